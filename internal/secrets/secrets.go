@@ -1,0 +1,2 @@
+// Package secrets (being written).
+package secrets

@@ -1,0 +1,213 @@
+// Package verdict holds what can be said about one delivery: the code of a
+// failure, what the code implies, and the receipt of a success. It is a leaf:
+// delivery writes verdicts, the broker acts on them, pages show them, and none
+// of the three has to know another for it.
+package verdict
+
+import (
+	"fmt"
+	"time"
+)
+
+// Code names why a delivery did not succeed. A code is set where the fact is
+// known and implies the class and whether to try again; nothing else decides.
+type Code string
+
+// The codes. Which reply in which phase gives which one stands beside the
+// table in internal/delivery.
+const (
+	SMTPConnect    Code = "SMTP_CONNECT"
+	SMTPTLS        Code = "SMTP_TLS"
+	SMTPAuth       Code = "SMTP_AUTH"
+	SMTPTransient  Code = "SMTP_TRANSIENT"
+	SMTPPermanent  Code = "SMTP_PERMANENT"
+	SMTPValidation Code = "SMTP_VALIDATION"
+	SMTPPayload    Code = "SMTP_PAYLOAD"
+
+	EventInvalid  Code = "EVENT_INVALID"
+	TargetUnknown Code = "TARGET_UNKNOWN"
+	TargetInvalid Code = "TARGET_INVALID"
+
+	SecretUnavailable Code = "SECRET_UNAVAILABLE"
+	SecretDenied      Code = "SECRET_DENIED"
+	SecretNotFound    Code = "SECRET_NOT_FOUND"
+
+	DeliveryExpired   Code = "DELIVERY_EXPIRED"
+	DeliveryUncertain Code = "DELIVERY_UNCERTAIN"
+)
+
+// Class groups codes by what a person has to look at.
+type Class string
+
+// The classes.
+const (
+	Network     Class = "network"
+	Auth        Class = "auth"
+	IOTransient Class = "io_transient"
+	IOPermanent Class = "io_permanent"
+	Validation  Class = "validation"
+)
+
+var codes = map[Code]struct {
+	class   Class
+	retried bool
+}{
+	SMTPConnect:       {Network, true},
+	SMTPTLS:           {Auth, false},
+	SMTPAuth:          {Auth, false},
+	SMTPTransient:     {IOTransient, true},
+	SMTPPermanent:     {IOPermanent, false},
+	SMTPValidation:    {Validation, false},
+	SMTPPayload:       {Validation, false},
+	EventInvalid:      {Validation, false},
+	TargetUnknown:     {Validation, false},
+	TargetInvalid:     {Validation, false},
+	SecretUnavailable: {Network, true},
+	SecretDenied:      {Auth, false},
+	SecretNotFound:    {Validation, false},
+	DeliveryExpired:   {IOTransient, false},
+	DeliveryUncertain: {IOTransient, false},
+}
+
+// Class returns the class of the code; a code this build does not know is
+// io_transient, because unknown means retry.
+func (c Code) Class() Class {
+	if k, ok := codes[c]; ok {
+		return k.class
+	}
+	return IOTransient
+}
+
+// Retried reports whether a delivery that failed with this code is tried
+// again; an unknown code is.
+func (c Code) Retried() bool {
+	k, ok := codes[c]
+	return !ok || k.retried
+}
+
+// Phase is the step of a delivery in which something happened. The SMTP phases
+// follow RFC 5321 section 4.5.3.2.
+type Phase string
+
+// The phases, in the order in which a delivery goes through them.
+const (
+	PhaseDecode   Phase = "decode"   // reading the event
+	PhaseResolve  Phase = "resolve"  // finding the target
+	PhaseSecrets  Phase = "secrets"  // fetching secrets
+	PhasePayload  Phase = "payload"  // certificate, key, PKCS#12
+	PhaseRender   Phase = "render"   // the mail as bytes
+	PhaseConnect  Phase = "connect"  // DNS, TCP
+	PhaseBanner   Phase = "banner"   // the relay's 220
+	PhaseEHLO     Phase = "ehlo"     //
+	PhaseSTARTTLS Phase = "starttls" // the command and its reply
+	PhaseTLS      Phase = "tls"      // the handshake, implicit or after STARTTLS
+	PhaseAuth     Phase = "auth"     //
+	PhaseMail     Phase = "mail"     // MAIL FROM
+	PhaseRcpt     Phase = "rcpt"     // RCPT TO
+	PhaseClaim    Phase = "claim"    // the ledger's lease, just before DATA
+	PhaseData     Phase = "data"     // the DATA command
+	PhaseContent  Phase = "content"  // the bytes and the reply to the final dot
+	PhaseSettle   Phase = "settle"   // ledger and acknowledgement
+)
+
+// Certainty is what is known about whether a mail went out.
+type Certainty string
+
+// The certainties. May is the one a person has to think about: the final dot
+// was sent and no reply was read.
+const (
+	NotSent  Certainty = "not-sent"
+	May      Certainty = "may-have-been-sent"
+	Accepted Certainty = "accepted"
+)
+
+// Failure says why an attempt at a delivery failed. Its texts are our own or
+// cleaned; it never holds a secret, so all of it may be stored and shown.
+type Failure struct {
+	Code   Code
+	Phase  Phase
+	Reason string // our words: what happened, where, what to do
+
+	ReplyCode    int    // the relay's, 0 when there was none
+	EnhancedCode string // RFC 3463, "" when there was none
+	Reply        string // the relay's text, cleaned and cut
+
+	// Relay is set when the relay as a whole failed (no connection, 421
+	// greeting). Such an attempt is not held against the delivery.
+	Relay bool
+	// RetryAnyway is set when the target turns this code, which is otherwise
+	// final, into a retried one.
+	RetryAnyway bool
+	// Certainty is NotSent unless the content may have been taken.
+	Certainty Certainty
+	// Recipients are the addresses still owed; nil means all of them.
+	Recipients []string
+	// Cause is for errors.Is and errors.As alone: its text may quote input.
+	Cause error
+}
+
+// Retry reports whether the delivery should be tried again.
+func (f *Failure) Retry() bool { return f.RetryAnyway || f.Code.Retried() }
+
+// Error gives code, phase, reply code and reason on one line.
+func (f *Failure) Error() string {
+	reply := ""
+	if f.ReplyCode != 0 {
+		reply = fmt.Sprintf(" (reply %d %s)", f.ReplyCode, f.EnhancedCode)
+	}
+	return fmt.Sprintf("%s in %s%s: %s", f.Code, f.Phase, reply, f.Reason)
+}
+
+func (f *Failure) Unwrap() error { return f.Cause }
+
+// Certificate is what is remembered of a delivered certificate: public facts
+// that answer "what went to whom".
+type Certificate struct {
+	CommonName  string    `json:"cn"`
+	DNSNames    []string  `json:"dns_names,omitempty"`
+	Issuer      string    `json:"issuer,omitempty"`
+	Serial      string    `json:"serial"`      // hexadecimal
+	Fingerprint string    `json:"fingerprint"` // SHA-256 of the leaf, hexadecimal
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+}
+
+// Receipt is what the relay gave for a mail it took.
+type Receipt struct {
+	Relay       string            `json:"relay"` // host:port
+	ReplyCode   int               `json:"reply_code"`
+	Reply       string            `json:"reply"` // cleaned and cut
+	QueueID     string            `json:"queue_id,omitempty"`
+	MessageID   string            `json:"message_id"`
+	TLS         string            `json:"tls,omitempty"` // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
+	Recipients  []string          `json:"recipients"`
+	Certificate *Certificate      `json:"certificate,omitempty"`
+	Secrets     map[string]string `json:"secrets,omitempty"` // reference -> version, never the value
+	Size        int               `json:"size"`              // of the mail, bytes
+	Timings     Timings           `json:"timings"`
+}
+
+// Timings says where the time of an attempt went.
+type Timings struct {
+	Secrets time.Duration `json:"secrets_ns"`
+	Render  time.Duration `json:"render_ns"`
+	Dial    time.Duration `json:"dial_ns"` // TCP, TLS and AUTH; 0 on a warm connection
+	Send    time.Duration `json:"send_ns"` // MAIL to the reply to the final dot
+	Total   time.Duration `json:"total_ns"`
+}
+
+// Attempt is what the broker asks of a courier: one try at one delivery.
+type Attempt struct {
+	Target string // the id of the target
+	Lane   string
+	Number int // 1 for the first
+	// Recipients, when not nil, are the only ones still owed.
+	Recipients []string
+	// PossibleDuplicate marks a mail whose earlier outcome is unknown: same
+	// Message-ID, and a header that says so.
+	PossibleDuplicate bool
+	// Claim is called once, after the relay has taken the envelope and before
+	// any content goes out; when it fails nothing may be sent. until is the
+	// moment by which the outcome will be known.
+	Claim func(until time.Time) error
+}
