@@ -1,0 +1,47 @@
+// Package lab finds and starts the real servers and programs that tests talk
+// to: Vault, Postfix, Dovecot, Pebble, the NATS CLI, OpenSSL. Only tests import it.
+package lab
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+// Need returns the path of a program: the one built into .tools/bin of the
+// checkout, else the one on PATH or in the system's sbin. Where there is none
+// the test is skipped with the reason; with CI=true it fails, because there
+// nothing may be skipped.
+func Need(t testing.TB, program string) string {
+	t.Helper()
+	if path := Find(program); path != "" {
+		return path
+	}
+	const how = "%s is not on this machine: `go run -C tools/test .` installs what the tests need and runs them"
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(how, program)
+	}
+	t.Skipf(how, program)
+	return ""
+}
+
+// Find returns the path of a program as Need does, or "".
+func Find(program string) string {
+	dirs := []string{filepath.Join(Root(), ".tools", "bin")}
+	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
+	dirs = append(dirs, "/usr/sbin", "/sbin", "/usr/lib/postfix/sbin", "/usr/lib/dovecot")
+	for _, dir := range dirs {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// Root is the directory of the checkout.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
