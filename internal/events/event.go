@@ -1,8 +1,29 @@
 // Package events is the certificate.issued event: decode, validate, encode, and
 // the publishers' side of it.
+//
+// Decode reads the three forms in which an event may arrive and refuses the
+// rest with a reason a person can act on. An Event holds certificates and
+// references, never a private key: what carries one is refused, and the refusal
+// says that its body must not be copied. Encode writes the one canonical form
+// in which the event travels from there on.
+//
+// For publishers, FromPEM and FromHook make events from certificate files and
+// from what ACME clients tell their hooks.
 package events
 
-import "time"
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"time"
+)
+
+// Type is the CloudEvents type of the event.
+const Type = "certificate.issued"
+
+// MaxSize is the most bytes an event's body may have.
+const MaxSize = 1 << 20
 
 // Event is one issued certificate. It is read strictly, and written as the
 // bare JSON object of the contract, self-contained and free of private keys.
@@ -25,6 +46,14 @@ type Certificate struct {
 	Ref *Reference
 }
 
+// MarshalJSON writes the string or the object.
+func (c Certificate) MarshalJSON() ([]byte, error) {
+	if c.Ref != nil {
+		return json.Marshal(c.Ref)
+	}
+	return json.Marshal(c.PEM)
+}
+
 // Reference names a secret kept elsewhere; exactly one field is set.
 type Reference struct {
 	Vault   *VaultReference   `json:"vault,omitempty"`
@@ -45,4 +74,59 @@ type TransitReference struct {
 	Mount      string `json:"mount"`
 	Key        string `json:"key"`
 	Ciphertext string `json:"ciphertext"`
+}
+
+// Encode gives the event in its canonical form: the bare JSON object on one
+// line, fields in the order of the contract, labels sorted, nothing escaped
+// that JSON lets stand. Equal events encode to equal bytes, and Decode reads
+// them back.
+func (e *Event) Encode() []byte { return encode(e) }
+
+// CloudEvent gives the event as a CloudEvents 1.0 envelope in structured JSON,
+// for publishers; its content type is ContentType. CloudEvents demands a
+// source: where the event has none it is "certpost".
+func (e *Event) CloudEvent() []byte {
+	data := *e
+	data.ID, data.Source, data.Time = "", "", time.Time{}
+	envelope := struct {
+		SpecVersion     string    `json:"specversion"`
+		Type            string    `json:"type"`
+		Source          string    `json:"source"`
+		ID              string    `json:"id"`
+		Time            time.Time `json:"time,omitzero"`
+		DataContentType string    `json:"datacontenttype"`
+		Data            any       `json:"data"`
+	}{"1.0", Type, e.Source, e.ID, e.Time, "application/json", struct {
+		Certificate Certificate       `json:"certificate"`
+		PrivateKey  *Reference        `json:"private_key,omitempty"`
+		Targets     []string          `json:"targets,omitempty"`
+		Labels      map[string]string `json:"labels,omitempty"`
+	}{e.Certificate, e.PrivateKey, e.Targets, e.Labels}}
+	if envelope.Source == "" {
+		envelope.Source = "certpost"
+	}
+	return encode(envelope)
+}
+
+// Digest is the SHA-256, hexadecimal, of what the event is about: source,
+// certificate, private key, targets and labels, but neither id nor time. Two
+// events with one id and different digests are two certificates under one
+// name, and the second one is a publisher's mistake.
+func (e *Event) Digest() string {
+	about := *e
+	about.ID, about.Time = "", time.Time{}
+	sum := sha256.Sum256(about.Encode())
+	return hex.EncodeToString(sum[:])
+}
+
+// encode writes JSON without HTML escapes and without the trailing newline.
+// Nothing that is passed to it can fail to marshal.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		panic("events: an event that cannot be written: " + err.Error())
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
