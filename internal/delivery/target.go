@@ -6,86 +6,156 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
+// The values of Target.TLSMode.
+const (
+	TLSStartTLS      = "starttls"
+	TLSSMTPS         = "smtps"
+	TLSOpportunistic = "opportunistic"
+	TLSPlaintext     = "plaintext"
+)
+
+// The values of Target.AuthMethod.
+const (
+	AuthNone  = "none"
+	AuthPlain = "plain"
+	AuthLogin = "login"
+)
+
+// The values of Target.Payload.
+const (
+	PayloadPEM       = "pem"
+	PayloadPEMAndKey = "pem_and_key"
+	PayloadPKCS12    = "pkcs12"
+)
+
+// The values of Target.PKCS12Encoding.
+const (
+	PKCS12Modern2023 = "modern2023"
+	PKCS12LegacyDES  = "legacydes"
+)
+
 // Target is one definition of who gets which certificates, and how. The
-// comments are the manual: what a key means, its default, its bounds.
+// comments are the manual: what a key means, its default, its bounds. They are
+// also the descriptions in the JSON Schema.
 type Target struct {
-	// ID names the target in subjects, logs and pages: [A-Za-z0-9_-]{1,64}.
-	ID string `yaml:"id"`
-	// Type is how the certificate travels; smtp is the default.
-	Type string `yaml:"type"`
+	// ID names the target in subjects, logs and pages: 1 to 64 of A-Z, a-z, 0-9, _ and -.
+	ID string `yaml:"id" required:"true" pattern:"^[A-Za-z0-9_-]{1,64}$"`
+	// Type is how the certificate travels.
+	Type string `yaml:"type" enum:"smtp"`
 	// Disabled keeps the definition but delivers nothing to it.
 	Disabled bool `yaml:"disabled"`
 	// Match selects events that name no targets; all that is given must fit. A
 	// target without match gets only events that name it.
 	Match *Match `yaml:"match"`
 
-	// Host is the relay's name; its certificate has to be valid for it.
-	Host string `yaml:"host"`
-	// Port is 587 by default; it decides the default of TLSMode.
-	Port int `yaml:"port"`
-	// TLSMode: starttls (required, no downgrade; default on every port but 465
-	// and 25), smtps (default on 465), opportunistic, plaintext (default on 25,
-	// warned about loudly).
-	TLSMode string `yaml:"tls_mode"`
+	// Host is the relay's DNS name or IP address; its certificate has to be valid for it.
+	Host string `yaml:"host" required:"true"`
+	// Port of the relay. It decides the default of tls_mode.
+	Port int `yaml:"port" min:"1" max:"65535"`
+	// TLSMode: starttls (required, no downgrade; the default on every port but 465
+	// and 25), smtps (default on 465), opportunistic (STARTTLS when offered,
+	// unverified), plaintext (default on 25, warned about loudly).
+	TLSMode string `yaml:"tls_mode" enum:"starttls,smtps,opportunistic,plaintext"`
 	// TLSSkipVerify accepts any certificate of the relay (warned about).
 	TLSSkipVerify bool `yaml:"tls_skip_verify"`
 	// CAFile is a PEM file with the CAs to trust instead of the system's.
 	CAFile string `yaml:"ca_file"`
 
-	// AuthMethod: none | plain | login; plain when a user name is given, else none.
-	AuthMethod string `yaml:"auth_method"`
+	// AuthMethod is none, plain or login; plain when a username is given, else none.
+	AuthMethod string `yaml:"auth_method" enum:"none,plain,login" later:"cram-md5,scram-sha-256,xoauth2"`
 	// Username for AUTH; a plain string is taken as it is, a mapping is a secret
 	// reference.
-	Username secrets.Ref `yaml:"username"`
-	// Password for AUTH.
+	Username Text `yaml:"username"`
+	// Password for AUTH, as a secret reference.
 	Password secrets.Ref `yaml:"password"`
-	// AllowInsecureAuth lets a password go to a relay that cannot be verified
-	// (tls_skip_verify) or over plaintext.
+	// AllowInsecureAuth lets the password go over a connection that may be in the
+	// clear (plaintext, opportunistic) or to a relay that is not verified
+	// (tls_skip_verify).
 	AllowInsecureAuth bool `yaml:"allow_insecure_auth"`
-	// RetryAuth and RetryTLS turn SMTP_AUTH and SMTP_TLS into retried codes.
+	// AllowPlaintextKey lets private keys (pem_and_key) go over a connection that
+	// may be in the clear to a relay that is not on this machine.
+	AllowPlaintextKey bool `yaml:"allow_plaintext_key"`
+	// RetryAuth makes a refused login (SMTP_AUTH) a failure that is tried again.
 	RetryAuth bool `yaml:"retry_auth"`
-	RetryTLS  bool `yaml:"retry_tls"`
+	// RetryTLS makes a failed TLS handshake (SMTP_TLS) a failure that is tried again.
+	RetryTLS bool `yaml:"retry_tls"`
 
-	// Timeout bounds one whole send, dial to final reply: 1s..600s, default 30s.
-	Timeout Duration `yaml:"timeout"`
+	// Timeout bounds one whole send, dial to final reply.
+	Timeout time.Duration `yaml:"timeout" min:"1s" max:"600s"`
 
-	// FromAddress is the envelope sender and the From header (RFC 5322).
-	FromAddress string `yaml:"from_address"`
+	// FromAddress is the envelope sender and the From header (RFC 5322 addr-spec).
+	FromAddress string `yaml:"from_address" required:"true"`
 	// FromName is the display name in From.
 	FromName string `yaml:"from_name"`
-	// To, CC and BCC: 1..50 addresses in all, at least one in To.
-	To  []string `yaml:"to"`
-	CC  []string `yaml:"cc"`
+	// To are the recipients in the To header; at least one. To, CC and BCC
+	// together are at most 50.
+	To []string `yaml:"to" required:"true"`
+	// CC are the recipients in the Cc header.
+	CC []string `yaml:"cc"`
+	// BCC are the recipients that stand in no header.
 	BCC []string `yaml:"bcc"`
-	// ReplyTo is the Reply-To header's address.
+	// ReplyTo is the address in the Reply-To header.
 	ReplyTo string `yaml:"reply_to"`
 
-	// Payload: pem (default) | pem_and_key | pkcs12.
-	Payload string `yaml:"payload"`
-	// PKCS12Passphrase protects the pkcs12 payload: ASCII, not empty.
+	// Payload is what is attached: pem (leaf and chain), pem_and_key (the private
+	// key too) or pkcs12 (all in one file with a passphrase).
+	Payload string `yaml:"payload" enum:"pem,pem_and_key,pkcs12"`
+	// PKCS12Passphrase protects the pkcs12 payload, as a secret reference; ASCII,
+	// not empty.
 	PKCS12Passphrase secrets.Ref `yaml:"pkcs12_passphrase"`
-	// PKCS12Encoding: modern2023 (default) | legacydes (old Windows, macOS, Android).
-	PKCS12Encoding string `yaml:"pkcs12_encoding"`
+	// PKCS12Encoding is modern2023 (AES-256), or legacydes for Windows Server 2016,
+	// macOS 14, Android 13 and older.
+	PKCS12Encoding string `yaml:"pkcs12_encoding" enum:"modern2023,legacydes"`
 
-	// SubjectPrefix stands in front of the subject.
+	// SubjectPrefix stands in front of the subject; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
 
-	lane string // set by the loader
+	lane    string // set by NewDefinitions
+	matcher matcher
 }
+
+// SetDefaults fills what is not set with its default. The configuration's
+// decoder calls it on each new target before it reads the keys; targets written
+// in Go call it before NewDefinitions. TLSMode and AuthMethod depend on other
+// keys: NewDefinitions sets them.
+func (t *Target) SetDefaults() {
+	setDefault(&t.Type, "smtp")
+	setDefault(&t.Port, 587)
+	setDefault(&t.Timeout, defaultTimeout)
+	setDefault(&t.Payload, PayloadPEM)
+	setDefault(&t.PKCS12Encoding, PKCS12Modern2023)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var unset T
+	if *field == unset {
+		*field = value
+	}
+}
+
+const defaultTimeout = 30 * time.Second
 
 // Match selects events. Everything given must fit; in a list one entry is enough.
 type Match struct {
-	// DNSNames are globs on the certificate's DNS names (CN included when there
-	// are no SANs); * matches any characters but no dot, ** any at all.
+	// DNSNames are globs on the certificate's DNS names (the CN when there are
+	// none); * matches any characters but no dot, ** any at all.
 	DNSNames []string `yaml:"dns_names"`
-	// Issuers are globs on the issuer's distinguished name (RFC 2253) or its CN.
+	// Issuers are globs on the issuer's distinguished name (RFC 2253) or its CN; *
+	// matches any characters.
 	Issuers []string `yaml:"issuers"`
-	// Labels must be present with a value that fits the glob.
+	// Labels must be present in the event with a value that fits the glob; *
+	// matches any characters.
 	Labels map[string]string `yaml:"labels"`
 }
 
-// Lane is the queue of the target's relay: [A-Za-z0-9_-]{1,64}.
+// Lane is the queue of the target's relay: [A-Za-z0-9_-]{1,64}. It is empty
+// until NewDefinitions has set it.
 func (t *Target) Lane() string { return t.lane }
 
 // SendTimeout is Timeout with its default.
-func (t *Target) SendTimeout() time.Duration { return time.Duration(t.Timeout) }
+func (t *Target) SendTimeout() time.Duration {
+	if t.Timeout == 0 {
+		return defaultTimeout
+	}
+	return t.Timeout
+}

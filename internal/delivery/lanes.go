@@ -1,0 +1,61 @@
+package delivery
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+const (
+	maxLanes   = 200 // a work queue with more consumers than that gets slow (docs/decisions)
+	maxLaneLen = 64
+)
+
+// assignLanes gives every relay a lane of its own, or, when there are more
+// relays than lanes, each relay one of the shared lanes. A relay's shared lane
+// depends on nothing but the relay, so replicas that are a reload apart agree.
+func assignLanes(targets []*Target) {
+	distinct := make(map[string]bool)
+	for _, t := range targets {
+		t.lane = laneOf(t.Host, t.Port)
+		distinct[t.lane] = true
+	}
+	if len(distinct) <= maxLanes {
+		return
+	}
+	for _, t := range targets {
+		t.lane = sharedLaneOf(t.lane)
+	}
+}
+
+// laneOf names the lane of a relay: [A-Za-z0-9_-]{1,64}, the same however the
+// host is written, different for different relays.
+func laneOf(host string, port int) string {
+	host = nameOf(host).ascii
+	relay := host + ":" + strconv.Itoa(port)
+	exact := true
+	lane := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
+			return r
+		case r == '.':
+			return '_'
+		}
+		exact = false // two hosts may now look the same
+		return '_'
+	}, host) + "-" + strconv.Itoa(port)
+	if exact && len(lane) <= maxLaneLen {
+		return lane
+	}
+	sum := sha256.Sum256([]byte(relay))
+	suffix := "-" + hex.EncodeToString(sum[:4])
+	return lane[:min(len(lane), maxLaneLen-len(suffix))] + suffix
+}
+
+func sharedLaneOf(lane string) string {
+	sum := sha256.Sum256([]byte(lane))
+	return fmt.Sprintf("shared-%03d", binary.BigEndian.Uint32(sum[:])%maxLanes)
+}

@@ -1,0 +1,185 @@
+package delivery
+
+import (
+	"crypto/x509"
+	"strings"
+
+	"golang.org/x/net/idna"
+	"golang.org/x/text/unicode/norm"
+)
+
+// facts are what targets are matched against, computed once per event.
+type facts struct {
+	dnsNames []name   // of the leaf; its CN when it has none
+	issuers  []string // the issuer's RFC 2253 name and its CN, folded to lower case
+	labels   map[string]string
+}
+
+// name is a DNS name in both forms, lower case: "xn--bcher-kva.example" and
+// "bücher.example". They are the same for most.
+type name struct{ ascii, unicode string }
+
+func factsOf(leaf *x509.Certificate, labels map[string]string) facts {
+	f := facts{labels: labels}
+	dns := leaf.DNSNames
+	if len(dns) == 0 && leaf.Subject.CommonName != "" {
+		dns = []string{leaf.Subject.CommonName}
+	}
+	for _, n := range dns {
+		f.dnsNames = append(f.dnsNames, nameOf(n))
+	}
+	f.issuers = []string{strings.ToLower(leaf.Issuer.String()), strings.ToLower(leaf.Issuer.CommonName)}
+	return f
+}
+
+// nameOf gives both forms of a DNS name, or of a glob on DNS names. What is not
+// a valid internationalised name keeps the form it has.
+func nameOf(s string) name {
+	s = strings.ToLower(norm.NFC.String(strings.TrimSuffix(s, ".")))
+	labels := strings.Split(s, ".")
+	ascii, unicode := make([]string, len(labels)), make([]string, len(labels))
+	for i, label := range labels {
+		ascii[i], unicode[i] = label, label
+		if a, err := idna.Lookup.ToASCII(label); err == nil {
+			ascii[i] = a
+		}
+		if u, err := idna.Lookup.ToUnicode(ascii[i]); err == nil {
+			unicode[i] = u
+		}
+	}
+	return name{strings.Join(ascii, "."), strings.Join(unicode, ".")}
+}
+
+// matcher is a Match made ready: globs split and folded.
+type matcher struct {
+	dnsNames []dnsGlob
+	issuers  []glob
+	labels   map[string]glob
+}
+
+type dnsGlob struct{ ascii, unicode glob }
+
+func newMatcher(m *Match) matcher {
+	var made matcher
+	if m == nil {
+		return made
+	}
+	for _, pattern := range m.DNSNames {
+		n := nameOf(pattern)
+		made.dnsNames = append(made.dnsNames, dnsGlob{newGlob(n.ascii, '.'), newGlob(n.unicode, '.')})
+	}
+	for _, pattern := range m.Issuers {
+		made.issuers = append(made.issuers, newGlob(strings.ToLower(pattern), 0))
+	}
+	for key, pattern := range m.Labels {
+		if made.labels == nil {
+			made.labels = make(map[string]glob, len(m.Labels))
+		}
+		made.labels[key] = newGlob(pattern, 0)
+	}
+	return made
+}
+
+// matches reports whether an event that names no targets is for this one: all
+// that Match gives fits. A target without Match gets none of them.
+func (t *Target) matches(f facts) bool {
+	return t.Match != nil && !t.Disabled &&
+		t.matcher.fitsNames(f.dnsNames) && t.matcher.fitsIssuers(f.issuers) && t.matcher.fitsLabels(f.labels)
+}
+
+func (m *matcher) fitsNames(names []name) bool {
+	for _, g := range m.dnsNames {
+		for _, n := range names {
+			if g.ascii.match(n.ascii) || g.unicode.match(n.unicode) {
+				return true
+			}
+		}
+	}
+	return len(m.dnsNames) == 0
+}
+
+func (m *matcher) fitsIssuers(issuers []string) bool {
+	for _, g := range m.issuers {
+		for _, issuer := range issuers {
+			if issuer != "" && g.match(issuer) {
+				return true
+			}
+		}
+	}
+	return len(m.issuers) == 0
+}
+
+func (m *matcher) fitsLabels(labels map[string]string) bool {
+	for key, g := range m.labels {
+		value, present := labels[key]
+		if !present || !g.match(value) {
+			return false
+		}
+	}
+	return true
+}
+
+// glob is a pattern in which * stands for any characters but the separator, and
+// ** for any at all. Everything else stands for itself.
+type glob struct {
+	parts     []string // the literal texts; between two of them lies a wildcard
+	any       []bool   // any[i]: the wildcard between parts[i] and parts[i+1] is **
+	separator byte     // 0: * is as good as **
+}
+
+func newGlob(pattern string, separator byte) glob {
+	g := glob{separator: separator}
+	start := 0
+	for i := 0; i < len(pattern); {
+		if pattern[i] != '*' {
+			i++
+			continue
+		}
+		end := i
+		for end < len(pattern) && pattern[end] == '*' {
+			end++
+		}
+		g.parts = append(g.parts, pattern[start:i])
+		g.any = append(g.any, end-i > 1 || separator == 0)
+		i, start = end, end
+	}
+	g.parts = append(g.parts, pattern[start:])
+	return g
+}
+
+// match takes time proportional to the lengths of pattern and text multiplied,
+// whatever the pattern: reached[i] says that the pattern so far can end before
+// text[i], and each part moves that set on.
+func (g glob) match(text string) bool {
+	if !strings.HasPrefix(text, g.parts[0]) {
+		return false
+	}
+	reached := make([]bool, len(text)+1)
+	reached[len(g.parts[0])] = true
+	for i, wild := range g.any {
+		reached = skip(reached, text, wild, g.separator)
+		reached = consume(reached, text, g.parts[i+1])
+	}
+	return reached[len(text)]
+}
+
+// skip lets a wildcard take any number of bytes from every reached place.
+func skip(reached []bool, text string, any bool, separator byte) []bool {
+	for i := range len(text) {
+		if reached[i] && (any || text[i] != separator) {
+			reached[i+1] = true
+		}
+	}
+	return reached
+}
+
+// consume keeps the places that lie behind an occurrence of part.
+func consume(reached []bool, text, part string) []bool {
+	next := make([]bool, len(reached))
+	for i, ok := range reached {
+		if ok && strings.HasPrefix(text[i:], part) {
+			next[i+len(part)] = true
+		}
+	}
+	return next
+}

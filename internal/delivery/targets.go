@@ -1,0 +1,99 @@
+package delivery
+
+import (
+	"crypto/x509"
+	"maps"
+	"slices"
+	"sync/atomic"
+
+	"github.com/certpost/certpost/internal/config"
+)
+
+// Definitions are the targets as they are defined at one moment. They never
+// change; a reload makes new ones.
+type Definitions struct {
+	targets []*Target
+	byID    map[string]*Target
+}
+
+// NewDefinitions validates targets as a whole and makes them ready to use: lane,
+// TLSMode and AuthMethod of each are set. The paths of problems start with
+// "targets[i]". With an error among the problems there are no definitions (nil).
+func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
+	problems := ValidateTargets(targets)
+	if config.Failed(problems) {
+		return nil, problems
+	}
+	d := &Definitions{byID: make(map[string]*Target, len(targets))}
+	for _, t := range targets {
+		t.TLSMode, t.AuthMethod = t.tlsMode(), t.authMethod()
+		t.matcher = newMatcher(t.Match)
+		d.targets = append(d.targets, &t)
+		d.byID[t.ID] = &t
+	}
+	assignLanes(d.targets)
+	return d, problems
+}
+
+// Get returns the target with that id, disabled or not.
+func (d *Definitions) Get(id string) (*Target, bool) {
+	t, ok := d.byID[id]
+	return t, ok
+}
+
+// All are the targets in the order in which they are defined.
+func (d *Definitions) All() []*Target { return slices.Clone(d.targets) }
+
+// Lanes are the lanes of the targets that are not disabled, sorted.
+func (d *Definitions) Lanes() []string {
+	lanes := make(map[string]bool)
+	for _, t := range d.targets {
+		if !t.Disabled {
+			lanes[t.lane] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(lanes))
+}
+
+// Matching are the targets that an event without explicit targets goes to, in
+// the order in which they are defined.
+func (d *Definitions) Matching(leaf *x509.Certificate, labels map[string]string) []*Target {
+	facts := factsOf(leaf, labels)
+	var matching []*Target
+	for _, t := range d.targets {
+		if t.matches(facts) {
+			matching = append(matching, t)
+		}
+	}
+	return matching
+}
+
+// Source says where definitions come from; at most one of the paths is set.
+type Source struct {
+	// Config is a configuration file with the definitions under its key targets.
+	Config string
+	// File is a file with a list under the key targets, or with a single target.
+	File string
+	// Dir is a directory with such files (*.yaml, *.yml).
+	Dir string
+	// Environ is what ${VAR} in the files is taken from: "NAME=value".
+	Environ []string
+}
+
+// Book holds the current definitions. It may be used by many at once.
+type Book struct {
+	current atomic.Pointer[Definitions]
+	source  Source
+}
+
+// NewBook opens a book at definitions that came from source. A book whose
+// source is the zero Source never changes.
+func NewBook(definitions *Definitions, source Source) *Book {
+	b := &Book{source: source}
+	b.current.Store(definitions)
+	return b
+}
+
+// Current are the definitions as of now. Ask once per delivery and keep the
+// answer, so that one delivery sees one state.
+func (b *Book) Current() *Definitions { return b.current.Load() }

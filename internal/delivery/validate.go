@@ -1,0 +1,352 @@
+package delivery
+
+import (
+	"fmt"
+	"net"
+	"net/mail"
+	"net/netip"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+const (
+	maxRecipients = 50
+	maxHeaderText = 100 // characters; leaves room for the CN on one line
+	maxGlob       = 512 // characters
+)
+
+var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// ValidateTargets says everything that is wrong with a set of targets, and what
+// a person should know about it (warnings). Paths start with "targets[i]".
+func ValidateTargets(targets []Target) []config.Problem {
+	var found []config.Problem
+	first := make(map[string]int)
+	for i := range targets {
+		t := &targets[i]
+		path := fmt.Sprintf("targets[%d]", i)
+		found = append(found, t.validate(path)...)
+		if j, taken := first[t.ID]; taken && t.ID != "" {
+			found = append(found, config.Problem{Path: path + ".id", Message: fmt.Sprintf("%s is already the id of targets[%d]: every target needs its own", t.ID, j)})
+		} else {
+			first[t.ID] = i
+		}
+	}
+	return found
+}
+
+// validation collects the problems of one target.
+type validation struct {
+	path  string
+	found []config.Problem
+}
+
+func (v *validation) err(key, format string, args ...any) {
+	v.found = append(v.found, config.Problem{Path: config.Join(v.path, key), Message: fmt.Sprintf(format, args...)})
+}
+
+func (v *validation) warn(key, format string, args ...any) {
+	v.err(key, format, args...)
+	v.found[len(v.found)-1].Severity = config.Warning
+}
+
+func (t *Target) validate(path string) []config.Problem {
+	v := &validation{path: path, found: config.Check(t, path)}
+	if t.ID != "" && !targetID.MatchString(t.ID) {
+		v.err("id", "want 1 to 64 of A-Z, a-z, 0-9, _ and -")
+	}
+	t.validateMatch(v)
+	t.validateRelay(v)
+	t.validateAuth(v)
+	t.validateAddresses(v)
+	t.validatePayload(v)
+	return v.found
+}
+
+func (t *Target) validateMatch(v *validation) {
+	m := t.Match
+	if m == nil {
+		return
+	}
+	if len(m.DNSNames) == 0 && len(m.Issuers) == 0 && len(m.Labels) == 0 {
+		v.err("match", `give at least one of dns_names, issuers and labels; issuers: ["*"] fits every certificate`)
+	}
+	for i, pattern := range m.DNSNames {
+		v.glob(fmt.Sprintf("match.dns_names[%d]", i), pattern)
+	}
+	for i, pattern := range m.Issuers {
+		v.glob(fmt.Sprintf("match.issuers[%d]", i), pattern)
+	}
+	for key, pattern := range m.Labels {
+		at := config.Join("match.labels", key)
+		if key == "" {
+			v.err(at, "a label needs a name")
+		}
+		v.glob(at, pattern)
+	}
+}
+
+func (v *validation) glob(key, pattern string) {
+	switch {
+	case pattern == "":
+		v.err(key, "is empty and fits nothing: want a name, or a glob such as *.example.com")
+	case len(pattern) > maxGlob:
+		v.err(key, "is longer than %d characters", maxGlob)
+	case !printable(pattern):
+		v.err(key, "has control characters")
+	}
+}
+
+func (t *Target) validateRelay(v *validation) {
+	if t.Host != "" {
+		if message := wrongHost(t.Host); message != "" {
+			v.err("host", "%s", message)
+		}
+	}
+	switch mode := t.tlsMode(); {
+	case mode == TLSPlaintext:
+		v.warn("tls_mode", "mails to %s travel in the clear: anyone on the way can read and change them", t.relay())
+	case mode == TLSSMTPS && (t.Port == 25 || t.Port == 587):
+		v.warn("tls_mode", "port %d waits for STARTTLS almost everywhere: want starttls, or port 465", t.Port)
+	case mode == TLSStartTLS && t.Port == 465:
+		v.warn("tls_mode", "port 465 speaks TLS from the first byte almost everywhere: want smtps, or port 587")
+	}
+	if t.TLSSkipVerify {
+		v.warn("tls_skip_verify", "whoever stands between here and %s can pose as the relay: want ca_file with its CA", t.relay())
+	}
+}
+
+// tlsMode is TLSMode with its default.
+func (t *Target) tlsMode() string {
+	switch {
+	case t.TLSMode != "":
+		return t.TLSMode
+	case t.Port == 465:
+		return TLSSMTPS
+	case t.Port == 25:
+		return TLSPlaintext
+	}
+	return TLSStartTLS
+}
+
+// mayBeClear reports whether a mail may travel unencrypted.
+func (t *Target) mayBeClear() bool {
+	mode := t.tlsMode()
+	return mode == TLSPlaintext || mode == TLSOpportunistic
+}
+
+// relay names the relay in messages.
+func (t *Target) relay() string {
+	if wrongHost(t.Host) != "" {
+		return "the relay"
+	}
+	return t.Host
+}
+
+func (t *Target) validateAuth(v *validation) {
+	v.ref("username", t.Username.Ref)
+	v.ref("password", t.Password)
+	if !printable(t.Username.Plain) {
+		v.err("username", "has control characters")
+	}
+	method := t.authMethod()
+	if method == AuthNone {
+		switch {
+		case t.AuthMethod == AuthNone && (!t.Username.IsZero() || !t.Password.IsZero()):
+			v.warn("auth_method", "is none, so username and password are not used")
+		case t.AuthMethod == "" && !t.Password.IsZero():
+			v.err("username", "is missing: a password alone is of no use")
+		}
+		return
+	}
+	if t.Username.IsZero() {
+		v.err("username", "is missing: auth_method %s needs it", method)
+	}
+	if t.Password.IsZero() {
+		v.err("password", "is missing: auth_method %s needs it", method)
+	}
+	if t.AllowInsecureAuth {
+		return
+	}
+	if t.mayBeClear() {
+		v.err("tls_mode", "%s would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true", t.tlsMode())
+	} else if t.TLSSkipVerify {
+		v.err("tls_skip_verify", "would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true")
+	}
+}
+
+// authMethod is AuthMethod with its default.
+func (t *Target) authMethod() string {
+	switch {
+	case t.AuthMethod != "":
+		return t.AuthMethod
+	case !t.Username.IsZero():
+		return AuthPlain
+	}
+	return AuthNone
+}
+
+func (t *Target) validateAddresses(v *validation) {
+	v.address("from_address", t.FromAddress)
+	v.address("reply_to", t.ReplyTo)
+	v.line("from_name", t.FromName)
+	for key, list := range map[string][]string{"to": t.To, "cc": t.CC, "bcc": t.BCC} {
+		for i, address := range list {
+			at := fmt.Sprintf("%s[%d]", key, i)
+			if address == "" {
+				v.err(at, "is empty: want an address such as ops@example.com")
+			}
+			v.address(at, address)
+		}
+	}
+	if n := len(t.To) + len(t.CC) + len(t.BCC); n > maxRecipients {
+		v.err("to", "to, cc and bcc have %d addresses in all: at most %d are allowed", n, maxRecipients)
+	}
+}
+
+func (t *Target) validatePayload(v *validation) {
+	v.line("subject_prefix", t.SubjectPrefix)
+	v.ref("pkcs12_passphrase", t.PKCS12Passphrase)
+	switch {
+	case t.Payload == PayloadPKCS12 && t.PKCS12Passphrase.IsZero():
+		v.err("pkcs12_passphrase", "is missing: payload pkcs12 needs it")
+	case t.Payload != PayloadPKCS12 && !t.PKCS12Passphrase.IsZero():
+		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
+	}
+	if t.Payload == PayloadPEMAndKey && t.mayBeClear() && !loopback(t.Host) && !t.AllowPlaintextKey {
+		v.err("payload", "pem_and_key with tls_mode %s would show private keys to anyone on the way to %s: want starttls or smtps, or allow_plaintext_key: true",
+			t.tlsMode(), t.relay())
+	}
+}
+
+// line checks a text that becomes part of a header.
+func (v *validation) line(key, text string) {
+	if !printable(text) {
+		v.err(key, "has control characters")
+	}
+	if n := len([]rune(text)); n > maxHeaderText {
+		v.err(key, "has %d characters: at most %d are allowed", n, maxHeaderText)
+	}
+}
+
+func (v *validation) address(key, address string) {
+	if address == "" {
+		return
+	}
+	if message := wrongAddress(address); message != "" {
+		v.err(key, "%s", message)
+	}
+}
+
+func (v *validation) ref(key string, ref secrets.Ref) {
+	if ref.IsZero() {
+		return
+	}
+	if err := ref.Validate(); err != nil {
+		v.err(key, "%v", err)
+	}
+	if warning := ref.Warning(); warning != "" {
+		v.warn(key, "%s", warning)
+	}
+}
+
+// wrongAddress says why a text is no addr-spec (RFC 5322 section 3.4.1), "" when
+// it is one. Internationalised domains and local parts are taken.
+func wrongAddress(s string) string {
+	const want = ": want an address such as ops@example.com"
+	at := strings.LastIndexByte(s, '@')
+	switch {
+	case !printable(s):
+		return "has control characters" + want
+	case strings.ContainsAny(s, "<>"):
+		return "has angle brackets: want the address alone, such as ops@example.com, without a display name"
+	case at < 1:
+		return "is not an address" + want
+	case at > 64:
+		return "has more than 64 bytes before the @"
+	case len(s) > 254:
+		return "is longer than 254 bytes"
+	}
+	if parsed, err := mail.ParseAddress(s); err != nil || parsed.Name != "" {
+		return "is not an address" + want
+	}
+	local, domain := s[:at], s[at+1:]
+	if !strings.HasPrefix(local, `"`) && strings.ContainsAny(local, " ()") {
+		return "is not an address" + want
+	}
+	if literal, ok := strings.CutPrefix(domain, "["); ok {
+		literal = strings.TrimPrefix(strings.TrimSuffix(literal, "]"), "IPv6:")
+		if _, err := netip.ParseAddr(literal); err != nil {
+			return "has a domain in brackets that is not an IP address"
+		}
+		return ""
+	}
+	if message := wrongHost(domain); message != "" || strings.HasSuffix(domain, ".") {
+		return "has no valid domain after the @" + want
+	}
+	return ""
+}
+
+var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// wrongHost says why a text is neither a DNS name nor an IP address, "" when it
+// is one of them. Underscores are taken: container networks have such names.
+func wrongHost(s string) string {
+	const want = "want a name such as smtp.example.com, or an IP address"
+	if addr, err := netip.ParseAddr(s); err == nil && printable(addr.Zone()) {
+		return ""
+	}
+	switch {
+	case !printable(s):
+		return "has control characters: " + want
+	case strings.Contains(s, "://"):
+		return "is a URL: " + want
+	case strings.HasPrefix(s, "["):
+		return "want the IPv6 address without brackets"
+	}
+	if name, _, err := net.SplitHostPort(s); err == nil && name != "" {
+		return "has a port: want the port under port"
+	}
+	labels := strings.Split(nameOf(s).ascii, ".")
+	for _, label := range labels {
+		if !hostLabel.MatchString(label) {
+			return "is not a host name: " + want
+		}
+	}
+	if len(strings.Join(labels, ".")) > 253 {
+		return "is longer than 253 characters: " + want
+	}
+	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
+		return "is not an IP address, and no host name ends in a number: " + want
+	}
+	return ""
+}
+
+// loopback reports whether a host is this machine.
+func loopback(host string) bool {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	host = nameOf(host).ascii
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+const zwnj, zwj = '\u200c', '\u200d'
+
+// printable reports whether a text has neither control characters nor invisible
+// ones that change how the rest is shown (bidirectional overrides and the like).
+func printable(s string) bool {
+	for _, r := range s {
+		if r == zwnj || r == zwj {
+			continue // parts of words in Persian, of emoji
+		}
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r) || r == unicode.ReplacementChar {
+			return false
+		}
+	}
+	return true
+}
