@@ -1,18 +1,42 @@
 package delivery
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
 )
 
+// Bounds on certificates, checked before anything is parsed. Those of leaf and
+// chain are cert-manager's since CVE-2024-12401, in bytes of PEM; maxText
+// leaves room for what `openssl x509 -text` writes around the blocks.
+const (
+	maxCertificateText = 256 << 10
+	maxLeaf            = 36_500
+	maxChain           = 95_000
+	maxCertificates    = 32
+	maxRSABits         = 16_384 // what a signature check may cost
+)
+
+// clockSkew is how far in the future a certificate's first valid moment may
+// lie: CAs stamp it with their own clock.
+const clockSkew = 5 * time.Minute
+
 // bundle is a leaf certificate and its issuers, in order.
 type bundle struct {
 	leaf *x509.Certificate
-	// chain are the issuers, the leaf's first; the self-signed root is kept
-	// where it was given.
+	// chain are the issuers, the leaf's first. A self-signed root is kept where
+	// it was given: whoever made the event decides whether it travels.
 	chain []*x509.Certificate
 	// notes say what was put right while reading.
 	notes []string
@@ -20,25 +44,300 @@ type bundle struct {
 
 // payloadFailure is the failure of content that no further try will mend. The
 // reason is in our words; cause is for errors.As alone.
-func payloadFailure(reason string, cause error) error {
+func payloadFailure(cause error, reason string, args ...any) error {
 	return &verdict.Failure{
 		Code: verdict.SMTPPayload, Phase: verdict.PhasePayload, Certainty: verdict.NotSent,
-		Reason: reason, Cause: cause,
+		Reason: fmt.Sprintf(reason, args...), Cause: cause,
 	}
 }
 
+// parseBundle reads the certificate text of an event: one leaf and its issuers
+// in any order. Only what was parsed is ever passed on, never the text itself.
 func parseBundle(pemText []byte) (*bundle, error) {
-	return nil, payloadFailure("certificates cannot be read yet", errors.ErrUnsupported)
+	if len(pemText) > maxCertificateText {
+		return nil, payloadFailure(nil, "the certificate text has %d bytes; more than %d are not read", len(pemText), maxCertificateText)
+	}
+	if bytes.Contains(pemText, []byte("PRIVATE KEY-----")) {
+		return nil, payloadFailure(nil, "the certificate text holds a private key; a key belongs into a secret store, and the event only names it. Treat this key as disclosed")
+	}
+	blocks, err := readPEM(pemText)
+	if err != nil {
+		return nil, payloadFailure(nil, "the certificate text cannot be used: %s", err)
+	}
+
+	b := &bundle{}
+	var certs []*x509.Certificate
+	size := 0
+	for _, block := range blocks {
+		switch {
+		case block.kind == "CERTIFICATE" || block.kind == "X509 CERTIFICATE":
+		case block.kind == "PKCS7" || block.kind == "CMS":
+			return nil, payloadFailure(nil, "the certificate text is PKCS#7; unpack it with `openssl pkcs7 -print_certs`")
+		case strings.HasSuffix(block.kind, "CERTIFICATE REQUEST"):
+			return nil, payloadFailure(nil, "the certificate text holds a certificate request (line %d), not the certificate that was made from it", block.line)
+		case block.kind == "TRUSTED CERTIFICATE":
+			return nil, payloadFailure(nil, "line %d begins a TRUSTED CERTIFICATE, a format of OpenSSL's own; convert it with `openssl x509`", block.line)
+		default:
+			b.notes = append(b.notes, fmt.Sprintf("a %s block was left out", block.kind))
+			continue
+		}
+		size += encodedSize(block.der)
+		if encodedSize(block.der) > maxLeaf || size > maxLeaf+maxChain {
+			return nil, payloadFailure(nil, "the certificate on line %d is too large: at most %d bytes for one and %d for all", block.line, maxLeaf, maxLeaf+maxChain)
+		}
+		cert, err := x509.ParseCertificate(block.der)
+		if err != nil {
+			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate that can be read; `openssl x509 -text` may say more", block.line)
+		}
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
+			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; at most %d are taken", block.line, key.N.BitLen(), maxRSABits)
+		}
+		if known(certs, cert) {
+			b.notes = append(b.notes, fmt.Sprintf("%s was given twice", shortName(cert)))
+			continue
+		}
+		if certs = append(certs, cert); len(certs) > maxCertificates {
+			return nil, payloadFailure(nil, "the certificate text has more than %d certificates", maxCertificates)
+		}
+	}
+	if len(certs) == 0 {
+		return nil, payloadFailure(nil, "there is no CERTIFICATE block in the certificate text")
+	}
+	if err := b.order(certs); err != nil {
+		return nil, err
+	}
+	chain := 0
+	for _, cert := range b.chain {
+		chain += encodedSize(cert.Raw)
+	}
+	if chain > maxChain {
+		return nil, payloadFailure(nil, "the chain has %d bytes of PEM; at most %d are taken", chain, maxChain)
+	}
+	return b, nil
+}
+
+func known(certs []*x509.Certificate, cert *x509.Certificate) bool {
+	for _, c := range certs {
+		if c.Equal(cert) {
+			return true
+		}
+	}
+	return false
+}
+
+// order finds the leaf, the one certificate that issued no other, and puts
+// behind it the certificates that lead up from it, each after one that it issued.
+func (b *bundle) order(certs []*x509.Certificate) error {
+	issuers := make(map[*x509.Certificate][]*x509.Certificate, len(certs))
+	issuedOthers := make(map[*x509.Certificate]bool, len(certs))
+	for _, child := range certs {
+		// Issuers that lead further up come before self-signed ones: with a
+		// cross-signed root, the path to the other root stays in one piece.
+		var roots []*x509.Certificate
+		for _, parent := range certs {
+			if child == parent || !issued(parent, child) {
+				continue
+			}
+			issuedOthers[parent] = true
+			if selfIssued(parent) {
+				roots = append(roots, parent)
+			} else {
+				issuers[child] = append(issuers[child], parent)
+			}
+		}
+		issuers[child] = append(issuers[child], roots...)
+	}
+
+	leaf, err := pickLeaf(certs, issuedOthers)
+	if err != nil {
+		return err
+	}
+	b.leaf = leaf
+	if leaf.IsCA {
+		b.notes = append(b.notes, "the certificate is that of a CA")
+	}
+	seen := map[*x509.Certificate]bool{leaf: true}
+	b.climb(leaf, issuers, seen)
+	for _, cert := range certs {
+		if !seen[cert] {
+			return payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", shortName(cert), shortName(leaf))
+		}
+	}
+	return nil
+}
+
+// climb appends cert's issuers and theirs, depth first; seen ends the circles
+// that CAs make when they sign each other.
+func (b *bundle) climb(cert *x509.Certificate, issuers map[*x509.Certificate][]*x509.Certificate, seen map[*x509.Certificate]bool) {
+	for _, issuer := range issuers[cert] {
+		if !seen[issuer] {
+			seen[issuer] = true
+			b.chain = append(b.chain, issuer)
+			b.climb(issuer, issuers, seen)
+		}
+	}
+}
+
+// issued reports whether parent issued child: by name, by key identifier where
+// both have one, and by signature. A signature in an algorithm that this
+// program cannot check does not speak against it; that is for the reader's side.
+func issued(parent, child *x509.Certificate) bool {
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return false
+	}
+	if len(child.AuthorityKeyId) > 0 && len(parent.SubjectKeyId) > 0 && !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
+		return false
+	}
+	err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature)
+	var insecure x509.InsecureAlgorithmError
+	return err == nil || errors.As(err, &insecure) || errors.Is(err, x509.ErrUnsupportedAlgorithm)
+}
+
+func selfIssued(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, cert.RawSubject) }
+
+// pickLeaf takes the one certificate that issued none of the others, and says
+// what is wrong where there is not exactly one. A certificate alone is the
+// leaf, a CA's too; several of CAs alone are more likely a chain file given by mistake.
+func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool) (*x509.Certificate, error) {
+	if len(certs) == 1 {
+		return certs[0], nil
+	}
+	var leaves, loose []*x509.Certificate // loose: a CA's, and it issued nothing here
+	for _, cert := range certs {
+		switch {
+		case issuedOthers[cert]:
+		case cert.IsCA || cert.Version < 3 && selfIssued(cert):
+			loose = append(loose, cert)
+		default:
+			leaves = append(leaves, cert)
+		}
+	}
+	switch {
+	case len(leaves) == 0:
+		return nil, payloadFailure(nil, "there are only CA certificates (%s); the leaf is missing. Was the chain given instead of the full chain?", shortNames(certs))
+	case len(leaves) > 1:
+		return nil, payloadFailure(nil, "there are %d leaf certificates (%s); one event carries one", len(leaves), shortNames(leaves))
+	case len(loose) > 0:
+		return nil, payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", shortNames(loose), shortName(leaves[0]))
+	}
+	return leaves[0], nil
 }
 
 // checkDates judges the leaf's dates by policy: refuse (the default, also
 // for "") or warn, which gives the warnings that the mail has to carry.
 func checkDates(b *bundle, now time.Time, policy string) (warnings []string, err error) {
-	return nil, payloadFailure("certificates cannot be read yet", errors.ErrUnsupported)
+	_, problem := b.dateProblem(now)
+	switch {
+	case problem == "":
+		return nil, nil
+	case policy == "warn":
+		return []string{problem}, nil
+	}
+	return nil, payloadFailure(nil, "%s; events.invalid_dates: warn would deliver it with a warning", problem)
+}
+
+// dateProblem says in a word and in a sentence what is wrong with the leaf's
+// dates, or nothing.
+func (b *bundle) dateProblem(now time.Time) (word, sentence string) {
+	from, to := b.leaf.NotBefore, b.leaf.NotAfter
+	switch {
+	case to.Before(from):
+		return "never valid", fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", moment(to), moment(from))
+	case now.After(to):
+		return "expired", fmt.Sprintf("the certificate expired on %s", moment(to))
+	case now.Add(clockSkew).Before(from):
+		return "not yet valid", fmt.Sprintf("the certificate is not valid before %s", moment(from))
+	}
+	return "", ""
+}
+
+func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// pem gives leaf and chain as CERTIFICATE blocks.
+func (b *bundle) pem() []byte {
+	var out bytes.Buffer
+	for _, cert := range append([]*x509.Certificate{b.leaf}, b.chain...) {
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	}
+	return out.Bytes()
 }
 
 // summary gives what is remembered of the certificate, cleaned.
-func (b *bundle) summary() *verdict.Certificate { return &verdict.Certificate{CommonName: b.name()} }
+func (b *bundle) summary() *verdict.Certificate {
+	const maxNames = 100 // the ledger keeps it for every delivery
+	fingerprint := sha256.Sum256(b.leaf.Raw)
+	c := &verdict.Certificate{
+		CommonName:  clean(b.leaf.Subject.CommonName, 200),
+		Issuer:      clean(b.leaf.Issuer.String(), 300),
+		Serial:      serial(b.leaf),
+		Fingerprint: hex.EncodeToString(fingerprint[:]),
+		NotBefore:   b.leaf.NotBefore.UTC(),
+		NotAfter:    b.leaf.NotAfter.UTC(),
+	}
+	for _, n := range b.leaf.DNSNames[:min(len(b.leaf.DNSNames), maxNames)] {
+		c.DNSNames = append(c.DNSNames, clean(n, 255))
+	}
+	return c
+}
 
-// name is what people call the certificate.
-func (b *bundle) name() string { return clean(b.leaf.Subject.CommonName, 100) }
+// name is what people call the certificate: its CN, else its first DNS name,
+// IP address, mail address or URI, else its serial number.
+func (b *bundle) name() string { return certificateName(b.leaf, 100) }
+
+func shortName(cert *x509.Certificate) string { return `"` + certificateName(cert, 60) + `"` }
+
+func shortNames(certs []*x509.Certificate) string {
+	const max = 4
+	var names []string
+	for _, cert := range certs[:min(len(certs), max)] {
+		names = append(names, shortName(cert))
+	}
+	if len(certs) > max {
+		names = append(names, fmt.Sprintf("%d more", len(certs)-max))
+	}
+	return strings.Join(names, ", ")
+}
+
+func certificateName(cert *x509.Certificate, max int) string {
+	for _, name := range append([]string{cert.Subject.CommonName}, alternativeNames(cert)...) {
+		if name := clean(name, max); name != "" {
+			return name
+		}
+	}
+	return "serial " + clean(serial(cert), max)
+}
+
+// alternativeNames are all subject alternative names, as they stand there.
+func alternativeNames(cert *x509.Certificate) []string {
+	names := append([]string(nil), cert.DNSNames...)
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	names = append(names, cert.EmailAddresses...)
+	for _, uri := range cert.URIs {
+		names = append(names, uri.String())
+	}
+	return names
+}
+
+// serial is the serial number in hexadecimal, two digits to a byte.
+func serial(cert *x509.Certificate) string {
+	n := cert.SerialNumber.Bytes()
+	if len(n) == 0 {
+		n = []byte{0}
+	}
+	return hex.EncodeToString(n[:min(len(n), 40)])
+}
+
+// keyKind describes the certificate's public key.
+func keyKind(cert *x509.Certificate) string {
+	switch key := cert.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA, %d bits", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ECDSA, " + key.Params().Name
+	case ed25519.PublicKey:
+		return "Ed25519"
+	}
+	return "of a kind unknown to this program"
+}

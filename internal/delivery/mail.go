@@ -1,17 +1,26 @@
 package delivery
 
 import (
-	"errors"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base32"
+	"net/mail"
+	"slices"
+	"strings"
 	"time"
+
+	gomail "github.com/wneessen/go-mail"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // message is a mail ready for the wire.
 type message struct {
 	from       string   // envelope sender
 	recipients []string // envelope: deduplicated, A-labels
-	raw        []byte   // CRLF line ends, not dot-stuffed
+	raw        []byte   // CRLF line ends, not dot-stuffed; holds the private key when the payload does
 	messageID  string   // with its angle brackets
-	needsUTF8  bool     // an address needs SMTPUTF8
+	needsUTF8  bool     // an address needs SMTPUTF8 (RFC 6531)
 }
 
 // mailFacts is what a mail says.
@@ -19,7 +28,7 @@ type mailFacts struct {
 	eventID     string
 	source      string    // of the event
 	time        time.Time // of the event; zero when it has none
-	now         time.Time // the mail's Date
+	now         time.Time // the mail's Date; days left are counted from it
 	bundle      *bundle
 	attachments []attachment
 	// recipients, when not nil, are the only ones still owed.
@@ -35,7 +44,234 @@ type mailFacts struct {
 	messageIDDomain string
 }
 
-// renderMail makes the mail for target t, in memory.
+// Bounds on what comes from outside, in bytes. Together they keep every header
+// line below the 998 of RFC 5322 section 2.1.1, even where it has no spaces to
+// be folded at.
+const (
+	maxShownName = 100
+	maxPrefix    = 200
+	maxFromName  = 200
+	maxProduct   = 60
+	maxEventID   = 200
+)
+
+// renderMail makes the mail for target t, in memory: what fails, fails before
+// a relay is dialled.
 func renderMail(t *Target, m mailFacts) (*message, error) {
-	return nil, payloadFailure("mails cannot be rendered yet", errors.ErrUnsupported)
+	m.product = headerText(m.product, maxProduct)
+	if m.product == "" {
+		m.product = "Certpost"
+	}
+	addresses, err := addressesOf(t, m.recipients)
+	if err != nil {
+		return nil, err
+	}
+	if m.messageIDDomain == "" {
+		m.messageIDDomain = addresses.from.domain()
+	}
+	id := messageID(m.eventID, t.ID, m.messageIDDomain)
+	text, html, err := renderBodies(newMailView(t, m))
+	if err != nil {
+		return nil, renderFailure("the mail's text cannot be made", err)
+	}
+
+	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
+	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
+	msg.SetDateWithValue(m.now)
+	msg.Subject(subject(t, m))
+	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834
+	// Exchange answers Auto-Submitted mail all the same. Not "All": that would
+	// keep bounces away, too.
+	msg.SetGenHeader("X-Auto-Response-Suppress", "OOF, AutoReply")
+	msg.SetGenHeader("X-Certpost-Event-Id", headerText(m.eventID, maxEventID))
+	msg.SetGenHeader("X-Certpost-Target", headerText(t.ID, 64))
+	if m.possibleDuplicate {
+		msg.SetGenHeader("X-Certpost-Possible-Duplicate", "yes")
+	}
+	fromName := headerText(t.FromName, maxFromName)
+	if fromName == "" {
+		fromName = m.product
+	}
+	msg.SetAddrHeaderFromMailAddress(gomail.HeaderFrom, &mail.Address{Name: fromName, Address: string(addresses.from)})
+	msg.SetAddrHeaderFromMailAddress(gomail.HeaderTo, headerAddresses(addresses.to)...)
+	if len(addresses.cc) > 0 {
+		msg.SetAddrHeaderFromMailAddress(gomail.HeaderCc, headerAddresses(addresses.cc)...)
+	}
+	if addresses.replyTo != "" {
+		msg.SetAddrHeaderFromMailAddress(gomail.HeaderReplyTo, headerAddresses([]mailbox{addresses.replyTo})...)
+	}
+	msg.SetBodyString(gomail.TypeTextPlain, text)
+	msg.AddAlternativeString(gomail.TypeTextHTML, html)
+	size := len(text) + len(html)
+	for _, a := range m.attachments {
+		msg.AttachReadSeeker(a.name, bytes.NewReader(a.data),
+			gomail.WithFileContentType(gomail.ContentType(a.contentType)), gomail.WithFileEncoding(gomail.EncodingB64))
+		size += len(a.data)
+	}
+
+	var raw bytes.Buffer
+	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key behind
+	if _, err := msg.WriteTo(&raw); err != nil {
+		return nil, renderFailure("the mail cannot be put together", err)
+	}
+	return &message{
+		from: addresses.from.wire(), recipients: addresses.envelope, raw: raw.Bytes(),
+		messageID: id, needsUTF8: addresses.utf8,
+	}, nil
+}
+
+func renderFailure(reason string, cause error) error {
+	return &verdict.Failure{
+		Code: verdict.SMTPValidation, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
+		Reason: reason, Cause: cause,
+	}
+}
+
+// subject is the contract's: {prefix} Certpost: certificate for {CN} issued,
+// expires {NotAfter}; a word of warning behind it where there is one.
+func subject(t *Target, m mailFacts) string {
+	s := m.product + ": certificate for " + headerText(showName(m.bundle.name(), maxShownName).Text, maxShownName) +
+		" issued, expires " + m.bundle.leaf.NotAfter.UTC().Format(time.DateOnly)
+	if prefix := headerText(t.SubjectPrefix, maxPrefix); prefix != "" {
+		s = prefix + " " + s
+	}
+	if len(m.warnings) > 0 {
+		word, _ := m.bundle.dateProblem(m.now)
+		s += strings.TrimRight(" - WARNING: "+word, ": ")
+	}
+	return s
+}
+
+// messageID is the same for every attempt at a delivery, so that a mail server
+// that sees it twice can tell. With its angle brackets it has at most 60
+// characters, because longer ones are folded onto a line of their own, which
+// some programs cannot read; a long domain loses its first labels.
+func messageID(eventID, target, domain string) string {
+	const length, most = 20, 60 // 100 bits of the hash
+	sum := sha256.Sum256([]byte(eventID + "\x00" + target))
+	hash := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:length]
+	domain = fileName(strings.Trim(domain, "[]")) // an address literal, IPv6 among them, keeps to atoms
+	for len(domain) > most-length-len("<@>") {
+		_, rest, ok := strings.Cut(domain, ".")
+		if !ok {
+			rest = "certpost.invalid"
+		}
+		domain = rest
+	}
+	return "<" + hash + "@" + domain + ">"
+}
+
+// mailbox is an address with its local part unquoted and its domain in lower
+// case and A-labels; equal ones are the same mailbox as far as a sender can tell.
+type mailbox string
+
+func (b mailbox) domain() string { return string(b[strings.LastIndexByte(string(b), '@')+1:]) }
+
+// wire is the address as it stands in a command, the local part quoted where
+// it has to be.
+func (b mailbox) wire() string {
+	return strings.TrimSuffix(strings.TrimPrefix((&mail.Address{Address: string(b)}).String(), "<"), ">")
+}
+
+func headerAddresses(boxes []mailbox) []*mail.Address {
+	list := make([]*mail.Address, len(boxes))
+	for i, b := range boxes {
+		list[i] = &mail.Address{Address: string(b)}
+	}
+	return list
+}
+
+// addresses are those of one mail. Nothing of bcc is kept for headers.
+type addresses struct {
+	from, replyTo mailbox
+	to, cc        []mailbox
+	envelope      []string
+	utf8          bool
+}
+
+// addressesOf reads the target's addresses. owed, when not nil, narrows the
+// envelope to the recipients that still wait for the mail; the headers stay
+// those of the whole mail. Who is no longer a recipient of the target gets
+// nothing, owed or not.
+func addressesOf(t *Target, owed []string) (*addresses, error) {
+	a := &addresses{}
+	var replyTo, bcc, from []mailbox
+	seen := make(map[mailbox]bool)
+	for _, list := range []struct {
+		key  string
+		in   []string
+		out  *[]mailbox
+		once bool // not again when an earlier list has it
+	}{
+		{"from_address", []string{t.FromAddress}, &from, false},
+		{"reply_to", given(t.ReplyTo), &replyTo, false},
+		{"to", t.To, &a.to, true},
+		{"cc", t.CC, &a.cc, true},
+		{"bcc", t.BCC, &bcc, true},
+	} {
+		for _, address := range list.in {
+			b, err := parseMailbox(list.key, address)
+			if err != nil {
+				return nil, err
+			}
+			if !list.once || !seen[b] {
+				*list.out = append(*list.out, b)
+			}
+			seen[b] = seen[b] || list.once
+		}
+	}
+	a.from = from[0]
+	if len(replyTo) > 0 {
+		a.replyTo = replyTo[0]
+	}
+
+	wanted := make(map[mailbox]bool)
+	for _, address := range owed {
+		if b, err := parseMailbox("", address); err == nil {
+			wanted[b] = true
+		}
+	}
+	for _, b := range slices.Concat(a.to, a.cc, bcc) {
+		if owed == nil || wanted[b] {
+			a.envelope = append(a.envelope, b.wire())
+		}
+	}
+	if len(a.envelope) == 0 {
+		return nil, &verdict.Failure{
+			Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
+			Reason: "none of the recipients still owed is a recipient of the target any more; publish the event with Certpost-Force: true to send it to the present ones",
+		}
+	}
+	inHeaders := slices.Concat(from, replyTo, a.to, a.cc)
+	a.utf8 = slices.ContainsFunc(inHeaders, func(b mailbox) bool { return internationalised(string(b)) }) ||
+		slices.ContainsFunc(a.envelope, internationalised)
+	return a, nil
+}
+
+func given(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// parseMailbox reads an address of the target's definition, which was checked
+// when it was loaded and is checked again, because it ends in a command line.
+func parseMailbox(key, address string) (mailbox, error) {
+	if problem := wrongAddress(address); problem != "" {
+		return "", &verdict.Failure{
+			Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
+			Reason: "the target's " + key + " " + problem,
+		}
+	}
+	parsed, err := mail.ParseAddress(address)
+	if err != nil {
+		return "", renderFailure("the target's "+key+" is not an address", err)
+	}
+	at := strings.LastIndexByte(parsed.Address, '@')
+	local, domain := parsed.Address[:at], parsed.Address[at+1:]
+	if !strings.HasPrefix(domain, "[") {
+		domain = nameOf(domain).ascii
+	}
+	return mailbox(local + "@" + domain), nil
 }

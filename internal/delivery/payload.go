@@ -1,10 +1,31 @@
 package delivery
 
 import (
+	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/fips140"
+	"crypto/rsa"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"slices"
+	"strings"
+
+	"software.sslmate.com/src/go-pkcs12"
 )
+
+// Content types are ours, not the system's mime table's. Names end in .pem and
+// .p12, because Outlook blocks .cer, .crt and .der.
+const (
+	typePEM    = "application/x-pem-file"
+	typePKCS12 = "application/x-pkcs12"
+)
+
+// maxKey is cert-manager's bound on a private key since CVE-2024-12401, in
+// bytes of PEM: an RSA key of 16,384 bits fits.
+const maxKey = 13_000
 
 // attachment is one file of a mail.
 type attachment struct {
@@ -14,13 +35,169 @@ type attachment struct {
 	data        []byte
 }
 
-// parseKey reads a PEM private key (PKCS#8, PKCS#1 or SEC 1) and checks that
-// it is the key of leaf.
-func parseKey(pem []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
-	return nil, payloadFailure("keys cannot be read yet", errors.ErrUnsupported)
+// buildPayload makes the files that target t gets, named after the certificate:
+//
+//	pem          <name>.pem      leaf and chain
+//	pem_and_key  and also <name>.key.pem, the private key in PKCS#8
+//	pkcs12       <name>.p12      leaf, chain and key, encrypted
+//
+// key is the private key's
+// PEM text, nil when the event names none; it and the passphrase are read, kept
+// nowhere, and cleared by the caller, as are the attachments once they are mail.
+func buildPayload(t *Target, b *bundle, key []byte, passphrase []byte) ([]attachment, error) {
+	base := fileName(certificateName(b.leaf, 255))
+	chain := attachment{base + ".pem", typePEM, "the certificate and its chain", b.pem()}
+	if t.Payload == "" || t.Payload == PayloadPEM {
+		return []attachment{chain}, nil
+	}
+	if t.Payload != PayloadPEMAndKey && t.Payload != PayloadPKCS12 {
+		return nil, payloadFailure(nil, "payload %s is not one that this program can make", clean(t.Payload, 40))
+	}
+	if len(key) == 0 {
+		return nil, payloadFailure(nil, "payload %s needs the private key, and the event names none; add private_key to the event or use payload pem", t.Payload)
+	}
+	private, err := parseKey(key, b.leaf)
+	if err != nil {
+		return nil, err
+	}
+	if t.Payload == PayloadPKCS12 {
+		data, err := encodePKCS12(t.PKCS12Encoding, b, private, passphrase)
+		if err != nil {
+			return nil, err
+		}
+		return []attachment{{base + ".p12", typePKCS12, "the certificate, its chain and the private key, encrypted (PKCS#12)", data}}, nil
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, payloadFailure(nil, "the private key cannot be written as PKCS#8")
+	}
+	defer clear(der)
+	return []attachment{
+		chain,
+		{base + ".key.pem", typePEM, "the private key, not encrypted (PKCS#8)", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})},
+	}, nil
 }
 
-// buildPayload makes the files that target t gets.
-func buildPayload(t *Target, b *bundle, key []byte, passphrase []byte) ([]attachment, error) {
-	return nil, payloadFailure("payloads cannot be made yet", errors.ErrUnsupported)
+// parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whatever its
+// label says) and checks that it is the key of leaf. Certificates beside the
+// key are ignored, as files for HAProxy have them. No error holds anything of the text.
+func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
+	if len(text) > maxKey {
+		return nil, payloadFailure(nil, "the private key has %d bytes; more than %d are not read", len(text), maxKey)
+	}
+	blocks, err := readPEM(text)
+	if err != nil {
+		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
+	}
+	defer func() {
+		for _, block := range blocks {
+			clear(block.der)
+		}
+	}()
+
+	var found []pemBlock
+	for _, block := range blocks {
+		switch {
+		case block.kind == "ENCRYPTED PRIVATE KEY" || block.encrypted:
+			return nil, payloadFailure(nil, "the private key is encrypted; store it decrypted (`openssl pkey`), the secret store protects it")
+		case block.kind == "OPENSSH PRIVATE KEY":
+			return nil, payloadFailure(nil, "the private key is in OpenSSH's format; convert it with `ssh-keygen -p -m PKCS8`")
+		case block.kind == "PRIVATE KEY" || block.kind == "RSA PRIVATE KEY" || block.kind == "EC PRIVATE KEY":
+			found = append(found, block)
+		case strings.HasSuffix(block.kind, "PRIVATE KEY"):
+			return nil, payloadFailure(nil, "the private key is of an unknown kind (%s); certificates have RSA, ECDSA or Ed25519 keys", block.kind)
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return nil, payloadFailure(nil, "there is no private key under the event's private_key: it holds %s", kinds(blocks))
+	case len(found) > 1:
+		return nil, payloadFailure(nil, "there are %d private keys under the event's private_key, and it has to be one", len(found))
+	}
+	key := decodeKey(found[0].der)
+	if key == nil {
+		return nil, payloadFailure(nil, "the private key is of an unknown kind or damaged: it is none of RSA, ECDSA and Ed25519 in PKCS#8, PKCS#1 or SEC 1")
+	}
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return nil, payloadFailure(nil, "the private key does not match the certificate %s: it is another key", shortName(leaf))
+	}
+	return key, nil
+}
+
+// decodeKey tries the three encodings; parsers' errors may quote their input,
+// so there is a key or nil.
+func decodeKey(der []byte) crypto.Signer {
+	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		switch key := key.(type) {
+		case *rsa.PrivateKey:
+			return key
+		case *ecdsa.PrivateKey:
+			return key
+		case ed25519.PrivateKey:
+			return key
+		}
+		return nil // X25519 and the like: no certificate has them
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return key
+	}
+	if key, err := x509.ParseECPrivateKey(der); err == nil {
+		return key
+	}
+	return nil
+}
+
+func kinds(blocks []pemBlock) string {
+	var names []string
+	for _, block := range blocks {
+		if !slices.Contains(names, block.kind) {
+			names = append(names, block.kind)
+		}
+	}
+	return clean(strings.Join(names, ", "), 120)
+}
+
+// encodePKCS12 packs key and certificates, and opens the result once, because
+// the encoder checks nothing of it.
+func encodePKCS12(encoding string, b *bundle, key crypto.PrivateKey, passphrase []byte) ([]byte, error) {
+	encoder := pkcs12.Modern2023
+	switch encoding {
+	case "", PKCS12Modern2023:
+	case PKCS12LegacyDES:
+		encoder = pkcs12.LegacyDES
+	default:
+		return nil, payloadFailure(nil, "pkcs12_encoding %s is not one that this program can make", clean(encoding, 40))
+	}
+	if fips140.Enforced() {
+		// SHA-1 makes the local key id of every PKCS#12 file, and panics here.
+		return nil, payloadFailure(nil, "a PKCS#12 file cannot be made with GODEBUG=fips140=only, because the format needs SHA-1; use fips140=on or another payload")
+	}
+	if err := checkPassphrase(passphrase); err != nil {
+		return nil, payloadFailure(nil, "%s", err)
+	}
+	data, err := encoder.Encode(key, b.leaf, b.chain, string(passphrase))
+	if err != nil {
+		return nil, payloadFailure(nil, "the PKCS#12 file cannot be made with this key (%s)", keyKind(b.leaf))
+	}
+	gotKey, leaf, chain, err := pkcs12.DecodeChain(data, string(passphrase))
+	same, ok := gotKey.(interface{ Equal(crypto.PrivateKey) bool })
+	if err != nil || !ok || !same.Equal(key) || !leaf.Equal(b.leaf) || !slices.EqualFunc(chain, b.chain, (*x509.Certificate).Equal) {
+		return nil, payloadFailure(nil, "the PKCS#12 file does not hold what was put into it, so it was not sent; this is a fault of this program")
+	}
+	return data, nil
+}
+
+// checkPassphrase keeps to what every reader of PKCS#12 takes: Java 17 cannot
+// open a file whose passphrase is not ASCII, and an empty one is none.
+func checkPassphrase(passphrase []byte) error {
+	if len(bytes.TrimSpace(passphrase)) == 0 {
+		return errors.New("pkcs12_passphrase is empty")
+	}
+	for _, c := range passphrase {
+		if c < ' ' || c > '~' {
+			return errors.New("pkcs12_passphrase has a character that is not printable ASCII (a line break, perhaps); some programs could not open the file")
+		}
+	}
+	return nil
 }

@@ -1,0 +1,254 @@
+package delivery
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"fmt"
+	htmltemplate "html/template"
+	"strings"
+	texttemplate "text/template"
+	"time"
+	"unicode/utf8"
+)
+
+// mailView is what both bodies of a mail are made of. Everything in it that
+// comes from outside has been through clean.
+type mailView struct {
+	Product      string
+	Name         shownName
+	Valid        string // "valid until 2026-02-19, 89 days left"
+	Warnings     []string
+	Duplicate    bool
+	Rows         []viewRow
+	Attachments  []viewFile
+	Instructions []string // how to open the files, what to take care of
+	Notes        []string
+	Target       string
+	EventID      string
+	Source       string
+	Time         string
+}
+
+// viewRow is one fact: a label and the lines of its value.
+type viewRow struct {
+	Label string
+	Lines []shownName
+	Code  bool // figures to compare, in a fixed-width font
+}
+
+type viewFile struct{ Name, Size, About string }
+
+// maxNames bounds the names that a mail lists; the rest is counted.
+const maxNames = 20
+
+func newMailView(t *Target, m mailFacts) *mailView {
+	leaf := m.bundle.leaf
+	v := &mailView{
+		Product:   m.product,
+		Name:      showName(m.bundle.name(), maxShownName),
+		Valid:     validity(leaf.NotAfter, m.now),
+		Duplicate: m.possibleDuplicate,
+		Target:    clean(t.ID, 64),
+		EventID:   clean(m.eventID, maxEventID),
+		Source:    clean(m.source, 200),
+	}
+	if !m.time.IsZero() {
+		v.Time = moment(m.time)
+	}
+	for _, w := range m.warnings {
+		v.Warnings = append(v.Warnings, sentence(clean(w, 300)))
+	}
+	for _, a := range m.attachments {
+		v.Attachments = append(v.Attachments, viewFile{a.name, size(len(a.data)), a.about})
+	}
+	v.Instructions = instructions(t)
+	v.Notes = notes(t, m)
+
+	fingerprint := sha256.Sum256(leaf.Raw)
+	v.add("Names", false, namesOf(m.bundle)...)
+	v.add("Valid", false, shownName{Text: moment(leaf.NotBefore) + " to " + moment(leaf.NotAfter)})
+	v.add("Issuer", false, shownName{Text: clean(leaf.Issuer.String(), 200)})
+	v.add("Chain", false, chainOf(m.bundle)...)
+	v.add("Key", false, shownName{Text: keyKind(leaf)})
+	v.add("Serial", true, colons(serial(leaf))...)
+	v.add("SHA-256", true, colons(hex.EncodeToString(fingerprint[:]))...)
+	return v
+}
+
+func (v *mailView) add(label string, code bool, lines ...shownName) {
+	if len(lines) > 0 && lines[0].Text != "" {
+		v.Rows = append(v.Rows, viewRow{label, lines, code})
+	}
+}
+
+// namesOf are the subject alternative names, those beyond maxNames as a count.
+func namesOf(b *bundle) (lines []shownName) {
+	all := alternativeNames(b.leaf)
+	for _, n := range all[:min(len(all), maxNames)] {
+		if shown := showName(n, maxShownName); shown.Text != "" {
+			lines = append(lines, shown)
+		}
+	}
+	if len(all) > maxNames {
+		lines = append(lines, shownName{Text: fmt.Sprintf("and %d more", len(all)-maxNames)})
+	}
+	return lines
+}
+
+func chainOf(b *bundle) (lines []shownName) {
+	for _, cert := range b.chain {
+		lines = append(lines, shownName{Text: certificateName(cert, maxShownName)})
+	}
+	return lines
+}
+
+// colons writes hexadecimal the way browsers and openssl show it, 16 bytes to a
+// line, so that two people can compare it on the phone.
+func colons(hexadecimal string) (lines []shownName) {
+	digits := strings.ToUpper(hexadecimal)
+	for len(digits) > 0 {
+		line := digits[:min(len(digits), 32)]
+		digits = digits[len(line):]
+		var b strings.Builder
+		for i := 0; i < len(line); i += 2 {
+			if i > 0 {
+				b.WriteByte(':')
+			}
+			b.WriteString(line[i : i+2])
+		}
+		lines = append(lines, shownName{Text: b.String()})
+	}
+	return lines
+}
+
+// validity counts the days that are left, rounded down: a renewal that comes a
+// day early harms nobody.
+func validity(until, now time.Time) string {
+	date := until.UTC().Format(time.DateOnly)
+	days := int(until.Sub(now).Hours() / 24)
+	switch {
+	case now.After(until):
+		return "expired on " + date
+	case days == 0:
+		return "valid until " + date + ", less than a day left"
+	case days == 1:
+		return "valid until " + date + ", 1 day left"
+	default:
+		return fmt.Sprintf("valid until %s, %d days left", date, days)
+	}
+}
+
+// size is a file's size for people.
+func size(bytes int) string {
+	if bytes < 1000 {
+		return fmt.Sprintf("%d bytes", bytes)
+	}
+	return fmt.Sprintf("%.1f kB", float64(bytes)/1000)
+}
+
+// sentence begins with a capital and ends with a full stop.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	first, n := utf8.DecodeRuneInString(s)
+	return strings.ToUpper(string(first)) + strings.TrimRight(s[n:], ".") + "."
+}
+
+// instructions say how to open what is attached. They name where a passphrase
+// is kept only if that is a secret store: the name of a variable or a file on
+// our machine is of no use to a reader of the mail.
+func instructions(t *Target) []string {
+	switch t.Payload {
+	case PayloadPEMAndKey:
+		return []string{
+			"This mail contains the private key, not encrypted. Whoever reads it can pose as the names above: " +
+				"install the key, then delete this mail, also from the trash. If it went to somebody it should not have gone to, have the certificate revoked.",
+		}
+	case PayloadPKCS12:
+		if ref := t.PKCS12Passphrase; ref.Vault != nil {
+			return []string{"The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
+				clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}
+		}
+		ask := t.ReplyTo
+		if ask == "" {
+			ask = t.FromAddress
+		}
+		return []string{"The .p12 file opens with a passphrase, which is not in this mail and is never sent by mail. " +
+			"If you do not have it, ask whoever runs this service (" + clean(ask, 254) + ")."}
+	}
+	return nil
+}
+
+// notes are what a reader may want to know and need not do anything about.
+func notes(t *Target, m mailFacts) (list []string) {
+	for _, n := range m.bundle.notes {
+		list = append(list, sentence(clean(n, 200)))
+	}
+	for _, cert := range m.bundle.chain {
+		if m.now.After(cert.NotAfter) {
+			list = append(list, fmt.Sprintf("%s in the chain expired on %s.", shortName(cert), cert.NotAfter.UTC().Format(time.DateOnly)))
+		}
+	}
+	if _, ok := m.bundle.leaf.PublicKey.(ed25519.PublicKey); ok && t.Payload == PayloadPKCS12 {
+		list = append(list, "The key is Ed25519: Firefox and other programs built on NSS cannot open this .p12 file.")
+	}
+	return list
+}
+
+//go:embed templates/mail.txt
+var textSource string
+
+//go:embed templates/mail.html
+var htmlSource string
+
+// The two bodies; parsed once, never changed.
+var (
+	textBody = texttemplate.Must(texttemplate.New("mail.txt").Funcs(texttemplate.FuncMap{
+		"wrap": wrap, "pad": pad, "underline": underline,
+	}).Parse(textSource))
+	htmlBody = htmltemplate.Must(htmltemplate.New("mail.html").Parse(htmlSource))
+)
+
+func renderBodies(v *mailView) (text, html string, err error) {
+	var t, h strings.Builder
+	if err := textBody.Execute(&t, v); err != nil {
+		return "", "", err
+	}
+	if err := htmlBody.Execute(&h, v); err != nil {
+		return "", "", err
+	}
+	return t.String(), h.String(), nil
+}
+
+// wrap breaks a paragraph into lines of at most 72 characters where it has
+// spaces; prefix stands in front of each but the first.
+func wrap(prefix, s string) string {
+	const width = 72
+	var b strings.Builder
+	column := utf8.RuneCountInString(prefix)
+	for i, word := range strings.Fields(s) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case column+1+n > width:
+			b.WriteString("\n" + prefix)
+			column = utf8.RuneCountInString(prefix)
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += n
+	}
+	return b.String()
+}
+
+// pad fills s up to width characters.
+func pad(width int, s string) string {
+	return s + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
+}
+
+func underline(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) }
