@@ -1,0 +1,3 @@
+module github.com/certpost/certpost/tools/test
+
+go 1.26.0

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// skip is one test that did not run.
+type skip struct{ pkg, test, reason string }
+
+// runTests runs every test of the main module. Without a C compiler the race
+// detector is left out, which only CI holds against it.
+func (s *session) runTests(ctx context.Context, o options) error {
+	args := []string{"test", "-json", "-count=1", "-timeout=20m"}
+	if hasRaceDetector(ctx) {
+		args = append(args, "-race")
+	} else if s.ci {
+		return fmt.Errorf("there is no C compiler, so no race detector: install gcc and libc6-dev")
+	} else {
+		s.note("the tests run without the race detector: there is no C compiler")
+	}
+	if o.short {
+		args = append(args, "-short")
+	}
+	if o.run != "" {
+		args = append(args, "-run", o.run)
+	}
+	cmd := s.command(ctx, "go", append(args, "./...")...)
+	cmd.Stdout = nil
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	var ran int
+	ran, s.skipped, err = report(out, os.Stdout)
+	if failed := cmd.Wait(); failed != nil {
+		return fmt.Errorf("go test: %w", failed)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Printf("    %d tests ran, %d were skipped\n", ran, len(s.skipped))
+	if ran == 0 {
+		s.note("no test matches %q", o.run)
+	}
+	if s.ci && !o.short && len(s.skipped) > 0 {
+		return fmt.Errorf("%d tests were skipped, and CI=true allows none", len(s.skipped))
+	}
+	return nil
+}
+
+func hasRaceDetector(ctx context.Context) bool {
+	out, err := exec.CommandContext(ctx, "go", "env", "CGO_ENABLED", "CC").Output()
+	if err != nil {
+		return false
+	}
+	cgo, compiler, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	words := strings.Fields(compiler)
+	if cgo != "1" || len(words) == 0 {
+		return false
+	}
+	_, err = exec.LookPath(words[0])
+	return err == nil
+}
+
+// event is a line of `go test -json` (go doc test2json).
+type event struct {
+	Action  string
+	Package string
+	Test    string
+	Output  string
+}
+
+// report reads the events of `go test -json` and writes what `go test` writes
+// without -v: a line for each package, and before it all that its failed tests
+// have said. It returns how many tests ran to their end (subtests are not
+// counted) and which were skipped.
+func report(events io.Reader, w io.Writer) (ran int, skipped []skip, err error) {
+	packages := map[string]*packageReport{}
+	lines := bufio.NewReader(events)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 {
+			var e event
+			if json.Unmarshal(line, &e) != nil {
+				w.Write(line) // what the go command itself says is not JSON
+			} else if e.Package == "" {
+				io.WriteString(w, e.Output) // a compiler's message
+			} else {
+				p := packages[e.Package]
+				if p == nil {
+					p = &packageReport{said: map[string]string{}}
+					packages[e.Package] = p
+				}
+				if p.take(e); p.ended {
+					io.WriteString(w, p.text)
+					ran += p.ran
+					skipped = append(skipped, p.skipped...)
+					delete(packages, e.Package)
+				}
+			}
+		}
+		if err == io.EOF {
+			// What is left was interrupted.
+			for _, p := range packages {
+				io.WriteString(w, p.text)
+			}
+			return ran, skipped, nil
+		}
+		if err != nil {
+			return ran, skipped, err
+		}
+	}
+}
+
+// packageReport collects what one package's tests say: packages run side by
+// side, and their lines come mixed.
+type packageReport struct {
+	said    map[string]string // by tests that have not ended
+	text    string            // what will be printed
+	ran     int
+	skipped []skip
+	ended   bool
+}
+
+func (p *packageReport) take(e event) {
+	switch {
+	case e.Action == "output" && e.Test != "":
+		p.said[e.Test] += e.Output
+	case e.Action == "output":
+		if e.Output != "PASS\n" {
+			p.text += e.Output
+		}
+	case e.Action != "pass" && e.Action != "fail" && e.Action != "skip":
+		// start, run, pause, cont: nothing to tell.
+	case e.Test == "":
+		p.ended = true
+		if e.Action == "fail" {
+			// A test that never ended was cut short by a panic or a time-out: it has the reason.
+			for _, test := range slices.Sorted(maps.Keys(p.said)) {
+				p.text = p.said[test] + p.text
+			}
+		}
+	default:
+		if e.Action == "fail" {
+			p.text += p.said[e.Test]
+		}
+		if e.Action == "skip" {
+			p.skipped = append(p.skipped, skip{e.Package, e.Test, reason(p.said[e.Test])})
+		} else if !strings.Contains(e.Test, "/") {
+			p.ran++
+		}
+		delete(p.said, e.Test)
+	}
+}
+
+// reason takes from a skipped test's output what it said itself, without file and line.
+func reason(output string) string {
+	var said []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "--- ") {
+			continue
+		}
+		if place, text, found := strings.Cut(line, ": "); found && strings.Contains(place, ".go:") {
+			line = text
+		}
+		said = append(said, line)
+	}
+	if len(said) == 0 {
+		return "no reason was given"
+	}
+	return strings.Join(said, "; ")
+}
+
+// groupSkips makes one line for each reason, with the tests that gave it.
+func groupSkips(skipped []skip) []string {
+	tests := map[string][]string{}
+	var order []string
+	for _, k := range skipped {
+		if tests[k.reason] == nil {
+			order = append(order, k.reason)
+		}
+		pkg := strings.TrimPrefix(k.pkg, "github.com/certpost/certpost/")
+		tests[k.reason] = append(tests[k.reason], pkg+"."+k.test)
+	}
+	slices.Sort(order)
+	var lines []string
+	for _, r := range order {
+		lines = append(lines, fmt.Sprintf("%s (%s)", strings.Join(tests[r], ", "), r))
+	}
+	return lines
+}

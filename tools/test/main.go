@@ -1,0 +1,158 @@
+// Command test is the test command of the README:
+//
+//	go run -C tools/test .
+//
+// On a machine with Go alone it installs what the tests need (Debian packages
+// where it is root on Debian or Ubuntu, Go programs into .tools/bin of the
+// checkout), checks the source, runs every test, and says what was skipped and
+// why. With CI=true in the environment a skipped test is a failure. It uses the
+// standard library alone, so that it runs before anything was downloaded.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	var o options
+	flag.BoolVar(&o.short, "short", false, "leave out the tests that take long")
+	flag.StringVar(&o.run, "run", "", "run only the tests that match this `pattern`, and no source checks")
+	flag.BoolVar(&o.skipInstall, "skip-install", false, "install and build nothing: use what is on the machine as it is")
+	flag.BoolVar(&o.lint, "lint", false, "only check the source, run no tests")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "unexpected argument %q\n", flag.Arg(0))
+		os.Exit(2)
+	}
+	// The context ends on Ctrl-C, so that what an installation set aside is put back.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "FAILED:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	short, skipInstall, lint bool
+	run                      string
+}
+
+// run does all steps, also after one has failed, so that one run tells all
+// there is to mend. The summary comes last; the error names the failed steps.
+func run(ctx context.Context, o options) error {
+	root, err := findRoot()
+	if err != nil {
+		return err
+	}
+	s := &session{root: root, ci: os.Getenv("CI") == "true", started: time.Now()}
+	if !o.skipInstall {
+		if !o.lint {
+			s.step(ctx, "system packages", s.installPackages)
+		}
+		s.step(ctx, "tools", func(ctx context.Context) error { return s.buildTools(ctx, o.lint) })
+	}
+	if o.run == "" {
+		for _, c := range s.checks() {
+			s.step(ctx, c.name, c.run)
+		}
+	}
+	if !o.lint {
+		s.step(ctx, "tests", func(ctx context.Context) error { return s.runTests(ctx, o) })
+	}
+	return s.summary(ctx)
+}
+
+// session is one run of this command.
+type session struct {
+	root    string // of the checkout
+	ci      bool   // skipping is failing
+	started time.Time
+	failed  []string // steps, in their order
+	notes   []string // what the reader of the summary has to know
+	skipped []skip
+}
+
+// step runs one part, says how long it took, and remembers when it failed.
+func (s *session) step(ctx context.Context, name string, do func(context.Context) error) {
+	if ctx.Err() != nil {
+		return
+	}
+	fmt.Printf("==> %s\n", name)
+	began := time.Now()
+	err := do(ctx)
+	took := time.Since(began).Round(100 * time.Millisecond)
+	if err != nil {
+		s.failed = append(s.failed, name)
+		fmt.Printf("==> %s: FAILED after %s: %v\n", name, took, err)
+		return
+	}
+	fmt.Printf("==> %s: done in %s\n", name, took)
+}
+
+func (s *session) note(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	s.notes = append(s.notes, line)
+	fmt.Println("    " + line)
+}
+
+func (s *session) summary(ctx context.Context) error {
+	fmt.Printf("\nsummary after %s\n", time.Since(s.started).Round(time.Second))
+	for _, line := range s.notes {
+		fmt.Println("  note:", line)
+	}
+	for _, line := range groupSkips(s.skipped) {
+		fmt.Println("  skipped:", line)
+	}
+	if len(s.skipped) == 0 {
+		fmt.Println("  skipped: nothing")
+	}
+	if err := ctx.Err(); err != nil {
+		return errors.New("interrupted")
+	}
+	if len(s.failed) > 0 {
+		return errors.New(strings.Join(s.failed, ", "))
+	}
+	fmt.Println("  passed: everything that ran")
+	return nil
+}
+
+// command prepares a program that runs at the checkout's root and writes where
+// this one writes. It has no input: nothing here may wait for an answer.
+func (s *session) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = s.root
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
+	return cmd
+}
+
+// findRoot goes up from the working directory to the checkout's go.mod.
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		data, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(data), "module github.com/certpost/certpost\n") {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("this is not inside a checkout of Certpost: run it as `go run -C tools/test .` from the checkout's root")
+		}
+		dir = parent
+	}
+}

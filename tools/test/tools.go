@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// tool is a module below tools/ whose programs tests or checks run. Each has a
+// module of its own, so that none of its dependencies is one of ours.
+type tool struct {
+	module   string
+	programs []string // what lands in .tools/bin
+	pkg      string   // what go build is given: "tool" stands for the tools of the module's go.mod
+	lint     bool     // the source checks need it; the others only tests do
+}
+
+var tools = []tool{
+	{module: "lint", programs: []string{"staticcheck", "govulncheck"}, pkg: "tool", lint: true},
+	{module: "pebble", programs: []string{"pebble", "pebble-challtestsrv"}, pkg: "tool"},
+	{module: "nats", programs: []string{"nats"}, pkg: "tool"},
+	{module: "vault", programs: []string{"vault-dev"}, pkg: "."},
+}
+
+// buildTools builds what is missing or older than its source.
+func (s *session) buildTools(ctx context.Context, lintOnly bool) error {
+	if err := os.MkdirAll(filepath.Join(s.root, ".tools", "bin"), 0o755); err != nil {
+		return err
+	}
+	var failures []error
+	for _, t := range tools {
+		if lintOnly && !t.lint {
+			continue
+		}
+		if err := s.buildTool(ctx, t); err != nil {
+			failures = append(failures, fmt.Errorf("tools/%s: %w", t.module, err))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+func (s *session) buildTool(ctx context.Context, t tool) error {
+	source := filepath.Join(s.root, "tools", t.module)
+	sum, err := fingerprint(source)
+	if err != nil {
+		return err
+	}
+	stamp := filepath.Join(s.root, ".tools", t.module+".built")
+	if s.built(t, stamp, sum) {
+		fmt.Printf("    %v: built before\n", t.programs)
+		return nil
+	}
+	fmt.Printf("    %v: building\n", t.programs)
+	// Absolute, because -C would make it relative to the module. Several
+	// programs go into a directory, which takes the separator at its end.
+	output := filepath.Join(s.root, ".tools", "bin") + string(filepath.Separator)
+	if len(t.programs) == 1 {
+		output += t.programs[0]
+	}
+	if err := s.command(ctx, "go", "build", "-C", source, "-o", output, t.pkg).Run(); err != nil {
+		return fmt.Errorf("go build: %w", err)
+	}
+	return os.WriteFile(stamp, sum, 0o644)
+}
+
+// built says whether the programs are there and were built from this source.
+func (s *session) built(t tool, stamp string, sum []byte) bool {
+	before, err := os.ReadFile(stamp)
+	if err != nil || !bytes.Equal(before, sum) {
+		return false
+	}
+	for _, program := range t.programs {
+		if _, err := os.Stat(filepath.Join(s.root, ".tools", "bin", program)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// fingerprint is a hash over the names and contents of a directory's files,
+// and over the compiler's version.
+func fingerprint(dir string) ([]byte, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(h, "%q %x\n", name, sha256.Sum256(data))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []byte(hex.EncodeToString(h.Sum(nil)) + "\n"), nil
+}
