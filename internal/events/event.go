@@ -13,9 +13,11 @@ package events
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -80,47 +82,48 @@ type TransitReference struct {
 // line, fields in the order of the contract, labels sorted, nothing escaped
 // that JSON lets stand. Equal events encode to equal bytes, and Decode reads
 // them back.
-func (e *Event) Encode() []byte { return encode(e) }
+func (e *Event) Encode() []byte {
+	canonical := *e
+	canonical.Time = e.Time.UTC()
+	return encode(canonical)
+}
 
 // CloudEvent gives the event as a CloudEvents 1.0 envelope in structured JSON,
 // for publishers; its content type is ContentType. CloudEvents demands a
-// source: where the event has none it is "certpost".
+// source: for an event without one it is "certpost".
 func (e *Event) CloudEvent() []byte {
-	data := *e
-	data.ID, data.Source, data.Time = "", "", time.Time{}
-	envelope := struct {
+	type data struct {
+		Certificate Certificate       `json:"certificate"`
+		PrivateKey  *Reference        `json:"private_key,omitempty"`
+		Targets     []string          `json:"targets,omitempty"`
+		Labels      map[string]string `json:"labels,omitempty"`
+	}
+	return encode(struct {
 		SpecVersion     string    `json:"specversion"`
 		Type            string    `json:"type"`
 		Source          string    `json:"source"`
 		ID              string    `json:"id"`
 		Time            time.Time `json:"time,omitzero"`
 		DataContentType string    `json:"datacontenttype"`
-		Data            any       `json:"data"`
-	}{"1.0", Type, e.Source, e.ID, e.Time, "application/json", struct {
-		Certificate Certificate       `json:"certificate"`
-		PrivateKey  *Reference        `json:"private_key,omitempty"`
-		Targets     []string          `json:"targets,omitempty"`
-		Labels      map[string]string `json:"labels,omitempty"`
-	}{e.Certificate, e.PrivateKey, e.Targets, e.Labels}}
-	if envelope.Source == "" {
-		envelope.Source = "certpost"
-	}
-	return encode(envelope)
+		Data            data      `json:"data"`
+	}{"1.0", Type, cmp.Or(e.Source, "certpost"), e.ID, e.Time.UTC(), "application/json", data{e.Certificate, e.PrivateKey, e.Targets, e.Labels}})
 }
 
 // Digest is the SHA-256, hexadecimal, of what the event is about: source,
 // certificate, private key, targets and labels, but neither id nor time. Two
 // events with one id and different digests are two certificates under one
-// name, and the second one is a publisher's mistake.
+// name, and the second one is a publisher's mistake. The order of targets does
+// not matter.
 func (e *Event) Digest() string {
 	about := *e
 	about.ID, about.Time = "", time.Time{}
+	about.Targets = slices.Sorted(slices.Values(e.Targets))
 	sum := sha256.Sum256(about.Encode())
 	return hex.EncodeToString(sum[:])
 }
 
-// encode writes JSON without HTML escapes and without the trailing newline.
-// Nothing that is passed to it can fail to marshal.
+// encode writes JSON without HTML escapes and without the trailing newline. It
+// fails only on a time that Decode refuses: before the year 0 or after 9999.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -1,40 +1,83 @@
 package events
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 )
 
 // FromPEM makes an event with a new id from a certificate file: leaf, then
-// chain. A file that holds a private key as well is refused.
+// chain. Only the certificates are taken, written anew; a file that holds a
+// private key as well is refused.
 func FromPEM(cert []byte) (*Event, error) {
-	if HoldsPrivateKey(cert) {
-		return nil, errors.New("the certificate file holds a private key: give the chain alone")
+	chain, _, err := readChain(cert)
+	if err != nil {
+		return nil, err
 	}
-	if block, _ := pem.Decode(cert); block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("no CERTIFICATE block found: give a PEM file with the leaf first, then its chain")
+	return &Event{ID: NewID(), Certificate: Certificate{PEM: string(chain)}}, nil
+}
+
+// readChain gives the certificates of a file as PEM, and the first one, which
+// ACME clients make the leaf.
+func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
+	switch {
+	case len(file) > MaxSize:
+		return nil, nil, fmt.Errorf("the certificate file has %d bytes, which is no certificate chain", len(file))
+	case HoldsPrivateKey(file):
+		return nil, nil, errors.New("the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference")
 	}
-	return &Event{ID: NewID(), Certificate: Certificate{PEM: string(cert)}}, nil
+	for rest := file; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" && block.Type != "X509 CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil { // its text may quote the certificate
+			return nil, nil, fmt.Errorf("certificate %d in the file cannot be parsed: is the file complete?", bytes.Count(chain, []byte("-----BEGIN"))+1)
+		}
+		if leaf == nil {
+			leaf = cert
+		}
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	switch {
+	case leaf != nil && len(chain) > maxCertificate:
+		return nil, nil, fmt.Errorf("the chain has %d bytes, and at most %d fit into an event", len(chain), maxCertificate)
+	case leaf != nil:
+		return chain, leaf, nil
+	}
+	if _, err := x509.ParseCertificate(file); err == nil {
+		return nil, nil, errors.New("the certificate file is DER: convert it with openssl x509 -inform der")
+	}
+	return nil, nil, errors.New("no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain")
 }
 
 // Issued is what an ACME client told its hook about one certificate.
 type Issued struct {
-	Chain   []byte   // PEM: leaf, then chain
-	KeyFile string   // path of the private key's file, never its content
-	Domains []string // as the client lists them
-	Source  string   // <client>://<host>/<name>
+	Chain   []byte   // PEM: leaf, then chain; certificates only
+	KeyFile string   // path of the private key's file, never its content; "" when not told
+	Domains []string // as the client lists them, else those of the certificate
+	Source  string   // <client>://<host>/<name of the certificate>
 }
 
-// Event makes the event for the certificate. Its id is that of IDFor: made
-// again for the same certificate it has the same id.
+// Event makes the event for the certificate, with the key's file as reference.
+// Its id is that of IDFor: made again for the same certificate it is the same.
 func (i Issued) Event() (*Event, error) {
-	e, err := FromPEM(i.Chain)
+	chain, leaf, err := readChain(i.Chain)
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(i.Chain)
-	e.ID, e.Source = IDFor(sha256.Sum256(block.Bytes), i.Source), i.Source
+	e := &Event{
+		ID:          IDFor(sha256.Sum256(leaf.Raw), i.Source),
+		Source:      i.Source,
+		Certificate: Certificate{PEM: string(chain)},
+	}
 	if i.KeyFile != "" {
 		e.PrivateKey = &Reference{File: i.KeyFile}
 	}

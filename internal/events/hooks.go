@@ -1,0 +1,152 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Host is where a hook runs, as far as the hooks look at it.
+type Host struct {
+	Name     string                            // of the machine, for the source
+	Env      func(string) string               // os.Getenv
+	Args     []string                          // what the client passes to the hook behind its own name
+	ReadFile func(path string) ([]byte, error) // os.ReadFile
+}
+
+// ErrNotIssued is given by FromHook when the client called its hook for
+// something else than a new certificate. There is nothing to publish, and
+// nothing went wrong.
+var ErrNotIssued = errors.New("the hook was not called for a new certificate")
+
+// hook is one ACME client.
+type hook struct {
+	client string
+	// how says where the hook belongs, for the error when it is not called from there.
+	how  string
+	read func(Host) (told, error)
+}
+
+// told is what a client tells its hook; chain and key are paths.
+type told struct {
+	name, chain, key string
+	domains          []string
+}
+
+// hooks is the table of clients. A further one is a row here, a row in
+// docs/events.md and a case in the test.
+var hooks = []hook{
+	{"certbot", "certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", fromCertbot},
+	{"lego", "lego's hook: lego ... --deploy-hook 'certpost publish --from lego' (before version 5: run --run-hook, renew --renew-hook)", fromLego},
+	{"acme.sh", "acme.sh's hooks: acme.sh ... --post-hook 'certpost publish --from acme.sh' and the same as --renew-hook", fromAcmeSh},
+	{"dehydrated", "dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- \"$@\"", fromDehydrated},
+}
+
+// Hooks gives the names of the ACME clients that FromHook knows.
+func Hooks() []string {
+	names := make([]string, len(hooks))
+	for i, h := range hooks {
+		names[i] = h.client
+	}
+	return names
+}
+
+// FromHook reads what an ACME client tells its hook about the certificate that
+// it just got. The key's file is named, not read.
+func FromHook(client string, host Host) (Issued, error) {
+	i := slices.IndexFunc(hooks, func(h hook) bool { return h.client == client })
+	if i < 0 {
+		return Issued{}, fmt.Errorf("no hook for %s is known; known are %s", quoteName(client), strings.Join(Hooks(), ", "))
+	}
+	h := hooks[i]
+	told, err := h.read(host)
+	if err != nil {
+		return Issued{}, err
+	}
+	if told.chain == "" || told.name == "" {
+		return Issued{}, fmt.Errorf("%s told nothing about a certificate: this works only as %s", client, h.how)
+	}
+	file, err := host.ReadFile(told.chain)
+	if err != nil {
+		return Issued{}, fmt.Errorf("read the certificate that %s wrote: %w", client, err)
+	}
+	chain, leaf, err := readChain(file)
+	if err != nil {
+		return Issued{}, fmt.Errorf("%s: %w", told.chain, err)
+	}
+	issued := Issued{
+		Chain:   chain,
+		Domains: told.domains,
+		Source:  (&url.URL{Scheme: client, Host: host.Name, Path: "/" + told.name}).String(),
+	}
+	if told.key != "" {
+		// The consumer has another working directory than the hook.
+		if issued.KeyFile, err = filepath.Abs(told.key); err != nil {
+			return Issued{}, fmt.Errorf("find the key's file: %w", err)
+		}
+	}
+	if len(issued.Domains) == 0 {
+		issued.Domains = leaf.DNSNames
+	}
+	return issued, nil
+}
+
+// fromCertbot reads what certbot sets for deploy hooks (certbot's user guide,
+// "Renewing certificates"). RENEWED_LINEAGE is the live directory, whose files
+// are links into the archive. The reference names the link, as every program on
+// such a host does: it goes on to mean the newest key after a renewal. What is
+// delivered late then finds a key that does not match its certificate, and the
+// renewal's own event brings the new pair.
+func fromCertbot(h Host) (told, error) {
+	live := h.Env("RENEWED_LINEAGE")
+	if live == "" {
+		return told{}, nil
+	}
+	return told{
+		name:    filepath.Base(live),
+		chain:   filepath.Join(live, "fullchain.pem"),
+		key:     filepath.Join(live, "privkey.pem"),
+		domains: strings.Fields(h.Env("RENEWED_DOMAINS")),
+	}, nil
+}
+
+// fromLego reads what lego sets (its documentation, "Hooks"): LEGO_HOOK_* from
+// version 5, before that LEGO_*. The certificate's file has the chain in it,
+// unless lego was told --no-bundle.
+func fromLego(h Host) (told, error) {
+	if chain := h.Env("LEGO_HOOK_CERT_PATH"); chain != "" {
+		return told{
+			name:    h.Env("LEGO_HOOK_CERT_NAME"),
+			chain:   chain,
+			key:     h.Env("LEGO_HOOK_CERT_KEY_PATH"),
+			domains: strings.FieldsFunc(h.Env("LEGO_HOOK_CERT_DOMAINS"), func(r rune) bool { return r == ',' || r == ' ' }),
+		}, nil
+	}
+	return told{name: h.Env("LEGO_CERT_DOMAIN"), chain: h.Env("LEGO_CERT_PATH"), key: h.Env("LEGO_CERT_KEY_PATH")}, nil
+}
+
+// fromAcmeSh reads what acme.sh exports to its post and renew hooks. The post hook
+// runs after a failed attempt as well, without a certificate's path or with the
+// old certificate; the id of the event makes the latter harmless.
+func fromAcmeSh(h Host) (told, error) {
+	return told{name: h.Env("Le_Domain"), chain: h.Env("CERT_FULLCHAIN_PATH"), key: h.Env("CERT_KEY_PATH")}, nil
+}
+
+// fromDehydrated reads the arguments of dehydrated's hook, which is called for
+// every step; deploy_cert has DOMAIN KEYFILE CERTFILE FULLCHAINFILE CHAINFILE
+// TIMESTAMP.
+func fromDehydrated(h Host) (told, error) {
+	if len(h.Args) == 0 {
+		return told{}, nil
+	}
+	if h.Args[0] != "deploy_cert" {
+		return told{}, ErrNotIssued
+	}
+	if len(h.Args) < 5 {
+		return told{}, fmt.Errorf("dehydrated's deploy_cert has %d arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE", len(h.Args)-1)
+	}
+	return told{name: h.Args[1], key: h.Args[2], chain: h.Args[4]}, nil
+}

@@ -1,0 +1,235 @@
+package events
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"unicode/utf8"
+)
+
+// How deep the search for keys goes: escapes within escapes (a JSON text in a
+// JSON string, percent-encoded), and encodings within encodings (PEM as base64
+// in base64).
+const (
+	maxEscapes   = 4
+	maxEncodings = 2
+)
+
+// HoldsPrivateKey reports whether a body carries a private key, or may carry
+// one. It searches bytes, not JSON, so that it also answers for what is no
+// event at all, and it errs on the side of holding:
+//
+//   - PEM and PuTTY blocks, OpenSSH keys, openssl's text form; encrypted ones too
+//   - PKCS#8, PKCS#1, SEC 1 and DSA keys in DER; PKCS#12 files, Java key stores
+//   - JSON Web Keys with a private or symmetric part
+//   - text under a name such as private_key
+//
+// each of it as it is, with JSON or percent escapes, in UTF-16, as base64 or
+// hexadecimal. What is compressed or encrypted otherwise is not found. A body over
+// MaxSize is not searched and counts as holding one.
+func HoldsPrivateKey(body []byte) bool {
+	return len(body) > MaxSize || holdsKey(body, maxEncodings)
+}
+
+func holdsKey(b []byte, encodings int) bool {
+	for range maxEscapes {
+		if binaryKey(b) {
+			return true
+		}
+		text := withoutBlanks(b)
+		if textKey(text) || encodings > 0 && encodedKey(text, encodings-1) {
+			return true
+		}
+		plain, changed := unescape(b)
+		if !changed {
+			return false
+		}
+		b = plain
+	}
+	return false
+}
+
+// withoutBlanks drops white space and control characters, so that wrapped
+// base64 becomes one run. UTF-16 of ASCII loses its NUL bytes in either byte
+// order and becomes ASCII.
+func withoutBlanks(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	for _, c := range b {
+		if c > ' ' && c != 0x7f {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// keyMarks are found in keys as text, blanks removed, and in nothing else.
+var keyMarks = [][]byte{
+	[]byte("openssh-key-v1"),   // the inside of an OpenSSH key
+	[]byte("Private-Lines:"),   // PuTTY
+	[]byte("Private-Key:("),    // openssl pkey -text
+	[]byte("privateExponent:"), // openssl rsa -text
+	[]byte("<InverseQ>"),       // RSAKeyValue in XML, with a private part
+}
+
+// keyNames are names under which people put keys. With text as the value they
+// hold one; the event's own private_key is an object.
+var keyNames = [][]byte{
+	[]byte(`"private_key":"`), []byte(`"privateKey":"`), []byte(`"private-key":"`), []byte(`"privatekey":"`),
+	[]byte(`"PrivateKey":"`), []byte(`"PRIVATE_KEY":"`), []byte(`"privkey":"`), []byte(`"private_key_pem":"`), []byte(`"privateKeyPem":"`),
+}
+
+func textKey(text []byte) bool {
+	for _, mark := range keyMarks {
+		if bytes.Contains(text, mark) {
+			return true
+		}
+	}
+	for _, name := range keyNames {
+		for rest := text; ; {
+			i := bytes.Index(rest, name)
+			if i < 0 {
+				break
+			}
+			if rest = rest[i+len(name):]; len(rest) > 0 && rest[0] != '"' {
+				return true
+			}
+		}
+	}
+	if bytes.Contains(text, []byte(`"kty":`)) && (bytes.Contains(text, []byte(`"d":"`)) || bytes.Contains(text, []byte(`"k":"`))) {
+		return true
+	}
+	return pemKey(text)
+}
+
+// pemKey looks for BEGIN ... PRIVATE KEY or for PRIVATE KEY ... --, blanks
+// removed: one end of the boundary is enough.
+func pemKey(text []byte) bool {
+	const mark = "PRIVATEKEY"
+	for offset := 0; ; {
+		i := bytes.Index(text[offset:], []byte(mark))
+		if i < 0 {
+			return false
+		}
+		i += offset
+		offset = i + len(mark)
+		before, after := text[max(0, i-48):i], text[offset:min(len(text), offset+12)]
+		if bytes.Contains(before, []byte("BEGIN")) || bytes.Contains(after, []byte("--")) {
+			return true
+		}
+	}
+}
+
+// encodedKey decodes every run of base64 (either alphabet, at each of the four
+// alignments, for whatever stands in front of it) and of hexadecimal.
+func encodedKey(text []byte, encodings int) bool {
+	const shortest = 24 // nothing shorter decodes to a key or a PEM boundary
+	for start := 0; start < len(text); {
+		end := start
+		hexadecimal := true
+		for end < len(text) && isBase64(text[end]) {
+			hexadecimal = hexadecimal && isHex(text[end])
+			end++
+		}
+		if run := text[start:end]; len(run) >= shortest {
+			for alignment := range 4 {
+				if holdsKey(decodeBase64(run[alignment:]), encodings) {
+					return true
+				}
+			}
+			if hexadecimal && holdsHexKey(run, encodings) {
+				return true
+			}
+		}
+		start = end + 1
+	}
+	return false
+}
+
+func holdsHexKey(run []byte, encodings int) bool {
+	for alignment := range 2 {
+		digits := run[alignment:]
+		plain := make([]byte, len(digits)/2)
+		_, err := hex.Decode(plain, digits[:len(digits)/2*2])
+		if err == nil && holdsKey(plain, encodings) {
+			return true
+		}
+	}
+	return false
+}
+
+func isBase64(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/' || c == '-' || c == '_'
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func decodeBase64(run []byte) []byte {
+	digits := bytes.Clone(run[:len(run)-len(run)%4])
+	for i, c := range digits {
+		switch c {
+		case '-':
+			digits[i] = '+'
+		case '_':
+			digits[i] = '/'
+		}
+	}
+	plain := make([]byte, base64.RawStdEncoding.DecodedLen(len(digits)))
+	n, _ := base64.RawStdEncoding.Decode(plain, digits) // only digits: it cannot fail
+	return plain[:n]
+}
+
+// unescape resolves the escapes of JSON strings and of percent-encoding once,
+// wherever they stand, and reports whether there were any. Characters of Latin-1
+// become the bytes that they are where someone took binary for text.
+func unescape(b []byte) ([]byte, bool) {
+	out := make([]byte, 0, len(b))
+	changed := false
+	for i := 0; i < len(b); {
+		plain, size := escape(b[i:])
+		if size == 0 {
+			out = append(out, b[i])
+			i++
+			continue
+		}
+		if plain < 0x100 {
+			out = append(out, byte(plain))
+		} else {
+			out = utf8.AppendRune(out, plain)
+		}
+		i += size
+		changed = true
+	}
+	return out, changed
+}
+
+// escape reads the escape at the start of b; its size is 0 when there is none.
+func escape(b []byte) (plain rune, size int) {
+	switch b[0] {
+	case '%':
+		if len(b) >= 3 && isHex(b[1]) && isHex(b[2]) {
+			var c [1]byte
+			hex.Decode(c[:], b[1:3])
+			return rune(c[0]), 3
+		}
+	case 0xc2, 0xc3:
+		if r, size := utf8.DecodeRune(b); size == 2 {
+			return r, size
+		}
+	case '\\':
+		if len(b) < 2 {
+			return 0, 0
+		}
+		switch b[1] {
+		case '"', '\\', '/':
+			return rune(b[1]), 2
+		case 'b', 'f', 'n', 'r', 't':
+			return '\n', 2
+		}
+		if unit, ok := escapedUnit(b, 1); ok {
+			return unit, 6
+		}
+	}
+	return 0, 0
+}

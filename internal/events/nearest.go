@@ -1,0 +1,49 @@
+package events
+
+import "strings"
+
+// nearest gives the known name that a misspelt one was probably meant to be, or
+// "". Case and the difference between -, _ and nothing are no mistakes.
+func nearest(name string, known ...string) string {
+	const longest = 40
+	if len(name) > longest {
+		return ""
+	}
+	best, least := "", 4
+	for _, k := range known {
+		allowed := min(3, len(k)/3+1)
+		if d := distance(folded(name), folded(k)); d <= allowed && d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+func folded(s string) string {
+	return strings.NewReplacer("_", "", "-", "", ".", "").Replace(strings.ToLower(s))
+}
+
+// distance is the optimal string alignment distance: how many letters to insert,
+// drop, replace or swap with their neighbour.
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			replace := last[j-1]
+			if a[i-1] != b[j-1] {
+				replace++
+			}
+			row[j] = min(replace, last[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
