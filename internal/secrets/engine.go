@@ -1,0 +1,92 @@
+package secrets
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// engine is what is mounted at a mount.
+type engine string
+
+const (
+	kv1 engine = "kv version 1"
+	kv2 engine = "kv version 2"
+	// kvGuessed: our token may not ask what is mounted, so both forms are tried.
+	kvGuessed engine = "kv, of a version we may not know"
+	// otherEngine is read as it is: dynamic secrets, PKI, cubbyhole.
+	otherEngine engine = "other"
+)
+
+// engine finds out what is mounted, once per mount.
+func (v *vault) engine(ctx context.Context, ref Ref) (engine, error) {
+	mount := ref.Vault.Mount
+	return v.engines.get(ctx, mount, time.Time{}, func(ctx context.Context) (engine, time.Duration, error) {
+		ans, err := v.do(ctx, request{method: http.MethodGet, path: "sys/internal/ui/mounts/" + mount})
+		if err != nil {
+			return "", 0, err
+		}
+		var said struct {
+			Data struct {
+				Path    string            `json:"path"`
+				Type    string            `json:"type"`
+				Options map[string]string `json:"options"`
+			} `json:"data"`
+		}
+		if ans.status != http.StatusOK || json.Unmarshal(ans.body, &said) != nil {
+			return kvGuessed, mountsTTL, nil
+		}
+		// Asked about a path inside a mount, Vault answers for the mount. What a
+		// Policy allows must not depend on where somebody cuts one in two.
+		if at := strings.Trim(said.Data.Path, "/"); at != mount {
+			return "", 0, ref.notFound("give that as the mount, and the rest as the path",
+				"nothing is mounted at %s: what serves it is mounted at %s", printable(mount), printable(at))
+		}
+		switch {
+		case said.Data.Type != "kv" && said.Data.Type != "generic":
+			return otherEngine, mountsTTL, nil
+		case said.Data.Options["version"] == "2":
+			return kv2, mountsTTL, nil
+		}
+		return kv1, mountsTTL, nil
+	})
+}
+
+// decrypt has the transit engine decrypt the reference's ciphertext.
+func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
+	where := ref.Transit.Mount + "/decrypt/" + ref.Transit.Key
+	body, err := json.Marshal(map[string]string{"ciphertext": ref.Transit.Ciphertext})
+	if err != nil {
+		return Secret{}, ref.notFound("", "the ciphertext is not text")
+	}
+	ans, err := v.do(ctx, request{method: http.MethodPut, path: where, body: body})
+	if err != nil {
+		return Secret{}, err
+	}
+	defer clear(ans.body)
+	switch ans.status {
+	case http.StatusOK:
+	case http.StatusForbidden:
+		return Secret{}, refusal(ref, ans.status, where, "update")
+	default:
+		return Secret{}, ref.notFound("it was encrypted with another key, its key version is no longer allowed, or it was cut off",
+			"Vault cannot decrypt the ciphertext with the key %s (status %d)", printable(ref.Transit.Key), ans.status)
+	}
+	var said struct {
+		Data struct {
+			Plaintext []byte `json:"plaintext"` // base64 in JSON
+		} `json:"data"`
+	}
+	var corrupt base64.CorruptInputError
+	err = json.Unmarshal(ans.body, &said)
+	defer clear(said.Data.Plaintext)
+	if errors.As(err, &corrupt) || err != nil || len(said.Data.Plaintext) == 0 {
+		return Secret{}, ref.notFound("", "what the ciphertext decrypts to is empty")
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(ref.Transit.Ciphertext, "vault:"), ":")
+	return Secret{Value: New(said.Data.Plaintext), Version: version}, nil
+}

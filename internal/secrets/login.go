@@ -1,0 +1,258 @@
+package secrets
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// method logs in as the configuration says. One login goes on at a time.
+type method struct {
+	auth  Auth
+	files files
+
+	// A wrapping token can be spent once, so what it held is kept for later
+	// logins, until the reference gives another one.
+	wrapping, unwrapped Value
+}
+
+// login gets a token. Its error is an *Error of kind ErrUnavailable, whatever
+// happened: that we are not let in says nothing about any secret, and what
+// waits for one is not lost by waiting until an operator has mended it.
+func (m *method) login(ctx context.Context, c *client) (*token, error) {
+	if m.auth.method() == "token" {
+		return m.useToken(ctx, c)
+	}
+	path, body, err := m.credentials(ctx, c)
+	if err != nil {
+		return nil, noLogin(err)
+	}
+	sent, err := json.Marshal(body)
+	if err != nil {
+		return nil, noLogin(errors.New("the credentials are not text"))
+	}
+	defer clear(sent)
+	ans, err := c.send(ctx, request{method: http.MethodPut, path: path, body: sent})
+	if err != nil {
+		return nil, err
+	}
+	defer clear(ans.body)
+	at := "auth/" + printable(m.auth.mount())
+	switch ans.status {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return nil, noLogin(fmt.Errorf("nothing is mounted at %s; check vault.auth.mount and vault.namespace", at))
+	default:
+		return nil, noLogin(fmt.Errorf("%s refuses what we log in with (status %d); %s", at, ans.status, m.remedy()))
+	}
+	var got api.Secret
+	if err := json.Unmarshal(ans.body, &got); err != nil || got.Auth == nil || got.Auth.ClientToken == "" {
+		return nil, noLogin(fmt.Errorf("%s gave no token; multi-factor logins are not possible here", at))
+	}
+	t := &token{value: New([]byte(got.Auth.ClientToken)), issued: true}
+	if got.Auth.LeaseDuration > 0 {
+		t.lifetime = &got
+	}
+	return t, nil
+}
+
+func noLogin(why error) *Error {
+	var known *Error
+	if errors.As(why, &known) && errors.Is(known, ErrUnavailable) {
+		return known
+	}
+	return &Error{Kind: ErrUnavailable, What: "no login to Vault: " + why.Error()}
+}
+
+func (m *method) remedy() string {
+	switch m.auth.method() {
+	case "approle":
+		return "the role id is unknown, or the secret id is wrong, expired or used up: issue a new one"
+	case "kubernetes":
+		return "check vault.auth.role, and that the role is bound to this service account and namespace"
+	case "jwt":
+		return "check vault.auth.role, and that issuer, audience, claims and expiry of the JWT fit it"
+	case "cert":
+		return "check that the client certificate is valid and that a role trusts its CA"
+	}
+	return "check user name and password"
+}
+
+// credentials is the path of the login and what goes there.
+func (m *method) credentials(ctx context.Context, c *client) (path string, body map[string]string, err error) {
+	login := "auth/" + m.auth.mount() + "/login"
+	switch m.auth.method() {
+	case "approle":
+		body, err = m.appRole(ctx, c)
+	case "kubernetes":
+		body, err = m.jwt(ctx, Ref{File: orDefault(m.auth.JWTFile, kubernetesTokenFile)})
+	case "jwt":
+		ref := m.auth.JWT
+		if m.auth.JWTFile != "" {
+			ref = Ref{File: m.auth.JWTFile}
+		}
+		body, err = m.jwt(ctx, ref)
+	case "cert":
+		body = map[string]string{}
+		if m.auth.Role != "" {
+			body["name"] = m.auth.Role
+		}
+	case "userpass":
+		return m.userPass(ctx, login)
+	}
+	return login, body, err
+}
+
+func (m *method) appRole(ctx context.Context, c *client) (map[string]string, error) {
+	role, err := m.text(ctx, m.auth.RoleID)
+	if err != nil {
+		return nil, err
+	}
+	body := map[string]string{"role_id": role}
+	if m.auth.SecretID.IsZero() {
+		return body, nil
+	}
+	secret, err := m.resolve(ctx, m.auth.SecretID)
+	if err == nil && m.auth.SecretIDWrapped {
+		secret, err = m.unwrap(ctx, c, secret)
+	}
+	if err != nil {
+		return nil, err
+	}
+	body["secret_id"] = revealed(secret)
+	return body, nil
+}
+
+// unwrap spends the wrapping token for the secret id it stands for.
+func (m *method) unwrap(ctx context.Context, c *client, wrapping Value) (Value, error) {
+	if wrapping.Equal(m.wrapping) {
+		return m.unwrapped, nil
+	}
+	ans, err := c.send(ctx, request{method: http.MethodPut, path: "sys/wrapping/unwrap", token: wrapping})
+	if err != nil {
+		return Value{}, err
+	}
+	defer clear(ans.body)
+	var got struct {
+		Data struct {
+			SecretID string `json:"secret_id"`
+		} `json:"data"`
+	}
+	if ans.status != http.StatusOK {
+		return Value{}, fmt.Errorf("%s holds a wrapping token that is expired or was used before; if nobody of yours unwrapped it, "+
+			"somebody else has the secret id: revoke it, and wrap a new one", m.auth.SecretID)
+	}
+	if json.Unmarshal(ans.body, &got) != nil || got.Data.SecretID == "" {
+		return Value{}, fmt.Errorf("%s holds a wrapping token of something that is no secret id", m.auth.SecretID)
+	}
+	m.wrapping, m.unwrapped = wrapping, New([]byte(got.Data.SecretID))
+	return m.unwrapped, nil
+}
+
+func (m *method) jwt(ctx context.Context, ref Ref) (map[string]string, error) {
+	jwt, err := m.text(ctx, ref)
+	return map[string]string{"role": m.auth.Role, "jwt": jwt}, err
+}
+
+func (m *method) userPass(ctx context.Context, login string) (string, map[string]string, error) {
+	user, err := m.text(ctx, m.auth.Username)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := validateSegments("user name", user); err != nil || strings.Contains(user, "/") {
+		return "", nil, errors.New("the user name has characters that do not belong in a Vault path")
+	}
+	password, err := m.text(ctx, m.auth.Password)
+	return login + "/" + user, map[string]string{"password": password}, err
+}
+
+// useToken takes the configured token and asks Vault how long it lives.
+func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
+	value, err := m.configuredToken(ctx)
+	if err != nil {
+		return nil, noLogin(err)
+	}
+	ans, err := c.send(ctx, lookupSelf(value))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(ans.body)
+	switch {
+	case ans.status == http.StatusOK:
+	case ans.status == http.StatusForbidden && !ans.tokenIsBad():
+		// A token without the default policy may not look at itself. It may be good
+		// all the same, though nobody renews it.
+		return &token{value: value}, nil
+	default:
+		return nil, noLogin(errors.New("Vault does not know the token: it is wrong, expired or revoked; create a new one, " +
+			"a periodic one for a service"))
+	}
+	var got struct {
+		Data struct {
+			TTL       int  `json:"ttl"` // seconds; 0 never ends
+			Renewable bool `json:"renewable"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(ans.body, &got); err != nil {
+		return nil, noLogin(errors.New("the answer about our token is not what Vault gives"))
+	}
+	t := &token{value: value}
+	if got.Data.TTL > 0 {
+		t.lifetime = &api.Secret{Auth: &api.SecretAuth{
+			ClientToken: revealed(value), LeaseDuration: got.Data.TTL, Renewable: got.Data.Renewable,
+		}}
+	}
+	return t, nil
+}
+
+// configuredToken looks where Vault's own command does, after the configuration.
+func (m *method) configuredToken(ctx context.Context) (Value, error) {
+	if !m.auth.Token.IsZero() {
+		return m.resolve(ctx, m.auth.Token)
+	}
+	if os.Getenv(api.EnvVaultToken) != "" {
+		return m.resolve(ctx, Ref{Env: api.EnvVaultToken})
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		value, err := m.resolve(ctx, Ref{File: filepath.Join(home, ".vault-token")})
+		if !errors.Is(err, ErrNotFound) {
+			return value, err
+		}
+	}
+	return Value{}, errors.New("there is no token: set vault.auth, VAULT_TOKEN or ~/.vault-token")
+}
+
+func (m *method) resolve(ctx context.Context, ref Ref) (Value, error) {
+	secret, err := local(m.files, ref).read(ctx, ref)
+	return secret.Value, err
+}
+
+func (m *method) text(ctx context.Context, ref Ref) (string, error) {
+	value, err := m.resolve(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	return revealed(value), nil
+}
+
+// revealed is for JSON bodies, which are made of strings; those cannot be
+// cleared, and live until the garbage collector takes them.
+func revealed(v Value) string {
+	b := v.Reveal()
+	defer clear(b)
+	return string(b)
+}
+
+func orDefault(s, standard string) string {
+	if s == "" {
+		return standard
+	}
+	return s
+}

@@ -1,0 +1,324 @@
+package secrets
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Ref names a secret. Exactly one field is set; the zero Ref names none.
+type Ref struct {
+	// Vault is a field of a secret in Vault.
+	Vault *VaultRef `yaml:"vault"`
+	// Transit is a ciphertext that Vault's transit engine decrypts.
+	Transit *TransitRef `yaml:"transit"`
+	// Env is the name of an environment variable.
+	Env string `yaml:"env"`
+	// File is the path of a file, read at every use; one trailing newline is not
+	// part of the value.
+	File string `yaml:"file"`
+	// Credential is the name of a credential that systemd hands over
+	// (LoadCredential=, read from $CREDENTIALS_DIRECTORY).
+	Credential string `yaml:"credential"`
+	// Value is the secret itself, in the configuration (warned about).
+	Value Value `yaml:"value"`
+}
+
+// VaultRef is a field of a secret in a KV engine, version 1 or 2. On any other
+// engine the path is read as it is, so that dynamic secrets work as well.
+type VaultRef struct {
+	// Mount is where the engine is mounted, without "data".
+	Mount string `yaml:"mount"`
+	// Path below the mount; {host}, {target}, {domain} and {cn} are filled in.
+	Path string `yaml:"path"`
+	// Key is the field of the secret.
+	Key string `yaml:"key"`
+	// Version pins a KV v2 version; 0 is the newest.
+	Version int `yaml:"version"`
+}
+
+// TransitRef is a secret that was encrypted by Vault's transit engine and is
+// decrypted by it at every use.
+type TransitRef struct {
+	// Mount is where the transit engine is mounted.
+	Mount string `yaml:"mount"`
+	// Key is the name of the encryption key.
+	Key string `yaml:"key"`
+	// Ciphertext as the engine gave it ("vault:v1:...").
+	Ciphertext string `yaml:"ciphertext"`
+}
+
+// UnmarshalYAML reads a mapping as a reference, and a plain string as the secret
+// itself: what a user name mostly is.
+func (r *Ref) UnmarshalYAML(unmarshal func(any) error) error {
+	var value Value
+	if value.UnmarshalYAML(unmarshal) == nil {
+		*r = Ref{Value: value}
+		return nil
+	}
+	type mapping Ref
+	if unmarshal((*mapping)(r)) != nil {
+		// The parser's own error would quote what it could not read.
+		return errors.New("want text, or a mapping with one of vault, transit, env, file, credential, value")
+	}
+	return nil
+}
+
+// IsZero reports whether the reference names nothing.
+func (r Ref) IsZero() bool {
+	return r.Vault == nil && r.Transit == nil && r.Env == "" && r.File == "" && r.Credential == "" && r.Value.IsZero()
+}
+
+// String names the secret and never holds one: vault:secret/p12/ops#passphrase,
+// vault:secret/x#k@3, transit:transit/certs, env:NAME, file:/path,
+// credential:NAME, value:[redacted]. It is short and on one line, whatever the
+// fields hold, so that it may stand in logs, headers and on pages.
+func (r Ref) String() string {
+	switch {
+	case r.Vault != nil:
+		return "vault:" + r.Vault.location() + "#" + printable(r.Vault.Key) + r.Vault.pin()
+	case r.Transit != nil:
+		return "transit:" + printable(r.Transit.Mount) + "/" + printable(r.Transit.Key)
+	case r.Env != "":
+		return "env:" + printable(r.Env)
+	case r.File != "":
+		return "file:" + printable(r.File)
+	case r.Credential != "":
+		return "credential:" + printable(r.Credential)
+	case !r.Value.IsZero():
+		return "value:" + redacted
+	}
+	return "none"
+}
+
+// location is mount and path; a mount of several segments is set off by "//".
+func (v *VaultRef) location() string {
+	if strings.Contains(v.Mount, "/") {
+		return printable(v.Mount) + "//" + printable(v.Path)
+	}
+	return printable(v.Mount) + "/" + printable(v.Path)
+}
+
+func (v *VaultRef) pin() string {
+	if v.Version == 0 {
+		return ""
+	}
+	return "@" + strconv.Itoa(v.Version)
+}
+
+// Warning says what is unwise about a reference that is otherwise fine, ""
+// when nothing is.
+func (r Ref) Warning() string {
+	if r.Value.IsZero() {
+		return ""
+	}
+	return "the secret itself stands in the configuration: keep it in vault, env, file or credential instead"
+}
+
+// Validate says what is wrong with the reference, in words that name the field.
+// The zero Ref is an error too: ask IsZero first where a secret is optional.
+func (r Ref) Validate() error {
+	switch given := r.sources(); len(given) {
+	case 0:
+		return errors.New("names no secret: give one of vault, transit, env, file, credential, value")
+	case 1:
+	default:
+		return fmt.Errorf("names more than one source (%s): give exactly one", strings.Join(given, ", "))
+	}
+	switch {
+	case r.Vault != nil:
+		return r.Vault.validate()
+	case r.Transit != nil:
+		return r.Transit.validate()
+	case r.Env != "":
+		return validateEnvName(r.Env)
+	case r.File != "":
+		return validateText("file", r.File)
+	case r.Credential != "":
+		return validateCredential(r.Credential)
+	}
+	return nil
+}
+
+func (r Ref) sources() (given []string) {
+	for _, s := range []struct {
+		name string
+		set  bool
+	}{
+		{"vault", r.Vault != nil}, {"transit", r.Transit != nil}, {"env", r.Env != ""}, {"file", r.File != ""},
+		{"credential", r.Credential != ""}, {"value", !r.Value.IsZero()},
+	} {
+		if s.set {
+			given = append(given, s.name)
+		}
+	}
+	return given
+}
+
+func (v *VaultRef) validate() error {
+	if err := validateSegments("vault.mount", v.Mount); err != nil {
+		return err
+	}
+	if strings.ContainsAny(v.Mount, "{}") {
+		return errors.New("vault.mount: templates are for the path alone")
+	}
+	if err := validateTemplate("vault.path", v.Path); err != nil {
+		return err
+	}
+	if err := validateText("vault.key", v.Key); err != nil {
+		return err
+	}
+	if v.Version < 0 {
+		return errors.New("vault.version: is negative; leave it out for the newest")
+	}
+	return nil
+}
+
+func (t *TransitRef) validate() error {
+	if err := validateSegments("transit.mount", t.Mount); err != nil {
+		return err
+	}
+	if err := validateSegments("transit.key", t.Key); err != nil {
+		return err
+	}
+	if strings.Contains(t.Key, "/") {
+		return errors.New("transit.key: is a name, not a path")
+	}
+	if !strings.HasPrefix(t.Ciphertext, "vault:v") {
+		return errors.New(`transit.ciphertext: does not begin with "vault:v", as what Vault's transit engine encrypted does`)
+	}
+	return validateText("transit.ciphertext", t.Ciphertext)
+}
+
+func validateEnvName(name string) error {
+	for i, c := range name {
+		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return errors.New("env: is the name of an environment variable: letters, digits and _, not beginning with a digit")
+		}
+	}
+	return nil
+}
+
+func validateCredential(name string) error {
+	if err := validateText("credential", name); err != nil {
+		return err
+	}
+	if strings.ContainsAny(name, `/\`) || name == "." || name == ".." {
+		return errors.New("credential: is the name of a systemd credential, not a path")
+	}
+	return nil
+}
+
+// validateText refuses what is empty, not UTF-8, or holds control characters
+// or ones that change how a line is read.
+func validateText(field, s string) error {
+	if s == "" {
+		return fmt.Errorf("%s: is empty", field)
+	}
+	if !utf8.ValidString(s) {
+		return fmt.Errorf("%s: is not UTF-8", field)
+	}
+	for _, c := range s {
+		if !unicode.IsGraphic(c) {
+			return fmt.Errorf("%s: holds the control character %U", field, c)
+		}
+	}
+	return nil
+}
+
+// validateSegments refuses everything with which a path could end elsewhere
+// than it reads: empty segments, dots, percent signs that somebody on the way
+// might decode, and the characters that end a path in a URL.
+func validateSegments(field, s string) error {
+	if err := validateText(field, s); err != nil {
+		return err
+	}
+	for segment := range strings.SplitSeq(s, "/") {
+		switch segment {
+		case "":
+			return fmt.Errorf("%s: has an empty segment (a slash at the beginning, at the end, or two in a row)", field)
+		case ".", "..":
+			return fmt.Errorf("%s: has a segment %q", field, segment)
+		}
+	}
+	if i := strings.IndexAny(s, `%\?#`); i >= 0 {
+		return fmt.Errorf("%s: holds %q, which does not belong in a Vault path", field, s[i])
+	}
+	return nil
+}
+
+// ParseRef reads the form of the command line: vault:MOUNT/PATH#KEY, with
+// @VERSION at the end where one is pinned (a mount of several segments is set
+// off by two slashes: vault:team/kv//certs/x#private_key), env:NAME,
+// file:PATH, credential:NAME.
+func ParseRef(s string) (Ref, error) {
+	ref, err := parseRef(s)
+	if err != nil {
+		return Ref{}, err
+	}
+	if err := ref.Validate(); err != nil {
+		return Ref{}, err
+	}
+	return ref, nil
+}
+
+func parseRef(s string) (Ref, error) {
+	kind, rest, _ := strings.Cut(s, ":")
+	switch kind {
+	case "vault":
+		return parseVaultRef(rest)
+	case "env":
+		return Ref{Env: rest}, nil
+	case "file":
+		return Ref{File: rest}, nil
+	case "credential":
+		return Ref{Credential: rest}, nil
+	case "value":
+		return Ref{}, errors.New("a secret itself does not belong on a command line, where every process can read it")
+	}
+	return Ref{}, errors.New("a secret reference looks like vault:secret/certs/x#private_key, env:NAME, file:/path or credential:NAME")
+}
+
+func parseVaultRef(s string) (Ref, error) {
+	location, key, found := strings.Cut(s, "#")
+	if !found {
+		return Ref{}, errors.New("a vault reference needs the field after a #: vault:secret/certs/x#private_key")
+	}
+	mount, path, found := strings.Cut(location, "//")
+	if !found {
+		mount, path, found = strings.Cut(location, "/")
+	}
+	if !found {
+		return Ref{}, errors.New("a vault reference needs mount and path: vault:secret/certs/x#private_key")
+	}
+	ref := &VaultRef{Mount: mount, Path: path, Key: key}
+	if at := strings.LastIndexByte(key, '@'); at >= 0 {
+		if n, err := strconv.Atoi(key[at+1:]); err == nil && n > 0 {
+			ref.Key, ref.Version = key[:at], n
+		}
+	}
+	return Ref{Vault: ref}, nil
+}
+
+// printable makes text fit for one line of a log, whatever it holds: at most
+// 200 characters, graphic ones alone.
+func printable(s string) string {
+	const most = 200
+	var b strings.Builder
+	n := 0
+	for _, c := range s {
+		if n++; n > most {
+			b.WriteString("...")
+			break
+		}
+		if c == utf8.RuneError || !unicode.IsGraphic(c) {
+			c = '?'
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
+}

@@ -1,0 +1,83 @@
+package secrets
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/rs/zerolog"
+)
+
+// redacted is what every way of printing a Value gives.
+const redacted = "[redacted]"
+
+// Value holds a secret behind a closure: fmt prints every field it can reach by
+// reflection, exported or not, whatever methods the type has, but it cannot
+// look into a function. The zero Value holds nothing.
+type Value struct{ reveal func() []byte }
+
+// New keeps a copy of b. Without bytes it is the zero Value: an empty secret
+// is never what somebody meant.
+func New(b []byte) Value {
+	if len(b) == 0 {
+		return Value{}
+	}
+	kept := bytes.Clone(b)
+	return Value{reveal: func() []byte { return bytes.Clone(kept) }}
+}
+
+// Reveal returns a copy of the secret, nil for the zero Value. The caller owns
+// the copy and may clear() it after use.
+func (v Value) Reveal() []byte {
+	if v.reveal == nil {
+		return nil
+	}
+	return v.reveal()
+}
+
+// IsZero reports whether there is no secret in v.
+func (v Value) IsZero() bool { return v.reveal == nil }
+
+// Equal compares in a time that tells nothing about content or length.
+func (v Value) Equal(other Value) bool {
+	mine, theirs := v.Reveal(), other.Reveal()
+	defer clear(mine)
+	defer clear(theirs)
+	a, b := sha256.Sum256(mine), sha256.Sum256(theirs)
+	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
+}
+
+// String never gives the secret.
+func (v Value) String() string { return redacted }
+
+// GoString never gives the secret.
+func (v Value) GoString() string { return redacted }
+
+// Format never gives the secret, whatever the verb.
+func (v Value) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// MarshalText never gives the secret.
+func (v Value) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// MarshalJSON never gives the secret.
+func (v Value) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// MarshalYAML never gives the secret.
+func (v Value) MarshalYAML() (any, error) { return redacted, nil }
+
+// MarshalZerologObject never gives the secret.
+func (v Value) MarshalZerologObject(e *zerolog.Event) { e.Bool("redacted", true) }
+
+// UnmarshalYAML takes a scalar as it is written.
+func (v *Value) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if unmarshal(&text) != nil {
+		// The parser's own error would quote what it could not read.
+		return errors.New("a secret value is a string, not a list or a mapping")
+	}
+	*v = New([]byte(text))
+	return nil
+}
