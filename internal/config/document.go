@@ -1,0 +1,79 @@
+package config
+
+import "strings"
+
+// Document remembers where each value of a read document stood.
+type Document struct {
+	name      string
+	places    map[string]place  // by path
+	variables map[string]string // path -> the environment variable that gave it
+	failed    map[string]bool   // paths of values that could not be read; "" is all of it
+}
+
+type place struct{ line, column int }
+
+func newDocument(name string) *Document {
+	return &Document{name: name, places: make(map[string]place), variables: make(map[string]string), failed: make(map[string]bool)}
+}
+
+// Name is the file's name, as it was given.
+func (d *Document) Name() string { return d.name }
+
+// At is the place of the value at a path, or of the nearest value around it
+// when the path is not in the document; 0, 0 in an empty document.
+func (d *Document) At(path string) (line, column int) {
+	p := d.places[around(path, func(p string) bool { _, known := d.places[p]; return known })]
+	return p.line, p.column
+}
+
+// Locate adds to each problem that has only a path where its value came from: a
+// place in the document, or an environment variable. Problems of values that
+// could not be read are dropped: that they could not be read has been said. The
+// result is sorted.
+func (d *Document) Locate(problems []Problem) []Problem {
+	var located []Problem
+	for _, p := range problems {
+		if p.File != "" || p.Variable != "" {
+			located = append(located, p)
+			continue
+		}
+		if d.failed[""] || around(p.Path, func(p string) bool { return d.failed[p] }) != "" {
+			continue
+		}
+		if p.Variable = d.variable(p.Path); p.Variable == "" {
+			p.File = d.name
+			p.Line, p.Column = d.At(p.Path)
+		}
+		located = append(located, p)
+	}
+	return Sort(located)
+}
+
+// variable is the environment variable that gave the value at a path, or a part
+// of it that is not in the document; "" when the value comes from the document.
+func (d *Document) variable(path string) string {
+	if v := d.variables[around(path, func(p string) bool { return d.variables[p] != "" })]; v != "" {
+		return v
+	}
+	if _, known := d.places[path]; known {
+		return ""
+	}
+	found := ""
+	for at, variable := range d.variables {
+		if strings.HasPrefix(at, path+".") && (found == "" || variable < found) {
+			found = variable
+		}
+	}
+	return found
+}
+
+// around is the longest path that is known and holds the given one, itself
+// included; "" when none is.
+func around(path string, known func(string) bool) string {
+	for end := len(path); end > 0; end-- {
+		if (end == len(path) || path[end] == '.' || path[end] == '[') && known(path[:end]) {
+			return path[:end]
+		}
+	}
+	return ""
+}

@@ -1,0 +1,156 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// environment is the map of "NAME=value" entries.
+func environment(environ []string) map[string]string {
+	variables := make(map[string]string, len(environ))
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok {
+			variables[name] = value
+		}
+	}
+	return variables
+}
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// expand replaces ${NAME} and ${NAME:-default} and makes $$ a dollar sign. The
+// complaint, when there is one, names the variable and never its value.
+func (d *decoder) expand(text string) (result string, expanded bool, complaint string) {
+	if d.variables == nil || !strings.Contains(text, "$") {
+		return text, false, ""
+	}
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, "$")
+		b.WriteString(before)
+		switch {
+		case !found:
+			return b.String(), expanded, ""
+		case strings.HasPrefix(rest, "$"):
+			b.WriteByte('$')
+			text = rest[1:]
+		case !strings.HasPrefix(rest, "{"):
+			b.WriteByte('$')
+			text = rest
+		default:
+			reference, after, closed := strings.Cut(rest[1:], "}")
+			name, fallback, hasFallback := strings.Cut(reference, ":-")
+			if !closed || !variableName.MatchString(name) {
+				return "", false, "want ${NAME} or ${NAME:-default}; a dollar sign itself is written $$"
+			}
+			value, set := d.variables[name]
+			if hasFallback && value == "" {
+				value, set = fallback, true
+			}
+			if !set {
+				return "", false, fmt.Sprintf("the environment variable %s is not set: set it, or write ${%s:-default}", name, name)
+			}
+			b.WriteString(value)
+			expanded, text = true, after
+		}
+	}
+}
+
+type overrides struct {
+	prefix   string
+	environ  []string
+	reserved []string
+}
+
+// serviceLink fits what Kubernetes puts into the environment of every pod for a
+// service, here one that is called like the prefix: CERTPOST_SERVICE_HOST,
+// CERTPOST_PORT_8080_TCP_ADDR.
+var serviceLink = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+
+// override sets what the environment gives.
+func (d *decoder) override(root reflect.Value) {
+	known := make(map[string]overridable)
+	collect(known, root.Type(), "", nil)
+	names := make([]string, 0, len(known))
+	for name := range known {
+		names = append(names, d.overrides.prefix+name)
+	}
+	slices.Sort(names)
+	for variable, value := range environment(d.overrides.environ) {
+		name, ours := strings.CutPrefix(variable, d.overrides.prefix)
+		if !ours || slices.Contains(d.overrides.reserved, variable) {
+			continue
+		}
+		if setting, ok := known[name]; ok {
+			d.set(setting, root, variable, value)
+		} else if !serviceLink.MatchString(name) {
+			d.problems = append(d.problems, Problem{Variable: variable, Message: unknownVariable(variable, names)})
+		}
+	}
+}
+
+func unknownVariable(variable string, names []string) string {
+	if near := nearest(variable, names); near != "" {
+		return "is not a setting: did you mean " + near + "?"
+	}
+	return "is not a setting: see docs/configuration.md for those that are"
+}
+
+// overridable is a setting that a variable can give: a scalar or a list of text.
+type overridable struct {
+	path  string
+	steps []Setting // from the root
+}
+
+// collect finds the settings below a type, by the part of their variable's name
+// behind the prefix.
+func collect(known map[string]overridable, t reflect.Type, path string, steps []Setting) {
+	for _, s := range Settings(t) {
+		at := Join(path, s.Name)
+		here := append(slices.Clone(steps), s)
+		fieldType := s.Field.Type
+		if fieldType.Kind() == reflect.Pointer {
+			fieldType = fieldType.Elem()
+		}
+		if IsScalar(fieldType) || !isContainer(fieldType) || fieldType == reflect.TypeFor[[]string]() {
+			known[strings.ToUpper(strings.ReplaceAll(at, ".", "_"))] = overridable{at, here}
+		}
+		if fieldType.Kind() == reflect.Struct {
+			collect(known, fieldType, at, here)
+		}
+	}
+}
+
+func (d *decoder) set(o overridable, v reflect.Value, variable, value string) {
+	for _, s := range o.steps {
+		if v = v.FieldByIndex(s.Index); v.Kind() == reflect.Pointer {
+			v = made(v)
+		}
+	}
+	d.doc.variables[o.path] = variable
+	if v.Kind() == reflect.Slice {
+		v.Set(reflect.ValueOf(split(value)))
+		return
+	}
+	if complaint := set(v, value); complaint != "" {
+		if !IsScalar(v.Type()) {
+			complaint += ", got " + shown(value, true)
+		}
+		d.doc.failed[o.path] = true
+		d.problems = append(d.problems, Problem{Variable: variable, Path: o.path, Message: complaint})
+	}
+}
+
+// split takes a list of text apart at its commas.
+func split(value string) []string {
+	list := []string{}
+	for item := range strings.SplitSeq(value, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			list = append(list, item)
+		}
+	}
+	return list
+}

@@ -1,0 +1,172 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+)
+
+// isContainer reports whether a type wants a mapping or a list.
+func isContainer(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map, reflect.Slice:
+		return true
+	}
+	return false
+}
+
+// decodeScalar reads a plain value. Text that was expanded from ${VAR} may
+// become anything; otherwise quotes make text and nothing else.
+func (d *decoder) decodeScalar(n ast.Node, v reflect.Value, path string) {
+	raw, ok := d.literal(n, path)
+	if !ok {
+		return
+	}
+	text, expanded, complaint := d.expand(raw)
+	if complaint != "" {
+		d.wrong(n.GetToken(), path, complaint)
+		return
+	}
+	isText := n.Type() == ast.StringType || n.Type() == ast.LiteralType
+	switch wantsText := IsScalar(v.Type()) || v.Kind() == reflect.String; {
+	case wantsText && !isText:
+		d.wrong(n.GetToken(), path, wrongKind(v.Type(), n)+": put it in quotes")
+		return
+	case !wantsText && !expanded && quoted(n) && v.Type() != durationType:
+		d.wrong(n.GetToken(), path, fmt.Sprintf("%s, got the text %s: leave the quotes out", want(v.Type()), quote(raw)))
+		return
+	}
+	if complaint := set(v, text); complaint != "" {
+		if !IsScalar(v.Type()) {
+			complaint += ", got " + shown(raw, isText)
+		}
+		d.wrong(n.GetToken(), path, complaint)
+	}
+}
+
+func shown(raw string, isText bool) string {
+	if isText && strings.ContainsAny(raw, " \"\t\n") || raw == "" {
+		return quote(raw)
+	}
+	return strings.Trim(quote(raw), `"`)
+}
+
+// literal is the text of a plain value as it is written.
+func (d *decoder) literal(n ast.Node, path string) (string, bool) {
+	t := n.GetToken()
+	switch n := n.(type) {
+	case *ast.LiteralNode:
+		return n.Value.Value, true
+	case *ast.StringNode:
+		// The scanner drops tabs in unquoted text: better no value than another one.
+		if t.Type == token.StringType && strings.Contains(strings.TrimSpace(t.Origin), "\t") {
+			d.wrong(t, path, "a tab in text without quotes: put it in quotes")
+			return "", false
+		}
+		return n.Value, true
+	}
+	return t.Value, true
+}
+
+func quoted(n ast.Node) bool {
+	t := n.GetToken().Type
+	return t == token.SingleQuoteType || t == token.DoubleQuoteType || n.Type() == ast.LiteralType
+}
+
+// set gives a scalar its value from text; the answer is what was wanted instead.
+func set(v reflect.Value, text string) string {
+	if own, ok := v.Addr().Interface().(scalar); ok {
+		if err := own.UnmarshalYAML(func(into any) error {
+			*into.(*string) = text
+			return nil
+		}); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	ok := false
+	switch kind := v.Kind(); {
+	case v.Type() == durationType:
+		duration, err := time.ParseDuration(text)
+		if ok = err == nil; ok {
+			v.SetInt(int64(duration))
+		}
+	case kind == reflect.String:
+		v.SetString(text)
+		return ""
+	case kind == reflect.Bool:
+		if ok = text == "true" || text == "false"; ok {
+			v.SetBool(text == "true")
+		}
+	case v.CanInt():
+		n, err := strconv.ParseInt(text, 10, v.Type().Bits())
+		// One spelling per number: no 010, which others read as eight.
+		if ok = err == nil && strconv.FormatInt(n, 10) == text; ok {
+			v.SetInt(n)
+		}
+	case v.CanFloat():
+		f, err := strconv.ParseFloat(text, 64)
+		if ok = err == nil && strings.Trim(text, "+-.0123456789eE") == ""; ok {
+			v.SetFloat(f)
+		}
+	default:
+		panic("config: a setting of type " + v.Type().String() + " cannot be read")
+	}
+	if !ok {
+		return want(v.Type())
+	}
+	return ""
+}
+
+// want says what a value of a type looks like.
+func want(t reflect.Type) string {
+	switch kind := t.Kind(); {
+	case t == durationType:
+		return "want a duration such as 30s, 5m or 72h"
+	case kind == reflect.Pointer:
+		return want(t.Elem())
+	case kind == reflect.Struct:
+		var names []string
+		for _, s := range Settings(t) {
+			names = append(names, s.Name)
+		}
+		switch {
+		case len(names) == 0:
+			return "want text"
+		case IsScalar(t):
+			return "want text, or a mapping with " + oneOf(names)
+		}
+		return "want a mapping with " + oneOf(names)
+	case kind == reflect.Map:
+		return "want a mapping such as {name: " + example(t.Elem()) + "}"
+	case kind == reflect.Slice && isContainer(t.Elem()):
+		return "want a list of mappings, each beginning with a dash"
+	case kind == reflect.Slice:
+		return "want a list such as [" + example(t.Elem()) + "]"
+	case kind == reflect.Bool:
+		return "want true or false"
+	case kind == reflect.Float32, kind == reflect.Float64:
+		return "want a number"
+	case kind == reflect.String:
+		return "want text"
+	}
+	return "want a whole number"
+}
+
+func example(t reflect.Type) string {
+	if t.Kind() == reflect.String {
+		return "text"
+	}
+	return "..."
+}
+
+// wrongKind says what was wanted and what kind of value was found. It never
+// shows the value: where a mapping is wanted, text may be a secret.
+func wrongKind(t reflect.Type, n ast.Node) string {
+	return want(t) + ", got " + describe(n)
+}
