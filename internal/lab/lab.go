@@ -19,12 +19,26 @@ func Need(t testing.TB, program string) string {
 	if path := Find(program); path != "" {
 		return path
 	}
-	const how = "%s is not on this machine: `go run -C tools/test .` installs what the tests need and runs them"
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(how, program)
-	}
-	t.Skipf(how, program)
+	Skip(t, program+" is not on this machine: `go run -C tools/test .` installs what the tests need and runs them")
 	return ""
+}
+
+// Skip leaves a test out for a reason that lies in the machine, unless CI=true:
+// there it fails.
+func Skip(t testing.TB, reason string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}
+
+// needRoot is for servers that give up root for users of their own.
+func needRoot(t testing.TB, server string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Skip(t, server+" starts as root alone, and this test is not run by root")
+	}
 }
 
 // Find returns the path of a program as Need does, or "".

@@ -1,0 +1,149 @@
+package lab
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// ACME is a running Pebble, a certificate authority that speaks ACME
+// (RFC 8555), with a DNS server that says 127.0.0.1 for every name. It
+// validates in earnest: by HTTP, at HTTPPort.
+type ACME struct {
+	// Directory is the URL that ACME clients are given.
+	Directory string
+	// CAFile holds the certificate behind Directory, not that of what Pebble issues.
+	CAFile string
+	// HTTPPort is where the answer to an http-01 challenge is asked for.
+	HTTPPort int
+
+	management string // URL
+	client     *http.Client
+}
+
+// Pebble starts one. The test is skipped, or fails with CI=true, where it was not built.
+func Pebble(t testing.TB) *ACME {
+	t.Helper()
+	pebble, dns := Need(t, "pebble"), Need(t, "pebble-challtestsrv")
+	dir := t.TempDir()
+	ca := NewCA(t, dir)
+	certFile, keyFile := ca.Issue(t, "localhost", "127.0.0.1")
+	acmeAddr, managementAddr := loopback(freePort(t)), loopback(freePort(t))
+	dnsAddr, dnsManagement := loopback(freePort(t)), loopback(freePort(t))
+	a := &ACME{
+		Directory:  "https://" + acmeAddr + "/dir",
+		CAFile:     ca.File,
+		HTTPPort:   freePort(t),
+		management: "https://" + managementAddr,
+		client: &http.Client{
+			Timeout:   30 * time.Second,
+			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool}},
+		},
+	}
+	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
+		"listenAddress":           acmeAddr,
+		"managementListenAddress": managementAddr,
+		"certificate":             certFile,
+		"privateKey":              keyFile,
+		"httpPort":                a.HTTPPort,
+		"tlsPort":                 freePort(t),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Empty addresses leave out its challenge servers: ACME clients have their own.
+	names := startProcess(t, "pebble-challtestsrv", filepath.Join(dir, "dns.log"), exec.Command(dns,
+		"-dnsserver", dnsAddr, "-management", dnsManagement, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "",
+		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""))
+	names.await(t, "waiting for its DNS", func() error { return answers(dnsAddr) })
+
+	cmd := exec.Command(pebble, "-dnsserver", dnsAddr, "-config",
+		writeFile(t, filepath.Join(dir, "pebble.json"), string(config), 0o644))
+	// By default Pebble sleeps before validating, and refuses good nonces now and then.
+	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
+	log := filepath.Join(dir, "pebble.log")
+	server := startProcess(t, "pebble", log, cmd)
+	logOnFailure(t, log)
+	server.await(t, "waiting for its directory", func() error {
+		_, err := a.get(a.Directory)
+		return err
+	})
+	return a
+}
+
+// Root is the self-signed certificate at the end of every chain that this Pebble issues.
+func (a *ACME) Root(t testing.TB) *x509.Certificate { return a.issuer(t, "/roots/0") }
+
+// Intermediate is the certificate that signs what this Pebble issues.
+func (a *ACME) Intermediate(t testing.TB) *x509.Certificate { return a.issuer(t, "/intermediates/0") }
+
+func (a *ACME) issuer(t testing.TB, path string) *x509.Certificate {
+	t.Helper()
+	body, err := a.get(a.management + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(body)
+	if block == nil {
+		t.Fatalf("pebble: %s is not PEM", path)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+func (a *ACME) get(url string) ([]byte, error) {
+	resp, err := a.client.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// Certbot has Debian's certbot get a certificate for domains, which is not yet
+// there, and run deployHook, a shell's command line, with RENEWED_LINEAGE and
+// RENEWED_DOMAINS in its environment. keyType is "ecdsa" or "rsa"; empty leaves it to certbot.
+// It returns what RENEWED_LINEAGE was: the directory of fullchain.pem and privkey.pem.
+func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string) (lineage string) {
+	t.Helper()
+	certbot := Need(t, "certbot")
+	dir := t.TempDir()
+	args := []string{"certonly", "--standalone", "--non-interactive", "--agree-tos", "--register-unsafely-without-email",
+		"--server", a.Directory, "--http-01-address", "127.0.0.1", "--http-01-port", strconv.Itoa(a.HTTPPort),
+		"--config-dir", filepath.Join(dir, "config"), "--work-dir", filepath.Join(dir, "work"), "--logs-dir", filepath.Join(dir, "logs"),
+	}
+	for _, domain := range domains {
+		args = append(args, "--domain", domain)
+	}
+	if deployHook != "" {
+		args = append(args, "--deploy-hook", deployHook)
+	}
+	if keyType != "" {
+		args = append(args, "--key-type", keyType)
+	}
+	cmd := exec.CommandContext(t.Context(), certbot, args...)
+	// certbot asks over HTTPS by Python's requests, which takes its roots from here.
+	cmd.Env = append(os.Environ(), "REQUESTS_CA_BUNDLE="+a.CAFile)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("certbot: %v\n%s", err, out)
+	}
+	t.Logf("certbot: %s", out)
+	return filepath.Join(dir, "config", "live", domains[0])
+}

@@ -1,0 +1,33 @@
+package lab
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/gofrs/flock"
+)
+
+// Build returns the path of the program, built from this checkout. The go
+// command does nothing when it is built already; a lock keeps the test
+// processes of several packages from building it at once.
+func Build(t testing.TB) string {
+	t.Helper()
+	dir := mkdir(t, Root(), ".tools", "build")
+	lock := flock.New(filepath.Join(dir, "lock"))
+	if err := lock.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	program := filepath.Join(dir, "certpost")
+	if os.PathSeparator == '\\' {
+		program += ".exe"
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/consumer")
+	cmd.Dir = Root()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build ./cmd/consumer: %v\n%s", err, out)
+	}
+	return program
+}

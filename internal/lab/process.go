@@ -1,0 +1,189 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// patience is how long a server may take to start, to stop, or to do what a
+// test waits for. Machines that also compile need more than one would think.
+const patience = 60 * time.Second
+
+// process is a server that a test has started. What it prints goes to a file,
+// whose end is part of the test's log if the test fails.
+type process struct {
+	name  string
+	log   string
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when it has ended
+}
+
+// startProcess starts a server and registers its end. It runs in a process
+// group of its own, which ends with it, and on Linux it ends with the test
+// even if that is killed.
+func startProcess(t testing.TB, name, log string, cmd *exec.Cmd) *process {
+	t.Helper()
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	ownGroup(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("starting %s: %v", name, err)
+	}
+	p := &process{name: name, log: log, cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		cmd.Wait()
+		close(p.ended)
+	}()
+	t.Cleanup(func() { p.stop(t) })
+	return p
+}
+
+// stop ends the server and everything it has started. A second call does nothing.
+func (p *process) stop(t testing.TB) {
+	t.Helper()
+	select {
+	case <-p.ended:
+		killGroup(p.cmd.Process.Pid)
+		return
+	default:
+	}
+	terminate(p.cmd.Process)
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		t.Errorf("%s did not end within %s and was killed", p.name, patience)
+	}
+	killGroup(p.cmd.Process.Pid)
+	<-p.ended
+}
+
+// await polls until ready returns nil. It fails the test when the server ends
+// before, or when patience does.
+func (p *process) await(t testing.TB, what string, ready func() error) {
+	t.Helper()
+	err := poll(func() error {
+		select {
+		case <-p.ended:
+			return stopPolling{fmt.Errorf("it has ended: %v", p.cmd.ProcessState)}
+		default:
+			return ready()
+		}
+	})
+	if err != nil {
+		t.Fatalf("%s: %s: %v\n%s", p.name, what, err, tail(p.log))
+	}
+}
+
+// stopPolling wraps an error that waiting cannot mend.
+type stopPolling struct{ error }
+
+// poll calls done until it returns nil or patience ends; then it returns the last error.
+func poll(done func() error) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := done()
+		if err == nil || errors.As(err, new(stopPolling)) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// answers says whether a server listens on an address.
+func answers(addr string) error {
+	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// logOnFailure adds the end of a server's log to that of a failed test.
+func logOnFailure(t testing.TB, path string) {
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s:\n%s", path, tail(path))
+		}
+	})
+}
+
+// tail returns the last few KiB of a file.
+func tail(path string) string {
+	const most = 8 << 10
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(0, len(data)-most):])
+}
+
+// freePort picks a TCP port on loopback that nobody listens on. It stays below
+// the ports that the kernel hands out for outgoing connections and for
+// listeners on port 0, so that nothing takes it before the server does.
+func freePort(t testing.TB) int {
+	t.Helper()
+	for range 1000 {
+		port := 10000 + rand.IntN(20000)
+		l, err := net.Listen("tcp", loopback(port))
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free TCP port was found on 127.0.0.1")
+	return 0
+}
+
+func loopback(port int) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// serverDir makes a directory that servers which give up root can reach, with
+// a path short enough for the Unix sockets in it (108 bytes on Linux).
+// t.TempDir is neither: its parent is for the user alone, and it has the
+// test's name in it.
+func serverDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "lab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("removing a server's directory: %v", err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func mkdir(t testing.TB, elem ...string) string {
+	t.Helper()
+	dir := filepath.Join(elem...)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func writeFile(t testing.TB, path, text string, mode os.FileMode) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
