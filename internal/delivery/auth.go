@@ -1,0 +1,147 @@
+package delivery
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/textproto"
+	"strings"
+
+	"github.com/wneessen/go-mail/smtp"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// maxAuthRounds bounds the challenges of one AUTH; SCRAM, the longest we know,
+// takes three.
+const maxAuthRounds = 8
+
+var errAuthRounds = errors.New("AUTH goes on and on")
+
+// authenticate proves who we are, unless the target asks for nothing.
+func (s *session) authenticate(ctx context.Context) *verdict.Failure {
+	method := strings.ToUpper(s.relay.authMethod)
+	if method == "" || method == "NONE" {
+		return nil
+	}
+	if failure := s.mayAuthenticate(method); failure != nil {
+		return failure
+	}
+	password := s.relay.password.Reveal()
+	defer clear(password)
+	var mechanism smtp.Auth
+	switch method {
+	case "PLAIN":
+		mechanism = smtp.PlainAuth("", s.relay.username, string(password), s.relay.host, true)
+	case "LOGIN":
+		mechanism = smtp.LoginAuth(s.relay.username, string(password), s.relay.host, true)
+	default:
+		return s.authFailure(fmt.Sprintf("auth_method %q is not known; use none, plain or login", clean(s.relay.authMethod, 40)))
+	}
+	failure := s.step(ctx, verdict.PhaseAuth, func() error { return s.exchange(mechanism) })
+	if failure != nil && echoes(failure.Cause, s.relay.username, string(password)) {
+		failure.Reply = "(left out: the relay repeated the credentials)"
+		failure.Cause = nil
+	}
+	return failure
+}
+
+// mayAuthenticate holds the password back from a relay that did not ask for it
+// in this way, or that might be somebody else.
+func (s *session) mayAuthenticate(method string) *verdict.Failure {
+	switch {
+	case s.relay.allowInsecureAuth:
+	case s.tls == nil:
+		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true")
+	case s.relay.skipVerify:
+		return s.authFailure("tls_skip_verify leaves open who " + s.address + " is, so the password was not sent; set ca_file instead, or allow_insecure_auth: true")
+	}
+	offered := offeredMechanisms(s.client)
+	for _, name := range offered {
+		if strings.EqualFold(name, method) {
+			return nil
+		}
+	}
+	if len(offered) == 0 {
+		hint := "set auth_method: none, or use the port on which the relay offers AUTH"
+		if s.tls == nil {
+			hint = "many relays offer AUTH over TLS alone: set tls_mode to starttls or smtps"
+		}
+		return s.authFailure(s.address + " does not offer AUTH on this connection; " + hint)
+	}
+	return s.authFailure(fmt.Sprintf("%s does not offer AUTH %s, only %s; choose one of these as auth_method",
+		s.address, method, clean(strings.Join(offered, ", "), 200)))
+}
+
+func (s *session) authFailure(reason string) *verdict.Failure {
+	return &verdict.Failure{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: reason, Certainty: verdict.NotSent}
+}
+
+// exchange speaks AUTH with a mechanism (RFC 4954 section 4).
+func (s *session) exchange(mechanism smtp.Auth) error {
+	name, response, err := mechanism.Start(&smtp.ServerInfo{
+		Name: s.relay.host,
+		TLS:  s.tls != nil,
+		Auth: offeredMechanisms(s.client),
+	})
+	if err != nil {
+		return errAuthRounds
+	}
+	line := "AUTH " + name
+	if len(response) > 0 {
+		line += " " + base64.StdEncoding.EncodeToString(response)
+	}
+	for range maxAuthRounds {
+		code, text, err := s.command(0, line)
+		switch {
+		case err != nil:
+			return err
+		case code == 235:
+			return nil
+		case code != 334:
+			return &textproto.Error{Code: code, Msg: text}
+		}
+		challenge, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			challenge = nil // LOGIN does not look at it, and the others refuse an empty one
+		}
+		response, err := mechanism.Next(challenge, true)
+		if err != nil {
+			return errAuthRounds
+		}
+		line = base64.StdEncoding.EncodeToString(response)
+	}
+	return errAuthRounds
+}
+
+func offeredMechanisms(client *smtp.Client) []string {
+	_, value := client.Extension("AUTH")
+	return strings.Fields(value)
+}
+
+// echoes reports whether an error holds a part of the credentials, plain or as
+// they were sent: some relays quote the command that they refuse.
+func echoes(err error, username, password string) bool {
+	refused, ok := errors.AsType[*textproto.Error](err)
+	if !ok {
+		return false
+	}
+	// A piece of eight is too short to use and too long to be there by chance.
+	const piece = 8
+	for _, sent := range []string{
+		password,
+		base64.StdEncoding.EncodeToString([]byte(password)),
+		base64.StdEncoding.EncodeToString([]byte("\x00" + username + "\x00" + password)),
+	} {
+		if sent == "" {
+			continue
+		}
+		for i := 0; i == 0 || i+piece <= len(sent); i++ {
+			if strings.Contains(refused.Msg, sent[i:min(i+piece, len(sent))]) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,127 @@
+package delivery
+
+import (
+	"crypto/x509"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"github.com/wneessen/go-mail/smtp"
+
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// relay is everything a connection to one SMTP server depends on: a change of
+// any field asks for another connection.
+type relay struct {
+	host    string // a name or an IP address; its certificate has to be valid for it
+	port    int
+	tlsMode string // starttls (also "") | smtps | opportunistic | plaintext
+
+	skipVerify bool           // accept any certificate
+	roots      *x509.CertPool // CAs to trust; nil: the system's
+
+	helo string // "": the host's name when it is a full domain, else an address literal
+
+	authMethod        string // none (also "") | plain | login
+	username          string
+	password          secrets.Value
+	allowInsecureAuth bool // let the password go over plaintext or to an unverified relay
+}
+
+// address is host:port as people read it.
+func (r relay) address() string {
+	return net.JoinHostPort(strings.Trim(r.host, "[]"), strconv.Itoa(r.port))
+}
+
+// dialAddress is host:port as the resolver wants it.
+func (r relay) dialAddress() string {
+	return net.JoinHostPort(asciiHost(r.host), strconv.Itoa(r.port))
+}
+
+// serverName is what the relay's certificate has to be valid for.
+func (r relay) serverName() string { return strings.TrimSuffix(asciiHost(r.host), ".") }
+
+// asciiHost is a host without brackets and with A-labels. A name that has none
+// stays as it is: the resolver will say so.
+func asciiHost(host string) string {
+	host = strings.Trim(host, "[]")
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil && internationalised(host) {
+		return ascii
+	}
+	return host
+}
+
+// heloName is the name to introduce ourselves with: the configured one, else
+// the host's own when it is a full domain name, else the address literal of the
+// connection (RFC 5321 section 4.1.4). Containers and laptops have names that
+// mean nothing to a relay, and some relays refuse them.
+func heloName(configured string, local net.Addr) string {
+	if configured != "" {
+		return configured
+	}
+	if name, err := os.Hostname(); err == nil && fullDomain(name) {
+		return name
+	}
+	address, ok := local.(*net.TCPAddr)
+	switch {
+	case !ok:
+		return "localhost"
+	case address.IP.To4() != nil:
+		return "[" + address.IP.String() + "]"
+	default:
+		return "[IPv6:" + address.IP.String() + "]"
+	}
+}
+
+// fullDomain reports whether name is a domain of at least two labels in letters,
+// digits and hyphens (RFC 5321 section 4.1.2), and no address.
+func fullDomain(name string) bool {
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return false
+		}
+		for _, r := range label {
+			if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-') {
+				return false
+			}
+		}
+	}
+	return len(labels) > 1 && len(name) <= 253 && net.ParseIP(name) == nil
+}
+
+// speakable reports whether an address may stand between the angle brackets of
+// MAIL and RCPT: nothing in it can end the path or the line.
+func speakable(address string, utf8 bool) bool {
+	quoted := false
+	for i := 0; i < len(address); i++ {
+		c := address[i]
+		switch {
+		case c < ' ' || c == 0x7f:
+			return false
+		case c >= 0x80 && !utf8:
+			return false
+		case quoted && c == '\\' && i+1 < len(address) && address[i+1] >= ' ' && address[i+1] < 0x7f:
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && (c == ' ' || c == '<' || c == '>'):
+			return false
+		}
+	}
+	return !quoted
+}
+
+// sizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
+func sizeLimit(client *smtp.Client) int {
+	_, value := client.Extension("SIZE")
+	limit, err := strconv.Atoi(strings.TrimSpace(value))
+	if err != nil || limit < 0 {
+		return 0
+	}
+	return limit
+}
