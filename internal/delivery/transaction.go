@@ -27,7 +27,7 @@ type envelope struct {
 // receipt.Recipients, refused some recipients, or ended the transaction as a whole.
 type result struct {
 	receipt verdict.Receipt  // without Recipients when the relay did not take the mail
-	refused []rejection        // recipients refused one by one at RCPT
+	refused []rejection      // recipients refused one by one at RCPT
 	failure *verdict.Failure // why the relay did not take the mail; nil when it did
 }
 

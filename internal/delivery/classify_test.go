@@ -1,0 +1,171 @@
+package delivery
+
+import (
+	"fmt"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// TestCodesDocument keeps docs/codes.md equal to the table. With
+// UPDATE_DOCS=true it writes the page.
+func TestCodesDocument(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(lab.Root(), "docs", "codes.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	for name, table := range map[string]string{"phases": phasesAsMarkdown(), "codes": codesAsMarkdown()} {
+		begin, end := "<!-- begin: "+name+" -->\n", "<!-- end: "+name+" -->"
+		before, rest, found := strings.Cut(page, begin)
+		_, after, closed := strings.Cut(rest, end)
+		if !found || !closed {
+			t.Fatalf("%s has no place for the %s", path, name)
+		}
+		page = before + begin + table + end + after
+	}
+	if page == string(text) {
+		return
+	}
+	if os.Getenv("UPDATE_DOCS") != "true" {
+		t.Fatalf("%s differs from the table in classify.go; run this test with UPDATE_DOCS=true and read the difference", path)
+	}
+	if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func phasesAsMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| phase | " + strings.Join(kindNames[:], " | ") + " |\n|---" + strings.Repeat("|---", int(kindCount)) + "|\n")
+	for _, row := range phaseTable {
+		name := string(row.phase)
+		if row.dot {
+			name = "reply to the final dot"
+		}
+		fmt.Fprintf(&b, "| %s (%s)", name, row.timeout)
+		for _, ruling := range row.rulings {
+			cell := string(ruling.code)
+			if ruling.relay {
+				cell += ", breaker"
+			}
+			if ruling.maybe {
+				cell += ", unknown"
+			}
+			b.WriteString(" | " + cell)
+		}
+		b.WriteString(" |\n")
+	}
+	return b.String()
+}
+
+func codesAsMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| code | class | tried again | what to do |\n|---|---|---|---|\n")
+	for _, code := range []verdict.Code{verdict.SMTPConnect, verdict.SMTPTransient, verdict.SMTPTLS, verdict.SMTPAuth,
+		verdict.SMTPPermanent, verdict.SMTPValidation} {
+		retried := map[bool]string{true: "yes", false: "no"}[code.Retried()]
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", code, code.Class(), retried, remedies[code])
+	}
+	return b.String()
+}
+
+// Every phase has an answer to everything that can happen in it.
+func TestThePhaseTableIsComplete(t *testing.T) {
+	t.Parallel()
+	for _, row := range phaseTable {
+		if row.timeout <= 0 {
+			t.Errorf("%s may take for ever", row.phase)
+		}
+		speaks := row.phase != verdict.PhaseConnect && row.phase != verdict.PhaseTLS && (row.phase != verdict.PhaseContent || row.dot)
+		for k := range kindCount {
+			needed := k == dropped || k == hung || k == stopped ||
+				speaks && (k == replied4 || k == replied421 || k == replied5 || k == repliedSyntax || k == garbled) ||
+				k == tooMany && row.phase == verdict.PhaseRcpt || k == untrusted && row.phase == verdict.PhaseTLS
+			if ruling := row.rulings[k]; needed && ruling.code == "" {
+				t.Errorf("%s has no ruling for %s", row.phase, kindNames[k])
+			} else if ruling.maybe != (row.dot && ruling.code != "" && (k == dropped || k == hung || k == garbled || k == untrusted || k == stopped)) {
+				t.Errorf("%s with %s: only a reply that is missing behind the final dot leaves the outcome unknown", row.phase, kindNames[k])
+			} else if ruling.relay && !ruling.code.Retried() {
+				t.Errorf("%s with %s holds a final verdict against the relay", row.phase, kindNames[k])
+			}
+		}
+		if _, known := said[row.phase]; !known && row.phase != verdict.PhaseConnect {
+			t.Errorf("there is no word for %s", row.phase)
+		}
+	}
+}
+
+// What the table has no place for is tried again.
+func TestTheUnknownIsRetried(t *testing.T) {
+	t.Parallel()
+	f := fault{phase: verdict.PhaseConnect, relay: "relay.test:25", err: &textproto.Error{Code: 554, Msg: "?"}}.failure()
+	if !f.Retry() || f.Certainty != verdict.NotSent {
+		t.Errorf("got %+v", f)
+	}
+}
+
+func TestReplyTextsAreCleaned(t *testing.T) {
+	t.Parallel()
+	hostile := "5.7.1 no\r\nX-Evil: yes\n\x00\x1b[31m\u202e" + strings.Repeat("long ", 500)
+	f := fault{phase: verdict.PhaseMail, relay: "relay.test:25", err: &textproto.Error{Code: 550, Msg: hostile}}.failure()
+	if len(f.Reply) > maxReplyText || strings.ContainsAny(f.Reply, "\r\n\x00\x1b\u202e") || f.EnhancedCode != "5.7.1" {
+		t.Errorf("%d bytes, %q, %q", len(f.Reply), f.EnhancedCode, f.Reply)
+	}
+	if strings.Contains(f.Reason, "Evil") {
+		t.Errorf("the reason quotes the relay: %q", f.Reason)
+	}
+}
+
+func TestEchoedCredentialsAreFound(t *testing.T) {
+	t.Parallel()
+	reply := func(text string) error { return &textproto.Error{Code: 501, Msg: text} }
+	const user, password = "certs", "correct horse battery"
+	for text, want := range map[string]bool{
+		"5.5.4 AUTH PLAIN AGNlcnRzAGNvcnJlY3QgaG9yc2UgYmF0dGVyeQ== is malformed": true,
+		"5.5.4 Y29ycmVjdCBob3JzZSBiYXR0ZXJ5":                                     true,
+		"the password correct horse battery is wrong":                            true,
+		"AUTH PLAIN AGNlcnRzAGNvcnJl... is too long":                             true,
+		"5.7.8 authentication failed":                                            false,
+		"":                                                                       false,
+	} {
+		if got := echoes(reply(text), user, password); got != want {
+			t.Errorf("echoes(%q) = %v", text, got)
+		}
+	}
+	if !echoes(reply("your pw is pw"), user, "pw") || echoes(reply("no"), user, "pw") {
+		t.Error("short passwords are looked for as a whole")
+	}
+}
+
+func TestReasonsReadWell(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		fault fault
+		want  string
+	}{
+		{fault{phase: verdict.PhaseRcpt, err: &textproto.Error{Code: 550, Msg: "5.1.1 nobody"}},
+			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply says why; mend that and replay"},
+		{fault{phase: verdict.PhaseBanner, err: &textproto.Error{Code: 421, Msg: "busy"}},
+			"mx.test:25 answered 421 to the connection; it is tried again"},
+		{fault{phase: verdict.PhaseContent, dot: true, err: os.ErrDeadlineExceeded, waited: 30 * time.Second},
+			"mx.test:25 did not answer the end of the mail within 30s; whether it took the mail is unknown"},
+		{fault{phase: verdict.PhaseEHLO, err: errLongReply},
+			"mx.test:25 answered EHLO with more than 100 lines; check host, port and firewall if it lasts; it is tried again"},
+		{fault{phase: verdict.PhaseAuth, err: &textproto.Error{Code: 535, Msg: "5.7.8 no"}},
+			"mx.test:25 answered 535 5.7.8 to AUTH; check username, password and auth_method, then replay"},
+	} {
+		test.fault.relay = "mx.test:25"
+		if got := test.fault.failure().Reason; got != test.want {
+			t.Errorf("%s\nwant %s", got, test.want)
+		}
+	}
+}
