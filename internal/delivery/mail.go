@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base32"
+	"fmt"
 	"net/mail"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	gomail "github.com/wneessen/go-mail"
 
@@ -78,7 +80,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
 	msg.SetDateWithValue(m.now)
-	msg.Subject(subject(t, m))
+	msg.Subject(encodeWords(subject(t, m)))
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834
 	// Exchange answers Auto-Submitted mail all the same. Not "All": that would
 	// keep bounces away, too.
@@ -140,6 +142,55 @@ func subject(t *Target, m mailFacts) string {
 		s += strings.TrimRight(" - WARNING: "+word, ": ")
 	}
 	return s
+}
+
+// encodeWords writes a header's text, its spaces single, as RFC 2047 wants it.
+// It encodes only the words that are not ASCII, in pieces so short that the
+// first one stands beside the header's name: the mail library puts longer ones
+// on the next line, and readers then find a space in front of the text.
+func encodeWords(s string) string {
+	const piece = 16 // bytes, 3 characters each at most
+	var out []string
+	run := "" // words that are not ASCII: the spaces between them are encoded, too
+	flush := func() {
+		for len(run) > 0 {
+			end := min(len(run), piece)
+			for end < len(run) && !utf8.RuneStart(run[end]) {
+				end--
+			}
+			out = append(out, encodedWord(run[:end]))
+			run = run[end:]
+		}
+	}
+	for word := range strings.SplitSeq(s, " ") {
+		switch {
+		case !internationalised(word):
+			flush()
+			out = append(out, word)
+		case run == "":
+			run = word
+		default:
+			run += " " + word
+		}
+	}
+	flush()
+	return strings.Join(out, " ")
+}
+
+// encodedWord is s as one encoded word, "Q" encoding; letters and digits stay.
+func encodedWord(s string) string {
+	var b strings.Builder
+	b.WriteString("=?utf-8?q?")
+	for _, c := range []byte(s) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "=%02X", c)
+		}
+	}
+	b.WriteString("?=")
+	return b.String()
 }
 
 // messageID is the same for every attempt at a delivery, so that a mail server

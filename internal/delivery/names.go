@@ -95,7 +95,7 @@ func scriptsNote(name string) string {
 	for label := range strings.SplitSeq(name, ".") {
 		scripts := scriptsOf(label)
 		if len(scripts) > 1 && !oneWriting(scripts) {
-			return "mixes " + strings.Join(scripts[:len(scripts)-1], ", ") + " and " + scripts[len(scripts)-1] + " letters"
+			return "mixes " + enumerate(scripts) + " letters"
 		}
 		for _, script := range scripts {
 			if script != "Latin" && !slices.Contains(foreign, script) {
@@ -106,7 +106,16 @@ func scriptsNote(name string) string {
 	if len(foreign) == 0 {
 		return ""
 	}
-	return "in " + strings.Join(foreign, " and ") + " letters"
+	return "in " + enumerate(foreign) + " letters"
+}
+
+// enumerate joins words as people do: "a, b and c".
+func enumerate(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 // scriptsOf are the scripts of a text's letters, sorted.

@@ -18,7 +18,7 @@ import (
 type mailView struct {
 	Product      string
 	Name         shownName
-	Valid        string // "valid until 2026-02-19, 89 days left"
+	Valid        string // "It is valid until 2026-02-19, 89 days left."
 	Warnings     []string
 	Duplicate    bool
 	Rows         []viewRow
@@ -130,13 +130,13 @@ func validity(until, now time.Time) string {
 	days := int(until.Sub(now).Hours() / 24)
 	switch {
 	case now.After(until):
-		return "expired on " + date
+		return "It expired on " + date + "."
 	case days == 0:
-		return "valid until " + date + ", less than a day left"
+		return "It is valid until " + date + ", less than a day left."
 	case days == 1:
-		return "valid until " + date + ", 1 day left"
+		return "It is valid until " + date + ", 1 day left."
 	default:
-		return fmt.Sprintf("valid until %s, %d days left", date, days)
+		return fmt.Sprintf("It is valid until %s, %d days left.", date, days)
 	}
 }
 

@@ -1,0 +1,435 @@
+package delivery
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// chainNames are the CNs of a bundle, leaf first.
+func chainNames(b *bundle) string {
+	names := []string{b.leaf.Subject.CommonName}
+	for _, c := range b.chain {
+		names = append(names, c.Subject.CommonName)
+	}
+	return strings.Join(names, " < ")
+}
+
+// refusal checks that err is a final SMTP_PAYLOAD that was not sent, and gives
+// its reason.
+func refusal(t *testing.T, err error) string {
+	t.Helper()
+	var f *verdict.Failure
+	if !errors.As(err, &f) {
+		t.Fatalf("got %v, want a failure", err)
+	}
+	if f.Code != verdict.SMTPPayload || f.Phase != verdict.PhasePayload || f.Certainty != verdict.NotSent || f.Retry() {
+		t.Errorf("got %+v, want a final SMTP_PAYLOAD in phase payload, not sent", f)
+	}
+	if strings.ContainsAny(f.Reason, "\r\n\x00") {
+		t.Errorf("the reason has control characters: %q", f.Reason)
+	}
+	return f.Reason
+}
+
+func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t, "p256")
+	leaf, intermediate, root := pemOf(p.leaf), pemOf(p.intermediate), pemOf(p.root)
+	full := slices.Concat(leaf, intermediate, root)
+	const want = "*.example.com < Test CA 1 < Test Root"
+
+	for _, c := range []struct {
+		name  string
+		text  []byte
+		want  string
+		notes int
+	}{
+		{"in order", full, want, 0},
+		{"without the root", slices.Concat(leaf, intermediate), "*.example.com < Test CA 1", 0},
+		{"leaf alone", leaf, "*.example.com", 0},
+		{"leaf last", slices.Concat(intermediate, root, leaf), want, 0},
+		{"upside down", slices.Concat(root, intermediate, leaf), want, 0},
+		{"leaf in the middle", slices.Concat(root, leaf, intermediate), want, 0},
+		{"byte order mark", slices.Concat([]byte(utf8BOM), full), want, 0},
+		{"byte order marks between files", slices.Concat([]byte(utf8BOM), leaf, []byte(utf8BOM), intermediate), "*.example.com < Test CA 1", 0},
+		{"CRLF", bytes.ReplaceAll(full, []byte("\n"), []byte("\r\n")), want, 0},
+		{"CR alone", bytes.ReplaceAll(full, []byte("\n"), []byte("\r")), want, 0},
+		{"indented", append([]byte("  "), bytes.ReplaceAll(full, []byte("\n"), []byte("\n  "))...), want, 0},
+		{"trailing spaces", bytes.ReplaceAll(full, []byte("\n"), []byte(" \t\n")), want, 0},
+		{"no last line break", bytes.TrimSpace(full), want, 0},
+		{"glued together", slices.Concat(bytes.TrimSpace(leaf), bytes.TrimSpace(intermediate), bytes.TrimSpace(root)), want, 0},
+		{"what openssl writes around", slices.Concat([]byte("subject=CN = *.example.com\nissuer=CN = Test CA 1\n"), leaf, []byte("---\nServer certificate\n"), intermediate, []byte("\n\n---\nAcceptable client CAs\n")), "*.example.com < Test CA 1", 0},
+		{"base64 on one line", oneLine(p.leaf), "*.example.com", 0},
+		{"old label", bytes.ReplaceAll(full, []byte(" CERTIFICATE-"), []byte(" X509 CERTIFICATE-")), want, 0},
+		{"the same twice", slices.Concat(full, leaf, intermediate), want, 2},
+		{"DH parameters", slices.Concat(full, []byte("-----BEGIN DH PARAMETERS-----\nMAYCAQcCAQI=\n-----END DH PARAMETERS-----\n")), want, 1},
+		{"a CA's certificate alone", root, "Test Root", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b, err := parseBundle(c.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := chainNames(b); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			if len(b.notes) != c.notes {
+				t.Errorf("got notes %q, want %d", b.notes, c.notes)
+			}
+			again, err := parseBundle(b.pem())
+			if err != nil || chainNames(again) != c.want {
+				t.Errorf("what is written cannot be read again: %v", err)
+			}
+			var canonical []byte
+			for _, cert := range slices.Concat([]*x509.Certificate{b.leaf}, b.chain) {
+				canonical = append(canonical, pemOf(&issuedCert{Certificate: cert})...)
+			}
+			if !bytes.Equal(b.pem(), canonical) {
+				t.Errorf("something of the input was passed on:\n%s", b.pem())
+			}
+		})
+	}
+}
+
+func oneLine(c *issuedCert) []byte {
+	text := bytes.TrimSpace(pemOf(c))
+	lines := bytes.Split(text, []byte("\n"))
+	return slices.Concat(lines[0], []byte("\n"), bytes.Join(lines[1:len(lines)-1], nil), []byte("\n"), lines[len(lines)-1])
+}
+
+func TestParseBundleRefuses(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t, "p256")
+	leaf, intermediate, root := pemOf(p.leaf), pemOf(p.intermediate), pemOf(p.root)
+	other := issue(t, p.intermediate, newKey(t, "p256"), "mail.example.com", dnsNames("mail.example.com"))
+	stranger := issue(t, nil, newKey(t, "p256"), "Another Root", asCA)
+	// Name and key identifier of the real issuer, but another key.
+	impostor := issue(t, nil, newKey(t, "p256"), "Test CA 1", asCA, func(c *x509.Certificate) { c.SubjectKeyId = p.intermediate.SubjectKeyId })
+	key := keyPEM(t, p.leaf.key)
+
+	for _, c := range []struct {
+		name string
+		text []byte
+		want string
+	}{
+		{"nothing", nil, "it is empty"},
+		{"white space", []byte(" \n\t"), "it is empty"},
+		{"DER", p.leaf.Raw, "binary (DER"},
+		{"UTF-16", utf16(leaf), "UTF-16"},
+		{"other text", []byte("no certificate here"), "no PEM block"},
+		{"base64 alone", bytes.Join(bytes.Split(leaf, []byte("\n"))[1:5], []byte("\n")), "without the -----BEGIN"},
+		{"escaped line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\n`)), `the two characters \ and n`},
+		{"escaped CRLF", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\r\n`)), `the two characters \ and n`},
+		{"spaces for line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(" ")), "line breaks"},
+		{"cut off at the end", leaf[:len(leaf)/2], "cut off: the CERTIFICATE block that begins on line 1"},
+		{"cut off at the front", leaf[40:], "cut off at the front"},
+		{"cut off in the middle", slices.Concat(leaf[:len(leaf)/2], []byte("\n"), intermediate), "has no END line before the next block"},
+		{"a line lost its end", bytes.Replace(leaf, []byte("-----END CERTIFICATE-----"), []byte("-----END CERT-----"), 1), "not ended by its own END line"},
+		{"text in front of BEGIN", append([]byte("cert: "), leaf...), "text in front of -----BEGIN"},
+		{"not base64", bytes.Replace(leaf, []byte("MII"), []byte("M*I"), 1), "not base64"},
+		{"not a certificate", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("hello")}), "not an X.509 certificate"},
+		{"no certificate block", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "no CERTIFICATE block"},
+		{"request", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")}), "certificate request"},
+		{"PKCS#7", pem.EncodeToMemory(&pem.Block{Type: "PKCS7", Bytes: []byte("x")}), "PKCS#7"},
+		{"OpenSSL's trusted certificate", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: p.leaf.Raw}), "TRUSTED CERTIFICATE"},
+		{"with its key", slices.Concat(leaf, key), "holds a private key"},
+		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "holds a private key"},
+		{"two leaves", slices.Concat(leaf, pemOf(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
+		{"a root of others", slices.Concat(leaf, intermediate, pemOf(stranger)), `does not connect: "Another Root" did not issue "*.example.com"`},
+		{"missing link", slices.Concat(leaf, root), `does not connect: "Test Root"`},
+		{"an issuer in name only", slices.Concat(leaf, pemOf(impostor)), `does not connect: "Test CA 1"`},
+		{"chain without leaf", slices.Concat(intermediate, root), "the leaf is missing"},
+		{"over 256 KiB", bytes.Repeat([]byte("x"), 1<<20), "has 1048576 bytes"},
+		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "are not read"},
+		{"65 blocks", bytes.Repeat([]byte("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"), 65), "more than 64 blocks"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := parseBundle(c.text)
+			reason := refusal(t, err)
+			if !strings.Contains(reason, c.want) {
+				t.Errorf("got %q, want %q in it", reason, c.want)
+			}
+			for _, line := range bytes.Split(key, []byte("\n"))[1:3] {
+				if len(line) > 0 && strings.Contains(reason, string(line)) {
+					t.Error("the reason holds the key")
+				}
+			}
+		})
+	}
+}
+
+func utf16(text []byte) []byte {
+	out := []byte("\xff\xfe")
+	for _, c := range text {
+		out = append(out, c, 0)
+	}
+	return out
+}
+
+// Caps are those of pitfalls: what is one byte too large is refused before it
+// is looked at more closely.
+func TestParseBundleCaps(t *testing.T) {
+	t.Parallel()
+	ca := issue(t, nil, newKey(t, "p256"), "CA", asCA)
+	key := newKey(t, "p256")
+
+	large := issue(t, ca, key, "large", func(c *x509.Certificate) { c.DNSNames = manyNames(1200) })
+	if n := len(pemOf(large)); n <= maxLeaf || n > maxLeaf+20_000 {
+		t.Fatalf("the certificate has %d bytes", n)
+	}
+	_, err := parseBundle(pemOf(large))
+	if reason := refusal(t, err); !strings.Contains(reason, "too large") {
+		t.Errorf("a certificate of %d bytes: %s", len(pemOf(large)), reason)
+	}
+
+	var text []byte
+	issuer := ca
+	for i := range maxCertificates {
+		text = append(text, pemOf(issuer)...)
+		issuer = issue(t, issuer, key, fmt.Sprint("CA ", i), asCA)
+	}
+	if _, err := parseBundle(slices.Concat(text, pemOf(issue(t, issuer, key, "leaf")))); !strings.Contains(refusal(t, err), "more than 32 certificates") {
+		t.Errorf("33 certificates: %v", err)
+	}
+
+	text, issuer = nil, ca
+	for i := range 4 {
+		issuer = issue(t, issuer, key, fmt.Sprint("Wordy CA ", i), asCA, func(c *x509.Certificate) { c.DNSNames = manyNames(800) })
+		text = append(text, pemOf(issuer)...)
+	}
+	text = append(text, pemOf(issue(t, issuer, key, "leaf"))...)
+	if _, err := parseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
+		t.Errorf("a chain of %d bytes: %v", len(text), err)
+	}
+}
+
+func manyNames(n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("host-%04d.example.com", i)
+	}
+	return names
+}
+
+func TestParseBundleCrossSigned(t *testing.T) {
+	t.Parallel()
+	oldRoot := issue(t, nil, newKey(t, "p256"), "Old Root", asCA)
+	newRoot := issue(t, nil, newKey(t, "p256"), "New Root", asCA)
+	crossed := issue(t, oldRoot, newRoot.key, "New Root", asCA, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(77) })
+	ca := issue(t, newRoot, newKey(t, "p256"), "CA", asCA)
+	leaf := issue(t, ca, newKey(t, "p256"), "leaf", dnsNames("leaf.example.com"))
+
+	certs := []*issuedCert{newRoot, oldRoot, leaf, crossed, ca}
+	for i := range certs { // whatever stands first
+		b, err := parseBundle(pemOf(slices.Concat(certs[i:], certs[:i])...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := chainNames(b), "leaf < CA < New Root < Old Root < New Root"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if !b.chain[1].Equal(crossed.Certificate) {
+			t.Error("the path to the old root is torn apart")
+		}
+	}
+}
+
+// CAs that certified each other lead in a circle.
+func TestParseBundleLoop(t *testing.T) {
+	t.Parallel()
+	keyA, keyB := newKey(t, "p256"), newKey(t, "p256")
+	rootA, rootB := issue(t, nil, keyA, "A", asCA), issue(t, nil, keyB, "B", asCA)
+	a, b := issue(t, rootB, keyA, "A", asCA), issue(t, rootA, keyB, "B", asCA)
+	leaf := issue(t, a, newKey(t, "p256"), "leaf")
+
+	got, err := parseBundle(pemOf(b, leaf, a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "leaf < A < B"; chainNames(got) != want {
+		t.Errorf("got %s, want %s", chainNames(got), want)
+	}
+	if _, err := parseBundle(pemOf(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
+		t.Errorf("a circle without leaf: %v", err)
+	}
+	alone := issue(t, nil, newKey(t, "p256"), "alone")
+	if _, err := parseBundle(pemOf(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
+		t.Errorf("a circle beside the leaf: %v", err)
+	}
+}
+
+func TestCheckDates(t *testing.T) {
+	t.Parallel()
+	between := func(from, to time.Duration) *bundle {
+		c := issue(t, nil, seeded(1), "web1", func(c *x509.Certificate) { c.NotBefore, c.NotAfter = testNow.Add(from), testNow.Add(to) })
+		return &bundle{leaf: c.Certificate}
+	}
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		name     string
+		from, to time.Duration
+		want     string
+	}{
+		{"valid", -day, day, ""},
+		{"last second", -day, 0, ""},
+		{"expired", -2 * day, -time.Second, "expired on 2026-03-04 11:59 UTC"},
+		{"not yet valid", 6 * time.Minute, day, "not valid before 2026-03-04 12:06 UTC"},
+		{"the CA's clock is ahead", 4 * time.Minute, day, ""},
+		{"ends before it begins", day, -day, "never valid"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := between(c.from, c.to)
+			for _, policy := range []string{"", "refuse"} {
+				warnings, err := checkDates(b, testNow, policy)
+				switch {
+				case len(warnings) != 0:
+					t.Errorf("policy %q warns: %q", policy, warnings)
+				case c.want == "" && err != nil:
+					t.Errorf("policy %q: %v", policy, err)
+				case c.want != "" && !strings.Contains(refusal(t, err), c.want):
+					t.Errorf("policy %q: got %v, want %q", policy, err, c.want)
+				}
+			}
+			warnings, err := checkDates(b, testNow, "warn")
+			if err != nil || (len(warnings) == 1) != (c.want != "") || c.want != "" && !strings.Contains(warnings[0], c.want) {
+				t.Errorf("policy warn: got %q, %v", warnings, err)
+			}
+		})
+	}
+}
+
+func TestNameAndSummary(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		edit func(*x509.Certificate)
+		want string
+	}{
+		{"CN", func(c *x509.Certificate) { c.Subject.CommonName, c.DNSNames = "web1", []string{"web2"} }, "web1"},
+		{"first DNS name", dnsNames("web2.example.com", "web3.example.com"), "web2.example.com"},
+		{"IP address", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv6loopback} }, "::1"},
+		{"mail address", func(c *x509.Certificate) { c.EmailAddresses = []string{"a@example.com"} }, "a@example.com"},
+		{"serial", func(*x509.Certificate) {}, "serial 4a7be5"},
+		{"serial 0", func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0) }, "serial 00"},
+		{"CN of spaces", func(c *x509.Certificate) { c.Subject.CommonName = " \r\n" }, "serial 4a7be5"},
+		{"CN with a header in it", func(c *x509.Certificate) { c.Subject.CommonName = "a\r\nBcc: x@evil.example" }, "a Bcc: x@evil.example"},
+		{"CN of 70 kB", func(c *x509.Certificate) { c.Subject.CommonName = strings.Repeat("x", 70_000) }, strings.Repeat("x", 97) + "…"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := &bundle{leaf: issue(t, nil, seeded(1), "", c.edit).Certificate}
+			if got := b.name(); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			s := b.summary()
+			if len(s.CommonName) > 200 || strings.ContainsAny(s.CommonName+s.Issuer, "\r\n\x00") || s.Serial == "" || len(s.Fingerprint) != 64 {
+				t.Errorf("got %+v", s)
+			}
+		})
+	}
+	many := issue(t, nil, seeded(1), "many", dnsNames(manyNames(300)...))
+	if got := len((&bundle{leaf: many.Certificate}).summary().DNSNames); got != 100 {
+		t.Errorf("the summary holds %d of 300 names", got)
+	}
+}
+
+// OpenSSL is a reader of what we write: it must find the same chain and the same
+// figures.
+func TestOpenSSLVerifiesChain(t *testing.T) {
+	t.Parallel()
+	openssl := lab.Need(t, "openssl")
+	p := newPKI(t, "p256")
+	b, err := parseBundle(pemOf(p.intermediate, p.leaf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	root, full := filepath.Join(dir, "root.pem"), filepath.Join(dir, "full.pem")
+	write(t, root, pemOf(p.root))
+	write(t, full, b.pem())
+
+	at := fmt.Sprint(testNow.Unix())
+	if out := run(t, openssl, "verify", "-attime", at, "-CAfile", root, "-untrusted", full, full); !strings.Contains(out, "OK") {
+		t.Errorf("openssl verify: %s", out)
+	}
+	out := run(t, openssl, "x509", "-in", full, "-noout", "-fingerprint", "-sha256", "-serial", "-subject")
+	sum := sha256.Sum256(p.leaf.Raw)
+	s := b.summary()
+	if s.Fingerprint != hex.EncodeToString(sum[:]) {
+		t.Errorf("fingerprint %s", s.Fingerprint)
+	}
+	fingerprint := colons(s.Fingerprint)
+	for _, want := range []string{fingerprint[0].Text + ":" + fingerprint[1].Text, "serial=" + strings.ToUpper(s.Serial), "*.example.com"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("openssl x509 does not say %s:\n%s", want, out)
+		}
+	}
+}
+
+// A parser's error may quote what it read; the reason must not.
+func TestReasonsQuoteNothing(t *testing.T) {
+	t.Parallel()
+	c := issue(t, nil, seeded(1), "x", dnsNames("canary-name.example"))
+	broken := bytes.Replace(c.Raw, []byte("canary-name.example"), []byte("canary-name\xff\xffxample"), 1)
+	_, err := parseBundle(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: broken}))
+	if reason := refusal(t, err); strings.Contains(reason, "canary") {
+		t.Errorf("the reason quotes: %s", reason)
+	}
+}
+
+func FuzzParseBundle(f *testing.F) {
+	ca := issue(f, nil, seeded(1), "CA", asCA)
+	leaf := issue(f, ca, seeded(2), "leaf", dnsNames("a.example.com"))
+	f.Add(pemOf(ca, leaf))
+	f.Add(append([]byte(utf8BOM), bytes.ReplaceAll(pemOf(leaf), []byte("\n"), []byte("\r\n"))...))
+	f.Add([]byte("-----BEGIN CERTIFICATE----------BEGIN CERTIFICATE-----"))
+	f.Add([]byte("-----END CERTIFICATE----------BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		b, err := parseBundle(text)
+		if err != nil {
+			refusal(t, err)
+			return
+		}
+		again, err := parseBundle(b.pem())
+		if err != nil || !again.leaf.Equal(b.leaf) || len(again.chain) != len(b.chain) {
+			t.Fatalf("what was written is not what was read: %v", err)
+		}
+	})
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run runs a program to its end and gives what it says on both outputs.
+func run(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%s %s: %v", filepath.Base(program), strings.Join(args, " "), err)
+	}
+	return string(out)
+}

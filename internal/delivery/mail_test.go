@@ -1,0 +1,762 @@
+package delivery
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"mime/quotedprintable"
+	"net/mail"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"encoding/base64"
+
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// readMail is a mail as a mail program sees it.
+type readMail struct {
+	header mail.Header
+	text   string
+	html   string
+	files  []attachment
+}
+
+// read takes a mail apart and fails when it is not multipart/mixed of
+// multipart/alternative (text, html) and attachments.
+func read(t testing.TB, raw []byte) *readMail {
+	t.Helper()
+	msg, err := mail.ReadMessage(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatalf("not a mail: %v", err)
+	}
+	m := &readMail{header: msg.Header}
+	mixed := parts(t, msg.Header.Get("Content-Type"), "multipart/mixed", msg.Body)
+	if len(mixed) < 2 {
+		t.Fatalf("the mail has %d parts", len(mixed))
+	}
+	bodies := parts(t, mixed[0].header.Get("Content-Type"), "multipart/alternative", bytes.NewReader(mixed[0].body))
+	if len(bodies) != 2 || bodies[0].header.Get("Content-Type") != "text/plain; charset=UTF-8" || bodies[1].header.Get("Content-Type") != "text/html; charset=UTF-8" {
+		t.Fatal("the bodies are not text, then HTML")
+	}
+	m.text, m.html = string(bodies[0].body), string(bodies[1].body)
+	for _, p := range mixed[1:] {
+		if p.header.Get("Content-Transfer-Encoding") != "base64" {
+			t.Errorf("an attachment travels as %s", p.header.Get("Content-Transfer-Encoding"))
+		}
+		contentType, _, err := mime.ParseMediaType(p.header.Get("Content-Type"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		disposition, params, err := mime.ParseMediaType(p.header.Get("Content-Disposition"))
+		if err != nil || disposition != "attachment" {
+			t.Fatalf("an attachment is %q: %v", disposition, err)
+		}
+		m.files = append(m.files, attachment{name: params["filename"], contentType: contentType, data: p.body})
+	}
+	return m
+}
+
+type readPart struct {
+	header mail.Header
+	body   []byte // decoded
+}
+
+func parts(t testing.TB, contentType, want string, body io.Reader) (list []readPart) {
+	t.Helper()
+	got, params, err := mime.ParseMediaType(contentType)
+	if err != nil || got != want {
+		t.Fatalf("got %q (%v), want %s", contentType, err, want)
+	}
+	reader := multipart.NewReader(body, params["boundary"])
+	for {
+		part, err := reader.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			return list
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var decoded io.Reader = part
+		switch part.Header.Get("Content-Transfer-Encoding") {
+		case "quoted-printable":
+			decoded = quotedprintable.NewReader(part)
+		case "base64":
+			decoded = base64.NewDecoder(base64.StdEncoding, part)
+		}
+		data, err := io.ReadAll(decoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, readPart{mail.Header(part.Header), data})
+	}
+}
+
+// goodWire checks what every mail must keep to, whatever went into it: ASCII
+// (unless an address is not), CRLF line ends and no CR or LF without the other,
+// no control characters, lines within RFC 5321 and base64 within RFC 2045.
+func goodWire(t testing.TB, m *message) {
+	t.Helper()
+	for i, c := range m.raw {
+		switch {
+		case c == '\n' && (i == 0 || m.raw[i-1] != '\r'), c == '\r' && (i+1 == len(m.raw) || m.raw[i+1] != '\n'):
+			t.Fatalf("a bare %q at byte %d", c, i)
+		case c < ' ' && c != '\r' && c != '\n' && c != '\t', c == 0x7f, c >= 0x80 && !m.needsUTF8:
+			t.Fatalf("byte %#x at %d", c, i)
+		}
+	}
+	inBase64, inHeader := false, true
+	for line := range bytes.SplitSeq(m.raw, []byte("\r\n")) {
+		if len(line) > 998 {
+			t.Fatalf("a line of %d bytes: %.80q...", len(line), line)
+		}
+		switch {
+		case bytes.HasPrefix(line, []byte("--")):
+			inBase64 = false
+		case bytes.Equal(line, []byte("Content-Transfer-Encoding: base64")):
+			inBase64 = true
+		case inBase64 && len(line) > 76 && !bytes.Contains(line, []byte(":")):
+			t.Fatalf("a base64 line of %d bytes", len(line))
+		case inHeader && len(line) > 0 && len(bytes.TrimSpace(line)) == 0:
+			t.Fatal("a header is folded into a blank line")
+		}
+		inHeader = inHeader && len(line) > 0
+	}
+	if !bytes.HasSuffix(m.raw, []byte("\r\n")) {
+		t.Fatal("the last line has no end")
+	}
+}
+
+// headerNames are the headers that a mail may have.
+var headerNames = []string{
+	"Auto-Submitted", "Cc", "Content-Type", "Date", "From", "Message-Id", "Mime-Version", "Reply-To", "Subject", "To",
+	"X-Auto-Response-Suppress", "X-Certpost-Event-Id", "X-Certpost-Possible-Duplicate", "X-Certpost-Target",
+}
+
+// onlyOurHeaders checks that nothing brought a header of its own along, and
+// that there is one of each.
+func onlyOurHeaders(t testing.TB, m *readMail) {
+	t.Helper()
+	for name, values := range m.header {
+		if !slices.Contains(headerNames, name) || len(values) != 1 {
+			t.Errorf("header %s: %q", name, values)
+		}
+	}
+}
+
+func subjectOf(t testing.TB, m *readMail) string {
+	t.Helper()
+	decoded, err := new(mime.WordDecoder).DecodeHeader(m.header.Get("Subject"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decoded
+}
+
+func TestEncodeWords(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{
+		"", "plain words stay", "[Prüfung] Certpost: certificate", "Zertifikatsverwaltungsbüro der Stadt", "für über ärger und ä",
+		"证书已签发证书已签发证书已签发 ok", strings.Repeat("x", 100) + " ü", "a=b?c_d ü=?_", "😀😀😀😀😀😀",
+	} {
+		encoded := encodeWords(s)
+		decoded, err := new(mime.WordDecoder).DecodeHeader(encoded)
+		if err != nil || decoded != s {
+			t.Errorf("%q becomes %q and is read as %q: %v", s, encoded, decoded, err)
+		}
+		for word := range strings.SplitSeq(encoded, " ") {
+			if strings.HasPrefix(word, "=?") && len(word) > 60 || !ascii(word) {
+				t.Errorf("%q becomes %q", s, word)
+			}
+		}
+	}
+}
+
+func testTarget() *Target {
+	return &Target{
+		ID: "ops-archive", Host: "smtp.example.com",
+		FromAddress: "certs@example.com", FromName: "Certificates",
+		To: []string{"ops@example.com"}, SubjectPrefix: "[PROD]",
+	}
+}
+
+// goldenPKI is the same to the byte in every run.
+func goldenPKI(t testing.TB) (b *bundle, key []byte) {
+	t.Helper()
+	root := issue(t, nil, seeded(1), "Example Root", asCA)
+	ca := issue(t, root, seeded(2), "Example CA 1", asCA)
+	leaf := issue(t, ca, seeded(3), "*.example.com", dnsNames("*.example.com", "example.com"))
+	b, err := parseBundle(pemOf(leaf, ca))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, keyPEM(t, leaf.key)
+}
+
+func goldenFacts(t testing.TB, target *Target) mailFacts {
+	t.Helper()
+	b, key := goldenPKI(t)
+	files, err := buildPayload(target, b, key, []byte(passphrase))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mailFacts{
+		eventID: "01JD3ZX8W4", source: "certbot://web1", time: testNow.Add(-time.Minute), now: testNow,
+		bundle: b, attachments: files,
+	}
+}
+
+// The golden mails are raw mails with LF line ends. "*" stands for any text
+// within a line, a line of "**" for any lines. CERTPOST_UPDATE_GOLDEN=1 writes
+// them anew.
+func TestGoldenMails(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		target func(*Target)
+		facts  func(*mailFacts)
+	}{
+		"pem": {},
+		"pem_and_key": {target: func(t *Target) {
+			t.Payload = PayloadPEMAndKey
+			t.CC, t.BCC, t.ReplyTo = []string{"team@example.com"}, []string{"archive@example.com"}, "helpdesk@example.com"
+		}},
+		"pkcs12": {target: func(t *Target) {
+			t.Payload = PayloadPKCS12
+			t.PKCS12Passphrase = secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}
+		}},
+		"warned_duplicate": {facts: func(m *mailFacts) {
+			m.possibleDuplicate = true
+			m.now = testNow.Add(100 * 24 * time.Hour)
+			m.warnings, _ = checkDates(m.bundle, m.now, "warn")
+			m.bundle.notes = []string{`"Example CA 1" was given twice`}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := testTarget()
+			if c.target != nil {
+				c.target(target)
+			}
+			facts := goldenFacts(t, target)
+			if c.facts != nil {
+				c.facts(&facts)
+			}
+			m, err := renderMail(target, facts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			goodWire(t, m)
+			onlyOurHeaders(t, read(t, m.raw))
+			got := strings.ReplaceAll(string(m.raw), "\r\n", "\n")
+			path := filepath.Join("testdata", "mail_"+name+".golden")
+			if os.Getenv("CERTPOST_UPDATE_GOLDEN") == "1" {
+				write(t, path, []byte(withWildcards(got)))
+			}
+			golden, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at, ok := fits(string(golden), got); !ok {
+				t.Errorf("%s does not fit from here on:\n%.600s", path, at)
+			}
+		})
+	}
+}
+
+// withWildcards replaces what differs from run to run: boundaries, and the
+// content of encrypted attachments.
+func withWildcards(raw string) string {
+	raw = regexp.MustCompile(`[0-9a-f]{60}`).ReplaceAllString(raw, "*")
+	return regexp.MustCompile(`(?s)(Content-Type: application/x-pkcs12;[^\n]*\n\n).*?(\n--\*)`).ReplaceAllString(raw, "$1**$2")
+}
+
+// fits compares line by line, and gives the rest of the text from the first
+// line on that does not fit.
+func fits(golden, text string) (rest string, ok bool) {
+	want, got := strings.Split(golden, "\n"), strings.Split(text, "\n")
+	for i, j := 0, 0; ; i, j = i+1, j+1 {
+		switch {
+		case i == len(want) || j == len(got):
+			return strings.Join(got[min(j, len(got)):], "\n"), i == len(want) && j == len(got)
+		case want[i] == "**":
+			if i+1 == len(want) {
+				return "", true
+			}
+			for j < len(got) && !lineFits(want[i+1], got[j]) {
+				j++
+			}
+			j--
+		case !lineFits(want[i], got[j]):
+			return strings.Join(got[j:], "\n"), false
+		}
+	}
+}
+
+func lineFits(want, got string) bool {
+	pieces := strings.Split(want, "*")
+	if len(pieces) == 1 {
+		return want == got
+	}
+	for i, piece := range pieces {
+		at := strings.Index(got, piece)
+		if at < 0 || i == 0 && at != 0 {
+			return false
+		}
+		if i == len(pieces)-1 {
+			return strings.HasSuffix(got, piece)
+		}
+		got = got[at+len(piece):]
+	}
+	return true
+}
+
+func TestMailHeaders(t *testing.T) {
+	t.Parallel()
+	target := testTarget()
+	target.CC, target.BCC, target.ReplyTo = []string{"cc@example.com"}, []string{"secret-reader@example.com"}, "help@example.com"
+	facts := goldenFacts(t, target)
+	m, err := renderMail(target, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, m.raw)
+	onlyOurHeaders(t, got)
+	for name, want := range map[string]string{
+		"Subject":                       "[PROD] Certpost: certificate for *.example.com issued, expires 2026-06-01",
+		"From":                          `"Certificates" <certs@example.com>`,
+		"To":                            "<ops@example.com>",
+		"Cc":                            "<cc@example.com>",
+		"Reply-To":                      "<help@example.com>",
+		"Date":                          "Wed, 04 Mar 2026 12:00:00 +0000",
+		"Auto-Submitted":                "auto-generated",
+		"X-Certpost-Event-Id":           "01JD3ZX8W4",
+		"X-Certpost-Target":             "ops-archive",
+		"Message-ID":                    m.messageID,
+		"X-Certpost-Possible-Duplicate": "",
+	} {
+		if got := got.header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if want := []string{"ops@example.com", "cc@example.com", "secret-reader@example.com"}; !slices.Equal(m.recipients, want) {
+		t.Errorf("recipients %q, want %q", m.recipients, want)
+	}
+	if m.from != "certs@example.com" || m.needsUTF8 {
+		t.Errorf("from %q, needsUTF8 %v", m.from, m.needsUTF8)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leak := range []string{"secret-reader", "go-mail", "User-Agent", "X-Mailer", "@" + host} {
+		if bytes.Contains(m.raw, []byte(leak)) || strings.Contains(got.text, leak) || strings.Contains(got.html, leak) {
+			t.Errorf("the mail tells of %s", leak)
+		}
+	}
+	if len(got.files) != 1 || !bytes.Equal(got.files[0].data, facts.bundle.pem()) || got.files[0].name != "_wildcard.example.com.pem" || got.files[0].contentType != typePEM {
+		t.Error("the attachment did not arrive as it was")
+	}
+
+	facts.possibleDuplicate = true
+	again, err := renderMail(target, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.messageID != m.messageID || read(t, again.raw).header.Get("X-Certpost-Possible-Duplicate") != "yes" {
+		t.Error("a possible duplicate has another Message-ID, or does not say what it is")
+	}
+}
+
+func TestMessageID(t *testing.T) {
+	t.Parallel()
+	form := regexp.MustCompile(`^<[a-z2-7]{20}@[A-Za-z0-9_][A-Za-z0-9._-]*>$`)
+	seen := make(map[string]string)
+	for _, c := range []struct{ event, target, domain, want string }{
+		{"e1", "t1", "example.com", "@example.com>"},
+		{"e1", "t2", "example.com", "@example.com>"},
+		{"e2", "t1", "example.com", "@example.com>"},
+		{"e", "1t1", "example.com", "@example.com>"},
+		{"", "", "example.com", "@example.com>"},
+		{"e3", "t", "certificates.notifications.corp.example.com", "@notifications.corp.example.com>"},
+		{"e4", "t", strings.Repeat("a", 63) + ".com", "@com>"},
+		{"e5", "t", strings.Repeat("a", 63), "@certpost.invalid>"},
+		{"e6", "t", "[192.0.2.1]", "@192.0.2.1>"},
+		{"e7", "t", "[IPv6:2001:db8::1]", "@IPv6_2001_db8__1>"},
+	} {
+		id := messageID(c.event, c.target, c.domain)
+		if id != messageID(c.event, c.target, c.domain) {
+			t.Errorf("%v: not the same twice", c)
+		}
+		if !form.MatchString(id) || len(id) > 60 || !strings.HasSuffix(id, c.want) {
+			t.Errorf("%v gives %s, want ...%s", c, id, c.want)
+		}
+		if other, taken := seen[id[:22]]; taken {
+			t.Errorf("%v has the id of %s", c, other)
+		}
+		seen[id[:22]] = c.event + "/" + c.target
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name        string
+		to, cc, bcc []string
+		owed        []string
+		want        []string
+		headerTo    string
+		utf8        bool
+		wantRefusal string
+	}{
+		{name: "duplicates", to: []string{"a@example.com", "a@EXAMPLE.com"}, cc: []string{"a@Example.Com", "b@example.com"}, bcc: []string{"b@example.com", "c@example.com"},
+			want: []string{"a@example.com", "b@example.com", "c@example.com"}, headerTo: "<a@example.com>"},
+		{name: "local parts keep their case", to: []string{"Ops@example.com", "ops@example.com"}, want: []string{"Ops@example.com", "ops@example.com"}, headerTo: "<Ops@example.com>, <ops@example.com>"},
+		{name: "IDN", to: []string{"ops@bücher.example", "ops@xn--bcher-kva.example"}, want: []string{"ops@xn--bcher-kva.example"}, headerTo: "<ops@xn--bcher-kva.example>"},
+		{name: "local part not ASCII", to: []string{"jürgen@bücher.example"}, want: []string{"jürgen@xn--bcher-kva.example"}, headerTo: "<jürgen@xn--bcher-kva.example>", utf8: true},
+		{name: "only bcc not ASCII", to: []string{"a@example.com"}, bcc: []string{"jürgen@example.com"}, want: []string{"a@example.com", "jürgen@example.com"}, headerTo: "<a@example.com>", utf8: true},
+		{name: "bcc not ASCII and not owed", to: []string{"a@example.com"}, bcc: []string{"jürgen@example.com"}, owed: []string{"a@example.com"}, want: []string{"a@example.com"}, headerTo: "<a@example.com>"},
+		{name: "quoted local part", to: []string{`"ops team"@example.com`}, want: []string{`"ops team"@example.com`}, headerTo: `<"ops team"@example.com>`},
+		{name: "address literal", to: []string{"ops@[192.0.2.1]"}, want: []string{"ops@[192.0.2.1]"}, headerTo: "<ops@[192.0.2.1]>"},
+		{name: "some still owed", to: []string{"a@example.com"}, cc: []string{"b@example.com"}, bcc: []string{"c@example.com"}, owed: []string{"c@EXAMPLE.com", "b@example.com"},
+			want: []string{"b@example.com", "c@example.com"}, headerTo: "<a@example.com>"},
+		{name: "owed to somebody who was taken out", to: []string{"a@example.com"}, owed: []string{"gone@example.com", "a@example.com"}, want: []string{"a@example.com"}, headerTo: "<a@example.com>"},
+		{name: "owed to nobody who is left", to: []string{"a@example.com"}, owed: []string{"gone@example.com"}, wantRefusal: "none of the recipients still owed"},
+		{name: "no address", to: []string{"nobody"}, wantRefusal: "the target's to is not an address"},
+		{name: "line break", to: []string{"a@example.com\r\nRCPT TO:<b@example.com>"}, wantRefusal: "control characters"},
+		{name: "angle brackets", to: []string{"A <a@example.com>"}, wantRefusal: "angle brackets"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			target := testTarget()
+			target.To, target.CC, target.BCC = c.to, c.cc, c.bcc
+			facts := goldenFacts(t, target)
+			facts.recipients = c.owed
+			m, err := renderMail(target, facts)
+			if c.wantRefusal != "" {
+				var f *verdict.Failure
+				if !errors.As(err, &f) || f.Code != verdict.TargetInvalid || f.Phase != verdict.PhaseRender || f.Certainty != verdict.NotSent || !strings.Contains(f.Reason, c.wantRefusal) {
+					t.Errorf("got %v, want TARGET_INVALID with %q", err, c.wantRefusal)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			goodWire(t, m)
+			if !slices.Equal(m.recipients, c.want) || m.needsUTF8 != c.utf8 {
+				t.Errorf("got %q, UTF-8 %v; want %q, %v", m.recipients, m.needsUTF8, c.want, c.utf8)
+			}
+			if got := read(t, m.raw).header.Get("To"); got != c.headerTo {
+				t.Errorf("To: %s, want %s", got, c.headerTo)
+			}
+		})
+	}
+}
+
+func TestFiftyRecipients(t *testing.T) {
+	t.Parallel()
+	target := testTarget()
+	target.To = nil
+	for _, name := range manyNames(50) {
+		target.To = append(target.To, strings.Repeat("x", 50)+"@"+name)
+	}
+	m, err := renderMail(target, goldenFacts(t, target))
+	if err != nil {
+		t.Fatal(err)
+	}
+	goodWire(t, m)
+	list, err := read(t, m.raw).header.AddressList("To")
+	if err != nil || len(list) != 50 || len(m.recipients) != 50 {
+		t.Errorf("To has %d addresses, the envelope %d: %v", len(list), len(m.recipients), err)
+	}
+}
+
+func TestBodiesSayTheSame(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t, "rsa")
+	leaf := issue(t, p.intermediate, p.leaf.key, "web1.example.com", dnsNames(append([]string{"xn--pypal-4ve.com"}, manyNames(59)...)...))
+	b, err := parseBundle(pemOf(leaf, p.intermediate, leaf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := testTarget()
+	target.Payload = PayloadPEMAndKey
+	files, err := buildPayload(target, b, keyPEM(t, leaf.key), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := renderMail(target, mailFacts{eventID: "e1", source: "lego://host", time: testNow, now: testNow, bundle: b, attachments: files, warnings: []string{"something to know"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, m.raw)
+	s := b.summary()
+	fingerprint := colons(s.Fingerprint)
+	for _, want := range []string{
+		"web1.example.com", "It is valid until 2026-06-01, 89 days left.", "2026-03-03 12:00 UTC to 2026-06-01 12:00 UTC",
+		"xn--pypal-4ve.com", "pаypal.com, mixes Cyrillic and Latin letters", "host-0018.example.com", "and 40 more",
+		"CN=Test CA 1", "RSA, 2048 bits", "4A:7B:E5", fingerprint[0].Text, fingerprint[1].Text,
+		"web1.example.com.pem", "web1.example.com.key.pem", "contains the private key", "Something to know.", "was given twice",
+		"ops-archive", "e1", "lego://host", "Certpost",
+	} {
+		for kind, body := range map[string]string{"text": got.text, "HTML": unescape(got.html)} {
+			if !strings.Contains(strings.Join(strings.Fields(body), " "), want) {
+				t.Errorf("the %s body does not say %s", kind, want)
+			}
+		}
+	}
+	if strings.Contains(got.text, "host-0019") || strings.Contains(got.html, "host-0019") {
+		t.Error("the names are not cut")
+	}
+	for line := range strings.SplitSeq(got.text, "\n") {
+		if n := utf8.RuneCountInString(line); n > 78 {
+			t.Errorf("a line of %d characters: %s", n, line)
+		}
+	}
+	if want := "[PROD] Certpost: certificate for web1.example.com issued, expires 2026-06-01 - WARNING"; subjectOf(t, got) != want {
+		t.Errorf("subject %q, want %q", subjectOf(t, got), want)
+	}
+}
+
+func unescape(html string) string {
+	return strings.NewReplacer("&#34;", `"`, "&#39;", "'", "&#43;", "+", "&amp;", "&").Replace(html)
+}
+
+// The mail never holds the passphrase, and says where it is only if that is of
+// use to its reader.
+func TestPassphraseInstructions(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ref  secrets.Ref
+		want string
+	}{
+		"vault":  {secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}, "kept in Vault: secret/p12/ops#passphrase"},
+		"env":    {secrets.Ref{Env: "CANARY_VARIABLE"}, "ask whoever runs this service (certs@example.com)"},
+		"file":   {secrets.Ref{File: "/etc/canary"}, "ask whoever runs this service (certs@example.com)"},
+		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask whoever runs this service (certs@example.com)"},
+	} {
+		target := testTarget()
+		target.Payload, target.PKCS12Passphrase = PayloadPKCS12, c.ref
+		m, err := renderMail(target, goldenFacts(t, target))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := read(t, m.raw)
+		for _, body := range []string{got.text, unescape(got.html)} {
+			body = strings.Join(strings.Fields(body), " ")
+			if !strings.Contains(body, c.want) {
+				t.Errorf("%s: the mail does not say %q", name, c.want)
+			}
+			if strings.Contains(body, passphrase) || strings.Contains(strings.ToLower(body), "canary") {
+				t.Errorf("%s: the mail tells too much", name)
+			}
+			if !strings.Contains(body, "built on NSS cannot open") {
+				t.Errorf("%s: nothing is said of Ed25519 and NSS", name)
+			}
+		}
+	}
+}
+
+// hostile is text that tries to leave the place it is put in.
+var hostile = map[string]string{
+	"header":        "x\r\nBcc: victim@evil.example\r\n\r\nbody",
+	"bare line end": "x\nBcc: victim@evil.example",
+	"NUL":           "paypal.com\x00.evil.example",
+	"bidi":          "cert\u202egpj.exe\u2066",
+	"encoded word":  "=?utf-8?q?=0D=0ABcc:_victim@evil.example?=",
+	"long":          strings.Repeat("x", 70_000),
+	"long words":    strings.Repeat("word ", 2_000),
+	"wide":          strings.Repeat("☃", 2_000),
+	"markup":        `<script>alert(1)</script><img src=x onerror=alert(1)>"'</title></style>`,
+	"template":      `{{.EventID}}{{define "x"}}`,
+	"invalid UTF-8": "\xff\xfe\x80abc",
+	"dots":          "\n.\n..\r\n.\r\n",
+	"blanks":        "a" + strings.Repeat(" ", 300) + strings.Repeat("b", 90) + "  c",
+}
+
+// Whatever stands in a certificate, an event or a target, a mail keeps to what
+// goodWire wants, has our headers alone, and its HTML no element of theirs.
+func TestHostileText(t *testing.T) {
+	t.Parallel()
+	for name, text := range hostile {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cert := issue(t, nil, seeded(1), strings.ToValidUTF8(text, "?"), func(c *x509.Certificate) {
+				c.Subject.Organization = []string{strings.ToValidUTF8(text[:min(len(text), 5000)], "?")}
+				if ascii(text) && len(text) < 10_000 {
+					c.DNSNames = []string{text, "", "example.com"}
+				}
+			})
+			b, err := parseBundle(pemOf(cert))
+			if err != nil {
+				// Too large, the certificate of 70,000 bytes: as it should be. What gets
+				// through otherwise is cleaned all the same.
+				refusal(t, err)
+				b = &bundle{leaf: cert.Certificate}
+			}
+			hostileMail(t, b, text)
+		})
+	}
+}
+
+func ascii(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r > 0x7e }) < 0
+}
+
+func hostileMail(t testing.TB, b *bundle, text string) {
+	t.Helper()
+	b.notes = []string{text}
+	target := testTarget()
+	target.ID, target.FromName, target.SubjectPrefix = text, text, text
+	files, err := buildPayload(target, b, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := renderMail(target, mailFacts{
+		eventID: text, source: text, now: testNow, bundle: b, attachments: files,
+		warnings: []string{text}, product: text, messageIDDomain: text,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	goodWire(t, m)
+	got := read(t, m.raw)
+	onlyOurHeaders(t, got)
+	if len(m.recipients) != 1 || m.recipients[0] != "ops@example.com" {
+		t.Errorf("recipients %q", m.recipients)
+	}
+	subject := subjectOf(t, got)
+	if clean(subject, 2000) != subject {
+		t.Errorf("the subject is not clean: %q", subject)
+	}
+	from, err := got.header.AddressList("From")
+	if err != nil || len(from) != 1 || from[0].Address != "certs@example.com" || clean(from[0].Name, 2000) != from[0].Name {
+		t.Errorf("From: %q: %v", got.header.Get("From"), err)
+	}
+	if len(m.messageID) > 60 || strings.ContainsAny(m.messageID, " \r\n") {
+		t.Errorf("Message-ID: %s", m.messageID)
+	}
+	if len(got.files) != 1 || !bytes.Equal(got.files[0].data, b.pem()) || got.files[0].name != files[0].name {
+		t.Error("the attachment did not arrive as it was")
+	}
+	html := strings.ToLower(got.html)
+	for _, tag := range []string{"<script", "<img", "<iframe", "<a ", "onerror=alert(1)>"} {
+		if strings.Contains(html, tag) {
+			t.Errorf("the HTML has %s", tag)
+		}
+	}
+	for _, body := range []string{got.text, got.html} {
+		for line := range strings.SplitSeq(body, "\r\n") {
+			if strings.TrimSpace(strings.ReplaceAll(clean(line, 5000), " ", "")) != strings.ReplaceAll(line, " ", "") {
+				t.Errorf("a line of a body is not clean: %q", line)
+			}
+		}
+	}
+	if n := len(m.raw) - len(b.pem())*3/2; n > 100_000 {
+		t.Errorf("the mail has %d bytes besides the attachment", n)
+	}
+}
+
+func FuzzRenderMail(f *testing.F) {
+	for _, text := range hostile {
+		f.Add(text[:min(len(text), 3000)])
+	}
+	f.Add("web1.example.com")
+	f.Fuzz(func(t *testing.T, text string) {
+		cn := strings.ToValidUTF8(text, "?")
+		if len(cn) > 10_000 {
+			return
+		}
+		hostileMail(t, &bundle{leaf: issue(t, nil, seeded(1), cn).Certificate}, text)
+	})
+}
+
+// Python's mail parser is one that is not Go's; it finds the same mail.
+func TestPythonReadsMail(t *testing.T) {
+	t.Parallel()
+	python := lab.Need(t, "python3")
+	target := testTarget()
+	target.Payload, target.SubjectPrefix, target.FromName = PayloadPKCS12, "[Prüfung]", "Zertifikate für alle"
+	facts := goldenFacts(t, target)
+	m, err := renderMail(target, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "mail.eml")
+	write(t, file, m.raw)
+	const script = `
+import base64, email, email.policy, json, sys
+m = email.message_from_binary_file(open(sys.argv[1], "rb"), policy=email.policy.default)
+print(json.dumps({
+  "defects": [str(d) for p in m.walk() for d in p.defects] + [str(d) for p in m.walk() for h in p.values() for d in h.defects],
+  "subject": m["subject"], "from": m["from"].addresses[0].display_name, "id": m["message-id"],
+  "parts": [p.get_content_type() for p in m.walk()],
+  "text": m.get_body(("plain",)).get_content(), "html": m.get_body(("html",)).get_content(),
+  "files": [{"name": a.get_filename(), "data": base64.b64encode(a.get_payload(decode=True)).decode()} for a in m.iter_attachments()],
+}))`
+	var got struct {
+		Defects, Parts    []string
+		Subject, From, ID string
+		Text, HTML        string
+		Files             []struct{ Name, Data string }
+	}
+	if err := json.Unmarshal([]byte(run(t, python, "-c", script, file)), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Defects) > 0 {
+		t.Errorf("defects: %q", got.Defects)
+	}
+	if want := []string{"multipart/mixed", "multipart/alternative", "text/plain", "text/html", "application/x-pkcs12"}; !slices.Equal(got.Parts, want) {
+		t.Errorf("parts %q, want %q", got.Parts, want)
+	}
+	mine := read(t, m.raw)
+	if got.Subject != subjectOf(t, mine) || !strings.HasPrefix(got.Subject, "[Prüfung] Certpost:") || got.From != "Zertifikate für alle" || got.ID != m.messageID {
+		t.Errorf("subject %q, from %q, id %q", got.Subject, got.From, got.ID)
+	}
+	lf := func(s string) string { return strings.ReplaceAll(s, "\r\n", "\n") }
+	if lf(got.Text) != lf(mine.text) || lf(got.HTML) != lf(mine.html) {
+		t.Error("the bodies differ from those that Go reads")
+	}
+	if len(got.Files) != 1 || got.Files[0].Name != "_wildcard.example.com.p12" || got.Files[0].Data != base64.StdEncoding.EncodeToString(facts.attachments[0].data) {
+		t.Error("the attachment differs")
+	}
+}
+
+func BenchmarkMail(b *testing.B) {
+	for _, payload := range []string{PayloadPEM, PayloadPEMAndKey, PayloadPKCS12} {
+		b.Run(payload, func(b *testing.B) {
+			p := newPKI(b, "rsa")
+			text, key := pemOf(p.leaf, p.intermediate), keyPEM(b, p.leaf.key)
+			target := testTarget()
+			target.Payload = payload
+			b.ReportAllocs()
+			for b.Loop() {
+				parsed, err := parseBundle(text)
+				if err != nil {
+					b.Fatal(err)
+				}
+				files, err := buildPayload(target, parsed, key, []byte(passphrase))
+				if err != nil {
+					b.Fatal(err)
+				}
+				m, err := renderMail(target, mailFacts{eventID: "e1", now: testNow, bundle: parsed, attachments: files})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.SetBytes(int64(len(m.raw)))
+			}
+		})
+	}
+}

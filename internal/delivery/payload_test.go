@@ -1,0 +1,338 @@
+package delivery
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// passphrase is one that a shell or a lax parser would trip over.
+const passphrase = `p12 "Pass" $phrase;\ ~`
+
+func TestParseKeyTakesEveryEncoding(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"rsa", "p256", "p384", "ed25519"} {
+		key := newKey(t, kind)
+		leaf := issue(t, nil, key, kind)
+		texts := map[string][]byte{"PKCS#8": keyPEM(t, key)}
+		switch key := key.(type) {
+		case *rsa.PrivateKey:
+			texts["PKCS#1"] = pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
+			texts["PKCS#1 under the label of PKCS#8"] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
+		case *ecdsa.PrivateKey:
+			der, err := x509.MarshalECPrivateKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts["SEC 1"] = pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
+			parameters := []byte("-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n")
+			texts["SEC 1 behind its parameters"] = slices.Concat(parameters, texts["SEC 1"])
+		}
+		texts["BOM and CRLF"] = append([]byte(utf8BOM), bytes.ReplaceAll(texts["PKCS#8"], []byte("\n"), []byte("\r\n"))...)
+		texts["beside its certificate"] = slices.Concat(pemOf(leaf), texts["PKCS#8"])
+		for name, text := range texts {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				t.Parallel()
+				before := bytes.Clone(text)
+				got, err := parseKey(text, leaf.Certificate)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if same, ok := got.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(key) {
+					t.Error("another key came out")
+				}
+				if !bytes.Equal(text, before) {
+					t.Error("the caller's text was changed")
+				}
+			})
+		}
+	}
+}
+
+func TestParseKeyRefuses(t *testing.T) {
+	t.Parallel()
+	key, another := newKey(t, "p256"), newKey(t, "p256")
+	leaf := issue(t, nil, key, "web1.example.com")
+	text := keyPEM(t, key)
+	agreement, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x25519, err := x509.MarshalPKCS8PrivateKey(agreement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("canary-canary-canary")})
+	}
+
+	for _, c := range []struct {
+		name string
+		text []byte
+		want string
+	}{
+		{"nothing", nil, "it is empty"},
+		{"DER", mustDER(t, key), "binary (DER"},
+		{"escaped line breaks", bytes.ReplaceAll(text, []byte("\n"), []byte(`\n`)), `the two characters \ and n`},
+		{"cut off", text[:len(text)-50], "cut off"},
+		{"damaged", bytes.Replace(text, []byte("M"), []byte("*"), 1), "not base64"},
+		{"not a key", block("PRIVATE KEY"), "unknown kind or damaged"},
+		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unknown kind"},
+		{"DSA", block("DSA PRIVATE KEY"), "unknown kind (DSA PRIVATE KEY)"},
+		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH's format"},
+		{"encrypted PKCS#8", block("ENCRYPTED PRIVATE KEY"), "is encrypted"},
+		{"encrypted PKCS#1", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,0011"}, Bytes: []byte("canary-canary-canary")}), "is encrypted"},
+		{"only a certificate", pemOf(leaf), "no private key under the event's private_key: it holds CERTIFICATE"},
+		{"public key", block("PUBLIC KEY"), "it holds PUBLIC KEY"},
+		{"two keys", slices.Concat(text, keyPEM(t, another)), "2 private keys"},
+		{"another key", keyPEM(t, another), `does not match the certificate "web1.example.com"`},
+		{"too large", bytes.Repeat([]byte("A"), maxKey+1), "has 13001 bytes"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := parseKey(c.text, leaf.Certificate)
+			if reason := refusal(t, err); !strings.Contains(reason, c.want) {
+				t.Errorf("got %q, want %q in it", reason, c.want)
+			}
+			quotesNothing(t, err, c.text)
+		})
+	}
+}
+
+func mustDER(t *testing.T, key crypto.Signer) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// quotesNothing checks that no run of eight characters of the text's base64, and
+// nothing it decodes to, is in what printing the error gives.
+func quotesNothing(t *testing.T, err error, text []byte) {
+	t.Helper()
+	printed := fmt.Sprintf("%v %+v %#v", err, err, err)
+	if strings.Contains(printed, "canary") {
+		t.Errorf("the error quotes its input: %s", printed)
+	}
+	for _, line := range bytes.Split(text, []byte("\n")) {
+		if bytes.HasPrefix(line, []byte("-----")) {
+			continue
+		}
+		for i := 0; i+8 <= len(line) && len(line) <= 64; i += 8 {
+			if strings.Contains(printed, string(line[i:i+8])) {
+				t.Errorf("the error quotes its input: %s", printed)
+			}
+		}
+	}
+}
+
+func TestBuildPayloadKinds(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t, "p256")
+	b, err := parseBundle(pemOf(p.leaf, p.intermediate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := keyPEM(t, p.leaf.key)
+
+	for _, payload := range []string{"", PayloadPEM} {
+		files, err := buildPayload(&Target{Payload: payload}, b, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(files) != 1 || files[0].name != "_wildcard.example.com.pem" || files[0].contentType != "application/x-pem-file" || !bytes.Equal(files[0].data, b.pem()) {
+			t.Errorf("payload %q gives %+v", payload, files)
+		}
+	}
+
+	files, err := buildPayload(&Target{Payload: PayloadPEMAndKey}, b, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) != 2 || files[1].name != "_wildcard.example.com.key.pem" || files[1].contentType != "application/x-pem-file" {
+		t.Fatalf("pem_and_key gives %d files, the last %s", len(files), files[len(files)-1].name)
+	}
+	if bytes.Contains(files[0].data, []byte("PRIVATE KEY")) || !bytes.Equal(files[1].data, key) {
+		t.Error("the key is not where it belongs, or not PKCS#8")
+	}
+
+	files, err = buildPayload(&Target{Payload: PayloadPKCS12}, b, key, []byte(passphrase))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) != 1 || files[0].name != "_wildcard.example.com.p12" || files[0].contentType != "application/x-pkcs12" {
+		t.Fatalf("pkcs12 gives %d files, the first %s", len(files), files[0].name)
+	}
+	got, leaf, chain, err := pkcs12.DecodeChain(files[0].data, passphrase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !leaf.Equal(p.leaf.Certificate) || len(chain) != 1 || !chain[0].Equal(p.intermediate.Certificate) || !got.(*ecdsa.PrivateKey).Equal(p.leaf.key) {
+		t.Error("the PKCS#12 file holds something else")
+	}
+}
+
+func TestBuildPayloadRefuses(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t, "p256")
+	b, err := parseBundle(pemOf(p.leaf, p.intermediate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := keyPEM(t, p.leaf.key)
+	for _, c := range []struct {
+		name       string
+		target     Target
+		key        []byte
+		passphrase string
+		want       string
+	}{
+		{"no key", Target{Payload: PayloadPEMAndKey}, nil, "", "payload pem_and_key needs the private key"},
+		{"no key for pkcs12", Target{Payload: PayloadPKCS12}, nil, passphrase, "payload pkcs12 needs the private key"},
+		{"another key", Target{Payload: PayloadPEMAndKey}, keyPEM(t, newKey(t, "p256")), "", "does not match"},
+		{"no passphrase", Target{Payload: PayloadPKCS12}, key, "", "pkcs12_passphrase is empty"},
+		{"blank passphrase", Target{Payload: PayloadPKCS12}, key, "  ", "pkcs12_passphrase is empty"},
+		{"passphrase that is not ASCII", Target{Payload: PayloadPKCS12}, key, "canary-ü", "not printable ASCII"},
+		{"passphrase beyond the BMP", Target{Payload: PayloadPKCS12}, key, "canary-😀", "not printable ASCII"},
+		{"passphrase with a line break", Target{Payload: PayloadPKCS12}, key, "canary\n", "not printable ASCII"},
+		{"unknown payload", Target{Payload: "zip\r\n"}, key, "", "payload zip is not one"},
+		{"unknown encoding", Target{Payload: PayloadPKCS12, PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			files, err := buildPayload(&c.target, b, c.key, []byte(c.passphrase))
+			if files != nil {
+				t.Error("there are files beside the error")
+			}
+			if reason := refusal(t, err); !strings.Contains(reason, c.want) {
+				t.Errorf("got %q, want %q in it", reason, c.want)
+			}
+			quotesNothing(t, err, c.key)
+		})
+	}
+}
+
+// Four programs that are not ours open every PKCS#12 file that we make: OpenSSL,
+// Java, GnuTLS and NSS, the last without Ed25519, which it cannot read.
+func TestPKCS12Readers(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"rsa", "p256", "p384", "ed25519"} {
+		for _, encoding := range []string{PKCS12Modern2023, PKCS12LegacyDES} {
+			t.Run(kind+" "+encoding, func(t *testing.T) {
+				t.Parallel()
+				p := newPKI(t, kind)
+				b, err := parseBundle(pemOf(p.leaf, p.intermediate, p.root))
+				if err != nil {
+					t.Fatal(err)
+				}
+				files, err := buildPayload(&Target{Payload: PayloadPKCS12, PKCS12Encoding: encoding}, b, keyPEM(t, p.leaf.key), []byte(passphrase))
+				if err != nil {
+					t.Fatal(err)
+				}
+				dir := t.TempDir()
+				file, secret := filepath.Join(dir, files[0].name), filepath.Join(dir, "passphrase")
+				write(t, file, files[0].data)
+				write(t, secret, []byte(passphrase+"\n"))
+				serial := serial(p.leaf.Certificate)
+
+				t.Run("openssl", func(t *testing.T) {
+					openssl := lab.Need(t, "openssl")
+					out := run(t, openssl, "pkcs12", "-in", file, "-passin", "file:"+secret, "-nodes")
+					if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || !strings.Contains(out, "BEGIN PRIVATE KEY") {
+						t.Errorf("openssl finds %d certificates", n)
+					}
+					opened := filepath.Join(dir, "opened.pem")
+					write(t, opened, []byte(out))
+					if got, want := run(t, openssl, "pkey", "-in", opened, "-pubout"), run(t, openssl, "x509", "-in", opened, "-noout", "-pubkey"); got != want {
+						t.Errorf("the first certificate is not that of the key:\n%s%s", got, want)
+					}
+				})
+				t.Run("java", func(t *testing.T) {
+					out := run(t, lab.Need(t, "keytool"), "-J-Duser.language=en", "-list", "-v", "-storetype", "PKCS12", "-keystore", file, "-storepass:file", secret)
+					if !strings.Contains(out, "PrivateKeyEntry") || !strings.Contains(out, "Certificate chain length: 3") || !strings.Contains(out, serial) {
+						t.Errorf("keytool finds:\n%.1500s", out)
+					}
+				})
+				t.Run("gnutls", func(t *testing.T) {
+					out := run(t, lab.Need(t, "certtool"), "--p12-info", "--inder", "--infile", file, "--password", passphrase)
+					if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || !regexp.MustCompile(`BEGIN (RSA |EC |)PRIVATE KEY|PKCS #8`).MatchString(out) {
+						t.Errorf("certtool finds %d certificates:\n%.1500s", n, out)
+					}
+				})
+				if kind == "ed25519" {
+					return // NSS is no reader of these; the mail says so
+				}
+				t.Run("nss", func(t *testing.T) {
+					out := run(t, lab.Need(t, "pk12util"), "-l", file, "-w", secret)
+					if n := strings.Count(out, "Certificate(has private key)") + strings.Count(out, "Certificate:"); !strings.Contains(out, "Key(shrouded)") || n < 3 {
+						t.Errorf("pk12util finds:\n%.1500s", out)
+					}
+				})
+			})
+		}
+	}
+}
+
+// With GODEBUG=fips140=only making a PKCS#12 file would panic. The setting is
+// read when a program starts, so another one is started.
+func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("CERTPOST_TEST_FIPS") == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFIPSOnlyRefusesPKCS12$", "-test.v")
+		cmd.Env = append(os.Environ(), "CERTPOST_TEST_FIPS=1", "GODEBUG=fips140=only")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestFIPSOnlyRefusesPKCS12")) {
+			t.Errorf("with fips140=only: %v\n%s", err, out)
+		}
+		return
+	}
+	p := newPKI(t, "p256")
+	b, err := parseBundle(pemOf(p.leaf, p.intermediate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := keyPEM(t, p.leaf.key)
+	_, err = buildPayload(&Target{Payload: PayloadPKCS12}, b, key, []byte(passphrase))
+	if reason := refusal(t, err); !strings.Contains(reason, "fips140=only") {
+		t.Errorf("got %q", reason)
+	}
+	if _, err := buildPayload(&Target{Payload: PayloadPEMAndKey}, b, key, nil); err != nil {
+		t.Errorf("pem_and_key: %v", err)
+	}
+}
+
+func FuzzParseKey(f *testing.F) {
+	leaf := issue(f, nil, seeded(1), "x")
+	f.Add(keyPEM(f, seeded(1)))
+	f.Add(keyPEM(f, seeded(2)))
+	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END EC PRIVATE KEY-----\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		key, err := parseKey(text, leaf.Certificate)
+		if err != nil {
+			refusal(t, err)
+			return
+		}
+		if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(seeded(1)) {
+			t.Fatal("a key that is not the certificate's was taken")
+		}
+	})
+}
