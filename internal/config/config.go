@@ -51,15 +51,16 @@ func Only(key string) Option {
 // Load reads a file into a struct, to which into points. The document is never
 // nil, so that it can locate the problems of what comes after.
 func Load(path string, into any, options ...Option) (*Document, []Problem) {
-	data, err := read(path)
+	data, err := Read(path)
 	if err != nil {
 		return newDocument(path), []Problem{{File: path, Message: err.Error()}}
 	}
 	return Parse(path, data, into, options...)
 }
 
-// read returns the content of a file; its errors do not repeat the path.
-func read(path string) ([]byte, error) {
+// Read returns the content of a file. It reads a byte more than a document may
+// have and no further; its errors do not repeat the path.
+func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -100,6 +101,23 @@ func Parse(name string, data []byte, into any, options ...Option) (*Document, []
 		d.override(target)
 	}
 	return d.doc, Sort(d.problems)
+}
+
+// Keys are the keys of a document's top level, none when it cannot be read.
+func Keys(data []byte) []string {
+	d := &decoder{doc: newDocument("")}
+	root := d.parse(data)
+	if root == nil {
+		return nil
+	}
+	d.aliases = resolve(root)
+	var keys []string
+	if n := d.follow(root, ""); n != nil {
+		for _, e := range d.entries(n, "") {
+			keys = append(keys, e.name)
+		}
+	}
+	return keys
 }
 
 // unreadable says where and why bytes are no text that could be YAML, or nil.

@@ -113,6 +113,10 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) {
 		if s := named(settings, e.name); s != nil {
 			d.decode(e.value, v.FieldByIndex(s.Index), Join(path, e.name))
 		} else {
+			// Of a value that is one of several things, the key is all of it.
+			if IsScalar(v.Type()) {
+				d.doc.failed[path] = true
+			}
 			d.unknown(e, settings, path)
 		}
 	}

@@ -28,8 +28,8 @@ func (d *Document) At(path string) (line, column int) {
 
 // Locate adds to each problem that has only a path where its value came from: a
 // place in the document, or an environment variable. Problems of values that
-// could not be read are dropped: that they could not be read has been said. The
-// result is sorted.
+// could not be read, of their parts, and of what they are parts of are dropped:
+// they may be gone once the value can be read. The result is sorted.
 func (d *Document) Locate(problems []Problem) []Problem {
 	var located []Problem
 	for _, p := range problems {
@@ -37,7 +37,7 @@ func (d *Document) Locate(problems []Problem) []Problem {
 			located = append(located, p)
 			continue
 		}
-		if d.failed[""] || around(p.Path, func(p string) bool { return d.failed[p] }) != "" {
+		if d.unread(p.Path) {
 			continue
 		}
 		if p.Variable = d.variable(p.Path); p.Variable == "" {
@@ -47,6 +47,20 @@ func (d *Document) Locate(problems []Problem) []Problem {
 		located = append(located, p)
 	}
 	return Sort(located)
+}
+
+func (d *Document) unread(path string) bool {
+	for failed := range d.failed {
+		if failed == "" || within(path, failed) || within(failed, path) {
+			return true
+		}
+	}
+	return false
+}
+
+// within reports whether a path is another one, or a part of it.
+func within(path, whole string) bool {
+	return path == whole || strings.HasPrefix(path, whole) && (path[len(whole)] == '.' || path[len(whole)] == '[')
 }
 
 // variable is the environment variable that gave the value at a path, or a part
@@ -60,7 +74,7 @@ func (d *Document) variable(path string) string {
 	}
 	found := ""
 	for at, variable := range d.variables {
-		if strings.HasPrefix(at, path+".") && (found == "" || variable < found) {
+		if within(at, path) && (found == "" || variable < found) {
 			found = variable
 		}
 	}

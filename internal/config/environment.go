@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -79,7 +80,9 @@ func (d *decoder) override(root reflect.Value) {
 		names = append(names, d.overrides.prefix+name)
 	}
 	slices.Sort(names)
-	for variable, value := range environment(d.overrides.environ) {
+	variables := environment(d.overrides.environ)
+	for _, variable := range slices.Sorted(maps.Keys(variables)) {
+		value := variables[variable]
 		name, ours := strings.CutPrefix(variable, d.overrides.prefix)
 		if !ours || slices.Contains(d.overrides.reserved, variable) {
 			continue
@@ -126,6 +129,9 @@ func collect(known map[string]overridable, t reflect.Type, path string, steps []
 
 func (d *decoder) set(o overridable, v reflect.Value, variable, value string) {
 	for _, s := range o.steps {
+		if IsScalar(v.Type()) {
+			keepOnly(v, s.Index)
+		}
 		if v = v.FieldByIndex(s.Index); v.Kind() == reflect.Pointer {
 			v = made(v)
 		}
@@ -142,6 +148,16 @@ func (d *decoder) set(o overridable, v reflect.Value, variable, value string) {
 		d.doc.failed[o.path] = true
 		d.problems = append(d.problems, Problem{Variable: variable, Path: o.path, Message: complaint})
 	}
+}
+
+// keepOnly clears all of a struct but one field. What is a scalar or a mapping
+// is one of several things, so a variable that gives one takes the place of
+// whatever the document says.
+func keepOnly(v reflect.Value, field []int) {
+	kept := reflect.New(v.FieldByIndex(field).Type()).Elem()
+	kept.Set(v.FieldByIndex(field))
+	v.SetZero()
+	v.FieldByIndex(field).Set(kept)
 }
 
 // split takes a list of text apart at its commas.

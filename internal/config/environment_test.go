@@ -64,10 +64,10 @@ ratio: "${EMPTY}"
 
 func TestOverrides(t *testing.T) {
 	t.Parallel()
-	got, problems := parse(t, "name: a\nport: 1\nhosts: [x, y]\ntls: {ca_file: a}\n", Overrides("APP_", []string{
+	got, problems := parse(t, "name: a\nport: 1\nhosts: [x, y]\ntls: {ca_file: a}\neither: {value: b}\n", Overrides("APP_", []string{
 		"APP_NAME=b", "APP_PORT=587", "APP_ON=true", "APP_TIMEOUT=1m", "APP_RATIO=1.5", "APP_HOSTS=p, q,,r ",
 		"APP_TLS_KEY_FILE=k", "APP_NESTED_GIVE_UP_AFTER=2h", "APP_NESTED_CA_FILE=c", "APP_NESTED_DEEPER_COUNT=-3",
-		"APP_SECRET=a,b", "APP_EITHER=x", "APP_EITHER_ENV=E", "APP_CONFIG=reserved", "OTHER_NAME=z", "APPNAME=z",
+		"APP_SECRET=a,b", "APP_EITHER_ENV=E", "APP_CONFIG=reserved", "OTHER_NAME=z", "APPNAME=z",
 		"APP_SERVICE_HOST=10.0.0.1", "APP_SERVICE_PORT_HTTP=80", "APP_PORT_8080_TCP_ADDR=10.0.0.1", "APP_PORT_8080_TCP=tcp://10.0.0.1:8080",
 	}, "APP_CONFIG"))
 	if len(problems) > 0 {
@@ -78,7 +78,7 @@ func TestOverrides(t *testing.T) {
 	}
 	want := shape{
 		Name: "b", Port: 587, Ratio: 1.5, On: true, Timeout: time.Minute, Mode: "slow", Hosts: []string{"p", "q", "r"},
-		TLS: &files{CAFile: "a", KeyFile: "k"}, Either: scalars{Plain: "x", Env: "E"},
+		TLS: &files{CAFile: "a", KeyFile: "k"}, Either: scalars{Env: "E"},
 	}
 	want.Nested.GiveUpAfter, want.Nested.Files.CAFile, want.Nested.Deeper.Count = 2*time.Hour, "c", -3
 	got.Secret = word{}

@@ -54,7 +54,8 @@ var (
 )
 
 // scalar is a type that is written as a plain scalar and reads its text itself:
-// it calls unmarshal with a *string. A struct may be both, a scalar and a mapping.
+// it calls unmarshal with a *string. A struct may be both, a scalar or a mapping
+// of which one key is given; the decoder reads the mapping without its help.
 type scalar interface {
 	UnmarshalYAML(unmarshal func(any) error) error
 }

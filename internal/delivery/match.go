@@ -8,6 +8,13 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
+// maxMatched bounds the texts that globs are tried on, in bytes: whoever makes an
+// event chooses them, and x509 takes a CN of 70 kB. Nothing fits a longer one.
+const (
+	maxMatched = 4096
+	maxDNSName = 253 + 1 // RFC 1035 section 2.3.4, and a dot at the end
+)
+
 // facts are what targets are matched against, computed once per event.
 type facts struct {
 	dnsNames []name   // of the leaf; its CN when it has none
@@ -26,9 +33,15 @@ func factsOf(leaf *x509.Certificate, labels map[string]string) facts {
 		dns = []string{leaf.Subject.CommonName}
 	}
 	for _, n := range dns {
-		f.dnsNames = append(f.dnsNames, nameOf(n))
+		if len(n) <= maxDNSName {
+			f.dnsNames = append(f.dnsNames, nameOf(n))
+		}
 	}
-	f.issuers = []string{strings.ToLower(leaf.Issuer.String()), strings.ToLower(leaf.Issuer.CommonName)}
+	for _, issuer := range []string{leaf.Issuer.String(), leaf.Issuer.CommonName} {
+		if len(issuer) <= maxMatched {
+			f.issuers = append(f.issuers, strings.ToLower(issuer))
+		}
+	}
 	return f
 }
 
@@ -101,7 +114,7 @@ func (m *matcher) fitsNames(names []name) bool {
 func (m *matcher) fitsIssuers(issuers []string) bool {
 	for _, g := range m.issuers {
 		for _, issuer := range issuers {
-			if issuer != "" && g.match(issuer) {
+			if g.match(issuer) {
 				return true
 			}
 		}
@@ -112,7 +125,7 @@ func (m *matcher) fitsIssuers(issuers []string) bool {
 func (m *matcher) fitsLabels(labels map[string]string) bool {
 	for key, g := range m.labels {
 		value, present := labels[key]
-		if !present || !g.match(value) {
+		if !present || len(value) > maxMatched || !g.match(value) {
 			return false
 		}
 	}

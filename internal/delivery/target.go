@@ -53,8 +53,8 @@ type Target struct {
 	// Port of the relay. It decides the default of tls_mode.
 	Port int `yaml:"port" min:"1" max:"65535"`
 	// TLSMode: starttls (required, no downgrade; the default on every port but 465
-	// and 25), smtps (default on 465), opportunistic (STARTTLS when offered,
-	// unverified), plaintext (default on 25, warned about loudly).
+	// and 25), smtps (default on 465), opportunistic (STARTTLS when offered, else
+	// in the clear), plaintext (default on 25, warned about loudly).
 	TLSMode string `yaml:"tls_mode" enum:"starttls,smtps,opportunistic,plaintext"`
 	// TLSSkipVerify accepts any certificate of the relay (warned about).
 	TLSSkipVerify bool `yaml:"tls_skip_verify"`
@@ -68,9 +68,8 @@ type Target struct {
 	Username Text `yaml:"username"`
 	// Password for AUTH, as a secret reference.
 	Password secrets.Ref `yaml:"password"`
-	// AllowInsecureAuth lets the password go over a connection that may be in the
-	// clear (plaintext, opportunistic) or to a relay that is not verified
-	// (tls_skip_verify).
+	// AllowInsecureAuth lets the password go over a connection that is not
+	// encrypted, or to a relay that is not verified (tls_skip_verify).
 	AllowInsecureAuth bool `yaml:"allow_insecure_auth"`
 	// AllowPlaintextKey lets private keys (pem_and_key) go over a connection that
 	// may be in the clear to a relay that is not on this machine.

@@ -24,6 +24,11 @@ func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
 	if config.Failed(problems) {
 		return nil, problems
 	}
+	return define(targets), problems
+}
+
+// define makes targets that are known to be valid ready to use.
+func define(targets []Target) *Definitions {
 	d := &Definitions{byID: make(map[string]*Target, len(targets))}
 	for _, t := range targets {
 		t.TLSMode, t.AuthMethod = t.tlsMode(), t.authMethod()
@@ -32,7 +37,7 @@ func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
 		d.byID[t.ID] = &t
 	}
 	assignLanes(d.targets)
-	return d, problems
+	return d
 }
 
 // Get returns the target with that id, disabled or not.
@@ -68,18 +73,6 @@ func (d *Definitions) Matching(leaf *x509.Certificate, labels map[string]string)
 	return matching
 }
 
-// Source says where definitions come from; at most one of the paths is set.
-type Source struct {
-	// Config is a configuration file with the definitions under its key targets.
-	Config string
-	// File is a file with a list under the key targets, or with a single target.
-	File string
-	// Dir is a directory with such files (*.yaml, *.yml).
-	Dir string
-	// Environ is what ${VAR} in the files is taken from: "NAME=value".
-	Environ []string
-}
-
 // Book holds the current definitions. It may be used by many at once.
 type Book struct {
 	current atomic.Pointer[Definitions]
@@ -87,7 +80,7 @@ type Book struct {
 }
 
 // NewBook opens a book at definitions that came from source. A book whose
-// source is the zero Source never changes.
+// source is the zero Source never changes; others change while Watch runs.
 func NewBook(definitions *Definitions, source Source) *Book {
 	b := &Book{source: source}
 	b.current.Store(definitions)

@@ -6,6 +6,7 @@ import (
 	"net/mail"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -25,37 +26,46 @@ var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // a person should know about it (warnings). Paths start with "targets[i]".
 func ValidateTargets(targets []Target) []config.Problem {
 	var found []config.Problem
-	first := make(map[string]int)
+	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
 	for i := range targets {
-		t := &targets[i]
-		path := fmt.Sprintf("targets[%d]", i)
-		found = append(found, t.validate(path)...)
-		if j, taken := first[t.ID]; taken && t.ID != "" {
-			found = append(found, config.Problem{Path: path + ".id", Message: fmt.Sprintf("%s is already the id of targets[%d]: every target needs its own", t.ID, j)})
-		} else {
-			first[t.ID] = i
+		for _, p := range targets[i].validate() {
+			p.Path = name(i) + "." + p.Path
+			found = append(found, p)
+		}
+		if twin := twinOf(targets, i); twin >= 0 {
+			found = append(found, twice(name(i)+".id", targets[i].ID, name(twin)))
 		}
 	}
 	return found
 }
 
-// validation collects the problems of one target.
-type validation struct {
-	path  string
-	found []config.Problem
+// twinOf is the first target before number i that has the same id, or -1.
+func twinOf(targets []Target, i int) int {
+	twin := slices.IndexFunc(targets[:i], func(t Target) bool { return t.ID == targets[i].ID })
+	if targets[i].ID == "" {
+		return -1
+	}
+	return twin
 }
 
-func (v *validation) err(key, format string, args ...any) {
-	v.found = append(v.found, config.Problem{Path: config.Join(v.path, key), Message: fmt.Sprintf(format, args...)})
+func twice(path, id, twin string) config.Problem {
+	return config.Problem{Path: path, Message: fmt.Sprintf("%s is already the id of %s: every target needs its own", id, twin)}
 }
 
-func (v *validation) warn(key, format string, args ...any) {
-	v.err(key, format, args...)
+// validation collects the problems of one target; paths begin at its keys.
+type validation struct{ found []config.Problem }
+
+func (v *validation) err(path, format string, args ...any) {
+	v.found = append(v.found, config.Problem{Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+func (v *validation) warn(path, format string, args ...any) {
+	v.err(path, format, args...)
 	v.found[len(v.found)-1].Severity = config.Warning
 }
 
-func (t *Target) validate(path string) []config.Problem {
-	v := &validation{path: path, found: config.Check(t, path)}
+func (t *Target) validate() []config.Problem {
+	v := &validation{config.Check(t, "")}
 	if t.ID != "" && !targetID.MatchString(t.ID) {
 		v.err("id", "want 1 to 64 of A-Z, a-z, 0-9, _ and -")
 	}
@@ -133,12 +143,6 @@ func (t *Target) tlsMode() string {
 	return TLSStartTLS
 }
 
-// mayBeClear reports whether a mail may travel unencrypted.
-func (t *Target) mayBeClear() bool {
-	mode := t.tlsMode()
-	return mode == TLSPlaintext || mode == TLSOpportunistic
-}
-
 // relay names the relay in messages.
 func (t *Target) relay() string {
 	if wrongHost(t.Host) != "" {
@@ -172,8 +176,9 @@ func (t *Target) validateAuth(v *validation) {
 	if t.AllowInsecureAuth {
 		return
 	}
-	if t.mayBeClear() {
-		v.err("tls_mode", "%s would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true", t.tlsMode())
+	// With opportunistic the password waits for TLS: the session sees to that.
+	if t.tlsMode() == TLSPlaintext {
+		v.err("tls_mode", "plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true")
 	} else if t.TLSSkipVerify {
 		v.err("tls_skip_verify", "would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true")
 	}
@@ -217,9 +222,11 @@ func (t *Target) validatePayload(v *validation) {
 	case t.Payload != PayloadPKCS12 && !t.PKCS12Passphrase.IsZero():
 		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
 	}
-	if t.Payload == PayloadPEMAndKey && t.mayBeClear() && !loopback(t.Host) && !t.AllowPlaintextKey {
+	mode := t.tlsMode()
+	clear := mode == TLSPlaintext || mode == TLSOpportunistic
+	if t.Payload == PayloadPEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
 		v.err("payload", "pem_and_key with tls_mode %s would show private keys to anyone on the way to %s: want starttls or smtps, or allow_plaintext_key: true",
-			t.tlsMode(), t.relay())
+			mode, t.relay())
 	}
 }
 
@@ -279,9 +286,8 @@ func wrongAddress(s string) string {
 		return "is not an address" + want
 	}
 	if literal, ok := strings.CutPrefix(domain, "["); ok {
-		literal = strings.TrimPrefix(strings.TrimSuffix(literal, "]"), "IPv6:")
-		if _, err := netip.ParseAddr(literal); err != nil {
-			return "has a domain in brackets that is not an IP address"
+		if addr, err := netip.ParseAddr(strings.TrimSuffix(literal, "]")); err != nil || !addr.Is4() {
+			return "has a domain in brackets that is not an IPv4 address"
 		}
 		return ""
 	}
@@ -335,18 +341,11 @@ func loopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-const zwnj, zwj = '\u200c', '\u200d'
-
-// printable reports whether a text has neither control characters nor invisible
-// ones that change how the rest is shown (bidirectional overrides and the like).
+// printable reports whether a text has neither control characters nor ones that
+// are not seen and change how the rest is shown. Joiners and variation selectors
+// are parts of words in Persian, and of emoji.
 func printable(s string) bool {
-	for _, r := range s {
-		if r == zwnj || r == zwj {
-			continue // parts of words in Persian, of emoji
-		}
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r) || r == unicode.ReplacementChar {
-			return false
-		}
-	}
-	return true
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
+	})
 }

@@ -13,6 +13,7 @@ type Text struct {
 
 // UnmarshalYAML takes a plain string; a mapping goes to Ref without it.
 func (t *Text) UnmarshalYAML(unmarshal func(any) error) error {
+	*t = Text{}
 	return unmarshal(&t.Plain)
 }
 

@@ -1,0 +1,199 @@
+package delivery
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/certpost/certpost/internal/config"
+)
+
+// Source says where definitions come from; at most one of the paths is set.
+type Source struct {
+	// Config is a configuration file with a list under its key targets.
+	Config string
+	// File is a file with a list under the key targets, or with a single target.
+	File string
+	// Dir is a directory with such files: *.yaml and *.yml that are not hidden, not
+	// those below it. Kubernetes' way of mounting a ConfigMap is understood.
+	Dir string
+	// Environ is what ${VAR} in the files is taken from: "NAME=value".
+	Environ []string
+}
+
+// Load reads and validates the definitions. With an error among the problems
+// there are none (nil).
+func (s Source) Load() (*Definitions, []config.Problem) {
+	r := s.parse(s.read())
+	if r.definitions != nil && len(r.definitions.targets) == 0 && !r.explicit {
+		r.problems = append(r.problems, config.Problem{File: s.path(), Message: s.nothing(), Severity: config.Warning})
+	}
+	return r.definitions, r.problems
+}
+
+// path is the one that is set.
+func (s Source) path() string { return s.Config + s.File + s.Dir }
+
+// nothing says that a source that can be read defines nothing.
+func (s Source) nothing() string {
+	if s.Dir != "" {
+		return "no target is defined in its files (*.yaml, *.yml)"
+	}
+	return "no target is defined in it"
+}
+
+// snapshot is the content of a source at one moment.
+type snapshot struct {
+	files []file
+	err   error // the source itself cannot be read
+}
+
+type file struct {
+	path string
+	data []byte
+	err  error
+}
+
+// read takes a snapshot. It never waits for a file that is not a regular one.
+func (s Source) read() snapshot {
+	if s.Dir == "" {
+		f := readFile(s.path())
+		return snapshot{files: []file{f}, err: f.err}
+	}
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return snapshot{err: inOurWords(err)}
+	}
+	var snap snapshot
+	for _, e := range entries {
+		// Hidden files are those of editors and, in a mounted ConfigMap, ..data and
+		// the directory that it points to; the files proper are links into it.
+		if ext := filepath.Ext(e.Name()); !strings.HasPrefix(e.Name(), ".") && (ext == ".yaml" || ext == ".yml") {
+			snap.files = append(snap.files, readFile(filepath.Join(s.Dir, e.Name())))
+		}
+	}
+	return snap
+}
+
+func readFile(path string) file {
+	info, err := os.Stat(path)
+	if err != nil {
+		return file{path: path, err: inOurWords(err)}
+	}
+	if !info.Mode().IsRegular() {
+		return file{path: path, err: errors.New("is not a file")}
+	}
+	data, err := config.Read(path)
+	return file{path, data, err}
+}
+
+func inOurWords(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("does not exist")
+	case errors.Is(err, os.ErrPermission):
+		return errors.New("may not be read by this user")
+	}
+	if pathError := (*os.PathError)(nil); errors.As(err, &pathError) {
+		err = pathError.Err
+	}
+	return fmt.Errorf("cannot be read: %w", err)
+}
+
+// digest is the same for the same content.
+func (snap snapshot) digest() [sha256.Size]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%v\n", snap.err)
+	for _, f := range snap.files {
+		fmt.Fprintf(h, "%q %v %d\n", f.path, f.err, len(f.data))
+		h.Write(f.data)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// reading is what a snapshot says.
+type reading struct {
+	definitions *Definitions // nil with an error among the problems
+	problems    []config.Problem
+	explicit    bool // there is a key targets, if only with an empty list
+}
+
+// origin is where a target was written.
+type origin struct {
+	doc  *config.Document
+	path string // in the document; "" when the document is the target
+}
+
+func (s Source) parse(snap snapshot) reading {
+	if snap.err != nil {
+		return reading{problems: []config.Problem{{File: s.path(), Message: snap.err.Error()}}}
+	}
+	var r reading
+	var targets []Target
+	var origins []origin
+	for _, f := range snap.files {
+		if f.err != nil {
+			r.problems = append(r.problems, config.Problem{File: f.path, Message: f.err.Error()})
+			continue
+		}
+		keys := config.Keys(f.data)
+		r.explicit = r.explicit || slices.Contains(keys, "targets")
+		found, from, problems := s.parseFile(f, keys)
+		targets, origins = append(targets, found...), append(origins, from...)
+		r.problems = append(r.problems, problems...)
+	}
+	r.problems = config.Sort(append(r.problems, validateAt(targets, origins)...))
+	if !config.Failed(r.problems) {
+		r.definitions = define(targets)
+	}
+	return r
+}
+
+func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.Problem) {
+	options := []config.Option{config.Variables(s.Environ)}
+	if s.Config != "" {
+		options = append(options, config.Only("targets"))
+	} else if slices.Contains(keys, "id") || slices.Contains(keys, "host") {
+		var t Target
+		t.SetDefaults()
+		doc, problems := config.Parse(f.path, f.data, &t, options...)
+		return []Target{t}, []origin{{doc: doc}}, problems
+	}
+	var list struct {
+		Targets []Target `yaml:"targets"`
+	}
+	doc, problems := config.Parse(f.path, f.data, &list, options...)
+	origins := make([]origin, len(list.Targets))
+	for i := range origins {
+		origins[i] = origin{doc, fmt.Sprintf("targets[%d]", i)}
+	}
+	return list.Targets, origins, problems
+}
+
+// validateAt is ValidateTargets for targets from several documents: the
+// problems have the places where the targets were written.
+func validateAt(targets []Target, origins []origin) []config.Problem {
+	var found []config.Problem
+	for i := range targets {
+		from := origins[i]
+		problems := targets[i].validate()
+		if twin := twinOf(targets, i); twin >= 0 {
+			problems = append(problems, twice("id", targets[i].ID, origins[twin].String()))
+		}
+		for j := range problems {
+			problems[j].Path = strings.TrimPrefix(from.path+"."+problems[j].Path, ".")
+		}
+		found = append(found, from.doc.Locate(problems)...)
+	}
+	return found
+}
+
+// String is "the target in line 3 of ops.yaml".
+func (o origin) String() string {
+	line, _ := o.doc.At(o.path)
+	return fmt.Sprintf("the target in line %d of %s", line, o.doc.Name())
+}

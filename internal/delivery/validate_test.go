@@ -1,0 +1,250 @@
+package delivery
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/config"
+)
+
+// goodTarget is the YAML of a target without a problem; tests replace its lines.
+var goodTarget = []string{
+	"id: a", "host: smtp.example.com", "from_address: certs@example.com", "to: [ops@example.com]",
+}
+
+// loadTarget reads one target, written in lines of which the later replace the
+// earlier ones with the same key.
+func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
+	t.Helper()
+	var merged []string
+	for _, line := range slices.Concat(goodTarget, lines) {
+		key, _, _ := strings.Cut(line, ":")
+		merged = slices.DeleteFunc(merged, func(l string) bool { return strings.HasPrefix(l, key+":") })
+		if line != key+":" {
+			merged = append(merged, line)
+		}
+	}
+	var one Target
+	one.SetDefaults()
+	doc, problems := config.Parse("t.yaml", []byte(strings.Join(merged, "\n")+"\n"), &one)
+	problems = doc.Locate(append(problems, one.validate()...))
+	var texts []string
+	for _, p := range problems {
+		texts = append(texts, strings.TrimPrefix(p.Error(), "t.yaml:"))
+	}
+	if config.Failed(problems) {
+		return nil, texts
+	}
+	return define([]Target{one}).targets[0], texts
+}
+
+const env = "{env: X}"
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		lines []string // beyond goodTarget, which has four lines
+		want  []string
+	}{
+		{"good", nil, nil},
+		{"id", []string{"id: a.b"}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
+		{"long id", []string{"id: " + strings.Repeat("a", 65)}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
+		{"everything missing", []string{"id:", "host:", "from_address:", "to:", "disabled: true"}, []string{
+			"1:1: from_address: is missing", "1:1: host: is missing", "1:1: id: is missing", "1:1: to: is missing"}},
+		{"misspelt keys are not missing too", []string{"host:", "hots: x"}, []string{`4:1: unknown key "hots": did you mean host?`}},
+		{"type", []string{"type: http"}, []string{`5:7: type: want smtp, got "http"`}},
+
+		{"port 0", []string{"port: 0"}, []string{"5:7: port: want 1 to 65535, got 0"}},
+		{"port too high", []string{"port: 65536"}, []string{"5:7: port: want 1 to 65535, got 65536"}},
+		{"timeout too short", []string{"timeout: 999ms"}, []string{"5:10: timeout: want 1s to 600s, got 999ms"}},
+		{"timeout too long", []string{"timeout: 601s"}, []string{"5:10: timeout: want 1s to 600s, got 10m1s"}},
+		{"timeout without unit", []string{"timeout: 30"}, []string{"5:10: timeout: want a duration such as 30s, 5m or 72h, got 30"}},
+
+		{"host with a port", []string{"host: smtp.example.com:587"}, []string{"4:7: host: has a port: want the port under port"}},
+		{"host as a URL", []string{"host: smtp://smtp.example.com"}, []string{"4:7: host: is a URL: want a name such as smtp.example.com, or an IP address"}},
+		{"host in brackets", []string{`host: "[::1]"`}, []string{"4:7: host: want the IPv6 address without brackets"}},
+		{"host with a space", []string{"host: smtp example"}, []string{"4:7: host: is not a host name: want a name such as smtp.example.com, or an IP address"}},
+		{"host with a line break", []string{`host: "a\r\nb"`}, []string{"4:7: host: has control characters: want a name such as smtp.example.com, or an IP address"}},
+		{"host with an empty label", []string{"host: a..b"}, []string{"4:7: host: is not a host name: want a name such as smtp.example.com, or an IP address"}},
+		{"host that is nearly an address", []string{"host: 10.0.0.256"}, []string{"4:7: host: is not an IP address, and no host name ends in a number: want a name such as smtp.example.com, or an IP address"}},
+		{"host too long", []string{"host: " + strings.Repeat("abcdefghi.", 26)}, []string{"4:7: host: is longer than 253 characters: want a name such as smtp.example.com, or an IP address"}},
+
+		{"plaintext", []string{"port: 25"}, []string{
+			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+		{"no verification", []string{"tls_skip_verify: true"}, []string{
+			"5:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+		{"smtps on 587", []string{"tls_mode: smtps"}, []string{
+			"5:11: warning: tls_mode: port 587 waits for STARTTLS almost everywhere: want starttls, or port 465"}},
+		{"starttls on 465", []string{"port: 465", "tls_mode: starttls"}, []string{
+			"6:11: warning: tls_mode: port 465 speaks TLS from the first byte almost everywhere: want smtps, or port 587"}},
+		{"tls_mode", []string{"tls_mode: tls"}, []string{`5:11: tls_mode: want starttls, smtps, opportunistic or plaintext, got "tls"`}},
+
+		{"auth", []string{"username: certs", "password: " + env}, nil},
+		{"username as a reference", []string{"username: {file: /run/user}", "password: " + env}, nil},
+		{"auth method unknown", []string{"auth_method: ntlm", "username: a", "password: " + env}, []string{`5:14: auth_method: want none, plain or login, got "ntlm"`}},
+		{"auth method to come", []string{"auth_method: xoauth2", "username: a", "password: " + env}, []string{
+			"5:14: auth_method: xoauth2 is not available in this version: want none, plain or login"}},
+		{"auth method to come: cram", []string{"auth_method: cram-md5", "username: a", "password: " + env}, []string{
+			"5:14: auth_method: cram-md5 is not available in this version: want none, plain or login"}},
+		{"auth method to come: scram", []string{"auth_method: scram-sha-256", "username: a", "password: " + env}, []string{
+			"5:14: auth_method: scram-sha-256 is not available in this version: want none, plain or login"}},
+		{"auth without a password", []string{"username: a"}, []string{"1:1: password: is missing: auth_method plain needs it"}},
+		{"auth without anything", []string{"auth_method: login"}, []string{
+			"1:1: password: is missing: auth_method login needs it", "1:1: username: is missing: auth_method login needs it"}},
+		{"a password alone", []string{"password: " + env}, []string{"1:1: username: is missing: a password alone is of no use"}},
+		{"a password for nothing", []string{"auth_method: none", "username: a", "password: " + env}, []string{
+			"5:14: warning: auth_method: is none, so username and password are not used"}},
+		{"auth in plaintext", []string{"port: 25", "username: a", "password: " + env}, []string{
+			"1:1: tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true",
+			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+		{"auth without verification", []string{"tls_skip_verify: true", "username: a", "password: " + env}, []string{
+			"5:18: tls_skip_verify: would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true",
+			"5:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+		{"auth in plaintext, allowed", []string{"port: 25", "username: a", "password: " + env, "allow_insecure_auth: true"}, []string{
+			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+		{"opportunistic auth waits for TLS", []string{"tls_mode: opportunistic", "username: a", "password: " + env}, nil},
+		{"username with a line break", []string{`username: "a\nb"`, "password: " + env}, []string{"5:11: username: has control characters"}},
+
+		{"inline secret", []string{"username: a", "password: {value: hunter2}"}, []string{
+			"6:11: warning: password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+		{"two sources", []string{"username: a", "password: {env: X, file: y}"}, []string{
+			"6:11: password: names more than one source (env, file): give exactly one"}},
+		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, []string{
+			"6:11: password: vault.key: is empty"}},
+		{"a password in the open is a value", []string{"username: a", "password: hunter2"}, []string{
+			"6:11: warning: password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+		{"a password in the wrong brackets is not shown", []string{"username: a", "password: [hunter2]"}, []string{
+			"6:11: password: want text, or a mapping with vault, transit, env, file, credential or value, got a list"}},
+		{"nor in these", []string{"username: a", "password: {hunter2}"}, []string{
+			"6:12: password: unknown key without a value: want vault, transit, env, file, credential or value"}},
+		{"a numeric secret is not shown", []string{"username: a", "password: {value: 123456}"}, []string{
+			"6:19: password.value: want text, got a number: put it in quotes"}},
+
+		{"addresses", []string{"from_address: \"Certs <certs@example.com>\"", "to: [\"a@example.com\\r\\nBcc: x@example.com\", ops, \"a b@example.com\", a@, \"@b\", \"\"]"}, []string{
+			"3:15: from_address: has angle brackets: want the address alone, such as ops@example.com, without a display name",
+			"4:6: to[0]: has control characters: want an address such as ops@example.com",
+			"4:45: to[1]: is not an address: want an address such as ops@example.com",
+			"4:50: to[2]: is not an address: want an address such as ops@example.com",
+			"4:69: to[3]: is not an address: want an address such as ops@example.com",
+			"4:73: to[4]: is not an address: want an address such as ops@example.com",
+			"4:79: to[5]: is empty: want an address such as ops@example.com"}},
+		{"more addresses", []string{"cc: [a@b..c, a@b_c., \"a@[::g]\", \"a(x)@b\", \"a@b, c@d\"]", "bcc: [" + strings.Repeat("a", 65) + "@b]", "reply_to: x"}, []string{
+			"5:6: cc[0]: is not an address: want an address such as ops@example.com",
+			"5:14: cc[1]: is not an address: want an address such as ops@example.com",
+			"5:22: cc[2]: is not an address: want an address such as ops@example.com",
+			"5:33: cc[3]: is not an address: want an address such as ops@example.com",
+			"5:43: cc[4]: is not an address: want an address such as ops@example.com",
+			"6:7: bcc[0]: has more than 64 bytes before the @",
+			"7:11: reply_to: is not an address: want an address such as ops@example.com"}},
+		{"good addresses", []string{"to: [root@localhost, ops@bücher.example, \"o'brien+x@example.com\", '\"a b\"@example.com', \"a@[127.0.0.1]\", jörg@example.com]"}, nil},
+		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, []string{
+			"4:5: to: to, cc and bcc have 51 addresses in all: at most 50 are allowed"}},
+		{"50 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 49), ", ") + "]"}, nil},
+		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is missing"}},
+		{"header texts", []string{`from_name: "a\u202eb"`, "subject_prefix: " + strings.Repeat("x", 101)}, []string{
+			"5:12: from_name: has control characters", "6:17: subject_prefix: has 101 characters: at most 100 are allowed"}},
+		{"header texts with emoji", []string{`from_name: "❤️ 👩‍💻"`}, nil},
+
+		{"payload", []string{"payload: der"}, []string{`5:10: payload: want pem, pem_and_key or pkcs12, got "der"`}},
+		{"pkcs12", []string{"payload: pkcs12", "pkcs12_passphrase: " + env, "pkcs12_encoding: legacydes"}, nil},
+		{"pkcs12 without a passphrase", []string{"payload: pkcs12"}, []string{"1:1: pkcs12_passphrase: is missing: payload pkcs12 needs it"}},
+		{"pkcs12_encoding", []string{"pkcs12_encoding: rc2"}, []string{`5:18: pkcs12_encoding: want modern2023 or legacydes, got "rc2"`}},
+		{"a passphrase for nothing", []string{"pkcs12_passphrase: " + env}, []string{"5:20: warning: pkcs12_passphrase: is not used with payload pem"}},
+		{"keys over starttls", []string{"payload: pem_and_key"}, nil},
+		{"keys in plaintext", []string{"payload: pem_and_key", "tls_mode: plaintext"}, []string{
+			"5:10: payload: pem_and_key with tls_mode plaintext would show private keys to anyone on the way to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true",
+			"6:11: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+		{"keys in what may be plaintext", []string{"payload: pem_and_key", "tls_mode: opportunistic"}, []string{
+			"5:10: payload: pem_and_key with tls_mode opportunistic would show private keys to anyone on the way to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true"}},
+		{"keys in plaintext, allowed in full words", []string{"payload: pem_and_key", "tls_mode: opportunistic", "allow_plaintext_key: true"}, nil},
+		{"keys in plaintext to this machine", []string{"host: 127.0.0.1", "payload: pem_and_key", "tls_mode: opportunistic"}, nil},
+
+		{"match", []string{"match: {dns_names: [\"*.example.com\"], issuers: [\"*R11*\"], labels: {env: prod}}"}, nil},
+		{"a match of nothing", []string{"match: {dns_names: []}"}, []string{
+			`5:8: match: give at least one of dns_names, issuers and labels; issuers: ["*"] fits every certificate`}},
+		{"match: a key without a value is no match", []string{"match: null"}, nil},
+		{"bad globs", []string{"match: {dns_names: [\"\"], issuers: [\"a\\u0007\"], labels: {\"\": x, \"a.b\": " + strings.Repeat("x", 513) + "}}"}, []string{
+			"5:21: match.dns_names[0]: is empty and fits nothing: want a name, or a glob such as *.example.com",
+			"5:36: match.issuers[0]: has control characters",
+			`5:61: match.labels[""]: a label needs a name`,
+			`5:71: match.labels["a.b"]: is longer than 512 characters`}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, got := loadTarget(t, test.lines...)
+			if !slices.Equal(got, test.want) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+			}
+			for _, p := range got {
+				if strings.Contains(p, "hunter2") || strings.Contains(p, "123456") {
+					t.Errorf("shows a secret: %s", p)
+				}
+			}
+		})
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	for port, want := range map[int]string{25: TLSPlaintext, 465: TLSSMTPS, 587: TLSStartTLS, 2525: TLSStartTLS} {
+		target, problems := loadTarget(t, fmt.Sprintf("port: %d", port))
+		if target == nil {
+			t.Fatal(problems)
+		}
+		if target.TLSMode != want {
+			t.Errorf("port %d: tls_mode %s, want %s", port, target.TLSMode, want)
+		}
+	}
+	target, problems := loadTarget(t)
+	if target == nil {
+		t.Fatal(problems)
+	}
+	if target.Type != "smtp" || target.Port != 587 || target.AuthMethod != AuthNone || target.Timeout != 30*time.Second ||
+		target.Payload != PayloadPEM || target.PKCS12Encoding != PKCS12Modern2023 || target.Lane() != "smtp_example_com-587" {
+		t.Errorf("defaults: %+v", target)
+	}
+	target, problems = loadTarget(t, "username: certs", "password: "+env)
+	if target == nil {
+		t.Fatal(problems)
+	}
+	if target.AuthMethod != AuthPlain || target.Username.Plain != "certs" || target.Password.Env != "X" {
+		t.Errorf("auth: %+v", target)
+	}
+}
+
+func TestValidateTargetsTogether(t *testing.T) {
+	t.Parallel()
+	var targets []Target
+	for _, id := range []string{"a", "b", "a", "", "", "b"} {
+		target := Target{ID: id, Host: "smtp.example.com", FromAddress: "a@example.com", To: []string{"b@example.com"}}
+		target.SetDefaults()
+		targets = append(targets, target)
+	}
+	var got []string
+	for _, p := range ValidateTargets(targets) {
+		got = append(got, p.Error())
+	}
+	want := []string{
+		"targets[2].id: a is already the id of targets[0]: every target needs its own",
+		"targets[3].id: is missing", "targets[4].id: is missing",
+		"targets[5].id: b is already the id of targets[1]: every target needs its own",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if d, _ := NewDefinitions(targets); d != nil {
+		t.Error("there are definitions in spite of errors")
+	}
+	d, problems := NewDefinitions(targets[:2])
+	if d == nil {
+		t.Fatal(problems)
+	}
+	if _, ok := d.Get("b"); !ok || len(d.All()) != 2 || !slices.Equal(d.Lanes(), []string{"smtp_example_com-587"}) {
+		t.Errorf("definitions: %+v, lanes %v", d.All(), d.Lanes())
+	}
+}

@@ -1,0 +1,166 @@
+package delivery
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// PollInterval is how often definitions are looked at, unless somebody knows better.
+const PollInterval = 2 * time.Second
+
+// Change is what a change of the definitions' source led to.
+type Change struct {
+	// Added, Removed and Changed are the ids of targets, sorted. They are empty
+	// when the old definitions stay in force, and when bad ones became good again
+	// and say what was in force all along.
+	Added, Removed, Changed []string
+	// Kept says that the new definitions cannot be used and the old ones stay.
+	Kept bool
+	// Problems say why, or are warnings about the new definitions.
+	Problems []config.Problem
+}
+
+// Watch puts new definitions into force when their source changes, until the
+// context ends. Bad ones are reported and the old ones stay; so they do when
+// the source is gone, or holds nothing: only an empty list under the key
+// targets removes all of them.
+//
+// It looks at the content every interval instead of asking the system for
+// notifications, because those do not tell of changes on NFS and most mounts in
+// containers, and because editors and ConfigMaps replace the file, or a link
+// further up, instead of writing to the one that is watched. A few small files
+// every other second cost nothing. Content counts once it is the same twice in
+// a row, so a file that is being written is not read half.
+func (b *Book) Watch(ctx context.Context, interval time.Duration, report func(Change)) {
+	if b.source.path() == "" {
+		return
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	w := watcher{book: b}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if change := w.poll(); change != nil {
+				report(*change)
+			}
+		}
+	}
+}
+
+// watcher is what Watch remembers from one look to the next.
+type watcher struct {
+	book *Book
+	seen digest // by the latest look
+	used digest // the latest that was read, whatever came of it
+	bad  bool   // what came of it
+}
+
+type digest = [sha256.Size]byte
+
+// poll looks once; nil when there is nothing to say.
+func (w *watcher) poll() *Change {
+	snap := w.book.source.read()
+	now := snap.digest()
+	settled := now == w.seen
+	w.seen = now
+	if !settled || now == w.used {
+		return nil
+	}
+	w.used = now
+	return w.use(w.book.source.parse(snap))
+}
+
+func (w *watcher) use(r reading) *Change {
+	old := w.book.Current()
+	if r.definitions != nil && len(r.definitions.targets) == 0 && len(old.targets) > 0 && !r.explicit {
+		r.definitions = nil
+		r.problems = append(r.problems, config.Problem{
+			File: w.book.source.path(), Message: w.book.source.nothing() + " any more; an empty list (targets: []) would remove all",
+		})
+	}
+	if r.definitions == nil {
+		w.bad = true
+		return &Change{Kept: true, Problems: r.problems}
+	}
+	recovered := w.bad
+	w.bad = false
+	change := difference(old, r.definitions)
+	if change.empty() && !recovered {
+		return nil
+	}
+	change.Problems = r.problems
+	w.book.current.Store(r.definitions)
+	return &change
+}
+
+func (c Change) empty() bool { return len(c.Added)+len(c.Removed)+len(c.Changed) == 0 }
+
+// String is one line for a log: "targets: 1 added (a), 2 changed (b, c)".
+func (c Change) String() string {
+	if c.Kept {
+		return "the new targets cannot be used: the old ones stay in force"
+	}
+	var parts []string
+	for _, p := range []struct {
+		what string
+		ids  []string
+	}{{"added", c.Added}, {"removed", c.Removed}, {"changed", c.Changed}} {
+		if len(p.ids) > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s (%s)", len(p.ids), p.what, strings.Join(p.ids, ", ")))
+		}
+	}
+	if len(parts) == 0 {
+		return "targets: readable again, nothing changed"
+	}
+	return "targets: " + strings.Join(parts, ", ")
+}
+
+func difference(old, now *Definitions) Change {
+	var c Change
+	for id, t := range now.byID {
+		before, known := old.byID[id]
+		switch {
+		case !known:
+			c.Added = append(c.Added, id)
+		case !same(*before, *t):
+			c.Changed = append(c.Changed, id)
+		}
+	}
+	for id := range old.byID {
+		if _, still := now.byID[id]; !still {
+			c.Removed = append(c.Removed, id)
+		}
+	}
+	slices.Sort(c.Added)
+	slices.Sort(c.Removed)
+	slices.Sort(c.Changed)
+	return c
+}
+
+// same compares two definitions of one target. Secrets that stand in the
+// definitions lie behind functions, which reflection cannot compare.
+func same(a, b Target) bool {
+	mine, theirs := a.refs(), b.refs()
+	for i := range mine {
+		if !mine[i].Value.Equal(theirs[i].Value) {
+			return false
+		}
+		mine[i].Value, theirs[i].Value = secrets.Value{}, secrets.Value{}
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+func (t *Target) refs() []*secrets.Ref {
+	return []*secrets.Ref{&t.Username.Ref, &t.Password, &t.PKCS12Passphrase}
+}
