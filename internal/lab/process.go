@@ -27,7 +27,7 @@ type process struct {
 }
 
 // startProcess starts a server and registers its end. It runs in a process
-// group of its own, which ends with it, and on Linux it ends with the test
+// group of its own, which ends with it, and it ends with the test's process
 // even if that is killed.
 func startProcess(t testing.TB, name, log string, cmd *exec.Cmd) *process {
 	t.Helper()
@@ -46,7 +46,16 @@ func startProcess(t testing.TB, name, log string, cmd *exec.Cmd) *process {
 		cmd.Wait()
 		close(p.ended)
 	}()
-	t.Cleanup(func() { p.stop(t) })
+	dismissGuard, err := guard(cmd.Process.Pid)
+	t.Cleanup(func() {
+		p.stop(t)
+		if err == nil {
+			dismissGuard()
+		}
+	})
+	if err != nil {
+		t.Fatalf("starting %s: %v", name, err)
+	}
 	return p
 }
 

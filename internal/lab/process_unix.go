@@ -1,0 +1,44 @@
+//go:build unix
+
+package lab
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+)
+
+// ownGroup gives the program a session, and so a process group, of its own.
+func ownGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+}
+
+// terminate asks a process to end.
+func terminate(p *os.Process) { p.Signal(syscall.SIGTERM) }
+
+// killGroup ends what is left of the group that ownGroup made.
+func killGroup(pid int) { syscall.Kill(-pid, syscall.SIGKILL) }
+
+// guard ends a group when this process ends without its cleanups, as it does
+// on a time-out: a shell waits for the end of a pipe. (Linux has a signal for
+// that, but it is lost when a program changes its user, as Postfix does.)
+// dismiss ends the guard.
+func guard(pid int) (dismiss func(), err error) {
+	cmd := exec.Command("sh", "-c", `read -r dismissed && exit
+kill -TERM -- "-$1"; sleep 5; kill -KILL -- "-$1"`, "guard", strconv.Itoa(pid))
+	ownGroup(cmd)
+	pipe, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting its guard: %w", err)
+	}
+	return func() {
+		io.WriteString(pipe, "dismissed\n")
+		cmd.Wait()
+	}, nil
+}
