@@ -207,7 +207,8 @@ func readableID(members []member) string {
 			continue
 		}
 		got, invalid := readID(at("$.id"), m.value)
-		if invalid != nil || id != "" && got != id || HoldsPrivateKey([]byte(got)) {
+		broken := strings.ContainsRune(got, utf8.RuneError) // stands for what was not UTF-8
+		if invalid != nil || broken || id != "" && got != id || HoldsPrivateKey([]byte(got)) {
 			return ""
 		}
 		id = got
@@ -219,7 +220,7 @@ func readableID(members []member) string {
 const keyAdvice = "store the key in Vault, publish a reference to it as private_key, and replace this key, because the stream now holds it"
 
 func keyFound(place string) *Invalid {
-	return &Invalid{Reason: "the event carries a private key " + place + ": " + keyAdvice, HoldsKey: true}
+	return &Invalid{Reason: "the event carries a private key, or what looks like one, " + place + ": " + keyAdvice, HoldsKey: true}
 }
 
 // headersHoldKey searches all headers, whoever's they are: a dead letter might
@@ -355,5 +356,8 @@ func decodeHeader(s string) (string, bool) {
 		plain = append(plain, byte(c))
 		i += size - 1
 	}
-	return string(plain), utf8.Valid(plain)
+	if !utf8.Valid(plain) {
+		return "", false
+	}
+	return string(plain), true
 }

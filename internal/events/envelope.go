@@ -8,7 +8,7 @@ import (
 
 // The types that are read: the bare one, and it or its version 1 behind
 // somebody's prefix (com.example.certificate.issued.v1).
-var eventType = regexp.MustCompile(`^(.+\.)?certificate\.issued(\.v1)?$`)
+var eventType = regexp.MustCompile(`^([^\x00-\x20\x7f]+\.)?certificate\.issued(\.v1)?$`)
 
 // attributeName is what CloudEvents 1.0 section "Naming conventions" allows.
 var attributeName = regexp.MustCompile(`^[a-z0-9]+$`)

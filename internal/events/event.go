@@ -17,7 +17,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"slices"
 	"time"
 )
 
@@ -109,16 +108,12 @@ func (e *Event) CloudEvent() []byte {
 	}{"1.0", Type, cmp.Or(e.Source, "certpost"), e.ID, e.Time.UTC(), "application/json", data{e.Certificate, e.PrivateKey, e.Targets, e.Labels}})
 }
 
-// Digest is the SHA-256, hexadecimal, of what the event is about: source,
-// certificate, private key, targets and labels, but neither id nor time. Two
-// events with one id and different digests are two certificates under one
-// name, and the second one is a publisher's mistake. The order of targets does
-// not matter.
+// Digest is the SHA-256, hexadecimal, of the certificate that the event is
+// about, or of the reference to it. Two events with one id and different digests
+// are two certificates under one name, which is a publisher's mistake; the same
+// certificate for other targets or with other labels is the same event.
 func (e *Event) Digest() string {
-	about := *e
-	about.ID, about.Time = "", time.Time{}
-	about.Targets = slices.Sorted(slices.Values(e.Targets))
-	sum := sha256.Sum256(about.Encode())
+	sum := sha256.Sum256(encode(e.Certificate))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -128,7 +128,7 @@ func readCertificate(in *path, v value) (Certificate, *Invalid) {
 		return Certificate{Ref: ref}, invalid
 	case v.kind != aString:
 		return Certificate{}, refuse(in, "%s, expected the PEM text (a string) or a reference to it (an object)", v.kind)
-	case strings.TrimSpace(v.text) == "":
+	case strings.Trim(v.text, "\t\r\n ") == "":
 		return Certificate{}, refuse(in, "empty")
 	case len(v.text) > maxCertificate:
 		return Certificate{}, refuse(in, "%d bytes long, at most %d are allowed", len(v.text), maxCertificate)
@@ -148,7 +148,8 @@ func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
 		}
 	}
 	for _, m := range v.members {
-		if m.name != "env" && nearest(m.name, referenceKinds...) == "" && hasText(m.value) {
+		misspelt := nearest(m.name, referenceKinds...) != "" && m.name != "value"
+		if m.name != "env" && !misspelt && hasText(m.value) {
 			return nil, &Invalid{
 				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected vault, transit or file; if it holds the key itself, %s", in.field(m.name), keyAdvice),
 				HoldsKey: true,
@@ -197,7 +198,7 @@ func readReference(in *path, v value) (*Reference, *Invalid) {
 				invalid = refuse(in, "not an absolute path")
 			}
 		case "env", "value":
-			invalid = refuse(in, "only the configuration may refer to secrets this way; expected %s", one)
+			invalid = refuse(in, "only the configuration may name secrets this way; expected %s", one)
 		default:
 			invalid = unknown(in, m.name, referenceKinds...)
 		}

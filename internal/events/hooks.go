@@ -41,7 +41,7 @@ type told struct {
 var hooks = []hook{
 	{"certbot", "certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", fromCertbot},
 	{"lego", "lego's hook: lego ... --deploy-hook 'certpost publish --from lego' (before version 5: run --run-hook, renew --renew-hook)", fromLego},
-	{"acme.sh", "acme.sh's hooks: acme.sh ... --post-hook 'certpost publish --from acme.sh' and the same as --renew-hook", fromAcmeSh},
+	{"acme.sh", "acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'", fromAcmeSh},
 	{"dehydrated", "dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- \"$@\"", fromDehydrated},
 }
 
@@ -128,9 +128,9 @@ func fromLego(h Host) (told, error) {
 	return told{name: h.Env("LEGO_CERT_DOMAIN"), chain: h.Env("LEGO_CERT_PATH"), key: h.Env("LEGO_CERT_KEY_PATH")}, nil
 }
 
-// fromAcmeSh reads what acme.sh exports to its post and renew hooks. The post hook
-// runs after a failed attempt as well, without a certificate's path or with the
-// old certificate; the id of the event makes the latter harmless.
+// fromAcmeSh reads what acme.sh exports to its post hook, which runs after the
+// first issue and after renewals (the renew hook has the same variables). After
+// a failed attempt it runs too, without the variables, and is refused.
 func fromAcmeSh(h Host) (told, error) {
 	return told{name: h.Env("Le_Domain"), chain: h.Env("CERT_FULLCHAIN_PATH"), key: h.Env("CERT_KEY_PATH")}, nil
 }

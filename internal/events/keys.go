@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -32,6 +33,12 @@ func HoldsPrivateKey(body []byte) bool {
 }
 
 func holdsKey(b []byte, encodings int) bool {
+	if len(b) > 0 && bytes.Count(b, []byte{0}) >= len(b)/4+1 {
+		// UTF-16, or UTF-32: ASCII without its NUL bytes, in whatever order.
+		if holdsKey(bytes.ReplaceAll(b, []byte{0}, nil), encodings) {
+			return true
+		}
+	}
 	for range maxEscapes {
 		if binaryKey(b) {
 			return true
@@ -50,8 +57,7 @@ func holdsKey(b []byte, encodings int) bool {
 }
 
 // withoutBlanks drops white space and control characters, so that wrapped
-// base64 becomes one run. UTF-16 of ASCII loses its NUL bytes in either byte
-// order and becomes ASCII.
+// base64 becomes one run.
 func withoutBlanks(b []byte) []byte {
 	out := make([]byte, 0, len(b))
 	for _, c := range b {
@@ -221,11 +227,9 @@ func escape(b []byte) (plain rune, size int) {
 		if len(b) < 2 {
 			return 0, 0
 		}
-		switch b[1] {
-		case '"', '\\', '/':
-			return rune(b[1]), 2
-		case 'b', 'f', 'n', 'r', 't':
-			return '\n', 2
+		const letters, plain = `"\/bfnrt`, "\"\\/\b\f\n\r\t"
+		if i := strings.IndexByte(letters, b[1]); i >= 0 {
+			return rune(plain[i]), 2
 		}
 		if unit, ok := escapedUnit(b, 1); ok {
 			return unit, 6

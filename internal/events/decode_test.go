@@ -1,0 +1,57 @@
+package events
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestGoodEvents(t *testing.T) {
+	t.Parallel()
+	for _, tt := range goodEvents {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e, err := Decode(tt.header, body(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := string(e.Encode()), compact(tt.want); got != want {
+				t.Errorf("canonical form\n got %s\nwant %s", got, want)
+			}
+			again, err := Decode(nil, e.Encode())
+			if err != nil {
+				t.Fatalf("the canonical form is refused: %v", err)
+			}
+			if !reflect.DeepEqual(e, again) {
+				t.Errorf("read back\n got %+v\nwant %+v", again, e)
+			}
+		})
+	}
+}
+
+func TestBadEvents(t *testing.T) {
+	t.Parallel()
+	for _, tt := range badEvents {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e, err := Decode(tt.header, body(tt.body))
+			var invalid *Invalid
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got %T, %v; want an *Invalid", e, err)
+			}
+			if tt.reason != "" && invalid.Reason != tt.reason {
+				t.Errorf("reason\n got %s\nwant %s", invalid.Reason, tt.reason)
+			}
+			if invalid.HoldsKey != tt.holdsKey {
+				t.Errorf("HoldsKey is %t", invalid.HoldsKey)
+			}
+			if invalid.ID != tt.id {
+				t.Errorf("ID is %q, want %q", invalid.ID, tt.id)
+			}
+			if strings.ContainsAny(invalid.Reason, "\r\n") || len(invalid.Reason) > 500 {
+				t.Errorf("no sentence for a header: %q", invalid.Reason)
+			}
+		})
+	}
+}

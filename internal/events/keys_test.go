@@ -1,0 +1,347 @@
+package events
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf16"
+
+	"golang.org/x/crypto/ssh"
+	"software.sslmate.com/src/go-pkcs12"
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// keys gives a fresh key of every kind and format, by name. None is ever kept.
+func keys(tb testing.TB) map[string][]byte {
+	tb.Helper()
+	rsaKey := must(rsa.GenerateKey(rand.Reader, 2048))
+	p256 := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	p521 := must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	all := map[string][]byte{}
+	both := func(name, blockType string, der []byte) {
+		all[name+" in DER"] = der
+		all[name+" in PEM"] = pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der})
+	}
+	for name, key := range map[string]crypto.PrivateKey{"RSA": rsaKey, "P-256": p256, "P-521": p521, "Ed25519": ed} {
+		both(name+" as PKCS#8", "PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))
+	}
+	both("RSA as PKCS#1", "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey))
+	both("P-256 as SEC 1", "EC PRIVATE KEY", must(x509.MarshalECPrivateKey(p256)))
+	both("P-521 as SEC 1", "EC PRIVATE KEY", must(x509.MarshalECPrivateKey(p521)))
+	both("DSA", "DSA PRIVATE KEY", must(asn1.Marshal(struct{ V, P, Q, G, Y, X *big.Int }{
+		big.NewInt(0), rsaKey.N, rsaKey.Primes[0], rsaKey.N, rsaKey.N, rsaKey.Primes[1],
+	})))
+
+	// What openssl pkcs8 -topk8 writes: PBES2 around a ciphertext.
+	sealed := make([]byte, 160)
+	rand.Read(sealed)
+	type algorithm struct {
+		ID     asn1.ObjectIdentifier
+		Params []int
+	}
+	both("encrypted PKCS#8", "ENCRYPTED PRIVATE KEY", must(asn1.Marshal(struct {
+		Algorithm algorithm
+		Data      []byte
+	}{algorithm{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}, []int{1}}, sealed})))
+
+	cert := selfSigned(tb, p256, 7)
+	for name, encoder := range map[string]*pkcs12.Encoder{"modern": pkcs12.Modern2023, "legacy": pkcs12.LegacyDES} {
+		all["PKCS#12, "+name] = must(encoder.Encode(p256, cert, nil, "changeit"))
+	}
+	all["Java key store"] = append([]byte{0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1}, sealed...)
+
+	openSSH := must(ssh.MarshalPrivateKey(ed, ""))
+	all["OpenSSH in PEM"] = pem.EncodeToMemory(openSSH)
+	all["OpenSSH in binary"] = openSSH.Bytes
+	all["PuTTY"] = []byte("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nPublic-Lines: 1\nAAAA\nPrivate-Lines: 1\nAAAAIGh1c2g=\n")
+	all["openssl's text"] = []byte("Private-Key: (256 bit)\npriv:\n    00:11:22\n")
+
+	jwk := func(members string) []byte { return []byte(`{"kty":"EC","crv":"P-256",` + members + `}`) }
+	scalar := base64.RawURLEncoding.EncodeToString(must(p256.Bytes()))
+	all["JWK"] = jwk(`"x":"AA", "d" : "` + scalar + `"`)
+	all["JWK, symmetric"] = []byte(`{"k":"` + scalar + `","kty":"oct"}`)
+	return all
+}
+
+func selfSigned(tb testing.TB, key crypto.Signer, serial int64) *x509.Certificate {
+	tb.Helper()
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "www.example.com"}, DNSNames: []string{"www.example.com"},
+		NotBefore: from, NotAfter: from.AddDate(0, 3, 0), KeyUsage: x509.KeyUsageCRLSign | x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
+	}
+	return must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))))
+}
+
+func jsonString(s []byte) string { return string(must(json.Marshal(string(s)))) }
+
+func utf16Of(s string, order func(uint16) []byte) []byte {
+	var out []byte
+	for _, unit := range utf16.Encode([]rune(s)) {
+		out = append(out, order(unit)...)
+	}
+	return out
+}
+
+func littleEndian(u uint16) []byte { return []byte{byte(u), byte(u >> 8)} }
+func bigEndian(u uint16) []byte    { return []byte{byte(u >> 8), byte(u)} }
+
+// everyEscape writes a JSON string with an escape for every byte.
+func everyEscape(s []byte) string {
+	var b strings.Builder
+	for _, c := range s {
+		fmt.Fprintf(&b, `\u%04X`, c)
+	}
+	return `"` + b.String() + `"`
+}
+
+func wrapped(s string, width int, eol string) string {
+	var b strings.Builder
+	for len(s) > width {
+		b.WriteString(s[:width] + eol)
+		s = s[width:]
+	}
+	return b.String() + s
+}
+
+// hidings are the ways to put a key into a message that are found; textual ones
+// are only for keys that are text.
+var hidings = map[string]struct {
+	textual bool
+	hide    func(key []byte) (header, []byte)
+}{
+	"the certificate": {true, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":` + jsonString(append([]byte(chainPEM), k...)) + `}`
+	})},
+	"private_key": {true, inBody(func(k []byte) string { return `{"id":"e1","certificate":$PEM,"private_key":` + jsonString(k) + `}` })},
+	"an object in its place": {true, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"private_key":{"pem":` + jsonString(k) + `}}`
+	})},
+	"a reference's field": {true, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"private_key":{"vault":{"mount":"m","path":"p","key":` + jsonString(k) + `}}}`
+	})},
+	"a label":           {true, inBody(func(k []byte) string { return `{"id":"e1","certificate":$PEM,"labels":{"note":` + jsonString(k) + `}}` })},
+	"a label's name":    {true, inBody(func(k []byte) string { return `{"id":"e1","certificate":$PEM,"labels":{` + jsonString(k) + `:"x"}}` })},
+	"a target":          {true, inBody(func(k []byte) string { return `{"id":"e1","certificate":$PEM,"targets":[` + jsonString(k) + `]}` })},
+	"the id":            {true, inBody(func(k []byte) string { return `{"id":` + jsonString(k) + `,"certificate":$PEM}` })},
+	"an unknown field":  {true, inBody(func(k []byte) string { return `{"id":"e1","certificate":$PEM,"extra":[{"a":` + jsonString(k) + `}]}` })},
+	"an extension":      {true, inBody(func(k []byte) string { return structured(`"note":`+jsonString(k)+`,`, `{"certificate":$PEM}`) })},
+	"a JSON text":       {true, inBody(func(k []byte) string { return structured("", jsonString([]byte(`{"key":`+jsonString(k)+`}`))) })},
+	"a JSON text twice": {true, inBody(func(k []byte) string { return jsonString([]byte(jsonString([]byte(jsonString(k))))) })},
+	"escapes for every character": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"labels":{"note":` + everyEscape(k) + `}}`
+	})},
+	"binary taken for text": {false, inBody(func(k []byte) string {
+		var latin1 []rune
+		for _, c := range k {
+			latin1 = append(latin1, rune(c))
+		}
+		return `{"id":"e1","certificate":$PEM,"labels":{"note":` + jsonString([]byte(string(latin1))) + `}}`
+	})},
+	"base64": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"labels":{"note":"` + base64.StdEncoding.EncodeToString(k) + `"}}`
+	})},
+	"base64url behind a word": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"labels":{"note":"key ` + base64.RawURLEncoding.EncodeToString(k) + `"}}`
+	})},
+	"base64 in lines": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"note":"` + wrapped(base64.StdEncoding.EncodeToString(k), 64, `\r\n`) + `"}`
+	})},
+	"base64 with escaped slashes": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","note":"` + strings.ReplaceAll(base64.StdEncoding.EncodeToString(k), "/", `\/`) + `"}`
+	})},
+	"base64 of base64": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","note":"` + base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(k))) + `"}`
+	})},
+	"base64 of UTF-16": {true, inBody(func(k []byte) string {
+		return `{"id":"e1","note":"` + base64.StdEncoding.EncodeToString(utf16Of(string(k), littleEndian)) + `"}`
+	})},
+	"hexadecimal": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"labels":{"note":"` + hex.EncodeToString(k) + `"}}`
+	})},
+	"data_base64": {false, inBody(func(k []byte) string {
+		return `{"specversion":"1.0","type":"certificate.issued","source":"/ca","id":"e1","data_base64":"` + base64.StdEncoding.EncodeToString(k) + `"}`
+	})},
+	"base64 in data_base64 in base64": {false, inBody(func(k []byte) string {
+		inner := base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(k)))
+		return `{"specversion":"1.0","type":"certificate.issued","source":"/ca","id":"e1","data_base64":"` + base64Of(`{"certificate":$PEM,"labels":{"note":"`+inner+`"}}`) + `"}`
+	})},
+	"the body alone": {false, inBody(func(k []byte) string { return string(k) })},
+	"JSON cut off":   {true, inBody(func(k []byte) string { return `{"id":"e1","certificate":` + strings.TrimSuffix(jsonString(k), `"`) })},
+	"JSON that is none": {true, inBody(func(k []byte) string {
+		return "---\nid: e1\nkey: |\n  " + strings.ReplaceAll(string(k), "\n", "\n  ")
+	})},
+	"UTF-16, little endian": {true, func(k []byte) (header, []byte) {
+		return nil, append([]byte("\xff\xfe"), utf16Of(`{"note":`+jsonString(k)+`}`, littleEndian)...)
+	}},
+	"UTF-16, big endian": {true, func(k []byte) (header, []byte) { return nil, utf16Of(`{"note":`+jsonString(k)+`}`, bigEndian) }},
+	"duplicate fields":   {true, inBody(func(k []byte) string { return `{"id":"e1","a":` + jsonString(k) + `,"a":1}` })},
+	"an attribute's header": {false, func(k []byte) (header, []byte) {
+		return binaryHeader("ce-note", url.PathEscape(string(k))), body(`{"certificate":$PEM}`)
+	}},
+	"any header": {false, func(k []byte) (header, []byte) {
+		return header{"X-Note": {"ok", base64.StdEncoding.EncodeToString(k)}}, body(`{"id":"e1","certificate":$PEM}`)
+	}},
+	"binary data": {false, func(k []byte) (header, []byte) { return binaryHeader(), k }},
+}
+
+func inBody(hide func([]byte) string) func([]byte) (header, []byte) {
+	return func(k []byte) (header, []byte) { return nil, body(hide(k)) }
+}
+
+func TestKeysAreFound(t *testing.T) {
+	t.Parallel()
+	for kind, key := range keys(t) {
+		isText := !bytes.ContainsFunc(key, func(r rune) bool { return r > 0x7e || r < '\n' })
+		for place, hiding := range hidings {
+			if hiding.textual && !isText {
+				continue
+			}
+			header, body := hiding.hide(key)
+			_, err := Decode(header, body)
+			var invalid *Invalid
+			if !errors.As(err, &invalid) || !invalid.HoldsKey {
+				t.Errorf("%s in %s: %v", kind, place, err)
+				continue
+			}
+			if !strings.Contains(invalid.Reason, "Vault") || !strings.Contains(invalid.Reason, "replace this key") {
+				t.Errorf("%s in %s: no advice in %q", kind, place, invalid.Reason)
+			}
+			for i := 0; i+12 <= len(key); i += 12 {
+				if strings.Contains(invalid.Reason+invalid.ID, string(key[i:i+12])) && !strings.HasPrefix(kind, "JWK") {
+					t.Errorf("%s in %s: a part of the key is quoted: %q", kind, place, invalid.Reason)
+					break
+				}
+			}
+		}
+	}
+}
+
+func TestKeyPlace(t *testing.T) {
+	t.Parallel()
+	key := jsonString(keys(t)["P-256 as SEC 1 in PEM"])
+	for _, tt := range []struct{ body, place string }{
+		{`{"id":"e1","certificate":` + key + `}`, "at $.certificate"},
+		{`{"id":"e1","certificate":$PEM,"private_key":{"pem":` + key + `}}`, "at $.private_key.pem"},
+		{`{"id":"e1","certificate":$PEM,"labels":{"a":"","b c":` + key + `}}`, `at $.labels["b c"]`},
+		{`{"id":"e1","certificate":$PEM,"labels":{` + key + `:""}}`, "at $.labels"},
+		{`{"id":"e1","certificate":$PEM,"targets":["a",` + key + `]}`, "at $.targets[1]"},
+		{`{"id":"e1","certificate":$PEM,"extra":{"jwk":{"kty":"EC","d":"hush"}}}`, "at $.extra.jwk"},
+		{`{"id":"e1","certificate":$PEM,"extra":{"privateKey":"hush"}}`, "at $.extra.privateKey"},
+		{`{"id":"e1","certificate":` + key + `,`, "at $.certificate"},
+		{`id: e1, certificate: ` + key, "in the body"},
+	} {
+		_, err := Decode(nil, body(tt.body))
+		want := "the event carries a private key, or what looks like one, " + tt.place + ": " + keyAdvice
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+}
+
+// TestPublicThingsAreNoKeys keeps the search from crying wolf.
+func TestPublicThingsAreNoKeys(t *testing.T) {
+	t.Parallel()
+	rsaKey := must(rsa.GenerateKey(rand.Reader, 2048))
+	p256 := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := map[string][]byte{"PKCS#1": x509.MarshalPKCS1PublicKey(&rsaKey.PublicKey)}
+	for name, key := range map[string]crypto.Signer{"RSA": rsaKey, "P-256": p256, "Ed25519": ed} {
+		ca := selfSigned(t, key, 1)
+		public[name+" certificate"] = ca.Raw
+		public[name+" public key"] = must(x509.MarshalPKIXPublicKey(key.Public()))
+		public[name+" request"] = must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: ca.Subject}, key))
+		public[name+" revocation list"] = must(x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+			Number: big.NewInt(1), ThisUpdate: ca.NotBefore, NextUpdate: ca.NotAfter,
+		}, ca, key))
+		public[name+" certificate of version 1"] = firstVersion(t, ca, key)
+	}
+	for name, der := range public {
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+		for form, body := range map[string]string{
+			"DER":    string(der),
+			"PEM":    string(text),
+			"JSON":   `{"id":"e1","certificate":` + jsonString(text) + `,"private_key":{"vault":{"mount":"secret","path":"a","key":"private_key"}}}`,
+			"base64": base64.StdEncoding.EncodeToString(der),
+			"hex":    hex.EncodeToString(der),
+		} {
+			if HoldsPrivateKey([]byte(body)) {
+				t.Errorf("%s in %s is taken for a private key", name, form)
+			}
+		}
+	}
+	for _, text := range []string{
+		"", "{", `{"labels":{"note":"PRIVATE KEY: see Vault"}}`, `{"private_key":{"file":"/etc/x/PRIVATE KEY"}}`, `{"private_key":""}`,
+		`{"jwk":{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}}`, strings.Repeat("0123456789abcdef", 1000), strings.Repeat("MII", 1000), `\\\\\\\`, `\u00`, `%`, `%2`,
+	} {
+		if HoldsPrivateKey([]byte(text)) {
+			t.Errorf("%.60q is taken for a private key", text)
+		}
+	}
+}
+
+// firstVersion makes a certificate of X.509 version 1 with the serial number 1,
+// whose inside begins like PKCS#8.
+func firstVersion(t *testing.T, ca *x509.Certificate, key crypto.Signer) []byte {
+	t.Helper()
+	var outer struct {
+		TBS       asn1.RawValue
+		Algorithm asn1.RawValue
+		Signature asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(ca.Raw, &outer); err != nil {
+		t.Fatal(err)
+	}
+	rest := must(asn1.Marshal(1))
+	for fields, i := outer.TBS.Bytes, 0; i < 7; i++ { // version, serial, algorithm, issuer, validity, subject, key
+		var field asn1.RawValue
+		fields = must(asn1.Unmarshal(fields, &field))
+		if i >= 2 {
+			rest = append(rest, field.FullBytes...)
+		}
+	}
+	outer.TBS = asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true, Bytes: rest}
+	der := must(asn1.Marshal(outer))
+	if c, err := x509.ParseCertificate(der); err != nil || c.Version != 1 {
+		t.Fatalf("no certificate of version 1: %v", err)
+	}
+	return der
+}
+
+func TestOversizedBodyCountsAsHolding(t *testing.T) {
+	t.Parallel()
+	if !HoldsPrivateKey(make([]byte, MaxSize+1)) || HoldsPrivateKey(make([]byte, MaxSize)) {
+		t.Error("a body over MaxSize is not searched and must count as holding a key; one of MaxSize is searched")
+	}
+}
