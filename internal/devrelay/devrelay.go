@@ -5,10 +5,16 @@
 package devrelay
 
 import (
-	"context"
-	"crypto/x509"
-	"net/http"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"sync"
 	"time"
+
+	"github.com/emersion/go-smtp"
 )
 
 // Config says what a relay listens on and how it behaves. The zero value is a
@@ -21,7 +27,7 @@ type Config struct {
 	// certificate is valid for it, localhost and the loopback addresses.
 	Hostname string
 	// Users maps user names to passwords. With any, a mail is taken only after
-	// AUTH (PLAIN or LOGIN), and without TLS AUTH is not offered.
+	// AUTH (PLAIN or LOGIN), which is offered over TLS alone.
 	Users map[string]string
 	// Rules are tried in order; the first that fits answers.
 	Rules []Rule
@@ -33,72 +39,98 @@ type Config struct {
 	Discard bool
 }
 
-// Stage is the command that a rule answers.
-type Stage string
+// Relay is a running relay. All its methods may be called from anywhere.
+type Relay struct {
+	config    Config
+	rules     *rules
+	mailbox   *mailbox
+	authority *authority
+	servers   []*smtp.Server
+	listeners []net.Listener // submission, SMTPS, plain
+	serving   sync.WaitGroup
+}
 
-// The stages.
+// How long a client may be silent, and how long it may leave a reply unread.
 const (
-	StageMail Stage = "mail" // MAIL FROM
-	StageRcpt Stage = "rcpt" // RCPT TO
-	StageData Stage = "data" // the final dot
+	readTimeout  = 5 * time.Minute
+	writeTimeout = time.Minute
 )
 
-// Rule answers a command with a reply of its own.
-type Rule struct {
-	Stage     Stage
-	Sender    string // glob on the envelope sender; "" fits any
-	Recipient string // glob on a recipient; "" fits any
-	Code      int    // 4yz or 5yz
-	Enhanced  string // RFC 3463, "5.1.1"; "" sends the class with .0.0
-	Text      string
-	Times     int // how often it answers; 0 is always
+// Start listens and serves until Close. It fails when a rule is malformed or
+// an address is taken, and says which.
+func Start(config Config) (*Relay, error) {
+	if config.Hostname == "" {
+		config.Hostname = "devrelay.test"
+	}
+	if config.MaxMails <= 0 {
+		config.MaxMails = 1000
+	}
+	if config.MaxMailBytes <= 0 {
+		config.MaxMailBytes = 10 << 20
+	}
+	rules, err := newRules(config.Rules)
+	if err != nil {
+		return nil, err
+	}
+	authority, err := newAuthority(config.Hostname)
+	if err != nil {
+		return nil, fmt.Errorf("making the demo relay's certificate: %w", err)
+	}
+	r := &Relay{config: config, rules: rules, mailbox: newMailbox(config.MaxMails), authority: authority}
+	for _, address := range []string{config.Submission, config.SMTPS, config.Plain} {
+		if address == "" {
+			address = "127.0.0.1:0"
+		}
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("the demo relay cannot listen on %s: %w", address, err), r.Close())
+		}
+		r.listeners = append(r.listeners, listener)
+	}
+	r.serve(r.listeners[0], authority.server)
+	r.serve(tls.NewListener(r.listeners[1], authority.server), authority.server)
+	r.serve(r.listeners[2], nil)
+	return r, nil
 }
 
-// Mail is one mail that the relay took.
-type Mail struct {
-	ID         int // counts from 1
-	Received   time.Time
-	From       string   // envelope sender
-	Recipients []string // envelope recipients
-	User       string   // who authenticated, "" for nobody
-	TLS        bool
-	Raw        []byte // as received, without dot-stuffing; not to be changed
+func (r *Relay) serve(listener net.Listener, secure *tls.Config) {
+	server := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
+		return &session{relay: r, conn: c}, nil
+	}))
+	server.Domain = r.config.Hostname
+	server.TLSConfig = secure
+	server.MaxMessageBytes = r.config.MaxMailBytes
+	server.MaxRecipients = 100
+	server.ReadTimeout, server.WriteTimeout = readTimeout, writeTimeout
+	server.EnableSMTPUTF8 = true
+	server.ErrorLog = log.New(io.Discard, "", 0) // what clients do wrong they hear themselves
+	r.servers = append(r.servers, server)
+	r.serving.Go(func() { _ = server.Serve(listener) })
 }
-
-// Relay is a running relay.
-type Relay struct{}
-
-// Start listens and serves until Close.
-func Start(config Config) (*Relay, error) { panic("unwritten") }
 
 // Submission is host:port of the listener that offers STARTTLS.
-func (r *Relay) Submission() string { panic("unwritten") }
+func (r *Relay) Submission() string { return r.listeners[0].Addr().String() }
 
 // SMTPS is host:port of the listener that speaks TLS at once.
-func (r *Relay) SMTPS() string { panic("unwritten") }
+func (r *Relay) SMTPS() string { return r.listeners[1].Addr().String() }
 
 // Plain is host:port of the listener without TLS.
-func (r *Relay) Plain() string { panic("unwritten") }
+func (r *Relay) Plain() string { return r.listeners[2].Addr().String() }
 
-// CertPool holds the CA that signed the relay's certificate.
-func (r *Relay) CertPool() *x509.CertPool { panic("unwritten") }
-
-// CAFile writes the CA as PEM into the directory and returns the file's path.
-func (r *Relay) CAFile(dir string) (string, error) { panic("unwritten") }
-
-// Mails returns the mailbox, oldest first.
-func (r *Relay) Mails() []Mail { panic("unwritten") }
-
-// Count is the number of mails taken since the start, kept or not.
-func (r *Relay) Count() int { panic("unwritten") }
-
-// WaitFor returns the mailbox once it is as wanted, or the context's error.
-func (r *Relay) WaitFor(ctx context.Context, wanted func([]Mail) bool) ([]Mail, error) {
-	panic("unwritten")
+// Close stops listening and ends all connections; a mail that is amid its
+// content is not taken.
+func (r *Relay) Close() error {
+	var errs []error
+	for _, server := range r.servers {
+		if err := server.Close(); err != nil && !errors.Is(err, smtp.ErrServerClosed) {
+			errs = append(errs, err)
+		}
+	}
+	for _, listener := range r.listeners {
+		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	r.serving.Wait()
+	return errors.Join(errs...)
 }
-
-// Handler serves the inbox pages; it may be mounted below any path.
-func (r *Relay) Handler() http.Handler { panic("unwritten") }
-
-// Close stops listening and ends all connections.
-func (r *Relay) Close() error { panic("unwritten") }

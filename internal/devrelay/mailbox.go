@@ -1,0 +1,85 @@
+package devrelay
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Mail is one mail that the relay took.
+type Mail struct {
+	ID         int // counts from 1
+	Received   time.Time
+	From       string   // envelope sender
+	Recipients []string // envelope recipients
+	User       string   // who authenticated, "" for nobody
+	TLS        bool
+	Raw        []byte // as received, without dot-stuffing; not to be changed
+}
+
+// mailbox keeps the newest mails.
+type mailbox struct {
+	max int
+
+	mu      sync.Mutex
+	mails   []Mail
+	count   int
+	changed chan struct{} // closed at the next mail
+}
+
+func newMailbox(max int) *mailbox {
+	return &mailbox{max: max, changed: make(chan struct{})}
+}
+
+// add counts the mail, and keeps it if wanted; it returns the mail's id.
+func (m *mailbox) add(mail Mail, keep bool) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.count++
+	mail.ID = m.count
+	if keep {
+		if len(m.mails) == m.max {
+			m.mails = slices.Delete(m.mails, 0, 1)
+		}
+		m.mails = append(m.mails, mail)
+	}
+	close(m.changed)
+	m.changed = make(chan struct{})
+	return mail.ID
+}
+
+func (m *mailbox) look() (mails []Mail, count int, changed <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.mails), m.count, m.changed
+}
+
+// Mails returns the mailbox, oldest first.
+func (r *Relay) Mails() []Mail {
+	mails, _, _ := r.mailbox.look()
+	return mails
+}
+
+// Count is the number of mails taken since the start, kept or not.
+func (r *Relay) Count() int {
+	r.mailbox.mu.Lock()
+	defer r.mailbox.mu.Unlock()
+	return r.mailbox.count
+}
+
+// WaitFor returns the mailbox once it is as wanted, or the context's error with
+// the mailbox as it is.
+func (r *Relay) WaitFor(ctx context.Context, wanted func([]Mail) bool) ([]Mail, error) {
+	for {
+		mails, _, changed := r.mailbox.look()
+		if wanted(mails) {
+			return mails, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return mails, ctx.Err()
+		}
+	}
+}

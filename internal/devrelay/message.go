@@ -1,0 +1,151 @@
+package devrelay
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"mime/quotedprintable"
+	"net/mail"
+	"net/textproto"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Bounds on what is looked at in a mail, which may come from anybody.
+const (
+	maxDepth = 8
+	maxParts = 100
+)
+
+// Message is a mail taken apart.
+type Message struct {
+	Header      mail.Header // as sent, not decoded
+	Text, HTML  string      // the first text/plain and text/html parts that are not attachments
+	Attachments []Attachment
+}
+
+// Attachment is a part of a mail that is a file.
+type Attachment struct {
+	Name string // decoded, without directories; "attachment-1" when it has none
+	Type string // media type without parameters
+	Data []byte
+}
+
+// Message takes the mail apart. A mail that is malformed gives what could be
+// read of it, and the error.
+func (m Mail) Message() (*Message, error) {
+	read, err := mail.ReadMessage(bytes.NewReader(m.Raw))
+	if err != nil {
+		return &Message{Text: string(m.Raw)}, fmt.Errorf("mail %d has no header that can be read: %w", m.ID, err)
+	}
+	message := &Message{Header: read.Header}
+	err = message.part(textproto.MIMEHeader(read.Header), read.Body, 0, new(int))
+	return message, err
+}
+
+// Decoded returns a header's value with encoded words decoded.
+func (m *Message) Decoded(name string) string { return decodeWords(m.Header.Get(name)) }
+
+func (m *Message) part(header textproto.MIMEHeader, body io.Reader, depth int, seen *int) error {
+	if *seen++; *seen > maxParts || depth > maxDepth {
+		return errors.New("the mail has more parts, or deeper ones, than are looked at")
+	}
+	kind, parameters, err := mime.ParseMediaType(header.Get("Content-Type"))
+	if err != nil {
+		kind = "text/plain"
+	}
+	if strings.HasPrefix(kind, "multipart/") {
+		parts := multipart.NewReader(body, parameters["boundary"])
+		for {
+			part, err := parts.NextRawPart()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("a %s part cannot be read: %w", kind, err)
+			}
+			if err := m.part(part.Header, part, depth+1, seen); err != nil {
+				return err
+			}
+		}
+	}
+	content, err := io.ReadAll(decodeTransfer(header.Get("Content-Transfer-Encoding"), body))
+	m.keep(kind, parameters, header.Get("Content-Disposition"), content)
+	if err != nil {
+		return fmt.Errorf("a %s part is not encoded as it says: %w", kind, err)
+	}
+	return nil
+}
+
+func (m *Message) keep(kind string, parameters map[string]string, disposition string, content []byte) {
+	how, more, _ := mime.ParseMediaType(disposition)
+	name := more["filename"]
+	if name == "" {
+		name = parameters["name"]
+	}
+	switch {
+	case how != "attachment" && name == "" && kind == "text/plain" && m.Text == "":
+		m.Text = decodeCharset(parameters["charset"], content)
+	case how != "attachment" && name == "" && kind == "text/html" && m.HTML == "":
+		m.HTML = decodeCharset(parameters["charset"], content)
+	default:
+		m.Attachments = append(m.Attachments, Attachment{Name: fileName(name, len(m.Attachments)+1), Type: kind, Data: content})
+	}
+}
+
+func decodeTransfer(encoding string, body io.Reader) io.Reader {
+	switch strings.ToLower(strings.TrimSpace(encoding)) {
+	case "base64":
+		return base64.NewDecoder(base64.StdEncoding, body)
+	case "quoted-printable":
+		return quotedprintable.NewReader(body)
+	}
+	return body
+}
+
+// decodeCharset knows UTF-8 and its subset ASCII, and Latin-1; of others what is
+// not ASCII shows as U+FFFD.
+func decodeCharset(charset string, content []byte) string {
+	if strings.EqualFold(charset, "iso-8859-1") {
+		var b strings.Builder
+		for _, c := range content {
+			b.WriteRune(rune(c))
+		}
+		return b.String()
+	}
+	return strings.ToValidUTF8(string(content), "\ufffd")
+}
+
+func decodeWords(value string) string {
+	decoded, err := new(mime.WordDecoder).DecodeHeader(value)
+	if err != nil {
+		return tidy(value)
+	}
+	return tidy(decoded)
+}
+
+// fileName keeps the last element of a name, without what shows as nothing.
+func fileName(name string, number int) string {
+	name = decodeWords(name)
+	name = name[strings.LastIndexAny(name, `/\`)+1:]
+	if strings.Trim(name, ". ") == "" {
+		return fmt.Sprintf("attachment-%d", number)
+	}
+	return name
+}
+
+// tidy shows control and format characters, bidi controls among them, as
+// U+FFFD, so that they change nothing around them.
+func tidy(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\t' && (unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r)) {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\ufffd"))
+}
