@@ -211,3 +211,11 @@ type Attempt struct {
 	// moment by which the outcome will be known.
 	Claim func(until time.Time) error
 }
+
+// Route is one answer to "who gets this event": a delivery to a target, or, with
+// Failure set, why there can be none.
+type Route struct {
+	Target  string
+	Lane    string
+	Failure *Failure
+}

@@ -1,0 +1,57 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/certpost/certpost/internal/events"
+)
+
+// Action is what happened to a dead letter.
+type Action string
+
+// The actions.
+const (
+	ActionReplayed  Action = "replayed"  // published again by somebody
+	ActionDelivered Action = "delivered" // a letter's delivery succeeded after all
+	ActionDiscarded Action = "discarded" // given up by somebody, with a reason
+)
+
+// AuditRecord is one entry of CERTPOST_AUDIT. A discarded letter is kept whole in
+// its record, so that giving up destroys nothing.
+type AuditRecord struct {
+	Time   time.Time   `json:"time"`
+	Action Action      `json:"action"`
+	By     string      `json:"by"` // user@host, or certpost@host for the program itself
+	Reason string      `json:"reason,omitempty"`
+	Event  string      `json:"event"`
+	Target string      `json:"target,omitempty"`
+	Letter *DeadLetter `json:"letter,omitempty"`
+	Body   []byte      `json:"body,omitempty"` // the discarded letter's event
+}
+
+// audit writes a record and waits for its acknowledgement. id makes writing it
+// twice harmless; "" writes it as it is.
+func (b *Broker) audit(ctx context.Context, r AuditRecord, token, id string) error {
+	r.Time = time.Now().UTC()
+	target := r.Target
+	if !events.IsToken(target) {
+		target = nobody
+	}
+	m := nats.NewMsg(auditPrefix + string(r.Action) + "." + target + "." + token)
+	var err error
+	if m.Data, err = json.Marshal(r); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	if id != "" {
+		m.Header.Set(nats.MsgIdHdr, string(r.Action)+"/"+id)
+	}
+	if _, err := b.js.PublishMsg(ctx, m); err != nil {
+		return fmt.Errorf("audit %s: %w", m.Subject, err)
+	}
+	return nil
+}

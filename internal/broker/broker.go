@@ -1,0 +1,147 @@
+// Package broker is Certpost's JetStream: the streams and their ownership, the
+// fan-out from events to deliveries, the lanes that work them off, the ledger
+// that knows what became of each, dead letters and audit. It is the only
+// importer of nats; docs/flow.md tells how its files follow each other.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+// Config says where JetStream is. Without URL it is embedded.
+type Config struct {
+	// URL of a NATS server or cluster, comma separated; "" embeds one.
+	URL string
+	// CredentialsFile, NKeyFile, or User and Password authenticate; an embedded
+	// server asks its clients for the same User and Password.
+	CredentialsFile string
+	NKeyFile        string
+	User            string
+	Password        func() ([]byte, error) // asked at every connect; nil: none
+	// CAFile, CertFile and KeyFile are PEM files for TLS and a client certificate.
+	CAFile, CertFile, KeyFile string
+	// Replicas of streams, consumers and bucket: 1, 3 or 5.
+	Replicas int
+
+	// DataDir holds the embedded server's store.
+	DataDir string
+	// Listen is the embedded server's address; "" is 127.0.0.1:4222, "none"
+	// serves this process alone.
+	Listen string
+	// SyncInterval is how often the embedded store is flushed to disk: "always"
+	// (after every write) or a Go duration. "" is always.
+	SyncInterval string
+	// MaxStore bounds the embedded store, in bytes; 0 is 10 GiB. A full store
+	// refuses events, it never drops what it has.
+	MaxStore int64
+}
+
+// Broker is a connection to JetStream and, where the configuration names no
+// server, the server itself.
+type Broker struct {
+	cfg    Config
+	log    zerolog.Logger
+	server *embedded // nil with an external server
+	nc     *nats.Conn
+	js     jetstream.JetStream
+}
+
+// Open starts the embedded server or connects to the configured one. An
+// external server that cannot be reached is no error: the connection is tried
+// for ever, and everything waits for it. Errors are for a person: a locked
+// store, a taken port, an unreadable credentials file.
+func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
+	if cfg.Replicas == 0 {
+		cfg.Replicas = 1
+	}
+	b := &Broker{cfg: cfg, log: log}
+	var err error
+	if cfg.URL == "" {
+		if b.server, err = startEmbedded(cfg, log); err != nil {
+			return nil, err
+		}
+	}
+	if b.nc, err = connect(cfg, b.server, log); err != nil {
+		b.Close()
+		return nil, err
+	}
+	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(10*time.Second)); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	return b, nil
+}
+
+// Dial connects as a command does: once, within the context's deadline, and
+// without starting a server. With no URL it goes to the address where
+// `certpost run` serves its embedded one.
+func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) {
+	if cfg.URL == "" {
+		cfg.URL = "nats://" + cfg.listen()
+	}
+	if cfg.Replicas == 0 {
+		cfg.Replicas = 1
+	}
+	b := &Broker{cfg: cfg, log: log}
+	opts, err := options(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, nats.RetryOnFailedConnect(false))
+	if end, ok := ctx.Deadline(); ok {
+		opts = append(opts, nats.Timeout(time.Until(end)))
+	}
+	if b.nc, err = nats.Connect(cfg.URL, opts...); err != nil {
+		return nil, fmt.Errorf("NATS at %s does not answer (%w): is `certpost run` or the NATS server up, and is nats.url right?", safeURL(cfg.URL), err)
+	}
+	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(10*time.Second)); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	return b, nil
+}
+
+// Close ends the connection and, last, the embedded server and the lock on its
+// store.
+func (b *Broker) Close() {
+	if b.nc != nil {
+		b.nc.Close()
+	}
+	if b.server != nil {
+		b.server.stop()
+	}
+}
+
+// URL is where other programs reach the same JetStream.
+func (b *Broker) URL() string {
+	if b.server != nil {
+		return b.server.url()
+	}
+	return safeURL(b.cfg.URL)
+}
+
+// Health says what is wrong with JetStream right now; nil when all that a
+// delivery needs answers. It makes one request and is meant for readiness.
+func (b *Broker) Health(ctx context.Context) error {
+	if !b.nc.IsConnected() {
+		return fmt.Errorf("not connected to NATS at %s", b.URL())
+	}
+	for _, name := range []string{EventsStream, DeliveriesStream, DeadLettersStream} {
+		if _, err := b.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("stream %s does not exist", name)
+		} else if err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Connected reports whether there is a connection to NATS at this moment.
+func (b *Broker) Connected() bool { return b.nc.IsConnected() }

@@ -1,0 +1,186 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+)
+
+// maxPayload is the embedded server's: an event of 1 MiB with the headers of a
+// dead letter on top fits well.
+const maxPayload = 4 << 20
+
+// connect returns a connection that is tried for ever, so that a broker that is
+// away for a minute or a day is waited for, not given up.
+func connect(cfg Config, srv *embedded, log zerolog.Logger) (*nats.Conn, error) {
+	opts, err := options(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	url := cfg.URL
+	if srv != nil {
+		url = ""
+		opts = append(opts, nats.InProcessServer(srv.srv))
+	}
+	nc, err := nats.Connect(url, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("NATS at %s: %w", safeURL(cfg.URL), err)
+	}
+	if !nc.IsConnected() {
+		log.Warn().Str("url", safeURL(cfg.URL)).Msg("NATS does not answer; trying again for ever, nothing is delivered meanwhile")
+	}
+	return nc, nil
+}
+
+func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
+	host, _ := os.Hostname()
+	opts := []nats.Option{
+		nats.Name("certpost@" + host),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(time.Second),
+		nats.ReconnectJitter(500*time.Millisecond, time.Second),
+		nats.PingInterval(20 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(5 * time.Second),
+		// What cannot be sent now must fail now: a publish that waits in a buffer
+		// for the next connection has no place among acknowledged writes.
+		nats.ReconnectBufSize(-1),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("connected to NATS")
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn().Err(err).Msg("lost the connection to NATS; trying again for ever")
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("connected to NATS again")
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				log.Error().Err(err).Msg("NATS refuses a subject to this user")
+				return
+			}
+			log.Debug().Err(err).Msg("NATS reports an asynchronous error")
+		}),
+	}
+	opts = append(opts, reportTrouble(log))
+	if cfg.CredentialsFile != "" {
+		if err := readable("nats.credentials_file", cfg.CredentialsFile); err != nil {
+			return nil, err
+		}
+		opts = append(opts, nats.UserCredentials(cfg.CredentialsFile))
+	}
+	if cfg.NKeyFile != "" {
+		nkey, err := nats.NkeyOptionFromSeed(cfg.NKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("nats.nkey_file %s: not a readable NKey seed", cfg.NKeyFile)
+		}
+		opts = append(opts, nkey)
+	}
+	if cfg.User != "" {
+		opts = append(opts, nats.UserInfoHandler(func() (string, string) {
+			if cfg.Password == nil {
+				return cfg.User, ""
+			}
+			pw, err := cfg.Password()
+			if err != nil {
+				log.Error().Err(err).Msg("nats.password cannot be read; connecting without one")
+				return cfg.User, ""
+			}
+			return cfg.User, string(pw)
+		}))
+	}
+	if cfg.CAFile != "" {
+		if err := readable("nats.tls.ca_file", cfg.CAFile); err != nil {
+			return nil, err
+		}
+		opts = append(opts, nats.RootCAs(cfg.CAFile))
+	}
+	if cfg.CertFile != "" || cfg.KeyFile != "" {
+		if err := errors.Join(readable("nats.tls.cert_file", cfg.CertFile), readable("nats.tls.key_file", cfg.KeyFile)); err != nil {
+			return nil, err
+		}
+		opts = append(opts, nats.ClientCert(cfg.CertFile, cfg.KeyFile))
+	}
+	return opts, nil
+}
+
+// reportTrouble logs failed reconnects, but no more than one line a minute: a
+// server that is away for a day should not fill the log with it.
+func reportTrouble(log zerolog.Logger) nats.Option {
+	var mu sync.Mutex
+	var last time.Time
+	return nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(last) < time.Minute {
+			return
+		}
+		last = time.Now()
+		log.Warn().Err(err).Msg("NATS still does not answer; trying again")
+	})
+}
+
+func readable(key, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return f.Close()
+}
+
+// safeURL is the address list without user, password or token.
+func safeURL(list string) string {
+	parts := strings.Split(list, ",")
+	for i, p := range parts {
+		u, err := url.Parse(strings.TrimSpace(p))
+		if err != nil {
+			parts[i] = "(not a URL)"
+			continue
+		}
+		u.User = nil
+		parts[i] = u.String()
+	}
+	return strings.Join(parts, ",")
+}
+
+// serverLog hands the embedded server's words to zerolog and remembers the last
+// complaint, which is where the server says why it did not start.
+type serverLog struct {
+	log zerolog.Logger
+	mu  sync.Mutex
+	bad string
+}
+
+func (l *serverLog) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bad == "" {
+		return "no reason given"
+	}
+	return l.bad
+}
+
+func (l *serverLog) complain(format string, v []any) string {
+	text := fmt.Sprintf(format, v...)
+	l.mu.Lock()
+	l.bad = text
+	l.mu.Unlock()
+	return text
+}
+
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug().Msgf(format, v...) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn().Msgf(format, v...) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error().Msg(l.complain(format, v)) }
+func (l *serverLog) Fatalf(format string, v ...any)  { l.log.Error().Msg(l.complain(format, v)) }
+func (l *serverLog) Debugf(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }
+func (l *serverLog) Tracef(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }

@@ -1,0 +1,296 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// The headers of deliveries and dead letters.
+const (
+	headerEventID       = "Certpost-Event-Id"
+	headerTarget        = "Certpost-Target"
+	headerLane          = "Certpost-Lane"
+	headerGeneration    = "Certpost-Generation"
+	headerForce         = "Certpost-Force"
+	headerCode          = "Certpost-Code"
+	headerClass         = "Certpost-Class"
+	headerPhase         = "Certpost-Phase"
+	headerReason        = "Certpost-Reason"
+	headerReplyCode     = "Certpost-Reply-Code"
+	headerEnhancedCode  = "Certpost-Enhanced-Code"
+	headerReply         = "Certpost-Reply"
+	headerAttempts      = "Certpost-Attempts"
+	headerFirstAttempt  = "Certpost-First-Attempt"
+	headerLastAttempt   = "Certpost-Last-Attempt"
+	headerCertainty     = "Certpost-Certainty"
+	headerRecipients    = "Certpost-Recipients"
+	headerReplaySubject = "Certpost-Replay-Subject"
+)
+
+// nobody stands in subjects where there is no lane or no target.
+const nobody = "_"
+
+// DeadLetter is a delivery that ended without success, as it stands in
+// CERTPOST_DEAD_LETTERS.
+type DeadLetter struct {
+	Sequence      uint64            `json:"sequence"`
+	Subject       string            `json:"subject"`
+	Time          time.Time         `json:"time"`
+	Event         string            `json:"event"`
+	Token         string            `json:"token"` // the event id as it stands in subjects
+	Target        string            `json:"target,omitempty"`
+	Lane          string            `json:"lane,omitempty"`
+	Generation    int               `json:"generation"`
+	Code          verdict.Code      `json:"code"`
+	Class         verdict.Class     `json:"class"`
+	Phase         verdict.Phase     `json:"phase"`
+	Reason        string            `json:"reason"`
+	ReplyCode     int               `json:"reply_code,omitempty"`
+	EnhancedCode  string            `json:"enhanced_code,omitempty"`
+	Reply         string            `json:"reply,omitempty"`
+	Attempts      int               `json:"attempts"`
+	First         time.Time         `json:"first_attempt,omitzero"`
+	Last          time.Time         `json:"last_attempt,omitzero"`
+	Certainty     verdict.Certainty `json:"certainty"`
+	Recipients    []string          `json:"recipients,omitempty"` // those still owed
+	ReplaySubject string            `json:"replay_subject"`
+	TraceParent   string            `json:"traceparent,omitempty"`
+	Body          []byte            `json:"-"` // the event
+}
+
+// subjectOf is where the letter of one delivery stands for one code.
+func (d *DeadLetter) subjectOf() string {
+	target, lane := d.Target, d.Lane
+	if !events.IsToken(target) {
+		target = nobody
+	}
+	if !events.IsToken(lane) {
+		lane = nobody
+	}
+	return deadPrefix + strings.Join([]string{string(d.Code), lane, target, d.Token}, ".")
+}
+
+func (d *DeadLetter) message(id string) *nats.Msg {
+	m := nats.NewMsg(d.Subject)
+	m.Data = d.Body
+	set := func(key, value string) {
+		if value != "" {
+			m.Header.Set(key, headerText(value))
+		}
+	}
+	set(nats.MsgIdHdr, id)
+	set(headerEventID, d.Event)
+	set(headerTarget, d.Target)
+	set(headerLane, d.Lane)
+	set(headerGeneration, strconv.Itoa(d.Generation))
+	set(headerCode, string(d.Code))
+	set(headerClass, string(d.Class))
+	set(headerPhase, string(d.Phase))
+	set(headerReason, d.Reason)
+	if d.ReplyCode != 0 {
+		set(headerReplyCode, strconv.Itoa(d.ReplyCode))
+	}
+	set(headerEnhancedCode, d.EnhancedCode)
+	set(headerReply, d.Reply)
+	set(headerAttempts, strconv.Itoa(d.Attempts))
+	set(headerFirstAttempt, timeText(d.First))
+	set(headerLastAttempt, timeText(d.Last))
+	set(headerCertainty, string(d.Certainty))
+	set(headerRecipients, strings.Join(d.Recipients, ", "))
+	set(headerReplaySubject, d.ReplaySubject)
+	set("traceparent", d.TraceParent)
+	return m
+}
+
+// parseDeadLetter reads a letter; what the headers do not say (somebody else
+// published it) comes from the subject.
+func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
+	h := raw.Header
+	d := DeadLetter{
+		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data,
+		Event: h.Get(headerEventID), Target: h.Get(headerTarget), Lane: h.Get(headerLane),
+		Code: verdict.Code(h.Get(headerCode)), Phase: verdict.Phase(h.Get(headerPhase)),
+		Reason: h.Get(headerReason), EnhancedCode: h.Get(headerEnhancedCode), Reply: h.Get(headerReply),
+		Certainty: verdict.Certainty(h.Get(headerCertainty)), ReplaySubject: h.Get(headerReplaySubject),
+		TraceParent: h.Get("traceparent"),
+	}
+	if parts := strings.Split(strings.TrimPrefix(raw.Subject, deadPrefix), "."); len(parts) == 4 {
+		d.Token = parts[3]
+		fill(&d.Event, parts[3])
+		if d.Code == "" {
+			d.Code = verdict.Code(parts[0])
+		}
+		if parts[1] != nobody {
+			fill(&d.Lane, parts[1])
+		}
+		if parts[2] != nobody {
+			fill(&d.Target, parts[2])
+		}
+	}
+	d.Class = d.Code.Class()
+	d.Generation, _ = strconv.Atoi(h.Get(headerGeneration))
+	d.ReplyCode, _ = strconv.Atoi(h.Get(headerReplyCode))
+	d.Attempts, _ = strconv.Atoi(h.Get(headerAttempts))
+	d.First, _ = time.Parse(time.RFC3339Nano, h.Get(headerFirstAttempt))
+	d.Last, _ = time.Parse(time.RFC3339Nano, h.Get(headerLastAttempt))
+	if list := h.Get(headerRecipients); list != "" {
+		d.Recipients = strings.Split(list, ", ")
+	}
+	return d
+}
+
+func fill(field *string, value string) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+// headerText keeps a value on its header line.
+func headerText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+// codeStoreFailed is how a stream answers when a subject already holds the one
+// message it may hold.
+const codeStoreFailed = 10077
+
+// bury publishes a dead letter and returns once the stream has acknowledged it.
+// origin names the message that is given up, so that the same message, coming
+// again after a crash, makes no second letter, and another one does. A letter of
+// an earlier try on the same subject gives way: its delivery is not settled yet,
+// so nothing is lost if we die in between.
+func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
+	d.Subject = d.subjectOf()
+	d.Class = d.Code.Class()
+	if d.Certainty == "" {
+		d.Certainty = verdict.NotSent
+	}
+	m := d.message(d.Token + "/" + origin + "/dead")
+	if int64(len(m.Data)) > b.nc.MaxPayload()-8<<10 { // headers take their part
+		m.Data = withheld("the event is too large to be copied here", d)
+	}
+	_, err := b.js.PublishMsg(ctx, m)
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == codeStoreFailed {
+		stream, serr := b.js.Stream(ctx, DeadLettersStream)
+		if serr != nil {
+			return fmt.Errorf("dead letter %s: %w", d.Subject, serr)
+		}
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(d.Subject)); err != nil {
+			return fmt.Errorf("dead letter %s: replace the earlier one: %w", d.Subject, err)
+		}
+		_, err = b.js.PublishMsg(ctx, m)
+	}
+	if err != nil {
+		return fmt.Errorf("dead letter %s: %w", d.Subject, err)
+	}
+	return nil
+}
+
+// withheld is the body of a letter whose event may not, or cannot, be copied.
+func withheld(why string, d *DeadLetter) []byte {
+	body, _ := json.Marshal(map[string]string{"withheld": why, "id": d.Event})
+	return body
+}
+
+// unbury takes the letters of a delivery that has succeeded off the list.
+func (b *Broker) unbury(ctx context.Context, target, token string) (int, error) {
+	n := 0
+	for d, err := range b.DeadLetters(ctx, deadPrefix+"*.*."+target+"."+token) {
+		if err != nil {
+			return n, err
+		}
+		if err := b.removeLetter(ctx, d.Sequence); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+func (b *Broker) removeLetter(ctx context.Context, seq uint64) error {
+	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", DeadLettersStream, err)
+	}
+	if err := stream.DeleteMsg(ctx, seq); err != nil {
+		// Gone already is as good: a newer letter of the same delivery took its place.
+		if _, gerr := stream.GetMsg(ctx, seq); !errors.Is(gerr, jetstream.ErrMsgNotFound) {
+			return fmt.Errorf("remove dead letter %d: %w", seq, err)
+		}
+	}
+	return nil
+}
+
+// DeadLetters yields the open letters in order, those whose subject fits the
+// filter ("" for all). It reads by sequence, never through a consumer, so
+// looking changes nothing.
+func (b *Broker) DeadLetters(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
+	if filter == "" {
+		filter = deadPrefix + ">"
+	}
+	return func(yield func(DeadLetter, error) bool) {
+		stream, err := b.js.Stream(ctx, DeadLettersStream)
+		if err != nil {
+			yield(DeadLetter{}, fmt.Errorf("stream %s: %w", DeadLettersStream, err))
+			return
+		}
+		for seq := uint64(1); ; {
+			raw, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(filter))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if err != nil {
+				yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
+				return
+			}
+			if !yield(parseDeadLetter(raw), nil) {
+				return
+			}
+			seq = raw.Sequence + 1
+		}
+	}
+}
+
+// ErrNoLetter says that there is no such open dead letter.
+var ErrNoLetter = errors.New("no such open dead letter")
+
+// DeadLetter returns the letter with a sequence number.
+func (b *Broker) DeadLetter(ctx context.Context, seq uint64) (DeadLetter, error) {
+	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
+	}
+	raw, err := stream.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return DeadLetter{}, fmt.Errorf("%w: number %d (replayed, discarded or expired?)", ErrNoLetter, seq)
+	}
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("dead letter %d: %w", seq, err)
+	}
+	return parseDeadLetter(raw), nil
+}

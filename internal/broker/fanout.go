@@ -1,0 +1,289 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// fanoutBatch is how many events are worked on together: their deliveries share
+// one flush to disk.
+const fanoutBatch = 64
+
+// runFanout turns events into deliveries until ctx ends.
+func (r *Runner) runFanout(ctx, work context.Context) {
+	for ctx.Err() == nil {
+		if err := r.fanoutOnce(ctx, work); err != nil && ctx.Err() == nil {
+			r.log.Warn().Err(err).Msg("events cannot be fetched; trying again")
+			sleep(ctx, time.Second)
+			if err := r.ensureTopology(ctx); err != nil && ctx.Err() == nil {
+				r.log.Error().Err(err).Msg("streams are not as they should be")
+			}
+		}
+	}
+}
+
+func (r *Runner) fanoutOnce(ctx, work context.Context) error {
+	consumer, err := r.js.Consumer(work, EventsStream, fanoutConsumer)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		batch, err := consumer.Fetch(fanoutBatch, jetstream.FetchMaxWait(fetchWait))
+		if err != nil {
+			return err
+		}
+		for msg := range batch.Messages() {
+			group := []jetstream.Msg{msg}
+			for more := true; more; {
+				select {
+				case m, ok := <-batch.Messages():
+					if more = ok; ok {
+						group = append(group, m)
+					}
+				default:
+					more = false
+				}
+			}
+			if ctx.Err() != nil {
+				giveBackAll(group)
+				continue
+			}
+			r.fanOut(work, group)
+		}
+		if err := batch.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func giveBackAll(group []jetstream.Msg) {
+	for _, m := range group {
+		_ = m.Nak() // not sent: it comes back when its acknowledgement is overdue
+	}
+}
+
+// fanned is one event on its way to becoming deliveries.
+type fanned struct {
+	msg        jetstream.Msg
+	seq        uint64
+	event      *events.Event
+	token      string
+	deliveries []*nats.Msg
+	letters    []*DeadLetter
+	back       time.Duration // > 0: not now
+	outcome    string
+}
+
+// fanOut publishes what becomes of a group of events, and only then acknowledges
+// them.
+func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
+	stop := keepAlive(group...)
+	defer stop()
+	all := make([]*fanned, 0, len(group))
+	var deliveries []*nats.Msg
+	for _, msg := range group {
+		f := r.resolve(ctx, msg)
+		all = append(all, f)
+		deliveries = append(deliveries, f.deliveries...)
+	}
+	if err := r.publishAll(ctx, deliveries, r.publishedBefore(all)); err != nil {
+		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events come back")
+		for _, f := range all {
+			_ = f.msg.NakWithDelay(jitter(5 * time.Second))
+		}
+		return
+	}
+	for _, f := range all {
+		r.settleEvent(ctx, f)
+	}
+}
+
+// resolve decodes one event and says what becomes of it. A panic in here is the
+// event's, not the group's.
+func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
+	f = &fanned{msg: msg, outcome: "fanned_out"}
+	meta, err := msg.Metadata()
+	if err != nil {
+		f.back, f.outcome = jitter(5*time.Second), "retried"
+		return f
+	}
+	f.seq = meta.Sequence.Stream
+	defer func() {
+		if p := recover(); p != nil {
+			r.metrics.panics.Inc()
+			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
+				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked")
+			f.deliveries, f.back, f.outcome = nil, jitter(10*time.Second), "retried"
+			if meta.NumDelivered >= maxPanics {
+				f.back = 0
+				f.bury(&verdict.Failure{Code: verdict.EventInvalid, Phase: verdict.PhaseResolve, Reason: "a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"}, "", "")
+			}
+		}
+	}()
+
+	f.event, err = events.Decode(msg.Headers(), msg.Data())
+	if err != nil {
+		f.outcome = "invalid"
+		f.bury(invalid(err), "", "")
+		return f
+	}
+	f.token = events.Token(f.event.ID)
+	routes, failure := r.courier.Resolve(ctx, f.event)
+	switch {
+	case failure != nil && ctx.Err() != nil:
+		f.back, f.outcome = time.Millisecond, "retried"
+	case failure != nil && failure.Retry() && time.Since(meta.Timestamp) < r.set.GiveUpAfter:
+		f.back, f.outcome = r.set.retryDelay(int(min(meta.NumDelivered, 64))), "retried"
+		r.log.Warn().Str("event", f.event.ID).Str("code", string(failure.Code)).Str("reason", failure.Reason).Dur("again_in", f.back).
+			Msg("the event cannot be resolved now; it comes back")
+	case failure != nil && failure.Retry():
+		f.outcome = "invalid"
+		f.bury(expired(failure, time.Since(meta.Timestamp)), "", "")
+	case failure != nil:
+		f.outcome = "invalid"
+		f.bury(failure, "", "")
+	case len(routes) == 0 && r.set.IgnoreUnmatched:
+		f.outcome = "unmatched"
+		r.log.Info().Str("event", f.event.ID).Msg("no target matches; ignored as configured")
+	case len(routes) == 0:
+		f.outcome = "unmatched"
+		f.bury(&verdict.Failure{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve,
+			Reason: "no target matches this event: name targets in it, add a target whose match fits, or set events.unmatched to ignore"}, "", "")
+	}
+	for _, route := range routes {
+		if route.Failure != nil {
+			f.bury(route.Failure, route.Target, route.Lane)
+			continue
+		}
+		if err := r.lanes.open(ctx, route.Lane); err != nil {
+			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the lane has no consumer yet; the event comes back")
+			f.deliveries, f.letters, f.back, f.outcome = nil, nil, jitter(5*time.Second), "retried"
+			return f
+		}
+		f.deliveries = append(f.deliveries, f.delivery(route, 1))
+	}
+	return f
+}
+
+// delivery is the self-contained message for one target.
+func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
+	m := nats.NewMsg(deliveryPrefix + route.Lane + "." + route.Target)
+	m.Data = f.event.Encode()
+	gen := strconv.Itoa(generation)
+	m.Header.Set(nats.MsgIdHdr, f.token+"/"+route.Target+"/"+gen)
+	m.Header.Set(headerEventID, headerText(f.event.ID))
+	m.Header.Set(headerTarget, route.Target)
+	m.Header.Set(headerLane, route.Lane)
+	m.Header.Set(headerGeneration, gen)
+	for _, h := range []string{"traceparent", "tracestate"} {
+		if v := f.msg.Headers().Get(h); v != "" {
+			m.Header.Set(h, headerText(v))
+		}
+	}
+	return m
+}
+
+// bury adds a dead letter for the event, or for one target that it names.
+func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
+	d := newLetter(failure)
+	d.Target, d.Lane, d.Generation = target, lane, 1
+	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
+	d.TraceParent = f.msg.Headers().Get("traceparent")
+	if f.event != nil {
+		d.Event, d.Token = f.event.ID, events.Token(f.event.ID)
+		d.Body = f.event.Encode() // headers of a binary CloudEvent included
+	} else {
+		unreadable(d, failure, "event-"+strconv.FormatUint(f.seq, 10))
+	}
+	f.letters = append(f.letters, d)
+}
+
+// publishedBefore is asked about deliveries whose message id the stream knows.
+// Mostly that is all right: the event came again. But if the event was published
+// anew by somebody, and the ledger says that its delivery is dead, this is a
+// replay, and the next generation goes out.
+func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg) error {
+	return func(ctx context.Context, m *nats.Msg) error {
+		for _, f := range all {
+			for _, d := range f.deliveries {
+				if d == m {
+					return r.replayIfDead(ctx, f, m)
+				}
+			}
+		}
+		return nil
+	}
+}
+
+func (r *Runner) replayIfDead(ctx context.Context, f *fanned, m *nats.Msg) error {
+	if meta, err := f.msg.Metadata(); err != nil || meta.NumDelivered > 1 {
+		return nil // the same message again, not a new wish
+	}
+	route := verdict.Route{Target: m.Header.Get(headerTarget), Lane: m.Header.Get(headerLane)}
+	entry, _, err := r.ledger.get(ctx, ledgerKey(route.Target, f.token))
+	if errors.Is(err, errNoEntry) || err == nil && entry.State != StateDead && entry.State != StateDiscarded {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = r.js.PublishMsg(ctx, f.delivery(route, entry.Generation+1))
+	return err
+}
+
+// settleEvent writes the event's letters and acknowledges it.
+func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
+	if f.back > 0 {
+		r.metrics.events.WithLabelValues(f.outcome).Inc()
+		_ = f.msg.NakWithDelay(f.back)
+		return
+	}
+	for i, d := range f.letters {
+		if err := r.bury(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i)); err != nil {
+			r.metrics.buryFailed.Inc()
+			r.log.Error().Err(err).Str("event", d.Event).Msg("a dead letter could not be stored; the event comes back")
+			_ = f.msg.NakWithDelay(r.set.unburiedDelay())
+			return
+		}
+		r.log.Warn().Str("event", d.Event).Str("target", d.Target).Str("code", string(d.Code)).Str("phase", string(d.Phase)).
+			Str("reason", d.Reason).Msg("dead letter")
+	}
+	if len(f.letters) == 0 && f.event != nil {
+		r.forgiveEvent(ctx, f)
+	}
+	r.metrics.events.WithLabelValues(f.outcome).Inc()
+	// Not confirmed: an event that comes again makes deliveries that the ledger
+	// knows.
+	if err := f.msg.Ack(); err != nil {
+		r.log.Debug().Err(err).Uint64("sequence", f.seq).Msg("an event's acknowledgement was not sent")
+	}
+}
+
+// forgiveEvent takes the letters of the event itself off the list (nobody's
+// lane) once it has been published again and resolved.
+func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
+	for d, err := range r.DeadLetters(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
+		if err == nil {
+			err = r.audit(ctx, AuditRecord{Action: ActionReplayed, By: "a new publication of the event", Event: d.Event, Target: d.Target},
+				d.Token, "letter/"+strconv.FormatUint(d.Sequence, 10))
+		}
+		if err == nil {
+			err = r.removeLetter(ctx, d.Sequence)
+		}
+		if err != nil {
+			r.log.Warn().Err(err).Str("event", f.event.ID).Msg("the event was resolved, but its dead letter is still on the list")
+			return
+		}
+	}
+}

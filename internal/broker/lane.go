@@ -1,0 +1,300 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// reconcileEvery is how often the lanes are compared with what the stream holds:
+// a message on a lane without a consumer would wait in silence.
+const reconcileEvery = 5 * time.Second
+
+// fetchWait is how long a fetch stays open when there is nothing to do; it is
+// also the longest that an idle lane delays a shutdown.
+const fetchWait = 2 * time.Second
+
+// lanes are all lanes that have a consumer, whether a target of ours uses them
+// or not: what waits for a target since removed must end too.
+type lanes struct {
+	r     *Runner
+	every time.Duration // between reconciles
+	poke  chan struct{} // asks for a reconcile now
+
+	mu      sync.Mutex
+	known   map[string]bool // consumers ensured by this process
+	running map[string]*lane
+}
+
+func newLanes(r *Runner) *lanes {
+	return &lanes{r: r, every: reconcileEvery, poke: make(chan struct{}, 1), known: map[string]bool{}, running: map[string]*lane{}}
+}
+
+// run starts a worker for every lane and returns when all have ended.
+func (ls *lanes) run(ctx, work context.Context) {
+	var wg sync.WaitGroup
+	tick := time.NewTicker(ls.every)
+	defer tick.Stop()
+	for {
+		names, err := ls.reconcile(ctx)
+		if err != nil && ctx.Err() == nil {
+			ls.r.log.Warn().Err(err).Msg("lanes could not be compared with the stream; trying again")
+		}
+		for _, name := range names {
+			ls.mu.Lock()
+			l, running := ls.running[name]
+			if !running {
+				l = &lane{name: name, r: ls.r, breaker: newBreaker(), slots: make(chan struct{}, ls.r.set.Concurrency)}
+				ls.running[name] = l
+				wg.Go(func() { l.run(ctx, work) })
+			}
+			ls.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return
+		case <-tick.C:
+		case <-ls.poke:
+		}
+	}
+}
+
+// reconcile makes sure that the streams are there as they should be, and that every lane of a target and every lane with a message
+// has its consumer, and returns all lanes that have one.
+func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
+	err := ls.r.ensureTopology(ctx)
+	ls.r.setReady(err)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := ls.r.js.Stream(ctx, DeliveriesStream)
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]bool{}
+	lister := stream.ListConsumers(ctx)
+	for info := range lister.Info() {
+		if name, ok := strings.CutPrefix(info.Name, laneConsumerPre); ok && !info.Paused {
+			have[name] = true
+		}
+	}
+	if err := lister.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, err
+	}
+	want := map[string]bool{}
+	for _, name := range ls.r.courier.Lanes() {
+		want[name] = true
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(deliveryPrefix+">"))
+	if err != nil {
+		return nil, err
+	}
+	for subject := range info.State.Subjects {
+		if lane, _, ok := strings.Cut(strings.TrimPrefix(subject, deliveryPrefix), "."); ok {
+			want[lane] = true
+		}
+	}
+	for name := range want {
+		if have[name] {
+			continue
+		}
+		ls.forget(name)
+		if err := ls.ensure(ctx, name); err != nil {
+			return nil, err
+		}
+		have[name] = true
+	}
+	names := make([]string, 0, len(have))
+	for name := range have {
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// ensure makes the lane's consumer, once.
+func (ls *lanes) ensure(ctx context.Context, name string) error {
+	ls.mu.Lock()
+	known := ls.known[name]
+	ls.mu.Unlock()
+	if known {
+		return nil
+	}
+	err := ls.r.ensureConsumer(ctx, DeliveriesStream, jetstream.ConsumerConfig{
+		Durable: laneConsumerPre + name, Description: "deliveries of one relay",
+		FilterSubject: deliveryPrefix + name + ".*", MaxAckPending: maxAckPending,
+	})
+	if err != nil {
+		return err
+	}
+	ls.mu.Lock()
+	ls.known[name] = true
+	ls.mu.Unlock()
+	return nil
+}
+
+// open makes sure that the lane has a consumer and, soon, a worker.
+func (ls *lanes) open(ctx context.Context, name string) error {
+	if err := ls.ensure(ctx, name); err != nil {
+		return err
+	}
+	ls.mu.Lock()
+	_, running := ls.running[name]
+	ls.mu.Unlock()
+	if !running {
+		select {
+		case ls.poke <- struct{}{}:
+		default: // asked for already
+		}
+	}
+	return nil
+}
+
+func (ls *lanes) forget(name string) {
+	ls.mu.Lock()
+	delete(ls.known, name)
+	ls.mu.Unlock()
+}
+
+// LaneStatus is what a page or a health check says of a lane.
+type LaneStatus struct {
+	Lane     string `json:"lane"`
+	Breaker  string `json:"breaker"` // closed or open
+	InFlight int    `json:"in_flight"`
+}
+
+// LaneStatus lists the lanes that this process serves.
+func (r *Runner) LaneStatus() []LaneStatus {
+	r.lanes.mu.Lock()
+	defer r.lanes.mu.Unlock()
+	var all []LaneStatus
+	for _, l := range r.lanes.running {
+		s := LaneStatus{Lane: l.name, Breaker: "closed", InFlight: int(l.inWork.Load())}
+		if l.breaker.open() {
+			s.Breaker = "open"
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// lane works off the queue of one relay.
+type lane struct {
+	name    string
+	r       *Runner
+	breaker *breaker
+	slots   chan struct{} // one token per delivery in work or asked for
+	inWork  atomic.Int32
+
+	consumer jetstream.Consumer // owned by run; nil until fetched from
+}
+
+// run takes free slots first and fetches that many messages, so that no message
+// waits here while its acknowledgement clock runs. At the end it waits for what
+// is in work.
+func (l *lane) run(ctx, work context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for ctx.Err() == nil {
+		n := l.takeSlots(ctx)
+		if n == 0 {
+			return
+		}
+		wait, admitted := l.breaker.admit(n, time.Now())
+		l.giveSlots(n - admitted)
+		if admitted == 0 {
+			sleep(ctx, wait)
+			continue
+		}
+		unused, err := l.fetch(ctx, work, admitted, &wg)
+		l.giveSlots(unused)
+		if err != nil && ctx.Err() == nil {
+			l.r.log.Warn().Err(err).Str("lane", l.name).Msg("the lane cannot fetch; trying again")
+			l.consumer = nil
+			l.r.lanes.forget(l.name)
+			sleep(ctx, time.Second)
+			if err := l.r.lanes.ensure(ctx, l.name); err != nil && ctx.Err() == nil {
+				l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer")
+			}
+		}
+		if l.breaker.open() {
+			// A probe's outcome decides what comes next.
+			l.waitIdle(ctx)
+		}
+	}
+}
+
+// fetch starts the work on up to n messages, each holding its slot, and returns
+// how many slots were not used.
+func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
+	if l.consumer == nil {
+		if l.consumer, err = l.r.js.Consumer(work, DeliveriesStream, laneConsumerPre+l.name); err != nil {
+			return n, err
+		}
+	}
+	batch, err := l.consumer.Fetch(n, jetstream.FetchMaxWait(fetchWait))
+	if err != nil {
+		return n, err
+	}
+	for msg := range batch.Messages() {
+		if ctx.Err() != nil {
+			// Shutting down: back at once, for another process or the next start.
+			if err := msg.Nak(); err != nil {
+				l.r.log.Debug().Err(err).Str("lane", l.name).Msg("a message could not be given back; it comes back by itself")
+			}
+			continue
+		}
+		n--
+		wg.Go(func() {
+			defer l.giveSlots(1)
+			l.inWork.Add(1)
+			defer l.inWork.Add(-1)
+			l.r.attempt(work, l, msg)
+		})
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return n, err
+	}
+	return n, nil
+}
+
+// takeSlots waits for one free slot and takes all that are free; 0 at the end.
+func (l *lane) takeSlots(ctx context.Context) int {
+	select {
+	case <-ctx.Done():
+		return 0
+	case l.slots <- struct{}{}:
+	}
+	for n := 1; ; n++ {
+		select {
+		case l.slots <- struct{}{}:
+		default:
+			return n
+		}
+	}
+}
+
+func (l *lane) giveSlots(n int) {
+	for range n {
+		<-l.slots
+	}
+}
+
+// waitIdle waits until nothing is in work.
+func (l *lane) waitIdle(ctx context.Context) {
+	n := 0
+	defer func() { l.giveSlots(n) }()
+	for n < cap(l.slots) {
+		select {
+		case <-ctx.Done():
+			return
+		case l.slots <- struct{}{}:
+			n++
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// State is what became of a delivery so far.
+type State string
+
+// The states. A delivery without an entry was never attempted.
+const (
+	StateWaiting   State = "waiting"   // failed for now, comes back
+	StateSending   State = "sending"   // claimed: content may be going out until Lease
+	StateSent      State = "sent"      // the relay took it
+	StateDead      State = "dead"      // there is a dead letter
+	StateDiscarded State = "discarded" // a person gave it up
+)
+
+// Entry is the ledger's knowledge of one delivery: the value at key
+// <target>.<event> of the bucket CERTPOST_LEDGER. It holds no secret.
+type Entry struct {
+	Event      string `json:"event"` // the event's own id
+	Target     string `json:"target"`
+	Lane       string `json:"lane"`
+	Digest     string `json:"digest"` // of the event: the same id for other content is found out
+	State      State  `json:"state"`
+	Generation int    `json:"generation"`
+	// Sequence is the delivery message (in CERTPOST_DELIVERIES) that brought the
+	// entry to its state: the same message coming again is settled, a newer one
+	// is a replay.
+	Sequence uint64    `json:"sequence"`
+	Attempts int       `json:"attempts"`
+	First    time.Time `json:"first_attempt"`
+	Last     time.Time `json:"last_attempt"`
+
+	// Owner and Lease: who sends, and by when the outcome is known. The writer
+	// of `sending` owns the entry until then.
+	Owner string    `json:"owner,omitempty"`
+	Lease time.Time `json:"lease,omitzero"`
+	// Uncertain is set while the outcome of an earlier try is unknown;
+	// PossibleDuplicates counts the mails sent in spite of it.
+	Uncertain          bool `json:"uncertain,omitempty"`
+	PossibleDuplicates int  `json:"possible_duplicates,omitempty"`
+	// Panics counts tries that ended in a defect of ours.
+	Panics int `json:"panics,omitempty"`
+
+	// Accepted have the mail; Owed still need it (nil: all of the target's).
+	Accepted []string `json:"accepted,omitempty"`
+	Owed     []string `json:"owed,omitempty"`
+
+	Failure *FailureRecord   `json:"failure,omitempty"` // of the last try that failed
+	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail taken
+	// DeadLetter is the subject of the open dead letter.
+	DeadLetter string `json:"dead_letter,omitempty"`
+}
+
+// FailureRecord is the part of a verdict.Failure that is stored.
+type FailureRecord struct {
+	Code         verdict.Code      `json:"code"`
+	Phase        verdict.Phase     `json:"phase"`
+	Reason       string            `json:"reason"`
+	ReplyCode    int               `json:"reply_code,omitempty"`
+	EnhancedCode string            `json:"enhanced_code,omitempty"`
+	Reply        string            `json:"reply,omitempty"`
+	Certainty    verdict.Certainty `json:"certainty"`
+}
+
+func record(f *verdict.Failure) *FailureRecord {
+	return &FailureRecord{
+		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode,
+		EnhancedCode: f.EnhancedCode, Reply: f.Reply, Certainty: certainty(f),
+	}
+}
+
+// certainty reads a verdict that does not say as not sent: a delivery says so
+// when it does not know.
+func certainty(f *verdict.Failure) verdict.Certainty {
+	if f.Certainty == "" {
+		return verdict.NotSent
+	}
+	return f.Certainty
+}
+
+// errClaimLost says that somebody else changed the entry since we read it.
+var errClaimLost = errors.New("the ledger's entry was changed by another process")
+
+// errNoEntry says that the ledger knows nothing of a delivery.
+var errNoEntry = errors.New("no such delivery in the ledger")
+
+// ledger is the bucket; all writes are compare-and-set on the revision read.
+type ledger struct{ kv jetstream.KeyValue }
+
+func (b *Broker) openLedger(ctx context.Context) (ledger, error) {
+	kv, err := b.js.KeyValue(ctx, LedgerBucket)
+	if err != nil {
+		return ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
+	}
+	return ledger{kv}, nil
+}
+
+func ledgerKey(target, eventToken string) string { return target + "." + eventToken }
+
+// get returns the entry and its revision; errNoEntry with revision 0 when there
+// is none.
+func (l ledger) get(ctx context.Context, key string) (Entry, uint64, error) {
+	kve, err := l.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return Entry{}, 0, errNoEntry
+	}
+	if err != nil {
+		return Entry{}, 0, fmt.Errorf("ledger entry %s: %w", key, err)
+	}
+	var e Entry
+	if err := json.Unmarshal(kve.Value(), &e); err != nil {
+		return Entry{}, 0, fmt.Errorf("ledger entry %s is not readable (%w): look at it with `nats kv get %s %s`", key, err, LedgerBucket, key)
+	}
+	return e, kve.Revision(), nil
+}
+
+// put writes the entry if its revision is still the one given (0: none yet) and
+// returns the new one; errClaimLost if it is not.
+func (l ledger) put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
+	value, err := json.Marshal(e)
+	if err != nil {
+		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
+	}
+	var rev uint64
+	if revision == 0 {
+		rev, err = l.kv.Create(ctx, key, value)
+	} else {
+		rev, err = l.kv.Update(ctx, key, value, revision)
+	}
+	switch {
+	case err == nil:
+		return rev, nil
+	case errors.Is(err, jetstream.ErrKeyExists), wrongSequence(err):
+		// Our own write may have been stored and its acknowledgement lost.
+		if kve, gerr := l.kv.Get(ctx, key); gerr == nil && bytes.Equal(kve.Value(), value) {
+			return kve.Revision(), nil
+		}
+		return 0, fmt.Errorf("ledger entry %s: %w", key, errClaimLost)
+	default:
+		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
+	}
+}
+
+// wrongSequence recognizes the two codes of a failed compare-and-set: plain and
+// replicated streams differ.
+func wrongSequence(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}

@@ -1,0 +1,172 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/events"
+)
+
+// Publish hands an event to Certpost and returns once the stream has it. The
+// same event again, within the stream's window, is a duplicate and no error.
+func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64, duplicate bool, err error) {
+	m := nats.NewMsg(EventSubject)
+	m.Data = ev.Encode()
+	m.Header.Set(nats.MsgIdHdr, events.Token(ev.ID))
+	ack, err := b.js.PublishMsg(ctx, m)
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return 0, false, fmt.Errorf("no stream takes %s at %s: start `certpost run` once, it creates %s", EventSubject, b.URL(), EventsStream)
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("publish the event: %w", err)
+	}
+	return ack.Sequence, ack.Duplicate, nil
+}
+
+// Replay publishes a dead letter's event again and takes the letter off the
+// list. It publishes first and removes after: an end in between leaves a letter
+// too many, never one too few. already says that somebody else had published it.
+func (b *Broker) Replay(ctx context.Context, d DeadLetter, by string, force bool) (already bool, err error) {
+	var held struct {
+		Withheld string `json:"withheld"`
+	}
+	if bytes.Contains(d.Body, []byte(`"withheld"`)) && json.Unmarshal(d.Body, &held) == nil && held.Withheld != "" {
+		return false, fmt.Errorf("dead letter %d cannot be replayed, it has no event (%s): publish the event anew, then discard the letter", d.Sequence, held.Withheld)
+	}
+	if d.ReplaySubject == "" {
+		return false, fmt.Errorf("dead letter %d does not say where to replay it (no %s header)", d.Sequence, headerReplaySubject)
+	}
+	m := nats.NewMsg(d.ReplaySubject)
+	m.Data = d.Body
+	m.Header.Set(headerEventID, headerText(d.Event))
+	if d.Lane != "" {
+		gen := strconv.Itoa(d.Generation + 1)
+		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+d.Target+"/"+gen)
+		m.Header.Set(headerTarget, headerText(d.Target))
+		m.Header.Set(headerLane, d.Lane)
+		m.Header.Set(headerGeneration, gen)
+	}
+	if force {
+		m.Header.Set(headerForce, "true")
+	}
+	if d.TraceParent != "" {
+		m.Header.Set("traceparent", headerText(d.TraceParent))
+	}
+	ack, err := b.js.PublishMsg(ctx, m)
+	if err != nil {
+		return false, fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, d.ReplaySubject, err)
+	}
+	if err := b.audit(ctx, AuditRecord{Action: ActionReplayed, By: by, Event: d.Event, Target: d.Target, Letter: &d}, d.Token,
+		"letter/"+strconv.FormatUint(d.Sequence, 10)); err != nil {
+		return ack.Duplicate, err
+	}
+	return ack.Duplicate, b.removeLetter(ctx, d.Sequence)
+}
+
+// Discard gives a dead letter up, with a reason. The audit keeps it whole.
+func (b *Broker) Discard(ctx context.Context, d DeadLetter, by, reason string) error {
+	if reason == "" {
+		return errors.New("discarding needs a reason")
+	}
+	if err := b.audit(ctx, AuditRecord{Action: ActionDiscarded, By: by, Reason: reason, Event: d.Event, Target: d.Target, Letter: &d, Body: d.Body}, d.Token,
+		"letter/"+strconv.FormatUint(d.Sequence, 10)); err != nil {
+		return err
+	}
+	l, err := b.openLedger(ctx)
+	if err != nil {
+		return err
+	}
+	key := ledgerKey(d.Target, d.Token)
+	if entry, rev, err := l.get(ctx, key); err == nil && entry.State == StateDead && entry.DeadLetter == d.Subject {
+		entry.State, entry.DeadLetter = StateDiscarded, ""
+		if _, err := l.put(ctx, key, entry, rev); err != nil && !errors.Is(err, errClaimLost) {
+			return err
+		}
+	}
+	return b.removeLetter(ctx, d.Sequence)
+}
+
+// Deliveries lists ledger entries of a target and an event id, newest attempt
+// last; "" stands for all. The context bounds the reading.
+func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry, error) {
+	l, err := b.openLedger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	filter := "*.*"
+	if target != "" && event != "" {
+		filter = ledgerKey(target, events.Token(event))
+	} else if target != "" {
+		filter = target + ".*"
+	} else if event != "" {
+		filter = "*." + events.Token(event)
+	}
+	w, err := l.kv.Watch(ctx, filter, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger: %w", err)
+	}
+	defer w.Stop()
+	var all []Entry
+	for {
+		select {
+		case <-ctx.Done():
+			return all, fmt.Errorf("read the ledger: %w", ctx.Err())
+		case kve, ok := <-w.Updates():
+			if !ok || kve == nil {
+				return all, nil
+			}
+			var e Entry
+			if err := json.Unmarshal(kve.Value(), &e); err != nil {
+				return all, fmt.Errorf("ledger entry %s is not readable: %w", kve.Key(), err)
+			}
+			all = append(all, e)
+		}
+	}
+}
+
+// Backlog is how much waits in the streams.
+type Backlog struct {
+	Events     uint64    `json:"events"`     // not yet fanned out
+	Deliveries uint64    `json:"deliveries"` // not yet settled
+	Dead       uint64    `json:"dead"`       // open dead letters
+	Oldest     time.Time `json:"oldest,omitzero"`
+}
+
+// Backlog counts what waits; three requests.
+func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
+	var out Backlog
+	// From the stream's last sequence, not from the consumer's own count, which
+	// lags behind what the stream has acknowledged.
+	events, err := b.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return out, fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	c, err := events.Consumer(ctx, fanoutConsumer)
+	if err != nil {
+		return out, fmt.Errorf("consumer %s: %w", fanoutConsumer, err)
+	}
+	info := c.CachedInfo()
+	out.Events = uint64(info.NumAckPending)
+	if last := events.CachedInfo().State.LastSeq; last > info.Delivered.Stream {
+		out.Events += last - info.Delivered.Stream
+	}
+	for name, n := range map[string]*uint64{DeliveriesStream: &out.Deliveries, DeadLettersStream: &out.Dead} {
+		s, err := b.js.Stream(ctx, name)
+		if err != nil {
+			return out, fmt.Errorf("stream %s: %w", name, err)
+		}
+		*n = s.CachedInfo().State.Msgs
+		if name == DeliveriesStream && *n > 0 {
+			out.Oldest = s.CachedInfo().State.FirstTime
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,168 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Courier knows the targets and carries deliveries to them.
+//
+// Resolve says who gets an event. A failure means that it cannot be said: for
+// now (the event comes back) or for good (one dead letter for the event).
+//
+// Deliver makes one try at one delivery and returns within the context. A
+// receipt alone means that every recipient still owed has the mail; a failure
+// alone that none has; both, that some have. It calls a.Claim once, before any
+// content goes out, and sends nothing when that fails.
+//
+// Lanes are the lanes of the targets as they are defined now.
+type Courier interface {
+	Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure)
+	Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
+	Lanes() []string
+}
+
+// Settings are the rules of delivery.
+type Settings struct {
+	// Concurrency is the number of deliveries at a time, per lane and process.
+	Concurrency int
+	// Retry is the delay after the first failed attempt, its growth and its end.
+	RetryInitial, RetryMax time.Duration
+	RetryMultiplier        float64
+	// GiveUpAfter is the age at which a delivery that still fails is dead.
+	GiveUpAfter time.Duration
+	// DeadLetterUnknown makes a delivery whose outcome is unknown a dead letter
+	// (DELIVERY_UNCERTAIN) instead of sending it again.
+	DeadLetterUnknown bool
+	// IgnoreUnmatched acknowledges events that fit no target, with a log line,
+	// instead of writing a dead letter.
+	IgnoreUnmatched bool
+	// Grace is how long work under way may go on after the end was asked for.
+	Grace time.Duration
+	// LogAddresses puts recipients' addresses into the log.
+	LogAddresses bool
+}
+
+// Runner is a broker at work for one courier.
+type Runner struct {
+	*Broker
+	courier Courier
+	set     Settings
+	metrics *Metrics
+	owner   string // of leases: this process, never used again
+	lanes   *lanes
+	ledger  ledger // set by prepare
+
+	mu    sync.Mutex
+	ready error
+}
+
+// NewRunner prepares the work; Run does it.
+func (b *Broker) NewRunner(c Courier, set Settings, m *Metrics) *Runner {
+	host, _ := os.Hostname()
+	r := &Runner{
+		Broker: b, courier: c, set: set, metrics: m, ready: errors.New("starting"),
+		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()),
+	}
+	r.lanes = newLanes(r)
+	return r
+}
+
+// Run works until the context ends, then stops fetching, lets what is under way
+// finish within the grace and gives the rest back. It returns early only with
+// ErrNotOurs: what needs a person before anything can be delivered.
+func (r *Runner) Run(ctx context.Context) error {
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
+	// Work outlives the request to stop by the grace.
+	work, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	stop := context.AfterFunc(ctx, func() {
+		r.setReady(errStopping)
+		time.AfterFunc(r.set.Grace, abort)
+	})
+	defer stop()
+
+	var wg sync.WaitGroup
+	wg.Go(func() { r.lanes.run(ctx, work) })
+	wg.Go(func() { r.runFanout(ctx, work) })
+	wg.Wait()
+	return nil
+}
+
+// prepare brings the topology up, waiting for NATS as long as it takes.
+func (r *Runner) prepare(ctx context.Context) error {
+	for delay := time.Second; ; delay = min(2*delay, 30*time.Second) {
+		err := r.ensureTopology(ctx)
+		if err == nil {
+			r.ledger, err = r.openLedger(ctx)
+		}
+		if err == nil {
+			r.setReady(nil)
+			return nil
+		}
+		if errors.Is(err, ErrNotOurs) {
+			r.setReady(err)
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.setReady(err)
+		r.log.Warn().Err(err).Dur("again_in", delay).Msg("JetStream is not ready; nothing is delivered until it is")
+		sleep(ctx, delay)
+	}
+}
+
+// Ready says whether deliveries are worked on: nil, or the reason why not.
+func (r *Runner) Ready(ctx context.Context) error {
+	r.mu.Lock()
+	err := r.ready
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return r.Health(ctx)
+}
+
+// setReady records the reason for not being ready; the end of the run is final.
+func (r *Runner) setReady(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ready != errStopping {
+		r.ready = err
+	}
+}
+
+var errStopping = errors.New("shutting down")
+
+// retryDelay is the delay after the n-th failed attempt.
+func (s Settings) retryDelay(n int) time.Duration {
+	d := float64(s.RetryInitial)
+	for i := 1; i < n && d < float64(s.RetryMax); i++ {
+		d *= s.RetryMultiplier
+	}
+	return jitter(min(time.Duration(d), s.RetryMax))
+}
+
+// unburiedDelay is the delay of what waits for its dead letter to be stored.
+func (s Settings) unburiedDelay() time.Duration { return jitter(min(30*time.Second, s.RetryMax)) }
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

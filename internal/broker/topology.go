@@ -1,0 +1,230 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The names that users, scripts and alerts rely on.
+const (
+	EventsStream      = "CERTPOST_EVENTS"
+	DeliveriesStream  = "CERTPOST_DELIVERIES"
+	DeadLettersStream = "CERTPOST_DEAD_LETTERS"
+	AuditStream       = "CERTPOST_AUDIT"
+	LedgerBucket      = "CERTPOST_LEDGER"
+
+	EventSubject    = "certificate.issued"
+	deliveryPrefix  = "certpost.delivery."
+	deadPrefix      = "certpost.dead."
+	auditPrefix     = "certpost.audit."
+	fanoutConsumer  = "fanout"
+	laneConsumerPre = "lane-"
+)
+
+// How long things are kept.
+const (
+	eventsAge = 30 * 24 * time.Hour
+	// ledgerAge is counted from the last change of an entry. It outlives every
+	// certificate a public CA may issue (398 days), so that an event published
+	// again within its certificate's life makes no second mail.
+	ledgerAge     = 400 * 24 * time.Hour
+	deadLetterAge = 400 * 24 * time.Hour
+	auditAge      = 3 * 365 * 24 * time.Hour
+)
+
+// ackWait is how long a message may go without a sign of life before it is
+// delivered again; every message in work gives one each third of it.
+const ackWait = 60 * time.Second
+
+// maxAckPending bounds what may wait with a NAK's delay on one consumer: due
+// redeliveries are looked for among them all.
+const maxAckPending = 1000
+
+// ownerKey marks what Certpost made, in the metadata of streams and consumers.
+const (
+	ownerKey  = "certpost.owner"
+	ownerMark = "certpost"
+)
+
+var owned = map[string]string{ownerKey: ownerMark}
+
+// ErrNotOurs says that a stream, consumer or bucket with one of our names was
+// made by somebody else, or differs where JetStream allows no update.
+var ErrNotOurs = errors.New("not made by Certpost")
+
+// streams are the streams as they have to be.
+func (b *Broker) streams() []jetstream.StreamConfig {
+	base := func(name, about string, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: about, Subjects: subjects, Metadata: owned,
+			Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, Discard: jetstream.DiscardNew,
+			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
+			Duplicates: 2 * time.Minute, AllowDirect: true,
+		}
+	}
+	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".*")
+	events.MaxAge = eventsAge
+
+	deliveries := base(DeliveriesStream, "one message per event and target, until settled", deliveryPrefix+"*.*")
+	deliveries.Retention = jetstream.WorkQueuePolicy
+	deliveries.AllowAtomicPublish = true
+
+	dead := base(DeadLettersStream, "deliveries that ended without success", deadPrefix+"*.*.*.*")
+	dead.MaxAge = deadLetterAge
+	dead.MaxMsgsPerSubject = 1
+	dead.DiscardNewPerSubject = true
+
+	audit := base(AuditStream, "what was done to dead letters, and by whom", auditPrefix+">")
+	audit.MaxAge = auditAge
+
+	// The ledger is a KV bucket; it is made as the stream it is, because the
+	// bucket's own configuration cannot ask for atomic batches.
+	ledger := base("KV_"+LedgerBucket, "what is known of each delivery", "$KV."+LedgerBucket+".>")
+	ledger.MaxAge = ledgerAge
+	ledger.MaxMsgsPerSubject = 1
+	ledger.AllowRollup = true
+	ledger.DenyDelete = true
+	ledger.AllowAtomicPublish = true
+	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger}
+}
+
+// ensureTopology creates what is missing, updates what is ours and refuses what
+// is not. It is run at start and again whenever something turns out missing.
+func (b *Broker) ensureTopology(ctx context.Context) error {
+	for _, want := range b.streams() {
+		if err := b.ensureStream(ctx, want); err != nil {
+			return err
+		}
+	}
+	return b.ensureConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
+		Durable: fanoutConsumer, Description: "events to deliveries", MaxAckPending: maxAckPending,
+	})
+}
+
+func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+	s, err := b.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if _, err = b.js.CreateStream(ctx, want); err == nil {
+			b.log.Info().Str("stream", want.Name).Msg("stream created")
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return fmt.Errorf("create stream %s: %w", want.Name, err)
+		}
+		s, err = b.js.Stream(ctx, want.Name) // another replica was faster
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", want.Name, err)
+	}
+	have := s.CachedInfo().Config
+	diff := streamDiff(have, want)
+	if have.Metadata[ownerKey] != ownerMark {
+		return fmt.Errorf("stream %s exists and was %w (%s): rename or remove it, or use another NATS account", want.Name, ErrNotOurs, orSame(diff))
+	}
+	if len(diff) == 0 {
+		return nil
+	}
+	if have.Retention != want.Retention || have.Storage != want.Storage {
+		return fmt.Errorf("stream %s differs where JetStream allows no update, so it was %w as it is (%s): recreate it", want.Name, ErrNotOurs, orSame(diff))
+	}
+	if _, err := b.js.UpdateStream(ctx, want); err != nil {
+		return fmt.Errorf("update stream %s (%s): %w", want.Name, orSame(diff), err)
+	}
+	b.log.Warn().Str("stream", want.Name).Strs("changed", diff).Msg("stream was not as it should be; updated")
+	return nil
+}
+
+// ensureConsumer completes want with what all our consumers have in common:
+// explicit acknowledgement, no limit on deliveries, no BackOff (it would add to
+// the delays of our NAKs).
+func (b *Broker) ensureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
+	want.AckPolicy = jetstream.AckExplicitPolicy
+	want.AckWait = ackWait
+	want.MaxDeliver = -1
+	want.Replicas = 0 // as the stream
+	want.Metadata = owned
+	c, err := b.js.Consumer(ctx, stream, want.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if _, err := b.js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
+			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+		}
+		b.log.Info().Str("consumer", want.Durable).Str("stream", stream).Msg("consumer created")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("consumer %s on %s: %w", want.Durable, stream, err)
+	}
+	have := c.CachedInfo().Config
+	diff := consumerDiff(have, want)
+	if have.Metadata[ownerKey] != ownerMark {
+		return fmt.Errorf("consumer %s on stream %s exists and was %w (%s): remove it", want.Durable, stream, ErrNotOurs, orSame(diff))
+	}
+	if c.CachedInfo().Paused {
+		b.log.Error().Str("consumer", want.Durable).Msg("the consumer is paused; resuming it")
+		if _, err := b.js.ResumeConsumer(ctx, stream, want.Durable); err != nil {
+			return fmt.Errorf("resume consumer %s on %s: %w", want.Durable, stream, err)
+		}
+	}
+	if len(diff) == 0 {
+		return nil
+	}
+	if _, err := b.js.UpdateConsumer(ctx, stream, want); err != nil {
+		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, orSame(diff), err)
+	}
+	b.log.Warn().Str("consumer", want.Durable).Strs("changed", diff).Msg("consumer was not as it should be; updated")
+	return nil
+}
+
+// streamDiff lists the settings of ours that differ, as "key: is A, wants B".
+func streamDiff(have, want jetstream.StreamConfig) []string {
+	var d diff
+	d.add("subjects", have.Subjects, want.Subjects)
+	d.add("retention", have.Retention, want.Retention)
+	d.add("storage", have.Storage, want.Storage)
+	d.add("replicas", have.Replicas, want.Replicas)
+	d.add("discard", have.Discard, want.Discard)
+	d.add("discard_new_per_subject", have.DiscardNewPerSubject, want.DiscardNewPerSubject)
+	d.add("max_age", have.MaxAge, want.MaxAge)
+	d.add("max_msgs", have.MaxMsgs, want.MaxMsgs)
+	d.add("max_bytes", have.MaxBytes, want.MaxBytes)
+	d.add("max_msg_size", have.MaxMsgSize, want.MaxMsgSize)
+	d.add("max_msgs_per_subject", have.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
+	d.add("duplicate_window", have.Duplicates, want.Duplicates)
+	d.add("allow_atomic", have.AllowAtomicPublish, want.AllowAtomicPublish)
+	d.add("allow_direct", have.AllowDirect, want.AllowDirect)
+	d.add("allow_rollup_hdrs", have.AllowRollup, want.AllowRollup)
+	d.add("deny_delete", have.DenyDelete, want.DenyDelete)
+	return d
+}
+
+func consumerDiff(have, want jetstream.ConsumerConfig) []string {
+	var d diff
+	d.add("filter", have.FilterSubject, want.FilterSubject)
+	d.add("ack_policy", have.AckPolicy, want.AckPolicy)
+	d.add("ack_wait", have.AckWait, want.AckWait)
+	d.add("max_deliver", have.MaxDeliver, want.MaxDeliver)
+	d.add("max_ack_pending", have.MaxAckPending, want.MaxAckPending)
+	d.add("backoff", len(have.BackOff), len(want.BackOff))
+	return d
+}
+
+type diff []string
+
+func (d *diff) add(key string, have, want any) {
+	if !reflect.DeepEqual(have, want) {
+		*d = append(*d, fmt.Sprintf("%s: is %v, wants %v", key, have, want))
+	}
+}
+
+func orSame(diff []string) string {
+	if len(diff) == 0 {
+		return "settings are the same"
+	}
+	return strings.Join(diff, "; ")
+}

@@ -1,0 +1,354 @@
+// Package delivery brings a certificate to a target: definitions and their
+// validation, certificate and payload, the mail, and the conversation with the
+// relay. It is the only importer of go-mail. courier.go is the way through it.
+package delivery
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Options are what the whole program says about deliveries.
+type Options struct {
+	// EventSecrets is what events may name.
+	EventSecrets secrets.Policy
+	// InvalidDates is refuse (default) or warn, for certificates that have expired
+	// or are not valid yet.
+	InvalidDates string
+	// Product is the name in subjects and bodies; "" is Certpost.
+	Product string
+	// MessageIDDomain is the right side of Message-IDs; "" is the sender's domain.
+	MessageIDDomain string
+	// HELO is the name given to relays; "" is the host's, if it has a full one.
+	HELO string
+}
+
+// Courier knows the targets and delivers to them. It may be used by many at once.
+type Courier struct {
+	book  *Book
+	store *secrets.Store
+	opts  Options
+}
+
+// NewCourier makes a courier for the targets in book.
+func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
+	return &Courier{book: book, store: store, opts: opts}
+}
+
+// Lanes are the lanes of the targets as they are defined now.
+func (c *Courier) Lanes() []string { return c.book.Current().Lanes() }
+
+// Resolve says who gets an event: the targets it names, or those whose match
+// fits. The failure is about the event as a whole.
+func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
+	defs := c.book.Current()
+	if len(ev.Targets) > 0 {
+		var routes []verdict.Route
+		for _, id := range ev.Targets {
+			t, failure := lookUp(defs, id)
+			if failure != nil {
+				routes = append(routes, verdict.Route{Target: id, Failure: failure})
+				continue
+			}
+			routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
+		}
+		return routes, nil
+	}
+	b, failure := c.certificate(ctx, ev)
+	if failure != nil {
+		return nil, failure
+	}
+	var routes []verdict.Route
+	for _, t := range defs.Matching(b.leaf, ev.Labels) {
+		routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
+	}
+	return routes, nil
+}
+
+func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
+	t, ok := defs.Get(id)
+	why := "is not defined: add it to the targets, or correct the event"
+	if ok && !t.Disabled {
+		return t, nil
+	}
+	if ok {
+		why = "is disabled: enable it"
+	}
+	return nil, &verdict.Failure{
+		Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Certainty: verdict.NotSent,
+		Reason: fmt.Sprintf("target %q %s, then replay", clean(id, 80), why),
+	}
+}
+
+// Deliver makes one try at one delivery: the column of steps that docs/flow.md
+// tells. All that can fail without the relay has failed before it is dialled.
+func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	started := time.Now()
+	t, failure := lookUp(c.book.Current(), a.Target)
+	if failure != nil {
+		return nil, failure
+	}
+	p, failure := c.provisions(ctx, t, ev)
+	if failure != nil {
+		return nil, failure
+	}
+	defer p.clear()
+	fetched := time.Now()
+	msg, failure := c.mail(t, ev, a, p)
+	if failure != nil {
+		return nil, failure
+	}
+	defer clear(msg.raw)
+	rendered := time.Now()
+
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	s, failure := c.connect(ctx, t, p)
+	if failure != nil {
+		return nil, t.soften(failure)
+	}
+	defer s.close()
+	receipt, failure := s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8}, msg.raw, a.Claim).verdicts()
+	if receipt != nil {
+		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
+		receipt.Certificate, receipt.Secrets = p.bundle.summary(), p.versions
+		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
+		receipt.Timings.Total = time.Since(started)
+	}
+	return receipt, t.soften(failure)
+}
+
+// soften applies the target's wish to have refused logins or TLS failures
+// tried again.
+func (t *Target) soften(f *verdict.Failure) *verdict.Failure {
+	if f != nil {
+		f.RetryAnyway = f.Code == verdict.SMTPAuth && t.RetryAuth || f.Code == verdict.SMTPTLS && t.RetryTLS
+	}
+	return f
+}
+
+// provisions are what one delivery needs from elsewhere.
+type provisions struct {
+	bundle     *bundle
+	key        []byte // PEM, nil when the payload has none
+	passphrase []byte
+	username   string
+	password   secrets.Value
+	vars       secrets.Vars
+	versions   map[string]string // of the secrets, by reference
+}
+
+func (p *provisions) clear() {
+	clear(p.key)
+	clear(p.passphrase)
+}
+
+func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (*provisions, *verdict.Failure) {
+	b, failure := c.certificate(ctx, ev)
+	if failure != nil {
+		return nil, failure
+	}
+	cn := b.name()
+	p := &provisions{bundle: b, versions: map[string]string{}, vars: secrets.Vars{
+		"host": t.Host, "target": t.ID, "cn": cn, "domain": strings.TrimPrefix(cn, "*."),
+	}}
+	if t.Payload == PayloadPEMAndKey || t.Payload == PayloadPKCS12 {
+		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
+			return nil, failure
+		}
+	}
+	if t.Payload == PayloadPKCS12 {
+		value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
+		if failure != nil {
+			return nil, failure
+		}
+		p.passphrase = value.Reveal()
+	}
+	if t.AuthMethod == AuthNone {
+		return p, nil
+	}
+	p.username = t.Username.Plain
+	if !t.Username.Ref.IsZero() {
+		value, failure := c.secret(ctx, t.Username.Ref, p)
+		if failure != nil {
+			return nil, failure
+		}
+		p.username = string(value.Reveal())
+	}
+	if p.password, failure = c.secret(ctx, t.Password, p); failure != nil {
+		return nil, failure
+	}
+	return p, nil
+}
+
+// secret fetches one of the target's own secrets.
+func (c *Courier) secret(ctx context.Context, ref secrets.Ref, p *provisions) (secrets.Value, *verdict.Failure) {
+	s, err := c.store.Get(ctx, ref, p.vars)
+	if err != nil {
+		return secrets.Value{}, secretFailure(err)
+	}
+	p.remember(ref, s)
+	return s.Value, nil
+}
+
+func (p *provisions) remember(ref secrets.Ref, s secrets.Secret) {
+	if s.Version != "" {
+		p.versions[ref.String()] = s.Version
+	}
+}
+
+// privateKey fetches the key that the event names, within what events may name.
+// An event without one gives nil; the payload says what it thinks of that.
+func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
+	if ev.PrivateKey == nil {
+		return nil, nil
+	}
+	ref, s, failure := c.fromEvent(ctx, ev.PrivateKey)
+	if failure != nil {
+		return nil, failure
+	}
+	p.remember(ref, s)
+	return s.Value.Reveal(), nil
+}
+
+// certificate reads the event's certificate, from the event or from where it says.
+func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*bundle, *verdict.Failure) {
+	text := []byte(ev.Certificate.PEM)
+	if ev.Certificate.Ref != nil {
+		_, s, failure := c.fromEvent(ctx, ev.Certificate.Ref)
+		if failure != nil {
+			return nil, failure
+		}
+		text = s.Value.Reveal()
+	}
+	b, err := parseBundle(text)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	return b, nil
+}
+
+// fromEvent fetches what an event's author names. Nothing is fetched that the
+// configuration does not open to events, and nothing is kept.
+func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.Ref, secrets.Secret, *verdict.Failure) {
+	ref := secrets.Ref{File: r.File}
+	if v := r.Vault; v != nil {
+		ref.Vault = &secrets.VaultRef{Mount: v.Mount, Path: v.Path, Key: v.Key, Version: v.Version}
+	}
+	if v := r.Transit; v != nil {
+		ref.Transit = &secrets.TransitRef{Mount: v.Mount, Key: v.Key, Ciphertext: v.Ciphertext}
+	}
+	if err := c.opts.EventSecrets.Allows(ref); err != nil {
+		return ref, secrets.Secret{}, secretFailure(err)
+	}
+	s, err := c.store.Uncached(ctx, ref, nil)
+	if err != nil {
+		return ref, secrets.Secret{}, secretFailure(err)
+	}
+	return ref, s, nil
+}
+
+// secretFailure turns what happened to a secret into a verdict. The store's
+// texts are ours and hold no secret.
+func secretFailure(err error) *verdict.Failure {
+	f := &verdict.Failure{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent, Reason: err.Error(), Cause: err}
+	switch {
+	case errors.Is(err, secrets.ErrNotFound):
+		f.Code = verdict.SecretNotFound
+	case errors.Is(err, secrets.ErrDenied):
+		f.Code = verdict.SecretDenied
+	}
+	return f
+}
+
+// asFailure takes the verdict out of an error of this package.
+func asFailure(err error) *verdict.Failure {
+	if f := (*verdict.Failure)(nil); errors.As(err, &f) {
+		return f
+	}
+	return &verdict.Failure{Code: verdict.SMTPPayload, Phase: verdict.PhasePayload, Certainty: verdict.NotSent, Reason: "the payload cannot be made", Cause: err}
+}
+
+// mail builds the payload and renders the mail to memory.
+func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provisions) (*message, *verdict.Failure) {
+	now := time.Now()
+	warnings, err := checkDates(p.bundle, now, c.opts.InvalidDates)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	attachments, err := buildPayload(t, p.bundle, p.key, p.passphrase)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	defer func() {
+		for _, att := range attachments {
+			clear(att.data)
+		}
+	}()
+	msg, err := renderMail(t, mailFacts{
+		eventID: ev.ID, source: ev.Source, time: ev.Time, now: now, bundle: p.bundle, attachments: attachments,
+		recipients: a.Recipients, possibleDuplicate: a.PossibleDuplicate, warnings: warnings,
+		product: c.opts.Product, messageIDDomain: c.opts.MessageIDDomain,
+	})
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	return msg, nil
+}
+
+// connect dials the target's relay. A refused login is tried once more if the
+// password, read afresh, is another one: it may have been changed since it was
+// cached.
+func (c *Courier) connect(ctx context.Context, t *Target, p *provisions) (*session, *verdict.Failure) {
+	r, failure := c.relayOf(t, p)
+	if failure != nil {
+		return nil, failure
+	}
+	s, failure := dial(ctx, r)
+	if failure == nil || failure.Code != verdict.SMTPAuth || t.Password.IsZero() {
+		return s, failure
+	}
+	fresh, err := c.store.Fresh(ctx, t.Password, p.vars)
+	if err != nil {
+		return nil, secretFailure(err)
+	}
+	if fresh.Value.Equal(r.password) {
+		return nil, failure
+	}
+	p.remember(t.Password, fresh)
+	r.password = fresh.Value
+	return dial(ctx, r)
+}
+
+func (c *Courier) relayOf(t *Target, p *provisions) (relay, *verdict.Failure) {
+	r := relay{
+		host: t.Host, port: t.Port, tlsMode: t.TLSMode, skipVerify: t.TLSSkipVerify, helo: c.opts.HELO,
+		authMethod: t.AuthMethod, username: p.username, password: p.password, allowInsecureAuth: t.AllowInsecureAuth,
+	}
+	if t.CAFile == "" {
+		return r, nil
+	}
+	// Read for every connection: the file may be renewed at any time.
+	why := "has no certificate"
+	text, err := os.ReadFile(t.CAFile)
+	if err != nil {
+		why = "cannot be read"
+	}
+	r.roots = x509.NewCertPool()
+	if r.roots.AppendCertsFromPEM(text) {
+		return r, nil
+	}
+	return r, &verdict.Failure{
+		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: err,
+		Reason: fmt.Sprintf("target %q: ca_file %s %s: mend it, then replay", t.ID, clean(t.CAFile, 200), why),
+	}
+}
