@@ -28,7 +28,7 @@ func killGroup(pid int) { syscall.Kill(-pid, syscall.SIGKILL) }
 // dismiss ends the guard.
 func guard(pid int) (dismiss func(), err error) {
 	cmd := exec.Command("sh", "-c", `read -r dismissed && exit
-kill -TERM -- "-$1"; sleep 5; kill -KILL -- "-$1"`, "guard", strconv.Itoa(pid))
+kill -s TERM -- "-$1"; sleep 5; kill -s KILL -- "-$1"`, "guard", strconv.Itoa(pid))
 	ownGroup(cmd)
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
