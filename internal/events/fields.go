@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -148,8 +149,8 @@ func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
 		}
 	}
 	for _, m := range v.members {
-		misspelt := nearest(m.name, referenceKinds...) != "" && m.name != "value"
-		if m.name != "env" && !misspelt && hasText(m.value) {
+		known := slices.Contains(referenceKinds, m.name) || m.name == "env"
+		if !known && hasText(m.value) && (m.name == "value" || nearest(m.name, referenceKinds...) == "") {
 			return nil, &Invalid{
 				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected vault, transit or file; if it holds the key itself, %s", in.field(m.name), keyAdvice),
 				HoldsKey: true,

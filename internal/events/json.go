@@ -133,6 +133,9 @@ func checkText(root *path, text []byte) *Invalid {
 	case !utf8.Valid(text):
 		return refuse(root, "not valid UTF-8 at %s; publish the event as JSON in UTF-8", position(text, firstInvalid(text)))
 	}
+	if json.Valid(text) {
+		return nil
+	}
 	var raw json.RawMessage
 	dec := json.NewDecoder(bytes.NewReader(text))
 	if err := dec.Decode(&raw); err != nil {
@@ -145,11 +148,8 @@ func checkText(root *path, text []byte) *Invalid {
 		}
 		return refuse(root, "not valid JSON at %s", position(text, offset))
 	}
-	if end := int(dec.InputOffset()); len(bytes.TrimLeft(text[end:], " \t\r\n")) > 0 {
-		rest := bytes.TrimLeft(text[end:], " \t\r\n")
-		return refuse(root, "something follows the JSON value at %s; publish one event a message", position(text, len(text)-len(rest)))
-	}
-	return nil
+	rest := bytes.TrimLeft(text[dec.InputOffset():], " \t\r\n")
+	return refuse(root, "something follows the JSON value at %s; publish one event a message", position(text, len(text)-len(rest)))
 }
 
 func firstInvalid(text []byte) int {

@@ -90,6 +90,12 @@ func textKey(text []byte) bool {
 			return true
 		}
 	}
+	if pemKey(text) {
+		return true
+	}
+	if !bytes.Contains(text, []byte(`":"`)) {
+		return false // no name with text as its value
+	}
 	for _, name := range keyNames {
 		for rest := text; ; {
 			i := bytes.Index(rest, name)
@@ -101,10 +107,7 @@ func textKey(text []byte) bool {
 			}
 		}
 	}
-	if bytes.Contains(text, []byte(`"kty":`)) && (bytes.Contains(text, []byte(`"d":"`)) || bytes.Contains(text, []byte(`"k":"`))) {
-		return true
-	}
-	return pemKey(text)
+	return bytes.Contains(text, []byte(`"kty":`)) && (bytes.Contains(text, []byte(`"d":"`)) || bytes.Contains(text, []byte(`"k":"`)))
 }
 
 // pemKey looks for BEGIN ... PRIVATE KEY or for PRIVATE KEY ... --, blanks
@@ -125,74 +128,112 @@ func pemKey(text []byte) bool {
 	}
 }
 
-// encodedKey decodes every run of base64 (either alphabet, at each of the four
+// encodedKey decodes all runs of base64 (either alphabet, at each of the four
 // alignments, for whatever stands in front of it) and of hexadecimal.
 func encodedKey(text []byte, encodings int) bool {
 	const shortest = 24 // nothing shorter decodes to a key or a PEM boundary
+	var runs, hexRuns [][]byte
 	for start := 0; start < len(text); {
-		end := start
-		hexadecimal := true
-		for end < len(text) && isBase64(text[end]) {
-			hexadecimal = hexadecimal && isHex(text[end])
+		end, all := start, byte(base64Digit|hexDigit)
+		for end < len(text) && digitOf[text[end]] != 0 {
+			all &= digitOf[text[end]]
 			end++
 		}
-		if run := text[start:end]; len(run) >= shortest {
-			for alignment := range 4 {
-				if holdsKey(decodeBase64(run[alignment:]), encodings) {
-					return true
-				}
-			}
-			if hexadecimal && holdsHexKey(run, encodings) {
-				return true
+		if end-start >= shortest {
+			runs = append(runs, text[start:end])
+			if all&hexDigit != 0 {
+				hexRuns = append(hexRuns, text[start:end])
 			}
 		}
 		start = end + 1
 	}
-	return false
-}
-
-func holdsHexKey(run []byte, encodings int) bool {
+	for alignment := range 4 {
+		if len(runs) > 0 && holdsKey(decoded(runs, alignment, 4, appendBase64), encodings) {
+			return true
+		}
+	}
 	for alignment := range 2 {
-		digits := run[alignment:]
-		plain := make([]byte, len(digits)/2)
-		_, err := hex.Decode(plain, digits[:len(digits)/2*2])
-		if err == nil && holdsKey(plain, encodings) {
+		if len(hexRuns) > 0 && holdsKey(decoded(hexRuns, alignment, 2, appendHex), encodings) {
 			return true
 		}
 	}
 	return false
 }
 
-func isBase64(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/' || c == '-' || c == '_'
+// decoded joins the decoded runs, each without its first digits and without an
+// unfinished group at its end, with a byte between them that is in no encoding.
+func decoded(runs [][]byte, skip, group int, decode func(dst, digits []byte) []byte) []byte {
+	size := 0
+	for _, run := range runs {
+		size += len(run)
+	}
+	out := make([]byte, 0, size) // more than it takes
+	for _, run := range runs {
+		digits := run[skip:]
+		out = append(decode(out, digits[:len(digits)-len(digits)%group]), 0xff)
+	}
+	return out
 }
 
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+// appendHex and appendBase64 decode what has no other digits and only whole
+// groups of them, so they cannot fail.
+func appendHex(dst, digits []byte) []byte {
+	dst, _ = hex.AppendDecode(dst, digits)
+	return dst
 }
 
-func decodeBase64(run []byte) []byte {
-	digits := bytes.Clone(run[:len(run)-len(run)%4])
-	for i, c := range digits {
-		switch c {
-		case '-':
-			digits[i] = '+'
-		case '_':
-			digits[i] = '/'
+func appendBase64(dst, digits []byte) []byte {
+	if bytes.ContainsAny(digits, "-_") {
+		digits = bytes.Clone(digits)
+		for i, c := range digits {
+			switch c {
+			case '-':
+				digits[i] = '+'
+			case '_':
+				digits[i] = '/'
+			}
 		}
 	}
-	plain := make([]byte, base64.RawStdEncoding.DecodedLen(len(digits)))
-	n, _ := base64.RawStdEncoding.Decode(plain, digits) // only digits: it cannot fail
-	return plain[:n]
+	dst, _ = base64.RawStdEncoding.AppendDecode(dst, digits)
+	return dst
 }
+
+// What a byte is a digit of.
+const (
+	base64Digit = 1 << iota
+	hexDigit
+)
+
+var digitOf = func() (of [256]byte) {
+	for c := range 256 {
+		switch {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'f', c >= 'A' && c <= 'F':
+			of[c] = base64Digit | hexDigit
+		case c >= 'g' && c <= 'z', c >= 'G' && c <= 'Z', c == '+', c == '/', c == '-', c == '_':
+			of[c] = base64Digit
+		}
+	}
+	return of
+}()
+
+func isHex(c byte) bool { return digitOf[c]&hexDigit != 0 }
 
 // unescape resolves the escapes of JSON strings and of percent-encoding once,
 // wherever they stand, and reports whether there were any. Characters of Latin-1
 // become the bytes that they are where someone took binary for text.
 func unescape(b []byte) ([]byte, bool) {
+	isText := utf8.Valid(b)
+	if bytes.IndexByte(b, '\\') < 0 && bytes.IndexByte(b, '%') < 0 && !(isText && (bytes.IndexByte(b, 0xc2) >= 0 || bytes.IndexByte(b, 0xc3) >= 0)) {
+		return b, false
+	}
 	out := make([]byte, 0, len(b))
 	changed := false
 	for i := 0; i < len(b); {
+		if c := b[i]; c != '\\' && c != '%' && !(isText && (c == 0xc2 || c == 0xc3)) {
+			out = append(out, c)
+			i++
+			continue
+		}
 		plain, size := escape(b[i:])
 		if size == 0 {
 			out = append(out, b[i])

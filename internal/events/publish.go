@@ -29,22 +29,29 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 	case HoldsPrivateKey(file):
 		return nil, nil, errors.New("the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference")
 	}
-	for rest := file; ; {
+	count := 0
+	for rest := bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		if block.Type != "CERTIFICATE" && block.Type != "X509 CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
+		if block.Type != "CERTIFICATE" {
 			continue
 		}
+		count++
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil { // its text may quote the certificate
-			return nil, nil, fmt.Errorf("certificate %d in the file cannot be parsed: is the file complete?", bytes.Count(chain, []byte("-----BEGIN"))+1)
+			return nil, nil, fmt.Errorf("certificate %d in the file cannot be parsed: is the file complete?", count)
 		}
 		if leaf == nil {
 			leaf = cert
 		}
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	// pem.Decode passes over what is damaged; without its leaf a chain would be
+	// taken for the certificate of its issuer.
+	if begun := bytes.Count(file, []byte("-----BEGIN CERTIFICATE-----")); begun != count {
+		return nil, nil, fmt.Errorf("%d certificates begin in the file, and %d can be read: is the file complete?", begun, count)
 	}
 	switch {
 	case leaf != nil && len(chain) > maxCertificate:
