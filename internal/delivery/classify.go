@@ -14,8 +14,13 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// quitTimeout is how long a relay may take to say goodbye.
-const quitTimeout = 5 * time.Second
+const (
+	// quitTimeout is how long a relay may take to say goodbye.
+	quitTimeout = 5 * time.Second
+	// lastWordTimeout is how long we look for a reply on a connection that broke
+	// while we wrote; it is there already or it does not come.
+	lastWordTimeout = time.Second
+)
 
 // kind is what happened in a phase, as far as the verdict depends on it.
 type kind int
@@ -102,6 +107,7 @@ var phaseTable = []phaseRow{
 		dropped: later, hung: later, garbled: later, stopped: later,
 	}},
 	{phase: verdict.PhaseContent, timeout: 600 * time.Second, rulings: [kindCount]ruling{
+		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
 		dropped: later, hung: later, stopped: later,
 	}},
 	{phase: verdict.PhaseContent, dot: true, timeout: 600 * time.Second, rulings: [kindCount]ruling{

@@ -195,15 +195,26 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 	t.Parallel()
 	// More than the buffers of both sides hold: the write has to fail.
 	big := []byte(strings.Repeat(strings.Repeat("x", 70)+"\r\n", 1<<18))
-	for name, a := range map[string]act{"relay resets": {drop: true}, "relay stops reading": {hang: true}} {
+	for name, test := range map[string]struct {
+		act  act
+		code verdict.Code
+	}{
+		"relay resets":         {act{drop: true}, verdict.SMTPTransient},
+		"relay stops reading":  {act{hang: true}, verdict.SMTPTransient},
+		"relay finds it large": {act{reply: "552 5.3.4 too large", drop: true}, verdict.SMTPPermanent},
+		"relay runs full":      {act{reply: "452 4.3.1 no space", drop: true}, verdict.SMTPTransient},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{acts: map[string]act{atContent: a}, offers: []string{"8BITMIME"}})
+			server := startRelay(t, relayScript{acts: map[string]act{atContent: test.act}, offers: []string{"8BITMIME"}})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			_, f := attempt(ctx, server.client(), someone, big).verdicts()
-			if f == nil || f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseContent || f.Certainty != verdict.NotSent {
+			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseContent || f.Certainty != verdict.NotSent {
 				t.Fatalf("got %+v", f)
+			}
+			if test.act.reply != "" && f.Reply == "" {
+				t.Errorf("the relay's last word is lost: %v", f)
 			}
 			if slices.Contains(server.heard(), "QUIT") {
 				t.Error("a QUIT followed the unfinished content")

@@ -350,8 +350,10 @@ func (c *conversation) content() bool {
 		if a.hang {
 			c.stall()
 		}
-		_, _ = c.in.ReadByte()
-		_ = c.conn.(*net.TCPConn).SetLinger(0) // a reset: the client cannot go on writing
+		_, _ = c.in.ReadByte() // the rest stays unread, so that closing resets the connection
+		if a.reply == "" {
+			_ = c.conn.(*net.TCPConn).SetLinger(0)
+		}
 		return c.perform(a, "")
 	}
 	for {

@@ -181,7 +181,7 @@ func (s *session) data(ctx context.Context, raw []byte) (textproto.Error, *verdi
 	reply := textproto.Error{Code: 250}
 	failure = s.step(ctx, verdict.PhaseContent, func() error {
 		if _, err := w.Write(raw); err != nil {
-			return err
+			return s.lastWord(err)
 		}
 		s.ended = true
 		err := w.Close()
@@ -196,4 +196,15 @@ func (s *session) data(ctx context.Context, raw []byte) (textproto.Error, *verdi
 	}
 	s.ended = false
 	return reply, failure
+}
+
+// lastWord is what the relay said before it hung up amid the content, as one
+// does that finds the mail too large or has run out of space; else it is err.
+func (s *session) lastWord(err error) error {
+	_ = s.tcp.SetReadDeadline(time.Now().Add(lastWordTimeout))
+	code, text, readErr := s.client.Text.ReadResponse(0)
+	if readErr != nil || code < 400 {
+		return err
+	}
+	return &textproto.Error{Code: code, Msg: text}
 }

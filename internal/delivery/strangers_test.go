@@ -1,0 +1,198 @@
+package delivery
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// at is how to reach a server that was not made for these tests.
+func at(t *testing.T, address, mode string) relay {
+	t.Helper()
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return relay{host: host, port: number, tlsMode: mode}
+}
+
+func TestDevrelayTakesOurMail(t *testing.T) {
+	t.Parallel()
+	server, err := devrelay.Start(devrelay.Config{
+		Users: map[string]string{"certs": "hunter2hunter2"},
+		Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Recipient: "gone@*", Code: 550, Enhanced: "5.1.1", Text: "nobody"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = server.Close() }()
+	for i, how := range []struct{ address, mode, method string }{
+		{server.Submission(), "starttls", "plain"}, {server.Submission(), "opportunistic", "login"},
+		{server.SMTPS(), "smtps", "login"}, {server.SMTPS(), "smtps", "plain"},
+	} {
+		r := at(t, how.address, how.mode)
+		r.roots, r.authMethod, r.username, r.password = server.CertPool(), how.method, "certs", secrets.New([]byte("hunter2hunter2"))
+		env := envelope{from: "certs@example.com", recipients: []string{"gone@example.com", "ops@example.com"}}
+		receipt, f := attempt(patient(t), r, env, someMail).verdicts()
+		if receipt == nil || !slices.Equal(receipt.Recipients, []string{"ops@example.com"}) || receipt.QueueID == "" {
+			t.Fatalf("%+v: %+v, %v", how, receipt, f)
+		}
+		if f == nil || f.ReplyCode != 550 || f.EnhancedCode != "5.1.1" || !slices.Equal(f.Recipients, []string{"gone@example.com"}) {
+			t.Errorf("%+v: the recipient refused: %+v", how, f)
+		}
+		mails := server.Mails()
+		if len(mails) != i+1 || string(mails[i].Raw) != string(someMail) || !mails[i].TLS || mails[i].User != "certs" {
+			t.Errorf("%+v: the relay holds %+v", how, mails)
+		}
+	}
+}
+
+// Postfix is what most mails of ours will meet.
+func TestPostfixTakesOurMail(t *testing.T) {
+	t.Parallel()
+	const user, password = "ops@lab.test", "correct-horse-battery"
+	server := lab.Postfix(t, lab.MailOptions{
+		Users: map[string]string{user: password},
+		Main:  map[string]string{"message_size_limit": "20000", "smtpd_recipient_limit": "2"},
+	})
+	authenticated := func(address, mode, method string) relay {
+		r := at(t, address, mode)
+		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte(password))
+		return r
+	}
+	ours := envelope{from: "certs@lab.test", recipients: []string{user}}
+	for _, r := range []relay{
+		authenticated(server.Submission, "starttls", "plain"),
+		authenticated(server.Submission, "starttls", "login"),
+		authenticated(server.SMTPS, "smtps", "plain"),
+		{host: "127.0.0.1", port: at(t, server.SMTP, "").port, tlsMode: "opportunistic", roots: server.CA.Pool},
+		at(t, server.SMTP, "plaintext"),
+	} {
+		receipt, f := attempt(patient(t), r, ours, someMail).verdicts()
+		if f != nil {
+			t.Fatalf("%s with %s: %v", r.tlsMode, r.authMethod, f)
+		}
+		log, err := os.ReadFile(server.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if receipt.QueueID == "" || !strings.Contains(string(log), receipt.QueueID+": ") {
+			t.Errorf("queue id %q is not one of Postfix's log", receipt.QueueID)
+		}
+	}
+	for _, stored := range server.Fetch(t, user, lab.AtLeast(5)) {
+		if !strings.HasSuffix(string(stored), "\r\n\r\n.a dot\r\nlast line\r\n") {
+			t.Errorf("Dovecot stored %q", stored)
+		}
+	}
+
+	big := []byte("Subject: big\r\n\r\n" + strings.Repeat(strings.Repeat("x", 70)+"\r\n", 400))
+	wrong := authenticated(server.Submission, "starttls", "plain")
+	wrong.password = secrets.New([]byte("wrong-wrong"))
+	stranger := authenticated(server.SMTPS, "smtps", "plain")
+	stranger.roots = nil
+	for name, test := range map[string]struct {
+		r     relay
+		env   envelope
+		raw   []byte
+		code  verdict.Code
+		phase verdict.Phase
+		reply int
+		taken []string
+	}{
+		"wrong password":            {wrong, ours, someMail, verdict.SMTPAuth, verdict.PhaseAuth, 535, nil},
+		"opportunistic, unknown CA": {at(t, server.SMTP, "opportunistic"), ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
+		"relaying":                  {at(t, server.SMTP, "plaintext"), envelope{from: "a@lab.test", recipients: []string{"b@elsewhere.test"}}, someMail, verdict.SMTPPermanent, verdict.PhaseRcpt, 554, nil},
+		"unknown CA":                {stranger, ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
+		"too large":                 {authenticated(server.SMTPS, "smtps", "plain"), ours, big, verdict.SMTPPermanent, verdict.PhaseMail, 0, nil},
+		"one unknown":               {authenticated(server.SMTPS, "smtps", "plain"), envelope{from: "a@lab.test", recipients: []string{"nobody@lab.test", user}}, someMail, verdict.SMTPPermanent, verdict.PhaseRcpt, 550, []string{user}},
+		"TLS where none is":         {authenticated(server.Submission, "smtps", "plain"), ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
+		"too many recipients":       {authenticated(server.SMTPS, "smtps", "plain"), envelope{from: "a@lab.test", recipients: []string{user, "OPS@lab.test", "Ops@lab.test"}}, someMail, verdict.SMTPTransient, verdict.PhaseRcpt, 452, []string{user, "OPS@lab.test"}},
+	} {
+		receipt, f := attempt(patient(t), test.r, test.env, test.raw).verdicts()
+		var taken []string
+		if receipt != nil {
+			taken = receipt.Recipients
+		}
+		if f == nil || f.Code != test.code || f.Phase != test.phase || f.ReplyCode != test.reply || !slices.Equal(taken, test.taken) {
+			t.Errorf("%s: taken by %v, %+v", name, taken, f)
+		}
+	}
+}
+
+// smtp-sink is Postfix's own server with faults.
+func TestSMTPSinkFailsUs(t *testing.T) {
+	t.Parallel()
+	sink := lab.Need(t, "smtp-sink")
+	for name, test := range map[string]struct {
+		flags     []string
+		code      verdict.Code
+		phase     verdict.Phase
+		certainty verdict.Certainty
+	}{
+		"friendly":          {nil, "", "", ""},
+		"no ESMTP":          {[]string{"-e"}, "", "", ""},
+		"soft at MAIL":      {[]string{"-r", "MAIL"}, verdict.SMTPTransient, verdict.PhaseMail, verdict.NotSent},
+		"soft at the dot":   {[]string{"-r", "."}, verdict.SMTPTransient, verdict.PhaseContent, verdict.NotSent},
+		"hard at EHLO":      {[]string{"-B", "550 5.7.1 no", "-f", "EHLO"}, verdict.SMTPPermanent, verdict.PhaseEHLO, verdict.NotSent},
+		"hard at RCPT":      {[]string{"-B", "550 5.1.1 no", "-f", "RCPT"}, verdict.SMTPPermanent, verdict.PhaseRcpt, verdict.NotSent},
+		"syntax at DATA":    {[]string{"-f", "DATA"}, verdict.SMTPValidation, verdict.PhaseData, verdict.NotSent},
+		"drop at CONNECT":   {[]string{"-q", "CONNECT"}, verdict.SMTPConnect, verdict.PhaseBanner, verdict.NotSent},
+		"drop at RCPT":      {[]string{"-q", "RCPT"}, verdict.SMTPTransient, verdict.PhaseRcpt, verdict.NotSent},
+		"drop at the dot":   {[]string{"-q", "."}, verdict.SMTPTransient, verdict.PhaseContent, verdict.May},
+		"drop at QUIT":      {[]string{"-q", "QUIT"}, "", "", ""},
+		"421 at CONNECT":    {[]string{"-Q", "CONNECT"}, verdict.SMTPTransient, verdict.PhaseBanner, verdict.NotSent},
+		"421 at the dot":    {[]string{"-Q", "."}, verdict.SMTPTransient, verdict.PhaseContent, verdict.NotSent},
+		"550 instead of it": {[]string{"-A", "0"}, verdict.SMTPPermanent, verdict.PhaseContent, verdict.NotSent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := listener.Addr().String()
+			_ = listener.Close()
+			command := exec.CommandContext(t.Context(), sink, append(test.flags, address, "10")...)
+			if os.Getuid() == 0 {
+				command.Args = slices.Insert(command.Args, 1, "-u", "nobody")
+			}
+			command.WaitDelay = time.Second
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = command.Wait() })
+			eventually(t, "smtp-sink to listen", func() bool {
+				conn, err := net.Dial("tcp", address)
+				if err == nil {
+					_ = conn.Close()
+				}
+				return err == nil
+			})
+			_, f := attempt(patient(t), at(t, address, "plaintext"), someone, someMail).verdicts()
+			if test.code == "" {
+				if f != nil {
+					t.Fatal(f)
+				}
+				return
+			}
+			if f == nil || f.Code != test.code || f.Phase != test.phase || f.Certainty != test.certainty {
+				t.Errorf("got %+v", f)
+			}
+		})
+	}
+}
