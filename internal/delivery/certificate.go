@@ -57,7 +57,7 @@ func parseBundle(pemText []byte) (*bundle, error) {
 	if len(pemText) > maxCertificateText {
 		return nil, payloadFailure(nil, "the certificate text has %d bytes; more than %d are not read", len(pemText), maxCertificateText)
 	}
-	if bytes.Contains(pemText, []byte("PRIVATE KEY-----")) {
+	if bytes.Contains(pemText, []byte("PRIVATE KEY-----")) || bytes.Contains(pemText, []byte("PRIVATE KEY BLOCK-----")) {
 		return nil, payloadFailure(nil, "the certificate text holds a private key; a key belongs into a secret store, and the event only names it. Treat this key as disclosed")
 	}
 	blocks, err := readPEM(pemText)

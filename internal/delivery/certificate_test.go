@@ -152,6 +152,7 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"OpenSSL's trusted certificate", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: p.leaf.Raw}), "TRUSTED CERTIFICATE"},
 		{"with its key", slices.Concat(leaf, key), "holds a private key"},
 		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "holds a private key"},
+		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "holds a private key"},
 		{"two leaves", slices.Concat(leaf, pemOf(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
 		{"a root of others", slices.Concat(leaf, intermediate, pemOf(stranger)), `does not connect: "Another Root" did not issue "*.example.com"`},
 		{"missing link", slices.Concat(leaf, root), `does not connect: "Test Root"`},

@@ -79,7 +79,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
-	msg.SetDateWithValue(m.now)
+	msg.SetDateWithValue(m.now.UTC()) // our time zone is nobody's business
 	msg.Subject(encodeWords(subject(t, m)))
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834
 	// Exchange answers Auto-Submitted mail all the same. Not "All": that would
@@ -90,11 +90,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if m.possibleDuplicate {
 		msg.SetGenHeader("X-Certpost-Possible-Duplicate", "yes")
 	}
-	fromName := headerText(t.FromName, maxFromName)
-	if fromName == "" {
-		fromName = m.product
-	}
-	msg.SetAddrHeaderFromMailAddress(gomail.HeaderFrom, &mail.Address{Name: fromName, Address: string(addresses.from)})
+	msg.SetAddrHeaderFromMailAddress(gomail.HeaderFrom, &mail.Address{Name: fromName(t, m.product), Address: string(addresses.from)})
 	msg.SetAddrHeaderFromMailAddress(gomail.HeaderTo, headerAddresses(addresses.to)...)
 	if len(addresses.cc) > 0 {
 		msg.SetAddrHeaderFromMailAddress(gomail.HeaderCc, headerAddresses(addresses.cc)...)
@@ -127,6 +123,20 @@ func renderFailure(reason string, cause error) error {
 		Code: verdict.SMTPValidation, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
 		Reason: reason, Cause: cause,
 	}
+}
+
+// fromName is the sender's display name. net/mail leaves a backslash as it is in
+// an encoded word, where RFC 2047 section 5 forbids it in a name: some programs
+// then find no address at all.
+func fromName(t *Target, product string) string {
+	name := headerText(t.FromName, maxFromName)
+	if name == "" {
+		name = product
+	}
+	if internationalised(name) {
+		name = strings.ReplaceAll(name, `\`, "/")
+	}
+	return name
 }
 
 // subject is the contract's: {prefix} Certpost: certificate for {CN} issued,

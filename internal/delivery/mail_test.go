@@ -3,9 +3,11 @@ package delivery
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"mime"
 	"mime/multipart"
 	"mime/quotedprintable"
@@ -18,8 +20,6 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
-
-	"encoding/base64"
 
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
@@ -327,6 +327,7 @@ func TestMailHeaders(t *testing.T) {
 	target := testTarget()
 	target.CC, target.BCC, target.ReplyTo = []string{"cc@example.com"}, []string{"secret-reader@example.com"}, "help@example.com"
 	facts := goldenFacts(t, target)
+	facts.now = testNow.In(time.FixedZone("elsewhere", 3*60*60))
 	m, err := renderMail(target, facts)
 	if err != nil {
 		t.Fatal(err)
@@ -583,6 +584,7 @@ var hostile = map[string]string{
 	"template":      `{{.EventID}}{{define "x"}}`,
 	"invalid UTF-8": "\xff\xfe\x80abc",
 	"dots":          "\n.\n..\r\n.\r\n",
+	"backslash":     `ü\x "quoted\"`,
 	"blanks":        "a" + strings.Repeat(" ", 300) + strings.Repeat("b", 90) + "  c",
 }
 
@@ -608,6 +610,28 @@ func TestHostileText(t *testing.T) {
 			}
 			hostileMail(t, b, text)
 		})
+	}
+}
+
+// TestHostileCombinations puts pieces together that are each known to be
+// awkward somewhere. The seed is fixed: a failure comes back.
+func TestHostileCombinations(t *testing.T) {
+	t.Parallel()
+	pieces := []string{
+		"\r", "\n", "\r\n", "\r\n ", "\t", " ", "  ", "\x00", "\x7f", "=?", "?=", "=?utf-8?b?", "=", "_", ".", "\r\n.\r\n", `"`, `\`, "(", "<", ">", ",", ";", ":", "@", "--", "{{", "&",
+		"ü", "证书", "😀", "\u202e", "\u200b", "\ufeff", "\u2028", "\u0301", "\xff", "\xc3", "word", strings.Repeat("x", 75), strings.Repeat("y", 990), strings.Repeat("é", 60), "*.", "xn--", "аррӏе.com",
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		var text strings.Builder
+		for range 1 + random.IntN(12) {
+			text.WriteString(pieces[random.IntN(len(pieces))])
+		}
+		cn := strings.ToValidUTF8(text.String(), "?")
+		hostileMail(t, &bundle{leaf: issue(t, nil, seeded(1), cn).Certificate}, text.String())
+		if t.Failed() {
+			t.Fatalf("with %q", text.String())
+		}
 	}
 }
 

@@ -72,10 +72,12 @@ func buildPayload(t *Target, b *bundle, key []byte, passphrase []byte) ([]attach
 		return nil, payloadFailure(nil, "the private key cannot be written as PKCS#8")
 	}
 	defer clear(der)
-	return []attachment{
-		chain,
-		{base + ".key.pem", typePEM, "the private key, not encrypted (PKCS#8)", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})},
-	}, nil
+	var out bytes.Buffer
+	out.Grow(2*len(der) + 128) // growing would leave copies of the key behind
+	if err := pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
+		return nil, payloadFailure(nil, "the private key cannot be written as PEM")
+	}
+	return []attachment{chain, {base + ".key.pem", typePEM, "the private key, not encrypted (PKCS#8)", out.Bytes()}}, nil
 }
 
 // parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whatever its

@@ -23,7 +23,7 @@ type mailView struct {
 	Duplicate    bool
 	Rows         []viewRow
 	Attachments  []viewFile
-	Instructions []string // how to open the files, what to take care of
+	Instructions []viewText // how to open the files, what to take care of
 	Notes        []string
 	Target       string
 	EventID      string
@@ -39,6 +39,12 @@ type viewRow struct {
 }
 
 type viewFile struct{ Name, Size, About string }
+
+// viewText is a paragraph; one that asks for care stands out.
+type viewText struct {
+	Text string
+	Care bool
+}
 
 // maxNames bounds the names that a mail lists; the rest is counted.
 const maxNames = 20
@@ -160,24 +166,22 @@ func sentence(s string) string {
 // instructions say how to open what is attached. They name where a passphrase
 // is kept only if that is a secret store: the name of a variable or a file on
 // our machine is of no use to a reader of the mail.
-func instructions(t *Target) []string {
+func instructions(t *Target) []viewText {
 	switch t.Payload {
 	case PayloadPEMAndKey:
-		return []string{
-			"This mail contains the private key, not encrypted. Whoever reads it can pose as the names above: " +
-				"install the key, then delete this mail, also from the trash. If it went to somebody it should not have gone to, have the certificate revoked.",
-		}
+		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Whoever reads it can pose as the names above: " +
+			"install the key, then delete this mail, also from the trash. If it reached somebody it should not have reached, have the certificate revoked."}}
 	case PayloadPKCS12:
 		if ref := t.PKCS12Passphrase; ref.Vault != nil {
-			return []string{"The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
-				clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}
+			return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
+				clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
 		}
 		ask := t.ReplyTo
 		if ask == "" {
 			ask = t.FromAddress
 		}
-		return []string{"The .p12 file opens with a passphrase, which is not in this mail and is never sent by mail. " +
-			"If you do not have it, ask whoever runs this service (" + clean(ask, 254) + ")."}
+		return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail and is never sent by mail. " +
+			"If you do not have it, ask whoever runs this service (" + clean(ask, 254) + ")."}}
 	}
 	return nil
 }
