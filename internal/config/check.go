@@ -34,8 +34,9 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 	case reflect.Struct:
 		for _, s := range Settings(v.Type()) {
 			field, at := v.FieldByIndex(s.Index), Join(path, s.Name)
-			if message := complaint(field, s.Field.Tag); message != "" {
-				found = append(found, Problem{Path: at, Message: message})
+			if p := complaint(field, s.Field.Tag); p.Message != "" {
+				p.Path = at
+				found = append(found, p)
 				continue
 			}
 			found = check(found, field, at)
@@ -44,38 +45,37 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 	return found
 }
 
-// complaint says what is wrong with a single setting, "" when nothing is.
-func complaint(v reflect.Value, tag reflect.StructTag) string {
+// complaint says what is wrong with a single setting; without a message nothing is.
+func complaint(v reflect.Value, tag reflect.StructTag) Problem {
 	if tag.Get("required") == "true" && (v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0) {
-		return "is missing"
+		return Problem{Message: "is missing"}
 	}
-	if words := tag.Get("enum"); words != "" && v.String() != "" {
-		return wrongWord(v.String(), strings.Split(words, ","), strings.Split(tag.Get("later"), ","))
+	if words := tag.Get("enum"); words != "" && fmt.Sprint(v) != "" {
+		return wrongWord(fmt.Sprint(v), strings.Split(words, ","), strings.Split(tag.Get("later"), ","))
 	}
 	return outOfBounds(v, tag.Get("min"), tag.Get("max"))
 }
 
-func wrongWord(got string, words, later []string) string {
+func wrongWord(got string, words, later []string) Problem {
 	switch {
 	case slices.Contains(words, got):
-		return ""
+		return Problem{}
 	case slices.Contains(later, got):
-		return fmt.Sprintf("%s is not available in this version: want %s", got, either(words))
+		return Problem{Message: fmt.Sprintf("%s is not available in this version: want %s", got, either(words))}
 	}
-	return fmt.Sprintf("want %s, got %s", either(words), quote(got))
+	return Problem{Message: "want " + either(words), Got: shown(got)}
 }
 
-func outOfBounds(v reflect.Value, low, high string) string {
-	if low != "" && compare(v, low) < 0 || high != "" && compare(v, high) > 0 {
-		switch {
-		case high == "":
-			return fmt.Sprintf("want at least %s, got %v", low, v)
-		case low == "":
-			return fmt.Sprintf("want at most %s, got %v", high, v)
-		}
-		return fmt.Sprintf("want %s to %s, got %v", low, high, v)
+func outOfBounds(v reflect.Value, low, high string) Problem {
+	switch {
+	case (low == "" || compare(v, low) >= 0) && (high == "" || compare(v, high) <= 0):
+		return Problem{}
+	case high == "":
+		return Problem{Message: "want at least " + low, Got: fmt.Sprint(v)}
+	case low == "":
+		return Problem{Message: "want at most " + high, Got: fmt.Sprint(v)}
 	}
-	return ""
+	return Problem{Message: "want " + low + " to " + high, Got: fmt.Sprint(v)}
 }
 
 // compare is the order of a number or duration and a bound from a tag. A bound

@@ -98,8 +98,11 @@ func made(v reflect.Value) reflect.Value {
 	return v.Elem()
 }
 
-func setDefaults(v reflect.Value) {
-	if withDefaults, ok := v.Addr().Interface().(defaulter); ok {
+func setDefaults(v reflect.Value) { SetDefaults(v.Addr()) }
+
+// SetDefaults gives the struct to which v points its defaults, if it has any.
+func SetDefaults(v reflect.Value) {
+	if withDefaults, ok := v.Interface().(defaulter); ok {
 		withDefaults.SetDefaults()
 	}
 }

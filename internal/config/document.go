@@ -8,12 +8,16 @@ type Document struct {
 	places    map[string]place  // by path
 	variables map[string]string // path -> the environment variable that gave it
 	failed    map[string]bool   // paths of values that could not be read; "" is all of it
+	foreign   map[string]bool   // paths of values that hold an expanded variable
 }
 
 type place struct{ line, column int }
 
 func newDocument(name string) *Document {
-	return &Document{name: name, places: make(map[string]place), variables: make(map[string]string), failed: make(map[string]bool)}
+	return &Document{
+		name: name, places: make(map[string]place), variables: make(map[string]string),
+		failed: make(map[string]bool), foreign: make(map[string]bool),
+	}
 }
 
 // Name is the file's name, as it was given.
@@ -29,7 +33,8 @@ func (d *Document) At(path string) (line, column int) {
 // Locate adds to each problem that has only a path where its value came from: a
 // place in the document, or an environment variable. Problems of values that
 // could not be read, of their parts, and of what they are parts of are dropped:
-// they may be gone once the value can be read. The result is sorted.
+// they may be gone once the value can be read. What comes from the environment,
+// as secrets do, is not shown. The result is sorted.
 func (d *Document) Locate(problems []Problem) []Problem {
 	var located []Problem
 	for _, p := range problems {
@@ -39,6 +44,9 @@ func (d *Document) Locate(problems []Problem) []Problem {
 		}
 		if d.unread(p.Path) {
 			continue
+		}
+		if d.foreign[p.Path] || d.variables[p.Path] != "" {
+			p.Got = ""
 		}
 		if p.Variable = d.variable(p.Path); p.Variable == "" {
 			p.File = d.name

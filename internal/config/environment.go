@@ -142,9 +142,6 @@ func (d *decoder) set(o overridable, v reflect.Value, variable, value string) {
 		return
 	}
 	if complaint := set(v, value); complaint != "" {
-		if !IsScalar(v.Type()) {
-			complaint += ", got " + shown(value, true)
-		}
 		d.doc.failed[o.path] = true
 		d.problems = append(d.problems, Problem{Variable: variable, Path: o.path, Message: complaint})
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"time"
@@ -62,6 +63,24 @@ type scalar interface {
 
 // IsScalar reports whether a type reads plain scalars by its own UnmarshalYAML.
 func IsScalar(t reflect.Type) bool { return reflect.PointerTo(t).Implements(scalarType) }
+
+// Written is a value as one would write it in a document: durations without the
+// zeros that Go adds (1h, not 1h0m0s).
+func Written(v fmt.Stringer) string {
+	text := v.String()
+	if _, ok := v.(time.Duration); ok {
+		text = shorten(shorten(text, "m0s"), "h0m")
+	}
+	return text
+}
+
+// shorten takes the last unit off when it counts nothing.
+func shorten(duration, ending string) string {
+	if strings.HasSuffix(duration, ending) {
+		return duration[:len(duration)-2]
+	}
+	return duration
+}
 
 // Join adds a key to a path: "targets[3]" and "port" give "targets[3].port". A
 // key that could be mistaken for a path stands in brackets and quotes.

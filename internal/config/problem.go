@@ -32,6 +32,7 @@ type Problem struct {
 	Variable     string // the environment variable that gave the value, instead of a place
 	Path         string // "targets[3].port"; "" for the document as a whole
 	Message      string // what is wrong and what to do; never a secret's value
+	Got          string // what stands there instead; "" when it is not to be shown
 	Severity     Severity
 }
 
@@ -54,6 +55,9 @@ func (p Problem) Error() string {
 		b.WriteString(p.Path + ": ")
 	}
 	b.WriteString(p.Message)
+	if p.Got != "" {
+		b.WriteString(", got " + p.Got)
+	}
 	return b.String()
 }
 
@@ -74,6 +78,7 @@ func Sort(problems []Problem) []Problem {
 			strings.Compare(a.Path, b.Path),
 			cmp.Compare(a.Severity, b.Severity),
 			strings.Compare(a.Message, b.Message),
+			strings.Compare(a.Got, b.Got),
 		)
 	})
 	return slices.Compact(problems)

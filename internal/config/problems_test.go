@@ -59,7 +59,7 @@ func TestParseProblems(t *testing.T) {
 			`c.yaml:1:7: port: want 1 to 65535, got 0`,
 			`c.yaml:2:10: timeout: want 1s to 600s, got 11m0s`,
 			`c.yaml:3:8: ratio: want at least 1, got 0.5`}},
-		{"words", "mode: fsat\n", []string{`c.yaml:1:7: mode: want fast or slow, got "fsat"`}},
+		{"words", "mode: fsat\n", []string{`c.yaml:1:7: mode: want fast or slow, got fsat`}},
 		{"words to come", "mode: warp\n", []string{`c.yaml:1:7: mode: warp is not available in this version: want fast or slow`}},
 		{"missing: at the mapping that misses it", "items:\n  - port: 25\n    to: []\n", []string{`c.yaml:2:5: items[0].id: is missing`}},
 

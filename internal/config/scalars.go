@@ -28,6 +28,7 @@ func (d *decoder) decodeScalar(n ast.Node, v reflect.Value, path string) {
 		return
 	}
 	text, expanded, complaint := d.expand(raw)
+	d.doc.foreign[path] = expanded
 	if complaint != "" {
 		d.wrong(n.GetToken(), path, complaint)
 		return
@@ -42,16 +43,18 @@ func (d *decoder) decodeScalar(n ast.Node, v reflect.Value, path string) {
 		return
 	}
 	if complaint := set(v, text); complaint != "" {
-		if !IsScalar(v.Type()) {
-			complaint += ", got " + shown(raw, isText)
-		}
 		d.wrong(n.GetToken(), path, complaint)
+		if !IsScalar(v.Type()) {
+			// As it is written: what a variable holds is not shown.
+			d.problems[len(d.problems)-1].Got = shown(raw)
+		}
 	}
 }
 
-func shown(raw string, isText bool) string {
-	if isText && strings.ContainsAny(raw, " \"\t\n") || raw == "" {
-		return quote(raw)
+// shown is a value as it stands in a message, in quotes where it needs them.
+func shown(raw string) string {
+	if q := quote(raw); strings.ContainsAny(q[1:len(q)-1], " \\,:") || raw == "" {
+		return q
 	}
 	return strings.Trim(quote(raw), `"`)
 }
@@ -128,6 +131,8 @@ func want(t reflect.Type) string {
 	switch kind := t.Kind(); {
 	case t == durationType:
 		return "want a duration such as 30s, 5m or 72h"
+	case IsScalar(t) && kind != reflect.Struct:
+		return "want text"
 	case kind == reflect.Pointer:
 		return want(t.Elem())
 	case kind == reflect.Struct:

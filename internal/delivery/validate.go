@@ -349,3 +349,16 @@ func printable(s string) bool {
 		return hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
 	})
 }
+
+// Validate says what is wrong with the options, by the keys that they have in
+// the configuration's section delivery.
+func (o Options) Validate() []config.Problem {
+	v := &validation{}
+	v.line("product_name", o.Product)
+	for key, name := range map[string]string{"message_id_domain": o.MessageIDDomain, "helo_name": o.HELO} {
+		if message := wrongHost(name); name != "" && message != "" {
+			v.err(key, "%s", message)
+		}
+	}
+	return v.found
+}

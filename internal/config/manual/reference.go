@@ -1,0 +1,161 @@
+package manual
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/certpost/certpost/internal/config"
+)
+
+// Reference is the manual of all keys in Markdown: a table for every mapping of
+// the document that root, a pointer to a struct with its defaults, is read from.
+func Reference(root any, comments Comments) string {
+	r := reference{comments: comments, written: make(map[reflect.Type]bool)}
+	r.section("The top level", reflect.ValueOf(root).Elem(), "")
+	r.later()
+	return r.out.String()
+}
+
+type reference struct {
+	comments Comments
+	out      strings.Builder
+	written  map[reflect.Type]bool
+	shared   []reflect.Type // mappings that stand in several places
+}
+
+// section writes the table of one mapping, then those of the mappings in it.
+func (r *reference) section(title string, v reflect.Value, path string) {
+	fmt.Fprintf(&r.out, "### %s\n\n", title)
+	r.table(v)
+	for _, s := range config.Settings(v.Type()) {
+		field, at := v.FieldByIndex(s.Index), config.Join(path, s.Name)
+		element := elementOf(field.Type())
+		switch {
+		case element.Kind() != reflect.Struct || len(config.Settings(element)) == 0 || r.written[element]:
+		case config.IsScalar(element):
+			r.written[element] = true
+			r.shared = append(r.shared, element)
+		case field.Kind() == reflect.Struct:
+			r.section("`"+at+"`", field, at)
+		default:
+			r.written[element] = true
+			one := reflect.New(element)
+			config.SetDefaults(one)
+			r.section("`"+at+suffix(field.Type())+"`", one.Elem(), at+suffix(field.Type()))
+		}
+	}
+}
+
+// later writes the mappings that several places refer to.
+func (r *reference) later() {
+	for len(r.shared) > 0 {
+		t := r.shared[0]
+		r.shared = r.shared[1:]
+		if inner := inlined(t); inner != nil {
+			if !r.written[inner] {
+				r.written[inner] = true
+				r.shared = append(r.shared, inner)
+			}
+			continue
+		}
+		r.section(heading(t), reflect.New(t).Elem(), "")
+	}
+}
+
+// inlined is the only struct that another one consists of, nil when it is more.
+func inlined(t reflect.Type) reflect.Type {
+	for i := range t.NumField() {
+		if strings.HasSuffix(t.Field(i).Tag.Get("yaml"), ",inline") {
+			return t.Field(i).Type
+		}
+	}
+	return nil
+}
+
+func heading(t reflect.Type) string {
+	if t.Name() == "Ref" {
+		return "Secret references"
+	}
+	return t.Name()
+}
+
+func elementOf(t reflect.Type) reflect.Type {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	return t
+}
+
+func suffix(t reflect.Type) string {
+	if t.Kind() == reflect.Slice {
+		return "[]"
+	}
+	return ""
+}
+
+func (r *reference) table(v reflect.Value) {
+	r.out.WriteString("| key | value | default | |\n|---|---|---|---|\n")
+	for _, s := range config.Settings(v.Type()) {
+		field := v.FieldByIndex(s.Index)
+		fmt.Fprintf(&r.out, "| `%s` | %s | %s | %s |\n", s.Name, kind(field.Type(), s.Field.Tag), defaultOf(field, s.Field.Tag),
+			strings.ReplaceAll(r.comments.Of(v.Type(), s), "|", `\|`))
+	}
+	r.out.WriteString("\n")
+}
+
+func defaultOf(v reflect.Value, tag reflect.StructTag) string {
+	switch {
+	case !v.IsZero() && isPlain(v.Type()):
+		return fmt.Sprintf("`%v`", shownDefault(v))
+	case tag.Get("required") == "true":
+		return "**needed**"
+	case v.Kind() == reflect.Bool:
+		return "`false`"
+	}
+	return ""
+}
+
+// kind says what may stand behind a key.
+func kind(t reflect.Type, tag reflect.StructTag) string {
+	switch kind := t.Kind(); {
+	case tag.Get("enum") != "":
+		return "`" + strings.Join(words(tag), "` `") + "`"
+	case kind == reflect.Pointer:
+		return kindOf(t.Elem(), "")
+	case kind == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+		return "list of mappings"
+	case kind == reflect.Slice:
+		return "list of " + kindOf(t.Elem(), "")
+	}
+	return kindOf(t, tag)
+}
+
+func kindOf(t reflect.Type, tag reflect.StructTag) string {
+	bounds := ""
+	switch low, high := tag.Get("min"), tag.Get("max"); {
+	case low != "" && high != "":
+		bounds = ", " + low + " to " + high
+	case low != "":
+		bounds = ", at least " + low
+	}
+	switch kind := t.Kind(); {
+	case config.IsScalar(t) && kind == reflect.Struct && inlined(t) != nil:
+		return "text or secret reference"
+	case config.IsScalar(t) && kind == reflect.Struct && len(config.Settings(t)) > 0:
+		return "secret reference"
+	case config.IsScalar(t) && kind != reflect.Struct:
+		return "size"
+	case t == durationType:
+		return "duration" + bounds
+	case kind == reflect.Struct, kind == reflect.Map:
+		return "mapping"
+	case kind == reflect.Bool:
+		return "true or false"
+	case kind == reflect.Float64:
+		return "number" + bounds
+	case t.Kind() == reflect.Int:
+		return "whole number" + bounds
+	}
+	return "text"
+}
