@@ -156,7 +156,8 @@ func (p *packageReport) take(e event) {
 		if e.Action == "fail" {
 			p.text += p.said[e.Test]
 		}
-		if e.Action == "skip" {
+		// What a fuzz test skips is an input that does not concern it.
+		if e.Action == "skip" && !strings.HasPrefix(e.Test, "Fuzz") {
 			p.skipped = append(p.skipped, skip{e.Package, e.Test, reason(p.said[e.Test])})
 		} else if !strings.Contains(e.Test, "/") {
 			p.ran++

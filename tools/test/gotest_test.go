@@ -25,6 +25,7 @@ func TestAway(t *testing.T) { t.Skip("postfix is not on this machine: install it
 import "testing"
 func TestBad(t *testing.T) { t.Error("two and two make five") }
 func TestFine(t *testing.T) {}
+func FuzzFine(f *testing.F) { f.Add(1) ; f.Fuzz(func(t *testing.T, n int) { t.Skip("not a number for us") }) }
 `,
 		"panics/panics_test.go": `package panics
 import "testing"
@@ -68,8 +69,8 @@ func TestPanics(t *testing.T) { panic("out of cheese") }
 	if at := strings.Index(out.String(), "two and two"); at > strings.Index(out.String(), "FAIL\texample.test/m/bad") {
 		t.Error("a failed test's text comes after its package's line")
 	}
-	if ran != 4 { // TestGood, TestBad, TestFine, TestPanics
-		t.Errorf("%d tests ran, want 4", ran)
+	if ran != 5 { // TestGood, TestBad, TestFine, FuzzFine, TestPanics
+		t.Errorf("%d tests ran, want 5", ran)
 	}
 	want := []skip{
 		{"example.test/m/good", "TestGood/sub", "no moon tonight"},
@@ -121,5 +122,18 @@ func TestFingerprint(t *testing.T) {
 	added := write("main.go", "")
 	if changed == first || added == changed {
 		t.Errorf("a change is not seen: %s %s %s", first, changed, added)
+	}
+}
+
+func TestFuzzTests(t *testing.T) {
+	t.Parallel()
+	got := fuzzTests("FuzzParse\nok  \texample.test/m/config\t0.004s\n?   \texample.test/m/empty\t[no test files]\n" +
+		"FuzzClean\nFuzzGlob\nok  \texample.test/m/delivery\t0.004s\n")
+	want := []fuzzTest{
+		{"FuzzParse", "example.test/m/config"},
+		{"FuzzClean", "example.test/m/delivery"}, {"FuzzGlob", "example.test/m/delivery"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

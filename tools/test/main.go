@@ -29,6 +29,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "run only the tests that match this `pattern`, and no source checks")
 	flag.BoolVar(&o.skipInstall, "skip-install", false, "install and build nothing: use what is on the machine as it is")
 	flag.BoolVar(&o.lint, "lint", false, "only check the source, run no tests")
+	flag.DurationVar(&o.fuzz, "fuzz", 0, "only fuzz, each fuzz test for this `time`")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "unexpected argument %q\n", flag.Arg(0))
@@ -46,6 +47,7 @@ func main() {
 type options struct {
 	short, skipInstall, lint bool
 	run                      string
+	fuzz                     time.Duration
 }
 
 // run does all steps, also after one has failed, so that one run tells all
@@ -56,6 +58,10 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	s := &session{root: root, ci: os.Getenv("CI") == "true", started: time.Now()}
+	if o.fuzz > 0 {
+		s.step(ctx, "fuzzing", func(ctx context.Context) error { return s.fuzz(ctx, o.fuzz) })
+		return s.summary(ctx)
+	}
 	if !o.skipInstall {
 		if !o.lint {
 			s.step(ctx, "system packages", s.installPackages)

@@ -34,6 +34,7 @@ var needs = []need{
 	{"openssl", []string{"openssl"}, "reading attachments with OpenSSL"},
 	{"certtool", []string{"gnutls-bin"}, "reading attachments with GnuTLS"},
 	{"pk12util", []string{"libnss3-tools"}, "reading PKCS#12 with NSS"},
+	{"python3", []string{"python3"}, "reading mails with Python"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 
