@@ -117,14 +117,26 @@ func (v *VaultServer) httpClient(t testing.TB) *http.Client {
 // Any refusal ends the test.
 func (v *VaultServer) Call(t testing.TB, method, path string, body any) map[string]any {
 	t.Helper()
-	status, answer := v.request(t, v.RootToken, method, path, body)
+	return v.mustCall(t, "", method, path, body)
+}
+
+// Wrap is Call with an answer that only a single-use token holds, for ttl
+// ("60s"): it returns that token.
+func (v *VaultServer) Wrap(t testing.TB, ttl, method, path string, body any) string {
+	t.Helper()
+	return v.mustCall(t, ttl, method, path, body)["wrap_info"].(map[string]any)["token"].(string)
+}
+
+func (v *VaultServer) mustCall(t testing.TB, wrap, method, path string, body any) map[string]any {
+	t.Helper()
+	status, answer := v.request(t, http.Header{"X-Vault-Token": {v.RootToken}, "X-Vault-Wrap-Ttl": {wrap}}, method, path, body)
 	if status >= 300 {
 		t.Fatalf("vault: %s %s: status %d: %v", method, path, status, answer["errors"])
 	}
 	return answer
 }
 
-func (v *VaultServer) request(t testing.TB, token, method, path string, body any) (int, map[string]any) {
+func (v *VaultServer) request(t testing.TB, header http.Header, method, path string, body any) (int, map[string]any) {
 	t.Helper()
 	var sent io.Reader
 	if body != nil {
@@ -138,7 +150,7 @@ func (v *VaultServer) request(t testing.TB, token, method, path string, body any
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("X-Vault-Token", token)
+	req.Header = header
 	resp, err := v.client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +285,7 @@ func (v *VaultServer) Requests(t testing.TB) map[string]int {
 func (v *VaultServer) await(t testing.TB, path string) {
 	t.Helper()
 	if err := poll(func() error {
-		status, _ := v.request(t, v.RootToken, "GET", path, nil)
+		status, _ := v.request(t, http.Header{"X-Vault-Token": {v.RootToken}}, "GET", path, nil)
 		if status != http.StatusOK {
 			return fmt.Errorf("vault: %s still answers with status %d", path, status)
 		}

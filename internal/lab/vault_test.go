@@ -1,6 +1,9 @@
 package lab
 
-import "testing"
+import (
+	"net/http"
+	"testing"
+)
 
 func TestVaultServes(t *testing.T) {
 	t.Parallel()
@@ -25,18 +28,19 @@ func TestVaultServes(t *testing.T) {
 	if before := v.Requests(t); len(before) != 0 {
 		t.Errorf("nobody but root was here, and it counts %v", before)
 	}
-	status, got := v.request(t, "", "PUT", "auth/approle/login", map[string]string{"role_id": role, "secret_id": secret})
+	status, got := v.request(t, nil, "PUT", "auth/approle/login", map[string]string{"role_id": role, "secret_id": secret})
 	if status != 200 {
 		t.Fatalf("the login answers %d", status)
 	}
 	token := got["auth"].(map[string]any)["client_token"].(string)
+	as := http.Header{"X-Vault-Token": {token}}
 	v.Seal(t)
-	if status, _ := v.request(t, token, "GET", "secret/data/a", nil); status != 503 {
+	if status, _ := v.request(t, as, "GET", "secret/data/a", nil); status != 503 {
 		t.Errorf("a sealed server answers %d", status)
 	}
 	v.Unseal(t)
 	for path, want := range map[string]int{"secret/data/a": 200, "secret/data/b": 403} {
-		if status, _ := v.request(t, token, "GET", path, nil); status != want {
+		if status, _ := v.request(t, as, "GET", path, nil); status != want {
 			t.Errorf("%s: status %d, not %d", path, status, want)
 		}
 	}

@@ -69,11 +69,16 @@ func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 	if cfg.Address != "" {
 		conf.Address, conf.AgentAddress = cfg.Address, ""
 	}
-	if cfg.Timeout != 0 {
-		conf.Timeout = cfg.Timeout
-	} else if os.Getenv(api.EnvVaultClientTimeout) == "" {
-		conf.Timeout = defaultTimeout
+	timeout := cfg.Timeout
+	if timeout == 0 {
+		timeout = defaultTimeout
+		if os.Getenv(api.EnvVaultClientTimeout) != "" {
+			timeout = conf.Timeout
+		}
 	}
+	// The SDK's own time-out ends its context when it returns the answer of a
+	// write, before anybody could read that. http.Client's covers the reading.
+	conf.Timeout, conf.HttpClient.Timeout = 0, timeout
 	// The SDK would try again by itself: five requests where we count one, and
 	// the reason of the first failure lost.
 	conf.MaxRetries = 0
@@ -83,6 +88,7 @@ func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 	conf.HttpClient.CheckRedirect = sameHostOnly
 
 	transport := conf.HttpClient.Transport.(*http.Transport)
+	transport.MaxIdleConnsPerHost = maxInFlight
 	if err := cfg.TLS.apply(transport.TLSClientConfig); err != nil {
 		return nil, err
 	}
@@ -100,7 +106,7 @@ func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 	}
 	conf.HttpClient.Transport = bounded{transport}
 	return &client{
-		api: sdk, http: transport, timeout: conf.Timeout, log: log,
+		api: sdk, http: transport, timeout: timeout, log: log,
 		slots:   make(chan struct{}, maxInFlight),
 		breaker: &breaker{threshold: awayAfter, least: leastPause, most: mostPause},
 	}, nil
@@ -206,11 +212,14 @@ func (c *client) exchange(ctx context.Context, r request) (answer, *Error) {
 	if err != nil && !errors.As(err, &refused) {
 		return answer{}, unreachable(err)
 	}
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
+	// Room for all of it at once: growing would leave copies behind.
+	room := max(0, min(response.ContentLength, maxSecret)) + bytes.MinRead
+	body := bytes.NewBuffer(make([]byte, 0, room))
+	if _, err := body.ReadFrom(response.Body); err != nil {
+		clear(body.Bytes())
 		return answer{}, unreachable(err)
 	}
-	return judge(response.StatusCode, body)
+	return judge(response.StatusCode, body.Bytes())
 }
 
 // judge sorts out the answers that say nothing about the secret.

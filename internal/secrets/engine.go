@@ -2,9 +2,8 @@ package secrets
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -43,8 +42,11 @@ func (v *vault) engine(ctx context.Context, ref Ref) (engine, error) {
 		// Asked about a path inside a mount, Vault answers for the mount. What a
 		// Policy allows must not depend on where somebody cuts one in two.
 		if at := strings.Trim(said.Data.Path, "/"); at != mount {
-			return "", 0, ref.notFound("give that as the mount, and the rest as the path",
-				"nothing is mounted at %s: what serves it is mounted at %s", printable(mount), printable(at))
+			// Without the reference: this answer may serve others of the same mount.
+			return "", 0, &Error{
+				Kind: ErrNotFound, Hint: "give that as the mount, and the rest as the path",
+				What: fmt.Sprintf("nothing is mounted at %s: what serves it is mounted at %s", printable(mount), printable(at)),
+			}
 		}
 		switch {
 		case said.Data.Type != "kv" && said.Data.Type != "generic":
@@ -81,10 +83,9 @@ func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
 			Plaintext []byte `json:"plaintext"` // base64 in JSON
 		} `json:"data"`
 	}
-	var corrupt base64.CorruptInputError
 	err = json.Unmarshal(ans.body, &said)
 	defer clear(said.Data.Plaintext)
-	if errors.As(err, &corrupt) || err != nil || len(said.Data.Plaintext) == 0 {
+	if err != nil || len(said.Data.Plaintext) == 0 {
 		return Secret{}, ref.notFound("", "what the ciphertext decrypts to is empty")
 	}
 	version, _, _ := strings.Cut(strings.TrimPrefix(ref.Transit.Ciphertext, "vault:"), ":")

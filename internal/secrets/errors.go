@@ -24,7 +24,7 @@ type Error struct {
 	What string // what happened, with mount, path and field
 	Hint string // what a person can do about it; may be empty
 	// Cause is context.Canceled or context.DeadlineExceeded when the caller's
-	// own context ended, else nil.
+	// own context ended.
 	Cause error
 }
 
@@ -46,6 +46,17 @@ func (e *Error) Unwrap() []error {
 		return []error{e.Kind, e.Cause}
 	}
 	return []error{e.Kind}
+}
+
+// about gives an error of a shared read the reference that this caller asked for.
+func about(ref Ref, err error) error {
+	var known *Error
+	if !errors.As(err, &known) {
+		return err
+	}
+	named := *known
+	named.Ref = ref.String()
+	return &named
 }
 
 func (r Ref) notFound(hint, format string, args ...any) *Error {

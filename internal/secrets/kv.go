@@ -121,7 +121,7 @@ func (v *vault) leased(ctx context.Context, ref Ref, since time.Time) (Secret, e
 		return rec, v.cacheTTL, nil
 	})
 	if err != nil {
-		return Secret{}, err
+		return Secret{}, about(ref, err)
 	}
 	value, err := rec.pick(ref)
 	return Secret{Value: value}, err

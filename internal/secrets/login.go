@@ -32,13 +32,12 @@ func (m *method) login(ctx context.Context, c *client) (*token, error) {
 	}
 	path, body, err := m.credentials(ctx, c)
 	if err != nil {
-		return nil, noLogin(err)
+		return nil, err
 	}
 	sent, err := json.Marshal(body)
 	if err != nil {
 		return nil, noLogin(errors.New("the credentials are not text"))
 	}
-	defer clear(sent)
 	ans, err := c.send(ctx, request{method: http.MethodPut, path: path, body: sent})
 	if err != nil {
 		return nil, err
@@ -63,12 +62,12 @@ func (m *method) login(ctx context.Context, c *client) (*token, error) {
 	return t, nil
 }
 
-func noLogin(why error) *Error {
-	var known *Error
-	if errors.As(why, &known) && errors.Is(known, ErrUnavailable) {
-		return known
-	}
-	return &Error{Kind: ErrUnavailable, What: "no login to Vault: " + why.Error()}
+// errRefused marks a login that failed for other reasons than that Vault is
+// away: those that somebody has to mend.
+var errRefused = errors.New("login refused")
+
+func noLogin(why error) error {
+	return &Error{Kind: ErrUnavailable, What: "no login to Vault: " + why.Error(), Cause: errRefused}
 }
 
 func (m *method) remedy() string {
@@ -146,11 +145,11 @@ func (m *method) unwrap(ctx context.Context, c *client, wrapping Value) (Value, 
 		} `json:"data"`
 	}
 	if ans.status != http.StatusOK {
-		return Value{}, fmt.Errorf("%s holds a wrapping token that is expired or was used before; if nobody of yours unwrapped it, "+
-			"somebody else has the secret id: revoke it, and wrap a new one", m.auth.SecretID)
+		return Value{}, noLogin(fmt.Errorf("%s holds a wrapping token that is expired or was used before; if nobody of yours unwrapped it, "+
+			"somebody else has the secret id: revoke it, and wrap a new one", m.auth.SecretID))
 	}
 	if json.Unmarshal(ans.body, &got) != nil || got.Data.SecretID == "" {
-		return Value{}, fmt.Errorf("%s holds a wrapping token of something that is no secret id", m.auth.SecretID)
+		return Value{}, noLogin(fmt.Errorf("%s holds a wrapping token of something that is no secret id", m.auth.SecretID))
 	}
 	m.wrapping, m.unwrapped = wrapping, New([]byte(got.Data.SecretID))
 	return m.unwrapped, nil
@@ -167,7 +166,7 @@ func (m *method) userPass(ctx context.Context, login string) (string, map[string
 		return "", nil, err
 	}
 	if err := validateSegments("user name", user); err != nil || strings.Contains(user, "/") {
-		return "", nil, errors.New("the user name has characters that do not belong in a Vault path")
+		return "", nil, noLogin(errors.New("the user name has characters that do not belong in a Vault path"))
 	}
 	password, err := m.text(ctx, m.auth.Password)
 	return login + "/" + user, map[string]string{"password": password}, err
@@ -177,7 +176,7 @@ func (m *method) userPass(ctx context.Context, login string) (string, map[string
 func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 	value, err := m.configuredToken(ctx)
 	if err != nil {
-		return nil, noLogin(err)
+		return nil, err
 	}
 	ans, err := c.send(ctx, lookupSelf(value))
 	if err != nil {
@@ -221,17 +220,20 @@ func (m *method) configuredToken(ctx context.Context) (Value, error) {
 		return m.resolve(ctx, Ref{Env: api.EnvVaultToken})
 	}
 	if home, err := os.UserHomeDir(); err == nil {
-		value, err := m.resolve(ctx, Ref{File: filepath.Join(home, ".vault-token")})
-		if !errors.Is(err, ErrNotFound) {
-			return value, err
+		path := filepath.Join(home, ".vault-token")
+		if _, err := os.Stat(path); err == nil {
+			return m.resolve(ctx, Ref{File: path})
 		}
 	}
-	return Value{}, errors.New("there is no token: set vault.auth, VAULT_TOKEN or ~/.vault-token")
+	return Value{}, noLogin(errors.New("there is no token: set vault.auth, VAULT_TOKEN or ~/.vault-token"))
 }
 
 func (m *method) resolve(ctx context.Context, ref Ref) (Value, error) {
 	secret, err := local(m.files, ref).read(ctx, ref)
-	return secret.Value, err
+	if err != nil {
+		return Value{}, noLogin(err)
+	}
+	return secret.Value, nil
 }
 
 func (m *method) text(ctx context.Context, ref Ref) (string, error) {

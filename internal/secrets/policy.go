@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"fmt"
 	"path"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,30 @@ type Policy struct {
 	// FileRoots are directories. A file is allowed when it lies below one of them
 	// after all symbolic links are resolved.
 	FileRoots []string
+}
+
+// Validate lists what is wrong with the policy: globs that fit nothing, and
+// roots that are not absolute. Problem.Path is "secret_paths[0]" or the like.
+func (p Policy) Validate() []Problem {
+	var found problems
+	for i, glob := range p.Paths {
+		at := fmt.Sprintf("secret_paths[%d]", i)
+		if err := validateSegments("glob", strings.ReplaceAll(glob, "**", "x")); err != nil {
+			found.add(at, strings.TrimPrefix(err.Error(), "glob: "))
+		} else if _, err := path.Match(glob, ""); err != nil {
+			found.add(at, "is not a glob: a [ without a ]")
+		} else if !strings.Contains(glob, "/") {
+			found.add(at, "names a mount and no path below it: add /* for one level, /** for all")
+		} else if i := strings.Index(glob, "**"); i >= 0 && (i != len(glob)-2 || glob[i-1] != '/') {
+			found.add(at, "** may stand for the last segments alone, after a slash")
+		}
+	}
+	for i, root := range p.FileRoots {
+		if !filepath.IsAbs(root) {
+			found.add(fmt.Sprintf("file_roots[%d]", i), "is not an absolute path")
+		}
+	}
+	return found
 }
 
 // Allows returns nil, or an ErrDenied that says why the reference may not stand

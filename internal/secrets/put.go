@@ -136,7 +136,6 @@ func (v *vault) write(ctx context.Context, method, where string, body any) (stat
 	if err != nil {
 		return 0, err
 	}
-	defer clear(sent)
 	ans, err := v.do(ctx, request{method: method, path: where, body: sent})
 	clear(ans.body)
 	return ans.status, err

@@ -29,7 +29,7 @@ func (r *record) pick(ref Ref) (Value, error) {
 		return Value{}, ref.notFound(nearest(ref.Vault.Key, names), "the secret has no field %s", printable(ref.Vault.Key))
 	}
 	var text string
-	if json.Unmarshal(raw, &text) != nil {
+	if raw[0] != '"' || json.Unmarshal(raw, &text) != nil {
 		return Value{}, ref.notFound("store it as a string", "the field %s is %s, not text", printable(ref.Vault.Key), jsonKind(raw))
 	}
 	if text == "" {

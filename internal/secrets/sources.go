@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -104,8 +105,11 @@ func (f files) readFile(ref Ref, path string) (Secret, error) {
 	return Secret{Value: New(text), Version: info.ModTime().UTC().Format(time.RFC3339)}, nil
 }
 
+// othersRead is about Unix; on Windows the mode says nothing.
+func othersRead(mode fs.FileMode) bool { return runtime.GOOS != "windows" && mode.Perm()&0o004 != 0 }
+
 func (f files) warnAboutMode(ref Ref, path string, mode fs.FileMode) {
-	if mode.Perm()&0o004 == 0 {
+	if !othersRead(mode) {
 		return
 	}
 	if _, again := f.warned.LoadOrStore(path, true); again {

@@ -144,7 +144,5 @@ func explained(ctx context.Context, ref Ref, err error) error {
 	if known.Ref != "" || ref.IsZero() {
 		return known
 	}
-	named := *known
-	named.Ref = ref.String()
-	return &named
+	return about(ref, known)
 }
