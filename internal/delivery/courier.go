@@ -98,10 +98,10 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 		return nil, failure
 	}
 	p, failure := c.provisions(ctx, t, ev)
+	defer p.clear()
 	if failure != nil {
 		return nil, failure
 	}
-	defer p.clear()
 	fetched := time.Now()
 	msg, failure := c.mail(t, ev, a, p)
 	if failure != nil {
@@ -136,7 +136,8 @@ func (t *Target) soften(f *verdict.Failure) *verdict.Failure {
 	return f
 }
 
-// provisions are what one delivery needs from elsewhere.
+// provisions are what one delivery needs from elsewhere. They are cleared after
+// use, however the delivery ended.
 type provisions struct {
 	bundle     *bundle
 	key        []byte // PEM, nil when the payload has none
@@ -148,8 +149,18 @@ type provisions struct {
 }
 
 func (p *provisions) clear() {
+	if p == nil {
+		return
+	}
 	clear(p.key)
 	clear(p.passphrase)
+}
+
+func newProvisions(t *Target, b *bundle) *provisions {
+	cn := b.name()
+	return &provisions{bundle: b, versions: map[string]string{}, vars: secrets.Vars{
+		"host": t.Host, "target": t.ID, "cn": cn, "domain": strings.TrimPrefix(cn, "*."),
+	}}
 }
 
 func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (*provisions, *verdict.Failure) {
@@ -157,37 +168,44 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 	if failure != nil {
 		return nil, failure
 	}
-	cn := b.name()
-	p := &provisions{bundle: b, versions: map[string]string{}, vars: secrets.Vars{
-		"host": t.Host, "target": t.ID, "cn": cn, "domain": strings.TrimPrefix(cn, "*."),
-	}}
+	p := newProvisions(t, b)
 	if t.Payload == PayloadPEMAndKey || t.Payload == PayloadPKCS12 {
 		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
-			return nil, failure
+			return p, failure
 		}
 	}
 	if t.Payload == PayloadPKCS12 {
-		value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
-		if failure != nil {
-			return nil, failure
+		if failure := c.sealing(ctx, t, p); failure != nil {
+			return p, failure
 		}
+	}
+	return p, c.login(ctx, t, p)
+}
+
+// sealing fetches the passphrase of the PKCS#12 file.
+func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
+	value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
+	if failure == nil {
 		p.passphrase = value.Reveal()
 	}
+	return failure
+}
+
+// login fetches what AUTH needs.
+func (c *Courier) login(ctx context.Context, t *Target, p *provisions) (failure *verdict.Failure) {
 	if t.AuthMethod == AuthNone {
-		return p, nil
+		return nil
 	}
 	p.username = t.Username.Plain
 	if !t.Username.Ref.IsZero() {
 		value, failure := c.secret(ctx, t.Username.Ref, p)
 		if failure != nil {
-			return nil, failure
+			return failure
 		}
 		p.username = string(value.Reveal())
 	}
-	if p.password, failure = c.secret(ctx, t.Password, p); failure != nil {
-		return nil, failure
-	}
-	return p, nil
+	p.password, failure = c.secret(ctx, t.Password, p)
+	return failure
 }
 
 // secret fetches one of the target's own secrets.
@@ -351,4 +369,29 @@ func (c *Courier) relayOf(t *Target, p *provisions) (relay, *verdict.Failure) {
 		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: err,
 		Reason: fmt.Sprintf("target %q: ca_file %s %s: mend it, then replay", t.ID, clean(t.CAFile, 200), why),
 	}
+}
+
+// Render gives the mail that a target would get for an event, with key as the
+// private key: the certificate's, PEM, or nil.
+func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, key []byte) ([]byte, *verdict.Failure) {
+	t, failure := lookUp(c.book.Current(), target)
+	if failure != nil {
+		return nil, failure
+	}
+	b, failure := c.certificate(ctx, ev)
+	if failure != nil {
+		return nil, failure
+	}
+	p := newProvisions(t, b)
+	p.key = key
+	if t.Payload == PayloadPKCS12 {
+		if failure := c.sealing(ctx, t, p); failure != nil {
+			return nil, failure
+		}
+	}
+	msg, failure := c.mail(t, ev, verdict.Attempt{Target: target, Number: 1}, p)
+	if failure != nil {
+		return nil, failure
+	}
+	return msg.raw, nil
 }

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+type checkCmd struct {
+	Live    bool          `help:"Also connect: NATS, Vault, every secret, every relay up to AUTH. Sends nothing."`
+	Target  []string      `help:"Only these targets (repeatable; with --live)." placeholder:"ID"`
+	Timeout time.Duration `help:"Time for each live check." default:"30s"`
+	Output  string        `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// finding is one line of `check --live`.
+type finding struct {
+	Of      string `json:"of"`     // nats, vault, or target/ID
+	What    string `json:"what"`   // nats, secret, relay
+	Status  string `json:"status"` // ok, warning, error
+	Message string `json:"message"`
+}
+
+// Run checks the configuration; exit 2 when it cannot be used, 1 when something
+// live does not answer as it should.
+func (c *checkCmd) Run(a *app) error {
+	cfg, _, problems := loadConfig(a.config, a.env)
+	failed := config.Failed(problems)
+	var findings []finding
+	if c.Live && !failed {
+		var err error
+		if findings, err = c.live(a, cfg); err != nil {
+			return err
+		}
+	}
+	if c.Output == "json" {
+		list := []map[string]any{}
+		for _, p := range problems {
+			list = append(list, map[string]any{"file": p.File, "line": p.Line, "column": p.Column, "path": p.Path, "severity": p.Severity.String(), "message": p.Message})
+		}
+		if err := a.json(map[string]any{"usable": !failed, "problems": list, "live": findings}); err != nil {
+			return err
+		}
+	} else {
+		c.print(a, cfg, problems, findings, failed)
+	}
+	if failed {
+		return &failure{code: exitUsage}
+	}
+	for _, f := range findings {
+		if f.Status == "error" {
+			return &failure{code: exitFailed}
+		}
+	}
+	return nil
+}
+
+func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, findings []finding, failed bool) {
+	warnings := 0
+	for _, p := range problems {
+		fmt.Fprintln(a.stdout, p.Error())
+		if p.Severity == config.Warning {
+			warnings++
+		}
+	}
+	for _, f := range findings {
+		fmt.Fprintf(a.stdout, "%-7s  %s: %s: %s\n", f.Status, f.Of, f.What, printable(f.Message))
+	}
+	if failed {
+		fmt.Fprintf(a.stdout, "the configuration cannot be used: %d errors, %d warnings\n", len(problems)-warnings, warnings)
+		return
+	}
+	defs := cfg.Book.Current()
+	fmt.Fprintf(a.stdout, "the configuration is good: %d targets on %d lanes, %d warnings\n", len(defs.All()), len(defs.Lanes()), warnings)
+}
+
+func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
+	log := a.logger(LogConfig{Level: "error", Format: cfg.Log.Format})
+	store, err := secrets.Open(cfg.Vault, log)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	var all []finding
+	add := func(of, what, message string, err error) {
+		f := finding{of, what, "ok", message}
+		if err != nil {
+			f.Status, f.Message = "error", err.Error()
+		}
+		all = append(all, f)
+	}
+	within := func(do func(context.Context)) {
+		ctx, cancel := context.WithTimeout(a.ctx, c.Timeout)
+		defer cancel()
+		do(ctx)
+	}
+	within(func(ctx context.Context) {
+		b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log)
+		if err == nil {
+			defer b.Close()
+			err = b.Health(ctx)
+		}
+		add("nats", "connection", "connected, streams are there", err)
+	})
+	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
+
+	courier := delivery.NewCourier(cfg.Book, store, cfg.courierOptions())
+	targets, err := c.targets(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range targets {
+		within(func(ctx context.Context) {
+			for _, p := range courier.Probe(ctx, t) {
+				all = append(all, finding{"target/" + t.ID, p.What, p.Status, p.Message})
+			}
+		})
+	}
+	return all, nil
+}
+
+func (c *checkCmd) targets(cfg *Config) ([]*delivery.Target, error) {
+	defs := cfg.Book.Current()
+	if len(c.Target) == 0 {
+		return defs.All(), nil
+	}
+	var some []*delivery.Target
+	for _, id := range c.Target {
+		t, ok := defs.Get(id)
+		if !ok {
+			return nil, usage("--target %s: there is no such target", id)
+		}
+		some = append(some, t)
+	}
+	return some, nil
+}
+
+type renderCmd struct {
+	Target string `help:"The target." required:"" placeholder:"ID"`
+	Cert   string `help:"Certificate and chain, PEM." required:"" placeholder:"FILE"`
+	Key    string `help:"Private key, PEM, for payloads that hold it." placeholder:"FILE"`
+	Out    string `help:"File to write the mail to (- for standard output)." short:"o" default:"-" placeholder:"FILE"`
+}
+
+// Run writes the mail that a target would get. The file may hold a private key,
+// so nobody else may read it.
+func (c *renderCmd) Run(a *app) error {
+	cfg, err := a.load()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(c.Cert)
+	if err != nil {
+		return usage("--cert: %w", err)
+	}
+	ev, err := events.FromPEM(text)
+	if err != nil {
+		return usage("--cert %s: %w", c.Cert, err)
+	}
+	var key []byte
+	if c.Key != "" {
+		if key, err = os.ReadFile(c.Key); err != nil {
+			return usage("--key: %w", err)
+		}
+		defer clear(key)
+	}
+	store, err := secrets.Open(cfg.Vault, a.logger(LogConfig{Level: "error", Format: cfg.Log.Format}))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	raw, failed := delivery.NewCourier(cfg.Book, store, cfg.courierOptions()).Render(a.ctx, ev, c.Target, key)
+	if failed != nil {
+		return failed
+	}
+	if c.Out == "-" {
+		_, err = a.stdout.Write(raw)
+		return err
+	}
+	return os.WriteFile(c.Out, raw, 0o600)
+}
+
+// leafOf is the first certificate of an event that this program has just made.
+func leafOf(ev *events.Event) (*x509.Certificate, error) {
+	block, _ := pem.Decode([]byte(ev.Certificate.PEM))
+	if block == nil {
+		return nil, errors.New("the event has no certificate of its own")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}

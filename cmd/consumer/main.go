@@ -1,0 +1,224 @@
+// Certpost delivers certificates: it consumes certificate.issued events from NATS
+// JetStream and mails each to whom the targets say. This package is the command
+// line and the wiring; docs/flow.md tells the rest.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/rs/zerolog"
+	"golang.org/x/term"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// Exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong usage or configuration
+)
+
+// version is set by the linker (-X main.version=v1.2.3); else it is what Go knows
+// of the build.
+var version string
+
+// cli is the command line. The order is that of the help.
+type cli struct {
+	Config string `help:"Configuration file (default: certpost.yaml if there is one)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
+
+	Run         runCmd         `cmd:"" help:"Consume events and deliver certificates; serve health and metrics."`
+	Demo        demoCmd        `cmd:"" help:"Everything in one process, with a relay of its own and an inbox to look into."`
+	Publish     publishCmd     `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
+	Check       checkCmd       `cmd:"" help:"Check configuration and targets; with --live relays and secrets too."`
+	Render      renderCmd      `cmd:"" help:"Write the mail that a target would get, without sending it."`
+	DeadLetters deadLettersCmd `cmd:"" name:"dead-letters" help:"What ended without success: list, show, replay, discard."`
+	Deliveries  deliveriesCmd  `cmd:"" help:"What went to whom, and what is known of it."`
+	Schema      schemaCmd      `cmd:"" help:"JSON Schema of events or of the configuration."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+}
+
+// app is what a command has to work with.
+type app struct {
+	ctx            context.Context
+	config         string
+	env            []string
+	stdout, stderr io.Writer
+}
+
+// failure is an error with an exit code of its own.
+type failure struct {
+	code int
+	err  error // nil when everything has been said
+}
+
+func (f *failure) Error() string {
+	if f.err == nil {
+		return "failed"
+	}
+	return f.err.Error()
+}
+
+func (f *failure) Unwrap() error { return f.err }
+
+func usage(format string, args ...any) error {
+	return &failure{exitUsage, fmt.Errorf(format, args...)}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := execute(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// execute is the program, without the process around it.
+func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) (code int) {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c, kong.Name("certpost"), kong.UsageOnError(), kong.Writers(stdout, stderr),
+		kong.Description("Deliver issued certificates by e-mail, from events in NATS JetStream."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.Exit(func(code int) { exited = code }))
+	if err != nil {
+		fmt.Fprintln(stderr, "certpost:", err)
+		return exitFailed
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	k, err := parser.Parse(args)
+	if exited >= 0 { // --help has been printed
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "certpost: %v\nSee certpost --help.\n", err)
+		return exitUsage
+	}
+	err = k.Run(&app{ctx, c.Config, env, stdout, stderr})
+	if err == nil {
+		return exitDone
+	}
+	f := &failure{exitFailed, err}
+	errors.As(err, &f)
+	if f.err != nil {
+		fmt.Fprintln(stderr, "certpost:", f.err)
+	}
+	return f.code
+}
+
+// load reads the configuration, prints what is wrong with it, and fails if it
+// cannot be used.
+func (a *app) load() (*Config, error) {
+	cfg, _, problems := loadConfig(a.config, a.env)
+	for _, p := range problems {
+		fmt.Fprintln(a.stderr, p.Error())
+	}
+	if config.Failed(problems) {
+		return nil, &failure{code: exitUsage}
+	}
+	return cfg, nil
+}
+
+// logger writes JSON, or lines for people when that is asked for or somebody is
+// watching.
+func (a *app) logger(cfg LogConfig) zerolog.Logger {
+	out := a.stderr
+	f, isFile := a.stderr.(*os.File)
+	if cfg.Format == "console" || cfg.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) {
+		out = zerolog.ConsoleWriter{Out: a.stderr, TimeFormat: time.TimeOnly, NoColor: !isFile || os.Getenv("NO_COLOR") != ""}
+	}
+	level, err := zerolog.ParseLevel(cfg.Level)
+	if err != nil {
+		level = zerolog.InfoLevel
+	}
+	return zerolog.New(out).Level(level).With().Timestamp().Logger()
+}
+
+// brokerConfig maps the configuration to the broker's. The password is read from
+// its store at every connect.
+func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.Config {
+	b := broker.Config{
+		URL: c.NATS.URL, CredentialsFile: c.NATS.CredentialsFile, NKeyFile: c.NATS.NKeyFile, User: c.NATS.User,
+		CAFile: c.NATS.TLS.CAFile, CertFile: c.NATS.TLS.CertFile, KeyFile: c.NATS.TLS.KeyFile, Replicas: c.NATS.Replicas,
+		DataDir: c.DataDir, Listen: c.NATS.Listen, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
+	}
+	if !c.NATS.Password.IsZero() {
+		b.Password = func() ([]byte, error) {
+			s, err := store.Get(ctx, c.NATS.Password, nil)
+			if err != nil {
+				return nil, err
+			}
+			return s.Value.Reveal(), nil
+		}
+	}
+	return b
+}
+
+// dial connects a command to the JetStream of the running program.
+func (a *app) dial(ctx context.Context) (*broker.Broker, func(), error) {
+	cfg, err := a.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.dialWith(ctx, cfg)
+}
+
+func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func(), error) {
+	log := a.logger(LogConfig{Level: "error", Format: cfg.Log.Format})
+	store, err := secrets.Open(cfg.Vault, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cfg.NATS.URL == "" && cfg.NATS.Listen == "none" {
+		store.Close()
+		return nil, nil, usage("nats.listen is none: the embedded NATS serves its own process alone, and commands cannot reach it")
+	}
+	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log)
+	if err != nil {
+		store.Close()
+		return nil, nil, err
+	}
+	return b, func() { b.Close(); store.Close() }, nil
+}
+
+type versionCmd struct {
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+func (c *versionCmd) Run(a *app) error {
+	v := map[string]string{"version": programVersion(), "go": goVersion()}
+	if c.Output == "json" {
+		return a.json(v)
+	}
+	fmt.Fprintf(a.stdout, "certpost %s (%s)\n", v["version"], v["go"])
+	return nil
+}
+
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "development"
+}
+
+func goVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.GoVersion
+	}
+	return "unknown"
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+type runCmd struct {
+	DataDir string `help:"Directory of the embedded NATS, over data_dir." placeholder:"DIR"`
+}
+
+// Run consumes and delivers until it is told to end.
+func (c *runCmd) Run(a *app) error {
+	cfg, err := a.load()
+	if err != nil {
+		return err
+	}
+	if c.DataDir != "" {
+		cfg.DataDir = c.DataDir
+	}
+	log := a.logger(cfg.Log)
+	if err := secrets.ForbidCoreDumps(); err != nil {
+		log.Warn().Err(err).Send()
+	}
+	s, err := newService(a.ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	log.Info().Str("version", programVersion()).Str("nats", s.broker.URL()).Str("http", s.http.address()).
+		Int("targets", len(cfg.Book.Current().All())).Int("pid", os.Getpid()).Msg("certpost is up")
+	err = s.run(a.ctx)
+	if err == nil {
+		log.Info().Msg("certpost has ended; what was not finished comes back at the next start")
+	}
+	return err
+}
+
+// service is the running program: everything that `run` and `demo` share.
+type service struct {
+	cfg    *Config
+	log    zerolog.Logger
+	store  *secrets.Store
+	broker *broker.Broker
+	runner *broker.Runner
+	http   *httpServer
+}
+
+// newService opens everything that can fail for a reason a person has to mend.
+func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *service, err error) {
+	s = &service{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.store, err = secrets.Open(cfg.Vault, log); err != nil {
+		return s, err
+	}
+	if s.broker, err = broker.Open(cfg.brokerConfig(ctx, s.store), log); err != nil {
+		return s, err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	courier := delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
+	s.runner = s.broker.NewRunner(courier, cfg.settings(), broker.NewMetrics(registry))
+	s.http, err = listenHTTP(cfg.HTTP.Listen, newHealth(s, registry))
+	return s, err
+}
+
+func (s *service) close() {
+	if s.http != nil {
+		s.http.close()
+	}
+	if s.broker != nil {
+		s.broker.Close()
+	}
+	if s.store != nil {
+		s.store.Close()
+	}
+}
+
+// run works until the context ends or something needs a person.
+func (s *service) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { s.cfg.Book.Watch(ctx, delivery.PollInterval, s.reloaded) })
+	failed := make(chan error, 2)
+	wg.Go(func() {
+		if err := s.http.serve(ctx); err != nil {
+			failed <- fmt.Errorf("http: %w", err)
+			cancel()
+		}
+	})
+	err := s.runner.Run(ctx)
+	select {
+	case err = <-failed:
+	default:
+	}
+	return err
+}
+
+// reloaded says what a change of the target definitions led to.
+func (s *service) reloaded(c delivery.Change) {
+	for _, p := range c.Problems {
+		level := zerolog.ErrorLevel
+		if p.Severity == config.Warning {
+			level = zerolog.WarnLevel
+		}
+		s.log.WithLevel(level).Str("problem", p.Error()).Msg("target definitions")
+	}
+	if c.Kept {
+		s.log.Error().Msg("the new target definitions cannot be used; the old ones stay in force")
+		return
+	}
+	s.log.Info().Strs("added", c.Added).Strs("removed", c.Removed).Strs("changed", c.Changed).Msg("target definitions reloaded")
+}
+
+// settings maps the section delivery to the broker's rules.
+func (c *Config) settings() broker.Settings {
+	d := c.Delivery
+	return broker.Settings{
+		Concurrency: d.Concurrency, RetryInitial: d.Retry.Initial, RetryMax: d.Retry.Max, RetryMultiplier: d.Retry.Multiplier,
+		GiveUpAfter: d.GiveUpAfter, DeadLetterUnknown: d.OnUnknownOutcome == "dead_letter",
+		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses,
+	}
+}
