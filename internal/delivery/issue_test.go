@@ -88,6 +88,11 @@ func asCA(c *x509.Certificate) {
 	c.NotAfter = testNow.Add(10 * 365 * 24 * time.Hour)
 }
 
+// numbered sets the serial number. NSS knows certificates by issuer and serial.
+func numbered(serial int64) func(*x509.Certificate) {
+	return func(c *x509.Certificate) { c.SerialNumber = big.NewInt(serial) }
+}
+
 func dnsNames(names ...string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames = names }
 }
@@ -98,8 +103,8 @@ type pki struct{ root, intermediate, leaf *issuedCert }
 func newPKI(t testing.TB, kind string) *pki {
 	t.Helper()
 	p := &pki{}
-	p.root = issue(t, nil, newKey(t, "p256"), "Test Root", asCA)
-	p.intermediate = issue(t, p.root, newKey(t, "p256"), "Test CA 1", asCA)
+	p.root = issue(t, nil, newKey(t, "p256"), "Test Root", asCA, numbered(1))
+	p.intermediate = issue(t, p.root, newKey(t, "p256"), "Test CA 1", asCA, numbered(2))
 	p.leaf = issue(t, p.intermediate, newKey(t, kind), "*.example.com", dnsNames("*.example.com", "example.com"))
 	return p
 }
