@@ -123,6 +123,12 @@ var goodEvents = []struct {
 		want:   `{"id":"e1","source":"/ca","certificate":$PEM}`,
 	},
 	{
+		name:   "structured by a content type with a broken parameter",
+		header: header{"Content-Type": {"application/cloudevents+json; charset=\"utf-8"}},
+		body:   structured("", `{"certificate":$PEM}`),
+		want:   `{"id":"e1","source":"/ca","certificate":$PEM}`,
+	},
+	{
 		name: "structured, unset time",
 		body: structured(`"time":null,`, `{"certificate":$PEM,"time":"2026-01-31T12:00:00Z"}`),
 		want: `{"id":"e1","source":"/ca","time":"2026-01-31T12:00:00Z","certificate":$PEM}`,
@@ -312,6 +318,8 @@ var badEvents = []struct {
 
 	// What may be a key, although nothing looks like one.
 	{name: "text as private key", body: `{"id":"e1","certificate":$PEM,"private_key":"vault:secret/certs/x#k"}`, reason: `the event carries a private key, or what looks like one, at $.private_key: ` + keyAdvice, id: "e1", holdsKey: true},
+	{name: "a blank as private key", body: `{"id":"e1","certificate":$PEM,"private_key":" "}`, reason: `$.private_key: a string, expected a reference (an object with vault, transit or file); if it is the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
+	{name: "an unknown kind without text", body: `{"id":"e1","certificate":$PEM,"private_key":{"hsm":{"slot":[3]}}}`, reason: `$.private_key.hsm: unknown field; known are vault, transit, file`, id: "e1"},
 	{name: "value as private key", body: `{"id":"e1","certificate":$PEM,"private_key":{"value":"hush"}}`, reason: `$.private_key.value: unknown kind of reference, expected vault, transit or file; if it holds the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
 	{name: "pem as private key", body: `{"id":"e1","certificate":$PEM,"private_key":{"pem":["hush"]}}`, reason: `$.private_key.pem: unknown kind of reference, expected vault, transit or file; if it holds the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
 }
