@@ -168,7 +168,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 				ctx := patient(t)
 				if test.act.hang {
 					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+					ctx, cancel = context.WithTimeout(ctx, time.Second)
 					defer cancel()
 				}
 				receipt, f := attempt(ctx, r, someone, someMail).verdicts()
@@ -244,7 +244,7 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "250-", slowly: true, endless: true}}})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, f := attempt(ctx, server.client(), someone, someMail).verdicts()
 	if f == nil || f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseRcpt {
@@ -646,7 +646,7 @@ func TestHandshakesThatAreCutShort(t *testing.T) {
 				server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == "smtps", acts: map[string]act{atTLS: a}})
 				r := server.client()
 				r.tlsMode, r.roots = mode, ca.pool()
-				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				_, f := dial(ctx, r)
 				if f == nil || f.Code != verdict.SMTPConnect || !f.Relay || f.Phase != verdict.PhaseTLS {
