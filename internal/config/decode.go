@@ -116,12 +116,13 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) {
 		if s := named(settings, e.name); s != nil {
 			d.decode(e.value, v.FieldByIndex(s.Index), Join(path, e.name))
 		} else {
-			// Of a value that is one of several things, the key is all of it.
-			if IsScalar(v.Type()) {
-				d.doc.failed[path] = true
-			}
 			d.unknown(e, settings, path)
+			d.doc.failed[path] = d.doc.failed[path] || IsScalar(v.Type())
 		}
+	}
+	if IsScalar(v.Type()) && d.doc.failedBelow(path) {
+		// It is one of several things, and that one could not be read.
+		d.doc.failed[path] = true
 	}
 }
 

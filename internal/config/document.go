@@ -32,9 +32,9 @@ func (d *Document) At(path string) (line, column int) {
 
 // Locate adds to each problem that has only a path where its value came from: a
 // place in the document, or an environment variable. Problems of values that
-// could not be read, of their parts, and of what they are parts of are dropped:
-// they may be gone once the value can be read. What comes from the environment,
-// as secrets do, is not shown. The result is sorted.
+// could not be read are dropped: they may be gone once the value can be read.
+// What comes from the environment, as secrets do, is not shown. The result is
+// sorted.
 func (d *Document) Locate(problems []Problem) []Problem {
 	var located []Problem
 	for _, p := range problems {
@@ -57,9 +57,15 @@ func (d *Document) Locate(problems []Problem) []Problem {
 	return Sort(located)
 }
 
+// unread reports whether a value, or one that it is a part of, could not be read.
 func (d *Document) unread(path string) bool {
-	for failed := range d.failed {
-		if failed == "" || within(path, failed) || within(failed, path) {
+	return d.failed[""] || around(path, func(p string) bool { return d.failed[p] }) != ""
+}
+
+// failedBelow reports whether a part of a value could not be read.
+func (d *Document) failedBelow(path string) bool {
+	for failed, is := range d.failed {
+		if is && within(failed, path) {
 			return true
 		}
 	}

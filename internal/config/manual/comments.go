@@ -33,17 +33,18 @@ func ReadComments(dirs ...string) (Comments, error) {
 			if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
 				continue
 			}
-			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(dir, e.Name()), nil, parser.ParseComments|parser.SkipObjectResolution)
+			positions := token.NewFileSet()
+			file, err := parser.ParseFile(positions, filepath.Join(dir, e.Name()), nil, parser.ParseComments|parser.SkipObjectResolution)
 			if err != nil {
 				return nil, fmt.Errorf("comments of %s: %w", dir, err)
 			}
-			comments.collect(file)
+			comments.collect(file, positions)
 		}
 	}
 	return comments, nil
 }
 
-func (c Comments) collect(file *ast.File) {
+func (c Comments) collect(file *ast.File, positions *token.FileSet) {
 	for _, decl := range file.Decls {
 		general, ok := decl.(*ast.GenDecl)
 		if !ok {
@@ -57,23 +58,25 @@ func (c Comments) collect(file *ast.File) {
 			name := file.Name.Name + "." + typeSpec.Name.Name
 			c[name] = general.Doc.Text() + typeSpec.Doc.Text()
 			if structType, ok := typeSpec.Type.(*ast.StructType); ok {
-				c.fields(name, structType)
+				c.fields(name, structType, positions)
 			}
 		}
 	}
 }
 
-// fields takes the comment above a group of fields, or behind a field. A group
-// without an empty line in between shares the comment of its first field.
-func (c Comments) fields(name string, structType *ast.StructType) {
+// fields takes the comment above a field, or behind it. A field without one that
+// stands right below another shares that one's.
+func (c Comments) fields(name string, structType *ast.StructType, positions *token.FileSet) {
+	last, lastLine := "", 0
 	for _, field := range structType.Fields.List {
-		text := field.Doc.Text()
-		if text == "" {
-			text = field.Comment.Text()
+		text := field.Doc.Text() + field.Comment.Text()
+		if text == "" && positions.Position(field.Pos()).Line == lastLine+1 {
+			text = last
 		}
 		for _, ident := range field.Names {
 			c[name+"."+ident.Name] = text
 		}
+		last, lastLine = text, positions.Position(field.End()).Line
 	}
 }
 
@@ -84,7 +87,9 @@ func (c Comments) Of(owner reflect.Type, s config.Setting) string {
 	text := strings.Join(strings.Fields(c[owner.String()+"."+s.Field.Name]), " ")
 	for i := range owner.NumField() {
 		field := owner.Field(i)
-		if key, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); key != "" && key != "-" {
+		key, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		// A name of one word is a word of English too, and stays.
+		if strings.Contains(key, "_") {
 			text = replaceWord(text, field.Name, key)
 		}
 	}

@@ -22,6 +22,15 @@ type reference struct {
 	out      strings.Builder
 	written  map[reflect.Type]bool
 	shared   []reflect.Type // mappings that stand in several places
+	inShared bool
+}
+
+// title is the heading of the mapping at a path.
+func (r *reference) title(path string) string {
+	if r.inShared {
+		return "`{" + path + ": {...}}`"
+	}
+	return "`" + path + "`"
 }
 
 // section writes the table of one mapping, then those of the mappings in it.
@@ -37,18 +46,20 @@ func (r *reference) section(title string, v reflect.Value, path string) {
 			r.written[element] = true
 			r.shared = append(r.shared, element)
 		case field.Kind() == reflect.Struct:
-			r.section("`"+at+"`", field, at)
+			r.section(r.title(at), field, at)
 		default:
 			r.written[element] = true
 			one := reflect.New(element)
 			config.SetDefaults(one)
-			r.section("`"+at+suffix(field.Type())+"`", one.Elem(), at+suffix(field.Type()))
+			at += suffix(field.Type())
+			r.section(r.title(at), one.Elem(), at)
 		}
 	}
 }
 
 // later writes the mappings that several places refer to.
 func (r *reference) later() {
+	r.inShared = true
 	for len(r.shared) > 0 {
 		t := r.shared[0]
 		r.shared = r.shared[1:]
@@ -99,10 +110,13 @@ func (r *reference) table(v reflect.Value) {
 	for _, s := range config.Settings(v.Type()) {
 		field := v.FieldByIndex(s.Index)
 		fmt.Fprintf(&r.out, "| `%s` | %s | %s | %s |\n", s.Name, kind(field.Type(), s.Field.Tag), defaultOf(field, s.Field.Tag),
-			strings.ReplaceAll(r.comments.Of(v.Type(), s), "|", `\|`))
+			escape.Replace(r.comments.Of(v.Type(), s)))
 	}
 	r.out.WriteString("\n")
 }
+
+// escape keeps text from being taken for Markdown.
+var escape = strings.NewReplacer("|", `\|`, "*", `\*`, "<", `\<`)
 
 func defaultOf(v reflect.Value, tag reflect.StructTag) string {
 	switch {
@@ -145,7 +159,9 @@ func kindOf(t reflect.Type, tag reflect.StructTag) string {
 	case config.IsScalar(t) && kind == reflect.Struct && len(config.Settings(t)) > 0:
 		return "secret reference"
 	case config.IsScalar(t) && kind != reflect.Struct:
-		return "size"
+		return strings.ToLower(t.Name())
+	case config.IsScalar(t):
+		return "text"
 	case t == durationType:
 		return "duration" + bounds
 	case kind == reflect.Struct, kind == reflect.Map:
