@@ -54,7 +54,9 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 		// for the next connection has no place among acknowledged writes.
 		nats.ReconnectBufSize(-1),
 		nats.ConnectHandler(func(nc *nats.Conn) {
-			log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("connected to NATS")
+			if cfg.URL != "" {
+				log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("connected to NATS")
+			}
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
