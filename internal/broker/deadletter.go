@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -165,6 +166,17 @@ func headerText(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// traceContext is the form of a W3C traceparent. What looks otherwise is not
+// passed on: it comes from anybody.
+var traceContext = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+
+func traceParent(h nats.Header) string {
+	if v := h.Get("traceparent"); traceContext.MatchString(v) {
+		return v
+	}
+	return ""
 }
 
 func timeText(t time.Time) string {

@@ -199,7 +199,7 @@ func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
 	d := newLetter(failure)
 	d.Target, d.Lane, d.Generation = target, lane, 1
 	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
-	d.TraceParent = f.msg.Headers().Get("traceparent")
+	d.TraceParent = traceParent(f.msg.Headers())
 	if f.event != nil {
 		d.Event, d.Token = f.event.ID, events.Token(f.event.ID)
 		d.Body = f.event.Encode() // headers of a binary CloudEvent included
