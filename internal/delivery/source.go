@@ -178,11 +178,12 @@ func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.P
 // problems have the places where the targets were written.
 func validateAt(targets []Target, origins []origin) []config.Problem {
 	var found []config.Problem
+	first := firstWithID(targets)
 	for i := range targets {
 		from := origins[i]
 		problems := targets[i].validate()
-		if twin := twinOf(targets, i); twin >= 0 {
-			problems = append(problems, twice("id", targets[i].ID, origins[twin].String()))
+		if id := targets[i].ID; first[id] != i && id != "" {
+			problems = append(problems, twice("id", id, origins[first[id]].String()))
 		}
 		for j := range problems {
 			problems[j].Path = strings.TrimPrefix(from.path+"."+problems[j].Path, ".")

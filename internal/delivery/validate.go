@@ -6,7 +6,6 @@ import (
 	"net/mail"
 	"net/netip"
 	"regexp"
-	"slices"
 	"strings"
 	"unicode"
 
@@ -27,25 +26,28 @@ var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 func ValidateTargets(targets []Target) []config.Problem {
 	var found []config.Problem
 	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
+	first := firstWithID(targets)
 	for i := range targets {
 		for _, p := range targets[i].validate() {
 			p.Path = name(i) + "." + p.Path
 			found = append(found, p)
 		}
-		if twin := twinOf(targets, i); twin >= 0 {
-			found = append(found, twice(name(i)+".id", targets[i].ID, name(twin)))
+		if id := targets[i].ID; first[id] != i && id != "" {
+			found = append(found, twice(name(i)+".id", id, name(first[id])))
 		}
 	}
 	return found
 }
 
-// twinOf is the first target before number i that has the same id, or -1.
-func twinOf(targets []Target, i int) int {
-	twin := slices.IndexFunc(targets[:i], func(t Target) bool { return t.ID == targets[i].ID })
-	if targets[i].ID == "" {
-		return -1
+// firstWithID is, for each id, the number of the first target that has it.
+func firstWithID(targets []Target) map[string]int {
+	first := make(map[string]int, len(targets))
+	for i := range targets {
+		if _, taken := first[targets[i].ID]; !taken {
+			first[targets[i].ID] = i
+		}
 	}
-	return twin
+	return first
 }
 
 func twice(path, id, twin string) config.Problem {
