@@ -1,0 +1,291 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// settle is the one switch on the verdict.
+func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *verdict.Failure) {
+	if j.claimErr != nil && receipt == nil {
+		j.giveBack(jitter(time.Second), j.claimErr)
+		return
+	}
+	if receipt != nil {
+		j.entry.Receipt = receipt
+		j.entry.Accepted = union(j.entry.Accepted, receipt.Recipients)
+		j.entry.Uncertain = false
+	}
+	switch {
+	case failure == nil && receipt != nil:
+		j.relayAnswered()
+		j.sent(ctx)
+	case failure == nil:
+		// A courier that gives neither receipt nor reason has a defect; the
+		// delivery must not be lost for it.
+		j.retry(ctx, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "the attempt ended without a verdict"})
+	case ctx.Err() != nil && receipt == nil:
+		j.interrupted(ctx, failure)
+	case failure.Relay && receipt == nil:
+		j.relayFailed(ctx, failure)
+	default:
+		j.entry.Owed = failure.Recipients
+		j.relayAnswered()
+		switch {
+		case certainty(failure) == verdict.May && j.r.set.DeadLetterUnknown:
+			j.dead(ctx, uncertain(failure.Reason))
+		case failure.Retry() && !j.tooOld():
+			j.retry(ctx, failure)
+		case failure.Retry():
+			j.dead(ctx, expired(failure, time.Since(j.since)))
+		default:
+			j.dead(ctx, failure)
+		}
+	}
+}
+
+// interrupted gives back what a shutdown cut short: that is no failure, costs no
+// attempt, and is no dead letter however old the delivery is.
+func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
+	if j.claimed {
+		e := j.entry
+		e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
+		e.Attempts--
+		e.Uncertain = e.Uncertain || certainty(f) == verdict.May
+		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
+		defer cancel()
+		if err := j.write(write, e); err != nil {
+			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("cut short by the shutdown; tried again when its lease ends")
+		}
+	}
+	j.giveBack(0, nil)
+}
+
+func (j *job) tooOld() bool {
+	return !j.since.IsZero() && time.Since(j.since) >= j.r.set.GiveUpAfter
+}
+
+// expired keeps what the last failure said and adds that it was one too many.
+func expired(f *verdict.Failure, age time.Duration) *verdict.Failure {
+	e := *f
+	e.Code = verdict.DeliveryExpired
+	e.Reason = fmt.Sprintf("given up after %s; the last failure was %s: %s", age.Round(time.Second), f.Code, f.Reason)
+	return &e
+}
+
+// sent records the relay's reply and only then acknowledges. The write is tried
+// as long as the lease protects us: if it is never made, the next one to look
+// finds an unknown outcome.
+func (j *job) sent(ctx context.Context) {
+	e := j.entry
+	wasDead := e.DeadLetter != ""
+	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter, e.Owed = StateSent, "", time.Time{}, nil, "", nil
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), j.leaseEnd())
+	defer cancel()
+	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+		err := j.write(ctx, e)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, errClaimLost) || ctx.Err() != nil {
+			j.log("accepted by the relay, but the ledger could not be told; it may be sent again", "unrecorded", nil)
+			j.giveBack(jitter(5*time.Second), err)
+			return
+		}
+		sleep(ctx, delay)
+	}
+	if wasDead || j.gen != 1 || j.redelivered() { // 0: published by hand
+		j.offTheList(ctx)
+	}
+	j.finish(ctx, "sent", nil)
+}
+
+func (j *job) leaseEnd() time.Time {
+	if j.entry.Lease.IsZero() {
+		return time.Now().Add(leaseMargin)
+	}
+	return j.entry.Lease
+}
+
+func (j *job) redelivered() bool {
+	meta, err := j.msg.Metadata()
+	return err == nil && meta.NumDelivered > 1
+}
+
+// offTheList removes the open letters of a delivery that has succeeded.
+func (j *job) offTheList(ctx context.Context) {
+	n, err := j.r.unbury(ctx, j.target, j.token)
+	if err == nil && n > 0 {
+		err = j.r.audit(ctx, AuditRecord{Action: ActionDelivered, By: j.r.owner, Event: j.event.ID, Target: j.target}, j.token,
+			j.key+"/"+strconv.FormatUint(j.seq, 10))
+	}
+	if err != nil {
+		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).
+			Msg("delivered, but its dead letter is still on the list; discard it by hand")
+	}
+}
+
+// retry records the failure and gives the message back with a growing delay.
+func (j *job) retry(ctx context.Context, f *verdict.Failure) {
+	e := j.entry
+	e.State, e.Owner, e.Lease, e.Failure = StateWaiting, "", time.Time{}, record(f)
+	e.Uncertain = e.Uncertain || certainty(f) == verdict.May
+	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
+	defer cancel()
+	if err := j.write(write, e); err != nil {
+		j.giveBack(jitter(5*time.Second), err)
+		return
+	}
+	delay := j.r.set.retryDelay(max(e.Attempts, 1))
+	j.log("", "retry", f)
+	j.giveBack(delay, nil)
+}
+
+// relayFailed costs the delivery nothing: the lane pauses instead.
+func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
+	away, opened := j.lane.breaker.failure(time.Now())
+	if opened {
+		j.r.metrics.breakerOpen.WithLabelValues(j.lane.name).Inc()
+		j.r.log.Warn().Str("lane", j.lane.name).Str("code", string(f.Code)).Str("phase", string(f.Phase)).Str("reason", f.Reason).
+			Msg("the relay does not answer; its lane pauses, its deliveries wait")
+	}
+	if j.tooOld() {
+		j.dead(ctx, expired(f, time.Since(j.since)))
+		return
+	}
+	j.log("", "relay_away", f)
+	j.giveBack(away, nil)
+}
+
+func (j *job) relayAnswered() {
+	if j.lane.breaker.open() {
+		j.r.log.Info().Str("lane", j.lane.name).Msg("the relay answers again; its lane goes on")
+	}
+	j.lane.breaker.success()
+}
+
+// dead writes the letter, then the ledger, then acknowledges, in this order: a
+// death in between brings the message back and makes nothing twice.
+func (j *job) dead(ctx context.Context, f *verdict.Failure) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	d := j.letter(f)
+	if err := j.r.bury(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
+		j.r.metrics.buryFailed.Inc()
+		j.log("a dead letter could not be stored; the delivery waits", "unburied", f)
+		j.giveBack(j.r.set.unburiedDelay(), err)
+		return
+	}
+	// An event that cannot be read has no place in the ledger, and one under
+	// another's id must not overwrite what is known of that.
+	if j.event != nil && (j.entry.Digest == j.event.Digest()) {
+		e := j.entry
+		old := e.DeadLetter
+		e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter = StateDead, "", time.Time{}, record(f), d.Subject
+		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
+		e.Uncertain = certainty(f) == verdict.May
+		if err := j.write(ctx, e); err != nil {
+			j.giveBack(jitter(5*time.Second), err)
+			return
+		}
+		if old != "" && old != d.Subject {
+			j.replaceLetter(ctx, old)
+		}
+	}
+	j.finish(ctx, "dead", f)
+}
+
+// replaceLetter removes the letter of an earlier life that stood under another code.
+func (j *job) replaceLetter(ctx context.Context, subject string) {
+	stream, err := j.r.js.Stream(ctx, DeadLettersStream)
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+	}
+	if err != nil {
+		j.r.log.Warn().Err(err).Str("subject", subject).Msg("an earlier dead letter of the same delivery is still on the list")
+	}
+}
+
+func (j *job) letter(f *verdict.Failure) *DeadLetter {
+	d := newLetter(f)
+	d.Target, d.Lane, d.Generation = j.target, j.lane.name, max(j.gen, 1)
+	d.Attempts, d.First, d.Last = j.entry.Attempts, j.entry.First, j.entry.Last
+	d.ReplaySubject, d.Body = j.msg.Subject(), j.msg.Data()
+	d.TraceParent = traceParent(j.msg.Headers())
+	if j.event != nil {
+		d.Event, d.Token = j.event.ID, j.token
+		return d
+	}
+	unreadable(d, f, "delivery-"+strconv.FormatUint(j.seq, 10))
+	return d
+}
+
+func newLetter(f *verdict.Failure) *DeadLetter {
+	return &DeadLetter{
+		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode, EnhancedCode: f.EnhancedCode,
+		Reply: f.Reply, Certainty: certainty(f), Recipients: slices.Clone(f.Recipients),
+	}
+}
+
+// unreadable completes the letter of a message that is no event: named by the id
+// if one could be read, else by its place in the stream, and without the body if
+// that holds a private key.
+func unreadable(d *DeadLetter, f *verdict.Failure, place string) {
+	d.Event = place
+	if inv := (*events.Invalid)(nil); errors.As(f.Cause, &inv) {
+		if inv.ID != "" {
+			d.Event = inv.ID
+		}
+		if inv.HoldsKey {
+			d.Body = withheld("the event holds a private key and is not copied; "+f.Reason, d)
+		}
+	}
+	d.Token = events.Token(d.Event)
+}
+
+// finish acknowledges and waits until the server has it.
+func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := j.msg.DoubleAck(ctx); err != nil {
+		// It comes back, finds the ledger's entry and is acknowledged then.
+		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("an acknowledgement was not confirmed")
+	}
+	j.r.metrics.settle(j.lane.name, state, j.since)
+	j.log("", state, f)
+}
+
+// giveBack lets the message come again after the delay.
+func (j *job) giveBack(delay time.Duration, why error) {
+	if why != nil {
+		j.r.log.Warn().Err(why).Str("lane", j.lane.name).Str("target", j.target).Dur("again_in", delay).Msg("not settled; comes back")
+	}
+	var err error
+	if delay <= 0 {
+		err = j.msg.Nak()
+	} else {
+		err = j.msg.NakWithDelay(delay)
+	}
+	if err != nil {
+		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a NAK was not sent; the message comes back when its acknowledgement is overdue")
+	}
+}
+
+func union(a, b []string) []string {
+	out := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
