@@ -14,70 +14,80 @@ type breaker struct {
 	least, most time.Duration
 
 	mu       sync.Mutex
-	failures int       // in a row; guarded by mu
-	until    time.Time // refuses before; guarded by mu
-	trial    bool      // one is on its way; guarded by mu
+	failures int       // in a row, those of trials aside; guarded by mu
+	openings int       // in a row; 0 is closed; guarded by mu
+	until    time.Time // refuses before, while open; guarded by mu
+	trying   bool      // a trial is on its way; guarded by mu
 	last     *Error    // the latest failure; guarded by mu
 }
 
-// admit returns nil when a request may go; its outcome must be reported. Else
-// it returns the latest failure and how long to wait.
-func (b *breaker) admit() (*Error, time.Duration) {
+// permit is one admitted request. Its outcome has to be told, once, by one of
+// the three methods.
+type permit struct {
+	b     *breaker
+	trial bool
+}
+
+// admit returns a permit, or the latest failure and how long to wait.
+func (b *breaker) admit() (p permit, last *Error, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.failures < b.threshold {
-		return nil, 0
+	if b.openings == 0 {
+		return permit{b: b}, nil, 0
 	}
 	if wait := time.Until(b.until); wait > 0 {
-		return b.last, wait
+		return permit{}, b.last, wait
 	}
-	if b.trial {
-		return b.last, b.least
+	if b.trying {
+		return permit{}, b.last, b.least
 	}
-	b.trial = true
-	return nil, 0
+	b.trying = true
+	return permit{b, true}, nil, 0
 }
 
 // succeeded closes the breaker and says whether it had been open.
-func (b *breaker) succeeded() (wasOpen bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	wasOpen = b.failures >= b.threshold
-	b.failures, b.trial, b.last = 0, false, nil
+func (p permit) succeeded() (wasOpen bool) {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	wasOpen = p.b.openings > 0
+	p.b.failures, p.b.openings, p.b.trying, p.b.last = 0, 0, false, nil
 	return wasOpen
 }
 
 // failed counts a failure and says whether it opened the breaker.
-func (b *breaker) failed(why *Error) (opened bool) {
+func (p permit) failed(why *Error) (opened bool) {
+	b := p.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failures++
-	b.trial, b.last = false, why
-	if b.failures < b.threshold {
+	if p.trial {
+		b.trying = false
+	} else if b.openings > 0 {
+		return false // it was asked before the breaker opened: nothing new
+	} else if b.failures++; b.failures < b.threshold {
 		return false
 	}
 	pause := b.most
-	if doublings := b.failures - b.threshold; doublings < 16 {
-		pause = min(b.most, b.least<<doublings)
+	if b.openings < 16 {
+		pause = min(b.most, b.least<<b.openings)
 	}
-	pause = pause/2 + rand.N(pause/2+1)
-	b.until = time.Now().Add(pause)
-	return b.failures == b.threshold
+	b.openings++
+	b.last = why
+	b.until = time.Now().Add(pause/2 + rand.N(pause/2+1))
+	return b.openings == 1
 }
 
-// abandoned takes back an admission whose request had no outcome.
-func (b *breaker) abandoned() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.trial = false
+// abandoned is for a request that had no outcome.
+func (p permit) abandoned() {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	if p.trial {
+		p.b.trying = false
+	}
 }
 
 // failure is the latest one while the breaker is open, else nil.
 func (b *breaker) failure() *Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.failures < b.threshold {
-		return nil
-	}
 	return b.last
 }

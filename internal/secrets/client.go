@@ -161,7 +161,8 @@ func (c *client) send(ctx context.Context, r request) (answer, error) {
 	case <-ctx.Done():
 		return answer{}, ctx.Err()
 	}
-	if last, wait := c.breaker.admit(); last != nil {
+	permit, last, wait := c.breaker.admit()
+	if last != nil {
 		return answer{}, &Error{Kind: ErrUnavailable, What: last.What, Hint: fmt.Sprintf("asked again in %v", wait.Round(time.Second/10))}
 	}
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
@@ -169,15 +170,15 @@ func (c *client) send(ctx context.Context, r request) (answer, error) {
 	ans, failure := c.exchange(limited, r)
 	switch {
 	case failure == nil:
-		if c.breaker.succeeded() {
+		if permit.succeeded() {
 			c.log.Info().Msg("Vault answers again")
 		}
 		return ans, nil
 	case ctx.Err() != nil:
-		c.breaker.abandoned()
+		permit.abandoned()
 		return answer{}, ctx.Err()
 	}
-	if c.breaker.failed(failure) {
+	if permit.failed(failure) {
 		c.log.Warn().Str("reason", failure.What).Msg("Vault is taken to be away; secrets wait for it")
 	}
 	return answer{}, failure

@@ -262,7 +262,7 @@ func clientCertificate(t testing.TB, name string) (certFile, keyFile, certPEM st
 	if err != nil {
 		t.Fatal(err)
 	}
-	certPEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	certPEM = pemOf(der)
 	return inFile(t, certPEM).File, inFile(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))).File, certPEM
 }
 
@@ -405,4 +405,8 @@ func TestCloseGivesTheTokenBack(t *testing.T) {
 	}
 	wantError(t, o, store.Get, ref, ErrUnavailable)
 	v.Call(t, "POST", "auth/token/lookup", map[string]string{"token": own})
+}
+
+func pemOf(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

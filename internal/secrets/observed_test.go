@@ -26,11 +26,12 @@ import (
 type observer struct {
 	mu       sync.Mutex
 	canaries []string     // guarded by mu
-	output   bytes.Buffer // guarded by mu
+	output   bytes.Buffer // each different line once; guarded by mu
+	seen     map[string]bool
 }
 
 func observe(t testing.TB) *observer {
-	o := &observer{}
+	o := &observer{seen: map[string]bool{}}
 	t.Cleanup(func() { o.search(t) })
 	return o
 }
@@ -52,6 +53,10 @@ func (o *observer) keep(secret string) string {
 func (o *observer) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.seen[string(p)] {
+		return len(p), nil
+	}
+	o.seen[string(p)] = true
 	return o.output.Write(p)
 }
 

@@ -77,20 +77,21 @@ func (s *session) held() *token {
 }
 
 func (s *session) login(ctx context.Context) (*token, error) {
-	if last, wait := s.gate.admit(); last != nil {
+	permit, last, wait := s.gate.admit()
+	if last != nil {
 		return nil, &Error{Kind: ErrUnavailable, What: last.What, Hint: "tried again in " + wait.Round(time.Second/10).String()}
 	}
 	t, err := s.method.login(ctx, s.client)
 	var refused *Error
 	switch {
 	case err == nil:
-		s.gate.succeeded()
+		permit.succeeded()
 	case errors.Is(err, errRefused) && errors.As(err, &refused):
-		s.gate.failed(refused)
+		permit.failed(refused)
 		s.log.Warn().Str("method", s.method.auth.method()).Str("reason", refused.What).Msg("Vault does not let us in")
 		return nil, err
 	default: // Vault is away, and then the client's breaker counts
-		s.gate.abandoned()
+		permit.abandoned()
 		return nil, err
 	}
 	t.since = time.Now()
