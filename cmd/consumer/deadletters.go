@@ -124,7 +124,7 @@ func (c *lettersShowCmd) Run(a *app) error {
 		[2]string{"Phase", string(d.Phase)}, [2]string{"Reason", d.Reason}, [2]string{"Reply", reply},
 		[2]string{"Sent?", string(d.Certainty)}, [2]string{"Owed to", strings.Join(d.Recipients, ", ")},
 		[2]string{"Attempts", number(d.Attempts)}, [2]string{"First attempt", when(d.First)}, [2]string{"Last attempt", when(d.Last)},
-		[2]string{"Generation", number(d.Generation)})
+		[2]string{"Generation", number(d.Generation)}, [2]string{"Secrets used", d.Secrets})
 	if err != nil || d.ReplaySubject == "" {
 		return err
 	}

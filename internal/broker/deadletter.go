@@ -37,6 +37,7 @@ const (
 	headerLastAttempt   = "Certpost-Last-Attempt"
 	headerCertainty     = "Certpost-Certainty"
 	headerRecipients    = "Certpost-Recipients"
+	headerSecrets       = "Certpost-Secret-Versions"
 	headerReplaySubject = "Certpost-Replay-Subject"
 )
 
@@ -65,7 +66,8 @@ type DeadLetter struct {
 	First         time.Time         `json:"first_attempt,omitzero"`
 	Last          time.Time         `json:"last_attempt,omitzero"`
 	Certainty     verdict.Certainty `json:"certainty"`
-	Recipients    []string          `json:"recipients,omitempty"` // those still owed
+	Recipients    []string          `json:"recipients,omitempty"`      // those still owed
+	Secrets       string            `json:"secret_versions,omitempty"` // "reference=version, ..." of what the last attempt used
 	ReplaySubject string            `json:"replay_subject"`
 	TraceParent   string            `json:"traceparent,omitempty"`
 	Body          []byte            `json:"-"` // the event
@@ -110,6 +112,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(headerLastAttempt, timeText(d.Last))
 	set(headerCertainty, string(d.Certainty))
 	set(headerRecipients, strings.Join(d.Recipients, ", "))
+	set(headerSecrets, d.Secrets)
 	set(headerReplaySubject, d.ReplaySubject)
 	set("traceparent", d.TraceParent)
 	return m
@@ -124,7 +127,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 		Event: h.Get(headerEventID), Target: h.Get(headerTarget), Lane: h.Get(headerLane),
 		Code: verdict.Code(h.Get(headerCode)), Phase: verdict.Phase(h.Get(headerPhase)),
 		Reason: h.Get(headerReason), EnhancedCode: h.Get(headerEnhancedCode), Reply: h.Get(headerReply),
-		Certainty: verdict.Certainty(h.Get(headerCertainty)), ReplaySubject: h.Get(headerReplaySubject),
+		Certainty: verdict.Certainty(h.Get(headerCertainty)), ReplaySubject: h.Get(headerReplaySubject), Secrets: h.Get(headerSecrets),
 		TraceParent: h.Get("traceparent"),
 	}
 	if parts := strings.Split(strings.TrimPrefix(raw.Subject, deadPrefix), "."); len(parts) == 4 {

@@ -72,12 +72,13 @@ type FailureRecord struct {
 	EnhancedCode string            `json:"enhanced_code,omitempty"`
 	Reply        string            `json:"reply,omitempty"`
 	Certainty    verdict.Certainty `json:"certainty"`
+	Secrets      map[string]string `json:"secrets,omitempty"` // reference -> version
 }
 
 func record(f *verdict.Failure) *FailureRecord {
 	return &FailureRecord{
 		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode,
-		EnhancedCode: f.EnhancedCode, Reply: f.Reply, Certainty: certainty(f),
+		EnhancedCode: f.EnhancedCode, Reply: f.Reply, Certainty: certainty(f), Secrets: f.Secrets,
 	}
 }
 

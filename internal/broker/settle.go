@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -232,8 +234,17 @@ func (j *job) letter(f *verdict.Failure) *DeadLetter {
 func newLetter(f *verdict.Failure) *DeadLetter {
 	return &DeadLetter{
 		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode, EnhancedCode: f.EnhancedCode,
-		Reply: f.Reply, Certainty: certainty(f), Recipients: slices.Clone(f.Recipients),
+		Reply: f.Reply, Certainty: certainty(f), Recipients: slices.Clone(f.Recipients), Secrets: versions(f.Secrets),
 	}
+}
+
+// versions is the versions of secrets on one line.
+func versions(secrets map[string]string) string {
+	var list []string
+	for _, ref := range slices.Sorted(maps.Keys(secrets)) {
+		list = append(list, ref+"="+secrets[ref])
+	}
+	return strings.Join(list, ", ")
 }
 
 // unreadable completes the letter of a message that is no event: named by the id

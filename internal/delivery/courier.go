@@ -100,12 +100,12 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	p, failure := c.provisions(ctx, t, ev)
 	defer p.clear()
 	if failure != nil {
-		return nil, failure
+		return nil, p.sign(failure)
 	}
 	fetched := time.Now()
 	msg, failure := c.mail(t, ev, a, p)
 	if failure != nil {
-		return nil, failure
+		return nil, p.sign(failure)
 	}
 	defer clear(msg.raw)
 	rendered := time.Now()
@@ -114,7 +114,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	defer cancel()
 	s, failure := c.connect(ctx, t, p)
 	if failure != nil {
-		return nil, t.soften(failure)
+		return nil, t.soften(p.sign(failure))
 	}
 	defer s.close()
 	receipt, failure := s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8}, msg.raw, a.Claim).verdicts()
@@ -124,7 +124,15 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
 		receipt.Timings.Total = time.Since(started)
 	}
-	return receipt, t.soften(failure)
+	return receipt, t.soften(p.sign(failure))
+}
+
+// sign notes which versions of secrets the failed attempt used.
+func (p *provisions) sign(f *verdict.Failure) *verdict.Failure {
+	if f != nil && p != nil {
+		f.Secrets = p.versions
+	}
+	return f
 }
 
 // soften applies the target's wish to have refused logins or TLS failures

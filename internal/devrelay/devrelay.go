@@ -48,6 +48,9 @@ type Relay struct {
 	servers   []*smtp.Server
 	listeners []net.Listener // submission, SMTPS, plain
 	serving   sync.WaitGroup
+
+	passwords sync.Mutex
+	changed   map[string]string // by SetPassword; guarded by passwords
 }
 
 // How long a client may be silent, and how long it may leave a reply unread.
@@ -76,7 +79,7 @@ func Start(config Config) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the demo relay's certificate: %w", err)
 	}
-	r := &Relay{config: config, rules: rules, mailbox: newMailbox(config.MaxMails), authority: authority}
+	r := &Relay{config: config, rules: rules, mailbox: newMailbox(config.MaxMails), authority: authority, changed: map[string]string{}}
 	for _, address := range []string{config.Submission, config.SMTPS, config.Plain} {
 		if address == "" {
 			address = "127.0.0.1:0"
@@ -106,6 +109,24 @@ func (r *Relay) serve(listener net.Listener, secure *tls.Config) {
 	server.ErrorLog = log.New(io.Discard, "", 0) // what clients do wrong they hear themselves
 	r.servers = append(r.servers, server)
 	r.serving.Go(func() { _ = server.Serve(listener) })
+}
+
+// SetPassword gives a user another password, from the next AUTH on.
+func (r *Relay) SetPassword(user, password string) {
+	r.passwords.Lock()
+	defer r.passwords.Unlock()
+	r.changed[user] = password
+}
+
+// password is what a user has to know.
+func (r *Relay) password(user string) (password string, known bool) {
+	r.passwords.Lock()
+	defer r.passwords.Unlock()
+	if password, known = r.changed[user]; known {
+		return password, true
+	}
+	password, known = r.config.Users[user]
+	return password, known
 }
 
 // Submission is host:port of the listener that offers STARTTLS.

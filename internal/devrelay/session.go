@@ -46,7 +46,7 @@ func (s *session) Auth(mechanism string) (sasl.Server, error) {
 }
 
 func (s *session) login(user, password string) error {
-	known, found := s.relay.config.Users[user]
+	known, found := s.relay.password(user)
 	if !found || subtle.ConstantTimeCompare([]byte(known), []byte(password)) != 1 {
 		return smtp.ErrAuthFailed
 	}

@@ -142,6 +142,8 @@ type Failure struct {
 	Certainty Certainty
 	// Recipients are the addresses still owed; nil means all of them.
 	Recipients []string
+	// Secrets are the versions of what the attempt used, by reference.
+	Secrets map[string]string
 	// Cause is for errors.Is and errors.As alone: its text may quote input.
 	Cause error
 }
