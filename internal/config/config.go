@@ -62,24 +62,26 @@ func Load(path string, into any, options ...Option) (*Document, []Problem) {
 // have and no further; its errors do not repeat the path.
 func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, errors.New("does not exist")
-	case errors.Is(err, fs.ErrPermission):
-		return nil, errors.New("may not be read by this user")
-	case err != nil:
-		return nil, cannotRead(err)
+	if err != nil {
+		return nil, Unreadable(err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
-		return nil, cannotRead(err)
+		return nil, Unreadable(err)
 	}
 	return data, nil
 }
 
-func cannotRead(err error) error {
-	if pathError := (*fs.PathError)(nil); errors.As(err, &pathError) {
+// Unreadable puts an error of the file system into words that stand behind the
+// path: "x.yaml: does not exist".
+func Unreadable(err error) error {
+	switch pathError := (*fs.PathError)(nil); {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("does not exist")
+	case errors.Is(err, fs.ErrPermission):
+		return errors.New("may not be read by this user")
+	case errors.As(err, &pathError):
 		err = pathError.Err
 	}
 	return fmt.Errorf("cannot be read: %w", err)

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestGlob(t *testing.T) {
@@ -51,7 +52,7 @@ func FuzzGlob(f *testing.F) {
 	f.Add("a**b*c", "a.b.c")
 	f.Add("**a*", "aaa.a")
 	f.Fuzz(func(t *testing.T, pattern, text string) {
-		if len(pattern) > 100 || len(text) > 200 || strings.ToValidUTF8(pattern+text, "") != pattern+text {
+		if len(pattern) > 100 || len(text) > 200 || !utf8.ValidString(pattern) || !utf8.ValidString(text) {
 			t.Skip()
 		}
 		var expression strings.Builder

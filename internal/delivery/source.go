@@ -66,7 +66,7 @@ func (s Source) read() snapshot {
 	}
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
-		return snapshot{err: inOurWords(err)}
+		return snapshot{err: config.Unreadable(err)}
 	}
 	var snap snapshot
 	for _, e := range entries {
@@ -82,26 +82,13 @@ func (s Source) read() snapshot {
 func readFile(path string) file {
 	info, err := os.Stat(path)
 	if err != nil {
-		return file{path: path, err: inOurWords(err)}
+		return file{path: path, err: config.Unreadable(err)}
 	}
 	if !info.Mode().IsRegular() {
 		return file{path: path, err: errors.New("is not a file")}
 	}
 	data, err := config.Read(path)
 	return file{path, data, err}
-}
-
-func inOurWords(err error) error {
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return errors.New("does not exist")
-	case errors.Is(err, os.ErrPermission):
-		return errors.New("may not be read by this user")
-	}
-	if pathError := (*os.PathError)(nil); errors.As(err, &pathError) {
-		err = pathError.Err
-	}
-	return fmt.Errorf("cannot be read: %w", err)
 }
 
 // digest is the same for the same content.
