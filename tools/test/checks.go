@@ -33,7 +33,7 @@ func (s *session) checks() []check {
 	if _, err := os.Stat(filepath.Join(s.root, "bench", "go.mod")); err == nil {
 		list = append(list, check{"go vet in bench", goRun("vet", "-C", "bench", "./...")})
 	}
-	list = append(list, check{"Taskfile.yml", goRun("tool", "-modfile=tools/task/go.mod", "task", "--list-all")})
+	list = append(list, check{"Taskfile.yml", goRun("tool", "-modfile=tools/task/go.mod", "task", "--list-all", "--color=false")})
 	return append(list, check{"staticcheck", s.runStaticcheck}, check{"govulncheck", s.runGovulncheck})
 }
 

@@ -137,7 +137,10 @@ type packageReport struct {
 func (p *packageReport) take(e event) {
 	switch {
 	case e.Action == "output" && e.Test != "":
-		p.said[e.Test] += e.Output
+		// That a test runs, pauses and goes on is of no use to a reader.
+		if !strings.HasPrefix(e.Output, "=== ") {
+			p.said[e.Test] += e.Output
+		}
 	case e.Action == "output":
 		if e.Output != "PASS\n" {
 			p.text += e.Output
@@ -171,7 +174,7 @@ func reason(output string) string {
 	var said []string
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "===") || strings.HasPrefix(line, "--- ") {
+		if line == "" || strings.HasPrefix(line, "--- ") {
 			continue
 		}
 		if place, text, found := strings.Cut(line, ": "); found && strings.Contains(place, ".go:") {
