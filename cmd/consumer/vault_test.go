@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// vaultBench is the program in this process, with a real Vault and the demo's
+// relay, which wants a password that lies in that Vault.
+type vaultBench struct {
+	t        *testing.T
+	vault    *lab.VaultServer
+	relay    *devrelay.Relay
+	dir      string
+	cert     string
+	services []*service
+}
+
+const vaultUser = "certs"
+
+func newVaultBench(t *testing.T) *vaultBench {
+	t.Helper()
+	v := &vaultBench{t: t, vault: lab.Vault(t), dir: t.TempDir(), cert: issued(t, "www.example.com")}
+	var err error
+	if v.relay, err = devrelay.Start(devrelay.Config{Users: map[string]string{vaultUser: "first-password"}, MaxMails: 100_000}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { v.relay.Close() })
+	v.vault.Put(t, "secret/smtp-auth/localhost", map[string]any{"password": "first-password"})
+	v.vault.Policy(t, "certpost", `path "secret/data/smtp-auth/*" { capabilities = ["read"] }`)
+	return v
+}
+
+// start adds a replica: the first one has the NATS server.
+func (v *vaultBench) start(tokenTTL, cacheTTL string) *service {
+	v.t.Helper()
+	role, secret := v.vault.AppRole(v.t, tokenTTL, "certpost")
+	ca, err := v.relay.CAFile(v.dir)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	nats := fmt.Sprintf("{listen: %q, sync_interval: 2m}", freeAddress(v.t))
+	if len(v.services) > 0 {
+		nats = fmt.Sprintf("{url: %q}", v.services[0].broker.URL())
+	}
+	file := filepath.Join(v.dir, fmt.Sprintf("certpost%d.yaml", len(v.services)))
+	text := fmt.Sprintf(`data_dir: %s/data
+nats: %s
+http: {listen: "127.0.0.1:0"}
+vault: {address: %q, cache_ttl: %s, auth: {method: approle, role_id: {value: %q}, secret_id: {value: %q}}}
+delivery: {retry: {initial: 200ms, max: 2s}}
+targets:
+  - id: ops
+    host: localhost
+    port: %s
+    ca_file: %s
+    username: %s
+    password: {vault: {mount: secret, path: "smtp-auth/{host}", key: password}}
+    from_address: certs@example.com
+    to: [ops@example.com]
+`, v.dir, nats, v.vault.Address, cacheTTL, role, secret, port(v.relay.Submission()), ca, vaultUser)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		v.t.Fatal(err)
+	}
+	cfg, _, problems := loadConfig(file, nil)
+	if config.Failed(problems) {
+		v.t.Fatal(problems)
+	}
+	s, err := newService(context.Background(), cfg, zerolog.New(zerolog.NewTestWriter(v.t)).Level(zerolog.ErrorLevel))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.run(ctx) }()
+	v.services = append(v.services, s)
+	v.t.Cleanup(func() { // the last one first: the first one is the server
+		cancel()
+		if err := <-done; err != nil {
+			v.t.Error(err)
+		}
+		s.close()
+	})
+	v.until("ready", func() bool { return s.runner.Ready(context.Background()) == nil })
+	return s
+}
+
+func (v *vaultBench) publish(id string) {
+	v.t.Helper()
+	ev := &events.Event{ID: id, Certificate: events.Certificate{PEM: v.cert}, Targets: []string{"ops"}}
+	if _, _, err := v.services[0].broker.Publish(context.Background(), ev); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
+func (v *vaultBench) until(what string, ok func() bool) {
+	v.t.Helper()
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	v.t.Fatalf("waited in vain for: %s", what)
+}
+
+// deliveredOnce waits until nothing is pending, then wants one mail for each
+// event and no dead letter.
+func (v *vaultBench) deliveredOnce(n int) {
+	v.t.Helper()
+	b := v.services[0].broker
+	v.until("nothing pending", func() bool {
+		backlog, err := b.Backlog(context.Background())
+		return err == nil && backlog.Events == 0 && backlog.Deliveries == 0
+	})
+	for d, err := range b.DeadLetters(context.Background(), "") {
+		v.t.Errorf("dead letter: %v %s %s %s", err, d.Event, d.Code, d.Reason)
+	}
+	mails := map[string]int{}
+	for _, m := range v.relay.Mails() {
+		msg, err := m.Message()
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		mails[msg.Header.Get("X-Certpost-Event-Id")]++
+	}
+	if len(mails) != n || v.relay.Count() != n {
+		v.t.Errorf("%d events were delivered in %d mails, want each of %d once", len(mails), v.relay.Count(), n)
+	}
+}
+
+// An outage while a thousand deliveries wait: no dead letter, no storm, degraded
+// and ready, and everything arrives once afterwards.
+func TestVaultSealedUnderLoad(t *testing.T) {
+	t.Parallel()
+	v := newVaultBench(t)
+	s := v.start("1h", "1s")
+	v.publish("before")
+	v.deliveredOnce(1)
+	v.vault.Seal(t)
+	time.Sleep(1100 * time.Millisecond) // the cached password has to go stale
+	for i := range 1000 {
+		v.publish(fmt.Sprintf("e%d", i))
+	}
+	v.until("a delivery that waits for Vault", func() bool {
+		list, err := s.broker.Deliveries(context.Background(), "ops", "e0")
+		return err == nil && len(list) == 1 && list[0].State == broker.StateWaiting && list[0].Failure.Code == "SECRET_UNAVAILABLE"
+	})
+	if status, body := get(t, s, "/readyz"); status != http.StatusOK {
+		t.Errorf("readyz while Vault is sealed: %d %s", status, body)
+	}
+	if _, body := get(t, s, "/healthz"); !strings.Contains(body, `"status":"degraded"`) {
+		t.Errorf("healthz while Vault is sealed: %s", body)
+	}
+	v.vault.Unseal(t)
+	v.deliveredOnce(1001)
+}
+
+func get(t *testing.T, s *service, path string) (int, string) {
+	t.Helper()
+	time.Sleep(1100 * time.Millisecond) // an answer is kept for a second
+	w := httptest.NewRecorder()
+	s.http.server.Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+// A token of five seconds over two minutes, with Vault asked every other second:
+// renewed, and logged in for again when it cannot be.
+func TestShortLivedToken(t *testing.T) {
+	t.Parallel()
+	v := newVaultBench(t)
+	v.start("5s", "1s")
+	n := 240
+	if testing.Short() {
+		n = 40
+	}
+	for i := range n {
+		v.publish(fmt.Sprintf("e%d", i))
+		time.Sleep(500 * time.Millisecond)
+	}
+	v.deliveredOnce(n)
+}
+
+// The password changes in Vault and then at the relay, under load and on two
+// replicas: no mail is lost, none is sent twice, nothing is restarted.
+func TestPasswordRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	v := newVaultBench(t)
+	v.start("1h", "60s")
+	v.start("1h", "60s")
+	// Both have read the first password before it changes: a replica that reads the
+	// new one before the relay knows it ends with SMTP_AUTH, as it has to.
+	const n = 600
+	for i := range n {
+		v.publish(fmt.Sprintf("e%d", i))
+		if i == 99 {
+			v.deliveredOnce(100)
+		}
+		if i%200 == 100 {
+			next := fmt.Sprintf("password-%d", i)
+			v.vault.Put(t, "secret/smtp-auth/localhost", map[string]any{"password": next})
+			v.relay.SetPassword(vaultUser, next)
+		}
+	}
+	v.deliveredOnce(n)
+}
+
+// However many workers ask, and however often: one request to Vault for each
+// reference and period.
+func TestOneRequestPerPeriod(t *testing.T) {
+	t.Parallel()
+	v := newVaultBench(t)
+	v.start("1h", "1h")
+	for i := range 300 {
+		v.publish(fmt.Sprintf("e%d", i))
+	}
+	v.deliveredOnce(300)
+	if got := v.vault.Requests(t)["read secret/data/smtp-auth/localhost"]; got != 1 {
+		t.Errorf("Vault was asked %d times for one reference, want 1: %v", got, v.vault.Requests(t))
+	}
+}
