@@ -1,0 +1,372 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"mime/quotedprintable"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-sasl"
+	"github.com/emersion/go-smtp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// canaries are secrets that may be found nowhere. Their characters look different
+// in every encoding.
+type canaries map[string]string // what it is -> the secret
+
+func (c canaries) add(what string) string {
+	c[what] = "Canary=" + strings.ReplaceAll(what, " ", "+") + "/" + fmt.Sprintf("%x", time.Now().UnixNano())
+	return c[what]
+}
+
+// found says in which clothes a canary sits in the text.
+func (c canaries) found(text string) []string {
+	var found []string
+	lower := strings.ToLower(text)
+	for what, secret := range c {
+		var qp strings.Builder
+		w := quotedprintable.NewWriter(&qp)
+		w.Write([]byte(secret))
+		w.Close()
+		clothes := map[string]string{"plain": secret, "quoted-printable": qp.String(), "escaped": url.QueryEscape(secret)}
+		for shift := range 3 { // base64 looks different at each alignment
+			enc := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + secret))
+			clothes[fmt.Sprintf("base64 (%d)", shift)] = enc[4 : len(enc)-2]
+		}
+		for how, dressed := range clothes {
+			if strings.Contains(text, dressed) {
+				found = append(found, what+" as "+how)
+			}
+		}
+		if strings.Contains(lower, hex.EncodeToString([]byte(secret))) {
+			found = append(found, what+" as hexadecimal")
+		}
+	}
+	return found
+}
+
+// The program is run as users run it, through success and every refusal that
+// touches secrets; then all that it has written anywhere is searched.
+func TestNoSecretAnywhere(t *testing.T) {
+	t.Parallel()
+	c := canaries{}
+	vault := lab.Vault(t)
+	dir := t.TempDir()
+	password, wrong := c.add("smtp password"), c.add("refused smtp password")
+	passphrase, other := c.add("passphrase"), c.add("secret of another path")
+	natsPassword, inline := c.add("nats password"), c.add("inline value")
+	relay, err := devrelay.Start(devrelay.Config{Users: map[string]string{"certs": password, "inline": inline}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	ca, err := relay.CAFile(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := newDemoCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, key, err := authority.issue("www.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c["private key"] = strings.Split(string(key), "\n")[1]
+	vault.Put(t, "secret/smtp/good", map[string]any{"password": password})
+	vault.Put(t, "secret/smtp/wrong", map[string]any{"password": wrong})
+	vault.Put(t, "secret/p12/java", map[string]any{"passphrase": passphrase})
+	vault.Put(t, "secret/certs/www", map[string]any{"private_key": string(key)})
+	vault.Put(t, "secret/closed/other", map[string]any{"password": other})
+	vault.Policy(t, "certpost", `path "secret/data/smtp/*" { capabilities = ["read"] }
+path "secret/data/p12/*" { capabilities = ["read"] }
+path "secret/data/certs/*" { capabilities = ["read"] }`)
+	role, secretID := vault.AppRole(t, "1h", "certpost")
+	c["secret id"], c["root token"] = secretID, vault.RootToken
+
+	natsAddr, httpAddr, echo := freeAddress(t), freeAddress(t), echoingRelay(t)
+	target := func(id, at, more string) string {
+		return fmt.Sprintf("  - id: %s\n    host: localhost\n    port: %s\n    ca_file: %s\n    from_address: certs@example.com\n    to: [ops@example.com]\n%s", id, port(at), ca, more)
+	}
+	login := func(path string) string {
+		return fmt.Sprintf("    username: certs\n    password: {vault: {mount: secret, path: %s, key: password}}\n", path)
+	}
+	config := fmt.Sprintf(`data_dir: %s/data
+nats: {listen: %q, user: certpost, password: {file: %s/nats-password}}
+http: {listen: %q}
+vault: {address: %q, auth: {method: approle, role_id: {value: %q}, secret_id: {file: %s/secret-id}}}
+events: {secret_paths: ["secret/certs/*"]}
+delivery: {retry: {initial: 200ms, max: 1s}, give_up_after: 5s}
+log: {format: json, level: debug}
+targets:
+`, dir, natsAddr, dir, httpAddr, vault.Address, role, dir) +
+		target("keys", relay.Submission(), login("smtp/good")+"    payload: pem_and_key\n") +
+		target("java", relay.SMTPS(), "    tls_mode: smtps\n"+login("smtp/good")+"    payload: pkcs12\n    pkcs12_passphrase: {vault: {mount: secret, path: p12/java, key: passphrase}}\n") +
+		target("inline", relay.Submission(), "    username: inline\n    password: {value: \""+inline+"\"}\n") +
+		target("refused", relay.Submission(), login("smtp/wrong")) +
+		target("echo", echo, "    tls_mode: plaintext\n    allow_insecure_auth: true\n"+login("smtp/wrong")) +
+		target("denied", relay.Submission(), login("closed/other")) +
+		target("missing", relay.Submission(), login("smtp/none"))
+	files := map[string]string{"certpost.yaml": config, "nats-password": natsPassword, "secret-id": secretID}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	temp := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	program := lab.Build(t)
+	logFile, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logFile.Close()
+	cmd := exec.Command(program, "run", "-c", filepath.Join(dir, "certpost.yaml"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, temp
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+
+	nc, err := nats.Connect("nats://"+natsAddr, nats.UserInfo("certpost", natsPassword), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	await(t, "ready", func() bool { return fetch(httpAddr, "/readyz") == "ready\n" })
+
+	put := func(event map[string]any) {
+		body, err := json.Marshal(event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.Publish(ctx, "certificate.issued", body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref := func(mount, path string) map[string]any {
+		return map[string]any{"vault": map[string]any{"mount": mount, "path": path, "key": "private_key"}}
+	}
+	put(map[string]any{"id": "good", "certificate": string(chain), "private_key": ref("secret", "certs/www"),
+		"targets": []string{"keys", "java", "inline", "refused", "echo", "denied", "missing"}})
+	// The confused deputy: an author who wants what is not his.
+	for i, r := range []map[string]any{
+		ref("secret", "smtp/good"), ref("secret", "certs/../smtp/good"), ref("secret", "certs/%2e%2e/smtp/good"), ref("other", "certs/www"),
+		ref("secret/certs", "www"), {"file": filepath.Join(dir, "nats-password")}, {"vault": map[string]any{"mount": "secret", "path": "certs/www", "key": "other"}},
+	} {
+		put(map[string]any{"id": fmt.Sprintf("deputy-%d", i), "certificate": string(chain), "private_key": r, "targets": []string{"keys"}})
+	}
+	// The key of another domain is no key for this certificate.
+	foreign, _, err := authority.issue("foreign.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(map[string]any{"id": "foreign", "certificate": string(foreign), "private_key": ref("secret", "certs/www"), "targets": []string{"keys"}})
+
+	letters := func() int {
+		s, err := js.Stream(ctx, "CERTPOST_DEAD_LETTERS")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(s.CachedInfo().State.Msgs)
+	}
+	await(t, "three mails and twelve dead letters", func() bool { return relay.Count() == 3 && letters() == 12 })
+
+	// A replay and a discard, so that the audit has something to say.
+	env := append(os.Environ(), "CERTPOST_CONFIG="+filepath.Join(dir, "certpost.yaml"))
+	var outputs strings.Builder
+	for _, args := range [][]string{
+		{"dead-letters", "list"}, {"dead-letters", "list", "-o", "json"}, {"dead-letters", "replay", "--all", "--target", "refused"},
+		{"dead-letters", "discard", "--all", "--target", "missing", "--reason", "test"}, {"deliveries", "list", "-o", "json"},
+		{"deliveries", "show", "good"}, {"check"}, {"check", "--live"}, {"check", "-o", "json"},
+	} {
+		cmd := exec.Command(program, args...)
+		cmd.Env, cmd.Dir = env, temp
+		out, err := cmd.CombinedOutput()
+		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		if len(out) == 0 {
+			t.Errorf("certpost %v printed nothing", args)
+		}
+		outputs.Write(out)
+	}
+	await(t, "the replay's letter", func() bool { return letters() == 11 })
+	for _, page := range []string{"/", "/healthz", "/metrics", "/readyz"} {
+		outputs.WriteString(fetch(httpAddr, page))
+	}
+
+	// An inline private key: its own event is the publisher's, nothing else may have it.
+	leak := canaries{"inline private key": c["private key"]}
+	before := streamed(t, js)
+	put(map[string]any{"id": "leak", "certificate": string(chain), "private_key": string(key)})
+	await(t, "the leak's letter", func() bool { return letters() == 12 })
+	after := streamed(t, js, "CERTPOST_EVENTS")
+
+	// A crash, for what it would leave: a core file, a stack in the log.
+	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	log, err := os.ReadFile(logFile.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(log), "goroutine ") {
+		t.Error("SIGQUIT left no stack in the log: the search would prove less than it says")
+	}
+	for where, text := range map[string]string{"the log": string(log), "commands and pages": outputs.String(), "the streams": before, "the streams after the leak": after} {
+		if len(text) < 1000 {
+			t.Errorf("%s: only %d bytes to search", where, len(text))
+		}
+		for _, what := range append(c.found(text), leak.found(text)...) {
+			t.Errorf("%s: %s", where, what)
+		}
+	}
+	searched := 0
+	err = filepath.WalkDir(temp, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		searched++
+		for _, what := range c.found(string(text)) {
+			t.Errorf("%s: %s", path, what)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d files below the temporary and working directory", searched)
+}
+
+// streamed is all that is in JetStream, headers included, without the streams named.
+func streamed(t *testing.T, js jetstream.JetStream, without ...string) string {
+	t.Helper()
+	ctx := context.Background()
+	var all strings.Builder
+	names := js.StreamNames(ctx)
+	for name := range names.Name() {
+		if strings.Contains(strings.Join(without, " "), name) {
+			continue
+		}
+		s, err := js.Stream(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for seq := s.CachedInfo().State.FirstSeq; seq <= s.CachedInfo().State.LastSeq; seq++ {
+			m, err := s.GetMsg(ctx, seq)
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&all, "%s %v %s\n", m.Subject, m.Header, m.Data)
+		}
+	}
+	if err := names.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+func fetch(addr, path string) string {
+	resp, err := http.Get("http://" + addr + path)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	var body strings.Builder
+	_ = resp.Write(&body)
+	_, text, _ := strings.Cut(body.String(), "\r\n\r\n")
+	return text
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("waited in vain for: %s", what)
+}
+
+// echoingRelay answers AUTH with the password that it was given, in the clear and
+// as base64: what some relays do in their logs and one or two in their replies.
+func echoingRelay(t *testing.T) string {
+	t.Helper()
+	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return echo{}, nil }))
+	server.AllowInsecureAuth = true
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	return l.Addr().String()
+}
+
+type echo struct{ smtp.Session }
+
+func (echo) Logout() error            { return nil }
+func (echo) AuthMechanisms() []string { return []string{sasl.Plain} }
+
+func (echo) Auth(string) (sasl.Server, error) {
+	return sasl.NewPlainServer(func(_, user, password string) error {
+		return &smtp.SMTPError{Code: 535, EnhancedCode: smtp.EnhancedCode{5, 7, 8},
+			Message: fmt.Sprintf("wrong: %s %s %s", user, password, base64.StdEncoding.EncodeToString([]byte("\x00"+user+"\x00"+password)))}
+	}), nil
+}
+
+// The search itself must be able to find what it looks for.
+func TestCanariesAreFound(t *testing.T) {
+	t.Parallel()
+	c := canaries{}
+	secret := c.add("a secret")
+	var qp strings.Builder
+	w := quotedprintable.NewWriter(&qp)
+	w.Write([]byte("it is " + secret))
+	w.Close()
+	for how, text := range map[string]string{
+		"plain": "x" + secret + "x", "base64 after one": base64.StdEncoding.EncodeToString([]byte("1" + secret + " tail")),
+		"base64 after two": base64.StdEncoding.EncodeToString([]byte("12" + secret)), "base64": base64.StdEncoding.EncodeToString([]byte(secret)),
+		"hexadecimal": strings.ToUpper(hex.EncodeToString([]byte(secret))), "quoted-printable": qp.String(), "query": url.QueryEscape(secret),
+	} {
+		if len(c.found(text)) == 0 {
+			t.Errorf("%s: not found in %s", how, text)
+		}
+	}
+	if found := c.found("nothing here"); len(found) > 0 {
+		t.Errorf("found in nothing: %v", found)
+	}
+}
