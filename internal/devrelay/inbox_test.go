@@ -131,6 +131,9 @@ func TestHostileMailsStayInTheirBox(t *testing.T) {
 		t.Errorf("the HTML part is %q", text)
 	}
 	policy := html.Header.Get("Content-Security-Policy")
+	if opener := html.Header.Get("Cross-Origin-Opener-Policy"); opener != "" {
+		t.Errorf("the frame has an opener policy (%s): browsers would leave it blank", opener)
+	}
 	if !strings.HasPrefix(policy, "sandbox; default-src 'none';") || strings.Contains(policy, "allow-") || strings.Contains(policy, "script-src") {
 		t.Errorf("the HTML part has the policy %q", policy)
 	}
