@@ -1,0 +1,174 @@
+package secrets
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+func TestPutKV2(t *testing.T) {
+	t.Parallel()
+	v, o := lab.Vault(t), observe(t)
+	spare := o.secret("spare")
+	// Three ways of being allowed to write; the last is the least.
+	for name, rules := range map[string]string{
+		"patch":            `path "secret/data/*" { capabilities = ["create", "update", "patch", "read"] }`,
+		"read and write":   `path "secret/data/*" { capabilities = ["create", "update", "read"] }`,
+		"create and patch": `path "secret/data/*" { capabilities = ["create", "update", "patch"] }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := o.open(t, v, o.asAppRole(t, v, "1h", rules))
+			admin := o.open(t, v, asToken(v.RootToken))
+			dir := "secret/" + name[:5] + "/"
+			key := o.keep("-----BEGIN PRIVATE KEY-----\n" + o.secret("key") + "\"\\<&>é\n-----END PRIVATE KEY-----\n")
+			put := func(ref Ref, secret string) {
+				t.Helper()
+				if err := store.Put(t.Context(), ref, New([]byte(secret))); o.said(err) != nil {
+					t.Errorf("%s: %v", ref, err)
+				}
+			}
+
+			created := mustRef(t, "vault:"+dir+"new#private_key")
+			put(created, key)
+			wantSecret(t, o, admin.Fresh, created, key, "1")
+
+			v.Put(t, dir+"full", map[string]any{"other": spare, "number": 1, "list": []int{1, 2}})
+			updated := mustRef(t, "vault:"+dir+"full#private_key")
+			put(updated, key)
+			put(updated, key+"2")
+			wantSecret(t, o, admin.Fresh, updated, key+"2", "3")
+			wantSecret(t, o, admin.Fresh, mustRef(t, "vault:"+dir+"full#other"), spare, "3")
+			fields := v.Call(t, "GET", dir[:7]+"data/"+dir[7:]+"full", nil)["data"].(map[string]any)["data"]
+			if got := fmt.Sprint(fields.(map[string]any)["number"], fields.(map[string]any)["list"]); got != "1 [1 2]" {
+				t.Errorf("the other fields are now %v", got)
+			}
+
+			if name == "create and patch" {
+				return // it cannot see which version a deleted one was
+			}
+			v.Put(t, dir+"gone", map[string]any{"other": spare})
+			v.Call(t, "DELETE", dir[:7]+"data/"+dir[7:]+"gone", nil)
+			gone := mustRef(t, "vault:"+dir+"gone#private_key")
+			put(gone, key)
+			wantSecret(t, o, admin.Fresh, gone, key, "2")
+		})
+	}
+}
+
+// Two programs write different fields of one secret at the same time: all of it
+// is there afterwards.
+func TestPutAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	v, o := lab.Vault(t), observe(t)
+	for name, rules := range map[string]string{
+		"patch": `path "secret/data/*" { capabilities = ["create", "update", "patch", "read"] }`,
+		"cas":   `path "secret/data/*" { capabilities = ["create", "update", "read"] }`,
+	} {
+		store := o.open(t, v, o.asAppRole(t, v, "1h", rules))
+		var workers sync.WaitGroup
+		for i := range 4 {
+			workers.Go(func() {
+				ref := mustRef(t, fmt.Sprintf("vault:secret/%s#k%d", name, i))
+				if err := store.Put(t.Context(), ref, New([]byte(o.secret("x")))); o.said(err) != nil {
+					t.Errorf("%s: %v", ref, err)
+				}
+			})
+		}
+		workers.Wait()
+		fields := v.Call(t, "GET", "secret/data/"+name, nil)["data"].(map[string]any)["data"].(map[string]any)
+		if len(fields) != 4 {
+			t.Errorf("%s: of four fields %d are left", name, len(fields))
+		}
+	}
+}
+
+func TestPutKV1(t *testing.T) {
+	t.Parallel()
+	v, o := lab.Vault(t), observe(t)
+	v.Mount(t, "old", "kv-v1")
+	store := o.open(t, v, o.asAppRole(t, v, "1h", `path "old/*" { capabilities = ["create", "update", "read"] }`))
+	spare, key := o.secret("spare"), o.secret("key")
+	v.Put(t, "old/full", map[string]any{"other": spare})
+	for _, at := range []string{"old/full", "old/new"} {
+		ref := mustRef(t, "vault:"+at+"#private_key")
+		if err := store.Put(t.Context(), ref, New([]byte(key))); o.said(err) != nil {
+			t.Errorf("%s: %v", ref, err)
+		}
+		wantSecret(t, o, store.Get, ref, key, "")
+	}
+	wantSecret(t, o, store.Get, mustRef(t, "vault:old/full#other"), spare, "")
+}
+
+// What was written is what Get gives, whatever the cache held.
+func TestPutAndGet(t *testing.T) {
+	t.Parallel()
+	v, o := lab.Vault(t), observe(t)
+	store := o.open(t, v, asToken(v.RootToken))
+	ref := mustRef(t, "vault:secret/x#k")
+	for i := range 3 {
+		secret := o.secret("x")
+		if err := store.Put(t.Context(), ref, New([]byte(secret))); o.said(err) != nil {
+			t.Fatal(err)
+		}
+		wantSecret(t, o, store.Get, ref, secret, fmt.Sprint(i+1))
+	}
+}
+
+func TestPutRefused(t *testing.T) {
+	t.Parallel()
+	v, o := lab.Vault(t), observe(t)
+	v.Mount(t, "transit", "transit")
+	v.Put(t, "secret/full", map[string]any{"other": o.secret("spare")})
+	key := New([]byte(o.secret("key")))
+	reader := o.open(t, v, o.asAppRole(t, v, "1h", readSecret))
+	blind := o.open(t, v, o.asAppRole(t, v, "1h", `path "secret/data/full" { capabilities = ["create", "update"] }`))
+	root := o.open(t, v, asToken(v.RootToken))
+	for name, test := range map[string]struct {
+		err  error
+		kind error
+		says string
+	}{
+		"no right":       {reader.Put(t.Context(), mustRef(t, "vault:secret/full#k"), key), ErrDenied, "may not create secret/data/full"},
+		"no right, new":  {reader.Put(t.Context(), mustRef(t, "vault:secret/new#k"), key), ErrDenied, "may not create secret/data/new"},
+		"would destroy":  {blind.Put(t.Context(), mustRef(t, "vault:secret/full#k"), key), ErrDenied, `capabilities = ["patch"]`},
+		"no mount":       {reader.Put(t.Context(), mustRef(t, "vault:nowhere/x#k"), key), ErrDenied, "what is mounted at nowhere"},
+		"no KV":          {root.Put(t.Context(), mustRef(t, "vault:transit/keys/x#k"), key), ErrDenied, "no KV engine"},
+		"version":        {root.Put(t.Context(), mustRef(t, "vault:secret/full#k@2"), key), ErrDenied, "version"},
+		"nothing":        {root.Put(t.Context(), mustRef(t, "vault:secret/full#k"), Value{}), ErrDenied, "empty"},
+		"not text":       {root.Put(t.Context(), mustRef(t, "vault:secret/full#k"), New([]byte{0xff})), ErrDenied, "UTF-8"},
+		"elsewhere":      {root.Put(t.Context(), mustRef(t, "file:/tmp/x"), key), ErrDenied, "to Vault alone"},
+		"templates":      {root.Put(t.Context(), mustRef(t, "vault:secret/{host}#k"), key), ErrDenied, "no value here"},
+		"not a good ref": {root.Put(t.Context(), Ref{Vault: &VaultRef{Mount: "secret", Path: "../sys", Key: "k"}}, key), ErrDenied, `".."`},
+	} {
+		t.Run(name, func(t *testing.T) { isError(t, o, test.err, test.kind, test.says) })
+	}
+	meta := v.Call(t, "GET", "secret/metadata/full", nil)["data"].(map[string]any)
+	if meta["current_version"] != 1.0 {
+		t.Errorf("the secret was written over: version %v", meta["current_version"])
+	}
+}
+
+// The answer to a write that was made is lost: the caller hears that Vault is
+// unavailable, and may write once more.
+func TestPutWithTheAnswerLost(t *testing.T) {
+	t.Parallel()
+	o := observe(t)
+	var writes atomic.Int64
+	server := imitate(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPatch {
+			writes.Add(1)
+		}
+		panic(http.ErrAbortHandler)
+	})
+	store := o.openAt(t, server.URL, time.Second)
+	isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte(o.secret("key")))), ErrUnavailable, "cut off")
+	if writes.Load() != 1 {
+		t.Errorf("written %d times behind the caller's back", writes.Load())
+	}
+}
