@@ -57,8 +57,9 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	if !j.due(ctx) {
 		return
 	}
+	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
-		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed,
+		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx),
 	})
 	r.metrics.attempt(l.name, failure)
@@ -126,10 +127,15 @@ func (j *job) due(ctx context.Context) bool {
 		return false
 	case entry.State == StateSending:
 		j.entry.Uncertain = true
+	case entry.State == StateWaiting && entry.decided():
+		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // we died before the dead letter
+		return false
 	case entry.State != StateWaiting: // sent and forced, dead, discarded: a new life
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
+		// Whoever does not have the mail gets it: addresses may have been mended.
+		j.entry.Owed, j.entry.Refused = nil, nil
 		if entry.State == StateSent {
-			j.entry.Accepted, j.entry.Owed, j.entry.Uncertain = nil, nil, false
+			j.entry.Accepted, j.entry.Uncertain = nil, false
 		}
 	}
 	if j.entry.Uncertain && j.r.set.DeadLetterUnknown && entry.State != StateDead {
@@ -160,11 +166,13 @@ func (j *job) claim(ctx context.Context) func(until time.Time) error {
 		if e.Uncertain {
 			e.PossibleDuplicates++
 		}
+		j.r.reached(pointClaiming)
 		j.claimErr = j.write(ctx, e)
 		j.claimed = j.claimErr == nil
 		if j.claimed && e.Uncertain {
 			j.r.metrics.duplicates.Inc()
 		}
+		j.r.reached(pointClaimed)
 		return j.claimErr
 	}
 }
@@ -207,7 +215,7 @@ func (j *job) contain(ctx context.Context) {
 		j.dead(ctx, f)
 		return
 	}
-	j.retry(ctx, f)
+	j.retry(ctx, nil, f)
 }
 
 // keepAlive tells the server that messages are in work until the returned

@@ -7,8 +7,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"flag"
+	"fmt"
 	"io"
 	"math/big"
 	"os"
@@ -29,6 +31,18 @@ import (
 // TestMain lets more tests wait side by side than there are cores: they wait for
 // servers, not for the processor.
 func TestMain(m *testing.M) {
+	if text := os.Getenv(crashVariable); text != "" {
+		var plan crashPlan
+		err := json.Unmarshal([]byte(text), &plan)
+		if err == nil {
+			err = crashChild(plan)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	flag.Parse()
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
@@ -51,6 +65,7 @@ type postOffice struct {
 type mail struct {
 	event, target string
 	recipients    []string
+	kept          []string // who had the mail before
 	duplicate     bool
 }
 
@@ -145,7 +160,7 @@ var lostReply = &verdict.Receipt{}
 func (p *postOffice) take(ev *events.Event, a verdict.Attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mailbox = append(p.mailbox, mail{ev.ID, a.Target, a.Recipients, a.PossibleDuplicate})
+	p.mailbox = append(p.mailbox, mail{ev.ID, a.Target, a.Recipients, a.Accepted, a.PossibleDuplicate})
 }
 
 func (p *postOffice) mails(event string) []mail {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,14 +54,57 @@ type Entry struct {
 	// Panics counts tries that ended in a defect of ours.
 	Panics int `json:"panics,omitempty"`
 
-	// Accepted have the mail; Owed still need it (nil: all of the target's).
-	Accepted []string `json:"accepted,omitempty"`
-	Owed     []string `json:"owed,omitempty"`
+	// Accepted have the mail; Refused never will, and end in one dead letter when
+	// the fate of the others is decided; Owed are to be tried (again). With all
+	// three empty the target says who is.
+	Accepted []string          `json:"accepted,omitempty"`
+	Refused  []verdict.Refusal `json:"refused,omitempty"`
+	Owed     []string          `json:"owed,omitempty"`
 
 	Failure *FailureRecord   `json:"failure,omitempty"` // of the last try that failed
 	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail taken
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
+}
+
+// judge takes in what an attempt found out about the recipients.
+func (e *Entry) judge(receipt *verdict.Receipt, failure *verdict.Failure) {
+	if receipt != nil {
+		e.Receipt, e.Uncertain = receipt, false
+		e.Accepted = union(e.Accepted, receipt.Recipients)
+	}
+	if failure == nil {
+		e.Owed = nil
+		return
+	}
+	e.Refused = append(slices.Clip(e.Refused), failure.Refused...)
+	if failure.Recipients != nil {
+		e.Owed = slices.DeleteFunc(slices.Clone(failure.Recipients), e.isRefused)
+	}
+}
+
+func (e *Entry) isRefused(recipient string) bool {
+	return slices.ContainsFunc(e.Refused, func(r verdict.Refusal) bool { return r.Recipient == recipient })
+}
+
+// decided reports that nobody is left to be tried, and some were refused.
+func (e *Entry) decided() bool { return len(e.Owed) == 0 && len(e.Refused) > 0 }
+
+// without are all who do not have the mail: for a dead letter. None: all of the
+// target's.
+func (e *Entry) without() []string {
+	missing := slices.Clone(e.Owed)
+	for _, r := range e.Refused {
+		missing = union(missing, []string{r.Recipient})
+	}
+	return missing
+}
+
+// waiting is the entry after a try that failed for now.
+func (e Entry) waiting(f *verdict.Failure) Entry {
+	e.State, e.Owner, e.Lease, e.Failure = StateWaiting, "", time.Time{}, record(f)
+	e.Uncertain = e.Uncertain || certainty(f) == verdict.May
+	return e
 }
 
 // FailureRecord is the part of a verdict.Failure that is stored.

@@ -23,9 +23,11 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		return
 	}
 	if receipt != nil {
-		j.entry.Receipt = receipt
-		j.entry.Accepted = union(j.entry.Accepted, receipt.Recipients)
-		j.entry.Uncertain = false
+		j.r.reached(pointAccepted)
+	}
+	j.entry.judge(receipt, failure)
+	if receipt != nil && failure == nil && j.entry.decided() {
+		failure = verdict.RefusedAll(j.entry.Refused) // by earlier tries
 	}
 	switch {
 	case failure == nil && receipt != nil:
@@ -34,23 +36,27 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	case failure == nil:
 		// A courier that gives neither receipt nor reason has a defect; the
 		// delivery must not be lost for it.
-		j.retry(ctx, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "the attempt ended without a verdict"})
+		j.retry(ctx, nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "the attempt ended without a verdict"})
 	case ctx.Err() != nil && receipt == nil:
 		j.interrupted(ctx, failure)
 	case failure.Relay && receipt == nil:
 		j.relayFailed(ctx, failure)
 	default:
-		j.entry.Owed = failure.Recipients
 		j.relayAnswered()
+		final := failure
 		switch {
 		case certainty(failure) == verdict.May && j.r.set.DeadLetterUnknown:
-			j.dead(ctx, uncertain(failure.Reason))
+			final = uncertain(failure.Reason)
 		case failure.Retry() && !j.tooOld():
-			j.retry(ctx, failure)
+			j.retry(ctx, receipt, failure)
+			return
 		case failure.Retry():
-			j.dead(ctx, expired(failure, time.Since(j.since)))
-		default:
-			j.dead(ctx, failure)
+			final = expired(failure, time.Since(j.since))
+		}
+		// Who has the mail is written down before the dead letter, which may not be
+		// stored at once.
+		if receipt == nil || j.remember(ctx, j.entry.waiting(final), j.leaseEnd()) {
+			j.dead(ctx, final)
 		}
 	}
 }
@@ -84,31 +90,38 @@ func expired(f *verdict.Failure, age time.Duration) *verdict.Failure {
 	return &e
 }
 
-// sent records the relay's reply and only then acknowledges. The write is tried
-// as long as the lease protects us: if it is never made, the next one to look
-// finds an unknown outcome.
+// sent records the relay's reply and only then acknowledges.
 func (j *job) sent(ctx context.Context) {
 	e := j.entry
 	wasDead := e.DeadLetter != ""
-	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter, e.Owed = StateSent, "", time.Time{}, nil, "", nil
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), j.leaseEnd())
-	defer cancel()
-	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		err := j.write(ctx, e)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, errClaimLost) || ctx.Err() != nil {
-			j.log("accepted by the relay, but the ledger could not be told; it may be sent again", "unrecorded", nil)
-			j.giveBack(jitter(5*time.Second), err)
-			return
-		}
-		sleep(ctx, delay)
+	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter = StateSent, "", time.Time{}, nil, ""
+	if !j.remember(ctx, e, j.leaseEnd()) {
+		return
 	}
 	if wasDead || j.gen != 1 || j.redelivered() { // 0: published by hand
 		j.offTheList(ctx)
 	}
 	j.finish(ctx, "sent", nil)
+}
+
+// remember writes what came of the try, until a moment that the lease covers: if
+// it is never written, the next one to look finds an unknown outcome. Then the
+// message has been given back.
+func (j *job) remember(ctx context.Context, e Entry, until time.Time) bool {
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
+	defer cancel()
+	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+		err := j.write(ctx, e)
+		if err == nil {
+			return true
+		}
+		if errors.Is(err, errClaimLost) || ctx.Err() != nil {
+			j.log("the ledger could not be told what came of this try; it may be sent again", "unrecorded", nil)
+			j.giveBack(jitter(5*time.Second), err)
+			return false
+		}
+		sleep(ctx, delay)
+	}
 }
 
 func (j *job) leaseEnd() time.Time {
@@ -136,20 +149,19 @@ func (j *job) offTheList(ctx context.Context) {
 	}
 }
 
-// retry records the failure and gives the message back with a growing delay.
-func (j *job) retry(ctx context.Context, f *verdict.Failure) {
-	e := j.entry
-	e.State, e.Owner, e.Lease, e.Failure = StateWaiting, "", time.Time{}, record(f)
-	e.Uncertain = e.Uncertain || certainty(f) == verdict.May
-	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
-	defer cancel()
-	if err := j.write(write, e); err != nil {
-		j.giveBack(jitter(5*time.Second), err)
+// retry records the failure and gives the message back with a growing delay,
+// which begins anew when the try got the mail to somebody: a relay that takes
+// two recipients at a time is not asked once an hour.
+func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Failure) {
+	until, tries := time.Now().Add(leaseMargin), max(j.entry.Attempts, 1)
+	if receipt != nil {
+		until, tries = j.leaseEnd(), 1
+	}
+	if !j.remember(ctx, j.entry.waiting(f), until) {
 		return
 	}
-	delay := j.r.set.retryDelay(max(e.Attempts, 1))
 	j.log("", "retry", f)
-	j.giveBack(delay, nil)
+	j.giveBack(j.r.set.retryDelay(tries), nil)
 }
 
 // relayFailed costs the delivery nothing: the lane pauses instead.
@@ -181,12 +193,14 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	d := j.letter(f)
+	j.r.reached(pointDying)
 	if err := j.r.bury(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
 		j.r.metrics.buryFailed.Inc()
 		j.log("a dead letter could not be stored; the delivery waits", "unburied", f)
 		j.giveBack(j.r.set.unburiedDelay(), err)
 		return
 	}
+	j.r.reached(pointBuried)
 	// An event that cannot be read has no place in the ledger, and one under
 	// another's id must not overwrite what is known of that.
 	if j.event != nil && (j.entry.Digest == j.event.Digest()) {
@@ -194,7 +208,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		old := e.DeadLetter
 		e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter = StateDead, "", time.Time{}, record(f), d.Subject
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
-		e.Uncertain = certainty(f) == verdict.May
+		e.Owed, e.Uncertain = e.without(), certainty(f) == verdict.May
 		if err := j.write(ctx, e); err != nil {
 			j.giveBack(jitter(5*time.Second), err)
 			return
@@ -203,6 +217,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 			j.replaceLetter(ctx, old)
 		}
 	}
+	j.r.reached(pointDead)
 	j.finish(ctx, "dead", f)
 }
 
@@ -223,6 +238,9 @@ func (j *job) letter(f *verdict.Failure) *DeadLetter {
 	d.Attempts, d.First, d.Last = j.entry.Attempts, j.entry.First, j.entry.Last
 	d.ReplaySubject, d.Body = j.msg.Subject(), j.msg.Data()
 	d.TraceParent = traceParent(j.msg.Headers())
+	if missing := j.entry.without(); missing != nil {
+		d.Recipients = missing // those of earlier tries among them
+	}
 	if j.event != nil {
 		d.Event, d.Token = j.event.ID, j.token
 		return d
@@ -271,6 +289,7 @@ func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
 		// It comes back, finds the ledger's entry and is acknowledged then.
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("an acknowledgement was not confirmed")
 	}
+	j.r.reached(pointSettled)
 	j.r.metrics.settle(j.lane.name, state, j.since)
 	j.log("", state, f)
 }

@@ -140,8 +140,12 @@ type Failure struct {
 	RetryAnyway bool
 	// Certainty is NotSent unless the content may have been taken.
 	Certainty Certainty
-	// Recipients are the addresses still owed; nil means all of them.
+	// Recipients are the addresses still owed; nil means all that were tried.
 	Recipients []string
+	// Refused are those of the Recipients that the relay refused for good, one by
+	// one. They are not tried again, also when the failure is because of the
+	// others: once the fate of these is decided, the refused end in one dead letter.
+	Refused []Refusal
 	// Secrets are the versions of what the attempt used, by reference.
 	Secrets map[string]string
 	// Cause is for errors.Is and errors.As alone: its text may quote input.
@@ -161,6 +165,33 @@ func (f *Failure) Error() string {
 }
 
 func (f *Failure) Unwrap() error { return f.Cause }
+
+// Refusal is a relay's final no to one recipient. It may be stored and shown.
+type Refusal struct {
+	Recipient    string `json:"recipient"`
+	Code         Code   `json:"code"`
+	Reason       string `json:"reason"` // our words
+	ReplyCode    int    `json:"reply_code"`
+	EnhancedCode string `json:"enhanced_code,omitempty"`
+	Reply        string `json:"reply,omitempty"` // cleaned and cut
+}
+
+// RefusedAll is the verdict when recipients were refused for good and nobody
+// else is owed the mail: that of the first one, about all of them.
+func RefusedAll(refusals []Refusal) *Failure {
+	first := refusals[0]
+	f := &Failure{
+		Code: first.Code, Phase: PhaseRcpt, Reason: first.Reason, ReplyCode: first.ReplyCode,
+		EnhancedCode: first.EnhancedCode, Reply: first.Reply, Certainty: NotSent, Refused: refusals,
+	}
+	for _, r := range refusals {
+		f.Recipients = append(f.Recipients, r.Recipient)
+	}
+	if len(refusals) > 1 {
+		f.Reason = fmt.Sprintf("%d recipients were refused; %s", len(refusals), first.Reason)
+	}
+	return f
+}
 
 // Certificate is what is remembered of a delivered certificate: public facts
 // that answer "what went to whom".
@@ -205,6 +236,9 @@ type Attempt struct {
 	Number int // 1 for the first
 	// Recipients, when not nil, are the only ones still owed.
 	Recipients []string
+	// Accepted have the mail already and do not get it again, whatever the target
+	// says by now.
+	Accepted []string
 	// PossibleDuplicate marks a mail whose earlier outcome is unknown: same
 	// Message-ID, and a header that says so.
 	PossibleDuplicate bool
