@@ -48,7 +48,7 @@ type job struct {
 func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.contain(ctx)
-	stop := keepAlive(msg)
+	stop := keepAlive(r.ackWait, msg)
 	defer stop()
 	if failure := j.read(); failure != nil {
 		j.dead(ctx, failure)
@@ -220,7 +220,7 @@ func (j *job) contain(ctx context.Context) {
 
 // keepAlive tells the server that messages are in work until the returned
 // function is called.
-func keepAlive(msgs ...jetstream.Msg) (stop func()) {
+func keepAlive(ackWait time.Duration, msgs ...jetstream.Msg) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		tick := time.NewTicker(ackWait / 3)

@@ -51,6 +51,8 @@ type Broker struct {
 	server *embedded // nil with an external server
 	nc     *nats.Conn
 	js     jetstream.JetStream
+
+	ackWait time.Duration // ackWait, but for tests
 }
 
 // Open starts the embedded server or connects to the configured one. An
@@ -61,7 +63,7 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 	if cfg.Replicas == 0 {
 		cfg.Replicas = 1
 	}
-	b := &Broker{cfg: cfg, log: log}
+	b := &Broker{cfg: cfg, log: log, ackWait: ackWait}
 	var err error
 	if cfg.URL == "" {
 		if b.server, err = startEmbedded(cfg, log); err != nil {
@@ -89,7 +91,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	if cfg.Replicas == 0 {
 		cfg.Replicas = 1
 	}
-	b := &Broker{cfg: cfg, log: log}
+	b := &Broker{cfg: cfg, log: log, ackWait: ackWait}
 	opts, err := options(cfg, log)
 	if err != nil {
 		return nil, err
@@ -130,8 +132,8 @@ func (b *Broker) URL() string {
 // Health says what is wrong with JetStream right now; nil when all that a
 // delivery needs answers. It makes one request and is meant for readiness.
 func (b *Broker) Health(ctx context.Context) error {
-	if !b.nc.IsConnected() {
-		return fmt.Errorf("not connected to NATS at %s", b.URL())
+	if err := b.away(); err != nil {
+		return err
 	}
 	for _, name := range []string{EventsStream, DeliveriesStream, DeadLettersStream} {
 		if _, err := b.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -141,6 +143,15 @@ func (b *Broker) Health(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// away says that there is no connection, in better words than the client has for
+// a request that it cannot send.
+func (b *Broker) away() error {
+	if b.nc.IsConnected() {
+		return nil
+	}
+	return fmt.Errorf("not connected to NATS at %s", b.URL())
 }
 
 // Connected reports whether there is a connection to NATS at this moment.

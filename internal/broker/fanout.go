@@ -88,8 +88,9 @@ type fanned struct {
 // fanOut publishes what becomes of a group of events, and only then acknowledges
 // them.
 func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
-	stop := keepAlive(group...)
+	stop := keepAlive(r.ackWait, group...)
 	defer stop()
+	r.reached(pointFetched)
 	all := make([]*fanned, 0, len(group))
 	var deliveries []*nats.Msg
 	for _, msg := range group {
@@ -104,6 +105,7 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		}
 		return
 	}
+	r.reached(pointPublished)
 	for _, f := range all {
 		r.settleEvent(ctx, f)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
 
 	"github.com/certpost/certpost/internal/events"
@@ -50,6 +51,9 @@ type Settings struct {
 	Grace time.Duration
 	// LogAddresses puts recipients' addresses into the log.
 	LogAddresses bool
+	// Reached, when set, is told when a named point (points.go) is reached. Tests
+	// end the process there.
+	Reached func(point string)
 }
 
 // Runner is a broker at work for one courier.
@@ -102,6 +106,8 @@ func (r *Runner) Run(ctx context.Context) error {
 
 // prepare brings the topology up, waiting for NATS as long as it takes.
 func (r *Runner) prepare(ctx context.Context) error {
+	connected := r.nc.StatusChanged(nats.CONNECTED)
+	defer r.nc.RemoveStatusListener(connected)
 	for delay := time.Second; ; delay = min(2*delay, 30*time.Second) {
 		err := r.ensureTopology(ctx)
 		if err == nil {
@@ -120,7 +126,11 @@ func (r *Runner) prepare(ctx context.Context) error {
 		}
 		r.setReady(err)
 		r.log.Warn().Err(err).Dur("again_in", delay).Msg("JetStream is not ready; nothing is delivered until it is")
-		sleep(ctx, delay)
+		select {
+		case <-ctx.Done():
+		case <-connected: // the wait was for that, most of the time
+		case <-time.After(delay):
+		}
 	}
 }
 

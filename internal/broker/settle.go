@@ -98,6 +98,7 @@ func (j *job) sent(ctx context.Context) {
 	if !j.remember(ctx, e, j.leaseEnd()) {
 		return
 	}
+	j.r.reached(pointRecorded)
 	if wasDead || j.gen != 1 || j.redelivered() { // 0: published by hand
 		j.offTheList(ctx)
 	}
@@ -160,6 +161,7 @@ func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Fa
 	if !j.remember(ctx, j.entry.waiting(f), until) {
 		return
 	}
+	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
 	j.giveBack(j.r.set.retryDelay(tries), nil)
 }

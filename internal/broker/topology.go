@@ -39,8 +39,9 @@ const (
 )
 
 // ackWait is how long a message may go without a sign of life before it is
-// delivered again; every message in work gives one each third of it.
-const ackWait = 60 * time.Second
+// delivered again; every message in work gives one each third of it. It is also
+// what a killed process keeps its messages from being tried again.
+const ackWait = 30 * time.Second
 
 // maxAckPending bounds what may wait with a NAK's delay on one consumer: due
 // redeliveries are looked for among them all.
@@ -97,6 +98,9 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 // ensureTopology creates what is missing, updates what is ours and refuses what
 // is not. It is run at start and again whenever something turns out missing.
 func (b *Broker) ensureTopology(ctx context.Context) error {
+	if err := b.away(); err != nil {
+		return err
+	}
 	for _, want := range b.streams() {
 		if err := b.ensureStream(ctx, want); err != nil {
 			return err
@@ -145,7 +149,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 // the delays of our NAKs).
 func (b *Broker) ensureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
 	want.AckPolicy = jetstream.AckExplicitPolicy
-	want.AckWait = ackWait
+	want.AckWait = b.ackWait
 	want.MaxDeliver = -1
 	want.Replicas = 0 // as the stream
 	want.Metadata = owned

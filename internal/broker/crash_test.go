@@ -1,0 +1,359 @@
+//go:build unix
+
+package broker
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Every test here runs the broker and the real courier in a process of its own,
+// which kills itself with SIGKILL when it reaches a named point, the relay's side
+// included. Then it is started again, until nothing is pending; what the relay and
+// the streams hold by then is compared with what may happen at that point.
+
+// crashPlan is what the child is told.
+type crashPlan struct {
+	Dir, Relay string
+	Point      string // where to die; "" nowhere
+	Events     int    // to publish before the work starts
+	Target     string
+}
+
+// crashReport is what a child says that reached its end.
+type crashReport struct {
+	Entries []Entry
+	Letters []string
+}
+
+const crashVariable = "CERTPOST_TEST_CRASH_PLAN"
+
+// crashChild is the child's side; TestMain calls it.
+func crashChild(plan crashPlan) error {
+	// Not always flushed: SIGKILL ends a process, not the machine.
+	b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	if err != nil {
+		return err
+	}
+	b.ackWait = 2 * time.Second
+	host, port, err := net.SplitHostPort(plan.Relay)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	var targets []delivery.Target
+	for _, id := range []string{"good", "refused", "busy"} {
+		t := delivery.Target{ID: id, Host: host, Port: n, TLSMode: delivery.TLSPlaintext, FromAddress: "certs@example.com", To: []string{id + "@example.com"}}
+		t.SetDefaults()
+		t.TLSMode, t.Port = delivery.TLSPlaintext, n
+		targets = append(targets, t)
+	}
+	definitions, problems := delivery.NewDefinitions(targets)
+	if definitions == nil {
+		return fmt.Errorf("targets: %v", problems)
+	}
+	store, err := secrets.Open(secrets.Config{}, nop())
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	courier := delivery.NewCourier(delivery.NewBook(definitions, delivery.Source{}), store, delivery.Options{})
+	set := quick()
+	set.Reached = func(point string) {
+		if point == plan.Point {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // the signal may take a moment
+		}
+	}
+	r := b.NewRunner(courier, set, newTestMetrics())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	if err := b.ensureTopology(ctx); err != nil {
+		cancel()
+		return err
+	}
+	for i := range plan.Events {
+		if _, _, err := b.Publish(ctx, event(fmt.Sprintf("e%d", i), plan.Target)); err != nil {
+			cancel()
+			return err
+		}
+	}
+	go func() { done <- r.Run(ctx) }()
+	for {
+		backlog, err := b.Backlog(ctx)
+		if err == nil && backlog.Events == 0 && backlog.Deliveries == 0 {
+			break
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		return err
+	}
+	var report crashReport
+	if report.Entries, err = b.Deliveries(context.Background(), "", ""); err != nil {
+		return err
+	}
+	for d, err := range b.DeadLetters(context.Background(), "") {
+		if err != nil {
+			return err
+		}
+		report.Letters = append(report.Letters, d.Subject)
+	}
+	b.Close()
+	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+// runChild starts a child; without a report it was killed. kill, when not nil,
+// gets the child's process.
+func runChild(t *testing.T, plan crashPlan, child func(*os.Process)) (*crashReport, error) {
+	t.Helper()
+	text, err := json.Marshal(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashVariable+"="+string(text))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	child(cmd.Process)
+	timer := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	said, _ := io.ReadAll(out)
+	if err := cmd.Wait(); err != nil {
+		if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+			return nil, fmt.Errorf("%w: %s", err, &stderr)
+		}
+		return nil, nil
+	}
+	var report crashReport
+	if err := json.Unmarshal(said, &report); err != nil {
+		return nil, fmt.Errorf("%w: %q %s", err, said, &stderr)
+	}
+	return &report, nil
+}
+
+func TestCrashAtEveryPoint(t *testing.T) {
+	for _, c := range []struct {
+		point, target string
+		mails         int // the most that may have arrived of the event
+		marked        bool
+	}{
+		// Before the claim nothing can have gone out.
+		{pointFetched, "good", 1, false},
+		{pointPublished, "good", 1, false},
+		{pointDue, "good", 1, false},
+		{pointClaiming, "good", 1, false},
+		// Between claim and record the outcome is unknown.
+		{pointClaimed, "good", 1, true},
+		{"relay: before the final dot", "good", 1, true},
+		{"relay: after the final dot", "good", 2, true},
+		{pointAccepted, "good", 2, true},
+		// Afterwards the ledger knows.
+		{pointRecorded, "good", 1, false},
+		{pointSettled, "good", 1, false},
+		{pointDying, "refused", 0, false},
+		{pointBuried, "refused", 0, false},
+		{pointDead, "refused", 0, false},
+		{pointWaiting, "busy", 1, false},
+	} {
+		t.Run(strings.ReplaceAll(c.point, " ", "_")+"/"+c.target, func(t *testing.T) {
+			t.Parallel()
+			relay, err := devrelay.Start(devrelay.Config{Rules: []devrelay.Rule{
+				{Stage: devrelay.StageRcpt, Recipient: "refused@*", Code: 550, Enhanced: "5.1.1", Text: "no"},
+				{Stage: devrelay.StageRcpt, Recipient: "busy@*", Code: 450, Enhanced: "4.2.0", Text: "later", Times: 2},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer relay.Close()
+			var process atomic.Pointer[os.Process]
+			wire := newGuillotine(t, relay.Plain(), c.point, func() { process.Load().Kill() })
+			plan := crashPlan{Dir: t.TempDir(), Relay: wire, Point: c.point, Events: 1, Target: c.target}
+			if report, err := runChild(t, plan, process.Store); err != nil || report != nil {
+				t.Fatalf("the first life did not end at its point: %+v, %v", report, err)
+			}
+			plan.Point, plan.Events = "", 0
+			report, err := runChild(t, plan, process.Store)
+			if err != nil || report == nil {
+				t.Fatalf("the second life was killed: %v", err)
+			}
+
+			mails := relay.Mails()
+			dead := c.mails == 0
+			if len(mails) > c.mails || !dead && len(mails) == 0 {
+				t.Errorf("%d mails, want at least one and at most %d", len(mails), c.mails)
+			}
+			ids := map[string]bool{}
+			for i, m := range mails {
+				msg, err := m.Message()
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids[msg.Header.Get("Message-Id")] = true
+				if last := i == len(mails)-1; last && (msg.Header.Get("X-Certpost-Possible-Duplicate") == "yes") != c.marked {
+					t.Errorf("the mail sent after the crash says X-Certpost-Possible-Duplicate: %q, want it: %v", msg.Header.Get("X-Certpost-Possible-Duplicate"), c.marked)
+				}
+			}
+			if len(ids) > 1 {
+				t.Errorf("the mails have different Message-IDs: %v", ids)
+			}
+			if len(report.Entries) != 1 || (report.Entries[0].State == StateDead) != dead || !dead && report.Entries[0].State != StateSent {
+				t.Errorf("ledger: %+v", report.Entries)
+			}
+			if want := map[bool]int{true: 1, false: 0}[dead]; len(report.Letters) != want {
+				t.Errorf("dead letters: %v, want %d", report.Letters, want)
+			}
+			if dead && !strings.HasPrefix(report.Letters[0], "certpost.dead."+string(verdict.SMTPPermanent)+".") {
+				t.Errorf("dead letter: %s", report.Letters[0])
+			}
+		})
+	}
+}
+
+// newGuillotine is a forwarder before the relay that kills the child around the
+// final dot, once: before the relay gets it, or when the relay has answered it.
+func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var fallen atomic.Bool
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", relay)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				var dotted atomic.Bool
+				go func() {
+					replies := bufio.NewReader(server)
+					for {
+						line, err := replies.ReadString('\n')
+						if err != nil {
+							client.Close()
+							return
+						}
+						if dotted.Load() && point == "relay: after the final dot" && fallen.CompareAndSwap(false, true) {
+							kill()
+							return
+						}
+						if _, err := io.WriteString(client, line); err != nil {
+							return
+						}
+					}
+				}()
+				lines := bufio.NewReader(client)
+				for {
+					line, err := lines.ReadString('\n')
+					if line == ".\r\n" {
+						if point == "relay: before the final dot" && fallen.CompareAndSwap(false, true) {
+							kill()
+							return
+						}
+						dotted.Store(true)
+					}
+					if _, werr := io.WriteString(server, line); err != nil || werr != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// Killed again and again under load: nothing is lost, and no more mails are
+// doubled than outcomes were unknown.
+func TestKilledAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	const n = 300
+	plan := crashPlan{Dir: t.TempDir(), Relay: relay.Plain(), Events: n, Target: "good"}
+	var report *crashReport
+	for life := 0; report == nil; life++ {
+		var lived *time.Timer
+		report, err = runChild(t, plan, func(p *os.Process) {
+			if life < 5 {
+				lived = time.AfterFunc(time.Duration(800+150*life)*time.Millisecond, func() { p.Kill() })
+			}
+		})
+		if lived != nil {
+			lived.Stop()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if life == 0 && report == nil {
+			published, err := os.ReadDir(plan.Dir)
+			if err != nil || len(published) == 0 {
+				t.Fatalf("the first life wrote nothing: %v", err)
+			}
+		}
+		// Publishing again what was published is harmless: the ids are the same.
+	}
+	got := map[string]int{}
+	for _, m := range relay.Mails() {
+		msg, err := m.Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[msg.Header.Get("X-Certpost-Event-Id")]++
+	}
+	possible, sent := 0, 0
+	for _, e := range report.Entries {
+		possible += e.PossibleDuplicates
+		if e.State == StateSent {
+			sent++
+		}
+	}
+	if len(got) != n || sent != n || len(report.Letters) != 0 {
+		t.Errorf("%d of %d events arrived, %d are recorded as sent, dead letters: %v", len(got), n, sent, report.Letters)
+	}
+	if doubled := relay.Count() - n; doubled > possible {
+		t.Errorf("%d mails too many, but only %d outcomes were unknown", doubled, possible)
+	}
+	t.Logf("%d mails for %d events, %d outcomes unknown", relay.Count(), n, possible)
+}
