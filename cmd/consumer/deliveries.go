@@ -19,7 +19,7 @@ type deliveriesCmd struct {
 type deliveriesListCmd struct {
 	Target string        `help:"Only this target." placeholder:"ID"`
 	Event  string        `help:"Only this event." placeholder:"ID"`
-	State  string        `help:"Only this state: ${enum}." enum:",waiting,sending,sent,dead,discarded" default:"" placeholder:"STATE"`
+	State  string        `help:"Only this state: waiting, sending, sent, dead or discarded." enum:",waiting,sending,sent,dead,discarded" default:"" placeholder:"STATE"`
 	Since  time.Duration `help:"Only those with an attempt in this time (24h)." placeholder:"DURATION"`
 	Limit  int           `help:"At most so many; 0 for all." default:"100"`
 	Output string        `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
@@ -118,15 +118,11 @@ func deliveryFields(e broker.Entry) [][2]string {
 		fields = append(fields, [2]string{"Lease", when(e.Lease) + " by " + e.Owner})
 	}
 	if f := e.Failure; f != nil {
-		reply := ""
-		if f.ReplyCode != 0 {
-			reply = strings.TrimSpace(fmt.Sprintf("%d %s %s", f.ReplyCode, f.EnhancedCode, f.Reply))
-		}
 		fields = append(fields, [2]string{"Last failure", string(f.Code) + " in " + string(f.Phase)}, [2]string{"Reason", f.Reason},
-			[2]string{"Reply", reply}, [2]string{"Sent?", string(f.Certainty)})
+			[2]string{"Reply", reply(f.ReplyCode, f.EnhancedCode, f.Reply)}, [2]string{"Sent?", string(f.Certainty)})
 	}
 	if r := e.Receipt; r != nil {
-		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", fmt.Sprintf("%d %s", r.ReplyCode, r.Reply)},
+		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", reply(r.ReplyCode, "", r.Reply)},
 			[2]string{"Queue id", r.QueueID}, [2]string{"Message-ID", r.MessageID}, [2]string{"Size", fmt.Sprintf("%d bytes", r.Size)})
 		if c := r.Certificate; c != nil {
 			fields = append(fields, [2]string{"Certificate", c.CommonName}, [2]string{"Names", strings.Join(c.DNSNames, ", ")}, [2]string{"Issuer", c.Issuer},

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -24,7 +25,7 @@ type demoCmd struct {
 	Once    bool          `help:"Deliver the samples, print a table, and end: exit 0 if exactly what was to be expected happened."`
 	NATS    string        `name:"nats-listen" help:"Address of the embedded NATS (default: 127.0.0.1:4222, or a free port if that is taken)." placeholder:"ADDR"`
 	Inbox   string        `help:"Address of the inbox page (default: 127.0.0.1:8025, or a free port if that is taken)." placeholder:"ADDR"`
-	Timeout time.Duration `help:"With --once: the longest to wait." default:"60s"`
+	Timeout time.Duration `help:"The longest to wait for the samples." default:"60s"`
 	Verbose bool          `help:"Print the log, too." short:"v"`
 }
 
@@ -36,26 +37,22 @@ func (c *demoCmd) Run(a *app) error {
 	}
 	defer os.RemoveAll(dir)
 	d := &demo{dir: dir, out: a}
+	defer d.close()
 	if err := d.open(a.ctx, c); err != nil {
 		return err
 	}
-	defer d.close()
-	ctx, cancel := context.WithCancel(a.ctx)
-	defer cancel()
-	done := make(chan error, 2)
-	go func() { done <- d.service.run(ctx) }()
-	go func() { done <- d.inbox.serve(ctx) }()
-	samples, err := d.publish(ctx)
-	if err != nil {
-		return err
+	ctx, end := context.WithCancelCause(a.ctx)
+	var parts sync.WaitGroup
+	for _, run := range []func(context.Context) error{d.service.run, d.inbox.serve} {
+		parts.Go(func() { end(run(ctx)) }) // none goes on without the other
 	}
-	if c.Once {
-		err = d.once(ctx, samples, c.Timeout)
-		cancel()
-		return errors.Join(err, <-done, <-done)
+	err = d.show(ctx, c)
+	end(err)
+	parts.Wait()
+	if a.ctx.Err() != nil && !c.Once {
+		return nil // Ctrl-C is how it ends
 	}
-	d.explain()
-	return errors.Join(<-done, <-done)
+	return err
 }
 
 // demo is the running demonstration.
@@ -67,9 +64,29 @@ type demo struct {
 	inbox     *httpServer
 	authority *demoCA
 	service   *service
-	sampleCrt string // files for the commands that are shown
-	sampleKey string
 	cfgFile   string
+}
+
+// show has the samples delivered, and then says what came of them, or what to try
+// until somebody ends it.
+func (d *demo) show(ctx context.Context, c *demoCmd) error {
+	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("not everything was settled within %s", c.Timeout))
+	defer cancel()
+	samples, err := d.publish(limit)
+	if err == nil {
+		err = d.settled(limit)
+	}
+	switch {
+	case limit.Err() != nil:
+		return context.Cause(limit)
+	case err != nil:
+		return err
+	case c.Once:
+		return d.compare(limit, samples)
+	}
+	d.explain()
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
@@ -154,12 +171,7 @@ func (d *demo) write(password, natsListen string) error {
 			return err
 		}
 	}
-	d.sampleCrt, d.sampleKey = filepath.Join(d.dir, "www.example.com.pem"), filepath.Join(keys, "www.example.com.key")
-	crt, key, err := d.authority.issue("www.example.com")
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(os.WriteFile(d.sampleCrt, crt, 0o600), os.WriteFile(d.sampleKey, key, 0o600)); err != nil {
+	if err := d.writeSamples(); err != nil {
 		return err
 	}
 	d.cfgFile = filepath.Join(d.dir, "certpost.yaml")
@@ -168,6 +180,27 @@ func (d *demo) write(password, natsListen string) error {
 		port(d.relay.Submission()), strconv.Quote(ca), strconv.Quote(filepath.Join(d.dir, "password")),
 		port(d.relay.SMTPS()), strconv.Quote(ca), strconv.Quote(filepath.Join(d.dir, "password")), strconv.Quote(filepath.Join(d.dir, "passphrase")),
 		port(d.refusing.Submission()), strconv.Quote(refusingCA))), 0o600)
+}
+
+// writeSamples puts there what the commands that are shown take.
+func (d *demo) writeSamples() error {
+	crt, key, err := d.authority.issue("www.example.com")
+	if err != nil {
+		return err
+	}
+	chain, _, err := d.authority.issue("ftp.example.com")
+	if err != nil {
+		return err
+	}
+	event := events.Event{ID: "by-hand-1", Source: "demo://shell", Certificate: events.Certificate{PEM: string(chain)}}
+	for name, text := range map[string][]byte{
+		"www.example.com.pem": crt, "keys/www.example.com.key": key, "event.json": append(event.Encode(), '\n'),
+	} {
+		if err := os.WriteFile(filepath.Join(d.dir, name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func port(addr string) string {
@@ -220,14 +253,30 @@ type expectation struct {
 	code          verdict.Code
 }
 
-// publish sends the sample events, as any CA would.
-func (d *demo) publish(ctx context.Context) ([]expectation, error) {
-	for d.service.runner.Ready(ctx) != nil {
+// until looks again and again, until it is as it should be or the context ends.
+func until(ctx context.Context, ok func() bool) error {
+	for !ok() {
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):
 		}
+	}
+	return nil
+}
+
+// settled waits until nothing is pending.
+func (d *demo) settled(ctx context.Context) error {
+	return until(ctx, func() bool {
+		backlog, err := d.service.broker.Backlog(ctx)
+		return err == nil && backlog.Events == 0 && backlog.Deliveries == 0
+	})
+}
+
+// publish sends the sample events, as any CA would.
+func (d *demo) publish(ctx context.Context) ([]expectation, error) {
+	if err := until(ctx, func() bool { return d.service.runner.Ready(ctx) == nil }); err != nil {
+		return nil, err
 	}
 	samples := []struct {
 		id, name string
@@ -264,22 +313,9 @@ func (d *demo) publish(ctx context.Context) ([]expectation, error) {
 	}, nil
 }
 
-// once waits until everything is settled, prints what became of it, and compares
-// it with what should have: in the ledger, in the mailbox and among the letters.
-func (d *demo) once(ctx context.Context, want []expectation, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for {
-		backlog, err := d.service.broker.Backlog(ctx)
-		if err == nil && backlog.Events == 0 && backlog.Deliveries == 0 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("not everything was settled within %s", timeout)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+// compare prints what became of the samples, and compares it with what should
+// have: in the ledger, in the mailbox and among the letters.
+func (d *demo) compare(ctx context.Context, want []expectation) error {
 	entries, err := d.service.broker.Deliveries(ctx, "", "")
 	if err != nil {
 		return err
@@ -313,24 +349,43 @@ func (d *demo) once(ctx context.Context, want []expectation, timeout time.Durati
 	return nil
 }
 
-// explain says where to look and what to try.
+// explain says where to look and what to try. All of it is there to be pasted.
 func (d *demo) explain() {
-	url := d.service.broker.URL()
-	fmt.Fprintf(d.out.stdout, `Certpost is running with three sample targets; two got their certificates, one relay refuses its own.
+	program := d.program()
+	fmt.Fprintf(d.out.stdout, `Certpost is running. Of four sample deliveries three have arrived; the fourth is a dead letter, because its relay refuses it.
 
-  Inbox     %s
-  Health    %s/healthz
-  NATS      %s
-  Config    %s
+  Inbox   %[1]s
+  Health  %[2]s/healthz
+  NATS    %[3]s
+  Files   %[4]s    (certpost.yaml is worth reading)
 
-Publish another event:
-  go run ./cmd/consumer publish -c %s --cert %s --target ops-archive
-  nats --server %s pub certificate.issued --force-stdin < event.json     (examples/events/ has some)
+In another terminal:
+  cd %[4]s
 
-See the dead letter, and replay it:
-  go run ./cmd/consumer dead-letters list -c %s
-  go run ./cmd/consumer dead-letters replay -c %s --all
+Publish another event, with Certpost or with the NATS CLI:
+  %[5]s publish --cert www.example.com.pem --target ops-archive
+  %[5]s publish --cert www.example.com.pem --key-ref "file:$PWD/keys/www.example.com.key" --target java-keystore
+  nats --server %[3]s pub -J --force-stdin certificate.issued < event.json
+
+See the dead letter, and replay it (the relay will refuse it again):
+  %[5]s dead-letters list
+  %[5]s dead-letters replay --all
 
 Ctrl-C ends it; nothing is kept.
-`, d.inbox.address(), d.service.http.address(), url, d.cfgFile, d.cfgFile, d.sampleCrt, url, d.cfgFile, d.cfgFile)
+`, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), program)
+}
+
+// program is how this program is called from the demo's directory: by a link
+// there, wherever it is and however it was started, or by its path where links
+// cannot be made.
+func (d *demo) program() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "certpost"
+	}
+	name := "certpost" + filepath.Ext(self)
+	if os.Symlink(self, filepath.Join(d.dir, name)) == nil || os.Link(self, filepath.Join(d.dir, name)) == nil {
+		return "./" + name
+	}
+	return shellWord(self)
 }

@@ -133,7 +133,7 @@ func (h *health) healthz(w http.ResponseWriter, r *http.Request) {
 func (h *health) examine(ctx context.Context) []check {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if time.Since(h.at) < time.Second {
+	if time.Since(h.at) < time.Second && !h.s.ending.Load() {
 		return h.checks
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

@@ -55,6 +55,28 @@ func printable(s string) string {
 	}, s)
 }
 
+// reply is a relay's reply on one line. Its text begins with the enhanced code,
+// unless it was left out because it quoted a secret.
+func reply(code int, enhanced, text string) string {
+	if code == 0 {
+		return ""
+	}
+	if !strings.HasPrefix(text, enhanced) {
+		text = enhanced + " " + text
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d %s", code, text))
+}
+
+// shellWord is a word as a POSIX shell takes it: subjects and paths come from
+// others, and what is printed as a command gets pasted.
+func shellWord(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 func when(t time.Time) string {
 	if t.IsZero() {
 		return ""

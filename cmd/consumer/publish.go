@@ -18,7 +18,7 @@ const publishTimeout = 30 * time.Second
 
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
-	From     string            `help:"Read what an ACME client tells its hook: ${enum}." enum:",certbot,lego,acme.sh,dehydrated" placeholder:"CLIENT" xor:"what" required:""`
+	From     string            `help:"Read what an ACME client tells its hook: certbot, lego, acme.sh or dehydrated." enum:",certbot,lego,acme.sh,dehydrated" placeholder:"CLIENT" xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is kept: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {cn} and {domain} are filled in." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`

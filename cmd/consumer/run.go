@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -55,6 +56,7 @@ type service struct {
 	broker *broker.Broker
 	runner *broker.Runner
 	http   *httpServer
+	ending atomic.Bool // the end was asked for
 }
 
 // newService opens everything that can fail for a reason a person has to mend.
@@ -91,16 +93,21 @@ func (s *service) close() {
 	}
 }
 
-// run works until the context ends or something needs a person.
+// run works until the context ends or something needs a person. Health and
+// metrics are served to the last: who asks while mails under way are finished
+// hears that this process is not ready any more.
 func (s *service) run(ctx context.Context) error {
+	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
+	defer context.AfterFunc(ctx, func() { s.ending.Store(true) })()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer served()
 	defer cancel()
 	wg.Go(func() { s.cfg.Book.Watch(ctx, delivery.PollInterval, s.reloaded) })
-	failed := make(chan error, 2)
+	failed := make(chan error, 1)
 	wg.Go(func() {
-		if err := s.http.serve(ctx); err != nil {
+		if err := s.http.serve(serving); err != nil {
 			failed <- fmt.Errorf("http: %w", err)
 			cancel()
 		}
