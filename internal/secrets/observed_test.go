@@ -74,10 +74,12 @@ func (o *observer) said(err error) error {
 	return err
 }
 
-func (o *observer) logged(text string) bool {
+func (o *observer) logged(text string) bool { return o.count(text) > 0 }
+
+func (o *observer) count(text string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return strings.Contains(o.output.String(), text)
+	return strings.Count(o.output.String(), text)
 }
 
 func (o *observer) search(t testing.TB) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -121,7 +122,7 @@ func (f files) warnAboutMode(ref Ref, path string, mode fs.FileMode) {
 // fileError keeps what kind of failure it was, and not the system's text.
 func fileError(ref Ref, err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return ref.notFound("", "there is no such file")
 	case errors.Is(err, fs.ErrPermission):
 		return ref.denied("let the user that Certpost runs as read it", "the file may not be read")
