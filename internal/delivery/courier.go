@@ -117,7 +117,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 		return nil, t.soften(p.sign(failure))
 	}
 	defer s.close()
-	receipt, failure := s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8}, msg.raw, a.Claim).verdicts()
+	receipt, failure := s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8, together: t.AllOrNothing}, msg.raw, a.Claim).verdicts()
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
 		receipt.Certificate, receipt.Secrets = p.bundle.summary(), p.versions
@@ -322,7 +322,7 @@ func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provis
 	}()
 	msg, err := renderMail(t, mailFacts{
 		eventID: ev.ID, source: ev.Source, time: ev.Time, now: now, bundle: p.bundle, attachments: attachments,
-		recipients: a.Recipients, possibleDuplicate: a.PossibleDuplicate, warnings: warnings,
+		recipients: a.Recipients, accepted: a.Accepted, possibleDuplicate: a.PossibleDuplicate, warnings: warnings,
 		product: c.opts.Product, messageIDDomain: c.opts.MessageIDDomain,
 	})
 	if err != nil {

@@ -33,8 +33,9 @@ type mailFacts struct {
 	now         time.Time // the mail's Date; days left are counted from it
 	bundle      *bundle
 	attachments []attachment
-	// recipients, when not nil, are the only ones still owed.
-	recipients []string
+	// recipients, when not nil, are the only ones still owed; accepted have the
+	// mail already.
+	recipients, accepted []string
 	// possibleDuplicate marks a mail whose earlier outcome is unknown.
 	possibleDuplicate bool
 	// warnings stand on top of the mail, and the subject says there are some.
@@ -64,7 +65,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if m.product == "" {
 		m.product = "Certpost"
 	}
-	addresses, err := addressesOf(t, m.recipients)
+	addresses, err := addressesOf(t, m.recipients, m.accepted)
 	if err != nil {
 		return nil, err
 	}
@@ -251,10 +252,10 @@ type addresses struct {
 }
 
 // addressesOf reads the target's addresses. owed, when not nil, narrows the
-// envelope to the recipients that still wait for the mail; the headers stay
-// those of the whole mail. Who is no longer a recipient of the target gets
-// nothing, owed or not.
-func addressesOf(t *Target, owed []string) (*addresses, error) {
+// envelope to the recipients that still wait for the mail, and accepted never get
+// it again; the headers stay those of the whole mail. Who is no longer a
+// recipient of the target gets nothing, owed or not.
+func addressesOf(t *Target, owed, accepted []string) (*addresses, error) {
 	a := &addresses{}
 	var replyTo, bcc, from []mailbox
 	seen := make(map[mailbox]bool)
@@ -286,27 +287,34 @@ func addressesOf(t *Target, owed []string) (*addresses, error) {
 		a.replyTo = replyTo[0]
 	}
 
-	wanted := make(map[mailbox]bool)
-	for _, address := range owed {
-		if b, err := parseMailbox("", address); err == nil {
-			wanted[b] = true
-		}
-	}
+	wanted, served := mailboxes(owed), mailboxes(accepted)
 	for _, b := range slices.Concat(a.to, a.cc, bcc) {
-		if owed == nil || wanted[b] {
+		if (owed == nil || wanted[b]) && !served[b] {
 			a.envelope = append(a.envelope, b.wire())
 		}
 	}
 	if len(a.envelope) == 0 {
-		return nil, &verdict.Failure{
-			Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
-			Reason: "none of the recipients still owed is a recipient of the target any more; publish the event with Certpost-Force: true to send it to the present ones",
+		reason := "everybody whom the target names by now has the mail; discard this"
+		if owed != nil {
+			reason = "none of the recipients still owed is a recipient of the target any more; replay to send it to those who are by now"
 		}
+		return nil, &verdict.Failure{Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent, Reason: reason}
 	}
 	inHeaders := slices.Concat(from, replyTo, a.to, a.cc)
 	a.utf8 = slices.ContainsFunc(inHeaders, func(b mailbox) bool { return internationalised(string(b)) }) ||
 		slices.ContainsFunc(a.envelope, internationalised)
 	return a, nil
+}
+
+// mailboxes is a set of addresses that stood in an envelope before.
+func mailboxes(list []string) map[mailbox]bool {
+	set := make(map[mailbox]bool, len(list))
+	for _, address := range list {
+		if b, err := parseMailbox("", address); err == nil {
+			set[b] = true
+		}
+	}
+	return set
 }
 
 func given(s string) []string {

@@ -416,6 +416,7 @@ func TestAddresses(t *testing.T) {
 		name        string
 		to, cc, bcc []string
 		owed        []string
+		accepted    []string
 		want        []string
 		headerTo    string
 		utf8        bool
@@ -434,6 +435,11 @@ func TestAddresses(t *testing.T) {
 			want: []string{"b@example.com", "c@example.com"}, headerTo: "<a@example.com>"},
 		{name: "owed to somebody who was taken out", to: []string{"a@example.com"}, owed: []string{"gone@example.com", "a@example.com"}, want: []string{"a@example.com"}, headerTo: "<a@example.com>"},
 		{name: "owed to nobody who is left", to: []string{"a@example.com"}, owed: []string{"gone@example.com"}, wantRefusal: "none of the recipients still owed"},
+		{name: "some have it", to: []string{"a@example.com", "mended@example.com"}, bcc: []string{"c@example.com"}, accepted: []string{"C@example.com", "c@EXAMPLE.com"},
+			want: []string{"a@example.com", "mended@example.com"}, headerTo: "<a@example.com>, <mended@example.com>"},
+		{name: "owed, and yet had", to: []string{"a@example.com", "b@example.com"}, owed: []string{"a@example.com", "b@example.com"}, accepted: []string{"b@example.com"},
+			want: []string{"a@example.com"}, headerTo: "<a@example.com>, <b@example.com>"},
+		{name: "all have it", to: []string{"a@example.com"}, accepted: []string{"a@example.com"}, wantRefusal: "has the mail; discard this"},
 		{name: "no address", to: []string{"nobody"}, wantRefusal: "the target's to is not an address"},
 		{name: "line break", to: []string{"a@example.com\r\nRCPT TO:<b@example.com>"}, wantRefusal: "control characters"},
 		{name: "angle brackets", to: []string{"A <a@example.com>"}, wantRefusal: "angle brackets"},
@@ -443,7 +449,7 @@ func TestAddresses(t *testing.T) {
 			target := testTarget()
 			target.To, target.CC, target.BCC = c.to, c.cc, c.bcc
 			facts := goldenFacts(t, target)
-			facts.recipients = c.owed
+			facts.recipients, facts.accepted = c.owed, c.accepted
 			m, err := renderMail(target, facts)
 			if c.wantRefusal != "" {
 				var f *verdict.Failure

@@ -203,27 +203,55 @@ func certificateNames(cert *x509.Certificate) string {
 }
 
 // sumUp is the verdict on the recipients that were refused one by one, nil when
-// none was. One that may be taken later makes the whole a retry: those refused
-// for good are refused again then, and nobody is forgotten.
+// none was. One that may be taken later makes the whole a retry for all such.
 func sumUp(refused []rejection) *verdict.Failure {
 	if len(refused) == 0 {
 		return nil
 	}
-	worst := refused[0].failure
-	for _, r := range refused {
-		if r.failure.Retry() && !worst.Retry() {
-			worst = r.failure
-		}
+	final := refusals(refused)
+	if len(final) == len(refused) {
+		return verdict.RefusedAll(final)
 	}
-	sum := *worst
-	sum.Recipients = nil
+	sum := *mildest(refused)
+	sum.Refused = final
 	for _, r := range refused {
 		sum.Recipients = append(sum.Recipients, r.recipient)
 	}
 	if len(refused) > 1 {
-		sum.Reason = fmt.Sprintf("%d recipients were refused; %s", len(refused), sum.Reason)
+		sum.Reason = fmt.Sprintf("%d recipients were refused, %d of them for good; %s", len(refused), len(final), sum.Reason)
 	}
 	return &sum
+}
+
+// mildest is the first refusal that need not be for good, else the first one.
+func mildest(refused []rejection) *verdict.Failure {
+	for _, r := range refused {
+		if r.failure.Retry() {
+			return r.failure
+		}
+	}
+	return refused[0].failure
+}
+
+// refusals are those of the rejections that are for good.
+func refusals(refused []rejection) (final []verdict.Refusal) {
+	for _, r := range refused {
+		if f := r.failure; !f.Retry() {
+			final = append(final, verdict.Refusal{
+				Recipient: r.recipient, Code: f.Code, Reason: f.Reason,
+				ReplyCode: f.ReplyCode, EnhancedCode: f.EnhancedCode, Reply: f.Reply,
+			})
+		}
+	}
+	return final
+}
+
+// together is the verdict when nobody gets the mail because some of the
+// recipients were refused: one that may be taken later makes all of them wait.
+func together(refused []rejection, all int) *verdict.Failure {
+	f := *mildest(refused)
+	f.Reason = fmt.Sprintf("%d of %d recipients were refused, and all_or_nothing keeps the mail from the others; %s", len(refused), all, f.Reason)
+	return &f
 }
 
 // claimFailure is the verdict when the ledger did not let us send.

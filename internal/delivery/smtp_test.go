@@ -310,6 +310,15 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 					t.Errorf("failure %+v, want %s by %d", failure, test.code, test.reply)
 				}
 			}
+			final := 0 // of the replies
+			for _, reply := range test.replies {
+				if strings.HasPrefix(reply, "5") && reply != "552 too many recipients" && reply != "550 5.5.3 too many" {
+					final++
+				}
+			}
+			if failure != nil && len(failure.Refused) != final {
+				t.Errorf("refused for good: %+v, want %d", failure.Refused, final)
+			}
 			if !slices.Equal(taken, test.taken) || !slices.Equal(owed, test.owed) {
 				t.Errorf("taken %v, owed %v; want %v and %v", taken, owed, test.taken, test.owed)
 			}
@@ -333,6 +342,83 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			}
 			if reset := slices.Contains(server.heard(), "RSET"); reset != (len(test.taken) == 0) {
 				t.Errorf("heard %v: RSET belongs behind a transaction that was left open, and nowhere else", server.heard())
+			}
+		})
+	}
+}
+
+// Who was refused for good stays so, whatever becomes of the mail.
+func TestRefusalsOutliveTheTransaction(t *testing.T) {
+	t.Parallel()
+	three := envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
+	replies := map[string]string{"a@example.com": "550 5.1.1 nobody", "b@example.com": "450 4.2.0 later"}
+	for name, test := range map[string]struct {
+		acts      map[string]act
+		code      verdict.Code
+		certainty verdict.Certainty
+	}{
+		"dropped at the last RCPT": {map[string]act{atRcpt: {drop: true, only: 3}}, verdict.SMTPTransient, verdict.NotSent},
+		"421 at the last RCPT":     {map[string]act{atRcpt: {reply: "421 4.3.2 bye", drop: true, only: 3}}, verdict.SMTPTransient, verdict.NotSent},
+		"DATA refused":             {map[string]act{atData: {reply: "451 4.3.0 later"}}, verdict.SMTPTransient, verdict.NotSent},
+		"content refused":          {map[string]act{atDot: {reply: "554 5.7.1 spam"}}, verdict.SMTPPermanent, verdict.NotSent},
+		"reply lost":               {map[string]act{atDot: {take: true, drop: true}}, verdict.SMTPTransient, verdict.May},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{perRcpt: replies, acts: test.acts})
+			receipt, f := attempt(patient(t), server.client(), three, someMail).verdicts()
+			if receipt != nil || f == nil || f.Code != test.code || f.Certainty != test.certainty || !slices.Equal(f.Recipients, three.recipients) {
+				t.Fatalf("%+v, %+v", receipt, f)
+			}
+			if len(f.Refused) != 1 || f.Refused[0].Recipient != "a@example.com" || f.Refused[0].ReplyCode != 550 || f.Refused[0].EnhancedCode != "5.1.1" ||
+				f.Refused[0].Code != verdict.SMTPPermanent || f.Refused[0].Reply != "5.1.1 nobody" {
+				t.Errorf("refused: %+v", f.Refused)
+			}
+		})
+	}
+}
+
+func TestAllOrNothing(t *testing.T) {
+	t.Parallel()
+	three := envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}, together: true}
+	for name, test := range map[string]struct {
+		replies map[string]string
+		code    verdict.Code // "": taken
+		reply   int
+	}{
+		"all taken":            {nil, "", 0},
+		"one refused for good": {map[string]string{"b@example.com": "550 5.1.1 nobody"}, verdict.SMTPPermanent, 550},
+		"one refused for now":  {map[string]string{"c@example.com": "450 4.2.0 later"}, verdict.SMTPTransient, 450},
+		"too many":             {map[string]string{"c@example.com": "452 4.5.3 too many"}, verdict.SMTPTransient, 452},
+		"both kinds":           {map[string]string{"a@example.com": "553 5.1.3 syntax", "b@example.com": "451 4.3.0 later"}, verdict.SMTPTransient, 451},
+		"all refused":          {map[string]string{"a@example.com": "550 no", "b@example.com": "550 no", "c@example.com": "550 no"}, verdict.SMTPPermanent, 550},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{perRcpt: test.replies})
+			s := mustDial(t, server.client())
+			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
+			if test.code == "" {
+				if f != nil || !slices.Equal(receipt.Recipients, three.recipients) || len(server.taken()) != 1 {
+					t.Fatalf("%+v, %v", receipt, f)
+				}
+				return
+			}
+			if receipt != nil || f == nil || f.Code != test.code || f.ReplyCode != test.reply || f.Recipients != nil || f.Refused != nil {
+				t.Fatalf("%+v, %+v", receipt, f)
+			}
+			if !strings.Contains(f.Reason, "all_or_nothing") || len(server.taken()) != 0 || slices.Contains(server.heard(), "DATA") {
+				t.Errorf("reason %q, heard %v, holds %v", f.Reason, server.heard(), server.taken())
+			}
+			// What was half said is forgotten before the next mail.
+			server.mu.Lock()
+			server.perRcpt = nil
+			server.mu.Unlock()
+			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+				t.Fatal(f)
+			}
+			if mails := server.taken(); len(mails) != 1 || !slices.Equal(mails[0].recipients, someone.recipients) {
+				t.Errorf("the relay holds %+v", mails)
 			}
 		})
 	}

@@ -93,6 +93,9 @@ type Target struct {
 	CC []string `yaml:"cc"`
 	// BCC are the recipients that stand in no header.
 	BCC []string `yaml:"bcc"`
+	// AllOrNothing sends nothing to anybody when the relay refuses one of the
+	// recipients. Otherwise each has a fate of its own.
+	AllOrNothing bool `yaml:"all_or_nothing"`
 	// ReplyTo is the address in the Reply-To header.
 	ReplyTo string `yaml:"reply_to"`
 

@@ -21,12 +21,14 @@ type envelope struct {
 	from       string // "" is the null sender
 	recipients []string
 	utf8       bool // an address needs SMTPUTF8 (RFC 6531)
+	together   bool // nobody gets it unless all do
 }
 
 // result is what one transaction came to. The relay took the mail for
 // receipt.Recipients, refused some recipients, or ended the transaction as a whole.
 type result struct {
-	receipt verdict.Receipt  // without Recipients when the relay did not take the mail
+	tried   []string         // the recipients of the envelope
+	receipt *verdict.Receipt // nil when the relay did not take the mail
 	refused []rejection      // recipients refused one by one at RCPT
 	failure *verdict.Failure // why the relay did not take the mail; nil when it did
 }
@@ -40,10 +42,15 @@ type rejection struct {
 // verdicts sums the result up in what the broker acts on: the receipt when the
 // relay took the mail for anybody, the failure when somebody is still owed it.
 func (r result) verdicts() (*verdict.Receipt, *verdict.Failure) {
-	if r.failure != nil {
+	if r.failure == nil {
+		return r.receipt, sumUp(r.refused)
+	}
+	if len(r.refused) == 0 {
 		return nil, r.failure
 	}
-	return &r.receipt, sumUp(r.refused)
+	f := *r.failure
+	f.Recipients, f.Refused = r.tried, refusals(r.refused)
+	return nil, &f
 }
 
 // send carries one mail. raw has CRLF line ends and is not dot-stuffed. claim
@@ -52,21 +59,26 @@ func (r result) verdicts() (*verdict.Receipt, *verdict.Failure) {
 // outcome will be known; when it fails nothing is sent.
 func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func(until time.Time) error) result {
 	started := time.Now()
-	if failure := s.admit(env, raw); failure != nil {
-		return result{failure: failure}
+	got := result{tried: env.recipients}
+	if got.failure = s.admit(env, raw); got.failure != nil {
+		return got
 	}
 	defer func() { s.used = time.Now() }()
 	defer s.watch(ctx)()
 
-	if failure := s.mail(ctx, env, len(raw)); failure != nil {
-		return result{failure: failure}
+	if got.failure = s.mail(ctx, env, len(raw)); got.failure != nil {
+		return got
 	}
-	taken, refused, failure := s.rcpt(ctx, env)
-	if failure != nil {
-		return result{failure: failure, refused: refused}
+	var taken []string
+	if taken, got.refused, got.failure = s.rcpt(ctx, env); got.failure != nil {
+		return got
 	}
-	if len(taken) == 0 {
-		return result{failure: sumUp(refused), refused: refused}
+	switch {
+	case env.together && len(got.refused) > 0:
+		got.failure, got.refused = together(got.refused, len(env.recipients)), nil
+		return got
+	case len(taken) == 0:
+		return got
 	}
 
 	until := time.Now().Add(phaseTimeout(verdict.PhaseData) + phaseTimeout(verdict.PhaseContent))
@@ -74,16 +86,18 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 		until = limit
 	}
 	if err := claim(until); err != nil {
-		return result{failure: claimFailure(err), refused: refused}
+		got.failure = claimFailure(err)
+		return got
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	reply, failure := s.data(ctx, raw)
 	if failure != nil {
-		return result{failure: failure, refused: refused}
+		got.failure = failure
+		return got
 	}
 
-	receipt := verdict.Receipt{
+	got.receipt = &verdict.Receipt{
 		Relay:      s.address,
 		ReplyCode:  reply.Code,
 		Reply:      clean(reply.Msg, maxReplyText),
@@ -94,10 +108,10 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 		Timings:    verdict.Timings{Send: time.Since(started)},
 	}
 	if s.sent == 0 {
-		receipt.Timings.Dial = s.dialled
+		got.receipt.Timings.Dial = s.dialled
 	}
 	s.sent++
-	return result{receipt: receipt, refused: refused}
+	return got
 }
 
 // admit finds what the relay cannot take before anything is said to it.
@@ -149,7 +163,7 @@ func (s *session) mail(ctx context.Context, env envelope, size int) *verdict.Fai
 }
 
 // rcpt asks for every recipient. The failure is one of the connection: then
-// nobody was taken.
+// nobody was taken, but who was refused before is.
 func (s *session) rcpt(ctx context.Context, env envelope) (taken []string, refused []rejection, failure *verdict.Failure) {
 	for _, recipient := range env.recipients {
 		failure := s.step(ctx, verdict.PhaseRcpt, func() error { return s.client.Rcpt("<" + recipient + ">") })
@@ -157,9 +171,8 @@ func (s *session) rcpt(ctx context.Context, env envelope) (taken []string, refus
 		case failure == nil:
 			taken = append(taken, recipient)
 		case s.dead:
-			return nil, nil, failure
+			return nil, refused, failure
 		default:
-			failure.Recipients = []string{recipient}
 			refused = append(refused, rejection{recipient, failure})
 		}
 	}
