@@ -34,6 +34,9 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 	case reflect.Struct:
 		for _, s := range Settings(v.Type()) {
 			field, at := v.FieldByIndex(s.Index), Join(path, s.Name)
+			if field.Kind() == reflect.Pointer && !field.IsNil() && field.Elem().Kind() != reflect.Struct {
+				field = field.Elem() // a scalar that may be left out
+			}
 			if p := complaint(field, s.Field.Tag); p.Message != "" {
 				p.Path = at
 				found = append(found, p)
@@ -49,6 +52,9 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 func complaint(v reflect.Value, tag reflect.StructTag) Problem {
 	if tag.Get("required") == "true" && (v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0) {
 		return Problem{Message: "is missing"}
+	}
+	if v.Kind() == reflect.Pointer {
+		return Problem{} // left out
 	}
 	if words := tag.Get("enum"); words != "" && fmt.Sprint(v) != "" {
 		return wrongWord(fmt.Sprint(v), strings.Split(words, ","), strings.Split(tag.Get("later"), ","))

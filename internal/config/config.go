@@ -42,10 +42,10 @@ func Overrides(prefix string, environ []string, reserved ...string) Option {
 	return func(d *decoder) { d.overrides = &overrides{prefix, environ, reserved} }
 }
 
-// Only reads one key of the top level and leaves the others alone: they are
+// Only reads some keys of the top level and leaves the others alone: they are
 // somebody else's to read, and to complain about.
-func Only(key string) Option {
-	return func(d *decoder) { d.only = key }
+func Only(keys ...string) Option {
+	return func(d *decoder) { d.only = keys }
 }
 
 // Load reads a file into a struct, to which into points. The document is never

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -23,7 +24,7 @@ type decoder struct {
 	problems  []Problem
 	variables map[string]string // for ${VAR}; nil: no expansion
 	overrides *overrides        // nil: none
-	only      string            // the only key of the top level that is read; "": all
+	only      []string          // the only keys of the top level that are read; nil: all
 
 	aliases map[*ast.AliasNode]ast.Node
 	nodes   int
@@ -32,6 +33,10 @@ type decoder struct {
 // defaulter is a struct that has defaults. Structs that the decoder makes, those
 // in lists and behind pointers, get theirs before their keys are read.
 type defaulter interface{ SetDefaults() }
+
+// listener is a struct that wants to know which of its keys are given: a value
+// that is the default may be there because somebody wrote it.
+type listener interface{ Given(key string) }
 
 func (d *decoder) report(p Problem) {
 	p.File = d.doc.name
@@ -110,10 +115,13 @@ func SetDefaults(v reflect.Value) {
 func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) {
 	settings := Settings(v.Type())
 	for _, e := range d.entries(n, path) {
-		if path == "" && (strings.HasPrefix(e.name, extension) || d.only != "" && e.name != d.only) {
+		if path == "" && (strings.HasPrefix(e.name, extension) || d.only != nil && !slices.Contains(d.only, e.name)) {
 			continue
 		}
 		if s := named(settings, e.name); s != nil {
+			if l, ok := v.Addr().Interface().(listener); ok && !d.leftOut(e.value) {
+				l.Given(e.name)
+			}
 			d.decode(e.value, v.FieldByIndex(s.Index), Join(path, e.name))
 		} else {
 			d.unknown(e, settings, path)
@@ -124,6 +132,20 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) {
 		// It is one of several things, and that one could not be read.
 		d.doc.failed[path] = true
 	}
+}
+
+// leftOut reports a key with nothing behind it, anchors and aliases followed.
+func (d *decoder) leftOut(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.AnchorNode:
+		return d.leftOut(n.Value)
+	case *ast.AliasNode:
+		value, known := d.aliases[n]
+		return !known || d.leftOut(value)
+	case *ast.NullNode:
+		return true
+	}
+	return false
 }
 
 func named(settings []Setting, name string) *Setting {

@@ -112,6 +112,9 @@ type overridable struct {
 // behind the prefix.
 func collect(known map[string]overridable, t reflect.Type, path string, steps []Setting) {
 	for _, s := range Settings(t) {
+		if s.Field.Tag.Get("override") == "false" {
+			continue
+		}
 		at := Join(path, s.Name)
 		here := append(slices.Clone(steps), s)
 		fieldType := s.Field.Type

@@ -15,6 +15,7 @@ import (
 //	enum:"a,b"           the words that may stand here; an empty one is left to the owner of the struct
 //	later:"c,d"          words that a later version will know
 //	min:"1" max:"600s"   bounds of a number or a duration, both inclusive
+//	override:"false"     no variable of the environment gives it, nor anything below it
 //	pattern:"^[a-z]+$"   for the JSON Schema alone; the owner of the struct checks it in better words
 
 // Setting is one key of a struct that describes a mapping.

@@ -136,7 +136,7 @@ func kind(t reflect.Type, tag reflect.StructTag) string {
 	case tag.Get("enum") != "":
 		return "`" + strings.Join(words(tag), "` `") + "`"
 	case kind == reflect.Pointer:
-		return kindOf(t.Elem(), "")
+		return kindOf(t.Elem(), tag)
 	case kind == reflect.Slice && t.Elem().Kind() == reflect.Struct:
 		return "list of mappings"
 	case kind == reflect.Slice:
