@@ -1,0 +1,296 @@
+// Package internal has no code: its test keeps the rules of the house that no
+// compiler knows.
+package internal
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+const module = "github.com/certpost/certpost/"
+
+// rule is one row of the table "Who knows whom" in docs/flow.md.
+type rule struct {
+	imports  []string // of ours
+	anything bool
+	remark   string
+}
+
+// onlyImporter, forTests, never and toCome are the remarks that mean something.
+var (
+	onlyImporter = regexp.MustCompile(`the only importer of (\S+)`)
+	never        = regexp.MustCompile(`never reaches ([a-z/]+)`)
+)
+
+const (
+	forTests = "for tests alone"
+	toCome   = "to come"
+)
+
+// rules reads the table: three columns, with two blanks or more between them.
+func rules(t *testing.T) map[string]rule {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "flow.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(page), "\n## Who knows whom\n")
+	if !found {
+		t.Fatal(`docs/flow.md has no section "Who knows whom"`)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	table := map[string]rule{}
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "    ") {
+			continue
+		}
+		columns := regexp.MustCompile(` {2,}`).Split(strings.TrimSpace(line), 3)
+		if len(columns) < 2 {
+			t.Fatalf("docs/flow.md: %q is no row of package, imports and remark", line)
+		}
+		var r rule
+		switch columns[1] {
+		case "none of ours":
+		case "everything":
+			r.anything = true
+		default:
+			r.imports = strings.Split(columns[1], ", ")
+		}
+		if len(columns) == 3 {
+			r.remark = columns[2]
+		}
+		table[columns[0]] = r
+	}
+	return table
+}
+
+// pkg is what the go command says of a package, tests aside.
+type pkg struct{ imports, deps []string }
+
+// packages are the packages of this module, by the names of the table: without
+// the module's, and without internal/.
+func packages(t *testing.T) map[string]pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}|{{join .Imports " "}}|{{join .Deps " "}}`, "./...")
+	cmd.Dir = lab.Root()
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		errors.As(err, &exit)
+		t.Fatalf("go list: %v: %s", err, exit.Stderr)
+	}
+	all := map[string]pkg{}
+	for line := range strings.Lines(string(out)) {
+		columns := strings.Split(strings.TrimSpace(line), "|")
+		all[short(columns[0])] = pkg{strings.Fields(columns[1]), strings.Fields(columns[2])}
+	}
+	return all
+}
+
+func short(importPath string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(importPath, module), "internal/")
+}
+
+func TestImportGraph(t *testing.T) {
+	t.Parallel()
+	table, all := rules(t), packages(t)
+	for name := range all {
+		free := name == "internal" || strings.HasPrefix(name, "bench/") // nobody imports these
+		if _, ok := table[name]; !free && !ok {
+			t.Errorf("package %s is not in the table of docs/flow.md: say there whom it may know", name)
+		}
+	}
+	for name, r := range table {
+		p, exists := all[name]
+		if !exists {
+			if r.remark != toCome && !strings.HasPrefix(r.remark, toCome+"; ") {
+				t.Errorf("docs/flow.md speaks of package %s, which does not exist", name)
+			}
+			continue
+		}
+		for _, imported := range p.imports {
+			if !strings.HasPrefix(imported, module) {
+				continue
+			}
+			other := short(imported)
+			if table[other].remark == forTests {
+				t.Errorf("%s imports %s, which is %s", name, other, forTests)
+			} else if !r.anything && !slices.Contains(r.imports, other) {
+				t.Errorf("%s imports %s: docs/flow.md lets it import %v of ours", name, other, r.imports)
+			}
+		}
+		if m := never.FindStringSubmatch(r.remark); m != nil && slices.Contains(p.deps, module+"internal/"+m[1]) {
+			t.Errorf("%s can reach %s", name, m[1])
+		}
+		if m := onlyImporter.FindStringSubmatch(r.remark); m != nil {
+			soleImporter(t, all, name, m[1])
+		}
+	}
+}
+
+// soleImporter wants one package, and no other, to import a library.
+func soleImporter(t *testing.T, all map[string]pkg, name, library string) {
+	t.Helper()
+	for other, p := range all {
+		imports := slices.ContainsFunc(p.imports, func(i string) bool { return i == library || strings.HasPrefix(i, library+"/") })
+		if imports != (other == name) {
+			t.Errorf("%s importing %s is %v, but %s is its only importer", other, library, imports, name)
+		}
+	}
+}
+
+// TestRulesAreRead: a table that is read wrongly forbids nothing.
+func TestRulesAreRead(t *testing.T) {
+	t.Parallel()
+	table := rules(t)
+	for name, imports := range map[string][]string{"events": nil, "secrets": nil, "broker": {"events", "verdict"}} {
+		if r, ok := table[name]; !ok || r.anything || !slices.Equal(r.imports, imports) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	for name, remark := range map[string]string{
+		"broker": "the only importer of github.com/nats-io", "delivery": "the only importer of github.com/wneessen/go-mail",
+		"dashboard": "never reaches secrets", "lab": forTests,
+	} {
+		if !strings.Contains(table[name].remark, remark) {
+			t.Errorf("%s: %q, want %q", name, table[name].remark, remark)
+		}
+	}
+	if onlyImporter.FindString("the only importer of x/y") == "" || never.FindString("never reaches secrets") == "" {
+		t.Error("the remarks mean nothing")
+	}
+}
+
+// tracked are the files of the checkout that belong to it, with slashes.
+func tracked(t *testing.T) []string {
+	t.Helper()
+	// Looked at, so that go test does not repeat an old answer when files were added.
+	_, _ = os.Stat(filepath.Join(lab.Root(), ".git", "index"))
+	cmd := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z")
+	cmd.Dir = lab.Root()
+	out, err := cmd.Output()
+	if err != nil {
+		lab.Skip(t, "git does not say which files belong to the checkout")
+	}
+	return strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 })
+}
+
+// content is a tracked file; false when it was removed and that is not committed yet.
+func content(t *testing.T, file string) ([]byte, bool) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(lab.Root(), filepath.FromSlash(file)))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text, true
+}
+
+func TestPackageNames(t *testing.T) {
+	t.Parallel()
+	for _, file := range tracked(t) {
+		for _, dir := range strings.Split(path.Dir(file), "/") {
+			if slices.Contains([]string{"util", "utils", "common", "helper", "helpers", "models", "pkg", "misc", "shared"}, dir) {
+				t.Errorf("%s: %q says nothing about what is in it", file, dir)
+			}
+		}
+	}
+}
+
+const maxLines = 400
+
+// longer are the files of over maxLines lines, with the reason for each.
+var longer = map[string]string{
+	"cmd/consumer/road_test.go":             "one road from end to end, and the program that it is tried with",
+	"internal/broker/broker_test.go":        "one test for each promise of the package, on one harness",
+	"internal/delivery/certificate_test.go": "tables of certificates, one row each",
+	"internal/delivery/courier.go":          "the column of steps that a delivery goes through, with what each takes",
+	"internal/delivery/mail_test.go":        "every mail with every reader of it",
+	"internal/delivery/smtp_test.go":        "the catalogue of what relays do, row by row",
+	"internal/delivery/smtpserver_test.go":  "one scripted server with all its faults",
+	"internal/secrets/login_test.go":        "one test for each way to log in",
+}
+
+func TestFileLengths(t *testing.T) {
+	t.Parallel()
+	unused := maps.Clone(longer)
+	for _, file := range tracked(t) {
+		text, ok := content(t, file)
+		if !ok || path.Ext(file) != ".go" {
+			continue
+		}
+		if lines := bytes.Count(text, []byte("\n")); lines > maxLines && longer[file] == "" {
+			t.Errorf("%s has %d lines: does it hold more than one idea? If not, give the reason in this test", file, lines)
+		} else if lines > maxLines {
+			delete(unused, file)
+		}
+	}
+	for file := range unused {
+		t.Errorf("%s is listed as longer than %d lines and is not", file, maxLines)
+	}
+}
+
+// registries are the hosts from which packages come. Which ones somebody uses is
+// his settings' business.
+var registries = []string{"proxy.golang" + ".org", "sum.golang" + ".org", "registry.npmjs" + ".org", "pypi" + ".org", "files.pythonhosted" + ".org"}
+
+// A tracked file names no place that exists on one machine alone: no home
+// directory, not where this checkout happens to be, no registry's host.
+func TestNoMachineInTrackedFiles(t *testing.T) {
+	t.Parallel()
+	homes := []string{"/ho" + "me/", "/Us" + "ers/", "C:" + `\Users`, "/ro" + "ot/."}
+	places := []string{lab.Root()}
+	if home, err := os.UserHomeDir(); err == nil {
+		places = append(places, home)
+	}
+	var here []*regexp.Regexp
+	for _, place := range places {
+		if strings.Count(place, "/") > 1 { // "/src" would be found in good company
+			here = append(here, regexp.MustCompile(`(^|[^A-Za-z0-9_.-])`+regexp.QuoteMeta(place)+`(/|\b)`))
+		}
+	}
+	hosts := append(slices.Clone(registries), configuredRegistries()...)
+	for _, file := range tracked(t) {
+		text, ok := content(t, file)
+		if !ok {
+			continue
+		}
+		for _, bad := range slices.Concat(homes, hosts) {
+			if bytes.Contains(text, []byte(bad)) {
+				t.Errorf("%s holds %q", file, bad)
+			}
+		}
+		for _, bad := range here {
+			if found := bad.Find(text); found != nil {
+				t.Errorf("%s holds %q", file, found)
+			}
+		}
+	}
+}
+
+// configuredRegistries are the hosts that this machine's own settings name.
+func configuredRegistries() []string {
+	var hosts []string
+	for _, variable := range []string{"GOPROXY", "GOSUMDB", "NPM_CONFIG_REGISTRY", "npm_config_registry", "PIP_INDEX_URL", "UV_INDEX_URL"} {
+		for _, address := range strings.FieldsFunc(os.Getenv(variable), func(r rune) bool { return strings.ContainsRune(",| ", r) }) {
+			if u, err := url.Parse(address); err == nil && u.Hostname() != "" {
+				hosts = append(hosts, u.Hostname())
+			}
+		}
+	}
+	return hosts
+}
