@@ -30,8 +30,10 @@ func TestCacheKeepsForItsTime(t *testing.T) {
 			}
 			return v
 		}
-		if get(time.Minute) != 1 || get(time.Minute) != 1 {
-			t.Fatal("not kept")
+		for range 2 {
+			if get(time.Minute) != 1 {
+				t.Fatal("not kept")
+			}
 		}
 		time.Sleep(time.Minute - time.Nanosecond)
 		if get(time.Minute) != 1 {
@@ -272,8 +274,10 @@ func TestLeases(t *testing.T) {
 	if made.Load() != 2 {
 		t.Errorf("%d leases", made.Load())
 	}
+	wantSecret(t, o, store.Uncached, password, "password-3", "")
+	wantSecret(t, o, store.Get, password, "password-2", "")
 	// Checking must not make one.
-	if found, err := store.Check(t.Context(), password, nil); o.said(err) != nil || found.Read || made.Load() != 2 {
+	if found, err := store.Check(t.Context(), password, nil); o.said(err) != nil || found.Read || made.Load() != 3 {
 		t.Errorf("checked: %+v, %v, %d leases", found, err, made.Load())
 	}
 }

@@ -24,7 +24,7 @@ type Error struct {
 	What string // what happened, with mount, path and field
 	Hint string // what a person can do about it; may be empty
 	// Cause is context.Canceled or context.DeadlineExceeded when the caller's
-	// own context ended.
+	// own context ended. Anything else is for this package alone.
 	Cause error
 }
 

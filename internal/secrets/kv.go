@@ -3,6 +3,7 @@ package secrets
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -21,32 +22,28 @@ type kvData struct {
 	} `json:"data"`
 }
 
-// readKV reads the whole secret of which ref names a field.
-func (v *vault) readKV(ctx context.Context, ref Ref, eng engine) (*record, error) {
+// read reads the whole secret of which ref names a field.
+func (v *vault) read(ctx context.Context, ref Ref, eng engine) (*record, error) {
 	switch eng {
 	case kv2:
 		return v.readKV2(ctx, ref)
 	case kvGuessed:
 		rec, err := v.readKV2(ctx, ref)
 		if answered(err) {
-			if plain, err := v.readKV1(ctx, ref); err == nil {
+			if plain, err := v.readPlain(ctx, ref); err == nil {
 				return plain, nil
 			}
 		}
 		return rec, err
 	}
-	return v.readKV1(ctx, ref)
-}
-
-func (v *vault) readKV1(ctx context.Context, ref Ref) (*record, error) {
-	if ref.Vault.Version != 0 {
-		return nil, ref.notFound("leave the version out", "%s is a KV version 1 engine, which keeps no versions", printable(ref.Vault.Mount))
-	}
 	return v.readPlain(ctx, ref)
 }
 
-// readPlain reads the path as it is.
+// readPlain reads the path as it is: KV version 1, and everything that is no KV.
 func (v *vault) readPlain(ctx context.Context, ref Ref) (*record, error) {
+	if ref.Vault.Version != 0 {
+		return nil, ref.notFound("leave the version out", "what is mounted at %s keeps no versions", printable(ref.Vault.Mount))
+	}
 	where := ref.Vault.Mount + "/" + ref.Vault.Path
 	ans, err := v.do(ctx, request{method: http.MethodGet, path: where})
 	if err != nil {
@@ -107,10 +104,8 @@ func (v *vault) readKV2(ctx context.Context, ref Ref) (*record, error) {
 // so they are kept together, for half the lease: reading more often would make
 // a new user in somebody's database every minute.
 func (v *vault) leased(ctx context.Context, ref Ref, since time.Time) (Secret, error) {
-	if ref.Vault.Version != 0 {
-		return Secret{}, ref.notFound("leave the version out", "what is mounted at %s keeps no versions", printable(ref.Vault.Mount))
-	}
-	rec, err := v.leases.get(ctx, ref.Vault.Mount+"/"+ref.Vault.Path, since, func(ctx context.Context) (*record, time.Duration, error) {
+	key := fmt.Sprintf("%q %q %d", ref.Vault.Mount, ref.Vault.Path, ref.Vault.Version)
+	rec, err := v.leases.get(ctx, key, since, func(ctx context.Context) (*record, time.Duration, error) {
 		rec, err := v.readPlain(ctx, ref)
 		if err != nil {
 			return nil, 0, err

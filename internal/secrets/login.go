@@ -190,7 +190,7 @@ func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 		// all the same, though nobody renews it.
 		return &token{value: value}, nil
 	default:
-		return nil, noLogin(errors.New("Vault does not know the token: it is wrong, expired or revoked; create a new one, " +
+		return nil, noLogin(errors.New("the token is not known there: it is wrong, expired or revoked; create a new one, " +
 			"a periodic one for a service"))
 	}
 	var got struct {

@@ -304,7 +304,7 @@ func TestToken(t *testing.T) {
 	// Taken back, and no other: nothing is known about any secret, so it is not denied.
 	current, _ := os.ReadFile(file.File)
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": string(current)})
-	wantError(t, o, store.Fresh, ref, ErrUnavailable, "no login to Vault", "does not know the token")
+	wantError(t, o, store.Fresh, ref, ErrUnavailable, "no login to Vault", "the token is not known there")
 	wantError(t, o, o.open(t, v, Auth{Token: Ref{Env: "CERTPOST_TEST_UNSET"}}).Get, ref, ErrUnavailable, "env:CERTPOST_TEST_UNSET", "not set")
 }
 
@@ -319,7 +319,7 @@ func TestTokenThatMayNotLookAtItself(t *testing.T) {
 	wantSecret(t, o, store.Get, ref, secret, "1")
 	wantError(t, o, store.Get, mustRef(t, "vault:cubbyhole/x#k"), ErrDenied)
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": token})
-	wantError(t, o, store.Fresh, ref, ErrUnavailable, "does not know the token")
+	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the token is not known there")
 }
 
 func TestTokenFromWhereVaultKeepsIt(t *testing.T) {

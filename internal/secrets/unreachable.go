@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 )
 
@@ -54,7 +55,7 @@ func reason(err error) (what, hint string) {
 		return "it answers without TLS", checkScheme
 	case errors.As(err, &dns):
 		return "its name is not resolved", "check vault.address and the resolver"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer within the time-out", "vault.timeout bounds one request"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "the connection is refused", "check vault.address, and that Vault is up"

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// How long we remember what engine is mounted where.
-	mountsTTL = 10 * time.Minute
+	// How long we remember what engine is mounted where: an engine that is
+	// upgraded to version 2 is read in the wrong form for so long.
+	mountsTTL = time.Minute
 	// What closing may take in all.
 	farewell = 2 * time.Second
 )
@@ -83,11 +84,11 @@ func (v *vault) get(ctx context.Context, ref Ref, how reading) (Secret, error) {
 	if err != nil {
 		return Secret{}, err
 	}
-	if eng == otherEngine {
+	if eng == otherEngine && how != readAndForget {
 		return v.leased(ctx, ref, since)
 	}
 	return v.fields.get(ctx, key, since, func(ctx context.Context) (Secret, time.Duration, error) {
-		rec, err := v.readKV(ctx, ref, eng)
+		rec, err := v.read(ctx, ref, eng)
 		if err != nil {
 			return Secret{}, 0, err
 		}
