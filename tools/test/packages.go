@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type need struct {
 var needs = []need{
 	{"/etc/ssl/certs/ca-certificates.crt", []string{"ca-certificates"}, "modules cannot be downloaded"},
 	{"gcc", []string{"gcc", "libc6-dev"}, "tests run without the race detector"},
+	{"git", []string{"git"}, "rules about the files that belong to the checkout"},
 	{"postfix", []string{"postfix"}, "delivery through a real Postfix"},
 	{"dovecot", []string{"dovecot-core"}, "AUTH by and delivery into a real Dovecot"},
 	{"/usr/lib/dovecot/imap", []string{"dovecot-imapd"}, "reading mail by IMAP"},
@@ -117,7 +119,11 @@ func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 		args = append([]string{"-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0"}, args...)
 		cmd := s.command(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		// It says a thousand lines, which matter only when it fails.
+		var said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &said
 		if err := cmd.Run(); err != nil {
+			os.Stdout.Write(said.Bytes())
 			return fmt.Errorf("apt-get %s: %w", strings.Join(args, " "), err)
 		}
 		return nil
