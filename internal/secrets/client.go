@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -56,9 +57,14 @@ type answer struct {
 	body   []byte
 }
 
-// configured says whether there is an address, and whether it is ours to set.
+// configured says whether there is an address, from us or from the environment.
 func (c Config) configured() bool {
 	return c.Address != "" || os.Getenv(api.EnvVaultAddress) != "" || os.Getenv(api.EnvVaultAgentAddr) != ""
+}
+
+// viaAgent says whether a Vault agent or proxy is in between.
+func (c Config) viaAgent() bool {
+	return strings.HasPrefix(c.Address, "unix://") || c.Address == "" && os.Getenv(api.EnvVaultAgentAddr) != ""
 }
 
 func newClient(cfg Config, log zerolog.Logger) (*client, error) {

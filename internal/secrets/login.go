@@ -17,6 +17,7 @@ import (
 type method struct {
 	auth  Auth
 	files files
+	agent bool // an agent is in between, which may log in for us
 
 	// A wrapping token can be spent once, so what it held is kept for later
 	// logins, until the reference gives another one.
@@ -203,7 +204,7 @@ func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 		return nil, noLogin(errors.New("the answer about our token is not what Vault gives"))
 	}
 	t := &token{value: value}
-	if got.Data.TTL > 0 {
+	if got.Data.TTL > 0 && !value.IsZero() {
 		t.lifetime = &api.Secret{Auth: &api.SecretAuth{
 			ClientToken: revealed(value), LeaseDuration: got.Data.TTL, Renewable: got.Data.Renewable,
 		}}
@@ -224,6 +225,9 @@ func (m *method) configuredToken(ctx context.Context) (Value, error) {
 		if _, err := os.Stat(path); err == nil {
 			return m.resolve(ctx, Ref{File: path})
 		}
+	}
+	if m.agent {
+		return Value{}, nil // it puts its own token into our requests
 	}
 	return Value{}, noLogin(errors.New("there is no token: set vault.auth, VAULT_TOKEN or ~/.vault-token"))
 }

@@ -10,6 +10,8 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -345,6 +347,40 @@ func TestFirstCallerGivesUp(t *testing.T) {
 	}
 	if last := store.vault.client.breaker.failure(); last != nil {
 		t.Errorf("giving up is held against Vault: %v", last)
+	}
+}
+
+// An agent on a socket puts its own token into our requests.
+func TestAgent(t *testing.T) {
+	t.Setenv("VAULT_TOKEN", "")
+	t.Setenv("HOME", t.TempDir())
+	o := observe(t)
+	secret := o.secret("agent")
+	agent := imitate(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, kv2Answer(secret)) })
+	dir, err := os.MkdirTemp("/tmp", "agent") // a socket's path has at most 107 bytes
+	if err != nil {
+		t.Skip("no /tmp here")
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket, err := net.Listen("unix", filepath.Join(dir, "sock"))
+	if err != nil {
+		t.Skipf("no Unix sockets here: %v", err)
+	}
+	server := &http.Server{Handler: agent.Config.Handler, ReadHeaderTimeout: time.Minute}
+	go func() { _ = server.Serve(socket) }()
+	t.Cleanup(func() { _ = server.Close() })
+	store := o.openWith(t, Config{Address: "unix://" + filepath.Join(dir, "sock")})
+	for range 3 {
+		wantSecret(t, o, store.Fresh, mustRef(t, "vault:secret/x#k"), secret, "1")
+	}
+	agent.tokens.Range(func(token, _ any) bool {
+		if token != "" {
+			t.Error("a token was sent")
+		}
+		return true
+	})
+	if n := o.count("logged in to Vault"); n != 1 {
+		t.Errorf("logged in %d times", n)
 	}
 }
 

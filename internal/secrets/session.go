@@ -44,7 +44,7 @@ type token struct {
 	since    time.Time
 	issued   bool // by our login, so ours to give back
 	unwatch  context.CancelFunc
-	lifetime *api.Secret // for the watcher; nil for one that does not expire
+	lifetime *api.Secret // for the watcher; nil for one that we do not renew
 }
 
 func newSession(life context.Context, c *client, m *method, log zerolog.Logger) *session {
@@ -109,7 +109,7 @@ func (s *session) login(ctx context.Context) (*token, error) {
 func (s *session) watch(ctx context.Context, t *token) {
 	event := s.log.Info().Str("method", s.method.auth.method())
 	if t.lifetime == nil {
-		event.Msg("logged in to Vault with a token that does not expire")
+		event.Msg("logged in to Vault with a token that we need not renew")
 		return
 	}
 	event.Dur("ttl", time.Duration(t.lifetime.Auth.LeaseDuration)*time.Second).Bool("renewable", t.lifetime.Auth.Renewable).Msg("logged in to Vault")

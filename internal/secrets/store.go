@@ -139,7 +139,7 @@ func explained(ctx context.Context, ref Ref, err error) error {
 	}
 	var known *Error
 	if !errors.As(err, &known) {
-		known = &Error{Kind: ErrUnavailable, What: "Vault took too long to answer", Cause: ctx.Err()}
+		known = &Error{Kind: ErrUnavailable, What: "gave up waiting for Vault", Cause: ctx.Err()}
 	}
 	if known.Ref != "" || ref.IsZero() {
 		return known

@@ -47,7 +47,7 @@ func openVault(cfg Config, f files, log zerolog.Logger) (*vault, error) {
 	patience := 4 * c.timeout // a read may need a login, the engine, the read, and once more after a 403
 	return &vault{
 		client: c, cacheTTL: ttl, end: end,
-		session: newSession(life, c, &method{auth: cfg.Auth, files: f}, log),
+		session: newSession(life, c, &method{auth: cfg.Auth, files: f, agent: cfg.viaAgent()}, log),
 		engines: newCache[engine](life, patience),
 		fields:  newCache[Secret](life, patience),
 		leases:  newCache[*record](life, patience),
