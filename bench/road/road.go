@@ -1,0 +1,188 @@
+// Package road is Certpost's road from a published event to a relay's reply in
+// one process, for measuring: JetStream with its store on the disk, courier and
+// runner wired as `certpost run` wires them, and a clock at both ends.
+package road
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// Options say which road. The zero value has no targets and is of no use.
+type Options struct {
+	// Dir holds the store; it has to be on a real disk for figures to mean anything.
+	Dir string
+	// Sync is nats.sync_interval: "always" or a Go duration.
+	Sync string
+	// Concurrency of each lane.
+	Concurrency int
+	// Targets that events may name.
+	Targets []delivery.Target
+	// Closed keeps deliveries waiting at the relay's door until Begin.
+	Closed bool
+	// Log gets the log, in JSON from level info on as in production; nil: nowhere.
+	Log io.Writer
+}
+
+// Road is a running road. It may be used by many at once.
+type Road struct {
+	*Clock
+	broker *broker.Broker
+	store  *secrets.Store
+	chain  string // what all events carry
+	stop   func() error
+}
+
+// Open starts a road and returns when it is ready for events.
+func Open(ctx context.Context, o Options) (r *Road, err error) {
+	r = &Road{stop: func() error { return nil }}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if r.chain, err = newChain("www.example.com"); err != nil {
+		return r, err
+	}
+	log := zerolog.New(io.Discard)
+	if o.Log != nil {
+		log = zerolog.New(o.Log)
+	}
+	log = log.Level(zerolog.InfoLevel).With().Timestamp().Logger()
+	definitions, problems := delivery.NewDefinitions(o.Targets)
+	if definitions == nil {
+		return r, fmt.Errorf("targets: %w", problems[0])
+	}
+	if r.store, err = secrets.Open(secrets.Config{}, log); err != nil {
+		return r, err
+	}
+	r.Clock = newClock(delivery.NewCourier(delivery.NewBook(definitions, delivery.Source{}), r.store, delivery.Options{}), o.Closed)
+	r.broker, err = broker.Open(broker.Config{DataDir: o.Dir, Listen: "none", SyncInterval: o.Sync}, log)
+	if err != nil {
+		return r, err
+	}
+	runner := r.broker.NewRunner(r.Clock, broker.Settings{
+		Concurrency: o.Concurrency, RetryInitial: 5 * time.Second, RetryMax: time.Hour, RetryMultiplier: 2,
+		GiveUpAfter: 72 * time.Hour, Grace: 25 * time.Second,
+	}, broker.NewMetrics(prometheus.NewRegistry()))
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- runner.Run(running) }()
+	r.stop = func() error { cancel(); return <-done }
+	return r, poll(ctx, func() error { return runner.Ready(ctx) })
+}
+
+// Close ends the road; what is under way is finished first.
+func (r *Road) Close() error {
+	if r.Clock != nil {
+		r.Begin()
+	}
+	err := r.stop()
+	if r.broker != nil {
+		r.broker.Close()
+	}
+	if r.store != nil {
+		r.store.Close()
+	}
+	return err
+}
+
+// Publish sends an event with this id to the targets and returns once the
+// stream has it.
+func (r *Road) Publish(ctx context.Context, id string, targets ...string) error {
+	ev := &events.Event{ID: id, Source: "bench://ca", Time: time.Now(), Certificate: events.Certificate{PEM: r.chain}, Targets: targets}
+	r.published(id)
+	_, _, err := r.broker.Publish(ctx, ev)
+	return err
+}
+
+// Stored waits until so many deliveries are in their stream and no event waits
+// for the fan-out.
+func (r *Road) Stored(ctx context.Context, deliveries int) error {
+	return poll(ctx, func() error {
+		b, err := r.broker.Backlog(ctx)
+		if err == nil && (b.Events > 0 || b.Deliveries < uint64(deliveries)) {
+			err = fmt.Errorf("%d events and %d deliveries are in the streams, not yet 0 and %d", b.Events, b.Deliveries, deliveries)
+		}
+		return err
+	})
+}
+
+// Backlog counts what waits.
+func (r *Road) Backlog(ctx context.Context) (broker.Backlog, error) { return r.broker.Backlog(ctx) }
+
+func poll(ctx context.Context, done func() error) error {
+	for {
+		err := done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Target is a target that mails the certificate to a relay in the clear and
+// without a login.
+func Target(id, address string) (delivery.Target, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return delivery.Target{}, err
+	}
+	t := delivery.Target{
+		ID: id, Host: host, TLSMode: delivery.TLSPlaintext,
+		FromAddress: "certpost@example.com", To: []string{"certificates@example.com"}, Payload: delivery.PayloadPEM,
+	}
+	if t.Port, err = strconv.Atoi(port); err != nil {
+		return t, err
+	}
+	t.SetDefaults()
+	return t, nil
+}
+
+// Credentials of the relay that SubmissionTarget logs in to.
+const user, password = "certpost", "bench-password"
+
+// Relay is a relay that counts mails and keeps none, and wants a login from
+// those who come with TLS. Plain clients are taken as they are.
+func Relay(login bool) (*devrelay.Relay, error) {
+	c := devrelay.Config{Discard: true}
+	if login {
+		c.Users = map[string]string{user: password}
+	}
+	return devrelay.Start(c)
+}
+
+// SubmissionTarget is a target as in production: STARTTLS with a verified
+// certificate, AUTH PLAIN with a password from a file. dir gets its files.
+func SubmissionTarget(id string, relay *devrelay.Relay, dir string) (delivery.Target, error) {
+	t, err := Target(id, relay.Submission())
+	if err != nil {
+		return t, err
+	}
+	t.TLSMode, t.AuthMethod, t.Username = delivery.TLSStartTLS, delivery.AuthPlain, delivery.Text{Plain: user}
+	if t.CAFile, err = relay.CAFile(dir); err != nil {
+		return t, err
+	}
+	t.Password = secrets.Ref{File: filepath.Join(dir, "password")}
+	return t, os.WriteFile(t.Password.File, []byte(password), 0o600)
+}
