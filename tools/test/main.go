@@ -57,6 +57,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	if err := withoutVersionStamp(ctx); err != nil {
+		return err
+	}
 	s := &session{root: root, ci: os.Getenv("CI") == "true", started: time.Now()}
 	if o.fuzz > 0 {
 		s.step(ctx, "fuzzing", func(ctx context.Context) error { return s.fuzz(ctx, o.fuzz) })
@@ -142,6 +145,17 @@ func (s *session) command(ctx context.Context, name string, args ...string) *exe
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 30 * time.Second
 	return cmd
+}
+
+// withoutVersionStamp has every go command that is run from here leave git
+// alone: git refuses to read a checkout that belongs to another user, as one
+// that is mounted into a container does, and then go list and go build fail.
+func withoutVersionStamp(ctx context.Context) error {
+	flags, err := exec.CommandContext(ctx, "go", "env", "GOFLAGS").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOFLAGS: %w", err)
+	}
+	return os.Setenv("GOFLAGS", strings.TrimSpace(string(flags))+" -buildvcs=false")
 }
 
 // findRoot goes up from the working directory to the checkout's go.mod.

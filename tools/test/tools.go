@@ -64,9 +64,7 @@ func (s *session) buildTool(ctx context.Context, t tool) error {
 	if len(t.programs) == 1 {
 		output += t.programs[0]
 	}
-	// A checkout that belongs to another user has no readable version, which
-	// would stop the build.
-	if err := s.command(ctx, "go", "build", "-C", source, "-buildvcs=false", "-o", output, t.pkg).Run(); err != nil {
+	if err := s.command(ctx, "go", "build", "-C", source, "-o", output, t.pkg).Run(); err != nil {
 		return fmt.Errorf("go build: %w", err)
 	}
 	return os.WriteFile(stamp, sum, 0o644)
