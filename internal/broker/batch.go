@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,6 +16,10 @@ import (
 // maxBatch is below the server's limit of 1,000 messages in one atomic batch;
 // one flush to disk serves them all.
 const maxBatch = 200
+
+// batchTimeout bounds the wait for a batch's acknowledgement; the client has such
+// a bound for single messages only.
+const batchTimeout = 10 * time.Second
 
 // publishAll puts messages into one stream, all or none of a batch becoming
 // visible, one flush per batch. Each message needs a Nats-Msg-Id: a batch in
@@ -74,6 +79,9 @@ func (b *Broker) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
 		}
 	}
 	last.Header.Set("Nats-Batch-Commit", "1")
+	// A server that dies with the batch never answers.
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
 	reply, err := b.nc.RequestMsgWithContext(ctx, last)
 	if err != nil {
 		return fmt.Errorf("publish to %s: %w", last.Subject, err)

@@ -199,8 +199,10 @@ type bench struct {
 	post   *postOffice
 	set    Settings
 	runner *Runner
-	rarely bool   // reconcile only when poked
-	stop   func() // ends the runner and waits for it
+	rarely bool // reconcile only when poked
+	// ackWait is shorter than the product's where a test waits for it.
+	ackWait time.Duration
+	stop    func() // ends the runner and waits for it
 }
 
 func quick() Settings {
@@ -229,6 +231,9 @@ func (b *bench) open() {
 	var err error
 	if b.broker, err = Open(b.cfg, zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.WarnLevel)); err != nil {
 		b.t.Fatal(err)
+	}
+	if b.ackWait != 0 {
+		b.broker.ackWait = b.ackWait
 	}
 }
 

@@ -194,6 +194,12 @@ func (j *job) relayAnswered() {
 func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
+	if j.entry.Uncertain && certainty(f) == verdict.NotSent {
+		// This try sent nothing, but an earlier one may have.
+		earlier := *f
+		earlier.Certainty = verdict.May
+		f = &earlier
+	}
 	d := j.letter(f)
 	j.r.reached(pointDying)
 	if err := j.r.bury(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
