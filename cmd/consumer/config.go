@@ -37,6 +37,8 @@ type Config struct {
 	Events EventsConfig `yaml:"events"`
 	// Delivery says how deliveries are made and tried again.
 	Delivery DeliveryConfig `yaml:"delivery"`
+	// Relays are credentials, TLS and limits of relays, for all targets that use them.
+	Relays delivery.Relays `yaml:"relays" override:"false"`
 	// Targets are who gets which certificates. Give only one of targets,
 	// targets_dir and targets_file.
 	Targets []delivery.Target `yaml:"targets"`
@@ -254,7 +256,7 @@ func configPath(path string, env []string) string {
 
 // openBook reads the definitions from where the configuration says.
 func (c *Config) openBook(path string, env []string) []config.Problem {
-	source := delivery.Source{Dir: c.TargetsDir, File: c.TargetsFile, Environ: env}
+	source := delivery.Source{Dir: c.TargetsDir, File: c.TargetsFile, Relays: path, Environ: env}
 	var definitions *delivery.Definitions
 	var problems []config.Problem
 	switch {
@@ -264,7 +266,7 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 		definitions, problems = source.Load()
 	default:
 		source.Config = path
-		definitions, problems = delivery.NewDefinitions(c.Targets)
+		definitions, problems = c.Relays.Define(c.Targets)
 	}
 	if definitions != nil {
 		c.Book = delivery.NewBook(definitions, source)

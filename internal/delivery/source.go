@@ -21,6 +21,9 @@ type Source struct {
 	// Dir is a directory with such files: *.yaml and *.yml that are not hidden, not
 	// those below it. Kubernetes' way of mounting a ConfigMap is understood.
 	Dir string
+	// Relays is a configuration file whose key relays holds for the targets,
+	// wherever they are; "" for none.
+	Relays string
 	// Environ is what ${VAR} in the files is taken from: "NAME=value".
 	Environ []string
 }
@@ -48,8 +51,9 @@ func (s Source) nothing() string {
 
 // snapshot is the content of a source at one moment.
 type snapshot struct {
-	files []file
-	err   error // the source itself cannot be read
+	files  []file
+	err    error // the source itself cannot be read
+	relays *file // nil for none
 }
 
 type file struct {
@@ -60,15 +64,20 @@ type file struct {
 
 // read takes a snapshot. It never waits for a file that is not a regular one.
 func (s Source) read() snapshot {
+	var snap snapshot
+	if s.Relays != "" {
+		f := readFile(s.Relays)
+		snap.relays = &f
+	}
 	if s.Dir == "" {
 		f := readFile(s.path())
-		return snapshot{files: []file{f}, err: f.err}
+		snap.files, snap.err = []file{f}, f.err
+		return snap
 	}
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
 		return snapshot{err: config.Unreadable(err)}
 	}
-	var snap snapshot
 	for _, e := range entries {
 		// Hidden files are those of editors and, in a mounted ConfigMap, ..data and
 		// the directory that it points to; the files proper are links into it.
@@ -95,7 +104,11 @@ func readFile(path string) file {
 func (snap snapshot) digest() [sha256.Size]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%v\n", snap.err)
-	for _, f := range snap.files {
+	files := snap.files
+	if snap.relays != nil {
+		files = append(slices.Clip(files), *snap.relays)
+	}
+	for _, f := range files {
 		fmt.Fprintf(h, "%q %v %d\n", f.path, f.err, len(f.data))
 		h.Write(f.data)
 	}
@@ -120,6 +133,8 @@ func (s Source) parse(snap snapshot) reading {
 		return reading{problems: []config.Problem{{File: s.path(), Message: snap.err.Error()}}}
 	}
 	var r reading
+	relays, relaysDoc, problems := s.parseRelays(snap.relays)
+	r.problems = problems
 	var targets []Target
 	var origins []origin
 	for _, f := range snap.files {
@@ -133,11 +148,31 @@ func (s Source) parse(snap snapshot) reading {
 		targets, origins = append(targets, found...), append(origins, from...)
 		r.problems = append(r.problems, problems...)
 	}
-	r.problems = config.Sort(append(r.problems, validateAt(targets, origins)...))
+	book := newRuleBook(relays)
+	ways := book.allWays(targets)
+	r.problems = append(r.problems, relaysDoc.Locate(relays.Validate())...)
+	r.problems = config.Sort(append(r.problems, validateAt(ways, origins, relaysDoc)...))
 	if !config.Failed(r.problems) {
-		r.definitions = define(targets)
+		r.definitions = define(book, ways)
 	}
 	return r
+}
+
+// parseRelays reads what holds for the relays.
+func (s Source) parseRelays(f *file) (Relays, *config.Document, []config.Problem) {
+	var holder struct {
+		Relays Relays `yaml:"relays"`
+	}
+	switch {
+	case f == nil:
+		doc, _ := config.Parse("", nil, &holder)
+		return holder.Relays, doc, nil
+	case f.err != nil:
+		doc, _ := config.Parse(f.path, nil, &holder)
+		return holder.Relays, doc, []config.Problem{{File: f.path, Message: f.err.Error()}}
+	}
+	doc, problems := config.Parse(f.path, f.data, &holder, config.Variables(s.Environ), config.Only("relays"))
+	return holder.Relays, doc, problems
 }
 
 func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.Problem) {
@@ -161,15 +196,16 @@ func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.P
 	return list.Targets, origins, problems
 }
 
-// validateAt is ValidateTargets for targets from several documents: the
-// problems have the places where the targets were written.
-func validateAt(targets []Target, origins []origin) []config.Problem {
+// validateAt is waysOf for targets from several documents: the problems have the
+// places where the targets, and the rules for relays, were written.
+func validateAt(targets [][]way, origins []origin, relays *config.Document) []config.Problem {
 	var found []config.Problem
 	first := firstWithID(targets)
-	for i := range targets {
+	for i, ways := range targets {
 		from := origins[i]
-		problems := targets[i].validate()
-		if id := targets[i].ID; first[id] != i && id != "" {
+		problems, ruled := validateWays(ways)
+		found = append(found, relays.Locate(ruled)...)
+		if id := ways[0].ID; first[id] != i && id != "" {
 			problems = append(problems, twice("id", id, origins[first[id]].String()))
 		}
 		for j := range problems {

@@ -81,6 +81,9 @@ type Target struct {
 
 	// Timeout bounds one whole send, dial to final reply.
 	Timeout time.Duration `yaml:"timeout" min:"1s" max:"600s"`
+	// Fallback are relays to try, in this order, while those before them do not
+	// answer; at most five. What a relay has begun to take is not given to another.
+	Fallback []Fallback `yaml:"fallback"`
 
 	// FromAddress is the envelope sender and the From header (RFC 5322 addr-spec).
 	FromAddress string `yaml:"from_address" required:"true"`
@@ -112,7 +115,8 @@ type Target struct {
 	// SubjectPrefix stands in front of the subject; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
 
-	lane    string // set by NewDefinitions
+	given   map[string]bool // keys that were read; nil for targets made in Go
+	lane    string          // set by NewDefinitions
 	matcher matcher
 }
 
@@ -122,7 +126,7 @@ type Target struct {
 // keys: NewDefinitions sets them.
 func (t *Target) SetDefaults() {
 	setDefault(&t.Type, "smtp")
-	setDefault(&t.Port, 587)
+	setDefault(&t.Port, defaultPort)
 	setDefault(&t.Timeout, defaultTimeout)
 	setDefault(&t.Payload, PayloadPEM)
 	setDefault(&t.PKCS12Encoding, PKCS12Modern2023)
@@ -135,7 +139,10 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-const defaultTimeout = 30 * time.Second
+const (
+	defaultPort    = 587
+	defaultTimeout = 30 * time.Second
+)
 
 // Match selects events. Everything given must fit; in a list one entry is enough.
 type Match struct {

@@ -14,27 +14,42 @@ import (
 type Definitions struct {
 	targets []*Target
 	byID    map[string]*Target
+	// ways are a target's relays in the order in which they are tried: the target
+	// itself, and for each fallback the target as if that were its only relay.
+	ways   map[string][]*Target
+	limits map[string]RelayLimits // by relayName
 }
 
 // NewDefinitions validates targets as a whole and makes them ready to use: lane,
 // TLSMode and AuthMethod of each are set. The paths of problems start with
 // "targets[i]". With an error among the problems there are no definitions (nil).
 func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
-	problems := ValidateTargets(targets)
+	return Relays{}.Define(targets)
+}
+
+// Define is NewDefinitions for targets that are completed by rules for relays. The
+// paths of problems with the rules start with "relays".
+func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
+	ways, problems := r.waysOf(targets)
 	if config.Failed(problems) {
 		return nil, problems
 	}
-	return define(targets), problems
+	return define(newRuleBook(r), ways), problems
 }
 
 // define makes targets that are known to be valid ready to use.
-func define(targets []Target) *Definitions {
-	d := &Definitions{byID: make(map[string]*Target, len(targets))}
-	for _, t := range targets {
-		t.TLSMode, t.AuthMethod = t.tlsMode(), t.authMethod()
+func define(b *ruleBook, targets [][]way) *Definitions {
+	d := &Definitions{byID: make(map[string]*Target, len(targets)), ways: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits)}
+	for _, ways := range targets {
+		t := ways[0].Target
 		t.matcher = newMatcher(t.Match)
-		d.targets = append(d.targets, &t)
-		d.byID[t.ID] = &t
+		for _, w := range ways {
+			w.TLSMode, w.AuthMethod = w.tlsMode(), w.authMethod()
+			d.ways[t.ID] = append(d.ways[t.ID], w.Target)
+			d.limits[relayName(w.Host, w.Port)] = b.limits(w.Host, w.Port)
+		}
+		d.targets = append(d.targets, t)
+		d.byID[t.ID] = t
 	}
 	assignLanes(d.targets)
 	return d

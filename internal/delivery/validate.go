@@ -17,6 +17,7 @@ const (
 	maxRecipients = 50
 	maxHeaderText = 100 // characters; leaves room for the CN on one line
 	maxGlob       = 512 // characters
+	maxFallbacks  = 5
 )
 
 var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -24,27 +25,57 @@ var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // ValidateTargets says everything that is wrong with a set of targets, and what
 // a person should know about it (warnings). Paths start with "targets[i]".
 func ValidateTargets(targets []Target) []config.Problem {
-	var found []config.Problem
+	_, problems := Relays{}.waysOf(targets)
+	return problems
+}
+
+// waysOf completes targets by the rules and says everything that is wrong with
+// them, and with the rules. Paths start with "targets[i]" and "relays".
+func (r Relays) waysOf(targets []Target) ([][]way, []config.Problem) {
+	found := r.Validate()
 	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
-	first := firstWithID(targets)
+	ways := newRuleBook(r).allWays(targets)
+	first := firstWithID(ways)
 	for i := range targets {
-		for _, p := range targets[i].validate() {
+		own, ruled := validateWays(ways[i])
+		for _, p := range own {
 			p.Path = name(i) + "." + p.Path
 			found = append(found, p)
 		}
+		found = append(found, ruled...)
 		if id := targets[i].ID; first[id] != i && id != "" {
 			found = append(found, twice(name(i)+".id", id, name(first[id])))
 		}
 	}
-	return found
+	return ways, found
+}
+
+// validateWays gives the problems of one target, by its own paths, and those of
+// the rules that it follows.
+func validateWays(ways []way) (own, ruled []config.Problem) {
+	v := &validation{}
+	if len(ways) > 1+maxFallbacks {
+		v.err("fallback", "has %d relays: at most %d are allowed", len(ways)-1, maxFallbacks)
+	}
+	for i, w := range ways {
+		mine, others := w.validate()
+		v.found, ruled = append(v.found, mine...), append(ruled, others...)
+		for _, earlier := range ways[:i] {
+			if relayName(earlier.Host, earlier.Port) == relayName(w.Host, w.Port) {
+				v.err(w.path+".host", "%s stands before it already: a fallback is another relay", relayName(w.Host, w.Port))
+				break
+			}
+		}
+	}
+	return v.found, ruled
 }
 
 // firstWithID is, for each id, the number of the first target that has it.
-func firstWithID(targets []Target) map[string]int {
+func firstWithID(targets [][]way) map[string]int {
 	first := make(map[string]int, len(targets))
-	for i := range targets {
-		if _, taken := first[targets[i].ID]; !taken {
-			first[targets[i].ID] = i
+	for i, ways := range targets {
+		if _, taken := first[ways[0].ID]; !taken {
+			first[ways[0].ID] = i
 		}
 	}
 	return first
@@ -66,17 +97,22 @@ func (v *validation) warn(path, format string, args ...any) {
 	v.found[len(v.found)-1].Severity = config.Warning
 }
 
-func (t *Target) validate() []config.Problem {
-	v := &validation{config.Check(t, "")}
+func (t *Target) validate(v *validation) {
+	v.found = append(v.found, config.Check(t, "")...)
 	if t.ID != "" && !targetID.MatchString(t.ID) {
 		v.err("id", "want 1 to 64 of A-Z, a-z, 0-9, _ and -")
 	}
 	t.validateMatch(v)
-	t.validateRelay(v)
-	t.validateAuth(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
-	return v.found
+	t.validateWay(v)
+}
+
+// validateWay checks what depends on the relay.
+func (t *Target) validateWay(v *validation) {
+	t.validateRelay(v)
+	t.validateAuth(v)
+	t.validateSecrecy(v)
 }
 
 func (t *Target) validateMatch(v *validation) {
@@ -224,6 +260,10 @@ func (t *Target) validatePayload(v *validation) {
 	case t.Payload != PayloadPKCS12 && !t.PKCS12Passphrase.IsZero():
 		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
 	}
+}
+
+// validateSecrecy keeps private keys from travelling in the clear.
+func (t *Target) validateSecrecy(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == TLSPlaintext || mode == TLSOpportunistic
 	if t.Payload == PayloadPEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {

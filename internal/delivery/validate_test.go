@@ -30,7 +30,9 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	var one Target
 	one.SetDefaults()
 	doc, problems := config.Parse("t.yaml", []byte(strings.Join(merged, "\n")+"\n"), &one)
-	problems = doc.Locate(append(problems, one.validate()...))
+	ways := newRuleBook(Relays{}).ways(&one)
+	found, _ := validateWays(ways)
+	problems = doc.Locate(append(problems, found...))
 	var texts []string
 	for _, p := range problems {
 		texts = append(texts, strings.TrimPrefix(p.Error(), "t.yaml:"))
@@ -38,7 +40,7 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	if config.Failed(problems) {
 		return nil, texts
 	}
-	return define([]Target{one}).targets[0], texts
+	return define(newRuleBook(Relays{}), [][]way{ways}).targets[0], texts
 }
 
 const env = "{env: X}"

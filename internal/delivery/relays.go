@@ -1,0 +1,328 @@
+package delivery
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Relays is what holds for relays whichever target uses them, so that hundreds of
+// targets need not repeat it. For each key the target's own value goes first, then
+// that of the first rule that fits, then default's.
+type Relays struct {
+	// Default holds for all relays, where no rule says otherwise.
+	Default RelayDefault `yaml:"default"`
+	// Rules hold for the relays that they fit; of several the first one alone.
+	Rules []RelayRule `yaml:"rules"`
+}
+
+// RelayDefault is what holds for all relays.
+type RelayDefault struct {
+	RelayKeys   `yaml:",inline"`
+	RelayLimits `yaml:",inline"`
+}
+
+// RelayRule is what holds for some relays.
+type RelayRule struct {
+	// Host is a glob on the relay's name or address: * fits any characters but a
+	// dot, ** any at all.
+	Host string `yaml:"host" required:"true"`
+	// OnlyPort narrows the rule to relays with this port.
+	OnlyPort *int `yaml:"only_port" min:"1" max:"65535"`
+
+	RelayKeys   `yaml:",inline"`
+	RelayLimits `yaml:",inline"`
+}
+
+// RelayKeys say how to talk to a relay. They mean what they mean in a target.
+type RelayKeys struct {
+	// Port of the relay, for targets that give none.
+	Port *int `yaml:"port" min:"1" max:"65535"`
+	// TLSMode as in a target.
+	TLSMode string `yaml:"tls_mode" enum:"starttls,smtps,opportunistic,plaintext"`
+	// TLSSkipVerify as in a target.
+	TLSSkipVerify *bool `yaml:"tls_skip_verify"`
+	// CAFile as in a target.
+	CAFile string `yaml:"ca_file"`
+	// AuthMethod as in a target.
+	AuthMethod string `yaml:"auth_method" enum:"none,plain,login" later:"cram-md5,scram-sha-256,xoauth2"`
+	// Username as in a target.
+	Username Text `yaml:"username"`
+	// Password as in a target; {host} and {target} in a path stand for those of the
+	// delivery.
+	Password secrets.Ref `yaml:"password"`
+	// AllowInsecureAuth as in a target.
+	AllowInsecureAuth *bool `yaml:"allow_insecure_auth"`
+	// Timeout as in a target.
+	Timeout *time.Duration `yaml:"timeout" min:"1s" max:"600s"`
+}
+
+// RelayLimits bound what a relay is given. They hold for the relay, by host and
+// port, and are kept by all replicas together.
+type RelayLimits struct {
+	// MaxConnections is how many connections the relay has from all replicas
+	// together at a time.
+	MaxConnections int `yaml:"max_connections" min:"0" max:"10000"`
+	// MaxMessagesPerConnection is how many mails one connection carries before it is
+	// closed.
+	MaxMessagesPerConnection int `yaml:"max_messages_per_connection" min:"0" max:"100000"`
+	// MaxMessageRate is how many mails the relay is given in any such span of time:
+	// 14/s, 100/min, 1000/h, 500/day.
+	MaxMessageRate verdict.Rate `yaml:"max_message_rate" pattern:"^ *[0-9]+ */ *(s|min|h|day) *$"`
+}
+
+// Fallback is a relay that is tried when those before it do not answer.
+type Fallback struct {
+	// Host is the relay's DNS name or IP address.
+	Host string `yaml:"host" required:"true"`
+
+	RelayKeys `yaml:",inline"`
+}
+
+// Given is called by the configuration's decoder for each key of the target, which
+// may say what is the default anyway, and mean it.
+func (t *Target) Given(key string) {
+	if t.given == nil {
+		t.given = make(map[string]bool)
+	}
+	t.given[key] = true
+}
+
+// relayKey is one of the RelayKeys and the field of a Target that has its name.
+// In the keys it is a pointer where zero is a value like others.
+type relayKey struct {
+	name     string // in YAML
+	key, own reflect.Value
+}
+
+func relayKeys(keys *RelayKeys, t *Target) []relayKey {
+	k, of := reflect.ValueOf(keys).Elem(), reflect.ValueOf(t).Elem()
+	var all []relayKey
+	for _, s := range config.Settings(k.Type()) {
+		all = append(all, relayKey{s.Name, k.FieldByIndex(s.Index), of.FieldByName(s.Field.Name)})
+	}
+	return all
+}
+
+// said are the keys about the relay that the target gives itself: those that were
+// read, and those whose value is not the default.
+func (t *Target) said() RelayKeys {
+	var said, defaults RelayKeys
+	var untouched Target
+	untouched.SetDefaults()
+	without := relayKeys(&defaults, &untouched)
+	for i, k := range relayKeys(&said, t) {
+		if !t.given[k.name] && (k.own.IsZero() || reflect.DeepEqual(k.own.Interface(), without[i].own.Interface())) {
+			continue
+		}
+		if k.key.Kind() == reflect.Pointer {
+			k.key.Set(reflect.New(k.own.Type()))
+			k.key.Elem().Set(k.own)
+		} else {
+			k.key.Set(k.own)
+		}
+	}
+	return said
+}
+
+// take sets the target's relay keys to those that have a value.
+func (t *Target) take(keys RelayKeys) {
+	for _, k := range relayKeys(&keys, t) {
+		if !k.key.IsZero() {
+			k.own.Set(reflect.Indirect(k.key))
+		}
+	}
+}
+
+// complete fills what is left out with what others say, and notes in from where it
+// came from: the path of the key. Who wants no login is given none.
+func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]string) {
+	said := relayKeys(&others, &Target{})
+	for i, own := range relayKeys(k, &Target{}) {
+		credentials := own.name == "username" || own.name == "password"
+		if own.key.IsZero() && !said[i].key.IsZero() && !(credentials && k.AuthMethod == AuthNone) {
+			own.key.Set(said[i].key)
+			from[own.name] = path + "." + own.name
+		}
+	}
+}
+
+// ruleBook is Relays made ready: globs split, names folded.
+type ruleBook struct {
+	Relays
+	hosts []dnsGlob // of the rules
+	names map[string]name
+}
+
+func newRuleBook(r Relays) *ruleBook {
+	b := &ruleBook{Relays: r, names: make(map[string]name)}
+	for _, rule := range r.Rules {
+		n := nameOf(rule.Host)
+		b.hosts = append(b.hosts, dnsGlob{newGlob(n.ascii, '.'), newGlob(n.unicode, '.')})
+	}
+	return b
+}
+
+// allWays leaves the targets that it is given as they are.
+func (b *ruleBook) allWays(targets []Target) [][]way {
+	all := make([][]way, len(targets))
+	for i, t := range targets {
+		all[i] = b.ways(&t)
+	}
+	return all
+}
+
+// rule is the number of the first rule that fits a relay, -1 when none does. A
+// port that is not given is the one that the rule itself, or default, gives.
+func (b *ruleBook) rule(host string, port *int) int {
+	n, known := b.names[host]
+	if !known {
+		n = nameOf(host)
+		b.names[host] = n
+	}
+	for i, r := range b.Rules {
+		fits := b.hosts[i].ascii.match(n.ascii) || b.hosts[i].unicode.match(n.unicode)
+		if fits && (r.OnlyPort == nil || *r.OnlyPort == firstPort(port, r.Port, b.Default.Port)) {
+			return i
+		}
+	}
+	return -1
+}
+
+func firstPort(ports ...*int) int {
+	for _, port := range ports {
+		if port != nil {
+			return *port
+		}
+	}
+	return defaultPort
+}
+
+// completed takes the keys of a relay from what was said, then from the first rule
+// that fits, then from default.
+func (b *ruleBook) completed(t *Target, said RelayKeys) (from map[string]string) {
+	from = make(map[string]string)
+	if i := b.rule(t.Host, said.Port); i >= 0 {
+		said.complete(b.Rules[i].RelayKeys, rulePath(i), from)
+	}
+	said.complete(b.Default.RelayKeys, "relays.default", from)
+	t.take(said)
+	return from
+}
+
+func rulePath(i int) string { return fmt.Sprintf("relays.rules[%d]", i) }
+
+// limits are those of a relay, the same for whoever uses it.
+func (b *ruleBook) limits(host string, port int) RelayLimits {
+	limits := b.Default.RelayLimits
+	if i := b.rule(host, &port); i >= 0 {
+		own := b.Rules[i].RelayLimits
+		if own.MaxConnections > 0 {
+			limits.MaxConnections = own.MaxConnections
+		}
+		if own.MaxMessagesPerConnection > 0 {
+			limits.MaxMessagesPerConnection = own.MaxMessagesPerConnection
+		}
+		if !own.MaxMessageRate.IsZero() {
+			limits.MaxMessageRate = own.MaxMessageRate
+		}
+	}
+	return limits
+}
+
+// way is one relay that a target's mails may take: the target, with the keys of
+// that relay.
+type way struct {
+	*Target
+	path string            // of its keys below the target: "", or "fallback[0]"
+	from map[string]string // key -> path of the rule or default that gave it
+}
+
+// ways are a target's relays in the order in which they are tried: its own, then
+// its fallbacks. The target itself is completed by what the rules say.
+func (b *ruleBook) ways(t *Target) []way {
+	said := t.said()
+	all := []way{{Target: t, from: b.completed(t, said)}}
+	for i, f := range t.Fallback {
+		variant := *t
+		variant.Host = f.Host
+		var untouched Target
+		untouched.SetDefaults()
+		clean := relayKeys(&RelayKeys{}, &untouched)
+		for j, k := range relayKeys(&RelayKeys{}, &variant) {
+			k.own.Set(clean[j].own)
+		}
+		if f.Timeout == nil {
+			f.Timeout = said.Timeout // the target's own holds for all of its relays
+		}
+		all = append(all, way{&variant, fmt.Sprintf("fallback[%d]", i), b.completed(&variant, f.RelayKeys)})
+	}
+	return all
+}
+
+// fallbackKeys are the keys that a fallback can have; others are its target's.
+var fallbackKeys = func() map[string]bool {
+	keys := make(map[string]bool)
+	for _, s := range config.Settings(reflect.TypeFor[Fallback]()) {
+		keys[s.Name] = true
+	}
+	return keys
+}()
+
+// validate gives the problems of the target as it is on this way. Those of values
+// that a rule gave have the rule's path and are apart: they are no target's.
+func (w way) validate() (own, ruled []config.Problem) {
+	v := &validation{}
+	if w.path == "" {
+		w.Target.validate(v)
+	} else {
+		w.Target.validateWay(v)
+	}
+	for _, p := range v.found {
+		key, rest := p.Path, ""
+		if i := strings.IndexAny(p.Path, ".["); i >= 0 {
+			key, rest = p.Path[:i], p.Path[i:]
+		}
+		if given, ok := w.from[key]; ok {
+			p.Path = given + rest
+			ruled = append(ruled, p)
+			continue
+		}
+		if w.path != "" && fallbackKeys[key] {
+			p.Path = w.path + "." + p.Path
+		}
+		own = append(own, p)
+	}
+	return own, ruled
+}
+
+// Validate says what is wrong with the section relays; paths start with "relays".
+func (r Relays) Validate() []config.Problem {
+	v := &validation{config.Check(r, "relays")}
+	v.relayKeys("relays.default", r.Default.RelayKeys)
+	for i, rule := range r.Rules {
+		at := rulePath(i)
+		if rule.Host != "" {
+			v.glob(at+".host", rule.Host)
+			if rule.OnlyPort == nil && strings.Contains(rule.Host, ":") && strings.Count(rule.Host, ":") == 1 {
+				v.err(at+".host", "has a port: want the port under only_port")
+			}
+		}
+		v.relayKeys(at, rule.RelayKeys)
+	}
+	return v.found
+}
+
+// relayKeys checks what can be said of keys before it is known whose they are.
+func (v *validation) relayKeys(at string, k RelayKeys) {
+	v.ref(at+".username", k.Username.Ref)
+	v.ref(at+".password", k.Password)
+	if !printable(k.Username.Plain) {
+		v.err(at+".username", "has control characters")
+	}
+}

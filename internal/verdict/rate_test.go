@@ -1,0 +1,33 @@
+package verdict
+
+import (
+	"testing"
+	"time"
+)
+
+func TestRate(t *testing.T) {
+	t.Parallel()
+	read := func(text string) (r Rate, err error) {
+		err = r.UnmarshalYAML(func(into any) error { *into.(*string) = text; return nil })
+		return r, err
+	}
+	for text, want := range map[string]Rate{
+		"14/s": {14, time.Second}, "100/min": {100, time.Minute}, "1000/h": {1000, time.Hour}, "500/day": {500, 24 * time.Hour}, "500 / day": {500, 24 * time.Hour},
+	} {
+		r, err := read(text)
+		if err != nil || r != want {
+			t.Errorf("%q: %v, %v", text, r, err)
+		}
+		if again, err := read(r.String()); again != r || err != nil {
+			t.Errorf("%q is written %q, which is read as %v, %v", text, r.String(), again, err)
+		}
+	}
+	for _, text := range []string{"", "14", "/s", "0/s", "-1/s", "1.5/s", "14/sec", "14/week", "14/s/s", "1000001/day", "s/14"} {
+		if r, err := read(text); err == nil || !r.IsZero() {
+			t.Errorf("%q is read as %v", text, r)
+		}
+	}
+	if (Rate{}).String() != "" || (Rate{5, 90 * time.Second}).String() != "5/1m30s" {
+		t.Error("no limit, or an odd span, is written wrongly")
+	}
+}
