@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/wneessen/go-mail/smtp"
@@ -57,11 +58,9 @@ func (s *session) mayAuthenticate(method string) *verdict.Failure {
 	case s.relay.skipVerify:
 		return s.authFailure("tls_skip_verify leaves open who " + s.address + " is, so the password was not sent; set ca_file instead, or allow_insecure_auth: true")
 	}
-	offered := offeredMechanisms(s.client)
-	for _, name := range offered {
-		if strings.EqualFold(name, method) {
-			return nil
-		}
+	offered := s.offers.mechanisms()
+	if slices.Contains(offered, method) {
+		return nil
 	}
 	if len(offered) == 0 {
 		hint := "set auth_method: none, or use the port on which the relay offers AUTH"
@@ -83,7 +82,7 @@ func (s *session) exchange(mechanism smtp.Auth) error {
 	name, response, err := mechanism.Start(&smtp.ServerInfo{
 		Name: s.relay.host,
 		TLS:  s.tls != nil,
-		Auth: offeredMechanisms(s.client),
+		Auth: s.offers.mechanisms(),
 	})
 	if err != nil {
 		return errAuthRounds
@@ -113,11 +112,6 @@ func (s *session) exchange(mechanism smtp.Auth) error {
 		line = base64.StdEncoding.EncodeToString(response)
 	}
 	return errAuthRounds
-}
-
-func offeredMechanisms(client *smtp.Client) []string {
-	_, value := client.Extension("AUTH")
-	return strings.Fields(value)
 }
 
 // echoes reports whether an error holds a part of the credentials, plain or as

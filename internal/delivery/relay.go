@@ -9,8 +9,6 @@ import (
 
 	"golang.org/x/net/idna"
 
-	"github.com/wneessen/go-mail/smtp"
-
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -114,14 +112,4 @@ func speakable(address string, utf8 bool) bool {
 		}
 	}
 	return !quoted
-}
-
-// sizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
-func sizeLimit(client *smtp.Client) int {
-	_, value := client.Extension("SIZE")
-	limit, err := strconv.Atoi(strings.TrimSpace(value))
-	if err != nil || limit < 0 {
-		return 0
-	}
-	return limit
 }

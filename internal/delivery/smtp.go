@@ -1,13 +1,12 @@
 package delivery
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"net"
 	"net/textproto"
 	"time"
-
-	"github.com/wneessen/go-mail/smtp"
 
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -15,25 +14,26 @@ import (
 // session is one connection to a relay, past TLS and AUTH. It carries one mail
 // after the other and belongs to one goroutine at a time.
 //
-// It drives go-mail's client command by command, because the whole-message
-// functions hide what a verdict needs: which recipient was refused, in which
-// phase, and whether the final dot had gone out. Its Auth and StartTLS methods
-// are passed over for the same reason: they run several phases in one call.
+// It speaks for itself over textproto, where go-mail's client has one call for
+// several phases: a verdict wants to know which recipient was refused, in which
+// phase, and whether the final dot had gone out.
 type session struct {
 	relay   relay
 	address string // host:port
 	created time.Time
 	dialled time.Duration // what dial took
-	used    time.Time     // end of the last transaction
+	fresh   bool          // no mail was tried on it yet
 	sent    int           // mails taken by the relay on this connection
 
 	tcp    net.Conn // what abort closes, whatever stands above it
-	wire   *wire    // what client speaks over: tcp, or TLS on it
-	client *smtp.Client
+	wire   *wire    // what is spoken over: tcp, or TLS on it
+	text   *textproto.Reader
+	offers offers               // the relay's extensions, since the last EHLO
 	tls    *tls.ConnectionState // nil in plaintext
 
 	open  bool // a transaction was begun and not ended: RSET before the next
-	ended bool // the end of the content is being written
+	heard bool // the relay has answered something of the present mail
+	ended bool // the content is out, its end included
 	dead  bool // no further command makes sense
 }
 
@@ -41,7 +41,7 @@ type session struct {
 // phase has its own deadline, capped by the context's; when the context is
 // cancelled the socket is closed at once, and no failure leaves one open.
 func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
-	s := &session{relay: r, address: r.address(), created: time.Now()}
+	s := &session{relay: r, address: r.address(), created: time.Now(), fresh: true}
 	if failure := s.establish(ctx); failure != nil {
 		if s.dead {
 			s.abort()
@@ -51,7 +51,6 @@ func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
 		return nil, failure
 	}
 	s.dialled = time.Since(s.created)
-	s.used = time.Now()
 	return s, nil
 }
 
@@ -62,7 +61,7 @@ func (s *session) establish(ctx context.Context) *verdict.Failure {
 	defer s.watch(ctx)()
 
 	if s.relay.tlsMode == "smtps" {
-		if failure := s.handshake(ctx, ""); failure != nil {
+		if failure := s.handshake(ctx); failure != nil {
 			return failure
 		}
 	}
@@ -89,52 +88,37 @@ func (s *session) connect(ctx context.Context) *verdict.Failure {
 		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.failure()
 	}
 	s.tcp = tcp
-	s.wire = &wire{Conn: tcp}
+	s.speakOver(tcp)
 	return nil
+}
+
+func (s *session) speakOver(conn net.Conn) {
+	s.wire = &wire{Conn: conn}
+	s.wire.expect(1)
+	s.text = textproto.NewReader(bufio.NewReader(s.wire))
 }
 
 // greet reads the relay's greeting.
 func (s *session) greet(ctx context.Context) *verdict.Failure {
-	return s.step(ctx, verdict.PhaseBanner, func() (err error) {
-		s.client, err = smtp.NewClient(s.wire, s.relay.host)
+	return s.step(ctx, verdict.PhaseBanner, func() error {
+		_, _, err := s.hear(220)
 		return err
 	})
 }
 
-// hello introduces us and learns what the relay offers.
+// hello introduces us and learns what the relay offers. HELO is for relays that
+// do not know EHLO (500 or 502, RFC 5321 section 3.2); any other answer stands.
 func (s *session) hello(ctx context.Context) *verdict.Failure {
 	name := heloName(s.relay.helo, s.tcp.LocalAddr())
-	heard := &helloErrors{wire: s.wire}
-	s.client.ErrorHandlerRegistry.RegisterHandler(s.relay.host, "ehlo", heard)
-	s.client.ErrorHandlerRegistry.RegisterHandler(s.relay.host, "helo", heard)
-	failure := s.step(ctx, verdict.PhaseEHLO, func() error {
-		err := s.client.Hello(name)
-		if err != nil && heard.last != nil {
-			return heard.last
+	return s.step(ctx, verdict.PhaseEHLO, func() error {
+		_, text, err := s.command(250, "EHLO "+name)
+		if code := replyCode(err); code == 500 || code == 502 {
+			_, _, err = s.command(250, "HELO "+name)
+			text = ""
 		}
+		s.offers = parseOffers(text)
 		return err
 	})
-	if failure != nil {
-		s.dead = true // heard has closed it
-	}
-	return failure
-}
-
-// helloErrors hears of a failed EHLO before the client goes on to HELO, which
-// it does after any error at all. HELO is for relays that do not know EHLO
-// (500 or 502, RFC 5321 section 3.2); any other answer stands.
-type helloErrors struct {
-	wire *wire
-	last error
-}
-
-// HandleError keeps the error, and closes the wire when HELO is not to follow.
-func (h *helloErrors) HandleError(_, command string, _ *textproto.Conn, err error) error {
-	h.last = err
-	if code := replyCode(err); command == "ehlo" && code != 500 && code != 502 {
-		_ = h.wire.Close()
-	}
-	return err
 }
 
 // startTLS moves the connection to TLS as the mode asks. A relay that offers
@@ -144,7 +128,7 @@ func (s *session) startTLS(ctx context.Context) *verdict.Failure {
 	case "smtps", "plaintext":
 		return nil
 	}
-	if offered, _ := s.client.Extension("STARTTLS"); !offered {
+	if !s.offers.has("STARTTLS") {
 		if s.relay.tlsMode == "opportunistic" {
 			return nil
 		}
@@ -154,7 +138,7 @@ func (s *session) startTLS(ctx context.Context) *verdict.Failure {
 		if _, _, err := s.command(220, "STARTTLS"); err != nil {
 			return err
 		}
-		if s.client.Text.R.Buffered() > 0 {
+		if s.text.R.Buffered() > 0 {
 			return errInjected
 		}
 		return nil
@@ -162,20 +146,14 @@ func (s *session) startTLS(ctx context.Context) *verdict.Failure {
 	if failure != nil {
 		return failure
 	}
-	// The client wants to be greeted, and after STARTTLS a relay does not greet
-	// again (RFC 3207 section 4.2).
-	if failure := s.handshake(ctx, "220 TLS\r\n"); failure != nil {
-		return failure
-	}
-	if failure := s.greet(ctx); failure != nil {
+	if failure := s.handshake(ctx); failure != nil {
 		return failure
 	}
 	return s.hello(ctx)
 }
 
-// handshake puts TLS on the connection; greeting is what the wire above it
-// begins with.
-func (s *session) handshake(ctx context.Context, greeting string) *verdict.Failure {
+// handshake puts TLS on the connection.
+func (s *session) handshake(ctx context.Context) *verdict.Failure {
 	secured := tls.Client(s.tcp, &tls.Config{
 		ServerName:         s.relay.serverName(),
 		MinVersion:         tls.VersionTLS12,
@@ -188,7 +166,7 @@ func (s *session) handshake(ctx context.Context, greeting string) *verdict.Failu
 	}
 	state := secured.ConnectionState()
 	s.tls = &state
-	s.wire = &wire{Conn: secured, pending: greeting}
+	s.speakOver(secured)
 	return nil
 }
 
@@ -205,20 +183,9 @@ func (s *session) step(ctx context.Context, phase verdict.Phase, do func() error
 	if err == nil {
 		return nil
 	}
-	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.ended && !s.wire.broken}
+	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.ended}
 	s.dead = f.ends() || s.wire.broken
 	return f.failure()
-}
-
-// command says a line that the client has no method for.
-func (s *session) command(expect int, line string) (code int, text string, err error) {
-	id, err := s.client.Text.Cmd("%s", line)
-	if err != nil {
-		return 0, "", err
-	}
-	s.client.Text.StartResponse(id)
-	defer s.client.Text.EndResponse(id)
-	return s.client.Text.ReadResponse(expect)
 }
 
 // watch closes the socket the moment the context is done, which is what makes a
@@ -244,7 +211,7 @@ func (s *session) abort() {
 // must not hold up the verdict on a mail it has taken, and whether it says
 // goodbye at all changes nothing.
 func (s *session) close() {
-	if s.dead || s.client == nil {
+	if s.dead || s.text == nil {
 		s.abort()
 		return
 	}

@@ -157,7 +157,19 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 		for name, test := range cases {
 			t.Run(row.moment+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				server := startRelay(t, relayScript{acts: map[string]act{row.moment: test.act}, cert: cert})
+				script := relayScript{acts: map[string]act{row.moment: test.act}, cert: cert}
+				if name != "hang" && (row.moment == atMail || row.moment == atRcpt || row.moment == atData) {
+					t.Run("command by command", func(t *testing.T) {
+						t.Parallel()
+						script := script
+						script.offers = []string{"8BITMIME"}
+						_, f := attempt(patient(t), startRelay(t, script).client(), someone, someMail).verdicts()
+						if f == nil || f.Code != test.want.code || f.ReplyCode != test.want.reply || f.Phase != row.phase {
+							t.Errorf("got %+v, want %+v in %s", f, test.want, row.phase)
+						}
+					})
+				}
+				server := startRelay(t, script)
 				r := server.client()
 				if row.moment == atSTARTTLS || row.moment == atAuth {
 					r.tlsMode, r.roots = "starttls", ca.pool()

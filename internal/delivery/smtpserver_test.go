@@ -79,6 +79,7 @@ type scriptedRelay struct {
 	mu       sync.Mutex
 	mails    []testMail
 	commands []string // verbs, in order of arrival
+	ahead    int      // commands that were there before the one ahead of them was answered
 	seen     map[string]int
 	open     map[net.Conn]bool
 	accepted int
@@ -92,7 +93,7 @@ func startRelay(t *testing.T, script relayScript) *scriptedRelay {
 	}
 	r := &scriptedRelay{relayScript: script, listener: listener, seen: map[string]int{}, open: map[net.Conn]bool{}}
 	if r.offers == nil {
-		r.offers = []string{"8BITMIME", "SIZE 10485760", "SMTPUTF8", "STARTTLS", "AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES"}
+		r.offers = []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "SMTPUTF8", "STARTTLS", "AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES"}
 	}
 	r.served.Add(1)
 	go func() {
@@ -296,6 +297,9 @@ func (c *conversation) command() bool {
 	verb = strings.ToUpper(verb)
 	c.mu.Lock()
 	c.commands = append(c.commands, verb)
+	if c.in.Buffered() > 0 {
+		c.ahead++
+	}
 	c.mu.Unlock()
 	switch verb {
 	case "EHLO":

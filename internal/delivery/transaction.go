@@ -3,17 +3,16 @@ package delivery
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/textproto"
 	"strconv"
 	"time"
 
-	"github.com/wneessen/go-mail/smtp"
-
 	"github.com/certpost/certpost/internal/verdict"
 )
+
+// reset is the command that forgets a transaction.
+const reset = "RSET"
 
 // envelope is what the relay is told about a mail: addresses without angle
 // brackets, domains as A-labels, no duplicates.
@@ -31,6 +30,7 @@ type result struct {
 	receipt *verdict.Receipt // nil when the relay did not take the mail
 	refused []rejection      // recipients refused one by one at RCPT
 	failure *verdict.Failure // why the relay did not take the mail; nil when it did
+	stale   bool             // the connection, an old one, had ended before: no word about the mail
 }
 
 // rejection is one recipient that the relay did not take.
@@ -63,14 +63,14 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	if got.failure = s.admit(env, raw); got.failure != nil {
 		return got
 	}
-	defer func() { s.used = time.Now() }()
+	fresh := s.fresh
+	s.fresh, s.heard = false, false
 	defer s.watch(ctx)()
 
-	if got.failure = s.mail(ctx, env, len(raw)); got.failure != nil {
-		return got
-	}
-	var taken []string
-	if taken, got.refused, got.failure = s.rcpt(ctx, env); got.failure != nil {
+	taken, refused, failure := s.introduce(ctx, env, len(raw))
+	got.refused, got.failure = refused, failure
+	if failure != nil {
+		got.stale = !fresh && !s.heard && gone(ctx, failure)
 		return got
 	}
 	switch {
@@ -107,7 +107,7 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 		Size:       len(raw),
 		Timings:    verdict.Timings{Send: time.Since(started)},
 	}
-	if s.sent == 0 {
+	if fresh {
 		got.receipt.Timings.Dial = s.dialled
 	}
 	s.sent++
@@ -128,7 +128,7 @@ func (s *session) admit(env envelope, raw []byte) *verdict.Failure {
 		}
 	}
 	if env.utf8 {
-		if offered, _ := s.client.Extension("SMTPUTF8"); !offered {
+		if !s.offers.has("SMTPUTF8") {
 			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay")
 		}
 	}
@@ -136,88 +136,122 @@ func (s *session) admit(env envelope, raw []byte) *verdict.Failure {
 	if bytes.Count(raw, []byte("\r\n")) != lines || bytes.Count(raw, []byte("\r")) != lines {
 		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; please report this")
 	}
-	if limit := sizeLimit(s.client); limit > 0 && len(raw) > limit {
+	if limit := s.offers.sizeLimit(); limit > 0 && len(raw) > limit {
 		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes and %s takes at most %d (SIZE); raise the relay's limit or choose a smaller payload", len(raw), s.address, limit))
 	}
 	return nil
 }
 
-func (s *session) mail(ctx context.Context, env envelope, size int) *verdict.Failure {
-	path := "<" + env.from + ">"
-	if offered, _ := s.client.Extension("SIZE"); offered {
-		path += " SIZE=" + strconv.Itoa(size)
-	}
-	s.client.SkipSMTPUTF8(!env.utf8)
-	return s.step(ctx, verdict.PhaseMail, func() error {
-		if s.open {
-			if err := s.client.Reset(); replyCode(err) != 0 {
-				return errNoReset // says nothing about this mail
-			} else if err != nil {
-				return err
-			}
-		}
-		err := s.client.Mail(path)
-		s.open = err == nil
-		return err
-	})
+// query is one command of an envelope.
+type query struct {
+	phase     verdict.Phase
+	line      string
+	expect    int // the code of a good reply, or a prefix of it
+	recipient string
 }
 
-// rcpt asks for every recipient. The failure is one of the connection: then
-// nobody was taken, but who was refused before is.
-func (s *session) rcpt(ctx context.Context, env envelope) (taken []string, refused []rejection, failure *verdict.Failure) {
+func (s *session) queries(env envelope, size int) []query {
+	var all []query
+	if s.open {
+		all = append(all, query{phase: verdict.PhaseMail, line: reset, expect: 250})
+	}
+	mail := "MAIL FROM:<" + env.from + ">"
+	if s.offers.has("SIZE") {
+		mail += " SIZE=" + strconv.Itoa(size)
+	}
+	if s.offers.has("8BITMIME") {
+		mail += " BODY=8BITMIME"
+	}
+	if env.utf8 {
+		mail += " SMTPUTF8"
+	}
+	all = append(all, query{phase: verdict.PhaseMail, line: mail, expect: 250})
 	for _, recipient := range env.recipients {
-		failure := s.step(ctx, verdict.PhaseRcpt, func() error { return s.client.Rcpt("<" + recipient + ">") })
-		switch {
-		case failure == nil:
-			taken = append(taken, recipient)
-		case s.dead:
-			return nil, refused, failure
-		default:
-			refused = append(refused, rejection{recipient, failure})
+		all = append(all, query{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
+	}
+	return all
+}
+
+// introduce tells the relay from whom and to whom the mail is: in one packet when
+// it offers PIPELINING (RFC 2920), else command by command. Each reply is judged
+// as the one to its command. The failure is about the mail as a whole: then nobody
+// was taken, but who was refused by then is.
+func (s *session) introduce(ctx context.Context, env envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
+	all := s.queries(env, size)
+	atOnce := s.offers.has("PIPELINING")
+	if atOnce {
+		failure := s.step(ctx, verdict.PhaseMail, func() error { return s.say(linesOf(all)...) })
+		if failure != nil {
+			return nil, nil, failure
 		}
+	}
+	for _, q := range all {
+		no := s.step(ctx, q.phase, func() error {
+			if !atOnce {
+				if err := s.say(q.line); err != nil {
+					return err
+				}
+			}
+			_, _, err := s.hear(q.expect)
+			if q.line == reset && replyCode(err) != 0 {
+				return errNoReset // says nothing about this mail
+			}
+			return err
+		})
+		s.heard = s.heard || !s.dead
+		switch {
+		case failure != nil: // the replies after a refused MAIL mean nothing, and are read all the same
+		case no == nil && q.phase == verdict.PhaseRcpt:
+			taken = append(taken, q.recipient)
+		case no == nil:
+			s.open = q.line != reset
+		case q.phase == verdict.PhaseRcpt && !s.dead:
+			refused = append(refused, rejection{q.recipient, no})
+		default:
+			failure = no
+		}
+		if s.dead || failure != nil && !atOnce {
+			break
+		}
+	}
+	if failure != nil {
+		return nil, refused, failure
 	}
 	return taken, refused, nil
 }
 
+func linesOf(all []query) []string {
+	lines := make([]string, len(all))
+	for i, q := range all {
+		lines[i] = q.line
+	}
+	return lines
+}
+
+// gone reports that a connection had ended before it heard of the mail.
+func gone(ctx context.Context, f *verdict.Failure) bool {
+	return ctx.Err() == nil && (f.ReplyCode == 421 || f.ReplyCode == 0 && (isCut(f.Cause) || isAlert(f.Cause)))
+}
+
 // data sends the content and returns the reply to the final dot.
-func (s *session) data(ctx context.Context, raw []byte) (textproto.Error, *verdict.Failure) {
-	var w io.WriteCloser
-	failure := s.step(ctx, verdict.PhaseData, func() (err error) {
-		w, err = s.client.Data()
+func (s *session) data(ctx context.Context, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
+	failure = s.step(ctx, verdict.PhaseData, func() error {
+		_, _, err := s.command(354, "DATA")
 		return err
 	})
 	if failure != nil {
-		return textproto.Error{}, failure
+		return reply, failure
 	}
 	s.open = false // the reply to the final dot, whatever it is, ends the transaction
 
-	reply := textproto.Error{Code: 250}
-	failure = s.step(ctx, verdict.PhaseContent, func() error {
-		if _, err := w.Write(raw); err != nil {
-			return s.lastWord(err)
+	failure = s.step(ctx, verdict.PhaseContent, func() (err error) {
+		if err := s.content(raw); err != nil {
+			return err
 		}
 		s.ended = true
-		err := w.Close()
-		if refused, ok := errors.AsType[*textproto.Error](err); ok && refused.Code/100 == 2 {
-			reply = *refused // a relay that answers 251 or 252 has taken the mail all the same
-			return nil
-		}
+		reply.Code, reply.Msg, err = s.hear(2) // a relay that answers 251 has taken the mail all the same
 		return err
 	})
-	if closer, ok := w.(*smtp.DataCloser); ok && reply.Msg == "" {
-		reply.Msg = closer.ServerResponse()
-	}
 	s.ended = false
 	return reply, failure
-}
-
-// lastWord is what the relay said before it hung up amid the content, as one
-// does that finds the mail too large or has run out of space; else it is err.
-func (s *session) lastWord(err error) error {
-	_ = s.tcp.SetReadDeadline(time.Now().Add(lastWordTimeout))
-	code, text, readErr := s.client.Text.ReadResponse(0)
-	if readErr != nil || code < 400 {
-		return err
-	}
-	return &textproto.Error{Code: code, Msg: text}
 }

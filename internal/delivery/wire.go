@@ -6,8 +6,9 @@ import (
 )
 
 const (
-	maxReplyLine  = 4 << 10 // bytes; RFC 5321 section 4.5.3.1.5 allows 512
-	maxReplyLines = 100     // of one reply
+	maxReplyLine  = 4 << 10   // bytes; RFC 5321 section 4.5.3.1.5 allows 512
+	maxReplyLines = 100       // of one reply
+	maxReplyBytes = 400 << 10 // of all the replies to what was sent at once
 )
 
 var (
@@ -15,48 +16,50 @@ var (
 	errLongReply = errors.New("a reply has more than 100 lines")
 )
 
-// wire is the connection below the SMTP client. It bounds what a relay can make
-// us read, and remembers whether all we wrote went out.
+// wire is the connection below a session. It bounds what a relay can make us
+// read, and remembers whether all we wrote went out.
 type wire struct {
 	net.Conn
-	pending string // read before anything from the connection
-
-	line, lines int // of the reply being read
-	err         error
+	line, lines, bytes int // of the replies being read
+	most               int // lines they may have
+	err                error
 
 	broken bool // a write failed: what was written is not complete
 }
 
-// Read fails once a reply is larger than the bounds; a Write begins a new reply.
+// expect says how many replies come next.
+func (w *wire) expect(replies int) {
+	w.line, w.lines, w.bytes, w.most = 0, 0, 0, replies*maxReplyLines
+}
+
+// Read fails once the replies are larger than the bounds, behind what came before:
+// a good reply does not suffer for the next one.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	if w.pending != "" {
-		n := copy(p, w.pending)
-		w.pending = w.pending[n:]
-		return n, nil
-	}
 	n, err := w.Conn.Read(p)
-	for _, c := range p[:n] {
-		w.line++
-		if w.line > maxReplyLine {
+	for i, c := range p[:n] {
+		w.line, w.bytes = w.line+1, w.bytes+1
+		switch {
+		case w.line > maxReplyLine:
 			w.err = errLongLine
+		case w.lines >= w.most || w.bytes > maxReplyBytes:
+			w.err = errLongReply
+		}
+		if w.err != nil && i > 0 {
+			return i, nil
+		} else if w.err != nil {
 			return 0, w.err
 		}
 		if c == '\n' {
 			w.line, w.lines = 0, w.lines+1
-		}
-		if w.lines > maxReplyLines {
-			w.err = errLongReply
-			return 0, w.err
 		}
 	}
 	return n, err
 }
 
 func (w *wire) Write(p []byte) (int, error) {
-	w.line, w.lines = 0, 0
 	n, err := w.Conn.Write(p)
 	if err != nil {
 		w.broken = true

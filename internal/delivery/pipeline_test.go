@@ -1,0 +1,298 @@
+package delivery
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+var three = envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
+
+// Commands that went out in one packet are judged each by its own reply.
+func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
+	t.Parallel()
+	const nobody, later = "550 5.1.1 nobody", "450 4.2.0 later"
+	for name, test := range map[string]struct {
+		acts    map[string]act
+		perRcpt map[string]string
+		taken   []string
+		code    verdict.Code // "" is no failure
+		phase   verdict.Phase
+		reply   int
+		refused int  // for good
+		dead    bool // the connection
+	}{
+		"all fine":                         {taken: three.recipients},
+		"the first refused":                {perRcpt: map[string]string{"a@example.com": nobody}, taken: three.recipients[1:], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
+		"the one in the middle":            {perRcpt: map[string]string{"b@example.com": later}, taken: []string{"a@example.com", "c@example.com"}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 450},
+		"the last refused, in three lines": {perRcpt: map[string]string{"c@example.com": "550-5.1.1 no\r\n550-5.1.1 body\r\n550 5.1.1 here"}, taken: three.recipients[:2], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
+		"MAIL refused for good":            {acts: map[string]act{atMail: {reply: "550 5.7.1 not you"}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 550},
+		"MAIL refused, RCPT out of order":  {acts: map[string]act{atMail: {reply: "451 4.3.0 later"}, atRcpt: {reply: "503 5.5.1 MAIL first"}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 451},
+		"421 to MAIL":                      {acts: map[string]act{atMail: {reply: "421 4.3.2 bye", drop: true}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 421, dead: true},
+		"MAIL refused, then dropped":       {acts: map[string]act{atMail: {reply: "552 5.3.4 too large"}, atRcpt: {drop: true}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 552, dead: true},
+		"421 in the middle":                {perRcpt: map[string]string{"a@example.com": nobody}, acts: map[string]act{atRcpt: {reply: "421 4.3.2 bye", drop: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 421, refused: 1, dead: true},
+		"dropped in the middle":            {acts: map[string]act{atRcpt: {drop: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"half a reply in the middle":       {acts: map[string]act{atRcpt: {reply: "25", drop: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"garbage in the middle":            {acts: map[string]act{atRcpt: {reply: "hello there", only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"354 in the middle":                {acts: map[string]act{atRcpt: {reply: "354 go on", only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 354, dead: true},
+		"endless in the middle":            {acts: map[string]act{atRcpt: {reply: "250-and", endless: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{acts: test.acts, perRcpt: test.perRcpt})
+			s := mustDial(t, server.client())
+			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
+			var taken []string
+			if receipt != nil {
+				taken = receipt.Recipients
+			}
+			if !slices.Equal(taken, test.taken) || (f == nil) != (test.code == "") || s.dead != test.dead {
+				t.Fatalf("taken by %v, %+v, dead %v", taken, f, s.dead)
+			}
+			if f != nil && (f.Code != test.code || f.Phase != test.phase || f.ReplyCode != test.reply || len(f.Refused) != test.refused) {
+				t.Errorf("got %+v", f)
+			}
+			if mails := server.taken(); len(mails) > 0 != (taken != nil) || len(mails) > 0 && !slices.Equal(mails[0].recipients, taken) {
+				t.Errorf("the relay holds %+v", mails)
+			}
+			if test.dead {
+				return
+			}
+			// Nothing of this is left on the connection for the next mail.
+			server.mu.Lock()
+			server.acts, server.perRcpt = nil, nil
+			server.mu.Unlock()
+			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+				t.Errorf("the next mail: %v", f)
+			}
+		})
+	}
+}
+
+// A relay that answers a whole group at once, wherever its packets end.
+func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
+	t.Parallel()
+	answers := "250 2.1.0 sender fine\r\n250-2.1.5 a\r\n250 2.1.5 fine\r\n550-5.1.1 b\r\n550 5.1.1 nobody\r\n250 2.1.5 c fine\r\n"
+	for _, size := range []int{1, 7, 30, len(answers)} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = listener.Close() }()
+			go func() {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				defer func() { _ = conn.Close() }()
+				in := bufio.NewReader(conn)
+				listen := func(lines int, answer string) {
+					for range lines {
+						_, _ = in.ReadString('\n')
+					}
+					for ; answer != ""; answer = answer[min(size, len(answer)):] {
+						_, _ = io.WriteString(conn, answer[:min(size, len(answer))])
+					}
+				}
+				listen(0, "220 group.test\r\n")
+				listen(1, "250-group.test\r\n250 PIPELINING\r\n")
+				listen(4, answers) // which waits for all four
+				listen(1, "354 go on\r\n")
+				listen(strings.Count(string(someMail), "\n")+1, "250 2.0.0 Ok: queued as 12345\r\n")
+				listen(1, "221 bye\r\n")
+			}()
+			receipt, f := attempt(patient(t), at(t, listener.Addr().String(), "plaintext"), three, someMail).verdicts()
+			if receipt == nil || !slices.Equal(receipt.Recipients, []string{"a@example.com", "c@example.com"}) || receipt.QueueID != "12345" {
+				t.Fatalf("%+v, %v", receipt, f)
+			}
+			if f == nil || len(f.Refused) != 1 || f.Refused[0].Recipient != "b@example.com" {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
+	t.Parallel()
+	for _, offer := range []string{"PIPELINING", "pipelining", "8BITMIME"} {
+		server := startRelay(t, relayScript{offers: []string{offer}})
+		if _, f := attempt(patient(t), server.client(), three, someMail).verdicts(); f != nil {
+			t.Fatal(f)
+		}
+		server.mu.Lock()
+		ahead := server.ahead
+		server.mu.Unlock()
+		if offer == "8BITMIME" && ahead != 0 {
+			t.Errorf("%d commands came before their turn", ahead)
+		}
+	}
+	// DATA waits until the envelope is answered, and the claim written.
+	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "550 5.1.1 nobody"}}})
+	if _, f := attempt(patient(t), server.client(), three, someMail).verdicts(); f == nil || slices.Contains(server.heard(), "DATA") {
+		t.Errorf("%v, heard %v", f, server.heard())
+	}
+}
+
+func TestFiftyRecipientsInOneGroup(t *testing.T) {
+	t.Parallel()
+	replies := map[string]string{}
+	env := envelope{from: "certs@example.com"}
+	for n := range maxRecipients {
+		address := fmt.Sprintf("%s-%d@example.com", strings.Repeat("x", 50), n)
+		env.recipients = append(env.recipients, address)
+		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 1,050 lines in all
+	}
+	server := startRelay(t, relayScript{perRcpt: replies})
+	receipt, f := attempt(patient(t), server.client(), env, someMail).verdicts()
+	if f != nil || len(receipt.Recipients) != maxRecipients {
+		t.Fatalf("%+v, %v", receipt, f)
+	}
+}
+
+// A mail on a warm connection costs three round trips, with recipients in any
+// number; the one after a refused envelope no more than that.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "Test CA")
+	for name, test := range map[string]struct {
+		offers []string
+		mode   string
+		want   int
+	}{
+		"PIPELINING":         {nil, "plaintext", 3},
+		"PIPELINING, TLS":    {nil, "starttls", 3},
+		"command by command": {[]string{"8BITMIME"}, "plaintext", 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{offers: test.offers, cert: ca.issue(t, nil)})
+			road := newRoad(t, server.listener.Addr().String(), 0)
+			r := at(t, road.address, test.mode)
+			r.roots = ca.pool()
+			s := mustDial(t, r)
+			for range 3 {
+				before := road.turns.Load()
+				if _, f := s.send(patient(t), three, someMail, claimed).verdicts(); f != nil {
+					t.Fatal(f)
+				}
+				if turns := int(road.turns.Load() - before); turns != test.want {
+					t.Errorf("%d round trips, want %d", turns, test.want)
+				}
+			}
+			if test.want != 3 {
+				return
+			}
+			server.mu.Lock()
+			server.perRcpt = map[string]string{someone.recipients[0]: "550 5.1.1 nobody"}
+			server.mu.Unlock()
+			before := road.turns.Load()
+			_, _ = s.send(patient(t), someone, someMail, claimed).verdicts()
+			if turns := road.turns.Load() - before; turns != 1 {
+				t.Errorf("%d round trips to be refused, want 1", turns)
+			}
+			before = road.turns.Load()
+			if _, f := s.send(patient(t), three, someMail, claimed).verdicts(); f != nil {
+				t.Fatal(f)
+			}
+			if turns := road.turns.Load() - before; turns != 3 {
+				t.Errorf("%d round trips with a RSET among them, want 3", turns)
+			}
+			if heard := server.heard(); !slices.Contains(heard, "RSET") || slices.Contains(heard, "NOOP") {
+				t.Errorf("heard %v", heard)
+			}
+		})
+	}
+}
+
+// road leads to a relay. It counts how often its client turned from listening to
+// speaking, which is what round trips cost, and may take its time each way.
+type road struct {
+	address string
+	turns   atomic.Int64
+	dials   atomic.Int64
+}
+
+func newRoad(t testing.TB, to string, oneWay time.Duration) *road {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &road{address: listener.Addr().String()}
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		_ = listener.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			r.dials.Add(1)
+			relay, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = client.Close()
+				return
+			}
+			var answered atomic.Bool
+			all.Go(func() {
+				forward(relay, client, oneWay, func() {
+					if answered.CompareAndSwap(true, false) {
+						r.turns.Add(1)
+					}
+				})
+			})
+			all.Go(func() { forward(client, relay, oneWay, func() { answered.Store(true) }) })
+		}
+	})
+	return r
+}
+
+// forward copies until one of the ends closes. What arrives together travels
+// together, and later packets do not wait for earlier ones to arrive.
+func forward(to, from net.Conn, oneWay time.Duration, seen func()) {
+	type packet struct {
+		data []byte
+		due  time.Time
+	}
+	way := make(chan packet, 1024)
+	go func() {
+		defer close(way)
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buffer)
+			if n > 0 {
+				seen()
+				way <- packet{slices.Clone(buffer[:n]), time.Now().Add(oneWay)}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for p := range way {
+		if oneWay > 0 {
+			time.Sleep(time.Until(p.due)) // the road's length, not a wait for something
+		}
+		if _, err := to.Write(p.data); err != nil {
+			break
+		}
+	}
+	_ = to.Close()
+	_ = from.Close()
+	for range way { // let the reader end
+	}
+}

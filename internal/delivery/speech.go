@@ -1,0 +1,131 @@
+package delivery
+
+import (
+	"bytes"
+	"net/textproto"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// offers are the extensions that a relay named in its reply to EHLO: keyword, in
+// upper case, to parameters.
+type offers map[string]string
+
+// parseOffers reads the reply to EHLO. Keywords are the same in upper and lower
+// case (RFC 5321 section 4.1.1.1); "AUTH=LOGIN" is how servers offered it before
+// there was an RFC.
+func parseOffers(text string) offers {
+	o := offers{}
+	for i, line := range strings.Split(text, "\n") {
+		if i == 0 {
+			continue // the relay's name
+		}
+		keyword, parameters, _ := strings.Cut(strings.TrimSpace(line), " ")
+		keyword = strings.ToUpper(keyword)
+		if method, old := strings.CutPrefix(keyword, "AUTH="); old {
+			keyword, parameters = "AUTH", method+" "+parameters
+		}
+		o[keyword] = strings.TrimSpace(o[keyword] + " " + parameters)
+	}
+	return o
+}
+
+func (o offers) has(keyword string) bool {
+	_, offered := o[keyword]
+	return offered
+}
+
+// mechanisms are those of AUTH, in upper case.
+func (o offers) mechanisms() []string { return strings.Fields(strings.ToUpper(o["AUTH"])) }
+
+// sizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
+func (o offers) sizeLimit() int {
+	limit, err := strconv.Atoi(o["SIZE"])
+	if err != nil || limit < 0 {
+		return 0
+	}
+	return limit
+}
+
+// command says one line and returns the reply to it.
+func (s *session) command(expect int, line string) (code int, text string, err error) {
+	if err := s.say(line); err != nil {
+		return 0, "", err
+	}
+	return s.hear(expect)
+}
+
+// say sends lines in one packet, to each of which there will be a reply. The lines
+// and their replies are so short together (at most 52, for 50 recipients) that they fit
+// into the buffers of both sides, and neither has to read before the other has written.
+func (s *session) say(lines ...string) error {
+	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
+	defer clear(packet) // AUTH
+	s.wire.expect(len(lines))
+	return s.write(packet)
+}
+
+// write is for what a reply is awaited to; when it fails it looks for one that came before.
+func (s *session) write(p []byte) error {
+	if _, err := s.wire.Write(p); err != nil {
+		return s.lastWord(err)
+	}
+	return nil
+}
+
+// hear reads the next reply. One with another code than the expected, of which a
+// prefix may be given, is an error.
+func (s *session) hear(expect int) (code int, text string, err error) {
+	return s.text.ReadResponse(expect)
+}
+
+// lastWord is what the relay said before it hung up on us while we wrote, as one
+// does that finds the mail too large or has run out of space; else it is err.
+func (s *session) lastWord(err error) error {
+	_ = s.tcp.SetReadDeadline(time.Now().Add(lastWordTimeout))
+	code, text, readErr := s.hear(0)
+	if readErr != nil || code < 400 {
+		return err
+	}
+	return &textproto.Error{Code: code, Msg: text}
+}
+
+// content writes the mail and its end. When it fails, the end did not go out.
+func (s *session) content(raw []byte) error {
+	stuffed := stuff(raw)
+	if len(stuffed) != len(raw) {
+		defer clear(stuffed) // a copy of what may hold a private key
+	}
+	end := ".\r\n"
+	if !bytes.HasSuffix(raw, []byte("\r\n")) {
+		end = "\r\n.\r\n"
+	}
+	s.wire.expect(1)
+	if err := s.write(stuffed); err != nil {
+		return err
+	}
+	return s.write([]byte(end))
+}
+
+// stuff puts a dot in front of those that lines begin with (RFC 5321 section
+// 4.5.2). Without any it returns raw itself.
+func stuff(raw []byte) []byte {
+	dots := bytes.Count(raw, []byte("\r\n."))
+	first := bytes.HasPrefix(raw, []byte("."))
+	if dots == 0 && !first {
+		return raw
+	}
+	stuffed := make([]byte, 0, len(raw)+dots+1)
+	if first {
+		stuffed = append(stuffed, '.')
+	}
+	for rest := raw; ; {
+		i := bytes.Index(rest, []byte("\r\n."))
+		if i < 0 {
+			return append(stuffed, rest...)
+		}
+		stuffed = append(append(stuffed, rest[:i]...), "\r\n.."...)
+		rest = rest[i+len("\r\n."):]
+	}
+}

@@ -1,0 +1,100 @@
+package delivery
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"maps"
+	"net"
+	"net/textproto"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseOffers(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]offers{
+		"":                               {},
+		"relay.test":                     {},
+		"PIPELINING":                     {}, // a relay's name
+		"relay.test\nPIPELINING":         {"PIPELINING": ""},
+		"relay.test\npipelining\nSize 9": {"PIPELINING": "", "SIZE": "9"},
+		"relay.test\nAUTH PLAIN LOGIN":   {"AUTH": "PLAIN LOGIN"},
+		"relay.test\nAUTH=LOGIN\nAUTH=PLAIN CRAM-MD5\nauth Plain": {"AUTH": "LOGIN PLAIN CRAM-MD5 Plain"},
+		"relay.test hello\n  STARTTLS \n":                         {"STARTTLS": "", "": ""},
+	} {
+		if got := parseOffers(text); !maps.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+	if got := parseOffers("x\nAUTH=login\nAUTH Plain").mechanisms(); !slices.Equal(got, []string{"LOGIN", "PLAIN"}) {
+		t.Errorf("mechanisms %v", got)
+	}
+	for text, want := range map[string]int{"SIZE": 0, "SIZE 0": 0, "SIZE much": 0, "SIZE -1": 0, "size 100": 100, "SIZE  77 ": 77, "8BITMIME": 0} {
+		if got := parseOffers("x\n" + text).sizeLimit(); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+func TestStuff(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		"":                          "",
+		"a\r\nb\r\n":                "a\r\nb\r\n",
+		".":                         "..",
+		".a\r\n.b\r\n..\r\n":        "..a\r\n..b\r\n...\r\n",
+		"a.\r\n.\r\n":               "a.\r\n..\r\n",
+		"a\r\n\r\n.\r\n.\r\n":       "a\r\n\r\n..\r\n..\r\n",
+		"a\n.b\r\n":                 "a\n.b\r\n", // admit lets no bare line feed through
+		"a\r\n.\r\n.\r\n.b":         "a\r\n..\r\n..\r\n..b",
+		strings.Repeat("x", 10_000): strings.Repeat("x", 10_000),
+	} {
+		if got := string(stuff([]byte(raw))); got != want {
+			t.Errorf("%q: %q, want %q", raw, got, want)
+		}
+	}
+	raw := []byte("no dots\r\nhere\r\n")
+	if stuffed := stuff(raw); &stuffed[0] != &raw[0] {
+		t.Error("a mail without dots was copied")
+	}
+}
+
+// What goes out is what a reader of RFC 5321 takes for the mail.
+func FuzzContent(f *testing.F) {
+	for _, seed := range []string{"", ".", "..\r\n", "a\r\n.\r\nb", "\r\n.\r\n", ".\r\n.\r\n.", "Subject: x\r\n\r\n.dot\r\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		raw = bytes.ReplaceAll(bytes.ReplaceAll(raw, []byte("\r"), nil), []byte("\n"), []byte("\r\n"))
+		client, server := net.Pipe()
+		s := &session{tcp: client, wire: &wire{Conn: client}}
+		done := make(chan error, 1)
+		go func() {
+			done <- s.content(raw)
+			_ = client.Close()
+		}()
+		in := bufio.NewReader(server)
+		got, err := io.ReadAll(textproto.NewReader(in).DotReader())
+		rest, restErr := io.ReadAll(in)
+		if err != nil || restErr != nil || <-done != nil {
+			t.Fatal(err, restErr)
+		}
+		want := bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n"))
+		if len(want) > 0 && !bytes.HasSuffix(want, []byte("\n")) || len(raw) == 0 {
+			want = append(bytes.Clone(want), '\n') // the end stands on a line of its own
+		}
+		if !bytes.Equal(got, want) || len(rest) > 0 {
+			t.Errorf("sent %q, read %q and then %q", raw, got, rest)
+		}
+	})
+}
+
+func BenchmarkStuff(b *testing.B) {
+	mail := []byte(strings.Repeat(strings.Repeat("x", 76)+"\r\n", 200) + ".one dot\r\n")
+	b.SetBytes(int64(len(mail)))
+	for b.Loop() {
+		stuff(mail)
+	}
+}
