@@ -31,6 +31,14 @@ type finding struct {
 	Message string `json:"message"`
 }
 
+// Validate is called when the command line has been read.
+func (c *checkCmd) Validate() error {
+	if len(c.Target) > 0 && !c.Live {
+		return errors.New("--target goes with --live: without it everything is checked at once")
+	}
+	return nil
+}
+
 // Run checks the configuration; exit 2 when it cannot be used, 1 when something
 // live does not answer as it should.
 func (c *checkCmd) Run(a *app) error {
@@ -48,7 +56,11 @@ func (c *checkCmd) Run(a *app) error {
 		for _, p := range problems {
 			list = append(list, map[string]any{"file": p.File, "line": p.Line, "column": p.Column, "path": p.Path, "severity": p.Severity.String(), "message": p.Message})
 		}
-		if err := a.json(map[string]any{"usable": !failed, "problems": list, "live": findings}); err != nil {
+		answer := map[string]any{"usable": !failed, "problems": list}
+		if c.Live {
+			answer["live"] = append([]finding{}, findings...)
+		}
+		if err := a.json(answer); err != nil {
 			return err
 		}
 	} else {
@@ -136,13 +148,21 @@ func (c *checkCmd) targets(cfg *Config) ([]*delivery.Target, error) {
 	}
 	var some []*delivery.Target
 	for _, id := range c.Target {
-		t, ok := defs.Get(id)
-		if !ok {
-			return nil, usage("--target %s: there is no such target", id)
+		t, err := targetOf(defs, id)
+		if err != nil {
+			return nil, err
 		}
 		some = append(some, t)
 	}
 	return some, nil
+}
+
+func targetOf(defs *delivery.Definitions, id string) (*delivery.Target, error) {
+	t, ok := defs.Get(id)
+	if !ok {
+		return nil, usage("--target %s: there is no such target", id)
+	}
+	return t, nil
 }
 
 type renderCmd struct {
@@ -155,17 +175,16 @@ type renderCmd struct {
 // Run writes the mail that a target would get. The file may hold a private key,
 // so nobody else may read it.
 func (c *renderCmd) Run(a *app) error {
-	cfg, err := a.load()
+	cfg, _, err := a.load()
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(c.Cert)
-	if err != nil {
-		return usage("--cert: %w", err)
+	if _, err := targetOf(cfg.Book.Current(), c.Target); err != nil {
+		return err
 	}
-	ev, err := events.FromPEM(text)
+	ev, err := eventFromFile(c.Cert)
 	if err != nil {
-		return usage("--cert %s: %w", c.Cert, err)
+		return err
 	}
 	var key []byte
 	if c.Key != "" {
@@ -187,7 +206,30 @@ func (c *renderCmd) Run(a *app) error {
 		_, err = a.stdout.Write(raw)
 		return err
 	}
-	return os.WriteFile(c.Out, raw, 0o600)
+	return writePrivately(c.Out, raw)
+}
+
+// writePrivately writes a file that nobody else may read, also where a file was
+// that everybody may.
+func writePrivately(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode().IsRegular() {
+		if err := f.Chmod(0o600); err != nil {
+			return err
+		}
+	}
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // leafOf is the first certificate of an event that this program has just made.

@@ -27,14 +27,19 @@ type letterFilter struct {
 	Event  string `help:"Only this event." placeholder:"ID"`
 }
 
+// Validate is called when the command line has been read.
+func (f *letterFilter) Validate() error {
+	if strings.ContainsAny(f.Code, ".*> \t") {
+		return fmt.Errorf("--code %q is no code", f.Code)
+	}
+	return nil
+}
+
 // letters collects what fits. The subject filter would do for tokens alone; ids
 // may be any text, so the letters themselves are compared.
 func (f *letterFilter) letters(ctx context.Context, b *broker.Broker) ([]broker.DeadLetter, error) {
 	subject := ""
 	if f.Code != "" {
-		if strings.ContainsAny(f.Code, ".*> \t") {
-			return nil, usage("--code %q is no code", f.Code)
-		}
 		subject = "certpost.dead." + strings.ToUpper(f.Code) + ".>"
 	}
 	var all []broker.DeadLetter
@@ -152,7 +157,7 @@ func (c *chosen) Validate() error {
 	case len(c.Numbers) == 0 && !c.All:
 		return errors.New("which ones? Give their numbers (see certpost dead-letters list), or --all")
 	}
-	return nil
+	return c.letterFilter.Validate()
 }
 
 func (c *chosen) find(ctx context.Context, b *broker.Broker) ([]broker.DeadLetter, error) {
@@ -252,6 +257,14 @@ type lettersDiscardCmd struct {
 	chosen
 	Reason string `help:"Why (kept in the audit)." required:""`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *lettersDiscardCmd) Validate() error {
+	if strings.TrimSpace(c.Reason) == "" {
+		return errors.New("--reason is empty: say why, for who looks into the audit later")
+	}
+	return c.chosen.Validate()
 }
 
 func (c *lettersDiscardCmd) Run(a *app) error {

@@ -19,7 +19,7 @@ type deliveriesCmd struct {
 type deliveriesListCmd struct {
 	Target string        `help:"Only this target." placeholder:"ID"`
 	Event  string        `help:"Only this event." placeholder:"ID"`
-	State  string        `help:"Only this state: waiting, sending, sent, dead or discarded." enum:",waiting,sending,sent,dead,discarded" default:"" placeholder:"STATE"`
+	State  string        `help:"Only this state: ${enum}." enum:"any,waiting,sending,sent,dead,discarded" default:"any" placeholder:"STATE"`
 	Since  time.Duration `help:"Only those with an attempt in this time (24h)." placeholder:"DURATION"`
 	Limit  int           `help:"At most so many; 0 for all." default:"100"`
 	Output string        `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
@@ -37,7 +37,7 @@ func (c *deliveriesListCmd) Run(a *app) error {
 	}
 	kept := []broker.Entry{}
 	for _, e := range newestFirst(all) {
-		if (c.State == "" || string(e.State) == c.State) && (c.Since == 0 || time.Since(e.Last) <= c.Since) && (c.Limit == 0 || len(kept) < c.Limit) {
+		if (c.State == "any" || string(e.State) == c.State) && (c.Since == 0 || time.Since(e.Last) <= c.Since) && (c.Limit == 0 || len(kept) < c.Limit) {
 			kept = append(kept, e)
 		}
 	}

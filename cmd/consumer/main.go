@@ -118,17 +118,18 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	return f.code
 }
 
-// load reads the configuration, prints what is wrong with it, and fails if it
-// cannot be used.
-func (a *app) load() (*Config, error) {
+// load reads the configuration. If it cannot be used, load prints all that is
+// wrong with it and fails; else what is left are warnings, which `run` and
+// `check` show, and which would be noise elsewhere.
+func (a *app) load() (cfg *Config, warnings []config.Problem, err error) {
 	cfg, _, problems := loadConfig(a.config, a.env)
+	if !config.Failed(problems) {
+		return cfg, problems, nil
+	}
 	for _, p := range problems {
 		fmt.Fprintln(a.stderr, p.Error())
 	}
-	if config.Failed(problems) {
-		return nil, &failure{code: exitUsage}
-	}
-	return cfg, nil
+	return nil, nil, &failure{code: exitUsage}
 }
 
 // logger writes JSON, or lines for people when that is asked for or somebody is
@@ -168,7 +169,7 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 
 // dial connects a command to the JetStream of the running program.
 func (a *app) dial(ctx context.Context) (*broker.Broker, func(), error) {
-	cfg, err := a.load()
+	cfg, _, err := a.load()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,7 +18,7 @@ const publishTimeout = 30 * time.Second
 
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
-	From     string            `help:"Read what an ACME client tells its hook: certbot, lego, acme.sh or dehydrated." enum:",certbot,lego,acme.sh,dehydrated" placeholder:"CLIENT" xor:"what" required:""`
+	From     string            `help:"Read what an ACME client tells its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is kept: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {cn} and {domain} are filled in." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`
@@ -31,16 +31,29 @@ type publishCmd struct {
 	Args     []string          `arg:"" optional:"" help:"What the client passes to its hook."`
 }
 
+// Validate is called when the command line has been read.
+func (c *publishCmd) Validate() error {
+	switch {
+	case len(c.Args) > 0 && c.From == "":
+		return fmt.Errorf("unexpected argument %s: only --from has arguments, those of the client's hook", c.Args[0])
+	case c.NoKey && c.From == "":
+		return errors.New("--no-key goes with --from: without it there is no key to leave out")
+	case c.Key != "" && c.StoreKey == "":
+		return errors.New("--key goes with --store-key: to name a key that is kept somewhere take --key-ref")
+	}
+	return nil
+}
+
 // Run publishes one event. An ACME client learns from the exit code whether its
 // certificate is in good hands.
 func (c *publishCmd) Run(a *app) error {
-	cfg, err := a.load()
+	cfg, _, err := a.load()
 	if err != nil {
 		return err
 	}
 	ev, keyFile, err := c.event(a)
 	if errors.Is(err, events.ErrNotIssued) {
-		fmt.Fprintln(a.stderr, "certpost: nothing to publish:", err)
+		fmt.Fprintln(a.stderr, "certpost: nothing to publish:", events.ErrNotIssued)
 		return nil
 	}
 	if err != nil {
@@ -83,7 +96,7 @@ func (c *publishCmd) event(a *app) (ev *events.Event, keyFile string, err error)
 	if c.From != "" {
 		ev, keyFile, err = c.fromHook(a)
 	} else {
-		ev, err = c.fromFile()
+		ev, err = eventFromFile(c.Cert)
 	}
 	if err != nil {
 		return nil, "", err
@@ -112,14 +125,14 @@ func (c *publishCmd) event(a *app) (ev *events.Event, keyFile string, err error)
 	return ev, keyFile, nil
 }
 
-func (c *publishCmd) fromFile() (*events.Event, error) {
-	text, err := os.ReadFile(c.Cert)
+func eventFromFile(path string) (*events.Event, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, usage("--cert: %w", err)
 	}
 	ev, err := events.FromPEM(text)
 	if err != nil {
-		return nil, usage("--cert %s: %w", c.Cert, err)
+		return nil, usage("--cert %s: %w", path, err)
 	}
 	return ev, nil
 }
@@ -131,7 +144,7 @@ func (c *publishCmd) fromHook(a *app) (*events.Event, string, error) {
 	}
 	issued, err := events.FromHook(c.From, events.Host{Name: host, Env: a.getenv, Args: c.Args, ReadFile: os.ReadFile})
 	if err != nil {
-		return nil, "", err
+		return nil, "", usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
 	return ev, issued.KeyFile, err

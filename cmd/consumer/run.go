@@ -23,7 +23,7 @@ type runCmd struct {
 
 // Run consumes and delivers until it is told to end.
 func (c *runCmd) Run(a *app) error {
-	cfg, err := a.load()
+	cfg, warnings, err := a.load()
 	if err != nil {
 		return err
 	}
@@ -31,6 +31,9 @@ func (c *runCmd) Run(a *app) error {
 		cfg.DataDir = c.DataDir
 	}
 	log := a.logger(cfg.Log)
+	for _, w := range warnings {
+		log.Warn().Str("problem", w.Error()).Msg("configuration")
+	}
 	if err := secrets.ForbidCoreDumps(); err != nil {
 		log.Warn().Err(err).Send()
 	}

@@ -1,0 +1,400 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	certFile, keyFile, chain := o.issue("www.example.com")
+
+	out := o.certpost("publish", "--cert", certFile).done(t)
+	if !regexp.MustCompile(`^event [0-9A-HJKMNP-TV-Z]{26} published \(sequence 1\)\n$`).MatchString(out) {
+		t.Errorf("publish says %q", out)
+	}
+	if got := attachmentOf(t, o.mailTo("ops@demo.example", 1).Raw, "www.example.com.pem"); string(got) != chain {
+		t.Errorf("the mail has\n%s\nwant\n%s", got, chain)
+	}
+
+	o.certpost("publish", "--cert", certFile, "--key-ref", "file:"+keyFile, "--target", "keys", "--target", "java").done(t)
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := attachmentOf(t, o.mailTo("keys@demo.example", 1).Raw, "www.example.com.key.pem"); string(got) != string(key) {
+		t.Error("the key in the mail is not the one of the reference")
+	}
+	o.mailTo("java@demo.example", 1)
+
+	other, _, _ := o.issue("www.example.net")
+	o.certpost("publish", "--cert", other, "--label", "env=prod", "--label", "team=web").done(t)
+	o.mailTo("prod@demo.example", 1)
+
+	type published struct {
+		ID        string `json:"id"`
+		Sequence  int    `json:"sequence"`
+		Duplicate bool   `json:"duplicate"`
+	}
+	for _, duplicate := range []bool{false, true} {
+		out := o.certpost("publish", "--cert", certFile, "--id", "mine", "--source", "test://here", "-o", "json").done(t)
+		if got := read[published](t, out); got != (published{"mine", 4, duplicate}) {
+			t.Errorf("publish says %+v", got)
+		}
+	}
+	if out := o.certpost("publish", "--cert", certFile, "--id", "mine").done(t); out != "event mine had been published already\n" {
+		t.Errorf("publish says %q", out)
+	}
+	o.settled()
+	if n := o.relay.Count(); n != 5 {
+		t.Errorf("%d mails, want 5: ops, keys, java, prod, and ops again", n)
+	}
+	if mail := o.mailTo("ops@demo.example", 2); !strings.Contains(string(mail.Raw), "test://here") {
+		t.Error("the mail does not name the event's source")
+	}
+}
+
+func TestPublishRefuses(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	certFile, keyFile, chain := o.issue("www.example.com")
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.write("both.pem", chain+string(key))
+	o.write("empty.pem", "")
+	absent := o.path("absent.pem")
+	for _, test := range []struct {
+		name, args, want string
+		code             int
+	}{
+		{"a key beside the certificate", "--cert " + o.path("both.pem"),
+			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference", exitUsage},
+		{"no file", "--cert " + absent, "--cert: open " + absent + ": no such file or directory", exitUsage},
+		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain", exitUsage},
+		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event may name keys in vault: and file: alone", exitUsage},
+		{"a key on the command line", "--cert " + certFile + " --key-ref value:x", "--key-ref: a secret itself does not belong on a command line, where every process can read it", exitUsage},
+		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "this makes no valid event: $.private_key.file: not an absolute path", exitUsage},
+		{"nothing to store", "--cert " + certFile + " --store-key vault:secret/certs/x#private_key", "--store-key needs --key FILE: the private key to store", exitUsage},
+		{"nowhere to store", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/certs/{cn}#private_key",
+			"store the private key: vault:secret/certs/www.example.com#private_key: no Vault is configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
+		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys are stored in vault: alone", exitUsage},
+		{"no such client", "--from bot", `--from: no hook for "bot" is known; known are certbot, lego, acme.sh, dehydrated`, exitUsage},
+		{"not called by the client", "--from certbot", "--from: certbot told nothing about a certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o.certpost(append([]string{"publish"}, strings.Fields(test.args)...)...).failed(t, test.code, "certpost: "+test.want+"\n")
+		})
+	}
+	if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog != (broker.Backlog{}) {
+		t.Errorf("something was published: %+v, %v", backlog, err)
+	}
+	if n := o.relay.Count(); n != 0 {
+		t.Errorf("%d mails", n)
+	}
+
+	gone := slowRelay(t, nil) // speaks no NATS
+	o.write("elsewhere.yaml", "nats: {url: \"nats://"+gone+"\"}\n")
+	said := command(t, nil, "-c", o.path("elsewhere.yaml"), "publish", "--cert", certFile)
+	if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: NATS at nats://"+gone+" does not answer (") ||
+		!strings.HasSuffix(said.stderr, "): is `certpost run` or the NATS server up, and is nats.url right?\n") {
+		t.Errorf("exit %d: %s", said.code, said.stderr)
+	}
+}
+
+// What ACME clients tell their hooks; TestRealRoad has a real certbot.
+func TestPublishFromHooks(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	certFile, keyFile, chain := o.issue("hook.example.com")
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := o.path("live/hook.example.com")
+	if err := os.MkdirAll(live, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o.write("live/hook.example.com/fullchain.pem", chain)
+	o.write("live/hook.example.com/privkey.pem", string(key))
+
+	certbot := []string{"RENEWED_LINEAGE=" + live, "RENEWED_DOMAINS=hook.example.com"}
+	first := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "keys").done(t)
+	if got := attachmentOf(t, o.mailTo("keys@demo.example", 1).Raw, "hook.example.com.key.pem"); string(got) != string(key) {
+		t.Error("the key in the mail is not certbot's")
+	}
+	id := strings.Fields(first)[1]
+	if again := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "keys").done(t); again != "event "+id+" had been published already\n" {
+		t.Errorf("the hook run again says %q", again)
+	}
+	o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys").done(t)
+	o.settled()
+	if letters := o.letters(); len(letters) != 1 || letters[0].Code != verdict.SMTPPayload {
+		t.Errorf("without its key a mail with a key has to end dead: %+v", letters)
+	}
+
+	o.certpostWith([]string{"LEGO_CERT_DOMAIN=hook.example.com", "LEGO_CERT_PATH=" + certFile, "LEGO_CERT_KEY_PATH=" + keyFile}, "publish", "--from", "lego").done(t)
+	o.certpostWith([]string{"Le_Domain=hook.example.com", "CERT_FULLCHAIN_PATH=" + certFile, "CERT_KEY_PATH=" + keyFile}, "publish", "--from", "acme.sh").done(t)
+	o.certpost("publish", "--from", "dehydrated", "--", "deploy_cert", "hook.example.com", keyFile, certFile, certFile, certFile, "1").done(t)
+	o.mailTo("ops@demo.example", 3)
+
+	said := o.certpost("publish", "--from", "dehydrated", "--", "unchanged_cert", "hook.example.com")
+	said.failed(t, exitDone, "certpost: nothing to publish: the hook was not called for a new certificate\n")
+}
+
+// With --store-key the key is in Vault before anybody hears of the certificate.
+func TestPublishStoresKeyInVault(t *testing.T) {
+	t.Parallel()
+	vault := lab.Vault(t)
+	vault.Policy(t, "publisher", `path "secret/data/certs/*" { capabilities = ["create", "update", "patch", "read"] }`)
+	o := newOffice(t, "vault: {address: \""+vault.Address+"\", auth: {method: token, token: {value: \""+vault.RootToken+"\"}}}\n")
+	o.write("token", vault.Token(t, "1h", "publisher"))
+	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
+	certFile, keyFile, _ := o.issue("*.example.com")
+	out := command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", certFile, "--key", keyFile,
+		"--store-key", "vault:secret/certs/{cn}#private_key", "--target", "keys", "--id", "stored").done(t)
+	if out != "event stored published (sequence 1)\n" {
+		t.Errorf("publish says %q", out)
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := vault.Call(t, "GET", "secret/data/certs/_wildcard.example.com", nil)["data"].(map[string]any)["data"].(map[string]any)
+	if data["private_key"] != string(key) {
+		t.Error("Vault does not have the key")
+	}
+	// The office's events may name no secret in Vault: the reference is what was published.
+	o.settled()
+	letters := o.letters()
+	if len(letters) != 1 || letters[0].Code != verdict.SecretDenied || !strings.Contains(string(letters[0].Body), `"vault":{"mount":"secret","path":"certs/_wildcard.example.com","key":"private_key"}`) {
+		t.Errorf("dead letters: %+v", letters)
+	}
+
+	vault.Seal(t)
+	said := command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", certFile, "--key", keyFile, "--store-key", "vault:secret/certs/{cn}#private_key", "--id", "unstored")
+	if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: store the private key: ") {
+		t.Errorf("with a sealed Vault: exit %d, %s", said.code, said.stderr)
+	}
+	if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog.Events != 0 || len(o.letters()) != 1 {
+		t.Errorf("an event was published whose key was not stored: %+v, %v", backlog, err)
+	}
+}
+
+func TestDeliveries(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody)
+	if out := o.certpost("deliveries", "list").done(t); out != "no such deliveries\n" {
+		t.Errorf("before any: %q", out)
+	}
+	if out := o.certpost("deliveries", "list", "-o", "json").done(t); out != "[]\n" {
+		t.Errorf("before any: %q", out)
+	}
+	o.publish("first", "ops", "nobody")
+	o.settled()
+	o.publish("second", "ops")
+	o.settled()
+
+	lines := strings.Split(strings.TrimSpace(o.certpost("deliveries", "list").done(t)), "\n")
+	if len(lines) != 4 || !regexp.MustCompile(`^EVENT +TARGET +STATE +CODE +ATTEMPTS +LAST ATTEMPT +CERTIFICATE$`).MatchString(lines[0]) ||
+		!regexp.MustCompile(`^second +ops +sent +1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ +www\.example\.com$`).MatchString(lines[1]) {
+		t.Errorf("table:\n%s", strings.Join(lines, "\n"))
+	}
+	for args, want := range map[string][]string{
+		"":                                {"second ops sent", "first ops sent", "first nobody dead"},
+		"--target ops":                    {"second ops sent", "first ops sent"},
+		"--event first":                   {"first ops sent", "first nobody dead"},
+		"--event first --target nobody":   {"first nobody dead"},
+		"--state dead":                    {"first nobody dead"},
+		"--state sent --limit 1":          {"second ops sent"},
+		"--state any --limit 0":           {"second ops sent", "first ops sent", "first nobody dead"},
+		"--since 1h --target ops":         {"second ops sent", "first ops sent"},
+		"--since 1ns":                     nil,
+		"--state discarded --target prod": nil,
+	} {
+		var got []string
+		for _, e := range read[[]broker.Entry](t, o.certpost(append([]string{"deliveries", "list", "-o", "json"}, strings.Fields(args)...)...).done(t)) {
+			got = append(got, e.Event+" "+e.Target+" "+string(e.State))
+		}
+		if !sameInAnyOrder(got, want) {
+			t.Errorf("deliveries list %s: %q, want %q", args, got, want)
+		}
+	}
+
+	out := o.certpost("deliveries", "show", "first").done(t)
+	for _, line := range []string{`Event +first`, `Target +nobody`, `State +dead`, `Last failure +SMTP_PERMANENT in rcpt`, `Reply +550 5\.1\.1 no such user`,
+		`Sent\? +not-sent`, `Dead letter +certpost\.dead\.SMTP_PERMANENT\..*`, `State +sent`, `Relay +localhost:\d+`, `TLS +TLS 1\.3 .*`,
+		`Relay's reply +250 2\.0\.0 OK: queued as D\d{6}`, `Queue id +D\d{6}`, `Has the mail +ops@demo\.example`, `Certificate +www\.example\.com`, `SHA-256 +[0-9a-fA-F:]+`} {
+		if !regexp.MustCompile(`(?m)^` + line + `$`).MatchString(out) {
+			t.Errorf("deliveries show has no line %s:\n%s", line, out)
+		}
+	}
+	if one := read[[]broker.Entry](t, o.certpost("deliveries", "show", "second", "ops", "-o", "json").done(t)); len(one) != 1 || one[0].Receipt == nil || one[0].Receipt.ReplyCode != 250 {
+		t.Errorf("deliveries show: %+v", one)
+	}
+	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger knows no such delivery: not attempted yet, or the ids are wrong\n")
+	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: the ledger knows no such delivery: not attempted yet, or the ids are wrong\n")
+}
+
+func sameInAnyOrder(a, b []string) bool {
+	count := map[string]int{}
+	for _, s := range a {
+		count[s]++
+	}
+	for _, s := range b {
+		count[s]--
+	}
+	for _, n := range count {
+		if n != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func TestSchema(t *testing.T) {
+	t.Parallel()
+	for of, property := range map[string]string{"event": "private_key", "config": "give_up_after"} {
+		out := command(t, nil, "schema", of).done(t)
+		schema := read[map[string]any](t, out)
+		if schema["$schema"] != "https://json-schema.org/draft/2020-12/schema" || !strings.Contains(out, `"`+property+`": {`) {
+			t.Errorf("schema %s is of %v, or does not know %s", of, schema["$schema"], property)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	if out := command(t, nil, "version").done(t); !regexp.MustCompile(`^certpost \S+ \(go1\.\d+\S*\)\n$`).MatchString(out) {
+		t.Errorf("version says %q", out)
+	}
+	v := read[map[string]string](t, command(t, nil, "version", "-o", "json").done(t))
+	if v["version"] == "" || !strings.HasPrefix(v["go"], "go1.") {
+		t.Errorf("version says %v", v)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	whole := command(t, nil, "--help").done(t)
+	for _, name := range []string{"run", "demo", "publish", "check", "render", "dead-letters", "deliveries", "schema", "version"} {
+		if !regexp.MustCompile(`(?m)^  ` + name + ` +[A-Z]`).MatchString(whole) {
+			t.Errorf("the help has no line for %s:\n%s", name, whole)
+		}
+		if out := command(t, nil, name, "--help").done(t); !strings.HasPrefix(out, "Usage: certpost "+name+" ") {
+			t.Errorf("%s --help: %s", name, out)
+		}
+	}
+	if out := command(t, nil).done(t); out != whole {
+		t.Errorf("without arguments:\n%s", out)
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"deliver":                          "unexpected argument deliver, did you mean \"deliveries\"?",
+		"run --dat x":                      "unknown flag --dat, did you mean \"--data-dir\"?",
+		"run fast":                         "unexpected argument fast",
+		"--config":                         "--config: expected string value but got \"EOL\" (<EOL>)",
+		"dead-letters":                     `expected one of "list", "show", "replay", "discard"`,
+		"dead-letters show":                `expected "<number>"`,
+		"dead-letters show one":            `<number>: expected a valid 64 bit uint but got "one"`,
+		"dead-letters replay":              "dead-letters replay: which ones? Give their numbers (see certpost dead-letters list), or --all",
+		"dead-letters replay 1 --all":      "dead-letters replay: give numbers or --all, not both",
+		"dead-letters replay 1 --code X":   "dead-letters replay: --code, --target and --event choose among --all, not among numbers",
+		"dead-letters discard 1":           "dead-letters discard: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters discard 1 --reason=": "dead-letters discard: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters discard --reason=x":  "dead-letters discard: which ones? Give their numbers (see certpost dead-letters list), or --all",
+		"dead-letters list --code a.b":     `dead-letters list: --code "a.b" is no code`,
+		"deliveries list --state gone":     `--state must be one of "any","waiting","sending","sent","dead","discarded" but got "gone"`,
+		"deliveries list --since 3":        `--since: expected duration but got "3": time: missing unit in duration "3"`,
+		"deliveries show":                  `expected "<event>"`,
+		"publish":                          "missing flags: --cert=FILE or --from=CLIENT",
+		"publish --cert a --from lego":     "--cert and --from can't be used together",
+		"publish --cert a b":               "publish: unexpected argument b: only --from has arguments, those of the client's hook",
+		"publish --cert a --no-key":        "publish: --no-key goes with --from: without it there is no key to leave out",
+		"publish --cert a --key b":         "publish: --key goes with --store-key: to name a key that is kept somewhere take --key-ref",
+		"publish --cert a --label b":       `--label: expected "<key>=<value>" but got "b"`,
+		"check --target a":                 "check: --target goes with --live: without it everything is checked at once",
+		"check -o xml":                     `--output must be one of "text","json" but got "xml"`,
+		"render":                           "missing flags: --cert=FILE, --target=ID",
+		"schema target":                    `<of> must be one of "event","config" but got "target"`,
+	} {
+		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee certpost --help.\n")
+	}
+}
+
+func TestRender(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	certFile, keyFile, chain := o.issue("www.example.com")
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// A file that everybody may read was there before.
+	mail := o.path("mail.eml")
+	if err := os.WriteFile(mail, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := o.certpost("render", "--target", "keys", "--cert", certFile, "--key", keyFile, "-o", mail).done(t); out != "" {
+		t.Errorf("render says %q", out)
+	}
+	info, err := os.Stat(mail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("a mail with a private key has mode %v", info.Mode())
+	}
+	raw, err := os.ReadFile(mail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(attachmentOf(t, raw, "www.example.com.pem")) != chain || string(attachmentOf(t, raw, "www.example.com.key.pem")) != string(key) {
+		t.Error("the mail does not hold the certificate and its key")
+	}
+
+	p12 := o.path("p12.eml")
+	o.certpost("render", "--target", "java", "--cert", certFile, "--key", keyFile, "-o", p12).done(t)
+	if raw, err = os.ReadFile(p12); err != nil {
+		t.Fatal(err)
+	}
+	if err := opensPKCS12(attachmentOf(t, raw, "www.example.com.p12"), p12Passphrase); err != nil {
+		t.Error(err)
+	}
+
+	out := o.certpost("render", "--target", "ops", "--cert", certFile).done(t)
+	if string(attachmentOf(t, []byte(out), "www.example.com.pem")) != chain {
+		t.Error("the mail on standard output does not hold the certificate")
+	}
+	if n := o.relay.Count(); n != 0 {
+		t.Errorf("render sent %d mails", n)
+	}
+
+	_, otherKey, _ := o.issue("other.example.com")
+	o.certpost("render", "--target", "nowhere", "--cert", certFile).failed(t, exitUsage, "certpost: --target nowhere: there is no such target\n")
+	o.certpost("render", "--target", "ops", "--cert", "absent").failed(t, exitUsage, "certpost: --cert: open absent: no such file or directory\n")
+	o.certpost("render", "--target", "keys", "--cert", certFile, "--key", "absent").failed(t, exitUsage, "certpost: --key: open absent: no such file or directory\n")
+	for name, args := range map[string][]string{"no key": nil, "another key": {"--key", otherKey}, "no key at all": {"--key", certFile}} {
+		out := filepath.Join(o.dir, "unmade.eml")
+		said := o.certpost(append([]string{"render", "--target", "keys", "--cert", certFile, "-o", out}, args...)...)
+		if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: SMTP_PAYLOAD in payload: ") {
+			t.Errorf("%s: exit %d: %s", name, said.code, said.stderr)
+		}
+		if _, err := os.Stat(out); err == nil {
+			t.Errorf("%s: a mail was written", name)
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+var refuseNobody = devrelay.Rule{Stage: devrelay.StageRcpt, Recipient: "nobody@*", Code: 550, Enhanced: "5.1.1", Text: "no such user"}
+
+func opensPKCS12(file []byte, passphrase string) error {
+	_, _, _, err := pkcs12.DecodeChain(file, passphrase)
+	return err
+}
+
+// outcomes is what replay and discard print as JSON.
+func outcomes(t *testing.T, s said) []outcome {
+	t.Helper()
+	return read[[]outcome](t, s.stdout)
+}
+
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody, devrelay.Rule{Stage: devrelay.StageRcpt, Recipient: "prod@*", Code: 550, Enhanced: "5.1.1", Text: "not yet", Times: 1})
+	if out := o.certpost("dead-letters", "list").done(t); out != "no open dead letters\n" {
+		t.Errorf("before any: %q", out)
+	}
+	if out := o.certpost("dead-letters", "list", "-o", "json").done(t); out != "[]\n" {
+		t.Errorf("before any: %q", out)
+	}
+	if out := o.certpost("dead-letters", "replay", "--all").done(t); out != "no open dead letters\n" {
+		t.Errorf("replay before any: %q", out)
+	}
+
+	o.publish("first", "nobody")
+	o.settled()
+	o.publish("second", "nobody", "absent")
+	o.settled()
+	o.publish("third", "prod")
+	o.settled()
+	o.publishRaw("certificate.issued.;touch${IFS}here", "no event")
+	o.settled()
+
+	lines := strings.Split(strings.TrimSpace(o.certpost("dead-letters", "list").done(t)), "\n")
+	if len(lines) != 6 || !regexp.MustCompile(`^NUMBER +TIME +CODE +TARGET +EVENT +SENT\? +REASON$`).MatchString(lines[0]) ||
+		!regexp.MustCompile(`^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ +SMTP_PERMANENT +nobody +first +not-sent +localhost:\d+ answered 550 5\.1\.1 to RCPT.*$`).MatchString(lines[1]) {
+		t.Errorf("table:\n%s", strings.Join(lines, "\n"))
+	}
+	numbers := map[string]uint64{} // by event and target
+	for args, want := range map[string][]string{
+		"":                      {"first nobody", "second nobody", "second absent", "third prod", "event-4 "},
+		"--code SMTP_PERMANENT": {"first nobody", "second nobody", "third prod"},
+		"--code target_unknown": {"second absent"},
+		"--target nobody":       {"first nobody", "second nobody"},
+		"--event second":        {"second nobody", "second absent"},
+		"--event second --target nobody --code SMTP_PERMANENT": {"second nobody"},
+		"--target ops":     nil,
+		"--code SMTP_AUTH": nil,
+	} {
+		var got []string
+		for _, d := range read[[]broker.DeadLetter](t, o.certpost(append([]string{"dead-letters", "list", "-o", "json"}, strings.Fields(args)...)...).done(t)) {
+			got = append(got, d.Event+" "+d.Target)
+			numbers[d.Event+" "+d.Target] = d.Sequence
+		}
+		if !sameInAnyOrder(got, want) {
+			t.Errorf("dead-letters list %s: %q, want %q", args, got, want)
+		}
+	}
+	number := func(letter string) string { return fmt.Sprint(numbers[letter]) }
+
+	t.Run("show", func(t *testing.T) {
+		out := o.certpost("dead-letters", "show", number("first nobody")).done(t)
+		for _, line := range []string{`Event +first`, `Target +nobody`, `Lane +localhost-\d+`, `Code +SMTP_PERMANENT \(io_permanent\)`, `Phase +rcpt`,
+			`Reply +550 5\.1\.1 no such user`, `Sent\? +not-sent`, `Owed to +nobody@demo\.example`, `Attempts +1`, `  certpost dead-letters replay 1`,
+			`  nats stream get CERTPOST_DEAD_LETTERS 1 --json \|`, `    nats pub -J --force-stdin certpost\.delivery\.localhost-\d+\.nobody`} {
+			if !regexp.MustCompile(`(?m)^` + line + `$`).MatchString(out) {
+				t.Errorf("no line %s in\n%s", line, out)
+			}
+		}
+		letter := read[struct {
+			Event string       `json:"event"`
+			Code  verdict.Code `json:"code"`
+			Body  string       `json:"body"`
+		}](t, o.certpost("dead-letters", "show", number("first nobody"), "-o", "json").done(t))
+		body := o.certpost("dead-letters", "show", number("first nobody"), "--body").done(t)
+		ev, err := events.Decode(nil, []byte(body))
+		if err != nil || ev.ID != "first" || letter.Event != "first" || letter.Code != verdict.SMTPPermanent || letter.Body+"\n" != body {
+			t.Errorf("the body is not the event: %v, %+v", err, letter)
+		}
+		// What is printed as a command may come from anybody.
+		if out := o.certpost("dead-letters", "show", number("event-4 ")).done(t); !strings.Contains(out, "--force-stdin 'certificate.issued.;touch${IFS}here'\n") {
+			t.Errorf("the subject is not quoted:\n%s", out)
+		}
+		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: no such open dead letter: number 999 (replayed, discarded or expired?)\n")
+	})
+
+	t.Run("replay", func(t *testing.T) {
+		// Its relay has come to like the address.
+		out := o.certpost("dead-letters", "replay", number("third prod")).done(t)
+		if !regexp.MustCompile(`^\[1/1\] third prod: published again to certpost\.delivery\.localhost-\d+\.prod\n$`).MatchString(out) {
+			t.Errorf("replay says %q", out)
+		}
+		o.mailTo("prod@demo.example", 1)
+		o.settled()
+		if out := o.certpost("dead-letters", "list", "--event", "third", "-o", "json").done(t); out != "[]\n" {
+			t.Errorf("the letter is still on the list: %s", out)
+		}
+		if out := o.certpost("deliveries", "show", "third").done(t); !regexp.MustCompile(`(?m)^State +sent$`).MatchString(out) {
+			t.Errorf("the ledger does not know:\n%s", out)
+		}
+		// The others are refused again.
+		done := outcomes(t, o.certpost("dead-letters", "replay", "--all", "--code", "SMTP_PERMANENT", "-o", "json"))
+		if len(done) != 2 || done[0].Error+done[1].Error != "" || done[0].Event != "first" || done[1].Event != "second" || !strings.HasPrefix(done[0].Done, "published again to ") {
+			t.Errorf("replay says %+v", done)
+		}
+		o.settled()
+		again := read[[]broker.DeadLetter](t, o.certpost("dead-letters", "list", "--target", "nobody", "-o", "json").done(t))
+		if len(again) != 2 || again[0].Generation != 2 || again[1].Generation != 2 || again[0].Sequence <= numbers["event-4 "] {
+			t.Errorf("after the replay: %+v", again)
+		}
+		gone := number("first nobody")
+		want := "certpost: no such open dead letter: number " + gone + " (replayed, discarded or expired?)\n"
+		o.certpost("dead-letters", "replay", gone).failed(t, exitFailed, want)
+		o.certpost("dead-letters", "replay", fmt.Sprint(again[0].Sequence), gone).failed(t, exitFailed, want)
+		if now := o.letters(); len(now) != 4 {
+			t.Errorf("one wrong number and something was done all the same: %+v", now)
+		}
+	})
+
+	t.Run("discard", func(t *testing.T) {
+		letters := o.letters()
+		for _, d := range letters {
+			numbers[d.Event+" "+d.Target] = d.Sequence
+		}
+		said := o.certpost("dead-letters", "discard", number("first nobody"), "--reason", "the customer has left", "-o", "json")
+		if done := outcomes(t, said); said.code != exitDone || len(done) != 1 || done[0] != (outcome{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
+			t.Errorf("discard says %+v", said)
+		}
+		if out := o.certpost("dead-letters", "discard", "--all", "--reason", "cleaning up").done(t); strings.Count(out, ": discarded\n") != 3 || !strings.HasPrefix(out, "[1/3] ") {
+			t.Errorf("discard says %q", out)
+		}
+		if left := o.letters(); len(left) != 0 {
+			t.Errorf("left: %+v", left)
+		}
+		if e := read[[]broker.Entry](t, o.certpost("deliveries", "show", "first", "-o", "json").done(t)); len(e) != 1 || e[0].State != broker.StateDiscarded {
+			t.Errorf("the ledger says %+v", e)
+		}
+		records := o.audited(broker.ActionDiscarded)
+		if len(records) != 4 || records[0].Reason != "the customer has left" || records[0].Event != "first" || records[0].By != actor() || !strings.Contains(string(records[0].Body), `"id":"first"`) {
+			t.Errorf("audit: %+v", records)
+		}
+		if replayed := o.audited(broker.ActionReplayed); len(replayed) != 3 {
+			t.Errorf("audit of the replays: %+v", replayed)
+		}
+	})
+}
+
+// A mail whose fate is not known is replayed by who says so alone.
+func TestReplayOfUncertain(t *testing.T) {
+	t.Parallel()
+	mails := make(chan string, 10)
+	var hangUp atomic.Bool
+	hangUp.Store(true)
+	relay := slowRelay(t, func(mail string) string {
+		mails <- mail
+		if hangUp.Load() {
+			return ""
+		}
+		return "250 2.0.0 OK: queued as SLOW1"
+	})
+	o := newOffice(t, "delivery: {on_unknown_outcome: dead_letter}\n")
+	o.write("targets.yaml", "targets:\n  - {id: slow, host: 127.0.0.1, port: "+port(relay)+", tls_mode: plaintext, auth_method: none, from_address: a@demo.example, to: [b@demo.example]}\n")
+	o.until("the new definition", func() bool { _, ok := o.service.cfg.Book.Current().Get("slow"); return ok })
+	o.publish("unsure", "slow")
+	o.settled()
+	letters := o.letters()
+	if len(letters) != 1 || letters[0].Code != verdict.DeliveryUncertain || letters[0].Certainty != verdict.May {
+		t.Fatalf("letters: %+v", letters)
+	}
+	<-mails
+
+	said := o.certpost("dead-letters", "replay", "--all")
+	said.failed(t, exitFailed, "certpost: 1 of 1 failed\n")
+	if want := "[1/1] unsure slow: may have been sent already: look for its Message-ID at the relay, then add --yes\n"; said.stdout != want {
+		t.Errorf("replay says %q, want %q", said.stdout, want)
+	}
+	if len(o.letters()) != 1 {
+		t.Error("it was replayed")
+	}
+	hangUp.Store(false)
+	if done := outcomes(t, o.certpost("dead-letters", "replay", "--all", "--yes", "-o", "json")); len(done) != 1 || done[0].Error != "" {
+		t.Errorf("replay --yes says %+v", done)
+	}
+	if second := <-mails; !strings.Contains(second, "X-Certpost-Possible-Duplicate: yes\r\n") {
+		t.Error("the second mail does not say that it may be one")
+	}
+	o.settled()
+	if len(o.letters()) != 0 {
+		t.Errorf("letters: %+v", o.letters())
+	}
+
+	// Sent is sent: published once more nothing goes out, unless forced.
+	o.publish("unsure", "slow")
+	o.settled()
+	select {
+	case <-mails:
+		t.Error("a third mail")
+	default:
+	}
+}
+
+// The README shows the lines that dead-letters show prints.
+func TestReplayIsDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(lab.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), "\n"+replayWithNATS+"\n") {
+		t.Errorf("README.md does not have the lines\n%s", replayWithNATS)
+	}
+}
+
+// publishRaw puts anything into the stream of events.
+func (o *office) publishRaw(subject, body string) {
+	o.t.Helper()
+	js := o.jetStream()
+	if _, err := js.Publish(context.Background(), subject, []byte(body)); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *office) jetStream() jetstream.JetStream {
+	o.t.Helper()
+	nc, err := nats.Connect(o.service.broker.URL())
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return js
+}
+
+// audited are the records of one action, oldest first.
+func (o *office) audited(action broker.Action) []broker.AuditRecord {
+	o.t.Helper()
+	stream, err := o.jetStream().Stream(context.Background(), broker.AuditStream)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	var all []broker.AuditRecord
+	for seq := uint64(1); seq <= stream.CachedInfo().State.LastSeq; seq++ {
+		m, err := stream.GetMsg(context.Background(), seq)
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		all = append(all, read[broker.AuditRecord](o.t, string(m.Data)))
+	}
+	return slices.DeleteFunc(all, func(r broker.AuditRecord) bool { return r.Action != action })
+}

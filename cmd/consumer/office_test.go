@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/events"
+)
+
+const (
+	relayUser     = "certs"
+	relayPassword = "canary-relay-password"
+	p12Passphrase = "canary-p12-passphrase"
+)
+
+// office is the program at work in this process, the demo's relay beside it, and
+// the configuration with which commands reach it.
+type office struct {
+	t       *testing.T
+	dir     string
+	ca      *demoCA
+	relay   *devrelay.Relay
+	service *service
+	config  string // of the commands
+	log     *writings
+}
+
+// newOffice opens one whose relay has the rules. extra are more lines of its
+// configuration.
+func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
+	t.Helper()
+	o := &office{t: t, dir: t.TempDir(), log: &writings{}}
+	var err error
+	if o.ca, err = newDemoCA(); err != nil {
+		t.Fatal(err)
+	}
+	o.relay, err = devrelay.Start(devrelay.Config{Users: map[string]string{relayUser: relayPassword}, Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.relay.Close() })
+	if _, err := o.relay.CAFile(o.dir); err != nil {
+		t.Fatal(err)
+	}
+	o.write("password", relayPassword)
+	o.write("passphrase", p12Passphrase)
+	o.write("targets.yaml", "targets:\n"+
+		o.target("ops", "match: {dns_names: [\"**.example.com\"]}", "to: [ops@demo.example]")+
+		o.target("prod", "match: {labels: {env: prod}}", "to: [prod@demo.example]")+
+		o.target("keys", "payload: pem_and_key", "to: [keys@demo.example]")+
+		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.dir+"/passphrase}", "to: [java@demo.example]")+
+		o.target("nobody", "to: [nobody@demo.example]"))
+	common := "http: {listen: \"127.0.0.1:0\"}\ntargets_file: " + o.dir + "/targets.yaml\n"
+	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m}\n"+common+
+		"events: {file_roots: ["+o.dir+"]}\n"+extra)
+	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
+	if config.Failed(problems) {
+		t.Fatal(problems)
+	}
+	if o.service, err = newService(t.Context(), cfg, zerolog.New(o.log).Level(zerolog.InfoLevel)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- o.service.run(ctx) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Errorf("the service ended with %v", err)
+		}
+		o.service.close()
+		if t.Failed() {
+			t.Log(o.log.String())
+		}
+	})
+	o.config = o.path("client.yaml")
+	o.write("client.yaml", fmt.Sprintf("nats: {url: %q}\n", o.service.broker.URL())+common)
+	o.until("ready", func() bool { return o.service.runner.Ready(context.Background()) == nil })
+	return o
+}
+
+// target is a definition of a target at the office's relay.
+func (o *office) target(id string, lines ...string) string {
+	return fmt.Sprintf("  - id: %s\n    host: localhost\n    port: %s\n    ca_file: %s/devrelay-ca.pem\n    username: %s\n    password: {file: %s/password}\n    from_address: certpost@demo.example\n    %s\n",
+		id, port(o.relay.Submission()), o.dir, relayUser, o.dir, strings.Join(lines, "\n    "))
+}
+
+func (o *office) path(name string) string { return filepath.Join(o.dir, name) }
+
+func (o *office) write(name, text string) {
+	o.t.Helper()
+	if err := os.WriteFile(o.path(name), []byte(text), 0o600); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// issue writes name.pem and name.key, and returns the paths and the chain.
+func (o *office) issue(name string) (certFile, keyFile, chain string) {
+	o.t.Helper()
+	crt, key, err := o.ca.issue(name)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.write(name+".pem", string(crt))
+	o.write(name+".key", string(key))
+	return o.path(name + ".pem"), o.path(name + ".key"), string(crt)
+}
+
+// publish sends an event for targets, as anybody would.
+func (o *office) publish(id string, targets ...string) {
+	o.t.Helper()
+	_, _, chain := o.issue("www.example.com")
+	ev := &events.Event{ID: id, Certificate: events.Certificate{PEM: chain}, Targets: targets}
+	if _, _, err := o.service.broker.Publish(o.t.Context(), ev); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// said is what a command left behind.
+type said struct {
+	code           int
+	stdout, stderr string
+}
+
+// certpost runs a command in this process.
+func (o *office) certpost(args ...string) said { return o.certpostWith(nil, args...) }
+
+func (o *office) certpostWith(env []string, args ...string) said {
+	o.t.Helper()
+	return command(o.t, env, append([]string{"-c", o.config}, args...)...)
+}
+
+// command runs the program in this process. No command may say what is secret.
+func command(t *testing.T, env []string, args ...string) said {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := execute(t.Context(), args, env, &stdout, &stderr)
+	for _, secret := range []string{relayPassword, p12Passphrase, "PRIVATE KEY"} {
+		if strings.Contains(stderr.String(), secret) || strings.Contains(stdout.String(), secret) && args[len(args)-1] != "-" {
+			t.Errorf("certpost %s prints a secret", strings.Join(args, " "))
+		}
+	}
+	return said{code, stdout.String(), stderr.String()}
+}
+
+// done wants a command to have succeeded, and gives what it printed.
+func (s said) done(t *testing.T) string {
+	t.Helper()
+	if s.code != exitDone || s.stderr != "" {
+		t.Fatalf("exit %d, stderr %q, stdout %q", s.code, s.stderr, s.stdout)
+	}
+	return s.stdout
+}
+
+// failed wants a command to have failed with the code, and to have said exactly this.
+func (s said) failed(t *testing.T, code int, stderr string) {
+	t.Helper()
+	if s.code != code || s.stderr != stderr {
+		t.Errorf("exit %d and\n%swant exit %d and\n%s", s.code, s.stderr, code, stderr)
+	}
+}
+
+// read takes JSON that a command has printed.
+func read[T any](t *testing.T, text string) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return v
+}
+
+// settled waits until nothing is pending.
+func (o *office) settled() {
+	o.t.Helper()
+	o.until("nothing is pending", func() bool {
+		backlog, err := o.service.broker.Backlog(context.Background())
+		return err == nil && backlog.Events == 0 && backlog.Deliveries == 0
+	})
+}
+
+// letters are the open dead letters.
+func (o *office) letters() []broker.DeadLetter {
+	o.t.Helper()
+	var all []broker.DeadLetter
+	for d, err := range o.service.broker.DeadLetters(context.Background(), "") {
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+// mailTo waits for the n-th mail to somebody.
+func (o *office) mailTo(recipient string, n int) devrelay.Mail {
+	o.t.Helper()
+	var found []devrelay.Mail
+	o.until("a mail to "+recipient, func() bool {
+		found = nil
+		for _, m := range o.relay.Mails() {
+			if strings.Join(m.Recipients, " ") == recipient {
+				found = append(found, m)
+			}
+		}
+		return len(found) >= n
+	})
+	return found[n-1]
+}
+
+func (o *office) until(what string, ok func() bool) {
+	o.t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	o.t.Fatalf("waited in vain: %s\n%s", what, o.log)
+}
+
+// writings is a buffer that many may write to.
+type writings struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (w *writings) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(p)
+}
+
+func (w *writings) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
+}
+
+// slowRelay is a relay without TLS that asks what to answer when it has a whole
+// mail; "" is to hang up without a word. It returns its address.
+func slowRelay(t *testing.T, answer func(mail string) string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go speakSMTP(conn, answer)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func speakSMTP(conn net.Conn, answer func(string) string) {
+	defer conn.Close()
+	fmt.Fprint(conn, "220 slow.test ESMTP\r\n")
+	var mail strings.Builder
+	inMail := false
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		line, reply := lines.Text(), "250 2.0.0 OK"
+		switch {
+		case inMail && line != ".":
+			mail.WriteString(line + "\r\n")
+			continue
+		case inMail:
+			inMail = false
+			if reply = answer(mail.String()); reply == "" {
+				return
+			}
+			mail.Reset()
+		case line == "DATA":
+			inMail, reply = true, "354 go on"
+		case line == "QUIT":
+			fmt.Fprint(conn, "221 2.0.0 bye\r\n")
+			return
+		}
+		fmt.Fprint(conn, reply+"\r\n")
+	}
+}
