@@ -142,7 +142,8 @@ func (p *packageReport) take(e event) {
 			p.said[e.Test] += e.Output
 		}
 	case e.Action == "output":
-		if e.Output != "PASS\n" {
+		// With -run most packages say that they have nothing to run.
+		if e.Output != "PASS\n" && !strings.Contains(e.Output, "no tests to run") {
 			p.text += e.Output
 		}
 	case e.Action != "pass" && e.Action != "fail" && e.Action != "skip":
