@@ -23,18 +23,15 @@ func (s *session) checks() []check {
 	goRun := func(args ...string) func(context.Context) error {
 		return func(ctx context.Context) error { return s.command(ctx, "go", args...).Run() }
 	}
-	list := []check{
+	return []check{
 		{"gofmt", s.checkFormat},
 		{"go.mod is tidy", goRun("mod", "tidy", "-diff")},
 		{"go vet", goRun("vet", "./...")},
 		{"tools/test itself", goRun("test", "-C", "tools/test", "-vet=all", "./...")},
+		{"Taskfile.yml", goRun("tool", "-modfile=tools/task/go.mod", "task", "--list-all", "--color=false")},
+		{"staticcheck", s.runStaticcheck},
+		{"govulncheck", s.runGovulncheck},
 	}
-	// A module below the main one is not part of its ./...
-	if _, err := os.Stat(filepath.Join(s.root, "bench", "go.mod")); err == nil {
-		list = append(list, check{"go vet in bench", goRun("vet", "-C", "bench", "./...")})
-	}
-	list = append(list, check{"Taskfile.yml", goRun("tool", "-modfile=tools/task/go.mod", "task", "--list-all", "--color=false")})
-	return append(list, check{"staticcheck", s.runStaticcheck}, check{"govulncheck", s.runGovulncheck})
 }
 
 func (s *session) checkFormat(ctx context.Context) error {
