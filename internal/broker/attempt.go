@@ -103,7 +103,7 @@ func (j *job) due(ctx context.Context) bool {
 		return false
 	}
 	now := time.Now()
-	if entry.State == "" {
+	if revision == 0 {
 		entry = Entry{Event: j.event.ID, Target: j.target, Digest: j.event.Digest(), First: now}
 	}
 	j.entry, j.revision = entry, revision
@@ -132,6 +132,11 @@ func (j *job) due(ctx context.Context) bool {
 		return false
 	case entry.State != StateWaiting: // sent and forced, dead, discarded: a new life
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
+		if entry.State != "" {
+			// Every life has a generation of its own, whoever began it: the message ids
+			// of replays are made from it.
+			j.gen = max(j.gen, entry.Generation+1)
+		}
 		// Whoever does not have the mail gets it: addresses may have been mended.
 		j.entry.Owed, j.entry.Refused = nil, nil
 		if entry.State == StateSent {

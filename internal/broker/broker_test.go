@@ -63,6 +63,20 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 	}
 }
 
+// Both are published within the stream's window, so close that they share a batch.
+func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	other := event("e1", "ops")
+	other.Certificate.PEM = certificate("other.example.com")
+	b.publish(event("e1", "ops"))
+	b.publish(other)
+	b.settled()
+	if mails, l := len(b.post.mails("e1")), b.letters(); mails != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
+		t.Fatalf("%d mails, letters: %+v; want one of each", mails, l)
+	}
+}
+
 func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
 	t.Parallel()
 	b := start(t, newPostOffice("ops"), nil)

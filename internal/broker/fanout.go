@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"strconv"
@@ -77,6 +76,7 @@ func giveBackAll(group []jetstream.Msg) {
 type fanned struct {
 	msg        jetstream.Msg
 	seq        uint64
+	again      bool // fetched before
 	event      *events.Event
 	token      string
 	deliveries []*nats.Msg
@@ -120,7 +120,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.back, f.outcome = jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq = meta.Sequence.Stream
+	f.seq, f.again = meta.Sequence.Stream, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
@@ -211,37 +211,27 @@ func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
 	f.letters = append(f.letters, d)
 }
 
-// publishedBefore is asked about deliveries whose message id the stream knows.
-// Mostly that is all right: the event came again. But if the event was published
-// anew by somebody, and the ledger says that its delivery is dead, this is a
-// replay, and the next generation goes out.
+// publishedBefore is asked about deliveries whose message id the stream knows. If
+// the event came again because its acknowledgement was lost, all is well. If it
+// was published anew, the stream's window must not swallow it: it may be a
+// replay of what is dead, or another certificate under an id that was used
+// before. It goes out under an id of its own, and the ledger decides.
 func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg) error {
-	return func(ctx context.Context, m *nats.Msg) error {
-		for _, f := range all {
-			for _, d := range f.deliveries {
-				if d == m {
-					return r.replayIfDead(ctx, f, m)
-				}
-			}
+	from := map[*nats.Msg]*fanned{}
+	for _, f := range all {
+		for _, d := range f.deliveries {
+			from[d] = f
 		}
-		return nil
 	}
-}
-
-func (r *Runner) replayIfDead(ctx context.Context, f *fanned, m *nats.Msg) error {
-	if meta, err := f.msg.Metadata(); err != nil || meta.NumDelivered > 1 {
-		return nil // the same message again, not a new wish
-	}
-	route := verdict.Route{Target: m.Header.Get(headerTarget), Lane: m.Header.Get(headerLane)}
-	entry, _, err := r.ledger.get(ctx, ledgerKey(route.Target, f.token))
-	if errors.Is(err, errNoEntry) || err == nil && entry.State != StateDead && entry.State != StateDiscarded {
-		return nil
-	}
-	if err != nil {
+	return func(ctx context.Context, m *nats.Msg) error {
+		f := from[m]
+		if f.again {
+			return nil
+		}
+		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
+		_, err := r.js.PublishMsg(ctx, m)
 		return err
 	}
-	_, err = r.js.PublishMsg(ctx, f.delivery(route, entry.Generation+1))
-	return err
 }
 
 // settleEvent writes the event's letters and acknowledges it.
