@@ -1,5 +1,5 @@
 // Package lab finds and starts the real servers and programs that tests talk
-// to: Vault, Postfix, Dovecot, Pebble, the NATS CLI, OpenSSL. Only tests import it.
+// to: Vault, Postfix, Dovecot, Exim, Pebble, the NATS CLI, OpenSSL. Only tests import it.
 package lab
 
 import (
@@ -11,9 +11,9 @@ import (
 )
 
 // Need returns the path of a program: the one built into .tools/bin of the
-// checkout, else the one on PATH or in the system's sbin. Where there is none
-// the test is skipped with the reason; with CI=true it fails, because there
-// nothing may be skipped.
+// checkout, else the one on PATH or in the system's sbin, else the one that
+// tools/test has unpacked. Where there is none the test is skipped with the
+// reason; with CI=true it fails, because there nothing may be skipped.
 func Need(t testing.TB, program string) string {
 	t.Helper()
 	if path := Find(program); path != "" {
@@ -45,7 +45,8 @@ func needRoot(t testing.TB, server string) {
 func Find(program string) string {
 	dirs := []string{filepath.Join(Root(), ".tools", "bin")}
 	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
-	dirs = append(dirs, "/usr/sbin", "/sbin", "/usr/lib/postfix/sbin", "/usr/lib/dovecot")
+	dirs = append(dirs, "/usr/sbin", "/sbin", "/usr/lib/postfix/sbin", "/usr/lib/dovecot",
+		filepath.Join(Root(), ".tools", "exim", "usr", "sbin"))
 	for _, dir := range dirs {
 		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 			return path

@@ -102,7 +102,7 @@ func cannotInstall() string {
 	return ""
 }
 
-// aptInstall is patient: a mirror's hiccup or another apt at work must not fail a test run.
+// aptInstall installs the packages of what is lacking.
 func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 	var packages []string
 	for _, n := range lacking {
@@ -115,10 +115,16 @@ func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 	if err := answers.Run(); err != nil {
 		return fmt.Errorf("debconf-set-selections: %w", err)
 	}
-	apt := func(args ...string) error {
+	return s.apt(ctx, s.root, append([]string{"install", "-y", "--no-upgrade", "--no-install-recommends"}, packages...)...)
+}
+
+// apt runs apt-get in a directory. It is patient: a mirror's hiccup or another
+// apt at work must not fail a test run.
+func (s *session) apt(ctx context.Context, dir string, args ...string) error {
+	get := func(args ...string) error {
 		args = append([]string{"-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0"}, args...)
 		cmd := s.command(ctx, "apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		// It says a thousand lines, which matter only when it fails.
 		var said bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &said, &said
@@ -128,8 +134,6 @@ func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 		}
 		return nil
 	}
-	install := append([]string{"install", "-y", "--no-install-recommends"}, packages...)
-
 	const tries = 4
 	stale := listsAreStale(time.Now())
 	var err error
@@ -145,11 +149,11 @@ func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 		}
 		// Lists that are too old name packages that the mirror has replaced since.
 		if stale {
-			if err = apt("update"); err != nil {
+			if err = get("update"); err != nil {
 				continue
 			}
 		}
-		if err = apt(install...); err == nil {
+		if err = get(args...); err == nil {
 			return nil
 		}
 		stale = true
