@@ -56,7 +56,6 @@ func TestMain(m *testing.M) {
 type postOffice struct {
 	mu      sync.Mutex
 	targets map[string]string // id -> lane
-	unknown []string          // named by Resolve as TARGET_UNKNOWN
 	script  map[string]func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
 	tries   map[string]int
 	mailbox []mail

@@ -24,6 +24,7 @@ type shape struct {
 	Items   []item  `yaml:"items"`
 	Secret  word    `yaml:"secret"`
 	Either  scalars `yaml:"either"`
+	//lint:ignore U1000 a field that is not exported has to be passed over
 	hidden  string
 	Ignored string `yaml:"-"`
 }
