@@ -44,11 +44,8 @@ type office struct {
 // configuration.
 func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
 	t.Helper()
-	o := &office{t: t, dir: t.TempDir(), log: &writings{}}
+	o := bareOffice(t)
 	var err error
-	if o.ca, err = newDemoCA(); err != nil {
-		t.Fatal(err)
-	}
 	o.relay, err = devrelay.Start(devrelay.Config{Users: map[string]string{relayUser: relayPassword}, Rules: rules})
 	if err != nil {
 		t.Fatal(err)
@@ -59,12 +56,30 @@ func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
 	}
 	o.write("password", relayPassword)
 	o.write("passphrase", p12Passphrase)
-	o.write("targets.yaml", "targets:\n"+
-		o.target("ops", "match: {dns_names: [\"**.example.com\"]}", "to: [ops@demo.example]")+
+	o.open(extra, o.target("ops", "match: {dns_names: [\"**.example.com\"]}", "to: [ops@demo.example]")+
 		o.target("prod", "match: {labels: {env: prod}}", "to: [prod@demo.example]")+
 		o.target("keys", "payload: pem_and_key", "to: [keys@demo.example]")+
 		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.dir+"/passphrase}", "to: [java@demo.example]")+
 		o.target("nobody", "to: [nobody@demo.example]"))
+	return o
+}
+
+// bareOffice has no relay and is not open yet.
+func bareOffice(t *testing.T) *office {
+	t.Helper()
+	o := &office{t: t, dir: t.TempDir(), log: &writings{}}
+	var err error
+	if o.ca, err = newDemoCA(); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// open starts the program with these targets, and ends it with the test.
+func (o *office) open(extra, targets string) {
+	t := o.t
+	t.Helper()
+	o.write("targets.yaml", "targets:\n"+targets)
 	common := "http: {listen: \"127.0.0.1:0\"}\ntargets_file: " + o.dir + "/targets.yaml\n"
 	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m}\n"+common+
 		"events: {file_roots: ["+o.dir+"]}\n"+extra)
@@ -72,6 +87,7 @@ func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
 	if config.Failed(problems) {
 		t.Fatal(problems)
 	}
+	var err error
 	if o.service, err = newService(t.Context(), cfg, zerolog.New(o.log).Level(zerolog.InfoLevel)); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +107,6 @@ func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
 	o.config = o.path("client.yaml")
 	o.write("client.yaml", fmt.Sprintf("nats: {url: %q}\n", o.service.broker.URL())+common)
 	o.until("ready", func() bool { return o.service.runner.Ready(context.Background()) == nil })
-	return o
 }
 
 // target is a definition of a target at the office's relay.
