@@ -74,9 +74,9 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 		b.Close()
 		return nil, err
 	}
-	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(10*time.Second)); err != nil {
+	if b.js, err = openJetStream(b.nc); err != nil {
 		b.Close()
-		return nil, fmt.Errorf("JetStream: %w", err)
+		return nil, err
 	}
 	return b, nil
 }
@@ -103,11 +103,19 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	if b.nc, err = nats.Connect(cfg.URL, opts...); err != nil {
 		return nil, fmt.Errorf("NATS at %s does not answer (%w): is `certpost run` or the NATS server up, and is nats.url right?", safeURL(cfg.URL), err)
 	}
-	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(10*time.Second)); err != nil {
+	if b.js, err = openJetStream(b.nc); err != nil {
 		b.Close()
-		return nil, fmt.Errorf("JetStream: %w", err)
+		return nil, err
 	}
 	return b, nil
+}
+
+func openJetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(publishTimeout), jetstream.WithPublishAsyncTimeout(publishTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	return js, nil
 }
 
 // Close ends the connection and, last, the embedded server and the lock on its

@@ -18,6 +18,9 @@ import (
 
 const defaultListen = "127.0.0.1:4222"
 
+// syncAlways is the SyncInterval of a store that flushes every write to disk.
+const syncAlways = "always"
+
 // defaultMaxStore bounds the embedded store. An explicit limit, because the
 // server's own default is three quarters of the free disk at start.
 const defaultMaxStore = 10 << 30
@@ -71,7 +74,7 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 func (e *embedded) serverOptions(cfg Config) (*server.Options, error) {
 	sync := cfg.SyncInterval
 	if sync == "" {
-		sync = "always"
+		sync = syncAlways
 	}
 	maxStore := cfg.MaxStore
 	if maxStore == 0 {
