@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
@@ -34,6 +35,7 @@ func (c *runCmd) Run(a *app) error {
 	for _, w := range warnings {
 		log.Warn().Str("problem", w.Error()).Msg("configuration")
 	}
+	limitMemory(memlimit.FromCgroup, log)
 	if err := secrets.ForbidCoreDumps(); err != nil {
 		log.Warn().Err(err).Send()
 	}
