@@ -89,11 +89,11 @@ func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, finding
 		fmt.Fprintf(a.stdout, "%-7s  %s: %s: %s\n", f.Status, f.Of, f.What, printable(f.Message))
 	}
 	if failed {
-		fmt.Fprintf(a.stdout, "the configuration cannot be used: %d errors, %d warnings\n", len(problems)-warnings, warnings)
+		fmt.Fprintf(a.stdout, "the configuration cannot be used: %s, %s\n", count(len(problems)-warnings, "error"), count(warnings, "warning"))
 		return
 	}
 	defs := cfg.Book.Current()
-	fmt.Fprintf(a.stdout, "the configuration is good: %d targets on %d lanes, %d warnings\n", len(defs.All()), len(defs.Lanes()), warnings)
+	fmt.Fprintf(a.stdout, "the configuration is good: %s on %s, %s\n", count(len(defs.All()), "target"), count(len(defs.Lanes()), "lane"), count(warnings, "warning"))
 }
 
 func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {

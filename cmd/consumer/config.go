@@ -223,6 +223,24 @@ const (
 // certpost.yaml's if there is one; without that everything has its default and
 // there are no targets. env is what os.Environ gives.
 func loadConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
+	cfg, doc, problems := readConfig(path, env)
+	problems = append(problems, cfg.openBook(configPath(path, env), env)...)
+	return cfg, doc, doc.Locate(problems)
+}
+
+// loadConnection is loadConfig for commands that talk to the running program. They
+// need no targets, and an edit of those that went wrong, which the program itself
+// puts up with, must not keep an ACME client's hook from publishing.
+func loadConnection(path string, env []string) (*Config, []config.Problem) {
+	cfg, doc, problems := readConfig(path, env)
+	problems = slices.DeleteFunc(problems, func(p config.Problem) bool {
+		return strings.HasPrefix(p.Path, "targets") || strings.HasPrefix(p.Path, "relays")
+	})
+	return cfg, doc.Locate(problems)
+}
+
+// readConfig reads all but the targets' definitions that stand elsewhere.
+func readConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
 	cfg := defaultConfig()
 	options := []config.Option{config.Variables(env), config.Overrides(overridePrefix, env, configVariable)}
 	path = configPath(path, env)
@@ -234,9 +252,7 @@ func loadConfig(path string, env []string) (*Config, *config.Document, []config.
 		doc, problems = config.Load(path, cfg, options...)
 	}
 	problems = append(problems, config.Check(cfg, "")...)
-	problems = append(problems, cfg.validate()...)
-	problems = append(problems, cfg.openBook(path, env)...)
-	return cfg, doc, doc.Locate(problems)
+	return cfg, doc, append(problems, cfg.validate()...)
 }
 
 func configPath(path string, env []string) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -135,16 +136,15 @@ func (d *demo) close() {
 }
 
 // choose is the address that was asked for, else the usual one, else a free port.
+// What cannot be had is returned all the same: its owner says what is wrong.
 func choose(asked, usual string) string {
-	if asked != "" {
-		return asked
-	}
-	l, err := net.Listen("tcp", usual)
-	if err != nil {
+	wanted := cmp.Or(asked, usual)
+	l, err := net.Listen("tcp", wanted)
+	if err != nil && asked == "" {
 		l, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	if err != nil {
-		return usual // and hear from its owner what is wrong
+		return wanted
 	}
 	defer l.Close()
 	return l.Addr().String()

@@ -123,13 +123,18 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 // `check` show, and which would be noise elsewhere.
 func (a *app) load() (cfg *Config, warnings []config.Problem, err error) {
 	cfg, _, problems := loadConfig(a.config, a.env)
+	return cfg, problems, a.usable(problems)
+}
+
+// usable prints the problems of a configuration that cannot be used, and fails.
+func (a *app) usable(problems []config.Problem) error {
 	if !config.Failed(problems) {
-		return cfg, problems, nil
+		return nil
 	}
 	for _, p := range problems {
 		fmt.Fprintln(a.stderr, p.Error())
 	}
-	return nil, nil, &failure{code: exitUsage}
+	return &failure{code: exitUsage}
 }
 
 // logger writes JSON, or lines for people when that is asked for or somebody is
@@ -169,8 +174,8 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 
 // dial connects a command to the JetStream of the running program.
 func (a *app) dial(ctx context.Context) (*broker.Broker, func(), error) {
-	cfg, _, err := a.load()
-	if err != nil {
+	cfg, problems := loadConnection(a.config, a.env)
+	if err := a.usable(problems); err != nil {
 		return nil, nil, err
 	}
 	return a.dialWith(ctx, cfg)

@@ -47,8 +47,8 @@ func (c *publishCmd) Validate() error {
 // Run publishes one event. An ACME client learns from the exit code whether its
 // certificate is in good hands.
 func (c *publishCmd) Run(a *app) error {
-	cfg, _, err := a.load()
-	if err != nil {
+	cfg, problems := loadConnection(a.config, a.env)
+	if err := a.usable(problems); err != nil {
 		return err
 	}
 	ev, keyFile, err := c.event(a)

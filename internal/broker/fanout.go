@@ -66,9 +66,15 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 	return nil
 }
 
+// atOnce is the delay of what may come again at once. A NAK with a delay is
+// remembered by the server; one without is forgotten when the server is restarted,
+// as the embedded one is with us, and then the message comes only when its
+// acknowledgement is overdue.
+const atOnce = time.Millisecond
+
 func giveBackAll(group []jetstream.Msg) {
 	for _, m := range group {
-		_ = m.Nak() // not sent: it comes back when its acknowledgement is overdue
+		_ = m.NakWithDelay(atOnce) // not sent: it comes back when its acknowledgement is overdue
 	}
 }
 

@@ -1,0 +1,380 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// plainRelay is the demo's relay, spoken to without TLS.
+func plainRelay(t *testing.T) *devrelay.Relay {
+	t.Helper()
+	relay, err := devrelay.Start(devrelay.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { relay.Close() })
+	return relay
+}
+
+func TestRunWithBadConfiguration(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ text, want string }{
+		"unknown key": {"delivery:\n  give_up_aftr: 72h\n", "certpost.yaml:2:3: delivery: unknown key \"give_up_aftr\": did you mean give_up_after?\n"},
+		"all at once": {"nat: {}\nhttp: {listen: here}\n", "certpost.yaml:1:1: unknown key \"nat\": did you mean nats?\n" +
+			"certpost.yaml:2:16: http.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses\n"},
+		"no YAML":      {"nats: {\n", "certpost.yaml:1:7: a { is not closed by }\n"},
+		"a bad target": {"targets:\n  - {id: a b, host: x, from_address: a@x, to: [b@x]}\n", "certpost.yaml:2:10: targets[0].id: want 1 to 64 of A-Z, a-z, 0-9, _ and -\n"},
+		"a secret": {"vault: {address: \"https://v.example.com\", auth: {method: token, tokn: hunter2}}\n",
+			"certpost.yaml:1:65: vault.auth: unknown key \"tokn\": did you mean token?\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProgram(t, test.text)
+			code, stderr := p.fails("run")
+			if code != exitUsage || !strings.HasPrefix(stderr, test.want) || strings.Contains(stderr, "hunter2") {
+				t.Errorf("exit %d and\n%swant exit 2 and\n%s", code, stderr, test.want)
+			}
+			if _, err := os.Stat(filepath.Join(p.dir, "data")); err == nil {
+				t.Error("it began to work all the same")
+			}
+		})
+	}
+}
+
+// Without NATS it waits, says so, and is not ready; with NATS it works, and so it
+// does when NATS has been away.
+func TestRunWithoutNATS(t *testing.T) {
+	t.Parallel()
+	relay, addr := plainRelay(t), freeAddress(t)
+	p := newProgram(t, "nats: {url: \"nats://"+addr+"\"}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\ntargets:\n"+smtpTarget("ops", relay.Plain()))
+	p.start()
+	if line := p.waitForLine("NATS does not answer; trying again for ever, nothing is delivered meanwhile"); line["url"] != "nats://"+addr || line["level"] != "warn" {
+		t.Errorf("the log says %v", line)
+	}
+	if line := p.waitForLine("JetStream is not ready; nothing is delivered until it is"); line["error"] != "not connected to NATS at nats://"+addr {
+		t.Errorf("the log says %v", line)
+	}
+	if status, body := p.readyz(); status != http.StatusServiceUnavailable || body != "not ready: nats: not connected to NATS at nats://"+addr+"\n" {
+		t.Errorf("/readyz: %d %q", status, body)
+	}
+	code, stderr := p.fails("dead-letters", "list")
+	if want := "certpost: NATS at nats://" + addr + " does not answer (nats: no servers available for connection): is `certpost run` or the NATS server up, and is nats.url right?\n"; code != exitFailed || stderr != want {
+		t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
+	}
+
+	store := t.TempDir()
+	stop := natsServer(t, addr, store)
+	p.ready()
+	p.publish("first", "ops")
+	p.accountsFor(1, tally{accepted: 1})
+
+	stop()
+	p.until("unready", func() bool { status, _ := p.readyz(); return status == http.StatusServiceUnavailable })
+	natsServer(t, addr, store)
+	p.ready()
+	p.publish("second", "ops")
+	p.accountsFor(2, tally{accepted: 2})
+	if n := relay.Count(); n != 2 {
+		t.Errorf("%d mails, want 2", n)
+	}
+	p.terminate()
+	p.ended()
+}
+
+// natsServer is somebody's NATS with JetStream.
+func natsServer(t *testing.T, addr, store string) (stop func()) {
+	t.Helper()
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := net.LookupPort("tcp", portText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.NewServer(&server.Options{Host: host, Port: number, NoSigs: true, NoLog: true, JetStream: true, StoreDir: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	stop = func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+	t.Cleanup(stop)
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("NATS does not take connections")
+	}
+	return stop
+}
+
+func TestRunWithLockedStore(t *testing.T) {
+	t.Parallel()
+	relay := plainRelay(t)
+	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("ops", relay.Plain()))
+	p.start()
+	pid := p.cmd.Process.Pid
+	code, stderr := p.fails("run")
+	want := fmt.Sprintf("certpost: data_dir ./data is in use by process %d (lock data/certpost.lock): stop it, or choose another data_dir\n", pid)
+	if code != exitFailed || lastLine(stderr) != want {
+		t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
+	}
+	p.ready()
+	p.publish("first", "ops")
+	p.accountsFor(1, tally{accepted: 1})
+	p.terminate()
+	p.ended()
+
+	// The lock ends with its owner, however that ended.
+	p.start()
+	p.ready()
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Wait()
+	p.start()
+	p.ready()
+	p.accountsFor(1, tally{accepted: 1})
+}
+
+// lastLine leaves the log before it aside.
+func lastLine(text string) string {
+	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
+	return lines[len(lines)-1] + "\n"
+}
+
+func TestRunWithPortTaken(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	relay := plainRelay(t)
+	targets := "targets:\n" + smtpTarget("ops", relay.Plain())
+	p := newProgram(t, anyPorts+targets)
+	p.start()
+	p.ready()
+	p.publish("first", "ops")
+	p.accountsFor(1, tally{accepted: 1})
+	p.terminate()
+	p.ended()
+	addr := taken.Addr().String()
+	for config, want := range map[string]string{
+		"nats: {listen: \"" + addr + "\"}\nhttp: {listen: \"127.0.0.1:0\"}\n": "certpost: nats.listen " + addr +
+			": bind: address already in use: another program has the port; stop it, choose another nats.listen, or name that server as nats.url\n",
+		"nats: {listen: \"127.0.0.1:0\"}\nhttp: {listen: \"" + addr + "\"}\n": "certpost: http.listen " + addr +
+			": bind: address already in use: stop the program that has the port, or choose another http.listen\n",
+	} {
+		p.write("certpost.yaml", config+targets)
+		if code, stderr := p.fails("run"); code != exitFailed || lastLine(stderr) != want {
+			t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
+		}
+		p.accountsFor(1, tally{accepted: 1}) // and nobody holds the store
+	}
+}
+
+// While Vault is away the deliveries that need it wait; they arrive when it comes.
+func TestRunWithoutVault(t *testing.T) {
+	t.Parallel()
+	vault, addr := lab.Vault(t), freeAddress(t)
+	relay, err := devrelay.Start(devrelay.Config{Users: map[string]string{relayUser: relayPassword}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { relay.Close() })
+	vault.Put(t, "secret/smtp-auth/localhost", map[string]any{"password": relayPassword})
+	vault.Policy(t, "certpost", `path "secret/data/smtp-auth/*" { capabilities = ["read"] }`)
+	role, secret := vault.AppRole(t, "1h", "certpost")
+	p := newProgram(t, "")
+	ca, err := relay.CAFile(p.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write("secret_id", secret)
+	p.write("certpost.yaml", anyPorts+fmt.Sprintf(`vault: {address: "http://%s", auth: {method: approle, role_id: {value: %q}, secret_id: {file: secret_id}}}
+delivery: {retry: {initial: 200ms, max: 1s}}
+targets:
+  - id: ops
+    host: localhost
+    port: %s
+    ca_file: %s
+    username: %s
+    password: {vault: {mount: secret, path: "smtp-auth/{host}", key: password}}
+    from_address: a@demo.example
+    to: [b@demo.example]
+`, addr, role, port(relay.Submission()), ca, relayUser))
+	p.start()
+	p.ready()
+	p.publish("first", "ops")
+	p.publish("second", "ops")
+	p.until("waiting for Vault", func() bool {
+		return strings.Count(p.certpost("deliveries", "list", "--state", "waiting"), "SECRET_UNAVAILABLE") == 2
+	})
+	p.accountsFor(2, tally{pending: 2})
+	if status, _ := p.readyz(); status != http.StatusOK {
+		t.Errorf("/readyz: %d: another process would have no Vault either", status)
+	}
+
+	forward(t, addr, strings.TrimPrefix(vault.Address, "http://"))
+	p.until("the mails", func() bool { return relay.Count() == 2 })
+	p.accountsFor(2, tally{accepted: 2})
+	for _, private := range []string{relayPassword, secret} {
+		if strings.Contains(p.logged(0), private) {
+			t.Error("the log holds a secret")
+		}
+	}
+	p.terminate()
+	p.ended()
+}
+
+// forward passes connections on to another address.
+func forward(t *testing.T, from, to string) {
+	t.Helper()
+	l, err := net.Listen("tcp", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", to)
+				if err != nil {
+					return
+				}
+				go func() {
+					io.Copy(out, in)
+					out.Close()
+				}()
+				io.Copy(in, out)
+			}()
+		}
+	}()
+}
+
+// A bad edit changes nothing but the log; a good one mends it. Who publishes in
+// between hears nothing of it.
+func TestRunWithBadEdit(t *testing.T) {
+	t.Parallel()
+	first, second := plainRelay(t), plainRelay(t)
+	p := newProgram(t, anyPorts+"targets_dir: targets\n")
+	if err := os.Mkdir(filepath.Join(p.dir, "targets"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p.write("targets/ops.yaml", "targets:\n"+smtpTarget("ops", first.Plain()))
+	p.start()
+	p.ready()
+
+	p.write("targets/ops.yaml", "targets:\n"+strings.Replace(smtpTarget("ops", second.Plain()), "host:", "hots:", 1))
+	if line := p.waitForLine(`unknown key`); line["level"] != "error" || line["problem"] != `targets/ops.yaml:2:15: targets[0]: unknown key "hots": did you mean host?` {
+		t.Errorf("the log says %v", line)
+	}
+	p.waitForLine("the new target definitions cannot be used; the old ones stay in force")
+	if status, _ := p.readyz(); status != http.StatusOK {
+		t.Errorf("/readyz: %d", status)
+	}
+	p.publish("first", "ops")
+	p.accountsFor(1, tally{accepted: 1})
+	if first.Count() != 1 || second.Count() != 0 {
+		t.Errorf("mails: %d and %d, want the old definition's", first.Count(), second.Count())
+	}
+
+	p.write("targets/ops.yaml", "targets:\n"+smtpTarget("ops", second.Plain()))
+	p.waitForLine(`"changed":["ops"]`)
+	p.publish("second", "ops")
+	p.accountsFor(2, tally{accepted: 2})
+	if first.Count() != 1 || second.Count() != 1 {
+		t.Errorf("mails: %d and %d, want the new definition's", first.Count(), second.Count())
+	}
+	p.terminate()
+	p.ended()
+}
+
+// SIGTERM amid a mail: no new one is begun, that one is finished, and what came
+// meanwhile is there at the next start.
+func TestRunDrainsAtSIGTERM(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan string, 10), make(chan struct{})
+	relay := slowRelay(t, func(mail string) string {
+		begun <- mail
+		<-goOn
+		return "250 2.0.0 OK: queued as SLOW1"
+	})
+	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
+	p.start()
+	p.ready()
+	p.publish("first", "slow")
+	<-begun
+	p.terminate()
+	p.until("shutting down", func() bool {
+		status, body := p.readyz()
+		return status == http.StatusServiceUnavailable && body == "not ready: nats: shutting down\n"
+	})
+	p.publish("second", "slow") // its NATS is up to the last
+	select {
+	case <-begun:
+		t.Error("a mail was begun after SIGTERM")
+	default:
+	}
+	close(goOn)
+	p.ended()
+	p.accountsFor(2, tally{accepted: 1, pending: 1})
+
+	p.start()
+	if mail := <-begun; !strings.Contains(mail, "X-Certpost-Event-Id: second\r\n") || strings.Contains(mail, "X-Certpost-Possible-Duplicate") {
+		t.Errorf("after the restart another mail than the second arrives: %s", mail)
+	}
+	p.accountsFor(2, tally{accepted: 2})
+	if len(begun) != 0 {
+		t.Error("one mail too many")
+	}
+	p.terminate()
+	p.ended()
+	if _, err := net.DialTimeout("tcp", strings.TrimPrefix(p.nats, "nats://"), time.Second); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("its NATS still answers: %v", err)
+	}
+}
+
+// Who only talks to the running program needs no targets, and all else.
+func TestConnectionNeedsNoTargets(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"targets:\n  - {id: a b, hots: x}\nrelays: {default: {prot: 1}}\n": "",
+		"targets_dir: absent\n":            "",
+		"targets: 3\n":                     "",
+		"nats: {ulr: x}\ntargets_dir: a\n": `c.yaml:1:8: nats: unknown key "ulr": did you mean url?`,
+		"nat: {}\n":                        `c.yaml:1:1: unknown key "nat": did you mean nats?`,
+	} {
+		file := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		_, problems := loadConnection(file, nil)
+		for _, p := range problems {
+			got = append(got, strings.TrimPrefix(p.Error(), filepath.Dir(file)+"/"))
+		}
+		if strings.Join(got, "\n") != want {
+			t.Errorf("%s\nhas the problems %q, want %q", text, got, want)
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/emersion/go-smtp"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	const target = "targets:\n  - {id: a, host: smtp.example.com, from_address: a@example.com, to: [b@example.com]"
+	for name, test := range map[string]struct {
+		text, want string
+		code       int
+	}{
+		"good": {target + "}\n  - {id: c, host: smtp.example.com, from_address: a@example.com, to: [b@example.com]}\n",
+			"the configuration is good: 2 targets on 1 lane, 0 warnings\n", exitDone},
+		"nothing": {"", "the configuration is good: 0 targets on 0 lanes, 0 warnings\n", exitDone},
+		"a warning": {target + ", tls_mode: plaintext}\n",
+			"DIR/certpost.yaml:2:97: warning: targets[0].tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them\n" +
+				"the configuration is good: 1 target on 1 lane, 1 warning\n", exitDone},
+		"errors and a warning": {"nat: {}\n" + target + ", prot: 25, tls_mode: plaintext}\n",
+			"DIR/certpost.yaml:1:1: unknown key \"nat\": did you mean nats?\n" +
+				"DIR/certpost.yaml:3:87: targets[0]: unknown key \"prot\": did you mean port?\n" +
+				"DIR/certpost.yaml:3:107: warning: targets[0].tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them\n" +
+				"the configuration cannot be used: 2 errors, 1 warning\n", exitUsage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			file := filepath.Join(dir, "certpost.yaml")
+			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			said := command(t, nil, "check", "-c", file)
+			if got := strings.ReplaceAll(said.stdout, dir, "DIR"); said.code != test.code || got != test.want || said.stderr != "" {
+				t.Errorf("exit %d and\n%s%swant exit %d and\n%s", said.code, got, said.stderr, test.code, test.want)
+			}
+
+			// The same as JSON.
+			answer := read[struct {
+				Usable   bool `json:"usable"`
+				Problems []struct {
+					File         string
+					Line, Column int
+					Path         string
+					Severity     string
+					Message      string
+				} `json:"problems"`
+			}](t, command(t, nil, "check", "-c", file, "-o", "json").stdout)
+			var lines strings.Builder
+			for _, p := range answer.Problems {
+				place, warning := "", ""
+				if p.Path != "" {
+					place = p.Path + ": "
+				}
+				if p.Severity == "warning" {
+					warning = "warning: "
+				}
+				fmt.Fprintf(&lines, "%s:%d:%d: %s%s%s\n", strings.ReplaceAll(p.File, dir, "DIR"), p.Line, p.Column, warning, place, p.Message)
+			}
+			if answer.Usable != (test.code == exitDone) || !strings.HasPrefix(test.want, lines.String()) || strings.Count(lines.String(), "\n") != strings.Count(test.want, "\n")-1 {
+				t.Errorf("JSON: usable %v, problems\n%s", answer.Usable, &lines)
+			}
+		})
+	}
+	if said := command(t, nil, "check", "-c", "absent.yaml"); said.code != exitUsage ||
+		said.stdout != "absent.yaml: does not exist\nthe configuration cannot be used: 1 error, 0 warnings\n" {
+		t.Errorf("without a file: %+v", said)
+	}
+}
+
+func TestCheckLive(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	o.write("wrong", "not-the-password")
+	targets := o.target("good", "to: [a@demo.example]") +
+		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.path("passphrase")+"}", "to: [a@demo.example]") +
+		strings.Replace(o.target("wrong", "to: [a@demo.example]"), "/password}", "/wrong}", 1) +
+		strings.Replace(o.target("missing", "to: [a@demo.example]"), "/password}", "/absent}", 1) +
+		strings.Replace(o.target("untrusted", "to: [a@demo.example]"), "    ca_file:", "    #", 1) +
+		"  - {id: down, host: 127.0.0.1, port: " + port(freeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example]}\n" +
+		"  - {id: ending, host: localhost, port: " + port(endingRelay(t, o.dir)) + ", tls_mode: smtps, ca_file: " + o.path("ca.pem") + ", from_address: a@demo.example, to: [b@demo.example]}\n"
+	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\ntargets:\n%s", o.service.broker.URL(), targets))
+
+	want := []string{
+		`ok       nats: connection: connected, streams are there`,
+		`ok       vault: server: .*`,
+		`ok       target/good: secret: file:.*/password can be read`,
+		`ok       target/good: relay: localhost:\d+ answers, TLS 1\.3 \S+, AUTH plain accepted`,
+		`ok       target/java: secret: file:.*/password can be read`,
+		`ok       target/java: secret: file:.*/passphrase can be read`,
+		`ok       target/java: relay: localhost:\d+ answers, TLS 1\.3 \S+, AUTH plain accepted`,
+		`ok       target/wrong: secret: file:.*/wrong can be read`,
+		`error    target/wrong: relay: SMTP_AUTH in auth \(reply 535 5\.7\.8\): localhost:\d+ answered 535 5\.7\.8 to AUTH; check username, password and auth_method, then replay`,
+		`error    target/missing: secret: file:.*/absent: .*`,
+		`warning  target/missing: relay: not tried, because its login cannot be read now`,
+		`ok       target/untrusted: secret: file:.*/password can be read`,
+		`error    target/untrusted: relay: SMTP_TLS in tls: .*`,
+		`error    target/down: relay: SMTP_CONNECT in connect: .*127\.0\.0\.1:\d+.*`,
+		`ok       target/ending: relay: localhost:\d+ answers, TLS 1\.3 \S+`,
+		`warning  target/ending: relay: its certificate expires on \S+ \S+ \S+, in 0 days`,
+		`the configuration is good: 7 targets on 3 lanes, 0 warnings`,
+	}
+	said := command(t, nil, "check", "--live", "-c", o.path("live.yaml"))
+	lines := strings.Split(strings.TrimSuffix(said.stdout, "\n"), "\n")
+	if said.code != exitFailed || said.stderr != "" || len(lines) != len(want) {
+		t.Fatalf("exit %d, %d lines, want exit 1 and %d lines:\n%s%s", said.code, len(lines), len(want), said.stdout, said.stderr)
+	}
+	for i, pattern := range want {
+		if !regexp.MustCompile("^" + pattern + "$").MatchString(lines[i]) {
+			t.Errorf("got   %s\nwant  %s", lines[i], pattern)
+		}
+	}
+
+	said = command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "good", "--target", "ending", "-o", "json")
+	answer := read[struct{ Live []finding }](t, said.stdout)
+	if said.code != exitDone || len(answer.Live) != 6 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, streams are there"}) || answer.Live[3].Of != "target/good" || answer.Live[5].Status != "warning" {
+		t.Errorf("exit %d, %+v", said.code, answer)
+	}
+	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: there is no such target\n")
+	if n := o.relay.Count(); n != 0 {
+		t.Errorf("checking sent %d mails", n)
+	}
+
+	// Without NATS the rest is checked all the same.
+	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\ntargets:\n%s", freeAddress(t), o.target("good", "to: [a@demo.example]")))
+	said = command(t, nil, "check", "--live", "-c", o.path("alone.yaml"))
+	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
+		t.Errorf("without NATS: exit %d and\n%s", said.code, said.stdout)
+	}
+}
+
+// endingRelay is a relay whose certificate has a day to live.
+func endingRelay(t *testing.T, dir string) string {
+	t.Helper()
+	certFile, keyFile := lab.NewCA(t, dir).Issue(t, "localhost")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return echo{}, nil }))
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	return l.Addr().String()
+}

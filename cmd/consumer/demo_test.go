@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// demonstration is a `certpost demo` with a temp directory of its own.
+type demonstration struct {
+	*program
+	temp   string
+	stdout *writings
+}
+
+func startDemo(t *testing.T, args ...string) *demonstration {
+	t.Helper()
+	d := &demonstration{newProgram(t, ""), t.TempDir(), &writings{}}
+	d.cmd = exec.Command(d.path, append([]string{"demo"}, args...)...)
+	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = d.dir, d.stdout, d.log
+	d.cmd.Env = append(os.Environ(), "TMPDIR="+d.temp)
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// left wants the temp directory to be empty.
+func (d *demonstration) left() {
+	d.t.Helper()
+	left, err := os.ReadDir(d.temp)
+	if err != nil || len(left) > 0 {
+		d.t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestDemoOnce(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, "--once", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	d.ended()
+	want := `^EVENT +TARGET +STATE +CODE +ATTEMPTS
+demo-1 +ops-archive +sent +1
+demo-2 +java-keystore +sent +1
+demo-2 +ops-archive +sent +1
+demo-3 +wrong-address +dead +SMTP_PERMANENT +1
+$`
+	if !regexp.MustCompile(want).MatchString(d.stdout.String()) {
+		t.Errorf("it prints\n%s", d.stdout)
+	}
+	d.left()
+}
+
+func TestDemoOnceTooSlow(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, "--once", "--timeout", "1ms", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	var exit *exec.ExitError
+	if err := d.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailed || d.logged(0) != "certpost: not everything was settled within 1ms\n" {
+		t.Errorf("%v: %s", err, d.logged(0))
+	}
+	d.cmd = nil
+	d.left()
+}
+
+// What the demo prints works as it is printed, pasted into a shell.
+func TestDemoPrintsWhatWorks(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	d.until("its words", func() bool { return strings.HasSuffix(d.stdout.String(), "nothing is kept.\n") })
+	words := d.stdout.String()
+	if !strings.Contains(words, "Of four sample deliveries three have arrived") {
+		t.Errorf("it says\n%s", words)
+	}
+	inbox := regexp.MustCompile(`(?m)^  Inbox +(\S+)$`).FindStringSubmatch(words)
+	health := regexp.MustCompile(`(?m)^  Health +(\S+)$`).FindStringSubmatch(words)
+	_, block, ok := strings.Cut(words, "In another terminal:\n")
+	if inbox == nil || health == nil || !ok {
+		t.Fatalf("it says\n%s", words)
+	}
+	if page := page(t, health[1]); !strings.Contains(page, `"status":"healthy"`) {
+		t.Errorf("health: %s", page)
+	}
+	if n := strings.Count(page(t, inbox[1]), "[DEMO]"); n != 2 {
+		t.Errorf("the inbox has %d mails to ops@demo.example, want 2", n)
+	}
+
+	mine, foreign := []string{"set -eu"}, []string{"set -eu"}
+	for line := range strings.Lines(block) {
+		switch command := strings.TrimSpace(line); {
+		case !strings.HasPrefix(line, "  "):
+		case strings.HasPrefix(command, "nats "):
+			foreign = append(foreign, command)
+		case strings.HasPrefix(command, "cd "):
+			mine, foreign = append(mine, command), append(foreign, command)
+		default:
+			mine = append(mine, command)
+		}
+	}
+	if len(mine) != 6 || len(foreign) != 3 {
+		t.Fatalf("commands: %q, %q", mine, foreign)
+	}
+	out := paste(t, os.Environ(), mine)
+	for _, want := range []string{`event \S+ published`, `SMTP_PERMANENT +wrong-address +demo-3`, `\[1/1\] demo-3 wrong-address: published again to certpost\.delivery\.`} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+	d.until("the mails of the commands", func() bool {
+		page := page(t, inbox[1])
+		return strings.Count(page, "www.example.com") >= 2 && strings.Contains(page, "java@demo.example")
+	})
+	t.Run("NATS CLI", func(t *testing.T) {
+		env := lab.NATSEnv(t, "nats://127.0.0.1:1") // the line itself says where
+		if out := paste(t, env, foreign); !strings.Contains(out, "Stored in Stream: CERTPOST_EVENTS") {
+			t.Errorf("nats pub says %s", out)
+		}
+		d.until("the mail of the event", func() bool { return strings.Contains(page(t, inbox[1]), "ftp.example.com") })
+	})
+
+	if err := d.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	d.ended()
+	d.left()
+}
+
+// Ctrl-C is no failure at any moment.
+func TestDemoEndsEarly(t *testing.T) {
+	t.Parallel()
+	for name, signal := range map[string]os.Signal{"SIGINT": os.Interrupt, "SIGTERM": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+			d.until("its directory", func() bool {
+				found, err := filepath.Glob(filepath.Join(d.temp, "certpost-demo-*"))
+				return err == nil && len(found) == 1
+			})
+			if err := d.cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			d.ended()
+			d.left()
+		})
+	}
+}
+
+func paste(t *testing.T, env, lines []string) string {
+	t.Helper()
+	cmd := exec.Command("sh")
+	cmd.Env, cmd.Stdin = env, strings.NewReader("")
+	cmd.Args = append(cmd.Args, "-c", strings.Join(lines, "\n"))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s\n%v: %s", strings.Join(lines, "\n"), err, &out)
+	}
+	return out.String()
+}
+
+func page(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}

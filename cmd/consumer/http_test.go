@@ -1,0 +1,146 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// ask makes a request to the running service.
+func (o *office) ask(method, path string) (*http.Response, string) {
+	o.t.Helper()
+	req, err := http.NewRequestWithContext(o.t.Context(), method, o.service.http.address()+path, nil)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+type healthAnswer struct {
+	Status, Version string
+	Checks          []check
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "delivery: {retry: {initial: 100ms}}\n")
+	for path, want := range map[string]string{"/livez": "alive\n", "/readyz": "ready\n"} {
+		if resp, body := o.ask("GET", path); resp.StatusCode != http.StatusOK || body != want || resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+			t.Errorf("%s: %d %q", path, resp.StatusCode, body)
+		}
+	}
+	if resp, body := o.ask("GET", "/"); resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "Certpost ") {
+		t.Errorf("/: %d %q", resp.StatusCode, body)
+	}
+	for path, status := range map[string]int{"/absent": http.StatusNotFound, "/healthz/x": http.StatusNotFound} {
+		if resp, _ := o.ask("GET", path); resp.StatusCode != status {
+			t.Errorf("%s: %d, want %d", path, resp.StatusCode, status)
+		}
+	}
+	if resp, _ := o.ask("POST", "/readyz"); resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST /readyz: %d", resp.StatusCode)
+	}
+
+	resp, body := o.ask("GET", "/healthz")
+	answer := read[healthAnswer](t, body)
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" || answer.Status != healthy || answer.Version == "" || len(answer.Checks) != 3 {
+		t.Errorf("/healthz: %d %s", resp.StatusCode, body)
+	}
+	for i, name := range []string{"nats", "vault", "relays"} {
+		if c := answer.Checks[i]; c.Name != name || c.Status != healthy || c.Message != "" || len(c.Tags) != 1 || c.Tags[0] != strings.TrimSuffix(name, "s") && name != "nats" {
+			t.Errorf("/healthz: %+v", c)
+		}
+	}
+
+	// A relay that is away degrades; this process is as ready as any.
+	o.write("targets.yaml", "targets:\n  - {id: away, host: 127.0.0.1, port: "+port(freeAddress(t))+", from_address: a@demo.example, to: [b@demo.example]}\n")
+	o.until("the new definition", func() bool { _, ok := o.service.cfg.Book.Current().Get("away"); return ok })
+	for _, id := range []string{"one", "two", "three"} {
+		o.publish(id, "away")
+	}
+	o.until("degraded", func() bool {
+		_, body = o.ask("GET", "/healthz")
+		return read[healthAnswer](t, body).Status == degraded
+	})
+	if answer := read[healthAnswer](t, body); answer.Checks[2].Status != degraded || !strings.HasPrefix(answer.Checks[2].Message, "no answer from the relay of lane 127_0_0_1-") {
+		t.Errorf("/healthz: %s", body)
+	}
+	if resp, body := o.ask("GET", "/readyz"); resp.StatusCode != http.StatusOK || body != "ready\n" {
+		t.Errorf("/readyz without a relay: %d %q", resp.StatusCode, body)
+	}
+	if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog.Deliveries != 3 || backlog.Dead != 0 {
+		t.Errorf("backlog %+v, %v", backlog, err)
+	}
+}
+
+// Without NATS nothing is delivered: not ready, and it says why.
+func TestHealthWithoutStreams(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	o.service.broker.Close()
+	o.until("unready", func() bool {
+		resp, _ := o.ask("GET", "/readyz")
+		return resp.StatusCode == http.StatusServiceUnavailable
+	})
+	if _, body := o.ask("GET", "/readyz"); !strings.HasPrefix(body, "not ready: nats: not connected to NATS at nats://127.0.0.1:") {
+		t.Errorf("/readyz: %q", body)
+	}
+	if resp, body := o.ask("GET", "/healthz"); resp.StatusCode != http.StatusServiceUnavailable || read[healthAnswer](t, body).Status != unhealthy {
+		t.Errorf("/healthz: %d %q", resp.StatusCode, body)
+	}
+	if resp, _ := o.ask("GET", "/livez"); resp.StatusCode != http.StatusOK {
+		t.Errorf("/livez: %d: a restart would not bring NATS back", resp.StatusCode)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody)
+	o.publish("one", "ops", "nobody")
+	o.publish("two", "absent-target")
+	o.publishRaw("certificate.issued", `{"id": "three"}`)
+	o.settled()
+	o.until("the last count", func() bool {
+		_, body := o.ask("GET", "/metrics")
+		return strings.Contains(body, `certpost_events_total{outcome="invalid"} 1`) && strings.Contains(body, `state="dead"} 1`) && strings.Contains(body, `state="sent"} 1`)
+	})
+	resp, body := o.ask("GET", "/metrics")
+	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain; version=0.0.4") {
+		t.Errorf("/metrics: %d %s", resp.StatusCode, resp.Header)
+	}
+	lane := `localhost-` + port(o.relay.Submission())
+	for _, line := range []string{
+		`certpost_events_total{outcome="fanned_out"} 2`,
+		`certpost_attempts_total{code="ok",lane="` + lane + `"} 1`,
+		`certpost_attempts_total{code="` + string(verdict.SMTPPermanent) + `",lane="` + lane + `"} 1`,
+		`certpost_deliveries_settled_total{lane="` + lane + `",state="sent"} 1`,
+		`certpost_deliveries_settled_total{lane="` + lane + `",state="dead"} 1`,
+		`certpost_possible_duplicates_total 0`, `certpost_dead_letter_failures_total 0`, `certpost_panics_total 0`,
+		`certpost_delivery_seconds_count{state="sent"} 1`,
+	} {
+		if !strings.Contains(body, line+"\n") {
+			t.Errorf("no line %s in\n%s", line, regexp.MustCompile(`(?m)^certpost_.*\n`).FindAllString(body, -1))
+		}
+	}
+	// Labels are bounded, and tell nobody who gets what.
+	for _, private := range []string{"demo.example", "@", relayPassword, p12Passphrase, "www.example.com", "absent-target", "nobody", `"ops"`, "one"} {
+		for _, line := range regexp.MustCompile(`(?m)^certpost_.*`).FindAllString(body, -1) {
+			if strings.Contains(line, private) {
+				t.Errorf("%q is in the metrics: %s", private, line)
+			}
+		}
+	}
+}
