@@ -55,13 +55,14 @@ func (c *runCmd) Run(a *app) error {
 
 // service is the running program: everything that `run` and `demo` share.
 type service struct {
-	cfg    *Config
-	log    zerolog.Logger
-	store  *secrets.Store
-	broker *broker.Broker
-	runner *broker.Runner
-	http   *httpServer
-	ending atomic.Bool // the end was asked for
+	cfg     *Config
+	log     zerolog.Logger
+	store   *secrets.Store
+	broker  *broker.Broker
+	courier *delivery.Courier
+	runner  *broker.Runner
+	http    *httpServer
+	ending  atomic.Bool // the end was asked for
 }
 
 // newService opens everything that can fail for a reason a person has to mend.
@@ -80,8 +81,8 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	courier := delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
-	s.runner = s.broker.NewRunner(courier, cfg.settings(), broker.NewMetrics(registry))
+	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
+	s.runner = s.broker.NewRunner(s.courier, cfg.settings(), broker.NewMetrics(registry))
 	s.http, err = listenHTTP(cfg.HTTP.Listen, newHealth(s, registry))
 	return s, err
 }
@@ -89,6 +90,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 func (s *service) close() {
 	if s.http != nil {
 		s.http.close()
+	}
+	if s.courier != nil {
+		s.courier.Close()
 	}
 	if s.broker != nil {
 		s.broker.Close()

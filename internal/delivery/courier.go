@@ -5,10 +5,8 @@ package delivery
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -36,13 +34,17 @@ type Options struct {
 type Courier struct {
 	book  *Book
 	store *secrets.Store
+	pool  *pool
 	opts  Options
 }
 
 // NewCourier makes a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
-	return &Courier{book: book, store: store, opts: opts}
+	return &Courier{book: book, store: store, pool: newPool(), opts: opts}
 }
+
+// Close says goodbye to the relays. Deliveries under way are not cut short.
+func (c *Courier) Close() { c.pool.close() }
 
 // Lanes are the lanes of the targets as they are defined now.
 func (c *Courier) Lanes() []string { return c.book.Current().Lanes() }
@@ -110,14 +112,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	defer clear(msg.raw)
 	rendered := time.Now()
 
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
-	defer cancel()
-	s, failure := c.connect(ctx, t, p)
-	if failure != nil {
-		return nil, t.soften(p.sign(failure))
-	}
-	defer s.close()
-	receipt, failure := s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8, together: t.AllOrNothing}, msg.raw, a.Claim).verdicts()
+	receipt, failure := c.hand(ctx, t, p, msg, a.Claim).verdicts()
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
 		receipt.Certificate, receipt.Secrets = p.bundle.summary(), p.versions
@@ -329,54 +324,6 @@ func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provis
 		return nil, asFailure(err)
 	}
 	return msg, nil
-}
-
-// connect dials the target's relay. A refused login is tried once more if the
-// password, read afresh, is another one: it may have been changed since it was
-// cached.
-func (c *Courier) connect(ctx context.Context, t *Target, p *provisions) (*session, *verdict.Failure) {
-	r, failure := c.relayOf(t, p)
-	if failure != nil {
-		return nil, failure
-	}
-	s, failure := dial(ctx, r)
-	if failure == nil || failure.Code != verdict.SMTPAuth || t.Password.IsZero() {
-		return s, failure
-	}
-	fresh, err := c.store.Fresh(ctx, t.Password, p.vars)
-	if err != nil {
-		return nil, secretFailure(err)
-	}
-	if fresh.Value.Equal(r.password) {
-		return nil, failure
-	}
-	p.remember(t.Password, fresh)
-	r.password = fresh.Value
-	return dial(ctx, r)
-}
-
-func (c *Courier) relayOf(t *Target, p *provisions) (relay, *verdict.Failure) {
-	r := relay{
-		host: t.Host, port: t.Port, tlsMode: t.TLSMode, skipVerify: t.TLSSkipVerify, helo: c.opts.HELO,
-		authMethod: t.AuthMethod, username: p.username, password: p.password, allowInsecureAuth: t.AllowInsecureAuth,
-	}
-	if t.CAFile == "" {
-		return r, nil
-	}
-	// Read for every connection: the file may be renewed at any time.
-	why := "has no certificate"
-	text, err := os.ReadFile(t.CAFile)
-	if err != nil {
-		why = "cannot be read"
-	}
-	r.roots = x509.NewCertPool()
-	if r.roots.AppendCertsFromPEM(text) {
-		return r, nil
-	}
-	return r, &verdict.Failure{
-		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: err,
-		Reason: fmt.Sprintf("target %q: ca_file %s %s: mend it, then replay", t.ID, clean(t.CAFile, 200), why),
-	}
 }
 
 // Render gives the mail that a target would get for an event, with key as the

@@ -72,7 +72,11 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions) []Pr
 	if failure := c.login(ctx, t, p); failure != nil {
 		return []Probing{{"relay", "error", failure.Error()}}
 	}
-	s, failure := c.connect(ctx, t, p)
+	r, failure := c.relayOf(t, p)
+	if failure != nil {
+		return []Probing{{"relay", "error", failure.Error()}}
+	}
+	s, failure := c.dial(ctx, t, p, r)
 	if failure != nil {
 		return []Probing{{"relay", "error", failure.Error()}}
 	}

@@ -1,7 +1,9 @@
 package delivery
 
 import (
+	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"os"
 	"strconv"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // relay is everything a connection to one SMTP server depends on: a change of
@@ -20,7 +23,13 @@ type relay struct {
 	tlsMode string // starttls (also "") | smtps | opportunistic | plaintext
 
 	skipVerify bool           // accept any certificate
-	roots      *x509.CertPool // CAs to trust; nil: the system's
+	roots      *x509.CertPool // CAs to trust; nil: those of caPEM, else the system's
+	caPEM      []byte         // content of caFile
+	caFile     string
+
+	clientCert     []byte        // PEM, leaf and chain; nil: none is shown
+	clientKey      secrets.Value // PEM
+	clientCertFile string
 
 	helo string // "": the host's name when it is a full domain, else an address literal
 
@@ -35,6 +44,9 @@ func (r relay) address() string {
 	return net.JoinHostPort(strings.Trim(r.host, "[]"), strconv.Itoa(r.port))
 }
 
+// name is host:port, the same however the host is written.
+func (r relay) name() string { return relayName(r.host, r.port) }
+
 // dialAddress is host:port as the resolver wants it.
 func (r relay) dialAddress() string {
 	return net.JoinHostPort(asciiHost(r.host), strconv.Itoa(r.port))
@@ -42,6 +54,44 @@ func (r relay) dialAddress() string {
 
 // serverName is what the relay's certificate has to be valid for.
 func (r relay) serverName() string { return strings.TrimSuffix(asciiHost(r.host), ".") }
+
+// tlsConfig is for one connection; nil in plaintext.
+func (r relay) tlsConfig() (*tls.Config, *verdict.Failure) {
+	if r.tlsMode == "plaintext" {
+		return nil, nil
+	}
+	config := &tls.Config{
+		ServerName:         r.serverName(),
+		MinVersion:         tls.VersionTLS12,
+		RootCAs:            r.roots,
+		InsecureSkipVerify: r.skipVerify, //nolint:gosec // tls_skip_verify asks for it and is warned about
+	}
+	if r.roots == nil && r.caPEM != nil {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(r.caPEM) {
+			return nil, unusable("ca_file", r.caFile, "has no certificate", nil)
+		}
+	}
+	if r.clientCert == nil {
+		return config, nil
+	}
+	key := r.clientKey.Reveal()
+	defer clear(key)
+	certificate, err := tls.X509KeyPair(r.clientCert, key)
+	if err != nil {
+		return nil, unusable("client_cert_file", r.clientCertFile, "and client_key_file are not a certificate and its key, both PEM and not encrypted", nil)
+	}
+	config.Certificates = []tls.Certificate{certificate}
+	return config, nil
+}
+
+// unusable is the verdict on a file that a target names.
+func unusable(key, path, why string, cause error) *verdict.Failure {
+	return &verdict.Failure{
+		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: cause,
+		Reason: fmt.Sprintf("%s %s %s: mend it, then replay", key, clean(path, 200), why),
+	}
+}
 
 // asciiHost is a host without brackets and with A-labels. A name that has none
 // stays as it is: the resolver will say so.

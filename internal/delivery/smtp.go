@@ -22,8 +22,9 @@ type session struct {
 	address string // host:port
 	created time.Time
 	dialled time.Duration // what dial took
-	fresh   bool          // no mail was tried on it yet
-	sent    int           // mails taken by the relay on this connection
+	tried   int           // mails, whatever became of them
+	key     poolKey       // what it may be used for again
+	rested  chan struct{} // closed when the watch over the idle session has ended
 
 	tcp    net.Conn // what abort closes, whatever stands above it
 	wire   *wire    // what is spoken over: tcp, or TLS on it
@@ -41,7 +42,7 @@ type session struct {
 // phase has its own deadline, capped by the context's; when the context is
 // cancelled the socket is closed at once, and no failure leaves one open.
 func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
-	s := &session{relay: r, address: r.address(), created: time.Now(), fresh: true}
+	s := &session{relay: r, address: r.address(), created: time.Now()}
 	if failure := s.establish(ctx); failure != nil {
 		if s.dead {
 			s.abort()
@@ -55,13 +56,17 @@ func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
 }
 
 func (s *session) establish(ctx context.Context) *verdict.Failure {
+	config, failure := s.relay.tlsConfig()
+	if failure != nil {
+		return failure
+	}
 	if failure := s.connect(ctx); failure != nil {
 		return failure
 	}
 	defer s.watch(ctx)()
 
 	if s.relay.tlsMode == "smtps" {
-		if failure := s.handshake(ctx); failure != nil {
+		if failure := s.handshake(ctx, config); failure != nil {
 			return failure
 		}
 	}
@@ -71,7 +76,7 @@ func (s *session) establish(ctx context.Context) *verdict.Failure {
 	if failure := s.hello(ctx); failure != nil {
 		return failure
 	}
-	if failure := s.startTLS(ctx); failure != nil {
+	if failure := s.startTLS(ctx, config); failure != nil {
 		return failure
 	}
 	return s.authenticate(ctx)
@@ -123,7 +128,7 @@ func (s *session) hello(ctx context.Context) *verdict.Failure {
 
 // startTLS moves the connection to TLS as the mode asks. A relay that offers
 // STARTTLS and then fails at it is never spoken to in plaintext, in no mode.
-func (s *session) startTLS(ctx context.Context) *verdict.Failure {
+func (s *session) startTLS(ctx context.Context, config *tls.Config) *verdict.Failure {
 	switch s.relay.tlsMode {
 	case "smtps", "plaintext":
 		return nil
@@ -146,20 +151,15 @@ func (s *session) startTLS(ctx context.Context) *verdict.Failure {
 	if failure != nil {
 		return failure
 	}
-	if failure := s.handshake(ctx); failure != nil {
+	if failure := s.handshake(ctx, config); failure != nil {
 		return failure
 	}
 	return s.hello(ctx)
 }
 
 // handshake puts TLS on the connection.
-func (s *session) handshake(ctx context.Context) *verdict.Failure {
-	secured := tls.Client(s.tcp, &tls.Config{
-		ServerName:         s.relay.serverName(),
-		MinVersion:         tls.VersionTLS12,
-		RootCAs:            s.relay.roots,
-		InsecureSkipVerify: s.relay.skipVerify, //nolint:gosec // tls_skip_verify asks for it and is warned about
-	})
+func (s *session) handshake(ctx context.Context, config *tls.Config) *verdict.Failure {
+	secured := tls.Client(s.tcp, config)
 	failure := s.step(ctx, verdict.PhaseTLS, func() error { return secured.HandshakeContext(ctx) })
 	if failure != nil {
 		return failure
@@ -216,11 +216,23 @@ func (s *session) close() {
 		return
 	}
 	s.dead = true
+	go s.farewell()
+}
+
+// quit is close, and waits for it.
+func (s *session) quit() {
+	if s.dead {
+		s.abort()
+		return
+	}
+	s.dead = true
+	s.farewell()
+}
+
+func (s *session) farewell() {
 	_ = s.tcp.SetDeadline(time.Now().Add(quitTimeout))
-	go func() {
-		_, _, _ = s.command(221, "QUIT")
-		_ = s.wire.Close()
-	}()
+	_, _, _ = s.command(221, "QUIT")
+	_ = s.wire.Close()
 }
 
 // tlsVersion names protocol and cipher for the receipt, "" in plaintext.

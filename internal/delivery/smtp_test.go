@@ -455,8 +455,8 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	if got := server.heard(); !slices.Equal(got, want) {
 		t.Errorf("heard %v, want %v", got, want)
 	}
-	if len(server.taken()) != 3 || s.sent != 3 {
-		t.Errorf("relay holds %d, session counts %d", len(server.taken()), s.sent)
+	if len(server.taken()) != 3 || s.tried != 3 {
+		t.Errorf("relay holds %d, session counts %d", len(server.taken()), s.tried)
 	}
 }
 

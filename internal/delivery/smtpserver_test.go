@@ -83,6 +83,8 @@ type scriptedRelay struct {
 	seen     map[string]int
 	open     map[net.Conn]bool
 	accepted int
+	live     int // connections that have not said QUIT
+	most     int // of these at a time
 }
 
 func startRelay(t *testing.T, script relayScript) *scriptedRelay {
@@ -106,6 +108,8 @@ func startRelay(t *testing.T, script relayScript) *scriptedRelay {
 			r.mu.Lock()
 			r.open[conn] = true
 			r.accepted++
+			r.live++
+			r.most = max(r.most, r.live)
 			r.mu.Unlock()
 			r.served.Add(1)
 			go func() {
@@ -158,7 +162,23 @@ func (r *scriptedRelay) idle(t *testing.T) {
 	})
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
+// hangUp ends every connection from the relay's side, with some last words.
+func (r *scriptedRelay) hangUp(words string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for conn := range r.open {
+		_, _ = io.WriteString(conn, words)
+		_ = conn.Close()
+	}
+}
+
+func (r *scriptedRelay) dials() (all, most int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.accepted, r.most
+}
+
+func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if done() {
@@ -175,13 +195,23 @@ type conversation struct {
 	in   *bufio.Reader
 	mail testMail
 	tls  bool
+	left bool // said QUIT
 }
 
 func (r *scriptedRelay) serve(conn net.Conn) {
 	c := &conversation{scriptedRelay: r, conn: conn, in: bufio.NewReader(conn)}
+	defer c.leave()
 	if c.at(atConnect, "") && (!r.implicit || c.secure()) && c.at(atBanner, "220 scripted.test ESMTP") {
 		for c.command() {
 		}
+	}
+}
+
+func (c *conversation) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.left {
+		c.left, c.live = true, c.live-1
 	}
 }
 
@@ -207,7 +237,7 @@ func (c *conversation) at(moment, usual string) bool {
 func (c *conversation) agree(moment, usual string, then func() bool) bool {
 	a, scripted := c.next(moment)
 	if !scripted {
-		a.reply = usual
+		a = act{reply: usual}
 	}
 	return c.perform(a, usual) && (!strings.HasPrefix(a.reply, usual[:3]) || then())
 }
@@ -341,6 +371,7 @@ func (c *conversation) command() bool {
 	case "NOOP":
 		return c.say(act{reply: "250 2.0.0 nothing done"})
 	case "QUIT":
+		c.leave()
 		c.at(atQuit, "221 2.0.0 bye")
 		return false
 	}

@@ -63,8 +63,8 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	if got.failure = s.admit(env, raw); got.failure != nil {
 		return got
 	}
-	fresh := s.fresh
-	s.fresh, s.heard = false, false
+	fresh := s.tried == 0
+	s.tried, s.heard = s.tried+1, false
 	defer s.watch(ctx)()
 
 	taken, refused, failure := s.introduce(ctx, env, len(raw))
@@ -110,7 +110,6 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	if fresh {
 		got.receipt.Timings.Dial = s.dialled
 	}
-	s.sent++
 	return got
 }
 
@@ -193,7 +192,7 @@ func (s *session) introduce(ctx context.Context, env envelope, size int) (taken 
 				}
 			}
 			_, _, err := s.hear(q.expect)
-			if q.line == reset && replyCode(err) != 0 {
+			if code := replyCode(err); q.line == reset && code != 0 && code != 421 {
 				return errNoReset // says nothing about this mail
 			}
 			return err

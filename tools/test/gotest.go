@@ -16,7 +16,7 @@ import (
 // skip is one test that did not run.
 type skip struct{ pkg, test, reason string }
 
-// runTests runs every test of the main module. Without a C compiler the race
+// runTests runs the tests of the main module. Without a C compiler the race
 // detector is left out, which only CI holds against it.
 func (s *session) runTests(ctx context.Context, o options) error {
 	args := []string{"test", "-json", "-count=1", "-timeout=20m"}
@@ -33,7 +33,7 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	if o.run != "" {
 		args = append(args, "-run", o.run)
 	}
-	cmd := s.command(ctx, "go", append(args, "./...")...)
+	cmd := s.command(ctx, "go", append(args, o.packages...)...)
 	cmd.Stdout = nil
 	out, err := cmd.StdoutPipe()
 	if err != nil {

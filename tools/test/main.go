@@ -1,6 +1,6 @@
 // Command test is the test command of the README:
 //
-//	go run -C tools/test .
+//	go run -C tools/test . [flags] [packages]
 //
 // On a machine with Go alone it installs what the tests need (Debian packages
 // where it is root on Debian or Ubuntu, Go programs into .tools/bin of the
@@ -31,9 +31,9 @@ func main() {
 	flag.BoolVar(&o.lint, "lint", false, "only check the source, run no tests")
 	flag.DurationVar(&o.fuzz, "fuzz", 0, "only fuzz, each fuzz test for this `time`")
 	flag.Parse()
-	if flag.NArg() > 0 {
-		fmt.Fprintf(os.Stderr, "unexpected argument %q\n", flag.Arg(0))
-		os.Exit(2)
+	o.packages = flag.Args()
+	if len(o.packages) == 0 {
+		o.packages = []string{"./..."}
 	}
 	// The context ends on Ctrl-C, so that what an installation set aside is put back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -47,6 +47,7 @@ func main() {
 type options struct {
 	short, skipInstall, lint bool
 	run                      string
+	packages                 []string // whose tests are run, relative to the checkout's root
 	fuzz                     time.Duration
 }
 

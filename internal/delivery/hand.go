@@ -1,0 +1,131 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// What the connections to a relay are held to where nothing else is said. Postfix
+// gives its own up after the same age; a relay that is busy may close them before,
+// which costs nothing but another dial.
+const (
+	mailsPerConnection = 100
+	maxConnectionIdle  = 30 * time.Second
+	maxConnectionAge   = 5 * time.Minute
+)
+
+// termsOf are the terms for the target's relay as the rules are now.
+func (c *Courier) termsOf(t *Target) terms {
+	limits := c.book.Current().limits[relayName(t.Host, t.Port)]
+	of := terms{connections: limits.MaxConnections, mails: limits.MaxMessagesPerConnection, idle: maxConnectionIdle, age: maxConnectionAge}
+	setDefault(&of.mails, mailsPerConnection)
+	return of
+}
+
+// hand gets the mail to the target's relay, on a connection that is there or on a
+// new one. One that turns out to have ended before it heard of the mail is made up for
+// by a new one, once.
+func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *message, claim func(time.Time) error) result {
+	r, failure := c.relayOf(t, p)
+	if failure != nil {
+		return result{failure: failure}
+	}
+	got := c.handTo(ctx, t, p, r, msg, claim, false)
+	if got.stale {
+		got = c.handTo(ctx, t, p, r, msg, claim, true)
+	}
+	return got
+}
+
+func (c *Courier) handTo(ctx context.Context, t *Target, p *provisions, r relay, msg *message, claim func(time.Time) error, fresh bool) result {
+	on := c.termsOf(t)
+	s, err := c.pool.turn(ctx, r, on, fresh)
+	if err != nil {
+		return result{failure: noTurn(r, err)}
+	}
+	// The wait for a connection is not the relay's time.
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	if s == nil {
+		var failure *verdict.Failure
+		if s, failure = c.dial(ctx, t, p, r); failure != nil {
+			c.pool.leave(r)
+			return result{failure: failure}
+		}
+		s.key = c.pool.key(s.relay)
+		s.relay.password, s.relay.clientKey = secrets.Value{}, secrets.Value{}
+	}
+	defer func() { c.pool.put(s, on) }()
+	return s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8, together: t.AllOrNothing}, msg.raw, claim)
+}
+
+// noTurn is the verdict when the wait for a connection was ended: the relay has no
+// part in it.
+func noTurn(r relay, err error) *verdict.Failure {
+	return &verdict.Failure{
+		Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: err,
+		Reason: fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.address()),
+	}
+}
+
+// dial connects to the target's relay. A refused login is tried once more if the
+// password, read afresh, is another one: it may have been changed since it was
+// cached.
+func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r relay) (*session, *verdict.Failure) {
+	s, failure := dial(ctx, r)
+	if failure == nil || failure.Code != verdict.SMTPAuth || t.Password.IsZero() {
+		return s, failure
+	}
+	if _, err := c.store.Fresh(ctx, t.Password, p.vars); err != nil {
+		return nil, secretFailure(err)
+	}
+	// The user's name may have changed with it.
+	if failure := c.login(ctx, t, p); failure != nil {
+		return nil, failure
+	}
+	if p.password.Equal(r.password) && p.username == r.username {
+		return nil, failure
+	}
+	r.username, r.password = p.username, p.password
+	return dial(ctx, r)
+}
+
+// relayOf reads the files that the target names for every mail: they may be
+// renewed at any time, and a connection made with the old ones is not used again.
+func (c *Courier) relayOf(t *Target, p *provisions) (r relay, failure *verdict.Failure) {
+	r = relay{
+		host: t.Host, port: t.Port, tlsMode: t.TLSMode, skipVerify: t.TLSSkipVerify, helo: c.opts.HELO, caFile: t.CAFile,
+		authMethod: t.AuthMethod, username: p.username, password: p.password, allowInsecureAuth: t.AllowInsecureAuth,
+	}
+	if t.CAFile != "" {
+		if r.caPEM, failure = readTargetFile("ca_file", t.CAFile); failure != nil {
+			return r, failure
+		}
+	}
+	return r, nil
+}
+
+// maxTargetFile bounds a file with certificates, in bytes; the CAs of a whole
+// system are 250 kB.
+const maxTargetFile = 4 << 20
+
+func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
+	info, err := os.Stat(path)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
+		err = errors.New("no regular file of at most 4 MiB")
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, unusable(key, path, "cannot be read", err)
+	}
+	return text, nil
+}

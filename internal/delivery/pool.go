@@ -1,0 +1,250 @@
+package delivery
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// terms are what the connections to one relay are held to.
+type terms struct {
+	connections int           // at most so many at a time; 0: any number
+	mails       int           // that one connection carries
+	idle        time.Duration // that one is kept for a mail to come
+	age         time.Duration // at which one is given up, so that a changed address of the relay is noticed
+}
+
+// poolKey is the same for connections that may stand in for each other.
+type poolKey [sha256.Size]byte
+
+// pool keeps connections for the mails to come. A mail gets one that was made with
+// just what the mail would make its own with: address, TLS, certificates,
+// credentials. Nothing is said on a connection to find out whether it still lives;
+// each one that lies idle is listened to, and gone as soon as the relay closes it.
+type pool struct {
+	salt [sha256.Size]byte // so that a key tells nothing about a password
+
+	mu      sync.Mutex
+	relays  map[string]*harbour // by relay.name()
+	leaving int                 // connections that say goodbye
+	gone    *sync.Cond          // there are no more of these
+	closed  bool
+}
+
+// harbour has the connections to one relay.
+type harbour struct {
+	open    int             // connections and places for them, those that say goodbye included
+	leaving int             // those that say goodbye
+	idle    []*session      // the one used last at the end
+	waiting []chan struct{} // whose turn comes next, in this order
+}
+
+func newPool() *pool {
+	p := &pool{relays: make(map[string]*harbour)}
+	p.gone = sync.NewCond(&p.mu)
+	_, _ = rand.Read(p.salt[:]) // never fails
+	return p
+}
+
+// turn waits until there is an idle connection to the relay, or room for a new
+// one: then there is no session, and the caller dials. Either way the place ends
+// with put or leave. With fresh it is always room. The error is the context's.
+func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session, error) {
+	key := p.key(r)
+	mine := make(chan struct{}, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.relays[r.name()]
+	if h == nil {
+		h = &harbour{}
+		p.relays[r.name()] = h
+	}
+	if t.connections > 0 {
+		h.waiting = append(h.waiting, mine)
+		defer func() {
+			h.waiting = slices.DeleteFunc(h.waiting, func(w chan struct{}) bool { return w == mine })
+			p.tidy(r.name()) // there may be room for more than one
+		}()
+	}
+	for {
+		if t.connections == 0 || h.waiting[0] == mine {
+			if s := h.take(key, fresh); s != nil {
+				if p.wake(s) {
+					return s, nil
+				}
+				h.open--
+				continue
+			}
+			if t.connections == 0 || h.open < t.connections {
+				h.open++
+				return nil, nil
+			}
+			if h.open-h.leaving >= t.connections && len(h.idle) > 0 {
+				p.retire(h, h.idle[0]) // made with other credentials
+			}
+		}
+		p.mu.Unlock()
+		select {
+		case <-mine:
+		case <-ctx.Done():
+		}
+		p.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// take takes the session out that was used last, of those with the key.
+func (h *harbour) take(key poolKey, fresh bool) *session {
+	if fresh {
+		return nil
+	}
+	for i, s := range slices.Backward(h.idle) {
+		if s.key == key {
+			h.idle = slices.Delete(h.idle, i, i+1)
+			return s
+		}
+	}
+	return nil
+}
+
+// wake ends the watch over a session that was idle, and reports whether it lives.
+func (p *pool) wake(s *session) bool {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
+	<-s.rested
+	if s.dead {
+		s.abort()
+	}
+	return !s.dead
+}
+
+// leave gives a place back for which there is no connection.
+func (p *pool) leave(r relay) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.relays[r.name()].open--
+	p.tidy(r.name())
+}
+
+// tidy follows each change that may let somebody have his turn, or leave a relay
+// without connections.
+func (p *pool) tidy(address string) {
+	h := p.relays[address]
+	if len(h.waiting) > 0 {
+		select {
+		case h.waiting[0] <- struct{}{}: // who looks again for himself
+		default: // knows already
+		}
+	} else if h.open == 0 {
+		delete(p.relays, address)
+	}
+}
+
+// put gives a session back after a mail.
+func (p *pool) put(s *session, t terms) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.relays[s.relay.name()]
+	left := min(t.idle, t.age-time.Since(s.created))
+	if s.dead || p.closed || s.tried >= t.mails || left <= 0 || t.connections > 0 && h.open > t.connections {
+		p.dismiss(h, s)
+		return
+	}
+	s.rested = make(chan struct{})
+	s.wire.expect(1)
+	_ = s.tcp.SetDeadline(time.Now().Add(left))
+	h.idle = append(h.idle, s)
+	go p.listen(h, s)
+	p.tidy(s.relay.name())
+}
+
+// listen is the watch over an idle session: whatever the relay says or does, and
+// the end of its time, ends it, unless somebody took it before.
+func (p *pool) listen(h *harbour, s *session) {
+	defer close(s.rested)
+	_, err := s.text.R.Peek(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.dead = s.dead || !errors.Is(err, os.ErrDeadlineExceeded)
+	if slices.Contains(h.idle, s) {
+		p.retire(h, s)
+	}
+}
+
+// retire ends an idle session.
+func (p *pool) retire(h *harbour, s *session) {
+	h.idle = slices.DeleteFunc(h.idle, func(other *session) bool { return other == s })
+	p.dismiss(h, s)
+}
+
+// dismiss ends a session that nobody has, in the background: a relay may be slow to
+// say goodbye. Until it has, the connection counts.
+func (p *pool) dismiss(h *harbour, s *session) {
+	h.leaving, p.leaving = h.leaving+1, p.leaving+1
+	go func() {
+		if s.rested != nil {
+			_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
+			<-s.rested
+		}
+		s.quit()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		h.leaving, p.leaving = h.leaving-1, p.leaving-1
+		if p.leaving == 0 {
+			p.gone.Broadcast()
+		}
+		h.open--
+		p.tidy(s.relay.name())
+	}()
+}
+
+// close ends what is idle, and from now on whatever is given back. It returns
+// when the relays have said goodbye, quitTimeout at the latest.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, h := range p.relays {
+		for len(h.idle) > 0 {
+			p.retire(h, h.idle[0])
+		}
+	}
+	for p.leaving > 0 {
+		p.gone.Wait()
+	}
+}
+
+// key is made of everything that a connection depends on.
+func (p *pool) key(r relay) poolKey {
+	password, clientKey := r.password.Reveal(), r.clientKey.Reveal()
+	defer clear(password)
+	defer clear(clientKey)
+	flags := []byte{0, 0}
+	if r.skipVerify {
+		flags[0] = 1
+	}
+	if r.allowInsecureAuth {
+		flags[1] = 1
+	}
+	hash := hmac.New(sha256.New, p.salt[:])
+	for _, part := range [][]byte{
+		[]byte(r.name()), []byte(r.tlsMode), flags, r.caPEM, r.clientCert, clientKey,
+		[]byte(r.helo), []byte(r.authMethod), []byte(r.username), password,
+	} {
+		var size [8]byte
+		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+		hash.Write(size[:])
+		hash.Write(part)
+	}
+	return poolKey(hash.Sum(nil))
+}

@@ -1,0 +1,576 @@
+package delivery
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// office is a courier with one target.
+type office struct {
+	*Courier
+	t      testing.TB
+	target Target
+	event  *events.Event
+}
+
+// newOffice opens an office whose target's relay is at an address, in plaintext if
+// not changed.
+func newOffice(t testing.TB, r relay, limits RelayLimits, change func(*Target)) *office {
+	t.Helper()
+	o := &office{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
+	p := newPKI(t, "p256")
+	o.event.Certificate.PEM = string(pemOf(p.leaf, p.intermediate))
+	o.target.Host, o.target.Port, o.target.TLSMode = r.host, r.port, TLSPlaintext
+	o.target.SetDefaults()
+	if change != nil {
+		change(&o.target)
+	}
+	store, err := secrets.Open(secrets.Config{}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Courier = NewCourier(NewBook(o.define(limits), Source{}), store, Options{InvalidDates: "warn", HELO: "test.example"})
+	t.Cleanup(o.Close)
+	t.Cleanup(store.Close)
+	return o
+}
+
+func (o *office) define(limits RelayLimits) *Definitions {
+	o.t.Helper()
+	definitions, problems := Relays{Default: RelayDefault{RelayLimits: limits}}.Define([]Target{o.target})
+	if definitions == nil {
+		o.t.Fatal(problems)
+	}
+	return definitions
+}
+
+// redefine puts a changed target into force.
+func (o *office) redefine(change func(*Target)) {
+	o.t.Helper()
+	change(&o.target)
+	o.book.current.Store(o.define(RelayLimits{}))
+}
+
+func (o *office) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
+	return o.Deliver(ctx, o.event, verdict.Attempt{Target: o.target.ID, Number: 1, Claim: claimed})
+}
+
+func (o *office) mustDeliver() *verdict.Receipt {
+	o.t.Helper()
+	receipt, failure := o.deliver(context.Background())
+	if failure != nil {
+		o.t.Fatal(failure)
+	}
+	return receipt
+}
+
+// idle counts the connections that lie idle.
+func (o *office) idle() (n int) {
+	o.pool.mu.Lock()
+	defer o.pool.mu.Unlock()
+	for _, h := range o.pool.relays {
+		n += len(h.idle)
+	}
+	return n
+}
+
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "Test CA")
+	for _, mode := range []string{TLSPlaintext, TLSStartTLS, TLSSMTPS} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == TLSSMTPS, users: map[string]string{"certs": "hunter2hunter2"}})
+			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+				target.TLSMode, target.CAFile = mode, ca.file(t)
+				target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte("hunter2hunter2"))}
+				target.AllowInsecureAuth = mode == TLSPlaintext
+			})
+			for n := range 5 {
+				receipt := o.mustDeliver()
+				if warm := n > 0; warm != (receipt.Timings.Dial == 0) || receipt.Timings.Send == 0 {
+					t.Errorf("mail %d: %+v", n, receipt.Timings)
+				}
+				if strings.HasPrefix(receipt.TLS, "TLS 1.3") == (mode == TLSPlaintext) {
+					t.Errorf("mail %d went over %q", n, receipt.TLS)
+				}
+			}
+			o.Close()
+			server.idle(t)
+			heard := server.heard()
+			heard = heard[slices.Index(heard, "AUTH"):]
+			if want := strings.Fields("AUTH" + strings.Repeat(" MAIL RCPT DATA", 5) + " QUIT"); !slices.Equal(heard, want) {
+				t.Errorf("heard %v, want %v", heard, want)
+			}
+			if all, _ := server.dials(); all != 1 || len(server.taken()) != 5 {
+				t.Errorf("%d connections for %d mails", all, len(server.taken()))
+			}
+		})
+	}
+}
+
+func TestConnectionsAreGivenUp(t *testing.T) {
+	t.Parallel()
+	long := terms{mails: 100, idle: time.Hour, age: time.Hour}
+	for name, change := range map[string]func(*terms){
+		"after so many mails": func(on *terms) { on.mails = 1 },
+		"after some idleness": func(on *terms) { on.idle = 50 * time.Millisecond },
+		"of age":              func(on *terms) { on.age = 50 * time.Millisecond },
+		"of age at once":      func(on *terms) { on.age = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{})
+			p := newPool()
+			on := long
+			change(&on)
+			r := server.client()
+			for range 2 {
+				s, err := p.turn(patient(t), r, on, false)
+				if err != nil || s != nil {
+					t.Fatalf("%v, %v", s, err)
+				}
+				s = mustDial(t, r)
+				s.key = p.key(r)
+				if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+					t.Fatal(f)
+				}
+				p.put(s, on)
+				server.idle(t)
+			}
+			if heard := server.heard(); heard[len(heard)-1] != "QUIT" {
+				t.Errorf("without a word: %v", heard)
+			}
+			eventually(t, "the pool to forget the relay", func() bool {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return len(p.relays) == 0 && p.leaving == 0
+			})
+		})
+	}
+}
+
+// What a relay closes while nobody needs it is gone before anybody does.
+func TestRelaysMayCloseIdleConnections(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "Test CA")
+	for name, test := range map[string]struct{ mode, words string }{
+		"without a word":      {TLSPlaintext, ""},
+		"with 421":            {TLSPlaintext, "421 4.4.2 idle for too long\r\n"},
+		"with nonsense":       {TLSPlaintext, "by the way"},
+		"TLS, without a word": {TLSStartTLS, ""},
+		"TLS, with nonsense":  {TLSStartTLS, "421 in plaintext\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{cert: ca.issue(t, nil)})
+			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+				target.TLSMode, target.CAFile = test.mode, ca.file(t)
+			})
+			o.mustDeliver()
+			if o.idle() != 1 {
+				t.Fatal("the connection was not kept")
+			}
+			server.hangUp(test.words)
+			eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+			server.idle(t)
+			if receipt := o.mustDeliver(); receipt.Timings.Dial == 0 {
+				t.Error("the second mail claims a warm connection")
+			}
+			if mails := server.taken(); len(mails) != 2 {
+				t.Errorf("%d mails", len(mails))
+			}
+		})
+	}
+}
+
+// One that closes just as the next mail comes costs a redial, but only before it
+// has answered anything.
+func TestOneRedialBeforeMAILAlone(t *testing.T) {
+	t.Parallel()
+	const busy = "421 4.3.2 too many mails on this connection"
+	for name, test := range map[string]struct {
+		acts   map[string]act
+		refuse bool // the mail before, so that RSET comes first
+		dials  int
+		code   verdict.Code // "" is success
+		reply  int
+	}{
+		"closed at MAIL":             {acts: map[string]act{atMail: {drop: true, only: 2}}, dials: 2},
+		"421 at MAIL":                {acts: map[string]act{atMail: {reply: busy, drop: true, only: 2}}, dials: 2},
+		"half a reply at MAIL":       {acts: map[string]act{atMail: {reply: "2", drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"closed at RSET":             {acts: map[string]act{atRset: {drop: true, only: 1}}, refuse: true, dials: 2},
+		"421 at RSET":                {acts: map[string]act{atRset: {reply: busy, drop: true, only: 1}}, refuse: true, dials: 2},
+		"closed at MAIL each time":   {acts: map[string]act{atMail: {drop: true}}, dials: 2, code: verdict.SMTPTransient},
+		"closed at MAIL behind RSET": {acts: map[string]act{atMail: {drop: true, only: 2}}, refuse: true, dials: 1, code: verdict.SMTPTransient},
+		"closed at RCPT":             {acts: map[string]act{atRcpt: {drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"closed at DATA":             {acts: map[string]act{atData: {drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"421 at RCPT":                {acts: map[string]act{atRcpt: {reply: busy, drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 421},
+		"refused for now at MAIL":    {acts: map[string]act{atMail: {reply: "451 4.3.0 later", only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 451},
+		"refused for good at MAIL":   {acts: map[string]act{atMail: {reply: "550 5.7.1 no", only: 2}}, dials: 1, code: verdict.SMTPPermanent, reply: 550},
+		"garbage at MAIL":            {acts: map[string]act{atMail: {reply: "what?", only: 2}}, dials: 1, code: verdict.SMTPTransient},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			acts := test.acts
+			if name == "closed at MAIL each time" {
+				acts = nil
+			}
+			server := startRelay(t, relayScript{acts: acts})
+			o := newOffice(t, server.client(), RelayLimits{}, nil)
+			if test.refuse {
+				server.perRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
+				if _, f := o.deliver(patient(t)); f == nil {
+					t.Fatal("taken")
+				}
+				server.mu.Lock()
+				server.perRcpt = nil
+				server.mu.Unlock()
+			} else {
+				o.mustDeliver()
+			}
+			server.mu.Lock()
+			server.acts = test.acts
+			server.mu.Unlock()
+			receipt, f := o.deliver(patient(t))
+			all, _ := server.dials()
+			if (f == nil) != (test.code == "") || f != nil && (f.Code != test.code || f.ReplyCode != test.reply || f.Relay) || all != test.dials {
+				t.Fatalf("%+v, %+v after %d dials, want %d", receipt, f, all, test.dials)
+			}
+			if f == nil && receipt.Timings.Dial == 0 {
+				t.Error("a fresh connection counts as a warm one")
+			}
+		})
+	}
+}
+
+// A restarted relay has closed all of them: one redial is enough all the same.
+func TestOneRedialForManyStaleConnections(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.client(), RelayLimits{}, nil)
+	var all sync.WaitGroup
+	gate := make(chan struct{})
+	server.acts = map[string]act{atDot: {wait: gate, take: true}}
+	for range 4 {
+		all.Go(func() { o.mustDeliver() })
+	}
+	eventually(t, "four connections", func() bool { n, _ := server.dials(); return n == 4 })
+	close(gate)
+	all.Wait()
+	server.mu.Lock()
+	server.acts = map[string]act{atMail: {reply: "421 4.3.2 restarting", drop: true, only: 5}}
+	server.mu.Unlock()
+	o.mustDeliver()
+	if n, _ := server.dials(); n != 5 {
+		t.Errorf("%d connections, want one more than the four", n)
+	}
+}
+
+// file writes the CA's certificate to a file.
+func (a *testAuthority) file(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, a.pem(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (a *testAuthority) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+}
+
+// Whatever a connection was made with has to be what it would be made with now.
+func TestChangesLeadToNewConnections(t *testing.T) {
+	t.Parallel()
+	ca, other := newAuthority(t, "Test CA"), newAuthority(t, "Other CA")
+	password := filepath.Join(t.TempDir(), "password")
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	write(t, password, []byte("first-password"))
+	write(t, roots, ca.pem())
+	server := startRelay(t, relayScript{cert: ca.issue(t, nil)}) // takes any password
+	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+		target.TLSMode, target.CAFile = TLSStartTLS, roots
+		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: password}
+	})
+	o.mustDeliver()
+	for n, change := range []func(){
+		func() { write(t, password, []byte("second-password")) },
+		func() { o.redefine(func(target *Target) { target.Username = Text{Plain: "somebody"} }) },
+		func() { o.redefine(func(target *Target) { target.AuthMethod = AuthLogin }) },
+		func() { write(t, roots, append(ca.pem(), other.pem()...)) },
+		func() { o.redefine(func(target *Target) { target.TLSMode = TLSOpportunistic }) },
+		func() {
+			o.redefine(func(target *Target) { target.TLSSkipVerify, target.AllowInsecureAuth = true, true })
+		},
+	} {
+		change()
+		if receipt := o.mustDeliver(); receipt.Timings.Dial == 0 {
+			t.Errorf("change %d: an old connection was used", n)
+		}
+		if receipt := o.mustDeliver(); receipt.Timings.Dial != 0 {
+			t.Errorf("change %d: the new connection was not used again", n)
+		}
+	}
+	// The old ones wait for mails that may still be of their kind: back to the first.
+	write(t, password, []byte("first-password"))
+	write(t, roots, ca.pem())
+	o.redefine(func(target *Target) {
+		target.Username, target.AuthMethod, target.TLSMode = Text{Plain: "certs"}, AuthPlain, TLSStartTLS
+		target.TLSSkipVerify, target.AllowInsecureAuth = false, false
+	})
+	if receipt := o.mustDeliver(); receipt.Timings.Dial != 0 {
+		t.Error("the first connection was not used again")
+	}
+	write(t, roots, other.pem())
+	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SMTPTLS {
+		t.Errorf("with a CA that did not issue the relay's certificate: %v", f)
+	}
+	write(t, roots, []byte("no certificate"))
+	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, roots) {
+		t.Errorf("with a CA file without a certificate: %v", f)
+	}
+	o.redefine(func(target *Target) { target.CAFile = roots + ".gone" })
+	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, "cannot be read") {
+		t.Errorf("without the CA file: %v", f)
+	}
+}
+
+func TestConnectionsAreLimited(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.client(), RelayLimits{MaxConnections: 3}, nil)
+	var all sync.WaitGroup
+	for range 40 {
+		all.Go(func() { o.mustDeliver() })
+	}
+	all.Wait()
+	if dials, most := server.dials(); most > 3 || dials > 3 || len(server.taken()) != 40 {
+		t.Errorf("%d connections, %d at a time, for %d mails", dials, most, len(server.taken()))
+	}
+}
+
+// The limit is the relay's, whoever logs in.
+func TestTheLimitHoldsForAllCredentials(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	p := newPool()
+	on := terms{connections: 2, mails: 100, idle: time.Hour, age: time.Hour}
+	var all sync.WaitGroup
+	for n := range 30 {
+		r := server.client()
+		r.username = fmt.Sprint(n % 5)
+		r.host = []string{"127.0.0.1", "[127.0.0.1]"}[n%2]
+		all.Go(func() {
+			s, err := p.turn(patient(t), r, on, n%7 == 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if s == nil {
+				var f *verdict.Failure
+				if s, f = dial(patient(t), r); f != nil {
+					t.Error(f)
+					p.leave(r)
+					return
+				}
+				s.key = p.key(r)
+			}
+			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+				t.Error(f)
+			}
+			p.put(s, on)
+		})
+	}
+	all.Wait()
+	if _, most := server.dials(); most > 2 || len(server.taken()) != 30 {
+		t.Errorf("%d connections at a time for %d mails", most, len(server.taken()))
+	}
+	// With the limit lowered the surplus goes.
+	on.connections = 1
+	if s, err := p.turn(patient(t), server.client(), on, false); err != nil {
+		t.Fatal(err)
+	} else if s != nil {
+		t.Fatal("a connection of other credentials")
+	}
+	p.leave(server.client())
+	p.close()
+	server.idle(t)
+}
+
+// Who waits for a connection is served in the order of arrival, and can go away.
+func TestWaitingForAConnection(t *testing.T) {
+	t.Parallel()
+	p := newPool()
+	r := relay{host: "127.0.0.1", port: 25}
+	on := terms{connections: 1}
+	if _, err := p.turn(t.Context(), r, on, false); err != nil {
+		t.Fatal(err)
+	}
+	waiting := func(n int) {
+		eventually(t, fmt.Sprintf("%d to wait", n), func() bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return len(p.relays[r.name()].waiting) == n
+		})
+	}
+	order := make(chan int, 4)
+	given, giveUp := context.WithCancel(t.Context())
+	for n := range 4 {
+		ctx := t.Context()
+		if n == 1 {
+			ctx = given
+		}
+		go func() {
+			if _, err := p.turn(ctx, r, on, false); err == nil {
+				order <- n
+			} else if !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}()
+		waiting(n + 1)
+	}
+	giveUp()
+	waiting(3)
+	for _, want := range []int{0, 2, 3} {
+		p.leave(r)
+		if got := <-order; got != want {
+			t.Errorf("the turn of %d came, want that of %d", got, want)
+		}
+	}
+	p.leave(r)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.relays) != 0 {
+		t.Errorf("left over: %+v", p.relays)
+	}
+}
+
+// The wait for a connection that others have is nobody's fault.
+func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	defer close(gate)
+	server := startRelay(t, relayScript{acts: map[string]act{atDot: {wait: gate}}})
+	o := newOffice(t, server.client(), RelayLimits{MaxConnections: 1}, nil)
+	go func() { _, _ = o.deliver(context.WithoutCancel(t.Context())) }()
+	eventually(t, "the first mail to be on its way", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return server.seen[atDot] > 0
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan *verdict.Failure)
+	go func() {
+		_, f := o.deliver(ctx)
+		done <- f
+	}()
+	cancel()
+	if f := <-done; f == nil || f.Code != verdict.SMTPTransient || f.Relay || f.Certainty != verdict.NotSent || !errors.Is(f, context.Canceled) {
+		t.Errorf("got %+v", f)
+	}
+}
+
+func TestClosingThePool(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.client(), RelayLimits{}, nil)
+	o.mustDeliver()
+	o.Close()
+	o.Close()
+	server.idle(t)
+	if heard := server.heard(); heard[len(heard)-1] != "QUIT" {
+		t.Errorf("heard %v", heard)
+	}
+	o.mustDeliver() // which may have been under way
+	server.idle(t)
+}
+
+func TestThePoolShowsNoPassword(t *testing.T) {
+	t.Parallel()
+	const password = "correct-horse-battery"
+	server := startRelay(t, relayScript{users: map[string]string{"certs": password}})
+	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+		target.Username, target.Password, target.AllowInsecureAuth = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte(password))}, true
+	})
+	o.mustDeliver()
+	o.pool.mu.Lock()
+	defer o.pool.mu.Unlock()
+	for _, h := range o.pool.relays {
+		for _, s := range h.idle {
+			if text := fmt.Sprintf("%+v %#v %v", s.relay, s.relay, s.key); strings.Contains(text, password) || !s.relay.password.IsZero() {
+				t.Errorf("kept: %s", text)
+			}
+		}
+	}
+}
+
+// Many at once over a relay that ends connections as it likes: each mail arrives,
+// or its failure says that it did not.
+func TestThePoolUnderAMoodyRelay(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.client(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
+	stop := make(chan struct{})
+	var moods, all sync.WaitGroup
+	moods.Go(func() {
+		random := rand.New(rand.NewPCG(1, 2))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(random.IntN(5)) * time.Millisecond):
+				server.hangUp("") // words could be taken for the reply to a mail that it keeps
+			}
+		}
+	})
+	var mu sync.Mutex
+	receipts, unknown := 0, 0
+	for range 8 {
+		all.Go(func() {
+			for range 50 {
+				receipt, f := o.deliver(context.Background())
+				mu.Lock()
+				if receipt != nil {
+					receipts++
+				} else if f.Certainty == verdict.May {
+					unknown++
+				}
+				mu.Unlock()
+				if f != nil && !f.Retry() {
+					t.Errorf("for good: %v", f)
+				}
+			}
+		})
+	}
+	all.Wait()
+	close(stop)
+	moods.Wait()
+	if taken := len(server.taken()); taken < receipts || taken > receipts+unknown {
+		t.Errorf("the relay holds %d mails, %d were confirmed, %d may be there", taken, receipts, unknown)
+	}
+	o.Close()
+	server.idle(t)
+	eventually(t, "the pool to be empty", func() bool {
+		o.pool.mu.Lock()
+		defer o.pool.mu.Unlock()
+		return len(o.pool.relays) == 0
+	})
+}
