@@ -219,6 +219,9 @@ var longer = map[string]string{
 	"internal/broker/broker_test.go":        "one test for each promise of the package, on one harness",
 	"internal/delivery/certificate_test.go": "tables of certificates, one row each",
 	"internal/delivery/courier.go":          "the column of steps that a delivery goes through, with what each takes",
+	"internal/delivery/pool_test.go":        "one relay's day with connections that are kept",
+	"internal/delivery/validate.go":         "one rule after the other on the keys of a target",
+	"internal/secrets/outage_test.go":       "each way in which Vault can be away",
 	"internal/delivery/mail_test.go":        "every mail with every reader of it",
 	"internal/delivery/smtp_test.go":        "the catalogue of what relays do, row by row",
 	"internal/delivery/smtpserver_test.go":  "one scripted server with all its faults",
@@ -233,14 +236,16 @@ func TestFileLengths(t *testing.T) {
 		if !ok || path.Ext(file) != ".go" {
 			continue
 		}
-		if lines := bytes.Count(text, []byte("\n")); lines > maxLines && longer[file] == "" {
+		lines := bytes.Count(text, []byte("\n"))
+		if lines > maxLines && longer[file] == "" {
 			t.Errorf("%s has %d lines: does it hold more than one idea? If not, give the reason in this test", file, lines)
-		} else if lines > maxLines {
+		}
+		if lines > maxLines*3/4 { // about as long: it may well grow again
 			delete(unused, file)
 		}
 	}
 	for file := range unused {
-		t.Errorf("%s is listed as longer than %d lines and is not", file, maxLines)
+		t.Errorf("%s is listed as longer than %d lines, and is far from it", file, maxLines)
 	}
 }
 
