@@ -40,6 +40,7 @@ type job struct {
 	entry    Entry // as read, then as we last wrote it
 	revision uint64
 	claimed  bool
+	counted  bool // no longer among the lane's uncounted
 	claimErr error
 }
 
@@ -47,6 +48,7 @@ type job struct {
 // settling. However it ends, a message that is not settled comes back.
 func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
+	defer j.count()
 	defer j.contain(ctx)
 	stop := keepAlive(r.ackWait, msg)
 	defer stop()
@@ -60,9 +62,11 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx),
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx), Limits: j,
 	})
-	r.metrics.attempt(l.name, failure)
+	if failure == nil || !failure.Untried {
+		r.metrics.attempt(l.name, failure)
+	}
 	j.settle(ctx, receipt, failure)
 }
 
@@ -152,9 +156,12 @@ func (j *job) due(ctx context.Context) bool {
 	return true
 }
 
-// orphaned reports a lease whose owner is certainly gone: an embedded store has
-// one process, and it is us.
-func (j *job) orphaned(e Entry) bool { return j.r.server != nil && e.Owner != j.r.owner }
+// orphaned reports a lease whose owner is certainly gone: it ran the embedded
+// server on a store that is ours now. Owners that only talk to that server may be
+// alive; their leases count.
+func (j *job) orphaned(e Entry) bool {
+	return j.r.server != nil && e.Owner != j.r.owner && strings.HasSuffix(e.Owner, embeddedOwner)
+}
 
 func uncertain(why string) *verdict.Failure {
 	return &verdict.Failure{
@@ -190,6 +197,26 @@ func (j *job) write(ctx context.Context, e Entry) error {
 	}
 	j.entry, j.revision = e, rev
 	return nil
+}
+
+// Take and Share are the limits that this delivery's courier asks for.
+func (j *job) Take(relay string, limit verdict.Rate) (wait time.Duration) {
+	wait = j.r.meter.take(relay, limit)
+	j.count()
+	return wait
+}
+
+// Share is this process's part of a relay's connections.
+func (j *job) Share(connections int) int {
+	return j.r.roster.share(connections, time.Now())
+}
+
+// count says that what this delivery takes of a rate is known by now.
+func (j *job) count() {
+	if !j.counted {
+		j.counted = true
+		j.lane.uncounted.Add(-1)
+	}
 }
 
 // contain keeps a panic to the delivery that caused it.

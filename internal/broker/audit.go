@@ -11,7 +11,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// Action is what happened to a dead letter.
+// Action is what happened to a dead letter, or to a lane.
 type Action string
 
 // The actions.
@@ -19,6 +19,8 @@ const (
 	ActionReplayed  Action = "replayed"  // published again by somebody
 	ActionDelivered Action = "delivered" // a letter's delivery succeeded after all
 	ActionDiscarded Action = "discarded" // given up by somebody, with a reason
+	ActionSuspended Action = "suspended" // a lane, by an operator
+	ActionResumed   Action = "resumed"   // a lane, by an operator or because its time was over
 )
 
 // AuditRecord is one entry of CERTPOST_AUDIT. A discarded letter is kept whole in
@@ -28,8 +30,10 @@ type AuditRecord struct {
 	Action Action      `json:"action"`
 	By     string      `json:"by"` // user@host, or certpost@host for the program itself
 	Reason string      `json:"reason,omitempty"`
-	Event  string      `json:"event"`
+	Event  string      `json:"event,omitempty"`
 	Target string      `json:"target,omitempty"`
+	Lane   string      `json:"lane,omitempty"`
+	Until  time.Time   `json:"until,omitzero"` // of a suspension
 	Letter *DeadLetter `json:"letter,omitempty"`
 	Body   []byte      `json:"body,omitempty"` // the discarded letter's event
 }

@@ -437,18 +437,19 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 		f.Relay = true
 		return nil, f
 	})
-	b.until("the lane of the relay that is away", func() bool { return len(b.runner.LaneStatus()) == 2 })
-	b.runner.lanes.mu.Lock()
-	br := b.runner.lanes.running["relay1"].breaker
-	b.runner.lanes.mu.Unlock()
-	br.mu.Lock()
-	br.first = 50 * time.Millisecond
-	br.max = 200 * time.Millisecond
-	br.mu.Unlock()
+	away := verdict.RelayStatus{Relay: "relay1:25", Breaker: verdict.Closed}
+	b.post.know("relay1", []verdict.RelayStatus{away})
 	for i := range 20 {
 		b.publish(event(fmt.Sprintf("d%d", i), "down"))
 	}
-	b.until("the breaker is open", br.open)
+	b.until("failures", func() bool { return b.post.tried("down") >= 3 })
+	away.Breaker, away.Wait, away.Reason = verdict.Open, time.Minute, "it does not answer"
+	b.post.know("relay1", []verdict.RelayStatus{away})
+	b.until("the lane has seen it", func() bool {
+		s := b.runner.LaneStatus()
+		return s[0].Paused == pausedBreaker && s[0].InFlight == 0
+	})
+	tried := b.post.tried("down")
 	for i := range 20 {
 		b.publish(event(fmt.Sprintf("u%d", i), "up"))
 	}
@@ -457,10 +458,14 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 		defer b.post.mu.Unlock()
 		return len(b.post.mailbox) == 20
 	})
+	if again := b.post.tried("down"); again != tried {
+		t.Errorf("tried %d times while the breaker was open", again-tried)
+	}
 	if e := b.entry("down", "d0"); e.Attempts != 0 {
 		t.Errorf("the relay's failure was held against the delivery: %+v", e)
 	}
 	back.Store(true)
+	b.post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.HalfOpen}})
 	b.settled()
 	for i := range 20 {
 		if got := len(b.post.mails(fmt.Sprintf("d%d", i))); got != 1 {
@@ -517,7 +522,8 @@ func TestLeaseOfTheDead(t *testing.T) {
 	b := start(t, newPostOffice("ops"), nil)
 	ctx := context.Background()
 	ev := event("e1", "ops")
-	left := Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: StateSending, Attempts: 1, Owner: b.runner.owner, Lease: time.Now().Add(2 * time.Second)}
+	// Of a replica that reaches our embedded server by its URL.
+	left := Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Now().Add(2 * time.Second)}
 	if _, err := b.runner.ledger.put(ctx, "ops.e1", left, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -536,12 +542,12 @@ func TestLeaseOfTheDead(t *testing.T) {
 	}
 }
 
-// An embedded store has one process: what another owner claimed is left over.
+// An embedded store has one server: what an earlier one claimed is left over.
 func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
 	t.Parallel()
 	b := start(t, newPostOffice("ops"), nil)
 	ev := event("e1", "ops")
-	left := Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: StateSending, Owner: "gone", Lease: time.Now().Add(time.Hour)}
+	left := Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: StateSending, Owner: "gone" + embeddedOwner, Lease: time.Now().Add(time.Hour)}
 	if _, err := b.runner.ledger.put(context.Background(), "ops.e1", left, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,7 @@ type postOffice struct {
 	script  map[string]func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
 	tries   map[string]int
 	mailbox []mail
+	relays  map[string][][]verdict.RelayStatus // by lane
 }
 
 type mail struct {
@@ -69,7 +70,7 @@ type mail struct {
 }
 
 func newPostOffice(targets ...string) *postOffice {
-	p := &postOffice{targets: map[string]string{}, tries: map[string]int{},
+	p := &postOffice{targets: map[string]string{}, tries: map[string]int{}, relays: map[string][][]verdict.RelayStatus{},
 		script: map[string]func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure){}}
 	for _, t := range targets {
 		id, lane, ok := strings.Cut(t, "@")
@@ -91,6 +92,19 @@ func (p *postOffice) Lanes() []string {
 		}
 	}
 	return lanes
+}
+
+func (p *postOffice) Relays(lane string) [][]verdict.RelayStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.relays[lane]
+}
+
+// know sets what the post office knows of a lane's relays.
+func (p *postOffice) know(lane string, ways ...[]verdict.RelayStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.relays[lane] = ways
 }
 
 func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
@@ -251,6 +265,13 @@ func (b *bench) run() {
 		}
 	}
 	b.until("ready", func() bool { return b.runner.Ready(context.Background()) == nil })
+}
+
+// replica is another runner beside the bench's, on the same streams.
+func (b *bench) replica() *bench {
+	second := &bench{t: b.t, cfg: b.cfg, broker: b.broker, post: b.post, set: b.set}
+	second.run()
+	return second
 }
 
 func (b *bench) close() {

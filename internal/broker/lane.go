@@ -3,12 +3,16 @@ package broker
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // reconcileEvery is how often the lanes are compared with what the stream holds:
@@ -49,7 +53,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 			ls.mu.Lock()
 			l, running := ls.running[name]
 			if !running {
-				l = &lane{name: name, r: ls.r, breaker: newBreaker(), slots: make(chan struct{}, ls.r.set.Concurrency)}
+				l = newLane(ls.r, name)
 				ls.running[name] = l
 				wg.Go(func() { l.run(ctx, work) })
 			}
@@ -127,7 +131,7 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 	}
 	err := ls.r.ensureConsumer(ctx, DeliveriesStream, jetstream.ConsumerConfig{
 		Durable: laneConsumerPre + name, Description: "deliveries of one relay",
-		FilterSubject: deliveryPrefix + name + ".*", MaxAckPending: maxAckPending,
+		FilterSubject: deliveryPrefix + name + ".*", MaxAckPending: laneAckPending(name),
 	})
 	if err != nil {
 		return err
@@ -161,37 +165,80 @@ func (ls *lanes) forget(name string) {
 	ls.mu.Unlock()
 }
 
-// LaneStatus is what a page or a health check says of a lane.
-type LaneStatus struct {
-	Lane     string `json:"lane"`
-	Breaker  string `json:"breaker"` // closed or open
-	InFlight int    `json:"in_flight"`
+// kickAll makes all lanes look again whether they may fetch.
+func (ls *lanes) kickAll() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.running {
+		l.wake()
+	}
 }
 
-// LaneStatus lists the lanes that this process serves.
+// The breakers of a lane's relays taken together.
+const (
+	BreakerClosed = "closed"
+	BreakerPartly = "partly" // some relays are left alone, the lane goes on to others
+	BreakerOpen   = "open"   // all are
+)
+
+// LaneStatus is what a page or a health check says of a lane in one process.
+type LaneStatus struct {
+	Lane     string      `json:"lane"`
+	Breaker  string      `json:"breaker"`
+	Relays   []RelayAway `json:"relays,omitempty"`
+	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, rate, connections
+	InFlight int         `json:"in_flight"`
+}
+
+// RelayAway is a relay whose breaker is not closed.
+type RelayAway struct {
+	Relay   string          `json:"relay"`
+	Breaker verdict.Breaker `json:"breaker"`
+	Reason  string          `json:"reason"`
+}
+
+// LaneStatus lists the lanes that this process serves, by name.
 func (r *Runner) LaneStatus() []LaneStatus {
 	r.lanes.mu.Lock()
 	defer r.lanes.mu.Unlock()
 	var all []LaneStatus
-	for _, l := range r.lanes.running {
-		s := LaneStatus{Lane: l.name, Breaker: "closed", InFlight: int(l.inWork.Load())}
-		if l.breaker.open() {
-			s.Breaker = "open"
+	for _, name := range slices.Sorted(maps.Keys(r.lanes.running)) {
+		l := r.lanes.running[name]
+		s := LaneStatus{Lane: name, Breaker: BreakerClosed}
+		if seen := l.status.Load(); seen != nil {
+			s = *seen
 		}
+		if why := l.paused.Load(); why != nil {
+			s.Paused = *why
+		}
+		s.InFlight = int(l.inWork.Load())
 		all = append(all, s)
 	}
 	return all
 }
 
-// lane works off the queue of one relay.
+// lane works off the queue of one relay, or of several that share it.
 type lane struct {
-	name    string
-	r       *Runner
-	breaker *breaker
-	slots   chan struct{} // one token per delivery in work or asked for
-	inWork  atomic.Int32
+	name      string
+	r         *Runner
+	slots     chan struct{} // one token per delivery in work or asked for
+	kick      chan struct{} // something happened that may let the lane fetch
+	inWork    atomic.Int32
+	uncounted atomic.Int32 // of those in work, how many have not taken their part of a rate
+	overdue   atomic.Bool  // the last delivery to an absent relay was given up for its age
+	paused    atomic.Pointer[string]
+	status    atomic.Pointer[LaneStatus] // as it was seen last
 
-	consumer jetstream.Consumer // owned by run; nil until fetched from
+	// owned by run
+	consumer jetstream.Consumer // nil until fetched from
+	away     map[string]bool    // relays that were not closed when seen last
+}
+
+func newLane(r *Runner, name string) *lane {
+	return &lane{
+		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), kick: make(chan struct{}, 1),
+		away: map[string]bool{},
+	}
 }
 
 // run takes free slots first and fetches that many messages, so that no message
@@ -205,13 +252,14 @@ func (l *lane) run(ctx, work context.Context) {
 		if n == 0 {
 			return
 		}
-		wait, admitted := l.breaker.admit(n, time.Now())
-		l.giveSlots(n - admitted)
-		if admitted == 0 {
-			sleep(ctx, wait)
+		may := l.admit(ctx, n)
+		l.giveSlots(n - may.n)
+		l.setPaused(may.why)
+		if may.n == 0 {
+			l.pause(ctx, may)
 			continue
 		}
-		unused, err := l.fetch(ctx, work, admitted, &wg)
+		unused, err := l.fetch(ctx, work, may.n, &wg)
 		l.giveSlots(unused)
 		if err != nil && ctx.Err() == nil {
 			l.r.log.Warn().Err(err).Str("lane", l.name).Msg("the lane cannot fetch; trying again")
@@ -222,7 +270,7 @@ func (l *lane) run(ctx, work context.Context) {
 				l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer")
 			}
 		}
-		if l.breaker.open() {
+		if may.probe {
 			// A probe's outcome decides what comes next.
 			l.waitIdle(ctx)
 		}
@@ -242,17 +290,18 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 		return n, err
 	}
 	for msg := range batch.Messages() {
-		if ctx.Err() != nil {
-			// Shutting down: back at once, for another process or the next start.
-			if err := msg.Nak(); err != nil {
+		if back, unwanted := l.unwanted(ctx); unwanted {
+			if err := msg.NakWithDelay(back); err != nil {
 				l.r.log.Debug().Err(err).Str("lane", l.name).Msg("a message could not be given back; it comes back by itself")
 			}
 			continue
 		}
 		n--
+		l.inWork.Add(1)
+		l.uncounted.Add(1)
 		wg.Go(func() {
+			defer l.wake()
 			defer l.giveSlots(1)
-			l.inWork.Add(1)
 			defer l.inWork.Add(-1)
 			l.r.attempt(work, l, msg)
 		})
@@ -261,6 +310,16 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 		return n, err
 	}
 	return n, nil
+}
+
+// unwanted says that a message that a fetch has brought is not to be worked on:
+// the end was asked for, or the lane suspended, while the fetch was open.
+func (l *lane) unwanted(ctx context.Context) (back time.Duration, unwanted bool) {
+	if ctx.Err() != nil {
+		return atOnce, true // for another process or the next start
+	}
+	_, unwanted = l.r.roster.suspension(l.name, time.Now())
+	return time.Second, unwanted
 }
 
 // takeSlots waits for one free slot and takes all that are free; 0 at the end.

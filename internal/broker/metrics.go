@@ -18,6 +18,8 @@ type Metrics struct {
 	buryFailed  prometheus.Counter
 	panics      prometheus.Counter
 	breakerOpen *prometheus.CounterVec
+	breaker     *prometheus.GaugeVec
+	paused      *prometheus.GaugeVec
 	duration    *prometheus.HistogramVec
 }
 
@@ -43,14 +45,20 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "certpost_panics_total", Help: "Panics contained while handling a message. Alert on any.",
 		}),
 		breakerOpen: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "certpost_breaker_opened_total", Help: "Times a relay's breaker opened.",
+			Name: "certpost_breaker_opened_total", Help: "Times the breaker of one of the lane's relays opened.",
 		}, []string{"lane"}),
+		breaker: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "certpost_breaker_state", Help: "Breakers of the lane's relays: 0 all closed, 1 some not closed and the lane goes on, 2 none closed.",
+		}, []string{"lane"}),
+		paused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, rate, connections.",
+		}, []string{"lane", "reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "certpost_delivery_seconds", Help: "From the delivery's first publication to its settling.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400},
 		}, []string{"state"}),
 	}
-	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.buryFailed, m.panics, m.breakerOpen, m.duration)
+	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.buryFailed, m.panics, m.breakerOpen, m.breaker, m.paused, m.duration)
 	return m
 }
 

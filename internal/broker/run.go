@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"time"
@@ -25,11 +26,14 @@ import (
 // alone that none has; both, that some have. It calls a.Claim once, before any
 // content goes out, and sends nothing when that fails.
 //
-// Lanes are the lanes of the targets as they are defined now.
+// Lanes are the lanes of the targets as they are defined now. Relays are what is
+// known of the relays of a lane: for every different list that one of its targets
+// has, the relays in the order in which they are tried.
 type Courier interface {
 	Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure)
 	Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
 	Lanes() []string
+	Relays(lane string) [][]verdict.RelayStatus
 }
 
 // Settings are the rules of delivery.
@@ -65,10 +69,16 @@ type Runner struct {
 	owner   string // of leases: this process, never used again
 	lanes   *lanes
 	ledger  ledger // set by prepare
+	roster  *roster
+	meter   *meter // set by prepare
 
 	mu    sync.Mutex
 	ready error
 }
+
+// embeddedOwner ends the name of an owner that runs the embedded server; there is
+// one at a time, which holds the lock on the store.
+const embeddedOwner = "/embedded"
 
 // NewRunner prepares the work; Run does it.
 func (b *Broker) NewRunner(c Courier, set Settings, m *Metrics) *Runner {
@@ -77,7 +87,11 @@ func (b *Broker) NewRunner(c Courier, set Settings, m *Metrics) *Runner {
 		Broker: b, courier: c, set: set, metrics: m, ready: errors.New("starting"),
 		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()),
 	}
+	if b.server != nil {
+		r.owner += embeddedOwner
+	}
 	r.lanes = newLanes(r)
+	r.roster = newRoster(b.log, r.lanes.kickAll)
 	return r
 }
 
@@ -85,7 +99,7 @@ func (b *Broker) NewRunner(c Courier, set Settings, m *Metrics) *Runner {
 // finish within the grace and gives the rest back. It returns early only with
 // ErrNotOurs: what needs a person before anything can be delivered.
 func (r *Runner) Run(ctx context.Context) error {
-	if err := r.prepare(ctx); err != nil {
+	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	// Work outlives the request to stop by the grace.
@@ -98,10 +112,22 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 
 	var wg sync.WaitGroup
+	wg.Go(func() { r.roster.follow(ctx) })
+	wg.Go(func() { r.roster.beat(ctx, r.owner, r.LaneStatus, r.tidy) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Wait()
 	return nil
+}
+
+// openRelays reads who else is there and which lanes are suspended.
+func (r *Runner) openRelays(ctx context.Context) error {
+	kv, err := r.relays(ctx)
+	if err != nil {
+		return err
+	}
+	r.meter = newMeter(kv, r.log)
+	return r.roster.open(ctx, kv)
 }
 
 // prepare brings the topology up, waiting for NATS as long as it takes.
@@ -112,6 +138,9 @@ func (r *Runner) prepare(ctx context.Context) error {
 		err := r.ensureTopology(ctx)
 		if err == nil {
 			r.ledger, err = r.openLedger(ctx)
+		}
+		if err == nil {
+			err = r.openRelays(ctx)
 		}
 		if err == nil {
 			r.setReady(nil)
@@ -167,6 +196,12 @@ func (s Settings) retryDelay(n int) time.Duration {
 
 // unburiedDelay is the delay of what waits for its dead letter to be stored.
 func (s Settings) unburiedDelay() time.Duration { return jitter(min(30*time.Second, s.RetryMax)) }
+
+// jitter spreads a pause over 80 to 120 %, so that replicas and deliveries do
+// not come back in step.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
 
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)

@@ -31,7 +31,6 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	}
 	switch {
 	case failure == nil && receipt != nil:
-		j.relayAnswered()
 		j.sent(ctx)
 	case failure == nil:
 		// A courier that gives neither receipt nor reason has a defect; the
@@ -41,8 +40,9 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		j.interrupted(ctx, failure)
 	case failure.Relay && receipt == nil:
 		j.relayFailed(ctx, failure)
+	case failure.Untried && receipt == nil:
+		j.giveBack(failure.After, nil) // its turn comes, however old it is
 	default:
-		j.relayAnswered()
 		final := failure
 		switch {
 		case certainty(failure) == verdict.May && j.r.set.DeadLetterUnknown:
@@ -166,27 +166,22 @@ func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Fa
 	j.giveBack(j.r.set.retryDelay(tries), nil)
 }
 
-// relayFailed costs the delivery nothing: the lane pauses instead.
+// relayFailed costs the delivery nothing: it stays away for as long as the relay
+// is left alone.
 func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
-	away, opened := j.lane.breaker.failure(time.Now())
-	if opened {
-		j.r.metrics.breakerOpen.WithLabelValues(j.lane.name).Inc()
-		j.r.log.Warn().Str("lane", j.lane.name).Str("code", string(f.Code)).Str("phase", string(f.Phase)).Str("reason", f.Reason).
-			Msg("the relay does not answer; its lane pauses, its deliveries wait")
-	}
 	if j.tooOld() {
+		j.lane.overdue.Store(true) // as may be those behind it
 		j.dead(ctx, expired(f, time.Since(j.since)))
 		return
 	}
-	j.log("", "relay_away", f)
-	j.giveBack(away, nil)
-}
-
-func (j *job) relayAnswered() {
-	if j.lane.breaker.open() {
-		j.r.log.Info().Str("lane", j.lane.name).Msg("the relay answers again; its lane goes on")
+	if !f.Untried {
+		j.log("", "relay_away", f)
 	}
-	j.lane.breaker.success()
+	away := f.After
+	if away <= 0 {
+		away = jitter(j.r.set.RetryInitial)
+	}
+	j.giveBack(away, nil)
 }
 
 // dead writes the letter, then the ledger, then acknowledges, in this order: a
@@ -307,13 +302,7 @@ func (j *job) giveBack(delay time.Duration, why error) {
 	if why != nil {
 		j.r.log.Warn().Err(why).Str("lane", j.lane.name).Str("target", j.target).Dur("again_in", delay).Msg("not settled; comes back")
 	}
-	var err error
-	if delay <= 0 {
-		err = j.msg.Nak()
-	} else {
-		err = j.msg.NakWithDelay(delay)
-	}
-	if err != nil {
+	if err := j.msg.NakWithDelay(max(delay, atOnce)); err != nil {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a NAK was not sent; the message comes back when its acknowledgement is overdue")
 	}
 }

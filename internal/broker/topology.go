@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // The names that users, scripts and alerts rely on.
@@ -18,6 +20,7 @@ const (
 	DeadLettersStream = "CERTPOST_DEAD_LETTERS"
 	AuditStream       = "CERTPOST_AUDIT"
 	LedgerBucket      = "CERTPOST_LEDGER"
+	RelaysBucket      = "CERTPOST_RELAYS"
 
 	EventSubject    = "certificate.issued"
 	deliveryPrefix  = "certpost.delivery."
@@ -46,6 +49,18 @@ const ackWait = 30 * time.Second
 // maxAckPending bounds what may wait with a NAK's delay on one consumer: due
 // redeliveries are looked for among them all.
 const maxAckPending = 1000
+
+// maxSharedPending is that of a lane shared by several relays, where what a relay
+// that is away has waiting stays pending beside the others'. It costs 3 to 5 % of
+// a core while so many wait.
+const maxSharedPending = 10_000
+
+func laneAckPending(lane string) int {
+	if strings.HasPrefix(lane, verdict.SharedLanePrefix) {
+		return maxSharedPending
+	}
+	return maxAckPending
+}
 
 // ownerKey marks what Certpost made, in the metadata of streams and consumers.
 const (
@@ -92,7 +107,12 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	ledger.AllowRollup = true
 	ledger.DenyDelete = true
 	ledger.AllowAtomicPublish = true
-	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger}
+
+	relays := base("KV_"+RelaysBucket, "lanes that are suspended, processes that are there, what relays were given", "$KV."+RelaysBucket+".>")
+	relays.MaxMsgsPerSubject = 1
+	relays.AllowRollup = true
+	relays.DenyDelete = true
+	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays}
 }
 
 // ensureTopology creates what is missing, updates what is ours and refuses what

@@ -36,6 +36,8 @@ type Courier struct {
 	store *secrets.Store
 	pool  *pool
 	opts  Options
+
+	breakers breakers
 }
 
 // NewCourier makes a courier for the targets in book.
@@ -95,7 +97,8 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 // tells. All that can fail without the relay has failed before it is dialled.
 func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	started := time.Now()
-	t, failure := lookUp(c.book.Current(), a.Target)
+	defs := c.book.Current()
+	t, failure := lookUp(defs, a.Target)
 	if failure != nil {
 		return nil, failure
 	}
@@ -112,7 +115,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	defer clear(msg.raw)
 	rendered := time.Now()
 
-	receipt, failure := c.hand(ctx, t, p, msg, a.Claim).verdicts()
+	receipt, failure := c.carry(ctx, defs.ways[t.ID], p, msg, a).verdicts()
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
 		receipt.Certificate, receipt.Secrets = p.bundle.summary(), p.versions

@@ -8,6 +8,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 const (
@@ -63,5 +65,5 @@ func laneOf(host string, port int) string {
 
 func sharedLaneOf(lane string) string {
 	sum := sha256.Sum256([]byte(lane))
-	return fmt.Sprintf("shared-%03d", binary.BigEndian.Uint32(sum[:])%maxLanes)
+	return fmt.Sprintf("%s%03d", verdict.SharedLanePrefix, binary.BigEndian.Uint32(sum[:])%maxLanes)
 }

@@ -18,6 +18,7 @@ type Definitions struct {
 	// itself, and for each fallback the target as if that were its only relay.
 	ways   map[string][]*Target
 	limits map[string]RelayLimits // by relayName
+	roads  map[string][][]*Target // by lane: the different ways of its targets
 }
 
 // NewDefinitions validates targets as a whole and makes them ready to use: lane,
@@ -52,6 +53,7 @@ func define(b *ruleBook, targets [][]way) *Definitions {
 		d.byID[t.ID] = t
 	}
 	assignLanes(d.targets)
+	d.roads = roadsOf(d)
 	return d
 }
 

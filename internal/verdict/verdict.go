@@ -135,6 +135,13 @@ type Failure struct {
 	// Relay is set when the relay as a whole failed (no connection, 421
 	// greeting). Such an attempt is not held against the delivery.
 	Relay bool
+	// Untried is set when no relay was asked to take the mail, because all are left
+	// alone at present or have as much as they may be given: the delivery comes back
+	// as it was.
+	Untried bool
+	// After is how long a delivery should stay away that Relay or Untried gives
+	// back; 0 leaves it to the broker.
+	After time.Duration
 	// RetryAnyway is set when the target turns this code, which is otherwise
 	// final, into a retried one.
 	RetryAnyway bool
@@ -246,6 +253,8 @@ type Attempt struct {
 	// any content goes out; when it fails nothing may be sent. until is the
 	// moment by which the outcome will be known.
 	Claim func(until time.Time) error
+	// Limits is asked for relays that have limits; nil knows of none.
+	Limits Limits
 }
 
 // Route is one answer to "who gets this event": a delivery to a target, or, with

@@ -1,0 +1,282 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"github.com/rs/zerolog"
+)
+
+// The keys of the bucket CERTPOST_RELAYS.
+const (
+	replicaPrefix   = "replica."   // <id>: a Heartbeat
+	suspendedPrefix = "suspended." // <lane>: a Suspension
+	ratePrefix      = "rate."      // <relay>: a window
+)
+
+const (
+	// beatEvery is how often a process says that it is there.
+	beatEvery = 5 * time.Second
+	// deadAfter is how long after its last word a process counts as gone.
+	deadAfter = 3 * beatEvery
+	// watchAgain is how often the copy of the bucket is made anew: a watch does not
+	// hear of a stream that was purged, or replaced by another one.
+	watchAgain = 30 * time.Second
+)
+
+// Heartbeat is what a process says of itself.
+type Heartbeat struct {
+	Process string       `json:"process"` // host/pid/id
+	Lanes   []LaneStatus `json:"lanes,omitempty"`
+}
+
+// roster is what this process knows of the others, and of the lanes that somebody
+// has suspended: a copy of the bucket, kept up to date by watching it.
+type roster struct {
+	id      string // of this process
+	kv      jetstream.KeyValue
+	log     zerolog.Logger
+	every   time.Duration // between heartbeats
+	again   time.Duration // between copies
+	changed func()        // told when a suspension came or went
+
+	mu        sync.Mutex
+	began     time.Time
+	others    map[string]peer // by id
+	suspended map[string]Suspension
+	gone      map[string]bool // ids whose keys can be swept away
+}
+
+// peer is another process: its latest heartbeat, and when that came, by our clock.
+type peer struct {
+	revision uint64
+	heard    time.Time
+}
+
+func newRoster(log zerolog.Logger, changed func()) *roster {
+	return &roster{
+		id: nuid.Next(), log: log, every: beatEvery, again: watchAgain, changed: changed,
+		others: map[string]peer{}, suspended: map[string]Suspension{}, gone: map[string]bool{},
+	}
+}
+
+// open takes the first look: nothing is fetched from a suspended lane before it is
+// known to be suspended.
+func (o *roster) open(ctx context.Context, kv jetstream.KeyValue) error {
+	o.kv = kv
+	o.mu.Lock()
+	o.began = time.Now()
+	o.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return o.watch(ctx, true)
+}
+
+// follow keeps the copy up to date until the context ends.
+func (o *roster) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		round, cancel := context.WithTimeout(ctx, o.again)
+		err := o.watch(round, false)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			o.log.Warn().Err(err).Msg("suspensions cannot be watched; those that are known hold")
+			sleep(ctx, time.Second)
+		}
+	}
+}
+
+// watch makes the copy anew and then keeps it, until the context ends or, with
+// once, until it is made.
+func (o *roster) watch(ctx context.Context, once bool) error {
+	w, err := o.kv.WatchFiltered(ctx, []string{suspendedPrefix + "*", replicaPrefix + "*"})
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", RelaysBucket, err)
+	}
+	defer func() { _ = w.Stop() }() // the connection may have gone
+	var first []jetstream.KeyValueEntry
+	complete := false
+	for {
+		select {
+		case <-ctx.Done():
+			if !complete {
+				return fmt.Errorf("watch %s: %w", RelaysBucket, ctx.Err())
+			}
+			return nil
+		case entry, ok := <-w.Updates():
+			switch {
+			case !ok:
+				return fmt.Errorf("watch %s: %w", RelaysBucket, errWatchEnded)
+			case complete:
+				o.learn(entry)
+			case entry != nil:
+				first = append(first, entry)
+			default:
+				complete = true
+				o.relearn(first)
+				if once {
+					return nil
+				}
+			}
+		}
+	}
+}
+
+var errWatchEnded = errors.New("the watch has ended")
+
+// relearn forgets what is in the bucket no more and learns what is.
+func (o *roster) relearn(entries []jetstream.KeyValueEntry) {
+	there := make(map[string]bool)
+	for _, e := range entries {
+		there[e.Key()] = true
+	}
+	o.mu.Lock()
+	before := len(o.suspended)
+	maps.DeleteFunc(o.suspended, func(lane string, _ Suspension) bool { return !there[suspendedPrefix+lane] })
+	maps.DeleteFunc(o.others, func(id string, _ peer) bool { return !there[replicaPrefix+id] })
+	resumed := len(o.suspended) < before
+	o.mu.Unlock()
+	if resumed {
+		o.changed()
+	}
+	for _, e := range entries {
+		o.learn(e)
+	}
+}
+
+// learn takes in one entry.
+func (o *roster) learn(e jetstream.KeyValueEntry) {
+	removed := e.Operation() != jetstream.KeyValuePut
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if id, ok := strings.CutPrefix(e.Key(), replicaPrefix); ok && id != o.id {
+		switch {
+		case removed:
+			delete(o.others, id)
+			o.gone[id] = true
+		case o.others[id].revision != e.Revision():
+			o.others[id] = peer{e.Revision(), time.Now()}
+		}
+	}
+	lane, ok := strings.CutPrefix(e.Key(), suspendedPrefix)
+	if !ok {
+		return
+	}
+	if removed {
+		delete(o.suspended, lane)
+	} else if o.suspended[lane].revision != e.Revision() {
+		o.suspended[lane] = readSuspension(lane, e)
+	}
+	go o.changed()
+}
+
+// readSuspension reads an entry. One that cannot be read suspends all the same:
+// somebody wanted it, and did not use our command.
+func readSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
+	var s Suspension
+	if err := json.Unmarshal(e.Value(), &s); err != nil {
+		s = Suspension{Reason: "the entry cannot be read; delete it to resume", Since: e.Created()}
+	}
+	s.Lane, s.revision = lane, e.Revision()
+	return s
+}
+
+// suspension says whether a lane is suspended now.
+func (o *roster) suspension(lane string, now time.Time) (Suspension, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s, ok := o.suspended[lane]
+	return s, ok && !s.over(now)
+}
+
+// live are the ids of the processes that were heard of lately, our own included,
+// sorted.
+func (o *roster) live(now time.Time) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ids := []string{o.id}
+	for id, p := range o.others {
+		if now.Sub(p.heard) < 3*o.every {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// share is this process's part of something that is divided by all. One that has
+// just come takes nothing until the others have heard of it.
+func (o *roster) share(total int, now time.Time) int {
+	live := o.live(now)
+	o.mu.Lock()
+	joining := now.Sub(o.began) < o.every
+	o.mu.Unlock()
+	if len(live) > 1 && joining {
+		return 0
+	}
+	part := total / len(live)
+	if slices.Index(live, o.id) < total%len(live) {
+		part++
+	}
+	return part
+}
+
+// beat says every few seconds that this process is there, until the context ends,
+// and then that it is not any more.
+func (o *roster) beat(ctx context.Context, process string, status func() []LaneStatus, tidy func(context.Context)) {
+	tick := time.NewTicker(o.every)
+	defer tick.Stop()
+	for {
+		value, err := json.Marshal(Heartbeat{Process: process, Lanes: status()})
+		if err == nil {
+			_, err = o.kv.Put(ctx, replicaPrefix+o.id, value)
+		}
+		if err != nil && ctx.Err() == nil {
+			o.log.Debug().Err(err).Msg("a heartbeat was not written; the next one may be")
+		}
+		tidy(ctx)
+		select {
+		case <-ctx.Done():
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			_ = o.kv.Delete(end, replicaPrefix+o.id) // else the others notice that it is silent
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// leftBehind are the ids of processes that will not come back; it names each once.
+func (o *roster) leftBehind(now time.Time) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, p := range o.others {
+		if now.Sub(p.heard) > time.Minute {
+			delete(o.others, id)
+			o.gone[id] = true
+		}
+	}
+	ids := slices.Sorted(maps.Keys(o.gone))
+	clear(o.gone)
+	return ids
+}
+
+// overdue are the suspensions whose time is over.
+func (o *roster) overdue(now time.Time) (list []Suspension) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.suspended {
+		if s.over(now) {
+			list = append(list, s)
+		}
+	}
+	return list
+}

@@ -1,0 +1,156 @@
+package delivery
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+const (
+	breakerThreshold = 3 // consecutive failures that open a relay's breaker
+	breakerFirst     = 5 * time.Second
+	breakerMax       = 5 * time.Minute
+	// probeTime is how long those wait who come while a probe is out; it may be over
+	// before, or take longer.
+	probeTime = 2 * time.Second
+)
+
+// breaker keeps deliveries from knocking at a relay that does not answer. It
+// counts consecutive failures of the relay itself, never refusals of a mail. Open,
+// it lets nothing through until its pause is over, then one probe at a time.
+type breaker struct {
+	threshold int           // consecutive failures that open it
+	first     time.Duration // the first pause
+	max       time.Duration // pauses double up to this
+
+	mu       sync.Mutex
+	failures int           // consecutive
+	pause    time.Duration // the current pause; 0 when closed
+	until    time.Time     // end of the pause
+	probing  bool          // a probe is out
+	reason   string        // of the last failure
+	busy     int           // who was let through and has not come back
+}
+
+func newBreaker(threshold int) *breaker {
+	return &breaker{threshold: threshold, first: breakerFirst, max: breakerMax}
+}
+
+// pass is the leave to try a relay once. Exactly one of success, failure and end
+// counts; end is for defer and says that nothing was found out.
+type pass struct {
+	breaker *breaker
+	probe   bool
+	over    bool // what came of it is known
+}
+
+// enter lets a delivery through, or says how long to stay away and why.
+func (b *breaker) enter() (p *pass, wait time.Duration, reason string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if wait := b.wait(); wait > 0 {
+		return nil, wait, b.reason
+	}
+	p = &pass{breaker: b, probe: b.pause > 0}
+	b.probing = p.probe
+	b.busy++
+	return p, 0, ""
+}
+
+// wait is how long nobody is let through; 0: somebody is.
+func (b *breaker) wait() time.Duration {
+	switch left := time.Until(b.until); {
+	case b.pause == 0:
+		return 0
+	case left > 0:
+		return left
+	case b.probing:
+		return probeTime
+	}
+	return 0
+}
+
+// success closes the breaker: the relay answered, whatever it thought of the mail.
+func (p *pass) success() {
+	b := p.breaker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p.over = true
+	b.failures, b.pause, b.probing, b.reason = 0, 0, false, ""
+}
+
+// failure counts a failure of the relay and returns how long to stay away. What
+// was under way when the breaker opened does not lengthen its pause.
+func (p *pass) failure(reason string) (away time.Duration) {
+	b := p.breaker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p.over = true
+	b.failures++
+	b.reason = reason
+	switch {
+	case p.probe:
+		b.pause, b.probing = min(2*b.pause, b.max), false
+	case b.pause > 0:
+		return max(time.Until(b.until), 0) + jitter(b.first)
+	case b.failures < b.threshold:
+		return jitter(b.first)
+	default:
+		b.pause = b.first
+	}
+	b.until = time.Now().Add(jitter(b.pause))
+	return time.Until(b.until)
+}
+
+// end gives the pass back.
+func (p *pass) end() {
+	b := p.breaker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.busy--
+	if p.probe && !p.over {
+		b.probing = false // the next one may try
+	}
+}
+
+// status fills in what the breaker knows.
+func (b *breaker) status(s *verdict.RelayStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.Breaker, s.Wait, s.Reason, s.Busy = verdict.Closed, b.wait(), b.reason, b.busy
+	switch {
+	case b.pause == 0:
+		s.Reason = ""
+	case s.Wait == 0 || b.probing:
+		s.Breaker = verdict.HalfOpen
+	default:
+		s.Breaker = verdict.Open
+	}
+}
+
+// breakers are those of all relays, by name.
+type breakers struct {
+	mu sync.Mutex
+	of map[string]*breaker
+}
+
+// get is the breaker with that name; a new one opens at so many failures.
+func (all *breakers) get(name string, threshold int) *breaker {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.of == nil {
+		all.of = make(map[string]*breaker)
+	}
+	if all.of[name] == nil {
+		all.of[name] = newBreaker(threshold)
+	}
+	return all.of[name]
+}
+
+// jitter spreads a pause over 80 to 120 %, so that replicas and deliveries do
+// not come back in step.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}

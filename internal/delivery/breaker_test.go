@@ -1,0 +1,190 @@
+package delivery
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+func (b *breaker) position() verdict.Breaker {
+	var s verdict.RelayStatus
+	b.status(&s)
+	return s.Breaker
+}
+
+// mustEnter is a pass that has to be given.
+func mustEnter(t *testing.T, b *breaker) *pass {
+	t.Helper()
+	p, wait, reason := b.enter()
+	if p == nil {
+		t.Fatalf("left alone for %v (%s)", wait, reason)
+	}
+	return p
+}
+
+func failTimes(t *testing.T, b *breaker, n int) {
+	t.Helper()
+	for range n {
+		p := mustEnter(t, b)
+		p.failure("it is down")
+		p.end()
+	}
+}
+
+// within80to120 is what jitter makes of a pause.
+func within80to120(d, pause time.Duration) bool { return d >= pause*8/10 && d <= pause*12/10 }
+
+func TestBreakerOpensAfterConsecutiveFailuresAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		failTimes(t, b, 2)
+		p := mustEnter(t, b)
+		p.success() // a refusal of the mail is an answer
+		p.end()
+		failTimes(t, b, 2)
+		if got := b.position(); got != verdict.Closed {
+			t.Fatalf("%s after 2, 1 success and 2 failures", got)
+		}
+		failTimes(t, b, 1)
+		if got := b.position(); got != verdict.Open {
+			t.Fatalf("%s after 3 failures in a row", got)
+		}
+		if p, wait, reason := b.enter(); p != nil || !within80to120(wait, breakerFirst) || reason != "it is down" {
+			t.Errorf("entered %v, wait %v, %q", p, wait, reason)
+		}
+	})
+}
+
+func TestBreakerPausesGrowAndEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		failTimes(t, b, 3)
+		for pause := breakerFirst; ; pause = min(2*pause, breakerMax) {
+			var s verdict.RelayStatus
+			b.status(&s)
+			if s.Breaker != verdict.Open || !within80to120(s.Wait, pause) {
+				t.Fatalf("%s, wait %v, want %v", s.Breaker, s.Wait, pause)
+			}
+			time.Sleep(s.Wait)
+			if got := b.position(); got != verdict.HalfOpen {
+				t.Fatalf("%s when the pause is over", got)
+			}
+			if pause == breakerMax {
+				break
+			}
+			failTimes(t, b, 1)
+		}
+		p := mustEnter(t, b)
+		p.success()
+		p.end()
+		if got := b.position(); got != verdict.Closed {
+			t.Fatalf("%s after a probe that was answered", got)
+		}
+		failTimes(t, b, 3)
+		if _, wait, _ := b.enter(); !within80to120(wait, breakerFirst) {
+			t.Errorf("the next time begins with a pause of %v", wait)
+		}
+	})
+}
+
+func TestBreakerLetsOneProbeThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		failTimes(t, b, 3)
+		time.Sleep(breakerFirst * 12 / 10)
+		probe := mustEnter(t, b)
+		if p, wait, _ := b.enter(); p != nil || wait != probeTime {
+			t.Fatalf("a second probe: %v, wait %v", p, wait)
+		}
+		if got := b.position(); got != verdict.HalfOpen {
+			t.Errorf("%s while a probe is out", got)
+		}
+		probe.end() // a shutdown: nothing was found out
+		probe = mustEnter(t, b)
+		if away := probe.failure("it is still down"); !within80to120(away, 2*breakerFirst) {
+			t.Errorf("away for %v", away)
+		}
+		probe.end()
+		if got := b.position(); got != verdict.Open {
+			t.Errorf("%s after a failed probe", got)
+		}
+	})
+}
+
+// What was under way when the breaker opened neither lengthens the pause nor
+// passes for the probe; but an answer is an answer.
+func TestBreakerAndWhatWasUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		late, lucky := mustEnter(t, b), mustEnter(t, b)
+		failTimes(t, b, 3)
+		var before, after verdict.RelayStatus
+		b.status(&before)
+		if away := late.failure("it is down"); away < before.Wait {
+			t.Errorf("away for %v, before the pause of %v is over", away, before.Wait)
+		}
+		late.end()
+		b.status(&after)
+		if after.Wait != before.Wait || after.Busy != 1 {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		time.Sleep(before.Wait)
+		probe := mustEnter(t, b)
+		lucky.success()
+		lucky.end()
+		if got := b.position(); got != verdict.Closed {
+			t.Errorf("%s after the relay has answered", got)
+		}
+		probe.failure("too late")
+		probe.end()
+		if p, wait, _ := b.enter(); p != nil {
+			_ = wait // either way the next probe decides
+			p.success()
+			p.end()
+		}
+	})
+}
+
+func TestFallbackThatCannotBeUsedIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			phase verdict.Phase
+			code  verdict.Code
+			away  bool
+		}{
+			{verdict.PhaseSecrets, verdict.SecretDenied, true},
+			{verdict.PhaseConnect, verdict.TargetInvalid, true}, // ca_file
+			{verdict.PhaseTLS, verdict.SMTPTLS, true},
+			{verdict.PhaseAuth, verdict.SMTPAuth, true},
+			{verdict.PhaseBanner, verdict.SMTPPermanent, true},
+			{verdict.PhaseMail, verdict.SMTPPermanent, false},
+			{verdict.PhaseRcpt, verdict.SMTPTransient, false},
+			{verdict.PhaseContent, verdict.SMTPTransient, false},
+		} {
+			b := newBreaker(1)
+			p := mustEnter(t, b)
+			f := &verdict.Failure{Code: test.code, Phase: test.phase, Reason: "no"}
+			p.judgeFallback(f)
+			p.end()
+			if f.Relay != test.away || (b.position() == verdict.Open) != test.away {
+				t.Errorf("%s in %s: away %v, breaker %s", test.code, test.phase, f.Relay, b.position())
+			}
+		}
+	})
+}
+
+func TestVerdictWhenSeveralAreAway(t *testing.T) {
+	t.Parallel()
+	first := &verdict.Failure{Code: verdict.SMTPConnect, Reason: "one is down", Relay: true, Untried: true, After: time.Minute}
+	second := &verdict.Failure{Code: verdict.SMTPTransient, Reason: "two is busy", Relay: true, After: time.Second}
+	f := alsoAway(alsoAway(nil, first), second)
+	if f.Code != verdict.SMTPConnect || f.Untried || f.After != time.Second || !strings.Contains(f.Reason, "one is down") || !strings.Contains(f.Reason, "two is busy") {
+		t.Errorf("%+v", f)
+	}
+	if first.Reason != "one is down" {
+		t.Error("the first verdict was changed")
+	}
+}
