@@ -165,6 +165,9 @@ func (r *Runner) prepare(ctx context.Context) error {
 
 // Ready says whether deliveries are worked on: nil, or the reason why not.
 func (r *Runner) Ready(ctx context.Context) error {
+	if err := r.away(); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	err := r.ready
 	r.mu.Unlock()
