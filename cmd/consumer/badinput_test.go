@@ -58,7 +58,7 @@ func TestRunWithBadConfiguration(t *testing.T) {
 // does when NATS has been away.
 func TestRunWithoutNATS(t *testing.T) {
 	t.Parallel()
-	relay, addr := plainRelay(t), freeAddress(t)
+	relay, addr := plainRelay(t), lab.FreeAddress(t)
 	p := newProgram(t, "nats: {url: \"nats://"+addr+"\"}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\ntargets:\n"+smtpTarget("ops", relay.Plain()))
 	p.start()
 	if line := p.waitForLine("NATS does not answer; trying again for ever, nothing is delivered meanwhile"); line["url"] != "nats://"+addr || line["level"] != "warn" {
@@ -190,7 +190,7 @@ func TestRunWithPortTaken(t *testing.T) {
 // While Vault is away the deliveries that need it wait; they arrive when it comes.
 func TestRunWithoutVault(t *testing.T) {
 	t.Parallel()
-	vault, addr := lab.Vault(t), freeAddress(t)
+	vault, addr := lab.Vault(t), lab.FreeAddress(t)
 	relay, err := devrelay.Start(devrelay.Config{Users: map[string]string{relayUser: relayPassword}})
 	if err != nil {
 		t.Fatal(err)

@@ -103,7 +103,7 @@ path "secret/data/certs/*" { capabilities = ["read"] }`)
 	role, secretID := vault.AppRole(t, "1h", "certpost")
 	c["secret id"], c["root token"] = secretID, vault.RootToken
 
-	natsAddr, httpAddr, echo := freeAddress(t), freeAddress(t), echoingRelay(t)
+	natsAddr, httpAddr, echo := lab.FreeAddress(t), lab.FreeAddress(t), echoingRelay(t)
 	target := func(id, at, more string) string {
 		return fmt.Sprintf("  - id: %s\n    host: localhost\n    port: %s\n    ca_file: %s\n    from_address: certs@example.com\n    to: [ops@example.com]\n%s", id, port(at), ca, more)
 	}

@@ -87,7 +87,7 @@ func TestCheckLive(t *testing.T) {
 		strings.Replace(o.target("wrong", "to: [a@demo.example]"), "/password}", "/wrong}", 1) +
 		strings.Replace(o.target("missing", "to: [a@demo.example]"), "/password}", "/absent}", 1) +
 		strings.Replace(o.target("untrusted", "to: [a@demo.example]"), "    ca_file:", "    #", 1) +
-		"  - {id: down, host: 127.0.0.1, port: " + port(freeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example]}\n" +
+		"  - {id: down, host: 127.0.0.1, port: " + port(lab.FreeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example]}\n" +
 		"  - {id: ending, host: localhost, port: " + port(endingRelay(t, o.dir)) + ", tls_mode: smtps, ca_file: " + o.path("ca.pem") + ", from_address: a@demo.example, to: [b@demo.example]}\n"
 	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\ntargets:\n%s", o.service.broker.URL(), targets))
 
@@ -132,7 +132,7 @@ func TestCheckLive(t *testing.T) {
 	}
 
 	// Without NATS the rest is checked all the same.
-	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\ntargets:\n%s", freeAddress(t), o.target("good", "to: [a@demo.example]")))
+	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\ntargets:\n%s", lab.FreeAddress(t), o.target("good", "to: [a@demo.example]")))
 	said = command(t, nil, "check", "--live", "-c", o.path("alone.yaml"))
 	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
 		t.Errorf("without NATS: exit %d and\n%s", said.code, said.stdout)

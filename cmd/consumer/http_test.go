@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -66,7 +67,7 @@ func TestHealth(t *testing.T) {
 	}
 
 	// A relay that is away degrades; this process is as ready as any.
-	o.write("targets.yaml", "targets:\n  - {id: away, host: 127.0.0.1, port: "+port(freeAddress(t))+", from_address: a@demo.example, to: [b@demo.example]}\n")
+	o.write("targets.yaml", "targets:\n  - {id: away, host: 127.0.0.1, port: "+port(lab.FreeAddress(t))+", from_address: a@demo.example, to: [b@demo.example]}\n")
 	o.until("the new definition", func() bool { _, ok := o.service.cfg.Book.Current().Get("away"); return ok })
 	for _, id := range []string{"one", "two", "three"} {
 		o.publish(id, "away")

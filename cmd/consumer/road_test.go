@@ -175,8 +175,8 @@ func newRoad(t *testing.T) *road {
 	token := vault.Token(t, "1h", "publisher")
 	r.secrets = []string{users["ops@lab.test"], users["java@lab.test"], r.passphrase, "canary-wrong-password", secret, token, vault.RootToken, "PRIVATE KEY"}
 
-	natsAddr := freeAddress(t)
-	r.natsURL, r.httpAddr = "nats://"+natsAddr, freeAddress(t)
+	natsAddr := lab.FreeAddress(t)
+	r.natsURL, r.httpAddr = "nats://"+natsAddr, lab.FreeAddress(t)
 	r.config, r.publisherConfig = filepath.Join(r.dir, "certpost.yaml"), filepath.Join(r.dir, "publisher.yaml")
 	r.write("secret_id", secret)
 	r.write("token", token)
@@ -306,16 +306,6 @@ func (r *road) until(what string, ok func() bool) {
 		}
 	}
 	r.t.Fatalf("waited in vain for: %s", what)
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // readmeBlock is the shell block of the README that follows a marker.

@@ -54,7 +54,7 @@ func (v *vaultBench) start(tokenTTL, cacheTTL string) *service {
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	nats := fmt.Sprintf("{listen: %q, sync_interval: 2m}", freeAddress(v.t))
+	nats := fmt.Sprintf("{listen: %q, sync_interval: 2m}", lab.FreeAddress(v.t))
 	if len(v.services) > 0 {
 		nats = fmt.Sprintf("{url: %q}", v.services[0].broker.URL())
 	}

@@ -155,6 +155,13 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
+// FreeAddress is host:port on loopback where nobody listens, for servers that have
+// to be found at an address that is known before they start.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	return loopback(freePort(t))
+}
+
 func loopback(port int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
