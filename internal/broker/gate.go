@@ -122,7 +122,7 @@ func (l *lane) observe(ways [][]verdict.RelayStatus) {
 				closed++
 				if l.away[relay.Relay] {
 					delete(l.away, relay.Relay)
-					l.r.log.Info().Str("lane", l.name).Str("relay", relay.Relay).Msg("the relay answers again")
+					l.r.log.Info().Str("lane", l.name).Str("relay", relay.Relay).Msg("the relay is in use again")
 				}
 				continue
 			}
@@ -131,7 +131,7 @@ func (l *lane) observe(ways [][]verdict.RelayStatus) {
 				l.away[relay.Relay] = true
 				l.r.metrics.breakerOpen.WithLabelValues(l.name).Inc()
 				l.r.log.Warn().Str("lane", l.name).Str("relay", relay.Relay).Str("reason", relay.Reason).
-					Msg("the relay does not answer and is left alone for a while; its deliveries wait, or take another way")
+					Msg("the relay is left alone for a while; its deliveries wait, or take another way")
 			}
 		}
 	}

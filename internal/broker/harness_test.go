@@ -210,9 +210,11 @@ type bench struct {
 	cfg    Config
 	broker *Broker
 	post   *postOffice
-	set    Settings
-	runner *Runner
-	rarely bool // reconcile only when poked
+	// courier takes the place of post where a test wants the real one.
+	courier Courier
+	set     Settings
+	runner  *Runner
+	rarely  bool // reconcile only when poked
 	// ackWait is shorter than the product's where a test waits for it.
 	ackWait time.Duration
 	stop    func() // ends the runner and waits for it
@@ -251,7 +253,10 @@ func (b *bench) open() {
 }
 
 func (b *bench) run() {
-	b.runner = b.broker.NewRunner(b.post, b.set, newTestMetrics())
+	if b.courier == nil {
+		b.courier = b.post
+	}
+	b.runner = b.broker.NewRunner(b.courier, b.set, newTestMetrics())
 	if b.rarely {
 		b.runner.lanes.every = time.Hour
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/certpost/certpost/internal/secrets"
@@ -20,31 +21,73 @@ const (
 	maxConnectionAge   = 5 * time.Minute
 )
 
-// termsOf are the terms for the target's relay as the rules are now.
-func (c *Courier) termsOf(t *Target) terms {
-	limits := c.book.Current().limits[relayName(t.Host, t.Port)]
+// termsOf are the terms for a relay: of its connections the part that this
+// process has. shared is nil where there is no other.
+func termsOf(limits RelayLimits, shared verdict.Limits) terms {
 	of := terms{connections: limits.MaxConnections, mails: limits.MaxMessagesPerConnection, idle: maxConnectionIdle, age: maxConnectionAge}
 	setDefault(&of.mails, mailsPerConnection)
+	if of.connections > 0 && shared != nil {
+		of.connections = shared.Share(of.connections)
+	}
 	return of
 }
 
 // hand gets the mail to the target's relay, on a connection that is there or on a
 // new one. One that turns out to have ended before it heard of the mail is made up for
 // by a new one, once.
-func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *message, claim func(time.Time) error) result {
+func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *message, a verdict.Attempt) result {
 	r, failure := c.relayOf(t, p)
 	if failure != nil {
 		return result{failure: failure}
 	}
-	got := c.handTo(ctx, t, p, r, msg, claim, false)
+	limits := c.book.Current().limits[relayName(t.Host, t.Port)]
+	on := termsOf(limits, a.Limits)
+	if limits.MaxConnections > 0 && on.connections == 0 {
+		return result{failure: notNow(r, "has all the connections that it may have, from other processes", jitter(beforeAskingAgain))}
+	}
+	h := handing{Courier: c, t: t, p: p, msg: msg, claim: a.Claim, terms: on, begin: func() *verdict.Failure { return nil }}
+	if rate := limits.MaxMessageRate; !rate.IsZero() && a.Limits != nil {
+		h.begin = sync.OnceValue(func() *verdict.Failure {
+			if wait := a.Limits.Take(relayName(t.Host, t.Port), rate); wait > 0 {
+				return notNow(r, "has been given all that it may be, "+rate.String(), wait)
+			}
+			return nil
+		})
+	}
+	got := h.on(ctx, r, false)
 	if got.stale {
-		got = c.handTo(ctx, t, p, r, msg, claim, true)
+		got = h.on(ctx, r, true)
 	}
 	return got
 }
 
-func (c *Courier) handTo(ctx context.Context, t *Target, p *provisions, r relay, msg *message, claim func(time.Time) error, fresh bool) result {
-	on := c.termsOf(t)
+// beforeAskingAgain is the pause of a delivery that no connection is left for; the
+// other processes' parts change when one of them comes or goes.
+const beforeAskingAgain = 5 * time.Second
+
+// notNow is the verdict when the relay is at its limits.
+func notNow(r relay, why string, wait time.Duration) *verdict.Failure {
+	return &verdict.Failure{
+		Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Untried: true, After: wait,
+		Reason: r.address() + " " + why,
+	}
+}
+
+// handing is one mail on its way to one relay.
+type handing struct {
+	*Courier
+	t     *Target
+	p     *provisions
+	msg   *message
+	claim func(time.Time) error
+	terms terms
+	begin func() *verdict.Failure // counts the mail, once, right before the relay hears of it
+}
+
+// on hands the mail over on a connection that is there, or with fresh on one that
+// is made for it.
+func (h *handing) on(ctx context.Context, r relay, fresh bool) result {
+	c, t, on := h.Courier, h.t, h.terms
 	s, err := c.pool.turn(ctx, r, on, fresh)
 	if err != nil {
 		return result{failure: noTurn(r, err)}
@@ -54,7 +97,7 @@ func (c *Courier) handTo(ctx context.Context, t *Target, p *provisions, r relay,
 	defer cancel()
 	if s == nil {
 		var failure *verdict.Failure
-		if s, failure = c.dial(ctx, t, p, r); failure != nil {
+		if s, failure = c.dial(ctx, t, h.p, r); failure != nil {
 			c.pool.leave(r)
 			return result{failure: failure}
 		}
@@ -62,7 +105,11 @@ func (c *Courier) handTo(ctx context.Context, t *Target, p *provisions, r relay,
 		s.relay.password, s.relay.clientKey = secrets.Value{}, secrets.Value{}
 	}
 	defer func() { c.pool.put(s, on) }()
-	return s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8, together: t.AllOrNothing}, msg.raw, claim)
+	if failure := h.begin(); failure != nil {
+		return result{failure: failure}
+	}
+	msg := h.msg
+	return s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8, together: t.AllOrNothing}, msg.raw, h.claim)
 }
 
 // noTurn is the verdict when the wait for a connection was ended: the relay has no

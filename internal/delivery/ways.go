@@ -48,7 +48,7 @@ func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provis
 	}
 	defer door.end()
 	if !fallback {
-		got := c.hand(ctx, way, p, msg, a.Claim)
+		got := c.hand(ctx, way, p, msg, a)
 		door.judge(got.failure)
 		return got
 	}
@@ -59,7 +59,7 @@ func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provis
 	defer trust.end()
 	got := result{failure: c.logInTo(ctx, way, p)}
 	if got.failure == nil {
-		got = c.hand(ctx, way, p, msg, a.Claim)
+		got = c.hand(ctx, way, p, msg, a)
 		door.judge(got.failure)
 	}
 	trust.judgeFallback(got.failure)
