@@ -31,17 +31,13 @@ func (s *session) authenticate(ctx context.Context) *verdict.Failure {
 	}
 	password := s.relay.password.Reveal()
 	defer clear(password)
-	var mechanism smtp.Auth
-	switch method {
-	case "PLAIN":
-		mechanism = smtp.PlainAuth("", s.relay.username, string(password), s.relay.host, true)
-	case "LOGIN":
-		mechanism = smtp.LoginAuth(s.relay.username, string(password), s.relay.host, true)
-	default:
-		return s.authFailure(fmt.Sprintf("auth_method %q is not known; use none, plain or login", clean(s.relay.authMethod, 40)))
+	mechanism, reason := s.mechanism(method, string(password))
+	if reason != "" {
+		return s.authFailure(reason)
 	}
-	failure := s.step(ctx, verdict.PhaseAuth, func() error { return s.exchange(mechanism) })
-	if failure != nil && echoes(failure.Cause, s.relay.username, string(password)) {
+	spoken := []string{string(password)}
+	failure := s.step(ctx, verdict.PhaseAuth, func() error { return s.exchange(mechanism, &spoken) })
+	if failure != nil && echoes(failure.Cause, spoken) {
 		failure.Reply = "(left out: the relay repeated the credentials)"
 		failure.Cause = nil
 	}
@@ -52,7 +48,7 @@ func (s *session) authenticate(ctx context.Context) *verdict.Failure {
 // in this way, or that might be somebody else.
 func (s *session) mayAuthenticate(method string) *verdict.Failure {
 	switch {
-	case s.relay.allowInsecureAuth:
+	case s.relay.allowInsecureAuth, !tellsPassword(method):
 	case s.tls == nil:
 		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true")
 	case s.relay.skipVerify:
@@ -77,8 +73,9 @@ func (s *session) authFailure(reason string) *verdict.Failure {
 	return &verdict.Failure{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: reason, Certainty: verdict.NotSent}
 }
 
-// exchange speaks AUTH with a mechanism (RFC 4954 section 4).
-func (s *session) exchange(mechanism smtp.Auth) error {
+// exchange speaks AUTH with a mechanism (RFC 4954 section 4). What it says, as it
+// goes over the wire, is added to spoken.
+func (s *session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	name, response, err := mechanism.Start(&smtp.ServerInfo{
 		Name: s.relay.host,
 		TLS:  s.tls != nil,
@@ -89,7 +86,9 @@ func (s *session) exchange(mechanism smtp.Auth) error {
 	}
 	line := "AUTH " + name
 	if len(response) > 0 {
-		line += " " + base64.StdEncoding.EncodeToString(response)
+		said := base64.StdEncoding.EncodeToString(response)
+		*spoken = append(*spoken, said)
+		line += " " + said
 	}
 	for range maxAuthRounds {
 		code, text, err := s.command(0, line)
@@ -97,7 +96,8 @@ func (s *session) exchange(mechanism smtp.Auth) error {
 		case err != nil:
 			return err
 		case code == 235:
-			return nil
+			_, err := mechanism.Next(nil, false)
+			return err
 		case code != 334:
 			return &textproto.Error{Code: code, Msg: text}
 		}
@@ -106,35 +106,38 @@ func (s *session) exchange(mechanism smtp.Auth) error {
 			challenge = nil // LOGIN does not look at it, and the others refuse an empty one
 		}
 		response, err := mechanism.Next(challenge, true)
-		if err != nil {
+		if errors.Is(err, errUnproven) || errors.Is(err, errIterations) {
+			return err
+		} else if err != nil {
 			return errAuthRounds
 		}
 		line = base64.StdEncoding.EncodeToString(response)
+		*spoken = append(*spoken, line)
 	}
 	return errAuthRounds
 }
 
-// echoes reports whether an error holds a part of the credentials, plain or as
-// they were sent: some relays quote the command that they refuse.
-func echoes(err error, username, password string) bool {
+// echoes reports whether an error holds a part of what was spoken: some relays
+// quote the command that they refuse.
+func echoes(err error, spoken []string) bool {
 	refused, ok := errors.AsType[*textproto.Error](err)
 	if !ok {
 		return false
 	}
 	// A piece of eight is too short to use and too long to be there by chance.
 	const piece = 8
-	for _, sent := range []string{
-		password,
-		base64.StdEncoding.EncodeToString([]byte(password)),
-		base64.StdEncoding.EncodeToString([]byte("\x00" + username + "\x00" + password)),
-	} {
-		if sent == "" {
-			continue
+	pieces := make(map[string]bool)
+	for _, said := range spoken {
+		if len(said) < piece && said != "" && strings.Contains(refused.Msg, said) {
+			return true
 		}
-		for i := 0; i == 0 || i+piece <= len(sent); i++ {
-			if strings.Contains(refused.Msg, sent[i:min(i+piece, len(sent))]) {
-				return true
-			}
+		for i := 0; i+piece <= len(said); i++ {
+			pieces[said[i:i+piece]] = true
+		}
+	}
+	for i := 0; i+piece <= len(refused.Msg); i++ {
+		if pieces[refused.Msg[i:i+piece]] {
+			return true
 		}
 	}
 	return false

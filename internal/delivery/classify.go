@@ -92,7 +92,7 @@ var phaseTable = []phaseRow{
 	}},
 	{phase: verdict.PhaseAuth, timeout: 120 * time.Second, rulings: [kindCount]ruling{
 		replied4: later, replied421: later, replied5: denied, repliedSyntax: denied,
-		dropped: later, hung: later, garbled: later, stopped: later,
+		dropped: later, hung: later, garbled: later, untrusted: denied, stopped: later,
 	}},
 	{phase: verdict.PhaseMail, timeout: 300 * time.Second, rulings: [kindCount]ruling{
 		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
@@ -143,6 +143,8 @@ var (
 	errNoSTARTTLS = errors.New("STARTTLS is not offered")
 	errInjected   = errors.New("plaintext behind the reply to STARTTLS")
 	errNoReset    = errors.New("RSET was refused")
+	errUnproven   = errors.New("the relay did not prove that it knows the password")
+	errIterations = errors.New("SCRAM with too few or too many iterations")
 )
 
 // kind sorts the fault by the types of its error, never by a text.
@@ -152,7 +154,8 @@ func (f fault) kind() kind {
 	}
 	var network net.Error
 	switch {
-	case errors.Is(f.err, errNoSTARTTLS), errors.Is(f.err, errInjected), isAlert(f.err):
+	case errors.Is(f.err, errNoSTARTTLS), errors.Is(f.err, errInjected), isAlert(f.err),
+		errors.Is(f.err, errUnproven), errors.Is(f.err, errIterations):
 		return untrusted
 	case errors.Is(f.ctx, context.Canceled):
 		return stopped

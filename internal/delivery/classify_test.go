@@ -89,7 +89,7 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 		for k := range kindCount {
 			needed := k == dropped || k == hung || k == stopped ||
 				speaks && (k == replied4 || k == replied421 || k == replied5 || k == repliedSyntax || k == garbled && (row.phase != verdict.PhaseContent || row.dot)) ||
-				k == tooMany && row.phase == verdict.PhaseRcpt || k == untrusted && row.phase == verdict.PhaseTLS
+				k == tooMany && row.phase == verdict.PhaseRcpt || k == untrusted && (row.phase == verdict.PhaseTLS || row.phase == verdict.PhaseAuth)
 			if ruling := row.rulings[k]; needed && ruling.code == "" {
 				t.Errorf("%s has no ruling for %s", row.phase, kindNames[k])
 			} else if ruling.maybe != (row.dot && ruling.code != "" && (k == dropped || k == hung || k == garbled || k == untrusted || k == stopped)) {
@@ -128,20 +128,21 @@ func TestReplyTextsAreCleaned(t *testing.T) {
 func TestEchoedCredentialsAreFound(t *testing.T) {
 	t.Parallel()
 	reply := func(text string) error { return &textproto.Error{Code: 501, Msg: text} }
-	const user, password = "certs", "correct horse battery"
+	const password = "correct horse battery"
+	spoken := []string{password, "AGNlcnRzAGNvcnJlY3QgaG9yc2UgYmF0dGVyeQ=="}
 	for text, want := range map[string]bool{
 		"5.5.4 AUTH PLAIN AGNlcnRzAGNvcnJlY3QgaG9yc2UgYmF0dGVyeQ== is malformed": true,
-		"5.5.4 Y29ycmVjdCBob3JzZSBiYXR0ZXJ5":                                     true,
+		"5.5.4 \"Y3QgaG9yc2UgYmF0dGVyeQ\"":                                       true,
 		"the password correct horse battery is wrong":                            true,
 		"AUTH PLAIN AGNlcnRzAGNvcnJl... is too long":                             true,
 		"5.7.8 authentication failed":                                            false,
 		"":                                                                       false,
 	} {
-		if got := echoes(reply(text), user, password); got != want {
+		if got := echoes(reply(text), spoken); got != want {
 			t.Errorf("echoes(%q) = %v", text, got)
 		}
 	}
-	if !echoes(reply("your pw is pw"), user, "pw") || echoes(reply("no"), user, "pw") {
+	if !echoes(reply("your pw is pw"), []string{"pw", ""}) || echoes(reply("no"), []string{"pw"}) || echoes(errNoReset, spoken) {
 		t.Error("short passwords are looked for as a whole")
 	}
 }

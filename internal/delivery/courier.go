@@ -34,15 +34,17 @@ type Options struct {
 type Courier struct {
 	book  *Book
 	store *secrets.Store
-	pool  *pool
 	opts  Options
+
+	pool   *pool
+	tokens *tokens
 
 	breakers breakers
 }
 
 // NewCourier makes a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
-	return &Courier{book: book, store: store, pool: newPool(), opts: opts}
+	return &Courier{book: book, store: store, opts: opts, pool: newPool(), tokens: newTokens()}
 }
 
 // Close says goodbye to the relays. Deliveries under way are not cut short.
@@ -209,6 +211,10 @@ func (c *Courier) login(ctx context.Context, t *Target, p *provisions) (failure 
 			return failure
 		}
 		p.username = string(value.Reveal())
+	}
+	if !t.OAuth2.IsZero() {
+		p.password, failure = c.token(ctx, t, p, secrets.Value{})
+		return failure
 	}
 	p.password, failure = c.secret(ctx, t.Password, p)
 	return failure

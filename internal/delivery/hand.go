@@ -24,8 +24,10 @@ const (
 // termsOf are the terms for a relay: of its connections the part that this
 // process has. shared is nil where there is no other.
 func termsOf(limits RelayLimits, shared verdict.Limits) terms {
-	of := terms{connections: limits.MaxConnections, mails: limits.MaxMessagesPerConnection, idle: maxConnectionIdle, age: maxConnectionAge}
+	of := terms{connections: limits.MaxConnections, mails: limits.MaxMessagesPerConnection, idle: limits.MaxConnectionIdle, age: limits.MaxConnectionAge}
 	setDefault(&of.mails, mailsPerConnection)
+	setDefault(&of.idle, maxConnectionIdle)
+	setDefault(&of.age, maxConnectionAge)
 	if of.connections > 0 && shared != nil {
 		of.connections = shared.Share(of.connections)
 	}
@@ -121,19 +123,15 @@ func noTurn(r relay, err error) *verdict.Failure {
 	}
 }
 
-// dial connects to the target's relay. A refused login is tried once more if the
-// password, read afresh, is another one: it may have been changed since it was
-// cached.
+// dial connects to the target's relay. A refused login is tried once more if what
+// it is made with, fetched afresh, is something else: it may have been changed
+// since it was cached.
 func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r relay) (*session, *verdict.Failure) {
 	s, failure := dial(ctx, r)
-	if failure == nil || failure.Code != verdict.SMTPAuth || t.Password.IsZero() {
+	if failure == nil || failure.Code != verdict.SMTPAuth || failure.ReplyCode == 0 {
 		return s, failure
 	}
-	if _, err := c.store.Fresh(ctx, t.Password, p.vars); err != nil {
-		return nil, secretFailure(err)
-	}
-	// The user's name may have changed with it.
-	if failure := c.login(ctx, t, p); failure != nil {
+	if failure := c.freshLogin(ctx, t, p); failure != nil {
 		return nil, failure
 	}
 	if p.password.Equal(r.password) && p.username == r.username {
@@ -143,6 +141,18 @@ func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r relay) (
 	return dial(ctx, r)
 }
 
+// freshLogin fetches what AUTH needs anew, after the relay refused it.
+func (c *Courier) freshLogin(ctx context.Context, t *Target, p *provisions) (failure *verdict.Failure) {
+	if !t.OAuth2.IsZero() {
+		p.password, failure = c.token(ctx, t, p, p.password)
+		return failure
+	}
+	if _, err := c.store.Fresh(ctx, t.Password, p.vars); err != nil {
+		return secretFailure(err)
+	}
+	return c.login(ctx, t, p) // the user's name may have changed with it
+}
+
 // relayOf reads the files that the target names for every mail: they may be
 // renewed at any time, and a connection made with the old ones is not used again.
 func (c *Courier) relayOf(t *Target, p *provisions) (r relay, failure *verdict.Failure) {
@@ -150,12 +160,25 @@ func (c *Courier) relayOf(t *Target, p *provisions) (r relay, failure *verdict.F
 		host: t.Host, port: t.Port, tlsMode: t.TLSMode, skipVerify: t.TLSSkipVerify, helo: c.opts.HELO, caFile: t.CAFile,
 		authMethod: t.AuthMethod, username: p.username, password: p.password, allowInsecureAuth: t.AllowInsecureAuth,
 	}
+	if t.TLSMode == TLSPlaintext {
+		return r, nil
+	}
 	if t.CAFile != "" {
 		if r.caPEM, failure = readTargetFile("ca_file", t.CAFile); failure != nil {
 			return r, failure
 		}
 	}
-	return r, nil
+	if t.ClientCertFile == "" {
+		return r, nil
+	}
+	r.clientCertFile = t.ClientCertFile
+	if r.clientCert, failure = readTargetFile("client_cert_file", t.ClientCertFile); failure != nil {
+		return r, failure
+	}
+	key, failure := readTargetFile("client_key_file", t.ClientKeyFile)
+	defer clear(key)
+	r.clientKey = secrets.New(key)
+	return r, failure
 }
 
 // maxTargetFile bounds a file with certificates, in bytes; the CAs of a whole

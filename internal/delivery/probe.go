@@ -28,7 +28,7 @@ func (c *Courier) Probe(ctx context.Context, t *Target) []Probing {
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
-	}{{t.Username.Ref, true}, {t.Password, true}, {t.PKCS12Passphrase, false}} {
+	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.PKCS12Passphrase, false}} {
 		if secret.ref.IsZero() {
 			continue
 		}

@@ -124,6 +124,10 @@ func (f fault) tlsReason(now time.Time) string {
 		return f.relay + " does not offer STARTTLS, so nothing was sent; use its SMTPS port (tls_mode: smtps), or look for what strips STARTTLS on the way"
 	case errors.Is(f.err, errInjected):
 		return f.relay + " sent plaintext behind its reply to STARTTLS, as somebody in between would do; nothing was sent"
+	case errors.Is(f.err, errUnproven):
+		return f.relay + " did not prove that it knows the password, as SCRAM wants it, so nothing was sent; somebody may pose as the relay"
+	case errors.Is(f.err, errIterations):
+		return fmt.Sprintf("%s wants SCRAM with a number of iterations that is not between %d and %d, so nothing was sent; mend its password database", f.relay, minIterations, maxIterations)
 	case replyCode(f.err) != 0:
 		return fmt.Sprintf("%s offers STARTTLS and answered %s to it, so nothing was sent; mend the relay's TLS settings, then replay", f.relay, f.codes())
 	case isAlert(f.err):
@@ -166,7 +170,7 @@ func alertReason(err error) string {
 	case protocolVersion:
 		return " speaks no TLS version that is still safe (Certpost speaks 1.2 and 1.3), so nothing was sent; update the relay"
 	case certificateRequired:
-		return " wants a client certificate, so nothing was sent"
+		return " wants a client certificate, so nothing was sent; give client_cert_file and client_key_file"
 	}
 	return fmt.Sprintf(" refused the TLS handshake with the alert %q (%d), so nothing was sent; check the relay's TLS settings", name, uint8(number))
 }

@@ -49,13 +49,19 @@ type RelayKeys struct {
 	TLSSkipVerify *bool `yaml:"tls_skip_verify"`
 	// CAFile as in a target.
 	CAFile string `yaml:"ca_file"`
+	// ClientCertFile as in a target.
+	ClientCertFile string `yaml:"client_cert_file"`
+	// ClientKeyFile as in a target.
+	ClientKeyFile string `yaml:"client_key_file"`
 	// AuthMethod as in a target.
-	AuthMethod string `yaml:"auth_method" enum:"none,plain,login" later:"cram-md5,scram-sha-256,xoauth2"`
+	AuthMethod string `yaml:"auth_method" enum:"none,plain,login,cram-md5,scram-sha-256,xoauth2"`
 	// Username as in a target.
 	Username Text `yaml:"username"`
 	// Password as in a target; {host} and {target} in a path stand for those of the
 	// delivery.
 	Password secrets.Ref `yaml:"password"`
+	// OAuth2 as in a target.
+	OAuth2 OAuth2 `yaml:"oauth2"`
 	// AllowInsecureAuth as in a target.
 	AllowInsecureAuth *bool `yaml:"allow_insecure_auth"`
 	// Timeout as in a target.
@@ -63,14 +69,20 @@ type RelayKeys struct {
 }
 
 // RelayLimits bound what a relay is given. They hold for the relay, by host and
-// port, and are kept by all replicas together.
+// port. The number of connections and the rate are kept by all replicas together.
 type RelayLimits struct {
 	// MaxConnections is how many connections the relay has from all replicas
 	// together at a time.
 	MaxConnections int `yaml:"max_connections" min:"0" max:"10000"`
 	// MaxMessagesPerConnection is how many mails one connection carries before it is
-	// closed.
+	// closed; 100 when not given.
 	MaxMessagesPerConnection int `yaml:"max_messages_per_connection" min:"0" max:"100000"`
+	// MaxConnectionIdle is how long a connection is kept for the next mail; 30s when
+	// not given.
+	MaxConnectionIdle time.Duration `yaml:"max_connection_idle" min:"0s" max:"1h"`
+	// MaxConnectionAge is the age at which a connection is not used again; 5m when not
+	// given.
+	MaxConnectionAge time.Duration `yaml:"max_connection_age" min:"0s" max:"24h"`
 	// MaxMessageRate is how many mails the relay is given in any such span of time:
 	// 14/s, 100/min, 1000/h, 500/day.
 	MaxMessageRate verdict.Rate `yaml:"max_message_rate" pattern:"^ *[0-9]+ */ *(s|min|h|day) *$"`
@@ -140,12 +152,22 @@ func (t *Target) take(keys RelayKeys) {
 }
 
 // complete fills what is left out with what others say, and notes in from where it
-// came from: the path of the key. Who wants no login is given none.
+// came from: the path of the key. Who wants no login is given none, who has a
+// password no way to a token, and the other way round.
 func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]string) {
+	unwanted := make(map[string]bool)
+	if k.AuthMethod == AuthNone {
+		unwanted["username"], unwanted["password"], unwanted["oauth2"] = true, true, true
+	}
+	if !k.Password.IsZero() {
+		unwanted["oauth2"] = true
+	}
+	if !k.OAuth2.IsZero() {
+		unwanted["password"] = true
+	}
 	said := relayKeys(&others, &Target{})
 	for i, own := range relayKeys(k, &Target{}) {
-		credentials := own.name == "username" || own.name == "password"
-		if own.key.IsZero() && !said[i].key.IsZero() && !(credentials && k.AuthMethod == AuthNone) {
+		if own.key.IsZero() && !said[i].key.IsZero() && !unwanted[own.name] {
 			own.key.Set(said[i].key)
 			from[own.name] = path + "." + own.name
 		}
@@ -222,15 +244,12 @@ func (b *ruleBook) limits(host string, port int) RelayLimits {
 	limits := b.Default.RelayLimits
 	if i := b.rule(host, &port); i >= 0 {
 		own := b.Rules[i].RelayLimits
-		if own.MaxConnections > 0 {
-			limits.MaxConnections = own.MaxConnections
-		}
-		if own.MaxMessagesPerConnection > 0 {
-			limits.MaxMessagesPerConnection = own.MaxMessagesPerConnection
-		}
-		if !own.MaxMessageRate.IsZero() {
-			limits.MaxMessageRate = own.MaxMessageRate
-		}
+		setDefault(&own.MaxConnections, limits.MaxConnections)
+		setDefault(&own.MaxMessagesPerConnection, limits.MaxMessagesPerConnection)
+		setDefault(&own.MaxConnectionIdle, limits.MaxConnectionIdle)
+		setDefault(&own.MaxConnectionAge, limits.MaxConnectionAge)
+		setDefault(&own.MaxMessageRate, limits.MaxMessageRate)
+		return own
 	}
 	return limits
 }
@@ -322,6 +341,7 @@ func (r Relays) Validate() []config.Problem {
 func (v *validation) relayKeys(at string, k RelayKeys) {
 	v.ref(at+".username", k.Username.Ref)
 	v.ref(at+".password", k.Password)
+	v.ref(at+".oauth2.client_secret", k.OAuth2.ClientSecret)
 	if !printable(k.Username.Plain) {
 		v.err(at+".username", "has control characters")
 	}

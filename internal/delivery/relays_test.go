@@ -178,7 +178,7 @@ targets:
 			`8:7: targets[0].fallback: has 6 relays: at most 5 are allowed`,
 			`8:16: targets[0].fallback[0].host: a.example.com:587 stands before it already: a fallback is another relay`,
 			`9:9: warning: targets[0].fallback[1].tls_mode: mails to b.example.com travel in the clear: anyone on the way can read and change them`,
-			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want host, port, tls_mode, tls_skip_verify, ca_file, auth_method, username, password, allow_insecure_auth or timeout`,
+			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want one of those in docs/configuration.md`,
 			`10:16: targets[0].fallback[2].host: is not a host name: want a name such as smtp.example.com, or an IP address`,
 			`11:9: targets[0].fallback[3].host: is missing`,
 			`12:9: targets[0].fallback[4].password: is missing: auth_method plain needs it`}},

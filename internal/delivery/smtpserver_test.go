@@ -62,9 +62,12 @@ type relayScript struct {
 	users    map[string]string // AUTH succeeds for these; nil takes anybody
 	perRcpt  map[string]string // replies to RCPT by address
 	noEHLO   bool              // knows HELO alone
+	lies     scramLies
+	clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
 }
 
 type testMail struct {
+	user       string // who had logged in
 	from       string
 	recipients []string
 	content    string
@@ -195,7 +198,8 @@ type conversation struct {
 	in   *bufio.Reader
 	mail testMail
 	tls  bool
-	left bool // said QUIT
+	user string // who has logged in
+	left bool   // said QUIT
 }
 
 func (r *scriptedRelay) serve(conn net.Conn) {
@@ -305,6 +309,9 @@ func (c *conversation) secure() bool {
 		return c.perform(a, "")
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{*c.cert}, MaxVersion: c.maxTLS, MinVersion: tls.VersionTLS10}
+	if c.clients != nil {
+		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, c.clients
+	}
 	secured := tls.Server(c.conn, config)
 	if secured.Handshake() != nil {
 		return false
@@ -350,7 +357,7 @@ func (c *conversation) command() bool {
 	case "AUTH":
 		return c.auth(rest)
 	case "MAIL":
-		c.mail = testMail{from: path(rest)}
+		c.mail = testMail{from: path(rest), user: c.user}
 		return c.at(atMail, "250 2.1.0 sender fine")
 	case "RCPT":
 		c.mu.Lock()
@@ -414,37 +421,6 @@ func (c *conversation) keep() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mails = append(c.mails, c.mail)
-}
-
-func (c *conversation) auth(rest string) bool {
-	if a, scripted := c.next(atAuth); scripted {
-		return c.perform(a, "")
-	}
-	mechanism, initial, _ := strings.Cut(rest, " ")
-	var user, password string
-	switch strings.ToUpper(mechanism) {
-	case "PLAIN":
-		parts := strings.Split(decoded(initial), "\x00")
-		if len(parts) != 3 {
-			return c.say(act{reply: "501 5.5.2 not PLAIN"})
-		}
-		user, password = parts[1], parts[2]
-	case "LOGIN":
-		for _, field := range []*string{&user, &password} {
-			if !c.say(act{reply: "334 VXNlcm5hbWU6"}) {
-				return false
-			}
-			line, ok := c.line()
-			if !ok {
-				return false
-			}
-			*field = decoded(line)
-		}
-	}
-	if known, ok := c.users[user]; c.users != nil && (!ok || known != password) {
-		return c.say(act{reply: "535 5.7.8 wrong user or password"})
-	}
-	return c.say(act{reply: "235 2.7.0 welcome"})
 }
 
 func decoded(text string) string {

@@ -134,6 +134,65 @@ func TestPostfixTakesOurMail(t *testing.T) {
 	}
 }
 
+// The methods that do not tell the password, against the relay that most people have.
+func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
+	t.Parallel()
+	const user, password = "ops@lab.test", "correct horse, battery=staple"
+	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}, Mechanisms: "plain login cram-md5 scram-sha-256"})
+	for n, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256, AuthPlain, AuthLogin} {
+		r := at(t, []string{server.Submission, server.SMTPS}[n%2], []string{"starttls", "smtps"}[n%2])
+		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte(password))
+		s, f := dial(patient(t), r)
+		if f != nil {
+			t.Fatalf("%s: %v", method, f)
+		}
+		if !s.offers.has("PIPELINING") {
+			t.Error("Postfix does not offer PIPELINING")
+		}
+		for range 2 {
+			if _, f := s.send(patient(t), envelope{from: "certs@lab.test", recipients: []string{user}}, someMail, claimed).verdicts(); f != nil {
+				t.Errorf("%s: %v", method, f)
+			}
+		}
+		s.quit()
+	}
+	// Two alone: Dovecot takes its time with those who guess.
+	for _, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256} {
+		r := at(t, server.SMTPS, "smtps")
+		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte("wrong-wrong"))
+		if s, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
+			t.Errorf("%s with a wrong password: %v, %v", method, s, f)
+		}
+	}
+	server.Fetch(t, user, lab.AtLeast(8))
+}
+
+// Connections to Postfix are used again, and its restart costs no mail.
+func TestPostfixAndThePool(t *testing.T) {
+	t.Parallel()
+	const user, password = "ops@lab.test", "correct-horse-battery"
+	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}})
+	r := at(t, server.Submission, "")
+	o := newOffice(t, r, RelayLimits{MaxConnections: 2}, func(target *Target) {
+		target.TLSMode, target.CAFile, target.To = TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
+		target.Username, target.Password = Text{Plain: user}, secrets.Ref{Value: secrets.New([]byte(password))}
+	})
+	for n := range 6 {
+		if n == 4 {
+			server.Stop(t)
+			server.Start(t)
+		}
+		receipt, f := o.deliver(patient(t))
+		if receipt == nil || f == nil || len(f.Refused) != 1 || f.Refused[0].Recipient != "nobody@lab.test" {
+			t.Fatalf("mail %d: %+v, %+v", n, receipt, f)
+		}
+		if fresh := n == 0 || n == 4; (receipt.Timings.Dial > 0) != fresh {
+			t.Errorf("mail %d: %+v", n, receipt.Timings)
+		}
+	}
+	server.Fetch(t, user, lab.AtLeast(6))
+}
+
 // smtp-sink is Postfix's own server with faults.
 func TestSMTPSinkFailsUs(t *testing.T) {
 	t.Parallel()

@@ -16,9 +16,12 @@ const (
 
 // The values of Target.AuthMethod.
 const (
-	AuthNone  = "none"
-	AuthPlain = "plain"
-	AuthLogin = "login"
+	AuthNone        = "none"
+	AuthPlain       = "plain"
+	AuthLogin       = "login"
+	AuthCRAMMD5     = "cram-md5"
+	AuthSCRAMSHA256 = "scram-sha-256"
+	AuthXOAUTH2     = "xoauth2"
 )
 
 // The values of Target.Payload.
@@ -60,14 +63,22 @@ type Target struct {
 	TLSSkipVerify bool `yaml:"tls_skip_verify"`
 	// CAFile is a PEM file with the CAs to trust instead of the system's.
 	CAFile string `yaml:"ca_file"`
+	// ClientCertFile is a PEM file with the certificate that we show the relay, and
+	// its chain.
+	ClientCertFile string `yaml:"client_cert_file"`
+	// ClientKeyFile is a PEM file with the key of client_cert_file, not encrypted.
+	ClientKeyFile string `yaml:"client_key_file"`
 
-	// AuthMethod is none, plain or login; plain when a username is given, else none.
-	AuthMethod string `yaml:"auth_method" enum:"none,plain,login" later:"cram-md5,scram-sha-256,xoauth2"`
+	// AuthMethod is none, plain, login, cram-md5, scram-sha-256 or xoauth2. Left out it
+	// is xoauth2 with oauth2, plain with a username, else none.
+	AuthMethod string `yaml:"auth_method" enum:"none,plain,login,cram-md5,scram-sha-256,xoauth2"`
 	// Username for AUTH; a plain string is taken as it is, a mapping is a secret
 	// reference.
 	Username Text `yaml:"username"`
-	// Password for AUTH, as a secret reference.
+	// Password for AUTH, as a secret reference; for xoauth2 an access token.
 	Password secrets.Ref `yaml:"password"`
+	// OAuth2 fetches the access token for xoauth2, in place of password.
+	OAuth2 OAuth2 `yaml:"oauth2"`
 	// AllowInsecureAuth lets the password go over a connection that is not
 	// encrypted, or to a relay that is not verified (tls_skip_verify).
 	AllowInsecureAuth bool `yaml:"allow_insecure_auth"`
@@ -143,6 +154,25 @@ const (
 	defaultPort    = 587
 	defaultTimeout = 30 * time.Second
 )
+
+// OAuth2 is a grant of client credentials (RFC 6749 section 4.4). Tokens are used
+// until shortly before they expire.
+type OAuth2 struct {
+	// TokenURL is where tokens are asked for, for Exchange Online
+	// https://login.microsoftonline.com/TENANT/oauth2/v2.0/token.
+	TokenURL string `yaml:"token_url"`
+	// ClientID is the application's id.
+	ClientID string `yaml:"client_id"`
+	// ClientSecret is the application's secret, as a secret reference.
+	ClientSecret secrets.Ref `yaml:"client_secret"`
+	// Scopes to ask for, for Exchange Online https://outlook.office365.com/.default.
+	Scopes []string `yaml:"scopes"`
+}
+
+// IsZero reports whether nothing is given.
+func (o OAuth2) IsZero() bool {
+	return o.TokenURL == "" && o.ClientID == "" && o.ClientSecret.IsZero() && o.Scopes == nil
+}
 
 // Match selects events. Everything given must fit; in a list one entry is enough.
 type Match struct {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/mail"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strings"
 	"unicode"
@@ -112,7 +113,7 @@ func (t *Target) validate(v *validation) {
 func (t *Target) validateWay(v *validation) {
 	t.validateRelay(v)
 	t.validateAuth(v)
-	t.validateSecrecy(v)
+	t.validateKeyInTheClear(v)
 }
 
 func (t *Target) validateMatch(v *validation) {
@@ -166,6 +167,14 @@ func (t *Target) validateRelay(v *validation) {
 	if t.TLSSkipVerify {
 		v.warn("tls_skip_verify", "whoever stands between here and %s can pose as the relay: want ca_file with its CA", t.relay())
 	}
+	switch {
+	case t.ClientCertFile == "" && t.ClientKeyFile != "":
+		v.err("client_cert_file", "is missing: client_key_file alone is of no use")
+	case t.ClientCertFile != "" && t.ClientKeyFile == "":
+		v.err("client_key_file", "is missing: client_cert_file needs its key")
+	case t.ClientCertFile != "" && t.tlsMode() == TLSPlaintext:
+		v.warn("client_cert_file", "is not used with tls_mode plaintext")
+	}
 }
 
 // tlsMode is TLSMode with its default.
@@ -196,6 +205,9 @@ func (t *Target) validateAuth(v *validation) {
 		v.err("username", "has control characters")
 	}
 	method := t.authMethod()
+	if !t.OAuth2.IsZero() {
+		t.validateOAuth2(v, method)
+	}
 	if method == AuthNone {
 		switch {
 		case t.AuthMethod == AuthNone && (!t.Username.IsZero() || !t.Password.IsZero()):
@@ -208,17 +220,66 @@ func (t *Target) validateAuth(v *validation) {
 	if t.Username.IsZero() {
 		v.err("username", "is missing: auth_method %s needs it", method)
 	}
-	if t.Password.IsZero() {
+	switch {
+	case t.Password.IsZero() && method == AuthXOAUTH2 && t.OAuth2.IsZero():
+		v.err("password", "is missing: auth_method xoauth2 needs an access token as password, or oauth2, which fetches one")
+	case t.Password.IsZero() && t.OAuth2.IsZero():
 		v.err("password", "is missing: auth_method %s needs it", method)
 	}
+	t.validateLogin(v, method)
+}
+
+// validateLogin says who else could get the password.
+func (t *Target) validateLogin(v *validation, method string) {
 	if t.AllowInsecureAuth {
 		return
 	}
 	// With opportunistic the password waits for TLS: the session sees to that.
-	if t.tlsMode() == TLSPlaintext {
+	clear := t.tlsMode() == TLSPlaintext
+	switch {
+	case !tellsPassword(method) && clear:
+		v.warn("auth_method", "%s without TLS keeps the password from others only if it cannot be guessed: want starttls or smtps", method)
+	case !tellsPassword(method):
+	case clear:
 		v.err("tls_mode", "plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true")
-	} else if t.TLSSkipVerify {
+	case t.TLSSkipVerify:
 		v.err("tls_skip_verify", "would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true")
+	}
+}
+
+func (t *Target) validateOAuth2(v *validation, method string) {
+	o := t.OAuth2
+	if method != AuthXOAUTH2 {
+		v.err("oauth2", "is not used with auth_method %s: want xoauth2", method)
+	}
+	if !t.Password.IsZero() {
+		v.err("oauth2", "is one way to a token and password another: give one of them")
+	}
+	if o.ClientID == "" {
+		v.err("oauth2.client_id", "is missing")
+	}
+	if o.ClientSecret.IsZero() {
+		v.err("oauth2.client_secret", "is missing")
+	}
+	v.ref("oauth2.client_secret", o.ClientSecret)
+	if !printable(o.ClientID) {
+		v.err("oauth2.client_id", "has control characters")
+	}
+	for i, scope := range o.Scopes {
+		if scope == "" || strings.ContainsAny(scope, " \"\\") || !printable(scope) {
+			v.err(fmt.Sprintf("oauth2.scopes[%d]", i), "is no scope: want one without blanks, such as https://outlook.office365.com/.default")
+		}
+	}
+	u, err := url.Parse(o.TokenURL)
+	switch {
+	case o.TokenURL == "":
+		v.err("oauth2.token_url", "is missing")
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || !printable(o.TokenURL):
+		v.err("oauth2.token_url", "want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token")
+	case u.User != nil:
+		v.err("oauth2.token_url", "holds a user or a password: want client_id and client_secret")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		v.err("oauth2.token_url", "would show client_secret to anyone on the way: want https")
 	}
 }
 
@@ -227,6 +288,8 @@ func (t *Target) authMethod() string {
 	switch {
 	case t.AuthMethod != "":
 		return t.AuthMethod
+	case !t.OAuth2.IsZero():
+		return AuthXOAUTH2
 	case !t.Username.IsZero():
 		return AuthPlain
 	}
@@ -262,8 +325,8 @@ func (t *Target) validatePayload(v *validation) {
 	}
 }
 
-// validateSecrecy keeps private keys from travelling in the clear.
-func (t *Target) validateSecrecy(v *validation) {
+// validateKeyInTheClear keeps private keys from travelling in the clear.
+func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == TLSPlaintext || mode == TLSOpportunistic
 	if t.Payload == PayloadPEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {

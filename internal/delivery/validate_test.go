@@ -87,13 +87,42 @@ func TestValidate(t *testing.T) {
 
 		{"auth", []string{"username: certs", "password: " + env}, nil},
 		{"username as a reference", []string{"username: {file: /run/user}", "password: " + env}, nil},
-		{"auth method unknown", []string{"auth_method: ntlm", "username: a", "password: " + env}, []string{`5:14: auth_method: want none, plain or login, got ntlm`}},
-		{"auth method to come", []string{"auth_method: xoauth2", "username: a", "password: " + env}, []string{
-			"5:14: auth_method: xoauth2 is not available in this version: want none, plain or login"}},
-		{"auth method to come: cram", []string{"auth_method: cram-md5", "username: a", "password: " + env}, []string{
-			"5:14: auth_method: cram-md5 is not available in this version: want none, plain or login"}},
-		{"auth method to come: scram", []string{"auth_method: scram-sha-256", "username: a", "password: " + env}, []string{
-			"5:14: auth_method: scram-sha-256 is not available in this version: want none, plain or login"}},
+		{"auth method unknown", []string{"auth_method: ntlm", "username: a", "password: " + env}, []string{
+			`5:14: auth_method: want none, plain, login, cram-md5, scram-sha-256 or xoauth2, got ntlm`}},
+		{"cram-md5", []string{"auth_method: cram-md5", "username: a", "password: " + env}, nil},
+		{"scram-sha-256", []string{"auth_method: scram-sha-256", "username: a", "password: " + env}, nil},
+		{"scram-sha-256 without verification", []string{"auth_method: scram-sha-256", "username: a", "password: " + env, "tls_skip_verify: true"}, []string{
+			"8:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+		{"cram-md5 in plaintext", []string{"auth_method: cram-md5", "username: a", "password: " + env, "port: 25"}, []string{
+			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them",
+			"5:14: warning: auth_method: cram-md5 without TLS keeps the password from others only if it cannot be guessed: want starttls or smtps"}},
+		{"xoauth2 with a token", []string{"auth_method: xoauth2", "username: a", "password: " + env}, nil},
+		{"xoauth2 without a token", []string{"auth_method: xoauth2", "username: a"}, []string{
+			"1:1: password: is missing: auth_method xoauth2 needs an access token as password, or oauth2, which fetches one"}},
+		{"oauth2", []string{"username: a", "oauth2: {token_url: https://login.example.com/token, client_id: b, client_secret: " + env + ", scopes: [https://mail.example.com/.default]}"}, nil},
+		{"oauth2 in plaintext", []string{"port: 25", "username: a", "oauth2: {token_url: https://login.example.com/token, client_id: b, client_secret: " + env + "}"}, []string{
+			"1:1: tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true",
+			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+		{"oauth2 on this machine", []string{"username: a", `oauth2: {token_url: "http://[::1]:8080/token", client_id: b, client_secret: ` + env + `}`}, nil},
+		{"oauth2 in the clear", []string{"username: a", `oauth2: {token_url: "http://login.example.com/token", client_id: b, client_secret: ` + env + `}`}, []string{
+			"6:21: oauth2.token_url: would show client_secret to anyone on the way: want https"}},
+		{"oauth2 of nothing", []string{"username: a", "oauth2: {scopes: [a b]}"}, []string{
+			"6:9: oauth2.client_id: is missing", "6:9: oauth2.client_secret: is missing", "6:9: oauth2.token_url: is missing",
+			"6:19: oauth2.scopes[0]: is no scope: want one without blanks, such as https://outlook.office365.com/.default"}},
+		{"oauth2 and a password", []string{"username: a", "password: " + env, `oauth2: {token_url: "https://me:too@login.example.com/token", client_id: "b\nc", client_secret: ` + env + `}`}, []string{
+			"7:9: oauth2: is one way to a token and password another: give one of them",
+			"7:21: oauth2.token_url: holds a user or a password: want client_id and client_secret",
+			"7:74: oauth2.client_id: has control characters"}},
+		{"oauth2 with another method", []string{"auth_method: login", "username: a", `oauth2: {token_url: login.example.com, client_id: b, client_secret: {value: hunter2}}`}, []string{
+			"7:9: oauth2: is not used with auth_method login: want xoauth2",
+			"7:21: oauth2.token_url: want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
+			"7:69: warning: oauth2.client_secret: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+		{"client certificate", []string{"client_cert_file: /etc/c.pem", "client_key_file: /etc/k.pem"}, nil},
+		{"client certificate without a key", []string{"client_cert_file: /etc/c.pem"}, []string{"1:1: client_key_file: is missing: client_cert_file needs its key"}},
+		{"a key without its certificate", []string{"client_key_file: /etc/k.pem"}, []string{"1:1: client_cert_file: is missing: client_key_file alone is of no use"}},
+		{"client certificate in plaintext", []string{"client_cert_file: /etc/c.pem", "client_key_file: /etc/k.pem", "port: 25"}, []string{
+			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them",
+			"5:19: warning: client_cert_file: is not used with tls_mode plaintext"}},
 		{"auth without a password", []string{"username: a"}, []string{"1:1: password: is missing: auth_method plain needs it"}},
 		{"auth without anything", []string{"auth_method: login"}, []string{
 			"1:1: password: is missing: auth_method login needs it", "1:1: username: is missing: auth_method login needs it"}},

@@ -1,0 +1,194 @@
+package delivery
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+const (
+	tokenTimeout = 15 * time.Second
+	// tokenMargin is how long before its end a token is not used any more: longer
+	// than a mail waits for a connection, most of the time.
+	tokenMargin = time.Minute
+	// tokenGuess is how long a token is used whose end is not told.
+	tokenGuess = 5 * time.Minute
+)
+
+// tokens fetches access tokens for client credentials and keeps them until they
+// expire. Many who ask at once cost one request.
+type tokens struct {
+	client *http.Client
+	salt   [sha256.Size]byte // so that a key tells nothing about a secret
+
+	mu     sync.Mutex
+	grants map[[sha256.Size]byte]*grant
+}
+
+// grant is what one client was granted.
+type grant struct {
+	turn  chan struct{} // holds a place: who has it may look and fetch
+	token secrets.Value
+	until time.Time
+}
+
+func newTokens() *tokens {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	t := &tokens{grants: make(map[[sha256.Size]byte]*grant), client: &http.Client{
+		Transport: transport,
+		Timeout:   tokenTimeout,
+		// The client's secret goes to no other place than the one that was given.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	_, _ = rand.Read(t.salt[:]) // never fails
+	return t
+}
+
+// get returns a token that is not the refused one.
+func (t *tokens) get(ctx context.Context, o OAuth2, secret, refused secrets.Value) (secrets.Value, *verdict.Failure) {
+	g := t.grant(o, secret)
+	select {
+	case g.turn <- struct{}{}:
+		defer func() { <-g.turn }()
+	case <-ctx.Done():
+		return secrets.Value{}, tokenFailure(ctx, o, ctx.Err())
+	}
+	if time.Now().Before(g.until) && (refused.IsZero() || !g.token.Equal(refused)) {
+		return g.token, nil
+	}
+	password := secret.Reveal()
+	defer clear(password)
+	config := clientcredentials.Config{ClientID: o.ClientID, ClientSecret: string(password), TokenURL: o.TokenURL, Scopes: o.Scopes}
+	got, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, t.client))
+	if err != nil {
+		return secrets.Value{}, tokenFailure(ctx, o, err)
+	}
+	g.token, g.until = secrets.New([]byte(got.AccessToken)), time.Now().Add(tokenGuess)
+	if !got.Expiry.IsZero() {
+		g.until = got.Expiry.Add(-min(tokenMargin, time.Until(got.Expiry)/10))
+	}
+	return g.token, nil
+}
+
+// grant is the place for what a client is granted. Those of secrets that were
+// changed since go when they are over.
+func (t *tokens) grant(o OAuth2, secret secrets.Value) *grant {
+	password := secret.Reveal()
+	defer clear(password)
+	hash := hmac.New(sha256.New, t.salt[:])
+	for _, part := range append([]string{o.TokenURL, o.ClientID, string(password)}, o.Scopes...) {
+		fmt.Fprintf(hash, "%d:%s", len(part), part)
+	}
+	key := [sha256.Size]byte(hash.Sum(nil))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g := t.grants[key]
+	if g == nil {
+		for old, g := range t.grants {
+			select {
+			case g.turn <- struct{}{}:
+				if time.Now().After(g.until) {
+					delete(t.grants, old)
+				}
+				<-g.turn
+			default: // in use
+			}
+		}
+		g = &grant{turn: make(chan struct{}, 1)}
+		t.grants[key] = g
+	}
+	return g
+}
+
+// oauthErrors are the codes with which an endpoint says no (RFC 6749 section 5.2);
+// others may be anything and are not repeated.
+var oauthErrors = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
+	"unsupported_grant_type", "invalid_scope", "temporarily_unavailable", "server_error"}
+
+// entraError is the number with which Microsoft says what the matter is.
+var entraError = regexp.MustCompile(`\bAADSTS[0-9]{4,8}\b`)
+
+// tokenFailure is the verdict when there is no token. Nothing of the answer is
+// repeated but codes: it may hold the secret.
+func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
+	f := &verdict.Failure{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent, Cause: ctx.Err()}
+	endpoint := "the token endpoint"
+	if u, err := url.Parse(o.TokenURL); err == nil {
+		endpoint += " at " + clean(u.Host, 100)
+	}
+	refused, answered := errors.AsType[*oauth2.RetrieveError](err)
+	var network interface{ Timeout() bool }
+	switch {
+	case !answered && ctx.Err() != nil:
+		f.Reason = endpoint + " had no time to answer"
+	case !answered && errors.As(err, &network) && network.Timeout():
+		f.Reason = fmt.Sprintf("%s did not answer within %s", endpoint, seconds(tokenTimeout))
+	case !answered && isUntrusted(err):
+		f.Reason = endpoint + " has a certificate that is not trusted here; nothing was told to it"
+	case !answered:
+		f.Reason = endpoint + " could not be reached, or gave something that is no token"
+	default:
+		status := refused.Response.StatusCode
+		f.Reason = fmt.Sprintf("%s answered %d", endpoint, status)
+		if slices.Contains(oauthErrors, refused.ErrorCode) {
+			f.Reason += " " + refused.ErrorCode
+		}
+		if number := entraError.FindString(refused.ErrorDescription); number != "" {
+			f.Reason += " (" + number + ")"
+		}
+		busy := status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout ||
+			strings.HasPrefix(refused.ErrorCode, "temporarily") || refused.ErrorCode == "server_error"
+		if !busy {
+			f.Code = verdict.SecretDenied
+			f.Reason += fmt.Sprintf(" to client_id %s; check token_url, client_id, client_secret and scopes, then replay", clean(o.ClientID, 100))
+			return f
+		}
+	}
+	f.Reason += "; it is tried again"
+	return f
+}
+
+func isUntrusted(err error) bool {
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	return untrusted
+}
+
+// token fetches an access token that is not the refused one. A secret that is
+// refused is read afresh once: it may have been changed since it was cached.
+func (c *Courier) token(ctx context.Context, t *Target, p *provisions, refused secrets.Value) (secrets.Value, *verdict.Failure) {
+	secret, failure := c.secret(ctx, t.OAuth2.ClientSecret, p)
+	if failure != nil {
+		return secrets.Value{}, failure
+	}
+	token, failure := c.tokens.get(ctx, t.OAuth2, secret, refused)
+	if failure == nil || failure.Code != verdict.SecretDenied {
+		return token, failure
+	}
+	fresh, err := c.store.Fresh(ctx, t.OAuth2.ClientSecret, p.vars)
+	if err != nil {
+		return secrets.Value{}, secretFailure(err)
+	}
+	if fresh.Value.Equal(secret) {
+		return secrets.Value{}, failure
+	}
+	p.remember(t.OAuth2.ClientSecret, fresh)
+	return c.tokens.get(ctx, t.OAuth2, fresh.Value, refused)
+}

@@ -1,0 +1,279 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// tokenServer grants tokens t-1, t-2 and so on for one client.
+type tokenServer struct {
+	*httptest.Server
+	mu       sync.Mutex
+	secret   string
+	life     int // seconds; 0 is not told
+	requests int
+	granted  int
+	scope    string
+	answer   func(http.ResponseWriter) bool // in place of a token when it returns true
+}
+
+func newTokenServer(t *testing.T) *tokenServer {
+	t.Helper()
+	s := &tokenServer{secret: "client-secret-1", life: 3600}
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *tokenServer) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests++
+	if s.answer != nil && s.answer(w) {
+		return
+	}
+	id, secret, _ := r.BasicAuth()
+	if id == "" {
+		id, secret = r.FormValue("client_id"), r.FormValue("client_secret")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if id != "our-app" || secret != s.secret || r.FormValue("grant_type") != "client_credentials" {
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = fmt.Fprintf(w, `{"error":"invalid_client","error_description":"AADSTS7000215: not %s"}`, secret)
+		return
+	}
+	s.granted++
+	s.scope = r.FormValue("scope")
+	expires := ""
+	if s.life != 0 {
+		expires = fmt.Sprintf(`,"expires_in":%d`, s.life)
+	}
+	_, _ = fmt.Fprintf(w, `{"token_type":"Bearer","access_token":"access-token-%d"%s}`, s.granted, expires)
+}
+
+func (s *tokenServer) counts() (requests, granted int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests, s.granted
+}
+
+// set changes the server.
+func (s *tokenServer) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// newTokenOffice delivers with tokens to a relay that knows the given ones.
+func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *scriptedRelay, string) {
+	t.Helper()
+	ca := newAuthority(t, "Test CA")
+	server := startRelay(t, relayScript{cert: ca.issue(t, nil), offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, users: map[string]string{"certs@example.com": known}})
+	secret := filepath.Join(t.TempDir(), "client-secret")
+	write(t, secret, []byte("client-secret-1"))
+	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+		target.TLSMode, target.CAFile = TLSStartTLS, ca.file(t)
+		target.Username = Text{Plain: "certs@example.com"}
+		target.OAuth2 = OAuth2{TokenURL: grants.URL + "/token", ClientID: "our-app", ClientSecret: secrets.Ref{File: secret}, Scopes: []string{"https://outlook.office365.com/.default"}}
+	})
+	return o, server, secret
+}
+
+func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
+	t.Parallel()
+	grants := newTokenServer(t)
+	o, server, _ := newTokenOffice(t, grants, "access-token-1")
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() { o.mustDeliver() })
+	}
+	all.Wait()
+	if requests, granted := grants.counts(); requests != 1 || granted != 1 || len(server.taken()) != 20 {
+		t.Errorf("%d requests and %d tokens for %d mails", requests, granted, len(server.taken()))
+	}
+	if mail := server.taken()[0]; mail.user != "certs@example.com" || grants.scope != "https://outlook.office365.com/.default" {
+		t.Errorf("logged in as %q with the scope %q", mail.user, grants.scope)
+	}
+	// The token's end, by our clock.
+	server.mu.Lock()
+	server.users["certs@example.com"] = "access-token-2"
+	server.mu.Unlock()
+	o.tokens.mu.Lock()
+	for _, g := range o.tokens.grants {
+		if left := time.Until(g.until); left < 58*time.Minute || left > 59*time.Minute {
+			t.Errorf("an hour's token is used for %s", left)
+		}
+		g.until = time.Now()
+	}
+	o.tokens.mu.Unlock()
+	if receipt := o.mustDeliver(); receipt.Timings.Dial == 0 {
+		t.Error("a new token came with an old connection")
+	}
+	if _, granted := grants.counts(); granted != 2 {
+		t.Errorf("%d tokens", granted)
+	}
+	grants.set(func() { grants.life = 0 })
+	token, f := newTokens().get(patient(t), o.target.OAuth2, secrets.New([]byte("client-secret-1")), secrets.Value{})
+	if f != nil || string(token.Reveal()) != "access-token-3" {
+		t.Errorf("a token whose end is not told: %v", f)
+	}
+}
+
+// A token that the relay refuses is replaced once, and a relay that refuses the new
+// one, too, has the last word.
+func TestRefusedTokensAreReplacedOnce(t *testing.T) {
+	t.Parallel()
+	grants := newTokenServer(t)
+	o, server, _ := newTokenOffice(t, grants, "access-token-2") // the first one was revoked
+	o.mustDeliver()
+	if _, granted := grants.counts(); granted != 2 {
+		t.Errorf("%d tokens", granted)
+	}
+	server.mu.Lock()
+	server.users["certs@example.com"] = "none at all"
+	server.mu.Unlock()
+	server.hangUp("")
+	eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+	_, f := o.deliver(patient(t))
+	if f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
+		t.Fatalf("got %+v", f)
+	}
+	if _, granted := grants.counts(); granted != 3 {
+		t.Errorf("%d tokens", granted)
+	}
+	if printed := fmt.Sprintf("%v %+v %#v %v", f, *f, f, f.Cause); strings.Contains(printed, "access-token") {
+		t.Errorf("a token is in %s", printed)
+	}
+}
+
+func TestWhenThereIsNoToken(t *testing.T) {
+	t.Parallel()
+	says := func(status int, kind, body string) func(http.ResponseWriter) bool {
+		return func(w http.ResponseWriter) bool {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+			return true
+		}
+	}
+	const jsonType = "application/json"
+	for name, test := range map[string]struct {
+		answer func(http.ResponseWriter) bool
+		code   verdict.Code
+		says   string
+	}{
+		"wrong secret":     {nil, verdict.SecretDenied, "answered 401 invalid_client (AADSTS7000215) to client_id our-app"},
+		"no such scope":    {says(400, jsonType, `{"error":"invalid_scope"}`), verdict.SecretDenied, "400 invalid_scope"},
+		"its own words":    {says(403, jsonType, `{"error":"wrong-wrong-secret is wrong"}`), verdict.SecretDenied, "answered 403 to client_id"},
+		"an error and 200": {says(200, jsonType, `{"error":"unauthorized_client"}`), verdict.SecretDenied, "unauthorized_client"},
+		"busy":             {says(429, jsonType, `{}`), verdict.SecretUnavailable, "answered 429; it is tried again"},
+		"down":             {says(503, "text/html", "<h1>wrong-wrong-secret</h1>"), verdict.SecretUnavailable, "answered 503"},
+		"for a while":      {says(400, jsonType, `{"error":"temporarily_unavailable"}`), verdict.SecretUnavailable, "temporarily_unavailable"},
+		"no JSON":          {says(200, jsonType, "wrong-wrong-secret"), verdict.SecretUnavailable, "no token"},
+		"no token":         {says(200, jsonType, `{"token_type":"Bearer"}`), verdict.SecretUnavailable, "no token"},
+		"without end": {func(w http.ResponseWriter) bool {
+			for {
+				if _, err := io.WriteString(w, strings.Repeat("x", 1<<16)); err != nil {
+					return true
+				}
+			}
+		}, verdict.SecretUnavailable, "no token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			grants := newTokenServer(t)
+			grants.set(func() { grants.answer = test.answer })
+			o, server, secret := newTokenOffice(t, grants, "access-token-1")
+			write(t, secret, []byte("wrong-wrong-secret"))
+			_, f := o.deliver(patient(t))
+			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseSecrets || f.Relay || !strings.Contains(f.Reason, test.says) {
+				t.Fatalf("got %+v, want %s with %q", f, test.code, test.says)
+			}
+			if printed := fmt.Sprintf("%v %+v %#v %v", f, *f, f, f.Cause); strings.Contains(printed, "wrong-wrong") {
+				t.Errorf("the secret is in %s", printed)
+			}
+			if dials, _ := server.dials(); dials != 0 {
+				t.Error("the relay was called in vain")
+			}
+		})
+	}
+}
+
+// The client's secret goes nowhere else, and nobody is waited for in vain.
+func TestTokenEndpointsThatMeanIll(t *testing.T) {
+	t.Parallel()
+	elsewhere := newTokenServer(t)
+	grants := newTokenServer(t)
+	grants.set(func() {
+		grants.answer = func(w http.ResponseWriter) bool {
+			w.Header().Set("Location", elsewhere.URL+"/token")
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			return true
+		}
+	})
+	o, _, _ := newTokenOffice(t, grants, "access-token-1")
+	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SecretDenied || !strings.Contains(f.Reason, "answered 307") {
+		t.Errorf("a redirect: %v", f)
+	}
+	if requests, _ := elsewhere.counts(); requests != 0 {
+		t.Error("the secret went elsewhere")
+	}
+
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the end of the connection is noticed
+		<-r.Context().Done()
+	}))
+	defer hanging.Close()
+	client := OAuth2{TokenURL: hanging.URL, ClientID: "our-app"}
+	shared := newTokens()
+	var all sync.WaitGroup
+	for range 5 { // one asks, four wait for it
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if _, f := shared.get(ctx, client, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable || !strings.Contains(f.Reason, "had no time to answer") {
+				t.Errorf("hanging: %v", f)
+			}
+		})
+	}
+	all.Wait()
+
+	stranger := httptest.NewUnstartedServer(http.HandlerFunc(grants.serve))
+	stranger.Config.ErrorLog = log.New(io.Discard, "", 0)
+	stranger.StartTLS()
+	defer stranger.Close()
+	if _, f := newTokens().get(patient(t), OAuth2{TokenURL: stranger.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || !strings.Contains(f.Reason, "not trusted") {
+		t.Errorf("an endpoint that cannot prove who it is: %v", f)
+	}
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	if _, f := newTokens().get(patient(t), OAuth2{TokenURL: closed.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable {
+		t.Errorf("nobody there: %v", f)
+	}
+}
+
+// A token may come as it is, too, as a secret.
+func TestTokensAsSecrets(t *testing.T) {
+	t.Parallel()
+	o, server, file := newTokenOffice(t, newTokenServer(t), "a token from elsewhere")
+	write(t, file, []byte("a token from elsewhere"))
+	o.redefine(func(target *Target) {
+		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, AuthXOAUTH2, secrets.Ref{File: file}
+	})
+	o.mustDeliver()
+	if server.taken()[0].user != "certs@example.com" {
+		t.Errorf("%+v", server.taken())
+	}
+}
