@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -57,6 +58,9 @@ func (c *checkCmd) Run(a *app) error {
 			list = append(list, map[string]any{"file": p.File, "line": p.Line, "column": p.Column, "path": p.Path, "severity": p.Severity.String(), "message": p.Message})
 		}
 		answer := map[string]any{"usable": !failed, "problems": list}
+		if !failed {
+			answer["relays"] = append([]delivery.RelaySummary{}, cfg.Book.Current().Relays()...)
+		}
 		if c.Live {
 			answer["live"] = append([]finding{}, findings...)
 		}
@@ -93,6 +97,12 @@ func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, finding
 		return
 	}
 	defs := cfg.Book.Current()
+	for _, r := range defs.Relays() {
+		// Of the others there is nothing to say that the target does not.
+		if limits := limitsText(r); limits != "" || r.Fallback > 0 {
+			fmt.Fprintf(a.stdout, "relay %s: %s, fallback of %s; %s\n", r.Relay, count(r.Targets, "target"), count(r.Fallback, "target"), cmp.Or(limits, "no limits"))
+		}
+	}
 	fmt.Fprintf(a.stdout, "the configuration is good: %s on %s, %s\n", count(len(defs.All()), "target"), count(len(defs.Lanes()), "lane"), count(warnings, "warning"))
 }
 

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/certpost/certpost/internal/broker"
 )
 
 // httpServer serves health and metrics.
@@ -156,14 +158,35 @@ func verdictOn(name, tag, bad string, err error) check {
 }
 
 func (h *health) relays() error {
-	var away []string
+	var away, partly, suspended []string
 	for _, l := range h.s.runner.LaneStatus() {
-		if l.Breaker == "open" {
+		switch l.Breaker {
+		case broker.BreakerOpen:
 			away = append(away, l.Lane)
+		case broker.BreakerPartly:
+			for _, r := range l.Relays {
+				partly = append(partly, r.Relay)
+			}
 		}
 	}
-	if len(away) > 0 {
-		return fmt.Errorf("no answer from the relay of lane %s", strings.Join(away, ", "))
+	for _, s := range h.s.runner.Suspensions() {
+		text := s.Lane
+		if !s.Until.IsZero() {
+			text += " until " + when(s.Until)
+		}
+		suspended = append(suspended, fmt.Sprintf("%s (%s)", text, s.Reason))
 	}
-	return nil
+	var parts []string
+	for _, part := range []struct {
+		what string
+		list []string
+	}{{"no answer from the relay of lane ", away}, {"no answer, with others to go on to, from ", partly}, {"suspended: ", suspended}} {
+		if len(part.list) > 0 {
+			parts = append(parts, part.what+strings.Join(part.list, ", "))
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(parts, "; "))
 }

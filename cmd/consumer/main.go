@@ -44,6 +44,7 @@ type cli struct {
 	Check       checkCmd       `cmd:"" help:"Check configuration and targets; with --live relays and secrets too."`
 	Render      renderCmd      `cmd:"" help:"Write the mail that a target would get, without sending it."`
 	DeadLetters deadLettersCmd `cmd:"" name:"dead-letters" help:"What ended without success: list, show, replay, discard."`
+	Relays      relaysCmd      `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
 	Deliveries  deliveriesCmd  `cmd:"" help:"What went to whom, and what is known of it."`
 	Schema      schemaCmd      `cmd:"" help:"JSON Schema of events or of the configuration."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

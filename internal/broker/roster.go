@@ -269,6 +269,18 @@ func (o *roster) leftBehind(now time.Time) []string {
 	return ids
 }
 
+// inForce are the suspensions whose time is not over, sorted by lane.
+func (o *roster) inForce(now time.Time) (list []Suspension) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, lane := range slices.Sorted(maps.Keys(o.suspended)) {
+		if s := o.suspended[lane]; !s.over(now) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // overdue are the suspensions whose time is over.
 func (o *roster) overdue(now time.Time) (list []Suspension) {
 	o.mu.Lock()

@@ -32,6 +32,9 @@ func (s Suspension) over(now time.Time) bool { return !s.Until.IsZero() && !s.Un
 // ErrNotSuspended says that there is nothing to resume.
 var ErrNotSuspended = errors.New("is not suspended")
 
+// Suspensions are those in force, by lane, as this process knows them.
+func (r *Runner) Suspensions() []Suspension { return r.roster.inForce(time.Now()) }
+
 // Suspend suspends a lane, or gives its suspension another reason and end.
 func (b *Broker) Suspend(ctx context.Context, s Suspension) error {
 	if s.Reason == "" {
@@ -235,7 +238,7 @@ func (i *LaneInfo) add(s LaneStatus) {
 	i.Replicas++
 	i.InFlight += s.InFlight
 	i.Waiting -= min(i.Waiting, uint64(s.InFlight))
-	if s.Breaker != "" || s.Paused != "" {
+	if s.Breaker != BreakerClosed || s.Paused != "" {
 		i.Statuses = append(i.Statuses, s)
 	}
 }

@@ -10,8 +10,8 @@ import (
 // Rate is how many mails may go to a relay in any span of time that is Per long.
 // The zero Rate is no limit.
 type Rate struct {
-	Count int           `yaml:"-" json:"count"`
-	Per   time.Duration `yaml:"-" json:"per_ns"`
+	Count int           `yaml:"-"`
+	Per   time.Duration `yaml:"-"`
 }
 
 var units = []struct {
@@ -52,6 +52,14 @@ func (r Rate) String() string {
 		}
 	}
 	return strconv.Itoa(r.Count) + "/" + r.Per.String()
+}
+
+// MarshalText writes the rate as String does.
+func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (r *Rate) UnmarshalText(text []byte) error {
+	return r.UnmarshalYAML(func(into any) error { *into.(*string) = string(text); return nil })
 }
 
 // IsZero reports that there is no limit.

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
+)
+
+type relaysCmd struct {
+	List    relaysListCmd    `cmd:"" help:"List lanes with their relays: what waits, whether they answer, limits, suspensions."`
+	Suspend relaysSuspendCmd `cmd:"" help:"Fetch nothing more from a lane; its deliveries wait and lose no attempt."`
+	Resume  relaysResumeCmd  `cmd:"" help:"End a lane's suspension."`
+}
+
+type relaysListCmd struct {
+	Output string `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
+}
+
+// laneRow is what configuration and running processes say of a lane.
+type laneRow struct {
+	broker.LaneInfo
+	Relays []delivery.RelaySummary `json:"relays"`
+}
+
+func (c *relaysListCmd) Run(a *app) error {
+	cfg, _, err := a.load()
+	if err != nil {
+		return err
+	}
+	b, done, err := a.dialWith(a.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer done()
+	rows, err := laneRows(a.ctx, b, cfg.Book.Current())
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return a.json(rows)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(a.stdout, "no lanes: no target is defined, and nothing waits")
+		return nil
+	}
+	var cells [][]string
+	for _, r := range rows {
+		until, reason, by := "", "", ""
+		breaker, paused := r.state()
+		if s := r.Suspension; s != nil {
+			until, reason, by = cmp.Or(when(s.Until), "resumed"), s.Reason, s.By
+		}
+		cells = append(cells, []string{r.Lane, strings.Join(r.names(), " "), fmt.Sprint(r.Waiting), fmt.Sprint(r.InFlight),
+			breaker, strings.Join(r.limits(), "; "), paused, until, reason, by})
+	}
+	return table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "BREAKER", "RATE AND CONNECTIONS", "PAUSED", "SUSPENDED UNTIL", "REASON", "BY"}, cells)
+}
+
+// laneRows are the lanes that there are, and those that targets will have.
+func laneRows(ctx context.Context, b *broker.Broker, defs *delivery.Definitions) ([]laneRow, error) {
+	infos, err := b.LaneInfos(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows := []laneRow{}
+	index := map[string]int{}
+	for _, info := range infos {
+		index[info.Lane] = len(rows)
+		rows = append(rows, laneRow{LaneInfo: info, Relays: []delivery.RelaySummary{}})
+	}
+	for _, relay := range defs.Relays() {
+		if relay.Lane == "" {
+			continue
+		}
+		i, known := index[relay.Lane]
+		if !known {
+			i = len(rows)
+			index[relay.Lane] = i
+			rows = append(rows, laneRow{LaneInfo: broker.LaneInfo{Lane: relay.Lane}})
+		}
+		rows[i].Relays = append(rows[i].Relays, relay)
+	}
+	slices.SortFunc(rows, func(a, b laneRow) int { return cmp.Compare(a.Lane, b.Lane) })
+	return rows, nil
+}
+
+func (r laneRow) names() (names []string) {
+	for _, relay := range r.Relays {
+		names = append(names, relay.Relay)
+	}
+	return names
+}
+
+func (r laneRow) limits() (limits []string) {
+	for _, relay := range r.Relays {
+		if text := limitsText(relay); text != "" {
+			limits = append(limits, text)
+		}
+	}
+	return limits
+}
+
+// limitsText is "14/s, 5 connections", "" without limits.
+func limitsText(r delivery.RelaySummary) string {
+	var parts []string
+	if !r.MaxMessageRate.IsZero() {
+		parts = append(parts, r.MaxMessageRate.String())
+	}
+	if r.MaxConnections > 0 {
+		parts = append(parts, count(r.MaxConnections, "connection"))
+	}
+	if r.MaxMessagesPerConnection > 0 {
+		parts = append(parts, count(r.MaxMessagesPerConnection, "mail")+" on each")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// state is the worst that a process says of the lane's breakers, and why one fetches nothing.
+func (r laneRow) state() (breaker, paused string) {
+	if r.Replicas == 0 {
+		return "", "no process serves it"
+	}
+	worse := map[string]int{broker.BreakerPartly: 1, broker.BreakerOpen: 2}
+	breaker = broker.BreakerClosed
+	for _, s := range r.Statuses {
+		if worse[s.Breaker] > worse[breaker] {
+			breaker = s.Breaker
+		}
+		paused = cmp.Or(paused, s.Paused)
+	}
+	if r.Suspension != nil {
+		paused = "suspended" // whether they have said so yet or not
+	}
+	return breaker, paused
+}
+
+type relaysSuspendCmd struct {
+	Lane   string        `arg:"" help:"The lane (see certpost relays list)."`
+	Reason string        `help:"Why, for those who wonder." required:""`
+	For    time.Duration `help:"How long (2h); until it is resumed if not given." placeholder:"DURATION"`
+}
+
+// Validate is called when the command line has been read.
+func (c *relaysSuspendCmd) Validate() error {
+	if c.For < 0 {
+		return fmt.Errorf("--for wants a time to come, such as 2h")
+	}
+	return nil
+}
+
+func (c *relaysSuspendCmd) Run(a *app) error {
+	b, done, err := a.dial(a.ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s := broker.Suspension{Lane: c.Lane, Reason: c.Reason, By: actor()}
+	end := "until it is resumed"
+	if c.For > 0 {
+		s.Until = time.Now().Add(c.For).UTC().Truncate(time.Second)
+		end = "until " + when(s.Until)
+	}
+	if err := b.Suspend(a.ctx, s); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "lane %s is suspended %s; what is under way is finished\n", c.Lane, end)
+	return nil
+}
+
+type relaysResumeCmd struct {
+	Lane   string `arg:"" help:"The lane."`
+	Reason string `help:"Why (kept in the audit)."`
+}
+
+func (c *relaysResumeCmd) Run(a *app) error {
+	b, done, err := a.dial(a.ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := b.Resume(a.ctx, c.Lane, actor(), c.Reason); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "lane %s goes on\n", c.Lane)
+	return nil
+}
