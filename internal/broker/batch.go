@@ -21,7 +21,7 @@ const maxBatch = 200
 // a batch in a store of its own first, with six flushes and some files to make
 // and remove: as much as 10 to 20 messages that are flushed one by one
 // (docs/performance.md).
-const batchFrom = 16
+const batchFrom = 12
 
 // publishTimeout bounds the wait for acknowledgements of messages sent without
 // waiting for each, and of a batch; the client has such a bound for single
@@ -40,7 +40,7 @@ func (b *Broker) publishAll(ctx context.Context, msgs []*nats.Msg, known func(co
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
-			err = b.publishBatch(ctx, part)
+			_, err = b.publishBatch(ctx, part)
 		}
 		if errors.Is(err, errBatchRefused) {
 			err = b.publishEach(ctx, part, known)
@@ -81,8 +81,9 @@ const (
 )
 
 // publishBatch is ADR-50: members carry the batch's id and their number, the last
-// one the commit; only the commit is answered with an acknowledgement.
-func (b *Broker) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
+// one the commit; only the commit is answered with an acknowledgement. It returns
+// the stream's sequence of the last message; the others' precede it without gaps.
+func (b *Broker) publishBatch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
 	id := nuid.Next()
 	for i, m := range msgs {
 		m.Header.Set(headerBatchID, id)
@@ -95,19 +96,19 @@ func (b *Broker) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
 			m.Header.Del(headerBatchCommit)
 		}
 	}()
-	last := msgs[len(msgs)-1]
+	commit := msgs[len(msgs)-1]
 	for _, m := range msgs[:len(msgs)-1] {
 		if err := b.nc.PublishMsg(m); err != nil {
-			return fmt.Errorf("publish: %w", err)
+			return 0, fmt.Errorf("publish: %w", err)
 		}
 	}
-	last.Header.Set(headerBatchCommit, "1")
+	commit.Header.Set(headerBatchCommit, "1")
 	// A server that dies with the batch never answers.
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	reply, err := b.nc.RequestMsgWithContext(ctx, last)
+	reply, err := b.nc.RequestMsgWithContext(ctx, commit)
 	if err != nil {
-		return fmt.Errorf("publish to %s: %w", last.Subject, err)
+		return 0, fmt.Errorf("publish to %s: %w", commit.Subject, err)
 	}
 	var ack struct {
 		Error *jetstream.APIError `json:"error"`
@@ -115,19 +116,19 @@ func (b *Broker) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
 		Count int                 `json:"count"`
 	}
 	if err := json.Unmarshal(reply.Data, &ack); err != nil {
-		return fmt.Errorf("publish to %s: unreadable acknowledgement", last.Subject)
+		return 0, fmt.Errorf("publish to %s: unreadable acknowledgement", commit.Subject)
 	}
 	if ack.Error != nil {
 		switch ack.Error.ErrorCode {
 		case codeBatchDuplicate, codeBatchDisabled, codeBatchIncomplete, codeBatchInflight:
-			return errBatchRefused
+			return 0, errBatchRefused
 		}
-		return fmt.Errorf("publish to %s: %w", last.Subject, ack.Error)
+		return 0, fmt.Errorf("publish to %s: %w", commit.Subject, ack.Error)
 	}
 	if ack.Count != len(msgs) {
-		return fmt.Errorf("publish to %s: the server acknowledged %d of %d messages", last.Subject, ack.Count, len(msgs))
+		return 0, fmt.Errorf("publish to %s: the server acknowledged %d of %d messages", commit.Subject, ack.Count, len(msgs))
 	}
-	return nil
+	return ack.Seq, nil
 }
 
 // publishEach publishes one by one, in order, and waits for the acknowledgements

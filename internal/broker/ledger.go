@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/verdict"
@@ -142,14 +144,21 @@ var errClaimLost = errors.New("the ledger's entry was changed by another process
 var errNoEntry = errors.New("no such delivery in the ledger")
 
 // ledger is the bucket; all writes are compare-and-set on the revision read.
-type ledger struct{ kv jetstream.KeyValue }
+type ledger struct {
+	kv     jetstream.KeyValue
+	groups *committer // nil: every entry is written alone
+}
 
 func (b *Broker) openLedger(ctx context.Context) (ledger, error) {
 	kv, err := b.js.KeyValue(ctx, LedgerBucket)
 	if err != nil {
 		return ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
 	}
-	return ledger{kv}, nil
+	l := ledger{kv: kv}
+	if b.flushesEachWrite() {
+		l.groups = &committer{alone: l.write, together: b.writeEntries}
+	}
+	return l, nil
 }
 
 func ledgerKey(target, eventToken string) string { return target + "." + eventToken }
@@ -178,12 +187,11 @@ func (l ledger) put(ctx context.Context, key string, e Entry, revision uint64) (
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
-	var rev uint64
-	if revision == 0 {
-		rev, err = l.kv.Create(ctx, key, value)
-	} else {
-		rev, err = l.kv.Update(ctx, key, value, revision)
+	write := l.write
+	if l.groups != nil {
+		write = l.groups.put
 	}
+	rev, err := write(ctx, entryWrite{key, value, revision})
 	switch {
 	case err == nil:
 		return rev, nil
@@ -196,6 +204,26 @@ func (l ledger) put(ctx context.Context, key string, e Entry, revision uint64) (
 	default:
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
+}
+
+func (l ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
+	if e.revision == 0 {
+		return l.kv.Create(ctx, e.key, e.value)
+	}
+	return l.kv.Update(ctx, e.key, e.value, e.revision)
+}
+
+// writeEntries writes entries of different keys in one atomic batch. The server
+// checks each member's revision; if one does not fit it refuses all and does not
+// say which.
+func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
+	msgs := make([]*nats.Msg, len(entries))
+	for i, e := range entries {
+		msgs[i] = nats.NewMsg("$KV." + LedgerBucket + "." + e.key)
+		msgs[i].Data = e.value
+		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
+	}
+	return b.publishBatch(context.Background(), msgs)
 }
 
 // wrongSequence recognizes the two codes of a failed compare-and-set: plain and
