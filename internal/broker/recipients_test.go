@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -196,5 +199,78 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 	}
 	if tried := bench.post.tried("ops"); tried != 1 {
 		t.Errorf("tried %d times, and the relay had said all it had to say", tried)
+	}
+}
+
+// The whole way: what a relay says to each recipient, and what each of them gets.
+func TestEachRecipientGetsTheMailOnce(t *testing.T) {
+	t.Parallel()
+	relay := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{
+		{Stage: devrelay.StageRcpt, Recipient: "gone@*", Code: 550, Enhanced: "5.1.1", Text: "nobody", Times: 6},
+		{Stage: devrelay.StageRcpt, Recipient: "busy@*", Code: 450, Enhanced: "4.2.0", Text: "later", Times: 3},
+	}})
+	courier, _ := office(t, fmt.Sprintf(`targets:
+  - id: each
+    host: 127.0.0.1
+    port: %[1]s
+    tls_mode: plaintext
+    from_address: certs@example.com
+    to: [ops@example.com]
+    cc: [gone@example.com, busy@example.com]
+    bcc: [audit@example.com]
+  - {id: together, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, from_address: certs@example.com, to: [ops@example.com, gone@example.com], all_or_nothing: true}
+`, portOf(relay.Plain())))
+	bench := inOffice(t, courier)
+	received := func() map[string]int {
+		got := map[string]int{}
+		for _, m := range relay.Mails() {
+			for _, r := range m.Recipients {
+				got[r]++
+			}
+		}
+		return got
+	}
+
+	bench.publish(event("e1", "together"))
+	bench.settled()
+	l := bench.letters()
+	if len(l) != 1 || l[0].Target != "together" || l[0].Recipients != nil || !strings.Contains(l[0].Reason, "all_or_nothing") || relay.Count() != 0 {
+		t.Fatalf("all or nothing: %+v, %d mails", l, relay.Count())
+	}
+
+	bench.publish(event("e1", "each"))
+	bench.settled()
+	want := map[string]int{"ops@example.com": 1, "audit@example.com": 1, "busy@example.com": 1}
+	if got := received(); !maps.Equal(got, want) {
+		t.Fatalf("received: %v, want %v", got, want)
+	}
+	var letter DeadLetter
+	for _, d := range bench.letters() {
+		if d.Target == "each" {
+			letter = d
+		}
+	}
+	if letter.Code != verdict.SMTPPermanent || letter.EnhancedCode != "5.1.1" || !slices.Equal(letter.Recipients, []string{"gone@example.com"}) {
+		t.Fatalf("letter: %+v", letter)
+	}
+	// Replays go to the one who does not have it, until the relay takes it.
+	for range 10 {
+		if _, err := bench.broker.Replay(context.Background(), letter, "tester", false); err != nil {
+			t.Fatal(err)
+		}
+		bench.settled()
+		left := bench.letters()
+		if at := slices.IndexFunc(left, func(d DeadLetter) bool { return d.Target == "each" }); at >= 0 {
+			letter = left[at]
+			continue
+		}
+		break
+	}
+	want["gone@example.com"] = 1
+	if got := received(); !maps.Equal(got, want) {
+		t.Errorf("received after the replay: %v, want %v", got, want)
+	}
+	if e := bench.entry("each", "e1"); e.State != StateSent || len(e.Accepted) != 4 || e.Owed != nil || e.Refused != nil {
+		t.Errorf("ledger: %+v", e)
 	}
 }

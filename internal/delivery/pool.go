@@ -75,6 +75,9 @@ func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session
 	}
 	for {
 		if t.connections == 0 || h.waiting[0] == mine {
+			for t.connections > 0 && h.open-h.leaving > t.connections && len(h.idle) > 0 {
+				p.retire(h, h.idle[0]) // there may be fewer than before
+			}
 			if s := h.take(key, fresh); s != nil {
 				if p.wake(s) {
 					return s, nil

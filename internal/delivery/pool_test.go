@@ -403,14 +403,39 @@ func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 	if _, most := server.dials(); most > 2 || len(server.taken()) != 30 {
 		t.Errorf("%d connections at a time for %d mails", most, len(server.taken()))
 	}
-	// With the limit lowered the surplus goes.
-	on.connections = 1
-	if s, err := p.turn(patient(t), server.client(), on, false); err != nil {
-		t.Fatal(err)
-	} else if s != nil {
-		t.Fatal("a connection of other credentials")
+	p.close()
+	server.idle(t)
+}
+
+// Other processes may come and want their part.
+func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	p, r := newPool(), server.client()
+	on := terms{connections: 3, mails: 100, idle: time.Hour, age: time.Hour}
+	var sessions []*session
+	for range 3 {
+		if s, err := p.turn(patient(t), r, on, false); err != nil || s != nil {
+			t.Fatalf("%v, %v", s, err)
+		}
+		s := mustDial(t, r)
+		s.key = p.key(r)
+		sessions = append(sessions, s)
 	}
-	p.leave(server.client())
+	for _, s := range sessions {
+		p.put(s, on)
+	}
+	on.connections = 1
+	s, err := p.turn(patient(t), r, on, false)
+	if err != nil || s != sessions[2] {
+		t.Fatalf("%v, %v: want the connection used last", s, err)
+	}
+	eventually(t, "the others to be ended", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return server.live == 1
+	})
+	p.put(s, on)
 	p.close()
 	server.idle(t)
 }

@@ -66,6 +66,9 @@ func (f fault) reason(happened kind, ruling ruling) string {
 	if f.phase == verdict.PhaseConnect {
 		return fmt.Sprintf("%s could not be reached: %s; %s", f.relay, f.noConnection(), remedy)
 	}
+	if f.phase == verdict.PhaseBanner {
+		return fmt.Sprintf("%s closed the connection instead of greeting; %s", f.relay, remedy)
+	}
 	return fmt.Sprintf("%s closed the connection during %s; %s", f.relay, what, remedy)
 }
 

@@ -90,7 +90,7 @@ type scriptedRelay struct {
 	most     int // of these at a time
 }
 
-func startRelay(t *testing.T, script relayScript) *scriptedRelay {
+func startRelay(t testing.TB, script relayScript) *scriptedRelay {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -156,7 +156,7 @@ func (r *scriptedRelay) heard() []string {
 }
 
 // idle waits until no connection is open, which the client has to see to.
-func (r *scriptedRelay) idle(t *testing.T) {
+func (r *scriptedRelay) idle(t testing.TB) {
 	t.Helper()
 	eventually(t, "every connection to be closed by the client", func() bool {
 		r.mu.Lock()
@@ -450,7 +450,7 @@ type testAuthority struct {
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T, name string) *testAuthority {
+func newAuthority(t testing.TB, name string) *testAuthority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -479,7 +479,7 @@ func (a *testAuthority) pool() *x509.CertPool {
 }
 
 // issue makes a certificate for 127.0.0.1, changed as wished.
-func (a *testAuthority) issue(t *testing.T, change func(*x509.Certificate)) *tls.Certificate {
+func (a *testAuthority) issue(t testing.TB, change func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // at is how to reach a server that was not made for these tests.
-func at(t *testing.T, address, mode string) relay {
+func at(t testing.TB, address, mode string) relay {
 	t.Helper()
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

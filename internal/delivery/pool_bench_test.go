@@ -1,0 +1,118 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	gomail "github.com/wneessen/go-mail"
+)
+
+// BenchmarkRoundTrips sends mails over a road that takes 10 ms each way: on a
+// connection made for each, and on one that is kept; with PIPELINING and without.
+func BenchmarkRoundTrips(b *testing.B) {
+	ca := newAuthority(b, "Test CA")
+	everything := []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "STARTTLS", "AUTH PLAIN"}
+	for _, mode := range []string{TLSPlaintext, TLSStartTLS} {
+		for _, kept := range []bool{false, true} {
+			for _, pipelining := range []bool{false, true} {
+				for _, recipients := range []int{1, 10} {
+					name := fmt.Sprintf("%s/kept=%v/pipelining=%v/recipients=%d", mode, kept, pipelining, recipients)
+					b.Run(name, func(b *testing.B) {
+						offers := everything
+						if !pipelining {
+							offers = everything[1:]
+						}
+						server := startRelay(b, relayScript{offers: slices.Clone(offers), cert: ca.issue(b, nil)})
+						road := newRoad(b, server.listener.Addr().String(), 10*time.Millisecond)
+						limits := RelayLimits{MaxMessagesPerConnection: 1}
+						if kept {
+							limits.MaxMessagesPerConnection = 100_000
+						}
+						o := newOffice(b, at(b, road.address, mode), limits, func(target *Target) {
+							target.TLSMode = mode
+							if mode == TLSStartTLS {
+								target.CAFile = ca.file(b)
+							}
+							target.To = nil
+							for n := range recipients {
+								target.To = append(target.To, fmt.Sprintf("r%d@example.com", n))
+							}
+						})
+						if kept {
+							o.mustDeliver()
+						}
+						before, sent := road.turns.Load(), time.Duration(0)
+						for b.Loop() {
+							receipt, failure := o.deliver(context.Background())
+							if failure != nil {
+								b.Fatal(failure)
+							}
+							sent += receipt.Timings.Send
+						}
+						b.ReportMetric(float64(road.turns.Load()-before)/float64(b.N), "roundtrips/op")
+						b.ReportMetric(sent.Seconds()*1000/float64(b.N), "ms-send/op")
+					})
+				}
+			}
+		}
+	}
+}
+
+// BenchmarkGoMail is the same road with go-mail's own client and its defaults, on one
+// connection that is kept.
+func BenchmarkGoMail(b *testing.B) {
+	server := startRelay(b, relayScript{})
+	road := newRoad(b, server.listener.Addr().String(), 10*time.Millisecond)
+	r := at(b, road.address, TLSPlaintext)
+	client, err := gomail.NewClient(r.host, gomail.WithPort(r.port), gomail.WithTLSPolicy(gomail.NoTLS), gomail.WithHELO("test.example"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := client.DialWithContext(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	msg := gomail.NewMsg()
+	if err := errors.Join(msg.From("certs@example.com"), msg.To("r0@example.com")); err != nil {
+		b.Fatal(err)
+	}
+	msg.Subject("a mail")
+	msg.SetBodyString(gomail.TypeTextPlain, "a mail\n")
+	before := road.turns.Load()
+	for b.Loop() {
+		if err := client.Send(msg); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(road.turns.Load()-before)/float64(b.N), "roundtrips/op")
+}
+
+// BenchmarkDeliver is what a mail costs this process and the relay on one machine.
+func BenchmarkDeliver(b *testing.B) {
+	ca := newAuthority(b, "Test CA")
+	for _, mode := range []string{TLSPlaintext, TLSStartTLS} {
+		for _, kept := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/kept=%v", mode, kept), func(b *testing.B) {
+				server := startRelay(b, relayScript{cert: ca.issue(b, nil)})
+				limits := RelayLimits{MaxMessagesPerConnection: 1}
+				if kept {
+					limits.MaxMessagesPerConnection = 100_000
+				}
+				o := newOffice(b, server.client(), limits, func(target *Target) {
+					target.TLSMode = mode
+					if mode == TLSStartTLS {
+						target.CAFile = ca.file(b)
+					}
+				})
+				b.ReportAllocs()
+				for b.Loop() {
+					o.mustDeliver()
+				}
+			})
+		}
+	}
+}

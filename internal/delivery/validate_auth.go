@@ -1,0 +1,105 @@
+package delivery
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+func (t *Target) validateAuth(v *validation) {
+	v.ref("username", t.Username.Ref)
+	v.ref("password", t.Password)
+	if !printable(t.Username.Plain) {
+		v.err("username", "has control characters")
+	}
+	method := t.authMethod()
+	if !t.OAuth2.IsZero() {
+		t.validateOAuth2(v, method)
+	}
+	if method == AuthNone {
+		switch {
+		case t.AuthMethod == AuthNone && (!t.Username.IsZero() || !t.Password.IsZero()):
+			v.warn("auth_method", "is none, so username and password are not used")
+		case t.AuthMethod == "" && !t.Password.IsZero():
+			v.err("username", "is missing: a password alone is of no use")
+		}
+		return
+	}
+	if t.Username.IsZero() {
+		v.err("username", "is missing: auth_method %s needs it", method)
+	}
+	switch {
+	case t.Password.IsZero() && method == AuthXOAUTH2 && t.OAuth2.IsZero():
+		v.err("password", "is missing: auth_method xoauth2 needs an access token as password, or oauth2, which fetches one")
+	case t.Password.IsZero() && t.OAuth2.IsZero():
+		v.err("password", "is missing: auth_method %s needs it", method)
+	}
+	t.validateLogin(v, method)
+}
+
+// validateLogin says who else could get the password.
+func (t *Target) validateLogin(v *validation, method string) {
+	if t.AllowInsecureAuth {
+		return
+	}
+	// With opportunistic the password waits for TLS: the session sees to that.
+	clear := t.tlsMode() == TLSPlaintext
+	switch {
+	case !tellsPassword(method) && clear:
+		v.warn("auth_method", "%s without TLS keeps the password from others only if it cannot be guessed: want starttls or smtps", method)
+	case !tellsPassword(method):
+	case clear:
+		v.err("tls_mode", "plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true")
+	case t.TLSSkipVerify:
+		v.err("tls_skip_verify", "would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true")
+	}
+}
+
+func (t *Target) validateOAuth2(v *validation, method string) {
+	o := t.OAuth2
+	if method != AuthXOAUTH2 {
+		v.err("oauth2", "is not used with auth_method %s: want xoauth2", method)
+	}
+	if !t.Password.IsZero() {
+		v.err("oauth2", "is one way to a token and password another: give one of them")
+	}
+	if o.ClientID == "" {
+		v.err("oauth2.client_id", "is missing")
+	}
+	if o.ClientSecret.IsZero() {
+		v.err("oauth2.client_secret", "is missing")
+	}
+	v.ref("oauth2.client_secret", o.ClientSecret)
+	if !printable(o.ClientID) {
+		v.err("oauth2.client_id", "has control characters")
+	}
+	for i, scope := range o.Scopes {
+		if scope == "" || strings.ContainsAny(scope, " \"\\") || !printable(scope) {
+			v.err(fmt.Sprintf("oauth2.scopes[%d]", i), "is no scope: want one without blanks, such as https://outlook.office365.com/.default")
+		}
+	}
+	u, err := url.Parse(o.TokenURL)
+	switch {
+	case o.TokenURL == "":
+		v.err("oauth2.token_url", "is missing")
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || !printable(o.TokenURL):
+		v.err("oauth2.token_url", "want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token")
+	case u.User != nil:
+		v.err("oauth2.token_url", "holds a user or a password: want client_id and client_secret")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		v.err("oauth2.token_url", "would show client_secret to anyone on the way: want https")
+	}
+}
+
+// authMethod is AuthMethod with its default.
+func (t *Target) authMethod() string {
+	switch {
+	case t.AuthMethod != "":
+		return t.AuthMethod
+	case !t.OAuth2.IsZero():
+		return AuthXOAUTH2
+	case !t.Username.IsZero():
+		return AuthPlain
+	}
+	return AuthNone
+}
