@@ -88,6 +88,8 @@ func TestCheckLive(t *testing.T) {
 		strings.Replace(o.target("missing", "to: [a@demo.example]"), "/password}", "/absent}", 1) +
 		strings.Replace(o.target("untrusted", "to: [a@demo.example]"), "    ca_file:", "    #", 1) +
 		"  - {id: down, host: 127.0.0.1, port: " + port(lab.FreeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example]}\n" +
+		"  - {id: down2, host: 127.0.0.1, port: " + port(lab.FreeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example], fallback: [{host: localhost, port: " +
+		port(o.relay.Submission()) + ", ca_file: " + o.path("devrelay-ca.pem") + "}]}\n" +
 		"  - {id: ending, host: localhost, port: " + port(endingRelay(t, o.dir)) + ", tls_mode: smtps, ca_file: " + o.path("ca.pem") + ", from_address: a@demo.example, to: [b@demo.example]}\n"
 	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\ntargets:\n%s", o.service.broker.URL(), targets))
 
@@ -106,9 +108,12 @@ func TestCheckLive(t *testing.T) {
 		`ok       target/untrusted: secret: file:.*/password can be read`,
 		`error    target/untrusted: relay: SMTP_TLS in tls: .*`,
 		`error    target/down: relay: SMTP_CONNECT in connect: .*127\.0\.0\.1:\d+.*`,
+		`error    target/down2: relay: SMTP_CONNECT in connect: .*127\.0\.0\.1:\d+.*`,
+		`ok       target/down2: relay: localhost:\d+ answers, TLS 1\.3 \S+`,
 		`ok       target/ending: relay: localhost:\d+ answers, TLS 1\.3 \S+`,
 		`warning  target/ending: relay: its certificate expires on \S+ \S+ \S+, in 0 days`,
-		`the configuration is good: 7 targets on 3 lanes, 0 warnings`,
+		`relay localhost:\d+: 5 targets, fallback of 1 target; no limits`,
+		`the configuration is good: 8 targets on 4 lanes, 0 warnings`,
 	}
 	said := command(t, nil, "check", "--live", "-c", o.path("live.yaml"))
 	lines := strings.Split(strings.TrimSuffix(said.stdout, "\n"), "\n")

@@ -187,7 +187,7 @@ func TestFallbackTakesAll(t *testing.T) {
 			t.Parallel()
 			second := relayAt(t, devrelay.Config{})
 			courier, _ := office(t, fmt.Sprintf(`targets:
-  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 1s, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext}]}
+  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 1s, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 60s}]}
 `, portOf(first(t)), mailKeys, portOf(second.Plain())))
 			b := inOffice(t, courier)
 			const n = 40
@@ -307,7 +307,7 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 	alive := relayAt(t, devrelay.Config{})
 	var text strings.Builder
 	target := func(id, host, port string) {
-		fmt.Fprintf(&text, "  - {id: %s, host: %s, port: %s, tls_mode: plaintext, timeout: 1s, %s}\n", id, host, port, mailKeys)
+		fmt.Fprintf(&text, "  - {id: %s, host: %s, port: %s, tls_mode: plaintext, timeout: 60s, %s}\n", id, host, port, mailKeys)
 	}
 	text.WriteString("targets:\n")
 	target("up", "127.0.0.1", portOf(alive.Plain()))

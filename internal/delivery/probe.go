@@ -20,16 +20,22 @@ type Probing struct {
 }
 
 // Probe tries all that a delivery to the target needs, without sending anything:
-// its secrets, and its relay up to AUTH.
-func (c *Courier) Probe(ctx context.Context, t *Target) []Probing {
-	var all []Probing
+// its secrets, and its relay and each fallback up to AUTH.
+func (c *Courier) Probe(ctx context.Context, t *Target) (all []Probing) {
+	for i, way := range c.book.Current().ways[t.ID] {
+		all = append(all, c.probeWay(ctx, way, i > 0)...)
+	}
+	return all
+}
+
+func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool) (all []Probing) {
 	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
 	canLogIn := true
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
 	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.PKCS12Passphrase, false}} {
-		if secret.ref.IsZero() {
+		if secret.ref.IsZero() || fallback && !secret.login {
 			continue
 		}
 		findings, readable := c.probeSecret(ctx, secret.ref, p.vars)
