@@ -108,7 +108,7 @@ var phaseTable = []phaseRow{
 	}},
 	{phase: verdict.PhaseContent, timeout: 600 * time.Second, rulings: [kindCount]ruling{
 		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
-		dropped: later, hung: later, stopped: later,
+		dropped: later, hung: later, garbled: later, stopped: later,
 	}},
 	{phase: verdict.PhaseContent, dot: true, timeout: 600 * time.Second, rulings: [kindCount]ruling{
 		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
@@ -143,6 +143,7 @@ var (
 	errNoSTARTTLS = errors.New("STARTTLS is not offered")
 	errInjected   = errors.New("plaintext behind the reply to STARTTLS")
 	errNoReset    = errors.New("RSET was refused")
+	errUnasked    = errors.New("a reply that nobody asked for")
 	errUnproven   = errors.New("the relay did not prove that it knows the password")
 	errIterations = errors.New("SCRAM with too few or too many iterations")
 )
@@ -161,7 +162,7 @@ func (f fault) kind() kind {
 		return stopped
 	case errors.Is(f.err, os.ErrDeadlineExceeded), f.ctx != nil, errors.As(f.err, &network) && network.Timeout():
 		return hung
-	case isProtocol(f.err), errors.Is(f.err, errNoReset):
+	case isProtocol(f.err), errors.Is(f.err, errNoReset), errors.Is(f.err, errUnasked):
 		return garbled
 	case f.phase == verdict.PhaseTLS && !isCut(f.err):
 		return untrusted

@@ -88,7 +88,7 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 		speaks := row.phase != verdict.PhaseConnect && row.phase != verdict.PhaseTLS
 		for k := range kindCount {
 			needed := k == dropped || k == hung || k == stopped ||
-				speaks && (k == replied4 || k == replied421 || k == replied5 || k == repliedSyntax || k == garbled && (row.phase != verdict.PhaseContent || row.dot)) ||
+				speaks && (k == replied4 || k == replied421 || k == replied5 || k == repliedSyntax || k == garbled) ||
 				k == tooMany && row.phase == verdict.PhaseRcpt || k == untrusted && (row.phase == verdict.PhaseTLS || row.phase == verdict.PhaseAuth)
 			if ruling := row.rulings[k]; needed && ruling.code == "" {
 				t.Errorf("%s has no ruling for %s", row.phase, kindNames[k])

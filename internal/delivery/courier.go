@@ -124,6 +124,9 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
 		receipt.Timings.Total = time.Since(started)
 	}
+	if failure != nil && failure.Recipients == nil && len(a.Accepted) > 0 {
+		failure.Recipients = msg.recipients // not all whom the target names
+	}
 	return receipt, t.soften(p.sign(failure))
 }
 

@@ -78,6 +78,38 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 	}
 }
 
+// A reply too many must not pass for the reply to something else, least of all for
+// the acceptance of a mail.
+func TestRepliesThatNobodyAskedFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		moment string
+		act    act
+		code   verdict.Code
+		phase  verdict.Phase
+		reply  int // -1: whether the 250 is seen before DATA or as its reply is chance
+	}{
+		"at MAIL":           {atMail, act{reply: "250 fine", behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
+		"at RCPT":           {atRcpt, act{reply: "250 fine", behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
+		"421 at RCPT":       {atRcpt, act{reply: "250 fine", behind: "421 4.3.2 going down\r\n", drop: true}, verdict.SMTPTransient, verdict.PhaseData, 421},
+		"at DATA":           {atData, act{reply: "354 go on", behind: "250 2.0.0 taken already\r\n"}, verdict.SMTPTransient, verdict.PhaseContent, 0},
+		"a refusal at DATA": {atData, act{reply: "354 go on", behind: "552 5.3.4 too large\r\n"}, verdict.SMTPPermanent, verdict.PhaseContent, 552},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{acts: map[string]act{test.moment: test.act}})
+			s := mustDial(t, server.client())
+			receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
+			if receipt != nil || f == nil || f.Code != test.code || f.Phase != test.phase || test.reply >= 0 && f.ReplyCode != test.reply || f.Certainty != verdict.NotSent {
+				t.Fatalf("%+v, %+v", receipt, f)
+			}
+			if !s.dead || len(server.taken()) != 0 {
+				t.Errorf("dead %v, the relay holds %v", s.dead, server.taken())
+			}
+		})
+	}
+}
+
 // A relay that answers a whole group at once, wherever its packets end.
 func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
 	t.Parallel()

@@ -90,6 +90,33 @@ func (o *office) idle() (n int) {
 	return n
 }
 
+// Who has the mail is left out of it, and of what is said of a failure.
+func TestWhoHasTheMailIsLeftOut(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+		target.To = []string{"a@example.com", "mended@example.com"}
+		target.BCC = []string{"c@example.com"}
+	})
+	deliver := func() (*verdict.Receipt, *verdict.Failure) {
+		return o.Deliver(patient(t), o.event, verdict.Attempt{Target: o.target.ID, Number: 2, Accepted: []string{"a@example.com"}, Claim: claimed})
+	}
+	missing := []string{"mended@example.com", "c@example.com"}
+	receipt, f := deliver()
+	if f != nil || !slices.Equal(receipt.Recipients, missing) || !slices.Equal(server.taken()[0].recipients, missing) {
+		t.Errorf("%+v, %v, the relay holds %+v", receipt, f, server.taken())
+	}
+	if !strings.Contains(server.taken()[0].content, "a@example.com") {
+		t.Error("the mail's header does not say to whom it went before")
+	}
+	server.mu.Lock()
+	server.acts = map[string]act{atMail: {reply: "451 4.3.0 later"}}
+	server.mu.Unlock()
+	if _, f := deliver(); f == nil || !slices.Equal(f.Recipients, missing) {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "Test CA")

@@ -98,6 +98,8 @@ func (f fault) garbage() string {
 		return fmt.Sprintf("more than %d lines", maxReplyLines)
 	case errors.Is(f.err, errAuthRounds):
 		return "a challenge that has no place there"
+	case errors.Is(f.err, errUnasked):
+		return "more than it was asked for"
 	case errors.Is(f.err, errNoReset):
 		return "a refusal to forget the mail before (RSET)"
 	}

@@ -184,7 +184,7 @@ func (s *session) step(ctx context.Context, phase verdict.Phase, do func() error
 		return nil
 	}
 	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.ended}
-	s.dead = f.ends() || s.wire.broken
+	s.dead = s.dead || f.ends() || s.wire.broken
 	return f.failure()
 }
 

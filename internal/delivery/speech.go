@@ -60,10 +60,28 @@ func (s *session) command(expect int, line string) (code int, text string, err e
 // and their replies are so short together (at most 52, for 50 recipients) that they fit
 // into the buffers of both sides, and neither has to read before the other has written.
 func (s *session) say(lines ...string) error {
+	if err := s.silence(); err != nil {
+		return err
+	}
 	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
 	defer clear(packet) // AUTH
 	s.wire.expect(len(lines))
 	return s.write(packet)
+}
+
+// silence makes sure that nothing is left of earlier replies: one that nobody asked
+// for would be taken for the reply to what comes next, in the worst case to the mail.
+func (s *session) silence() error {
+	if s.text.R.Buffered() == 0 {
+		return nil
+	}
+	code, text, err := s.hear(0)
+	if err == nil && code >= 400 {
+		return &textproto.Error{Code: code, Msg: text}
+	} else if err == nil {
+		return errUnasked
+	}
+	return err
 }
 
 // write is for what a reply is awaited to; when it fails it looks for one that came before.
@@ -93,6 +111,10 @@ func (s *session) lastWord(err error) error {
 
 // content writes the mail and its end. When it fails, the end did not go out.
 func (s *session) content(raw []byte) error {
+	if err := s.silence(); err != nil {
+		s.dead = true // the relay waits for the content
+		return err
+	}
 	stuffed := stuff(raw)
 	if len(stuffed) != len(raw) {
 		defer clear(stuffed) // a copy of what may hold a private key

@@ -69,7 +69,8 @@ func FuzzContent(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		raw = bytes.ReplaceAll(bytes.ReplaceAll(raw, []byte("\r"), nil), []byte("\n"), []byte("\r\n"))
 		client, server := net.Pipe()
-		s := &session{tcp: client, wire: &wire{Conn: client}}
+		s := &session{tcp: client}
+		s.speakOver(client)
 		done := make(chan error, 1)
 		go func() {
 			done <- s.content(raw)
