@@ -114,6 +114,9 @@ func deliveryFields(e broker.Entry) [][2]string {
 		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Still owed to", strings.Join(e.Owed, ", ")},
 		{"Possible duplicates", number(e.PossibleDuplicates)},
 	}
+	for _, r := range e.Refused {
+		fields = append(fields, [2]string{"Refused for good", strings.TrimSpace(fmt.Sprintf("%s: %d %s", r.Recipient, r.ReplyCode, r.Reply))})
+	}
 	if e.State == broker.StateSending {
 		fields = append(fields, [2]string{"Lease", when(e.Lease) + " by " + e.Owner})
 	}
