@@ -218,7 +218,7 @@ func TestWaysToAuthenticate(t *testing.T) {
 			t.Parallel()
 			addr := freeAddr(t)
 			natsServer(t, addr, c.server)
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			c.wrong.URL = "nats://" + addr
 			if _, err := Dial(ctx, c.wrong, nop()); err == nil || strings.Contains(err.Error(), "CANARY") {

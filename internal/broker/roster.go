@@ -83,14 +83,19 @@ func (o *roster) open(ctx context.Context, kv jetstream.KeyValue) error {
 
 // follow keeps the copy up to date until the context ends.
 func (o *roster) follow(ctx context.Context) {
+	var said time.Time
 	for ctx.Err() == nil {
 		round, cancel := context.WithTimeout(ctx, o.again)
 		err := o.watch(round, false)
 		cancel()
-		if err != nil && ctx.Err() == nil {
-			o.log.Warn().Err(err).Msg("suspensions cannot be watched; those that are known hold")
-			sleep(ctx, time.Second)
+		if err == nil || ctx.Err() != nil {
+			continue
 		}
+		if time.Since(said) > time.Minute { // NATS may be away for a day
+			said = time.Now()
+			o.log.Warn().Err(err).Msg("suspensions cannot be watched; those that are known hold")
+		}
+		sleep(ctx, time.Second)
 	}
 }
 

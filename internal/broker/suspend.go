@@ -141,6 +141,9 @@ func (b *Broker) knownLane(ctx context.Context, lane string) error {
 // laneNames are the lanes that have a consumer, sorted.
 func (b *Broker) laneNames(ctx context.Context) ([]string, error) {
 	stream, err := b.js.Stream(ctx, DeliveriesStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("there is no stream %s at %s: start `certpost run` once, it creates it", DeliveriesStream, b.URL())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", DeliveriesStream, err)
 	}
