@@ -23,6 +23,37 @@ const (
 	ActionResumed   Action = "resumed"   // a lane, by an operator or because its time was over
 )
 
+// Actor is who does something, and by what way.
+type Actor struct {
+	Name    string `json:"by"` // user@host in a shell, the signed-in name on a page, certpost@host for the program itself
+	Role    string `json:"role,omitempty"`
+	Via     Via    `json:"via,omitempty"`
+	Address string `json:"address,omitempty"` // of the browser or the NATS client
+}
+
+// Via is the way by which something was done.
+type Via string
+
+// The ways.
+const (
+	ViaPage    Via = "page"    // the dashboard
+	ViaShell   Via = "shell"   // our commands
+	ViaService Via = "service" // the NATS micro service
+	ViaNATS    Via = "nats"    // past Certpost, with the means of NATS
+	ViaItself  Via = "certpost"
+)
+
+// Hold keeps a dead letter from being replayed and discarded while somebody works
+// on it.
+type Hold struct {
+	Letter uint64    `json:"letter"` // its number
+	Event  string    `json:"event"`
+	Target string    `json:"target"`
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	Since  time.Time `json:"since"`
+}
+
 // AuditRecord is one entry of CERTPOST_AUDIT. A discarded letter is kept whole in
 // its record, so that giving up destroys nothing.
 type AuditRecord struct {
