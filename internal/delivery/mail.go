@@ -13,6 +13,7 @@ import (
 
 	gomail "github.com/wneessen/go-mail"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -134,7 +135,7 @@ func fromName(t *Target, product string) string {
 	if name == "" {
 		name = product
 	}
-	if internationalised(name) {
+	if legible.Internationalised(name) {
 		name = strings.ReplaceAll(name, `\`, "/")
 	}
 	return name
@@ -143,7 +144,7 @@ func fromName(t *Target, product string) string {
 // subject is the contract's: {prefix} Certpost: certificate for {CN} issued,
 // expires {NotAfter}; a word of warning behind it where there is one.
 func subject(t *Target, m mailFacts) string {
-	s := m.product + ": certificate for " + headerText(showName(m.bundle.name(), maxShownName).Text, maxShownName) +
+	s := m.product + ": certificate for " + headerText(legible.Name(m.bundle.name(), maxShownName).Text, maxShownName) +
 		" issued, expires " + m.bundle.leaf.NotAfter.UTC().Format(time.DateOnly)
 	if prefix := headerText(t.SubjectPrefix, maxPrefix); prefix != "" {
 		s = prefix + " " + s
@@ -175,7 +176,7 @@ func encodeWords(s string) string {
 	}
 	for word := range strings.SplitSeq(s, " ") {
 		switch {
-		case !internationalised(word):
+		case !legible.Internationalised(word):
 			flush()
 			out = append(out, word)
 		case run == "":
@@ -301,8 +302,8 @@ func addressesOf(t *Target, owed, accepted []string) (*addresses, error) {
 		return nil, &verdict.Failure{Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent, Reason: reason}
 	}
 	inHeaders := slices.Concat(from, replyTo, a.to, a.cc)
-	a.utf8 = slices.ContainsFunc(inHeaders, func(b mailbox) bool { return internationalised(string(b)) }) ||
-		slices.ContainsFunc(a.envelope, internationalised)
+	a.utf8 = slices.ContainsFunc(inHeaders, func(b mailbox) bool { return legible.Internationalised(string(b)) }) ||
+		slices.ContainsFunc(a.envelope, legible.Internationalised)
 	return a, nil
 }
 

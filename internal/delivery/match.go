@@ -4,8 +4,7 @@ import (
 	"crypto/x509"
 	"strings"
 
-	"golang.org/x/net/idna"
-	"golang.org/x/text/unicode/norm"
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // maxMatched bounds the texts that globs are tried on, in bytes: whoever makes an
@@ -45,22 +44,10 @@ func factsOf(leaf *x509.Certificate, labels map[string]string) facts {
 	return f
 }
 
-// nameOf gives both forms of a DNS name, or of a glob on DNS names. What is not
-// a valid internationalised name keeps the form it has.
+// nameOf gives both forms of a DNS name, or of a glob on DNS names.
 func nameOf(s string) name {
-	s = strings.ToLower(norm.NFC.String(strings.TrimSuffix(s, ".")))
-	labels := strings.Split(s, ".")
-	ascii, unicode := make([]string, len(labels)), make([]string, len(labels))
-	for i, label := range labels {
-		ascii[i], unicode[i] = label, label
-		if a, err := idna.Lookup.ToASCII(label); err == nil {
-			ascii[i] = a
-		}
-		if u, err := idna.Lookup.ToUnicode(ascii[i]); err == nil {
-			unicode[i] = u
-		}
-	}
-	return name{strings.Join(ascii, "."), strings.Join(unicode, ".")}
+	ascii, unicode := legible.Domain(s)
+	return name{ascii, unicode}
 }
 
 // matcher is a Match made ready: globs split and folded.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -97,7 +98,7 @@ func unusable(key, path, why string, cause error) *verdict.Failure {
 // stays as it is: the resolver will say so.
 func asciiHost(host string) string {
 	host = strings.Trim(host, "[]")
-	if ascii, err := idna.Lookup.ToASCII(host); err == nil && internationalised(host) {
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil && legible.Internationalised(host) {
 		return ascii
 	}
 	return host

@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -352,7 +353,7 @@ func loopback(host string) bool {
 // are parts of words in Persian, and of emoji.
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
-		return hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
+		return legible.Hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
 	})
 }
 

@@ -11,13 +11,15 @@ import (
 	texttemplate "text/template"
 	"time"
 	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // mailView is what both bodies of a mail are made of. Everything in it that
 // comes from outside has been through clean.
 type mailView struct {
 	Product      string
-	Name         shownName
+	Name         legible.Shown
 	Valid        string // "It is valid until 2026-02-19, 89 days left."
 	Warnings     []string
 	Duplicate    bool
@@ -34,7 +36,7 @@ type mailView struct {
 // viewRow is one fact: a label and the lines of its value.
 type viewRow struct {
 	Label string
-	Lines []shownName
+	Lines []legible.Shown
 	Code  bool // figures to compare, in a fixed-width font
 }
 
@@ -53,7 +55,7 @@ func newMailView(t *Target, m mailFacts) *mailView {
 	leaf := m.bundle.leaf
 	v := &mailView{
 		Product:   m.product,
-		Name:      showName(m.bundle.name(), maxShownName),
+		Name:      legible.Name(m.bundle.name(), maxShownName),
 		Valid:     validity(leaf.NotAfter, m.now),
 		Duplicate: m.possibleDuplicate,
 		Target:    clean(t.ID, 64),
@@ -74,45 +76,45 @@ func newMailView(t *Target, m mailFacts) *mailView {
 
 	fingerprint := sha256.Sum256(leaf.Raw)
 	v.add("Names", false, namesOf(m.bundle)...)
-	v.add("Valid", false, shownName{Text: moment(leaf.NotBefore) + " to " + moment(leaf.NotAfter)})
-	v.add("Issuer", false, shownName{Text: clean(leaf.Issuer.String(), 200)})
+	v.add("Valid", false, legible.Shown{Text: moment(leaf.NotBefore) + " to " + moment(leaf.NotAfter)})
+	v.add("Issuer", false, legible.Shown{Text: clean(leaf.Issuer.String(), 200)})
 	v.add("Chain", false, chainOf(m.bundle)...)
-	v.add("Key", false, shownName{Text: keyKind(leaf)})
+	v.add("Key", false, legible.Shown{Text: keyKind(leaf)})
 	v.add("Serial", true, colons(serial(leaf))...)
 	v.add("SHA-256", true, colons(hex.EncodeToString(fingerprint[:]))...)
 	return v
 }
 
-func (v *mailView) add(label string, code bool, lines ...shownName) {
+func (v *mailView) add(label string, code bool, lines ...legible.Shown) {
 	if len(lines) > 0 && lines[0].Text != "" {
 		v.Rows = append(v.Rows, viewRow{label, lines, code})
 	}
 }
 
 // namesOf are the subject alternative names, those beyond maxNames as a count.
-func namesOf(b *bundle) (lines []shownName) {
+func namesOf(b *bundle) (lines []legible.Shown) {
 	all := alternativeNames(b.leaf)
 	for _, n := range all[:min(len(all), maxNames)] {
-		if shown := showName(n, maxShownName); shown.Text != "" {
+		if shown := legible.Name(n, maxShownName); shown.Text != "" {
 			lines = append(lines, shown)
 		}
 	}
 	if len(all) > maxNames {
-		lines = append(lines, shownName{Text: fmt.Sprintf("and %d more", len(all)-maxNames)})
+		lines = append(lines, legible.Shown{Text: fmt.Sprintf("and %d more", len(all)-maxNames)})
 	}
 	return lines
 }
 
-func chainOf(b *bundle) (lines []shownName) {
+func chainOf(b *bundle) (lines []legible.Shown) {
 	for _, cert := range b.chain {
-		lines = append(lines, shownName{Text: certificateName(cert, maxShownName)})
+		lines = append(lines, legible.Shown{Text: certificateName(cert, maxShownName)})
 	}
 	return lines
 }
 
 // colons writes hexadecimal the way browsers and openssl show it, 16 bytes to a
 // line, so that two people can compare it on the phone.
-func colons(hexadecimal string) (lines []shownName) {
+func colons(hexadecimal string) (lines []legible.Shown) {
 	digits := strings.ToUpper(hexadecimal)
 	for len(digits) > 0 {
 		line := digits[:min(len(digits), 32)]
@@ -124,7 +126,7 @@ func colons(hexadecimal string) (lines []shownName) {
 			}
 			b.WriteString(line[i : i+2])
 		}
-		lines = append(lines, shownName{Text: b.String()})
+		lines = append(lines, legible.Shown{Text: b.String()})
 	}
 	return lines
 }
