@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type checkCmd struct {
@@ -59,7 +60,7 @@ func (c *checkCmd) Run(a *app) error {
 		}
 		answer := map[string]any{"usable": !failed, "problems": list}
 		if !failed {
-			answer["relays"] = append([]delivery.RelaySummary{}, cfg.Book.Current().Relays()...)
+			answer["relays"] = append([]verdict.RelayView{}, cfg.Book.Current().Relays()...)
 		}
 		if c.Live {
 			answer["live"] = append([]finding{}, findings...)
@@ -136,15 +137,15 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	})
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 
-	courier := delivery.NewCourier(cfg.Book, store, cfg.courierOptions())
+	inspector := delivery.NewCourier(cfg.Book, store, cfg.courierOptions()).Inspector()
 	targets, err := c.targets(cfg)
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range targets {
 		within(func(ctx context.Context) {
-			for _, p := range courier.Probe(ctx, t) {
-				all = append(all, finding{"target/" + t.ID, p.What, p.Status, p.Message})
+			for _, p := range inspector.Check(ctx, t.ID) {
+				all = append(all, finding{"target/" + t.ID, p.What, string(p.Status), p.Message})
 			}
 		})
 	}

@@ -224,8 +224,11 @@ const (
 // there are no targets. env is what os.Environ gives.
 func loadConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
 	cfg, doc, problems := readConfig(path, env)
-	problems = append(problems, cfg.openBook(configPath(path, env), env)...)
-	return cfg, doc, doc.Locate(problems)
+	problems = doc.Locate(append(problems, cfg.openBook(configPath(path, env), env)...))
+	if cfg.Book != nil && cfg.TargetsDir+cfg.TargetsFile == "" {
+		cfg.Book.Current().Remark(doc, problems)
+	}
+	return cfg, doc, problems
 }
 
 // loadConnection is loadConfig for commands that talk to the running program. They

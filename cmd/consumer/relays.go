@@ -10,6 +10,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type relaysCmd struct {
@@ -25,7 +26,7 @@ type relaysListCmd struct {
 // laneRow is what configuration and running processes say of a lane.
 type laneRow struct {
 	broker.LaneInfo
-	Relays []delivery.RelaySummary `json:"relays"`
+	Relays []verdict.RelayView `json:"relays"`
 }
 
 func (c *relaysListCmd) Run(a *app) error {
@@ -72,7 +73,7 @@ func laneRows(ctx context.Context, b *broker.Broker, defs *delivery.Definitions)
 	index := map[string]int{}
 	for _, info := range infos {
 		index[info.Lane] = len(rows)
-		rows = append(rows, laneRow{LaneInfo: info, Relays: []delivery.RelaySummary{}})
+		rows = append(rows, laneRow{LaneInfo: info, Relays: []verdict.RelayView{}})
 	}
 	for _, relay := range defs.Relays() {
 		if relay.Lane == "" {
@@ -107,7 +108,7 @@ func (r laneRow) limits() (limits []string) {
 }
 
 // limitsText is "14/s, 5 connections", "" without limits.
-func limitsText(r delivery.RelaySummary) string {
+func limitsText(r verdict.RelayView) string {
 	var parts []string
 	if !r.MaxMessageRate.IsZero() {
 		parts = append(parts, r.MaxMessageRate.String())

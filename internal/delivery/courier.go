@@ -28,6 +28,8 @@ type Options struct {
 	MessageIDDomain string
 	// HELO is the name given to relays; "" is the host's, if it has a full one.
 	HELO string
+	// Readdress are the recipients that a replay may name besides the target's own.
+	Readdress Recipients
 }
 
 // Courier knows the targets and delivers to them. It may be used by many at once.
@@ -124,7 +126,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
 		receipt.Timings.Total = time.Since(started)
 	}
-	if failure != nil && failure.Recipients == nil && len(a.Accepted) > 0 {
+	if failure != nil && failure.Recipients == nil && (len(a.Accepted) > 0 || len(a.Override) > 0) {
 		failure.Recipients = msg.recipients // not all whom the target names
 	}
 	return receipt, t.soften(p.sign(failure))
@@ -314,6 +316,10 @@ func asFailure(err error) *verdict.Failure {
 // mail builds the payload and renders the mail to memory.
 func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provisions) (*message, *verdict.Failure) {
 	now := time.Now()
+	owed, others, failure := c.opts.Readdress.recipients(t, a)
+	if failure != nil {
+		return nil, failure
+	}
 	warnings, err := checkDates(p.bundle, now, c.opts.InvalidDates)
 	if err != nil {
 		return nil, asFailure(err)
@@ -329,7 +335,7 @@ func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provis
 	}()
 	msg, err := renderMail(t, mailFacts{
 		eventID: ev.ID, source: ev.Source, time: ev.Time, now: now, bundle: p.bundle, attachments: attachments,
-		recipients: a.Recipients, accepted: a.Accepted, possibleDuplicate: a.PossibleDuplicate, warnings: warnings,
+		recipients: owed, accepted: a.Accepted, others: others, possibleDuplicate: a.PossibleDuplicate, warnings: warnings,
 		product: c.opts.Product, messageIDDomain: c.opts.MessageIDDomain,
 	})
 	if err != nil {

@@ -37,6 +37,8 @@ type mailFacts struct {
 	// recipients, when not nil, are the only ones still owed; accepted have the
 	// mail already.
 	recipients, accepted []string
+	// others get the mail besides whom the target names; they stand in To.
+	others []mailbox
 	// possibleDuplicate marks a mail whose earlier outcome is unknown.
 	possibleDuplicate bool
 	// warnings stand on top of the mail, and the subject says there are some.
@@ -66,7 +68,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if m.product == "" {
 		m.product = "Certpost"
 	}
-	addresses, err := addressesOf(t, m.recipients, m.accepted)
+	addresses, err := addressesOf(t, m.recipients, m.accepted, m.others)
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +257,9 @@ type addresses struct {
 // addressesOf reads the target's addresses. owed, when not nil, narrows the
 // envelope to the recipients that still wait for the mail, and accepted never get
 // it again; the headers stay those of the whole mail. Who is no longer a
-// recipient of the target gets nothing, owed or not.
-func addressesOf(t *Target, owed, accepted []string) (*addresses, error) {
+// recipient of the target gets nothing, owed or not, but for the others, whom a
+// replay names and the configuration allows.
+func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*addresses, error) {
 	a := &addresses{}
 	var replyTo, bcc, from []mailbox
 	seen := make(map[mailbox]bool)
@@ -284,6 +287,7 @@ func addressesOf(t *Target, owed, accepted []string) (*addresses, error) {
 		}
 	}
 	a.from = from[0]
+	a.to = append(a.to, others...)
 	if len(replyTo) > 0 {
 		a.replyTo = replyTo[0]
 	}

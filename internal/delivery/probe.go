@@ -6,30 +6,47 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
 )
+
+// Inspector looks, for people, at what the courier knows and at what its
+// deliveries need. It sends nothing, and all that it says may be shown.
+type Inspector struct{ courier *Courier }
+
+// Inspector is the courier's.
+func (c *Courier) Inspector() Inspector { return Inspector{c} }
 
 // certificateWarning is how long before its end a relay's certificate is worth a
 // warning.
 const certificateWarning = 21 * 24 * time.Hour
 
-// Probing is what a probe found out about one part of a target.
-type Probing struct {
-	What    string // secret or relay
-	Status  string // ok, warning or error
-	Message string
-}
-
-// Probe tries all that a delivery to the target needs, without sending anything:
-// its secrets, and its relay and each fallback up to AUTH.
-func (c *Courier) Probe(ctx context.Context, t *Target) (all []Probing) {
-	for i, way := range c.book.Current().ways[t.ID] {
-		all = append(all, c.probeWay(ctx, way, i > 0)...)
+// Check tries all that any delivery to the target needs: its secrets, and its
+// relay and each fallback up to AUTH.
+func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
+	defs := i.courier.book.Current()
+	all := standing(defs, target)
+	for n, way := range defs.ways[target] {
+		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": way.Host, "target": way.ID}}
+		findings, _ := i.courier.probeWay(ctx, way, n > 0, p, nil)
+		all = append(all, findings...)
 	}
 	return all
 }
 
-func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool) (all []Probing) {
-	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+// standing is a word about a target that nothing is delivered to.
+func standing(defs *Definitions, target string) []verdict.Finding {
+	if t, ok := defs.Get(target); ok && t.Disabled {
+		return []verdict.Finding{{What: "target", Status: verdict.Warning, Message: "it is disabled: nothing is delivered to it"}}
+	} else if !ok {
+		_, failure := lookUp(defs, target)
+		return []verdict.Finding{{What: "target", Status: verdict.Error, Message: failure.Reason}}
+	}
+	return nil
+}
+
+// probeWay looks at one relay of a target. With a mail it is asked whether the
+// relay could take that. away says that the relay, as a whole, does not answer.
+func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
 	canLogIn := true
 	for _, secret := range []struct {
 		ref   secrets.Ref
@@ -43,22 +60,23 @@ func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool) (all [
 		canLogIn = canLogIn && (readable || !secret.login)
 	}
 	if !canLogIn {
-		return append(all, Probing{"relay", "warning", "not tried, because its login cannot be read now"})
+		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its login cannot be read now"}), false
 	}
-	return append(all, c.probeRelay(ctx, t, p)...)
+	findings, away := c.probeRelay(ctx, t, p, msg)
+	return append(all, findings...), away
 }
 
-func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets.Vars) (all []Probing, readable bool) {
-	if needsCertificate(ref) {
-		return []Probing{{"secret", "ok", ref.String() + " depends on the certificate and is not read now"}}, false
+func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets.Vars) (all []verdict.Finding, readable bool) {
+	if needsCertificate(ref) && vars["cn"] == "" {
+		return []verdict.Finding{{What: "secret", Status: verdict.OK, Message: ref.String() + " depends on the certificate and is not read now"}}, false
 	}
 	found, err := c.store.Check(ctx, ref, vars)
 	if err != nil {
-		return []Probing{{"secret", "error", err.Error()}}, false
+		return []verdict.Finding{{What: "secret", Status: verdict.Error, Message: err.Error()}}, false
 	}
-	all = append(all, Probing{"secret", "ok", ref.String() + " can be read"})
+	all = append(all, verdict.Finding{What: "secret", Status: verdict.OK, Message: ref.String() + " can be read"})
 	for _, w := range found.Warnings {
-		all = append(all, Probing{"secret", "warning", ref.String() + ": " + w})
+		all = append(all, verdict.Finding{What: "secret", Status: verdict.Warning, Message: ref.String() + ": " + w})
 	}
 	return all, true
 }
@@ -72,19 +90,12 @@ func needsCertificate(ref secrets.Ref) bool {
 	return false
 }
 
-func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions) []Probing {
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg *message) (all []verdict.Finding, away bool) {
+	ctx, cancel := context.WithTimeout(ctx, t.SendTimeout())
 	defer cancel()
-	if failure := c.login(ctx, t, p); failure != nil {
-		return []Probing{{"relay", "error", failure.Error()}}
-	}
-	r, failure := c.relayOf(t, p)
+	s, failure := c.probeSession(ctx, t, p)
 	if failure != nil {
-		return []Probing{{"relay", "error", failure.Error()}}
-	}
-	s, failure := c.dial(ctx, t, p, r)
-	if failure != nil {
-		return []Probing{{"relay", "error", failure.Error()}}
+		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error()}}, failure.Relay
 	}
 	defer s.close()
 	text := fmt.Sprintf("%s answers, %s", s.address, s.tlsVersion())
@@ -94,12 +105,38 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions) []Pr
 	if t.AuthMethod != AuthNone {
 		text += ", AUTH " + t.AuthMethod + " accepted"
 	}
-	all := []Probing{{"relay", "ok", text}}
+	all = []verdict.Finding{{What: "relay", Status: verdict.OK, Message: text}}
 	if s.tls != nil && len(s.tls.PeerCertificates) > 0 {
 		end := s.tls.PeerCertificates[0].NotAfter
 		if left := time.Until(end); left < certificateWarning {
-			all = append(all, Probing{"relay", "warning", fmt.Sprintf("its certificate expires on %s, in %d days", moment(end), int(left.Hours()/24))})
+			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
+				Message: fmt.Sprintf("its certificate expires on %s, in %d days", moment(end), int(left.Hours()/24))})
 		}
 	}
-	return all
+	if msg == nil {
+		return all, false
+	}
+	if refused := s.admit(envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8}, msg.raw); refused != nil {
+		return append(all, verdict.Finding{What: "size", Status: verdict.Error, Message: refused.Error()}), false
+	}
+	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.offers.sizeLimit())}), false
+}
+
+// probeSession is a connection to the relay past AUTH.
+func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*session, *verdict.Failure) {
+	if failure := c.login(ctx, t, p); failure != nil {
+		return nil, failure
+	}
+	r, failure := c.relayOf(t, p)
+	if failure != nil {
+		return nil, failure
+	}
+	return c.dial(ctx, t, p, r)
+}
+
+func sizeText(size, limit int) string {
+	if limit == 0 {
+		return fmt.Sprintf("the mail has %d bytes, and the relay names no limit", size)
+	}
+	return fmt.Sprintf("the mail has %d bytes, and the relay takes up to %d", size, limit)
 }

@@ -154,6 +154,7 @@ func (s Source) parse(snap snapshot) reading {
 	r.problems = config.Sort(append(r.problems, validateAt(ways, origins, relaysDoc)...))
 	if !config.Failed(r.problems) {
 		r.definitions = define(book, ways)
+		r.definitions.remark(origins, r.problems)
 	}
 	return r
 }

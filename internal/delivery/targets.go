@@ -19,6 +19,9 @@ type Definitions struct {
 	ways   map[string][]*Target
 	limits map[string]RelayLimits // by relayName
 	roads  map[string][][]*Target // by lane: the different ways of its targets
+	// For showing, by target: what a rule gave it, where it was written.
+	sources map[string]map[string]string
+	remarks map[string]remark
 }
 
 // NewDefinitions validates targets as a whole and makes them ready to use: lane,
@@ -40,9 +43,10 @@ func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
 
 // define makes targets that are known to be valid ready to use.
 func define(b *ruleBook, targets [][]way) *Definitions {
-	d := &Definitions{byID: make(map[string]*Target, len(targets)), ways: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits)}
+	d := &Definitions{byID: make(map[string]*Target, len(targets)), ways: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
 	for _, ways := range targets {
 		t := ways[0].Target
+		d.sources[t.ID] = ways[0].from
 		t.matcher = newMatcher(t.Match)
 		for _, w := range ways {
 			w.TLSMode, w.AuthMethod = w.tlsMode(), w.authMethod()

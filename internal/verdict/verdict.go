@@ -246,6 +246,10 @@ type Attempt struct {
 	// Accepted have the mail already and do not get it again, whatever the target
 	// says by now.
 	Accepted []string
+	// Override, when not empty, are the recipients that a replay names in place of
+	// the target's. One that the target does not name and the configuration does not
+	// allow ends the delivery.
+	Override []string
 	// PossibleDuplicate marks a mail whose earlier outcome is unknown: same
 	// Message-ID, and a header that says so.
 	PossibleDuplicate bool

@@ -1,0 +1,178 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Examine says how a delivery of an event to a target would fare now, without
+// sending: the target, the event, its certificate and key, the target's secrets,
+// the mail, and each relay up to AUTH, each looked at once and within the target's
+// time-out. An Error among the findings means that the delivery would fail.
+func (i Inspector) Examine(ctx context.Context, target string, event []byte) []verdict.Finding {
+	e := examination{courier: i.courier, defs: i.courier.book.Current()}
+	e.target(target)
+	e.event(event)
+	if e.ev != nil {
+		e.certificate(ctx)
+	}
+	if e.t == nil {
+		return e.found
+	}
+	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"target": e.t.ID}}
+	if e.bundle != nil {
+		p = newProvisions(e.t, e.bundle)
+	}
+	defer p.clear()
+	if e.bundle != nil && e.goods(ctx, p) {
+		e.mail(p)
+	}
+	if e.msg != nil {
+		defer clear(e.msg.raw)
+	}
+	e.relays(ctx, p)
+	return e.found
+}
+
+// examination collects what is found. What could not be had is nil.
+type examination struct {
+	courier *Courier
+	defs    *Definitions
+	found   []verdict.Finding
+
+	t      *Target
+	ev     *events.Event
+	bundle *bundle
+	msg    *message
+}
+
+func (e *examination) say(what string, status verdict.Status, format string, args ...any) {
+	e.found = append(e.found, verdict.Finding{What: what, Status: status, Message: fmt.Sprintf(format, args...)})
+}
+
+func (e *examination) target(id string) {
+	t, failure := lookUp(e.defs, id)
+	if failure != nil {
+		e.say("target", verdict.Error, "%s", failure.Reason)
+		return
+	}
+	e.t = t
+	e.say("target", verdict.OK, "%s is defined: %s by %s", t.ID, t.Payload, relayName(t.Host, t.Port))
+}
+
+// event decodes the body; the reasons of events.Invalid are ours.
+func (e *examination) event(body []byte) {
+	ev, err := events.Decode(nil, body)
+	if invalid := (*events.Invalid)(nil); errors.As(err, &invalid) {
+		e.say("event", verdict.Error, "the event cannot be read: %s", invalid.Reason)
+		return
+	}
+	if err != nil {
+		e.say("event", verdict.Error, "the event cannot be read")
+		return
+	}
+	e.ev = ev
+	e.say("event", verdict.OK, "the event can be read")
+}
+
+func (e *examination) certificate(ctx context.Context) {
+	b, failure := e.courier.certificate(ctx, e.ev)
+	if failure != nil {
+		e.say("certificate", verdict.Error, "%s", failure.Error())
+		return
+	}
+	e.bundle = b
+	now := time.Now()
+	warnings, err := checkDates(b, now, e.courier.opts.InvalidDates)
+	switch {
+	case err != nil:
+		e.say("certificate", verdict.Error, "%s", asFailure(err).Reason)
+	case len(warnings) > 0:
+		e.say("certificate", verdict.Warning, "%s; the mail says so", warnings[0])
+	default:
+		e.say("certificate", verdict.OK, "%s: %s", shortName(b.leaf), validity(b.leaf.NotAfter, now))
+	}
+}
+
+// goods fetches the key and makes the payload, which proves that the one fits the
+// certificate and the other can be made.
+func (e *examination) goods(ctx context.Context, p *provisions) bool {
+	if e.t.Payload != PayloadPEMAndKey && e.t.Payload != PayloadPKCS12 {
+		return true
+	}
+	var failure *verdict.Failure
+	if p.key, failure = e.courier.privateKey(ctx, e.ev, p); failure != nil {
+		e.say("key", verdict.Error, "%s", failure.Error())
+		return false
+	}
+	if e.t.Payload == PayloadPKCS12 {
+		if failure := e.courier.sealing(ctx, e.t, p); failure != nil {
+			return false // which the look at the target's secrets tells
+		}
+	}
+	files, err := buildPayload(e.t, p.bundle, p.key, p.passphrase)
+	for _, f := range files {
+		clear(f.data)
+	}
+	switch {
+	case err != nil:
+		e.say("key", verdict.Error, "%s", asFailure(err).Error())
+	case e.t.Payload == PayloadPKCS12:
+		e.say("key", verdict.OK, "it can be read, is the certificate's, and the PKCS#12 file can be made")
+	default:
+		e.say("key", verdict.OK, "it can be read and is the certificate's")
+	}
+	return err == nil
+}
+
+// mail renders what would be sent. Dates that are wrong have been told of.
+func (e *examination) mail(p *provisions) {
+	if _, err := checkDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
+		return
+	}
+	msg, failure := e.courier.mail(e.t, e.ev, verdict.Attempt{Target: e.t.ID, Number: 1}, p)
+	if failure != nil {
+		e.say("mail", verdict.Error, "%s", failure.Error())
+		return
+	}
+	e.msg = msg
+	e.say("mail", verdict.OK, "it can be made, for %d of the target's addresses", len(msg.recipients))
+}
+
+// relays looks at each relay of the target. One that is away is no error as long
+// as one behind it answers, and a fallback's own troubles are none of the
+// delivery's.
+func (e *examination) relays(ctx context.Context, p *provisions) {
+	ways := e.defs.ways[e.t.ID]
+	primaryAway, stoodIn := false, false
+	first := len(e.found)
+	for n, way := range ways {
+		p.vars["host"] = way.Host
+		findings, away := e.courier.probeWay(ctx, way, n > 0, p, e.msg)
+		good := true
+		for i := range findings {
+			if good = good && findings[i].Status != verdict.Error; n > 0 && findings[i].Status == verdict.Error {
+				findings[i].Status = verdict.Warning
+			}
+			if n > 0 {
+				findings[i].Message = "fallback: " + findings[i].Message
+			}
+		}
+		primaryAway = primaryAway || n == 0 && away
+		stoodIn = stoodIn || n > 0 && good
+		e.found = append(e.found, findings...)
+	}
+	if primaryAway && stoodIn {
+		for i := range e.found[first:] {
+			if f := &e.found[first+i]; f.What == "relay" && f.Status == verdict.Error {
+				f.Status, f.Message = verdict.Warning, f.Message+"; a fallback answers"
+			}
+		}
+	}
+}

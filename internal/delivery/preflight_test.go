@@ -1,0 +1,337 @@
+package delivery
+
+import (
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// spoken are findings as "status what: message".
+func spoken(findings []verdict.Finding) (lines []string) {
+	for _, f := range findings {
+		lines = append(lines, fmt.Sprintf("%s %s: %s", f.Status, f.What, f.Message))
+	}
+	return lines
+}
+
+// finds reports whether one of the findings begins with status and what, and holds
+// the text.
+func finds(findings []verdict.Finding, start, text string) bool {
+	return slices.ContainsFunc(spoken(findings), func(line string) bool { return strings.HasPrefix(line, start) && strings.Contains(line, text) })
+}
+
+// A preflight sees what a delivery would come to, and nothing of it reaches a
+// mailbox.
+func TestExamine(t *testing.T) {
+	t.Parallel()
+	const password, phrase = "hunter2-canary", "open-sesame-canary"
+	dir := t.TempDir()
+	file := func(name string, text []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	server, err := devrelay.Start(devrelay.Config{Users: map[string]string{"certs": password}, MaxMailBytes: 200_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	ca, err := server.CAFile(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPKI(t, "p256")
+	now := time.Now()
+	valid := func(days int) func(*events.Event) {
+		leaf := issue(t, p.intermediate, p.leaf.key, "*.example.com", dnsNames("*.example.com"), validFor(now, days))
+		return func(e *events.Event) { e.Certificate.PEM = string(pemOf(leaf, p.intermediate)) }
+	}
+	key := file("key.pem", keyPEM(t, p.leaf.key))
+	other := file("other.pem", keyPEM(t, newKey(t, "p256")))
+	submission := at(t, server.Submission(), "starttls")
+	good := func(target *Target) {
+		target.TLSMode, target.CAFile = TLSStartTLS, ca
+		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: file("password", []byte(password+"\n"))}
+		target.Payload, target.PKCS12Passphrase = PayloadPKCS12, secrets.Ref{File: file("phrase", []byte(phrase+"\n"))}
+		target.Timeout = 20 * time.Second
+	}
+	for name, test := range map[string]struct {
+		target func(*Target)
+		event  func(*events.Event)
+		body   string // in place of the event
+		id     string // of the target, in place of the office's
+		want   [][2]string
+		not    []string // no finding begins like that
+	}{
+		"all well": {want: [][2]string{
+			{"ok target", "pkcs12 by localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "PKCS#12 file can be made"},
+			{"ok mail", "for 1 of"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "takes up to 200000"},
+		}, not: []string{"error", "warning relay"}},
+		"no such target":       {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
+		"disabled":             {target: func(t *Target) { t.Disabled = true }, want: [][2]string{{"error target", "is disabled"}}},
+		"no event":             {body: "{", want: [][2]string{{"error event", "cannot be read"}, {"ok relay", ""}}, not: []string{"ok certificate"}},
+		"expired":              {event: valid(-3), want: [][2]string{{"error certificate", "the certificate expired on"}, {"ok key", ""}, {"ok relay", ""}}, not: []string{"ok mail"}},
+		"another key":          {event: func(e *events.Event) { e.PrivateKey.File = other }, want: [][2]string{{"error key", "does not match"}, {"ok relay", ""}}},
+		"no key":               {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event names none"}}},
+		"a key out of bounds":  {event: func(e *events.Event) { e.PrivateKey.File = "/etc/hostname" }, want: [][2]string{{"error key", "SECRET_DENIED"}}},
+		"no passphrase":        {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "gone")} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
+		"a passphrase by name": {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "phrase")} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
+		"no password":          {target: func(t *Target) { t.Password = secrets.Ref{File: filepath.Join(dir, "none")} }, want: [][2]string{{"error secret", "none"}, {"warning relay", "not tried"}, {"ok key", ""}}},
+		"wrong password":       {target: func(t *Target) { t.Password = secrets.Ref{File: file("wrong", []byte("wrong"))} }, want: [][2]string{{"error relay", "SMTP_AUTH"}}},
+		"unknown CA":           {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},
+		"the relay is away":    {target: func(t *Target) { t.Port = 1 }, want: [][2]string{{"error relay", "SMTP_CONNECT"}}},
+		"the relay is away, its fallback is not": {target: func(t *Target) {
+			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: t.said()}}
+			t.Port = 1
+		}, want: [][2]string{{"warning relay", "a fallback answers"}, {"ok relay", "fallback: localhost"}}, not: []string{"error"}},
+		"a fallback is away": {target: func(t *Target) {
+			one := 1
+			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: RelayKeys{Port: &one, AuthMethod: AuthNone}}}
+		}, want: [][2]string{{"warning relay", "fallback: SMTP_CONNECT"}, {"ok relay", "AUTH plain"}}, not: []string{"error"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			submission := submission
+			submission.host = "localhost"
+			o := newOffice(t, submission, RelayLimits{}, func(target *Target) {
+				good(target)
+				if test.target != nil {
+					test.target(target)
+				}
+			})
+			o.opts.InvalidDates, o.opts.EventSecrets = "refuse", secrets.Policy{FileRoots: []string{dir}}
+			o.event.PrivateKey = &events.Reference{File: key}
+			valid(60)(o.event)
+			if test.event != nil {
+				test.event(o.event)
+			}
+			body, id := o.event.Encode(), o.target.ID
+			if test.body != "" {
+				body = []byte(test.body)
+			}
+			if test.id != "" {
+				id = test.id
+			}
+			found := o.Inspector().Examine(t.Context(), id, body)
+			for _, want := range test.want {
+				if !finds(found, want[0], want[1]) {
+					t.Errorf("nothing says %q with %q in\n%s", want[0], want[1], strings.Join(spoken(found), "\n"))
+				}
+			}
+			for _, start := range test.not {
+				if finds(found, start, "") {
+					t.Errorf("something says %q in\n%s", start, strings.Join(spoken(found), "\n"))
+				}
+			}
+			if all := strings.Join(spoken(found), "\n"); strings.Contains(all, password) || strings.Contains(all, phrase) || strings.Contains(all, "PRIVATE KEY-----") {
+				t.Errorf("a secret in\n%s", all)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if n := server.Count(); n > 0 {
+			t.Errorf("the relay took %d mails", n)
+		}
+	})
+}
+
+func validFor(now time.Time, days int) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = now.Add(-90*24*time.Hour), now.Add(time.Duration(days)*24*time.Hour)
+	}
+}
+
+// A relay that is slow, or too small for the mail, is told of within the target's
+// time-out, on one connection.
+func TestExamineMoodyRelays(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		script relayScript
+		want   [2]string
+	}{
+		"too small":     {relayScript{offers: []string{"SIZE 2000"}}, [2]string{"error size", "takes at most 2000"}},
+		"no limit":      {relayScript{offers: []string{"8BITMIME"}}, [2]string{"ok size", "names no limit"}},
+		"hangs":         {relayScript{acts: map[string]act{atEHLO: {hang: true}}}, [2]string{"error relay", "SMTP_CONNECT"}},
+		"421 at once":   {relayScript{acts: map[string]act{atBanner: {reply: "421 4.3.2 later", drop: true}}}, [2]string{"error relay", "421"}},
+		"refuses EHLO":  {relayScript{acts: map[string]act{atEHLO: {reply: "550 5.7.1 not you"}}}, [2]string{"error relay", "550"}},
+		"says nonsense": {relayScript{acts: map[string]act{atBanner: {reply: "nonsense"}}}, [2]string{"error relay", "banner"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, test.script)
+			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
+			started := time.Now()
+			found := o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode())
+			if !finds(found, test.want[0], test.want[1]) {
+				t.Errorf("nothing says %q in\n%s", test.want, strings.Join(spoken(found), "\n"))
+			}
+			if took := time.Since(started); took > 10*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if all, _ := server.dials(); all != 1 || len(server.taken()) > 0 || slices.Contains(server.heard(), "MAIL") {
+				t.Errorf("%d connections, heard %v", all, server.heard())
+			}
+		})
+	}
+}
+
+func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) { target.Disabled = true })
+	inspector := o.Inspector()
+	if found := inspector.Check(t.Context(), o.target.ID); !finds(found, "warning target", "disabled") || !finds(found, "ok relay", "in plaintext") {
+		t.Errorf("disabled: %q", spoken(found))
+	}
+	if found := inspector.Check(t.Context(), "gone"); len(found) != 1 || !finds(found, "error target", "not defined") {
+		t.Errorf("unknown: %q", spoken(found))
+	}
+}
+
+// The whole definition can be shown, and nothing of it is a secret.
+func TestTargetViews(t *testing.T) {
+	t.Parallel()
+	const secret = "canary-in-the-configuration"
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	text := `relays:
+  default: {timeout: 50s, max_connections: 3}
+  rules:
+    - {host: "*.example.com", username: rule, password: {value: ` + secret + `}}
+targets:
+  - id: full
+    host: smtp.example.com
+    match: {dns_names: ["*.example.com"], labels: {env: prod, area: "1"}}
+    from_address: a@example.com
+    to: [b@example.com]
+    cc: [c@example.com]
+    bcc: [d@example.com]
+    payload: pkcs12
+    pkcs12_passphrase: {vault: {mount: secret, path: p12/ops, key: passphrase}}
+    fallback: [{host: two.example.net, port: 465, auth_method: none}]
+  - {id: off, disabled: true, host: localhost, port: 25, from_address: a@example.com, to: [b@example.com]}
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source := Source{Config: path, Relays: path}
+	d, problems := source.Load()
+	if d == nil {
+		t.Fatal(problems)
+	}
+	inspector := NewCourier(NewBook(d, source), nil, Options{}).Inspector()
+	views := inspector.Targets()
+	if len(views) != 2 {
+		t.Fatalf("%+v", views)
+	}
+	full := views[0]
+	if full.Where != path+":6" || full.Lane == "" || !slices.Equal(full.Relays, []string{"smtp.example.com:587", "two.example.net:465"}) ||
+		!slices.Equal(full.To, []string{"b@example.com", "c@example.com", "d@example.com"}) || full.Disabled || full.Payload != PayloadPKCS12 {
+		t.Errorf("%+v", full)
+	}
+	var got []string
+	for _, r := range full.Rows {
+		line := r.Key + "=" + r.Value
+		if r.Default {
+			line += " (default)"
+		}
+		got = append(got, line)
+	}
+	want := []string{
+		"id=full", "type=smtp (default)", "disabled=false (default)", "match.dns_names=*.example.com", "match.labels=area=1, env=prod",
+		"host=smtp.example.com", "port=587 (default)", "tls_mode=starttls (default)", "tls_skip_verify=false (default)", "auth_method=plain (default)",
+		"username=rule (from relays.rules[0].username)", "password=value:[redacted] (from relays.rules[0].password)",
+		"allow_insecure_auth=false (default)", "allow_plaintext_key=false (default)", "retry_auth=false (default)", "retry_tls=false (default)",
+		"timeout=50s (from relays.default.timeout)", "fallback[0].host=two.example.net", "fallback[0].port=465", "fallback[0].auth_method=none",
+		"from_address=a@example.com", "to=b@example.com", "cc=c@example.com", "bcc=d@example.com", "all_or_nothing=false (default)",
+		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if len(views[1].Warnings) == 0 || !views[1].Disabled {
+		t.Errorf("no warnings of plaintext: %+v", views[1])
+	}
+	if all := fmt.Sprintf("%+v", views); strings.Contains(all, secret) {
+		t.Errorf("the secret is in %s", all)
+	}
+	relays := inspector.Relays()
+	if len(relays) != 2 || relays[0].Relay != "smtp.example.com:587" || relays[0].MaxConnections != 3 || relays[1].Fallback != 1 {
+		t.Errorf("%+v", relays)
+	}
+}
+
+// A replay may name the target's own recipients and those that are allowed, and
+// nobody else.
+func TestReaddress(t *testing.T) {
+	t.Parallel()
+	allowed := Recipients{"desk@help.example", "*@Bücher.example"}
+	if problems := allowed.Validate(); len(problems) > 0 {
+		t.Errorf("%v", problems)
+	}
+	for _, wrong := range []string{"", "*", "help.example", "*@", "*@*.example", "a*@help.example", "a b@help.example", "*@exa mple"} {
+		if problems := (Recipients{wrong}).Validate(); len(problems) != 1 || problems[0].Severity != config.Error {
+			t.Errorf("%q passes: %v", wrong, problems)
+		}
+	}
+	for name, test := range map[string]struct {
+		override, owed, accepted []string
+		taken                    []string // by the relay
+		refused                  string   // named in the reason
+	}{
+		"its own":                       {override: []string{"C@example.com"}, taken: []string{"C@example.com"}},
+		"none":                          {taken: []string{"b@example.com", "C@example.com", "d@example.com"}},
+		"an allowed one":                {override: []string{"desk@help.example"}, taken: []string{"desk@help.example"}},
+		"of an allowed domain":          {override: []string{"x@xn--bcher-kva.example", "b@example.com"}, taken: []string{"b@example.com", "x@xn--bcher-kva.example"}},
+		"what was owed before is not":   {override: []string{"desk@help.example"}, owed: []string{"b@example.com"}, taken: []string{"desk@help.example"}},
+		"what is left of it is":         {override: []string{"desk@help.example", "b@example.com"}, owed: []string{"b@example.com"}, accepted: []string{"desk@help.example"}, taken: []string{"b@example.com"}},
+		"who has it does not get it":    {override: []string{"b@example.com", "d@example.com"}, accepted: []string{"b@example.com"}, taken: []string{"d@example.com"}},
+		"a stranger":                    {override: []string{"b@example.com", "thief@evil.example"}, refused: "thief@evil.example"},
+		"a neighbour of an allowed one": {override: []string{"chief@help.example"}, refused: "chief@help.example"},
+		"below an allowed domain":       {override: []string{"x@mail.bücher.example"}, refused: "x@mail.bücher.example"},
+		"no address":                    {override: []string{"b@example.com\r\nRCPT TO:<x@evil.example>"}, refused: "b@example.com"},
+		"a list":                        {override: []string{"b@example.com, thief@evil.example"}, refused: "thief"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := startRelay(t, relayScript{})
+			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+				target.To, target.CC, target.BCC = []string{"b@example.com"}, []string{"C@example.com"}, []string{"d@example.com"}
+			})
+			o.opts.Readdress = allowed
+			receipt, failure := o.Deliver(t.Context(), o.event, verdict.Attempt{
+				Target: o.target.ID, Number: 1, Claim: claimed, Override: test.override, Recipients: test.owed, Accepted: test.accepted,
+			})
+			if test.refused != "" {
+				if receipt != nil || failure == nil || failure.Code != verdict.SMTPValidation || !strings.Contains(failure.Reason, test.refused) || strings.ContainsAny(failure.Reason, "\r\n") {
+					t.Fatalf("%+v, %+v", receipt, failure)
+				}
+				if all, _ := server.dials(); all != 0 {
+					t.Error("the relay was dialled")
+				}
+				return
+			}
+			if failure != nil || !slices.Equal(receipt.Recipients, test.taken) {
+				t.Fatalf("%+v, %v", receipt, failure)
+			}
+			mail := server.taken()[0]
+			head, _, _ := strings.Cut(mail.content, "\r\n\r\n")
+			if strings.Contains(head, "d@example.com") || !strings.Contains(head, "b@example.com") ||
+				slices.Contains(test.override, "desk@help.example") != strings.Contains(head, "desk@help.example") {
+				t.Errorf("headers:\n%s", head)
+			}
+		})
+	}
+}

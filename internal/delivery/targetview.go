@@ -1,0 +1,151 @@
+package delivery
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Targets are all targets, disabled ones among them, in the order in which they
+// are defined.
+func (i Inspector) Targets() []verdict.TargetView {
+	defs := i.courier.book.Current()
+	var all []verdict.TargetView
+	for _, t := range defs.targets {
+		all = append(all, defs.view(t))
+	}
+	return all
+}
+
+// remark is what is known of a target beside its definition.
+type remark struct {
+	where    string // file:line; "" for targets made in Go
+	warnings []string
+}
+
+// remark notes for each target where it was written and what is unwise about it.
+// It is called before anybody else knows of the definitions.
+func (d *Definitions) remark(origins []origin, problems []config.Problem) {
+	d.remarks = make(map[string]remark, len(d.targets))
+	for i, from := range origins {
+		var r remark
+		if line, _ := from.doc.At(from.path); line > 0 {
+			r.where = fmt.Sprintf("%s:%d", from.doc.Name(), line)
+		}
+		for _, p := range problems {
+			if rest, within := strings.CutPrefix(p.Path, from.path); within && (from.path == "" || rest == "" || rest[0] == '.' || rest[0] == '[') &&
+				p.Severity == config.Warning && (p.File == "" || p.File == from.doc.Name()) {
+				r.warnings = append(r.warnings, strings.TrimPrefix(strings.TrimPrefix(rest, ".")+": ", ": ")+p.Message)
+			}
+		}
+		d.remarks[d.targets[i].ID] = r
+	}
+}
+
+// Remark is for targets that stand in the list targets of a document which was
+// read by somebody else. It is called before the definitions are used.
+func (d *Definitions) Remark(doc *config.Document, problems []config.Problem) {
+	origins := make([]origin, len(d.targets))
+	for i := range origins {
+		origins[i] = origin{doc, fmt.Sprintf("targets[%d]", i)}
+	}
+	d.remark(origins, problems)
+}
+
+func (d *Definitions) view(t *Target) verdict.TargetView {
+	v := verdict.TargetView{
+		ID: t.ID, Type: t.Type, Disabled: t.Disabled, Lane: t.lane, Payload: t.Payload,
+		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
+	}
+	for _, way := range d.ways[t.ID] {
+		v.Relays = append(v.Relays, relayName(way.Host, way.Port))
+	}
+	var untouched Target
+	untouched.SetDefaults()
+	given := func(key string, value, unset reflect.Value) bool {
+		return t.given[key] || t.given == nil && !reflect.DeepEqual(value.Interface(), unset.Interface())
+	}
+	r := rows{from: d.sources[t.ID]}
+	of, unset := reflect.ValueOf(t).Elem(), reflect.ValueOf(&untouched).Elem()
+	for _, s := range config.Settings(of.Type()) {
+		value := of.FieldByIndex(s.Index)
+		r.add(s.Name, value, given(s.Name, value, unset.FieldByIndex(s.Index)))
+	}
+	v.Rows = r.all
+	return v
+}
+
+// rows are settings as text.
+type rows struct {
+	all  []verdict.TargetRow
+	from map[string]string // key -> path of the rule or default that gave it
+}
+
+// add writes a setting, those of a mapping each on a row of its own. What is
+// empty has none.
+func (r *rows) add(key string, v reflect.Value, given bool) {
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return
+		}
+		v = v.Elem()
+	}
+	text, plain := settingText(v.Interface())
+	switch {
+	case plain && text == "":
+	case plain && r.from[key] != "":
+		r.all = append(r.all, verdict.TargetRow{Key: key, Value: text + " (from " + r.from[key] + ")"})
+	case plain:
+		r.all = append(r.all, verdict.TargetRow{Key: key, Value: text, Default: !given})
+	case v.Kind() == reflect.Struct:
+		for _, s := range config.Settings(v.Type()) {
+			r.add(config.Join(key, s.Name), v.FieldByIndex(s.Index), true)
+		}
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			r.add(fmt.Sprintf("%s[%d]", key, i), v.Index(i), true)
+		}
+	}
+}
+
+// settingText is a value on one line; plain is false for what has keys of its
+// own. A secret is named by its reference, which never holds it.
+func settingText(v any) (text string, plain bool) {
+	switch v := v.(type) {
+	case secrets.Ref:
+		if v.IsZero() {
+			return "", true
+		}
+		return v.String(), true
+	case Text:
+		if !v.Ref.IsZero() {
+			return v.Ref.String(), true
+		}
+		return clean(v.Plain, maxRow), true
+	case time.Duration:
+		return config.Written(v), true
+	case []string:
+		return clean(strings.Join(v, ", "), maxRow), true
+	case map[string]string:
+		var pairs []string
+		for name, value := range v {
+			pairs = append(pairs, name+"="+value)
+		}
+		slices.Sort(pairs)
+		return clean(strings.Join(pairs, ", "), maxRow), true
+	case string:
+		return clean(v, maxRow), true
+	case bool, int:
+		return fmt.Sprint(v), true
+	}
+	return "", false
+}
+
+// maxRow bounds a value that is shown, in bytes: 50 addresses of ordinary length.
+const maxRow = 4000
