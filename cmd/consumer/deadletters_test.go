@@ -162,7 +162,7 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("the ledger says %+v", e)
 		}
 		records := o.audited(broker.ActionDiscarded)
-		if len(records) != 4 || records[0].Reason != "the customer has left" || records[0].Event != "first" || records[0].By != actor() || !strings.Contains(string(records[0].Body), `"id":"first"`) {
+		if len(records) != 4 || records[0].Reason != "the customer has left" || records[0].Event != "first" || records[0].Name != actor() || !strings.Contains(string(records[0].Body), `"id":"first"`) {
 			t.Errorf("audit: %+v", records)
 		}
 		if replayed := o.audited(broker.ActionReplayed); len(replayed) != 3 {

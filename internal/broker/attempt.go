@@ -102,7 +102,7 @@ func invalid(err error) *verdict.Failure {
 // it is not, the message is settled or on its way back.
 func (j *job) due(ctx context.Context) bool {
 	entry, revision, err := j.r.ledger.get(ctx, j.key)
-	if err != nil && !errors.Is(err, errNoEntry) {
+	if err != nil && !errors.Is(err, ErrNoEntry) {
 		j.giveBack(jitter(2*time.Second), err)
 		return false
 	}

@@ -2,11 +2,16 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/events"
 )
@@ -14,13 +19,46 @@ import (
 // Action is what happened to a dead letter, or to a lane.
 type Action string
 
-// The actions.
+// The actions. Those that end a letter are told apart by Ends.
 const (
 	ActionReplayed  Action = "replayed"  // published again by somebody
-	ActionDelivered Action = "delivered" // a letter's delivery succeeded after all
+	ActionDelivered Action = "delivered" // its delivery succeeded after all
 	ActionDiscarded Action = "discarded" // given up by somebody, with a reason
+	ActionExpired   Action = "expired"   // the stream dropped it, having kept it for as long as letters are kept
+	ActionReplaced  Action = "replaced"  // by a newer letter of the same delivery
+	ActionRemoved   Action = "removed"   // from the stream, past Certpost
+
+	ActionRestored  Action = "restored"  // a discarded letter is on the list again, under a new number
+	ActionFailed    Action = "failed"    // what somebody intended could not be done; the letter is as it was
+	ActionHeld      Action = "held"      // kept from being replayed and discarded
+	ActionReleased  Action = "released"  // held no more
 	ActionSuspended Action = "suspended" // a lane, by an operator
 	ActionResumed   Action = "resumed"   // a lane, by an operator or because its time was over
+
+	ActionStarted   Action = "started"   // a replay run
+	ActionPaused    Action = "paused"    // a replay run
+	ActionContinued Action = "continued" // a replay run that was paused
+	ActionStopped   Action = "stopped"   // a replay run, because the same came back
+	ActionCancelled Action = "cancelled" // a replay run
+	ActionDone      Action = "done"      // a replay run
+	ActionSignedIn  Action = "signed-in" // on the page
+	ActionRefused   Action = "refused"   // somebody was not let in, or may not do what was asked for
+)
+
+// ending are the actions that take a letter off the list, the one that is never
+// undone by a later record of the same letter.
+var ending = []Action{ActionReplayed, ActionDelivered, ActionDiscarded, ActionExpired, ActionReplaced, ActionRemoved}
+
+// Ends reports whether the action takes a letter off the list.
+func (a Action) Ends() bool { return slices.Contains(ending, a) }
+
+// Stage says whether a record announces an action or tells what came of it.
+type Stage string
+
+// The stages. A record without one is an outcome.
+const (
+	StageIntent  Stage = "intent" // under the subject certpost.audit.intent.<target>.<token>
+	StageOutcome Stage = "outcome"
 )
 
 // Actor is who does something, and by what way.
@@ -57,17 +95,68 @@ type Hold struct {
 // AuditRecord is one entry of CERTPOST_AUDIT. A discarded letter is kept whole in
 // its record, so that giving up destroys nothing.
 type AuditRecord struct {
-	Time   time.Time   `json:"time"`
-	Action Action      `json:"action"`
-	By     string      `json:"by"` // user@host, or certpost@host for the program itself
-	Reason string      `json:"reason,omitempty"`
-	Event  string      `json:"event,omitempty"`
-	Target string      `json:"target,omitempty"`
-	Lane   string      `json:"lane,omitempty"`
-	Until  time.Time   `json:"until,omitzero"` // of a suspension
-	Letter *DeadLetter `json:"letter,omitempty"`
-	Body   []byte      `json:"body,omitempty"` // the discarded letter's event
+	Time   time.Time `json:"time"`
+	Action Action    `json:"action"`
+	Stage  Stage     `json:"stage,omitempty"`
+	Actor
+	Reason string `json:"reason,omitempty"`
+	Event  string `json:"event,omitempty"`
+	Target string `json:"target,omitempty"`
+	Lane   string `json:"lane,omitempty"`
+	Run    string `json:"run,omitempty"` // the replay run it is part of
+	// LetterNumber is the letter's sequence; NewLetter the one that a restored letter
+	// has now; Delivery the sequence in CERTPOST_DELIVERIES of a replay.
+	LetterNumber uint64 `json:"letter_number,omitempty"`
+	NewLetter    uint64 `json:"new_letter,omitempty"`
+	Delivery     uint64 `json:"delivery,omitempty"`
+	// NewTarget and NewRecipients are what somebody changed for a replay.
+	NewTarget     string      `json:"new_target,omitempty"`
+	NewRecipients []string    `json:"new_recipients,omitempty"`
+	Until         time.Time   `json:"until,omitzero"` // of a suspension
+	Letter        *DeadLetter `json:"letter,omitempty"`
+	Body          []byte      `json:"body,omitempty"` // the discarded letter's event
+	// TooLarge says that the letter's event did not fit into the record.
+	TooLarge bool `json:"too_large,omitempty"`
+	// Previous is the SHA-256, hexadecimal, of the record before this one, over its
+	// stored bytes; "" in the first, and in those from before there was a chain.
+	Previous string `json:"previous,omitempty"`
+
+	// What is known of a record that was read: its place, its own SHA-256, and
+	// whether it was not written by Certpost and cannot be read.
+	Sequence   uint64 `json:"-"`
+	Hash       string `json:"-"`
+	Unreadable bool   `json:"-"`
 }
+
+// ReadAudit yields the records from a sequence on, in order.
+func (b *Broker) ReadAudit(ctx context.Context, from uint64) iter.Seq2[AuditRecord, error] {
+	return func(yield func(AuditRecord, error) bool) {
+		for raw, err := range b.read(ctx, AuditStream, "", from) {
+			if err != nil {
+				yield(AuditRecord{}, err)
+				return
+			}
+			if !yield(readRecord(raw), nil) {
+				return
+			}
+		}
+	}
+}
+
+func readRecord(raw *jetstream.RawStreamMsg) AuditRecord {
+	var r AuditRecord
+	if json.Unmarshal(raw.Data, &r) != nil {
+		r = AuditRecord{Unreadable: true}
+	}
+	if r.Time.IsZero() {
+		r.Time = raw.Time
+	}
+	r.Sequence, r.Hash = raw.Sequence, hashOf(raw.Data)
+	return r
+}
+
+// itself is the program as an actor.
+func itself(name string) Actor { return Actor{Name: name, Via: ViaItself} }
 
 // audit writes a record and waits for its acknowledgement. id makes writing it
 // twice harmless; "" writes it as it is.
@@ -89,4 +178,9 @@ func (b *Broker) audit(ctx context.Context, r AuditRecord, token, id string) err
 		return fmt.Errorf("audit %s: %w", m.Subject, err)
 	}
 	return nil
+}
+
+func hashOf(stored []byte) string {
+	sum := sha256.Sum256(stored)
+	return hex.EncodeToString(sum[:])
 }

@@ -262,33 +262,9 @@ func (b *Broker) removeLetter(ctx context.Context, seq uint64) error {
 }
 
 // DeadLetters yields the open letters in order, those whose subject fits the
-// filter ("" for all). It reads by sequence, never through a consumer, so
-// looking changes nothing.
+// filter ("" for all). Looking changes nothing.
 func (b *Broker) DeadLetters(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
-	if filter == "" {
-		filter = deadPrefix + ">"
-	}
-	return func(yield func(DeadLetter, error) bool) {
-		stream, err := b.js.Stream(ctx, DeadLettersStream)
-		if err != nil {
-			yield(DeadLetter{}, fmt.Errorf("stream %s: %w", DeadLettersStream, err))
-			return
-		}
-		for seq := uint64(1); ; {
-			raw, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(filter))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				return
-			}
-			if err != nil {
-				yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
-				return
-			}
-			if !yield(parseDeadLetter(raw), nil) {
-				return
-			}
-			seq = raw.Sequence + 1
-		}
-	}
+	return b.readLetters(ctx, filter, 1)
 }
 
 // ErrNoLetter says that there is no such open dead letter.
@@ -296,16 +272,12 @@ var ErrNoLetter = errors.New("no such open dead letter")
 
 // DeadLetter returns the letter with a sequence number.
 func (b *Broker) DeadLetter(ctx context.Context, seq uint64) (DeadLetter, error) {
-	stream, err := b.js.Stream(ctx, DeadLettersStream)
-	if err != nil {
-		return DeadLetter{}, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
-	}
-	raw, err := stream.GetMsg(ctx, seq)
+	raw, err := b.at(ctx, DeadLettersStream, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return DeadLetter{}, fmt.Errorf("%w: number %d (replayed, discarded or expired?)", ErrNoLetter, seq)
 	}
 	if err != nil {
-		return DeadLetter{}, fmt.Errorf("dead letter %d: %w", seq, err)
+		return DeadLetter{}, b.unread(ctx, DeadLettersStream, err)
 	}
 	return parseDeadLetter(raw), nil
 }

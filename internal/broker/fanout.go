@@ -273,7 +273,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
 	for d, err := range r.DeadLetters(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
 		if err == nil {
-			err = r.audit(ctx, AuditRecord{Action: ActionReplayed, By: "a new publication of the event", Event: d.Event, Target: d.Target},
+			err = r.audit(ctx, AuditRecord{Action: ActionReplayed, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target},
 				d.Token, "letter/"+strconv.FormatUint(d.Sequence, 10))
 		}
 		if err == nil {

@@ -140,8 +140,8 @@ func certainty(f *verdict.Failure) verdict.Certainty {
 // errClaimLost says that somebody else changed the entry since we read it.
 var errClaimLost = errors.New("the ledger's entry was changed by another process")
 
-// errNoEntry says that the ledger knows nothing of a delivery.
-var errNoEntry = errors.New("no such delivery in the ledger")
+// ErrNoEntry says that the ledger knows nothing of a delivery.
+var ErrNoEntry = errors.New("no such delivery in the ledger")
 
 // ledger is the bucket; all writes are compare-and-set on the revision read.
 type ledger struct {
@@ -163,12 +163,12 @@ func (b *Broker) openLedger(ctx context.Context) (ledger, error) {
 
 func ledgerKey(target, eventToken string) string { return target + "." + eventToken }
 
-// get returns the entry and its revision; errNoEntry with revision 0 when there
+// get returns the entry and its revision; ErrNoEntry with revision 0 when there
 // is none.
 func (l ledger) get(ctx context.Context, key string) (Entry, uint64, error) {
 	kve, err := l.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return Entry{}, 0, errNoEntry
+		return Entry{}, 0, ErrNoEntry
 	}
 	if err != nil {
 		return Entry{}, 0, fmt.Errorf("ledger entry %s: %w", key, err)

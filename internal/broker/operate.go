@@ -64,7 +64,7 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by string, force bool
 	if err != nil {
 		return false, fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, d.ReplaySubject, err)
 	}
-	if err := b.audit(ctx, AuditRecord{Action: ActionReplayed, By: by, Event: d.Event, Target: d.Target, Letter: &d}, d.Token,
+	if err := b.audit(ctx, AuditRecord{Action: ActionReplayed, Actor: Actor{Name: by}, Event: d.Event, Target: d.Target, Letter: &d}, d.Token,
 		"letter/"+strconv.FormatUint(d.Sequence, 10)); err != nil {
 		return ack.Duplicate, err
 	}
@@ -76,7 +76,7 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by, reason string) e
 	if reason == "" {
 		return errors.New("discarding needs a reason")
 	}
-	if err := b.audit(ctx, AuditRecord{Action: ActionDiscarded, By: by, Reason: reason, Event: d.Event, Target: d.Target, Letter: &d, Body: d.Body}, d.Token,
+	if err := b.audit(ctx, AuditRecord{Action: ActionDiscarded, Actor: Actor{Name: by}, Reason: reason, Event: d.Event, Target: d.Target, Letter: &d, Body: d.Body}, d.Token,
 		"letter/"+strconv.FormatUint(d.Sequence, 10)); err != nil {
 		return err
 	}

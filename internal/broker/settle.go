@@ -141,7 +141,7 @@ func (j *job) redelivered() bool {
 func (j *job) offTheList(ctx context.Context) {
 	n, err := j.r.unbury(ctx, j.target, j.token)
 	if err == nil && n > 0 {
-		err = j.r.audit(ctx, AuditRecord{Action: ActionDelivered, By: j.r.owner, Event: j.event.ID, Target: j.target}, j.token,
+		err = j.r.audit(ctx, AuditRecord{Action: ActionDelivered, Actor: itself(j.r.owner), Event: j.event.ID, Target: j.target}, j.token,
 			j.key+"/"+strconv.FormatUint(j.seq, 10))
 	}
 	if err != nil {

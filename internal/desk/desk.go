@@ -270,7 +270,7 @@ type Conflict struct {
 }
 
 func (c *Conflict) Error() string {
-	return "dead letter was " + string(c.Record.Action) + " by " + c.Record.By + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
+	return "dead letter was " + string(c.Record.Action) + " by " + c.Record.Name + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
 // The other refusals.

@@ -1,0 +1,385 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// How a stream is read: by direct get, a batch of messages for each request, which
+// is never through a consumer and so changes nothing. One batch is in memory.
+const (
+	readBatch    = 256             // messages
+	readBytes    = 1 << 20         // after which a batch ends; one message more may come
+	readPatience = 5 * time.Second // without a sign of the server, until it is asked again
+	readTries    = 3               // that bring nothing
+)
+
+// The headers and the status with which a direct get is answered (nats-server,
+// server/stream.go, getDirectRequest). The server appends its headers to the
+// message's own, so the last of each name is the server's.
+const (
+	headerSequence     = "Nats-Sequence"
+	headerLastSequence = "Nats-Last-Sequence"
+	headerPending      = "Nats-Num-Pending"
+	headerSubject      = "Nats-Subject"
+	headerTimeStamp    = "Nats-Time-Stamp"
+	headerStatus       = "Status"
+
+	statusEnd       = "204" // of a batch
+	statusNotFound  = "404"
+	statusNobody    = "503" // no server answers for the stream
+	codeNoSuchEntry = 10037 // JSNoMessageFoundErr
+)
+
+type getRequest struct {
+	Seq      uint64 `json:"seq,omitempty"`
+	Next     string `json:"next_by_subj,omitempty"`
+	Last     string `json:"last_by_subj,omitempty"`
+	Batch    int    `json:"batch,omitempty"`
+	MaxBytes int    `json:"max_bytes,omitempty"`
+}
+
+// read yields the messages of a stream from a sequence on, those whose subject
+// fits the filter ("" for all), until there are no more. An answer that gets lost
+// is asked for again.
+//
+// Any replica may answer a direct get, also one that lags: it may still show what
+// was removed a moment ago, but the end is only believed when the stream's leader
+// says so too, so that what was acknowledged before is always seen.
+func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		next, tries := max(from, 1), 0
+		for {
+			page, ended, err := b.page(ctx, stream, getRequest{Seq: next, Next: filter, Batch: readBatch, MaxBytes: readBytes})
+			if len(page) == 0 && err != nil {
+				if tries++; ctx.Err() != nil || tries == readTries {
+					yield(nil, b.unread(ctx, stream, err))
+					return
+				}
+				sleep(ctx, time.Duration(tries)*100*time.Millisecond)
+				continue
+			}
+			tries = 0
+			if ended {
+				m, err := b.leaderGet(ctx, stream, getRequest{Seq: lastOf(page, next-1) + 1, Next: anySubject(filter)})
+				if err == nil {
+					page, ended = append(page, m), false
+				} else if !errors.Is(err, jetstream.ErrMsgNotFound) {
+					yield(nil, b.unread(ctx, stream, err))
+					return
+				}
+			}
+			for _, m := range page {
+				if !yield(m, nil) {
+					return
+				}
+			}
+			if ended {
+				return
+			}
+			next = lastOf(page, next-1) + 1
+		}
+	}
+}
+
+func lastOf(page []*jetstream.RawStreamMsg, otherwise uint64) uint64 {
+	if len(page) == 0 {
+		return otherwise
+	}
+	return page[len(page)-1].Sequence
+}
+
+func anySubject(filter string) string {
+	if filter == "" {
+		return ">"
+	}
+	return filter
+}
+
+// unread is the error of a read, in words.
+func (b *Broker) unread(ctx context.Context, stream string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("read stream %s: %w", stream, ctx.Err())
+	}
+	if away := b.away(); away != nil {
+		return fmt.Errorf("read stream %s: %w", stream, away)
+	}
+	if _, serr := b.js.Stream(ctx, stream); serr != nil {
+		return fmt.Errorf("stream %s: %w", stream, serr)
+	}
+	return fmt.Errorf("read stream %s: %w", stream, err)
+}
+
+// page asks for one batch. ended says that, for all that the answering replica
+// knows, there is nothing behind it. With an error the page is what came before
+// it; it is without gaps.
+func (b *Broker) page(ctx context.Context, stream string, request getRequest) (page []*jetstream.RawStreamMsg, ended bool, err error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, false, err
+	}
+	// A channel, because the client's other ways of waiting take a stored message
+	// with a header of its own called Status for an answer.
+	answers := make(chan *nats.Msg, max(request.Batch, 1)+2)
+	inbox := b.nc.NewInbox()
+	sub, err := b.nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+		return nil, false, err
+	}
+	overdue := time.NewTimer(readPatience)
+	defer overdue.Stop()
+	before := uint64(0) // the sequence of the answer before
+	for {
+		select {
+		case <-ctx.Done():
+			return page, false, ctx.Err()
+		case <-overdue.C:
+			return page, false, nats.ErrTimeout
+		case answer := <-answers:
+			overdue.Reset(readPatience)
+			if serverHeader(answer, headerSequence) == "" {
+				return verdictOf(page, answer, before)
+			}
+			m, err := rawMessage(answer)
+			if err != nil {
+				return page, false, err
+			}
+			if request.Batch == 0 {
+				return []*jetstream.RawStreamMsg{m}, true, nil
+			}
+			if serverHeader(answer, headerLastSequence) != strconv.FormatUint(before, 10) {
+				return page, false, errors.New("an answer got lost")
+			}
+			page, before = append(page, m), m.Sequence
+		}
+	}
+}
+
+// verdictOf reads the answer that ends a batch.
+func verdictOf(page []*jetstream.RawStreamMsg, answer *nats.Msg, before uint64) ([]*jetstream.RawStreamMsg, bool, error) {
+	switch status := answer.Header.Get(headerStatus); status {
+	case statusEnd:
+		if serverHeader(answer, headerLastSequence) != strconv.FormatUint(before, 10) {
+			return page, false, errors.New("an answer got lost")
+		}
+		return page, serverHeader(answer, headerPending) == "0", nil
+	case statusNotFound:
+		return page, true, nil
+	case statusNobody:
+		return page, false, nats.ErrNoResponders
+	default:
+		return page, false, fmt.Errorf("the server answers %q %s", status, answer.Header.Get("Description"))
+	}
+}
+
+func serverHeader(m *nats.Msg, name string) string {
+	values := m.Header[name]
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+func rawMessage(answer *nats.Msg) (*jetstream.RawStreamMsg, error) {
+	seq, err := strconv.ParseUint(serverHeader(answer, headerSequence), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("sequence of an answer: %w", err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, serverHeader(answer, headerTimeStamp))
+	if err != nil {
+		return nil, fmt.Errorf("time of message %d: %w", seq, err)
+	}
+	return &jetstream.RawStreamMsg{Subject: serverHeader(answer, headerSubject), Sequence: seq, Header: answer.Header, Data: answer.Data, Time: at}, nil
+}
+
+// leaderGet reads one message by asking the stream's leader, who knows all that
+// was acknowledged; jetstream.ErrMsgNotFound when there is none.
+func (b *Broker) leaderGet(ctx context.Context, stream string, request getRequest) (*jetstream.RawStreamMsg, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	reply, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, body)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject  string    `json:"subject"`
+			Sequence uint64    `json:"seq"`
+			Header   []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
+			Time     time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return nil, errors.New("the server's answer is unreadable")
+	}
+	if answer.Error != nil && answer.Error.ErrorCode == codeNoSuchEntry {
+		return nil, jetstream.ErrMsgNotFound
+	}
+	if answer.Error != nil {
+		return nil, answer.Error
+	}
+	m := &jetstream.RawStreamMsg{Subject: answer.Message.Subject, Sequence: answer.Message.Sequence, Data: answer.Message.Data, Time: answer.Message.Time}
+	if len(answer.Message.Header) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
+			return nil, fmt.Errorf("headers of message %d: %w", m.Sequence, err)
+		}
+	}
+	return m, nil
+}
+
+// at reads one message by its number: from any replica, and from the leader
+// where that one does not have it.
+func (b *Broker) at(ctx context.Context, stream string, sequence uint64) (*jetstream.RawStreamMsg, error) {
+	page, _, err := b.page(ctx, stream, getRequest{Seq: sequence})
+	if err == nil && len(page) == 1 {
+		return page[0], nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return b.leaderGet(ctx, stream, getRequest{Seq: sequence})
+}
+
+// ReadLetters yields the open dead letters with this number or a higher one, in
+// order, with their bodies. Letters removed while it reads may still come.
+func (b *Broker) ReadLetters(ctx context.Context, from uint64) iter.Seq2[DeadLetter, error] {
+	return b.readLetters(ctx, "", from)
+}
+
+func (b *Broker) readLetters(ctx context.Context, filter string, from uint64) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		for raw, err := range b.read(ctx, DeadLettersStream, filter, from) {
+			if err != nil {
+				yield(DeadLetter{}, err)
+				return
+			}
+			if !yield(parseDeadLetter(raw), nil) {
+				return
+			}
+		}
+	}
+}
+
+// LedgerChange is the newest value of one key of the ledger.
+type LedgerChange struct {
+	Key      string // <target>.<event token>
+	Revision uint64 // its sequence in the bucket's stream
+	Time     time.Time
+	Entry    Entry
+	// Deleted: there is no entry any more. Unreadable: it was not written by Certpost.
+	Deleted, Unreadable bool
+}
+
+// ReadEntries yields the ledger's entries whose revision is this one or higher,
+// in the order in which they were written. A key comes once, but for those that
+// change meanwhile.
+func (b *Broker) ReadEntries(ctx context.Context, from uint64) iter.Seq2[LedgerChange, error] {
+	return func(yield func(LedgerChange, error) bool) {
+		for raw, err := range b.read(ctx, "KV_"+LedgerBucket, "", from) {
+			if err != nil {
+				yield(LedgerChange{}, err)
+				return
+			}
+			if !yield(ledgerChange(raw), nil) {
+				return
+			}
+		}
+	}
+}
+
+func ledgerChange(raw *jetstream.RawStreamMsg) LedgerChange {
+	c := LedgerChange{Key: raw.Subject[min(len("$KV."+LedgerBucket+"."), len(raw.Subject)):], Revision: raw.Sequence, Time: raw.Time}
+	if raw.Header.Get("KV-Operation") != "" { // DEL or PURGE
+		c.Deleted = true
+		return c
+	}
+	c.Unreadable = json.Unmarshal(raw.Data, &c.Entry) != nil
+	return c
+}
+
+// EntryAt is the ledger's entry with a revision; an error that is ErrNoEntry when
+// it has changed since.
+func (b *Broker) EntryAt(ctx context.Context, revision uint64) (LedgerChange, error) {
+	raw, err := b.at(ctx, "KV_"+LedgerBucket, revision)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return LedgerChange{}, fmt.Errorf("revision %d: %w", revision, ErrNoEntry)
+	}
+	if err != nil {
+		return LedgerChange{}, b.unread(ctx, "KV_"+LedgerBucket, err)
+	}
+	return ledgerChange(raw), nil
+}
+
+// StreamState says how far a stream reaches. Sequences are dense: Last is how many
+// messages it ever had, and what is between First and Last and not among Messages
+// was removed.
+type StreamState struct {
+	First, Last, Messages uint64
+}
+
+// StreamStates are those of dead letters, audit and ledger, by their leaders.
+func (b *Broker) StreamStates(ctx context.Context) (letters, audit, ledger StreamState, err error) {
+	for name, s := range map[string]*StreamState{DeadLettersStream: &letters, AuditStream: &audit, "KV_" + LedgerBucket: &ledger} {
+		info, serr := b.js.Stream(ctx, name)
+		if serr != nil {
+			return letters, audit, ledger, fmt.Errorf("stream %s: %w", name, serr)
+		}
+		state := info.CachedInfo().State
+		*s = StreamState{First: state.FirstSeq, Last: state.LastSeq, Messages: state.Msgs}
+	}
+	return letters, audit, ledger, nil
+}
+
+// OpenLetters says which numbers are those of open letters.
+type OpenLetters struct {
+	StreamState
+	gone []uint64 // between First and Last, sorted
+}
+
+// Has reports whether the letter is there.
+func (o *OpenLetters) Has(number uint64) bool {
+	if o.Messages == 0 || number < o.First || number > o.Last {
+		return false
+	}
+	_, gone := slices.BinarySearch(o.gone, number)
+	return !gone
+}
+
+// OpenLetters asks the leader which letters are there. The answer names those that
+// are not: some bytes for each letter removed after the oldest that is open, so it
+// is for when the counts of StreamStates are not what they should be.
+func (b *Broker) OpenLetters(ctx context.Context) (*OpenLetters, error) {
+	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
+	}
+	s := info.State
+	open := &OpenLetters{StreamState{s.FirstSeq, s.LastSeq, s.Msgs}, s.Deleted}
+	if !slices.IsSorted(open.gone) {
+		slices.Sort(open.gone)
+	}
+	return open, nil
+}

@@ -1,0 +1,211 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// quiet is a broker with its streams, on an embedded server, without a runner.
+func quiet(t testing.TB) *Broker {
+	t.Helper()
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	if err := b.ensureTopology(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// letterOf is the dead letter of an event for the target ops.
+func letterOf(id string) *DeadLetter {
+	return &DeadLetter{
+		Event: id, Token: id, Target: "ops", Lane: "relay", Generation: 1, Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth,
+		Reason: "as the test wants it", ReplaySubject: deliveryPrefix + "relay.ops", Body: event(id, "ops").Encode(),
+	}
+}
+
+// buryMany makes n open letters.
+func buryMany(t testing.TB, b *Broker, n int) {
+	t.Helper()
+	msgs := make([]*nats.Msg, 0, n)
+	for i := range n {
+		d := letterOf(fmt.Sprintf("e%06d", i))
+		d.Subject = d.subjectOf()
+		msgs = append(msgs, d.message(""))
+	}
+	for part := range slices.Chunk(msgs, 1000) {
+		if err := b.publishEach(context.Background(), part, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func collect(t *testing.T, b *Broker, from uint64) (numbers []uint64) {
+	t.Helper()
+	for d, err := range b.ReadLetters(context.Background(), from) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		numbers = append(numbers, d.Sequence)
+	}
+	return numbers
+}
+
+func TestReadingInBatches(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	if got := collect(t, b, 1); got != nil {
+		t.Fatalf("an empty stream has %v", got)
+	}
+	const n = 2*readBatch + 10
+	buryMany(t, b, n)
+	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first, the last, and the first of the second batch go.
+	removed := []uint64{1, readBatch + 2, n}
+	for _, seq := range removed {
+		if err := stream.DeleteMsg(ctx, seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want []uint64
+	for seq := uint64(1); seq <= n; seq++ {
+		if !slices.Contains(removed, seq) {
+			want = append(want, seq)
+		}
+	}
+	if got := collect(t, b, 0); !slices.Equal(got, want) {
+		t.Errorf("read %d letters, want %d: %v", len(got), len(want), got)
+	}
+	if got := collect(t, b, n-3); !slices.Equal(got, []uint64{n - 3, n - 2, n - 1}) {
+		t.Errorf("from %d on: %v", n-3, got)
+	}
+	if got := collect(t, b, n+100); got != nil {
+		t.Errorf("behind the end: %v", got)
+	}
+
+	open, err := b.OpenLetters(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(0); seq <= n+1; seq++ {
+		if open.Has(seq) != slices.Contains(want, seq) {
+			t.Errorf("letter %d: has %v", seq, open.Has(seq))
+		}
+	}
+	letters, audit, ledger, err := b.StreamStates(ctx)
+	if err != nil || letters != (StreamState{2, n, n - 3}) || audit.Messages != 0 || ledger.Messages != 0 {
+		t.Errorf("states %v %v %v, %v", letters, audit, ledger, err)
+	}
+	if _, err := b.DeadLetter(ctx, removed[1]); !errors.Is(err, ErrNoLetter) {
+		t.Errorf("a removed letter: %v", err)
+	}
+	if d, err := b.DeadLetter(ctx, 7); err != nil || d.Event != "e000006" || !strings.Contains(string(d.Body), d.Event) || time.Since(d.Time) > time.Hour {
+		t.Errorf("letter 7: %+v, %v", d, err)
+	}
+}
+
+// Whoever publishes a letter chooses its headers; none of them may pass for what
+// the server says.
+func TestReadingIsNotMisled(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	for i, forged := range []nats.Header{
+		{"Status": {"204"}, "Nats-Num-Pending": {"0"}},
+		{"Status": {"503"}},
+		{"Nats-Sequence": {"77"}, "Nats-Subject": {"certpost.dead.X.y.z.forged"}, "Nats-Last-Sequence": {"9"}, "Nats-Time-Stamp": {"yesterday"}},
+		{},
+	} {
+		m := nats.NewMsg(fmt.Sprintf("certpost.dead.SMTP_AUTH.relay.ops.e%d", i))
+		m.Header = forged // and no body, as the server's own answers
+		if _, err := b.js.PublishMsg(ctx, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := collect(t, b, 1); !slices.Equal(got, []uint64{1, 2, 3, 4}) {
+		t.Fatalf("read %v", got)
+	}
+	if d, err := b.DeadLetter(ctx, 3); err != nil || d.Sequence != 3 || d.Token != "e2" {
+		t.Errorf("letter 3: %+v, %v", d, err)
+	}
+	if d, err := b.DeadLetter(ctx, 2); err != nil || d.Sequence != 2 {
+		t.Errorf("letter 2: %+v, %v", d, err)
+	}
+}
+
+func TestReadingSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range b.ReadLetters(ctx, 1) {
+		if !errors.Is(err, jetstream.ErrStreamNotFound) || !strings.Contains(err.Error(), DeadLettersStream) {
+			t.Errorf("without the stream: %v", err)
+		}
+	}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	for _, err := range b.ReadAudit(over, 1) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+	}
+}
+
+func TestReadingTheLedger(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	l, err := b.openLedger(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision, err := l.put(ctx, "ops.e1", Entry{Event: "e1", Target: "ops", State: StateWaiting}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.put(ctx, "ops.e2", Entry{Event: "e2", Target: "ops", State: StateSent}, 0); err != nil {
+		t.Fatal(err)
+	}
+	latest, err := l.put(ctx, "ops.e1", Entry{Event: "e1", Target: "ops", State: StateDead}, revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.kv.PutString(ctx, "ops.e3", "by hand"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.kv.Delete(ctx, "ops.e2"); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for c, err := range b.ReadEntries(ctx, 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s %d %s %v %v", c.Key, c.Revision, c.Entry.State, c.Deleted, c.Unreadable))
+	}
+	if want := []string{"ops.e1 3 dead false false", "ops.e3 4  false true", "ops.e2 5  true false"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	if c, err := b.EntryAt(ctx, latest); err != nil || c.Entry.State != StateDead || c.Key != "ops.e1" {
+		t.Errorf("entry at %d: %+v, %v", latest, c, err)
+	}
+	if _, err := b.EntryAt(ctx, revision); !errors.Is(err, ErrNoEntry) {
+		t.Errorf("a revision that is gone: %v", err)
+	}
+}
