@@ -1,0 +1,161 @@
+package access
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// signInTime is how long somebody may take at the provider.
+const signInTime = 10 * time.Minute
+
+// sealed is what has to be the same when somebody comes back from the provider. The
+// browser keeps it, encrypted, so that strangers who begin and never come back cost
+// no memory.
+type sealed struct {
+	State, Nonce, Verifier string
+	Return                 string
+	Until                  time.Time
+	Old                    []byte `json:",omitempty"` // key of the session to end, which has no cookie on the way back
+}
+
+// sealer encrypts with a key of this process.
+type sealer struct{ aead cipher.AEAD }
+
+func newSealer(secret [32]byte) (*sealer, error) {
+	mac := hmac.New(sha256.New, secret[:])
+	mac.Write([]byte("sign-in at the provider"))
+	block, err := aes.NewCipher(mac.Sum(nil))
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	return &sealer{aead}, err
+}
+
+func (s *sealer) seal(v sealed) (string, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, text, nil)), nil
+}
+
+func (s *sealer) open(text string) (v sealed, ok bool) {
+	box, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return v, false
+	}
+	plain, err := s.aead.Open(nil, nil, box, nil)
+	if err != nil || json.Unmarshal(plain, &v) != nil || time.Now().After(v.Until) {
+		return sealed{}, false
+	}
+	return v, true
+}
+
+// goToProvider sends the browser to the provider: code flow, PKCE (S256), state and
+// nonce.
+func (a *Access) goToProvider(w http.ResponseWriter, r *http.Request, v Visit) {
+	m, err := a.provider.discover(r.Context())
+	if err != nil {
+		a.providerFailed(w, r, v, http.StatusBadGateway, &problem{"The provider cannot be reached. Try again in a moment", err})
+		return
+	}
+	client, err := a.provider.oauth(r.Context(), m, false)
+	if err != nil {
+		a.providerFailed(w, r, v, http.StatusBadGateway, err)
+		return
+	}
+	sent := sealed{
+		State: randomText(), Nonce: randomText(), Verifier: oauth2.GenerateVerifier(),
+		Return: LocalPath(r.URL.Query().Get("return")), Until: time.Now().Add(signInTime),
+	}
+	if s := a.identify(r).session; s != nil {
+		sent.Old = s.key[:]
+	}
+	cookie, err := a.provider.sealer.seal(sent)
+	if err != nil {
+		a.providerFailed(w, r, v, http.StatusInternalServerError, err)
+		return
+	}
+	a.setCookie(w, providerCookie, cookie, http.SameSiteLaxMode, int(signInTime/time.Second))
+	http.Redirect(w, r, client.AuthCodeURL(sent.State, oidc.Nonce(sent.Nonce), oauth2.S256ChallengeOption(sent.Verifier)), http.StatusSeeOther)
+}
+
+// comeFromProvider is where the provider sends the browser back to.
+func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visit) {
+	sent, ok := a.provider.sealer.open(a.cookie(r, providerCookie))
+	a.setCookie(w, providerCookie, "", http.SameSiteLaxMode, -1)
+	answer := r.URL.Query()
+	if !ok || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(sent.State)) != 1 {
+		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"That sign-in was not begun in this browser, or took too long. Try again", nil})
+		return
+	}
+	if !a.provider.take(sent.State, sent.Until) {
+		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"That sign-in has been used before. Try again", nil})
+		return
+	}
+	who, err := a.welcome(r.Context(), answer.Get, sent)
+	if err != nil {
+		a.provider.release(sent.State)
+		a.providerFailed(w, r, v, http.StatusUnauthorized, err)
+		return
+	}
+	user := User{Name: who.name, Subject: who.subject, Role: a.people.Load().roles.of(who.values), Address: v.User.Address}
+	if user.Role == Anyone {
+		a.record(r.Context(), Event{Kind: SignInFailed, User: user, Way: byProvider, Reason: "no role: claim " + a.provider.cfg.RoleClaim + " gives none"})
+		a.pages.Refused(w, r, http.StatusForbidden, "You have no role here",
+			user.Name+" signed in, but the claim "+a.provider.cfg.RoleClaim+" gives no role. The provider sent these claims: "+
+				strings.Join(who.claims, ", ")+". Whoever runs Certpost can give you a role under http.sign_in.oidc.roles.")
+		return
+	}
+	if len(sent.Old) == len(sessionKey{}) {
+		a.sessions.finishKey(sessionKey(sent.Old))
+	}
+	a.beginSession(w, r, session{user: user, values: who.values}, byProvider)
+	bounce(w, r, sent.Return)
+}
+
+// welcome reads the provider's answer and finds out who it is.
+func (a *Access) welcome(ctx context.Context, answer func(string) string, sent sealed) (*identity, error) {
+	m, err := a.provider.discover(ctx)
+	if err != nil {
+		return nil, &problem{"The provider cannot be reached. Try again in a moment", err}
+	}
+	// RFC 9207: another provider that we do not even know cannot have answered.
+	if issuer := answer("iss"); issuer != a.provider.cfg.Issuer && (issuer != "" || m.SaysIssuer) {
+		return nil, &problem{"Another provider has answered", nil}
+	}
+	if code := answer("error"); code != "" {
+		return nil, &problem{"The provider did not sign you in (" + errorCode(code) + ")", nil}
+	}
+	if answer("code") == "" {
+		return nil, &problem{"The provider sent no code", nil}
+	}
+	return a.provider.redeem(ctx, m, answer("code"), sent)
+}
+
+// providerFailed shows the page to sign in again, with the reason. Whoever runs
+// Certpost finds more in the log.
+func (a *Access) providerFailed(w http.ResponseWriter, r *http.Request, v Visit, status int, err error) {
+	view := a.signInView(v, LocalPath(r.URL.Query().Get("return")))
+	view.Status, view.Message = status, "Something went wrong."
+	var known *problem
+	if errors.As(err, &known) {
+		view.Message = known.text + "."
+	}
+	a.record(r.Context(), Event{Kind: SignInFailed, User: v.User, Way: byProvider, Reason: shown(err.Error(), 400)})
+	a.pages.SignIn(w, r, view)
+}

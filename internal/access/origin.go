@@ -1,0 +1,120 @@
+package access
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// answers says whether a Host header names this dashboard. Otherwise a page whose
+// name its owner points at 127.0.0.1 once it is loaded (DNS rebinding) would be of
+// the same origin, and could do whatever the user can.
+func (a *Access) answers(host string) bool {
+	name := hostname(host)
+	return isLoopbackName(name) || a.cfg.URL != nil && name == hostname(a.cfg.URL.Host)
+}
+
+// hostname is the host without its port, in lower case and without a dot at its end.
+func hostname(host string) string {
+	u := url.URL{Host: host}
+	return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+}
+
+func isLoopbackName(name string) bool {
+	return name == "localhost" || name == "127.0.0.1" || name == "::1"
+}
+
+// IsLoopback says whether an address to listen on, host:port, is reached from this
+// machine alone. A name other than localhost may mean anything.
+func IsLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// sentFromHere says whether one of our own pages sent an unsafe request. Browsers
+// since 2023 say so in Sec-Fetch-Site; of others an Origin is wanted, which what is
+// no browser can give. A request with neither is refused: it may be an old browser's.
+func (a *Access) sentFromHere(r *http.Request) bool {
+	if a.crossOrigin.Check(r) != nil {
+		return false
+	}
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
+		return site == "same-origin"
+	}
+	origin := r.Header.Get("Origin")
+	if u, err := url.Parse(origin); err == nil && u.Host != "" && u.Host == r.Host {
+		return true
+	}
+	return a.cfg.URL != nil && origin == originOf(a.cfg.URL)
+}
+
+func originOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
+
+// fromElsewhere says that a page of another site had the browser make the request.
+func fromElsewhere(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site == "cross-site" || site == "same-site"
+}
+
+// isNavigation says that the browser shows the answer as a page, and that somebody
+// is there to read it. What does not say so is taken to, if it takes HTML.
+func isNavigation(r *http.Request) bool {
+	if mode := r.Header.Get("Sec-Fetch-Mode"); mode != "" {
+		return mode == "navigate"
+	}
+	return r.Header.Get("HX-Request") == "" && strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+// isStream says that the request is not somebody's doing, but a page's that wants
+// to be kept up to date.
+func isStream(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+}
+
+// isSafe says that a request changes nothing (RFC 9110, section 9.2.1).
+func isSafe(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
+
+// forwarded are the headers by which a proxy gives itself away.
+var forwarded = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"}
+
+func isForwarded(r *http.Request) bool {
+	return slices.ContainsFunc(forwarded, func(name string) bool { return r.Header.Get(name) != "" })
+}
+
+// clientAddress is where a request comes from. What X-Forwarded-For says is believed
+// of the proxies that the configuration names alone, from the right: the last address
+// that is none of theirs.
+func (a *Access) clientAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	address, err := netip.ParseAddr(host)
+	if err != nil {
+		return host
+	}
+	address = address.Unmap()
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && a.isProxy(address); i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		address = hop.Unmap()
+	}
+	return address.WithZone("").String()
+}
+
+func (a *Access) isProxy(address netip.Addr) bool {
+	return slices.ContainsFunc(a.cfg.Proxies, func(p netip.Prefix) bool { return p.Contains(address.WithZone("")) })
+}

@@ -1,0 +1,36 @@
+package access
+
+import (
+	"net/url"
+	"strings"
+)
+
+const maxPath = 2048
+
+// LocalPath is a path and query of this site that it is safe to send a browser to,
+// "/" for everything else: other sites, what a browser might read as another site
+// (//host, /\host, a tab between two slashes), and the sign-in itself.
+func LocalPath(text string) string {
+	const home = "/"
+	if len(text) > maxPath || !strings.HasPrefix(text, "/") || strings.HasPrefix(text, "//") {
+		return home
+	}
+	for _, c := range []byte(text) {
+		if c <= ' ' || c >= 0x7f || c == '\\' {
+			return home
+		}
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "" || u.Opaque != "" || u.Host != "" || u.User != nil || strings.HasPrefix(u.Path, "//") {
+		return home
+	}
+	for segment := range strings.SplitSeq(u.Path, "/") {
+		if segment == "." || segment == ".." {
+			return home
+		}
+	}
+	if u.Path == signInPath || u.Path == signOutPath || strings.HasPrefix(u.Path, signInPath+"/") {
+		return home
+	}
+	return u.RequestURI() // without the fragment
+}

@@ -1,0 +1,402 @@
+package access
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// Provider is an OpenID Connect provider at which people sign in.
+type Provider struct {
+	// Issuer is its address, exactly as it stands in its tokens.
+	Issuer string
+	// Name is for the link to it; by default the issuer's host.
+	Name     string
+	ClientID string
+	// ClientSecret is asked for at every sign-in; nil: we are a public client.
+	ClientSecret func(context.Context) (string, error)
+	// Scopes to ask for beside openid; profile and email when nil.
+	Scopes []string
+	// RoleClaim is the claim with a user's roles or groups, text or a list of texts:
+	// groups, or realm_access.roles for what is further down. An `email` counts only
+	// if the provider has verified it.
+	RoleClaim string
+	Roles     Roles
+	// Client makes the requests to the provider; nil: one with Go's defaults, that
+	// follows no redirects and gives up after ten seconds.
+	Client *http.Client
+}
+
+// provider is a Provider at work. What it says of itself is asked for when somebody
+// wants to sign in, not at the start: a provider that is away keeps nobody's
+// certificates from being delivered.
+type provider struct {
+	cfg    Provider
+	home   *url.URL // of the dashboard
+	client *http.Client
+	sealer *sealer
+
+	asking  sync.Mutex // held while the provider is asked
+	tried   time.Time  // guarded by asking
+	failure error      // of the last try; guarded by asking
+
+	mu    sync.Mutex
+	known *metadata            // guarded by mu
+	taken map[string]time.Time // states that came back, until when to remember them; guarded by mu
+}
+
+// metadata is what the provider says of itself.
+type metadata struct {
+	provider *oidc.Provider
+	asked    time.Time
+
+	// By its own words.
+	EndSession  string   `json:"end_session_endpoint"`
+	AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
+	SaysIssuer  bool     `json:"authorization_response_iss_parameter_supported"`
+	UserInfo    string   `json:"userinfo_endpoint"`
+}
+
+const (
+	providerTimeout = 10 * time.Second
+	// maxAnswer is the longest answer of a provider that is read, in bytes.
+	maxAnswer = 1 << 20
+	// metadataAge is when it is asked anew, retryAfter when it is asked again after
+	// it did not answer.
+	metadataAge = time.Hour
+	retryAfter  = 2 * time.Second
+	// skew is how far the provider's clock may be behind ours. (5 minutes ahead is
+	// what go-oidc allows of itself.)
+	skew = time.Minute
+)
+
+// NewProviderClient is a client for a provider that the roots vouch for, nil for
+// the system's. It follows no redirects: they could lead our secret elsewhere.
+func NewProviderClient(transport http.RoundTripper) *http.Client {
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	return &http.Client{
+		Transport: boundedTransport{transport}, Timeout: providerTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// boundedTransport cuts long answers off.
+type boundedTransport struct{ http.RoundTripper }
+
+func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(r)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, err
+}
+
+func newProvider(cfg Provider, home *url.URL, secret [32]byte) (*provider, error) {
+	if err := checkEndpoint(cfg.Issuer, true); err != nil {
+		return nil, fmt.Errorf("the provider's issuer: %w", err)
+	}
+	if cfg.ClientID == "" || cfg.RoleClaim == "" {
+		return nil, errors.New("the provider needs a client id, and a claim for roles")
+	}
+	if cfg.Scopes == nil {
+		cfg.Scopes = []string{"profile", "email"}
+	}
+	client := cfg.Client
+	if client == nil {
+		client = NewProviderClient(nil)
+	}
+	sealer, err := newSealer(secret)
+	if err != nil {
+		return nil, err
+	}
+	return &provider{cfg: cfg, home: home, client: client, sealer: sealer, taken: make(map[string]time.Time)}, nil
+}
+
+// Check asks the provider about itself, and says what is wrong.
+func (p Provider) Check(ctx context.Context) error {
+	made, err := newProvider(p, &url.URL{}, [32]byte{})
+	if err != nil {
+		return err
+	}
+	_, err = made.discover(ctx)
+	return err
+}
+
+func (p *provider) name() string {
+	if p.cfg.Name != "" {
+		return p.cfg.Name
+	}
+	u, err := url.Parse(p.cfg.Issuer)
+	if err != nil {
+		return p.cfg.Issuer
+	}
+	return u.Host
+}
+
+// checkEndpoint wants https, or http on this machine.
+func checkEndpoint(address string, withoutQuery bool) error {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || withoutQuery && u.RawQuery != "":
+		return errors.New("is not a URL such as https://id.example.com/realm")
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopbackName(hostname(u.Host))):
+		return errors.New("does not begin with https://")
+	}
+	return nil
+}
+
+// discover is what the provider says of itself. Where it was heard of before, that
+// stays good while it is away.
+func (p *provider) discover(ctx context.Context) (*metadata, error) {
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	known := p.lastKnown()
+	switch now := time.Now(); {
+	case known != nil && now.Sub(known.asked) < metadataAge:
+		return known, nil
+	case p.failure == nil || now.Sub(p.tried) >= retryAfter:
+		p.tried = now
+		// Others wait for the answer too: it is asked to the end.
+		found, err := p.ask(context.WithoutCancel(ctx))
+		if p.failure = err; err == nil {
+			known = found
+			p.mu.Lock()
+			p.known = found
+			p.mu.Unlock()
+		}
+	}
+	if known == nil {
+		return nil, p.failure
+	}
+	return known, nil
+}
+
+func (p *provider) lastKnown() *metadata {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known
+}
+
+func (p *provider) ask(ctx context.Context) (*metadata, error) {
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.client), providerTimeout)
+	defer cancel()
+	found, err := oidc.NewProvider(ctx, p.cfg.Issuer)
+	if err != nil {
+		return nil, discoveryError(p.cfg.Issuer, err)
+	}
+	m := &metadata{provider: found, asked: time.Now()}
+	if err := found.Claims(m); err != nil {
+		return nil, fmt.Errorf("%s: what it says of itself cannot be read", p.cfg.Issuer)
+	}
+	endpoints := found.Endpoint()
+	for name, address := range map[string]string{"authorization_endpoint": endpoints.AuthURL, "token_endpoint": endpoints.TokenURL} {
+		if err := checkEndpoint(address, false); err != nil {
+			return nil, fmt.Errorf("%s: its %s %w", p.cfg.Issuer, name, err)
+		}
+	}
+	if m.EndSession != "" && checkEndpoint(m.EndSession, false) != nil {
+		m.EndSession = ""
+	}
+	return m, nil
+}
+
+// discoveryError says what went wrong, without what the other side sent.
+func discoveryError(issuer string, err error) error {
+	var mismatch *oidc.IssuerMismatchError
+	var connection *url.Error
+	switch {
+	case errors.As(err, &mismatch):
+		return fmt.Errorf("%s: it calls itself %q: configure the issuer exactly so, slash included", issuer, shown(mismatch.Discovered, 200))
+	case errors.As(err, &connection):
+		return fmt.Errorf("%s does not answer: %w", issuer, connection.Err)
+	}
+	return fmt.Errorf("%s: there is no OpenID Connect provider (no usable /.well-known/openid-configuration)", issuer)
+}
+
+// oauth is how we speak to the token endpoint. The way to authenticate is the one
+// that the provider names; trying both would spend the code.
+func (p *provider) oauth(ctx context.Context, m *metadata, withSecret bool) (*oauth2.Config, error) {
+	endpoint := m.provider.Endpoint()
+	endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	if len(m.AuthMethods) > 0 && !slices.Contains(m.AuthMethods, "client_secret_basic") || p.cfg.ClientSecret == nil {
+		endpoint.AuthStyle = oauth2.AuthStyleInParams
+	}
+	c := &oauth2.Config{
+		ClientID: p.cfg.ClientID, Endpoint: endpoint, RedirectURL: originOf(p.home) + callbackPath,
+		Scopes: append([]string{oidc.ScopeOpenID}, p.cfg.Scopes...),
+	}
+	if withSecret && p.cfg.ClientSecret != nil {
+		var err error
+		if c.ClientSecret, err = p.cfg.ClientSecret(ctx); err != nil {
+			return nil, fmt.Errorf("the client secret cannot be read: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// signOutURL is where the user signs out at the provider, "" where that is not
+// offered or not known now. The token that OpenID Connect would have there is left
+// out: it would stand in the browser's history.
+func (p *provider) signOutURL() string {
+	known := p.lastKnown()
+	if known == nil || known.EndSession == "" {
+		return ""
+	}
+	u, err := url.Parse(known.EndSession)
+	if err != nil {
+		return ""
+	}
+	q := u.Query()
+	q.Set("client_id", p.cfg.ClientID)
+	q.Set("post_logout_redirect_uri", originOf(p.home)+signInPath)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// take says whether a state comes back for the first time; release lets it come
+// back once more, because nothing came of it.
+func (p *provider) take(state string, until time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for known, until := range p.taken {
+		if now.After(until) {
+			delete(p.taken, known)
+		}
+	}
+	if _, before := p.taken[state]; before {
+		return false
+	}
+	p.taken[state] = until
+	return true
+}
+
+func (p *provider) release(state string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.taken, state)
+}
+
+// identity is a user of the provider.
+type identity struct {
+	subject, name string
+	values        []string // of the claim for roles
+	claims        []string // names of all that there are, sorted
+}
+
+// problem is why somebody could not sign in: what the page says, and what the log
+// says besides.
+type problem struct {
+	text string
+	err  error
+}
+
+func (e *problem) Error() string {
+	if e.err == nil {
+		return e.text
+	}
+	return e.text + ": " + shown(e.err.Error(), 300)
+}
+
+// redeem trades the code for tokens and reads from them who it is.
+func (p *provider) redeem(ctx context.Context, m *metadata, code string, sent sealed) (*identity, error) {
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.client), 2*providerTimeout)
+	defer cancel()
+	client, err := p.oauth(ctx, m, true)
+	if err != nil {
+		return nil, &problem{"Certpost cannot ask the provider", err}
+	}
+	token, err := client.Exchange(ctx, code, oauth2.VerifierOption(sent.Verifier))
+	if err != nil {
+		return nil, &problem{"The provider did not take the code", exchangeError(err)}
+	}
+	raw, _ := token.Extra("id_token").(string)
+	if raw == "" {
+		return nil, &problem{"The provider did not say who you are", errors.New("no id_token in its answer")}
+	}
+	verifier := m.provider.Verifier(&oidc.Config{ClientID: p.cfg.ClientID, Now: func() time.Time { return time.Now().Add(-skew) }})
+	id, err := verifier.Verify(ctx, raw)
+	if err != nil {
+		return nil, &problem{"What the provider said of you cannot be trusted", err}
+	}
+	var claims map[string]any
+	if err := id.Claims(&claims); err != nil {
+		return nil, &problem{"What the provider said of you cannot be read", nil}
+	}
+	switch {
+	case subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(sent.Nonce)) != 1:
+		err = errors.New("its ID token is for another sign-in (nonce)")
+	case id.Subject == "" || len(id.Subject) > 255:
+		err = errors.New("its ID token has no usable sub")
+	case len(id.Audience) > 1 && claims["azp"] != p.cfg.ClientID:
+		err = errors.New("its ID token is for several clients, and was not made for this one (azp)")
+	case id.AccessTokenHash != "" && id.VerifyAccessToken(token.AccessToken) != nil:
+		err = errors.New("its ID token belongs to another access token (at_hash)")
+	}
+	if err != nil {
+		return nil, &problem{"What the provider said of you cannot be trusted", err}
+	}
+	if _, found := lookUp(claims, p.cfg.RoleClaim); !found && m.UserInfo != "" {
+		p.addUserInfo(ctx, m, token, id.Subject, claims)
+	}
+	return p.identity(id.Subject, claims), nil
+}
+
+// addUserInfo adds the claims that a provider gives at its userinfo endpoint alone.
+// Without an answer there are fewer claims, which the user is told.
+func (p *provider) addUserInfo(ctx context.Context, m *metadata, token *oauth2.Token, subject string, claims map[string]any) {
+	info, err := m.provider.UserInfo(ctx, oauth2.StaticTokenSource(token))
+	if err != nil || info.Subject != subject {
+		return
+	}
+	var more map[string]any
+	if info.Claims(&more) != nil {
+		return
+	}
+	for name, value := range more {
+		if _, known := claims[name]; !known {
+			claims[name] = value
+		}
+	}
+}
+
+// exchangeError is an error of the token endpoint without its body.
+func exchangeError(err error) error {
+	var refused *oauth2.RetrieveError
+	var connection *url.Error
+	switch {
+	case errors.As(err, &refused):
+		status := 0
+		if refused.Response != nil {
+			status = refused.Response.StatusCode
+		}
+		return fmt.Errorf("the token endpoint answered %d %s", status, errorCode(refused.ErrorCode))
+	case errors.As(err, &connection):
+		return fmt.Errorf("the token endpoint does not answer: %w", connection.Err)
+	}
+	return errors.New("the token endpoint's answer cannot be read")
+}
+
+// errorCode is a code of RFC 6749, section 5.2, or nothing.
+func errorCode(text string) string {
+	if len(text) > 64 || strings.Trim(text, "abcdefghijklmnopqrstuvwxyz_") != "" {
+		return ""
+	}
+	return text
+}

@@ -1,0 +1,136 @@
+package access
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The addresses of signing in and out. The provider has to know callbackPath.
+const (
+	signInPath   = "/sign-in"
+	signOutPath  = "/sign-out"
+	providerPath = signInPath + "/provider"
+	callbackPath = signInPath + "/callback"
+)
+
+const maxName = 64 // characters of an account's name
+
+func (a *Access) handleSignIn() {
+	a.Handle("GET "+signInPath, Anyone, a.showSignIn)
+	a.Handle("POST "+signOutPath, Anyone, a.signOut)
+	if len(a.cfg.Accounts) > 0 {
+		a.Handle("POST "+signInPath, Anyone, a.signInWithPassword)
+	}
+	if a.provider != nil {
+		a.Handle("GET "+providerPath, Anyone, a.goToProvider)
+		a.Handle("GET "+callbackPath, Anyone, a.comeFromProvider)
+	}
+}
+
+func (a *Access) showSignIn(w http.ResponseWriter, r *http.Request, v Visit) {
+	there := LocalPath(r.URL.Query().Get("return"))
+	if v.SignedIn {
+		http.Redirect(w, r, there, http.StatusSeeOther)
+		return
+	}
+	view := a.signInView(v, there)
+	if r.URL.Query().Has("signed-out") {
+		view.Message = "You have signed out."
+		if a.provider != nil {
+			view.ProviderSignOut = a.provider.signOutURL()
+		}
+	}
+	a.pages.SignIn(w, r, view)
+}
+
+func (a *Access) signInView(v Visit, there string) SignInView {
+	view := SignInView{Status: http.StatusOK, Accounts: len(a.cfg.Accounts) > 0, Return: there, Token: v.Token}
+	if a.provider != nil {
+		view.Provider = a.provider.name()
+		view.ProviderPath = providerPath + "?" + url.Values{"return": {there}}.Encode()
+	}
+	return view
+}
+
+// signInWithPassword compares name and password. What is answered to a wrong name
+// and to a wrong password is the same, and takes the same time.
+func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Visit) {
+	name, password := strings.TrimSpace(r.PostForm.Get("name")), r.PostForm.Get("password")
+	view := a.signInView(v, LocalPath(r.PostForm.Get("return")))
+	view.Name = shown(name, maxName)
+	fail := func(status int, message string) {
+		view.Status, view.Message = status, message
+		a.pages.SignIn(w, r, view)
+	}
+	if name == "" || password == "" || len(name) > 4*maxName || len(password) > MaxPassword {
+		fail(http.StatusUnauthorized, wrongPassword)
+		return
+	}
+	if wait := a.throttle.admit(name, v.User.Address); wait > 0 {
+		seconds := int((wait + time.Second - 1) / time.Second)
+		w.Header().Set("Retry-After", strconv.Itoa(seconds))
+		fail(http.StatusTooManyRequests, fmt.Sprintf("There were too many tries. Wait %s, then try again.", inWords(seconds)))
+		return
+	}
+	accounts := a.people.Load().accounts
+	account, fits, err := a.keeper.check(r.Context(), accounts, name, password)
+	switch {
+	case errors.Is(err, errBusy):
+		w.Header().Set("Retry-After", "10")
+		fail(http.StatusServiceUnavailable, "Too many people are signing in at this moment. Try again in a few seconds.")
+		return
+	case !fits:
+		event := Event{Kind: SignInFailed, User: v.User, Way: byPassword, Reason: "no account has that name"}
+		if account.Name == name {
+			event.User.Name, event.Reason = name, "wrong password"
+		}
+		a.record(r.Context(), event)
+		fail(http.StatusUnauthorized, wrongPassword)
+		return
+	}
+	a.throttle.succeeded(name, v.User.Address)
+	user := User{Name: account.Name, Subject: "user:" + account.Name, Role: account.Role, Address: v.User.Address}
+	a.beginSession(w, r, session{user: user, hash: account.Hash}, byPassword)
+	http.Redirect(w, r, view.Return, http.StatusSeeOther)
+}
+
+const wrongPassword = "Name or password is wrong."
+
+func inWords(seconds int) string {
+	if seconds >= 120 {
+		return strconv.Itoa((seconds+59)/60) + " minutes"
+	}
+	if seconds == 1 {
+		return "a second"
+	}
+	return strconv.Itoa(seconds) + " seconds"
+}
+
+// beginSession signs a user in, and ends what session the browser had.
+func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made session, way string) {
+	if old := a.cookie(r, sessionCookie); old != "" {
+		a.sessions.finish(a.sessions.find(old, false))
+	}
+	number := a.sessions.begin(made)
+	a.setCookie(w, sessionCookie, number, http.SameSiteStrictMode, 0)
+	a.dropCookie(w, visitorCookie)
+	a.record(r.Context(), Event{Kind: SignedIn, User: made.user, Way: way})
+}
+
+func (a *Access) signOut(w http.ResponseWriter, r *http.Request, v Visit) {
+	if s := a.identify(r).session; s != nil {
+		a.sessions.finish(s)
+		way := byPassword
+		if s.values != nil {
+			way = byProvider
+		}
+		a.record(r.Context(), Event{Kind: SignedOut, User: v.User, Way: way})
+	}
+	a.dropCookie(w, sessionCookie)
+	http.Redirect(w, r, signInPath+"?signed-out", http.StatusSeeOther)
+}
