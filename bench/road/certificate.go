@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// newChain is a leaf and its intermediate in PEM, of the size that public CAs
+// NewChain is a leaf and its intermediate in PEM, of the size that public CAs
 // issue.
-func newChain(name string) (string, error) {
+func NewChain(name string) (string, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", err

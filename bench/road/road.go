@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,6 +45,7 @@ type Options struct {
 type Road struct {
 	*Clock
 	broker *broker.Broker
+	runner *broker.Runner
 	store  *secrets.Store
 	chain  string // what all events carry
 	stop   func() error
@@ -57,7 +59,7 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	if r.chain, err = newChain("www.example.com"); err != nil {
+	if r.chain, err = NewChain("www.example.com"); err != nil {
 		return r, err
 	}
 	log := zerolog.New(io.Discard)
@@ -77,15 +79,15 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 	if err != nil {
 		return r, err
 	}
-	runner := r.broker.NewRunner(r.Clock, broker.Settings{
+	r.runner = r.broker.NewRunner(r.Clock, broker.Settings{
 		Concurrency: o.Concurrency, RetryInitial: 5 * time.Second, RetryMax: time.Hour, RetryMultiplier: 2,
 		GiveUpAfter: 72 * time.Hour, Grace: 25 * time.Second,
 	}, broker.NewMetrics(prometheus.NewRegistry()))
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() { done <- runner.Run(running) }()
+	go func() { done <- r.runner.Run(running) }()
 	r.stop = func() error { cancel(); return <-done }
-	return r, poll(ctx, func() error { return runner.Ready(ctx) })
+	return r, poll(ctx, func() error { return r.runner.Ready(ctx) })
 }
 
 // Close ends the road; what is under way is finished first.
@@ -94,6 +96,9 @@ func (r *Road) Close() error {
 		r.Begin()
 	}
 	err := r.stop()
+	if r.Clock != nil {
+		r.Courier.Close()
+	}
 	if r.broker != nil {
 		r.broker.Close()
 	}
@@ -126,6 +131,57 @@ func (r *Road) Stored(ctx context.Context, deliveries int) error {
 
 // Backlog counts what waits.
 func (r *Road) Backlog(ctx context.Context) (broker.Backlog, error) { return r.broker.Backlog(ctx) }
+
+// GivenUp waits until a relay counts as away.
+func (r *Road) GivenUp(ctx context.Context) error {
+	return poll(ctx, func() error {
+		for _, lane := range r.runner.LaneStatus() {
+			if lane.Breaker != "closed" {
+				return nil
+			}
+		}
+		return errors.New("no relay counts as away")
+	})
+}
+
+// Send keeps so many publishers busy, each with one event at a time, until mails
+// in all have been taken for the target. Event ids begin with prefix.
+func (r *Road) Send(ctx context.Context, publishers, mails int, prefix, target string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	numbers := make(chan int)
+	var wg sync.WaitGroup
+	for range publishers {
+		wg.Go(func() {
+			for i := range numbers {
+				if err := r.send(ctx, prefix+strconv.Itoa(i), target); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := range mails {
+		numbers <- i
+	}
+	close(numbers)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+func (r *Road) send(ctx context.Context, id, target string) error {
+	taken := r.Expect(id)
+	if err := r.Publish(ctx, id, target); err != nil {
+		return err
+	}
+	select {
+	case <-taken:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(time.Minute):
+		return fmt.Errorf("event %s was not delivered within a minute", id)
+	}
+}
 
 func poll(ctx context.Context, done func() error) error {
 	for {
@@ -170,6 +226,11 @@ func Relay(login bool) (*devrelay.Relay, error) {
 		c.Users = map[string]string{user: password}
 	}
 	return devrelay.Start(c)
+}
+
+// Mailbox is a relay that wants a login and keeps all mails.
+func Mailbox() (*devrelay.Relay, error) {
+	return devrelay.Start(devrelay.Config{MaxMails: 1 << 20, Users: map[string]string{user: password}})
 }
 
 // SubmissionTarget is a target as in production: STARTTLS with a verified

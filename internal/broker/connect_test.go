@@ -26,6 +26,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/lab"
 )
 
 func TestLockedStoreNamesItsOwner(t *testing.T) {
@@ -136,19 +138,9 @@ func natsServer(t *testing.T, addr, config string) *server.Server {
 	return s
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func TestNATSThatComesLaterIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := lab.FreeAddress(t)
 	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + addr}}
 	b.open()
 	b.runner = b.broker.NewRunner(b.post, b.set, newTestMetrics())
@@ -216,7 +208,7 @@ func TestWaysToAuthenticate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := freeAddr(t)
+			addr := lab.FreeAddress(t)
 			natsServer(t, addr, c.server)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -31,8 +32,8 @@ func newCluster(t *testing.T) *cluster {
 	c := &cluster{t: t}
 	var routes, clients []string
 	for range 3 {
-		routes = append(routes, freeAddr(t))
-		clients = append(clients, freeAddr(t))
+		routes = append(routes, lab.FreeAddress(t))
+		clients = append(clients, lab.FreeAddress(t))
 	}
 	for i := range 3 {
 		host, port, _ := net.SplitHostPort(clients[i])
@@ -243,7 +244,7 @@ func (c *cable) reset() {
 
 func TestPartitionFromNATS(t *testing.T) {
 	t.Parallel()
-	srv := natsServer(t, freeAddr(t), "")
+	srv := natsServer(t, lab.FreeAddress(t), "")
 	wire := newCable(t, srv.Addr().String())
 	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr}, ackWait: 3 * time.Second}
 	b.start()
@@ -299,7 +300,7 @@ func TestRandomFaults(t *testing.T) {
 func composition(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("CERTPOST_FAULT_SEED=%d", seed)
-	srv := natsServer(t, freeAddr(t), "")
+	srv := natsServer(t, lab.FreeAddress(t), "")
 	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
 	wire := newCable(t, srv.Addr().String())
 	defer wire.reset()

@@ -215,6 +215,7 @@ type bench struct {
 	set     Settings
 	runner  *Runner
 	rarely  bool // reconcile only when poked
+	hasty   bool // reconcile all the time, and look for stranded messages each time
 	// ackWait is shorter than the product's where a test waits for it.
 	ackWait time.Duration
 	stop    func() // ends the runner and waits for it
@@ -259,6 +260,9 @@ func (b *bench) run() {
 	b.runner = b.broker.NewRunner(b.courier, b.set, newTestMetrics())
 	if b.rarely {
 		b.runner.lanes.every = time.Hour
+	}
+	if b.hasty {
+		b.runner.lanes.every, b.runner.lanes.strandedEvery = 100*time.Millisecond, 90*time.Millisecond
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -26,9 +26,11 @@ const fetchWait = 2 * time.Second
 // lanes are all lanes that have a consumer, whether a target of ours uses them
 // or not: what waits for a target since removed must end too.
 type lanes struct {
-	r     *Runner
-	every time.Duration // between reconciles
-	poke  chan struct{} // asks for a reconcile now
+	r             *Runner
+	every         time.Duration // between reconciles
+	strandedEvery time.Duration // between looks for stranded messages
+	floors        floors        // at the last of them; owned by run
+	poke          chan struct{} // asks for a reconcile now
 
 	mu      sync.Mutex
 	known   map[string]bool // consumers ensured by this process
@@ -36,7 +38,10 @@ type lanes struct {
 }
 
 func newLanes(r *Runner) *lanes {
-	return &lanes{r: r, every: reconcileEvery, poke: make(chan struct{}, 1), known: map[string]bool{}, running: map[string]*lane{}}
+	return &lanes{
+		r: r, every: reconcileEvery, strandedEvery: strandedEvery, poke: make(chan struct{}, 1),
+		known: map[string]bool{}, running: map[string]*lane{},
+	}
 }
 
 // run starts a worker for every lane and returns when all have ended.
@@ -69,8 +74,9 @@ func (ls *lanes) run(ctx, work context.Context) {
 	}
 }
 
-// reconcile makes sure that the streams are there as they should be, and that every lane of a target and every lane with a message
-// has its consumer, and returns all lanes that have one.
+// reconcile makes sure that the streams are there as they should be, that every
+// lane of a target and every lane with a message has its consumer, and that no
+// message is stranded. It returns all lanes that have a consumer.
 func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	err := ls.r.ensureTopology(ctx)
 	ls.r.setReady(err)
@@ -82,10 +88,12 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	have := map[string]bool{}
+	now := floors{time.Now(), map[string]uint64{}}
 	lister := stream.ListConsumers(ctx)
 	for info := range lister.Info() {
 		if name, ok := strings.CutPrefix(info.Name, laneConsumerPre); ok && !info.Paused {
 			have[name] = true
+			now.byLane[name] = info.AckFloor.Stream
 		}
 	}
 	if err := lister.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
@@ -114,11 +122,10 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 		}
 		have[name] = true
 	}
-	names := make([]string, 0, len(have))
-	for name := range have {
-		names = append(names, name)
+	if err := ls.settleStranded(ctx, stream, info.State, now); err != nil && ctx.Err() == nil {
+		ls.r.log.Warn().Err(err).Msg("stranded deliveries could not be settled; trying again") // and what is not stranded is served
 	}
-	return names, nil
+	return slices.Collect(maps.Keys(have)), nil
 }
 
 // ensure makes the lane's consumer, once.

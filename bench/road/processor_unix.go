@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// processorTime is what this process has used so far, relays in it included. On
+// ProcessorTime is what this process has used so far, relays in it included. On
 // a machine that others use as well it is the steadier figure.
-func processorTime() time.Duration {
+func ProcessorTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0

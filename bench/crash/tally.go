@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/mail"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/devrelay"
+)
+
+// tally is what became of the events.
+type tally struct {
+	events     int
+	deliveries int
+	mails      int
+	lost       int // deliveries without a mail
+	unsettled  int // deliveries that the ledger does not call sent
+	dead       int // dead letters
+	duplicates int // mails beyond the first of a delivery
+	marked     int // mails with X-Certpost-Possible-Duplicate
+	unknown    int // tries whose outcome nobody could know, as the ledger counts them
+}
+
+func count(ids map[string]bool, mails []devrelay.Mail, found outcome) tally {
+	t := tally{events: len(ids), deliveries: len(ids) * len(targetIDs), mails: len(mails), dead: int(found.dead)}
+	sent := map[string]bool{}
+	for _, e := range found.entries {
+		sent[e.Event+" "+e.Target] = e.State == broker.StateSent
+		t.unknown += e.PossibleDuplicates
+	}
+	taken := map[string]int{}
+	for _, m := range mails {
+		read, err := mail.ReadMessage(bytes.NewReader(m.Raw))
+		if err != nil {
+			continue // counts as lost
+		}
+		taken[read.Header.Get("X-Certpost-Event-Id")+" "+read.Header.Get("X-Certpost-Target")]++
+		if read.Header.Get("X-Certpost-Possible-Duplicate") != "" {
+			t.marked++
+		}
+	}
+	for id := range ids {
+		for _, target := range targetIDs {
+			n := taken[id+" "+target]
+			if n == 0 {
+				t.lost++
+			}
+			t.duplicates += max(n-1, 0)
+			if !sent[id+" "+target] {
+				t.unsettled++
+			}
+		}
+	}
+	return t
+}
+
+// String is the report.
+func (t tally) String() string {
+	return fmt.Sprintf("%d events, %d deliveries, %d mails\nlost %d, not settled %d, dead letters %d\nduplicates %d, unknown outcomes %d, mails marked as possible duplicates %d\n",
+		t.events, t.deliveries, t.mails, t.lost, t.unsettled, t.dead, t.duplicates, t.unknown, t.marked)
+}
+
+// verdict says what is wrong.
+func (t tally) verdict() error {
+	var all []error
+	if t.lost+t.unsettled+t.dead > 0 {
+		all = append(all, errors.New("not every delivery ended as one mail that the ledger knows of"))
+	}
+	if t.duplicates > t.unknown {
+		all = append(all, errors.New("more mails came twice than outcomes were unknown"))
+	}
+	return errors.Join(all...)
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// A short run, so that the program stays able to tell; what it measures in one
+// says nothing.
+func TestBothAreMeasured(t *testing.T) {
+	for name, silent := range map[string]bool{"refused": false, "silent": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			o := options{dir: t.TempDir(), waiting: 300, mails: 20, rounds: 2, sync: "2m", silent: silent, lane: 4}
+			if _, err := measure(t.Context(), o, &out); err != nil {
+				t.Fatalf("%v\n%s", err, &out)
+			}
+			if table := out.String(); !strings.Contains(table, "300 deliveries wait") || strings.Count(table, "\n") != 5 {
+				t.Errorf("the report:\n%s", table)
+			}
+		})
+	}
+}
