@@ -37,6 +37,8 @@ var needs = []need{
 	{"certtool", []string{"gnutls-bin"}, "reading attachments with GnuTLS"},
 	{"pk12util", []string{"libnss3-tools"}, "reading PKCS#12 with NSS"},
 	{"python3", []string{"python3"}, "reading mails with Python"},
+	{"chromium", []string{"chromium"}, "the dashboard in a browser"},
+	{"/usr/share/fonts/opentype/inter/Inter-Regular.otf", []string{"fonts-inter", "fonts-dejavu-core"}, "the dashboard in the typeface of its pictures"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 

@@ -1,0 +1,139 @@
+package browser
+
+import (
+	"bytes"
+	"image"
+	"image/png"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// size is of a window, in CSS pixels.
+type size struct{ width, height int64 }
+
+var (
+	desktop = size{1280, 900}
+	small   = size{320, 640} // what WCAG 2.2's criterion 1.4.10 asks for
+)
+
+func (tb *tab) viewport(s size) {
+	tb.t.Helper()
+	tb.viewportAt(s, 1)
+}
+
+func (tb *tab) viewportAt(s size, scale float64) {
+	tb.t.Helper()
+	call(tb, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
+		Width: s.width, Height: s.height, DeviceScaleFactor: scale,
+	})
+}
+
+// media shows the page as with these of the system's settings, such as
+// "prefers-color-scheme: dark" or "forced-colors: active", and as on paper with "print".
+func (tb *tab) media(settings ...string) {
+	tb.t.Helper()
+	var params emulation.SetEmulatedMediaParams
+	for _, setting := range settings {
+		name, value, feature := strings.Cut(setting, ": ")
+		if !feature {
+			params.Media = setting
+			continue
+		}
+		params.Features = append(params.Features, &emulation.MediaFeature{Name: name, Value: value})
+	}
+	call(tb, emulation.SetEmulatedMedia, params)
+}
+
+// withoutScripts switches JavaScript off for the pages that are opened from now on.
+func (tb *tab) withoutScripts() {
+	tb.t.Helper()
+	call(tb, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+}
+
+// fits wants all of the page within the window's width. What has to be wider, such
+// as a table, scrolls within its own box.
+func (tb *tab) fits() {
+	tb.t.Helper()
+	type width struct {
+		Page, Window int
+		Wide         []string
+	}
+	w := mustAsk[width](tb, `(() => {
+		const root = document.scrollingElement, edge = root.clientWidth;
+		const contained = e => { for (let p = e.parentElement; p && p !== root; p = p.parentElement) if (getComputedStyle(p).overflowX !== "visible") return true; return false };
+		return {page: root.scrollWidth, window: edge, wide: [...document.body.querySelectorAll("*")]
+			.filter(e => seen(e) && e.getBoundingClientRect().right > edge + 1 && !contained(e)).slice(0, 5).map(e => e.outerHTML.slice(0, 160))};
+	})()`)
+	if w.Page > w.Window {
+		tb.t.Errorf("%s is %d px wide in a window of %d: %s", tb.path(), w.Page, w.Window, strings.Join(w.Wide, "\n"))
+	}
+}
+
+// picture takes the whole page and wants something to be on it.
+func (tb *tab) picture() []byte {
+	tb.t.Helper()
+	whole := true
+	shot := call(tb, page.CaptureScreenshot, page.CaptureScreenshotParams{CaptureBeyondViewport: &whole})
+	if n := colours(tb, shot.Data); n < 8 {
+		tb.t.Errorf("%s is blank: %d colours are all that it shows", tb.path(), n)
+	}
+	return shot.Data
+}
+
+// colours counts the colours of a picture, up to a hundred.
+func colours(tb *tab, picture []byte) int {
+	tb.t.Helper()
+	img, err := png.Decode(bytes.NewReader(picture))
+	if err != nil {
+		tb.t.Fatal(err)
+	}
+	seen := map[[4]uint32]bool{}
+	for y := img.Bounds().Min.Y; y < img.Bounds().Max.Y && len(seen) < 100; y++ {
+		for x := img.Bounds().Min.X; x < img.Bounds().Max.X; x++ {
+			r, g, b, a := img.At(x, y).RGBA()
+			seen[[4]uint32{r, g, b, a}] = true
+		}
+	}
+	return len(seen)
+}
+
+// screenshot checks that the page is not blank, and with UPDATE_DOCS=true keeps its
+// picture in docs/screenshots.
+func (tb *tab) screenshot(name string) {
+	tb.t.Helper()
+	if os.Getenv("UPDATE_DOCS") != "true" {
+		tb.picture()
+		return
+	}
+	tb.viewportAt(desktop, 2)
+	shot := tb.picture()
+	tb.viewport(desktop)
+	file := filepath.Join(lab.Root(), "docs", "screenshots", name+".png")
+	if err := os.WriteFile(file, smaller(tb, shot), 0o644); err != nil {
+		tb.t.Fatal(err)
+	}
+}
+
+// smaller packs a picture as tight as its format allows without changing it.
+func smaller(tb *tab, picture []byte) []byte {
+	tb.t.Helper()
+	img, _, err := image.Decode(bytes.NewReader(picture))
+	if err != nil {
+		tb.t.Fatal(err)
+	}
+	var out bytes.Buffer
+	encoder := png.Encoder{CompressionLevel: png.BestCompression}
+	if err := encoder.Encode(&out, img); err != nil {
+		tb.t.Fatal(err)
+	}
+	if out.Len() > len(picture) {
+		return picture
+	}
+	return out.Bytes()
+}

@@ -1,0 +1,70 @@
+package lab
+
+import (
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestBrowserEnds wants every process of a browser gone when its test has ended:
+// each has the profile, or the directory it is in, on its command line.
+func TestBrowserEnds(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
+		t.Skip("this system does not show command lines of processes in /proc")
+	}
+	var debugger string
+	var started []string
+	t.Run("starts", func(t *testing.T) {
+		address, err := url.Parse(Chromium(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		debugger = address.Host
+		started = browsers(t, os.TempDir())
+	})
+	if t.Failed() || debugger == "" {
+		t.SkipNow()
+	}
+	if len(started) == 0 {
+		t.Error("no process of a browser was found while one ran: this test finds nothing")
+	}
+	if answers(debugger) == nil {
+		t.Errorf("%s still answers", debugger)
+	}
+	err := poll(func() error {
+		running := browsers(t, os.TempDir())
+		for _, process := range started {
+			for _, still := range running {
+				if process == still {
+					return errors.New(process + " still runs")
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// browsers are the processes, by number and command line, that have a profile
+// below a directory.
+func browsers(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, file := range files {
+		text, err := os.ReadFile(file) // of a process that has ended meanwhile: none
+		if err == nil && strings.Contains(string(text), "chromium") && strings.Contains(string(text), dir+"/lab") {
+			found = append(found, file+": "+strings.ReplaceAll(string(text), "\x00", " "))
+		}
+	}
+	return found
+}
