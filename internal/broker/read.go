@@ -334,6 +334,8 @@ func (b *Broker) EntryAt(ctx context.Context, revision uint64) (LedgerChange, er
 // was removed.
 type StreamState struct {
 	First, Last, Messages uint64
+	Created               time.Time     // of the stream: another one is another stream
+	MaxAge                time.Duration // of its messages; 0: they are kept for ever
 }
 
 // StreamStates are those of dead letters, audit and ledger, by their leaders.
@@ -343,10 +345,14 @@ func (b *Broker) StreamStates(ctx context.Context) (letters, audit, ledger Strea
 		if serr != nil {
 			return letters, audit, ledger, fmt.Errorf("stream %s: %w", name, serr)
 		}
-		state := info.CachedInfo().State
-		*s = StreamState{First: state.FirstSeq, Last: state.LastSeq, Messages: state.Msgs}
+		*s = stateOf(info.CachedInfo())
 	}
 	return letters, audit, ledger, nil
+}
+
+func stateOf(info *jetstream.StreamInfo) StreamState {
+	s := info.State
+	return StreamState{First: s.FirstSeq, Last: s.LastSeq, Messages: s.Msgs, Created: info.Created, MaxAge: info.Config.MaxAge}
 }
 
 // OpenLetters says which numbers are those of open letters.
@@ -376,8 +382,7 @@ func (b *Broker) OpenLetters(ctx context.Context) (*OpenLetters, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
 	}
-	s := info.State
-	open := &OpenLetters{StreamState{s.FirstSeq, s.LastSeq, s.Msgs}, s.Deleted}
+	open := &OpenLetters{stateOf(info), info.State.Deleted}
 	if !slices.IsSorted(open.gone) {
 		slices.Sort(open.gone)
 	}
