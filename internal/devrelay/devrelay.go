@@ -118,6 +118,17 @@ func (r *Relay) SetPassword(user, password string) {
 	r.changed[user] = password
 }
 
+// SetRules has the relay answer by these rules instead, from the next command on. It
+// fails, and the old ones stay, when one is malformed.
+func (r *Relay) SetRules(list []Rule) error {
+	fresh, err := newRules(list)
+	if err != nil {
+		return err
+	}
+	r.rules.replace(fresh)
+	return nil
+}
+
 // password is what a user has to know.
 func (r *Relay) password(user string) (password string, known bool) {
 	r.passwords.Lock()

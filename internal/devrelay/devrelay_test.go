@@ -205,6 +205,35 @@ func TestRulesAnswer(t *testing.T) {
 	}
 }
 
+func TestRulesAreReplaced(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{Rules: []Rule{{Stage: StageRcpt, Code: 550, Text: "nobody"}}})
+	c := client(t, r, r.Plain())
+	attempt := func() int {
+		t.Helper()
+		err := send(c, "a@example.com", someMail, "ops@example.com")
+		if err := c.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		return replyCode(err)
+	}
+	if code := attempt(); code != 550 {
+		t.Errorf("code %d by the first rules", code)
+	}
+	if err := r.SetRules([]Rule{{Stage: "helo", Code: 550}}); err == nil {
+		t.Error("a malformed rule was taken")
+	}
+	if code := attempt(); code != 550 {
+		t.Errorf("code %d after rules that cannot work", code)
+	}
+	if err := r.SetRules(nil); err != nil {
+		t.Fatal(err)
+	}
+	if code := attempt(); code != 0 || len(r.Mails()) != 1 {
+		t.Errorf("code %d without rules, %d mails", code, len(r.Mails()))
+	}
+}
+
 func TestConfigsThatCannotWork(t *testing.T) {
 	t.Parallel()
 	taken := start(t, Config{})

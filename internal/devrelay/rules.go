@@ -38,8 +38,8 @@ type Rule struct {
 // rules are the rules of one relay, with how often each may still answer.
 type rules struct {
 	mu   sync.Mutex
-	list []Rule
-	left []int
+	list []Rule // guarded by mu
+	left []int  // guarded by mu
 }
 
 func newRules(list []Rule) (*rules, error) {
@@ -68,6 +68,13 @@ func newRules(list []Rule) (*rules, error) {
 		}
 	}
 	return r, nil
+}
+
+// replace has other rules from now on.
+func (r *rules) replace(by *rules) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list, r.left = by.list, by.left
 }
 
 // answer returns the refusal of the first rule that fits, nil when none does.
