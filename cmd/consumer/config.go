@@ -95,12 +95,6 @@ type TLSConfig struct {
 	KeyFile string `yaml:"key_file"`
 }
 
-// HTTPConfig is the section http.
-type HTTPConfig struct {
-	// Listen is the address of dashboard, health and metrics.
-	Listen string `yaml:"listen" required:"true"`
-}
-
 // EventsConfig is the section events. An event's author is not the operator:
 // what an event may name has to be listed here.
 type EventsConfig struct {
@@ -201,7 +195,7 @@ func defaultConfig() *Config {
 	return &Config{
 		DataDir: "./data",
 		NATS:    NATSConfig{Replicas: 1, Listen: "127.0.0.1:4222", SyncInterval: "always", MaxStore: 10 << 30},
-		HTTP:    HTTPConfig{Listen: "127.0.0.1:8080"},
+		HTTP:    defaultHTTP(),
 		Events:  EventsConfig{Unmatched: "dead_letter", InvalidDates: "refuse"},
 		Delivery: DeliveryConfig{
 			Concurrency: 16, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
@@ -311,7 +305,7 @@ func (c *Config) validate() []config.Problem {
 	for _, p := range c.Vault.Validate() {
 		f.err(strings.TrimSuffix("vault."+p.Path, "."), p.Message)
 	}
-	f.address("http.listen", c.HTTP.Listen)
+	c.HTTP.validate(&f)
 	for _, p := range (secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots}).Validate() {
 		f.err("events."+p.Path, p.Message)
 	}

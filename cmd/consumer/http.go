@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"net"
 	"net/http"
 	"strings"
@@ -13,14 +15,18 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/secrets"
 )
 
-// httpServer serves health and metrics.
+// httpServer serves the dashboard, health and metrics.
 type httpServer struct {
-	listener net.Listener
-	server   *http.Server
+	listener    net.Listener
+	server      *http.Server
+	certificate *serverCertificate // nil: without TLS
 }
 
 func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
@@ -32,13 +38,34 @@ func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
 		}
 		return nil, fmt.Errorf("http.listen %s: %w: stop the program that has the port, or choose another http.listen", addr, err)
 	}
-	return &httpServer{l, &http.Server{
+	return &httpServer{listener: l, server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}}, nil
 }
 
-func (h *httpServer) address() string { return "http://" + h.listener.Addr().String() }
+// withTLS has it speak TLS 1.2 and later, and HTTP/2. What goes wrong in handshakes
+// is the other side's affair mostly, and goes to the log of those who look closely.
+func (h *httpServer) withTLS(c *serverCertificate, log zerolog.Logger) {
+	h.certificate = c
+	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
+	h.server.ErrorLog = stdlog.New(debugLog{log}, "", 0)
+}
+
+// debugLog takes lines of the standard library's log.
+type debugLog struct{ log zerolog.Logger }
+
+func (d debugLog) Write(line []byte) (int, error) {
+	d.log.Debug().Str("message", strings.TrimSpace(string(line))).Msg("http")
+	return len(line), nil
+}
+
+func (h *httpServer) address() string {
+	if h.certificate != nil {
+		return "https://" + h.listener.Addr().String()
+	}
+	return "http://" + h.listener.Addr().String()
+}
 
 // serve answers until the context ends.
 func (h *httpServer) serve(ctx context.Context) error {
@@ -48,7 +75,18 @@ func (h *httpServer) serve(ctx context.Context) error {
 		_ = h.server.Shutdown(end) // what is still open is closed by close
 	})
 	defer stop()
-	if err := h.server.Serve(h.listener); !errors.Is(err, http.ErrServerClosed) {
+	var err error
+	if h.certificate != nil {
+		watching, done := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { h.certificate.watch(watching) })
+		defer wg.Wait()
+		defer done()
+		err = h.server.ServeTLS(h.listener, "", "")
+	} else {
+		err = h.server.Serve(h.listener)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -57,6 +95,27 @@ func (h *httpServer) serve(ctx context.Context) error {
 func (h *httpServer) close() {
 	_ = h.server.Close()
 	_ = h.listener.Close()
+}
+
+// openHTTP makes the door to the dashboard and listens behind it. Whoever calls it
+// registers pages and probes with the door before serving.
+func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages access.Pages, record func(context.Context, access.Event), log zerolog.Logger) (*access.Access, *httpServer, error) {
+	door, err := cfg.openAccess(store, pages, record, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	certificate, err := openCertificate(ctx, cfg.TLS, store, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := listenHTTP(cfg.Listen, door)
+	if err != nil {
+		return nil, nil, err
+	}
+	if certificate != nil {
+		server.withTLS(certificate, log)
+	}
+	return door, server, nil
 }
 
 // Health of a part and of the whole.
@@ -83,17 +142,21 @@ type health struct {
 	checks []check
 }
 
-func newHealth(s *service, registry *prometheus.Registry) http.Handler {
+// handleHealth registers what monitoring asks for. Whether the process is alive and
+// ready everybody may know who reaches it; the rest names relays.
+func handleHealth(door *access.Access, s *service, registry *prometheus.Registry) {
 	h := &health{s: s}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") })
-	mux.HandleFunc("GET /readyz", h.readyz)
-	mux.HandleFunc("GET /healthz", h.healthz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+	door.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
+	door.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))
+	door.HandleProbe("GET /healthz", access.Viewer, http.HandlerFunc(h.healthz))
+	door.HandleProbe("GET /metrics", access.Viewer, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+}
+
+// handleIndex is the first page where there is no dashboard.
+func handleIndex(door *access.Access) {
+	door.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, _ access.Visit) {
 		plain(w, http.StatusOK, "Certpost "+programVersion()+"\n\n/livez    the process is alive\n/readyz   deliveries are worked on\n/healthz  each part, as JSON\n/metrics  for Prometheus\n")
 	})
-	return mux
 }
 
 func plain(w http.ResponseWriter, status int, text string) {
@@ -144,6 +207,9 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("nats", "nats", unhealthy, h.s.runner.Ready(ctx)),
 		verdictOn("vault", "vault", degraded, h.s.store.Health(ctx)),
 		verdictOn("relays", "relay", degraded, h.relays()),
+	}
+	if c := h.s.http.certificate; c != nil {
+		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))
 	}
 	h.at = time.Now()
 	return h.checks

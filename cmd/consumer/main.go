@@ -38,16 +38,17 @@ var version string
 type cli struct {
 	Config string `help:"Configuration file (default: certpost.yaml if there is one)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
 
-	Run         runCmd         `cmd:"" help:"Consume events and deliver certificates; serve health and metrics."`
-	Demo        demoCmd        `cmd:"" help:"Everything in one process, with a relay of its own and an inbox to look into."`
-	Publish     publishCmd     `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
-	Check       checkCmd       `cmd:"" help:"Check configuration and targets; with --live relays and secrets too."`
-	Render      renderCmd      `cmd:"" help:"Write the mail that a target would get, without sending it."`
-	DeadLetters deadLettersCmd `cmd:"" name:"dead-letters" help:"What ended without success: list, show, replay, discard."`
-	Relays      relaysCmd      `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
-	Deliveries  deliveriesCmd  `cmd:"" help:"What went to whom, and what is known of it."`
-	Schema      schemaCmd      `cmd:"" help:"JSON Schema of events or of the configuration."`
-	Version     versionCmd     `cmd:"" help:"Print the version."`
+	Run          runCmd          `cmd:"" help:"Consume events and deliver certificates; serve health and metrics."`
+	Demo         demoCmd         `cmd:"" help:"Everything in one process, with a relay of its own and an inbox to look into."`
+	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
+	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live relays and secrets too."`
+	Render       renderCmd       `cmd:"" help:"Write the mail that a target would get, without sending it."`
+	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"What ended without success: list, show, replay, discard."`
+	Relays       relaysCmd       `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
+	Deliveries   deliveriesCmd   `cmd:"" help:"What went to whom, and what is known of it."`
+	Schema       schemaCmd       `cmd:"" help:"JSON Schema of events or of the configuration."`
+	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Make the hash of a password for http.sign_in.users."`
+	Version      versionCmd      `cmd:"" help:"Print the version."`
 }
 
 // app is what a command has to work with.

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
@@ -83,8 +84,14 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
 	s.runner = s.broker.NewRunner(s.courier, cfg.settings(), broker.NewMetrics(registry))
-	s.http, err = listenHTTP(cfg.HTTP.Listen, newHealth(s, registry))
-	return s, err
+	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, access.Pages{}, nil, log)
+	if err != nil {
+		return s, err
+	}
+	s.http = server
+	handleHealth(door, s, registry)
+	handleIndex(door)
+	return s, nil
 }
 
 func (s *service) close() {

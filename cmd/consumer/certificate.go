@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+const (
+	// certificateInterval is how often the files are looked at, and certificateRetry
+	// how often ones that could not be used are tried again: the passphrase may come
+	// later than the file.
+	certificateInterval = 2 * time.Second
+	certificateRetry    = 30 * time.Second
+
+	// expiresSoon is how long before a certificate's end somebody should look.
+	expiresSoon = 14 * 24 * time.Hour
+)
+
+// serverCertificate is the dashboard's certificate, as its files are now. New files
+// that cannot be used, or hold an older certificate than a good one in use, leave
+// the one in use where it is.
+type serverCertificate struct {
+	cfg   ServerTLSConfig
+	store *secrets.Store
+	log   zerolog.Logger
+	used  [sha256.Size]byte // the files that were looked at last; watch has it to itself
+
+	mu      sync.Mutex
+	current *tls.Certificate // guarded by mu
+	failure error            // of the latest files; guarded by mu
+}
+
+// openCertificate reads it for the first time. nil without an error: there is none.
+func openCertificate(ctx context.Context, cfg ServerTLSConfig, store *secrets.Store, log zerolog.Logger) (*serverCertificate, error) {
+	if !cfg.on() {
+		return nil, nil
+	}
+	c := &serverCertificate{cfg: cfg, store: store, log: log}
+	files, err := c.read()
+	if err == nil {
+		c.used = digest(files)
+		c.current, err = c.parse(ctx, files)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("http.tls: %w", err)
+	}
+	return c, nil
+}
+
+// read returns the content of the files.
+func (c *serverCertificate) read() (files [][]byte, err error) {
+	paths := []string{c.cfg.CertFile, c.cfg.KeyFile}
+	if c.cfg.PKCS12File != "" {
+		paths = []string{c.cfg.PKCS12File}
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s %w", path, config.Unreadable(err))
+		}
+		files = append(files, data)
+	}
+	return files, nil
+}
+
+func (c *serverCertificate) parse(ctx context.Context, files [][]byte) (*tls.Certificate, error) {
+	if c.cfg.PKCS12File != "" {
+		return c.parsePKCS12(ctx, files[0])
+	}
+	pair, err := tls.X509KeyPair(files[0], files[1])
+	if err != nil {
+		// The text is the standard library's, and quotes neither file.
+		return nil, fmt.Errorf("%s and %s cannot be used: %w", c.cfg.CertFile, c.cfg.KeyFile, err)
+	}
+	return &pair, nil
+}
+
+func (c *serverCertificate) parsePKCS12(ctx context.Context, file []byte) (*tls.Certificate, error) {
+	passphrase, err := reader(c.store, c.cfg.PKCS12Passphrase)(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pkcs12_passphrase: %w", err)
+	}
+	key, leaf, chain, err := pkcs12.DecodeChain(file, passphrase)
+	switch {
+	case errors.Is(err, pkcs12.ErrIncorrectPassword):
+		return nil, fmt.Errorf("%s is not opened by the passphrase of %v", c.cfg.PKCS12File, c.cfg.PKCS12Passphrase)
+	case err != nil:
+		return nil, fmt.Errorf("%s is no PKCS#12 file with one certificate and its key", c.cfg.PKCS12File)
+	}
+	pair := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	for _, ca := range chain {
+		pair.Certificate = append(pair.Certificate, ca.Raw)
+	}
+	if !keyFits(key, leaf) {
+		return nil, fmt.Errorf("%s: the key is not that of the certificate", c.cfg.PKCS12File)
+	}
+	return pair, nil
+}
+
+func keyFits(key any, leaf *x509.Certificate) bool {
+	private, ok := key.(interface{ Public() crypto.PublicKey })
+	if !ok {
+		return false
+	}
+	public, ok := private.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(leaf.PublicKey)
+}
+
+// get is tls.Config.GetCertificate.
+func (c *serverCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current, nil
+}
+
+// watch looks at the files until the context ends. Like target definitions they are
+// polled, and count once they are the same twice in a row: a key and a certificate
+// are never replaced at the same moment.
+func (c *serverCertificate) watch(ctx context.Context) {
+	ticker := time.NewTicker(certificateInterval)
+	defer ticker.Stop()
+	var seen [sha256.Size]byte
+	var tried time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		files, err := c.read()
+		now := digest(files)
+		if err != nil {
+			now = sha256.Sum256([]byte(err.Error()))
+		}
+		settled := now == seen
+		seen = now
+		again := c.failed() != nil && time.Since(tried) >= certificateRetry
+		if !settled || now == c.used && !again {
+			continue
+		}
+		c.used, tried = now, time.Now()
+		if err == nil {
+			err = c.renew(ctx, files)
+		}
+		c.report(err)
+	}
+}
+
+// renew puts the files' certificate into use.
+func (c *serverCertificate) renew(ctx context.Context, files [][]byte) error {
+	next, err := c.parse(ctx, files)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.After(next.Leaf.NotAfter) && now.Before(c.current.Leaf.NotAfter) {
+		return fmt.Errorf("the new certificate has expired %s", when(next.Leaf.NotAfter))
+	}
+	c.current = next
+	return nil
+}
+
+// report says what became of new files, once.
+func (c *serverCertificate) report(err error) {
+	c.mu.Lock()
+	before := c.failure
+	c.failure = err
+	until := c.current.Leaf.NotAfter
+	c.mu.Unlock()
+	switch {
+	case err == nil:
+		c.log.Info().Time("not_after", until).Msg("certificate of the dashboard loaded anew")
+	case before == nil || before.Error() != err.Error():
+		c.log.Error().Err(err).Time("not_after", until).Msg("the new certificate of the dashboard cannot be used; the old one stays in use")
+	}
+}
+
+func (c *serverCertificate) failed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure
+}
+
+// health says what somebody should look at.
+func (c *serverCertificate) health() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	problem := validity(c.current.Leaf, time.Now())
+	switch {
+	case c.failure == nil:
+		return problem
+	case problem == nil:
+		return fmt.Errorf("the new files cannot be used: %w", c.failure)
+	}
+	return fmt.Errorf("%w, and the new files cannot be used: %w", problem, c.failure)
+}
+
+// validity says when a certificate is not good, or not for long.
+func validity(leaf *x509.Certificate, now time.Time) error {
+	switch {
+	case now.After(leaf.NotAfter):
+		return errors.New("the certificate has expired " + when(leaf.NotAfter))
+	case now.Before(leaf.NotBefore):
+		return errors.New("the certificate is not valid before " + when(leaf.NotBefore))
+	case leaf.NotAfter.Sub(now) < expiresSoon:
+		return errors.New("the certificate expires " + when(leaf.NotAfter))
+	}
+	return nil
+}
+
+func digest(files [][]byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, data := range files {
+		sum := sha256.Sum256(data)
+		h.Write(sum[:])
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}

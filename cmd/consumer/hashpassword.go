@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+
+	"github.com/certpost/certpost/internal/access"
+)
+
+type hashPasswordCmd struct{}
+
+// shortPassword is the length below which a password is warned about, in characters.
+const shortPassword = 12
+
+// Help is shown below the usage.
+func (*hashPasswordCmd) Help() string {
+	return "Reads the password from the terminal, twice and unseen, or one line from standard input, and prints the text for http.sign_in.users[].password_hash."
+}
+
+// Run reads a password and prints its hash.
+func (*hashPasswordCmd) Run(a *app) error { return hashPassword(a, os.Stdin) }
+
+func hashPassword(a *app, stdin *os.File) error {
+	password, err := readPassword(a, stdin)
+	switch {
+	case err != nil:
+		return err
+	case password == "":
+		return usage("the password is empty")
+	case len(password) > access.MaxPassword:
+		return usage("the password is longer than %d bytes", access.MaxPassword)
+	case !utf8.ValidString(password):
+		return usage("the password is not UTF-8, which browsers send")
+	}
+	if utf8.RuneCountInString(password) < shortPassword {
+		fmt.Fprintf(a.stderr, "certpost: warning: the password has less than %d characters, and is easily guessed by whoever gets hold of the hash\n", shortPassword)
+	}
+	fmt.Fprintln(a.stdout, access.NewHash(password))
+	return nil
+}
+
+// readPassword reads from a terminal what is not shown there, and asks again because
+// of that; from anything else one line.
+func readPassword(a *app, stdin *os.File) (string, error) {
+	fd := int(stdin.Fd())
+	if !term.IsTerminal(fd) {
+		line, err := bufio.NewReader(io.LimitReader(stdin, access.MaxPassword+2)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", fmt.Errorf("reading the password: %w", err)
+		}
+		return strings.TrimRight(line, "\r\n"), nil
+	}
+	ask := func(prompt string) (string, error) {
+		fmt.Fprint(a.stderr, prompt)
+		entered, err := term.ReadPassword(fd)
+		fmt.Fprintln(a.stderr)
+		if err != nil {
+			return "", fmt.Errorf("reading the password: %w", err)
+		}
+		return string(entered), nil
+	}
+	first, err := ask("Password: ")
+	if err != nil {
+		return "", err
+	}
+	second, err := ask("Again: ")
+	if err != nil {
+		return "", err
+	}
+	if first != second {
+		return "", usage("the two differ: nothing was hashed")
+	}
+	return first, nil
+}
