@@ -1,0 +1,273 @@
+package browser
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// office is a place where Certpost runs, with the relays that it delivers to. The
+// program is the built one, in a process of its own, on the NATS that it embeds.
+type office struct {
+	t       *testing.T
+	dir     string
+	ca      *authority
+	relay   *devrelay.Relay // takes mails by STARTTLS, and refuses some by refusals
+	java    *devrelay.Relay // speaks SMTPS; its password is not the one that the target has
+	branch  *cutOff         // takes a mail and says nothing more
+	lanes   [3]string       // of relay, java and branch
+	program *exec.Cmd
+	http    string // the program's address
+	nats    string
+	broker  *broker.Broker
+	stopped bool
+}
+
+// refusals are what is wrong with the office's relay until it is mended.
+var refusals = []devrelay.Rule{
+	{Stage: devrelay.StageRcpt, Recipient: "*@retired.example.com", Code: 550, Enhanced: "5.1.1", Text: "no such user here"},
+	{Stage: devrelay.StageMail, Sender: "*@old.example.com", Code: 554, Enhanced: "5.7.1", Text: "sender is not allowed to send through this relay"},
+}
+
+const (
+	relayPassword = "relay-password"
+	// letters are what seed leaves: by refused recipients, by a refused sender, by a
+	// wrong password, and one whose mail may have been sent.
+	letters = 30
+)
+
+// newOffice starts relays and program. More is added to the configuration.
+func newOffice(t *testing.T, more string) *office {
+	t.Helper()
+	o := &office{t: t, dir: t.TempDir(), ca: newAuthority(t)}
+	where := o.places()
+	var err error
+	users := map[string]string{"certpost": relayPassword}
+	o.relay, err = devrelay.Start(devrelay.Config{Hostname: where[0].host, Submission: where[0].address, Users: users, Rules: refusals})
+	o.closes(err, func() error { return o.relay.Close() })
+	o.java, err = devrelay.Start(devrelay.Config{Hostname: where[1].host, SMTPS: where[1].address, Users: users})
+	o.closes(err, func() error { return o.java.Close() })
+	o.branch = newCutOff(t, where[2].address)
+	o.write("relay-password", relayPassword)
+	o.write("java-password", "not the one that the relay has")
+	o.write("certpost.yaml", o.config(where, more))
+	o.start()
+	return o
+}
+
+// place is where a relay is and by which name.
+type place struct{ host, address string }
+
+// named says whether relays have names as a reader of the pictures would expect.
+func named() bool { return os.Getenv("UPDATE_DOCS") == "true" }
+
+// places are on free ports of this machine. For pictures they are on the ports that
+// relays have, of loopback addresses of their own, and have names; the program gets
+// a hosts file that knows those, for which one has to be root.
+func (o *office) places() [3]place {
+	o.t.Helper()
+	if !named() {
+		return [3]place{{"localhost", "127.0.0.1:0"}, {"localhost", "127.0.0.1:0"}, {"localhost", "127.0.0.1:0"}}
+	}
+	hosts := "127.0.0.1 localhost\n"
+	var all [3]place
+	for i, host := range []string{"smtp.example.com:587", "mail.example.net:465", "mx.branch.example.org:25"} {
+		name, port, _ := strings.Cut(host, ":")
+		ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+i)
+		hosts += ip + " " + name + "\n"
+		all[i] = place{name, net.JoinHostPort(ip, port)}
+	}
+	o.write("hosts", hosts)
+	return all
+}
+
+func (o *office) config(where [3]place, more string) string {
+	o.t.Helper()
+	ports := [3]string{}
+	for i, address := range []string{o.relay.Submission(), o.java.SMTPS(), o.branch.address()} {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		ports[i] = port
+		o.lanes[i] = strings.ReplaceAll(where[i].host, ".", "_") + "-" + port
+	}
+	relayCA, err := o.relay.CAFile(o.mkdir("relay"))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	javaCA, err := o.java.CAFile(o.mkdir("java"))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if !strings.Contains(more, "http:") {
+		more += "http: {listen: \"127.0.0.1:0\"}\n"
+	}
+	text := fmt.Sprintf(`data_dir: data
+nats: {listen: "127.0.0.1:0", sync_interval: 10s}
+delivery: {on_unknown_outcome: dead_letter, retry: {initial: 1s}}
+log: {format: json}
+%starget: `, more)
+	text = strings.TrimSuffix(text, "target: ") + "targets:\n"
+	main := fmt.Sprintf(`    host: %s
+    port: %s
+    ca_file: %s
+    username: certpost
+    password: {file: relay-password}
+`, where[0].host, ports[0], relayCA)
+	for _, target := range []struct{ id, from, to, keys string }{
+		{"ops-archive", "certs@example.com", "archive@example.com", main},
+		{"web-team", "certs@example.com", "web@retired.example.com", main},
+		{"pki-mailbox", "certs@example.com", "pki@retired.example.com", main},
+		{"partner-portal", "certs@old.example.com", "portal@partner.example.net", main},
+		{"java-keystores", "certs@example.com", "java@example.net", fmt.Sprintf(`    host: %s
+    port: %s
+    tls_mode: smtps
+    ca_file: %s
+    username: certpost
+    password: {file: java-password}
+`, where[1].host, ports[1], javaCA)},
+		{"branch-office", "certs@example.com", "office@branch.example.org", fmt.Sprintf(`    host: %s
+    port: %s
+    tls_mode: plaintext
+`, where[2].host, ports[2])},
+	} {
+		text += fmt.Sprintf("  - id: %s\n%s    from_address: %s\n    to: [%s]\n", target.id, target.keys, target.from, target.to)
+	}
+	return text
+}
+
+// start starts the program and waits until it delivers.
+func (o *office) start() {
+	o.t.Helper()
+	program := lab.Build(o.t)
+	o.program = exec.Command(program, "run")
+	if named() {
+		unshare := lab.Need(o.t, "unshare")
+		o.program = exec.Command(unshare, "--mount", "sh", "-c", `mount --bind hosts /etc/hosts && exec "$0" run`, program)
+	}
+	log, err := os.Create(filepath.Join(o.dir, "log"))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer log.Close()
+	o.program.Dir, o.program.Stdout, o.program.Stderr = o.dir, log, log
+	if err := o.program.Start(); err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(func() {
+		o.stop()
+		if o.t.Failed() {
+			o.t.Logf("%s", o.log())
+		}
+	})
+	o.until("the program to be up", func() bool {
+		for line := range strings.Lines(o.log()) {
+			var up struct{ Message, NATS, HTTP string }
+			if strings.HasSuffix(line, "\n") && json.Unmarshal([]byte(line), &up) == nil && up.Message == "certpost is up" {
+				o.nats, o.http = up.NATS, up.HTTP
+				return true
+			}
+		}
+		return o.program.ProcessState != nil
+	})
+	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
+	defer cancel()
+	if o.broker, err = broker.Dial(ctx, broker.Config{URL: o.nats}, zerolog.Nop()); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// stop ends the program as an init system does, and kills it if it does not end.
+func (o *office) stop() {
+	if o.stopped {
+		return
+	}
+	o.stopped = true
+	if o.broker != nil {
+		o.broker.Close()
+	}
+	ended := make(chan error, 1)
+	_ = o.program.Process.Signal(syscall.SIGTERM)
+	go func() { ended <- o.program.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			o.t.Errorf("certpost run ended with %v", err)
+		}
+	case <-time.After(patience):
+		_ = o.program.Process.Kill()
+		o.t.Errorf("certpost run did not end within %s", patience)
+		<-ended
+	}
+}
+
+// mend has the relay take everything, as after a call to its postmaster.
+func (o *office) mend() {
+	o.t.Helper()
+	if err := o.relay.SetRules(nil); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *office) until(what string, holds func() bool) {
+	o.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(25 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	o.t.Fatalf("waited %s in vain for %s", patience, what)
+}
+
+func (o *office) log() string {
+	text, err := os.ReadFile(filepath.Join(o.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+func (o *office) write(name, text string) {
+	o.t.Helper()
+	if err := os.WriteFile(filepath.Join(o.dir, name), []byte(text), 0o600); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *office) mkdir(name string) string {
+	o.t.Helper()
+	dir := filepath.Join(o.dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		o.t.Fatal(err)
+	}
+	return dir
+}
+
+// closes registers the end of what was opened without error.
+func (o *office) closes(err error, end func() error) {
+	o.t.Helper()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(func() {
+		if err := end(); err != nil {
+			o.t.Error(err)
+		}
+	})
+}
