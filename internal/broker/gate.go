@@ -126,7 +126,11 @@ func (l *lane) observe(ways [][]verdict.RelayStatus) {
 				}
 				continue
 			}
-			status.Relays = append(status.Relays, RelayAway{relay.Relay, relay.Breaker, relay.Reason})
+			away := RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason}
+			if relay.Wait > 0 {
+				away.Again = time.Now().Add(relay.Wait).UTC().Truncate(time.Second)
+			}
+			status.Relays = append(status.Relays, away)
 			if !l.away[relay.Relay] {
 				l.away[relay.Relay] = true
 				l.r.metrics.breakerOpen.WithLabelValues(l.name).Inc()

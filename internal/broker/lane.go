@@ -191,6 +191,7 @@ const (
 // LaneStatus is what a page or a health check says of a lane in one process.
 type LaneStatus struct {
 	Lane     string      `json:"lane"`
+	Process  string      `json:"process,omitempty"` // host/pid/id, where several processes are told of
 	Breaker  string      `json:"breaker"`
 	Relays   []RelayAway `json:"relays,omitempty"`
 	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, rate, connections
@@ -202,6 +203,7 @@ type RelayAway struct {
 	Relay   string          `json:"relay"`
 	Breaker verdict.Breaker `json:"breaker"`
 	Reason  string          `json:"reason"`
+	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: by the next delivery
 }
 
 // LaneStatus lists the lanes that this process serves, by name.

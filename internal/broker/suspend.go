@@ -230,6 +230,7 @@ func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes ma
 			}
 			for _, s := range beat.Lanes {
 				if info := lanes[s.Lane]; info != nil {
+					s.Process = beat.Process
 					info.add(s)
 				}
 			}
