@@ -242,12 +242,8 @@ func (c *lettersReplayCmd) Run(a *app) error {
 		if d.Certainty == verdict.May && !c.Yes {
 			return "", errors.New("may have been sent already: look for its Message-ID at the relay, then add --yes")
 		}
-		already, err := b.Replay(a.ctx, d, actor(), c.Force)
-		switch {
-		case err != nil:
+		if err := b.Replay(a.ctx, d, operator(), broker.Replay{Uncertain: c.Yes, Force: c.Force}); err != nil {
 			return "", err
-		case already:
-			return "had been replayed by somebody else a moment ago; taken off the list", nil
 		}
 		return "published again to " + d.ReplaySubject, nil
 	})
@@ -278,9 +274,12 @@ func (c *lettersDiscardCmd) Run(a *app) error {
 		return err
 	}
 	return a.act(letters, c.Output, func(d broker.DeadLetter) (string, error) {
-		return "discarded", b.Discard(a.ctx, d, actor(), c.Reason)
+		return "discarded", b.Discard(a.ctx, d, operator(), c.Reason)
 	})
 }
+
+// operator is who does this, and by what way.
+func operator() broker.Actor { return broker.Actor{Name: actor(), Via: broker.ViaShell} }
 
 // actor is who does this, for the audit.
 func actor() string {

@@ -275,5 +275,5 @@ func (o *office) audited(action broker.Action) []broker.AuditRecord {
 		}
 		all = append(all, read[broker.AuditRecord](o.t, string(m.Data)))
 	}
-	return slices.DeleteFunc(all, func(r broker.AuditRecord) bool { return r.Action != action })
+	return slices.DeleteFunc(all, func(r broker.AuditRecord) bool { return r.Action != action || r.Stage == broker.StageIntent })
 }

@@ -36,6 +36,8 @@ type job struct {
 	key    string // in the ledger
 	gen    int
 	force  bool
+	// recipients are the only ones whom somebody who replays it wants to get it.
+	recipients []string
 
 	entry    Entry // as read, then as we last wrote it
 	revision uint64
@@ -62,7 +64,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx), Limits: j,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx), Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
 		r.metrics.attempt(l.name, failure)
@@ -80,6 +82,9 @@ func (j *job) read() *verdict.Failure {
 	h := j.msg.Headers()
 	j.gen, _ = strconv.Atoi(h.Get(headerGeneration))
 	j.force = strings.EqualFold(h.Get(headerForce), "true")
+	if list := h.Get(headerRecipients); list != "" {
+		j.recipients = strings.Split(list, ", ")
+	}
 	ev, err := events.Decode(h, j.msg.Data())
 	if err != nil {
 		return invalid(err)

@@ -5,15 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"iter"
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/certpost/certpost/internal/events"
 )
 
 // Action is what happened to a dead letter, or to a lane.
@@ -151,34 +147,15 @@ func readRecord(raw *jetstream.RawStreamMsg) AuditRecord {
 	if r.Time.IsZero() {
 		r.Time = raw.Time
 	}
+	if r.LetterNumber == 0 && r.Letter != nil {
+		r.LetterNumber = r.Letter.Sequence // from before it had a field of its own
+	}
 	r.Sequence, r.Hash = raw.Sequence, hashOf(raw.Data)
 	return r
 }
 
 // itself is the program as an actor.
 func itself(name string) Actor { return Actor{Name: name, Via: ViaItself} }
-
-// audit writes a record and waits for its acknowledgement. id makes writing it
-// twice harmless; "" writes it as it is.
-func (b *Broker) audit(ctx context.Context, r AuditRecord, token, id string) error {
-	r.Time = time.Now().UTC()
-	target := r.Target
-	if !events.IsToken(target) {
-		target = nobody
-	}
-	m := nats.NewMsg(auditPrefix + string(r.Action) + "." + target + "." + token)
-	var err error
-	if m.Data, err = json.Marshal(r); err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	if id != "" {
-		m.Header.Set(nats.MsgIdHdr, string(r.Action)+"/"+id)
-	}
-	if _, err := b.js.PublishMsg(ctx, m); err != nil {
-		return fmt.Errorf("audit %s: %w", m.Subject, err)
-	}
-	return nil
-}
 
 func hashOf(stored []byte) string {
 	sum := sha256.Sum256(stored)

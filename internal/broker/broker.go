@@ -52,7 +52,10 @@ type Broker struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 
+	chain   chain         // the audit
 	ackWait time.Duration // ackWait, but for tests
+	// reachedPoint is told how far an action has come; tests end the process there.
+	reachedPoint func(point string)
 }
 
 // Open starts the embedded server or connects to the configured one. An

@@ -186,8 +186,8 @@ func TestReplayAfterMending(t *testing.T) {
 	b, mended := deadLetterBench(t)
 	ctx := context.Background()
 	// Not mended: the replay ends dead again, one letter, the next generation.
-	if already, err := b.broker.Replay(ctx, b.letters()[0], "tester", false); err != nil || already {
-		t.Fatal(already, err)
+	if err := b.broker.Replay(ctx, b.letters()[0], tester, Replay{}); err != nil {
+		t.Fatal(err)
 	}
 	b.settled()
 	l := b.letters()
@@ -195,7 +195,7 @@ func TestReplayAfterMending(t *testing.T) {
 		t.Fatalf("letters: %+v", l)
 	}
 	mended.Store(true)
-	if _, err := b.broker.Replay(ctx, l[0], "tester", false); err != nil {
+	if err := b.broker.Replay(ctx, l[0], tester, Replay{Uncertain: true}); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
@@ -254,10 +254,10 @@ func TestDiscardKeepsTheLetterInTheAudit(t *testing.T) {
 	t.Parallel()
 	b, _ := deadLetterBench(t)
 	ctx := context.Background()
-	if err := b.broker.Discard(ctx, b.letters()[0], "tester", ""); err == nil {
+	if err := b.broker.Discard(ctx, b.letters()[0], tester, ""); err == nil {
 		t.Error("discarded without a reason")
 	}
-	if err := b.broker.Discard(ctx, b.letters()[0], "tester", "host is gone"); err != nil {
+	if err := b.broker.Discard(ctx, b.letters()[0], tester, "host is gone"); err != nil {
 		t.Fatal(err)
 	}
 	if len(b.letters()) != 0 || b.entry("ops", "ev/1").State != StateDiscarded {
@@ -324,7 +324,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	// A withheld letter cannot be replayed, and says what to do.
 	for _, l := range b.letters() {
 		if strings.HasSuffix(l.Subject, ".leak") {
-			if _, err := b.broker.Replay(ctx, l, "tester", false); err == nil || !strings.Contains(err.Error(), "publish the event anew") {
+			if err := b.broker.Replay(ctx, l, tester, Replay{Uncertain: true}); err == nil || !strings.Contains(err.Error(), "publish the event anew") {
 				t.Errorf("replay of a withheld letter: %v", err)
 			}
 		}
@@ -335,7 +335,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	b.post.mu.Unlock()
 	for _, l := range b.letters() {
 		if l.Target == "nobody-here" {
-			if _, err := b.broker.Replay(ctx, l, "tester", false); err != nil {
+			if err := b.broker.Replay(ctx, l, tester, Replay{Uncertain: true}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -394,7 +394,7 @@ func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 		t.Fatalf("%d mails, want 1", got)
 	}
 	// A person's replay is sent, and marked.
-	if _, err := b.broker.Replay(context.Background(), l[0], "tester", false); err != nil {
+	if err := b.broker.Replay(context.Background(), l[0], tester, Replay{Uncertain: true}); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()

@@ -39,6 +39,7 @@ const (
 	headerRecipients    = "Certpost-Recipients"
 	headerSecrets       = "Certpost-Secret-Versions"
 	headerReplaySubject = "Certpost-Replay-Subject"
+	headerRestoredFrom  = "Certpost-Restored-From"
 )
 
 // nobody stands in subjects where there is no lane or no target.
@@ -70,7 +71,8 @@ type DeadLetter struct {
 	Secrets       string            `json:"secret_versions,omitempty"` // "reference=version, ..." of what the last attempt used
 	ReplaySubject string            `json:"replay_subject"`
 	TraceParent   string            `json:"traceparent,omitempty"`
-	Body          []byte            `json:"-"` // the event
+	RestoredFrom  uint64            `json:"restored_from,omitempty"` // the number it had when it was discarded
+	Body          []byte            `json:"-"`                       // the event
 }
 
 // subjectOf is where the letter of one delivery stands for one code.
@@ -114,6 +116,9 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(headerRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
 	set(headerReplaySubject, d.ReplaySubject)
+	if d.RestoredFrom != 0 {
+		set(headerRestoredFrom, strconv.FormatUint(d.RestoredFrom, 10))
+	}
 	set("traceparent", d.TraceParent)
 	return m
 }
@@ -147,6 +152,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	d.Generation, _ = strconv.Atoi(h.Get(headerGeneration))
 	d.ReplyCode, _ = strconv.Atoi(h.Get(headerReplyCode))
 	d.Attempts, _ = strconv.Atoi(h.Get(headerAttempts))
+	d.RestoredFrom, _ = strconv.ParseUint(h.Get(headerRestoredFrom), 10, 64)
 	d.First, _ = time.Parse(time.RFC3339Nano, h.Get(headerFirstAttempt))
 	d.Last, _ = time.Parse(time.RFC3339Nano, h.Get(headerLastAttempt))
 	if list := h.Get(headerRecipients); list != "" {
@@ -211,19 +217,46 @@ func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
 	_, err := b.js.PublishMsg(ctx, m)
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == codeStoreFailed {
-		stream, serr := b.js.Stream(ctx, DeadLettersStream)
-		if serr != nil {
-			return fmt.Errorf("dead letter %s: %w", d.Subject, serr)
+		earlier, perr := b.giveWay(ctx, d.Subject)
+		if perr != nil {
+			return perr
 		}
-		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(d.Subject)); err != nil {
-			return fmt.Errorf("dead letter %s: replace the earlier one: %w", d.Subject, err)
+		if _, err = b.js.PublishMsg(ctx, m); err == nil && earlier != nil {
+			b.observeReplaced(ctx, *earlier)
 		}
-		_, err = b.js.PublishMsg(ctx, m)
 	}
 	if err != nil {
 		return fmt.Errorf("dead letter %s: %w", d.Subject, err)
 	}
 	return nil
+}
+
+// giveWay removes the letter of an earlier try, or an earlier life, from its
+// subject, and returns what was there.
+func (b *Broker) giveWay(ctx context.Context, subject string) (*DeadLetter, error) {
+	var earlier *DeadLetter
+	if raw, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: subject}); err == nil {
+		d := parseDeadLetter(raw)
+		earlier = &d
+	}
+	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dead letter %s: replace the earlier one: %w", subject, err)
+	}
+	return earlier, nil
+}
+
+// observeReplaced records that a letter gave way to a newer one. That must not
+// hold up what the newer one is about: who follows the letters sees it as well.
+func (b *Broker) observeReplaced(ctx context.Context, d DeadLetter) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := b.Observe(ctx, AuditRecord{Action: ActionReplaced, Actor: itself(b.nc.Opts.Name), Event: d.Event, Target: d.Target, LetterNumber: d.Sequence, Letter: &d}); err != nil {
+		b.log.Debug().Err(err).Uint64("letter", d.Sequence).Msg("a dead letter gave way to a newer one, which could not be recorded")
+	}
 }
 
 // withheld is the body of a letter whose event may not, or cannot, be copied.
@@ -232,19 +265,21 @@ func withheld(why string, d *DeadLetter) []byte {
 	return body
 }
 
-// unbury takes the letters of a delivery that has succeeded off the list.
-func (b *Broker) unbury(ctx context.Context, target, token string) (int, error) {
-	n := 0
+// unbury takes the letters of a delivery that has succeeded off the list; each is
+// recorded first, once, and not if a replay of it was.
+func (b *Broker) unbury(ctx context.Context, target, token string, by Actor) error {
 	for d, err := range b.DeadLetters(ctx, deadPrefix+"*.*."+target+"."+token) {
 		if err != nil {
-			return n, err
+			return err
+		}
+		if err := b.Append(ctx, AuditRecord{Action: ActionDelivered, Actor: by, Event: d.Event, Target: d.Target, LetterNumber: d.Sequence}); err != nil {
+			return err
 		}
 		if err := b.removeLetter(ctx, d.Sequence); err != nil {
-			return n, err
+			return err
 		}
-		n++
 	}
-	return n, nil
+	return nil
 }
 
 func (b *Broker) removeLetter(ctx context.Context, seq uint64) error {
@@ -254,7 +289,7 @@ func (b *Broker) removeLetter(ctx context.Context, seq uint64) error {
 	}
 	if err := stream.DeleteMsg(ctx, seq); err != nil {
 		// Gone already is as good: a newer letter of the same delivery took its place.
-		if _, gerr := stream.GetMsg(ctx, seq); !errors.Is(gerr, jetstream.ErrMsgNotFound) {
+		if gone, gerr := b.gone(ctx, seq); gerr != nil || !gone {
 			return fmt.Errorf("remove dead letter %d: %w", seq, err)
 		}
 	}

@@ -273,8 +273,8 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
 	for d, err := range r.DeadLetters(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
 		if err == nil {
-			err = r.audit(ctx, AuditRecord{Action: ActionReplayed, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target},
-				d.Token, "letter/"+strconv.FormatUint(d.Sequence, 10))
+			err = r.Append(ctx, AuditRecord{Action: ActionReplayed, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target,
+				LetterNumber: d.Sequence})
 		}
 		if err == nil {
 			err = r.removeLetter(ctx, d.Sequence)

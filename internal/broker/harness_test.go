@@ -367,6 +367,9 @@ func certificate(name string) string {
 	return text.(string)
 }
 
+// tester is who acts on dead letters here.
+var tester = Actor{Name: "tester", Via: ViaShell}
+
 func newTestMetrics() *Metrics { return NewMetrics(prometheus.NewRegistry()) }
 
 func nop() zerolog.Logger { return zerolog.New(io.Discard) }

@@ -1,12 +1,10 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,69 +27,6 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 		return 0, false, fmt.Errorf("publish the event: %w", err)
 	}
 	return ack.Sequence, ack.Duplicate, nil
-}
-
-// Replay publishes a dead letter's event again and takes the letter off the
-// list. It publishes first and removes after: an end in between leaves a letter
-// too many, never one too few. already says that somebody else had published it.
-func (b *Broker) Replay(ctx context.Context, d DeadLetter, by string, force bool) (already bool, err error) {
-	var held struct {
-		Withheld string `json:"withheld"`
-	}
-	if bytes.Contains(d.Body, []byte(`"withheld"`)) && json.Unmarshal(d.Body, &held) == nil && held.Withheld != "" {
-		return false, fmt.Errorf("dead letter %d cannot be replayed, it has no event (%s): publish the event anew, then discard the letter", d.Sequence, held.Withheld)
-	}
-	if d.ReplaySubject == "" {
-		return false, fmt.Errorf("dead letter %d does not say where to replay it (no %s header)", d.Sequence, headerReplaySubject)
-	}
-	m := nats.NewMsg(d.ReplaySubject)
-	m.Data = d.Body
-	m.Header.Set(headerEventID, headerText(d.Event))
-	if d.Lane != "" {
-		gen := strconv.Itoa(d.Generation + 1)
-		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+d.Target+"/"+gen)
-		m.Header.Set(headerTarget, headerText(d.Target))
-		m.Header.Set(headerLane, d.Lane)
-		m.Header.Set(headerGeneration, gen)
-	}
-	if force {
-		m.Header.Set(headerForce, "true")
-	}
-	if d.TraceParent != "" {
-		m.Header.Set("traceparent", headerText(d.TraceParent))
-	}
-	ack, err := b.js.PublishMsg(ctx, m)
-	if err != nil {
-		return false, fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, d.ReplaySubject, err)
-	}
-	if err := b.audit(ctx, AuditRecord{Action: ActionReplayed, Actor: Actor{Name: by}, Event: d.Event, Target: d.Target, Letter: &d}, d.Token,
-		"letter/"+strconv.FormatUint(d.Sequence, 10)); err != nil {
-		return ack.Duplicate, err
-	}
-	return ack.Duplicate, b.removeLetter(ctx, d.Sequence)
-}
-
-// Discard gives a dead letter up, with a reason. The audit keeps it whole.
-func (b *Broker) Discard(ctx context.Context, d DeadLetter, by, reason string) error {
-	if reason == "" {
-		return errors.New("discarding needs a reason")
-	}
-	if err := b.audit(ctx, AuditRecord{Action: ActionDiscarded, Actor: Actor{Name: by}, Reason: reason, Event: d.Event, Target: d.Target, Letter: &d, Body: d.Body}, d.Token,
-		"letter/"+strconv.FormatUint(d.Sequence, 10)); err != nil {
-		return err
-	}
-	l, err := b.openLedger(ctx)
-	if err != nil {
-		return err
-	}
-	key := ledgerKey(d.Target, d.Token)
-	if entry, rev, err := l.get(ctx, key); err == nil && entry.State == StateDead && entry.DeadLetter == d.Subject {
-		entry.State, entry.DeadLetter = StateDiscarded, ""
-		if _, err := l.put(ctx, key, entry, rev); err != nil && !errors.Is(err, errClaimLost) {
-			return err
-		}
-	}
-	return b.removeLetter(ctx, d.Sequence)
 }
 
 // Deliveries lists ledger entries of a target and an event id, newest attempt

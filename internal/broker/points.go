@@ -17,6 +17,14 @@ const (
 	pointSettled   = "settled"   // the message is acknowledged
 )
 
+// The named points of what people do to a dead letter.
+const (
+	pointIntended    = "intended"    // the intent is recorded
+	pointRepublished = "republished" // a replay, or a restored letter, is published
+	pointConcluded   = "concluded"   // the outcome is recorded, the letter not removed
+	pointGivenUp     = "given up"    // the ledger knows of a discard, the letter is not removed
+)
+
 func (r *Runner) reached(point string) {
 	if r.set.Reached != nil {
 		r.set.Reached(point)

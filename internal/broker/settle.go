@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -139,12 +137,7 @@ func (j *job) redelivered() bool {
 
 // offTheList removes the open letters of a delivery that has succeeded.
 func (j *job) offTheList(ctx context.Context) {
-	n, err := j.r.unbury(ctx, j.target, j.token)
-	if err == nil && n > 0 {
-		err = j.r.audit(ctx, AuditRecord{Action: ActionDelivered, Actor: itself(j.r.owner), Event: j.event.ID, Target: j.target}, j.token,
-			j.key+"/"+strconv.FormatUint(j.seq, 10))
-	}
-	if err != nil {
+	if err := j.r.unbury(ctx, j.target, j.token, itself(j.r.owner)); err != nil {
 		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).
 			Msg("delivered, but its dead letter is still on the list; discard it by hand")
 	}
@@ -226,12 +219,12 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 
 // replaceLetter removes the letter of an earlier life that stood under another code.
 func (j *job) replaceLetter(ctx context.Context, subject string) {
-	stream, err := j.r.js.Stream(ctx, DeadLettersStream)
-	if err == nil {
-		err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
-	}
+	earlier, err := j.r.giveWay(ctx, subject)
 	if err != nil {
 		j.r.log.Warn().Err(err).Str("subject", subject).Msg("an earlier dead letter of the same delivery is still on the list")
+	}
+	if earlier != nil {
+		j.r.observeReplaced(ctx, *earlier)
 	}
 }
 

@@ -56,7 +56,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension) error {
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
 	}
-	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: Actor{Name: s.By}, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, s.Lane, auditID(s.Lane, revision))
+	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: Actor{Name: s.By}, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
 }
 
 // Resume ends a lane's suspension; ErrNotSuspended when there is none.
@@ -81,7 +81,7 @@ func (b *Broker) Resume(ctx context.Context, lane, by, reason string) error {
 // resume records the end of a suspension and ends it, unless it is another one by
 // now.
 func (b *Broker) resume(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by, reason string) error {
-	if err := b.audit(ctx, AuditRecord{Action: ActionResumed, Actor: Actor{Name: by}, Reason: reason, Lane: lane}, lane, auditID(lane, revision)); err != nil {
+	if err := b.audit(ctx, AuditRecord{Action: ActionResumed, Actor: Actor{Name: by}, Reason: reason, Lane: lane}, auditID(lane, revision)); err != nil {
 		return err
 	}
 	err := kv.Delete(ctx, suspendedPrefix+lane, jetstream.LastRevision(revision))

@@ -21,6 +21,7 @@ const (
 	AuditStream       = "CERTPOST_AUDIT"
 	LedgerBucket      = "CERTPOST_LEDGER"
 	RelaysBucket      = "CERTPOST_RELAYS"
+	DeskBucketName    = "CERTPOST_DESK"
 
 	EventSubject    = "certificate.issued"
 	deliveryPrefix  = "certpost.delivery."
@@ -98,6 +99,7 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 
 	audit := base(AuditStream, "what was done to dead letters, and by whom", auditPrefix+">")
 	audit.MaxAge = auditAge
+	audit.AllowAtomicPublish = true
 
 	// The ledger is a KV bucket; it is made as the stream it is, because the
 	// bucket's own configuration cannot ask for atomic batches.
@@ -112,7 +114,13 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	relays.MaxMsgsPerSubject = 1
 	relays.AllowRollup = true
 	relays.DenyDelete = true
-	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays}
+
+	desk := base("KV_"+DeskBucketName, "dead letters that are held, replay runs", "$KV."+DeskBucketName+".>")
+	desk.MaxAge = deadLetterAge // no letter to be held is older; runs are swept before
+	desk.MaxMsgsPerSubject = 1
+	desk.AllowRollup = true
+	desk.DenyDelete = true
+	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays, desk}
 }
 
 // ensureTopology creates what is missing, updates what is ours and refuses what

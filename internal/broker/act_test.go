@@ -1,0 +1,457 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// history is what the audit says of a letter, "stage action", oldest first.
+func history(t *testing.T, b *Broker, number uint64) (told []string) {
+	t.Helper()
+	for r, err := range b.ReadAudit(context.Background(), 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.LetterNumber == number {
+			told = append(told, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
+		}
+	}
+	return told
+}
+
+// one is a broker with one open letter, number 1.
+func one(t *testing.T) (*Broker, DeadLetter) {
+	t.Helper()
+	b := quiet(t)
+	buryMany(t, b, 1)
+	d, err := b.DeadLetter(context.Background(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, d
+}
+
+func published(t *testing.T, b *Broker) uint64 {
+	t.Helper()
+	s, err := b.js.Stream(context.Background(), DeliveriesStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().State.Msgs
+}
+
+func TestTwoOperatorsActOnOneLetter(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	actions := map[string]func(*Broker, DeadLetter, Actor) error{
+		"replay":  func(b *Broker, d DeadLetter, by Actor) error { return b.Replay(ctx, d, by, Replay{}) },
+		"discard": func(b *Broker, d DeadLetter, by Actor) error { return b.Discard(ctx, d, by, "not needed") },
+	}
+	for first, act := range actions {
+		for second, other := range actions {
+			t.Run(first+" and "+second, func(t *testing.T) {
+				t.Parallel()
+				b, d := one(t)
+				errs := make([]error, 8)
+				var wg sync.WaitGroup
+				for i := range errs {
+					wg.Go(func() {
+						if i%2 == 0 {
+							errs[i] = act(b, d, Actor{Name: "alice", Via: ViaPage})
+						} else {
+							errs[i] = other(b, d, Actor{Name: "bob", Via: ViaShell})
+						}
+					})
+				}
+				wg.Wait()
+				done := 0
+				for _, err := range errs {
+					var taken *Taken
+					switch {
+					case err == nil:
+						done++
+					case !errors.As(err, &taken) || taken.Record.LetterNumber != 1 || taken.Record.Name == "" || !strings.Contains(err.Error(), taken.Record.Name):
+						t.Errorf("who comes second hears: %v", err)
+					}
+				}
+				if told := history(t, b, 1); done != 1 || len(told) != 2 || !strings.HasPrefix(told[0], "intent ") || told[1] != strings.Replace(told[0], "intent", "outcome", 1) {
+					t.Errorf("%d acted, history %q", done, told)
+				}
+				if _, err := b.DeadLetter(ctx, 1); !errors.Is(err, ErrNoLetter) {
+					t.Errorf("the letter: %v", err)
+				}
+				if n := published(t, b); n > 1 {
+					t.Errorf("%d deliveries", n)
+				}
+			})
+		}
+	}
+}
+
+func TestReplaySaysWhatItDid(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	d.Certainty = verdict.May
+	if err := b.Replay(ctx, d, tester, Replay{}); !errors.Is(err, ErrUncertain) {
+		t.Errorf("without a second yes: %v", err)
+	}
+	if told := history(t, b, 1); told != nil {
+		t.Errorf("a refused replay left %q", told)
+	}
+	if err := b.Replay(ctx, d, Actor{"alice", "operator", ViaPage, "192.0.2.7"}, Replay{Uncertain: true, Force: true, Reason: "mended", Run: "r1", Recipients: []string{"a@example.com", "b@example.com"}}); err != nil {
+		t.Fatal(err)
+	}
+	var last AuditRecord
+	for r, err := range b.ReadAudit(ctx, 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = r
+	}
+	if last.Action != ActionReplayed || last.Name != "alice" || last.Role != "operator" || last.Via != ViaPage || last.Address != "192.0.2.7" || last.Run != "r1" || last.Reason != "mended" ||
+		last.Delivery != 1 || last.Letter == nil || last.Letter.Code != verdict.SMTPAuth || !slices.Equal(last.NewRecipients, []string{"a@example.com", "b@example.com"}) {
+		t.Errorf("recorded: %+v", last)
+	}
+	raw, err := b.at(ctx, DeliveriesStream, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := raw.Header; h.Get("Certpost-Force") != "true" || h.Get("Certpost-Recipients") != "a@example.com, b@example.com" || h.Get("Certpost-Generation") != "2" || string(raw.Data) != string(d.Body) {
+		t.Errorf("published: %v", h)
+	}
+	holds(t, b, 2)
+}
+
+func TestReplayForAnotherTarget(t *testing.T) {
+	t.Parallel()
+	post := newPostOffice("ops", "other")
+	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth) })
+	b := start(t, post, nil)
+	b.publish(event("e1", "ops"))
+	b.until("dead", func() bool { return len(b.letters()) == 1 })
+	ctx, d := context.Background(), b.letters()[0]
+	if err := b.broker.Replay(ctx, d, tester, Replay{Target: "other", Lane: "no-such-lane"}); err == nil || !strings.Contains(err.Error(), "no-such-lane") {
+		t.Errorf("into a lane that nobody serves: %v", err)
+	}
+	var seen []string
+	post.plan("other", func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { seen = a.Override; return nil, nil })
+	if err := b.broker.Replay(ctx, d, tester, Replay{Target: "other", Lane: "relay", Recipients: []string{"c@example.com"}}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if mails := post.mails("e1"); len(mails) != 1 || mails[0].target != "other" || !slices.Equal(seen, []string{"c@example.com"}) {
+		t.Errorf("mails %+v, recipients asked for %v", mails, seen)
+	}
+	if len(b.letters()) != 0 {
+		t.Error("the letter is still on the list")
+	}
+}
+
+func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	intent := AuditRecord{Action: ActionReplayed, Actor: Actor{Name: "gone"}, Event: d.Event, Target: d.Target, LetterNumber: 1, Run: "r1"}
+	if err := b.Begin(ctx, intent); err != nil {
+		t.Fatal(err)
+	}
+	var taken *Taken
+	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &taken) || taken.Record.Name != "gone" || taken.Record.Stage != StageIntent {
+		t.Errorf("while it lives: %v", err)
+	}
+	if written, err := b.Observe(ctx, AuditRecord{Action: ActionRemoved, Event: d.Event, Target: d.Target, LetterNumber: 1}); err != nil || written {
+		t.Errorf("observed a letter that is there: %v, %v", written, err)
+	}
+	s, err := b.standingOf(ctx, intent)
+	if err != nil || !s.live(time.Now()) || s.live(time.Now().Add(claimLife)) {
+		t.Errorf("standing: %+v, %v", s, err)
+	}
+	// What belongs to the same run takes it up at once.
+	if err := b.Replay(ctx, d, tester, Replay{Run: "r1"}); err != nil {
+		t.Errorf("the same run: %v", err)
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
+func TestAFailedReplayFreesTheLetter(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	d.ReplaySubject = "nobody.listens.here"
+	if err := b.Replay(ctx, d, tester, Replay{}); err == nil {
+		t.Fatal("replayed to where no stream is")
+	}
+	d.ReplaySubject = deliveryPrefix + "relay.ops"
+	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "outcome failed", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
+func TestDiscardedLettersCanBeRestored(t *testing.T) {
+	t.Parallel()
+	b, _ := deadLetterBench(t)
+	ctx, d := context.Background(), b.letters()[0]
+	if _, err := b.broker.Discarded(ctx, d.Sequence); !errors.Is(err, ErrNotDiscarded) {
+		t.Errorf("before it was discarded: %v", err)
+	}
+	if err := b.broker.Discard(ctx, d, tester, "host is gone"); err != nil {
+		t.Fatal(err)
+	}
+	record, err := b.broker.Discarded(ctx, d.Sequence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := b.broker.RecordAt(ctx, record.Sequence); err != nil || again.Hash != record.Hash {
+		t.Errorf("by its place: %v", err)
+	}
+	number, err := b.broker.Restore(ctx, record, tester, "it is not")
+	if err != nil || number != d.Sequence+1 {
+		t.Fatalf("number %d, %v", number, err)
+	}
+	l := b.letters()
+	if len(l) != 1 || l[0].Sequence != number || l[0].RestoredFrom != d.Sequence || l[0].Reason != d.Reason || string(l[0].Body) != string(d.Body) || !l[0].First.Equal(d.First) {
+		t.Errorf("restored as %+v", l)
+	}
+	if e := b.entry("ops", "ev/1"); e.State != StateDead || e.DeadLetter != d.Subject {
+		t.Errorf("ledger: %+v", e)
+	}
+	var taken *Taken
+	if _, err := b.broker.Restore(ctx, record, tester, "again"); !errors.As(err, &taken) || taken.Record.NewLetter != number {
+		t.Errorf("restored twice: %v", err)
+	}
+	// It can be discarded, and restored, under its new number.
+	if err := b.broker.Discard(ctx, l[0], tester, "really"); err != nil {
+		t.Fatal(err)
+	}
+	if record, err = b.broker.Discarded(ctx, number); err != nil {
+		t.Fatal(err)
+	}
+	if number, err = b.broker.Restore(ctx, record, tester, "no"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.broker.Replay(ctx, b.letters()[0], tester, Replay{}); err != nil {
+		t.Errorf("a restored letter %d is not replayed: %v", number, err)
+	}
+	if told := history(t, b.broker, d.Sequence); !slices.Equal(told, []string{"intent discarded", "outcome discarded", "intent restored", "outcome restored"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
+func TestRestoreGivesWayToANewerLetter(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	if err := b.Discard(ctx, d, tester, "not needed"); err != nil {
+		t.Fatal(err)
+	}
+	buryMany(t, b, 1) // the same delivery died again
+	record, err := b.Discarded(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Restore(ctx, record, tester, "needed"); err == nil || !strings.Contains(err.Error(), "number 2") {
+		t.Errorf("beside a newer letter: %v", err)
+	}
+	if _, err := b.Restore(ctx, AuditRecord{Action: ActionReplayed, LetterNumber: 1}, tester, "x"); !errors.Is(err, ErrNotDiscarded) {
+		t.Errorf("from another record: %v", err)
+	}
+}
+
+// An event that fills a message leaves no room for the letter beside it.
+func TestDiscardOfAHugeEvent(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	d := letterOf("huge")
+	d.Subject, d.Body = d.subjectOf(), []byte(strings.Repeat("x", int(b.nc.MaxPayload())-8<<10))
+	if _, err := b.js.PublishMsg(ctx, d.message("")); err != nil {
+		t.Fatal(err)
+	}
+	d.Sequence = 1
+	if err := b.Discard(ctx, *d, tester, "junk"); err != nil {
+		t.Fatal(err)
+	}
+	record, err := b.Discarded(ctx, 1)
+	if err != nil || !record.TooLarge {
+		t.Fatalf("%+v, %v", record.TooLarge, err)
+	}
+	if _, err := b.Restore(ctx, record, tester, "no junk"); err == nil || !strings.Contains(err.Error(), "publish it anew") {
+		t.Errorf("restored: %v", err)
+	}
+}
+
+func TestHolds(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	if err := b.Release(ctx, 1, tester, ""); !errors.Is(err, ErrNotHeld) {
+		t.Errorf("released: %v", err)
+	}
+	alice := Actor{Name: "alice", Via: ViaPage}
+	if h, err := b.Hold(ctx, d, alice, "asking the relay's admin"); err != nil || h.By != "alice" {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	var held *Held
+	if _, err := b.Hold(ctx, d, tester, "me too"); !errors.As(err, &held) || held.Hold.By != "alice" {
+		t.Errorf("held twice: %v", err)
+	}
+	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &held) || !strings.Contains(err.Error(), "asking the relay's admin") {
+		t.Errorf("replayed: %v", err)
+	}
+	if err := b.Discard(ctx, d, tester, "x"); !errors.As(err, &held) {
+		t.Errorf("discarded: %v", err)
+	}
+	if all, err := b.Holds(ctx); err != nil || len(all) != 1 || all[0].Letter != 1 || all[0].Event != d.Event {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := b.Release(ctx, 1, alice, "mended"); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+		t.Error(err)
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"held", "released", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
+func TestObservedEndsAreRecordedOnce(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	if err := b.removeLetter(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	n := 0
+	for range 5 {
+		wg.Go(func() {
+			written, err := b.Observe(ctx, AuditRecord{Action: ActionRemoved, Actor: Actor{Name: "eve", Via: ViaNATS}, Event: d.Event, Target: d.Target, LetterNumber: 1, Letter: &d})
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if written {
+				n++
+			}
+		})
+	}
+	wg.Wait()
+	if told := history(t, b, 1); n != 1 || !slices.Equal(told, []string{"outcome removed"}) {
+		t.Errorf("%d wrote %q", n, told)
+	}
+	var taken *Taken
+	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &taken) || taken.Record.Action != ActionRemoved {
+		t.Errorf("a replay afterwards: %v", err)
+	}
+}
+
+// A letter of the same delivery that gives way is recorded as replaced; one whose
+// replay died again as replayed.
+func TestReplacedLettersAreRecorded(t *testing.T) {
+	t.Parallel()
+	b, _ := deadLetterBench(t)
+	ctx, first := context.Background(), b.letters()[0]
+	// As with `nats pub`, which leaves the letter where it is.
+	if _, err := b.broker.js.Publish(ctx, first.ReplaySubject, first.Body); err != nil {
+		t.Fatal(err)
+	}
+	b.until("a second letter", func() bool { l := b.letters(); return len(l) == 1 && l[0].Sequence != first.Sequence })
+	b.settled()
+	if told := history(t, b.broker, first.Sequence); !slices.Equal(told, []string{"outcome replaced"}) {
+		t.Errorf("history of the first: %q", told)
+	}
+	second := b.letters()[0]
+	if err := b.broker.Replay(ctx, second, tester, Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if told := history(t, b.broker, second.Sequence); !slices.Equal(told, []string{"intent replayed", "outcome replayed"}) {
+		t.Errorf("history of the second: %q", told)
+	}
+	if l := b.letters(); len(l) != 1 || l[0].Sequence <= second.Sequence {
+		t.Errorf("letters: %+v", l)
+	}
+}
+
+func TestDeskBucket(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	desk, err := b.Desk(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := desk.Get(ctx, "run.r1"); !errors.Is(err, ErrNoDeskEntry) {
+		t.Errorf("get: %v", err)
+	}
+	revision, err := desk.Create(ctx, "run.r1", []byte("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := desk.Create(ctx, "run.r1", []byte("b")); !errors.Is(err, ErrDeskChanged) {
+		t.Errorf("created twice: %v", err)
+	}
+	watching, stop := context.WithCancel(ctx)
+	seen, known, done := make(chan DeskEntry, 10), make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- desk.Watch(watching, "run.", func(e DeskEntry) { seen <- e }, func() { close(known) })
+	}()
+	<-known
+	if e := <-seen; string(e.Value) != "a" || e.Revision != revision || e.Key != "run.r1" {
+		t.Errorf("watched %+v", e)
+	}
+	next, err := desk.Update(ctx, "run.r1", []byte("c"), revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := desk.Update(ctx, "run.r1", []byte("d"), revision); !errors.Is(err, ErrDeskChanged) {
+		t.Errorf("updated what was changed: %v", err)
+	}
+	if err := desk.Delete(ctx, "run.r1", revision); !errors.Is(err, ErrDeskChanged) {
+		t.Errorf("deleted what was changed: %v", err)
+	}
+	if e := <-seen; string(e.Value) != "c" || e.Revision != next {
+		t.Errorf("watched %+v", e)
+	}
+	if all, err := desk.List(ctx, "run."); err != nil || len(all) != 1 || string(all[0].Value) != "c" {
+		t.Errorf("list %+v, %v", all, err)
+	}
+	if err := desk.Delete(ctx, "run.r1", next); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-seen; !e.Deleted || e.Key != "run.r1" {
+		t.Errorf("watched %+v", e)
+	}
+	if all, err := desk.List(ctx, "run."); err != nil || len(all) != 0 {
+		t.Errorf("list %+v, %v", all, err)
+	}
+	stop()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("watch ended with %v", err)
+	}
+	if err := b.js.DeleteStream(ctx, "KV_"+DeskBucketName); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Fatal(err)
+	}
+	if _, err := b.Desk(ctx); err == nil || !strings.Contains(err.Error(), "certpost run") {
+		t.Errorf("without a bucket: %v", err)
+	}
+}

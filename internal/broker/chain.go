@@ -1,0 +1,326 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/events"
+)
+
+// noRecord is what the first record of all says of the one before it.
+var noRecord = strings.Repeat("0", 64)
+
+// appendTimeout bounds one attempt to append waiting records.
+const appendTimeout = 30 * time.Second
+
+// chain appends records to the audit, each with the hash of the one before it. An
+// append succeeds only where the stream's last record is the one whose hash it
+// holds, so several processes take turns; within one, those who come while an
+// append is under way wait and go together.
+//
+// It has no goroutine of its own to stop: one runs while records wait.
+type chain struct {
+	mu      sync.Mutex
+	waiting []*link
+	working bool
+
+	head *Anchor // the last record, as far as known here; the worker's alone
+}
+
+// link is one record on its way into the chain.
+type link struct {
+	subject string
+	id      string // "": it may be written twice
+	record  AuditRecord
+	// check says, when the chain's head is known, whether the record is to be written:
+	// nobody can append between the two. nil: it is.
+	check func(context.Context) (write bool, err error)
+
+	done    chan struct{}
+	written bool
+	err     error
+}
+
+// Append writes records to the audit, in their order, and returns when all are
+// stored. A record that ends a letter is written once: when there is one already,
+// nothing happens.
+func (b *Broker) Append(ctx context.Context, records ...AuditRecord) error {
+	links := make([]*link, len(records))
+	for i, r := range records {
+		links[i] = b.link(r, "")
+		if r.LetterNumber != 0 && r.Action.Ends() && r.Stage != StageIntent {
+			links[i].check = b.notEnded(r)
+		}
+	}
+	return b.appendAll(ctx, links)
+}
+
+// Observe records how a letter ended that nobody told Certpost of, unless it is
+// recorded already or somebody is acting on the letter right now. written says
+// whether it was.
+func (b *Broker) Observe(ctx context.Context, r AuditRecord) (written bool, err error) {
+	if gone, err := b.gone(ctx, r.LetterNumber); err != nil || !gone {
+		return false, err // who saw it so was told by a replica that lags
+	}
+	r.Stage = StageOutcome
+	l := b.link(r, "")
+	l.check = b.untouched(r)
+	err = b.appendAll(ctx, []*link{l})
+	return l.written, err
+}
+
+// audit appends one record. id makes writing it twice within minutes harmless.
+func (b *Broker) audit(ctx context.Context, r AuditRecord, id string) error {
+	return b.appendAll(ctx, []*link{b.link(r, id)})
+}
+
+func (b *Broker) link(r AuditRecord, id string) *link {
+	r.Time = time.Now().UTC()
+	r.Sequence, r.Hash = 0, ""
+	kind := string(r.Action)
+	if r.Stage == StageIntent {
+		kind = string(StageIntent)
+	}
+	if id != "" {
+		id = kind + "/" + id
+	}
+	return &link{subject: auditPrefix + kind + "." + auditPlace(r), id: id, record: r, done: make(chan struct{})}
+}
+
+// auditPlace is what the subjects of all records about one delivery, or one lane,
+// end in.
+func auditPlace(r AuditRecord) string {
+	target, token := r.Target, nobody
+	if !events.IsToken(target) {
+		target = nobody
+	}
+	switch {
+	case r.Event != "":
+		token = events.Token(r.Event)
+	case events.IsToken(r.Lane):
+		token = r.Lane
+	case events.IsToken(r.Run):
+		token = r.Run
+	}
+	return target + "." + token
+}
+
+func (b *Broker) appendAll(ctx context.Context, links []*link) error {
+	c := &b.chain
+	c.mu.Lock()
+	c.waiting = append(c.waiting, links...)
+	if !c.working {
+		c.working = true
+		go b.workChain()
+	}
+	c.mu.Unlock()
+	for _, l := range links {
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			if c.leave(l) {
+				l.err = ctx.Err()
+				continue
+			}
+			<-l.done // it is being written: what became of it is known soon
+		}
+	}
+	for _, l := range links {
+		if l.err != nil {
+			return fmt.Errorf("audit %s: %w", l.subject, l.err)
+		}
+	}
+	return nil
+}
+
+// leave takes one out that waits; false if its turn has come.
+func (c *chain) leave(l *link) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.Index(c.waiting, l)
+	if i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+	}
+	return i >= 0
+}
+
+func (b *Broker) workChain() {
+	for {
+		group := b.chain.gather()
+		if group == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
+		err := b.appendGroup(ctx, group)
+		cancel()
+		for _, l := range group {
+			if l.err == nil && !l.written && err != nil {
+				l.err = err
+			}
+			close(l.done)
+		}
+	}
+}
+
+// gather takes those whose turn it is: of records that depend on what is known of
+// their letter, one for each letter.
+func (c *chain) gather() []*link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var group, rest []*link
+	letters := map[uint64]bool{}
+	for _, l := range c.waiting {
+		n := l.record.LetterNumber
+		if len(group) == maxBatch || letters[n] {
+			rest = append(rest, l)
+			continue
+		}
+		letters[n] = n != 0 && l.check != nil
+		group = append(group, l)
+	}
+	c.waiting = rest
+	c.working = group != nil
+	return group
+}
+
+// appendGroup writes records behind the chain's head. It begins anew when another
+// process was faster.
+func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
+	for try := 0; ; try++ {
+		if b.chain.head == nil {
+			head, err := b.readHead(ctx)
+			if err != nil {
+				return err
+			}
+			b.chain.head = &head
+		}
+		var rest []*link
+		for _, l := range group {
+			write, err := true, error(nil)
+			if l.check != nil {
+				write, err = l.check(ctx)
+			}
+			if l.err = err; write && err == nil {
+				rest = append(rest, l)
+			}
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		n, err := b.extend(ctx, *b.chain.head, rest)
+		group = rest[n:]
+		if len(group) == 0 && err == nil {
+			return nil
+		}
+		b.chain.head = nil
+		if !wrongSequence(err) {
+			return err
+		}
+		sleep(ctx, jitter(time.Duration(min(try, 20))*time.Millisecond))
+	}
+}
+
+// extend writes links behind the head: many in one batch, few one by one. It says
+// how many it wrote.
+func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int, err error) {
+	if len(links) >= batchFrom {
+		msgs, next, err := forge(head, links)
+		if err != nil {
+			return 0, err
+		}
+		_, err = b.publishBatch(ctx, msgs)
+		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
+			for _, l := range links {
+				l.written = true
+			}
+			b.chain.head = &next
+			return len(links), nil
+		}
+		if !errors.Is(err, errBatchRefused) {
+			return 0, err
+		}
+	}
+	for i, l := range links {
+		msgs, next, err := forge(head, links[i:i+1])
+		if err != nil {
+			return i, err
+		}
+		ack, err := b.js.PublishMsg(ctx, msgs[0])
+		if err != nil && !b.isStored(ctx, head.Sequence+1, msgs[0], err) {
+			return i, err
+		}
+		l.written = true
+		if err != nil || !ack.Duplicate {
+			head = next
+			b.chain.head = &next
+		}
+	}
+	return len(links), nil
+}
+
+// forge makes the messages that follow a head, and the head that they leave.
+func forge(head Anchor, links []*link) ([]*nats.Msg, Anchor, error) {
+	msgs := make([]*nats.Msg, len(links))
+	for i, l := range links {
+		l.record.Previous = head.Hash
+		m := nats.NewMsg(l.subject)
+		var err error
+		if m.Data, err = json.Marshal(l.record); err != nil {
+			return nil, head, err
+		}
+		if l.id != "" {
+			m.Header.Set(nats.MsgIdHdr, l.id)
+		}
+		if i == 0 { // a batch allows it in its first message only; the others follow it
+			m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(head.Sequence, 10))
+		}
+		msgs[i] = m
+		head = Anchor{head.Sequence + 1, hashOf(m.Data)}
+	}
+	return msgs, head, nil
+}
+
+// isStored reports whether a record was stored although its acknowledgement says
+// otherwise, or never came. No two records are alike: each holds the hash of the
+// one before it.
+func (b *Broker) isStored(ctx context.Context, sequence uint64, m *nats.Msg, err error) bool {
+	if errors.Is(err, errBatchRefused) {
+		return false
+	}
+	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Seq: sequence})
+	return err == nil && raw.Subject == m.Subject && bytes.Equal(raw.Data, m.Data)
+}
+
+// readHead asks the stream's leader for the last record. If somebody removed that,
+// the last one that is left is what the next record follows: the gap stays.
+func (b *Broker) readHead(ctx context.Context) (Anchor, error) {
+	s, err := b.js.Stream(ctx, AuditStream)
+	if err != nil {
+		return Anchor{}, fmt.Errorf("stream %s: %w", AuditStream, err)
+	}
+	state := s.CachedInfo().State
+	head := Anchor{state.LastSeq, noRecord}
+	if state.Msgs == 0 {
+		return head, nil
+	}
+	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Seq: state.LastSeq})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		raw, err = b.leaderGet(ctx, AuditStream, getRequest{Last: auditPrefix + ">"})
+	}
+	if err != nil {
+		return Anchor{}, fmt.Errorf("the last record of %s: %w", AuditStream, err)
+	}
+	head.Hash = hashOf(raw.Data)
+	return head, nil
+}

@@ -1,0 +1,135 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// DeskBucket is the bucket CERTPOST_DESK: what people who work on dead letters, and
+// the processes that do it for them, have to agree on. Its keys are hold.<number>,
+// run.<id> and set.<id>.
+type DeskBucket struct{ kv jetstream.KeyValue }
+
+// DeskEntry is one value of the bucket.
+type DeskEntry struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+	Time     time.Time // of the last change
+	Deleted  bool
+}
+
+// What the bucket says when it does not do what was asked.
+var (
+	ErrNoDeskEntry = errors.New("there is no such entry")
+	ErrDeskChanged = errors.New("the entry was changed by somebody else")
+)
+
+// Desk opens the bucket.
+func (b *Broker) Desk(ctx context.Context) (*DeskBucket, error) {
+	kv, err := b.js.KeyValue(ctx, DeskBucketName)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return nil, fmt.Errorf("there is no bucket %s at %s: start `certpost run` once, it creates it", DeskBucketName, b.URL())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", DeskBucketName, err)
+	}
+	return &DeskBucket{kv}, nil
+}
+
+// Get returns an entry; ErrNoDeskEntry when there is none.
+func (d *DeskBucket) Get(ctx context.Context, key string) (DeskEntry, error) {
+	e, err := d.kv.Get(ctx, key)
+	if err != nil {
+		return DeskEntry{}, deskError("read", key, err)
+	}
+	return deskEntry(e), nil
+}
+
+// Create writes an entry that is not there yet; ErrDeskChanged when it is.
+func (d *DeskBucket) Create(ctx context.Context, key string, value []byte) (revision uint64, err error) {
+	if revision, err = d.kv.Create(ctx, key, value); err != nil {
+		return 0, deskError("create", key, err)
+	}
+	return revision, nil
+}
+
+// Update writes an entry whose revision is still the one given; ErrDeskChanged
+// when it is not.
+func (d *DeskBucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	next, err := d.kv.Update(ctx, key, value, revision)
+	if err != nil {
+		return 0, deskError("write", key, err)
+	}
+	return next, nil
+}
+
+// Delete removes an entry whose revision is still the one given, and all that is
+// kept of it.
+func (d *DeskBucket) Delete(ctx context.Context, key string, revision uint64) error {
+	if err := d.kv.Purge(ctx, key, jetstream.LastRevision(revision)); err != nil {
+		return deskError("delete", key, err)
+	}
+	return nil
+}
+
+func deskError(what, key string, err error) error {
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		err = ErrNoDeskEntry
+	case errors.Is(err, jetstream.ErrKeyExists), wrongSequence(err):
+		err = ErrDeskChanged
+	}
+	return fmt.Errorf("%s %s in %s: %w", what, key, DeskBucketName, err)
+}
+
+func deskEntry(e jetstream.KeyValueEntry) DeskEntry {
+	return DeskEntry{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), Time: e.Created(), Deleted: e.Operation() != jetstream.KeyValuePut}
+}
+
+// Watch tells of all entries whose key begins with the prefix ("run."), then of
+// each change, until the context ends, whose error it returns. Between the two it
+// calls known once. It goes on when NATS has been away.
+func (d *DeskBucket) Watch(ctx context.Context, prefix string, each func(DeskEntry), known func()) error {
+	w, err := d.kv.Watch(ctx, prefix+">")
+	if err != nil {
+		return fmt.Errorf("watch %s in %s: %w", prefix, DeskBucketName, err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-w.Updates():
+			if !ok {
+				return fmt.Errorf("watch %s in %s: %w", prefix, DeskBucketName, errors.New("the server ended it"))
+			}
+			if e == nil {
+				known()
+				continue
+			}
+			each(deskEntry(e))
+		}
+	}
+}
+
+// List returns all entries whose key begins with the prefix ("hold.").
+func (d *DeskBucket) List(ctx context.Context, prefix string) ([]DeskEntry, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var all []DeskEntry
+	complete := false
+	err := d.Watch(ctx, prefix, func(e DeskEntry) {
+		if !e.Deleted {
+			all = append(all, e)
+		}
+	}, func() { complete = true; cancel() })
+	if !complete {
+		return nil, err
+	}
+	return all, nil
+}

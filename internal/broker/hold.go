@@ -1,0 +1,138 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const holdPrefix = "hold."
+
+// Held is the refusal to act on a letter that is held.
+type Held struct{ Hold Hold }
+
+func (h *Held) Error() string {
+	return fmt.Sprintf("dead letter %d is held by %s since %s: %s", h.Hold.Letter, h.Hold.By, h.Hold.Since.UTC().Format("2006-01-02 15:04:05 UTC"), h.Hold.Reason)
+}
+
+// ErrNotHeld says that there is nothing to release.
+var ErrNotHeld = errors.New("is not held")
+
+// Hold keeps a letter from being replayed and discarded; *Held when it is held
+// already. It does not keep the letter: that expires, and goes when its delivery
+// succeeds after all.
+func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string) (Hold, error) {
+	h := Hold{Letter: d.Sequence, Event: d.Event, Target: d.Target, Reason: reason, By: by.Name, Since: time.Now().UTC()}
+	value, err := json.Marshal(h)
+	if err != nil {
+		return h, fmt.Errorf("hold dead letter %d: %w", d.Sequence, err)
+	}
+	desk, err := b.Desk(ctx)
+	if err != nil {
+		return h, err
+	}
+	revision, err := desk.Create(ctx, holdKey(d.Sequence), value)
+	if errors.Is(err, ErrDeskChanged) {
+		if first, gerr := b.holdOf(ctx, d.Sequence); gerr == nil && first != nil {
+			return *first, &Held{*first}
+		}
+	}
+	if err != nil {
+		return h, err
+	}
+	return h, b.audit(ctx, h.record(ActionHeld, by, reason), holdID(d.Sequence, revision))
+}
+
+// Release ends a hold; ErrNotHeld when there is none.
+func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason string) error {
+	desk, err := b.Desk(ctx)
+	if err != nil {
+		return err
+	}
+	entry, err := desk.Get(ctx, holdKey(number))
+	if errors.Is(err, ErrNoDeskEntry) {
+		return fmt.Errorf("dead letter %d %w", number, ErrNotHeld)
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.audit(ctx, readHold(number, entry.Value).record(ActionReleased, by, reason), holdID(number, entry.Revision)); err != nil {
+		return err
+	}
+	return desk.Delete(ctx, entry.Key, entry.Revision)
+}
+
+// Holds are all there are; also of letters that are gone, until somebody releases
+// them.
+func (b *Broker) Holds(ctx context.Context) ([]Hold, error) {
+	desk, err := b.Desk(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := desk.List(ctx, holdPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var all []Hold
+	for _, e := range entries {
+		if h, ok := ParseHold(e); ok {
+			all = append(all, h)
+		}
+	}
+	return all, nil
+}
+
+// ParseHold reads a hold from the bucket; false for other entries.
+func ParseHold(e DeskEntry) (Hold, bool) {
+	text, ok := strings.CutPrefix(e.Key, holdPrefix)
+	number, err := strconv.ParseUint(text, 10, 64)
+	if !ok || err != nil {
+		return Hold{}, false
+	}
+	if e.Deleted {
+		return Hold{Letter: number}, true
+	}
+	return readHold(number, e.Value), true
+}
+
+// readHold takes a hold that it cannot read for one: somebody wants it so.
+func readHold(number uint64, value []byte) Hold {
+	var h Hold
+	if json.Unmarshal(value, &h) != nil {
+		h = Hold{Reason: "the hold's entry cannot be read; release it"}
+	}
+	h.Letter = number
+	return h
+}
+
+func (h Hold) record(action Action, by Actor, reason string) AuditRecord {
+	return AuditRecord{Action: action, Actor: by, Reason: reason, Event: h.Event, Target: h.Target, LetterNumber: h.Letter}
+}
+
+func holdKey(number uint64) string { return holdPrefix + strconv.FormatUint(number, 10) }
+
+func holdID(number, revision uint64) string {
+	return "hold/" + strconv.FormatUint(number, 10) + "/" + strconv.FormatUint(revision, 10)
+}
+
+// holdOf asks the bucket's leader whether a letter is held; nil when it is not.
+func (b *Broker) holdOf(ctx context.Context, number uint64) (*Hold, error) {
+	raw, err := b.leaderGet(ctx, "KV_"+DeskBucketName, getRequest{Last: "$KV." + DeskBucketName + "." + holdKey(number)})
+	var api *jetstream.APIError
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound), errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamNotFound:
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("whether dead letter %d is held: %w", number, err)
+	case raw.Header.Get("KV-Operation") != "":
+		return nil, nil
+	}
+	h := readHold(number, raw.Data)
+	return &h, nil
+}

@@ -1,0 +1,176 @@
+package broker
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Anchor names one record of the audit and what it must be: "sequence:hash". Kept
+// elsewhere, it proves later that nothing before it was rewritten.
+type Anchor struct {
+	Sequence uint64
+	Hash     string // SHA-256 of the stored record, hexadecimal
+}
+
+func (a Anchor) String() string { return strconv.FormatUint(a.Sequence, 10) + ":" + a.Hash }
+
+// MarshalText writes the anchor as String does.
+func (a Anchor) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// ParseAnchor reads "sequence:hash".
+func ParseAnchor(s string) (Anchor, error) {
+	number, hash, _ := strings.Cut(strings.TrimSpace(s), ":")
+	seq, err := strconv.ParseUint(number, 10, 64)
+	if sum, herr := hex.DecodeString(hash); err != nil || herr != nil || len(sum) != 32 || seq == 0 {
+		return Anchor{}, fmt.Errorf("%q is no anchor: want a record's number, a colon and its SHA-256 in hexadecimal, as `certpost audit verify` prints them", s)
+	}
+	return Anchor{seq, strings.ToLower(hash)}, nil
+}
+
+// BreakKind says what is wrong with the audit.
+type BreakKind string
+
+// The kinds.
+const (
+	BreakRemoved   BreakKind = "removed"   // records are missing between others
+	BreakTruncated BreakKind = "truncated" // records are missing at an end where they cannot have aged out
+	BreakChanged   BreakKind = "changed"   // a record does not follow from the one before it
+	BreakForeign   BreakKind = "foreign"   // a record that Certpost did not write
+	BreakAnchor    BreakKind = "anchor"    // a record is not the one that the anchor names
+)
+
+// AuditBreak is the first place where the audit is not what Certpost wrote.
+type AuditBreak struct {
+	Sequence uint64    `json:"sequence"` // of the record
+	Kind     BreakKind `json:"kind"`
+	What     string    `json:"what"`
+}
+
+// AuditReport is what a look at the whole audit found.
+type AuditReport struct {
+	Head    Anchor `json:"head"` // the last record; keep it elsewhere
+	First   uint64 `json:"first"`
+	Records uint64 `json:"records"`
+	// AgedOut were kept for as long as records are kept; Unchained are from before
+	// Certpost chained them. Neither can be checked.
+	AgedOut   uint64 `json:"aged_out"`
+	Unchained uint64 `json:"unchained"`
+	// Unchecked are anchors whose records have aged out.
+	Unchecked []Anchor    `json:"unchecked,omitempty"`
+	Break     *AuditBreak `json:"break,omitempty"` // nil: it holds
+}
+
+// AuditHead is the audit's last record; the zero Anchor when there is none.
+func (b *Broker) AuditHead(ctx context.Context) (Anchor, error) {
+	head, err := b.readHead(ctx)
+	if err != nil || head.Hash == noRecord {
+		return Anchor{}, err
+	}
+	return head, nil
+}
+
+// VerifyAudit walks the audit from its oldest record and stops at the first one
+// that is not what Certpost wrote. A chain alone cannot show that records were cut
+// off and the stream made anew: the anchors can.
+func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditReport, error) {
+	s, err := b.js.Stream(ctx, AuditStream)
+	if err != nil {
+		return AuditReport{}, fmt.Errorf("stream %s: %w", AuditStream, err)
+	}
+	info := s.CachedInfo()
+	w := walk{anchors: anchors, young: time.Since(info.Created) < auditAge}
+	for raw, err := range b.read(ctx, AuditStream, "", 1) {
+		if err != nil {
+			return w.report, err
+		}
+		if w.step(raw.Sequence, raw.Data); w.report.Break != nil {
+			return w.report, nil
+		}
+	}
+	w.end(info.State.LastSeq)
+	return w.report, nil
+}
+
+// walk goes along the chain.
+type walk struct {
+	anchors []Anchor
+	young   bool // the stream is too young for records to have aged out
+	began   bool // chained records have come
+	report  AuditReport
+}
+
+func (w *walk) broken(sequence uint64, kind BreakKind, format string, args ...any) {
+	w.report.Break = &AuditBreak{sequence, kind, fmt.Sprintf(format, args...)}
+}
+
+func (w *walk) step(sequence uint64, stored []byte) {
+	var r AuditRecord
+	readable := json.Unmarshal(stored, &r) == nil
+	before := w.report.Head
+	switch {
+	case w.report.Records == 0 && sequence > 1 && w.young:
+		w.broken(1, BreakTruncated, "the oldest records, up to number %d, are missing, and the stream is too young for them to have aged out", sequence-1)
+		return
+	case w.report.Records == 0:
+		w.report.First, w.report.AgedOut = sequence, sequence-1
+	case sequence != before.Sequence+1:
+		w.broken(before.Sequence+1, BreakRemoved, "%s missing between others: somebody removed what was recorded there", numbers(before.Sequence+1, sequence-1))
+		return
+	case readable && r.Previous == before.Hash: // as it should be
+	case w.began && (!readable || r.Previous == ""):
+		w.broken(sequence, BreakForeign, "record %d is not part of the chain: it was not written by Certpost", sequence)
+		return
+	case r.Previous != "":
+		w.broken(sequence, BreakChanged, "record %d does not follow from record %d: one of the two was changed, or %d was not written by Certpost", sequence, before.Sequence, sequence)
+		return
+	}
+	if r.Previous == "" {
+		w.report.Unchained++
+	} else {
+		w.began = true
+	}
+	w.report.Head = Anchor{sequence, hashOf(stored)}
+	w.report.Records++
+	for _, a := range w.anchors {
+		if a.Sequence == sequence && a.Hash != w.report.Head.Hash {
+			w.broken(sequence, BreakAnchor, "record %d is another one than when its anchor was taken: the audit was rewritten up to there", sequence)
+		}
+	}
+}
+
+// end looks at what comes after the last record; last is the stream's own count.
+func (w *walk) end(last uint64) {
+	head := w.report.Head.Sequence
+	switch {
+	case w.report.Records == 0 && last > 0 && w.young:
+		w.broken(1, BreakTruncated, "%s missing: the audit is empty, and the stream is too young for them to have aged out", numbers(1, last))
+		return
+	case w.report.Records == 0:
+		w.report.AgedOut, head = last, last
+	case head < last:
+		w.broken(head+1, BreakTruncated, "%s missing at the end: somebody removed what was recorded last", numbers(head+1, last))
+		return
+	}
+	for _, a := range w.anchors {
+		switch {
+		case a.Sequence > head:
+			w.broken(a.Sequence, BreakTruncated, "the audit ends with record %d, and the anchor is of a later one: the stream was cut off or made anew", head)
+			return
+		case a.Sequence < w.report.First || w.report.Records == 0:
+			w.report.Unchecked = append(slices.Clip(w.report.Unchecked), a)
+		}
+	}
+}
+
+func numbers(from, to uint64) string {
+	if from == to {
+		return fmt.Sprintf("record %d is", from)
+	}
+	return fmt.Sprintf("records %d to %d are", from, to)
+}
