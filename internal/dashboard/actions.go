@@ -1,0 +1,177 @@
+package dashboard
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// action is a form on a letter's page: what it does, and the same from a shell.
+type action struct {
+	Name     string // the last part of its address
+	Label    string // of its button
+	Says     string
+	Kind     string // the class of its button
+	Reason   bool   // one has to be given
+	Fault    string // why it was not done when the form was sent
+	Open     bool
+	Commands []command
+}
+
+// actions are those that the letter's fate allows.
+func actions(d desk.Detail) []action {
+	n := []uint64{d.Sequence}
+	const because = "--reason=WHY"
+	switch {
+	case d.Fate == desk.Discarded:
+		return []action{{Name: "restore", Label: "Restore", Reason: true, Kind: "primary", Open: true, Says: "Puts it on the list again, under a new number.",
+			Commands: []command{onLetter("restore", n, because), service("restore", d.Sequence, true)}}}
+	case d.Fate != desk.Open:
+		return nil
+	}
+	var all []action
+	if d.Replay == "" && d.Hold == nil {
+		replay := action{Name: "replay", Label: "Replay", Kind: "primary", Open: true, Says: "Publishes the event again for this target; then takes the letter off the list.",
+			Commands: []command{onLetter("replay", n), replayWithNATS(d.Sequence, d.ReplaySubject)}}
+		if d.Certainty == verdict.May {
+			replay.Label, replay.Commands[0] = "Replay…", onLetter("replay", n, "--may-have-been-sent")
+			replay.Says += " The mail may have been sent before, so you will be asked once more."
+		}
+		all = append(all, replay)
+	}
+	if d.Replay == "" {
+		all = append(all, action{Name: "preflight", Label: "Look ahead", Says: "Looks at the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
+			Commands: []command{onLetter("preflight", n), service("preflight", d.Sequence, false)}})
+	}
+	if d.Hold == nil {
+		all = append(all,
+			action{Name: "discard", Label: "Discard", Kind: "danger", Reason: true, Says: "Gives it up. It can be restored for as long as the audit keeps it.",
+				Commands: []command{onLetter("discard", n, because), discardWithNATS(d.Sequence)}},
+			action{Name: "hold", Label: "Hold", Reason: true, Says: "Keeps it from being replayed and discarded while you work on it.",
+				Commands: []command{onLetter("hold", n, because), service("hold", d.Sequence, true)}})
+	} else {
+		all = append(all, action{Name: "release", Label: "Release", Open: true, Says: "Ends the hold.",
+			Commands: []command{onLetter("release", n), service("release", d.Sequence, false)}})
+	}
+	return all
+}
+
+// service asks the program's own NATS service.
+func service(action string, number uint64, reason bool) command {
+	body := fmt.Sprintf(`{"numbers": [%d]}`, number)
+	switch {
+	case action == "preflight":
+		body = fmt.Sprintf(`{"number": %d}`, number)
+	case reason:
+		body = fmt.Sprintf(`{"numbers": [%d], "reason": "WHY"}`, number)
+	}
+	return command{"nats", shellLine("nats", "req", "certpost.dead."+action, body)}
+}
+
+// done leads back to the letter, where a notice says what was done.
+func done(number uint64, what string) view {
+	return view{to: lettersPath + "/" + strconv.FormatUint(number, 10) + "?done=" + what}
+}
+
+// again is the letter's page with the form that was sent incompletely.
+func (p *pages) again(r *request, name string, err error) (view, error) {
+	if !errors.Is(err, desk.ErrNoReason) {
+		return view{}, err
+	}
+	v, err := p.letterWith(r, func(l *letterView) {
+		for i := range l.Actions {
+			if l.Actions[i].Name == name {
+				l.Actions[i].Open, l.Actions[i].Fault = true, "Say why, in a few words: the history keeps it for whoever looks later."
+			}
+		}
+	})
+	v.status = http.StatusUnprocessableEntity
+	return v, err
+}
+
+// uncertainView asks for the second yes.
+type uncertainView struct {
+	desk.Detail
+	Reason   string
+	Force    bool
+	Commands []command
+}
+
+func (p *pages) replay(r *request) (view, error) {
+	yes, force := r.PostFormValue("uncertain") == "yes", r.PostFormValue("force") == "yes"
+	err := p.desk.Replay(r.Context(), r.actor(), r.number(), yes, force, r.reason())
+	if errors.Is(err, desk.ErrUncertain) {
+		d, err := p.desk.Letter(r.Context(), r.number())
+		if err != nil {
+			return view{}, err
+		}
+		return view{template: "uncertain", title: "Has it been sent?", status: http.StatusConflict, data: uncertainView{
+			d, r.reason(), force, []command{onLetter("replay", []uint64{d.Sequence}, "--may-have-been-sent"), replayWithNATS(d.Sequence, d.ReplaySubject)}}}, nil
+	}
+	if err != nil {
+		return p.again(r, "replay", err)
+	}
+	return done(r.number(), "replayed"), nil
+}
+
+// alone is a frozen query of the one letter that the address names.
+func (p *pages) alone(r *request) (desk.Frozen, error) {
+	frozen := p.desk.Freeze(desk.Query{}, []uint64{r.number()}, true)
+	if frozen.Count+frozen.Held+frozen.Withheld+frozen.InRuns == 0 {
+		// Gone: the letter itself says what became of it.
+		d, err := p.desk.Letter(r.Context(), r.number())
+		if err != nil {
+			return frozen, err
+		}
+		if d.End != nil {
+			return frozen, &desk.Conflict{Number: r.number(), Record: *d.End}
+		}
+	}
+	return frozen, nil
+}
+
+func (p *pages) discard(r *request) (view, error) {
+	return p.onOne(r, "discard", "discarded", p.desk.Discard)
+}
+
+func (p *pages) hold(r *request) (view, error) { return p.onOne(r, "hold", "held", p.desk.Hold) }
+
+func (p *pages) release(r *request) (view, error) {
+	return p.onOne(r, "release", "released", p.desk.Release)
+}
+
+// onOne does to one letter what is done to many elsewhere.
+func (p *pages) onOne(r *request, name, notice string, do deed) (view, error) {
+	frozen, err := p.alone(r)
+	if err != nil {
+		return view{}, err
+	}
+	if _, err := do(r.Context(), r.actor(), frozen, r.reason()); err != nil {
+		return p.again(r, name, err)
+	}
+	return done(r.number(), notice), nil
+}
+
+func (p *pages) restore(r *request) (view, error) {
+	number, err := p.desk.Restore(r.Context(), r.actor(), r.number(), r.reason())
+	if err != nil {
+		return p.again(r, "restore", err)
+	}
+	return done(number, "restored"), nil
+}
+
+// preflight answers with the page itself: it changes nothing, and what it found is
+// kept nowhere.
+func (p *pages) preflight(r *request) (view, error) {
+	findings, err := p.desk.Preflight(r.Context(), r.number())
+	if err != nil {
+		return view{}, err
+	}
+	v, err := p.letterWith(r, func(l *letterView) { l.Findings, l.Examined = findings, true })
+	v.object = findings
+	return v, err
+}

@@ -1,0 +1,221 @@
+package dashboard
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// deed is an action on exactly the letters of a frozen query.
+type deed func(context.Context, broker.Actor, desk.Frozen, string) (int, error)
+
+// orderForm is what somebody wants done to many letters, as the address or the form of
+// the confirmation has it.
+type orderForm struct {
+	Action     string // replay, discard, hold, release
+	Query      desk.Query
+	Numbers    []uint64 // nil: all that fit the query
+	Superseded bool     // also those that have a newer certificate
+	Reason     string
+
+	Rate      verdict.Rate
+	Canary    bool
+	Uncertain bool
+	Force     bool
+
+	// Count and Hash are what was shown when it was confirmed.
+	Count int
+	Hash  string
+}
+
+// readOrder reads an order from an address's query or a form's fields.
+func readOrder(r *request, values url.Values) (orderForm, error) {
+	o := orderForm{
+		Action: values.Get("action"), Superseded: values.Get("with_superseded") == "yes", Reason: r.reason(), Canary: values.Get("canary") == "yes",
+		Uncertain: values.Get("uncertain") == "yes", Force: values.Get("force") == "yes", Hash: values.Get("hash"),
+	}
+	if _, known := orders[o.Action]; !known {
+		return o, wrongf("There is no action %q: want replay, discard, hold or release", clipped(o.Action))
+	}
+	for _, text := range values["number"] {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil || n == 0 {
+			return o, wrongf("%q is not the number of a letter", clipped(text))
+		}
+		o.Numbers = append(o.Numbers, n)
+	}
+	if o.Numbers == nil && values.Get("all") != "yes" {
+		return o, wrongf("No letter was chosen. Choose some in the list, or act on all that match")
+	}
+	var err error
+	if o.Query, err = desk.ParseQuery(values); err != nil {
+		return o, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	o.Count, _ = strconv.Atoi(values.Get("count"))
+	if rate := strings.TrimSpace(values.Get("rate")); rate != "" {
+		if err := o.Rate.UnmarshalText([]byte(rate)); err != nil {
+			return o, wrongf("The rate %q cannot be read: %v", clipped(rate), err)
+		}
+	}
+	return o, nil
+}
+
+func clipped(text string) string {
+	runes := []rune(text)
+	return string(runes[:min(len(runes), 60)])
+}
+
+// orders are the actions on many, with their words.
+var orders = map[string]struct{ Title, Verb, Says, Notice string }{
+	"replay":  {"Replay", "Replay", "Each letter's event is published again for its target; then the letter is taken off the list. What fails again comes back as a new letter.", "started"},
+	"discard": {"Discard", "Discard", "They are given up. Each can be restored for as long as the audit keeps it.", "discarded"},
+	"hold":    {"Hold", "Hold", "They are neither replayed nor discarded until somebody releases them.", "held"},
+	"release": {"Release", "Release", "Their holds end.", "released"},
+}
+
+// confirmView shows exactly what will be acted on before it is.
+type confirmView struct {
+	orderForm
+	Frozen   desk.Frozen
+	Title    string
+	Verb     string
+	Says     string
+	Chips    []desk.Chip
+	Fields   []field // what the form sends back as it came
+	With     string  // the address that takes in, or leaves out, the superseded
+	Takes    string  // how long it takes at the rate, "" when nobody can say
+	Fault    string
+	Was      int // the count that was confirmed, when it is another one now
+	Changed  bool
+	Commands []command
+}
+
+type field struct{ Name, Value string }
+
+func (p *pages) confirm(r *request) (view, error) {
+	o, err := readOrder(r, r.URL.Query())
+	if err != nil {
+		return view{}, err
+	}
+	if r.URL.Query().Get("canary") == "" {
+		o.Canary = true
+	}
+	return p.confirmation(o, ""), nil
+}
+
+// freeze nails down what the order is about.
+func (p *pages) freeze(o orderForm) desk.Frozen {
+	return p.desk.Freeze(o.Query, o.Numbers, o.Superseded || o.Action != "replay")
+}
+
+func (p *pages) confirmation(o orderForm, fault string) view {
+	frozen := p.freeze(o)
+	words := orders[o.Action]
+	c := confirmView{orderForm: o, Frozen: frozen, Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
+		Chips: o.Query.Chips(), Fault: fault, Takes: takes(frozen.Count, o)}
+	o.Query.AsOf = frozen.AsOf
+	values := o.Query.Values()
+	for _, n := range o.Numbers {
+		values.Add("number", strconv.FormatUint(n, 10))
+	}
+	if o.Numbers == nil {
+		values.Set("all", "yes")
+	}
+	values.Set("action", o.Action)
+	other := with(values, "with_superseded", map[bool]string{true: "no", false: "yes"}[o.Superseded])
+	c.With = address(lettersPath+"/confirm", other)
+	if o.Superseded {
+		values.Set("with_superseded", "yes")
+	}
+	values.Set("count", strconv.Itoa(frozen.Count))
+	values.Set("hash", frozen.Hash)
+	for name, all := range values {
+		for _, value := range all {
+			c.Fields = append(c.Fields, field{name, value})
+		}
+	}
+	c.Commands = o.commands()
+	return view{template: "confirm", title: c.Title, data: c, object: frozen}
+}
+
+// takes says how long a replay takes at its rate.
+func takes(count int, o orderForm) string {
+	if o.Action != "replay" || o.Rate.IsZero() || count == 0 {
+		return ""
+	}
+	return span(time.Duration(count) * o.Rate.Per / time.Duration(o.Rate.Count))
+}
+
+// commands are the order in a shell. The NATS CLI has none for many letters: the
+// program's own service does that.
+func (o orderForm) commands() []command {
+	words := []string{"--all"}
+	words = append(words, options(o.Query)...)
+	if o.Numbers != nil {
+		words = nil
+	}
+	if o.Action == "replay" && o.Numbers == nil {
+		words = append(words, "--canary")
+	}
+	if o.Action != "release" {
+		words = append(words, "--reason=WHY")
+	}
+	return []command{onLetter(o.Action, o.Numbers, words...)}
+}
+
+// bulk carries an order out, if it is still about what was shown.
+func (p *pages) bulk(r *request) (view, error) {
+	o, err := readOrder(r, r.PostForm)
+	if err != nil {
+		return view{}, err
+	}
+	frozen := p.freeze(o)
+	if frozen.Hash != o.Hash {
+		return p.changed(o), nil
+	}
+	to := lettersPath + "?done=" + orders[o.Action].Notice
+	switch o.Action {
+	case "replay":
+		var run desk.Run
+		run, err = p.desk.StartRun(r.Context(), r.actor(), desk.RunSpec{Frozen: frozen, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
+		to = "/replays/" + url.PathEscape(run.ID) + "?done=started"
+	case "discard":
+		_, err = p.desk.Discard(r.Context(), r.actor(), frozen, o.Reason)
+	case "hold":
+		_, err = p.desk.Hold(r.Context(), r.actor(), frozen, o.Reason)
+	case "release":
+		_, err = p.desk.Release(r.Context(), r.actor(), frozen, o.Reason)
+	}
+	switch {
+	case errors.Is(err, desk.ErrChanged):
+		return p.changed(o), nil
+	case errors.Is(err, desk.ErrNoReason):
+		return refused(p.confirmation(o, "Say why, in a few words: the history keeps it for whoever looks later."), http.StatusUnprocessableEntity), nil
+	case errors.Is(err, desk.ErrUncertain):
+		return refused(p.confirmation(o, "Some of them may have been sent. Say yes to those, too, or leave them out with the filter Sent?."), http.StatusConflict), nil
+	}
+	return view{to: to}, err
+}
+
+// changed shows both counts and asks anew: a letter was replayed, discarded or held
+// by somebody else between the page and its form.
+func (p *pages) changed(o orderForm) view {
+	v := p.confirmation(o, "")
+	c := v.data.(confirmView)
+	c.Changed, c.Was = true, o.Count
+	v.data = c
+	return refused(v, http.StatusConflict)
+}
+
+func refused(v view, status int) view {
+	v.status = status
+	return v
+}

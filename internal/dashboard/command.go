@@ -1,0 +1,63 @@
+package dashboard
+
+import (
+	"strconv"
+	"strings"
+)
+
+// command is what does the same from a shell.
+type command struct {
+	With string // certpost or nats
+	Line string
+}
+
+// shellWord quotes a word for a POSIX shell unless it needs no quotes. Control
+// characters, which a terminal would take for orders, become question marks.
+func shellWord(word string) string {
+	word = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, word)
+	bare := word != "" && strings.IndexFunc(word, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=@%+,", r)
+	}) < 0
+	if bare {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// shellLine joins words to a line that a shell takes apart into the same words.
+func shellLine(words ...string) string {
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		quoted[i] = shellWord(word)
+	}
+	return strings.Join(quoted, " ")
+}
+
+// onLetter is the program's own command for an action on letters.
+func onLetter(action string, numbers []uint64, options ...string) command {
+	line := []string{"certpost", "dead-letters", action}
+	for _, n := range numbers {
+		line = append(line, strconv.FormatUint(n, 10))
+	}
+	return command{"certpost", shellLine(append(line, options...)...)}
+}
+
+// replayWithNATS replays a dead letter with the NATS CLI and what is everywhere;
+// docs/replay.md explains it.
+func replayWithNATS(number uint64, subject string) command {
+	return command{"nats", strings.NewReplacer("$NUMBER", strconv.FormatUint(number, 10), "$SUBJECT", shellWord(subject)).Replace(
+		`nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
+  sed -n 's/^ *"data": "\([^"]*\)".*/\1/p' | base64 -d |
+  nats pub -J --force-stdin $SUBJECT`)}
+}
+
+// discardWithNATS removes a dead letter past Certpost, which notices and says so
+// in the history.
+func discardWithNATS(number uint64) command {
+	return command{"nats", "nats stream rmm CERTPOST_DEAD_LETTERS " + strconv.FormatUint(number, 10) + " --force"}
+}

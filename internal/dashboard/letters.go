@@ -1,0 +1,276 @@
+package dashboard
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+const lettersPath = "/dead-letters"
+
+// lettersView is the list of open letters, or of their groups.
+type lettersView struct {
+	Query   desk.Query
+	Chips   []desk.Chip
+	Path    string
+	Form    filterForm
+	List    []desk.Letter
+	Groups  []groupView // in the place of the list
+	Grouped bool
+	Total   int
+	Pager   pager
+	Orders  []order
+	News    news
+	// AsList and AsGroups lead to the other view of the same query, All to the
+	// confirmation of an action on everything that fits it; an action is appended.
+	AsList, AsGroups, All string
+	Commands              []command
+}
+
+// filterForm is what the form offers.
+type filterForm struct {
+	Codes     []verdict.Code
+	Phases    []verdict.Phase
+	Lanes     []string
+	Targets   []string
+	Certainty []verdict.Certainty
+}
+
+// order is one way to sort, as the heading of a column.
+type order struct {
+	Label   string
+	Address string
+	Sort    string // of aria-sort, "" when the list is sorted otherwise
+}
+
+// pager leads through a list, page by page.
+type pager struct{ First, Next string }
+
+// news is what arrived since the page was made; it waits until it is asked for.
+type news struct {
+	Since   uint64
+	Query   string // of the address, with Since in it
+	Count   int
+	Address string // that shows it
+}
+
+// query reads the filter of a list from the address.
+func (r *request) query() (desk.Query, error) {
+	q, err := desk.ParseQuery(r.URL.Query())
+	if err != nil {
+		return q, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return q, nil
+}
+
+func (p *pages) letters(r *request) (view, error) {
+	q, err := r.query()
+	if err != nil {
+		return view{}, err
+	}
+	v := p.lettersOf(r, q, lettersPath)
+	title := "Dead letters"
+	if v.Grouped = r.FormValue("view") == "groups"; v.Grouped {
+		title = "Dead letters by cause"
+		groups := p.desk.Groups(q)
+		for _, g := range groups {
+			v.Groups = append(v.Groups, newGroupView(g))
+		}
+		return view{template: "letters", title: title, data: v, object: groups, table: groupTable(groups)}, nil
+	}
+	return view{template: "letters", title: title, data: v, table: letterTable(p.desk, q)}, nil
+}
+
+// lettersOf is the list of what fits a query, on the page with the given path.
+func (p *pages) lettersOf(r *request, q desk.Query, path string) lettersView {
+	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: pageSize(r)})
+	values := q.Values()
+	v := lettersView{
+		Query: q, Chips: q.Chips(), Path: path, List: list.Letters, Total: list.Total, Form: p.filterForm(),
+		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
+		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
+		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},
+		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", "list"}, options(q)...)...)}, {"nats", "nats stream view CERTPOST_DEAD_LETTERS"}},
+	}
+	if list.Next != 0 {
+		v.Pager.Next = r.with("after", strconv.FormatUint(list.Next, 10))
+	}
+	if r.after() != 0 {
+		v.Pager.First = r.with("after", "")
+	}
+	v.Orders = sortings(r, q)
+	return v
+}
+
+func with(values url.Values, key, value string) url.Values {
+	more := url.Values{}
+	for k, v := range values {
+		more[k] = v
+	}
+	more.Set(key, value)
+	return more
+}
+
+// sortings are the sortable columns. The one in force leads to its reverse, where
+// there is one.
+func sortings(r *request, q desk.Query) []order {
+	at := q.Order
+	if at == "" {
+		at = desk.Newest
+	}
+	to := func(o desk.Order) string {
+		query := r.URL.Query()
+		query.Del("after")
+		query.Set("order", string(o))
+		return address(r.URL.Path, query)
+	}
+	moment := order{"When", to(desk.Newest), ""}
+	expires := order{"Certificate expires", to(desk.Expiry), ""}
+	switch at {
+	case desk.Newest:
+		moment.Address, moment.Sort = to(desk.Oldest), "descending"
+	case desk.Oldest:
+		moment.Sort = "ascending"
+	case desk.Expiry:
+		expires.Sort = "ascending"
+	}
+	return []order{moment, expires}
+}
+
+// pageSize is what is asked for, within what the desk gives.
+func pageSize(r *request) int {
+	size, _ := strconv.Atoi(r.FormValue("size"))
+	if size < 1 || size > 500 {
+		return 50
+	}
+	return size
+}
+
+func (p *pages) filterForm() filterForm {
+	f := filterForm{Certainty: []verdict.Certainty{verdict.NotSent, verdict.May, verdict.Accepted}}
+	for _, g := range p.desk.Groups(desk.Query{}) {
+		f.Codes = append(f.Codes, g.Code)
+		f.Phases = append(f.Phases, g.Phase)
+		if g.Relay != "" {
+			f.Lanes = append(f.Lanes, g.Relay)
+		}
+	}
+	for _, t := range p.desk.Targets() {
+		f.Targets = append(f.Targets, t.ID)
+	}
+	f.Codes, f.Phases, f.Lanes, f.Targets = once(f.Codes), once(f.Phases), once(f.Lanes), once(f.Targets)
+	return f
+}
+
+func once[T ~string](all []T) []T {
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// news says how many letters of a list are newer than it.
+func (p *pages) news(r *request) (view, error) {
+	q, err := r.query()
+	if err != nil {
+		return view{}, err
+	}
+	since, err := strconv.ParseUint(r.FormValue("since"), 10, 64)
+	if err != nil {
+		return view{}, wrongf("since wants the number of a letter")
+	}
+	q.AsOf = 0
+	now := p.desk.Letters(q, desk.Page{Size: 1}).Total
+	q.AsOf = since
+	before := 0
+	if since > 0 { // 0 would be no bound
+		before = p.desk.Letters(q, desk.Page{Size: 1}).Total
+	}
+	q.AsOf = 0
+	v := news{Since: since, Count: max(0, now-before), Query: with(q.Values(), "since", strconv.FormatUint(since, 10)).Encode(), Address: address(lettersPath, q.Values())}
+	return view{template: "news", title: "New dead letters", data: v, fragment: true, object: map[string]int{"new": v.Count}}, nil
+}
+
+// groupView is a group with the addresses of what can be done about it.
+type groupView struct {
+	desk.Group
+	Address string
+	Confirm string // an action is appended
+}
+
+func newGroupView(g desk.Group) groupView {
+	return groupView{g, lettersPath + "/groups/" + url.PathEscape(g.Fingerprint),
+		lettersPath + "/confirm?all=yes&group=" + url.QueryEscape(g.Fingerprint) + "&action="}
+}
+
+// groupPage is a group with its letters.
+type groupPage struct {
+	Group   groupView
+	Letters lettersView
+}
+
+func (p *pages) group(r *request) (view, error) {
+	q, err := r.query()
+	if err != nil {
+		return view{}, err
+	}
+	q.Fingerprint = r.PathValue("fingerprint")
+	groups := p.desk.Groups(desk.Query{Fingerprint: q.Fingerprint})
+	if len(groups) == 0 {
+		return view{}, desk.ErrNotFound
+	}
+	v := groupPage{newGroupView(groups[0]), p.lettersOf(r, q, lettersPath)}
+	return view{template: "group", title: "Why: " + groups[0].Cause, data: v, object: groups[0], table: letterTable(p.desk, q)}, nil
+}
+
+// options are the filters of the program's own command for a query.
+func options(q desk.Query) []string {
+	var words []string
+	for key, values := range q.Values() {
+		if key != "as_of" {
+			words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+values[0])
+		}
+	}
+	slices.Sort(words)
+	return words
+}
+
+// letterTable is everything that fits, for CSV and JSON.
+func letterTable(d *desk.Desk, q desk.Query) *table {
+	return &table{
+		name:    "dead-letters",
+		columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "fingerprint"},
+		rows: rowsOf(d.Each(q), func(l desk.Letter) []string {
+			var cn, serial, expires string
+			if c := l.Certificate; c != nil {
+				cn, serial, expires = c.CommonName, c.Serial, stamp(c.NotAfter)
+			}
+			return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
+				strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
+				cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint}
+		}),
+	}
+}
+
+func groupTable(groups []desk.Group) *table {
+	return &table{
+		name:    "dead-letter-groups",
+		columns: []string{"fingerprint", "code", "phase", "relay", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
+		rows: rowsOf(slices.Values(groups), func(g desk.Group) []string {
+			return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Relay, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
+				strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy}
+		}),
+	}
+}
+
+// stamp is a time for machines, "" for none.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}

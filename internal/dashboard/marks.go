@@ -1,0 +1,105 @@
+package dashboard
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// A mark is a word with a shape and a colour; the word says it all.
+func mark(kind, word string) template.HTML {
+	return template.HTML(`<span class="mark ` + kind + `">` + word + `</span>`)
+}
+
+// certaintyMark says whether the mail went out.
+func certaintyMark(c verdict.Certainty) template.HTML {
+	switch c {
+	case verdict.May:
+		return mark("half", "may have been sent")
+	case verdict.Accepted:
+		return mark("full", "accepted")
+	}
+	return mark("empty", "not sent")
+}
+
+// fateMark says how a letter left the list.
+func fateMark(f desk.Fate) template.HTML {
+	switch f {
+	case desk.Open:
+		return mark("open", "open")
+	case desk.Replayed, desk.Replaced:
+		return mark("full", string(f))
+	case desk.Discarded, desk.Expired, desk.Removed:
+		return mark("gone", string(f))
+	}
+	return mark("gone", "unknown")
+}
+
+// runMark says where a replay stands.
+func runMark(s desk.RunState) template.HTML {
+	switch s {
+	case desk.RunRunning:
+		return mark("busy", "running")
+	case desk.RunWatching:
+		return mark("busy", "waits for its canary")
+	case desk.RunPaused:
+		return mark("held", "paused")
+	case desk.RunStopped:
+		return mark("bad", "stopped")
+	case desk.RunDone:
+		return mark("good", "done")
+	}
+	return mark("gone", "cancelled")
+}
+
+// resultMark says what became of a letter of a replay.
+func resultMark(result string) template.HTML {
+	switch result {
+	case "delivered":
+		return mark("good", "delivered")
+	case "dead again", "failed":
+		return mark("bad", template.HTMLEscapeString(result))
+	case "published":
+		return mark("busy", "published")
+	}
+	return mark("gone", template.HTMLEscapeString(result))
+}
+
+// spark draws the last 24 hours, an hour each bar, the oldest first. What it shows
+// stands in its label for those who do not see it.
+func spark(hours [24]int, what string) template.HTML {
+	const step, height = 4, 20
+	most, sum, last := 1, 0, 0
+	for i, n := range hours {
+		most, sum = max(most, n), sum+n
+		if n > 0 {
+			last = 23 - i
+		}
+	}
+	label := "no " + what + " in the last 24 hours"
+	if sum > 0 {
+		label = fmt.Sprintf("%s %s in the last 24 hours, at most %s in one, the last one %s", count(sum), what, count(most), hoursAgo(last))
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg class="spark" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="%s">`, 24*step, height, 24*step, height, template.HTMLEscapeString(label))
+	for i, n := range hours {
+		h := 1
+		kind := "nothing"
+		if n > 0 {
+			h, kind = max(3, n*height/most), "bar"
+		}
+		fmt.Fprintf(&b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d"/>`, kind, i*step, height-h, step-1, h)
+	}
+	b.WriteString("</svg>")
+	return template.HTML(b.String())
+}
+
+func hoursAgo(hours int) string {
+	if hours == 0 {
+		return "within the last hour"
+	}
+	return plural(hours, "hour") + " ago"
+}

@@ -1,0 +1,113 @@
+package dashboard
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// overviewView is the first page: is anything lost, what went wrong, what moves.
+type overviewView struct {
+	desk.Overview
+	Strip  strip
+	Groups []groupView
+	More   int // groups that are not shown
+	Sent   int // in 24 hours
+	Dead   int
+	Lanes  []laneView
+	News   news
+}
+
+// groupsAtAGlance is how many groups the overview shows, the largest first.
+const groupsAtAGlance = 12
+
+func (p *pages) overview(r *request) (view, error) {
+	o, err := p.desk.Overview(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	return view{template: "overview", title: "Overview", data: newOverview(o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
+}
+
+func newOverview(o desk.Overview, asOf uint64) overviewView {
+	v := overviewView{Overview: o, Strip: newStrip(o.Balance), News: news{Since: asOf}}
+	o.Groups = slices.Clone(o.Groups)
+	slices.SortStableFunc(o.Groups, func(a, b desk.Group) int { return cmp.Compare(b.Count, a.Count) })
+	for i, g := range o.Groups {
+		if i == groupsAtAGlance {
+			v.More = len(o.Groups) - i
+			break
+		}
+		v.Groups = append(v.Groups, newGroupView(g))
+	}
+	for hour := range 24 {
+		v.Sent += o.Sent24h[hour]
+		v.Dead += o.Dead24h[hour]
+	}
+	for _, lane := range o.Lanes {
+		v.Lanes = append(v.Lanes, newLaneView(lane))
+	}
+	return v
+}
+
+// strip is the account of all letters there ever were: an equation that holds, or
+// does not.
+type strip struct {
+	desk.Balance
+	Terms []term
+}
+
+// term is one addend: letters with one fate.
+type term struct {
+	Fate  desk.Fate
+	Count int
+	Says  string
+}
+
+func newStrip(b desk.Balance) strip {
+	s := strip{Balance: b, Terms: []term{{desk.Open, b.Open, "on the list"}}}
+	for _, fate := range []struct {
+		fate   desk.Fate
+		says   string
+		always bool
+	}{
+		{desk.Replayed, "published again", true},
+		{desk.Discarded, "given up, with a reason", true},
+		{desk.Expired, "kept for as long as letters are kept", true},
+		{desk.Replaced, "gave way to a newer letter of the same delivery", false},
+		{desk.Removed, "taken from the stream past Certpost", false},
+	} {
+		if n := b.Ended[fate.fate]; n > 0 || fate.always {
+			s.Terms = append(s.Terms, term{fate.fate, n, fate.says})
+		}
+	}
+	return s
+}
+
+// laneView is a lane with one word for how it is.
+type laneView struct {
+	broker.LaneInfo
+	Mark string // the class of a mark
+	Word string
+	Why  string
+}
+
+func newLaneView(lane broker.LaneInfo) laneView {
+	v := laneView{LaneInfo: lane, Mark: "good", Word: "delivers"}
+	switch {
+	case lane.Suspension != nil:
+		v.Mark, v.Word, v.Why = "held", "suspended", lane.Suspension.Reason
+	case lane.Replicas == 0:
+		v.Mark, v.Word, v.Why = "warn", "nobody serves it", "no process has said that it does in the last moments"
+	case len(lane.Statuses) > 0:
+		v.Mark, v.Word = "warn", cmp.Or(lane.Statuses[0].Paused, lane.Statuses[0].Breaker)
+		for _, status := range lane.Statuses {
+			for _, relay := range status.Relays {
+				v.Mark, v.Why = "bad", relay.Relay+" "+string(relay.Breaker)+": "+relay.Reason
+			}
+		}
+	}
+	return v
+}

@@ -1,0 +1,213 @@
+package dashboard
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/net/html"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// sample is a letter with everything that a letter can have.
+func sample(number uint64) desk.Letter {
+	return desk.Letter{
+		DeadLetter: broker.DeadLetter{
+			Sequence: number, Subject: "certpost.dead.SMTP_AUTH.relay.ops.ev1", Time: noon.Add(-3 * time.Hour), Event: "ev1", Token: "ev1", Target: "ops", Lane: "relay",
+			Generation: 1, Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Reason: "the relay refused user and password", ReplyCode: 535, EnhancedCode: "5.7.8",
+			Reply: "authentication failed", Attempts: 2, First: noon.Add(-4 * time.Hour), Last: noon.Add(-3 * time.Hour), Certainty: verdict.May,
+			Recipients: []string{"ops@example.com"}, Secrets: "vault:secret/smtp#password=3", ReplaySubject: "certpost.delivery.relay.ops",
+		},
+		Fingerprint: "f1e2d3c4",
+		Certificate: &verdict.Certificate{CommonName: "web1.example.com", DNSNames: []string{"web1.example.com", "xn--pypal-4ve.com"}, Issuer: "CN=R11", Serial: "03aa11",
+			Fingerprint: "aabbccddeeff00112233", NotBefore: noon.AddDate(0, -2, 0), NotAfter: noon.AddDate(0, 1, 0)},
+		Hold:       &broker.Hold{Letter: number, By: "ann", Reason: "asking the relay's people", Since: noon.Add(-time.Hour)},
+		Superseded: &desk.Superseded{Event: "ev2", Serial: "04", NotAfter: noon.AddDate(0, 3, 0), At: noon.Add(-time.Hour)},
+		Run:        "r1",
+	}
+}
+
+func sampleGroup() desk.Group {
+	g := desk.Group{Fingerprint: "f1e2d3c4", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Relay: "relay", EnhancedCode: "5.7.8", Count: 1234, Held: 2, Superseded: 3, Uncertain: 4,
+		First: noon.Add(-30 * time.Hour), Last: noon, Targets: []string{"ops", "java"}, TargetCount: 2, SoonestExpiry: noon.AddDate(0, 0, 5),
+		Reason: "the relay refused user and password", Cause: "The relay refused the login", Remedy: "Check username and password, then replay.", Example: 7}
+	g.Hours[23], g.Hours[3] = 5, 1
+	return g
+}
+
+func sampleRun() desk.Run {
+	return desk.Run{ID: "r1", State: desk.RunRunning, By: broker.Actor{Name: "ann", Role: "operator", Via: broker.ViaPage}, Started: noon.Add(-time.Minute),
+		Spec:      desk.RunSpec{Frozen: desk.Frozen{Count: 100, Hash: "abc", Numbers: []uint64{1, 2}}, Canary: true, Reason: "password mended", Rate: verdict.Rate{Count: 10, Per: time.Second}},
+		Published: 11, Delivered: 9, DeadAgain: 1, Worker: "host/1"}
+}
+
+// sampleDetail is all that can be known of a letter.
+func sampleDetail() desk.Detail {
+	earlier := sample(3).DeadLetter
+	earlier.Secrets, earlier.Reply = "vault:secret/smtp#password=2", "try again"
+	return desk.Detail{
+		Letter: sample(7), Fate: desk.Open, Event: []byte(`{"id":"ev1","certificate":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n","labels":{"env":"prod"}}`),
+		Delivery: &broker.Entry{Event: "ev1", Target: "ops", Lane: "relay", State: broker.StateWaiting, Generation: 2, Attempts: 3, First: noon.Add(-4 * time.Hour), Last: noon.Add(-time.Minute), PossibleDuplicates: 1,
+			Failure: &broker.FailureRecord{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "refused", Secrets: map[string]string{"vault:secret/smtp#password": "4"}},
+			Receipt: &verdict.Receipt{Relay: "mx.example.com:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", ReplyCode: 250, Reply: "queued"}},
+		History: []broker.AuditRecord{
+			{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password mended", LetterNumber: 3, Letter: &earlier},
+			{Time: noon.Add(-time.Hour), Action: broker.ActionHeld, Actor: broker.Actor{Name: "ann"}, Reason: "asking", LetterNumber: 7},
+		},
+		Cause: "The relay did not accept the login.", Remedy: "Check username and password, then replay.", Expires: noon.AddDate(1, 0, 0), Siblings: 12, MessageID: "<abc@example.com>",
+	}
+}
+
+// views are all pages, full and empty.
+func views() map[string]view {
+	full := desk.Overview{
+		Balance: desk.Balance{Total: 2000, Open: 1234, Ended: map[desk.Fate]int{desk.Replayed: 700, desk.Discarded: 50, desk.Expired: 10, desk.Removed: 3, desk.Replaced: 2}, Restored: 1, Unexplained: 1},
+		Lanes: []broker.LaneInfo{{Lane: "relay", Waiting: 12, InFlight: 3, Replicas: 2}, {Lane: "gone"}, {Lane: "held", Suspension: &broker.Suspension{Reason: "maintenance", By: "ann", Since: noon}},
+			{Lane: "away", Replicas: 1, Statuses: []broker.LaneStatus{{Lane: "away", Breaker: "open", Relays: []broker.RelayAway{{Relay: "mx:25", Breaker: verdict.Open, Reason: "refused"}}}}}},
+		LastSuccess: noon.Add(-time.Minute), Groups: []desk.Group{sampleGroup()}, Runs: []desk.Run{sampleRun()}, Reading: "12,000 of 100,000",
+	}
+	list := lettersView{Chips: []desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, Path: lettersPath, List: []desk.Letter{sample(7), sample(8)}, Total: 1234,
+		Orders: []order{{"When", "/dead-letters?order=oldest", "descending"}, {"Certificate expires", "/dead-letters?order=expiry", ""}}, Pager: pager{"/dead-letters", "/dead-letters?after=8"},
+		News: news{Since: 8, Query: "since=8", Count: 12, Address: "/dead-letters"}, AsList: "/dead-letters", AsGroups: "/dead-letters?view=groups", All: "/dead-letters/confirm?all=yes&action=",
+		Commands: []command{onLetter("list", nil), replayWithNATS(7, "certpost.delivery.relay.ops")}}
+	grouped := list
+	grouped.Grouped, grouped.Groups = true, []groupView{newGroupView(sampleGroup())}
+	open := sampleDetail()
+	open.Hold = nil
+	gone := sampleDetail()
+	gone.Fate, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann"}, Reason: "not needed", NewLetter: 9}
+	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Fate: desk.Open, Replay: "it has no event"}
+	examined := newLetter(open, noon)
+	examined.Examined, examined.Findings = true, []verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}
+	examined.Actions[0].Fault = "Say why."
+	asked := orderForm{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth}, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
+	confirmed := confirmView{orderForm: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
+		Chips: list.Chips, Fields: []field{{"all", "yes"}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: true, Commands: asked.commands()}
+	paused := sampleRun()
+	paused.State, paused.Why = desk.RunPaused, "to look"
+	done := sampleRun()
+	done.State, done.Ended = desk.RunDone, noon
+	results := []desk.RunResult{{Number: 7, Target: "ops", Event: "ev1", Result: "delivered", At: noon}, {Number: 8, Target: "ops", Event: "ev2", Result: "dead again", Letter: 9, Note: "refused", At: noon}, {Number: 10, Result: "waiting"}}
+	return map[string]view{
+		"letter":           {template: "letter", title: "Dead letter 7", data: newLetter(open, noon)},
+		"letter, held":     {template: "letter", title: "Dead letter 7", data: newLetter(sampleDetail(), noon)},
+		"letter, gone":     {template: "letter", title: "Dead letter 7", data: newLetter(gone, noon)},
+		"letter, bare":     {template: "letter", title: "Dead letter 1", data: newLetter(bare, noon)},
+		"letter, examined": {template: "letter", title: "Dead letter 7", data: examined},
+		"uncertain":        {template: "uncertain", title: "Has it been sent?", data: uncertainView{open, "because", true, []command{onLetter("replay", []uint64{7})}}},
+		"confirm":          {template: "confirm", title: "Replay", data: confirmed},
+		"confirm, empty":   {template: "confirm", title: "Discard", data: confirmView{orderForm: orderForm{Action: "discard"}}},
+		"replays":          {template: "replays", title: "Replays", data: replaysView{[]desk.Run{sampleRun()}, []desk.Run{done}, nil}},
+		"replays, empty":   {template: "replays", title: "Replays", data: replaysView{}},
+		"run":              {template: "run", title: "Replay r1", data: newRunView(sampleRun(), results)},
+		"run, paused":      {template: "run", title: "Replay r1", data: newRunView(paused, results)},
+		"run, done":        {template: "run", title: "Replay r1", data: newRunView(done, nil)},
+		"overview":         {template: "overview", title: "Overview", data: newOverview(full, 8)},
+		"overview, empty":  {template: "overview", title: "Overview", data: newOverview(desk.Overview{}, 0)},
+		"letters":          {template: "letters", title: "Dead letters", data: list},
+		"letters, empty":   {template: "letters", title: "Dead letters", data: lettersView{}},
+		"groups":           {template: "letters", title: "Dead letters by cause", data: grouped},
+		"groups, empty":    {template: "letters", title: "Dead letters by cause", data: lettersView{Grouped: true}},
+		"group":            {template: "group", title: "Why", data: groupPage{newGroupView(sampleGroup()), list}},
+		"news":             {template: "news", title: "New", data: list.News, fragment: true},
+		"problem":          {template: "problem", title: "Somebody was first", data: problem{Title: "Somebody was first", Says: "x", Do: "y", Letter: 7, First: &broker.AuditRecord{Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Time: noon, Reason: "z"}, Works: []string{"a"}}},
+		"sign in":          {template: "sign-in", title: "Sign in", data: access.SignInView{Accounts: true, Provider: "Example", ProviderPath: "/sign-in/provider", Token: "t", Message: "no", ProviderSignOut: "https://id.example.com/out"}},
+	}
+}
+
+// TestEveryTemplate executes every page full and empty, for those who may look and
+// those who may act, and looks at what makes a page sound.
+func TestEveryTemplate(t *testing.T) {
+	t.Parallel()
+	look := newTestLook(t)
+	used := map[string]bool{}
+	for name, v := range views() {
+		used[v.template+".html"] = true
+		for _, role := range []access.Role{access.Viewer, access.Operator, access.Admin} {
+			doc, _ := show(t, look, v, role)
+			sound(t, name, doc, v.fragment)
+			if role == access.Viewer && v.template != "confirm" && v.template != "uncertain" { // those he cannot reach
+				for _, form := range all(doc, "form") {
+					if action := attr(form, "action"); attr(form, "method") == "post" && action != "/settings" && action != "/sign-out" && action != "/sign-in" {
+						t.Errorf("%s shows a viewer a form that leads to %s", name, action)
+					}
+				}
+			}
+		}
+	}
+	for template := range look.pages {
+		if !used[template] {
+			t.Errorf("%s is executed by no test", template)
+		}
+	}
+}
+
+// sound wants of a page what every page has to have.
+func sound(t *testing.T, name string, doc *html.Node, fragment bool) {
+	t.Helper()
+	if n := len(all(doc, "h1")); n != 1 && !fragment {
+		t.Errorf("%s has %d main headings", name, n)
+	}
+	if n := len(all(doc, "main")); n != 1 && !fragment {
+		t.Errorf("%s has %d main parts", name, n)
+	}
+	ids := map[string]bool{}
+	for _, e := range all(doc) {
+		if id := attr(e, "id"); id != "" {
+			if ids[id] {
+				t.Errorf("%s has two elements with the id %s", name, id)
+			}
+			ids[id] = true
+		}
+		for _, a := range e.Attr {
+			if a.Key == "style" || len(a.Key) > 2 && a.Key[:2] == "on" {
+				t.Errorf("%s has <%s %s=%q>, which the policy forbids", name, e.Data, a.Key, a.Val)
+			}
+		}
+		switch e.Data {
+		case "style":
+			t.Errorf("%s has a style of its own", name)
+		case "script":
+			if attr(e, "src") == "" {
+				t.Errorf("%s has an inline script", name)
+			}
+		case "form":
+			if attr(e, "method") == "post" && !hasToken(e) {
+				t.Errorf("%s: the form for %s has no token", name, attr(e, "action"))
+			}
+		case "th":
+			if attr(e, "scope") == "" {
+				t.Errorf("%s: a heading of a table does not say whose it is: %s", name, textOf(e))
+			}
+		case "img":
+			if !has(e, "alt") {
+				t.Errorf("%s: a picture without words", name)
+			}
+		case "svg":
+			if attr(e, "aria-label") == "" {
+				t.Errorf("%s: a chart without words", name)
+			}
+		}
+	}
+}
+
+func has(e *html.Node, key string) bool {
+	for _, a := range e.Attr {
+		if a.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+func hasToken(form *html.Node) bool {
+	for _, field := range all(form, "input") {
+		if attr(field, "name") == access.TokenField && attr(field, "value") != "" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,147 @@
+package dashboard
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+)
+
+const replaysPath = "/replays"
+
+// replaysView is all replays, newest first.
+type replaysView struct {
+	Unfinished, Finished []desk.Run
+	Commands             []command
+}
+
+func (p *pages) replays(*request) (view, error) {
+	runs := p.desk.Runs()
+	v := replaysView{Commands: []command{{"certpost", "certpost replays list"}, {"nats", "nats req certpost.replays.list ''"}}}
+	for _, run := range runs {
+		if run.Ended.IsZero() {
+			v.Unfinished = append(v.Unfinished, run)
+		} else {
+			v.Finished = append(v.Finished, run)
+		}
+	}
+	return view{template: "replays", title: "Replays", data: v, table: runTable(runs)}, nil
+}
+
+func runTable(runs []desk.Run) *table {
+	return &table{
+		name:    "replays",
+		columns: []string{"id", "state", "why", "by", "started", "ended", "letters", "published", "delivered", "dead_again", "gone", "failed", "rate", "canary", "reason"},
+		rows: rowsOf(slices.Values(runs), func(run desk.Run) []string {
+			return []string{run.ID, string(run.State), run.Why, run.By.Name, stamp(run.Started), stamp(run.Ended), strconv.Itoa(run.Spec.Frozen.Count), strconv.Itoa(run.Published),
+				strconv.Itoa(run.Delivered), strconv.Itoa(run.DeadAgain), strconv.Itoa(run.Gone), strconv.Itoa(run.Failed), run.Spec.Rate.String(), strconv.FormatBool(run.Spec.Canary), run.Spec.Reason}
+		}),
+	}
+}
+
+// runView is one replay: how far it is, and what became of each letter.
+type runView struct {
+	desk.Run
+	Address  string
+	Chips    []desk.Chip
+	Bar      bar
+	Left     int // letters nothing has happened to yet
+	Under    int // published, and not yet known what came of it
+	Takes    string
+	Results  []desk.RunResult
+	Pager    pager
+	Live     bool
+	Pause    bool
+	Resume   bool
+	Cancel   bool
+	Commands []command
+}
+
+// bar is a progress bar in hundredths: delivered, dead again, under way. The numbers
+// stand beside it.
+type bar struct{ Done, Again, Under int }
+
+func (p *pages) run(r *request) (view, error) {
+	run, err := p.desk.RunOf(r.PathValue("id"))
+	if err != nil {
+		return view{}, err
+	}
+	results, next, err := p.desk.Results(r.Context(), run.ID, r.after(), pageSize(r))
+	if err != nil {
+		return view{}, err
+	}
+	v := newRunView(run, results)
+	if next != 0 {
+		v.Pager.Next = r.with("after", strconv.FormatUint(next, 10))
+	}
+	if r.after() != 0 {
+		v.Pager.First = r.with("after", "")
+	}
+	return view{template: "run", title: "Replay " + run.ID, data: v, object: run, table: p.resultTable(r.Context(), run.ID)}, nil
+}
+
+func newRunView(run desk.Run, results []desk.RunResult) runView {
+	count := run.Spec.Frozen.Count
+	v := runView{Run: run, Address: replaysPath + "/" + url.PathEscape(run.ID), Results: results, Chips: run.Spec.Frozen.Query.Chips(), Live: run.Ended.IsZero(),
+		Left:  max(0, count-run.Published-run.Gone-run.Failed),
+		Under: max(0, run.Published-run.Delivered-run.DeadAgain),
+	}
+	if count > 0 {
+		v.Bar = bar{100 * (run.Delivered + run.Gone) / count, 100 * (run.DeadAgain + run.Failed) / count, 100 * v.Under / count}
+	}
+	if v.Live && !run.Spec.Rate.IsZero() {
+		v.Takes = span(time.Duration(v.Left) * run.Spec.Rate.Per / time.Duration(run.Spec.Rate.Count))
+	}
+	v.Pause = run.State == desk.RunRunning || run.State == desk.RunWatching
+	v.Resume = run.State == desk.RunPaused || run.State == desk.RunStopped
+	v.Cancel = v.Live
+	v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "replays", "show", run.ID, "--wait")})
+	for _, step := range []struct {
+		may  bool
+		verb string
+	}{{v.Pause, "pause"}, {v.Resume, "resume"}, {v.Cancel, "cancel"}} {
+		if step.may {
+			v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "replays", step.verb, run.ID, "--reason=WHY")})
+		}
+	}
+	return v
+}
+
+// resultTable is what became of every letter of a run, read as it is written.
+func (p *pages) resultTable(ctx context.Context, id string) *table {
+	const atOnce = 500
+	all := func(yield func(desk.RunResult) bool) {
+		for after := uint64(0); ; {
+			results, next, err := p.desk.Results(ctx, id, after, atOnce)
+			for _, result := range results {
+				if !yield(result) {
+					return
+				}
+			}
+			if err != nil || next == 0 {
+				return
+			}
+			after = next
+		}
+	}
+	return &table{
+		name:    "replay-" + id,
+		columns: []string{"number", "target", "event", "result", "note", "at", "new_letter"},
+		rows: rowsOf(all, func(result desk.RunResult) []string {
+			return []string{strconv.FormatUint(result.Number, 10), result.Target, result.Event, result.Result, result.Note, stamp(result.At), strconv.FormatUint(result.Letter, 10)}
+		}),
+	}
+}
+
+func (p *pages) pauseRun(r *request) (view, error)  { return steer(r, p.desk.PauseRun, "paused") }
+func (p *pages) resumeRun(r *request) (view, error) { return steer(r, p.desk.ResumeRun, "resumed") }
+func (p *pages) cancelRun(r *request) (view, error) { return steer(r, p.desk.CancelRun, "cancelled") }
+
+func steer(r *request, do func(context.Context, broker.Actor, string, string) error, notice string) (view, error) {
+	id := r.PathValue("id")
+	return view{to: replaysPath + "/" + url.PathEscape(id) + "?done=" + notice}, do(r.Context(), r.actor(), id, r.reason())
+}

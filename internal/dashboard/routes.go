@@ -1,0 +1,30 @@
+package dashboard
+
+import "github.com/certpost/certpost/internal/access"
+
+// routes are all pages. What is asked for with GET changes nothing; what is sent
+// with POST is followed by a redirect to a page that shows what came of it.
+func (p *pages) routes() []route {
+	return []route{
+		{"GET /{$}", access.Viewer, p.overview},
+
+		{"GET /dead-letters", access.Viewer, p.letters},
+		{"GET /dead-letters/news", access.Viewer, p.news},
+		{"GET /dead-letters/groups/{fingerprint}", access.Viewer, p.group},
+		{"GET /dead-letters/{number}", access.Viewer, p.letter},
+		{"GET /dead-letters/confirm", access.Operator, p.confirm},
+		{"POST /dead-letters/bulk", access.Operator, p.bulk},
+		{"POST /dead-letters/{number}/replay", access.Operator, p.replay},
+		{"POST /dead-letters/{number}/discard", access.Operator, p.discard},
+		{"POST /dead-letters/{number}/restore", access.Operator, p.restore},
+		{"POST /dead-letters/{number}/hold", access.Operator, p.hold},
+		{"POST /dead-letters/{number}/release", access.Operator, p.release},
+		{"POST /dead-letters/{number}/preflight", access.Operator, p.preflight},
+
+		{"GET /replays", access.Viewer, p.replays},
+		{"GET /replays/{id}", access.Viewer, p.run},
+		{"POST /replays/{id}/pause", access.Operator, p.pauseRun},
+		{"POST /replays/{id}/resume", access.Operator, p.resumeRun},
+		{"POST /replays/{id}/cancel", access.Operator, p.cancelRun},
+	}
+}

@@ -1,0 +1,78 @@
+package dashboard
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+)
+
+//go:embed static
+var static embed.FS
+
+// assets are the files that pages load. Their names hold a hash of what is in
+// them, so that a browser may keep them for ever and never has an old one.
+type assets struct {
+	paths map[string]string // of the file, by its own name
+	files map[string]asset  // by path
+}
+
+type asset struct {
+	kind          string
+	plain, packed []byte
+}
+
+var kinds = map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".txt": "text/plain; charset=utf-8"}
+
+func newAssets() *assets {
+	a := &assets{map[string]string{}, map[string]asset{}}
+	err := fs.WalkDir(static, "static", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		plain, err := static.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(plain)
+		own, ext := path.Base(name), path.Ext(name)
+		hashed := "/static/" + strings.TrimSuffix(own, ext) + "." + hex.EncodeToString(sum[:6]) + ext
+		var packed bytes.Buffer
+		z, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression) // the level is a valid one
+		_, _ = z.Write(plain)                                      // to memory
+		_ = z.Close()
+		a.paths[own] = hashed
+		a.files[hashed] = asset{kinds[ext], plain, packed.Bytes()}
+		return nil
+	})
+	if err != nil {
+		panic(err) // the files are part of the program
+	}
+	return a
+}
+
+// path is where a file is served.
+func (a *assets) path(name string) string { return a.paths[name] }
+
+func (a *assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	file, found := a.files[r.URL.Path]
+	if !found {
+		http.Error(w, "There is no such file. After an update of Certpost, load the page anew.", http.StatusNotFound)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", file.kind)
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	h.Set("Vary", "Accept-Encoding")
+	content := file.plain
+	if acceptsGzip(r) {
+		h.Set("Content-Encoding", "gzip")
+		content = file.packed
+	}
+	_, _ = w.Write(content)
+}

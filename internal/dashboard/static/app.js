@@ -1,0 +1,82 @@
+// Keys, copy buttons and words for screen readers, on top of pages that need none of it.
+(function () {
+  "use strict";
+  var body = document.body;
+  body.classList.remove("no-script");
+
+  function say(text) {
+    var live = document.getElementById("live");
+    if (live) live.textContent = text;
+  }
+
+  // Copy buttons stand behind the text that they copy.
+  document.addEventListener("click", function (event) {
+    var button = event.target.closest("[data-copy]");
+    if (!button) return;
+    var text = button.parentElement.querySelector("code").textContent;
+    var done = function () { button.textContent = "Copied"; say("Copied"); setTimeout(function () { button.textContent = "Copy"; }, 2000); };
+    var select = function () {
+      var range = document.createRange();
+      range.selectNodeContents(button.parentElement.querySelector("code"));
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      say("Selected; copy it with your keyboard");
+    };
+    if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, select); else select();
+  });
+
+  // One box that chooses all rows of a page.
+  document.addEventListener("change", function (event) {
+    var all = event.target.closest("[data-all]");
+    if (!all) return;
+    document.querySelectorAll('input[name="number"]').forEach(function (box) { box.checked = all.checked; });
+  });
+
+  // What arrives while somebody reads is said, not shown under the pointer.
+  document.addEventListener("htmx:afterSwap", function (event) {
+    if (event.target.id === "news" && event.target.textContent.trim()) say(event.target.textContent.trim());
+  });
+
+  if (body.dataset.keys === "off") return;
+
+  function rows() { return Array.from(document.querySelectorAll("[data-row]")); }
+  function current() { return document.querySelector("[data-row].at"); }
+  function move(step) {
+    var all = rows();
+    if (!all.length) return;
+    var at = all.indexOf(current());
+    var next = all[Math.max(0, Math.min(all.length - 1, at < 0 ? (step > 0 ? 0 : all.length - 1) : at + step))];
+    all.forEach(function (row) { row.classList.toggle("at", row === next); });
+    next.querySelector("a").focus();
+    next.scrollIntoView({ block: "nearest" });
+  }
+  function go(id) {
+    var part = document.getElementById(id);
+    if (part) {
+      if (part.tagName === "DETAILS") part.open = true;
+      var field = part.querySelector("input:not([type=hidden]), button, summary");
+      if (field) field.focus();
+      part.scrollIntoView({ block: "nearest" });
+      return;
+    }
+    // On a list the same keys press the button for what is chosen.
+    var button = document.querySelector('button[name="action"][value="' + id + '"]');
+    if (button) button.click();
+  }
+
+  document.addEventListener("keydown", function (event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open]")) return;
+    var box;
+    switch (event.key) {
+      case "/": box = document.querySelector('input[type="search"]'); if (!box) return; box.focus(); box.select(); break;
+      case "j": move(1); break;
+      case "k": move(-1); break;
+      case "x": box = current() && current().querySelector('input[type="checkbox"]'); if (!box) return; box.checked = !box.checked; say(box.checked ? "chosen" : "not chosen"); break;
+      case "r": go("replay"); break;
+      case "e": go("discard"); break;
+      case "?": document.getElementById("keys").showModal(); break;
+      default: return;
+    }
+    event.preventDefault();
+  });
+})();

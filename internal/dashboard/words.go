@@ -1,0 +1,170 @@
+package dashboard
+
+import (
+	"fmt"
+	"html/template"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/legible"
+)
+
+// maxShown bounds a text from outside on a page, in bytes. What an id, a name or
+// a reply may be is bounded by nobody else.
+const maxShown = 300
+
+// words are what templates can say beside the fields of their data.
+func words() template.FuncMap {
+	return template.FuncMap{
+		"outside": outside, "name": name, "block": block,
+		"count": count, "plural": plural, "time": clock, "day": day, "ago": ago, "span": span,
+		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "sum": func(a, b int) int { return a + b },
+		"join": strings.Join, "hex": grouped, "list": func(items ...any) []any { return items },
+	}
+}
+
+// outside shows a text that comes from outside: cleaned, cut, and isolated, so
+// that its direction changes nothing beside it.
+func outside(text any) template.HTML {
+	return isolated(legible.Clean(fmt.Sprint(text), maxShown))
+}
+
+// name shows a DNS name, or what stands in the place of one, and says beside it
+// what it looks like and which scripts that mixes.
+func name(text any) template.HTML {
+	shown := legible.Name(fmt.Sprint(text), maxShown)
+	if shown.Note == "" {
+		return isolated(shown.Text)
+	}
+	return isolated(shown.Text) + ` <span class="script">` + isolated(shown.Note) + `</span>`
+}
+
+func isolated(clean string) template.HTML {
+	return template.HTML("<bdi>" + template.HTMLEscapeString(clean) + "</bdi>")
+}
+
+// block is a text of many lines, for a <pre>: its line ends stay, what hides does not.
+func block(text []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && legible.Hidden(r) {
+			return '\ufffd'
+		}
+		return r
+	}, strings.ReplaceAll(string(text), "\r\n", "\n"))
+}
+
+// count writes a number as people read it: 100,000.
+func count(number any) string {
+	digits := fmt.Sprint(number)
+	sign := ""
+	if strings.HasPrefix(digits, "-") {
+		sign, digits = "−", digits[1:]
+	}
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return sign + digits
+}
+
+// plural is a number with its noun: "1 letter", "2,000 letters". The plural of
+// the noun is given where an s is not enough.
+func plural(number any, noun ...string) string {
+	text := count(number)
+	switch {
+	case text == "1":
+		return "1 " + noun[0]
+	case len(noun) > 1:
+		return text + " " + noun[1]
+	}
+	return text + " " + noun[0] + "s"
+}
+
+// clock shows a moment: the time of today, else the day with it. All of it stands
+// in the element's title and for machines in its datetime.
+func clock(t, now time.Time) template.HTML {
+	if t.IsZero() {
+		return `<span class="none">never</span>`
+	}
+	t = t.UTC()
+	text := t.Format("2 Jan 2006 15:04")
+	switch {
+	case t.Format(time.DateOnly) == now.Format(time.DateOnly):
+		text = t.Format("15:04:05")
+	case t.Year() == now.Year():
+		text = t.Format("2 Jan 15:04")
+	}
+	return element(t, text, t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
+}
+
+// day shows a date, for what is counted in days.
+func day(t, now time.Time) template.HTML {
+	if t.IsZero() {
+		return `<span class="none">unknown</span>`
+	}
+	t = t.UTC()
+	return element(t, t.Format("2 Jan 2006"), t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
+}
+
+// element holds our own texts alone.
+func element(t time.Time, text, title string) template.HTML {
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + title + `">` + text + `</time>`)
+}
+
+// ago says how far a moment is away: "3 min ago", "in 12 days".
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	switch d := now.Sub(t); {
+	case d < -time.Second:
+		return "in " + span(-d)
+	case d < time.Second:
+		return "just now"
+	default:
+		return span(d) + " ago"
+	}
+}
+
+// span is a length of time in its largest unit.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return "under 1 ms"
+	case d < time.Second:
+		return strconv.FormatInt(d.Milliseconds(), 10) + " ms"
+	case d < time.Minute:
+		return strconv.Itoa(int(d.Seconds())) + " s"
+	case d < time.Hour:
+		return strconv.Itoa(int(d.Minutes())) + " min"
+	case d < 48*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + " h"
+	}
+	return plural(int(d.Hours()/24), "day")
+}
+
+// grouped puts spaces into a long hexadecimal number, by which people compare it.
+func grouped(hex string) string {
+	hex = legible.Clean(hex, 128)
+	var b strings.Builder
+	for i, r := range hex {
+		if i > 0 && i%4 == 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// args makes the data of a part that needs more than one thing: names and values
+// in turn.
+func args(pairs ...any) (map[string]any, error) {
+	if len(pairs)%2 != 0 {
+		return nil, fmt.Errorf("args: %d names and values do not pair up", len(pairs))
+	}
+	data := make(map[string]any, len(pairs)/2)
+	for i := 0; i < len(pairs); i += 2 {
+		data[fmt.Sprint(pairs[i])] = pairs[i+1]
+	}
+	return data, nil
+}
