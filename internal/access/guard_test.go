@@ -14,7 +14,9 @@ import (
 // tried in the same way: Routes says what there is, and nothing else is reached.
 func TestEveryRouteWithEveryRole(t *testing.T) {
 	t.Parallel()
-	a := door(t, func(c *Config) { c.ProbeToken = func(context.Context) (string, error) { return "a-token-of-the-probes", nil } })
+	a := door(t, func(c *Config) {
+		c.ProbeToken = func(context.Context) (string, error) { return "a-token-of-the-probes", nil }
+	})
 	if len(a.Routes()) != 10+1 {
 		t.Errorf("%d routes: %+v", len(a.Routes()), a.Routes())
 	}
