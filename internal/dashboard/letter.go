@@ -108,6 +108,7 @@ type moment struct {
 	Kind string // good, bad, or nothing
 	What string
 	Who  string
+	Via  broker.Via
 	Why  string
 }
 
@@ -129,7 +130,7 @@ func timeline(d desk.Detail, now time.Time) []moment {
 		if record.Stage == broker.StageIntent {
 			continue
 		}
-		m := moment{At: record.Time, What: actionWords(record.Action), Who: record.Name, Why: record.Reason}
+		m := moment{At: record.Time, What: actionWords(record.Action), Who: record.Name, Via: record.Via, Why: record.Reason}
 		if record.Action == broker.ActionDelivered {
 			m.Kind = "good"
 		}
