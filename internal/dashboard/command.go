@@ -1,8 +1,11 @@
 package dashboard
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // command is what does the same from a shell.
@@ -11,15 +14,13 @@ type command struct {
 	Line string
 }
 
-// shellWord quotes a word for a POSIX shell unless it needs no quotes. Control
-// characters, which a terminal would take for orders, become question marks.
+// shellWord quotes a word for a shell unless it needs no quotes. A word with
+// characters that do not show, or that change how others show, is written with
+// escapes ($'...', POSIX.1-2024): what is copied from a page is what was read there.
 func shellWord(word string) string {
-	word = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, word)
+	if strings.IndexFunc(word, legible.Hidden) >= 0 {
+		return escapedWord(word)
+	}
 	bare := word != "" && strings.IndexFunc(word, func(r rune) bool {
 		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=@%+,", r)
 	}) < 0
@@ -27,6 +28,24 @@ func shellWord(word string) string {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// escapedWord writes every byte that is not printable ASCII in octal.
+func escapedWord(word string) string {
+	var b strings.Builder
+	b.WriteString("$'")
+	for i := range len(word) {
+		switch c := word[i]; {
+		case c == '\'' || c == '\\':
+			b.WriteString(`\` + string(c))
+		case c == 0: // no argument of a program holds one
+		case c < ' ' || c > '~':
+			fmt.Fprintf(&b, `\%03o`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String() + "'"
 }
 
 // shellLine joins words to a line that a shell takes apart into the same words.

@@ -65,7 +65,7 @@ func resultMark(result string) template.HTML {
 	case "published":
 		return mark("busy", "published")
 	}
-	return mark("gone", template.HTMLEscapeString(result))
+	return template.HTML(`<span class="mark gone">`) + outside(result) + `</span>`
 }
 
 // spark draws the last 24 hours, an hour each bar, the oldest first. What it shows

@@ -61,48 +61,55 @@ func sampleDetail() desk.Detail {
 	}
 }
 
-// views are all pages, full and empty.
-func views() map[string]view {
+// views are all pages, full and empty, with a text in every field that comes from
+// outside; "" leaves the samples as they are.
+func views(text string) map[string]view {
 	full := desk.Overview{
 		Balance: desk.Balance{Total: 2000, Open: 1234, Ended: map[desk.Fate]int{desk.Replayed: 700, desk.Discarded: 50, desk.Expired: 10, desk.Removed: 3, desk.Replaced: 2}, Restored: 1, Unexplained: 1},
 		Lanes: []broker.LaneInfo{{Lane: "relay", Waiting: 12, InFlight: 3, Replicas: 2}, {Lane: "gone"}, {Lane: "held", Suspension: &broker.Suspension{Reason: "maintenance", By: "ann", Since: noon}},
 			{Lane: "away", Replicas: 1, Statuses: []broker.LaneStatus{{Lane: "away", Breaker: "open", Relays: []broker.RelayAway{{Relay: "mx:25", Breaker: verdict.Open, Reason: "refused"}}}}}},
 		LastSuccess: noon.Add(-time.Minute), Groups: []desk.Group{sampleGroup()}, Runs: []desk.Run{sampleRun()}, Reading: "12,000 of 100,000",
 	}
-	list := lettersView{Chips: []desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, Path: lettersPath, List: []desk.Letter{sample(7), sample(8)}, Total: 1234,
+	full = spoil(full, text)
+	list := lettersView{Query: spoil(desk.Query{Text: "x", Code: "y", Target: "z", Name: "n", Fingerprint: "f"}, text), Form: spoil(filterForm{Codes: []verdict.Code{"a"}, Phases: []verdict.Phase{"b"}, Targets: []string{"c"}}, text),
+		Chips: spoil([]desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, text), Path: lettersPath, List: spoil([]desk.Letter{sample(7), sample(8)}, text), Total: 1234,
 		Orders: []order{{"When", "/dead-letters?order=oldest", "descending"}, {"Certificate expires", "/dead-letters?order=expiry", ""}}, Pager: pager{"/dead-letters", "/dead-letters?after=8"},
 		News: news{Since: 8, Query: "since=8", Count: 12, Address: "/dead-letters"}, AsList: "/dead-letters", AsGroups: "/dead-letters?view=groups", All: "/dead-letters/confirm?all=yes&action=",
 		Commands: []command{onLetter("list", nil), replayWithNATS(7, "certpost.delivery.relay.ops")}}
+	group, running := newGroupView(spoil(sampleGroup(), text)), spoil(sampleRun(), text)
+	list.Commands = append(list.Commands, onLetter("discard", nil, text), replayWithNATS(7, text))
 	grouped := list
-	grouped.Grouped, grouped.Groups = true, []groupView{newGroupView(sampleGroup())}
-	open := sampleDetail()
+	grouped.Grouped, grouped.Groups = true, []groupView{group}
+	held := spoil(sampleDetail(), text)
+	held.Fate, held.Replay = desk.Open, ""
+	open := held
 	open.Hold = nil
-	gone := sampleDetail()
-	gone.Fate, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann"}, Reason: "not needed", NewLetter: 9}
+	gone := held
+	gone.Fate, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann" + text}, Reason: "not needed" + text, NewLetter: 9}
 	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Fate: desk.Open, Replay: "it has no event"}
 	examined := newLetter(open, noon)
-	examined.Examined, examined.Findings = true, []verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}
+	examined.Examined, examined.Findings = true, spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text)
 	examined.Actions[0].Fault = "Say why."
-	asked := orderForm{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth}, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
+	asked := orderForm{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
 	confirmed := confirmView{orderForm: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
-		Chips: list.Chips, Fields: []field{{"all", "yes"}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: true, Commands: asked.commands()}
-	paused := sampleRun()
+		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: true, Commands: asked.commands()}
+	paused := running
 	paused.State, paused.Why = desk.RunPaused, "to look"
-	done := sampleRun()
+	done := running
 	done.State, done.Ended = desk.RunDone, noon
-	results := []desk.RunResult{{Number: 7, Target: "ops", Event: "ev1", Result: "delivered", At: noon}, {Number: 8, Target: "ops", Event: "ev2", Result: "dead again", Letter: 9, Note: "refused", At: noon}, {Number: 10, Result: "waiting"}}
+	results := spoil([]desk.RunResult{{Number: 7, Target: "ops", Event: "ev1", Result: "delivered", At: noon}, {Number: 8, Target: "ops", Event: "ev2", Result: "dead again", Letter: 9, Note: "refused", At: noon}, {Number: 10, Result: "waiting"}}, text)
 	return map[string]view{
 		"letter":           {template: "letter", title: "Dead letter 7", data: newLetter(open, noon)},
-		"letter, held":     {template: "letter", title: "Dead letter 7", data: newLetter(sampleDetail(), noon)},
+		"letter, held":     {template: "letter", title: "Dead letter 7", data: newLetter(held, noon)},
 		"letter, gone":     {template: "letter", title: "Dead letter 7", data: newLetter(gone, noon)},
 		"letter, bare":     {template: "letter", title: "Dead letter 1", data: newLetter(bare, noon)},
 		"letter, examined": {template: "letter", title: "Dead letter 7", data: examined},
-		"uncertain":        {template: "uncertain", title: "Has it been sent?", data: uncertainView{open, "because", true, []command{onLetter("replay", []uint64{7})}}},
+		"uncertain":        {template: "uncertain", title: "Has it been sent?", data: uncertainView{open, "because" + text, true, []command{onLetter("replay", []uint64{7})}}},
 		"confirm":          {template: "confirm", title: "Replay", data: confirmed},
 		"confirm, empty":   {template: "confirm", title: "Discard", data: confirmView{orderForm: orderForm{Action: "discard"}}},
-		"replays":          {template: "replays", title: "Replays", data: replaysView{[]desk.Run{sampleRun()}, []desk.Run{done}, nil}},
+		"replays":          {template: "replays", title: "Replays", data: replaysView{[]desk.Run{running}, []desk.Run{done}, nil}},
 		"replays, empty":   {template: "replays", title: "Replays", data: replaysView{}},
-		"run":              {template: "run", title: "Replay r1", data: newRunView(sampleRun(), results)},
+		"run":              {template: "run", title: "Replay r1", data: newRunView(running, results)},
 		"run, paused":      {template: "run", title: "Replay r1", data: newRunView(paused, results)},
 		"run, done":        {template: "run", title: "Replay r1", data: newRunView(done, nil)},
 		"overview":         {template: "overview", title: "Overview", data: newOverview(full, 8)},
@@ -111,10 +118,10 @@ func views() map[string]view {
 		"letters, empty":   {template: "letters", title: "Dead letters", data: lettersView{}},
 		"groups":           {template: "letters", title: "Dead letters by cause", data: grouped},
 		"groups, empty":    {template: "letters", title: "Dead letters by cause", data: lettersView{Grouped: true}},
-		"group":            {template: "group", title: "Why", data: groupPage{newGroupView(sampleGroup()), list}},
+		"group":            {template: "group", title: "Why", data: groupPage{group, list}},
 		"news":             {template: "news", title: "New", data: list.News, fragment: true},
-		"problem":          {template: "problem", title: "Somebody was first", data: problem{Title: "Somebody was first", Says: "x", Do: "y", Letter: 7, First: &broker.AuditRecord{Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Time: noon, Reason: "z"}, Works: []string{"a"}}},
-		"sign in":          {template: "sign-in", title: "Sign in", data: access.SignInView{Accounts: true, Provider: "Example", ProviderPath: "/sign-in/provider", Token: "t", Message: "no", ProviderSignOut: "https://id.example.com/out"}},
+		"problem":          {template: "problem", title: "Somebody was first", data: problem{Title: "Somebody was first", Says: "x" + text, Do: "y", Letter: 7, First: spoil(&broker.AuditRecord{Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Time: noon, Reason: "z"}, text), Works: []string{"a"}}},
+		"sign in":          {template: "sign-in", title: "Sign in", data: access.SignInView{Accounts: true, Name: text, Provider: "Example" + text, ProviderPath: "/sign-in/provider", Token: "t", Message: "no", ProviderSignOut: "https://id.example.com/out"}},
 	}
 }
 
@@ -124,7 +131,7 @@ func TestEveryTemplate(t *testing.T) {
 	t.Parallel()
 	look := newTestLook(t)
 	used := map[string]bool{}
-	for name, v := range views() {
+	for name, v := range views("") {
 		used[v.template+".html"] = true
 		for _, role := range []access.Role{access.Viewer, access.Operator, access.Admin} {
 			doc, _ := show(t, look, v, role)

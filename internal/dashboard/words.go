@@ -17,7 +17,7 @@ const maxShown = 300
 // words are what templates can say beside the fields of their data.
 func words() template.FuncMap {
 	return template.FuncMap{
-		"outside": outside, "name": name, "block": block,
+		"outside": outside, "plain": plain, "name": name, "block": block,
 		"count": count, "plural": plural, "time": clock, "day": day, "ago": ago, "span": span,
 		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "hex": grouped, "list": func(items ...any) []any { return items },
@@ -27,8 +27,11 @@ func words() template.FuncMap {
 // outside shows a text that comes from outside: cleaned, cut, and isolated, so
 // that its direction changes nothing beside it.
 func outside(text any) template.HTML {
-	return isolated(legible.Clean(fmt.Sprint(text), maxShown))
+	return isolated(plain(text))
 }
+
+// plain is outside where an element cannot stand: in options and titles.
+func plain(text any) string { return legible.Clean(fmt.Sprint(text), maxShown) }
 
 // name shows a DNS name, or what stands in the place of one, and says beside it
 // what it looks like and which scripts that mixes.
