@@ -349,3 +349,20 @@ func (b *Broker) gone(ctx context.Context, number uint64) (bool, error) {
 	}
 	return false, nil
 }
+
+// TakeOff takes a letter off the list whose end the audit has: whoever recorded it
+// did not live to remove it. A letter without an end stays.
+func (b *Broker) TakeOff(ctx context.Context, number uint64) error {
+	d, err := b.DeadLetter(ctx, number)
+	if errors.Is(err, ErrNoLetter) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s, err := b.standingOf(ctx, AuditRecord{Event: d.Event, Target: d.Target, LetterNumber: number})
+	if err != nil || s.end == nil {
+		return err
+	}
+	return b.Complete(ctx, d, *s.end)
+}

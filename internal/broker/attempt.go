@@ -158,6 +158,11 @@ func (j *job) due(ctx context.Context) bool {
 	}
 	j.entry.Attempts++
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
+	if j.entry.Certificate == nil {
+		if leaf, err := j.event.Leaf(); err == nil {
+			j.entry.Certificate = verdict.CertificateOf(leaf)
+		}
+	}
 	return true
 }
 

@@ -645,3 +645,47 @@ func TestMessageOnAForgottenLane(t *testing.T) {
 		t.Fatalf("letter: %+v", l)
 	}
 }
+
+func TestLedgerKnowsTheCertificate(t *testing.T) {
+	t.Parallel()
+	post := newPostOffice("ops", "later")
+	fetched := &verdict.Certificate{CommonName: "from a secret store", Fingerprint: strings.Repeat("ab", 32)}
+	post.plan("later", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try == 1 {
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
+		}
+		if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+			return nil, claimLost(err)
+		}
+		return &verdict.Receipt{Relay: "relay:25", Recipients: []string{"a@example.com"}, Certificate: fetched}, nil
+	})
+	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth)
+	})
+	b := start(t, post, nil)
+	b.publish(event("e1", "ops"))
+	elsewhere := event("e2", "later")
+	elsewhere.Certificate = events.Certificate{Ref: &events.Reference{File: "/etc/certs/x.pem"}}
+	b.publish(elsewhere)
+	b.settled()
+	if e := b.entry("ops", "e1"); e.State != StateDead || e.Certificate == nil || e.Certificate.CommonName != "www.example.com" || e.Certificate.Serial != "01" {
+		t.Errorf("a dead delivery: %+v", e.Certificate)
+	}
+	e := b.entry("later", "e2")
+	if e.State != StateSent || e.Certificate == nil || e.Certificate.CommonName != fetched.CommonName || e.Receipt.Certificate == nil {
+		t.Errorf("a delivery whose certificate came from elsewhere: %+v", e)
+	}
+	// It is stored once.
+	l, err := b.broker.openLedger(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kve, err := l.kv.Get(context.Background(), "later.e2")
+	if err != nil || strings.Count(string(kve.Value()), fetched.Fingerprint) != 1 {
+		t.Errorf("stored: %s, %v", kve.Value(), err)
+	}
+	old, err := readEntry([]byte(`{"state":"sent","receipt":{"certificate":{"cn":"old"}}}`))
+	if err != nil || old.Certificate == nil || old.Certificate.CommonName != "old" {
+		t.Errorf("an entry from before: %+v, %v", old, err)
+	}
+}

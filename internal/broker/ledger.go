@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,6 +64,10 @@ type Entry struct {
 	Refused  []verdict.Refusal `json:"refused,omitempty"`
 	Owed     []string          `json:"owed,omitempty"`
 
+	// Certificate is the one delivered, or to be; nil when the event says where it is
+	// kept and it was never fetched. The stored receipt does not repeat it.
+	Certificate *verdict.Certificate `json:"certificate,omitempty"`
+
 	Failure *FailureRecord   `json:"failure,omitempty"` // of the last try that failed
 	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail taken
 	// DeadLetter is the subject of the open dead letter.
@@ -73,6 +78,9 @@ type Entry struct {
 func (e *Entry) judge(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if receipt != nil {
 		e.Receipt, e.Uncertain = receipt, false
+		if receipt.Certificate != nil {
+			e.Certificate = receipt.Certificate
+		}
 		e.Accepted = union(e.Accepted, receipt.Recipients)
 	}
 	if failure == nil {
@@ -161,6 +169,28 @@ func (b *Broker) openLedger(ctx context.Context) (ledger, error) {
 	return l, nil
 }
 
+// stored is the entry as the bucket keeps it, readEntry what it was.
+func (e Entry) stored() ([]byte, error) {
+	if e.Receipt != nil && e.Certificate != nil {
+		receipt := *e.Receipt
+		receipt.Certificate = nil
+		e.Receipt = &receipt
+	}
+	return json.Marshal(e)
+}
+
+func readEntry(stored []byte) (Entry, error) {
+	var e Entry
+	if err := json.Unmarshal(stored, &e); err != nil {
+		return Entry{}, err
+	}
+	if e.Receipt != nil {
+		e.Certificate = cmp.Or(e.Certificate, e.Receipt.Certificate)
+		e.Receipt.Certificate = e.Certificate
+	}
+	return e, nil
+}
+
 func ledgerKey(target, eventToken string) string { return target + "." + eventToken }
 
 // get returns the entry and its revision; ErrNoEntry with revision 0 when there
@@ -173,8 +203,8 @@ func (l ledger) get(ctx context.Context, key string) (Entry, uint64, error) {
 	if err != nil {
 		return Entry{}, 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
-	var e Entry
-	if err := json.Unmarshal(kve.Value(), &e); err != nil {
+	e, err := readEntry(kve.Value())
+	if err != nil {
 		return Entry{}, 0, fmt.Errorf("ledger entry %s is not readable (%w): look at it with `nats kv get %s %s`", key, err, LedgerBucket, key)
 	}
 	return e, kve.Revision(), nil
@@ -183,7 +213,7 @@ func (l ledger) get(ctx context.Context, key string) (Entry, uint64, error) {
 // put writes the entry if its revision is still the one given (0: none yet) and
 // returns the new one; errClaimLost if it is not.
 func (l ledger) put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
-	value, err := json.Marshal(e)
+	value, err := e.stored()
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}

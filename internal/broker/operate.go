@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -58,8 +57,8 @@ func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry,
 			if !ok || kve == nil {
 				return all, nil
 			}
-			var e Entry
-			if err := json.Unmarshal(kve.Value(), &e); err != nil {
+			e, err := readEntry(kve.Value())
+			if err != nil {
 				return all, fmt.Errorf("ledger entry %s is not readable: %w", kve.Key(), err)
 			}
 			all = append(all, e)

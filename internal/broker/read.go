@@ -312,7 +312,9 @@ func ledgerChange(raw *jetstream.RawStreamMsg) LedgerChange {
 		c.Deleted = true
 		return c
 	}
-	c.Unreadable = json.Unmarshal(raw.Data, &c.Entry) != nil
+	var err error
+	c.Entry, err = readEntry(raw.Data)
+	c.Unreadable = err != nil
 	return c
 }
 

@@ -5,9 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -262,24 +260,6 @@ func (b *bundle) pem() []byte {
 	return out.Bytes()
 }
 
-// summary gives what is remembered of the certificate, cleaned.
-func (b *bundle) summary() *verdict.Certificate {
-	const maxNames = 100 // the ledger keeps it for every delivery
-	fingerprint := sha256.Sum256(b.leaf.Raw)
-	c := &verdict.Certificate{
-		CommonName:  clean(b.leaf.Subject.CommonName, 200),
-		Issuer:      clean(b.leaf.Issuer.String(), 300),
-		Serial:      serial(b.leaf),
-		Fingerprint: hex.EncodeToString(fingerprint[:]),
-		NotBefore:   b.leaf.NotBefore.UTC(),
-		NotAfter:    b.leaf.NotAfter.UTC(),
-	}
-	for _, n := range b.leaf.DNSNames[:min(len(b.leaf.DNSNames), maxNames)] {
-		c.DNSNames = append(c.DNSNames, clean(n, 255))
-	}
-	return c
-}
-
 // name is what people call the certificate: its CN, else its first DNS name,
 // IP address, mail address or URI, else its serial number.
 func (b *bundle) name() string { return certificateName(b.leaf, 100) }
@@ -304,7 +284,7 @@ func certificateName(cert *x509.Certificate, max int) string {
 			return name
 		}
 	}
-	return "serial " + clean(serial(cert), max)
+	return "serial " + clean(verdict.SerialNumber(cert), max)
 }
 
 // alternativeNames are all subject alternative names, as they stand there.
@@ -318,15 +298,6 @@ func alternativeNames(cert *x509.Certificate) []string {
 		names = append(names, uri.String())
 	}
 	return names
-}
-
-// serial is the serial number in hexadecimal, two digits to a byte.
-func serial(cert *x509.Certificate) string {
-	n := cert.SerialNumber.Bytes()
-	if len(n) == 0 {
-		n = []byte{0}
-	}
-	return hex.EncodeToString(n[:min(len(n), 40)])
 }
 
 // keyKind describes the certificate's public key.

@@ -342,14 +342,14 @@ func TestNameAndSummary(t *testing.T) {
 			if got := b.name(); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			s := b.summary()
+			s := verdict.CertificateOf(b.leaf)
 			if len(s.CommonName) > 200 || strings.ContainsAny(s.CommonName+s.Issuer, "\r\n\x00") || s.Serial == "" || len(s.Fingerprint) != 64 {
 				t.Errorf("got %+v", s)
 			}
 		})
 	}
 	many := issue(t, nil, seeded(1), "many", dnsNames(manyNames(300)...))
-	if got := len((&bundle{leaf: many.Certificate}).summary().DNSNames); got != 100 {
+	if got := len(verdict.CertificateOf(many.Certificate).DNSNames); got != 100 {
 		t.Errorf("the summary holds %d of 300 names", got)
 	}
 }
@@ -375,7 +375,7 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 	}
 	out := run(t, openssl, "x509", "-in", full, "-noout", "-fingerprint", "-sha256", "-serial", "-subject")
 	sum := sha256.Sum256(p.leaf.Raw)
-	s := b.summary()
+	s := verdict.CertificateOf(b.leaf)
 	if s.Fingerprint != hex.EncodeToString(sum[:]) {
 		t.Errorf("fingerprint %s", s.Fingerprint)
 	}

@@ -122,7 +122,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	receipt, failure := c.carry(ctx, defs.ways[t.ID], p, msg, a).verdicts()
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
-		receipt.Certificate, receipt.Secrets = p.bundle.summary(), p.versions
+		receipt.Certificate, receipt.Secrets = verdict.CertificateOf(p.bundle.leaf), p.versions
 		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
 		receipt.Timings.Total = time.Since(started)
 	}

@@ -509,7 +509,7 @@ func TestBodiesSayTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := read(t, m.raw)
-	s := b.summary()
+	s := verdict.CertificateOf(b.leaf)
 	fingerprint := colons(s.Fingerprint)
 	for _, want := range []string{
 		"web1.example.com", "It is valid until 2026-06-01, 89 days left.", "2026-03-03 12:00 UTC to 2026-06-01 12:00 UTC",

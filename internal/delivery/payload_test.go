@@ -21,6 +21,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // passphrase is one that a shell or a lax parser would trip over.
@@ -252,7 +253,7 @@ func TestPKCS12Readers(t *testing.T) {
 				file, secret := filepath.Join(dir, files[0].name), filepath.Join(dir, "passphrase")
 				write(t, file, files[0].data)
 				write(t, secret, []byte(passphrase+"\n"))
-				serial := serial(p.leaf.Certificate)
+				serial := verdict.SerialNumber(p.leaf.Certificate)
 
 				t.Run("openssl", func(t *testing.T) {
 					openssl := lab.Need(t, "openssl")

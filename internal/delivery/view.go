@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // mailView is what both bodies of a mail are made of. Everything in it that
@@ -80,7 +81,7 @@ func newMailView(t *Target, m mailFacts) *mailView {
 	v.add("Issuer", false, legible.Shown{Text: clean(leaf.Issuer.String(), 200)})
 	v.add("Chain", false, chainOf(m.bundle)...)
 	v.add("Key", false, legible.Shown{Text: keyKind(leaf)})
-	v.add("Serial", true, colons(serial(leaf))...)
+	v.add("Serial", true, colons(verdict.SerialNumber(leaf))...)
 	v.add("SHA-256", true, colons(hex.EncodeToString(fingerprint[:]))...)
 	return v
 }

@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"time"
@@ -38,6 +39,8 @@ type Event struct {
 	PrivateKey *Reference        `json:"private_key,omitempty"`
 	Targets    []string          `json:"targets,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
+
+	leaf *x509.Certificate // what Leaf has found
 }
 
 // Certificate is exactly one of PEM text and a reference. In JSON it is a

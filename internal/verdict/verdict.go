@@ -200,18 +200,6 @@ func RefusedAll(refusals []Refusal) *Failure {
 	return f
 }
 
-// Certificate is what is remembered of a delivered certificate: public facts
-// that answer "what went to whom".
-type Certificate struct {
-	CommonName  string    `json:"cn"`
-	DNSNames    []string  `json:"dns_names,omitempty"`
-	Issuer      string    `json:"issuer,omitempty"`
-	Serial      string    `json:"serial"`      // hexadecimal
-	Fingerprint string    `json:"fingerprint"` // SHA-256 of the leaf, hexadecimal
-	NotBefore   time.Time `json:"not_before"`
-	NotAfter    time.Time `json:"not_after"`
-}
-
 // Receipt is what the relay gave for a mail it took.
 type Receipt struct {
 	Relay       string            `json:"relay"` // host:port

@@ -1,7 +1,5 @@
 package verdict
 
-import "time"
-
 // Status grades a finding.
 type Status string
 
@@ -55,6 +53,3 @@ type RelayView struct {
 	MaxMessagesPerConnection int  `json:"max_messages_per_connection,omitempty"`
 	MaxMessageRate           Rate `json:"max_message_rate,omitzero"`
 }
-
-// Expired reports whether the certificate's life is over.
-func (c *Certificate) Expired(now time.Time) bool { return now.After(c.NotAfter) }

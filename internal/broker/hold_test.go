@@ -1,0 +1,112 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func TestHolds(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := context.Background()
+	if err := b.Release(ctx, 1, tester, ""); !errors.Is(err, ErrNotHeld) {
+		t.Errorf("released: %v", err)
+	}
+	alice := Actor{Name: "alice", Via: ViaPage}
+	if h, err := b.Hold(ctx, d, alice, "asking the relay's admin"); err != nil || h.By != "alice" {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	var held *Held
+	if _, err := b.Hold(ctx, d, tester, "me too"); !errors.As(err, &held) || held.Hold.By != "alice" {
+		t.Errorf("held twice: %v", err)
+	}
+	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &held) || !strings.Contains(err.Error(), "asking the relay's admin") {
+		t.Errorf("replayed: %v", err)
+	}
+	if err := b.Discard(ctx, d, tester, "x"); !errors.As(err, &held) {
+		t.Errorf("discarded: %v", err)
+	}
+	if all, err := b.Holds(ctx); err != nil || len(all) != 1 || all[0].Letter != 1 || all[0].Event != d.Event {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := b.Release(ctx, 1, alice, "mended"); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+		t.Error(err)
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"held", "released", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
+func TestDeskBucket(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	desk, err := b.Desk(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := desk.Get(ctx, "run.r1"); !errors.Is(err, ErrNoDeskEntry) {
+		t.Errorf("get: %v", err)
+	}
+	revision, err := desk.Create(ctx, "run.r1", []byte("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := desk.Create(ctx, "run.r1", []byte("b")); !errors.Is(err, ErrDeskChanged) {
+		t.Errorf("created twice: %v", err)
+	}
+	watching, stop := context.WithCancel(ctx)
+	seen, known, done := make(chan DeskEntry, 10), make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- desk.Watch(watching, "run.", func(e DeskEntry) { seen <- e }, func() { close(known) })
+	}()
+	<-known
+	if e := <-seen; string(e.Value) != "a" || e.Revision != revision || e.Key != "run.r1" {
+		t.Errorf("watched %+v", e)
+	}
+	next, err := desk.Update(ctx, "run.r1", []byte("c"), revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := desk.Update(ctx, "run.r1", []byte("d"), revision); !errors.Is(err, ErrDeskChanged) {
+		t.Errorf("updated what was changed: %v", err)
+	}
+	if err := desk.Delete(ctx, "run.r1", revision); !errors.Is(err, ErrDeskChanged) {
+		t.Errorf("deleted what was changed: %v", err)
+	}
+	if e := <-seen; string(e.Value) != "c" || e.Revision != next {
+		t.Errorf("watched %+v", e)
+	}
+	if all, err := desk.List(ctx, "run."); err != nil || len(all) != 1 || string(all[0].Value) != "c" {
+		t.Errorf("list %+v, %v", all, err)
+	}
+	if err := desk.Delete(ctx, "run.r1", next); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-seen; !e.Deleted || e.Key != "run.r1" {
+		t.Errorf("watched %+v", e)
+	}
+	if all, err := desk.List(ctx, "run."); err != nil || len(all) != 0 {
+		t.Errorf("list %+v, %v", all, err)
+	}
+	stop()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("watch ended with %v", err)
+	}
+	if err := b.js.DeleteStream(ctx, "KV_"+DeskBucketName); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Fatal(err)
+	}
+	if _, err := b.Desk(ctx); err == nil || !strings.Contains(err.Error(), "certpost run") {
+		t.Errorf("without a bucket: %v", err)
+	}
+}
