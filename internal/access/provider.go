@@ -249,8 +249,9 @@ func (p *provider) oauth(ctx context.Context, m *metadata, withSecret bool) (*oa
 }
 
 // signOutURL is where the user signs out at the provider, "" where that is not
-// offered or not known now. The token that OpenID Connect would have there is left
-// out: it would stand in the browser's history.
+// offered or not known now. The token that OpenID Connect would have there
+// (id_token_hint) is left out, because it would stand in the browser's history; and
+// with it the way back, which providers do not take without one.
 func (p *provider) signOutURL() string {
 	known := p.lastKnown()
 	if known == nil || known.EndSession == "" {
@@ -262,7 +263,6 @@ func (p *provider) signOutURL() string {
 	}
 	q := u.Query()
 	q.Set("client_id", p.cfg.ClientID)
-	q.Set("post_logout_redirect_uri", originOf(p.home)+signInPath)
 	u.RawQuery = q.Encode()
 	return u.String()
 }

@@ -1,5 +1,5 @@
 // Package lab finds and starts the real servers and programs that tests talk
-// to: Vault, Postfix, Dovecot, Exim, Pebble, the NATS CLI, OpenSSL. Only tests import it.
+// to: Vault, Dex, Postfix, Dovecot, Exim, Pebble, the NATS CLI, OpenSSL. Only tests import it.
 package lab
 
 import (

@@ -1,0 +1,460 @@
+package access
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// atProvider is a door where people sign in at p alone, and what it logs and records.
+func atProvider(t testing.TB, p *idp, change func(*Provider)) (*Access, *bytes.Buffer, *[]Event) {
+	t.Helper()
+	var log bytes.Buffer
+	var events []Event
+	a := door(t, func(c *Config) {
+		c.Accounts, c.Provider, c.Log = nil, p.provider(), zerolog.New(&log)
+		c.Record = func(_ context.Context, e Event) { events = append(events, e) }
+		if change != nil {
+			change(c.Provider)
+		}
+	})
+	return a, &log, &events
+}
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	p := newIDP(t)
+	a, _, events := atProvider(t, p, nil)
+	b := newBrowser(t, a, home)
+	if got := b.get("/sign-in?return=/dead-letters/7"); !strings.Contains(got.body, `<a href="/sign-in/provider?return=%2Fdead-letters%2F7">Sign in with Example SSO</a>`) || strings.Contains(got.body, "<form") {
+		t.Errorf("%s", got.body)
+	}
+	got := p.signInAt(b, nil)
+	if got.Code != http.StatusOK || !strings.Contains(got.body, `content="0;url=/dead-letters/7"`) {
+		t.Fatalf("%d %s", got.Code, got.body)
+	}
+	for name, want := range map[string]string{"client_id": "certpost", "response_type": "code", "scope": "openid profile email", "redirect_uri": home + "/sign-in/callback", "code_challenge_method": "S256"} {
+		if p.asked.Get(name) != want {
+			t.Errorf("%s: %q, want %q", name, p.asked.Get(name), want)
+		}
+	}
+	if len(p.asked.Get("state")) != 43 || len(p.asked.Get("nonce")) != 43 || p.asked.Get("state") == p.asked.Get("nonce") {
+		t.Errorf("state %q, nonce %q", p.asked.Get("state"), p.asked.Get("nonce"))
+	}
+	if c := b.jar["__Host-certpost-session"]; c == nil || c.SameSite != http.SameSiteStrictMode {
+		t.Errorf("cookie: %+v", c)
+	}
+	if b.cookie("__Host-certpost-sign-in") != "" {
+		t.Error("the cookie of the sign-in is still there")
+	}
+	page := b.get("/dead-letters/7")
+	if page.Code != http.StatusOK || page.Header().Get("X-Name") != "ada" || page.Header().Get("X-Role") != "operator" {
+		t.Errorf("%d %v", page.Code, page.Header())
+	}
+	if e := (*events)[0]; len(*events) != 1 || e.Kind != SignedIn || e.Way != byProvider || e.User.Subject != p.server.URL+"#248289761001" || e.User.Recorded() != "ada (248289761001)" {
+		t.Errorf("%+v", *events)
+	}
+	if got := b.post("/dead-letters/7/replay", "/", nil); got.Code != http.StatusOK {
+		t.Errorf("replaying: %d", got.Code)
+	}
+	if got := b.post("/dead-letters/7/edit", "/", nil); got.Code != http.StatusForbidden {
+		t.Errorf("editing: %d", got.Code)
+	}
+
+	// The claim is remembered, and with other rules the session ends.
+	if ended := a.Renew(nil, Roles{Operator: {"ops"}}); ended != 0 || b.get("/").Code != http.StatusOK {
+		t.Errorf("the same role, and %d sessions ended", ended)
+	}
+	if ended := a.Renew(nil, Roles{Viewer: {"ops"}}); ended != 1 || b.get("/").Code != http.StatusSeeOther {
+		t.Errorf("another role, and %d sessions ended", ended)
+	}
+	a.Renew(nil, p.provider().Roles)
+
+	// Signing in again ends the session that there was, though its cookie does not come
+	// along on the way back; signing out leads to the provider's own.
+	p.signInAt(b, nil)
+	before := b.cookie("__Host-certpost-session")
+	p.signInAt(b, nil)
+	if number := b.cookie("__Host-certpost-session"); number == before || len(a.sessions.byKey) != 1 {
+		t.Errorf("%d sessions", len(a.sessions.byKey))
+	}
+	if got := b.post("/sign-out", "/", nil); got.Code != http.StatusSeeOther {
+		t.Fatal(got.Code)
+	}
+	want := p.server.URL + "/logout?client_id=certpost&amp;x=1"
+	if got := b.get("/sign-in?signed-out"); !strings.Contains(got.body, want) {
+		t.Errorf("%s\nis not in\n%s", want, got.body)
+	}
+}
+
+// A provider, or somebody in between, that answers wrongly. What it sends shows up
+// nowhere, and nobody is signed in.
+func TestHostileProvider(t *testing.T) {
+	t.Parallel()
+	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := func(name string, value any) func(*idp) {
+		return func(p *idp) { p.claims = func(c map[string]any) { c[name] = value } }
+	}
+	without := func(name string) func(*idp) {
+		return func(p *idp) { p.claims = func(c map[string]any) { delete(c, name) } }
+	}
+	answers := func(status int, body string) func(*idp) {
+		return func(p *idp) {
+			p.token = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body)
+			}
+		}
+	}
+	hours := func(n float64) int64 { return time.Now().Add(time.Duration(n * float64(time.Hour))).Unix() }
+	for name, test := range map[string]struct {
+		is   func(*idp)
+		back func(url.Values)
+		want string // "" is signed in
+	}{
+		"good":                      {nil, nil, ""},
+		"its clock is a bit behind": {claim("exp", time.Now().Add(-30*time.Second).Unix()), nil, ""},
+		"its clock is a bit ahead":  {claim("nbf", time.Now().Add(2*time.Minute).Unix()), nil, ""},
+		"for several clients": {func(p *idp) {
+			p.claims = func(c map[string]any) { c["aud"] = []string{"certpost", "other"}; c["azp"] = "certpost" }
+		}, nil, ""},
+		"no at_hash":       {without("at_hash"), nil, ""},
+		"says who answers": {nil, func(v url.Values) { v.Set("iss", "ITSELF") }, ""},
+		"another nonce":    {claim("nonce", "AAAA"), nil, "trusted"},
+		"no nonce":         {without("nonce"), nil, "trusted"},
+		"another audience": {claim("aud", "other"), nil, "trusted"},
+		"no audience":      {without("aud"), nil, "trusted"},
+		"made for another client": {func(p *idp) {
+			p.claims = func(c map[string]any) { c["aud"] = []string{"certpost", "other"}; c["azp"] = "other" }
+		}, nil, "trusted"},
+		"made for nobody in particular": {claim("aud", []string{"certpost", "other"}), nil, "trusted"},
+		"expired":                       {claim("exp", hours(-0.1)), nil, "trusted"},
+		"no end":                        {without("exp"), nil, "trusted"},
+		"not yet valid":                 {claim("nbf", hours(1)), nil, "trusted"},
+		"another issuer":                {claim("iss", "https://evil.example"), nil, "trusted"},
+		"no sub":                        {claim("sub", ""), nil, "trusted"},
+		"a long sub":                    {claim("sub", strings.Repeat("x", 300)), nil, "trusted"},
+		"another access token":          {claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), nil, "trusted"},
+		"alg none": {func(p *idp) {
+			p.sign = func(h, c map[string]any) string { h["alg"] = "none"; return unsigned(h, c) + "." }
+		}, nil, "trusted"},
+		"HS256 with our secret": {func(p *idp) {
+			p.sign = func(h, c map[string]any) string {
+				h["alg"] = "HS256"
+				text := unsigned(h, c)
+				mac := hmac.New(sha256.New, []byte(clientSecret))
+				mac.Write([]byte(text))
+				return text + "." + b64(mac.Sum(nil))
+			}
+		}, nil, "trusted"},
+		"signed by a stranger": {func(p *idp) { p.sign = es256(stranger) }, nil, "trusted"},
+		"signed over other claims": {func(p *idp) {
+			p.sign = func(h, c map[string]any) string {
+				_, rest, _ := strings.Cut(es256(p.key)(h, c), ".")
+				_, signature, _ := strings.Cut(rest, ".")
+				c["groups"] = []string{"root"}
+				return unsigned(h, c) + "." + signature
+			}
+		}, nil, "trusted"},
+		"no JWT":                      {func(p *idp) { p.sign = func(_, _ map[string]any) string { return "canary-no-jwt" } }, nil, "trusted"},
+		"no ID token":                 {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer"}`), nil, "did not say who you are"},
+		"an ID token of another kind": {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer","id_token":{"canary":1}}`), nil, "did not say who you are"},
+		"the code is refused":         {answers(400, `{"error":"invalid_grant","error_description":"canary-description"}`), nil, "did not take the code"},
+		"it fails":                    {answers(500, `canary-page`), nil, "did not take the code"},
+		"nonsense":                    {answers(200, `canary{`), nil, "did not take the code"},
+		"endless":                     {answers(200, `{"id_token":"`+strings.Repeat("canary", 1<<18)+`"}`), nil, "did not take the code"},
+		"no code":                     {nil, func(v url.Values) { v.Del("code") }, "sent no code"},
+		"it says no":                  {nil, func(v url.Values) { v.Set("error", "access_denied"); v.Set("error_description", "canary-description") }, "(access_denied)"},
+		"it says no, with markup":     {nil, func(v url.Values) { v.Set("error", "<canary>") }, "did not sign you in ()"},
+		"another provider":            {nil, func(v url.Values) { v.Set("iss", "https://evil.example/canary") }, "Another provider"},
+		"it must say who answers": {func(p *idp) {
+			p.discovery = func(d map[string]any) { d["authorization_response_iss_parameter_supported"] = true }
+		}, nil, "Another provider"},
+		"another state": {nil, func(v url.Values) { v.Set("state", randomText()) }, "not begun in this browser"},
+		"no state":      {nil, func(v url.Values) { v.Del("state") }, "not begun in this browser"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newIDP(t)
+			if test.is != nil {
+				p.set(func() { test.is(p) })
+			}
+			a, log, events := atProvider(t, p, nil)
+			b := newBrowser(t, a, home)
+			got := p.signInAt(b, func(v url.Values) {
+				if test.back != nil {
+					test.back(v)
+				}
+				if v.Get("iss") == "ITSELF" {
+					v.Set("iss", p.server.URL)
+				}
+			})
+			signedIn := b.get("/").Code == http.StatusOK
+			if signedIn != (test.want == "") || !strings.Contains(got.body, test.want) || test.want != "" && got.Code < 400 {
+				t.Errorf("signed in: %v; %d %s", signedIn, got.Code, got.body)
+			}
+			if test.want != "" && (len(*events) != 1 || (*events)[0].Kind != SignInFailed) {
+				t.Errorf("%+v", *events)
+			}
+			for _, where := range []string{got.body, log.String()} {
+				if strings.Contains(where, "canary") {
+					t.Errorf("what it sent is in\n%s", where)
+				}
+			}
+		})
+	}
+}
+
+// Whoever gets hold of a code and of the browser's state cannot sign in with it a
+// second time, even where the provider would let him.
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	p := newIDP(t)
+	a, _, _ := atProvider(t, p, nil)
+	b := newBrowser(t, a, home)
+	got := b.get("/sign-in/provider")
+	p.set(func() { p.asked = mustURL(t, got.location()).Query() })
+	stolen := b.jar["__Host-certpost-sign-in"]
+	if stolen == nil || stolen.SameSite != http.SameSiteLaxMode || !stolen.HttpOnly || !stolen.Secure || stolen.MaxAge != 600 {
+		t.Fatalf("cookie: %+v", stolen)
+	}
+	for _, secret := range []string{p.asked.Get("state"), p.asked.Get("nonce")} {
+		if strings.Contains(stolen.Value, secret) {
+			t.Error("the cookie can be read")
+		}
+	}
+	back := "/sign-in/callback?" + url.Values{"state": {p.asked.Get("state")}, "code": {"one"}}.Encode()
+	for i, want := range []int{200, 400, 400} {
+		other := newBrowser(t, a, home)
+		other.jar[stolen.Name] = stolen
+		if got := other.send(t.Context(), "GET", back, nil, map[string]string{"Sec-Fetch-Site": "cross-site"}); got.Code != want {
+			t.Errorf("time %d: %d %s", i+1, got.Code, got.body)
+		}
+	}
+	if len(p.forms) != 1 {
+		t.Errorf("the code was sent %d times", len(p.forms))
+	}
+	// Without the cookie, with another's, or with one that was changed.
+	other := newBrowser(t, a, home)
+	other.get("/sign-in/provider")
+	changed := *stolen
+	changed.Value = "A" + stolen.Value[1:]
+	for name, c := range map[string]*http.Cookie{"none": nil, "another browser's": other.jar[stolen.Name], "a changed one": &changed} {
+		victim := newBrowser(t, a, home)
+		if c != nil {
+			victim.jar[stolen.Name] = c
+		}
+		if got := victim.send(t.Context(), "GET", back, nil, map[string]string{"Sec-Fetch-Site": "cross-site"}); got.Code != http.StatusBadRequest {
+			t.Errorf("%s: %d", name, got.Code)
+		}
+	}
+}
+
+func TestSealed(t *testing.T) {
+	t.Parallel()
+	one, err := newSealer([32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := newSealer([32]byte{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := one.seal(sealed{State: "x", Until: time.Now().Add(time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := one.open(text); !ok || got.State != "x" {
+		t.Errorf("%+v %v", got, ok)
+	}
+	if _, ok := two.open(text); ok {
+		t.Error("another process opens it")
+	}
+	late, err := one.seal(sealed{Until: time.Now().Add(-time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{late, "", "x", strings.Repeat("A", 100), text[:len(text)-4], "!" + text} {
+		if _, ok := one.open(text); ok {
+			t.Errorf("%q is opened", text)
+		}
+	}
+}
+
+func TestRolesFromClaims(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		claim  string
+		claims map[string]any
+		info   map[string]any
+		role   string // "" is none
+	}{
+		"a list":                  {"groups", nil, nil, "operator"},
+		"the highest":             {"groups", map[string]any{"groups": []string{"root", "staff"}}, nil, "admin"},
+		"a text":                  {"role", map[string]any{"role": "staff"}, nil, "viewer"},
+		"below":                   {"realm_access.roles", map[string]any{"realm_access": map[string]any{"roles": []any{"x", 7, "ops"}}}, nil, "operator"},
+		"below, with dots":        {"https://example.com/x.roles", map[string]any{"https://example.com/x": map[string]any{"roles": "ops"}}, nil, "operator"},
+		"a URL":                   {"https://example.com/roles", map[string]any{"https://example.com/roles": []string{"ops"}}, nil, "operator"},
+		"at the userinfo":         {"teams", nil, map[string]any{"sub": "248289761001", "teams": []string{"ops"}}, "operator"},
+		"the token goes first":    {"groups", nil, map[string]any{"sub": "248289761001", "groups": []string{"root"}}, "operator"},
+		"somebody else's":         {"teams", nil, map[string]any{"sub": "other", "teams": []string{"root"}}, ""},
+		"none":                    {"teams", nil, nil, ""},
+		"others":                  {"groups", map[string]any{"groups": []string{"Staff", "ops ", ""}}, nil, ""},
+		"a number":                {"groups", map[string]any{"groups": 7}, nil, ""},
+		"a mapping":               {"groups", map[string]any{"groups": map[string]any{"ops": true}}, nil, ""},
+		"an address, verified":    {"email", map[string]any{"email": "staff", "email_verified": true}, nil, "viewer"},
+		"an address":              {"email", map[string]any{"email": "staff"}, nil, ""},
+		"an address, unverified":  {"email", map[string]any{"email": "staff", "email_verified": false}, nil, ""},
+		"an address, by its word": {"email", map[string]any{"email": "staff", "email_verified": "true"}, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newIDP(t)
+			p.userInfo = test.info
+			p.claims = func(c map[string]any) {
+				for name, value := range test.claims {
+					c[name] = value
+				}
+				c["canary_claim"] = "canary-value"
+			}
+			a, _, events := atProvider(t, p, func(c *Provider) { c.RoleClaim = test.claim })
+			b := newBrowser(t, a, home)
+			got := p.signInAt(b, nil)
+			if role := b.get("/").Header().Get("X-Role"); role != test.role {
+				t.Errorf("role %q, want %q: %d %s", role, test.role, got.Code, got.body)
+			}
+			if test.role != "" {
+				return
+			}
+			if got.Code != http.StatusForbidden || !strings.Contains(got.body, "canary_claim") || strings.Contains(got.body, "canary-value") || strings.Contains(got.body, "248289761001") {
+				t.Errorf("the names of the claims, and no values: %d %s", got.Code, got.body)
+			}
+			if len(*events) != 1 || (*events)[0].Kind != SignInFailed || (*events)[0].User.Name != "ada" {
+				t.Errorf("%+v", *events)
+			}
+		})
+	}
+}
+
+// A provider that is away keeps nothing from starting, and is asked again.
+func TestProviderAway(t *testing.T) {
+	t.Parallel()
+	p := newIDP(t)
+	p.set(func() { p.away = true })
+	a, log, _ := atProvider(t, p, nil)
+	b := newBrowser(t, a, home)
+	for range 3 {
+		if got := b.get("/sign-in/provider"); got.Code != http.StatusBadGateway || !strings.Contains(got.body, "cannot be reached") || strings.Contains(got.body+log.String(), "canary") {
+			t.Fatalf("%d %s\n%s", got.Code, got.body, log)
+		}
+	}
+	if err := p.provider().Check(t.Context()); err == nil || strings.Contains(err.Error(), "canary") || !strings.HasPrefix(err.Error(), p.server.URL+": ") {
+		t.Errorf("check: %v", err)
+	}
+	p.set(func() { p.away = false })
+	a.provider.asking.Lock()
+	a.provider.tried = time.Now().Add(-retryAfter)
+	a.provider.asking.Unlock()
+	if got := p.signInAt(b, nil); got.Code != http.StatusOK {
+		t.Fatalf("%d %s", got.Code, got.body)
+	}
+	if err := p.provider().Check(t.Context()); err != nil {
+		t.Errorf("check: %v", err)
+	}
+	// What it said an hour ago is good enough while it is away.
+	p.set(func() { p.away = true })
+	a.provider.mu.Lock()
+	a.provider.known.asked = time.Now().Add(-2 * metadataAge)
+	a.provider.mu.Unlock()
+	if got := p.signInAt(newBrowser(t, a, home), nil); got.Code != http.StatusOK {
+		t.Errorf("%d %s", got.Code, got.body)
+	}
+}
+
+func TestDiscovery(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		said func(map[string]any)
+		want string
+	}{
+		"another name":         {func(d map[string]any) { d["issuer"] = "https://evil.example" }, `it calls itself "https://evil.example"`},
+		"a slash more":         {func(d map[string]any) { d["issuer"] = d["issuer"].(string) + "/" }, "slash included"},
+		"sign-in by script":    {func(d map[string]any) { d["authorization_endpoint"] = "javascript:alert(1)" }, "authorization_endpoint"},
+		"sign-in in the clear": {func(d map[string]any) { d["authorization_endpoint"] = "http://id.example.com/auth" }, "https"},
+		"tokens in the clear":  {func(d map[string]any) { d["token_endpoint"] = "http://id.example.com/token" }, "https"},
+		"no token endpoint":    {func(d map[string]any) { delete(d, "token_endpoint") }, "token_endpoint"},
+		"too much":             {func(d map[string]any) { d["x"] = strings.Repeat("canary", 1<<18) }, "no OpenID Connect provider"},
+	} {
+		p := newIDP(t)
+		p.set(func() { p.discovery = test.said })
+		if err := p.provider().Check(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	if err := (Provider{Issuer: gone.URL, ClientID: "x", RoleClaim: "x"}).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("gone: %v", err)
+	}
+}
+
+// The client secret goes to the provider's token endpoint, and nowhere else.
+func TestSecretOfTheClient(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		seen = append(seen, string(body)+r.Header.Get("Authorization"))
+	}))
+	t.Cleanup(elsewhere.Close)
+	p := newIDP(t)
+	p.set(func() {
+		p.token = func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}
+	})
+	a, _, _ := atProvider(t, p, nil)
+	if got := p.signInAt(newBrowser(t, a, home), nil); got.Code != http.StatusUnauthorized || len(seen) > 0 {
+		t.Errorf("%d, and elsewhere got %q", got.Code, seen)
+	}
+
+	// Where the provider wants it in the form it goes there; a public client has none.
+	p = newIDP(t)
+	p.set(func() {
+		p.discovery = func(d map[string]any) { d["token_endpoint_auth_methods_supported"] = []string{"client_secret_post"} }
+		p.token = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "{}", http.StatusBadRequest) }
+	})
+	a, _, _ = atProvider(t, p, nil)
+	p.signInAt(newBrowser(t, a, home), nil)
+	a, _, _ = atProvider(t, p, func(c *Provider) { c.ClientSecret = nil })
+	p.signInAt(newBrowser(t, a, home), nil)
+	if len(p.forms) != 2 || p.forms[0].Get("client_secret") != clientSecret || p.forms[1].Has("client_secret") || p.forms[1].Get("client_id") != "certpost" || p.header.Get("Authorization") != "" {
+		t.Errorf("%v", p.forms)
+	}
+
+	p = newIDP(t)
+	a, log, _ := atProvider(t, p, func(c *Provider) {
+		c.ClientSecret = func(context.Context) (string, error) { return "", errors.New("vault is sealed") }
+	})
+	if got := p.signInAt(newBrowser(t, a, home), nil); !strings.Contains(got.body, "cannot ask the provider") || !strings.Contains(log.String(), "vault is sealed") || len(p.forms) > 0 {
+		t.Errorf("%s %s", got.body, log)
+	}
+}
