@@ -1,0 +1,93 @@
+package dashboard
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/desk"
+)
+
+func lettersTable(letters ...desk.Letter) *table {
+	return &table{name: "dead-letters", columns: []string{"number", "reason"}, rows: rowsOf(slices.Values(letters), func(l desk.Letter) []string {
+		return []string{stamp(l.Time), l.Reason}
+	})}
+}
+
+// No cell begins as a formula does (OWASP, CSV Injection).
+func TestCellsAreNoFormulas(t *testing.T) {
+	t.Parallel()
+	var letters []desk.Letter
+	reasons := []string{`=cmd|' /C calc'!A0`, "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "plain", "", `with "quotes", commas`, "two\nlines"}
+	for _, reason := range reasons {
+		l := sample(1)
+		l.Reason = reason
+		letters = append(letters, l)
+	}
+	w := httptest.NewRecorder()
+	lettersTable(letters...).csv(w)
+	if kind := w.Header().Get("Content-Type"); !strings.HasPrefix(kind, "text/csv") || w.Header().Get("Content-Disposition") != `attachment; filename="dead-letters.csv"` {
+		t.Errorf("it is sent as %q, %q", kind, w.Header().Get("Content-Disposition"))
+	}
+	rows, err := csv.NewReader(w.Body).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != len(reasons)+1 {
+		t.Fatalf("%d rows", len(rows))
+	}
+	for i, row := range rows[1:] {
+		cell := row[1]
+		if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
+			t.Errorf("%q is written %q, which a spreadsheet takes for a formula", reasons[i], cell)
+		}
+		if want := strings.ReplaceAll(reasons[i], "\r", ""); strings.ReplaceAll(strings.TrimPrefix(cell, "'"), "\r", "") != want {
+			t.Errorf("%q is written %q", reasons[i], cell)
+		}
+	}
+}
+
+func TestTableAsJSON(t *testing.T) {
+	t.Parallel()
+	for _, letters := range [][]desk.Letter{nil, {sample(1)}, {sample(1), sample(2)}} {
+		w := httptest.NewRecorder()
+		lettersTable(letters...).json(w)
+		var read []desk.Letter
+		if err := json.Unmarshal(w.Body.Bytes(), &read); err != nil || len(read) != len(letters) {
+			t.Errorf("%d letters are written %q: %v", len(letters), w.Body, err)
+		}
+		for i := range read {
+			if read[i].Sequence != letters[i].Sequence || read[i].Certificate.Serial != letters[i].Certificate.Serial {
+				t.Errorf("%+v came back as %+v", letters[i], read[i])
+			}
+		}
+	}
+}
+
+// A list is written row by row: it stops being read when nobody takes it.
+func TestTableStopsWithItsReader(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	endless := &table{columns: []string{"x"}, rows: func(yield func([]string, any) bool) {
+		for asked = 1; asked < 1_000_000 && yield([]string{strings.Repeat("x", 100)}, "x"); asked++ {
+		}
+	}}
+	endless.csv(&gone{httptest.NewRecorder()})
+	if asked > 1000 {
+		t.Errorf("%d rows were read for a reader who had gone", asked)
+	}
+	endless.json(&gone{httptest.NewRecorder()})
+	if asked > 1000 {
+		t.Errorf("%d objects were read for a reader who had gone", asked)
+	}
+}
+
+// gone is a connection that was closed by the other side.
+type gone struct{ *httptest.ResponseRecorder }
+
+func (gone) Write([]byte) (int, error)       { return 0, errors.New("the other side has gone") }
+func (gone) WriteString(string) (int, error) { return 0, errors.New("the other side has gone") }

@@ -1,0 +1,58 @@
+package dashboard
+
+import (
+	"bytes"
+	"compress/gzip"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// maxWeight is what a page may weigh with all that it loads, compressed, in bytes.
+const maxWeight = 60_000
+
+func TestPageWeight(t *testing.T) {
+	t.Parallel()
+	look := newTestLook(t)
+	loaded := 0
+	for path, file := range look.assets.files {
+		if !strings.HasSuffix(path, ".txt") {
+			loaded += len(file.packed)
+		}
+	}
+	all := views("")
+	long := all["letters"]
+	list := long.data.(lettersView)
+	list.List = nil
+	for n := range uint64(50) { // a page of the list
+		l := sample(n + 1)
+		l.Event, l.Reason = strings.Repeat(l.Fingerprint, 4)+string(rune('a'+n%26)), l.Reason+" and again, in other words, to be long"
+		list.List = append(list.List, l)
+	}
+	long.data = list
+	all["letters, a full page"] = long
+	causes := all["overview"]
+	overview := causes.data.(overviewView)
+	for len(overview.Groups) < groupsAtAGlance {
+		overview.Groups = append(overview.Groups, newGroupView(sampleGroup()))
+	}
+	overview.Runs = []desk.Run{sampleRun(), sampleRun()}
+	causes.data = overview
+	all["overview, full"] = causes
+	heaviest := 0
+	for name, v := range all {
+		_, text := show(t, look, v, access.Admin)
+		var packed bytes.Buffer
+		z, _ := gzip.NewWriterLevel(&packed, 5)
+		_, _ = z.Write([]byte(text))
+		_ = z.Close()
+		if weight := loaded + packed.Len(); weight > maxWeight {
+			t.Errorf("%s weighs %d bytes, with what it loads", name, weight)
+		} else {
+			heaviest = max(heaviest, weight)
+		}
+	}
+	t.Logf("what pages load weighs %d bytes, the heaviest page with it %d", loaded, heaviest)
+}
