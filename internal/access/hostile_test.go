@@ -1,0 +1,213 @@
+package access
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A provider, or somebody in between, that answers wrongly. What it sends shows up
+// nowhere, and nobody is signed in.
+func TestHostileProvider(t *testing.T) {
+	t.Parallel()
+	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := func(name string, value any) func(*idp) {
+		return func(p *idp) { p.claims = func(c map[string]any) { c[name] = value } }
+	}
+	without := func(name string) func(*idp) {
+		return func(p *idp) { p.claims = func(c map[string]any) { delete(c, name) } }
+	}
+	answers := func(status int, body string) func(*idp) {
+		return func(p *idp) {
+			p.token = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body)
+			}
+		}
+	}
+	hours := func(n float64) int64 { return time.Now().Add(time.Duration(n * float64(time.Hour))).Unix() }
+	for name, test := range map[string]struct {
+		is   func(*idp)
+		back func(url.Values)
+		want string // "" is signed in
+	}{
+		"good":                      {nil, nil, ""},
+		"its clock is a bit behind": {claim("exp", time.Now().Add(-30*time.Second).Unix()), nil, ""},
+		"its clock is a bit ahead":  {claim("nbf", time.Now().Add(2*time.Minute).Unix()), nil, ""},
+		"for several clients": {func(p *idp) {
+			p.claims = func(c map[string]any) { c["aud"] = []string{"certpost", "other"}; c["azp"] = "certpost" }
+		}, nil, ""},
+		"no at_hash":       {without("at_hash"), nil, ""},
+		"says who answers": {nil, func(v url.Values) { v.Set("iss", "ITSELF") }, ""},
+		"another nonce":    {claim("nonce", "AAAA"), nil, "trusted"},
+		"no nonce":         {without("nonce"), nil, "trusted"},
+		"another audience": {claim("aud", "other"), nil, "trusted"},
+		"no audience":      {without("aud"), nil, "trusted"},
+		"made for another client": {func(p *idp) {
+			p.claims = func(c map[string]any) { c["aud"] = []string{"certpost", "other"}; c["azp"] = "other" }
+		}, nil, "trusted"},
+		"made for nobody in particular": {claim("aud", []string{"certpost", "other"}), nil, "trusted"},
+		"expired":                       {claim("exp", hours(-0.1)), nil, "trusted"},
+		"no end":                        {without("exp"), nil, "trusted"},
+		"not yet valid":                 {claim("nbf", hours(1)), nil, "trusted"},
+		"another issuer":                {claim("iss", "https://evil.example"), nil, "trusted"},
+		"no sub":                        {claim("sub", ""), nil, "trusted"},
+		"a long sub":                    {claim("sub", strings.Repeat("x", 300)), nil, "trusted"},
+		"another access token":          {claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), nil, "trusted"},
+		"alg none": {func(p *idp) {
+			p.sign = func(h, c map[string]any) string { h["alg"] = "none"; return unsigned(h, c) + "." }
+		}, nil, "trusted"},
+		"HS256 with our secret": {func(p *idp) {
+			p.sign = func(h, c map[string]any) string {
+				h["alg"] = "HS256"
+				text := unsigned(h, c)
+				mac := hmac.New(sha256.New, []byte(clientSecret))
+				mac.Write([]byte(text))
+				return text + "." + b64(mac.Sum(nil))
+			}
+		}, nil, "trusted"},
+		"signed by a stranger": {func(p *idp) { p.sign = es256(stranger) }, nil, "trusted"},
+		"signed over other claims": {func(p *idp) {
+			p.sign = func(h, c map[string]any) string {
+				_, rest, _ := strings.Cut(es256(p.key)(h, c), ".")
+				_, signature, _ := strings.Cut(rest, ".")
+				c["groups"] = []string{"root"}
+				return unsigned(h, c) + "." + signature
+			}
+		}, nil, "trusted"},
+		"no JWT":                      {func(p *idp) { p.sign = func(_, _ map[string]any) string { return "canary-no-jwt" } }, nil, "trusted"},
+		"no ID token":                 {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer"}`), nil, "did not say who you are"},
+		"an ID token of another kind": {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer","id_token":{"canary":1}}`), nil, "did not say who you are"},
+		"the code is refused":         {answers(400, `{"error":"invalid_grant","error_description":"canary-description"}`), nil, "did not take the code"},
+		"it fails":                    {answers(500, `canary-page`), nil, "did not take the code"},
+		"nonsense":                    {answers(200, `canary{`), nil, "did not take the code"},
+		"endless":                     {answers(200, `{"id_token":"`+strings.Repeat("canary", 1<<18)+`"}`), nil, "did not take the code"},
+		"no code":                     {nil, func(v url.Values) { v.Del("code") }, "sent no code"},
+		"it says no":                  {nil, func(v url.Values) { v.Set("error", "access_denied"); v.Set("error_description", "canary-description") }, "(access_denied)"},
+		"it says no, with markup":     {nil, func(v url.Values) { v.Set("error", "<canary>") }, "did not sign you in ()"},
+		"another provider":            {nil, func(v url.Values) { v.Set("iss", "https://evil.example/canary") }, "Another provider"},
+		"it must say who answers": {func(p *idp) {
+			p.discovery = func(d map[string]any) { d["authorization_response_iss_parameter_supported"] = true }
+		}, nil, "Another provider"},
+		"another state": {nil, func(v url.Values) { v.Set("state", randomText()) }, "not begun in this browser"},
+		"no state":      {nil, func(v url.Values) { v.Del("state") }, "not begun in this browser"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newIDP(t)
+			if test.is != nil {
+				p.set(func() { test.is(p) })
+			}
+			a, log, events := atProvider(t, p, nil)
+			b := newBrowser(t, a, home)
+			got := p.signInAt(b, func(v url.Values) {
+				if test.back != nil {
+					test.back(v)
+				}
+				if v.Get("iss") == "ITSELF" {
+					v.Set("iss", p.server.URL)
+				}
+			})
+			signedIn := b.get("/").Code == http.StatusOK
+			if signedIn != (test.want == "") || !strings.Contains(got.body, test.want) || test.want != "" && got.Code < 400 {
+				t.Errorf("signed in: %v; %d %s", signedIn, got.Code, got.body)
+			}
+			if test.want != "" && (len(*events) != 1 || (*events)[0].Kind != SignInFailed) {
+				t.Errorf("%+v", *events)
+			}
+			for _, where := range []string{got.body, log.String()} {
+				if strings.Contains(where, "canary") {
+					t.Errorf("what it sent is in\n%s", where)
+				}
+			}
+		})
+	}
+}
+
+// Whoever gets hold of a code and of the browser's state cannot sign in with it a
+// second time, even where the provider would let him.
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	p := newIDP(t)
+	a, _, _ := atProvider(t, p, nil)
+	b := newBrowser(t, a, home)
+	got := b.get("/sign-in/provider")
+	p.set(func() { p.asked = mustURL(t, got.location()).Query() })
+	stolen := b.jar["__Host-certpost-sign-in"]
+	if stolen == nil || stolen.SameSite != http.SameSiteLaxMode || !stolen.HttpOnly || !stolen.Secure || stolen.MaxAge != 600 {
+		t.Fatalf("cookie: %+v", stolen)
+	}
+	for _, secret := range []string{p.asked.Get("state"), p.asked.Get("nonce")} {
+		if strings.Contains(stolen.Value, secret) {
+			t.Error("the cookie can be read")
+		}
+	}
+	back := "/sign-in/callback?" + url.Values{"state": {p.asked.Get("state")}, "code": {"one"}}.Encode()
+	for i, want := range []int{200, 400, 400} {
+		other := newBrowser(t, a, home)
+		other.jar[stolen.Name] = stolen
+		if got := other.send(t.Context(), "GET", back, nil, map[string]string{"Sec-Fetch-Site": "cross-site"}); got.Code != want {
+			t.Errorf("time %d: %d %s", i+1, got.Code, got.body)
+		}
+	}
+	if len(p.forms) != 1 {
+		t.Errorf("the code was sent %d times", len(p.forms))
+	}
+	// Without the cookie, with another's, or with one that was changed.
+	other := newBrowser(t, a, home)
+	other.get("/sign-in/provider")
+	changed := *stolen
+	changed.Value = "A" + stolen.Value[1:]
+	for name, c := range map[string]*http.Cookie{"none": nil, "another browser's": other.jar[stolen.Name], "a changed one": &changed} {
+		victim := newBrowser(t, a, home)
+		if c != nil {
+			victim.jar[stolen.Name] = c
+		}
+		if got := victim.send(t.Context(), "GET", back, nil, map[string]string{"Sec-Fetch-Site": "cross-site"}); got.Code != http.StatusBadRequest {
+			t.Errorf("%s: %d", name, got.Code)
+		}
+	}
+}
+
+func TestSealed(t *testing.T) {
+	t.Parallel()
+	one, err := newSealer([32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := newSealer([32]byte{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := one.seal(sealed{State: "x", Until: time.Now().Add(time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := one.open(text); !ok || got.State != "x" {
+		t.Errorf("%+v %v", got, ok)
+	}
+	if _, ok := two.open(text); ok {
+		t.Error("another process opens it")
+	}
+	late, err := one.seal(sealed{Until: time.Now().Add(-time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{late, "", "x", strings.Repeat("A", 100), text[:len(text)-4], "!" + text} {
+		if _, ok := one.open(text); ok {
+			t.Errorf("%q is opened", text)
+		}
+	}
+}
