@@ -39,10 +39,13 @@ func connect(cfg Config, srv *embedded, log zerolog.Logger) (*nats.Conn, error) 
 	return nc, nil
 }
 
+// clientName is how NATS knows the program, with the host's name behind it.
+const clientName = "certpost"
+
 func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 	host, _ := os.Hostname()
 	opts := []nats.Option{
-		nats.Name("certpost@" + host),
+		nats.Name(clientName + "@" + host),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(time.Second),
