@@ -54,6 +54,7 @@ type Broker struct {
 
 	chain   chain         // the audit
 	ackWait time.Duration // ackWait, but for tests
+	claim   time.Duration // claimLife, but for tests
 	// reachedPoint is told how far an action has come; tests end the process there.
 	reachedPoint func(point string)
 }
@@ -66,7 +67,7 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 	if cfg.Replicas == 0 {
 		cfg.Replicas = 1
 	}
-	b := &Broker{cfg: cfg, log: log, ackWait: ackWait}
+	b := &Broker{cfg: cfg, log: log, ackWait: ackWait, claim: claimLife}
 	var err error
 	if cfg.URL == "" {
 		if b.server, err = startEmbedded(cfg, log); err != nil {
@@ -94,7 +95,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	if cfg.Replicas == 0 {
 		cfg.Replicas = 1
 	}
-	b := &Broker{cfg: cfg, log: log, ackWait: ackWait}
+	b := &Broker{cfg: cfg, log: log, ackWait: ackWait, claim: claimLife}
 	opts, err := options(cfg, log)
 	if err != nil {
 		return nil, err

@@ -58,8 +58,11 @@ type link struct {
 func (b *Broker) Append(ctx context.Context, records ...AuditRecord) error {
 	links := make([]*link, len(records))
 	for i, r := range records {
-		links[i] = b.link(r, "")
-		if r.LetterNumber != 0 && r.Action.Ends() && r.Stage != StageIntent {
+		ends := r.LetterNumber != 0 && r.Action.Ends() && r.Stage != StageIntent
+		if ends {
+			r.Stage = StageOutcome
+		}
+		if links[i] = b.link(r, ""); ends {
 			links[i].check = b.notEnded(r)
 		}
 	}
@@ -205,16 +208,7 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 			}
 			b.chain.head = &head
 		}
-		var rest []*link
-		for _, l := range group {
-			write, err := true, error(nil)
-			if l.check != nil {
-				write, err = l.check(ctx)
-			}
-			if l.err = err; write && err == nil {
-				rest = append(rest, l)
-			}
-		}
+		rest := permitted(ctx, group)
 		if len(rest) == 0 {
 			return nil
 		}
@@ -229,6 +223,27 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 		}
 		sleep(ctx, jitter(time.Duration(min(try, 20))*time.Millisecond))
 	}
+}
+
+// permitted are those of a group that are to be written; all checks at once, for
+// the server may be far away.
+func permitted(ctx context.Context, group []*link) (rest []*link) {
+	write := make([]bool, len(group))
+	var wg sync.WaitGroup
+	for i, l := range group {
+		if l.check == nil {
+			write[i] = true
+			continue
+		}
+		wg.Go(func() { write[i], l.err = l.check(ctx) })
+	}
+	wg.Wait()
+	for i, l := range group {
+		if write[i] && l.err == nil {
+			rest = append(rest, l)
+		}
+	}
+	return rest
 }
 
 // extend writes links behind the head: many in one batch, few one by one. It says

@@ -37,6 +37,9 @@ type crashPlan struct {
 	Point      string // where to die; "" nowhere
 	Events     int    // to publish before the work starts
 	Target     string
+	// What is done to dead letters, and at which time that it comes by the point dies.
+	Action string
+	Nth    int
 }
 
 // crashReport is what a child says that reached its end.
@@ -54,7 +57,7 @@ func crashChild(plan crashPlan) error {
 	if err != nil {
 		return err
 	}
-	b.ackWait = 2 * time.Second
+	b.ackWait, b.claim = 2*time.Second, time.Second
 	host, port, err := net.SplitHostPort(plan.Relay)
 	if err != nil {
 		return err
@@ -81,8 +84,9 @@ func crashChild(plan crashPlan) error {
 	defer store.Close()
 	courier := delivery.NewCourier(delivery.NewBook(definitions, delivery.Source{}), store, delivery.Options{})
 	set := quick()
+	var times atomic.Int32
 	set.Reached = func(point string) {
-		if point == plan.Point {
+		if point == plan.Point && int(times.Add(1)) >= plan.Nth {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal may take a moment
 		}
@@ -100,7 +104,12 @@ func crashChild(plan crashPlan) error {
 			return err
 		}
 	}
+	b.reachedPoint = set.Reached
 	go func() { done <- r.Run(ctx) }()
+	if err := crashActs(ctx, b, plan); err != nil {
+		cancel()
+		return err
+	}
 	for {
 		backlog, err := b.Backlog(ctx)
 		if err == nil && backlog.Events == 0 && backlog.Deliveries == 0 {

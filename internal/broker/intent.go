@@ -44,12 +44,12 @@ func (b *Broker) Begin(ctx context.Context, r AuditRecord) error {
 			return false, err
 		}
 		if r.Action == ActionRestored {
-			return true, s.restorable(r)
+			return true, b.restorable(s, r)
 		}
 		if s.end != nil {
 			return false, &Taken{*s.end}
 		}
-		if s.live(time.Now()) && (r.Run == "" || s.intent.Run != r.Run) {
+		if b.alive(s) && (r.Run == "" || s.intent.Run != r.Run) {
 			return false, &Taken{*s.intent}
 		}
 		return true, nil
@@ -75,7 +75,7 @@ func (b *Broker) notEnded(r AuditRecord) func(context.Context) (bool, error) {
 func (b *Broker) untouched(r AuditRecord) func(context.Context) (bool, error) {
 	return func(ctx context.Context) (bool, error) {
 		s, err := b.standingOf(ctx, r)
-		return err == nil && s.end == nil && !s.live(time.Now()), err
+		return err == nil && s.end == nil && !b.alive(s), err
 	}
 }
 
@@ -84,9 +84,9 @@ type standing struct {
 	end, intent, failed, restored *AuditRecord
 }
 
-// live reports an intent whose owner may still be at work.
-func (s standing) live(now time.Time) bool {
-	if s.intent == nil || now.Sub(s.intent.Time) >= claimLife {
+// alive reports an intent whose owner may still be at work.
+func (b *Broker) alive(s standing) bool {
+	if s.intent == nil || time.Since(s.intent.Time) >= b.claim {
 		return false
 	}
 	for _, after := range []*AuditRecord{s.end, s.failed, s.restored} {
@@ -100,13 +100,13 @@ func (s standing) live(now time.Time) bool {
 // ErrNotDiscarded says that only a discarded letter can be restored.
 var ErrNotDiscarded = errors.New("is not a discarded dead letter")
 
-func (s standing) restorable(r AuditRecord) error {
+func (b *Broker) restorable(s standing, r AuditRecord) error {
 	switch {
 	case s.end == nil || s.end.Action != ActionDiscarded:
 		return fmt.Errorf("number %d %w", r.LetterNumber, ErrNotDiscarded)
 	case s.restored != nil:
 		return &Taken{*s.restored}
-	case s.live(time.Now()):
+	case b.alive(s):
 		return &Taken{*s.intent}
 	}
 	return nil

@@ -1,0 +1,52 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+)
+
+// Letters replayed one after the other, and by 16 at the same time, with every
+// write flushed to disk and without.
+func BenchmarkReplay(b *testing.B) {
+	for _, sync := range []string{syncAlways, "2m"} {
+		for _, workers := range []int{1, 16} {
+			b.Run(fmt.Sprintf("sync=%s/workers=%d", sync, workers), func(b *testing.B) { benchmarkReplay(b, sync, workers) })
+		}
+	}
+}
+
+func benchmarkReplay(b *testing.B, interval string, workers int) {
+	broker, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: interval}, nop())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(broker.Close)
+	ctx := context.Background()
+	if err := broker.ensureTopology(ctx); err != nil {
+		b.Fatal(err)
+	}
+	buryMany(b, broker, b.N)
+	letters := make(chan DeadLetter)
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range workers {
+		wg.Go(func() {
+			for d := range letters {
+				if err := broker.Replay(ctx, d, tester, Replay{Run: "r1"}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	for d, err := range broker.ReadLetters(ctx, 1) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		letters <- d
+	}
+	close(letters)
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "replays/s")
+}

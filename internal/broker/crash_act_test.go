@@ -1,0 +1,186 @@
+//go:build unix
+
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/devrelay"
+)
+
+// crashLetters is how many dead letters are acted on, one after the other.
+const crashLetters = 12
+
+// crashActs is the child's side: in its first life it makes dead letters, in each
+// life it does to all of them what is planned, until none is left to do it to.
+func crashActs(ctx context.Context, b *Broker, plan crashPlan) error {
+	if plan.Action == "" {
+		return nil
+	}
+	if plan.Point != "" {
+		for i := range crashLetters {
+			d := letterOf(fmt.Sprintf("e%d", i))
+			d.Target, d.ReplaySubject, d.Lane = "good", deliveryPrefix+"relay.good", "relay"
+			d.Subject = d.subjectOf()
+			if _, err := b.js.PublishMsg(ctx, d.message("")); err != nil {
+				return err
+			}
+		}
+	}
+	if plan.Action == "restore" {
+		if err := discardAll(ctx, b); err != nil {
+			return err
+		}
+		return again(func() error { return restoreAll(ctx, b) })
+	}
+	act := map[string]func(DeadLetter) error{
+		"replay":  func(d DeadLetter) error { return b.Replay(ctx, d, tester, Replay{}) },
+		"discard": func(d DeadLetter) error { return b.Discard(ctx, d, tester, "not needed") },
+	}[plan.Action]
+	return again(func() error {
+		for d, err := range b.ReadLetters(ctx, 1) {
+			if err == nil {
+				err = act(d)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// again does something until nobody else has a claim: who is dead had one.
+func again(do func() error) error {
+	for {
+		err := do()
+		if taken := (*Taken)(nil); !errors.As(err, &taken) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// discardAll makes the discarded letters that are to be restored; not those that
+// were restored before.
+func discardAll(ctx context.Context, b *Broker) error {
+	for d, err := range b.ReadLetters(ctx, 1) {
+		if err == nil && d.RestoredFrom == 0 {
+			point := b.reachedPoint
+			b.reachedPoint = nil // it is to die later
+			err = b.Discard(ctx, d, tester, "not needed")
+			b.reachedPoint = point
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func restoreAll(ctx context.Context, b *Broker) error {
+	for number := uint64(1); number <= crashLetters; number++ {
+		record, err := b.Discarded(ctx, number)
+		if err != nil {
+			return err
+		}
+		_, err = b.Restore(ctx, record, tester, "needed")
+		if taken := (*Taken)(nil); errors.As(err, &taken) && taken.Record.NewLetter != 0 {
+			continue // in an earlier life
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestCrashWhileActingOnDeadLetters(t *testing.T) {
+	for action, points := range map[string][]string{
+		"replay":  {pointIntended, pointRepublished, pointConcluded},
+		"discard": {pointIntended, pointConcluded, pointGivenUp},
+		"restore": {pointIntended, pointRepublished, pointConcluded},
+	} {
+		for _, point := range points {
+			t.Run(action+" "+point, func(t *testing.T) {
+				t.Parallel()
+				relay, err := devrelay.Start(devrelay.Config{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer relay.Close()
+				plan := crashPlan{Dir: t.TempDir(), Relay: relay.Plain(), Point: point, Target: "good", Action: action, Nth: 5}
+				if report, err := runChild(t, plan, func(*os.Process) {}); err != nil || report != nil {
+					t.Fatalf("the first life did not end at its point: %+v, %v", report, err)
+				}
+				plan.Point = ""
+				report, err := runChild(t, plan, func(*os.Process) {})
+				if err != nil || report == nil {
+					t.Fatalf("the second life was killed: %v", err)
+				}
+				mails := map[string]int{}
+				for _, m := range relay.Mails() {
+					msg, err := m.Message()
+					if err != nil {
+						t.Fatal(err)
+					}
+					mails[msg.Header.Get("X-Certpost-Event-Id")]++
+				}
+				b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, nop())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer b.Close()
+				if r, err := b.VerifyAudit(context.Background()); err != nil || r.Break != nil {
+					t.Errorf("the audit is broken: %+v, %v", r.Break, err)
+				}
+				for i := range crashLetters {
+					if id := fmt.Sprintf("e%d", i); (mails[id] == 1) != (action == "replay") || mails[id] > 1 {
+						t.Errorf("%d mails of event %s", mails[id], id)
+					}
+					outcomes := ended(t, b, uint64(i+1))
+					want := []string{"outcome replayed"}
+					switch action {
+					case "discard":
+						want = []string{"outcome discarded"}
+					case "restore":
+						want = []string{"outcome discarded", "outcome restored"}
+					}
+					// The delivery itself may be faster than who replays it.
+					if action == "replay" && len(outcomes) > 0 {
+						outcomes[0] = want[0]
+						outcomes = slices.Compact(outcomes)
+					}
+					if !slices.Equal(outcomes, want) {
+						t.Errorf("letter %d: %q", i+1, history(t, b, uint64(i+1)))
+					}
+				}
+				var restored []uint64
+				for d, err := range b.ReadLetters(context.Background(), 1) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					restored = append(restored, d.RestoredFrom)
+				}
+				slices.Sort(restored)
+				if all := slices.Compact(slices.Clone(restored)); action == "restore" && (len(all) != crashLetters || len(restored) != crashLetters) || action != "restore" && len(restored) > 0 {
+					t.Errorf("on the list, by the number they had: %v", restored)
+				}
+			})
+		}
+	}
+}
+
+// ended is what came of a letter, without what was intended.
+func ended(t *testing.T, b *Broker, number uint64) []string {
+	t.Helper()
+	return slices.DeleteFunc(history(t, b, number), func(s string) bool {
+		return s == "outcome failed" || len(s) > 6 && s[:6] == "intent"
+	})
+}
