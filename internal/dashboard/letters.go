@@ -224,6 +224,9 @@ func (p *pages) group(r *request) (view, error) {
 		return view{}, desk.ErrNotFound
 	}
 	v := groupPage{newGroupView(groups[0]), p.lettersOf(r, q, lettersPath)}
+	rest := q
+	rest.Fingerprint = ""
+	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path
 	return view{template: "group", title: "Why: " + groups[0].Cause, data: v, object: groups[0], table: letterTable(p.desk, q)}, nil
 }
 

@@ -1,0 +1,109 @@
+package dashboard
+
+import (
+	"compress/gzip"
+	"encoding/csv"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// TestPagesOfALivingOffice walks through the lists as a browser without scripts does.
+func TestPagesOfALivingOffice(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	v.opens("/dead-letters").says("No open dead letters")
+	o.dies("a.example.com", "b.example.com", "xn--pypal-4ve.com")
+
+	list := v.opens("/dead-letters").says("3 open letters", "a.example.com", "mixes Cyrillic and Latin letters", "not sent")
+	list.send("Filter", "name", "a.example.com").is(200).says("1 open letter", "name a.example.com").follow("name a.example.com").is(200).says("3 open letters")
+	v.opens("/dead-letters?q=nothing-has-this").says("No open dead letter fits")
+	group := list.follow("By cause").is(200).says("SMTP_PERMANENT", "3 letters").follow("Review").is(200).says("What the newest one says", "answered 550 5.1.1 to RCPT TO")
+	sound(t, "group", group.doc, false)
+	if first := v.opens("/dead-letters?size=2").follow("Next page").is(200); !strings.Contains(textOf(first.doc), "1 of 3 letters") {
+		t.Error("the second page does not have the last letter alone")
+	}
+	v.do(http.MethodGet, "/dead-letters?from=yesterday", "").is(400).says("cannot be understood", "want a date")
+	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("There is no such thing")
+	v.do(http.MethodGet, "/nowhere", "").is(404).says("There is no such page")
+
+	since := v.do(http.MethodGet, "/dead-letters/news?since=2", "").is(200)
+	if got := textOf(since.doc); got != "1 new, show" {
+		t.Errorf("after letter 2 there is news: %q", got)
+	}
+}
+
+// Each list is the same in every format, by suffix and by Accept.
+func TestFormats(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com")
+	v := o.visitor()
+	for _, s := range []*sheet{v.do(http.MethodGet, "/dead-letters.json", ""), v.do(http.MethodGet, "/dead-letters", "", "Accept", "application/json")} {
+		var letters []desk.Letter
+		if err := json.Unmarshal([]byte(s.body), &letters); err != nil || len(letters) != 2 || letters[0].Certificate == nil {
+			t.Errorf("%s: %v, %+v", s.body, err, letters)
+		}
+	}
+	for _, s := range []*sheet{v.do(http.MethodGet, "/dead-letters.csv?name=a.example.com", ""), v.do(http.MethodGet, "/dead-letters?name=a.example.com", "", "Accept", "text/csv")} {
+		rows, err := csv.NewReader(strings.NewReader(s.body)).ReadAll()
+		if err != nil || len(rows) != 2 || rows[1][5] != "SMTP_PERMANENT" || rows[1][14] != "a.example.com" {
+			t.Errorf("%q: %v", s.body, err)
+		}
+	}
+	var groups []desk.Group
+	if s := v.do(http.MethodGet, "/dead-letters.json?view=groups", ""); json.Unmarshal([]byte(s.body), &groups) != nil || len(groups) != 1 || groups[0].Count != 2 {
+		t.Errorf("%s", s.body)
+	}
+	list := v.opens("/dead-letters?code=SMTP_PERMANENT")
+	if s := list.follow("CSV"); s.header.Get("Content-Type") != "text/csv; charset=utf-8; header=present" || strings.Count(s.body, "\n") != 3 {
+		t.Errorf("the link CSV leads to %s: %q", s.url, s.body)
+	}
+}
+
+// What is packed reads the same as what is not; the policy stands over all of it.
+func TestHeadersAndPacking(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	plain := v.opens("/dead-letters")
+	for name, want := range map[string]string{
+		"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+		"X-Content-Type-Options":  "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8",
+	} {
+		if got := plain.header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	packed := v.do(http.MethodGet, "/dead-letters", "", "Accept-Encoding", "gzip")
+	if packed.header.Get("Content-Encoding") != "gzip" || packed.header.Get("Content-Length") != "" && len(packed.body) > len(plain.body) {
+		t.Fatalf("it is not packed: %v", packed.header)
+	}
+	z, err := gzip.NewReader(strings.NewReader(packed.body))
+	must(t, err)
+	text, err := io.ReadAll(z)
+	must(t, err)
+	if !strings.Contains(string(text), "No open dead letters") {
+		t.Error("what is packed is not the page")
+	}
+	if s := v.do(http.MethodGet, "/dead-letters", "", "Accept-Encoding", "gzip;q=0, br"); s.header.Get("Content-Encoding") != "" {
+		t.Error("it is packed for who cannot read that")
+	}
+	for _, tag := range all(plain.doc, "link", "script", "img") {
+		path := attr(tag, "href") + attr(tag, "src")
+		s := v.do(http.MethodGet, path, "")
+		if s.status != 200 || !strings.Contains(s.header.Get("Cache-Control"), "immutable") || s.header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s answers %d with %v", path, s.status, s.header)
+		}
+		again := v.do(http.MethodGet, path, "", "Accept-Encoding", "gzip")
+		if again.header.Get("Content-Encoding") != "gzip" {
+			t.Errorf("%s is not packed", path)
+		}
+	}
+	v.do(http.MethodGet, "/static/app.css", "").is(404)
+}

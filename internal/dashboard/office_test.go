@@ -1,0 +1,162 @@
+package dashboard
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// office is the real thing in one process: an embedded NATS, a relay that can be
+// told what to refuse, courier, desk, guard and pages.
+type office struct {
+	t      testing.TB
+	url    string
+	relay  *devrelay.Relay
+	broker *broker.Broker
+	desk   *desk.Desk
+	guard  *access.Access
+}
+
+// officeConfig is what an office may be other than usual.
+type officeConfig struct {
+	access access.Config
+}
+
+const officeTargets = `targets:
+  - {id: ops, type: smtp, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, auth_method: none, from_address: certs@example.com, to: [ops@example.com]}
+  - {id: java, type: smtp, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, auth_method: none, from_address: certs@example.com, to: [java@example.com]}
+`
+
+func openOffice(t testing.TB, c officeConfig) *office {
+	t.Helper()
+	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
+	relay, err := devrelay.Start(devrelay.Config{})
+	must(t, err)
+	t.Cleanup(func() { _ = relay.Close() })
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	must(t, os.WriteFile(path, fmt.Appendf(nil, officeTargets, relay.Plain()[strings.LastIndexByte(relay.Plain(), ':')+1:]), 0o600))
+	source := delivery.Source{Config: path, Relays: path}
+	definitions, problems := source.Load()
+	if definitions == nil {
+		t.Fatal(problems)
+	}
+	store, err := secrets.Open(secrets.Config{}, log)
+	must(t, err)
+	t.Cleanup(store.Close)
+	courier := delivery.NewCourier(delivery.NewBook(definitions, source), store, delivery.Options{})
+	t.Cleanup(courier.Close)
+	o := &office{t: t, relay: relay}
+	o.broker, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, log)
+	must(t, err)
+	runner := o.broker.NewRunner(courier, broker.Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, RetryMultiplier: 2,
+		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, broker.NewMetrics(prometheus.NewRegistry()))
+	o.desk = desk.New(o.broker, courier.Inspector(), log)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{}, 2)
+	go func() { _ = runner.Run(ctx); ended <- struct{}{} }()
+	go func() { _ = o.desk.Run(ctx); ended <- struct{}{} }()
+	look := NewLook("test", log)
+	c.access.Pages, c.access.Log = look.Access(), log
+	if c.access.Listen == "" {
+		c.access.Listen = "127.0.0.1:0"
+	}
+	o.guard, err = access.New(c.access)
+	must(t, err)
+	server := httptest.NewServer(New(o.desk, o.guard, Options{Look: look, Log: log}))
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+		cancel()
+		<-ended
+		<-ended
+		o.broker.Close()
+	})
+	o.url = server.URL
+	within10s, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	o.until("the streams are there", func() bool { _, err := o.broker.Backlog(within10s); return err == nil })
+	must(t, o.desk.Ready(within10s))
+	return o
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until polls for what happens at its own time.
+func (o *office) until(what string, is func() bool) {
+	o.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			o.t.Fatalf("it did not come to pass that %s", what)
+		}
+	}
+}
+
+// refuses has the relay refuse recipients for good; "" takes everybody.
+func (o *office) refuses(recipient string) {
+	o.t.Helper()
+	var rules []devrelay.Rule
+	if recipient != "" {
+		rules = []devrelay.Rule{{Stage: devrelay.StageRcpt, Recipient: recipient, Code: 550, Enhanced: "5.1.1", Text: "no such user"}}
+	}
+	must(o.t, o.relay.SetRules(rules))
+}
+
+// publish sends an event with a certificate for the name, for one target.
+func (o *office) publish(id, name, target string) {
+	o.t.Helper()
+	ev, err := events.Decode(nil, []byte(fmt.Sprintf(`{"id":%q,"certificate":%q,"targets":[%q]}`, id, selfSigned(o.t, name), target)))
+	must(o.t, err)
+	_, _, err = o.broker.Publish(context.Background(), ev)
+	must(o.t, err)
+}
+
+// dies publishes events that end as dead letters and waits until the desk has them.
+func (o *office) dies(names ...string) {
+	o.t.Helper()
+	o.refuses("*")
+	before := o.desk.Balance().Total
+	for i, name := range names {
+		o.publish(fmt.Sprintf("event-%d-%s", before+uint64(i), name), name, "ops")
+	}
+	want := before + uint64(len(names))
+	o.until(fmt.Sprintf("there are %d dead letters", want), func() bool { return o.desk.Balance().Total == want })
+}
+
+func selfSigned(t testing.TB, name string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{"web1.example.com"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	must(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}

@@ -1,0 +1,143 @@
+package dashboard
+
+import (
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/html"
+)
+
+// visitor is a browser without scripts: it follows links and sends forms, as they
+// stand on the page.
+type visitor struct {
+	t      testing.TB
+	base   string
+	client *http.Client
+}
+
+// sheet is what came of a request.
+type sheet struct {
+	v      *visitor
+	status int
+	header http.Header
+	url    *url.URL
+	body   string
+	doc    *html.Node
+}
+
+func (o *office) visitor() *visitor {
+	jar, _ := cookiejar.New(nil) // never fails
+	v := &visitor{o.t, o.url, &http.Client{Jar: jar}}
+	o.t.Cleanup(v.client.CloseIdleConnections)
+	return v
+}
+
+func (v *visitor) do(method, path, body string, header ...string) *sheet {
+	v.t.Helper()
+	req, err := http.NewRequest(method, v.base+path, strings.NewReader(body))
+	must(v.t, err)
+	req.Header.Set("Accept", "text/html,*/*")
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	req.Header.Set("Sec-Fetch-Mode", "navigate")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	answer, err := v.client.Do(req)
+	must(v.t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	must(v.t, err)
+	doc, err := html.Parse(strings.NewReader(string(text)))
+	must(v.t, err)
+	return &sheet{v, answer.StatusCode, answer.Header, answer.Request.URL, string(text), doc}
+}
+
+// opens wants a page to be there, and to be sound.
+func (v *visitor) opens(path string) *sheet {
+	v.t.Helper()
+	s := v.do(http.MethodGet, path, "")
+	s.is(http.StatusOK)
+	if t, ok := v.t.(*testing.T); ok {
+		sound(t, path, s.doc, false)
+	}
+	return s
+}
+
+func (s *sheet) is(status int) *sheet {
+	s.v.t.Helper()
+	if s.status != status {
+		s.v.t.Fatalf("%s answers %d, want %d: %.600s", s.url, s.status, status, textOf(s.doc))
+	}
+	return s
+}
+
+func (s *sheet) says(texts ...string) *sheet {
+	s.v.t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(textOf(s.doc), text) {
+			s.v.t.Fatalf("%s does not say %q: %.2000s", s.url, text, textOf(s.doc))
+		}
+	}
+	return s
+}
+
+// follow opens the link with this text.
+func (s *sheet) follow(text string) *sheet {
+	s.v.t.Helper()
+	for _, a := range all(s.doc, "a") {
+		if textOf(a) == text {
+			to, err := s.url.Parse(attr(a, "href"))
+			must(s.v.t, err)
+			return s.v.do(http.MethodGet, to.RequestURI(), "")
+		}
+	}
+	s.v.t.Fatalf("%s has no link %q: %.1500s", s.url, text, textOf(s.doc))
+	return nil
+}
+
+// send presses a button. The fields of its form are as the page has them, but for
+// those that are given: a name and a value each.
+func (s *sheet) send(button string, fields ...string) *sheet {
+	s.v.t.Helper()
+	for _, form := range all(s.doc, "form") {
+		for _, b := range all(form, "button") {
+			if textOf(b) != button {
+				continue
+			}
+			values := url.Values{}
+			for _, input := range all(form, "input") {
+				kind := attr(input, "type")
+				if attr(input, "name") != "" && kind != "checkbox" || kind == "checkbox" && has(input, "checked") {
+					values.Add(attr(input, "name"), attr(input, "value"))
+				}
+			}
+			for i := 0; i < len(fields); i += 2 {
+				if i == 0 || fields[i] != fields[i-2] {
+					values.Del(fields[i])
+				}
+				if fields[i+1] != "" {
+					values.Add(fields[i], fields[i+1])
+				}
+			}
+			if name := attr(b, "name"); name != "" {
+				values.Set(name, attr(b, "value"))
+			}
+			to, err := s.url.Parse(attr(form, "action"))
+			must(s.v.t, err)
+			if attr(form, "method") == "post" {
+				return s.v.do(http.MethodPost, to.RequestURI(), values.Encode())
+			}
+			to.RawQuery = values.Encode()
+			return s.v.do(http.MethodGet, to.RequestURI(), "")
+		}
+	}
+	s.v.t.Fatalf("%s has no button %q: %.1500s", s.url, button, textOf(s.doc))
+	return nil
+}
