@@ -161,13 +161,13 @@ func (c *relaysSuspendCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	s := broker.Suspension{Lane: c.Lane, Reason: c.Reason, By: actor()}
+	s := broker.Suspension{Lane: c.Lane, Reason: c.Reason}
 	end := "until it is resumed"
 	if c.For > 0 {
 		s.Until = time.Now().Add(c.For).UTC().Truncate(time.Second)
 		end = "until " + when(s.Until)
 	}
-	if err := b.Suspend(a.ctx, s); err != nil {
+	if err := b.Suspend(a.ctx, s, broker.Actor{Name: actor(), Via: broker.ViaShell}); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "lane %s is suspended %s; what is under way is finished\n", c.Lane, end)
@@ -185,7 +185,7 @@ func (c *relaysResumeCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	if err := b.Resume(a.ctx, c.Lane, actor(), c.Reason); err != nil {
+	if err := b.Resume(a.ctx, c.Lane, broker.Actor{Name: actor(), Via: broker.ViaShell}, c.Reason); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "lane %s goes on\n", c.Lane)

@@ -93,7 +93,8 @@ func deskEntry(e jetstream.KeyValueEntry) DeskEntry {
 
 // Watch tells of all entries whose key begins with the prefix ("run."), then of
 // each change, until the context ends, whose error it returns. Between the two it
-// calls known once. It goes on when NATS has been away.
+// calls known once. It goes on when NATS has been away, and does not hear of a bucket
+// that was deleted and made anew: begin it anew from time to time.
 func (d *DeskBucket) Watch(ctx context.Context, prefix string, each func(DeskEntry), known func()) error {
 	w, err := d.kv.Watch(ctx, prefix+">")
 	if err != nil {

@@ -36,7 +36,7 @@ var ErrNotSuspended = errors.New("is not suspended")
 func (r *Runner) Suspensions() []Suspension { return r.roster.inForce(time.Now()) }
 
 // Suspend suspends a lane, or gives its suspension another reason and end.
-func (b *Broker) Suspend(ctx context.Context, s Suspension) error {
+func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	if s.Reason == "" {
 		return errors.New("suspending needs a reason")
 	}
@@ -47,7 +47,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension) error {
 	if err != nil {
 		return err
 	}
-	s.Since = time.Now().UTC()
+	s.By, s.Since = by.Name, time.Now().UTC()
 	value, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
@@ -56,11 +56,11 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension) error {
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
 	}
-	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: Actor{Name: s.By}, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
+	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: by, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
 }
 
 // Resume ends a lane's suspension; ErrNotSuspended when there is none.
-func (b *Broker) Resume(ctx context.Context, lane, by, reason string) error {
+func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason string) error {
 	kv, err := b.relays(ctx)
 	if err != nil {
 		return err
@@ -80,8 +80,8 @@ func (b *Broker) Resume(ctx context.Context, lane, by, reason string) error {
 
 // resume records the end of a suspension and ends it, unless it is another one by
 // now.
-func (b *Broker) resume(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by, reason string) error {
-	if err := b.audit(ctx, AuditRecord{Action: ActionResumed, Actor: Actor{Name: by}, Reason: reason, Lane: lane}, auditID(lane, revision)); err != nil {
+func (b *Broker) resume(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by Actor, reason string) error {
+	if err := b.audit(ctx, AuditRecord{Action: ActionResumed, Actor: by, Reason: reason, Lane: lane}, auditID(lane, revision)); err != nil {
 		return err
 	}
 	err := kv.Delete(ctx, suspendedPrefix+lane, jetstream.LastRevision(revision))
@@ -102,7 +102,7 @@ func auditID(lane string, revision uint64) string {
 // keys of processes that are gone. All replicas do; it comes to the same.
 func (r *Runner) tidy(ctx context.Context) {
 	for _, s := range r.roster.overdue(time.Now()) {
-		if err := r.resume(ctx, r.roster.kv, s.Lane, s.revision, r.owner, "its time was over"); err != nil {
+		if err := r.resume(ctx, r.roster.kv, s.Lane, s.revision, itself(r.owner), "its time was over"); err != nil {
 			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("a suspension that is over could not be removed; it is over all the same")
 		}
 	}

@@ -46,13 +46,13 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	second := b.replica()
 	b.laneState("both lanes", "relay1", func(LaneStatus) bool { return true }, second.runner)
 
-	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", By: "tester"}); err == nil {
+	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1"}, tester); err == nil {
 		t.Error("suspended without a reason")
 	}
-	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay9", By: "tester", Reason: "typing"}); err == nil || err.Error() != `there is no lane "relay9": want one of relay1, relay2` {
+	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay9", Reason: "typing"}, tester); err == nil || err.Error() != `there is no lane "relay9": want one of relay1, relay2` {
 		t.Errorf("suspending a lane that is not there: %v", err)
 	}
-	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", By: "tester", Reason: "maintenance"}); err != nil {
+	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", Reason: "maintenance"}, tester); err != nil {
 		t.Fatal(err)
 	}
 	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended), second.runner)
@@ -80,10 +80,10 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	if err != nil || len(infos) != 2 || infos[0].Waiting != n || infos[0].Suspension == nil || infos[0].Suspension.Reason != "maintenance" || infos[1].Suspension != nil {
 		t.Errorf("lanes: %+v, %v", infos, err)
 	}
-	if err := b.broker.Resume(ctx, "relay1", "tester", ""); err != nil {
+	if err := b.broker.Resume(ctx, "relay1", tester, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.broker.Resume(ctx, "relay1", "tester", ""); !errors.Is(err, ErrNotSuspended) {
+	if err := b.broker.Resume(ctx, "relay1", tester, ""); !errors.Is(err, ErrNotSuspended) {
 		t.Errorf("resumed twice: %v", err)
 	}
 	b.settled()
@@ -110,7 +110,7 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 		c, err := b.broker.js.Consumer(context.Background(), DeliveriesStream, "lane-relay1")
 		return err == nil && c.CachedInfo().NumWaiting > 0
 	})
-	if err := b.broker.Suspend(context.Background(), Suspension{Lane: "relay1", By: "tester", Reason: "now"}); err != nil {
+	if err := b.broker.Suspend(context.Background(), Suspension{Lane: "relay1", Reason: "now"}, tester); err != nil {
 		t.Fatal(err)
 	}
 	b.until("the runner knows", func() bool { _, s := b.runner.roster.suspension("relay1", time.Now()); return s })
@@ -119,7 +119,7 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	if tried := b.post.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times", tried)
 	}
-	if err := b.broker.Resume(context.Background(), "relay1", "tester", ""); err != nil {
+	if err := b.broker.Resume(context.Background(), "relay1", tester, ""); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
@@ -135,7 +135,7 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 	ctx := context.Background()
 	suspend := func(until time.Time) {
 		t.Helper()
-		if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", By: "tester", Reason: "a while", Until: until}); err != nil {
+		if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", Reason: "a while", Until: until}, tester); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -185,7 +185,7 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	go func() { done <- b.runner.Run(ctx) }()
 	b.stop = func() { cancel(); <-done }
 	b.laneState("the lane", "relay1", func(LaneStatus) bool { return true })
-	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", By: "tester", Reason: "before"}); err != nil {
+	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", Reason: "before"}, tester); err != nil {
 		t.Fatal(err)
 	}
 	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
@@ -194,7 +194,7 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	}
 	b.runner.lanes.poke <- struct{}{}
 	b.laneState("the end of a suspension that is there no more", "relay1", func(s LaneStatus) bool { return s.Paused == "" })
-	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", By: "tester", Reason: "after"}); err != nil {
+	if err := b.broker.Suspend(ctx, Suspension{Lane: "relay1", Reason: "after"}, tester); err != nil {
 		t.Fatal(err)
 	}
 	b.laneState("the suspension in the new bucket", "relay1", pausedFor(pausedSuspended))
