@@ -27,8 +27,8 @@ type checkCmd struct {
 
 // finding is one line of `check --live`.
 type finding struct {
-	Of      string `json:"of"`     // nats, vault, or target/ID
-	What    string `json:"what"`   // nats, secret, relay
+	Of      string `json:"of"`     // nats, vault, http, or target/ID
+	What    string `json:"what"`   // connection, secret, relay, certificate, ...
 	Status  string `json:"status"` // ok, warning, error
 	Message string `json:"message"`
 }
@@ -44,7 +44,10 @@ func (c *checkCmd) Validate() error {
 // Run checks the configuration; exit 2 when it cannot be used, 1 when something
 // live does not answer as it should.
 func (c *checkCmd) Run(a *app) error {
-	cfg, _, problems := loadConfig(a.config, a.env)
+	cfg, doc, problems := loadConfig(a.config, a.env)
+	if !config.Failed(problems) {
+		problems = config.Sort(append(problems, doc.Locate(cfg.HTTP.inspect(a.ctx, time.Now()))...))
+	}
 	failed := config.Failed(problems)
 	var findings []finding
 	if c.Live && !failed {
@@ -136,6 +139,7 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 		add("nats", "connection", "connected, streams are there", err)
 	})
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
+	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
 
 	inspector := delivery.NewCourier(cfg.Book, store, cfg.courierOptions()).Inspector()
 	targets, err := c.targets(cfg)

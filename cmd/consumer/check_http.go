@@ -1,0 +1,88 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// inspect looks at the files that the dashboard needs, as far as that takes no
+// secret: `check` says what `run` would stumble over.
+func (h *HTTPConfig) inspect(ctx context.Context, now time.Time) []config.Problem {
+	var f findings
+	if h.TLS.CertFile != "" && h.TLS.KeyFile != "" {
+		c, err := openCertificate(ctx, h.TLS, nil, zerolog.Nop())
+		if err != nil {
+			f.err("http.tls", errors.Unwrap(err).Error())
+		} else if unwise := h.unwise(c.current.Leaf, now); unwise != nil {
+			f.warn("http.tls.cert_file", unwise.Error())
+		}
+	}
+	if h.SignIn.OIDC.CAFile != "" {
+		if _, err := h.SignIn.OIDC.provider(nil); err != nil {
+			f.err("http.sign_in.oidc.ca_file", err.Error())
+		}
+	}
+	return f
+}
+
+// unwise says what keeps a certificate from being good for the dashboard, or will
+// soon.
+func (h *HTTPConfig) unwise(leaf *x509.Certificate, now time.Time) error {
+	if err := validity(leaf, now); err != nil {
+		return err
+	}
+	if home, err := h.home(); err == nil && leaf.VerifyHostname(home.Hostname()) != nil {
+		return fmt.Errorf("the certificate is not for %s, the name in http.url", home.Hostname())
+	}
+	return nil
+}
+
+// probe looks at what `run` would ask of others: secrets and the provider.
+func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []finding) {
+	add := func(what, message string, err error) {
+		f := finding{"http", what, "ok", message}
+		if err != nil {
+			f.Status, f.Message = "error", err.Error()
+		}
+		found = append(found, f)
+	}
+	if h.TLS.on() {
+		c, err := openCertificate(ctx, h.TLS, store, zerolog.Nop())
+		switch {
+		case err != nil:
+			add("certificate", "", err)
+		default:
+			if unwise := h.unwise(c.current.Leaf, time.Now()); unwise != nil {
+				found = append(found, finding{"http", "certificate", "warning", unwise.Error()})
+			} else {
+				add("certificate", "valid until "+when(c.current.Leaf.NotAfter), nil)
+			}
+		}
+	}
+	for _, secret := range []struct {
+		what string
+		ref  secrets.Ref
+	}{{"metrics_token", h.MetricsToken}, {"client_secret", h.SignIn.OIDC.ClientSecret}} {
+		if !secret.ref.IsZero() {
+			_, err := reader(store, secret.ref)(ctx)
+			add(secret.what, "readable: "+secret.ref.String(), err)
+		}
+	}
+	provider, err := h.SignIn.OIDC.provider(store)
+	if err != nil || provider != nil {
+		if err == nil {
+			err = provider.Check(ctx)
+		}
+		add("sign-in", cmp.Or(h.SignIn.OIDC.Name, h.SignIn.OIDC.Issuer)+" answers", err)
+	}
+	return found
+}
