@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -118,42 +119,44 @@ func (p *pages) replay(r *request) (view, error) {
 	return done(r.number(), "replayed"), nil
 }
 
-// alone is a frozen query of the one letter that the address names.
-func (p *pages) alone(r *request) (desk.Frozen, error) {
-	frozen := p.desk.Freeze(desk.Query{}, []uint64{r.number()}, true)
-	if frozen.Count+frozen.Held+frozen.Withheld+frozen.InRuns == 0 {
-		// Gone: the letter itself says what became of it.
-		d, err := p.desk.Letter(r.Context(), r.number())
-		if err != nil {
-			return frozen, err
-		}
-		if d.End != nil {
-			return frozen, &desk.Conflict{Number: r.number(), Record: *d.End}
-		}
-	}
-	return frozen, nil
-}
-
 func (p *pages) discard(r *request) (view, error) {
-	return p.onOne(r, "discard", "discarded", p.desk.Discard)
+	return p.onOne(r, desk.ForDiscard, "discarded", p.desk.Discard)
 }
 
-func (p *pages) hold(r *request) (view, error) { return p.onOne(r, "hold", "held", p.desk.Hold) }
+func (p *pages) hold(r *request) (view, error) {
+	return p.onOne(r, desk.ForHold, "held", p.desk.Hold)
+}
 
 func (p *pages) release(r *request) (view, error) {
-	return p.onOne(r, "release", "released", p.desk.Release)
+	return p.onOne(r, desk.ForRelease, "released", p.desk.Release)
 }
 
 // onOne does to one letter what is done to many elsewhere.
-func (p *pages) onOne(r *request, name, notice string, do deed) (view, error) {
-	frozen, err := p.alone(r)
-	if err != nil {
-		return view{}, err
+func (p *pages) onOne(r *request, purpose desk.Purpose, notice string, do deed) (view, error) {
+	frozen := p.desk.FreezeFor(purpose, desk.Query{}, []uint64{r.number()}, true)
+	if frozen.Count == 0 {
+		return view{}, p.whyNot(r, frozen)
 	}
 	if _, err := do(r.Context(), r.actor(), frozen, r.reason()); err != nil {
-		return p.again(r, name, err)
+		return p.again(r, string(purpose), err)
 	}
 	return done(r.number(), notice), nil
+}
+
+// whyNot says why nothing can be done with the one letter.
+func (p *pages) whyNot(r *request, frozen desk.Frozen) error {
+	d, err := p.desk.Letter(r.Context(), r.number())
+	switch {
+	case err != nil:
+		return err
+	case d.End != nil:
+		return &desk.Conflict{Number: d.Sequence, Record: *d.End}
+	case frozen.Held > 0:
+		return desk.ErrHeld
+	case frozen.InRuns > 0:
+		return errInRun
+	}
+	return broker.ErrNotHeld
 }
 
 func (p *pages) restore(r *request) (view, error) {

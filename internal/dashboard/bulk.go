@@ -36,6 +36,11 @@ type orderForm struct {
 	Hash  string
 }
 
+// frozen is what was shown, as the desk takes it.
+func (o *orderForm) frozen() desk.Frozen {
+	return desk.Frozen{Query: o.Query, AsOf: o.Query.AsOf, Count: o.Count, Hash: o.Hash, Purpose: desk.Purpose(o.Action), Only: o.Numbers, WithSuperseded: o.Superseded}
+}
+
 // readOrder reads an order from an address's query or a form's fields.
 func readOrder(r *request, values url.Values) (orderForm, error) {
 	o := orderForm{
@@ -111,13 +116,8 @@ func (p *pages) confirm(r *request) (view, error) {
 	return p.confirmation(o, ""), nil
 }
 
-// freeze nails down what the order is about.
-func (p *pages) freeze(o orderForm) desk.Frozen {
-	return p.desk.Freeze(o.Query, o.Numbers, o.Superseded || o.Action != "replay")
-}
-
 func (p *pages) confirmation(o orderForm, fault string) view {
-	frozen := p.freeze(o)
+	frozen := p.desk.FreezeFor(desk.Purpose(o.Action), o.Query, o.Numbers, o.Superseded)
 	words := orders[o.Action]
 	c := confirmView{orderForm: o, Frozen: frozen, Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
 		Chips: o.Query.Chips(), Fault: fault, Takes: takes(frozen.Count, o)}
@@ -171,16 +171,13 @@ func (o orderForm) commands() []command {
 	return []command{onLetter(o.Action, o.Numbers, words...)}
 }
 
-// bulk carries an order out, if it is still about what was shown.
+// bulk carries an order out. The desk sees to it that it is about what was shown.
 func (p *pages) bulk(r *request) (view, error) {
 	o, err := readOrder(r, r.PostForm)
 	if err != nil {
 		return view{}, err
 	}
-	frozen := p.freeze(o)
-	if frozen.Hash != o.Hash {
-		return p.changed(o), nil
-	}
+	frozen := o.frozen()
 	to := lettersPath + "?done=" + orders[o.Action].Notice
 	switch o.Action {
 	case "replay":
@@ -205,8 +202,8 @@ func (p *pages) bulk(r *request) (view, error) {
 	return view{to: to}, err
 }
 
-// changed shows both counts and asks anew: a letter was replayed, discarded or held
-// by somebody else between the page and its form.
+// changed shows both counts and asks anew: by now the query finds letters that were
+// not shown.
 func (p *pages) changed(o orderForm) view {
 	v := p.confirmation(o, "")
 	c := v.data.(confirmView)

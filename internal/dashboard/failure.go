@@ -28,6 +28,9 @@ func (e *wrong) Error() string { return e.says }
 
 func wrongf(format string, a ...any) error { return &wrong{fmt.Sprintf(format, a...)} }
 
+// errInRun says that a letter belongs to an unfinished replay.
+var errInRun = errors.New("the dead letter is part of an unfinished replay")
+
 // failure makes the page of an error. Texts of errors are our own words, so all of
 // them may be shown.
 func (p *pages) failure(r *request, err error) view {
@@ -51,6 +54,10 @@ func (p *pages) failure(r *request, err error) view {
 		status = http.StatusConflict
 		says = problem{Title: "It is held", Letter: r.number(), Says: "Somebody holds this letter while working on it, so it is neither replayed nor discarded.",
 			Do: "The letter's page says who and why. Release it, or wait."}
+	case errors.Is(err, errInRun), errors.Is(err, broker.ErrNotHeld):
+		status = http.StatusConflict
+		says = problem{Title: "Not as it is now", Letter: r.number(), Says: "The letter is not what this takes: it is part of an unfinished replay, or not held any more. Nothing was done.",
+			Do: "The letter's page says how it is."}
 	case errors.Is(err, desk.ErrNoReason):
 		status = http.StatusUnprocessableEntity
 		says = problem{Title: "A reason is needed", Says: "The history keeps why something was done, for whoever looks later.", Do: "Go back and say why, in a few words."}

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -38,11 +39,14 @@ type office struct {
 	broker *broker.Broker
 	desk   *desk.Desk
 	guard  *access.Access
+	// handler is what the server at url serves.
+	handler http.Handler
 }
 
 // officeConfig is what an office may be other than usual.
 type officeConfig struct {
 	access access.Config
+	listen string // address of NATS, for who wants to publish past the broker
 }
 
 const officeTargets = `targets:
@@ -69,7 +73,10 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	courier := delivery.NewCourier(delivery.NewBook(definitions, source), store, delivery.Options{})
 	t.Cleanup(courier.Close)
 	o := &office{t: t, relay: relay}
-	o.broker, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, log)
+	if c.listen == "" {
+		c.listen = "none"
+	}
+	o.broker, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: c.listen, SyncInterval: "2m"}, log)
 	must(t, err)
 	runner := o.broker.NewRunner(courier, broker.Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, RetryMultiplier: 2,
 		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, broker.NewMetrics(prometheus.NewRegistry()))
@@ -85,7 +92,8 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	}
 	o.guard, err = access.New(c.access)
 	must(t, err)
-	server := httptest.NewServer(New(o.desk, o.guard, Options{Look: look, Log: log}))
+	o.handler = New(o.desk, o.guard, Options{Look: look, Log: log})
+	server := httptest.NewServer(o.handler)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
 		server.Close()

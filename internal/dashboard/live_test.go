@@ -1,0 +1,147 @@
+package dashboard
+
+import (
+	"bufio"
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// stream opens the event stream; its lines come in the channel, which is closed when
+// it ends.
+func (v *visitor) stream(ctx context.Context) (status int, lines <-chan string) {
+	v.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.base+"/events", nil)
+	must(v.t, err)
+	req.Header.Set("Accept", "text/event-stream")
+	req.Header.Set("Accept-Encoding", "gzip")
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	answer, err := v.client.Do(req)
+	must(v.t, err)
+	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "text/event-stream" || answer.Header.Get("Content-Encoding") != "" {
+		answer.Body.Close()
+		return answer.StatusCode, nil
+	}
+	all := make(chan string, 100)
+	go func() {
+		defer close(all)
+		defer answer.Body.Close()
+		for scanner := bufio.NewScanner(answer.Body); scanner.Scan(); {
+			all <- scanner.Text()
+		}
+	}()
+	return answer.StatusCode, all
+}
+
+// awaits reads a stream until a line comes; false when it ends before.
+func awaits(t *testing.T, lines <-chan string, want string) bool {
+	t.Helper()
+	late := time.After(20 * time.Second)
+	for {
+		select {
+		case line, open := <-lines:
+			if !open {
+				return false
+			}
+			if line == want {
+				return true
+			}
+		case <-late:
+			t.Fatalf("%q has not come", want)
+		}
+	}
+}
+
+func TestEventsSayWhatIsOutOfDate(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	status, lines := o.visitor().stream(t.Context())
+	if status != http.StatusOK || !awaits(t, lines, "retry: 5000") {
+		t.Fatalf("the stream answers %d", status)
+	}
+	o.dies("a.example.com")
+	if !awaits(t, lines, "event: letters") {
+		t.Error("the stream has ended instead")
+	}
+}
+
+// A flood of streams is turned away, and those that end make room.
+func TestStreamsAreLimited(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	var ends []context.CancelFunc
+	for range streamsOfUser {
+		ctx, end := context.WithCancel(t.Context())
+		ends = append(ends, end)
+		status, lines := v.stream(ctx)
+		if status != http.StatusOK || !awaits(t, lines, "retry: 5000") {
+			t.Fatalf("stream %d answers %d", len(ends), status)
+		}
+	}
+	if status, _ := v.stream(t.Context()); status != http.StatusTooManyRequests {
+		t.Errorf("one stream too many answers %d", status)
+	}
+	v.opens("/dead-letters")
+	ends[0]()
+	o.until("there is room again", func() bool {
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		status, _ := v.stream(ctx)
+		return status == http.StatusOK
+	})
+	for _, end := range ends {
+		end()
+	}
+}
+
+func TestStreamsAreCounted(t *testing.T) {
+	t.Parallel()
+	l := newLive()
+	for i := range streamsInAll {
+		if !l.enter(string(rune('a' + i/streamsOfUser))) {
+			t.Fatalf("stream %d is refused", i)
+		}
+	}
+	if l.enter("another") {
+		t.Error("there is no end of streams")
+	}
+	l.leave("a")
+	if !l.enter("another") {
+		t.Error("who leaves makes no room")
+	}
+}
+
+// The stream ends with the session, and begins for nobody who has none.
+func TestStreamEndsWithTheSession(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{{Name: "ann", Hash: access.NewHash("a password of ann"), Role: access.Viewer}}}})
+	v := o.visitor()
+	if status, _ := v.stream(t.Context()); status != http.StatusUnauthorized {
+		t.Errorf("without a session the stream answers %d", status)
+	}
+	page := v.do(http.MethodGet, "/dead-letters", "").is(200).says("Sign in").send("Sign in", "name", "ann", "password", "a password of ann").is(200).says("No open dead letters")
+	status, lines := v.stream(t.Context())
+	if status != http.StatusOK || !awaits(t, lines, "retry: 5000") {
+		t.Fatalf("the stream answers %d", status)
+	}
+	page.send("Sign out")
+	if awaits(t, lines, "nothing") {
+		t.Error("the stream goes on after the session")
+	}
+}
+
+func TestNamesOfEvents(t *testing.T) {
+	t.Parallel()
+	if got := eventsOf(desk.Change{Letters: true, Audit: true, Newer: 3}); got != "event: letters\ndata: 3\n\nevent: audit\ndata: 3\n\n" || strings.Contains(got, "runs") {
+		t.Errorf("%q", got)
+	}
+	if got := eventsOf(desk.Change{}); got != "" {
+		t.Errorf("%q for nothing", got)
+	}
+}
