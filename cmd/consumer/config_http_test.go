@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -164,5 +165,32 @@ func TestOpenAccess(t *testing.T) {
 	accounts, err := h.SignIn.accounts()
 	if err != nil || len(accounts) != 1 || accounts[0].Role != access.Operator || !accounts[0].Hash.Fits("correct horse battery staple") {
 		t.Errorf("%+v %v", accounts, err)
+	}
+}
+
+// TestAccessManual reads every YAML block of docs/dashboard-access.md. One that a
+// block of text follows has exactly these problems, others have none.
+func TestAccessManual(t *testing.T) {
+	page, err := os.ReadFile(root + "/docs/dashboard-access.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```(\n+```text\n(.*?)```)?").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) < 8 {
+		t.Fatalf("%d blocks of YAML", len(blocks))
+	}
+	for _, block := range blocks {
+		if err := os.WriteFile("certpost.yaml", []byte(block[1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, _, problems := loadConfig("", nil)
+		var got strings.Builder
+		for _, p := range problems {
+			got.WriteString(p.Error() + "\n")
+		}
+		if got.String() != block[3] {
+			t.Errorf("%s\nsays\n%s\nwant\n%s", block[1], got.String(), block[3])
+		}
 	}
 }
