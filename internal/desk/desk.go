@@ -112,6 +112,9 @@ type Listing struct {
 	Total   int      `json:"total"` // that fit the query
 	Next    uint64   `json:"next"`  // for Page.After; 0: this is the last page
 	AsOf    uint64   `json:"as_of"` // the newest letter the index knew of
+	// Beyond are open letters that are too old to be among the 500,000 that are kept
+	// in memory: counted in the balance, and shown in no list.
+	Beyond int `json:"beyond,omitempty"`
 }
 
 // Frozen is a query nailed down: exactly these letters, whatever arrives meanwhile.
@@ -129,7 +132,24 @@ type Frozen struct {
 	Uncertain int `json:"may_have_been_sent"`
 	// Numbers are the first of them, for showing, at most 20.
 	Numbers []uint64 `json:"numbers"`
+
+	// Purpose is what the letters are chosen for; Only are the numbers that were asked
+	// for, nil for all that fit the query; WithSuperseded is as asked for.
+	Purpose        Purpose  `json:"purpose,omitempty"`
+	Only           []uint64 `json:"only,omitempty"`
+	WithSuperseded bool     `json:"with_superseded,omitempty"`
 }
+
+// Purpose says what letters are chosen for, and so which are left out.
+type Purpose string
+
+// The purposes. Letters in unfinished runs are left out of all but Release.
+const (
+	ForReplay  Purpose = "replay"  // without what is held, withheld, and superseded unless asked for
+	ForDiscard Purpose = "discard" // without what is held
+	ForHold    Purpose = "hold"    // without what is held
+	ForRelease Purpose = "release" // what is held, and nothing else
+)
 
 // Fate is how a letter left the list.
 type Fate string
@@ -166,9 +186,9 @@ type Detail struct {
 	History   []broker.AuditRecord `json:"history"`            // of this letter and its delivery, oldest first
 	Cause     string               `json:"cause"`
 	Remedy    string               `json:"remedy"`
-	Expires   time.Time            `json:"expires"` // when the stream drops it
-	Siblings  int                  `json:"siblings"`
-	Replay    string               `json:"-"` // why it cannot be replayed, "" if it can
+	Expires   time.Time            `json:"expires"`  // when the stream drops it
+	Siblings  int                  `json:"siblings"` // other open letters of its group
+	Replay    string               `json:"-"`        // why it cannot be replayed, "" if it can
 	MessageID string               `json:"message_id,omitempty"`
 }
 

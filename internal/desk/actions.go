@@ -1,0 +1,180 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// together is how many letters are acted on at a time: their records share one
+// flush to disk.
+const together = 16
+
+// Replay publishes one letter again. The error is a *Conflict when somebody else
+// was faster, ErrHeld, ErrUncertain when its mail may have been sent and uncertain
+// was not said, and ErrNotFound when there never was such a letter.
+func (d *Desk) Replay(ctx context.Context, by broker.Actor, number uint64, uncertain, force bool, reason string) error {
+	letter, err := d.b.DeadLetter(ctx, number)
+	if err == nil {
+		err = d.b.Replay(ctx, letter, by, broker.Replay{Uncertain: uncertain, Force: force, Reason: reason})
+	}
+	d.CatchUp(ctx)
+	return d.refusal(number, err)
+}
+
+// Discard gives letters up, with a reason; the audit keeps each whole, to restore it.
+// done is how many. Those that somebody else was faster with are passed over; the
+// error tells of them only when there was no other.
+func (d *Desk) Discard(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
+	if strings.TrimSpace(reason) == "" {
+		return 0, ErrNoReason
+	}
+	return d.eachOf(ctx, frozen, ForDiscard, func(ctx context.Context, number uint64) error {
+		letter, err := d.b.DeadLetter(ctx, number)
+		if err != nil {
+			return err
+		}
+		return d.b.Discard(ctx, letter, by, reason)
+	})
+}
+
+// Hold keeps letters from being replayed and discarded until somebody releases them.
+func (d *Desk) Hold(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
+	if strings.TrimSpace(reason) == "" {
+		return 0, ErrNoReason
+	}
+	return d.eachOf(ctx, frozen, ForHold, func(ctx context.Context, number uint64) error {
+		letter, err := d.b.DeadLetter(ctx, number)
+		if err != nil {
+			return err
+		}
+		hold, err := d.b.Hold(ctx, letter, by, reason)
+		if err == nil {
+			d.setHold(number, &hold)
+		}
+		return err
+	})
+}
+
+// Release ends holds.
+func (d *Desk) Release(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
+	return d.eachOf(ctx, frozen, ForRelease, func(ctx context.Context, number uint64) error {
+		err := d.b.Release(ctx, number, by, reason)
+		if err == nil {
+			d.setHold(number, nil)
+		}
+		return err
+	})
+}
+
+// setHold shows at once what the bucket will tell in a moment.
+func (d *Desk) setHold(number uint64, hold *broker.Hold) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if delete(d.runs.holds, number); hold != nil {
+		d.runs.holds[number] = *hold
+	}
+	if l := d.letters.find(number); l != nil {
+		d.letters.alter(l, func() { l.hold = hold })
+	}
+}
+
+// eachOf acts on the letters of a frozen query, some at a time.
+func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act func(context.Context, uint64) error) (done int, err error) {
+	set, err := d.thaw(frozen, purpose)
+	if err != nil {
+		return 0, err
+	}
+	results := make([]error, len(set))
+	var group errgroup.Group
+	group.SetLimit(together)
+	for i, number := range set {
+		if err = ctx.Err(); err != nil {
+			results = results[:i]
+			break
+		}
+		group.Go(func() error {
+			results[i] = act(ctx, number)
+			return nil
+		})
+	}
+	_ = group.Wait() // each has its own result
+	d.CatchUp(ctx)
+	var refused error
+	for i, result := range results {
+		if result == nil {
+			done++
+			continue
+		}
+		result = d.refusal(set[i], result)
+		if c := (*Conflict)(nil); errors.As(result, &c) || errors.Is(result, ErrHeld) || errors.Is(result, ErrNotFound) || errors.Is(result, broker.ErrNotHeld) {
+			refused = result
+			continue
+		}
+		err = errors.Join(err, result)
+		if len(results) > together && err != nil {
+			err = fmt.Errorf("%d of %d were done, then: %w", done, len(set), result)
+			break
+		}
+	}
+	if done == 0 && err == nil {
+		err = refused
+	}
+	return done, err
+}
+
+// Restore puts a discarded letter on the list again and returns its new number. The
+// error is a *Conflict when somebody has restored it, and ErrNotFound when it is no
+// discarded letter.
+func (d *Desk) Restore(ctx context.Context, by broker.Actor, number uint64, reason string) (newNumber uint64, err error) {
+	record, err := d.endOf(ctx, number)
+	if err == nil {
+		newNumber, err = d.b.Restore(ctx, record, by, reason)
+	}
+	d.CatchUp(ctx)
+	if errors.Is(err, broker.ErrNotDiscarded) {
+		return 0, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return newNumber, d.refusal(number, err)
+}
+
+// endOf reads the record of a discarded letter, whole.
+func (d *Desk) endOf(ctx context.Context, number uint64) (broker.AuditRecord, error) {
+	d.mu.RLock()
+	record, known := d.history.ended(number)
+	d.mu.RUnlock()
+	if !known || record.Action != broker.ActionDiscarded {
+		return d.b.Discarded(ctx, number) // before all that the index keeps, or just now
+	}
+	return d.b.RecordAt(ctx, record.Sequence)
+}
+
+// refusal turns what the broker refuses into what the desk's callers know.
+func (d *Desk) refusal(number uint64, err error) error {
+	var taken *broker.Taken
+	var held *broker.Held
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &taken):
+		return &Conflict{number, taken.Record}
+	case errors.As(err, &held):
+		return fmt.Errorf("%w: %w", ErrHeld, held)
+	case errors.Is(err, broker.ErrUncertain):
+		return fmt.Errorf("dead letter %d: %w", number, ErrUncertain)
+	case errors.Is(err, broker.ErrNoLetter):
+		d.mu.RLock()
+		end, known := d.history.ended(number)
+		d.mu.RUnlock()
+		if known {
+			return &Conflict{number, end}
+		}
+		return fmt.Errorf("dead letter %d: %w", number, ErrNotFound)
+	}
+	return err
+}

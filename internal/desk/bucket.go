@@ -1,0 +1,235 @@
+package desk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// What the bucket CERTPOST_DESK holds beside the broker's holds.
+const (
+	runPrefix = "run."
+	setPrefix = "set."
+)
+
+// runs is what the bucket says: who holds what, and the replay runs. Desk.mu guards it.
+type runs struct {
+	holds map[uint64]broker.Hold
+	all   map[string]*run
+}
+
+// run is a replay run as this process knows it.
+type run struct {
+	id       string
+	record   runRecord
+	revision uint64
+	changed  time.Time // when the revision came here, by this process's clock alone
+	numbers  []uint64  // of its letters, sorted; nil until they are read
+	tracker  *tracker  // while it is unfinished
+}
+
+// runRecord is the value of run.<id>.
+type runRecord struct {
+	Run
+	// Forgiven are the letters that had died again, of another cause, when somebody
+	// let the run go on all the same.
+	Forgiven int `json:"forgiven,omitempty"`
+}
+
+// unfinished reports whether the run still has something to do.
+func (s RunState) unfinished() bool { return s == RunRunning || s == RunWatching || s == RunPaused }
+
+func newRuns() *runs { return &runs{holds: map[uint64]broker.Hold{}, all: map[string]*run{}} }
+
+// of is the unfinished run that a letter is part of, nil if there is none.
+func (x *runs) of(number uint64) *run {
+	for _, r := range x.all {
+		if _, found := slices.BinarySearch(r.numbers, number); found && r.record.State.unfinished() {
+			return r
+		}
+	}
+	return nil
+}
+
+// each yields the unfinished runs that are tracked.
+func (x *runs) each(yield func(*run) bool) {
+	for _, r := range x.all {
+		if r.tracker != nil && !yield(r) {
+			return
+		}
+	}
+}
+
+// watchAgain is how long a watch is trusted: it does not hear of a bucket that was
+// purged or replaced.
+const watchAgain = time.Minute
+
+// followBucket keeps holds and runs.
+func (d *Desk) followBucket(ctx context.Context) {
+	for ctx.Err() == nil {
+		bucket, err := d.b.Desk(ctx)
+		if err == nil {
+			watch, cancel := context.WithTimeout(ctx, watchAgain)
+			var wg sync.WaitGroup
+			wg.Go(func() { d.watch(watch, bucket, "hold.", d.hearOfHold) })
+			wg.Go(func() { d.watch(watch, bucket, runPrefix, func(e broker.DeskEntry) { d.hearOfRun(watch, bucket, e) }) })
+			wg.Wait()
+			cancel()
+			continue
+		}
+		wait(ctx, d.pace.look)
+	}
+}
+
+// watch follows the entries with a prefix. What was known before and is not there
+// any more, when all that are have come, was removed meanwhile.
+func (d *Desk) watch(ctx context.Context, bucket *broker.DeskBucket, prefix string, hear func(broker.DeskEntry)) {
+	seen := map[string]bool{}
+	err := bucket.Watch(ctx, prefix, func(e broker.DeskEntry) {
+		if seen != nil {
+			seen[e.Key] = true
+		}
+		hear(e)
+	}, func() {
+		for _, key := range d.bucketKeys(prefix) {
+			if !seen[key] {
+				hear(broker.DeskEntry{Key: key, Deleted: true})
+			}
+		}
+		seen = nil
+	})
+	if err != nil && ctx.Err() == nil {
+		d.log.Debug().Err(err).Msg("the desk's bucket cannot be followed now")
+		wait(ctx, d.pace.look)
+	}
+}
+
+// bucketKeys are the entries known with a prefix.
+func (d *Desk) bucketKeys(prefix string) (keys []string) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if prefix == runPrefix {
+		for id := range d.runs.all {
+			keys = append(keys, runPrefix+id)
+		}
+		return keys
+	}
+	for number := range d.runs.holds {
+		keys = append(keys, holdKey(number))
+	}
+	return keys
+}
+
+func (d *Desk) hearOfHold(e broker.DeskEntry) {
+	hold, ok := broker.ParseHold(e)
+	if !ok {
+		return
+	}
+	d.mu.Lock()
+	delete(d.runs.holds, hold.Letter)
+	var kept *broker.Hold
+	if !e.Deleted {
+		d.runs.holds[hold.Letter] = hold
+		kept = &hold
+	}
+	if l := d.letters.find(hold.Letter); l != nil {
+		d.letters.alter(l, func() { l.hold = kept })
+	}
+	d.mu.Unlock()
+	d.listeners.tell(Change{Letters: true})
+}
+
+// hearOfRun takes in what the bucket says of a run. The numbers of one that is
+// unfinished are read once.
+func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broker.DeskEntry) {
+	id := strings.TrimPrefix(e.Key, runPrefix)
+	var record runRecord
+	if !e.Deleted && json.Unmarshal(e.Value, &record) != nil {
+		d.log.Warn().Str("run", id).Msg("a replay run's entry cannot be read; it is left alone")
+		return
+	}
+	d.mu.RLock()
+	known := d.runs.all[id]
+	needed := !e.Deleted && record.State.unfinished() && (known == nil || known.numbers == nil)
+	d.mu.RUnlock()
+	var numbers []uint64
+	if needed {
+		var err error
+		if numbers, err = readSet(ctx, bucket, id); err != nil && ctx.Err() == nil {
+			d.log.Warn().Err(err).Str("run", id).Msg("which letters a replay run is about cannot be read now")
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer d.listeners.tell(Change{Runs: true, Letters: needed})
+	if e.Deleted {
+		if known != nil {
+			d.endTracking(known)
+			delete(d.runs.all, id)
+		}
+		return
+	}
+	r := d.runs.all[id]
+	if r == nil {
+		r = &run{id: id}
+		d.runs.all[id] = r
+	}
+	if e.Revision < r.revision {
+		return // older than what this process wrote itself
+	}
+	if e.Revision > r.revision {
+		r.changed = time.Now()
+	}
+	r.record, r.revision = record, e.Revision
+	if r.numbers == nil {
+		r.numbers = numbers
+	}
+	switch unfinished := record.State.unfinished(); {
+	case unfinished && r.tracker == nil && r.numbers != nil:
+		d.beginTracking(r)
+	case !unfinished:
+		d.endTracking(r)
+	}
+}
+
+// beginTracking marks the run's letters as its own. The lock is held.
+func (d *Desk) beginTracking(r *run) {
+	r.tracker = d.track(r)
+	for _, n := range r.numbers {
+		if l := d.letters.find(n); l != nil {
+			l.run = r
+		}
+	}
+}
+
+// endTracking lets them go again. The lock is held.
+func (d *Desk) endTracking(r *run) {
+	if r.tracker == nil {
+		return
+	}
+	for _, n := range r.numbers {
+		if l := d.letters.find(n); l != nil && l.run == r {
+			l.run = nil
+		}
+	}
+	r.tracker, r.numbers = nil, nil
+}
+
+// readSet reads the numbers of a run's letters.
+func readSet(ctx context.Context, bucket *broker.DeskBucket, id string) ([]uint64, error) {
+	e, err := bucket.Get(ctx, setPrefix+id)
+	if err != nil {
+		return nil, err
+	}
+	numbers, ok := decodeNumbers(e.Value)
+	if !ok {
+		return nil, errors.New(setPrefix + id + " is not a list of numbers")
+	}
+	return numbers, nil
+}

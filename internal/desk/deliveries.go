@@ -1,0 +1,341 @@
+package desk
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// deliveries is the index of the ledger: what can be searched for, hashed, and the
+// revision under which the entry itself can be read. Desk.mu guards it.
+type deliveries struct {
+	hash     hasher
+	limit    int
+	slots    []slot            // by revision; those without a state are empty
+	live     int               // slots that are not empty
+	places   map[uint64]uint64 // key, hashed -> revision
+	names    []uint32          // of all slots, one after the other
+	book     nameBook
+	targets  map[uint64]*results // target, hashed
+	states   [lastState + 1]int
+	sent     hours
+	lastSent int64           // Unix seconds
+	newest   map[uint64]fact // target and name, hashed -> the newest certificate sent
+	next     uint64          // revision to be read next
+	last     uint64          // of the ledger, as far as known
+	entries  uint64          // in the ledger, as far as known
+	dropped  int             // entries older than those kept
+}
+
+// slot is one entry.
+type slot struct {
+	revision                           uint64
+	key, target, event, serial, finger uint64
+	last                               uint32 // attempt, Unix seconds
+	names                              uint32 // where they begin
+	count                              uint8  // of names
+	state                              uint8
+}
+
+// The states as a slot has them; 0 is empty.
+const (
+	slotWaiting = iota + 1
+	slotSending
+	slotSent
+	slotDead
+	slotDiscarded
+	lastState = slotDiscarded
+)
+
+func slotState(s broker.State) uint8 {
+	switch s {
+	case broker.StateSending:
+		return slotSending
+	case broker.StateSent:
+		return slotSent
+	case broker.StateDead:
+		return slotDead
+	case broker.StateDiscarded:
+		return slotDiscarded
+	}
+	return slotWaiting
+}
+
+// fact is a certificate that a target was sent.
+type fact struct {
+	revision                uint64
+	notBefore, notAfter, at uint32 // Unix seconds
+}
+
+func (f fact) superseded() *Superseded {
+	return &Superseded{NotAfter: time.Unix(int64(f.notAfter), 0).UTC(), At: time.Unix(int64(f.at), 0).UTC()}
+}
+
+// results is what came of a target's deliveries.
+type results struct {
+	live, sent int
+	last       int64 // sent, Unix seconds
+}
+
+func newDeliveries(hash hasher, limit int) *deliveries {
+	return &deliveries{
+		hash: hash, limit: limit, places: map[uint64]uint64{}, targets: map[uint64]*results{}, newest: map[uint64]fact{},
+		book: nameBook{hash: hash, ids: map[uint64]uint32{}, parents: []uint32{0}}, next: 1,
+	}
+}
+
+// put takes in what the ledger says now. It returns the certificate that a target
+// was sent, with the names for which it is the newest, if there are any.
+func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
+	x.next, x.last = c.Revision+1, max(x.last, c.Revision)
+	target, token, _ := strings.Cut(c.Key, ".")
+	key := x.hash.of(target, token)
+	x.drop(key)
+	if c.Deleted || c.Unreadable {
+		return f, nil
+	}
+	e := &c.Entry
+	s := slot{
+		revision: c.Revision, key: key, target: x.hash.of(target), event: x.hash.of(token),
+		last: seconds(e.Last), state: slotState(e.State), names: uint32(len(x.names)),
+	}
+	cert := e.Certificate
+	if cert != nil {
+		s.serial, s.finger = x.hash.of(hexDigits(cert.Serial)), x.hash.of(hexDigits(cert.Fingerprint))
+		for _, name := range namesOf(cert) {
+			x.names = append(x.names, x.book.id(name))
+			s.count++
+		}
+	}
+	x.slots = append(x.slots, s)
+	x.places[key] = s.revision
+	x.tally(&s, 1)
+	if s.state == slotSent && cert != nil {
+		f = fact{s.revision, seconds(cert.NotBefore), seconds(cert.NotAfter), s.last}
+		for _, name := range namesOf(cert) {
+			pair := x.hash.of(target, name)
+			if known, ok := x.newest[pair]; !ok || known.notBefore <= f.notBefore {
+				x.newest[pair] = f
+				pairs = append(pairs, pair)
+			}
+		}
+	}
+	if x.live > x.limit || len(x.slots) > 2*x.live+4096 {
+		x.compact()
+	}
+	return f, pairs
+}
+
+// namesOf are the names of a certificate, in lower case, each once.
+func namesOf(c *verdict.Certificate) []string {
+	var names []string
+	for _, n := range append([]string{c.CommonName}, c.DNSNames...) {
+		if n = strings.ToLower(n); n != "" && len(names) < maxNames && !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// drop empties the slot of a key.
+func (x *deliveries) drop(key uint64) {
+	revision, ok := x.places[key]
+	if !ok {
+		return
+	}
+	delete(x.places, key)
+	if i, found := x.find(revision); found && x.slots[i].key == key {
+		x.tally(&x.slots[i], -1)
+		x.slots[i].state = 0
+	}
+}
+
+func (x *deliveries) find(revision uint64) (int, bool) {
+	return slices.BinarySearchFunc(x.slots, revision, func(s slot, r uint64) int {
+		switch {
+		case s.revision < r:
+			return -1
+		case s.revision > r:
+			return 1
+		}
+		return 0
+	})
+}
+
+// tally adds a slot to the sums, or with -1 takes it out.
+func (x *deliveries) tally(s *slot, by int) {
+	x.live += by
+	x.states[s.state] += by
+	t := x.targets[s.target]
+	if t == nil {
+		t = &results{}
+		x.targets[s.target] = t
+	}
+	t.live += by
+	if s.state == slotSent {
+		t.sent += by
+		t.last, x.lastSent = max(t.last, int64(s.last)), max(x.lastSent, int64(s.last))
+		x.sent.add(int64(s.last)*int64(time.Second), by)
+	}
+}
+
+// compact removes empty slots, and the oldest of those beyond the limit, with some
+// more so that it need not be done for each.
+func (x *deliveries) compact() {
+	if x.live > x.limit {
+		for i := range x.slots {
+			if x.live <= x.limit-x.limit/16 {
+				break
+			}
+			if x.slots[i].state != 0 {
+				delete(x.places, x.slots[i].key)
+				x.tally(&x.slots[i], -1)
+				x.slots[i].state = 0
+				x.dropped++
+			}
+		}
+	}
+	slots := make([]slot, 0, x.live+x.live/4)
+	names := make([]uint32, 0, len(x.names))
+	for _, s := range x.slots {
+		if s.state == 0 {
+			continue
+		}
+		from := s.names
+		s.names = uint32(len(names))
+		names = append(names, x.names[from:from+uint32(s.count)]...)
+		slots = append(slots, s)
+	}
+	x.slots, x.names = slots, slices.Clip(names)
+}
+
+// search gives the revisions of a page, newest first, beginning behind the revision
+// after (0: with the newest), and how many fit in all.
+func (x *deliveries) search(q DeliveryQuery, after uint64, size int) (page []uint64, total int, next uint64) {
+	fits := x.matcher(q)
+	counted := -1
+	switch {
+	case q == DeliveryQuery{}:
+		counted = x.live
+	case q == DeliveryQuery{State: q.State}:
+		counted = x.states[slotState(q.State)]
+	case q == DeliveryQuery{Target: q.Target}:
+		counted = 0
+		if t := x.targets[x.hash.of(q.Target)]; t != nil {
+			counted = t.live
+		}
+	}
+	for i := len(x.slots) - 1; i >= 0; i-- {
+		s := &x.slots[i]
+		if s.state == 0 || !fits(s) {
+			continue
+		}
+		total++
+		if after != 0 && s.revision >= after {
+			continue
+		}
+		if len(page) < size {
+			page = append(page, s.revision)
+		} else if next == 0 {
+			next = page[size-1]
+			if counted >= 0 {
+				break
+			}
+		}
+	}
+	if counted >= 0 {
+		total = counted
+	}
+	return page, total, next
+}
+
+// matcher makes a query ready for many slots.
+func (x *deliveries) matcher(q DeliveryQuery) func(*slot) bool {
+	var tests []func(*slot) bool
+	test := func(wanted bool, t func(*slot) bool) {
+		if wanted {
+			tests = append(tests, t)
+		}
+	}
+	state, target := slotState(q.State), x.hash.of(q.Target)
+	event, token := x.hash.of(events.Token(q.Event)), x.hash.of(q.Event)
+	serial, finger := x.hash.of(hexDigits(q.Serial)), x.hash.of(hexDigits(q.Fingerprint))
+	test(q.State != "", func(s *slot) bool { return s.state == state })
+	test(q.Target != "", func(s *slot) bool { return s.target == target })
+	test(q.Event != "", func(s *slot) bool { return s.event == event || s.event == token })
+	test(q.Serial != "", func(s *slot) bool { return s.serial == serial })
+	test(q.Fingerprint != "", func(s *slot) bool { return s.finger == finger })
+	test(!q.From.IsZero(), func(s *slot) bool { return s.last >= seconds(q.From) })
+	test(!q.To.IsZero(), func(s *slot) bool { return s.last < seconds(q.To) })
+	if q.Name != "" {
+		wanted := x.book.wanted(strings.ToLower(q.Name))
+		test(true, func(s *slot) bool {
+			for _, id := range x.names[s.names : s.names+uint32(s.count)] {
+				if wanted(id) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	return func(s *slot) bool {
+		for _, t := range tests {
+			if !t(s) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+// nameBook numbers names without keeping them: each knows the number of the name
+// that is left without its first label, so what ends alike can be found.
+type nameBook struct {
+	hash    hasher
+	ids     map[uint64]uint32
+	parents []uint32 // by id; a parent's id is lower; 0 is no name
+}
+
+func (b *nameBook) id(name string) uint32 {
+	if name == "" {
+		return 0
+	}
+	key := b.hash.of(name)
+	if id, ok := b.ids[key]; ok {
+		return id
+	}
+	_, rest, _ := strings.Cut(name, ".")
+	parent := b.id(rest)
+	id := uint32(len(b.parents))
+	b.parents = append(b.parents, parent)
+	b.ids[key] = id
+	return id
+}
+
+// wanted tells the names that are meant by one: itself, or with *. in front all
+// that end so.
+func (b *nameBook) wanted(name string) func(id uint32) bool {
+	suffix, below := strings.CutPrefix(name, "*.")
+	wanted, ok := b.ids[b.hash.of(suffix)]
+	if !ok {
+		return func(uint32) bool { return false }
+	}
+	if !below {
+		return func(id uint32) bool { return id == wanted }
+	}
+	under := make([]bool, len(b.parents))
+	for id := wanted + 1; int(id) < len(b.parents); id++ {
+		parent := b.parents[id]
+		under[id] = parent == wanted || under[parent]
+	}
+	return func(id uint32) bool { return under[id] }
+}
+
+// seconds is a time as a slot has it; what is before 1970 or after 2106 is cut.
+func seconds(t time.Time) uint32 {
+	return uint32(max(0, min(t.Unix(), 1<<32-1)))
+}

@@ -1,0 +1,230 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unique"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Letter is all that is known of one letter, open or not; ErrNotFound when there
+// never was one with the number, or nothing is left of it.
+func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
+	out := Detail{Fate: Open}
+	there, err := d.b.DeadLetter(ctx, number)
+	switch {
+	case err == nil:
+		out.Event = there.Body
+		out.Replay = there.Unreplayable()
+	case errors.Is(err, broker.ErrNoLetter):
+		if there, err = d.departed(ctx, number, &out); err != nil {
+			return out, err
+		}
+	default:
+		return out, err
+	}
+	out.DeadLetter = there
+	out.Body = nil
+	out.Letter.Fingerprint = Fingerprint(there.Code, there.Phase, there.Lane, there.EnhancedCode)
+	out.Cause, out.Remedy = Explain(there.Code, there.Phase)
+	if leaf, ok := leafOf(there.Body); ok {
+		out.Certificate = leaf.Value().certificate()
+	}
+	d.mu.RLock()
+	if l := d.letters.find(number); l != nil && out.Fate == Open {
+		known := l.letter()
+		out.Hold, out.Superseded, out.Run = known.Hold, known.Superseded, known.Run
+	}
+	if g := d.letters.groups[out.Fingerprint]; g != nil {
+		out.Siblings = g.byNumber.size
+		if out.Fate == Open {
+			out.Siblings = max(0, out.Siblings-1)
+		}
+	}
+	if d.maxAge > 0 && out.Fate == Open {
+		out.Expires = there.Time.Add(d.maxAge)
+	}
+	out.History = d.history.of(number, there.Target, there.Event, maxPage)
+	d.mu.RUnlock()
+	if out.Hold != nil && out.Replay == "" {
+		out.Replay = "it is held by " + out.Hold.By + ": " + out.Hold.Reason
+	}
+	return out, d.addDelivery(ctx, &out)
+}
+
+// addDelivery adds what the ledger says. Not to have an entry is no error: what never
+// became a delivery has none.
+func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
+	if out.Target == "" {
+		return nil
+	}
+	entries, err := d.b.Deliveries(ctx, out.Target, out.DeadLetter.Event)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	e := entries[0]
+	out.Delivery = &e
+	if e.Receipt != nil {
+		out.MessageID = e.Receipt.MessageID
+	}
+	if out.Certificate == nil {
+		out.Certificate = e.Certificate
+	}
+	return nil
+}
+
+// departed is a letter that is not open any more, from the record of its end.
+func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker.DeadLetter, error) {
+	d.mu.RLock()
+	out.Fate = d.letters.fates.fate(number)
+	record, known := d.history.ended(number)
+	d.mu.RUnlock()
+	if !known {
+		return broker.DeadLetter{}, fmt.Errorf("dead letter %d: %w", number, ErrNotFound)
+	}
+	end, err := d.b.RecordAt(ctx, record.Sequence)
+	if err != nil {
+		return broker.DeadLetter{}, err
+	}
+	out.End, out.Event = &end, end.Body
+	out.Replay = "it is not on the list any more"
+	if out.Fate == "" || out.Fate == Open {
+		out.Fate = fateNames[fateOf(&end)]
+	}
+	letter := broker.DeadLetter{Sequence: number, Event: end.Event, Target: end.Target, Lane: end.Lane}
+	if end.Letter != nil {
+		letter = *end.Letter
+	}
+	letter.Sequence, letter.Body = number, end.Body
+	end.Body = nil
+	return letter, nil
+}
+
+// Preflight looks at all that a replay of the letter needs, without sending.
+func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding, error) {
+	letter, err := d.b.DeadLetter(ctx, number)
+	if err != nil {
+		return nil, d.refusal(number, err)
+	}
+	if why := letter.Unreplayable(); why != "" {
+		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}, nil
+	}
+	return d.around.Examine(ctx, letter.Target, letter.Body), nil
+}
+
+// LaneRow is a lane with the relays that the definitions give it.
+type LaneRow struct {
+	broker.LaneInfo
+	Relays []verdict.RelayView `json:"relays"`
+}
+
+// TargetResult is a target's definition with what came of it last.
+type TargetResult struct {
+	verdict.TargetView
+	LastSent time.Time `json:"last_sent,omitzero"`
+	LastDead time.Time `json:"last_dead,omitzero"`
+	Open     int       `json:"open"` // dead letters
+	Sent     int       `json:"sent"` // deliveries
+}
+
+// Targets are the targets as they are defined now, with what came of them.
+func (d *Desk) Targets() []TargetResult {
+	views := d.around.Targets()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	out := make([]TargetResult, len(views))
+	for i, view := range views {
+		out[i].TargetView = view
+		if t := d.letters.targets[unique.Make(view.ID)]; t != nil {
+			out[i].Open, out[i].LastDead = t.open, moment0(t.last)
+		}
+		if r := d.deliveries.targets[d.deliveries.hash.of(view.ID)]; r != nil {
+			out[i].Sent, out[i].LastSent = r.sent, moment0(r.last*int64(time.Second))
+		}
+	}
+	return out
+}
+
+// Check looks at a target without sending: its secrets, its relay up to AUTH.
+func (d *Desk) Check(ctx context.Context, target string) []verdict.Finding {
+	return d.around.Check(ctx, target)
+}
+
+// Relays are all lanes, with the relays behind them.
+func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
+	lanes, err := d.b.LaneInfos(ctx)
+	if err != nil {
+		return nil, err
+	}
+	relays := map[string][]verdict.RelayView{}
+	for _, r := range d.around.Relays() {
+		relays[r.Lane] = append(relays[r.Lane], r)
+	}
+	out := make([]LaneRow, len(lanes))
+	for i, l := range lanes {
+		out[i] = LaneRow{l, relays[l.Lane]}
+	}
+	return out, nil
+}
+
+// Suspend keeps a lane from being fetched from, until somebody resumes it or, unless
+// until is zero, until then.
+func (d *Desk) Suspend(ctx context.Context, by broker.Actor, lane, reason string, until time.Time) error {
+	if reason == "" {
+		return ErrNoReason
+	}
+	err := d.b.Suspend(ctx, broker.Suspension{Lane: lane, Reason: reason, By: by.Name, Until: until}, by)
+	d.lanesChanged(ctx, err)
+	return err
+}
+
+// Resume ends a lane's suspension.
+func (d *Desk) Resume(ctx context.Context, by broker.Actor, lane, reason string) error {
+	err := d.b.Resume(ctx, lane, by, reason)
+	d.lanesChanged(ctx, err)
+	return err
+}
+
+func (d *Desk) lanesChanged(ctx context.Context, err error) {
+	if err == nil {
+		d.CatchUp(ctx)
+		d.listeners.tell(Change{Lanes: true, Audit: true})
+	}
+}
+
+// Overview is the first page at a glance: some requests to NATS, and the index.
+func (d *Desk) Overview(ctx context.Context) (Overview, error) {
+	lanes, err := d.b.LaneInfos(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	backlog, err := d.b.Backlog(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	out := Overview{Lanes: lanes, Backlog: backlog, Groups: d.Groups(Query{}), Runs: []Run{}}
+	for _, r := range d.Runs() {
+		if r.State.unfinished() {
+			out.Runs = append(out.Runs, r)
+		}
+	}
+	now := time.Now()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	out.Balance = d.balance()
+	out.LastSuccess = moment0(d.deliveries.lastSent * int64(time.Second))
+	out.Sent24h, out.Dead24h = d.deliveries.sent.last24(now), d.letters.dead.last24(now)
+	switch {
+	case !d.read:
+		out.Reading = "the dead letters are still being read"
+	case d.away != nil:
+		out.Reading = "NATS is away: what is shown stands still"
+	case d.deliveries.reading():
+		out.Reading = fmt.Sprintf("the ledger is being read: %d of %d entries", d.deliveries.live, d.deliveries.entries)
+	}
+	return out, nil
+}

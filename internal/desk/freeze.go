@@ -1,0 +1,172 @@
+package desk
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Freeze chooses letters for a replay: all that fit the query, or with numbers those
+// alone.
+func (d *Desk) Freeze(q Query, numbers []uint64, withSuperseded bool) Frozen {
+	return d.FreezeFor(ForReplay, q, numbers, withSuperseded)
+}
+
+// FreezeFor chooses letters for a purpose: all that fit the query, or with numbers
+// those alone. What is shown of them is remembered for a quarter of an hour, so that
+// an action can tell letters that have left meanwhile from letters that were never
+// shown.
+func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) Frozen {
+	d.mu.RLock()
+	f, set := d.choose(purpose, q, numbers, withSuperseded)
+	d.mu.RUnlock()
+	d.shown.put(f.Hash, set)
+	return f
+}
+
+// choose finds the letters and says what was left out. The lock is held.
+func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) (Frozen, []uint64) {
+	if known := d.letters.fates.total(); q.AsOf == 0 || q.AsOf > known {
+		q.AsOf = known
+	}
+	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, WithSuperseded: withSuperseded, Numbers: []uint64{}}
+	var set []uint64
+	choose := func(l *letter) {
+		switch {
+		case purpose == ForRelease && l.hold == nil:
+			return
+		case purpose == ForRelease:
+		case l.hold != nil:
+			out.Held++
+			return
+		case l.run != nil:
+			out.InRuns++
+			return
+		case purpose != ForReplay:
+		case l.withheld || l.replaySubject() == "":
+			out.Withheld++
+			return
+		case l.superseded != nil && !withSuperseded && (q.Superseded == nil || !*q.Superseded):
+			out.Superseded++
+			return
+		}
+		if l.uncertain() {
+			out.Uncertain++
+		}
+		set = append(set, l.number)
+	}
+	if numbers != nil {
+		for _, n := range slices.Compact(slices.Sorted(slices.Values(numbers))) {
+			if l := d.letters.find(n); l != nil {
+				choose(l)
+			}
+		}
+	} else {
+		oldest := q
+		oldest.Order = Oldest
+		for l := range d.letters.chosen(oldest.ready(), 0) {
+			choose(l)
+		}
+	}
+	out.Count, out.Hash = len(set), hashNumbers(set)
+	out.Numbers = append(out.Numbers, set[:min(len(set), 20)]...)
+	return out, set
+}
+
+// thaw gives the letters of a frozen query that are to be acted on: those that were
+// shown. It chooses again by the same query, which is bounded by AsOf, so nothing that
+// has come since is among them, and then:
+//
+//   - Letters that were shown and do not fit any more (they have left, are held or in
+//     a run by now) stay in the set: each is looked at when its turn comes and counted
+//     as gone, or refused. Nothing is done that was not shown.
+//   - If a letter fits now that was not shown (its hold was ended, say), the set is
+//     another one: the error is ErrChanged, with both counts.
+//   - What was shown is remembered by the process that showed it. Where it is not (the
+//     page came from another replica, or long ago), only the very same set is acted on.
+func (d *Desk) thaw(f Frozen, purpose Purpose) ([]uint64, error) {
+	if f.Purpose == "" {
+		f.Purpose = ForReplay
+	}
+	if f.Only != nil && f.Purpose != purpose {
+		// Named one by one, so there is nothing about which the query could differ.
+		f.Purpose = purpose
+		d.mu.RLock()
+		defer d.mu.RUnlock()
+		_, set := d.choose(purpose, f.Query, f.Only, f.WithSuperseded)
+		return set, nil
+	}
+	q := f.Query
+	q.AsOf = f.AsOf
+	d.mu.RLock()
+	now, set := d.choose(f.Purpose, q, f.Only, f.WithSuperseded)
+	d.mu.RUnlock()
+	if now.Hash == f.Hash {
+		return set, nil
+	}
+	shown, known := d.shown.get(f.Hash)
+	for _, n := range set {
+		if _, found := slices.BinarySearch(shown, n); !found {
+			known = false
+			break
+		}
+	}
+	if !known {
+		return nil, fmt.Errorf("%w: %d letters were shown, %d fit now", ErrChanged, f.Count, now.Count)
+	}
+	return shown, nil
+}
+
+// What is remembered of sets that were shown.
+const (
+	shownFor = 15 * time.Minute
+	maxShown = 100
+	maxBytes = 16 << 20
+)
+
+// shown are the sets that pages have shown lately, by their hash.
+type shown struct {
+	mu    sync.Mutex
+	sets  []shownSet // the oldest first
+	bytes int
+}
+
+type shownSet struct {
+	hash    string
+	numbers []byte // encoded
+	at      time.Time
+}
+
+func (s *shown) put(hash string, numbers []uint64) {
+	encoded := encodeNumbers(numbers)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(func(i int) bool { return s.sets[i].hash == hash })
+	s.sets = append(s.sets, shownSet{hash, encoded, time.Now()})
+	s.bytes += len(encoded)
+	for len(s.sets) > 1 && (s.bytes > maxBytes || len(s.sets) > maxShown || time.Since(s.sets[0].at) > shownFor) {
+		s.drop(func(i int) bool { return i == 0 })
+	}
+}
+
+// drop removes the sets that fit. The lock is held.
+func (s *shown) drop(fits func(i int) bool) {
+	for i := len(s.sets) - 1; i >= 0; i-- {
+		if fits(i) {
+			s.bytes -= len(s.sets[i].numbers)
+			s.sets = slices.Delete(s.sets, i, i+1)
+		}
+	}
+}
+
+func (s *shown) get(hash string) ([]uint64, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, set := range s.sets {
+		if set.hash == hash && time.Since(set.at) <= shownFor {
+			return decodeNumbers(set.numbers)
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,134 @@
+package desk
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"slices"
+	"strings"
+	"time"
+	"unique"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// leaf is what the index keeps of a certificate; letters of one event to many
+// targets share it.
+type leaf struct {
+	cn, names, serial   string // names joined by blanks, which no name has
+	issuer              unique.Handle[string]
+	fingerprint         [sha256.Size]byte
+	notBefore, notAfter int64 // Unix seconds
+}
+
+// maxNames and maxText bound what is kept of a certificate that somebody made to be
+// large.
+const (
+	maxNames = 100
+	maxText  = 300
+)
+
+// leafOf finds the certificate that the event in a letter's body is about; false
+// when there is none in it: it is kept elsewhere, or the event cannot be read.
+func leafOf(body []byte) (unique.Handle[leaf], bool) {
+	var none unique.Handle[leaf]
+	ev, err := events.Decode(nil, body)
+	if err != nil || ev.Certificate.PEM == "" {
+		return none, false
+	}
+	cert := pickLeaf([]byte(ev.Certificate.PEM))
+	if cert == nil {
+		return none, false
+	}
+	l := leaf{
+		cn: cut(cert.Subject.CommonName), issuer: unique.Make(cut(cert.Issuer.String())), serial: serialText(cert),
+		fingerprint: sha256.Sum256(cert.Raw), notBefore: cert.NotBefore.Unix(), notAfter: cert.NotAfter.Unix(),
+	}
+	var names []string
+	for _, n := range cert.DNSNames[:min(len(cert.DNSNames), maxNames)] {
+		if n = cut(n); n != "" && !strings.Contains(n, " ") {
+			names = append(names, n)
+		}
+	}
+	l.names = strings.Join(names, " ")
+	return intern(l), true
+}
+
+// pickLeaf is the first certificate that is no authority's, else the first one. The
+// certificate proper was judged by the delivery; here it is only to be recognized.
+func pickLeaf(text []byte) *x509.Certificate {
+	var first *x509.Certificate
+	for range maxNames { // a chain has a few
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			break
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			continue
+		}
+		if !cert.IsCA {
+			return cert
+		}
+		if first == nil {
+			first = cert
+		}
+	}
+	return first
+}
+
+// serialText is the serial number in hexadecimal, two digits to a byte, as the
+// ledger has it.
+func serialText(cert *x509.Certificate) string {
+	n := cert.SerialNumber.Bytes()
+	if len(n) == 0 {
+		n = []byte{0}
+	}
+	return hex.EncodeToString(n[:min(len(n), 40)])
+}
+
+func cut(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)], "") }
+
+func (l leaf) certificate() *verdict.Certificate {
+	return &verdict.Certificate{
+		CommonName: l.cn, DNSNames: strings.Fields(l.names), Issuer: l.issuer.Value(), Serial: l.serial,
+		Fingerprint: hex.EncodeToString(l.fingerprint[:]),
+		NotBefore:   time.Unix(l.notBefore, 0).UTC(), NotAfter: time.Unix(l.notAfter, 0).UTC(),
+	}
+}
+
+// named reports whether the certificate has the name, which is in lower case.
+func (l leaf) named(name string) bool {
+	return strings.ToLower(l.cn) == name || slices.Contains(strings.Fields(strings.ToLower(l.names)), name)
+}
+
+// primaryName is what a certificate is for, in lower case: its common name, if that
+// is one of its names or it has no other, else its first name.
+func primaryName(cn string, names []string) string {
+	for _, n := range names {
+		if strings.EqualFold(n, cn) {
+			return strings.ToLower(cn)
+		}
+	}
+	if len(names) > 0 {
+		return strings.ToLower(names[0])
+	}
+	return strings.ToLower(cn)
+}
+
+func (l leaf) primaryName() string { return primaryName(l.cn, strings.Fields(l.names)) }
+
+// hexDigits are the digits of a serial number or a fingerprint as somebody typed
+// or pasted it: without colons and blanks, in lower case.
+func hexDigits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ':' || r == ' ' || r == '-' {
+			return -1
+		}
+		return r
+	}, strings.ToLower(strings.TrimSpace(s)))
+}
+
+func intern(l leaf) unique.Handle[leaf] { return unique.Make(l) }

@@ -1,0 +1,162 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// hearOfLedger passes on how far the ledger reaches; only the newest word counts.
+func (d *Desk) hearOfLedger(state broker.StreamState) {
+	select {
+	case <-d.ledger:
+	default:
+	}
+	d.ledger <- state // there is room: nobody else sends
+}
+
+// followLedger keeps the index of deliveries.
+func (d *Desk) followLedger(ctx context.Context) {
+	var created time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case state := <-d.ledger:
+			d.mu.Lock()
+			if !created.IsZero() && (!state.Created.Equal(created) || state.Last+1 < d.deliveries.next) {
+				d.log.Warn().Msg("the ledger was made anew or put back; reading it from the beginning")
+				d.forgetDeliveries()
+			}
+			created = state.Created
+			d.deliveries.last, d.deliveries.entries = state.Last, state.Messages
+			from := d.deliveries.next
+			d.mu.Unlock()
+			if from > state.Last {
+				continue
+			}
+			if err := d.readLedger(ctx, from, state.Last); err != nil && ctx.Err() == nil {
+				d.log.Debug().Err(err).Msg("the ledger was not read to its end; it goes on from there")
+				wait(ctx, d.pace.look)
+			}
+		}
+	}
+}
+
+// forgetDeliveries empties the index of deliveries, and what letters know from it.
+// The lock is held.
+func (d *Desk) forgetDeliveries() {
+	d.deliveries = newDeliveries(d.deliveries.hash, d.deliveries.limit)
+	for l := range d.letters.byNumber.after(nil) {
+		if l.superseded != nil {
+			d.letters.alter(l, func() { l.superseded = nil })
+		}
+	}
+}
+
+// readLedger reads the entries that are new or have changed.
+func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
+	var some []broker.LedgerChange
+	superseded := false
+	apply := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for i := range some {
+			superseded = d.enter(&some[i]) || superseded
+		}
+		some = some[:0]
+	}
+	for c, rerr := range d.b.ReadEntries(ctx, from) {
+		if err = rerr; err != nil {
+			break
+		}
+		if some = append(some, c); len(some) == chunk {
+			apply()
+		}
+	}
+	apply()
+	if err == nil {
+		d.mu.Lock()
+		d.deliveries.next = max(d.deliveries.next, last+1)
+		d.mu.Unlock()
+	}
+	d.listeners.tell(Change{Lanes: true, Letters: superseded})
+	return err
+}
+
+// enter takes in one entry, and marks the letters whose certificate it makes old. It
+// reports whether there were any. The lock is held.
+func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
+	newer, pairs := d.deliveries.put(c)
+	target, token, _ := strings.Cut(c.Key, ".")
+	d.runs.entryCame(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
+	for _, pair := range pairs {
+		for _, l := range d.letters.named[pair] {
+			if l.leaf.Value().notBefore >= int64(newer.notBefore) {
+				continue
+			}
+			s := newer.superseded()
+			s.name(&c.Entry)
+			d.letters.alter(l, func() { l.superseded = s })
+			superseded = true
+		}
+	}
+	return superseded
+}
+
+// reading reports whether the index does not know yet what the ledger says.
+func (x *deliveries) reading() bool { return x.next <= x.last }
+
+// sentSince reports whether the ledger says that a delivery (target and event,
+// hashed) was sent after a moment (Unix nanoseconds).
+func (x *deliveries) sentSince(key uint64, at int64) bool {
+	revision, ok := x.places[key]
+	if !ok {
+		return false
+	}
+	i, ok := x.find(revision)
+	return ok && x.slots[i].state == slotSent && int64(x.slots[i].last) >= at/int64(time.Second)
+}
+
+// Deliveries is a page of the ledger's entries that fit, newest first, of those
+// before the revision after (0: from the newest).
+func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
+	size = pageSize(size)
+	d.mu.RLock()
+	x := d.deliveries
+	page, total, next := x.search(q, after, size)
+	out := DeliveryListing{Entries: []broker.Entry{}, Total: total, Next: next, Read: uint64(x.live), Of: x.entries}
+	if !x.reading() && x.dropped == 0 {
+		out.Of = out.Read // removals leave markers in the stream, which are no entries
+	}
+	d.mu.RUnlock()
+	for _, revision := range page {
+		c, err := d.b.EntryAt(ctx, revision)
+		if errors.Is(err, broker.ErrNoEntry) {
+			continue // it has just changed, and comes again as the newest
+		}
+		if err != nil {
+			return out, err
+		}
+		out.Entries = append(out.Entries, c.Entry)
+	}
+	return out, nil
+}
+
+// Delivery is what the ledger says of one delivery, and what was done to its dead
+// letters, oldest first; ErrNotFound when the ledger has no entry.
+func (d *Desk) Delivery(ctx context.Context, target, event string) (broker.Entry, []broker.AuditRecord, error) {
+	entries, err := d.b.Deliveries(ctx, target, event)
+	if err != nil {
+		return broker.Entry{}, nil, err
+	}
+	if len(entries) == 0 {
+		return broker.Entry{}, nil, ErrNotFound
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return entries[0], d.history.of(0, target, entries[0].Event, maxPage), nil
+}

@@ -1,0 +1,247 @@
+package desk
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"strings"
+	"time"
+	"unique"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// letter is an open dead letter as the index keeps it: without its body, and what
+// many letters have in common kept once.
+type letter struct {
+	number    uint64
+	at        int64 // of the letter, Unix nanoseconds
+	notAfter  int64 // of the certificate, Unix seconds; never where there is none
+	group     *group
+	event     string
+	target    unique.Handle[string]
+	certainty unique.Handle[string]
+	reason    unique.Handle[string]
+	reply     unique.Handle[string]
+	owed      unique.Handle[string] // the recipients, joined by ", "
+	secrets   unique.Handle[string]
+	leaf      unique.Handle[leaf] // when hasLeaf
+
+	first, last          int64 // attempts, Unix nanoseconds, 0: none
+	attempts, generation int32
+	replyCode            int16
+	hasLeaf              bool
+	withheld             bool // the body is no event
+	odd                  *odd
+
+	hold       *broker.Hold
+	superseded *Superseded
+	run        *run // unfinished, that it is part of
+}
+
+// odd is what most letters do not have, or what follows from the rest for most.
+type odd struct {
+	subject, token, replaySubject, traceParent string
+	restoredFrom                               uint64
+}
+
+// never is later than any certificate.
+const never = math.MaxInt64
+
+func newLetter(d *broker.DeadLetter) *letter {
+	l := &letter{
+		number: d.Sequence, at: d.Time.UnixNano(), notAfter: never, event: strings.Clone(d.Event),
+		target: unique.Make(d.Target), certainty: unique.Make(string(d.Certainty)), reason: unique.Make(d.Reason),
+		reply: unique.Make(d.Reply), owed: unique.Make(strings.Join(d.Recipients, ", ")), secrets: unique.Make(d.Secrets),
+		first: nanoseconds(d.First), last: nanoseconds(d.Last), attempts: int32(d.Attempts), generation: int32(d.Generation),
+		replyCode: int16(d.ReplyCode), withheld: withheld(d.Body),
+	}
+	if leaf, ok := leafOf(d.Body); ok {
+		l.leaf, l.hasLeaf, l.notAfter = leaf, true, leaf.Value().notAfter
+	}
+	return l
+}
+
+// withheld reports a body that says why there is no event.
+func withheld(body []byte) bool {
+	var instead struct {
+		Why string `json:"withheld"`
+	}
+	return bytes.Contains(body, []byte(`"withheld"`)) && json.Unmarshal(body, &instead) == nil && instead.Why != ""
+}
+
+// keepOdd remembers of the letter what does not follow from the rest. The letter
+// has its group by then.
+func (l *letter) keepOdd(d *broker.DeadLetter) {
+	o := odd{restoredFrom: d.RestoredFrom}
+	if d.Token != events.Token(l.event) {
+		o.token = strings.Clone(d.Token)
+	}
+	if d.ReplaySubject != l.usualReplay() {
+		o.replaySubject = strings.Clone(d.ReplaySubject)
+	}
+	o.traceParent = strings.Clone(d.TraceParent)
+	l.odd = &o
+	if subject := d.Subject; subject != l.subject() {
+		o.subject = strings.Clone(subject)
+	}
+	if o == (odd{}) {
+		l.odd = nil
+	}
+}
+
+func (l *letter) token() string {
+	if l.odd != nil && l.odd.token != "" {
+		return l.odd.token
+	}
+	return events.Token(l.event)
+}
+
+func (l *letter) usualReplay() string {
+	return "certpost.delivery." + l.group.lane + "." + l.target.Value()
+}
+
+// orNobody is a target or a lane as it stands in subjects.
+func orNobody(token string) string {
+	if !events.IsToken(token) {
+		return "_"
+	}
+	return token
+}
+
+func (l *letter) replaySubject() string {
+	if l.odd != nil && l.odd.replaySubject != "" {
+		return l.odd.replaySubject
+	}
+	return l.usualReplay()
+}
+
+func (l *letter) subject() string {
+	if l.odd != nil && l.odd.subject != "" {
+		return l.odd.subject
+	}
+	return strings.Join([]string{"certpost.dead", string(l.group.code), orNobody(l.group.lane), orNobody(l.target.Value()), l.token()}, ".")
+}
+
+// letter is the letter as others see it.
+func (l *letter) letter() Letter {
+	g := l.group
+	out := Letter{
+		DeadLetter: broker.DeadLetter{
+			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(),
+			Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Code: g.code, Class: g.code.Class(), Phase: g.phase,
+			Reason: l.reason.Value(), ReplyCode: int(l.replyCode), EnhancedCode: g.enhanced, Reply: l.reply.Value(),
+			Attempts: int(l.attempts), First: moment0(l.first), Last: moment0(l.last), Certainty: verdict.Certainty(l.certainty.Value()),
+			Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
+		},
+		Fingerprint: g.fingerprint,
+	}
+	if owed := l.owed.Value(); owed != "" {
+		out.Recipients = strings.Split(owed, ", ")
+	}
+	if l.odd != nil {
+		out.TraceParent, out.RestoredFrom = l.odd.traceParent, l.odd.restoredFrom
+	}
+	if l.hasLeaf {
+		out.Certificate = l.leaf.Value().certificate()
+	}
+	if l.hold != nil {
+		hold := *l.hold
+		out.Hold = &hold
+	}
+	if l.superseded != nil {
+		newer := *l.superseded
+		out.Superseded = &newer
+	}
+	if l.run != nil {
+		out.Run = l.run.id
+	}
+	return out
+}
+
+func (l *letter) uncertain() bool { return l.certainty.Value() == string(verdict.May) }
+
+func (l *letter) named(name string) bool { return l.hasLeaf && l.leaf.Value().named(name) }
+
+// nanoseconds and moment0 keep the zero time zero.
+func nanoseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func moment0(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}
+
+// needle is a free text, looked for without regard to the case of ASCII letters.
+// Texts that many letters share are searched once.
+type needle struct {
+	text  string
+	known map[unique.Handle[string]]bool
+}
+
+func newNeedle(text string) *needle {
+	return &needle{strings.ToLower(text), map[unique.Handle[string]]bool{}}
+}
+
+func (n *needle) in(l *letter) bool {
+	if containsFold(l.event, n.text) || containsFold(l.group.label, n.text) {
+		return true
+	}
+	for _, shared := range [...]unique.Handle[string]{l.target, l.reason, l.reply, l.owed} {
+		if n.inShared(shared) {
+			return true
+		}
+	}
+	if !l.hasLeaf {
+		return false
+	}
+	c := l.leaf.Value()
+	return containsFold(c.names, n.text) || containsFold(c.cn, n.text) || containsFold(c.serial, n.text) || n.inShared(c.issuer)
+}
+
+func (n *needle) inShared(h unique.Handle[string]) bool {
+	found, known := n.known[h]
+	if !known {
+		found = containsFold(h.Value(), n.text)
+		n.known[h] = found
+	}
+	return found
+}
+
+// containsFold reports whether s holds text, which is in lower case. It copies
+// nothing: it is asked a million times for one search.
+func containsFold(s, text string) bool {
+	if text == "" {
+		return true
+	}
+	for i := 0; i+len(text) <= len(s); i++ {
+		if lower(s[i]) == text[0] && foldedPrefix(s[i:], text) {
+			return true
+		}
+	}
+	return false
+}
+
+func foldedPrefix(s, text string) bool {
+	for i := range len(text) {
+		if lower(s[i]) != text[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}

@@ -1,0 +1,63 @@
+package desk
+
+import (
+	"context"
+	"sync"
+)
+
+// maxListeners bounds the pages that are kept up to date by one process.
+const maxListeners = 200
+
+// listeners are those who want to hear of changes. Nobody waits for them: what one
+// has not taken yet is made one with what comes next.
+type listeners struct {
+	mu  sync.Mutex
+	all map[chan Change]bool
+}
+
+// Changes tells of what the pages show being different now, one Change at most
+// waiting to be taken. The channel is closed when the context ends, and at once when
+// there are 200 listeners already.
+func (d *Desk) Changes(ctx context.Context) <-chan Change {
+	ch := make(chan Change, 1)
+	l := &d.listeners
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.all) >= maxListeners || ctx.Err() != nil {
+		close(ch)
+		return ch
+	}
+	if l.all == nil {
+		l.all = map[chan Change]bool{}
+	}
+	l.all[ch] = true
+	context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.all, ch)
+		close(ch)
+	})
+	return ch
+}
+
+// tell tells all listeners.
+func (l *listeners) tell(c Change) {
+	if c == (Change{}) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ch := range l.all {
+		merged := c
+		select {
+		case earlier := <-ch:
+			merged.Letters = merged.Letters || earlier.Letters
+			merged.Runs = merged.Runs || earlier.Runs
+			merged.Lanes = merged.Lanes || earlier.Lanes
+			merged.Audit = merged.Audit || earlier.Audit
+			merged.Newer += earlier.Newer
+		default:
+		}
+		ch <- merged // there is room: nobody else sends
+	}
+}

@@ -1,0 +1,48 @@
+package desk
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"strconv"
+)
+
+// hashNumbers is the SHA-256, hexadecimal, over sorted numbers, eight bytes each.
+func hashNumbers(numbers []uint64) string {
+	h := sha256.New()
+	var b [8]byte
+	for _, n := range numbers {
+		binary.BigEndian.PutUint64(b[:], n)
+		_, _ = h.Write(b[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// encodeNumbers writes sorted numbers as the differences between them, which are
+// small: one byte for most.
+func encodeNumbers(numbers []uint64) []byte {
+	var out []byte
+	last := uint64(0)
+	for _, n := range numbers {
+		out = binary.AppendUvarint(out, n-last)
+		last = n
+	}
+	return out
+}
+
+// decodeNumbers reads what encodeNumbers writes; false for anything else.
+func decodeNumbers(b []byte) ([]uint64, bool) {
+	var numbers []uint64
+	last := uint64(0)
+	for len(b) > 0 {
+		step, n := binary.Uvarint(b)
+		if n <= 0 || step == 0 || last+step < last {
+			return nil, false
+		}
+		last += step
+		numbers, b = append(numbers, last), b[n:]
+	}
+	return numbers, true
+}
+
+func holdKey(number uint64) string { return "hold." + strconv.FormatUint(number, 10) }

@@ -1,0 +1,165 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// limit is how many letters may be published by now.
+func (w *worker) limit(published, underWay int) int {
+	all := published - underWay + window
+	if !w.record.Spec.Canary || published > canary[len(canary)-1] {
+		return all
+	}
+	for _, stage := range canary {
+		if published < stage || published == stage && underWay > 0 {
+			return stage
+		}
+	}
+	return all
+}
+
+// batch is the letters to be published next, at most as many as go together, and
+// when the rate allows the next one.
+func (w *worker) batch() (numbers []uint64, allowed time.Time) {
+	now := time.Now()
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	r := w.runs.all[w.id]
+	if r == nil || r.tracker == nil {
+		return nil, now
+	}
+	t := r.tracker
+	room := min(together, w.limit(t.published(), t.underWay())-t.published())
+	rate := w.record.Spec.Rate
+	if !rate.IsZero() {
+		room = min(room, 1)
+		if now.Before(w.allowed) {
+			return nil, w.allowed
+		}
+		w.allowed = now.Add(rate.Per / time.Duration(rate.Count))
+	}
+	for looked := 0; len(numbers) < room && looked < len(t.members) && t.left() > 0; looked++ {
+		if w.next >= len(t.members) {
+			w.next = 0
+		}
+		m := &t.members[w.next]
+		w.next++
+		if m.result == isWaiting && !now.Before(m.again) {
+			numbers = append(numbers, m.number)
+		}
+	}
+	return numbers, w.allowed
+}
+
+// publishAll replays some letters side by side and notes what came of each.
+func (w *worker) publishAll(ctx context.Context, numbers []uint64) {
+	errs := make([]error, len(numbers))
+	var wg sync.WaitGroup
+	for i, n := range numbers {
+		wg.Go(func() { errs[i] = w.replay(ctx, n) })
+	}
+	wg.Wait()
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.runs.all[w.id]
+	if r == nil || r.tracker == nil {
+		return
+	}
+	for i, n := range numbers {
+		w.note(r.tracker, r.tracker.find(n), errs[i], now)
+	}
+}
+
+// errUnfit is the refusal of a letter that no replay can help.
+type errUnfit string
+
+func (e errUnfit) Error() string { return string(e) }
+
+func (w *worker) replay(ctx context.Context, number uint64) error {
+	letter, err := w.b.DeadLetter(ctx, number)
+	if err != nil {
+		return err
+	}
+	if why := letter.Unreplayable(); why != "" {
+		return errUnfit(why)
+	}
+	spec := w.record.Spec
+	return w.b.Replay(ctx, letter, w.record.By, broker.Replay{Uncertain: spec.Uncertain, Force: spec.Force, Reason: spec.Reason, Run: w.id})
+}
+
+// note puts down what came of a try. The lock is held.
+func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
+	if m == nil || m.result != isWaiting {
+		return // the audit was faster
+	}
+	var taken *broker.Taken
+	var held *broker.Held
+	var unfit errUnfit
+	switch {
+	case err == nil:
+		w.trouble = time.Time{}
+		w.publish(t, m, now.UnixNano())
+	case errors.As(err, &taken) && taken.Record.Stage == broker.StageIntent:
+		m.again = now.Add(2 * time.Second) // somebody is acting on it
+	case errors.As(err, &taken) && taken.Record.Run == w.id:
+		w.publish(t, m, nanoseconds(taken.Record.Time)) // by this run, before the process was killed
+	case errors.As(err, &taken):
+		t.set(m, isGone)
+		m.at, m.note = nanoseconds(taken.Record.Time), fmt.Sprintf("%s by %s", taken.Record.Action, taken.Record.Name)
+	case errors.Is(err, broker.ErrNoLetter):
+		// The audit says in a moment what became of it.
+		if m.tries++; m.tries >= maxTries {
+			t.set(m, isGone)
+		}
+		m.again = now.Add(w.pace.look)
+	case errors.As(err, &held), errors.Is(err, broker.ErrUncertain), errors.As(err, &unfit):
+		t.set(m, isFailed)
+		m.at, m.note = now.UnixNano(), err.Error()
+	default:
+		if w.trouble.IsZero() {
+			w.trouble = now
+		}
+		m.note, m.again = err.Error(), now.Add(time.Second)
+		// Given up when it fails again and again while others do not: a success ends
+		// the trouble, so this letter has just begun it anew.
+		if m.tries++; m.tries >= maxTries && w.trouble.Equal(now) {
+			t.set(m, isFailed)
+			m.at = now.UnixNano()
+		}
+	}
+}
+
+// lastTrouble is why letters could not be published.
+func (w *worker) lastTrouble() string {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if r := w.runs.all[w.id]; r != nil && r.tracker != nil {
+		for i := range r.tracker.members {
+			if m := &r.tracker.members[i]; m.result == isWaiting && m.note != "" {
+				return m.note
+			}
+		}
+	}
+	return "NATS is away"
+}
+
+// eventsSettled takes events that never were a delivery for arrived once they had the
+// time to come back as letters: to whom they went is not known here. The lock is held.
+func (t *tracker) eventsSettled(now time.Time) {
+	if t.underWay() == 0 {
+		return
+	}
+	for i := range t.members {
+		if m := &t.members[i]; m.result == isPublished && m.target == "" && now.UnixNano()-m.at > int64(settleTime) {
+			t.arrived(m)
+			m.note = "the event was read and has gone to its targets"
+		}
+	}
+}

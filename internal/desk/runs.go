@@ -1,0 +1,296 @@
+package desk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+)
+
+// maxSet bounds the list of a run's letters in the bucket, in bytes: one or two for
+// each letter.
+const maxSet = 512 << 10
+
+// runsKept is how long runs that have ended are kept.
+const runsKept = 90 * 24 * time.Hour
+
+// StartRun starts a replay of many letters, exactly those that were shown (see thaw).
+// The error is ErrChanged when others fit by now, ErrUncertain when some may have been
+// sent and the spec does not say to send them again, ErrNoReason, or ErrNotFound when
+// none is left.
+func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run, error) {
+	if strings.TrimSpace(spec.Reason) == "" {
+		return Run{}, ErrNoReason
+	}
+	set, err := d.thaw(spec.Frozen, ForReplay)
+	if err != nil {
+		return Run{}, err
+	}
+	if len(set) == 0 {
+		return Run{}, fmt.Errorf("none of the letters can be replayed: %w", ErrNotFound)
+	}
+	if n := d.uncertain(set); n > 0 && !spec.Uncertain {
+		return Run{}, fmt.Errorf("%d of %d: %w", n, len(set), ErrUncertain)
+	}
+	encoded := encodeNumbers(set)
+	if len(encoded) > maxSet {
+		return Run{}, fmt.Errorf("%d dead letters are too many for one run: replay them group by group", len(set))
+	}
+	bucket, err := d.b.Desk(ctx)
+	if err != nil {
+		return Run{}, err
+	}
+	// The set has the numbers; the run's own entry is written again and again.
+	spec.Frozen.Only, spec.Frozen.Count = nil, len(set)
+	record := runRecord{Run: Run{ID: events.NewID(), Spec: spec, State: RunRunning, By: by, Started: time.Now().UTC()}}
+	if _, err := bucket.Create(ctx, setPrefix+record.ID, encoded); err != nil {
+		return Run{}, err
+	}
+	if err := d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionStarted, Actor: by, Reason: spec.Reason, Run: record.ID}); err != nil {
+		return Run{}, err
+	}
+	value, err := json.Marshal(record)
+	if err != nil {
+		return Run{}, err
+	}
+	revision, err := bucket.Create(ctx, runPrefix+record.ID, value)
+	if err != nil {
+		return Run{}, err
+	}
+	d.hearOfRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + record.ID, Value: value, Revision: revision})
+	d.poke()
+	d.CatchUp(ctx)
+	return d.RunOf(record.ID)
+}
+
+// uncertain counts those of a set that may have been sent.
+func (d *Desk) uncertain(set []uint64) (n int) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, number := range set {
+		if l := d.letters.find(number); l != nil && l.uncertain() {
+			n++
+		}
+	}
+	return n
+}
+
+// Runs are all replay runs that are kept, newest first.
+func (d *Desk) Runs() []Run {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	out := make([]Run, 0, len(d.runs.all))
+	for _, r := range d.runs.all {
+		out = append(out, r.view())
+	}
+	slices.SortFunc(out, func(a, b Run) int { return strings.Compare(b.ID, a.ID) }) // ids begin with the time
+	return out
+}
+
+// view is the run as others see it: the counts are those of this moment, wherever it
+// is worked on.
+func (r *run) view() Run {
+	out := r.record.Run
+	if r.tracker != nil {
+		r.tracker.count(&out)
+	}
+	return out
+}
+
+// count sets the counts of a run.
+func (t *tracker) count(r *Run) {
+	r.Published, r.Delivered, r.DeadAgain = t.published(), t.counts[isDelivered], t.counts[isDeadAgain]
+	r.Gone, r.Failed = t.counts[isGone], t.counts[isFailed]
+}
+
+// RunOf is one run; ErrNotFound when there is none.
+func (d *Desk) RunOf(id string) (Run, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	r := d.runs.all[id]
+	if r == nil {
+		return Run{}, fmt.Errorf("replay run %q: %w", id, ErrNotFound)
+	}
+	return r.view(), nil
+}
+
+// Results are what became of a run's letters, by number, those above the number after;
+// next is for the page that follows, 0 when there is none.
+func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (page []RunResult, next uint64, err error) {
+	d.mu.RLock()
+	r := d.runs.all[id]
+	known := r != nil && r.tracker != nil
+	d.mu.RUnlock()
+	if r == nil {
+		return nil, 0, fmt.Errorf("replay run %q: %w", id, ErrNotFound)
+	}
+	var numbers []uint64
+	if !known {
+		bucket, err := d.b.Desk(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		if numbers, err = readSet(ctx, bucket, id); err != nil {
+			return nil, 0, err
+		}
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	t := r.tracker
+	if t == nil { // it has ended: what became of its letters is found anew
+		t = d.track(&run{id: id, record: r.record, numbers: numbers})
+	}
+	size = pageSize(size)
+	from, _ := slices.BinarySearchFunc(t.members, after+1, func(m member, n uint64) int {
+		if m.number < n {
+			return -1
+		}
+		return 1
+	})
+	for _, m := range t.members[from:] {
+		if len(page) == size {
+			return page, page[size-1].Number, nil
+		}
+		page = append(page, m.outcome())
+	}
+	return page, 0, nil
+}
+
+// PauseRun lets a run stand still: at once, but for the letters under way.
+func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string) error {
+	return d.steer(ctx, by, id, reason, broker.ActionPaused, func(r *runRecord) bool {
+		if r.State != RunRunning && r.State != RunWatching {
+			return false
+		}
+		r.State, r.Why = RunPaused, told("paused", by, reason)
+		return true
+	})
+}
+
+// ResumeRun lets a paused run go on, also when letters of it had died again of
+// another cause.
+func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string) error {
+	return d.steer(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
+		if r.State != RunPaused {
+			return false
+		}
+		r.State, r.Why, r.Forgiven = RunRunning, "", r.DeadAgain
+		return true
+	})
+}
+
+// CancelRun ends a run. What it has not replayed is still on the list.
+func (d *Desk) CancelRun(ctx context.Context, by broker.Actor, id, reason string) error {
+	return d.steer(ctx, by, id, reason, broker.ActionCancelled, func(r *runRecord) bool {
+		if !r.State.unfinished() {
+			return false
+		}
+		r.State, r.Why, r.Ended = RunCancelled, told("cancelled", by, reason), time.Now().UTC()
+		return true
+	})
+}
+
+func told(what string, by broker.Actor, reason string) string {
+	text := what + " by " + by.Name
+	if reason != "" {
+		text += ": " + reason
+	}
+	return text
+}
+
+// steer changes a run's state, whoever works on it. When the run is not in a state
+// to be changed so, the error is a *Conflict with what was done to it before.
+func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
+	bucket, err := d.b.Desk(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		e, err := bucket.Get(ctx, runPrefix+id)
+		if errors.Is(err, broker.ErrNoDeskEntry) {
+			return fmt.Errorf("replay run %q: %w", id, ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		var record runRecord
+		if err := json.Unmarshal(e.Value, &record); err != nil {
+			return fmt.Errorf("replay run %s cannot be read: %w", id, err)
+		}
+		d.recount(id, &record.Run)
+		if !change(&record) {
+			return d.steered(id, &record)
+		}
+		if e.Value, err = json.Marshal(record); err != nil {
+			return err
+		}
+		if e.Revision, err = bucket.Update(ctx, e.Key, e.Value, e.Revision); errors.Is(err, broker.ErrDeskChanged) {
+			continue // its worker writes it every second
+		}
+		if err != nil {
+			return err
+		}
+		d.hearOfRun(ctx, bucket, e)
+		d.poke()
+		err = d.b.Append(ctx, broker.AuditRecord{Action: action, Actor: by, Reason: reason, Run: id})
+		d.CatchUp(ctx)
+		return err
+	}
+}
+
+// recount sets the counts of a run to those of this moment.
+func (d *Desk) recount(id string, r *Run) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if known := d.runs.all[id]; known != nil && known.tracker != nil {
+		known.tracker.count(r)
+	}
+}
+
+// steered is the conflict with what was done to a run before.
+func (d *Desk) steered(id string, record *runRecord) error {
+	d.mu.RLock()
+	page, _ := d.history.list(HistoryQuery{Run: id}, 0, maxPage)
+	d.mu.RUnlock()
+	for _, r := range page {
+		switch r.Action {
+		case broker.ActionPaused, broker.ActionContinued, broker.ActionCancelled, broker.ActionStopped, broker.ActionDone, broker.ActionStarted:
+			return &Conflict{0, r}
+		}
+	}
+	return &Conflict{0, broker.AuditRecord{Action: broker.Action(record.State), Actor: record.By, Time: record.Started, Run: id, Reason: record.Why}}
+}
+
+// sweep removes runs that ended long ago.
+func (d *Desk) sweep(ctx context.Context) {
+	bucket, err := d.b.Desk(ctx)
+	if err != nil {
+		return
+	}
+	d.mu.RLock()
+	old := map[string]uint64{}
+	for id, r := range d.runs.all {
+		if !r.record.Ended.IsZero() && time.Since(r.record.Ended) > runsKept {
+			old[id] = r.revision
+		}
+	}
+	d.mu.RUnlock()
+	for id, revision := range old {
+		set, err := bucket.Get(ctx, setPrefix+id)
+		if err == nil {
+			err = bucket.Delete(ctx, set.Key, set.Revision)
+		}
+		if err == nil || errors.Is(err, broker.ErrNoDeskEntry) {
+			err = bucket.Delete(ctx, runPrefix+id, revision)
+		}
+		if err != nil {
+			d.log.Debug().Err(err).Str("run", id).Msg("a replay run that ended long ago could not be removed")
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package desk
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+)
+
+// tracker knows what became of each letter of a run. All of it follows from the
+// streams: a process that takes a run over, or shows it only, comes to the same.
+// Desk.mu guards it.
+type tracker struct {
+	run     string
+	force   bool             // what was sent before is sent again
+	members []member         // by number
+	byKey   map[uint64]int32 // delivery, hashed -> its member
+	counts  [lastResult + 1]int
+	back    *member // the first that died again of the same cause
+}
+
+// member is one letter of a run.
+type member struct {
+	number, newLetter uint64
+	key               uint64 // of its delivery, hashed; 0: not known
+	at                int64  // published, or gone; Unix nanoseconds
+	target, event     string
+	cause             string // its fingerprint, "" when it is not known
+	note              string
+	result            uint8
+	sameAgain         bool
+	tries             uint8
+	again             time.Time // not to be tried before
+}
+
+// The results of a member.
+const (
+	isWaiting = iota
+	isPublished
+	isDelivered
+	isDeadAgain
+	isGone
+	isFailed
+	lastResult = isFailed
+)
+
+var resultNames = [lastResult + 1]string{"waiting", "published", "delivered", "dead again", "gone", "failed"}
+
+// track makes a run's tracker from what the index knows. The lock is held.
+func (d *Desk) track(r *run) *tracker {
+	numbers := r.numbers
+	t := &tracker{run: r.id, force: r.record.Spec.Force, members: make([]member, len(numbers)), byKey: make(map[uint64]int32, len(numbers))}
+	t.counts[isWaiting] = len(numbers)
+	for i, n := range numbers {
+		t.members[i].number = n
+		if l := d.letters.find(n); l != nil {
+			t.name(int32(i), d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
+		}
+	}
+	for i := range d.history.records {
+		r := &d.history.records[i]
+		if m := t.find(r.number); m != nil {
+			rec := r.record()
+			d.tell(t, &rec, r.cause.Value())
+		}
+	}
+	for i := range t.members {
+		if m := &t.members[i]; m.result == isWaiting && !d.letters.fates.isOpen(m.number) && d.letters.fates.decided(m.number) {
+			t.set(m, isGone)
+			m.note = string(d.letters.fates.fate(m.number))
+		}
+	}
+	return t
+}
+
+func (t *tracker) find(number uint64) *member {
+	i, found := slices.BinarySearchFunc(t.members, number, func(m member, n uint64) int {
+		switch {
+		case m.number < n:
+			return -1
+		case m.number > n:
+			return 1
+		}
+		return 0
+	})
+	if !found || number == 0 {
+		return nil
+	}
+	return &t.members[i]
+}
+
+// name says which delivery a member is of.
+func (t *tracker) name(i int32, key uint64, target, event, cause string) {
+	m := &t.members[i]
+	m.key, m.target, m.event, m.cause = key, target, event, cause
+	t.byKey[key] = i
+}
+
+func (t *tracker) set(m *member, result uint8) {
+	t.counts[m.result]--
+	m.result = result
+	t.counts[result]++
+}
+
+// published, settled and left are sums of the counts.
+func (t *tracker) published() int {
+	return t.counts[isPublished] + t.counts[isDelivered] + t.counts[isDeadAgain]
+}
+func (t *tracker) underWay() int { return t.counts[isPublished] }
+func (t *tracker) left() int     { return t.counts[isWaiting] }
+
+// tell takes in a record about one of the letters. The lock is held.
+func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
+	m := t.find(r.LetterNumber)
+	if m == nil || r.Stage == broker.StageIntent {
+		return
+	}
+	if m.event == "" && r.Event != "" {
+		i, _ := slices.BinarySearchFunc(t.members, m.number, func(m member, n uint64) int {
+			if m.number < n {
+				return -1
+			}
+			return 1
+		})
+		t.name(int32(i), d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
+	}
+	switch {
+	case r.Run == t.run && r.Action == broker.ActionReplayed:
+		d.publish(t, m, nanoseconds(r.Time))
+	case r.Run == t.run && r.Action == broker.ActionFailed && m.result == isWaiting:
+		m.note = r.Reason // the worker tries again, and gives up in the end
+	case r.Action.Ends() && (m.result == isWaiting || m.result == isFailed):
+		t.set(m, isGone)
+		m.at = nanoseconds(r.Time)
+		m.note = fmt.Sprintf("%s by %s", r.Action, r.Name)
+	}
+}
+
+// publish notes that a member was published, and what is known of its delivery
+// already. The lock is held.
+func (d *Desk) publish(t *tracker, m *member, at int64) {
+	if m.result != isWaiting && m.result != isGone && m.result != isFailed {
+		return
+	}
+	t.set(m, isPublished)
+	m.at, m.note = at, ""
+	if m.key == 0 {
+		return
+	}
+	if n := d.letters.deliveries[m.key]; n > m.number {
+		if l := d.letters.find(n); l != nil {
+			t.died(m, l)
+			return
+		}
+	}
+	since := int64(0)
+	if t.force {
+		since = at
+	}
+	if d.deliveries.sentSince(m.key, since) {
+		t.arrived(m)
+	}
+}
+
+func (t *tracker) arrived(m *member) {
+	if m.result == isPublished {
+		t.set(m, isDelivered)
+	}
+}
+
+func (t *tracker) died(m *member, l *letter) {
+	if m.result != isPublished {
+		return
+	}
+	t.set(m, isDeadAgain)
+	m.newLetter = l.number
+	m.note = string(l.group.code) + ": " + l.reason.Value()
+	if m.sameAgain = m.cause == l.group.fingerprint; m.sameAgain && t.back == nil {
+		t.back = m
+	}
+}
+
+// letterCame and entryCame tell the trackers of what is new. The lock is held.
+func (x *runs) letterCame(key uint64, l *letter) {
+	for r := range x.each {
+		if i, ok := r.tracker.byKey[key]; ok && r.tracker.members[i].number < l.number {
+			r.tracker.died(&r.tracker.members[i], l)
+		}
+	}
+}
+
+func (x *runs) entryCame(key uint64, sent bool) {
+	if !sent {
+		return
+	}
+	for r := range x.each {
+		if i, ok := r.tracker.byKey[key]; ok {
+			r.tracker.arrived(&r.tracker.members[i])
+		}
+	}
+}
+
+// result is a member as others see it.
+func (m *member) outcome() RunResult {
+	return RunResult{Number: m.number, Target: m.target, Event: m.event, Result: resultNames[m.result], Note: m.note, At: moment0(m.at), Letter: m.newLetter}
+}

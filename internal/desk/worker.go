@@ -1,0 +1,313 @@
+package desk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// How a run is worked on.
+const (
+	atWork     = 100 * time.Millisecond // between looks at the run
+	window     = 1000                   // letters under way at a time
+	maxTries   = 5                      // for one letter, where others can be published
+	settleTime = 15 * time.Second       // after which an event that is no letter again has gone its way
+)
+
+// canary are the stages of a careful run: how many letters may be published before
+// all of those have come to something. Then the rest.
+var canary = [...]int{1, 11}
+
+// poke wakes the worker.
+func (d *Desk) poke() {
+	select {
+	case d.pokes <- struct{}{}:
+	default:
+	}
+}
+
+// workOnRuns takes runs up that nobody works on, and works on them until the context
+// ends.
+func (d *Desk) workOnRuns(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	mine := map[string]chan struct{}{}
+	tick := time.NewTicker(atWork)
+	defer tick.Stop()
+	swept := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-d.pokes:
+		}
+		if !d.isReady() {
+			continue
+		}
+		for id, done := range mine {
+			select {
+			case <-done:
+				delete(mine, id)
+			default:
+			}
+		}
+		for _, id := range d.abandoned() {
+			if mine[id] != nil {
+				continue
+			}
+			w := &worker{Desk: d, id: id}
+			if !w.takeUp(ctx) {
+				continue
+			}
+			done := make(chan struct{})
+			mine[id] = done
+			wg.Go(func() { defer close(done); w.work(ctx) })
+		}
+		if time.Since(swept) > time.Hour {
+			swept = time.Now()
+			d.sweep(ctx)
+		}
+	}
+}
+
+func (d *Desk) isReady() bool {
+	select {
+	case <-d.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// abandoned are the runs to be worked on that nobody works on: that have no worker, or
+// whose worker has not been heard of for as long as a lease is. What counts is this
+// process's clock alone, from when it last saw the entry change.
+func (d *Desk) abandoned() (ids []string) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for id, r := range d.runs.all {
+		atWork := r.record.State == RunRunning || r.record.State == RunWatching
+		if atWork && r.tracker != nil && (r.record.Worker == "" || r.record.Worker == d.worker || time.Since(r.changed) > d.pace.lease) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// worker is one run being worked on by this process.
+type worker struct {
+	*Desk
+	id       string
+	bucket   *broker.DeskBucket
+	record   runRecord // as last written, or read
+	revision uint64
+	written  time.Time
+	next     int       // the member to be looked at next
+	since    time.Time // when something was settled last, or there was nothing to wait for
+	settled  int
+	trouble  time.Time // since when no letter could be published; zero: not so
+	allowed  time.Time // by the rate: when the next letter may go out
+}
+
+// takeUp makes this process the run's worker, if nobody else is faster.
+func (w *worker) takeUp(ctx context.Context) bool {
+	var err error
+	if w.bucket, err = w.b.Desk(ctx); err != nil {
+		return false
+	}
+	w.mu.RLock()
+	r := w.runs.all[w.id]
+	if r != nil {
+		w.record, w.revision = r.record, r.revision
+	}
+	w.mu.RUnlock()
+	if r == nil {
+		return false
+	}
+	w.record.Worker = w.worker
+	return w.write(ctx) == nil
+}
+
+// errNotMine says that the run is somebody else's by now, or nobody's.
+var errNotMine = errors.New("the run is not worked on here any more")
+
+// work replays the run's letters until there is none left, the run is to stand still,
+// or somebody else has it.
+func (w *worker) work(ctx context.Context) {
+	w.since = time.Now()
+	w.CatchUp(ctx) // what an earlier worker has done is known before anything else is
+	for ctx.Err() == nil {
+		if err := w.step(ctx); err != nil {
+			if !errors.Is(err, errNotMine) && ctx.Err() == nil {
+				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot go on now; it is tried again")
+				wait(ctx, time.Second)
+				continue
+			}
+			return
+		}
+	}
+}
+
+// step does what can be done at once, and then waits a moment.
+func (w *worker) step(ctx context.Context) error {
+	if err := w.renew(ctx); err != nil {
+		return err
+	}
+	if end, err := w.judge(ctx); end || err != nil {
+		return err
+	}
+	batch, allowedAt := w.batch()
+	if len(batch) > 0 {
+		w.publishAll(ctx, batch)
+		return nil
+	}
+	pause := atWork
+	if until := time.Until(allowedAt); until > 0 {
+		pause = min(pause, until)
+	}
+	wait(ctx, pause)
+	return nil
+}
+
+// renew writes the counts and keeps the lease, and hears what others want of the run.
+func (w *worker) renew(ctx context.Context) error {
+	w.mu.RLock()
+	r := w.runs.all[w.id]
+	var known runRecord
+	var revision uint64
+	if r != nil {
+		known, revision = r.record, r.revision
+	}
+	w.mu.RUnlock()
+	if r == nil {
+		return errNotMine
+	}
+	if revision > w.revision {
+		w.record, w.revision = known, revision
+	}
+	if w.record.Worker != w.worker {
+		return errNotMine
+	}
+	before := w.record.Run
+	w.recount(w.id, &w.record.Run)
+	still := w.record.State == RunPaused || !w.record.State.unfinished()
+	changed := before.Published != w.record.Published || before.Delivered != w.record.Delivered || before.DeadAgain != w.record.DeadAgain ||
+		before.Gone != w.record.Gone || before.Failed != w.record.Failed
+	if still || changed && time.Since(w.written) >= time.Second || time.Since(w.written) >= w.pace.lease/3 {
+		if still {
+			w.record.Worker = "" // whoever is there when it goes on takes it up
+		}
+		if err := w.write(ctx); err != nil {
+			return err
+		}
+	}
+	if still {
+		return errNotMine
+	}
+	return nil
+}
+
+// write stores the run's entry. What somebody else wrote meanwhile counts more.
+func (w *worker) write(ctx context.Context) error {
+	value, err := json.Marshal(w.record)
+	if err != nil {
+		return err
+	}
+	revision, err := w.bucket.Update(ctx, runPrefix+w.id, value, w.revision)
+	if errors.Is(err, broker.ErrDeskChanged) {
+		e, gerr := w.bucket.Get(ctx, runPrefix+w.id)
+		if gerr != nil {
+			return gerr
+		}
+		w.hearOfRun(ctx, w.bucket, e)
+		if e.Revision == w.revision {
+			return err // a replica that lags told so
+		}
+		var theirs runRecord
+		if err := json.Unmarshal(e.Value, &theirs); err != nil || theirs.Worker != w.worker {
+			return errNotMine
+		}
+		w.record, w.revision = theirs, e.Revision
+		return nil // the next step goes by that
+	}
+	if err != nil {
+		return err
+	}
+	w.revision, w.written = revision, time.Now()
+	w.hearOfRun(ctx, w.bucket, broker.DeskEntry{Key: runPrefix + w.id, Value: value, Revision: revision})
+	return nil
+}
+
+// judge ends, stops or pauses the run where that is due, and otherwise says whether it
+// waits. end: there is nothing more to do.
+func (w *worker) judge(ctx context.Context) (end bool, err error) {
+	w.mu.Lock()
+	r := w.runs.all[w.id]
+	if r == nil || r.tracker == nil {
+		w.mu.Unlock()
+		return true, errNotMine
+	}
+	t := r.tracker
+	t.eventsSettled(time.Now())
+	left, underWay, published, deadAgain := t.left(), t.underWay(), t.published(), t.counts[isDeadAgain]
+	var back string
+	if t.back != nil {
+		back = fmt.Sprintf("dead letter %d came back as number %d, of the same cause (%s)", t.back.number, t.back.newLetter, t.back.note)
+	}
+	w.mu.Unlock()
+
+	if settled := published - underWay; settled != w.settled || underWay == 0 {
+		w.settled, w.since = settled, time.Now()
+	}
+	waited := time.Since(w.since)
+	state, why, action := RunRunning, "", broker.Action("")
+	switch limit := w.limit(published, underWay); {
+	case back != "":
+		state, why, action = RunStopped, back, broker.ActionStopped
+	case left == 0 && underWay == 0:
+		state, action = RunDone, broker.ActionDone
+	case left == 0 && waited > w.pace.patience:
+		state, action = RunDone, broker.ActionDone
+		why = fmt.Sprintf("%d letters are published and still under way", underWay)
+	case w.record.Spec.Canary && published <= canary[1] && deadAgain > w.record.Forgiven:
+		state, action = RunPaused, broker.ActionPaused
+		why = fmt.Sprintf("%d of the first %d letters died again, of another cause: look at them, then resume or cancel", deadAgain, published)
+	case left > 0 && published >= limit && waited > w.pace.patience:
+		state, action = RunPaused, broker.ActionPaused
+		why = fmt.Sprintf("nothing of the %d letters under way has come to an end for %s: is the relay away?", underWay, waited.Round(time.Second))
+	case !w.trouble.IsZero() && time.Since(w.trouble) > w.pace.trouble:
+		state, action = RunPaused, broker.ActionPaused
+		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.trouble).Round(time.Second), w.lastTrouble())
+	case left == 0 || published >= limit:
+		state = RunWatching
+		why = fmt.Sprintf("waiting since %s for %d under way", w.since.UTC().Format("15:04:05 UTC"), underWay)
+	}
+	if state == w.record.State && why == w.record.Why {
+		return false, nil
+	}
+	w.record.State, w.record.Why = state, why
+	if !state.unfinished() {
+		w.record.Ended = time.Now().UTC()
+	}
+	if state == RunPaused {
+		w.trouble = time.Time{}
+	}
+	if state != RunRunning && state != RunWatching {
+		w.record.Worker = ""
+	}
+	w.recount(w.id, &w.record.Run)
+	if err := w.write(ctx); err != nil {
+		return false, err
+	}
+	if action == "" || w.record.State != state {
+		return false, nil
+	}
+	w.log.Info().Str("run", w.id).Str("state", string(state)).Str("why", why).Int("published", w.record.Published).Msg("replay run")
+	return true, errors.Join(w.b.Append(ctx, broker.AuditRecord{Action: action, Actor: w.itself, Reason: why, Run: w.id}), errNotMine)
+}
