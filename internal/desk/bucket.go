@@ -191,15 +191,19 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 		r.numbers = numbers
 	}
 	switch unfinished := record.State.unfinished(); {
-	case unfinished && r.tracker == nil && r.numbers != nil:
+	case unfinished:
 		d.beginTracking(r)
 	case !unfinished:
 		d.endTracking(r)
 	}
 }
 
-// beginTracking marks the run's letters as its own. The lock is held.
+// beginTracking marks the run's letters as its own, once the index has read what became
+// of them so far. The lock is held.
 func (d *Desk) beginTracking(r *run) {
+	if !d.read || r.tracker != nil || r.numbers == nil {
+		return
+	}
 	r.tracker = d.track(r)
 	for _, n := range r.numbers {
 		if l := d.letters.find(n); l != nil {

@@ -11,6 +11,7 @@ package desk
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -285,12 +286,23 @@ type Overview struct {
 // Conflict is the answer to who comes second: a letter, or a run, that somebody
 // else has acted on. It is a page with status 409.
 type Conflict struct {
-	Number uint64
+	Number uint64             // of the letter; 0: it is about a run
 	Record broker.AuditRecord // the first one's action
 }
 
 func (c *Conflict) Error() string {
-	return "dead letter was " + string(c.Record.Action) + " by " + c.Record.Name + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
+	was := " was "
+	if c.Record.Stage == broker.StageIntent {
+		was = " is being "
+	}
+	return c.subject() + was + string(c.Record.Action) + " by " + c.Record.Name + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+func (c *Conflict) subject() string {
+	if c.Number == 0 {
+		return "the replay run"
+	}
+	return "dead letter " + strconv.FormatUint(c.Number, 10)
 }
 
 // The other refusals.

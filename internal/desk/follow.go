@@ -120,6 +120,11 @@ func (f *follower) look(ctx context.Context) error {
 	if !f.read {
 		f.read = true
 		close(f.ready)
+		for _, r := range f.runs.all {
+			if r.record.State.unfinished() {
+				f.beginTracking(r)
+			}
+		}
 		change.Letters, change.Audit = true, true
 	}
 	return nil

@@ -20,19 +20,19 @@ func (d *Desk) hearOfLedger(state broker.StreamState) {
 
 // followLedger keeps the index of deliveries.
 func (d *Desk) followLedger(ctx context.Context) {
-	var created time.Time
+	var before broker.StreamState
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case state := <-d.ledger:
 			d.mu.Lock()
-			if !created.IsZero() && (!state.Created.Equal(created) || state.Last+1 < d.deliveries.next) {
+			if !before.Created.IsZero() && (!state.Created.Equal(before.Created) || state.Last < before.Last) {
 				d.log.Warn().Msg("the ledger was made anew or put back; reading it from the beginning")
 				d.forgetDeliveries()
 			}
-			created = state.Created
-			d.deliveries.last, d.deliveries.entries = state.Last, state.Messages
+			before = state
+			d.deliveries.last, d.deliveries.entries = max(d.deliveries.last, state.Last), state.Messages
 			from := d.deliveries.next
 			d.mu.Unlock()
 			if from > state.Last {

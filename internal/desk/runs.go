@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -255,16 +256,16 @@ func (d *Desk) recount(id string, r *Run) {
 
 // steered is the conflict with what was done to a run before.
 func (d *Desk) steered(id string, record *runRecord) error {
+	by := map[RunState]broker.Action{RunPaused: broker.ActionPaused, RunStopped: broker.ActionStopped, RunCancelled: broker.ActionCancelled, RunDone: broker.ActionDone}
+	first := broker.AuditRecord{Action: cmp.Or(by[record.State], broker.ActionStarted), Run: id}
 	d.mu.RLock()
-	page, _ := d.history.list(HistoryQuery{Run: id}, 0, maxPage)
+	page, _ := d.history.list(HistoryQuery{Run: id, Action: first.Action}, 0, 1)
 	d.mu.RUnlock()
-	for _, r := range page {
-		switch r.Action {
-		case broker.ActionPaused, broker.ActionContinued, broker.ActionCancelled, broker.ActionStopped, broker.ActionDone, broker.ActionStarted:
-			return &Conflict{0, r}
-		}
+	if len(page) == 1 {
+		return &Conflict{0, page[0]}
 	}
-	return &Conflict{0, broker.AuditRecord{Action: broker.Action(record.State), Actor: record.By, Time: record.Started, Run: id, Reason: record.Why}}
+	first.Actor, first.Time, first.Reason = record.By, record.Started, record.Why // its record is under way
+	return &Conflict{0, first}
 }
 
 // sweep removes runs that ended long ago.

@@ -1,0 +1,226 @@
+package desk
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// postOffice is a courier whose relay is this process. What it takes lies in its
+// mailbox; a target that is broken refuses everything, in the way given.
+type postOffice struct {
+	mu      sync.Mutex
+	broken  map[string]*verdict.Failure // by target
+	mailbox map[string]int              // target and event -> mails
+	lanes   []string
+	slow    time.Duration
+}
+
+func newPostOffice() *postOffice {
+	return &postOffice{broken: map[string]*verdict.Failure{}, mailbox: map[string]int{}, lanes: []string{"relay"}}
+}
+
+func refusal() *verdict.Failure {
+	return &verdict.Failure{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay does not accept the password", ReplyCode: 535, EnhancedCode: "5.7.8", Certainty: verdict.NotSent}
+}
+
+func (p *postOffice) Lanes() []string                       { return p.lanes }
+func (p *postOffice) Relays(string) [][]verdict.RelayStatus { return nil }
+func (p *postOffice) breaks(target string, f *verdict.Failure) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.broken[target] = f
+}
+func (p *postOffice) mends(target string) { p.breaks(target, nil) }
+
+func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
+	var routes []verdict.Route
+	for _, t := range ev.Targets {
+		routes = append(routes, verdict.Route{Target: t, Lane: "relay"})
+	}
+	return routes, nil
+}
+
+func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	p.mu.Lock()
+	f, slow := p.broken[a.Target], p.slow
+	p.mu.Unlock()
+	if f != nil {
+		again := *f
+		return nil, &again
+	}
+	wait(ctx, slow)
+	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
+		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mailbox[a.Target+"/"+ev.ID]++
+	return &verdict.Receipt{Relay: "relay:25", ReplyCode: 250, Reply: "2.0.0 Ok", MessageID: "<" + ev.ID + "@example.com>", Recipients: []string{"a@example.com"}}, nil
+}
+
+func (p *postOffice) mails(target, event string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mailbox[target+"/"+event]
+}
+
+// bench is a broker on an embedded server with a runner at work, and desks at it.
+type bench struct {
+	t    *testing.T
+	post *postOffice
+	b    *broker.Broker
+	js   jetstream.JetStream // somebody with the means of NATS
+}
+
+func quick() broker.Settings {
+	return broker.Settings{Concurrency: 8, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond,
+		RetryMultiplier: 2, GiveUpAfter: time.Hour, Grace: 5 * time.Second}
+}
+
+func start(t *testing.T) *bench {
+	t.Helper()
+	x := &bench{t: t, post: newPostOffice()}
+	var err error
+	x.b, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect(x.b.URL(), nats.Name("somebody's shell"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.js, err = jetstream.New(nc); err != nil {
+		t.Fatal(err)
+	}
+	r := x.b.NewRunner(x.post, quick(), broker.NewMetrics(prometheus.NewRegistry()))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		nc.Close()
+		x.b.Close()
+	})
+	x.until("the runner is ready", func() bool { return r.Ready(ctx) == nil })
+	return x
+}
+
+// desk is a desk at work, until the test ends or stop is called.
+func (x *bench) desk(change func(*Desk)) (d *Desk, stop func()) {
+	x.t.Helper()
+	d = New(x.b, surroundings{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.WarnLevel))
+	d.pace.look, d.pace.grace = 50*time.Millisecond, 300*time.Millisecond
+	if change != nil {
+		change(d)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			x.t.Error(err)
+		}
+	})
+	x.t.Cleanup(stop)
+	ready, end := context.WithTimeout(ctx, time.Minute)
+	defer end()
+	if err := d.Ready(ready); err != nil {
+		x.t.Fatal(err)
+	}
+	return d, stop
+}
+
+type surroundings struct{}
+
+func (surroundings) Targets() []verdict.TargetView {
+	return []verdict.TargetView{{ID: "ops", Lane: "relay"}}
+}
+func (surroundings) Relays() []verdict.RelayView {
+	return []verdict.RelayView{{Relay: "relay:25", Lane: "relay"}}
+}
+func (surroundings) Check(context.Context, string) []verdict.Finding {
+	return []verdict.Finding{{What: "target", Status: verdict.OK}}
+}
+func (surroundings) Examine(_ context.Context, target string, event []byte) []verdict.Finding {
+	return []verdict.Finding{{What: target, Status: verdict.OK, Message: fmt.Sprint(len(event) > 0)}}
+}
+
+func (x *bench) until(what string, ok func() bool) {
+	x.t.Helper()
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	x.t.Fatalf("waited in vain for: %s", what)
+}
+
+func (x *bench) publish(ev *events.Event) {
+	x.t.Helper()
+	if _, err := x.js.Publish(context.Background(), broker.EventSubject, ev.Encode()); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// letters makes dead letters: so many events for a target that is broken.
+func (x *bench) letters(d *Desk, target string, from, n int) {
+	x.t.Helper()
+	open := d.Balance().Open
+	x.post.breaks(target, refusal())
+	for i := range n {
+		x.publish(event(fmt.Sprintf("e%d", from+i), target))
+	}
+	x.until("the dead letters", func() bool { return d.Balance().Open == open+n })
+}
+
+var me = broker.Actor{Name: "anna", Role: "operator", Via: broker.ViaPage}
+
+func event(id string, targets ...string) *events.Event {
+	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: certificate("www.example.com", time.Now().Add(-time.Hour))}, Targets: targets}
+}
+
+var certificates sync.Map
+
+// certificate is a self-signed one, the same one for the same name and day.
+func certificate(name string, from time.Time) string {
+	from = from.Truncate(time.Hour)
+	key := name + from.String()
+	if c, ok := certificates.Load(key); ok {
+		return c.(string)
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(from.Unix()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name, "alt." + name},
+		NotBefore: from, NotAfter: from.Add(90 * 24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, private.Public(), private)
+	if err != nil {
+		panic(err)
+	}
+	text, _ := certificates.LoadOrStore(key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	return text.(string)
+}

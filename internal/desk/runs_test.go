@@ -1,0 +1,312 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+func (x *bench) run(d *Desk, spec RunSpec) Run {
+	x.t.Helper()
+	spec.Reason = "the password is mended"
+	r, err := d.StartRun(x.t.Context(), me, spec)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return r
+}
+
+func (x *bench) reaches(d *Desk, id string, state RunState) Run {
+	x.t.Helper()
+	var r Run
+	x.until("run "+string(state), func() bool {
+		r, _ = d.RunOf(id)
+		if r.State != state && !r.State.unfinished() {
+			x.t.Fatalf("the run is %s (%s), want %s", r.State, r.Why, state)
+		}
+		return r.State == state
+	})
+	return r
+}
+
+func (x *bench) onceEach(target string, n int) {
+	x.t.Helper()
+	for i := range n {
+		if mails := x.post.mails(target, fmt.Sprintf("e%d", i)); mails != 1 {
+			x.t.Errorf("event e%d: %d mails", i, mails)
+		}
+	}
+}
+
+// A run with a canary delivers all, each once, and both desks know of it.
+func TestRunWithCanary(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	other, _ := x.desk(nil)
+	const n = 60
+	x.letters(d, "ops", 0, n)
+	x.until("the other desk has them", func() bool { return other.Balance().Open == n })
+	x.post.mends("ops")
+	f := d.Freeze(Query{}, nil, false)
+	if f.Count != n {
+		t.Fatalf("%+v", f)
+	}
+	r := x.run(d, RunSpec{Frozen: f, Canary: true})
+	if f := other.Freeze(Query{}, nil, false); f.Count+f.InRuns > n {
+		t.Errorf("%+v", f)
+	}
+	r = x.reaches(d, r.ID, RunDone)
+	if r.Published != n || r.Delivered != n || r.Gone+r.Failed+r.DeadAgain != 0 || r.Ended.IsZero() {
+		t.Errorf("%+v", r)
+	}
+	x.onceEach("ops", n)
+	x.until("the other desk knows", func() bool {
+		r, err := other.RunOf(r.ID)
+		return err == nil && r.State == RunDone && r.Delivered == n && other.Balance().Ended[Replayed] == n
+	})
+	results, next, err := other.Results(t.Context(), r.ID, 0, 50)
+	if err != nil || len(results) != 50 || next != 50 {
+		t.Fatalf("%d results, next %d, %v", len(results), next, err)
+	}
+	for _, result := range results {
+		if result.Result != "delivered" || result.Target != "ops" || result.Event == "" || result.At.IsZero() {
+			t.Errorf("%+v", result)
+		}
+	}
+	if results, next, err = other.Results(t.Context(), r.ID, next, 50); err != nil || len(results) != 10 || next != 0 {
+		t.Errorf("%d results, next %d, %v", len(results), next, err)
+	}
+	x.until("its end is recorded behind its start", func() bool {
+		h, _ := d.History(HistoryQuery{Run: r.ID}, 0, 500)
+		return len(h) > n && h[0].Action == broker.ActionDone && h[len(h)-1].Action == broker.ActionStarted
+	})
+}
+
+// What is not mended stops the run with its first letter, and nothing is lost.
+func TestRunStopsWhenTheSameComesBack(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	x.letters(d, "ops", 0, 30)
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
+	r = x.reaches(d, r.ID, RunStopped)
+	if r.Published != 1 || r.DeadAgain != 1 || !strings.Contains(r.Why, "same cause") || r.Ended.IsZero() {
+		t.Errorf("%+v", r)
+	}
+	x.until("all are on the list", func() bool { b := d.Balance(); return b.Open == 30 && b.Total == 31 })
+	results, _, err := d.Results(t.Context(), r.ID, 0, 2)
+	if err != nil || results[0].Result != "dead again" || results[0].Letter != 31 || results[1].Result != "waiting" {
+		t.Errorf("%+v, %v", results, err)
+	}
+	if f := d.Freeze(Query{}, nil, false); f.Count != 30 || f.InRuns != 0 {
+		t.Errorf("%+v", f)
+	}
+	var conflict *Conflict
+	if err := d.ResumeRun(t.Context(), me, r.ID, ""); !errors.As(err, &conflict) || conflict.Record.Action != broker.ActionStopped {
+		t.Errorf("%v", err)
+	}
+}
+
+// Another cause holds a canary up until somebody has looked.
+func TestCanaryPausesForAnotherCause(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	x.letters(d, "ops", 0, 5)
+	x.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"})
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
+	r = x.reaches(d, r.ID, RunPaused)
+	if r.Published != 1 || r.DeadAgain != 1 || !strings.Contains(r.Why, "another cause") {
+		t.Errorf("%+v", r)
+	}
+	x.post.mends("ops")
+	if err := d.ResumeRun(t.Context(), me, r.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	r = x.reaches(d, r.ID, RunDone)
+	if r.Published != 5 || r.Delivered != 4 || r.DeadAgain != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A run keeps to its rate, and can be paused, resumed and cancelled from another
+// process.
+func TestSteerARun(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	other, _ := x.desk(nil)
+	ctx := t.Context()
+	x.letters(d, "ops", 0, 200)
+	x.post.mends("ops")
+	began := time.Now()
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 20, Per: time.Second}})
+	x.until("some are published", func() bool { r, _ := other.RunOf(r.ID); return r.Published >= 10 })
+	if took := time.Since(began); took < 400*time.Millisecond {
+		t.Errorf("10 letters within %v at 20 a second", took)
+	}
+	if err := other.PauseRun(ctx, me, r.ID, "lunch"); err != nil {
+		t.Fatal(err)
+	}
+	x.reaches(d, r.ID, RunPaused)
+	var still int
+	x.until("it stands still", func() bool {
+		before, _ := d.RunOf(r.ID)
+		wait(ctx, 300*time.Millisecond)
+		after, _ := d.RunOf(r.ID)
+		still = after.Published
+		return before.Published == after.Published && after.Worker == ""
+	})
+	if still > 60 {
+		t.Errorf("%d letters were published before the run stood still", still)
+	}
+	var conflict *Conflict
+	if err := d.PauseRun(ctx, me, r.ID, ""); !errors.As(err, &conflict) || conflict.Record.Reason != "lunch" {
+		t.Errorf("paused twice: %v", err)
+	}
+	if err := other.ResumeRun(ctx, me, r.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	x.until("it goes on", func() bool { r, _ := d.RunOf(r.ID); return r.Published > still })
+	if err := other.CancelRun(ctx, me, r.ID, "enough"); err != nil {
+		t.Fatal(err)
+	}
+	r = x.reaches(d, r.ID, RunCancelled)
+	x.until("nothing is under way", func() bool { b := d.Balance(); return b.Open+b.Ended[Replayed] == 200 && b.Ended[Replayed] < 200 })
+	if f := d.Freeze(Query{}, nil, false); f.InRuns != 0 || f.Count != d.Balance().Open {
+		t.Errorf("%+v", f)
+	}
+	if err := d.CancelRun(ctx, me, "none", ""); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Exactly what was shown is acted on: what has left is gone, what was not shown is
+// not touched.
+func TestFrozen(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	stranger, _ := x.desk(nil)
+	ctx := t.Context()
+	x.letters(d, "ops", 0, 10)
+	if n, err := d.Hold(ctx, me, d.Freeze(Query{}, []uint64{3}, false), "wait"); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	f := d.Freeze(Query{}, nil, false)
+	if f.Count != 9 || f.Held != 1 || f.AsOf != 10 || len(f.Numbers) != 9 {
+		t.Fatalf("%+v", f)
+	}
+	x.letters(d, "ops", 10, 5) // later than the page
+	if n, err := d.Discard(ctx, me, d.Freeze(Query{}, []uint64{1, 2}, false), "not needed"); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	x.until("both know", func() bool { return stranger.Balance().Open == 13 })
+	x.post.mends("ops")
+	// Who did not show the page cannot know that nothing was added.
+	if _, err := stranger.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), "9 letters were shown, 7 fit now") {
+		t.Errorf("%v", err)
+	}
+	if _, err := d.StartRun(ctx, me, RunSpec{Frozen: f}); !errors.Is(err, ErrNoReason) {
+		t.Errorf("%v", err)
+	}
+	r := x.run(d, RunSpec{Frozen: f})
+	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 7 || r.Gone != 2 {
+		t.Errorf("%+v", r)
+	}
+	if b := d.Balance(); b.Open != 6 { // the held one, and those that came later
+		t.Errorf("%+v", b)
+	}
+	f = d.Freeze(Query{}, nil, false)
+	if _, err := d.Release(ctx, me, d.FreezeFor(ForRelease, Query{}, nil, true), ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) {
+		t.Errorf("a letter was added: %v", err)
+	}
+}
+
+// What may have been sent is replayed only with a second yes.
+func TestUncertain(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	ctx := t.Context()
+	x.letters(d, "ops", 0, 1)
+	x.post.breaks("may", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.May})
+	x.publish(event("e9", "may"))
+	x.until("the letter", func() bool { return d.Balance().Open == 2 })
+	f := d.Freeze(Query{}, nil, false)
+	if f.Uncertain != 1 || f.Count != 2 {
+		t.Errorf("%+v", f)
+	}
+	if _, err := d.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrUncertain) {
+		t.Errorf("%v", err)
+	}
+	if err := d.Replay(ctx, me, 2, false, false, "r"); !errors.Is(err, ErrUncertain) {
+		t.Errorf("%v", err)
+	}
+	x.post.mends("ops")
+	x.post.mends("may")
+	r := x.run(d, RunSpec{Frozen: f, Uncertain: true})
+	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A relay that is away makes a run stand still and say so; it goes on when somebody
+// wants it to.
+func TestRunPausesWhenNothingArrives(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
+	x.letters(d, "ops", 0, 3)
+	x.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away", Relay: true})
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
+	x.until("it waits, and says how long", func() bool {
+		r, _ := d.RunOf(r.ID)
+		return r.State == RunWatching && strings.Contains(r.Why, "waiting since") || r.State == RunPaused
+	})
+	r = x.reaches(d, r.ID, RunPaused)
+	if r.Published != 1 || !strings.Contains(r.Why, "away") {
+		t.Errorf("%+v", r)
+	}
+	x.post.mends("ops")
+	if err := d.ResumeRun(t.Context(), me, r.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 3 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A process that is gone leaves its run to the others.
+func TestRunIsTakenOver(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	quickly := func(d *Desk) { d.pace.lease = time.Second }
+	d, stop := x.desk(quickly)
+	x.letters(d, "ops", 0, 60)
+	x.post.mends("ops")
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 30, Per: time.Second}})
+	x.until("some are published", func() bool { r, _ := d.RunOf(r.ID); return r.Published >= 5 })
+	stop()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	second, _ := x.desk(quickly)
+	if err := second.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r = x.reaches(second, r.ID, RunDone)
+	if r.Published != 60 || r.Delivered != 60 {
+		t.Errorf("%+v", r)
+	}
+	x.onceEach("ops", 60)
+}
