@@ -23,6 +23,10 @@ const maxPanics = 3
 // write that records it.
 const leaseMargin = 10 * time.Second
 
+// longestLease is more than any send takes. A lease that ends later was written
+// by a clock that was wrong, and is not waited for.
+const longestLease = 24 * time.Hour
+
 // job is one delivery message in work.
 type job struct {
 	r      *Runner
@@ -131,7 +135,7 @@ func (j *job) due(ctx context.Context) bool {
 	case (entry.State == StateDead || entry.State == StateDiscarded) && entry.Sequence == j.seq:
 		j.finish(ctx, "dead", nil) // we died before the acknowledgement
 		return false
-	case entry.State == StateSending && entry.Lease.After(now) && !j.orphaned(entry):
+	case entry.State == StateSending && entry.Lease.After(now) && entry.Lease.Before(now.Add(longestLease)) && !j.orphaned(entry):
 		j.giveBack(time.Until(entry.Lease)+jitter(time.Second), nil)
 		return false
 	case entry.State == StateSending:

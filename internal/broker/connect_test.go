@@ -119,13 +119,23 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 // natsServer is somebody's NATS server, started when the test says so.
 func natsServer(t *testing.T, addr, config string) *server.Server {
 	t.Helper()
+	return runNATS(t, natsOptions(t, addr, t.TempDir(), config))
+}
+
+func natsOptions(t *testing.T, addr, store, config string) *server.Options {
+	t.Helper()
 	opts := &server.Options{}
 	host, port, _ := net.SplitHostPort(addr)
-	text := fmt.Sprintf("host: %s\nport: %s\njetstream { store_dir: %q, max_file_store: 1GB }\n%s", host, port, t.TempDir(), config)
+	text := fmt.Sprintf("host: %s\nport: %s\njetstream { store_dir: %q, max_file_store: 1GB }\n%s", host, port, store, config)
 	if err := opts.ProcessConfigString(text); err != nil {
 		t.Fatal(err)
 	}
 	opts.NoSigs, opts.NoLog = true, true
+	return opts
+}
+
+func runNATS(t *testing.T, opts *server.Options) *server.Server {
+	t.Helper()
 	s, err := server.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -38,8 +40,9 @@ type crashPlan struct {
 	Events     int    // to publish before the work starts
 	Target     string
 	// What is done to dead letters, and at which time that it comes by the point dies.
-	Action string
-	Nth    int
+	Action    string
+	Nth       int
+	FileLimit uint64 // bytes; beyond them no file can be written, and publishing ends
 }
 
 // crashReport is what a child says that reached its end.
@@ -52,6 +55,12 @@ const crashVariable = "CERTPOST_TEST_CRASH_PLAN"
 
 // crashChild is the child's side; TestMain calls it.
 func crashChild(plan crashPlan) error {
+	if plan.FileLimit > 0 {
+		signal.Ignore(syscall.SIGXFSZ) // writing fails instead
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: plan.FileLimit, Max: plan.FileLimit}); err != nil {
+			return err
+		}
+	}
 	// Not always flushed: SIGKILL ends a process, not the machine.
 	b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
@@ -71,6 +80,9 @@ func crashChild(plan crashPlan) error {
 		t := delivery.Target{ID: id, Host: host, Port: n, TLSMode: delivery.TLSPlaintext, FromAddress: "certs@example.com", To: []string{id + "@example.com"}}
 		t.SetDefaults()
 		t.TLSMode, t.Port = delivery.TLSPlaintext, n
+		if plan.FileLimit > 0 {
+			t.Timeout = 3 * time.Second // and with it the lease, by whose end what cannot be written is given up
+		}
 		targets = append(targets, t)
 	}
 	definitions, problems := delivery.NewDefinitions(targets)
@@ -93,14 +105,25 @@ func crashChild(plan crashPlan) error {
 	}
 	r := b.NewRunner(courier, set, newTestMetrics())
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	done := make(chan error, 1)
 	if err := b.ensureTopology(ctx); err != nil {
-		cancel()
 		return err
 	}
+	if plan.FileLimit > 0 {
+		go func() { done <- r.Run(ctx) }()
+	}
 	for i := range plan.Events {
-		if _, _, err := b.Publish(ctx, event(fmt.Sprintf("e%d", i), plan.Target)); err != nil {
-			cancel()
+		short, stop := context.WithTimeout(ctx, 10*time.Second)
+		_, _, err := b.Publish(short, event(fmt.Sprintf("e%d", i), plan.Target))
+		stop()
+		if err != nil && plan.FileLimit > 0 {
+			if err := os.WriteFile(filepath.Join(plan.Dir, "acknowledged"), []byte(strconv.Itoa(i)), 0o600); err != nil {
+				return err
+			}
+			return <-done
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -365,4 +388,53 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		t.Errorf("%d mails too many, but only %d outcomes were unknown", doubled, possible)
 	}
 	t.Logf("%d mails for %d events, %d outcomes unknown", relay.Count(), n, possible)
+}
+
+// A disk that is full, or fails: the embedded server never writes to it again, so
+// the program ends and says why, and the next one finds all that was acknowledged.
+func TestStoreThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	plan := crashPlan{Dir: t.TempDir(), Relay: relay.Plain(), Events: 10_000, Target: "good", FileLimit: 300 << 10}
+	nobody := func(*os.Process) {}
+	report, err := runChild(t, plan, nobody)
+	if report != nil || err == nil || !strings.Contains(err.Error(), ErrStoreFailed.Error()) || !strings.Contains(err.Error(), "make room on the disk") {
+		t.Fatalf("the first life ended with %+v, %v", report, err)
+	}
+	text, err := os.ReadFile(filepath.Join(plan.Dir, "acknowledged"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	acknowledged, err := strconv.Atoi(string(text))
+	if err != nil || acknowledged < 10 {
+		t.Fatalf("%q events were acknowledged before the store failed", text)
+	}
+	plan.Events, plan.FileLimit = 0, 0
+	if report, err = runChild(t, plan, nobody); err != nil || report == nil {
+		t.Fatalf("the second life: %v", err)
+	}
+	got, possible := map[string]int{}, 0
+	for _, m := range relay.Mails() {
+		msg, err := m.Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[msg.Header.Get("X-Certpost-Event-Id")]++
+	}
+	for _, e := range report.Entries {
+		possible += e.PossibleDuplicates
+	}
+	for i := range acknowledged {
+		if got[fmt.Sprintf("e%d", i)] == 0 {
+			t.Errorf("event e%d was acknowledged and is lost", i)
+		}
+	}
+	if doubled := relay.Count() - len(got); doubled > possible || len(report.Letters) > 0 {
+		t.Errorf("%d mails too many with %d outcomes unknown; letters: %v", doubled, possible, report.Letters)
+	}
+	t.Logf("%d events acknowledged before the store failed, %d mails", acknowledged, relay.Count())
 }

@@ -139,6 +139,26 @@ func unwrapListen(err error) error {
 	return err
 }
 
+// storeLook is the time between two looks at the store.
+const storeLook = 5 * time.Second
+
+// ErrStoreFailed says that the embedded store could not be written. The server
+// answers no publisher then and does not try again before it is started anew,
+// whatever has become of the disk.
+var ErrStoreFailed = errors.New("the embedded store cannot be written")
+
+// failed returns ErrStoreFailed once a file of the store could not be written.
+func (e *embedded) failed() error {
+	health := e.srv.Healthz(&server.HealthzOptions{Details: true})
+	for _, found := range health.Errors {
+		// The server has no other mark for it.
+		if _, why, ok := strings.Cut(found.Error, " write error: "); ok {
+			return fmt.Errorf("%w (stream %s: %s): make room on the disk or mend it, then start Certpost again; what was acknowledged is there", ErrStoreFailed, found.Stream, why)
+		}
+	}
+	return nil
+}
+
 func (e *embedded) url() string {
 	if !e.open {
 		return "in-process"

@@ -20,13 +20,22 @@ const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
+	var complained time.Time
 	for ctx.Err() == nil {
-		if err := r.fanoutOnce(ctx, work); err != nil && ctx.Err() == nil {
-			r.log.Warn().Err(err).Msg("events cannot be fetched; trying again")
-			sleep(ctx, time.Second)
-			if err := r.ensureTopology(ctx); err != nil && ctx.Err() == nil {
-				r.log.Error().Err(err).Msg("streams are not as they should be")
-			}
+		failed := r.fanoutOnce(ctx, work)
+		if failed == nil || ctx.Err() != nil {
+			continue
+		}
+		sleep(ctx, time.Second)
+		err := r.ensureTopology(ctx)
+		if ctx.Err() != nil || time.Since(complained) < time.Minute { // NATS may be away for a day
+			continue
+		}
+		complained = time.Now()
+		if err != nil {
+			r.log.Error().Err(err).Msg("streams are not as they should be; trying again")
+		} else {
+			r.log.Warn().Err(failed).Msg("events could not be fetched; trying again")
 		}
 	}
 }

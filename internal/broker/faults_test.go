@@ -224,12 +224,18 @@ func (c *cable) carry(from, to net.Conn) {
 
 // pull lets nothing through for a while: nobody is told.
 func (c *cable) pull(d time.Duration) {
+	plug := c.unplug()
+	time.Sleep(d)
+	plug()
+}
+
+// unplug lets nothing through until it is plugged in again.
+func (c *cable) unplug() (plug func()) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	in := make(chan struct{})
 	c.pulled = in
-	c.mu.Unlock()
-	time.Sleep(d)
-	close(in)
+	return func() { close(in) }
 }
 
 // reset ends all connections.

@@ -87,19 +87,24 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	have := map[string]bool{}
+	have, want := map[string]bool{}, map[string]bool{}
 	now := floors{time.Now(), map[string]uint64{}}
 	lister := stream.ListConsumers(ctx)
 	for info := range lister.Info() {
-		if name, ok := strings.CutPrefix(info.Name, laneConsumerPre); ok && !info.Paused {
+		name, ok := strings.CutPrefix(info.Name, laneConsumerPre)
+		if !ok {
+			continue
+		}
+		now.byLane[name] = info.AckFloor.Stream
+		if info.Paused || len(consumerDiff(info.Config, ls.r.complete(laneConsumer(name)))) > 0 {
+			want[name] = true // somebody has changed it
+		} else {
 			have[name] = true
-			now.byLane[name] = info.AckFloor.Stream
 		}
 	}
 	if err := lister.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
 		return nil, err
 	}
-	want := map[string]bool{}
 	for _, name := range ls.r.courier.Lanes() {
 		want[name] = true
 	}
@@ -136,17 +141,20 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 	if known {
 		return nil
 	}
-	err := ls.r.ensureConsumer(ctx, DeliveriesStream, jetstream.ConsumerConfig{
-		Durable: laneConsumerPre + name, Description: "deliveries of one relay",
-		FilterSubject: deliveryPrefix + name + ".*", MaxAckPending: laneAckPending(name),
-	})
-	if err != nil {
+	if err := ls.r.ensureConsumer(ctx, DeliveriesStream, laneConsumer(name)); err != nil {
 		return err
 	}
 	ls.mu.Lock()
 	ls.known[name] = true
 	ls.mu.Unlock()
 	return nil
+}
+
+func laneConsumer(name string) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable: laneConsumerPre + name, Description: "deliveries of one relay",
+		FilterSubject: deliveryPrefix + name + ".*", MaxAckPending: laneAckPending(name),
+	}
 }
 
 // open makes sure that the lane has a consumer and, soon, a worker.
@@ -239,8 +247,9 @@ type lane struct {
 	status    atomic.Pointer[LaneStatus] // as it was seen last
 
 	// owned by run
-	consumer jetstream.Consumer // nil until fetched from
-	away     map[string]bool    // relays that were not closed when seen last
+	consumer   jetstream.Consumer // nil until fetched from
+	away       map[string]bool    // relays that were not closed when seen last
+	complained time.Time          // of fetches that fail
 }
 
 func newLane(r *Runner, name string) *lane {
@@ -271,18 +280,30 @@ func (l *lane) run(ctx, work context.Context) {
 		unused, err := l.fetch(ctx, work, may.n, &wg)
 		l.giveSlots(unused)
 		if err != nil && ctx.Err() == nil {
-			l.r.log.Warn().Err(err).Str("lane", l.name).Msg("the lane cannot fetch; trying again")
-			l.consumer = nil
-			l.r.lanes.forget(l.name)
-			sleep(ctx, time.Second)
-			if err := l.r.lanes.ensure(ctx, l.name); err != nil && ctx.Err() == nil {
-				l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer")
-			}
+			l.mend(ctx, err)
 		}
 		if may.probe {
 			// A probe's outcome decides what comes next.
 			l.waitIdle(ctx)
 		}
+	}
+}
+
+// mend gets the lane its consumer after a fetch has failed. NATS may be away for a
+// day; that is said once a minute.
+func (l *lane) mend(ctx context.Context, why error) {
+	l.consumer = nil
+	l.r.lanes.forget(l.name)
+	sleep(ctx, time.Second)
+	err := l.r.lanes.ensure(ctx, l.name)
+	if ctx.Err() != nil || time.Since(l.complained) < time.Minute {
+		return
+	}
+	l.complained = time.Now()
+	if err != nil {
+		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer; trying again")
+	} else {
+		l.r.log.Warn().Err(why).Str("lane", l.name).Msg("the lane could not fetch; trying again")
 	}
 }
 

@@ -235,8 +235,9 @@ func (o *roster) share(total int, now time.Time) int {
 }
 
 // beat says every few seconds that this process is there, until the context ends,
-// and then that it is not any more.
-func (o *roster) beat(ctx context.Context, process string, status func() []LaneStatus, tidy func(context.Context)) {
+// and then that it is not any more. told hears of each heartbeat whether it could
+// be stored, and so whether anything can be.
+func (o *roster) beat(ctx context.Context, process string, status func() []LaneStatus, tidy func(context.Context), told func(error)) {
 	tick := time.NewTicker(o.every)
 	defer tick.Stop()
 	for {
@@ -244,8 +245,8 @@ func (o *roster) beat(ctx context.Context, process string, status func() []LaneS
 		if err == nil {
 			_, err = o.kv.Put(ctx, replicaPrefix+o.id, value)
 		}
-		if err != nil && ctx.Err() == nil {
-			o.log.Debug().Err(err).Msg("a heartbeat was not written; the next one may be")
+		if ctx.Err() == nil {
+			told(err)
 		}
 		tidy(ctx)
 		select {

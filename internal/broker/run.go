@@ -72,8 +72,9 @@ type Runner struct {
 	roster  *roster
 	meter   *meter // set by prepare
 
-	mu    sync.Mutex
-	ready error
+	mu       sync.Mutex
+	ready    error
+	unstored error // why the last heartbeat was not stored
 }
 
 // embeddedOwner ends the name of an owner that runs the embedded server; there is
@@ -97,11 +98,13 @@ func (b *Broker) NewRunner(c Courier, set Settings, m *Metrics) *Runner {
 
 // Run works until the context ends, then stops fetching, lets what is under way
 // finish within the grace and gives the rest back. It returns early only with
-// ErrNotOurs: what needs a person before anything can be delivered.
+// ErrNotOurs or ErrStoreFailed: what needs a person before anything can be delivered.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	// Work outlives the request to stop by the grace.
 	work, abort := context.WithCancel(context.WithoutCancel(ctx))
 	defer abort()
@@ -113,11 +116,27 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { r.roster.follow(ctx) })
-	wg.Go(func() { r.roster.beat(ctx, r.owner, r.LaneStatus, r.tidy) })
+	wg.Go(func() { r.roster.beat(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
+	wg.Go(func() { r.watchStore(ctx, fail) })
 	wg.Wait()
+	if err := context.Cause(ctx); errors.Is(err, ErrStoreFailed) {
+		return err
+	}
 	return nil
+}
+
+// watchStore calls fail when the embedded store has failed.
+func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
+	for r.server != nil && ctx.Err() == nil {
+		if err := r.server.failed(); err != nil {
+			r.log.Error().Err(err).Msg("certpost ends, because nothing can be stored")
+			fail(err)
+			return
+		}
+		sleep(ctx, storeLook)
+	}
 }
 
 // openRelays reads who else is there and which lanes are suspended.
@@ -169,12 +188,29 @@ func (r *Runner) Ready(ctx context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	err := r.ready
+	err, unstored := r.ready, r.unstored
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	if unstored != nil {
+		return fmt.Errorf("JetStream stores nothing: %w", unstored)
+	}
 	return r.Health(ctx)
+}
+
+// setStored keeps whether the last heartbeat was stored.
+func (r *Runner) setStored(err error) {
+	r.mu.Lock()
+	before := r.unstored
+	r.unstored = err
+	r.mu.Unlock()
+	switch {
+	case err != nil && before == nil && r.nc.IsConnected():
+		r.log.Error().Err(err).Msg("JetStream stores nothing; deliveries wait")
+	case err == nil && before != nil:
+		r.log.Info().Msg("JetStream stores again")
+	}
 }
 
 // setReady records the reason for not being ready; the end of the run is final.

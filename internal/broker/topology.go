@@ -172,15 +172,20 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 	return nil
 }
 
-// ensureConsumer completes want with what all our consumers have in common:
-// explicit acknowledgement, no limit on deliveries, no BackOff (it would add to
-// the delays of our NAKs).
-func (b *Broker) ensureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
+// complete adds what all our consumers have in common: explicit acknowledgement, no
+// limit on deliveries, no BackOff (it would add to the delays of our NAKs).
+func (b *Broker) complete(want jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	want.AckPolicy = jetstream.AckExplicitPolicy
 	want.AckWait = b.ackWait
 	want.MaxDeliver = -1
 	want.Replicas = 0 // as the stream
 	want.Metadata = owned
+	return want
+}
+
+// ensureConsumer creates a consumer, completed, or puts ours right.
+func (b *Broker) ensureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
+	want = b.complete(want)
 	c, err := b.js.Consumer(ctx, stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if _, err := b.js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
