@@ -296,7 +296,7 @@ func (f *follower) learn(r *broker.AuditRecord) {
 	x.fates.end(number, fate)
 	delete(f.left, number)
 	if x.fates.isOpen(number) {
-		f.lingering[number] = time.Now()
+		f.lingering[number] = r.Time
 	}
 	if r.Letter != nil && x.fates.count(number) {
 		x.dead.add(r.Letter.Time.UnixNano(), 1)

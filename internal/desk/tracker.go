@@ -30,7 +30,7 @@ type member struct {
 	cause             string // its fingerprint, "" when it is not known
 	note              string
 	result            uint8
-	sameAgain         bool
+	intended          bool // by this run
 	tries             uint8
 	again             time.Time // not to be tried before
 }
@@ -114,7 +114,11 @@ func (t *tracker) left() int     { return t.counts[isWaiting] }
 // tell takes in a record about one of the letters. The lock is held.
 func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 	m := t.find(r.LetterNumber)
-	if m == nil || r.Stage == broker.StageIntent {
+	if m == nil {
+		return
+	}
+	if r.Stage == broker.StageIntent {
+		m.intended = m.intended || r.Run == t.run
 		return
 	}
 	if m.event == "" && r.Event != "" {
@@ -129,6 +133,10 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 	switch {
 	case r.Run == t.run && r.Action == broker.ActionReplayed:
 		d.publish(t, m, nanoseconds(r.Time))
+	case r.Action == broker.ActionDelivered && m.intended:
+		// Published by this run, by a process that did not live to say so.
+		d.publish(t, m, nanoseconds(r.Time))
+		t.arrived(m)
 	case r.Run == t.run && r.Action == broker.ActionFailed && m.result == isWaiting:
 		m.note = r.Reason // the worker tries again, and gives up in the end
 	case r.Action.Ends() && (m.result == isWaiting || m.result == isFailed):
@@ -177,7 +185,7 @@ func (t *tracker) died(m *member, l *letter) {
 	t.set(m, isDeadAgain)
 	m.newLetter = l.number
 	m.note = string(l.group.code) + ": " + l.reason.Value()
-	if m.sameAgain = m.cause == l.group.fingerprint; m.sameAgain && t.back == nil {
+	if m.cause == l.group.fingerprint && t.back == nil {
 		t.back = m
 	}
 }

@@ -1,0 +1,300 @@
+//go:build unix
+
+package desk
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// The program is killed with SIGKILL in the middle of a replay of 1,000 letters, again
+// and again. The relay is the test's own process, which survives, and so knows what
+// was sent in which life.
+
+const crashVariable = "CERTPOST_TEST_DESK_CRASH"
+
+// crashPlan is what the child is told.
+type crashPlan struct {
+	Dir, Relay string
+	Letters    int // to make, and to start the run for; 0: go on with what is there
+}
+
+// crashReport is what a child says that lived to the end of the run.
+type crashReport struct {
+	Run     Run
+	Balance Balance
+	Results map[string]int
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(crashVariable); text != "" {
+		var plan crashPlan
+		err := json.Unmarshal([]byte(text), &plan)
+		if err == nil {
+			err = crashChild(plan)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// wire is a courier whose relay is at the other end of a socket: one line for each
+// mail, answered when it is taken. Until it is mended it refuses all.
+type wire struct {
+	postOffice
+	relay string
+}
+
+func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	w.mu.Lock()
+	broken := w.broken[a.Target]
+	w.mu.Unlock()
+	if broken != nil {
+		again := *broken
+		return nil, &again
+	}
+	lost := func(err error) *verdict.Failure {
+		return &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.May, Cause: err}
+	}
+	conn, err := net.Dial("tcp", w.relay)
+	if err != nil {
+		return nil, lost(err)
+	}
+	defer conn.Close()
+	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
+		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
+	}
+	fmt.Fprintf(conn, "%s %v\n", ev.ID, a.PossibleDuplicate)
+	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+		return nil, lost(err)
+	}
+	return &verdict.Receipt{Relay: w.relay, ReplyCode: 250, Recipients: []string{"a@example.com"}}, nil
+}
+
+func crashChild(plan crashPlan) error {
+	// Not always flushed: SIGKILL ends a process, not the machine.
+	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	w := &wire{postOffice: *newPostOffice(), relay: plan.Relay}
+	if plan.Letters > 0 {
+		w.breaks("ops", refusal())
+	}
+	r := b.NewRunner(w, quick(), broker.NewMetrics(prometheus.NewRegistry()))
+	go func() { _ = r.Run(ctx) }()
+	for r.Ready(ctx) != nil {
+		wait(ctx, 10*time.Millisecond)
+	}
+	d := New(b, surroundings{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	d.pace.look, d.pace.lease = 100*time.Millisecond, time.Second
+	go func() { _ = d.Run(ctx) }()
+	if err := d.Ready(ctx); err != nil {
+		return err
+	}
+	if plan.Letters > 0 {
+		for i := range plan.Letters {
+			if _, _, err := b.Publish(ctx, event(fmt.Sprintf("e%d", i), "ops")); err != nil {
+				return err
+			}
+		}
+		for d.Balance().Open < plan.Letters {
+			wait(ctx, 20*time.Millisecond)
+		}
+		w.mends("ops")
+		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "mended", Canary: true}); err != nil {
+			return err
+		}
+	}
+	fmt.Println("replaying")
+	for len(d.Runs()) == 0 || d.Runs()[0].State != RunDone || d.Balance().Open > 0 {
+		if ctx.Err() != nil {
+			return fmt.Errorf("the run did not end: %+v, %+v", d.Runs(), d.Balance())
+		}
+		wait(ctx, 20*time.Millisecond)
+	}
+	report := crashReport{Run: d.Runs()[0], Results: map[string]int{}}
+	for after := uint64(0); ; {
+		page, next, err := d.Results(ctx, report.Run.ID, after, maxPage)
+		if err != nil {
+			return err
+		}
+		for _, result := range page {
+			report.Results[result.Result]++
+		}
+		if after = next; after == 0 {
+			break
+		}
+	}
+	// The balance is that of a desk that knows only what the streams say.
+	fresh := New(b, surroundings{}, zerolog.Nop())
+	go func() { _ = fresh.Follow(ctx) }()
+	if err := fresh.Ready(ctx); err != nil {
+		return err
+	}
+	report.Balance = fresh.Balance()
+	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+// mailbox is the relay: what it took, by event.
+type mailbox struct {
+	mu      sync.Mutex
+	mails   map[string]int // those not marked as possible duplicates
+	marked  map[string]int
+	address string
+}
+
+func newMailbox(t *testing.T) *mailbox {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	m := &mailbox{mails: map[string]int{}, marked: map[string]int{}, address: l.Addr().String()}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go m.take(conn)
+		}
+	}()
+	return m
+}
+
+func (m *mailbox) take(conn net.Conn) {
+	defer conn.Close()
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return
+	}
+	id, duplicate, _ := strings.Cut(strings.TrimSpace(line), " ")
+	m.mu.Lock()
+	if duplicate == "true" {
+		m.marked[id]++
+	} else {
+		m.mails[id]++
+	}
+	m.mu.Unlock()
+	fmt.Fprintln(conn, "taken")
+}
+
+// live runs a child, which is killed so long after its replay goes on; nil when it was.
+func live(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
+	t.Helper()
+	text, err := json.Marshal(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashVariable+"="+string(text))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	patience := time.AfterFunc(4*time.Minute, func() { _ = cmd.Process.Kill() })
+	defer patience.Stop()
+	lines := bufio.NewReader(out)
+	if line, err := lines.ReadString('\n'); err != nil || line != "replaying\n" {
+		_ = cmd.Wait()
+		t.Fatalf("the child said %q, %v: %s", line, err, &stderr)
+	}
+	if kill > 0 {
+		defer time.AfterFunc(kill, func() { _ = cmd.Process.Kill() }).Stop()
+	}
+	said, _ := io.ReadAll(lines)
+	if err := cmd.Wait(); err != nil {
+		if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signal() == syscall.SIGKILL && kill > 0 {
+			return nil
+		}
+		t.Fatalf("%v: %s", err, &stderr)
+	}
+	var report crashReport
+	if err := json.Unmarshal(said, &report); err != nil {
+		t.Fatalf("%v: %q %s", err, said, &stderr)
+	}
+	return &report
+}
+
+// Killed amid a replay of 1,000: each is delivered, and twice only where nobody could
+// know whether it was; none is lost, none is counted twice.
+func TestKilledAmidAReplay(t *testing.T) {
+	t.Parallel()
+	relay := newMailbox(t)
+	const n, kills = 1000, 5
+	plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: n}
+	var report *crashReport
+	killed := 0
+	for life := 0; report == nil; life++ {
+		kill := time.Duration(0)
+		if life < kills {
+			kill = time.Duration(100+rand.IntN(500)) * time.Millisecond
+		}
+		if report = live(t, plan, kill); report == nil {
+			killed++
+		}
+		plan.Letters = 0
+	}
+	t.Logf("killed %d times", killed)
+	if killed == 0 {
+		t.Error("no life was cut short")
+	}
+	if b := report.Balance; b.Total != n || b.Open != 0 || b.Ended[Replayed] != n || b.Unexplained != 0 {
+		t.Errorf("balance %+v", b)
+	}
+	if r := report.Run; r.Published != n || r.Delivered != n || r.Gone+r.Failed+r.DeadAgain != 0 {
+		t.Errorf("run %+v", r)
+	}
+	if report.Results["delivered"] != n {
+		t.Errorf("results %v", report.Results)
+	}
+	relay.mu.Lock()
+	defer relay.mu.Unlock()
+	unmarked := 0
+	for i := range n {
+		id := fmt.Sprintf("e%d", i)
+		if relay.mails[id] > 1 {
+			t.Errorf("event %s was sent %d times", id, relay.mails[id])
+		}
+		if relay.mails[id]+relay.marked[id] == 0 {
+			t.Errorf("event %s was lost", id)
+		}
+		unmarked += relay.mails[id]
+	}
+	t.Logf("%d mails, %d more marked as possible duplicates", unmarked, len(relay.marked))
+	if len(relay.marked) > killed*quick().Concurrency {
+		t.Errorf("%d mails are marked as possible duplicates after %d kills", len(relay.marked), killed)
+	}
+}
