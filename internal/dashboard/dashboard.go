@@ -26,6 +26,9 @@ type Options struct {
 	Look *Look
 	// Log gets one line for each page that failed for a reason of ours.
 	Log zerolog.Logger
+	// Edit is what may be changed of a letter before it is replayed; nil: nothing, and
+	// there is no page for it.
+	Edit *Edit
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -35,6 +38,7 @@ type pages struct {
 	*Look
 	desk *desk.Desk
 	live *live
+	edit *Edit
 	log  zerolog.Logger
 	now  func() time.Time
 }
@@ -45,7 +49,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	p := &pages{Look: opts.Look, desk: d, live: newLive(), log: opts.Log, now: opts.Now}
+	p := &pages{Look: opts.Look, desk: d, live: newLive(), edit: opts.Edit, log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
 	for _, route := range p.routes() {
 		guard.Handle(route.pattern, route.needs, p.serve(route.page))

@@ -24,6 +24,8 @@ type letterView struct {
 	Findings []verdict.Finding // of a preflight
 	Examined bool
 	Group    string // the address of its group
+	Now      uint64 // the letter that it is, since it was restored
+	Editable bool
 }
 
 func (p *pages) letter(r *request) (view, error) { return p.letterWith(r, nil) }
@@ -35,6 +37,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 		return view{}, err
 	}
 	v := newLetter(d, r.now)
+	v.Editable = p.mayEdit(d)
 	if change != nil {
 		change(&v)
 	}
@@ -42,10 +45,16 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 }
 
 func newLetter(d desk.Detail, now time.Time) letterView {
-	return letterView{
+	v := letterView{
 		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, now), Lives: livesOf(d),
 		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint,
 	}
+	for _, record := range d.History {
+		if record.Action == broker.ActionRestored && record.LetterNumber == d.Sequence && record.NewLetter != 0 {
+			v.Now, v.Actions = record.NewLetter, nil
+		}
+	}
+	return v
 }
 
 // whatHappened tells a letter in one breath.
@@ -232,10 +241,14 @@ func secretVersions(secrets map[string]string) string {
 	return strings.Join(list, ", ")
 }
 
-// replyText is a relay's reply on one line, "" when there was none.
+// replyText is a relay's reply on one line, "" when there was none. Most relays
+// begin the text with the enhanced code.
 func replyText(code int, enhanced, text string) string {
 	if code == 0 {
 		return text
+	}
+	if strings.HasPrefix(text, enhanced) {
+		enhanced = ""
 	}
 	return strings.Join(slices.DeleteFunc([]string{strconv.Itoa(code), enhanced, text}, func(s string) bool { return s == "" }), " ")
 }

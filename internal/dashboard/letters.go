@@ -74,25 +74,23 @@ func (p *pages) letters(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := p.lettersOf(r, q, lettersPath)
-	title := "Dead letters"
-	if v.Grouped = r.FormValue("view") == "groups"; v.Grouped {
-		title = "Dead letters by cause"
-		groups := p.desk.Groups(q)
+	if r.FormValue("view") == "groups" {
+		v, groups := p.lettersOf(r, q, 1), p.desk.Groups(q)
+		v.Grouped = true
 		for _, g := range groups {
 			v.Groups = append(v.Groups, newGroupView(g))
 		}
-		return view{template: "letters", title: title, data: v, object: groups, table: groupTable(groups)}, nil
+		return view{template: "letters", title: "Dead letters by cause", data: v, object: groups, table: groupTable(groups)}, nil
 	}
-	return view{template: "letters", title: title, data: v, table: letterTable(p.desk, q)}, nil
+	return view{template: "letters", title: "Dead letters", data: p.lettersOf(r, q, pageSize(r)), table: letterTable(p.desk, q)}, nil
 }
 
-// lettersOf is the list of what fits a query, on the page with the given path.
-func (p *pages) lettersOf(r *request, q desk.Query, path string) lettersView {
-	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: pageSize(r)})
+// lettersOf is a page of the list of what fits a query.
+func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
+	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
 	v := lettersView{
-		Query: q, Chips: q.Chips(), Path: path, List: list.Letters, Total: list.Total, Form: p.filterForm(),
+		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Form: p.filterForm(),
 		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
 		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
 		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},
@@ -223,7 +221,7 @@ func (p *pages) group(r *request) (view, error) {
 	if len(groups) == 0 {
 		return view{}, desk.ErrNotFound
 	}
-	v := groupPage{newGroupView(groups[0]), p.lettersOf(r, q, lettersPath)}
+	v := groupPage{newGroupView(groups[0]), p.lettersOf(r, q, pageSize(r))}
 	rest := q
 	rest.Fingerprint = ""
 	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path

@@ -46,6 +46,7 @@ type office struct {
 // officeConfig is what an office may be other than usual.
 type officeConfig struct {
 	access access.Config
+	edit   *Edit
 	listen string // address of NATS, for who wants to publish past the broker
 }
 
@@ -92,7 +93,7 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	}
 	o.guard, err = access.New(c.access)
 	must(t, err)
-	o.handler = New(o.desk, o.guard, Options{Look: look, Log: log})
+	o.handler = New(o.desk, o.guard, Options{Look: look, Log: log, Edit: c.edit})
 	server := httptest.NewServer(o.handler)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -146,16 +147,16 @@ func (o *office) publish(id, name, target string) {
 	must(o.t, err)
 }
 
-// dies publishes events that end as dead letters and waits until the desk has them.
+// dies publishes events that end as dead letters, one after the other, so that they
+// are numbered as they are named, and waits until the desk has them.
 func (o *office) dies(names ...string) {
 	o.t.Helper()
 	o.refuses("*")
-	before := o.desk.Balance().Total
-	for i, name := range names {
-		o.publish(fmt.Sprintf("event-%d-%s", before+uint64(i), name), name, "ops")
+	for _, name := range names {
+		before := o.desk.Balance().Total
+		o.publish(fmt.Sprintf("event-%d-%s", before, name), name, "ops")
+		o.until(fmt.Sprintf("there is dead letter %d", before+1), func() bool { return o.desk.Balance().Total == before+1 })
 	}
-	want := before + uint64(len(names))
-	o.until(fmt.Sprintf("there are %d dead letters", want), func() bool { return o.desk.Balance().Total == want })
 }
 
 func selfSigned(t testing.TB, name string) string {

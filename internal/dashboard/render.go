@@ -18,8 +18,9 @@ type view struct {
 	object any    // the answer in JSON; nil: there is none
 	table  *table // the answer in CSV, and in JSON where object is nil
 
-	fragment bool   // the template is shown without the layout
-	to       string // where to go instead; a POST that worked has nothing else
+	fragment bool           // the template is shown without the layout
+	to       string         // where to go instead; a POST that worked has nothing else
+	cookies  []*http.Cookie // to be kept; /settings alone has any
 }
 
 // serve is the way of every page: ask the page function, show what it found.
@@ -35,6 +36,9 @@ func (p *pages) serve(make page) access.Handler {
 }
 
 func (p *pages) render(w http.ResponseWriter, r *request, v view) {
+	for _, cookie := range v.cookies {
+		http.SetCookie(w, cookie)
+	}
 	if v.to != "" {
 		http.Redirect(w, r.Request, v.to, http.StatusSeeOther)
 		return

@@ -125,5 +125,5 @@ func (r *request) setting(cookie string, allowed ...string) string {
 	return allowed[0]
 }
 
-func (r *request) scheme() string { return r.setting(schemeCookie, "system", "light", "dark") }
-func (r *request) keys() string   { return r.setting(keysCookie, "on", "off") }
+func (r *request) scheme() string { return r.setting(schemeCookie, schemes...) }
+func (r *request) keys() string   { return r.setting(keysCookie, keyWords...) }

@@ -5,7 +5,7 @@ import "github.com/certpost/certpost/internal/access"
 // routes are all pages. What is asked for with GET changes nothing; what is sent
 // with POST is followed by a redirect to a page that shows what came of it.
 func (p *pages) routes() []route {
-	return []route{
+	all := []route{
 		{"GET /{$}", access.Viewer, p.overview},
 
 		{"GET /dead-letters", access.Viewer, p.letters},
@@ -26,5 +26,30 @@ func (p *pages) routes() []route {
 		{"POST /replays/{id}/pause", access.Operator, p.pauseRun},
 		{"POST /replays/{id}/resume", access.Operator, p.resumeRun},
 		{"POST /replays/{id}/cancel", access.Operator, p.cancelRun},
+
+		{"GET /deliveries", access.Viewer, p.deliveries},
+		{"GET /deliveries/{target}/{event}", access.Viewer, p.delivery},
+
+		{"GET /targets", access.Viewer, p.targets},
+		{"GET /targets/{id}", access.Viewer, p.target},
+		{"POST /targets/{id}/check", access.Operator, p.checkTarget},
+
+		{"GET /relays", access.Viewer, p.relays},
+		{"GET /relays/{lane}", access.Viewer, p.relay},
+		{"POST /relays/{lane}/suspend", access.Operator, p.suspend},
+		{"POST /relays/{lane}/resume", access.Operator, p.resume},
+
+		{"GET /audit", access.Viewer, p.history},
+		{"GET /audit/news", access.Viewer, p.historyNews},
+
+		{"GET /settings", access.Viewer, p.settings},
+		{"POST /settings", access.Viewer, p.saveSettings},
+		{"GET /keys", access.Viewer, p.keysPage},
 	}
+	if p.edit != nil {
+		all = append(all,
+			route{"GET /dead-letters/edit/{number}", access.Admin, p.editForm},
+			route{"POST /dead-letters/{number}/edit", access.Admin, p.editReplay})
+	}
+	return all
 }

@@ -19,8 +19,8 @@ func words() template.FuncMap {
 	return template.FuncMap{
 		"outside": outside, "plain": plain, "name": name, "block": block,
 		"count": count, "plural": plural, "time": clock, "day": day, "ago": ago, "span": span,
-		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "sum": func(a, b int) int { return a + b },
-		"join": strings.Join, "hex": grouped, "list": func(items ...any) []any { return items },
+		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
+		"join": strings.Join, "reply": replyText, "hex": grouped, "list": func(items ...any) []any { return items },
 	}
 }
 

@@ -1,0 +1,249 @@
+package dashboard
+
+import (
+	"context"
+	"encoding/hex"
+	"iter"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+const deliveriesPath = "/deliveries"
+
+// deliveriesView is what went to whom, and when.
+type deliveriesView struct {
+	Form     deliveryForm
+	Chips    []desk.Chip
+	Path     string
+	List     []deliveryRow
+	Total    int
+	Pager    pager
+	Reading  bool // the index has not read all of the ledger yet
+	Read, Of uint64
+	Here     string // the address of this page of the list
+	Commands []command
+}
+
+// deliveryForm is the filter as its form shows it.
+type deliveryForm struct {
+	desk.DeliveryQuery
+	From, Before string // as a field for date and time has them
+	States       []broker.State
+	Targets      []string
+}
+
+// states are those that an entry of the ledger can have.
+var states = []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded}
+
+// deliveryRow is one delivery in the list.
+type deliveryRow struct {
+	broker.Entry
+	Address  string
+	Leaf     *verdict.Certificate
+	To       []string // who has the mail, else who is owed it; none: the target says
+	More     int      // of them that are not shown
+	Outcome  string   // the relay's answer, or why there is none
+	Doubtful bool     // whether it was sent is not known
+}
+
+func (p *pages) deliveries(r *request) (view, error) {
+	q, err := r.deliveryQuery()
+	if err != nil {
+		return view{}, err
+	}
+	found, err := p.desk.Deliveries(r.Context(), q, r.after(), pageSize(r))
+	if err != nil {
+		return view{}, err
+	}
+	v := deliveriesView{
+		Form: newDeliveryForm(q, p.filterForm().Targets), Chips: r.chips(deliveryConditions), Path: deliveriesPath, Total: found.Total,
+		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
+		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, r.optionsOf("name", "serial", "fingerprint", "target", "event", "state")...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
+	}
+	for _, e := range found.Entries {
+		v.List = append(v.List, newDeliveryRow(e))
+	}
+	if found.Next != 0 {
+		v.Pager.Next = r.with("after", strconv.FormatUint(found.Next, 10))
+	}
+	if r.after() != 0 {
+		v.Pager.First = r.with("after", "")
+	}
+	return view{template: "deliveries", title: "Deliveries", data: v, table: p.deliveryTable(r.Context(), q)}, nil
+}
+
+// deliveryQuery reads the filter. What is no number in hexadecimal is said to be
+// none: that nothing was found would be no answer to it.
+func (r *request) deliveryQuery() (desk.DeliveryQuery, error) {
+	given := r.URL.Query()
+	common := url.Values{}
+	for _, key := range []string{"name", "target", "event", "from", "to"} {
+		common.Set(key, given.Get(key))
+	}
+	parsed, err := desk.ParseQuery(common)
+	if err != nil {
+		return desk.DeliveryQuery{}, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	q := desk.DeliveryQuery{Name: parsed.Name, Target: parsed.Target, Event: parsed.Event, From: parsed.From, To: parsed.To,
+		Serial: strings.TrimSpace(given.Get("serial")), Fingerprint: strings.TrimSpace(given.Get("fingerprint")), State: broker.State(strings.TrimSpace(given.Get("state")))}
+	if q.State != "" && !slices.Contains(states, q.State) {
+		return q, wrongf("state wants one of waiting, sending, sent, dead, discarded")
+	}
+	if !isHex(q.Serial) || !isHex(q.Fingerprint) {
+		return q, wrongf("serial and fingerprint want hexadecimal digits, with or without colons: 03:AA:11")
+	}
+	return q, nil
+}
+
+// isHex says whether a text is a hexadecimal number as certificate viewers write it.
+func isHex(text string) bool {
+	digits := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(text), "0x"))
+	if len(digits)%2 != 0 {
+		digits = "0" + digits
+	}
+	_, err := hex.DecodeString(digits)
+	return err == nil && len(text) <= 200
+}
+
+// condition is one key of a list's address, with what its chip says before the value.
+type condition struct{ key, label string }
+
+var deliveryConditions = []condition{{"name", "name"}, {"serial", "serial"}, {"fingerprint", "SHA-256"}, {"target", "target"}, {"event", "event"}, {"state", "state"}, {"from", "from"}, {"to", "before"}}
+
+// chips are the conditions that the request's address has.
+func (r *request) chips(conditions []condition) (chips []desk.Chip) {
+	for _, c := range conditions {
+		if value := strings.TrimSpace(r.URL.Query().Get(c.key)); value != "" {
+			rest := r.URL.Query()
+			rest.Del(c.key)
+			rest.Del("after")
+			chips = append(chips, desk.Chip{Label: c.label + " " + value, Without: rest.Encode()})
+		}
+	}
+	return chips
+}
+
+// optionsOf are the request's filters as options of the program's own command.
+func (r *request) optionsOf(keys ...string) (words []string) {
+	for _, key := range keys {
+		if value := strings.TrimSpace(r.URL.Query().Get(key)); value != "" {
+			words = append(words, "--"+key+"="+value)
+		}
+	}
+	return words
+}
+
+func newDeliveryForm(q desk.DeliveryQuery, targets []string) deliveryForm {
+	field := func(t time.Time) string {
+		if t.IsZero() {
+			return ""
+		}
+		return t.UTC().Format("2006-01-02T15:04")
+	}
+	return deliveryForm{DeliveryQuery: q, From: field(q.From), Before: field(q.To), States: states, Targets: targets}
+}
+
+// deliveryAddress is where a delivery is shown.
+func deliveryAddress(target, event string) string {
+	return deliveriesPath + "/" + url.PathEscape(target) + "/" + events.Token(event)
+}
+
+// fewRecipients are as many as a row has room for.
+const fewRecipients = 2
+
+func newDeliveryRow(e broker.Entry) deliveryRow {
+	row := deliveryRow{Entry: e, Address: deliveryAddress(e.Target, e.Event), Leaf: leafOf(&e), To: e.Accepted, Outcome: outcome(&e),
+		Doubtful: e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.May}
+	if len(row.To) == 0 {
+		row.To = e.Owed
+	}
+	if len(row.To) > fewRecipients {
+		row.To, row.More = row.To[:fewRecipients], len(row.To)-fewRecipients
+	}
+	return row
+}
+
+func leafOf(e *broker.Entry) *verdict.Certificate {
+	if e.Receipt != nil && e.Receipt.Certificate != nil {
+		return e.Receipt.Certificate
+	}
+	return e.Certificate
+}
+
+// outcome is the relay's answer in a word, or why there is none.
+func outcome(e *broker.Entry) string {
+	switch {
+	case e.State == broker.StateSent && e.Receipt != nil && e.Receipt.QueueID != "":
+		return strconv.Itoa(e.Receipt.ReplyCode) + ", queued as " + e.Receipt.QueueID
+	case e.State == broker.StateSent && e.Receipt != nil:
+		return replyText(e.Receipt.ReplyCode, "", e.Receipt.Reply)
+	case e.Failure != nil:
+		return string(e.Failure.Code) + " in " + string(e.Failure.Phase)
+	}
+	return ""
+}
+
+// whole is how many entries are read at a time for a list that leaves the page.
+const whole = 500
+
+// deliveryTable is everything that fits, for CSV and JSON: what went to whom, how the
+// relay answered, and which certificate it was.
+func (p *pages) deliveryTable(ctx context.Context, q desk.DeliveryQuery) *table {
+	return &table{
+		name: "deliveries",
+		columns: []string{"event", "target", "lane", "state", "generation", "attempts", "first_attempt", "last_attempt", "name", "dns_names", "issuer", "serial", "sha256", "not_before", "not_after",
+			"accepted", "refused", "owed", "relay", "tls", "reply_code", "reply", "queue_id", "message_id", "size", "possible_duplicates", "uncertain", "code", "phase", "reason"},
+		rows: rowsOf(p.eachDelivery(ctx, q), deliveryCells),
+	}
+}
+
+// eachDelivery are all entries that fit. When the ledger cannot be read any more the
+// answer breaks off, so that nobody takes a part for the whole.
+func (p *pages) eachDelivery(ctx context.Context, q desk.DeliveryQuery) iter.Seq[broker.Entry] {
+	return func(yield func(broker.Entry) bool) {
+		for after, more := uint64(0), true; more; {
+			found, err := p.desk.Deliveries(ctx, q, after, whole)
+			if err != nil {
+				p.log.Warn().Err(err).Msg("a list of deliveries broke off: the ledger could not be read any more")
+				panic(http.ErrAbortHandler)
+			}
+			for _, e := range found.Entries {
+				if !yield(e) {
+					return
+				}
+			}
+			after, more = found.Next, found.Next != 0
+		}
+	}
+}
+
+func deliveryCells(e broker.Entry) []string {
+	cert, receipt, failure := verdict.Certificate{}, verdict.Receipt{}, broker.FailureRecord{}
+	if c := leafOf(&e); c != nil {
+		cert = *c
+	}
+	if e.Receipt != nil {
+		receipt = *e.Receipt
+	}
+	if e.Failure != nil {
+		failure = *e.Failure
+	}
+	var refused []string
+	for _, one := range e.Refused {
+		refused = append(refused, one.Recipient)
+	}
+	return []string{e.Event, e.Target, e.Lane, string(e.State), strconv.Itoa(e.Generation), strconv.Itoa(e.Attempts), stamp(e.First), stamp(e.Last),
+		cert.CommonName, strings.Join(cert.DNSNames, " "), cert.Issuer, cert.Serial, cert.Fingerprint, stamp(cert.NotBefore), stamp(cert.NotAfter),
+		strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, strconv.Itoa(receipt.ReplyCode), receipt.Reply,
+		receipt.QueueID, receipt.MessageID, strconv.Itoa(receipt.Size), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
+		string(failure.Code), string(failure.Phase), failure.Reason}
+}

@@ -1,0 +1,125 @@
+package dashboard
+
+import (
+	"html/template"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// deliveryView is one event for one target: who has the mail, and how that is known.
+type deliveryView struct {
+	broker.Entry
+	Leaf       *verdict.Certificate
+	Recipients []recipient
+	Steps      []step
+	Letter     uint64 // the open dead letter, 0 for none
+	History    []historyRow
+	TargetPage string // addresses
+	LanePage   string
+	SameEvent  string // all deliveries of the event
+	SameLeaf   string // all deliveries of the certificate, "" when it is not known
+	Commands   []command
+}
+
+// recipient is one address and what became of the mail for it.
+type recipient struct {
+	Address string
+	Kind    string // of the mark
+	Word    string
+	Says    string // the relay's words
+}
+
+// step is a part of the last attempt and how long it took.
+type step struct {
+	What string
+	Took string
+}
+
+func (p *pages) delivery(r *request) (view, error) {
+	if !events.IsToken(r.PathValue("target")) {
+		return view{}, desk.ErrNotFound // what is no id would be a wildcard in the bucket
+	}
+	entry, records, err := p.desk.Delivery(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	if err != nil {
+		return view{}, err
+	}
+	letters := p.desk.Letters(desk.Query{Target: entry.Target, Event: entry.Event}, desk.Page{Size: 1}).Letters
+	v := newDelivery(entry, records, letters)
+	return view{template: "delivery", title: "Delivery of " + entry.Event + " to " + entry.Target, data: v, object: struct {
+		broker.Entry
+		History []chained `json:"history"`
+	}{entry, chain(records)}}, nil
+}
+
+func newDelivery(e broker.Entry, records []broker.AuditRecord, letters []desk.Letter) deliveryView {
+	token := events.Token(e.Event)
+	v := deliveryView{
+		Entry: e, Leaf: leafOf(&e), Recipients: recipients(&e), History: historyRows(records), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
+		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
+			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},
+	}
+	if v.Leaf != nil {
+		v.SameLeaf = address(deliveriesPath, queryOf("fingerprint", v.Leaf.Fingerprint))
+	}
+	if len(letters) > 0 {
+		v.Letter = letters[0].Sequence
+	}
+	if e.Receipt != nil {
+		t := e.Receipt.Timings
+		v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Writing the mail", span(t.Render)}, {"Connecting, TLS and login", "a kept connection was used"}, {"From MAIL to the reply", span(t.Send)}, {"In all", span(t.Total)}}
+		if t.Dial > 0 {
+			v.Steps[2].Took = span(t.Dial)
+		}
+	}
+	return v
+}
+
+// recipients are all addresses that the ledger knows, those without the mail first:
+// they are what somebody looks for.
+func recipients(e *broker.Entry) (all []recipient) {
+	for _, no := range e.Refused {
+		all = append(all, recipient{no.Recipient, "bad", "refused for good", replyText(no.ReplyCode, no.EnhancedCode, no.Reply)})
+	}
+	for _, owed := range e.Owed {
+		one := recipient{owed, "busy", "still owed", ""}
+		switch e.State {
+		case broker.StateDead:
+			one.Kind, one.Word = "open", "without the mail"
+		case broker.StateDiscarded:
+			one.Kind, one.Word = "gone", "given up"
+		}
+		if e.Uncertain {
+			one.Kind, one.Word = "half", "may have it"
+		}
+		all = append(all, one)
+	}
+	for _, has := range e.Accepted {
+		one := recipient{has, "full", "accepted", ""}
+		if e.Receipt != nil {
+			one.Says = replyText(e.Receipt.ReplyCode, "", e.Receipt.Reply)
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// stateMark says what became of a delivery so far.
+func stateMark(s broker.State) template.HTML {
+	switch s {
+	case broker.StateSent:
+		return mark("full", "sent")
+	case broker.StateSending:
+		return mark("busy", "sending")
+	case broker.StateWaiting:
+		return mark("busy", "waiting")
+	case broker.StateDead:
+		return mark("open", "dead")
+	case broker.StateDiscarded:
+		return mark("gone", "discarded")
+	}
+	return mark("gone", "unknown")
+}

@@ -1,0 +1,153 @@
+package dashboard
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Edit is what an admin may change of a letter before it is replayed. The courier
+// has the same list of recipients, and holds to it whoever asks.
+type Edit struct {
+	Targets    []string // to which a letter may be sent instead of its own
+	Recipients []string // addresses, *@example.com for all of a domain
+}
+
+// allows reports whether an address is on the list.
+func (e *Edit) allows(recipient string) bool {
+	return slices.ContainsFunc(e.Recipients, func(pattern string) bool {
+		if domain, all := strings.CutPrefix(pattern, "*@"); all {
+			at := strings.LastIndexByte(recipient, '@')
+			return at > 0 && strings.EqualFold(recipient[at+1:], domain)
+		}
+		return strings.EqualFold(recipient, pattern)
+	})
+}
+
+// editView is the form, and once it was sent what would be different.
+type editView struct {
+	desk.Detail
+	Targets    []string // to choose from, the letter's own first
+	Allowed    []string // recipients
+	Target     string
+	Recipients string // as typed
+	Reason     string
+	Fault      string
+	Rows       []difference // before and after; nil while nothing was sent
+	Commands   []command
+}
+
+// editForm is the first of three steps: say what is to be different, look at it, do it.
+func (p *pages) editForm(r *request) (view, error) {
+	v, err := p.newEdit(r)
+	v.Recipients = strings.Join(v.Detail.Recipients, ", ")
+	return v.view(http.StatusOK), err
+}
+
+func (p *pages) newEdit(r *request) (editView, error) {
+	d, err := p.desk.Letter(r.Context(), r.number())
+	if err != nil {
+		return editView{}, err
+	}
+	if d.End != nil {
+		return editView{}, &desk.Conflict{Number: d.Sequence, Record: *d.End}
+	}
+	v := editView{Detail: d, Target: d.Target, Allowed: p.edit.Recipients, Commands: []command{onLetter("show", []uint64{d.Sequence})}}
+	if d.Target != "" {
+		v.Targets = append(v.Targets, d.Target)
+	}
+	for _, t := range p.desk.Targets() {
+		if t.ID != d.Target && !t.Disabled && slices.Contains(p.edit.Targets, t.ID) {
+			v.Targets = append(v.Targets, t.ID)
+		}
+	}
+	return v, nil
+}
+
+func (v editView) view(status int) view {
+	return view{template: "edit", title: "Edit and replay letter " + strconv.FormatUint(v.Sequence, 10), status: status, data: v}
+}
+
+// editReplay shows the difference, and with confirm=yes carries it out.
+func (p *pages) editReplay(r *request) (view, error) {
+	v, err := p.newEdit(r)
+	if err != nil {
+		return view{}, err
+	}
+	v.Target, v.Recipients, v.Reason = r.PostFormValue("target"), strings.TrimSpace(r.PostFormValue("recipients")), r.reason()
+	recipients := strings.FieldsFunc(v.Recipients, func(c rune) bool { return strings.ContainsRune(",; \t\r\n", c) })
+	if v.Fault = p.refuseEdit(v, recipients); v.Fault != "" {
+		return v.view(http.StatusUnprocessableEntity), nil
+	}
+	if r.PostFormValue("confirm") != "yes" {
+		v.Rows = v.differences(recipients)
+		return v.view(http.StatusOK), nil
+	}
+	edit := desk.Edit{Target: v.Target, Recipients: recipients}
+	err = p.desk.ReplayEdited(r.Context(), r.actor(), v.Sequence, edit, r.PostFormValue("uncertain") == "yes", v.Reason)
+	switch {
+	case errors.Is(err, desk.ErrUncertain):
+		v.Fault = "The mail may have been sent. Say yes to that, too."
+	case errors.Is(err, desk.ErrNoReason):
+		v.Fault = "Say why: a change needs a reason."
+	default:
+		return done(v.Sequence, "edited"), err
+	}
+	v.Rows = v.differences(recipients)
+	return v.view(http.StatusConflict), nil
+}
+
+// refuseEdit says what of the form may not be; "" when all of it may.
+func (p *pages) refuseEdit(v editView, recipients []string) string {
+	if !slices.Contains(v.Targets, v.Target) {
+		return "This target is not among those that a letter may be sent to instead."
+	}
+	if v.Reason == "" {
+		return "Say why: a change needs a reason."
+	}
+	own := p.recipientsOf(v.Target)
+	for _, recipient := range recipients {
+		if !p.edit.allows(recipient) && !slices.Contains(own, recipient) {
+			return recipient + " is neither a recipient of the target nor on the list of those that a letter may be sent to."
+		}
+	}
+	return ""
+}
+
+// recipientsOf are those that a target names.
+func (p *pages) recipientsOf(target string) []string {
+	for _, t := range p.desk.Targets() {
+		if t.ID == target {
+			return t.To
+		}
+	}
+	return nil
+}
+
+// differences are what is different from a replay without changes.
+func (v *editView) differences(recipients []string) []difference {
+	to := func(list []string) string {
+		if len(list) == 0 {
+			return "all whom the target names"
+		}
+		return strings.Join(list, ", ")
+	}
+	rows := []difference{
+		{What: "target", Values: []string{v.Detail.Target, v.Target}},
+		{What: "recipients", Values: []string{to(v.Detail.Recipients), to(recipients)}},
+	}
+	for i := range rows {
+		rows[i].Changed = rows[i].Values[0] != rows[i].Values[1]
+	}
+	return rows
+}
+
+// mayEdit reports whether a letter's page offers it.
+func (p *pages) mayEdit(d desk.Detail) bool {
+	return p.edit != nil && d.Fate == desk.Open && d.Replay == "" && d.Code != verdict.EventInvalid
+}

@@ -1,0 +1,131 @@
+package dashboard
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// From the first look to the replay that arrives, with links and forms alone.
+func TestReplayOne(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com")
+	v := o.visitor()
+	v.opens("/").says("it adds up", "The relay refused a recipient for good.", "1 letter")
+	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Check the addresses", "certpost dead-letters replay 1")
+	letter.send("Look ahead").is(200).says("What a replay would find now")
+	o.refuses("")
+	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is not on the list any more")
+	sound(t, "a letter that was replayed", gone.doc, false)
+	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
+	v.opens("/dead-letters").says("No open dead letters")
+	o.until("the account holds", func() bool { b := o.desk.Balance(); return b.Unexplained == 0 && b.Ended[desk.Replayed] == 1 })
+}
+
+func TestDiscardAndRestore(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com")
+	v := o.visitor()
+	letter := v.opens("/dead-letters/1")
+	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	v.opens("/dead-letters").says("1 open letter")
+	gone := letter.send("Discard", "reason", "nobody wants it").is(200).says("Discarded.", "nobody wants it")
+	back := gone.send("Restore", "reason", "somebody does").is(200).says("Restored")
+	if back.url.Path != "/dead-letters/2" {
+		t.Errorf("the restored letter is at %s", back.url)
+	}
+	v.opens("/dead-letters/1").says("It is letter 2 now")
+	v.opens("/dead-letters").says("1 open letter")
+}
+
+func TestHoldAndRelease(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com")
+	v := o.visitor()
+	letter := v.opens("/dead-letters/1")
+	held := letter.send("Hold", "reason", "asking the relay's people").is(200).says("Held by", "asking the relay's people", "It cannot be replayed")
+	letter.send("Discard", "reason", "too late").is(http.StatusConflict).says("It is held")
+	letter.send("Replay").is(http.StatusConflict).says("It is held")
+	v.opens("/dead-letters").says("held by")
+	held.send("Release").is(200).says("Released.")
+	held.send("Release").is(http.StatusConflict).says("Not as it is now")
+	letter.send("Discard", "reason", "in time").is(200).says("Discarded.")
+}
+
+// Who comes second is told who was first, when, and what he did.
+func TestSecondOperatorIsTold(t *testing.T) {
+	t.Parallel()
+	account := func(name string) access.Account {
+		return access.Account{Name: name, Hash: access.NewHash("a password of " + name), Role: access.Operator}
+	}
+	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{account("ann"), account("bob")}}})
+	o.dies("a.example.com", "b.example.com", "c.example.com")
+	letter := map[string]*sheet{}
+	for _, name := range []string{"ann", "bob"} {
+		v := o.visitor()
+		v.do(http.MethodGet, "/", "").send("Sign in", "name", name, "password", "a password of "+name).is(200).says(name)
+		letter[name] = v.opens("/dead-letters/1")
+	}
+	letter["ann"].send("Discard", "reason", "seen by ann").is(200)
+	for _, button := range []string{"Replay", "Discard", "Hold"} {
+		letter["bob"].send(button, "reason", "seen by bob").is(http.StatusConflict).says("Somebody was first", "discarded", "ann", "seen by ann", "Dead letter 1")
+	}
+	if s := letter["bob"].v.do(http.MethodGet, "/dead-letters/1.json", ""); s.status != 200 {
+		t.Errorf("%d: %s", s.status, s.body)
+	}
+}
+
+// Chosen letters, and all that match, go through a page that shows exactly them.
+func TestMany(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com", "c.example.com", "d.example.com")
+	v := o.visitor()
+	list := v.opens("/dead-letters")
+	list.send("Discard…").is(http.StatusBadRequest).says("No letter was chosen")
+	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you chose.", "certpost dead-letters discard 1 3 --reason=WHY")
+	sound(t, "confirmation", confirm.doc, false)
+	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	confirm.send("Discard 2 letters", "reason", "not wanted").is(200).says("Discarded.", "2 open letters")
+	v.opens("/dead-letters?name=b.example.com").follow("Hold…").is(200).says("Hold 1 dead letter?", "name b.example.com").send("Hold 1 letter", "reason", "later").is(200).says("Held.")
+	v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?", "Held 1")
+}
+
+// Between the page and its form more letters fit: nothing is done, both counts are
+// shown, and it is asked anew.
+func TestConfirmedSetIsAnotherByNow(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com")
+	by := broker.Actor{Name: "somebody", Via: broker.ViaShell}
+	held := o.desk.FreezeFor(desk.ForHold, desk.Query{}, []uint64{1}, false)
+	_, err := o.desk.Hold(context.Background(), by, held, "later")
+	must(t, err)
+	v := o.visitor()
+	confirm := v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?")
+	_, err = o.desk.Release(context.Background(), by, o.desk.FreezeFor(desk.ForRelease, desk.Query{}, []uint64{1}, false), "")
+	must(t, err)
+	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("It is not the same any more", "You confirmed 1 letter", "the query finds 2 letters now")
+	o.dies("c.example.com") // which nobody was shown
+	again.send("Discard 2 letters", "reason", "because").is(200).says("1 open letter")
+}
+
+// NATS being away is a page that says what still works.
+func TestNATSAway(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com")
+	v := o.visitor()
+	v.client.Timeout = time.Minute
+	o.broker.Close()
+	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Not just now", "What works meanwhile")
+	v.opens("/dead-letters").says("1 open letter", "a.example.com")
+}

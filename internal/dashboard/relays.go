@@ -1,0 +1,236 @@
+package dashboard
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+const relaysPath = "/relays"
+
+// relaysView is all lanes.
+type relaysView struct {
+	List     []laneRow
+	Commands []command
+}
+
+// laneRow is a lane with its relays.
+type laneRow struct {
+	laneView
+	Relays  []relayRow
+	Address string
+	Letters string // the dead letters of its targets
+	History string
+}
+
+// relayRow is a relay with its limits in words.
+type relayRow struct {
+	verdict.RelayView
+	Limits string
+}
+
+func laneAddress(lane string) string { return relaysPath + "/" + url.PathEscape(lane) }
+
+func newLaneRow(lane desk.LaneRow) laneRow {
+	row := laneRow{laneView: newLaneView(lane.LaneInfo), Address: laneAddress(lane.Lane), Letters: address(lettersPath, queryOf("lane", lane.Lane)), History: address(historyPath, queryOf("lane", lane.Lane))}
+	for _, relay := range lane.Relays {
+		row.Relays = append(row.Relays, relayRow{relay, limits(relay)})
+	}
+	return row
+}
+
+// limits is what a relay may be given, "" for as much as it takes.
+func limits(r verdict.RelayView) string {
+	var parts []string
+	if !r.MaxMessageRate.IsZero() {
+		parts = append(parts, "at most "+r.MaxMessageRate.String())
+	}
+	if r.MaxConnections > 0 {
+		parts = append(parts, plural(r.MaxConnections, "connection"))
+	}
+	if r.MaxMessagesPerConnection > 0 {
+		parts = append(parts, plural(r.MaxMessagesPerConnection, "mail")+" on each")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (p *pages) relays(r *request) (view, error) {
+	lanes, err := p.desk.Relays(r.Context())
+	if err != nil {
+		return view{}, err
+	}
+	v := relaysView{Commands: []command{{"certpost", "certpost relays list"}, {"nats", "nats consumer report " + broker.DeliveriesStream}}}
+	for _, lane := range lanes {
+		v.List = append(v.List, newLaneRow(lane))
+	}
+	return view{template: "relays", title: "Relays", data: v, table: laneTable(lanes)}, nil
+}
+
+// relayView is one lane: how each process fares with it, and the forms to suspend and
+// resume it.
+type relayView struct {
+	laneRow
+	Targets  []string
+	Lengths  []length
+	Reason   string // that was given before
+	Fault    string // why the form was not taken
+	Commands []command
+}
+
+// length is how long a suspension may last.
+type length struct {
+	Value string // a Go duration, "" for until it is resumed
+	Label string
+}
+
+var lengths = []length{{"30m", "30 minutes"}, {"1h", "1 hour"}, {"4h", "4 hours"}, {"24h", "1 day"}, {"72h", "3 days"}, {"", "until somebody resumes it"}}
+
+func (p *pages) relay(r *request) (view, error) {
+	lane, err := p.laneOf(r)
+	if err != nil {
+		return view{}, err
+	}
+	return view{template: "relay", title: "Lane " + lane.Lane, data: newRelay(lane, p.targetsOf(lane.Lane)), object: lane}, nil
+}
+
+func (p *pages) laneOf(r *request) (desk.LaneRow, error) {
+	lanes, err := p.desk.Relays(r.Context())
+	if err != nil {
+		return desk.LaneRow{}, err
+	}
+	i := slices.IndexFunc(lanes, func(l desk.LaneRow) bool { return l.Lane == r.PathValue("lane") })
+	if i < 0 {
+		return desk.LaneRow{}, desk.ErrNotFound
+	}
+	return lanes[i], nil
+}
+
+// targetsOf are the ids of a lane's targets.
+func (p *pages) targetsOf(lane string) (ids []string) {
+	for _, t := range p.desk.Targets() {
+		if t.TargetView.Lane == lane {
+			ids = append(ids, t.ID)
+		}
+	}
+	return ids
+}
+
+func newRelay(lane desk.LaneRow, targets []string) relayView {
+	v := relayView{laneRow: newLaneRow(lane), Targets: targets, Lengths: lengths, Commands: []command{
+		{"certpost", shellLine("certpost", "relays", "suspend", lane.Lane, "--reason=WHY", "--for=2h")},
+		{"nats", shellLine("nats", "consumer", "info", broker.DeliveriesStream, "lane-"+lane.Lane)},
+	}}
+	if lane.Suspension != nil {
+		v.Commands[0] = command{"certpost", shellLine("certpost", "relays", "resume", lane.Lane)}
+	}
+	return v
+}
+
+// suspend keeps a lane from being fetched from, for a time or until somebody resumes
+// it.
+func (p *pages) suspend(r *request) (view, error) {
+	until, err := suspendedUntil(r.PostFormValue("for"), r.PostFormValue("until"), r.now)
+	if err != nil {
+		return p.relayAgain(r, err.Error())
+	}
+	if r.reason() == "" {
+		return p.relayAgain(r, "Say why, in a few words: others will wonder why nothing is delivered.")
+	}
+	if _, err := p.laneOf(r); err != nil {
+		return view{}, err
+	}
+	if err := p.desk.Suspend(r.Context(), r.actor(), r.PathValue("lane"), r.reason(), until); err != nil {
+		return view{}, err
+	}
+	return view{to: laneAddress(r.PathValue("lane")) + "?done=suspended"}, nil
+}
+
+// suspendedUntil is when a suspension ends: at a moment if one is given, else after
+// one of the lengths. Zero is when somebody resumes it.
+func suspendedUntil(after, at string, now time.Time) (time.Time, error) {
+	if at = strings.TrimSpace(at); at != "" {
+		until, err := time.Parse("2006-01-02T15:04", at)
+		if err != nil {
+			return until, wrongf("The end wants a date and a time in UTC, such as 2026-01-31T15:04.")
+		}
+		if !until.After(now) {
+			return until, wrongf("The end is past already: times are UTC, and it is %s now.", now.Format("2006-01-02 15:04"))
+		}
+		return until, nil
+	}
+	if after == "" {
+		return time.Time{}, nil
+	}
+	for _, l := range lengths {
+		if l.Value == after {
+			d, _ := time.ParseDuration(l.Value) // one of ours
+			return now.Add(d).Truncate(time.Second), nil
+		}
+	}
+	return time.Time{}, wrongf("Choose one of the lengths, or give the end.")
+}
+
+// relayAgain is the lane's page with the form that could not be taken.
+func (p *pages) relayAgain(r *request, fault string) (view, error) {
+	lane, err := p.laneOf(r)
+	if err != nil {
+		return view{}, err
+	}
+	v := newRelay(lane, p.targetsOf(lane.Lane))
+	v.Reason, v.Fault = r.reason(), fault
+	return view{template: "relay", title: "Lane " + lane.Lane, status: http.StatusUnprocessableEntity, data: v, object: map[string]string{"error": fault}}, nil
+}
+
+func (p *pages) resume(r *request) (view, error) {
+	if _, err := p.laneOf(r); err != nil {
+		return view{}, err
+	}
+	err := p.desk.Resume(r.Context(), r.actor(), r.PathValue("lane"), r.reason())
+	if errors.Is(err, broker.ErrNotSuspended) {
+		says := problem{Title: "It is not suspended", Says: "Somebody has resumed this lane before you, or its time was over.", Do: "There is nothing left to do: deliveries go on."}
+		return view{template: "problem", title: says.Title, status: http.StatusConflict, data: says, object: map[string]string{"error": says.Title, "says": says.Says}}, nil
+	}
+	if err != nil {
+		return view{}, err
+	}
+	return view{to: laneAddress(r.PathValue("lane")) + "?done=resumed"}, nil
+}
+
+func laneTable(lanes []desk.LaneRow) *table {
+	return &table{
+		name:    "relays",
+		columns: []string{"lane", "relays", "limits", "waiting", "in_flight", "processes", "breaker", "paused", "suspended_by", "suspended_since", "suspended_until", "reason"},
+		rows: rowsOf(slices.Values(lanes), func(l desk.LaneRow) []string {
+			var relays, allowed, breakers, paused []string
+			for _, relay := range l.Relays {
+				relays = append(relays, relay.Relay)
+				if text := limits(relay); text != "" {
+					allowed = append(allowed, relay.Relay+": "+text)
+				}
+			}
+			for _, s := range l.Statuses {
+				for _, away := range s.Relays {
+					breakers = append(breakers, cmp.Or(s.Process, "a process")+": "+away.Relay+" "+string(away.Breaker))
+				}
+				if s.Paused != "" {
+					paused = append(paused, s.Paused)
+				}
+			}
+			cells := []string{l.Lane, strings.Join(relays, " "), strings.Join(allowed, "; "), strconv.FormatUint(l.Waiting, 10), strconv.Itoa(l.InFlight), strconv.Itoa(l.Replicas),
+				strings.Join(breakers, "; "), strings.Join(once(paused), ", "), "", "", "", ""}
+			if s := l.Suspension; s != nil {
+				copy(cells[8:], []string{s.By, stamp(s.Since), stamp(s.Until), s.Reason})
+			}
+			return cells
+		}),
+	}
+}

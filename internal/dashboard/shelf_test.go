@@ -1,0 +1,242 @@
+package dashboard
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// sampleEntry is a delivery with everything that one can have.
+func sampleEntry() broker.Entry {
+	return broker.Entry{
+		Event: "ev1", Target: "ops", Lane: "relay", State: broker.StateSent, Generation: 2, Attempts: 3, First: noon.Add(-time.Hour), Last: noon.Add(-time.Minute),
+		Owner: "host/1/abc", Lease: noon.Add(time.Minute), PossibleDuplicates: 1, Panics: 1, Accepted: []string{"ops@example.com", "b@example.com", "c@example.com"},
+		Refused: []verdict.Refusal{{Recipient: "gone@example.com", Code: verdict.SMTPPermanent, ReplyCode: 550, EnhancedCode: "5.1.1", Reply: "no such user"}}, Owed: []string{"later@example.com"},
+		Certificate: sample(7).Certificate, DeadLetter: "certpost.dead.SMTP_AUTH.relay.ops.ev1",
+		Failure: &broker.FailureRecord{Code: verdict.SMTPTransient, Phase: verdict.PhaseRcpt, Reason: "it was put off", ReplyCode: 451, EnhancedCode: "4.3.0", Reply: "try later", Certainty: verdict.NotSent, Secrets: map[string]string{"vault:secret/smtp#password": "3"}},
+		Receipt: &verdict.Receipt{Relay: "mx.example.com:587", ReplyCode: 250, Reply: "queued as 4XYZ", QueueID: "4XYZ", MessageID: "<abc@example.com>", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", Recipients: []string{"ops@example.com"},
+			Certificate: sample(7).Certificate, Secrets: map[string]string{"vault:secret/smtp#password": "4"}, Size: 4321, Timings: verdict.Timings{Render: time.Millisecond, Send: 20 * time.Millisecond, Total: 25 * time.Millisecond}},
+	}
+}
+
+func sampleRecords() []broker.AuditRecord {
+	ann := broker.Actor{Name: "ann", Role: "operator", Via: broker.ViaPage, Address: "192.0.2.7"}
+	return []broker.AuditRecord{
+		{Sequence: 9, Hash: strings.Repeat("ab", 32), Time: noon, Action: broker.ActionReplayed, Stage: broker.StageOutcome, Actor: ann, Reason: "mended", Event: "ev1", Target: "ops", LetterNumber: 7, Run: "r1", NewTarget: "java", NewRecipients: []string{"x@example.com"}},
+		{Sequence: 8, Time: noon.Add(-time.Minute), Action: broker.ActionReplayed, Stage: broker.StageIntent, Actor: ann, Event: "ev1", LetterNumber: 7},
+		{Sequence: 7, Time: noon.Add(-time.Hour), Action: broker.ActionSuspended, Actor: broker.Actor{Name: "bob@host", Via: broker.ViaShell}, Reason: "maintenance", Lane: "relay", Until: noon.Add(time.Hour)},
+		{Sequence: 6, Time: noon.Add(-2 * time.Hour), Action: broker.ActionRestored, Actor: ann, LetterNumber: 3, NewLetter: 5},
+		{Sequence: 5, Unreadable: true},
+	}
+}
+
+func sampleTarget() desk.TargetResult {
+	return desk.TargetResult{TargetView: verdict.TargetView{ID: "ops", Type: "smtp", Disabled: true, Lane: "relay", Relays: []string{"mx.example.com:587", "mx2.example.com:25"}, Payload: "pkcs12",
+		To: []string{"a@example.com", "b@example.com", "c@example.com"}, Where: "certpost.yaml:12", Warnings: []string{"tls_mode is plaintext"},
+		Rows: []verdict.TargetRow{{Key: "host", Value: "mx.example.com"}, {Key: "port", Value: "587", Default: true}, {Key: "from_name"}}},
+		LastSent: noon, LastDead: noon.Add(-time.Hour), Open: 3, Sent: 1200}
+}
+
+func sampleLane() desk.LaneRow {
+	return desk.LaneRow{
+		LaneInfo: broker.LaneInfo{Lane: "relay", Waiting: 12, InFlight: 3, Replicas: 2, Statuses: []broker.LaneStatus{
+			{Lane: "relay", Process: "host/1/abc", Breaker: "open", InFlight: 1, Paused: "breaker", Relays: []broker.RelayAway{
+				{Relay: "mx.example.com:587", Breaker: verdict.Open, Reason: "connection refused", Again: noon.Add(30 * time.Second)}, {Relay: "mx2.example.com:25", Breaker: verdict.HalfOpen, Reason: "greeting 421"}}},
+			{Lane: "relay", Process: "host/2/def", Breaker: "closed", Paused: "rate"}}},
+		Relays: []verdict.RelayView{{Relay: "mx.example.com:587", Lane: "relay", Targets: 2, MaxConnections: 5, MaxMessagesPerConnection: 100, MaxMessageRate: verdict.Rate{Count: 14, Per: time.Second}}, {Relay: "mx2.example.com:25", Fallback: 1}},
+	}
+}
+
+// shelves are the pages about what is not a dead letter, full and empty, as views has
+// those about letters.
+func shelves(text string) map[string]view {
+	entry, records, target, lane := spoil(sampleEntry(), text), spoil(sampleRecords(), text), spoil(sampleTarget(), text), spoil(sampleLane(), text)
+	entry.State = broker.StateSent
+	all := map[string]view{}
+	for _, state := range states {
+		one := entry
+		one.State, one.Uncertain = state, state == broker.StateDead
+		all["delivery, "+string(state)] = view{template: "delivery", title: "Delivery", data: newDelivery(one, records, []desk.Letter{sample(7)})}
+	}
+	held := lane
+	held.Suspension = &broker.Suspension{Lane: lane.Lane, Reason: "maintenance" + text, By: "ann" + text, Since: noon, Until: noon.Add(time.Hour)}
+	idle := desk.LaneRow{LaneInfo: broker.LaneInfo{Lane: "idle"}}
+	form := newDeliveryForm(spoil(desk.DeliveryQuery{Name: "x", Serial: "1", Fingerprint: "2", Target: "t", Event: "e"}, text), []string{"ops" + text})
+	form.From = "2026-11-21T10:00"
+	checked, steady := newTarget(target), newRelay(lane, []string{"ops" + text})
+	checked.take(spoil([]verdict.Finding{{What: "secret", Status: verdict.OK, Message: "version 3"}, {What: "relay", Status: verdict.Warning, Message: "its certificate ends soon"}, {What: "login", Status: verdict.Error, Message: "refused"}}, text))
+	suspended := newRelay(held, nil)
+	suspended.Fault, suspended.Reason = "Say why.", text
+	chips := spoil([]desk.Chip{{Label: "name *.example.com", Without: "target=ops"}}, text)
+	audit := historyView{Form: historyForm{HistoryQuery: spoil(desk.HistoryQuery{By: "a", Target: "t", Event: "e", Run: "r"}, text), LetterText: "7", Actions: recorded}, Chips: chips, Path: historyPath,
+		List: historyRows(records), Pager: pager{"/audit", "/audit?after=5"}, Head: newChained(records[0]), News: historyNews{Query: "since=9", Count: 100, More: true, Address: "/audit"}, Commands: []command{{"certpost", shellLine("certpost", "audit", "list", "--by="+text)}}}
+	maps.Copy(all, map[string]view{
+		"deliveries": {template: "deliveries", title: "Deliveries", data: deliveriesView{Form: form, Chips: chips, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(entry), newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t" + text, State: broker.StateWaiting})},
+			Total: 1234, Pager: pager{"/deliveries", "/deliveries?after=7"}, Reading: true, Read: 12000, Of: 100000, Here: "/deliveries?name=x", Commands: newDelivery(entry, nil, nil).Commands}},
+		"deliveries, empty": {template: "deliveries", title: "Deliveries", data: deliveriesView{}},
+		"deliveries, none":  {template: "deliveries", title: "Deliveries", data: deliveriesView{Chips: chips, Reading: true, Read: 1, Of: 2}},
+		"delivery, bare":    {template: "delivery", title: "Delivery", data: newDelivery(broker.Entry{Event: "e", Target: "t", State: broker.StateWaiting}, nil, nil)},
+		"targets":           {template: "targets", title: "Targets", data: targetsView{Text: text, List: []targetRow{newTargetRow(target), newTargetRow(desk.TargetResult{TargetView: verdict.TargetView{ID: "bare"}})}, Total: 2, Pager: pager{"/targets", "/targets?after=1"}}},
+		"targets, empty":    {template: "targets", title: "Targets", data: targetsView{}},
+		"targets, none":     {template: "targets", title: "Targets", data: targetsView{Text: "x" + text}},
+		"target":            {template: "target", title: "Target ops", data: newTarget(target)},
+		"target, checked":   {template: "target", title: "Target ops", data: checked},
+		"target, bare":      {template: "target", title: "Target bare", data: newTarget(desk.TargetResult{TargetView: verdict.TargetView{ID: "bare"}})},
+		"relays":            {template: "relays", title: "Relays", data: relaysView{List: []laneRow{newLaneRow(lane), newLaneRow(held), newLaneRow(idle)}}},
+		"relays, empty":     {template: "relays", title: "Relays", data: relaysView{}},
+		"relay":             {template: "relay", title: "Lane relay", data: steady},
+		"relay, suspended":  {template: "relay", title: "Lane relay", data: suspended},
+		"relay, idle":       {template: "relay", title: "Lane idle", data: newRelay(idle, nil)},
+		"audit":             {template: "audit", title: "Audit", data: audit},
+		"audit, empty":      {template: "audit", title: "Audit", data: historyView{}},
+		"audit, none":       {template: "audit", title: "Audit", data: historyView{Chips: chips}},
+		"audit news":        {template: "audit-news", title: "New", data: audit.News, fragment: true},
+		"settings":          {template: "settings", title: "Settings", data: newSettings("dark", "off")},
+		"keys":              {template: "keys", title: "Keys"},
+	})
+	return all
+}
+
+// The relay's page tells of each process what it does with which relay, and when it
+// is tried again.
+func TestLanesSayWhatProcessesDo(t *testing.T) {
+	t.Parallel()
+	doc, _ := show(t, newTestLook(t), shelves("")["relay"], access.Viewer)
+	text := textOf(doc)
+	for _, want := range []string{"host/1/abc", "mx.example.com:587 open connection refused", "in 30 s", "mx2.example.com:25 half open greeting 421 by the next delivery", "host/2/def closed nothing is fetched: rate", "at most 14/s, 5 connections, 100 mails on each"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	if strings.Contains(text, "Suspend it") {
+		t.Error("a viewer is offered to suspend the lane")
+	}
+}
+
+// A delivery's page says of each recipient what became of the mail for him.
+func TestFateOfEachRecipient(t *testing.T) {
+	t.Parallel()
+	dead, uncertain := sampleEntry(), sampleEntry()
+	dead.State, uncertain.State, uncertain.Uncertain = broker.StateDead, broker.StateDead, true
+	for name, c := range map[string]struct {
+		entry broker.Entry
+		want  []string
+	}{
+		"sent":      {sampleEntry(), []string{"gone@example.com refused for good 550 5.1.1 no such user", "later@example.com still owed", "ops@example.com accepted 250 queued as 4XYZ"}},
+		"dead":      {dead, []string{"later@example.com without the mail"}},
+		"uncertain": {uncertain, []string{"later@example.com may have it"}},
+	} {
+		doc, _ := show(t, newTestLook(t), view{template: "delivery", title: "x", data: newDelivery(c.entry, nil, nil)}, access.Viewer)
+		text := textOf(doc)
+		for _, want := range append(c.want, "certpost deliveries show ev1 ops", "nats kv get CERTPOST_LEDGER ops.ev1 --raw", "queued as 4XYZ", "TLS 1.3 TLS_AES_128_GCM_SHA256", "vault:secret/smtp#password , version 4", "20 ms") {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: the page does not say %q", name, want)
+			}
+		}
+	}
+}
+
+func TestSuspendedUntil(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		after, at string
+		want      time.Time
+		fault     string
+	}{
+		{"1h", "", noon.Add(time.Hour), ""},
+		{"", "", time.Time{}, ""},
+		{"1h", "2026-11-22T08:15", time.Date(2026, 11, 22, 8, 15, 0, 0, time.UTC), ""},
+		{"", "2026-11-21T10:00", time.Time{}, "past already"},
+		{"", "tomorrow", time.Time{}, "date and a time"},
+		{"17h", "", time.Time{}, "one of the lengths"},
+	} {
+		until, err := suspendedUntil(c.after, c.at, noon)
+		if c.fault != "" {
+			if err == nil || !strings.Contains(err.Error(), c.fault) {
+				t.Errorf("%q, %q: %v, want %q", c.after, c.at, err, c.fault)
+			}
+		} else if err != nil || !until.Equal(c.want) {
+			t.Errorf("%q, %q: %v, %v, want %v", c.after, c.at, until, err, c.want)
+		}
+	}
+}
+
+// asked is a request for an address, as a page function gets it.
+func asked(address string) *request {
+	u, err := url.Parse(address)
+	if err != nil {
+		panic(err)
+	}
+	return &request{Request: &http.Request{Method: "GET", URL: u, Header: http.Header{}}, now: noon}
+}
+
+func TestDeliveryQuery(t *testing.T) {
+	t.Parallel()
+	r := asked("/deliveries?name=+*.example.com+&serial=03:AA&fingerprint=&target=ops&event=a%2Fb&state=sent&from=2026-11-01&to=2026-11-21T10:30&after=9&size=20")
+	q, err := r.deliveryQuery()
+	want := desk.DeliveryQuery{Name: "*.example.com", Serial: "03:AA", Target: "ops", Event: "a/b", State: broker.StateSent, From: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 11, 21, 10, 30, 0, 0, time.UTC)}
+	if err != nil || q != want {
+		t.Errorf("%+v, %v", q, err)
+	}
+	if form := newDeliveryForm(q, nil); form.From != "2026-11-01T00:00" || form.Before != "2026-11-21T10:30" {
+		t.Errorf("the form shows %q and %q", form.From, form.Before)
+	}
+	chips := r.chips(deliveryConditions)
+	if len(chips) != 7 || chips[0].Label != "name *.example.com" || strings.Contains(chips[0].Without, "name=") || strings.Contains(chips[0].Without, "after=") || !strings.Contains(chips[0].Without, "size=20") {
+		t.Errorf("%+v", chips)
+	}
+	for address, fault := range map[string]string{"?serial=xyz": "hexadecimal", "?fingerprint=0x": "", "?state=lost": "state", "?from=tomorrow": "date", "?fingerprint=" + strings.Repeat("a", 300): "hexadecimal"} {
+		_, err := asked("/deliveries" + address).deliveryQuery()
+		if (err == nil) != (fault == "") || err != nil && !strings.Contains(err.Error(), fault) {
+			t.Errorf("%s: %v, want %q", address, err, fault)
+		}
+	}
+}
+
+func TestHistoryQuery(t *testing.T) {
+	t.Parallel()
+	q, err := asked("/audit?action=discarded&by=ann&target=ops&event=ev1&letter=7&run=r1").historyQuery()
+	if want := (desk.HistoryQuery{Action: broker.ActionDiscarded, By: "ann", Target: "ops", Event: "ev1", Letter: 7, Run: "r1"}); err != nil || q != want {
+		t.Errorf("%+v, %v", q, err)
+	}
+	for _, address := range []string{"?action=drop", "?letter=x", "?letter=0", "?letter=-1"} {
+		if q, err := asked("/audit" + address).historyQuery(); err == nil {
+			t.Errorf("%s: %+v", address, q)
+		}
+	}
+}
+
+// Targets are found by what people remember of them.
+func TestTargetsAreFound(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{"OPS": true, "mx2": true, "b@example": true, "pkcs": true, "relay": true, "nobody": false} {
+		if fitsText(sampleTarget(), text) != want {
+			t.Errorf("%q: %v", text, !want)
+		}
+	}
+}
+
+// Every action that the program records can be asked for.
+func TestActionsCanBeAskedFor(t *testing.T) {
+	t.Parallel()
+	seen := slices.Clone(recorded)
+	slices.Sort(seen)
+	if n := len(slices.Compact(seen)); n != len(recorded) {
+		t.Errorf("%d actions, %d of them different", len(recorded), n)
+	}
+	for _, a := range recorded {
+		if actionWords(a) == "" || strings.TrimSpace(fmt.Sprint(a)) == "" {
+			t.Errorf("%q has no words", a)
+		}
+	}
+}

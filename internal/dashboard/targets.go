@@ -1,0 +1,133 @@
+package dashboard
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+const targetsPath = "/targets"
+
+// targetsView is the list of targets.
+type targetsView struct {
+	Text     string // that is searched for
+	List     []targetRow
+	Total    int
+	Pager    pager
+	Commands []command
+}
+
+// targetRow is a target with where its things are.
+type targetRow struct {
+	desk.TargetResult
+	Address    string
+	Lane       string // its page
+	Deliveries string
+	Letters    string
+	History    string
+}
+
+func targetAddress(id string) string { return targetsPath + "/" + url.PathEscape(id) }
+
+func newTargetRow(t desk.TargetResult) targetRow {
+	q := queryOf("target", t.ID)
+	return targetRow{t, targetAddress(t.ID), laneAddress(t.TargetView.Lane), address(deliveriesPath, q), address(lettersPath, q), address(historyPath, q)}
+}
+
+func queryOf(key, value string) url.Values { return url.Values{key: {value}} }
+
+// fitsText says whether a target is meant by a text: by its id, a relay, a recipient
+// or its payload.
+func fitsText(t desk.TargetResult, text string) bool {
+	text = strings.ToLower(text)
+	return slices.ContainsFunc(slices.Concat([]string{t.ID, t.Payload, t.Type, t.TargetView.Lane}, t.TargetView.Relays, t.To), func(s string) bool {
+		return strings.Contains(strings.ToLower(s), text)
+	})
+}
+
+func (p *pages) targets(r *request) (view, error) {
+	v := targetsView{Text: strings.TrimSpace(r.FormValue("q")), Commands: []command{{"certpost", "certpost check"}}}
+	found := slices.DeleteFunc(slices.Clone(p.desk.Targets()), func(t desk.TargetResult) bool { return v.Text != "" && !fitsText(t, v.Text) })
+	v.Total = len(found)
+	from, size := int(min(r.after(), uint64(len(found)))), pageSize(r)
+	for _, t := range found[from:min(from+size, len(found))] {
+		v.List = append(v.List, newTargetRow(t))
+	}
+	if from+size < len(found) {
+		v.Pager.Next = r.with("after", strconv.Itoa(from+size))
+	}
+	if from > 0 {
+		v.Pager.First = r.with("after", "")
+	}
+	return view{template: "targets", title: "Targets", data: v, table: targetTable(found)}, nil
+}
+
+// targetView is one target: how it is defined, and what came of it.
+type targetView struct {
+	targetRow
+	Checked  bool
+	Findings []verdict.Finding
+	Fails    int // findings that a delivery would fail on
+	Look     int // findings that somebody should look at
+	Commands []command
+}
+
+func (p *pages) target(r *request) (view, error) {
+	v, err := p.targetOf(r)
+	return view{template: "target", title: "Target " + v.ID, data: v, object: v.TargetResult}, err
+}
+
+func (p *pages) targetOf(r *request) (targetView, error) {
+	all := p.desk.Targets()
+	i := slices.IndexFunc(all, func(t desk.TargetResult) bool { return t.ID == r.PathValue("id") })
+	if i < 0 {
+		return targetView{}, desk.ErrNotFound
+	}
+	return newTarget(all[i]), nil
+}
+
+func newTarget(t desk.TargetResult) targetView {
+	return targetView{targetRow: newTargetRow(t), Commands: []command{
+		{"certpost", shellLine("certpost", "check", "--live", "--target="+t.ID)},
+		{"certpost", shellLine("certpost", "deliveries", "list", "--target="+t.ID)},
+		{"certpost", shellLine("certpost", "dead-letters", "list", "--target="+t.ID)},
+	}}
+}
+
+// checkTarget answers with the page itself: it changes nothing, and what it found is
+// kept nowhere.
+func (p *pages) checkTarget(r *request) (view, error) {
+	v, err := p.targetOf(r)
+	if err != nil {
+		return view{}, err
+	}
+	v.take(p.desk.Check(r.Context(), v.ID))
+	return view{template: "target", title: "Target " + v.ID, data: v, object: v.Findings}, nil
+}
+
+func (v *targetView) take(findings []verdict.Finding) {
+	v.Checked, v.Findings = true, findings
+	for _, f := range findings {
+		switch f.Status {
+		case verdict.Error:
+			v.Fails++
+		case verdict.Warning:
+			v.Look++
+		}
+	}
+}
+
+func targetTable(all []desk.TargetResult) *table {
+	return &table{
+		name:    "targets",
+		columns: []string{"id", "type", "disabled", "lane", "relays", "payload", "to", "last_sent", "last_dead", "sent", "open_dead_letters", "where", "warnings"},
+		rows: rowsOf(slices.Values(all), func(t desk.TargetResult) []string {
+			return []string{t.ID, t.Type, strconv.FormatBool(t.Disabled), t.TargetView.Lane, strings.Join(t.TargetView.Relays, " "), t.Payload, strings.Join(t.To, " "),
+				stamp(t.LastSent), stamp(t.LastDead), strconv.Itoa(t.Sent), strconv.Itoa(t.Open), t.Where, strings.Join(t.Warnings, "; ")}
+		}),
+	}
+}
