@@ -686,6 +686,26 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	}
 }
 
+// Exchange offers SMTPUTF8 and refuses it: only mails that need it ask for it.
+func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{noUTF8: true})
+	s := mustDial(t, server.client())
+	if !s.offers.has("SMTPUTF8") {
+		t.Fatal("the relay does not offer it")
+	}
+	if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+		t.Errorf("a mail that does not need it: %v", f)
+	}
+	needs := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
+	if _, f := s.send(patient(t), needs, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || f.ReplyCode != 502 {
+		t.Errorf("a mail that needs it: %+v", f)
+	}
+	if n := len(server.taken()); n != 1 {
+		t.Errorf("%d mails were taken", n)
+	}
+}
+
 func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 	t.Parallel()
 	ca, stranger := newAuthority(t, "Test CA"), newAuthority(t, "Evil\u202eCA")

@@ -62,6 +62,7 @@ type relayScript struct {
 	users    map[string]string // AUTH succeeds for these; nil takes anybody
 	perRcpt  map[string]string // replies to RCPT by address
 	noEHLO   bool              // knows HELO alone
+	noUTF8   bool              // refuses SMTPUTF8, whatever it offers, as Exchange does
 	lies     scramLies
 	clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
 }
@@ -357,6 +358,9 @@ func (c *conversation) command() bool {
 	case "AUTH":
 		return c.auth(rest)
 	case "MAIL":
+		if c.noUTF8 && strings.Contains(rest, " SMTPUTF8") {
+			return c.say(act{reply: "502 5.3.3 command not implemented"})
+		}
 		c.mail = testMail{from: path(rest), user: c.user}
 		return c.at(atMail, "250 2.1.0 sender fine")
 	case "RCPT":

@@ -1,12 +1,16 @@
 package delivery
 
 import (
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -165,6 +169,37 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 		}
 	}
 	server.Fetch(t, user, lab.AtLeast(8))
+}
+
+// Dovecot asks whoever issued the tokens; what it knows of a token is what counts.
+func TestPostfixWithDovecotTakesTokens(t *testing.T) {
+	t.Parallel()
+	const user, token = "ops@lab.test", "ya29.a0-token/with+all=kinds~of_letters"
+	var asked atomic.Int32
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		if r.FormValue("token") == token {
+			fmt.Fprintf(w, `{"active": true, "username": %q}`, user)
+		} else {
+			fmt.Fprint(w, `{"active": false}`)
+		}
+	}))
+	t.Cleanup(issuer.Close)
+	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: "correct-horse-battery"}, Mechanisms: "plain xoauth2", Introspection: issuer.URL})
+	r := at(t, server.Submission, "starttls")
+	r.roots, r.authMethod, r.username, r.password = server.CA.Pool, AuthXOAUTH2, user, secrets.New([]byte(token))
+	if receipt, f := attempt(patient(t), r, envelope{from: "certs@lab.test", recipients: []string{user}}, someMail).verdicts(); f != nil || receipt.QueueID == "" {
+		t.Fatalf("%+v, %v", receipt, f)
+	}
+	server.Fetch(t, user, lab.AtLeast(1))
+	r.password = secrets.New([]byte("expired-token"))
+	if s, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 || f.Phase != verdict.PhaseAuth {
+		t.Errorf("an expired token: %v, %+v", s, f)
+	}
+	if asked.Load() < 2 {
+		t.Errorf("Dovecot asked %d times about two tokens", asked.Load())
+	}
 }
 
 // Connections to Postfix are used again, and its restart costs no mail.

@@ -26,6 +26,9 @@ type MailOptions struct {
 	Users map[string]string
 	// Mechanisms are those of AUTH, as Dovecot's auth_mechanisms; empty is "plain login".
 	Mechanisms string
+	// Introspection is the URL of an endpoint (RFC 7662) that Dovecot asks about the
+	// tokens of XOAUTH2 and OAUTHBEARER; it has to name the user as "username".
+	Introspection string
 	// Main are settings of Postfix's main.cf; they win over the lab's own.
 	Main map[string]string
 }
@@ -111,8 +114,15 @@ func (m *Mailboxes) dovecotConf(t testing.TB, o MailOptions, log string) string 
 	if mechanisms == "" {
 		mechanisms = "plain login"
 	}
+	tokens := ""
+	if o.Introspection != "" {
+		file := writeFile(t, filepath.Join(m.dir, "oauth2.conf"), "introspection_mode = post\nintrospection_url = "+o.Introspection+
+			"\nforce_introspection = yes\nusername_attribute = username\nactive_attribute = active\nactive_value = true\n", 0o644)
+		tokens = "passdb {\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  args = " + file + "\n}\n"
+	}
 	_, port, _ := strings.Cut(m.IMAPS, ":")
 	return strings.NewReplacer(
+		"{tokens}", tokens,
 		"{dir}", m.dir, "{log}", log, "{cert}", m.certFile, "{key}", m.keyFile, "{port}", port,
 		"{mechanisms}", mechanisms, "{passwd}", passwd, "{mails}", mails,
 	).Replace(`# Dovecot 2.3
@@ -130,7 +140,7 @@ auth_mechanisms = {mechanisms}
 auth_failure_delay = 0
 first_valid_uid = 1
 mail_location = maildir:~/Maildir
-passdb {
+{tokens}passdb {
   driver = passwd-file
   args = {passwd}
 }
