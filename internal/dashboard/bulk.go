@@ -120,7 +120,7 @@ func (p *pages) confirmation(o orderForm, fault string) view {
 	frozen := p.desk.FreezeFor(desk.Purpose(o.Action), o.Query, o.Numbers, o.Superseded)
 	words := orders[o.Action]
 	c := confirmView{orderForm: o, Frozen: frozen, Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
-		Chips: o.Query.Chips(), Fault: fault, Takes: takes(frozen.Count, o)}
+		Chips: chips(o.Query), Fault: fault, Takes: takes(frozen.Count, o)}
 	o.Query.AsOf = frozen.AsOf
 	values := o.Query.Values()
 	for _, n := range o.Numbers {
@@ -144,6 +144,13 @@ func (p *pages) confirmation(o orderForm, fault string) view {
 	}
 	c.Commands = o.commands()
 	return view{template: "confirm", title: c.Title, data: c, object: frozen}
+}
+
+// chips are the conditions of a query that somebody has chosen, without the bound of
+// what was there when it was shown.
+func chips(q desk.Query) []desk.Chip {
+	q.AsOf = 0
+	return q.Chips()
 }
 
 // takes says how long a replay takes at its rate.

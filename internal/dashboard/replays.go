@@ -55,6 +55,7 @@ type runView struct {
 	Results  []desk.RunResult
 	Pager    pager
 	Live     bool
+	Anew     string // the address where what is left of it can be replayed
 	Pause    bool
 	Resume   bool
 	Cancel   bool
@@ -86,7 +87,7 @@ func (p *pages) run(r *request) (view, error) {
 
 func newRunView(run desk.Run, results []desk.RunResult) runView {
 	count := run.Spec.Frozen.Count
-	v := runView{Run: run, Address: replaysPath + "/" + url.PathEscape(run.ID), Results: results, Chips: run.Spec.Frozen.Query.Chips(), Live: run.Ended.IsZero(),
+	v := runView{Run: run, Address: replaysPath + "/" + url.PathEscape(run.ID), Results: results, Chips: chips(run.Spec.Frozen.Query), Live: run.Ended.IsZero(),
 		Left:  max(0, count-run.Published-run.Gone-run.Failed),
 		Under: max(0, run.Published-run.Delivered-run.DeadAgain),
 	}
@@ -97,8 +98,13 @@ func newRunView(run desk.Run, results []desk.RunResult) runView {
 		v.Takes = span(time.Duration(v.Left) * run.Spec.Rate.Per / time.Duration(run.Spec.Rate.Count))
 	}
 	v.Pause = run.State == desk.RunRunning || run.State == desk.RunWatching
-	v.Resume = run.State == desk.RunPaused || run.State == desk.RunStopped
+	v.Resume = run.State == desk.RunPaused
 	v.Cancel = v.Live
+	if frozen := run.Spec.Frozen; !v.Live && v.Left > 0 && frozen.Only == nil {
+		rest := with(frozen.Query.Values(), "all", "yes")
+		rest.Set("action", "replay")
+		v.Anew = address(lettersPath+"/confirm", rest)
+	}
 	v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "replays", "show", run.ID, "--wait")})
 	for _, step := range []struct {
 		may  bool

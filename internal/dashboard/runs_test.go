@@ -1,0 +1,110 @@
+package dashboard
+
+import (
+	"encoding/csv"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// A replay of all that match: confirmed, followed, and looked at letter by letter.
+func TestReplayAll(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com", "c.example.com")
+	o.refuses("")
+	v := o.visitor()
+	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --canary --reason=WHY")
+	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("The rate", "cannot be read")
+	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has begun", "the relay was mended", "100/s", "1, 10, the rest")
+	sound(t, "a replay", run.doc, false)
+	o.until("all three have arrived", func() bool { return o.relay.Count() == 3 })
+	o.until("the run is done", func() bool { return o.desk.Runs()[0].State == desk.RunDone })
+	v.opens(run.url.Path).says("done", "3 of 3 letters", "delivered")
+	v.opens("/replays").says("None is under way", "done").follow(o.desk.Runs()[0].ID).is(200)
+	v.opens("/dead-letters").says("No open dead letters")
+	rows, err := csv.NewReader(strings.NewReader(v.do(http.MethodGet, run.url.Path+".csv", "").body)).ReadAll()
+	if err != nil || len(rows) != 4 || rows[1][3] != "delivered" {
+		t.Errorf("%v: %v", rows, err)
+	}
+}
+
+// A replay that goes wrong stops, and can be resumed and cancelled; nothing is lost.
+func TestReplayIsSteered(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com", "c.example.com")
+	v := o.visitor()
+	run := v.opens("/dead-letters").follow("Replay…").send("Replay 3 letters", "reason", "too early").is(200)
+	o.until("the canary has died", func() bool { return o.desk.Runs()[0].State == desk.RunStopped })
+	v.opens(run.url.Path).says("stopped", "came back", "dead again", "letter 4")
+	v.opens("/dead-letters").says("3 open letters")
+
+	slow := v.opens(run.url.Path).follow("Replay what is left, 2 letters…").is(200).send("Replay 2 letters", "canary", "", "rate", "1/h", "reason", "slowly").is(200)
+	o.until("the first is published", func() bool { return o.desk.Runs()[0].Published == 1 })
+	live := v.opens(slow.url.Path)
+	live.send("Pause", "reason", "to look").is(200).says("Paused.", "to look")
+	live.send("Pause").is(http.StatusConflict).says("Somebody was first")
+	v.opens(slow.url.Path).send("Resume").is(200).says("Resumed.")
+	v.opens(slow.url.Path).send("Cancel the replay", "reason", "not mended yet").is(200).says("Cancelled.", "not mended yet")
+	o.until("the first has died again", func() bool { return o.desk.Balance().Open == 3 })
+	if s := v.do(http.MethodPost, run.url.Path+"/resume", "token=forged"); s.status != http.StatusForbidden {
+		t.Errorf("a form with a forged token is answered %d", s.status)
+	}
+	v.do(http.MethodGet, "/replays/none", "").is(http.StatusNotFound)
+}
+
+// What may have been sent takes a second yes, with the Message-ID to look for.
+func TestMayHaveBeenSent(t *testing.T) {
+	t.Parallel()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := free.Addr().String()
+	must(t, free.Close())
+	o := openOffice(t, officeConfig{listen: address})
+	nc, err := nats.Connect("nats://" + address)
+	must(t, err)
+	defer nc.Close()
+	lane := o.lane()
+	certificate := selfSigned(t, "a.example.com")
+	for _, event := range []string{"ev1", "ev2"} {
+		m := nats.NewMsg("certpost.dead.DELIVERY_UNCERTAIN." + lane + ".ops." + event)
+		m.Data = fmt.Appendf(nil, `{"id":%q,"certificate":%q,"targets":["ops"]}`, event, certificate)
+		for _, header := range [][2]string{{"Event-Id", event}, {"Target", "ops"}, {"Lane", lane}, {"Generation", "1"}, {"Code", "DELIVERY_UNCERTAIN"}, {"Phase", "content"}, {"Reason", "no answer came"},
+			{"Certainty", "may-have-been-sent"}, {"Replay-Subject", "certpost.delivery." + lane + ".ops"}} {
+			m.Header.Set("Certpost-"+header[0], header[1])
+		}
+		_, err = nc.RequestMsg(m, 5*time.Second)
+		must(t, err)
+	}
+	o.until("both are on the list", func() bool { return o.desk.Balance().Open == 2 })
+	v := o.visitor()
+	asked := v.opens("/dead-letters/1").says("may have been sent").send("Replay…", "reason", "first try").is(http.StatusConflict).says("Has it been sent?", "Nothing was done yet")
+	sound(t, "second yes", asked.doc, false)
+	if o.desk.Balance().Open != 2 {
+		t.Fatal("it was replayed without the second yes")
+	}
+	asked.send("Replay it all the same", "uncertain", "yes").is(200).says("Published again.", "first try")
+	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("1 of them may have been sent.")
+	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of them may have been sent.")
+	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has begun", "also what may have been sent")
+	o.until("both have arrived", func() bool { return o.relay.Count() == 2 })
+}
+
+// lane is the one that the office's relay has.
+func (o *office) lane() string {
+	o.t.Helper()
+	relays, err := o.desk.Relays(o.t.Context())
+	must(o.t, err)
+	if len(relays) != 1 {
+		o.t.Fatalf("there are %d lanes", len(relays))
+	}
+	return relays[0].Lane
+}
