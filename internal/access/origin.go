@@ -76,9 +76,10 @@ func isNavigation(r *http.Request) bool {
 }
 
 // isStream says that the request is not somebody's doing, but a page's that wants
-// to be kept up to date.
+// to be kept up to date: its event stream, and the parts of it that htmx fetches
+// when that says so, which is all that htmx does there.
 func isStream(r *http.Request) bool {
-	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	return strings.Contains(r.Header.Get("Accept"), "text/event-stream") || r.Header.Get("HX-Request") != ""
 }
 
 // isSafe says that a request changes nothing (RFC 9110, section 9.2.1).

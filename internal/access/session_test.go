@@ -225,6 +225,8 @@ func TestStreamsEnd(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
 				b.send(ctx, "GET", "/events", nil, map[string]string{"Accept": "text/event-stream", "Sec-Fetch-Mode": "cors"})
+				// And one that fetches parts of itself.
+				b.send(t.Context(), "GET", "/", nil, map[string]string{"Accept": "*/*", "HX-Request": "true", "Sec-Fetch-Mode": "cors"})
 			}
 			end(b)
 			synctest.Wait()
