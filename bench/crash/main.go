@@ -109,7 +109,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	t := count(p.ids, relay.Mails(), found)
-	fmt.Fprintf(out, "killed %d times, every %v, with sync_interval %s; all settled %v after the last start\n%s",
-		kills, o.every, o.sync, found.took.Round(time.Second), t)
+	fmt.Fprintf(out, "killed %d times, every %v, with sync_interval %s; all settled %v after the last start\n%sstranded messages found and settled: %d\n",
+		kills, o.every, o.sync, found.took.Round(time.Second), t, found.stranded)
 	return t.verdict()
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -110,9 +112,10 @@ func (v *victim) killAgainAndAgain(ctx context.Context, o options) (kills int, e
 
 // outcome is what certpost says of the deliveries.
 type outcome struct {
-	entries []broker.Entry
-	dead    uint64
-	took    time.Duration // until nothing was left to do
+	entries  []broker.Entry
+	dead     uint64
+	took     time.Duration // until nothing was left to do
+	stranded int           // messages that the log calls removed or published anew
 }
 
 // settle waits until nothing is left to do, asks what became of everything, and
@@ -146,5 +149,28 @@ func (v *victim) settle(ctx context.Context) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	return outcome{entries, left.Dead, took}, v.end(syscall.SIGTERM)
+	if err := v.end(syscall.SIGTERM); err != nil {
+		return outcome{}, err
+	}
+	stranded, err := v.stranded()
+	return outcome{entries, left.Dead, took, stranded}, err
+}
+
+// stranded counts the messages that a consumer had counted as acknowledged and the
+// stream had kept, as the log tells.
+func (v *victim) stranded() (n int, err error) {
+	log, err := os.ReadFile(v.log)
+	for line := range bytes.Lines(log) {
+		var said struct {
+			Message  string `json:"message"`
+			Messages int    `json:"messages"`
+		}
+		if json.Unmarshal(line, &said) != nil {
+			continue // a kill may have cut it short
+		}
+		if strings.Contains(said.Message, "the stream had kept") || strings.Contains(said.Message, "acknowledged and not settled") {
+			n += said.Messages
+		}
+	}
+	return n, err
 }
