@@ -56,7 +56,7 @@ func TestSharedLaneGoesOn(t *testing.T) {
 // each of its pauses.
 func TestTooOldForARelayThatIsAway(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), func(s *Settings) { s.GiveUpAfter = time.Millisecond })
+	b := start(t, newPostOffice("ops@relay1"), func(s *Settings) { s.GiveUpAfter = time.Nanosecond })
 	halfOpen := verdict.RelayStatus{Relay: "relay1:25", Breaker: verdict.HalfOpen, Reason: "it does not answer"}
 	b.post.know("relay1", []verdict.RelayStatus{halfOpen})
 	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
