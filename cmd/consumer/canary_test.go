@@ -203,9 +203,13 @@ targets:
 	env := append(os.Environ(), "CERTPOST_CONFIG="+filepath.Join(dir, "certpost.yaml"))
 	var outputs strings.Builder
 	for _, args := range [][]string{
-		{"dead-letters", "list"}, {"dead-letters", "list", "-o", "json"}, {"dead-letters", "replay", "--all", "--target", "refused"},
-		{"dead-letters", "discard", "--all", "--target", "missing", "--reason", "test"}, {"deliveries", "list", "-o", "json"},
-		{"deliveries", "show", "good"}, {"check"}, {"check", "--live"}, {"check", "-o", "json"},
+		{"dead-letters", "list"}, {"dead-letters", "list", "-o", "json"}, {"dead-letters", "list", "-o", "csv"}, {"dead-letters", "groups", "-o", "json"},
+		{"dead-letters", "show", "1"}, {"dead-letters", "show", "2", "-o", "json"}, {"dead-letters", "show", "3", "--body"},
+		{"dead-letters", "preflight", "1"}, {"dead-letters", "preflight", "2"}, {"dead-letters", "preflight", "3"}, {"dead-letters", "preflight", "4"}, {"dead-letters", "preflight", "5"},
+		{"dead-letters", "replay", "--all", "--target", "refused", "--yes", "--reason", "test", "--wait"},
+		{"dead-letters", "discard", "--all", "--target", "missing", "--reason", "test", "--yes"}, {"deliveries", "list", "-o", "json"}, {"deliveries", "list", "-o", "csv"},
+		{"deliveries", "show", "good"}, {"check"}, {"check", "--live"}, {"check", "-o", "json"}, {"relays", "list", "-o", "json"},
+		{"replays", "list"}, {"replays", "list", "-o", "csv"}, {"audit", "list"}, {"audit", "list", "-o", "json"}, {"audit", "export"}, {"audit", "verify"},
 	} {
 		cmd := exec.Command(program, args...)
 		cmd.Env, cmd.Dir = env, temp
@@ -219,8 +223,29 @@ targets:
 		outputs.Write(out)
 	}
 	await(t, "the replay's letter", func() bool { return letters() == 11 })
-	for _, page := range []string{"/", "/healthz", "/metrics", "/readyz"} {
+	pages := []string{"/", "/healthz", "/metrics", "/readyz"}
+	for _, list := range []string{"/dead-letters", "/dead-letters?view=groups", "/replays", "/deliveries", "/targets", "/relays", "/audit", "/dead-letters/1", "/dead-letters/2",
+		"/deliveries/keys/good", "/targets/keys", "/targets/java", "/targets/inline", "/targets/refused"} {
+		path, query, _ := strings.Cut(list, "?")
+		pages = append(pages, list, path+".json?"+query, path+".csv?"+query)
+	}
+	for _, page := range pages {
 		outputs.WriteString(fetch(httpAddr, page))
+	}
+	for _, page := range []string{"/", "/dead-letters", "/dead-letters.csv", "/dead-letters.json", "/deliveries", "/targets/keys", "/audit"} {
+		if text := fetch(httpAddr, page); len(text) < 100 || strings.Contains(text, "404 page not found") {
+			t.Errorf("%s has nothing to search: %q", page, text)
+		}
+	}
+	for subject, request := range map[string]string{
+		"dead.list": "{}", "dead.groups": "{}", "dead.show": `{"number": 1}`, "dead.preflight": `{"number": 2}`, "replays.list": "{}",
+		"deliveries.list": "{}", "deliveries.show": `{"target": "keys", "event": "good"}`, "history.list": "{}", "dead.replay": `{"numbers": [99]}`,
+	} {
+		answer, err := nc.Request("certpost."+subject, []byte(request), 30*time.Second)
+		if err != nil {
+			t.Fatalf("certpost.%s: %v", subject, err)
+		}
+		fmt.Fprintf(&outputs, "%v %s\n", answer.Header, answer.Data)
 	}
 
 	// An inline private key: its own event is the publisher's, nothing else may have it.

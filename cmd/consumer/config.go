@@ -73,6 +73,9 @@ type NATSConfig struct {
 	TLS TLSConfig `yaml:"tls"`
 	// Replicas of streams, consumers and bucket; more than 1 takes a cluster.
 	Replicas int `yaml:"replicas" enum:"1,3,5"`
+	// Service answers requests about dead letters on certpost.dead.* and others
+	// (docs/replay.md). Whoever may publish there in NATS may replay and discard.
+	Service bool `yaml:"service"`
 
 	// Listen is the embedded server's address for other clients, or none.
 	Listen string `yaml:"listen" required:"true"`
@@ -194,7 +197,7 @@ func (s Size) String() string {
 func defaultConfig() *Config {
 	return &Config{
 		DataDir: "./data",
-		NATS:    NATSConfig{Replicas: 1, Listen: "127.0.0.1:4222", SyncInterval: "always", MaxStore: 10 << 30},
+		NATS:    NATSConfig{Replicas: 1, Service: true, Listen: "127.0.0.1:4222", SyncInterval: "always", MaxStore: 10 << 30},
 		HTTP:    defaultHTTP(),
 		Events:  EventsConfig{Unmatched: "dead_letter", InvalidDates: "refuse"},
 		Delivery: DeliveryConfig{
@@ -247,6 +250,11 @@ func readConfig(path string, env []string) (*Config, *config.Document, []config.
 		doc, problems = config.Parse("", nil, cfg, options...)
 	} else {
 		doc, problems = config.Load(path, cfg, options...)
+	}
+	cfg.HTTP.file = path
+	cfg.HTTP.again = func() (*HTTPConfig, []config.Problem) {
+		next, doc, problems := readConfig(path, env)
+		return &next.HTTP, doc.Locate(problems)
 	}
 	problems = append(problems, config.Check(cfg, "")...)
 	return cfg, doc, append(problems, cfg.validate()...)
@@ -323,7 +331,7 @@ func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
 		EventSecrets: secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots},
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
-		MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName,
+		MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, Readdress: c.HTTP.EditAndReplay.recipients(),
 	}
 }
 

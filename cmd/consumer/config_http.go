@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/mail"
 	"net/netip"
 	"net/url"
 	"os"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -50,6 +50,9 @@ type HTTPConfig struct {
 	// EditAndReplay says what an admin may change of a dead letter before it is
 	// replayed.
 	EditAndReplay EditConfig `yaml:"edit_and_replay"`
+
+	file  string // that all of it was read from; "": none
+	again func() (*HTTPConfig, []config.Problem)
 }
 
 // ServerTLSConfig is the section http.tls.
@@ -128,8 +131,8 @@ type EditConfig struct {
 	Enabled bool `yaml:"enabled"`
 	// Targets are those to which a letter may be sent instead.
 	Targets []string `yaml:"targets"`
-	// Recipients are the addresses to which it may be sent instead; * stands for any
-	// characters.
+	// Recipients are the addresses to which it may be sent instead, beside the
+	// target's own; *@example.com stands for all of that domain.
 	Recipients []string `yaml:"recipients"`
 }
 
@@ -302,11 +305,17 @@ func (e *EditConfig) validate(f *findings) {
 	if e.Enabled && len(e.Targets)+len(e.Recipients) == 0 {
 		f.err("http.edit_and_replay", "is enabled, and nothing may be changed: give targets or recipients")
 	}
-	for i, text := range e.Recipients {
-		if _, err := mail.ParseAddress(strings.ReplaceAll(text, "*", "x")); err != nil || strings.ContainsAny(text, "<> \t") {
-			f.err(fmt.Sprintf("http.edit_and_replay.recipients[%d]", i), "want an address such as ops@example.com or *@example.com")
-		}
+	for _, p := range delivery.Recipients(e.Recipients).Validate() {
+		f.err("http.edit_and_replay.recipients"+p.Path, p.Message)
 	}
+}
+
+// recipients are those to whom a replay may go besides the target's own.
+func (e *EditConfig) recipients() delivery.Recipients {
+	if !e.Enabled {
+		return nil
+	}
+	return e.Recipients
 }
 
 func parsePrefix(text string) (netip.Prefix, error) {

@@ -1,89 +1,127 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
-	"os"
-	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
 type deadLettersCmd struct {
-	List    lettersListCmd    `cmd:"" help:"List open dead letters, oldest first."`
-	Show    lettersShowCmd    `cmd:"" help:"Show one dead letter and the commands that replay it."`
-	Replay  lettersReplayCmd  `cmd:"" help:"Publish dead letters again, after what stopped them was mended."`
-	Discard lettersDiscardCmd `cmd:"" help:"Give dead letters up, with a reason."`
+	List      lettersListCmd      `cmd:"" help:"List open dead letters, oldest first."`
+	Groups    lettersGroupsCmd    `cmd:"" help:"Open dead letters by cause, with what to do about each."`
+	Show      lettersShowCmd      `cmd:"" help:"Show one dead letter, its history, and the commands that replay it."`
+	Preflight lettersPreflightCmd `cmd:"" help:"Say whether a replay would be delivered, without sending."`
+	Replay    lettersReplayCmd    `cmd:"" help:"Publish dead letters again, after what stopped them was mended."`
+	Discard   lettersDiscardCmd   `cmd:"" help:"Give dead letters up, with a reason."`
+	Restore   lettersRestoreCmd   `cmd:"" help:"Put discarded dead letters on the list again."`
+	Hold      lettersHoldCmd      `cmd:"" help:"Keep dead letters from being replayed and discarded."`
+	Release   lettersReleaseCmd   `cmd:"" help:"End holds."`
 }
 
-// letterFilter chooses dead letters by what stands in their subjects.
+// letterFilter chooses open dead letters, as the filters of the page do.
 type letterFilter struct {
-	Code   string `help:"Only this code (SMTP_AUTH, ...)."`
-	Target string `help:"Only this target." placeholder:"ID"`
-	Event  string `help:"Only this event." placeholder:"ID"`
+	Group      string `help:"Only this group (its fingerprint; see groups)." placeholder:"FINGERPRINT"`
+	Code       string `help:"Only this code (SMTP_AUTH, ...)."`
+	Class      string `help:"Only this class (network, auth, io_transient, io_permanent, validation)."`
+	Phase      string `help:"Only this phase (rcpt, secrets, ...)."`
+	Lane       string `help:"Only this lane." placeholder:"LANE"`
+	Target     string `help:"Only this target." placeholder:"ID"`
+	Event      string `help:"Only this event." placeholder:"ID"`
+	Certainty  string `help:"Only those not-sent, may-have-been-sent or accepted."`
+	Name       string `help:"Only certificates with this name." placeholder:"DNSNAME"`
+	Text       string `help:"Only those with this text in a field." aliases:"q"`
+	Held       string `help:"Only those held (yes) or not (no)." placeholder:"yes|no"`
+	Superseded string `help:"Only those with a newer certificate at their target (yes) or not (no)." placeholder:"yes|no"`
+	From       string `help:"Only those from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
+	To         string `help:"Only those from before this moment." placeholder:"TIME"`
+	AsOf       string `help:"None with a higher number." placeholder:"NUMBER"`
+	Order      string `help:"Order: oldest (default), newest, or expiry (of the certificate)." placeholder:"ORDER"`
+}
+
+// values are the conditions given, with the names that they have in addresses.
+func (f letterFilter) values() map[string]string {
+	all := map[string]string{
+		"group": f.Group, "code": strings.ToUpper(f.Code), "class": f.Class, "phase": f.Phase, "lane": f.Lane, "target": f.Target, "event": f.Event,
+		"certainty": f.Certainty, "name": f.Name, "q": f.Text, "held": f.Held, "superseded": f.Superseded, "from": f.From, "to": f.To, "as_of": f.AsOf, "order": f.Order,
+	}
+	for key, value := range all {
+		if value == "" {
+			delete(all, key)
+		}
+	}
+	return all
 }
 
 // Validate is called when the command line has been read.
 func (f *letterFilter) Validate() error {
-	if strings.ContainsAny(f.Code, ".*> \t") {
-		return fmt.Errorf("--code %q is no code", f.Code)
-	}
-	return nil
-}
-
-// letters collects what fits. The subject filter would do for tokens alone; ids
-// may be any text, so the letters themselves are compared.
-func (f *letterFilter) letters(ctx context.Context, b *broker.Broker) ([]broker.DeadLetter, error) {
-	subject := ""
-	if f.Code != "" {
-		subject = "certpost.dead." + strings.ToUpper(f.Code) + ".>"
-	}
-	var all []broker.DeadLetter
-	for d, err := range b.DeadLetters(ctx, subject) {
-		if err != nil {
-			return nil, err
-		}
-		if (f.Target == "" || d.Target == f.Target) && (f.Event == "" || d.Event == f.Event || d.Token == f.Event) {
-			all = append(all, d)
-		}
-	}
-	return all, nil
+	_, err := filtered{f.values()}.query()
+	return err
 }
 
 type lettersListCmd struct {
 	letterFilter
-	Output string `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
+	Limit  int    `help:"At most so many; 0 for all." default:"0"`
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
+// orderOfLists has the newest where a terminal's eyes are, at the end.
+const orderOfLists = desk.Oldest
+
 func (c *lettersListCmd) Run(a *app) error {
-	b, done, err := a.dial(a.ctx)
+	counter, done, err := a.counter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	letters, err := c.letters(a.ctx, b)
+	filter := c.values()
+	filter["order"] = cmp.Or(c.Order, string(orderOfLists))
+	letters, err := lettersOf(a, counter, filter, c.Limit)
 	if err != nil {
 		return err
 	}
-	if c.Output == "json" {
-		if letters == nil {
-			letters = []broker.DeadLetter{}
+	return printList(a, c.Output, letters, "no open dead letters", letterHead, letterRow)
+}
+
+var letterHead = []string{"NUMBER", "TIME", "CODE", "TARGET", "EVENT", "SENT?", "REASON"}
+
+func letterRow(d desk.Letter, short bool) []string {
+	reason := d.Reason
+	if short {
+		reason = shorten(reason, 80)
+		if d.Superseded != nil {
+			reason = "(superseded) " + reason
 		}
-		return a.json(letters)
+		if d.Hold != nil {
+			reason = "(held by " + d.Hold.By + ") " + reason
+		}
 	}
-	if len(letters) == 0 {
-		fmt.Fprintln(a.stdout, "no open dead letters")
-		return nil
+	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, string(d.Certainty), reason}
+}
+
+// lettersOf collects the pages of a list, at most limit letters of it (0: all).
+func lettersOf(a *app, c *counter, filter map[string]string, limit int) ([]desk.Letter, error) {
+	all := []desk.Letter{}
+	for after := uint64(0); ; {
+		size := maxAnswered
+		if limit > 0 {
+			size = min(size, limit-len(all))
+		}
+		page, err := ask[desk.Listing](a.ctx, c, "dead.list", pageRequest{filtered{filter}, after, size})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Letters...)
+		if after = page.Next; after == 0 || len(all) == limit {
+			return all, nil
+		}
 	}
-	var rows [][]string
-	for _, d := range letters {
-		rows = append(rows, []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, string(d.Certainty), shorten(d.Reason, 80)})
-	}
-	return table(a.stdout, []string{"NUMBER", "TIME", "CODE", "TARGET", "EVENT", "SENT?", "REASON"}, rows)
 }
 
 func shorten(s string, n int) string {
@@ -93,6 +131,47 @@ func shorten(s string, n int) string {
 	return s
 }
 
+type lettersGroupsCmd struct {
+	letterFilter
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+}
+
+func (c *lettersGroupsCmd) Run(a *app) error {
+	counter, done, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	answer, err := ask[groupsAnswer](a.ctx, counter, "dead.groups", filtered{c.values()})
+	if err != nil {
+		return err
+	}
+	err = printList(a, c.Output, answer.Groups, "no open dead letters",
+		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"},
+		func(g desk.Group, _ bool) []string {
+			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Relay, when(g.Last), fmt.Sprint(g.TargetCount),
+				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), g.Remedy}
+		})
+	if err == nil && c.Output == "table" {
+		fmt.Fprintln(a.stdout, "\n"+balanceText(answer.Balance))
+	}
+	return err
+}
+
+// balanceText is the honest-loss strip on one line.
+func balanceText(b desk.Balance) string {
+	parts := []string{fmt.Sprintf("%d open", b.Open)}
+	for _, fate := range []desk.Fate{desk.Replayed, desk.Discarded, desk.Expired, desk.Replaced, desk.Removed} {
+		if n := b.Ended[fate]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, fate))
+		}
+	}
+	if b.Unexplained != 0 {
+		parts = append(parts, fmt.Sprintf("%d UNEXPLAINED", b.Unexplained))
+	}
+	return fmt.Sprintf("%d dead-lettered = %s", b.Total, strings.Join(parts, " + "))
+}
+
 type lettersShowCmd struct {
 	Number uint64 `arg:"" help:"Number of the letter (its sequence in CERTPOST_DEAD_LETTERS)."`
 	Body   bool   `help:"Print the event alone, as it would be replayed."`
@@ -100,38 +179,89 @@ type lettersShowCmd struct {
 }
 
 func (c *lettersShowCmd) Run(a *app) error {
-	b, done, err := a.dial(a.ctx)
+	counter, done, err := a.counter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := b.DeadLetter(a.ctx, c.Number)
-	if err != nil {
+	d, err := ask[letterAnswer](a.ctx, counter, "dead.show", numberRequest{c.Number})
+	switch {
+	case err != nil:
+		return err
+	case c.Body && d.Body == "":
+		return fmt.Errorf("dead letter %d has no event any more: %s", c.Number, cmp.Or(d.NotReplay, "it is gone"))
+	case c.Body:
+		_, err := a.stdout.Write([]byte(d.Body + "\n"))
+		return err
+	case c.Output == "json":
+		return a.json(d)
+	}
+	return a.printLetter(&d)
+}
+
+func (a *app) printLetter(d *letterAnswer) error {
+	fields := [][2]string{
+		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
+		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
+		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
+		{"Sent?", string(d.Certainty)}, {"Message-ID", d.MessageID}, {"Owed to", strings.Join(d.Recipients, ", ")},
+		{"Attempts", number(d.Attempts)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
+		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
+	}
+	if cert := d.Certificate; cert != nil {
+		fields = append(fields, [2]string{"Certificate", cert.CommonName + " until " + when(cert.NotAfter)}, [2]string{"Serial", cert.Serial})
+	}
+	if s := d.Superseded; s != nil {
+		fields = append(fields, [2]string{"Superseded", fmt.Sprintf("by event %s, valid until %s, delivered %s", s.Event, when(s.NotAfter), when(s.At))})
+	}
+	if h := d.Hold; h != nil {
+		fields = append(fields, [2]string{"Held", fmt.Sprintf("by %s since %s: %s", h.By, when(h.Since), h.Reason)})
+	}
+	fields = append(fields, [2]string{"Replay run", d.Letter.Run}, [2]string{"Cause", d.Cause}, [2]string{"What to do", d.Remedy}, [2]string{"Group", d.Fingerprint})
+	if d.Siblings > 0 {
+		fields = append(fields, [2]string{"Others like it", fmt.Sprint(d.Siblings)})
+	}
+	if d.Fate != desk.Open && d.Fate != "" {
+		fate := string(d.Fate)
+		if d.End != nil {
+			fate += " by " + d.End.Name + " at " + when(d.End.Time)
+		}
+		fields = append(fields, [2]string{"Fate", fate})
+	} else {
+		fields = append(fields, [2]string{"Kept until", when(d.Expires)})
+	}
+	if err := pairs(a.stdout, fields...); err != nil {
 		return err
 	}
-	if c.Body {
-		_, err := a.stdout.Write(append(d.Body, '\n'))
+	if err := a.printHistory(d.History); err != nil {
 		return err
 	}
-	if c.Output == "json" {
-		return a.json(struct {
-			broker.DeadLetter
-			Body string `json:"body"`
-		}{d, string(d.Body)})
-	}
-	err = pairs(a.stdout,
-		[2]string{"Number", fmt.Sprint(d.Sequence)}, [2]string{"Time", when(d.Time)}, [2]string{"Event", d.Event},
-		[2]string{"Target", d.Target}, [2]string{"Lane", d.Lane}, [2]string{"Code", string(d.Code) + " (" + string(d.Class) + ")"},
-		[2]string{"Phase", string(d.Phase)}, [2]string{"Reason", d.Reason}, [2]string{"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
-		[2]string{"Sent?", string(d.Certainty)}, [2]string{"Owed to", strings.Join(d.Recipients, ", ")},
-		[2]string{"Attempts", number(d.Attempts)}, [2]string{"First attempt", when(d.First)}, [2]string{"Last attempt", when(d.Last)},
-		[2]string{"Generation", number(d.Generation)}, [2]string{"Secrets used", d.Secrets})
-	if err != nil || d.ReplaySubject == "" {
-		return err
+	switch {
+	case d.Fate != desk.Open && d.Fate != "":
+		if d.Fate == desk.Discarded {
+			fmt.Fprintf(a.stdout, "\nTo put it on the list again:\n  certpost dead-letters restore %d\n", d.Sequence)
+		}
+		return nil
+	case d.NotReplay != "":
+		fmt.Fprintf(a.stdout, "\nIt cannot be replayed: %s\n", printable(d.NotReplay))
+		return nil
 	}
 	pipeline := strings.NewReplacer("$NUMBER", fmt.Sprint(d.Sequence), "$REPLAY_SUBJECT", shellWord(printable(d.ReplaySubject)), "\n", "\n  ").Replace(replayWithNATS)
 	fmt.Fprintf(a.stdout, "\nTo replay it, when what stopped it has been mended:\n  certpost dead-letters replay %d\nor with the NATS CLI:\n  %s\n", d.Sequence, pipeline)
 	return nil
+}
+
+// printHistory prints what was done, oldest first.
+func (a *app) printHistory(records []broker.AuditRecord) error {
+	if len(records) == 0 {
+		return nil
+	}
+	fmt.Fprintln(a.stdout, "\nHistory")
+	var rows [][]string
+	for _, r := range records {
+		rows = append(rows, recordRow(r)[1:])
+	}
+	return table(a.stdout, recordHead[1:], rows)
 }
 
 // replayWithNATS replays a dead letter without Certpost; the README has the same
@@ -140,156 +270,68 @@ const replayWithNATS = `nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
   sed -n 's/^ *"data": "\([^"]*\)".*/\1/p' | base64 -d |
   nats pub -J --force-stdin $REPLAY_SUBJECT`
 
+type lettersPreflightCmd struct {
+	Number uint64 `arg:"" help:"Number of the letter."`
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+}
+
+// Run prints what a replay would meet; exit 1 when it would fail.
+func (c *lettersPreflightCmd) Run(a *app) error {
+	counter, done, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	answer, err := ask[preflightAnswer](a.ctx, counter, "dead.preflight", numberRequest{c.Number})
+	if err != nil {
+		return err
+	}
+	err = printList(a, c.Output, answer.Findings, "nothing was found", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
+		return []string{string(f.Status), f.What, f.Message}
+	})
+	if err == nil && !answer.OK {
+		return &failure{exitFailed, errors.New("a replay would not be delivered now")}
+	}
+	return err
+}
+
 // chosen are the letters that a command acts on: by number, or all that fit a filter.
 type chosen struct {
 	Numbers []uint64 `arg:"" optional:"" name:"number" help:"Numbers of the letters."`
-	All     bool     `help:"All open letters, or all that fit --code, --target and --event."`
+	All     bool     `help:"All open letters, or all that fit the filter."`
 	letterFilter
+	WithSuperseded bool   `help:"Also those for which the target has a newer certificate (with --all)."`
+	DryRun         bool   `help:"Say which letters it would be, and do nothing."`
+	Hash           string `help:"Only if they are the letters of a dry run, which has printed this." placeholder:"HASH"`
+	Yes            bool   `help:"Do not ask." short:"y"`
 }
 
 // Validate is called when the command line has been read.
 func (c *chosen) Validate() error {
+	filtered := c.letterFilter != letterFilter{}
 	switch {
 	case len(c.Numbers) > 0 && c.All:
 		return errors.New("give numbers or --all, not both")
-	case len(c.Numbers) > 0 && c.letterFilter != letterFilter{}:
-		return errors.New("--code, --target and --event choose among --all, not among numbers")
+	case len(c.Numbers) > 0 && (filtered || c.Hash != "" || c.WithSuperseded):
+		return errors.New("filters, --hash and --with-superseded go with --all, not with numbers")
 	case len(c.Numbers) == 0 && !c.All:
 		return errors.New("which ones? Give their numbers (see certpost dead-letters list), or --all")
+	case len(c.Numbers) > maxNumbered:
+		return fmt.Errorf("%d numbers are more than %d: use --all and a filter", len(c.Numbers), maxNumbered)
 	}
 	return c.letterFilter.Validate()
 }
 
-func (c *chosen) find(ctx context.Context, b *broker.Broker) ([]broker.DeadLetter, error) {
-	if c.All {
-		return c.letters(ctx, b)
+// choice is the order without what is to be done.
+func (c *chosen) choice(reason string) choice {
+	o := choice{asker: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
+	if o.Filter = c.values(); len(o.Filter) == 0 {
+		o.All = c.All
 	}
-	var all []broker.DeadLetter
-	for _, n := range c.Numbers {
-		d, err := b.DeadLetter(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	return all, nil
-}
-
-// outcome is what an action did to one letter.
-type outcome struct {
-	Number uint64 `json:"number"`
-	Event  string `json:"event"`
-	Target string `json:"target,omitempty"`
-	Done   string `json:"done,omitempty"`
-	Error  string `json:"error,omitempty"`
-}
-
-// act does something to every letter, says what came of each, and fails if one did.
-func (a *app) act(letters []broker.DeadLetter, format string, do func(broker.DeadLetter) (string, error)) error {
-	outcomes := []outcome{}
-	failed := 0
-	for i, d := range letters {
-		o := outcome{Number: d.Sequence, Event: d.Event, Target: d.Target}
-		var err error
-		if o.Done, err = do(d); err != nil {
-			o.Error = err.Error()
-			failed++
-		}
-		outcomes = append(outcomes, o)
-		if format != "json" {
-			fmt.Fprintf(a.stdout, "%s %s %s: %s\n", progress(i, len(letters)), printable(d.Event), printable(d.Target), o.Done+o.Error)
-		}
-		if a.ctx.Err() != nil {
-			return fmt.Errorf("interrupted after %d of %d letters; none is lost", i+1, len(letters))
-		}
-	}
-	if format == "json" {
-		if err := a.json(outcomes); err != nil {
-			return err
-		}
-	} else if len(letters) == 0 {
-		fmt.Fprintln(a.stdout, "no open dead letters")
-	}
-	if failed > 0 {
-		return &failure{exitFailed, fmt.Errorf("%d of %d failed", failed, len(letters))}
-	}
-	return nil
+	return o
 }
 
 func progress(i, of int) string {
 	width := len(strconv.Itoa(of))
 	return fmt.Sprintf("[%*d/%d]", width, i+1, of)
-}
-
-type lettersReplayCmd struct {
-	chosen
-	Force  bool   `help:"Deliver even if the ledger says that the mail was sent."`
-	Yes    bool   `help:"Also those that may have been sent already." short:"y"`
-	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
-}
-
-func (c *lettersReplayCmd) Run(a *app) error {
-	b, done, err := a.dial(a.ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	letters, err := c.find(a.ctx, b)
-	if err != nil {
-		return err
-	}
-	return a.act(letters, c.Output, func(d broker.DeadLetter) (string, error) {
-		if d.Certainty == verdict.May && !c.Yes {
-			return "", errors.New("may have been sent already: look for its Message-ID at the relay, then add --yes")
-		}
-		if err := b.Replay(a.ctx, d, operator(), broker.Replay{Uncertain: c.Yes, Force: c.Force}); err != nil {
-			return "", err
-		}
-		return "published again to " + d.ReplaySubject, nil
-	})
-}
-
-type lettersDiscardCmd struct {
-	chosen
-	Reason string `help:"Why (kept in the audit)." required:""`
-	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
-}
-
-// Validate is called when the command line has been read.
-func (c *lettersDiscardCmd) Validate() error {
-	if strings.TrimSpace(c.Reason) == "" {
-		return errors.New("--reason is empty: say why, for who looks into the audit later")
-	}
-	return c.chosen.Validate()
-}
-
-func (c *lettersDiscardCmd) Run(a *app) error {
-	b, done, err := a.dial(a.ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	letters, err := c.find(a.ctx, b)
-	if err != nil {
-		return err
-	}
-	return a.act(letters, c.Output, func(d broker.DeadLetter) (string, error) {
-		return "discarded", b.Discard(a.ctx, d, operator(), c.Reason)
-	})
-}
-
-// operator is who does this, and by what way.
-func operator() broker.Actor { return broker.Actor{Name: actor(), Via: broker.ViaShell} }
-
-// actor is who does this, for the audit.
-func actor() string {
-	name := "unknown"
-	if u, err := user.Current(); err == nil {
-		name = u.Username
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	return name + "@" + host
 }

@@ -16,6 +16,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
@@ -29,10 +30,10 @@ func opensPKCS12(file []byte, passphrase string) error {
 	return err
 }
 
-// outcomes is what replay and discard print as JSON.
-func outcomes(t *testing.T, s said) []outcome {
+// ordered is what orders print as JSON.
+func ordered(t *testing.T, s said) orderAnswer {
 	t.Helper()
-	return read[[]outcome](t, s.stdout)
+	return read[orderAnswer](t, s.done(t))
 }
 
 func TestDeadLetters(t *testing.T) {
@@ -44,7 +45,7 @@ func TestDeadLetters(t *testing.T) {
 	if out := o.certpost("dead-letters", "list", "-o", "json").done(t); out != "[]\n" {
 		t.Errorf("before any: %q", out)
 	}
-	if out := o.certpost("dead-letters", "replay", "--all").done(t); out != "no open dead letters\n" {
+	if out := o.certpost("dead-letters", "replay", "--all", "--reason", "x").done(t); out != "no open dead letters\n" {
 		t.Errorf("replay before any: %q", out)
 	}
 
@@ -107,7 +108,7 @@ func TestDeadLetters(t *testing.T) {
 		if out := o.certpost("dead-letters", "show", number("event-4 ")).done(t); !strings.Contains(out, "--force-stdin 'certificate.issued.;touch${IFS}here'\n") {
 			t.Errorf("the subject is not quoted:\n%s", out)
 		}
-		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: no such open dead letter: number 999 (replayed, discarded or expired?)\n")
+		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: there is no dead letter with the number 999, and there never was as far as is known\n")
 	})
 
 	t.Run("replay", func(t *testing.T) {
@@ -124,22 +125,43 @@ func TestDeadLetters(t *testing.T) {
 		if out := o.certpost("deliveries", "show", "third").done(t); !regexp.MustCompile(`(?m)^State +sent$`).MatchString(out) {
 			t.Errorf("the ledger does not know:\n%s", out)
 		}
-		// The others are refused again.
-		done := outcomes(t, o.certpost("dead-letters", "replay", "--all", "--code", "SMTP_PERMANENT", "-o", "json"))
-		if len(done) != 2 || done[0].Error+done[1].Error != "" || done[0].Event != "first" || done[1].Event != "second" || !strings.HasPrefix(done[0].Done, "published again to ") {
-			t.Errorf("replay says %+v", done)
+		// Whoever comes second hears who was first.
+		gone := number("third prod")
+		want := regexp.MustCompile(`^certpost: dead letter was (replayed|delivered) by \S+ at 20\S+ \S+ UTC\n$`)
+		if said := o.certpost("dead-letters", "replay", gone); said.code != exitFailed || !want.MatchString(said.stderr) {
+			t.Errorf("a second replay: %+v", said)
+		}
+		if said := o.certpost("dead-letters", "replay", number("first nobody"), gone); said.code != exitFailed || !want.MatchString(said.stderr) || said.stdout != "" {
+			t.Errorf("one of two is gone: %+v", said)
+		}
+		if now := o.letters(); len(now) != 4 {
+			t.Errorf("one wrong number and something was done all the same: %+v", now)
+		}
+		// The others are refused again, in a run, for which somebody has to say yes.
+		all := []string{"dead-letters", "replay", "--all", "--code", "SMTP_PERMANENT", "--reason", "trying"}
+		o.certpost(all...).failed(t, exitUsage, "certpost: 2 dead letters would be replayed: add --yes, or --dry-run to see which\n")
+		dry := ordered(t, o.certpost(append(all, "--dry-run", "-o", "json")...))
+		if !dry.DryRun || dry.Run != nil || dry.Frozen.Count != 2 || len(dry.Frozen.Numbers) != 2 || len(dry.Frozen.Hash) != 64 {
+			t.Errorf("the dry run says %+v", dry)
+		}
+		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "what the query finds is not what was shown") {
+			t.Errorf("other letters: %+v", said)
+		}
+		said := o.certpost(append(all, "--yes", "--hash", dry.Frozen.Hash, "--wait", "-o", "json")...)
+		run := read[runAnswer](t, said.stdout)
+		if said.code != exitFailed || run.State != desk.RunDone && run.State != desk.RunStopped || run.Published != 2 || run.By.Name != actor() || run.By.Via != broker.ViaShell {
+			t.Errorf("the run: %+v, %+v", said, run)
 		}
 		o.settled()
 		again := read[[]broker.DeadLetter](t, o.certpost("dead-letters", "list", "--target", "nobody", "-o", "json").done(t))
 		if len(again) != 2 || again[0].Generation != 2 || again[1].Generation != 2 || again[0].Sequence <= numbers["event-4 "] {
 			t.Errorf("after the replay: %+v", again)
 		}
-		gone := number("first nobody")
-		want := "certpost: no such open dead letter: number " + gone + " (replayed, discarded or expired?)\n"
-		o.certpost("dead-letters", "replay", gone).failed(t, exitFailed, want)
-		o.certpost("dead-letters", "replay", fmt.Sprint(again[0].Sequence), gone).failed(t, exitFailed, want)
-		if now := o.letters(); len(now) != 4 {
-			t.Errorf("one wrong number and something was done all the same: %+v", now)
+		if runs := read[[]desk.Run](t, o.certpost("replays", "list", "-o", "json").done(t)); len(runs) != 1 || runs[0].ID != run.ID {
+			t.Errorf("replays list: %+v", runs)
+		}
+		if out := o.certpost("replays", "show", run.ID).done(t); !regexp.MustCompile(`(?m)^Published +2$`).MatchString(out) || !strings.Contains(out, "first") {
+			t.Errorf("replays show:\n%s", out)
 		}
 	})
 
@@ -149,10 +171,10 @@ func TestDeadLetters(t *testing.T) {
 			numbers[d.Event+" "+d.Target] = d.Sequence
 		}
 		said := o.certpost("dead-letters", "discard", number("first nobody"), "--reason", "the customer has left", "-o", "json")
-		if done := outcomes(t, said); said.code != exitDone || len(done) != 1 || done[0] != (outcome{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
+		if done := ordered(t, said); len(done.Letters) != 1 || done.Letters[0] != (outcome{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
 			t.Errorf("discard says %+v", said)
 		}
-		if out := o.certpost("dead-letters", "discard", "--all", "--reason", "cleaning up").done(t); strings.Count(out, ": discarded\n") != 3 || !strings.HasPrefix(out, "[1/3] ") {
+		if out := o.certpost("dead-letters", "discard", "--all", "--yes", "--reason", "cleaning up").done(t); out != "3 dead letters discarded\n" {
 			t.Errorf("discard says %q", out)
 		}
 		if left := o.letters(); len(left) != 0 {
@@ -195,17 +217,19 @@ func TestReplayOfUncertain(t *testing.T) {
 	}
 	<-mails
 
-	said := o.certpost("dead-letters", "replay", "--all")
-	said.failed(t, exitFailed, "certpost: 1 of 1 failed\n")
-	if want := "[1/1] unsure slow: may have been sent already: look for its Message-ID at the relay, then add --yes\n"; said.stdout != want {
-		t.Errorf("replay says %q, want %q", said.stdout, want)
+	one := fmt.Sprint(letters[0].Sequence)
+	if said := o.certpost("dead-letters", "replay", one); said.code != exitFailed || !strings.Contains(said.stderr, "may have been sent") || !strings.Contains(said.stderr, "@demo.example> at the relay first") {
+		t.Errorf("replay says %+v", said)
+	}
+	if said := o.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "x"); said.code != exitFailed || !strings.Contains(said.stderr, "1 of the 1 may have been sent") {
+		t.Errorf("replay --all says %+v", said)
 	}
 	if len(o.letters()) != 1 {
 		t.Error("it was replayed")
 	}
 	hangUp.Store(false)
-	if done := outcomes(t, o.certpost("dead-letters", "replay", "--all", "--yes", "-o", "json")); len(done) != 1 || done[0].Error != "" {
-		t.Errorf("replay --yes says %+v", done)
+	if done := ordered(t, o.certpost("dead-letters", "replay", one, "--may-have-been-sent", "-o", "json")); done.Done != 1 {
+		t.Errorf("replay --may-have-been-sent says %+v", done)
 	}
 	if second := <-mails; !strings.Contains(second, "X-Certpost-Possible-Duplicate: yes\r\n") {
 		t.Error("the second mail does not say that it may be one")

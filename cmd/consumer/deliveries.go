@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type deliveriesCmd struct {
@@ -17,55 +19,77 @@ type deliveriesCmd struct {
 }
 
 type deliveriesListCmd struct {
-	Target string        `help:"Only this target." placeholder:"ID"`
-	Event  string        `help:"Only this event." placeholder:"ID"`
-	State  string        `help:"Only this state: ${enum}." enum:"any,waiting,sending,sent,dead,discarded" default:"any" placeholder:"STATE"`
-	Since  time.Duration `help:"Only those with an attempt in this time (24h)." placeholder:"DURATION"`
-	Limit  int           `help:"At most so many; 0 for all." default:"100"`
-	Output string        `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
+	Name        string        `help:"Only certificates with this name, or *.suffix." placeholder:"DNSNAME"`
+	Serial      string        `help:"Only the certificate with this serial number (hexadecimal)." placeholder:"HEX"`
+	Fingerprint string        `help:"Only the certificate with this SHA-256 (hexadecimal)." placeholder:"HEX"`
+	Target      string        `help:"Only this target." placeholder:"ID"`
+	Event       string        `help:"Only this event." placeholder:"ID"`
+	State       string        `help:"Only this state: ${enum}." enum:"any,waiting,sending,sent,dead,discarded" default:"any" placeholder:"STATE"`
+	Since       time.Duration `help:"Only those with an attempt in this time (24h)." placeholder:"DURATION"`
+	Limit       int           `help:"At most so many; 0 for all." default:"100"`
+	Output      string        `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
 func (c *deliveriesListCmd) Run(a *app) error {
-	b, done, err := a.dial(a.ctx)
+	counter, done, err := a.counter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	all, err := b.Deliveries(a.ctx, c.Target, c.Event)
+	q := deliveriesRequest{Name: c.Name, Serial: c.Serial, Fingerprint: c.Fingerprint, Target: c.Target, Event: c.Event}
+	if c.State != "any" {
+		q.State = broker.State(c.State)
+	}
+	if c.Since > 0 {
+		q.From = time.Now().Add(-c.Since)
+	}
+	entries, err := entriesOf(a, counter, q, c.Limit)
 	if err != nil {
 		return err
 	}
-	kept := []broker.Entry{}
-	for _, e := range newestFirst(all) {
-		if (c.State == "any" || string(e.State) == c.State) && (c.Since == 0 || time.Since(e.Last) <= c.Since) && (c.Limit == 0 || len(kept) < c.Limit) {
-			kept = append(kept, e)
+	// The index knows times to the second.
+	entries = slices.DeleteFunc(entries, func(e broker.Entry) bool { return e.Last.Before(q.From) })
+	return printList(a, c.Output, entries, "no such deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) })
+}
+
+// entriesOf collects the pages of a list, at most limit entries of it (0: all).
+func entriesOf(a *app, c *counter, q deliveriesRequest, limit int) ([]broker.Entry, error) {
+	all := []broker.Entry{}
+	for {
+		q.Size = maxAnswered
+		if limit > 0 {
+			q.Size = min(maxAnswered, limit-len(all))
+		}
+		page, err := ask[desk.DeliveryListing](a.ctx, c, "deliveries.list", q)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Entries...)
+		if q.After = page.Next; q.After == 0 || len(all) == limit {
+			return all, nil
 		}
 	}
-	if c.Output == "json" {
-		return a.json(kept)
-	}
-	if len(kept) == 0 {
-		fmt.Fprintln(a.stdout, "no such deliveries")
-		return nil
-	}
-	return table(a.stdout, deliveryHead, deliveryRows(kept))
 }
 
 var deliveryHead = []string{"EVENT", "TARGET", "STATE", "CODE", "ATTEMPTS", "LAST ATTEMPT", "CERTIFICATE"}
 
-func deliveryRows(entries []broker.Entry) [][]string {
-	var rows [][]string
-	for _, e := range entries {
-		code, cert := "", ""
-		if e.Failure != nil {
-			code = string(e.Failure.Code)
-		}
-		if e.Receipt != nil && e.Receipt.Certificate != nil {
-			cert = e.Receipt.Certificate.CommonName
-		}
-		rows = append(rows, []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), when(e.Last), cert})
+func deliveryRow(e broker.Entry) []string {
+	code, cert := "", ""
+	if e.Failure != nil {
+		code = string(e.Failure.Code)
 	}
-	return rows
+	if c := certificateOf(e); c != nil {
+		cert = c.CommonName
+	}
+	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), when(e.Last), cert}
+}
+
+// certificateOf is the certificate of a delivery, nil when it is not known.
+func certificateOf(e broker.Entry) *verdict.Certificate {
+	if e.Certificate == nil && e.Receipt != nil {
+		return e.Receipt.Certificate
+	}
+	return e.Certificate
 }
 
 type deliveriesShowCmd struct {
@@ -75,12 +99,12 @@ type deliveriesShowCmd struct {
 }
 
 func (c *deliveriesShowCmd) Run(a *app) error {
-	b, done, err := a.dial(a.ctx)
+	counter, done, err := a.counter()
 	if err != nil {
 		return err
 	}
 	defer done()
-	all, err := b.Deliveries(a.ctx, c.Target, c.Event)
+	all, err := entriesOf(a, counter, deliveriesRequest{Event: c.Event, Target: c.Target}, 0)
 	if err != nil {
 		return err
 	}
@@ -98,12 +122,14 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 			return err
 		}
 	}
-	return nil
-}
-
-func newestFirst(all []broker.Entry) []broker.Entry {
-	slices.SortStableFunc(all, func(a, b broker.Entry) int { return b.Last.Compare(a.Last) })
-	return all
+	if len(all) > 1 {
+		return nil
+	}
+	one, err := ask[deliveryAnswer](a.ctx, counter, "deliveries.show", deliveryRequest{Target: all[0].Target, Event: all[0].Event})
+	if err != nil {
+		return err
+	}
+	return a.printHistory(one.History)
 }
 
 // deliveryFields is one ledger entry for people.
@@ -127,13 +153,13 @@ func deliveryFields(e broker.Entry) [][2]string {
 	if r := e.Receipt; r != nil {
 		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", reply(r.ReplyCode, "", r.Reply)},
 			[2]string{"Queue id", r.QueueID}, [2]string{"Message-ID", r.MessageID}, [2]string{"Size", fmt.Sprintf("%d bytes", r.Size)})
-		if c := r.Certificate; c != nil {
-			fields = append(fields, [2]string{"Certificate", c.CommonName}, [2]string{"Names", strings.Join(c.DNSNames, ", ")}, [2]string{"Issuer", c.Issuer},
-				[2]string{"Serial", c.Serial}, [2]string{"SHA-256", c.Fingerprint}, [2]string{"Valid", when(c.NotBefore) + " to " + when(c.NotAfter)})
-		}
 		for _, ref := range slices.Sorted(maps.Keys(r.Secrets)) {
 			fields = append(fields, [2]string{"Secret", ref + " version " + r.Secrets[ref]})
 		}
+	}
+	if c := certificateOf(e); c != nil {
+		fields = append(fields, [2]string{"Certificate", c.CommonName}, [2]string{"Names", strings.Join(c.DNSNames, ", ")}, [2]string{"Issuer", c.Issuer},
+			[2]string{"Serial", c.Serial}, [2]string{"SHA-256", c.Fingerprint}, [2]string{"Valid", when(c.NotBefore) + " to " + when(c.NotAfter)})
 	}
 	return append(fields, [2]string{"Dead letter", e.DeadLetter})
 }

@@ -25,6 +25,7 @@ import (
 type demoCmd struct {
 	Once    bool          `help:"Deliver the samples, print a table, and end: exit 0 if exactly what was to be expected happened."`
 	NATS    string        `name:"nats-listen" help:"Address of the embedded NATS (default: 127.0.0.1:4222, or a free port if that is taken)." placeholder:"ADDR"`
+	HTTP    string        `name:"http-listen" help:"Address of the dashboard (default: 127.0.0.1:8080, or a free port if that is taken)." placeholder:"ADDR"`
 	Inbox   string        `help:"Address of the inbox page (default: 127.0.0.1:8025, or a free port if that is taken)." placeholder:"ADDR"`
 	Timeout time.Duration `help:"The longest to wait for the samples." default:"60s"`
 	Verbose bool          `help:"Print the log, too." short:"v"`
@@ -110,7 +111,7 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 	if d.authority, err = newDemoCA(); err != nil {
 		return err
 	}
-	if err := d.write(password, choose(c.NATS, "127.0.0.1:4222")); err != nil {
+	if err := d.write(password, choose(c.NATS, "127.0.0.1:4222"), choose(c.HTTP, "127.0.0.1:8080")); err != nil {
 		return err
 	}
 	cfg, _, problems := loadConfig(d.cfgFile, nil)
@@ -152,7 +153,7 @@ func choose(asked, usual string) string {
 
 // write puts everything into files that a user would have: the CA of the relay,
 // passphrase and keys as files, and the configuration, which is worth reading.
-func (d *demo) write(password, natsListen string) error {
+func (d *demo) write(password, natsListen, httpListen string) error {
 	ca, err := d.relay.CAFile(d.dir)
 	if err != nil {
 		return err
@@ -176,7 +177,7 @@ func (d *demo) write(password, natsListen string) error {
 	}
 	d.cfgFile = filepath.Join(d.dir, "certpost.yaml")
 	return os.WriteFile(d.cfgFile, []byte(fmt.Sprintf(demoConfig,
-		strconv.Quote(filepath.Join(d.dir, "data")), natsListen, strconv.Quote(keys),
+		strconv.Quote(filepath.Join(d.dir, "data")), natsListen, httpListen, strconv.Quote(keys),
 		port(d.relay.Submission()), strconv.Quote(ca), strconv.Quote(filepath.Join(d.dir, "password")),
 		port(d.relay.SMTPS()), strconv.Quote(ca), strconv.Quote(filepath.Join(d.dir, "password")), strconv.Quote(filepath.Join(d.dir, "passphrase")),
 		port(d.refusing.Submission()), strconv.Quote(refusingCA))), 0o600)
@@ -214,7 +215,7 @@ func port(addr string) string {
 const demoConfig = `# The demo's configuration: three targets on two relays.
 data_dir: %s
 nats: {listen: "%s", sync_interval: 10s}   # the default is always: after every write
-http: {listen: "127.0.0.1:0"}
+http: {listen: "%s"}                  # the dashboard
 events: {file_roots: [%s]}
 targets:
   - id: ops-archive                 # a copy of every certificate below example.com
@@ -354,10 +355,11 @@ func (d *demo) explain() {
 	program := d.program()
 	fmt.Fprintf(d.out.stdout, `Certpost is running. Of four sample deliveries three have arrived; the fourth is a dead letter, because its relay refuses it.
 
-  Inbox   %[1]s
-  Health  %[2]s/healthz
-  NATS    %[3]s
-  Files   %[4]s    (certpost.yaml is worth reading)
+  Dashboard  %[2]s/    (the dead letter, what it means, and what can be done about it)
+  Inbox      %[1]s
+  Health     %[2]s/healthz
+  NATS       %[3]s
+  Files      %[4]s    (certpost.yaml is worth reading)
 
 In another terminal:
   cd %[4]s
@@ -367,9 +369,10 @@ Publish another event, with Certpost or with the NATS CLI:
   %[5]s publish --cert www.example.com.pem --key-ref "file:$PWD/keys/www.example.com.key" --target java-keystore
   nats --server %[3]s pub -J --force-stdin certificate.issued < event.json
 
-See the dead letter, and replay it (the relay will refuse it again):
+See the dead letter, ask whether a replay would do, and replay it (the relay will refuse it again):
   %[5]s dead-letters list
-  %[5]s dead-letters replay --all
+  %[5]s dead-letters preflight 1
+  %[5]s dead-letters replay 1
 
 Ctrl-C ends it; nothing is kept.
 `, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), program)

@@ -46,7 +46,7 @@ func (d *demonstration) left() {
 
 func TestDemoOnce(t *testing.T) {
 	t.Parallel()
-	d := startDemo(t, "--once", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	d := startDemo(t, "--once", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 	d.ended()
 	want := `^EVENT +TARGET +STATE +CODE +ATTEMPTS
 demo-1 +ops-archive +sent +1
@@ -62,7 +62,7 @@ $`
 
 func TestDemoOnceTooSlow(t *testing.T) {
 	t.Parallel()
-	d := startDemo(t, "--once", "--timeout", "1ms", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	d := startDemo(t, "--once", "--timeout", "1ms", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 	var exit *exec.ExitError
 	if err := d.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailed || d.logged(0) != "certpost: not everything was settled within 1ms\n" {
 		t.Errorf("%v: %s", err, d.logged(0))
@@ -74,20 +74,24 @@ func TestDemoOnceTooSlow(t *testing.T) {
 // What the demo prints works as it is printed, pasted into a shell.
 func TestDemoPrintsWhatWorks(t *testing.T) {
 	t.Parallel()
-	d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+	d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 	d.until("its words", func() bool { return strings.HasSuffix(d.stdout.String(), "nothing is kept.\n") })
 	words := d.stdout.String()
 	if !strings.Contains(words, "Of four sample deliveries three have arrived") {
 		t.Errorf("it says\n%s", words)
 	}
 	inbox := regexp.MustCompile(`(?m)^  Inbox +(\S+)$`).FindStringSubmatch(words)
+	board := regexp.MustCompile(`(?m)^  Dashboard +(\S+) `).FindStringSubmatch(words)
 	health := regexp.MustCompile(`(?m)^  Health +(\S+)$`).FindStringSubmatch(words)
 	_, block, ok := strings.Cut(words, "In another terminal:\n")
-	if inbox == nil || health == nil || !ok {
+	if inbox == nil || health == nil || board == nil || !ok {
 		t.Fatalf("it says\n%s", words)
 	}
 	if page := page(t, health[1]); !strings.Contains(page, `"status":"healthy"`) {
 		t.Errorf("health: %s", page)
+	}
+	if page := page(t, board[1]); !strings.Contains(page, "wrong-address") {
+		t.Errorf("the dashboard does not tell of the dead letter:\n%s", page)
 	}
 	if n := strings.Count(page(t, inbox[1]), "[DEMO]"); n != 2 {
 		t.Errorf("the inbox has %d mails to ops@demo.example, want 2", n)
@@ -105,7 +109,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 			mine = append(mine, command)
 		}
 	}
-	if len(mine) != 6 || len(foreign) != 3 {
+	if len(mine) != 7 || len(foreign) != 3 {
 		t.Fatalf("commands: %q, %q", mine, foreign)
 	}
 	out := paste(t, os.Environ(), mine)
@@ -139,7 +143,7 @@ func TestDemoEndsEarly(t *testing.T) {
 	for name, signal := range map[string]os.Signal{"SIGINT": os.Interrupt, "SIGTERM": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0")
+			d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 			d.until("its directory", func() bool {
 				found, err := filepath.Glob(filepath.Join(d.temp, "certpost-demo-*"))
 				return err == nil && len(found) == 1

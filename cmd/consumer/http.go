@@ -27,6 +27,7 @@ type httpServer struct {
 	listener    net.Listener
 	server      *http.Server
 	certificate *serverCertificate // nil: without TLS
+	people      *peopleWatch       // nil: of pages that everybody may read
 }
 
 func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
@@ -67,24 +68,36 @@ func (h *httpServer) address() string {
 	return "http://" + h.listener.Addr().String()
 }
 
-// serve answers until the context ends.
+// serve answers until the context ends. What is being answered then has a second;
+// after that only streams are left, which have no end of their own.
 func (h *httpServer) serve(ctx context.Context) error {
+	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer endRequests()
+	h.server.BaseContext = func(net.Listener) context.Context { return requests }
+	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
+		defer time.AfterFunc(time.Second, endRequests).Stop()
 		_ = h.server.Shutdown(end) // what is still open is closed by close
 	})
-	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	watching, done := context.WithCancel(ctx)
+	defer done()
+	if h.people != nil {
+		wg.Go(func() { h.people.run(watching) })
+	}
 	var err error
 	if h.certificate != nil {
-		watching, done := context.WithCancel(ctx)
-		var wg sync.WaitGroup
 		wg.Go(func() { h.certificate.watch(watching) })
-		defer wg.Wait()
-		defer done()
 		err = h.server.ServeTLS(h.listener, "", "")
 	} else {
 		err = h.server.Serve(h.listener)
+	}
+	if !stop() {
+		<-ended
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -115,6 +128,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if certificate != nil {
 		server.withTLS(certificate, log)
 	}
+	server.people = newPeopleWatch(cfg, door, log)
 	return door, server, nil
 }
 
@@ -150,13 +164,6 @@ func handleHealth(door *access.Access, s *service, registry *prometheus.Registry
 	door.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))
 	door.HandleProbe("GET /healthz", access.Viewer, http.HandlerFunc(h.healthz))
 	door.HandleProbe("GET /metrics", access.Viewer, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-}
-
-// handleIndex is the first page where there is no dashboard.
-func handleIndex(door *access.Access) {
-	door.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, _ access.Visit) {
-		plain(w, http.StatusOK, "Certpost "+programVersion()+"\n\n/livez    the process is alive\n/readyz   deliveries are worked on\n/healthz  each part, as JSON\n/metrics  for Prometheus\n")
-	})
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

@@ -43,7 +43,9 @@ type cli struct {
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live relays and secrets too."`
 	Render       renderCmd       `cmd:"" help:"Write the mail that a target would get, without sending it."`
-	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"What ended without success: list, show, replay, discard."`
+	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"What ended without success: list, understand, replay, discard."`
+	Replays      replaysCmd      `cmd:"" help:"Replays of many dead letters: list, show, pause, resume, cancel."`
+	Audit        auditCmd        `cmd:"" help:"What was done to dead letters, by whom: list, export, verify."`
 	Relays       relaysCmd       `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
 	Deliveries   deliveriesCmd   `cmd:"" help:"What went to whom, and what is known of it."`
 	Schema       schemaCmd       `cmd:"" help:"JSON Schema of events or of the configuration."`

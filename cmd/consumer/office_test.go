@@ -36,6 +36,7 @@ type office struct {
 	ca      *demoCA
 	relay   *devrelay.Relay
 	service *service
+	silent  bool   // the NATS service is off
 	config  string // of the commands
 	log     *writings
 }
@@ -45,6 +46,14 @@ type office struct {
 func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
 	t.Helper()
 	o := bareOffice(t)
+	o.furnish(extra, rules...)
+	return o
+}
+
+// furnish gives it a relay and targets, and opens it.
+func (o *office) furnish(extra string, rules ...devrelay.Rule) {
+	t := o.t
+	t.Helper()
 	var err error
 	o.relay, err = devrelay.Start(devrelay.Config{Users: map[string]string{relayUser: relayPassword}, Rules: rules})
 	if err != nil {
@@ -61,7 +70,6 @@ func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
 		o.target("keys", "payload: pem_and_key", "to: [keys@demo.example]")+
 		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.dir+"/passphrase}", "to: [java@demo.example]")+
 		o.target("nobody", "to: [nobody@demo.example]"))
-	return o
 }
 
 // bareOffice has no relay and is not open yet.
@@ -87,6 +95,7 @@ func (o *office) open(extra, targets string) {
 	if config.Failed(problems) {
 		t.Fatal(problems)
 	}
+	cfg.NATS.Service = !o.silent
 	var err error
 	if o.service, err = newService(t.Context(), cfg, zerolog.New(o.log).Level(zerolog.InfoLevel)); err != nil {
 		t.Fatal(err)

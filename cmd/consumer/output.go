@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,6 +32,47 @@ func table(w io.Writer, head []string, rows [][]string) error {
 		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
 	return tw.Flush()
+}
+
+// printList prints items as a table, as JSON or as CSV. short is true for cells of
+// a table, where long texts are cut.
+func printList[T any](a *app, format string, items []T, none string, head []string, row func(item T, short bool) []string) error {
+	switch {
+	case format == "json":
+		return a.json(append([]T{}, items...))
+	case format == "csv":
+		w := csv.NewWriter(a.stdout)
+		if err := w.Write(head); err != nil {
+			return err
+		}
+		for _, item := range items {
+			cells := row(item, false)
+			for i, cell := range cells {
+				cells[i] = spreadsheetCell(cell)
+			}
+			if err := w.Write(cells); err != nil {
+				return err
+			}
+		}
+		w.Flush()
+		return w.Error()
+	case len(items) == 0:
+		fmt.Fprintln(a.stdout, none)
+		return nil
+	}
+	rows := make([][]string, len(items))
+	for i, item := range items {
+		rows[i] = row(item, true)
+	}
+	return table(a.stdout, head, rows)
+}
+
+// spreadsheetCell keeps a cell that comes from outside from being a formula.
+func spreadsheetCell(s string) string {
+	if s = printable(s); s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
+		return "'" + s
+	}
+	return s
 }
 
 // pairs prints a record, one field a line; empty ones are left out.

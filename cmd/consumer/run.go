@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +17,9 @@ import (
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/dashboard"
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -62,6 +66,7 @@ type service struct {
 	broker  *broker.Broker
 	courier *delivery.Courier
 	runner  *broker.Runner
+	desk    *desk.Desk
 	http    *httpServer
 	ending  atomic.Bool // the end was asked for
 }
@@ -84,13 +89,15 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
 	s.runner = s.broker.NewRunner(s.courier, cfg.settings(), broker.NewMetrics(registry))
-	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, access.Pages{}, nil, log)
+	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
+	look := dashboard.NewLook(programVersion(), log)
+	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.recordAccess, log)
 	if err != nil {
 		return s, err
 	}
 	s.http = server
 	handleHealth(door, s, registry)
-	handleIndex(door)
+	s.http.server.Handler = dashboard.New(s.desk, door, dashboard.Options{Look: look, Log: log})
 	return s, nil
 }
 
@@ -128,12 +135,60 @@ func (s *service) run(ctx context.Context) error {
 			cancel()
 		}
 	})
+	wg.Go(func() {
+		// It has nothing to read, and would complain, before the streams are there.
+		if until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+			_ = s.desk.Run(ctx) // which ends with the context, and not before
+		}
+	})
+	if s.cfg.NATS.Service {
+		wg.Go(func() { s.answer(ctx) })
+	}
 	err := s.runner.Run(ctx)
 	select {
 	case err = <-failed:
 	default:
 	}
 	return err
+}
+
+// answer serves the NATS service. Without it everything but the service works, so
+// what keeps it away is no reason to end.
+func (s *service) answer(ctx context.Context) {
+	c := &clerk{desk: s.desk}
+	var served []broker.Endpoint
+	for _, e := range endpoints() {
+		served = append(served, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {
+			answer, err := e.answer(ctx, c, request)
+			if err != nil {
+				r := refusalOf(err)
+				data, _ := json.Marshal(r) // it has nothing that cannot be
+				return nil, &broker.Refused{Status: r.Status, Text: r.Text, Data: data}
+			}
+			return json.Marshal(answer)
+		}})
+	}
+	if err := s.broker.Serve(ctx, programVersion(), served); err != nil {
+		s.log.Error().Err(err).Msg("requests over NATS are not answered; nats.service: false ends the attempt")
+	}
+}
+
+// recordAccess puts who signed in, and who was refused, into the audit.
+func (s *service) recordAccess(ctx context.Context, e access.Event) {
+	r := broker.AuditRecord{Reason: e.Reason, Actor: broker.Actor{Name: e.User.Name, Role: e.User.Role.String(), Via: broker.ViaPage, Address: e.User.Address}}
+	switch e.Kind {
+	case access.SignedIn:
+		r.Action = broker.ActionSignedIn
+	case access.SignInFailed, access.Refused:
+		r.Action = broker.ActionRefused
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := s.broker.Append(ctx, r); err != nil {
+		s.log.Warn().Err(err).Str("event", string(e.Kind)).Str("user", e.User.Name).Msg("could not be put into the audit; this line is what there is of it")
+	}
 }
 
 // reloaded says what a change of the target definitions led to.

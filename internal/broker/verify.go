@@ -23,6 +23,12 @@ func (a Anchor) String() string { return strconv.FormatUint(a.Sequence, 10) + ":
 // MarshalText writes the anchor as String does.
 func (a Anchor) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
+// UnmarshalText reads what MarshalText writes.
+func (a *Anchor) UnmarshalText(text []byte) (err error) {
+	*a, err = ParseAnchor(string(text))
+	return err
+}
+
 // ParseAnchor reads "sequence:hash".
 func ParseAnchor(s string) (Anchor, error) {
 	number, hash, _ := strings.Cut(strings.TrimSpace(s), ":")

@@ -57,8 +57,12 @@ func (r Rate) String() string {
 // MarshalText writes the rate as String does.
 func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText reads what MarshalText writes.
+// UnmarshalText reads what MarshalText writes; no text is no limit.
 func (r *Rate) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*r = Rate{}
+		return nil
+	}
 	return r.UnmarshalYAML(func(into any) error { *into.(*string) = string(text); return nil })
 }
 

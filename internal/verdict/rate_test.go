@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 )
@@ -25,6 +26,13 @@ func TestRate(t *testing.T) {
 	for _, text := range []string{"", "14", "/s", "0/s", "-1/s", "1.5/s", "14/sec", "14/week", "14/s/s", "1000001/day", "s/14"} {
 		if r, err := read(text); err == nil || !r.IsZero() {
 			t.Errorf("%q is read as %v", text, r)
+		}
+	}
+	for _, r := range []Rate{{}, {14, time.Second}} {
+		text, err := json.Marshal(struct{ Rate Rate }{r})
+		back := struct{ Rate Rate }{Rate{1, time.Hour}}
+		if err != nil || json.Unmarshal(text, &back) != nil || back.Rate != r {
+			t.Errorf("%s is read as %v", text, back.Rate)
 		}
 	}
 	if (Rate{}).String() != "" || (Rate{5, 90 * time.Second}).String() != "5/1m30s" {

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// clerk answers questions and takes orders about dead letters, in JSON: those of
+// the NATS service and those of the commands. docs/replay.md describes them.
+type clerk struct {
+	desk *desk.Desk
+}
+
+// endpoint is one kind of question. Its subject is "certpost." and its name.
+type endpoint struct {
+	name, about string
+	answer      func(ctx context.Context, c *clerk, request []byte) (any, error)
+}
+
+// endpoints are all there is.
+func endpoints() []endpoint {
+	return []endpoint{
+		{"dead.list", "open dead letters that fit a filter, a page at a time", answering((*clerk).list)},
+		{"dead.groups", "open dead letters by cause", answering((*clerk).groups)},
+		{"dead.show", "all that is known of one dead letter, open or not", answering((*clerk).show)},
+		{"dead.preflight", "whether a replay would be delivered, without sending", answering((*clerk).preflight)},
+		{"dead.replay", "publish dead letters again: some by number, or a run of all that fit", answering((*clerk).replay)},
+		{"dead.discard", "give dead letters up", answering((*clerk).discard)},
+		{"dead.restore", "put discarded letters on the list again", answering((*clerk).restore)},
+		{"dead.hold", "keep dead letters from being replayed and discarded", answering((*clerk).hold)},
+		{"dead.release", "end holds", answering((*clerk).release)},
+		{"replays.list", "replay runs, newest first", answering((*clerk).runs)},
+		{"replays.show", "one replay run and what became of its letters", answering((*clerk).run)},
+		{"replays.pause", "pause a replay run", answering((*clerk).pauseRun)},
+		{"replays.resume", "let a paused replay run go on", answering((*clerk).resumeRun)},
+		{"replays.cancel", "end a replay run; what it has not replayed stays on the list", answering((*clerk).cancelRun)},
+		{"deliveries.list", "what went to whom, by certificate, target, state and time", answering((*clerk).deliveries)},
+		{"deliveries.show", "one delivery and its history", answering((*clerk).delivery)},
+		{"history.list", "what was done, by whom, newest first", answering((*clerk).history)},
+	}
+}
+
+// answering reads the request for a method. Keys that nobody knows are an error:
+// a mistyped filter must not choose all letters.
+func answering[Q, A any](do func(*clerk, context.Context, Q) (A, error)) func(context.Context, *clerk, []byte) (any, error) {
+	return func(ctx context.Context, c *clerk, request []byte) (any, error) {
+		var q Q
+		if len(bytes.TrimSpace(request)) > 0 {
+			d := json.NewDecoder(bytes.NewReader(request))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&q); err != nil {
+				return nil, wrong("the request cannot be read: %w", err)
+			}
+			if _, err := d.Token(); !errors.Is(err, io.EOF) {
+				return nil, wrong("there is more than one JSON value in the request")
+			}
+		}
+		return do(c, ctx, q)
+	}
+}
+
+// wrongRequest is the asker's mistake.
+type wrongRequest struct{ error }
+
+func wrong(format string, args ...any) error { return wrongRequest{fmt.Errorf(format, args...)} }
+
+// refusal is how an error travels: an HTTP status and words, and, when somebody
+// else was faster, what that was.
+type refusal struct {
+	Status   int                 `json:"status"`
+	Text     string              `json:"error"`
+	Conflict *broker.AuditRecord `json:"conflict,omitempty"`
+}
+
+func (r *refusal) Error() string { return r.Text }
+
+func refusalOf(err error) *refusal {
+	r := &refusal{Status: http.StatusInternalServerError, Text: err.Error()}
+	var conflict *desk.Conflict
+	var mistake wrongRequest
+	switch {
+	case errors.As(err, &mistake), errors.Is(err, desk.ErrNoReason):
+		r.Status = http.StatusBadRequest
+	case errors.As(err, &conflict):
+		r.Status, r.Conflict = http.StatusConflict, &conflict.Record
+	case errors.Is(err, desk.ErrChanged), errors.Is(err, desk.ErrHeld), errors.Is(err, desk.ErrUncertain), errors.Is(err, broker.ErrNotHeld):
+		r.Status = http.StatusConflict
+	case errors.Is(err, desk.ErrNotFound), errors.Is(err, broker.ErrNoLetter):
+		r.Status = http.StatusNotFound
+	}
+	return r
+}
+
+// asker says who asks. A name is what somebody says of himself: NATS knows who may
+// ask at all.
+type asker struct {
+	By  string     `json:"by,omitempty"`
+	Via broker.Via `json:"via,omitempty"` // shell, when a command of ours asks
+}
+
+func (a asker) actor() broker.Actor {
+	by := broker.Actor{Name: strings.TrimSpace(printable(a.By)), Via: broker.ViaService}
+	if by.Name == "" {
+		by.Name = "somebody over NATS"
+	}
+	if a.Via == broker.ViaShell {
+		by.Via = broker.ViaShell
+	}
+	return by
+}
+
+// filtered chooses letters as the address of a page does: {"code": "SMTP_AUTH"}.
+type filtered struct {
+	Filter map[string]string `json:"filter,omitempty"`
+}
+
+func (f filtered) query() (desk.Query, error) {
+	values := url.Values{}
+	for key, value := range f.Filter {
+		values.Set(key, value)
+	}
+	q, err := desk.ParseQuery(values)
+	if err != nil {
+		return q, wrong("filter: %w", err)
+	}
+	known := q.Values()
+	for key, value := range f.Filter {
+		if strings.TrimSpace(value) != "" && !known.Has(key) {
+			return q, wrong("filter: there is no %q", printable(key))
+		}
+	}
+	return q, nil
+}
+
+// current waits, for a moment, until the index has what the streams have: who asks
+// behind a letter, or behind his own order, shall see it.
+func (c *clerk) current(ctx context.Context) error {
+	if err := c.desk.Ready(ctx); err != nil {
+		return err
+	}
+	c.desk.CatchUp(ctx)
+	return nil
+}
+
+type pageRequest struct {
+	filtered
+	After uint64 `json:"after,omitempty"`
+	Size  int    `json:"size,omitempty"`
+}
+
+func (c *clerk) list(ctx context.Context, r pageRequest) (desk.Listing, error) {
+	q, err := r.query()
+	if err != nil {
+		return desk.Listing{}, err
+	}
+	if err := c.current(ctx); err != nil {
+		return desk.Listing{}, err
+	}
+	listing := c.desk.Letters(q, desk.Page{After: r.After, Size: min(r.Size, maxAnswered)})
+	listing.Letters = append([]desk.Letter{}, listing.Letters...)
+	return listing, nil
+}
+
+// maxAnswered is how many letters or entries one answer has at most; NATS takes
+// 1 MiB in a message.
+const maxAnswered = 200
+
+type groupsAnswer struct {
+	Groups  []desk.Group `json:"groups"`
+	Balance desk.Balance `json:"balance"`
+}
+
+func (c *clerk) groups(ctx context.Context, r filtered) (groupsAnswer, error) {
+	q, err := r.query()
+	if err == nil {
+		err = c.current(ctx)
+	}
+	if err != nil {
+		return groupsAnswer{}, err
+	}
+	return groupsAnswer{append([]desk.Group{}, c.desk.Groups(q)...), c.desk.Balance()}, nil
+}
+
+type numberRequest struct {
+	Number uint64 `json:"number"`
+}
+
+// letterAnswer is a letter with its event, which holds no secret.
+type letterAnswer struct {
+	desk.Detail
+	Body      string `json:"body,omitempty"`
+	NotReplay string `json:"cannot_be_replayed,omitempty"` // why
+}
+
+func (c *clerk) show(ctx context.Context, r numberRequest) (letterAnswer, error) {
+	if err := c.current(ctx); err != nil {
+		return letterAnswer{}, err
+	}
+	d, err := c.desk.Letter(ctx, r.Number)
+	if err != nil {
+		return letterAnswer{}, numbered(r.Number, err)
+	}
+	return letterAnswer{d, string(d.Event), d.Replay}, nil
+}
+
+// noLetter says which letter there is not.
+type noLetter struct{ number uint64 }
+
+func (n noLetter) Error() string {
+	return fmt.Sprintf("there is no dead letter with the number %d, and there never was as far as is known", n.number)
+}
+
+func (noLetter) Unwrap() error { return desk.ErrNotFound }
+
+func numbered(number uint64, err error) error {
+	if errors.Is(err, desk.ErrNotFound) || errors.Is(err, broker.ErrNoLetter) {
+		return noLetter{number}
+	}
+	return err
+}
+
+type preflightAnswer struct {
+	Findings []verdict.Finding `json:"findings"`
+	OK       bool              `json:"ok"` // no finding is an error
+}
+
+func (c *clerk) preflight(ctx context.Context, r numberRequest) (preflightAnswer, error) {
+	found, err := c.desk.Preflight(ctx, r.Number)
+	a := preflightAnswer{Findings: append([]verdict.Finding{}, found...), OK: true}
+	for _, f := range found {
+		a.OK = a.OK && f.Status != verdict.Error
+	}
+	return a, numbered(r.Number, err)
+}
+
+type runsAnswer struct {
+	Runs []desk.Run `json:"runs"`
+}
+
+func (c *clerk) runs(ctx context.Context, _ struct{}) (runsAnswer, error) {
+	err := c.desk.Ready(ctx)
+	return runsAnswer{append([]desk.Run{}, c.desk.Runs()...)}, err
+}
+
+type runRequest struct {
+	ID    string `json:"id"`
+	After uint64 `json:"after,omitempty"`
+	Size  int    `json:"size,omitempty"` // of the results; 0: none
+}
+
+type runAnswer struct {
+	desk.Run
+	Results []desk.RunResult `json:"results,omitempty"`
+	Next    uint64           `json:"next,omitempty"` // for after; 0: this is the last page
+}
+
+func (c *clerk) run(ctx context.Context, r runRequest) (a runAnswer, err error) {
+	if err = c.desk.Ready(ctx); err != nil {
+		return a, err
+	}
+	if a.Run, err = c.desk.RunOf(r.ID); err != nil || r.Size == 0 {
+		return a, err
+	}
+	a.Results, a.Next, err = c.desk.Results(ctx, r.ID, r.After, min(r.Size, maxAnswered))
+	return a, err
+}
+
+type runOrder struct {
+	asker
+	ID     string `json:"id"`
+	Reason string `json:"reason,omitempty"`
+}
+
+func (c *clerk) pauseRun(ctx context.Context, r runOrder) (desk.Run, error) {
+	return c.orderRun(ctx, r, c.desk.PauseRun)
+}
+
+func (c *clerk) resumeRun(ctx context.Context, r runOrder) (desk.Run, error) {
+	return c.orderRun(ctx, r, c.desk.ResumeRun)
+}
+
+func (c *clerk) cancelRun(ctx context.Context, r runOrder) (desk.Run, error) {
+	return c.orderRun(ctx, r, c.desk.CancelRun)
+}
+
+func (c *clerk) orderRun(ctx context.Context, r runOrder, order func(context.Context, broker.Actor, string, string) error) (desk.Run, error) {
+	if err := c.desk.Ready(ctx); err != nil {
+		return desk.Run{}, err
+	}
+	if err := order(ctx, r.actor(), r.ID, r.Reason); err != nil {
+		return desk.Run{}, err
+	}
+	return c.desk.RunOf(r.ID)
+}
+
+type deliveriesRequest struct {
+	Name        string       `json:"name,omitempty"`
+	Serial      string       `json:"serial,omitempty"`
+	Fingerprint string       `json:"fingerprint,omitempty"`
+	Target      string       `json:"target,omitempty"`
+	Event       string       `json:"event,omitempty"`
+	State       broker.State `json:"state,omitempty"`
+	From        time.Time    `json:"from,omitzero"`
+	To          time.Time    `json:"to,omitzero"`
+	After       uint64       `json:"after,omitempty"`
+	Size        int          `json:"size,omitempty"`
+}
+
+// deliveries waits until the whole ledger was read, which takes some seconds after
+// the start when there are many: half an answer to "what went to whom" is a wrong one.
+func (c *clerk) deliveries(ctx context.Context, r deliveriesRequest) (listing desk.DeliveryListing, err error) {
+	if err := c.current(ctx); err != nil {
+		return listing, err
+	}
+	q := desk.DeliveryQuery{Name: r.Name, Serial: r.Serial, Fingerprint: r.Fingerprint, Target: r.Target, Event: r.Event, State: r.State, From: r.From, To: r.To}
+	late := until(ctx, func() bool {
+		listing, err = c.desk.Deliveries(ctx, q, r.After, min(r.Size, maxAnswered))
+		return err != nil || listing.Read >= listing.Of
+	})
+	if err == nil && late != nil {
+		err = fmt.Errorf("the ledger is still being read, %d of %d entries: ask again", listing.Read, listing.Of)
+	}
+	return listing, err
+}
+
+type deliveryRequest struct {
+	Target string `json:"target"`
+	Event  string `json:"event"`
+}
+
+type deliveryAnswer struct {
+	broker.Entry
+	History []broker.AuditRecord `json:"history"`
+}
+
+func (c *clerk) delivery(ctx context.Context, r deliveryRequest) (deliveryAnswer, error) {
+	entry, history, err := c.desk.Delivery(ctx, r.Target, r.Event)
+	return deliveryAnswer{entry, append([]broker.AuditRecord{}, history...)}, err
+}
+
+type historyRequest struct {
+	Action broker.Action `json:"action,omitempty"`
+	Who    string        `json:"who,omitempty"`
+	Target string        `json:"target,omitempty"`
+	Event  string        `json:"event,omitempty"`
+	Letter uint64        `json:"letter,omitempty"`
+	Run    string        `json:"run,omitempty"`
+	After  uint64        `json:"after,omitempty"`
+	Size   int           `json:"size,omitempty"`
+}
+
+type historyAnswer struct {
+	Records []numberedRecord `json:"records"`
+	Next    uint64           `json:"next,omitempty"`
+}
+
+// numberedRecord is a record with its place in CERTPOST_AUDIT.
+type numberedRecord struct {
+	Sequence uint64 `json:"sequence"`
+	Hash     string `json:"sha256"` // over the stored bytes
+	broker.AuditRecord
+}
+
+func (c *clerk) history(ctx context.Context, r historyRequest) (historyAnswer, error) {
+	if err := c.desk.Ready(ctx); err != nil {
+		return historyAnswer{}, err
+	}
+	records, next := c.desk.History(desk.HistoryQuery{Action: r.Action, By: r.Who, Target: r.Target, Event: r.Event, Letter: r.Letter, Run: r.Run}, r.After, min(r.Size, maxAnswered))
+	a := historyAnswer{Records: []numberedRecord{}, Next: next}
+	for _, record := range records {
+		record.Body = nil // the event of a discarded letter: audit export has it
+		a.Records = append(a.Records, numberedRecord{record.Sequence, record.Hash, record})
+	}
+	return a, nil
+}

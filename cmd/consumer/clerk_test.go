@@ -1,0 +1,258 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/devrelay"
+)
+
+// client is somebody with a NATS connection and nothing else.
+type client struct {
+	t  *testing.T
+	nc *nats.Conn
+}
+
+func (o *office) client() client {
+	o.t.Helper()
+	nc, err := nats.Connect(o.service.broker.URL())
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(nc.Close)
+	return client{o.t, nc}
+}
+
+// ask returns the status (0: fine) and what was answered.
+func (c client) ask(subject, request string) (status string, answer *nats.Msg) {
+	c.t.Helper()
+	m, err := c.nc.Request("certpost."+subject, []byte(request), 30*time.Second)
+	if err != nil {
+		c.t.Fatalf("certpost.%s %s: %v", subject, request, err)
+	}
+	return m.Header.Get("Nats-Service-Error-Code"), m
+}
+
+func asked[A any](c client, subject, request string) (answer A) {
+	c.t.Helper()
+	status, m := c.ask(subject, request)
+	if status != "" {
+		c.t.Fatalf("certpost.%s %s: %s %s", subject, request, status, m.Data)
+	}
+	return read[A](c.t, string(m.Data))
+}
+
+func TestServiceAnswers(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody)
+	for i := range 5 {
+		o.publish(fmt.Sprintf("e%d", i+1), "nobody")
+	}
+	o.settled()
+	c := o.client()
+
+	all := asked[desk.Listing](c, "dead.list", `{"filter": {"order": "oldest"}, "size": 2}`)
+	rest := asked[desk.Listing](c, "dead.list", fmt.Sprintf(`{"filter": {"order": "oldest"}, "after": %d}`, all.Next))
+	if len(all.Letters) != 2 || all.Total != 5 || all.AsOf != 5 || len(rest.Letters) != 3 || rest.Letters[0].Sequence != 3 || rest.Next != 0 {
+		t.Errorf("pages: %+v, %+v", all, rest)
+	}
+	groups := asked[groupsAnswer](c, "dead.groups", ``)
+	if len(groups.Groups) != 1 || groups.Groups[0].Count != 5 || groups.Balance.Open != 5 || groups.Balance.Total != 5 {
+		t.Errorf("groups: %+v", groups)
+	}
+	if one := asked[letterAnswer](c, "dead.show", `{"number": 1}`); one.Fate != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
+		t.Errorf("show: %+v", one)
+	}
+	if found := asked[preflightAnswer](c, "dead.preflight", `{"number": 1}`); !found.OK || len(found.Findings) < 4 {
+		t.Errorf("preflight: %+v", found)
+	}
+
+	// What is wrong with a request is said, and nothing is done.
+	for request, want := range map[string]string{
+		`dead.list {"filter": {"cod": "SMTP_AUTH"}}`:  `400 filter: there is no "cod"`,
+		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`: `400 the request cannot be read: json: unknown field "filtre"`,
+		`dead.list {}{}`: `400 there is more than one JSON value in the request`,
+		`dead.list [`:    `400 the request cannot be read: `,
+		`dead.list {"filter": {"certainty": "maybe"}}`: `400 filter: certainty: want one of`,
+		`dead.replay {}`: `400 which ones? Give numbers, a filter, or all`,
+		`dead.replay {"numbers": [1], "all": true}`:                                           `400 give one of numbers, filter and all`,
+		`dead.replay {"numbers": [1], "canary": true}`:                                        `400 a canary and a rate are for a run`,
+		`dead.replay {"all": true, "rate": "fast"}`:                                           `400 the request cannot be read: `,
+		`dead.discard {"numbers": [1]}`:                                                       `400 a reason is needed`,
+		`dead.hold {"numbers": [1], "reason": "  "}`:                                          `400 a reason is needed`,
+		`dead.restore {"all": true}`:                                                          `400 restoring is by number`,
+		`dead.show {"number": 77}`:                                                            `404 there is no dead letter with the number 77`,
+		`dead.replay {"numbers": [1, 77]}`:                                                    `404 there is no dead letter with the number 77`,
+		`replays.show {"id": "none"}`:                                                         `404 `,
+		`replays.pause {"id": "none"}`:                                                        `404 `,
+		`deliveries.show {"target": "nobody", "event": "gone"}`:                               `404 `,
+		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 what the query finds is not what was shown`,
+	} {
+		subject, body, _ := strings.Cut(request, " ")
+		status, m := c.ask(subject, body)
+		var r refusal
+		if err := json.Unmarshal(m.Data, &r); err != nil || !strings.HasPrefix(status+" "+r.Text, want) || m.Header.Get("Nats-Service-Error") == "" || fmt.Sprint(r.Status) != status {
+			t.Errorf("%s: %s %s, want %s", request, status, m.Data, want)
+		}
+	}
+	if len(o.letters()) != 5 {
+		t.Fatal("something was done")
+	}
+
+	// A hold keeps everybody away, and its end lets them in again.
+	if held := asked[orderAnswer](c, "dead.hold", `{"numbers": [2], "reason": "looking into it", "by": "Ann\u0000e"}`); held.Done != 1 {
+		t.Errorf("hold: %+v", held)
+	}
+	if status, m := c.ask("dead.replay", `{"numbers": [2]}`); status != "409" || !strings.Contains(string(m.Data), "held") {
+		t.Errorf("replay of a held letter: %s %s", status, m.Data)
+	}
+	if left := asked[orderAnswer](c, "dead.replay", `{"all": true, "dry_run": true}`); left.Frozen.Count != 4 || left.Frozen.Held != 1 || left.Run != nil {
+		t.Errorf("dry run: %+v", left.Frozen)
+	}
+	if out := o.certpost("dead-letters", "show", "2").done(t); !strings.Contains(out, "looking into it") || !strings.Contains(out, "Ann?e") {
+		t.Errorf("the hold is not shown:\n%s", out)
+	}
+	if free := asked[orderAnswer](c, "dead.release", `{"numbers": [2]}`); free.Done != 1 {
+		t.Errorf("release: %+v", free)
+	}
+
+	if err := o.relay.SetRules([]devrelay.Rule{}); err != nil {
+		t.Fatal(err)
+	}
+	if done := asked[orderAnswer](c, "dead.replay", `{"numbers": [2], "by": "night job", "reason": "mended"}`); done.Done != 1 || done.Letters[0].Error != "" {
+		t.Errorf("replay: %+v", done)
+	}
+	status, m := c.ask("dead.replay", `{"numbers": [2]}`)
+	conflict := read[refusal](t, string(m.Data))
+	if status != fmt.Sprint(http.StatusConflict) || conflict.Conflict == nil || conflict.Conflict.LetterNumber != 2 {
+		t.Errorf("a second replay: %s %s", status, m.Data)
+	}
+	records := asked[historyAnswer](c, "history.list", `{"letter": 2, "action": "replayed"}`)
+	if len(records.Records) == 0 || records.Records[0].Name != "night job" || records.Records[0].Via != broker.ViaService || records.Records[0].Hash == "" {
+		t.Errorf("audit: %+v", records)
+	}
+
+	// The rest in a run, which the program works on by itself.
+	started := asked[orderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "mended", "rate": "100/s", "by": "night job"}`)
+	if started.Run == nil || started.Frozen.Count != 4 {
+		t.Fatalf("run: %+v", started)
+	}
+	o.until("the end of the run", func() bool {
+		run := asked[runAnswer](c, "replays.show", fmt.Sprintf(`{"id": %q, "size": 10}`, started.Run.ID))
+		return run.State == desk.RunDone && run.Delivered == 4 && len(run.Results) == 4
+	})
+	if n := o.relay.Count(); n != 5 {
+		t.Errorf("%d mails, want 5", n)
+	}
+	o.until("the balance", func() bool {
+		b := asked[groupsAnswer](c, "dead.groups", ``).Balance
+		return b.Open == 0 && b.Total == 5 && b.Ended[desk.Replayed] == 5
+	})
+	if sent := asked[desk.DeliveryListing](c, "deliveries.list", `{"name": "www.example.com", "state": "sent"}`); sent.Total != 5 {
+		t.Errorf("deliveries: %+v", sent)
+	}
+	entry := asked[deliveryAnswer](c, "deliveries.show", `{"target": "nobody", "event": "e2"}`)
+	if entry.State != broker.StateSent || len(entry.History) == 0 {
+		t.Errorf("delivery: %+v", entry)
+	}
+}
+
+// Without a service the commands read the streams themselves, and say what they
+// cannot do.
+func TestCommandsWithoutTheService(t *testing.T) {
+	t.Parallel()
+	o := bareOffice(t)
+	o.silent = true
+	o.furnish("", refuseNobody)
+	for i := range 3 {
+		o.publish(fmt.Sprintf("e%d", i+1), "nobody")
+		o.settled()
+	}
+	if list := read[[]desk.Letter](t, o.certpost("dead-letters", "list", "-o", "json").done(t)); len(list) != 3 {
+		t.Errorf("list: %+v", list)
+	}
+	if out := o.certpost("dead-letters", "show", "1").done(t); !strings.Contains(out, "no such user") {
+		t.Errorf("show:\n%s", out)
+	}
+	if said := o.certpost("dead-letters", "preflight", "1"); said.code != exitFailed || !strings.Contains(said.stdout, "no running certpost answers") {
+		t.Errorf("preflight: %+v", said)
+	}
+	o.certpost("dead-letters", "hold", "1", "--reason", "wait").done(t)
+	if said := o.certpost("dead-letters", "discard", "1", "--reason", "no"); said.code != exitFailed || !strings.Contains(said.stderr, "held") {
+		t.Errorf("discard of a held letter: %+v", said)
+	}
+	if out := o.certpost("dead-letters", "discard", "--all", "--event", "e2", "--reason", "no", "--yes").done(t); out != "1 dead letter discarded\n" {
+		t.Errorf("discard: %q", out)
+	}
+	if err := o.relay.SetRules([]devrelay.Rule{}); err != nil {
+		t.Fatal(err)
+	}
+	o.certpost("dead-letters", "release", "1").done(t)
+	if out := o.certpost("dead-letters", "replay", "--all", "--yes", "--wait", "--reason", "mended").done(t); !strings.Contains(out, "Delivered") {
+		t.Errorf("run:\n%s", out)
+	}
+	if n := o.relay.Count(); n != 2 {
+		t.Errorf("%d mails, want 2", n)
+	}
+}
+
+func TestAuditCommands(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody)
+	if out := o.certpost("audit", "list").done(t); out != "no such records\n" {
+		t.Errorf("before anything: %q", out)
+	}
+	o.publish("first", "nobody")
+	o.settled()
+	o.certpost("dead-letters", "discard", "1", "--reason", "=SUM(1)").done(t)
+	o.certpost("dead-letters", "restore", "1", "--reason", "after all").done(t)
+
+	list := read[[]numberedRecord](t, o.certpost("audit", "list", "--letter", "1", "--action", "discarded", "-o", "json").done(t))
+	if len(list) == 0 || list[0].Reason != "=SUM(1)" || list[0].Name != actor() || list[0].Via != broker.ViaShell || list[0].Body != nil {
+		t.Errorf("list: %+v", list)
+	}
+	if out := o.certpost("audit", "list", "--action", "discarded", "-o", "csv").done(t); !strings.Contains(out, ",'=SUM(1)\n") {
+		t.Errorf("a reason becomes a formula:\n%s", out)
+	}
+	before := ""
+	for line := range strings.Lines(o.certpost("audit", "export").done(t)) {
+		r := read[numberedRecord](t, line)
+		if before != "" && r.Previous != before {
+			t.Errorf("record %d does not follow: %s", r.Sequence, line)
+		}
+		before = r.Hash
+	}
+	out := o.certpost("audit", "verify").done(t)
+	_, anchor, _ := strings.Cut(strings.TrimSpace(out), "--anchor ")
+	if !strings.HasSuffix(anchor, ":"+before) {
+		t.Errorf("verify says\n%s\nand the export ends with %s", out, before)
+	}
+	o.certpost("dead-letters", "hold", "2", "--reason", "wait").done(t)
+	o.certpost("audit", "verify", "--anchor", anchor).done(t)
+	number, _, _ := strings.Cut(anchor, ":")
+	if said := o.certpost("audit", "verify", "--anchor", number+":"+strings.Repeat("0", 64)); said.code != exitFailed || !strings.Contains(said.stderr, "another one than when its anchor was taken") {
+		t.Errorf("another anchor: %+v", said)
+	}
+	nc := o.client().nc
+	if err := nc.Publish("certpost.audit.discarded.nobody.first", []byte(`{"by": "thief"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if said := o.certpost("audit", "verify"); said.code != exitFailed || !strings.Contains(said.stderr, "was not written by Certpost") {
+		t.Errorf("a forged record: %+v", said)
+	}
+	report := read[broker.AuditReport](t, o.certpost("audit", "verify", "-o", "json").stdout)
+	if report.Break == nil || report.Break.Kind != broker.BreakForeign {
+		t.Errorf("a forged record: %+v", report)
+	}
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+type lettersReplayCmd struct {
+	chosen
+	MayHaveBeenSent bool   `help:"Also those that may have been sent already."`
+	Force           bool   `help:"Deliver even if the ledger says that the mail was sent."`
+	Rate            string `help:"At most so many, such as 10/s or 100/min (with --all)." placeholder:"RATE"`
+	Canary          bool   `help:"First 1, then 10, then the rest, each when those before have arrived (with --all)."`
+	Reason          string `help:"Why (kept in the audit); a must with --all."`
+	Wait            bool   `help:"Follow the run to its end (with --all)."`
+	Output          string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *lettersReplayCmd) Validate() error {
+	if !c.All && (c.Rate != "" || c.Canary || c.Wait) {
+		return errors.New("--rate, --canary and --wait go with --all: numbers are replayed at once")
+	}
+	if c.Rate != "" {
+		if err := new(verdict.Rate).UnmarshalText([]byte(c.Rate)); err != nil {
+			return fmt.Errorf("--rate: %w", err)
+		}
+	}
+	if err := c.chosen.Validate(); err != nil || !c.All || c.DryRun {
+		return err
+	}
+	return reasoned(c.Reason)
+}
+
+func (c *lettersReplayCmd) Run(a *app) error {
+	order := replayOrder{choice: c.choice(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
+	if c.Rate != "" {
+		if err := order.Rate.UnmarshalText([]byte(c.Rate)); err != nil {
+			return usage("--rate: %w", err)
+		}
+	}
+	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.choice, c.Output, c.Wait)
+}
+
+type lettersDiscardCmd struct {
+	chosen
+	Reason string `help:"Why (kept in the audit)." required:""`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *lettersDiscardCmd) Validate() error {
+	return errors.Join(reasoned(c.Reason), c.chosen.Validate())
+}
+
+func reasoned(reason string) error {
+	if strings.TrimSpace(reason) == "" {
+		return errors.New("--reason is empty: say why, for who looks into the audit later")
+	}
+	return nil
+}
+
+func (c *lettersDiscardCmd) Run(a *app) error {
+	order := c.choice(c.Reason)
+	return a.act(&c.chosen, "dead.discard", "discarded", &order, &order, c.Output, false)
+}
+
+type lettersHoldCmd struct {
+	chosen
+	Reason string `help:"Why (kept in the audit)." required:""`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *lettersHoldCmd) Validate() error {
+	return errors.Join(reasoned(c.Reason), c.chosen.Validate())
+}
+
+func (c *lettersHoldCmd) Run(a *app) error {
+	order := c.choice(c.Reason)
+	return a.act(&c.chosen, "dead.hold", "held", &order, &order, c.Output, false)
+}
+
+type lettersReleaseCmd struct {
+	chosen
+	Reason string `help:"Why (kept in the audit)."`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+func (c *lettersReleaseCmd) Run(a *app) error {
+	order := c.choice(c.Reason)
+	return a.act(&c.chosen, "dead.release", "released", &order, &order, c.Output, false)
+}
+
+type lettersRestoreCmd struct {
+	Numbers []uint64 `arg:"" name:"number" help:"Numbers that the letters had."`
+	Reason  string   `help:"Why (kept in the audit)."`
+	DryRun  bool     `help:"Say which letters it would be, and do nothing."`
+	Output  string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+func (c *lettersRestoreCmd) Run(a *app) error {
+	order := choice{asker: me(), Numbers: c.Numbers, Reason: c.Reason, DryRun: c.DryRun}
+	return a.act(&chosen{}, "dead.restore", "restored", &order, &order, c.Output, false)
+}
+
+// act gives an order and says what came of it. An order about all that fit is
+// frozen first: what the count is confirmed for is exactly what is acted on.
+func (a *app) act(of *chosen, name, done string, order any, choice *choice, format string, wait bool) error {
+	c, end, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer end()
+	var answer orderAnswer
+	if of.All && !of.DryRun {
+		choice.DryRun = true
+		if answer, err = ask[orderAnswer](a.ctx, c, name, order); err != nil {
+			return err
+		}
+		choice.DryRun, answer.DryRun = false, false
+		if answer.Frozen.Count > 0 {
+			if err := a.confirm(answer.Frozen, done, of.Yes); err != nil {
+				return err
+			}
+		}
+		choice.freeze(answer.Frozen)
+	}
+	if answer.Frozen == nil || answer.Frozen.Count > 0 {
+		if answer, err = ask[orderAnswer](a.ctx, c, name, order); err != nil {
+			return err
+		}
+	}
+	if answer.Run != nil && wait {
+		return a.follow(c, answer.Run.ID, format)
+	}
+	if format == "json" {
+		err = a.json(answer)
+	} else {
+		a.printOrder(answer, done)
+	}
+	failed := 0
+	for _, o := range answer.Letters {
+		if o.Error != "" {
+			failed++
+		}
+	}
+	if err == nil && failed > 0 {
+		return &failure{exitFailed, fmt.Errorf("%d of %d failed", failed, len(answer.Letters))}
+	}
+	return err
+}
+
+// freeze narrows an order to the letters of its dry run.
+func (o *choice) freeze(f *desk.Frozen) {
+	o.Hash = f.Hash
+	if o.Filter == nil {
+		o.Filter = map[string]string{}
+	}
+	o.Filter["as_of"], o.All = fmt.Sprint(f.AsOf), false
+}
+
+// confirm asks whoever sits at the terminal. Where nobody does, --yes has to be
+// given.
+func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
+	if yes {
+		return nil
+	}
+	what := fmt.Sprintf("%s would be %s%s", count(f.Count, "dead letter"), done, leftOut(f))
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return usage("%s: add --yes, or --dry-run to see which", what)
+	}
+	fmt.Fprintf(a.stderr, "%s. Type %d to go on: ", what, f.Count)
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if strings.TrimSpace(line) != fmt.Sprint(f.Count) {
+		return &failure{exitFailed, errors.Join(errors.New("nothing was done"), err)}
+	}
+	return nil
+}
+
+// leftOut says what of a filter's letters is not acted on.
+func leftOut(f *desk.Frozen) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{f.Held, "held"}, {f.Superseded, "superseded"}, {f.Withheld, "without an event"}, {f.InRuns, "in replay runs"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	if parts == nil {
+		return ""
+	}
+	return " (left out: " + strings.Join(parts, ", ") + ")"
+}
+
+func (a *app) printOrder(answer orderAnswer, done string) {
+	for i, o := range answer.Letters {
+		said := o.Done + o.Error
+		if answer.DryRun {
+			said = "would be " + done
+		}
+		fmt.Fprintf(a.stdout, "%s %s %s: %s\n", progress(i, len(answer.Letters)), printable(o.Event), printable(o.Target), printable(said))
+	}
+	f := answer.Frozen
+	switch {
+	case f == nil:
+	case f.Count == 0:
+		fmt.Fprintln(a.stdout, "no open dead letters"+leftOut(f))
+	case answer.DryRun:
+		fmt.Fprintf(a.stdout, "%s would be %s%s\nfirst numbers: %s\nas of number %d, hash %s\n", count(f.Count, "dead letter"), done, leftOut(f), numbersText(f.Numbers), f.AsOf, f.Hash)
+	case answer.Run != nil:
+		fmt.Fprintf(a.stdout, "%s in replay run %s%s; see certpost replays show %s\n", count(f.Count, "dead letter"), answer.Run.ID, leftOut(f), answer.Run.ID)
+	default:
+		fmt.Fprintf(a.stdout, "%s %s%s\n", count(answer.Done, "dead letter"), done, leftOut(f))
+	}
+}
+
+func numbersText(numbers []uint64) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(numbers), " ", ", "), "[]")
+}

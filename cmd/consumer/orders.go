@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// choice says which letters an order is about: some by number, which are worked on
+// one after the other, or all that fit a filter, frozen to exactly those that are
+// there when the order comes.
+type choice struct {
+	asker
+	filtered
+	Numbers    []uint64 `json:"numbers,omitempty"`
+	All        bool     `json:"all,omitempty"` // without a filter
+	Superseded bool     `json:"with_superseded,omitempty"`
+	Hash       string   `json:"hash,omitempty"` // of a dry run: only if it would be the same letters again
+	DryRun     bool     `json:"dry_run,omitempty"`
+	Reason     string   `json:"reason,omitempty"`
+}
+
+// maxNumbered bounds an order by number.
+const maxNumbered = 100
+
+func (o choice) check() error {
+	switch filter := len(o.Filter) > 0; {
+	case len(o.Numbers) > 0 && (filter || o.All), filter && o.All:
+		return wrong("give one of numbers, filter and all")
+	case len(o.Numbers) == 0 && !filter && !o.All:
+		return wrong("which ones? Give numbers, a filter, or all")
+	case len(o.Numbers) > maxNumbered:
+		return wrong("%d numbers are more than %d: give a filter", len(o.Numbers), maxNumbered)
+	case len(o.Numbers) > 0 && o.Hash != "":
+		return wrong("a hash goes with a filter, or with all")
+	}
+	return nil
+}
+
+// outcome is what became of one letter of an order.
+type outcome struct {
+	Number    uint64 `json:"number"`
+	Event     string `json:"event"`
+	Target    string `json:"target,omitempty"`
+	Done      string `json:"done,omitempty"`
+	NewNumber uint64 `json:"new_number,omitempty"` // of a restored letter
+	Error     string `json:"error,omitempty"`
+}
+
+// orderAnswer is what became of an order. By number: Letters. By filter: Frozen
+// says which letters they are; a replay of them is a Run, of others Done counts.
+type orderAnswer struct {
+	Letters []outcome    `json:"letters,omitempty"`
+	Frozen  *desk.Frozen `json:"frozen,omitempty"`
+	DryRun  bool         `json:"dry_run,omitempty"`
+	Run     *desk.Run    `json:"run,omitempty"`
+	Done    int          `json:"done"`
+}
+
+// each does something to every letter of a number. A number that is none of an
+// open letter stops all before anything is done.
+func (c *clerk) each(ctx context.Context, o choice, ended bool, do func(desk.Detail) (outcome, error)) (a orderAnswer, err error) {
+	var letters []desk.Detail
+	for _, n := range o.Numbers {
+		d, err := c.desk.Letter(ctx, n)
+		switch {
+		case err != nil:
+			return a, numbered(n, err)
+		case !ended && d.Fate != desk.Open:
+			return a, gone(d)
+		}
+		letters = append(letters, d)
+	}
+	a = orderAnswer{Letters: []outcome{}, DryRun: o.DryRun}
+	for _, d := range letters {
+		out := outcome{}
+		if !o.DryRun {
+			out, err = do(d)
+		}
+		if err != nil && len(letters) == 1 {
+			return orderAnswer{}, err // with its status
+		}
+		out.Number, out.Event, out.Target = d.Sequence, d.DeadLetter.Event, d.Target
+		if err != nil {
+			out.Error = err.Error()
+		} else if !o.DryRun {
+			a.Done++
+		}
+		a.Letters = append(a.Letters, out)
+	}
+	return a, nil
+}
+
+// gone is the answer about a letter that is not open any more.
+func gone(d desk.Detail) error {
+	if d.End != nil {
+		return &desk.Conflict{Number: d.Sequence, Record: *d.End}
+	}
+	return fmt.Errorf("dead letter %d is not open any more, it was %s: %w", d.Sequence, d.Fate, desk.ErrNotFound)
+}
+
+// frozen nails a filter down. With the hash of a dry run it stands for the letters
+// of that, and the desk says whether it can still be those.
+func (c *clerk) frozen(o choice, purpose desk.Purpose) (desk.Frozen, error) {
+	q, err := o.query()
+	if err != nil {
+		return desk.Frozen{}, err
+	}
+	f := c.desk.FreezeFor(purpose, q, nil, o.Superseded)
+	if o.Hash != "" && o.Hash != f.Hash {
+		if o.DryRun {
+			return f, desk.ErrChanged
+		}
+		f.Hash = o.Hash
+	}
+	return f, nil
+}
+
+// prepare is what all orders begin with.
+func (c *clerk) prepare(ctx context.Context, o choice) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	return c.current(ctx)
+}
+
+type replayOrder struct {
+	choice
+	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also those that may have been sent
+	Force     bool         `json:"force,omitempty"`              // also what the ledger says was sent
+	Rate      verdict.Rate `json:"rate,omitzero"`
+	Canary    bool         `json:"canary,omitempty"`
+}
+
+func (c *clerk) replay(ctx context.Context, o replayOrder) (orderAnswer, error) {
+	if err := c.prepare(ctx, o.choice); err != nil {
+		return orderAnswer{}, err
+	}
+	if len(o.Numbers) > 0 {
+		if o.Canary || !o.Rate.IsZero() {
+			return orderAnswer{}, wrong("a canary and a rate are for a run: give a filter, or all")
+		}
+		return c.each(ctx, o.choice, false, func(d desk.Detail) (outcome, error) {
+			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
+			if errors.Is(err, desk.ErrUncertain) {
+				err = fmt.Errorf("%w; look for its Message-ID %s at the relay first", err, d.MessageID)
+			}
+			return outcome{Done: "published again to " + d.ReplaySubject}, err
+		})
+	}
+	f, err := c.frozen(o.choice, desk.ForReplay)
+	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
+		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
+	}
+	run, err := c.desk.StartRun(ctx, o.actor(), desk.RunSpec{Frozen: f, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
+	if errors.Is(err, desk.ErrUncertain) {
+		err = fmt.Errorf("%d of the %d may have been sent: %w", f.Uncertain, f.Count, err)
+	}
+	return orderAnswer{Frozen: &f, Run: &run}, err
+}
+
+func (c *clerk) discard(ctx context.Context, o choice) (orderAnswer, error) {
+	if strings.TrimSpace(o.Reason) == "" {
+		return orderAnswer{}, desk.ErrNoReason
+	}
+	return c.many(ctx, o, desk.ForDiscard, "discarded", c.desk.Discard)
+}
+
+func (c *clerk) hold(ctx context.Context, o choice) (orderAnswer, error) {
+	if strings.TrimSpace(o.Reason) == "" {
+		return orderAnswer{}, desk.ErrNoReason
+	}
+	return c.many(ctx, o, desk.ForHold, "held", c.desk.Hold)
+}
+
+func (c *clerk) release(ctx context.Context, o choice) (orderAnswer, error) {
+	return c.many(ctx, o, desk.ForRelease, "released", c.desk.Release)
+}
+
+// many does one thing to the letters chosen.
+func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (orderAnswer, error) {
+	if err := c.prepare(ctx, o); err != nil {
+		return orderAnswer{}, err
+	}
+	if len(o.Numbers) > 0 {
+		return c.each(ctx, o, false, func(d desk.Detail) (outcome, error) {
+			n, err := do(ctx, o.actor(), c.desk.FreezeFor(purpose, desk.Query{}, []uint64{d.Sequence}, true), o.Reason)
+			if err == nil && n == 0 {
+				err = errors.New("not done: " + c.why(ctx, d.Sequence))
+			}
+			return outcome{Done: done}, err
+		})
+	}
+	f, err := c.frozen(o, purpose)
+	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
+		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
+	}
+	n, err := do(ctx, o.actor(), f, o.Reason)
+	return orderAnswer{Frozen: &f, Done: n}, err
+}
+
+// why says what keeps a letter from what was to be done to it.
+func (c *clerk) why(ctx context.Context, number uint64) string {
+	d, err := c.desk.Letter(ctx, number)
+	switch {
+	case err != nil:
+		return err.Error()
+	case d.Fate != desk.Open:
+		return gone(d).Error()
+	case d.Hold != nil:
+		return "it is held by " + d.Hold.By + ": " + d.Hold.Reason
+	case d.Run != "":
+		return "it is part of the replay run " + d.Run
+	}
+	return "it is not as it would have to be"
+}
+
+func (c *clerk) restore(ctx context.Context, o choice) (orderAnswer, error) {
+	if err := c.prepare(ctx, o); err != nil {
+		return orderAnswer{}, err
+	}
+	if len(o.Numbers) == 0 {
+		return orderAnswer{}, wrong("restoring is by number: a filter finds open letters alone")
+	}
+	return c.each(ctx, o, true, func(d desk.Detail) (outcome, error) {
+		n, err := c.desk.Restore(ctx, o.actor(), d.Sequence, o.Reason)
+		return outcome{Done: fmt.Sprintf("on the list again as number %d", n), NewNumber: n}, err
+	})
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/certpost/certpost/internal/desk"
+)
+
+type replaysCmd struct {
+	List   replaysListCmd   `cmd:"" help:"List replay runs, newest first."`
+	Show   replaysShowCmd   `cmd:"" help:"Show one replay run and what became of its letters."`
+	Pause  replaysPauseCmd  `cmd:"" help:"Pause a replay run."`
+	Resume replaysResumeCmd `cmd:"" help:"Let a paused replay run go on."`
+	Cancel replaysCancelCmd `cmd:"" help:"End a replay run; what it has not replayed stays on the list."`
+}
+
+type replaysListCmd struct {
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+}
+
+func (c *replaysListCmd) Run(a *app) error {
+	counter, done, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	answer, err := ask[runsAnswer](a.ctx, counter, "replays.list", struct{}{})
+	if err != nil {
+		return err
+	}
+	return printList(a, c.Output, answer.Runs, "no replay runs",
+		[]string{"RUN", "STATE", "LETTERS", "PUBLISHED", "DELIVERED", "DEAD AGAIN", "GONE", "FAILED", "STARTED", "ENDED", "BY", "WHY"},
+		func(r desk.Run, _ bool) []string {
+			return []string{r.ID, string(r.State), fmt.Sprint(r.Spec.Frozen.Count), fmt.Sprint(r.Published), fmt.Sprint(r.Delivered), fmt.Sprint(r.DeadAgain),
+				fmt.Sprint(r.Gone), fmt.Sprint(r.Failed), when(r.Started), when(r.Ended), r.By.Name, r.Why}
+		})
+}
+
+type replaysShowCmd struct {
+	ID     string `arg:"" help:"Id of the run."`
+	Wait   bool   `help:"Follow it to its end."`
+	Limit  int    `help:"At most so many letters; 0 for all." default:"100"`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+func (c *replaysShowCmd) Run(a *app) error {
+	counter, done, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if c.Wait {
+		return a.follow(counter, c.ID, c.Output)
+	}
+	run, err := wholeRun(a.ctx, counter, c.ID, c.Limit)
+	if err != nil {
+		return err
+	}
+	return a.printRun(run, c.Output)
+}
+
+// wholeRun is a run with its letters, at most limit of them (0: all).
+func wholeRun(ctx context.Context, c *counter, id string, limit int) (runAnswer, error) {
+	size := func(have int) int {
+		if limit == 0 {
+			return maxAnswered
+		}
+		return min(maxAnswered, limit-have)
+	}
+	run, err := ask[runAnswer](ctx, c, "replays.show", runRequest{ID: id, Size: size(0)})
+	for next := run.Next; err == nil && next != 0 && size(len(run.Results)) > 0; {
+		var page runAnswer
+		page, err = ask[runAnswer](ctx, c, "replays.show", runRequest{ID: id, After: next, Size: size(len(run.Results))})
+		run.Results = append(run.Results, page.Results...)
+		next = page.Next
+	}
+	return run, err
+}
+
+func (a *app) printRun(r runAnswer, format string) error {
+	if format == "json" {
+		return a.json(r)
+	}
+	spec := r.Spec
+	fields := [][2]string{
+		{"Run", r.ID}, {"State", string(r.State)}, {"Why", r.Why}, {"By", r.By.Name}, {"Reason", spec.Reason}, {"Started", when(r.Started)}, {"Ended", when(r.Ended)},
+		{"Letters", fmt.Sprint(spec.Frozen.Count)}, {"Filter", spec.Frozen.Query.Values().Encode()}, {"Rate", spec.Rate.String()}, {"Canary", yes(spec.Canary)},
+		{"Also uncertain", yes(spec.Uncertain)}, {"Forced", yes(spec.Force)}, {"Published", fmt.Sprint(r.Published)}, {"Delivered", fmt.Sprint(r.Delivered)},
+		{"Dead again", fmt.Sprint(r.DeadAgain)}, {"Gone", number(r.Gone)}, {"Failed", number(r.Failed)}, {"Worked on by", r.Worker},
+	}
+	if err := pairs(a.stdout, fields...); err != nil || len(r.Results) == 0 {
+		return err
+	}
+	fmt.Fprintln(a.stdout)
+	var rows [][]string
+	for _, l := range r.Results {
+		note := l.Note
+		if l.Letter != 0 {
+			note = strings.TrimSpace(fmt.Sprintf("now number %d %s", l.Letter, note))
+		}
+		rows = append(rows, []string{fmt.Sprint(l.Number), l.Target, l.Event, l.Result, when(l.At), note})
+	}
+	return table(a.stdout, []string{"NUMBER", "TARGET", "EVENT", "RESULT", "AT", "NOTE"}, rows)
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}
+
+// follow waits for the end of a run, with a bar where somebody watches, and prints
+// what came of it. It fails when something did not arrive.
+func (a *app) follow(c *counter, id, format string) error {
+	var run runAnswer
+	bar := newBar(a.stderr)
+	defer bar.end()
+	started := time.Now()
+	for {
+		var err error
+		if run, err = ask[runAnswer](a.ctx, c, "replays.show", runRequest{ID: id}); err != nil {
+			return err
+		}
+		bar.show(run.Published+run.Gone+run.Failed, run.Spec.Frozen.Count, fmt.Sprintf("%s, %d delivered, %d dead again", run.State, run.Delivered, run.DeadAgain))
+		if run.over() {
+			break
+		}
+		if c.own != nil && run.Worker == "" && time.Since(started) > workerWithin {
+			return fmt.Errorf("replay run %s waits: no running certpost answers that could work on it", id)
+		}
+		select {
+		case <-a.ctx.Done():
+			return fmt.Errorf("interrupted; replay run %s goes on without this command, and nothing of it is lost", id)
+		case <-time.After(followEvery):
+		}
+	}
+	bar.end()
+	run, err := wholeRun(a.ctx, c, id, maxAnswered)
+	if err != nil {
+		return err
+	}
+	if err := a.printRun(run, format); err != nil {
+		return err
+	}
+	if run.State != desk.RunDone || run.DeadAgain+run.Failed > 0 {
+		return &failure{exitFailed, fmt.Errorf("replay run %s is %s: %d delivered, %d dead again, %d failed", id, run.State, run.Delivered, run.DeadAgain, run.Failed)}
+	}
+	return nil
+}
+
+// followEvery is how often a command looks at a run, and workerWithin how long it
+// may take until somebody works on it.
+const (
+	followEvery  = 300 * time.Millisecond
+	workerWithin = 10 * time.Second
+)
+
+// over reports whether the run will not go on by itself.
+func (r *runAnswer) over() bool { return r.State != desk.RunRunning && r.State != desk.RunWatching }
+
+// bar shows how far long work has got, on a terminal alone.
+type bar struct {
+	out   io.Writer // nil: nobody watches
+	shown bool
+}
+
+func newBar(out io.Writer) *bar {
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return &bar{out: out}
+	}
+	return &bar{}
+}
+
+func (b *bar) show(done, of int, text string) {
+	if b.out == nil || of == 0 {
+		return
+	}
+	const width = 30
+	filled := min(width, width*done/of)
+	fmt.Fprintf(b.out, "\r\x1b[K[%s%s] %d/%d %s", strings.Repeat("#", filled), strings.Repeat(".", width-filled), done, of, text)
+	b.shown = true
+}
+
+func (b *bar) end() {
+	if b.shown {
+		fmt.Fprint(b.out, "\r\x1b[K")
+		b.shown = false
+	}
+}
+
+// runCommand is what pause, resume and cancel have in common.
+type runCommand struct {
+	ID     string `arg:"" help:"Id of the run."`
+	Reason string `help:"Why (kept in the audit)."`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+func (c *runCommand) order(a *app, name string) error {
+	counter, done, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	run, err := ask[desk.Run](a.ctx, counter, name, runOrder{asker: me(), ID: c.ID, Reason: c.Reason})
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return a.json(run)
+	}
+	fmt.Fprintf(a.stdout, "replay run %s is %s, %d of %d published\n", run.ID, run.State, run.Published, run.Spec.Frozen.Count)
+	return nil
+}
+
+type replaysPauseCmd struct{ runCommand }
+
+func (c *replaysPauseCmd) Run(a *app) error { return c.order(a, "replays.pause") }
+
+type replaysResumeCmd struct{ runCommand }
+
+func (c *replaysResumeCmd) Run(a *app) error { return c.order(a, "replays.resume") }
+
+type replaysCancelCmd struct{ runCommand }
+
+func (c *replaysCancelCmd) Run(a *app) error { return c.order(a, "replays.cancel") }
