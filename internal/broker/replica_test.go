@@ -122,7 +122,9 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 		t.Errorf("letter 99: %v", err)
 	}
 	// What never answers is an error in the end, and says what.
-	r.answer = func(_ int, _ uint64, reply string) { r.send(reply, nats.Header{headerStatus: {"408"}, "Description": {"Bad Request"}}, nil) }
+	r.answer = func(_ int, _ uint64, reply string) {
+		r.send(reply, nats.Header{headerStatus: {"408"}, "Description": {"Bad Request"}}, nil)
+	}
 	n := 0
 	for _, err := range b.ReadLetters(context.Background(), 1) {
 		if n++; err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
