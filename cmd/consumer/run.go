@@ -97,7 +97,11 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	}
 	s.http = server
 	handleHealth(door, s, registry)
-	s.http.server.Handler = dashboard.New(s.desk, door, dashboard.Options{Look: look, Log: log})
+	pages := dashboard.Options{Look: look, Log: log}
+	if edit := cfg.HTTP.EditAndReplay; edit.Enabled {
+		pages.Edit = &dashboard.Edit{Targets: edit.Targets, Recipients: edit.Recipients}
+	}
+	s.http.server.Handler = dashboard.New(s.desk, door, pages)
 	return s, nil
 }
 

@@ -24,6 +24,7 @@ type lettersView struct {
 	Groups  []groupView // in the place of the list
 	Grouped bool
 	Total   int
+	Beyond  int // open letters that are too old for the index
 	Pager   pager
 	Orders  []order
 	News    news
@@ -90,7 +91,7 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
 	v := lettersView{
-		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Form: p.filterForm(),
+		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Form: p.filterForm(),
 		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
 		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
 		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},

@@ -89,7 +89,7 @@
     var part = document.getElementById(id);
     if (part) {
       if (part.tagName === "DETAILS") part.open = true;
-      var field = part.querySelector("input:not([type=hidden]), button, summary");
+      var field = part.querySelector("input:not([type=hidden])") || part.querySelector("button") || part.querySelector("summary");
       if (field) field.focus();
       part.scrollIntoView({ block: "nearest" });
       return;
