@@ -46,7 +46,11 @@ func (f *follower) account(ctx context.Context) error {
 				left = departure{since: now}
 				f.left[n] = left
 			}
-			if now.Sub(left.since) < f.pace.grace || len(records) == mostAtOnce {
+			grace := f.pace.grace
+			if left.letter == nil {
+				grace *= 2 // another process may have read it, and knows more
+			}
+			if now.Sub(left.since) < grace || len(records) == mostAtOnce {
 				continue
 			}
 			if r, ok := f.explain(n, left, now); ok {

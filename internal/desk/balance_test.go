@@ -1,0 +1,256 @@
+package desk
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// model is what became of every letter, as the test did it.
+type model struct {
+	*bench
+	d        *Desk
+	stop     func()
+	r        *rand.Rand
+	fate     map[uint64]Fate
+	event    map[uint64]string
+	last     uint64
+	restored int
+	redone   map[uint64]bool // discarded letters that were restored
+}
+
+func (m *model) with(f Fate) []uint64 {
+	var numbers []uint64
+	for n, fate := range m.fate {
+		if fate == f {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers
+}
+
+// pick is a letter with a fate; 0: there is none.
+func (m *model) pick(f Fate) uint64 {
+	numbers := m.with(f)
+	if len(numbers) == 0 {
+		return 0
+	}
+	return numbers[m.r.IntN(len(numbers))]
+}
+
+func (m *model) came(event string) {
+	m.last++
+	m.fate[m.last], m.event[m.last] = Open, event
+}
+
+func (m *model) agrees(d *Desk) bool {
+	b := d.Balance()
+	sums := map[Fate]int{Discarded: 0, Replayed: 0, Expired: 0, Replaced: 0, Removed: 0}
+	open := 0
+	for _, f := range m.fate {
+		if f == Open {
+			open++
+		} else {
+			sums[f]++
+		}
+	}
+	var listed []uint64
+	for l := range d.Each(Query{Order: Oldest}) {
+		listed = append(listed, l.Sequence)
+	}
+	return b.Total == m.last && b.Open == open && b.Restored == m.restored && maps.Equal(b.Ended, sums) && slices.Equal(listed, m.with(Open))
+}
+
+// step does one thing to the letters, by whatever way, and waits until it is done.
+func (m *model) step(i int) {
+	m.t.Helper()
+	ctx := m.t.Context()
+	n := m.pick(Open)
+	switch what := m.r.IntN(9); {
+	case n == 0 || what < 2:
+		id := fmt.Sprintf("s%d", i)
+		m.post.breaks("ops", refusal())
+		m.publish(event(id, "ops"))
+		m.came(id)
+	case what == 2: // by the desk
+		m.post.mends("ops")
+		if err := m.d.Replay(ctx, me, n, false, false, ""); err != nil {
+			m.t.Fatal(err)
+		}
+		m.fate[n] = Replayed
+		m.until("the mail", func() bool { return m.post.mails("ops", m.event[n]) > 0 })
+	case what == 3: // by hand
+		m.post.mends("ops")
+		m.again(n)
+		m.fate[n] = Replayed
+	case what == 4: // by hand, and in vain
+		m.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"})
+		m.again(n)
+		m.fate[n] = Replaced
+		m.came(m.event[n])
+	case what == 5:
+		if done, err := m.d.Discard(ctx, me, m.d.Freeze(Query{}, []uint64{n}, true), "test"); done != 1 || err != nil {
+			m.t.Fatal(done, err)
+		}
+		m.fate[n] = Discarded
+	case what == 6:
+		old := m.pick(Discarded)
+		if old == 0 || m.redone[old] {
+			return
+		}
+		number, err := m.d.Restore(ctx, me, old, "")
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		m.came(m.event[old])
+		if m.restored++; number != m.last {
+			m.t.Fatalf("restored as %d, want %d", number, m.last)
+		}
+		m.redone[old] = true
+	case what == 7:
+		if err := m.stream().DeleteMsg(ctx, n); err != nil {
+			m.t.Fatal(err)
+		}
+		m.fate[n] = Removed
+	case what == 8: // the process is started again
+		m.stop()
+		m.d, m.stop = m.desk(nil)
+	}
+	m.settles(fmt.Sprintf("step %d", i))
+}
+
+// settles waits until the desk agrees with the model.
+func (m *model) settles(what string) {
+	m.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !m.agrees(m.d); wait(m.t.Context(), 5*time.Millisecond) {
+		if time.Now().After(end) {
+			m.t.Fatalf("%s: the desk says %+v, want %v; the stream %+v", what, m.d.Balance(), m.fate, m.stream().CachedInfo().State)
+		}
+	}
+}
+
+// again publishes a letter's event as the NATS CLI does.
+func (m *model) again(n uint64) {
+	m.t.Helper()
+	letter, err := m.b.DeadLetter(m.t.Context(), n)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if _, err := m.js.Publish(m.t.Context(), letter.ReplaySubject, letter.Body); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (x *bench) stream() jetstream.Stream {
+	x.t.Helper()
+	s, err := x.js.Stream(x.t.Context(), broker.DeadLettersStream)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return s
+}
+
+// Whatever is done to letters, and by whatever way, every number has one fate; the
+// desk that saw it, one that was there beside it, and one that reads the streams
+// afterwards say the same.
+func TestBalanceOfRandomHistories(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			x := start(t)
+			m := &model{bench: x, r: rand.New(rand.NewPCG(seed, 1)), fate: map[uint64]Fate{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
+			m.d, m.stop = x.desk(nil)
+			beside, _ := x.desk(nil)
+			for i := range 60 {
+				m.step(i)
+			}
+			if seed == 0 {
+				m.purge()
+			} else {
+				m.expire()
+			}
+			x.until("the desk beside agrees", func() bool { return m.agrees(beside) })
+			fresh, _ := x.desk(nil)
+			if !m.agrees(fresh) {
+				t.Errorf("a new desk says %+v, want %d of %v", fresh.Balance(), m.last, m.fate)
+			}
+			for n, fate := range m.fate {
+				if d, err := fresh.Letter(t.Context(), n); err != nil || d.Fate != fate || d.DeadLetter.Event != m.event[n] {
+					t.Errorf("letter %d: %s of %s, %v; want %s of %s", n, d.Fate, d.DeadLetter.Event, err, fate, m.event[n])
+				}
+			}
+			if u := fresh.Balance().Unexplained + m.d.Balance().Unexplained; u != 0 {
+				t.Errorf("%d unexplained", u)
+			}
+		})
+	}
+}
+
+// purge empties the stream by hand.
+func (m *model) purge() {
+	m.t.Helper()
+	if err := m.stream().Purge(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, n := range m.with(Open) {
+		m.fate[n] = Removed
+	}
+	m.settles("the purge")
+}
+
+// expire makes the stream keep letters for two seconds. The server has set itself an
+// alarm for the age that was agreed on before and does not look sooner, so the test
+// does what it would.
+func (m *model) expire() {
+	m.t.Helper()
+	config := m.stream().CachedInfo().Config
+	config.MaxAge, config.Duplicates = 2*time.Second, time.Second
+	if _, err := m.js.UpdateStream(context.Background(), config); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, n := range m.with(Open) {
+		m.fate[n] = Expired
+	}
+	newest := m.stream().CachedInfo().State.LastTime
+	m.until("they are old enough", func() bool { return time.Since(newest) > 2*time.Second })
+	if err := m.stream().Purge(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+	m.settles("all are expired")
+}
+
+// A letter that is gone without a word, while the audit takes no records, is a
+// difference: shown once it has lasted.
+func TestMismatchIsShown(t *testing.T) {
+	t.Parallel()
+	d := dry()
+	d.pace.mismatch = 0
+	d.letters.fates.reach(3)
+	d.letters.fates.appear(1)
+	d.letters.fates.appear(2)
+	d.letters.fates.appear(3)
+	d.letters.fates.vanish(2)
+	if b := d.Balance(); b.Unexplained != 0 {
+		t.Errorf("at once: %+v", b)
+	}
+	d.mismatch = time.Now().Add(-time.Second)
+	if b := d.Balance(); b.Unexplained != 1 || b.Open != 2 || b.Total != 3 {
+		t.Errorf("%+v", b)
+	}
+	d.letters.fates.end(2, fateRemoved)
+	d.letters.fates.end(2, fateDiscarded) // the first one stays
+	if b := d.Balance(); b.Unexplained != 0 || b.Ended[Removed] != 1 || b.Ended[Discarded] != 0 {
+		t.Errorf("%+v", b)
+	}
+}
