@@ -37,6 +37,11 @@ func TestBrowser(t *testing.T) {
 		run  func(*testing.T, *chromium)
 	}{
 		{"harness", testHarness},
+		{"pages", testPages},
+		{"journeys", testJourneys},
+		{"actions", testActions},
+		{"sign-in", testSignIn},
+		{"flood", testFlood},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()

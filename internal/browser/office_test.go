@@ -173,7 +173,8 @@ func (o *office) start() {
 	o.t.Cleanup(func() {
 		o.stop()
 		if o.t.Failed() {
-			o.t.Logf("%s", o.log())
+			text := o.log()
+			o.t.Logf("the end of the program's log:\n%s", text[max(0, len(text)-4<<10):])
 		}
 	})
 	o.until("the program to be up", func() bool {

@@ -3,7 +3,6 @@ package browser
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -22,11 +21,14 @@ type tab struct {
 	ctx  context.Context
 	base string // the address of the program, without a path
 
-	failure string // the file for the picture of a page whose test failed
+	window     size
+	scriptless bool
+	failure    string // the file for the picture of a page whose test failed
 
 	mu        sync.Mutex
 	wrong     []string // what its pages did that none may
 	addresses map[network.RequestID]string
+	streaming bool // its page has an event stream open
 }
 
 // open goes to an address below the program's.
@@ -46,8 +48,9 @@ const words = `
 const seen = e => e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && e.getClientRects().length > 0;
 const squeeze = s => (s || "").replace(/\s+/g, " ").trim();
 const name = e => squeeze(e.getAttribute("aria-label") || e.labels?.[0]?.innerText || e.innerText || e.value || e.title);
-const find = wanted => {
-	const all = [...document.querySelectorAll("a[href],button,summary,input:not([type=hidden]),select,textarea,[role=button],[tabindex='0']")].filter(e => seen(e) && !e.disabled);
+const find = (wanted, within) => {
+	const all = [...document.querySelectorAll("a[href],button,summary,input:not([type=hidden]),select,textarea,[role=button],[tabindex='0']")]
+		.filter(e => seen(e) && !e.disabled && (!within || e.closest(within)));
 	return all.find(e => name(e) === wanted) || all.find(e => name(e).startsWith(wanted)) || null;
 };
 `
@@ -185,32 +188,56 @@ func (tb *tab) write(text string) {
 	call(tb, input.InsertText, input.InsertTextParams{Text: text})
 }
 
-// press presses keys, one after the other.
+// press presses keys, one after the other. A key and the character that it stands for
+// are one event, as with a keyboard: what a page does not let happen does not.
 func (tb *tab) press(keys string) {
 	tb.t.Helper()
-	tb.do(fmt.Sprintf("pressing %q", keys), chromedp.KeyEvent(keys))
+	for _, key := range keys {
+		var text string
+		for _, event := range kb.Encode(key) {
+			if event.Type == kb.KeyChar {
+				text = event.Text
+			}
+		}
+		for _, event := range kb.Encode(key) {
+			switch event.Type {
+			case kb.KeyChar:
+				continue
+			case kb.KeyDown:
+				event.Text = text
+			}
+			call(tb, input.DispatchKeyEvent, *event)
+		}
+	}
 }
 
 // tabTo presses the tabulator until what is called so has the focus, as people do
 // who have no mouse. On the way each thing must show that it has the focus.
 func (tb *tab) tabTo(called string) {
 	tb.t.Helper()
+	tb.reach("", called)
+}
+
+// reach is tabTo for what is within a part of the page.
+func (tb *tab) reach(within, called string) {
+	tb.t.Helper()
 	const most = 250
 	var passed []string
 	for range most {
 		tb.press(kb.Tab)
 		type focus struct {
-			Name  string
-			Shown bool
+			Name   string
+			Shown  bool
+			Within bool
 		}
 		now := mustAsk[focus](tb, `(() => {
 			const e = document.activeElement, s = getComputedStyle(e);
-			return {name: e === document.body ? "" : name(e), shown: e === document.body || s.outlineStyle !== "none" && s.outlineWidth !== "0px" || s.boxShadow !== "none"};
+			return {name: e === document.body ? "" : name(e), within: `+quote(within)+` === "" || !!e.closest(`+quote(within)+` || "*"), shown: e === document.body || s.outlineStyle !== "none" && s.outlineWidth !== "0px" || s.boxShadow !== "none"};
 		})()`)
 		if !now.Shown {
 			tb.t.Errorf("%s: nothing shows that %q has the focus", tb.path(), now.Name)
 		}
-		if now.Name == called || strings.HasPrefix(now.Name, called) {
+		if now.Within && strings.HasPrefix(now.Name, called) {
 			return
 		}
 		passed = append(passed, now.Name)

@@ -61,6 +61,11 @@ func (tb *tab) hear(event any) {
 			tb.note("request failed: %s: %s %s", tb.address(e.RequestID), e.ErrorText, e.BlockedReason)
 		}
 	case *network.EventResponseReceived:
+		if e.Type == network.ResourceTypeEventSource && e.Response.Status == 200 {
+			tb.mu.Lock()
+			tb.streaming = true
+			tb.mu.Unlock()
+		}
 		if e.Response.Status >= 400 {
 			tb.note("status %d: %s", e.Response.Status, e.Response.URL)
 		}
@@ -74,6 +79,9 @@ func (tb *tab) requested(e *network.EventRequestWillBeSent) {
 		tb.addresses = map[network.RequestID]string{}
 	}
 	tb.addresses[e.RequestID] = e.Request.URL
+	if e.Type == network.ResourceTypeDocument {
+		tb.streaming = false
+	}
 	tb.mu.Unlock()
 	u, err := url.Parse(e.Request.URL)
 	if err != nil {
@@ -81,6 +89,9 @@ func (tb *tab) requested(e *network.EventRequestWillBeSent) {
 		return
 	}
 	ip := net.ParseIP(u.Hostname())
+	if u.Scheme == "data" { // of the browser's own buttons; a page's policy forbids it its own
+		return
+	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		tb.note("request beyond this machine: %s", e.Request.URL)
 	}

@@ -1,0 +1,309 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/chromedp/chromedp/kb"
+)
+
+func contains(text, part string) bool { return strings.Contains(text, part) }
+
+// testActions is what can be done on the pages beside replaying.
+func testActions(t *testing.T, c *chromium) {
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *chromium, *office, numbers)
+	}{
+		{"two operators", testTwoOperators},
+		{"hold and release", testHold},
+		{"discard and restore", testDiscard},
+		{"deliveries", testDeliveries},
+		{"suspend and resume", testSuspend},
+		{"settings", testSettings},
+		{"keys", testKeys},
+		{"news", testNews},
+		{"check a target", testCheck},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t, "")
+			o.seed()
+			part.run(t, c, o, o.numbers())
+		})
+	}
+}
+
+// Both have the page of one letter before them. The second one to act is told of the
+// first, and nothing is done twice.
+func testTwoOperators(t *testing.T, c *chromium, o *office, n numbers) {
+	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
+	first, second := ways[0].hands(t, c, o.http), ways[0].hands(t, c, o.http)
+	o.mend()
+	first.open(page)
+	second.open(page)
+	first.enter("#replay form", "Reason", "I was here first")
+	first.use("#replay form", "Replay")
+	first.sees("Published again.")
+	second.enter("#replay form", "Reason", "So was I")
+	second.use("#replay form", "Replay")
+	second.sees("Somebody was first")
+	second.expect("status 409")
+	second.sees("replayed")
+	second.sees("I was here first")
+	second.looks("conflict")
+	o.settled(letters - 1)
+	if got := len(o.relay.Mails()); got != 13 {
+		t.Errorf("the relay has %d mails, want 13: one replay alone", got)
+	}
+}
+
+func testHold(t *testing.T, c *chromium, o *office, n numbers) {
+	h := ways[0].hands(t, c, o.http)
+	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
+	h.open(page)
+	h.use("#hold", "Hold")
+	h.use("#hold form", "Hold") // without a reason the browser does not send it
+	h.at(page)
+	h.enter("#hold form", "Reason", "Asked the web team")
+	h.use("#hold form", "Hold")
+	h.sees("Held. It is neither replayed nor discarded")
+	h.sees("Asked the web team")
+	if mustAsk[bool](h.tab, `!!document.querySelector("#replay, #discard")`) {
+		t.Error("a held letter's page has the forms for replay or discard")
+	}
+	h.open("/dead-letters/confirm?action=replay&all=yes")
+	h.sees("Replay 29 dead letters?")
+	h.onLetter(n.refused[0], "release", "Release", "")
+	h.sees("Released.")
+	h.seesNot("Held by")
+}
+
+func testDiscard(t *testing.T, c *chromium, o *office, n numbers) {
+	h := ways[0].hands(t, c, o.http)
+	h.onLetter(n.password[0], "discard", "Discard", "The keystore is gone")
+	h.sees("Discarded.")
+	h.sees("The keystore is gone")
+	o.settled(letters - 1)
+	h.open("/")
+	h.holds("the account", `squeeze(document.querySelector("#strip").innerText).includes("1 discarded")`)
+	h.onLetter(n.password[0], "restore", "Restore", "It is not")
+	h.sees("Restored: it is on the list again")
+	o.settled(letters)
+	h.sees("It is not")
+	h.open("/")
+	h.holds("the account", `(text => text.includes("31 dead-lettered") && text.includes("30 open") && text.includes("1 discarded") && text.includes("it adds up"))(squeeze(document.querySelector("#strip").innerText))`)
+
+	// Several at once, as chosen in the list.
+	h.open("/dead-letters?code=SMTP_AUTH")
+	h.tick("All of this page")
+	h.use("form.stack", "Discard…")
+	h.sees("Discard 5 dead letters?")
+	h.enter("main form", "Reason", "All keystores are gone")
+	h.use("main form", "Discard 5 letters")
+	h.at("/dead-letters")
+	h.sees("Discarded.")
+	o.settled(letters - 5)
+}
+
+// What went to whom, and when: by the serial number, as it stands in a browser's
+// view of the certificate.
+func testDeliveries(t *testing.T, c *chromium, o *office, _ numbers) {
+	cert := o.ca.issue(t, 30, "wanted.example.com")
+	o.publish("wanted-1", cert, "ops-archive")
+	o.settled(letters)
+	serial := fmt.Sprintf("%X", cert.SerialNumber.Bytes())
+	var colons strings.Builder
+	for i, r := range serial {
+		if i > 0 && i%2 == 0 {
+			colons.WriteByte(':')
+		}
+		colons.WriteRune(r)
+	}
+	h := ways[0].hands(t, c, o.http)
+	h.open("/deliveries")
+	h.until("the ledger to be read", func() bool { h.open("/deliveries"); return contains(h.text("h1 + p"), "43 deliveries") })
+	h.fill("Serial", colons.String())
+	h.click("Search")
+	h.sees("1 delivery that fit")
+	h.click("wanted.example.com")
+	h.at("/deliveries/ops-archive/wanted-1")
+	h.sees("archive@example.com")
+	h.sees("TLS 1.3")
+	h.accessible("delivery")
+	h.open("/deliveries?name=*.partner.example.net&state=dead")
+	h.sees("8 deliveries that fit")
+}
+
+func testSuspend(t *testing.T, c *chromium, o *office, _ numbers) {
+	h := ways[0].hands(t, c, o.http)
+	h.open("/relays")
+	h.click(o.lanes[0])
+	h.at("/relays/" + o.lanes[0])
+	h.enter("main form", "Reason", "The relay is being moved")
+	h.use("main form", "Suspend")
+	h.sees("Suspended. Nothing more is fetched")
+	h.looks("relay-suspended")
+	o.publish("while-suspended", o.ca.issue(t, 30, "waiting.example.com"), "ops-archive")
+	h.open("/relays")
+	h.holdsReloading("the delivery to wait", `[...document.querySelectorAll("td[data-label=Waiting]")].some(e => e.innerText.trim() === "1")`)
+	if got := len(o.relay.Mails()); got != 12 {
+		t.Errorf("the relay has %d mails, want 12: its lane is suspended", got)
+	}
+	h.click(o.lanes[0])
+	h.use("main form", "Resume")
+	h.sees("Resumed.")
+	o.until("the delivery to go out", func() bool { return len(o.relay.Mails()) == 13 })
+}
+
+func testSettings(t *testing.T, c *chromium, o *office, _ numbers) {
+	h := ways[0].hands(t, c, o.http)
+	h.open("/dead-letters?code=SMTP_AUTH")
+	background := func() string { return mustAsk[string](h.tab, `getComputedStyle(document.body).backgroundColor`) }
+	light := background()
+	h.click("dark")
+	h.holds("the dark", `document.readyState === "complete" && getComputedStyle(document.body).backgroundColor !== `+quote(light))
+	h.at("/dead-letters?code=SMTP_AUTH") // where one was
+	h.accessible("dark by choice")
+	h.media("prefers-color-scheme: dark")
+	h.click("light")
+	h.holds("the light, against the system's setting", `getComputedStyle(document.body).backgroundColor === `+quote(light))
+	h.click("system")
+	h.holds("the dark of the system", `getComputedStyle(document.body).backgroundColor !== `+quote(light))
+
+	h.open("/settings")
+	h.clickOn("keys off", `document.querySelector("input[name=keys][value=off]")`)
+	h.click("Save")
+	h.sees("Saved.")
+	h.press("?")
+	if mustAsk[bool](h.tab, `document.querySelector("dialog").open`) {
+		t.Error("a key works that was switched off")
+	}
+}
+
+// testKeys uses the keys that people have who do this all day.
+func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
+	h := ways[0].hands(t, c, o.http)
+	h.open("/dead-letters?code=SMTP_AUTH")
+	h.updates() // then the scripts have run
+	h.press("?")
+	h.holds("the list of keys", `document.querySelector("dialog").open`)
+	h.accessible("with the list of keys")
+	h.press(kb.Escape)
+	h.holds("the list of keys to be gone", `!document.querySelector("dialog").open`)
+	h.press("/")
+	h.holds("the search to have the focus", `document.activeElement.type === "search"`)
+	h.write("intranet")
+	h.press(kb.Enter)
+	h.sees("text intranet")
+	h.sees("1 open letter that fit")
+	h.open("/dead-letters?code=SMTP_AUTH")
+	h.updates()
+	h.press("jjx") // the second row is chosen
+	h.press("k")
+	h.press("jx") // and not
+	h.press("jx") // the third one is
+	h.press("r")
+	h.at("/dead-letters/confirm")
+	h.sees("Replay 1 dead letter?")
+	h.open("/dead-letters?code=SMTP_AUTH")
+	h.updates()
+	h.press("j" + kb.Enter)
+	h.holds("the first letter's page", fmt.Sprintf(`location.pathname === "/dead-letters/%d"`, n.password[len(n.password)-1]))
+	h.updates()
+	h.press("e")
+	h.holds("the reason to discard to have the focus", `!!document.activeElement.closest("#discard")`)
+}
+
+// testNews: what arrives while somebody reads waits behind a line.
+func testNews(t *testing.T, c *chromium, o *office, _ numbers) {
+	h := ways[0].hands(t, c, o.http)
+	h.open("/dead-letters")
+	h.updates()
+	rows := func() int { return mustAsk[int](h.tab, `document.querySelectorAll("table.letters tbody tr").length`) }
+	if rows() != letters {
+		t.Fatalf("%d rows, want %d", rows(), letters)
+	}
+	for i := range 2 {
+		o.publish(fmt.Sprintf("late-%d", i), o.ca.issue(t, 5, fmt.Sprintf("late-%d.example.com", i)), "web-team")
+	}
+	h.sees("2 new, show")
+	if rows() != letters {
+		t.Errorf("%d rows: they have moved under the reader's pointer", rows())
+	}
+	h.accessible("with news")
+	h.click("2 new, show")
+	h.holds("the new rows", fmt.Sprintf(`document.querySelectorAll("table.letters tbody tr").length === %d`, letters+2))
+}
+
+func testCheck(t *testing.T, c *chromium, o *office, _ numbers) {
+	h := ways[0].hands(t, c, o.http)
+	h.open("/targets")
+	h.click("java-keystores")
+	h.click("Check now")
+	h.sees("would make a delivery fail")
+	h.seesNot("not the one that the relay has") // its password
+	h.looks("target-checked")
+	h.open("/targets/ops-archive")
+	h.click("Check now")
+	h.sees("Checked just now")
+	h.seesNot("would make a delivery fail")
+}
+
+// testSignIn has three people with three roles, and somebody who guesses.
+func testSignIn(t *testing.T, c *chromium) {
+	config := "http:\n  listen: \"127.0.0.1:0\"\n  sign_in:\n    users:\n"
+	for _, role := range []string{"viewer", "operator", "admin"} {
+		config += fmt.Sprintf("      - {name: %s, role: %s, password_hash: %q}\n", role, role, access.NewHash(role+"-password"))
+	}
+	o := newOffice(t, config)
+	o.seed()
+	n := o.numbers()
+	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
+
+	h := ways[1].hands(t, c, o.http) // by keyboard
+	h.open(page)
+	h.at("/sign-in")
+	h.looks("sign-in")
+	h.enter("form", "Name", "viewer")
+	h.enter("form", "Password", "guessed")
+	h.use("form", "Sign in")
+	h.holds("a word on what was wrong", `!!document.querySelector("[role=alert]")`)
+	h.expect("status 4")
+	h.accessible("after a wrong password")
+	h.enter("form", "Password", "viewer-password")
+	h.use("form", "Sign in")
+	h.at(page) // where he wanted to go
+	h.sees("viewer, viewer")
+	if mustAsk[bool](h.tab, `!!document.querySelector("#replay, #discard, #hold")`) {
+		t.Error("a viewer's page has forms to act with")
+	}
+	h.use("header", "Sign out")
+	h.holds("nobody's page", `!document.querySelector("nav[aria-label=Pages]")`)
+	h.open(page)
+	h.at("/sign-in")
+
+	h = ways[0].hands(t, c, o.http)
+	h.open("/sign-in")
+	h.enter("form", "Name", "operator")
+	h.enter("form", "Password", "operator-password")
+	h.use("form", "Sign in")
+	h.at("/")
+	h.onLetter(n.refused[0], "hold", "Hold", "Looking into it")
+	h.sees("Held.")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var held bool
+	for r, err := range o.broker.ReadAudit(ctx, 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = held || r.Name == "operator" && r.Reason == "Looking into it"
+	}
+	if !held {
+		t.Error("the audit does not have who held it")
+	}
+}

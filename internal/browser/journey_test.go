@@ -1,0 +1,110 @@
+package browser
+
+import (
+	"fmt"
+	"testing"
+)
+
+// testJourneys goes from the first visit to the last replay, in each of the ways that
+// people use pages.
+func testJourneys(t *testing.T, c *chromium) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t, "")
+			o.seed()
+			w.journey(t, c, o)
+		})
+	}
+}
+
+// journey is what somebody does who knows nothing but that certificates did not
+// arrive: see what happened, look ahead, have it mended, replay one, then the others.
+func (w way) journey(t *testing.T, c *chromium, o *office) {
+	n := o.numbers()
+	h := w.hands(t, c, o.http)
+
+	// What happened, and was anything sent?
+	h.open("/")
+	h.arrives("/")
+	h.holdsReloading("all letters to be read", `squeeze(document.querySelector("#strip")?.innerText).startsWith("30 dead-lettered")`)
+	h.sees("it adds up")
+	h.sees("1 may have been sent")
+	h.use("article.cause", "The relay refused a recipient for good")
+	h.sees("16 letters")
+	h.fits()
+	h.use("table.letters", fmt.Sprint(n.refused[15]))
+	h.arrives(fmt.Sprintf("/dead-letters/%d", n.refused[15]))
+	h.sees("not sent")
+	h.sees("550 5.1.1 no such user here")
+	h.accessible(w.name)
+
+	// What would a replay find? Everything that can be known without sending.
+	h.use("#preflight", "Look ahead")
+	h.use("#preflight form", "Look ahead")
+	h.sees("What a replay would find now")
+	h.fits()
+	h.seesNot("fails")
+	if got := len(o.relay.Mails()); got != 12 {
+		t.Errorf("looking ahead sent mails: the relay has %d, want the 12 that were delivered before", got)
+	}
+
+	// The postmaster mends it. One letter goes first.
+	o.mend()
+	h.open(fmt.Sprintf("/dead-letters/%d", n.refused[15]))
+	h.enter("#replay form", "Reason", "The addresses are back")
+	h.use("#replay form", "Replay")
+	h.sees("Published again.")
+	h.fits()
+	o.settled(letters - 1)
+	if got := len(o.relay.Mails()); got != 13 {
+		t.Errorf("the relay has %d mails, want 13", got)
+	}
+
+	// Then all that are left of that cause, and of the other one at the same relay.
+	for _, cause := range []struct {
+		title string
+		count int
+	}{{"The relay refused a recipient for good", 15}, {"The relay refused the sender", 8}} {
+		h.open("/")
+		h.use("article.cause", cause.title)
+		h.sees(fmt.Sprintf("%d letters", cause.count))
+		h.use("article.cause", "Replay all…")
+		h.arrives("/dead-letters/confirm")
+		h.replayAll("The relay is mended", cause.count)
+		h.fits()
+		if got := h.text("#progress"); !contains(got, fmt.Sprintf("Delivered %d", cause.count)) || !contains(got, "Dead again 0") {
+			t.Errorf("the replay says: %s", got)
+		}
+	}
+	o.settled(letters - 24)
+	if got := len(o.relay.Mails()); got != 12+24 {
+		t.Errorf("the relay has %d mails, want %d: each once", got, 12+24)
+	}
+
+	// The one that may have been sent wants to be looked for, and a second yes.
+	h.open(fmt.Sprintf("/dead-letters/%d", n.uncertain))
+	h.sees("may have been sent")
+	h.enter("#replay form", "Reason", "The branch says that nothing came")
+	o.branch.mend()
+	h.use("#replay form", "Replay…")
+	h.sees("Has it been sent?")
+	h.expect("status 409")
+	h.fits()
+	h.accessible(w.name)
+	if got := o.branch.mails(); got != 1 {
+		t.Errorf("the branch has %d mails before the second yes, want 1", got)
+	}
+	h.tick("I have looked for it")
+	h.use("main form", "Replay it all the same")
+	h.sees("Published again.")
+	o.settled(5)
+	if got := o.branch.mails(); got != 2 {
+		t.Errorf("the branch has %d mails, want 2", got)
+	}
+
+	// It is all accounted for.
+	h.open("/")
+	h.holdsReloading("the account of all letters", `(text => text.includes("30 dead-lettered") && text.includes("5 open") && text.includes("25 replayed") && text.includes("it adds up"))(squeeze(document.querySelector("#strip").innerText))`)
+	h.accessible(w.name)
+}

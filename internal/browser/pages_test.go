@@ -1,0 +1,192 @@
+package browser
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// testPages looks at every page as it is after a day's work: in the light and in the
+// dark, on 320 px, on paper, in forced colours; with axe-core in each, and with a
+// picture for docs/dashboard.md.
+func testPages(t *testing.T, c *chromium) {
+	o := newOffice(t, "")
+	delivered := o.seed()
+	n := o.numbers()
+	run := dayOfWork(t, c, o, n)
+	serial := fmt.Sprintf("%x", delivered.SerialNumber)
+	for _, page := range []struct {
+		name, path, heading string
+		status              int
+	}{
+		{"overview", "/", "Overview", 200},
+		{"causes", "/dead-letters?view=groups", "Dead letters", 200},
+		{"letters", "/dead-letters", "Dead letters", 200},
+		{"letters-none", "/dead-letters?name=nobody.example.com", "Dead letters", 200},
+		{"cause", "", "", 200}, // its address is on the overview
+		{"letter", fmt.Sprintf("/dead-letters/%d", n.refused[2]), "Dead letter", 200},
+		{"letter-uncertain", fmt.Sprintf("/dead-letters/%d", n.uncertain), "Dead letter", 200},
+		{"letter-held", fmt.Sprintf("/dead-letters/%d", n.refused[0]), "Dead letter", 200},
+		{"letter-discarded", fmt.Sprintf("/dead-letters/%d", n.refused[1]), "Dead letter", 200},
+		{"confirm", "/dead-letters/confirm?action=replay&all=yes", "Replay", 200},
+		{"confirm-discard", fmt.Sprintf("/dead-letters/confirm?action=discard&number=%d&number=%d", n.refused[3], n.refused[4]), "Discard", 200},
+		{"replays", "/replays", "Replays", 200},
+		{"replay", run, "Replay", 200},
+		{"deliveries", "/deliveries", "Deliveries", 200},
+		{"deliveries-serial", "/deliveries?serial=" + serial, "Deliveries", 200},
+		{"delivery", "/deliveries/ops-archive/certbot-www-01", "www.example.com", 200},
+		{"delivery-dead", "/deliveries/branch-office/branch-gateway", "gateway.branch.example.org", 200},
+		{"targets", "/targets", "Targets", 200},
+		{"target", "/targets/ops-archive", "ops-archive", 200},
+		{"relays", "/relays", "Relays", 200},
+		{"audit", "/audit", "Audit", 200},
+		{"settings", "/settings", "Settings", 200},
+		{"missing", "/dead-letters/99999", "There is no such thing", 404},
+		{"misread", "/dead-letters/confirm?action=eat", "This cannot be understood", 400},
+	} {
+		t.Run(page.name, func(t *testing.T) {
+			t.Parallel()
+			tb := c.tab(t, o.http)
+			path, heading := page.path, page.heading
+			if page.name == "cause" {
+				tb.open("/")
+				path = mustAsk[string](tb, `[...document.querySelectorAll("article.cause h3 a")].map(a => a.getAttribute("href")).find(h => h.includes("/groups/"))`)
+			}
+			tb.open(path)
+			if page.status != 200 {
+				tb.expect(fmt.Sprintf("status %d", page.status))
+			}
+			if got := tb.text("h1"); !strings.HasPrefix(got, heading) {
+				t.Errorf("the heading is %q, want %q", got, heading)
+			}
+			tb.looks(page.name)
+		})
+	}
+}
+
+// looks looks at a page in each way that people have it.
+func (tb *tab) looks(name string) {
+	tb.t.Helper()
+	tb.media("prefers-color-scheme: dark")
+	tb.accessible("in the dark")
+	tb.screenshot(name + "-dark")
+	tb.media("prefers-color-scheme: light")
+	tb.accessible("in the light")
+	tb.fits()
+	tb.screenshot(name)
+	tb.viewport(small)
+	tb.accessible("on 320 px")
+	tb.fits()
+	tb.screenshot(name + "-small")
+	tb.viewport(desktop)
+	tb.media("print")
+	tb.printable()
+	tb.media("forced-colors: active")
+	tb.picture()
+}
+
+// printable wants what only works on a screen to be left off the paper.
+func (tb *tab) printable() {
+	tb.t.Helper()
+	tb.picture()
+	for _, selector := range []string{"nav[aria-label=Pages]", "button", ".skip"} {
+		if mustAsk[bool](tb, `[...document.querySelectorAll(`+quote(selector)+`)].some(seen)`) {
+			tb.t.Errorf("%s: %s is on the paper", tb.path(), selector)
+		}
+	}
+	if !mustAsk[bool](tb, `seen(document.querySelector("h1"))`) {
+		tb.t.Errorf("%s: the heading is not on the paper", tb.path())
+	}
+}
+
+// numbers are letters of seed, by their cause.
+type numbers struct {
+	refused, sender, password []uint64
+	uncertain                 uint64
+}
+
+func (o *office) numbers() numbers {
+	o.t.Helper()
+	var n numbers
+	for d, err := range o.broker.DeadLetters(o.t.Context(), "") {
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		switch {
+		case d.Code == verdict.SMTPAuth:
+			n.password = append(n.password, d.Sequence)
+		case d.Code == verdict.DeliveryUncertain:
+			n.uncertain = d.Sequence
+		case d.Target == "partner-portal":
+			n.sender = append(n.sender, d.Sequence)
+		default:
+			n.refused = append(n.refused, d.Sequence)
+		}
+	}
+	if len(n.refused) != 16 || len(n.sender) != 8 || len(n.password) != 5 || n.uncertain == 0 {
+		o.t.Fatalf("the letters are %+v", n)
+	}
+	return n
+}
+
+// dayOfWork leaves traces on the pages: a letter held, one discarded, a lane
+// suspended, and a replay, whose address it returns.
+func dayOfWork(t *testing.T, c *chromium, o *office, n numbers) string {
+	t.Helper()
+	h := ways[0].hands(t, c, o.http)
+	h.onLetter(n.refused[0], "hold", "Hold", "Asked the web team for their new address")
+	h.sees("Held. It is neither")
+	h.onLetter(n.refused[1], "discard", "Discard", "The service is gone since Monday")
+	h.sees("Discarded. It can be restored")
+	if err := o.relay.SetRules(refusals[:1]); err != nil { // the sender is allowed now
+		t.Fatal(err)
+	}
+	h.open("/dead-letters?target=partner-portal")
+	h.clickIn("a", "Replay…")
+	h.replayAll("The relay's postmaster has allowed our sender", len(n.sender))
+	return h.path()
+}
+
+// onLetter does one of the things that a letter's page has forms for.
+func (h *hands) onLetter(number uint64, action, label, reason string) {
+	h.t.Helper()
+	address := fmt.Sprintf("/dead-letters/%d", number)
+	h.open(address)
+	form := "#" + action
+	if !mustAsk[bool](h.tab, `document.querySelector(`+quote(form)+`).open`) {
+		h.use(form, label)
+	}
+	if reason != "" {
+		h.enter(form, "Reason", reason)
+	}
+	h.use(form+" form", label)
+}
+
+// replayAll confirms a replay and waits until it is done.
+func (h *hands) replayAll(reason string, count int) {
+	h.t.Helper()
+	h.sees("Exactly these")
+	h.enter("form", "Reason", reason)
+	h.use("main form", fmt.Sprintf("Replay %d letters", count))
+	h.sees("How far it is")
+	h.holdsReloading("the replay to be done", `document.querySelector("#progress").innerText.includes("done")`)
+}
+
+// holdsReloading waits as holds does; without JavaScript nothing on the page changes,
+// so that people load it again.
+func (h *hands) holdsReloading(what, expression string) {
+	h.t.Helper()
+	if h.way.scripts {
+		h.holds(what, expression)
+		return
+	}
+	h.until(what, func() bool {
+		if yes, err := ask[bool](h.tab, expression); err == nil && yes {
+			return true
+		}
+		h.open(mustAsk[string](h.tab, "location.pathname"))
+		return false
+	})
+}
