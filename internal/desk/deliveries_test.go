@@ -1,0 +1,150 @@
+package desk
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// someEntry is the n-th delivery: a name is renewed each tenth time.
+func someEntry(n uint64, state broker.State) broker.LedgerChange {
+	name := fmt.Sprintf("host-%d.dept-%d.example.com", n/10, n/10%50)
+	target, event := fmt.Sprintf("target-%d", n%300), fmt.Sprintf("01JD%022d", n)
+	at := time.Unix(1_700_000_000, 0).Add(time.Duration(n) * time.Second)
+	return broker.LedgerChange{Key: target + "." + events.Token(event), Revision: n, Entry: broker.Entry{
+		Event: event, Target: target, State: state, Last: at,
+		Certificate: &verdict.Certificate{CommonName: name, DNSNames: []string{name, "www." + name}, Serial: fmt.Sprintf("03%034x", n),
+			Fingerprint: fmt.Sprintf("%064x", n), NotBefore: at, NotAfter: at.Add(90 * 24 * time.Hour)},
+	}}
+}
+
+// The index finds what looking at all entries would find, whatever was written again,
+// removed or compacted before.
+func TestSearchAgreesWithLookingAtAll(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(5, 6))
+	x := newDeliveries(newHasher(), 1<<20)
+	states := []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded}
+	plain := map[string]broker.LedgerChange{}
+	for revision := uint64(1); revision < 20_000; revision++ {
+		c := someEntry(r.Uint64N(3000), states[r.IntN(len(states))])
+		c.Revision = revision
+		if c.Deleted = r.IntN(20) == 0; c.Deleted {
+			delete(plain, c.Key)
+		} else {
+			plain[c.Key] = c
+		}
+		x.put(&c)
+	}
+	if len(x.slots) > 2*x.live+4097 {
+		t.Errorf("%d slots for %d entries", len(x.slots), x.live)
+	}
+	one := plain[slices.Sorted(mapsKeys(plain))[100]].Entry
+	for _, q := range []DeliveryQuery{
+		{}, {State: broker.StateSent}, {Target: "target-7"}, {Target: "target-7", State: broker.StateDead}, {Event: one.Event},
+		{Name: strings.ToUpper(one.Certificate.DNSNames[1])}, {Name: "*.dept-3.example.com"}, {Name: "*.example.com", State: broker.StateSent},
+		{Name: "dept-3.example.com"}, {Name: "*.nowhere.org"}, {Serial: strings.ToUpper(one.Certificate.Serial[:2] + ":" + one.Certificate.Serial[2:])},
+		{Fingerprint: one.Certificate.Fingerprint}, {From: one.Last.Add(-time.Minute), To: one.Last.Add(time.Minute)},
+	} {
+		var want []uint64
+		for _, c := range plain {
+			if plainlyDelivered(q, c.Entry) {
+				want = append(want, c.Revision)
+			}
+		}
+		slices.Sort(want)
+		slices.Reverse(want)
+		var got []uint64
+		for after := uint64(0); ; {
+			page, total, next := x.search(q, after, 37)
+			got = append(got, page...)
+			if total != len(want) {
+				t.Errorf("%+v: total %d, want %d", q, total, len(want))
+			}
+			if after = next; after == 0 {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%+v: %d found, want %d", q, len(got), len(want))
+		}
+	}
+}
+
+func mapsKeys(m map[string]broker.LedgerChange) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func plainlyDelivered(q DeliveryQuery, e broker.Entry) bool {
+	c := e.Certificate
+	name := strings.ToLower(q.Name)
+	named := q.Name == "" || slices.Contains(c.DNSNames, name)
+	if suffix, ok := strings.CutPrefix(name, "*"); ok {
+		named = slices.ContainsFunc(c.DNSNames, func(n string) bool { return strings.HasSuffix(n, suffix) })
+	}
+	return named && (q.State == "" || q.State == e.State) && (q.Target == "" || q.Target == e.Target) && (q.Event == "" || q.Event == e.Event) &&
+		(q.Serial == "" || hexDigits(q.Serial) == c.Serial) && (q.Fingerprint == "" || q.Fingerprint == c.Fingerprint) &&
+		(q.From.IsZero() || !e.Last.Before(q.From)) && (q.To.IsZero() || e.Last.Before(q.To))
+}
+
+// Beyond its limit the index keeps the newest, and says how many it does not.
+func TestDeliveriesAreBounded(t *testing.T) {
+	t.Parallel()
+	x := newDeliveries(newHasher(), 1000)
+	for n := uint64(1); n <= 5000; n++ {
+		c := someEntry(n, broker.StateSent)
+		x.put(&c)
+	}
+	page, total, _ := x.search(DeliveryQuery{}, 0, 10)
+	if total > 1000 || total < 900 || x.dropped+total != 5000 || page[0] != 5000 || len(x.places) != total || len(x.slots) > 3*total+4097 {
+		t.Errorf("%d entries, %d dropped, %d slots, %d places", total, x.dropped, len(x.slots), len(x.places))
+	}
+}
+
+func filledDeliveries(n uint64) *deliveries {
+	x := newDeliveries(newHasher(), keptDeliveries)
+	for i := uint64(1); i <= n; i++ {
+		c := someEntry(i, broker.StateSent)
+		x.put(&c)
+	}
+	return x
+}
+
+func BenchmarkSearchDeliveries(b *testing.B) {
+	const n = 1_000_000
+	x := filledDeliveries(n)
+	for name, q := range map[string]DeliveryQuery{
+		"all": {}, "name": {Name: "www.host-777.dept-27.example.com"}, "suffix": {Name: "*.dept-7.example.com"}, "serial": {Serial: fmt.Sprintf("03%034x", 77777)},
+		"target": {Target: "target-7"}, "time": {From: time.Unix(1_700_500_000, 0)},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				x.search(q, 0, 50)
+			}
+		})
+	}
+}
+
+func BenchmarkMemoryOfDeliveries(b *testing.B) {
+	const n = 1_000_000
+	for b.Loop() {
+		before := heap()
+		x := filledDeliveries(n)
+		b.ReportMetric(float64(heap()-before)/n, "B/entry")
+		runtime.KeepAlive(x)
+	}
+}
