@@ -127,7 +127,7 @@ func TestDeadLetters(t *testing.T) {
 		}
 		// Whoever comes second hears who was first.
 		gone := number("third prod")
-		want := regexp.MustCompile(`^certpost: dead letter was (replayed|delivered) by \S+ at 20\S+ \S+ UTC\n$`)
+		want := regexp.MustCompile(`^certpost: dead letter \d+ was (replayed|delivered) by \S+ at 20\S+ \S+ UTC\n$`)
 		if said := o.certpost("dead-letters", "replay", gone); said.code != exitFailed || !want.MatchString(said.stderr) {
 			t.Errorf("a second replay: %+v", said)
 		}
@@ -218,7 +218,7 @@ func TestReplayOfUncertain(t *testing.T) {
 	<-mails
 
 	one := fmt.Sprint(letters[0].Sequence)
-	if said := o.certpost("dead-letters", "replay", one); said.code != exitFailed || !strings.Contains(said.stderr, "may have been sent") || !strings.Contains(said.stderr, "@demo.example> at the relay first") {
+	if said := o.certpost("dead-letters", "replay", one); said.code != exitFailed || !strings.Contains(said.stderr, "may have been sent") || !strings.Contains(said.stderr, "at the relay first") {
 		t.Errorf("replay says %+v", said)
 	}
 	if said := o.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "x"); said.code != exitFailed || !strings.Contains(said.stderr, "1 of the 1 may have been sent") {

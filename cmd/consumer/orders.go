@@ -148,7 +148,7 @@ func (c *clerk) replay(ctx context.Context, o replayOrder) (orderAnswer, error) 
 		return c.each(ctx, o.choice, false, func(d desk.Detail) (outcome, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
 			if errors.Is(err, desk.ErrUncertain) {
-				err = fmt.Errorf("%w; look for its Message-ID %s at the relay first", err, d.MessageID)
+				err = fmt.Errorf("%w; %s", err, lookFor(d.MessageID))
 			}
 			return outcome{Done: "published again to " + d.ReplaySubject}, err
 		})
@@ -162,6 +162,13 @@ func (c *clerk) replay(ctx context.Context, o replayOrder) (orderAnswer, error) 
 		err = fmt.Errorf("%d of the %d may have been sent: %w", f.Uncertain, f.Count, err)
 	}
 	return orderAnswer{Frozen: &f, Run: &run}, err
+}
+
+func lookFor(messageID string) string {
+	if messageID == "" {
+		return "look for the event's id (X-Certpost-Event-Id) at the relay first"
+	}
+	return "look for its Message-ID " + messageID + " at the relay first"
 }
 
 func (c *clerk) discard(ctx context.Context, o choice) (orderAnswer, error) {

@@ -54,7 +54,7 @@ func TestReplayPage(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "sh", "-euc", step.command)
 			cmd.Env, cmd.Dir = env, o.dir
 			out, err = cmd.CombinedOutput()
-			out = append(bytes.TrimSuffix(out, []byte("\n")), '\n')
+			out = append(bytes.TrimRight(out, "\n"), '\n')
 			if step.kind == "act" || (err != nil) == (step.kind == "fails") && want.Match(out) || time.Now().After(end) {
 				break
 			}
