@@ -199,14 +199,18 @@ func (r *Runner) Ready(ctx context.Context) error {
 	return r.Health(ctx)
 }
 
-// setStored keeps whether the last heartbeat was stored.
+// setStored keeps whether the last heartbeat was stored. Without a connection
+// nothing is, which is said elsewhere.
 func (r *Runner) setStored(err error) {
+	if err != nil && !r.nc.IsConnected() {
+		return
+	}
 	r.mu.Lock()
 	before := r.unstored
 	r.unstored = err
 	r.mu.Unlock()
 	switch {
-	case err != nil && before == nil && r.nc.IsConnected():
+	case err != nil && before == nil:
 		r.log.Error().Err(err).Msg("JetStream stores nothing; deliveries wait")
 	case err == nil && before != nil:
 		r.log.Info().Msg("JetStream stores again")
