@@ -180,8 +180,8 @@ func (f *follower) fillIn(ctx context.Context) {
 
 // name says which certificate it is.
 func (s *Superseded) name(e *broker.Entry) {
-	s.Event = e.Event
+	s.Event, s.At = e.Event, e.Last
 	if c := e.Certificate; c != nil {
-		s.Serial = c.Serial
+		s.Serial, s.NotAfter = c.Serial, c.NotAfter
 	}
 }

@@ -20,7 +20,8 @@ type deliveries struct {
 	places   map[uint64]uint64 // key, hashed -> revision
 	names    []uint32          // of all slots, one after the other
 	book     nameBook
-	targets  map[uint64]*results // target, hashed
+	targets  map[string]uint32 // their numbers
+	results  []results         // by target's number
 	states   [lastState + 1]int
 	sent     hours
 	lastSent int64           // Unix seconds
@@ -33,12 +34,13 @@ type deliveries struct {
 
 // slot is one entry.
 type slot struct {
-	revision                           uint64
-	key, target, event, serial, finger uint64
-	last                               uint32 // attempt, Unix seconds
-	names                              uint32 // where they begin
-	count                              uint8  // of names
-	state                              uint8
+	revision                   uint64
+	key, event, serial, finger uint64 // hashed; the key is target and event
+	target                     uint32 // its number
+	last                       uint32 // attempt, Unix seconds
+	names                      uint32 // where they begin
+	count                      uint8  // of names
+	state                      uint8
 }
 
 // The states as a slot has them; 0 is empty.
@@ -67,12 +69,8 @@ func slotState(s broker.State) uint8 {
 
 // fact is a certificate that a target was sent.
 type fact struct {
-	revision                uint64
-	notBefore, notAfter, at uint32 // Unix seconds
-}
-
-func (f fact) superseded() *Superseded {
-	return &Superseded{NotAfter: time.Unix(int64(f.notAfter), 0).UTC(), At: time.Unix(int64(f.at), 0).UTC()}
+	revision  uint64
+	notBefore uint32 // Unix seconds
 }
 
 // results is what came of a target's deliveries.
@@ -83,7 +81,7 @@ type results struct {
 
 func newDeliveries(hash hasher, limit int) *deliveries {
 	return &deliveries{
-		hash: hash, limit: limit, places: map[uint64]uint64{}, targets: map[uint64]*results{}, newest: map[uint64]fact{},
+		hash: hash, limit: limit, places: map[uint64]uint64{}, targets: map[string]uint32{}, newest: map[uint64]fact{},
 		book: nameBook{hash: hash, ids: map[uint64]uint32{}, parents: []uint32{0}}, next: 1,
 	}
 }
@@ -100,7 +98,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	}
 	e := &c.Entry
 	s := slot{
-		revision: c.Revision, key: key, target: x.hash.of(target), event: x.hash.of(token),
+		revision: c.Revision, key: key, target: x.target(target), event: x.hash.of(token),
 		last: seconds(e.Last), state: slotState(e.State), names: uint32(len(x.names)),
 	}
 	cert := e.Certificate
@@ -115,7 +113,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	x.places[key] = s.revision
 	x.tally(&s, 1)
 	if s.state == slotSent && cert != nil {
-		f = fact{s.revision, seconds(cert.NotBefore), seconds(cert.NotAfter), s.last}
+		f = fact{s.revision, seconds(cert.NotBefore)}
 		for _, name := range namesOf(cert) {
 			pair := x.hash.of(target, name)
 			if known, ok := x.newest[pair]; !ok || known.notBefore <= f.notBefore {
@@ -128,6 +126,25 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 		x.compact()
 	}
 	return f, pairs
+}
+
+// target is the number of a target.
+func (x *deliveries) target(id string) uint32 {
+	n, ok := x.targets[id]
+	if !ok {
+		n = uint32(len(x.results))
+		x.targets[strings.Clone(id)] = n
+		x.results = append(x.results, results{})
+	}
+	return n
+}
+
+// of is what came of a target's deliveries.
+func (x *deliveries) of(id string) results {
+	if n, ok := x.targets[id]; ok {
+		return x.results[n]
+	}
+	return results{}
 }
 
 // namesOf are the names of a certificate, in lower case, each once.
@@ -170,11 +187,7 @@ func (x *deliveries) find(revision uint64) (int, bool) {
 func (x *deliveries) tally(s *slot, by int) {
 	x.live += by
 	x.states[s.state] += by
-	t := x.targets[s.target]
-	if t == nil {
-		t = &results{}
-		x.targets[s.target] = t
-	}
+	t := &x.results[s.target]
 	t.live += by
 	if s.state == slotSent {
 		t.sent += by
@@ -225,9 +238,7 @@ func (x *deliveries) search(q DeliveryQuery, after uint64, size int) (page []uin
 		counted = x.states[slotState(q.State)]
 	case q == DeliveryQuery{Target: q.Target}:
 		counted = 0
-		if t := x.targets[x.hash.of(q.Target)]; t != nil {
-			counted = t.live
-		}
+		counted = x.of(q.Target).live
 	}
 	for i := len(x.slots) - 1; i >= 0; i-- {
 		s := &x.slots[i]
@@ -261,11 +272,12 @@ func (x *deliveries) matcher(q DeliveryQuery) func(*slot) bool {
 			tests = append(tests, t)
 		}
 	}
-	state, target := slotState(q.State), x.hash.of(q.Target)
+	state := slotState(q.State)
+	target, known := x.targets[q.Target]
 	event, token := x.hash.of(events.Token(q.Event)), x.hash.of(q.Event)
 	serial, finger := x.hash.of(hexDigits(q.Serial)), x.hash.of(hexDigits(q.Fingerprint))
 	test(q.State != "", func(s *slot) bool { return s.state == state })
-	test(q.Target != "", func(s *slot) bool { return s.target == target })
+	test(q.Target != "", func(s *slot) bool { return known && s.target == target })
 	test(q.Event != "", func(s *slot) bool { return s.event == event || s.event == token })
 	test(q.Serial != "", func(s *slot) bool { return s.serial == serial })
 	test(q.Fingerprint != "", func(s *slot) bool { return s.finger == finger })

@@ -14,10 +14,11 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// someEntry is the n-th delivery: a name is renewed each tenth time.
+// someEntry is the n-th delivery. Each certificate is renewed ten times, for the same
+// target.
 func someEntry(n uint64, state broker.State) broker.LedgerChange {
 	name := fmt.Sprintf("host-%d.dept-%d.example.com", n/10, n/10%50)
-	target, event := fmt.Sprintf("target-%d", n%300), fmt.Sprintf("01JD%022d", n)
+	target, event := fmt.Sprintf("target-%d", n/10%300), fmt.Sprintf("01JD%022d", n)
 	at := time.Unix(1_700_000_000, 0).Add(time.Duration(n) * time.Second)
 	return broker.LedgerChange{Key: target + "." + events.Token(event), Revision: n, Entry: broker.Entry{
 		Event: event, Target: target, State: state, Last: at,
@@ -117,6 +118,7 @@ func TestDeliveriesAreBounded(t *testing.T) {
 
 func filledDeliveries(n uint64) *deliveries {
 	x := newDeliveries(newHasher(), keptDeliveries)
+	x.slots = make([]slot, 0, n+n/16) // as when a ledger is read
 	for i := uint64(1); i <= n; i++ {
 		c := someEntry(i, broker.StateSent)
 		x.put(&c)

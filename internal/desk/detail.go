@@ -142,9 +142,8 @@ func (d *Desk) Targets() []TargetResult {
 		if t := d.letters.targets[unique.Make(view.ID)]; t != nil {
 			out[i].Open, out[i].LastDead = t.open, moment0(t.last)
 		}
-		if r := d.deliveries.targets[d.deliveries.hash.of(view.ID)]; r != nil {
-			out[i].Sent, out[i].LastSent = r.sent, moment0(r.last*int64(time.Second))
-		}
+		r := d.deliveries.of(view.ID)
+		out[i].Sent, out[i].LastSent = r.sent, moment0(r.last*int64(time.Second))
 	}
 	return out
 }

@@ -34,6 +34,9 @@ func (d *Desk) followLedger(ctx context.Context) {
 			before = state
 			d.deliveries.last, d.deliveries.entries = max(d.deliveries.last, state.Last), state.Messages
 			from := d.deliveries.next
+			if len(d.deliveries.slots) == 0 { // all of it is about to be read
+				d.deliveries.slots = make([]slot, 0, min(state.Messages+state.Messages/16, keptDeliveries))
+			}
 			d.mu.Unlock()
 			if from > state.Last {
 				continue
@@ -98,7 +101,7 @@ func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
 			if l.leaf.Value().notBefore >= int64(newer.notBefore) {
 				continue
 			}
-			s := newer.superseded()
+			s := &Superseded{}
 			s.name(&c.Entry)
 			d.letters.alter(l, func() { l.superseded = s })
 			superseded = true
