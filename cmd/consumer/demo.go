@@ -86,6 +86,10 @@ func (d *demo) show(ctx context.Context, c *demoCmd) error {
 	case c.Once:
 		return d.compare(limit, samples)
 	}
+	if err := d.service.desk.Ready(limit); err != nil {
+		return err
+	}
+	d.service.desk.CatchUp(limit) // the dashboard shows what is told of it
 	d.explain()
 	<-ctx.Done()
 	return context.Cause(ctx)

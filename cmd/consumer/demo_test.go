@@ -90,7 +90,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 	if page := page(t, health[1]); !strings.Contains(page, `"status":"healthy"`) {
 		t.Errorf("health: %s", page)
 	}
-	if page := page(t, board[1]); !strings.Contains(page, "wrong-address") {
+	if page := page(t, board[1]+"dead-letters"); !strings.Contains(page, "wrong-address") {
 		t.Errorf("the dashboard does not tell of the dead letter:\n%s", page)
 	}
 	if n := strings.Count(page(t, inbox[1]), "[DEMO]"); n != 2 {
