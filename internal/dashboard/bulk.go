@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -142,7 +143,7 @@ func (p *pages) confirmation(o orderForm, fault string) view {
 			c.Fields = append(c.Fields, field{name, value})
 		}
 	}
-	c.Commands = o.commands()
+	c.Commands = c.orderForm.commands(frozen)
 	return view{template: "confirm", title: c.Title, data: c, object: frozen}
 }
 
@@ -161,21 +162,40 @@ func takes(count int, o orderForm) string {
 	return span(time.Duration(count) * o.Rate.Per / time.Duration(o.Rate.Count))
 }
 
-// commands are the order in a shell. The NATS CLI has none for many letters: the
-// program's own service does that.
-func (o orderForm) commands() []command {
-	words := []string{"--all"}
-	words = append(words, options(o.Query)...)
-	if o.Numbers != nil {
-		words = nil
-	}
-	if o.Action == "replay" && o.Numbers == nil {
-		words = append(words, "--canary")
+// commands are the order in a shell, about exactly the same letters: the hash is
+// looked at there, too. The NATS CLI has nothing for many letters, so the program's
+// own service is asked.
+func (o orderForm) commands(frozen desk.Frozen) []command {
+	request := struct {
+		Numbers    []uint64          `json:"numbers,omitempty"`
+		Filter     map[string]string `json:"filter,omitempty"`
+		Superseded bool              `json:"with_superseded,omitempty"`
+		Hash       string            `json:"hash,omitempty"`
+		Canary     bool              `json:"canary,omitempty"`
+		Reason     string            `json:"reason,omitempty"`
+	}{Numbers: o.Numbers}
+	var words []string
+	if o.Numbers == nil {
+		o.Query.AsOf = frozen.AsOf
+		request.Filter, request.Hash, request.Superseded, request.Canary = map[string]string{}, frozen.Hash, o.Superseded, o.Action == "replay"
+		for key, values := range o.Query.Values() {
+			request.Filter[key] = values[0]
+		}
+		words = append(append(words, "--all"), options(o.Query)...)
+		if request.Superseded {
+			words = append(words, "--with-superseded")
+		}
+		if request.Canary {
+			words = append(words, "--canary")
+		}
+		words = append(words, "--hash="+frozen.Hash)
 	}
 	if o.Action != "release" {
+		request.Reason = "WHY"
 		words = append(words, "--reason=WHY")
 	}
-	return []command{onLetter(o.Action, o.Numbers, words...)}
+	body, _ := json.Marshal(request) // it has nothing that cannot be
+	return []command{onLetter(o.Action, o.Numbers, words...), {"nats", shellLine("nats", "req", "certpost.dead."+o.Action, string(body))}}
 }
 
 // bulk carries an order out. The desk sees to it that it is about what was shown.

@@ -233,9 +233,7 @@ func (p *pages) group(r *request) (view, error) {
 func options(q desk.Query) []string {
 	var words []string
 	for key, values := range q.Values() {
-		if key != "as_of" {
-			words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+values[0])
-		}
+		words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+values[0])
 	}
 	slices.Sort(words)
 	return words

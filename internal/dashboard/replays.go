@@ -55,7 +55,7 @@ type runView struct {
 	Results  []desk.RunResult
 	Pager    pager
 	Live     bool
-	Anew     string // the address where what is left of it can be replayed
+	Anew     string // where what is left of it can be replayed, "" where there is no such page
 	Pause    bool
 	Resume   bool
 	Cancel   bool
@@ -76,6 +76,9 @@ func (p *pages) run(r *request) (view, error) {
 		return view{}, err
 	}
 	v := newRunView(run, results)
+	if r.after() == 0 && next == 0 {
+		v.Anew = anew(v)
+	}
 	if next != 0 {
 		v.Pager.Next = r.with("after", strconv.FormatUint(next, 10))
 	}
@@ -100,11 +103,6 @@ func newRunView(run desk.Run, results []desk.RunResult) runView {
 	v.Pause = run.State == desk.RunRunning || run.State == desk.RunWatching
 	v.Resume = run.State == desk.RunPaused
 	v.Cancel = v.Live
-	if frozen := run.Spec.Frozen; !v.Live && v.Left > 0 && frozen.Only == nil {
-		rest := with(frozen.Query.Values(), "all", "yes")
-		rest.Set("action", "replay")
-		v.Anew = address(lettersPath+"/confirm", rest)
-	}
 	v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "replays", "show", run.ID, "--wait")})
 	for _, step := range []struct {
 		may  bool
@@ -115,6 +113,21 @@ func newRunView(run desk.Run, results []desk.RunResult) runView {
 		}
 	}
 	return v
+}
+
+// anew is the address where what a run has left can be replayed, "" when nothing is.
+// It names the letters: what the run was asked for may fit others by now.
+func anew(v runView) string {
+	query := url.Values{"action": {"replay"}}
+	for _, result := range v.Results {
+		if result.Result == "waiting" {
+			query.Add("number", strconv.FormatUint(result.Number, 10))
+		}
+	}
+	if v.Live || query.Get("number") == "" {
+		return ""
+	}
+	return address(lettersPath+"/confirm", query)
 }
 
 // resultTable is what became of every letter of a run, read as it is written.

@@ -21,7 +21,7 @@ func TestReplayAll(t *testing.T) {
 	o.dies("a.example.com", "b.example.com", "c.example.com")
 	o.refuses("")
 	v := o.visitor()
-	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --canary --reason=WHY")
+	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --as-of=3 --canary --hash=", "nats req certpost.dead.replay", `"filter":{"as_of":"3"}`)
 	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("The rate", "cannot be read")
 	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has begun", "the relay was mended", "100/s", "1, 10, the rest")
 	sound(t, "a replay", run.doc, false)
