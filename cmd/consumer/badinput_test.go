@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -305,6 +306,47 @@ func TestRunWithBadEdit(t *testing.T) {
 	if first.Count() != 1 || second.Count() != 1 {
 		t.Errorf("mails: %d and %d, want the new definition's", first.Count(), second.Count())
 	}
+	p.terminate()
+	p.ended()
+}
+
+// Who asks twice does not wait for the mail under way; its outcome is unknown then.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan string, 10), make(chan struct{})
+	relay := slowRelay(t, func(mail string) string {
+		begun <- mail
+		<-goOn
+		return "250 2.0.0 OK: queued as SLOW1"
+	})
+	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
+	p.start()
+	p.ready()
+	p.publish("first", "slow")
+	<-begun
+	p.terminate()
+	p.until("shutting down", func() bool { _, body := p.readyz(); return body == "not ready: nats: shutting down\n" })
+	process := p.cmd.Process
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	p.until("the end", func() bool {
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "terminated") {
+				t.Errorf("it ended with %v, and not by the signal", err)
+			}
+			return true
+		default:
+			_ = process.Signal(syscall.SIGTERM) // it may have ended
+			return false
+		}
+	})
+	close(goOn)
+	p.start()
+	if mail := <-begun; !strings.Contains(mail, "X-Certpost-Possible-Duplicate: yes\r\n") {
+		t.Errorf("the mail whose outcome was unknown came again as %s", mail)
+	}
+	p.accountsFor(1, tally{accepted: 1})
 	p.terminate()
 	p.ended()
 }
