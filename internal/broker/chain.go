@@ -21,8 +21,12 @@ import (
 // noRecord is what the first record of all says of the one before it.
 var noRecord = strings.Repeat("0", 64)
 
-// appendTimeout bounds one attempt to append waiting records.
-const appendTimeout = 30 * time.Second
+// appendTimeout bounds the attempts to append waiting records, appendPatience one
+// request of them: a stream whose leader has died does not say so.
+const (
+	appendTimeout  = 30 * time.Second
+	appendPatience = 3 * time.Second
+)
 
 // chain appends records to the audit, each with the hash of the one before it. An
 // append succeeds only where the stream's last record is the one whose hash it
@@ -198,31 +202,52 @@ func (c *chain) gather() []*link {
 }
 
 // appendGroup writes records behind the chain's head. It begins anew when another
-// process was faster.
+// process was faster, and when the server does not answer for a while: what was
+// stored all the same is recognized.
 func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 	for try := 0; ; try++ {
-		if b.chain.head == nil {
-			head, err := b.readHead(ctx)
-			if err != nil {
-				return err
-			}
-			b.chain.head = &head
-		}
-		rest := permitted(ctx, group)
-		if len(rest) == 0 {
+		rest, err := b.appendOnce(ctx, group)
+		if len(rest) == 0 && err == nil {
 			return nil
 		}
-		n, err := b.extend(ctx, *b.chain.head, rest)
-		group = rest[n:]
-		if len(group) == 0 && err == nil {
-			return nil
-		}
-		b.chain.head = nil
-		if !wrongSequence(err) {
+		group, b.chain.head = rest, nil
+		switch pause := time.Duration(min(try, 20)) * time.Millisecond; {
+		case ctx.Err() != nil:
+			return err
+		case wrongSequence(err):
+			sleep(ctx, jitter(pause))
+		case unanswered(err):
+			sleep(ctx, jitter(10*pause))
+		default:
 			return err
 		}
-		sleep(ctx, jitter(time.Duration(min(try, 20))*time.Millisecond))
 	}
+}
+
+// unanswered reports that a request may have been lost, as while a stream has no
+// leader.
+func unanswered(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
+		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse)
+}
+
+// appendOnce returns those that are still to be written.
+func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, err error) {
+	if b.chain.head == nil {
+		ctx, cancel := context.WithTimeout(ctx, appendPatience)
+		defer cancel()
+		head, err := b.readHead(ctx)
+		if err != nil {
+			return group, err
+		}
+		b.chain.head = &head
+	}
+	rest = permitted(ctx, group)
+	if len(rest) == 0 {
+		return nil, nil
+	}
+	n, err := b.extend(ctx, *b.chain.head, rest)
+	return rest[n:], err
 }
 
 // permitted are those of a group that are to be written; all checks at once, for
@@ -254,7 +279,12 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return 0, err
 		}
-		_, err = b.publishBatch(ctx, msgs)
+		err = func() error {
+			ctx, cancel := context.WithTimeout(ctx, appendPatience)
+			defer cancel()
+			_, err := b.publishBatch(ctx, msgs)
+			return err
+		}()
 		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
 			for _, l := range links {
 				l.written = true
@@ -271,7 +301,9 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return i, err
 		}
-		ack, err := b.js.PublishMsg(ctx, msgs[0])
+		one, cancel := context.WithTimeout(ctx, appendPatience)
+		ack, err := b.js.PublishMsg(one, msgs[0])
+		cancel()
 		if err != nil && !b.isStored(ctx, head.Sequence+1, msgs[0], err) {
 			return i, err
 		}
@@ -313,6 +345,8 @@ func (b *Broker) isStored(ctx context.Context, sequence uint64, m *nats.Msg, err
 	if errors.Is(err, errBatchRefused) {
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, appendPatience)
+	defer cancel()
 	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Seq: sequence})
 	return err == nil && raw.Subject == m.Subject && bytes.Equal(raw.Data, m.Data)
 }

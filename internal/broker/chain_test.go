@@ -119,8 +119,8 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	var brokers []*Broker
-	for _, url := range c.urls {
-		b, err := Open(Config{URL: url, Replicas: 3}, nop())
+	for range c.urls {
+		b, err := Open(Config{URL: strings.Join(c.urls, ","), Replicas: 3}, nop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,6 +163,48 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	if got != 1 || second != 2 {
 		t.Errorf("%d have the claim, %d came second", got, second)
 	}
+
+	// The stream's leader dies while they write: what was acknowledged is there, and
+	// the chain holds.
+	acknowledged := map[uint64]bool{}
+	stop := make(chan struct{})
+	for p, b := range brokers {
+		wg.Go(func() {
+			for n := uint64(1000 * (p + 1)); ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if b.Append(context.Background(), noted(int(n))) == nil {
+					mu.Lock()
+					acknowledged[n] = true
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	c.killLeader(brokers[0], AuditStream)
+	written := func() int { mu.Lock(); defer mu.Unlock(); return len(acknowledged) }
+	for before, end := written(), time.Now().Add(time.Minute); written() < before+100 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	close(stop)
+	wg.Wait()
+	report, err := brokers[0].VerifyAudit(context.Background())
+	if err != nil || report.Break != nil {
+		t.Fatalf("%+v, %v", report.Break, err)
+	}
+	for r, err := range brokers[0].ReadAudit(context.Background(), 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(acknowledged, r.LetterNumber)
+	}
+	if len(acknowledged) > 0 {
+		t.Errorf("acknowledged and not there: %v", acknowledged)
+	}
+	t.Logf("%d records", report.Records)
 }
 
 func TestTamperingWithTheAuditIsNamed(t *testing.T) {
@@ -345,6 +387,38 @@ func TestOldRecordsAreNoBreak(t *testing.T) {
 	if r := w.report; r.Break != nil || r.AgedOut != 3 || r.Records != 2 || len(r.Unchecked) != 1 {
 		t.Errorf("aged out: %+v", r)
 	}
+}
+
+// A stream from before is given what the chain needs.
+func TestAnOldAuditStreamIsUpdated(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	if err := b.Append(ctx, noted(1)); err != nil {
+		t.Fatal(err)
+	}
+	old := auditStream(t, b).CachedInfo().Config
+	old.AllowAtomicPublish = false
+	if _, err := b.js.UpdateStream(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	// Until somebody updates it, many records go one by one.
+	records := make([]AuditRecord, 2*batchFrom)
+	for i := range records {
+		records[i] = noted(i + 2)
+	}
+	if err := b.Append(ctx, records...); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ensureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !auditStream(t, b).CachedInfo().Config.AllowAtomicPublish {
+		t.Error("not updated")
+	}
+	if err := b.Append(ctx, records...); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, b, uint64(1+2*len(records)))
 }
 
 func TestAppendingWithoutItsStream(t *testing.T) {
