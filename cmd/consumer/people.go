@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/delivery"
+)
+
+// peopleWatch puts users and roles into force when the configuration changes, so that
+// whoever has left is signed out without a restart. Everything else of the section
+// takes one.
+type peopleWatch struct {
+	cfg  *HTTPConfig
+	door *access.Access
+	log  zerolog.Logger
+	used [sha256.Size]byte // the file that was read last
+}
+
+func newPeopleWatch(cfg *HTTPConfig, door *access.Access, log zerolog.Logger) *peopleWatch {
+	w := &peopleWatch{cfg: cfg, door: door, log: log}
+	w.used, _ = w.look()
+	return w
+}
+
+func (w *peopleWatch) look() (seen [sha256.Size]byte, ok bool) {
+	data, err := config.Read(w.cfg.file)
+	return sha256.Sum256(data), err == nil
+}
+
+// run looks every other second, until the context ends. What it sees counts once it
+// is the same twice in a row.
+func (w *peopleWatch) run(ctx context.Context) {
+	if w.cfg.file == "" || !w.cfg.SignIn.on() {
+		return
+	}
+	ticker := time.NewTicker(delivery.PollInterval)
+	defer ticker.Stop()
+	last := w.used
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now, ok := w.look()
+		settled := ok && now == last
+		last = now
+		if settled && now != w.used {
+			w.used = now
+			w.renew()
+		}
+	}
+}
+
+// renew reads the configuration again. One with an error changes nobody.
+func (w *peopleWatch) renew() {
+	next, problems := w.cfg.again()
+	if config.Failed(problems) {
+		w.log.Error().Str("problem", problems[0].Error()).Msg("the new configuration cannot be used; users and roles stay as they are")
+		return
+	}
+	if (len(next.SignIn.Users) > 0) != (len(w.cfg.SignIn.Users) > 0) || next.SignIn.OIDC.Issuer != w.cfg.SignIn.OIDC.Issuer || next.SignIn.OIDC.RoleClaim != w.cfg.SignIn.OIDC.RoleClaim {
+		w.log.Warn().Msg("another way to sign in takes a restart; users and roles stay as they are")
+		return
+	}
+	accounts, err := next.SignIn.accounts()
+	if err != nil {
+		w.log.Error().Err(err).Msg("users and roles stay as they are")
+		return
+	}
+	if ended := w.door.Renew(accounts, next.SignIn.OIDC.Roles.byRole()); ended > 0 {
+		w.log.Info().Int("sessions_ended", ended).Msg("users or roles have changed")
+	}
+}
