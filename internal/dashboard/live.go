@@ -70,9 +70,14 @@ func (p *pages) events(w http.ResponseWriter, r *http.Request, v access.Visit) {
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect them
 	w.WriteHeader(http.StatusOK)
 	changes := p.desk.Changes(r.Context())
+	hello := "retry: 5000\n\n"
+	// What changed after the page was read, and while the stream was broken, is told now.
+	if since := r.URL.Query().Get("since"); since != "" && since != p.desk.Mark() {
+		hello += eventsOf(desk.Change{Letters: true, Runs: true, Lanes: true, Audit: true})
+	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
-	for open := send("retry: 5000\n\n"); open; {
+	for open := send(hello); open; {
 		select {
 		case <-r.Context().Done():
 			return

@@ -16,7 +16,13 @@ import (
 // it ends.
 func (v *visitor) stream(ctx context.Context) (status int, lines <-chan string) {
 	v.t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.base+"/events", nil)
+	return v.streamSince(ctx, "")
+}
+
+// streamSince is stream for a page that was read at a mark of the desk.
+func (v *visitor) streamSince(ctx context.Context, mark string) (status int, lines <-chan string) {
+	v.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.base+"/events?since="+mark, nil)
 	must(v.t, err)
 	req.Header.Set("Accept", "text/event-stream")
 	req.Header.Set("Accept-Encoding", "gzip")
@@ -67,6 +73,25 @@ func TestEventsSayWhatIsOutOfDate(t *testing.T) {
 	o.dies("a.example.com")
 	if !awaits(t, lines, "event: letters") {
 		t.Error("the stream has ended instead")
+	}
+}
+
+// What changed between a page and its stream is told when the stream opens.
+func TestEventsTellWhatWasMissed(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	mark := o.desk.Mark()
+	o.dies("a.example.com")
+	for deadline := time.Now().Add(20 * time.Second); o.desk.Mark() == mark; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the desk's mark is the same after a letter")
+		}
+	}
+	_, lines := o.visitor().streamSince(t.Context(), mark)
+	for _, name := range []string{"letters", "runs", "lanes", "audit"} {
+		if !awaits(t, lines, "event: "+name) {
+			t.Errorf("%s: the stream has ended instead", name)
+		}
 	}
 }
 

@@ -68,6 +68,7 @@ type frame struct {
 	About   string
 	JSON    string // the same page as JSON, "" when there is none
 	CSV     string
+	Mark    string // from which on the page wants to hear of changes
 	Data    any
 }
 
@@ -90,7 +91,7 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
 		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get("done")], Data: v.data,
-		Who: newWho(r.visit),
+		Who: newWho(r.visit), Mark: r.mark,
 	}
 	if v.object != nil || v.table != nil {
 		f.JSON = r.as("json")

@@ -26,7 +26,7 @@ type view struct {
 // serve is the way of every page: ask the page function, show what it found.
 func (p *pages) serve(make page) access.Handler {
 	return func(w http.ResponseWriter, req *http.Request, v access.Visit) {
-		r := &request{req, v, p.now().UTC()}
+		r := &request{req, v, p.now().UTC(), p.desk.Mark()}
 		found, err := make(r)
 		if err != nil {
 			found = p.failure(r, err)

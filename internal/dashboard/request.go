@@ -17,6 +17,7 @@ type request struct {
 	*http.Request
 	visit access.Visit
 	now   time.Time
+	mark  string // of the desk, before anything was read from it
 }
 
 // actor is who asks, for the audit.

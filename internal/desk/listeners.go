@@ -2,6 +2,8 @@ package desk
 
 import (
 	"context"
+	"fmt"
+	"path"
 	"sync"
 )
 
@@ -11,8 +13,19 @@ const maxListeners = 200
 // listeners are those who want to hear of changes. Nobody waits for them: what one
 // has not taken yet is made one with what comes next.
 type listeners struct {
-	mu  sync.Mutex
-	all map[chan Change]bool
+	mu    sync.Mutex
+	all   map[chan Change]bool
+	count uint64 // of changes ever told of
+}
+
+// Mark names the state of what the pages show, in this process: it is another one
+// after every Change. Who asks for it before he reads, and listens later, can tell
+// whether he has missed one in between.
+func (d *Desk) Mark() string {
+	l := &d.listeners
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprintf("%s-%d", path.Base(d.worker), l.count) // the worker ends with an id of this process's life
 }
 
 // Changes tells of what the pages show being different now, one Change at most
@@ -47,6 +60,7 @@ func (l *listeners) tell(c Change) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.count++
 	for ch := range l.all {
 		merged := c
 		select {

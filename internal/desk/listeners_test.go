@@ -48,3 +48,22 @@ func TestChangesAreCoalesced(t *testing.T) {
 		}
 	}
 }
+
+// The mark is another one after each change, and in each process.
+func TestMarkTellsOfMissedChanges(t *testing.T) {
+	t.Parallel()
+	d, other := dry(), dry()
+	other.worker = "host/1/another-life"
+	before := d.Mark()
+	if d.Mark() != before || other.Mark() == before {
+		t.Errorf("%s, then %s without a change; %s in another process", before, d.Mark(), other.Mark())
+	}
+	d.listeners.tell(Change{})
+	if d.Mark() != before {
+		t.Error("no change is one")
+	}
+	d.listeners.tell(Change{Lanes: true})
+	if d.Mark() == before {
+		t.Error("a change leaves the mark as it was")
+	}
+}
