@@ -1,0 +1,64 @@
+package main
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	whole := command(t, nil, "--help").done(t)
+	for _, name := range []string{"run", "demo", "publish", "check", "render", "dead-letters", "replays", "audit", "deliveries", "schema", "version"} {
+		if !regexp.MustCompile(`(?m)^  ` + name + ` +[A-Z]`).MatchString(whole) {
+			t.Errorf("the help has no line for %s:\n%s", name, whole)
+		}
+		if out := command(t, nil, name, "--help").done(t); !strings.HasPrefix(out, "Usage: certpost "+name+" ") {
+			t.Errorf("%s --help: %s", name, out)
+		}
+	}
+	if out := command(t, nil).done(t); out != whole {
+		t.Errorf("without arguments:\n%s", out)
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"deliver":                            "unexpected argument deliver, did you mean \"deliveries\"?",
+		"run --dat x":                        "unknown flag --dat, did you mean \"--data-dir\"?",
+		"run fast":                           "unexpected argument fast",
+		"--config":                           "--config: expected string value but got \"EOL\" (<EOL>)",
+		"dead-letters":                       `expected one of "list", "groups", "show", "preflight", "replay", ...`,
+		"dead-letters show":                  `expected "<number>"`,
+		"dead-letters show one":              `<number>: expected a valid 64 bit uint but got "one"`,
+		"dead-letters replay":                "dead-letters replay: which ones? Give their numbers (see certpost dead-letters list), or --all",
+		"dead-letters replay 1 --all":        "dead-letters replay: give numbers or --all, not both",
+		"dead-letters replay 1 --code X":     "dead-letters replay: filters, --hash and --with-superseded go with --all, not with numbers",
+		"dead-letters discard 1":             "dead-letters discard: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters discard 1 --reason=":   "dead-letters discard: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters discard --reason=x":    "dead-letters discard: which ones? Give their numbers (see certpost dead-letters list), or --all",
+		"dead-letters list --certainty no":   "dead-letters list: filter: certainty: want one of not-sent, may-have-been-sent, accepted",
+		"dead-letters list --from today":     "dead-letters list: filter: from: want a date (2026-01-31), or a time (2026-01-31T15:04:05Z)",
+		"dead-letters replay 1 --canary":     "dead-letters replay: --rate, --canary and --wait go with --all: numbers are replayed at once",
+		"dead-letters replay --all --rate":   "--rate: expected string value but got \"EOL\" (<EOL>)",
+		"dead-letters replay --all":          "dead-letters replay: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a span (s, min, h, day), such as 14/s or 500/day",
+		"audit verify --anchor 1":            "audit verify: --anchor: \"1\" is no anchor: want a record's number, a colon and its SHA-256 in hexadecimal, as `certpost audit verify` prints them",
+		"deliveries list --state gone":       `--state must be one of "any","waiting","sending","sent","dead","discarded" but got "gone"`,
+		"deliveries list --since 3":          `--since: expected duration but got "3": time: missing unit in duration "3"`,
+		"deliveries show":                    `expected "<event>"`,
+		"publish":                            "missing flags: --cert=FILE or --from=CLIENT",
+		"publish --cert a --from lego":       "--cert and --from can't be used together",
+		"publish --cert a b":                 "publish: unexpected argument b: only --from has arguments, those of the client's hook",
+		"publish --cert a --no-key":          "publish: --no-key goes with --from: without it there is no key to leave out",
+		"publish --cert a --key b":           "publish: --key goes with --store-key: to name a key that is kept somewhere take --key-ref",
+		"publish --cert a --label b":         `--label: expected "<key>=<value>" but got "b"`,
+		"check --target a":                   "check: --target goes with --live: without it everything is checked at once",
+		"check -o xml":                       `--output must be one of "text","json" but got "xml"`,
+		"render":                             "missing flags: --cert=FILE, --target=ID",
+		"schema target":                      `<of> must be one of "event","config" but got "target"`,
+	} {
+		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee certpost --help.\n")
+	}
+}
