@@ -279,12 +279,9 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return 0, err
 		}
-		err = func() error {
-			ctx, cancel := context.WithTimeout(ctx, appendPatience)
-			defer cancel()
-			_, err := b.publishBatch(ctx, msgs)
-			return err
-		}()
+		batch, cancel := context.WithTimeout(ctx, appendPatience)
+		_, err = b.publishBatch(batch, msgs)
+		cancel()
 		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
 			for _, l := range links {
 				l.written = true
