@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,21 @@ func (i Inspector) Examine(ctx context.Context, target string, event []byte) []v
 	}
 	e.relays(ctx, p)
 	return e.found
+}
+
+// MessageID is that of the mail for an event and a target, the same for every try:
+// what to look for at the relay when nobody knows whether it was taken. "" when no
+// such mail could be made now.
+func (i Inspector) MessageID(target, event string) string {
+	t, ok := i.courier.book.Current().Get(target)
+	if !ok {
+		return ""
+	}
+	from, err := parseMailbox("from_address", t.FromAddress)
+	if err != nil {
+		return ""
+	}
+	return messageID(event, t.ID, cmp.Or(i.courier.opts.MessageIDDomain, from.domain()))
 }
 
 // examination collects what is found. What could not be had is nil.

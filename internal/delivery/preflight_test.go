@@ -335,3 +335,20 @@ func TestReaddress(t *testing.T) {
 		})
 	}
 }
+
+// What to look for at a relay is known without a mail that arrived.
+func TestMessageIDsAreKnown(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	for _, domain := range []string{"", "mail.example.net"} {
+		o := newOffice(t, server.client(), RelayLimits{}, nil)
+		o.opts.MessageIDDomain = domain
+		receipt := o.mustDeliver()
+		if got := o.Inspector().MessageID(o.target.ID, o.event.ID); got != receipt.MessageID || got == "" {
+			t.Errorf("domain %q: %s, the mail has %s", domain, got, receipt.MessageID)
+		}
+		if got := o.Inspector().MessageID("gone", o.event.ID); got != "" {
+			t.Errorf("of a target that there is not: %s", got)
+		}
+	}
+}
