@@ -221,12 +221,9 @@ func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
 // testNews: what arrives while somebody reads waits behind a line.
 func testNews(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[0].hands(t, c, o.http)
-	h.open("/dead-letters")
-	h.updates()
 	rows := func() int { return mustAsk[int](h.tab, `document.querySelectorAll("table.letters tbody tr").length`) }
-	if rows() != letters {
-		t.Fatalf("%d rows, want %d", rows(), letters)
-	}
+	h.until("all letters to be read", func() bool { h.open("/dead-letters"); return rows() == letters })
+	h.updates()
 	for i := range 2 {
 		o.publish(fmt.Sprintf("late-%d", i), o.ca.issue(t, 5, fmt.Sprintf("late-%d.example.com", i)), "web-team")
 	}
