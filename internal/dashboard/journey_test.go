@@ -3,6 +3,8 @@ package dashboard
 import (
 	"context"
 	"net/http"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,4 +130,36 @@ func TestNATSAway(t *testing.T) {
 	o.broker.Close()
 	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Not just now", "What works meanwhile")
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
+}
+
+// What strangers wrote goes all the way: from the certificate and the forms through
+// the streams to every page.
+func TestHostileEventOnEveryPage(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	const evil = `zzmark<evil data-evil="1" onmouseover='alert(1)'></evil><script>alert(1)</script>` + "\u202egpj\x1b[31m{{.}}"
+	o.dies(evil, "a.example.com", evil+"2")
+	v := o.visitor()
+	v.opens("/dead-letters/1").send("Hold", "reason", evil).is(200)
+	v.opens("/dead-letters/2").send("Discard", "reason", evil).is(200)
+	v.opens("/dead-letters").follow("Replay…").is(200).send("Replay 1 letter", "reason", evil).is(200)
+	o.until("the run has ended", func() bool { return !o.desk.Runs()[0].Ended.IsZero() })
+	paths := []string{"/", "/dead-letters", "/dead-letters?view=groups", "/dead-letters/1", "/dead-letters/2", "/dead-letters/3", "/replays", "/replays/" + o.desk.Runs()[0].ID, "/deliveries", "/audit",
+		"/dead-letters?q=" + url.QueryEscape(evil), "/dead-letters/confirm?all=yes&action=discard&name=" + url.QueryEscape(evil)}
+	for _, path := range paths {
+		s := v.opens(path)
+		harmless(t, path, s.doc)
+	}
+	for _, path := range []string{"/dead-letters/" + url.PathEscape(evil), "/replays/" + url.PathEscape(evil), "/dead-letters/confirm?action=" + url.QueryEscape(evil), "/dead-letters?certainty=" + url.QueryEscape(evil)} {
+		s := v.do(http.MethodGet, path, "")
+		if s.status != http.StatusBadRequest && s.status != http.StatusNotFound {
+			t.Errorf("%s answers %d", path, s.status)
+		}
+		harmless(t, path, s.doc)
+	}
+	for _, path := range []string{"/dead-letters.csv", "/audit.csv", "/deliveries.csv", "/replays.csv"} {
+		if s := v.do(http.MethodGet, path, ""); s.status != 200 || !strings.HasPrefix(s.header.Get("Content-Type"), "text/csv") || s.header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s answers %d as %s", path, s.status, s.header.Get("Content-Type"))
+		}
+	}
 }

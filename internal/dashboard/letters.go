@@ -233,6 +233,9 @@ func (p *pages) group(r *request) (view, error) {
 func options(q desk.Query) []string {
 	var words []string
 	for key, values := range q.Values() {
+		if key == "q" {
+			key = "text"
+		}
 		words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+values[0])
 	}
 	slices.Sort(words)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -141,7 +142,9 @@ func (o *office) refuses(recipient string) {
 // publish sends an event with a certificate for the name, for one target.
 func (o *office) publish(id, name, target string) {
 	o.t.Helper()
-	ev, err := events.Decode(nil, []byte(fmt.Sprintf(`{"id":%q,"certificate":%q,"targets":[%q]}`, id, selfSigned(o.t, name), target)))
+	text, err := json.Marshal(map[string]any{"id": id, "certificate": selfSigned(o.t, name), "targets": []string{target}, "labels": map[string]string{"for": strings.ReplaceAll(name, "\x1b", "")}})
+	must(o.t, err)
+	ev, err := events.Decode(nil, text)
 	must(o.t, err)
 	_, _, err = o.broker.Publish(context.Background(), ev)
 	must(o.t, err)
@@ -154,7 +157,7 @@ func (o *office) dies(names ...string) {
 	o.refuses("*")
 	for _, name := range names {
 		before := o.desk.Balance().Total
-		o.publish(fmt.Sprintf("event-%d-%s", before, name), name, "ops")
+		o.publish(fmt.Sprintf("event-%d-%s", before, strings.ReplaceAll(name, "\x1b", "")), name, "ops")
 		o.until(fmt.Sprintf("there is dead letter %d", before+1), func() bool { return o.desk.Balance().Total == before+1 })
 	}
 }

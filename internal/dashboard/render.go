@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // view is what a page function found: the same facts for whatever format the
@@ -27,7 +28,11 @@ type view struct {
 func (p *pages) serve(make page) access.Handler {
 	return func(w http.ResponseWriter, req *http.Request, v access.Visit) {
 		r := &request{req, v, p.now().UTC(), p.desk.Mark()}
-		found, err := make(r)
+		var found view
+		err := desk.ErrNotFound
+		if r.PathValue("number") == "" || r.number() != 0 {
+			found, err = make(r)
+		}
 		if err != nil {
 			found = p.failure(r, err)
 		}
