@@ -43,8 +43,8 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %d %q", path, resp.StatusCode, body)
 		}
 	}
-	if resp, body := o.ask("GET", "/"); resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "Certpost ") {
-		t.Errorf("/: %d %q", resp.StatusCode, body)
+	if resp, body := o.ask("GET", "/"); resp.StatusCode != http.StatusOK || !strings.Contains(body, "<title>Overview") || resp.Header.Get("X-Frame-Options") != "DENY" {
+		t.Errorf("/: %d %.100s", resp.StatusCode, body)
 	}
 	for path, status := range map[string]int{"/absent": http.StatusNotFound, "/healthz/x": http.StatusNotFound} {
 		if resp, _ := o.ask("GET", path); resp.StatusCode != status {

@@ -103,6 +103,12 @@ func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visi
 		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"That sign-in was not begun in this browser, or took too long. Try again", nil})
 		return
 	}
+	// Whoever comes back with codes of his own invention asks the provider, and writes
+	// history, no faster than he could guess passwords.
+	if wait := a.throttle.admit("", v.User.Address); wait > 0 {
+		a.tooMany(w, r, a.signInView(v, sent.Return), wait)
+		return
+	}
 	if !a.provider.take(sent.State, sent.Until) {
 		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"That sign-in has been used before. Try again", nil})
 		return
@@ -110,9 +116,11 @@ func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visi
 	who, err := a.welcome(r.Context(), answer.Get, sent)
 	if err != nil {
 		a.provider.release(sent.State)
+		a.record(r.Context(), Event{Kind: SignInFailed, User: v.User, Way: byProvider, Reason: shown(err.Error(), 400)})
 		a.providerFailed(w, r, v, http.StatusUnauthorized, err)
 		return
 	}
+	a.throttle.succeeded("", v.User.Address)
 	user := User{Name: who.name, Subject: who.subject, Role: a.people.Load().roles.of(who.values), Address: v.User.Address}
 	if user.Role == Anyone {
 		a.record(r.Context(), Event{Kind: SignInFailed, User: user, Way: byProvider, Reason: "no role: claim " + a.provider.cfg.RoleClaim + " gives none"})
@@ -148,7 +156,8 @@ func (a *Access) welcome(ctx context.Context, answer func(string) string, sent s
 }
 
 // providerFailed shows the page to sign in again, with the reason. Whoever runs
-// Certpost finds more in the log.
+// Certpost finds more in the log. It is no matter for the history: anybody can ask
+// for these pages as often as he likes.
 func (a *Access) providerFailed(w http.ResponseWriter, r *http.Request, v Visit, status int, err error) {
 	view := a.signInView(v, LocalPath(r.URL.Query().Get("return")))
 	view.Status, view.Message = status, "Something went wrong."
@@ -156,6 +165,6 @@ func (a *Access) providerFailed(w http.ResponseWriter, r *http.Request, v Visit,
 	if errors.As(err, &known) {
 		view.Message = known.text + "."
 	}
-	a.record(r.Context(), Event{Kind: SignInFailed, User: v.User, Way: byProvider, Reason: shown(err.Error(), 400)})
+	a.cfg.Log.Warn().Str("address", v.User.Address).Str("reason", shown(err.Error(), 400)).Msg("sign-in at the provider")
 	a.pages.SignIn(w, r, view)
 }

@@ -124,7 +124,9 @@ func TestHostileProvider(t *testing.T) {
 			if signedIn != (test.want == "") || !strings.Contains(got.body, test.want) || test.want != "" && got.Code < 400 {
 				t.Errorf("signed in: %v; %d %s", signedIn, got.Code, got.body)
 			}
-			if test.want != "" && (len(*events) != 1 || (*events)[0].Kind != SignInFailed) {
+			// What anybody can do without having begun anything makes no history.
+			recorded := map[bool]int{true: 0, false: 1}[strings.HasPrefix(test.want, "not begun")]
+			if len(*events) != recorded || test.want != "" && recorded == 1 && (*events)[0].Kind != SignInFailed {
 				t.Errorf("%+v", *events)
 			}
 			for _, where := range []string{got.body, log.String()} {
@@ -177,6 +179,40 @@ func TestReplay(t *testing.T) {
 		}
 		if got := victim.send(t.Context(), "GET", back, nil, map[string]string{"Sec-Fetch-Site": "cross-site"}); got.Code != http.StatusBadRequest {
 			t.Errorf("%s: %d", name, got.Code)
+		}
+	}
+}
+
+// Codes of one's own invention are no way to keep the provider busy, or to fill the
+// history.
+func TestInventedCodes(t *testing.T) {
+	t.Parallel()
+	p := newIDP(t)
+	p.set(func() {
+		p.token = func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"error":"invalid_grant"}`, http.StatusBadRequest)
+		}
+	})
+	a, _, events := atProvider(t, p, nil)
+	b := newBrowser(t, a, home)
+	for i := range paceOfAddress.free {
+		if got := p.signInAt(b, nil); got.Code != http.StatusUnauthorized {
+			t.Fatalf("try %d: %d %s", i+1, got.Code, got.body)
+		}
+	}
+	if got := p.signInAt(b, nil); got.Code != http.StatusTooManyRequests || got.Header().Get("Retry-After") == "" {
+		t.Errorf("%d %s", got.Code, got.body)
+	}
+	if len(p.forms) != paceOfAddress.free || len(*events) != paceOfAddress.free {
+		t.Errorf("%d codes were tried, %d events recorded", len(p.forms), len(*events))
+	}
+	// Somebody else is not kept waiting, and success counts against nobody.
+	p.set(func() { p.token = nil })
+	other := newBrowser(t, a, home)
+	other.from = "203.0.113.9:1"
+	for range 2 * paceOfAddress.free {
+		if got := p.signInAt(other, nil); got.Code != http.StatusOK {
+			t.Fatalf("%d %s", got.Code, got.body)
 		}
 	}
 }

@@ -72,9 +72,7 @@ func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Vi
 		return
 	}
 	if wait := a.throttle.admit(name, v.User.Address); wait > 0 {
-		seconds := int((wait + time.Second - 1) / time.Second)
-		w.Header().Set("Retry-After", strconv.Itoa(seconds))
-		fail(http.StatusTooManyRequests, fmt.Sprintf("There were too many tries. Wait %s, then try again.", inWords(seconds)))
+		a.tooMany(w, r, view, wait)
 		return
 	}
 	accounts := a.people.Load().accounts
@@ -97,6 +95,13 @@ func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Vi
 	user := User{Name: account.Name, Subject: "user:" + account.Name, Role: account.Role, Address: v.User.Address}
 	a.beginSession(w, r, session{user: user, hash: account.Hash}, byPassword)
 	http.Redirect(w, r, view.Return, http.StatusSeeOther)
+}
+
+func (a *Access) tooMany(w http.ResponseWriter, r *http.Request, view SignInView, wait time.Duration) {
+	seconds := int((wait + time.Second - 1) / time.Second)
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	view.Status, view.Message = http.StatusTooManyRequests, fmt.Sprintf("There were too many tries. Wait %s, then try again.", inWords(seconds))
+	a.pages.SignIn(w, r, view)
 }
 
 const wrongPassword = "Name or password is wrong."

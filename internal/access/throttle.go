@@ -40,12 +40,16 @@ func newThrottle() *throttle { return &throttle{tries: make(map[string]*tries)} 
 
 // admit says how long to wait before the next try; 0 lets this one through. It
 // counts as failed from here on, so that many at once are not one: succeeded takes
-// it back. A try that is not let through is not counted.
+// it back. A try that is not let through is not counted. "" is no name: at a provider
+// there is none before it has answered.
 func (t *throttle) admit(name, address string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	byName, byAddress := t.of("n "+name, now), t.of("a "+network(address), now)
+	byName, byAddress := &tries{}, t.of("a "+network(address), now)
+	if name != "" {
+		byName = t.of("n "+name, now)
+	}
 	if wait := max(byName.next.Sub(now), byAddress.next.Sub(now)); wait > 0 {
 		return wait
 	}
