@@ -62,10 +62,13 @@ func TestExamine(t *testing.T) {
 	key := file("key.pem", keyPEM(t, p.leaf.key))
 	other := file("other.pem", keyPEM(t, newKey(t, "p256")))
 	submission := at(t, server.Submission(), "starttls")
+	// Written once: the tests run side by side, and a file that is written is empty at first.
+	login, opening := file("password", []byte(password+"\n")), file("phrase", []byte(phrase+"\n"))
+	wrong := file("wrong", []byte("wrong"))
 	good := func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, ca
-		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: file("password", []byte(password+"\n"))}
-		target.Payload, target.PKCS12Passphrase = PayloadPKCS12, secrets.Ref{File: file("phrase", []byte(phrase+"\n"))}
+		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: login}
+		target.Payload, target.PKCS12Passphrase = PayloadPKCS12, secrets.Ref{File: opening}
 		target.Timeout = 20 * time.Second
 	}
 	for name, test := range map[string]struct {
@@ -88,9 +91,9 @@ func TestExamine(t *testing.T) {
 		"no key":               {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event names none"}}},
 		"a key out of bounds":  {event: func(e *events.Event) { e.PrivateKey.File = "/etc/hostname" }, want: [][2]string{{"error key", "SECRET_DENIED"}}},
 		"no passphrase":        {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "gone")} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
-		"a passphrase by name": {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "phrase")} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
+		"a passphrase by name": {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: opening} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
 		"no password":          {target: func(t *Target) { t.Password = secrets.Ref{File: filepath.Join(dir, "none")} }, want: [][2]string{{"error secret", "none"}, {"warning relay", "not tried"}, {"ok key", ""}}},
-		"wrong password":       {target: func(t *Target) { t.Password = secrets.Ref{File: file("wrong", []byte("wrong"))} }, want: [][2]string{{"error relay", "SMTP_AUTH"}}},
+		"wrong password":       {target: func(t *Target) { t.Password = secrets.Ref{File: wrong} }, want: [][2]string{{"error relay", "SMTP_AUTH"}}},
 		"unknown CA":           {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},
 		"the relay is away":    {target: func(t *Target) { t.Port = 1 }, want: [][2]string{{"error relay", "SMTP_CONNECT"}}},
 		"the relay is away, its fallback is not": {target: func(t *Target) {
@@ -311,6 +314,11 @@ func TestReaddress(t *testing.T) {
 				target.To, target.CC, target.BCC = []string{"b@example.com"}, []string{"C@example.com"}, []string{"d@example.com"}
 			})
 			o.opts.Readdress = allowed
+			for _, address := range test.override {
+				if own := []string{"b@example.com", "C@example.com", "d@example.com"}; allowed.Allows(own, address) != (test.refused == "" || address == "b@example.com") {
+					t.Errorf("Allows says otherwise of %q", address)
+				}
+			}
 			receipt, failure := o.Deliver(t.Context(), o.event, verdict.Attempt{
 				Target: o.target.ID, Number: 1, Claim: claimed, Override: test.override, Recipients: test.owed, Accepted: test.accepted,
 			})
