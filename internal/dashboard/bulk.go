@@ -18,9 +18,9 @@ import (
 // deed is an action on exactly the letters of a frozen query.
 type deed func(context.Context, broker.Actor, desk.Frozen, string) (int, error)
 
-// orderForm is what somebody wants done to many letters, as the address or the form of
+// order is what somebody wants done to many letters, as the address or the form of
 // the confirmation has it.
-type orderForm struct {
+type order struct {
 	Action     string // replay, discard, hold, release
 	Query      desk.Query
 	Numbers    []uint64 // nil: all that fit the query
@@ -38,13 +38,13 @@ type orderForm struct {
 }
 
 // frozen is what was shown, as the desk takes it.
-func (o *orderForm) frozen() desk.Frozen {
+func (o *order) frozen() desk.Frozen {
 	return desk.Frozen{Query: o.Query, AsOf: o.Query.AsOf, Count: o.Count, Hash: o.Hash, Purpose: desk.Purpose(o.Action), Only: o.Numbers, WithSuperseded: o.Superseded}
 }
 
 // readOrder reads an order from an address's query or a form's fields.
-func readOrder(r *request, values url.Values) (orderForm, error) {
-	o := orderForm{
+func readOrder(r *request, values url.Values) (order, error) {
+	o := order{
 		Action: values.Get("action"), Superseded: values.Get("with_superseded") == "yes", Reason: r.reason(), Canary: values.Get("canary") == "yes",
 		Uncertain: values.Get("uncertain") == "yes", Force: values.Get("force") == "yes", Hash: values.Get("hash"),
 	}
@@ -89,7 +89,7 @@ var orders = map[string]struct{ Title, Verb, Says, Notice string }{
 
 // confirmView shows exactly what will be acted on before it is.
 type confirmView struct {
-	orderForm
+	order
 	Frozen   desk.Frozen
 	Title    string
 	Verb     string
@@ -117,10 +117,10 @@ func (p *pages) confirm(r *request) (view, error) {
 	return p.confirmation(o, ""), nil
 }
 
-func (p *pages) confirmation(o orderForm, fault string) view {
+func (p *pages) confirmation(o order, fault string) view {
 	frozen := p.desk.FreezeFor(desk.Purpose(o.Action), o.Query, o.Numbers, o.Superseded)
 	words := orders[o.Action]
-	c := confirmView{orderForm: o, Frozen: frozen, Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
+	c := confirmView{order: o, Frozen: frozen, Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
 		Chips: chips(o.Query), Fault: fault, Takes: takes(frozen.Count, o)}
 	o.Query.AsOf = frozen.AsOf
 	values := o.Query.Values()
@@ -143,7 +143,7 @@ func (p *pages) confirmation(o orderForm, fault string) view {
 			c.Fields = append(c.Fields, field{name, value})
 		}
 	}
-	c.Commands = c.orderForm.commands(frozen)
+	c.Commands = c.order.commands(frozen)
 	return view{template: "confirm", title: c.Title, data: c, object: frozen}
 }
 
@@ -155,7 +155,7 @@ func chips(q desk.Query) []desk.Chip {
 }
 
 // takes says how long a replay takes at its rate.
-func takes(count int, o orderForm) string {
+func takes(count int, o order) string {
 	if o.Action != "replay" || o.Rate.IsZero() || count == 0 {
 		return ""
 	}
@@ -165,7 +165,7 @@ func takes(count int, o orderForm) string {
 // commands are the order in a shell, about exactly the same letters: the hash is
 // looked at there, too. The NATS CLI has nothing for many letters, so the program's
 // own service is asked.
-func (o orderForm) commands(frozen desk.Frozen) []command {
+func (o order) commands(frozen desk.Frozen) []command {
 	request := struct {
 		Numbers    []uint64          `json:"numbers,omitempty"`
 		Filter     map[string]string `json:"filter,omitempty"`
@@ -177,10 +177,7 @@ func (o orderForm) commands(frozen desk.Frozen) []command {
 	var words []string
 	if o.Numbers == nil {
 		o.Query.AsOf = frozen.AsOf
-		request.Filter, request.Hash, request.Superseded, request.Canary = map[string]string{}, frozen.Hash, o.Superseded, o.Action == "replay"
-		for key, values := range o.Query.Values() {
-			request.Filter[key] = values[0]
-		}
+		request.Filter, request.Hash, request.Superseded, request.Canary = filter(o.Query), frozen.Hash, o.Superseded, o.Action == "replay"
 		words = append(append(words, "--all"), options(o.Query)...)
 		if request.Superseded {
 			words = append(words, "--with-superseded")
@@ -231,7 +228,7 @@ func (p *pages) bulk(r *request) (view, error) {
 
 // changed shows both counts and asks anew: by now the query finds letters that were
 // not shown.
-func (p *pages) changed(o orderForm) view {
+func (p *pages) changed(o order) view {
 	v := p.confirmation(o, "")
 	c := v.data.(confirmView)
 	c.Changed, c.Was = true, o.Count

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -26,7 +27,7 @@ type lettersView struct {
 	Total   int
 	Beyond  int // open letters that are too old for the index
 	Pager   pager
-	Orders  []order
+	Orders  []sorting
 	News    news
 	// AsList and AsGroups lead to the other view of the same query, All to the
 	// confirmation of an action on everything that fits it; an action is appended.
@@ -43,8 +44,8 @@ type filterForm struct {
 	Certainty []verdict.Certainty
 }
 
-// order is one way to sort, as the heading of a column.
-type order struct {
+// sorting is one way to sort, as the heading of a column.
+type sorting struct {
 	Label   string
 	Address string
 	Sort    string // of aria-sort, "" when the list is sorted otherwise
@@ -77,7 +78,7 @@ func (p *pages) letters(r *request) (view, error) {
 	}
 	if r.FormValue("view") == "groups" {
 		v, groups := p.lettersOf(r, q, 1), p.desk.Groups(q)
-		v.Grouped = true
+		v.Grouped, v.Commands = true, listing("groups", q)
 		for _, g := range groups {
 			v.Groups = append(v.Groups, newGroupView(g))
 		}
@@ -95,7 +96,7 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
 		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
 		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},
-		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", "list"}, options(q)...)...)}, {"nats", "nats stream view CERTPOST_DEAD_LETTERS"}},
+		Commands: listing("list", q),
 	}
 	if list.Next != 0 {
 		v.Pager.Next = r.with("after", strconv.FormatUint(list.Next, 10))
@@ -118,7 +119,7 @@ func with(values url.Values, key, value string) url.Values {
 
 // sortings are the sortable columns. The one in force leads to its reverse, where
 // there is one.
-func sortings(r *request, q desk.Query) []order {
+func sortings(r *request, q desk.Query) []sorting {
 	at := q.Order
 	if at == "" {
 		at = desk.Newest
@@ -129,8 +130,8 @@ func sortings(r *request, q desk.Query) []order {
 		query.Set("order", string(o))
 		return address(r.URL.Path, query)
 	}
-	moment := order{"When", to(desk.Newest), ""}
-	expires := order{"Certificate expires", to(desk.Expiry), ""}
+	moment := sorting{"When", to(desk.Newest), ""}
+	expires := sorting{"Certificate expires", to(desk.Expiry), ""}
 	switch at {
 	case desk.Newest:
 		moment.Address, moment.Sort = to(desk.Oldest), "descending"
@@ -139,7 +140,7 @@ func sortings(r *request, q desk.Query) []order {
 	case desk.Expiry:
 		expires.Sort = "ascending"
 	}
-	return []order{moment, expires}
+	return []sorting{moment, expires}
 }
 
 // pageSize is what is asked for, within what the desk gives.
@@ -229,14 +230,30 @@ func (p *pages) group(r *request) (view, error) {
 	return view{template: "group", title: "Why: " + groups[0].Cause, data: v, object: groups[0], table: letterTable(p.desk, q)}, nil
 }
 
+// listing is a list in a shell.
+func listing(what string, q desk.Query) []command {
+	body, _ := json.Marshal(map[string]any{"filter": filter(q)}) // it has nothing that cannot be
+	return []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", what}, options(q)...)...)},
+		{"nats", shellLine("nats", "req", "certpost.dead."+what, string(body))}}
+}
+
+// filter is a query as the program's NATS service takes it.
+func filter(q desk.Query) map[string]string {
+	all := map[string]string{}
+	for key, values := range q.Values() {
+		all[key] = values[0]
+	}
+	return all
+}
+
 // options are the filters of the program's own command for a query.
 func options(q desk.Query) []string {
 	var words []string
-	for key, values := range q.Values() {
+	for key, value := range filter(q) {
 		if key == "q" {
 			key = "text"
 		}
-		words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+values[0])
+		words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+value)
 	}
 	slices.Sort(words)
 	return words

@@ -74,7 +74,7 @@ func views(text string) map[string]view {
 	full = spoil(full, text)
 	list := lettersView{Query: spoil(desk.Query{Text: "x", Code: "y", Target: "z", Name: "n", Fingerprint: "f"}, text), Form: spoil(filterForm{Codes: []verdict.Code{"a"}, Phases: []verdict.Phase{"b"}, Targets: []string{"c"}}, text),
 		Chips: spoil([]desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, text), Path: lettersPath, List: spoil([]desk.Letter{sample(7), sample(8)}, text), Total: 1234, Beyond: 12,
-		Orders: []order{{"When", "/dead-letters?order=oldest", "descending"}, {"Certificate expires", "/dead-letters?order=expiry", ""}}, Pager: pager{"/dead-letters", "/dead-letters?after=8"},
+		Orders: []sorting{{"When", "/dead-letters?order=oldest", "descending"}, {"Certificate expires", "/dead-letters?order=expiry", ""}}, Pager: pager{"/dead-letters", "/dead-letters?after=8"},
 		News: news{Since: 8, Query: "since=8", Count: 12, Address: "/dead-letters"}, AsList: "/dead-letters", AsGroups: "/dead-letters?view=groups", All: "/dead-letters/confirm?all=yes&action=",
 		Commands: []command{onLetter("list", nil), replayWithNATS(7, "certpost.delivery.relay.ops")}}
 	group, running := newGroupView(spoil(sampleGroup(), text)), spoil(sampleRun(), text)
@@ -91,8 +91,8 @@ func views(text string) map[string]view {
 	examined := newLetter(open, noon)
 	examined.Examined, examined.Findings = true, spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text)
 	examined.Actions[0].Fault = "Say why."
-	asked := orderForm{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
-	confirmed := confirmView{orderForm: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
+	asked := order{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
+	confirmed := confirmView{order: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
 		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: true, Commands: asked.commands(desk.Frozen{AsOf: 900, Hash: "abcdef"})}
 	paused := running
 	paused.State, paused.Why = desk.RunPaused, "to look"
@@ -108,7 +108,7 @@ func views(text string) map[string]view {
 		"letter, examined": {template: "letter", title: "Dead letter 7", data: examined},
 		"uncertain":        {template: "uncertain", title: "Has it been sent?", data: uncertainView{open, "because" + text, true, []command{onLetter("replay", []uint64{7})}}},
 		"confirm":          {template: "confirm", title: "Replay", data: confirmed},
-		"confirm, empty":   {template: "confirm", title: "Discard", data: confirmView{orderForm: orderForm{Action: "discard"}}},
+		"confirm, empty":   {template: "confirm", title: "Discard", data: confirmView{order: order{Action: "discard"}}},
 		"edit":             {template: "edit", title: "Edit", data: editView{Detail: open, Targets: spoil([]string{"ops", "java"}, text), Allowed: spoil([]string{"*@example.com"}, text), Target: "ops", Recipients: text, Reason: text, Fault: "no " + text}},
 		"edit, looked at":  {template: "edit", title: "Edit", data: editView{Detail: open, Target: text, Rows: spoil([]difference{{What: "target", Values: []string{"ops", "java"}, Changed: true}}, text), Recipients: text}},
 		"replays":          {template: "replays", title: "Replays", data: replaysView{[]desk.Run{running}, []desk.Run{done}, nil}},

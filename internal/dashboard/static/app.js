@@ -24,7 +24,7 @@
       });
       inner.onopen = function () { self.readyState = 1; };
       inner.onerror = function () {
-        if (inner.readyState !== 2) return; // it tries again by itself
+        if (this.readyState !== 2) return; // it tries again by itself
         clearTimeout(timer);
         timer = setTimeout(open, 60000);
       };
@@ -34,9 +34,7 @@
       clearTimeout(timer);
       if (inner) inner.close();
       inner = null;
-      if (document.hidden) return;
-      open();
-      names.forEach(function (name) { self.dispatchEvent(new MessageEvent(name, { data: "0" })); });
+      open(); // the stream begins with what has changed since the page was read
     });
     open();
     return self;
