@@ -21,6 +21,7 @@ import (
 // the NATS service and those of the commands. docs/replay.md describes them.
 type clerk struct {
 	desk *desk.Desk
+	edit EditConfig // of the running program; a command's own clerk edits nothing
 }
 
 // endpoint is one kind of question. Its subject is "certpost." and its name.
@@ -37,6 +38,7 @@ func endpoints() []endpoint {
 		{"dead.show", "all that is known of one dead letter, open or not", answering((*clerk).show)},
 		{"dead.preflight", "whether a replay would be delivered, without sending", answering((*clerk).preflight)},
 		{"dead.replay", "publish dead letters again: some by number, or a run of all that fit", answering((*clerk).replay)},
+		{"dead.edit", "replay one dead letter for another target or to other recipients, where that is switched on", answering((*clerk).editReplay)},
 		{"dead.discard", "give dead letters up", answering((*clerk).discard)},
 		{"dead.restore", "put discarded letters on the list again", answering((*clerk).restore)},
 		{"dead.hold", "keep dead letters from being replayed and discarded", answering((*clerk).hold)},
@@ -91,6 +93,8 @@ func refusalOf(err error) *refusal {
 	var conflict *desk.Conflict
 	var mistake wrongRequest
 	switch {
+	case errors.Is(err, errEditing):
+		r.Status = http.StatusForbidden
 	case errors.As(err, &mistake), errors.Is(err, desk.ErrNoReason):
 		r.Status = http.StatusBadRequest
 	case errors.As(err, &conflict):

@@ -256,3 +256,47 @@ func TestAuditCommands(t *testing.T) {
 		t.Errorf("a forged record: %+v", report)
 	}
 }
+
+// What may be changed of a letter is what the configuration lists, whoever asks.
+func TestEditAndReplay(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody)
+	o.publish("first", "nobody")
+	o.settled()
+	edit := func(more ...string) said {
+		return o.certpost(append([]string{"dead-letters", "edit", "1", "--reason", "they have moved"}, more...)...)
+	}
+	for _, more := range [][]string{{"--target", "prod"}, {"--to", "nobody@demo.example"}} {
+		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "switched off") {
+			t.Errorf("%v: %+v", more, said)
+		}
+	}
+	edit().failed(t, exitUsage, "certpost: dead-letters edit: what is to be different? Give --target, or --to\nSee certpost --help.\n")
+
+	on := newOfficeThatEdits(t)
+	on.publish("first", "nobody")
+	on.settled()
+	o = on
+	for _, more := range [][]string{{"--target", "keys"}, {"--target", "prod", "--to", "thief@evil.example"}, {"--to", "prod@demo.example"}} {
+		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "not allowed by http.edit_and_replay") {
+			t.Errorf("%v: %+v", more, said)
+		}
+	}
+	if out := edit("--target", "prod", "--to", "desk@help.example", "--to", "prod@demo.example").done(t); out != "[1/1] first prod: published for prod\n" {
+		t.Errorf("edit says %q", out)
+	}
+	on.mailTo("prod@demo.example desk@help.example", 1)
+	on.settled()
+	records := on.audited(broker.ActionReplayed)
+	if len(records) == 0 || records[len(records)-1].NewTarget != "prod" || len(records[len(records)-1].NewRecipients) != 2 || records[len(records)-1].Reason != "they have moved" {
+		t.Errorf("audit: %+v", records)
+	}
+}
+
+func newOfficeThatEdits(t *testing.T) *office {
+	t.Helper()
+	o := bareOffice(t)
+	o.http = ", edit_and_replay: {enabled: true, targets: [prod], recipients: [\"*@help.example\"]}"
+	o.furnish("", refuseNobody)
+	return o
+}

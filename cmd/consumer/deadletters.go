@@ -19,6 +19,7 @@ type deadLettersCmd struct {
 	Show      lettersShowCmd      `cmd:"" help:"Show one dead letter, its history, and the commands that replay it."`
 	Preflight lettersPreflightCmd `cmd:"" help:"Say whether a replay would be delivered, without sending."`
 	Replay    lettersReplayCmd    `cmd:"" help:"Publish dead letters again, after what stopped them was mended."`
+	Edit      lettersEditCmd      `cmd:"" help:"Replay one for another target or to other recipients, where that is switched on."`
 	Discard   lettersDiscardCmd   `cmd:"" help:"Give dead letters up, with a reason."`
 	Restore   lettersRestoreCmd   `cmd:"" help:"Put discarded dead letters on the list again."`
 	Hold      lettersHoldCmd      `cmd:"" help:"Keep dead letters from being replayed and discarded."`

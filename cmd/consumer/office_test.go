@@ -37,6 +37,7 @@ type office struct {
 	relay   *devrelay.Relay
 	service *service
 	silent  bool   // the NATS service is off
+	http    string // more of the section http
 	config  string // of the commands
 	log     *writings
 }
@@ -88,7 +89,7 @@ func (o *office) open(extra, targets string) {
 	t := o.t
 	t.Helper()
 	o.write("targets.yaml", "targets:\n"+targets)
-	common := "http: {listen: \"127.0.0.1:0\"}\ntargets_file: " + o.dir + "/targets.yaml\n"
+	common := "http: {listen: \"127.0.0.1:0\"" + o.http + "}\ntargets_file: " + o.dir + "/targets.yaml\n"
 	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m}\n"+common+
 		"events: {file_roots: ["+o.dir+"]}\n"+extra)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)

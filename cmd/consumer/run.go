@@ -159,7 +159,7 @@ func (s *service) run(ctx context.Context) error {
 // answer serves the NATS service. Without it everything but the service works, so
 // what keeps it away is no reason to end.
 func (s *service) answer(ctx context.Context) {
-	c := &clerk{desk: s.desk}
+	c := &clerk{desk: s.desk, edit: s.cfg.HTTP.EditAndReplay}
 	var served []broker.Endpoint
 	for _, e := range endpoints() {
 		served = append(served, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {

@@ -25,6 +25,13 @@ func (r Recipients) Validate() []config.Problem {
 	return v.found
 }
 
+// Allows reports whether a replay for somebody who has recipients of his own may go
+// to an address.
+func (r Recipients) Allows(own []string, address string) bool {
+	b, err := parseMailbox("", address)
+	return err == nil && (mailboxes(own)[b] || r.allow(b))
+}
+
 // allow reports whether a mailbox is among them.
 func (r Recipients) allow(b mailbox) bool {
 	return slices.ContainsFunc(r, func(pattern string) bool {

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// errEditing says that something may not be changed of a letter.
+var errEditing = errors.New("not allowed by http.edit_and_replay of the running certpost")
+
+// editOrder replays one letter for another target, or to other recipients.
+type editOrder struct {
+	asker
+	Number     uint64   `json:"number"`
+	Target     string   `json:"target,omitempty"`     // "" leaves the letter's own
+	Recipients []string `json:"recipients,omitempty"` // none: all whom the target names
+	Uncertain  bool     `json:"may_have_been_sent,omitempty"`
+	Reason     string   `json:"reason"`
+}
+
+// editReplay holds to the same lists as the dashboard and, for recipients, the
+// courier, who checks them once more.
+func (c *clerk) editReplay(ctx context.Context, o editOrder) (orderAnswer, error) {
+	if !c.edit.Enabled {
+		return orderAnswer{}, fmt.Errorf("editing is switched off: %w", errEditing)
+	}
+	if err := c.current(ctx); err != nil {
+		return orderAnswer{}, err
+	}
+	d, err := c.desk.Letter(ctx, o.Number)
+	switch {
+	case err != nil:
+		return orderAnswer{}, numbered(o.Number, err)
+	case d.Fate != desk.Open:
+		return orderAnswer{}, gone(d)
+	}
+	target := d.Target
+	if o.Target != "" && o.Target != d.Target {
+		if target = o.Target; !slices.Contains(c.edit.Targets, target) {
+			return orderAnswer{}, fmt.Errorf("target %q: %w", printable(target), errEditing)
+		}
+	}
+	var own []string
+	for _, t := range c.desk.Targets() {
+		if t.ID == target {
+			own = t.To
+		}
+	}
+	for _, r := range o.Recipients {
+		if !c.edit.recipients().Allows(own, r) {
+			return orderAnswer{}, fmt.Errorf("recipient %s: %w", printable(r), errEditing)
+		}
+	}
+	if err := c.desk.ReplayEdited(ctx, o.actor(), o.Number, desk.Edit{Target: o.Target, Recipients: o.Recipients}, o.Uncertain, o.Reason); err != nil {
+		return orderAnswer{}, numbered(o.Number, err)
+	}
+	return orderAnswer{Letters: []outcome{{Number: o.Number, Event: d.DeadLetter.Event, Target: target, Done: "published for " + target}}, Done: 1}, nil
+}
+
+type lettersEditCmd struct {
+	Number          uint64   `arg:"" help:"Number of the letter."`
+	Target          string   `help:"Deliver to this target instead." placeholder:"ID"`
+	To              []string `help:"Send to these addresses alone (repeatable)." placeholder:"ADDRESS"`
+	MayHaveBeenSent bool     `help:"Also if it may have been sent already."`
+	Reason          string   `help:"Why (kept in the audit)." required:""`
+	Output          string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *lettersEditCmd) Validate() error {
+	if c.Target == "" && len(c.To) == 0 {
+		return errors.New("what is to be different? Give --target, or --to")
+	}
+	return reasoned(c.Reason)
+}
+
+func (c *lettersEditCmd) Run(a *app) error {
+	counter, done, err := a.counter()
+	if err != nil {
+		return err
+	}
+	defer done()
+	answer, err := ask[orderAnswer](a.ctx, counter, "dead.edit",
+		editOrder{asker: me(), Number: c.Number, Target: c.Target, Recipients: c.To, Uncertain: c.MayHaveBeenSent, Reason: c.Reason})
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return a.json(answer)
+	}
+	a.printOrder(answer, "replayed")
+	return nil
+}
