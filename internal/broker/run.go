@@ -127,13 +127,17 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
-// watchStore calls fail when the embedded store has failed.
+// watchStore calls fail when the embedded store has failed, which two looks have to
+// say: a stream that somebody deletes amid a write looks the same until it is gone.
 func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
 	for r.server != nil && ctx.Err() == nil {
-		if err := r.server.failed(); err != nil {
-			r.log.Error().Err(err).Msg("certpost ends, because nothing can be stored")
-			fail(err)
-			return
+		if r.server.failed() != nil {
+			sleep(ctx, storeLook/5)
+			if err := r.server.failed(); err != nil {
+				r.log.Error().Err(err).Msg("certpost ends, because nothing can be stored")
+				fail(err)
+				return
+			}
 		}
 		sleep(ctx, storeLook)
 	}
