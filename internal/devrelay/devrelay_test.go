@@ -1,7 +1,6 @@
 package devrelay
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,13 +9,10 @@ import (
 	"net"
 	"net/smtp"
 	"net/textproto"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/certpost/certpost/internal/lab"
 )
 
 const someMail = "From: Certificates <certs@example.com>\r\nTo: ops@example.com\r\nSubject: hello\r\n\r\n.dotted\r\n..\r\nlast line\r\n"
@@ -355,32 +351,6 @@ func TestCloseEndsConnections(t *testing.T) {
 	if conn, err := net.Dial("tcp", r.Plain()); err == nil {
 		_ = conn.Close()
 		t.Error("a closed relay still listens")
-	}
-}
-
-// OpenSSL is of another opinion than crypto/tls where certificates are sloppy.
-func TestOpenSSLTrustsTheRelay(t *testing.T) {
-	t.Parallel()
-	openssl := lab.Need(t, "openssl")
-	r := start(t, Config{})
-	ca, err := r.CAFile(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, arguments := range [][]string{
-		{"-connect", r.Submission(), "-starttls", "smtp"},
-		{"-connect", r.SMTPS()},
-		{"-connect", r.SMTPS(), "-tls1_2"},
-	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		command := exec.CommandContext(ctx, openssl, append([]string{"s_client", "-brief", "-verify_return_error", "-x509_strict",
-			"-verify_hostname", "devrelay.test", "-CAfile", ca, "-crlf"}, arguments...)...)
-		command.Stdin = strings.NewReader("QUIT\n")
-		output, err := command.CombinedOutput()
-		if err != nil || !bytes.Contains(output, []byte("Verification: OK")) {
-			t.Errorf("openssl %v: %v\n%s", arguments, err, output)
-		}
 	}
 }
 
