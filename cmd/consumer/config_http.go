@@ -20,7 +20,6 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/config"
-	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -123,17 +122,6 @@ type RolesConfig struct {
 	Operator []string `yaml:"operator"`
 	// Admin are those that let somebody edit too.
 	Admin []string `yaml:"admin"`
-}
-
-// EditConfig is the section http.edit_and_replay.
-type EditConfig struct {
-	// Enabled switches it on.
-	Enabled bool `yaml:"enabled"`
-	// Targets are those to which a letter may be sent instead.
-	Targets []string `yaml:"targets"`
-	// Recipients are the addresses to which it may be sent instead, beside the
-	// target's own; *@example.com stands for all of that domain.
-	Recipients []string `yaml:"recipients"`
 }
 
 func defaultHTTP() HTTPConfig {
@@ -299,23 +287,6 @@ func (r RolesConfig) byRole() access.Roles {
 		}
 	}
 	return roles
-}
-
-func (e *EditConfig) validate(f *findings) {
-	if e.Enabled && len(e.Targets)+len(e.Recipients) == 0 {
-		f.err("http.edit_and_replay", "is enabled, and nothing may be changed: give targets or recipients")
-	}
-	for _, p := range delivery.Recipients(e.Recipients).Validate() {
-		f.err("http.edit_and_replay.recipients"+p.Path, p.Message)
-	}
-}
-
-// recipients are those to whom a replay may go besides the target's own.
-func (e *EditConfig) recipients() delivery.Recipients {
-	if !e.Enabled {
-		return nil
-	}
-	return e.Recipients
 }
 
 func parsePrefix(text string) (netip.Prefix, error) {

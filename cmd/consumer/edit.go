@@ -6,8 +6,37 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
 )
+
+// EditConfig is the section http.edit_and_replay.
+type EditConfig struct {
+	// Enabled switches it on.
+	Enabled bool `yaml:"enabled"`
+	// Targets are those to which a letter may be sent instead.
+	Targets []string `yaml:"targets"`
+	// Recipients are the addresses to which it may be sent instead, beside the
+	// target's own; *@example.com stands for all of that domain.
+	Recipients []string `yaml:"recipients"`
+}
+
+func (e *EditConfig) validate(f *findings) {
+	if e.Enabled && len(e.Targets)+len(e.Recipients) == 0 {
+		f.err("http.edit_and_replay", "is enabled, and nothing may be changed: give targets or recipients")
+	}
+	for _, p := range delivery.Recipients(e.Recipients).Validate() {
+		f.err("http.edit_and_replay.recipients"+p.Path, p.Message)
+	}
+}
+
+// recipients are those to whom a replay may go besides the target's own.
+func (e *EditConfig) recipients() delivery.Recipients {
+	if !e.Enabled {
+		return nil
+	}
+	return e.Recipients
+}
 
 // errEditing says that something may not be changed of a letter.
 var errEditing = errors.New("not allowed by http.edit_and_replay of the running certpost")
