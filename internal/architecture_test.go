@@ -215,6 +215,8 @@ const maxLines = 400
 
 // longer are the files of over maxLines lines, with the reason for each.
 var longer = map[string]string{
+	"cmd/consumer/badinput_test.go":         "everything around `run` that can be wrong, one test each",
+	"cmd/consumer/certificate_test.go":      "one certificate, from its files to browsers and to `check`",
 	"cmd/consumer/road_test.go":             "one road from end to end, and the program that it is tried with",
 	"internal/broker/broker_test.go":        "one test for each promise of the package, on one harness",
 	"internal/delivery/certificate_test.go": "tables of certificates, one row each",
