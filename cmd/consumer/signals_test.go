@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// SIGTERM amid a mail: no new one is begun, that one is finished, and what came
+// meanwhile is there at the next start.
+func TestRunDrainsAtSIGTERM(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan string, 10), make(chan struct{})
+	relay := slowRelay(t, func(mail string) string {
+		begun <- mail
+		<-goOn
+		return "250 2.0.0 OK: queued as SLOW1"
+	})
+	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
+	p.start()
+	p.ready()
+	p.publish("first", "slow")
+	<-begun
+	p.terminate()
+	p.until("shutting down", func() bool {
+		status, body := p.readyz()
+		return status == http.StatusServiceUnavailable && body == "not ready: nats: shutting down\n"
+	})
+	p.publish("second", "slow") // its NATS is up to the last
+	select {
+	case <-begun:
+		t.Error("a mail was begun after SIGTERM")
+	default:
+	}
+	close(goOn)
+	p.ended()
+	p.accountsFor(2, tally{accepted: 1, pending: 1})
+
+	p.start()
+	if mail := <-begun; !strings.Contains(mail, "X-Certpost-Event-Id: second\r\n") || strings.Contains(mail, "X-Certpost-Possible-Duplicate") {
+		t.Errorf("after the restart another mail than the second arrives: %s", mail)
+	}
+	p.accountsFor(2, tally{accepted: 2})
+	if len(begun) != 0 {
+		t.Error("one mail too many")
+	}
+	p.terminate()
+	p.ended()
+	if _, err := net.DialTimeout("tcp", strings.TrimPrefix(p.nats, "nats://"), time.Second); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("its NATS still answers: %v", err)
+	}
+}
+
+// Who asks twice does not wait for the mail under way; its outcome is unknown then.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan string, 10), make(chan struct{})
+	relay := slowRelay(t, func(mail string) string {
+		begun <- mail
+		<-goOn
+		return "250 2.0.0 OK: queued as SLOW1"
+	})
+	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
+	p.start()
+	p.ready()
+	p.publish("first", "slow")
+	<-begun
+	p.terminate()
+	p.until("shutting down", func() bool { _, body := p.readyz(); return body == "not ready: nats: shutting down\n" })
+	process := p.cmd.Process
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	p.until("the end", func() bool {
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "terminated") {
+				t.Errorf("it ended with %v, and not by the signal", err)
+			}
+			return true
+		default:
+			_ = process.Signal(syscall.SIGTERM) // it may have ended
+			return false
+		}
+	})
+	close(goOn)
+	p.start()
+	if mail := <-begun; !strings.Contains(mail, "X-Certpost-Possible-Duplicate: yes\r\n") {
+		t.Errorf("the mail whose outcome was unknown came again as %s", mail)
+	}
+	p.accountsFor(1, tally{accepted: 1})
+	p.terminate()
+	p.ended()
+}
