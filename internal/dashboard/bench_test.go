@@ -39,7 +39,7 @@ func filled(b *testing.B, letters int) *office {
 			{"Replay-Subject", "certpost.delivery." + lane + "." + target}} {
 			m.Header.Set("Certpost-"+header[0], header[1])
 		}
-		_, err := js.PublishMsgAsync(m)
+		_, err := js.PublishMsgAsync(m, jetstream.WithStallWait(time.Minute))
 		must(b, err)
 	}
 	<-js.PublishAsyncComplete()

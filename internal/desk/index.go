@@ -43,6 +43,7 @@ type Desk struct {
 	history    *history
 	runs       *runs
 	maxAge     time.Duration // of letters
+	auditAge   time.Duration // of records, and so of discarded letters
 	removers   *removers     // of letters, as NATS told
 	away       error         // why the streams cannot be followed now
 	mismatch   time.Time     // since when something is gone unexplained; zero: nothing is
