@@ -192,6 +192,9 @@ func (x *bench) letters(d *Desk, target string, from, n int) {
 	x.post.breaks(target, refusal())
 	for i := range n {
 		x.publish(event(fmt.Sprintf("e%d", from+i), target))
+		if n <= 5 { // a few come in order
+			x.until("the dead letter", func() bool { return d.Balance().Open == open+i+1 })
+		}
 	}
 	x.until("the dead letters", func() bool { return d.Balance().Open == open+n })
 }

@@ -72,24 +72,33 @@ const watchAgain = time.Minute
 
 // followBucket keeps holds and runs.
 func (d *Desk) followBucket(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.hearOfHold(e) })
+	})
+	wg.Go(func() { d.watch(ctx, runPrefix, d.hearOfRun) })
+	wg.Wait()
+}
+
+// watch follows the entries with a prefix until the context ends.
+func (d *Desk) watch(ctx context.Context, prefix string, hear func(context.Context, *broker.DeskBucket, broker.DeskEntry)) {
 	for ctx.Err() == nil {
 		bucket, err := d.b.Desk(ctx)
 		if err == nil {
-			watch, cancel := context.WithTimeout(ctx, watchAgain)
-			var wg sync.WaitGroup
-			wg.Go(func() { d.watch(watch, bucket, "hold.", d.hearOfHold) })
-			wg.Go(func() { d.watch(watch, bucket, runPrefix, func(e broker.DeskEntry) { d.hearOfRun(watch, bucket, e) }) })
-			wg.Wait()
+			trusted, cancel := context.WithTimeout(ctx, watchAgain)
+			err = d.watchOnce(trusted, bucket, prefix, func(e broker.DeskEntry) { hear(trusted, bucket, e) })
 			cancel()
-			continue
 		}
-		wait(ctx, d.pace.look)
+		if err != nil && ctx.Err() == nil {
+			d.log.Debug().Err(err).Msg("the desk's bucket cannot be followed now")
+			wait(ctx, d.pace.look)
+		}
 	}
 }
 
-// watch follows the entries with a prefix. What was known before and is not there
-// any more, when all that are have come, was removed meanwhile.
-func (d *Desk) watch(ctx context.Context, bucket *broker.DeskBucket, prefix string, hear func(broker.DeskEntry)) {
+// watchOnce follows for a while. What was known before and is not there any more, when
+// all that are have come, was removed meanwhile.
+func (d *Desk) watchOnce(ctx context.Context, bucket *broker.DeskBucket, prefix string, hear func(broker.DeskEntry)) error {
 	seen := map[string]bool{}
 	err := bucket.Watch(ctx, prefix, func(e broker.DeskEntry) {
 		if seen != nil {
@@ -104,10 +113,10 @@ func (d *Desk) watch(ctx context.Context, bucket *broker.DeskBucket, prefix stri
 		}
 		seen = nil
 	})
-	if err != nil && ctx.Err() == nil {
-		d.log.Debug().Err(err).Msg("the desk's bucket cannot be followed now")
-		wait(ctx, d.pace.look)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil // time to look anew
 	}
+	return err
 }
 
 // bucketKeys are the entries known with a prefix.
@@ -132,6 +141,11 @@ func (d *Desk) hearOfHold(e broker.DeskEntry) {
 		return
 	}
 	d.mu.Lock()
+	before, held := d.runs.holds[hold.Letter]
+	if held != e.Deleted && (!held || before == hold) {
+		d.mu.Unlock()
+		return // known
+	}
 	delete(d.runs.holds, hold.Letter)
 	var kept *broker.Hold
 	if !e.Deleted {
@@ -167,7 +181,9 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	defer d.listeners.tell(Change{Runs: true, Letters: needed})
+	if known := d.runs.all[id]; known == nil || known.revision != e.Revision || e.Deleted {
+		defer d.listeners.tell(Change{Runs: true, Letters: needed})
+	}
 	if e.Deleted {
 		if known != nil {
 			d.endTracking(known)

@@ -29,6 +29,12 @@ type Surroundings interface {
 	Examine(ctx context.Context, target string, event []byte) []verdict.Finding
 }
 
+// MessageIDs is what Surroundings may know besides: the Message-ID of the mail for an
+// event and a target, "" where there can be none.
+type MessageIDs interface {
+	MessageID(target, event string) string
+}
+
 // Letter is a dead letter as the index has it. Event, subject alternative names and
 // texts come from outside and are shown escaped.
 type Letter struct {
@@ -187,7 +193,7 @@ type Detail struct {
 	History   []broker.AuditRecord `json:"history"`            // of this letter and its delivery, oldest first
 	Cause     string               `json:"cause"`
 	Remedy    string               `json:"remedy"`
-	Expires   time.Time            `json:"expires"`  // when the stream drops it
+	Expires   time.Time            `json:"expires"`  // when the stream drops it; of a discarded letter: until when it can be restored
 	Siblings  int                  `json:"siblings"` // other open letters of its group
 	Replay    string               `json:"-"`        // why it cannot be replayed, "" if it can
 	MessageID string               `json:"message_id,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"unique"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -48,6 +49,9 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	if d.maxAge > 0 && out.Fate == Open {
 		out.Expires = there.Time.Add(d.maxAge)
 	}
+	if d.auditAge > 0 && out.Fate == Discarded && out.End != nil {
+		out.Expires = out.End.Time.Add(d.auditAge)
+	}
 	out.History = d.history.of(number, there.Target, there.Event, maxPage)
 	d.mu.RUnlock()
 	if out.Hold != nil && out.Replay == "" {
@@ -59,8 +63,11 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 // addDelivery adds what the ledger says. Not to have an entry is no error: what never
 // became a delivery has none.
 func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
-	if out.Target == "" {
+	if !events.IsToken(out.Target) {
 		return nil
+	}
+	if ids, ok := d.around.(MessageIDs); ok {
+		out.MessageID = ids.MessageID(out.Target, out.DeadLetter.Event)
 	}
 	entries, err := d.b.Deliveries(ctx, out.Target, out.DeadLetter.Event)
 	if err != nil || len(entries) == 0 {
@@ -68,7 +75,7 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	}
 	e := entries[0]
 	out.Delivery = &e
-	if e.Receipt != nil {
+	if e.Receipt != nil && e.Receipt.MessageID != "" {
 		out.MessageID = e.Receipt.MessageID
 	}
 	if out.Certificate == nil {

@@ -89,6 +89,11 @@ func (f *follower) look(ctx context.Context) error {
 	}
 	f.beginAnew(letters, audit)
 	f.hearOfLedger(ledger)
+	f.mu.RLock()
+	if x := f.Desk.letters; x.beyond() > 0 && x.byNumber.size < x.limit*3/4 {
+		f.letters = letters.First // there is room for older ones again
+	}
+	f.mu.RUnlock()
 	var change Change
 	defer func() { f.listeners.tell(change) }()
 	if letters.Last >= f.letters {
@@ -148,7 +153,7 @@ func (f *follower) beginAnew(letters, audit broker.StreamState) {
 	f.lettersCreated, f.auditCreated, f.first = letters.Created, audit.Created, letters.First
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.maxAge = letters.MaxAge
+	f.maxAge, f.auditAge = letters.MaxAge, audit.MaxAge
 }
 
 // readLetters reads the letters that are new, and returns how many. What is missing

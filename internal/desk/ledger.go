@@ -3,10 +3,12 @@ package desk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
 )
 
 // hearOfLedger passes on how far the ledger reaches; only the newest word counts.
@@ -152,12 +154,15 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 // Delivery is what the ledger says of one delivery, and what was done to its dead
 // letters, oldest first; ErrNotFound when the ledger has no entry.
 func (d *Desk) Delivery(ctx context.Context, target, event string) (broker.Entry, []broker.AuditRecord, error) {
+	if !events.IsToken(target) || event == "" {
+		return broker.Entry{}, nil, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
+	}
 	entries, err := d.b.Deliveries(ctx, target, event)
 	if err != nil {
 		return broker.Entry{}, nil, err
 	}
 	if len(entries) == 0 {
-		return broker.Entry{}, nil, ErrNotFound
+		return broker.Entry{}, nil, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()

@@ -36,13 +36,21 @@ func (w *worker) batch() (numbers []uint64, allowed time.Time) {
 	}
 	t := r.tracker
 	room := min(together, w.limit(t.published(), t.underWay())-t.published())
-	rate := w.record.Spec.Rate
-	if !rate.IsZero() {
-		room = min(room, 1)
+	if rate := w.record.Spec.Rate; !rate.IsZero() {
+		interval := rate.Per / time.Duration(rate.Count)
 		if now.Before(w.allowed) {
 			return nil, w.allowed
 		}
-		w.allowed = now.Add(rate.Per / time.Duration(rate.Count))
+		// What was not used of the rate is not made up for, but for a moment's worth.
+		due := w.allowed
+		if earliest := now.Add(-catchUp); due.Before(earliest) {
+			due = earliest
+		}
+		if w.allowed.IsZero() {
+			due = now
+		}
+		room = min(room, 1+int(now.Sub(due)/max(interval, 1)))
+		w.allowed = due.Add(time.Duration(max(room, 0)) * interval)
 	}
 	for looked := 0; len(numbers) < room && looked < len(t.members) && t.left() > 0; looked++ {
 		if w.next >= len(t.members) {

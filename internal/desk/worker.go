@@ -14,6 +14,7 @@ import (
 // How a run is worked on.
 const (
 	atWork     = 100 * time.Millisecond // between looks at the run
+	catchUp    = 200 * time.Millisecond // of a rate that was not used
 	window     = 1000                   // letters under way at a time
 	maxTries   = 5                      // for one letter, where others can be published
 	settleTime = 15 * time.Second       // after which an event that is no letter again has gone its way
