@@ -1,0 +1,52 @@
+package main
+
+import (
+	"html"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// What a page shows as a command is one that this program takes.
+func TestPagesShowCommandsThatThereAre(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "", refuseNobody)
+	o.publish("first", "nobody", "absent", "ops")
+	o.settled()
+	o.until("the letters on the page", func() bool {
+		_, body := o.ask("GET", "/dead-letters")
+		return strings.Contains(body, "absent") && strings.Contains(body, "nobody")
+	})
+	o.certpost("dead-letters", "hold", "1", "--reason", "wait").done(t)
+	o.certpost("dead-letters", "discard", "2", "--reason", "no").done(t)
+	shown := map[string]bool{}
+	for _, page := range []string{"/", "/dead-letters", "/dead-letters?code=SMTP_PERMANENT&q=user&order=expiry&held=no&from=2026-01-01", "/dead-letters?view=groups", "/dead-letters/1", "/dead-letters/2",
+		"/dead-letters/confirm?action=replay", "/dead-letters/confirm?action=replay&target=nobody&order=oldest", "/dead-letters/confirm?action=discard&code=SMTP_PERMANENT", "/dead-letters/confirm?action=release",
+		"/replays", "/deliveries?name=www.example.com&state=sent", "/deliveries/ops/first", "/targets", "/targets/ops", "/relays", "/audit", "/audit?letter=1&action=held&by=x"} {
+		_, body := o.ask("GET", page)
+		for _, m := range regexp.MustCompile(`(?s)<code><bdi>(certpost .*?)</bdi></code>`).FindAllStringSubmatch(body, -1) {
+			shown[html.UnescapeString(m[1])] = true
+		}
+	}
+	for line := range shown {
+		words, err := exec.CommandContext(t.Context(), "sh", "-c", "set -- "+line+`; shift; for word; do printf '%s\n' "$word"; done`).Output()
+		if err != nil {
+			t.Errorf("a shell cannot read %s: %v", line, err)
+			continue
+		}
+		var c cli
+		parser, err := kong.New(&c, kong.Exit(func(int) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(strings.Split(strings.TrimSuffix(string(words), "\n"), "\n")); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if len(shown) < 12 {
+		t.Errorf("only %d commands were found: %v", len(shown), shown)
+	}
+}
