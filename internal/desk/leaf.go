@@ -4,13 +4,13 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"slices"
 	"strings"
 	"time"
 	"unique"
 
-	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -33,14 +33,9 @@ const (
 // leafOf finds the certificate that the event in a letter's body is about; false
 // when there is none in it: it is kept elsewhere, or the event cannot be read.
 func leafOf(body []byte) (unique.Handle[leaf], bool) {
-	var none unique.Handle[leaf]
-	ev, err := events.Decode(nil, body)
-	if err != nil || ev.Certificate.PEM == "" {
-		return none, false
-	}
-	cert := pickLeaf([]byte(ev.Certificate.PEM))
+	cert := pickLeaf([]byte(certificateIn(body)))
 	if cert == nil {
-		return none, false
+		return unique.Handle[leaf]{}, false
 	}
 	l := leaf{
 		cn: cut(cert.Subject.CommonName), issuer: unique.Make(cut(cert.Issuer.String())), serial: serialText(cert),
@@ -54,6 +49,29 @@ func leafOf(body []byte) (unique.Handle[leaf], bool) {
 	}
 	l.names = strings.Join(names, " ")
 	return intern(l), true
+}
+
+// certificateIn is the PEM text in an event, "" when there is none. Only that is
+// looked for, which is twice as fast as reading the event with all its rules, and a
+// start reads a hundred thousand.
+func certificateIn(body []byte) string {
+	type holder struct {
+		Certificate json.RawMessage `json:"certificate"`
+	}
+	var event struct {
+		holder
+		Data holder `json:"data"` // of a CloudEvent
+	}
+	if json.Unmarshal(body, &event) != nil {
+		return ""
+	}
+	var text string
+	for _, h := range []holder{event.holder, event.Data} {
+		if json.Unmarshal(h.Certificate, &text) == nil && text != "" {
+			break // else it is not there, or a reference
+		}
+	}
+	return text
 }
 
 // pickLeaf is the first certificate that is no authority's, else the first one. The

@@ -1,0 +1,62 @@
+package desk
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/events"
+)
+
+// The certificate of a letter is found in every form in which an event is stored, and
+// nothing else is taken for one.
+func TestLeafOfALetter(t *testing.T) {
+	t.Parallel()
+	text := certificate("leaf.example.com", time.Now())
+	block, _ := pem.Decode([]byte(text))
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	print := sha256.Sum256(cert.Raw)
+	ev := &events.Event{ID: "e1", Source: "test://ca", Certificate: events.Certificate{PEM: text}, Targets: []string{"ops"}}
+	for name, body := range map[string][]byte{"event": ev.Encode(), "CloudEvent": ev.CloudEvent()} {
+		h, ok := leafOf(body)
+		if !ok {
+			t.Errorf("%s: none", name)
+			continue
+		}
+		c := h.Value().certificate()
+		if c.CommonName != "leaf.example.com" || len(c.DNSNames) != 2 || c.Fingerprint != hex.EncodeToString(print[:]) || c.Serial == "" ||
+			!c.NotAfter.Equal(cert.NotAfter) || !c.NotBefore.Equal(cert.NotBefore) || c.Issuer == "" {
+			t.Errorf("%s: %+v", name, c)
+		}
+		if l := h.Value(); !l.named("alt.leaf.example.com") || l.named("example.com") || l.primaryName() != "leaf.example.com" {
+			t.Errorf("%s: names of %+v", name, c)
+		}
+	}
+	for name, body := range map[string]string{
+		"nothing": "", "no JSON": "{", "withheld": `{"withheld":"it holds a key"}`, "a reference": `{"certificate":{"file":"/etc/x.pem"}}`,
+		"text": `{"certificate":"hello"}`, "cut off": `{"certificate":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"}`, "a list": `[1]`, "data is text": `{"data":"x"}`,
+	} {
+		if h, ok := leafOf([]byte(body)); ok {
+			t.Errorf("%s: %+v", name, h.Value())
+		}
+	}
+	for want, c := range map[string]struct {
+		cn    string
+		names []string
+	}{
+		"www.example.com": {"WWW.example.com", []string{"example.com", "www.example.com"}},
+		"example.com":     {"Example Incorporated", []string{"example.com", "www.example.com"}},
+		"only.example":    {"only.example", nil},
+		"":                {"", nil},
+	} {
+		if got := primaryName(c.cn, c.names); got != want {
+			t.Errorf("%v: %q, want %q", c, got, want)
+		}
+	}
+}
