@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -175,13 +176,21 @@ func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 		return nil
 	}
 	what := fmt.Sprintf("%s would be %s%s", count(f.Count, "dead letter"), done, leftOut(f))
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
+	if a.answers == nil {
 		return usage("%s: add --yes, or --dry-run to see which", what)
 	}
 	fmt.Fprintf(a.stderr, "%s. Type %d to go on: ", what, f.Count)
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	line, err := bufio.NewReader(a.answers).ReadString('\n')
 	if strings.TrimSpace(line) != fmt.Sprint(f.Count) {
 		return &failure{exitFailed, errors.Join(errors.New("nothing was done"), err)}
+	}
+	return nil
+}
+
+// terminal is where somebody answers questions, nil when nobody does.
+func terminal(in *os.File) io.Reader {
+	if term.IsTerminal(int(in.Fd())) {
+		return in
 	}
 	return nil
 }

@@ -59,6 +59,7 @@ type app struct {
 	config         string
 	env            []string
 	stdout, stderr io.Writer
+	answers        io.Reader // nil when nobody sits at a terminal
 }
 
 // failure is an error with an exit code of its own.
@@ -113,7 +114,7 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "certpost: %v\nSee certpost --help.\n", err)
 		return exitUsage
 	}
-	err = k.Run(&app{ctx, c.Config, env, stdout, stderr})
+	err = k.Run(&app{ctx, c.Config, env, stdout, stderr, terminal(os.Stdin)})
 	if err == nil {
 		return exitDone
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/certpost/certpost/internal/desk"
 )
 
 func TestHelp(t *testing.T) {
@@ -60,5 +63,36 @@ func TestWrongUsage(t *testing.T) {
 		"schema target":                      `<of> must be one of "event","config" but got "target"`,
 	} {
 		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee certpost --help.\n")
+	}
+}
+
+// Whoever is asked has to type how many letters it is.
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	frozen := &desk.Frozen{Count: 12, Held: 2, Superseded: 1}
+	for answer, want := range map[string]int{"12\n": exitDone, " 12 \r\n": exitDone, "y\n": exitFailed, "\n": exitFailed, "": exitFailed, "1": exitFailed} {
+		var asked strings.Builder
+		a := &app{stderr: &asked, answers: strings.NewReader(answer)}
+		err := a.confirm(frozen, "replayed", false)
+		var f *failure
+		if (err == nil) != (want == exitDone) || err != nil && (!errors.As(err, &f) || f.code != want) {
+			t.Errorf("%q: %v", answer, err)
+		}
+		if asked.String() != "12 dead letters would be replayed (left out: 2 held, 1 superseded). Type 12 to go on: " {
+			t.Errorf("it asks %q", asked.String())
+		}
+	}
+	if err := (&app{}).confirm(frozen, "replayed", true); err != nil {
+		t.Errorf("with --yes: %v", err)
+	}
+	if newBar(&strings.Builder{}).out != nil {
+		t.Error("a bar where nobody watches")
+	}
+	var out strings.Builder
+	b := &bar{out: &out}
+	b.show(1, 4, "running")
+	b.end()
+	if !strings.Contains(out.String(), "[#######.......................] 1/4 running") || !strings.HasSuffix(out.String(), "\r\x1b[K") {
+		t.Errorf("the bar is %q", out.String())
 	}
 }
