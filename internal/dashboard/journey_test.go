@@ -38,7 +38,7 @@ func TestDiscardAndRestore(t *testing.T) {
 	letter := v.opens("/dead-letters/1")
 	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
 	v.opens("/dead-letters").says("1 open letter")
-	gone := letter.send("Discard", "reason", "nobody wants it").is(200).says("Discarded.", "nobody wants it")
+	gone := letter.send("Discard", "reason", "nobody wants it").is(200).says("Discarded.", "nobody wants it", "Can be restored until", "in 1,094 days")
 	back := gone.send("Restore", "reason", "somebody does").is(200).says("Restored")
 	if back.url.Path != "/dead-letters/2" {
 		t.Errorf("the restored letter is at %s", back.url)
