@@ -65,7 +65,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 		return view{}, err
 	}
 	v := deliveriesView{
-		Form: newDeliveryForm(q, p.filterForm().Targets), Chips: r.chips(deliveryConditions), Path: deliveriesPath, Total: found.Total,
+		Form: newDeliveryForm(q, p.filterForm(desk.Query{}).Targets), Chips: r.chips(deliveryConditions), Path: deliveriesPath, Total: found.Total,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, r.optionsOf("name", "serial", "fingerprint", "target", "event", "state")...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}

@@ -92,7 +92,7 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
 	v := lettersView{
-		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Form: p.filterForm(),
+		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Form: p.filterForm(q),
 		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
 		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
 		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},
@@ -152,7 +152,7 @@ func pageSize(r *request) int {
 	return size
 }
 
-func (p *pages) filterForm() filterForm {
+func (p *pages) filterForm(q desk.Query) filterForm {
 	f := filterForm{Certainty: []verdict.Certainty{verdict.NotSent, verdict.May, verdict.Accepted}}
 	for _, g := range p.desk.Groups(desk.Query{}) {
 		f.Codes = append(f.Codes, g.Code)
@@ -163,6 +163,14 @@ func (p *pages) filterForm() filterForm {
 	}
 	for _, t := range p.desk.Targets() {
 		f.Targets = append(f.Targets, t.ID)
+	}
+	// What the list is filtered by stays to be chosen when no letter has it any more: the
+	// next search would drop it unseen.
+	if q.Code != "" {
+		f.Codes = append(f.Codes, q.Code)
+	}
+	if q.Phase != "" {
+		f.Phases = append(f.Phases, q.Phase)
 	}
 	f.Codes, f.Phases, f.Lanes, f.Targets = once(f.Codes), once(f.Phases), once(f.Lanes), once(f.Targets)
 	return f
