@@ -187,7 +187,7 @@ func testSettings(t *testing.T, c *chromium, o *office, _ numbers) {
 // testKeys uses the keys that people have who do this all day.
 func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
 	h := ways[0].hands(t, c, o.http)
-	h.open("/dead-letters?code=SMTP_AUTH")
+	h.until("all letters to be read", func() bool { h.open("/dead-letters?code=SMTP_AUTH"); return contains(h.text("h1 + p"), "5 open") })
 	h.updates() // then the scripts have run
 	h.press("?")
 	h.holds("the list of keys", `document.querySelector("dialog").open`)

@@ -107,14 +107,7 @@ func (o *office) config(where [3]place, more string) string {
 		ports[i] = port
 		o.lanes[i] = strings.ReplaceAll(where[i].host, ".", "_") + "-" + port
 	}
-	relayCA, err := o.relay.CAFile(o.mkdir("relay"))
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	javaCA, err := o.java.CAFile(o.mkdir("java"))
-	if err != nil {
-		o.t.Fatal(err)
-	}
+	relayCA, javaCA := o.caFile("relay", o.relay), o.caFile("java", o.java)
 	if !strings.Contains(more, "http:") {
 		more += "http: {listen: \"127.0.0.1:0\"}\n"
 	}
@@ -159,7 +152,7 @@ func (o *office) start() {
 	o.program = exec.Command(program, "run")
 	if named() {
 		unshare := lab.Need(o.t, "unshare")
-		o.program = exec.Command(unshare, "--mount", "sh", "-c", `mount --bind hosts /etc/hosts && exec "$0" run`, program)
+		o.program = exec.Command(unshare, "--mount", "--uts", "sh", "-c", `echo office >/proc/sys/kernel/hostname && mount --bind hosts /etc/hosts && exec "$0" run`, program)
 	}
 	log, err := os.Create(filepath.Join(o.dir, "log"))
 	if err != nil {
@@ -251,13 +244,18 @@ func (o *office) write(name, text string) {
 	}
 }
 
-func (o *office) mkdir(name string) string {
+// caFile writes a relay's CA into a directory, and returns the file as the program
+// finds it there.
+func (o *office) caFile(dir string, relay *devrelay.Relay) string {
 	o.t.Helper()
-	dir := filepath.Join(o.dir, name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(o.dir, dir), 0o755); err != nil {
 		o.t.Fatal(err)
 	}
-	return dir
+	file, err := relay.CAFile(filepath.Join(o.dir, dir))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return filepath.ToSlash(filepath.Join(dir, filepath.Base(file)))
 }
 
 // closes registers the end of what was opened without error.

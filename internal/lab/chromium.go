@@ -21,7 +21,7 @@ func Chromium(t testing.TB) string {
 	profile := mkdir(t, home, "profile")
 	cmd := exec.Command(program, chromiumFlags(profile)...)
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "TZ=UTC",
+		"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "LANGUAGE=en_GB", "TZ=UTC",
 		"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home, "XDG_RUNTIME_DIR=" + home, "TMPDIR=" + home,
 		"FONTCONFIG_FILE=" + writeFile(t, filepath.Join(home, "fonts.conf"), fonts(home), 0o644),
 		"DBUS_SESSION_BUS_ADDRESS=disabled:", "DBUS_SYSTEM_BUS_ADDRESS=disabled:",
