@@ -300,3 +300,15 @@ func newOfficeThatEdits(t *testing.T) *office {
 	o.furnish("", refuseNobody)
 	return o
 }
+
+// A request must not become a message of a stream.
+func TestNoStreamTakesRequests(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	js := o.jetStream()
+	for _, e := range endpoints() {
+		if stream, err := js.StreamNameBySubject(t.Context(), "certpost."+e.name); err == nil {
+			t.Errorf("stream %s takes certpost.%s", stream, e.name)
+		}
+	}
+}
