@@ -9,8 +9,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
@@ -116,11 +118,11 @@ func colours(tb *tab, picture []byte) int {
 }
 
 // screenshot checks that the page is not blank, and with UPDATE_DOCS=true keeps the
-// upper part of its picture in docs/screenshots.
+// upper part of its picture in docs/screenshots, if docs/dashboard.md shows it.
 func (tb *tab) screenshot(name string) {
 	tb.t.Helper()
 	tb.picture()
-	if !named() {
+	if !named() || !slices.Contains(pictures(tb.t), name) {
 		return
 	}
 	const sharp = 2 // for screens that have two of their points for each of ours
@@ -134,6 +136,39 @@ func (tb *tab) screenshot(name string) {
 	file := filepath.Join(lab.Root(), "docs", "screenshots", name+".png")
 	if err := os.WriteFile(file, fewColours(tb, shot.Data), 0o644); err != nil {
 		tb.t.Fatal(err)
+	}
+}
+
+// pictures are those that docs/dashboard.md shows.
+func pictures(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "dashboard.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, found := range regexp.MustCompile(`\]\(screenshots/([a-z-]+)\.png\)`).FindAllStringSubmatch(string(text), -1) {
+		names = append(names, found[1])
+	}
+	return names
+}
+
+// TestDocumentHasItsPictures wants the pictures that the document shows, and no others.
+func TestDocumentHasItsPictures(t *testing.T) {
+	t.Parallel()
+	shown := pictures(t)
+	files, err := filepath.Glob(filepath.Join(lab.Root(), "docs", "screenshots", "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("docs/screenshots is empty (%v): `task screenshots` fills it", err)
+	}
+	var there []string
+	for _, file := range files {
+		there = append(there, strings.TrimSuffix(filepath.Base(file), ".png"))
+	}
+	slices.Sort(shown)
+	slices.Sort(there)
+	if !slices.Equal(shown, there) {
+		t.Errorf("docs/dashboard.md shows %q, docs/screenshots has %q: `task screenshots` takes those that are missing", shown, there)
 	}
 }
 

@@ -136,6 +136,10 @@ func (o *office) numbers() numbers {
 func dayOfWork(t *testing.T, c *chromium, o *office, n numbers) string {
 	t.Helper()
 	h := ways[0].hands(t, c, o.http)
+	h.until("the lanes to be served", func() bool {
+		h.open("/")
+		return strings.Count(h.text("#lanes"), "delivers") == len(o.lanes)
+	})
 	h.onLetter(n.refused[0], "hold", "Hold", "Asked the web team for their new address")
 	h.sees("Held. It is neither")
 	h.onLetter(n.refused[1], "discard", "Discard", "The service is gone since Monday")
