@@ -36,9 +36,10 @@ func (f *follower) account(ctx context.Context) error {
 	case x.fates.unexplained == 0:
 		f.mismatch = time.Time{}
 		clear(f.left)
-	case f.mismatch.IsZero():
-		f.mismatch = now
+	case f.mismatch.IsZero(), x.fates.unexplained < f.lacking:
+		f.mismatch = now // a purge takes a while to be written down: that is no standstill
 	}
+	f.lacking = x.fates.unexplained
 	if x.fates.unexplained > 0 {
 		for _, n := range x.fates.lacking() {
 			left, known := f.left[n]

@@ -84,8 +84,9 @@ func TestDiscardRestoreHoldRelease(t *testing.T) {
 	if f := d.Freeze(Query{}, nil, false); f.Count != 2 || f.Held != 1 {
 		t.Errorf("%+v", f)
 	}
+	yes := true
 	x.until("the other desk hears of it", func() bool {
-		return other.Letters(Query{}, Page{Size: 3}).Letters[2].Hold != nil
+		return other.Balance().Open == 3 && other.Letters(Query{Held: &yes}, Page{}).Total == 1
 	})
 	if err := other.Replay(ctx, me, 1, false, false, ""); !errors.Is(err, ErrHeld) {
 		t.Errorf("replay of what is held: %v", err)
@@ -93,7 +94,7 @@ func TestDiscardRestoreHoldRelease(t *testing.T) {
 	if n, err := other.Release(ctx, me, other.Freeze(Query{}, []uint64{1}, true), ""); n != 1 || err != nil {
 		t.Fatalf("release: %d, %v", n, err)
 	}
-	x.until("the hold is over", func() bool { return d.Letters(Query{}, Page{}).Letters[2].Hold == nil })
+	x.until("the hold is over", func() bool { return d.Letters(Query{Held: &yes}, Page{}).Total == 0 })
 	frozen := d.FreezeFor(ForDiscard, Query{}, nil, true)
 	if n, err := d.Discard(ctx, me, frozen, "test"); n != 3 || err != nil {
 		t.Fatalf("discard: %d, %v", n, err)

@@ -20,6 +20,7 @@ type follower struct {
 	quiet                        time.Time            // until when a count that does not fit is not looked into again
 	left                         map[uint64]departure // letters that are gone without a word
 	lingering                    map[uint64]time.Time // letters that are there although they have ended
+	lacking                      int                  // letters that were gone unexplained at the last look
 	blanks                       []blank
 }
 

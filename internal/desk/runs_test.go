@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,10 @@ func TestRunWithCanary(t *testing.T) {
 	x.until("the other desk knows", func() bool {
 		r, err := other.RunOf(r.ID)
 		return err == nil && r.State == RunDone && r.Delivered == n && other.Balance().Ended[Replayed] == n
+	})
+	x.until("it knows of each letter", func() bool {
+		results, _, err := other.Results(t.Context(), r.ID, 0, maxPage)
+		return err == nil && len(results) == n && !slices.ContainsFunc(results, func(r RunResult) bool { return r.Result != "delivered" })
 	})
 	results, next, err := other.Results(t.Context(), r.ID, 0, 50)
 	if err != nil || len(results) != 50 || next != 50 {
