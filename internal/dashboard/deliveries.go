@@ -243,7 +243,7 @@ func deliveryCells(e broker.Entry) []string {
 	}
 	return []string{e.Event, e.Target, e.Lane, string(e.State), strconv.Itoa(e.Generation), strconv.Itoa(e.Attempts), stamp(e.First), stamp(e.Last),
 		cert.CommonName, strings.Join(cert.DNSNames, " "), cert.Issuer, cert.Serial, cert.Fingerprint, stamp(cert.NotBefore), stamp(cert.NotAfter),
-		strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, strconv.Itoa(receipt.ReplyCode), receipt.Reply,
-		receipt.QueueID, receipt.MessageID, strconv.Itoa(receipt.Size), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
+		strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, numberOrNone(uint64(receipt.ReplyCode)), receipt.Reply,
+		receipt.QueueID, receipt.MessageID, numberOrNone(uint64(receipt.Size)), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
 		string(failure.Code), string(failure.Phase), failure.Reason}
 }

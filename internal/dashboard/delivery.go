@@ -1,7 +1,10 @@
 package dashboard
 
 import (
+	"context"
+	"errors"
 	"html/template"
+	"slices"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -42,7 +45,7 @@ func (p *pages) delivery(r *request) (view, error) {
 	if !events.IsToken(r.PathValue("target")) {
 		return view{}, desk.ErrNotFound // what is no id would be a wildcard in the bucket
 	}
-	entry, records, err := p.desk.Delivery(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	entry, records, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
 	if err != nil {
 		return view{}, err
 	}
@@ -52,6 +55,23 @@ func (p *pages) delivery(r *request) (view, error) {
 		broker.Entry
 		History []chained `json:"history"`
 	}{entry, chain(records)}}, nil
+}
+
+// named is the delivery of an event, which is named by its id, or as addresses have
+// it by its token: an id may be anything, and a token cannot be made an id again.
+func (p *pages) named(ctx context.Context, target, event string) (broker.Entry, []broker.AuditRecord, error) {
+	entry, records, err := p.desk.Delivery(ctx, target, event)
+	if !errors.Is(err, desk.ErrNotFound) {
+		return entry, records, err
+	}
+	found, err := p.desk.Deliveries(ctx, desk.DeliveryQuery{Target: target, Event: event}, 0, 1)
+	if err != nil {
+		return entry, nil, err
+	}
+	if len(found.Entries) == 0 {
+		return entry, nil, desk.ErrNotFound
+	}
+	return p.desk.Delivery(ctx, target, found.Entries[0].Event)
 }
 
 func newDelivery(e broker.Entry, records []broker.AuditRecord, letters []desk.Letter) deliveryView {
@@ -85,6 +105,9 @@ func recipients(e *broker.Entry) (all []recipient) {
 		all = append(all, recipient{no.Recipient, "bad", "refused for good", replyText(no.ReplyCode, no.EnhancedCode, no.Reply)})
 	}
 	for _, owed := range e.Owed {
+		if slices.ContainsFunc(e.Refused, func(no verdict.Refusal) bool { return no.Recipient == owed }) {
+			continue // a dead letter is owed to them as well
+		}
 		one := recipient{owed, "busy", "still owed", ""}
 		switch e.State {
 		case broker.StateDead:

@@ -1,0 +1,158 @@
+package dashboard
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// What went to whom: found by name, by serial as a browser shows it and by
+// fingerprint, read on the delivery's page, and taken along as CSV and JSON.
+func TestWhatWentToWhom(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	v.opens("/deliveries").says("No deliveries yet", "certpost publish")
+	o.publish("first", "a.example.com", "ops")
+	o.refuses("java@example.com")
+	o.publish("second/of two", "b.example.org", "java")
+	o.until("the ledger has both", func() bool { return strings.Contains(v.do("GET", "/deliveries", "").body, "2 deliveries") })
+	o.until("both are settled", func() bool { return o.relay.Count() == 1 && o.desk.Balance().Total == 1 })
+	o.until("the index knows it", func() bool {
+		return strings.Contains(v.do("GET", "/deliveries?state=sent", "").body, "1 delivery that fit") && strings.Contains(v.do("GET", "/deliveries?state=dead", "").body, "1 delivery that fit")
+	})
+
+	var entries []broker.Entry
+	must(t, json.Unmarshal([]byte(v.do("GET", "/deliveries.json?event=first", "").is(200).body), &entries))
+	if len(entries) != 1 || entries[0].Certificate == nil {
+		t.Fatalf("%+v", entries)
+	}
+	leaf := entries[0].Certificate
+	for query, want := range map[string]string{
+		"name=a.example.com": "1 delivery that fit", "name=*.example.org": "1 delivery that fit", "name=*.example.com": "2 deliveries that fit", // both have web1.example.com
+		"serial=" + url.QueryEscape(strings.ToUpper(leaf.Serial)): "1 delivery that fit", "fingerprint=" + leaf.Fingerprint: "1 delivery that fit", "target=java&state=sent": "No delivery fits",
+		"to=2020-01-01": "0 deliveries that fit", "from=2020-01-01T00:00": "2 deliveries that fit",
+	} {
+		v.opens("/deliveries?" + query).says(want)
+	}
+	v.opens("/deliveries?target=ops").follow("a.example.com").is(200).says("ops@example.com accepted 250", "Message-ID", "certpost deliveries show first ops", "nats kv get CERTPOST_LEDGER ops.first --raw")
+	dead := v.opens("/deliveries?target=java").follow("b.example.org").is(200).says("It ended without success", "Dead letter 1 says what to mend", "second/of two")
+	if strings.Count(textOf(all(dead.doc, "table")[0]), "java@example.com") != 1 {
+		t.Errorf("a recipient is told of more than once: %s", textOf(dead.doc))
+	}
+	dead.follow("Dead letter 1").is(200)
+
+	rows, err := csv.NewReader(strings.NewReader(v.do("GET", "/deliveries.csv", "").is(200).body)).ReadAll()
+	if err != nil || len(rows) != 3 || rows[0][0] != "event" || rows[1][0] != "first" && rows[2][0] != "first" || len(rows[2]) != len(rows[0]) {
+		t.Errorf("%v: %v", rows, err)
+	}
+	for path, status := range map[string]int{"/deliveries/*/first": 404, "/deliveries/%3E/first": 404, "/deliveries/ops/second": 404, "/deliveries?serial=xyz": 400, "/deliveries?state=lost": 400} {
+		v.do("GET", path, "").is(status)
+	}
+}
+
+// A lane is suspended with a reason and an end, and resumed; both are recorded.
+func TestSuspendAndResume(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	lane := o.lane()
+	page := v.opens("/relays").follow(lane).is(200).says("Suspend it", "certpost relays suspend "+lane)
+	page.send("Suspend").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	again := page.send("Suspend", "reason", "the relay moves", "until", "2020-01-01T00:00").is(http.StatusUnprocessableEntity).says("The end is past already")
+	again.send("Suspend", "until", time.Now().UTC().Add(time.Hour).Format("2006-01-02T15:04")).is(200).says("Suspended. Nothing more is fetched", "the relay moves")
+	o.publish("waits", "a.example.com", "ops")
+	o.until("the delivery waits", func() bool { return strings.Contains(textOf(v.opens("/relays/"+lane).doc), "Waiting 1 delivery") })
+	held := v.opens("/relays/"+lane).says("Suspended by", "Go on", "1 delivery wait")
+	if o.relay.Count() != 0 {
+		t.Error("a suspended lane delivers")
+	}
+	held.send("Resume", "reason", "it has moved").is(200).says("Resumed.")
+	o.until("the delivery arrives", func() bool { return o.relay.Count() == 1 })
+	held.send("Resume").is(http.StatusConflict).says("It is not suspended")
+	o.until("both are recorded", func() bool {
+		text := textOf(v.opens("/audit").doc)
+		return strings.Contains(text, "suspended lane "+lane) && strings.Contains(text, "resumed lane "+lane) && strings.Contains(text, "it has moved")
+	})
+	if v.do("GET", "/relays/nowhere", "").status != http.StatusNotFound || !strings.Contains(v.do("GET", "/relays.csv", "").body, lane) {
+		t.Error("a lane that is none has a page, or the list of lanes is not in the CSV")
+	}
+}
+
+// A target's page tells its definition, and whether it works now.
+func TestCheckTarget(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	v.opens("/targets").says("2 targets", "java@example.com")
+	v.opens("/targets?q=nobody").says("No target fits")
+	page := v.opens("/targets?q=ops@").follow("ops").is(200).says("from_address", "certs@example.com", "Sent in all 0 deliveries")
+	page.send("Check now").is(200).says("Checked just now", "Nothing was sent.")
+	must(t, o.relay.Close())
+	page.send("Check now").is(200).says("would make a delivery fail")
+	v.do("GET", "/targets/nobody", "").is(http.StatusNotFound)
+}
+
+// The audit is filtered, followed and taken along with its chain.
+func TestAuditPage(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com")
+	v := o.visitor()
+	v.opens("/dead-letters/1").send("Discard", "reason", "nobody wants it").is(200)
+	v.opens("/dead-letters/2").send("Hold", "reason", "asking").is(200)
+	o.until("both are recorded", func() bool {
+		text := textOf(v.opens("/audit").doc)
+		return strings.Contains(text, "nobody wants it") && strings.Contains(text, "asking")
+	})
+	one := v.opens("/audit?action=discarded&letter=1").says("nobody wants it", "certpost audit list --action=discarded --letter=1", "certpost audit verify")
+	if strings.Contains(textOf(one.doc), "asking") {
+		t.Error("the filter lets others through")
+	}
+	var records []chained
+	must(t, json.Unmarshal([]byte(v.do("GET", "/audit.json", "").is(200).body), &records))
+	if len(records) < 2 || records[0].Sequence <= records[1].Sequence || len(records[0].Hash) != 64 {
+		t.Fatalf("%+v", records)
+	}
+	v.opens("/audit").says(records[0].Hash)
+	var news map[string]int
+	must(t, json.Unmarshal([]byte(v.do("GET", "/audit/news?since=0", "", "Accept", "application/json").is(200).body), &news))
+	if news["new"] != len(records) {
+		t.Errorf("%d records are new, of %d", news["new"], len(records))
+	}
+	v.do("GET", "/audit?action=drop", "").is(http.StatusBadRequest)
+}
+
+// Settings are kept in two cookies, and lead nowhere else.
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	page := v.opens("/settings")
+	page.send("Save", "scheme", "dark", "keys", "off").is(200).says("Saved.")
+	kept := map[string]string{}
+	home, err := url.Parse(o.url)
+	must(t, err)
+	for _, c := range v.client.Jar.Cookies(home) {
+		kept[c.Name] = c.Value
+	}
+	if kept[schemeCookie] != "dark" || kept[keysCookie] != "off" {
+		t.Errorf("%v", kept)
+	}
+	if body := v.opens("/keys").body; !strings.Contains(body, `data-scheme="dark"`) || !strings.Contains(body, `data-keys="off"`) {
+		t.Error("another page does not heed the settings")
+	}
+	if at := page.send("light", "return", "/targets?q=x").is(200).url.RequestURI(); at != "/targets?q=x" {
+		t.Errorf("the footer leads to %s", at)
+	}
+	if at := page.send("light", "return", "//certpost.invalid/").is(200).url; at.RequestURI() != "/" || at.Host != home.Host {
+		t.Errorf("the footer leads to %s", at)
+	}
+	page.send("Save", "scheme", "purple", "keys", "on").is(http.StatusBadRequest)
+}
