@@ -23,6 +23,9 @@ func (d *Desk) Replay(ctx context.Context, by broker.Actor, number uint64, uncer
 	if err == nil {
 		err = d.b.Replay(ctx, letter, by, broker.Replay{Uncertain: uncertain, Force: force, Reason: reason})
 	}
+	if err == nil {
+		d.off(number)
+	}
 	d.CatchUp(ctx)
 	return d.refusal(number, err)
 }
@@ -39,8 +42,19 @@ func (d *Desk) Discard(ctx context.Context, by broker.Actor, frozen Frozen, reas
 		if err != nil {
 			return err
 		}
-		return d.b.Discard(ctx, letter, by, reason)
+		if err = d.b.Discard(ctx, letter, by, reason); err == nil {
+			d.off(number)
+		}
+		return err
 	})
+}
+
+// off takes a letter out of the index that this process has taken off the list: to
+// find it gone by looking would take until the next look.
+func (d *Desk) off(number uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.letters.gone(number)
 }
 
 // Hold keeps letters from being replayed and discarded until somebody releases them.

@@ -104,6 +104,9 @@ func (w *worker) replay(ctx context.Context, number uint64) error {
 
 // note puts down what came of a try. The lock is held.
 func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
+	if err == nil && m != nil {
+		w.letters.gone(m.number) // it is, by our own hand
+	}
 	if m == nil || m.result != isWaiting {
 		return // the audit was faster
 	}
