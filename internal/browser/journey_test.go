@@ -40,8 +40,8 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.accessible(w.name)
 
 	// What would a replay find? Everything that can be known without sending.
-	h.use("#preflight", "Look ahead")
-	h.use("#preflight form", "Look ahead")
+	h.use("#preflight", "Preflight")
+	h.use("#preflight form", "Preflight")
 	h.sees("What a replay would find now")
 	h.fits()
 	h.seesNot("fails")

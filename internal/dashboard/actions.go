@@ -45,7 +45,7 @@ func actions(d desk.Detail) []action {
 		all = append(all, replay)
 	}
 	if d.Replay == "" {
-		all = append(all, action{Name: "preflight", Label: "Look ahead", Says: "Looks at the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
+		all = append(all, action{Name: "preflight", Label: "Preflight", Says: "Looks at the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
 			Commands: []command{onLetter("preflight", n), service("preflight", d.Sequence, false)}})
 	}
 	if d.Hold == nil {

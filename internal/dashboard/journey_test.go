@@ -21,7 +21,7 @@ func TestReplayOne(t *testing.T) {
 	v := o.visitor()
 	v.opens("/").says("it adds up", "The relay refused a recipient for good.", "1 letter")
 	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Check the addresses", "certpost dead-letters replay 1")
-	letter.send("Look ahead").is(200).says("What a replay would find now")
+	letter.send("Preflight").is(200).says("What a replay would find now")
 	o.refuses("")
 	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is not on the list any more")
 	sound(t, "a letter that was replayed", gone.doc, false)
