@@ -162,7 +162,7 @@ const fewRecipients = 2
 
 func newDeliveryRow(e broker.Entry) deliveryRow {
 	row := deliveryRow{Entry: e, Address: deliveryAddress(e.Target, e.Event), Leaf: leafOf(&e), To: e.Accepted, Outcome: outcome(&e),
-		Doubtful: e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.May}
+		Doubtful: doubtful(&e)}
 	if len(row.To) == 0 {
 		row.To = e.Owed
 	}
@@ -170,6 +170,11 @@ func newDeliveryRow(e broker.Entry) deliveryRow {
 		row.To, row.More = row.To[:fewRecipients], len(row.To)-fewRecipients
 	}
 	return row
+}
+
+// doubtful says that a mail may be out whose fate is not known.
+func doubtful(e *broker.Entry) bool {
+	return e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.May
 }
 
 func leafOf(e *broker.Entry) *verdict.Certificate {

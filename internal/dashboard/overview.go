@@ -102,7 +102,7 @@ func newLaneView(lane broker.LaneInfo) laneView {
 	case lane.Replicas == 0:
 		v.Mark, v.Word, v.Why = "warn", "nobody serves it", "no process has said that it does in the last moments"
 	case len(lane.Statuses) > 0:
-		v.Mark, v.Word = "warn", cmp.Or(lane.Statuses[0].Paused, lane.Statuses[0].Breaker)
+		v.Mark, v.Word = "warn", laneWord(lane.Statuses[0])
 		for _, status := range lane.Statuses {
 			for _, relay := range status.Relays {
 				v.Mark, v.Why = "bad", relay.Relay+" "+string(relay.Breaker)+": "+relay.Reason

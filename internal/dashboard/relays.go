@@ -38,6 +38,21 @@ type relayRow struct {
 	Limits string
 }
 
+// laneWord is what a process does with a lane, in words for people.
+func laneWord(s broker.LaneStatus) string {
+	switch cmp.Or(s.Paused, s.Breaker) {
+	case "breaker", broker.BreakerOpen:
+		return "relay does not answer"
+	case broker.BreakerPartly:
+		return "goes another way"
+	case "rate":
+		return "at its rate limit"
+	case "connections":
+		return "at its connection limit"
+	}
+	return cmp.Or(s.Paused, s.Breaker)
+}
+
 func laneAddress(lane string) string { return relaysPath + "/" + url.PathEscape(lane) }
 
 func newLaneRow(lane desk.LaneRow) laneRow {

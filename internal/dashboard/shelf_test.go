@@ -133,6 +133,7 @@ func TestFateOfEachRecipient(t *testing.T) {
 		want  []string
 	}{
 		"sent":      {sampleEntry(), []string{"gone@example.com refused for good 550 5.1.1 no such user", "later@example.com still owed", "ops@example.com accepted 250 queued as 4XYZ"}},
+		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Certainty: verdict.May}}, []string{"nobody knows who has it"}},
 		"dead":      {dead, []string{"later@example.com without the mail"}},
 		"uncertain": {uncertain, []string{"later@example.com may have it"}},
 	} {

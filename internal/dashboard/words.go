@@ -18,7 +18,7 @@ const maxShown = 300
 func words() template.FuncMap {
 	return template.FuncMap{
 		"outside": outside, "plain": plain, "name": name, "block": block,
-		"count": count, "plural": plural, "time": clock, "day": day, "ago": ago, "span": span,
+		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span,
 		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "reply": replyText, "hex": grouped, "list": func(items ...any) []any { return items },
 	}
@@ -98,6 +98,16 @@ func clock(t, now time.Time) template.HTML {
 		text = t.Format("2 Jan 15:04")
 	}
 	return element(t, text, t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
+}
+
+// exact shows a moment with its day and second, for what is read as evidence, on
+// paper too.
+func exact(t, now time.Time) template.HTML {
+	if t.IsZero() {
+		return `<span class="none">never</span>`
+	}
+	t = t.UTC()
+	return element(t, t.Format("2 Jan 2006 15:04:05"), t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
 }
 
 // day shows a date, for what is counted in days.
