@@ -89,15 +89,15 @@ func (tb *tab) fits() {
 	}
 }
 
-// picture takes the whole page and wants something to be on it.
-func (tb *tab) picture() []byte {
+// picture looks at the window, at half its size, and wants something to be on it.
+func (tb *tab) picture() {
 	tb.t.Helper()
-	whole := true
-	shot := call(tb, page.CaptureScreenshot, page.CaptureScreenshotParams{CaptureBeyondViewport: &whole})
+	shot := call(tb, page.CaptureScreenshot, page.CaptureScreenshotParams{
+		Clip: &page.Viewport{Width: float64(tb.window.width), Height: float64(tb.window.height), Scale: .5},
+	})
 	if n := colours(tb, shot.Data); n < 8 {
 		tb.t.Errorf("%s is blank: %d colours are all that it shows", tb.path(), n)
 	}
-	return shot.Data
 }
 
 // colours counts the colours of a picture, up to a hundred.

@@ -16,7 +16,7 @@ func TestBrowserEnds(t *testing.T) {
 	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
 		t.Skip("this system does not show command lines of processes in /proc")
 	}
-	var debugger string
+	var debugger, profile string
 	var started []string
 	t.Run("starts", func(t *testing.T) {
 		address, err := url.Parse(Chromium(t))
@@ -24,7 +24,8 @@ func TestBrowserEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		debugger = address.Host
-		started = browsers(t, os.TempDir())
+		profile = profileOf(t, address.Port())
+		started = browsers(t, profile)
 	})
 	if t.Failed() || debugger == "" {
 		t.SkipNow()
@@ -36,7 +37,7 @@ func TestBrowserEnds(t *testing.T) {
 		t.Errorf("%s still answers", debugger)
 	}
 	err := poll(func() error {
-		running := browsers(t, os.TempDir())
+		running := browsers(t, profile)
 		for _, process := range started {
 			for _, still := range running {
 				if process == still {
@@ -51,9 +52,25 @@ func TestBrowserEnds(t *testing.T) {
 	}
 }
 
-// browsers are the processes, by number and command line, that have a profile
-// below a directory.
-func browsers(t *testing.T, dir string) []string {
+// profileOf is the profile of the browser whose DevTools are at a port: others may
+// run at the same time.
+func profileOf(t *testing.T, port string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(os.TempDir(), "lab*", "profile", "DevToolsActivePort"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(text), port+"\n") {
+			return filepath.Dir(file)
+		}
+	}
+	t.Fatalf("none of the profiles %q has port %s", files, port)
+	return ""
+}
+
+// browsers are the processes, by number and command line, that have a profile.
+func browsers(t *testing.T, profile string) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -62,7 +79,7 @@ func browsers(t *testing.T, dir string) []string {
 	var found []string
 	for _, file := range files {
 		text, err := os.ReadFile(file) // of a process that has ended meanwhile: none
-		if err == nil && strings.Contains(string(text), "chromium") && strings.Contains(string(text), dir+"/lab") {
+		if err == nil && strings.Contains(string(text), profile) {
 			found = append(found, file+": "+strings.ReplaceAll(string(text), "\x00", " "))
 		}
 	}
