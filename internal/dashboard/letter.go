@@ -24,6 +24,7 @@ type letterView struct {
 	Findings []verdict.Finding // of a preflight
 	Examined bool
 	Group    string // the address of its group
+	Ledger   string // the address of its delivery
 	Now      uint64 // the letter that it is, since it was restored
 	Editable bool
 }
@@ -47,7 +48,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 func newLetter(d desk.Detail, now time.Time) letterView {
 	v := letterView{
 		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, now), Lives: livesOf(d),
-		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint,
+		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint, Ledger: deliveryAddress(d.Target, d.DeadLetter.Event),
 	}
 	for _, record := range d.History {
 		if record.Action == broker.ActionRestored && record.LetterNumber == d.Sequence && record.NewLetter != 0 {
