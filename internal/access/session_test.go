@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -285,7 +286,12 @@ func TestSessionsAreBounded(t *testing.T) {
 		if len(s.byKey) != maxSessionsOfAUser || s.find(numbers[4], false) != nil || s.find(numbers[5], false) == nil {
 			t.Errorf("%d sessions of one user", len(s.byKey))
 		}
-		for i := range maxSessions {
+		for i := range maxSessions - maxSessionsOfAUser { // begin would look at all of them each time
+			_, end := context.WithCancel(t.Context())
+			key := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
+			s.byKey[key] = &session{key: key, seen: time.Now(), began: time.Now(), end: end, timer: time.NewTimer(time.Hour)}
+		}
+		for i := range maxSessionsOfAUser {
 			s.begin(session{user: User{Subject: fmt.Sprint(i)}})
 		}
 		if len(s.byKey) != maxSessions || s.find(numbers[24], false) != nil {
