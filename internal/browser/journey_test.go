@@ -25,9 +25,11 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h := w.hands(t, c, o.http)
 
 	// What happened, and was anything sent?
-	h.open("/")
+	h.until("all letters to be read", func() bool {
+		h.open("/")
+		return mustAsk[bool](h.tab, `squeeze(document.querySelector("#strip")?.innerText).startsWith("30 dead-lettered") && document.querySelectorAll("article.cause").length === 4`)
+	})
 	h.arrives("/")
-	h.holdsReloading("all letters to be read", `squeeze(document.querySelector("#strip")?.innerText).startsWith("30 dead-lettered")`)
 	h.sees("it adds up")
 	h.sees("1 may have been sent")
 	h.use("article.cause", "The relay refused a recipient for good")
