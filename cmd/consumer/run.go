@@ -7,14 +7,12 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 
-	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/dashboard"
@@ -68,6 +66,7 @@ type service struct {
 	runner  *broker.Runner
 	desk    *desk.Desk
 	http    *httpServer
+	seen    *visitors
 	ending  atomic.Bool // the end was asked for
 }
 
@@ -91,7 +90,8 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	s.runner = s.broker.NewRunner(s.courier, cfg.settings(), broker.NewMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	look := dashboard.NewLook(programVersion(), log)
-	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.recordAccess, log)
+	s.seen = newVisitors(s.broker, log)
+	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
 	if err != nil {
 		return s, err
 	}
@@ -131,6 +131,7 @@ func (s *service) run(ctx context.Context) error {
 	defer wg.Wait()
 	defer served()
 	defer cancel()
+	wg.Go(func() { s.seen.run(serving) })
 	wg.Go(func() { s.cfg.Book.Watch(ctx, delivery.PollInterval, s.reloaded) })
 	failed := make(chan error, 1)
 	wg.Go(func() {
@@ -174,24 +175,6 @@ func (s *service) answer(ctx context.Context) {
 	}
 	if err := s.broker.Serve(ctx, programVersion(), served); err != nil {
 		s.log.Error().Err(err).Msg("requests over NATS are not answered; nats.service: false ends the attempt")
-	}
-}
-
-// recordAccess puts who signed in, and who was refused, into the audit.
-func (s *service) recordAccess(ctx context.Context, e access.Event) {
-	r := broker.AuditRecord{Reason: e.Reason, Actor: broker.Actor{Name: e.User.Name, Role: e.User.Role.String(), Via: broker.ViaPage, Address: e.User.Address}}
-	switch e.Kind {
-	case access.SignedIn:
-		r.Action = broker.ActionSignedIn
-	case access.SignInFailed, access.Refused:
-		r.Action = broker.ActionRefused
-	default:
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := s.broker.Append(ctx, r); err != nil {
-		s.log.Warn().Err(err).Str("event", string(e.Kind)).Str("user", e.User.Name).Msg("could not be put into the audit; this line is what there is of it")
 	}
 }
 

@@ -38,7 +38,8 @@ const (
 	ActionCancelled Action = "cancelled" // a replay run
 	ActionDone      Action = "done"      // a replay run
 	ActionSignedIn  Action = "signed-in" // on the page
-	ActionRefused   Action = "refused"   // somebody was not let in, or may not do what was asked for
+	ActionSignedOut Action = "signed-out"
+	ActionRefused   Action = "refused" // somebody was not let in, or may not do what was asked for
 )
 
 // ending are the actions that take a letter off the list, the one that is never

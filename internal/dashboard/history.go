@@ -44,7 +44,7 @@ type historyNews struct {
 var recorded = []broker.Action{
 	broker.ActionReplayed, broker.ActionDelivered, broker.ActionDiscarded, broker.ActionRestored, broker.ActionHeld, broker.ActionReleased, broker.ActionFailed,
 	broker.ActionExpired, broker.ActionReplaced, broker.ActionRemoved, broker.ActionSuspended, broker.ActionResumed, broker.ActionStarted, broker.ActionPaused,
-	broker.ActionContinued, broker.ActionStopped, broker.ActionCancelled, broker.ActionDone, broker.ActionSignedIn, broker.ActionRefused,
+	broker.ActionContinued, broker.ActionStopped, broker.ActionCancelled, broker.ActionDone, broker.ActionSignedIn, broker.ActionSignedOut, broker.ActionRefused,
 }
 
 // historyRow is a record with the addresses of what it is about, "" for what it is not.
