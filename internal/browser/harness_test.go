@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/certpost/certpost/internal/lab"
@@ -117,6 +118,8 @@ func testFaultsAreFound(t *testing.T, c *chromium) {
 		tb.sees("The next one") // what was still to come has come
 		tb.take()
 	}
+	tb.do("leaving pages whose server ends first", chromedp.Navigate("about:blank"))
+	tb.take()
 }
 
 func testViolationsAreFound(t *testing.T, c *chromium) {

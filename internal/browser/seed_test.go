@@ -9,7 +9,10 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,6 +110,16 @@ func (o *office) seed() *x509.Certificate {
 	}
 	o.publish("branch-gateway", o.ca.issue(o.t, 14, "gateway.branch.example.org"), "branch-office")
 	o.settled(letters)
+	// Pages that are opened before all letters are read change under whoever uses them.
+	o.until("the pages to have all letters", func() bool {
+		resp, err := http.Get(o.http + "/dead-letters")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		return err == nil && (strings.Contains(string(text), fmt.Sprintf("%d open letters", letters)) || strings.Contains(string(text), `name="password"`))
+	})
 	return delivered
 }
 
