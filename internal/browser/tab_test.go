@@ -231,7 +231,7 @@ func (tb *tab) reach(within, called string) {
 			Within bool
 		}
 		now := mustAsk[focus](tb, `(() => {
-			const e = document.activeElement, s = getComputedStyle(e);
+			const e = document.activeElement || document.body, s = getComputedStyle(e);
 			return {name: e === document.body ? "" : name(e), within: `+quote(within)+` === "" || !!e.closest(`+quote(within)+` || "*"), shown: e === document.body || s.outlineStyle !== "none" && s.outlineWidth !== "0px" || s.boxShadow !== "none"};
 		})()`)
 		if !now.Shown {
