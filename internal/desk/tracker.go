@@ -14,9 +14,9 @@ import (
 // Desk.mu guards it.
 type tracker struct {
 	run     string
-	force   bool             // what was sent before is sent again
-	members []member         // by number
-	byKey   map[uint64]int32 // delivery, hashed -> its member
+	force   bool               // what was sent before is sent again
+	members []member           // by number
+	byKey   map[uint64]*member // by delivery, hashed
 	counts  [lastResult + 1]int
 	back    *member // the first that died again of the same cause
 }
@@ -51,12 +51,12 @@ var resultNames = [lastResult + 1]string{"waiting", "published", "delivered", "d
 // track makes a run's tracker from what the index knows. The lock is held.
 func (d *Desk) track(r *run) *tracker {
 	numbers := r.numbers
-	t := &tracker{run: r.id, force: r.record.Spec.Force, members: make([]member, len(numbers)), byKey: make(map[uint64]int32, len(numbers))}
+	t := &tracker{run: r.id, force: r.record.Spec.Force, members: make([]member, len(numbers)), byKey: make(map[uint64]*member, len(numbers))}
 	t.counts[isWaiting] = len(numbers)
 	for i, n := range numbers {
 		t.members[i].number = n
 		if l := d.letters.find(n); l != nil {
-			t.name(int32(i), d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
+			t.name(&t.members[i], d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
 		}
 	}
 	for i := range d.history.records {
@@ -92,10 +92,9 @@ func (t *tracker) find(number uint64) *member {
 }
 
 // name says which delivery a member is of.
-func (t *tracker) name(i int32, key uint64, target, event, cause string) {
-	m := &t.members[i]
+func (t *tracker) name(m *member, key uint64, target, event, cause string) {
 	m.key, m.target, m.event, m.cause = key, target, event, cause
-	t.byKey[key] = i
+	t.byKey[key] = m
 }
 
 func (t *tracker) set(m *member, result uint8) {
@@ -122,13 +121,8 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 		return
 	}
 	if m.event == "" && r.Event != "" {
-		i, _ := slices.BinarySearchFunc(t.members, m.number, func(m member, n uint64) int {
-			if m.number < n {
-				return -1
-			}
-			return 1
-		})
-		t.name(int32(i), d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
+		t.name(m, d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
+		d.lookUp(t, m)
 	}
 	switch {
 	case r.Run == t.run && r.Action == broker.ActionReplayed:
@@ -154,7 +148,13 @@ func (d *Desk) publish(t *tracker, m *member, at int64) {
 	}
 	t.set(m, isPublished)
 	m.at, m.note = at, ""
-	if m.key == 0 {
+	d.lookUp(t, m)
+}
+
+// lookUp finds out what is known already of a published member's delivery: it may have
+// ended before this process knew which delivery it is. The lock is held.
+func (d *Desk) lookUp(t *tracker, m *member) {
+	if m.key == 0 || m.result != isPublished {
 		return
 	}
 	if n := d.letters.deliveries[m.key]; n > m.number {
@@ -165,7 +165,7 @@ func (d *Desk) publish(t *tracker, m *member, at int64) {
 	}
 	since := int64(0)
 	if t.force {
-		since = at
+		since = m.at
 	}
 	if d.deliveries.sentSince(m.key, since) {
 		t.arrived(m)
@@ -193,8 +193,11 @@ func (t *tracker) died(m *member, l *letter) {
 // letterCame and entryCame tell the trackers of what is new. The lock is held.
 func (x *runs) letterCame(key uint64, l *letter) {
 	for r := range x.each {
-		if i, ok := r.tracker.byKey[key]; ok && r.tracker.members[i].number < l.number {
-			r.tracker.died(&r.tracker.members[i], l)
+		if m := r.tracker.find(l.number); m != nil && m.event == "" { // the run was heard of before the letter
+			r.tracker.name(m, key, l.target.Value(), l.event, l.group.fingerprint)
+		}
+		if m := r.tracker.byKey[key]; m != nil && m.number < l.number {
+			r.tracker.died(m, l)
 		}
 	}
 }
@@ -204,8 +207,8 @@ func (x *runs) entryCame(key uint64, sent bool) {
 		return
 	}
 	for r := range x.each {
-		if i, ok := r.tracker.byKey[key]; ok {
-			r.tracker.arrived(&r.tracker.members[i])
+		if m := r.tracker.byKey[key]; m != nil {
+			r.tracker.arrived(m)
 		}
 	}
 }
