@@ -118,7 +118,8 @@ func (o *office) seed() *x509.Certificate {
 		}
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
-		return err == nil && (strings.Contains(string(text), fmt.Sprintf("%d open letters", letters)) || strings.Contains(string(text), `name="password"`))
+		signIn := resp.StatusCode == http.StatusUnauthorized || resp.Request.URL.Path == "/sign-in" // then nobody here can tell
+		return err == nil && (signIn || strings.Contains(string(text), fmt.Sprintf("%d open letters", letters)))
 	})
 	return delivered
 }

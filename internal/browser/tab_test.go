@@ -223,6 +223,7 @@ func (tb *tab) reach(within, called string) {
 	tb.t.Helper()
 	const most = 250
 	var passed []string
+	tb.holds("the page", `document.readyState === "complete"`)
 	for range most {
 		tb.press(kb.Tab)
 		type focus struct {
