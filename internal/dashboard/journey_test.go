@@ -129,7 +129,11 @@ func TestNATSAway(t *testing.T) {
 	v.client.Timeout = time.Minute
 	o.broker.Close()
 	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Not just now", "What works meanwhile")
+	o.until("the list to say that it stands still", func() bool {
+		return strings.Contains(textOf(v.opens("/dead-letters").doc), "Not all may be here: NATS is away")
+	})
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
+	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")
 }
 
 // What strangers wrote goes all the way: from the certificate and the forms through

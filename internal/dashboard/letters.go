@@ -25,7 +25,8 @@ type lettersView struct {
 	Groups  []groupView // in the place of the list
 	Grouped bool
 	Total   int
-	Beyond  int // open letters that are too old for the index
+	Beyond  int    // open letters that are too old for the index
+	Lag     string // why some may be missing
 	Pager   pager
 	Orders  []sorting
 	News    news
@@ -92,7 +93,7 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
 	v := lettersView{
-		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Form: p.filterForm(q),
+		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Lag: p.desk.Lag(), Form: p.filterForm(q),
 		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
 		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
 		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},

@@ -73,7 +73,7 @@ func views(text string) map[string]view {
 	}
 	full = spoil(full, text)
 	list := lettersView{Query: spoil(desk.Query{Text: "x", Code: "y", Target: "z", Name: "n", Fingerprint: "f"}, text), Form: spoil(filterForm{Codes: []verdict.Code{"a"}, Phases: []verdict.Phase{"b"}, Targets: []string{"c"}}, text),
-		Chips: spoil([]desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, text), Path: lettersPath, List: spoil([]desk.Letter{sample(7), sample(8)}, text), Total: 1234, Beyond: 12,
+		Chips: spoil([]desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, text), Path: lettersPath, List: spoil([]desk.Letter{sample(7), sample(8)}, text), Total: 1234, Beyond: 12, Lag: "not read",
 		Orders: []sorting{{"When", "/dead-letters?order=oldest", "descending"}, {"Certificate expires", "/dead-letters?order=expiry", ""}}, Pager: pager{"/dead-letters", "/dead-letters?after=8"},
 		News: news{Since: 8, Query: "since=8", Count: 12, Address: "/dead-letters"}, AsList: "/dead-letters", AsGroups: "/dead-letters?view=groups", All: "/dead-letters/confirm?all=yes&action=",
 		Commands: []command{onLetter("list", nil), replayWithNATS(7, "certpost.delivery.relay.ops")}}
@@ -120,6 +120,7 @@ func views(text string) map[string]view {
 		"overview, empty":  {template: "overview", title: "Overview", data: newOverview(desk.Overview{}, 0)},
 		"letters":          {template: "letters", title: "Dead letters", data: list},
 		"letters, empty":   {template: "letters", title: "Dead letters", data: lettersView{}},
+		"letters, not yet": {template: "letters", title: "Dead letters", data: lettersView{Lag: "not read"}},
 		"groups":           {template: "letters", title: "Dead letters by cause", data: grouped},
 		"groups, empty":    {template: "letters", title: "Dead letters by cause", data: lettersView{Grouped: true}},
 		"group":            {template: "group", title: "Why", data: groupPage{group, list}},

@@ -224,13 +224,26 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	out.Balance = d.balance()
 	out.LastSuccess = moment0(d.deliveries.lastSent * int64(time.Second))
 	out.Sent24h, out.Dead24h = d.deliveries.sent.last24(now), d.letters.dead.last24(now)
-	switch {
-	case !d.read:
-		out.Reading = "the dead letters are still being read"
-	case d.away != nil:
-		out.Reading = "NATS is away: what is shown stands still"
-	case d.deliveries.reading():
+	if out.Reading = d.lag(); out.Reading == "" && d.deliveries.reading() {
 		out.Reading = fmt.Sprintf("the ledger is being read: %d of %d entries", d.deliveries.live, d.deliveries.entries)
 	}
 	return out, nil
+}
+
+// Lag says why the letters may not be all that there are, "" when nothing is known to
+// be missing. Without it an empty list is no good news.
+func (d *Desk) Lag() string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.lag()
+}
+
+func (d *Desk) lag() string {
+	switch {
+	case !d.read:
+		return "the dead letters are still being read"
+	case d.away != nil:
+		return "NATS is away, and what is shown stands still"
+	}
+	return ""
 }

@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// maxListeners bounds the pages that are kept up to date by one process.
-const maxListeners = 200
+// maxListeners bounds who is told of changes by one process; the dashboard's own bound
+// on pages that are kept up to date is lower.
+const maxListeners = 600
 
 // listeners are those who want to hear of changes. Nobody waits for them: what one
 // has not taken yet is made one with what comes next.
