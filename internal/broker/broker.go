@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -53,6 +54,7 @@ type Broker struct {
 	js     jetstream.JetStream
 
 	chain   chain         // the audit
+	seen    sync.Map      // names of streams that were there
 	ackWait time.Duration // ackWait, but for tests
 	claim   time.Duration // claimLife, but for tests
 	// reachedPoint is told how far an action has come; tests end the process there.

@@ -268,7 +268,7 @@ func withheld(why string, d *DeadLetter) []byte {
 // unbury takes the letters of a delivery that has succeeded off the list; each is
 // recorded first, once, and not if a replay of it was.
 func (b *Broker) unbury(ctx context.Context, target, token string, by Actor) error {
-	for d, err := range b.DeadLetters(ctx, deadPrefix+"*.*."+target+"."+token) {
+	for d, err := range b.lettersUnder(ctx, deadPrefix+"*.*."+target+"."+token) {
 		if err != nil {
 			return err
 		}
@@ -280,6 +280,27 @@ func (b *Broker) unbury(ctx context.Context, target, token string, by Actor) err
 		}
 	}
 	return nil
+}
+
+// lettersUnder yields the open letters under a filter that few fit, mostly none: each
+// event asks, so it is one request for each letter and one for the end.
+func (b *Broker) lettersUnder(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		for next := uint64(1); ; {
+			raw, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Seq: next, Next: filter})
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if err != nil {
+				yield(DeadLetter{}, b.unread(ctx, DeadLettersStream, err))
+				return
+			}
+			if !yield(parseDeadLetter(raw), nil) {
+				return
+			}
+			next = raw.Sequence + 1
+		}
+	}
 }
 
 func (b *Broker) removeLetter(ctx context.Context, seq uint64) error {

@@ -280,7 +280,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 // forgiveEvent takes the letters of the event itself off the list (nobody's
 // lane) once it has been published again and resolved.
 func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
-	for d, err := range r.DeadLetters(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
+	for d, err := range r.lettersUnder(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
 		if err == nil {
 			err = r.Append(ctx, AuditRecord{Action: ActionReplayed, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target,
 				LetterNumber: d.Sequence})

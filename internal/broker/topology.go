@@ -139,9 +139,17 @@ func (b *Broker) ensureTopology(ctx context.Context) error {
 	})
 }
 
+// deletionTime is how long the server is given to delete a stream's files.
+const deletionTime = time.Second
+
 func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	s, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if _, there := b.seen.Load(want.Name); there {
+			// Somebody has deleted it a moment ago. The server may still be taking it off
+			// the disk, and would take a new one's files along.
+			sleep(ctx, deletionTime)
+		}
 		if _, err = b.js.CreateStream(ctx, want); err == nil {
 			b.log.Info().Str("stream", want.Name).Msg("stream created")
 			return nil
@@ -154,6 +162,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", want.Name, err)
 	}
+	b.seen.Store(want.Name, true)
 	have := s.CachedInfo().Config
 	diff := streamDiff(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
