@@ -78,12 +78,19 @@ func (tb *tab) fits() {
 		Page, Window int
 		Wide         []string
 	}
-	w := mustAsk[width](tb, `(() => {
+	const widths = `(() => {
+		if (document.readyState !== "complete") throw "it is being loaded";
 		const root = document.scrollingElement, edge = root.clientWidth;
 		const contained = e => { for (let p = e.parentElement; p && p !== root; p = p.parentElement) if (getComputedStyle(p).overflowX !== "visible") return true; return false };
 		return {page: root.scrollWidth, window: edge, wide: [...document.body.querySelectorAll("*")]
 			.filter(e => seen(e) && e.getBoundingClientRect().right > edge + 1 && !contained(e)).slice(0, 5).map(e => e.outerHTML.slice(0, 160))};
-	})()`)
+	})()`
+	var w width
+	tb.until("a page to measure", func() bool {
+		var err error
+		w, err = ask[width](tb, widths)
+		return err == nil
+	})
 	if w.Page > w.Window {
 		tb.t.Errorf("%s is %d px wide in a window of %d: %s", tb.path(), w.Page, w.Window, strings.Join(w.Wide, "\n"))
 	}
