@@ -178,7 +178,7 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 			if seed == 0 {
 				m.purge()
 			} else {
-				m.expire()
+				m.expire(m.d, beside)
 			}
 			x.until("the desk beside agrees", func() bool { return m.agrees(beside) })
 			fresh, _ := x.desk(nil)
@@ -212,7 +212,7 @@ func (m *model) purge() {
 // expire makes the stream keep letters for two seconds. The server has set itself an
 // alarm for the age that was agreed on before and does not look sooner, so the test
 // does what it would.
-func (m *model) expire() {
+func (m *model) expire(desks ...*Desk) {
 	m.t.Helper()
 	s := m.stream()
 	m.until("they are old enough", func() bool { return time.Since(s.CachedInfo().State.LastTime) > 2*time.Second })
@@ -221,6 +221,13 @@ func (m *model) expire() {
 	config.MaxAge, config.Duplicates = 2*time.Second, time.Second
 	if _, err := m.js.UpdateStream(context.Background(), config); err != nil {
 		m.t.Fatal(err)
+	}
+	for _, d := range desks { // one that does not know takes them for removed
+		m.until("the desks know how long letters are kept", func() bool {
+			d.mu.RLock()
+			defer d.mu.RUnlock()
+			return d.maxAge == config.MaxAge
+		})
 	}
 	if err := s.Purge(m.t.Context()); err != nil {
 		m.t.Fatal(err)
