@@ -20,14 +20,21 @@ const together = 16
 // was not said, and ErrNotFound when there never was such a letter.
 func (d *Desk) Replay(ctx context.Context, by broker.Actor, number uint64, uncertain, force bool, reason string) error {
 	letter, err := d.b.DeadLetter(ctx, number)
-	if err == nil {
-		err = d.b.Replay(ctx, letter, by, broker.Replay{Uncertain: uncertain, Force: force, Reason: reason})
+	if err != nil {
+		d.CatchUp(ctx) // somebody else was faster: so that it is known who
+		return d.refusal(number, err)
 	}
+	return d.replay(ctx, by, letter, broker.Replay{Uncertain: uncertain, Force: force, Reason: reason})
+}
+
+// replay publishes one letter again, as it is or edited.
+func (d *Desk) replay(ctx context.Context, by broker.Actor, letter broker.DeadLetter, how broker.Replay) error {
+	err := d.b.Replay(ctx, letter, by, how)
 	if err == nil {
-		d.off(number)
+		d.off(letter.Sequence)
 	}
 	d.CatchUp(ctx)
-	return d.refusal(number, err)
+	return d.refusal(letter.Sequence, err)
 }
 
 // Discard gives letters up, with a reason; the audit keeps each whole, to restore it.

@@ -36,7 +36,5 @@ func (d *Desk) ReplayEdited(ctx context.Context, by broker.Actor, number uint64,
 		}
 		how.Target, how.Lane = edit.Target, targets[i].Lane
 	}
-	err = d.b.Replay(ctx, letter, by, how)
-	d.CatchUp(ctx)
-	return d.refusal(number, err)
+	return d.replay(ctx, by, letter, how)
 }
