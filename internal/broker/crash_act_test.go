@@ -124,13 +124,18 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 				if err != nil || report == nil {
 					t.Fatalf("the second life was killed: %v", err)
 				}
+				// The kill may also hit an earlier replay between claim and reply: its second mail
+				// says that it may be one.
 				mails := map[string]int{}
 				for _, m := range relay.Mails() {
 					msg, err := m.Message()
 					if err != nil {
 						t.Fatal(err)
 					}
-					mails[msg.Header.Get("X-Certpost-Event-Id")]++
+					id := msg.Header.Get("X-Certpost-Event-Id")
+					if mails[id] == 0 || msg.Header.Get("X-Certpost-Possible-Duplicate") == "" {
+						mails[id]++
+					}
 				}
 				b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, nop())
 				if err != nil {
