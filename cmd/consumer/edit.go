@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/certpost/certpost/internal/dashboard"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
 )
@@ -38,6 +39,11 @@ func (e *EditConfig) recipients() delivery.Recipients {
 	return e.Recipients
 }
 
+// page is what the dashboard is told of it, with the courier's own rule.
+func (e *EditConfig) page() *dashboard.Edit {
+	return &dashboard.Edit{Targets: e.Targets, Recipients: e.Recipients, Allows: e.recipients().Allows}
+}
+
 // errEditing says that something may not be changed of a letter.
 var errEditing = errors.New("not allowed by http.edit_and_replay of the running certpost")
 
@@ -51,8 +57,8 @@ type editOrder struct {
 	Reason     string   `json:"reason"`
 }
 
-// editReplay holds to the same lists as the dashboard and, for recipients, the
-// courier, who checks them once more.
+// editReplay holds to the same lists as the dashboard and, for recipients, to the
+// rule of the courier, who asks it once more.
 func (c *clerk) editReplay(ctx context.Context, o editOrder) (orderAnswer, error) {
 	if !c.edit.Enabled {
 		return orderAnswer{}, fmt.Errorf("editing is switched off: %w", errEditing)

@@ -99,7 +99,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	handleHealth(door, s, registry)
 	pages := dashboard.Options{Look: look, Log: log}
 	if edit := cfg.HTTP.EditAndReplay; edit.Enabled {
-		pages.Edit = &dashboard.Edit{Targets: edit.Targets, Recipients: edit.Recipients}
+		pages.Edit = edit.page()
 	}
 	s.http.server.Handler = dashboard.New(s.desk, door, pages)
 	return s, nil

@@ -11,22 +11,16 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Edit is what an admin may change of a letter before it is replayed. The courier
-// has the same list of recipients, and holds to it whoever asks.
+// Edit is what an admin may change of a letter before it is replayed.
 type Edit struct {
-	Targets    []string // to which a letter may be sent instead of its own
-	Recipients []string // addresses, *@example.com for all of a domain
-}
-
-// allows reports whether an address is on the list.
-func (e *Edit) allows(recipient string) bool {
-	return slices.ContainsFunc(e.Recipients, func(pattern string) bool {
-		if domain, all := strings.CutPrefix(pattern, "*@"); all {
-			at := strings.LastIndexByte(recipient, '@')
-			return at > 0 && strings.EqualFold(recipient[at+1:], domain)
-		}
-		return strings.EqualFold(recipient, pattern)
-	})
+	// Targets are those to which a letter may be sent instead of its own.
+	Targets []string
+	// Recipients are the addresses to which it may be sent instead, *@example.com for
+	// all of a domain. Pages show them and leave the judgement to Allows.
+	Recipients []string
+	// Allows reports whether a mail for a target that has recipients of its own may go
+	// to an address. It is the courier's rule, who holds to it whoever asks.
+	Allows func(own []string, address string) bool
 }
 
 // editView is the form, and once it was sent what would be different.
@@ -112,7 +106,7 @@ func (p *pages) refuseEdit(v editView, recipients []string) string {
 	}
 	own := p.recipientsOf(v.Target)
 	for _, recipient := range recipients {
-		if !p.edit.allows(recipient) && !slices.Contains(own, recipient) {
+		if !p.edit.Allows(own, recipient) {
 			return recipient + " is neither a recipient of the target nor on the list of those that a letter may be sent to."
 		}
 	}
