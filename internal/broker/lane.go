@@ -61,6 +61,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 				l = newLane(ls.r, name)
 				ls.running[name] = l
 				wg.Go(func() { l.run(ctx, work) })
+				ls.r.roster.speak()
 			}
 			ls.mu.Unlock()
 		}

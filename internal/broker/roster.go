@@ -48,6 +48,7 @@ type roster struct {
 	every   time.Duration // between heartbeats
 	again   time.Duration // between copies
 	changed func()        // told when a suspension came or went
+	news    chan struct{} // asks for a heartbeat now
 
 	mu        sync.Mutex
 	began     time.Time
@@ -64,7 +65,7 @@ type peer struct {
 
 func newRoster(log zerolog.Logger, changed func()) *roster {
 	return &roster{
-		id: nuid.Next(), log: log, every: beatEvery, again: watchAgain, changed: changed,
+		id: nuid.Next(), log: log, every: beatEvery, again: watchAgain, changed: changed, news: make(chan struct{}, 1),
 		others: map[string]peer{}, suspended: map[string]Suspension{}, gone: map[string]bool{},
 	}
 }
@@ -234,6 +235,15 @@ func (o *roster) share(total int, now time.Time) int {
 	return part
 }
 
+// speak has a heartbeat sent now, because it says something else than the last one:
+// a lane that nobody is known to serve worries people.
+func (o *roster) speak() {
+	select {
+	case o.news <- struct{}{}:
+	default: // asked for already
+	}
+}
+
 // beat says every few seconds that this process is there, until the context ends,
 // and then that it is not any more. told hears of each heartbeat whether it could
 // be stored, and so whether anything can be.
@@ -256,6 +266,7 @@ func (o *roster) beat(ctx context.Context, process string, status func() []LaneS
 			_ = o.kv.Delete(end, replicaPrefix+o.id) // else the others notice that it is silent
 			return
 		case <-tick.C:
+		case <-o.news:
 		}
 	}
 }

@@ -167,6 +167,7 @@ type LaneInfo struct {
 	Waiting    uint64       `json:"waiting"`            // deliveries not settled and not under way
 	InFlight   int          `json:"in_flight"`          // under way
 	Replicas   int          `json:"replicas"`           // processes that serve it
+	Starting   bool         `json:"starting,omitempty"` // none has said so yet, and there was no time to
 	Statuses   []LaneStatus `json:"statuses,omitempty"` // where something is to be said, one for each process
 	Suspension *Suspension  `json:"suspension,omitempty"`
 }

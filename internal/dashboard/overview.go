@@ -99,6 +99,8 @@ func newLaneView(lane broker.LaneInfo) laneView {
 	switch {
 	case lane.Suspension != nil:
 		v.Mark, v.Word, v.Why = "held", "suspended", lane.Suspension.Reason
+	case lane.Starting:
+		v.Mark, v.Word, v.Why = "busy", "starting", "no process has had the time to say that it serves it"
 	case lane.Replicas == 0:
 		v.Mark, v.Word, v.Why = "warn", "nobody serves it", "no process has said that it does in the last moments"
 	case len(lane.Statuses) > 0:

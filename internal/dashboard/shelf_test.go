@@ -71,6 +71,7 @@ func shelves(text string) map[string]view {
 	held := lane
 	held.Suspension = &broker.Suspension{Lane: lane.Lane, Reason: "maintenance" + text, By: "ann" + text, Since: noon, Until: noon.Add(time.Hour)}
 	idle := desk.LaneRow{LaneInfo: broker.LaneInfo{Lane: "idle"}}
+	fresh := desk.LaneRow{LaneInfo: broker.LaneInfo{Lane: "fresh", Starting: true}}
 	form := newDeliveryForm(spoil(desk.DeliveryQuery{Name: "x", Serial: "1", Fingerprint: "2", Target: "t", Event: "e"}, text), []string{"ops" + text})
 	form.From = "2026-11-21T10:00"
 	checked, steady := newTarget(target), newRelay(lane, []string{"ops" + text})
@@ -92,11 +93,12 @@ func shelves(text string) map[string]view {
 		"target":            {template: "target", title: "Target ops", data: newTarget(target)},
 		"target, checked":   {template: "target", title: "Target ops", data: checked},
 		"target, bare":      {template: "target", title: "Target bare", data: newTarget(desk.TargetResult{TargetView: verdict.TargetView{ID: "bare"}})},
-		"relays":            {template: "relays", title: "Relays", data: relaysView{List: []laneRow{newLaneRow(lane), newLaneRow(held), newLaneRow(idle)}}},
+		"relays":            {template: "relays", title: "Relays", data: relaysView{List: []laneRow{newLaneRow(lane), newLaneRow(held), newLaneRow(idle), newLaneRow(fresh)}}},
 		"relays, empty":     {template: "relays", title: "Relays", data: relaysView{}},
 		"relay":             {template: "relay", title: "Lane relay", data: steady},
 		"relay, suspended":  {template: "relay", title: "Lane relay", data: suspended},
 		"relay, idle":       {template: "relay", title: "Lane idle", data: newRelay(idle, nil)},
+		"relay, fresh":      {template: "relay", title: "Lane fresh", data: newRelay(fresh, nil)},
 		"audit":             {template: "audit", title: "Audit", data: audit},
 		"audit, empty":      {template: "audit", title: "Audit", data: historyView{}},
 		"audit, none":       {template: "audit", title: "Audit", data: historyView{Chips: chips}},
@@ -120,6 +122,11 @@ func TestLanesSayWhatProcessesDo(t *testing.T) {
 	}
 	if strings.Contains(text, "Suspend it") {
 		t.Error("a viewer is offered to suspend the lane")
+	}
+	for page, want := range map[string]string{"relay, idle": "nobody serves it No process has said lately", "relay, fresh": "starting The first process to serve it has just begun"} {
+		if doc, _ := show(t, newTestLook(t), shelves("")[page], access.Viewer); !strings.Contains(textOf(doc), want) {
+			t.Errorf("%s: the page does not say %q", page, want)
+		}
 	}
 }
 

@@ -160,9 +160,35 @@ func (d *Desk) Check(ctx context.Context, target string) []verdict.Finding {
 	return d.around.Check(ctx, target)
 }
 
+// lanes are all lanes, as the processes that serve them tell. One that has just begun
+// knows of its lanes before it serves them, so what nobody serves is not said of them
+// until it had the time to speak.
+func (d *Desk) lanes(ctx context.Context) ([]broker.LaneInfo, error) {
+	lanes, err := d.b.LaneInfos(ctx)
+	d.mu.RLock()
+	starting := time.Since(d.began) < d.pace.start
+	d.mu.RUnlock()
+	for i := range lanes {
+		lanes[i].Starting = starting && lanes[i].Replicas == 0
+	}
+	return lanes, err
+}
+
+// followLanes tells the pages when lanes are different: a process has come or gone, a
+// breaker has opened, somebody has suspended one from his shell.
+func (d *Desk) followLanes(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := d.b.FollowLanes(ctx, func() { d.listeners.tell(Change{Lanes: true}) })
+		if ctx.Err() == nil {
+			d.log.Debug().Err(err).Msg("the lanes cannot be followed now; pages show them as they are when they are loaded")
+			wait(ctx, time.Second)
+		}
+	}
+}
+
 // Relays are all lanes, with the relays behind them.
 func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
-	lanes, err := d.b.LaneInfos(ctx)
+	lanes, err := d.lanes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +230,7 @@ func (d *Desk) lanesChanged(ctx context.Context, err error) {
 
 // Overview is the first page at a glance: some requests to NATS, and the index.
 func (d *Desk) Overview(ctx context.Context) (Overview, error) {
-	lanes, err := d.b.LaneInfos(ctx)
+	lanes, err := d.lanes(ctx)
 	if err != nil {
 		return Overview{}, err
 	}

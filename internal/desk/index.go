@@ -48,6 +48,7 @@ type Desk struct {
 	away       error         // why the streams cannot be followed now
 	mismatch   time.Time     // since when something is gone unexplained; zero: nothing is
 	read       bool          // the letters and their ends, once
+	began      time.Time     // to follow them
 
 	ready     chan struct{}           // closed with read
 	pokes     chan struct{}           // wake the worker of runs
@@ -61,6 +62,7 @@ type Desk struct {
 // pace is how often things are looked at; tests have less patience.
 type pace struct {
 	look     time.Duration // at the streams
+	start    time.Duration // until a lane that no process has spoken of is one that none serves
 	grace    time.Duration // until what is gone without a word was removed past Certpost
 	mismatch time.Duration // until a balance that does not add up is called wrong
 	lease    time.Duration // of a run's worker
@@ -75,7 +77,7 @@ func New(b *broker.Broker, around Surroundings, log zerolog.Logger) *Desk {
 		b: b, around: around, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
 		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1), removers: newRemovers(),
-		pace: pace{look: 500 * time.Millisecond, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
+		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
 			patience: 15 * time.Minute, trouble: time.Minute},
 	}
 	d.forget()
@@ -97,11 +99,15 @@ func (d *Desk) forget() {
 // being away is no error: it goes on when it is back.
 func (d *Desk) Run(ctx context.Context) error {
 	d.keeper.Store(true)
+	d.mu.Lock()
+	d.began = time.Now()
+	d.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { d.followLetters(ctx) })
 	wg.Go(func() { d.followLedger(ctx) })
 	wg.Go(func() { d.followBucket(ctx) })
 	wg.Go(func() { d.followRemovals(ctx) })
+	wg.Go(func() { d.followLanes(ctx) })
 	wg.Go(func() { d.workOnRuns(ctx) })
 	wg.Wait()
 	return nil

@@ -1,0 +1,62 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// FollowLanes calls changed whenever LaneInfos would say something else: a process
+// has come, has gone or says something else of its lanes, or a lane was suspended or
+// resumed, by whomever. It returns when the context ends, or the bucket
+// CERTPOST_RELAYS cannot be watched any more.
+func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
+	kv, err := b.relays(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := kv.WatchFiltered(ctx, []string{suspendedPrefix + "*", replicaPrefix + "*"})
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", RelaysBucket, err)
+	}
+	defer func() { _ = w.Stop() }() // the connection may have gone
+	said := map[string]string{}     // by key
+	heard := map[string]time.Time{} // of processes, by key
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("watch %s: %w", RelaysBucket, ctx.Err())
+		case <-tick.C:
+			for key, at := range heard {
+				if time.Since(at) > deadAfter {
+					delete(heard, key)
+					delete(said, key) // should it speak again, that is news
+					changed()
+				}
+			}
+		case entry, ok := <-w.Updates():
+			if !ok {
+				return fmt.Errorf("watch %s: %w", RelaysBucket, errWatchEnded)
+			}
+			if entry == nil {
+				continue // what was there is told
+			}
+			key, value := entry.Key(), string(entry.Value())
+			if entry.Operation() != jetstream.KeyValuePut {
+				value = ""
+				delete(heard, key)
+			} else if strings.HasPrefix(key, replicaPrefix) {
+				heard[key] = time.Now()
+			}
+			if said[key] != value {
+				said[key] = value
+				changed()
+			}
+		}
+	}
+}
