@@ -10,7 +10,7 @@ import (
 // by the name that is tried and by the address it is tried from.
 type throttle struct {
 	mu    sync.Mutex
-	tries map[string]*tries // guarded by mu
+	tries map[string]tries // guarded by mu
 }
 
 type tries struct {
@@ -36,25 +36,28 @@ const (
 	maxTracked  = 20_000
 )
 
-func newThrottle() *throttle { return &throttle{tries: make(map[string]*tries)} }
+func newThrottle() *throttle { return &throttle{tries: make(map[string]tries)} }
 
 // admit says how long to wait before the next try; 0 lets this one through. It
 // counts as failed from here on, so that many at once are not one: succeeded takes
-// it back. A try that is not let through is not counted. "" is no name: at a provider
-// there is none before it has answered.
+// it back. A try that is not let through is not counted and leaves nothing behind.
+// "" is no name: at a provider there is none before it has answered.
 func (t *throttle) admit(name, address string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	byName, byAddress := &tries{}, t.of("a "+network(address), now)
+	ofAddress, ofName := "a "+network(address), "n "+name
+	wait := t.of(ofAddress, now).next.Sub(now)
 	if name != "" {
-		byName = t.of("n "+name, now)
+		wait = max(wait, t.of(ofName, now).next.Sub(now))
 	}
-	if wait := max(byName.next.Sub(now), byAddress.next.Sub(now)); wait > 0 {
+	if wait > 0 {
 		return wait
 	}
-	byName.failed(paceOfName, now)
-	byAddress.failed(paceOfAddress, now)
+	if name != "" {
+		t.failed(ofName, paceOfName, now)
+	}
+	t.failed(ofAddress, paceOfAddress, now)
 	return 0
 }
 
@@ -64,31 +67,42 @@ func (t *throttle) succeeded(name, address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.tries, "n "+name)
-	if a := t.tries["a "+network(address)]; a != nil && a.count > 0 {
-		a.count--
-		a.next = time.Time{}
+	key := "a " + network(address)
+	if known, found := t.tries[key]; found && known.count > 0 {
+		known.count--
+		known.next = time.Time{}
+		t.tries[key] = known
 	}
 }
 
-// of is what is known of a key. What was not tried for an hour is forgotten; when
-// there is too much to remember, what waits for the shortest time goes first.
-func (t *throttle) of(key string, now time.Time) *tries {
+// of is what is known of a key. What was not tried for an hour is forgotten.
+func (t *throttle) of(key string, now time.Time) tries {
 	known := t.tries[key]
-	if known != nil && now.Sub(known.last) < forgetAfter {
-		return known
+	if now.Sub(known.last) >= forgetAfter {
+		return tries{}
 	}
-	if known == nil && len(t.tries) >= maxTracked {
-		t.shed(now)
-	}
-	known = &tries{last: now}
-	t.tries[key] = known
 	return known
 }
 
-// shed forgets the old, and then, if that was not enough, half of the others.
+// failed counts a try.
+func (t *throttle) failed(key string, p pace, now time.Time) {
+	known := t.of(key, now)
+	known.count++
+	known.last = now
+	if over := known.count - p.free; over >= 0 {
+		known.next = now.Add(min(p.longest, time.Second<<min(over, 20)))
+	}
+	if _, found := t.tries[key]; !found && len(t.tries) >= maxTracked {
+		t.shed(now)
+	}
+	t.tries[key] = known
+}
+
+// shed makes room: it forgets the old and those that never had to wait, and then, if
+// that was not enough, half of the others.
 func (t *throttle) shed(now time.Time) {
 	for key, known := range t.tries {
-		if now.Sub(known.last) >= forgetAfter || !known.next.After(now) {
+		if now.Sub(known.last) >= forgetAfter || known.next.IsZero() {
 			delete(t.tries, key)
 		}
 	}
@@ -97,14 +111,6 @@ func (t *throttle) shed(now time.Time) {
 			return
 		}
 		delete(t.tries, key)
-	}
-}
-
-func (t *tries) failed(p pace, now time.Time) {
-	t.count++
-	t.last = now
-	if over := t.count - p.free; over >= 0 {
-		t.next = now.Add(min(p.longest, time.Second<<min(over, 20)))
 	}
 }
 

@@ -119,6 +119,37 @@ func TestThrottleIsBounded(t *testing.T) {
 	}
 }
 
+// Tries that are not let through leave nothing behind: else who waits at one address
+// could have all that is remembered of the others forgotten.
+func TestRefusedTriesAreNotRemembered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		th := newThrottle()
+		const waits, tries = "192.0.2.1", "198.51.100.1"
+		for i := range paceOfAddress.free + 8 { // the last of which waits for minutes
+			for th.admit(fmt.Sprint("a", i), waits) > 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		for i := range paceOfAddress.free {
+			th.admit(fmt.Sprint("b", i), tries)
+		}
+		time.Sleep(2 * time.Second) // tries may try again now
+		known := len(th.tries)
+		for i := range 2 * maxTracked {
+			if wait := th.admit(fmt.Sprint("flood ", i), waits); wait == 0 {
+				t.Fatalf("try %d is let through", i)
+			}
+		}
+		if len(th.tries) != known {
+			t.Errorf("%d are remembered, %d before", len(th.tries), known)
+		}
+		if th.admit("ada", tries); th.admit("ada", tries) == 0 {
+			t.Error("what was known of the second address is forgotten")
+		}
+	})
+}
+
 // Many tries at once are not one.
 func TestTriesAtOnce(t *testing.T) {
 	t.Parallel()
