@@ -69,6 +69,7 @@ type Entry struct {
 	Certificate *verdict.Certificate `json:"certificate,omitempty"`
 
 	Failure *FailureRecord   `json:"failure,omitempty"` // of the last try that failed
+	Tries   []Try            `json:"tries,omitempty"`   // that failed: the first and the last ones
 	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail taken
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
@@ -110,9 +111,39 @@ func (e *Entry) without() []string {
 	return missing
 }
 
+// Try is an attempt that failed, kept so that it can be compared with the others.
+// Attempts that the relay's absence cut short are none (they are not counted).
+type Try struct {
+	Generation int       `json:"generation"` // the life of the delivery
+	Number     int       `json:"number"`     // within it
+	At         time.Time `json:"at"`
+	FailureRecord
+	Course *verdict.Course `json:"course"`
+}
+
+// maxTries are as many as are kept: the first of all, and the last ones.
+const maxTries = 6
+
+// failed is the entry with a failure on record. One that no attempt led to says
+// nothing of its own course.
+func (e Entry) failed(f *verdict.Failure) Entry {
+	e.Failure = record(f)
+	if f.Course == nil {
+		return e
+	}
+	// What is recorded twice, as a try that is the last one, has one place.
+	e.Tries = slices.DeleteFunc(slices.Clone(e.Tries), func(t Try) bool { return t.Generation == e.Generation && t.Number == e.Attempts })
+	e.Tries = append(e.Tries, Try{Generation: e.Generation, Number: e.Attempts, At: e.Last, FailureRecord: *e.Failure, Course: f.Course})
+	if len(e.Tries) > maxTries {
+		e.Tries = slices.Delete(e.Tries, 1, 2)
+	}
+	return e
+}
+
 // waiting is the entry after a try that failed for now.
 func (e Entry) waiting(f *verdict.Failure) Entry {
-	e.State, e.Owner, e.Lease, e.Failure = StateWaiting, "", time.Time{}, record(f)
+	e = e.failed(f)
+	e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
 	e.Uncertain = e.Uncertain || certainty(f) == verdict.May
 	return e
 }

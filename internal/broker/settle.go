@@ -45,6 +45,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		switch {
 		case certainty(failure) == verdict.May && j.r.set.DeadLetterUnknown:
 			final = uncertain(failure.Reason)
+			final.Course = failure.Course
 		case failure.Retry() && !j.tooOld():
 			j.retry(ctx, receipt, failure)
 			return
@@ -202,8 +203,9 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	if j.event != nil && (j.entry.Digest == j.event.Digest()) {
 		e := j.entry
 		old := e.DeadLetter
-		e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter = StateDead, "", time.Time{}, record(f), d.Subject
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
+		e = e.failed(f)
+		e.State, e.Owner, e.Lease, e.DeadLetter = StateDead, "", time.Time{}, d.Subject
 		e.Owed, e.Uncertain = e.without(), certainty(f) == verdict.May
 		if err := j.write(ctx, e); err != nil {
 			j.giveBack(jitter(5*time.Second), err)

@@ -36,7 +36,9 @@ func (s *session) authenticate(ctx context.Context) *verdict.Failure {
 		return s.authFailure(reason)
 	}
 	spoken := []string{string(password)}
+	s.course.hush = true
 	failure := s.step(ctx, verdict.PhaseAuth, func() error { return s.exchange(mechanism, &spoken) })
+	s.course.hush = false
 	if failure != nil && echoes(failure.Cause, spoken) {
 		failure.Reply = "(left out: the relay repeated the credentials)"
 		failure.Cause = nil

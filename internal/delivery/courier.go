@@ -108,35 +108,47 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	}
 	p, failure := c.provisions(ctx, t, ev)
 	defer p.clear()
+	steps := []verdict.Step{{Phase: verdict.PhaseSecrets, Took: time.Since(started)}}
 	if failure != nil {
-		return nil, p.sign(failure)
+		steps[0].Phase = failure.Phase // the certificate may be unfit
+		return nil, c.explain(defs, t, p, steps, failure)
 	}
 	fetched := time.Now()
 	msg, failure := c.mail(t, ev, a, p)
+	steps = append(steps, verdict.Step{Phase: verdict.PhaseRender, Took: time.Since(fetched)})
 	if failure != nil {
-		return nil, p.sign(failure)
+		steps[1].Phase = failure.Phase
+		return nil, c.explain(defs, t, p, steps, failure)
 	}
 	defer clear(msg.raw)
 	rendered := time.Now()
 
 	receipt, failure := c.carry(ctx, defs.ways[t.ID], p, msg, a).verdicts()
+	newQuotable(msg, p).withhold(receipt, failure)
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
 		receipt.Certificate, receipt.Secrets = verdict.CertificateOf(p.bundle.leaf), p.versions
 		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
 		receipt.Timings.Total = time.Since(started)
+		receipt.Definition = defs.version(t)
 	}
 	if failure != nil && failure.Recipients == nil && (len(a.Accepted) > 0 || len(a.Override) > 0) {
 		failure.Recipients = msg.recipients // not all whom the target names
 	}
-	return receipt, t.soften(p.sign(failure))
+	return receipt, t.soften(c.explain(defs, t, p, steps, failure))
 }
 
-// sign notes which versions of secrets the failed attempt used.
-func (p *provisions) sign(f *verdict.Failure) *verdict.Failure {
-	if f != nil && p != nil {
+// explain adds to a failure how the attempt came to it: what it was made with, and
+// what was done before a relay was asked.
+func (c *Courier) explain(defs *Definitions, t *Target, p *provisions, steps []verdict.Step, f *verdict.Failure) *verdict.Failure {
+	if f == nil || f.Untried {
+		return f
+	}
+	if p != nil {
 		f.Secrets = p.versions
 	}
+	f.Course = before(steps, f.Course)
+	f.Course.Definition = defs.version(t)
 	return f
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/textproto"
 	"time"
@@ -32,6 +33,8 @@ type session struct {
 	offers offers               // the relay's extensions, since the last EHLO
 	tls    *tls.ConnectionState // nil in plaintext
 
+	course course // of the present mail; of a new connection from its beginning
+
 	open  bool // a transaction was begun and not ended: RSET before the next
 	heard bool // the relay has answered something of the present mail
 	ended bool // the content is out, its end included
@@ -44,6 +47,7 @@ type session struct {
 func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
 	s := &session{relay: r, address: r.address(), created: time.Now()}
 	if failure := s.establish(ctx); failure != nil {
+		failure.Course = s.told()
 		if s.dead {
 			s.abort()
 		} else {
@@ -88,6 +92,7 @@ func (s *session) connect(ctx context.Context) *verdict.Failure {
 	defer cancel()
 	started := time.Now()
 	tcp, err := new(net.Dialer).DialContext(limit, "tcp", s.relay.dialAddress())
+	s.course.took(verdict.PhaseConnect, started)
 	if err != nil {
 		s.dead = true
 		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.failure()
@@ -160,7 +165,13 @@ func (s *session) startTLS(ctx context.Context, config *tls.Config) *verdict.Fai
 // handshake puts TLS on the connection.
 func (s *session) handshake(ctx context.Context, config *tls.Config) *verdict.Failure {
 	secured := tls.Client(s.tcp, config)
-	failure := s.step(ctx, verdict.PhaseTLS, func() error { return secured.HandshakeContext(ctx) })
+	failure := s.step(ctx, verdict.PhaseTLS, func() error {
+		err := secured.HandshakeContext(ctx)
+		if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(untrusted.UnverifiedCertificates) > 0 {
+			s.course.untrusted = untrusted.UnverifiedCertificates[0]
+		}
+		return err
+	})
 	if failure != nil {
 		return failure
 	}
@@ -180,6 +191,7 @@ func (s *session) step(ctx context.Context, phase verdict.Phase, do func() error
 	}
 	_ = s.tcp.SetDeadline(limit) // fails on a closed socket alone, and then do fails as well
 	err := do()
+	s.course.took(phase, started)
 	if err == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"fmt"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -66,6 +67,7 @@ func (s *session) say(lines ...string) error {
 	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
 	defer clear(packet) // AUTH
 	s.wire.expect(len(lines))
+	s.course.say(lines...)
 	return s.write(packet)
 }
 
@@ -95,7 +97,9 @@ func (s *session) write(p []byte) error {
 // hear reads the next reply. One with another code than the expected, of which a
 // prefix may be given, is an error.
 func (s *session) hear(expect int) (code int, text string, err error) {
-	return s.text.ReadResponse(expect)
+	code, text, err = s.text.ReadResponse(expect)
+	s.course.hear(code, text)
+	return code, text, err
 }
 
 // lastWord is what the relay said before it hung up on us while we wrote, as one
@@ -124,6 +128,7 @@ func (s *session) content(raw []byte) error {
 		end = "\r\n.\r\n"
 	}
 	s.wire.expect(1)
+	s.course.say(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
 	if err := s.write(stuffed); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/certpost/certpost/internal/config"
@@ -22,6 +23,8 @@ type Definitions struct {
 	// For showing, by target: what a rule gave it, where it was written.
 	sources map[string]map[string]string
 	remarks map[string]remark
+	// versions are made when they are asked for: a string by the target's id.
+	versions sync.Map
 }
 
 // NewDefinitions validates targets as a whole and makes them ready to use: lane,

@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"reflect"
 	"slices"
@@ -77,8 +79,27 @@ func (d *Definitions) view(t *Target) verdict.TargetView {
 		value := of.FieldByIndex(s.Index)
 		r.add(s.Name, value, given(s.Name, value, unset.FieldByIndex(s.Index)))
 	}
-	v.Rows = r.all
+	v.Rows, v.Version = r.all, versionOf(r.all)
 	return v
+}
+
+// version names the state of a target's definition, so that attempts can be compared.
+func (d *Definitions) version(t *Target) string {
+	if known, ok := d.versions.Load(t.ID); ok {
+		return known.(string)
+	}
+	version := d.view(t).Version
+	d.versions.Store(t.ID, version)
+	return version
+}
+
+// versionOf is the same for the same settings, wherever they stand.
+func versionOf(settings []verdict.TargetRow) string {
+	hash := sha256.New()
+	for _, row := range settings {
+		fmt.Fprintf(hash, "%q %q\n", row.Key, row.Value)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:4])
 }
 
 // rows are settings as text.

@@ -30,6 +30,7 @@ type result struct {
 	receipt *verdict.Receipt // nil when the relay did not take the mail
 	refused []rejection      // recipients refused one by one at RCPT
 	failure *verdict.Failure // why the relay did not take the mail; nil when it did
+	course  *verdict.Course  // how it went, when anybody was refused
 	stale   bool             // the connection, an old one, had ended before: no word about the mail
 }
 
@@ -43,7 +44,11 @@ type rejection struct {
 // relay took the mail for anybody, the failure when somebody is still owed it.
 func (r result) verdicts() (*verdict.Receipt, *verdict.Failure) {
 	if r.failure == nil {
-		return r.receipt, sumUp(r.refused)
+		f := sumUp(r.refused)
+		if f != nil {
+			f.Course = r.course
+		}
+		return r.receipt, f
 	}
 	if len(r.refused) == 0 {
 		return nil, r.failure
@@ -57,14 +62,25 @@ func (r result) verdicts() (*verdict.Receipt, *verdict.Failure) {
 // is called once, after the relay has taken the envelope for at least one
 // recipient and before any content goes out, with the moment by which the
 // outcome will be known; when it fails nothing is sent.
-func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func(until time.Time) error) result {
+func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func(until time.Time) error) (got result) {
 	started := time.Now()
-	got := result{tried: env.recipients}
+	got = result{tried: env.recipients}
 	if got.failure = s.admit(env, raw); got.failure != nil {
 		return got
 	}
 	fresh := s.tried == 0
 	s.tried, s.heard = s.tried+1, false
+	if !fresh {
+		s.course = course{kept: true}
+	}
+	defer func() {
+		if got.failure != nil || len(got.refused) > 0 {
+			got.course = s.told()
+		}
+		if got.failure != nil {
+			got.failure.Course = got.course
+		}
+	}()
 	defer s.watch(ctx)()
 
 	taken, refused, failure := s.introduce(ctx, env, len(raw))
@@ -85,7 +101,10 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	if limit, ok := ctx.Deadline(); ok && limit.Before(until) {
 		until = limit
 	}
-	if err := claim(until); err != nil {
+	asked := time.Now()
+	err := claim(until)
+	s.course.took(verdict.PhaseClaim, asked)
+	if err != nil {
 		got.failure = claimFailure(err)
 		return got
 	}
@@ -103,6 +122,7 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 		Reply:      clean(reply.Msg, maxReplyText),
 		QueueID:    queueID(reply.Msg),
 		TLS:        s.tlsVersion(),
+		Peer:       s.tcp.RemoteAddr().String(),
 		Recipients: taken,
 		Size:       len(raw),
 		Timings:    verdict.Timings{Send: time.Since(started)},

@@ -155,6 +155,8 @@ type Failure struct {
 	Refused []Refusal
 	// Secrets are the versions of what the attempt used, by reference.
 	Secrets map[string]string
+	// Course is how the attempt went; nil when none was made.
+	Course *Course
 	// Cause is for errors.Is and errors.As alone: its text may quote input.
 	Cause error
 }
@@ -207,7 +209,9 @@ type Receipt struct {
 	Reply       string            `json:"reply"` // cleaned and cut
 	QueueID     string            `json:"queue_id,omitempty"`
 	MessageID   string            `json:"message_id"`
-	TLS         string            `json:"tls,omitempty"` // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
+	TLS         string            `json:"tls,omitempty"`        // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
+	Peer        string            `json:"peer,omitempty"`       // the address that answered, IP:port
+	Definition  string            `json:"definition,omitempty"` // of the target: see Course
 	Recipients  []string          `json:"recipients"`
 	Certificate *Certificate      `json:"certificate,omitempty"`
 	Secrets     map[string]string `json:"secrets,omitempty"` // reference -> version, never the value

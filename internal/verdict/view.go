@@ -26,7 +26,9 @@ type TargetView struct {
 	Lane     string   `json:"lane"`
 	Relays   []string `json:"relays"` // host:port, in the order in which they are tried
 	Payload  string   `json:"payload"`
-	To       []string `json:"to,omitempty"` // all that get the mail, BCC among them
+	// Version names this state of the definition: eight hexadecimal digits.
+	Version string   `json:"version"`
+	To      []string `json:"to,omitempty"` // all that get the mail, BCC among them
 	// Rows is the whole definition, in its order, defaults among it.
 	Rows []TargetRow `json:"rows"`
 	// Where the definition stands, "file:line".

@@ -1,0 +1,128 @@
+package delivery
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Bounds of what is kept of a conversation: the ledger has it for every attempt that
+// failed. Fifty recipients make a hundred lines, of which the first and the last tell.
+const (
+	maxSpoken     = 240 // bytes of a line
+	maxDialogue   = 40  // lines
+	firstOfTalk   = 16  // of them, when there are more
+	maxHeardReply = 1 << 10
+	maxPeerNames  = 5
+)
+
+// course is what a session has gone through with the present mail. It notes what is
+// there anyway, and makes something of it only when somebody asks.
+type course struct {
+	kept      bool
+	hush      bool // AUTH: no word of it is noted but the method and the codes
+	untrusted *x509.Certificate
+	steps     []verdict.Step
+	lines     []utterance
+}
+
+// utterance is a line as it was said.
+type utterance struct {
+	code int // of a reply; 0: ours
+	text string
+}
+
+// took notes a phase; what comes in several parts, as RCPT does, is one.
+func (c *course) took(phase verdict.Phase, since time.Time) {
+	took := time.Since(since)
+	if last := len(c.steps) - 1; last >= 0 && c.steps[last].Phase == phase {
+		c.steps[last].Took += took
+		return
+	}
+	c.steps = append(c.steps, verdict.Step{Phase: phase, Took: took})
+}
+
+func (c *course) say(lines ...string) {
+	for _, line := range lines {
+		if c.hush {
+			line = withoutCredentials(line)
+		}
+		c.lines = append(c.lines, utterance{text: line})
+	}
+}
+
+// hear notes a reply; one without a code was none.
+func (c *course) hear(code int, text string) {
+	if code == 0 {
+		return
+	}
+	if c.hush {
+		text = enhancedCode(code, text)
+	}
+	if len(text) > maxHeardReply {
+		text = strings.Clone(text[:maxHeardReply]) // not to keep the whole
+	}
+	c.lines = append(c.lines, utterance{code, text})
+}
+
+// withoutCredentials leaves of a line of AUTH the method, and of one that answers a
+// challenge nothing.
+func withoutCredentials(line string) string {
+	const left = "(credentials)"
+	words := strings.Fields(line)
+	if len(words) < 2 || words[0] != "AUTH" {
+		return left
+	}
+	if len(words) == 2 {
+		return line
+	}
+	return words[0] + " " + words[1] + " " + left
+}
+
+// told is the course so far, fit to be stored.
+func (s *session) told() *verdict.Course {
+	c := &verdict.Course{Relay: s.address, Kept: s.course.kept, TLS: s.tlsVersion(), Steps: slices.Clone(s.course.steps)}
+	if s.tcp != nil {
+		c.Peer = s.tcp.RemoteAddr().String()
+	}
+	peer := s.course.untrusted
+	if s.tls != nil && len(s.tls.PeerCertificates) > 0 {
+		peer = s.tls.PeerCertificates[0]
+	}
+	if peer != nil {
+		c.PeerCertificate = verdict.CertificateOf(peer)
+		names := &c.PeerCertificate.DNSNames
+		*names = (*names)[:min(len(*names), maxPeerNames)]
+	}
+	for i, line := range s.course.lines {
+		if more := len(s.course.lines) - maxDialogue; more > 0 && i >= firstOfTalk && i < firstOfTalk+more {
+			if i == firstOfTalk {
+				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines are left out)", more))
+			}
+			continue
+		}
+		c.Dialogue = append(c.Dialogue, line.String())
+	}
+	return c
+}
+
+func (l utterance) String() string {
+	if l.code == 0 {
+		return clean("C: "+l.text, maxSpoken)
+	}
+	return clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxSpoken)
+}
+
+// before puts what was done for an attempt ahead of the relay in front of what
+// happened there.
+func before(steps []verdict.Step, c *verdict.Course) *verdict.Course {
+	if c == nil {
+		c = &verdict.Course{}
+	}
+	c.Steps = append(slices.Clip(steps), c.Steps...)
+	return c
+}

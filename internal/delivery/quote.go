@@ -1,0 +1,87 @@
+package delivery
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// quotable is what no reply of a relay may bring to a log or a page. Content filters
+// tend to quote what they object to, and that may be a line of the key.
+type quotable struct {
+	content    []byte // of the mail, without its header: attachments are in base64
+	key        []byte // PEM
+	passphrase []byte
+}
+
+func newQuotable(msg *message, p *provisions) quotable {
+	_, content, _ := bytes.Cut(msg.raw, []byte("\r\n\r\n"))
+	return quotable{content, p.key, p.passphrase}
+}
+
+// shortestQuote is the length, in characters of base64, from which a piece of a reply
+// that is found in the mail is taken to come from there: 72 to 96 bits of a key. Names
+// and sentences have dots and spaces, which base64 has not.
+const shortestQuote = 16
+
+// in reports whether a text repeats something of the mail.
+func (q quotable) in(text string) bool {
+	if len(q.passphrase) >= 4 && strings.Contains(text, string(q.passphrase)) {
+		return true
+	}
+	run := 0
+	for i := range len(text) {
+		if !isBase64(text[i]) {
+			run = 0
+			continue
+		}
+		if run++; run < shortestQuote {
+			continue
+		}
+		piece := []byte(text[i+1-shortestQuote : i+1])
+		if bytes.Contains(q.content, piece) || bytes.Contains(q.key, piece) {
+			return true
+		}
+	}
+	return false
+}
+
+func isBase64(c byte) bool {
+	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '+' || c == '/' || c == '='
+}
+
+// leftOut stands where a reply would quote the mail.
+const leftOut = "(left out: the relay repeated a part of the mail)"
+
+// withhold takes quotes of the mail out of everything that the relay said.
+func (q quotable) withhold(receipt *verdict.Receipt, f *verdict.Failure) {
+	if receipt != nil {
+		if q.in(receipt.Reply) {
+			receipt.Reply = leftOut
+		}
+		if q.in(receipt.QueueID) {
+			receipt.QueueID = ""
+		}
+	}
+	if f == nil {
+		return
+	}
+	if q.in(f.Reply) {
+		f.Reply = leftOut
+	}
+	for i := range f.Refused {
+		if q.in(f.Refused[i].Reply) {
+			f.Refused[i].Reply = leftOut
+		}
+	}
+	if f.Course == nil {
+		return
+	}
+	for i, line := range f.Course.Dialogue {
+		if said, theirs := strings.CutPrefix(line, "S: "); theirs && q.in(said) {
+			code, _, _ := strings.Cut(said, " ")
+			f.Course.Dialogue[i] = "S: " + code + " " + leftOut
+		}
+	}
+}
