@@ -27,6 +27,7 @@ func testActions(t *testing.T, c *chromium) {
 		{"keys", testKeys},
 		{"news", testNews},
 		{"check a target", testCheck},
+		{"canary without JavaScript", testCanary},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()

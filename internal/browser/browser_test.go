@@ -40,6 +40,7 @@ func TestBrowser(t *testing.T) {
 		{"pages", testPages},
 		{"journeys", testJourneys},
 		{"actions", testActions},
+		{"steering", testSteering},
 		{"sign-in", testSignIn},
 		{"flood", testFlood},
 	} {

@@ -1,0 +1,204 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// testSteering steers a replay that is under way, by mouse and by keyboard alone, while
+// somebody else follows it on a page that is never loaded again.
+func testSteering(t *testing.T, c *chromium) {
+	for _, w := range ways[:2] {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t, "")
+			o.seed()
+			w.steer(t, c, o)
+		})
+	}
+}
+
+func (w way) steer(t *testing.T, c *chromium, o *office) {
+	o.mend()
+	h := w.hands(t, c, o.http)
+	h.open("/dead-letters/confirm?action=replay&all=yes&target=pki-mailbox")
+	h.sees("Replay 8 dead letters?")
+	h.enter("main form", "Reason", "The addresses are back")
+	h.tick("Begin with 1, then 10")
+	h.enter("main form", "At most so many at a time", "1/h")
+	h.use("main form", "Replay 8 letters")
+	h.sees("The replay has begun")
+	run := h.path()
+
+	// One goes out, and the others wait for an hour. Who follows sees it arrive.
+	onlooker := c.tab(t, o.http)
+	onlooker.open(run)
+	onlooker.updates()
+	mustAsk[bool](onlooker, "window.neverLoadedAgain = true")
+	onlooker.shows("Published 1", "Delivered 1", "Not yet published 7")
+
+	// What somebody types stays where it is, and he goes on typing, while the page
+	// learns that a letter was taken off the list by NATS.
+	onlooker.clickIn("#steering summary", "Pause")
+	onlooker.clickIn("#steering form", "Reason")
+	onlooker.write("Before it ")
+	taken := o.lettersTo("pki-mailbox")[6]
+	o.takeOff(taken)
+	onlooker.shows("Published 1", "Done by somebody else 1", "Not yet published 6")
+	onlooker.holds("the letter's result", fmt.Sprintf(`[...document.querySelectorAll("#letter-by-letter tr")].some(e => squeeze(e.innerText).startsWith("%d gone"))`, taken))
+	onlooker.write("is too late")
+	if got := mustAsk[string](onlooker, `document.querySelector("#steering details[open] input[name=reason]")?.value || ""`); got != "Before it is too late" {
+		t.Errorf("the page kept %q of what was typed while it was updated", got)
+	}
+
+	h.use("#steering summary", "Pause")
+	h.enter("#steering form", "Reason", "Let me look first")
+	h.use("#steering form", "Pause")
+	h.sees("Paused.")
+	h.sees("paused by")
+	onlooker.shows("paused", "Let me look first", "Published 1")
+	onlooker.holds("the buttons of a paused replay", `!!find("Resume", "#steering form") && !find("Pause", "#steering")`)
+	if w.keyboard {
+		h.accessible("paused")
+	} else {
+		h.looks("replay-paused")
+	}
+
+	h.enter("#steering form", "Reason", "It looks good")
+	h.use("#steering form", "Resume")
+	h.sees("Resumed.")
+	onlooker.holds("the buttons of a running replay", `!!find("Pause", "#steering summary") && !find("Resume", "#steering")`)
+
+	h.use("#steering summary", "Cancel")
+	h.sees("Nothing is lost")
+	h.enter("#steering form", "Reason", "Not today")
+	h.use("#steering form", "Cancel the replay")
+	h.sees("Cancelled.")
+	h.sees("Not today")
+	onlooker.shows("cancelled", "Not today")
+	onlooker.holds("the buttons to be gone", `!document.querySelector("#steering button")`)
+	onlooker.accessible("after its end")
+	if !mustAsk[bool](onlooker, "window.neverLoadedAgain === true") {
+		t.Error("the page that was to be kept up to date was loaded again")
+	}
+
+	// Each letter but the one that was taken off has arrived, or is on the list.
+	var arrived uint64
+	o.until("what was not published to be on the list", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		b, err := o.broker.Backlog(ctx)
+		arrived = uint64(len(o.relay.Mails()) - 12)
+		return err == nil && b.Events == 0 && b.Deliveries == 0 && b.Dead+arrived == letters-1
+	})
+	if arrived == 0 || arrived > 3 {
+		t.Errorf("%d letters were replayed, at one an hour", arrived)
+	}
+	h.open(run)
+	h.use("main", fmt.Sprintf("Replay what is left, %d letters…", 8-1-arrived))
+	h.sees(fmt.Sprintf("Replay %d dead letters?", 8-1-arrived))
+}
+
+// shows waits until a replay's page shows all of these, without being loaded again.
+func (tb *tab) shows(texts ...string) {
+	tb.t.Helper()
+	for _, text := range texts {
+		tb.holds(text, `squeeze(document.querySelector("#progress")?.innerText).includes(`+quote(text)+`)`)
+	}
+}
+
+// lettersTo are the numbers of the open letters of a target.
+func (o *office) lettersTo(target string) (list []uint64) {
+	o.t.Helper()
+	for d, err := range o.broker.DeadLetters(o.t.Context(), "") {
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		if d.Target == target {
+			list = append(list, d.Sequence)
+		}
+	}
+	return list
+}
+
+// takeOff discards a letter past the pages, as another program would.
+func (o *office) takeOff(number uint64) {
+	o.t.Helper()
+	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
+	defer cancel()
+	letter, err := o.broker.DeadLetter(ctx, number)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if err := o.broker.Discard(ctx, letter, broker.Actor{Name: "a colleague", Via: broker.ViaNATS}, "The mailbox is gone"); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// testCanary is what somebody without JavaScript does with many letters at once: the
+// canary keeps him from spending all of them on a relay that is not mended yet.
+func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
+	h := ways[2].hands(t, c, o.http)
+	h.open("/dead-letters?target=partner-portal")
+	h.sees("8 open letters that fit")
+	h.clickIn("a", "Replay…")
+	h.sees("Replay 8 dead letters?")
+	if !mustAsk[bool](h.tab, `document.querySelector("input[name=canary]").checked`) {
+		t.Error("a replay does not begin with a canary unless one asks for it")
+	}
+	h.enter("main form", "Reason", "The postmaster should have mended it")
+	h.use("main form", "Replay 8 letters")
+	h.arrivesAtRun("stopped")
+	h.sees("came back")
+	h.sees("7 letters…")
+	h.accessible("stopped")
+	o.settled(letters)
+	if got := len(o.relay.Mails()); got != 12 {
+		t.Errorf("the relay has %d mails, want the 12 of before", got)
+	}
+
+	o.mend()
+	h.use("main", "Replay what is left, 7 letters…")
+	h.sees("Replay 7 dead letters?")
+	h.enter("main form", "Reason", "Now they have")
+	h.use("main form", "Replay 7 letters")
+	h.arrivesAtRun("done")
+	h.seesOf("#progress", "Delivered 7", "Dead again 0")
+
+	// The one that came back is chosen in the list.
+	h.open("/dead-letters?target=partner-portal")
+	h.sees("1 open letter that fit")
+	h.tick("Choose letter")
+	h.use("form.stack", "Replay…")
+	h.sees("Replay 1 dead letter?")
+	h.enter("main form", "Reason", "The canary, too")
+	h.use("main form", "Replay 1 letter")
+	h.arrivesAtRun("done")
+	h.seesOf("#progress", "Delivered 1")
+	o.settled(letters - 8)
+	if got := len(o.relay.Mails()); got != 12+8 {
+		t.Errorf("the relay has %d mails, want %d: each once", got, 12+8)
+	}
+}
+
+// arrivesAtRun follows a replay to a state, by loading its page again.
+func (h *hands) arrivesAtRun(state string) {
+	h.t.Helper()
+	h.sees("How far it is")
+	h.holdsReloading("the replay to be "+state, `squeeze(document.querySelector("#progress .mark").innerText) === `+quote(state))
+	h.fits()
+}
+
+// seesOf wants a part of a page that is complete to show all of these.
+func (h *hands) seesOf(selector string, texts ...string) {
+	h.t.Helper()
+	shown := h.text(selector)
+	for _, text := range texts {
+		if !contains(shown, text) {
+			h.t.Errorf("%s does not say %q: %s", selector, text, shown)
+		}
+	}
+}
