@@ -158,7 +158,9 @@ func (a *Access) stillGood(s *session) bool {
 }
 
 // ServeHTTP answers a request.
-func (a *Access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
+	w := &begun{ResponseWriter: to}
+	defer a.contain(w, r)
 	a.setHeaders(w.Header())
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	handler, pattern := a.mux.Handler(r)

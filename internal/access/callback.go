@@ -116,7 +116,7 @@ func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visi
 	who, err := a.welcome(r.Context(), answer.Get, sent)
 	if err != nil {
 		a.provider.release(sent.State)
-		a.record(r.Context(), Event{Kind: SignInFailed, User: v.User, Way: byProvider, Reason: shown(err.Error(), 400)})
+		a.record(r.Context(), Event{Kind: SignInFailed, User: v.User, Way: byProvider, Reason: err.Error()})
 		a.providerFailed(w, r, v, http.StatusUnauthorized, err)
 		return
 	}
@@ -165,6 +165,6 @@ func (a *Access) providerFailed(w http.ResponseWriter, r *http.Request, v Visit,
 	if errors.As(err, &known) {
 		view.Message = known.text + "."
 	}
-	a.cfg.Log.Warn().Str("address", v.User.Address).Str("reason", shown(err.Error(), 400)).Msg("sign-in at the provider")
+	a.cfg.Log.Warn().Str("address", v.User.Address).Str("reason", shown(err.Error(), maxReason)).Msg("sign-in at the provider")
 	a.pages.SignIn(w, r, view)
 }

@@ -36,7 +36,12 @@ const (
 	byProvider = "provider"
 )
 
+// maxReason is the length of the longest reason, in characters: an address may have
+// 64 kB, and the history is kept for years.
+const maxReason = 400
+
 func (a *Access) record(ctx context.Context, e Event) {
+	e.Reason = shown(e.Reason, maxReason)
 	e.Time = time.Now().UTC()
 	a.cfg.Log.Info().Str("event", string(e.Kind)).Str("user", e.User.Name).Str("role", e.User.Role.String()).
 		Str("address", e.User.Address).Str("way", e.Way).Str("reason", e.Reason).Msg("access")

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -30,13 +31,13 @@ func NewLook(version string, log zerolog.Logger) *Look {
 	l := &Look{assets: newAssets(), pages: map[string]*template.Template{}, about: "Certpost " + version, log: log}
 	words := words()
 	words["asset"] = l.assets.path
-	base := template.Must(template.New("").Funcs(words).ParseFS(files, "templates/layout.html", "templates/parts.html"))
+	base := template.Must(template.New("").Funcs(words).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/attempts.html"))
 	entries, err := files.ReadDir("templates")
 	if err != nil {
 		panic(err) // the files are part of the program
 	}
 	for _, entry := range entries {
-		if name := entry.Name(); name != "layout.html" && name != "parts.html" {
+		if name := entry.Name(); name != "layout.html" && name != "parts.html" && name != "attempts.html" {
 			l.pages[name] = template.Must(template.Must(base.Clone()).ParseFS(files, "templates/"+name))
 		}
 	}
@@ -120,11 +121,8 @@ func (l *Look) execute(to *bytes.Buffer, v view, f frame) error {
 	return l.pages[v.template+".html"].ExecuteTemplate(to, name, f)
 }
 
+// section is the first part of a path. A request need not have one: CONNECT has a host.
 func section(path string) string {
-	for i := 1; i < len(path); i++ {
-		if path[i] == '/' {
-			return path[1:i]
-		}
-	}
-	return path[1:]
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return first
 }

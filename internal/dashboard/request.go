@@ -100,8 +100,9 @@ func suffixed(next http.Handler) http.Handler {
 			path, found := strings.CutSuffix(r.URL.Path, suffix)
 			if found && path != "" && !strings.HasPrefix(path, "/static/") {
 				r = r.Clone(r.Context())
-				r.URL.Path, r.URL.RawPath = path, ""
+				r.URL.Path, r.URL.RawPath = path, strings.TrimSuffix(r.URL.RawPath, suffix)
 				r.Header.Set("Accept", kind)
+				break // one suffix is one too many for what is left
 			}
 		}
 		next.ServeHTTP(w, r)
