@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/certpost/certpost/internal/access"
 	"github.com/chromedp/chromedp/kb"
 )
 
@@ -260,11 +259,7 @@ func testCheck(t *testing.T, c *chromium, o *office, _ numbers) {
 
 // testSignIn has three people with three roles, and somebody who guesses.
 func testSignIn(t *testing.T, c *chromium) {
-	config := "http:\n  listen: \"127.0.0.1:0\"\n  sign_in:\n    users:\n"
-	for _, role := range []string{"viewer", "operator", "admin"} {
-		config += fmt.Sprintf("      - {name: %s, role: %s, password_hash: %q}\n", role, role, access.NewHash(role+"-password"))
-	}
-	o := newOffice(t, config)
+	o := newOffice(t, accounts())
 	o.seed()
 	n := o.numbers()
 	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
@@ -278,7 +273,7 @@ func testSignIn(t *testing.T, c *chromium) {
 	h.use("form", "Sign in")
 	h.holds("a word on what was wrong", `!!document.querySelector("[role=alert]")`)
 	h.expect("status 4")
-	h.accessible("after a wrong password")
+	h.looks("sign-in-wrong")
 	h.enter("form", "Password", "viewer-password")
 	h.use("form", "Sign in")
 	h.at(page) // where he wanted to go
@@ -292,11 +287,7 @@ func testSignIn(t *testing.T, c *chromium) {
 	h.at("/sign-in")
 
 	h = ways[0].hands(t, c, o.http)
-	h.open("/sign-in")
-	h.enter("form", "Name", "operator")
-	h.enter("form", "Password", "operator-password")
-	h.use("form", "Sign in")
-	h.at("/")
+	h.signIn("operator")
 	h.onLetter(n.refused[0], "hold", "Hold", "Looking into it")
 	h.sees("Held.")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

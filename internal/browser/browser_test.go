@@ -42,6 +42,7 @@ func TestBrowser(t *testing.T) {
 		{"actions", testActions},
 		{"steering", testSteering},
 		{"sign-in", testSignIn},
+		{"roles", testRoles},
 		{"flood", testFlood},
 	} {
 		t.Run(part.name, func(t *testing.T) {

@@ -1,0 +1,187 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// accounts is a configuration with a user of each role, who is called as it is, and
+// with what an admin may edit.
+func accounts() string {
+	config := `http:
+  listen: "127.0.0.1:0"
+  edit_and_replay: {enabled: true, targets: [ops-archive], recipients: [standby@example.com, "*@backup.example.org"]}
+  sign_in:
+    users:
+`
+	for _, role := range []string{"viewer", "operator", "admin"} {
+		config += fmt.Sprintf("      - {name: %s, role: %s, password_hash: %q}\n", role, role, access.NewHash(role+"-password"))
+	}
+	return config
+}
+
+// signIn signs one of the accounts in.
+func (h *hands) signIn(role string) {
+	h.t.Helper()
+	h.open("/sign-in")
+	h.enter("form", "Name", role)
+	h.enter("form", "Password", role+"-password")
+	h.use("form", "Sign in")
+	h.at("/")
+	h.sees(role + ", " + role)
+}
+
+// testRoles has an admin do all that there is to do, and then an operator and a viewer
+// find what is not for them neither on the pages nor at its address.
+func testRoles(t *testing.T, c *chromium) {
+	o := newOffice(t, accounts())
+	o.seed()
+	n := o.numbers()
+	run := testAdmin(t, c, o, n)
+
+	operator := ways[0].hands(t, c, o.http)
+	operator.signIn("operator")
+	operator.open(fmt.Sprintf("/dead-letters/%d", n.refused[4]))
+	if !mustAsk[bool](operator.tab, `!!document.querySelector("#replay form") && !find("Edit and replay")`) {
+		t.Error("an operator's page has no form to replay, or a way to edit")
+	}
+	operator.isRefused(fmt.Sprintf("/dead-letters/edit/%d", n.refused[4]), "admin")
+	operator.looks("refused")
+
+	viewer := ways[0].hands(t, c, o.http)
+	viewer.signIn("viewer")
+	viewer.open("/")
+	cause := mustAsk[string](viewer.tab, `document.querySelector("article.cause h3 a").getAttribute("href")`)
+	for _, page := range []string{
+		"/", "/dead-letters", "/dead-letters?view=groups", cause, fmt.Sprintf("/dead-letters/%d", n.refused[4]), fmt.Sprintf("/dead-letters/%d", n.uncertain),
+		"/replays", run, "/deliveries", "/deliveries/ops-archive/certbot-www-01", "/targets", "/targets/ops-archive", "/relays", "/relays/" + o.lanes[0], "/audit",
+	} {
+		viewer.open(page)
+		viewer.at(page)
+		if got := mustAsk[[]string](viewer.tab, `[...document.querySelectorAll("main form[method=post], main input[type=checkbox], main a[href*='/confirm'], main a[href*='/edit/']")].map(e => e.outerHTML.slice(0, 200))`); len(got) > 0 {
+			t.Errorf("%s: a viewer can act by %q", page, got)
+		}
+	}
+	viewer.isRefused("/dead-letters/confirm?action=replay&all=yes", "operator")
+	viewer.isRefused(fmt.Sprintf("/dead-letters/edit/%d", n.refused[4]), "admin")
+}
+
+// isRefused goes to an address that takes a higher role.
+func (h *hands) isRefused(address, needs string) {
+	h.t.Helper()
+	h.open(address)
+	h.sees("That is not yours to do")
+	h.sees("takes the role " + needs)
+	h.expect("status 403")
+}
+
+// testAdmin returns the address of a replay that stands still.
+func testAdmin(t *testing.T, c *chromium, o *office, n numbers) (run string) {
+	h := ways[0].hands(t, c, o.http)
+	h.signIn("admin")
+	h.editAndReplay(o, n.refused[3])
+
+	h.onLetter(n.refused[0], "hold", "Hold", "Asked the web team")
+	h.sees("Held.")
+	h.onLetter(n.refused[0], "release", "Release", "")
+	h.sees("Released.")
+	h.onLetter(n.refused[1], "discard", "Discard", "The service is gone")
+	h.sees("Discarded.")
+	h.onLetter(n.refused[1], "restore", "Restore", "It is not")
+	h.sees("Restored:")
+	h.onLetter(n.refused[2], "preflight", "Preflight", "")
+	h.sees("What a replay would find now")
+
+	h.open("/targets/ops-archive")
+	h.click("Check now")
+	h.sees("Checked just now")
+	h.toLane(o.lanes[0])
+	h.enter("main form", "Reason", "The relay is being moved")
+	h.use("main form", "Suspend")
+	h.sees("Suspended.")
+	h.toLane(o.lanes[0])
+	h.use("main form", "Resume")
+	h.sees("Resumed.")
+
+	h.open("/dead-letters/confirm?action=replay&all=yes&target=partner-portal")
+	h.enter("main form", "Reason", "The postmaster has allowed our sender")
+	h.enter("main form", "At most so many at a time", "1/h")
+	h.use("main form", "Replay 8 letters")
+	h.sees("The replay has begun")
+	run = h.path()
+	h.use("#steering summary", "Pause")
+	h.use("#steering form", "Pause")
+	h.sees("Paused.")
+
+	// All of it is in the history, with his name and his role.
+	var done []broker.Action
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for r, err := range o.broker.ReadAudit(ctx, 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Name == "admin" && r.Role == "admin" && r.Via == broker.ViaPage {
+			done = append(done, r.Action)
+		}
+	}
+	for _, want := range []broker.Action{
+		broker.ActionReplayed, broker.ActionHeld, broker.ActionReleased, broker.ActionDiscarded, broker.ActionRestored, broker.ActionSuspended, broker.ActionResumed,
+		broker.ActionStarted, broker.ActionPaused,
+	} {
+		if !slices.Contains(done, want) {
+			t.Errorf("the history does not have that the admin has %s anything: %q", want, done)
+		}
+	}
+	return run
+}
+
+// editAndReplay sends a letter to somebody else, from the letter's page to the mail.
+func (h *hands) editAndReplay(o *office, number uint64) {
+	h.t.Helper()
+	before := len(o.relay.Mails())
+	page := fmt.Sprintf("/dead-letters/%d", number)
+	h.open(page)
+	h.use("main", "Edit and replay…")
+	h.arrives(fmt.Sprintf("/dead-letters/edit/%d", number))
+	h.sees("Allowed besides the target's own: standby@example.com, *@backup.example.org.")
+	if got := mustAsk[[]string](h.tab, `[...document.querySelector("select[name=target]").options].map(o => o.value)`); !slices.Equal(got, []string{"web-team", "ops-archive"}) {
+		h.t.Errorf("the targets to choose from are %q: want the letter's own and those that are allowed", got)
+	}
+	h.looks("edit")
+
+	// Somebody who is not on the list is refused, where the address was typed.
+	h.fill("Recipients", "standby@example.com, thief@evil.example")
+	h.fill("Reason", "The web team has no mailbox any more")
+	h.use("main form", "Look at the change")
+	h.sees("thief@evil.example is neither a recipient of the target nor on the list")
+	h.expect("status 422")
+	if !mustAsk[bool](h.tab, `(field => field === document.activeElement && field.ariaInvalid === "true" && field.getAttribute("aria-describedby") === document.querySelector("[role=alert]").id
+		&& field.value === "standby@example.com, thief@evil.example")(document.querySelector("input[name=recipients]"))`) {
+		h.t.Errorf("the error is not beside its field: %s", mustAsk[string](h.tab, `document.querySelector("main form").outerHTML`))
+	}
+	h.accessible("after a recipient was refused")
+
+	h.fill("Recipients", "standby@example.com")
+	h.use("main form", "Look at the change")
+	h.sees("What will be different from a plain replay")
+	h.seesOf("main table", "web@retired.example.com", "standby@example.com", "changed")
+	h.looks("edit-difference")
+	if got := len(o.relay.Mails()); got != before {
+		h.t.Errorf("looking has sent %d mails", got-before)
+	}
+	h.use("main form", "Replay as edited")
+	h.at(page)
+	h.sees("Published again as edited.")
+	h.sees("The web team has no mailbox any more")
+	o.settled(letters - 1)
+	mails := o.relay.Mails()
+	if len(mails) != before+1 || !slices.Equal(mails[len(mails)-1].Recipients, []string{"standby@example.com"}) {
+		h.t.Fatalf("%d mails came of it, want one to standby@example.com alone: %+v", len(mails)-before, mails)
+	}
+}
