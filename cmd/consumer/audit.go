@@ -1,28 +1,51 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 type auditCmd struct {
 	List   auditListCmd   `cmd:"" help:"What was done, by whom and why, newest first."`
-	Export auditExportCmd `cmd:"" help:"The whole audit as JSON, one record a line, oldest first."`
+	Export auditExportCmd `cmd:"" help:"The audit as JSON, one record a line, oldest first: all of it, or what fits a filter."`
 	Verify auditVerifyCmd `cmd:"" help:"Check that nothing in the audit was changed or left out."`
 }
 
+// recordFilter chooses records as the page of the audit does.
+type recordFilter struct {
+	Action string `help:"Only this action (replayed, discarded, ...)."`
+	By     string `help:"Only by this one." placeholder:"NAME"`
+	Target string `help:"Only about this target." placeholder:"ID"`
+	Lane   string `help:"Only about this lane." placeholder:"LANE"`
+	Event  string `help:"Only about this event." placeholder:"ID"`
+	Letter uint64 `help:"Only about this dead letter." placeholder:"NUMBER"`
+	Replay string `help:"Only about this replay run." placeholder:"ID"`
+	From   string `help:"Only from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
+	To     string `help:"Only from before this moment." placeholder:"TIME"`
+}
+
+// Validate is called when the command line has been read.
+func (f *recordFilter) Validate() error {
+	_, err := f.query()
+	return err
+}
+
+func (f *recordFilter) query() (desk.HistoryQuery, error) {
+	time, err := desk.ParseQuery(url.Values{"from": {f.From}, "to": {f.To}})
+	return desk.HistoryQuery{Action: broker.Action(f.Action), By: f.By, Target: f.Target, Lane: f.Lane, Event: f.Event, Letter: f.Letter, Run: f.Replay,
+		From: time.From, To: time.To}, err
+}
+
 type auditListCmd struct {
-	Action string        `help:"Only this action (replayed, discarded, ...)."`
-	By     string        `help:"Only by this one." placeholder:"NAME"`
-	Target string        `help:"Only about this target." placeholder:"ID"`
-	Event  string        `help:"Only about this event." placeholder:"ID"`
-	Letter uint64        `help:"Only about this dead letter." placeholder:"NUMBER"`
-	Replay string        `help:"Only about this replay run." placeholder:"ID"`
+	recordFilter
 	Since  time.Duration `help:"Only of this time (24h)." placeholder:"DURATION"`
 	Limit  int           `help:"At most so many; 0 for all." default:"100"`
 	Output string        `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
@@ -34,26 +57,98 @@ func (c *auditListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	all := []numberedRecord{}
-	q := historyRequest{Action: broker.Action(c.Action), Who: c.By, Target: c.Target, Event: c.Event, Letter: c.Letter, Run: c.Replay, Size: maxAnswered}
-	for more := true; more; {
-		page, err := ask[historyAnswer](a.ctx, counter, "history.list", q)
-		if err != nil {
-			return err
-		}
-		q.After, more = page.Next, page.Next != 0
-		for _, r := range page.Records {
-			if c.Since > 0 && time.Since(r.Time) > c.Since || c.Limit > 0 && len(all) == c.Limit {
-				more = false
-				break
-			}
-			all = append(all, r)
-		}
+	query, err := c.query()
+	if err != nil {
+		return usage("%w", err)
+	}
+	if since := time.Now().Add(-c.Since); c.Since > 0 && since.After(query.From) {
+		query.From = since
+	}
+	all, unsearched, err := recordsOf(a, counter, newHistoryRequest(query), c.Limit)
+	if err != nil {
+		return err
+	}
+	if unsearched != 0 {
+		fmt.Fprintf(a.stderr, "records before %d were not searched: certpost audit export has the same filters, and searches all\n", unsearched)
 	}
 	return printList(a, c.Output, all, "no such records", recordHead, func(r numberedRecord, _ bool) []string {
 		r.AuditRecord.Sequence = r.Sequence
 		return recordRow(r.AuditRecord)
 	})
+}
+
+type historyRequest struct {
+	Action broker.Action `json:"action,omitempty"`
+	Who    string        `json:"who,omitempty"`
+	Target string        `json:"target,omitempty"`
+	Lane   string        `json:"lane,omitempty"`
+	Event  string        `json:"event,omitempty"`
+	Letter uint64        `json:"letter,omitempty"`
+	Run    string        `json:"run,omitempty"`
+	From   time.Time     `json:"from,omitzero"`
+	To     time.Time     `json:"to,omitzero"`
+	After  uint64        `json:"after,omitempty"`
+	Size   int           `json:"size,omitempty"`
+}
+
+func newHistoryRequest(q desk.HistoryQuery) historyRequest {
+	return historyRequest{Action: q.Action, Who: q.By, Target: q.Target, Lane: q.Lane, Event: q.Event, Letter: q.Letter, Run: q.Run, From: q.From, To: q.To}
+}
+
+func (r historyRequest) query() desk.HistoryQuery {
+	return desk.HistoryQuery{Action: r.Action, By: r.Who, Target: r.Target, Lane: r.Lane, Event: r.Event, Letter: r.Letter, Run: r.Run, From: r.From, To: r.To}
+}
+
+type historyAnswer struct {
+	Records []numberedRecord `json:"records"`
+	Next    uint64           `json:"next,omitempty"`
+	// Unsearched is the oldest record that was searched, where older ones may fit; 0:
+	// all were.
+	Unsearched uint64 `json:"not_searched_before,omitempty"`
+}
+
+// numberedRecord is a record with its place in CERTPOST_AUDIT.
+type numberedRecord struct {
+	Sequence uint64 `json:"sequence"`
+	Hash     string `json:"sha256"` // over the stored bytes
+	broker.AuditRecord
+}
+
+func (c *clerk) history(ctx context.Context, r historyRequest) (historyAnswer, error) {
+	if err := c.desk.Ready(ctx); err != nil {
+		return historyAnswer{}, err
+	}
+	q := r.query()
+	records, next := c.desk.History(q, r.After, min(r.Size, maxAnswered))
+	a := historyAnswer{Records: []numberedRecord{}, Next: next, Unsearched: c.desk.Unsearched(q)}
+	for _, record := range records {
+		record.Body = nil // the event of a discarded letter: audit export has it
+		a.Records = append(a.Records, numberedRecord{record.Sequence, record.Hash, record})
+	}
+	return a, nil
+}
+
+// recordsOf collects the pages of the history, at most limit records of it (0: all).
+// unsearched is the oldest record that was looked at, where older ones were wanted.
+func recordsOf(a *app, c *counter, q historyRequest, limit int) (all []numberedRecord, unsearched uint64, err error) {
+	all = []numberedRecord{}
+	for {
+		q.Size = maxAnswered
+		if limit > 0 {
+			q.Size = min(maxAnswered, limit-len(all))
+		}
+		page, err := ask[historyAnswer](a.ctx, c, "history.list", q)
+		if err != nil {
+			return nil, 0, err
+		}
+		all = append(all, page.Records...)
+		if q.After = page.Next; q.After == 0 {
+			return all, page.Unsearched, nil
+		}
+		if len(all) == limit {
+			return all, 0, nil
+		}
+	}
 }
 
 var recordHead = []string{"RECORD", "TIME", "WHAT", "BY", "VIA", "LETTER", "EVENT", "TARGET", "REASON"}
@@ -79,22 +174,31 @@ func recordRow(r broker.AuditRecord) []string {
 }
 
 type auditExportCmd struct {
-	From uint64 `help:"From this record on." default:"1" placeholder:"RECORD"`
+	recordFilter
+	FromRecord uint64 `help:"From this record on." default:"1" placeholder:"RECORD"`
 }
 
-// Run writes the records as they stand in the stream, which is what their hashes
-// are over.
+// Run reads the stream itself, which has what is too old for the lists. It writes the
+// records as they stand there, which is what their hashes are over.
 func (c *auditExportCmd) Run(a *app) error {
 	b, done, err := a.dial(a.ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
+	query, err := c.query()
+	if err != nil {
+		return usage("%w", err)
+	}
+	fits := query.Filter()
 	out := json.NewEncoder(a.stdout)
 	out.SetEscapeHTML(false)
-	for r, err := range b.ReadAudit(a.ctx, c.From) {
+	for r, err := range b.ReadAudit(a.ctx, c.FromRecord) {
 		if err != nil {
 			return err
+		}
+		if !fits(&r) {
+			continue
 		}
 		if err := out.Encode(numberedRecord{r.Sequence, r.Hash, r}); err != nil {
 			return err

@@ -353,39 +353,3 @@ func (c *clerk) delivery(ctx context.Context, r deliveryRequest) (deliveryAnswer
 	entry, history, err := c.desk.Delivery(ctx, r.Target, r.Event)
 	return deliveryAnswer{entry, append([]broker.AuditRecord{}, history...)}, err
 }
-
-type historyRequest struct {
-	Action broker.Action `json:"action,omitempty"`
-	Who    string        `json:"who,omitempty"`
-	Target string        `json:"target,omitempty"`
-	Event  string        `json:"event,omitempty"`
-	Letter uint64        `json:"letter,omitempty"`
-	Run    string        `json:"run,omitempty"`
-	After  uint64        `json:"after,omitempty"`
-	Size   int           `json:"size,omitempty"`
-}
-
-type historyAnswer struct {
-	Records []numberedRecord `json:"records"`
-	Next    uint64           `json:"next,omitempty"`
-}
-
-// numberedRecord is a record with its place in CERTPOST_AUDIT.
-type numberedRecord struct {
-	Sequence uint64 `json:"sequence"`
-	Hash     string `json:"sha256"` // over the stored bytes
-	broker.AuditRecord
-}
-
-func (c *clerk) history(ctx context.Context, r historyRequest) (historyAnswer, error) {
-	if err := c.desk.Ready(ctx); err != nil {
-		return historyAnswer{}, err
-	}
-	records, next := c.desk.History(desk.HistoryQuery{Action: r.Action, By: r.Who, Target: r.Target, Event: r.Event, Letter: r.Letter, Run: r.Run}, r.After, min(r.Size, maxAnswered))
-	a := historyAnswer{Records: []numberedRecord{}, Next: next}
-	for _, record := range records {
-		record.Body = nil // the event of a discarded letter: audit export has it
-		a.Records = append(a.Records, numberedRecord{record.Sequence, record.Hash, record})
-	}
-	return a, nil
-}

@@ -223,6 +223,7 @@ func TestAuditCommands(t *testing.T) {
 	if out := o.certpost("audit", "list", "--action", "discarded", "-o", "csv").done(t); !strings.Contains(out, ",'=SUM(1)\n") {
 		t.Errorf("a reason becomes a formula:\n%s", out)
 	}
+	o.laneAndTime(list[0].Time)
 	before := ""
 	for line := range strings.Lines(o.certpost("audit", "export").done(t)) {
 		r := read[numberedRecord](t, line)
@@ -311,5 +312,36 @@ func TestNoStreamTakesRequests(t *testing.T) {
 		if stream, err := js.StreamNameBySubject(t.Context(), "certpost."+e.name); err == nil {
 			t.Errorf("stream %s takes certpost.%s", stream, e.name)
 		}
+	}
+}
+
+// laneAndTime asks for records by lane and by time, of the running program and of the
+// stream: both find the same.
+func (o *office) laneAndTime(at time.Time) {
+	o.t.Helper()
+	lanes := read[[]struct{ Lane string }](o.t, o.certpost("relays", "list", "-o", "json").done(o.t))
+	if len(lanes) == 0 {
+		o.t.Fatal("there is no lane")
+	}
+	lane := lanes[0].Lane
+	o.certpost("relays", "suspend", lane, "--reason", "maintenance", "--for", "1h").done(o.t)
+	o.certpost("relays", "resume", lane).done(o.t)
+	moment := at.UTC().Format(time.RFC3339Nano)
+	counts := map[string]int{}
+	for name, filter := range map[string][]string{"lane": {"--lane", lane}, "another lane": {"--lane", "none"}, "before": {"--to", moment}, "from": {"--from", moment}, "neither": {"--from", moment, "--to", moment}} {
+		listed := read[[]numberedRecord](o.t, o.certpost(append([]string{"audit", "list", "--limit", "0", "-o", "json"}, filter...)...).done(o.t))
+		if exported := o.certpost(append([]string{"audit", "export"}, filter...)...).done(o.t); strings.Count(exported, "\n") != len(listed) {
+			o.t.Errorf("%s: the list has %d records, the export\n%s", name, len(listed), exported)
+		}
+		counts[name] = len(listed)
+	}
+	if counts["lane"] != 2 || counts["another lane"] != 0 || counts["before"] == 0 || counts["from"] < 3 || counts["neither"] != 0 {
+		o.t.Errorf("%v", counts)
+	}
+	if all := read[[]numberedRecord](o.t, o.certpost("audit", "list", "--limit", "0", "-o", "json").done(o.t)); len(all) != counts["before"]+counts["from"] {
+		o.t.Errorf("%d records, %v", len(all), counts)
+	}
+	if said := o.certpost("audit", "list", "--from", "yesterday"); said.code != exitUsage || !strings.Contains(said.stderr, "want a date (2026-01-31)") {
+		o.t.Errorf("%+v", said)
 	}
 }

@@ -144,7 +144,7 @@ func (f *follower) beginAnew(letters, audit broker.StreamState) {
 		f.log.Warn().Msg("the stream of dead letters, or the audit, was made anew or put back; reading both from the beginning")
 		f.mu.Lock()
 		f.Desk.letters = newLetters(f.Desk.letters.hash, f.Desk.letters.limit)
-		f.history = &history{limit: f.history.limit, next: 1}
+		f.history = newHistory(f.history.limit)
 		f.mismatch = time.Time{}
 		f.mu.Unlock()
 		f.letters, f.audit = 1, 1
@@ -154,7 +154,7 @@ func (f *follower) beginAnew(letters, audit broker.StreamState) {
 	f.lettersCreated, f.auditCreated, f.first = letters.Created, audit.Created, letters.First
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.maxAge, f.auditAge = letters.MaxAge, audit.MaxAge
+	f.maxAge, f.auditAge, f.history.first = letters.MaxAge, audit.MaxAge, audit.First
 }
 
 // readLetters reads the letters that are new, and returns how many. What is missing

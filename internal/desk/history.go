@@ -1,23 +1,15 @@
 package desk
 
 import (
+	"cmp"
 	"encoding/hex"
 	"slices"
 	"strings"
+	"time"
 	"unique"
 
 	"github.com/certpost/certpost/internal/broker"
 )
-
-// HistoryQuery chooses audit records; the zero value chooses all.
-type HistoryQuery struct {
-	Action broker.Action
-	By     string
-	Target string
-	Event  string
-	Letter uint64 // a dead letter's number
-	Run    string
-}
 
 // history is the newest of the audit, without the letters and events that its
 // records hold. Desk.mu guards it.
@@ -25,6 +17,12 @@ type history struct {
 	limit   int
 	records []record // by sequence
 	next    uint64   // sequence to be read next
+	first   uint64   // sequence of the oldest record that the stream has
+	folds   map[foldKey]*fold
+}
+
+func newHistory(limit int) *history {
+	return &history{limit: limit, next: 1, folds: map[foldKey]*fold{}}
 }
 
 // record is an audit record as the index keeps it.
@@ -38,6 +36,7 @@ type record struct {
 	event                                         string
 	hash                                          [32]byte
 	unreadable                                    bool
+	fold                                          *fold // nil: it stands for itself
 }
 
 func newRecord(r *broker.AuditRecord) record {
@@ -81,28 +80,27 @@ func (r *record) record() broker.AuditRecord {
 func (h *history) put(r *broker.AuditRecord) {
 	h.next = r.Sequence + 1
 	if len(h.records) >= h.limit {
-		h.records = slices.Clone(h.records[h.limit/16:])
+		h.forget(max(1, h.limit/16))
 	}
 	h.records = append(h.records, newRecord(r))
+	h.fold(&h.records[len(h.records)-1])
+}
+
+// forget drops the oldest records.
+func (h *history) forget(n int) {
+	for i := range h.records[:n] {
+		h.unfold(&h.records[i])
+	}
+	h.records = slices.Clone(h.records[n:])
 }
 
 // list gives a page, newest first, of those before the sequence after (0: from the
 // newest).
 func (h *history) list(q HistoryQuery, after uint64, size int) (page []broker.AuditRecord, next uint64) {
-	action, by, target, run := unique.Make(string(q.Action)), unique.Make(q.By), unique.Make(q.Target), unique.Make(q.Run)
-	from := len(h.records)
-	if after != 0 {
-		from, _ = slices.BinarySearchFunc(h.records, after, func(r record, s uint64) int {
-			if r.sequence < s {
-				return -1
-			}
-			return 1
-		})
-	}
-	for i := from - 1; i >= 0; i-- {
+	f := q.ready()
+	for i := h.before(after) - 1; i >= 0; i-- {
 		r := &h.records[i]
-		if q.Action != "" && r.action != action || q.By != "" && r.by != by || q.Target != "" && r.target != target ||
-			q.Event != "" && r.event != q.Event || q.Letter != 0 && r.number != q.Letter || q.Run != "" && r.run != run {
+		if !f.fits(r) {
 			continue
 		}
 		if len(page) == size {
@@ -112,6 +110,32 @@ func (h *history) list(q HistoryQuery, after uint64, size int) (page []broker.Au
 	}
 	return page, 0
 }
+
+// before is how many records have a lower sequence; 0 stands for the end.
+func (h *history) before(sequence uint64) int {
+	if sequence == 0 {
+		return len(h.records)
+	}
+	n, _ := slices.BinarySearchFunc(h.records, sequence, func(r record, s uint64) int { return cmp.Compare(r.sequence, s) })
+	return n
+}
+
+// unsearched is the oldest record of the index, if there are older ones that the query
+// may fit; else 0.
+func (h *history) unsearched(q HistoryQuery) uint64 {
+	if len(h.records) == 0 || h.records[0].sequence <= h.first {
+		return 0
+	}
+	oldest := h.records[0]
+	if !q.From.IsZero() && q.From.Add(-skew).UnixNano() > oldest.at {
+		return 0
+	}
+	return oldest.sequence
+}
+
+// skew is how far the clocks of those who write records may be apart: the times of
+// records are nearly in the order of their sequences.
+const skew = time.Minute
 
 // of is what happened to a letter and to its delivery, oldest first.
 func (h *history) of(number uint64, target, event string, most int) []broker.AuditRecord {

@@ -1,0 +1,151 @@
+package desk
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+// recorded is a history of n records: of what people did one by one, and of replay
+// runs of so many letters each, of which every tenth could not be published.
+func recorded(n, limit, letters int) *history {
+	h := newHistory(limit)
+	random := rand.New(rand.NewPCG(1, 2))
+	sequence := uint64(0)
+	put := func(r broker.AuditRecord) {
+		sequence++
+		r.Sequence, r.Time = sequence, noon.Add(time.Duration(sequence)*time.Second)
+		h.put(&r)
+	}
+	for run := 0; sequence < uint64(n); run++ {
+		id := fmt.Sprintf("run%d", run)
+		by := broker.Actor{Name: []string{"ann", "bob"}[run%2], Via: broker.ViaPage}
+		put(broker.AuditRecord{Action: broker.ActionStarted, Actor: by, Run: id})
+		for range letters {
+			about := broker.AuditRecord{Action: broker.ActionReplayed, Stage: broker.StageIntent, Actor: by, Run: id, Target: fmt.Sprintf("target%d", random.IntN(3)),
+				Event: fmt.Sprintf("e%d", sequence), LetterNumber: sequence + 1}
+			put(about)
+			about.Stage = broker.StageOutcome
+			if random.IntN(10) == 0 {
+				about.Action = broker.ActionFailed
+			}
+			put(about)
+			if random.IntN(20) == 0 {
+				put(broker.AuditRecord{Action: broker.ActionHeld, Actor: broker.Actor{Name: "cyd"}, LetterNumber: sequence + 1, Target: "target0", Lane: "relay"})
+			}
+		}
+		put(broker.AuditRecord{Action: broker.ActionDone, Actor: by, Run: id})
+	}
+	return h
+}
+
+func TestRunsAreFolded(t *testing.T) {
+	t.Parallel()
+	h := recorded(3000, 2000, 200) // the oldest run is not all there any more
+	middle := h.records[len(h.records)/2]
+	for name, q := range map[string]HistoryQuery{
+		"all": {}, "by": {By: "ann"}, "action": {Action: broker.ActionReplayed}, "target": {Target: "target1"}, "lane": {Lane: "relay"},
+		"from": {From: moment0(middle.at)}, "to": {To: moment0(middle.at)}, "both": {By: "bob", From: moment0(middle.at).Add(-time.Hour), To: moment0(middle.at)},
+		"run": {Run: "run3"}, "event": {Event: middle.event}, "letter": {Letter: middle.number}, "nothing": {By: "nobody"},
+	} {
+		records, _ := h.list(q, 0, 10_000)
+		folds := map[string]bool{}
+		stand, letters, want := 0, 0, 0
+		for _, r := range records {
+			if r.Run != "" && r.LetterNumber != 0 && q.Run == "" && q.Event == "" && q.Letter == 0 {
+				folds[r.Run+" "+string(r.Action)] = true
+				if r.Stage == broker.StageOutcome {
+					want++
+				}
+			} else {
+				stand++
+			}
+		}
+		whole, next := h.lines(q, 0, 10_000)
+		if len(whole) != stand+len(folds) || next != 0 {
+			t.Errorf("%s: %d lines, want %d and %d", name, len(whole), stand, len(folds))
+		}
+		total := 0
+		for i, line := range whole {
+			total += line.Records
+			letters += line.Letters
+			if i > 0 && line.Sequence >= whole[i-1].Sequence {
+				t.Errorf("%s: line %d stands in the wrong place", name, i)
+			}
+		}
+		if total != len(records) || letters != want {
+			t.Errorf("%s: the lines stand for %d records and %d letters, want %d and %d", name, total, letters, len(records), want)
+		}
+		// Page by page it is the same.
+		var walked []HistoryLine
+		for after := uint64(0); ; {
+			page, next := h.lines(q, after, 3)
+			walked = append(walked, page...)
+			if after = next; after == 0 {
+				break
+			}
+		}
+		if !slices.EqualFunc(walked, whole, func(a, b HistoryLine) bool {
+			return a.Sequence == b.Sequence && a.Records == b.Records && a.Letters == b.Letters
+		}) {
+			t.Errorf("%s: page by page there are other lines", name)
+		}
+	}
+}
+
+// What the filter says of a record by itself is what the index says of it.
+func TestHistoryFilter(t *testing.T) {
+	t.Parallel()
+	h := recorded(500, 1000, 50)
+	q := HistoryQuery{By: "ann", Target: "target1", From: noon.Add(time.Minute), To: noon.Add(5 * time.Minute)}
+	fits := q.Filter()
+	n := 0
+	for i := range h.records {
+		r := h.records[i].record()
+		if fits(&r) {
+			n++
+		}
+	}
+	if page, _ := h.list(q, 0, 1000); len(page) != n || n == 0 {
+		t.Errorf("the index finds %d, the filter %d", len(page), n)
+	}
+}
+
+// That older records are not searched is said where they may fit, and only there.
+func TestUnsearched(t *testing.T) {
+	t.Parallel()
+	h := recorded(3000, 2000, 200)
+	oldest := h.records[0]
+	if oldest.sequence == 1 {
+		t.Fatal("nothing was dropped")
+	}
+	late, early := HistoryQuery{From: moment0(oldest.at).Add(time.Hour)}, HistoryQuery{To: moment0(oldest.at)}
+	if h.unsearched(HistoryQuery{}) != oldest.sequence || h.unsearched(early) != oldest.sequence || h.unsearched(late) != 0 {
+		t.Errorf("%d, %d, %d", h.unsearched(HistoryQuery{}), h.unsearched(early), h.unsearched(late))
+	}
+	h.first = oldest.sequence // the stream has let go of the others
+	if n := h.unsearched(HistoryQuery{}); n != 0 {
+		t.Errorf("%d is said to be the oldest, and there is none before", n)
+	}
+	if n := newHistory(10).unsearched(HistoryQuery{}); n != 0 {
+		t.Errorf("%d in an empty history", n)
+	}
+}
+
+// BenchmarkHistoryLines is a page of the history when it is full of runs.
+func BenchmarkHistoryLines(b *testing.B) {
+	h := recorded(keptRecords, keptRecords, 20_000)
+	for name, q := range map[string]HistoryQuery{"all": {}, "by": {By: "ann"}, "rare": {By: "cyd", Target: "target9"}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				h.lines(q, 0, 50)
+			}
+		})
+	}
+}
