@@ -132,7 +132,10 @@ func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visi
 	if len(sent.Old) == len(sessionKey{}) {
 		a.sessions.finishKey(sessionKey(sent.Old))
 	}
-	a.beginSession(w, r, session{user: user, values: who.values}, byProvider)
+	if !a.beginSession(w, r, session{user: user, values: who.values}, byProvider) {
+		a.providerFailed(w, r, v, http.StatusConflict, &problem{"Roles were changed at this moment. Try again", nil})
+		return
+	}
 	bounce(w, r, sent.Return)
 }
 

@@ -61,18 +61,27 @@ func (a *Access) HandleFiles(pattern string, handler http.Handler) {
 	})
 }
 
-// HandleProbe registers what machines ask for, by whatever name they know this
-// machine. With Anyone it is answered always; with Viewer it takes a session or the
-// probes' token as soon as the dashboard is reached from other machines.
+// HandleProbe registers what machines ask for. With Anyone it is answered always, by
+// whatever name they know this machine; with Viewer it takes what Trusts wants.
 func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 	a.add(Route{pattern, needs, Probe}, func(w http.ResponseWriter, r *http.Request) {
-		if needs == Anyone || !a.exposed || a.showsProbeToken(r) || a.identify(r).user.Role >= needs {
+		switch {
+		case needs == Anyone || a.Trusts(r):
 			handler.ServeHTTP(w, r)
-			return
+		case a.exposed:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="certpost"`)
+			plain(w, http.StatusUnauthorized, "sign in, or send http.metrics_token: Authorization: Bearer ...\n")
+		default:
+			plain(w, http.StatusForbidden, "ask as localhost and without a proxy, or send http.metrics_token: Authorization: Bearer ...\n")
 		}
-		w.Header().Set("WWW-Authenticate", `Bearer realm="certpost"`)
-		plain(w, http.StatusUnauthorized, "sign in, or send http.metrics_token: Authorization: Bearer ...\n")
 	})
+}
+
+// Trusts says whether who sends a request for a probe may read what names relays: with
+// a session, or the probes' token, or on loopback, where everybody may who asks for
+// this machine himself. Pages that have their name point here, and proxies, do not.
+func (a *Access) Trusts(r *http.Request) bool {
+	return !a.exposed && a.answers(r.Host) && !isForwarded(r) || a.showsProbeToken(r) || a.signIn() && a.identify(r).session != nil
 }
 
 // Routes are all routes, in the order in which they were registered.

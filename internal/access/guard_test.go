@@ -90,7 +90,7 @@ func TestHeaders(t *testing.T) {
 	b := as(t, a, "viewer")
 	want := map[string]string{
 		"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-		"X-Content-Type-Options":  "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+		"X-Content-Type-Options":  "nosniff", "X-Frame-Options": "DENY", "X-Robots-Tag": "noindex, nofollow", "Referrer-Policy": "no-referrer",
 		"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
 		"Strict-Transport-Security": "max-age=31536000", "Cache-Control": "no-store",
 	}
@@ -349,9 +349,36 @@ func TestProbes(t *testing.T) {
 	if got := ask("/metrics", "Bearer short"); got != http.StatusUnauthorized {
 		t.Errorf("a short token: %d", got)
 	}
-	local := door(t, func(c *Config) { *c = Config{Listen: "127.0.0.1:8080"} })
-	if got := newBrowser(t, local, "http://127.0.0.1:8080").get("/metrics"); got.Code != http.StatusOK {
-		t.Errorf("/metrics on loopback: %d", got.Code)
+}
+
+// On loopback probes are this machine's: what a page reads whose name points here
+// (DNS rebinding), and what a proxy passes on, is not. Sign-in makes no difference.
+func TestProbesOnLoopback(t *testing.T) {
+	t.Parallel()
+	const token = "a-token-of-the-probes"
+	for _, people := range [][]Account{nil, accounts()} {
+		a := door(t, func(c *Config) {
+			*c = Config{Listen: "127.0.0.1:8080", Accounts: people, ProbeToken: func(context.Context) (string, error) { return token, nil }}
+		})
+		b := newBrowser(t, a, "http://127.0.0.1:8080")
+		for name, test := range map[string]struct {
+			header map[string]string
+			want   int
+		}{
+			"by its address":        {nil, 200},
+			"by its name":           {map[string]string{"Host": "localhost:8080"}, 200},
+			"rebound":               {map[string]string{"Host": "evil.example:8080"}, 403},
+			"rebound, with a token": {map[string]string{"Host": "evil.example:8080", "Authorization": "Bearer " + token}, 200},
+			"through a proxy":       {map[string]string{"X-Forwarded-For": "198.51.100.1"}, 403},
+			"by a proxy's name":     {map[string]string{"Host": "certpost.example.com"}, 403},
+		} {
+			if got := b.send(t.Context(), "GET", "/metrics", nil, test.header); got.Code != test.want {
+				t.Errorf("%s, %d accounts: %d %s", name, len(people), got.Code, got.body)
+			}
+			if got := b.send(t.Context(), "GET", "/livez", nil, test.header); got.Code != http.StatusOK {
+				t.Errorf("/livez %s: %d", name, got.Code)
+			}
+		}
 	}
 }
 

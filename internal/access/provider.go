@@ -46,7 +46,7 @@ type provider struct {
 	sealer *sealer
 
 	asking  sync.Mutex // held while the provider is asked
-	tried   time.Time  // guarded by asking
+	tried   time.Time  // when the last try ended; guarded by asking
 	failure error      // of the last try; guarded by asking
 
 	mu    sync.Mutex
@@ -64,6 +64,7 @@ type metadata struct {
 	AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
 	SaysIssuer  bool     `json:"authorization_response_iss_parameter_supported"`
 	UserInfo    string   `json:"userinfo_endpoint"`
+	Keys        string   `json:"jwks_uri"`
 }
 
 const (
@@ -169,9 +170,10 @@ func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	case known != nil && now.Sub(known.asked) < metadataAge:
 		return known, nil
 	case p.failure == nil || now.Sub(p.tried) >= retryAfter:
-		p.tried = now
-		// Others wait for the answer too: it is asked to the end.
+		// Others wait for the answer too: it is asked to the end. Nor do they ask again
+		// one after the other when that took long and came to nothing.
 		found, err := p.ask(context.WithoutCancel(ctx))
+		p.tried = time.Now()
 		if p.failure = err; err == nil {
 			known = found
 			p.mu.Lock()
@@ -203,13 +205,16 @@ func (p *provider) ask(ctx context.Context) (*metadata, error) {
 		return nil, fmt.Errorf("%s: what it says of itself cannot be read", p.cfg.Issuer)
 	}
 	endpoints := found.Endpoint()
-	for name, address := range map[string]string{"authorization_endpoint": endpoints.AuthURL, "token_endpoint": endpoints.TokenURL} {
+	for name, address := range map[string]string{"authorization_endpoint": endpoints.AuthURL, "token_endpoint": endpoints.TokenURL, "jwks_uri": m.Keys} {
 		if err := checkEndpoint(address, false); err != nil {
 			return nil, fmt.Errorf("%s: its %s %w", p.cfg.Issuer, name, err)
 		}
 	}
 	if m.EndSession != "" && checkEndpoint(m.EndSession, false) != nil {
 		m.EndSession = ""
+	}
+	if m.UserInfo != "" && checkEndpoint(m.UserInfo, false) != nil {
+		m.UserInfo = "" // it would get an access token in the clear
 	}
 	return m, nil
 }

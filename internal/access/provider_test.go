@@ -7,8 +7,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -185,6 +187,39 @@ func TestProviderAway(t *testing.T) {
 	}
 }
 
+// A provider that answers after a long time, or not at all, is not asked by everybody
+// who waits, one after the other.
+func TestProviderHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		p, err := newProvider(Provider{Issuer: "https://id.example.com", ClientID: "x", RoleClaim: "x", Client: NewProviderClient(roundTripper(func(r *http.Request) (*http.Response, error) {
+			asked++
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}))}, &url.URL{}, [32]byte{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			if _, err := p.discover(t.Context()); err == nil {
+				t.Fatal("it has answered")
+			}
+		}
+		if asked != 1 {
+			t.Errorf("it was asked %d times", asked)
+		}
+		time.Sleep(retryAfter)
+		if _, err := p.discover(t.Context()); err == nil || asked != 2 {
+			t.Errorf("later it was asked %d times: %v", asked, err)
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -196,6 +231,7 @@ func TestDiscovery(t *testing.T) {
 		"sign-in by script":    {func(d map[string]any) { d["authorization_endpoint"] = "javascript:alert(1)" }, "authorization_endpoint"},
 		"sign-in in the clear": {func(d map[string]any) { d["authorization_endpoint"] = "http://id.example.com/auth" }, "https"},
 		"tokens in the clear":  {func(d map[string]any) { d["token_endpoint"] = "http://id.example.com/token" }, "https"},
+		"keys in the clear":    {func(d map[string]any) { d["jwks_uri"] = "http://id.example.com/keys" }, "jwks_uri"},
 		"no token endpoint":    {func(d map[string]any) { delete(d, "token_endpoint") }, "token_endpoint"},
 		"too much":             {func(d map[string]any) { d["x"] = strings.Repeat("canary", 1<<18) }, "no OpenID Connect provider"},
 	} {

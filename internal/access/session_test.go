@@ -274,6 +274,32 @@ func TestRenew(t *testing.T) {
 	}
 }
 
+// Who is looked at while his account is taken away gets no session that outlives it.
+func TestRenewAmidASignIn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := door(t, nil)
+		for range atOnce {
+			a.keeper.turns <- struct{}{}
+		}
+		answers := make(chan answer, 2)
+		for _, name := range []string{"operator", "admin"} {
+			b := newBrowser(t, a, home)
+			go func() { answers <- b.signIn(name) }()
+		}
+		synctest.Wait() // both wait for their turn
+		a.Renew(a.people.Load().accounts[2:], nil)
+		for range atOnce {
+			<-a.keeper.turns
+		}
+		one, two := <-answers, <-answers
+		if max(one.Code, two.Code) != http.StatusUnauthorized || min(one.Code, two.Code) != http.StatusSeeOther || len(a.sessions.byKey) != 1 {
+			t.Errorf("%d and %d, %d sessions", one.Code, two.Code, len(a.sessions.byKey))
+		}
+		a.Renew(nil, nil)
+	})
+}
+
 func TestSessionsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -93,7 +93,10 @@ func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Vi
 	}
 	a.throttle.succeeded(name, v.User.Address)
 	user := User{Name: account.Name, Subject: "user:" + account.Name, Role: account.Role, Address: v.User.Address}
-	a.beginSession(w, r, session{user: user, hash: account.Hash}, byPassword)
+	if !a.beginSession(w, r, session{user: user, hash: account.Hash}, byPassword) {
+		fail(http.StatusUnauthorized, wrongPassword)
+		return
+	}
 	http.Redirect(w, r, view.Return, http.StatusSeeOther)
 }
 
@@ -116,15 +119,22 @@ func inWords(seconds int) string {
 	return strconv.Itoa(seconds) + " seconds"
 }
 
-// beginSession signs a user in, and ends what session the browser had.
-func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made session, way string) {
+// beginSession signs a user in, and ends what session the browser had. It reports
+// false when users or roles were changed while he was looked at, and he would not
+// get the session any more.
+func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made session, way string) bool {
+	number := a.sessions.begin(made)
+	if !a.stillGood(&made) { // looked at when it is there: Renew ends what is there
+		a.sessions.finish(a.sessions.find(number, false))
+		return false
+	}
 	if old := a.cookie(r, sessionCookie); old != "" {
 		a.sessions.finish(a.sessions.find(old, false))
 	}
-	number := a.sessions.begin(made)
 	a.setCookie(w, sessionCookie, number, http.SameSiteStrictMode, 0)
 	a.dropCookie(w, visitorCookie)
 	a.record(r.Context(), Event{Kind: SignedIn, User: made.user, Way: way})
+	return true
 }
 
 func (a *Access) signOut(w http.ResponseWriter, r *http.Request, v Visit) {
