@@ -234,6 +234,9 @@ func (a *app) printLetter(d *letterAnswer) error {
 	if err := pairs(a.stdout, fields...); err != nil {
 		return err
 	}
+	if err := a.printTries(d.Delivery); err != nil {
+		return err
+	}
 	if err := a.printHistory(d.History); err != nil {
 		return err
 	}

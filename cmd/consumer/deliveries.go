@@ -129,6 +129,9 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := a.printTries(&all[0]); err != nil {
+		return err
+	}
 	return a.printHistory(one.History)
 }
 

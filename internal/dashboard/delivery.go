@@ -18,6 +18,7 @@ type deliveryView struct {
 	Leaf       *verdict.Certificate
 	Recipients []recipient
 	Steps      []step
+	Tries      attemptsView
 	Doubtful   bool   // whether it was sent is not known
 	Letter     uint64 // the open dead letter, 0 for none
 	History    []historyRow
@@ -78,7 +79,7 @@ func (p *pages) named(ctx context.Context, target, event string) (broker.Entry, 
 func newDelivery(e broker.Entry, records []broker.AuditRecord, letters []desk.Letter) deliveryView {
 	token := events.Token(e.Event)
 	v := deliveryView{
-		Entry: e, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), History: historyRows(records), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		Entry: e, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(records), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
 		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
 		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
 			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},

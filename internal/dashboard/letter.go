@@ -18,7 +18,7 @@ type letterView struct {
 	Says     string // what happened, in a sentence
 	Phases   []phase
 	Timeline []moment
-	Lives    lives
+	Attempts attemptsView
 	Event    eventView
 	Actions  []action
 	Findings []verdict.Finding // of a preflight
@@ -47,7 +47,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 
 func newLetter(d desk.Detail, now time.Time) letterView {
 	v := letterView{
-		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, now), Lives: livesOf(d),
+		Detail: d, Says: whatHappened(d), Phases: howFar(d), Timeline: timeline(d, now), Attempts: attemptsOf(d.Delivery),
 		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint, Ledger: deliveryAddress(d.Target, d.DeadLetter.Event),
 	}
 	for _, record := range d.History {
@@ -82,34 +82,16 @@ func whatHappened(d desk.Detail) string {
 	return b.String()
 }
 
-// phase is one step of a delivery and whether it came that far.
-type phase struct {
-	Name  verdict.Phase
-	State string // past, here, ahead
-}
-
-// phases are the steps in their order, up to the one that failed and beyond.
-func phases(failed verdict.Phase) []phase {
-	order := []verdict.Phase{
-		verdict.PhaseDecode, verdict.PhaseResolve, verdict.PhaseSecrets, verdict.PhasePayload, verdict.PhaseRender, verdict.PhaseConnect, verdict.PhaseBanner,
-		verdict.PhaseEHLO, verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth, verdict.PhaseMail, verdict.PhaseRcpt, verdict.PhaseClaim, verdict.PhaseData,
-		verdict.PhaseContent, verdict.PhaseSettle,
-	}
-	at := slices.Index(order, failed)
-	if at < 0 {
-		return nil
-	}
-	steps := make([]phase, len(order))
-	for i, name := range order {
-		state := "ahead"
-		if i < at {
-			state = "past"
-		} else if i == at {
-			state = "here"
+// howFar are the steps of the attempt that ended in the letter.
+func howFar(d desk.Detail) []phase {
+	if d.Delivery != nil {
+		for _, t := range d.Delivery.Tries {
+			if max(t.Generation, 1) == max(d.Generation, 1) && t.Number == d.DeadLetter.Attempts {
+				return stepsOf(t.Course, d.Phase)
+			}
 		}
-		steps[i] = phase{name, state}
 	}
-	return steps
+	return phases(d.Phase)
 }
 
 // moment is one point of a letter's life.
@@ -131,9 +113,12 @@ func timeline(d desk.Detail, now time.Time) []moment {
 			all = append(all, m)
 		}
 	}
-	add(moment{At: d.First, What: "first attempt"})
-	if d.Attempts > 1 {
-		add(moment{At: d.Last, Kind: "bad", What: fmt.Sprintf("attempt %d failed in %s", d.Attempts, d.Phase), Why: d.Reason})
+	tries := attemptsOf(d.Delivery).List
+	for _, t := range tries {
+		add(moment{At: t.At, Kind: "bad", What: fmt.Sprintf("%s began; it failed in %s, %s later", strings.ToLower(t.Title), t.Phase, t.Took), Why: t.Reason})
+	}
+	if len(tries) == 0 {
+		add(moment{At: d.First, What: "first attempt"})
 	}
 	add(moment{At: d.Time, Kind: "bad", What: fmt.Sprintf("became dead letter %d with %s", d.Sequence, d.Code), Why: d.Reason})
 	for _, record := range d.History {
@@ -177,69 +162,6 @@ func actionWords(a broker.Action) string {
 		return "an action failed; nothing was changed"
 	}
 	return string(a)
-}
-
-// lives compares the deaths of a delivery with each other: what was different when
-// it was replayed.
-type lives struct {
-	Columns []string
-	Rows    []difference
-}
-
-// difference is one fact of each life; Changed says that it is not the same in all.
-type difference struct {
-	What    string
-	Values  []string
-	Changed bool
-}
-
-func livesOf(d desk.Detail) lives {
-	var all lives
-	facts := [][]string{}
-	add := func(title string, values ...string) {
-		all.Columns = append(all.Columns, title)
-		facts = append(facts, values)
-	}
-	letter := func(title string, l *broker.DeadLetter) {
-		add(title, l.Target, l.Lane, string(l.Code), string(l.Phase), replyText(l.ReplyCode, l.EnhancedCode, l.Reply), l.Secrets, strings.Join(l.Recipients, ", "), string(l.Certainty))
-	}
-	for _, record := range d.History {
-		if record.Action == broker.ActionReplayed && record.Letter != nil && record.Letter.Sequence != d.Sequence {
-			letter(fmt.Sprintf("letter %d", record.Letter.Sequence), record.Letter)
-		}
-	}
-	letter(fmt.Sprintf("letter %d", d.Sequence), &d.DeadLetter)
-	if e := d.Delivery; e != nil && e.Generation > d.Generation {
-		switch {
-		case e.Receipt != nil && e.State == broker.StateSent:
-			add("delivered", e.Target, e.Receipt.Relay, "", "", replyText(e.Receipt.ReplyCode, "", e.Receipt.Reply), secretVersions(e.Receipt.Secrets), strings.Join(e.Receipt.Recipients, ", "), string(verdict.Accepted))
-		case e.Failure != nil:
-			f := e.Failure
-			add("since", e.Target, e.Lane, string(f.Code), string(f.Phase), replyText(f.ReplyCode, f.EnhancedCode, f.Reply), secretVersions(f.Secrets), strings.Join(e.Owed, ", "), string(f.Certainty))
-		}
-	}
-	if len(facts) < 2 {
-		return lives{}
-	}
-	for i, what := range []string{"target", "relay", "code", "phase", "reply", "secrets", "owed to", "sent?"} {
-		row := difference{What: what}
-		for _, life := range facts {
-			row.Values = append(row.Values, life[i])
-			row.Changed = row.Changed || life[i] != facts[0][i]
-		}
-		all.Rows = append(all.Rows, row)
-	}
-	return all
-}
-
-// secretVersions is references with versions on one line, as dead letters have it.
-func secretVersions(secrets map[string]string) string {
-	var list []string
-	for ref, version := range secrets {
-		list = append(list, ref+"="+version)
-	}
-	slices.Sort(list)
-	return strings.Join(list, ", ")
 }
 
 // replyText is a relay's reply on one line, "" when there was none. Most relays

@@ -48,11 +48,11 @@ func sampleRun() desk.Run {
 // sampleDetail is all that can be known of a letter.
 func sampleDetail() desk.Detail {
 	earlier := sample(3).DeadLetter
-	earlier.Secrets, earlier.Reply = "vault:secret/smtp#password=2", "try again"
 	return desk.Detail{
 		Letter: sample(7), Fate: desk.Open, Event: []byte(`{"id":"ev1","certificate":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n","labels":{"env":"prod"}}`),
 		Delivery: &broker.Entry{Event: "ev1", Target: "ops", Lane: "relay", State: broker.StateWaiting, Generation: 2, Attempts: 3, First: noon.Add(-4 * time.Hour), Last: noon.Add(-time.Minute), PossibleDuplicates: 1,
 			Failure: &broker.FailureRecord{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "refused", Secrets: map[string]string{"vault:secret/smtp#password": "4"}},
+			Tries:   sampleTries(),
 			Receipt: &verdict.Receipt{Relay: "mx.example.com:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", ReplyCode: 250, Reply: "queued"}},
 		History: []broker.AuditRecord{
 			{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password mended", LetterNumber: 3, Letter: &earlier},
@@ -60,6 +60,23 @@ func sampleDetail() desk.Detail {
 		},
 		Cause: "The relay did not accept the login.", Remedy: "Check username and password, then replay.", Expires: noon.AddDate(1, 0, 0), Siblings: 12, MessageID: "<abc@example.com>",
 	}
+}
+
+// sampleTries are the attempts of the sample: two of its first life, of which others
+// were not kept, and one since.
+func sampleTries() []broker.Try {
+	try := func(life, number int, at time.Time, version string) broker.Try {
+		return broker.Try{Generation: life, Number: number, At: at, FailureRecord: broker.FailureRecord{
+			Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay refused user and password", ReplyCode: 535, EnhancedCode: "5.7.8", Reply: "authentication failed",
+			Certainty: verdict.NotSent, Secrets: map[string]string{"vault:secret/smtp#password": version},
+		}, Course: &verdict.Course{
+			Definition: "3fa2b1c0", Relay: "mx.example.com:587", Peer: "192.0.2.1:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256",
+			PeerCertificate: &verdict.Certificate{CommonName: "mx.example.com", Issuer: "CN=R11", Fingerprint: "0011223344556677", NotAfter: noon.AddDate(0, -1, 0)},
+			Steps:           []verdict.Step{{Phase: verdict.PhaseSecrets, Took: 3 * time.Millisecond}, {Phase: verdict.PhaseConnect, Took: time.Millisecond}, {Phase: verdict.PhaseAuth, Took: 2 * time.Second}},
+			Dialogue:        []string{"S: 220 mx.example.com", "C: EHLO here", "S: 250 mx.example.com, AUTH PLAIN", "C: AUTH PLAIN (credentials)", "S: 535 5.7.8"},
+		}}
+	}
+	return []broker.Try{try(1, 1, noon.Add(-4*time.Hour), "3"), try(1, 9, noon.Add(-3*time.Hour), "3"), try(2, 1, noon.Add(-time.Minute), "4")}
 }
 
 // views are all pages, full and empty, with a text in every field that comes from

@@ -23,6 +23,7 @@ func sampleEntry() broker.Entry {
 		Owner: "host/1/abc", Lease: noon.Add(time.Minute), PossibleDuplicates: 1, Panics: 1, Accepted: []string{"ops@example.com", "b@example.com", "c@example.com"},
 		Refused: []verdict.Refusal{{Recipient: "gone@example.com", Code: verdict.SMTPPermanent, ReplyCode: 550, EnhancedCode: "5.1.1", Reply: "no such user"}}, Owed: []string{"later@example.com"},
 		Certificate: sample(7).Certificate, DeadLetter: "certpost.dead.SMTP_AUTH.relay.ops.ev1",
+		Tries:   sampleTries(),
 		Failure: &broker.FailureRecord{Code: verdict.SMTPTransient, Phase: verdict.PhaseRcpt, Reason: "it was put off", ReplyCode: 451, EnhancedCode: "4.3.0", Reply: "try later", Certainty: verdict.NotSent, Secrets: map[string]string{"vault:secret/smtp#password": "3"}},
 		Receipt: &verdict.Receipt{Relay: "mx.example.com:587", ReplyCode: 250, Reply: "queued as 4XYZ", QueueID: "4XYZ", MessageID: "<abc@example.com>", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", Recipients: []string{"ops@example.com"},
 			Certificate: sample(7).Certificate, Secrets: map[string]string{"vault:secret/smtp#password": "4"}, Size: 4321, Timings: verdict.Timings{Render: time.Millisecond, Send: 20 * time.Millisecond, Total: 25 * time.Millisecond}},

@@ -104,6 +104,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	defs := c.book.Current()
 	t, failure := lookUp(defs, a.Target)
 	if failure != nil {
+		failure.Course = before([]verdict.Step{{Phase: failure.Phase}}, nil)
 		return nil, failure
 	}
 	p, failure := c.provisions(ctx, t, ev)

@@ -1,0 +1,187 @@
+package dashboard
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// attemptsView are the attempts of a delivery that failed, each with its course, and
+// what was different between them and in the one that succeeded.
+type attemptsView struct {
+	List    []attempt // the newest first
+	Columns []string  // of the comparison, the oldest first; fewer than two: there is none
+	Rows    []difference
+}
+
+// attempt is one of them.
+type attempt struct {
+	broker.Try
+	Title string
+	Steps []phase
+	Took  string
+	Gap   string // what is not kept between it and the one before
+}
+
+// difference is one fact of each attempt; Changed says that it is not the same in all.
+type difference struct {
+	What    string
+	Values  []string
+	Changed bool
+}
+
+func attemptsOf(e *broker.Entry) attemptsView {
+	if e == nil {
+		return attemptsView{}
+	}
+	var v attemptsView
+	for i, t := range e.Tries {
+		a := attempt{Try: t, Title: fmt.Sprintf("Attempt %d", t.Number), Steps: stepsOf(t.Course, t.Phase)}
+		if t.Generation > 1 {
+			a.Title += fmt.Sprintf(" of life %d", t.Generation)
+		}
+		var took time.Duration
+		for _, s := range t.Course.Steps {
+			took += s.Took
+		}
+		a.Took = span(took)
+		if i > 0 {
+			a.Gap = between(e.Tries[i-1], t)
+		}
+		v.List = append(v.List, a)
+	}
+	v.Columns, v.Rows = compare(v.List, e)
+	slices.Reverse(v.List)
+	return v
+}
+
+// between says which attempts the ledger did not keep.
+func between(a, b broker.Try) string {
+	switch missing := b.Number - a.Number - 1; {
+	case a.Generation != b.Generation && b.Number > 1:
+		return "Those between it and the first are not kept."
+	case a.Generation == b.Generation && missing > 0:
+		return plural(missing, "attempt") + " between it and the first " + map[bool]string{true: "is", false: "are"}[missing == 1] + " not kept."
+	}
+	return ""
+}
+
+// facts are what attempts are compared by.
+var facts = []string{"definition", "relay", "address", "connection", "TLS", "relay's certificate", "secrets", "phase", "code", "reply", "sent?"}
+
+func factsOf(definition, relay, peer string, kept bool, tls string, shown *verdict.Certificate, secrets map[string]string, phase verdict.Phase, code verdict.Code, reply string, sent verdict.Certainty) []string {
+	connection, certificate := "", ""
+	if peer != "" {
+		connection = map[bool]string{true: "kept from before", false: "new"}[kept]
+	}
+	if shown != nil {
+		certificate = shown.CommonName + " " + shown.Fingerprint[:min(len(shown.Fingerprint), 8)]
+	}
+	if peer != "" && tls == "" && shown == nil {
+		tls = "none"
+	}
+	return []string{definition, relay, peer, connection, tls, certificate, secretVersions(secrets), string(phase), string(code), reply, string(sent)}
+}
+
+// compare sets attempts side by side, with the one that succeeded behind them.
+func compare(list []attempt, e *broker.Entry) (columns []string, rows []difference) {
+	var all [][]string
+	for _, a := range list {
+		c := a.Course
+		columns = append(columns, a.Title)
+		all = append(all, factsOf(c.Definition, c.Relay, c.Peer, c.Kept, c.TLS, c.PeerCertificate, a.Secrets, a.Phase, a.Code, replyText(a.ReplyCode, a.EnhancedCode, a.Reply), a.Certainty))
+	}
+	if r := e.Receipt; r != nil && e.State == broker.StateSent && len(all) > 0 {
+		columns = append(columns, "Delivered")
+		all = append(all, factsOf(r.Definition, r.Relay, r.Peer, r.Timings.Dial == 0, r.TLS, nil, r.Secrets, "", "", replyText(r.ReplyCode, "", r.Reply), verdict.Accepted))
+	}
+	if len(all) < 2 {
+		return nil, nil
+	}
+	for i, what := range facts {
+		row := difference{What: what}
+		for _, one := range all {
+			row.Values = append(row.Values, one[i])
+			// What is not known of one is no difference.
+			row.Changed = row.Changed || one[i] != "" && slices.ContainsFunc(row.Values, func(v string) bool { return v != "" && v != one[i] })
+		}
+		if strings.Join(row.Values, "") != "" {
+			rows = append(rows, row)
+		}
+	}
+	return columns, rows
+}
+
+// secretVersions is references with versions on one line, as dead letters have it.
+func secretVersions(secrets map[string]string) string {
+	var list []string
+	for ref, version := range secrets {
+		list = append(list, ref+"="+version)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
+}
+
+// phase is one step of a delivery and whether it came that far.
+type phase struct {
+	Name  verdict.Phase
+	State string // past, here, ahead
+	Took  string // "" where it is not known
+}
+
+// way is that of a delivery. Which of the optional phases a relay is taken
+// through depends on its target.
+var (
+	way = []verdict.Phase{
+		verdict.PhaseDecode, verdict.PhaseResolve, verdict.PhaseSecrets, verdict.PhasePayload, verdict.PhaseRender, verdict.PhaseConnect, verdict.PhaseBanner,
+		verdict.PhaseEHLO, verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth, verdict.PhaseMail, verdict.PhaseRcpt, verdict.PhaseClaim, verdict.PhaseData,
+		verdict.PhaseContent, verdict.PhaseSettle,
+	}
+	optional = []verdict.Phase{verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth}
+)
+
+// stepsOf are the steps that an attempt took, with what would have come next.
+func stepsOf(c *verdict.Course, failed verdict.Phase) (steps []phase) {
+	for i, s := range c.Steps {
+		state := "past"
+		if i == len(c.Steps)-1 && s.Phase == failed {
+			state = "here"
+		}
+		steps = append(steps, phase{s.Phase, state, span(s.Took)})
+	}
+	at := slices.Index(way, failed)
+	if at < 0 {
+		return steps
+	}
+	if len(steps) == 0 || steps[len(steps)-1].State != "here" {
+		steps = append(steps, phase{failed, "here", ""})
+	}
+	return append(steps, ahead(at)...)
+}
+
+// phases are the steps of an attempt whose course is not known.
+func phases(failed verdict.Phase) (steps []phase) {
+	at := slices.Index(way, failed)
+	if at < 0 {
+		return nil
+	}
+	for _, name := range way[:at] {
+		if !slices.Contains(optional, name) {
+			steps = append(steps, phase{name, "past", ""})
+		}
+	}
+	return append(append(steps, phase{failed, "here", ""}), ahead(at)...)
+}
+
+func ahead(at int) (steps []phase) {
+	for _, name := range way[at+1:] {
+		if !slices.Contains(optional, name) {
+			steps = append(steps, phase{name, "ahead", ""})
+		}
+	}
+	return steps
+}

@@ -1,0 +1,77 @@
+package dashboard
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+func TestAttemptsAreCompared(t *testing.T) {
+	t.Parallel()
+	e := sampleEntry()
+	e.Receipt.Peer, e.Receipt.Definition = "192.0.2.1:587", "3fa2b1c0"
+	v := attemptsOf(&e)
+	var titles []string
+	for _, a := range v.List {
+		titles = append(titles, a.Title+": "+a.Gap)
+	}
+	if want := []string{"Attempt 1 of life 2: ", "Attempt 9: 7 attempts between it and the first are not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
+		t.Errorf("the attempts are %q", titles)
+	}
+	if want := []string{"Attempt 1", "Attempt 9", "Attempt 1 of life 2", "Delivered"}; !slices.Equal(v.Columns, want) {
+		t.Errorf("the columns are %q", v.Columns)
+	}
+	rows := map[string]difference{}
+	for _, row := range v.Rows {
+		rows[row.What] = row
+	}
+	for what, changed := range map[string]bool{"definition": false, "address": false, "TLS": false, "relay's certificate": false, "connection": true, "secrets": true, "reply": true, "code": false, "sent?": true} {
+		if row, there := rows[what]; !there || row.Changed != changed || len(row.Values) != len(v.Columns) {
+			t.Errorf("%s: %+v", what, row)
+		}
+	}
+	if got := strings.Join(rows["secrets"].Values, " "); got != "vault:secret/smtp#password=3 vault:secret/smtp#password=3 vault:secret/smtp#password=4 vault:secret/smtp#password=4" {
+		t.Errorf("the secrets are %s", got)
+	}
+	e.State = broker.StateWaiting
+	e.Tries = e.Tries[:1]
+	if v := attemptsOf(&e); len(v.List) != 1 || v.Rows != nil {
+		t.Errorf("one attempt is compared with %+v", v.Rows)
+	}
+	if v := attemptsOf(nil); v.List != nil {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Phases that an attempt did not go through are not shown as passed.
+func TestHowFarItCame(t *testing.T) {
+	t.Parallel()
+	show := func(steps []phase) string {
+		var all []string
+		for _, s := range steps {
+			all = append(all, map[string]string{"past": "", "here": "!", "ahead": "-"}[s.State]+string(s.Name))
+		}
+		return strings.Join(all, " ")
+	}
+	d := sampleDetail()
+	d.Generation, d.DeadLetter.Attempts = 2, 1
+	if got, want := show(howFar(d)), "secrets connect !auth -mail -rcpt -claim -data -content -settle"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	d.DeadLetter.Attempts = 7 // not kept
+	if got, want := show(howFar(d)), "decode resolve secrets payload render connect banner ehlo !auth -mail -rcpt -claim -data -content -settle"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	for failed, want := range map[verdict.Phase]string{
+		verdict.PhaseRcpt:   "decode resolve secrets payload render connect banner ehlo mail !rcpt -claim -data -content -settle",
+		verdict.PhaseDecode: "!decode -resolve -secrets -payload -render -connect -banner -ehlo -mail -rcpt -claim -data -content -settle",
+		"another":           "",
+	} {
+		if got := show(phases(failed)); got != want {
+			t.Errorf("%s: %s, want %s", failed, got, want)
+		}
+	}
+}
