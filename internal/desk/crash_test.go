@@ -36,6 +36,7 @@ const crashVariable = "CERTPOST_TEST_DESK_CRASH"
 type crashPlan struct {
 	Dir, Relay string
 	Letters    int // to make, and to start the run for; 0: go on with what is there
+	Rate       verdict.Rate
 }
 
 // crashReport is what a child says that lived to the end of the run.
@@ -43,6 +44,7 @@ type crashReport struct {
 	Run     Run
 	Balance Balance
 	Results map[string]int
+	Tries   []time.Time
 }
 
 func TestMain(m *testing.M) {
@@ -113,6 +115,9 @@ func crashChild(plan crashPlan) error {
 	}
 	d := New(b, surroundings{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	d.pace.look, d.pace.lease = 100*time.Millisecond, time.Second
+	if !plan.Rate.IsZero() {
+		d.pace.lease = 100 * time.Millisecond // who takes over shall be too early for the rate
+	}
 	go func() { _ = d.Run(ctx) }()
 	if err := d.Ready(ctx); err != nil {
 		return err
@@ -127,7 +132,7 @@ func crashChild(plan crashPlan) error {
 			wait(ctx, 20*time.Millisecond)
 		}
 		w.mends("ops")
-		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "mended", Canary: true}); err != nil {
+		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "mended", Canary: plan.Rate.IsZero(), Rate: plan.Rate}); err != nil {
 			return err
 		}
 	}
@@ -149,6 +154,14 @@ func crashChild(plan crashPlan) error {
 		}
 		if after = next; after == 0 {
 			break
+		}
+	}
+	for r, err := range b.ReadAudit(ctx, 1) {
+		if err != nil {
+			return err
+		}
+		if r.Run == report.Run.ID && r.Stage == broker.StageIntent {
+			report.Tries = append(report.Tries, r.Time)
 		}
 	}
 	// The balance is that of a desk that knows only what the streams say.
@@ -297,4 +310,31 @@ func TestKilledAmidAReplay(t *testing.T) {
 	if len(relay.marked) > killed*quick().Concurrency {
 		t.Errorf("%d mails are marked as possible duplicates after %d kills", len(relay.marked), killed)
 	}
+}
+
+// Whoever takes a run over from a process that was killed keeps to its rate, and reckons
+// with what that one may have published and not recorded.
+func TestRateHoldsAcrossKills(t *testing.T) {
+	t.Parallel()
+	relay := newMailbox(t)
+	const n, kills = 10, 5
+	rate := verdict.Rate{Count: 1, Per: time.Second}
+	plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: n, Rate: rate}
+	var report *crashReport
+	killed := 0
+	for life := 0; report == nil; life++ {
+		kill := time.Duration(0)
+		if life < kills {
+			kill = time.Duration(100+rand.IntN(1400)) * time.Millisecond
+		}
+		if report = live(t, plan, kill); report == nil {
+			killed++
+		}
+		plan.Letters = 0
+	}
+	t.Logf("killed %d times, %d tries for %d letters", killed, len(report.Tries), n)
+	if r := report.Run; killed == 0 || len(report.Tries) < n || r.Delivered != n {
+		t.Errorf("killed %d times, %d tries: %+v", killed, len(report.Tries), r)
+	}
+	keepsTo(t, rate, report.Tries)
 }

@@ -24,34 +24,19 @@ func (w *worker) limit(published, underWay int) int {
 	return all
 }
 
-// batch is the letters to be published next, at most as many as go together, and
-// when the rate allows the next one.
-func (w *worker) batch() (numbers []uint64, allowed time.Time) {
+// batch is the letters to be published next, at most as many as go together, and when
+// to look again if there are none.
+func (w *worker) batch() (numbers []uint64, again time.Time) {
 	now := time.Now()
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
-		return nil, now
+		return nil, now.Add(atWork)
 	}
 	t := r.tracker
-	room := min(together, w.limit(t.published(), t.underWay())-t.published())
-	if rate := w.record.Spec.Rate; !rate.IsZero() {
-		interval := rate.Per / time.Duration(rate.Count)
-		if now.Before(w.allowed) {
-			return nil, w.allowed
-		}
-		// What was not used of the rate is not made up for, but for a moment's worth.
-		due := w.allowed
-		if earliest := now.Add(-catchUp); due.Before(earliest) {
-			due = earliest
-		}
-		if w.allowed.IsZero() {
-			due = now
-		}
-		room = min(room, 1+int(now.Sub(due)/max(interval, 1)))
-		w.allowed = due.Add(time.Duration(max(room, 0)) * interval)
-	}
+	allowed, again := w.pacing.room(now)
+	room := min(together, w.limit(t.published(), t.underWay())-t.published(), allowed)
 	for looked := 0; len(numbers) < room && looked < len(t.members) && t.left() > 0; looked++ {
 		if w.next >= len(t.members) {
 			w.next = 0
@@ -62,7 +47,10 @@ func (w *worker) batch() (numbers []uint64, allowed time.Time) {
 			numbers = append(numbers, m.number)
 		}
 	}
-	return numbers, w.allowed
+	if allowed > 0 {
+		again = now.Add(atWork)
+	}
+	return numbers, again
 }
 
 // publishAll replays some letters side by side and notes what came of each.
@@ -80,15 +68,29 @@ func (w *worker) publishAll(ctx context.Context, numbers []uint64) {
 	if r == nil || r.tracker == nil {
 		return
 	}
+	tried := 0
 	for i, n := range numbers {
+		if mayBePublished(errs[i]) {
+			tried++
+		}
 		w.note(r.tracker, r.tracker.find(n), errs[i], now)
 	}
+	w.pacing.spend(tried, now)
 }
 
 // errUnfit is the refusal of a letter that no replay can help.
 type errUnfit string
 
 func (e errUnfit) Error() string { return string(e) }
+
+// mayBePublished reports whether a try with this result may have published the letter.
+func mayBePublished(err error) bool {
+	var taken *broker.Taken
+	var held *broker.Held
+	var unfit errUnfit
+	return !errors.As(err, &taken) && !errors.As(err, &held) && !errors.As(err, &unfit) &&
+		!errors.Is(err, broker.ErrNoLetter) && !errors.Is(err, broker.ErrUncertain)
+}
 
 func (w *worker) replay(ctx context.Context, number uint64) error {
 	letter, err := w.b.DeadLetter(ctx, number)
@@ -106,6 +108,9 @@ func (w *worker) replay(ctx context.Context, number uint64) error {
 func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
 	if err == nil && m != nil {
 		w.letters.gone(m.number) // it is, by our own hand
+	}
+	if m != nil && mayBePublished(err) {
+		m.tried, m.unclear = now.UnixNano(), false
 	}
 	if m == nil || m.result != isWaiting {
 		return // the audit was faster

@@ -30,7 +30,9 @@ type member struct {
 	cause             string // its fingerprint, "" when it is not known
 	note              string
 	result            uint8
-	intended          bool // by this run
+	intended          bool  // by this run
+	unclear           bool  // whether it was published: no outcome of this run is behind its intent
+	tried             int64 // by this run, when at the latest it was published, if it was; Unix nanoseconds
 	tries             uint8
 	again             time.Time // not to be tried before
 }
@@ -110,6 +112,21 @@ func (t *tracker) published() int {
 func (t *tracker) underWay() int { return t.counts[isPublished] }
 func (t *tracker) left() int     { return t.counts[isWaiting] }
 
+// spent are the times at which letters were published by this run at the latest, or
+// may have been. A process that was killed between intent and outcome may have
+// published until this moment. The lock is held.
+func (t *tracker) spent(now time.Time) (times []time.Time) {
+	for i := range t.members {
+		switch m := &t.members[i]; {
+		case m.unclear:
+			times = append(times, now)
+		case m.tried != 0:
+			times = append(times, time.Unix(0, m.tried))
+		}
+	}
+	return times
+}
+
 // tell takes in a record about one of the letters. The lock is held.
 func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 	m := t.find(r.LetterNumber)
@@ -117,8 +134,13 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 		return
 	}
 	if r.Stage == broker.StageIntent {
-		m.intended = m.intended || r.Run == t.run
+		if r.Run == t.run {
+			m.intended, m.unclear = true, true
+		}
 		return
+	}
+	if r.Run == t.run || m.unclear && r.Action == broker.ActionDelivered {
+		m.tried, m.unclear = max(m.tried, nanoseconds(r.Time)), false
 	}
 	if m.event == "" && r.Event != "" {
 		t.name(m, d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)

@@ -14,7 +14,6 @@ import (
 // How a run is worked on.
 const (
 	atWork     = 100 * time.Millisecond // between looks at the run
-	catchUp    = 200 * time.Millisecond // of a rate that was not used
 	window     = 1000                   // letters under way at a time
 	maxTries   = 5                      // for one letter, where others can be published
 	settleTime = 15 * time.Second       // after which an event that is no letter again has gone its way
@@ -113,7 +112,7 @@ type worker struct {
 	since    time.Time // when something was settled last, or there was nothing to wait for
 	settled  int
 	trouble  time.Time // since when no letter could be published; zero: not so
-	allowed  time.Time // by the rate: when the next letter may go out
+	pacing   *pacing   // nil until what was published before is known
 }
 
 // takeUp makes this process the run's worker, if nobody else is faster.
@@ -142,7 +141,6 @@ var errNotMine = errors.New("the run is not worked on here any more")
 // or somebody else has it.
 func (w *worker) work(ctx context.Context) {
 	w.since = time.Now()
-	w.CatchUp(ctx) // what an earlier worker has done is known before anything else is
 	for ctx.Err() == nil {
 		if err := w.step(ctx); err != nil {
 			if !errors.Is(err, errNotMine) && ctx.Err() == nil {
@@ -160,19 +158,42 @@ func (w *worker) step(ctx context.Context) error {
 	if err := w.renew(ctx); err != nil {
 		return err
 	}
+	if w.pacing == nil {
+		if err := w.goOn(ctx); err != nil {
+			return err
+		}
+	}
 	if end, err := w.judge(ctx); end || err != nil {
 		return err
 	}
-	batch, allowedAt := w.batch()
+	batch, again := w.batch()
 	if len(batch) > 0 {
 		w.publishAll(ctx, batch)
 		return nil
 	}
-	pause := atWork
-	if until := time.Until(allowedAt); until > 0 {
-		pause = min(pause, until)
+	wait(ctx, min(atWork, max(0, time.Until(again))))
+	return nil
+}
+
+// goOn waits until the index has read what an earlier worker has recorded: what is
+// done, and what of the rate is used.
+func (w *worker) goOn(ctx context.Context) error {
+	_, audit, _, err := w.b.StreamStates(ctx)
+	if err != nil {
+		return err
 	}
-	wait(ctx, pause)
+	w.CatchUp(ctx)
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	r := w.runs.all[w.id]
+	if r == nil || r.tracker == nil {
+		return errNotMine
+	}
+	if audit.Messages > 0 && w.history.next <= audit.Last {
+		return fmt.Errorf("the audit is read up to record %d of %d", w.history.next-1, audit.Last)
+	}
+	now := time.Now()
+	w.pacing = newPacing(w.record.Spec.Rate, r.tracker.spent(now), now)
 	return nil
 }
 

@@ -1,0 +1,95 @@
+package desk
+
+import (
+	"slices"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// pacing keeps a run to its rate: in any span of rate.Per at most rate.Count letters
+// are published, evenly but for a moment's worth. It reckons with the time at which a
+// publication had ended at the latest, so that a slow one is not too close to the next.
+//
+// What a worker that takes a run over, or takes it up again, has to know of it stands
+// in the audit: see tracker.spent.
+type pacing struct {
+	rate   verdict.Rate // zero: as fast as it goes
+	spells []spell      // of the last rate.Per, in order
+	spent  int          // letters in them
+	due    time.Time    // of the next letter, if all were evenly spread; zero: now
+}
+
+// spell is letters that were published one close to the other.
+type spell struct {
+	since, until time.Time
+	letters      int
+}
+
+// catchUp is of how long a time of a rate that was not used is made up for.
+const catchUp = 200 * time.Millisecond
+
+// newPacing goes on from letters that were published at these times.
+func newPacing(rate verdict.Rate, spent []time.Time, now time.Time) *pacing {
+	p := &pacing{rate: rate}
+	slices.SortFunc(spent, time.Time.Compare)
+	for _, at := range spent {
+		if at.After(now) {
+			at = now // by another machine's clock
+		}
+		if now.Sub(at) < rate.Per {
+			p.spend(1, at)
+		}
+	}
+	if last := len(p.spells) - 1; last >= 0 {
+		p.due = p.spells[last].until.Add(p.interval())
+	}
+	return p
+}
+
+func (p *pacing) interval() time.Duration {
+	return max(p.rate.Per/time.Duration(max(p.rate.Count, 1)), 1)
+}
+
+// room is how many letters may be published now, and, if none, when to ask again.
+func (p *pacing) room(now time.Time) (letters int, again time.Time) {
+	if p.rate.IsZero() {
+		return together, now
+	}
+	over := 0
+	for over < len(p.spells) && now.Sub(p.spells[over].until) >= p.rate.Per {
+		p.spent -= p.spells[over].letters
+		over++
+	}
+	p.spells = slices.Delete(p.spells, 0, over)
+	if p.spent >= p.rate.Count {
+		return 0, p.spells[0].until.Add(p.rate.Per)
+	}
+	if now.Before(p.due) {
+		return 0, p.due
+	}
+	if p.due.IsZero() {
+		p.due = now
+	}
+	if earliest := now.Add(-catchUp); p.due.Before(earliest) {
+		p.due = earliest
+	}
+	return min(p.rate.Count-p.spent, 1+int(now.Sub(p.due)/p.interval())), now
+}
+
+// spend notes that letters were published, the last of them before now. What may have
+// been published counts as well.
+func (p *pacing) spend(letters int, now time.Time) {
+	if p.rate.IsZero() || letters == 0 {
+		return
+	}
+	p.spent += letters
+	p.due = p.due.Add(time.Duration(letters) * p.interval())
+	// A thousandth of the span is near enough, and bounds what is remembered.
+	if last := len(p.spells) - 1; last >= 0 && now.Sub(p.spells[last].since) < p.rate.Per/1000 {
+		p.spells[last].until = now
+		p.spells[last].letters += letters
+		return
+	}
+	p.spells = append(p.spells, spell{now, now, letters})
+}

@@ -1,0 +1,140 @@
+package desk
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// keepsTo checks that no span of the rate has more of the times than it allows.
+func keepsTo(t *testing.T, rate verdict.Rate, times []time.Time) {
+	t.Helper()
+	slices.SortFunc(times, time.Time.Compare)
+	for i := rate.Count; i < len(times); i++ {
+		if span := times[i].Sub(times[i-rate.Count]); span < rate.Per {
+			t.Fatalf("%v: publications %d to %d are within %v", rate, i-rate.Count, i, span)
+		}
+	}
+}
+
+// Whatever publishing takes, and however often somebody else takes over: no span of
+// the rate has more letters than it allows, and not many less.
+func TestPacing(t *testing.T) {
+	t.Parallel()
+	for _, rate := range []verdict.Rate{{Count: 1, Per: time.Second}, {Count: 10, Per: time.Minute}, {Count: 17, Per: time.Second}, {Count: 20, Per: time.Second},
+		{Count: 997, Per: time.Second}, {Count: 500, Per: 24 * time.Hour}, {Count: 7, Per: time.Hour}} {
+		for _, slow := range []time.Duration{10 * time.Millisecond, 3 * time.Second} {
+			seed := rand.Uint64()
+			r := rand.New(rand.NewPCG(seed, 1))
+			what := fmt.Sprintf("%v, %v, seed %d", rate, slow, seed)
+			began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			now, taken := began, 0
+			p := newPacing(rate, nil, now)
+			var published, ended []time.Time
+			for steps := 0; len(published) < 3*rate.Count+50; steps++ {
+				if steps > 1_000_000 {
+					t.Fatalf("%s: stuck after %d", what, len(published))
+				}
+				if r.IntN(40) == 0 && taken < 20 { // paused, and taken up by somebody, who has read the audit
+					taken++
+					now = now.Add(time.Duration(r.Int64N(int64(2 * time.Second))))
+					p = newPacing(rate, slices.Clone(ended), now)
+				}
+				n, again := p.room(now)
+				if n == 0 {
+					if !again.After(now) {
+						t.Fatalf("%s: none now, and to be asked again at once", what)
+					}
+					now = again
+					continue
+				}
+				n = min(n, 1+r.IntN(together))
+				took := time.Duration(r.Int64N(int64(slow)))
+				for range n {
+					published = append(published, now.Add(time.Duration(r.Int64N(int64(took)+1))))
+					ended = append(ended, now.Add(took))
+				}
+				now = now.Add(took)
+				p.spend(n, now)
+			}
+			keepsTo(t, rate, published)
+			// Not slower than the rate, but for what publishing and the others take.
+			want := time.Duration(float64(rate.Per) * float64(len(published)) / float64(rate.Count) * 1.1)
+			if took := now.Sub(began) - time.Duration(taken)*2*time.Second; slow < time.Second && took > want+rate.Per {
+				t.Errorf("%s: %d letters took %v, want at most %v", what, len(published), took, want)
+			}
+			if len(p.spells) > 1002 {
+				t.Errorf("%s: %d spells are remembered", what, len(p.spells))
+			}
+		}
+	}
+	// Another machine's clock is ahead: nobody waits for it.
+	now := time.Now()
+	p := newPacing(verdict.Rate{Count: 1, Per: time.Second}, []time.Time{now.Add(time.Hour)}, now)
+	if n, again := p.room(now); n != 0 || again.Sub(now) > time.Second {
+		t.Errorf("%d, again in %v", n, again.Sub(now))
+	}
+}
+
+// tries are when a run's letters were claimed, which is right before they are published.
+func (x *bench) tries(run string) (times []time.Time) {
+	x.t.Helper()
+	for r, err := range x.b.ReadAudit(x.t.Context(), 1) {
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		if r.Run == run && r.Stage == broker.StageIntent {
+			times = append(times, r.Time)
+		}
+	}
+	return times
+}
+
+// Pausing and resuming is no way around the rate, whoever goes on.
+func TestRateHoldsAcrossPauses(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	other, _ := x.desk(nil)
+	ctx := t.Context()
+	const n = 24
+	x.letters(d, "ops", 0, n)
+	x.post.mends("ops")
+	rate := verdict.Rate{Count: 6, Per: time.Second}
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: rate})
+	for seen := 0; ; {
+		x.until("more is published", func() bool {
+			now, _ := other.RunOf(r.ID)
+			more := now.Published > seen || !now.State.unfinished()
+			seen = now.Published
+			return more
+		})
+		if seen == n {
+			break
+		}
+		if err := other.PauseRun(ctx, me, r.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		x.until("its worker has let go of it", func() bool {
+			a, _ := d.RunOf(r.ID)
+			b, _ := other.RunOf(r.ID)
+			return a.State == RunPaused && a.Worker == "" && b.Worker == ""
+		})
+		if err := d.ResumeRun(ctx, me, r.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r = x.reaches(d, r.ID, RunDone); r.Delivered != n {
+		t.Errorf("%+v", r)
+	}
+	times := x.tries(r.ID)
+	if len(times) < n {
+		t.Errorf("%d tries for %d letters", len(times), n)
+	}
+	keepsTo(t, rate, times)
+}
