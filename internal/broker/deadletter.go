@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
@@ -199,54 +200,78 @@ func timeText(t time.Time) string {
 // message it may hold.
 const codeStoreFailed = 10077
 
+// buryTries bounds how often a letter is published that others replace, or remove,
+// at the same time.
+const buryTries = 5
+
 // bury publishes a dead letter and returns once the stream has acknowledged it.
 // origin names the message that is given up, so that the same message, coming
-// again after a crash, makes no second letter, and another one does. A letter of
-// an earlier try on the same subject gives way: its delivery is not settled yet,
-// so nothing is lost if we die in between.
+// again after a crash or given up by two processes at once, makes no second letter,
+// and another one does. A letter of an earlier try on the same subject gives way: its
+// delivery is not settled yet, so nothing is lost if we die in between.
 func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
 	d.Subject = d.subjectOf()
 	d.Class = d.Code.Class()
 	if d.Certainty == "" {
 		d.Certainty = verdict.NotSent
 	}
-	m := d.message(d.Token + "/" + origin + "/dead")
+	id := d.Token + "/" + origin + "/dead"
+	m := d.message(id)
 	if int64(len(m.Data)) > b.nc.MaxPayload()-8<<10 { // headers take their part
 		m.Data = withheld("the event is too large to be copied here", d)
 	}
-	_, err := b.js.PublishMsg(ctx, m)
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == codeStoreFailed {
-		earlier, perr := b.giveWay(ctx, d.Subject)
-		if perr != nil {
-			return perr
+	var earlier *DeadLetter
+	for range buryTries {
+		ack, err := b.js.PublishMsg(ctx, m)
+		var api *jetstream.APIError
+		occupied := errors.As(err, &api) && api.ErrorCode == codeStoreFailed
+		if err != nil && !occupied {
+			return fmt.Errorf("dead letter %s: %w", d.Subject, err)
 		}
-		if _, err = b.js.PublishMsg(ctx, m); err == nil && earlier != nil {
-			b.observeReplaced(ctx, *earlier)
+		if err == nil && !ack.Duplicate {
+			if earlier != nil {
+				b.observeReplaced(ctx, *earlier)
+			}
+			return nil
+		}
+		there, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: d.Subject})
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			if !occupied {
+				// The stream remembers our letter and has it no more: somebody has acted on
+				// it meanwhile. This message needs one all the same.
+				m.Header.Set(nats.MsgIdHdr, id+"/"+nuid.Next())
+			}
+		case err != nil:
+			return fmt.Errorf("dead letter %s: look for an earlier one: %w", d.Subject, err)
+		case !occupied || strings.HasPrefix(there.Header.Get(nats.MsgIdHdr), id):
+			return nil // it is there, or a newer one of this delivery is
+		default:
+			if err := b.removeLetter(ctx, there.Sequence); err != nil {
+				return fmt.Errorf("dead letter %s: replace the earlier one: %w", d.Subject, err)
+			}
+			replaced := parseDeadLetter(there)
+			earlier = &replaced
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("dead letter %s: %w", d.Subject, err)
-	}
-	return nil
+	return fmt.Errorf("dead letter %s: others publish and remove it at the same time", d.Subject)
 }
 
-// giveWay removes the letter of an earlier try, or an earlier life, from its
-// subject, and returns what was there.
+// giveWay removes the letter of an earlier life from its subject, and returns what
+// was there.
 func (b *Broker) giveWay(ctx context.Context, subject string) (*DeadLetter, error) {
-	var earlier *DeadLetter
-	if raw, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: subject}); err == nil {
-		d := parseDeadLetter(raw)
-		earlier = &d
+	there, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: subject})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
 	}
-	stream, err := b.js.Stream(ctx, DeadLettersStream)
 	if err == nil {
-		err = stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+		err = b.removeLetter(ctx, there.Sequence)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dead letter %s: replace the earlier one: %w", subject, err)
 	}
-	return earlier, nil
+	d := parseDeadLetter(there)
+	return &d, nil
 }
 
 // observeReplaced records that a letter gave way to a newer one. That must not

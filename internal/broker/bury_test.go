@@ -1,0 +1,70 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A message whose acknowledgement was overdue is given up by two processes at the
+// same time. What the one has just written is no earlier letter to the other.
+func TestTwoProcessesBuryOneDelivery(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	for i := range 40 {
+		id := fmt.Sprintf("e%d", i)
+		if err := b.bury(ctx, letterOf(id), "d1"); err != nil { // of an earlier try
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := b.bury(ctx, letterOf(id), "d2"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		d := letterOf(id)
+		raw, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: d.subjectOf()})
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			t.Fatalf("the letter of %s is lost", id)
+		}
+		if err != nil || raw.Header.Get("Nats-Msg-Id") != id+"/d2/dead" {
+			t.Errorf("%v, %v", raw.Header, err)
+		}
+	}
+}
+
+// A letter that somebody has acted on is gone, also when the stream still knows its
+// message id; the message that comes again, and fails again, needs another one.
+func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil { // the same message, again after a crash
+		t.Fatal(err)
+	}
+	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 1 {
+		t.Fatalf("letters %v", numbers)
+	}
+	d, err := b.DeadLetter(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 2 {
+		t.Errorf("letters %v", numbers)
+	}
+}
