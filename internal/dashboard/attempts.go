@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func between(a, b broker.Try) string {
 	case a.Generation != b.Generation && b.Number > 1:
 		return "Those between it and the first are not kept."
 	case a.Generation == b.Generation && missing > 0:
-		return plural(missing, "attempt") + " between it and the first " + map[bool]string{true: "is", false: "are"}[missing == 1] + " not kept."
+		return plural(missing, "attempt is", "attempts are") + " between it and the first, and not kept."
 	}
 	return ""
 }
@@ -113,7 +114,16 @@ func compare(list []attempt, e *broker.Entry) (columns []string, rows []differen
 			rows = append(rows, row)
 		}
 	}
+	slices.SortStableFunc(rows, func(a, b difference) int { return cmp.Compare(unchanged(a), unchanged(b)) })
 	return columns, rows
+}
+
+// unchanged sorts what is different ahead.
+func unchanged(d difference) int {
+	if d.Changed {
+		return 0
+	}
+	return 1
 }
 
 // secretVersions is references with versions on one line, as dead letters have it.

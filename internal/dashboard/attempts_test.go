@@ -18,7 +18,7 @@ func TestAttemptsAreCompared(t *testing.T) {
 	for _, a := range v.List {
 		titles = append(titles, a.Title+": "+a.Gap)
 	}
-	if want := []string{"Attempt 1 of life 2: ", "Attempt 9: 7 attempts between it and the first are not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
+	if want := []string{"Attempt 1 of life 2: ", "Attempt 9: 7 attempts are between it and the first, and not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
 		t.Errorf("the attempts are %q", titles)
 	}
 	if want := []string{"Attempt 1", "Attempt 9", "Attempt 1 of life 2", "Delivered"}; !slices.Equal(v.Columns, want) {
@@ -56,14 +56,14 @@ func TestHowFarItCame(t *testing.T) {
 		}
 		return strings.Join(all, " ")
 	}
-	d := sampleDetail()
-	d.Generation, d.DeadLetter.Attempts = 2, 1
-	if got, want := show(howFar(d)), "secrets connect !auth -mail -rcpt -claim -data -content -settle"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-	d.DeadLetter.Attempts = 7 // not kept
-	if got, want := show(howFar(d)), "decode resolve secrets payload render connect banner ehlo !auth -mail -rcpt -claim -data -content -settle"; got != want {
-		t.Errorf("%s, want %s", got, want)
+	for failed, want := range map[verdict.Phase]string{
+		verdict.PhaseAuth:   "secrets connect !auth -mail -rcpt -claim -data -content -settle",
+		verdict.PhaseSettle: "secrets connect auth !settle",
+		"another":           "secrets connect auth",
+	} {
+		if got := show(stepsOf(sampleTries()[0].Course, failed)); got != want {
+			t.Errorf("%s: %s, want %s", failed, got, want)
+		}
 	}
 	for failed, want := range map[verdict.Phase]string{
 		verdict.PhaseRcpt:   "decode resolve secrets payload render connect banner ehlo mail !rcpt -claim -data -content -settle",

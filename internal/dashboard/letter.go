@@ -15,8 +15,8 @@ import (
 // letterView is one letter: what happened, what to mend, and what can be done.
 type letterView struct {
 	desk.Detail
-	Says     string // what happened, in a sentence
-	Phases   []phase
+	Says     string  // what happened, in a sentence
+	Phases   []phase // where no attempt tells its own
 	Timeline []moment
 	Attempts attemptsView
 	Event    eventView
@@ -47,7 +47,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 
 func newLetter(d desk.Detail, now time.Time) letterView {
 	v := letterView{
-		Detail: d, Says: whatHappened(d), Phases: howFar(d), Timeline: timeline(d, now), Attempts: attemptsOf(d.Delivery),
+		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, now), Attempts: attemptsOf(d.Delivery),
 		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint, Ledger: deliveryAddress(d.Target, d.DeadLetter.Event),
 	}
 	for _, record := range d.History {
@@ -82,18 +82,6 @@ func whatHappened(d desk.Detail) string {
 	return b.String()
 }
 
-// howFar are the steps of the attempt that ended in the letter.
-func howFar(d desk.Detail) []phase {
-	if d.Delivery != nil {
-		for _, t := range d.Delivery.Tries {
-			if max(t.Generation, 1) == max(d.Generation, 1) && t.Number == d.DeadLetter.Attempts {
-				return stepsOf(t.Course, d.Phase)
-			}
-		}
-	}
-	return phases(d.Phase)
-}
-
 // moment is one point of a letter's life.
 type moment struct {
 	At   time.Time
@@ -115,7 +103,7 @@ func timeline(d desk.Detail, now time.Time) []moment {
 	}
 	tries := attemptsOf(d.Delivery).List
 	for _, t := range tries {
-		add(moment{At: t.At, Kind: "bad", What: fmt.Sprintf("%s began; it failed in %s, %s later", strings.ToLower(t.Title), t.Phase, t.Took), Why: t.Reason})
+		add(moment{At: t.At, Kind: "bad", What: fmt.Sprintf("%s failed in %s (%s)", strings.ToLower(t.Title), t.Phase, t.Took), Why: t.Reason})
 	}
 	if len(tries) == 0 {
 		add(moment{At: d.First, What: "first attempt"})
