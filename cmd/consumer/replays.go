@@ -91,7 +91,7 @@ func (a *app) printRun(r runAnswer, format string) error {
 	spec := r.Spec
 	fields := [][2]string{
 		{"Run", r.ID}, {"State", string(r.State)}, {"Why", r.Why}, {"By", r.By.Name}, {"Reason", spec.Reason}, {"Started", when(r.Started)}, {"Ended", when(r.Ended)},
-		{"Letters", fmt.Sprint(spec.Frozen.Count)}, {"Filter", spec.Frozen.Query.Values().Encode()}, {"Rate", spec.Rate.String()}, {"Canary", yes(spec.Canary)},
+		{"Letters", fmt.Sprint(spec.Frozen.Count) + leftOut(&spec.Frozen)}, {"Which", which(&spec.Frozen)}, {"Rate", spec.Rate.String()}, {"Canary", yes(spec.Canary)},
 		{"Also uncertain", yes(spec.Uncertain)}, {"Forced", yes(spec.Force)}, {"Published", fmt.Sprint(r.Published)}, {"Delivered", fmt.Sprint(r.Delivered)},
 		{"Dead again", fmt.Sprint(r.DeadAgain)}, {"Gone", number(r.Gone)}, {"Failed", number(r.Failed)}, {"Worked on by", r.Worker},
 	}
@@ -108,6 +108,20 @@ func (a *app) printRun(r runAnswer, format string) error {
 		rows = append(rows, []string{fmt.Sprint(l.Number), l.Target, l.Event, l.Result, when(l.At), note})
 	}
 	return table(a.stdout, []string{"NUMBER", "TARGET", "EVENT", "RESULT", "AT", "NOTE"}, rows)
+}
+
+// which says how a run's letters were chosen.
+func which(f *desk.Frozen) string {
+	conditions := f.Query.Values()
+	conditions.Del("as_of") // every run has one
+	conditions.Del("order")
+	switch {
+	case f.Named:
+		return "named one by one"
+	case len(conditions) == 0:
+		return "all that were open"
+	}
+	return conditions.Encode()
 }
 
 func yes(b bool) string {

@@ -107,7 +107,7 @@ func (d *Desk) setHold(number uint64, hold *broker.Hold) {
 
 // eachOf acts on the letters of a frozen query, some at a time.
 func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act func(context.Context, uint64) error) (done int, err error) {
-	set, err := d.thaw(frozen, purpose)
+	_, set, err := d.thaw(frozen, purpose)
 	if err != nil {
 		return 0, err
 	}

@@ -141,9 +141,12 @@ type Frozen struct {
 	Numbers []uint64 `json:"numbers"`
 
 	// Purpose is what the letters are chosen for; Only are the numbers that were asked
-	// for, nil for all that fit the query; WithSuperseded is as asked for.
+	// for, nil for all that fit the query; WithSuperseded is as asked for. Named says
+	// that there was an Only, which a run does not keep: its query then says nothing of
+	// which letters it is about, its Results do.
 	Purpose        Purpose  `json:"purpose,omitempty"`
 	Only           []uint64 `json:"only,omitempty"`
+	Named          bool     `json:"named,omitempty"`
 	WithSuperseded bool     `json:"with_superseded,omitempty"`
 }
 

@@ -30,7 +30,7 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 	if known := d.letters.fates.total(); q.AsOf == 0 || q.AsOf > known {
 		q.AsOf = known
 	}
-	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, WithSuperseded: withSuperseded, Numbers: []uint64{}}
+	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, Named: numbers != nil, WithSuperseded: withSuperseded}
 	var set []uint64
 	choose := func(l *letter) {
 		switch {
@@ -69,13 +69,12 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 			choose(l)
 		}
 	}
-	out.Count, out.Hash = len(set), hashNumbers(set)
-	out.Numbers = append(out.Numbers, set[:min(len(set), 20)]...)
+	out.Count, out.Hash, out.Numbers = len(set), hashNumbers(set), first(set)
 	return out, set
 }
 
 // thaw gives the letters of a frozen query that are to be acted on: those that were
-// shown. It chooses again by the same query, which is bounded by AsOf, so nothing that
+// shown, and what there is to be said of them now. It chooses again by the same query, which is bounded by AsOf, so nothing that
 // has come since is among them, and then:
 //
 //   - Letters that were shown and do not fit any more (they have left, are held or in
@@ -85,17 +84,16 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 //     another one: the error is ErrChanged, with both counts.
 //   - What was shown is remembered by the process that showed it. Where it is not (the
 //     page came from another replica, or long ago), only the very same set is acted on.
-func (d *Desk) thaw(f Frozen, purpose Purpose) ([]uint64, error) {
+func (d *Desk) thaw(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
 	if f.Purpose == "" {
 		f.Purpose = ForReplay
 	}
 	if f.Only != nil && f.Purpose != purpose {
 		// Named one by one, so there is nothing about which the query could differ.
-		f.Purpose = purpose
 		d.mu.RLock()
 		defer d.mu.RUnlock()
-		_, set := d.choose(purpose, f.Query, f.Only, f.WithSuperseded)
-		return set, nil
+		now, set := d.choose(purpose, f.Query, f.Only, f.WithSuperseded)
+		return now, set, nil
 	}
 	q := f.Query
 	q.AsOf = f.AsOf
@@ -103,7 +101,7 @@ func (d *Desk) thaw(f Frozen, purpose Purpose) ([]uint64, error) {
 	now, set := d.choose(f.Purpose, q, f.Only, f.WithSuperseded)
 	d.mu.RUnlock()
 	if now.Hash == f.Hash {
-		return set, nil
+		return now, set, nil
 	}
 	shown, known := d.shown.get(f.Hash)
 	for _, n := range set {
@@ -113,10 +111,14 @@ func (d *Desk) thaw(f Frozen, purpose Purpose) ([]uint64, error) {
 		}
 	}
 	if !known {
-		return nil, fmt.Errorf("%w: %d letters were shown, %d fit now", ErrChanged, f.Count, now.Count)
+		return Frozen{}, nil, fmt.Errorf("%w: %d letters were shown, %d fit now", ErrChanged, f.Count, now.Count)
 	}
-	return shown, nil
+	now.Count, now.Hash, now.Numbers, now.Uncertain = len(shown), f.Hash, first(shown), d.uncertain(shown)
+	return now, shown, nil
 }
+
+// first are the numbers of a set that are shown.
+func first(set []uint64) []uint64 { return append([]uint64{}, set[:min(len(set), 20)]...) }
 
 // What is remembered of sets that were shown.
 const (

@@ -29,7 +29,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if strings.TrimSpace(spec.Reason) == "" {
 		return Run{}, ErrNoReason
 	}
-	set, err := d.thaw(spec.Frozen, ForReplay)
+	frozen, set, err := d.thaw(spec.Frozen, ForReplay)
 	if err != nil {
 		return Run{}, err
 	}
@@ -47,8 +47,10 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if err != nil {
 		return Run{}, err
 	}
-	// The set has the numbers; the run's own entry is written again and again.
-	spec.Frozen.Only, spec.Frozen.Count = nil, len(set)
+	// What the run says of itself is what was found now, not what the caller had to
+	// name it. The set has the numbers; the run's own entry is written again and again.
+	frozen.Only = nil
+	spec.Frozen = frozen
 	record := runRecord{Run: Run{ID: events.NewID(), Spec: spec, State: RunRunning, By: by, Started: time.Now().UTC()}}
 	if _, err := bucket.Create(ctx, setPrefix+record.ID, encoded); err != nil {
 		return Run{}, err

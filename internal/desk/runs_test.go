@@ -236,6 +236,50 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
+// A run of letters that were named is about those, says so, and so is the one that
+// replays what it has left.
+func TestRunOfNamedLetters(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	ctx := t.Context()
+	x.letters(d, "ops", 0, 5)
+	if n, err := d.Hold(ctx, me, d.Freeze(Query{}, []uint64{5}, false), "wait"); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	shown := d.Freeze(Query{}, []uint64{2, 4, 5}, false)
+	// A page sends back no more than it takes to know the letters again.
+	asked := Frozen{AsOf: shown.AsOf, Count: shown.Count, Hash: shown.Hash, Only: shown.Only}
+	r := x.run(d, RunSpec{Frozen: asked, Canary: true}) // nothing is mended
+	r = x.reaches(d, r.ID, RunStopped)
+	if f := r.Spec.Frozen; !f.Named || f.Only != nil || f.Count != 2 || f.Held != 1 || !slices.Equal(f.Numbers, []uint64{2, 4}) || f.Purpose != ForReplay || f.Hash != shown.Hash {
+		t.Errorf("%+v", f)
+	}
+	var left []uint64
+	results, _, err := d.Results(ctx, r.ID, 0, 0)
+	for _, result := range results {
+		if result.Result == "waiting" {
+			left = append(left, result.Number)
+		}
+	}
+	if err != nil || len(results) != 2 || results[0].Number != 2 || !slices.Equal(left, []uint64{4}) {
+		t.Fatalf("%+v, %v", results, err)
+	}
+	x.post.mends("ops")
+	r = x.run(d, RunSpec{Frozen: d.Freeze(Query{}, left, false)})
+	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 1 || !r.Spec.Frozen.Named || r.Spec.Frozen.Count != 1 {
+		t.Errorf("%+v", r)
+	}
+	for event, want := range map[string]int{"e0": 0, "e1": 0, "e2": 0, "e3": 1, "e4": 0} {
+		if got := x.post.mails("ops", event); got != want {
+			t.Errorf("%d mails for %s, want %d", got, event, want)
+		}
+	}
+	if f := d.Freeze(Query{}, nil, false); f.Named {
+		t.Errorf("%+v", f)
+	}
+}
+
 // What may have been sent is replayed only with a second yes.
 func TestUncertain(t *testing.T) {
 	t.Parallel()
