@@ -45,19 +45,24 @@ func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
 	}}, nil
 }
 
-// withTLS has it speak TLS 1.2 and later, and HTTP/2. What goes wrong in handshakes
-// is the other side's affair mostly, and goes to the log of those who look closely.
-func (h *httpServer) withTLS(c *serverCertificate, log zerolog.Logger) {
+// withTLS has it speak TLS 1.2 and later, and HTTP/2.
+func (h *httpServer) withTLS(c *serverCertificate) {
 	h.certificate = c
 	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
-	h.server.ErrorLog = stdlog.New(debugLog{log}, "", 0)
 }
 
-// debugLog takes lines of the standard library's log.
-type debugLog struct{ log zerolog.Logger }
+// serverLog takes lines of the standard library's log. What goes wrong in handshakes
+// and with headers is the other side's affair mostly, and goes to the log of those who
+// look closely. A panic is ours; its value, in the first line, may quote input.
+type serverLog struct{ log zerolog.Logger }
 
-func (d debugLog) Write(line []byte) (int, error) {
-	d.log.Debug().Str("message", strings.TrimSpace(string(line))).Msg("http")
+func (s serverLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	if _, stack, _ := strings.Cut(text, "\n"); strings.HasPrefix(text, "http: panic") || strings.HasPrefix(text, "http2: panic") {
+		s.log.Error().Str("stack", stack).Msg("a defect: answering a request panicked; please report it with the stack")
+	} else {
+		s.log.Debug().Str("message", text).Msg("http")
+	}
 	return len(line), nil
 }
 
@@ -125,8 +130,9 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
+	server.server.ErrorLog = stdlog.New(serverLog{log}, "", 0)
 	if certificate != nil {
-		server.withTLS(certificate, log)
+		server.withTLS(certificate)
 	}
 	server.people = newPeopleWatch(cfg, door, log)
 	return door, server, nil
@@ -149,7 +155,8 @@ type check struct {
 
 // health answers for the running service.
 type health struct {
-	s *service
+	s    *service
+	door *access.Access
 	// The answer is kept for a second: asking is not to be a load on NATS or Vault.
 	mu     sync.Mutex
 	at     time.Time
@@ -159,7 +166,7 @@ type health struct {
 // handleHealth registers what monitoring asks for. Whether the process is alive and
 // ready everybody may know who reaches it; the rest names relays.
 func handleHealth(door *access.Access, s *service, registry *prometheus.Registry) {
-	h := &health{s: s}
+	h := &health{s: s, door: door}
 	door.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
 	door.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))
 	door.HandleProbe("GET /healthz", access.Viewer, http.HandlerFunc(h.healthz))
@@ -175,11 +182,17 @@ func plain(w http.ResponseWriter, status int, text string) {
 }
 
 // readyz is about what only this process can do: without Vault or a relay others
-// would fare no better, so those make it degraded, not unready.
+// would fare no better, so those make it degraded, not unready. The reason names
+// hosts, and is for those who may read /healthz.
 func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 	for _, c := range h.examine(r.Context()) {
-		if c.Status == unhealthy {
+		switch {
+		case c.Status != unhealthy:
+		case h.door.Trusts(r):
 			plain(w, http.StatusServiceUnavailable, "not ready: "+c.Name+": "+c.Message+"\n")
+			return
+		default:
+			plain(w, http.StatusServiceUnavailable, "not ready: "+c.Name+"\n")
 			return
 		}
 	}
@@ -208,7 +221,9 @@ func (h *health) examine(ctx context.Context) []check {
 	if time.Since(h.at) < time.Second && !h.s.ending.Load() {
 		return h.checks
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	// The answer is for all who ask within the next second: it must not be that the
+	// first of them has hung up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	h.checks = []check{
 		verdictOn("nats", "nats", unhealthy, h.s.runner.Ready(ctx)),

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"io"
+	stdlog "log"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
@@ -104,6 +108,71 @@ func TestHealthWithoutStreams(t *testing.T) {
 	}
 	if resp, _ := o.ask("GET", "/livez"); resp.StatusCode != http.StatusOK {
 		t.Errorf("/livez: %d: a restart would not bring NATS back", resp.StatusCode)
+	}
+}
+
+// Whoever asks and hangs up does not make the process unready for the others.
+func TestHealthWithoutPatience(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	h := &health{s: o.service}
+	h.examine(gone)
+	for _, c := range h.examine(t.Context()) {
+		if c.Status != healthy {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// Strangers hear that it is not ready, and not which hosts it knows.
+func TestReadinessForStrangers(t *testing.T) {
+	t.Parallel()
+	o := bareOffice(t)
+	o.http = ", url: \"http://localhost\", metrics_token: {file: " + o.path("token") + "}, sign_in: {users: [{name: ada, password_hash: \"" + hashFor(t, "x") + "\", role: viewer}]}"
+	o.write("token", "0123456789abcdef")
+	o.furnish("")
+	o.service.broker.Close()
+	readyz := func(header, value string) string {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", o.service.http.address()+"/readyz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(header, value)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+			return ""
+		}
+		return string(body)
+	}
+	o.until("unready", func() bool { return readyz("X-Forwarded-For", "198.51.100.1") != "" })
+	if got := readyz("X-Forwarded-For", "198.51.100.1"); got != "not ready: nats\n" {
+		t.Errorf("a stranger hears %q", got)
+	}
+	if got := readyz("Authorization", "Bearer 0123456789abcdef"); !strings.HasPrefix(got, "not ready: nats: not connected to NATS at nats://127.0.0.1:") {
+		t.Errorf("with the token: %q", got)
+	}
+}
+
+// The standard library's log is ours: lines of JSON, a stack where a panic was, and
+// not what was panicked with.
+func TestServerLog(t *testing.T) {
+	t.Parallel()
+	log := &writings{}
+	server := stdlog.New(serverLog{zerolog.New(log).Level(zerolog.InfoLevel)}, "", 0)
+	server.Printf("http: TLS handshake error from 198.51.100.1:4711: EOF")
+	if got := log.String(); got != "" {
+		t.Errorf("of a handshake: %s", got)
+	}
+	server.Printf("http: panic serving 198.51.100.1:4711: canary\ngoroutine 1 [running]:\nmain.main()")
+	if got := log.String(); !strings.Contains(got, `"level":"error"`) || !strings.Contains(got, `goroutine 1 [running]:\nmain.main()`) || strings.Contains(got, "canary") {
+		t.Errorf("of a panic: %s", got)
 	}
 }
 

@@ -58,15 +58,12 @@ func (w *peopleWatch) run(ctx context.Context) {
 	}
 }
 
-// renew reads the configuration again. One with an error changes nobody.
+// renew reads the configuration again. One with an error changes nobody. What takes a
+// restart does not keep anybody in who is not in the configuration any more.
 func (w *peopleWatch) renew() {
 	next, problems := w.cfg.again()
 	if config.Failed(problems) {
 		w.log.Error().Str("problem", problems[0].Error()).Msg("the new configuration cannot be used; users and roles stay as they are")
-		return
-	}
-	if (len(next.SignIn.Users) > 0) != (len(w.cfg.SignIn.Users) > 0) || next.SignIn.OIDC.Issuer != w.cfg.SignIn.OIDC.Issuer || next.SignIn.OIDC.RoleClaim != w.cfg.SignIn.OIDC.RoleClaim {
-		w.log.Warn().Msg("another way to sign in takes a restart; users and roles stay as they are")
 		return
 	}
 	accounts, err := next.SignIn.accounts()
@@ -74,7 +71,19 @@ func (w *peopleWatch) renew() {
 		w.log.Error().Err(err).Msg("users and roles stay as they are")
 		return
 	}
-	if ended := w.door.Renew(accounts, next.SignIn.OIDC.Roles.byRole()); ended > 0 {
+	had, has := w.cfg.SignIn, next.SignIn
+	roles := has.OIDC.Roles.byRole()
+	switch {
+	case !has.on(): // then everybody would be the administrator
+		w.log.Warn().Msg("to do without sign-in takes a restart; users and roles stay as they are")
+		return
+	case has.OIDC.Issuer != had.OIDC.Issuer || has.OIDC.RoleClaim != had.OIDC.RoleClaim:
+		roles = nil
+		w.log.Warn().Msg("another provider, or another claim for roles, takes a restart; until then nobody signs in at a provider")
+	case len(has.Users) > 0 && len(had.Users) == 0:
+		w.log.Warn().Msg("the first users with passwords take a restart")
+	}
+	if ended := w.door.Renew(accounts, roles); ended > 0 {
 		w.log.Info().Int("sessions_ended", ended).Msg("users or roles have changed")
 	}
 }

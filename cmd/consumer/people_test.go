@@ -35,6 +35,7 @@ func TestPeopleReload(t *testing.T) {
 	user := func(name, role string) string {
 		return "      - {name: " + name + ", password_hash: \"" + hash + "\", role: " + role + "}\n"
 	}
+	const provider = "    oidc: {issuer: \"https://id.example.com\", client_id: c, roles: {viewer: [x]}}\n  url: http://localhost\n"
 	write(user("ada", "viewer")+user("eve", "operator"), "")
 	synctest.Test(t, func(t *testing.T) {
 		cfg, _, problems := loadConfig(path, nil)
@@ -62,9 +63,9 @@ func TestPeopleReload(t *testing.T) {
 			{"another section", user("ada", "viewer") + user("eve", "operator"), "log: {level: warn}\n", "viewer", "operator", ""},
 			{"an error", user("eve", "root"), "", "viewer", "operator", "cannot be used"},
 			{"an error elsewhere", user("eve", "operator"), "nats: {replicas: 2}\n", "viewer", "operator", "cannot be used"},
-			{"another way to sign in", user("ada", "viewer"), "    oidc: {issuer: \"https://id.example.com\", client_id: c, roles: {viewer: [x]}}\n  url: https://certpost.example.com\n", "viewer", "operator", "takes a restart"},
+			{"another way to sign in", user("ada", "viewer") + user("eve", "operator"), provider, "viewer", "operator", "takes a restart"},
 			{"another role", user("ada", "viewer") + user("eve", "viewer"), "", "viewer", "", `"sessions_ended":1`},
-			{"gone", user("eve", "viewer"), "", "", "", `"sessions_ended":1`},
+			{"gone, and another way to sign in", user("eve", "viewer"), provider, "", "", "takes a restart"},
 		} {
 			before := len(log.String())
 			write(step.users, step.rest)
@@ -81,6 +82,51 @@ func TestPeopleReload(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTheLastUserLeaves: whoever is taken out is signed out although it is the last
+// one with a password, and although what else was changed takes a restart.
+func TestTheLastUserLeaves(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	write := func(users, issuer string) {
+		t.Helper()
+		text := "http:\n  url: http://localhost:8080\n  sign_in:\n    oidc: {issuer: \"" + issuer + "\", client_id: c, roles: {viewer: [x]}}\n" + users
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, issuer := range map[string]string{"and nothing else": "https://id.example.com", "with another provider": "https://other.example.com"} {
+		write("    users: [{name: ada, password_hash: \""+hashFor(t, "canary-password")+"\", role: admin}]\n", "https://id.example.com")
+		synctest.Test(t, func(t *testing.T) {
+			cfg, _, problems := loadConfig(path, nil)
+			if len(problems) > 0 {
+				t.Fatal(problems)
+			}
+			door, err := cfg.HTTP.openAccess(nil, access.Pages{}, nil, zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			door.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, v access.Visit) { _, _ = io.WriteString(w, v.User.Name) })
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go newPeopleWatch(&cfg.HTTP, door, zerolog.Nop()).run(ctx)
+			ada := signedIn(t, door, "ada")
+			if got := ada(); got != "ada" {
+				t.Errorf("%s: ada sees %q", name, got)
+			}
+			write("", issuer)
+			time.Sleep(3 * delivery.PollInterval)
+			synctest.Wait()
+			if got := ada(); got != "" {
+				t.Errorf("%s: ada still sees %q", name, got)
+			}
+			w := httptest.NewRecorder()
+			if door.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost:8080/sign-in", nil)); strings.Contains(w.Body.String(), `type="password"`) || !strings.Contains(w.Body.String(), "Sign in with id.example.com") {
+				t.Errorf("%s: the page asks for a password that nobody has: %s", name, w.Body)
+			}
+		})
+	}
 }
 
 // signedIn signs somebody in; the function says what the first page says since.

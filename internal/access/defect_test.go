@@ -3,6 +3,7 @@ package access
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -20,8 +21,7 @@ func TestDefects(t *testing.T) {
 	a.Handle("GET /before", Viewer, func(w http.ResponseWriter, r *http.Request, _ Visit) {
 		w.Header().Set("Content-Disposition", "attachment")
 		w.Header().Set("Content-Length", "1000000")
-		var none map[string]string
-		none["canary "+r.URL.Query().Get("q")] = ""
+		panic(errors.New("canary " + r.URL.Query().Get("q")))
 	})
 	a.Handle("GET /within", Viewer, func(w http.ResponseWriter, r *http.Request, _ Visit) {
 		_, _ = w.Write([]byte("a part"))

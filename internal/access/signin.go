@@ -49,7 +49,8 @@ func (a *Access) showSignIn(w http.ResponseWriter, r *http.Request, v Visit) {
 }
 
 func (a *Access) signInView(v Visit, there string) SignInView {
-	view := SignInView{Status: http.StatusOK, Accounts: len(a.cfg.Accounts) > 0, Return: there, Token: v.Token}
+	accounts := len(a.cfg.Accounts) > 0 && len(a.people.Load().accounts) > 0 // the last one may have left
+	view := SignInView{Status: http.StatusOK, Accounts: accounts, Return: there, Token: v.Token}
 	if a.provider != nil {
 		view.Provider = a.provider.name()
 		view.ProviderPath = providerPath + "?" + url.Values{"return": {there}}.Encode()
