@@ -18,7 +18,7 @@ const maxShown = 300
 func words() template.FuncMap {
 	return template.FuncMap{
 		"outside": outside, "plain": plain, "name": name, "block": block,
-		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span,
+		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span, "pace": pace,
 		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "reply": replyText, "hex": grouped, "list": func(items ...any) []any { return items },
 	}
@@ -136,6 +136,20 @@ func ago(t, now time.Time) string {
 		return "just now"
 	default:
 		return span(d) + " ago"
+	}
+}
+
+// pace is how many mails of the last five minutes go in a minute, or in a second.
+func pace(lately int) string {
+	switch perMinute := float64(lately) / 5; {
+	case lately == 0:
+		return "0/min"
+	case perMinute < 10:
+		return strconv.FormatFloat(perMinute, 'f', 1, 64) + "/min"
+	case perMinute < 600:
+		return strconv.FormatFloat(perMinute, 'f', 0, 64) + "/min"
+	default:
+		return strconv.FormatFloat(perMinute/60, 'f', 0, 64) + "/s"
 	}
 }
 

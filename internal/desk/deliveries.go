@@ -24,6 +24,7 @@ type deliveries struct {
 	results  []results         // by target's number
 	states   [lastState + 1]int
 	sent     hours
+	lately   lately
 	lastSent int64           // Unix seconds
 	newest   map[uint64]fact // target and name, hashed -> the newest certificate sent
 	next     uint64          // revision to be read next
@@ -81,7 +82,7 @@ type results struct {
 
 func newDeliveries(hash hasher, limit int) *deliveries {
 	return &deliveries{
-		hash: hash, limit: limit, places: map[uint64]uint64{}, targets: map[string]uint32{}, newest: map[uint64]fact{},
+		hash: hash, limit: limit, places: map[uint64]uint64{}, lately: lately{map[string]*minutes{}}, targets: map[string]uint32{}, newest: map[uint64]fact{},
 		book: nameBook{hash: hash, ids: map[uint64]uint32{}, parents: []uint32{0}}, next: 1,
 	}
 }
@@ -112,6 +113,9 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	x.slots = append(x.slots, s)
 	x.places[key] = s.revision
 	x.tally(&s, 1)
+	if s.state == slotSent {
+		x.lately.add(e.Lane, e.Last.Unix())
+	}
 	if s.state == slotSent && cert != nil {
 		f = fact{s.revision, seconds(cert.NotBefore)}
 		for _, name := range namesOf(cert) {

@@ -166,9 +166,10 @@ func (d *Desk) Check(ctx context.Context, target string) []verdict.Finding {
 func (d *Desk) lanes(ctx context.Context) ([]broker.LaneInfo, error) {
 	lanes, err := d.b.LaneInfos(ctx)
 	d.mu.RLock()
+	defer d.mu.RUnlock()
 	starting := time.Since(d.began) < d.pace.start
-	d.mu.RUnlock()
 	for i := range lanes {
+		lanes[i].SentLately = d.deliveries.lately.of(lanes[i].Lane, time.Now())
 		lanes[i].Starting = starting && lanes[i].Replicas == 0
 	}
 	return lanes, err

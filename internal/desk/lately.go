@@ -1,0 +1,50 @@
+package desk
+
+import "time"
+
+// lately counts what went through each lane in the last minutes.
+type lately struct {
+	lanes map[string]*minutes
+}
+
+// minutes are counts by minute; those behind the newest by more are gone.
+type minutes struct {
+	newest int64 // minutes since 1970
+	counts [8]int
+}
+
+// latelyIs what "lately" means. It is whole minutes, so up to one less is counted.
+const latelyIs = 5 * time.Minute
+
+// add counts a mail that a relay took at a moment, in Unix seconds.
+func (l *lately) add(lane string, at int64) {
+	m := l.lanes[lane]
+	if m == nil {
+		m = &minutes{}
+		l.lanes[lane] = m
+	}
+	minute, n := at/60, int64(len(m.counts))
+	if minute <= m.newest-n {
+		return
+	}
+	m.newest = max(m.newest, minute-n)
+	for ; m.newest < minute; m.newest++ {
+		m.counts[(m.newest+1)%n] = 0
+	}
+	m.counts[minute%n]++
+}
+
+// of is how many mails went through a lane lately.
+func (l *lately) of(lane string, now time.Time) (sum int) {
+	m := l.lanes[lane]
+	if m == nil {
+		return 0
+	}
+	last, n := now.Unix()/60, int64(len(m.counts))
+	for minute := last - int64(latelyIs/time.Minute) + 1; minute <= last; minute++ {
+		if minute <= m.newest && minute > m.newest-n {
+			sum += m.counts[minute%n]
+		}
+	}
+	return sum
+}
