@@ -164,12 +164,12 @@ func (b *Broker) laneNames(ctx context.Context) ([]string, error) {
 // LaneInfo is what all processes together know of a lane.
 type LaneInfo struct {
 	Lane       string       `json:"lane"`
-	Waiting    uint64       `json:"waiting"`             // deliveries not settled and not under way
-	InFlight   int          `json:"in_flight"`           // under way
+	Waiting    uint64       `json:"waiting"`                       // deliveries not settled and not under way
+	InFlight   int          `json:"in_flight"`                     // under way
 	SentLately int          `json:"sent_last_5_minutes,omitempty"` // mails that a relay took; 0 where nobody has counted
-	Replicas   int          `json:"replicas"`            // processes that serve it
-	Starting   bool         `json:"starting,omitempty"`  // none has said so yet, and there was no time to
-	Statuses   []LaneStatus `json:"statuses,omitempty"`  // where something is to be said, one for each process
+	Replicas   int          `json:"replicas"`                      // processes that serve it
+	Starting   bool         `json:"starting,omitempty"`            // none has said so yet, and there was no time to
+	Statuses   []LaneStatus `json:"statuses,omitempty"`            // where something is to be said, one for each process
 	Suspension *Suspension  `json:"suspension,omitempty"`
 }
 
