@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -112,6 +113,24 @@ func refusalOf(err error) *refusal {
 type asker struct {
 	By  string     `json:"by,omitempty"`
 	Via broker.Via `json:"via,omitempty"` // shell, when a command of ours asks
+}
+
+// maxBy and maxReason are as many characters as the audit keeps for years, and every
+// list has to hold.
+const (
+	maxBy     = 128
+	maxReason = 500
+)
+
+// check looks at what goes into the audit as it was given.
+func (a asker) check(reason string) error {
+	switch {
+	case utf8.RuneCountInString(a.By) > maxBy:
+		return wrong("by is longer than %d characters", maxBy)
+	case utf8.RuneCountInString(reason) > maxReason:
+		return wrong("reason is longer than %d characters", maxReason)
+	}
+	return nil
 }
 
 func (a asker) actor() broker.Actor {
@@ -300,6 +319,9 @@ func (c *clerk) cancelRun(ctx context.Context, r runOrder) (desk.Run, error) {
 }
 
 func (c *clerk) orderRun(ctx context.Context, r runOrder, order func(context.Context, broker.Actor, string, string) error) (desk.Run, error) {
+	if err := r.check(r.Reason); err != nil {
+		return desk.Run{}, err
+	}
 	if err := c.desk.Ready(ctx); err != nil {
 		return desk.Run{}, err
 	}

@@ -77,8 +77,11 @@ func TestServiceAnswers(t *testing.T) {
 
 	// What is wrong with a request is said, and nothing is done.
 	for request, want := range map[string]string{
-		`dead.list {"filter": {"cod": "SMTP_AUTH"}}`:  `400 filter: there is no "cod"`,
-		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`: `400 the request cannot be read: json: unknown field "filtre"`,
+		`dead.list {"filter": {"cod": "SMTP_AUTH"}}`:                               `400 filter: there is no "cod"`,
+		`dead.hold {"numbers": [1], "reason": "` + strings.Repeat("é", 501) + `"}`: `400 reason is longer than 500 characters`,
+		`dead.replay {"numbers": [1], "by": "` + strings.Repeat("a", 129) + `"}`:   `400 by is longer than 128 characters`,
+		`replays.pause {"id": "x", "reason": "` + strings.Repeat("a", 501) + `"}`:  `400 reason is longer than 500 characters`,
+		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`:                              `400 the request cannot be read: json: unknown field "filtre"`,
 		`dead.list {}{}`: `400 there is more than one JSON value in the request`,
 		`dead.list [`:    `400 the request cannot be read: `,
 		`dead.list {"filter": {"certainty": "maybe"}}`: `400 filter: certainty: want one of`,

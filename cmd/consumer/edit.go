@@ -63,6 +63,9 @@ func (c *clerk) editReplay(ctx context.Context, o editOrder) (orderAnswer, error
 	if !c.edit.Enabled {
 		return orderAnswer{}, fmt.Errorf("editing is switched off: %w", errEditing)
 	}
+	if err := o.check(o.Reason); err != nil {
+		return orderAnswer{}, err
+	}
 	if err := c.current(ctx); err != nil {
 		return orderAnswer{}, err
 	}

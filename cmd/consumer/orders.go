@@ -39,7 +39,7 @@ func (o choice) check() error {
 	case len(o.Numbers) > 0 && o.Hash != "":
 		return wrong("a hash goes with a filter, or with all")
 	}
-	return nil
+	return o.asker.check(o.Reason)
 }
 
 // outcome is what became of one letter of an order.
