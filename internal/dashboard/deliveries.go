@@ -85,21 +85,30 @@ func (p *pages) deliveries(r *request) (view, error) {
 // none: that nothing was found would be no answer to it.
 func (r *request) deliveryQuery() (desk.DeliveryQuery, error) {
 	given := r.URL.Query()
-	common := url.Values{}
-	for _, key := range []string{"name", "target", "event", "from", "to"} {
-		common.Set(key, given.Get(key))
-	}
-	parsed, err := desk.ParseQuery(common)
+	common, err := r.common("name", "target", "event", "from", "to")
 	if err != nil {
-		return desk.DeliveryQuery{}, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return desk.DeliveryQuery{}, err
 	}
-	q := desk.DeliveryQuery{Name: parsed.Name, Target: parsed.Target, Event: parsed.Event, From: parsed.From, To: parsed.To,
+	q := desk.DeliveryQuery{Name: common.Name, Target: common.Target, Event: common.Event, From: common.From, To: common.To,
 		Serial: strings.TrimSpace(given.Get("serial")), Fingerprint: strings.TrimSpace(given.Get("fingerprint")), State: broker.State(strings.TrimSpace(given.Get("state")))}
 	if q.State != "" && !slices.Contains(states, q.State) {
 		return q, wrongf("state wants one of waiting, sending, sent, dead, discarded")
 	}
 	if !isHex(q.Serial) || !isHex(q.Fingerprint) {
 		return q, wrongf("serial and fingerprint want hexadecimal digits, with or without colons: 03:AA:11")
+	}
+	return q, nil
+}
+
+// common reads those of a list's conditions that the list of letters has too.
+func (r *request) common(keys ...string) (desk.Query, error) {
+	values := url.Values{}
+	for _, key := range keys {
+		values.Set(key, r.URL.Query().Get(key))
+	}
+	q, err := desk.ParseQuery(values)
+	if err != nil {
+		return q, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return q, nil
 }
@@ -143,13 +152,15 @@ func (r *request) optionsOf(keys ...string) (words []string) {
 }
 
 func newDeliveryForm(q desk.DeliveryQuery, targets []string) deliveryForm {
-	field := func(t time.Time) string {
-		if t.IsZero() {
-			return ""
-		}
-		return t.UTC().Format("2006-01-02T15:04")
+	return deliveryForm{DeliveryQuery: q, From: fieldTime(q.From), Before: fieldTime(q.To), States: states, Targets: targets}
+}
+
+// fieldTime is a time as a field for date and time has it, "" for none.
+func fieldTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
 	}
-	return deliveryForm{DeliveryQuery: q, From: field(q.From), Before: field(q.To), States: states, Targets: targets}
+	return t.UTC().Format("2006-01-02T15:04")
 }
 
 // deliveryAddress is where a delivery is shown.

@@ -22,17 +22,35 @@ type historyView struct {
 	Pager    pager
 	Head     chained // the newest record of all: the end of the chain
 	News     historyNews
+	Older    older
 	Commands []command
+}
+
+// older says that there are records in the stream that were not searched.
+type older struct {
+	Before  uint64 // the oldest record that was; 0: all were
+	Command string // that searches all
 }
 
 // historyForm is the filter as its form shows it.
 type historyForm struct {
 	desk.HistoryQuery
-	LetterText string
-	Actions    []broker.Action
+	LetterText   string
+	From, Before string // as a field for date and time has them
+	Actions      []broker.Action
+	Lanes        []string
 }
 
-// historyNews is what was recorded since the page was made.
+func (p *pages) historyForm(q desk.HistoryQuery) historyForm {
+	form := historyForm{HistoryQuery: q, LetterText: numberOrNone(q.Letter), From: fieldTime(q.From), Before: fieldTime(q.To), Actions: recorded}
+	for _, t := range p.desk.Targets() {
+		form.Lanes = append(form.Lanes, t.Lane)
+	}
+	form.Lanes = once(form.Lanes)
+	return form
+}
+
+// historyNews is what was recorded since the page was made, in lines of it.
 type historyNews struct {
 	Query   string // of the address that asks for it
 	Count   int
@@ -51,6 +69,7 @@ var recorded = []broker.Action{
 type historyRow struct {
 	chained
 	What         string
+	Whole        string // of a line that stands for many records: where all of them are
 	LetterPage   string
 	NewPage      string
 	DeliveryPage string
@@ -108,10 +127,56 @@ func historyRows(records []broker.AuditRecord) []historyRow {
 	return rows
 }
 
+// historyLines are lines as rows, those of runs with the address of all their records.
+func historyLines(r *request, lines []desk.HistoryLine) []historyRow {
+	rows := make([]historyRow, len(lines))
+	for i, line := range lines {
+		if rows[i] = newHistoryRow(line.AuditRecord); line.Folded() {
+			rows[i].fold(line)
+			rows[i].Whole = r.withRun(line.Run)
+		}
+	}
+	return rows
+}
+
+// fold makes the row one of the replay, and of none of its letters.
+func (row *historyRow) fold(line desk.HistoryLine) {
+	row.What = foldedWords(line)
+	row.Event, row.Stage, row.Reason = "", broker.StageOutcome, ""
+	row.LetterPage, row.NewPage, row.DeliveryPage, row.TargetPage, row.LanePage = "", "", "", "", ""
+	if line.Action != broker.ActionFailed { // which has another reason for each
+		row.Reason = line.Reason
+	}
+}
+
+// foldedWords tell what a replay did to its letters.
+func foldedWords(line desk.HistoryLine) string {
+	switch {
+	case line.Letters == 0:
+		return "about to be " + string(line.Action) + ": " + plural(line.Records, "letter")
+	case line.Action == broker.ActionFailed:
+		return "failed for " + plural(line.Letters, "letter") + "; nothing was changed"
+	}
+	return string(line.Action) + " " + plural(line.Letters, "letter")
+}
+
+// withRun is the request's own address narrowed to a run.
+func (r *request) withRun(id string) string {
+	query := r.URL.Query()
+	query.Del("after")
+	query.Set("run", id)
+	return address(historyPath, query)
+}
+
 // historyQuery reads the filter from the address.
 func (r *request) historyQuery() (desk.HistoryQuery, error) {
 	value := func(key string) string { return strings.TrimSpace(r.FormValue(key)) }
-	q := desk.HistoryQuery{Action: broker.Action(value("action")), By: value("by"), Target: value("target"), Event: value("event"), Run: value("run")}
+	common, err := r.common("target", "lane", "event", "from", "to")
+	q := desk.HistoryQuery{Action: broker.Action(value("action")), By: value("by"), Run: value("run"),
+		Target: common.Target, Lane: common.Lane, Event: common.Event, From: common.From, To: common.To}
+	if err != nil {
+		return q, err
+	}
 	if q.Action != "" && !slices.Contains(recorded, q.Action) {
 		return q, wrongf("action wants one of those in the list of actions")
 	}
@@ -124,22 +189,24 @@ func (r *request) historyQuery() (desk.HistoryQuery, error) {
 	return q, nil
 }
 
-var historyConditions = []condition{{"action", "action"}, {"by", "by"}, {"target", "target"}, {"event", "event"}, {"letter", "letter"}, {"run", "replay"}}
+var historyConditions = []condition{{"action", "action"}, {"by", "by"}, {"target", "target"}, {"lane", "lane"}, {"event", "event"}, {"letter", "letter"}, {"run", "replay"},
+	{"from", "from"}, {"to", "before"}}
 
 func (p *pages) history(r *request) (view, error) {
 	q, err := r.historyQuery()
 	if err != nil {
 		return view{}, err
 	}
-	records, next := p.desk.History(q, r.after(), pageSize(r))
-	options := r.optionsOf("action", "by", "target", "event", "letter")
+	lines, next := p.desk.HistoryLines(q, r.after(), pageSize(r))
+	options := r.optionsOf("action", "by", "target", "lane", "event", "letter", "from", "to")
 	if q.Run != "" {
 		options = append(options, "--replay="+q.Run)
 	}
-	v := historyView{Form: historyForm{HistoryQuery: q, Actions: recorded}, Chips: r.chips(historyConditions), Path: historyPath, List: historyRows(records), Commands: []command{
-		{"certpost", shellLine(append([]string{"certpost", "audit", "list"}, options...)...)}, {"certpost", "certpost audit export"}, {"nats", "nats stream view " + broker.AuditStream}}}
-	if q.Letter != 0 {
-		v.Form.LetterText = strconv.FormatUint(q.Letter, 10)
+	all := shellLine(append([]string{"certpost", "audit", "export"}, options...)...)
+	v := historyView{Form: p.historyForm(q), Chips: r.chips(historyConditions), Path: historyPath, List: historyLines(r, lines), Commands: []command{
+		{"certpost", shellLine(append([]string{"certpost", "audit", "list"}, options...)...)}, {"certpost", all}, {"nats", "nats stream view " + broker.AuditStream}}}
+	if len(v.Chips) > 0 || next == 0 {
+		v.Older = older{p.desk.Unsearched(q), all}
 	}
 	if newest, _ := p.desk.History(desk.HistoryQuery{}, 0, 1); len(newest) > 0 {
 		v.Head = newChained(newest[0])
@@ -156,10 +223,10 @@ func (p *pages) history(r *request) (view, error) {
 	return view{template: "audit", title: "Audit", data: v, table: historyTable(p.desk, q)}, nil
 }
 
-// mostNews is as many new records as are counted.
+// mostNews is as many new lines as are counted.
 const mostNews = 100
 
-// historyNews says how many records of a list are newer than it.
+// historyNews says how many lines of a list are newer than it.
 func (p *pages) historyNews(r *request) (view, error) {
 	q, err := r.historyQuery()
 	if err != nil {
@@ -174,9 +241,9 @@ func (p *pages) historyNews(r *request) (view, error) {
 	news := historyNews{Query: query.Encode()}
 	query.Del("since")
 	news.Address = address(historyPath, query)
-	records, _ := p.desk.History(q, 0, mostNews)
-	for _, record := range records {
-		if record.Sequence > since {
+	lines, _ := p.desk.HistoryLines(q, 0, mostNews)
+	for _, line := range lines {
+		if line.Sequence > since {
 			news.Count++
 		}
 	}
@@ -184,7 +251,8 @@ func (p *pages) historyNews(r *request) (view, error) {
 	return view{template: "audit-news", title: "New in the audit", data: news, fragment: true, object: map[string]int{"new": news.Count}}, nil
 }
 
-// historyTable is every record that fits, newest first, for CSV and JSON.
+// historyTable is every record that fits, newest first and none folded, for CSV and
+// JSON.
 func historyTable(d *desk.Desk, q desk.HistoryQuery) *table {
 	return &table{
 		name:    "audit",

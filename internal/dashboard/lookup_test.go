@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // What went to whom: found by name, by serial as a browser shows it and by
@@ -127,6 +129,81 @@ func TestAuditPage(t *testing.T) {
 		t.Errorf("%d records are new, of %d", news["new"], len(records))
 	}
 	v.do("GET", "/audit?action=drop", "").is(http.StatusBadRequest)
+	v.do("GET", "/audit?from=yesterday", "").is(http.StatusBadRequest).says("want a date")
+}
+
+// Records are found by lane and by time; the filters stand in the form, in chips and in
+// the command.
+func TestAuditByLaneAndTime(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com")
+	v := o.visitor()
+	lane := o.lane()
+	v.opens("/relays/"+lane).send("Suspend", "reason", "maintenance", "for", "1h").is(200)
+	v.opens("/dead-letters/1").send("Hold", "reason", "asking").is(200)
+	o.until("it is recorded", func() bool { return strings.Contains(textOf(v.opens("/audit").doc), "asking") })
+	found := v.opens("/relays/" + lane).follow("What was done to it").is(200)
+	found.says("maintenance", "lane "+lane, "certpost audit list --lane="+lane, "certpost audit export --lane="+lane)
+	if strings.Contains(textOf(found.doc), "asking") {
+		t.Error("the filter by lane lets others through")
+	}
+	early := found.send("Search", "from", "2026-01-31T10:00", "to", "2026-02-01T00:00").is(200)
+	early.says("No record fits", "from 2026-01-31T10:00", "before 2026-02-01T00:00", "--from=2026-01-31T10:00 --to=2026-02-01T00:00")
+	early.follow("before 2026-02-01T00:00").is(200).says("maintenance")
+	if rows := strings.Count(v.do("GET", "/audit.csv?lane="+lane, "").is(200).body, "\n"); rows != 2 {
+		t.Errorf("there are %d lines about the lane", rows)
+	}
+}
+
+// What a replay did to its letters is one line, which leads to all of it; lists that
+// leave the page have every record.
+func TestAuditFoldsReplays(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com", "c.example.com")
+	o.refuses("")
+	v := o.visitor()
+	v.opens("/dead-letters/confirm?all=yes&action=replay").send("Replay 3 letters", "reason", "mended").is(200)
+	o.until("it is done", func() bool { return strings.Count(v.do("GET", "/audit.csv?action=done", "").body, "\n") == 2 })
+	page := v.opens("/audit").says("started", "replayed 3 letters", "in replay")
+	if text := textOf(page.doc); strings.Contains(text, "letter 1") || strings.Contains(text, "announced") {
+		t.Errorf("single records of the replay are there: %s", text)
+	}
+	page.follow("replayed 3 letters").is(200).says("letter 1", "letter 2", "letter 3", "announced", "started", "done")
+	v.opens("/audit?letter=2").says("published again", "letter 2")
+	var records []chained
+	must(t, json.Unmarshal([]byte(v.do("GET", "/audit.json?action=replayed", "").is(200).body), &records))
+	if len(records) != 6 {
+		t.Errorf("there are %d records of replaying three letters", len(records))
+	}
+	var walked []string
+	for at := v.opens("/audit?size=1"); ; at = at.follow("Older").is(200) {
+		for _, row := range all(at.doc, "th") {
+			if strings.HasPrefix(attr(row, "data-label"), "Record") {
+				walked = append(walked, textOf(row))
+			}
+		}
+		if !strings.Contains(at.body, ">Older</a>") {
+			break
+		}
+	}
+	if len(walked) != 3 {
+		t.Errorf("page by page there are the lines %v", walked)
+	}
+}
+
+// A search says that older records were not looked at, hits or not.
+func TestAuditSaysWhatIsNotSearched(t *testing.T) {
+	t.Parallel()
+	look := newTestLook(t)
+	for name, v := range map[string]historyView{"hits": {List: historyRows(sampleRecords())}, "no hits": {}} {
+		v.Chips, v.Older = []desk.Chip{{Label: "by ann"}}, older{5, "certpost audit export --by=ann"}
+		doc, _ := show(t, look, view{template: "audit", title: "Audit", data: v}, access.Viewer)
+		if text := textOf(doc); !strings.Contains(text, "Records before 5 are too old to be searched here. This searches all: certpost audit export --by=ann") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
 }
 
 // Settings are kept in two cookies, and lead nowhere else.

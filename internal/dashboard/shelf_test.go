@@ -80,8 +80,9 @@ func shelves(text string) map[string]view {
 	suspended := newRelay(held, nil)
 	suspended.Fault, suspended.Reason = "Say why.", text
 	chips := spoil([]desk.Chip{{Label: "name *.example.com", Without: "target=ops"}}, text)
-	audit := historyView{Form: historyForm{HistoryQuery: spoil(desk.HistoryQuery{By: "a", Target: "t", Event: "e", Run: "r"}, text), LetterText: "7", Actions: recorded}, Chips: chips, Path: historyPath,
-		List: historyRows(records), Pager: pager{"/audit", "/audit?after=5"}, Head: newChained(records[0]), News: historyNews{Query: "since=9", Count: 100, More: true, Address: "/audit"}, Commands: []command{{"certpost", shellLine("certpost", "audit", "list", "--by="+text)}}}
+	audit := historyView{Form: historyForm{HistoryQuery: spoil(desk.HistoryQuery{By: "a", Target: "t", Event: "e", Lane: "l", Run: "r"}, text), LetterText: "7", From: "2026-11-21T10:00", Actions: recorded, Lanes: []string{"relay" + text}}, Chips: chips, Path: historyPath,
+		List: historyRows(records), Pager: pager{"/audit", "/audit?after=5"}, Head: newChained(records[0]), News: historyNews{Query: "since=9", Count: 100, More: true, Address: "/audit"}, Older: older{5, shellLine("certpost", "audit", "export", "--by="+text)}, Commands: []command{{"certpost", shellLine("certpost", "audit", "list", "--by="+text)}}}
+	audit.List = append(audit.List, historyLines(asked("/audit"), []desk.HistoryLine{folded(records[0], 1998, 998), folded(records[1], 2, 0)})...)
 	maps.Copy(all, map[string]view{
 		"deliveries": {template: "deliveries", title: "Deliveries", data: deliveriesView{Form: form, Chips: chips, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(entry), newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t" + text, State: broker.StateWaiting})},
 			Total: 1234, Pager: pager{"/deliveries", "/deliveries?after=7"}, Reading: true, Read: 12000, Of: 100000, Here: "/deliveries?name=x", Commands: newDelivery(entry, nil, nil).Commands}},
@@ -108,6 +109,12 @@ func shelves(text string) map[string]view {
 		"keys":              {template: "keys", title: "Keys"},
 	})
 	return all
+}
+
+// folded is a line that stands for more than its record.
+func folded(r broker.AuditRecord, records, letters int) desk.HistoryLine {
+	r.Sequence += 1000
+	return desk.HistoryLine{AuditRecord: r, Records: records, Letters: letters}
 }
 
 // The relay's page tells of each process what it does with which relay, and when it
