@@ -43,6 +43,7 @@ func TestBrowser(t *testing.T) {
 		{"steering", testSteering},
 		{"sign-in", testSignIn},
 		{"roles", testRoles},
+		{"provider", testProvider},
 		{"flood", testFlood},
 	} {
 		t.Run(part.name, func(t *testing.T) {

@@ -32,7 +32,8 @@ type office struct {
 	branch  *cutOff         // takes a mail and says nothing more
 	lanes   [3]string       // of relay, java and branch
 	program *exec.Cmd
-	http    string // the program's address
+	ended   chan error // gets what the program ended with
+	http    string     // the program's address
 	nats    string
 	broker  *broker.Broker
 	stopped bool
@@ -163,6 +164,8 @@ func (o *office) start() {
 	if err := o.program.Start(); err != nil {
 		o.t.Fatal(err)
 	}
+	o.ended = make(chan error, 1)
+	go func() { o.ended <- o.program.Wait() }()
 	o.t.Cleanup(func() {
 		o.stop()
 		if o.t.Failed() {
@@ -178,7 +181,10 @@ func (o *office) start() {
 				return true
 			}
 		}
-		return o.program.ProcessState != nil
+		if len(o.ended) > 0 {
+			o.t.Fatal("certpost run has ended before it was up")
+		}
+		return false
 	})
 	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
 	defer cancel()
@@ -196,18 +202,16 @@ func (o *office) stop() {
 	if o.broker != nil {
 		o.broker.Close()
 	}
-	ended := make(chan error, 1)
 	_ = o.program.Process.Signal(syscall.SIGTERM)
-	go func() { ended <- o.program.Wait() }()
 	select {
-	case err := <-ended:
+	case err := <-o.ended:
 		if err != nil {
 			o.t.Errorf("certpost run ended with %v", err)
 		}
 	case <-time.After(patience):
 		_ = o.program.Process.Kill()
 		o.t.Errorf("certpost run did not end within %s", patience)
-		<-ended
+		<-o.ended
 	}
 }
 

@@ -23,7 +23,8 @@ type tab struct {
 
 	window     size
 	scriptless bool
-	failure    string // the file for the picture of a page whose test failed
+	failure    string   // the file for the picture of a page whose test failed
+	allowed    []string // what its pages do that others may not; set before the first is opened
 
 	mu        sync.Mutex
 	wrong     []string // what its pages did that none may
