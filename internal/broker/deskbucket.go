@@ -96,7 +96,11 @@ func deskEntry(e jetstream.KeyValueEntry) DeskEntry {
 // calls known once. It goes on when NATS has been away, and does not hear of a bucket
 // that was deleted and made anew: begin it anew from time to time.
 func (d *DeskBucket) Watch(ctx context.Context, prefix string, each func(DeskEntry), known func()) error {
-	w, err := d.kv.Watch(ctx, prefix+">")
+	return d.watch(ctx, prefix, each, known)
+}
+
+func (d *DeskBucket) watch(ctx context.Context, prefix string, each func(DeskEntry), known func(), opts ...jetstream.WatchOpt) error {
+	w, err := d.kv.Watch(ctx, prefix+">", opts...)
 	if err != nil {
 		return fmt.Errorf("watch %s in %s: %w", prefix, DeskBucketName, err)
 	}
@@ -120,15 +124,24 @@ func (d *DeskBucket) Watch(ctx context.Context, prefix string, each func(DeskEnt
 
 // List returns all entries whose key begins with the prefix ("hold.").
 func (d *DeskBucket) List(ctx context.Context, prefix string) ([]DeskEntry, error) {
+	return d.list(ctx, prefix)
+}
+
+// Heads is List without the values.
+func (d *DeskBucket) Heads(ctx context.Context, prefix string) ([]DeskEntry, error) {
+	return d.list(ctx, prefix, jetstream.MetaOnly())
+}
+
+func (d *DeskBucket) list(ctx context.Context, prefix string, opts ...jetstream.WatchOpt) ([]DeskEntry, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var all []DeskEntry
 	complete := false
-	err := d.Watch(ctx, prefix, func(e DeskEntry) {
+	err := d.watch(ctx, prefix, func(e DeskEntry) {
 		if !e.Deleted {
 			all = append(all, e)
 		}
-	}, func() { complete = true; cancel() })
+	}, func() { complete = true; cancel() }, opts...)
 	if !complete {
 		return nil, err
 	}

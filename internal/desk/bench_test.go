@@ -98,9 +98,15 @@ func quick() broker.Settings {
 
 func start(t *testing.T) *bench {
 	t.Helper()
+	return startIn(t, t.TempDir())
+}
+
+// startIn starts with what an earlier process has left.
+func startIn(t *testing.T, dir string) *bench {
+	t.Helper()
 	x := &bench{t: t, post: newPostOffice()}
 	var err error
-	x.b, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel))
+	x.b, err = broker.Open(broker.Config{DataDir: dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -37,6 +39,7 @@ type crashPlan struct {
 	Dir, Relay string
 	Letters    int // to make, and to start the run for; 0: go on with what is there
 	Rate       verdict.Rate
+	Starting   bool // die while the run is being started
 }
 
 // crashReport is what a child says that lived to the end of the run.
@@ -98,7 +101,7 @@ func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (
 
 func crashChild(plan crashPlan) error {
 	// Not always flushed: SIGKILL ends a process, not the machine.
-	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
 	}
@@ -132,6 +135,12 @@ func crashChild(plan crashPlan) error {
 			wait(ctx, 20*time.Millisecond)
 		}
 		w.mends("ops")
+		if plan.Starting {
+			fmt.Println("replaying")
+			if err := dieWhenStarted(b.URL()); err != nil {
+				return err
+			}
+		}
 		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "mended", Canary: plan.Rate.IsZero(), Rate: plan.Rate}); err != nil {
 			return err
 		}
@@ -172,6 +181,19 @@ func crashChild(plan crashPlan) error {
 	}
 	report.Balance = fresh.Balance()
 	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+// dieWhenStarted kills this process as soon as the audit is told that a run starts: its
+// letters are stored by then, and it is not.
+func dieWhenStarted(url string) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	if _, err := nc.Subscribe("certpost.audit.started.>", func(*nats.Msg) { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }); err != nil {
+		return err
+	}
+	return nc.Flush()
 }
 
 // mailbox is the relay: what it took, by event.
@@ -337,4 +359,67 @@ func TestRateHoldsAcrossKills(t *testing.T) {
 		t.Errorf("killed %d times, %d tries: %+v", killed, len(report.Tries), r)
 	}
 	keepsTo(t, rate, report.Tries)
+}
+
+// A process that was killed while it started a run leaves a list of letters, which
+// becomes a run that says what became of it; its letters are free all the while.
+func TestKilledWhileStarting(t *testing.T) {
+	t.Parallel()
+	relay := newMailbox(t)
+	var x *bench
+	var bucket *broker.DeskBucket
+	var sets []broker.DeskEntry
+	ctx := t.Context()
+	for range 5 { // the run may be there before the signal has come
+		plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: 20, Starting: true}
+		if live(t, plan, time.Minute) != nil {
+			t.Fatal("it was not killed")
+		}
+		x = startIn(t, plan.Dir)
+		var err error
+		if bucket, err = x.b.Desk(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if sets, err = bucket.Heads(ctx, setPrefix); err != nil || len(sets) != 1 {
+			t.Fatalf("%d sets, %v", len(sets), err)
+		}
+		if runs, err := bucket.Heads(ctx, runPrefix); err != nil {
+			t.Fatal(err)
+		} else if len(runs) == 0 {
+			break
+		}
+		sets = nil
+	}
+	if sets == nil {
+		t.Fatal("it was never killed in time")
+	}
+	patient, stop := x.desk(nil)
+	patient.sweep(ctx)
+	if runs := patient.Runs(); len(runs) != 0 {
+		t.Fatalf("a start that may be under way was cut short: %+v", runs)
+	}
+	if f := patient.Freeze(Query{}, nil, false); f.Count != 20 || f.InRuns != 0 {
+		t.Errorf("%+v", f)
+	}
+	stop()
+	d, _ := x.desk(func(d *Desk) { d.pace.orphan = time.Millisecond })
+	x.until("it is a run", func() bool { return len(d.Runs()) == 1 })
+	r := d.Runs()[0]
+	if setPrefix+r.ID != sets[0].Key || r.State != RunCancelled || r.Spec.Frozen.Count != 20 || !strings.Contains(r.Why, "cut short") || r.Ended.IsZero() {
+		t.Errorf("%+v", r)
+	}
+	// Who had been starting it all the while is refused.
+	if _, err := bucket.Create(ctx, runPrefix+r.ID, []byte("{}")); !errors.Is(err, broker.ErrDeskChanged) {
+		t.Errorf("%v", err)
+	}
+	if results, _, err := d.Results(ctx, r.ID, 0, 0); err != nil || len(results) != 20 || results[0].Result != "waiting" {
+		t.Errorf("%d results, %v", len(results), err)
+	}
+	// Another run is what it would have been, and no second run comes of the list.
+	other, _ := x.desk(func(d *Desk) { d.pace.orphan = time.Millisecond })
+	other.sweep(ctx)
+	again := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false)})
+	if again = x.reaches(d, again.ID, RunDone); again.Delivered != 20 || len(d.Runs()) != 2 {
+		t.Errorf("%+v of %d", again, len(d.Runs()))
+	}
 }

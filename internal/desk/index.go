@@ -68,6 +68,7 @@ type pace struct {
 	lease    time.Duration // of a run's worker
 	patience time.Duration // of a run with letters that come to no end
 	trouble  time.Duration // of a run that can publish none
+	orphan   time.Duration // until a list of letters without a run is one whose start was cut short
 }
 
 // New prepares a desk; Run makes it work.
@@ -78,7 +79,7 @@ func New(b *broker.Broker, around Surroundings, log zerolog.Logger) *Desk {
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
 		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1), removers: newRemovers(),
 		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
-			patience: 15 * time.Minute, trouble: time.Minute},
+			patience: 15 * time.Minute, trouble: time.Minute, orphan: 10 * time.Minute},
 	}
 	d.forget()
 	return d

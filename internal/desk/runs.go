@@ -18,8 +18,9 @@ import (
 // each letter.
 const maxSet = 512 << 10
 
-// runsKept is how long runs that have ended are kept.
-const runsKept = 90 * 24 * time.Hour
+// startTimeout bounds the start of a run. It does not end with the caller's context: a
+// closed browser leaves no half of it.
+const startTimeout = time.Minute
 
 // StartRun starts a replay of many letters, exactly those that were shown (see thaw).
 // The error is ErrChanged when others fit by now, ErrUncertain when some may have been
@@ -52,17 +53,24 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	frozen.Only = nil
 	spec.Frozen = frozen
 	record := runRecord{Run: Run{ID: events.NewID(), Spec: spec, State: RunRunning, By: by, Started: time.Now().UTC()}}
-	if _, err := bucket.Create(ctx, setPrefix+record.ID, encoded); err != nil {
-		return Run{}, err
-	}
-	if err := d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionStarted, Actor: by, Reason: spec.Reason, Run: record.ID}); err != nil {
-		return Run{}, err
-	}
 	value, err := json.Marshal(record)
 	if err != nil {
 		return Run{}, err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	// A death between these leaves a set without a run: see sweepSets.
+	stored, err := bucket.Create(ctx, setPrefix+record.ID, encoded)
+	if err != nil {
+		return Run{}, err
+	}
+	if err := d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionStarted, Actor: by, Reason: spec.Reason, Run: record.ID}); err != nil {
+		return Run{}, errors.Join(err, bucket.Delete(ctx, setPrefix+record.ID, stored))
+	}
 	revision, err := bucket.Create(ctx, runPrefix+record.ID, value)
+	if errors.Is(err, broker.ErrDeskChanged) {
+		return Run{}, fmt.Errorf("replay run %s took so long to start that it was cancelled; nothing was replayed: start it again", record.ID)
+	}
 	if err != nil {
 		return Run{}, err
 	}
@@ -268,32 +276,4 @@ func (d *Desk) steered(id string, record *runRecord) error {
 	}
 	first.Actor, first.Time, first.Reason = record.By, record.Started, record.Why // its record is under way
 	return &Conflict{0, first}
-}
-
-// sweep removes runs that ended long ago.
-func (d *Desk) sweep(ctx context.Context) {
-	bucket, err := d.b.Desk(ctx)
-	if err != nil {
-		return
-	}
-	d.mu.RLock()
-	old := map[string]uint64{}
-	for id, r := range d.runs.all {
-		if !r.record.Ended.IsZero() && time.Since(r.record.Ended) > runsKept {
-			old[id] = r.revision
-		}
-	}
-	d.mu.RUnlock()
-	for id, revision := range old {
-		set, err := bucket.Get(ctx, setPrefix+id)
-		if err == nil {
-			err = bucket.Delete(ctx, set.Key, set.Revision)
-		}
-		if err == nil || errors.Is(err, broker.ErrNoDeskEntry) {
-			err = bucket.Delete(ctx, runPrefix+id, revision)
-		}
-		if err != nil {
-			d.log.Debug().Err(err).Str("run", id).Msg("a replay run that ended long ago could not be removed")
-		}
-	}
 }

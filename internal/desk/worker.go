@@ -69,7 +69,7 @@ func (d *Desk) workOnRuns(ctx context.Context) {
 			mine[id] = done
 			wg.Go(func() { defer close(done); w.work(ctx) })
 		}
-		if time.Since(swept) > time.Hour {
+		if time.Since(swept) > d.pace.orphan {
 			swept = time.Now()
 			d.sweep(ctx)
 		}
