@@ -155,6 +155,8 @@ func (h *HTTPConfig) validate(f *findings) {
 		}
 	} else if home != nil && !loopbackURL(home) && !h.SignIn.on() {
 		f.err("http.url", "lets others reach the dashboard, which takes http.sign_in")
+	} else if home != nil && home.Scheme == "https" && !loopbackURL(home) && len(h.TrustedProxies) == 0 && access.IsLoopback(h.Listen) {
+		f.warn("http.url", "is reached through a proxy, and http.trusted_proxies names none: everybody comes from one address then, and one who guesses passwords has all of them wait")
 	}
 	if h.SignIn.OIDC.Issuer != "" && h.URL == "" {
 		f.err("http.url", "is missing: the provider has to send people back to it")

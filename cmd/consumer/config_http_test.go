@@ -83,8 +83,11 @@ func TestConfigHTTP(t *testing.T) {
 			`c.yaml:3:20: http.sign_in.oidc.issuer: want a URL such as https://id.example.com/realms/ops`,
 			`c.yaml:3:57: http.sign_in.oidc.role_claim: is missing`,
 			`c.yaml:3:76: http.sign_in.oidc.client_secret: env: is the name of an environment variable: letters, digits and _, not beginning with a digit`}},
-		{"an empty value gives nobody a role", "http:\n  " + home + "\n  sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, roles: {viewer: [\"\"]}}}\n", []string{
-			`c.yaml:3:85: http.sign_in.oidc.roles.viewer[0]: is empty`}},
+		{"a proxy that is not believed", "http:\n  " + home + "\n  sign_in: {" + users + "}\n", []string{
+			`c.yaml:2:8: warning: http.url: is reached through a proxy, and http.trusted_proxies names none: everybody comes from one address then, and one who guesses passwords has all of them wait`}},
+		{"no proxy", "http:\n  url: http://localhost:8080\n  sign_in: {" + users + "}\n", nil},
+		{"an empty value gives nobody a role", "http:\n  " + home + "\n  trusted_proxies: [127.0.0.1]\n  sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, roles: {viewer: [\"\"]}}}\n", []string{
+			`c.yaml:4:85: http.sign_in.oidc.roles.viewer[0]: is empty`}},
 		{"proxies", "http: {trusted_proxies: [example.com]}\n", []string{
 			`c.yaml:1:26: http.trusted_proxies[0]: want an address or a network such as 10.0.0.0/8`}},
 		{"editing nothing", "http: {edit_and_replay: {enabled: true}}\n", []string{
