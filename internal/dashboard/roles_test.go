@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -9,8 +10,9 @@ import (
 	"github.com/certpost/certpost/internal/access"
 )
 
-// Every route, with every role: who has less than it needs is sent away, before
-// anything is looked at, and who has enough is not.
+// Every route, with every role, in every form of its address: who has less than it
+// needs is sent away, before anything is looked at, and who has enough is not. What
+// is no method of a route is done by nobody.
 func TestEveryRouteWithEveryRole(t *testing.T) {
 	t.Parallel()
 	roles := []access.Role{access.Anyone, access.Viewer, access.Operator, access.Admin}
@@ -21,6 +23,13 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 	o := openOffice(t, officeConfig{access: access.Config{Accounts: accounts}, edit: &Edit{}})
 	o.dies("a.example.com")
 	fill := strings.NewReplacer("{number}", "999", "{fingerprint}", "none", "{id}", "none", "{target}", "none", "{event}", "none", "{lane}", "none", "{$}", "")
+	methods := map[string][]string{} // of each path
+	for _, route := range o.guard.Routes() {
+		method, path, _ := strings.Cut(route.Pattern, " ")
+		if methods[path] = append(methods[path], method); method == http.MethodGet {
+			methods[path] = append(methods[path], http.MethodHead)
+		}
+	}
 	for _, role := range roles {
 		v, token := o.visitor(), ""
 		if page := v.do(http.MethodGet, "/", ""); role != access.Anyone {
@@ -31,22 +40,50 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 				}
 			}
 		}
+		v.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		form := url.Values{access.TokenField: {token}}.Encode()
 		tried := 0
 		for _, route := range o.guard.Routes() {
 			method, path, _ := strings.Cut(route.Pattern, " ")
-			if route.Kind != access.Page || route.Needs == access.Anyone || path == "/events" {
+			switch {
+			case path == "/events":
+				ctx, end := context.WithCancel(t.Context())
+				if status, _ := v.stream(ctx); status != map[bool]int{true: http.StatusOK, false: http.StatusUnauthorized}[role >= route.Needs] {
+					t.Errorf("%s as %s is answered %d", route.Pattern, role, status)
+				}
+				end()
 				continue
+			case route.Kind == access.Files:
+				v.do(method, path+"none", "").is(http.StatusNotFound)
+				continue
+			case strings.HasPrefix(path, "/sign-"):
+				continue // for everybody
 			}
-			v.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-			s := v.do(method, fill.Replace(path), url.Values{access.TokenField: {token}}.Encode())
-			refused := s.status == http.StatusForbidden || s.status == http.StatusUnauthorized || s.status == http.StatusSeeOther && strings.HasPrefix(s.header.Get("Location"), "/sign-in")
-			if refused != (role < route.Needs) {
-				t.Errorf("%s as %s is answered %d %s: %.200s", route.Pattern, role, s.status, s.header.Get("Location"), textOf(s.doc))
+			for _, suffix := range []string{"", ".json", ".csv"} {
+				for _, m := range methods[path] {
+					s := v.do(m, fill.Replace(path)+suffix, form)
+					refused := s.status == http.StatusForbidden || s.status == http.StatusUnauthorized || s.status == http.StatusSeeOther && strings.HasPrefix(s.header.Get("Location"), "/sign-in")
+					if refused != (role < route.Needs) {
+						t.Errorf("%s %s%s as %s is answered %d %s: %.200s", m, path, suffix, role, s.status, s.header.Get("Location"), textOf(s.doc))
+					}
+				}
+			}
+			for _, m := range []string{http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodTrace, "PROPFIND"} {
+				if s := v.do(m, fill.Replace(path), form); s.status != http.StatusMethodNotAllowed || strings.Contains(s.header.Get("Allow"), m) {
+					t.Errorf("%s %s as %s is answered %d, allowed are %q", m, path, role, s.status, s.header.Get("Allow"))
+				}
+			}
+			// What a script or another site asks for is no way around.
+			for _, header := range [][]string{{"Accept", "text/event-stream"}, {"HX-Request", "true"}, {"Sec-Fetch-Mode", "no-cors"}, {"X-HTTP-Method-Override", "GET"}} {
+				s := v.do(method, fill.Replace(path), form, header...)
+				if refused := s.status == http.StatusForbidden || s.status == http.StatusUnauthorized || s.status == http.StatusSeeOther && strings.HasPrefix(s.header.Get("Location"), "/sign-in"); refused != (role < route.Needs) {
+					t.Errorf("%s with %v as %s is answered %d", route.Pattern, header, role, s.status)
+				}
 			}
 			tried++
 		}
-		if tried < 30 {
-			t.Errorf("only %d routes were tried", tried)
+		if tried < 34 || tried > len(o.guard.Routes()) {
+			t.Errorf("%d routes were tried", tried)
 		}
 	}
 	if b := o.desk.Balance(); b.Open != 1 {
