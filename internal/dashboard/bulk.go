@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
@@ -26,6 +27,7 @@ type order struct {
 	Numbers    []uint64 // nil: all that fit the query
 	Superseded bool     // also those that have a newer certificate
 	Reason     string
+	List       string // the address of the list that it comes from
 
 	Rate      verdict.Rate
 	Canary    bool
@@ -58,12 +60,13 @@ func readOrder(r *request, values url.Values) (order, error) {
 		}
 		o.Numbers = append(o.Numbers, n)
 	}
-	if o.Numbers == nil && values.Get("all") != "yes" {
-		return o, wrongf("No letter was chosen. Choose some in the list, or act on all that match")
-	}
 	var err error
 	if o.Query, err = desk.ParseQuery(values); err != nil {
 		return o, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	o.List = listed(values.Get("list"), o.Query)
+	if o.Numbers == nil && values.Get("all") != "yes" {
+		return o, errNoneChosen
 	}
 	o.Count, _ = strconv.Atoi(values.Get("count"))
 	if rate := strings.TrimSpace(values.Get("rate")); rate != "" {
@@ -72,6 +75,31 @@ func readOrder(r *request, values url.Values) (order, error) {
 		}
 	}
 	return o, nil
+}
+
+// errNoneChosen says that an order names no letters.
+var errNoneChosen = wrongf("No letter was chosen. Choose some in the list, or act on all that match")
+
+// choose is the list again, at its notice that letters have to be chosen first.
+func (o order) choose() view {
+	path, text, _ := strings.Cut(o.List, "?")
+	query, err := url.ParseQuery(text)
+	if err != nil {
+		query = url.Values{}
+	}
+	query.Set(chooseKey, o.Action)
+	return view{to: address(path, query) + "#" + chooseKey}
+}
+
+// listed is the list that an order says it comes from. Whoever makes an address can
+// write anything there, so it is a list of letters or not heeded.
+func listed(at string, q desk.Query) string {
+	path, _, _ := strings.Cut(at, "?")
+	if access.LocalPath(at) == at && (path == lettersPath || strings.HasPrefix(path, lettersPath+"/groups/")) {
+		return at
+	}
+	q.AsOf = 0
+	return address(lettersPath, q.Values())
 }
 
 func clipped(text string) string {
@@ -108,6 +136,9 @@ type field struct{ Name, Value string }
 
 func (p *pages) confirm(r *request) (view, error) {
 	o, err := readOrder(r, r.URL.Query())
+	if errors.Is(err, errNoneChosen) && r.format() == asHTML {
+		return o.choose(), nil
+	}
 	if err != nil {
 		return view{}, err
 	}
@@ -131,6 +162,7 @@ func (p *pages) confirmation(o order, fault string) view {
 		values.Set("all", "yes")
 	}
 	values.Set("action", o.Action)
+	values.Set("list", o.List)
 	other := with(values, "with_superseded", map[bool]string{true: "no", false: "yes"}[o.Superseded])
 	c.With = address(lettersPath+"/confirm", other)
 	if o.Superseded {

@@ -92,13 +92,53 @@ func TestMany(t *testing.T) {
 	o.dies("a.example.com", "b.example.com", "c.example.com", "d.example.com")
 	v := o.visitor()
 	list := v.opens("/dead-letters")
-	list.send("Discard…").is(http.StatusBadRequest).says("No letter was chosen")
 	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you chose.", "certpost dead-letters discard 1 3 --reason=WHY")
 	sound(t, "confirmation", confirm.doc, false)
 	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
 	confirm.send("Discard 2 letters", "reason", "not wanted").is(200).says("Discarded.", "2 open letters")
 	v.opens("/dead-letters?name=b.example.com").follow("Hold…").is(200).says("Hold 1 dead letter?", "name b.example.com").send("Hold 1 letter", "reason", "later").is(200).says("Held.")
 	v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?", "Held 1")
+}
+
+// With none chosen one is back at the list as it was, at a line that says to choose
+// some; it does not stay in the addresses that lead on.
+func TestNoneChosen(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com", "c.example.com")
+	v := o.visitor()
+	list := v.opens("/dead-letters?code=SMTP_PERMANENT&size=2").send("Discard…").is(200).says("Choose letters first.", "want to discard", "code SMTP_PERMANENT", "2 of 3 letters")
+	sound(t, "none chosen", list.doc, false)
+	if at := list.url; at.Path != lettersPath || at.Query().Get("size") != "2" || at.Query().Get("code") != "SMTP_PERMANENT" {
+		t.Errorf("it leads to %s", at)
+	}
+	order := []string{}
+	for _, n := range all(list.doc) {
+		if id, name := attr(n, "id"), attr(n, "name"); id == "choose" && attr(n, "tabindex") == "-1" || name == "number" {
+			order = append(order, id+name)
+		}
+	}
+	if len(order) != 3 || order[0] != "choose" {
+		t.Errorf("the line and the boxes stand so: %v", order)
+	}
+	if text := textOf(list.follow("Next page").is(200).doc); strings.Contains(text, "Choose letters first") {
+		t.Error("the next page says so too")
+	}
+	confirm := list.send("Discard…", "number", "2").is(200).says("Discard 1 dead letter?")
+	if back := confirm.follow("Back").is(200); back.url.Query().Get("size") != "2" || strings.Contains(textOf(back.doc), "Choose letters first") {
+		t.Errorf("back is %s", back.url)
+	}
+
+	group := v.opens("/dead-letters?view=groups").follow("Review").is(200)
+	if at := group.send("Hold…").is(200).says("Choose letters first.").url; at.Path != group.url.Path {
+		t.Errorf("from a cause it leads to %s", at)
+	}
+	for _, elsewhere := range []string{"//evil.test/dead-letters", "/sign-out", "/dead-letters/1", "https://evil.test/", "/dead-letters\\x"} {
+		if at := v.do(http.MethodGet, "/dead-letters/confirm?action=hold&list="+url.QueryEscape(elsewhere), "").is(200).url; at.Path != lettersPath || "http://"+at.Host != o.url {
+			t.Errorf("%s leads to %s", elsewhere, at)
+		}
+	}
+	v.do(http.MethodGet, "/dead-letters/confirm?action=hold", "", "Accept", "application/json").is(http.StatusBadRequest)
 }
 
 // Between the page and its form more letters fit: nothing is done, both counts are

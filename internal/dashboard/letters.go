@@ -28,8 +28,11 @@ type lettersView struct {
 	Beyond  int    // open letters that are too old for the index
 	Lag     string // why some may be missing
 	Pager   pager
-	Orders  []sorting
+	Moment  sorting
+	Expires sorting
 	News    news
+	Here    string // the address of this page of the list, which an action leads back to
+	Choose  string // the action that was asked for with no letter chosen
 	// AsList and AsGroups lead to the other view of the same query, All to the
 	// confirmation of an action on everything that fits it; an action is appended.
 	AsList, AsGroups, All string
@@ -105,7 +108,11 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	if r.after() != 0 {
 		v.Pager.First = r.with("after", "")
 	}
-	v.Orders = sortings(r, q)
+	v.Moment, v.Expires = sortings(r, q)
+	v.Here = r.here()
+	if action := r.FormValue(chooseKey); orders[action].Verb != "" {
+		v.Choose = action
+	}
 	return v
 }
 
@@ -120,7 +127,7 @@ func with(values url.Values, key, value string) url.Values {
 
 // sortings are the sortable columns. The one in force leads to its reverse, where
 // there is one.
-func sortings(r *request, q desk.Query) []sorting {
+func sortings(r *request, q desk.Query) (moment, expires sorting) {
 	at := q.Order
 	if at == "" {
 		at = desk.Newest
@@ -129,10 +136,10 @@ func sortings(r *request, q desk.Query) []sorting {
 		query := r.URL.Query()
 		query.Del("after")
 		query.Set("order", string(o))
-		return address(r.URL.Path, query)
+		return address(r.URL.Path, lasting(query))
 	}
-	moment := sorting{"When", to(desk.Newest), ""}
-	expires := sorting{"Certificate expires", to(desk.Expiry), ""}
+	moment = sorting{"When", to(desk.Newest), ""}
+	expires = sorting{"Certificate expires", to(desk.Expiry), ""}
 	switch at {
 	case desk.Newest:
 		moment.Address, moment.Sort = to(desk.Oldest), "descending"
@@ -141,7 +148,7 @@ func sortings(r *request, q desk.Query) []sorting {
 	case desk.Expiry:
 		expires.Sort = "ascending"
 	}
-	return []sorting{moment, expires}
+	return moment, expires
 }
 
 // pageSize is what is asked for, within what the desk gives.

@@ -91,7 +91,7 @@ func newWho(v access.Visit) who {
 func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
-		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get("done")], Data: v.data,
+		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
 		Who: newWho(r.visit), Mark: r.mark,
 	}
 	if v.object != nil || v.table != nil {

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"maps"
+	"net/url"
 	"testing"
 	"time"
 
@@ -91,7 +92,7 @@ func views(text string) map[string]view {
 	full = spoil(full, text)
 	list := lettersView{Query: spoil(desk.Query{Text: "x", Code: "y", Target: "z", Name: "n", Fingerprint: "f"}, text), Form: spoil(filterForm{Codes: []verdict.Code{"a"}, Phases: []verdict.Phase{"b"}, Targets: []string{"c"}}, text),
 		Chips: spoil([]desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, text), Path: lettersPath, List: spoil([]desk.Letter{sample(7), sample(8)}, text), Total: 1234, Beyond: 12, Lag: "not read",
-		Orders: []sorting{{"When", "/dead-letters?order=oldest", "descending"}, {"Certificate expires", "/dead-letters?order=expiry", ""}}, Pager: pager{"/dead-letters", "/dead-letters?after=8"},
+		Moment: sorting{"When", "/dead-letters?order=oldest", "descending"}, Expires: sorting{"Certificate expires", "/dead-letters?order=expiry", ""}, Here: "/dead-letters?q=" + url.QueryEscape(text), Choose: "replay", Pager: pager{"/dead-letters", "/dead-letters?after=8"},
 		News: news{Since: 8, Query: "since=8", Count: 12, Address: "/dead-letters"}, AsList: "/dead-letters", AsGroups: "/dead-letters?view=groups", All: "/dead-letters/confirm?all=yes&action=",
 		Commands: []command{onLetter("list", nil), replayWithNATS(7, "certpost.delivery.relay.ops")}}
 	group, running := newGroupView(spoil(sampleGroup(), text)), spoil(sampleRun(), text)

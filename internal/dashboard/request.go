@@ -47,10 +47,23 @@ func (r *request) reason() string {
 	return string(text[:min(len(text), maxReason)])
 }
 
+// The keys of an address that say what has just happened, and nothing of what the page
+// shows: no other address has them from it.
+const (
+	doneKey   = "done"   // a notice
+	chooseKey = "choose" // the action for which no letter was chosen
+)
+
+func lasting(query url.Values) url.Values {
+	query.Del(doneKey)
+	query.Del(chooseKey)
+	return query
+}
+
 // with is the request's own address with one value of its query set, or removed
 // when it is "".
 func (r *request) with(key, value string) string {
-	query := r.URL.Query()
+	query := lasting(r.URL.Query())
 	if value == "" {
 		query.Del(key)
 	} else {
@@ -59,9 +72,12 @@ func (r *request) with(key, value string) string {
 	return address(r.URL.Path, query)
 }
 
+// here is the request's own address.
+func (r *request) here() string { return address(r.URL.Path, lasting(r.URL.Query())) }
+
 // as is the request's own address in another format.
 func (r *request) as(format string) string {
-	query := r.URL.Query()
+	query := lasting(r.URL.Query())
 	query.Del("after")
 	return address(strings.TrimSuffix(r.URL.Path, "/")+"."+format, query)
 }
