@@ -5,6 +5,7 @@ import (
 	"embed"
 	"html/template"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -94,11 +95,13 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
 		Who: newWho(r.visit), Mark: r.mark,
 	}
-	if v.object != nil || v.table != nil {
+	switch {
+	case r.Method == http.MethodPost:
+		f.Here = path.Dir(r.URL.Path) // the page that the form was on; its own address takes forms alone
+	case v.table != nil:
+		f.JSON, f.CSV = r.as("json"), r.as("csv")
+	case v.object != nil:
 		f.JSON = r.as("json")
-	}
-	if v.table != nil {
-		f.CSV = r.as("csv")
 	}
 	var text bytes.Buffer
 	if err := l.execute(&text, v, f); err != nil {
@@ -122,7 +125,7 @@ func (l *Look) execute(to *bytes.Buffer, v view, f frame) error {
 }
 
 // section is the first part of a path. A request need not have one: CONNECT has a host.
-func section(path string) string {
-	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+func section(address string) string {
+	first, _, _ := strings.Cut(strings.TrimPrefix(address, "/"), "/")
 	return first
 }

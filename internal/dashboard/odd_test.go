@@ -51,3 +51,22 @@ func TestOddRequestsAreAnswered(t *testing.T) {
 		c.Close()
 	}
 }
+
+// A page that a form was answered with has an address that takes forms alone: no
+// link on it leads there, and what is done on it leads back to the form's page.
+func TestPagesThatFormsMake(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com")
+	for path, button := range map[string]string{"/dead-letters/1": "Preflight", "/targets/ops": "Check now"} {
+		page := o.visitor().opens(path).send(button).is(200)
+		for _, a := range all(page.doc, "a") {
+			if to, err := page.url.Parse(attr(a, "href")); err != nil || strings.HasPrefix(to.Path, page.url.Path) && !strings.HasPrefix(attr(a, "href"), "#") {
+				t.Errorf("%s has a link to %s", page.url.Path, to)
+			}
+		}
+		if back := page.send("dark").is(200); back.url.Path != path {
+			t.Errorf("the colours on %s lead to %s", page.url.Path, back.url.Path)
+		}
+	}
+}
