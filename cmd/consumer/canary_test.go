@@ -112,7 +112,7 @@ path "secret/data/certs/*" { capabilities = ["read"] }`)
 	}
 	config := fmt.Sprintf(`data_dir: %s/data
 nats: {listen: %q, user: certpost, password: {file: %s/nats-password}}
-http: {listen: %q}
+http: {listen: %q, edit_and_replay: {enabled: true, recipients: ["*@example.com"]}}
 vault: {address: %q, auth: {method: approle, role_id: {value: %q}, secret_id: {file: %s/secret-id}}}
 events: {secret_paths: ["secret/certs/*"]}
 delivery: {retry: {initial: 200ms, max: 1s}, give_up_after: 5s}
@@ -237,6 +237,7 @@ targets:
 			t.Errorf("%s has nothing to search: %q", page, text)
 		}
 	}
+	pagesRead := crawl(t, httpAddr)
 	for subject, request := range map[string]string{
 		"dead.list": "{}", "dead.groups": "{}", "dead.show": `{"number": 1}`, "dead.preflight": `{"number": 2}`, "replays.list": "{}",
 		"deliveries.list": "{}", "deliveries.show": `{"target": "keys", "event": "good"}`, "history.list": "{}", "dead.replay": `{"numbers": [99]}`,
@@ -267,7 +268,7 @@ targets:
 	if !strings.Contains(string(log), "goroutine ") {
 		t.Error("SIGQUIT left no stack in the log: the search would prove less than it says")
 	}
-	for where, text := range map[string]string{"the log": string(log), "commands and pages": outputs.String(), "the streams": before, "the streams after the leak": after} {
+	for where, text := range map[string]string{"the log": string(log), "commands and pages": outputs.String(), "all pages": pagesRead, "the streams": before, "the streams after the leak": after} {
 		if len(text) < 1000 {
 			t.Errorf("%s: only %d bytes to search", where, len(text))
 		}

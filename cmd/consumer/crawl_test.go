@@ -1,0 +1,163 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/net/html"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/dashboard"
+)
+
+// crawler reads a dashboard as somebody does who follows every link, looks at every
+// list in every format, and presses every button that looks and changes nothing.
+type crawler struct {
+	t      *testing.T
+	base   *url.URL
+	client *http.Client
+	text   strings.Builder // of all answers, headers included
+	routes *http.ServeMux
+	seen   map[string]int  // of addresses without their queries: how often
+	done   map[string]bool // whole addresses
+	found  map[string]bool // patterns of routes
+}
+
+// variants is how many queries of one address are followed: orders, filters, pages.
+const variants = 8
+
+// crawl returns all that the dashboard at an address answers. A page without a link
+// to it is an error, because what is on it was not looked at.
+func crawl(t *testing.T, address string) string {
+	t.Helper()
+	guard, err := access.New(access.Config{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dashboard.New(nil, guard, dashboard.Options{Look: dashboard.NewLook("test", zerolog.Nop()), Edit: &dashboard.Edit{}})
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &crawler{t: t, base: &url.URL{Scheme: "http", Host: address, Path: "/"}, client: &http.Client{Jar: jar},
+		routes: http.NewServeMux(), seen: map[string]int{}, done: map[string]bool{}, found: map[string]bool{}}
+	for _, route := range guard.Routes() {
+		c.routes.Handle(route.Pattern, http.NotFoundHandler())
+	}
+	c.open("/")
+	for _, route := range guard.Routes() {
+		method, path, _ := strings.Cut(route.Pattern, " ")
+		looks := method == http.MethodGet && path != "/events" && path != "/static/" || strings.HasSuffix(path, "/preflight") || strings.HasSuffix(path, "/check") || strings.HasSuffix(path, "/edit")
+		if looks && !c.found[route.Pattern] {
+			t.Errorf("no page leads to %s, so what it shows was not searched", route.Pattern)
+		}
+	}
+	t.Logf("%d addresses of the dashboard were read", len(c.done))
+	return c.text.String()
+}
+
+// open reads a page and what it leads to.
+func (c *crawler) open(reference string) {
+	c.t.Helper()
+	to, err := c.base.Parse(reference)
+	if err != nil {
+		c.t.Errorf("the address %q: %v", reference, err)
+		return
+	}
+	if to.Fragment = ""; to.Host != c.base.Host || c.done[to.String()] || c.seen[to.Path] >= variants {
+		return
+	}
+	c.done[to.String()] = true
+	c.seen[to.Path]++
+	c.send(http.MethodGet, to, "")
+}
+
+func (c *crawler) send(method string, to *url.URL, form string) {
+	c.t.Helper()
+	req, err := http.NewRequestWithContext(c.t.Context(), method, to.String(), strings.NewReader(form))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/html")
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	req.Header.Set("Sec-Fetch-Mode", "navigate")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 400 && resp.StatusCode != http.StatusUnprocessableEntity {
+		c.t.Errorf("%s %s: %s: %v", method, to, resp.Status, err)
+	}
+	fmt.Fprintf(&c.text, "%s %s %v\n%s\n", method, to, resp.Header, body)
+	bare := *req
+	bare.URL = &url.URL{Path: cmp.Or(strings.TrimSuffix(strings.TrimSuffix(to.Path, ".json"), ".csv"), "/")}
+	if _, pattern := c.routes.Handler(&bare); pattern != "" {
+		c.found[pattern] = true
+	}
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+		return
+	}
+	doc, err := html.Parse(strings.NewReader(string(body)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for n := range doc.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		for _, a := range n.Attr {
+			if a.Key == "href" && n.Data != "link" || a.Key == "hx-get" {
+				c.open(a.Val)
+			}
+		}
+		if n.Data == "form" {
+			c.press(to, n, method)
+		}
+	}
+}
+
+// press sends a form that only looks.
+func (c *crawler) press(page *url.URL, form *html.Node, before string) {
+	c.t.Helper()
+	attr := func(n *html.Node, name string) string {
+		for _, a := range n.Attr {
+			if a.Key == name {
+				return a.Val
+			}
+		}
+		return ""
+	}
+	to, err := page.Parse(attr(form, "action"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	action := to.Path[strings.LastIndexByte(to.Path, '/')+1:]
+	if attr(form, "method") != "post" || before == http.MethodPost || action != "preflight" && action != "check" && action != "edit" {
+		return
+	}
+	values := url.Values{}
+	for n := range form.Descendants() {
+		if n.Type == html.ElementNode && n.Data == "input" && attr(n, "name") != "" {
+			values.Set(attr(n, "name"), attr(n, "value"))
+		}
+		if n.Type == html.ElementNode && n.Data == "option" && !values.Has("target") {
+			values.Set("target", attr(n, "value"))
+		}
+	}
+	if action == "edit" {
+		values.Set("reason", "to look at what would be different")
+	}
+	c.send(http.MethodPost, to, values.Encode())
+}
