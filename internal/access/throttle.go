@@ -11,6 +11,10 @@ import (
 type throttle struct {
 	mu    sync.Mutex
 	tries map[string]tries // guarded by mu
+	// places are the names with the addresses from which they have signed in. A name
+	// is counted by itself there, so that strangers who try it elsewhere, again and
+	// again, do not keep its owner out.
+	places map[string]bool // guarded by mu
 }
 
 type tries struct {
@@ -34,9 +38,12 @@ var (
 const (
 	forgetAfter = time.Hour // without a try
 	maxTracked  = 20_000
+	maxPlaces   = 10_000
 )
 
-func newThrottle() *throttle { return &throttle{tries: make(map[string]tries)} }
+func newThrottle() *throttle {
+	return &throttle{tries: make(map[string]tries), places: make(map[string]bool)}
+}
 
 // admit says how long to wait before the next try; 0 lets this one through. It
 // counts as failed from here on, so that many at once are not one: succeeded takes
@@ -46,7 +53,7 @@ func (t *throttle) admit(name, address string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	ofAddress, ofName := "a "+network(address), "n "+name
+	ofAddress, ofName := "a "+network(address), t.nameAt(name, address)
 	wait := t.of(ofAddress, now).next.Sub(now)
 	if name != "" {
 		wait = max(wait, t.of(ofName, now).next.Sub(now))
@@ -61,12 +68,26 @@ func (t *throttle) admit(name, address string) time.Duration {
 	return 0
 }
 
+// nameAt is the key of a name that is tried from an address. It wants mu.
+func (t *throttle) nameAt(name, address string) string {
+	if place := "p " + network(address) + " " + name; t.places[place] {
+		return place
+	}
+	return "n " + name
+}
+
 // succeeded forgets what was tried for a name. The address gets only this try back:
 // else who has an account could guess for others between two sign-ins of his own.
 func (t *throttle) succeeded(name, address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.tries, "n "+name)
+	delete(t.tries, t.nameAt(name, address))
+	if name != "" {
+		if len(t.places) >= maxPlaces {
+			clear(t.places)
+		}
+		t.places["p "+network(address)+" "+name] = true
+	}
 	key := "a " + network(address)
 	if known, found := t.tries[key]; found && known.count > 0 {
 		known.count--

@@ -150,6 +150,55 @@ func TestRefusedTriesAreNotRemembered(t *testing.T) {
 	})
 }
 
+// Whoever tries somebody's name again and again, from anywhere, does not keep its owner
+// out where he has signed in before; nor does it help to guess from there.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		th := newThrottle()
+		const office = "192.0.2.1"
+		if wait := th.admit("ada", office); wait != 0 {
+			t.Fatal(wait)
+		}
+		th.succeeded("ada", office)
+		for i := range 50 { // one each as soon as it may be
+			for j := 0; th.admit("ada", fmt.Sprintf("2001:db8:%x::1", i)) > 0; j++ {
+				if j > 60 {
+					t.Fatal("it waits for more than a minute")
+				}
+				time.Sleep(time.Second)
+			}
+		}
+		if wait := th.admit("ada", "203.0.113.9"); wait == 0 {
+			t.Error("nobody waits")
+		}
+		for range 3 {
+			if wait := th.admit("ada", office); wait != 0 {
+				t.Errorf("the owner waits %v", wait)
+			}
+		}
+		th.succeeded("ada", office)
+		if wait := th.admit("ada", "203.0.113.9"); wait == 0 {
+			t.Error("his success is the strangers'")
+		}
+		for range paceOfName.free {
+			th.admit("ada", office)
+		}
+		if wait := th.admit("ada", office); wait != time.Second {
+			t.Errorf("guesses from his address wait %v", wait)
+		}
+		if wait := th.admit("grace", office); wait != 0 {
+			t.Errorf("somebody else there waits %v", wait)
+		}
+		for i := range 2 * maxPlaces {
+			th.succeeded(fmt.Sprint(i), office)
+		}
+		if len(th.places) > maxPlaces {
+			t.Errorf("%d places", len(th.places))
+		}
+	})
+}
+
 // Many tries at once are not one.
 func TestTriesAtOnce(t *testing.T) {
 	t.Parallel()
