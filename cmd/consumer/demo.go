@@ -109,7 +109,8 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 	}}); err != nil {
 		return err
 	}
-	if d.inbox, err = listenHTTP(choose(c.Inbox, "127.0.0.1:8025"), d.relay.Handler()); err != nil {
+	inbox := choose(c.Inbox, "127.0.0.1:8025")
+	if d.inbox, err = listenHTTP(inbox, local(inbox, d.relay.Handler())); err != nil {
 		return err
 	}
 	if d.authority, err = newDemoCA(); err != nil {

@@ -66,6 +66,21 @@ func (s serverLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
+// local answers on loopback under this machine's own names alone, for pages without
+// a guard: a page whose name points here (DNS rebinding) reads nothing.
+func local(listen string, next http.Handler) http.Handler {
+	if !access.IsLoopback(listen) {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !access.NamesLoopback(r.Host) {
+			plain(w, http.StatusMisdirectedRequest, "open it at localhost\n")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func (h *httpServer) address() string {
 	if h.certificate != nil {
 		return "https://" + h.listener.Addr().String()

@@ -5,6 +5,7 @@ import (
 	"io"
 	stdlog "log"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
@@ -157,6 +158,26 @@ func TestReadinessForStrangers(t *testing.T) {
 	}
 	if got := readyz("Authorization", "Bearer 0123456789abcdef"); !strings.HasPrefix(got, "not ready: nats: not connected to NATS at nats://127.0.0.1:") {
 		t.Errorf("with the token: %q", got)
+	}
+}
+
+// The demo's inbox holds mails with keys, and is no other site's to read.
+func TestLocalPages(t *testing.T) {
+	t.Parallel()
+	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "mails") })
+	for _, test := range []struct {
+		listen, host string
+		want         int
+	}{
+		{"127.0.0.1:8025", "127.0.0.1:8025", 200}, {"127.0.0.1:8025", "localhost:8025", 200}, {"127.0.0.1:8025", "evil.example:8025", 421}, {"127.0.0.1:8025", "", 421},
+		{"0.0.0.0:8025", "container.example:8025", 200},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
+		r.Host = test.host
+		w := httptest.NewRecorder()
+		if local(test.listen, page).ServeHTTP(w, r); w.Code != test.want || (w.Body.String() == "mails") != (test.want == 200) {
+			t.Errorf("%+v: %d %s", test, w.Code, w.Body)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -25,6 +26,7 @@ const (
 	visitorsWaiting  = 1000             // records, beyond which the log alone has them
 	visitorsPatience = 10 * time.Second // for one record, and for all that are left at the end
 	refusedAgain     = time.Minute      // until the same is recorded again of the same user
+	visitorsUnknown  = 30               // records within that time of people without a name: anybody on the network can make some
 )
 
 func newVisitors(b *broker.Broker, log zerolog.Logger) *visitors {
@@ -83,17 +85,23 @@ func (v *visitors) write(ctx context.Context, r broker.AuditRecord) {
 
 // isNew says whether a refusal was not recorded a moment ago.
 func (v *visitors) isNew(what [2]string, now time.Time) bool {
+	unknown := 0
 	for known, at := range v.refused {
 		if now.Sub(at) >= refusedAgain {
 			delete(v.refused, known)
+		} else if isUnknown(known[0]) {
+			unknown++
 		}
 	}
-	if _, known := v.refused[what]; known || len(v.refused) >= visitorsWaiting {
+	if _, known := v.refused[what]; known || len(v.refused) >= visitorsWaiting || unknown >= visitorsUnknown && isUnknown(what[0]) {
 		return false
 	}
 	v.refused[what] = now
 	return true
 }
+
+// isUnknown says that who was refused, a name and an address, has no name.
+func isUnknown(who string) bool { return strings.HasPrefix(who, " ") }
 
 func (v *visitors) missed(r broker.AuditRecord, err error) {
 	v.log.Warn().Err(err).Str("event", string(r.Action)).Str("user", r.Name).Str("address", r.Address).

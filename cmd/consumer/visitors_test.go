@@ -68,6 +68,34 @@ func TestVisitorsAreRecorded(t *testing.T) {
 	})
 }
 
+// Whoever has many addresses does not fill the history with names that nobody has, and
+// what somebody is refused who has one stays in it.
+func TestVisitorsFromEverywhere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		v, records := newTestVisitors(&log, func() error { return nil })
+		ctx, stop := context.WithCancel(t.Context())
+		go v.run(ctx)
+		for i := range 5 * visitorsUnknown {
+			v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Address: fmt.Sprintf("2001:db8:%x::1", i)}, Reason: "no account has that name"})
+		}
+		v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Name: "ada", Address: "192.0.2.1"}, Reason: "wrong password"})
+		synctest.Wait()
+		if got := *records; len(got) != visitorsUnknown+1 || got[visitorsUnknown].Name != "ada" {
+			t.Errorf("%d records", len(got))
+		}
+		time.Sleep(refusedAgain)
+		v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Address: "2001:db8::1"}, Reason: "no account has that name"})
+		synctest.Wait()
+		if len(*records) != visitorsUnknown+2 {
+			t.Errorf("%d records a minute later", len(*records))
+		}
+		stop()
+		synctest.Wait()
+	})
+}
+
 // Nobody who signs in waits for a NATS that is away.
 func TestVisitorsDoNotWait(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,9 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
 }
 
+// NamesLoopback says whether a Host header names this machine by its loopback.
+func NamesLoopback(host string) bool { return isLoopbackName(hostname(host)) }
+
 func isLoopbackName(name string) bool {
 	return name == "localhost" || name == "127.0.0.1" || name == "::1"
 }
