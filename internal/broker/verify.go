@@ -123,6 +123,9 @@ func (w *walk) step(sequence uint64, stored []byte) {
 	case w.report.Records == 0 && sequence > 1 && w.young:
 		w.broken(1, BreakTruncated, "the oldest records, up to number %d, are missing, and the stream is too young for them to have aged out", sequence-1)
 		return
+	case w.report.Records == 0 && sequence == 1 && r.Previous != "" && r.Previous != noRecord:
+		w.broken(1, BreakTruncated, "record 1 follows one that is not there: the stream was made anew from a part of the audit")
+		return
 	case w.report.Records == 0:
 		w.report.First, w.report.AgedOut = sequence, sequence-1
 	case sequence != before.Sequence+1:

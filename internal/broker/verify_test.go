@@ -138,6 +138,10 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		holds(t, b, 7) // the chain alone cannot show it
 		breaksAt(t, b, 10, BreakTruncated, head)
 	})
+	t.Run("the oldest are left out and the stream is made anew", func(t *testing.T) {
+		b, _ := anew(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[3:] })
+		breaksAt(t, b, 1, BreakTruncated)
+	})
 	t.Run("the whole chain is forged", func(t *testing.T) {
 		b, head := anew(t, func([]*nats.Msg) []*nats.Msg { return nil })
 		for i := range 12 {
