@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,9 +17,13 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// actTimeout bounds what follows an intent. It does not end with the caller's
-// context: what was begun is brought to its end.
-const actTimeout = claimLife
+// actTimeout bounds what follows the deed that a claim is for. It does not end with
+// the caller's context: what was begun is brought to its end.
+const actTimeout = 30 * time.Second
+
+// publishPatience bounds one try to publish a replay; the acknowledgement may have got
+// lost, and the message id makes another try harmless.
+const publishPatience = 5 * time.Second
 
 // ErrUncertain says that a letter's mail may have been sent, which needs a second
 // yes.
@@ -47,27 +52,43 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 	}
 	r := AuditRecord{Action: ActionReplayed, Actor: by, Reason: how.Reason, Run: how.Run, Event: d.Event, Target: d.Target,
 		LetterNumber: d.Sequence, NewTarget: how.Target, NewRecipients: how.Recipients}
-	ctx, cancel, err := b.begin(ctx, d, r)
+	c, err := b.begin(ctx, d, r)
 	if err != nil {
 		return err
 	}
+	ack, err := b.publishUntil(ctx, m, c.until)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
 	defer cancel()
-	ack, err := b.js.PublishMsg(ctx, m)
 	if err != nil {
 		err = fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, m.Subject, err)
 		b.abandon(ctx, r, err)
 		return err
 	}
 	b.passed(pointRepublished)
-	r.Stage, r.Letter = StageOutcome, &d
+	r.Letter = &d
 	if strings.HasPrefix(m.Subject, deliveryPrefix) {
 		r.Delivery = ack.Sequence
 	}
-	if err := b.Append(ctx, r); err != nil {
+	if err := b.conclude(ctx, c, r); err != nil {
 		return err
 	}
 	b.passed(pointConcluded)
 	return b.removeLetter(ctx, d.Sequence)
+}
+
+// publishUntil publishes a message that has an id, while a claim lives: afterwards
+// somebody else may act.
+func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time) (*jetstream.PubAck, error) {
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, publishPatience)
+		ack, err := b.js.PublishMsg(try, m)
+		cancel()
+		if lost := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout); !lost || ctx.Err() != nil {
+			return ack, err
+		}
+	}
 }
 
 // replayOf is the message that replays a letter.
@@ -128,29 +149,26 @@ func (d *DeadLetter) Unreplayable() string {
 	return ""
 }
 
-// begin claims a letter that is not held for what the record says, and gives the
-// context of what follows. Where somebody's action on it was cut short behind its
-// outcome, that is brought to its end first.
-func (b *Broker) begin(ctx context.Context, d DeadLetter, r AuditRecord) (context.Context, context.CancelFunc, error) {
+// begin claims a letter that is not held for what the record says. Where somebody's
+// action on it was cut short behind its outcome, that is brought to its end first.
+func (b *Broker) begin(ctx context.Context, d DeadLetter, r AuditRecord) (claim, error) {
 	hold, err := b.holdOf(ctx, d.Sequence)
 	if err != nil {
-		return nil, nil, err
+		return claim{}, err
 	}
 	if hold != nil {
-		return nil, nil, &Held{*hold}
+		return claim{}, &Held{*hold}
 	}
-	err = b.Begin(ctx, r)
+	c, err := b.claimFor(ctx, r)
 	if taken := (*Taken)(nil); errors.As(err, &taken) {
 		if cerr := b.Complete(ctx, d, taken.Record); cerr != nil {
 			b.log.Warn().Err(cerr).Uint64("letter", d.Sequence).Msg("a dead letter that was acted on is still on the list")
 		}
 	}
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		b.passed(pointIntended)
 	}
-	b.passed(pointIntended)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
-	return ctx, cancel, nil
+	return c, err
 }
 
 // Complete does what is left to do when a process ended after an outcome was
@@ -186,16 +204,17 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason str
 		return errors.New("discarding needs a reason")
 	}
 	r := AuditRecord{Action: ActionDiscarded, Actor: by, Reason: reason, Event: d.Event, Target: d.Target, LetterNumber: d.Sequence}
-	ctx, cancel, err := b.begin(ctx, d, r)
+	c, err := b.begin(ctx, d, r)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
 	defer cancel()
-	r.Stage, r.Letter, r.Body = StageOutcome, &d, d.Body
+	r.Letter, r.Body = &d, d.Body
 	if whole, err := json.Marshal(r); err != nil || int64(len(whole)) > b.nc.MaxPayload()-1<<10 { // the hash and headers take their part
 		r.Body, r.TooLarge = nil, true
 	}
-	if err := b.Append(ctx, r); err != nil {
+	if err := b.conclude(ctx, c, r); err != nil {
 		return err
 	}
 	b.passed(pointConcluded)
@@ -253,15 +272,17 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 		return 0, fmt.Errorf("dead letter %d cannot be restored: its event was too large to be kept; publish it anew", old)
 	}
 	r := AuditRecord{Action: ActionRestored, Actor: by, Reason: reason, Event: discarded.Event, Target: discarded.Target, LetterNumber: old}
-	if err := b.Begin(ctx, r); err != nil {
+	c, err := b.claimFor(ctx, r)
+	if err != nil {
 		return 0, err
 	}
 	b.passed(pointIntended)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
-	defer cancel()
 	d := *discarded.Letter
 	d.Body, d.RestoredFrom = discarded.Body, old
-	if number, err = b.relist(ctx, &d); err != nil {
+	number, err = b.relist(ctx, &d, c.until)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
+	defer cancel()
+	if err != nil {
 		b.abandon(ctx, r, err)
 		return 0, err
 	}
@@ -283,8 +304,8 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 
 // relist publishes a restored letter. If it finds itself there, an earlier try was
 // cut short.
-func (b *Broker) relist(ctx context.Context, d *DeadLetter) (number uint64, err error) {
-	ack, err := b.js.PublishMsg(ctx, d.message("restore/"+strconv.FormatUint(d.RestoredFrom, 10)))
+func (b *Broker) relist(ctx context.Context, d *DeadLetter, until time.Time) (number uint64, err error) {
+	ack, err := b.publishUntil(ctx, d.message("restore/"+strconv.FormatUint(d.RestoredFrom, 10)), until)
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == codeStoreFailed {
 		raw, gerr := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: d.Subject})

@@ -175,12 +175,15 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 		t.Errorf("observed a letter that is there: %v, %v", written, err)
 	}
 	s, err := b.standingOf(ctx, intent)
-	if err != nil || !b.alive(s) {
+	if err != nil {
+		t.Fatal(err)
+	}
+	if alive, err := b.alive(ctx, s); err != nil || !alive {
 		t.Errorf("standing: %+v, %v", s, err)
 	}
 	b.claim = 0
-	if b.alive(s) {
-		t.Error("the claim does not end")
+	if alive, err := b.alive(ctx, s); err != nil || alive {
+		t.Errorf("the claim does not end: %v", err)
 	}
 	b.claim = claimLife
 	// What belongs to the same run takes it up at once.

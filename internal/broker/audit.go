@@ -118,11 +118,13 @@ type AuditRecord struct {
 	// stored bytes; "" in the first, and in those from before there was a chain.
 	Previous string `json:"previous,omitempty"`
 
-	// What is known of a record that was read: its place, its own SHA-256, and
-	// whether it was not written by Certpost and cannot be read.
-	Sequence   uint64 `json:"-"`
-	Hash       string `json:"-"`
-	Unreadable bool   `json:"-"`
+	// What is known of a record that was read: its place, when the server stored it (Time
+	// is by the clock of who wrote it), its own SHA-256, and whether it was not written by
+	// Certpost and cannot be read.
+	Sequence   uint64    `json:"-"`
+	Stored     time.Time `json:"-"`
+	Hash       string    `json:"-"`
+	Unreadable bool      `json:"-"`
 }
 
 // ReadAudit yields the records from a sequence on, in order.
@@ -151,7 +153,7 @@ func readRecord(raw *jetstream.RawStreamMsg) AuditRecord {
 	if r.LetterNumber == 0 && r.Letter != nil {
 		r.LetterNumber = r.Letter.Sequence // from before it had a field of its own
 	}
-	r.Sequence, r.Hash = raw.Sequence, hashOf(raw.Data)
+	r.Sequence, r.Stored, r.Hash = raw.Sequence, raw.Time, hashOf(raw.Data)
 	return r
 }
 

@@ -94,7 +94,7 @@ func (b *Broker) audit(ctx context.Context, r AuditRecord, id string) error {
 
 func (b *Broker) link(r AuditRecord, id string) *link {
 	r.Time = time.Now().UTC()
-	r.Sequence, r.Hash = 0, ""
+	r.Sequence, r.Stored, r.Hash = 0, time.Time{}, ""
 	kind := string(r.Action)
 	if r.Stage == StageIntent {
 		kind = string(StageIntent)
@@ -119,6 +119,8 @@ func auditPlace(r AuditRecord) string {
 		token = r.Lane
 	case events.IsToken(r.Run):
 		token = r.Run
+	case r.LetterNumber != 0: // of which nothing else is known
+		token = "letter-" + strconv.FormatUint(r.LetterNumber, 10)
 	}
 	return target + "." + token
 }

@@ -282,7 +282,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
 	for d, err := range r.lettersUnder(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
 		if err == nil {
-			err = r.Append(ctx, AuditRecord{Action: ActionReplayed, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target,
+			err = r.Append(ctx, AuditRecord{Action: ActionDelivered, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target,
 				LetterNumber: d.Sequence})
 		}
 		if err == nil {

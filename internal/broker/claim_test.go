@@ -1,0 +1,217 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// written puts an intent into the audit as a process does whose clock is wrong.
+func written(t *testing.T, b *Broker, clock time.Duration, action Action) {
+	t.Helper()
+	d, err := b.DeadLetter(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := b.link(AuditRecord{Action: action, Stage: StageIntent, Actor: Actor{Name: "elsewhere"}, Event: d.Event, Target: d.Target, LetterNumber: 1}, "")
+	l.record.Time = l.record.Time.Add(clock)
+	if err := b.appendAll(t.Context(), []*link{l}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// How long a claim lives is no matter of whose clock is right.
+func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
+	t.Parallel()
+	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
+		b, d := one(t)
+		written(t, b, clock, ActionReplayed)
+		var taken *Taken
+		if err := b.Discard(t.Context(), d, tester, "x"); !errors.As(err, &taken) || taken.Record.Name != "elsewhere" {
+			t.Errorf("with a clock that is off by %v, while the claim lives: %v", clock, err)
+		}
+		b.claim = time.Second
+		time.Sleep(b.claim) // the server's clock is what ends it
+		if err := b.Discard(t.Context(), d, tester, "x"); err != nil {
+			t.Errorf("with a clock that is off by %v, when its time is over: %v", clock, err)
+		}
+	}
+}
+
+// heldUp lets the next one who has claimed a letter go on when the claim's time is
+// over and somebody else has acted.
+func heldUp(b *Broker, act func()) {
+	b.reachedPoint = func(string) {
+		b.reachedPoint = nil
+		time.Sleep(b.claim) // by the server's clock, which is what ends it
+		act()
+	}
+}
+
+// Who is so slow that the letter was taken up by somebody else meanwhile does nothing
+// to it any more, and does not say that he did.
+func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	b.claim = time.Second
+	heldUp(b, func() {
+		if err := b.Replay(context.Background(), d, Actor{Name: "bob"}, Replay{}); err != nil {
+			t.Error(err)
+		}
+	})
+	var taken *Taken
+	if err := b.Discard(t.Context(), d, Actor{Name: "alice"}, "x"); !errors.As(err, &taken) || taken.Record.Name != "bob" {
+		t.Errorf("the discard: %v", err)
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"intent discarded", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
+func TestALateReplayIsNotPublished(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	b.claim = time.Second
+	heldUp(b, func() {
+		if err := b.Discard(context.Background(), d, Actor{Name: "bob"}, "not needed"); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := b.Replay(t.Context(), d, Actor{Name: "alice"}, Replay{}); err == nil {
+		t.Error("replayed what was discarded meanwhile")
+	}
+	if n := published(t, b); n != 0 {
+		t.Errorf("%d deliveries of a discarded letter", n)
+	}
+}
+
+// An acknowledgement that got lost makes nobody second to himself.
+func TestOwnIntentIsRecognized(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	r := AuditRecord{Action: ActionReplayed, Actor: tester, Event: d.Event, Target: d.Target, LetterNumber: 1}
+	c, err := b.claimFor(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.standingOf(t.Context(), r)
+	if err != nil || s.intent == nil || !s.intent.is(c.intent) {
+		t.Fatalf("%+v, %v", s.intent, err)
+	}
+	if again, err := b.claimFor(t.Context(), r); err == nil || again.intent.is(c.intent) {
+		t.Errorf("the same person's second click is another one: %v", err)
+	}
+}
+
+// Numbers begin anew with the stream. What ended before was another letter, and a
+// letter that has its number is neither blocked nor taken off for it.
+func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := t.Context()
+	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond) // streams are told apart by their age
+	if err := b.ensureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	buryMany(t, b, 1)
+	if err := b.TakeOff(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.DeadLetter(ctx, 1)
+	if err != nil {
+		t.Fatalf("the letter was taken off: %v", err)
+	}
+	if err := b.Discard(ctx, d, tester, "x"); err != nil {
+		t.Errorf("it is blocked: %v", err)
+	}
+}
+
+// Of two letters of one delivery that were discarded, each can be restored.
+func TestRestoreOfTheFirstOfTwo(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := t.Context()
+	if err := b.Discard(ctx, d, tester, "x"); err != nil {
+		t.Fatal(err)
+	}
+	buryMany(t, b, 1) // the same delivery died again
+	if d, err := b.DeadLetter(ctx, 2); err != nil {
+		t.Fatal(err)
+	} else if err := b.Discard(ctx, d, tester, "y"); err != nil {
+		t.Fatal(err)
+	}
+	record, err := b.Discarded(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if number, err := b.Restore(ctx, record, tester, "needed"); err != nil || number != 3 {
+		t.Errorf("number %d, %v", number, err)
+	}
+	var taken *Taken
+	if _, err := b.Restore(ctx, record, tester, "again"); !errors.As(err, &taken) || taken.Record.NewLetter != 3 {
+		t.Errorf("restored twice: %v", err)
+	}
+}
+
+// A letter of which only the number is known is observed once, like any other.
+func TestUnknownLettersAreObservedOnce(t *testing.T) {
+	t.Parallel()
+	b := quiet(t)
+	buryMany(t, b, 2)
+	for n := uint64(1); n <= 2; n++ {
+		if err := b.removeLetter(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		for n := uint64(1); n <= 2; n++ {
+			if _, err := b.Observe(t.Context(), AuditRecord{Action: ActionRemoved, Actor: tester, LetterNumber: n}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for n := uint64(1); n <= 2; n++ {
+		if told := history(t, b, n); !slices.Equal(told, []string{"outcome removed"}) {
+			t.Errorf("letter %d: %q", n, told)
+		}
+	}
+}
+
+// An event may be read, and its letter ended by that, before who replays it has
+// recorded himself: his record is there all the same.
+func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
+	t.Parallel()
+	post := newPostOffice("ops")
+	b := start(t, post, nil)
+	b.publish(event("e1", "late"))
+	b.until("dead", func() bool { return len(b.letters()) == 1 })
+	d := b.letters()[0]
+	post.mu.Lock()
+	post.targets["late"] = "relay"
+	post.mu.Unlock()
+	b.broker.reachedPoint = func(point string) {
+		if point == pointRepublished {
+			b.until("the event was read", func() bool { return len(b.letters()) == 0 })
+		}
+	}
+	if err := b.broker.Replay(context.Background(), d, Actor{Name: "alice"}, Replay{Run: "r1"}); err != nil {
+		t.Fatal(err)
+	}
+	told := history(t, b.broker, d.Sequence)
+	if !slices.Equal(told, []string{"intent replayed", "outcome delivered", "outcome replayed"}) {
+		t.Errorf("history %q", told)
+	}
+	if d.Code != verdict.TargetUnknown {
+		t.Errorf("%+v", d)
+	}
+}
