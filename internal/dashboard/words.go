@@ -19,7 +19,7 @@ func words() template.FuncMap {
 	return template.FuncMap{
 		"outside": outside, "plain": plain, "name": name, "block": block,
 		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span, "pace": pace,
-		"args": args, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
+		"args": args, "query": query, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "reply": replyText, "hex": grouped, "list": func(items ...any) []any { return items },
 	}
 }
@@ -181,6 +181,15 @@ func grouped(hex string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// query is an address with a query that is encoded already. Behind a question mark
+// of a template's own it would be encoded once more, and be one key without a value.
+func query(path, encoded string) string {
+	if encoded == "" {
+		return path
+	}
+	return path + "?" + encoded
 }
 
 // args makes the data of a part that needs more than one thing: names and values
