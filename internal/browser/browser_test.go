@@ -45,6 +45,7 @@ func TestBrowser(t *testing.T) {
 		{"roles", testRoles},
 		{"provider", testProvider},
 		{"flood", testFlood},
+		{"live", testLive},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()

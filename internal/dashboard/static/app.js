@@ -9,39 +9,6 @@
     if (live) live.textContent = text;
   }
 
-  // Over HTTP/1.1 a browser opens six connections to a host, and a stream holds one:
-  // a page that nobody looks at lets go of its own, and catches up when it is looked at
-  // again. htmx asks for its source here.
-  function Source(url) {
-    var self = new EventTarget(), inner = null, timer = 0;
-    self.readyState = 0;
-    self.close = function () { self.readyState = 2; clearTimeout(timer); if (inner) inner.close(); };
-    function open() {
-      if (self.readyState === 2 || document.hidden) return;
-      inner = new EventSource(url);
-      names.forEach(function (name) {
-        inner.addEventListener(name, function (event) { self.dispatchEvent(new MessageEvent(name, { data: event.data })); });
-      });
-      inner.onopen = function () { self.readyState = 1; };
-      inner.onerror = function () {
-        if (this.readyState !== 2) return; // it tries again by itself
-        clearTimeout(timer);
-        timer = setTimeout(open, 60000);
-      };
-    }
-    document.addEventListener("visibilitychange", function () {
-      if (self.readyState === 2) return;
-      clearTimeout(timer);
-      if (inner) inner.close();
-      inner = null;
-      open(); // the stream begins with what has changed since the page was read
-    });
-    open();
-    return self;
-  }
-  var names = ["letters", "runs", "lanes", "audit"];
-  if (window.htmx) window.htmx.createEventSource = Source;
-
   // Copy buttons stand behind the text that they copy.
   document.addEventListener("click", function (event) {
     var button = event.target.closest("[data-copy]");

@@ -1,0 +1,166 @@
+package browser
+
+import (
+	"net"
+	"testing"
+
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// testLive has things change behind a page that is open: what is replaced swallows no
+// click and takes no focus, and a page that cannot be kept up to date says so.
+func testLive(t *testing.T, c *chromium) {
+	t.Run("in use", func(t *testing.T) { testPartsInUse(t, c) })
+	t.Run("restart", func(t *testing.T) { testRestart(t, c) })
+	t.Run("signed out", func(t *testing.T) { testSignedOut(t, c) })
+}
+
+// suspend suspends a lane, or resumes it, as somebody does from a shell.
+func (o *office) suspend(lane, reason string) {
+	o.t.Helper()
+	by := broker.Actor{Name: "somebody", Via: broker.ViaShell}
+	o.until("lane "+lane, func() bool { // it comes when the program is up
+		if reason == "" {
+			return o.broker.Resume(o.t.Context(), lane, by, "") == nil
+		}
+		return o.broker.Suspend(o.t.Context(), broker.Suspension{Lane: lane, Reason: reason}, by) == nil
+	})
+}
+
+// mouse presses or releases the left button where an element is, or at a place of the
+// page's edge where none is.
+func (tb *tab) mouse(what input.DispatchMouseEventType, expression string) {
+	tb.t.Helper()
+	at := struct{ X, Y float64 }{2, 2}
+	if expression != "" {
+		at = mustAsk[struct{ X, Y float64 }](tb, `(() => { const b = (`+expression+`).getClientRects()[0]; return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()`)
+	}
+	call(tb, input.DispatchMouseEvent, input.DispatchMouseEventParams{Type: what, X: at.X, Y: at.Y, Button: "left", ClickCount: 1})
+}
+
+const (
+	pressed  = input.DispatchMouseEventTypeMousePressed
+	released = input.DispatchMouseEventTypeMouseReleased
+	moved    = input.DispatchMouseEventTypeMouseMoved
+)
+
+func testPartsInUse(t *testing.T, c *chromium) {
+	o := newOffice(t, "")
+	lane := o.lanes[0]
+	link := "find(" + quote(lane) + ")"
+	tb := c.tab(t, o.http)
+	tb.open("/relays")
+	tb.updates()
+	tb.sees("delivers")
+	count := "window.asked = 0, document.addEventListener('htmx:beforeOnLoad', () => { window.asked++ }), 1"
+	mustAsk[int](tb, count)
+	asked := func() int { return mustAsk[int](tb, "window.asked") }
+
+	// Between press and release the table is not replaced: what was pressed is clicked.
+	mustAsk[bool](tb, "("+link+".dataset.mine = 'yes') === 'yes'")
+	before := asked()
+	tb.mouse(pressed, link)
+	o.suspend(lane, "maintenance one")
+	tb.until("the page to have asked for the table", func() bool { return asked() > before })
+	if !mustAsk[bool](tb, link+".dataset.mine === 'yes'") {
+		t.Error("the table was replaced under the pointer")
+	}
+	tb.mouse(released, link)
+	tb.at("/relays/" + lane)
+	tb.sees("maintenance one")
+
+	// Released elsewhere nothing is clicked, and what has changed is shown.
+	tb.open("/relays")
+	tb.updates()
+	tb.sees("maintenance one")
+	mustAsk[int](tb, count)
+	tb.mouse(pressed, link)
+	o.suspend(lane, "maintenance two")
+	tb.until("the page to have asked for the table", func() bool { return asked() > 0 })
+	tb.seesNot("maintenance two")
+	tb.mouse(moved, "")
+	tb.mouse(released, "")
+	tb.sees("maintenance two")
+	if path := tb.path(); path != "/relays" {
+		t.Errorf("the page is %s", path)
+	}
+
+	// What has the focus has it in the table that comes, too; and a text that is
+	// selected stays so.
+	tb.tabTo(lane)
+	o.suspend(lane, "maintenance three")
+	tb.sees("maintenance three")
+	if !mustAsk[bool](tb, "document.activeElement === "+link) {
+		t.Error("the focus was lost")
+	}
+	tb.press(kb.Tab)
+	if !mustAsk[bool](tb, link+".compareDocumentPosition(document.activeElement) === Node.DOCUMENT_POSITION_FOLLOWING") {
+		t.Error("the next key goes on from elsewhere")
+	}
+	mustAsk[int](tb, "getSelection().selectAllChildren(document.querySelector('#lanes tbody td')), window.asked = 0, 1")
+	o.suspend(lane, "")
+	tb.until("the page to have asked for the table", func() bool { return asked() > 0 })
+	tb.sees("maintenance three")
+	mustAsk[int](tb, "getSelection().removeAllRanges(), 1")
+	tb.holds("the end of the suspension", `!squeeze(document.body.innerText).includes("maintenance three")`)
+}
+
+// testRestart stops the program while a page is open, and starts it again.
+func testRestart(t *testing.T, c *chromium) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	_ = free.Close()
+	o := newOffice(t, "http: {listen: \""+address+"\"}\n")
+	lane := o.lanes[0]
+	o.suspend(lane, "before the stop")
+	tb := c.tab(t, o.http)
+	tb.open("/relays/" + lane)
+	tb.updates()
+	o.stop()
+	tb.sees("Certpost does not answer as it should.")
+	tb.accessible("without the program")
+	tb.expect("request failed: " + o.http + "/events")
+	o.stopped = false
+	o.start()
+	tb.holds("a page that is up to date again", `document.querySelector("#state").textContent === ""`)
+	tb.updates()
+	o.suspend(lane, "after the start")
+	tb.sees("after the start")
+	// The form was read before the program was started anew.
+	tb.until("a token that it takes", func() bool {
+		return mustAsk[bool](tb, "performance.getEntriesByType('resource').some(e => e.name.endsWith('/keys') && e.responseEnd > 0)")
+	})
+	tb.fill("Reason (may be left out)", "mended")
+	tb.click("Resume")
+	tb.sees("Resumed.")
+	tb.take() // requests failed while there was nobody to ask
+}
+
+// testSignedOut ends the session of a page that is open in another tab.
+func testSignedOut(t *testing.T, c *chromium) {
+	o := newOffice(t, accounts())
+	h := ways[0].hands(t, c, o.http)
+	h.signIn("operator")
+	h.open("/relays?from=here")
+	h.updates()
+	mustAsk[bool](h.tab, `!!fetch("/sign-out", {method: "POST", body: new URLSearchParams({token: document.querySelector("input[name=token]").value})})`)
+	h.sees("You are signed out, and this page is not kept up to date any more. Sign in")
+	h.expect("status 401")
+	if role := mustAsk[string](h.tab, `document.querySelector("#state").getAttribute("role")`); role != "status" {
+		t.Errorf("it is said in a place with the role %q", role)
+	}
+	h.accessible("signed out")
+	h.take() // whether there is a stream was asked twice
+	h.clickIn("#state", "Sign in")
+	h.at("/sign-in")
+	h.enter("form", "Name", "operator")
+	h.enter("form", "Password", "operator-password")
+	h.use("form", "Sign in")
+	h.at("/relays?from=here")
+}
