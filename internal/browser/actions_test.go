@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp/kb"
+	"github.com/nats-io/nats.go"
 )
 
 func contains(text, part string) bool { return strings.Contains(text, part) }
@@ -26,6 +27,7 @@ func testActions(t *testing.T, c *chromium) {
 		{"keys", testKeys},
 		{"news", testNews},
 		{"check a target", testCheck},
+		{"accepted", testAccepted},
 		{"canary without JavaScript", testCanary},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -255,6 +257,35 @@ func testCheck(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.click("Check now")
 	h.sees("Checked just now")
 	h.seesNot("would make a delivery fail")
+}
+
+// testAccepted shows a letter whose mail a relay took, as its headers say.
+func testAccepted(t *testing.T, c *chromium, o *office, _ numbers) {
+	nc, err := nats.Connect(o.nats)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	m := nats.NewMsg("certpost.dead.SMTP_PERMANENT." + o.lanes[0] + ".ops-archive.accepted-1")
+	m.Data = []byte(`{"id": "accepted-1", "targets": ["ops-archive"]}`)
+	for _, header := range [][2]string{
+		{"Event-Id", "accepted-1"}, {"Target", "ops-archive"}, {"Lane", o.lanes[0]}, {"Generation", "1"}, {"Code", "SMTP_PERMANENT"}, {"Phase", "rcpt"},
+		{"Reason", "one of two recipients was refused"}, {"Certainty", "accepted"}, {"Recipients", "second@example.com"},
+	} {
+		m.Header.Set("Certpost-"+header[0], header[1])
+	}
+	if _, err := nc.RequestMsg(m, patience); err != nil {
+		t.Fatal(err)
+	}
+	h := ways[0].hands(t, c, o.http)
+	h.until("the letter to be read", func() bool {
+		h.open("/dead-letters?certainty=accepted")
+		return contains(h.text("h1 + p"), "1 open letter that fit")
+	})
+	h.use("table.letters tbody", fmt.Sprint(letters+1))
+	h.sees("The relay accepted the mail for some.")
+	h.sees("second@example.com")
+	h.looks("letter-accepted")
 }
 
 // testSignIn has three people with three roles, and somebody who guesses.

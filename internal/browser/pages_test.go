@@ -42,7 +42,11 @@ func testPages(t *testing.T, c *chromium) {
 		{"target", "/targets/ops-archive", "ops-archive", 200},
 		{"relays", "/relays", "Relays", 200},
 		{"audit", "/audit", "Audit", 200},
+		{"audit-filtered", "/audit?action=replayed&target=partner-portal", "Audit", 200},
+		{"audit-none", "/audit?by=nobody", "Audit", 200},
 		{"settings", "/settings", "Settings", 200},
+		{"keys", "/keys", "Keys", 200},
+		{"nowhere", "/nowhere", "There is no such page", 404},
 		{"missing", "/dead-letters/99999", "There is no such thing", 404},
 		{"misread", "/dead-letters/confirm?action=eat", "This cannot be understood", 400},
 	} {
