@@ -10,7 +10,12 @@ type fates struct {
 	open        int
 	ended       [lastFate + 1]int // by fate
 	unexplained int               // gone, and nothing says how
+	early       map[uint64]byte   // fates of numbers that are not known yet
 }
+
+// maxEarly bounds what is remembered of numbers that are not known yet: anybody who may
+// write to the audit can make them up.
+const maxEarly = 100_000
 
 // What of says in its low bits is the fate that the audit gives, also while the letter
 // is still there: an action writes its outcome first and removes after.
@@ -55,6 +60,12 @@ func (f *fates) reach(last uint64) {
 	if have := uint64(len(f.of)); have <= last {
 		f.unexplained += int(last) + 1 - max(int(have), 1)
 		f.of = append(f.of, make([]byte, last+1-have)...)
+		for number, fate := range f.early {
+			if number <= last {
+				delete(f.early, number)
+				f.end(number, fate)
+			}
+		}
 	}
 }
 
@@ -71,12 +82,18 @@ func (f *fates) vanish(number uint64) {
 	}
 }
 
-// end gives a number its fate; the first one stays.
+// end gives a number its fate; the first one stays. A letter may have come and ended
+// since the letters were read last: then its number is known with the next ones.
 func (f *fates) end(number uint64, fate byte) {
-	if number == 0 || number > f.total() || f.of[number]&fateMask != 0 {
-		return
+	switch known := number <= f.total(); {
+	case known && f.of[number]&fateMask == 0 && number != 0:
+		f.change(number, f.of[number]|fate)
+	case !known && f.early[number] == 0 && len(f.early) < maxEarly:
+		if f.early == nil {
+			f.early = map[uint64]byte{}
+		}
+		f.early[number] = fate
 	}
-	f.change(number, f.of[number]|fate)
 }
 
 // change keeps the sums.

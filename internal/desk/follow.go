@@ -21,12 +21,17 @@ type follower struct {
 	left                         map[uint64]departure // letters that are gone without a word
 	lingering                    map[uint64]time.Time // letters that are there although they have ended
 	lacking                      int                  // letters that were gone unexplained at the last look
+	refused                      time.Time            // until when the audit, which took no record, is left alone
 	blanks                       []blank
+}
+
+func newFollower(d *Desk) *follower {
+	return &follower{Desk: d, letters: 1, audit: 1, left: map[uint64]departure{}, lingering: map[uint64]time.Time{}}
 }
 
 // followLetters keeps the index of letters and their ends.
 func (d *Desk) followLetters(ctx context.Context) {
-	f := &follower{Desk: d, letters: 1, audit: 1, left: map[uint64]departure{}, lingering: map[uint64]time.Time{}}
+	f := newFollower(d)
 	tick := time.NewTicker(d.pace.look)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -210,6 +215,9 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 		}
 	}
 	x.put(d, l)
+	if x.fates.decided(l.number) { // the audit was faster
+		f.lingering[l.number] = time.Now()
+	}
 	if l.group != nil {
 		f.runs.letterCame(x.delivery(l), l)
 	}
@@ -287,7 +295,8 @@ func (f *follower) learn(r *broker.AuditRecord) {
 	for run := range f.runs.each {
 		f.tell(run.tracker, r, causeOf(r))
 	}
-	if r.Time.Before(f.lettersCreated.Add(-time.Second)) {
+	// Both moments are the server's: the clock of who wrote the record may be wrong.
+	if r.Stored.Before(f.lettersCreated.Add(-time.Second)) {
 		return // about letters of a stream that is no more
 	}
 	x := f.Desk.letters
@@ -302,7 +311,7 @@ func (f *follower) learn(r *broker.AuditRecord) {
 	x.fates.end(number, fate)
 	delete(f.left, number)
 	if x.fates.isOpen(number) {
-		f.lingering[number] = r.Time
+		f.lingering[number] = time.Now()
 	}
 	if r.Letter != nil && x.fates.count(number) {
 		x.dead.add(r.Letter.Time.UnixNano(), 1)

@@ -48,7 +48,7 @@ func (d *Desk) add(letter broker.DeadLetter, c *leaf) {
 	if c != nil {
 		l.leaf, l.hasLeaf, l.notAfter = intern(*c), true, c.notAfter
 	}
-	f := &follower{Desk: d}
+	f := newFollower(d)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f.put(&letter, l)
