@@ -382,6 +382,26 @@ func TestProbesOnLoopback(t *testing.T) {
 	}
 }
 
+// Nobody is recorded under the name of somebody else.
+func TestRecorded(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for _, test := range []struct{ name, subject, want string }{
+		{"ada", "user:ada", "ada"},
+		{"ada", "https://id.example.com#17", "ada (17)"},
+		{"ada", "https://id.example.com#ada", "ada (ada)"}, // where the name is the sub, and people choose it
+		{"a#b", "user:a#b", "a#b"},
+		{"eve", "https://id.example.com#x\u202e\r\n#y", "eve (x???#y)"},
+		{"ada@host", "local", "ada@host"},
+	} {
+		got := User{Name: test.name, Subject: test.subject}.Recorded()
+		if got != test.want || seen[got] != "" {
+			t.Errorf("%s as %s is recorded as %q, want %q", test.subject, test.name, got, test.want)
+		}
+		seen[got] = test.subject
+	}
+}
+
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
 	a := door(t, func(c *Config) {

@@ -22,6 +22,9 @@ type identity struct {
 	claims        []string // names of all that there are, sorted
 }
 
+// maxSub is the length of the longest `sub` that OpenID Connect allows, in bytes.
+const maxSub = 255
+
 // problem is why somebody could not sign in: what the page says, and what the log
 // says besides.
 type problem struct {
@@ -64,7 +67,7 @@ func (p *provider) redeem(ctx context.Context, m *metadata, code string, sent se
 	switch {
 	case subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(sent.Nonce)) != 1:
 		err = errors.New("its ID token is for another sign-in (nonce)")
-	case id.Subject == "" || len(id.Subject) > 255:
+	case id.Subject == "" || len(id.Subject) > maxSub:
 		err = errors.New("its ID token has no usable sub")
 	case len(id.Audience) > 1 && claims["azp"] != p.cfg.ClientID:
 		err = errors.New("its ID token is for several clients, and was not made for this one (azp)")

@@ -48,11 +48,15 @@ type User struct {
 	Address string
 }
 
+// ofAccount is how the Subject of an account begins.
+const ofAccount = "user:"
+
 // Recorded is the user in a history that is read years later: the name, and of a
-// user of the provider what cannot be changed.
+// user of the provider what cannot be changed, even where it is the same. An account
+// may have that name, too.
 func (u User) Recorded() string {
-	if issuer, sub, found := strings.Cut(u.Subject, "#"); found && issuer != "" && sub != u.Name {
-		return u.Name + " (" + sub + ")"
+	if _, sub, found := strings.Cut(u.Subject, "#"); found && !strings.HasPrefix(u.Subject, ofAccount) {
+		return u.Name + " (" + shown(sub, maxSub) + ")"
 	}
 	return u.Name
 }

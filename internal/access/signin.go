@@ -93,7 +93,7 @@ func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Vi
 		return
 	}
 	a.throttle.succeeded(name, v.User.Address)
-	user := User{Name: account.Name, Subject: "user:" + account.Name, Role: account.Role, Address: v.User.Address}
+	user := User{Name: account.Name, Subject: ofAccount + account.Name, Role: account.Role, Address: v.User.Address}
 	if !a.beginSession(w, r, session{user: user, hash: account.Hash}, byPassword) {
 		fail(http.StatusUnauthorized, wrongPassword)
 		return
