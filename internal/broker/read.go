@@ -14,8 +14,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// How a stream is read: by direct get, a batch of messages for each request, which
-// is never through a consumer and so changes nothing. One batch is in memory.
+// How a stream is read: by direct get, many messages at once (pipeline.go has those of
+// which each is asked for alone), which is never through a consumer and so changes
+// nothing. One batch is in memory.
 const (
 	readBatch    = 256             // messages
 	readBytes    = 1 << 20         // after which a batch ends; one message more may come
@@ -57,9 +58,9 @@ type getRequest struct {
 // says so too, so that what was acknowledged before is always seen.
 func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
 	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
-		next, tries := max(from, 1), 0
+		next, tries, width := max(from, 1), 0, fewestAtOnce
 		for {
-			page, ended, err := b.page(ctx, stream, getRequest{Seq: next, Next: filter, Batch: readBatch, MaxBytes: readBytes})
+			page, ended, err := b.some(ctx, stream, filter, next, &width)
 			if len(page) == 0 && err != nil {
 				if tries++; ctx.Err() != nil || tries == readTries {
 					yield(nil, b.unread(ctx, stream, err))

@@ -148,6 +148,39 @@ func TestReadingIsNotMisled(t *testing.T) {
 	}
 }
 
+// Gaps of all widths, and messages of all sizes, are read without losing one.
+func TestReadingOverGaps(t *testing.T) {
+	t.Parallel()
+	b, ctx := quiet(t), context.Background()
+	const n = 3000
+	buryMany(t, b, n)
+	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []uint64
+	for seq := uint64(1); seq <= n; seq++ {
+		if seq < 500 && seq%2 == 0 || seq > 800 && seq < 2700 && seq%400 != 0 {
+			if err := stream.DeleteMsg(ctx, seq); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want = append(want, seq)
+	}
+	if got := collect(t, b, 1); !slices.Equal(got, want) {
+		t.Errorf("read %d letters, want %d: %v", len(got), len(want), got)
+	}
+	for _, width := range []int{1, 7, 16, 64} {
+		if got := nextWidth(width, []*jetstream.RawStreamMsg{{Data: make([]byte, readBytes)}}); got != 1 {
+			t.Errorf("after one large message of %d: %d at once", width, got)
+		}
+	}
+	if got := nextWidth(16, nil); got != 8 {
+		t.Errorf("after nothing: %d at once", got)
+	}
+}
+
 func TestReadingSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	b, ctx := quiet(t), context.Background()

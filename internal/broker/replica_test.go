@@ -110,7 +110,14 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 			r.end(reply, seq, "9")
 		}
 	}
-	if got := collect(t, b, 1); !slices.Equal(got, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}) {
+	var got []uint64 // with a filter, which is read in batches
+	for d, err := range b.DeadLetters(context.Background(), deadPrefix+">") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, d.Sequence)
+	}
+	if !slices.Equal(got, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}) {
 		t.Errorf("read %v", got)
 	}
 	// A single letter that it does not know is asked of the leader.
@@ -133,5 +140,41 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 	}
 	if n != 1 {
 		t.Errorf("%d errors", n)
+	}
+}
+
+// What is asked for one by one may come in any order, twice, from replicas that know
+// more or less, or not at all.
+func TestReadingOneByOneFromReplicas(t *testing.T) {
+	t.Parallel()
+	b := quiet(t)
+	buryMany(t, b, 60)
+	r := instead(t, b, DeadLettersStream)
+	var held []func() // answers that come after later ones
+	r.answer = func(request int, seq uint64, reply string) {
+		switch {
+		case request <= fewestAtOnce: // backwards, each twice
+			held = append(held, func() { r.message(reply, seq, 0) })
+			if request == fewestAtOnce {
+				for _, send := range slices.Backward(held) {
+					send()
+					send()
+				}
+			}
+		case request == fewestAtOnce+4: // got lost
+		case request == fewestAtOnce+40, seq > 60: // knows of none so late
+			r.send(reply, nats.Header{headerStatus: {statusNotFound}}, nil)
+		case request == fewestAtOnce+60:
+			r.message(reply, seq-1, 0) // an answer to something else
+		default:
+			r.message(reply, seq, 0)
+		}
+	}
+	var want []uint64
+	for seq := range uint64(60) {
+		want = append(want, seq+1)
+	}
+	if got := collect(t, b, 1); !slices.Equal(got, want) {
+		t.Errorf("read %v", got)
 	}
 }
