@@ -38,9 +38,11 @@ type pages struct {
 	*Look
 	desk *desk.Desk
 	live *live
-	edit *Edit
-	log  zerolog.Logger
-	now  func() time.Time
+	// exports are the lists that are being written whole.
+	exports *live
+	edit    *Edit
+	log     zerolog.Logger
+	now     func() time.Time
 }
 
 // New registers all pages with the guard and returns the handler that serves them,
@@ -49,7 +51,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	p := &pages{Look: opts.Look, desk: d, live: newLive(), edit: opts.Edit, log: opts.Log, now: opts.Now}
+	p := &pages{Look: opts.Look, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), edit: opts.Edit, log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
 	for _, route := range p.routes() {
 		guard.Handle(route.pattern, route.needs, p.serve(route.page))

@@ -11,9 +11,11 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// live counts the pages that are kept up to date, so that nobody can have so many
-// that the others have none.
+// live counts what takes long, such as pages that are kept up to date, so that nobody
+// can have so much of it that the others have none.
 type live struct {
+	ofUser, inAll int // as many there may be
+
 	mu    sync.Mutex
 	users map[string]int // guarded by mu
 	total int            // guarded by mu
@@ -27,13 +29,15 @@ const (
 	heartbeat     = 20 * time.Second
 )
 
-func newLive() *live { return &live{users: map[string]int{}} }
+func newLive(ofUser, inAll int) *live {
+	return &live{ofUser: ofUser, inAll: inAll, users: map[string]int{}}
+}
 
-// enter says whether one more stream may begin; each that may has to leave.
+// enter says whether one more may begin; each that may has to leave.
 func (l *live) enter(user string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.users[user] >= streamsOfUser || l.total >= streamsInAll {
+	if l.users[user] >= l.ofUser || l.total >= l.inAll {
 		return false
 	}
 	l.users[user]++

@@ -127,7 +127,7 @@ func TestStreamsAreLimited(t *testing.T) {
 
 func TestStreamsAreCounted(t *testing.T) {
 	t.Parallel()
-	l := newLive()
+	l := newLive(streamsOfUser, streamsInAll)
 	for i := range streamsInAll {
 		if !l.enter(string(rune('a' + i/streamsOfUser))) {
 			t.Fatalf("stream %d is refused", i)

@@ -60,12 +60,31 @@ func (p *pages) render(w http.ResponseWriter, r *request, v view) {
 		encoder.SetIndent("", "  ")
 		_ = encoder.Encode(v.object) // the other side may have gone
 	case wants == asJSON && v.table != nil:
-		v.table.json(w)
+		p.export(w, r, v.table.json)
 	case wants == asCSV && v.table != nil:
-		v.table.csv(w)
+		p.export(w, r, v.table.csv)
 	default:
 		p.html(w, r, v)
 	}
+}
+
+// A list may have a million entries that are read one by one, from the NATS by which
+// certificates are delivered.
+const (
+	exportsOfUser = 3
+	exportsInAll  = 12
+)
+
+// export writes a list, unless so many are being written already.
+func (p *pages) export(w http.ResponseWriter, r *request, write func(http.ResponseWriter)) {
+	user := r.visit.User.Subject
+	if !p.exports.enter(user) {
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, "Too many lists are being written already. Ask again when one of yours has ended.", http.StatusTooManyRequests)
+		return
+	}
+	defer p.exports.leave(user)
+	write(w)
 }
 
 // notices are what a page says after a POST that led to it, by ?done=. They are

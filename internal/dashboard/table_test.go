@@ -4,11 +4,14 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/desk"
 )
 
@@ -91,3 +94,49 @@ type gone struct{ *httptest.ResponseRecorder }
 
 func (gone) Write([]byte) (int, error)       { return 0, errors.New("the other side has gone") }
 func (gone) WriteString(string) (int, error) { return 0, errors.New("the other side has gone") }
+
+// Lists are written whole, so many at a time: the others are told, and who ends, or
+// breaks off, makes room.
+func TestExportsAreLimited(t *testing.T) {
+	t.Parallel()
+	p := &pages{Look: newTestLook(t), exports: newLive(2, 3)}
+	begun, end := make(chan struct{}), make(chan struct{})
+	slow := &table{name: "slow", columns: []string{"a"}, rows: func(yield func([]string, any) bool) {
+		begun <- struct{}{}
+		<-end
+		yield([]string{"1"}, 1)
+	}}
+	quick := &table{name: "quick", columns: []string{"a"}, rows: func(func([]string, any) bool) {}}
+	export := func(user, path string, of *table) int {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		suffixed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p.render(w, &request{Request: r, visit: access.Visit{User: access.User{Subject: user}}}, view{table: of})
+		})).ServeHTTP(w, r)
+		return w.Code
+	}
+	var writing sync.WaitGroup
+	for _, user := range []string{"ann", "ann", "ben"} {
+		writing.Go(func() { export(user, "/deliveries.csv", slow) })
+		<-begun
+	}
+	for _, path := range []string{"/deliveries.csv", "/deliveries.json"} {
+		if got := export("ben", path, quick); got != http.StatusTooManyRequests {
+			t.Errorf("one list too many of all is answered %d", got)
+		}
+	}
+	end <- struct{}{}
+	end <- struct{}{}
+	end <- struct{}{}
+	writing.Wait()
+	broken := &table{name: "broken", columns: []string{"a"}, rows: func(func([]string, any) bool) { panic(http.ErrAbortHandler) }}
+	for range 5 {
+		func() {
+			defer func() { _ = recover() }()
+			export("ann", "/deliveries.csv", broken)
+		}()
+	}
+	if got := export("ann", "/deliveries.csv", quick); got != http.StatusOK {
+		t.Errorf("when all have ended a list is answered %d", got)
+	}
+}
