@@ -31,6 +31,7 @@ type run struct {
 	revision uint64
 	changed  time.Time // when the revision came here, by this process's clock alone
 	numbers  []uint64  // of its letters, sorted; nil until they are read
+	chosen   time.Time // when they were stored, by the server's clock
 	tracker  *tracker  // while it is unfinished
 }
 
@@ -173,9 +174,10 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 	needed := !e.Deleted && record.State.unfinished() && (known == nil || known.numbers == nil)
 	d.mu.RUnlock()
 	var numbers []uint64
+	var chosen time.Time
 	if needed {
 		var err error
-		if numbers, err = readSet(ctx, bucket, id); err != nil && ctx.Err() == nil {
+		if numbers, chosen, err = readSet(ctx, bucket, id); err != nil && ctx.Err() == nil {
 			d.log.Warn().Err(err).Str("run", id).Msg("which letters a replay run is about cannot be read now")
 		}
 	}
@@ -204,7 +206,7 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 	}
 	r.record, r.revision = record, e.Revision
 	if r.numbers == nil {
-		r.numbers = numbers
+		r.numbers, r.chosen = numbers, chosen
 	}
 	switch unfinished := record.State.unfinished(); {
 	case unfinished:
@@ -241,15 +243,15 @@ func (d *Desk) endTracking(r *run) {
 	r.tracker, r.numbers = nil, nil
 }
 
-// readSet reads the numbers of a run's letters.
-func readSet(ctx context.Context, bucket *broker.DeskBucket, id string) ([]uint64, error) {
+// readSet reads the numbers of a run's letters, and when they were chosen.
+func readSet(ctx context.Context, bucket *broker.DeskBucket, id string) ([]uint64, time.Time, error) {
 	e, err := bucket.Get(ctx, setPrefix+id)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	numbers, ok := decodeNumbers(e.Value)
 	if !ok {
-		return nil, errors.New(setPrefix + id + " is not a list of numbers")
+		return nil, time.Time{}, errors.New(setPrefix + id + " is not a list of numbers")
 	}
-	return numbers, nil
+	return numbers, e.Time, nil
 }

@@ -97,11 +97,24 @@ func (w *worker) replay(ctx context.Context, number uint64) error {
 	if err != nil {
 		return err
 	}
+	if w.isNewer(letter) {
+		return fmt.Errorf("dead letter %d came after the run was started, in a stream made anew: %w", number, broker.ErrNoLetter)
+	}
 	if why := letter.Unreplayable(); why != "" {
 		return errUnfit(why)
 	}
 	spec := w.record.Spec
 	return w.b.Replay(ctx, letter, w.record.By, broker.Replay{Uncertain: spec.Uncertain, Force: spec.Force, Reason: spec.Reason, Run: w.id})
+}
+
+// isNewer reports a letter that came after the run's were chosen: when the stream was
+// made anew, it has the number of one of them, and nobody has seen it. Both moments are
+// the server's.
+func (w *worker) isNewer(letter broker.DeadLetter) bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	r := w.runs.all[w.id]
+	return r == nil || letter.Time.After(r.chosen.Add(time.Second))
 }
 
 // note puts down what came of a try. The lock is held.

@@ -147,7 +147,7 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 		if err != nil {
 			return nil, 0, err
 		}
-		if numbers, err = readSet(ctx, bucket, id); err != nil {
+		if numbers, _, err = readSet(ctx, bucket, id); err != nil {
 			return nil, 0, err
 		}
 	}

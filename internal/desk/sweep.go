@@ -76,7 +76,7 @@ func (d *Desk) sweepSets(ctx context.Context, bucket *broker.DeskBucket) error {
 
 // cutShort creates the run whose start was cut short.
 func (d *Desk) cutShort(ctx context.Context, bucket *broker.DeskBucket, id string, started time.Time) error {
-	numbers, err := readSet(ctx, bucket, id)
+	numbers, _, err := readSet(ctx, bucket, id)
 	if errors.Is(err, broker.ErrNoDeskEntry) {
 		return nil
 	}

@@ -1,0 +1,54 @@
+package desk
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// A run is about the letters that were shown. Those of a stream made anew have their
+// numbers, and are not touched.
+func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	ctx := t.Context()
+	x.letters(d, "ops", 0, 10)
+	x.post.mends("ops")
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 4, Per: time.Second}})
+	if err := d.PauseRun(ctx, me, r.ID, "lunch"); err != nil {
+		t.Fatal(err)
+	}
+	config := x.stream().CachedInfo().Config
+	if err := x.js.DeleteStream(ctx, broker.DeadLettersStream); err != nil {
+		t.Fatal(err)
+	}
+	wait(ctx, 1100*time.Millisecond) // streams are told apart by their age
+	if _, err := x.js.CreateStream(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	x.until("the index is empty", func() bool { return d.Balance().Total == 0 })
+	x.post.breaks("ops", refusal())
+	for i := range 10 {
+		x.publish(event(fmt.Sprintf("n%d", i), "ops"))
+	}
+	x.until("the new letters", func() bool { return d.Balance().Open == 10 })
+	x.post.mends("ops")
+	if err := d.ResumeRun(ctx, me, r.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	if r = x.reaches(d, r.ID, RunDone); r.Published+r.Gone != 10 || r.Gone < 5 {
+		t.Errorf("%+v", r)
+	}
+	for i := range 10 {
+		if n := x.post.mails("ops", fmt.Sprintf("n%d", i)); n != 0 {
+			t.Errorf("%d mails of n%d, which nobody asked to replay", n, i)
+		}
+	}
+	if b := d.Balance(); b.Open != 10 {
+		t.Errorf("%+v", b)
+	}
+}
