@@ -83,11 +83,11 @@ func (c *counter) answer(ctx context.Context, name string, request []byte) ([]by
 // openOwn opens a desk for this command alone.
 func (c *counter) openOwn(ctx context.Context) error {
 	d := desk.New(c.Broker, absent{}, c.log)
-	ctx, cancel := context.WithCancel(ctx)
+	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what is under way when somebody interrupts is finished
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = d.Follow(ctx)
+		_ = d.Follow(following)
 	}()
 	c.own = &clerk{desk: d}
 	c.end = func() { cancel(); <-ended }

@@ -42,6 +42,7 @@ type letterFilter struct {
 	Superseded string `help:"Only those with a newer certificate at their target (yes) or not (no)." placeholder:"yes|no"`
 	From       string `help:"Only those from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
 	To         string `help:"Only those from before this moment." placeholder:"TIME"`
+	Above      string `help:"None with this number or a lower one." placeholder:"NUMBER"`
 	AsOf       string `help:"None with a higher number." placeholder:"NUMBER"`
 	Order      string `help:"Order: oldest (default), newest, or expiry (of the certificate)." placeholder:"ORDER"`
 }
@@ -50,7 +51,7 @@ type letterFilter struct {
 func (f letterFilter) values() map[string]string {
 	all := map[string]string{
 		"group": f.Group, "code": strings.ToUpper(f.Code), "class": f.Class, "phase": f.Phase, "lane": f.Lane, "target": f.Target, "event": f.Event,
-		"certainty": f.Certainty, "name": f.Name, "q": f.Text, "held": f.Held, "superseded": f.Superseded, "from": f.From, "to": f.To, "as_of": f.AsOf, "order": f.Order,
+		"certainty": f.Certainty, "name": f.Name, "q": f.Text, "held": f.Held, "superseded": f.Superseded, "from": f.From, "to": f.To, "above": f.Above, "as_of": f.AsOf, "order": f.Order,
 	}
 	for key, value := range all {
 		if value == "" {

@@ -57,20 +57,11 @@ func readPassword(a *app, stdin *os.File) (string, error) {
 		}
 		return strings.TrimRight(line, "\r\n"), nil
 	}
-	ask := func(prompt string) (string, error) {
-		fmt.Fprint(a.stderr, prompt)
-		entered, err := term.ReadPassword(fd)
-		fmt.Fprintln(a.stderr)
-		if err != nil {
-			return "", fmt.Errorf("reading the password: %w", err)
-		}
-		return string(entered), nil
-	}
-	first, err := ask("Password: ")
+	first, err := a.unseen(fd, "Password: ")
 	if err != nil {
 		return "", err
 	}
-	second, err := ask("Again: ")
+	second, err := a.unseen(fd, "Again: ")
 	if err != nil {
 		return "", err
 	}
@@ -78,4 +69,26 @@ func readPassword(a *app, stdin *os.File) (string, error) {
 		return "", usage("the two differ: nothing was hashed")
 	}
 	return first, nil
+}
+
+// unseen reads a line that the terminal does not show. Who ends the program instead
+// gets the terminal back as it was: reading does not end with a signal.
+func (a *app) unseen(fd int, prompt string) (string, error) {
+	state, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("reading the password: %w", err)
+	}
+	fmt.Fprint(a.stderr, prompt)
+	defer fmt.Fprintln(a.stderr)
+	entered, err := a.answer(func() (string, error) {
+		line, err := term.ReadPassword(fd)
+		return string(line), err
+	})
+	if errors.Is(err, errInterrupted) {
+		return "", errors.Join(&failure{exitFailed, fmt.Errorf("%w: nothing was hashed", err)}, term.Restore(fd, state))
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the password: %w", err)
+	}
+	return entered, nil
 }

@@ -121,30 +121,34 @@ func (a *app) act(of *chosen, name, done string, order any, choice *choice, form
 		return err
 	}
 	defer end()
+	l := a.longWork(c, name, done, order, choice, format)
 	var answer orderAnswer
-	if of.All && !of.DryRun {
-		choice.DryRun = true
-		if answer, err = ask[orderAnswer](a.ctx, c, name, order); err != nil {
+	switch {
+	case !of.All:
+		answer, err = l.byNumber()
+	case of.DryRun:
+		answer, err = l.ask(a.ctx)
+	default:
+		if answer, err = l.freeze(); err != nil || answer.Frozen.Count == 0 {
+			break
+		}
+		if err := a.confirm(answer.Frozen, done, of.Yes); err != nil {
 			return err
 		}
-		choice.DryRun, answer.DryRun = false, false
-		if answer.Frozen.Count > 0 {
-			if err := a.confirm(answer.Frozen, done, of.Yes); err != nil {
-				return err
-			}
-		}
-		choice.freeze(answer.Frozen)
-	}
-	if answer.Frozen == nil || answer.Frozen.Count > 0 {
-		if answer, err = ask[orderAnswer](a.ctx, c, name, order); err != nil {
-			return err
+		if name == "dead.replay" {
+			answer, err = l.ask(a.ctx)
+		} else {
+			answer, err = l.byParts(answer.Frozen)
 		}
 	}
-	if answer.Run != nil && wait {
+	if err == nil && answer.Run != nil && wait {
 		return a.follow(c, answer.Run.ID, format)
 	}
+	if err != nil && answer.Done == 0 {
+		return err
+	}
 	if format == "json" {
-		err = a.json(answer)
+		err = errors.Join(a.json(answer), err)
 	} else {
 		a.printOrder(answer, done)
 	}
@@ -180,11 +184,34 @@ func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 		return usage("%s: add --yes, or --dry-run to see which", what)
 	}
 	fmt.Fprintf(a.stderr, "%s. Type %d to go on: ", what, f.Count)
-	line, err := bufio.NewReader(a.answers).ReadString('\n')
+	line, err := a.answer(func() (string, error) { return bufio.NewReader(a.answers).ReadString('\n') })
 	if strings.TrimSpace(line) != fmt.Sprint(f.Count) {
 		return &failure{exitFailed, errors.Join(errors.New("nothing was done"), err)}
 	}
 	return nil
+}
+
+// errInterrupted says that somebody ended the program instead of answering it.
+var errInterrupted = errors.New("interrupted")
+
+// answer reads from the terminal until the program is to end: reading alone would go
+// on. Then what read reads is lost.
+func (a *app) answer(read func() (string, error)) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		got <- answer{text, err}
+	}()
+	select {
+	case given := <-got:
+		return given.text, given.err
+	case <-a.ctx.Done():
+		return "", errInterrupted
+	}
 }
 
 // terminal is where somebody answers questions, nil when nobody does.
@@ -231,7 +258,17 @@ func (a *app) printOrder(answer orderAnswer, done string) {
 		fmt.Fprintf(a.stdout, "%s in replay run %s%s; see certpost replays show %s\n", count(f.Count, "dead letter"), answer.Run.ID, leftOut(f), answer.Run.ID)
 	default:
 		fmt.Fprintf(a.stdout, "%s %s%s\n", count(answer.Done, "dead letter"), done, leftOut(f))
+		if passed := f.Count - answer.Done; passed > 0 && (answer.Rest == nil || answer.Rest.Count == 0) {
+			fmt.Fprintf(a.stdout, "%s meanwhile held, or acted on by somebody else: see certpost audit list\n", wasWere(passed, "other"))
+		}
 	}
+}
+
+func wasWere(n int, what string) string {
+	if n == 1 {
+		return "1 " + what + " was"
+	}
+	return fmt.Sprintf("%d %ss were", n, what)
 }
 
 func numbersText(numbers []uint64) string {

@@ -21,6 +21,7 @@ type choice struct {
 	All        bool     `json:"all,omitempty"` // without a filter
 	Superseded bool     `json:"with_superseded,omitempty"`
 	Hash       string   `json:"hash,omitempty"` // of a dry run: only if it would be the same letters again
+	Size       int      `json:"size,omitempty"` // with a filter: at most so many, those with the lowest numbers; 0: all
 	DryRun     bool     `json:"dry_run,omitempty"`
 	Reason     string   `json:"reason,omitempty"`
 }
@@ -36,8 +37,10 @@ func (o choice) check() error {
 		return wrong("which ones? Give numbers, a filter, or all")
 	case len(o.Numbers) > maxNumbered:
 		return wrong("%d numbers are more than %d: give a filter", len(o.Numbers), maxNumbered)
-	case len(o.Numbers) > 0 && o.Hash != "":
-		return wrong("a hash goes with a filter, or with all")
+	case len(o.Numbers) > 0 && (o.Hash != "" || o.Size != 0):
+		return wrong("a hash and a size go with a filter, or with all")
+	case o.Size < 0:
+		return wrong("a size of %d is none", o.Size)
 	}
 	return o.asker.check(o.Reason)
 }
@@ -60,6 +63,7 @@ type orderAnswer struct {
 	DryRun  bool         `json:"dry_run,omitempty"`
 	Run     *desk.Run    `json:"run,omitempty"`
 	Done    int          `json:"done"`
+	Rest    *desk.Frozen `json:"rest,omitempty"` // of an order with a size: for the next one, with its hash and its filter
 }
 
 // each does something to every letter of a number. A number that is none of an
@@ -153,6 +157,9 @@ func (c *clerk) replay(ctx context.Context, o replayOrder) (orderAnswer, error) 
 			return outcome{Done: "published again to " + d.ReplaySubject}, err
 		})
 	}
+	if o.Size != 0 {
+		return orderAnswer{}, wrong("a replay of all that fit is a run, which goes on by itself: leave out the size")
+	}
 	f, err := c.frozen(o.choice, desk.ForReplay)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
 		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
@@ -207,8 +214,16 @@ func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, done s
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
 		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
 	}
-	n, err := do(ctx, o.actor(), f, o.Reason)
-	return orderAnswer{Frozen: &f, Done: n}, err
+	a := orderAnswer{Frozen: &f}
+	part := f
+	if o.Size != 0 {
+		a.Rest = new(desk.Frozen)
+		if part, *a.Rest, err = c.desk.Part(f, o.Size); err != nil {
+			return a, err
+		}
+	}
+	a.Done, err = do(ctx, o.actor(), part, o.Reason)
+	return a, err
 }
 
 // why says what keeps a letter from what was to be done to it.

@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,25 +129,28 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 	d.CatchUp(ctx)
 	var refused error
 	for i, result := range results {
-		if result == nil {
+		if result = d.refusal(set[i], result); result == nil {
 			done++
-			continue
-		}
-		result = d.refusal(set[i], result)
-		if c := (*Conflict)(nil); errors.As(result, &c) || errors.Is(result, ErrHeld) || errors.Is(result, ErrNotFound) || errors.Is(result, broker.ErrNotHeld) {
+		} else if passedOver(result) {
 			refused = result
-			continue
+		} else {
+			err = cmp.Or(err, result) // there may be many, of one cause
 		}
-		err = errors.Join(err, result)
-		if len(results) > together && err != nil {
-			err = fmt.Errorf("%d of %d were done, then: %w", done, len(set), result)
-			break
-		}
+	}
+	if err != nil && len(set) > 1 {
+		err = fmt.Errorf("%d of %d were done, then: %w", done, len(set), err)
 	}
 	if done == 0 && err == nil {
 		err = refused
 	}
 	return done, err
+}
+
+// passedOver reports whether a letter was not acted on because of what somebody else
+// did to it.
+func passedOver(err error) bool {
+	var conflict *Conflict
+	return errors.As(err, &conflict) || errors.Is(err, ErrHeld) || errors.Is(err, ErrNotFound) || errors.Is(err, broker.ErrNotHeld)
 }
 
 // Restore puts a discarded letter on the list again and returns its new number. The

@@ -103,6 +103,7 @@ type Query struct {
 	Held        *bool
 	Superseded  *bool
 	From, To    time.Time // of the letter
+	Above       uint64    // none with this number or a lower one
 	AsOf        uint64    // none with a higher number
 	Order       Order
 }

@@ -88,7 +88,7 @@ func (d *Desk) thaw(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
 	if f.Purpose == "" {
 		f.Purpose = ForReplay
 	}
-	if f.Only != nil && f.Purpose != purpose {
+	if f.Only != nil && (f.Purpose != purpose || f.Hash == "") {
 		// Named one by one, so there is nothing about which the query could differ.
 		d.mu.RLock()
 		defer d.mu.RUnlock()
@@ -120,6 +120,33 @@ func (d *Desk) thaw(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
 // first are the numbers of a set that are shown.
 func first(set []uint64) []uint64 { return append([]uint64{}, set[:min(len(set), 20)]...) }
 
+// Part splits a frozen query, for long work that is to say how far it is: its first
+// letters, and the rest, whose Count is 0 in the end. The error is ErrChanged as with
+// acting on all of it.
+func (d *Desk) Part(f Frozen, most int) (part, rest Frozen, err error) {
+	now, set, err := d.thaw(f, f.Purpose)
+	if err != nil {
+		return Frozen{}, Frozen{}, err
+	}
+	split := min(most, len(set))
+	part, rest = now, now
+	part.Only, part.Named, part.Hash = set[:split], true, "" // what has left of these is passed over
+	part.Count, part.Numbers = split, first(part.Only)
+	left := set[split:]
+	if split > 0 {
+		rest.Query.Above = set[split-1]
+	}
+	if f.Only != nil {
+		rest.Only = left
+	}
+	rest.Count, rest.Hash, rest.Numbers = len(left), hashNumbers(left), first(left)
+	if f.Query.Above != 0 {
+		d.shown.forget(f.Hash) // nobody was shown that but who asked for the part
+	}
+	d.shown.put(rest.Hash, left)
+	return part, rest, nil
+}
+
 // What is remembered of sets that were shown.
 const (
 	shownFor = 15 * time.Minute
@@ -150,6 +177,12 @@ func (s *shown) put(hash string, numbers []uint64) {
 	for len(s.sets) > 1 && (s.bytes > maxBytes || len(s.sets) > maxShown || time.Since(s.sets[0].at) > shownFor) {
 		s.drop(func(i int) bool { return i == 0 })
 	}
+}
+
+func (s *shown) forget(hash string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(func(i int) bool { return s.sets[i].hash == hash })
 }
 
 // drop removes the sets that fit. The lock is held.

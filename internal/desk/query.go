@@ -46,19 +46,8 @@ var conditions = []condition{
 	flag("superseded", func(q *Query) **bool { return &q.Superseded }),
 	moment("from", "from", func(q *Query) *time.Time { return &q.From }),
 	moment("to", "before", func(q *Query) *time.Time { return &q.To }),
-	{"as_of", "up to number",
-		func(q *Query) string {
-			if q.AsOf == 0 {
-				return ""
-			}
-			return strconv.FormatUint(q.AsOf, 10)
-		},
-		func(q *Query, v string) (err error) {
-			if q.AsOf, err = strconv.ParseUint(v, 10, 64); err != nil {
-				return errors.New("want the number of a dead letter")
-			}
-			return nil
-		}},
+	numbered("above", "above number", func(q *Query) *uint64 { return &q.Above }),
+	numbered("as_of", "up to number", func(q *Query) *uint64 { return &q.AsOf }),
 	text("order", "order", func(q *Query) *string { return (*string)(&q.Order) }, string(Newest), string(Oldest), string(Expiry)),
 }
 
@@ -92,6 +81,21 @@ func flag(key string, of func(*Query) **bool) condition {
 			return errors.New("want yes or no")
 		}
 		*of(q) = &b
+		return nil
+	}}
+}
+
+// numbered is a condition that is the number of a letter, 0 for none.
+func numbered(key, label string, of func(*Query) *uint64) condition {
+	return condition{key, label, func(q *Query) string {
+		if *of(q) == 0 {
+			return ""
+		}
+		return strconv.FormatUint(*of(q), 10)
+	}, func(q *Query, v string) (err error) {
+		if *of(q), err = strconv.ParseUint(v, 10, 64); err != nil {
+			return errors.New("want the number of a dead letter")
+		}
 		return nil
 	}}
 }
@@ -214,6 +218,7 @@ func (q *Query) ready() *filter {
 func (f *filter) fits(l *letter) bool {
 	switch {
 	case f.AsOf != 0 && l.number > f.AsOf,
+		l.number <= f.Above,
 		!f.group(l.group),
 		f.Target != "" && f.Target != l.target.Value(),
 		f.Event != "" && f.Event != l.event,

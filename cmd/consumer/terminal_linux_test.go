@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// seat is somebody at a terminal of his own, in which a command runs.
+type seat struct {
+	*lab.Terminal
+	t      *testing.T
+	cmd    *exec.Cmd
+	stdout bytes.Buffer
+}
+
+func takeSeat(t *testing.T, args ...string) *seat {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	s := &seat{Terminal: lab.OpenTerminal(t), t: t, cmd: exec.CommandContext(ctx, lab.Build(t), args...)}
+	s.cmd.Dir = t.TempDir()
+	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = s.Program, &s.stdout, s.Program
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0} // so that Ctrl-C is a signal to it
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// enters types when nothing of it is shown any more.
+func (s *seat) enters(prompt, keys string) {
+	s.t.Helper()
+	s.Awaits(prompt)
+	for end := time.Now().Add(time.Minute); s.Echoes(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("what is typed behind %q is shown", prompt)
+		}
+	}
+	s.Type(keys)
+}
+
+// leaves waits for the command's end, after which the terminal is as it was.
+func (s *seat) leaves(code int) {
+	s.t.Helper()
+	err := s.cmd.Wait()
+	var exit *exec.ExitError
+	if got := s.cmd.ProcessState.ExitCode(); got != code || err != nil && !errors.As(err, &exit) {
+		s.t.Errorf("exit %d (%v), want %d; shown: %q", got, err, code, s.Shown())
+	}
+	if !s.Echoes() {
+		s.t.Error("the terminal is left without an echo")
+	}
+}
+
+func TestHashPasswordAtATerminal(t *testing.T) {
+	t.Parallel()
+	const password = "canary horse battery staple"
+	t.Run("twice the same", func(t *testing.T) {
+		t.Parallel()
+		s := takeSeat(t, "hash-password")
+		s.enters("Password: ", password+"\r")
+		s.enters("Again: ", password+"\r")
+		s.leaves(exitDone)
+		hash, err := access.ParseHash(strings.TrimSuffix(s.stdout.String(), "\n"))
+		if err != nil || !hash.Fits(password) || strings.Contains(s.Shown(), "canary") {
+			t.Errorf("%v: %q, shown %q", err, s.stdout.String(), s.Shown())
+		}
+	})
+	t.Run("two that differ", func(t *testing.T) {
+		t.Parallel()
+		s := takeSeat(t, "hash-password")
+		s.enters("Password: ", password+"\r")
+		s.enters("Again: ", password+" \r")
+		s.leaves(exitUsage)
+		if s.Awaits("certpost: the two differ: nothing was hashed"); s.stdout.Len() != 0 || strings.Contains(s.Shown(), "canary") {
+			t.Errorf("%q, shown %q", s.stdout.String(), s.Shown())
+		}
+	})
+	for name, keys := range map[string][]string{
+		"Ctrl-C at once":          {"canary\x03"},
+		"Ctrl-C when asked again": {password + "\r", "canary\x03"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := takeSeat(t, "hash-password")
+			for i, prompt := range []string{"Password: ", "Again: "}[:len(keys)] {
+				s.enters(prompt, keys[i])
+			}
+			s.leaves(exitFailed)
+			if s.Awaits("certpost: interrupted: nothing was hashed"); s.stdout.Len() != 0 || strings.Contains(s.Shown(), "canary") {
+				t.Errorf("%q, shown %q", s.stdout.String(), s.Shown())
+			}
+		})
+	}
+	t.Run("from a pipe", func(t *testing.T) {
+		t.Parallel()
+		s := exec.Command(lab.Build(t), "hash-password")
+		s.Stdin = strings.NewReader(password + "\n")
+		out, err := s.Output()
+		hash, parseErr := access.ParseHash(strings.TrimSuffix(string(out), "\n"))
+		if err != nil || parseErr != nil || !hash.Fits(password) {
+			t.Errorf("%v, %v: %q", err, parseErr, out)
+		}
+	})
+}
+
+// at runs a command in this process, at a terminal, and interrupts it when that shows a
+// text ("": not at all).
+func (o *office) at(term *lab.Terminal, interrupt string, args ...string) said {
+	o.t.Helper()
+	ctx, stop := context.WithCancel(o.t.Context())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for interrupt != "" && ctx.Err() == nil {
+			if strings.Contains(term.Shown(), interrupt) {
+				stop()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	var stdout bytes.Buffer
+	code := execute(ctx, append([]string{"-c", o.config}, args...), nil, &stdout, term.Program)
+	stop()
+	<-watched
+	fmt.Fprint(term.Program, "[the end]")
+	term.Awaits("[the end]")
+	return said{code, stdout.String(), strings.TrimSuffix(term.Shown(), "[the end]")}
+}
+
+// Long work shows how far it is to who sits at a terminal, and to nobody else; it can
+// be ended between two parts, and says what was done by then.
+func TestLongWorkAtATerminal(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	const n = 2*partOfFilter + 50
+	for i := range n {
+		o.publish(fmt.Sprintf("e%d", i), "absent")
+	}
+	o.settled()
+	o.until("the letters", func() bool { return len(o.letters()) == n })
+	counts := func(held, open int) {
+		t.Helper()
+		answer := read[[]desk.Group](t, o.certpost("dead-letters", "groups", "-o", "json").done(t))
+		if len(answer) != 1 || answer[0].Held != held || answer[0].Count != open {
+			t.Errorf("%+v, want %d held of %d", answer, held, open)
+		}
+	}
+
+	// Ended behind the first part: that is done, and the rest as it was.
+	cut := o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d held", partOfFilter, n), "dead-letters", "hold", "--all", "--yes", "--reason", "later")
+	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, and the others are as they were", n)) {
+		t.Fatalf("%+v", cut)
+	}
+	var held int
+	if _, err := fmt.Sscanf(cut.stdout, "%d dead letters held", &held); err != nil || held == 0 || held >= n || held%partOfFilter != 0 {
+		t.Fatalf("%q, %v", cut.stdout, err)
+	}
+	counts(held, n)
+	rest := o.at(lab.OpenTerminal(t), "", "dead-letters", "hold", "--all", "--yes", "--reason", "later")
+	if rest.code != exitDone || rest.stdout != fmt.Sprintf("%d dead letters held (left out: %d held)\n", n-held, held) {
+		t.Errorf("%+v", rest)
+	}
+	counts(n, n)
+
+	// As JSON, or where nobody watches, there is no bar.
+	if said := o.at(lab.OpenTerminal(t), "", "dead-letters", "release", "--all", "--yes", "-o", "json"); said.stderr != "" || ordered(t, said).Done != n {
+		t.Errorf("%+v", said)
+	}
+	counts(0, n)
+	if out := o.certpost("dead-letters", "discard", "--all", "--yes", "--reason", "nobody wants them").done(t); out != fmt.Sprintf("%d dead letters discarded\n", n) {
+		t.Errorf("%q", out)
+	}
+
+	// By number: all are looked at first, then part by part.
+	var numbers []string
+	for i := range maxNumbered + 5 {
+		numbers = append(numbers, fmt.Sprint(i+1))
+	}
+	restore := func(more ...string) []string {
+		return slices.Concat([]string{"dead-letters", "restore", "--reason", "they do"}, numbers, more)
+	}
+	if said := o.certpost(restore(fmt.Sprint(n + 1))...); said.code != exitFailed || said.stdout != "" || !strings.Contains(said.stderr, fmt.Sprintf("no dead letter with the number %d", n+1)) || len(o.letters()) != 0 {
+		t.Errorf("one that there is not: %+v", said)
+	}
+	if out := o.certpost(restore("--dry-run")...).done(t); strings.Count(out, "would be restored\n") != len(numbers) || len(o.letters()) != 0 {
+		t.Errorf("%s", out)
+	}
+	cut = o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d restored", partOfNumbers, len(numbers)), restore()...)
+	again := strings.Count(cut.stdout, "on the list again as number")
+	if cut.code != exitFailed || again == 0 || again >= len(numbers) || len(o.letters()) != again ||
+		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, and the others are as they were", again, len(numbers))) {
+		t.Errorf("%d are on the list, %d were said to be: %+v", len(o.letters()), again, cut)
+	}
+	numbers = numbers[again:]
+	if said := o.at(lab.OpenTerminal(t), "", restore()...); said.code != exitDone || len(o.letters()) != maxNumbered+5 || !strings.Contains(said.stderr, fmt.Sprintf("/%d restored", len(numbers))) {
+		t.Errorf("%+v", said)
+	}
+}
+
+// Who is asked may interrupt instead of answering.
+func TestInterruptedQuestion(t *testing.T) {
+	t.Parallel()
+	term := lab.OpenTerminal(t)
+	ctx, stop := context.WithCancel(t.Context())
+	a := &app{ctx: ctx, stderr: term.Program, answers: term.Program}
+	go func() {
+		term.Awaits("Type 3 to go on: ")
+		stop()
+	}()
+	if err := a.confirm(&desk.Frozen{Count: 3}, "discarded", false); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "nothing was done") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Who has gone meanwhile is passed over, and what was not shown is not touched, also
+// between two parts.
+func TestPartsOfAFrozenQuery(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "")
+	for i := range 12 {
+		o.publish(fmt.Sprintf("e%d", i), "absent")
+	}
+	o.settled()
+	o.until("the letters", func() bool { return len(o.letters()) == 12 })
+	c := o.client()
+	order := func(filter, hash string) string {
+		return fmt.Sprintf(`{"filter": {"code": "TARGET_UNKNOWN"%s}, "hash": %q, "size": 5, "reason": "x"}`, filter, hash)
+	}
+	dry := asked[orderAnswer](c, "dead.discard", `{"filter": {"code": "TARGET_UNKNOWN"}, "dry_run": true, "reason": "x"}`)
+	first := asked[orderAnswer](c, "dead.discard", order(fmt.Sprintf(`, "as_of": "%d"`, dry.Frozen.AsOf), dry.Frozen.Hash))
+	if first.Done != 5 || first.Rest == nil || first.Rest.Count != 7 || first.Rest.Query.Above != 5 {
+		t.Fatalf("%+v", first)
+	}
+	asked[orderAnswer](c, "dead.discard", `{"numbers": [7], "reason": "somebody else is faster"}`)
+	o.publish("late", "absent")
+	o.settled()
+	o.until("the late one", func() bool { return len(o.letters()) == 7 })
+	next := func(rest *desk.Frozen) orderAnswer {
+		return asked[orderAnswer](c, "dead.discard", order(fmt.Sprintf(`, "as_of": "%d", "above": "%d"`, rest.AsOf, rest.Query.Above), rest.Hash))
+	}
+	second := next(first.Rest)
+	if second.Done != 4 || second.Rest.Count != 2 || second.Rest.Query.Above != 10 {
+		t.Errorf("%+v, rest %+v", second, second.Rest)
+	}
+	if third := next(second.Rest); third.Done != 2 || third.Rest.Count != 0 {
+		t.Errorf("%+v, rest %+v", third, third.Rest)
+	}
+	if left := o.letters(); len(left) != 1 || left[0].Event != "late" {
+		t.Errorf("%+v", left)
+	}
+	for request, want := range map[string]string{
+		`dead.replay {"all": true, "size": 5, "reason": "x"}`:     "leave out the size",
+		`dead.hold {"numbers": [13], "size": 5, "reason": "x"}`:   "go with a filter",
+		`dead.discard {"all": true, "size": -1, "reason": "x"}`:   "a size of -1",
+		`dead.discard {"filter": {"above": "x"}, "reason": "x"}`:  "above: want the number",
+		`dead.discard {"filter": {"above": "13"}, "reason": "x"}`: "",
+	} {
+		subject, body, _ := strings.Cut(request, " ")
+		status, m := c.ask(subject, body)
+		if (status == "") != (want == "") || !strings.Contains(string(m.Data), want) {
+			t.Errorf("%s: %s %s", request, status, m.Data)
+		}
+	}
+	if left := o.letters(); len(left) != 1 {
+		t.Errorf("%+v", left)
+	}
+}
