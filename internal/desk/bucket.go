@@ -41,6 +41,11 @@ type runRecord struct {
 	// Forgiven are the letters that had died again, of another cause, when somebody
 	// let the run go on all the same.
 	Forgiven int `json:"forgiven,omitempty"`
+	// Stalled are those under way when the run paused because nothing came of them. If it is
+	// let go on, they are Unawaited: it waits for that many less. Their relay may be away, or
+	// their lane suspended, while others work.
+	Stalled   int `json:"stalled,omitempty"`
+	Unawaited int `json:"unawaited,omitempty"`
 }
 
 // unfinished reports whether the run still has something to do.

@@ -12,6 +12,7 @@ import (
 
 // limit is how many letters may be published by now.
 func (w *worker) limit(published, underWay int) int {
+	underWay = max(0, underWay-w.record.Unawaited)
 	all := published - underWay + window
 	if !w.record.Spec.Canary || published > canary[len(canary)-1] {
 		return all

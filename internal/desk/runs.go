@@ -185,13 +185,14 @@ func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string)
 }
 
 // ResumeRun lets a paused run go on, also when letters of it had died again of
-// another cause.
+// another cause, or nothing comes of those under way.
 func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string) error {
 	return d.steer(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
 		if r.State != RunPaused {
 			return false
 		}
 		r.State, r.Why, r.Forgiven = RunRunning, "", r.DeadAgain
+		r.Unawaited, r.Stalled = max(r.Unawaited, r.Stalled), 0
 		return true
 	})
 }

@@ -302,7 +302,8 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 		why = fmt.Sprintf("%d of the first %d letters died again, of another cause: look at them, then resume or cancel", deadAgain, published)
 	case left > 0 && published >= limit && waited > w.pace.patience:
 		state, action = RunPaused, broker.ActionPaused
-		why = fmt.Sprintf("nothing of the %d letters under way has come to an end for %s: is the relay away?", underWay, waited.Round(time.Second))
+		w.record.Stalled = underWay
+		why = fmt.Sprintf("nothing of the %d letters under way has come to an end for %s: is the relay away, or its lane suspended? Resume to go on without them", underWay, waited.Round(time.Second))
 	case !w.trouble.IsZero() && time.Since(w.trouble) > w.pace.trouble:
 		state, action = RunPaused, broker.ActionPaused
 		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.trouble).Round(time.Second), w.lastTrouble())

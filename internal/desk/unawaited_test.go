@@ -1,0 +1,32 @@
+package desk
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// A canary whose first letter waits for a relay that is away does not hold up those
+// for others, once somebody has said so.
+func TestResumedCanaryGoesOnWithoutWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
+	x.letters(d, "away", 100, 1)
+	x.letters(d, "ops", 0, 30)
+	x.post.breaks("away", &verdict.Failure{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away", Relay: true})
+	x.post.mends("ops")
+	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
+	if r = x.reaches(d, r.ID, RunPaused); r.Published != 1 || !strings.Contains(r.Why, "without them") {
+		t.Errorf("%+v", r)
+	}
+	if err := d.ResumeRun(t.Context(), me, r.ID, "one relay is down for the day"); err != nil {
+		t.Fatal(err)
+	}
+	if r = x.reaches(d, r.ID, RunDone); r.Published != 31 || r.Delivered != 30 || !strings.Contains(r.Why, "still under way") {
+		t.Errorf("%+v", r)
+	}
+	x.onceEach("ops", 30)
+}
