@@ -31,14 +31,15 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 // Deliveries lists ledger entries of a target and an event id, newest attempt
 // last; "" stands for all. The context bounds the reading.
 func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry, error) {
+	if target != "" && event != "" {
+		return b.delivery(ctx, ledgerKey(target, events.Token(event)))
+	}
 	l, err := b.openLedger(ctx)
 	if err != nil {
 		return nil, err
 	}
 	filter := "*.*"
-	if target != "" && event != "" {
-		filter = ledgerKey(target, events.Token(event))
-	} else if target != "" {
+	if target != "" {
 		filter = target + ".*"
 	} else if event != "" {
 		filter = "*." + events.Token(event)
@@ -64,6 +65,26 @@ func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry,
 			all = append(all, e)
 		}
 	}
+}
+
+// delivery is the entry with a key, if there is one: one request to the leader, which
+// takes no longer in a large ledger.
+func (b *Broker) delivery(ctx context.Context, key string) ([]Entry, error) {
+	raw, err := b.leaderGet(ctx, "KV_"+LedgerBucket, getRequest{Last: "$KV." + LedgerBucket + "." + key})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, b.unread(ctx, "KV_"+LedgerBucket, err)
+	}
+	c := ledgerChange(raw)
+	switch {
+	case c.Deleted:
+		return nil, nil
+	case c.Unreadable:
+		return nil, fmt.Errorf("ledger entry %s is not readable: look at it with `nats kv get %s %s`", key, LedgerBucket, key)
+	}
+	return []Entry{c.Entry}, nil
 }
 
 // Backlog is how much waits in the streams.

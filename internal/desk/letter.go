@@ -222,12 +222,33 @@ func containsFold(s, text string) bool {
 	if text == "" {
 		return true
 	}
-	for i := 0; i+len(text) <= len(s); i++ {
-		if lower(s[i]) == text[0] && foldedPrefix(s[i:], text) {
+	for len(s) >= len(text) {
+		at := firstFold(s[:len(s)-len(text)+1], text[0])
+		if at < 0 {
+			return false
+		}
+		if foldedPrefix(s[at:], text) {
 			return true
 		}
+		s = s[at+1:]
 	}
 	return false
+}
+
+// firstFold is where s first has a byte, or its capital; -1: nowhere. IndexByte looks
+// at many bytes at a time.
+func firstFold(s string, small byte) int {
+	at := strings.IndexByte(s, small)
+	if small < 'a' || small > 'z' {
+		return at
+	}
+	if at >= 0 {
+		s = s[:at]
+	}
+	if sooner := strings.IndexByte(s, small-('a'-'A')); sooner >= 0 {
+		return sooner
+	}
+	return at
 }
 
 func foldedPrefix(s, text string) bool {
