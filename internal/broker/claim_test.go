@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -213,5 +215,32 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	}
 	if d.Code != verdict.TargetUnknown {
 		t.Errorf("%+v", d)
+	}
+}
+
+// An acknowledgement that gets lost is asked for again while the claim lives: the
+// message id makes that harmless, and nothing is recorded as failed that was done.
+func TestALostAcknowledgementOfAReplay(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	d.ReplaySubject = "stream.without.voice"
+	var asked []*nats.Msg
+	sub, err := b.nc.Subscribe(d.ReplaySubject, func(m *nats.Msg) {
+		if asked = append(asked, m); len(asked) > 1 {
+			_ = m.Respond([]byte(`{"stream":"X","seq":7,"duplicate":true}`))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sub.Unsubscribe() })
+	if err := b.Replay(t.Context(), d, tester, Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 2 || asked[0].Header.Get(nats.MsgIdHdr) == "" || asked[0].Header.Get(nats.MsgIdHdr) != asked[1].Header.Get(nats.MsgIdHdr) {
+		t.Errorf("published %d times", len(asked))
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", told)
 	}
 }
