@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -106,7 +107,8 @@ func (d *Desk) setHold(number uint64, hold *broker.Hold) {
 	}
 }
 
-// eachOf acts on the letters of a frozen query, some at a time.
+// eachOf acts on the letters of a frozen query, some at a time, and begins no more
+// when one of them fails.
 func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act func(context.Context, uint64) error) (done int, err error) {
 	_, set, err := d.thaw(frozen, purpose)
 	if err != nil {
@@ -115,33 +117,35 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 	results := make([]error, len(set))
 	var group errgroup.Group
 	group.SetLimit(together)
-	for i, number := range set {
-		if err = ctx.Err(); err != nil {
-			results = results[:i]
-			break
-		}
+	var failed atomic.Bool
+	begun := 0
+	for ; begun < len(set) && ctx.Err() == nil && !failed.Load(); begun++ {
+		i := begun
 		group.Go(func() error {
-			results[i] = act(ctx, number)
+			if results[i] = act(ctx, set[i]); results[i] != nil && !passedOver(results[i]) {
+				failed.Store(true) // most likely so will the others: NATS is away
+			}
 			return nil
 		})
 	}
 	_ = group.Wait() // each has its own result
 	d.CatchUp(ctx)
-	var refused error
-	for i, result := range results {
-		if result = d.refusal(set[i], result); result == nil {
+	refused := -1
+	for i, result := range results[:begun] {
+		switch {
+		case result == nil:
 			done++
-		} else if passedOver(result) {
-			refused = result
-		} else {
-			err = cmp.Or(err, result) // there may be many, of one cause
+		case passedOver(result):
+			refused = i
+		default:
+			err = cmp.Or(err, d.refusal(set[i], result)) // there may be many, of one cause
 		}
 	}
-	if err != nil && len(set) > 1 {
+	if err = cmp.Or(err, ctx.Err()); err != nil && len(set) > 1 {
 		err = fmt.Errorf("%d of %d were done, then: %w", done, len(set), err)
 	}
-	if done == 0 && err == nil {
-		err = refused
+	if done == 0 && err == nil && refused >= 0 {
+		err = d.refusal(set[refused], results[refused])
 	}
 	return done, err
 }
@@ -149,8 +153,9 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 // passedOver reports whether a letter was not acted on because of what somebody else
 // did to it.
 func passedOver(err error) bool {
-	var conflict *Conflict
-	return errors.As(err, &conflict) || errors.Is(err, ErrHeld) || errors.Is(err, ErrNotFound) || errors.Is(err, broker.ErrNotHeld)
+	var taken *broker.Taken
+	var held *broker.Held
+	return errors.As(err, &taken) || errors.As(err, &held) || errors.Is(err, broker.ErrNoLetter) || errors.Is(err, broker.ErrNotHeld)
 }
 
 // Restore puts a discarded letter on the list again and returns its new number. The

@@ -1,0 +1,48 @@
+package desk
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// What was done is counted, also behind a letter that failed, and no more is begun.
+func TestActingOnManyStopsWhenOneFails(t *testing.T) {
+	t.Parallel()
+	d := filled(2000)
+	var begun atomic.Int32
+	broken := errors.New("NATS is away")
+	done, err := d.eachOf(t.Context(), d.FreezeFor(ForHold, Query{}, nil, true), ForHold, func(_ context.Context, number uint64) error {
+		begun.Add(1)
+		switch {
+		case number == 20:
+			return broken
+		case number%2 == 0:
+			return &broker.Taken{Record: broker.AuditRecord{LetterNumber: number}}
+		}
+		return nil
+	})
+	if n := int(begun.Load()); !errors.Is(err, broken) || !strings.Contains(err.Error(), "of 2000 were done") || done < n/2-together || done > n/2+1 || n > 1000 {
+		t.Errorf("%d begun, %d done, %v", n, done, err)
+	}
+}
+
+func TestActingOnManyEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	d := filled(2000)
+	ctx, cancel := context.WithCancel(t.Context())
+	var began atomic.Int32
+	done, err := d.eachOf(ctx, d.FreezeFor(ForHold, Query{}, nil, true), ForHold, func(context.Context, uint64) error {
+		if began.Add(1) == 30 {
+			cancel()
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || done != int(began.Load()) || done >= 2000 {
+		t.Errorf("%d begun, %d done, %v", began.Load(), done, err)
+	}
+}
