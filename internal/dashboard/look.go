@@ -32,13 +32,13 @@ func NewLook(version string, log zerolog.Logger) *Look {
 	l := &Look{assets: newAssets(), pages: map[string]*template.Template{}, about: "Certpost " + version, log: log}
 	words := words()
 	words["asset"] = l.assets.path
-	base := template.Must(template.New("").Funcs(words).ParseFS(files, "templates/layout.html", "templates/attempts.html", "templates/parts/*.html"))
+	base := template.Must(template.New("").Funcs(words).ParseFS(files, "templates/layout.html", "templates/parts/*.html"))
 	entries, err := files.ReadDir("templates")
 	if err != nil {
 		panic(err) // the files are part of the program
 	}
 	for _, entry := range entries {
-		if name := entry.Name(); !entry.IsDir() && name != "layout.html" && name != "attempts.html" {
+		if name := entry.Name(); !entry.IsDir() && name != "layout.html" {
 			l.pages[name] = template.Must(template.Must(base.Clone()).ParseFS(files, "templates/"+name))
 		}
 	}
