@@ -29,7 +29,7 @@ type filling struct {
 // size is how much there is to be in a store.
 type size struct{ letters, deliveries int }
 
-// waiting is how many deliveries wait for their next try.
+// waiting is about how many deliveries wait for their next try.
 func (s size) waiting() int { return s.deliveries / 2000 }
 
 // fill starts the office on an empty store, fills it and ends it.
@@ -76,8 +76,8 @@ func fill(ctx context.Context, f *office, s size) (err error) {
 	}
 	defer b.Close()
 	left, err := b.Backlog(ctx)
-	if err == nil && (left.Dead != uint64(s.letters) || left.Deliveries < uint64(s.waiting())) {
-		err = fmt.Errorf("the %s store has %+v, not %d letters and %d deliveries that wait", f.name, left, s.letters, s.waiting())
+	if err == nil && (left.Dead != uint64(s.letters) || left.Deliveries < uint64(len(x.waits))) {
+		err = fmt.Errorf("the %s store has %+v, not %d letters and %d deliveries that wait", f.name, left, s.letters, len(x.waits))
 	}
 	return err
 }
