@@ -24,8 +24,8 @@ const startTimeout = time.Minute
 
 // StartRun starts a replay of many letters, exactly those that were shown (see thaw).
 // The error is ErrChanged when others fit by now, ErrUncertain when some may have been
-// sent and the spec does not say to send them again, ErrNoReason, or ErrNotFound when
-// none is left.
+// sent and the spec does not say to send them again, ErrNoReason, ErrNotFound when none
+// is left, or a *Conflict when all that are left are in another run.
 func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run, error) {
 	if strings.TrimSpace(spec.Reason) == "" {
 		return Run{}, ErrNoReason
@@ -36,6 +36,9 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	}
 	if len(set) == 0 {
 		return Run{}, fmt.Errorf("none of the letters can be replayed: %w", ErrNotFound)
+	}
+	if err := d.free(set); err != nil {
+		return Run{}, err
 	}
 	if n := d.uncertain(set); n > 0 && !spec.Uncertain {
 		return Run{}, fmt.Errorf("%d of %d: %w", n, len(set), ErrUncertain)
@@ -78,6 +81,29 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	d.poke()
 	d.CatchUp(ctx)
 	return d.RunOf(record.ID)
+}
+
+// free says why none of a set can be replayed, nil when at least one can. Who asks
+// twice, because the first answer got lost, is told of the run that he has started.
+func (d *Desk) free(set []uint64) error {
+	var taken *run
+	var record runRecord
+	d.mu.RLock()
+	for _, number := range set {
+		l := d.letters.find(number)
+		if l != nil && l.run == nil {
+			d.mu.RUnlock()
+			return nil
+		}
+		if l != nil {
+			taken, record = l.run, l.run.record
+		}
+	}
+	d.mu.RUnlock()
+	if taken == nil {
+		return fmt.Errorf("none of the letters is on the list any more: %w", ErrNotFound)
+	}
+	return d.steered(taken.id, &record)
 }
 
 // uncertain counts those of a set that may have been sent.

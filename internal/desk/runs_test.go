@@ -357,3 +357,25 @@ func TestRunIsTakenOver(t *testing.T) {
 	}
 	x.onceEach("ops", 60)
 }
+
+// Who asks again, because the answer got lost, does not start a second run.
+func TestAskingForARunTwice(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	x.letters(d, "ops", 0, 20)
+	x.post.mends("ops")
+	spec := RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 10, Per: time.Second}, Reason: "mended"}
+	r := x.run(d, spec)
+	var conflict *Conflict
+	if _, err := d.StartRun(t.Context(), me, spec); !errors.As(err, &conflict) || conflict.Record.Run != r.ID || conflict.Record.Name != "anna" || conflict.Record.Action != broker.ActionStarted {
+		t.Errorf("while it runs: %v", err)
+	}
+	x.reaches(d, r.ID, RunDone)
+	if _, err := d.StartRun(t.Context(), me, spec); !errors.Is(err, ErrNotFound) {
+		t.Errorf("when it is done: %v", err)
+	}
+	if n := len(d.Runs()); n != 1 {
+		t.Errorf("%d runs", n)
+	}
+}
