@@ -162,6 +162,24 @@ func namesOf(c *verdict.Certificate) []string {
 	return names
 }
 
+// covers reports whether the certificate of a revision is for all these names, in lower
+// case. One of which that is not known any more is not.
+func (x *deliveries) covers(revision uint64, names []string) bool {
+	i, known := x.find(revision)
+	if !known {
+		return false
+	}
+	s := &x.slots[i]
+	have := x.names[s.names : s.names+uint32(s.count)]
+	for _, name := range names {
+		id, known := x.book.ids[x.hash.of(name)]
+		if !known || !slices.Contains(have, id) {
+			return false
+		}
+	}
+	return true
+}
+
 // drop empties the slot of a key.
 func (x *deliveries) drop(key uint64) {
 	revision, ok := x.places[key]

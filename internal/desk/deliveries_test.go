@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
@@ -148,5 +149,52 @@ func BenchmarkMemoryOfDeliveries(b *testing.B) {
 		x := filledDeliveries(n)
 		b.ReportMetric(float64(heap()-before)/n, "B/entry")
 		runtime.KeepAlive(x)
+	}
+}
+
+// A newer certificate makes a letter old when it is for all the letter's names: what is
+// left out of a replay because of it leaves no name behind. Whichever comes first, the
+// letter or the delivery, the index says the same.
+func TestSupersededByACertificateForAllNames(t *testing.T) {
+	t.Parallel()
+	old := leaf{cn: "Mail.example.com", names: "mail.example.com IMAP.example.com *.mail.example.com", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}
+	alone := leaf{cn: "mail.example.com", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}
+	for _, c := range []struct {
+		names      []string
+		notBefore  int64
+		old, alone bool
+	}{
+		{[]string{"mail.example.com"}, 2000, false, true},
+		{[]string{"mail.example.com", "imap.example.com", "*.mail.example.com"}, 2000, true, true},
+		{[]string{"pop.example.com", "*.Mail.example.com", "IMAP.example.com", "MAIL.example.com"}, 2000, true, true},
+		{[]string{"mail.example.com", "imap.example.com", "a.mail.example.com"}, 2000, false, true},
+		{[]string{"mail.example.com", "imap.example.com", "*.mail.example.com"}, 1000, false, false}, // renewed at the same moment: the same one
+		{[]string{"imap.example.com", "*.mail.example.com"}, 2000, false, false},
+	} {
+		entry := broker.LedgerChange{Key: "ops.newer", Revision: 1, Entry: broker.Entry{Event: "newer", Target: "ops", State: broker.StateSent, Last: time.Unix(2100, 0),
+			Certificate: &verdict.Certificate{CommonName: c.names[0], DNSNames: c.names, Serial: "03", NotBefore: time.Unix(c.notBefore, 0), NotAfter: time.Unix(9900, 0)}}}
+		for _, first := range []string{"letters", "delivery"} {
+			d := dry()
+			letters := func() {
+				for n, l := range map[uint64]*leaf{1: &old, 2: &alone} {
+					letter := someLetter(n, rand.New(rand.NewPCG(1, 2)))
+					letter.Target = "ops"
+					d.add(letter, l)
+				}
+			}
+			if first == "letters" {
+				letters()
+			}
+			d.enter(&entry)
+			if first == "delivery" {
+				letters()
+			}
+			if got := d.letters.find(1).superseded != nil; got != c.old {
+				t.Errorf("%v, %s first: superseded %v", c.names, first, got)
+			}
+			if got := d.letters.find(2).superseded != nil; got != c.alone {
+				t.Errorf("%v, %s first: the one for one name superseded %v", c.names, first, got)
+			}
+		}
 	}
 }

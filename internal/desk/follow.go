@@ -209,7 +209,7 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	}
 	l.run = f.runs.of(l.number)
 	if key, ok := x.pairOf(l); ok {
-		if newer, ok := f.deliveries.newest[key]; ok && int64(newer.notBefore) > l.leaf.Value().notBefore {
+		if newer, ok := f.deliveries.newest[key]; ok && int64(newer.notBefore) > l.leaf.Value().notBefore && f.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
 			l.superseded = &Superseded{} // which one is read in a moment
 			f.blanks = append(f.blanks, blank{l.number, newer.revision})
 		}

@@ -122,6 +122,14 @@ func (l leaf) named(name string) bool {
 	return strings.ToLower(l.cn) == name || slices.Contains(strings.Fields(strings.ToLower(l.names)), name)
 }
 
+// allNames are the names that a newer certificate has to be for as well, in lower case.
+func (l leaf) allNames() []string {
+	if l.names == "" {
+		return []string{strings.ToLower(l.cn)}
+	}
+	return strings.Fields(strings.ToLower(l.names))
+}
+
 // primaryName is what a certificate is for, in lower case: its common name, if that
 // is one of its names or it has no other, else its first name.
 func primaryName(cn string, names []string) string {

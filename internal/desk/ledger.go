@@ -92,7 +92,8 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 	return err
 }
 
-// enter takes in one entry, and marks the letters whose certificate it makes old. It
+// enter takes in one entry, and marks the letters whose certificate it makes old: the
+// newest one for their name decides, and has to be for all names that they are for. It
 // reports whether there were any. The lock is held.
 func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
 	newer, pairs := d.deliveries.put(c)
@@ -103,8 +104,14 @@ func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
 			if l.leaf.Value().notBefore >= int64(newer.notBefore) {
 				continue
 			}
-			s := &Superseded{}
-			s.name(&c.Entry)
+			var s *Superseded
+			if d.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
+				s = &Superseded{}
+				s.name(&c.Entry)
+			}
+			if s == nil && l.superseded == nil {
+				continue
+			}
 			d.letters.alter(l, func() { l.superseded = s })
 			superseded = true
 		}
