@@ -50,7 +50,19 @@ type crashReport struct {
 
 const crashVariable = "CERTPOST_TEST_CRASH_PLAN"
 
-// crashChild is the child's side; TestMain calls it.
+// crashAsAsked is the child's side; TestMain calls it. asked: this process is a child.
+func crashAsAsked() (asked bool, err error) {
+	text := os.Getenv(crashVariable)
+	if text == "" {
+		return false, nil
+	}
+	var plan crashPlan
+	if err := json.Unmarshal([]byte(text), &plan); err != nil {
+		return true, err
+	}
+	return true, crashChild(plan)
+}
+
 func crashChild(plan crashPlan) error {
 	if plan.FileLimit > 0 {
 		signal.Ignore(syscall.SIGXFSZ) // writing fails instead

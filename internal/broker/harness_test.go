@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"flag"
 	"fmt"
@@ -31,12 +30,7 @@ import (
 // TestMain lets more tests wait side by side than there are cores: they wait for
 // servers, not for the processor.
 func TestMain(m *testing.M) {
-	if text := os.Getenv(crashVariable); text != "" {
-		var plan crashPlan
-		err := json.Unmarshal([]byte(text), &plan)
-		if err == nil {
-			err = crashChild(plan)
-		}
+	if asked, err := crashAsAsked(); asked {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
