@@ -190,6 +190,9 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		f = &earlier
 	}
 	d := j.letter(f)
+	if d.Certainty == verdict.NotSent && len(j.entry.Accepted) > 0 {
+		d.Certainty = verdict.Accepted // by others than it is owed to
+	}
 	j.r.reached(pointDying)
 	if err := j.r.bury(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
 		j.r.metrics.buryFailed.Inc()
