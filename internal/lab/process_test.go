@@ -37,7 +37,7 @@ func TestKilledTestLeavesNoServer(t *testing.T) {
 	defer held.Close()
 	held.SetReadDeadline(time.Now().Add(patience))
 	test := exec.Command(os.Args[0], "-test.run=^TestKilledTestLeavesNoServer$")
-	test.Env = append(os.Environ(), role+"=yes")
+	test.Env = append(os.Environ(), role+"=yes", "TMPDIR="+t.TempDir()) // it removes nothing itself
 	test.ExtraFiles = []*os.File{holder}
 	err = test.Start()
 	holder.Close()
