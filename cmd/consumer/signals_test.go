@@ -11,26 +11,35 @@ import (
 	"time"
 )
 
-// SIGTERM amid a mail: no new one is begun, that one is finished, and what came
-// meanwhile is there at the next start.
-func TestRunDrainsAtSIGTERM(t *testing.T) {
-	t.Parallel()
-	begun, goOn := make(chan string, 10), make(chan struct{})
+// endedAmidAMail is a program that was told to end while its relay had the mail of the
+// event "first", and says that it does. begun has the mails that the relay gets from
+// here on; it answers none until goOn is closed.
+func endedAmidAMail(t *testing.T) (p *program, begun <-chan string, goOn chan<- struct{}) {
+	t.Helper()
+	mails, answering := make(chan string, 10), make(chan struct{})
 	relay := slowRelay(t, func(mail string) string {
-		begun <- mail
-		<-goOn
+		mails <- mail
+		<-answering
 		return "250 2.0.0 OK: queued as SLOW1"
 	})
-	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
+	p = newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
 	p.start()
 	p.ready()
 	p.publish("first", "slow")
-	<-begun
+	<-mails
 	p.terminate()
 	p.until("shutting down", func() bool {
 		status, body := p.readyz()
 		return status == http.StatusServiceUnavailable && body == "not ready: nats: shutting down\n"
 	})
+	return p, mails, answering
+}
+
+// SIGTERM amid a mail: no new one is begun, that one is finished, and what came
+// meanwhile is there at the next start.
+func TestRunDrainsAtSIGTERM(t *testing.T) {
+	t.Parallel()
+	p, begun, goOn := endedAmidAMail(t)
 	p.publish("second", "slow") // its NATS is up to the last
 	select {
 	case <-begun:
@@ -59,19 +68,7 @@ func TestRunDrainsAtSIGTERM(t *testing.T) {
 // Who asks twice does not wait for the mail under way; its outcome is unknown then.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	begun, goOn := make(chan string, 10), make(chan struct{})
-	relay := slowRelay(t, func(mail string) string {
-		begun <- mail
-		<-goOn
-		return "250 2.0.0 OK: queued as SLOW1"
-	})
-	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("slow", relay))
-	p.start()
-	p.ready()
-	p.publish("first", "slow")
-	<-begun
-	p.terminate()
-	p.until("shutting down", func() bool { _, body := p.readyz(); return body == "not ready: nats: shutting down\n" })
+	p, begun, goOn := endedAmidAMail(t)
 	process := p.cmd.Process
 	ended := make(chan error, 1)
 	go func() { ended <- p.cmd.Wait() }()
