@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -26,6 +27,7 @@ type member struct {
 	number, newLetter uint64
 	key               uint64 // of its delivery, hashed; 0: not known
 	at                int64  // published, or gone; Unix nanoseconds
+	began             int64  // when this run took it up; Unix nanoseconds
 	target, event     string
 	cause             string // its fingerprint, "" when it is not known
 	note              string
@@ -135,6 +137,9 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 	}
 	if r.Stage == broker.StageIntent {
 		if r.Run == t.run {
+			if !m.intended {
+				m.began = nanoseconds(r.Time)
+			}
 			m.intended, m.unclear = true, true
 		}
 		return
@@ -149,6 +154,7 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 	switch {
 	case r.Run == t.run && r.Action == broker.ActionReplayed:
 		d.publish(t, m, nanoseconds(r.Time))
+		d.lookUp(t, m) // once more, if its worker is this process and noted it before
 	case r.Action == broker.ActionDelivered && m.intended:
 		// Published by this run, by a process that did not live to say so.
 		d.publish(t, m, nanoseconds(r.Time))
@@ -187,7 +193,7 @@ func (d *Desk) lookUp(t *tracker, m *member) {
 	}
 	since := int64(0)
 	if t.force {
-		since = m.at
+		since = cmp.Or(m.began, m.at) // a lane may be faster than the record of what it was given
 	}
 	if d.deliveries.sentSince(m.key, since) {
 		t.arrived(m)

@@ -1,0 +1,42 @@
+package desk
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// What is sent again by force counts when it was sent since the run took the letter up.
+// A lane may be faster than the record that the letter was published.
+func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		sent  time.Duration // after the run took the letter up
+		noted bool          // by the worker, before the audit was read
+		want  uint8
+	}{{-time.Hour, false, isPublished}, {-time.Hour, true, isPublished}, {50 * time.Millisecond, false, isDelivered},
+		{50 * time.Millisecond, true, isDelivered}, {time.Second, false, isDelivered}} {
+		d := dry()
+		letter := someLetter(1, rand.New(rand.NewPCG(1, 2)))
+		d.add(letter, nil)
+		r := &run{id: "r1", numbers: []uint64{1}}
+		r.record.Spec.Force = true
+		tracker := d.track(r)
+		began := time.Unix(1_800_000_000, 900_000_000)
+		record := broker.AuditRecord{Time: began, Action: broker.ActionReplayed, Stage: broker.StageIntent, Event: letter.Event, Target: letter.Target, LetterNumber: 1, Run: "r1"}
+		published := began.Add(200 * time.Millisecond)
+		d.enter(&broker.LedgerChange{Key: letter.Target + "." + letter.Token, Revision: 1,
+			Entry: broker.Entry{Event: letter.Event, Target: letter.Target, State: broker.StateSent, Last: began.Add(c.sent)}})
+		if c.noted {
+			d.publish(tracker, tracker.find(1), published.UnixNano())
+		}
+		d.tell(tracker, &record, "")
+		record.Stage, record.Time = broker.StageOutcome, published
+		d.tell(tracker, &record, "")
+		if got := tracker.find(1).result; got != c.want {
+			t.Errorf("sent %v after it was taken up: %s, want %s", c.sent, resultNames[got], resultNames[c.want])
+		}
+	}
+}
