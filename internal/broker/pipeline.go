@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -42,20 +43,11 @@ func oneByOne(stream, filter string) bool {
 // once. It is page for streams that are read one by one: where there is a gap several
 // get the same answer, and the last one leads over it.
 func (b *Broker) pipeline(ctx context.Context, stream string, from uint64, width int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
-	answers := make(chan *nats.Msg, width+2)
-	inbox := b.nc.NewInbox() + "."
-	sub, err := b.nc.ChanSubscribe(inbox+"*", answers)
-	if err != nil {
-		return nil, false, err
+	requests := make([]string, width)
+	for i := range requests {
+		requests[i] = fmt.Sprintf(`{"seq":%d,"next_by_subj":">"}`, from+uint64(i))
 	}
-	defer func() { _ = sub.Unsubscribe() }()
-	for i := range width {
-		body := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":">"}`, from+uint64(i))
-		if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox+strconv.Itoa(i), body); err != nil {
-			return nil, false, err
-		}
-	}
-	answered, err := collectAnswers(ctx, answers, inbox, width)
+	answered, err := b.askAtOnce(ctx, stream, requests)
 	for i, answer := range answered {
 		if answer == nil {
 			return page, false, err
@@ -77,13 +69,25 @@ func (b *Broker) pipeline(ctx context.Context, stream string, from uint64, width
 	return page, false, nil
 }
 
-// collectAnswers waits for as many answers, which know their places by the subjects
-// they come on. With an error the places of those that did not come are empty.
-func collectAnswers(ctx context.Context, answers <-chan *nats.Msg, inbox string, wanted int) ([]*nats.Msg, error) {
-	answered := make([]*nats.Msg, wanted)
+// askAtOnce makes some direct gets of one message each, and waits for their answers,
+// which stand where their requests do. With an error those that did not come are nil.
+func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string) ([]*nats.Msg, error) {
+	answered := make([]*nats.Msg, len(requests))
+	answers := make(chan *nats.Msg, len(requests)+2)
+	inbox := b.nc.NewInbox() + "."
+	sub, err := b.nc.ChanSubscribe(inbox+"*", answers)
+	if err != nil {
+		return answered, err
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	for i, request := range requests {
+		if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox+strconv.Itoa(i), []byte(request)); err != nil {
+			return answered, err
+		}
+	}
 	overdue := time.NewTimer(readPatience)
 	defer overdue.Stop()
-	for left := wanted; left > 0; {
+	for left := len(requests); left > 0; {
 		select {
 		case <-ctx.Done():
 			return answered, ctx.Err()
@@ -92,13 +96,44 @@ func collectAnswers(ctx context.Context, answers <-chan *nats.Msg, inbox string,
 		case answer := <-answers:
 			overdue.Reset(readPatience)
 			i, err := strconv.Atoi(strings.TrimPrefix(answer.Subject, inbox))
-			if err == nil && i >= 0 && i < wanted && answered[i] == nil {
+			if err == nil && i >= 0 && i < len(answered) && answered[i] == nil {
 				answered[i] = answer
 				left--
 			}
 		}
 	}
 	return answered, nil
+}
+
+// EntriesAt are the ledger's entries with these revisions, in their order and without
+// those that have changed since.
+func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerChange, error) {
+	requests := make([]string, len(revisions))
+	for i, revision := range revisions {
+		requests[i] = fmt.Sprintf(`{"seq":%d}`, revision)
+	}
+	answered, err := b.askAtOnce(ctx, "KV_"+LedgerBucket, requests)
+	if ctx.Err() != nil {
+		return nil, b.unread(ctx, "KV_"+LedgerBucket, err)
+	}
+	entries := make([]LedgerChange, 0, len(revisions))
+	for i, answer := range answered {
+		if answer != nil && serverHeader(answer, headerSequence) != "" {
+			if m, err := rawMessage(answer); err == nil && m.Sequence == revisions[i] {
+				entries = append(entries, ledgerChange(m))
+				continue
+			}
+		}
+		c, err := b.EntryAt(ctx, revisions[i]) // this replica does not have it: the leader may
+		if errors.Is(err, ErrNoEntry) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, c)
+	}
+	return entries, nil
 }
 
 // nextWidth is how many messages to ask for at once after so many requests have

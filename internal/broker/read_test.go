@@ -238,6 +238,10 @@ func TestReadingTheLedger(t *testing.T) {
 	if c, err := b.EntryAt(ctx, latest); err != nil || c.Entry.State != StateDead || c.Key != "ops.e1" {
 		t.Errorf("entry at %d: %+v, %v", latest, c, err)
 	}
+	some, err := b.EntriesAt(ctx, []uint64{latest + 1, revision, latest, 99})
+	if err != nil || len(some) != 2 || some[0].Key != "ops.e3" || some[1].Key != "ops.e1" || some[1].Entry.State != StateDead {
+		t.Errorf("entries at some revisions: %+v, %v", some, err)
+	}
 	if _, err := b.EntryAt(ctx, revision); !errors.Is(err, ErrNoEntry) {
 		t.Errorf("a revision that is gone: %v", err)
 	}

@@ -2,7 +2,6 @@ package desk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -145,17 +144,11 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 		out.Of = out.Read // removals leave markers in the stream, which are no entries
 	}
 	d.mu.RUnlock()
-	for _, revision := range page {
-		c, err := d.b.EntryAt(ctx, revision)
-		if errors.Is(err, broker.ErrNoEntry) {
-			continue // it has just changed, and comes again as the newest
-		}
-		if err != nil {
-			return out, err
-		}
-		out.Entries = append(out.Entries, c.Entry)
+	entries, err := d.b.EntriesAt(ctx, page) // what has just changed comes again as the newest
+	for i := range entries {
+		out.Entries = append(out.Entries, entries[i].Entry)
 	}
-	return out, nil
+	return out, err
 }
 
 // Delivery is what the ledger says of one delivery, and what was done to its dead
