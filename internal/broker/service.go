@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // Endpoint answers one kind of request of the NATS service. Its subject is
@@ -58,6 +60,10 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 	defer func() { _ = s.Stop() }() // which fails without a connection alone
 	for _, e := range endpoints {
 		handle := func(r micro.Request) {
+			if !answerable(r.Reply()) {
+				b.log.Warn().Str("endpoint", e.Name).Str("reply", legible.Clean(r.Reply(), 200)).Msg("a request wants its answer where only Certpost may write; nothing was done")
+				return
+			}
 			if !h.enter(func() { b.serve(ctx, e, r) }) {
 				_ = r.Error("503", "this process is ending: ask again", nil)
 			}
@@ -70,6 +76,13 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// answerable says whether an answer may go to a subject. It is sent with Certpost's
+// permissions, not with those of whoever asks: he could have it be an order to
+// JetStream (an empty answer deletes a stream), an event, or an entry in the audit.
+func answerable(reply string) bool {
+	return !strings.HasPrefix(reply, "$") && !strings.HasPrefix(reply, servicePrefix) && reply != EventSubject && !strings.HasPrefix(reply, EventSubject+".")
 }
 
 // hall is where requests are worked on, so many at a time.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/rs/zerolog"
 )
@@ -160,5 +162,52 @@ func TestServiceIsForWhoMay(t *testing.T) {
 	end()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// Who may ask, and nothing else, has Certpost send no answer where he may not write:
+// an empty one would delete a stream, others would be events or entries in the audit.
+func TestAnswersGoToNobodyElse(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 1)
+	b := serviceBroker(t, Endpoint{"dead.fail", "", func(_ context.Context, request []byte) ([]byte, error) {
+		select {
+		case asked <- string(request):
+		default: // the first one says enough
+		}
+		return nil, &Refused{Status: 413, Text: "too large"}
+	}})
+	client, err := Dial(t.Context(), Config{URL: b.URL()}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VICTIM", Subjects: []string{"certificate.issued", "certificate.issued.*", "certpost.audit.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(reply string) {
+		t.Helper()
+		if err := client.nc.PublishMsg(&nats.Msg{Subject: "certpost.dead.fail", Reply: reply, Data: []byte(reply)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, reply := range []string{"$JS.API.STREAM.DELETE.VICTIM", "$KV.CERTPOST_LEDGER.ops.x", "$SYS.REQ.SERVER.PING", "certificate.issued", "certificate.issued.eve", "certpost.audit.x", "certpost.dead.fail"} {
+		ask(reply)
+	}
+	ask("elsewhere.of.ours") // whatever others call their inboxes
+	select {
+	case got := <-asked:
+		if got != "elsewhere.of.ours" {
+			t.Errorf("asked with the reply %s, which is answered", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("a request with another inbox is not answered")
+	}
+	s, err := b.js.Stream(t.Context(), "VICTIM")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Msgs; n != 0 {
+		t.Errorf("%d answers are in the stream", n)
 	}
 }
