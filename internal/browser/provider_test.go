@@ -112,8 +112,6 @@ func (c *chromium) visitor(t *testing.T, base string) *tab {
 	tb.allowed = []string{
 		// On the way back from the provider our cookies stay behind, as they should.
 		"issue: CookieIssue: [ExcludeSameSiteStrict] []",
-		// The page that is there for a moment then names no icon.
-		"status 404: " + base + "/favicon.ico",
 	}
 	call(tb, security.SetIgnoreCertificateErrors, security.SetIgnoreCertificateErrorsParams{Ignore: true})
 	return tb

@@ -53,6 +53,8 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	}
 	p := &pages{Look: opts.Look, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), edit: opts.Edit, log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
+	// For pages that name no icon: the guard's, that lead on at once.
+	guard.HandleFiles("GET /favicon.ico", http.RedirectHandler(p.assets.path("icon.svg"), http.StatusFound))
 	for _, route := range p.routes() {
 		guard.Handle(route.pattern, route.needs, p.serve(route.page))
 	}

@@ -32,6 +32,7 @@ type editView struct {
 	Recipients string // as typed
 	Reason     string
 	Fault      string
+	Wrong      string // the name of the field that it is about
 	Rows       []difference // before and after; nil while nothing was sent
 	Commands   []command
 }
@@ -75,10 +76,14 @@ func (p *pages) editReplay(r *request) (view, error) {
 	}
 	v.Target, v.Recipients, v.Reason = r.PostFormValue("target"), strings.TrimSpace(r.PostFormValue("recipients")), r.reason()
 	recipients := strings.FieldsFunc(v.Recipients, func(c rune) bool { return strings.ContainsRune(",; \t\r\n", c) })
-	if v.Fault = p.refuseEdit(v, recipients); v.Fault != "" {
+	if v.Wrong, v.Fault = p.refuseEdit(v, recipients); v.Fault != "" {
 		return v.view(http.StatusUnprocessableEntity), nil
 	}
-	if r.PostFormValue("confirm") != "yes" {
+	switch r.PostFormValue("confirm") {
+	case "yes":
+	case "again": // the form once more, as it was filled in
+		return v.view(http.StatusOK), nil
+	default:
 		v.Rows = v.differences(recipients)
 		return v.view(http.StatusOK), nil
 	}
@@ -96,21 +101,22 @@ func (p *pages) editReplay(r *request) (view, error) {
 	return v.view(http.StatusConflict), nil
 }
 
-// refuseEdit says what of the form may not be; "" when all of it may.
-func (p *pages) refuseEdit(v editView, recipients []string) string {
+// refuseEdit says which field of the form may not be as it is, and why; "" when all
+// may.
+func (p *pages) refuseEdit(v editView, recipients []string) (field, why string) {
 	if !slices.Contains(v.Targets, v.Target) {
-		return "This target is not among those that a letter may be sent to instead."
+		return "target", "This target is not among those that a letter may be sent to instead."
 	}
 	if v.Reason == "" {
-		return "Say why: a change needs a reason."
+		return "reason", "Say why: a change needs a reason."
 	}
 	own := p.recipientsOf(v.Target)
 	for _, recipient := range recipients {
 		if !p.edit.Allows(own, recipient) {
-			return recipient + " is neither a recipient of the target nor on the list of those that a letter may be sent to."
+			return "recipients", recipient + " is neither a recipient of the target nor on the list of those that a letter may be sent to."
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // recipientsOf are those that a target names.

@@ -40,6 +40,14 @@ func TestEditAndReplay(t *testing.T) {
 	if o.relay.Count() != 0 {
 		t.Fatal("looking has sent it")
 	}
+	// Whoever changes it again finds what he has typed.
+	again := looked.send("Change it again").is(200).says("The event itself stays as it is")
+	if !strings.Contains(again.body, `<option value="java" selected>`) {
+		t.Error("the target that was chosen is not chosen any more")
+	}
+	if looked = again.send("Look at the change", "target", "java").is(200).says("As edited", "java@example.com"); o.relay.Count() != 0 {
+		t.Fatal("changing it again has sent it")
+	}
 	looked.send("Replay as edited").is(200).says("Published again as edited.", "ops are away")
 	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
 	if to := o.relay.Mails()[0].Recipients; len(to) != 1 || to[0] != "java@example.com" {

@@ -69,7 +69,9 @@ func (p *pages) failure(r *request, err error) view {
 			Do: "Certpost goes on trying by itself. Load this page again in a moment. Nothing is lost meanwhile: what was not acknowledged stays where it is.",
 			Works: []string{"The list of dead letters and the groups show what was last read.", "/healthz names each part that is away; the log says more.",
 				"Deliveries wait in JetStream and go out when it is back."}}
-		p.log.Warn().Err(err).Str("method", r.Method).Str("page", section(r.URL.Path)).Msg("a page could not be served")
+		if r.Context().Err() == nil { // else the browser has gone elsewhere
+			p.log.Warn().Err(err).Str("method", r.Method).Str("page", section(r.URL.Path)).Msg("a page could not be served")
+		}
 	}
 	return view{template: "problem", title: says.Title, status: status, data: says, object: map[string]string{"error": says.Title, "says": says.Says, "do": says.Do}}
 }
