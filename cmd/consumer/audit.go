@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -39,9 +38,9 @@ func (f *recordFilter) Validate() error {
 }
 
 func (f *recordFilter) query() (desk.HistoryQuery, error) {
-	time, err := desk.ParseQuery(url.Values{"from": {f.From}, "to": {f.To}})
+	times, err := timesOf(f.From, f.To)
 	return desk.HistoryQuery{Action: broker.Action(f.Action), By: f.By, Target: f.Target, Lane: f.Lane, Event: f.Event, Letter: f.Letter, Run: f.Replay,
-		From: time.From, To: time.To}, err
+		From: times.From, To: times.To}, err
 }
 
 type auditListCmd struct {
@@ -115,7 +114,7 @@ type numberedRecord struct {
 }
 
 func (c *clerk) history(ctx context.Context, r historyRequest) (historyAnswer, error) {
-	if err := c.desk.Ready(ctx); err != nil {
+	if err := c.current(ctx); err != nil {
 		return historyAnswer{}, err
 	}
 	q := r.query()

@@ -210,15 +210,17 @@ func TestDeliveries(t *testing.T) {
 		t.Errorf("table:\n%s", strings.Join(lines, "\n"))
 	}
 	for args, want := range map[string][]string{
-		"":                                {"second ops sent", "first ops sent", "first nobody dead"},
-		"--target ops":                    {"second ops sent", "first ops sent"},
-		"--event first":                   {"first ops sent", "first nobody dead"},
-		"--event first --target nobody":   {"first nobody dead"},
-		"--state dead":                    {"first nobody dead"},
-		"--state sent --limit 1":          {"second ops sent"},
-		"--state any --limit 0":           {"second ops sent", "first ops sent", "first nobody dead"},
-		"--since 1h --target ops":         {"second ops sent", "first ops sent"},
-		"--since 1ns":                     nil,
+		"":                              {"second ops sent", "first ops sent", "first nobody dead"},
+		"--target ops":                  {"second ops sent", "first ops sent"},
+		"--event first":                 {"first ops sent", "first nobody dead"},
+		"--event first --target nobody": {"first nobody dead"},
+		"--state dead":                  {"first nobody dead"},
+		"--state sent --limit 1":        {"second ops sent"},
+		"--state any --limit 0":         {"second ops sent", "first ops sent", "first nobody dead"},
+		"--since 1h --target ops":       {"second ops sent", "first ops sent"},
+		"--since 1ns":                   nil,
+		"--from 2026-01-31T10:00 --event first --target ops": {"first ops sent"},
+		"--to 2026-01-31":                 nil,
 		"--state discarded --target prod": nil,
 	} {
 		var got []string

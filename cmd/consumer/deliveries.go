@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -25,9 +26,22 @@ type deliveriesListCmd struct {
 	Target      string        `help:"Only this target." placeholder:"ID"`
 	Event       string        `help:"Only this event." placeholder:"ID"`
 	State       string        `help:"Only this state: ${enum}." enum:"any,waiting,sending,sent,dead,discarded" default:"any" placeholder:"STATE"`
+	From        string        `help:"Only those whose last attempt was from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
+	To          string        `help:"Only those whose last attempt was before this moment." placeholder:"TIME"`
 	Since       time.Duration `help:"Only those with an attempt in this time (24h)." placeholder:"DURATION"`
 	Limit       int           `help:"At most so many; 0 for all." default:"100"`
 	Output      string        `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *deliveriesListCmd) Validate() error {
+	_, err := timesOf(c.From, c.To)
+	return err
+}
+
+// timesOf reads a length of time as the address of a list has it.
+func timesOf(from, to string) (desk.Query, error) {
+	return desk.ParseQuery(url.Values{"from": {from}, "to": {to}})
 }
 
 func (c *deliveriesListCmd) Run(a *app) error {
@@ -36,12 +50,16 @@ func (c *deliveriesListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	q := deliveriesRequest{Name: c.Name, Serial: c.Serial, Fingerprint: c.Fingerprint, Target: c.Target, Event: c.Event}
+	times, err := timesOf(c.From, c.To)
+	if err != nil {
+		return usage("%w", err)
+	}
+	q := deliveriesRequest{Name: c.Name, Serial: c.Serial, Fingerprint: c.Fingerprint, Target: c.Target, Event: c.Event, From: times.From, To: times.To}
 	if c.State != "any" {
 		q.State = broker.State(c.State)
 	}
-	if c.Since > 0 {
-		q.From = time.Now().Add(-c.Since)
+	if since := time.Now().Add(-c.Since); c.Since > 0 && since.After(q.From) {
+		q.From = since
 	}
 	entries, err := entriesOf(a, counter, q, c.Limit)
 	if err != nil {

@@ -25,7 +25,7 @@ func TestPagesShowCommandsThatThereAre(t *testing.T) {
 	shown := map[string]bool{}
 	for _, page := range []string{"/", "/dead-letters", "/dead-letters?code=SMTP_PERMANENT&q=user&order=expiry&held=no&from=2026-01-01", "/dead-letters?view=groups", "/dead-letters/1", "/dead-letters/2",
 		"/dead-letters/confirm?action=replay", "/dead-letters/confirm?action=replay&target=nobody&order=oldest", "/dead-letters/confirm?action=discard&code=SMTP_PERMANENT", "/dead-letters/confirm?action=release",
-		"/replays", "/deliveries?name=www.example.com&state=sent", "/deliveries/ops/first", "/targets", "/targets/ops", "/relays", "/audit", "/audit?letter=1&action=held&by=x", "/audit?lane=relay&run=r1&from=2026-01-31T10:00&to=2026-02-01"} {
+		"/replays", "/deliveries?name=www.example.com&state=sent&from=2026-01-31T10:00&to=2026-02-01", "/deliveries/ops/first", "/targets", "/targets/ops", "/relays", "/audit", "/audit?letter=1&action=held&by=x", "/audit?lane=relay&run=r1&from=2026-01-31T10:00&to=2026-02-01"} {
 		_, body := o.ask("GET", page)
 		for _, m := range regexp.MustCompile(`(?s)<code><bdi>(certpost .*?)</bdi></code>`).FindAllStringSubmatch(body, -1) {
 			shown[html.UnescapeString(m[1])] = true

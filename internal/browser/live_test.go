@@ -14,8 +14,34 @@ import (
 // click and takes no focus, and a page that cannot be kept up to date says so.
 func testLive(t *testing.T, c *chromium) {
 	t.Run("in use", func(t *testing.T) { testPartsInUse(t, c) })
+	t.Run("none chosen", func(t *testing.T) { testNoneChosen(t, c) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, c) })
 	t.Run("signed out", func(t *testing.T) { testSignedOut(t, c) })
+}
+
+// testNoneChosen presses a button for chosen letters with none chosen: a line says to
+// choose some, and the next key leads to the boxes.
+func testNoneChosen(t *testing.T, c *chromium) {
+	o := newOffice(t, "")
+	o.seed()
+	for _, w := range []way{ways[0], ways[4]} {
+		t.Run(w.name, func(t *testing.T) {
+			h := w.hands(t, c, o.http)
+			h.open("/dead-letters?order=oldest")
+			h.use("main", "Discard…")
+			h.sees("Choose letters first.")
+			h.at("/dead-letters")
+			if order := mustAsk[string](h.tab, `new URLSearchParams(location.search).get("order")`); order != "oldest" {
+				t.Errorf("the list is in another order: %q", order)
+			}
+			h.press(kb.Tab)
+			if next := mustAsk[string](h.tab, `document.activeElement.type`); next != "checkbox" {
+				t.Errorf("the next key leads to %q", next)
+			}
+			h.fits()
+			h.accessible("with nothing chosen")
+		})
+	}
 }
 
 // suspend suspends a lane, or resumes it, as somebody does from a shell.

@@ -67,7 +67,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 	v := deliveriesView{
 		Form: newDeliveryForm(q, p.filterForm(desk.Query{}).Targets), Chips: r.chips(deliveryConditions), Path: deliveriesPath, Total: found.Total,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
-		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, r.optionsOf("name", "serial", "fingerprint", "target", "event", "state")...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
+		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, r.optionsOf("name", "serial", "fingerprint", "target", "event", "state", "from", "to")...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}
 	for _, e := range found.Entries {
 		v.List = append(v.List, newDeliveryRow(e))
