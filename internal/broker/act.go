@@ -17,9 +17,13 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// actTimeout bounds what follows the deed that a claim is for. It does not end with
-// the caller's context: what was begun is brought to its end.
+// actTimeout bounds what is brought to its end although its caller is gone.
 const actTimeout = 30 * time.Second
+
+// begun is the context of what takes several steps, of which some are worse than none.
+func begun(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
+}
 
 // publishPatience bounds one try to publish a replay; the acknowledgement may have got
 // lost, and the message id makes another try harmless.
@@ -57,7 +61,7 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 		return err
 	}
 	ack, err := b.publishUntil(ctx, m, c.until)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
+	ctx, cancel := begun(ctx)
 	defer cancel()
 	if err != nil {
 		err = fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, m.Subject, err)
@@ -146,6 +150,9 @@ func (d *DeadLetter) Unreplayable() string {
 	if d.ReplaySubject == "" {
 		return "it does not say where to (no " + headerReplaySubject + " header)"
 	}
+	if !isEventSubject(d.ReplaySubject) && !strings.HasPrefix(d.ReplaySubject, deliveryPrefix) {
+		return "it would go where neither events nor deliveries go, which no letter of Certpost's does"
+	}
 	return ""
 }
 
@@ -208,7 +215,7 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason str
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
+	ctx, cancel := begun(ctx)
 	defer cancel()
 	r.Letter, r.Body = &d, d.Body
 	if whole, err := json.Marshal(r); err != nil || int64(len(whole)) > b.nc.MaxPayload()-1<<10 { // the hash and headers take their part
@@ -280,7 +287,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	d := *discarded.Letter
 	d.Body, d.RestoredFrom = discarded.Body, old
 	number, err = b.relist(ctx, &d, c.until)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
+	ctx, cancel := begun(ctx)
 	defer cancel()
 	if err != nil {
 		b.abandon(ctx, r, err)

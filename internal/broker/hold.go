@@ -37,6 +37,8 @@ func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string
 	if err != nil {
 		return h, err
 	}
+	ctx, cancel := begun(ctx)
+	defer cancel()
 	revision, err := desk.Create(ctx, holdKey(d.Sequence), value)
 	if errors.Is(err, ErrDeskChanged) {
 		if first, gerr := b.holdOf(ctx, d.Sequence); gerr == nil && first != nil {
@@ -46,7 +48,11 @@ func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string
 	if err != nil {
 		return h, err
 	}
-	return h, b.audit(ctx, h.record(ActionHeld, by, reason), holdID(d.Sequence, revision))
+	if err := b.audit(ctx, h.record(ActionHeld, by, reason), holdID(d.Sequence, revision)); err != nil {
+		// What nobody can read about is not in force.
+		return h, errors.Join(err, desk.Delete(ctx, holdKey(d.Sequence), revision))
+	}
+	return h, nil
 }
 
 // Release ends a hold; ErrNotHeld when there is none.
@@ -62,6 +68,8 @@ func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason st
 	if err != nil {
 		return err
 	}
+	ctx, cancel := begun(ctx)
+	defer cancel()
 	if err := b.audit(ctx, readHold(number, entry.Value).record(ActionReleased, by, reason), holdID(number, entry.Revision)); err != nil {
 		return err
 	}

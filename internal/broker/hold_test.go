@@ -48,6 +48,37 @@ func TestHolds(t *testing.T) {
 	}
 }
 
+// A hold that cannot be recorded is not in force.
+func TestAHoldAndItsRecord(t *testing.T) {
+	t.Parallel()
+	b, d := one(t)
+	ctx := t.Context()
+	if err := b.Append(ctx, noted(9)); err != nil {
+		t.Fatal(err)
+	}
+	whole := auditStream(t, b).CachedInfo().Config
+	full := whole
+	full.MaxMsgs = 1
+	if _, err := b.js.UpdateStream(ctx, full); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Hold(ctx, d, tester, "x"); err == nil {
+		t.Error("held without a record")
+	}
+	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
+		t.Errorf("in force: %+v, %v", all, err)
+	}
+	if _, err := b.js.UpdateStream(ctx, whole); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Hold(ctx, d, tester, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if told := history(t, b, 1); !slices.Equal(told, []string{"held"}) {
+		t.Errorf("history %q", told)
+	}
+}
+
 func TestDeskBucket(t *testing.T) {
 	t.Parallel()
 	b, ctx := quiet(t), context.Background()

@@ -52,6 +52,8 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
 	}
+	ctx, cancel := begun(ctx)
+	defer cancel()
 	revision, err := kv.Put(ctx, suspendedPrefix+s.Lane, value)
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
@@ -81,6 +83,8 @@ func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason strin
 // resume records the end of a suspension and ends it, unless it is another one by
 // now.
 func (b *Broker) resume(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by Actor, reason string) error {
+	ctx, cancel := begun(ctx)
+	defer cancel()
 	if err := b.audit(ctx, AuditRecord{Action: ActionResumed, Actor: by, Reason: reason, Lane: lane}, auditID(lane, revision)); err != nil {
 		return err
 	}
