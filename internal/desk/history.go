@@ -120,6 +120,13 @@ func (h *history) before(sequence uint64) int {
 	return n
 }
 
+// started is the place of the record that a run was started, 0 when it is older than
+// all that are kept.
+func (h *history) started(id string) int {
+	run, action := unique.Make(id), unique.Make(string(broker.ActionStarted))
+	return max(0, slices.IndexFunc(h.records, func(r record) bool { return r.run == run && r.action == action }))
+}
+
 // unsearched is the oldest record of the index, if there are older ones that the query
 // may fit; else 0.
 func (h *history) unsearched(q HistoryQuery) uint64 {

@@ -63,8 +63,11 @@ func (d *Desk) track(r *run) *tracker {
 			t.name(&t.members[i], d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
 		}
 	}
-	for i := range d.history.records {
-		r := &d.history.records[i]
+	// What was recorded before the run was started is not about its letters: when their
+	// stream was made anew, others had their numbers.
+	records := d.history.records[d.history.started(r.id):]
+	for i := range records {
+		r := &records[i]
 		if m := t.find(r.number); m != nil {
 			rec := r.record()
 			d.tell(t, &rec, r.cause.Value())

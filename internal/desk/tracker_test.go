@@ -40,3 +40,27 @@ func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
 		}
 	}
 }
+
+// When the stream of letters is made anew, the audit still tells of those that had their
+// numbers.
+func TestARunIsNotAboutLettersOfAnEarlierStream(t *testing.T) {
+	t.Parallel()
+	d := dry()
+	said := func(sequence uint64, action broker.Action, number uint64, run string) {
+		d.history.put(&broker.AuditRecord{Sequence: sequence, Action: action, Stage: broker.StageOutcome, LetterNumber: number, Run: run})
+	}
+	said(1, broker.ActionReplayed, 1, "r0")
+	said(2, broker.ActionDiscarded, 2, "")
+	said(3, broker.ActionStarted, 0, "r1")
+	said(4, broker.ActionReplayed, 3, "r1")
+	r := rand.New(rand.NewPCG(1, 2))
+	for n := uint64(1); n <= 3; n++ {
+		d.add(someLetter(n, r), nil)
+	}
+	tracker := d.track(&run{id: "r1", numbers: []uint64{1, 2, 3}})
+	for n, want := range map[uint64]uint8{1: isWaiting, 2: isWaiting, 3: isPublished} {
+		if got := tracker.find(n).result; got != want {
+			t.Errorf("letter %d: %s, want %s", n, resultNames[got], resultNames[want])
+		}
+	}
+}
