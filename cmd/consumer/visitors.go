@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"strings"
+	"fmt"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -20,17 +20,35 @@ type visitors struct {
 	// refused is when somebody was last refused something, so that trying again and
 	// again fills the log alone; of the one goroutine of run.
 	refused map[[2]string]time.Time
+	// hours are the hours that are under way, by kind; likewise.
+	hours map[kind]hour
+}
+
+// kind is what is counted together. Without a name it is somebody whom nobody knows.
+type kind struct {
+	action broker.Action
+	named  bool
+}
+
+// hour is what was recorded of one kind since it began, and what was not any more.
+type hour struct {
+	began            time.Time
+	recorded, beyond int
 }
 
 const (
 	visitorsWaiting  = 1000             // records, beyond which the log alone has them
 	visitorsPatience = 10 * time.Second // for one record, and for all that are left at the end
 	refusedAgain     = time.Minute      // until the same is recorded again of the same user
-	visitorsUnknown  = 30               // records within that time of people without a name: anybody on the network can make some
+
+	// The audit is kept for years, and anybody on the network can fail to sign in: so many
+	// records an hour there are of those without a name, and of each kind of those with one.
+	strangersAnHour = 60
+	visitsAnHour    = 1000
 )
 
 func newVisitors(b *broker.Broker, log zerolog.Logger) *visitors {
-	return &visitors{append: b.Append, log: log, queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{}}
+	return &visitors{append: b.Append, log: log, queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{}, hours: map[kind]hour{}}
 }
 
 // record takes an event down. It never blocks.
@@ -53,10 +71,14 @@ func (v *visitors) record(_ context.Context, e access.Event) {
 
 // run writes what was taken down until the context ends, and then what is left.
 func (v *visitors) run(ctx context.Context) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
 		case r := <-v.queue:
 			v.write(context.WithoutCancel(ctx), r)
+		case now := <-tick.C:
+			v.sumUp(context.WithoutCancel(ctx), now.Add(-time.Hour))
 		case <-ctx.Done():
 		}
 	}
@@ -67,15 +89,24 @@ func (v *visitors) run(ctx context.Context) {
 		case r := <-v.queue:
 			v.write(end, r)
 		default:
+			v.sumUp(end, time.Now())
 			return
 		}
 	}
 }
 
 func (v *visitors) write(ctx context.Context, r broker.AuditRecord) {
-	if r.Action == broker.ActionRefused && !v.isNew([2]string{r.Name + " " + r.Address, r.Reason}, time.Now()) {
+	now := time.Now()
+	if r.Action == broker.ActionRefused && !v.isNew([2]string{r.Name + " " + r.Address, r.Reason}, now) {
 		return
 	}
+	v.sumUp(ctx, now.Add(-time.Hour))
+	if v.hasRoom(r, now) {
+		v.put(ctx, r)
+	}
+}
+
+func (v *visitors) put(ctx context.Context, r broker.AuditRecord) {
 	ctx, cancel := context.WithTimeout(ctx, visitorsPatience)
 	defer cancel()
 	if err := v.append(ctx, r); err != nil {
@@ -83,25 +114,55 @@ func (v *visitors) write(ctx context.Context, r broker.AuditRecord) {
 	}
 }
 
+// hasRoom says whether one more of that kind is recorded in this hour.
+func (v *visitors) hasRoom(r broker.AuditRecord, now time.Time) bool {
+	k := kind{r.Action, r.Name != ""}
+	h, underWay := v.hours[k]
+	if !underWay {
+		h.began = now
+	}
+	most := strangersAnHour
+	if k.named {
+		most = visitsAnHour
+	}
+	room := h.recorded < most
+	if room {
+		h.recorded++
+	} else {
+		h.beyond++
+	}
+	v.hours[k] = h
+	return room
+}
+
+// sumUp ends the hours that began before a moment, and records how many were not
+// recorded one by one: their number is in the history, each of them in the log.
+func (v *visitors) sumUp(ctx context.Context, before time.Time) {
+	for k, h := range v.hours {
+		if h.began.After(before) {
+			continue
+		}
+		delete(v.hours, k)
+		if h.beyond > 0 {
+			v.put(ctx, broker.AuditRecord{Action: k.action, Actor: broker.Actor{Name: "certpost", Via: broker.ViaItself},
+				Reason: fmt.Sprintf("%d more since %s, which the log alone has", h.beyond, h.began.UTC().Format("2006-01-02 15:04:05 UTC"))})
+		}
+	}
+}
+
 // isNew says whether a refusal was not recorded a moment ago.
 func (v *visitors) isNew(what [2]string, now time.Time) bool {
-	unknown := 0
 	for known, at := range v.refused {
 		if now.Sub(at) >= refusedAgain {
 			delete(v.refused, known)
-		} else if isUnknown(known[0]) {
-			unknown++
 		}
 	}
-	if _, known := v.refused[what]; known || len(v.refused) >= visitorsWaiting || unknown >= visitorsUnknown && isUnknown(what[0]) {
+	if _, known := v.refused[what]; known || len(v.refused) >= visitorsWaiting {
 		return false
 	}
 	v.refused[what] = now
 	return true
 }
-
-// isUnknown says that who was refused, a name and an address, has no name.
-func isUnknown(who string) bool { return strings.HasPrefix(who, " ") }
 
 func (v *visitors) missed(r broker.AuditRecord, err error) {
 	v.log.Warn().Err(err).Str("event", string(r.Action)).Str("user", r.Name).Str("address", r.Address).

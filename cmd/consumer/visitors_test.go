@@ -26,7 +26,7 @@ func newTestVisitors(log *strings.Builder, away func() error) (*visitors, *[]bro
 			records = append(records, rs...)
 			return nil
 		},
-		log: zerolog.New(log), queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{},
+		log: zerolog.New(log), queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{}, hours: map[kind]hour{},
 	}, &records
 }
 
@@ -68,34 +68,6 @@ func TestVisitorsAreRecorded(t *testing.T) {
 	})
 }
 
-// Whoever has many addresses does not fill the history with names that nobody has, and
-// what somebody is refused who has one stays in it.
-func TestVisitorsFromEverywhere(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
-		v, records := newTestVisitors(&log, func() error { return nil })
-		ctx, stop := context.WithCancel(t.Context())
-		go v.run(ctx)
-		for i := range 5 * visitorsUnknown {
-			v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Address: fmt.Sprintf("2001:db8:%x::1", i)}, Reason: "no account has that name"})
-		}
-		v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Name: "ada", Address: "192.0.2.1"}, Reason: "wrong password"})
-		synctest.Wait()
-		if got := *records; len(got) != visitorsUnknown+1 || got[visitorsUnknown].Name != "ada" {
-			t.Errorf("%d records", len(got))
-		}
-		time.Sleep(refusedAgain)
-		v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Address: "2001:db8::1"}, Reason: "no account has that name"})
-		synctest.Wait()
-		if len(*records) != visitorsUnknown+2 {
-			t.Errorf("%d records a minute later", len(*records))
-		}
-		stop()
-		synctest.Wait()
-	})
-}
-
 // Nobody who signs in waits for a NATS that is away.
 func TestVisitorsDoNotWait(t *testing.T) {
 	t.Parallel()
@@ -113,4 +85,47 @@ func TestVisitorsDoNotWait(t *testing.T) {
 	if n := strings.Count(log.String(), "NATS is away"); n != visitorsWaiting || len(*records) != 0 {
 		t.Errorf("%d lines in the log and %d records, want a line for each of %d that could not be written", n, len(*records), visitorsWaiting)
 	}
+}
+
+// Strangers who try names, each from another address, write little of a history that is
+// kept for years; how often they tried is in it all the same, and what the people do who
+// belong here is.
+func TestStrangersDoNotFillTheAudit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		v, records := newTestVisitors(&log, func() error { return nil })
+		ctx, stop := context.WithCancel(t.Context())
+		go v.run(ctx)
+		const hours, tries = 5, 7200
+		ada := access.User{Name: "ada", Subject: "user:ada", Role: access.Viewer, Address: "192.0.2.1"}
+		for i := range hours * tries {
+			v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Address: fmt.Sprintf("2001:db8:%x::%x", i, i)}, Reason: "no account has that name"})
+			if i == tries/2 {
+				v.record(ctx, access.Event{Kind: access.SignInFailed, User: access.User{Name: "ada", Address: "192.0.2.1"}, Reason: "wrong password"})
+				v.record(ctx, access.Event{Kind: access.SignedIn, User: ada})
+				v.record(ctx, access.Event{Kind: access.Refused, User: ada, Reason: "POST /dead-letters/1/replay"})
+			}
+			time.Sleep(time.Hour / tries)
+		}
+		stop()
+		synctest.Wait()
+		strangers, sums, more, ofAda := 0, 0, 0, 0
+		for _, r := range *records {
+			var n int
+			switch _, err := fmt.Sscanf(r.Reason, "%d more since", &n); {
+			case r.Name == "ada":
+				ofAda++
+			case err == nil && r.Via == broker.ViaItself && r.Action == broker.ActionRefused:
+				sums++
+				more += n
+			default:
+				strangers++
+			}
+		}
+		// An hour ends with the minute after it.
+		if strangers > hours*strangersAnHour || sums > hours || strangers+more < hours*tries*99/100 || ofAda != 3 {
+			t.Errorf("%d records of strangers, %d sums with %d more, of %d tries; %d records of ada, want 3", strangers, sums, more, hours*tries, ofAda)
+		}
+	})
 }
