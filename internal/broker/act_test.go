@@ -199,7 +199,7 @@ func TestAFailedReplayFreesTheLetter(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
 	ctx := context.Background()
-	d.ReplaySubject = "nobody.listens.here"
+	d.ReplaySubject = EventSubject + ".nobody.listens"
 	if err := b.Replay(ctx, d, tester, Replay{}); err == nil {
 		t.Fatal("replayed to where no stream is")
 	}

@@ -223,7 +223,7 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 func TestALostAcknowledgementOfAReplay(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
-	d.ReplaySubject = "stream.without.voice"
+	d.ReplaySubject = EventSubject + ".without.voice"
 	var asked []*nats.Msg
 	sub, err := b.nc.Subscribe(d.ReplaySubject, func(m *nats.Msg) {
 		if asked = append(asked, m); len(asked) > 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,6 +12,11 @@ import (
 
 	"github.com/certpost/certpost/internal/events"
 )
+
+// isEventSubject reports whether events are published to a subject.
+func isEventSubject(subject string) bool {
+	return subject == EventSubject || strings.HasPrefix(subject, EventSubject+".")
+}
 
 // Publish hands an event to Certpost and returns once the stream has it. The
 // same event again, within the stream's window, is a duplicate and no error.

@@ -82,7 +82,7 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 // permissions, not with those of whoever asks: he could have it be an order to
 // JetStream (an empty answer deletes a stream), an event, or an entry in the audit.
 func answerable(reply string) bool {
-	return !strings.HasPrefix(reply, "$") && !strings.HasPrefix(reply, servicePrefix) && reply != EventSubject && !strings.HasPrefix(reply, EventSubject+".")
+	return !strings.HasPrefix(reply, "$") && !strings.HasPrefix(reply, servicePrefix) && !isEventSubject(reply)
 }
 
 // hall is where requests are worked on, so many at a time.
