@@ -178,8 +178,8 @@ func (d *Desk) Letters(q Query, p Page) Listing {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	f := q.ready()
-	out := Listing{Total: d.letters.total(f), AsOf: d.letters.fates.total(), Beyond: d.letters.beyond()}
-	out.Letters, out.Next = d.letters.page(f, p.After, pageSize(p.Size))
+	out := Listing{AsOf: d.letters.fates.total(), Beyond: d.letters.beyond()}
+	out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
 	return out
 }
 

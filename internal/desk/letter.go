@@ -183,16 +183,24 @@ func moment0(ns int64) time.Time {
 // needle is a free text, looked for without regard to the case of ASCII letters.
 // Texts that many letters share are searched once.
 type needle struct {
-	text  string
-	known map[unique.Handle[string]]bool
+	text   string
+	known  map[unique.Handle[string]]bool
+	groups map[*group]bool
+	leaf   unique.Handle[leaf] // of the letter before: those of one event stand together
+	inLeaf bool                // found there
 }
 
 func newNeedle(text string) *needle {
-	return &needle{strings.ToLower(text), map[unique.Handle[string]]bool{}}
+	return &needle{text: strings.ToLower(text), known: map[unique.Handle[string]]bool{}, groups: map[*group]bool{}}
 }
 
 func (n *needle) in(l *letter) bool {
-	if containsFold(l.event, n.text) || containsFold(l.group.label, n.text) {
+	found, known := n.groups[l.group]
+	if !known {
+		found = containsFold(l.group.label, n.text)
+		n.groups[l.group] = found
+	}
+	if found || containsFold(l.event, n.text) {
 		return true
 	}
 	for _, shared := range [...]unique.Handle[string]{l.target, l.reason, l.reply, l.owed} {
@@ -200,11 +208,11 @@ func (n *needle) in(l *letter) bool {
 			return true
 		}
 	}
-	if !l.hasLeaf {
-		return false
+	if l.hasLeaf && l.leaf != n.leaf {
+		c := l.leaf.Value()
+		n.leaf, n.inLeaf = l.leaf, containsFold(c.names, n.text) || containsFold(c.cn, n.text) || containsFold(c.serial, n.text) || n.inShared(c.issuer)
 	}
-	c := l.leaf.Value()
-	return containsFold(c.names, n.text) || containsFold(c.cn, n.text) || containsFold(c.serial, n.text) || n.inShared(c.issuer)
+	return l.hasLeaf && n.inLeaf
 }
 
 func (n *needle) inShared(h unique.Handle[string]) bool {

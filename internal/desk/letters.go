@@ -235,6 +235,25 @@ func (x *letters) total(f *filter) int {
 	return n
 }
 
+// list is a page of a query, and how many fit. The first page is found while they are
+// counted.
+func (x *letters) list(f *filter, after uint64, size int) (page []Letter, total int, next uint64) {
+	if after != 0 || f.wholeGroups() {
+		total = x.total(f)
+		page, next = x.page(f, after, size)
+		return page, total, next
+	}
+	for l := range x.chosen(f, 0) {
+		if total++; total <= size {
+			page = append(page, l.letter())
+		}
+	}
+	if total > size {
+		next = page[size-1].Sequence
+	}
+	return page, total, next
+}
+
 // page is some letters of a query, beginning behind the letter with the number
 // after; next is the last one's number if there are more.
 func (x *letters) page(f *filter, after uint64, size int) (page []Letter, next uint64) {
