@@ -370,7 +370,7 @@ func TestKilledWhileStarting(t *testing.T) {
 	var bucket *broker.DeskBucket
 	var sets []broker.DeskEntry
 	ctx := t.Context()
-	for range 5 { // the run may be there before the signal has come
+	for range 30 { // the run may be there before the signal has come
 		plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: 20, Starting: true}
 		if live(t, plan, time.Minute) != nil {
 			t.Fatal("it was not killed")
