@@ -299,6 +299,16 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
+// proxies are http.trusted_proxies. What is none was found by validate.
+func (h *HTTPConfig) proxies() (all []netip.Prefix) {
+	for _, text := range h.TrustedProxies {
+		if p, err := parsePrefix(text); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // openAccess makes the door to the dashboard. What is not used here is looked at
 // when it is: a provider that is away does not keep the program from starting.
 func (h *HTTPConfig) openAccess(store *secrets.Store, pages access.Pages, record func(context.Context, access.Event), log zerolog.Logger) (*access.Access, error) {
@@ -312,13 +322,7 @@ func (h *HTTPConfig) openAccess(store *secrets.Store, pages access.Pages, record
 			return nil, fmt.Errorf("http.url: %w", err)
 		}
 	}
-	for _, text := range h.TrustedProxies {
-		prefix, err := parsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("http.trusted_proxies: %w", err)
-		}
-		cfg.Proxies = append(cfg.Proxies, prefix)
-	}
+	cfg.Proxies = h.proxies()
 	if cfg.Accounts, err = h.SignIn.accounts(); err != nil {
 		return nil, err
 	}

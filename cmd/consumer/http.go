@@ -145,6 +145,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
+	server.listener = newFairListener(server.listener, connectionsOfOne, cfg.proxies())
 	server.server.ErrorLog = stdlog.New(serverLog{log}, "", 0)
 	if certificate != nil {
 		server.withTLS(certificate)
