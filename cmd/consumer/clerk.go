@@ -91,6 +91,11 @@ func (r *refusal) Error() string { return r.Text }
 
 func refusalOf(err error) *refusal {
 	r := &refusal{Status: http.StatusInternalServerError, Text: err.Error()}
+	var known *refusal
+	if errors.As(err, &known) {
+		r.Status, r.Conflict = known.Status, known.Conflict
+		return r
+	}
 	var conflict *desk.Conflict
 	var mistake wrongRequest
 	switch {

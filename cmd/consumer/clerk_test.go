@@ -117,6 +117,22 @@ func TestServiceAnswers(t *testing.T) {
 	if status, m := c.ask("dead.replay", `{"numbers": [2]}`); status != "409" || !strings.Contains(string(m.Data), "held") {
 		t.Errorf("replay of a held letter: %s %s", status, m.Data)
 	}
+	// What does not fit how a letter stands is refused as such, with what to do.
+	for request, want := range map[string]string{
+		`dead.hold {"numbers": [2], "reason": "me too"}`: "409 dead letter 2 is held by Ann?e since ",
+		`dead.discard {"numbers": [2], "reason": "x"}`:   "looking into it; release it first",
+		`dead.replay {"numbers": [2]}`:                   "409 dead letter 2 is held by Ann?e since ",
+		`dead.release {"numbers": [3]}`:                  "409 dead letter 3 is not held",
+		`dead.restore {"numbers": [3]}`:                  "404 number 3 is not that of a discarded dead letter",
+		`replays.pause {"id": "none"}`:                   `404 there is no replay run "none"`,
+	} {
+		subject, body, _ := strings.Cut(request, " ")
+		status, m := c.ask(subject, body)
+		var r refusal
+		if err := json.Unmarshal(m.Data, &r); err != nil || !strings.Contains(status+" "+r.Text, want) || !strings.HasPrefix(status, "4") {
+			t.Errorf("%s: %s %s, want %s", request, status, m.Data, want)
+		}
+	}
 	if left := asked[orderAnswer](c, "dead.replay", `{"all": true, "dry_run": true}`); left.Frozen.Count != 4 || left.Frozen.Held != 1 || left.Run != nil {
 		t.Errorf("dry run: %+v", left.Frozen)
 	}

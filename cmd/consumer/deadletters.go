@@ -67,6 +67,19 @@ func (f *letterFilter) Validate() error {
 	return err
 }
 
+// none says that there is nothing, of which a filter may be the reason.
+func none(filtered bool) string {
+	if filtered {
+		return "no open dead letters that fit the filter"
+	}
+	return "no open dead letters"
+}
+
+func (f letterFilter) isSet() bool {
+	f.Order = ""
+	return f != letterFilter{}
+}
+
 type lettersListCmd struct {
 	letterFilter
 	Limit  int    `help:"At most so many; 0 for all." default:"0"`
@@ -88,7 +101,7 @@ func (c *lettersListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return printList(a, c.Output, letters, "no open dead letters", letterHead, letterRow)
+	return printList(a, c.Output, letters, none(c.isSet()), letterHead, letterRow)
 }
 
 var letterHead = []string{"NUMBER", "TIME", "CODE", "TARGET", "EVENT", "SENT?", "REASON"}
@@ -148,7 +161,7 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	err = printList(a, c.Output, answer.Groups, "no open dead letters",
+	err = printList(a, c.Output, answer.Groups, none(c.isSet()),
 		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"},
 		func(g desk.Group, _ bool) []string {
 			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Relay, when(g.Last), fmt.Sprint(g.TargetCount),

@@ -251,7 +251,7 @@ func (a *app) printOrder(answer orderAnswer, done string) {
 	switch {
 	case f == nil:
 	case f.Count == 0:
-		fmt.Fprintln(a.stdout, "no open dead letters"+leftOut(f))
+		fmt.Fprintln(a.stdout, none(which(f) != allOpen)+leftOut(f))
 	case answer.DryRun:
 		fmt.Fprintf(a.stdout, "%s would be %s%s\nfirst numbers: %s\nas of number %d, hash %s\n", count(f.Count, "dead letter"), done, leftOut(f), numbersText(f.Numbers), f.AsOf, f.Hash)
 	case answer.Run != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -205,7 +206,7 @@ func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, done s
 		return c.each(ctx, o, false, func(d desk.Detail) (outcome, error) {
 			n, err := do(ctx, o.actor(), c.desk.FreezeFor(purpose, desk.Query{}, []uint64{d.Sequence}, true), o.Reason)
 			if err == nil && n == 0 {
-				err = errors.New("not done: " + c.why(ctx, d.Sequence))
+				err = c.notDone(ctx, d.Sequence)
 			}
 			return outcome{Done: done}, err
 		})
@@ -226,20 +227,25 @@ func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, done s
 	return a, err
 }
 
-// why says what keeps a letter from what was to be done to it.
-func (c *clerk) why(ctx context.Context, number uint64) string {
+// notDone says what keeps a letter from what was to be done to it, and what to do.
+func (c *clerk) notDone(ctx context.Context, number uint64) error {
 	d, err := c.desk.Letter(ctx, number)
 	switch {
 	case err != nil:
-		return err.Error()
+		return numbered(number, err)
 	case d.Fate != desk.Open:
-		return gone(d).Error()
+		return gone(d)
 	case d.Hold != nil:
-		return "it is held by " + d.Hold.By + ": " + d.Hold.Reason
+		return unfit("%w; release it first", &broker.Held{Hold: *d.Hold})
 	case d.Run != "":
-		return "it is part of the replay run " + d.Run
+		return unfit("dead letter %d is part of replay run %s: wait for its end, or cancel it first", number, d.Run)
 	}
-	return "it is not as it would have to be"
+	return unfit("dead letter %d is not held", number)
+}
+
+// unfit is the refusal of what does not fit how a letter stands.
+func unfit(format string, args ...any) error {
+	return &refusal{Status: http.StatusConflict, Text: fmt.Errorf(format, args...).Error()}
 }
 
 func (c *clerk) restore(ctx context.Context, o choice) (orderAnswer, error) {

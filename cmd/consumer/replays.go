@@ -110,7 +110,9 @@ func (a *app) printRun(r runAnswer, format string) error {
 	return table(a.stdout, []string{"NUMBER", "TARGET", "EVENT", "RESULT", "AT", "NOTE"}, rows)
 }
 
-// which says how a run's letters were chosen.
+const allOpen = "all that were open"
+
+// which says how letters were chosen.
 func which(f *desk.Frozen) string {
 	conditions := f.Query.Values()
 	conditions.Del("as_of") // every run has one
@@ -119,7 +121,7 @@ func which(f *desk.Frozen) string {
 	case f.Named:
 		return "named one by one"
 	case len(conditions) == 0:
-		return "all that were open"
+		return allOpen
 	}
 	return conditions.Encode()
 }

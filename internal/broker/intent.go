@@ -159,7 +159,7 @@ func (b *Broker) alive(ctx context.Context, s standing) (bool, error) {
 }
 
 // ErrNotDiscarded says that only a discarded letter can be restored.
-var ErrNotDiscarded = errors.New("is not a discarded dead letter")
+var ErrNotDiscarded = errors.New("is not that of a discarded dead letter")
 
 func (b *Broker) restorable(ctx context.Context, s standing, r AuditRecord) error {
 	switch {

@@ -168,7 +168,7 @@ func (d *Desk) Restore(ctx context.Context, by broker.Actor, number uint64, reas
 	}
 	d.CatchUp(ctx)
 	if errors.Is(err, broker.ErrNotDiscarded) {
-		return 0, fmt.Errorf("%w: %w", ErrNotFound, err)
+		return 0, refused{err, ErrNotFound}
 	}
 	return newNumber, d.refusal(number, err)
 }
@@ -194,7 +194,7 @@ func (d *Desk) refusal(number uint64, err error) error {
 	case errors.As(err, &taken):
 		return &Conflict{number, taken.Record}
 	case errors.As(err, &held):
-		return fmt.Errorf("%w: %w", ErrHeld, held)
+		return refused{held, ErrHeld}
 	case errors.Is(err, broker.ErrUncertain):
 		return fmt.Errorf("dead letter %d: %w", number, ErrUncertain)
 	case errors.Is(err, broker.ErrNoLetter):

@@ -310,7 +310,7 @@ func (c *Conflict) Error() string {
 
 func (c *Conflict) subject() string {
 	if c.Number == 0 {
-		return "the replay run"
+		return "replay run " + c.Record.Run
 	}
 	return "dead letter " + strconv.FormatUint(c.Number, 10)
 }
@@ -323,6 +323,14 @@ var (
 	ErrUncertain = errors.New("the mail may have been sent: replaying it needs a second yes")
 	ErrNoReason  = errors.New("a reason is needed")
 )
+
+// refused is a refusal in words of its own, which is one of the above.
+type refused struct {
+	error
+	is error
+}
+
+func (r refused) Unwrap() []error { return []error{r.error, r.is} }
 
 // Change says that something the pages show is different now.
 type Change struct {

@@ -152,7 +152,7 @@ func (d *Desk) RunOf(id string) (Run, error) {
 	defer d.mu.RUnlock()
 	r := d.runs.all[id]
 	if r == nil {
-		return Run{}, fmt.Errorf("replay run %q: %w", id, ErrNotFound)
+		return Run{}, noRun(id)
 	}
 	return r.view(), nil
 }
@@ -165,7 +165,7 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 	known := r != nil && r.tracker != nil
 	d.mu.RUnlock()
 	if r == nil {
-		return nil, 0, fmt.Errorf("replay run %q: %w", id, ErrNotFound)
+		return nil, 0, noRun(id)
 	}
 	var numbers []uint64
 	if !known {
@@ -234,6 +234,10 @@ func (d *Desk) CancelRun(ctx context.Context, by broker.Actor, id, reason string
 	})
 }
 
+func noRun(id string) error {
+	return refused{fmt.Errorf("there is no replay run %q", id), ErrNotFound}
+}
+
 func told(what string, by broker.Actor, reason string) string {
 	text := what + " by " + by.Name
 	if reason != "" {
@@ -252,7 +256,7 @@ func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, ac
 	for {
 		e, err := bucket.Get(ctx, runPrefix+id)
 		if errors.Is(err, broker.ErrNoDeskEntry) {
-			return fmt.Errorf("replay run %q: %w", id, ErrNotFound)
+			return noRun(id)
 		}
 		if err != nil {
 			return err
