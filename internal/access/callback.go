@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/rs/zerolog"
 	"golang.org/x/oauth2"
 )
 
@@ -168,6 +169,10 @@ func (a *Access) providerFailed(w http.ResponseWriter, r *http.Request, v Visit,
 	if errors.As(err, &known) {
 		view.Message = known.text + "."
 	}
-	a.cfg.Log.Warn().Str("address", v.User.Address).Str("reason", shown(err.Error(), maxReason)).Msg("sign-in at the provider")
+	level := zerolog.WarnLevel
+	if status == http.StatusBadRequest { // nothing was begun here: as often as anybody likes
+		level = zerolog.DebugLevel
+	}
+	a.cfg.Log.WithLevel(level).Str("address", v.User.Address).Str("reason", shown(err.Error(), maxReason)).Msg("sign-in at the provider")
 	a.pages.SignIn(w, r, view)
 }

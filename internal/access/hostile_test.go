@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // A provider, or somebody in between, that answers wrongly. What it sends shows up
@@ -214,6 +216,22 @@ func TestInventedCodes(t *testing.T) {
 		if got := p.signInAt(other, nil); got.Code != http.StatusOK {
 			t.Fatalf("%d %s", got.Code, got.body)
 		}
+	}
+}
+
+// Nor are ways back from nowhere one to fill the log.
+func TestWaysBackFromNowhere(t *testing.T) {
+	t.Parallel()
+	p := newIDP(t)
+	a, log, events := atProvider(t, p, nil)
+	a.cfg.Log = a.cfg.Log.Level(zerolog.InfoLevel)
+	for range 50 {
+		if got := newBrowser(t, a, home).get("/sign-in/callback?state=x&code=y"); got.Code != http.StatusBadRequest {
+			t.Fatalf("%d", got.Code)
+		}
+	}
+	if log.Len() > 0 || len(*events) > 0 {
+		t.Errorf("%d events, and in the log is %s", len(*events), log)
 	}
 }
 
