@@ -286,6 +286,9 @@ func unreadable(d *DeadLetter, f *verdict.Failure, place string) {
 func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
+	if state == "duplicate" && j.redelivered() {
+		j.offTheList(ctx) // who delivered it may have died before he came to that
+	}
 	if err := j.msg.DoubleAck(ctx); err != nil {
 		// It comes back, finds the ledger's entry and is acknowledged then.
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("an acknowledgement was not confirmed")
