@@ -1,0 +1,185 @@
+//go:build unix
+
+package desk
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// crashPlan is what the child is told.
+type crashPlan struct {
+	Dir, Relay string
+	Letters    int // to make, and to start the run for; 0: go on with what is there
+	Rate       verdict.Rate
+	Starting   bool // die while the run is being started
+}
+
+// crashReport is what a child says that lived to the end of the run.
+type crashReport struct {
+	Run     Run
+	Balance Balance
+	Results map[string]int
+	Tries   []time.Time
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(crashVariable); text != "" {
+		var plan crashPlan
+		err := json.Unmarshal([]byte(text), &plan)
+		if err == nil {
+			err = crashChild(plan)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// wire is a courier whose relay is at the other end of a socket: one line for each
+// mail, answered when it is taken. Until it is mended it refuses all.
+type wire struct {
+	postOffice
+	relay string
+}
+
+func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	w.mu.Lock()
+	broken := w.broken[a.Target]
+	w.mu.Unlock()
+	if broken != nil {
+		again := *broken
+		return nil, &again
+	}
+	lost := func(err error) *verdict.Failure {
+		return &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.May, Cause: err}
+	}
+	conn, err := net.Dial("tcp", w.relay)
+	if err != nil {
+		return nil, lost(err)
+	}
+	defer conn.Close()
+	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
+		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
+	}
+	fmt.Fprintf(conn, "%s %v\n", ev.ID, a.PossibleDuplicate)
+	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+		return nil, lost(err)
+	}
+	return &verdict.Receipt{Relay: w.relay, ReplyCode: 250, Recipients: []string{"a@example.com"}}, nil
+}
+
+func crashChild(plan crashPlan) error {
+	// Not always flushed: SIGKILL ends a process, not the machine.
+	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	w := &wire{postOffice: *newPostOffice(), relay: plan.Relay}
+	if plan.Letters > 0 {
+		w.breaks("ops", refusal())
+	}
+	r := b.NewRunner(w, quick(), broker.NewMetrics(prometheus.NewRegistry()))
+	go func() { _ = r.Run(ctx) }()
+	for r.Ready(ctx) != nil {
+		wait(ctx, 10*time.Millisecond)
+	}
+	d := New(b, surroundings{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	d.pace.look, d.pace.lease = 100*time.Millisecond, time.Second
+	if !plan.Rate.IsZero() {
+		d.pace.lease = 100 * time.Millisecond // who takes over shall be too early for the rate
+	}
+	go func() { _ = d.Run(ctx) }()
+	if err := d.Ready(ctx); err != nil {
+		return err
+	}
+	if plan.Letters > 0 {
+		for i := range plan.Letters {
+			if _, _, err := b.Publish(ctx, event(fmt.Sprintf("e%d", i), "ops")); err != nil {
+				return err
+			}
+		}
+		for d.Balance().Open < plan.Letters {
+			wait(ctx, 20*time.Millisecond)
+		}
+		w.mends("ops")
+		if plan.Starting {
+			fmt.Println("replaying")
+			if err := dieWhenStarted(b.URL()); err != nil {
+				return err
+			}
+		}
+		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "mended", Canary: plan.Rate.IsZero(), Rate: plan.Rate}); err != nil {
+			return err
+		}
+	}
+	fmt.Println("replaying")
+	for len(d.Runs()) == 0 || d.Runs()[0].State != RunDone || d.Balance().Open > 0 {
+		if ctx.Err() != nil {
+			return fmt.Errorf("the run did not end: %+v, %+v", d.Runs(), d.Balance())
+		}
+		wait(ctx, 20*time.Millisecond)
+	}
+	report := crashReport{Run: d.Runs()[0], Results: map[string]int{}}
+	for after := uint64(0); ; {
+		page, next, err := d.Results(ctx, report.Run.ID, after, maxPage)
+		if err != nil {
+			return err
+		}
+		for _, result := range page {
+			report.Results[result.Result]++
+		}
+		if after = next; after == 0 {
+			break
+		}
+	}
+	for r, err := range b.ReadAudit(ctx, 1) {
+		if err != nil {
+			return err
+		}
+		if r.Run == report.Run.ID && r.Stage == broker.StageIntent {
+			report.Tries = append(report.Tries, r.Time)
+		}
+	}
+	// The balance is that of a desk that knows only what the streams say.
+	fresh := New(b, surroundings{}, zerolog.Nop())
+	go func() { _ = fresh.Follow(ctx) }()
+	if err := fresh.Ready(ctx); err != nil {
+		return err
+	}
+	report.Balance = fresh.Balance()
+	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+// dieWhenStarted kills this process as soon as the audit is told that a run starts: its
+// letters are stored by then, and it is not.
+func dieWhenStarted(url string) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	if _, err := nc.Subscribe("certpost.audit.started.>", func(*nats.Msg) { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }); err != nil {
+		return err
+	}
+	return nc.Flush()
+}
