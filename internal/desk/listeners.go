@@ -31,7 +31,7 @@ func (d *Desk) Mark() string {
 
 // Changes tells of what the pages show being different now, one Change at most
 // waiting to be taken. The channel is closed when the context ends, and at once when
-// there are 200 listeners already.
+// there are as many listeners as are kept.
 func (d *Desk) Changes(ctx context.Context) <-chan Change {
 	ch := make(chan Change, 1)
 	l := &d.listeners
