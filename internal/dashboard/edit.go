@@ -32,7 +32,7 @@ type editView struct {
 	Recipients string // as typed
 	Reason     string
 	Fault      string
-	Wrong      string // the name of the field that it is about
+	Wrong      string       // the name of the field that it is about
 	Rows       []difference // before and after; nil while nothing was sent
 	Commands   []command
 }
