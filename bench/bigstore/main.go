@@ -147,7 +147,7 @@ func report(ctx context.Context, o options, out io.Writer, offices []*office, si
 		}
 		fmt.Fprintf(table, "%s\t%s\n", f.name, live)
 	}
-	pages, err := measure(ctx, ctx, o.requests, offices...)
+	pages, err := measure(ctx, ctx, o.requests, 0, offices...)
 	if err != nil {
 		return err
 	}

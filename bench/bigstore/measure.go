@@ -164,15 +164,19 @@ type measured struct {
 	weight int     // bytes, packed, of the last office's
 }
 
-// measure asks each office for each page in turn, so many times, and once before. It
-// ends sooner when while does.
-func measure(ctx, while context.Context, requests int, offices ...*office) ([]measured, error) {
+// measure asks each office for each page in turn, so many times, and once before, with
+// a pause before each page. It ends sooner when while does.
+func measure(ctx, while context.Context, requests int, pause time.Duration, offices ...*office) ([]measured, error) {
 	var all []measured
 	for _, l := range looks() {
 		all = append(all, measured{look: l, took: make([]times, len(offices))})
 	}
 	for n := -1; n < requests && while.Err() == nil; n++ {
 		for i := range all {
+			select {
+			case <-while.Done():
+			case <-time.After(pause):
+			}
 			for j, f := range offices {
 				p, err := f.get(ctx, all[i].path)
 				if err != nil {

@@ -71,7 +71,7 @@ func replay(ctx context.Context, f *office, t *town) (r replayed, err error) {
 	seen, live := make(chan error, 1), make(chan error, 1)
 	go func() {
 		var err error
-		r.pages, err = measure(ctx, under, 1<<20, f)
+		r.pages, err = measure(ctx, under, 1<<20, 4*pause, f) // as a few people do
 		seen <- err
 	}()
 	go func() {
