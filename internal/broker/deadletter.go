@@ -291,11 +291,15 @@ func withheld(why string, d *DeadLetter) []byte {
 }
 
 // unbury takes the letters of a delivery that has succeeded off the list; each is
-// recorded first, once, and not if a replay of it was.
-func (b *Broker) unbury(ctx context.Context, target, token string, by Actor) error {
+// recorded first, once, and not if a replay of it was. digest is that of the event: a
+// letter of another certificate, published under the same id, stays.
+func (b *Broker) unbury(ctx context.Context, target, token, digest string, by Actor) error {
 	for d, err := range b.lettersUnder(ctx, deadPrefix+"*.*."+target+"."+token) {
 		if err != nil {
 			return err
+		}
+		if d.isOfAnother(digest) {
+			continue
 		}
 		if err := b.Append(ctx, AuditRecord{Action: ActionDelivered, Actor: by, Event: d.Event, Target: d.Target, LetterNumber: d.Sequence}); err != nil {
 			return err
@@ -305,6 +309,13 @@ func (b *Broker) unbury(ctx context.Context, target, token string, by Actor) err
 		}
 	}
 	return nil
+}
+
+// isOfAnother reports that the letter's event is about another certificate than that of
+// the digest. Where it cannot be read, it is taken for an earlier try to publish the one.
+func (d *DeadLetter) isOfAnother(digest string) bool {
+	ev, err := events.Decode(nil, d.Body)
+	return err == nil && ev.Digest() != digest
 }
 
 // lettersUnder yields the open letters under a filter that few fit, mostly none: each

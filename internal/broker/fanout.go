@@ -281,6 +281,9 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 // lane) once it has been published again and resolved.
 func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
 	for d, err := range r.lettersUnder(ctx, deadPrefix+"*."+nobody+".*."+f.token) {
+		if err == nil && d.isOfAnother(f.event.Digest()) {
+			continue
+		}
 		if err == nil {
 			err = r.Append(ctx, AuditRecord{Action: ActionDelivered, Actor: itself("a new publication of the event"), Event: d.Event, Target: d.Target,
 				LetterNumber: d.Sequence})

@@ -45,3 +45,25 @@ func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 		t.Errorf("history %q", told)
 	}
 }
+
+// Two certificates under one event id are a publisher's mistake, and two letters. That
+// the one is delivered at last says nothing of the other.
+func TestALetterOfAnotherCertificateStays(t *testing.T) {
+	t.Parallel()
+	b, mended := deadLetterBench(t)
+	other := event("ev/1", "ops")
+	other.Certificate.PEM = certificate("other.example.com")
+	b.publish(other)
+	b.until("its letter", func() bool { return len(b.letters()) == 2 })
+	b.settled()
+	mended.Store(true)
+	first := b.letters()[0]
+	if err := b.broker.Replay(context.Background(), first, tester, Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	l := b.letters()
+	if len(b.post.mails("ev/1")) != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
+		t.Errorf("%d mails, and on the list: %+v", len(b.post.mails("ev/1")), l)
+	}
+}

@@ -138,7 +138,7 @@ func (j *job) redelivered() bool {
 
 // offTheList removes the open letters of a delivery that has succeeded.
 func (j *job) offTheList(ctx context.Context) {
-	if err := j.r.unbury(ctx, j.target, j.token, itself(j.r.owner)); err != nil {
+	if err := j.r.unbury(ctx, j.target, j.token, j.event.Digest(), itself(j.r.owner)); err != nil {
 		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).
 			Msg("delivered, but its dead letter is still on the list; discard it by hand")
 	}
