@@ -72,7 +72,7 @@ func TestConfirm(t *testing.T) {
 	frozen := &desk.Frozen{Count: 12, Held: 2, Superseded: 1}
 	for answer, want := range map[string]int{"12\n": exitDone, " 12 \r\n": exitDone, "y\n": exitFailed, "\n": exitFailed, "": exitFailed, "1": exitFailed} {
 		var asked strings.Builder
-		a := &app{stderr: &asked, answers: strings.NewReader(answer)}
+		a := &app{ctx: t.Context(), stderr: &asked, answers: strings.NewReader(answer)}
 		err := a.confirm(frozen, "replayed", false)
 		var f *failure
 		if (err == nil) != (want == exitDone) || err != nil && (!errors.As(err, &f) || f.code != want) {

@@ -174,7 +174,7 @@ func get(t *testing.T, s *service, path string) (int, string) {
 	t.Helper()
 	time.Sleep(1100 * time.Millisecond) // an answer is kept for a second
 	w := httptest.NewRecorder()
-	s.http.server.Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	s.http.server.Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+path, nil))
 	return w.Code, w.Body.String()
 }
 
