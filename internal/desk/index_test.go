@@ -119,7 +119,8 @@ func TestListsAgreeWithPlainCounting(t *testing.T) {
 	yes, no := true, false
 	for _, q := range []Query{
 		{}, {Order: Oldest}, {Order: Expiry}, {Code: verdict.SMTPAuth}, {Lane: "relay-2", Order: Expiry}, {Target: "target-7"},
-		{Certainty: verdict.May}, {Held: &yes}, {Held: &no, Superseded: &yes}, {AsOf: last / 2}, {AsOf: last / 2, Class: verdict.Auth, Order: Oldest},
+		{Certainty: verdict.May}, {Held: &yes}, {Held: &no, Superseded: &yes}, {AsOf: last / 2}, {Above: last / 3},
+		{Above: last / 3, AsOf: last / 2, Order: Oldest}, {Above: last / 2, Lane: "relay-2", Order: Oldest}, {Above: last / 3, Order: Expiry}, {AsOf: last / 2, Class: verdict.Auth, Order: Oldest},
 		{Name: "WWW.host-5.example.com"}, {Text: "Target-11"}, {Text: "no SUCH user"}, {From: all[50].Time, To: all[90].Time},
 		{Fingerprint: all[10].Fingerprint}, {Fingerprint: all[10].Fingerprint, Order: Expiry}, {Fingerprint: "none"}, {Event: all[70].Event},
 	} {
@@ -162,7 +163,7 @@ func plainlyFits(q Query, l Letter) bool {
 		(q.Lane == "" || q.Lane == l.Lane) && (q.Target == "" || q.Target == l.Target) && (q.Event == "" || q.Event == l.Event) &&
 		(q.Certainty == "" || q.Certainty == l.Certainty) && (q.Name == "" || named) && strings.Contains(text, strings.ToLower(q.Text)) &&
 		(q.Held == nil || *q.Held == (l.Hold != nil)) && (q.Superseded == nil || *q.Superseded == (l.Superseded != nil)) &&
-		(q.AsOf == 0 || l.Sequence <= q.AsOf) && (q.From.IsZero() || !l.Time.Before(q.From)) && (q.To.IsZero() || l.Time.Before(q.To))
+		(q.AsOf == 0 || l.Sequence <= q.AsOf) && l.Sequence > q.Above && (q.From.IsZero() || !l.Time.Before(q.From)) && (q.To.IsZero() || l.Time.Before(q.To))
 }
 
 func plainOrder(o Order, a, b Letter) int {

@@ -185,6 +185,9 @@ func (x *letters) chosen(f *filter, after uint64) iter.Seq[*letter] {
 	var all iter.Seq[*letter]
 	switch f.Order {
 	case Oldest:
+		if from == nil && f.Above != 0 {
+			from = &letter{number: f.Above}
+		}
 		all = numbers.after(from)
 	case Expiry:
 		if from != nil {

@@ -16,7 +16,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 	full := Query{
 		Fingerprint: "0123456789ab", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Lane: "relay", Target: "ops", Event: "e&1=?",
 		Certainty: verdict.May, Name: "*.example.com", Text: "no such <user>", Held: &yes, Superseded: &no,
-		From: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), To: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), AsOf: 77, Order: Expiry,
+		From: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), To: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), Above: 7, AsOf: 77, Order: Expiry,
 	}
 	set := reflect.ValueOf(full)
 	for i := range set.NumField() {
@@ -35,7 +35,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		}
 	}
 	chips := full.Chips()
-	if len(chips) != 15 {
+	if len(chips) != 16 {
 		t.Errorf("%d chips: %+v", len(chips), chips)
 	}
 	for _, c := range chips {
@@ -43,7 +43,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rest, err := ParseQuery(v); err != nil || len(rest.Chips()) != 14 || rest.Order != Expiry {
+		if rest, err := ParseQuery(v); err != nil || len(rest.Chips()) != 15 || rest.Order != Expiry {
 			t.Errorf("without %q: %+v, %v", c.Label, rest, err)
 		}
 	}
