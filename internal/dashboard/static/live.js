@@ -99,9 +99,10 @@
   window.htmx.createEventSource = Source;
 
   // A program that was started anew does not know the tokens of forms that were read
-  // before. Any page has one that it does.
+  // before. Any page has one that it does. Nobody asked for it, so it is no use of the
+  // session: that would not end while a page is open.
   function renew() {
-    fetch("/keys").then(function (answer) { return answer.ok ? answer.text() : ""; }).then(function (text) {
+    fetch("/keys", { headers: { "HX-Request": "true" } }).then(function (answer) { return answer.ok ? answer.text() : ""; }).then(function (text) {
       var fresh = new DOMParser().parseFromString(text, "text/html").querySelector('input[name="token"]');
       if (!fresh) return;
       document.querySelectorAll('input[name="token"]').forEach(function (field) { field.value = fresh.value; });
