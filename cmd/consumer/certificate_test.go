@@ -245,6 +245,7 @@ func TestDashboardOverTLS(t *testing.T) {
     users:
       - {name: ada, password_hash: "%s", role: viewer}
 `, certFile, keyFile, o.path("token"), hashFor(t, "canary-password")))
+	o.until("ready", func() bool { return service.runner.Ready(t.Context()) == nil }) // or /healthz says 503
 	address := strings.Replace(service.http.address(), "127.0.0.1", "localhost", 1)
 	if !strings.HasPrefix(address, "https://localhost:") {
 		t.Fatal(address)
