@@ -139,7 +139,7 @@ func (j *job) due(ctx context.Context) bool {
 		j.giveBack(time.Until(entry.Lease)+jitter(time.Second), nil)
 		return false
 	case entry.State == StateSending:
-		j.entry.Uncertain = true
+		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == StateWaiting && entry.decided():
 		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // we died before the dead letter
 		return false
@@ -155,8 +155,9 @@ func (j *job) due(ctx context.Context) bool {
 		if entry.State == StateSent {
 			j.entry.Accepted, j.entry.Uncertain = nil, false
 		}
+		j.entry.Consented = j.entry.Uncertain && entry.State == StateDead
 	}
-	if j.entry.Uncertain && j.r.set.DeadLetterUnknown && entry.State != StateDead {
+	if j.entry.Uncertain && !j.entry.Consented && j.r.set.DeadLetterUnknown {
 		j.dead(ctx, uncertain("an earlier try ended between the final dot and the relay's reply"))
 		return false
 	}

@@ -393,7 +393,13 @@ func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 	if got := len(b.post.mails("e1")); got != 1 {
 		t.Fatalf("%d mails, want 1", got)
 	}
-	// A person's replay is sent, and marked.
+	// A person's replay is sent, and marked, also when it takes more than one try.
+	b.post.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try < 3 {
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseMail)
+		}
+		return nil, nil
+	})
 	if err := b.broker.Replay(context.Background(), l[0], tester, Replay{Uncertain: true}); err != nil {
 		t.Fatal(err)
 	}

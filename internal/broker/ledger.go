@@ -54,6 +54,10 @@ type Entry struct {
 	// PossibleDuplicates counts the mails sent in spite of it.
 	Uncertain          bool `json:"uncertain,omitempty"`
 	PossibleDuplicates int  `json:"possible_duplicates,omitempty"`
+	// Consented says that this life began with a replay of a dead letter that is
+	// Uncertain: somebody wants the mail sent in spite of that, however many tries it
+	// takes. A new unknown outcome ends it.
+	Consented bool `json:"consented,omitempty"`
 	// Panics counts tries that ended in a defect of ours.
 	Panics int `json:"panics,omitempty"`
 

@@ -93,7 +93,7 @@ func expired(f *verdict.Failure, age time.Duration) *verdict.Failure {
 func (j *job) sent(ctx context.Context) {
 	e := j.entry
 	wasDead := e.DeadLetter != ""
-	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter = StateSent, "", time.Time{}, nil, ""
+	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter, e.Consented = StateSent, "", time.Time{}, nil, "", false
 	if !j.remember(ctx, e, j.leaseEnd()) {
 		return
 	}
@@ -208,7 +208,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		old := e.DeadLetter
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
 		e = e.failed(f)
-		e.State, e.Owner, e.Lease, e.DeadLetter = StateDead, "", time.Time{}, d.Subject
+		e.State, e.Owner, e.Lease, e.DeadLetter, e.Consented = StateDead, "", time.Time{}, d.Subject, false
 		e.Owed, e.Uncertain = e.without(), certainty(f) == verdict.May
 		if err := j.write(ctx, e); err != nil {
 			j.giveBack(jitter(5*time.Second), err)
