@@ -23,8 +23,8 @@ type Definitions struct {
 	// For showing, by target: what a rule gave it, where it was written.
 	sources map[string]map[string]string
 	remarks map[string]remark
-	// versions are made when they are asked for: a string by the target's id.
-	versions sync.Map
+	// views are made when they are asked for: a verdict.TargetView by the target's id.
+	views sync.Map
 }
 
 // NewDefinitions validates targets as a whole and makes them ready to use: lane,

@@ -35,6 +35,7 @@ type remark struct {
 // It is called before anybody else knows of the definitions.
 func (d *Definitions) remark(origins []origin, problems []config.Problem) {
 	d.remarks = make(map[string]remark, len(d.targets))
+	d.views.Clear()
 	for i, from := range origins {
 		var r remark
 		if line, _ := from.doc.At(from.path); line > 0 {
@@ -60,7 +61,16 @@ func (d *Definitions) Remark(doc *config.Document, problems []config.Problem) {
 	d.remark(origins, problems)
 }
 
+// view is a target as it is shown. Nobody changes it: it is made once, for all.
 func (d *Definitions) view(t *Target) verdict.TargetView {
+	known, ok := d.views.Load(t.ID)
+	if !ok {
+		known, _ = d.views.LoadOrStore(t.ID, d.newView(t))
+	}
+	return known.(verdict.TargetView)
+}
+
+func (d *Definitions) newView(t *Target) verdict.TargetView {
 	v := verdict.TargetView{
 		ID: t.ID, Type: t.Type, Disabled: t.Disabled, Lane: t.lane, Payload: t.Payload,
 		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
@@ -84,14 +94,7 @@ func (d *Definitions) view(t *Target) verdict.TargetView {
 }
 
 // version names the state of a target's definition, so that attempts can be compared.
-func (d *Definitions) version(t *Target) string {
-	if known, ok := d.versions.Load(t.ID); ok {
-		return known.(string)
-	}
-	version := d.view(t).Version
-	d.versions.Store(t.ID, version)
-	return version
-}
+func (d *Definitions) version(t *Target) string { return d.view(t).Version }
 
 // versionOf is the same for the same settings, wherever they stand.
 func versionOf(settings []verdict.TargetRow) string {
