@@ -119,15 +119,18 @@ func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
 	if last := events.CachedInfo().State.LastSeq; last > info.Delivered.Stream {
 		out.Events += last - info.Delivered.Stream
 	}
-	for name, n := range map[string]*uint64{DeliveriesStream: &out.Deliveries, DeadLettersStream: &out.Dead} {
-		s, err := b.js.Stream(ctx, name)
-		if err != nil {
-			return out, fmt.Errorf("stream %s: %w", name, err)
-		}
-		*n = s.CachedInfo().State.Msgs
-		if name == DeliveriesStream && *n > 0 {
-			out.Oldest = s.CachedInfo().State.FirstTime
-		}
+	// In this order: what waits is told also where there is no stream for dead letters.
+	deliveries, err := b.js.Stream(ctx, DeliveriesStream)
+	if err != nil {
+		return out, fmt.Errorf("stream %s: %w", DeliveriesStream, err)
 	}
+	if out.Deliveries = deliveries.CachedInfo().State.Msgs; out.Deliveries > 0 {
+		out.Oldest = deliveries.CachedInfo().State.FirstTime
+	}
+	letters, err := b.js.Stream(ctx, DeadLettersStream)
+	if err != nil {
+		return out, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
+	}
+	out.Dead = letters.CachedInfo().State.Msgs
 	return out, nil
 }
