@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,11 @@ func readOrder(r *request, values url.Values) (order, error) {
 		}
 		o.Numbers = append(o.Numbers, n)
 	}
+	for key := range values {
+		if !slices.Contains(orderKeys, key) && !desk.IsCondition(key) {
+			return o, wrongf("There is no filter %q, and without it this would act on more than was meant", clipped(key))
+		}
+	}
 	var err error
 	if o.Query, err = desk.ParseQuery(values); err != nil {
 		return o, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -76,6 +82,9 @@ func readOrder(r *request, values url.Values) (order, error) {
 	}
 	return o, nil
 }
+
+// orderKeys are what an order has beside the conditions of its query.
+var orderKeys = []string{"action", "number", "all", "list", "view", "with_superseded", "reason", "rate", "canary", "uncertain", "force", "count", "hash", access.TokenField}
 
 // errNoneChosen says that an order names no letters.
 var errNoneChosen = wrongf("No letter was chosen. Choose some in the list, or act on all that match")

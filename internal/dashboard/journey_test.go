@@ -139,6 +139,8 @@ func TestNoneChosen(t *testing.T) {
 		}
 	}
 	v.do(http.MethodGet, "/dead-letters/confirm?action=hold", "", "Accept", "application/json").is(http.StatusBadRequest)
+	// A filter that is mistyped would be one that is not there.
+	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says("There is no filter", "trget")
 }
 
 // Between the page and its form more letters fit: nothing is done, both counts are

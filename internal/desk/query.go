@@ -144,6 +144,11 @@ func ParseQuery(v url.Values) (Query, error) {
 	return q, errors.Join(problems...)
 }
 
+// IsCondition reports whether ParseQuery heeds a key.
+func IsCondition(key string) bool {
+	return slices.ContainsFunc(conditions, func(c condition) bool { return c.key == key })
+}
+
 // Values is the query as an address has it; ParseQuery reads it back.
 func (q Query) Values() url.Values {
 	v := url.Values{}
