@@ -186,6 +186,10 @@ var errClaimLost = errors.New("the ledger's entry was changed by another process
 // ErrNoEntry says that the ledger knows nothing of a delivery.
 var ErrNoEntry = errors.New("no such delivery in the ledger")
 
+// ErrUnreadableEntry says that the ledger has something at a delivery's key that Certpost
+// has not written.
+var ErrUnreadableEntry = errors.New("the ledger's entry cannot be read")
+
 // ledger is the bucket; all writes are compare-and-set on the revision read.
 type ledger struct {
 	kv     jetstream.KeyValue

@@ -88,7 +88,7 @@ func (b *Broker) delivery(ctx context.Context, key string) ([]Entry, error) {
 	case c.Deleted:
 		return nil, nil
 	case c.Unreadable:
-		return nil, fmt.Errorf("ledger entry %s is not readable: look at it with `nats kv get %s %s`", key, LedgerBucket, key)
+		return nil, fmt.Errorf("%w: look at it with `nats kv get %s %s`", ErrUnreadableEntry, LedgerBucket, key)
 	}
 	return []Entry{c.Entry}, nil
 }

@@ -262,3 +262,20 @@ func TestStreamsMadeAnew(t *testing.T) {
 		t.Errorf("%+v", b)
 	}
 }
+
+// What somebody else has written into the ledger keeps nobody from a letter.
+func TestLetterWithAnUnreadableEntry(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	x.letters(d, "ops", 0, 1)
+	if detail, err := d.Letter(t.Context(), 1); err != nil || detail.Delivery == nil {
+		t.Fatalf("%+v, %v", detail.Delivery, err)
+	}
+	if _, err := x.js.Publish(t.Context(), "$KV."+broker.LedgerBucket+".ops.e0", []byte("not ours")); err != nil {
+		t.Fatal(err)
+	}
+	if detail, err := d.Letter(t.Context(), 1); err != nil || detail.Delivery != nil || detail.DeadLetter.Event != "e0" {
+		t.Errorf("%+v, %v", detail, err)
+	}
+}

@@ -70,6 +70,10 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 		out.MessageID = ids.MessageID(out.Target, out.DeadLetter.Event)
 	}
 	entries, err := d.b.Deliveries(ctx, out.Target, out.DeadLetter.Event)
+	if errors.Is(err, broker.ErrUnreadableEntry) {
+		d.log.Warn().Err(err).Uint64("letter", out.Sequence).Msg("a dead letter is shown without what the ledger says of it")
+		return nil
+	}
 	if err != nil || len(entries) == 0 {
 		return err
 	}
