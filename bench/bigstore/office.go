@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"os"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/bench/road"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -46,23 +45,12 @@ func newOffice(name string, o options, dir, targets string) (*office, error) {
 	return f, os.Mkdir(f.dir, 0o700)
 }
 
-// freeAddress is one from where systems give clients no ports.
-func freeAddress() (address string, err error) {
-	for range 100 {
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(10_000)))); err == nil {
-			return l.Addr().String(), l.Close()
-		}
-	}
-	return "", err
-}
-
 // start starts the program; sync is its nats.sync_interval.
 func (f *office) start(sync string) (err error) {
-	if f.nats, err = freeAddress(); err != nil {
+	if f.nats, err = road.FreeAddress(); err != nil {
 		return err
 	}
-	if f.http, err = freeAddress(); err != nil {
+	if f.http, err = road.FreeAddress(); err != nil {
 		return err
 	}
 	text := fmt.Sprintf("data_dir: %q\nnats: {listen: %q, sync_interval: %q}\nhttp: {listen: %q}\nlog: {format: json}\ntargets_file: %q\n",

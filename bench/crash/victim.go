@@ -6,12 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +28,7 @@ type victim struct {
 }
 
 func newVictim(o options, dir string, relay *devrelay.Relay) (*victim, error) {
-	address, err := freeAddress()
+	address, err := road.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -48,18 +45,6 @@ func newVictim(o options, dir string, relay *devrelay.Relay) (*victim, error) {
 			id, t.Host, t.Port, t.CAFile, t.Username.Plain, t.Password.File, t.FromAddress, t.To[0])
 	}
 	return v, os.WriteFile(v.config, []byte(text.String()), 0o600)
-}
-
-// freeAddress is one from where systems give clients no ports: while the victim is
-// dead none of the connections made here may take its place.
-func freeAddress() (address string, err error) {
-	for range 100 {
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(10_000)))); err == nil {
-			return l.Addr().String(), l.Close()
-		}
-	}
-	return "", err
 }
 
 func (v *victim) start() error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -246,4 +247,16 @@ func SubmissionTarget(id string, relay *devrelay.Relay, dir string) (delivery.Ta
 	}
 	t.Password = secrets.Ref{File: filepath.Join(dir, "password")}
 	return t, os.WriteFile(t.Password.File, []byte(password), 0o600)
+}
+
+// FreeAddress is one on loopback from where systems give clients no ports: while who
+// listens there is dead, no connection that is made on this machine takes its place.
+func FreeAddress() (address string, err error) {
+	for range 100 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(10_000)))); err == nil {
+			return l.Addr().String(), l.Close()
+		}
+	}
+	return "", err
 }
