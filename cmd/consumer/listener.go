@@ -5,10 +5,12 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/certpost/certpost/internal/access"
 )
 
-// connectionsOfOne is how many connections one party may have: an IPv4 address, or an
-// IPv6 /64. A browser has six at most; behind one address there may be a whole office.
+// connectionsOfOne is how many connections one party (access.Party) may have. A browser
+// has six at most; behind one address there may be a whole office.
 const connectionsOfOne = 256
 
 // fairListener closes a party's oldest connection where it has too many. Each one costs
@@ -55,11 +57,7 @@ func (l *fairListener) party(remote net.Addr) (netip.Prefix, bool) {
 	if address.IsLoopback() || slices.ContainsFunc(l.trusted, func(p netip.Prefix) bool { return p.Contains(address) }) {
 		return netip.Prefix{}, false
 	}
-	bits := 32
-	if address.Is6() {
-		bits = 64
-	}
-	return netip.PrefixFrom(address, bits).Masked(), true
+	return access.Party(address), true
 }
 
 // enter returns the connection that is one too many, nil when none is.

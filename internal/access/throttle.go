@@ -135,16 +135,21 @@ func (t *throttle) shed(now time.Time) {
 	}
 }
 
-// network is what one party has of addresses: an IPv4 address, or an IPv6 /64.
+// network is Party for an address as text; what is none stands for itself.
 func network(address string) string {
 	a, err := netip.ParseAddr(address)
 	if err != nil {
 		return address
 	}
-	if a = a.Unmap(); a.Is6() {
-		if p, err := a.WithZone("").Prefix(64); err == nil {
-			return p.String()
-		}
+	return Party(a).String()
+}
+
+// Party is what one party has of addresses: an IPv4 address, or an IPv6 /64.
+func Party(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := 32
+	if a.Is6() {
+		bits = 64
 	}
-	return a.String()
+	return netip.PrefixFrom(a, bits).Masked()
 }
