@@ -17,11 +17,7 @@ func (a *app) printTries(e *broker.Entry) error {
 	fmt.Fprintln(a.stdout, "\nAttempts that failed")
 	var rows [][]string
 	for _, t := range e.Tries {
-		var took time.Duration
-		for _, s := range t.Course.Steps {
-			took += s.Took
-		}
-		rows = append(rows, []string{fmt.Sprintf("%d.%d", max(t.Generation, 1), t.Number), when(t.At), took.Round(time.Millisecond).String(), string(t.Code), string(t.Phase),
+		rows = append(rows, []string{fmt.Sprintf("%d.%d", max(t.Generation, 1), t.Number), when(t.At), t.Course.Took().Round(time.Millisecond).String(), string(t.Code), string(t.Phase),
 			t.Course.Peer, t.Course.TLS, reply(t.ReplyCode, t.EnhancedCode, t.Reply)})
 	}
 	if err := table(a.stdout, []string{"LIFE.ATTEMPT", "WHEN", "TOOK", "CODE", "PHASE", "ADDRESS", "TLS", "REPLY"}, rows); err != nil {

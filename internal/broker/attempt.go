@@ -130,6 +130,11 @@ func (j *job) due(ctx context.Context) bool {
 		})
 		return false
 	case entry.State == StateSent && (!j.force || entry.Sequence == j.seq):
+		if j.redelivered() { // who delivered it may have died before he came to that
+			listed, cancel := begun(ctx)
+			j.offTheList(listed)
+			cancel()
+		}
 		j.finish(ctx, "duplicate", nil)
 		return false
 	case (entry.State == StateDead || entry.State == StateDiscarded) && entry.Sequence == j.seq:

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
@@ -253,17 +251,8 @@ func (j *job) letter(f *verdict.Failure) *DeadLetter {
 func newLetter(f *verdict.Failure) *DeadLetter {
 	return &DeadLetter{
 		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode, EnhancedCode: f.EnhancedCode,
-		Reply: f.Reply, Certainty: certainty(f), Recipients: slices.Clone(f.Recipients), Secrets: versions(f.Secrets),
+		Reply: f.Reply, Certainty: certainty(f), Recipients: slices.Clone(f.Recipients), Secrets: verdict.Versions(f.Secrets),
 	}
-}
-
-// versions is the versions of secrets on one line.
-func versions(secrets map[string]string) string {
-	var list []string
-	for _, ref := range slices.Sorted(maps.Keys(secrets)) {
-		list = append(list, ref+"="+secrets[ref])
-	}
-	return strings.Join(list, ", ")
 }
 
 // unreadable completes the letter of a message that is no event: named by the id
@@ -286,9 +275,6 @@ func unreadable(d *DeadLetter, f *verdict.Failure, place string) {
 func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if state == "duplicate" && j.redelivered() {
-		j.offTheList(ctx) // who delivered it may have died before he came to that
-	}
 	if err := j.msg.DoubleAck(ctx); err != nil {
 		// It comes back, finds the ledger's entry and is acknowledged then.
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("an acknowledgement was not confirmed")

@@ -1,11 +1,9 @@
 package dashboard
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/verdict"
@@ -45,11 +43,7 @@ func attemptsOf(e *broker.Entry) attemptsView {
 		if t.Generation > 1 {
 			a.Title += fmt.Sprintf(" of life %d", t.Generation)
 		}
-		var took time.Duration
-		for _, s := range t.Course.Steps {
-			took += s.Took
-		}
-		a.Took = span(took)
+		a.Took = span(t.Course.Took())
 		if i > 0 {
 			a.Gap = between(e.Tries[i-1], t)
 		}
@@ -74,35 +68,36 @@ func between(a, b broker.Try) string {
 // facts are what attempts are compared by.
 var facts = []string{"definition", "relay", "address", "connection", "TLS", "relay's certificate", "secrets", "phase", "code", "reply", "sent?"}
 
-func factsOf(definition, relay, peer string, kept bool, tls string, shown *verdict.Certificate, secrets map[string]string, phase verdict.Phase, code verdict.Code, reply string, sent verdict.Certainty) []string {
-	connection, certificate := "", ""
-	if peer != "" {
-		connection = map[bool]string{true: "kept from before", false: "new"}[kept]
+func factsOf(c *verdict.Course, secrets map[string]string, phase verdict.Phase, code verdict.Code, reply string, sent verdict.Certainty) []string {
+	connection, tls, certificate := "", c.TLS, ""
+	if c.Peer != "" {
+		connection = map[bool]string{true: "kept from before", false: "new"}[c.Kept]
 	}
-	if shown != nil {
+	if shown := c.PeerCertificate; shown != nil {
 		certificate = shown.CommonName + " " + shown.Fingerprint[:min(len(shown.Fingerprint), 8)]
-	}
-	if peer != "" && tls == "" && shown == nil {
+	} else if c.Peer != "" && tls == "" {
 		tls = "none"
 	}
-	return []string{definition, relay, peer, connection, tls, certificate, secretVersions(secrets), string(phase), string(code), reply, string(sent)}
+	return []string{c.Definition, c.Relay, c.Peer, connection, tls, certificate, verdict.Versions(secrets), string(phase), string(code), reply, string(sent)}
 }
 
-// compare sets attempts side by side, with the one that succeeded behind them.
+// compare sets attempts side by side, with the one that succeeded behind them; what is
+// different comes first.
 func compare(list []attempt, e *broker.Entry) (columns []string, rows []difference) {
 	var all [][]string
 	for _, a := range list {
-		c := a.Course
 		columns = append(columns, a.Title)
-		all = append(all, factsOf(c.Definition, c.Relay, c.Peer, c.Kept, c.TLS, c.PeerCertificate, a.Secrets, a.Phase, a.Code, replyText(a.ReplyCode, a.EnhancedCode, a.Reply), a.Certainty))
+		all = append(all, factsOf(a.Course, a.Secrets, a.Phase, a.Code, replyText(a.ReplyCode, a.EnhancedCode, a.Reply), a.Certainty))
 	}
 	if r := e.Receipt; r != nil && e.State == broker.StateSent && len(all) > 0 {
 		columns = append(columns, "Delivered")
-		all = append(all, factsOf(r.Definition, r.Relay, r.Peer, r.Timings.Dial == 0, r.TLS, nil, r.Secrets, "", "", replyText(r.ReplyCode, "", r.Reply), verdict.Accepted))
+		c := verdict.Course{Definition: r.Definition, Relay: r.Relay, Peer: r.Peer, Kept: r.Timings.Dial == 0, TLS: r.TLS}
+		all = append(all, factsOf(&c, r.Secrets, "", "", replyText(r.ReplyCode, "", r.Reply), verdict.Accepted))
 	}
 	if len(all) < 2 {
 		return nil, nil
 	}
+	var same []difference
 	for i, what := range facts {
 		row := difference{What: what}
 		for _, one := range all {
@@ -110,30 +105,14 @@ func compare(list []attempt, e *broker.Entry) (columns []string, rows []differen
 			// What is not known of one is no difference.
 			row.Changed = row.Changed || one[i] != "" && slices.ContainsFunc(row.Values, func(v string) bool { return v != "" && v != one[i] })
 		}
-		if strings.Join(row.Values, "") != "" {
+		switch {
+		case row.Changed:
 			rows = append(rows, row)
+		case strings.Join(row.Values, "") != "":
+			same = append(same, row)
 		}
 	}
-	slices.SortStableFunc(rows, func(a, b difference) int { return cmp.Compare(unchanged(a), unchanged(b)) })
-	return columns, rows
-}
-
-// unchanged sorts what is different ahead.
-func unchanged(d difference) int {
-	if d.Changed {
-		return 0
-	}
-	return 1
-}
-
-// secretVersions is references with versions on one line, as dead letters have it.
-func secretVersions(secrets map[string]string) string {
-	var list []string
-	for ref, version := range secrets {
-		list = append(list, ref+"="+version)
-	}
-	slices.Sort(list)
-	return strings.Join(list, ", ")
+	return columns, append(rows, same...)
 }
 
 // phase is one step of a delivery and whether it came that far.

@@ -46,8 +46,9 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 }
 
 func newLetter(d desk.Detail, now time.Time) letterView {
+	attempts := attemptsOf(d.Delivery)
 	v := letterView{
-		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, now), Attempts: attemptsOf(d.Delivery),
+		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, attempts.List, now), Attempts: attempts,
 		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint, Ledger: deliveryAddress(d.Target, d.DeadLetter.Event),
 	}
 	for _, record := range d.History {
@@ -94,14 +95,13 @@ type moment struct {
 
 // timeline is what the letter, the ledger and the audit know of the delivery, the
 // oldest first.
-func timeline(d desk.Detail, now time.Time) []moment {
+func timeline(d desk.Detail, tries []attempt, now time.Time) []moment {
 	var all []moment
 	add := func(m moment) {
 		if !m.At.IsZero() {
 			all = append(all, m)
 		}
 	}
-	tries := attemptsOf(d.Delivery).List
 	for _, t := range tries {
 		add(moment{At: t.At, Kind: "bad", What: fmt.Sprintf("%s failed in %s (%s)", strings.ToLower(t.Title), t.Phase, t.Took), Why: t.Reason})
 	}

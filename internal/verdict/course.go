@@ -1,6 +1,11 @@
 package verdict
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Course is what one attempt went through until it failed, for whoever has to find
 // out why. It may be stored and shown: credentials and the content of the mail are
@@ -19,6 +24,23 @@ type Course struct {
 	// Dialogue is what was said, in its order: lines that begin with "C: " are ours,
 	// with "S: " the relay's.
 	Dialogue []string `json:"dialogue,omitempty"`
+}
+
+// Took is the time of all steps together.
+func (c *Course) Took() (sum time.Duration) {
+	for _, s := range c.Steps {
+		sum += s.Took
+	}
+	return sum
+}
+
+// Versions is versions of secrets on one line, sorted by reference.
+func Versions(secrets map[string]string) string {
+	var list []string
+	for _, ref := range slices.Sorted(maps.Keys(secrets)) {
+		list = append(list, ref+"="+secrets[ref])
+	}
+	return strings.Join(list, ", ")
 }
 
 // Step is a phase that an attempt came to, and the time it took there.
