@@ -120,20 +120,17 @@ type asker struct {
 	Via broker.Via `json:"via,omitempty"` // shell, when a command of ours asks
 }
 
-// maxBy and maxReason are as many characters as the audit keeps for years, and every
-// list has to hold.
-const (
-	maxBy     = 128
-	maxReason = 500
-)
+// maxBy is as many characters of a name as the audit keeps for years, and every list
+// has to hold.
+const maxBy = 128
 
 // check looks at what goes into the audit as it was given.
 func (a asker) check(reason string) error {
 	switch {
 	case utf8.RuneCountInString(a.By) > maxBy:
 		return wrong("by is longer than %d characters", maxBy)
-	case utf8.RuneCountInString(reason) > maxReason:
-		return wrong("reason is longer than %d characters", maxReason)
+	case utf8.RuneCountInString(reason) > desk.MaxReason:
+		return wrong("reason is longer than %d characters", desk.MaxReason)
 	}
 	return nil
 }

@@ -67,8 +67,8 @@ func readOrder(r *request, values url.Values) (order, error) {
 		}
 	}
 	var err error
-	if o.Query, err = desk.ParseQuery(values); err != nil {
-		return o, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	if o.Query, err = parseQuery(values); err != nil {
+		return o, err
 	}
 	o.List = listed(values.Get("list"), o.Query)
 	if o.Numbers == nil && values.Get("all") != "yes" {

@@ -106,11 +106,7 @@ func (r *request) common(keys ...string) (desk.Query, error) {
 	for _, key := range keys {
 		values.Set(key, r.URL.Query().Get(key))
 	}
-	q, err := desk.ParseQuery(values)
-	if err != nil {
-		return q, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
-	return q, nil
+	return parseQuery(values)
 }
 
 // isHex says whether a text is a hexadecimal number as certificate viewers write it.

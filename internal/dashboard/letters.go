@@ -67,8 +67,11 @@ type news struct {
 }
 
 // query reads the filter of a list from the address.
-func (r *request) query() (desk.Query, error) {
-	q, err := desk.ParseQuery(r.URL.Query())
+func (r *request) query() (desk.Query, error) { return parseQuery(r.URL.Query()) }
+
+// parseQuery is desk.ParseQuery with an error for a page.
+func parseQuery(values url.Values) (desk.Query, error) {
+	q, err := desk.ParseQuery(values)
 	if err != nil {
 		return q, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

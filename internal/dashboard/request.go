@@ -10,6 +10,7 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // request is what a page function is given.
@@ -38,13 +39,10 @@ func (r *request) after() uint64 {
 	return n
 }
 
-// maxReason bounds a reason, in characters: the audit keeps it for years.
-const maxReason = 500
-
 // reason is the one that a form was sent with.
 func (r *request) reason() string {
 	text := []rune(strings.TrimSpace(r.PostFormValue("reason")))
-	return string(text[:min(len(text), maxReason)])
+	return string(text[:min(len(text), desk.MaxReason)])
 }
 
 // The keys of an address that say what has just happened, and nothing of what the page

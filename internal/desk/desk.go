@@ -293,6 +293,10 @@ type Overview struct {
 	Reading     string            `json:"reading,omitempty"`
 }
 
+// MaxReason is the length of the longest reason that people give, in characters: the
+// audit keeps it for years.
+const MaxReason = 500
+
 // Conflict is the answer to who comes second: a letter, or a run, that somebody
 // else has acted on. It is a page with status 409.
 type Conflict struct {

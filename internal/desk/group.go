@@ -131,18 +131,10 @@ type hours struct {
 // add counts something at a moment (Unix nanoseconds), or with -1 takes it back.
 // What is older than the newest by two days is not counted.
 func (h *hours) add(at int64, by int) {
-	hour := at / int64(time.Hour)
-	n := int64(len(h.counts))
-	if hour <= h.newest-n || at <= 0 {
+	if at <= 0 {
 		return
 	}
-	for ; h.newest < hour; h.newest++ {
-		if hour-h.newest > n {
-			h.newest = hour - n
-		}
-		h.counts[(h.newest+1)%n] = 0
-	}
-	if c := &h.counts[hour%n]; *c+by >= 0 {
+	if c := place(h.counts[:], &h.newest, at/int64(time.Hour)); c != nil && *c+by >= 0 {
 		*c += by
 	}
 }
@@ -150,11 +142,31 @@ func (h *hours) add(at int64, by int) {
 // last24 are the 24 hours up to now, the oldest first.
 func (h *hours) last24(now time.Time) (out [24]int) {
 	last := now.UnixNano() / int64(time.Hour)
-	n := int64(len(h.counts))
-	for i := range int64(24) {
-		if hour := last - 23 + i; hour <= h.newest && hour > h.newest-n {
-			out[i] = h.counts[hour%n]
-		}
+	for i := range out {
+		out[i] = countOf(h.counts[:], h.newest, last-23+int64(i))
 	}
 	return out
+}
+
+// place is where something is counted in a ring that has the newest spans of time, each
+// under its number; nil when that is too long ago. A newer one takes the oldest's place.
+func place(counts []int, newest *int64, span int64) *int {
+	n := int64(len(counts))
+	if span < 0 || span <= *newest-n {
+		return nil
+	}
+	*newest = max(*newest, span-n)
+	for ; *newest < span; *newest++ {
+		counts[(*newest+1)%n] = 0
+	}
+	return &counts[span%n]
+}
+
+// countOf is what a ring has of a span, 0 for one that it does not have.
+func countOf(counts []int, newest, span int64) int {
+	n := int64(len(counts))
+	if span > newest || span <= newest-n {
+		return 0
+	}
+	return counts[span%n]
 }

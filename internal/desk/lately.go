@@ -23,15 +23,9 @@ func (l *lately) add(lane string, at int64) {
 		m = &minutes{}
 		l.lanes[lane] = m
 	}
-	minute, n := at/60, int64(len(m.counts))
-	if minute <= m.newest-n {
-		return
+	if c := place(m.counts[:], &m.newest, at/60); c != nil {
+		*c++
 	}
-	m.newest = max(m.newest, minute-n)
-	for ; m.newest < minute; m.newest++ {
-		m.counts[(m.newest+1)%n] = 0
-	}
-	m.counts[minute%n]++
 }
 
 // of is how many mails went through a lane lately.
@@ -40,11 +34,9 @@ func (l *lately) of(lane string, now time.Time) (sum int) {
 	if m == nil {
 		return 0
 	}
-	last, n := now.Unix()/60, int64(len(m.counts))
+	last := now.Unix() / 60
 	for minute := last - int64(latelyIs/time.Minute) + 1; minute <= last; minute++ {
-		if minute <= m.newest && minute > m.newest-n {
-			sum += m.counts[minute%n]
-		}
+		sum += countOf(m.counts[:], m.newest, minute)
 	}
 	return sum
 }
