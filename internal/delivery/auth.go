@@ -11,6 +11,7 @@ import (
 
 	"github.com/wneessen/go-mail/smtp"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -68,7 +69,7 @@ func (s *session) mayAuthenticate(method string) *verdict.Failure {
 		return s.authFailure(s.address + " does not offer AUTH on this connection; " + hint)
 	}
 	return s.authFailure(fmt.Sprintf("%s does not offer AUTH %s, only %s; choose one of these as auth_method",
-		s.address, method, clean(strings.Join(offered, ", "), 200)))
+		s.address, method, legible.Clean(strings.Join(offered, ", "), 200)))
 }
 
 func (s *session) authFailure(reason string) *verdict.Failure {

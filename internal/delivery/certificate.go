@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -240,16 +241,14 @@ func (b *bundle) dateProblem(now time.Time) (word, sentence string) {
 	from, to := b.leaf.NotBefore, b.leaf.NotAfter
 	switch {
 	case to.Before(from):
-		return "never valid", fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", moment(to), moment(from))
+		return "never valid", fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
 	case now.After(to):
-		return "expired", fmt.Sprintf("the certificate expired on %s", moment(to))
+		return "expired", fmt.Sprintf("the certificate expired on %s", legible.Moment(to))
 	case now.Add(clockSkew).Before(from):
-		return "not yet valid", fmt.Sprintf("the certificate is not valid before %s", moment(from))
+		return "not yet valid", fmt.Sprintf("the certificate is not valid before %s", legible.Moment(from))
 	}
 	return "", ""
 }
-
-func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
 // pem gives leaf and chain as CERTIFICATE blocks.
 func (b *bundle) pem() []byte {
@@ -280,11 +279,11 @@ func shortNames(certs []*x509.Certificate) string {
 
 func certificateName(cert *x509.Certificate, max int) string {
 	for _, name := range append([]string{cert.Subject.CommonName}, alternativeNames(cert)...) {
-		if name := clean(name, max); name != "" {
+		if name := legible.Clean(name, max); name != "" {
 			return name
 		}
 	}
-	return "serial " + clean(verdict.SerialNumber(cert), max)
+	return "serial " + legible.Clean(verdict.SerialNumber(cert), max)
 }
 
 // alternativeNames are all subject alternative names, as they stand there.

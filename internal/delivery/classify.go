@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -250,7 +251,7 @@ func (f fault) failure() *verdict.Failure {
 	if reply, ok := errors.AsType[*textproto.Error](f.err); ok {
 		failure.ReplyCode = reply.Code
 		failure.EnhancedCode = enhancedCode(reply.Code, reply.Msg)
-		failure.Reply = clean(reply.Msg, maxReplyText)
+		failure.Reply = legible.Clean(reply.Msg, maxReplyText)
 	}
 	return failure
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -93,7 +94,7 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 	}
 	return nil, &verdict.Failure{
 		Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Certainty: verdict.NotSent,
-		Reason: fmt.Sprintf("target %q %s, then replay", clean(id, 80), why),
+		Reason: fmt.Sprintf("target %q %s, then replay", legible.Clean(id, 80), why),
 	}
 }
 

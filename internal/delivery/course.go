@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -112,9 +113,9 @@ func (s *session) told() *verdict.Course {
 
 func (l utterance) String() string {
 	if l.code == 0 {
-		return clean("C: "+l.text, maxSpoken)
+		return legible.Clean("C: "+l.text, maxSpoken)
 	}
-	return clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxSpoken)
+	return legible.Clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxSpoken)
 }
 
 // before puts what was done for an attempt ahead of the relay in front of what

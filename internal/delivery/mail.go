@@ -64,7 +64,7 @@ const (
 // renderMail makes the mail for target t, in memory: what fails, fails before
 // a relay is dialled.
 func renderMail(t *Target, m mailFacts) (*message, error) {
-	m.product = headerText(m.product, maxProduct)
+	m.product = legible.Header(m.product, maxProduct)
 	if m.product == "" {
 		m.product = "Certpost"
 	}
@@ -89,8 +89,8 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	// Exchange answers Auto-Submitted mail all the same. Not "All": that would
 	// keep bounces away, too.
 	msg.SetGenHeader("X-Auto-Response-Suppress", "OOF, AutoReply")
-	msg.SetGenHeader("X-Certpost-Event-Id", headerText(m.eventID, maxEventID))
-	msg.SetGenHeader("X-Certpost-Target", headerText(t.ID, 64))
+	msg.SetGenHeader("X-Certpost-Event-Id", legible.Header(m.eventID, maxEventID))
+	msg.SetGenHeader("X-Certpost-Target", legible.Header(t.ID, 64))
 	if m.possibleDuplicate {
 		msg.SetGenHeader("X-Certpost-Possible-Duplicate", "yes")
 	}
@@ -133,7 +133,7 @@ func renderFailure(reason string, cause error) error {
 // an encoded word, where RFC 2047 section 5 forbids it in a name: some programs
 // then find no address at all.
 func fromName(t *Target, product string) string {
-	name := headerText(t.FromName, maxFromName)
+	name := legible.Header(t.FromName, maxFromName)
 	if name == "" {
 		name = product
 	}
@@ -146,9 +146,9 @@ func fromName(t *Target, product string) string {
 // subject is the contract's: {prefix} Certpost: certificate for {CN} issued,
 // expires {NotAfter}; a word of warning behind it where there is one.
 func subject(t *Target, m mailFacts) string {
-	s := m.product + ": certificate for " + headerText(legible.Name(m.bundle.name(), maxShownName).Text, maxShownName) +
+	s := m.product + ": certificate for " + legible.Header(legible.Name(m.bundle.name(), maxShownName).Text, maxShownName) +
 		" issued, expires " + m.bundle.leaf.NotAfter.UTC().Format(time.DateOnly)
-	if prefix := headerText(t.SubjectPrefix, maxPrefix); prefix != "" {
+	if prefix := legible.Header(t.SubjectPrefix, maxPrefix); prefix != "" {
 		s = prefix + " " + s
 	}
 	if len(m.warnings) > 0 {

@@ -22,6 +22,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -668,11 +669,11 @@ func hostileMail(t testing.TB, b *bundle, text string) {
 		t.Errorf("recipients %q", m.recipients)
 	}
 	subject := subjectOf(t, got)
-	if clean(subject, 2000) != subject {
+	if legible.Clean(subject, 2000) != subject {
 		t.Errorf("the subject is not clean: %q", subject)
 	}
 	from, err := got.header.AddressList("From")
-	if err != nil || len(from) != 1 || from[0].Address != "certs@example.com" || clean(from[0].Name, 2000) != from[0].Name {
+	if err != nil || len(from) != 1 || from[0].Address != "certs@example.com" || legible.Clean(from[0].Name, 2000) != from[0].Name {
 		t.Errorf("From: %q: %v", got.header.Get("From"), err)
 	}
 	if len(m.messageID) > 60 || strings.ContainsAny(m.messageID, " \r\n") {
@@ -689,7 +690,7 @@ func hostileMail(t testing.TB, b *bundle, text string) {
 	}
 	for _, body := range []string{got.text, got.html} {
 		for line := range strings.SplitSeq(body, "\r\n") {
-			if strings.TrimSpace(strings.ReplaceAll(clean(line, 5000), " ", "")) != strings.ReplaceAll(line, " ", "") {
+			if strings.TrimSpace(strings.ReplaceAll(legible.Clean(line, 5000), " ", "")) != strings.ReplaceAll(line, " ", "") {
 				t.Errorf("a line of a body is not clean: %q", line)
 			}
 		}

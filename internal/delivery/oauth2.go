@@ -19,6 +19,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -132,7 +133,7 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 	f := &verdict.Failure{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent, Cause: ctx.Err()}
 	endpoint := "the token endpoint"
 	if u, err := url.Parse(o.TokenURL); err == nil {
-		endpoint += " at " + clean(u.Host, 100)
+		endpoint += " at " + legible.Clean(u.Host, 100)
 	}
 	refused, answered := errors.AsType[*oauth2.RetrieveError](err)
 	var network interface{ Timeout() bool }
@@ -158,7 +159,7 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 			strings.HasPrefix(refused.ErrorCode, "temporarily") || refused.ErrorCode == "server_error"
 		if !busy {
 			f.Code = verdict.SecretDenied
-			f.Reason += fmt.Sprintf(" to client_id %s; check token_url, client_id, client_secret and scopes, then replay", clean(o.ClientID, 100))
+			f.Reason += fmt.Sprintf(" to client_id %s; check token_url, client_id, client_secret and scopes, then replay", legible.Clean(o.ClientID, 100))
 			return f
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/certpost/certpost/internal/legible"
 	"software.sslmate.com/src/go-pkcs12"
 )
 
@@ -51,7 +52,7 @@ func buildPayload(t *Target, b *bundle, key []byte, passphrase []byte) ([]attach
 		return []attachment{chain}, nil
 	}
 	if t.Payload != PayloadPEMAndKey && t.Payload != PayloadPKCS12 {
-		return nil, payloadFailure(nil, "payload %s is not one that this program can make", clean(t.Payload, 40))
+		return nil, payloadFailure(nil, "payload %s is not one that this program can make", legible.Clean(t.Payload, 40))
 	}
 	if len(key) == 0 {
 		return nil, payloadFailure(nil, "payload %s needs the private key, and the event names none; add private_key to the event or use payload pem", t.Payload)
@@ -157,7 +158,7 @@ func kinds(blocks []pemBlock) string {
 			names = append(names, block.kind)
 		}
 	}
-	return clean(strings.Join(names, ", "), 120)
+	return legible.Clean(strings.Join(names, ", "), 120)
 }
 
 // encodePKCS12 packs key and certificates, and opens the result once, because
@@ -169,7 +170,7 @@ func encodePKCS12(encoding string, b *bundle, key crypto.PrivateKey, passphrase 
 	case PKCS12LegacyDES:
 		encoder = pkcs12.LegacyDES
 	default:
-		return nil, payloadFailure(nil, "pkcs12_encoding %s is not one that this program can make", clean(encoding, 40))
+		return nil, payloadFailure(nil, "pkcs12_encoding %s is not one that this program can make", legible.Clean(encoding, 40))
 	}
 	if fips140.Enforced() {
 		// SHA-1 makes the local key id of every PKCS#12 file, and panics here.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -110,7 +111,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 		end := s.tls.PeerCertificates[0].NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
-				Message: fmt.Sprintf("its certificate expires on %s, in %d days", moment(end), int(left.Hours()/24))})
+				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), int(left.Hours()/24))})
 		}
 	}
 	if msg == nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -67,7 +68,7 @@ func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, fai
 	refuse := func(address, why string) *verdict.Failure {
 		return &verdict.Failure{
 			Code: verdict.SMTPValidation, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
-			Reason: "the replay names the recipient " + clean(address, 100) + ", which " + why,
+			Reason: "the replay names the recipient " + legible.Clean(address, 100) + ", which " + why,
 		}
 	}
 	if len(wanted) > maxRecipients {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -143,12 +144,12 @@ func (f fault) tlsReason(now time.Time) string {
 	}
 	if wrong, ok := errors.AsType[x509.HostnameError](f.err); ok {
 		return fmt.Sprintf("%s has a certificate for %s and not for %s; nothing was sent; correct host, or the relay's certificate",
-			f.relay, certificateNames(wrong.Certificate), clean(wrong.Host, 100))
+			f.relay, certificateNames(wrong.Certificate), legible.Clean(wrong.Host, 100))
 	}
 	if stranger, ok := errors.AsType[x509.UnknownAuthorityError](f.err); ok {
 		issuer := "an unknown CA"
 		if stranger.Cert != nil {
-			issuer = fmt.Sprintf("%q, which is not trusted here", clean(stranger.Cert.Issuer.String(), 120))
+			issuer = fmt.Sprintf("%q, which is not trusted here", legible.Clean(stranger.Cert.Issuer.String(), 120))
 		}
 		return fmt.Sprintf("%s has a certificate issued by %s; nothing was sent; give the relay's CA as ca_file", f.relay, issuer)
 	}
@@ -186,9 +187,9 @@ func invalidReason(invalid x509.CertificateInvalidError, now time.Time) string {
 	case invalid.Reason != x509.Expired || cert == nil:
 		return "a certificate that may not be used for it"
 	case now.Before(cert.NotBefore):
-		return "a certificate that is not valid before " + moment(cert.NotBefore)
+		return "a certificate that is not valid before " + legible.Moment(cert.NotBefore)
 	}
-	return "a certificate that expired on " + moment(cert.NotAfter)
+	return "a certificate that expired on " + legible.Moment(cert.NotAfter)
 }
 
 // certificateNames lists what a certificate is valid for, at most five names.
@@ -208,7 +209,7 @@ func certificateNames(cert *x509.Certificate) string {
 		more = fmt.Sprintf(" and %d more", len(names)-5)
 		names = names[:5]
 	}
-	return clean(strings.Join(names, ", "), 300) + more
+	return legible.Clean(strings.Join(names, ", "), 300) + more
 }
 
 // sumUp is the verdict on the recipients that were refused one by one, nil when

@@ -90,7 +90,7 @@ func (r relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 func unusable(key, path, why string, cause error) *verdict.Failure {
 	return &verdict.Failure{
 		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: cause,
-		Reason: fmt.Sprintf("%s %s %s: mend it, then replay", key, clean(path, 200), why),
+		Reason: fmt.Sprintf("%s %s %s: mend it, then replay", key, legible.Clean(path, 200), why),
 	}
 }
 

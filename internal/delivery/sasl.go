@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/text/secure/precis"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/wneessen/go-mail/smtp"
 )
 
@@ -46,7 +47,7 @@ func (s *session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 		}
 		return &scram{Auth: smtp.ScramSHA256Auth(user, password)}, ""
 	}
-	return nil, "auth_method " + strconv.Quote(clean(s.relay.authMethod, 40)) + " is not known; use none, plain, login, cram-md5, scram-sha-256 or xoauth2"
+	return nil, "auth_method " + strconv.Quote(legible.Clean(s.relay.authMethod, 40)) + " is not known; use none, plain, login, cram-md5, scram-sha-256 or xoauth2"
 }
 
 // bindable reports whether the TLS connection has something that AUTH can be bound

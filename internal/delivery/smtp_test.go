@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -714,7 +715,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 		script relayScript
 		says   string
 	}{
-		"expired":       {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.NotAfter = expired })}, "expired on " + moment(expired)},
+		"expired":       {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.NotAfter = expired })}, "expired on " + legible.Moment(expired)},
 		"not yet valid": {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) })}, "not valid before"},
 		"wrong name": {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"mail.example.org"} })},
 			"certificate for mail.example.org and not for 127.0.0.1"},

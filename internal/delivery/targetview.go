@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -151,20 +152,20 @@ func settingText(v any) (text string, plain bool) {
 		if !v.Ref.IsZero() {
 			return v.Ref.String(), true
 		}
-		return clean(v.Plain, maxRow), true
+		return legible.Clean(v.Plain, maxRow), true
 	case time.Duration:
 		return config.Written(v), true
 	case []string:
-		return clean(strings.Join(v, ", "), maxRow), true
+		return legible.Clean(strings.Join(v, ", "), maxRow), true
 	case map[string]string:
 		var pairs []string
 		for name, value := range v {
 			pairs = append(pairs, name+"="+value)
 		}
 		slices.Sort(pairs)
-		return clean(strings.Join(pairs, ", "), maxRow), true
+		return legible.Clean(strings.Join(pairs, ", "), maxRow), true
 	case string:
-		return clean(v, maxRow), true
+		return legible.Clean(v, maxRow), true
 	case bool, int:
 		return fmt.Sprint(v), true
 	}

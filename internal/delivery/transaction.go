@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -119,7 +120,7 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	got.receipt = &verdict.Receipt{
 		Relay:      s.address,
 		ReplyCode:  reply.Code,
-		Reply:      clean(reply.Msg, maxReplyText),
+		Reply:      legible.Clean(reply.Msg, maxReplyText),
 		QueueID:    queueID(reply.Msg),
 		TLS:        s.tlsVersion(),
 		Peer:       s.tcp.RemoteAddr().String(),

@@ -59,15 +59,15 @@ func newMailView(t *Target, m mailFacts) *mailView {
 		Name:      legible.Name(m.bundle.name(), maxShownName),
 		Valid:     validity(leaf.NotAfter, m.now),
 		Duplicate: m.possibleDuplicate,
-		Target:    clean(t.ID, 64),
-		EventID:   clean(m.eventID, maxEventID),
-		Source:    clean(m.source, 200),
+		Target:    legible.Clean(t.ID, 64),
+		EventID:   legible.Clean(m.eventID, maxEventID),
+		Source:    legible.Clean(m.source, 200),
 	}
 	if !m.time.IsZero() {
-		v.Time = moment(m.time)
+		v.Time = legible.Moment(m.time)
 	}
 	for _, w := range m.warnings {
-		v.Warnings = append(v.Warnings, sentence(clean(w, 300)))
+		v.Warnings = append(v.Warnings, sentence(legible.Clean(w, 300)))
 	}
 	for _, a := range m.attachments {
 		v.Attachments = append(v.Attachments, viewFile{a.name, size(len(a.data)), a.about})
@@ -77,8 +77,8 @@ func newMailView(t *Target, m mailFacts) *mailView {
 
 	fingerprint := sha256.Sum256(leaf.Raw)
 	v.add("Names", false, namesOf(m.bundle)...)
-	v.add("Valid", false, legible.Shown{Text: moment(leaf.NotBefore) + " to " + moment(leaf.NotAfter)})
-	v.add("Issuer", false, legible.Shown{Text: clean(leaf.Issuer.String(), 200)})
+	v.add("Valid", false, legible.Shown{Text: legible.Moment(leaf.NotBefore) + " to " + legible.Moment(leaf.NotAfter)})
+	v.add("Issuer", false, legible.Shown{Text: legible.Clean(leaf.Issuer.String(), 200)})
 	v.add("Chain", false, chainOf(m.bundle)...)
 	v.add("Key", false, legible.Shown{Text: keyKind(leaf)})
 	v.add("Serial", true, colons(verdict.SerialNumber(leaf))...)
@@ -177,14 +177,14 @@ func instructions(t *Target) []viewText {
 	case PayloadPKCS12:
 		if ref := t.PKCS12Passphrase; ref.Vault != nil {
 			return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
-				clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
+				legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
 		}
 		ask := t.ReplyTo
 		if ask == "" {
 			ask = t.FromAddress
 		}
 		return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail and is never sent by mail. " +
-			"If you do not have it, ask whoever runs this service (" + clean(ask, 254) + ")."}}
+			"If you do not have it, ask whoever runs this service (" + legible.Clean(ask, 254) + ")."}}
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func instructions(t *Target) []viewText {
 // notes are what a reader may want to know and need not do anything about.
 func notes(t *Target, m mailFacts) (list []string) {
 	for _, n := range m.bundle.notes {
-		list = append(list, sentence(clean(n, 200)))
+		list = append(list, sentence(legible.Clean(n, 200)))
 	}
 	for _, cert := range m.bundle.chain {
 		if m.now.After(cert.NotAfter) {

@@ -5,6 +5,7 @@ package legible
 
 import (
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -84,3 +85,13 @@ func cut(s string, max int) string {
 	}
 	return strings.TrimRight(s[:end], " ") + ellipsis
 }
+
+// Header is Clean for a header's value. A value that looks like an RFC 2047 encoded
+// word would be decoded by the mail program after all cleaning, so the mark that
+// starts one is broken up.
+func Header(s string, max int) string {
+	return Clean(strings.ReplaceAll(Clean(s, max), "=?", "= ?"), max)
+}
+
+// Moment formats a time for a sentence, in UTC and to the minute.
+func Moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
