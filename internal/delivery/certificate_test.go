@@ -50,8 +50,8 @@ func refusal(t *testing.T, err error) string {
 
 func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 	t.Parallel()
-	p := newPKI(t, "p256")
-	leaf, intermediate, root := pemOf(p.leaf), pemOf(p.intermediate), pemOf(p.root)
+	p := lab.NewPKI(t, "p256")
+	leaf, intermediate, root := lab.PEM(p.Leaf), lab.PEM(p.Intermediate), lab.PEM(p.Root)
 	full := slices.Concat(leaf, intermediate, root)
 	const want = "*.example.com < Test CA 1 < Test Root"
 
@@ -76,7 +76,7 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 		{"no last line break", bytes.TrimSpace(full), want, 0},
 		{"glued together", slices.Concat(bytes.TrimSpace(leaf), bytes.TrimSpace(intermediate), bytes.TrimSpace(root)), want, 0},
 		{"what openssl writes around", slices.Concat([]byte("subject=CN = *.example.com\nissuer=CN = Test CA 1\n"), leaf, []byte("---\nServer certificate\n"), intermediate, []byte("\n\n---\nAcceptable client CAs\n")), "*.example.com < Test CA 1", 0},
-		{"base64 on one line", oneLine(p.leaf), "*.example.com", 0},
+		{"base64 on one line", oneLine(p.Leaf), "*.example.com", 0},
 		{"old label", bytes.ReplaceAll(full, []byte(" CERTIFICATE-"), []byte(" X509 CERTIFICATE-")), want, 0},
 		{"the same twice", slices.Concat(full, leaf, intermediate), want, 2},
 		{"DH parameters", slices.Concat(full, []byte("-----BEGIN DH PARAMETERS-----\nMAYCAQcCAQI=\n-----END DH PARAMETERS-----\n")), want, 1},
@@ -100,7 +100,7 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 			}
 			var canonical []byte
 			for _, cert := range slices.Concat([]*x509.Certificate{b.leaf}, b.chain) {
-				canonical = append(canonical, pemOf(&issuedCert{Certificate: cert})...)
+				canonical = append(canonical, lab.PEM(&lab.Issued{Certificate: cert})...)
 			}
 			if !bytes.Equal(b.pem(), canonical) {
 				t.Errorf("something of the input was passed on:\n%s", b.pem())
@@ -109,21 +109,21 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 	}
 }
 
-func oneLine(c *issuedCert) []byte {
-	text := bytes.TrimSpace(pemOf(c))
+func oneLine(c *lab.Issued) []byte {
+	text := bytes.TrimSpace(lab.PEM(c))
 	lines := bytes.Split(text, []byte("\n"))
 	return slices.Concat(lines[0], []byte("\n"), bytes.Join(lines[1:len(lines)-1], nil), []byte("\n"), lines[len(lines)-1])
 }
 
 func TestParseBundleRefuses(t *testing.T) {
 	t.Parallel()
-	p := newPKI(t, "p256")
-	leaf, intermediate, root := pemOf(p.leaf), pemOf(p.intermediate), pemOf(p.root)
-	other := issue(t, p.intermediate, newKey(t, "p256"), "mail.example.com", dnsNames("mail.example.com"))
-	stranger := issue(t, nil, newKey(t, "p256"), "Another Root", asCA)
+	p := lab.NewPKI(t, "p256")
+	leaf, intermediate, root := lab.PEM(p.Leaf), lab.PEM(p.Intermediate), lab.PEM(p.Root)
+	other := lab.Issue(t, p.Intermediate, lab.NewKey(t, "p256"), "mail.example.com", lab.DNSNames("mail.example.com"))
+	stranger := lab.Issue(t, nil, lab.NewKey(t, "p256"), "Another Root", lab.AsCA)
 	// Name and key identifier of the real issuer, but another key.
-	impostor := issue(t, nil, newKey(t, "p256"), "Test CA 1", asCA, func(c *x509.Certificate) { c.SubjectKeyId = p.intermediate.SubjectKeyId })
-	key := keyPEM(t, p.leaf.key)
+	impostor := lab.Issue(t, nil, lab.NewKey(t, "p256"), "Test CA 1", lab.AsCA, func(c *x509.Certificate) { c.SubjectKeyId = p.Intermediate.SubjectKeyId })
+	key := lab.KeyPEM(t, p.Leaf.Key)
 
 	for _, c := range []struct {
 		name string
@@ -132,7 +132,7 @@ func TestParseBundleRefuses(t *testing.T) {
 	}{
 		{"nothing", nil, "it is empty"},
 		{"white space", []byte(" \n\t"), "it is empty"},
-		{"DER", p.leaf.Raw, "binary (DER"},
+		{"DER", p.Leaf.Raw, "binary (DER"},
 		{"UTF-16", utf16(leaf), "UTF-16"},
 		{"other text", []byte("no certificate here"), "no PEM block"},
 		{"base64 alone", bytes.Join(bytes.Split(leaf, []byte("\n"))[1:5], []byte("\n")), "without the -----BEGIN"},
@@ -149,14 +149,14 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"no certificate block", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "no CERTIFICATE block"},
 		{"request", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")}), "certificate request"},
 		{"PKCS#7", pem.EncodeToMemory(&pem.Block{Type: "PKCS7", Bytes: []byte("x")}), "PKCS#7"},
-		{"OpenSSL's trusted certificate", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: p.leaf.Raw}), "TRUSTED CERTIFICATE"},
+		{"OpenSSL's trusted certificate", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: p.Leaf.Raw}), "TRUSTED CERTIFICATE"},
 		{"with its key", slices.Concat(leaf, key), "holds a private key"},
 		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "holds a private key"},
 		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "holds a private key"},
-		{"two leaves", slices.Concat(leaf, pemOf(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
-		{"a root of others", slices.Concat(leaf, intermediate, pemOf(stranger)), `does not connect: "Another Root" did not issue "*.example.com"`},
+		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
+		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `does not connect: "Another Root" did not issue "*.example.com"`},
 		{"missing link", slices.Concat(leaf, root), `does not connect: "Test Root"`},
-		{"an issuer in name only", slices.Concat(leaf, pemOf(impostor)), `does not connect: "Test CA 1"`},
+		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `does not connect: "Test CA 1"`},
 		{"chain without leaf", slices.Concat(intermediate, root), "the leaf is missing"},
 		{"over 256 KiB", bytes.Repeat([]byte("x"), 1<<20), "has 1048576 bytes"},
 		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "are not read"},
@@ -190,34 +190,34 @@ func utf16(text []byte) []byte {
 // is looked at more closely.
 func TestParseBundleCaps(t *testing.T) {
 	t.Parallel()
-	ca := issue(t, nil, newKey(t, "p256"), "CA", asCA)
-	key := newKey(t, "p256")
+	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	key := lab.NewKey(t, "p256")
 
-	large := issue(t, ca, key, "large", func(c *x509.Certificate) { c.DNSNames = manyNames(1200) })
-	if n := len(pemOf(large)); n <= maxLeaf || n > maxLeaf+20_000 {
+	large := lab.Issue(t, ca, key, "large", func(c *x509.Certificate) { c.DNSNames = manyNames(1200) })
+	if n := len(lab.PEM(large)); n <= maxLeaf || n > maxLeaf+20_000 {
 		t.Fatalf("the certificate has %d bytes", n)
 	}
-	_, err := parseBundle(pemOf(large))
+	_, err := parseBundle(lab.PEM(large))
 	if reason := refusal(t, err); !strings.Contains(reason, "too large") {
-		t.Errorf("a certificate of %d bytes: %s", len(pemOf(large)), reason)
+		t.Errorf("a certificate of %d bytes: %s", len(lab.PEM(large)), reason)
 	}
 
 	var text []byte
 	issuer := ca
 	for i := range maxCertificates {
-		text = append(text, pemOf(issuer)...)
-		issuer = issue(t, issuer, key, fmt.Sprint("CA ", i), asCA)
+		text = append(text, lab.PEM(issuer)...)
+		issuer = lab.Issue(t, issuer, key, fmt.Sprint("CA ", i), lab.AsCA)
 	}
-	if _, err := parseBundle(slices.Concat(text, pemOf(issue(t, issuer, key, "leaf")))); !strings.Contains(refusal(t, err), "more than 32 certificates") {
+	if _, err := parseBundle(slices.Concat(text, lab.PEM(lab.Issue(t, issuer, key, "leaf")))); !strings.Contains(refusal(t, err), "more than 32 certificates") {
 		t.Errorf("33 certificates: %v", err)
 	}
 
 	text, issuer = nil, ca
 	for i := range 4 {
-		issuer = issue(t, issuer, key, fmt.Sprint("Wordy CA ", i), asCA, func(c *x509.Certificate) { c.DNSNames = manyNames(800) })
-		text = append(text, pemOf(issuer)...)
+		issuer = lab.Issue(t, issuer, key, fmt.Sprint("Wordy CA ", i), lab.AsCA, func(c *x509.Certificate) { c.DNSNames = manyNames(800) })
+		text = append(text, lab.PEM(issuer)...)
 	}
-	text = append(text, pemOf(issue(t, issuer, key, "leaf"))...)
+	text = append(text, lab.PEM(lab.Issue(t, issuer, key, "leaf"))...)
 	if _, err := parseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
 		t.Errorf("a chain of %d bytes: %v", len(text), err)
 	}
@@ -233,15 +233,15 @@ func manyNames(n int) []string {
 
 func TestParseBundleCrossSigned(t *testing.T) {
 	t.Parallel()
-	oldRoot := issue(t, nil, newKey(t, "p256"), "Old Root", asCA)
-	newRoot := issue(t, nil, newKey(t, "p256"), "New Root", asCA)
-	crossed := issue(t, oldRoot, newRoot.key, "New Root", asCA, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(77) })
-	ca := issue(t, newRoot, newKey(t, "p256"), "CA", asCA)
-	leaf := issue(t, ca, newKey(t, "p256"), "leaf", dnsNames("leaf.example.com"))
+	oldRoot := lab.Issue(t, nil, lab.NewKey(t, "p256"), "Old Root", lab.AsCA)
+	newRoot := lab.Issue(t, nil, lab.NewKey(t, "p256"), "New Root", lab.AsCA)
+	crossed := lab.Issue(t, oldRoot, newRoot.Key, "New Root", lab.AsCA, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(77) })
+	ca := lab.Issue(t, newRoot, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	leaf := lab.Issue(t, ca, lab.NewKey(t, "p256"), "leaf", lab.DNSNames("leaf.example.com"))
 
-	certs := []*issuedCert{newRoot, oldRoot, leaf, crossed, ca}
+	certs := []*lab.Issued{newRoot, oldRoot, leaf, crossed, ca}
 	for i := range certs { // whatever stands first
-		b, err := parseBundle(pemOf(slices.Concat(certs[i:], certs[:i])...))
+		b, err := parseBundle(lab.PEM(slices.Concat(certs[i:], certs[:i])...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,23 +257,23 @@ func TestParseBundleCrossSigned(t *testing.T) {
 // CAs that certified each other lead in a circle.
 func TestParseBundleLoop(t *testing.T) {
 	t.Parallel()
-	keyA, keyB := newKey(t, "p256"), newKey(t, "p256")
-	rootA, rootB := issue(t, nil, keyA, "A", asCA), issue(t, nil, keyB, "B", asCA)
-	a, b := issue(t, rootB, keyA, "A", asCA), issue(t, rootA, keyB, "B", asCA)
-	leaf := issue(t, a, newKey(t, "p256"), "leaf")
+	keyA, keyB := lab.NewKey(t, "p256"), lab.NewKey(t, "p256")
+	rootA, rootB := lab.Issue(t, nil, keyA, "A", lab.AsCA), lab.Issue(t, nil, keyB, "B", lab.AsCA)
+	a, b := lab.Issue(t, rootB, keyA, "A", lab.AsCA), lab.Issue(t, rootA, keyB, "B", lab.AsCA)
+	leaf := lab.Issue(t, a, lab.NewKey(t, "p256"), "leaf")
 
-	got, err := parseBundle(pemOf(b, leaf, a))
+	got, err := parseBundle(lab.PEM(b, leaf, a))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := "leaf < A < B"; chainNames(got) != want {
 		t.Errorf("got %s, want %s", chainNames(got), want)
 	}
-	if _, err := parseBundle(pemOf(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
+	if _, err := parseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
 		t.Errorf("a circle without leaf: %v", err)
 	}
-	alone := issue(t, nil, newKey(t, "p256"), "alone")
-	if _, err := parseBundle(pemOf(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
+	alone := lab.Issue(t, nil, lab.NewKey(t, "p256"), "alone")
+	if _, err := parseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
 		t.Errorf("a circle beside the leaf: %v", err)
 	}
 }
@@ -281,7 +281,7 @@ func TestParseBundleLoop(t *testing.T) {
 func TestCheckDates(t *testing.T) {
 	t.Parallel()
 	between := func(from, to time.Duration) *bundle {
-		c := issue(t, nil, seeded(1), "web1", func(c *x509.Certificate) { c.NotBefore, c.NotAfter = testNow.Add(from), testNow.Add(to) })
+		c := lab.Issue(t, nil, lab.SeededKey(1), "web1", func(c *x509.Certificate) { c.NotBefore, c.NotAfter = lab.TestNow.Add(from), lab.TestNow.Add(to) })
 		return &bundle{leaf: c.Certificate}
 	}
 	const day = 24 * time.Hour
@@ -301,7 +301,7 @@ func TestCheckDates(t *testing.T) {
 			t.Parallel()
 			b := between(c.from, c.to)
 			for _, policy := range []string{"", "refuse"} {
-				warnings, err := checkDates(b, testNow, policy)
+				warnings, err := checkDates(b, lab.TestNow, policy)
 				switch {
 				case len(warnings) != 0:
 					t.Errorf("policy %q warns: %q", policy, warnings)
@@ -311,7 +311,7 @@ func TestCheckDates(t *testing.T) {
 					t.Errorf("policy %q: got %v, want %q", policy, err, c.want)
 				}
 			}
-			warnings, err := checkDates(b, testNow, "warn")
+			warnings, err := checkDates(b, lab.TestNow, "warn")
 			if err != nil || (len(warnings) == 1) != (c.want != "") || c.want != "" && !strings.Contains(warnings[0], c.want) {
 				t.Errorf("policy warn: got %q, %v", warnings, err)
 			}
@@ -327,7 +327,7 @@ func TestNameAndSummary(t *testing.T) {
 		want string
 	}{
 		{"CN", func(c *x509.Certificate) { c.Subject.CommonName, c.DNSNames = "web1", []string{"web2"} }, "web1"},
-		{"first DNS name", dnsNames("web2.example.com", "web3.example.com"), "web2.example.com"},
+		{"first DNS name", lab.DNSNames("web2.example.com", "web3.example.com"), "web2.example.com"},
 		{"IP address", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv6loopback} }, "::1"},
 		{"mail address", func(c *x509.Certificate) { c.EmailAddresses = []string{"a@example.com"} }, "a@example.com"},
 		{"serial", func(*x509.Certificate) {}, "serial 4a7be5"},
@@ -338,7 +338,7 @@ func TestNameAndSummary(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b := &bundle{leaf: issue(t, nil, seeded(1), "", c.edit).Certificate}
+			b := &bundle{leaf: lab.Issue(t, nil, lab.SeededKey(1), "", c.edit).Certificate}
 			if got := b.name(); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
@@ -348,7 +348,7 @@ func TestNameAndSummary(t *testing.T) {
 			}
 		})
 	}
-	many := issue(t, nil, seeded(1), "many", dnsNames(manyNames(300)...))
+	many := lab.Issue(t, nil, lab.SeededKey(1), "many", lab.DNSNames(manyNames(300)...))
 	if got := len(verdict.CertificateOf(many.Certificate).DNSNames); got != 100 {
 		t.Errorf("the summary holds %d of 300 names", got)
 	}
@@ -359,22 +359,22 @@ func TestNameAndSummary(t *testing.T) {
 func TestOpenSSLVerifiesChain(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")
-	p := newPKI(t, "p256")
-	b, err := parseBundle(pemOf(p.intermediate, p.leaf))
+	p := lab.NewPKI(t, "p256")
+	b, err := parseBundle(lab.PEM(p.Intermediate, p.Leaf))
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	root, full := filepath.Join(dir, "root.pem"), filepath.Join(dir, "full.pem")
-	write(t, root, pemOf(p.root))
+	write(t, root, lab.PEM(p.Root))
 	write(t, full, b.pem())
 
-	at := fmt.Sprint(testNow.Unix())
+	at := fmt.Sprint(lab.TestNow.Unix())
 	if out := run(t, openssl, "verify", "-attime", at, "-CAfile", root, "-untrusted", full, full); !strings.Contains(out, "OK") {
 		t.Errorf("openssl verify: %s", out)
 	}
 	out := run(t, openssl, "x509", "-in", full, "-noout", "-fingerprint", "-sha256", "-serial", "-subject")
-	sum := sha256.Sum256(p.leaf.Raw)
+	sum := sha256.Sum256(p.Leaf.Raw)
 	s := verdict.CertificateOf(b.leaf)
 	if s.Fingerprint != hex.EncodeToString(sum[:]) {
 		t.Errorf("fingerprint %s", s.Fingerprint)
@@ -390,7 +390,7 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 // A parser's error may quote what it read; the reason must not.
 func TestReasonsQuoteNothing(t *testing.T) {
 	t.Parallel()
-	c := issue(t, nil, seeded(1), "x", dnsNames("canary-name.example"))
+	c := lab.Issue(t, nil, lab.SeededKey(1), "x", lab.DNSNames("canary-name.example"))
 	broken := bytes.Replace(c.Raw, []byte("canary-name.example"), []byte("canary-name\xff\xffxample"), 1)
 	_, err := parseBundle(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: broken}))
 	if reason := refusal(t, err); strings.Contains(reason, "canary") {
@@ -399,10 +399,10 @@ func TestReasonsQuoteNothing(t *testing.T) {
 }
 
 func FuzzParseBundle(f *testing.F) {
-	ca := issue(f, nil, seeded(1), "CA", asCA)
-	leaf := issue(f, ca, seeded(2), "leaf", dnsNames("a.example.com"))
-	f.Add(pemOf(ca, leaf))
-	f.Add(append([]byte(utf8BOM), bytes.ReplaceAll(pemOf(leaf), []byte("\n"), []byte("\r\n"))...))
+	ca := lab.Issue(f, nil, lab.SeededKey(1), "CA", lab.AsCA)
+	leaf := lab.Issue(f, ca, lab.SeededKey(2), "leaf", lab.DNSNames("a.example.com"))
+	f.Add(lab.PEM(ca, leaf))
+	f.Add(append([]byte(utf8BOM), bytes.ReplaceAll(lab.PEM(leaf), []byte("\n"), []byte("\r\n"))...))
 	f.Add([]byte("-----BEGIN CERTIFICATE----------BEGIN CERTIFICATE-----"))
 	f.Add([]byte("-----END CERTIFICATE----------BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -196,14 +196,14 @@ func testTarget() *Target {
 // goldenPKI is the same to the byte in every run.
 func goldenPKI(t testing.TB) (b *bundle, key []byte) {
 	t.Helper()
-	root := issue(t, nil, seeded(1), "Example Root", asCA)
-	ca := issue(t, root, seeded(2), "Example CA 1", asCA)
-	leaf := issue(t, ca, seeded(3), "*.example.com", dnsNames("*.example.com", "example.com"))
-	b, err := parseBundle(pemOf(leaf, ca))
+	root := lab.Issue(t, nil, lab.SeededKey(1), "Example Root", lab.AsCA)
+	ca := lab.Issue(t, root, lab.SeededKey(2), "Example CA 1", lab.AsCA)
+	leaf := lab.Issue(t, ca, lab.SeededKey(3), "*.example.com", lab.DNSNames("*.example.com", "example.com"))
+	b, err := parseBundle(lab.PEM(leaf, ca))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b, keyPEM(t, leaf.key)
+	return b, lab.KeyPEM(t, leaf.Key)
 }
 
 func goldenFacts(t testing.TB, target *Target) mailFacts {
@@ -214,7 +214,7 @@ func goldenFacts(t testing.TB, target *Target) mailFacts {
 		t.Fatal(err)
 	}
 	return mailFacts{
-		eventID: "01JD3ZX8W4", source: "certbot://web1", time: testNow.Add(-time.Minute), now: testNow,
+		eventID: "01JD3ZX8W4", source: "certbot://web1", time: lab.TestNow.Add(-time.Minute), now: lab.TestNow,
 		bundle: b, attachments: files,
 	}
 }
@@ -239,7 +239,7 @@ func TestGoldenMails(t *testing.T) {
 		}},
 		"warned_duplicate": {facts: func(m *mailFacts) {
 			m.possibleDuplicate = true
-			m.now = testNow.Add(100 * 24 * time.Hour)
+			m.now = lab.TestNow.Add(100 * 24 * time.Hour)
 			m.warnings, _ = checkDates(m.bundle, m.now, "warn")
 			m.bundle.notes = []string{`"Example CA 1" was given twice`}
 		}},
@@ -328,7 +328,7 @@ func TestMailHeaders(t *testing.T) {
 	target := testTarget()
 	target.CC, target.BCC, target.ReplyTo = []string{"cc@example.com"}, []string{"secret-reader@example.com"}, "help@example.com"
 	facts := goldenFacts(t, target)
-	facts.now = testNow.In(time.FixedZone("elsewhere", 3*60*60))
+	facts.now = lab.TestNow.In(time.FixedZone("elsewhere", 3*60*60))
 	m, err := renderMail(target, facts)
 	if err != nil {
 		t.Fatal(err)
@@ -493,19 +493,19 @@ func TestFiftyRecipients(t *testing.T) {
 
 func TestBodiesSayTheSame(t *testing.T) {
 	t.Parallel()
-	p := newPKI(t, "rsa")
-	leaf := issue(t, p.intermediate, p.leaf.key, "web1.example.com", dnsNames(append([]string{"xn--pypal-4ve.com"}, manyNames(59)...)...))
-	b, err := parseBundle(pemOf(leaf, p.intermediate, leaf))
+	p := lab.NewPKI(t, "rsa")
+	leaf := lab.Issue(t, p.Intermediate, p.Leaf.Key, "web1.example.com", lab.DNSNames(append([]string{"xn--pypal-4ve.com"}, manyNames(59)...)...))
+	b, err := parseBundle(lab.PEM(leaf, p.Intermediate, leaf))
 	if err != nil {
 		t.Fatal(err)
 	}
 	target := testTarget()
 	target.Payload = PayloadPEMAndKey
-	files, err := buildPayload(target, b, keyPEM(t, leaf.key), nil)
+	files, err := buildPayload(target, b, lab.KeyPEM(t, leaf.Key), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := renderMail(target, mailFacts{eventID: "e1", source: "lego://host", time: testNow, now: testNow, bundle: b, attachments: files, warnings: []string{"something to know"}})
+	m, err := renderMail(target, mailFacts{eventID: "e1", source: "lego://host", time: lab.TestNow, now: lab.TestNow, bundle: b, attachments: files, warnings: []string{"something to know"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -602,13 +602,13 @@ func TestHostileText(t *testing.T) {
 	for name, text := range hostile {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cert := issue(t, nil, seeded(1), strings.ToValidUTF8(text, "?"), func(c *x509.Certificate) {
+			cert := lab.Issue(t, nil, lab.SeededKey(1), strings.ToValidUTF8(text, "?"), func(c *x509.Certificate) {
 				c.Subject.Organization = []string{strings.ToValidUTF8(text[:min(len(text), 5000)], "?")}
 				if ascii(text) && len(text) < 10_000 {
 					c.DNSNames = []string{text, "", "example.com"}
 				}
 			})
-			b, err := parseBundle(pemOf(cert))
+			b, err := parseBundle(lab.PEM(cert))
 			if err != nil {
 				// Too large, the certificate of 70,000 bytes: as it should be. What gets
 				// through otherwise is cleaned all the same.
@@ -635,7 +635,7 @@ func TestHostileCombinations(t *testing.T) {
 			text.WriteString(pieces[random.IntN(len(pieces))])
 		}
 		cn := strings.ToValidUTF8(text.String(), "?")
-		hostileMail(t, &bundle{leaf: issue(t, nil, seeded(1), cn).Certificate}, text.String())
+		hostileMail(t, &bundle{leaf: lab.Issue(t, nil, lab.SeededKey(1), cn).Certificate}, text.String())
 		if t.Failed() {
 			t.Fatalf("with %q", text.String())
 		}
@@ -656,7 +656,7 @@ func hostileMail(t testing.TB, b *bundle, text string) {
 		t.Fatal(err)
 	}
 	m, err := renderMail(target, mailFacts{
-		eventID: text, source: text, now: testNow, bundle: b, attachments: files,
+		eventID: text, source: text, now: lab.TestNow, bundle: b, attachments: files,
 		warnings: []string{text}, product: text, messageIDDomain: text,
 	})
 	if err != nil {
@@ -710,7 +710,7 @@ func FuzzRenderMail(f *testing.F) {
 		if len(cn) > 10_000 {
 			return
 		}
-		hostileMail(t, &bundle{leaf: issue(t, nil, seeded(1), cn).Certificate}, text)
+		hostileMail(t, &bundle{leaf: lab.Issue(t, nil, lab.SeededKey(1), cn).Certificate}, text)
 	})
 }
 
@@ -768,8 +768,8 @@ print(json.dumps({
 func BenchmarkMail(b *testing.B) {
 	for _, payload := range []string{PayloadPEM, PayloadPEMAndKey, PayloadPKCS12} {
 		b.Run(payload, func(b *testing.B) {
-			p := newPKI(b, "rsa")
-			text, key := pemOf(p.leaf, p.intermediate), keyPEM(b, p.leaf.key)
+			p := lab.NewPKI(b, "rsa")
+			text, key := lab.PEM(p.Leaf, p.Intermediate), lab.KeyPEM(b, p.Leaf.Key)
 			target := testTarget()
 			target.Payload = payload
 			b.ReportAllocs()
@@ -782,7 +782,7 @@ func BenchmarkMail(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				m, err := renderMail(target, mailFacts{eventID: "e1", now: testNow, bundle: parsed, attachments: files})
+				m, err := renderMail(target, mailFacts{eventID: "e1", now: lab.TestNow, bundle: parsed, attachments: files})
 				if err != nil {
 					b.Fatal(err)
 				}

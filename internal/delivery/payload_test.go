@@ -30,9 +30,9 @@ const passphrase = `p12 "Pass" $phrase;\ ~`
 func TestParseKeyTakesEveryEncoding(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"rsa", "p256", "p384", "ed25519"} {
-		key := newKey(t, kind)
-		leaf := issue(t, nil, key, kind)
-		texts := map[string][]byte{"PKCS#8": keyPEM(t, key)}
+		key := lab.NewKey(t, kind)
+		leaf := lab.Issue(t, nil, key, kind)
+		texts := map[string][]byte{"PKCS#8": lab.KeyPEM(t, key)}
 		switch key := key.(type) {
 		case *rsa.PrivateKey:
 			texts["PKCS#1"] = pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
@@ -47,7 +47,7 @@ func TestParseKeyTakesEveryEncoding(t *testing.T) {
 			texts["SEC 1 behind its parameters"] = slices.Concat(parameters, texts["SEC 1"])
 		}
 		texts["BOM and CRLF"] = append([]byte(utf8BOM), bytes.ReplaceAll(texts["PKCS#8"], []byte("\n"), []byte("\r\n"))...)
-		texts["beside its certificate"] = slices.Concat(pemOf(leaf), texts["PKCS#8"])
+		texts["beside its certificate"] = slices.Concat(lab.PEM(leaf), texts["PKCS#8"])
 		for name, text := range texts {
 			t.Run(kind+" "+name, func(t *testing.T) {
 				t.Parallel()
@@ -69,9 +69,9 @@ func TestParseKeyTakesEveryEncoding(t *testing.T) {
 
 func TestParseKeyRefuses(t *testing.T) {
 	t.Parallel()
-	key, another := newKey(t, "p256"), newKey(t, "p256")
-	leaf := issue(t, nil, key, "web1.example.com")
-	text := keyPEM(t, key)
+	key, another := lab.NewKey(t, "p256"), lab.NewKey(t, "p256")
+	leaf := lab.Issue(t, nil, key, "web1.example.com")
+	text := lab.KeyPEM(t, key)
 	agreement, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -100,10 +100,10 @@ func TestParseKeyRefuses(t *testing.T) {
 		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH's format"},
 		{"encrypted PKCS#8", block("ENCRYPTED PRIVATE KEY"), "is encrypted"},
 		{"encrypted PKCS#1", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,0011"}, Bytes: []byte("canary-canary-canary")}), "is encrypted"},
-		{"only a certificate", pemOf(leaf), "no private key under the event's private_key: it holds CERTIFICATE"},
+		{"only a certificate", lab.PEM(leaf), "no private key under the event's private_key: it holds CERTIFICATE"},
 		{"public key", block("PUBLIC KEY"), "it holds PUBLIC KEY"},
-		{"two keys", slices.Concat(text, keyPEM(t, another)), "2 private keys"},
-		{"another key", keyPEM(t, another), `does not match the certificate "web1.example.com"`},
+		{"two keys", slices.Concat(text, lab.KeyPEM(t, another)), "2 private keys"},
+		{"another key", lab.KeyPEM(t, another), `does not match the certificate "web1.example.com"`},
 		{"too large", bytes.Repeat([]byte("A"), maxKey+1), "has 13001 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -148,12 +148,12 @@ func quotesNothing(t *testing.T, err error, text []byte) {
 
 func TestBuildPayloadKinds(t *testing.T) {
 	t.Parallel()
-	p := newPKI(t, "p256")
-	b, err := parseBundle(pemOf(p.leaf, p.intermediate))
+	p := lab.NewPKI(t, "p256")
+	b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := keyPEM(t, p.leaf.key)
+	key := lab.KeyPEM(t, p.Leaf.Key)
 
 	for _, payload := range []string{"", PayloadPEM} {
 		files, err := buildPayload(&Target{Payload: payload}, b, nil, nil)
@@ -187,19 +187,19 @@ func TestBuildPayloadKinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !leaf.Equal(p.leaf.Certificate) || len(chain) != 1 || !chain[0].Equal(p.intermediate.Certificate) || !got.(*ecdsa.PrivateKey).Equal(p.leaf.key) {
+	if !leaf.Equal(p.Leaf.Certificate) || len(chain) != 1 || !chain[0].Equal(p.Intermediate.Certificate) || !got.(*ecdsa.PrivateKey).Equal(p.Leaf.Key) {
 		t.Error("the PKCS#12 file holds something else")
 	}
 }
 
 func TestBuildPayloadRefuses(t *testing.T) {
 	t.Parallel()
-	p := newPKI(t, "p256")
-	b, err := parseBundle(pemOf(p.leaf, p.intermediate))
+	p := lab.NewPKI(t, "p256")
+	b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := keyPEM(t, p.leaf.key)
+	key := lab.KeyPEM(t, p.Leaf.Key)
 	for _, c := range []struct {
 		name       string
 		target     Target
@@ -209,7 +209,7 @@ func TestBuildPayloadRefuses(t *testing.T) {
 	}{
 		{"no key", Target{Payload: PayloadPEMAndKey}, nil, "", "payload pem_and_key needs the private key"},
 		{"no key for pkcs12", Target{Payload: PayloadPKCS12}, nil, passphrase, "payload pkcs12 needs the private key"},
-		{"another key", Target{Payload: PayloadPEMAndKey}, keyPEM(t, newKey(t, "p256")), "", "does not match"},
+		{"another key", Target{Payload: PayloadPEMAndKey}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
 		{"no passphrase", Target{Payload: PayloadPKCS12}, key, "", "pkcs12_passphrase is empty"},
 		{"blank passphrase", Target{Payload: PayloadPKCS12}, key, "  ", "pkcs12_passphrase is empty"},
 		{"passphrase that is not ASCII", Target{Payload: PayloadPKCS12}, key, "canary-ü", "not printable ASCII"},
@@ -240,12 +240,12 @@ func TestPKCS12Readers(t *testing.T) {
 		for _, encoding := range []string{PKCS12Modern2023, PKCS12LegacyDES} {
 			t.Run(kind+" "+encoding, func(t *testing.T) {
 				t.Parallel()
-				p := newPKI(t, kind)
-				b, err := parseBundle(pemOf(p.leaf, p.intermediate, p.root))
+				p := lab.NewPKI(t, kind)
+				b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate, p.Root))
 				if err != nil {
 					t.Fatal(err)
 				}
-				files, err := buildPayload(&Target{Payload: PayloadPKCS12, PKCS12Encoding: encoding}, b, keyPEM(t, p.leaf.key), []byte(passphrase))
+				files, err := buildPayload(&Target{Payload: PayloadPKCS12, PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -253,7 +253,7 @@ func TestPKCS12Readers(t *testing.T) {
 				file, secret := filepath.Join(dir, files[0].name), filepath.Join(dir, "passphrase")
 				write(t, file, files[0].data)
 				write(t, secret, []byte(passphrase+"\n"))
-				serial := verdict.SerialNumber(p.leaf.Certificate)
+				serial := verdict.SerialNumber(p.Leaf.Certificate)
 
 				t.Run("openssl", func(t *testing.T) {
 					openssl := lab.Need(t, "openssl")
@@ -315,12 +315,12 @@ func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 		}
 		return
 	}
-	p := newPKI(t, "p256")
-	b, err := parseBundle(pemOf(p.leaf, p.intermediate))
+	p := lab.NewPKI(t, "p256")
+	b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := keyPEM(t, p.leaf.key)
+	key := lab.KeyPEM(t, p.Leaf.Key)
 	_, err = buildPayload(&Target{Payload: PayloadPKCS12}, b, key, []byte(passphrase))
 	if reason := refusal(t, err); !strings.Contains(reason, "fips140=only") {
 		t.Errorf("got %q", reason)
@@ -331,9 +331,9 @@ func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 }
 
 func FuzzParseKey(f *testing.F) {
-	leaf := issue(f, nil, seeded(1), "x")
-	f.Add(keyPEM(f, seeded(1)))
-	f.Add(keyPEM(f, seeded(2)))
+	leaf := lab.Issue(f, nil, lab.SeededKey(1), "x")
+	f.Add(lab.KeyPEM(f, lab.SeededKey(1)))
+	f.Add(lab.KeyPEM(f, lab.SeededKey(2)))
 	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END EC PRIVATE KEY-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		key, err := parseKey(text, leaf.Certificate)
@@ -341,7 +341,7 @@ func FuzzParseKey(f *testing.F) {
 			refusal(t, err)
 			return
 		}
-		if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(seeded(1)) {
+		if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(lab.SeededKey(1)) {
 			t.Fatal("a key that is not the certificate's was taken")
 		}
 	})

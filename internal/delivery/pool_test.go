@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -34,8 +35,8 @@ type office struct {
 func newOffice(t testing.TB, r relay, limits RelayLimits, change func(*Target)) *office {
 	t.Helper()
 	o := &office{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
-	p := newPKI(t, "p256")
-	o.event.Certificate.PEM = string(pemOf(p.leaf, p.intermediate))
+	p := lab.NewPKI(t, "p256")
+	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
 	o.target.Host, o.target.Port, o.target.TLSMode = r.host, r.port, TLSPlaintext
 	o.target.SetDefaults()
 	if change != nil {

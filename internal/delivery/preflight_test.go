@@ -13,6 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -53,14 +54,14 @@ func TestExamine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPKI(t, "p256")
+	p := lab.NewPKI(t, "p256")
 	now := time.Now()
 	valid := func(days int) func(*events.Event) {
-		leaf := issue(t, p.intermediate, p.leaf.key, "*.example.com", dnsNames("*.example.com"), validFor(now, days))
-		return func(e *events.Event) { e.Certificate.PEM = string(pemOf(leaf, p.intermediate)) }
+		leaf := lab.Issue(t, p.Intermediate, p.Leaf.Key, "*.example.com", lab.DNSNames("*.example.com"), validFor(now, days))
+		return func(e *events.Event) { e.Certificate.PEM = string(lab.PEM(leaf, p.Intermediate)) }
 	}
-	key := file("key.pem", keyPEM(t, p.leaf.key))
-	other := file("other.pem", keyPEM(t, newKey(t, "p256")))
+	key := file("key.pem", lab.KeyPEM(t, p.Leaf.Key))
+	other := file("other.pem", lab.KeyPEM(t, lab.NewKey(t, "p256")))
 	submission := at(t, server.Submission(), "starttls")
 	// Written once: the tests run side by side, and a file that is written is empty at first.
 	login, opening := file("password", []byte(password+"\n")), file("phrase", []byte(phrase+"\n"))

@@ -1,4 +1,4 @@
-package delivery
+package lab
 
 import (
 	"bytes"
@@ -16,18 +16,18 @@ import (
 	"time"
 )
 
-// testNow is the moment at which tests happen; issued certificates are valid
+// TestNow is the moment at which tests happen; issued certificates are valid
 // from a day before to 89 days after it.
-var testNow = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+var TestNow = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
-// issuedCert is a certificate with its key.
-type issuedCert struct {
+// Issued is a certificate with its key.
+type Issued struct {
 	*x509.Certificate
-	key crypto.Signer
+	Key crypto.Signer
 }
 
-// newKey makes a key; kinds are ed25519, p256, p384, rsa.
-func newKey(t testing.TB, kind string) crypto.Signer {
+// NewKey makes a key; kinds are ed25519, p256, p384, rsa.
+func NewKey(t testing.TB, kind string) crypto.Signer {
 	t.Helper()
 	var key crypto.Signer
 	var err error
@@ -49,19 +49,19 @@ func newKey(t testing.TB, kind string) crypto.Signer {
 	return key
 }
 
-// seeded gives the same key for the same seed, so that golden mails hold still.
-func seeded(seed byte) crypto.Signer {
+// SeededKey gives the same key for the same seed, so that golden mails hold still.
+func SeededKey(seed byte) crypto.Signer {
 	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
 }
 
-// issue makes a certificate for key, signed by ca, or by itself when ca is nil.
-func issue(t testing.TB, ca *issuedCert, key crypto.Signer, cn string, edit ...func(*x509.Certificate)) *issuedCert {
+// Issue makes a certificate for key, signed by ca, or by itself when ca is nil.
+func Issue(t testing.TB, ca *Issued, key crypto.Signer, cn string, edit ...func(*x509.Certificate)) *Issued {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(0x4a7be5),
 		Subject:      pkix.Name{CommonName: cn},
-		NotBefore:    testNow.Add(-24 * time.Hour),
-		NotAfter:     testNow.Add(89 * 24 * time.Hour),
+		NotBefore:    TestNow.Add(-24 * time.Hour),
+		NotAfter:     TestNow.Add(89 * 24 * time.Hour),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}
 	for _, e := range edit {
@@ -69,7 +69,7 @@ func issue(t testing.TB, ca *issuedCert, key crypto.Signer, cn string, edit ...f
 	}
 	parent, signer := template, key
 	if ca != nil {
-		parent, signer = ca.Certificate, ca.key
+		parent, signer = ca.Certificate, ca.Key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
 	if err != nil {
@@ -79,13 +79,13 @@ func issue(t testing.TB, ca *issuedCert, key crypto.Signer, cn string, edit ...f
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &issuedCert{cert, key}
+	return &Issued{cert, key}
 }
 
-// asCA makes a certificate that of a CA.
-func asCA(c *x509.Certificate) {
+// AsCA makes a certificate that of a CA.
+func AsCA(c *x509.Certificate) {
 	c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
-	c.NotAfter = testNow.Add(10 * 365 * 24 * time.Hour)
+	c.NotAfter = TestNow.Add(10 * 365 * 24 * time.Hour)
 }
 
 // numbered sets the serial number. NSS knows certificates by issuer and serial.
@@ -93,23 +93,23 @@ func numbered(serial int64) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.SerialNumber = big.NewInt(serial) }
 }
 
-func dnsNames(names ...string) func(*x509.Certificate) {
+func DNSNames(names ...string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames = names }
 }
 
 // pki is a root, an intermediate and a leaf for *.example.com.
-type pki struct{ root, intermediate, leaf *issuedCert }
+type pki struct{ Root, Intermediate, Leaf *Issued }
 
-func newPKI(t testing.TB, kind string) *pki {
+func NewPKI(t testing.TB, kind string) *pki {
 	t.Helper()
 	p := &pki{}
-	p.root = issue(t, nil, newKey(t, "p256"), "Test Root", asCA, numbered(1))
-	p.intermediate = issue(t, p.root, newKey(t, "p256"), "Test CA 1", asCA, numbered(2))
-	p.leaf = issue(t, p.intermediate, newKey(t, kind), "*.example.com", dnsNames("*.example.com", "example.com"))
+	p.Root = Issue(t, nil, NewKey(t, "p256"), "Test Root", AsCA, numbered(1))
+	p.Intermediate = Issue(t, p.Root, NewKey(t, "p256"), "Test CA 1", AsCA, numbered(2))
+	p.Leaf = Issue(t, p.Intermediate, NewKey(t, kind), "*.example.com", DNSNames("*.example.com", "example.com"))
 	return p
 }
 
-func pemOf(certs ...*issuedCert) []byte {
+func PEM(certs ...*Issued) []byte {
 	var out []byte
 	for _, c := range certs {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
@@ -117,8 +117,8 @@ func pemOf(certs ...*issuedCert) []byte {
 	return out
 }
 
-// keyPEM is a key in PKCS#8.
-func keyPEM(t testing.TB, key crypto.Signer) []byte {
+// KeyPEM is a key in PKCS#8.
+func KeyPEM(t testing.TB, key crypto.Signer) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
