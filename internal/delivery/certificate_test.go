@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"math/big"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -193,7 +191,7 @@ func TestParseBundleCaps(t *testing.T) {
 	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
 	key := lab.NewKey(t, "p256")
 
-	large := lab.Issue(t, ca, key, "large", func(c *x509.Certificate) { c.DNSNames = manyNames(1200) })
+	large := lab.Issue(t, ca, key, "large", func(c *x509.Certificate) { c.DNSNames = lab.ManyNames(1200) })
 	if n := len(lab.PEM(large)); n <= maxLeaf || n > maxLeaf+20_000 {
 		t.Fatalf("the certificate has %d bytes", n)
 	}
@@ -214,21 +212,13 @@ func TestParseBundleCaps(t *testing.T) {
 
 	text, issuer = nil, ca
 	for i := range 4 {
-		issuer = lab.Issue(t, issuer, key, fmt.Sprint("Wordy CA ", i), lab.AsCA, func(c *x509.Certificate) { c.DNSNames = manyNames(800) })
+		issuer = lab.Issue(t, issuer, key, fmt.Sprint("Wordy CA ", i), lab.AsCA, func(c *x509.Certificate) { c.DNSNames = lab.ManyNames(800) })
 		text = append(text, lab.PEM(issuer)...)
 	}
 	text = append(text, lab.PEM(lab.Issue(t, issuer, key, "leaf"))...)
 	if _, err := parseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
 		t.Errorf("a chain of %d bytes: %v", len(text), err)
 	}
-}
-
-func manyNames(n int) []string {
-	names := make([]string, n)
-	for i := range names {
-		names[i] = fmt.Sprintf("host-%04d.example.com", i)
-	}
-	return names
 }
 
 func TestParseBundleCrossSigned(t *testing.T) {
@@ -348,7 +338,7 @@ func TestNameAndSummary(t *testing.T) {
 			}
 		})
 	}
-	many := lab.Issue(t, nil, lab.SeededKey(1), "many", lab.DNSNames(manyNames(300)...))
+	many := lab.Issue(t, nil, lab.SeededKey(1), "many", lab.DNSNames(lab.ManyNames(300)...))
 	if got := len(verdict.CertificateOf(many.Certificate).DNSNames); got != 100 {
 		t.Errorf("the summary holds %d of 300 names", got)
 	}
@@ -366,21 +356,24 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 	}
 	dir := t.TempDir()
 	root, full := filepath.Join(dir, "root.pem"), filepath.Join(dir, "full.pem")
-	write(t, root, lab.PEM(p.Root))
-	write(t, full, b.pem())
+	lab.Write(t, root, lab.PEM(p.Root))
+	lab.Write(t, full, b.pem())
 
 	at := fmt.Sprint(lab.TestNow.Unix())
-	if out := run(t, openssl, "verify", "-attime", at, "-CAfile", root, "-untrusted", full, full); !strings.Contains(out, "OK") {
+	if out := lab.Output(t, openssl, "verify", "-attime", at, "-CAfile", root, "-untrusted", full, full); !strings.Contains(out, "OK") {
 		t.Errorf("openssl verify: %s", out)
 	}
-	out := run(t, openssl, "x509", "-in", full, "-noout", "-fingerprint", "-sha256", "-serial", "-subject")
+	out := lab.Output(t, openssl, "x509", "-in", full, "-noout", "-fingerprint", "-sha256", "-serial", "-subject")
 	sum := sha256.Sum256(p.Leaf.Raw)
 	s := verdict.CertificateOf(b.leaf)
 	if s.Fingerprint != hex.EncodeToString(sum[:]) {
 		t.Errorf("fingerprint %s", s.Fingerprint)
 	}
-	fingerprint := colons(s.Fingerprint)
-	for _, want := range []string{fingerprint[0].Text + ":" + fingerprint[1].Text, "serial=" + strings.ToUpper(s.Serial), "*.example.com"} {
+	var fingerprint []string
+	for _, octet := range sum {
+		fingerprint = append(fingerprint, fmt.Sprintf("%02X", octet))
+	}
+	for _, want := range []string{strings.Join(fingerprint, ":"), "serial=" + strings.ToUpper(s.Serial), "*.example.com"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("openssl x509 does not say %s:\n%s", want, out)
 		}
@@ -416,21 +409,4 @@ func FuzzParseBundle(f *testing.F) {
 			t.Fatalf("what was written is not what was read: %v", err)
 		}
 	})
-}
-
-func write(t *testing.T, path string, data []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// run runs a program to its end and gives what it says on both outputs.
-func run(t *testing.T, program string, args ...string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
-	if err != nil {
-		t.Errorf("%s %s: %v", filepath.Base(program), strings.Join(args, " "), err)
-	}
-	return string(out)
 }

@@ -196,12 +196,12 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	if t.Payload == PayloadPEMAndKey || t.Payload == PayloadPKCS12 {
+	if NeedsKey(t.Payload) {
 		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
 			return p, failure
 		}
 	}
-	if t.Payload == PayloadPKCS12 {
+	if NeedsPassphrase(t.Payload) {
 		if failure := c.sealing(ctx, t, p); failure != nil {
 			return p, failure
 		}
@@ -338,7 +338,7 @@ func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provis
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	attachments, err := buildPayload(t, p.bundle, p.key, p.passphrase)
+	attachments, err := buildPayload(t.Payload, t.settings(), p.bundle, p.key, p.passphrase)
 	if err != nil {
 		return nil, asFailure(err)
 	}
@@ -371,7 +371,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	}
 	p := newProvisions(t, b)
 	p.key = key
-	if t.Payload == PayloadPKCS12 {
+	if NeedsPassphrase(t.Payload) {
 		if failure := c.sealing(ctx, t, p); failure != nil {
 			return nil, failure
 		}

@@ -20,7 +20,7 @@ func fileName(name string) string {
 	}
 	labels := strings.Split(name, ".")
 	for i, label := range labels {
-		labels[i] = nameOf(label).ascii
+		labels[i], _ = legible.Domain(label)
 		if !legible.Internationalised(label) {
 			labels[i] = label // keeps its case
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -82,7 +83,7 @@ func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *
 	ca := newAuthority(t, "Test CA")
 	server := startRelay(t, relayScript{cert: ca.issue(t, nil), offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, users: map[string]string{"certs@example.com": known}})
 	secret := filepath.Join(t.TempDir(), "client-secret")
-	write(t, secret, []byte("client-secret-1"))
+	lab.Write(t, secret, []byte("client-secret-1"))
 	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, ca.file(t)
 		target.Username = Text{Plain: "certs@example.com"}
@@ -196,7 +197,7 @@ func TestWhenThereIsNoToken(t *testing.T) {
 			grants := newTokenServer(t)
 			grants.set(func() { grants.answer = test.answer })
 			o, server, secret := newTokenOffice(t, grants, "access-token-1")
-			write(t, secret, []byte("wrong-wrong-secret"))
+			lab.Write(t, secret, []byte("wrong-wrong-secret"))
 			_, f := o.deliver(patient(t))
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseSecrets || f.Relay || !strings.Contains(f.Reason, test.says) {
 				t.Fatalf("got %+v, want %s with %q", f, test.code, test.says)
@@ -268,7 +269,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 func TestTokensAsSecrets(t *testing.T) {
 	t.Parallel()
 	o, server, file := newTokenOffice(t, newTokenServer(t), "a token from elsewhere")
-	write(t, file, []byte("a token from elsewhere"))
+	lab.Write(t, file, []byte("a token from elsewhere"))
 	o.redefine(func(target *Target) {
 		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, AuthXOAUTH2, secrets.Ref{File: file}
 	})

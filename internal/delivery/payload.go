@@ -24,6 +24,31 @@ const (
 	typePKCS12 = "application/x-pkcs12"
 )
 
+// The kinds of payload.
+const (
+	PayloadPEM       = "pem"         // leaf and chain
+	PayloadPEMAndKey = "pem_and_key" // and the private key, not encrypted
+	PayloadPKCS12    = "pkcs12"      // leaf, chain and private key in one encrypted file
+)
+
+// The values of Settings.PKCS12Encoding.
+const (
+	PKCS12Modern2023 = "modern2023"
+	PKCS12LegacyDES  = "legacydes"
+)
+
+// NeedsKey reports whether a kind of payload holds the private key.
+func NeedsKey(kind string) bool { return kind == PayloadPEMAndKey || kind == PayloadPKCS12 }
+
+// NeedsPassphrase reports whether a kind of payload is encrypted with a passphrase.
+func NeedsPassphrase(kind string) bool { return kind == PayloadPKCS12 }
+
+// Settings are what a target says about its payload beside the kind.
+type Settings struct {
+	// PKCS12Encoding is how a PKCS#12 file is encrypted; empty means modern2023.
+	PKCS12Encoding string
+}
+
 // maxKey is cert-manager's bound on a private key since CVE-2024-12401, in
 // bytes of PEM: an RSA key of 16,384 bits fits.
 const maxKey = 13_000
@@ -36,33 +61,33 @@ type attachment struct {
 	data        []byte
 }
 
-// buildPayload makes the files that target t gets, named after the certificate:
+// buildPayload makes the files of one kind of payload, named after the certificate:
 //
 //	pem          <name>.pem      leaf and chain
 //	pem_and_key  and also <name>.key.pem, the private key in PKCS#8
 //	pkcs12       <name>.p12      leaf, chain and key, encrypted
 //
-// key is the private key's
-// PEM text, nil when the event names none; it and the passphrase are read, kept
-// nowhere, and cleared by the caller, as are the attachments once they are mail.
-func buildPayload(t *Target, b *bundle, key []byte, passphrase []byte) ([]attachment, error) {
+// An empty kind is pem. key is the private key's PEM text, nil when the event names none.
+// Key and passphrase are only read; the caller clears them, and the attachments once
+// they are in the mail. Errors are *verdict.Failure with SMTP_PAYLOAD.
+func buildPayload(kind string, s Settings, b *bundle, key, passphrase []byte) ([]attachment, error) {
 	base := fileName(certificateName(b.leaf, 255))
 	chain := attachment{base + ".pem", typePEM, "the certificate and its chain", b.pem()}
-	if t.Payload == "" || t.Payload == PayloadPEM {
+	if kind == "" || kind == PayloadPEM {
 		return []attachment{chain}, nil
 	}
-	if t.Payload != PayloadPEMAndKey && t.Payload != PayloadPKCS12 {
-		return nil, payloadFailure(nil, "payload %s is not one that this program can make", legible.Clean(t.Payload, 40))
+	if !NeedsKey(kind) {
+		return nil, payloadFailure(nil, "payload %s is not one that this program can make", legible.Clean(kind, 40))
 	}
 	if len(key) == 0 {
-		return nil, payloadFailure(nil, "payload %s needs the private key, and the event names none; add private_key to the event or use payload pem", t.Payload)
+		return nil, payloadFailure(nil, "payload %s needs the private key, and the event names none; add private_key to the event or use payload pem", kind)
 	}
 	private, err := parseKey(key, b.leaf)
 	if err != nil {
 		return nil, err
 	}
-	if t.Payload == PayloadPKCS12 {
-		data, err := encodePKCS12(t.PKCS12Encoding, b, private, passphrase)
+	if kind == PayloadPKCS12 {
+		data, err := encodePKCS12(s.PKCS12Encoding, b, private, passphrase)
 		if err != nil {
 			return nil, err
 		}

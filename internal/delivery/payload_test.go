@@ -155,17 +155,17 @@ func TestBuildPayloadKinds(t *testing.T) {
 	}
 	key := lab.KeyPEM(t, p.Leaf.Key)
 
-	for _, payload := range []string{"", PayloadPEM} {
-		files, err := buildPayload(&Target{Payload: payload}, b, nil, nil)
+	for _, kind := range []string{"", PayloadPEM} {
+		files, err := buildPayload(kind, Settings{}, b, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(files) != 1 || files[0].name != "_wildcard.example.com.pem" || files[0].contentType != "application/x-pem-file" || !bytes.Equal(files[0].data, b.pem()) {
-			t.Errorf("payload %q gives %+v", payload, files)
+			t.Errorf("payload %q gives %+v", kind, files)
 		}
 	}
 
-	files, err := buildPayload(&Target{Payload: PayloadPEMAndKey}, b, key, nil)
+	files, err := buildPayload(PayloadPEMAndKey, Settings{}, b, key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		t.Error("the key is not where it belongs, or not PKCS#8")
 	}
 
-	files, err = buildPayload(&Target{Payload: PayloadPKCS12}, b, key, []byte(passphrase))
+	files, err = buildPayload(PayloadPKCS12, Settings{}, b, key, []byte(passphrase))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,25 +202,26 @@ func TestBuildPayloadRefuses(t *testing.T) {
 	key := lab.KeyPEM(t, p.Leaf.Key)
 	for _, c := range []struct {
 		name       string
-		target     Target
+		kind       string
+		settings   Settings
 		key        []byte
 		passphrase string
 		want       string
 	}{
-		{"no key", Target{Payload: PayloadPEMAndKey}, nil, "", "payload pem_and_key needs the private key"},
-		{"no key for pkcs12", Target{Payload: PayloadPKCS12}, nil, passphrase, "payload pkcs12 needs the private key"},
-		{"another key", Target{Payload: PayloadPEMAndKey}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
-		{"no passphrase", Target{Payload: PayloadPKCS12}, key, "", "pkcs12_passphrase is empty"},
-		{"blank passphrase", Target{Payload: PayloadPKCS12}, key, "  ", "pkcs12_passphrase is empty"},
-		{"passphrase that is not ASCII", Target{Payload: PayloadPKCS12}, key, "canary-ü", "not printable ASCII"},
-		{"passphrase beyond the BMP", Target{Payload: PayloadPKCS12}, key, "canary-😀", "not printable ASCII"},
-		{"passphrase with a line break", Target{Payload: PayloadPKCS12}, key, "canary\n", "not printable ASCII"},
-		{"unknown payload", Target{Payload: "zip\r\n"}, key, "", "payload zip is not one"},
-		{"unknown encoding", Target{Payload: PayloadPKCS12, PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
+		{"no key", PayloadPEMAndKey, Settings{}, nil, "", "payload pem_and_key needs the private key"},
+		{"no key for pkcs12", PayloadPKCS12, Settings{}, nil, passphrase, "payload pkcs12 needs the private key"},
+		{"another key", PayloadPEMAndKey, Settings{}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
+		{"no passphrase", PayloadPKCS12, Settings{}, key, "", "pkcs12_passphrase is empty"},
+		{"blank passphrase", PayloadPKCS12, Settings{}, key, "  ", "pkcs12_passphrase is empty"},
+		{"passphrase that is not ASCII", PayloadPKCS12, Settings{}, key, "canary-ü", "not printable ASCII"},
+		{"passphrase beyond the BMP", PayloadPKCS12, Settings{}, key, "canary-😀", "not printable ASCII"},
+		{"passphrase with a line break", PayloadPKCS12, Settings{}, key, "canary\n", "not printable ASCII"},
+		{"unknown payload", "zip\r\n", Settings{}, key, "", "payload zip is not one"},
+		{"unknown encoding", PayloadPKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			files, err := buildPayload(&c.target, b, c.key, []byte(c.passphrase))
+			files, err := buildPayload(c.kind, c.settings, b, c.key, []byte(c.passphrase))
 			if files != nil {
 				t.Error("there are files beside the error")
 			}
@@ -245,36 +246,36 @@ func TestPKCS12Readers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				files, err := buildPayload(&Target{Payload: PayloadPKCS12, PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
+				files, err := buildPayload(PayloadPKCS12, Settings{PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
 				if err != nil {
 					t.Fatal(err)
 				}
 				dir := t.TempDir()
 				file, secret := filepath.Join(dir, files[0].name), filepath.Join(dir, "passphrase")
-				write(t, file, files[0].data)
-				write(t, secret, []byte(passphrase+"\n"))
+				lab.Write(t, file, files[0].data)
+				lab.Write(t, secret, []byte(passphrase+"\n"))
 				serial := verdict.SerialNumber(p.Leaf.Certificate)
 
 				t.Run("openssl", func(t *testing.T) {
 					openssl := lab.Need(t, "openssl")
-					out := run(t, openssl, "pkcs12", "-in", file, "-passin", "file:"+secret, "-nodes")
+					out := lab.Output(t, openssl, "pkcs12", "-in", file, "-passin", "file:"+secret, "-nodes")
 					if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || !strings.Contains(out, "BEGIN PRIVATE KEY") {
 						t.Errorf("openssl finds %d certificates", n)
 					}
 					opened := filepath.Join(dir, "opened.pem")
-					write(t, opened, []byte(out))
-					if got, want := run(t, openssl, "pkey", "-in", opened, "-pubout"), run(t, openssl, "x509", "-in", opened, "-noout", "-pubkey"); got != want {
+					lab.Write(t, opened, []byte(out))
+					if got, want := lab.Output(t, openssl, "pkey", "-in", opened, "-pubout"), lab.Output(t, openssl, "x509", "-in", opened, "-noout", "-pubkey"); got != want {
 						t.Errorf("the first certificate is not that of the key:\n%s%s", got, want)
 					}
 				})
 				t.Run("java", func(t *testing.T) {
-					out := run(t, lab.Need(t, "keytool"), "-J-Duser.language=en", "-list", "-v", "-storetype", "PKCS12", "-keystore", file, "-storepass:file", secret)
+					out := lab.Output(t, lab.Need(t, "keytool"), "-J-Duser.language=en", "-list", "-v", "-storetype", "PKCS12", "-keystore", file, "-storepass:file", secret)
 					if !strings.Contains(out, "PrivateKeyEntry") || !strings.Contains(out, "Certificate chain length: 3") || !strings.Contains(out, serial) {
 						t.Errorf("keytool finds:\n%.1500s", out)
 					}
 				})
 				t.Run("gnutls", func(t *testing.T) {
-					out := run(t, lab.Need(t, "certtool"), "--p12-info", "--inder", "--infile", file, "--password", passphrase)
+					out := lab.Output(t, lab.Need(t, "certtool"), "--p12-info", "--inder", "--infile", file, "--password", passphrase)
 					if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || !regexp.MustCompile(`BEGIN (RSA |EC |)PRIVATE KEY|PKCS #8`).MatchString(out) {
 						t.Errorf("certtool finds %d certificates:\n%.1500s", n, out)
 					}
@@ -288,12 +289,12 @@ func TestPKCS12Readers(t *testing.T) {
 					if err := os.Mkdir(store, 0o700); err != nil {
 						t.Fatal(err)
 					}
-					run(t, certutil, "-N", "-d", store, "--empty-password")
-					run(t, pk12util, "-i", file, "-w", secret, "-d", store)
-					if out := run(t, certutil, "-K", "-d", store); !strings.Contains(out, "< 0>") || !strings.Contains(out, "*.example.com") {
+					lab.Output(t, certutil, "-N", "-d", store, "--empty-password")
+					lab.Output(t, pk12util, "-i", file, "-w", secret, "-d", store)
+					if out := lab.Output(t, certutil, "-K", "-d", store); !strings.Contains(out, "< 0>") || !strings.Contains(out, "*.example.com") {
 						t.Errorf("NSS has these keys:\n%s", out)
 					}
-					if out := run(t, certutil, "-L", "-d", store); !strings.Contains(out, "u,u,u") || !strings.Contains(out, "Test CA 1") || !strings.Contains(out, "Test Root") {
+					if out := lab.Output(t, certutil, "-L", "-d", store); !strings.Contains(out, "u,u,u") || !strings.Contains(out, "Test CA 1") || !strings.Contains(out, "Test Root") {
 						t.Errorf("NSS has these certificates:\n%s", out)
 					}
 				})
@@ -321,11 +322,11 @@ func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := lab.KeyPEM(t, p.Leaf.Key)
-	_, err = buildPayload(&Target{Payload: PayloadPKCS12}, b, key, []byte(passphrase))
+	_, err = buildPayload(PayloadPKCS12, Settings{}, b, key, []byte(passphrase))
 	if reason := refusal(t, err); !strings.Contains(reason, "fips140=only") {
 		t.Errorf("got %q", reason)
 	}
-	if _, err := buildPayload(&Target{Payload: PayloadPEMAndKey}, b, key, nil); err != nil {
+	if _, err := buildPayload(PayloadPEMAndKey, Settings{}, b, key, nil); err != nil {
 		t.Errorf("pem_and_key: %v", err)
 	}
 }

@@ -331,8 +331,8 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	ca, other := newAuthority(t, "Test CA"), newAuthority(t, "Other CA")
 	password := filepath.Join(t.TempDir(), "password")
 	roots := filepath.Join(t.TempDir(), "roots.pem")
-	write(t, password, []byte("first-password"))
-	write(t, roots, ca.pem())
+	lab.Write(t, password, []byte("first-password"))
+	lab.Write(t, roots, ca.pem())
 	server := startRelay(t, relayScript{cert: ca.issue(t, nil)}) // takes any password
 	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, roots
@@ -340,10 +340,10 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	})
 	o.mustDeliver()
 	for n, change := range []func(){
-		func() { write(t, password, []byte("second-password")) },
+		func() { lab.Write(t, password, []byte("second-password")) },
 		func() { o.redefine(func(target *Target) { target.Username = Text{Plain: "somebody"} }) },
 		func() { o.redefine(func(target *Target) { target.AuthMethod = AuthLogin }) },
-		func() { write(t, roots, append(ca.pem(), other.pem()...)) },
+		func() { lab.Write(t, roots, append(ca.pem(), other.pem()...)) },
 		func() { o.redefine(func(target *Target) { target.TLSMode = TLSOpportunistic }) },
 		func() {
 			o.redefine(func(target *Target) { target.TLSSkipVerify, target.AllowInsecureAuth = true, true })
@@ -358,8 +358,8 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 		}
 	}
 	// The old ones wait for mails that may still be of their kind: back to the first.
-	write(t, password, []byte("first-password"))
-	write(t, roots, ca.pem())
+	lab.Write(t, password, []byte("first-password"))
+	lab.Write(t, roots, ca.pem())
 	o.redefine(func(target *Target) {
 		target.Username, target.AuthMethod, target.TLSMode = Text{Plain: "certs"}, AuthPlain, TLSStartTLS
 		target.TLSSkipVerify, target.AllowInsecureAuth = false, false
@@ -367,11 +367,11 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	if receipt := o.mustDeliver(); receipt.Timings.Dial != 0 {
 		t.Error("the first connection was not used again")
 	}
-	write(t, roots, other.pem())
+	lab.Write(t, roots, other.pem())
 	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("with a CA that did not issue the relay's certificate: %v", f)
 	}
-	write(t, roots, []byte("no certificate"))
+	lab.Write(t, roots, []byte("no certificate"))
 	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, roots) {
 		t.Errorf("with a CA file without a certificate: %v", f)
 	}

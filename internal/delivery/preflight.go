@@ -119,7 +119,7 @@ func (e *examination) certificate(ctx context.Context) {
 // goods fetches the key and makes the payload, which proves that the one fits the
 // certificate and the other can be made.
 func (e *examination) goods(ctx context.Context, p *provisions) bool {
-	if e.t.Payload != PayloadPEMAndKey && e.t.Payload != PayloadPKCS12 {
+	if !NeedsKey(e.t.Payload) {
 		return true
 	}
 	var failure *verdict.Failure
@@ -127,12 +127,12 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 		e.say("key", verdict.Error, "%s", failure.Error())
 		return false
 	}
-	if e.t.Payload == PayloadPKCS12 {
+	if NeedsPassphrase(e.t.Payload) {
 		if failure := e.courier.sealing(ctx, e.t, p); failure != nil {
 			return false // which the look at the target's secrets tells
 		}
 	}
-	files, err := buildPayload(e.t, p.bundle, p.key, p.passphrase)
+	files, err := buildPayload(e.t.Payload, e.t.settings(), p.bundle, p.key, p.passphrase)
 	for _, f := range files {
 		clear(f.data)
 	}

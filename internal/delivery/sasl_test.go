@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -244,12 +245,12 @@ func TestClientCertificates(t *testing.T) {
 	certFile, keyFile := filepath.Join(dir, "client.pem"), filepath.Join(dir, "client-key.pem")
 	install := func(a *testAuthority) {
 		client := a.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
-		write(t, certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}))
+		lab.Write(t, certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}))
 		der, err := x509.MarshalPKCS8PrivateKey(client.PrivateKey)
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		lab.Write(t, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	}
 	install(ours)
 	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
@@ -275,8 +276,8 @@ func TestClientCertificates(t *testing.T) {
 		do   func()
 		says string
 	}{
-		{"the key of another", func() { write(t, keyFile, key) }, "client_cert_file"},
-		{"no key", func() { write(t, keyFile, []byte("hello")) }, "client_cert_file"},
+		{"the key of another", func() { lab.Write(t, keyFile, key) }, "client_cert_file"},
+		{"no key", func() { lab.Write(t, keyFile, []byte("hello")) }, "client_cert_file"},
 		{"gone", func() { o.redefine(func(target *Target) { target.ClientKeyFile += ".gone" }) }, "client_key_file"},
 	} {
 		name := mistake.name

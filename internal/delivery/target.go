@@ -24,19 +24,6 @@ const (
 	AuthXOAUTH2     = "xoauth2"
 )
 
-// The values of Target.Payload.
-const (
-	PayloadPEM       = "pem"
-	PayloadPEMAndKey = "pem_and_key"
-	PayloadPKCS12    = "pkcs12"
-)
-
-// The values of Target.PKCS12Encoding.
-const (
-	PKCS12Modern2023 = "modern2023"
-	PKCS12LegacyDES  = "legacydes"
-)
-
 // Target is one definition of who gets which certificates, and how. The
 // comments are the manual: what a key means, its default, its bounds. They are
 // also the descriptions in the JSON Schema.
@@ -198,3 +185,6 @@ func (t *Target) SendTimeout() time.Duration {
 	}
 	return t.Timeout
 }
+
+// settings are what the target says about the files of its payload.
+func (t *Target) settings() Settings { return Settings{PKCS12Encoding: t.PKCS12Encoding} }

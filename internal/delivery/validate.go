@@ -220,9 +220,9 @@ func (t *Target) validatePayload(v *validation) {
 	v.line("subject_prefix", t.SubjectPrefix)
 	v.ref("pkcs12_passphrase", t.PKCS12Passphrase)
 	switch {
-	case t.Payload == PayloadPKCS12 && t.PKCS12Passphrase.IsZero():
+	case NeedsPassphrase(t.Payload) && t.PKCS12Passphrase.IsZero():
 		v.err("pkcs12_passphrase", "is missing: payload pkcs12 needs it")
-	case t.Payload != PayloadPKCS12 && !t.PKCS12Passphrase.IsZero():
+	case !NeedsPassphrase(t.Payload) && !t.PKCS12Passphrase.IsZero():
 		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
 	}
 }

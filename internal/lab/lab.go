@@ -3,6 +3,8 @@
 package lab
 
 import (
+	"strings"
+
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,4 +61,21 @@ func Find(program string) string {
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Write writes a file that only the test's user may read.
+func Write(t testing.TB, path string, data []byte) {
+	t.Helper()
+	writeFile(t, path, string(data), 0o600)
+}
+
+// Output runs a program to its end and returns what it wrote to stdout and stderr. A
+// program that fails fails the test.
+func Output(t testing.TB, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%s %s: %v", filepath.Base(program), strings.Join(args, " "), err)
+	}
+	return string(out)
 }

@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"fmt"
+
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
@@ -125,4 +127,13 @@ func KeyPEM(t testing.TB, key crypto.Signer) []byte {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+// ManyNames are n different DNS names.
+func ManyNames(n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("host-%04d.example.com", i)
+	}
+	return names
 }
