@@ -219,7 +219,7 @@ var longer = map[string]string{
 	"cmd/consumer/certificate_test.go":      "one certificate, from its files to browsers and to `check`",
 	"cmd/consumer/road_test.go":             "one road from end to end, and the program that it is tried with",
 	"internal/broker/broker_test.go":        "one test for each promise of the package, on one harness",
-	"internal/delivery/certificate_test.go": "tables of certificates, one row each",
+	"internal/payload/certificate_test.go": "tables of certificates, one row each",
 	"internal/delivery/courier.go":          "the column of steps that a delivery goes through, with what each takes",
 	"internal/delivery/pool_test.go":        "one relay's day with connections that are kept",
 	"internal/delivery/validate.go":         "one rule after the other on the keys of a target",

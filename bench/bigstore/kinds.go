@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/payload"
 )
 
 // kind is many targets of one fate. Their ids are prefix-000 and so on.
@@ -39,7 +40,7 @@ var kinds = []kind{
 	{prefix: "full", share: 20, relay: 1, rule: &devrelay.Rule{Stage: devrelay.StageData, Recipient: "full-*", Code: 552, Enhanced: "5.2.2", Text: "the mailbox is over its quota"}},
 	{prefix: "login", share: 30, relay: 2, spoil: func(t *delivery.Target, dir string) { t.Password.File = filepath.Join(dir, "old-password") }},
 	{prefix: "trust", share: 20, relay: 2, spoil: func(t *delivery.Target, _ string) { t.CAFile = "" }},
-	{prefix: "key", share: 10, relay: 2, spoil: func(t *delivery.Target, _ string) { t.Payload = delivery.PayloadPEMAndKey }},
+	{prefix: "key", share: 10, relay: 2, spoil: func(t *delivery.Target, _ string) { t.Payload = payload.PEMAndKey }},
 	{prefix: "gone", share: 10, relay: nowhere}, // events name it, the configuration does not
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -207,7 +208,7 @@ func Target(id, address string) (delivery.Target, error) {
 	}
 	t := delivery.Target{
 		ID: id, Host: host, TLSMode: delivery.TLSPlaintext,
-		FromAddress: "certpost@example.com", To: []string{"certificates@example.com"}, Payload: delivery.PayloadPEM,
+		FromAddress: "certpost@example.com", To: []string{"certificates@example.com"}, Payload: payload.PEM,
 	}
 	if t.Port, err = strconv.Atoi(port); err != nil {
 		return t, err

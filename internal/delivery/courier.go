@@ -12,6 +12,7 @@ import (
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -77,7 +78,7 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 		return nil, failure
 	}
 	var routes []verdict.Route
-	for _, t := range defs.Matching(b.leaf, ev.Labels) {
+	for _, t := range defs.Matching(b.Leaf, ev.Labels) {
 		routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
 	}
 	return routes, nil
@@ -129,7 +130,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	newQuotable(msg, p).withhold(receipt, failure)
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
-		receipt.Certificate, receipt.Secrets = verdict.CertificateOf(p.bundle.leaf), p.versions
+		receipt.Certificate, receipt.Secrets = verdict.CertificateOf(p.bundle.Leaf), p.versions
 		receipt.Timings.Secrets, receipt.Timings.Render = fetched.Sub(started), rendered.Sub(fetched)
 		receipt.Timings.Total = time.Since(started)
 		receipt.Definition = defs.version(t)
@@ -166,7 +167,7 @@ func (t *Target) soften(f *verdict.Failure) *verdict.Failure {
 // provisions are what one delivery needs from elsewhere. They are cleared after
 // use, however the delivery ended.
 type provisions struct {
-	bundle     *bundle
+	bundle     *payload.Bundle
 	key        []byte // PEM, nil when the payload has none
 	passphrase []byte
 	username   string
@@ -183,8 +184,8 @@ func (p *provisions) clear() {
 	clear(p.passphrase)
 }
 
-func newProvisions(t *Target, b *bundle) *provisions {
-	cn := b.name()
+func newProvisions(t *Target, b *payload.Bundle) *provisions {
+	cn := b.Name()
 	return &provisions{bundle: b, versions: map[string]string{}, vars: secrets.Vars{
 		"host": t.Host, "target": t.ID, "cn": cn, "domain": strings.TrimPrefix(cn, "*."),
 	}}
@@ -196,12 +197,12 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	if NeedsKey(t.Payload) {
+	if payload.NeedsKey(t.Payload) {
 		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
 			return p, failure
 		}
 	}
-	if NeedsPassphrase(t.Payload) {
+	if payload.NeedsPassphrase(t.Payload) {
 		if failure := c.sealing(ctx, t, p); failure != nil {
 			return p, failure
 		}
@@ -270,7 +271,7 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 }
 
 // certificate reads the event's certificate, from the event or from where it says.
-func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*bundle, *verdict.Failure) {
+func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
 	text := []byte(ev.Certificate.PEM)
 	if ev.Certificate.Ref != nil {
 		_, s, failure := c.fromEvent(ctx, ev.Certificate.Ref)
@@ -279,7 +280,7 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*bundle, *
 		}
 		text = s.Value.Reveal()
 	}
-	b, err := parseBundle(text)
+	b, err := payload.ParseBundle(text)
 	if err != nil {
 		return nil, asFailure(err)
 	}
@@ -334,17 +335,17 @@ func (c *Courier) mail(t *Target, ev *events.Event, a verdict.Attempt, p *provis
 	if failure != nil {
 		return nil, failure
 	}
-	warnings, err := checkDates(p.bundle, now, c.opts.InvalidDates)
+	warnings, err := payload.CheckDates(p.bundle, now, c.opts.InvalidDates)
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	attachments, err := buildPayload(t.Payload, t.settings(), p.bundle, p.key, p.passphrase)
+	attachments, err := payload.Build(t.Payload, t.settings(), p.bundle, p.key, p.passphrase)
 	if err != nil {
 		return nil, asFailure(err)
 	}
 	defer func() {
 		for _, att := range attachments {
-			clear(att.data)
+			clear(att.Data)
 		}
 	}()
 	msg, err := renderMail(t, mailFacts{
@@ -371,7 +372,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	}
 	p := newProvisions(t, b)
 	p.key = key
-	if NeedsPassphrase(t.Payload) {
+	if payload.NeedsPassphrase(t.Payload) {
 		if failure := c.sealing(ctx, t, p); failure != nil {
 			return nil, failure
 		}

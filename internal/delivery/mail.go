@@ -14,6 +14,7 @@ import (
 	gomail "github.com/wneessen/go-mail"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -32,8 +33,8 @@ type mailFacts struct {
 	source      string    // of the event
 	time        time.Time // of the event; zero when it has none
 	now         time.Time // the mail's Date; days left are counted from it
-	bundle      *bundle
-	attachments []attachment
+	bundle      *payload.Bundle
+	attachments []payload.Attachment
 	// recipients, when not nil, are the only ones still owed; accepted have the
 	// mail already.
 	recipients, accepted []string
@@ -106,9 +107,9 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	msg.AddAlternativeString(gomail.TypeTextHTML, html)
 	size := len(text) + len(html)
 	for _, a := range m.attachments {
-		msg.AttachReadSeeker(a.name, bytes.NewReader(a.data),
-			gomail.WithFileContentType(gomail.ContentType(a.contentType)), gomail.WithFileEncoding(gomail.EncodingB64))
-		size += len(a.data)
+		msg.AttachReadSeeker(a.Name, bytes.NewReader(a.Data),
+			gomail.WithFileContentType(gomail.ContentType(a.ContentType)), gomail.WithFileEncoding(gomail.EncodingB64))
+		size += len(a.Data)
 	}
 
 	var raw bytes.Buffer
@@ -146,13 +147,13 @@ func fromName(t *Target, product string) string {
 // subject is the contract's: {prefix} Certpost: certificate for {CN} issued,
 // expires {NotAfter}; a word of warning behind it where there is one.
 func subject(t *Target, m mailFacts) string {
-	s := m.product + ": certificate for " + legible.Header(legible.Name(m.bundle.name(), maxShownName).Text, maxShownName) +
-		" issued, expires " + m.bundle.leaf.NotAfter.UTC().Format(time.DateOnly)
+	s := m.product + ": certificate for " + legible.Header(legible.Name(m.bundle.Name(), maxShownName).Text, maxShownName) +
+		" issued, expires " + m.bundle.Leaf.NotAfter.UTC().Format(time.DateOnly)
 	if prefix := legible.Header(t.SubjectPrefix, maxPrefix); prefix != "" {
 		s = prefix + " " + s
 	}
 	if len(m.warnings) > 0 {
-		word, _ := m.bundle.dateProblem(m.now)
+		word, _ := m.bundle.DateProblem(m.now)
 		s += strings.TrimRight(" - WARNING: "+word, ": ")
 	}
 	return s
@@ -215,7 +216,7 @@ func messageID(eventID, target, domain string) string {
 	const length, most = 20, 60 // 100 bits of the hash
 	sum := sha256.Sum256([]byte(eventID + "\x00" + target))
 	hash := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:length]
-	domain = fileName(strings.Trim(domain, "[]")) // an address literal, IPv6 among them, keeps to atoms
+	domain = payload.FileName(strings.Trim(domain, "[]")) // an address literal, IPv6 among them, keeps to atoms
 	for len(domain) > most-length-len("<@>") {
 		_, rest, ok := strings.Cut(domain, ".")
 		if !ok {

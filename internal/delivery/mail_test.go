@@ -23,6 +23,7 @@ import (
 
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -32,7 +33,7 @@ type readMail struct {
 	header mail.Header
 	text   string
 	html   string
-	files  []attachment
+	files  []payload.Attachment
 }
 
 // read takes a mail apart and fails when it is not multipart/mixed of
@@ -65,7 +66,7 @@ func read(t testing.TB, raw []byte) *readMail {
 		if err != nil || disposition != "attachment" {
 			t.Fatalf("an attachment is %q: %v", disposition, err)
 		}
-		m.files = append(m.files, attachment{name: params["filename"], contentType: contentType, data: p.body})
+		m.files = append(m.files, payload.Attachment{Name: params["filename"], ContentType: contentType, Data: p.body})
 	}
 	return m
 }
@@ -185,6 +186,9 @@ func TestEncodeWords(t *testing.T) {
 	}
 }
 
+// passphrase is one that a shell or a lax parser would trip over.
+const passphrase = `p12 "Pass" $phrase;\ ~`
+
 func testTarget() *Target {
 	return &Target{
 		ID: "ops-archive", Host: "smtp.example.com",
@@ -194,12 +198,12 @@ func testTarget() *Target {
 }
 
 // goldenPKI is the same to the byte in every run.
-func goldenPKI(t testing.TB) (b *bundle, key []byte) {
+func goldenPKI(t testing.TB) (b *payload.Bundle, key []byte) {
 	t.Helper()
 	root := lab.Issue(t, nil, lab.SeededKey(1), "Example Root", lab.AsCA)
 	ca := lab.Issue(t, root, lab.SeededKey(2), "Example CA 1", lab.AsCA)
 	leaf := lab.Issue(t, ca, lab.SeededKey(3), "*.example.com", lab.DNSNames("*.example.com", "example.com"))
-	b, err := parseBundle(lab.PEM(leaf, ca))
+	b, err := payload.ParseBundle(lab.PEM(leaf, ca))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +213,7 @@ func goldenPKI(t testing.TB) (b *bundle, key []byte) {
 func goldenFacts(t testing.TB, target *Target) mailFacts {
 	t.Helper()
 	b, key := goldenPKI(t)
-	files, err := buildPayload(target.Payload, target.settings(), b, key, []byte(passphrase))
+	files, err := payload.Build(target.Payload, target.settings(), b, key, []byte(passphrase))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,18 +234,18 @@ func TestGoldenMails(t *testing.T) {
 	}{
 		"pem": {},
 		"pem_and_key": {target: func(t *Target) {
-			t.Payload = PayloadPEMAndKey
+			t.Payload = payload.PEMAndKey
 			t.CC, t.BCC, t.ReplyTo = []string{"team@example.com"}, []string{"archive@example.com"}, "helpdesk@example.com"
 		}},
 		"pkcs12": {target: func(t *Target) {
-			t.Payload = PayloadPKCS12
+			t.Payload = payload.PKCS12
 			t.PKCS12Passphrase = secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}
 		}},
 		"warned_duplicate": {facts: func(m *mailFacts) {
 			m.possibleDuplicate = true
 			m.now = lab.TestNow.Add(100 * 24 * time.Hour)
-			m.warnings, _ = checkDates(m.bundle, m.now, "warn")
-			m.bundle.notes = []string{`"Example CA 1" was given twice`}
+			m.warnings, _ = payload.CheckDates(m.bundle, m.now, "warn")
+			m.bundle.Notes = []string{`"Example CA 1" was given twice`}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -367,7 +371,7 @@ func TestMailHeaders(t *testing.T) {
 			t.Errorf("the mail tells of %s", leak)
 		}
 	}
-	if len(got.files) != 1 || !bytes.Equal(got.files[0].data, facts.bundle.pem()) || got.files[0].name != "_wildcard.example.com.pem" || got.files[0].contentType != typePEM {
+	if len(got.files) != 1 || !bytes.Equal(got.files[0].Data, facts.bundle.PEM()) || got.files[0].Name != "_wildcard.example.com.pem" || got.files[0].ContentType != payload.TypePEM {
 		t.Error("the attachment did not arrive as it was")
 	}
 
@@ -495,13 +499,13 @@ func TestBodiesSayTheSame(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "rsa")
 	leaf := lab.Issue(t, p.Intermediate, p.Leaf.Key, "web1.example.com", lab.DNSNames(append([]string{"xn--pypal-4ve.com"}, lab.ManyNames(59)...)...))
-	b, err := parseBundle(lab.PEM(leaf, p.Intermediate, leaf))
+	b, err := payload.ParseBundle(lab.PEM(leaf, p.Intermediate, leaf))
 	if err != nil {
 		t.Fatal(err)
 	}
 	target := testTarget()
-	target.Payload = PayloadPEMAndKey
-	files, err := buildPayload(target.Payload, target.settings(), b, lab.KeyPEM(t, leaf.Key), nil)
+	target.Payload = payload.PEMAndKey
+	files, err := payload.Build(target.Payload, target.settings(), b, lab.KeyPEM(t, leaf.Key), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -510,7 +514,7 @@ func TestBodiesSayTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := read(t, m.raw)
-	s := verdict.CertificateOf(b.leaf)
+	s := verdict.CertificateOf(b.Leaf)
 	fingerprint := colons(s.Fingerprint)
 	for _, want := range []string{
 		"web1.example.com", "It is valid until 2026-06-01, 89 days left.", "2026-03-03 12:00 UTC to 2026-06-01 12:00 UTC",
@@ -556,7 +560,7 @@ func TestPassphraseInstructions(t *testing.T) {
 		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask whoever runs this service (certs@example.com)"},
 	} {
 		target := testTarget()
-		target.Payload, target.PKCS12Passphrase = PayloadPKCS12, c.ref
+		target.Payload, target.PKCS12Passphrase = payload.PKCS12, c.ref
 		m, err := renderMail(target, goldenFacts(t, target))
 		if err != nil {
 			t.Fatal(err)
@@ -608,14 +612,14 @@ func TestHostileText(t *testing.T) {
 					c.DNSNames = []string{text, "", "example.com"}
 				}
 			})
-			b, err := parseBundle(lab.PEM(cert))
+			b, err := payload.ParseBundle(lab.PEM(cert))
 			if err != nil {
 				// Too large, the certificate of 70,000 bytes: as it should be. What gets
 				// through otherwise is cleaned all the same.
 				if f := asFailure(err); f.Code != verdict.SMTPPayload {
 					t.Fatalf("got %v, want SMTP_PAYLOAD", err)
 				}
-				b = &bundle{leaf: cert.Certificate}
+				b = &payload.Bundle{Leaf: cert.Certificate}
 			}
 			hostileMail(t, b, text)
 		})
@@ -637,7 +641,7 @@ func TestHostileCombinations(t *testing.T) {
 			text.WriteString(pieces[random.IntN(len(pieces))])
 		}
 		cn := strings.ToValidUTF8(text.String(), "?")
-		hostileMail(t, &bundle{leaf: lab.Issue(t, nil, lab.SeededKey(1), cn).Certificate}, text.String())
+		hostileMail(t, &payload.Bundle{Leaf: lab.Issue(t, nil, lab.SeededKey(1), cn).Certificate}, text.String())
 		if t.Failed() {
 			t.Fatalf("with %q", text.String())
 		}
@@ -648,12 +652,12 @@ func ascii(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return r > 0x7e }) < 0
 }
 
-func hostileMail(t testing.TB, b *bundle, text string) {
+func hostileMail(t testing.TB, b *payload.Bundle, text string) {
 	t.Helper()
-	b.notes = []string{text}
+	b.Notes = []string{text}
 	target := testTarget()
 	target.ID, target.FromName, target.SubjectPrefix = text, text, text
-	files, err := buildPayload(target.Payload, target.settings(), b, nil, nil)
+	files, err := payload.Build(target.Payload, target.settings(), b, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -681,7 +685,7 @@ func hostileMail(t testing.TB, b *bundle, text string) {
 	if len(m.messageID) > 60 || strings.ContainsAny(m.messageID, " \r\n") {
 		t.Errorf("Message-ID: %s", m.messageID)
 	}
-	if len(got.files) != 1 || !bytes.Equal(got.files[0].data, b.pem()) || got.files[0].name != files[0].name {
+	if len(got.files) != 1 || !bytes.Equal(got.files[0].Data, b.PEM()) || got.files[0].Name != files[0].Name {
 		t.Error("the attachment did not arrive as it was")
 	}
 	html := strings.ToLower(got.html)
@@ -697,7 +701,7 @@ func hostileMail(t testing.TB, b *bundle, text string) {
 			}
 		}
 	}
-	if n := len(m.raw) - len(b.pem())*3/2; n > 100_000 {
+	if n := len(m.raw) - len(b.PEM())*3/2; n > 100_000 {
 		t.Errorf("the mail has %d bytes besides the attachment", n)
 	}
 }
@@ -712,7 +716,7 @@ func FuzzRenderMail(f *testing.F) {
 		if len(cn) > 10_000 {
 			return
 		}
-		hostileMail(t, &bundle{leaf: lab.Issue(t, nil, lab.SeededKey(1), cn).Certificate}, text)
+		hostileMail(t, &payload.Bundle{Leaf: lab.Issue(t, nil, lab.SeededKey(1), cn).Certificate}, text)
 	})
 }
 
@@ -721,7 +725,7 @@ func TestPythonReadsMail(t *testing.T) {
 	t.Parallel()
 	python := lab.Need(t, "python3")
 	target := testTarget()
-	target.Payload, target.SubjectPrefix, target.FromName = PayloadPKCS12, "[Prüfung]", "Zertifikate für alle"
+	target.Payload, target.SubjectPrefix, target.FromName = payload.PKCS12, "[Prüfung]", "Zertifikate für alle"
 	facts := goldenFacts(t, target)
 	m, err := renderMail(target, facts)
 	if err != nil {
@@ -762,13 +766,13 @@ print(json.dumps({
 	if lf(got.Text) != lf(mine.text) || lf(got.HTML) != lf(mine.html) {
 		t.Error("the bodies differ from those that Go reads")
 	}
-	if len(got.Files) != 1 || got.Files[0].Name != "_wildcard.example.com.p12" || got.Files[0].Data != base64.StdEncoding.EncodeToString(facts.attachments[0].data) {
+	if len(got.Files) != 1 || got.Files[0].Name != "_wildcard.example.com.p12" || got.Files[0].Data != base64.StdEncoding.EncodeToString(facts.attachments[0].Data) {
 		t.Error("the attachment differs")
 	}
 }
 
 func BenchmarkMail(b *testing.B) {
-	for _, kind := range []string{PayloadPEM, PayloadPEMAndKey, PayloadPKCS12} {
+	for _, kind := range []string{payload.PEM, payload.PEMAndKey, payload.PKCS12} {
 		b.Run(kind, func(b *testing.B) {
 			p := lab.NewPKI(b, "rsa")
 			text, key := lab.PEM(p.Leaf, p.Intermediate), lab.KeyPEM(b, p.Leaf.Key)
@@ -776,11 +780,11 @@ func BenchmarkMail(b *testing.B) {
 			target.Payload = kind
 			b.ReportAllocs()
 			for b.Loop() {
-				parsed, err := parseBundle(text)
+				parsed, err := payload.ParseBundle(text)
 				if err != nil {
 					b.Fatal(err)
 				}
-				files, err := buildPayload(target.Payload, target.settings(), parsed, key, []byte(passphrase))
+				files, err := payload.Build(target.Payload, target.settings(), parsed, key, []byte(passphrase))
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -64,7 +65,7 @@ type examination struct {
 
 	t      *Target
 	ev     *events.Event
-	bundle *bundle
+	bundle *payload.Bundle
 	msg    *message
 }
 
@@ -105,21 +106,21 @@ func (e *examination) certificate(ctx context.Context) {
 	}
 	e.bundle = b
 	now := time.Now()
-	warnings, err := checkDates(b, now, e.courier.opts.InvalidDates)
+	warnings, err := payload.CheckDates(b, now, e.courier.opts.InvalidDates)
 	switch {
 	case err != nil:
 		e.say("certificate", verdict.Error, "%s", asFailure(err).Reason)
 	case len(warnings) > 0:
 		e.say("certificate", verdict.Warning, "%s; the mail says so", warnings[0])
 	default:
-		e.say("certificate", verdict.OK, "%s: %s", shortName(b.leaf), validity(b.leaf.NotAfter, now))
+		e.say("certificate", verdict.OK, "%s: %s", payload.ShortName(b.Leaf), validity(b.Leaf.NotAfter, now))
 	}
 }
 
 // goods fetches the key and makes the payload, which proves that the one fits the
 // certificate and the other can be made.
 func (e *examination) goods(ctx context.Context, p *provisions) bool {
-	if !NeedsKey(e.t.Payload) {
+	if !payload.NeedsKey(e.t.Payload) {
 		return true
 	}
 	var failure *verdict.Failure
@@ -127,19 +128,19 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 		e.say("key", verdict.Error, "%s", failure.Error())
 		return false
 	}
-	if NeedsPassphrase(e.t.Payload) {
+	if payload.NeedsPassphrase(e.t.Payload) {
 		if failure := e.courier.sealing(ctx, e.t, p); failure != nil {
 			return false // which the look at the target's secrets tells
 		}
 	}
-	files, err := buildPayload(e.t.Payload, e.t.settings(), p.bundle, p.key, p.passphrase)
+	files, err := payload.Build(e.t.Payload, e.t.settings(), p.bundle, p.key, p.passphrase)
 	for _, f := range files {
-		clear(f.data)
+		clear(f.Data)
 	}
 	switch {
 	case err != nil:
 		e.say("key", verdict.Error, "%s", asFailure(err).Error())
-	case e.t.Payload == PayloadPKCS12:
+	case e.t.Payload == payload.PKCS12:
 		e.say("key", verdict.OK, "it can be read, is the certificate's, and the PKCS#12 file can be made")
 	default:
 		e.say("key", verdict.OK, "it can be read and is the certificate's")
@@ -149,7 +150,7 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 
 // mail renders what would be sent. Dates that are wrong have been told of.
 func (e *examination) mail(p *provisions) {
-	if _, err := checkDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
+	if _, err := payload.CheckDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
 		return
 	}
 	msg, failure := e.courier.mail(e.t, e.ev, verdict.Attempt{Target: e.t.ID, Number: 1}, p)

@@ -14,6 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -69,7 +70,7 @@ func TestExamine(t *testing.T) {
 	good := func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, ca
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: login}
-		target.Payload, target.PKCS12Passphrase = PayloadPKCS12, secrets.Ref{File: opening}
+		target.Payload, target.PKCS12Passphrase = payload.PKCS12, secrets.Ref{File: opening}
 		target.Timeout = 20 * time.Second
 	}
 	for name, test := range map[string]struct {
@@ -242,7 +243,7 @@ targets:
 	}
 	full := views[0]
 	if full.Where != path+":6" || full.Lane == "" || !slices.Equal(full.Relays, []string{"smtp.example.com:587", "two.example.net:465"}) ||
-		!slices.Equal(full.To, []string{"b@example.com", "c@example.com", "d@example.com"}) || full.Disabled || full.Payload != PayloadPKCS12 {
+		!slices.Equal(full.To, []string{"b@example.com", "c@example.com", "d@example.com"}) || full.Disabled || full.Payload != payload.PKCS12 {
 		t.Errorf("%+v", full)
 	}
 	var got []string

@@ -3,6 +3,7 @@ package delivery
 import (
 	"time"
 
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -126,8 +127,8 @@ func (t *Target) SetDefaults() {
 	setDefault(&t.Type, "smtp")
 	setDefault(&t.Port, defaultPort)
 	setDefault(&t.Timeout, defaultTimeout)
-	setDefault(&t.Payload, PayloadPEM)
-	setDefault(&t.PKCS12Encoding, PKCS12Modern2023)
+	setDefault(&t.Payload, payload.PEM)
+	setDefault(&t.PKCS12Encoding, payload.Modern2023)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -187,4 +188,6 @@ func (t *Target) SendTimeout() time.Duration {
 }
 
 // settings are what the target says about the files of its payload.
-func (t *Target) settings() Settings { return Settings{PKCS12Encoding: t.PKCS12Encoding} }
+func (t *Target) settings() payload.Settings {
+	return payload.Settings{PKCS12Encoding: t.PKCS12Encoding}
+}

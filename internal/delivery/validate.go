@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -220,9 +221,9 @@ func (t *Target) validatePayload(v *validation) {
 	v.line("subject_prefix", t.SubjectPrefix)
 	v.ref("pkcs12_passphrase", t.PKCS12Passphrase)
 	switch {
-	case NeedsPassphrase(t.Payload) && t.PKCS12Passphrase.IsZero():
+	case payload.NeedsPassphrase(t.Payload) && t.PKCS12Passphrase.IsZero():
 		v.err("pkcs12_passphrase", "is missing: payload pkcs12 needs it")
-	case !NeedsPassphrase(t.Payload) && !t.PKCS12Passphrase.IsZero():
+	case !payload.NeedsPassphrase(t.Payload) && !t.PKCS12Passphrase.IsZero():
 		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
 	}
 }
@@ -231,7 +232,7 @@ func (t *Target) validatePayload(v *validation) {
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == TLSPlaintext || mode == TLSOpportunistic
-	if t.Payload == PayloadPEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
+	if t.Payload == payload.PEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
 		v.err("payload", "pem_and_key with tls_mode %s would show private keys to anyone on the way to %s: want starttls or smtps, or allow_plaintext_key: true",
 			mode, t.relay())
 	}

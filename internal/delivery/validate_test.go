@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/payload"
 )
 
 // goodTarget is the YAML of a target without a problem; tests replace its lines.
@@ -236,7 +237,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(problems)
 	}
 	if target.Type != "smtp" || target.Port != 587 || target.AuthMethod != AuthNone || target.Timeout != 30*time.Second ||
-		target.Payload != PayloadPEM || target.PKCS12Encoding != PKCS12Modern2023 || target.Lane() != "smtp_example_com-587" {
+		target.Payload != payload.PEM || target.PKCS12Encoding != payload.Modern2023 || target.Lane() != "smtp_example_com-587" {
 		t.Errorf("defaults: %+v", target)
 	}
 	target, problems = loadTarget(t, "username: certs", "password: "+env)

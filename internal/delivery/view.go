@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -53,10 +54,10 @@ type viewText struct {
 const maxNames = 20
 
 func newMailView(t *Target, m mailFacts) *mailView {
-	leaf := m.bundle.leaf
+	leaf := m.bundle.Leaf
 	v := &mailView{
 		Product:   m.product,
-		Name:      legible.Name(m.bundle.name(), maxShownName),
+		Name:      legible.Name(m.bundle.Name(), maxShownName),
 		Valid:     validity(leaf.NotAfter, m.now),
 		Duplicate: m.possibleDuplicate,
 		Target:    legible.Clean(t.ID, 64),
@@ -70,7 +71,7 @@ func newMailView(t *Target, m mailFacts) *mailView {
 		v.Warnings = append(v.Warnings, sentence(legible.Clean(w, 300)))
 	}
 	for _, a := range m.attachments {
-		v.Attachments = append(v.Attachments, viewFile{a.name, size(len(a.data)), a.about})
+		v.Attachments = append(v.Attachments, viewFile{a.Name, size(len(a.Data)), a.About})
 	}
 	v.Instructions = instructions(t)
 	v.Notes = notes(t, m)
@@ -80,7 +81,7 @@ func newMailView(t *Target, m mailFacts) *mailView {
 	v.add("Valid", false, legible.Shown{Text: legible.Moment(leaf.NotBefore) + " to " + legible.Moment(leaf.NotAfter)})
 	v.add("Issuer", false, legible.Shown{Text: legible.Clean(leaf.Issuer.String(), 200)})
 	v.add("Chain", false, chainOf(m.bundle)...)
-	v.add("Key", false, legible.Shown{Text: keyKind(leaf)})
+	v.add("Key", false, legible.Shown{Text: payload.KeyKind(leaf)})
 	v.add("Serial", true, colons(verdict.SerialNumber(leaf))...)
 	v.add("SHA-256", true, colons(hex.EncodeToString(fingerprint[:]))...)
 	return v
@@ -93,8 +94,8 @@ func (v *mailView) add(label string, code bool, lines ...legible.Shown) {
 }
 
 // namesOf are the subject alternative names, those beyond maxNames as a count.
-func namesOf(b *bundle) (lines []legible.Shown) {
-	all := alternativeNames(b.leaf)
+func namesOf(b *payload.Bundle) (lines []legible.Shown) {
+	all := payload.AlternativeNames(b.Leaf)
 	for _, n := range all[:min(len(all), maxNames)] {
 		if shown := legible.Name(n, maxShownName); shown.Text != "" {
 			lines = append(lines, shown)
@@ -106,9 +107,9 @@ func namesOf(b *bundle) (lines []legible.Shown) {
 	return lines
 }
 
-func chainOf(b *bundle) (lines []legible.Shown) {
-	for _, cert := range b.chain {
-		lines = append(lines, legible.Shown{Text: certificateName(cert, maxShownName)})
+func chainOf(b *payload.Bundle) (lines []legible.Shown) {
+	for _, cert := range b.Chain {
+		lines = append(lines, legible.Shown{Text: payload.CertificateName(cert, maxShownName)})
 	}
 	return lines
 }
@@ -171,10 +172,10 @@ func sentence(s string) string {
 // our machine is of no use to a reader of the mail.
 func instructions(t *Target) []viewText {
 	switch t.Payload {
-	case PayloadPEMAndKey:
+	case payload.PEMAndKey:
 		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Whoever reads it can pose as the names above: " +
 			"install the key, then delete this mail, also from the trash. If it reached somebody it should not have reached, have the certificate revoked."}}
-	case PayloadPKCS12:
+	case payload.PKCS12:
 		if ref := t.PKCS12Passphrase; ref.Vault != nil {
 			return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
 				legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
@@ -191,15 +192,15 @@ func instructions(t *Target) []viewText {
 
 // notes are what a reader may want to know and need not do anything about.
 func notes(t *Target, m mailFacts) (list []string) {
-	for _, n := range m.bundle.notes {
+	for _, n := range m.bundle.Notes {
 		list = append(list, sentence(legible.Clean(n, 200)))
 	}
-	for _, cert := range m.bundle.chain {
+	for _, cert := range m.bundle.Chain {
 		if m.now.After(cert.NotAfter) {
-			list = append(list, fmt.Sprintf("%s in the chain expired on %s.", shortName(cert), cert.NotAfter.UTC().Format(time.DateOnly)))
+			list = append(list, fmt.Sprintf("%s in the chain expired on %s.", payload.ShortName(cert), cert.NotAfter.UTC().Format(time.DateOnly)))
 		}
 	}
-	if _, ok := m.bundle.leaf.PublicKey.(ed25519.PublicKey); ok && t.Payload == PayloadPKCS12 {
+	if _, ok := m.bundle.Leaf.PublicKey.(ed25519.PublicKey); ok && t.Payload == payload.PKCS12 {
 		list = append(list, "The key is Ed25519: Firefox and other programs built on NSS cannot open this .p12 file.")
 	}
 	return list

@@ -1,4 +1,4 @@
-package delivery
+package payload
 
 import (
 	"slices"
@@ -11,10 +11,10 @@ import (
 // in bytes; zip tools and old file systems stop at 128 to 255 for the whole.
 const maxFileName = 100
 
-// fileName makes a name that every file system takes from a certificate's
+// FileName makes a name that every file system takes from a certificate's
 // name: *.example.com gives _wildcard.example.com, an internationalised name
 // its A-labels, a name that means a device to Windows a leading underscore.
-func fileName(name string) string {
+func FileName(name string) string {
 	if rest, ok := strings.CutPrefix(name, "*."); ok {
 		name = "_wildcard." + rest
 	}

@@ -1,4 +1,8 @@
-package delivery
+// Package payload makes what a delivery carries: it reads an event's certificates and
+// private key, checks that they belong together, and packs them as the files of a target's
+// kind of payload. It knows no targets, no secrets and no mail. Its errors are
+// *verdict.Failure with SMTP_PAYLOAD, in words of our own that quote no input.
+package payload
 
 import (
 	"bytes"
@@ -20,28 +24,28 @@ import (
 // Content types are ours, not the system's mime table's. Names end in .pem and
 // .p12, because Outlook blocks .cer, .crt and .der.
 const (
-	typePEM    = "application/x-pem-file"
+	TypePEM    = "application/x-pem-file"
 	typePKCS12 = "application/x-pkcs12"
 )
 
 // The kinds of payload.
 const (
-	PayloadPEM       = "pem"         // leaf and chain
-	PayloadPEMAndKey = "pem_and_key" // and the private key, not encrypted
-	PayloadPKCS12    = "pkcs12"      // leaf, chain and private key in one encrypted file
+	PEM       = "pem"         // leaf and chain
+	PEMAndKey = "pem_and_key" // and the private key, not encrypted
+	PKCS12    = "pkcs12"      // leaf, chain and private key in one encrypted file
 )
 
 // The values of Settings.PKCS12Encoding.
 const (
-	PKCS12Modern2023 = "modern2023"
-	PKCS12LegacyDES  = "legacydes"
+	Modern2023 = "modern2023"
+	LegacyDES  = "legacydes"
 )
 
 // NeedsKey reports whether a kind of payload holds the private key.
-func NeedsKey(kind string) bool { return kind == PayloadPEMAndKey || kind == PayloadPKCS12 }
+func NeedsKey(kind string) bool { return kind == PEMAndKey || kind == PKCS12 }
 
 // NeedsPassphrase reports whether a kind of payload is encrypted with a passphrase.
-func NeedsPassphrase(kind string) bool { return kind == PayloadPKCS12 }
+func NeedsPassphrase(kind string) bool { return kind == PKCS12 }
 
 // Settings are what a target says about its payload beside the kind.
 type Settings struct {
@@ -53,15 +57,15 @@ type Settings struct {
 // bytes of PEM: an RSA key of 16,384 bits fits.
 const maxKey = 13_000
 
-// attachment is one file of a mail.
-type attachment struct {
-	name        string // [A-Za-z0-9._-]
-	contentType string
-	about       string // what the file holds, for the mail's list
-	data        []byte
+// Attachment is one file of a mail.
+type Attachment struct {
+	Name        string // [A-Za-z0-9._-]
+	ContentType string
+	About       string // what the file holds, for the mail's list
+	Data        []byte
 }
 
-// buildPayload makes the files of one kind of payload, named after the certificate:
+// Build makes the files of one kind of payload, named after the certificate:
 //
 //	pem          <name>.pem      leaf and chain
 //	pem_and_key  and also <name>.key.pem, the private key in PKCS#8
@@ -70,11 +74,11 @@ type attachment struct {
 // An empty kind is pem. key is the private key's PEM text, nil when the event names none.
 // Key and passphrase are only read; the caller clears them, and the attachments once
 // they are in the mail. Errors are *verdict.Failure with SMTP_PAYLOAD.
-func buildPayload(kind string, s Settings, b *bundle, key, passphrase []byte) ([]attachment, error) {
-	base := fileName(certificateName(b.leaf, 255))
-	chain := attachment{base + ".pem", typePEM, "the certificate and its chain", b.pem()}
-	if kind == "" || kind == PayloadPEM {
-		return []attachment{chain}, nil
+func Build(kind string, s Settings, b *Bundle, key, passphrase []byte) ([]Attachment, error) {
+	base := FileName(CertificateName(b.Leaf, 255))
+	chain := Attachment{base + ".pem", TypePEM, "the certificate and its chain", b.PEM()}
+	if kind == "" || kind == PEM {
+		return []Attachment{chain}, nil
 	}
 	if !NeedsKey(kind) {
 		return nil, payloadFailure(nil, "payload %s is not one that this program can make", legible.Clean(kind, 40))
@@ -82,16 +86,16 @@ func buildPayload(kind string, s Settings, b *bundle, key, passphrase []byte) ([
 	if len(key) == 0 {
 		return nil, payloadFailure(nil, "payload %s needs the private key, and the event names none; add private_key to the event or use payload pem", kind)
 	}
-	private, err := parseKey(key, b.leaf)
+	private, err := parseKey(key, b.Leaf)
 	if err != nil {
 		return nil, err
 	}
-	if kind == PayloadPKCS12 {
+	if kind == PKCS12 {
 		data, err := encodePKCS12(s.PKCS12Encoding, b, private, passphrase)
 		if err != nil {
 			return nil, err
 		}
-		return []attachment{{base + ".p12", typePKCS12, "the certificate, its chain and the private key, encrypted (PKCS#12)", data}}, nil
+		return []Attachment{{base + ".p12", typePKCS12, "the certificate, its chain and the private key, encrypted (PKCS#12)", data}}, nil
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
@@ -103,7 +107,7 @@ func buildPayload(kind string, s Settings, b *bundle, key, passphrase []byte) ([
 	if err := pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
 		return nil, payloadFailure(nil, "the private key cannot be written as PEM")
 	}
-	return []attachment{chain, {base + ".key.pem", typePEM, "the private key, not encrypted (PKCS#8)", out.Bytes()}}, nil
+	return []Attachment{chain, {base + ".key.pem", TypePEM, "the private key, not encrypted (PKCS#8)", out.Bytes()}}, nil
 }
 
 // parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whatever its
@@ -148,7 +152,7 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	}
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(leaf.PublicKey) {
-		return nil, payloadFailure(nil, "the private key does not match the certificate %s: it is another key", shortName(leaf))
+		return nil, payloadFailure(nil, "the private key does not match the certificate %s: it is another key", ShortName(leaf))
 	}
 	return key, nil
 }
@@ -188,11 +192,11 @@ func kinds(blocks []pemBlock) string {
 
 // encodePKCS12 packs key and certificates, and opens the result once, because
 // the encoder checks nothing of it.
-func encodePKCS12(encoding string, b *bundle, key crypto.PrivateKey, passphrase []byte) ([]byte, error) {
+func encodePKCS12(encoding string, b *Bundle, key crypto.PrivateKey, passphrase []byte) ([]byte, error) {
 	encoder := pkcs12.Modern2023
 	switch encoding {
-	case "", PKCS12Modern2023:
-	case PKCS12LegacyDES:
+	case "", Modern2023:
+	case LegacyDES:
 		encoder = pkcs12.LegacyDES
 	default:
 		return nil, payloadFailure(nil, "pkcs12_encoding %s is not one that this program can make", legible.Clean(encoding, 40))
@@ -204,13 +208,13 @@ func encodePKCS12(encoding string, b *bundle, key crypto.PrivateKey, passphrase 
 	if err := checkPassphrase(passphrase); err != nil {
 		return nil, payloadFailure(nil, "%s", err)
 	}
-	data, err := encoder.Encode(key, b.leaf, b.chain, string(passphrase))
+	data, err := encoder.Encode(key, b.Leaf, b.Chain, string(passphrase))
 	if err != nil {
-		return nil, payloadFailure(nil, "the PKCS#12 file cannot be made with this key (%s)", keyKind(b.leaf))
+		return nil, payloadFailure(nil, "the PKCS#12 file cannot be made with this key (%s)", KeyKind(b.Leaf))
 	}
 	gotKey, leaf, chain, err := pkcs12.DecodeChain(data, string(passphrase))
 	same, ok := gotKey.(interface{ Equal(crypto.PrivateKey) bool })
-	if err != nil || !ok || !same.Equal(key) || !leaf.Equal(b.leaf) || !slices.EqualFunc(chain, b.chain, (*x509.Certificate).Equal) {
+	if err != nil || !ok || !same.Equal(key) || !leaf.Equal(b.Leaf) || !slices.EqualFunc(chain, b.Chain, (*x509.Certificate).Equal) {
 		return nil, payloadFailure(nil, "the PKCS#12 file does not hold what was put into it, so it was not sent; this is a fault of this program")
 	}
 	return data, nil

@@ -1,4 +1,4 @@
-package delivery
+package payload
 
 import (
 	"bytes"

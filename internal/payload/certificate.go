@@ -1,4 +1,4 @@
-package delivery
+package payload
 
 import (
 	"bytes"
@@ -31,14 +31,14 @@ const (
 // lie: CAs stamp it with their own clock.
 const clockSkew = 5 * time.Minute
 
-// bundle is a leaf certificate and its issuers, in order.
-type bundle struct {
-	leaf *x509.Certificate
+// Bundle is a leaf certificate and its issuers, in order.
+type Bundle struct {
+	Leaf *x509.Certificate
 	// chain are the issuers, the leaf's first. A self-signed root is kept where
 	// it was given: whoever made the event decides whether it travels.
-	chain []*x509.Certificate
+	Chain []*x509.Certificate
 	// notes say what was put right while reading.
-	notes []string
+	Notes []string
 }
 
 // payloadFailure is the failure of content that no further try will mend. The
@@ -50,9 +50,9 @@ func payloadFailure(cause error, reason string, args ...any) error {
 	}
 }
 
-// parseBundle reads the certificate text of an event: one leaf and its issuers
+// ParseBundle reads the certificate text of an event: one leaf and its issuers
 // in any order. Only what was parsed is ever passed on, never the text itself.
-func parseBundle(pemText []byte) (*bundle, error) {
+func ParseBundle(pemText []byte) (*Bundle, error) {
 	if len(pemText) > maxCertificateText {
 		return nil, payloadFailure(nil, "the certificate text has %d bytes; more than %d are not read", len(pemText), maxCertificateText)
 	}
@@ -64,7 +64,7 @@ func parseBundle(pemText []byte) (*bundle, error) {
 		return nil, payloadFailure(nil, "the certificate text cannot be used: %s", err)
 	}
 
-	b := &bundle{}
+	b := &Bundle{}
 	var certs []*x509.Certificate
 	size := 0
 	for _, block := range blocks {
@@ -77,7 +77,7 @@ func parseBundle(pemText []byte) (*bundle, error) {
 		case block.kind == "TRUSTED CERTIFICATE":
 			return nil, payloadFailure(nil, "line %d begins a TRUSTED CERTIFICATE, a format of OpenSSL's own; convert it with `openssl x509`", block.line)
 		default:
-			b.notes = append(b.notes, fmt.Sprintf("a %s block was left out", block.kind))
+			b.Notes = append(b.Notes, fmt.Sprintf("a %s block was left out", block.kind))
 			continue
 		}
 		size += encodedSize(block.der)
@@ -92,7 +92,7 @@ func parseBundle(pemText []byte) (*bundle, error) {
 			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; at most %d are taken", block.line, key.N.BitLen(), maxRSABits)
 		}
 		if known(certs, cert) {
-			b.notes = append(b.notes, fmt.Sprintf("%s was given twice", shortName(cert)))
+			b.Notes = append(b.Notes, fmt.Sprintf("%s was given twice", ShortName(cert)))
 			continue
 		}
 		if certs = append(certs, cert); len(certs) > maxCertificates {
@@ -106,7 +106,7 @@ func parseBundle(pemText []byte) (*bundle, error) {
 		return nil, err
 	}
 	chain := 0
-	for _, cert := range b.chain {
+	for _, cert := range b.Chain {
 		chain += encodedSize(cert.Raw)
 	}
 	if chain > maxChain {
@@ -126,7 +126,7 @@ func known(certs []*x509.Certificate, cert *x509.Certificate) bool {
 
 // order finds the leaf, the one certificate that issued no other, and puts
 // behind it the certificates that lead up from it, each after one that it issued.
-func (b *bundle) order(certs []*x509.Certificate) error {
+func (b *Bundle) order(certs []*x509.Certificate) error {
 	issuers := make(map[*x509.Certificate][]*x509.Certificate, len(certs))
 	issuedOthers := make(map[*x509.Certificate]bool, len(certs))
 	for _, child := range certs {
@@ -151,15 +151,15 @@ func (b *bundle) order(certs []*x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	b.leaf = leaf
+	b.Leaf = leaf
 	if leaf.IsCA {
-		b.notes = append(b.notes, "the certificate is that of a CA")
+		b.Notes = append(b.Notes, "the certificate is that of a CA")
 	}
 	seen := map[*x509.Certificate]bool{leaf: true}
 	b.climb(leaf, issuers, seen)
 	for _, cert := range certs {
 		if !seen[cert] {
-			return payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", shortName(cert), shortName(leaf))
+			return payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", ShortName(cert), ShortName(leaf))
 		}
 	}
 	return nil
@@ -167,11 +167,11 @@ func (b *bundle) order(certs []*x509.Certificate) error {
 
 // climb appends cert's issuers and theirs, depth first; seen ends the circles
 // that CAs make when they sign each other.
-func (b *bundle) climb(cert *x509.Certificate, issuers map[*x509.Certificate][]*x509.Certificate, seen map[*x509.Certificate]bool) {
+func (b *Bundle) climb(cert *x509.Certificate, issuers map[*x509.Certificate][]*x509.Certificate, seen map[*x509.Certificate]bool) {
 	for _, issuer := range issuers[cert] {
 		if !seen[issuer] {
 			seen[issuer] = true
-			b.chain = append(b.chain, issuer)
+			b.Chain = append(b.Chain, issuer)
 			b.climb(issuer, issuers, seen)
 		}
 	}
@@ -217,15 +217,15 @@ func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool
 	case len(leaves) > 1:
 		return nil, payloadFailure(nil, "there are %d leaf certificates (%s); one event carries one", len(leaves), shortNames(leaves))
 	case len(loose) > 0:
-		return nil, payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", shortNames(loose), shortName(leaves[0]))
+		return nil, payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", shortNames(loose), ShortName(leaves[0]))
 	}
 	return leaves[0], nil
 }
 
-// checkDates judges the leaf's dates by policy: refuse (the default, also
+// CheckDates judges the leaf's dates by policy: refuse (the default, also
 // for "") or warn, which gives the warnings that the mail has to carry.
-func checkDates(b *bundle, now time.Time, policy string) (warnings []string, err error) {
-	_, problem := b.dateProblem(now)
+func CheckDates(b *Bundle, now time.Time, policy string) (warnings []string, err error) {
+	_, problem := b.DateProblem(now)
 	switch {
 	case problem == "":
 		return nil, nil
@@ -235,10 +235,10 @@ func checkDates(b *bundle, now time.Time, policy string) (warnings []string, err
 	return nil, payloadFailure(nil, "%s; events.invalid_dates: warn would deliver it with a warning", problem)
 }
 
-// dateProblem says in a word and in a sentence what is wrong with the leaf's
+// DateProblem says in a word and in a sentence what is wrong with the leaf's
 // dates, or nothing.
-func (b *bundle) dateProblem(now time.Time) (word, sentence string) {
-	from, to := b.leaf.NotBefore, b.leaf.NotAfter
+func (b *Bundle) DateProblem(now time.Time) (word, sentence string) {
+	from, to := b.Leaf.NotBefore, b.Leaf.NotAfter
 	switch {
 	case to.Before(from):
 		return "never valid", fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
@@ -250,26 +250,26 @@ func (b *bundle) dateProblem(now time.Time) (word, sentence string) {
 	return "", ""
 }
 
-// pem gives leaf and chain as CERTIFICATE blocks.
-func (b *bundle) pem() []byte {
+// PEM gives leaf and chain as CERTIFICATE blocks.
+func (b *Bundle) PEM() []byte {
 	var out bytes.Buffer
-	for _, cert := range append([]*x509.Certificate{b.leaf}, b.chain...) {
+	for _, cert := range append([]*x509.Certificate{b.Leaf}, b.Chain...) {
 		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
 	}
 	return out.Bytes()
 }
 
-// name is what people call the certificate: its CN, else its first DNS name,
+// Name is what people call the certificate: its CN, else its first DNS name,
 // IP address, mail address or URI, else its serial number.
-func (b *bundle) name() string { return certificateName(b.leaf, 100) }
+func (b *Bundle) Name() string { return CertificateName(b.Leaf, 100) }
 
-func shortName(cert *x509.Certificate) string { return `"` + certificateName(cert, 60) + `"` }
+func ShortName(cert *x509.Certificate) string { return `"` + CertificateName(cert, 60) + `"` }
 
 func shortNames(certs []*x509.Certificate) string {
 	const max = 4
 	var names []string
 	for _, cert := range certs[:min(len(certs), max)] {
-		names = append(names, shortName(cert))
+		names = append(names, ShortName(cert))
 	}
 	if len(certs) > max {
 		names = append(names, fmt.Sprintf("%d more", len(certs)-max))
@@ -277,8 +277,8 @@ func shortNames(certs []*x509.Certificate) string {
 	return strings.Join(names, ", ")
 }
 
-func certificateName(cert *x509.Certificate, max int) string {
-	for _, name := range append([]string{cert.Subject.CommonName}, alternativeNames(cert)...) {
+func CertificateName(cert *x509.Certificate, max int) string {
+	for _, name := range append([]string{cert.Subject.CommonName}, AlternativeNames(cert)...) {
 		if name := legible.Clean(name, max); name != "" {
 			return name
 		}
@@ -286,8 +286,8 @@ func certificateName(cert *x509.Certificate, max int) string {
 	return "serial " + legible.Clean(verdict.SerialNumber(cert), max)
 }
 
-// alternativeNames are all subject alternative names, as they stand there.
-func alternativeNames(cert *x509.Certificate) []string {
+// AlternativeNames are all subject alternative names, as they stand there.
+func AlternativeNames(cert *x509.Certificate) []string {
 	names := append([]string(nil), cert.DNSNames...)
 	for _, ip := range cert.IPAddresses {
 		names = append(names, ip.String())
@@ -299,8 +299,8 @@ func alternativeNames(cert *x509.Certificate) []string {
 	return names
 }
 
-// keyKind describes the certificate's public key.
-func keyKind(cert *x509.Certificate) string {
+// KeyKind describes the certificate's public key.
+func KeyKind(cert *x509.Certificate) string {
 	switch key := cert.PublicKey.(type) {
 	case *rsa.PublicKey:
 		return fmt.Sprintf("RSA, %d bits", key.N.BitLen())

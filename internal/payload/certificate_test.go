@@ -1,4 +1,4 @@
-package delivery
+package payload
 
 import (
 	"bytes"
@@ -21,9 +21,9 @@ import (
 )
 
 // chainNames are the CNs of a bundle, leaf first.
-func chainNames(b *bundle) string {
-	names := []string{b.leaf.Subject.CommonName}
-	for _, c := range b.chain {
+func chainNames(b *Bundle) string {
+	names := []string{b.Leaf.Subject.CommonName}
+	for _, c := range b.Chain {
 		names = append(names, c.Subject.CommonName)
 	}
 	return strings.Join(names, " < ")
@@ -82,26 +82,26 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b, err := parseBundle(c.text)
+			b, err := ParseBundle(c.text)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := chainNames(b); got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
-			if len(b.notes) != c.notes {
-				t.Errorf("got notes %q, want %d", b.notes, c.notes)
+			if len(b.Notes) != c.notes {
+				t.Errorf("got notes %q, want %d", b.Notes, c.notes)
 			}
-			again, err := parseBundle(b.pem())
+			again, err := ParseBundle(b.PEM())
 			if err != nil || chainNames(again) != c.want {
 				t.Errorf("what is written cannot be read again: %v", err)
 			}
 			var canonical []byte
-			for _, cert := range slices.Concat([]*x509.Certificate{b.leaf}, b.chain) {
+			for _, cert := range slices.Concat([]*x509.Certificate{b.Leaf}, b.Chain) {
 				canonical = append(canonical, lab.PEM(&lab.Issued{Certificate: cert})...)
 			}
-			if !bytes.Equal(b.pem(), canonical) {
-				t.Errorf("something of the input was passed on:\n%s", b.pem())
+			if !bytes.Equal(b.PEM(), canonical) {
+				t.Errorf("something of the input was passed on:\n%s", b.PEM())
 			}
 		})
 	}
@@ -162,7 +162,7 @@ func TestParseBundleRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := parseBundle(c.text)
+			_, err := ParseBundle(c.text)
 			reason := refusal(t, err)
 			if !strings.Contains(reason, c.want) {
 				t.Errorf("got %q, want %q in it", reason, c.want)
@@ -195,7 +195,7 @@ func TestParseBundleCaps(t *testing.T) {
 	if n := len(lab.PEM(large)); n <= maxLeaf || n > maxLeaf+20_000 {
 		t.Fatalf("the certificate has %d bytes", n)
 	}
-	_, err := parseBundle(lab.PEM(large))
+	_, err := ParseBundle(lab.PEM(large))
 	if reason := refusal(t, err); !strings.Contains(reason, "too large") {
 		t.Errorf("a certificate of %d bytes: %s", len(lab.PEM(large)), reason)
 	}
@@ -206,7 +206,7 @@ func TestParseBundleCaps(t *testing.T) {
 		text = append(text, lab.PEM(issuer)...)
 		issuer = lab.Issue(t, issuer, key, fmt.Sprint("CA ", i), lab.AsCA)
 	}
-	if _, err := parseBundle(slices.Concat(text, lab.PEM(lab.Issue(t, issuer, key, "leaf")))); !strings.Contains(refusal(t, err), "more than 32 certificates") {
+	if _, err := ParseBundle(slices.Concat(text, lab.PEM(lab.Issue(t, issuer, key, "leaf")))); !strings.Contains(refusal(t, err), "more than 32 certificates") {
 		t.Errorf("33 certificates: %v", err)
 	}
 
@@ -216,7 +216,7 @@ func TestParseBundleCaps(t *testing.T) {
 		text = append(text, lab.PEM(issuer)...)
 	}
 	text = append(text, lab.PEM(lab.Issue(t, issuer, key, "leaf"))...)
-	if _, err := parseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
+	if _, err := ParseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
 		t.Errorf("a chain of %d bytes: %v", len(text), err)
 	}
 }
@@ -231,14 +231,14 @@ func TestParseBundleCrossSigned(t *testing.T) {
 
 	certs := []*lab.Issued{newRoot, oldRoot, leaf, crossed, ca}
 	for i := range certs { // whatever stands first
-		b, err := parseBundle(lab.PEM(slices.Concat(certs[i:], certs[:i])...))
+		b, err := ParseBundle(lab.PEM(slices.Concat(certs[i:], certs[:i])...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got, want := chainNames(b), "leaf < CA < New Root < Old Root < New Root"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if !b.chain[1].Equal(crossed.Certificate) {
+		if !b.Chain[1].Equal(crossed.Certificate) {
 			t.Error("the path to the old root is torn apart")
 		}
 	}
@@ -252,27 +252,27 @@ func TestParseBundleLoop(t *testing.T) {
 	a, b := lab.Issue(t, rootB, keyA, "A", lab.AsCA), lab.Issue(t, rootA, keyB, "B", lab.AsCA)
 	leaf := lab.Issue(t, a, lab.NewKey(t, "p256"), "leaf")
 
-	got, err := parseBundle(lab.PEM(b, leaf, a))
+	got, err := ParseBundle(lab.PEM(b, leaf, a))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := "leaf < A < B"; chainNames(got) != want {
 		t.Errorf("got %s, want %s", chainNames(got), want)
 	}
-	if _, err := parseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
+	if _, err := ParseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
 		t.Errorf("a circle without leaf: %v", err)
 	}
 	alone := lab.Issue(t, nil, lab.NewKey(t, "p256"), "alone")
-	if _, err := parseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
+	if _, err := ParseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
 		t.Errorf("a circle beside the leaf: %v", err)
 	}
 }
 
 func TestCheckDates(t *testing.T) {
 	t.Parallel()
-	between := func(from, to time.Duration) *bundle {
+	between := func(from, to time.Duration) *Bundle {
 		c := lab.Issue(t, nil, lab.SeededKey(1), "web1", func(c *x509.Certificate) { c.NotBefore, c.NotAfter = lab.TestNow.Add(from), lab.TestNow.Add(to) })
-		return &bundle{leaf: c.Certificate}
+		return &Bundle{Leaf: c.Certificate}
 	}
 	const day = 24 * time.Hour
 	for _, c := range []struct {
@@ -291,7 +291,7 @@ func TestCheckDates(t *testing.T) {
 			t.Parallel()
 			b := between(c.from, c.to)
 			for _, policy := range []string{"", "refuse"} {
-				warnings, err := checkDates(b, lab.TestNow, policy)
+				warnings, err := CheckDates(b, lab.TestNow, policy)
 				switch {
 				case len(warnings) != 0:
 					t.Errorf("policy %q warns: %q", policy, warnings)
@@ -301,7 +301,7 @@ func TestCheckDates(t *testing.T) {
 					t.Errorf("policy %q: got %v, want %q", policy, err, c.want)
 				}
 			}
-			warnings, err := checkDates(b, lab.TestNow, "warn")
+			warnings, err := CheckDates(b, lab.TestNow, "warn")
 			if err != nil || (len(warnings) == 1) != (c.want != "") || c.want != "" && !strings.Contains(warnings[0], c.want) {
 				t.Errorf("policy warn: got %q, %v", warnings, err)
 			}
@@ -328,11 +328,11 @@ func TestNameAndSummary(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b := &bundle{leaf: lab.Issue(t, nil, lab.SeededKey(1), "", c.edit).Certificate}
-			if got := b.name(); got != c.want {
+			b := &Bundle{Leaf: lab.Issue(t, nil, lab.SeededKey(1), "", c.edit).Certificate}
+			if got := b.Name(); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			s := verdict.CertificateOf(b.leaf)
+			s := verdict.CertificateOf(b.Leaf)
 			if len(s.CommonName) > 200 || strings.ContainsAny(s.CommonName+s.Issuer, "\r\n\x00") || s.Serial == "" || len(s.Fingerprint) != 64 {
 				t.Errorf("got %+v", s)
 			}
@@ -350,14 +350,14 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")
 	p := lab.NewPKI(t, "p256")
-	b, err := parseBundle(lab.PEM(p.Intermediate, p.Leaf))
+	b, err := ParseBundle(lab.PEM(p.Intermediate, p.Leaf))
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	root, full := filepath.Join(dir, "root.pem"), filepath.Join(dir, "full.pem")
 	lab.Write(t, root, lab.PEM(p.Root))
-	lab.Write(t, full, b.pem())
+	lab.Write(t, full, b.PEM())
 
 	at := fmt.Sprint(lab.TestNow.Unix())
 	if out := lab.Output(t, openssl, "verify", "-attime", at, "-CAfile", root, "-untrusted", full, full); !strings.Contains(out, "OK") {
@@ -365,7 +365,7 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 	}
 	out := lab.Output(t, openssl, "x509", "-in", full, "-noout", "-fingerprint", "-sha256", "-serial", "-subject")
 	sum := sha256.Sum256(p.Leaf.Raw)
-	s := verdict.CertificateOf(b.leaf)
+	s := verdict.CertificateOf(b.Leaf)
 	if s.Fingerprint != hex.EncodeToString(sum[:]) {
 		t.Errorf("fingerprint %s", s.Fingerprint)
 	}
@@ -385,7 +385,7 @@ func TestReasonsQuoteNothing(t *testing.T) {
 	t.Parallel()
 	c := lab.Issue(t, nil, lab.SeededKey(1), "x", lab.DNSNames("canary-name.example"))
 	broken := bytes.Replace(c.Raw, []byte("canary-name.example"), []byte("canary-name\xff\xffxample"), 1)
-	_, err := parseBundle(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: broken}))
+	_, err := ParseBundle(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: broken}))
 	if reason := refusal(t, err); strings.Contains(reason, "canary") {
 		t.Errorf("the reason quotes: %s", reason)
 	}
@@ -399,13 +399,13 @@ func FuzzParseBundle(f *testing.F) {
 	f.Add([]byte("-----BEGIN CERTIFICATE----------BEGIN CERTIFICATE-----"))
 	f.Add([]byte("-----END CERTIFICATE----------BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		b, err := parseBundle(text)
+		b, err := ParseBundle(text)
 		if err != nil {
 			refusal(t, err)
 			return
 		}
-		again, err := parseBundle(b.pem())
-		if err != nil || !again.leaf.Equal(b.leaf) || len(again.chain) != len(b.chain) {
+		again, err := ParseBundle(b.PEM())
+		if err != nil || !again.Leaf.Equal(b.Leaf) || len(again.Chain) != len(b.Chain) {
 			t.Fatalf("what was written is not what was read: %v", err)
 		}
 	})

@@ -1,4 +1,4 @@
-package delivery
+package payload
 
 import (
 	"bytes"
@@ -149,41 +149,41 @@ func quotesNothing(t *testing.T, err error, text []byte) {
 func TestBuildPayloadKinds(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
-	b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate))
+	b, err := ParseBundle(lab.PEM(p.Leaf, p.Intermediate))
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := lab.KeyPEM(t, p.Leaf.Key)
 
-	for _, kind := range []string{"", PayloadPEM} {
-		files, err := buildPayload(kind, Settings{}, b, nil, nil)
+	for _, kind := range []string{"", PEM} {
+		files, err := Build(kind, Settings{}, b, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(files) != 1 || files[0].name != "_wildcard.example.com.pem" || files[0].contentType != "application/x-pem-file" || !bytes.Equal(files[0].data, b.pem()) {
+		if len(files) != 1 || files[0].Name != "_wildcard.example.com.pem" || files[0].ContentType != "application/x-pem-file" || !bytes.Equal(files[0].Data, b.PEM()) {
 			t.Errorf("payload %q gives %+v", kind, files)
 		}
 	}
 
-	files, err := buildPayload(PayloadPEMAndKey, Settings{}, b, key, nil)
+	files, err := Build(PEMAndKey, Settings{}, b, key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 2 || files[1].name != "_wildcard.example.com.key.pem" || files[1].contentType != "application/x-pem-file" {
-		t.Fatalf("pem_and_key gives %d files, the last %s", len(files), files[len(files)-1].name)
+	if len(files) != 2 || files[1].Name != "_wildcard.example.com.key.pem" || files[1].ContentType != "application/x-pem-file" {
+		t.Fatalf("pem_and_key gives %d files, the last %s", len(files), files[len(files)-1].Name)
 	}
-	if bytes.Contains(files[0].data, []byte("PRIVATE KEY")) || !bytes.Equal(files[1].data, key) {
+	if bytes.Contains(files[0].Data, []byte("PRIVATE KEY")) || !bytes.Equal(files[1].Data, key) {
 		t.Error("the key is not where it belongs, or not PKCS#8")
 	}
 
-	files, err = buildPayload(PayloadPKCS12, Settings{}, b, key, []byte(passphrase))
+	files, err = Build(PKCS12, Settings{}, b, key, []byte(passphrase))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 1 || files[0].name != "_wildcard.example.com.p12" || files[0].contentType != "application/x-pkcs12" {
-		t.Fatalf("pkcs12 gives %d files, the first %s", len(files), files[0].name)
+	if len(files) != 1 || files[0].Name != "_wildcard.example.com.p12" || files[0].ContentType != "application/x-pkcs12" {
+		t.Fatalf("pkcs12 gives %d files, the first %s", len(files), files[0].Name)
 	}
-	got, leaf, chain, err := pkcs12.DecodeChain(files[0].data, passphrase)
+	got, leaf, chain, err := pkcs12.DecodeChain(files[0].Data, passphrase)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 func TestBuildPayloadRefuses(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
-	b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate))
+	b, err := ParseBundle(lab.PEM(p.Leaf, p.Intermediate))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,20 +208,20 @@ func TestBuildPayloadRefuses(t *testing.T) {
 		passphrase string
 		want       string
 	}{
-		{"no key", PayloadPEMAndKey, Settings{}, nil, "", "payload pem_and_key needs the private key"},
-		{"no key for pkcs12", PayloadPKCS12, Settings{}, nil, passphrase, "payload pkcs12 needs the private key"},
-		{"another key", PayloadPEMAndKey, Settings{}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
-		{"no passphrase", PayloadPKCS12, Settings{}, key, "", "pkcs12_passphrase is empty"},
-		{"blank passphrase", PayloadPKCS12, Settings{}, key, "  ", "pkcs12_passphrase is empty"},
-		{"passphrase that is not ASCII", PayloadPKCS12, Settings{}, key, "canary-ü", "not printable ASCII"},
-		{"passphrase beyond the BMP", PayloadPKCS12, Settings{}, key, "canary-😀", "not printable ASCII"},
-		{"passphrase with a line break", PayloadPKCS12, Settings{}, key, "canary\n", "not printable ASCII"},
+		{"no key", PEMAndKey, Settings{}, nil, "", "payload pem_and_key needs the private key"},
+		{"no key for pkcs12", PKCS12, Settings{}, nil, passphrase, "payload pkcs12 needs the private key"},
+		{"another key", PEMAndKey, Settings{}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
+		{"no passphrase", PKCS12, Settings{}, key, "", "pkcs12_passphrase is empty"},
+		{"blank passphrase", PKCS12, Settings{}, key, "  ", "pkcs12_passphrase is empty"},
+		{"passphrase that is not ASCII", PKCS12, Settings{}, key, "canary-ü", "not printable ASCII"},
+		{"passphrase beyond the BMP", PKCS12, Settings{}, key, "canary-😀", "not printable ASCII"},
+		{"passphrase with a line break", PKCS12, Settings{}, key, "canary\n", "not printable ASCII"},
 		{"unknown payload", "zip\r\n", Settings{}, key, "", "payload zip is not one"},
-		{"unknown encoding", PayloadPKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
+		{"unknown encoding", PKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			files, err := buildPayload(c.kind, c.settings, b, c.key, []byte(c.passphrase))
+			files, err := Build(c.kind, c.settings, b, c.key, []byte(c.passphrase))
 			if files != nil {
 				t.Error("there are files beside the error")
 			}
@@ -238,21 +238,21 @@ func TestBuildPayloadRefuses(t *testing.T) {
 func TestPKCS12Readers(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"rsa", "p256", "ed25519"} {
-		for _, encoding := range []string{PKCS12Modern2023, PKCS12LegacyDES} {
+		for _, encoding := range []string{Modern2023, LegacyDES} {
 			t.Run(kind+" "+encoding, func(t *testing.T) {
 				t.Parallel()
 				p := lab.NewPKI(t, kind)
-				b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate, p.Root))
+				b, err := ParseBundle(lab.PEM(p.Leaf, p.Intermediate, p.Root))
 				if err != nil {
 					t.Fatal(err)
 				}
-				files, err := buildPayload(PayloadPKCS12, Settings{PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
+				files, err := Build(PKCS12, Settings{PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
 				if err != nil {
 					t.Fatal(err)
 				}
 				dir := t.TempDir()
-				file, secret := filepath.Join(dir, files[0].name), filepath.Join(dir, "passphrase")
-				lab.Write(t, file, files[0].data)
+				file, secret := filepath.Join(dir, files[0].Name), filepath.Join(dir, "passphrase")
+				lab.Write(t, file, files[0].Data)
 				lab.Write(t, secret, []byte(passphrase+"\n"))
 				serial := verdict.SerialNumber(p.Leaf.Certificate)
 
@@ -317,16 +317,16 @@ func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 		return
 	}
 	p := lab.NewPKI(t, "p256")
-	b, err := parseBundle(lab.PEM(p.Leaf, p.Intermediate))
+	b, err := ParseBundle(lab.PEM(p.Leaf, p.Intermediate))
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := lab.KeyPEM(t, p.Leaf.Key)
-	_, err = buildPayload(PayloadPKCS12, Settings{}, b, key, []byte(passphrase))
+	_, err = Build(PKCS12, Settings{}, b, key, []byte(passphrase))
 	if reason := refusal(t, err); !strings.Contains(reason, "fips140=only") {
 		t.Errorf("got %q", reason)
 	}
-	if _, err := buildPayload(PayloadPEMAndKey, Settings{}, b, key, nil); err != nil {
+	if _, err := Build(PEMAndKey, Settings{}, b, key, nil); err != nil {
 		t.Errorf("pem_and_key: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package delivery
+package payload
 
 import (
 	"regexp"
@@ -36,7 +36,7 @@ func TestFileName(t *testing.T) {
 		strings.Repeat("a", 300):         strings.Repeat("a", maxFileName),
 		strings.Repeat("a", 99) + ".com": strings.Repeat("a", 99),
 	} {
-		if got := fileName(in); got != want {
+		if got := FileName(in); got != want {
 			t.Errorf("fileName(%q) = %q, want %q", in, got, want)
 		}
 	}
@@ -48,7 +48,7 @@ func FuzzFileName(f *testing.F) {
 	}
 	allowed := regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 	f.Fuzz(func(t *testing.T, s string) {
-		got := fileName(s)
+		got := FileName(s)
 		if !allowed.MatchString(got) || len(got) > maxFileName+1 || strings.HasSuffix(got, ".") || strings.Contains(got, "..") || device(got) {
 			t.Fatalf("fileName(%q) = %q", s, got)
 		}
