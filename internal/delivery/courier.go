@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -153,6 +154,16 @@ func (c *Courier) explain(defs *Definitions, t *Target, p *provisions, steps []v
 	f.Course = before(steps, f.Course)
 	f.Course.Definition = defs.version(t)
 	return f
+}
+
+// before puts what was done for an attempt ahead of the relay in front of what
+// happened there.
+func before(steps []verdict.Step, c *verdict.Course) *verdict.Course {
+	if c == nil {
+		c = &verdict.Course{}
+	}
+	c.Steps = append(slices.Clip(steps), c.Steps...)
+	return c
 }
 
 // soften applies the target's wish to have refused logins or TLS failures

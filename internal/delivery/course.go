@@ -91,8 +91,8 @@ func (s *session) told() *verdict.Course {
 		c.Peer = s.tcp.RemoteAddr().String()
 	}
 	peer := s.course.untrusted
-	if s.tls != nil && len(s.tls.PeerCertificates) > 0 {
-		peer = s.tls.PeerCertificates[0]
+	if shown := s.peer(); shown != nil {
+		peer = shown
 	}
 	if peer != nil {
 		c.PeerCertificate = verdict.CertificateOf(peer)
@@ -116,14 +116,4 @@ func (l utterance) String() string {
 		return legible.Clean("C: "+l.text, maxSpoken)
 	}
 	return legible.Clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxSpoken)
-}
-
-// before puts what was done for an attempt ahead of the relay in front of what
-// happened there.
-func before(steps []verdict.Step, c *verdict.Course) *verdict.Course {
-	if c == nil {
-		c = &verdict.Course{}
-	}
-	c.Steps = append(slices.Clip(steps), c.Steps...)
-	return c
 }

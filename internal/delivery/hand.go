@@ -103,8 +103,7 @@ func (h *handing) on(ctx context.Context, r relay, fresh bool) result {
 			c.pool.leave(r)
 			return result{failure: failure}
 		}
-		s.key = c.pool.key(s.relay)
-		s.relay.password, s.relay.clientKey = secrets.Value{}, secrets.Value{}
+		c.pool.adopt(s)
 	}
 	defer func() { c.pool.put(s, on) }()
 	if failure := h.begin(); failure != nil {

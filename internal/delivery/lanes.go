@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 
@@ -32,11 +31,6 @@ func assignLanes(targets []*Target) {
 	for _, t := range targets {
 		t.lane = sharedLaneOf(t.lane)
 	}
-}
-
-// relayName is host:port, the same however the host is written.
-func relayName(host string, port int) string {
-	return net.JoinHostPort(nameOf(strings.Trim(host, "[]")).ascii, strconv.Itoa(port))
 }
 
 // laneOf names the lane of a relay: [A-Za-z0-9_-]{1,64}, the same however the

@@ -141,7 +141,7 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 	case !answered && ctx.Err() != nil:
 		f.Reason = endpoint + " had no time to answer"
 	case !answered && errors.As(err, &network) && network.Timeout():
-		f.Reason = fmt.Sprintf("%s did not answer within %s", endpoint, seconds(tokenTimeout))
+		f.Reason = fmt.Sprintf("%s did not answer within %s", endpoint, legible.Seconds(tokenTimeout))
 	case !answered && isUntrusted(err):
 		f.Reason = endpoint + " has a certificate that is not trusted here; nothing was told to it"
 	case !answered:

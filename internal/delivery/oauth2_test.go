@@ -84,7 +84,7 @@ func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *
 	server := startRelay(t, relayScript{cert: ca.issue(t, nil), offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, users: map[string]string{"certs@example.com": known}})
 	secret := filepath.Join(t.TempDir(), "client-secret")
 	lab.Write(t, secret, []byte("client-secret-1"))
-	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, ca.file(t)
 		target.Username = Text{Plain: "certs@example.com"}
 		target.OAuth2 = OAuth2{TokenURL: grants.URL + "/token", ClientID: "our-app", ClientSecret: secrets.Ref{File: secret}, Scopes: []string{"https://outlook.office365.com/.default"}}

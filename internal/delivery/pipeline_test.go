@@ -49,7 +49,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{acts: test.acts, perRcpt: test.perRcpt})
-			s := mustDial(t, server.client())
+			s := mustDial(t, clientOf(server))
 			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
 			var taken []string
 			if receipt != nil {
@@ -98,7 +98,7 @@ func TestRepliesThatNobodyAskedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{acts: map[string]act{test.moment: test.act}})
-			s := mustDial(t, server.client())
+			s := mustDial(t, clientOf(server))
 			receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Phase != test.phase || test.reply >= 0 && f.ReplyCode != test.reply || f.Certainty != verdict.NotSent {
 				t.Fatalf("%+v, %+v", receipt, f)
@@ -159,7 +159,7 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	t.Parallel()
 	for _, offer := range []string{"PIPELINING", "pipelining", "8BITMIME"} {
 		server := startRelay(t, relayScript{offers: []string{offer}})
-		if _, f := attempt(patient(t), server.client(), three, someMail).verdicts(); f != nil {
+		if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f != nil {
 			t.Fatal(f)
 		}
 		server.mu.Lock()
@@ -171,7 +171,7 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	}
 	// DATA waits until the envelope is answered, and the claim written.
 	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "550 5.1.1 nobody"}}})
-	if _, f := attempt(patient(t), server.client(), three, someMail).verdicts(); f == nil || slices.Contains(server.heard(), "DATA") {
+	if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f == nil || slices.Contains(server.heard(), "DATA") {
 		t.Errorf("%v, heard %v", f, server.heard())
 	}
 }
@@ -186,7 +186,7 @@ func TestFiftyRecipientsInOneGroup(t *testing.T) {
 		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 1,050 lines in all
 	}
 	server := startRelay(t, relayScript{perRcpt: replies})
-	receipt, f := attempt(patient(t), server.client(), env, someMail).verdicts()
+	receipt, f := attempt(patient(t), clientOf(server), env, someMail).verdicts()
 	if f != nil || len(receipt.Recipients) != maxRecipients {
 		t.Fatalf("%+v, %v", receipt, f)
 	}

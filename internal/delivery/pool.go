@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/certpost/certpost/internal/secrets"
 )
 
 // terms are what the connections to one relay are held to.
@@ -129,6 +131,23 @@ func (p *pool) wake(s *session) bool {
 		s.abort()
 	}
 	return !s.dead
+}
+
+// adopt makes a new session one that other mails may use, and forgets the secrets that
+// it was made with.
+func (p *pool) adopt(s *session) {
+	s.key = p.key(s.relay)
+	s.relay.password, s.relay.clientKey = secrets.Value{}, secrets.Value{}
+}
+
+// lying counts the sessions that wait for a mail.
+func (p *pool) lying() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, h := range p.relays {
+		n += len(h.idle)
+	}
+	return n
 }
 
 // leave gives a place back for which there is no connection.

@@ -32,7 +32,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 						if kept {
 							limits.MaxMessagesPerConnection = 100_000
 						}
-						o := newOffice(b, at(b, road.address, mode), limits, func(target *Target) {
+						o := newOffice(b, road.address, limits, func(target *Target) {
 							target.TLSMode = mode
 							if mode == TLSStartTLS {
 								target.CAFile = ca.file(b)
@@ -102,7 +102,7 @@ func BenchmarkDeliver(b *testing.B) {
 				if kept {
 					limits.MaxMessagesPerConnection = 100_000
 				}
-				o := newOffice(b, server.client(), limits, func(target *Target) {
+				o := newOffice(b, server.Address(), limits, func(target *Target) {
 					target.TLSMode = mode
 					if mode == TLSStartTLS {
 						target.CAFile = ca.file(b)

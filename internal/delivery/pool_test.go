@@ -2,13 +2,12 @@ package delivery
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"os"
+	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,12 +31,19 @@ type office struct {
 
 // newOffice opens an office whose target's relay is at an address, in plaintext if
 // not changed.
-func newOffice(t testing.TB, r relay, limits RelayLimits, change func(*Target)) *office {
+func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Target)) *office {
 	t.Helper()
 	o := &office{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
 	p := lab.NewPKI(t, "p256")
 	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
-	o.target.Host, o.target.Port, o.target.TLSMode = r.host, r.port, TLSPlaintext
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.target.Host, o.target.TLSMode = host, TLSPlaintext
+	if o.target.Port, err = strconv.Atoi(port); err != nil {
+		t.Fatal(err)
+	}
 	o.target.SetDefaults()
 	if change != nil {
 		change(&o.target)
@@ -82,20 +88,15 @@ func (o *office) mustDeliver() *verdict.Receipt {
 }
 
 // idle counts the connections that lie idle.
-func (o *office) idle() (n int) {
-	o.pool.mu.Lock()
-	defer o.pool.mu.Unlock()
-	for _, h := range o.pool.relays {
-		n += len(h.idle)
-	}
-	return n
+func (o *office) idle() int {
+	return o.pool.lying()
 }
 
 // Who has the mail is left out of it, and of what is said of a failure.
 func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.To = []string{"a@example.com", "mended@example.com"}
 		target.BCC = []string{"c@example.com"}
 	})
@@ -125,7 +126,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == TLSSMTPS, users: map[string]string{"certs": "hunter2hunter2"}})
-			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = mode, ca.file(t)
 				target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte("hunter2hunter2"))}
 				target.AllowInsecureAuth = mode == TLSPlaintext
@@ -153,47 +154,6 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreGivenUp(t *testing.T) {
-	t.Parallel()
-	long := terms{mails: 100, idle: time.Hour, age: time.Hour}
-	for name, change := range map[string]func(*terms){
-		"after so many mails": func(on *terms) { on.mails = 1 },
-		"after some idleness": func(on *terms) { on.idle = 50 * time.Millisecond },
-		"of age":              func(on *terms) { on.age = 50 * time.Millisecond },
-		"of age at once":      func(on *terms) { on.age = 0 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := startRelay(t, relayScript{})
-			p := newPool()
-			on := long
-			change(&on)
-			r := server.client()
-			for range 2 {
-				s, err := p.turn(patient(t), r, on, false)
-				if err != nil || s != nil {
-					t.Fatalf("%v, %v", s, err)
-				}
-				s = mustDial(t, r)
-				s.key = p.key(r)
-				if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
-					t.Fatal(f)
-				}
-				p.put(s, on)
-				server.idle(t)
-			}
-			if heard := server.heard(); heard[len(heard)-1] != "QUIT" {
-				t.Errorf("without a word: %v", heard)
-			}
-			eventually(t, "the pool to forget the relay", func() bool {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				return len(p.relays) == 0 && p.leaving == 0
-			})
-		})
-	}
-}
-
 // What a relay closes while nobody needs it is gone before anybody does.
 func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	t.Parallel()
@@ -208,7 +168,7 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{cert: ca.issue(t, nil)})
-			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = test.mode, ca.file(t)
 			})
 			o.mustDeliver()
@@ -261,7 +221,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 				acts = nil
 			}
 			server := startRelay(t, relayScript{acts: acts})
-			o := newOffice(t, server.client(), RelayLimits{}, nil)
+			o := newOffice(t, server.Address(), RelayLimits{}, nil)
 			if test.refuse {
 				server.perRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
 				if _, f := o.deliver(patient(t)); f == nil {
@@ -292,7 +252,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 func TestOneRedialForManyStaleConnections(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	o := newOffice(t, server.client(), RelayLimits{}, nil)
+	o := newOffice(t, server.Address(), RelayLimits{}, nil)
 	var all sync.WaitGroup
 	gate := make(chan struct{})
 	server.acts = map[string]act{atDot: {wait: gate, take: true}}
@@ -311,20 +271,6 @@ func TestOneRedialForManyStaleConnections(t *testing.T) {
 	}
 }
 
-// file writes the CA's certificate to a file.
-func (a *testAuthority) file(t testing.TB) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(path, a.pem(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func (a *testAuthority) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
-}
-
 // Whatever a connection was made with has to be what it would be made with now.
 func TestChangesLeadToNewConnections(t *testing.T) {
 	t.Parallel()
@@ -334,7 +280,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	lab.Write(t, password, []byte("first-password"))
 	lab.Write(t, roots, ca.pem())
 	server := startRelay(t, relayScript{cert: ca.issue(t, nil)}) // takes any password
-	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, roots
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: password}
 	})
@@ -384,7 +330,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 func TestConnectionsAreLimited(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	o := newOffice(t, server.client(), RelayLimits{MaxConnections: 3}, nil)
+	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 3}, nil)
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() { o.mustDeliver() })
@@ -395,134 +341,13 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-// The limit is the relay's, whoever logs in.
-func TestTheLimitHoldsForAllCredentials(t *testing.T) {
-	t.Parallel()
-	server := startRelay(t, relayScript{})
-	p := newPool()
-	on := terms{connections: 2, mails: 100, idle: time.Hour, age: time.Hour}
-	var all sync.WaitGroup
-	for n := range 30 {
-		r := server.client()
-		r.username = fmt.Sprint(n % 5)
-		r.host = []string{"127.0.0.1", "[127.0.0.1]"}[n%2]
-		all.Go(func() {
-			s, err := p.turn(patient(t), r, on, n%7 == 0)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if s == nil {
-				var f *verdict.Failure
-				if s, f = dial(patient(t), r); f != nil {
-					t.Error(f)
-					p.leave(r)
-					return
-				}
-				s.key = p.key(r)
-			}
-			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
-				t.Error(f)
-			}
-			p.put(s, on)
-		})
-	}
-	all.Wait()
-	if _, most := server.dials(); most > 2 || len(server.taken()) != 30 {
-		t.Errorf("%d connections at a time for %d mails", most, len(server.taken()))
-	}
-	p.close()
-	server.idle(t)
-}
-
-// Other processes may come and want their part.
-func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
-	t.Parallel()
-	server := startRelay(t, relayScript{})
-	p, r := newPool(), server.client()
-	on := terms{connections: 3, mails: 100, idle: time.Hour, age: time.Hour}
-	var sessions []*session
-	for range 3 {
-		if s, err := p.turn(patient(t), r, on, false); err != nil || s != nil {
-			t.Fatalf("%v, %v", s, err)
-		}
-		s := mustDial(t, r)
-		s.key = p.key(r)
-		sessions = append(sessions, s)
-	}
-	for _, s := range sessions {
-		p.put(s, on)
-	}
-	on.connections = 1
-	s, err := p.turn(patient(t), r, on, false)
-	if err != nil || s != sessions[2] {
-		t.Fatalf("%v, %v: want the connection used last", s, err)
-	}
-	eventually(t, "the others to be ended", func() bool {
-		server.mu.Lock()
-		defer server.mu.Unlock()
-		return server.live == 1
-	})
-	p.put(s, on)
-	p.close()
-	server.idle(t)
-}
-
-// Who waits for a connection is served in the order of arrival, and can go away.
-func TestWaitingForAConnection(t *testing.T) {
-	t.Parallel()
-	p := newPool()
-	r := relay{host: "127.0.0.1", port: 25}
-	on := terms{connections: 1}
-	if _, err := p.turn(t.Context(), r, on, false); err != nil {
-		t.Fatal(err)
-	}
-	waiting := func(n int) {
-		eventually(t, fmt.Sprintf("%d to wait", n), func() bool {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			return len(p.relays[r.name()].waiting) == n
-		})
-	}
-	order := make(chan int, 4)
-	given, giveUp := context.WithCancel(t.Context())
-	for n := range 4 {
-		ctx := t.Context()
-		if n == 1 {
-			ctx = given
-		}
-		go func() {
-			if _, err := p.turn(ctx, r, on, false); err == nil {
-				order <- n
-			} else if !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-		}()
-		waiting(n + 1)
-	}
-	giveUp()
-	waiting(3)
-	for _, want := range []int{0, 2, 3} {
-		p.leave(r)
-		if got := <-order; got != want {
-			t.Errorf("the turn of %d came, want that of %d", got, want)
-		}
-	}
-	p.leave(r)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.relays) != 0 {
-		t.Errorf("left over: %+v", p.relays)
-	}
-}
-
 // The wait for a connection that others have is nobody's fault.
 func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
 	defer close(gate)
 	server := startRelay(t, relayScript{acts: map[string]act{atDot: {wait: gate}}})
-	o := newOffice(t, server.client(), RelayLimits{MaxConnections: 1}, nil)
+	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 1}, nil)
 	go func() { _, _ = o.deliver(context.WithoutCancel(t.Context())) }()
 	eventually(t, "the first mail to be on its way", func() bool {
 		server.mu.Lock()
@@ -544,7 +369,7 @@ func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 func TestClosingThePool(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	o := newOffice(t, server.client(), RelayLimits{}, nil)
+	o := newOffice(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
 	o.Close()
 	o.Close()
@@ -556,31 +381,12 @@ func TestClosingThePool(t *testing.T) {
 	server.idle(t)
 }
 
-func TestThePoolShowsNoPassword(t *testing.T) {
-	t.Parallel()
-	const password = "correct-horse-battery"
-	server := startRelay(t, relayScript{users: map[string]string{"certs": password}})
-	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
-		target.Username, target.Password, target.AllowInsecureAuth = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte(password))}, true
-	})
-	o.mustDeliver()
-	o.pool.mu.Lock()
-	defer o.pool.mu.Unlock()
-	for _, h := range o.pool.relays {
-		for _, s := range h.idle {
-			if text := fmt.Sprintf("%+v %#v %v", s.relay, s.relay, s.key); strings.Contains(text, password) || !s.relay.password.IsZero() {
-				t.Errorf("kept: %s", text)
-			}
-		}
-	}
-}
-
 // Many at once over a relay that ends connections as it likes: each mail arrives,
 // or its failure says that it did not.
 func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	o := newOffice(t, server.client(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
+	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
 	stop := make(chan struct{})
 	var moods, all sync.WaitGroup
 	moods.Go(func() {
@@ -621,9 +427,32 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	}
 	o.Close()
 	server.idle(t)
-	eventually(t, "the pool to be empty", func() bool {
-		o.pool.mu.Lock()
-		defer o.pool.mu.Unlock()
-		return len(o.pool.relays) == 0
+	if n := o.idle(); n != 0 {
+		t.Errorf("%d connections are kept by a closed pool", n)
+	}
+}
+
+// Connections to Postfix are used again, and its restart costs no mail.
+func TestPostfixAndThePool(t *testing.T) {
+	t.Parallel()
+	const user, password = "ops@lab.test", "correct-horse-battery"
+	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}})
+	o := newOffice(t, server.Submission, RelayLimits{MaxConnections: 2}, func(target *Target) {
+		target.TLSMode, target.CAFile, target.To = TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
+		target.Username, target.Password = Text{Plain: user}, secrets.Ref{Value: secrets.New([]byte(password))}
 	})
+	for n := range 6 {
+		if n == 4 {
+			server.Stop(t)
+			server.Start(t)
+		}
+		receipt, f := o.deliver(patient(t))
+		if receipt == nil || f == nil || len(f.Refused) != 1 || f.Refused[0].Recipient != "nobody@lab.test" {
+			t.Fatalf("mail %d: %+v, %+v", n, receipt, f)
+		}
+		if fresh := n == 0 || n == 4; (receipt.Timings.Dial > 0) != fresh {
+			t.Errorf("mail %d: %+v", n, receipt.Timings)
+		}
+	}
+	server.Fetch(t, user, lab.AtLeast(6))
 }

@@ -3,6 +3,7 @@ package delivery
 import (
 	"crypto/x509"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,7 +64,7 @@ func TestExamine(t *testing.T) {
 	}
 	key := file("key.pem", lab.KeyPEM(t, p.Leaf.Key))
 	other := file("other.pem", lab.KeyPEM(t, lab.NewKey(t, "p256")))
-	submission := at(t, server.Submission(), "starttls")
+	submission := server.Submission()
 	// Written once: the tests run side by side, and a file that is written is empty at first.
 	login, opening := file("password", []byte(password+"\n")), file("phrase", []byte(phrase+"\n"))
 	wrong := file("wrong", []byte("wrong"))
@@ -109,9 +110,8 @@ func TestExamine(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			submission := submission
-			submission.host = "localhost"
-			o := newOffice(t, submission, RelayLimits{}, func(target *Target) {
+			_, port, _ := net.SplitHostPort(submission)
+			o := newOffice(t, net.JoinHostPort("localhost", port), RelayLimits{}, func(target *Target) {
 				good(target)
 				if test.target != nil {
 					test.target(target)
@@ -177,7 +177,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, test.script)
-			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
+			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
 			started := time.Now()
 			found := o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode())
 			if !finds(found, test.want[0], test.want[1]) {
@@ -196,7 +196,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) { target.Disabled = true })
+	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Disabled = true })
 	inspector := o.Inspector()
 	if found := inspector.Check(t.Context(), o.target.ID); !finds(found, "warning target", "disabled") || !finds(found, "ok relay", "in plaintext") {
 		t.Errorf("disabled: %q", spoken(found))
@@ -312,7 +312,7 @@ func TestReaddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{})
-			o := newOffice(t, server.client(), RelayLimits{}, func(target *Target) {
+			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.To, target.CC, target.BCC = []string{"b@example.com"}, []string{"C@example.com"}, []string{"d@example.com"}
 			})
 			o.opts.Readdress = allowed
@@ -351,7 +351,7 @@ func TestMessageIDsAreKnown(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
 	for _, domain := range []string{"", "mail.example.net"} {
-		o := newOffice(t, server.client(), RelayLimits{}, nil)
+		o := newOffice(t, server.Address(), RelayLimits{}, nil)
 		o.opts.MessageIDDomain = domain
 		receipt := o.mustDeliver()
 		if got := o.Inspector().MessageID(o.target.ID, o.event.ID); got != receipt.MessageID || got == "" {

@@ -99,16 +99,13 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error()}}, failure.Relay
 	}
 	defer s.close()
-	text := fmt.Sprintf("%s answers, %s", s.address, s.tlsVersion())
-	if s.tls == nil {
-		text = s.address + " answers, in plaintext"
-	}
+	text := s.describe()
 	if t.AuthMethod != AuthNone {
 		text += ", AUTH " + t.AuthMethod + " accepted"
 	}
 	all = []verdict.Finding{{What: "relay", Status: verdict.OK, Message: text}}
-	if s.tls != nil && len(s.tls.PeerCertificates) > 0 {
-		end := s.tls.PeerCertificates[0].NotAfter
+	if shown := s.peer(); shown != nil {
+		end := shown.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
 				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), int(left.Hours()/24))})
@@ -120,7 +117,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	if refused := s.admit(envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8}, msg.raw); refused != nil {
 		return append(all, verdict.Finding{What: "size", Status: verdict.Error, Message: refused.Error()}), false
 	}
-	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.offers.sizeLimit())}), false
+	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.sizeLimit())}), false
 }
 
 // probeSession is a connection to the relay past AUTH.

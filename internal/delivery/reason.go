@@ -60,9 +60,9 @@ func (f fault) reason(happened kind, ruling ruling) string {
 		return fmt.Sprintf("Certpost was stopped during %s with %s; %s", f.during(what), f.relay, remedy)
 	case hung:
 		if f.phase == verdict.PhaseConnect {
-			return fmt.Sprintf("%s could not be reached within %s; %s", f.relay, seconds(f.waited), remedy)
+			return fmt.Sprintf("%s could not be reached within %s; %s", f.relay, legible.Seconds(f.waited), remedy)
 		}
-		return fmt.Sprintf("%s did not answer %s within %s; %s", f.relay, what, seconds(f.waited), remedy)
+		return fmt.Sprintf("%s did not answer %s within %s; %s", f.relay, what, legible.Seconds(f.waited), remedy)
 	}
 	if f.phase == verdict.PhaseConnect {
 		return fmt.Sprintf("%s could not be reached: %s; %s", f.relay, f.noConnection(), remedy)
@@ -274,6 +274,3 @@ func claimFailure(err error) *verdict.Failure {
 		Cause:     err,
 	}
 }
-
-// seconds prints a duration as people say it, to a tenth of a second.
-func seconds(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }

@@ -16,12 +16,30 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
+// The values of relay.tlsMode; "" is starttls.
+const (
+	TLSStartTLS      = "starttls"
+	TLSSMTPS         = "smtps"
+	TLSOpportunistic = "opportunistic"
+	TLSPlaintext     = "plaintext"
+)
+
+// The values of relay.authMethod; "" is none.
+const (
+	AuthNone        = "none"
+	AuthPlain       = "plain"
+	AuthLogin       = "login"
+	AuthCRAMMD5     = "cram-md5"
+	AuthSCRAMSHA256 = "scram-sha-256"
+	AuthXOAUTH2     = "xoauth2"
+)
+
 // relay is everything a connection to one SMTP server depends on: a change of
 // any field asks for another connection.
 type relay struct {
 	host    string // a name or an IP address; its certificate has to be valid for it
 	port    int
-	tlsMode string // starttls (also "") | smtps | opportunistic | plaintext
+	tlsMode string // one of the TLS constants
 
 	skipVerify bool           // accept any certificate
 	roots      *x509.CertPool // CAs to trust; nil: those of caPEM, else the system's
@@ -34,7 +52,7 @@ type relay struct {
 
 	helo string // "": the host's name when it is a full domain, else an address literal
 
-	authMethod        string // none (also "") | plain | login
+	authMethod        string // one of the Auth constants
 	username          string
 	password          secrets.Value
 	allowInsecureAuth bool // let the password go over plaintext or to an unverified relay
@@ -48,6 +66,12 @@ func (r relay) address() string {
 // name is host:port, the same however the host is written.
 func (r relay) name() string { return relayName(r.host, r.port) }
 
+// relayName is host:port, the same however the host is written.
+func relayName(host string, port int) string {
+	ascii, _ := legible.Domain(strings.Trim(host, "[]"))
+	return net.JoinHostPort(ascii, strconv.Itoa(port))
+}
+
 // dialAddress is host:port as the resolver wants it.
 func (r relay) dialAddress() string {
 	return net.JoinHostPort(asciiHost(r.host), strconv.Itoa(r.port))
@@ -58,7 +82,7 @@ func (r relay) serverName() string { return strings.TrimSuffix(asciiHost(r.host)
 
 // tlsConfig is for one connection; nil in plaintext.
 func (r relay) tlsConfig() (*tls.Config, *verdict.Failure) {
-	if r.tlsMode == "plaintext" {
+	if r.tlsMode == TLSPlaintext {
 		return nil, nil
 	}
 	config := &tls.Config{

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/textproto"
@@ -69,7 +70,7 @@ func (s *session) establish(ctx context.Context) *verdict.Failure {
 	}
 	defer s.watch(ctx)()
 
-	if s.relay.tlsMode == "smtps" {
+	if s.relay.tlsMode == TLSSMTPS {
 		if failure := s.handshake(ctx, config); failure != nil {
 			return failure
 		}
@@ -135,11 +136,11 @@ func (s *session) hello(ctx context.Context) *verdict.Failure {
 // STARTTLS and then fails at it is never spoken to in plaintext, in no mode.
 func (s *session) startTLS(ctx context.Context, config *tls.Config) *verdict.Failure {
 	switch s.relay.tlsMode {
-	case "smtps", "plaintext":
+	case TLSSMTPS, TLSPlaintext:
 		return nil
 	}
 	if !s.offers.has("STARTTLS") {
-		if s.relay.tlsMode == "opportunistic" {
+		if s.relay.tlsMode == TLSOpportunistic {
 			return nil
 		}
 		return fault{phase: verdict.PhaseSTARTTLS, relay: s.address, err: errNoSTARTTLS}.failure()
@@ -254,3 +255,22 @@ func (s *session) tlsVersion() string {
 	}
 	return tls.VersionName(s.tls.Version) + " " + tls.CipherSuiteName(s.tls.CipherSuite)
 }
+
+// describe says where the session leads and how it is protected.
+func (s *session) describe() string {
+	if s.tls == nil {
+		return s.address + " answers, in plaintext"
+	}
+	return s.address + " answers, " + s.tlsVersion()
+}
+
+// peer is the certificate that the relay has shown, nil in plaintext.
+func (s *session) peer() *x509.Certificate {
+	if s.tls == nil || len(s.tls.PeerCertificates) == 0 {
+		return nil
+	}
+	return s.tls.PeerCertificates[0]
+}
+
+// sizeLimit is the largest mail that the relay takes, in bytes; 0 when it names none.
+func (s *session) sizeLimit() int { return s.offers.sizeLimit() }

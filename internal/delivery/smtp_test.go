@@ -57,7 +57,7 @@ func TestSendHandsTheMailOver(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == "smtps", users: map[string]string{"certs": "hunter2hunter2"}})
-			r := server.client()
+			r := clientOf(server)
 			r.tlsMode, r.roots = mode, ca.pool()
 			r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
 			r.allowInsecureAuth = mode == "plaintext"
@@ -164,14 +164,14 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 						t.Parallel()
 						script := script
 						script.offers = []string{"8BITMIME"}
-						_, f := attempt(patient(t), startRelay(t, script).client(), someone, someMail).verdicts()
+						_, f := attempt(patient(t), clientOf(startRelay(t, script)), someone, someMail).verdicts()
 						if f == nil || f.Code != test.want.code || f.ReplyCode != test.want.reply || f.Phase != row.phase {
 							t.Errorf("got %+v, want %+v in %s", f, test.want, row.phase)
 						}
 					})
 				}
 				server := startRelay(t, script)
-				r := server.client()
+				r := clientOf(server)
 				if row.moment == atSTARTTLS || row.moment == atAuth {
 					r.tlsMode, r.roots = "starttls", ca.pool()
 				}
@@ -222,7 +222,7 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 			server := startRelay(t, relayScript{acts: map[string]act{atContent: test.act}, offers: []string{"8BITMIME"}})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			_, f := attempt(ctx, server.client(), someone, big).verdicts()
+			_, f := attempt(ctx, clientOf(server), someone, big).verdicts()
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseContent || f.Certainty != verdict.NotSent {
 				t.Fatalf("got %+v", f)
 			}
@@ -245,7 +245,7 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 		atBanner: {reply: "220-scripted.test\r\n220 ESMTP", slowly: true},
 		atMail:   {reply: "250 2.1.0 fine", slowly: true},
 	}})
-	if _, f := attempt(patient(t), server.client(), someone, someMail).verdicts(); f != nil {
+	if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 		t.Fatal(f)
 	}
 	if len(server.taken()) != 1 {
@@ -259,7 +259,7 @@ func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "250-", slowly: true, endless: true}}})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	_, f := attempt(ctx, server.client(), someone, someMail).verdicts()
+	_, f := attempt(ctx, clientOf(server), someone, someMail).verdicts()
 	if f == nil || f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseRcpt {
 		t.Fatalf("got %+v", f)
 	}
@@ -268,16 +268,16 @@ func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 func TestRelaysThatKnowOnlyHELO(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{noEHLO: true})
-	if _, f := attempt(patient(t), server.client(), someone, someMail).verdicts(); f != nil {
+	if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 		t.Fatal(f)
 	}
-	r := server.client()
+	r := clientOf(server)
 	r.tlsMode = "starttls"
 	if _, f := attempt(patient(t), r, someone, someMail).verdicts(); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("STARTTLS with a relay that has none gave %+v", f)
 	}
 	refusing := startRelay(t, relayScript{noEHLO: true, acts: map[string]act{"HELO": {reply: "450 4.3.2 later"}}})
-	if _, f := attempt(patient(t), refusing.client(), someone, someMail).verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
+	if _, f := attempt(patient(t), clientOf(refusing), someone, someMail).verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
 		t.Errorf("the answer to HELO has to count, got %+v", f)
 	}
 }
@@ -310,7 +310,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{perRcpt: test.replies})
-			s := mustDial(t, server.client())
+			s := mustDial(t, clientOf(server))
 			got := s.send(patient(t), three, someMail, claimed)
 			receipt, failure := got.verdicts()
 			var taken, owed []string
@@ -379,7 +379,7 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{perRcpt: replies, acts: test.acts})
-			receipt, f := attempt(patient(t), server.client(), three, someMail).verdicts()
+			receipt, f := attempt(patient(t), clientOf(server), three, someMail).verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Certainty != test.certainty || !slices.Equal(f.Recipients, three.recipients) {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
@@ -409,7 +409,7 @@ func TestAllOrNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, relayScript{perRcpt: test.replies})
-			s := mustDial(t, server.client())
+			s := mustDial(t, clientOf(server))
 			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
 			if test.code == "" {
 				if f != nil || !slices.Equal(receipt.Recipients, three.recipients) || len(server.taken()) != 1 {
@@ -440,7 +440,7 @@ func TestAllOrNothing(t *testing.T) {
 func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	for n := range 3 {
 		receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
 		if f != nil {
@@ -466,7 +466,7 @@ func TestTheGoodbyeDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	for name, a := range map[string]act{"refused": {reply: "500 5.5.1 stay"}, "dropped": {drop: true}} {
 		server := startRelay(t, relayScript{acts: map[string]act{atQuit: a}})
-		if _, f := attempt(patient(t), server.client(), someone, someMail).verdicts(); f != nil {
+		if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 			t.Errorf("QUIT %s: %v", name, f)
 		}
 		server.idle(t)
@@ -480,7 +480,7 @@ func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 		acts:    map[string]act{atRset: {reply: "554 5.0.0 no"}},
 		perRcpt: map[string]string{"ops@example.com": "450 4.2.0 later"},
 	})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	s.send(patient(t), someone, someMail, claimed)
 	_, f := s.send(patient(t), someone, someMail, claimed).verdicts()
 	if f == nil || f.Code != verdict.SMTPTransient || !s.dead {
@@ -491,7 +491,7 @@ func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 func TestNothingIsSentWithoutAClaim(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	lost := errors.New("somebody else has it")
 	_, f := s.send(patient(t), someone, someMail, func(time.Time) error { return lost }).verdicts()
 	if f == nil || f.Phase != verdict.PhaseClaim || !errors.Is(f, lost) || f.Certainty != verdict.NotSent || !f.Retry() {
@@ -505,7 +505,7 @@ func TestNothingIsSentWithoutAClaim(t *testing.T) {
 func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	end, _ := patient(t).Deadline()
 	ctx, cancel := context.WithDeadline(t.Context(), end)
 	defer cancel()
@@ -524,7 +524,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 		t.Errorf("%d claims, %v", calls, f)
 	}
 	refusing := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "550 5.1.1 no"}}})
-	s = mustDial(t, refusing.client())
+	s = mustDial(t, clientOf(refusing))
 	s.send(ctx, someone, someMail, func(time.Time) error {
 		t.Error("claimed a mail that nobody wants")
 		return nil
@@ -534,7 +534,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 func TestClaimedNoLongerThanThePhasesTake(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	s.send(t.Context(), someone, someMail, func(until time.Time) error {
 		if left := time.Until(until); left <= 0 || left > 12*time.Minute {
 			t.Errorf("without a deadline it is claimed for %s", left)
@@ -553,7 +553,7 @@ func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 			defer cancel()
 			done := make(chan *verdict.Failure, 1)
 			go func() {
-				_, f := attempt(ctx, server.client(), someone, someMail).verdicts()
+				_, f := attempt(ctx, clientOf(server), someone, someMail).verdicts()
 				done <- f
 			}()
 			eventually(t, "the relay to hang", func() bool {
@@ -589,7 +589,7 @@ func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := startRelay(t, script)
-			r := server.client()
+			r := clientOf(server)
 			r.tlsMode = "starttls"
 			for range 20 {
 				if s, f := dial(patient(t), r); f == nil {
@@ -641,7 +641,7 @@ func TestUnreachableRelays(t *testing.T) {
 func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{offers: []string{"SIZE 40"}})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	_, f := s.send(patient(t), someone, someMail, claimed).verdicts()
 	if f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || !strings.Contains(f.Reason, "at most 40") {
 		t.Fatalf("got %+v", f)
@@ -651,7 +651,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	}
 	for _, offer := range []string{"SIZE", "SIZE 0", "SIZE much"} {
 		server := startRelay(t, relayScript{offers: []string{offer}})
-		if _, f := attempt(patient(t), server.client(), someone, someMail).verdicts(); f != nil {
+		if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 			t.Errorf("%q names no limit, yet: %v", offer, f)
 		}
 	}
@@ -660,7 +660,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{offers: []string{"8BITMIME"}})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	for name, env := range map[string]envelope{
 		"line break":                    {from: "a@example.com", recipients: []string{"b@example.com>\r\nRCPT TO:<evil@example.com"}},
 		"bracket":                       {from: "a@example.com> SIZE=1", recipients: []string{"b@example.com"}},
@@ -682,7 +682,7 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	}
 	utf8 := startRelay(t, relayScript{})
 	env := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
-	if _, f := attempt(patient(t), utf8.client(), env, someMail).verdicts(); f != nil {
+	if _, f := attempt(patient(t), clientOf(utf8), env, someMail).verdicts(); f != nil {
 		t.Error(f)
 	}
 }
@@ -691,7 +691,7 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	t.Parallel()
 	server := startRelay(t, relayScript{noUTF8: true})
-	s := mustDial(t, server.client())
+	s := mustDial(t, clientOf(server))
 	if !s.offers.has("SMTPUTF8") {
 		t.Fatal("the relay does not offer it")
 	}
@@ -731,7 +731,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 				script := test.script
 				script.implicit = mode == "smtps"
 				server := startRelay(t, script)
-				r := server.client()
+				r := clientOf(server)
 				r.tlsMode, r.roots = mode, ca.pool()
 				_, f := dial(patient(t), r)
 				if f == nil || f.Code != verdict.SMTPTLS || f.Relay || f.Phase != verdict.PhaseTLS {
@@ -763,7 +763,7 @@ func TestHandshakesThatAreCutShort(t *testing.T) {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				t.Parallel()
 				server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == "smtps", acts: map[string]act{atTLS: a}})
-				r := server.client()
+				r := clientOf(server)
 				r.tlsMode, r.roots = mode, ca.pool()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
@@ -781,7 +781,7 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t, "Test CA")
 	stripped := startRelay(t, relayScript{offers: []string{"AUTH PLAIN"}, cert: ca.issue(t, nil)})
-	r := stripped.client()
+	r := clientOf(stripped)
 	r.tlsMode, r.roots = "starttls", ca.pool()
 	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("a-pass-phrase"))
 	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPTLS || f.Phase != verdict.PhaseSTARTTLS {
@@ -799,7 +799,7 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	injected := startRelay(t, relayScript{cert: ca.issue(t, nil), acts: map[string]act{
 		atSTARTTLS: {reply: "220 2.0.0 go ahead", behind: "250-evil.test\r\n250 AUTH PLAIN\r\n"},
 	}})
-	r = injected.client()
+	r = clientOf(injected)
 	r.tlsMode, r.roots = "starttls", ca.pool()
 	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "plaintext behind") {
 		t.Errorf("injected: %+v", f)
@@ -856,7 +856,7 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 			if test.offers == nil {
 				server.offers = append(server.offers, "AUTH LOGIN PLAIN")
 			}
-			r := server.client()
+			r := clientOf(server)
 			r.tlsMode, r.roots, r.skipVerify = test.mode, ca.pool(), test.skip
 			r.authMethod, r.allowInsecureAuth = test.method, test.allow
 			r.username, r.password = "certs", secrets.New([]byte(password))
@@ -895,4 +895,9 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 			server.idle(t)
 		})
 	}
+}
+
+// clientOf is how to reach a scripted relay, in plaintext and without AUTH.
+func clientOf(server *scriptedRelay) relay {
+	return relay{host: "127.0.0.1", port: server.Port(), tlsMode: TLSPlaintext, helo: "test.example"}
 }

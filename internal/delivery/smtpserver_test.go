@@ -10,10 +10,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -138,11 +141,11 @@ func startRelay(t testing.TB, script relayScript) *scriptedRelay {
 	return r
 }
 
-// client is how to reach the relay, in plaintext and without AUTH.
-func (r *scriptedRelay) client() relay {
-	address := r.listener.Addr().(*net.TCPAddr)
-	return relay{host: "127.0.0.1", port: address.Port, tlsMode: "plaintext", helo: "test.example"}
-}
+// Address is where the relay listens: 127.0.0.1 and a port.
+func (r *scriptedRelay) Address() string { return r.listener.Addr().String() }
+
+// Port is the port on which the relay listens, on 127.0.0.1.
+func (r *scriptedRelay) Port() int { return r.listener.Addr().(*net.TCPAddr).Port }
 
 func (r *scriptedRelay) taken() []testMail {
 	r.mu.Lock()
@@ -503,4 +506,18 @@ func (a *testAuthority) issue(t testing.TB, change func(*x509.Certificate)) *tls
 		t.Fatal(err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// file writes the CA's certificate to a file.
+func (a *testAuthority) file(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, a.pem(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (a *testAuthority) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }

@@ -202,32 +202,6 @@ func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	}
 }
 
-// Connections to Postfix are used again, and its restart costs no mail.
-func TestPostfixAndThePool(t *testing.T) {
-	t.Parallel()
-	const user, password = "ops@lab.test", "correct-horse-battery"
-	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}})
-	r := at(t, server.Submission, "")
-	o := newOffice(t, r, RelayLimits{MaxConnections: 2}, func(target *Target) {
-		target.TLSMode, target.CAFile, target.To = TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
-		target.Username, target.Password = Text{Plain: user}, secrets.Ref{Value: secrets.New([]byte(password))}
-	})
-	for n := range 6 {
-		if n == 4 {
-			server.Stop(t)
-			server.Start(t)
-		}
-		receipt, f := o.deliver(patient(t))
-		if receipt == nil || f == nil || len(f.Refused) != 1 || f.Refused[0].Recipient != "nobody@lab.test" {
-			t.Fatalf("mail %d: %+v, %+v", n, receipt, f)
-		}
-		if fresh := n == 0 || n == 4; (receipt.Timings.Dial > 0) != fresh {
-			t.Errorf("mail %d: %+v", n, receipt.Timings)
-		}
-	}
-	server.Fetch(t, user, lab.AtLeast(6))
-}
-
 // smtp-sink is Postfix's own server with faults.
 func TestSMTPSinkFailsUs(t *testing.T) {
 	t.Parallel()

@@ -7,24 +7,6 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// The values of Target.TLSMode.
-const (
-	TLSStartTLS      = "starttls"
-	TLSSMTPS         = "smtps"
-	TLSOpportunistic = "opportunistic"
-	TLSPlaintext     = "plaintext"
-)
-
-// The values of Target.AuthMethod.
-const (
-	AuthNone        = "none"
-	AuthPlain       = "plain"
-	AuthLogin       = "login"
-	AuthCRAMMD5     = "cram-md5"
-	AuthSCRAMSHA256 = "scram-sha-256"
-	AuthXOAUTH2     = "xoauth2"
-)
-
 // Target is one definition of who gets which certificates, and how. The
 // comments are the manual: what a key means, its default, its bounds. They are
 // also the descriptions in the JSON Schema.

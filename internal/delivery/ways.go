@@ -49,7 +49,7 @@ func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provis
 	defer door.end()
 	if !fallback {
 		got := c.hand(ctx, way, p, msg, a)
-		door.judge(got.failure)
+		judge(door, got.failure)
 		return got
 	}
 	trust, wait, reason := c.breakers.get(way.login(), 1).enter()
@@ -60,9 +60,9 @@ func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provis
 	got := result{failure: c.logInTo(ctx, way, p)}
 	if got.failure == nil {
 		got = c.hand(ctx, way, p, msg, a)
-		door.judge(got.failure)
+		judge(door, got.failure)
 	}
-	trust.judgeFallback(got.failure)
+	judgeFallback(trust, got.failure)
 	return got
 }
 
@@ -76,7 +76,7 @@ func leftAlone(relay string, wait time.Duration, reason string) *verdict.Failure
 
 // judge tells the breaker what came of the relay, and the failure how long to stay
 // away.
-func (p *pass) judge(f *verdict.Failure) {
+func judge(p *pass, f *verdict.Failure) {
 	switch {
 	case f == nil:
 		p.success()
@@ -92,7 +92,7 @@ func (p *pass) judge(f *verdict.Failure) {
 // judgeFallback makes a fallback that cannot be used as it is defined, or does not
 // want us, one that is away: it stands in for a relay that will come back, and a
 // wrong password for it must not end what that one would have taken.
-func (p *pass) judgeFallback(f *verdict.Failure) {
+func judgeFallback(p *pass, f *verdict.Failure) {
 	switch {
 	case f == nil || !beforeMail(f.Phase):
 		p.success()

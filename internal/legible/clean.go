@@ -95,3 +95,6 @@ func Header(s string, max int) string {
 
 // Moment formats a time for a sentence, in UTC and to the minute.
 func Moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// Seconds formats a duration for a sentence, to a tenth of a second.
+func Seconds(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }

@@ -1,0 +1,97 @@
+package delivery
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// A content filter quotes the line of the mail that it objects to.
+func TestNoReplyQuotesTheMail(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{})
+	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o.mustDeliver()
+	_, content, _ := strings.Cut(server.taken()[0].content, "\r\n\r\n")
+	line := regexp.MustCompile(`(?m)^[A-Za-z0-9+/]{40,}`).FindString(content)
+	if line == "" {
+		t.Fatal("the mail has no base64")
+	}
+	answer := func(reply string) {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		server.acts = map[string]act{atDot: {reply: reply}}
+	}
+	for moment, reply := range map[string]string{
+		"refused": "554 5.7.1 blocked because of " + line, "in pieces": "554-5.7.1 blocked because of\r\n554 5.7.1 " + line[:20], "put off": "451 4.7.1 " + line, "taken": "250 2.0.0 Ok: queued as " + line[:30],
+	} {
+		answer(reply)
+		receipt, f := o.deliver(patient(t))
+		if moment == "taken" {
+			if receipt == nil || receipt.Reply != leftOut || receipt.QueueID != "" {
+				t.Errorf("%s: %+v", moment, receipt)
+			}
+			continue
+		}
+		said := f.Course.Dialogue[len(f.Course.Dialogue)-1]
+		if f.Reply != leftOut || strings.Contains(fmt.Sprintf("%+v %+v", f, f.Course), line[:shortestQuote]) || !strings.HasSuffix(said, leftOut) {
+			t.Errorf("%s: %+v, and last %q", moment, f, said)
+		}
+	}
+	answer("451 4.3.0 later")
+	if phases := phasesOf(mustFail(t, o).Course); phases[0] != verdict.PhaseSecrets || phases[1] != verdict.PhaseRender || phases[len(phases)-1] != verdict.PhaseContent {
+		t.Errorf("the steps are %v", phases)
+	}
+}
+
+func mustFail(t *testing.T, o *office) *verdict.Failure {
+	t.Helper()
+	_, f := o.deliver(patient(t))
+	if f == nil {
+		t.Fatal("the relay took the mail")
+	}
+	return f
+}
+
+func TestQuotes(t *testing.T) {
+	t.Parallel()
+	q := quotable{[]byte("body\r\nMIIBszCCAVmgAwIBAgIRAJ4\r\n"), []byte("-----BEGIN PRIVATE KEY-----\nMHcCAQEEIPq9dTzXxY3kKk3m\n"), []byte("open sesame")}
+	for text, want := range map[string]bool{
+		"":                                   false,
+		"2.0.0 Ok: queued as 4Tz9QX2hN1z":    false,
+		"bad line MIIBszCCAVmgAwIBAgIRAJ4":   true,
+		"bad line zCCAVmgAwIBAgIRA, that is": true,
+		"bad line zCCAVmgAwIBAgIR":           false, // fifteen
+		"IPq9dTzXxY3kKk3m":                   true,
+		"the file opens with open sesame!":   true,
+		strings.Repeat("A", 400):             false,
+	} {
+		if got := q.in(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	if (quotable{}).in(strings.Repeat("A", 20)) {
+		t.Error("nothing is quoted")
+	}
+}
+
+func TestVersionOfADefinition(t *testing.T) {
+	t.Parallel()
+	server := startRelay(t, relayScript{acts: map[string]act{atMail: {reply: "451 4.3.0 later"}}})
+	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	before := mustFail(t, o).Course.Definition
+	if shown := o.Inspector().Targets()[0].Version; len(before) != 8 || before != shown {
+		t.Errorf("the attempt names %q, the page %q", before, shown)
+	}
+	o.redefine(func(target *Target) {})
+	if same := mustFail(t, o).Course.Definition; same != before {
+		t.Errorf("the same definition has the names %q and %q", before, same)
+	}
+	o.redefine(func(target *Target) { target.To = []string{"somebody-else@example.com"} })
+	if after := mustFail(t, o).Course.Definition; after == before || len(after) != 8 {
+		t.Errorf("a changed definition has the name %q", after)
+	}
+}
