@@ -14,12 +14,12 @@ import (
 // A relay may want to see a certificate of ours.
 func TestClientCertificates(t *testing.T) {
 	t.Parallel()
-	ca, ours, other := newAuthority(t, "Test CA"), newAuthority(t, "Client CA"), newAuthority(t, "Other CA")
-	server := startRelay(t, relayScript{cert: ca.issue(t, nil), clients: ours.pool()})
+	ca, ours, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Client CA"), lab.NewTLSAuthority(t, "Other CA")
+	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Clients: ours.Pool()})
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "client.pem"), filepath.Join(dir, "client-key.pem")
-	install := func(a *testAuthority) {
-		client := a.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
+	install := func(a *lab.TLSAuthority) {
+		client := a.Issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 		lab.Write(t, certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}))
 		der, err := x509.MarshalPKCS8PrivateKey(client.PrivateKey)
 		if err != nil {
@@ -29,7 +29,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 	install(ours)
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.TLSMode, target.CAFile, target.ClientCertFile, target.ClientKeyFile = TLSStartTLS, ca.file(t), certFile, keyFile
+		target.TLSMode, target.CAFile, target.ClientCertFile, target.ClientKeyFile = TLSStartTLS, ca.File(t), certFile, keyFile
 	})
 	for n := range 2 {
 		if receipt := o.mustDeliver(); (receipt.Timings.Dial == 0) != (n > 0) {
@@ -57,12 +57,12 @@ func TestClientCertificates(t *testing.T) {
 	} {
 		name := mistake.name
 		mistake.do()
-		dials, _ := server.dials()
+		dials, _ := server.Dials()
 		_, f := o.deliver(patient(t))
 		if f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, mistake.says) {
 			t.Errorf("%s: %v", name, f)
 		}
-		if now, _ := server.dials(); now != dials {
+		if now, _ := server.Dials(); now != dials {
 			t.Errorf("%s: the relay was called in vain", name)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -21,14 +22,14 @@ func phasesOf(c *verdict.Course) (phases []verdict.Phase) {
 
 func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
-	server := startRelay(t, relayScript{
-		cert: ca.issue(t, nil), users: map[string]string{"certs": "hunter2hunter2"}, offers: []string{"STARTTLS", "AUTH PLAIN"},
-		perRcpt: map[string]string{"gone@example.com": "550 5.1.1 no such user"},
-		acts:    map[string]act{atDot: {reply: "451-4.3.0 try\r\n451 4.3.0 later\x07"}},
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	server := lab.StartRelay(t, lab.RelayScript{
+		Cert: ca.Issue(t, nil), Users: map[string]string{"certs": "hunter2hunter2"}, Offers: []string{"STARTTLS", "AUTH PLAIN"},
+		PerRcpt: map[string]string{"gone@example.com": "550 5.1.1 no such user"},
+		Acts:    map[string]lab.RelayAct{lab.AtDot: {Reply: "451-4.3.0 try\r\n451 4.3.0 later\x07"}},
 	})
 	r := clientOf(server)
-	r.tlsMode, r.roots = "starttls", ca.pool()
+	r.tlsMode, r.roots = "starttls", ca.Pool()
 	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
 	_, f := attempt(patient(t), r, envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).verdicts()
 	if f == nil || f.Course == nil {
@@ -59,10 +60,10 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 // wants to see who wonders why.
 func TestAnUntrustedCertificateIsTold(t *testing.T) {
 	t.Parallel()
-	ca, other := newAuthority(t, "Test CA"), newAuthority(t, "Another CA")
-	server := startRelay(t, relayScript{cert: other.issue(t, nil)})
+	ca, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Another CA")
+	server := lab.StartRelay(t, lab.RelayScript{Cert: other.Issue(t, nil)})
 	r := clientOf(server)
-	r.tlsMode, r.roots = "starttls", ca.pool()
+	r.tlsMode, r.roots = "starttls", ca.Pool()
 	f := attempt(patient(t), r, someone, someMail).failure
 	if f == nil || f.Code != verdict.SMTPTLS || f.Course == nil || f.Course.PeerCertificate == nil || !strings.Contains(f.Course.PeerCertificate.Issuer, "Another CA") || f.Course.TLS != "" {
 		t.Errorf("%+v with the course %+v", f, f.Course)
@@ -71,7 +72,7 @@ func TestAnUntrustedCertificateIsTold(t *testing.T) {
 
 func TestACourseOnAKeptConnectionIsItsOwn(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "450 4.2.0 later", only: 2}}})
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "450 4.2.0 later", Only: 2}}})
 	s := mustDial(t, clientOf(server))
 	if got := s.send(patient(t), someone, someMail, claimed); got.receipt == nil || got.course != nil {
 		t.Fatalf("%+v", got)
@@ -90,7 +91,7 @@ func TestACourseIsBounded(t *testing.T) {
 		env.recipients = append(env.recipients, to)
 		refusals[to] = "550 5.1.1 " + strings.Repeat("x", 400)
 	}
-	_, f := attempt(patient(t), clientOf(startRelay(t, relayScript{perRcpt: refusals})), env, someMail).verdicts()
+	_, f := attempt(patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).verdicts()
 	size := 0
 	for _, line := range f.Course.Dialogue {
 		if len(line) > maxSpoken {
@@ -110,11 +111,11 @@ func TestNoDialogueHasCredentials(t *testing.T) {
 	const password = "hunter2hunter2"
 	said := base64.StdEncoding.EncodeToString([]byte("\x00certs\x00" + password))
 	for _, method := range []string{"plain", "login", "cram-md5", "scram-sha-256", "xoauth2"} {
-		script := relayScript{offers: []string{"AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256 XOAUTH2"}, users: map[string]string{"certs": "another"}}
+		script := lab.RelayScript{Offers: []string{"AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256 XOAUTH2"}, Users: map[string]string{"certs": "another"}}
 		if method == "plain" {
-			script.acts = map[string]act{atAuth: {reply: "535 5.7.8 " + password + " or " + said}}
+			script.Acts = map[string]lab.RelayAct{lab.AtAuth: {Reply: "535 5.7.8 " + password + " or " + said}}
 		}
-		server := startRelay(t, script)
+		server := lab.StartRelay(t, script)
 		r := clientOf(server)
 		r.authMethod, r.username, r.password, r.allowInsecureAuth = method, "certs", secrets.New([]byte(password)), true
 		f := attempt(patient(t), r, someone, someMail).failure

@@ -78,14 +78,14 @@ func (s *tokenServer) set(change func()) {
 }
 
 // newTokenOffice delivers with tokens to a relay that knows the given ones.
-func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *scriptedRelay, string) {
+func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *lab.ScriptedRelay, string) {
 	t.Helper()
-	ca := newAuthority(t, "Test CA")
-	server := startRelay(t, relayScript{cert: ca.issue(t, nil), offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, users: map[string]string{"certs@example.com": known}})
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, Users: map[string]string{"certs@example.com": known}})
 	secret := filepath.Join(t.TempDir(), "client-secret")
 	lab.Write(t, secret, []byte("client-secret-1"))
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.TLSMode, target.CAFile = TLSStartTLS, ca.file(t)
+		target.TLSMode, target.CAFile = TLSStartTLS, ca.File(t)
 		target.Username = Text{Plain: "certs@example.com"}
 		target.OAuth2 = OAuth2{TokenURL: grants.URL + "/token", ClientID: "our-app", ClientSecret: secrets.Ref{File: secret}, Scopes: []string{"https://outlook.office365.com/.default"}}
 	})
@@ -101,16 +101,16 @@ func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 		all.Go(func() { o.mustDeliver() })
 	}
 	all.Wait()
-	if requests, granted := grants.counts(); requests != 1 || granted != 1 || len(server.taken()) != 20 {
-		t.Errorf("%d requests and %d tokens for %d mails", requests, granted, len(server.taken()))
+	if requests, granted := grants.counts(); requests != 1 || granted != 1 || len(server.Taken()) != 20 {
+		t.Errorf("%d requests and %d tokens for %d mails", requests, granted, len(server.Taken()))
 	}
-	if mail := server.taken()[0]; mail.user != "certs@example.com" || grants.scope != "https://outlook.office365.com/.default" {
-		t.Errorf("logged in as %q with the scope %q", mail.user, grants.scope)
+	if mail := server.Taken()[0]; mail.User != "certs@example.com" || grants.scope != "https://outlook.office365.com/.default" {
+		t.Errorf("logged in as %q with the scope %q", mail.User, grants.scope)
 	}
 	// The token's end, by our clock.
-	server.mu.Lock()
-	server.users["certs@example.com"] = "access-token-2"
-	server.mu.Unlock()
+	server.Mu.Lock()
+	server.Users["certs@example.com"] = "access-token-2"
+	server.Mu.Unlock()
 	o.tokens.mu.Lock()
 	for _, g := range o.tokens.grants {
 		if left := time.Until(g.until); left < 58*time.Minute || left > 59*time.Minute {
@@ -142,11 +142,11 @@ func TestRefusedTokensAreReplacedOnce(t *testing.T) {
 	if _, granted := grants.counts(); granted != 2 {
 		t.Errorf("%d tokens", granted)
 	}
-	server.mu.Lock()
-	server.users["certs@example.com"] = "none at all"
-	server.mu.Unlock()
-	server.hangUp("")
-	eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+	server.Mu.Lock()
+	server.Users["certs@example.com"] = "none at all"
+	server.Mu.Unlock()
+	server.HangUp("")
+	lab.Eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
 	_, f := o.deliver(patient(t))
 	if f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
 		t.Fatalf("got %+v", f)
@@ -205,7 +205,7 @@ func TestWhenThereIsNoToken(t *testing.T) {
 			if printed := fmt.Sprintf("%v %+v %#v %v", f, *f, f, f.Cause); strings.Contains(printed, "wrong-wrong") {
 				t.Errorf("the secret is in %s", printed)
 			}
-			if dials, _ := server.dials(); dials != 0 {
+			if dials, _ := server.Dials(); dials != 0 {
 				t.Error("the relay was called in vain")
 			}
 		})
@@ -274,7 +274,7 @@ func TestTokensAsSecrets(t *testing.T) {
 		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, AuthXOAUTH2, secrets.Ref{File: file}
 	})
 	o.mustDeliver()
-	if server.taken()[0].user != "certs@example.com" {
-		t.Errorf("%+v", server.taken())
+	if server.Taken()[0].User != "certs@example.com" {
+		t.Errorf("%+v", server.Taken())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -22,7 +23,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 	t.Parallel()
 	const nobody, later = "550 5.1.1 nobody", "450 4.2.0 later"
 	for name, test := range map[string]struct {
-		acts    map[string]act
+		acts    map[string]lab.RelayAct
 		perRcpt map[string]string
 		taken   []string
 		code    verdict.Code // "" is no failure
@@ -35,20 +36,20 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 		"the first refused":                {perRcpt: map[string]string{"a@example.com": nobody}, taken: three.recipients[1:], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
 		"the one in the middle":            {perRcpt: map[string]string{"b@example.com": later}, taken: []string{"a@example.com", "c@example.com"}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 450},
 		"the last refused, in three lines": {perRcpt: map[string]string{"c@example.com": "550-5.1.1 no\r\n550-5.1.1 body\r\n550 5.1.1 here"}, taken: three.recipients[:2], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
-		"MAIL refused for good":            {acts: map[string]act{atMail: {reply: "550 5.7.1 not you"}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 550},
-		"MAIL refused, RCPT out of order":  {acts: map[string]act{atMail: {reply: "451 4.3.0 later"}, atRcpt: {reply: "503 5.5.1 MAIL first"}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 451},
-		"421 to MAIL":                      {acts: map[string]act{atMail: {reply: "421 4.3.2 bye", drop: true}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 421, dead: true},
-		"MAIL refused, then dropped":       {acts: map[string]act{atMail: {reply: "552 5.3.4 too large"}, atRcpt: {drop: true}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 552, dead: true},
-		"421 in the middle":                {perRcpt: map[string]string{"a@example.com": nobody}, acts: map[string]act{atRcpt: {reply: "421 4.3.2 bye", drop: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 421, refused: 1, dead: true},
-		"dropped in the middle":            {acts: map[string]act{atRcpt: {drop: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
-		"half a reply in the middle":       {acts: map[string]act{atRcpt: {reply: "25", drop: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
-		"garbage in the middle":            {acts: map[string]act{atRcpt: {reply: "hello there", only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
-		"354 in the middle":                {acts: map[string]act{atRcpt: {reply: "354 go on", only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 354, dead: true},
-		"endless in the middle":            {acts: map[string]act{atRcpt: {reply: "250-and", endless: true, only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"MAIL refused for good":            {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "550 5.7.1 not you"}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 550},
+		"MAIL refused, RCPT out of order":  {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}, lab.AtRcpt: {Reply: "503 5.5.1 MAIL first"}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 451},
+		"421 to MAIL":                      {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "421 4.3.2 bye", Drop: true}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 421, dead: true},
+		"MAIL refused, then dropped":       {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "552 5.3.4 too large"}, lab.AtRcpt: {Drop: true}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 552, dead: true},
+		"421 in the middle":                {perRcpt: map[string]string{"a@example.com": nobody}, acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "421 4.3.2 bye", Drop: true, Only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 421, refused: 1, dead: true},
+		"dropped in the middle":            {acts: map[string]lab.RelayAct{lab.AtRcpt: {Drop: true, Only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"half a reply in the middle":       {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "25", Drop: true, Only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"garbage in the middle":            {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "hello there", Only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
+		"354 in the middle":                {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "354 go on", Only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 354, dead: true},
+		"endless in the middle":            {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "250-and", Endless: true, Only: 2}}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, dead: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{acts: test.acts, perRcpt: test.perRcpt})
+			server := lab.StartRelay(t, lab.RelayScript{Acts: test.acts, PerRcpt: test.perRcpt})
 			s := mustDial(t, clientOf(server))
 			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
 			var taken []string
@@ -61,16 +62,16 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 			if f != nil && (f.Code != test.code || f.Phase != test.phase || f.ReplyCode != test.reply || len(f.Refused) != test.refused) {
 				t.Errorf("got %+v", f)
 			}
-			if mails := server.taken(); len(mails) > 0 != (taken != nil) || len(mails) > 0 && !slices.Equal(mails[0].recipients, taken) {
+			if mails := server.Taken(); len(mails) > 0 != (taken != nil) || len(mails) > 0 && !slices.Equal(mails[0].Recipients, taken) {
 				t.Errorf("the relay holds %+v", mails)
 			}
 			if test.dead {
 				return
 			}
 			// Nothing of this is left on the connection for the next mail.
-			server.mu.Lock()
-			server.acts, server.perRcpt = nil, nil
-			server.mu.Unlock()
+			server.Mu.Lock()
+			server.Acts, server.PerRcpt = nil, nil
+			server.Mu.Unlock()
 			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
 				t.Errorf("the next mail: %v", f)
 			}
@@ -84,27 +85,27 @@ func TestRepliesThatNobodyAskedFor(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		moment string
-		act    act
+		act    lab.RelayAct
 		code   verdict.Code
 		phase  verdict.Phase
 		reply  int // -1: whether the 250 is seen before DATA or as its reply is chance
 	}{
-		"at MAIL":           {atMail, act{reply: "250 fine", behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
-		"at RCPT":           {atRcpt, act{reply: "250 fine", behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
-		"421 at RCPT":       {atRcpt, act{reply: "250 fine", behind: "421 4.3.2 going down\r\n", drop: true}, verdict.SMTPTransient, verdict.PhaseData, 421},
-		"at DATA":           {atData, act{reply: "354 go on", behind: "250 2.0.0 taken already\r\n"}, verdict.SMTPTransient, verdict.PhaseContent, 0},
-		"a refusal at DATA": {atData, act{reply: "354 go on", behind: "552 5.3.4 too large\r\n"}, verdict.SMTPPermanent, verdict.PhaseContent, 552},
+		"at MAIL":           {lab.AtMail, lab.RelayAct{Reply: "250 fine", Behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
+		"at RCPT":           {lab.AtRcpt, lab.RelayAct{Reply: "250 fine", Behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
+		"421 at RCPT":       {lab.AtRcpt, lab.RelayAct{Reply: "250 fine", Behind: "421 4.3.2 going down\r\n", Drop: true}, verdict.SMTPTransient, verdict.PhaseData, 421},
+		"at DATA":           {lab.AtData, lab.RelayAct{Reply: "354 go on", Behind: "250 2.0.0 taken already\r\n"}, verdict.SMTPTransient, verdict.PhaseContent, 0},
+		"a refusal at DATA": {lab.AtData, lab.RelayAct{Reply: "354 go on", Behind: "552 5.3.4 too large\r\n"}, verdict.SMTPPermanent, verdict.PhaseContent, 552},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{acts: map[string]act{test.moment: test.act}})
+			server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{test.moment: test.act}})
 			s := mustDial(t, clientOf(server))
 			receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Phase != test.phase || test.reply >= 0 && f.ReplyCode != test.reply || f.Certainty != verdict.NotSent {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
-			if !s.dead || len(server.taken()) != 0 {
-				t.Errorf("dead %v, the relay holds %v", s.dead, server.taken())
+			if !s.dead || len(server.Taken()) != 0 {
+				t.Errorf("dead %v, the relay holds %v", s.dead, server.Taken())
 			}
 		})
 	}
@@ -158,21 +159,21 @@ func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
 func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	t.Parallel()
 	for _, offer := range []string{"PIPELINING", "pipelining", "8BITMIME"} {
-		server := startRelay(t, relayScript{offers: []string{offer}})
+		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
 		if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f != nil {
 			t.Fatal(f)
 		}
-		server.mu.Lock()
-		ahead := server.ahead
-		server.mu.Unlock()
+		server.Mu.Lock()
+		ahead := server.Ahead
+		server.Mu.Unlock()
 		if offer == "8BITMIME" && ahead != 0 {
 			t.Errorf("%d commands came before their turn", ahead)
 		}
 	}
 	// DATA waits until the envelope is answered, and the claim written.
-	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "550 5.1.1 nobody"}}})
-	if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f == nil || slices.Contains(server.heard(), "DATA") {
-		t.Errorf("%v, heard %v", f, server.heard())
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 nobody"}}})
+	if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f == nil || slices.Contains(server.Heard(), "DATA") {
+		t.Errorf("%v, heard %v", f, server.Heard())
 	}
 }
 
@@ -185,7 +186,7 @@ func TestFiftyRecipientsInOneGroup(t *testing.T) {
 		env.recipients = append(env.recipients, address)
 		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 1,050 lines in all
 	}
-	server := startRelay(t, relayScript{perRcpt: replies})
+	server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies})
 	receipt, f := attempt(patient(t), clientOf(server), env, someMail).verdicts()
 	if f != nil || len(receipt.Recipients) != maxRecipients {
 		t.Fatalf("%+v, %v", receipt, f)
@@ -196,7 +197,7 @@ func TestFiftyRecipientsInOneGroup(t *testing.T) {
 // number; the one after a refused envelope no more than that.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
+	ca := lab.NewTLSAuthority(t, "Test CA")
 	for name, test := range map[string]struct {
 		offers []string
 		mode   string
@@ -208,10 +209,10 @@ func TestRoundTrips(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{offers: test.offers, cert: ca.issue(t, nil)})
-			road := newRoad(t, server.listener.Addr().String(), 0)
+			server := lab.StartRelay(t, lab.RelayScript{Offers: test.offers, Cert: ca.Issue(t, nil)})
+			road := newRoad(t, server.Listener.Addr().String(), 0)
 			r := at(t, road.address, test.mode)
-			r.roots = ca.pool()
+			r.roots = ca.Pool()
 			s := mustDial(t, r)
 			for range 3 {
 				before := road.turns.Load()
@@ -225,9 +226,9 @@ func TestRoundTrips(t *testing.T) {
 			if test.want != 3 {
 				return
 			}
-			server.mu.Lock()
-			server.perRcpt = map[string]string{someone.recipients[0]: "550 5.1.1 nobody"}
-			server.mu.Unlock()
+			server.Mu.Lock()
+			server.PerRcpt = map[string]string{someone.recipients[0]: "550 5.1.1 nobody"}
+			server.Mu.Unlock()
 			before := road.turns.Load()
 			_, _ = s.send(patient(t), someone, someMail, claimed).verdicts()
 			if turns := road.turns.Load() - before; turns != 1 {
@@ -240,7 +241,7 @@ func TestRoundTrips(t *testing.T) {
 			if turns := road.turns.Load() - before; turns != 3 {
 				t.Errorf("%d round trips with a RSET among them, want 3", turns)
 			}
-			if heard := server.heard(); !slices.Contains(heard, "RSET") || slices.Contains(heard, "NOOP") {
+			if heard := server.Heard(); !slices.Contains(heard, "RSET") || slices.Contains(heard, "NOOP") {
 				t.Errorf("heard %v", heard)
 			}
 		})

@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	gomail "github.com/wneessen/go-mail"
 )
 
 // BenchmarkRoundTrips sends mails over a road that takes 10 ms each way: on a
 // connection made for each, and on one that is kept; with PIPELINING and without.
 func BenchmarkRoundTrips(b *testing.B) {
-	ca := newAuthority(b, "Test CA")
+	ca := lab.NewTLSAuthority(b, "Test CA")
 	everything := []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "STARTTLS", "AUTH PLAIN"}
 	for _, mode := range []string{TLSPlaintext, TLSStartTLS} {
 		for _, kept := range []bool{false, true} {
@@ -26,8 +27,8 @@ func BenchmarkRoundTrips(b *testing.B) {
 						if !pipelining {
 							offers = everything[1:]
 						}
-						server := startRelay(b, relayScript{offers: slices.Clone(offers), cert: ca.issue(b, nil)})
-						road := newRoad(b, server.listener.Addr().String(), 10*time.Millisecond)
+						server := lab.StartRelay(b, lab.RelayScript{Offers: slices.Clone(offers), Cert: ca.Issue(b, nil)})
+						road := newRoad(b, server.Listener.Addr().String(), 10*time.Millisecond)
 						limits := RelayLimits{MaxMessagesPerConnection: 1}
 						if kept {
 							limits.MaxMessagesPerConnection = 100_000
@@ -35,7 +36,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 						o := newOffice(b, road.address, limits, func(target *Target) {
 							target.TLSMode = mode
 							if mode == TLSStartTLS {
-								target.CAFile = ca.file(b)
+								target.CAFile = ca.File(b)
 							}
 							target.To = nil
 							for n := range recipients {
@@ -65,8 +66,8 @@ func BenchmarkRoundTrips(b *testing.B) {
 // BenchmarkGoMail is the same road with go-mail's own client and its defaults, on one
 // connection that is kept.
 func BenchmarkGoMail(b *testing.B) {
-	server := startRelay(b, relayScript{})
-	road := newRoad(b, server.listener.Addr().String(), 10*time.Millisecond)
+	server := lab.StartRelay(b, lab.RelayScript{})
+	road := newRoad(b, server.Listener.Addr().String(), 10*time.Millisecond)
 	r := at(b, road.address, TLSPlaintext)
 	client, err := gomail.NewClient(r.host, gomail.WithPort(r.port), gomail.WithTLSPolicy(gomail.NoTLS), gomail.WithHELO("test.example"))
 	if err != nil {
@@ -93,11 +94,11 @@ func BenchmarkGoMail(b *testing.B) {
 
 // BenchmarkDeliver is what a mail costs this process and the relay on one machine.
 func BenchmarkDeliver(b *testing.B) {
-	ca := newAuthority(b, "Test CA")
+	ca := lab.NewTLSAuthority(b, "Test CA")
 	for _, mode := range []string{TLSPlaintext, TLSStartTLS} {
 		for _, kept := range []bool{false, true} {
 			b.Run(fmt.Sprintf("%s/kept=%v", mode, kept), func(b *testing.B) {
-				server := startRelay(b, relayScript{cert: ca.issue(b, nil)})
+				server := lab.StartRelay(b, lab.RelayScript{Cert: ca.Issue(b, nil)})
 				limits := RelayLimits{MaxMessagesPerConnection: 1}
 				if kept {
 					limits.MaxMessagesPerConnection = 100_000
@@ -105,7 +106,7 @@ func BenchmarkDeliver(b *testing.B) {
 				o := newOffice(b, server.Address(), limits, func(target *Target) {
 					target.TLSMode = mode
 					if mode == TLSStartTLS {
-						target.CAFile = ca.file(b)
+						target.CAFile = ca.File(b)
 					}
 				})
 				b.ReportAllocs()

@@ -95,7 +95,7 @@ func (o *office) idle() int {
 // Who has the mail is left out of it, and of what is said of a failure.
 func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.To = []string{"a@example.com", "mended@example.com"}
 		target.BCC = []string{"c@example.com"}
@@ -105,15 +105,15 @@ func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 	}
 	missing := []string{"mended@example.com", "c@example.com"}
 	receipt, f := deliver()
-	if f != nil || !slices.Equal(receipt.Recipients, missing) || !slices.Equal(server.taken()[0].recipients, missing) {
-		t.Errorf("%+v, %v, the relay holds %+v", receipt, f, server.taken())
+	if f != nil || !slices.Equal(receipt.Recipients, missing) || !slices.Equal(server.Taken()[0].Recipients, missing) {
+		t.Errorf("%+v, %v, the relay holds %+v", receipt, f, server.Taken())
 	}
-	if !strings.Contains(server.taken()[0].content, "a@example.com") {
+	if !strings.Contains(server.Taken()[0].Content, "a@example.com") {
 		t.Error("the mail's header does not say to whom it went before")
 	}
-	server.mu.Lock()
-	server.acts = map[string]act{atMail: {reply: "451 4.3.0 later"}}
-	server.mu.Unlock()
+	server.Mu.Lock()
+	server.Acts = map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}
+	server.Mu.Unlock()
 	if _, f := deliver(); f == nil || !slices.Equal(f.Recipients, missing) {
 		t.Errorf("%+v", f)
 	}
@@ -121,13 +121,13 @@ func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
+	ca := lab.NewTLSAuthority(t, "Test CA")
 	for _, mode := range []string{TLSPlaintext, TLSStartTLS, TLSSMTPS} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == TLSSMTPS, users: map[string]string{"certs": "hunter2hunter2"}})
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == TLSSMTPS, Users: map[string]string{"certs": "hunter2hunter2"}})
 			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-				target.TLSMode, target.CAFile = mode, ca.file(t)
+				target.TLSMode, target.CAFile = mode, ca.File(t)
 				target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte("hunter2hunter2"))}
 				target.AllowInsecureAuth = mode == TLSPlaintext
 			})
@@ -141,14 +141,14 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 				}
 			}
 			o.Close()
-			server.idle(t)
-			heard := server.heard()
+			server.Idle(t)
+			heard := server.Heard()
 			heard = heard[slices.Index(heard, "AUTH"):]
 			if want := strings.Fields("AUTH" + strings.Repeat(" MAIL RCPT DATA", 5) + " QUIT"); !slices.Equal(heard, want) {
 				t.Errorf("heard %v, want %v", heard, want)
 			}
-			if all, _ := server.dials(); all != 1 || len(server.taken()) != 5 {
-				t.Errorf("%d connections for %d mails", all, len(server.taken()))
+			if all, _ := server.Dials(); all != 1 || len(server.Taken()) != 5 {
+				t.Errorf("%d connections for %d mails", all, len(server.Taken()))
 			}
 		})
 	}
@@ -157,7 +157,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 // What a relay closes while nobody needs it is gone before anybody does.
 func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
+	ca := lab.NewTLSAuthority(t, "Test CA")
 	for name, test := range map[string]struct{ mode, words string }{
 		"without a word":      {TLSPlaintext, ""},
 		"with 421":            {TLSPlaintext, "421 4.4.2 idle for too long\r\n"},
@@ -167,21 +167,21 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{cert: ca.issue(t, nil)})
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)})
 			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-				target.TLSMode, target.CAFile = test.mode, ca.file(t)
+				target.TLSMode, target.CAFile = test.mode, ca.File(t)
 			})
 			o.mustDeliver()
 			if o.idle() != 1 {
 				t.Fatal("the connection was not kept")
 			}
-			server.hangUp(test.words)
-			eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
-			server.idle(t)
+			server.HangUp(test.words)
+			lab.Eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+			server.Idle(t)
 			if receipt := o.mustDeliver(); receipt.Timings.Dial == 0 {
 				t.Error("the second mail claims a warm connection")
 			}
-			if mails := server.taken(); len(mails) != 2 {
+			if mails := server.Taken(); len(mails) != 2 {
 				t.Errorf("%d mails", len(mails))
 			}
 		})
@@ -194,25 +194,25 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	t.Parallel()
 	const busy = "421 4.3.2 too many mails on this connection"
 	for name, test := range map[string]struct {
-		acts   map[string]act
+		acts   map[string]lab.RelayAct
 		refuse bool // the mail before, so that RSET comes first
 		dials  int
 		code   verdict.Code // "" is success
 		reply  int
 	}{
-		"closed at MAIL":             {acts: map[string]act{atMail: {drop: true, only: 2}}, dials: 2},
-		"421 at MAIL":                {acts: map[string]act{atMail: {reply: busy, drop: true, only: 2}}, dials: 2},
-		"half a reply at MAIL":       {acts: map[string]act{atMail: {reply: "2", drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient},
-		"closed at RSET":             {acts: map[string]act{atRset: {drop: true, only: 1}}, refuse: true, dials: 2},
-		"421 at RSET":                {acts: map[string]act{atRset: {reply: busy, drop: true, only: 1}}, refuse: true, dials: 2},
-		"closed at MAIL each time":   {acts: map[string]act{atMail: {drop: true}}, dials: 2, code: verdict.SMTPTransient},
-		"closed at MAIL behind RSET": {acts: map[string]act{atMail: {drop: true, only: 2}}, refuse: true, dials: 1, code: verdict.SMTPTransient},
-		"closed at RCPT":             {acts: map[string]act{atRcpt: {drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient},
-		"closed at DATA":             {acts: map[string]act{atData: {drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient},
-		"421 at RCPT":                {acts: map[string]act{atRcpt: {reply: busy, drop: true, only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 421},
-		"refused for now at MAIL":    {acts: map[string]act{atMail: {reply: "451 4.3.0 later", only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 451},
-		"refused for good at MAIL":   {acts: map[string]act{atMail: {reply: "550 5.7.1 no", only: 2}}, dials: 1, code: verdict.SMTPPermanent, reply: 550},
-		"garbage at MAIL":            {acts: map[string]act{atMail: {reply: "what?", only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"closed at MAIL":             {acts: map[string]lab.RelayAct{lab.AtMail: {Drop: true, Only: 2}}, dials: 2},
+		"421 at MAIL":                {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: busy, Drop: true, Only: 2}}, dials: 2},
+		"half a reply at MAIL":       {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "2", Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"closed at RSET":             {acts: map[string]lab.RelayAct{lab.AtRset: {Drop: true, Only: 1}}, refuse: true, dials: 2},
+		"421 at RSET":                {acts: map[string]lab.RelayAct{lab.AtRset: {Reply: busy, Drop: true, Only: 1}}, refuse: true, dials: 2},
+		"closed at MAIL each time":   {acts: map[string]lab.RelayAct{lab.AtMail: {Drop: true}}, dials: 2, code: verdict.SMTPTransient},
+		"closed at MAIL behind RSET": {acts: map[string]lab.RelayAct{lab.AtMail: {Drop: true, Only: 2}}, refuse: true, dials: 1, code: verdict.SMTPTransient},
+		"closed at RCPT":             {acts: map[string]lab.RelayAct{lab.AtRcpt: {Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"closed at DATA":             {acts: map[string]lab.RelayAct{lab.AtData: {Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient},
+		"421 at RCPT":                {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: busy, Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 421},
+		"refused for now at MAIL":    {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later", Only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 451},
+		"refused for good at MAIL":   {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "550 5.7.1 no", Only: 2}}, dials: 1, code: verdict.SMTPPermanent, reply: 550},
+		"garbage at MAIL":            {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "what?", Only: 2}}, dials: 1, code: verdict.SMTPTransient},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -220,24 +220,24 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 			if name == "closed at MAIL each time" {
 				acts = nil
 			}
-			server := startRelay(t, relayScript{acts: acts})
+			server := lab.StartRelay(t, lab.RelayScript{Acts: acts})
 			o := newOffice(t, server.Address(), RelayLimits{}, nil)
 			if test.refuse {
-				server.perRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
+				server.PerRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
 				if _, f := o.deliver(patient(t)); f == nil {
 					t.Fatal("taken")
 				}
-				server.mu.Lock()
-				server.perRcpt = nil
-				server.mu.Unlock()
+				server.Mu.Lock()
+				server.PerRcpt = nil
+				server.Mu.Unlock()
 			} else {
 				o.mustDeliver()
 			}
-			server.mu.Lock()
-			server.acts = test.acts
-			server.mu.Unlock()
+			server.Mu.Lock()
+			server.Acts = test.acts
+			server.Mu.Unlock()
 			receipt, f := o.deliver(patient(t))
-			all, _ := server.dials()
+			all, _ := server.Dials()
 			if (f == nil) != (test.code == "") || f != nil && (f.Code != test.code || f.ReplyCode != test.reply || f.Relay) || all != test.dials {
 				t.Fatalf("%+v, %+v after %d dials, want %d", receipt, f, all, test.dials)
 			}
@@ -251,22 +251,22 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 // A restarted relay has closed all of them: one redial is enough all the same.
 func TestOneRedialForManyStaleConnections(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{}, nil)
 	var all sync.WaitGroup
 	gate := make(chan struct{})
-	server.acts = map[string]act{atDot: {wait: gate, take: true}}
+	server.Acts = map[string]lab.RelayAct{lab.AtDot: {Wait: gate, Take: true}}
 	for range 4 {
 		all.Go(func() { o.mustDeliver() })
 	}
-	eventually(t, "four connections", func() bool { n, _ := server.dials(); return n == 4 })
+	lab.Eventually(t, "four connections", func() bool { n, _ := server.Dials(); return n == 4 })
 	close(gate)
 	all.Wait()
-	server.mu.Lock()
-	server.acts = map[string]act{atMail: {reply: "421 4.3.2 restarting", drop: true, only: 5}}
-	server.mu.Unlock()
+	server.Mu.Lock()
+	server.Acts = map[string]lab.RelayAct{lab.AtMail: {Reply: "421 4.3.2 restarting", Drop: true, Only: 5}}
+	server.Mu.Unlock()
 	o.mustDeliver()
-	if n, _ := server.dials(); n != 5 {
+	if n, _ := server.Dials(); n != 5 {
 		t.Errorf("%d connections, want one more than the four", n)
 	}
 }
@@ -274,12 +274,12 @@ func TestOneRedialForManyStaleConnections(t *testing.T) {
 // Whatever a connection was made with has to be what it would be made with now.
 func TestChangesLeadToNewConnections(t *testing.T) {
 	t.Parallel()
-	ca, other := newAuthority(t, "Test CA"), newAuthority(t, "Other CA")
+	ca, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Other CA")
 	password := filepath.Join(t.TempDir(), "password")
 	roots := filepath.Join(t.TempDir(), "roots.pem")
 	lab.Write(t, password, []byte("first-password"))
-	lab.Write(t, roots, ca.pem())
-	server := startRelay(t, relayScript{cert: ca.issue(t, nil)}) // takes any password
+	lab.Write(t, roots, ca.PEM())
+	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)}) // takes any password
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = TLSStartTLS, roots
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: password}
@@ -289,7 +289,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 		func() { lab.Write(t, password, []byte("second-password")) },
 		func() { o.redefine(func(target *Target) { target.Username = Text{Plain: "somebody"} }) },
 		func() { o.redefine(func(target *Target) { target.AuthMethod = AuthLogin }) },
-		func() { lab.Write(t, roots, append(ca.pem(), other.pem()...)) },
+		func() { lab.Write(t, roots, append(ca.PEM(), other.PEM()...)) },
 		func() { o.redefine(func(target *Target) { target.TLSMode = TLSOpportunistic }) },
 		func() {
 			o.redefine(func(target *Target) { target.TLSSkipVerify, target.AllowInsecureAuth = true, true })
@@ -305,7 +305,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	}
 	// The old ones wait for mails that may still be of their kind: back to the first.
 	lab.Write(t, password, []byte("first-password"))
-	lab.Write(t, roots, ca.pem())
+	lab.Write(t, roots, ca.PEM())
 	o.redefine(func(target *Target) {
 		target.Username, target.AuthMethod, target.TLSMode = Text{Plain: "certs"}, AuthPlain, TLSStartTLS
 		target.TLSSkipVerify, target.AllowInsecureAuth = false, false
@@ -313,7 +313,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	if receipt := o.mustDeliver(); receipt.Timings.Dial != 0 {
 		t.Error("the first connection was not used again")
 	}
-	lab.Write(t, roots, other.pem())
+	lab.Write(t, roots, other.PEM())
 	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("with a CA that did not issue the relay's certificate: %v", f)
 	}
@@ -329,15 +329,15 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 
 func TestConnectionsAreLimited(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 3}, nil)
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() { o.mustDeliver() })
 	}
 	all.Wait()
-	if dials, most := server.dials(); most > 3 || dials > 3 || len(server.taken()) != 40 {
-		t.Errorf("%d connections, %d at a time, for %d mails", dials, most, len(server.taken()))
+	if dials, most := server.Dials(); most > 3 || dials > 3 || len(server.Taken()) != 40 {
+		t.Errorf("%d connections, %d at a time, for %d mails", dials, most, len(server.Taken()))
 	}
 }
 
@@ -346,13 +346,13 @@ func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
 	defer close(gate)
-	server := startRelay(t, relayScript{acts: map[string]act{atDot: {wait: gate}}})
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtDot: {Wait: gate}}})
 	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 1}, nil)
 	go func() { _, _ = o.deliver(context.WithoutCancel(t.Context())) }()
-	eventually(t, "the first mail to be on its way", func() bool {
-		server.mu.Lock()
-		defer server.mu.Unlock()
-		return server.seen[atDot] > 0
+	lab.Eventually(t, "the first mail to be on its way", func() bool {
+		server.Mu.Lock()
+		defer server.Mu.Unlock()
+		return server.Seen[lab.AtDot] > 0
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan *verdict.Failure)
@@ -368,24 +368,24 @@ func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 
 func TestClosingThePool(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
 	o.Close()
 	o.Close()
-	server.idle(t)
-	if heard := server.heard(); heard[len(heard)-1] != "QUIT" {
+	server.Idle(t)
+	if heard := server.Heard(); heard[len(heard)-1] != "QUIT" {
 		t.Errorf("heard %v", heard)
 	}
 	o.mustDeliver() // which may have been under way
-	server.idle(t)
+	server.Idle(t)
 }
 
 // Many at once over a relay that ends connections as it likes: each mail arrives,
 // or its failure says that it did not.
 func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
 	stop := make(chan struct{})
 	var moods, all sync.WaitGroup
@@ -396,7 +396,7 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(time.Duration(random.IntN(5)) * time.Millisecond):
-				server.hangUp("") // words could be taken for the reply to a mail that it keeps
+				server.HangUp("") // words could be taken for the reply to a mail that it keeps
 			}
 		}
 	})
@@ -422,11 +422,11 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	all.Wait()
 	close(stop)
 	moods.Wait()
-	if taken := len(server.taken()); taken < receipts || taken > receipts+unknown {
+	if taken := len(server.Taken()); taken < receipts || taken > receipts+unknown {
 		t.Errorf("the relay holds %d mails, %d were confirmed, %d may be there", taken, receipts, unknown)
 	}
 	o.Close()
-	server.idle(t)
+	server.Idle(t)
 	if n := o.idle(); n != 0 {
 		t.Errorf("%d connections are kept by a closed pool", n)
 	}

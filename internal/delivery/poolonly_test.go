@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -24,7 +25,7 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{})
+			server := lab.StartRelay(t, lab.RelayScript{})
 			p := newPool()
 			on := long
 			change(&on)
@@ -40,12 +41,12 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 					t.Fatal(f)
 				}
 				p.put(s, on)
-				server.idle(t)
+				server.Idle(t)
 			}
-			if heard := server.heard(); heard[len(heard)-1] != "QUIT" {
+			if heard := server.Heard(); heard[len(heard)-1] != "QUIT" {
 				t.Errorf("without a word: %v", heard)
 			}
-			eventually(t, "the pool to forget the relay", func() bool {
+			lab.Eventually(t, "the pool to forget the relay", func() bool {
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				return len(p.relays) == 0 && p.leaving == 0
@@ -57,7 +58,7 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 // The limit is the relay's, whoever logs in.
 func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	p := newPool()
 	on := terms{connections: 2, mails: 100, idle: time.Hour, age: time.Hour}
 	var all sync.WaitGroup
@@ -87,17 +88,17 @@ func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if _, most := server.dials(); most > 2 || len(server.taken()) != 30 {
-		t.Errorf("%d connections at a time for %d mails", most, len(server.taken()))
+	if _, most := server.Dials(); most > 2 || len(server.Taken()) != 30 {
+		t.Errorf("%d connections at a time for %d mails", most, len(server.Taken()))
 	}
 	p.close()
-	server.idle(t)
+	server.Idle(t)
 }
 
 // Other processes may come and want their part.
 func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	p, r := newPool(), clientOf(server)
 	on := terms{connections: 3, mails: 100, idle: time.Hour, age: time.Hour}
 	var sessions []*session
@@ -117,14 +118,14 @@ func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 	if err != nil || s != sessions[2] {
 		t.Fatalf("%v, %v: want the connection used last", s, err)
 	}
-	eventually(t, "the others to be ended", func() bool {
-		server.mu.Lock()
-		defer server.mu.Unlock()
-		return server.live == 1
+	lab.Eventually(t, "the others to be ended", func() bool {
+		server.Mu.Lock()
+		defer server.Mu.Unlock()
+		return server.Live == 1
 	})
 	p.put(s, on)
 	p.close()
-	server.idle(t)
+	server.Idle(t)
 }
 
 // Who waits for a connection is served in the order of arrival, and can go away.
@@ -137,7 +138,7 @@ func TestWaitingForAConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := func(n int) {
-		eventually(t, fmt.Sprintf("%d to wait", n), func() bool {
+		lab.Eventually(t, fmt.Sprintf("%d to wait", n), func() bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return len(p.relays[r.name()].waiting) == n
@@ -178,7 +179,7 @@ func TestWaitingForAConnection(t *testing.T) {
 func TestThePoolShowsNoPassword(t *testing.T) {
 	t.Parallel()
 	const password = "correct-horse-battery"
-	server := startRelay(t, relayScript{users: map[string]string{"certs": password}})
+	server := lab.StartRelay(t, lab.RelayScript{Users: map[string]string{"certs": password}})
 	r := clientOf(server)
 	r.authMethod, r.username, r.password, r.allowInsecureAuth = AuthPlain, "certs", secrets.New([]byte(password)), true
 	p := newPool()

@@ -164,19 +164,19 @@ func validFor(now time.Time, days int) func(*x509.Certificate) {
 func TestExamineMoodyRelays(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		script relayScript
+		script lab.RelayScript
 		want   [2]string
 	}{
-		"too small":     {relayScript{offers: []string{"SIZE 2000"}}, [2]string{"error size", "takes at most 2000"}},
-		"no limit":      {relayScript{offers: []string{"8BITMIME"}}, [2]string{"ok size", "names no limit"}},
-		"hangs":         {relayScript{acts: map[string]act{atEHLO: {hang: true}}}, [2]string{"error relay", "SMTP_CONNECT"}},
-		"421 at once":   {relayScript{acts: map[string]act{atBanner: {reply: "421 4.3.2 later", drop: true}}}, [2]string{"error relay", "421"}},
-		"refuses EHLO":  {relayScript{acts: map[string]act{atEHLO: {reply: "550 5.7.1 not you"}}}, [2]string{"error relay", "550"}},
-		"says nonsense": {relayScript{acts: map[string]act{atBanner: {reply: "nonsense"}}}, [2]string{"error relay", "banner"}},
+		"too small":     {lab.RelayScript{Offers: []string{"SIZE 2000"}}, [2]string{"error size", "takes at most 2000"}},
+		"no limit":      {lab.RelayScript{Offers: []string{"8BITMIME"}}, [2]string{"ok size", "names no limit"}},
+		"hangs":         {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Hang: true}}}, [2]string{"error relay", "SMTP_CONNECT"}},
+		"421 at once":   {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "421 4.3.2 later", Drop: true}}}, [2]string{"error relay", "421"}},
+		"refuses EHLO":  {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Reply: "550 5.7.1 not you"}}}, [2]string{"error relay", "550"}},
+		"says nonsense": {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "nonsense"}}}, [2]string{"error relay", "banner"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, test.script)
+			server := lab.StartRelay(t, test.script)
 			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
 			started := time.Now()
 			found := o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode())
@@ -186,8 +186,8 @@ func TestExamineMoodyRelays(t *testing.T) {
 			if took := time.Since(started); took > 10*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			if all, _ := server.dials(); all != 1 || len(server.taken()) > 0 || slices.Contains(server.heard(), "MAIL") {
-				t.Errorf("%d connections, heard %v", all, server.heard())
+			if all, _ := server.Dials(); all != 1 || len(server.Taken()) > 0 || slices.Contains(server.Heard(), "MAIL") {
+				t.Errorf("%d connections, heard %v", all, server.Heard())
 			}
 		})
 	}
@@ -195,7 +195,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 
 func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Disabled = true })
 	inspector := o.Inspector()
 	if found := inspector.Check(t.Context(), o.target.ID); !finds(found, "warning target", "disabled") || !finds(found, "ok relay", "in plaintext") {
@@ -311,7 +311,7 @@ func TestReaddress(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{})
+			server := lab.StartRelay(t, lab.RelayScript{})
 			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.To, target.CC, target.BCC = []string{"b@example.com"}, []string{"C@example.com"}, []string{"d@example.com"}
 			})
@@ -328,7 +328,7 @@ func TestReaddress(t *testing.T) {
 				if receipt != nil || failure == nil || failure.Code != verdict.SMTPValidation || !strings.Contains(failure.Reason, test.refused) || strings.ContainsAny(failure.Reason, "\r\n") {
 					t.Fatalf("%+v, %+v", receipt, failure)
 				}
-				if all, _ := server.dials(); all != 0 {
+				if all, _ := server.Dials(); all != 0 {
 					t.Error("the relay was dialled")
 				}
 				return
@@ -336,8 +336,8 @@ func TestReaddress(t *testing.T) {
 			if failure != nil || !slices.Equal(receipt.Recipients, test.taken) {
 				t.Fatalf("%+v, %v", receipt, failure)
 			}
-			mail := server.taken()[0]
-			head, _, _ := strings.Cut(mail.content, "\r\n\r\n")
+			mail := server.Taken()[0]
+			head, _, _ := strings.Cut(mail.Content, "\r\n\r\n")
 			if strings.Contains(head, "d@example.com") || !strings.Contains(head, "b@example.com") ||
 				slices.Contains(test.override, "desk@help.example") != strings.Contains(head, "desk@help.example") {
 				t.Errorf("headers:\n%s", head)
@@ -349,7 +349,7 @@ func TestReaddress(t *testing.T) {
 // What to look for at a relay is known without a mail that arrived.
 func TestMessageIDsAreKnown(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	for _, domain := range []string{"", "mail.example.net"} {
 		o := newOffice(t, server.Address(), RelayLimits{}, nil)
 		o.opts.MessageIDDomain = domain

@@ -6,24 +6,25 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
 // A content filter quotes the line of the mail that it objects to.
 func TestNoReplyQuotesTheMail(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newOffice(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
-	_, content, _ := strings.Cut(server.taken()[0].content, "\r\n\r\n")
+	_, content, _ := strings.Cut(server.Taken()[0].Content, "\r\n\r\n")
 	line := regexp.MustCompile(`(?m)^[A-Za-z0-9+/]{40,}`).FindString(content)
 	if line == "" {
 		t.Fatal("the mail has no base64")
 	}
 	answer := func(reply string) {
-		server.mu.Lock()
-		defer server.mu.Unlock()
-		server.acts = map[string]act{atDot: {reply: reply}}
+		server.Mu.Lock()
+		defer server.Mu.Unlock()
+		server.Acts = map[string]lab.RelayAct{lab.AtDot: {Reply: reply}}
 	}
 	for moment, reply := range map[string]string{
 		"refused": "554 5.7.1 blocked because of " + line, "in pieces": "554-5.7.1 blocked because of\r\n554 5.7.1 " + line[:20], "put off": "451 4.7.1 " + line, "taken": "250 2.0.0 Ok: queued as " + line[:30],
@@ -80,7 +81,7 @@ func TestQuotes(t *testing.T) {
 
 func TestVersionOfADefinition(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{acts: map[string]act{atMail: {reply: "451 4.3.0 later"}}})
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}})
 	o := newOffice(t, server.Address(), RelayLimits{}, nil)
 	before := mustFail(t, o).Course.Definition
 	if shown := o.Inspector().Targets()[0].Version; len(before) != 8 || before != shown {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
@@ -52,13 +53,13 @@ func mustDial(t *testing.T, r relay) *session {
 
 func TestSendHandsTheMailOver(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
+	ca := lab.NewTLSAuthority(t, "Test CA")
 	for _, mode := range []string{"plaintext", "starttls", "smtps", "opportunistic"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == "smtps", users: map[string]string{"certs": "hunter2hunter2"}})
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == "smtps", Users: map[string]string{"certs": "hunter2hunter2"}})
 			r := clientOf(server)
-			r.tlsMode, r.roots = mode, ca.pool()
+			r.tlsMode, r.roots = mode, ca.Pool()
 			r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
 			r.allowInsecureAuth = mode == "plaintext"
 			env := envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "dev@example.com"}}
@@ -76,11 +77,11 @@ func TestSendHandsTheMailOver(t *testing.T) {
 			if secure := strings.HasPrefix(receipt.TLS, "TLS 1.3 TLS_"); secure == (mode == "plaintext") {
 				t.Errorf("%s was sent over %q", mode, receipt.TLS)
 			}
-			mails := server.taken()
-			if len(mails) != 1 || mails[0].content != string(someMail) || mails[0].from != env.from || !slices.Equal(mails[0].recipients, env.recipients) {
+			mails := server.Taken()
+			if len(mails) != 1 || mails[0].Content != string(someMail) || mails[0].From != env.from || !slices.Equal(mails[0].Recipients, env.recipients) {
 				t.Errorf("the relay holds %+v", mails)
 			}
-			server.idle(t)
+			server.Idle(t)
 		})
 	}
 }
@@ -113,73 +114,73 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 		lost    outcome // dropped, hung, garbage
 	}
 	rows := []row{
-		{atBanner, verdict.PhaseBanner, outcome{retry, true, none, 450, 0}, outcome{retry, true, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{final, false, none, 501, 0}, outcome{connect, true, none, 0, 0}},
-		{atEHLO, verdict.PhaseEHLO, outcome{retry, true, none, 450, 0}, outcome{retry, true, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{final, false, none, 501, 0}, outcome{connect, true, none, 0, 0}},
-		{atSTARTTLS, verdict.PhaseSTARTTLS, outcome{retry, true, none, 450, 0}, outcome{retry, true, none, 421, 0}, outcome{verdict.SMTPTLS, false, none, 554, 0}, outcome{verdict.SMTPTLS, false, none, 501, 0}, outcome{connect, true, none, 0, 0}},
-		{atAuth, verdict.PhaseAuth, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{verdict.SMTPAuth, false, none, 554, 0}, outcome{verdict.SMTPAuth, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
-		{atMail, verdict.PhaseMail, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
-		{atRcpt, verdict.PhaseRcpt, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
-		{atData, verdict.PhaseData, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
-		{atDot, verdict.PhaseContent, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, verdict.May, 0, 0}},
+		{lab.AtBanner, verdict.PhaseBanner, outcome{retry, true, none, 450, 0}, outcome{retry, true, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{final, false, none, 501, 0}, outcome{connect, true, none, 0, 0}},
+		{lab.AtEHLO, verdict.PhaseEHLO, outcome{retry, true, none, 450, 0}, outcome{retry, true, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{final, false, none, 501, 0}, outcome{connect, true, none, 0, 0}},
+		{lab.AtSTARTTLS, verdict.PhaseSTARTTLS, outcome{retry, true, none, 450, 0}, outcome{retry, true, none, 421, 0}, outcome{verdict.SMTPTLS, false, none, 554, 0}, outcome{verdict.SMTPTLS, false, none, 501, 0}, outcome{connect, true, none, 0, 0}},
+		{lab.AtAuth, verdict.PhaseAuth, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{verdict.SMTPAuth, false, none, 554, 0}, outcome{verdict.SMTPAuth, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
+		{lab.AtMail, verdict.PhaseMail, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
+		{lab.AtRcpt, verdict.PhaseRcpt, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
+		{lab.AtData, verdict.PhaseData, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
+		{lab.AtDot, verdict.PhaseContent, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, verdict.May, 0, 0}},
 	}
-	ca := newAuthority(t, "Test CA")
-	cert := ca.issue(t, nil)
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	cert := ca.Issue(t, nil)
 	for _, row := range rows {
 		lost := row.lost
 		acceptedThenLost := row.lost
 		acceptedThenLost.mails = 1
 		cases := map[string]struct {
-			act  act
+			act  lab.RelayAct
 			want outcome
 		}{
-			"4yz":              {act{reply: soft}, row.soft},
-			"4yz in two lines": {act{reply: "450-4.7.1 later\r\n450 4.7.1 or never"}, row.soft},
-			"421 and drop":     {act{reply: closing, drop: true}, row.closing},
-			"5yz":              {act{reply: hard}, row.hard},
-			"501":              {act{reply: syntax}, row.syntax},
-			"drop":             {act{drop: true}, lost},
-			"hang":             {act{hang: true}, lost},
-			"half a reply":     {act{reply: "2", drop: true}, lost},
-			"garbage":          {act{reply: "\x00\xff SSH-2.0-OpenSSH"}, lost},
-			"endless lines":    {act{reply: "250-and", endless: true}, lost},
-			"one endless line": {act{reply: "250 " + strings.Repeat("x", maxReplyLine)}, lost},
-			"a code of no use": {act{reply: "199 hm"}, outcome{lost.code, lost.relay, lost.certainty, 199, 0}},
+			"4yz":              {lab.RelayAct{Reply: soft}, row.soft},
+			"4yz in two lines": {lab.RelayAct{Reply: "450-4.7.1 later\r\n450 4.7.1 or never"}, row.soft},
+			"421 and drop":     {lab.RelayAct{Reply: closing, Drop: true}, row.closing},
+			"5yz":              {lab.RelayAct{Reply: hard}, row.hard},
+			"501":              {lab.RelayAct{Reply: syntax}, row.syntax},
+			"drop":             {lab.RelayAct{Drop: true}, lost},
+			"hang":             {lab.RelayAct{Hang: true}, lost},
+			"half a reply":     {lab.RelayAct{Reply: "2", Drop: true}, lost},
+			"garbage":          {lab.RelayAct{Reply: "\x00\xff SSH-2.0-OpenSSH"}, lost},
+			"endless lines":    {lab.RelayAct{Reply: "250-and", Endless: true}, lost},
+			"one endless line": {lab.RelayAct{Reply: "250 " + strings.Repeat("x", maxReplyLine)}, lost},
+			"a code of no use": {lab.RelayAct{Reply: "199 hm"}, outcome{lost.code, lost.relay, lost.certainty, 199, 0}},
 		}
-		if row.moment == atDot {
+		if row.moment == lab.AtDot {
 			cases["accept then drop"] = struct {
-				act  act
+				act  lab.RelayAct
 				want outcome
-			}{act{take: true, drop: true}, acceptedThenLost}
+			}{lab.RelayAct{Take: true, Drop: true}, acceptedThenLost}
 			cases["accept then hang"] = struct {
-				act  act
+				act  lab.RelayAct
 				want outcome
-			}{act{take: true, hang: true}, acceptedThenLost}
+			}{lab.RelayAct{Take: true, Hang: true}, acceptedThenLost}
 		}
 		for name, test := range cases {
 			t.Run(row.moment+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				script := relayScript{acts: map[string]act{row.moment: test.act}, cert: cert}
-				if name != "hang" && (row.moment == atMail || row.moment == atRcpt || row.moment == atData) {
+				script := lab.RelayScript{Acts: map[string]lab.RelayAct{row.moment: test.act}, Cert: cert}
+				if name != "hang" && (row.moment == lab.AtMail || row.moment == lab.AtRcpt || row.moment == lab.AtData) {
 					t.Run("command by command", func(t *testing.T) {
 						t.Parallel()
 						script := script
-						script.offers = []string{"8BITMIME"}
-						_, f := attempt(patient(t), clientOf(startRelay(t, script)), someone, someMail).verdicts()
+						script.Offers = []string{"8BITMIME"}
+						_, f := attempt(patient(t), clientOf(lab.StartRelay(t, script)), someone, someMail).verdicts()
 						if f == nil || f.Code != test.want.code || f.ReplyCode != test.want.reply || f.Phase != row.phase {
 							t.Errorf("got %+v, want %+v in %s", f, test.want, row.phase)
 						}
 					})
 				}
-				server := startRelay(t, script)
+				server := lab.StartRelay(t, script)
 				r := clientOf(server)
-				if row.moment == atSTARTTLS || row.moment == atAuth {
-					r.tlsMode, r.roots = "starttls", ca.pool()
+				if row.moment == lab.AtSTARTTLS || row.moment == lab.AtAuth {
+					r.tlsMode, r.roots = "starttls", ca.Pool()
 				}
-				if row.moment == atAuth {
+				if row.moment == lab.AtAuth {
 					r.authMethod, r.username, r.password = "login", "certs", secrets.New([]byte("a-pass-phrase"))
 				}
 				ctx := patient(t)
-				if test.act.hang {
+				if test.act.Hang {
 					var cancel context.CancelFunc
 					ctx, cancel = context.WithTimeout(ctx, time.Second)
 					defer cancel()
@@ -188,7 +189,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 				if f == nil {
 					t.Fatalf("taken: %+v", receipt)
 				}
-				got := outcome{f.Code, f.Relay, f.Certainty, f.ReplyCode, len(server.taken())}
+				got := outcome{f.Code, f.Relay, f.Certainty, f.ReplyCode, len(server.Taken())}
 				if got != test.want || f.Phase != row.phase {
 					t.Errorf("got %+v in %s, want %+v in %s\n%v", got, f.Phase, test.want, row.phase, f)
 				}
@@ -198,7 +199,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 				if !strings.Contains(f.Reason, r.address()) || strings.Contains(f.Reason, "ops@example.com") {
 					t.Errorf("reason %q has to name the relay and no recipient", f.Reason)
 				}
-				server.idle(t)
+				server.Idle(t)
 			})
 		}
 	}
@@ -209,30 +210,30 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 	// More than the buffers of both sides hold: the write has to fail.
 	big := []byte(strings.Repeat(strings.Repeat("x", 70)+"\r\n", 1<<18))
 	for name, test := range map[string]struct {
-		act  act
+		act  lab.RelayAct
 		code verdict.Code
 	}{
-		"relay resets":         {act{drop: true}, verdict.SMTPTransient},
-		"relay stops reading":  {act{hang: true}, verdict.SMTPTransient},
-		"relay finds it large": {act{reply: "552 5.3.4 too large", drop: true}, verdict.SMTPPermanent},
-		"relay runs full":      {act{reply: "452 4.3.1 no space", drop: true}, verdict.SMTPTransient},
+		"relay resets":         {lab.RelayAct{Drop: true}, verdict.SMTPTransient},
+		"relay stops reading":  {lab.RelayAct{Hang: true}, verdict.SMTPTransient},
+		"relay finds it large": {lab.RelayAct{Reply: "552 5.3.4 too large", Drop: true}, verdict.SMTPPermanent},
+		"relay runs full":      {lab.RelayAct{Reply: "452 4.3.1 no space", Drop: true}, verdict.SMTPTransient},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{acts: map[string]act{atContent: test.act}, offers: []string{"8BITMIME"}})
+			server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtContent: test.act}, Offers: []string{"8BITMIME"}})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			_, f := attempt(ctx, clientOf(server), someone, big).verdicts()
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseContent || f.Certainty != verdict.NotSent {
 				t.Fatalf("got %+v", f)
 			}
-			if test.act.reply != "" && f.Reply == "" {
+			if test.act.Reply != "" && f.Reply == "" {
 				t.Errorf("the relay's last word is lost: %v", f)
 			}
-			if slices.Contains(server.heard(), "QUIT") {
+			if slices.Contains(server.Heard(), "QUIT") {
 				t.Error("a QUIT followed the unfinished content")
 			}
-			if mails := server.taken(); len(mails) != 0 {
+			if mails := server.Taken(); len(mails) != 0 {
 				t.Errorf("the relay took %d mails of which it had not seen the end", len(mails))
 			}
 		})
@@ -241,14 +242,14 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 
 func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{acts: map[string]act{
-		atBanner: {reply: "220-scripted.test\r\n220 ESMTP", slowly: true},
-		atMail:   {reply: "250 2.1.0 fine", slowly: true},
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{
+		lab.AtBanner: {Reply: "220-scripted.test\r\n220 ESMTP", Slowly: true},
+		lab.AtMail:   {Reply: "250 2.1.0 fine", Slowly: true},
 	}})
 	if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 		t.Fatal(f)
 	}
-	if len(server.taken()) != 1 {
+	if len(server.Taken()) != 1 {
 		t.Error("the mail did not arrive")
 	}
 }
@@ -256,7 +257,7 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 // An answer that comes drop by drop does not move the deadline of its phase.
 func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "250-", slowly: true, endless: true}}})
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "250-", Slowly: true, Endless: true}}})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, f := attempt(ctx, clientOf(server), someone, someMail).verdicts()
@@ -267,7 +268,7 @@ func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 
 func TestRelaysThatKnowOnlyHELO(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{noEHLO: true})
+	server := lab.StartRelay(t, lab.RelayScript{NoEHLO: true})
 	if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 		t.Fatal(f)
 	}
@@ -276,7 +277,7 @@ func TestRelaysThatKnowOnlyHELO(t *testing.T) {
 	if _, f := attempt(patient(t), r, someone, someMail).verdicts(); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("STARTTLS with a relay that has none gave %+v", f)
 	}
-	refusing := startRelay(t, relayScript{noEHLO: true, acts: map[string]act{"HELO": {reply: "450 4.3.2 later"}}})
+	refusing := lab.StartRelay(t, lab.RelayScript{NoEHLO: true, Acts: map[string]lab.RelayAct{"HELO": {Reply: "450 4.3.2 later"}}})
 	if _, f := attempt(patient(t), clientOf(refusing), someone, someMail).verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
 		t.Errorf("the answer to HELO has to count, got %+v", f)
 	}
@@ -309,7 +310,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{perRcpt: test.replies})
+			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: test.replies})
 			s := mustDial(t, clientOf(server))
 			got := s.send(patient(t), three, someMail, claimed)
 			receipt, failure := got.verdicts()
@@ -338,23 +339,23 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			if len(got.refused) != len(test.owed) {
 				t.Errorf("%d refusals for %d recipients: %+v", len(got.refused), len(test.owed), got.refused)
 			}
-			mails := server.taken()
+			mails := server.Taken()
 			if len(test.taken) == 0 {
 				if len(mails) != 0 {
 					t.Errorf("the relay holds %+v", mails)
 				}
-			} else if len(mails) != 1 || !slices.Equal(mails[0].recipients, test.taken) {
+			} else if len(mails) != 1 || !slices.Equal(mails[0].Recipients, test.taken) {
 				t.Errorf("the relay holds %+v", mails)
 			}
 			// The session goes on, whatever became of the mail before.
-			server.mu.Lock()
-			server.perRcpt = nil
-			server.mu.Unlock()
+			server.Mu.Lock()
+			server.PerRcpt = nil
+			server.Mu.Unlock()
 			if _, failure := s.send(patient(t), someone, someMail, claimed).verdicts(); failure != nil {
 				t.Errorf("the next mail: %v", failure)
 			}
-			if reset := slices.Contains(server.heard(), "RSET"); reset != (len(test.taken) == 0) {
-				t.Errorf("heard %v: RSET belongs behind a transaction that was left open, and nowhere else", server.heard())
+			if reset := slices.Contains(server.Heard(), "RSET"); reset != (len(test.taken) == 0) {
+				t.Errorf("heard %v: RSET belongs behind a transaction that was left open, and nowhere else", server.Heard())
 			}
 		})
 	}
@@ -366,19 +367,19 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 	three := envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
 	replies := map[string]string{"a@example.com": "550 5.1.1 nobody", "b@example.com": "450 4.2.0 later"}
 	for name, test := range map[string]struct {
-		acts      map[string]act
+		acts      map[string]lab.RelayAct
 		code      verdict.Code
 		certainty verdict.Certainty
 	}{
-		"dropped at the last RCPT": {map[string]act{atRcpt: {drop: true, only: 3}}, verdict.SMTPTransient, verdict.NotSent},
-		"421 at the last RCPT":     {map[string]act{atRcpt: {reply: "421 4.3.2 bye", drop: true, only: 3}}, verdict.SMTPTransient, verdict.NotSent},
-		"DATA refused":             {map[string]act{atData: {reply: "451 4.3.0 later"}}, verdict.SMTPTransient, verdict.NotSent},
-		"content refused":          {map[string]act{atDot: {reply: "554 5.7.1 spam"}}, verdict.SMTPPermanent, verdict.NotSent},
-		"reply lost":               {map[string]act{atDot: {take: true, drop: true}}, verdict.SMTPTransient, verdict.May},
+		"dropped at the last RCPT": {map[string]lab.RelayAct{lab.AtRcpt: {Drop: true, Only: 3}}, verdict.SMTPTransient, verdict.NotSent},
+		"421 at the last RCPT":     {map[string]lab.RelayAct{lab.AtRcpt: {Reply: "421 4.3.2 bye", Drop: true, Only: 3}}, verdict.SMTPTransient, verdict.NotSent},
+		"DATA refused":             {map[string]lab.RelayAct{lab.AtData: {Reply: "451 4.3.0 later"}}, verdict.SMTPTransient, verdict.NotSent},
+		"content refused":          {map[string]lab.RelayAct{lab.AtDot: {Reply: "554 5.7.1 spam"}}, verdict.SMTPPermanent, verdict.NotSent},
+		"reply lost":               {map[string]lab.RelayAct{lab.AtDot: {Take: true, Drop: true}}, verdict.SMTPTransient, verdict.May},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{perRcpt: replies, acts: test.acts})
+			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies, Acts: test.acts})
 			receipt, f := attempt(patient(t), clientOf(server), three, someMail).verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Certainty != test.certainty || !slices.Equal(f.Recipients, three.recipients) {
 				t.Fatalf("%+v, %+v", receipt, f)
@@ -408,11 +409,11 @@ func TestAllOrNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{perRcpt: test.replies})
+			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: test.replies})
 			s := mustDial(t, clientOf(server))
 			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
 			if test.code == "" {
-				if f != nil || !slices.Equal(receipt.Recipients, three.recipients) || len(server.taken()) != 1 {
+				if f != nil || !slices.Equal(receipt.Recipients, three.recipients) || len(server.Taken()) != 1 {
 					t.Fatalf("%+v, %v", receipt, f)
 				}
 				return
@@ -420,17 +421,17 @@ func TestAllOrNothing(t *testing.T) {
 			if receipt != nil || f == nil || f.Code != test.code || f.ReplyCode != test.reply || f.Recipients != nil || f.Refused != nil {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
-			if !strings.Contains(f.Reason, "all_or_nothing") || len(server.taken()) != 0 || slices.Contains(server.heard(), "DATA") {
-				t.Errorf("reason %q, heard %v, holds %v", f.Reason, server.heard(), server.taken())
+			if !strings.Contains(f.Reason, "all_or_nothing") || len(server.Taken()) != 0 || slices.Contains(server.Heard(), "DATA") {
+				t.Errorf("reason %q, heard %v, holds %v", f.Reason, server.Heard(), server.Taken())
 			}
 			// What was half said is forgotten before the next mail.
-			server.mu.Lock()
-			server.perRcpt = nil
-			server.mu.Unlock()
+			server.Mu.Lock()
+			server.PerRcpt = nil
+			server.Mu.Unlock()
 			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
 				t.Fatal(f)
 			}
-			if mails := server.taken(); len(mails) != 1 || !slices.Equal(mails[0].recipients, someone.recipients) {
+			if mails := server.Taken(); len(mails) != 1 || !slices.Equal(mails[0].Recipients, someone.recipients) {
 				t.Errorf("the relay holds %+v", mails)
 			}
 		})
@@ -439,7 +440,7 @@ func TestAllOrNothing(t *testing.T) {
 
 func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	for n := range 3 {
 		receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
@@ -451,34 +452,34 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 		}
 	}
 	s.close()
-	server.idle(t)
+	server.Idle(t)
 	want := strings.Fields("EHLO MAIL RCPT DATA MAIL RCPT DATA MAIL RCPT DATA QUIT")
-	if got := server.heard(); !slices.Equal(got, want) {
+	if got := server.Heard(); !slices.Equal(got, want) {
 		t.Errorf("heard %v, want %v", got, want)
 	}
-	if len(server.taken()) != 3 || s.tried != 3 {
-		t.Errorf("relay holds %d, session counts %d", len(server.taken()), s.tried)
+	if len(server.Taken()) != 3 || s.tried != 3 {
+		t.Errorf("relay holds %d, session counts %d", len(server.Taken()), s.tried)
 	}
 }
 
 // What is said after the relay took the mail changes nothing about it.
 func TestTheGoodbyeDoesNotMatter(t *testing.T) {
 	t.Parallel()
-	for name, a := range map[string]act{"refused": {reply: "500 5.5.1 stay"}, "dropped": {drop: true}} {
-		server := startRelay(t, relayScript{acts: map[string]act{atQuit: a}})
+	for name, a := range map[string]lab.RelayAct{"refused": {Reply: "500 5.5.1 stay"}, "dropped": {Drop: true}} {
+		server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtQuit: a}})
 		if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 			t.Errorf("QUIT %s: %v", name, f)
 		}
-		server.idle(t)
+		server.Idle(t)
 	}
 }
 
 // A transaction that cannot be forgotten says nothing about the next mail.
 func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{
-		acts:    map[string]act{atRset: {reply: "554 5.0.0 no"}},
-		perRcpt: map[string]string{"ops@example.com": "450 4.2.0 later"},
+	server := lab.StartRelay(t, lab.RelayScript{
+		Acts:    map[string]lab.RelayAct{lab.AtRset: {Reply: "554 5.0.0 no"}},
+		PerRcpt: map[string]string{"ops@example.com": "450 4.2.0 later"},
 	})
 	s := mustDial(t, clientOf(server))
 	s.send(patient(t), someone, someMail, claimed)
@@ -490,21 +491,21 @@ func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 
 func TestNothingIsSentWithoutAClaim(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	lost := errors.New("somebody else has it")
 	_, f := s.send(patient(t), someone, someMail, func(time.Time) error { return lost }).verdicts()
 	if f == nil || f.Phase != verdict.PhaseClaim || !errors.Is(f, lost) || f.Certainty != verdict.NotSent || !f.Retry() {
 		t.Fatalf("got %+v", f)
 	}
-	if slices.Contains(server.heard(), "DATA") || len(server.taken()) != 0 {
-		t.Errorf("heard %v, holds %v", server.heard(), server.taken())
+	if slices.Contains(server.Heard(), "DATA") || len(server.Taken()) != 0 {
+		t.Errorf("heard %v, holds %v", server.Heard(), server.Taken())
 	}
 }
 
 func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	end, _ := patient(t).Deadline()
 	ctx, cancel := context.WithDeadline(t.Context(), end)
@@ -512,7 +513,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	calls := 0
 	_, f := s.send(ctx, someone, someMail, func(until time.Time) error {
 		calls++
-		if heard := server.heard(); heard[len(heard)-1] != "RCPT" {
+		if heard := server.Heard(); heard[len(heard)-1] != "RCPT" {
 			t.Errorf("claimed after %v", heard)
 		}
 		if !until.Equal(end) {
@@ -523,7 +524,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	if f != nil || calls != 1 {
 		t.Errorf("%d claims, %v", calls, f)
 	}
-	refusing := startRelay(t, relayScript{acts: map[string]act{atRcpt: {reply: "550 5.1.1 no"}}})
+	refusing := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 no"}}})
 	s = mustDial(t, clientOf(refusing))
 	s.send(ctx, someone, someMail, func(time.Time) error {
 		t.Error("claimed a mail that nobody wants")
@@ -533,7 +534,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 
 func TestClaimedNoLongerThanThePhasesTake(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{})
+	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	s.send(t.Context(), someone, someMail, func(until time.Time) error {
 		if left := time.Until(until); left <= 0 || left > 12*time.Minute {
@@ -545,10 +546,10 @@ func TestClaimedNoLongerThanThePhasesTake(t *testing.T) {
 
 func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, moment := range []string{atBanner, atEHLO, atMail, atRcpt, atData, atDot} {
+	for _, moment := range []string{lab.AtBanner, lab.AtEHLO, lab.AtMail, lab.AtRcpt, lab.AtData, lab.AtDot} {
 		t.Run(moment, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{acts: map[string]act{moment: {hang: true}}})
+			server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{moment: {Hang: true}}})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan *verdict.Failure, 1)
@@ -556,39 +557,39 @@ func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 				_, f := attempt(ctx, clientOf(server), someone, someMail).verdicts()
 				done <- f
 			}()
-			eventually(t, "the relay to hang", func() bool {
-				server.mu.Lock()
-				defer server.mu.Unlock()
-				return server.seen[moment] > 0
+			lab.Eventually(t, "the relay to hang", func() bool {
+				server.Mu.Lock()
+				defer server.Mu.Unlock()
+				return server.Seen[moment] > 0
 			})
 			cancel()
 			f := <-done
 			if f == nil || f.Code != verdict.SMTPTransient || f.Relay || !errors.Is(f, context.Canceled) {
 				t.Fatalf("got %+v", f)
 			}
-			if want := map[bool]verdict.Certainty{true: verdict.May, false: verdict.NotSent}[moment == atDot]; f.Certainty != want {
+			if want := map[bool]verdict.Certainty{true: verdict.May, false: verdict.NotSent}[moment == lab.AtDot]; f.Certainty != want {
 				t.Errorf("certainty %s, want %s", f.Certainty, want)
 			}
-			server.idle(t)
+			server.Idle(t)
 		})
 	}
 }
 
 func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
-	scripts := map[string]relayScript{
-		"EHLO refused":           {acts: map[string]act{atEHLO: {reply: "554 5.7.1 no"}}},
-		"STARTTLS refused":       {acts: map[string]act{atSTARTTLS: {reply: "454 4.7.0 no"}}},
-		"STARTTLS not offered":   {offers: []string{"8BITMIME"}},
-		"handshake refused":      {cert: ca.issue(t, nil)}, // of a CA that is not trusted
-		"greeting refused":       {acts: map[string]act{atBanner: {reply: "554 5.7.1 no"}}},
-		"garbage for a greeting": {acts: map[string]act{atBanner: {reply: "hello"}}},
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	scripts := map[string]lab.RelayScript{
+		"EHLO refused":           {Acts: map[string]lab.RelayAct{lab.AtEHLO: {Reply: "554 5.7.1 no"}}},
+		"STARTTLS refused":       {Acts: map[string]lab.RelayAct{lab.AtSTARTTLS: {Reply: "454 4.7.0 no"}}},
+		"STARTTLS not offered":   {Offers: []string{"8BITMIME"}},
+		"handshake refused":      {Cert: ca.Issue(t, nil)}, // of a CA that is not trusted
+		"greeting refused":       {Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "554 5.7.1 no"}}},
+		"garbage for a greeting": {Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "hello"}}},
 	}
 	for name, script := range scripts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, script)
+			server := lab.StartRelay(t, script)
 			r := clientOf(server)
 			r.tlsMode = "starttls"
 			for range 20 {
@@ -597,7 +598,7 @@ func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 					t.Fatal("connected")
 				}
 			}
-			server.idle(t)
+			server.Idle(t)
 		})
 	}
 }
@@ -640,17 +641,17 @@ func TestUnreachableRelays(t *testing.T) {
 
 func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{offers: []string{"SIZE 40"}})
+	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"SIZE 40"}})
 	s := mustDial(t, clientOf(server))
 	_, f := s.send(patient(t), someone, someMail, claimed).verdicts()
 	if f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || !strings.Contains(f.Reason, "at most 40") {
 		t.Fatalf("got %+v", f)
 	}
-	if heard := server.heard(); slices.Contains(heard, "MAIL") {
+	if heard := server.Heard(); slices.Contains(heard, "MAIL") {
 		t.Errorf("heard %v", heard)
 	}
 	for _, offer := range []string{"SIZE", "SIZE 0", "SIZE much"} {
-		server := startRelay(t, relayScript{offers: []string{offer}})
+		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
 		if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 			t.Errorf("%q names no limit, yet: %v", offer, f)
 		}
@@ -659,7 +660,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 
 func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{offers: []string{"8BITMIME"}})
+	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"8BITMIME"}})
 	s := mustDial(t, clientOf(server))
 	for name, env := range map[string]envelope{
 		"line break":                    {from: "a@example.com", recipients: []string{"b@example.com>\r\nRCPT TO:<evil@example.com"}},
@@ -677,10 +678,10 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 			t.Errorf("%q: got %+v", raw, f)
 		}
 	}
-	if heard := server.heard(); len(heard) != 1 {
+	if heard := server.Heard(); len(heard) != 1 {
 		t.Errorf("heard %v", heard)
 	}
-	utf8 := startRelay(t, relayScript{})
+	utf8 := lab.StartRelay(t, lab.RelayScript{})
 	env := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
 	if _, f := attempt(patient(t), clientOf(utf8), env, someMail).verdicts(); f != nil {
 		t.Error(f)
@@ -690,7 +691,7 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 // Exchange offers SMTPUTF8 and refuses it: only mails that need it ask for it.
 func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	t.Parallel()
-	server := startRelay(t, relayScript{noUTF8: true})
+	server := lab.StartRelay(t, lab.RelayScript{NoUTF8: true})
 	s := mustDial(t, clientOf(server))
 	if !s.offers.has("SMTPUTF8") {
 		t.Fatal("the relay does not offer it")
@@ -702,37 +703,37 @@ func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	if _, f := s.send(patient(t), needs, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || f.ReplyCode != 502 {
 		t.Errorf("a mail that needs it: %+v", f)
 	}
-	if n := len(server.taken()); n != 1 {
+	if n := len(server.Taken()); n != 1 {
 		t.Errorf("%d mails were taken", n)
 	}
 }
 
 func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 	t.Parallel()
-	ca, stranger := newAuthority(t, "Test CA"), newAuthority(t, "Evil\u202eCA")
+	ca, stranger := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Evil\u202eCA")
 	expired := time.Now().Add(-time.Minute)
 	tests := map[string]struct {
-		script relayScript
+		script lab.RelayScript
 		says   string
 	}{
-		"expired":       {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.NotAfter = expired })}, "expired on " + legible.Moment(expired)},
-		"not yet valid": {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) })}, "not valid before"},
-		"wrong name": {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"mail.example.org"} })},
+		"expired":       {lab.RelayScript{Cert: ca.Issue(t, func(c *x509.Certificate) { c.NotAfter = expired })}, "expired on " + legible.Moment(expired)},
+		"not yet valid": {lab.RelayScript{Cert: ca.Issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) })}, "not valid before"},
+		"wrong name": {lab.RelayScript{Cert: ca.Issue(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"mail.example.org"} })},
 			"certificate for mail.example.org and not for 127.0.0.1"},
-		"unknown CA":    {relayScript{cert: stranger.issue(t, nil)}, "not trusted here"},
-		"TLS 1.1":       {relayScript{cert: ca.issue(t, nil), maxTLS: tls.VersionTLS11}, "no TLS version that is still safe"},
-		"wrong purpose": {relayScript{cert: ca.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })}, "may not be used for it"},
-		"no TLS":        {relayScript{cert: ca.issue(t, nil), acts: map[string]act{atTLS: {reply: "220 I only speak plaintext", hang: true}}}, "does not speak TLS on this port"},
+		"unknown CA":    {lab.RelayScript{Cert: stranger.Issue(t, nil)}, "not trusted here"},
+		"TLS 1.1":       {lab.RelayScript{Cert: ca.Issue(t, nil), MaxTLS: tls.VersionTLS11}, "no TLS version that is still safe"},
+		"wrong purpose": {lab.RelayScript{Cert: ca.Issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })}, "may not be used for it"},
+		"no TLS":        {lab.RelayScript{Cert: ca.Issue(t, nil), Acts: map[string]lab.RelayAct{lab.AtTLS: {Reply: "220 I only speak plaintext", Hang: true}}}, "does not speak TLS on this port"},
 	}
 	for name, test := range tests {
 		for _, mode := range []string{"starttls", "smtps", "opportunistic"} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				t.Parallel()
 				script := test.script
-				script.implicit = mode == "smtps"
-				server := startRelay(t, script)
+				script.Implicit = mode == "smtps"
+				server := lab.StartRelay(t, script)
 				r := clientOf(server)
-				r.tlsMode, r.roots = mode, ca.pool()
+				r.tlsMode, r.roots = mode, ca.Pool()
 				_, f := dial(patient(t), r)
 				if f == nil || f.Code != verdict.SMTPTLS || f.Relay || f.Phase != verdict.PhaseTLS {
 					t.Fatalf("got %+v", f)
@@ -740,7 +741,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 				if !strings.Contains(f.Reason, test.says) || strings.ContainsRune(f.Reason, '\u202e') {
 					t.Errorf("reason %q does not say %q", f.Reason, test.says)
 				}
-				if heard := server.heard(); slices.Contains(heard, "MAIL") || slices.Contains(heard, "AUTH") {
+				if heard := server.Heard(); slices.Contains(heard, "MAIL") || slices.Contains(heard, "AUTH") {
 					t.Errorf("heard %v", heard)
 				}
 				if name == "expired" {
@@ -749,7 +750,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 						t.Errorf("tls_skip_verify: %v", f)
 					}
 				}
-				server.idle(t)
+				server.Idle(t)
 			})
 		}
 	}
@@ -757,21 +758,21 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 
 func TestHandshakesThatAreCutShort(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
-	for name, a := range map[string]act{"drop": {drop: true}, "hang": {hang: true}} {
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	for name, a := range map[string]lab.RelayAct{"drop": {Drop: true}, "hang": {Hang: true}} {
 		for _, mode := range []string{"starttls", "smtps"} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				t.Parallel()
-				server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: mode == "smtps", acts: map[string]act{atTLS: a}})
+				server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == "smtps", Acts: map[string]lab.RelayAct{lab.AtTLS: a}})
 				r := clientOf(server)
-				r.tlsMode, r.roots = mode, ca.pool()
+				r.tlsMode, r.roots = mode, ca.Pool()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				_, f := dial(ctx, r)
 				if f == nil || f.Code != verdict.SMTPConnect || !f.Relay || f.Phase != verdict.PhaseTLS {
 					t.Fatalf("got %+v", f)
 				}
-				server.idle(t)
+				server.Idle(t)
 			})
 		}
 	}
@@ -779,10 +780,10 @@ func TestHandshakesThatAreCutShort(t *testing.T) {
 
 func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t, "Test CA")
-	stripped := startRelay(t, relayScript{offers: []string{"AUTH PLAIN"}, cert: ca.issue(t, nil)})
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	stripped := lab.StartRelay(t, lab.RelayScript{Offers: []string{"AUTH PLAIN"}, Cert: ca.Issue(t, nil)})
 	r := clientOf(stripped)
-	r.tlsMode, r.roots = "starttls", ca.pool()
+	r.tlsMode, r.roots = "starttls", ca.Pool()
 	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("a-pass-phrase"))
 	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPTLS || f.Phase != verdict.PhaseSTARTTLS {
 		t.Errorf("stripped: %+v", f)
@@ -791,33 +792,33 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPAuth || !strings.Contains(f.Reason, "not encrypted") {
 		t.Errorf("a password over an opportunistic connection in plaintext: %+v", f)
 	}
-	stripped.idle(t)
-	if heard := stripped.heard(); slices.Contains(heard, "AUTH") || slices.Contains(heard, "MAIL") {
+	stripped.Idle(t)
+	if heard := stripped.Heard(); slices.Contains(heard, "AUTH") || slices.Contains(heard, "MAIL") {
 		t.Errorf("heard %v", heard)
 	}
 
-	injected := startRelay(t, relayScript{cert: ca.issue(t, nil), acts: map[string]act{
-		atSTARTTLS: {reply: "220 2.0.0 go ahead", behind: "250-evil.test\r\n250 AUTH PLAIN\r\n"},
+	injected := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Acts: map[string]lab.RelayAct{
+		lab.AtSTARTTLS: {Reply: "220 2.0.0 go ahead", Behind: "250-evil.test\r\n250 AUTH PLAIN\r\n"},
 	}})
 	r = clientOf(injected)
-	r.tlsMode, r.roots = "starttls", ca.pool()
+	r.tlsMode, r.roots = "starttls", ca.Pool()
 	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "plaintext behind") {
 		t.Errorf("injected: %+v", f)
 	}
-	injected.idle(t)
+	injected.Idle(t)
 }
 
 func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 	t.Parallel()
 	const password = "correct-horse-battery"
-	ca := newAuthority(t, "Test CA")
+	ca := lab.NewTLSAuthority(t, "Test CA")
 	tests := map[string]struct {
 		mode       string
 		skip       bool
 		allow      bool
 		method     string
 		offers     []string
-		acts       map[string]act
+		acts       map[string]lab.RelayAct
 		user, pass string
 		says       string // "" succeeds
 	}{
@@ -844,20 +845,20 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 		"xoauth2, refused":           {mode: "smtps", method: "xoauth2", offers: []string{"AUTH XOAUTH2"}, pass: "wrong-wrong-wrong", says: "535 5.7.8"},
 		"AUTH= as of old":            {mode: "smtps", method: "login", offers: []string{"AUTH=LOGIN"}},
 		"unknown method":             {mode: "smtps", method: "ntlm", offers: []string{"AUTH NTLM"}, says: "not known"},
-		"a challenge too many":       {mode: "smtps", method: "plain", acts: map[string]act{atAuth: {reply: "334 cGFzc3dvcmQ="}}, says: "challenge"},
-		"the relay quotes it":        {mode: "smtps", method: "plain", acts: map[string]act{atAuth: {reply: "501 5.5.4 what is AUTH PLAIN AGNlcnRzAGNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==?"}}, says: "501"},
-		"the relay quotes it, plain": {mode: "smtps", method: "plain", acts: map[string]act{atAuth: {reply: "535 5.7.8 " + password + " is wrong"}}, says: "535"},
+		"a challenge too many":       {mode: "smtps", method: "plain", acts: map[string]lab.RelayAct{lab.AtAuth: {Reply: "334 cGFzc3dvcmQ="}}, says: "challenge"},
+		"the relay quotes it":        {mode: "smtps", method: "plain", acts: map[string]lab.RelayAct{lab.AtAuth: {Reply: "501 5.5.4 what is AUTH PLAIN AGNlcnRzAGNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==?"}}, says: "501"},
+		"the relay quotes it, plain": {mode: "smtps", method: "plain", acts: map[string]lab.RelayAct{lab.AtAuth: {Reply: "535 5.7.8 " + password + " is wrong"}}, says: "535"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := startRelay(t, relayScript{cert: ca.issue(t, nil), implicit: test.mode == "smtps", offers: append(test.offers, "STARTTLS"),
-				acts: test.acts, users: map[string]string{"certs": password}})
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: test.mode == "smtps", Offers: append(test.offers, "STARTTLS"),
+				Acts: test.acts, Users: map[string]string{"certs": password}})
 			if test.offers == nil {
-				server.offers = append(server.offers, "AUTH LOGIN PLAIN")
+				server.Offers = append(server.Offers, "AUTH LOGIN PLAIN")
 			}
 			r := clientOf(server)
-			r.tlsMode, r.roots, r.skipVerify = test.mode, ca.pool(), test.skip
+			r.tlsMode, r.roots, r.skipVerify = test.mode, ca.Pool(), test.skip
 			r.authMethod, r.allowInsecureAuth = test.method, test.allow
 			r.username, r.password = "certs", secrets.New([]byte(password))
 			if test.user != "" {
@@ -889,15 +890,15 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 					t.Errorf("%s is in %s", secret, printed)
 				}
 			}
-			if quotes := strings.HasPrefix(test.says, "not ") || strings.HasPrefix(test.says, "tls_"); quotes && slices.Contains(server.heard(), "AUTH") && name != "unknown method" {
+			if quotes := strings.HasPrefix(test.says, "not ") || strings.HasPrefix(test.says, "tls_"); quotes && slices.Contains(server.Heard(), "AUTH") && name != "unknown method" {
 				t.Error("AUTH was sent")
 			}
-			server.idle(t)
+			server.Idle(t)
 		})
 	}
 }
 
 // clientOf is how to reach a scripted relay, in plaintext and without AUTH.
-func clientOf(server *scriptedRelay) relay {
+func clientOf(server *lab.ScriptedRelay) relay {
 	return relay{host: "127.0.0.1", port: server.Port(), tlsMode: TLSPlaintext, helo: "test.example"}
 }

@@ -244,7 +244,7 @@ func TestSMTPSinkFailsUs(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = command.Wait() })
-			eventually(t, "smtp-sink to listen", func() bool {
+			lab.Eventually(t, "smtp-sink to listen", func() bool {
 				conn, err := net.Dial("tcp", address)
 				if err == nil {
 					_ = conn.Close()

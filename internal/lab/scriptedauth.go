@@ -1,4 +1,4 @@
-package delivery
+package lab
 
 import (
 	"crypto/hmac"
@@ -13,17 +13,17 @@ import (
 	"strings"
 )
 
-// scramLies are what a relay does that does not know the password, or means ill.
-type scramLies struct {
-	iterations int    // 0: 4096
-	order      string // of the relay's messages: "rv5" is right, 5 being the 235; "-" is an empty challenge
-	falseProof bool
-	nothing    bool // the proof is that of one who knows nothing at all
+// ScramLies are what a relay does that does not know the password, or means ill.
+type ScramLies struct {
+	Iterations int    // 0: 4096
+	Order      string // of the relay's messages: "rv5" is right, 5 being the 235; "-" is an empty challenge
+	FalseProof bool
+	Nothing    bool // the proof is that of one who knows nothing at all
 }
 
 // auth is the relay's side of AUTH.
 func (c *conversation) auth(rest string) bool {
-	if a, scripted := c.next(atAuth); scripted {
+	if a, scripted := c.next(AtAuth); scripted {
 		return c.perform(a, "")
 	}
 	method, initial, _ := strings.Cut(rest, " ")
@@ -34,7 +34,7 @@ func (c *conversation) auth(rest string) bool {
 	case "PLAIN":
 		parts := strings.Split(decoded(initial), "\x00")
 		if len(parts) != 3 {
-			return c.say(act{reply: "501 5.5.2 not PLAIN"})
+			return c.say(RelayAct{Reply: "501 5.5.2 not PLAIN"})
 		}
 		user, known, ok = parts[1], c.knows(parts[1], parts[2]), true
 	case "LOGIN":
@@ -50,21 +50,21 @@ func (c *conversation) auth(rest string) bool {
 	case "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS":
 		user, known, ok = c.scram(method)
 	default:
-		return c.say(act{reply: "504 5.5.4 " + method + " is not known"})
+		return c.say(RelayAct{Reply: "504 5.5.4 " + method + " is not known"})
 	}
 	switch {
 	case !ok:
 		return false
 	case !known:
-		return c.say(act{reply: "535 5.7.8 wrong user or password"})
+		return c.say(RelayAct{Reply: "535 5.7.8 wrong user or password"})
 	}
 	c.user = user
-	return c.say(act{reply: "235 2.7.0 welcome"})
+	return c.say(RelayAct{Reply: "235 2.7.0 welcome"})
 }
 
 // challenge says 334 and returns the answer.
 func (c *conversation) challenge(text string) (string, bool) {
-	if !c.say(act{reply: "334 " + base64.StdEncoding.EncodeToString([]byte(text))}) {
+	if !c.say(RelayAct{Reply: "334 " + base64.StdEncoding.EncodeToString([]byte(text))}) {
 		return "", false
 	}
 	line, ok := c.line()
@@ -72,17 +72,17 @@ func (c *conversation) challenge(text string) (string, bool) {
 }
 
 func (c *conversation) knows(user, password string) bool {
-	known, ok := c.users[user]
-	return c.users == nil || ok && known == password
+	known, ok := c.Users[user]
+	return c.Users == nil || ok && known == password
 }
 
 func (c *conversation) cramMD5() (user string, known, ok bool) {
 	const challenge = "<1896.697170952@postoffice.example.net>"
 	answer, ok := c.challenge(challenge)
 	user, digest, _ := strings.Cut(answer, " ")
-	mac := hmac.New(md5.New, []byte(c.users[user]))
+	mac := hmac.New(md5.New, []byte(c.Users[user]))
 	mac.Write([]byte(challenge))
-	return user, c.users[user] != "" && digest == hex.EncodeToString(mac.Sum(nil)), ok
+	return user, c.Users[user] != "" && digest == hex.EncodeToString(mac.Sum(nil)), ok
 }
 
 // xoauth2 says what is wrong in a challenge, which has to be answered by an empty line.
@@ -97,7 +97,7 @@ func (c *conversation) xoauth2(message string) (user string, known, ok bool) {
 
 // scram is RFC 5802 from the relay's side, as far as lies allow.
 func (c *conversation) scram(method string) (user string, known, ok bool) {
-	order, iterations := c.lies.order, c.lies.iterations
+	order, iterations := c.Lies.Order, c.Lies.Iterations
 	if order == "" {
 		order = "-rv5"
 	}
@@ -123,7 +123,7 @@ func (c *conversation) scram(method string) (user string, known, ok bool) {
 			}
 		case 'v':
 			proof, good := c.scramProof(method, user, salt, iterations, first, serverFirst, final)
-			if c.users != nil && !good && !c.lies.falseProof && !c.lies.nothing {
+			if c.Users != nil && !good && !c.Lies.FalseProof && !c.Lies.Nothing {
 				return user, false, true
 			}
 			if _, ok = c.challenge("v=" + proof); !ok {
@@ -142,14 +142,14 @@ func (c *conversation) scramProof(method, user string, salt []byte, iterations i
 		h.Write([]byte(text))
 		return h.Sum(nil)
 	}
-	salted, err := pbkdf2.Key(sha256.New, c.users[user], salt, iterations, sha256.Size)
+	salted, err := pbkdf2.Key(sha256.New, c.Users[user], salt, iterations, sha256.Size)
 	if err != nil {
 		return "", false
 	}
-	if c.lies.nothing {
+	if c.Lies.Nothing {
 		return base64.StdEncoding.EncodeToString(mac(mac(nil, "Server Key"), "")), true
 	}
-	if c.lies.falseProof {
+	if c.Lies.FalseProof {
 		salted[0]++
 	}
 	bare, given, _ := strings.Cut(final, ",p=")

@@ -1,4 +1,4 @@
-package delivery
+package lab
 
 import (
 	"bufio"
@@ -28,81 +28,81 @@ import (
 // moment of its reply.
 const (
 	atConnect  = "connect" // before the banner, or before the handshake on SMTPS
-	atBanner   = "banner"
-	atEHLO     = "EHLO"
-	atSTARTTLS = "STARTTLS"
-	atTLS      = "tls" // instead of the handshake
-	atAuth     = "AUTH"
-	atMail     = "MAIL"
-	atRcpt     = "RCPT"
-	atRset     = "RSET"
-	atData     = "DATA"
-	atContent  = "content" // amid the content, before the dot
-	atDot      = "dot"     // the reply to the final dot
-	atQuit     = "QUIT"
+	AtBanner   = "banner"
+	AtEHLO     = "EHLO"
+	AtSTARTTLS = "STARTTLS"
+	AtTLS      = "tls" // instead of the handshake
+	AtAuth     = "AUTH"
+	AtMail     = "MAIL"
+	AtRcpt     = "RCPT"
+	AtRset     = "RSET"
+	AtData     = "DATA"
+	AtContent  = "content" // amid the content, before the dot
+	AtDot      = "dot"     // the reply to the final dot
+	AtQuit     = "QUIT"
 )
 
-// act is what a scripted relay does at a moment instead of what is expected.
-type act struct {
-	reply   string          // raw, without the last CRLF; "" says nothing
-	behind  string          // sent right behind the reply, in the same packet
-	slowly  bool            // the reply goes out byte by byte, each in a packet of its own
-	endless bool            // the reply's first line is repeated until the client goes
-	take    bool            // at the dot: keep the mail first
-	drop    bool            // close the connection then
-	hang    bool            // say and read nothing more until the client goes
-	wait    <-chan struct{} // until then do nothing
-	only    int             // happens at the nth time alone; 0 is every time
+// RelayAct is what a scripted relay does at a moment instead of what is expected.
+type RelayAct struct {
+	Reply   string          // raw, without the last CRLF; "" says nothing
+	Behind  string          // sent right behind the reply, in the same packet
+	Slowly  bool            // the reply goes out byte by byte, each in a packet of its own
+	Endless bool            // the reply's first line is repeated until the client goes
+	Take    bool            // at the dot: keep the mail first
+	Drop    bool            // close the connection then
+	Hang    bool            // say and read nothing more until the client goes
+	Wait    <-chan struct{} // until then do nothing
+	Only    int             // happens at the nth time alone; 0 is every time
 }
 
-// relayScript says how a scripted relay differs from a friendly one.
-type relayScript struct {
-	acts     map[string]act
-	offers   []string // after the greeting line of EHLO; nil offers everything
-	implicit bool     // SMTPS
-	cert     *tls.Certificate
-	maxTLS   uint16
-	users    map[string]string // AUTH succeeds for these; nil takes anybody
-	perRcpt  map[string]string // replies to RCPT by address
-	noEHLO   bool              // knows HELO alone
-	noUTF8   bool              // refuses SMTPUTF8, whatever it offers, as Exchange does
-	lies     scramLies
-	clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
+// RelayScript says how a scripted relay differs from a friendly one.
+type RelayScript struct {
+	Acts     map[string]RelayAct
+	Offers   []string // after the greeting line of EHLO; nil offers everything
+	Implicit bool     // SMTPS
+	Cert     *tls.Certificate
+	MaxTLS   uint16
+	Users    map[string]string // AUTH succeeds for these; nil takes anybody
+	PerRcpt  map[string]string // replies to RCPT by address
+	NoEHLO   bool              // knows HELO alone
+	NoUTF8   bool              // refuses SMTPUTF8, whatever it offers, as Exchange does
+	Lies     ScramLies
+	Clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
 }
 
 type testMail struct {
-	user       string // who had logged in
-	from       string
-	recipients []string
-	content    string
+	User       string // who had logged in
+	From       string
+	Recipients []string
+	Content    string
 }
 
-// scriptedRelay is an SMTP server in the process that fails where it is told.
-type scriptedRelay struct {
-	relayScript
-	listener net.Listener
+// ScriptedRelay is an SMTP server in the process that fails where it is told.
+type ScriptedRelay struct {
+	RelayScript
+	Listener net.Listener
 	served   sync.WaitGroup
 
-	mu       sync.Mutex
+	Mu       sync.Mutex
 	mails    []testMail
 	commands []string // verbs, in order of arrival
-	ahead    int      // commands that were there before the one ahead of them was answered
-	seen     map[string]int
+	Ahead    int      // commands that were there before the one ahead of them was answered
+	Seen     map[string]int
 	open     map[net.Conn]bool
 	accepted int
-	live     int // connections that have not said QUIT
+	Live     int // connections that have not said QUIT
 	most     int // of these at a time
 }
 
-func startRelay(t testing.TB, script relayScript) *scriptedRelay {
+func StartRelay(t testing.TB, script RelayScript) *ScriptedRelay {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &scriptedRelay{relayScript: script, listener: listener, seen: map[string]int{}, open: map[net.Conn]bool{}}
-	if r.offers == nil {
-		r.offers = []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "SMTPUTF8", "STARTTLS", "AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES"}
+	r := &ScriptedRelay{RelayScript: script, Listener: listener, Seen: map[string]int{}, open: map[net.Conn]bool{}}
+	if r.Offers == nil {
+		r.Offers = []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "SMTPUTF8", "STARTTLS", "AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES"}
 	}
 	r.served.Add(1)
 	go func() {
@@ -112,80 +112,80 @@ func startRelay(t testing.TB, script relayScript) *scriptedRelay {
 			if err != nil {
 				return
 			}
-			r.mu.Lock()
+			r.Mu.Lock()
 			r.open[conn] = true
 			r.accepted++
-			r.live++
-			r.most = max(r.most, r.live)
-			r.mu.Unlock()
+			r.Live++
+			r.most = max(r.most, r.Live)
+			r.Mu.Unlock()
 			r.served.Add(1)
 			go func() {
 				defer r.served.Done()
 				r.serve(conn)
 				_ = conn.Close()
-				r.mu.Lock()
+				r.Mu.Lock()
 				delete(r.open, conn)
-				r.mu.Unlock()
+				r.Mu.Unlock()
 			}()
 		}
 	}()
 	t.Cleanup(func() {
 		_ = listener.Close()
-		r.mu.Lock()
+		r.Mu.Lock()
 		for conn := range r.open {
 			_ = conn.Close()
 		}
-		r.mu.Unlock()
+		r.Mu.Unlock()
 		r.served.Wait()
 	})
 	return r
 }
 
 // Address is where the relay listens: 127.0.0.1 and a port.
-func (r *scriptedRelay) Address() string { return r.listener.Addr().String() }
+func (r *ScriptedRelay) Address() string { return r.Listener.Addr().String() }
 
 // Port is the port on which the relay listens, on 127.0.0.1.
-func (r *scriptedRelay) Port() int { return r.listener.Addr().(*net.TCPAddr).Port }
+func (r *ScriptedRelay) Port() int { return r.Listener.Addr().(*net.TCPAddr).Port }
 
-func (r *scriptedRelay) taken() []testMail {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *ScriptedRelay) Taken() []testMail {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	return slices.Clone(r.mails)
 }
 
-func (r *scriptedRelay) heard() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *ScriptedRelay) Heard() []string {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	return slices.Clone(r.commands)
 }
 
-// idle waits until no connection is open, which the client has to see to.
-func (r *scriptedRelay) idle(t testing.TB) {
+// Idle waits until no connection is open, which the client has to see to.
+func (r *ScriptedRelay) Idle(t testing.TB) {
 	t.Helper()
-	eventually(t, "every connection to be closed by the client", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+	Eventually(t, "every connection to be closed by the client", func() bool {
+		r.Mu.Lock()
+		defer r.Mu.Unlock()
 		return len(r.open) == 0
 	})
 }
 
-// hangUp ends every connection from the relay's side, with some last words.
-func (r *scriptedRelay) hangUp(words string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// HangUp ends every connection from the relay's side, with some last words.
+func (r *ScriptedRelay) HangUp(words string) {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	for conn := range r.open {
 		_, _ = io.WriteString(conn, words)
 		_ = conn.Close()
 	}
 }
 
-func (r *scriptedRelay) dials() (all, most int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *ScriptedRelay) Dials() (all, most int) {
+	r.Mu.Lock()
+	defer r.Mu.Unlock()
 	return r.accepted, r.most
 }
 
-func eventually(t testing.TB, what string, done func() bool) {
+func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if done() {
@@ -197,7 +197,7 @@ func eventually(t testing.TB, what string, done func() bool) {
 
 // conversation is one connection to a scripted relay.
 type conversation struct {
-	*scriptedRelay
+	*ScriptedRelay
 	conn net.Conn
 	in   *bufio.Reader
 	mail testMail
@@ -206,30 +206,30 @@ type conversation struct {
 	left bool   // said QUIT
 }
 
-func (r *scriptedRelay) serve(conn net.Conn) {
-	c := &conversation{scriptedRelay: r, conn: conn, in: bufio.NewReader(conn)}
+func (r *ScriptedRelay) serve(conn net.Conn) {
+	c := &conversation{ScriptedRelay: r, conn: conn, in: bufio.NewReader(conn)}
 	defer c.leave()
-	if c.at(atConnect, "") && (!r.implicit || c.secure()) && c.at(atBanner, "220 scripted.test ESMTP") {
+	if c.at(atConnect, "") && (!r.Implicit || c.secure()) && c.at(AtBanner, "220 scripted.test ESMTP") {
 		for c.command() {
 		}
 	}
 }
 
 func (c *conversation) leave() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	if !c.left {
-		c.left, c.live = true, c.live-1
+		c.left, c.Live = true, c.Live-1
 	}
 }
 
 // next reports whether the script has something for the moment, this time.
-func (c *conversation) next(moment string) (act, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.seen[moment]++
-	a, scripted := c.acts[moment]
-	return a, scripted && (a.only == 0 || a.only == c.seen[moment])
+func (c *conversation) next(moment string) (RelayAct, bool) {
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
+	c.Seen[moment]++
+	a, scripted := c.Acts[moment]
+	return a, scripted && (a.Only == 0 || a.Only == c.Seen[moment])
 }
 
 // at does what the script says for the moment, or gives the usual reply. It
@@ -238,35 +238,35 @@ func (c *conversation) at(moment, usual string) bool {
 	if a, scripted := c.next(moment); scripted {
 		return c.perform(a, usual)
 	}
-	return c.say(act{reply: usual})
+	return c.say(RelayAct{Reply: usual})
 }
 
 // agree is at for a command that something follows when the reply is the usual one.
 func (c *conversation) agree(moment, usual string, then func() bool) bool {
 	a, scripted := c.next(moment)
 	if !scripted {
-		a = act{reply: usual}
+		a = RelayAct{Reply: usual}
 	}
-	return c.perform(a, usual) && (!strings.HasPrefix(a.reply, usual[:3]) || then())
+	return c.perform(a, usual) && (!strings.HasPrefix(a.Reply, usual[:3]) || then())
 }
 
-func (c *conversation) perform(a act, usual string) bool {
-	if a.wait != nil {
-		<-a.wait
-		if a.reply == "" && !a.drop && !a.hang {
-			a.reply = usual
+func (c *conversation) perform(a RelayAct, usual string) bool {
+	if a.Wait != nil {
+		<-a.Wait
+		if a.Reply == "" && !a.Drop && !a.Hang {
+			a.Reply = usual
 		}
 	}
-	if a.take {
+	if a.Take {
 		c.keep()
 	}
 	if !c.say(a) {
 		return false
 	}
-	if a.drop {
+	if a.Drop {
 		return false
 	}
-	if a.hang {
+	if a.Hang {
 		_, _ = io.Copy(io.Discard, c.conn)
 		return false
 	}
@@ -286,14 +286,14 @@ func (c *conversation) stall() {
 	}
 }
 
-func (c *conversation) say(a act) bool {
-	if a.reply == "" {
+func (c *conversation) say(a RelayAct) bool {
+	if a.Reply == "" {
 		return true
 	}
-	text := a.reply + "\r\n" + a.behind
+	text := a.Reply + "\r\n" + a.Behind
 	for {
 		packets := [][]byte{[]byte(text)}
-		if a.slowly {
+		if a.Slowly {
 			packets = bytes.Split([]byte(text), nil)
 		}
 		for _, packet := range packets {
@@ -301,20 +301,20 @@ func (c *conversation) say(a act) bool {
 				return false
 			}
 		}
-		if !a.endless {
+		if !a.Endless {
 			return true
 		}
 	}
 }
 
 func (c *conversation) secure() bool {
-	if a, scripted := c.next(atTLS); scripted {
+	if a, scripted := c.next(AtTLS); scripted {
 		_, _ = c.in.Peek(1) // the client has begun
 		return c.perform(a, "")
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{*c.cert}, MaxVersion: c.maxTLS, MinVersion: tls.VersionTLS10}
-	if c.clients != nil {
-		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, c.clients
+	config := &tls.Config{Certificates: []tls.Certificate{*c.Cert}, MaxVersion: c.MaxTLS, MinVersion: tls.VersionTLS10}
+	if c.Clients != nil {
+		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, c.Clients
 	}
 	secured := tls.Server(c.conn, config)
 	if secured.Handshake() != nil {
@@ -336,71 +336,71 @@ func (c *conversation) command() bool {
 	}
 	verb, rest, _ := strings.Cut(text, " ")
 	verb = strings.ToUpper(verb)
-	c.mu.Lock()
+	c.Mu.Lock()
 	c.commands = append(c.commands, verb)
 	if c.in.Buffered() > 0 {
-		c.ahead++
+		c.Ahead++
 	}
-	c.mu.Unlock()
+	c.Mu.Unlock()
 	switch verb {
 	case "EHLO":
-		if c.noEHLO {
-			return c.at(atEHLO, "502 5.5.1 What is EHLO?")
+		if c.NoEHLO {
+			return c.at(AtEHLO, "502 5.5.1 What is EHLO?")
 		}
 		lines := []string{"scripted.test"}
-		for _, offer := range c.offers {
+		for _, offer := range c.Offers {
 			if offer != "STARTTLS" || !c.tls {
 				lines = append(lines, offer)
 			}
 		}
-		return c.at(atEHLO, multiline(250, lines))
+		return c.at(AtEHLO, multiline(250, lines))
 	case "HELO":
 		return c.at("HELO", "250 scripted.test")
 	case "STARTTLS":
-		return c.agree(atSTARTTLS, "220 2.0.0 go ahead", c.secure)
+		return c.agree(AtSTARTTLS, "220 2.0.0 go ahead", c.secure)
 	case "AUTH":
 		return c.auth(rest)
 	case "MAIL":
-		if c.noUTF8 && strings.Contains(rest, " SMTPUTF8") {
-			return c.say(act{reply: "502 5.3.3 command not implemented"})
+		if c.NoUTF8 && strings.Contains(rest, " SMTPUTF8") {
+			return c.say(RelayAct{Reply: "502 5.3.3 command not implemented"})
 		}
-		c.mail = testMail{from: path(rest), user: c.user}
-		return c.at(atMail, "250 2.1.0 sender fine")
+		c.mail = testMail{From: path(rest), User: c.user}
+		return c.at(AtMail, "250 2.1.0 sender fine")
 	case "RCPT":
-		c.mu.Lock()
-		reply, scripted := c.perRcpt[path(rest)]
-		c.mu.Unlock()
+		c.Mu.Lock()
+		reply, scripted := c.PerRcpt[path(rest)]
+		c.Mu.Unlock()
 		if !scripted {
 			reply = "250 2.1.5 recipient fine"
 		}
 		if strings.HasPrefix(reply, "2") {
-			c.mail.recipients = append(c.mail.recipients, path(rest))
+			c.mail.Recipients = append(c.mail.Recipients, path(rest))
 		}
-		return c.at(atRcpt, reply)
+		return c.at(AtRcpt, reply)
 	case "DATA":
-		return c.agree(atData, "354 go on", c.content)
+		return c.agree(AtData, "354 go on", c.content)
 	case "RSET":
 		c.mail = testMail{}
-		return c.at(atRset, "250 2.0.0 forgotten")
+		return c.at(AtRset, "250 2.0.0 forgotten")
 	case "NOOP":
-		return c.say(act{reply: "250 2.0.0 nothing done"})
+		return c.say(RelayAct{Reply: "250 2.0.0 nothing done"})
 	case "QUIT":
 		c.leave()
-		c.at(atQuit, "221 2.0.0 bye")
+		c.at(AtQuit, "221 2.0.0 bye")
 		return false
 	}
-	return c.say(act{reply: "500 5.5.2 unknown command"})
+	return c.say(RelayAct{Reply: "500 5.5.2 unknown command"})
 }
 
 // content reads a mail up to its dot; what ends otherwise is not kept.
 func (c *conversation) content() bool {
 	var text strings.Builder
-	if a, scripted := c.next(atContent); scripted {
-		if a.hang {
+	if a, scripted := c.next(AtContent); scripted {
+		if a.Hang {
 			c.stall()
 		}
 		_, _ = c.in.ReadByte() // the rest stays unread, so that closing resets the connection
-		if a.reply == "" {
+		if a.Reply == "" {
 			_ = c.conn.(*net.TCPConn).SetLinger(0)
 		}
 		return c.perform(a, "")
@@ -415,18 +415,18 @@ func (c *conversation) content() bool {
 		}
 		text.WriteString(strings.TrimPrefix(line, "."))
 	}
-	c.mail.content = text.String()
+	c.mail.Content = text.String()
 	const queued = "250 2.0.0 Ok: queued as 4Tz9QX2hN1z"
-	if a, scripted := c.next(atDot); scripted {
+	if a, scripted := c.next(AtDot); scripted {
 		return c.perform(a, queued)
 	}
 	c.keep()
-	return c.say(act{reply: queued})
+	return c.say(RelayAct{Reply: queued})
 }
 
 func (c *conversation) keep() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.Mu.Lock()
+	defer c.Mu.Unlock()
 	c.mails = append(c.mails, c.mail)
 }
 
@@ -451,13 +451,13 @@ func path(argument string) string {
 	return address
 }
 
-// testAuthority issues certificates for scripted relays.
-type testAuthority struct {
+// TLSAuthority issues certificates for scripted relays.
+type TLSAuthority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t testing.TB, name string) *testAuthority {
+func NewTLSAuthority(t testing.TB, name string) *TLSAuthority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -476,17 +476,17 @@ func newAuthority(t testing.TB, name string) *testAuthority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &testAuthority{cert, key}
+	return &TLSAuthority{cert, key}
 }
 
-func (a *testAuthority) pool() *x509.CertPool {
+func (a *TLSAuthority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return pool
 }
 
-// issue makes a certificate for 127.0.0.1, changed as wished.
-func (a *testAuthority) issue(t testing.TB, change func(*x509.Certificate)) *tls.Certificate {
+// Issue makes a certificate for 127.0.0.1, changed as wished.
+func (a *TLSAuthority) Issue(t testing.TB, change func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -508,16 +508,16 @@ func (a *testAuthority) issue(t testing.TB, change func(*x509.Certificate)) *tls
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// file writes the CA's certificate to a file.
-func (a *testAuthority) file(t testing.TB) string {
+// File writes the CA's certificate to a file.
+func (a *TLSAuthority) File(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(path, a.pem(), 0o600); err != nil {
+	if err := os.WriteFile(path, a.PEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-func (a *testAuthority) pem() []byte {
+func (a *TLSAuthority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
