@@ -41,7 +41,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Error("a connection made with the old certificate was used")
 	}
 	install(other)
-	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SMTPTLS {
+	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("a certificate that the relay does not know: %v", f)
 	}
 	key, _ := readTargetFile("client_key_file", keyFile)
@@ -58,7 +58,7 @@ func TestClientCertificates(t *testing.T) {
 		name := mistake.name
 		mistake.do()
 		dials, _ := server.Dials()
-		_, f := o.deliver(patient(t))
+		_, f := o.deliver(lab.Patient(t))
 		if f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, mistake.says) {
 			t.Errorf("%s: %v", name, f)
 		}
@@ -67,7 +67,7 @@ func TestClientCertificates(t *testing.T) {
 		}
 	}
 	o.redefine(func(target *Target) { target.ClientCertFile, target.ClientKeyFile = "", "" })
-	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "client_cert_file") {
+	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "client_cert_file") {
 		t.Errorf("without a certificate: %v", f)
 	}
 }

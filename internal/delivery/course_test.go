@@ -31,7 +31,7 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 	r := clientOf(server)
 	r.tlsMode, r.roots = "starttls", ca.Pool()
 	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
-	_, f := attempt(patient(t), r, envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).verdicts()
+	_, f := attempt(lab.Patient(t), r, envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).verdicts()
 	if f == nil || f.Course == nil {
 		t.Fatalf("%+v has no course", f)
 	}
@@ -64,7 +64,7 @@ func TestAnUntrustedCertificateIsTold(t *testing.T) {
 	server := lab.StartRelay(t, lab.RelayScript{Cert: other.Issue(t, nil)})
 	r := clientOf(server)
 	r.tlsMode, r.roots = "starttls", ca.Pool()
-	f := attempt(patient(t), r, someone, someMail).failure
+	f := attempt(lab.Patient(t), r, someone, someMail).failure
 	if f == nil || f.Code != verdict.SMTPTLS || f.Course == nil || f.Course.PeerCertificate == nil || !strings.Contains(f.Course.PeerCertificate.Issuer, "Another CA") || f.Course.TLS != "" {
 		t.Errorf("%+v with the course %+v", f, f.Course)
 	}
@@ -74,10 +74,10 @@ func TestACourseOnAKeptConnectionIsItsOwn(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "450 4.2.0 later", Only: 2}}})
 	s := mustDial(t, clientOf(server))
-	if got := s.send(patient(t), someone, someMail, claimed); got.receipt == nil || got.course != nil {
+	if got := s.send(lab.Patient(t), someone, someMail, claimed); got.receipt == nil || got.course != nil {
 		t.Fatalf("%+v", got)
 	}
-	_, f := s.send(patient(t), someone, someMail, claimed).verdicts()
+	_, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
 	if f == nil || f.Course == nil || !f.Course.Kept || len(f.Course.Dialogue) != 4 || !strings.HasPrefix(f.Course.Dialogue[0], "C: MAIL FROM") || f.Course.Dialogue[3] != "S: 450 4.2.0 later" {
 		t.Errorf("%+v", f.Course)
 	}
@@ -91,7 +91,7 @@ func TestACourseIsBounded(t *testing.T) {
 		env.recipients = append(env.recipients, to)
 		refusals[to] = "550 5.1.1 " + strings.Repeat("x", 400)
 	}
-	_, f := attempt(patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).verdicts()
+	_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).verdicts()
 	size := 0
 	for _, line := range f.Course.Dialogue {
 		if len(line) > maxSpoken {
@@ -118,7 +118,7 @@ func TestNoDialogueHasCredentials(t *testing.T) {
 		server := lab.StartRelay(t, script)
 		r := clientOf(server)
 		r.authMethod, r.username, r.password, r.allowInsecureAuth = method, "certs", secrets.New([]byte(password)), true
-		f := attempt(patient(t), r, someone, someMail).failure
+		f := attempt(lab.Patient(t), r, someone, someMail).failure
 		if f == nil || f.Course == nil {
 			t.Fatalf("%s: %+v", method, f)
 		}

@@ -126,7 +126,7 @@ func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 		t.Errorf("%d tokens", granted)
 	}
 	grants.set(func() { grants.life = 0 })
-	token, f := newTokens().get(patient(t), o.target.OAuth2, secrets.New([]byte("client-secret-1")), secrets.Value{})
+	token, f := newTokens().get(lab.Patient(t), o.target.OAuth2, secrets.New([]byte("client-secret-1")), secrets.Value{})
 	if f != nil || string(token.Reveal()) != "access-token-3" {
 		t.Errorf("a token whose end is not told: %v", f)
 	}
@@ -147,7 +147,7 @@ func TestRefusedTokensAreReplacedOnce(t *testing.T) {
 	server.Mu.Unlock()
 	server.HangUp("")
 	lab.Eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
-	_, f := o.deliver(patient(t))
+	_, f := o.deliver(lab.Patient(t))
 	if f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
 		t.Fatalf("got %+v", f)
 	}
@@ -198,7 +198,7 @@ func TestWhenThereIsNoToken(t *testing.T) {
 			grants.set(func() { grants.answer = test.answer })
 			o, server, secret := newTokenOffice(t, grants, "access-token-1")
 			lab.Write(t, secret, []byte("wrong-wrong-secret"))
-			_, f := o.deliver(patient(t))
+			_, f := o.deliver(lab.Patient(t))
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseSecrets || f.Relay || !strings.Contains(f.Reason, test.says) {
 				t.Fatalf("got %+v, want %s with %q", f, test.code, test.says)
 			}
@@ -225,7 +225,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 		}
 	})
 	o, _, _ := newTokenOffice(t, grants, "access-token-1")
-	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SecretDenied || !strings.Contains(f.Reason, "answered 307") {
+	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SecretDenied || !strings.Contains(f.Reason, "answered 307") {
 		t.Errorf("a redirect: %v", f)
 	}
 	if requests, _ := elsewhere.counts(); requests != 0 {
@@ -255,12 +255,12 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 	stranger.Config.ErrorLog = log.New(io.Discard, "", 0)
 	stranger.StartTLS()
 	defer stranger.Close()
-	if _, f := newTokens().get(patient(t), OAuth2{TokenURL: stranger.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || !strings.Contains(f.Reason, "not trusted") {
+	if _, f := newTokens().get(lab.Patient(t), OAuth2{TokenURL: stranger.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || !strings.Contains(f.Reason, "not trusted") {
 		t.Errorf("an endpoint that cannot prove who it is: %v", f)
 	}
 	closed := httptest.NewServer(nil)
 	closed.Close()
-	if _, f := newTokens().get(patient(t), OAuth2{TokenURL: closed.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable {
+	if _, f := newTokens().get(lab.Patient(t), OAuth2{TokenURL: closed.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable {
 		t.Errorf("nobody there: %v", f)
 	}
 }

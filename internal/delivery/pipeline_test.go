@@ -7,10 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
@@ -51,7 +48,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Acts: test.acts, PerRcpt: test.perRcpt})
 			s := mustDial(t, clientOf(server))
-			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
+			receipt, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts()
 			var taken []string
 			if receipt != nil {
 				taken = receipt.Recipients
@@ -72,7 +69,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 			server.Mu.Lock()
 			server.Acts, server.PerRcpt = nil, nil
 			server.Mu.Unlock()
-			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
 				t.Errorf("the next mail: %v", f)
 			}
 		})
@@ -100,7 +97,7 @@ func TestRepliesThatNobodyAskedFor(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{test.moment: test.act}})
 			s := mustDial(t, clientOf(server))
-			receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
+			receipt, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Phase != test.phase || test.reply >= 0 && f.ReplyCode != test.reply || f.Certainty != verdict.NotSent {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
@@ -145,7 +142,7 @@ func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
 				listen(strings.Count(string(someMail), "\n")+1, "250 2.0.0 Ok: queued as 12345\r\n")
 				listen(1, "221 bye\r\n")
 			}()
-			receipt, f := attempt(patient(t), at(t, listener.Addr().String(), "plaintext"), three, someMail).verdicts()
+			receipt, f := attempt(lab.Patient(t), at(t, listener.Addr().String(), "plaintext"), three, someMail).verdicts()
 			if receipt == nil || !slices.Equal(receipt.Recipients, []string{"a@example.com", "c@example.com"}) || receipt.QueueID != "12345" {
 				t.Fatalf("%+v, %v", receipt, f)
 			}
@@ -160,7 +157,7 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	t.Parallel()
 	for _, offer := range []string{"PIPELINING", "pipelining", "8BITMIME"} {
 		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
-		if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f != nil {
+		if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).verdicts(); f != nil {
 			t.Fatal(f)
 		}
 		server.Mu.Lock()
@@ -172,7 +169,7 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	}
 	// DATA waits until the envelope is answered, and the claim written.
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 nobody"}}})
-	if _, f := attempt(patient(t), clientOf(server), three, someMail).verdicts(); f == nil || slices.Contains(server.Heard(), "DATA") {
+	if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).verdicts(); f == nil || slices.Contains(server.Heard(), "DATA") {
 		t.Errorf("%v, heard %v", f, server.Heard())
 	}
 }
@@ -181,14 +178,14 @@ func TestFiftyRecipientsInOneGroup(t *testing.T) {
 	t.Parallel()
 	replies := map[string]string{}
 	env := envelope{from: "certs@example.com"}
-	for n := range maxRecipients {
+	for n := range 50 {
 		address := fmt.Sprintf("%s-%d@example.com", strings.Repeat("x", 50), n)
 		env.recipients = append(env.recipients, address)
 		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 1,050 lines in all
 	}
 	server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies})
-	receipt, f := attempt(patient(t), clientOf(server), env, someMail).verdicts()
-	if f != nil || len(receipt.Recipients) != maxRecipients {
+	receipt, f := attempt(lab.Patient(t), clientOf(server), env, someMail).verdicts()
+	if f != nil || len(receipt.Recipients) != 50 {
 		t.Fatalf("%+v, %v", receipt, f)
 	}
 }
@@ -210,16 +207,16 @@ func TestRoundTrips(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Offers: test.offers, Cert: ca.Issue(t, nil)})
-			road := newRoad(t, server.Listener.Addr().String(), 0)
-			r := at(t, road.address, test.mode)
+			road := lab.NewLink(t, server.Listener.Addr().String(), 0)
+			r := at(t, road.Address, test.mode)
 			r.roots = ca.Pool()
 			s := mustDial(t, r)
 			for range 3 {
-				before := road.turns.Load()
-				if _, f := s.send(patient(t), three, someMail, claimed).verdicts(); f != nil {
+				before := road.Turns.Load()
+				if _, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts(); f != nil {
 					t.Fatal(f)
 				}
-				if turns := int(road.turns.Load() - before); turns != test.want {
+				if turns := int(road.Turns.Load() - before); turns != test.want {
 					t.Errorf("%d round trips, want %d", turns, test.want)
 				}
 			}
@@ -229,103 +226,21 @@ func TestRoundTrips(t *testing.T) {
 			server.Mu.Lock()
 			server.PerRcpt = map[string]string{someone.recipients[0]: "550 5.1.1 nobody"}
 			server.Mu.Unlock()
-			before := road.turns.Load()
-			_, _ = s.send(patient(t), someone, someMail, claimed).verdicts()
-			if turns := road.turns.Load() - before; turns != 1 {
+			before := road.Turns.Load()
+			_, _ = s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+			if turns := road.Turns.Load() - before; turns != 1 {
 				t.Errorf("%d round trips to be refused, want 1", turns)
 			}
-			before = road.turns.Load()
-			if _, f := s.send(patient(t), three, someMail, claimed).verdicts(); f != nil {
+			before = road.Turns.Load()
+			if _, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts(); f != nil {
 				t.Fatal(f)
 			}
-			if turns := road.turns.Load() - before; turns != 3 {
+			if turns := road.Turns.Load() - before; turns != 3 {
 				t.Errorf("%d round trips with a RSET among them, want 3", turns)
 			}
 			if heard := server.Heard(); !slices.Contains(heard, "RSET") || slices.Contains(heard, "NOOP") {
 				t.Errorf("heard %v", heard)
 			}
 		})
-	}
-}
-
-// road leads to a relay. It counts how often its client turned from listening to
-// speaking, which is what round trips cost, and may take its time each way.
-type road struct {
-	address string
-	turns   atomic.Int64
-	dials   atomic.Int64
-}
-
-func newRoad(t testing.TB, to string, oneWay time.Duration) *road {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &road{address: listener.Addr().String()}
-	var all sync.WaitGroup
-	t.Cleanup(func() {
-		_ = listener.Close()
-		all.Wait()
-	})
-	all.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			r.dials.Add(1)
-			relay, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = client.Close()
-				return
-			}
-			var answered atomic.Bool
-			all.Go(func() {
-				forward(relay, client, oneWay, func() {
-					if answered.CompareAndSwap(true, false) {
-						r.turns.Add(1)
-					}
-				})
-			})
-			all.Go(func() { forward(client, relay, oneWay, func() { answered.Store(true) }) })
-		}
-	})
-	return r
-}
-
-// forward copies until one of the ends closes. What arrives together travels
-// together, and later packets do not wait for earlier ones to arrive.
-func forward(to, from net.Conn, oneWay time.Duration, seen func()) {
-	type packet struct {
-		data []byte
-		due  time.Time
-	}
-	way := make(chan packet, 1024)
-	go func() {
-		defer close(way)
-		buffer := make([]byte, 64<<10)
-		for {
-			n, err := from.Read(buffer)
-			if n > 0 {
-				seen()
-				way <- packet{slices.Clone(buffer[:n]), time.Now().Add(oneWay)}
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	for p := range way {
-		if oneWay > 0 {
-			time.Sleep(time.Until(p.due)) // the road's length, not a wait for something
-		}
-		if _, err := to.Write(p.data); err != nil {
-			break
-		}
-	}
-	_ = to.Close()
-	_ = from.Close()
-	for range way { // let the reader end
 	}
 }

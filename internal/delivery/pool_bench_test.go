@@ -28,12 +28,12 @@ func BenchmarkRoundTrips(b *testing.B) {
 							offers = everything[1:]
 						}
 						server := lab.StartRelay(b, lab.RelayScript{Offers: slices.Clone(offers), Cert: ca.Issue(b, nil)})
-						road := newRoad(b, server.Listener.Addr().String(), 10*time.Millisecond)
+						road := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
 						limits := RelayLimits{MaxMessagesPerConnection: 1}
 						if kept {
 							limits.MaxMessagesPerConnection = 100_000
 						}
-						o := newOffice(b, road.address, limits, func(target *Target) {
+						o := newOffice(b, road.Address, limits, func(target *Target) {
 							target.TLSMode = mode
 							if mode == TLSStartTLS {
 								target.CAFile = ca.File(b)
@@ -46,7 +46,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 						if kept {
 							o.mustDeliver()
 						}
-						before, sent := road.turns.Load(), time.Duration(0)
+						before, sent := road.Turns.Load(), time.Duration(0)
 						for b.Loop() {
 							receipt, failure := o.deliver(context.Background())
 							if failure != nil {
@@ -54,7 +54,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 							}
 							sent += receipt.Timings.Send
 						}
-						b.ReportMetric(float64(road.turns.Load()-before)/float64(b.N), "roundtrips/op")
+						b.ReportMetric(float64(road.Turns.Load()-before)/float64(b.N), "roundtrips/op")
 						b.ReportMetric(sent.Seconds()*1000/float64(b.N), "ms-send/op")
 					})
 				}
@@ -67,9 +67,9 @@ func BenchmarkRoundTrips(b *testing.B) {
 // connection that is kept.
 func BenchmarkGoMail(b *testing.B) {
 	server := lab.StartRelay(b, lab.RelayScript{})
-	road := newRoad(b, server.Listener.Addr().String(), 10*time.Millisecond)
-	r := at(b, road.address, TLSPlaintext)
-	client, err := gomail.NewClient(r.host, gomail.WithPort(r.port), gomail.WithTLSPolicy(gomail.NoTLS), gomail.WithHELO("test.example"))
+	road := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
+	host, port := lab.HostPort(b, road.Address)
+	client, err := gomail.NewClient(host, gomail.WithPort(port), gomail.WithTLSPolicy(gomail.NoTLS), gomail.WithHELO("test.example"))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -83,13 +83,13 @@ func BenchmarkGoMail(b *testing.B) {
 	}
 	msg.Subject("a mail")
 	msg.SetBodyString(gomail.TypeTextPlain, "a mail\n")
-	before := road.turns.Load()
+	before := road.Turns.Load()
 	for b.Loop() {
 		if err := client.Send(msg); err != nil {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(road.turns.Load()-before)/float64(b.N), "roundtrips/op")
+	b.ReportMetric(float64(road.Turns.Load()-before)/float64(b.N), "roundtrips/op")
 }
 
 // BenchmarkDeliver is what a mail costs this process and the relay on one machine.

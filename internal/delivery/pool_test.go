@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +27,9 @@ type office struct {
 	event  *events.Event
 }
 
+// claimedAtOnce is the claim of a test that keeps no ledger.
+func claimedAtOnce(time.Time) error { return nil }
+
 // newOffice opens an office whose target's relay is at an address, in plaintext if
 // not changed.
 func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Target)) *office {
@@ -36,14 +37,8 @@ func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Ta
 	o := &office{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
 	p := lab.NewPKI(t, "p256")
 	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.target.Host, o.target.TLSMode = host, TLSPlaintext
-	if o.target.Port, err = strconv.Atoi(port); err != nil {
-		t.Fatal(err)
-	}
+	o.target.Host, o.target.Port = lab.HostPort(t, address)
+	o.target.TLSMode = TLSPlaintext
 	o.target.SetDefaults()
 	if change != nil {
 		change(&o.target)
@@ -75,7 +70,7 @@ func (o *office) redefine(change func(*Target)) {
 }
 
 func (o *office) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
-	return o.Deliver(ctx, o.event, verdict.Attempt{Target: o.target.ID, Number: 1, Claim: claimed})
+	return o.Deliver(ctx, o.event, verdict.Attempt{Target: o.target.ID, Number: 1, Claim: claimedAtOnce})
 }
 
 func (o *office) mustDeliver() *verdict.Receipt {
@@ -101,7 +96,7 @@ func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 		target.BCC = []string{"c@example.com"}
 	})
 	deliver := func() (*verdict.Receipt, *verdict.Failure) {
-		return o.Deliver(patient(t), o.event, verdict.Attempt{Target: o.target.ID, Number: 2, Accepted: []string{"a@example.com"}, Claim: claimed})
+		return o.Deliver(lab.Patient(t), o.event, verdict.Attempt{Target: o.target.ID, Number: 2, Accepted: []string{"a@example.com"}, Claim: claimedAtOnce})
 	}
 	missing := []string{"mended@example.com", "c@example.com"}
 	receipt, f := deliver()
@@ -224,7 +219,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 			o := newOffice(t, server.Address(), RelayLimits{}, nil)
 			if test.refuse {
 				server.PerRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
-				if _, f := o.deliver(patient(t)); f == nil {
+				if _, f := o.deliver(lab.Patient(t)); f == nil {
 					t.Fatal("taken")
 				}
 				server.Mu.Lock()
@@ -236,7 +231,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 			server.Mu.Lock()
 			server.Acts = test.acts
 			server.Mu.Unlock()
-			receipt, f := o.deliver(patient(t))
+			receipt, f := o.deliver(lab.Patient(t))
 			all, _ := server.Dials()
 			if (f == nil) != (test.code == "") || f != nil && (f.Code != test.code || f.ReplyCode != test.reply || f.Relay) || all != test.dials {
 				t.Fatalf("%+v, %+v after %d dials, want %d", receipt, f, all, test.dials)
@@ -314,15 +309,15 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 		t.Error("the first connection was not used again")
 	}
 	lab.Write(t, roots, other.PEM())
-	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.SMTPTLS {
+	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("with a CA that did not issue the relay's certificate: %v", f)
 	}
 	lab.Write(t, roots, []byte("no certificate"))
-	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, roots) {
+	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, roots) {
 		t.Errorf("with a CA file without a certificate: %v", f)
 	}
 	o.redefine(func(target *Target) { target.CAFile = roots + ".gone" })
-	if _, f := o.deliver(patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, "cannot be read") {
+	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.TargetInvalid || !strings.Contains(f.Reason, "cannot be read") {
 		t.Errorf("without the CA file: %v", f)
 	}
 }
@@ -446,7 +441,7 @@ func TestPostfixAndThePool(t *testing.T) {
 			server.Stop(t)
 			server.Start(t)
 		}
-		receipt, f := o.deliver(patient(t))
+		receipt, f := o.deliver(lab.Patient(t))
 		if receipt == nil || f == nil || len(f.Refused) != 1 || f.Refused[0].Recipient != "nobody@lab.test" {
 			t.Fatalf("mail %d: %+v, %+v", n, receipt, f)
 		}

@@ -31,13 +31,13 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 			change(&on)
 			r := clientOf(server)
 			for range 2 {
-				s, err := p.turn(patient(t), r, on, false)
+				s, err := p.turn(lab.Patient(t), r, on, false)
 				if err != nil || s != nil {
 					t.Fatalf("%v, %v", s, err)
 				}
 				s = mustDial(t, r)
 				s.key = p.key(r)
-				if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+				if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
 					t.Fatal(f)
 				}
 				p.put(s, on)
@@ -67,21 +67,21 @@ func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 		r.username = fmt.Sprint(n % 5)
 		r.host = []string{"127.0.0.1", "[127.0.0.1]"}[n%2]
 		all.Go(func() {
-			s, err := p.turn(patient(t), r, on, n%7 == 0)
+			s, err := p.turn(lab.Patient(t), r, on, n%7 == 0)
 			if err != nil {
 				t.Error(err)
 				return
 			}
 			if s == nil {
 				var f *verdict.Failure
-				if s, f = dial(patient(t), r); f != nil {
+				if s, f = dial(lab.Patient(t), r); f != nil {
 					t.Error(f)
 					p.leave(r)
 					return
 				}
 				s.key = p.key(r)
 			}
-			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
 				t.Error(f)
 			}
 			p.put(s, on)
@@ -103,7 +103,7 @@ func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 	on := terms{connections: 3, mails: 100, idle: time.Hour, age: time.Hour}
 	var sessions []*session
 	for range 3 {
-		if s, err := p.turn(patient(t), r, on, false); err != nil || s != nil {
+		if s, err := p.turn(lab.Patient(t), r, on, false); err != nil || s != nil {
 			t.Fatalf("%v, %v", s, err)
 		}
 		s := mustDial(t, r)
@@ -114,7 +114,7 @@ func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 		p.put(s, on)
 	}
 	on.connections = 1
-	s, err := p.turn(patient(t), r, on, false)
+	s, err := p.turn(lab.Patient(t), r, on, false)
 	if err != nil || s != sessions[2] {
 		t.Fatalf("%v, %v: want the connection used last", s, err)
 	}
@@ -183,7 +183,7 @@ func TestThePoolShowsNoPassword(t *testing.T) {
 	r := clientOf(server)
 	r.authMethod, r.username, r.password, r.allowInsecureAuth = AuthPlain, "certs", secrets.New([]byte(password)), true
 	p := newPool()
-	if s, err := p.turn(patient(t), r, terms{}, false); err != nil || s != nil {
+	if s, err := p.turn(lab.Patient(t), r, terms{}, false); err != nil || s != nil {
 		t.Fatalf("%v, %v", s, err)
 	}
 	s := mustDial(t, r)

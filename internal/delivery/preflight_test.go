@@ -322,7 +322,7 @@ func TestReaddress(t *testing.T) {
 				}
 			}
 			receipt, failure := o.Deliver(t.Context(), o.event, verdict.Attempt{
-				Target: o.target.ID, Number: 1, Claim: claimed, Override: test.override, Recipients: test.owed, Accepted: test.accepted,
+				Target: o.target.ID, Number: 1, Claim: claimedAtOnce, Override: test.override, Recipients: test.owed, Accepted: test.accepted,
 			})
 			if test.refused != "" {
 				if receipt != nil || failure == nil || failure.Code != verdict.SMTPValidation || !strings.Contains(failure.Reason, test.refused) || strings.ContainsAny(failure.Reason, "\r\n") {

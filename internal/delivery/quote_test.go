@@ -30,7 +30,7 @@ func TestNoReplyQuotesTheMail(t *testing.T) {
 		"refused": "554 5.7.1 blocked because of " + line, "in pieces": "554-5.7.1 blocked because of\r\n554 5.7.1 " + line[:20], "put off": "451 4.7.1 " + line, "taken": "250 2.0.0 Ok: queued as " + line[:30],
 	} {
 		answer(reply)
-		receipt, f := o.deliver(patient(t))
+		receipt, f := o.deliver(lab.Patient(t))
 		if moment == "taken" {
 			if receipt == nil || receipt.Reply != leftOut || receipt.QueueID != "" {
 				t.Errorf("%s: %+v", moment, receipt)
@@ -43,14 +43,14 @@ func TestNoReplyQuotesTheMail(t *testing.T) {
 		}
 	}
 	answer("451 4.3.0 later")
-	if phases := phasesOf(mustFail(t, o).Course); phases[0] != verdict.PhaseSecrets || phases[1] != verdict.PhaseRender || phases[len(phases)-1] != verdict.PhaseContent {
-		t.Errorf("the steps are %v", phases)
+	if steps := mustFail(t, o).Course.Steps; steps[0].Phase != verdict.PhaseSecrets || steps[1].Phase != verdict.PhaseRender || steps[len(steps)-1].Phase != verdict.PhaseContent {
+		t.Errorf("the steps are %v", steps)
 	}
 }
 
 func mustFail(t *testing.T, o *office) *verdict.Failure {
 	t.Helper()
-	_, f := o.deliver(patient(t))
+	_, f := o.deliver(lab.Patient(t))
 	if f == nil {
 		t.Fatal("the relay took the mail")
 	}

@@ -45,7 +45,7 @@ func TestSCRAMRelaysHaveToProveThemselves(t *testing.T) {
 			r := clientOf(server)
 			r.tlsMode, r.roots = "smtps", ca.Pool()
 			r.authMethod, r.username, r.password = "scram-sha-256", "certs", secrets.New([]byte(password))
-			_, f := attempt(patient(t), r, someone, someMail).verdicts()
+			_, f := attempt(lab.Patient(t), r, someone, someMail).verdicts()
 			if test.code == "" {
 				if f != nil || server.Taken()[0].User != "certs" {
 					t.Fatalf("%v, %+v", f, server.Taken())

@@ -25,12 +25,6 @@ var (
 
 func claimed(time.Time) error { return nil }
 
-func patient(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // attempt dials, sends one mail and closes.
 func attempt(ctx context.Context, r relay, env envelope, raw []byte) result {
 	s, failure := dial(ctx, r)
@@ -43,7 +37,7 @@ func attempt(ctx context.Context, r relay, env envelope, raw []byte) result {
 
 func mustDial(t *testing.T, r relay) *session {
 	t.Helper()
-	s, failure := dial(patient(t), r)
+	s, failure := dial(lab.Patient(t), r)
 	if failure != nil {
 		t.Fatal(failure)
 	}
@@ -64,7 +58,7 @@ func TestSendHandsTheMailOver(t *testing.T) {
 			r.allowInsecureAuth = mode == "plaintext"
 			env := envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "dev@example.com"}}
 
-			got := attempt(patient(t), r, env, someMail)
+			got := attempt(lab.Patient(t), r, env, someMail)
 			receipt, failure := got.verdicts()
 			if failure != nil {
 				t.Fatal(failure)
@@ -165,7 +159,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 						t.Parallel()
 						script := script
 						script.Offers = []string{"8BITMIME"}
-						_, f := attempt(patient(t), clientOf(lab.StartRelay(t, script)), someone, someMail).verdicts()
+						_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, script)), someone, someMail).verdicts()
 						if f == nil || f.Code != test.want.code || f.ReplyCode != test.want.reply || f.Phase != row.phase {
 							t.Errorf("got %+v, want %+v in %s", f, test.want, row.phase)
 						}
@@ -179,7 +173,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 				if row.moment == lab.AtAuth {
 					r.authMethod, r.username, r.password = "login", "certs", secrets.New([]byte("a-pass-phrase"))
 				}
-				ctx := patient(t)
+				ctx := lab.Patient(t)
 				if test.act.Hang {
 					var cancel context.CancelFunc
 					ctx, cancel = context.WithTimeout(ctx, time.Second)
@@ -246,7 +240,7 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 		lab.AtBanner: {Reply: "220-scripted.test\r\n220 ESMTP", Slowly: true},
 		lab.AtMail:   {Reply: "250 2.1.0 fine", Slowly: true},
 	}})
-	if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+	if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 		t.Fatal(f)
 	}
 	if len(server.Taken()) != 1 {
@@ -269,16 +263,16 @@ func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 func TestRelaysThatKnowOnlyHELO(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{NoEHLO: true})
-	if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+	if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 		t.Fatal(f)
 	}
 	r := clientOf(server)
 	r.tlsMode = "starttls"
-	if _, f := attempt(patient(t), r, someone, someMail).verdicts(); f == nil || f.Code != verdict.SMTPTLS {
+	if _, f := attempt(lab.Patient(t), r, someone, someMail).verdicts(); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("STARTTLS with a relay that has none gave %+v", f)
 	}
 	refusing := lab.StartRelay(t, lab.RelayScript{NoEHLO: true, Acts: map[string]lab.RelayAct{"HELO": {Reply: "450 4.3.2 later"}}})
-	if _, f := attempt(patient(t), clientOf(refusing), someone, someMail).verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
+	if _, f := attempt(lab.Patient(t), clientOf(refusing), someone, someMail).verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
 		t.Errorf("the answer to HELO has to count, got %+v", f)
 	}
 }
@@ -312,7 +306,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: test.replies})
 			s := mustDial(t, clientOf(server))
-			got := s.send(patient(t), three, someMail, claimed)
+			got := s.send(lab.Patient(t), three, someMail, claimed)
 			receipt, failure := got.verdicts()
 			var taken, owed []string
 			if receipt != nil {
@@ -351,7 +345,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			server.Mu.Lock()
 			server.PerRcpt = nil
 			server.Mu.Unlock()
-			if _, failure := s.send(patient(t), someone, someMail, claimed).verdicts(); failure != nil {
+			if _, failure := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); failure != nil {
 				t.Errorf("the next mail: %v", failure)
 			}
 			if reset := slices.Contains(server.Heard(), "RSET"); reset != (len(test.taken) == 0) {
@@ -380,7 +374,7 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies, Acts: test.acts})
-			receipt, f := attempt(patient(t), clientOf(server), three, someMail).verdicts()
+			receipt, f := attempt(lab.Patient(t), clientOf(server), three, someMail).verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Certainty != test.certainty || !slices.Equal(f.Recipients, three.recipients) {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
@@ -411,7 +405,7 @@ func TestAllOrNothing(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: test.replies})
 			s := mustDial(t, clientOf(server))
-			receipt, f := s.send(patient(t), three, someMail, claimed).verdicts()
+			receipt, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts()
 			if test.code == "" {
 				if f != nil || !slices.Equal(receipt.Recipients, three.recipients) || len(server.Taken()) != 1 {
 					t.Fatalf("%+v, %v", receipt, f)
@@ -428,7 +422,7 @@ func TestAllOrNothing(t *testing.T) {
 			server.Mu.Lock()
 			server.PerRcpt = nil
 			server.Mu.Unlock()
-			if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
 				t.Fatal(f)
 			}
 			if mails := server.Taken(); len(mails) != 1 || !slices.Equal(mails[0].Recipients, someone.recipients) {
@@ -443,7 +437,7 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	for n := range 3 {
-		receipt, f := s.send(patient(t), someone, someMail, claimed).verdicts()
+		receipt, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
 		if f != nil {
 			t.Fatal(f)
 		}
@@ -467,7 +461,7 @@ func TestTheGoodbyeDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	for name, a := range map[string]lab.RelayAct{"refused": {Reply: "500 5.5.1 stay"}, "dropped": {Drop: true}} {
 		server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtQuit: a}})
-		if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 			t.Errorf("QUIT %s: %v", name, f)
 		}
 		server.Idle(t)
@@ -482,8 +476,8 @@ func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 		PerRcpt: map[string]string{"ops@example.com": "450 4.2.0 later"},
 	})
 	s := mustDial(t, clientOf(server))
-	s.send(patient(t), someone, someMail, claimed)
-	_, f := s.send(patient(t), someone, someMail, claimed).verdicts()
+	s.send(lab.Patient(t), someone, someMail, claimed)
+	_, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
 	if f == nil || f.Code != verdict.SMTPTransient || !s.dead {
 		t.Errorf("got %+v, dead %v", f, s.dead)
 	}
@@ -494,7 +488,7 @@ func TestNothingIsSentWithoutAClaim(t *testing.T) {
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	lost := errors.New("somebody else has it")
-	_, f := s.send(patient(t), someone, someMail, func(time.Time) error { return lost }).verdicts()
+	_, f := s.send(lab.Patient(t), someone, someMail, func(time.Time) error { return lost }).verdicts()
 	if f == nil || f.Phase != verdict.PhaseClaim || !errors.Is(f, lost) || f.Certainty != verdict.NotSent || !f.Retry() {
 		t.Fatalf("got %+v", f)
 	}
@@ -507,7 +501,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
-	end, _ := patient(t).Deadline()
+	end, _ := lab.Patient(t).Deadline()
 	ctx, cancel := context.WithDeadline(t.Context(), end)
 	defer cancel()
 	calls := 0
@@ -593,7 +587,7 @@ func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 			r := clientOf(server)
 			r.tlsMode = "starttls"
 			for range 20 {
-				if s, f := dial(patient(t), r); f == nil {
+				if s, f := dial(lab.Patient(t), r); f == nil {
 					s.close()
 					t.Fatal("connected")
 				}
@@ -643,7 +637,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"SIZE 40"}})
 	s := mustDial(t, clientOf(server))
-	_, f := s.send(patient(t), someone, someMail, claimed).verdicts()
+	_, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
 	if f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || !strings.Contains(f.Reason, "at most 40") {
 		t.Fatalf("got %+v", f)
 	}
@@ -652,7 +646,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	}
 	for _, offer := range []string{"SIZE", "SIZE 0", "SIZE much"} {
 		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
-		if _, f := attempt(patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
 			t.Errorf("%q names no limit, yet: %v", offer, f)
 		}
 	}
@@ -669,12 +663,12 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 		"UTF-8 the relay does not know": {from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true},
 		"nobody":                        {from: "a@example.com"},
 	} {
-		if _, f := s.send(patient(t), env, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPValidation {
+		if _, f := s.send(lab.Patient(t), env, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPValidation {
 			t.Errorf("%s: got %+v", name, f)
 		}
 	}
 	for _, raw := range []string{"a\nb\r\n", "a\rb\r\n", "a\r\n.\nb\r\n"} {
-		if _, f := s.send(patient(t), someone, []byte(raw), claimed).verdicts(); f == nil || f.Code != verdict.SMTPPayload {
+		if _, f := s.send(lab.Patient(t), someone, []byte(raw), claimed).verdicts(); f == nil || f.Code != verdict.SMTPPayload {
 			t.Errorf("%q: got %+v", raw, f)
 		}
 	}
@@ -683,7 +677,7 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	}
 	utf8 := lab.StartRelay(t, lab.RelayScript{})
 	env := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
-	if _, f := attempt(patient(t), clientOf(utf8), env, someMail).verdicts(); f != nil {
+	if _, f := attempt(lab.Patient(t), clientOf(utf8), env, someMail).verdicts(); f != nil {
 		t.Error(f)
 	}
 }
@@ -696,11 +690,11 @@ func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	if !s.offers.has("SMTPUTF8") {
 		t.Fatal("the relay does not offer it")
 	}
-	if _, f := s.send(patient(t), someone, someMail, claimed).verdicts(); f != nil {
+	if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
 		t.Errorf("a mail that does not need it: %v", f)
 	}
 	needs := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
-	if _, f := s.send(patient(t), needs, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || f.ReplyCode != 502 {
+	if _, f := s.send(lab.Patient(t), needs, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || f.ReplyCode != 502 {
 		t.Errorf("a mail that needs it: %+v", f)
 	}
 	if n := len(server.Taken()); n != 1 {
@@ -734,7 +728,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 				server := lab.StartRelay(t, script)
 				r := clientOf(server)
 				r.tlsMode, r.roots = mode, ca.Pool()
-				_, f := dial(patient(t), r)
+				_, f := dial(lab.Patient(t), r)
 				if f == nil || f.Code != verdict.SMTPTLS || f.Relay || f.Phase != verdict.PhaseTLS {
 					t.Fatalf("got %+v", f)
 				}
@@ -746,7 +740,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 				}
 				if name == "expired" {
 					r.skipVerify = true
-					if _, f := attempt(patient(t), r, someone, someMail).verdicts(); f != nil {
+					if _, f := attempt(lab.Patient(t), r, someone, someMail).verdicts(); f != nil {
 						t.Errorf("tls_skip_verify: %v", f)
 					}
 				}
@@ -785,11 +779,11 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	r := clientOf(stripped)
 	r.tlsMode, r.roots = "starttls", ca.Pool()
 	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("a-pass-phrase"))
-	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPTLS || f.Phase != verdict.PhaseSTARTTLS {
+	if _, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPTLS || f.Phase != verdict.PhaseSTARTTLS {
 		t.Errorf("stripped: %+v", f)
 	}
 	r.tlsMode = "opportunistic"
-	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPAuth || !strings.Contains(f.Reason, "not encrypted") {
+	if _, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || !strings.Contains(f.Reason, "not encrypted") {
 		t.Errorf("a password over an opportunistic connection in plaintext: %+v", f)
 	}
 	stripped.Idle(t)
@@ -802,7 +796,7 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	}})
 	r = clientOf(injected)
 	r.tlsMode, r.roots = "starttls", ca.Pool()
-	if _, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "plaintext behind") {
+	if _, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "plaintext behind") {
 		t.Errorf("injected: %+v", f)
 	}
 	injected.Idle(t)
@@ -867,7 +861,7 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 			if test.pass != "" {
 				r.password = secrets.New([]byte(test.pass))
 			}
-			s, f := dial(patient(t), r)
+			s, f := dial(lab.Patient(t), r)
 			if f == nil {
 				s.close()
 			}

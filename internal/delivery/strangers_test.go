@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,15 +22,8 @@ import (
 // at is how to reach a server that was not made for these tests.
 func at(t testing.TB, address, mode string) relay {
 	t.Helper()
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	number, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return relay{host: host, port: number, tlsMode: mode}
+	host, port := lab.HostPort(t, address)
+	return relay{host: host, port: port, tlsMode: mode}
 }
 
 func TestDevrelayTakesOurMail(t *testing.T) {
@@ -51,7 +43,7 @@ func TestDevrelayTakesOurMail(t *testing.T) {
 		r := at(t, how.address, how.mode)
 		r.roots, r.authMethod, r.username, r.password = server.CertPool(), how.method, "certs", secrets.New([]byte("hunter2hunter2"))
 		env := envelope{from: "certs@example.com", recipients: []string{"gone@example.com", "ops@example.com"}}
-		receipt, f := attempt(patient(t), r, env, someMail).verdicts()
+		receipt, f := attempt(lab.Patient(t), r, env, someMail).verdicts()
 		if receipt == nil || !slices.Equal(receipt.Recipients, []string{"ops@example.com"}) || receipt.QueueID == "" {
 			t.Fatalf("%+v: %+v, %v", how, receipt, f)
 		}
@@ -86,7 +78,7 @@ func TestPostfixTakesOurMail(t *testing.T) {
 		{host: "127.0.0.1", port: at(t, server.SMTP, "").port, tlsMode: "opportunistic", roots: server.CA.Pool},
 		at(t, server.SMTP, "plaintext"),
 	} {
-		receipt, f := attempt(patient(t), r, ours, someMail).verdicts()
+		receipt, f := attempt(lab.Patient(t), r, ours, someMail).verdicts()
 		if f != nil {
 			t.Fatalf("%s with %s: %v", r.tlsMode, r.authMethod, f)
 		}
@@ -127,7 +119,7 @@ func TestPostfixTakesOurMail(t *testing.T) {
 		"TLS where none is":         {authenticated(server.Submission, "smtps", "plain"), ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
 		"too many recipients":       {authenticated(server.SMTPS, "smtps", "plain"), envelope{from: "a@lab.test", recipients: []string{user, "OPS@lab.test", "Ops@lab.test"}}, someMail, verdict.SMTPTransient, verdict.PhaseRcpt, 452, []string{user, "OPS@lab.test"}},
 	} {
-		receipt, f := attempt(patient(t), test.r, test.env, test.raw).verdicts()
+		receipt, f := attempt(lab.Patient(t), test.r, test.env, test.raw).verdicts()
 		var taken []string
 		if receipt != nil {
 			taken = receipt.Recipients
@@ -146,7 +138,7 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	for n, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256, AuthPlain, AuthLogin} {
 		r := at(t, []string{server.Submission, server.SMTPS}[n%2], []string{"starttls", "smtps"}[n%2])
 		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte(password))
-		s, f := dial(patient(t), r)
+		s, f := dial(lab.Patient(t), r)
 		if f != nil {
 			t.Fatalf("%s: %v", method, f)
 		}
@@ -154,7 +146,7 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 			t.Error("Postfix does not offer PIPELINING")
 		}
 		for range 2 {
-			if _, f := s.send(patient(t), envelope{from: "certs@lab.test", recipients: []string{user}}, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.send(lab.Patient(t), envelope{from: "certs@lab.test", recipients: []string{user}}, someMail, claimed).verdicts(); f != nil {
 				t.Errorf("%s: %v", method, f)
 			}
 		}
@@ -164,7 +156,7 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	for _, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256} {
 		r := at(t, server.SMTPS, "smtps")
 		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte("wrong-wrong"))
-		if s, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
+		if s, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
 			t.Errorf("%s with a wrong password: %v, %v", method, s, f)
 		}
 	}
@@ -189,12 +181,12 @@ func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: "correct-horse-battery"}, Mechanisms: "plain xoauth2", Introspection: issuer.URL})
 	r := at(t, server.Submission, "starttls")
 	r.roots, r.authMethod, r.username, r.password = server.CA.Pool, AuthXOAUTH2, user, secrets.New([]byte(token))
-	if receipt, f := attempt(patient(t), r, envelope{from: "certs@lab.test", recipients: []string{user}}, someMail).verdicts(); f != nil || receipt.QueueID == "" {
+	if receipt, f := attempt(lab.Patient(t), r, envelope{from: "certs@lab.test", recipients: []string{user}}, someMail).verdicts(); f != nil || receipt.QueueID == "" {
 		t.Fatalf("%+v, %v", receipt, f)
 	}
 	server.Fetch(t, user, lab.AtLeast(1))
 	r.password = secrets.New([]byte("expired-token"))
-	if s, f := dial(patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 || f.Phase != verdict.PhaseAuth {
+	if s, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 || f.Phase != verdict.PhaseAuth {
 		t.Errorf("an expired token: %v, %+v", s, f)
 	}
 	if asked.Load() < 2 {
@@ -251,7 +243,7 @@ func TestSMTPSinkFailsUs(t *testing.T) {
 				}
 				return err == nil
 			})
-			_, f := attempt(patient(t), at(t, address, "plaintext"), someone, someMail).verdicts()
+			_, f := attempt(lab.Patient(t), at(t, address, "plaintext"), someone, someMail).verdicts()
 			if test.code == "" {
 				if f != nil {
 					t.Fatal(f)

@@ -25,13 +25,16 @@ func TestFallbackThatCannotBeUsedIsAway(t *testing.T) {
 			{verdict.PhaseRcpt, verdict.SMTPTransient, false},
 			{verdict.PhaseContent, verdict.SMTPTransient, false},
 		} {
-			b := newBreaker(1)
-			p := mustEnter(t, b)
+			var all breakers
+			b := all.get("relay", 1)
+			p, _, _ := b.enter()
 			f := &verdict.Failure{Code: test.code, Phase: test.phase, Reason: "no"}
 			judgeFallback(p, f)
 			p.end()
-			if f.Relay != test.away || (b.position() == verdict.Open) != test.away {
-				t.Errorf("%s in %s: away %v, breaker %s", test.code, test.phase, f.Relay, b.position())
+			var s verdict.RelayStatus
+			b.status(&s)
+			if f.Relay != test.away || (s.Breaker == verdict.Open) != test.away {
+				t.Errorf("%s in %s: away %v, breaker %s", test.code, test.phase, f.Relay, s.Breaker)
 			}
 		}
 	})

@@ -3,6 +3,8 @@
 package lab
 
 import (
+	"net"
+	"strconv"
 	"strings"
 
 	"os"
@@ -78,4 +80,17 @@ func Output(t testing.TB, program string, args ...string) string {
 		t.Errorf("%s %s: %v", filepath.Base(program), strings.Join(args, " "), err)
 	}
 	return string(out)
+}
+
+// HostPort splits the address of a server.
+func HostPort(t testing.TB, address string) (host string, port int) {
+	t.Helper()
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if port, err = strconv.Atoi(text); err != nil {
+		t.Fatal(err)
+	}
+	return host, port
 }
