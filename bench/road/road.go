@@ -25,6 +25,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 // Options say which road. The zero value has no targets and is of no use.
@@ -207,7 +208,7 @@ func Target(id, address string) (delivery.Target, error) {
 		return delivery.Target{}, err
 	}
 	t := delivery.Target{
-		ID: id, Host: host, TLSMode: delivery.TLSPlaintext,
+		ID: id, Host: host, TLSMode: smtp.TLSPlaintext,
 		FromAddress: "certpost@example.com", To: []string{"certificates@example.com"}, Payload: payload.PEM,
 	}
 	if t.Port, err = strconv.Atoi(port); err != nil {
@@ -242,7 +243,7 @@ func SubmissionTarget(id string, relay *devrelay.Relay, dir string) (delivery.Ta
 	if err != nil {
 		return t, err
 	}
-	t.TLSMode, t.AuthMethod, t.Username = delivery.TLSStartTLS, delivery.AuthPlain, delivery.Text{Plain: user}
+	t.TLSMode, t.AuthMethod, t.Username = smtp.TLSStartTLS, smtp.AuthPlain, delivery.Text{Plain: user}
 	if t.CAFile, err = relay.CAFile(dir); err != nil {
 		return t, err
 	}

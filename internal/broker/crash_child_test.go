@@ -23,6 +23,7 @@ import (
 
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 // Every test here runs the broker and the real courier in a process of its own,
@@ -86,9 +87,9 @@ func crashChild(plan crashPlan) error {
 	}
 	var targets []delivery.Target
 	for _, id := range []string{"good", "refused", "busy"} {
-		t := delivery.Target{ID: id, Host: host, Port: n, TLSMode: delivery.TLSPlaintext, FromAddress: "certs@example.com", To: []string{id + "@example.com"}}
+		t := delivery.Target{ID: id, Host: host, Port: n, TLSMode: smtp.TLSPlaintext, FromAddress: "certs@example.com", To: []string{id + "@example.com"}}
 		t.SetDefaults()
-		t.TLSMode, t.Port = delivery.TLSPlaintext, n
+		t.TLSMode, t.Port = smtp.TLSPlaintext, n
 		if plan.FileLimit > 0 {
 			t.Timeout = 3 * time.Second // and with it the lease, by whose end what cannot be written is given up
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -29,7 +30,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 	install(ours)
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.TLSMode, target.CAFile, target.ClientCertFile, target.ClientKeyFile = TLSStartTLS, ca.File(t), certFile, keyFile
+		target.TLSMode, target.CAFile, target.ClientCertFile, target.ClientKeyFile = smtp.TLSStartTLS, ca.File(t), certFile, keyFile
 	})
 	for n := range 2 {
 		if receipt := o.mustDeliver(); (receipt.Timings.Dial == 0) != (n > 0) {

@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -41,19 +42,19 @@ type Courier struct {
 	store *secrets.Store
 	opts  Options
 
-	pool   *pool
+	pool   *smtp.Pool
 	tokens *tokens
 
-	breakers breakers
+	breakers smtp.Breakers
 }
 
 // NewCourier makes a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
-	return &Courier{book: book, store: store, opts: opts, pool: newPool(), tokens: newTokens()}
+	return &Courier{book: book, store: store, opts: opts, pool: smtp.NewPool(), tokens: newTokens()}
 }
 
 // Close says goodbye to the relays. Deliveries under way are not cut short.
-func (c *Courier) Close() { c.pool.close() }
+func (c *Courier) Close() { c.pool.Close() }
 
 // Lanes are the lanes of the targets as they are defined now.
 func (c *Courier) Lanes() []string { return c.book.Current().Lanes() }
@@ -127,7 +128,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attem
 	defer clear(msg.raw)
 	rendered := time.Now()
 
-	receipt, failure := c.carry(ctx, defs.ways[t.ID], p, msg, a).verdicts()
+	receipt, failure := c.carry(ctx, defs.ways[t.ID], p, msg, a).Verdicts()
 	newQuotable(msg, p).withhold(receipt, failure)
 	if receipt != nil {
 		receipt.MessageID, receipt.Size = msg.messageID, len(msg.raw)
@@ -232,7 +233,7 @@ func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions) *verdic
 
 // login fetches what AUTH needs.
 func (c *Courier) login(ctx context.Context, t *Target, p *provisions) (failure *verdict.Failure) {
-	if t.AuthMethod == AuthNone {
+	if t.AuthMethod == smtp.AuthNone {
 		return nil
 	}
 	p.username = t.Username.Plain

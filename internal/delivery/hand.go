@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -23,13 +24,13 @@ const (
 
 // termsOf are the terms for a relay: of its connections the part that this
 // process has. shared is nil where there is no other.
-func termsOf(limits RelayLimits, shared verdict.Limits) terms {
-	of := terms{connections: limits.MaxConnections, mails: limits.MaxMessagesPerConnection, idle: limits.MaxConnectionIdle, age: limits.MaxConnectionAge}
-	setDefault(&of.mails, mailsPerConnection)
-	setDefault(&of.idle, maxConnectionIdle)
-	setDefault(&of.age, maxConnectionAge)
-	if of.connections > 0 && shared != nil {
-		of.connections = shared.Share(of.connections)
+func termsOf(limits RelayLimits, shared verdict.Limits) smtp.Terms {
+	of := smtp.Terms{Connections: limits.MaxConnections, Mails: limits.MaxMessagesPerConnection, Idle: limits.MaxConnectionIdle, Age: limits.MaxConnectionAge}
+	setDefault(&of.Mails, mailsPerConnection)
+	setDefault(&of.Idle, maxConnectionIdle)
+	setDefault(&of.Age, maxConnectionAge)
+	if of.Connections > 0 && shared != nil {
+		of.Connections = shared.Share(of.Connections)
 	}
 	return of
 }
@@ -37,27 +38,27 @@ func termsOf(limits RelayLimits, shared verdict.Limits) terms {
 // hand gets the mail to the target's relay, on a connection that is there or on a
 // new one. One that turns out to have ended before it heard of the mail is made up for
 // by a new one, once.
-func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *message, a verdict.Attempt) result {
+func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *message, a verdict.Attempt) smtp.Result {
 	r, failure := c.relayOf(t, p)
 	if failure != nil {
-		return result{failure: failure}
+		return smtp.Result{Failure: failure}
 	}
-	limits := c.book.Current().limits[relayName(t.Host, t.Port)]
+	limits := c.book.Current().limits[smtp.RelayName(t.Host, t.Port)]
 	on := termsOf(limits, a.Limits)
-	if limits.MaxConnections > 0 && on.connections == 0 {
-		return result{failure: notNow(r, "has all the connections that it may have, from other processes", jitter(beforeAskingAgain))}
+	if limits.MaxConnections > 0 && on.Connections == 0 {
+		return smtp.Result{Failure: notNow(r, "has all the connections that it may have, from other processes", smtp.Jitter(beforeAskingAgain))}
 	}
 	h := handing{Courier: c, t: t, p: p, msg: msg, claim: a.Claim, terms: on, begin: func() *verdict.Failure { return nil }}
 	if rate := limits.MaxMessageRate; !rate.IsZero() && a.Limits != nil {
 		h.begin = sync.OnceValue(func() *verdict.Failure {
-			if wait := a.Limits.Take(relayName(t.Host, t.Port), rate); wait > 0 {
+			if wait := a.Limits.Take(smtp.RelayName(t.Host, t.Port), rate); wait > 0 {
 				return notNow(r, "has been given all that it may be, "+rate.String(), wait)
 			}
 			return nil
 		})
 	}
 	got := h.on(ctx, r, false)
-	if got.stale {
+	if got.Stale {
 		got = h.on(ctx, r, true)
 	}
 	return got
@@ -68,10 +69,10 @@ func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *messa
 const beforeAskingAgain = 5 * time.Second
 
 // notNow is the verdict when the relay is at its limits.
-func notNow(r relay, why string, wait time.Duration) *verdict.Failure {
+func notNow(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
 	return &verdict.Failure{
 		Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Untried: true, After: wait,
-		Reason: r.address() + " " + why,
+		Reason: r.Address() + " " + why,
 	}
 }
 
@@ -82,17 +83,17 @@ type handing struct {
 	p     *provisions
 	msg   *message
 	claim func(time.Time) error
-	terms terms
+	terms smtp.Terms
 	begin func() *verdict.Failure // counts the mail, once, right before the relay hears of it
 }
 
 // on hands the mail over on a connection that is there, or with fresh on one that
 // is made for it.
-func (h *handing) on(ctx context.Context, r relay, fresh bool) result {
+func (h *handing) on(ctx context.Context, r smtp.Relay, fresh bool) smtp.Result {
 	c, t, on := h.Courier, h.t, h.terms
-	s, err := c.pool.turn(ctx, r, on, fresh)
+	s, err := c.pool.Acquire(ctx, r, on, fresh)
 	if err != nil {
-		return result{failure: noTurn(r, err)}
+		return smtp.Result{Failure: noTurn(r, err)}
 	}
 	// The wait for a connection is not the relay's time.
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
@@ -100,44 +101,44 @@ func (h *handing) on(ctx context.Context, r relay, fresh bool) result {
 	if s == nil {
 		var failure *verdict.Failure
 		if s, failure = c.dial(ctx, t, h.p, r); failure != nil {
-			c.pool.leave(r)
-			return result{failure: failure}
+			c.pool.Release(r)
+			return smtp.Result{Failure: failure}
 		}
-		c.pool.adopt(s)
+		c.pool.Adopt(s)
 	}
-	defer func() { c.pool.put(s, on) }()
+	defer func() { c.pool.Put(s, on) }()
 	if failure := h.begin(); failure != nil {
-		return result{failure: failure}
+		return smtp.Result{Failure: failure}
 	}
 	msg := h.msg
-	return s.send(ctx, envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8, together: t.AllOrNothing}, msg.raw, h.claim)
+	return s.Send(ctx, smtp.Envelope{From: msg.from, Recipients: msg.recipients, UTF8: msg.needsUTF8, Together: t.AllOrNothing}, msg.raw, h.claim)
 }
 
 // noTurn is the verdict when the wait for a connection was ended: the relay has no
 // part in it.
-func noTurn(r relay, err error) *verdict.Failure {
+func noTurn(r smtp.Relay, err error) *verdict.Failure {
 	return &verdict.Failure{
 		Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: err,
-		Reason: fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.address()),
+		Reason: fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.Address()),
 	}
 }
 
 // dial connects to the target's relay. A refused login is tried once more if what
 // it is made with, fetched afresh, is something else: it may have been changed
 // since it was cached.
-func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r relay) (*session, *verdict.Failure) {
-	s, failure := dial(ctx, r)
+func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r smtp.Relay) (*smtp.Session, *verdict.Failure) {
+	s, failure := smtp.Dial(ctx, r)
 	if failure == nil || failure.Code != verdict.SMTPAuth || failure.ReplyCode == 0 {
 		return s, failure
 	}
 	if failure := c.freshLogin(ctx, t, p); failure != nil {
 		return nil, failure
 	}
-	if p.password.Equal(r.password) && p.username == r.username {
+	if p.password.Equal(r.Password) && p.username == r.Username {
 		return nil, failure
 	}
-	r.username, r.password = p.username, p.password
-	return dial(ctx, r)
+	r.Username, r.Password = p.username, p.password
+	return smtp.Dial(ctx, r)
 }
 
 // freshLogin fetches what AUTH needs anew, after the relay refused it.
@@ -154,29 +155,29 @@ func (c *Courier) freshLogin(ctx context.Context, t *Target, p *provisions) (fai
 
 // relayOf reads the files that the target names for every mail: they may be
 // renewed at any time, and a connection made with the old ones is not used again.
-func (c *Courier) relayOf(t *Target, p *provisions) (r relay, failure *verdict.Failure) {
-	r = relay{
-		host: t.Host, port: t.Port, tlsMode: t.TLSMode, skipVerify: t.TLSSkipVerify, helo: c.opts.HELO, caFile: t.CAFile,
-		authMethod: t.AuthMethod, username: p.username, password: p.password, allowInsecureAuth: t.AllowInsecureAuth,
+func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verdict.Failure) {
+	r = smtp.Relay{
+		Host: t.Host, Port: t.Port, TLSMode: t.TLSMode, SkipVerify: t.TLSSkipVerify, HELO: c.opts.HELO, CAFile: t.CAFile,
+		AuthMethod: t.AuthMethod, Username: p.username, Password: p.password, AllowInsecureAuth: t.AllowInsecureAuth,
 	}
-	if t.TLSMode == TLSPlaintext {
+	if t.TLSMode == smtp.TLSPlaintext {
 		return r, nil
 	}
 	if t.CAFile != "" {
-		if r.caPEM, failure = readTargetFile("ca_file", t.CAFile); failure != nil {
+		if r.CAPEM, failure = readTargetFile("ca_file", t.CAFile); failure != nil {
 			return r, failure
 		}
 	}
 	if t.ClientCertFile == "" {
 		return r, nil
 	}
-	r.clientCertFile = t.ClientCertFile
-	if r.clientCert, failure = readTargetFile("client_cert_file", t.ClientCertFile); failure != nil {
+	r.ClientCertFile = t.ClientCertFile
+	if r.ClientCert, failure = readTargetFile("client_cert_file", t.ClientCertFile); failure != nil {
 		return r, failure
 	}
 	key, failure := readTargetFile("client_key_file", t.ClientKeyFile)
 	defer clear(key)
-	r.clientKey = secrets.New(key)
+	r.ClientKey = secrets.New(key)
 	return r, failure
 }
 
@@ -194,7 +195,7 @@ func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
 		text, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return nil, unusable(key, path, "cannot be read", err)
+		return nil, smtp.Unusable(key, path, "cannot be read", err)
 	}
 	return text, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -51,7 +52,7 @@ targets:
 	msg := &message{from: "a@example.com", recipients: []string{"b@example.com"}, raw: []byte("Subject: x\r\n\r\nx\r\n")}
 	carry := func(g *grants) (*verdict.Receipt, *verdict.Failure) {
 		return c.carry(context.Background(), d.ways["a"], &provisions{vars: secrets.Vars{}}, msg,
-			verdict.Attempt{Limits: g, Claim: func(time.Time) error { return nil }}).verdicts()
+			verdict.Attempt{Limits: g, Claim: func(time.Time) error { return nil }}).Verdicts()
 	}
 
 	for what, g := range map[string]*grants{
@@ -62,7 +63,7 @@ targets:
 		if receipt != nil || f == nil || !f.Untried || f.Relay || f.After <= 0 || f.Certainty != verdict.NotSent {
 			t.Errorf("%s: %+v, %+v", what, receipt, f)
 		}
-		if what == "rate" && (len(g.asked) != 1 || g.asked[0] != relayName("127.0.0.1", d.byID["a"].Port)+" 500/day" || f.After != g.wait) {
+		if what == "rate" && (len(g.asked) != 1 || g.asked[0] != smtp.RelayName("127.0.0.1", d.byID["a"].Port)+" 500/day" || f.After != g.wait) {
 			t.Errorf("asked for %v, away for %v", g.asked, f.After)
 		}
 	}

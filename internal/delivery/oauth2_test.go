@@ -15,6 +15,7 @@ import (
 
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -85,7 +86,7 @@ func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *
 	secret := filepath.Join(t.TempDir(), "client-secret")
 	lab.Write(t, secret, []byte("client-secret-1"))
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.TLSMode, target.CAFile = TLSStartTLS, ca.File(t)
+		target.TLSMode, target.CAFile = smtp.TLSStartTLS, ca.File(t)
 		target.Username = Text{Plain: "certs@example.com"}
 		target.OAuth2 = OAuth2{TokenURL: grants.URL + "/token", ClientID: "our-app", ClientSecret: secrets.Ref{File: secret}, Scopes: []string{"https://outlook.office365.com/.default"}}
 	})
@@ -271,7 +272,7 @@ func TestTokensAsSecrets(t *testing.T) {
 	o, server, file := newTokenOffice(t, newTokenServer(t), "a token from elsewhere")
 	lab.Write(t, file, []byte("a token from elsewhere"))
 	o.redefine(func(target *Target) {
-		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, AuthXOAUTH2, secrets.Ref{File: file}
+		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, smtp.AuthXOAUTH2, secrets.Ref{File: file}
 	})
 	o.mustDeliver()
 	if server.Taken()[0].User != "certs@example.com" {

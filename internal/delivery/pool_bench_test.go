@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/smtp"
 	gomail "github.com/wneessen/go-mail"
 )
 
@@ -17,7 +18,7 @@ import (
 func BenchmarkRoundTrips(b *testing.B) {
 	ca := lab.NewTLSAuthority(b, "Test CA")
 	everything := []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "STARTTLS", "AUTH PLAIN"}
-	for _, mode := range []string{TLSPlaintext, TLSStartTLS} {
+	for _, mode := range []string{smtp.TLSPlaintext, smtp.TLSStartTLS} {
 		for _, kept := range []bool{false, true} {
 			for _, pipelining := range []bool{false, true} {
 				for _, recipients := range []int{1, 10} {
@@ -35,7 +36,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 						}
 						o := newOffice(b, road.Address, limits, func(target *Target) {
 							target.TLSMode = mode
-							if mode == TLSStartTLS {
+							if mode == smtp.TLSStartTLS {
 								target.CAFile = ca.File(b)
 							}
 							target.To = nil
@@ -95,7 +96,7 @@ func BenchmarkGoMail(b *testing.B) {
 // BenchmarkDeliver is what a mail costs this process and the relay on one machine.
 func BenchmarkDeliver(b *testing.B) {
 	ca := lab.NewTLSAuthority(b, "Test CA")
-	for _, mode := range []string{TLSPlaintext, TLSStartTLS} {
+	for _, mode := range []string{smtp.TLSPlaintext, smtp.TLSStartTLS} {
 		for _, kept := range []bool{false, true} {
 			b.Run(fmt.Sprintf("%s/kept=%v", mode, kept), func(b *testing.B) {
 				server := lab.StartRelay(b, lab.RelayScript{Cert: ca.Issue(b, nil)})
@@ -105,7 +106,7 @@ func BenchmarkDeliver(b *testing.B) {
 				}
 				o := newOffice(b, server.Address(), limits, func(target *Target) {
 					target.TLSMode = mode
-					if mode == TLSStartTLS {
+					if mode == smtp.TLSStartTLS {
 						target.CAFile = ca.File(b)
 					}
 				})

@@ -10,6 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -80,7 +81,7 @@ func (e *examination) target(id string) {
 		return
 	}
 	e.t = t
-	e.say("target", verdict.OK, "%s is defined: %s by %s", t.ID, t.Payload, relayName(t.Host, t.Port))
+	e.say("target", verdict.OK, "%s is defined: %s by %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
 }
 
 // event decodes the body; the reasons of events.Invalid are ours.

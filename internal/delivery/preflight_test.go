@@ -17,6 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -69,7 +70,7 @@ func TestExamine(t *testing.T) {
 	login, opening := file("password", []byte(password+"\n")), file("phrase", []byte(phrase+"\n"))
 	wrong := file("wrong", []byte("wrong"))
 	good := func(target *Target) {
-		target.TLSMode, target.CAFile = TLSStartTLS, ca
+		target.TLSMode, target.CAFile = smtp.TLSStartTLS, ca
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: login}
 		target.Payload, target.PKCS12Passphrase = payload.PKCS12, secrets.Ref{File: opening}
 		target.Timeout = 20 * time.Second
@@ -105,7 +106,7 @@ func TestExamine(t *testing.T) {
 		}, want: [][2]string{{"warning relay", "a fallback answers"}, {"ok relay", "fallback: localhost"}}, not: []string{"error"}},
 		"a fallback is away": {target: func(t *Target) {
 			one := 1
-			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: RelayKeys{Port: &one, AuthMethod: AuthNone}}}
+			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: RelayKeys{Port: &one, AuthMethod: smtp.AuthNone}}}
 		}, want: [][2]string{{"warning relay", "fallback: SMTP_CONNECT"}, {"ok relay", "AUTH plain"}}, not: []string{"error"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -98,13 +99,13 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	if failure != nil {
 		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error()}}, failure.Relay
 	}
-	defer s.close()
-	text := s.describe()
-	if t.AuthMethod != AuthNone {
+	defer s.Close()
+	text := s.Describe()
+	if t.AuthMethod != smtp.AuthNone {
 		text += ", AUTH " + t.AuthMethod + " accepted"
 	}
 	all = []verdict.Finding{{What: "relay", Status: verdict.OK, Message: text}}
-	if shown := s.peer(); shown != nil {
+	if shown := s.PeerCertificate(); shown != nil {
 		end := shown.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
@@ -114,14 +115,14 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	if msg == nil {
 		return all, false
 	}
-	if refused := s.admit(envelope{from: msg.from, recipients: msg.recipients, utf8: msg.needsUTF8}, msg.raw); refused != nil {
+	if refused := s.Admit(smtp.Envelope{From: msg.from, Recipients: msg.recipients, UTF8: msg.needsUTF8}, msg.raw); refused != nil {
 		return append(all, verdict.Finding{What: "size", Status: verdict.Error, Message: refused.Error()}), false
 	}
-	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.sizeLimit())}), false
+	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())}), false
 }
 
 // probeSession is a connection to the relay past AUTH.
-func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*session, *verdict.Failure) {
+func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*smtp.Session, *verdict.Failure) {
 	if failure := c.login(ctx, t, p); failure != nil {
 		return nil, failure
 	}

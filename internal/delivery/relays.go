@@ -8,6 +8,7 @@ import (
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -156,7 +157,7 @@ func (t *Target) take(keys RelayKeys) {
 // password no way to a token, and the other way round.
 func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]string) {
 	unwanted := make(map[string]bool)
-	if k.AuthMethod == AuthNone {
+	if k.AuthMethod == smtp.AuthNone {
 		unwanted["username"], unwanted["password"], unwanted["oauth2"] = true, true, true
 	}
 	if !k.Password.IsZero() {

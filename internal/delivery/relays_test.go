@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -90,7 +91,7 @@ targets:
 }
 
 func shown(d *Definitions, t *Target) string {
-	limits := d.limits[relayName(t.Host, t.Port)]
+	limits := d.limits[smtp.RelayName(t.Host, t.Port)]
 	return fmt.Sprintf("%s:%d %s skip=%v ca=%s %s %s insecure=%v %v %d %d %s", t.Host, t.Port, t.TLSMode, t.TLSSkipVerify, t.CAFile,
 		t.AuthMethod, t.Username.Plain, t.AllowInsecureAuth, t.Timeout, limits.MaxConnections, limits.MaxMessagesPerConnection, limits.MaxMessageRate)
 }

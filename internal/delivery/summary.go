@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -19,7 +20,7 @@ func (d *Definitions) Relays() []verdict.RelayView {
 			continue
 		}
 		for i, way := range d.ways[t.ID] {
-			name := relayName(way.Host, way.Port)
+			name := smtp.RelayName(way.Host, way.Port)
 			n, known := index[name]
 			if !known {
 				n = len(all)

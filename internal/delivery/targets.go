@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 // Definitions are the targets as they are defined at one moment. They never
@@ -54,7 +55,7 @@ func define(b *ruleBook, targets [][]way) *Definitions {
 		for _, w := range ways {
 			w.TLSMode, w.AuthMethod = w.tlsMode(), w.authMethod()
 			d.ways[t.ID] = append(d.ways[t.ID], w.Target)
-			d.limits[relayName(w.Host, w.Port)] = b.limits(w.Host, w.Port)
+			d.limits[smtp.RelayName(w.Host, w.Port)] = b.limits(w.Host, w.Port)
 		}
 		d.targets = append(d.targets, t)
 		d.byID[t.ID] = t

@@ -12,6 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -77,7 +78,7 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
 	}
 	for _, way := range d.ways[t.ID] {
-		v.Relays = append(v.Relays, relayName(way.Host, way.Port))
+		v.Relays = append(v.Relays, smtp.RelayName(way.Host, way.Port))
 	}
 	var untouched Target
 	untouched.SetDefaults()

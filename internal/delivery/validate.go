@@ -13,6 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 const (
@@ -63,8 +64,8 @@ func validateWays(ways []way) (own, ruled []config.Problem) {
 		mine, others := w.validate()
 		v.found, ruled = append(v.found, mine...), append(ruled, others...)
 		for _, earlier := range ways[:i] {
-			if relayName(earlier.Host, earlier.Port) == relayName(w.Host, w.Port) {
-				v.err(w.path+".host", "%s stands before it already: a fallback is another relay", relayName(w.Host, w.Port))
+			if smtp.RelayName(earlier.Host, earlier.Port) == smtp.RelayName(w.Host, w.Port) {
+				v.err(w.path+".host", "%s stands before it already: a fallback is another relay", smtp.RelayName(w.Host, w.Port))
 				break
 			}
 		}
@@ -158,11 +159,11 @@ func (t *Target) validateRelay(v *validation) {
 		}
 	}
 	switch mode := t.tlsMode(); {
-	case mode == TLSPlaintext:
+	case mode == smtp.TLSPlaintext:
 		v.warn("tls_mode", "mails to %s travel in the clear: anyone on the way can read and change them", t.relay())
-	case mode == TLSSMTPS && (t.Port == 25 || t.Port == 587):
+	case mode == smtp.TLSSMTPS && (t.Port == 25 || t.Port == 587):
 		v.warn("tls_mode", "port %d waits for STARTTLS almost everywhere: want starttls, or port 465", t.Port)
-	case mode == TLSStartTLS && t.Port == 465:
+	case mode == smtp.TLSStartTLS && t.Port == 465:
 		v.warn("tls_mode", "port 465 speaks TLS from the first byte almost everywhere: want smtps, or port 587")
 	}
 	if t.TLSSkipVerify {
@@ -173,7 +174,7 @@ func (t *Target) validateRelay(v *validation) {
 		v.err("client_cert_file", "is missing: client_key_file alone is of no use")
 	case t.ClientCertFile != "" && t.ClientKeyFile == "":
 		v.err("client_key_file", "is missing: client_cert_file needs its key")
-	case t.ClientCertFile != "" && t.tlsMode() == TLSPlaintext:
+	case t.ClientCertFile != "" && t.tlsMode() == smtp.TLSPlaintext:
 		v.warn("client_cert_file", "is not used with tls_mode plaintext")
 	}
 }
@@ -184,11 +185,11 @@ func (t *Target) tlsMode() string {
 	case t.TLSMode != "":
 		return t.TLSMode
 	case t.Port == 465:
-		return TLSSMTPS
+		return smtp.TLSSMTPS
 	case t.Port == 25:
-		return TLSPlaintext
+		return smtp.TLSPlaintext
 	}
-	return TLSStartTLS
+	return smtp.TLSStartTLS
 }
 
 // relay names the relay in messages.
@@ -231,7 +232,7 @@ func (t *Target) validatePayload(v *validation) {
 // validateKeyInTheClear keeps private keys from travelling in the clear.
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
-	clear := mode == TLSPlaintext || mode == TLSOpportunistic
+	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
 	if t.Payload == payload.PEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
 		v.err("payload", "pem_and_key with tls_mode %s would show private keys to anyone on the way to %s: want starttls or smtps, or allow_plaintext_key: true",
 			mode, t.relay())

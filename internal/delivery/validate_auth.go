@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 func (t *Target) validateAuth(v *validation) {
@@ -16,9 +18,9 @@ func (t *Target) validateAuth(v *validation) {
 	if !t.OAuth2.IsZero() {
 		t.validateOAuth2(v, method)
 	}
-	if method == AuthNone {
+	if method == smtp.AuthNone {
 		switch {
-		case t.AuthMethod == AuthNone && (!t.Username.IsZero() || !t.Password.IsZero()):
+		case t.AuthMethod == smtp.AuthNone && (!t.Username.IsZero() || !t.Password.IsZero()):
 			v.warn("auth_method", "is none, so username and password are not used")
 		case t.AuthMethod == "" && !t.Password.IsZero():
 			v.err("username", "is missing: a password alone is of no use")
@@ -29,7 +31,7 @@ func (t *Target) validateAuth(v *validation) {
 		v.err("username", "is missing: auth_method %s needs it", method)
 	}
 	switch {
-	case t.Password.IsZero() && method == AuthXOAUTH2 && t.OAuth2.IsZero():
+	case t.Password.IsZero() && method == smtp.AuthXOAUTH2 && t.OAuth2.IsZero():
 		v.err("password", "is missing: auth_method xoauth2 needs an access token as password, or oauth2, which fetches one")
 	case t.Password.IsZero() && t.OAuth2.IsZero():
 		v.err("password", "is missing: auth_method %s needs it", method)
@@ -43,11 +45,11 @@ func (t *Target) validateLogin(v *validation, method string) {
 		return
 	}
 	// With opportunistic the password waits for TLS: the session sees to that.
-	clear := t.tlsMode() == TLSPlaintext
+	clear := t.tlsMode() == smtp.TLSPlaintext
 	switch {
-	case !tellsPassword(method) && clear:
+	case !smtp.TellsPassword(method) && clear:
 		v.warn("auth_method", "%s without TLS keeps the password from others only if it cannot be guessed: want starttls or smtps", method)
-	case !tellsPassword(method):
+	case !smtp.TellsPassword(method):
 	case clear:
 		v.err("tls_mode", "plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true")
 	case t.TLSSkipVerify:
@@ -57,7 +59,7 @@ func (t *Target) validateLogin(v *validation, method string) {
 
 func (t *Target) validateOAuth2(v *validation, method string) {
 	o := t.OAuth2
-	if method != AuthXOAUTH2 {
+	if method != smtp.AuthXOAUTH2 {
 		v.err("oauth2", "is not used with auth_method %s: want xoauth2", method)
 	}
 	if !t.Password.IsZero() {
@@ -97,9 +99,9 @@ func (t *Target) authMethod() string {
 	case t.AuthMethod != "":
 		return t.AuthMethod
 	case !t.OAuth2.IsZero():
-		return AuthXOAUTH2
+		return smtp.AuthXOAUTH2
 	case !t.Username.IsZero():
-		return AuthPlain
+		return smtp.AuthPlain
 	}
-	return AuthNone
+	return smtp.AuthNone
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 // goodTarget is the YAML of a target without a problem; tests replace its lines.
@@ -223,7 +224,7 @@ func TestValidate(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
-	for port, want := range map[int]string{25: TLSPlaintext, 465: TLSSMTPS, 587: TLSStartTLS, 2525: TLSStartTLS} {
+	for port, want := range map[int]string{25: smtp.TLSPlaintext, 465: smtp.TLSSMTPS, 587: smtp.TLSStartTLS, 2525: smtp.TLSStartTLS} {
 		target, problems := loadTarget(t, fmt.Sprintf("port: %d", port))
 		if target == nil {
 			t.Fatal(problems)
@@ -236,7 +237,7 @@ func TestDefaults(t *testing.T) {
 	if target == nil {
 		t.Fatal(problems)
 	}
-	if target.Type != "smtp" || target.Port != 587 || target.AuthMethod != AuthNone || target.Timeout != 30*time.Second ||
+	if target.Type != "smtp" || target.Port != 587 || target.AuthMethod != smtp.AuthNone || target.Timeout != 30*time.Second ||
 		target.Payload != payload.PEM || target.PKCS12Encoding != payload.Modern2023 || target.Lane() != "smtp_example_com-587" {
 		t.Errorf("defaults: %+v", target)
 	}
@@ -244,7 +245,7 @@ func TestDefaults(t *testing.T) {
 	if target == nil {
 		t.Fatal(problems)
 	}
-	if target.AuthMethod != AuthPlain || target.Username.Plain != "certs" || target.Password.Env != "X" {
+	if target.AuthMethod != smtp.AuthPlain || target.Username.Plain != "certs" || target.Password.Env != "X" {
 		t.Errorf("auth: %+v", target)
 	}
 }

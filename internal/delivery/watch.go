@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 )
 
 // PollInterval is how often definitions are looked at, unless somebody knows better.
@@ -151,7 +152,7 @@ func difference(old, now *Definitions) Change {
 // sameWays compares the relays of one target, and with them the target.
 func sameWays(old, now *Definitions, id string) bool {
 	return slices.EqualFunc(old.ways[id], now.ways[id], func(a, b *Target) bool {
-		name := relayName(a.Host, a.Port)
+		name := smtp.RelayName(a.Host, a.Port)
 		return same(*a, *b) && old.limits[name] == now.limits[name]
 	})
 }

@@ -9,21 +9,22 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
 // carry gives the mail to the first of the target's relays that answers. Whatever
 // one says to the mail is the verdict; only those that say nothing are passed over.
-func (c *Courier) carry(ctx context.Context, ways []*Target, p *provisions, msg *message, a verdict.Attempt) result {
+func (c *Courier) carry(ctx context.Context, ways []*Target, p *provisions, msg *message, a verdict.Attempt) smtp.Result {
 	var away *verdict.Failure
 	for i, way := range ways {
 		got := c.try(ctx, way, i > 0, p, msg, a)
-		if got.failure == nil || !got.failure.Relay || ctx.Err() != nil {
+		if got.Failure == nil || !got.Failure.Relay || ctx.Err() != nil {
 			return got
 		}
-		away = alsoAway(away, got.failure)
+		away = alsoAway(away, got.Failure)
 	}
-	return result{failure: away}
+	return smtp.Result{Failure: away}
 }
 
 // alsoAway is the verdict when several relays are away: the delivery comes back
@@ -40,29 +41,29 @@ func alsoAway(before, f *verdict.Failure) *verdict.Failure {
 }
 
 // try gives the mail to one relay, unless that is left alone at present.
-func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provisions, msg *message, a verdict.Attempt) result {
-	name := relayName(way.Host, way.Port)
-	door, wait, reason := c.breakers.get(name, breakerThreshold).enter()
+func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provisions, msg *message, a verdict.Attempt) smtp.Result {
+	name := smtp.RelayName(way.Host, way.Port)
+	door, wait, reason := c.breakers.Get(name, smtp.BreakerThreshold).Admit()
 	if door == nil {
-		return result{failure: leftAlone(name, wait, reason)}
+		return smtp.Result{Failure: leftAlone(name, wait, reason)}
 	}
-	defer door.end()
+	defer door.End()
 	if !fallback {
 		got := c.hand(ctx, way, p, msg, a)
-		judge(door, got.failure)
+		judge(door, got.Failure)
 		return got
 	}
-	trust, wait, reason := c.breakers.get(way.login(), 1).enter()
+	trust, wait, reason := c.breakers.Get(way.login(), 1).Admit()
 	if trust == nil {
-		return result{failure: leftAlone(name, wait, reason)}
+		return smtp.Result{Failure: leftAlone(name, wait, reason)}
 	}
-	defer trust.end()
-	got := result{failure: c.logInTo(ctx, way, p)}
-	if got.failure == nil {
+	defer trust.End()
+	got := smtp.Result{Failure: c.logInTo(ctx, way, p)}
+	if got.Failure == nil {
 		got = c.hand(ctx, way, p, msg, a)
-		judge(door, got.failure)
+		judge(door, got.Failure)
 	}
-	judgeFallback(trust, got.failure)
+	judgeFallback(trust, got.Failure)
 	return got
 }
 
@@ -76,31 +77,31 @@ func leftAlone(relay string, wait time.Duration, reason string) *verdict.Failure
 
 // judge tells the breaker what came of the relay, and the failure how long to stay
 // away.
-func judge(p *pass, f *verdict.Failure) {
+func judge(p *smtp.Permit, f *verdict.Failure) {
 	switch {
 	case f == nil:
-		p.success()
+		p.Success()
 	case f.Relay:
-		f.After = p.failure(f.Reason)
+		f.After = p.Failure(f.Reason)
 	case f.Untried, f.Phase == verdict.PhaseSecrets, f.Phase == verdict.PhaseConnect, isStopped(f):
 		// the relay was not asked, or not long enough
 	default:
-		p.success()
+		p.Success()
 	}
 }
 
 // judgeFallback makes a fallback that cannot be used as it is defined, or does not
 // want us, one that is away: it stands in for a relay that will come back, and a
 // wrong password for it must not end what that one would have taken.
-func judgeFallback(p *pass, f *verdict.Failure) {
+func judgeFallback(p *smtp.Permit, f *verdict.Failure) {
 	switch {
 	case f == nil || !beforeMail(f.Phase):
-		p.success()
+		p.Success()
 	case f.Relay, f.Untried, isStopped(f):
 		// the other breaker's business, or nothing was found out
 	default:
 		f.Relay = true
-		f.After = p.failure(f.Reason)
+		f.After = p.Failure(f.Reason)
 	}
 }
 
@@ -118,7 +119,7 @@ func beforeMail(phase verdict.Phase) bool {
 // login names everything that decides whether a relay can be logged in to.
 func (t *Target) login() string {
 	return strings.Join([]string{
-		relayName(t.Host, t.Port), t.TLSMode, fmt.Sprint(t.TLSSkipVerify, t.AllowInsecureAuth), t.CAFile,
+		smtp.RelayName(t.Host, t.Port), t.TLSMode, fmt.Sprint(t.TLSSkipVerify, t.AllowInsecureAuth), t.CAFile,
 		t.ClientCertFile, t.ClientKeyFile,
 		t.AuthMethod, t.Username.Plain, t.Username.Ref.String(), t.Password.String(),
 		t.OAuth2.TokenURL, t.OAuth2.ClientID, t.OAuth2.ClientSecret.String(), strings.Join(t.OAuth2.Scopes, " "),
@@ -140,13 +141,13 @@ func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
 	for _, ways := range defs.roads[lane] {
 		list := make([]verdict.RelayStatus, len(ways))
 		for i, way := range ways {
-			name := relayName(way.Host, way.Port)
+			name := smtp.RelayName(way.Host, way.Port)
 			limits := defs.limits[name]
 			s := verdict.RelayStatus{Relay: name, MaxConnections: limits.MaxConnections, MaxRate: limits.MaxMessageRate}
-			c.breakers.get(name, breakerThreshold).status(&s)
+			c.breakers.Get(name, smtp.BreakerThreshold).Status(&s)
 			if i > 0 && s.Wait == 0 {
 				trust := verdict.RelayStatus{}
-				if c.breakers.get(way.login(), 1).status(&trust); trust.Breaker != verdict.Closed {
+				if c.breakers.Get(way.login(), 1).Status(&trust); trust.Breaker != verdict.Closed {
 					s.Breaker, s.Wait, s.Reason = trust.Breaker, trust.Wait, trust.Reason
 				}
 			}
@@ -165,7 +166,7 @@ func roadsOf(d *Definitions) map[string][][]*Target {
 		name := t.lane
 		for i, way := range d.ways[t.ID] {
 			if i == 0 {
-				name += "\x00" + relayName(way.Host, way.Port)
+				name += "\x00" + smtp.RelayName(way.Host, way.Port)
 			} else {
 				name += "\x00" + way.login()
 			}

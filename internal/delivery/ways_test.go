@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -25,14 +26,14 @@ func TestFallbackThatCannotBeUsedIsAway(t *testing.T) {
 			{verdict.PhaseRcpt, verdict.SMTPTransient, false},
 			{verdict.PhaseContent, verdict.SMTPTransient, false},
 		} {
-			var all breakers
-			b := all.get("relay", 1)
-			p, _, _ := b.enter()
+			var all smtp.Breakers
+			b := all.Get("relay", 1)
+			p, _, _ := b.Admit()
 			f := &verdict.Failure{Code: test.code, Phase: test.phase, Reason: "no"}
 			judgeFallback(p, f)
-			p.end()
+			p.End()
 			var s verdict.RelayStatus
-			b.status(&s)
+			b.Status(&s)
 			if f.Relay != test.away || (s.Breaker == verdict.Open) != test.away {
 				t.Errorf("%s in %s: away %v, breaker %s", test.code, test.phase, f.Relay, s.Breaker)
 			}

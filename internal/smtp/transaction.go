@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"bytes"
@@ -15,24 +15,24 @@ import (
 // reset is the command that forgets a transaction.
 const reset = "RSET"
 
-// envelope is what the relay is told about a mail: addresses without angle
+// Envelope is what the relay is told about a mail: addresses without angle
 // brackets, domains as A-labels, no duplicates.
-type envelope struct {
-	from       string // "" is the null sender
-	recipients []string
-	utf8       bool // an address needs SMTPUTF8 (RFC 6531)
-	together   bool // nobody gets it unless all do
+type Envelope struct {
+	From       string // "" is the null sender
+	Recipients []string
+	UTF8       bool // an address needs SMTPUTF8 (RFC 6531)
+	Together   bool // nobody gets it unless all do
 }
 
-// result is what one transaction came to. The relay took the mail for
+// Result is what one transaction came to. The relay took the mail for
 // receipt.Recipients, refused some recipients, or ended the transaction as a whole.
-type result struct {
+type Result struct {
 	tried   []string         // the recipients of the envelope
 	receipt *verdict.Receipt // nil when the relay did not take the mail
 	refused []rejection      // recipients refused one by one at RCPT
-	failure *verdict.Failure // why the relay did not take the mail; nil when it did
+	Failure *verdict.Failure // why the relay did not take the mail; nil when it did
 	course  *verdict.Course  // how it went, when anybody was refused
-	stale   bool             // the connection, an old one, had ended before: no word about the mail
+	Stale   bool             // the connection, an old one, had ended before: no word about the mail
 }
 
 // rejection is one recipient that the relay did not take.
@@ -41,10 +41,10 @@ type rejection struct {
 	failure   *verdict.Failure
 }
 
-// verdicts sums the result up in what the broker acts on: the receipt when the
+// Verdicts sums the result up in what the broker acts on: the receipt when the
 // relay took the mail for anybody, the failure when somebody is still owed it.
-func (r result) verdicts() (*verdict.Receipt, *verdict.Failure) {
-	if r.failure == nil {
+func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
+	if r.Failure == nil {
 		f := sumUp(r.refused)
 		if f != nil {
 			f.Course = r.course
@@ -52,21 +52,21 @@ func (r result) verdicts() (*verdict.Receipt, *verdict.Failure) {
 		return r.receipt, f
 	}
 	if len(r.refused) == 0 {
-		return nil, r.failure
+		return nil, r.Failure
 	}
-	f := *r.failure
+	f := *r.Failure
 	f.Recipients, f.Refused = r.tried, refusals(r.refused)
 	return nil, &f
 }
 
-// send carries one mail. raw has CRLF line ends and is not dot-stuffed. claim
+// Send carries one mail. raw has CRLF line ends and is not dot-stuffed. claim
 // is called once, after the relay has taken the envelope for at least one
 // recipient and before any content goes out, with the moment by which the
 // outcome will be known; when it fails nothing is sent.
-func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func(until time.Time) error) (got result) {
+func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func(until time.Time) error) (got Result) {
 	started := time.Now()
-	got = result{tried: env.recipients}
-	if got.failure = s.admit(env, raw); got.failure != nil {
+	got = Result{tried: env.Recipients}
+	if got.Failure = s.Admit(env, raw); got.Failure != nil {
 		return got
 	}
 	fresh := s.tried == 0
@@ -75,24 +75,24 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 		s.course = course{kept: true}
 	}
 	defer func() {
-		if got.failure != nil || len(got.refused) > 0 {
+		if got.Failure != nil || len(got.refused) > 0 {
 			got.course = s.told()
 		}
-		if got.failure != nil {
-			got.failure.Course = got.course
+		if got.Failure != nil {
+			got.Failure.Course = got.course
 		}
 	}()
 	defer s.watch(ctx)()
 
 	taken, refused, failure := s.introduce(ctx, env, len(raw))
-	got.refused, got.failure = refused, failure
+	got.refused, got.Failure = refused, failure
 	if failure != nil {
-		got.stale = !fresh && !s.heard && gone(ctx, failure)
+		got.Stale = !fresh && !s.heard && gone(ctx, failure)
 		return got
 	}
 	switch {
-	case env.together && len(got.refused) > 0:
-		got.failure, got.refused = together(got.refused, len(env.recipients)), nil
+	case env.Together && len(got.refused) > 0:
+		got.Failure, got.refused = together(got.refused, len(env.Recipients)), nil
 		return got
 	case len(taken) == 0:
 		return got
@@ -106,14 +106,14 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	err := claim(until)
 	s.course.took(verdict.PhaseClaim, asked)
 	if err != nil {
-		got.failure = claimFailure(err)
+		got.Failure = claimFailure(err)
 		return got
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	reply, failure := s.data(ctx, raw)
 	if failure != nil {
-		got.failure = failure
+		got.Failure = failure
 		return got
 	}
 
@@ -134,20 +134,20 @@ func (s *session) send(ctx context.Context, env envelope, raw []byte, claim func
 	return got
 }
 
-// admit finds what the relay cannot take before anything is said to it.
-func (s *session) admit(env envelope, raw []byte) *verdict.Failure {
+// Admit finds what the relay cannot take before anything is said to it.
+func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	refuse := func(code verdict.Code, reason string) *verdict.Failure {
 		return &verdict.Failure{Code: code, Phase: verdict.PhaseMail, Reason: reason, Certainty: verdict.NotSent}
 	}
-	if len(env.recipients) == 0 {
+	if len(env.Recipients) == 0 {
 		return refuse(verdict.SMTPValidation, "the mail has no recipients; give the target at least one address")
 	}
-	for _, address := range append([]string{env.from}, env.recipients...) {
-		if !speakable(address, env.utf8) {
+	for _, address := range append([]string{env.From}, env.Recipients...) {
+		if !speakable(address, env.UTF8) {
 			return refuse(verdict.SMTPValidation, "an address of the envelope holds characters that must not stand in an SMTP command; correct from_address, to, cc or bcc")
 		}
 	}
-	if env.utf8 {
+	if env.UTF8 {
 		if !s.offers.has("SMTPUTF8") {
 			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay")
 		}
@@ -156,7 +156,7 @@ func (s *session) admit(env envelope, raw []byte) *verdict.Failure {
 	if bytes.Count(raw, []byte("\r\n")) != lines || bytes.Count(raw, []byte("\r")) != lines {
 		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; please report this")
 	}
-	if limit := s.offers.sizeLimit(); limit > 0 && len(raw) > limit {
+	if limit := s.offers.SizeLimit(); limit > 0 && len(raw) > limit {
 		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes and %s takes at most %d (SIZE); raise the relay's limit or choose a smaller payload", len(raw), s.address, limit))
 	}
 	return nil
@@ -170,23 +170,23 @@ type query struct {
 	recipient string
 }
 
-func (s *session) queries(env envelope, size int) []query {
+func (s *Session) queries(env Envelope, size int) []query {
 	var all []query
 	if s.open {
 		all = append(all, query{phase: verdict.PhaseMail, line: reset, expect: 250})
 	}
-	mail := "MAIL FROM:<" + env.from + ">"
+	mail := "MAIL FROM:<" + env.From + ">"
 	if s.offers.has("SIZE") {
 		mail += " SIZE=" + strconv.Itoa(size)
 	}
 	if s.offers.has("8BITMIME") {
 		mail += " BODY=8BITMIME"
 	}
-	if env.utf8 {
+	if env.UTF8 {
 		mail += " SMTPUTF8"
 	}
 	all = append(all, query{phase: verdict.PhaseMail, line: mail, expect: 250})
-	for _, recipient := range env.recipients {
+	for _, recipient := range env.Recipients {
 		all = append(all, query{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
 	}
 	return all
@@ -196,7 +196,7 @@ func (s *session) queries(env envelope, size int) []query {
 // it offers PIPELINING (RFC 2920), else command by command. Each reply is judged
 // as the one to its command. The failure is about the mail as a whole: then nobody
 // was taken, but who was refused by then is.
-func (s *session) introduce(ctx context.Context, env envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
+func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
 	all := s.queries(env, size)
 	atOnce := s.offers.has("PIPELINING")
 	if atOnce {
@@ -254,7 +254,7 @@ func gone(ctx context.Context, f *verdict.Failure) bool {
 }
 
 // data sends the content and returns the reply to the final dot.
-func (s *session) data(ctx context.Context, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
+func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
 	failure = s.step(ctx, verdict.PhaseData, func() error {
 		_, _, err := s.command(354, "DATA")
 		return err

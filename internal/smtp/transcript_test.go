@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"encoding/base64"
@@ -29,9 +29,9 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 		Acts:    map[string]lab.RelayAct{lab.AtDot: {Reply: "451-4.3.0 try\r\n451 4.3.0 later\x07"}},
 	})
 	r := clientOf(server)
-	r.tlsMode, r.roots = "starttls", ca.Pool()
-	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
-	_, f := attempt(lab.Patient(t), r, envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).verdicts()
+	r.TLSMode, r.roots = "starttls", ca.Pool()
+	r.AuthMethod, r.Username, r.Password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
+	_, f := attempt(lab.Patient(t), r, Envelope{From: "certs@example.com", Recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).Verdicts()
 	if f == nil || f.Course == nil {
 		t.Fatalf("%+v has no course", f)
 	}
@@ -51,7 +51,7 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 	if !slices.Equal(phasesOf(c), phases) {
 		t.Errorf("the steps are %v", phasesOf(c))
 	}
-	if c.Relay != r.address() || c.Peer != r.address() || !strings.HasPrefix(c.TLS, "TLS 1.3") || c.PeerCertificate == nil || c.Kept {
+	if c.Relay != r.Address() || c.Peer != r.Address() || !strings.HasPrefix(c.TLS, "TLS 1.3") || c.PeerCertificate == nil || c.Kept {
 		t.Errorf("%+v", c)
 	}
 }
@@ -63,8 +63,8 @@ func TestAnUntrustedCertificateIsTold(t *testing.T) {
 	ca, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Another CA")
 	server := lab.StartRelay(t, lab.RelayScript{Cert: other.Issue(t, nil)})
 	r := clientOf(server)
-	r.tlsMode, r.roots = "starttls", ca.Pool()
-	f := attempt(lab.Patient(t), r, someone, someMail).failure
+	r.TLSMode, r.roots = "starttls", ca.Pool()
+	f := attempt(lab.Patient(t), r, someone, someMail).Failure
 	if f == nil || f.Code != verdict.SMTPTLS || f.Course == nil || f.Course.PeerCertificate == nil || !strings.Contains(f.Course.PeerCertificate.Issuer, "Another CA") || f.Course.TLS != "" {
 		t.Errorf("%+v with the course %+v", f, f.Course)
 	}
@@ -74,10 +74,10 @@ func TestACourseOnAKeptConnectionIsItsOwn(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "450 4.2.0 later", Only: 2}}})
 	s := mustDial(t, clientOf(server))
-	if got := s.send(lab.Patient(t), someone, someMail, claimed); got.receipt == nil || got.course != nil {
+	if got := s.Send(lab.Patient(t), someone, someMail, claimed); got.receipt == nil || got.course != nil {
 		t.Fatalf("%+v", got)
 	}
-	_, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+	_, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
 	if f == nil || f.Course == nil || !f.Course.Kept || len(f.Course.Dialogue) != 4 || !strings.HasPrefix(f.Course.Dialogue[0], "C: MAIL FROM") || f.Course.Dialogue[3] != "S: 450 4.2.0 later" {
 		t.Errorf("%+v", f.Course)
 	}
@@ -85,13 +85,13 @@ func TestACourseOnAKeptConnectionIsItsOwn(t *testing.T) {
 
 func TestACourseIsBounded(t *testing.T) {
 	t.Parallel()
-	env, refusals := envelope{from: "certs@example.com"}, map[string]string{}
+	env, refusals := Envelope{From: "certs@example.com"}, map[string]string{}
 	for i := range 50 {
 		to := fmt.Sprintf("r%d@example.com", i)
-		env.recipients = append(env.recipients, to)
+		env.Recipients = append(env.Recipients, to)
 		refusals[to] = "550 5.1.1 " + strings.Repeat("x", 400)
 	}
-	_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).verdicts()
+	_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).Verdicts()
 	size := 0
 	for _, line := range f.Course.Dialogue {
 		if len(line) > maxSpoken {
@@ -117,8 +117,8 @@ func TestNoDialogueHasCredentials(t *testing.T) {
 		}
 		server := lab.StartRelay(t, script)
 		r := clientOf(server)
-		r.authMethod, r.username, r.password, r.allowInsecureAuth = method, "certs", secrets.New([]byte(password)), true
-		f := attempt(lab.Patient(t), r, someone, someMail).failure
+		r.AuthMethod, r.Username, r.Password, r.AllowInsecureAuth = method, "certs", secrets.New([]byte(password)), true
+		f := attempt(lab.Patient(t), r, someone, someMail).Failure
 		if f == nil || f.Course == nil {
 			t.Fatalf("%s: %+v", method, f)
 		}

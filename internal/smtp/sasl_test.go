@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"slices"
@@ -43,9 +43,9 @@ func TestSCRAMRelaysHaveToProveThemselves(t *testing.T) {
 			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: true, Lies: test.lies,
 				Offers: []string{"AUTH " + test.offers}, Users: map[string]string{"certs": password}})
 			r := clientOf(server)
-			r.tlsMode, r.roots = "smtps", ca.Pool()
-			r.authMethod, r.username, r.password = "scram-sha-256", "certs", secrets.New([]byte(password))
-			_, f := attempt(lab.Patient(t), r, someone, someMail).verdicts()
+			r.TLSMode, r.roots = "smtps", ca.Pool()
+			r.AuthMethod, r.Username, r.Password = "scram-sha-256", "certs", secrets.New([]byte(password))
+			_, f := attempt(lab.Patient(t), r, someone, someMail).Verdicts()
 			if test.code == "" {
 				if f != nil || server.Taken()[0].User != "certs" {
 					t.Fatalf("%v, %+v", f, server.Taken())

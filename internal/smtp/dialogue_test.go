@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"bufio"
@@ -32,7 +32,7 @@ func TestParseOffers(t *testing.T) {
 		t.Errorf("mechanisms %v", got)
 	}
 	for text, want := range map[string]int{"SIZE": 0, "SIZE 0": 0, "SIZE much": 0, "SIZE -1": 0, "size 100": 100, "SIZE  77 ": 77, "8BITMIME": 0} {
-		if got := parseOffers("x\n" + text).sizeLimit(); got != want {
+		if got := parseOffers("x\n" + text).SizeLimit(); got != want {
 			t.Errorf("%q: %d, want %d", text, got, want)
 		}
 	}
@@ -69,7 +69,7 @@ func FuzzContent(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		raw = bytes.ReplaceAll(bytes.ReplaceAll(raw, []byte("\r"), nil), []byte("\n"), []byte("\r\n"))
 		client, server := net.Pipe()
-		s := &session{tcp: client}
+		s := &Session{tcp: client}
 		s.speakOver(client)
 		done := make(chan error, 1)
 		go func() {

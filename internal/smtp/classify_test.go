@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"fmt"
@@ -107,7 +107,7 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 // What the table has no place for is tried again.
 func TestTheUnknownIsRetried(t *testing.T) {
 	t.Parallel()
-	f := fault{phase: verdict.PhaseConnect, relay: "relay.test:25", err: &textproto.Error{Code: 554, Msg: "?"}}.failure()
+	f := fault{phase: verdict.PhaseConnect, relay: "relay.test:25", err: &textproto.Error{Code: 554, Msg: "?"}}.Failure()
 	if !f.Retry() || f.Certainty != verdict.NotSent {
 		t.Errorf("got %+v", f)
 	}
@@ -116,7 +116,7 @@ func TestTheUnknownIsRetried(t *testing.T) {
 func TestReplyTextsAreCleaned(t *testing.T) {
 	t.Parallel()
 	hostile := "5.7.1 no\r\nX-Evil: yes\n\x00\x1b[31m\u202e" + strings.Repeat("long ", 500)
-	f := fault{phase: verdict.PhaseMail, relay: "relay.test:25", err: &textproto.Error{Code: 550, Msg: hostile}}.failure()
+	f := fault{phase: verdict.PhaseMail, relay: "relay.test:25", err: &textproto.Error{Code: 550, Msg: hostile}}.Failure()
 	if len(f.Reply) > maxReplyText || strings.ContainsAny(f.Reply, "\r\n\x00\x1b\u202e") || f.EnhancedCode != "5.7.1" {
 		t.Errorf("%d bytes, %q, %q", len(f.Reply), f.EnhancedCode, f.Reply)
 	}
@@ -165,7 +165,7 @@ func TestReasonsReadWell(t *testing.T) {
 			"mx.test:25 answered 535 5.7.8 to AUTH; check username, password and auth_method, then replay"},
 	} {
 		test.fault.relay = "mx.test:25"
-		if got := test.fault.failure().Reason; got != test.want {
+		if got := test.fault.Failure().Reason; got != test.want {
 			t.Errorf("%s\nwant %s", got, test.want)
 		}
 	}

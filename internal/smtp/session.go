@@ -1,4 +1,8 @@
-package delivery
+// Package smtp is the conversation with one relay: connection, TLS, AUTH, envelope and
+// content, with a verdict on each reply (reason.go has the words, classify.go the rules), the
+// pool that keeps connections for the mails to come, and the breakers that keep deliveries
+// away from a relay that does not answer. It knows neither targets nor mails.
+package smtp
 
 import (
 	"bufio"
@@ -13,14 +17,14 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// session is one connection to a relay, past TLS and AUTH. It carries one mail
+// Session is one connection to a relay, past TLS and AUTH. It carries one mail
 // after the other and belongs to one goroutine at a time.
 //
 // It speaks for itself over textproto, where go-mail's client has one call for
 // several phases: a verdict wants to know which recipient was refused, in which
 // phase, and whether the final dot had gone out.
-type session struct {
-	relay   relay
+type Session struct {
+	relay   Relay
 	address string // host:port
 	created time.Time
 	dialled time.Duration // what dial took
@@ -42,17 +46,17 @@ type session struct {
 	dead  bool // no further command makes sense
 }
 
-// dial connects to the relay and takes the connection past TLS and AUTH. Every
+// Dial connects to the relay and takes the connection past TLS and AUTH. Every
 // phase has its own deadline, capped by the context's; when the context is
 // cancelled the socket is closed at once, and no failure leaves one open.
-func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
-	s := &session{relay: r, address: r.address(), created: time.Now()}
+func Dial(ctx context.Context, r Relay) (*Session, *verdict.Failure) {
+	s := &Session{relay: r, address: r.Address(), created: time.Now()}
 	if failure := s.establish(ctx); failure != nil {
 		failure.Course = s.told()
 		if s.dead {
 			s.abort()
 		} else {
-			s.close()
+			s.Close()
 		}
 		return nil, failure
 	}
@@ -60,7 +64,7 @@ func dial(ctx context.Context, r relay) (*session, *verdict.Failure) {
 	return s, nil
 }
 
-func (s *session) establish(ctx context.Context) *verdict.Failure {
+func (s *Session) establish(ctx context.Context) *verdict.Failure {
 	config, failure := s.relay.tlsConfig()
 	if failure != nil {
 		return failure
@@ -70,7 +74,7 @@ func (s *session) establish(ctx context.Context) *verdict.Failure {
 	}
 	defer s.watch(ctx)()
 
-	if s.relay.tlsMode == TLSSMTPS {
+	if s.relay.TLSMode == TLSSMTPS {
 		if failure := s.handshake(ctx, config); failure != nil {
 			return failure
 		}
@@ -88,7 +92,7 @@ func (s *session) establish(ctx context.Context) *verdict.Failure {
 }
 
 // connect opens the TCP connection; name resolution is part of it.
-func (s *session) connect(ctx context.Context) *verdict.Failure {
+func (s *Session) connect(ctx context.Context) *verdict.Failure {
 	limit, cancel := context.WithTimeout(ctx, phaseTimeout(verdict.PhaseConnect))
 	defer cancel()
 	started := time.Now()
@@ -96,21 +100,21 @@ func (s *session) connect(ctx context.Context) *verdict.Failure {
 	s.course.took(verdict.PhaseConnect, started)
 	if err != nil {
 		s.dead = true
-		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.failure()
+		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.Failure()
 	}
 	s.tcp = tcp
 	s.speakOver(tcp)
 	return nil
 }
 
-func (s *session) speakOver(conn net.Conn) {
+func (s *Session) speakOver(conn net.Conn) {
 	s.wire = &wire{Conn: conn}
 	s.wire.expect(1)
 	s.text = textproto.NewReader(bufio.NewReader(s.wire))
 }
 
 // greet reads the relay's greeting.
-func (s *session) greet(ctx context.Context) *verdict.Failure {
+func (s *Session) greet(ctx context.Context) *verdict.Failure {
 	return s.step(ctx, verdict.PhaseBanner, func() error {
 		_, _, err := s.hear(220)
 		return err
@@ -119,8 +123,8 @@ func (s *session) greet(ctx context.Context) *verdict.Failure {
 
 // hello introduces us and learns what the relay offers. HELO is for relays that
 // do not know EHLO (500 or 502, RFC 5321 section 3.2); any other answer stands.
-func (s *session) hello(ctx context.Context) *verdict.Failure {
-	name := heloName(s.relay.helo, s.tcp.LocalAddr())
+func (s *Session) hello(ctx context.Context) *verdict.Failure {
+	name := heloName(s.relay.HELO, s.tcp.LocalAddr())
 	return s.step(ctx, verdict.PhaseEHLO, func() error {
 		_, text, err := s.command(250, "EHLO "+name)
 		if code := replyCode(err); code == 500 || code == 502 {
@@ -134,16 +138,16 @@ func (s *session) hello(ctx context.Context) *verdict.Failure {
 
 // startTLS moves the connection to TLS as the mode asks. A relay that offers
 // STARTTLS and then fails at it is never spoken to in plaintext, in no mode.
-func (s *session) startTLS(ctx context.Context, config *tls.Config) *verdict.Failure {
-	switch s.relay.tlsMode {
+func (s *Session) startTLS(ctx context.Context, config *tls.Config) *verdict.Failure {
+	switch s.relay.TLSMode {
 	case TLSSMTPS, TLSPlaintext:
 		return nil
 	}
 	if !s.offers.has("STARTTLS") {
-		if s.relay.tlsMode == TLSOpportunistic {
+		if s.relay.TLSMode == TLSOpportunistic {
 			return nil
 		}
-		return fault{phase: verdict.PhaseSTARTTLS, relay: s.address, err: errNoSTARTTLS}.failure()
+		return fault{phase: verdict.PhaseSTARTTLS, relay: s.address, err: errNoSTARTTLS}.Failure()
 	}
 	failure := s.step(ctx, verdict.PhaseSTARTTLS, func() error {
 		if _, _, err := s.command(220, "STARTTLS"); err != nil {
@@ -164,7 +168,7 @@ func (s *session) startTLS(ctx context.Context, config *tls.Config) *verdict.Fai
 }
 
 // handshake puts TLS on the connection.
-func (s *session) handshake(ctx context.Context, config *tls.Config) *verdict.Failure {
+func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Failure {
 	secured := tls.Client(s.tcp, config)
 	failure := s.step(ctx, verdict.PhaseTLS, func() error {
 		err := secured.HandshakeContext(ctx)
@@ -184,7 +188,7 @@ func (s *session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 
 // step runs one phase: under its deadline, and with what went wrong turned into
 // a failure. After anything but a plain reply the session is dead.
-func (s *session) step(ctx context.Context, phase verdict.Phase, do func() error) *verdict.Failure {
+func (s *Session) step(ctx context.Context, phase verdict.Phase, do func() error) *verdict.Failure {
 	started := time.Now()
 	limit := started.Add(phaseTimeout(phase))
 	if end, ok := ctx.Deadline(); ok && end.Before(limit) {
@@ -198,12 +202,12 @@ func (s *session) step(ctx context.Context, phase verdict.Phase, do func() error
 	}
 	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.ended}
 	s.dead = s.dead || f.ends() || s.wire.broken
-	return f.failure()
+	return f.Failure()
 }
 
 // watch closes the socket the moment the context is done, which is what makes a
 // blocked read or write return. The returned function ends the watch.
-func (s *session) watch(ctx context.Context) (end func()) {
+func (s *Session) watch(ctx context.Context) (end func()) {
 	stop := context.AfterFunc(ctx, s.abort)
 	return func() {
 		if !stop() {
@@ -214,16 +218,16 @@ func (s *session) watch(ctx context.Context) (end func()) {
 
 // abort closes the socket without a word. A mail in DATA is dropped by the
 // relay then, where a QUIT would end it as if it were complete.
-func (s *session) abort() {
+func (s *Session) abort() {
 	if s.tcp != nil {
 		_ = s.tcp.Close()
 	}
 }
 
-// close ends the session in the background: a relay that is slow to say goodbye
+// Close ends the session in the background: a relay that is slow to say goodbye
 // must not hold up the verdict on a mail it has taken, and whether it says
 // goodbye at all changes nothing.
-func (s *session) close() {
+func (s *Session) Close() {
 	if s.dead || s.text == nil {
 		s.abort()
 		return
@@ -233,7 +237,7 @@ func (s *session) close() {
 }
 
 // quit is close, and waits for it.
-func (s *session) quit() {
+func (s *Session) quit() {
 	if s.dead {
 		s.abort()
 		return
@@ -242,35 +246,35 @@ func (s *session) quit() {
 	s.farewell()
 }
 
-func (s *session) farewell() {
+func (s *Session) farewell() {
 	_ = s.tcp.SetDeadline(time.Now().Add(quitTimeout))
 	_, _, _ = s.command(221, "QUIT")
 	_ = s.wire.Close()
 }
 
 // tlsVersion names protocol and cipher for the receipt, "" in plaintext.
-func (s *session) tlsVersion() string {
+func (s *Session) tlsVersion() string {
 	if s.tls == nil {
 		return ""
 	}
 	return tls.VersionName(s.tls.Version) + " " + tls.CipherSuiteName(s.tls.CipherSuite)
 }
 
-// describe says where the session leads and how it is protected.
-func (s *session) describe() string {
+// Describe says where the session leads and how it is protected.
+func (s *Session) Describe() string {
 	if s.tls == nil {
 		return s.address + " answers, in plaintext"
 	}
 	return s.address + " answers, " + s.tlsVersion()
 }
 
-// peer is the certificate that the relay has shown, nil in plaintext.
-func (s *session) peer() *x509.Certificate {
+// PeerCertificate is the certificate that the relay has shown, nil in plaintext.
+func (s *Session) PeerCertificate() *x509.Certificate {
 	if s.tls == nil || len(s.tls.PeerCertificates) == 0 {
 		return nil
 	}
 	return s.tls.PeerCertificates[0]
 }
 
-// sizeLimit is the largest mail that the relay takes, in bytes; 0 when it names none.
-func (s *session) sizeLimit() int { return s.offers.sizeLimit() }
+// SizeLimit is the largest mail that the relay takes, in bytes; 0 when it names none.
+func (s *Session) SizeLimit() int { return s.offers.SizeLimit() }

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"crypto/x509"
@@ -85,13 +85,13 @@ func withoutCredentials(line string) string {
 }
 
 // told is the course so far, fit to be stored.
-func (s *session) told() *verdict.Course {
+func (s *Session) told() *verdict.Course {
 	c := &verdict.Course{Relay: s.address, Kept: s.course.kept, TLS: s.tlsVersion(), Steps: slices.Clone(s.course.steps)}
 	if s.tcp != nil {
 		c.Peer = s.tcp.RemoteAddr().String()
 	}
 	peer := s.course.untrusted
-	if shown := s.peer(); shown != nil {
+	if shown := s.PeerCertificate(); shown != nil {
 		peer = shown
 	}
 	if peer != nil {

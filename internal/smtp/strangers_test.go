@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"fmt"
@@ -20,10 +20,10 @@ import (
 )
 
 // at is how to reach a server that was not made for these tests.
-func at(t testing.TB, address, mode string) relay {
+func at(t testing.TB, address, mode string) Relay {
 	t.Helper()
 	host, port := lab.HostPort(t, address)
-	return relay{host: host, port: port, tlsMode: mode}
+	return Relay{Host: host, Port: port, TLSMode: mode}
 }
 
 func TestDevrelayTakesOurMail(t *testing.T) {
@@ -41,9 +41,9 @@ func TestDevrelayTakesOurMail(t *testing.T) {
 		{server.SMTPS(), "smtps", "login"}, {server.SMTPS(), "smtps", "plain"},
 	} {
 		r := at(t, how.address, how.mode)
-		r.roots, r.authMethod, r.username, r.password = server.CertPool(), how.method, "certs", secrets.New([]byte("hunter2hunter2"))
-		env := envelope{from: "certs@example.com", recipients: []string{"gone@example.com", "ops@example.com"}}
-		receipt, f := attempt(lab.Patient(t), r, env, someMail).verdicts()
+		r.roots, r.AuthMethod, r.Username, r.Password = server.CertPool(), how.method, "certs", secrets.New([]byte("hunter2hunter2"))
+		env := Envelope{From: "certs@example.com", Recipients: []string{"gone@example.com", "ops@example.com"}}
+		receipt, f := attempt(lab.Patient(t), r, env, someMail).Verdicts()
 		if receipt == nil || !slices.Equal(receipt.Recipients, []string{"ops@example.com"}) || receipt.QueueID == "" {
 			t.Fatalf("%+v: %+v, %v", how, receipt, f)
 		}
@@ -65,22 +65,22 @@ func TestPostfixTakesOurMail(t *testing.T) {
 		Users: map[string]string{user: password},
 		Main:  map[string]string{"message_size_limit": "20000", "smtpd_recipient_limit": "2"},
 	})
-	authenticated := func(address, mode, method string) relay {
+	authenticated := func(address, mode, method string) Relay {
 		r := at(t, address, mode)
-		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte(password))
+		r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, method, user, secrets.New([]byte(password))
 		return r
 	}
-	ours := envelope{from: "certs@lab.test", recipients: []string{user}}
-	for _, r := range []relay{
+	ours := Envelope{From: "certs@lab.test", Recipients: []string{user}}
+	for _, r := range []Relay{
 		authenticated(server.Submission, "starttls", "plain"),
 		authenticated(server.Submission, "starttls", "login"),
 		authenticated(server.SMTPS, "smtps", "plain"),
-		{host: "127.0.0.1", port: at(t, server.SMTP, "").port, tlsMode: "opportunistic", roots: server.CA.Pool},
+		{Host: "127.0.0.1", Port: at(t, server.SMTP, "").Port, TLSMode: "opportunistic", roots: server.CA.Pool},
 		at(t, server.SMTP, "plaintext"),
 	} {
-		receipt, f := attempt(lab.Patient(t), r, ours, someMail).verdicts()
+		receipt, f := attempt(lab.Patient(t), r, ours, someMail).Verdicts()
 		if f != nil {
-			t.Fatalf("%s with %s: %v", r.tlsMode, r.authMethod, f)
+			t.Fatalf("%s with %s: %v", r.TLSMode, r.AuthMethod, f)
 		}
 		log, err := os.ReadFile(server.Log)
 		if err != nil {
@@ -98,12 +98,12 @@ func TestPostfixTakesOurMail(t *testing.T) {
 
 	big := []byte("Subject: big\r\n\r\n" + strings.Repeat(strings.Repeat("x", 70)+"\r\n", 400))
 	wrong := authenticated(server.Submission, "starttls", "plain")
-	wrong.password = secrets.New([]byte("wrong-wrong"))
+	wrong.Password = secrets.New([]byte("wrong-wrong"))
 	stranger := authenticated(server.SMTPS, "smtps", "plain")
 	stranger.roots = nil
 	for name, test := range map[string]struct {
-		r     relay
-		env   envelope
+		r     Relay
+		env   Envelope
 		raw   []byte
 		code  verdict.Code
 		phase verdict.Phase
@@ -112,14 +112,14 @@ func TestPostfixTakesOurMail(t *testing.T) {
 	}{
 		"wrong password":            {wrong, ours, someMail, verdict.SMTPAuth, verdict.PhaseAuth, 535, nil},
 		"opportunistic, unknown CA": {at(t, server.SMTP, "opportunistic"), ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
-		"relaying":                  {at(t, server.SMTP, "plaintext"), envelope{from: "a@lab.test", recipients: []string{"b@elsewhere.test"}}, someMail, verdict.SMTPPermanent, verdict.PhaseRcpt, 554, nil},
+		"relaying":                  {at(t, server.SMTP, "plaintext"), Envelope{From: "a@lab.test", Recipients: []string{"b@elsewhere.test"}}, someMail, verdict.SMTPPermanent, verdict.PhaseRcpt, 554, nil},
 		"unknown CA":                {stranger, ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
 		"too large":                 {authenticated(server.SMTPS, "smtps", "plain"), ours, big, verdict.SMTPPermanent, verdict.PhaseMail, 0, nil},
-		"one unknown":               {authenticated(server.SMTPS, "smtps", "plain"), envelope{from: "a@lab.test", recipients: []string{"nobody@lab.test", user}}, someMail, verdict.SMTPPermanent, verdict.PhaseRcpt, 550, []string{user}},
+		"one unknown":               {authenticated(server.SMTPS, "smtps", "plain"), Envelope{From: "a@lab.test", Recipients: []string{"nobody@lab.test", user}}, someMail, verdict.SMTPPermanent, verdict.PhaseRcpt, 550, []string{user}},
 		"TLS where none is":         {authenticated(server.Submission, "smtps", "plain"), ours, someMail, verdict.SMTPTLS, verdict.PhaseTLS, 0, nil},
-		"too many recipients":       {authenticated(server.SMTPS, "smtps", "plain"), envelope{from: "a@lab.test", recipients: []string{user, "OPS@lab.test", "Ops@lab.test"}}, someMail, verdict.SMTPTransient, verdict.PhaseRcpt, 452, []string{user, "OPS@lab.test"}},
+		"too many recipients":       {authenticated(server.SMTPS, "smtps", "plain"), Envelope{From: "a@lab.test", Recipients: []string{user, "OPS@lab.test", "Ops@lab.test"}}, someMail, verdict.SMTPTransient, verdict.PhaseRcpt, 452, []string{user, "OPS@lab.test"}},
 	} {
-		receipt, f := attempt(lab.Patient(t), test.r, test.env, test.raw).verdicts()
+		receipt, f := attempt(lab.Patient(t), test.r, test.env, test.raw).Verdicts()
 		var taken []string
 		if receipt != nil {
 			taken = receipt.Recipients
@@ -137,8 +137,8 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}, Mechanisms: "plain login cram-md5 scram-sha-256"})
 	for n, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256, AuthPlain, AuthLogin} {
 		r := at(t, []string{server.Submission, server.SMTPS}[n%2], []string{"starttls", "smtps"}[n%2])
-		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte(password))
-		s, f := dial(lab.Patient(t), r)
+		r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, method, user, secrets.New([]byte(password))
+		s, f := Dial(lab.Patient(t), r)
 		if f != nil {
 			t.Fatalf("%s: %v", method, f)
 		}
@@ -146,7 +146,7 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 			t.Error("Postfix does not offer PIPELINING")
 		}
 		for range 2 {
-			if _, f := s.send(lab.Patient(t), envelope{from: "certs@lab.test", recipients: []string{user}}, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.Send(lab.Patient(t), Envelope{From: "certs@lab.test", Recipients: []string{user}}, someMail, claimed).Verdicts(); f != nil {
 				t.Errorf("%s: %v", method, f)
 			}
 		}
@@ -155,8 +155,8 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	// Two alone: Dovecot takes its time with those who guess.
 	for _, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256} {
 		r := at(t, server.SMTPS, "smtps")
-		r.roots, r.authMethod, r.username, r.password = server.CA.Pool, method, user, secrets.New([]byte("wrong-wrong"))
-		if s, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
+		r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, method, user, secrets.New([]byte("wrong-wrong"))
+		if s, f := Dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
 			t.Errorf("%s with a wrong password: %v, %v", method, s, f)
 		}
 	}
@@ -180,13 +180,13 @@ func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	t.Cleanup(issuer.Close)
 	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: "correct-horse-battery"}, Mechanisms: "plain xoauth2", Introspection: issuer.URL})
 	r := at(t, server.Submission, "starttls")
-	r.roots, r.authMethod, r.username, r.password = server.CA.Pool, AuthXOAUTH2, user, secrets.New([]byte(token))
-	if receipt, f := attempt(lab.Patient(t), r, envelope{from: "certs@lab.test", recipients: []string{user}}, someMail).verdicts(); f != nil || receipt.QueueID == "" {
+	r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, AuthXOAUTH2, user, secrets.New([]byte(token))
+	if receipt, f := attempt(lab.Patient(t), r, Envelope{From: "certs@lab.test", Recipients: []string{user}}, someMail).Verdicts(); f != nil || receipt.QueueID == "" {
 		t.Fatalf("%+v, %v", receipt, f)
 	}
 	server.Fetch(t, user, lab.AtLeast(1))
-	r.password = secrets.New([]byte("expired-token"))
-	if s, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 || f.Phase != verdict.PhaseAuth {
+	r.Password = secrets.New([]byte("expired-token"))
+	if s, f := Dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 || f.Phase != verdict.PhaseAuth {
 		t.Errorf("an expired token: %v, %+v", s, f)
 	}
 	if asked.Load() < 2 {
@@ -243,7 +243,7 @@ func TestSMTPSinkFailsUs(t *testing.T) {
 				}
 				return err == nil
 			})
-			_, f := attempt(lab.Patient(t), at(t, address, "plaintext"), someone, someMail).verdicts()
+			_, f := attempt(lab.Patient(t), at(t, address, "plaintext"), someone, someMail).Verdicts()
 			if test.code == "" {
 				if f != nil {
 					t.Fatal(f)

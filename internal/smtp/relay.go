@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"crypto/tls"
@@ -34,84 +34,84 @@ const (
 	AuthXOAUTH2     = "xoauth2"
 )
 
-// relay is everything a connection to one SMTP server depends on: a change of
+// Relay is everything a connection to one SMTP server depends on: a change of
 // any field asks for another connection.
-type relay struct {
-	host    string // a name or an IP address; its certificate has to be valid for it
-	port    int
-	tlsMode string // one of the TLS constants
+type Relay struct {
+	Host    string // a name or an IP address; its certificate has to be valid for it
+	Port    int
+	TLSMode string // one of the TLS constants
 
-	skipVerify bool           // accept any certificate
+	SkipVerify bool           // accept any certificate
 	roots      *x509.CertPool // CAs to trust; nil: those of caPEM, else the system's
-	caPEM      []byte         // content of caFile
-	caFile     string
+	CAPEM      []byte         // content of caFile
+	CAFile     string
 
-	clientCert     []byte        // PEM, leaf and chain; nil: none is shown
-	clientKey      secrets.Value // PEM
-	clientCertFile string
+	ClientCert     []byte        // PEM, leaf and chain; nil: none is shown
+	ClientKey      secrets.Value // PEM
+	ClientCertFile string
 
-	helo string // "": the host's name when it is a full domain, else an address literal
+	HELO string // "": the host's name when it is a full domain, else an address literal
 
-	authMethod        string // one of the Auth constants
-	username          string
-	password          secrets.Value
-	allowInsecureAuth bool // let the password go over plaintext or to an unverified relay
+	AuthMethod        string // one of the Auth constants
+	Username          string
+	Password          secrets.Value
+	AllowInsecureAuth bool // let the password go over plaintext or to an unverified relay
 }
 
-// address is host:port as people read it.
-func (r relay) address() string {
-	return net.JoinHostPort(strings.Trim(r.host, "[]"), strconv.Itoa(r.port))
+// Address is host:port as people read it.
+func (r Relay) Address() string {
+	return net.JoinHostPort(strings.Trim(r.Host, "[]"), strconv.Itoa(r.Port))
 }
 
 // name is host:port, the same however the host is written.
-func (r relay) name() string { return relayName(r.host, r.port) }
+func (r Relay) name() string { return RelayName(r.Host, r.Port) }
 
-// relayName is host:port, the same however the host is written.
-func relayName(host string, port int) string {
+// RelayName is host:port, the same however the host is written.
+func RelayName(host string, port int) string {
 	ascii, _ := legible.Domain(strings.Trim(host, "[]"))
 	return net.JoinHostPort(ascii, strconv.Itoa(port))
 }
 
 // dialAddress is host:port as the resolver wants it.
-func (r relay) dialAddress() string {
-	return net.JoinHostPort(asciiHost(r.host), strconv.Itoa(r.port))
+func (r Relay) dialAddress() string {
+	return net.JoinHostPort(asciiHost(r.Host), strconv.Itoa(r.Port))
 }
 
 // serverName is what the relay's certificate has to be valid for.
-func (r relay) serverName() string { return strings.TrimSuffix(asciiHost(r.host), ".") }
+func (r Relay) serverName() string { return strings.TrimSuffix(asciiHost(r.Host), ".") }
 
 // tlsConfig is for one connection; nil in plaintext.
-func (r relay) tlsConfig() (*tls.Config, *verdict.Failure) {
-	if r.tlsMode == TLSPlaintext {
+func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
+	if r.TLSMode == TLSPlaintext {
 		return nil, nil
 	}
 	config := &tls.Config{
 		ServerName:         r.serverName(),
 		MinVersion:         tls.VersionTLS12,
 		RootCAs:            r.roots,
-		InsecureSkipVerify: r.skipVerify, //nolint:gosec // tls_skip_verify asks for it and is warned about
+		InsecureSkipVerify: r.SkipVerify, //nolint:gosec // tls_skip_verify asks for it and is warned about
 	}
-	if r.roots == nil && r.caPEM != nil {
+	if r.roots == nil && r.CAPEM != nil {
 		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(r.caPEM) {
-			return nil, unusable("ca_file", r.caFile, "has no certificate", nil)
+		if !config.RootCAs.AppendCertsFromPEM(r.CAPEM) {
+			return nil, Unusable("ca_file", r.CAFile, "has no certificate", nil)
 		}
 	}
-	if r.clientCert == nil {
+	if r.ClientCert == nil {
 		return config, nil
 	}
-	key := r.clientKey.Reveal()
+	key := r.ClientKey.Reveal()
 	defer clear(key)
-	certificate, err := tls.X509KeyPair(r.clientCert, key)
+	certificate, err := tls.X509KeyPair(r.ClientCert, key)
 	if err != nil {
-		return nil, unusable("client_cert_file", r.clientCertFile, "and client_key_file are not a certificate and its key, both PEM and not encrypted", nil)
+		return nil, Unusable("client_cert_file", r.ClientCertFile, "and client_key_file are not a certificate and its key, both PEM and not encrypted", nil)
 	}
 	config.Certificates = []tls.Certificate{certificate}
 	return config, nil
 }
 
-// unusable is the verdict on a file that a target names.
-func unusable(key, path, why string, cause error) *verdict.Failure {
+// Unusable is the verdict on a file that a target names.
+func Unusable(key, path, why string, cause error) *verdict.Failure {
 	return &verdict.Failure{
 		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: cause,
 		Reason: fmt.Sprintf("%s %s %s: mend it, then replay", key, legible.Clean(path, 200), why),

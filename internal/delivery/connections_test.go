@@ -16,6 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -38,7 +39,7 @@ func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Ta
 	p := lab.NewPKI(t, "p256")
 	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
 	o.target.Host, o.target.Port = lab.HostPort(t, address)
-	o.target.TLSMode = TLSPlaintext
+	o.target.TLSMode = smtp.TLSPlaintext
 	o.target.SetDefaults()
 	if change != nil {
 		change(&o.target)
@@ -84,7 +85,7 @@ func (o *office) mustDeliver() *verdict.Receipt {
 
 // idle counts the connections that lie idle.
 func (o *office) idle() int {
-	return o.pool.lying()
+	return o.pool.Idle()
 }
 
 // Who has the mail is left out of it, and of what is said of a failure.
@@ -117,21 +118,21 @@ func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
-	for _, mode := range []string{TLSPlaintext, TLSStartTLS, TLSSMTPS} {
+	for _, mode := range []string{smtp.TLSPlaintext, smtp.TLSStartTLS, smtp.TLSSMTPS} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == TLSSMTPS, Users: map[string]string{"certs": "hunter2hunter2"}})
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == smtp.TLSSMTPS, Users: map[string]string{"certs": "hunter2hunter2"}})
 			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = mode, ca.File(t)
 				target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte("hunter2hunter2"))}
-				target.AllowInsecureAuth = mode == TLSPlaintext
+				target.AllowInsecureAuth = mode == smtp.TLSPlaintext
 			})
 			for n := range 5 {
 				receipt := o.mustDeliver()
 				if warm := n > 0; warm != (receipt.Timings.Dial == 0) || receipt.Timings.Send == 0 {
 					t.Errorf("mail %d: %+v", n, receipt.Timings)
 				}
-				if strings.HasPrefix(receipt.TLS, "TLS 1.3") == (mode == TLSPlaintext) {
+				if strings.HasPrefix(receipt.TLS, "TLS 1.3") == (mode == smtp.TLSPlaintext) {
 					t.Errorf("mail %d went over %q", n, receipt.TLS)
 				}
 			}
@@ -154,11 +155,11 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
 	for name, test := range map[string]struct{ mode, words string }{
-		"without a word":      {TLSPlaintext, ""},
-		"with 421":            {TLSPlaintext, "421 4.4.2 idle for too long\r\n"},
-		"with nonsense":       {TLSPlaintext, "by the way"},
-		"TLS, without a word": {TLSStartTLS, ""},
-		"TLS, with nonsense":  {TLSStartTLS, "421 in plaintext\r\n"},
+		"without a word":      {smtp.TLSPlaintext, ""},
+		"with 421":            {smtp.TLSPlaintext, "421 4.4.2 idle for too long\r\n"},
+		"with nonsense":       {smtp.TLSPlaintext, "by the way"},
+		"TLS, without a word": {smtp.TLSStartTLS, ""},
+		"TLS, with nonsense":  {smtp.TLSStartTLS, "421 in plaintext\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -276,16 +277,16 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	lab.Write(t, roots, ca.PEM())
 	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)}) // takes any password
 	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.TLSMode, target.CAFile = TLSStartTLS, roots
+		target.TLSMode, target.CAFile = smtp.TLSStartTLS, roots
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: password}
 	})
 	o.mustDeliver()
 	for n, change := range []func(){
 		func() { lab.Write(t, password, []byte("second-password")) },
 		func() { o.redefine(func(target *Target) { target.Username = Text{Plain: "somebody"} }) },
-		func() { o.redefine(func(target *Target) { target.AuthMethod = AuthLogin }) },
+		func() { o.redefine(func(target *Target) { target.AuthMethod = smtp.AuthLogin }) },
 		func() { lab.Write(t, roots, append(ca.PEM(), other.PEM()...)) },
-		func() { o.redefine(func(target *Target) { target.TLSMode = TLSOpportunistic }) },
+		func() { o.redefine(func(target *Target) { target.TLSMode = smtp.TLSOpportunistic }) },
 		func() {
 			o.redefine(func(target *Target) { target.TLSSkipVerify, target.AllowInsecureAuth = true, true })
 		},
@@ -302,7 +303,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	lab.Write(t, password, []byte("first-password"))
 	lab.Write(t, roots, ca.PEM())
 	o.redefine(func(target *Target) {
-		target.Username, target.AuthMethod, target.TLSMode = Text{Plain: "certs"}, AuthPlain, TLSStartTLS
+		target.Username, target.AuthMethod, target.TLSMode = Text{Plain: "certs"}, smtp.AuthPlain, smtp.TLSStartTLS
 		target.TLSSkipVerify, target.AllowInsecureAuth = false, false
 	})
 	if receipt := o.mustDeliver(); receipt.Timings.Dial != 0 {
@@ -433,7 +434,7 @@ func TestPostfixAndThePool(t *testing.T) {
 	const user, password = "ops@lab.test", "correct-horse-battery"
 	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}})
 	o := newOffice(t, server.Submission, RelayLimits{MaxConnections: 2}, func(target *Target) {
-		target.TLSMode, target.CAFile, target.To = TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
+		target.TLSMode, target.CAFile, target.To = smtp.TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
 		target.Username, target.Password = Text{Plain: user}, secrets.Ref{Value: secrets.New([]byte(password))}
 	})
 	for n := range 6 {

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"context"
@@ -15,22 +15,22 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// terms are what the connections to one relay are held to.
-type terms struct {
-	connections int           // at most so many at a time; 0: any number
-	mails       int           // that one connection carries
-	idle        time.Duration // that one is kept for a mail to come
-	age         time.Duration // at which one is given up, so that a changed address of the relay is noticed
+// Terms are what the connections to one relay are held to.
+type Terms struct {
+	Connections int           // at most so many at a time; 0: any number
+	Mails       int           // that one connection carries
+	Idle        time.Duration // that one is kept for a mail to come
+	Age         time.Duration // at which one is given up, so that a changed address of the relay is noticed
 }
 
 // poolKey is the same for connections that may stand in for each other.
 type poolKey [sha256.Size]byte
 
-// pool keeps connections for the mails to come. A mail gets one that was made with
+// Pool keeps connections for the mails to come. A mail gets one that was made with
 // just what the mail would make its own with: address, TLS, certificates,
 // credentials. Nothing is said on a connection to find out whether it still lives;
 // each one that lies idle is listened to, and gone as soon as the relay closes it.
-type pool struct {
+type Pool struct {
 	salt [sha256.Size]byte // so that a key tells nothing about a password
 
 	mu      sync.Mutex
@@ -44,21 +44,21 @@ type pool struct {
 type harbour struct {
 	open    int             // connections and places for them, those that say goodbye included
 	leaving int             // those that say goodbye
-	idle    []*session      // the one used last at the end
+	idle    []*Session      // the one used last at the end
 	waiting []chan struct{} // whose turn comes next, in this order
 }
 
-func newPool() *pool {
-	p := &pool{relays: make(map[string]*harbour)}
+func NewPool() *Pool {
+	p := &Pool{relays: make(map[string]*harbour)}
 	p.gone = sync.NewCond(&p.mu)
 	_, _ = rand.Read(p.salt[:]) // never fails
 	return p
 }
 
-// turn waits until there is an idle connection to the relay, or room for a new
+// Acquire waits until there is an idle connection to the relay, or room for a new
 // one: then there is no session, and the caller dials. Either way the place ends
 // with put or leave. With fresh it is always room. The error is the context's.
-func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session, error) {
+func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Session, error) {
 	key := p.key(r)
 	mine := make(chan struct{}, 1)
 	p.mu.Lock()
@@ -68,7 +68,7 @@ func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session
 		h = &harbour{}
 		p.relays[r.name()] = h
 	}
-	if t.connections > 0 {
+	if t.Connections > 0 {
 		h.waiting = append(h.waiting, mine)
 		defer func() {
 			h.waiting = slices.DeleteFunc(h.waiting, func(w chan struct{}) bool { return w == mine })
@@ -76,8 +76,8 @@ func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session
 		}()
 	}
 	for {
-		if t.connections == 0 || h.waiting[0] == mine {
-			for t.connections > 0 && h.open-h.leaving > t.connections && len(h.idle) > 0 {
+		if t.Connections == 0 || h.waiting[0] == mine {
+			for t.Connections > 0 && h.open-h.leaving > t.Connections && len(h.idle) > 0 {
 				p.retire(h, h.idle[0]) // there may be fewer than before
 			}
 			if s := h.take(key, fresh); s != nil {
@@ -87,11 +87,11 @@ func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session
 				h.open--
 				continue
 			}
-			if t.connections == 0 || h.open < t.connections {
+			if t.Connections == 0 || h.open < t.Connections {
 				h.open++
 				return nil, nil
 			}
-			if h.open-h.leaving >= t.connections && len(h.idle) > 0 {
+			if h.open-h.leaving >= t.Connections && len(h.idle) > 0 {
 				p.retire(h, h.idle[0]) // made with other credentials
 			}
 		}
@@ -108,7 +108,7 @@ func (p *pool) turn(ctx context.Context, r relay, t terms, fresh bool) (*session
 }
 
 // take takes the session out that was used last, of those with the key.
-func (h *harbour) take(key poolKey, fresh bool) *session {
+func (h *harbour) take(key poolKey, fresh bool) *Session {
 	if fresh {
 		return nil
 	}
@@ -122,7 +122,7 @@ func (h *harbour) take(key poolKey, fresh bool) *session {
 }
 
 // wake ends the watch over a session that was idle, and reports whether it lives.
-func (p *pool) wake(s *session) bool {
+func (p *Pool) wake(s *Session) bool {
 	p.mu.Unlock()
 	defer p.mu.Lock()
 	_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
@@ -133,15 +133,15 @@ func (p *pool) wake(s *session) bool {
 	return !s.dead
 }
 
-// adopt makes a new session one that other mails may use, and forgets the secrets that
+// Adopt makes a new session one that other mails may use, and forgets the secrets that
 // it was made with.
-func (p *pool) adopt(s *session) {
+func (p *Pool) Adopt(s *Session) {
 	s.key = p.key(s.relay)
-	s.relay.password, s.relay.clientKey = secrets.Value{}, secrets.Value{}
+	s.relay.Password, s.relay.ClientKey = secrets.Value{}, secrets.Value{}
 }
 
-// lying counts the sessions that wait for a mail.
-func (p *pool) lying() (n int) {
+// Idle counts the sessions that wait for a mail.
+func (p *Pool) Idle() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, h := range p.relays {
@@ -150,8 +150,8 @@ func (p *pool) lying() (n int) {
 	return n
 }
 
-// leave gives a place back for which there is no connection.
-func (p *pool) leave(r relay) {
+// Release gives a place back for which there is no connection.
+func (p *Pool) Release(r Relay) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.relays[r.name()].open--
@@ -160,7 +160,7 @@ func (p *pool) leave(r relay) {
 
 // tidy follows each change that may let somebody have his turn, or leave a relay
 // without connections.
-func (p *pool) tidy(address string) {
+func (p *Pool) tidy(address string) {
 	h := p.relays[address]
 	if len(h.waiting) > 0 {
 		select {
@@ -172,13 +172,13 @@ func (p *pool) tidy(address string) {
 	}
 }
 
-// put gives a session back after a mail.
-func (p *pool) put(s *session, t terms) {
+// Put gives a session back after a mail.
+func (p *Pool) Put(s *Session, t Terms) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.relays[s.relay.name()]
-	left := min(t.idle, t.age-time.Since(s.created))
-	if s.dead || p.closed || s.tried >= t.mails || left <= 0 || t.connections > 0 && h.open > t.connections {
+	left := min(t.Idle, t.Age-time.Since(s.created))
+	if s.dead || p.closed || s.tried >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
 		p.dismiss(h, s)
 		return
 	}
@@ -192,7 +192,7 @@ func (p *pool) put(s *session, t terms) {
 
 // listen is the watch over an idle session: whatever the relay says or does, and
 // the end of its time, ends it, unless somebody took it before.
-func (p *pool) listen(h *harbour, s *session) {
+func (p *Pool) listen(h *harbour, s *Session) {
 	defer close(s.rested)
 	_, err := s.text.R.Peek(1)
 	p.mu.Lock()
@@ -204,14 +204,14 @@ func (p *pool) listen(h *harbour, s *session) {
 }
 
 // retire ends an idle session.
-func (p *pool) retire(h *harbour, s *session) {
-	h.idle = slices.DeleteFunc(h.idle, func(other *session) bool { return other == s })
+func (p *Pool) retire(h *harbour, s *Session) {
+	h.idle = slices.DeleteFunc(h.idle, func(other *Session) bool { return other == s })
 	p.dismiss(h, s)
 }
 
 // dismiss ends a session that nobody has, in the background: a relay may be slow to
 // say goodbye. Until it has, the connection counts.
-func (p *pool) dismiss(h *harbour, s *session) {
+func (p *Pool) dismiss(h *harbour, s *Session) {
 	h.leaving, p.leaving = h.leaving+1, p.leaving+1
 	go func() {
 		if s.rested != nil {
@@ -230,9 +230,9 @@ func (p *pool) dismiss(h *harbour, s *session) {
 	}()
 }
 
-// close ends what is idle, and from now on whatever is given back. It returns
+// Close ends what is idle, and from now on whatever is given back. It returns
 // when the relays have said goodbye, quitTimeout at the latest.
-func (p *pool) close() {
+func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -247,21 +247,21 @@ func (p *pool) close() {
 }
 
 // key is made of everything that a connection depends on.
-func (p *pool) key(r relay) poolKey {
-	password, clientKey := r.password.Reveal(), r.clientKey.Reveal()
+func (p *Pool) key(r Relay) poolKey {
+	password, clientKey := r.Password.Reveal(), r.ClientKey.Reveal()
 	defer clear(password)
 	defer clear(clientKey)
 	flags := []byte{0, 0}
-	if r.skipVerify {
+	if r.SkipVerify {
 		flags[0] = 1
 	}
-	if r.allowInsecureAuth {
+	if r.AllowInsecureAuth {
 		flags[1] = 1
 	}
 	hash := hmac.New(sha256.New, p.salt[:])
 	for _, part := range [][]byte{
-		[]byte(r.name()), []byte(r.tlsMode), flags, r.caPEM, r.clientCert, clientKey,
-		[]byte(r.helo), []byte(r.authMethod), []byte(r.username), password,
+		[]byte(r.name()), []byte(r.TLSMode), flags, r.CAPEM, r.ClientCert, clientKey,
+		[]byte(r.HELO), []byte(r.AuthMethod), []byte(r.Username), password,
 	} {
 		var size [8]byte
 		binary.BigEndian.PutUint64(size[:], uint64(len(part)))

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"net"
@@ -91,9 +91,9 @@ func TestRelayAddresses(t *testing.T) {
 		{"[::1]", "[::1]:587", "[::1]:587", "::1"},
 		{"bücher.example", "bücher.example:587", "xn--bcher-kva.example:587", "xn--bcher-kva.example"},
 	} {
-		r := relay{host: test.host, port: 587}
-		if r.address() != test.address || r.dialAddress() != test.dial || r.serverName() != test.serverName {
-			t.Errorf("%s: %s, %s, %s", test.host, r.address(), r.dialAddress(), r.serverName())
+		r := Relay{Host: test.host, Port: 587}
+		if r.Address() != test.address || r.dialAddress() != test.dial || r.serverName() != test.serverName {
+			t.Errorf("%s: %s, %s, %s", test.host, r.Address(), r.dialAddress(), r.serverName())
 		}
 	}
 }

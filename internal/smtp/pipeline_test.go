@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"bufio"
@@ -13,7 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-var three = envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
+var three = Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
 
 // Commands that went out in one packet are judged each by its own reply.
 func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
@@ -29,10 +29,10 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 		refused int  // for good
 		dead    bool // the connection
 	}{
-		"all fine":                         {taken: three.recipients},
-		"the first refused":                {perRcpt: map[string]string{"a@example.com": nobody}, taken: three.recipients[1:], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
+		"all fine":                         {taken: three.Recipients},
+		"the first refused":                {perRcpt: map[string]string{"a@example.com": nobody}, taken: three.Recipients[1:], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
 		"the one in the middle":            {perRcpt: map[string]string{"b@example.com": later}, taken: []string{"a@example.com", "c@example.com"}, code: verdict.SMTPTransient, phase: verdict.PhaseRcpt, reply: 450},
-		"the last refused, in three lines": {perRcpt: map[string]string{"c@example.com": "550-5.1.1 no\r\n550-5.1.1 body\r\n550 5.1.1 here"}, taken: three.recipients[:2], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
+		"the last refused, in three lines": {perRcpt: map[string]string{"c@example.com": "550-5.1.1 no\r\n550-5.1.1 body\r\n550 5.1.1 here"}, taken: three.Recipients[:2], code: verdict.SMTPPermanent, phase: verdict.PhaseRcpt, reply: 550, refused: 1},
 		"MAIL refused for good":            {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "550 5.7.1 not you"}}, code: verdict.SMTPPermanent, phase: verdict.PhaseMail, reply: 550},
 		"MAIL refused, RCPT out of order":  {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}, lab.AtRcpt: {Reply: "503 5.5.1 MAIL first"}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 451},
 		"421 to MAIL":                      {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "421 4.3.2 bye", Drop: true}}, code: verdict.SMTPTransient, phase: verdict.PhaseMail, reply: 421, dead: true},
@@ -48,7 +48,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Acts: test.acts, PerRcpt: test.perRcpt})
 			s := mustDial(t, clientOf(server))
-			receipt, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts()
+			receipt, f := s.Send(lab.Patient(t), three, someMail, claimed).Verdicts()
 			var taken []string
 			if receipt != nil {
 				taken = receipt.Recipients
@@ -69,7 +69,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 			server.Mu.Lock()
 			server.Acts, server.PerRcpt = nil, nil
 			server.Mu.Unlock()
-			if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts(); f != nil {
 				t.Errorf("the next mail: %v", f)
 			}
 		})
@@ -97,7 +97,7 @@ func TestRepliesThatNobodyAskedFor(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{test.moment: test.act}})
 			s := mustDial(t, clientOf(server))
-			receipt, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+			receipt, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
 			if receipt != nil || f == nil || f.Code != test.code || f.Phase != test.phase || test.reply >= 0 && f.ReplyCode != test.reply || f.Certainty != verdict.NotSent {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
@@ -142,7 +142,7 @@ func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
 				listen(strings.Count(string(someMail), "\n")+1, "250 2.0.0 Ok: queued as 12345\r\n")
 				listen(1, "221 bye\r\n")
 			}()
-			receipt, f := attempt(lab.Patient(t), at(t, listener.Addr().String(), "plaintext"), three, someMail).verdicts()
+			receipt, f := attempt(lab.Patient(t), at(t, listener.Addr().String(), "plaintext"), three, someMail).Verdicts()
 			if receipt == nil || !slices.Equal(receipt.Recipients, []string{"a@example.com", "c@example.com"}) || receipt.QueueID != "12345" {
 				t.Fatalf("%+v, %v", receipt, f)
 			}
@@ -157,7 +157,7 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	t.Parallel()
 	for _, offer := range []string{"PIPELINING", "pipelining", "8BITMIME"} {
 		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
-		if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).verdicts(); f != nil {
+		if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).Verdicts(); f != nil {
 			t.Fatal(f)
 		}
 		server.Mu.Lock()
@@ -169,7 +169,7 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	}
 	// DATA waits until the envelope is answered, and the claim written.
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 nobody"}}})
-	if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).verdicts(); f == nil || slices.Contains(server.Heard(), "DATA") {
+	if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).Verdicts(); f == nil || slices.Contains(server.Heard(), "DATA") {
 		t.Errorf("%v, heard %v", f, server.Heard())
 	}
 }
@@ -177,14 +177,14 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 func TestFiftyRecipientsInOneGroup(t *testing.T) {
 	t.Parallel()
 	replies := map[string]string{}
-	env := envelope{from: "certs@example.com"}
+	env := Envelope{From: "certs@example.com"}
 	for n := range 50 {
 		address := fmt.Sprintf("%s-%d@example.com", strings.Repeat("x", 50), n)
-		env.recipients = append(env.recipients, address)
+		env.Recipients = append(env.Recipients, address)
 		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 1,050 lines in all
 	}
 	server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies})
-	receipt, f := attempt(lab.Patient(t), clientOf(server), env, someMail).verdicts()
+	receipt, f := attempt(lab.Patient(t), clientOf(server), env, someMail).Verdicts()
 	if f != nil || len(receipt.Recipients) != 50 {
 		t.Fatalf("%+v, %v", receipt, f)
 	}
@@ -213,7 +213,7 @@ func TestRoundTrips(t *testing.T) {
 			s := mustDial(t, r)
 			for range 3 {
 				before := road.Turns.Load()
-				if _, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts(); f != nil {
+				if _, f := s.Send(lab.Patient(t), three, someMail, claimed).Verdicts(); f != nil {
 					t.Fatal(f)
 				}
 				if turns := int(road.Turns.Load() - before); turns != test.want {
@@ -224,15 +224,15 @@ func TestRoundTrips(t *testing.T) {
 				return
 			}
 			server.Mu.Lock()
-			server.PerRcpt = map[string]string{someone.recipients[0]: "550 5.1.1 nobody"}
+			server.PerRcpt = map[string]string{someone.Recipients[0]: "550 5.1.1 nobody"}
 			server.Mu.Unlock()
 			before := road.Turns.Load()
-			_, _ = s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+			_, _ = s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
 			if turns := road.Turns.Load() - before; turns != 1 {
 				t.Errorf("%d round trips to be refused, want 1", turns)
 			}
 			before = road.Turns.Load()
-			if _, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.Send(lab.Patient(t), three, someMail, claimed).Verdicts(); f != nil {
 				t.Fatal(f)
 			}
 			if turns := road.Turns.Load() - before; turns != 3 {

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"context"
@@ -16,31 +16,31 @@ import (
 
 func TestConnectionsAreGivenUp(t *testing.T) {
 	t.Parallel()
-	long := terms{mails: 100, idle: time.Hour, age: time.Hour}
-	for name, change := range map[string]func(*terms){
-		"after so many mails": func(on *terms) { on.mails = 1 },
-		"after some idleness": func(on *terms) { on.idle = 50 * time.Millisecond },
-		"of age":              func(on *terms) { on.age = 50 * time.Millisecond },
-		"of age at once":      func(on *terms) { on.age = 0 },
+	long := Terms{Mails: 100, Idle: time.Hour, Age: time.Hour}
+	for name, change := range map[string]func(*Terms){
+		"after so many mails": func(on *Terms) { on.Mails = 1 },
+		"after some idleness": func(on *Terms) { on.Idle = 50 * time.Millisecond },
+		"of age":              func(on *Terms) { on.Age = 50 * time.Millisecond },
+		"of age at once":      func(on *Terms) { on.Age = 0 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{})
-			p := newPool()
+			p := NewPool()
 			on := long
 			change(&on)
 			r := clientOf(server)
 			for range 2 {
-				s, err := p.turn(lab.Patient(t), r, on, false)
+				s, err := p.Acquire(lab.Patient(t), r, on, false)
 				if err != nil || s != nil {
 					t.Fatalf("%v, %v", s, err)
 				}
 				s = mustDial(t, r)
 				s.key = p.key(r)
-				if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
+				if _, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts(); f != nil {
 					t.Fatal(f)
 				}
-				p.put(s, on)
+				p.Put(s, on)
 				server.Idle(t)
 			}
 			if heard := server.Heard(); heard[len(heard)-1] != "QUIT" {
@@ -59,39 +59,39 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	p := newPool()
-	on := terms{connections: 2, mails: 100, idle: time.Hour, age: time.Hour}
+	p := NewPool()
+	on := Terms{Connections: 2, Mails: 100, Idle: time.Hour, Age: time.Hour}
 	var all sync.WaitGroup
 	for n := range 30 {
 		r := clientOf(server)
-		r.username = fmt.Sprint(n % 5)
-		r.host = []string{"127.0.0.1", "[127.0.0.1]"}[n%2]
+		r.Username = fmt.Sprint(n % 5)
+		r.Host = []string{"127.0.0.1", "[127.0.0.1]"}[n%2]
 		all.Go(func() {
-			s, err := p.turn(lab.Patient(t), r, on, n%7 == 0)
+			s, err := p.Acquire(lab.Patient(t), r, on, n%7 == 0)
 			if err != nil {
 				t.Error(err)
 				return
 			}
 			if s == nil {
 				var f *verdict.Failure
-				if s, f = dial(lab.Patient(t), r); f != nil {
+				if s, f = Dial(lab.Patient(t), r); f != nil {
 					t.Error(f)
-					p.leave(r)
+					p.Release(r)
 					return
 				}
 				s.key = p.key(r)
 			}
-			if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts(); f != nil {
 				t.Error(f)
 			}
-			p.put(s, on)
+			p.Put(s, on)
 		})
 	}
 	all.Wait()
 	if _, most := server.Dials(); most > 2 || len(server.Taken()) != 30 {
 		t.Errorf("%d connections at a time for %d mails", most, len(server.Taken()))
 	}
-	p.close()
+	p.Close()
 	server.Idle(t)
 }
 
@@ -99,11 +99,11 @@ func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	p, r := newPool(), clientOf(server)
-	on := terms{connections: 3, mails: 100, idle: time.Hour, age: time.Hour}
-	var sessions []*session
+	p, r := NewPool(), clientOf(server)
+	on := Terms{Connections: 3, Mails: 100, Idle: time.Hour, Age: time.Hour}
+	var sessions []*Session
 	for range 3 {
-		if s, err := p.turn(lab.Patient(t), r, on, false); err != nil || s != nil {
+		if s, err := p.Acquire(lab.Patient(t), r, on, false); err != nil || s != nil {
 			t.Fatalf("%v, %v", s, err)
 		}
 		s := mustDial(t, r)
@@ -111,10 +111,10 @@ func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 		sessions = append(sessions, s)
 	}
 	for _, s := range sessions {
-		p.put(s, on)
+		p.Put(s, on)
 	}
-	on.connections = 1
-	s, err := p.turn(lab.Patient(t), r, on, false)
+	on.Connections = 1
+	s, err := p.Acquire(lab.Patient(t), r, on, false)
 	if err != nil || s != sessions[2] {
 		t.Fatalf("%v, %v: want the connection used last", s, err)
 	}
@@ -123,18 +123,18 @@ func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 		defer server.Mu.Unlock()
 		return server.Live == 1
 	})
-	p.put(s, on)
-	p.close()
+	p.Put(s, on)
+	p.Close()
 	server.Idle(t)
 }
 
 // Who waits for a connection is served in the order of arrival, and can go away.
 func TestWaitingForAConnection(t *testing.T) {
 	t.Parallel()
-	p := newPool()
-	r := relay{host: "127.0.0.1", port: 25}
-	on := terms{connections: 1}
-	if _, err := p.turn(t.Context(), r, on, false); err != nil {
+	p := NewPool()
+	r := Relay{Host: "127.0.0.1", Port: 25}
+	on := Terms{Connections: 1}
+	if _, err := p.Acquire(t.Context(), r, on, false); err != nil {
 		t.Fatal(err)
 	}
 	waiting := func(n int) {
@@ -152,7 +152,7 @@ func TestWaitingForAConnection(t *testing.T) {
 			ctx = given
 		}
 		go func() {
-			if _, err := p.turn(ctx, r, on, false); err == nil {
+			if _, err := p.Acquire(ctx, r, on, false); err == nil {
 				order <- n
 			} else if !errors.Is(err, context.Canceled) {
 				t.Error(err)
@@ -163,12 +163,12 @@ func TestWaitingForAConnection(t *testing.T) {
 	giveUp()
 	waiting(3)
 	for _, want := range []int{0, 2, 3} {
-		p.leave(r)
+		p.Release(r)
 		if got := <-order; got != want {
 			t.Errorf("the turn of %d came, want that of %d", got, want)
 		}
 	}
-	p.leave(r)
+	p.Release(r)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.relays) != 0 {
@@ -181,19 +181,19 @@ func TestThePoolShowsNoPassword(t *testing.T) {
 	const password = "correct-horse-battery"
 	server := lab.StartRelay(t, lab.RelayScript{Users: map[string]string{"certs": password}})
 	r := clientOf(server)
-	r.authMethod, r.username, r.password, r.allowInsecureAuth = AuthPlain, "certs", secrets.New([]byte(password)), true
-	p := newPool()
-	if s, err := p.turn(lab.Patient(t), r, terms{}, false); err != nil || s != nil {
+	r.AuthMethod, r.Username, r.Password, r.AllowInsecureAuth = AuthPlain, "certs", secrets.New([]byte(password)), true
+	p := NewPool()
+	if s, err := p.Acquire(lab.Patient(t), r, Terms{}, false); err != nil || s != nil {
 		t.Fatalf("%v, %v", s, err)
 	}
 	s := mustDial(t, r)
-	p.adopt(s)
-	p.put(s, terms{mails: 10, idle: time.Hour, age: time.Hour})
-	if p.lying() != 1 {
+	p.Adopt(s)
+	p.Put(s, Terms{Mails: 10, Idle: time.Hour, Age: time.Hour})
+	if p.Idle() != 1 {
 		t.Fatal("the connection was not kept")
 	}
-	if text := fmt.Sprintf("%+v %#v %v", s.relay, s.relay, s.key); strings.Contains(text, password) || !s.relay.password.IsZero() {
+	if text := fmt.Sprintf("%+v %#v %v", s.relay, s.relay, s.key); strings.Contains(text, password) || !s.relay.Password.IsZero() {
 		t.Errorf("kept: %s", text)
 	}
-	p.close()
+	p.Close()
 }

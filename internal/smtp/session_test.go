@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"context"
@@ -20,28 +20,28 @@ import (
 
 var (
 	someMail = []byte("From: a@example.com\r\nSubject: hello\r\n\r\n.a dot\r\nlast line\r\n")
-	someone  = envelope{from: "certs@example.com", recipients: []string{"ops@example.com"}}
+	someone  = Envelope{From: "certs@example.com", Recipients: []string{"ops@example.com"}}
 )
 
 func claimed(time.Time) error { return nil }
 
 // attempt dials, sends one mail and closes.
-func attempt(ctx context.Context, r relay, env envelope, raw []byte) result {
-	s, failure := dial(ctx, r)
+func attempt(ctx context.Context, r Relay, env Envelope, raw []byte) Result {
+	s, failure := Dial(ctx, r)
 	if failure != nil {
-		return result{failure: failure}
+		return Result{Failure: failure}
 	}
-	defer s.close()
-	return s.send(ctx, env, raw, claimed)
+	defer s.Close()
+	return s.Send(ctx, env, raw, claimed)
 }
 
-func mustDial(t *testing.T, r relay) *session {
+func mustDial(t *testing.T, r Relay) *Session {
 	t.Helper()
-	s, failure := dial(lab.Patient(t), r)
+	s, failure := Dial(lab.Patient(t), r)
 	if failure != nil {
 		t.Fatal(failure)
 	}
-	t.Cleanup(s.close)
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -53,26 +53,26 @@ func TestSendHandsTheMailOver(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == "smtps", Users: map[string]string{"certs": "hunter2hunter2"}})
 			r := clientOf(server)
-			r.tlsMode, r.roots = mode, ca.Pool()
-			r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
-			r.allowInsecureAuth = mode == "plaintext"
-			env := envelope{from: "certs@example.com", recipients: []string{"ops@example.com", "dev@example.com"}}
+			r.TLSMode, r.roots = mode, ca.Pool()
+			r.AuthMethod, r.Username, r.Password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
+			r.AllowInsecureAuth = mode == "plaintext"
+			env := Envelope{From: "certs@example.com", Recipients: []string{"ops@example.com", "dev@example.com"}}
 
 			got := attempt(lab.Patient(t), r, env, someMail)
-			receipt, failure := got.verdicts()
+			receipt, failure := got.Verdicts()
 			if failure != nil {
 				t.Fatal(failure)
 			}
-			if receipt.Relay != r.address() || receipt.ReplyCode != 250 || receipt.QueueID != "4Tz9QX2hN1z" ||
+			if receipt.Relay != r.Address() || receipt.ReplyCode != 250 || receipt.QueueID != "4Tz9QX2hN1z" ||
 				receipt.Reply != "2.0.0 Ok: queued as 4Tz9QX2hN1z" || receipt.Size != len(someMail) ||
-				!slices.Equal(receipt.Recipients, env.recipients) || receipt.Timings.Dial <= 0 || receipt.Timings.Send <= 0 {
+				!slices.Equal(receipt.Recipients, env.Recipients) || receipt.Timings.Dial <= 0 || receipt.Timings.Send <= 0 {
 				t.Errorf("receipt %+v", receipt)
 			}
 			if secure := strings.HasPrefix(receipt.TLS, "TLS 1.3 TLS_"); secure == (mode == "plaintext") {
 				t.Errorf("%s was sent over %q", mode, receipt.TLS)
 			}
 			mails := server.Taken()
-			if len(mails) != 1 || mails[0].Content != string(someMail) || mails[0].From != env.from || !slices.Equal(mails[0].Recipients, env.recipients) {
+			if len(mails) != 1 || mails[0].Content != string(someMail) || mails[0].From != env.From || !slices.Equal(mails[0].Recipients, env.Recipients) {
 				t.Errorf("the relay holds %+v", mails)
 			}
 			server.Idle(t)
@@ -159,7 +159,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 						t.Parallel()
 						script := script
 						script.Offers = []string{"8BITMIME"}
-						_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, script)), someone, someMail).verdicts()
+						_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, script)), someone, someMail).Verdicts()
 						if f == nil || f.Code != test.want.code || f.ReplyCode != test.want.reply || f.Phase != row.phase {
 							t.Errorf("got %+v, want %+v in %s", f, test.want, row.phase)
 						}
@@ -168,10 +168,10 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 				server := lab.StartRelay(t, script)
 				r := clientOf(server)
 				if row.moment == lab.AtSTARTTLS || row.moment == lab.AtAuth {
-					r.tlsMode, r.roots = "starttls", ca.Pool()
+					r.TLSMode, r.roots = "starttls", ca.Pool()
 				}
 				if row.moment == lab.AtAuth {
-					r.authMethod, r.username, r.password = "login", "certs", secrets.New([]byte("a-pass-phrase"))
+					r.AuthMethod, r.Username, r.Password = "login", "certs", secrets.New([]byte("a-pass-phrase"))
 				}
 				ctx := lab.Patient(t)
 				if test.act.Hang {
@@ -179,7 +179,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, time.Second)
 					defer cancel()
 				}
-				receipt, f := attempt(ctx, r, someone, someMail).verdicts()
+				receipt, f := attempt(ctx, r, someone, someMail).Verdicts()
 				if f == nil {
 					t.Fatalf("taken: %+v", receipt)
 				}
@@ -190,7 +190,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 				if receipt != nil {
 					t.Errorf("a receipt came along: %+v", receipt)
 				}
-				if !strings.Contains(f.Reason, r.address()) || strings.Contains(f.Reason, "ops@example.com") {
+				if !strings.Contains(f.Reason, r.Address()) || strings.Contains(f.Reason, "ops@example.com") {
 					t.Errorf("reason %q has to name the relay and no recipient", f.Reason)
 				}
 				server.Idle(t)
@@ -217,7 +217,7 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 			server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtContent: test.act}, Offers: []string{"8BITMIME"}})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			_, f := attempt(ctx, clientOf(server), someone, big).verdicts()
+			_, f := attempt(ctx, clientOf(server), someone, big).Verdicts()
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseContent || f.Certainty != verdict.NotSent {
 				t.Fatalf("got %+v", f)
 			}
@@ -240,7 +240,7 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 		lab.AtBanner: {Reply: "220-scripted.test\r\n220 ESMTP", Slowly: true},
 		lab.AtMail:   {Reply: "250 2.1.0 fine", Slowly: true},
 	}})
-	if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+	if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).Verdicts(); f != nil {
 		t.Fatal(f)
 	}
 	if len(server.Taken()) != 1 {
@@ -254,7 +254,7 @@ func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "250-", Slowly: true, Endless: true}}})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	_, f := attempt(ctx, clientOf(server), someone, someMail).verdicts()
+	_, f := attempt(ctx, clientOf(server), someone, someMail).Verdicts()
 	if f == nil || f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseRcpt {
 		t.Fatalf("got %+v", f)
 	}
@@ -263,23 +263,23 @@ func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 func TestRelaysThatKnowOnlyHELO(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{NoEHLO: true})
-	if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+	if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).Verdicts(); f != nil {
 		t.Fatal(f)
 	}
 	r := clientOf(server)
-	r.tlsMode = "starttls"
-	if _, f := attempt(lab.Patient(t), r, someone, someMail).verdicts(); f == nil || f.Code != verdict.SMTPTLS {
+	r.TLSMode = "starttls"
+	if _, f := attempt(lab.Patient(t), r, someone, someMail).Verdicts(); f == nil || f.Code != verdict.SMTPTLS {
 		t.Errorf("STARTTLS with a relay that has none gave %+v", f)
 	}
 	refusing := lab.StartRelay(t, lab.RelayScript{NoEHLO: true, Acts: map[string]lab.RelayAct{"HELO": {Reply: "450 4.3.2 later"}}})
-	if _, f := attempt(lab.Patient(t), clientOf(refusing), someone, someMail).verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
+	if _, f := attempt(lab.Patient(t), clientOf(refusing), someone, someMail).Verdicts(); f == nil || f.ReplyCode != 450 || !f.Retry() {
 		t.Errorf("the answer to HELO has to count, got %+v", f)
 	}
 }
 
 func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 	t.Parallel()
-	three := envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
+	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
 	tests := map[string]struct {
 		replies map[string]string
 		taken   []string
@@ -287,8 +287,8 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 		code    verdict.Code
 		reply   int
 	}{
-		"all taken":             {nil, three.recipients, nil, "", 0},
-		"251 is taken":          {map[string]string{"b@example.com": "251 2.1.5 will forward"}, three.recipients, nil, "", 0},
+		"all taken":             {nil, three.Recipients, nil, "", 0},
+		"251 is taken":          {map[string]string{"b@example.com": "251 2.1.5 will forward"}, three.Recipients, nil, "", 0},
 		"one refused for good":  {map[string]string{"b@example.com": "550 5.1.1 nobody"}, []string{"a@example.com", "c@example.com"}, []string{"b@example.com"}, verdict.SMTPPermanent, 550},
 		"one refused for a bit": {map[string]string{"a@example.com": "450 4.2.0 greylisted"}, []string{"b@example.com", "c@example.com"}, []string{"a@example.com"}, verdict.SMTPTransient, 450},
 		"both kinds": {map[string]string{"a@example.com": "550 5.1.1 nobody", "b@example.com": "451 4.3.0 later"},
@@ -298,16 +298,16 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 		"552 too many":               {map[string]string{"c@example.com": "552 too many recipients"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 552},
 		"5.5.3 too many":             {map[string]string{"c@example.com": "550 5.5.3 too many"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 550},
 		"552 mailbox full":           {map[string]string{"c@example.com": "552 5.2.2 mailbox full"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPPermanent, 552},
-		"all refused for good":       {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "550 5.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.recipients, verdict.SMTPPermanent, 550},
-		"all refused, one for a bit": {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "451 4.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.recipients, verdict.SMTPTransient, 451},
+		"all refused for good":       {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "550 5.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPPermanent, 550},
+		"all refused, one for a bit": {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "451 4.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPTransient, 451},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: test.replies})
 			s := mustDial(t, clientOf(server))
-			got := s.send(lab.Patient(t), three, someMail, claimed)
-			receipt, failure := got.verdicts()
+			got := s.Send(lab.Patient(t), three, someMail, claimed)
+			receipt, failure := got.Verdicts()
 			var taken, owed []string
 			if receipt != nil {
 				taken = receipt.Recipients
@@ -345,7 +345,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			server.Mu.Lock()
 			server.PerRcpt = nil
 			server.Mu.Unlock()
-			if _, failure := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); failure != nil {
+			if _, failure := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts(); failure != nil {
 				t.Errorf("the next mail: %v", failure)
 			}
 			if reset := slices.Contains(server.Heard(), "RSET"); reset != (len(test.taken) == 0) {
@@ -358,7 +358,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 // Who was refused for good stays so, whatever becomes of the mail.
 func TestRefusalsOutliveTheTransaction(t *testing.T) {
 	t.Parallel()
-	three := envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
+	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
 	replies := map[string]string{"a@example.com": "550 5.1.1 nobody", "b@example.com": "450 4.2.0 later"}
 	for name, test := range map[string]struct {
 		acts      map[string]lab.RelayAct
@@ -374,8 +374,8 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies, Acts: test.acts})
-			receipt, f := attempt(lab.Patient(t), clientOf(server), three, someMail).verdicts()
-			if receipt != nil || f == nil || f.Code != test.code || f.Certainty != test.certainty || !slices.Equal(f.Recipients, three.recipients) {
+			receipt, f := attempt(lab.Patient(t), clientOf(server), three, someMail).Verdicts()
+			if receipt != nil || f == nil || f.Code != test.code || f.Certainty != test.certainty || !slices.Equal(f.Recipients, three.Recipients) {
 				t.Fatalf("%+v, %+v", receipt, f)
 			}
 			if len(f.Refused) != 1 || f.Refused[0].Recipient != "a@example.com" || f.Refused[0].ReplyCode != 550 || f.Refused[0].EnhancedCode != "5.1.1" ||
@@ -388,7 +388,7 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 
 func TestAllOrNothing(t *testing.T) {
 	t.Parallel()
-	three := envelope{from: "certs@example.com", recipients: []string{"a@example.com", "b@example.com", "c@example.com"}, together: true}
+	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}, Together: true}
 	for name, test := range map[string]struct {
 		replies map[string]string
 		code    verdict.Code // "": taken
@@ -405,9 +405,9 @@ func TestAllOrNothing(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: test.replies})
 			s := mustDial(t, clientOf(server))
-			receipt, f := s.send(lab.Patient(t), three, someMail, claimed).verdicts()
+			receipt, f := s.Send(lab.Patient(t), three, someMail, claimed).Verdicts()
 			if test.code == "" {
-				if f != nil || !slices.Equal(receipt.Recipients, three.recipients) || len(server.Taken()) != 1 {
+				if f != nil || !slices.Equal(receipt.Recipients, three.Recipients) || len(server.Taken()) != 1 {
 					t.Fatalf("%+v, %v", receipt, f)
 				}
 				return
@@ -422,10 +422,10 @@ func TestAllOrNothing(t *testing.T) {
 			server.Mu.Lock()
 			server.PerRcpt = nil
 			server.Mu.Unlock()
-			if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
+			if _, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts(); f != nil {
 				t.Fatal(f)
 			}
-			if mails := server.Taken(); len(mails) != 1 || !slices.Equal(mails[0].Recipients, someone.recipients) {
+			if mails := server.Taken(); len(mails) != 1 || !slices.Equal(mails[0].Recipients, someone.Recipients) {
 				t.Errorf("the relay holds %+v", mails)
 			}
 		})
@@ -437,7 +437,7 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	for n := range 3 {
-		receipt, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+		receipt, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
 		if f != nil {
 			t.Fatal(f)
 		}
@@ -445,7 +445,7 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 			t.Errorf("mail %d claims %s for dialling", n, receipt.Timings.Dial)
 		}
 	}
-	s.close()
+	s.Close()
 	server.Idle(t)
 	want := strings.Fields("EHLO MAIL RCPT DATA MAIL RCPT DATA MAIL RCPT DATA QUIT")
 	if got := server.Heard(); !slices.Equal(got, want) {
@@ -461,7 +461,7 @@ func TestTheGoodbyeDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	for name, a := range map[string]lab.RelayAct{"refused": {Reply: "500 5.5.1 stay"}, "dropped": {Drop: true}} {
 		server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtQuit: a}})
-		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).Verdicts(); f != nil {
 			t.Errorf("QUIT %s: %v", name, f)
 		}
 		server.Idle(t)
@@ -476,8 +476,8 @@ func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 		PerRcpt: map[string]string{"ops@example.com": "450 4.2.0 later"},
 	})
 	s := mustDial(t, clientOf(server))
-	s.send(lab.Patient(t), someone, someMail, claimed)
-	_, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+	s.Send(lab.Patient(t), someone, someMail, claimed)
+	_, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
 	if f == nil || f.Code != verdict.SMTPTransient || !s.dead {
 		t.Errorf("got %+v, dead %v", f, s.dead)
 	}
@@ -488,7 +488,7 @@ func TestNothingIsSentWithoutAClaim(t *testing.T) {
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
 	lost := errors.New("somebody else has it")
-	_, f := s.send(lab.Patient(t), someone, someMail, func(time.Time) error { return lost }).verdicts()
+	_, f := s.Send(lab.Patient(t), someone, someMail, func(time.Time) error { return lost }).Verdicts()
 	if f == nil || f.Phase != verdict.PhaseClaim || !errors.Is(f, lost) || f.Certainty != verdict.NotSent || !f.Retry() {
 		t.Fatalf("got %+v", f)
 	}
@@ -505,7 +505,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	ctx, cancel := context.WithDeadline(t.Context(), end)
 	defer cancel()
 	calls := 0
-	_, f := s.send(ctx, someone, someMail, func(until time.Time) error {
+	_, f := s.Send(ctx, someone, someMail, func(until time.Time) error {
 		calls++
 		if heard := server.Heard(); heard[len(heard)-1] != "RCPT" {
 			t.Errorf("claimed after %v", heard)
@@ -514,13 +514,13 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 			t.Errorf("claimed until %s, the context ends %s", until, end)
 		}
 		return nil
-	}).verdicts()
+	}).Verdicts()
 	if f != nil || calls != 1 {
 		t.Errorf("%d claims, %v", calls, f)
 	}
 	refusing := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 no"}}})
 	s = mustDial(t, clientOf(refusing))
-	s.send(ctx, someone, someMail, func(time.Time) error {
+	s.Send(ctx, someone, someMail, func(time.Time) error {
 		t.Error("claimed a mail that nobody wants")
 		return nil
 	})
@@ -530,7 +530,7 @@ func TestClaimedNoLongerThanThePhasesTake(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
-	s.send(t.Context(), someone, someMail, func(until time.Time) error {
+	s.Send(t.Context(), someone, someMail, func(until time.Time) error {
 		if left := time.Until(until); left <= 0 || left > 12*time.Minute {
 			t.Errorf("without a deadline it is claimed for %s", left)
 		}
@@ -548,7 +548,7 @@ func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 			defer cancel()
 			done := make(chan *verdict.Failure, 1)
 			go func() {
-				_, f := attempt(ctx, clientOf(server), someone, someMail).verdicts()
+				_, f := attempt(ctx, clientOf(server), someone, someMail).Verdicts()
 				done <- f
 			}()
 			lab.Eventually(t, "the relay to hang", func() bool {
@@ -585,10 +585,10 @@ func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, script)
 			r := clientOf(server)
-			r.tlsMode = "starttls"
+			r.TLSMode = "starttls"
 			for range 20 {
-				if s, f := dial(lab.Patient(t), r); f == nil {
-					s.close()
+				if s, f := Dial(lab.Patient(t), r); f == nil {
+					s.Close()
 					t.Fatal("connected")
 				}
 			}
@@ -606,18 +606,18 @@ func TestUnreachableRelays(t *testing.T) {
 	closed := listener.Addr().(*net.TCPAddr).Port
 	_ = listener.Close()
 	for name, test := range map[string]struct {
-		r    relay
+		r    Relay
 		says string
 	}{
-		"refused":      {relay{host: "127.0.0.1", port: closed}, "nothing listens there"},
-		"unknown name": {relay{host: "relay.invalid", port: 25}, "DNS"},
-		"no such port": {relay{host: "127.0.0.1", port: 70000}, "could not be opened"},
+		"refused":      {Relay{Host: "127.0.0.1", Port: closed}, "nothing listens there"},
+		"unknown name": {Relay{Host: "relay.invalid", Port: 25}, "DNS"},
+		"no such port": {Relay{Host: "127.0.0.1", Port: 70000}, "could not be opened"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			_, f := dial(ctx, test.r)
+			_, f := Dial(ctx, test.r)
 			if f == nil || f.Code != verdict.SMTPConnect || !f.Relay || f.Phase != verdict.PhaseConnect {
 				t.Fatalf("got %+v", f)
 			}
@@ -628,7 +628,7 @@ func TestUnreachableRelays(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, f := dial(ctx, relay{host: "127.0.0.1", port: closed}); f == nil || !errors.Is(f, context.Canceled) || f.Relay {
+	if _, f := Dial(ctx, Relay{Host: "127.0.0.1", Port: closed}); f == nil || !errors.Is(f, context.Canceled) || f.Relay {
 		t.Errorf("a stop before dialling gave %+v", f)
 	}
 }
@@ -637,7 +637,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"SIZE 40"}})
 	s := mustDial(t, clientOf(server))
-	_, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts()
+	_, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
 	if f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || !strings.Contains(f.Reason, "at most 40") {
 		t.Fatalf("got %+v", f)
 	}
@@ -646,7 +646,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	}
 	for _, offer := range []string{"SIZE", "SIZE 0", "SIZE much"} {
 		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
-		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).verdicts(); f != nil {
+		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).Verdicts(); f != nil {
 			t.Errorf("%q names no limit, yet: %v", offer, f)
 		}
 	}
@@ -656,19 +656,19 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"8BITMIME"}})
 	s := mustDial(t, clientOf(server))
-	for name, env := range map[string]envelope{
-		"line break":                    {from: "a@example.com", recipients: []string{"b@example.com>\r\nRCPT TO:<evil@example.com"}},
-		"bracket":                       {from: "a@example.com> SIZE=1", recipients: []string{"b@example.com"}},
-		"non-ASCII":                     {from: "a@example.com", recipients: []string{"bücher@example.com"}},
-		"UTF-8 the relay does not know": {from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true},
-		"nobody":                        {from: "a@example.com"},
+	for name, env := range map[string]Envelope{
+		"line break":                    {From: "a@example.com", Recipients: []string{"b@example.com>\r\nRCPT TO:<evil@example.com"}},
+		"bracket":                       {From: "a@example.com> SIZE=1", Recipients: []string{"b@example.com"}},
+		"non-ASCII":                     {From: "a@example.com", Recipients: []string{"bücher@example.com"}},
+		"UTF-8 the relay does not know": {From: "a@example.com", Recipients: []string{"bücher@example.com"}, UTF8: true},
+		"nobody":                        {From: "a@example.com"},
 	} {
-		if _, f := s.send(lab.Patient(t), env, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPValidation {
+		if _, f := s.Send(lab.Patient(t), env, someMail, claimed).Verdicts(); f == nil || f.Code != verdict.SMTPValidation {
 			t.Errorf("%s: got %+v", name, f)
 		}
 	}
 	for _, raw := range []string{"a\nb\r\n", "a\rb\r\n", "a\r\n.\nb\r\n"} {
-		if _, f := s.send(lab.Patient(t), someone, []byte(raw), claimed).verdicts(); f == nil || f.Code != verdict.SMTPPayload {
+		if _, f := s.Send(lab.Patient(t), someone, []byte(raw), claimed).Verdicts(); f == nil || f.Code != verdict.SMTPPayload {
 			t.Errorf("%q: got %+v", raw, f)
 		}
 	}
@@ -676,8 +676,8 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 		t.Errorf("heard %v", heard)
 	}
 	utf8 := lab.StartRelay(t, lab.RelayScript{})
-	env := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
-	if _, f := attempt(lab.Patient(t), clientOf(utf8), env, someMail).verdicts(); f != nil {
+	env := Envelope{From: "a@example.com", Recipients: []string{"bücher@example.com"}, UTF8: true}
+	if _, f := attempt(lab.Patient(t), clientOf(utf8), env, someMail).Verdicts(); f != nil {
 		t.Error(f)
 	}
 }
@@ -690,11 +690,11 @@ func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	if !s.offers.has("SMTPUTF8") {
 		t.Fatal("the relay does not offer it")
 	}
-	if _, f := s.send(lab.Patient(t), someone, someMail, claimed).verdicts(); f != nil {
+	if _, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts(); f != nil {
 		t.Errorf("a mail that does not need it: %v", f)
 	}
-	needs := envelope{from: "a@example.com", recipients: []string{"bücher@example.com"}, utf8: true}
-	if _, f := s.send(lab.Patient(t), needs, someMail, claimed).verdicts(); f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || f.ReplyCode != 502 {
+	needs := Envelope{From: "a@example.com", Recipients: []string{"bücher@example.com"}, UTF8: true}
+	if _, f := s.Send(lab.Patient(t), needs, someMail, claimed).Verdicts(); f == nil || f.Code != verdict.SMTPPermanent || f.Phase != verdict.PhaseMail || f.ReplyCode != 502 {
 		t.Errorf("a mail that needs it: %+v", f)
 	}
 	if n := len(server.Taken()); n != 1 {
@@ -727,8 +727,8 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 				script.Implicit = mode == "smtps"
 				server := lab.StartRelay(t, script)
 				r := clientOf(server)
-				r.tlsMode, r.roots = mode, ca.Pool()
-				_, f := dial(lab.Patient(t), r)
+				r.TLSMode, r.roots = mode, ca.Pool()
+				_, f := Dial(lab.Patient(t), r)
 				if f == nil || f.Code != verdict.SMTPTLS || f.Relay || f.Phase != verdict.PhaseTLS {
 					t.Fatalf("got %+v", f)
 				}
@@ -739,8 +739,8 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 					t.Errorf("heard %v", heard)
 				}
 				if name == "expired" {
-					r.skipVerify = true
-					if _, f := attempt(lab.Patient(t), r, someone, someMail).verdicts(); f != nil {
+					r.SkipVerify = true
+					if _, f := attempt(lab.Patient(t), r, someone, someMail).Verdicts(); f != nil {
 						t.Errorf("tls_skip_verify: %v", f)
 					}
 				}
@@ -759,10 +759,10 @@ func TestHandshakesThatAreCutShort(t *testing.T) {
 				t.Parallel()
 				server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == "smtps", Acts: map[string]lab.RelayAct{lab.AtTLS: a}})
 				r := clientOf(server)
-				r.tlsMode, r.roots = mode, ca.Pool()
+				r.TLSMode, r.roots = mode, ca.Pool()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				_, f := dial(ctx, r)
+				_, f := Dial(ctx, r)
 				if f == nil || f.Code != verdict.SMTPConnect || !f.Relay || f.Phase != verdict.PhaseTLS {
 					t.Fatalf("got %+v", f)
 				}
@@ -777,13 +777,13 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	ca := lab.NewTLSAuthority(t, "Test CA")
 	stripped := lab.StartRelay(t, lab.RelayScript{Offers: []string{"AUTH PLAIN"}, Cert: ca.Issue(t, nil)})
 	r := clientOf(stripped)
-	r.tlsMode, r.roots = "starttls", ca.Pool()
-	r.authMethod, r.username, r.password = "plain", "certs", secrets.New([]byte("a-pass-phrase"))
-	if _, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPTLS || f.Phase != verdict.PhaseSTARTTLS {
+	r.TLSMode, r.roots = "starttls", ca.Pool()
+	r.AuthMethod, r.Username, r.Password = "plain", "certs", secrets.New([]byte("a-pass-phrase"))
+	if _, f := Dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPTLS || f.Phase != verdict.PhaseSTARTTLS {
 		t.Errorf("stripped: %+v", f)
 	}
-	r.tlsMode = "opportunistic"
-	if _, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || !strings.Contains(f.Reason, "not encrypted") {
+	r.TLSMode = "opportunistic"
+	if _, f := Dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPAuth || !strings.Contains(f.Reason, "not encrypted") {
 		t.Errorf("a password over an opportunistic connection in plaintext: %+v", f)
 	}
 	stripped.Idle(t)
@@ -795,8 +795,8 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 		lab.AtSTARTTLS: {Reply: "220 2.0.0 go ahead", Behind: "250-evil.test\r\n250 AUTH PLAIN\r\n"},
 	}})
 	r = clientOf(injected)
-	r.tlsMode, r.roots = "starttls", ca.Pool()
-	if _, f := dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "plaintext behind") {
+	r.TLSMode, r.roots = "starttls", ca.Pool()
+	if _, f := Dial(lab.Patient(t), r); f == nil || f.Code != verdict.SMTPTLS || !strings.Contains(f.Reason, "plaintext behind") {
 		t.Errorf("injected: %+v", f)
 	}
 	injected.Idle(t)
@@ -852,18 +852,18 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 				server.Offers = append(server.Offers, "AUTH LOGIN PLAIN")
 			}
 			r := clientOf(server)
-			r.tlsMode, r.roots, r.skipVerify = test.mode, ca.Pool(), test.skip
-			r.authMethod, r.allowInsecureAuth = test.method, test.allow
-			r.username, r.password = "certs", secrets.New([]byte(password))
+			r.TLSMode, r.roots, r.SkipVerify = test.mode, ca.Pool(), test.skip
+			r.AuthMethod, r.AllowInsecureAuth = test.method, test.allow
+			r.Username, r.Password = "certs", secrets.New([]byte(password))
 			if test.user != "" {
-				r.username = test.user
+				r.Username = test.user
 			}
 			if test.pass != "" {
-				r.password = secrets.New([]byte(test.pass))
+				r.Password = secrets.New([]byte(test.pass))
 			}
-			s, f := dial(lab.Patient(t), r)
+			s, f := Dial(lab.Patient(t), r)
 			if f == nil {
-				s.close()
+				s.Close()
 			}
 			if (f == nil) != (test.says == "") {
 				t.Fatalf("got %v", f)
@@ -893,6 +893,6 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 }
 
 // clientOf is how to reach a scripted relay, in plaintext and without AUTH.
-func clientOf(server *lab.ScriptedRelay) relay {
-	return relay{host: "127.0.0.1", port: server.Port(), tlsMode: TLSPlaintext, helo: "test.example"}
+func clientOf(server *lab.ScriptedRelay) Relay {
+	return Relay{Host: "127.0.0.1", Port: server.Port(), TLSMode: TLSPlaintext, HELO: "test.example"}
 }

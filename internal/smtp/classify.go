@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"context"
@@ -227,8 +227,8 @@ func (f fault) ends() bool {
 	return !errors.Is(f.err, errNoSTARTTLS)
 }
 
-// failure gives the verdict on the fault.
-func (f fault) failure() *verdict.Failure {
+// Failure gives the verdict on the fault.
+func (f fault) Failure() *verdict.Failure {
 	happened := f.kind()
 	ruling := rowOf(f.phase, f.dot).rulings[happened]
 	if ruling.code == "" {

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"testing"
@@ -10,14 +10,14 @@ import (
 
 func (b *breaker) position() verdict.Breaker {
 	var s verdict.RelayStatus
-	b.status(&s)
+	b.Status(&s)
 	return s.Breaker
 }
 
 // mustEnter is a pass that has to be given.
-func mustEnter(t *testing.T, b *breaker) *pass {
+func mustEnter(t *testing.T, b *breaker) *Permit {
 	t.Helper()
-	p, wait, reason := b.enter()
+	p, wait, reason := b.Admit()
 	if p == nil {
 		t.Fatalf("left alone for %v (%s)", wait, reason)
 	}
@@ -28,8 +28,8 @@ func failTimes(t *testing.T, b *breaker, n int) {
 	t.Helper()
 	for range n {
 		p := mustEnter(t, b)
-		p.failure("it is down")
-		p.end()
+		p.Failure("it is down")
+		p.End()
 	}
 }
 
@@ -41,8 +41,8 @@ func TestBreakerOpensAfterConsecutiveFailuresAlone(t *testing.T) {
 		b := newBreaker(3)
 		failTimes(t, b, 2)
 		p := mustEnter(t, b)
-		p.success() // a refusal of the mail is an answer
-		p.end()
+		p.Success() // a refusal of the mail is an answer
+		p.End()
 		failTimes(t, b, 2)
 		if got := b.position(); got != verdict.Closed {
 			t.Fatalf("%s after 2, 1 success and 2 failures", got)
@@ -51,7 +51,7 @@ func TestBreakerOpensAfterConsecutiveFailuresAlone(t *testing.T) {
 		if got := b.position(); got != verdict.Open {
 			t.Fatalf("%s after 3 failures in a row", got)
 		}
-		if p, wait, reason := b.enter(); p != nil || !within80to120(wait, breakerFirst) || reason != "it is down" {
+		if p, wait, reason := b.Admit(); p != nil || !within80to120(wait, breakerFirst) || reason != "it is down" {
 			t.Errorf("entered %v, wait %v, %q", p, wait, reason)
 		}
 	})
@@ -63,7 +63,7 @@ func TestBreakerPausesGrowAndEnd(t *testing.T) {
 		failTimes(t, b, 3)
 		for pause := breakerFirst; ; pause = min(2*pause, breakerMax) {
 			var s verdict.RelayStatus
-			b.status(&s)
+			b.Status(&s)
 			if s.Breaker != verdict.Open || !within80to120(s.Wait, pause) {
 				t.Fatalf("%s, wait %v, want %v", s.Breaker, s.Wait, pause)
 			}
@@ -77,13 +77,13 @@ func TestBreakerPausesGrowAndEnd(t *testing.T) {
 			failTimes(t, b, 1)
 		}
 		p := mustEnter(t, b)
-		p.success()
-		p.end()
+		p.Success()
+		p.End()
 		if got := b.position(); got != verdict.Closed {
 			t.Fatalf("%s after a probe that was answered", got)
 		}
 		failTimes(t, b, 3)
-		if _, wait, _ := b.enter(); !within80to120(wait, breakerFirst) {
+		if _, wait, _ := b.Admit(); !within80to120(wait, breakerFirst) {
 			t.Errorf("the next time begins with a pause of %v", wait)
 		}
 	})
@@ -95,18 +95,18 @@ func TestBreakerLetsOneProbeThrough(t *testing.T) {
 		failTimes(t, b, 3)
 		time.Sleep(breakerFirst * 12 / 10)
 		probe := mustEnter(t, b)
-		if p, wait, _ := b.enter(); p != nil || wait != probeTime {
+		if p, wait, _ := b.Admit(); p != nil || wait != probeTime {
 			t.Fatalf("a second probe: %v, wait %v", p, wait)
 		}
 		if got := b.position(); got != verdict.HalfOpen {
 			t.Errorf("%s while a probe is out", got)
 		}
-		probe.end() // a shutdown: nothing was found out
+		probe.End() // a shutdown: nothing was found out
 		probe = mustEnter(t, b)
-		if away := probe.failure("it is still down"); !within80to120(away, 2*breakerFirst) {
+		if away := probe.Failure("it is still down"); !within80to120(away, 2*breakerFirst) {
 			t.Errorf("away for %v", away)
 		}
-		probe.end()
+		probe.End()
 		if got := b.position(); got != verdict.Open {
 			t.Errorf("%s after a failed probe", got)
 		}
@@ -121,28 +121,28 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 		late, lucky := mustEnter(t, b), mustEnter(t, b)
 		failTimes(t, b, 3)
 		var before, after verdict.RelayStatus
-		b.status(&before)
-		if away := late.failure("it is down"); away < before.Wait {
+		b.Status(&before)
+		if away := late.Failure("it is down"); away < before.Wait {
 			t.Errorf("away for %v, before the pause of %v is over", away, before.Wait)
 		}
-		late.end()
-		b.status(&after)
+		late.End()
+		b.Status(&after)
 		if after.Wait != before.Wait || after.Busy != 1 {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 		time.Sleep(before.Wait)
 		probe := mustEnter(t, b)
-		lucky.success()
-		lucky.end()
+		lucky.Success()
+		lucky.End()
 		if got := b.position(); got != verdict.Closed {
 			t.Errorf("%s after the relay has answered", got)
 		}
-		probe.failure("too late")
-		probe.end()
-		if p, wait, _ := b.enter(); p != nil {
+		probe.Failure("too late")
+		probe.End()
+		if p, wait, _ := b.Admit(); p != nil {
 			_ = wait // either way the next probe decides
-			p.success()
-			p.end()
+			p.Success()
+			p.End()
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"bytes"
@@ -13,9 +13,9 @@ import (
 	"github.com/wneessen/go-mail/smtp"
 )
 
-// tellsPassword reports whether an auth_method gives the relay the password, or a
+// TellsPassword reports whether an auth_method gives the relay the password, or a
 // token, itself.
-func tellsPassword(method string) bool {
+func TellsPassword(method string) bool {
 	switch strings.ToLower(method) {
 	case AuthCRAMMD5, AuthSCRAMSHA256:
 		return false
@@ -25,13 +25,13 @@ func tellsPassword(method string) bool {
 
 // mechanism is the client's side of an AUTH method (in upper case). What is wrong
 // with the method or the credentials is a reason for people.
-func (s *session) mechanism(method, password string) (mechanism smtp.Auth, reason string) {
-	user := s.relay.username
+func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reason string) {
+	user := s.relay.Username
 	switch method {
 	case "PLAIN":
-		return smtp.PlainAuth("", user, password, s.relay.host, true), ""
+		return smtp.PlainAuth("", user, password, s.relay.Host, true), ""
 	case "LOGIN":
-		return smtp.LoginAuth(user, password, s.relay.host, true), ""
+		return smtp.LoginAuth(user, password, s.relay.Host, true), ""
 	case "CRAM-MD5":
 		return smtp.CRAMMD5Auth(user, password), ""
 	case "XOAUTH2":
@@ -47,12 +47,12 @@ func (s *session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 		}
 		return &scram{Auth: smtp.ScramSHA256Auth(user, password)}, ""
 	}
-	return nil, "auth_method " + strconv.Quote(legible.Clean(s.relay.authMethod, 40)) + " is not known; use none, plain, login, cram-md5, scram-sha-256 or xoauth2"
+	return nil, "auth_method " + strconv.Quote(legible.Clean(s.relay.AuthMethod, 40)) + " is not known; use none, plain, login, cram-md5, scram-sha-256 or xoauth2"
 }
 
 // bindable reports whether the TLS connection has something that AUTH can be bound
 // to (RFC 9266, RFC 5929).
-func (s *session) bindable() bool {
+func (s *Session) bindable() bool {
 	return s.tls != nil && (s.tls.Version == tls.VersionTLS13 || len(s.tls.TLSUnique) > 0)
 }
 

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"context"
@@ -22,15 +22,15 @@ const maxAuthRounds = 8
 var errAuthRounds = errors.New("AUTH goes on and on")
 
 // authenticate proves who we are, unless the target asks for nothing.
-func (s *session) authenticate(ctx context.Context) *verdict.Failure {
-	method := strings.ToUpper(s.relay.authMethod)
+func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
+	method := strings.ToUpper(s.relay.AuthMethod)
 	if method == "" || method == "NONE" {
 		return nil
 	}
 	if failure := s.mayAuthenticate(method); failure != nil {
 		return failure
 	}
-	password := s.relay.password.Reveal()
+	password := s.relay.Password.Reveal()
 	defer clear(password)
 	mechanism, reason := s.mechanism(method, string(password))
 	if reason != "" {
@@ -49,12 +49,12 @@ func (s *session) authenticate(ctx context.Context) *verdict.Failure {
 
 // mayAuthenticate holds the password back from a relay that did not ask for it
 // in this way, or that might be somebody else.
-func (s *session) mayAuthenticate(method string) *verdict.Failure {
+func (s *Session) mayAuthenticate(method string) *verdict.Failure {
 	switch {
-	case s.relay.allowInsecureAuth, !tellsPassword(method):
+	case s.relay.AllowInsecureAuth, !TellsPassword(method):
 	case s.tls == nil:
 		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true")
-	case s.relay.skipVerify:
+	case s.relay.SkipVerify:
 		return s.authFailure("tls_skip_verify leaves open who " + s.address + " is, so the password was not sent; set ca_file instead, or allow_insecure_auth: true")
 	}
 	offered := s.offers.mechanisms()
@@ -72,15 +72,15 @@ func (s *session) mayAuthenticate(method string) *verdict.Failure {
 		s.address, method, legible.Clean(strings.Join(offered, ", "), 200)))
 }
 
-func (s *session) authFailure(reason string) *verdict.Failure {
+func (s *Session) authFailure(reason string) *verdict.Failure {
 	return &verdict.Failure{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: reason, Certainty: verdict.NotSent}
 }
 
 // exchange speaks AUTH with a mechanism (RFC 4954 section 4). What it says, as it
 // goes over the wire, is added to spoken.
-func (s *session) exchange(mechanism smtp.Auth, spoken *[]string) error {
+func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	name, response, err := mechanism.Start(&smtp.ServerInfo{
-		Name: s.relay.host,
+		Name: s.relay.Host,
 		TLS:  s.tls != nil,
 		Auth: s.offers.mechanisms(),
 	})

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"bytes"
@@ -40,8 +40,8 @@ func (o offers) has(keyword string) bool {
 // mechanisms are those of AUTH, in upper case.
 func (o offers) mechanisms() []string { return strings.Fields(strings.ToUpper(o["AUTH"])) }
 
-// sizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
-func (o offers) sizeLimit() int {
+// SizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
+func (o offers) SizeLimit() int {
 	limit, err := strconv.Atoi(o["SIZE"])
 	if err != nil || limit < 0 {
 		return 0
@@ -50,7 +50,7 @@ func (o offers) sizeLimit() int {
 }
 
 // command says one line and returns the reply to it.
-func (s *session) command(expect int, line string) (code int, text string, err error) {
+func (s *Session) command(expect int, line string) (code int, text string, err error) {
 	if err := s.say(line); err != nil {
 		return 0, "", err
 	}
@@ -60,7 +60,7 @@ func (s *session) command(expect int, line string) (code int, text string, err e
 // say sends lines in one packet, to each of which there will be a reply. The lines
 // and their replies are so short together (at most 52, for 50 recipients) that they fit
 // into the buffers of both sides, and neither has to read before the other has written.
-func (s *session) say(lines ...string) error {
+func (s *Session) say(lines ...string) error {
 	if err := s.silence(); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (s *session) say(lines ...string) error {
 
 // silence makes sure that nothing is left of earlier replies: one that nobody asked
 // for would be taken for the reply to what comes next, in the worst case to the mail.
-func (s *session) silence() error {
+func (s *Session) silence() error {
 	if s.text.R.Buffered() == 0 {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (s *session) silence() error {
 }
 
 // write is for what a reply is awaited to; when it fails it looks for one that came before.
-func (s *session) write(p []byte) error {
+func (s *Session) write(p []byte) error {
 	if _, err := s.wire.Write(p); err != nil {
 		return s.lastWord(err)
 	}
@@ -96,7 +96,7 @@ func (s *session) write(p []byte) error {
 
 // hear reads the next reply. One with another code than the expected, of which a
 // prefix may be given, is an error.
-func (s *session) hear(expect int) (code int, text string, err error) {
+func (s *Session) hear(expect int) (code int, text string, err error) {
 	code, text, err = s.text.ReadResponse(expect)
 	s.course.hear(code, text)
 	return code, text, err
@@ -104,7 +104,7 @@ func (s *session) hear(expect int) (code int, text string, err error) {
 
 // lastWord is what the relay said before it hung up on us while we wrote, as one
 // does that finds the mail too large or has run out of space; else it is err.
-func (s *session) lastWord(err error) error {
+func (s *Session) lastWord(err error) error {
 	_ = s.tcp.SetReadDeadline(time.Now().Add(lastWordTimeout))
 	code, text, readErr := s.hear(0)
 	if readErr != nil || code < 400 {
@@ -114,7 +114,7 @@ func (s *session) lastWord(err error) error {
 }
 
 // content writes the mail and its end. When it fails, the end did not go out.
-func (s *session) content(raw []byte) error {
+func (s *Session) content(raw []byte) error {
 	if err := s.silence(); err != nil {
 		s.dead = true // the relay waits for the content
 		return err

@@ -1,4 +1,4 @@
-package delivery
+package smtp
 
 import (
 	"math/rand/v2"
@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	breakerThreshold = 3 // consecutive failures that open a relay's breaker
+	BreakerThreshold = 3 // consecutive failures that open a relay's breaker
 	breakerFirst     = 5 * time.Second
 	breakerMax       = 5 * time.Minute
 	// probeTime is how long those wait who come while a probe is out; it may be over
@@ -38,22 +38,22 @@ func newBreaker(threshold int) *breaker {
 	return &breaker{threshold: threshold, first: breakerFirst, max: breakerMax}
 }
 
-// pass is the leave to try a relay once. Exactly one of success, failure and end
+// Permit is the leave to try a relay once. Exactly one of success, failure and end
 // counts; end is for defer and says that nothing was found out.
-type pass struct {
+type Permit struct {
 	breaker *breaker
 	probe   bool
 	over    bool // what came of it is known
 }
 
-// enter lets a delivery through, or says how long to stay away and why.
-func (b *breaker) enter() (p *pass, wait time.Duration, reason string) {
+// Admit lets a delivery through, or says how long to stay away and why.
+func (b *breaker) Admit() (p *Permit, wait time.Duration, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if wait := b.wait(); wait > 0 {
 		return nil, wait, b.reason
 	}
-	p = &pass{breaker: b, probe: b.pause > 0}
+	p = &Permit{breaker: b, probe: b.pause > 0}
 	b.probing = p.probe
 	b.busy++
 	return p, 0, ""
@@ -72,8 +72,8 @@ func (b *breaker) wait() time.Duration {
 	return 0
 }
 
-// success closes the breaker: the relay answered, whatever it thought of the mail.
-func (p *pass) success() {
+// Success closes the breaker: the relay answered, whatever it thought of the mail.
+func (p *Permit) Success() {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -81,9 +81,9 @@ func (p *pass) success() {
 	b.failures, b.pause, b.probing, b.reason = 0, 0, false, ""
 }
 
-// failure counts a failure of the relay and returns how long to stay away. What
+// Failure counts a failure of the relay and returns how long to stay away. What
 // was under way when the breaker opened does not lengthen its pause.
-func (p *pass) failure(reason string) (away time.Duration) {
+func (p *Permit) Failure(reason string) (away time.Duration) {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -94,18 +94,18 @@ func (p *pass) failure(reason string) (away time.Duration) {
 	case p.probe:
 		b.pause, b.probing = min(2*b.pause, b.max), false
 	case b.pause > 0:
-		return max(time.Until(b.until), 0) + jitter(b.first)
+		return max(time.Until(b.until), 0) + Jitter(b.first)
 	case b.failures < b.threshold:
-		return jitter(b.first)
+		return Jitter(b.first)
 	default:
 		b.pause = b.first
 	}
-	b.until = time.Now().Add(jitter(b.pause))
+	b.until = time.Now().Add(Jitter(b.pause))
 	return time.Until(b.until)
 }
 
-// end gives the pass back.
-func (p *pass) end() {
+// End gives the pass back.
+func (p *Permit) End() {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -115,8 +115,8 @@ func (p *pass) end() {
 	}
 }
 
-// status fills in what the breaker knows.
-func (b *breaker) status(s *verdict.RelayStatus) {
+// Status fills in what the breaker knows.
+func (b *breaker) Status(s *verdict.RelayStatus) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.Breaker, s.Wait, s.Reason, s.Busy = verdict.Closed, b.wait(), b.reason, b.busy
@@ -130,14 +130,14 @@ func (b *breaker) status(s *verdict.RelayStatus) {
 	}
 }
 
-// breakers are those of all relays, by name.
-type breakers struct {
+// Breakers are those of all relays, by name.
+type Breakers struct {
 	mu sync.Mutex
 	of map[string]*breaker
 }
 
-// get is the breaker with that name; a new one opens at so many failures.
-func (all *breakers) get(name string, threshold int) *breaker {
+// Get is the breaker with that name; a new one opens at so many failures.
+func (all *Breakers) Get(name string, threshold int) *breaker {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.of == nil {
@@ -149,8 +149,8 @@ func (all *breakers) get(name string, threshold int) *breaker {
 	return all.of[name]
 }
 
-// jitter spreads a pause over 80 to 120 %, so that replicas and deliveries do
+// Jitter spreads a pause over 80 to 120 %, so that replicas and deliveries do
 // not come back in step.
-func jitter(d time.Duration) time.Duration {
+func Jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
