@@ -16,15 +16,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// lifetime is that of a certificate, interval how long before the next one of its
-// names is issued, so that two of them are valid at a time.
+// lifetime is the lifetime of a certificate, interval the time until the next one for its
+// names is issued, so that two of them overlap.
 const (
 	lifetime = 90 * 24 * time.Hour
 	interval = 60 * 24 * time.Hour
 )
 
-// certificate is the one of a subject, the newest when age is 0, the one before when
-// it is 1. Its fingerprint is that of no certificate that exists; issue has one.
+// certificate describes a certificate of a subject: with age 0 the newest, with age 1 the
+// one before. Its fingerprint is made up; issue replaces it with the real one.
 func certificate(subject, age int, now time.Time) *verdict.Certificate {
 	name := fmt.Sprintf("host-%d.unit-%d.example.com", subject, subject%500)
 	serial := sha256.Sum256(fmt.Appendf(nil, "%d/%d", subject, age))
@@ -40,8 +40,8 @@ func certificate(subject, age int, now time.Time) *verdict.Certificate {
 	return c
 }
 
-// authority issues certificates. All have one key: what is measured here does not
-// look at it.
+// authority issues certificates. All have the same key, because nothing measured here
+// depends on it.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -61,12 +61,12 @@ func newAuthority() (*authority, error) {
 	return &authority{ca, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}, err
 }
 
-// issue makes the certificate that c describes, notes its fingerprint there, and
+// issue creates the certificate that c describes, sets its fingerprint in c, and
 // returns the chain in PEM.
 func (a *authority) issue(c *verdict.Certificate) (chain string, err error) {
 	serial, ok := new(big.Int).SetString(c.Serial, 16)
 	if !ok {
-		return "", fmt.Errorf("serial number %q", c.Serial)
+		return "", fmt.Errorf("invalid serial number %q", c.Serial)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: c.CommonName}, DNSNames: c.DNSNames, NotBefore: c.NotBefore, NotAfter: c.NotAfter,

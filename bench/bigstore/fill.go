@@ -15,24 +15,24 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// filling is the making of a store: copies of what the program itself has written
-// of a few deliveries, under other names.
+// filling creates the messages of a store: copies, with other names, of what Certpost
+// itself wrote for a few deliveries.
 type filling struct {
 	size
 	ca        *authority
 	now       time.Time
 	templates map[string]*template // by kind
-	dead      []kind               // of every hundred letters
-	waits     []message            // deliveries that wait for their next try
+	dead      []kind               // kinds of a hundred letters, by their shares
+	waits     []message            // deliveries that wait for their next attempt
 }
 
-// size is how much there is to be in a store.
+// size is the number of dead letters and ledger entries in a store.
 type size struct{ letters, deliveries int }
 
-// waiting is about how many deliveries wait for their next try.
+// waiting is the approximate number of deliveries that wait for their next attempt.
 func (s size) waiting() int { return s.deliveries / 2000 }
 
-// fill starts the office on an empty store, fills it and ends it.
+// fill starts the program on an empty store, fills the store and stops the program.
 func fill(ctx context.Context, f *office, s size) (err error) {
 	if err := f.start("2m"); err != nil {
 		return err
@@ -54,7 +54,7 @@ func fill(ctx context.Context, f *office, s size) (err error) {
 	for i, t := range all {
 		x.templates[t.kind.prefix] = &all[i]
 		if t.letter != nil {
-			x.letters-- // it is one itself
+			x.letters-- // the template's letter counts
 		}
 		if t.entry != nil {
 			x.deliveries--
@@ -66,7 +66,7 @@ func fill(ctx context.Context, f *office, s size) (err error) {
 	if err := w.store(ctx, x.messages()); err != nil {
 		return err
 	}
-	// Last, because the program takes them up at once, and looks into the ledger.
+	// Last, because the program processes them at once, and reads their ledger entries.
 	if err := w.store(ctx, x.waitingMessages); err != nil {
 		return err
 	}
@@ -77,13 +77,13 @@ func fill(ctx context.Context, f *office, s size) (err error) {
 	defer b.Close()
 	left, err := b.Backlog(ctx)
 	if err == nil && (left.Dead != uint64(s.letters) || left.Deliveries < uint64(len(x.waits))) {
-		err = fmt.Errorf("the %s store has %+v, not %d letters and %d deliveries that wait", f.name, left, s.letters, len(x.waits))
+		err = fmt.Errorf("the %s store has %+v, want %d letters and at least %d waiting deliveries", f.name, left, s.letters, len(x.waits))
 	}
 	return err
 }
 
-// messages are the letters, each after its entry in the ledger, among deliveries that
-// went well.
+// messages yields the letters, each after its ledger entry, mixed with successful
+// deliveries.
 func (x *filling) messages() iter.Seq2[message, error] {
 	return func(yield func(message, error) bool) {
 		every := max(x.deliveries/max(x.letters, 1), 1)
@@ -115,15 +115,16 @@ func (x *filling) messages() iter.Seq2[message, error] {
 	}
 }
 
-// names is how many subjects there are certificates of for each hundred deliveries.
+// names is the number of certificate subjects for every hundred deliveries.
 const names = 10
 
-// delivery is the entry of one that was sent, or waits. Three have one event.
+// delivery returns the ledger entries of a sent or waiting delivery. Three deliveries
+// share one event.
 func (x *filling) delivery(t *template, n int) ([]message, error) {
 	event, subject := fmt.Sprintf("01KSENT%019d", n/3), n/3%max(x.deliveries*names/100, 1)
 	c := certificate(subject, 0, x.now)
 	target := t.kind.target(subject + n%3*7)
-	if t.delivery == nil { // nobody looks at the event again
+	if t.delivery == nil { // the event is not read again
 		return x.entries(t, event, target, c, c.Fingerprint, n)
 	}
 	chain, err := x.ca.issue(c)
@@ -142,9 +143,9 @@ func (x *filling) waitingMessages(yield func(message, error) bool) {
 	}
 }
 
-// deadDelivery is letter number l, and delivery number n. Three letters in a row are
-// of one event. Some of the kind full are of a certificate whose target has a newer
-// one since.
+// deadDelivery returns the messages of letter l and delivery n. Three consecutive letters
+// share one event. For some letters of the kind full, the target has received a newer
+// certificate since.
 func (x *filling) deadDelivery(l, n int) (some []message, err error) {
 	event := l / 3
 	t := x.templates[x.dead[event*37%100].prefix] // well mixed
@@ -171,14 +172,14 @@ func (x *filling) deadDelivery(l, n int) (some []message, err error) {
 		some = append(some, sent...)
 	}
 	letter := t.letter.copy(t.replacer(id, target, chain))
-	if t.entry != nil { // in its id the letter names the message that was given up
+	if t.entry != nil { // the letter's id contains the sequence of the failed delivery
 		letter.header = strings.Replace(letter.header, fmt.Sprintf("/d%d/", t.entry.Sequence), fmt.Sprintf("/d%d/", n+1000), 1)
 	}
 	return append(some, letter), nil
 }
 
-// entries is what the ledger says of a delivery: first that it is being sent, then
-// what came of it.
+// entries returns the two ledger entries of a delivery: first the state sending, then
+// the outcome.
 func (x *filling) entries(t *template, event, target string, c *verdict.Certificate, chain string, n int) (some []message, err error) {
 	if t.entry == nil {
 		return nil, nil

@@ -18,20 +18,20 @@ import (
 	"github.com/certpost/certpost/internal/payload"
 )
 
-// kind is many targets of one fate. Their ids are prefix-000 and so on.
+// kind is a group of targets with the same outcome. Their ids are prefix-000 and so on.
 type kind struct {
 	prefix string
-	share  int // of a hundred dead letters
-	relay  int // its number
+	share  int // percentage of the dead letters
+	relay  int // index of the relay
 	rule   *devrelay.Rule
-	spoil  func(t *delivery.Target, dir string) // what is wrong with the target
+	spoil  func(t *delivery.Target, dir string) // breaks the definition of the target
 }
 
-// width is how many targets a kind has.
+// width is the number of targets of a kind.
 const width = 40
 
-// kinds are what deliveries come to. The letters of refused are replayed once the
-// relay's rule is gone.
+// kinds are the outcomes of deliveries. The letters of refused are replayed after the
+// relay's rule was removed.
 var kinds = []kind{
 	{prefix: "live", relay: 0},
 	{prefix: "east", relay: 1},
@@ -41,18 +41,18 @@ var kinds = []kind{
 	{prefix: "login", share: 30, relay: 2, spoil: func(t *delivery.Target, dir string) { t.Password.File = filepath.Join(dir, "old-password") }},
 	{prefix: "trust", share: 20, relay: 2, spoil: func(t *delivery.Target, _ string) { t.CAFile = "" }},
 	{prefix: "key", share: 10, relay: 2, spoil: func(t *delivery.Target, _ string) { t.Payload = payload.PEMAndKey }},
-	{prefix: "gone", share: 10, relay: nowhere}, // events name it, the configuration does not
+	{prefix: "gone", share: 10, relay: nowhere}, // events name it, the configuration does not define it
 }
 
-// later is the kind of what waits.
+// later is the kind of the waiting deliveries.
 const later = "later"
 
-// nowhere is the relay of targets that there are not.
+// nowhere is the relay of targets that are not defined.
 const nowhere = -1
 
 func (k kind) target(n int) string { return fmt.Sprintf("%s-%03d", k.prefix, n%width) }
 
-// town is the relays, and the file with the targets that mail there.
+// town holds the relays and the file that defines the targets on them.
 type town struct {
 	relays  []*devrelay.Relay
 	targets string
@@ -81,7 +81,7 @@ func newTown(dir string) (t *town, err error) {
 		if k.relay == nowhere {
 			continue
 		}
-		files := filepath.Join(dir, fmt.Sprintf("relay-%d", k.relay)) // each has a CA of its own
+		files := filepath.Join(dir, fmt.Sprintf("relay-%d", k.relay)) // each relay has its own CA
 		if err := os.MkdirAll(files, 0o700); err != nil {
 			return t, err
 		}
@@ -100,7 +100,7 @@ func newTown(dir string) (t *town, err error) {
 	return t, errors.Join(t.refuse(true), os.WriteFile(t.targets, []byte(text.String()), 0o600))
 }
 
-// refuse has the relays refuse what kinds say, or nothing.
+// refuse sets the relays' rules to those of the kinds, or with false removes them.
 func (t *town) refuse(yes bool) error {
 	rules := make([][]devrelay.Rule, len(t.relays))
 	for _, k := range kinds {
@@ -122,17 +122,17 @@ func (t *town) close() {
 	}
 }
 
-// template is what the program itself wrote of one delivery of a kind.
+// template is what the program itself wrote for one delivery of a kind.
 type template struct {
 	kind          kind
 	event, target string
-	chain         string        // as it stands in the event
-	letter        *message      // nil: it came to none
-	delivery      *message      // that waits; nil: none does
-	entry         *broker.Entry // nil: the ledger has none
+	chain         string        // the certificate in the event, in PEM
+	letter        *message      // nil: no dead letter
+	delivery      *message      // the waiting delivery; nil: none
+	entry         *broker.Entry // nil: no ledger entry
 }
 
-// templates has the program deliver one event of each kind, and takes what came of it.
+// templates publishes one event of each kind and reads what the program wrote for it.
 func templates(ctx context.Context, f *office, w *wire, ca *authority) ([]template, error) {
 	b, err := f.dial(ctx)
 	if err != nil {
@@ -152,15 +152,15 @@ func templates(ctx context.Context, f *office, w *wire, ca *authority) ([]templa
 		all = append(all, t)
 	}
 	for i := range all {
-		if err := f.poll(ctx, time.Minute, "what comes of "+all[i].event, func() error { return all[i].take(ctx, w) }); err != nil {
+		if err := f.poll(ctx, time.Minute, "the outcome of "+all[i].event, func() error { return all[i].take(ctx, w) }); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
 }
 
-// take reads what the program has written of the delivery; an error until it has come
-// to what it is to come to.
+// take reads what the program has written for the delivery. It returns an error until
+// the delivery has the expected outcome.
 func (t *template) take(ctx context.Context, w *wire) (err error) {
 	if t.letter, err = w.newest(ctx, broker.DeadLettersStream, "certpost.dead.*.*.*."+t.event); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (t *template) take(ctx context.Context, w *wire) (err error) {
 	}
 	switch {
 	case t.kind.share > 0 && t.letter == nil:
-		return fmt.Errorf("%s is no dead letter", t.event)
+		return fmt.Errorf("%s is not a dead letter", t.event)
 	case t.entry == nil && t.kind.relay != nowhere, t.entry != nil && t.entry.State != want:
 		return fmt.Errorf("%s is not %s in the ledger", t.event, want)
 	case want == broker.StateWaiting && t.delivery == nil:
@@ -197,17 +197,18 @@ func (t *template) take(ctx context.Context, w *wire) (err error) {
 	return nil
 }
 
-// ledgerSubject is in front of the ledger's keys.
+// ledgerSubject is the subject prefix of the ledger's keys.
 const ledgerSubject = "$KV." + broker.LedgerBucket + "."
 
-// replacer makes the template's words those of another delivery.
+// replacer replaces event, target and certificate of the template by those of another
+// delivery.
 func (t *template) replacer(event, target, chain string) *strings.Replacer {
 	return strings.NewReplacer(t.event, event, t.target, target, quoted(t.chain), quoted(chain))
 }
 
-// quoted is a text as it stands in JSON, without its quotation marks.
+// quoted returns a text escaped as in a JSON string, without the quotation marks.
 func quoted(text string) string {
-	q, _ := json.Marshal(text) // a text always can be
+	q, _ := json.Marshal(text) // a string cannot fail
 	return strings.Trim(string(q), `"`)
 }
 

@@ -1,21 +1,21 @@
-// Bigstore measures the dashboard of a `certpost run` that has 100,000 dead letters
-// and a ledger of 1,000,000 deliveries, beside one with a hundredth of that: how long
-// a start takes and what it needs of memory, how long pages take, what a replay of a
-// tenth of the letters does, and whether events are delivered meanwhile.
+// Bigstore measures the dashboard of a `certpost run` with 100,000 dead letters
+// and a ledger of 1,000,000 deliveries, compared with one of a hundredth of that size: the
+// time and memory of a start, the time of pages, the effect of a replay of a
+// tenth of the letters, and whether events are delivered in the meantime.
 //
-// A store is filled with copies, under other names, of what the program itself has
-// written of a few deliveries: six causes of dead letters, entries that are sent, dead
-// and waiting, events with a certificate each, and some letters that a newer
-// certificate has superseded. Then the program is started on it as a process of its
-// own; relays and publisher live in this one. Both stores are asked for each page in
-// turn. Times are those of HTTP on loopback, from the request to the last byte.
+// A store is filled with copies, with other names, of what the program itself has
+// written for a few deliveries: six causes of dead letters, entries that are sent, dead
+// and waiting, events with one certificate each, and some letters that a newer
+// certificate has superseded. Then the program is started on it as a separate process;
+// the relays and the publisher run in this process. Each page is requested from both stores
+// alternately. Times are measured with HTTP on loopback, from the request to the last byte.
 //
 //	go run ./bench/bigstore
 //	go run ./bench/bigstore -letters 10000 -deliveries 100000
 //	go run ./bench/bigstore -help             # the other flags
 //
-// -dir has to be on a real disk, with 3 kB for each delivery, for the figures to mean
-// anything. Memory is read from /proc and not measured where there is none.
+// -dir must be on a real disk, with 3 kB for each delivery, otherwise the figures mean
+// nothing. Memory is read from /proc, and not measured on systems without it.
 package main
 
 import (
@@ -37,20 +37,20 @@ type options struct {
 	dir, program, sync string
 	size
 	requests int
-	calm     time.Duration // of traffic when nothing else happens
+	calm     time.Duration // duration of traffic without other load
 	keep     bool
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.dir, "dir", os.TempDir(), "where stores and logs go; they stay there when something is wrong")
-	flag.StringVar(&o.program, "program", "", "the certpost to measure (default: it is built first)")
-	flag.StringVar(&o.sync, "sync", "always", "nats.sync_interval of what is measured; stores are filled with 2m")
-	flag.IntVar(&o.letters, "letters", 100_000, "dead letters; the small store has a hundredth")
-	flag.IntVar(&o.deliveries, "deliveries", 1_000_000, "entries of the ledger; the small store has a hundredth")
-	flag.IntVar(&o.requests, "requests", 50, "for each page and store")
-	flag.DurationVar(&o.calm, "calm", 10*time.Second, "how long events are published to each store when nothing else happens")
-	flag.BoolVar(&o.keep, "keep", false, "leave stores and logs where they are")
+	flag.StringVar(&o.dir, "dir", os.TempDir(), "directory for stores and logs; they are kept after a failure")
+	flag.StringVar(&o.program, "program", "", "the certpost binary to measure (default: build it)")
+	flag.StringVar(&o.sync, "sync", "always", "nats.sync_interval during the measurements; stores are filled with 2m")
+	flag.IntVar(&o.letters, "letters", 100_000, "number of dead letters; the small store has a hundredth")
+	flag.IntVar(&o.deliveries, "deliveries", 1_000_000, "number of ledger entries; the small store has a hundredth")
+	flag.IntVar(&o.requests, "requests", 50, "number of requests for each page and store")
+	flag.DurationVar(&o.calm, "calm", 10*time.Second, "how long to publish events to each store without other load")
+	flag.BoolVar(&o.keep, "keep", false, "keep stores and logs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -61,12 +61,12 @@ func main() {
 	}
 }
 
-// share is the small store's of the big one's.
+// share is the ratio of the big store's size to the small store's.
 const share = 100
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if o.letters < 20*share || o.deliveries < 5*o.letters || o.requests < 1 {
-		return fmt.Errorf("wants at least %d letters, five times as many deliveries, and a request", 20*share)
+		return fmt.Errorf("need at least %d letters, five times as many deliveries as letters, and one request: see -letters, -deliveries and -requests", 20*share)
 	}
 	dir, err := os.MkdirTemp(o.dir, "bigstore-")
 	if err != nil {
@@ -88,7 +88,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	return measureIn(ctx, o, dir, out)
 }
 
-// measureIn fills both stores in a directory and measures.
+// measureIn fills both stores in dir and measures them.
 func measureIn(ctx context.Context, o options, dir string, out io.Writer) (err error) {
 	t, err := newTown(dir)
 	if err != nil {
@@ -117,7 +117,7 @@ func measureIn(ctx context.Context, o options, dir string, out io.Writer) (err e
 	return report(ctx, o, out, offices, sizes, t)
 }
 
-// report measures and prints as it goes.
+// report measures, and prints each table when it is complete.
 func report(ctx context.Context, o options, out io.Writer, offices []*office, sizes []size, t *town) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\nstart\tready\tletters listed\tledger indexed\tmemory, MiB (most)\tlive p50 / p99 / worst, ms (events)")
@@ -134,7 +134,7 @@ func report(ctx context.Context, o options, out io.Writer, offices []*office, si
 		return err
 	}
 	if memory[0] > 0 {
-		fmt.Fprintf(out, "memory of the big one beyond the small one's: %.0f B for each delivery, letters and the server's caches included\n", (memory[1]-memory[0])*(1<<20)/float64(sizes[1].deliveries-sizes[0].deliveries))
+		fmt.Fprintf(out, "additional memory of the big one: %.0f B for each additional delivery, including letters and the server's caches\n", (memory[1]-memory[0])*(1<<20)/float64(sizes[1].deliveries-sizes[0].deliveries))
 	}
 
 	fmt.Fprintln(table, "\ncalm\tlive p50 / p99 / worst, ms (events)")
@@ -156,7 +156,7 @@ func report(ctx context.Context, o options, out io.Writer, offices []*office, si
 		fmt.Fprintf(table, "%s\t%s\t%s\t%.2f\t%.1f\n", m.name, m.took[0].spread(), m.took[1].spread(), ms(m.took[1].at(0.5))/ms(m.took[0].at(0.5)), float64(m.weight)/1000)
 	}
 
-	fmt.Fprintln(table, "\nreplay\tletters\tconfirmation\torder\tall published\tall arrived\tletters/s\tmost memory, MiB\tlive p50 / p99 / worst, ms (events)")
+	fmt.Fprintln(table, "\nreplay\tletters\tconfirmation\trequest\tall published\tall arrived\tletters/s\tmost memory, MiB\tlive p50 / p99 / worst, ms (events)")
 	var under []measured
 	for _, f := range offices {
 		if err := t.refuse(true); err != nil {
@@ -183,12 +183,12 @@ func report(ctx context.Context, o options, out io.Writer, offices []*office, si
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
 
-// spread is least, median and what 95 of a hundred stay below.
+// spread formats minimum, median and 95th percentile, in milliseconds.
 func (t times) spread() string {
 	return fmt.Sprintf("%.1f / %.1f / %.1f", ms(t.at(0)), ms(t.at(0.5)), ms(t.at(0.95)))
 }
 
-// String is what half and 99 of a hundred stay below, the longest, and how many.
+// String formats median, 99th percentile and maximum, in milliseconds, and the count.
 func (t times) String() string {
 	return fmt.Sprintf("%.1f / %.1f / %.1f (%d)", ms(t.at(0.5)), ms(t.at(0.99)), ms(t.at(1)), len(t))
 }

@@ -9,8 +9,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// A short run, so that the program stays able to tell; what it measures in one says
-// nothing.
+// A short run, to check that the program still works; its figures mean nothing.
 func TestBothStoresAreMeasured(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills two stores and starts the program four times")

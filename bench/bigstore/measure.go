@@ -14,7 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// times are durations in order of length.
+// times are durations, sorted in ascending order.
 type times []time.Duration
 
 func (t times) at(share float64) time.Duration {
@@ -24,15 +24,15 @@ func (t times) at(share float64) time.Duration {
 	return t[min(int(share*float64(len(t))), len(t)-1)]
 }
 
-// startUp is how a start went: times since the process was started.
+// startUp is the result of a start: times since the process was started.
 type startUp struct {
 	ready, listed, indexed time.Duration
-	live                   times   // of events published meanwhile, until a relay had them
-	memory, most           float64 // MiB, once all was read
+	live                   times   // of events published in the meantime, until the relay had them
+	memory, most           float64 // MiB, after everything was read
 }
 
-// launch starts the office on its filled store, and publishes events all the time
-// until it has read everything.
+// launch starts the program on its filled store, and publishes events until the program
+// has read the whole store.
 func launch(ctx context.Context, f *office, t *town, s size) (u startUp, err error) {
 	if err := f.start(f.sync); err != nil {
 		return u, err
@@ -75,11 +75,11 @@ func launch(ctx context.Context, f *office, t *town, s size) (u startUp, err err
 	return u, errors.Join(err, <-live)
 }
 
-// pause lies between two events of the traffic.
+// pause is the time between two events of the traffic.
 const pause = 25 * time.Millisecond
 
-// traffic publishes events from when NATS answers until while ends, and waits until
-// the relay has all of them. It returns how long each took.
+// traffic waits for NATS, publishes events until while is cancelled, and waits until
+// the relay has all of them. It returns the time that each took.
 func traffic(ctx, while context.Context, f *office, relay *devrelay.Relay, name string) (times, error) {
 	ca, err := newAuthority()
 	if err != nil {
@@ -133,7 +133,7 @@ func traffic(ctx, while context.Context, f *office, relay *devrelay.Relay, name 
 // look is a page to be measured.
 type look struct{ name, path string }
 
-// looks are the pages, with questions that have an answer in both stores.
+// looks lists the pages, with queries that have results in both stores.
 func looks() []look {
 	c := certificate(7, 0, time.Now()) // of the deliveries 21 to 23
 	return []look{
@@ -157,15 +157,15 @@ func looks() []look {
 	}
 }
 
-// measured is a page of several offices.
+// measured is a page with its times for each store.
 type measured struct {
 	look
-	took   []times // by office
-	weight int     // bytes, packed, of the last office's
+	took   []times // by store
+	weight int     // compressed bytes, from the last store
 }
 
-// measure asks each office for each page in turn, so many times, and once before, with
-// a pause before each page. It ends sooner when while does.
+// measure requests each page from each store alternately, that many times after one
+// unmeasured request, with a pause before each page. It stops early if while is cancelled.
 func measure(ctx, while context.Context, requests int, pause time.Duration, offices ...*office) ([]measured, error) {
 	var all []measured
 	for _, l := range looks() {

@@ -22,17 +22,17 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// office is a `certpost run` on a store of its own, and who asks it.
+// office is a `certpost run` process with its own store, and an HTTP client for it.
 type office struct {
 	name               string // of the store
 	program, dir, sync string
-	targets            string // the file with their definitions
+	targets            string // the file that defines the targets
 	nats, http         string // addresses
 	client             http.Client
 	process            *exec.Cmd
 	began              time.Time     // when the process was started
-	ended              chan struct{} // closed when it has ended
-	failure            error         // what it ended with, once it has
+	ended              chan struct{} // closed when the process has ended
+	failure            error         // its result, valid once ended is closed
 }
 
 func newOffice(name string, o options, dir, targets string) (*office, error) {
@@ -45,7 +45,7 @@ func newOffice(name string, o options, dir, targets string) (*office, error) {
 	return f, os.Mkdir(f.dir, 0o700)
 }
 
-// start starts the program; sync is its nats.sync_interval.
+// start starts the program with sync as its nats.sync_interval.
 func (f *office) start(sync string) (err error) {
 	if f.nats, err = road.FreeAddress(); err != nil {
 		return err
@@ -79,8 +79,8 @@ func (f *office) start(sync string) (err error) {
 	return nil
 }
 
-// stop ends the program in peace and waits for it; where none was started it does
-// nothing.
+// stop ends the program with SIGTERM and waits for it. If the program was not started,
+// stop does nothing.
 func (f *office) stop() error {
 	if f.process == nil {
 		return nil
@@ -92,7 +92,7 @@ func (f *office) stop() error {
 	return f.failure
 }
 
-// dial is a connection to its NATS, as soon as there is one.
+// dial connects to the program's NATS; it retries for a minute.
 func (f *office) dial(ctx context.Context) (b *broker.Broker, err error) {
 	return b, f.poll(ctx, time.Minute, "NATS", func() error {
 		b, err = broker.Dial(ctx, broker.Config{URL: "nats://" + f.nats}, zerolog.Nop())
@@ -100,7 +100,7 @@ func (f *office) dial(ctx context.Context) (b *broker.Broker, err error) {
 	})
 }
 
-// poll asks until there is no error, the program ends or patience does.
+// poll calls done until it returns no error, the program ends or patience has passed.
 func (f *office) poll(ctx context.Context, patience time.Duration, what string, done func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -119,10 +119,10 @@ func (f *office) poll(ctx context.Context, patience time.Duration, what string, 
 	}
 }
 
-// page is what came of one request.
+// page is the response to one request.
 type page struct {
 	took   time.Duration // until the last byte
-	body   []byte        // as it came, packed if it was
+	body   []byte        // as received, possibly compressed
 	header http.Header
 	status int
 }
@@ -150,12 +150,12 @@ func (f *office) do(ctx context.Context, method, path, body, accept, encoding st
 	return p, err
 }
 
-// get is a page as a browser asks for it.
+// get requests a page as a browser does.
 func (f *office) get(ctx context.Context, path string) (page, error) {
 	return f.wants(http.StatusOK, path)(f.do(ctx, http.MethodGet, path, "", "text/html", "gzip"))
 }
 
-// ask is a page's object.
+// ask requests a page as JSON and decodes it into object.
 func (f *office) ask(ctx context.Context, path string, object any) error {
 	p, err := f.wants(http.StatusOK, path)(f.do(ctx, http.MethodGet, path, "", "application/json", "identity"))
 	if err != nil {
@@ -173,8 +173,8 @@ func (f *office) wants(status int, path string) func(page, error) (page, error) 
 	}
 }
 
-// memory is what the process has in memory and the most it had, in MiB; zeros where
-// there is no /proc.
+// memory returns the current and the maximum resident memory of the process in MiB;
+// zeros without /proc.
 func (f *office) memory() (now, most float64) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(f.process.Process.Pid), "status"))
 	if err != nil {

@@ -14,20 +14,20 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// replayed is what came of the replay of many.
+// replayed is the result of a replay run.
 type replayed struct {
 	letters   int
-	confirm   time.Duration // until the page that asks was there
-	begin     time.Duration // until the order was taken
-	published time.Duration // until the last one was
+	confirm   time.Duration // until the confirmation page was loaded
+	begin     time.Duration // until the request was accepted
+	published time.Duration // until the last letter was published
 	took      time.Duration // until all had arrived
-	pages     []measured    // meanwhile
-	live      times         // of events published meanwhile
+	pages     []measured    // in the meantime
+	live      times         // of events published in the meantime
 	most      float64       // MiB
 }
 
-// replay replays all letters of one cause, as somebody does who reads the page and
-// says yes, and looks at pages until all have arrived.
+// replay replays all letters of one cause through the confirmation page, as an operator
+// does, and requests pages until all have arrived.
 func replay(ctx context.Context, f *office, t *town) (r replayed, err error) {
 	var o desk.Overview
 	if err := f.ask(ctx, "/", &o); err != nil {
@@ -59,7 +59,7 @@ func replay(ctx context.Context, f *office, t *town) (r replayed, err error) {
 		return r, err
 	}
 	began := time.Now()
-	p, err = f.wants(http.StatusSeeOther, "the order")(f.do(ctx, http.MethodPost, "/dead-letters/bulk", fields.Encode(), "text/html", "identity"))
+	p, err = f.wants(http.StatusSeeOther, "the replay request")(f.do(ctx, http.MethodPost, "/dead-letters/bulk", fields.Encode(), "text/html", "identity"))
 	if err != nil {
 		return r, err
 	}
@@ -71,7 +71,7 @@ func replay(ctx context.Context, f *office, t *town) (r replayed, err error) {
 	seen, live := make(chan error, 1), make(chan error, 1)
 	go func() {
 		var err error
-		r.pages, err = measure(ctx, under, 1<<20, 4*pause, f) // as a few people do
+		r.pages, err = measure(ctx, under, 1<<20, 4*pause, f) // about as a few users do
 		seen <- err
 	}()
 	go func() {
@@ -103,8 +103,8 @@ func replay(ctx context.Context, f *office, t *town) (r replayed, err error) {
 	return r, err
 }
 
-// form is what the page's form that goes to an address sends by itself: no boxes are
-// ticked.
+// form returns the hidden fields of the page's form with this action. It selects no
+// checkboxes.
 func form(page, action string) (url.Values, error) {
 	doc, err := html.Parse(strings.NewReader(page))
 	if err != nil {

@@ -15,26 +15,26 @@ import (
 	"sync"
 )
 
-// message is one to be stored as it is; header is its block as it stands on the wire.
+// message is a message to store unchanged; header is its header block in wire format.
 type message struct {
 	subject, header string
 	data            []byte
 }
 
-// wire speaks as much of NATS's protocol as it takes to copy messages with their
-// headers untouched. One goroutine may use it at a time.
+// wire implements as much of the NATS protocol as is needed to copy messages with
+// unchanged headers. It is not safe for concurrent use.
 type wire struct {
 	conn    net.Conn
 	inbox   string
 	answers chan []byte // closed when the connection has failed
 	failure error       // why, once answers is closed
 
-	mu  sync.Mutex // guards out: PINGs are answered in between
+	mu  sync.Mutex // guards out, which listen uses too, to answer PINGs
 	out *bufio.Writer
 }
 
-// window is how many messages may be on their way into the streams. The server drops
-// what comes when 10,000 wait for one.
+// window is the maximum number of unacknowledged messages. The server drops messages
+// when 10,000 wait for one stream.
 const window = 2000
 
 func dialWire(ctx context.Context, address string) (*wire, error) {
@@ -54,7 +54,7 @@ func dialWire(ctx context.Context, address string) (*wire, error) {
 
 func (w *wire) close() error { return w.conn.Close() }
 
-// listen hands on what comes to the inbox, until the connection fails.
+// listen sends the messages to the inbox into answers, until the connection fails.
 func (w *wire) listen() {
 	defer close(w.answers)
 	in := bufio.NewReaderSize(w.conn, 1<<16)
@@ -68,7 +68,7 @@ func (w *wire) listen() {
 		switch {
 		case len(words) == 0:
 		case words[0] == "-ERR":
-			w.failure = errors.New("NATS says " + strings.TrimSpace(line))
+			w.failure = errors.New("NATS reports " + strings.TrimSpace(line))
 			return
 		case words[0] == "PING":
 			w.mu.Lock()
@@ -90,8 +90,7 @@ func (w *wire) listen() {
 	}
 }
 
-// send gives a message to the connection's buffer. What is answered comes to the
-// inbox.
+// send writes a message to the connection's buffer. The reply goes to the inbox.
 func (w *wire) send(m message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,7 +105,7 @@ func (w *wire) send(m message) error {
 	return err
 }
 
-// answer is the next answer to what was sent.
+// answer flushes the buffer and returns the next reply.
 func (w *wire) answer(ctx context.Context) ([]byte, error) {
 	w.mu.Lock()
 	err := w.out.Flush()
@@ -125,7 +124,8 @@ func (w *wire) answer(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// newest is the newest message of a stream under a subject, nil if there is none.
+// newest returns the newest message of a stream with a subject (which may have
+// wildcards), nil if there is none.
 func (w *wire) newest(ctx context.Context, stream, subject string) (*message, error) {
 	if err := w.send(message{subject: "$JS.API.STREAM.MSG.GET." + stream, data: fmt.Appendf(nil, `{"last_by_subj":%q}`, subject)}); err != nil {
 		return nil, err
@@ -153,7 +153,7 @@ func (w *wire) newest(ctx context.Context, stream, subject string) (*message, er
 	return &message{found.Message.Subject, string(found.Message.Header), found.Message.Data}, nil
 }
 
-// store returns once the streams have acknowledged every message.
+// store sends the messages and returns when the streams have acknowledged all of them.
 func (w *wire) store(ctx context.Context, messages iter.Seq2[message, error]) error {
 	under := 0
 	acknowledged := func() error {
@@ -166,7 +166,7 @@ func (w *wire) store(ctx context.Context, messages iter.Seq2[message, error]) er
 	}
 	for m, err := range messages {
 		if under >= window {
-			for err == nil && under > window/2 { // many at once: each answer waited for is a flush
+			for err == nil && under > window/2 { // many at once, because each call flushes
 				err = acknowledged()
 			}
 		}

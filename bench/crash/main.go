@@ -1,12 +1,12 @@
-// Crash kills `certpost run` (kill -9) again and again while it is delivering, and
-// counts what became of every event: none may be lost, and no more mails may come
-// twice than there were outcomes that nobody could know. It ends with 1 otherwise.
+// Crash kills `certpost run` (kill -9) again and again while it delivers, and
+// checks the outcome of every event: no event may be lost, and the number of duplicate
+// mails must not exceed the number of unknown outcomes. Otherwise it exits with 1.
 //
-// Certpost runs as a process of its own, with its embedded NATS server and store,
-// two targets, STARTTLS and AUTH. Publishers keep a backlog before it, each event
-// published until it is acknowledged, as a careful publisher does; the relay and
-// they live in this process and are not killed. After the last kill it is started
-// once more and has to settle everything that is left.
+// Certpost runs as a separate process, with its embedded NATS server and store,
+// two targets, STARTTLS and AUTH. Publishers keep a backlog of deliveries waiting, and
+// publish each event until it is acknowledged, as a careful publisher does. The relay and
+// the publishers run in this process and are not killed. After the last kill Certpost is
+// started once more and must settle everything that is left.
 //
 //	go run ./bench/crash                      # every 2 s, for 2 minutes
 //	go run ./bench/crash -every 500ms -for 1m
@@ -38,12 +38,12 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.dir, "dir", os.TempDir(), "where store and log go; they stay there when something is wrong")
-	flag.StringVar(&o.program, "program", "", "the certpost to kill (default: it is built first)")
+	flag.StringVar(&o.dir, "dir", os.TempDir(), "directory for store and log; they are kept after a failure")
+	flag.StringVar(&o.program, "program", "", "the certpost binary to kill (default: build it)")
 	flag.StringVar(&o.sync, "sync", "always", "nats.sync_interval")
-	flag.DurationVar(&o.every, "every", 2*time.Second, "the time between two kills")
-	flag.DurationVar(&o.span, "for", 2*time.Minute, "how long to go on killing")
-	flag.IntVar(&o.backlog, "backlog", 1000, "deliveries that always wait")
+	flag.DurationVar(&o.every, "every", 2*time.Second, "time between two kills")
+	flag.DurationVar(&o.span, "for", 2*time.Minute, "how long to continue killing")
+	flag.IntVar(&o.backlog, "backlog", 1000, "number of deliveries to keep waiting")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -54,7 +54,7 @@ func main() {
 	}
 }
 
-// targetIDs get every event.
+// targetIDs are the targets of every event.
 var targetIDs = []string{"first", "second"}
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {

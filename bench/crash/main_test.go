@@ -10,8 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// A short run, so that the program stays able to tell; the long one is for the
-// disk and the machine that figures are wanted of.
+// A short run, to check that the program still works. For real results, run it for longer
+// on the disk and machine in question.
 func TestNothingIsLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills for seconds")

@@ -14,13 +14,13 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// publisher publishes events, each until it is acknowledged.
+// publisher publishes each event until it is acknowledged.
 type publisher struct {
 	url   string
 	chain string
 
 	mu  sync.Mutex
-	ids map[string]bool // the value: it is acknowledged
+	ids map[string]bool // true: acknowledged
 }
 
 func newPublisher(url string) (*publisher, error) {
@@ -28,14 +28,14 @@ func newPublisher(url string) (*publisher, error) {
 	return &publisher{url: url, chain: chain, ids: map[string]bool{}}, err
 }
 
-// count is how many events were acknowledged or may have been.
+// count returns the number of events that were acknowledged or may be stored.
 func (p *publisher) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.ids)
 }
 
-// run publishes whenever it may, until the context ends.
+// run publishes events whenever may returns true, until the context is cancelled.
 func (p *publisher) run(ctx context.Context, may func() bool) {
 	var wg sync.WaitGroup
 	ids := make(chan string)
@@ -54,7 +54,8 @@ func (p *publisher) run(ctx context.Context, may func() bool) {
 	wg.Wait()
 }
 
-// finish publishes what is not acknowledged yet.
+// finish publishes the events that are not acknowledged yet. The error says that one
+// was not acknowledged within a minute.
 func (p *publisher) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -74,8 +75,8 @@ func (p *publisher) finish(ctx context.Context) error {
 	return nil
 }
 
-// publishAll publishes each until it is acknowledged or the context ends. A
-// connection that has failed is not used again: the server behind it is dead.
+// publishAll publishes each event until it is acknowledged or the context is cancelled.
+// A failed connection is not used again, because its server was killed.
 func (p *publisher) publishAll(ctx context.Context, ids <-chan string) {
 	var b *broker.Broker
 	defer func() {
@@ -119,7 +120,7 @@ func (p *publisher) publish(ctx context.Context, b *broker.Broker, id string) bo
 	return err == nil
 }
 
-// dial is a connection, or nil when there is none to be had now.
+// dial returns a connection, or nil if it cannot connect within a second.
 func dial(ctx context.Context, url string) *broker.Broker {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -10,17 +10,17 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 )
 
-// tally is what became of the events.
+// tally is the outcome of all events.
 type tally struct {
 	events     int
 	deliveries int
 	mails      int
 	lost       int // deliveries without a mail
-	unsettled  int // deliveries that the ledger does not call sent
+	unsettled  int // deliveries that are not sent in the ledger
 	dead       int // dead letters
 	duplicates int // mails beyond the first of a delivery
 	marked     int // mails with X-Certpost-Possible-Duplicate
-	unknown    int // tries whose outcome nobody could know, as the ledger counts them
+	unknown    int // attempts with an unknown outcome, as counted in the ledger
 }
 
 func count(ids map[string]bool, mails []devrelay.Mail, found outcome) tally {
@@ -34,7 +34,7 @@ func count(ids map[string]bool, mails []devrelay.Mail, found outcome) tally {
 	for _, m := range mails {
 		read, err := mail.ReadMessage(bytes.NewReader(m.Raw))
 		if err != nil {
-			continue // counts as lost
+			continue // counted as lost
 		}
 		taken[read.Header.Get("X-Certpost-Event-Id")+" "+read.Header.Get("X-Certpost-Target")]++
 		if read.Header.Get("X-Certpost-Possible-Duplicate") != "" {
@@ -62,14 +62,15 @@ func (t tally) String() string {
 		t.events, t.deliveries, t.mails, t.lost, t.unsettled, t.dead, t.duplicates, t.unknown, t.marked)
 }
 
-// verdict says what is wrong.
+// verdict returns an error if deliveries were lost, unsettled or dead, or if there are
+// more duplicates than unknown outcomes.
 func (t tally) verdict() error {
 	var all []error
 	if t.lost+t.unsettled+t.dead > 0 {
-		all = append(all, errors.New("not every delivery ended as one mail that the ledger knows of"))
+		all = append(all, errors.New("some deliveries have no mail, are not sent in the ledger, or became dead letters"))
 	}
 	if t.duplicates > t.unknown {
-		all = append(all, errors.New("more mails came twice than outcomes were unknown"))
+		all = append(all, errors.New("more duplicate mails than unknown outcomes"))
 	}
 	return errors.Join(all...)
 }

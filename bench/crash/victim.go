@@ -18,13 +18,13 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 )
 
-// victim is the `certpost run` that is killed.
+// victim is the `certpost run` process that is killed.
 type victim struct {
 	program, config string
 	nats            string // URL
 	log             string
 	process         *exec.Cmd
-	ended           chan error // what the process ended with
+	ended           chan error // receives the result of the process when it ends
 }
 
 func newVictim(o options, dir string, relay *devrelay.Relay) (*victim, error) {
@@ -63,7 +63,8 @@ func (v *victim) start() error {
 	return nil
 }
 
-// end sends the signal and waits for the end; once it has ended it does nothing.
+// end sends the signal and waits until the process has ended. Without a process it
+// does nothing.
 func (v *victim) end(signal os.Signal) error {
 	if v.process == nil {
 		return nil
@@ -76,7 +77,8 @@ func (v *victim) end(signal os.Signal) error {
 	return err
 }
 
-// killAgainAndAgain returns how often it killed; the victim is dead then.
+// killAgainAndAgain starts and kills the victim for o.span and returns the number of
+// kills. Afterwards the victim does not run.
 func (v *victim) killAgainAndAgain(ctx context.Context, o options) (kills int, err error) {
 	for begin := time.Now(); time.Since(begin) < o.span; kills++ {
 		if err := v.start(); err != nil {
@@ -90,21 +92,21 @@ func (v *victim) killAgainAndAgain(ctx context.Context, o options) (kills int, e
 			v.process = nil
 			return kills, fmt.Errorf("certpost ended by itself: %w", err)
 		}
-		_ = v.end(os.Kill) // says that it was killed
+		_ = v.end(os.Kill) // the error is that it was killed
 	}
 	return kills, nil
 }
 
-// outcome is what certpost says of the deliveries.
+// outcome is the state of the deliveries as certpost reports it.
 type outcome struct {
 	entries  []broker.Entry
 	dead     uint64
-	took     time.Duration // until nothing was left to do
-	stranded int           // messages that the log calls removed or published anew
+	took     time.Duration // until everything was settled
+	stranded int           // stranded messages that were settled, according to the log
 }
 
-// settle waits until nothing is left to do, asks what became of everything, and
-// ends the victim in peace.
+// settle waits until everything is settled, reads the outcome, and stops the victim
+// with SIGTERM.
 func (v *victim) settle(ctx context.Context) (outcome, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
@@ -114,7 +116,7 @@ func (v *victim) settle(ctx context.Context) (outcome, error) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if b == nil {
-		return outcome{}, errors.New("certpost did not come up again")
+		return outcome{}, errors.New("certpost did not start again: see its log")
 	}
 	defer b.Close()
 	var left broker.Backlog
@@ -141,8 +143,8 @@ func (v *victim) settle(ctx context.Context) (outcome, error) {
 	return outcome{entries, left.Dead, took, stranded}, err
 }
 
-// stranded counts the messages that a consumer had counted as acknowledged and the
-// stream had kept, as the log tells.
+// stranded counts in the log the messages that a consumer counted as acknowledged
+// although the stream still had them.
 func (v *victim) stranded() (n int, err error) {
 	log, err := os.ReadFile(v.log)
 	for line := range bytes.Lines(log) {
@@ -151,7 +153,7 @@ func (v *victim) stranded() (n int, err error) {
 			Messages int    `json:"messages"`
 		}
 		if json.Unmarshal(line, &said) != nil {
-			continue // a kill may have cut it short
+			continue // a kill may have truncated the line
 		}
 		if strings.Contains(said.Message, "the stream had kept") || strings.Contains(said.Message, "acknowledged and not settled") {
 			n += said.Messages

@@ -1,19 +1,19 @@
-// Deadrelay measures what a dead relay costs the others: the throughput to one
-// relay while many deliveries wait for another that does not answer, against the
-// throughput while none do.
+// Deadrelay measures how much a dead relay slows down the other relays: it compares the
+// throughput to one relay while many deliveries wait for a dead relay with the
+// throughput while none wait.
 //
-// Both are measured in turn, many times over, in one process: on a machine with
-// other work the single figures vary, the median of their ratios does so less, and
-// processor time for each mail the least. The deliveries that wait are stored
-// once; each measurement opens its store anew, waits until the relay counts as
-// away, warms up, and checks at its end that they all still wait. It ends with 1
-// when the median loss of throughput reaches -limit.
+// Both are measured alternately, many times, in one process: on a machine with
+// other work the single figures vary, the median of their ratios varies less, and
+// the processor time per mail varies least. The waiting deliveries are stored
+// once; each measurement reopens its store, waits until the breaker of the relay
+// opens, warms up, and checks at its end that all of them still wait. It exits with 1
+// if the median loss of throughput reaches -limit.
 //
 //	go run ./bench/deadrelay                  # the dead relay refuses connections
-//	go run ./bench/deadrelay -silent          # it takes them and says nothing
+//	go run ./bench/deadrelay -silent          # it accepts them and sends nothing
 //	go run ./bench/deadrelay -help            # the other flags
 //
-// -dir has to be on a real disk for the figures to mean anything.
+// -dir must be on a real disk, otherwise the figures mean nothing.
 package main
 
 import (
@@ -44,19 +44,19 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.dir, "dir", os.TempDir(), "where the stores go")
-	flag.IntVar(&o.waiting, "waiting", 50_000, "deliveries that wait for the dead relay")
-	flag.IntVar(&o.mails, "mails", 1000, "mails to the living relay in each measurement")
-	flag.IntVar(&o.rounds, "rounds", 15, "how often both are measured")
+	flag.StringVar(&o.dir, "dir", os.TempDir(), "directory for the stores")
+	flag.IntVar(&o.waiting, "waiting", 50_000, "number of deliveries that wait for the dead relay")
+	flag.IntVar(&o.mails, "mails", 1000, "number of mails to the other relay in each measurement")
+	flag.IntVar(&o.rounds, "rounds", 15, "number of rounds; each measures both cases")
 	flag.StringVar(&o.sync, "sync", "always", "nats.sync_interval")
-	flag.BoolVar(&o.silent, "silent", false, "the dead relay takes connections and never says a word, instead of refusing them")
-	flag.Float64Var(&o.limit, "limit", 0.05, "the median loss of throughput that is too much")
-	flag.IntVar(&o.lane, "lane", 16, "deliveries at a time to each relay")
+	flag.BoolVar(&o.silent, "silent", false, "the dead relay accepts connections and sends nothing, instead of refusing them")
+	flag.Float64Var(&o.limit, "limit", 0.05, "fail if the median loss of throughput reaches this share")
+	flag.IntVar(&o.lane, "lane", 16, "concurrent deliveries to each relay")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if o.rounds < 1 || o.mails < 1 {
-		fmt.Fprintln(os.Stderr, "deadrelay: -rounds and -mails have to be positive")
+		fmt.Fprintln(os.Stderr, "deadrelay: -rounds and -mails must be positive")
 		os.Exit(2)
 	}
 	loss, err := measure(ctx, o, os.Stdout)
@@ -70,7 +70,8 @@ func main() {
 	}
 }
 
-// deadTargets share the dead relay's lane; an event names them all.
+// deadTargets is the number of targets on the lane of the dead relay; each event for
+// the dead relay names up to that many.
 const deadTargets = 100
 
 // measure prints each round and returns the median loss of throughput.
@@ -138,7 +139,7 @@ func median(all []float64) float64 {
 	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 }
 
-// fill stores the deliveries and leaves.
+// fill stores the deliveries for the dead relay and closes the store.
 func fill(ctx context.Context, o road.Options, deliveries int) error {
 	r, err := road.Open(ctx, o)
 	if err != nil {
@@ -164,7 +165,7 @@ type result struct {
 	work float64 // milliseconds of processor time per mail
 }
 
-// run measures the throughput to the living relay on one of the stores.
+// run measures the throughput to the living relay with one of the stores.
 func run(ctx context.Context, o road.Options, mails int, prefix string, waiting int) (result, error) {
 	r, err := road.Open(ctx, o)
 	if err != nil {
@@ -173,7 +174,7 @@ func run(ctx context.Context, o road.Options, mails int, prefix string, waiting 
 	if waiting > 0 {
 		err = r.GivenUp(ctx)
 	}
-	if err == nil { // warm connections, steady state
+	if err == nil { // warm-up: connections open, steady state
 		err = r.Send(ctx, 2*o.Concurrency, mails/10+1, prefix+"warm-", "alive")
 	}
 	began, work := time.Now(), road.ProcessorTime()
@@ -181,14 +182,14 @@ func run(ctx context.Context, o road.Options, mails int, prefix string, waiting 
 		err = r.Send(ctx, 2*o.Concurrency, mails, prefix, "alive")
 	}
 	took, work := time.Since(began), road.ProcessorTime()-work
-	if err == nil && waiting > 0 { // and they still do
+	if err == nil && waiting > 0 { // they must still wait
 		err = r.Stored(ctx, waiting)
 	}
 	return result{float64(mails) / took.Seconds(), work.Seconds() * 1000 / float64(mails)}, errors.Join(err, r.Close())
 }
 
-// deadRelay is an address where nobody answers: connections are refused, or
-// taken, by the kernel, and left in silence, because nobody accepts them.
+// deadRelay returns a listener whose address does not answer: connections are refused,
+// because it is closed, or, with silent, established by the kernel but never accepted.
 func deadRelay(silent bool) (net.Listener, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil || silent {

@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// A short run, so that the program stays able to tell; what it measures in one
-// says nothing.
+// A short run, to check that the program still works; its figures mean nothing.
 func TestBothAreMeasured(t *testing.T) {
 	for name, silent := range map[string]bool{"refused": false, "silent": true} {
 		t.Run(name, func(t *testing.T) {

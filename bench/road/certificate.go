@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// NewChain is a leaf and its intermediate in PEM, of the size that public CAs
-// issue.
+// NewChain returns a leaf certificate for name and its intermediate in PEM, of the same
+// size as certificates from public CAs.
 func NewChain(name string) (string, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

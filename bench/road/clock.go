@@ -11,23 +11,23 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Clock is the courier with a clock: it knows when each event was published and
-// when a relay took it.
+// Clock is a courier that records when each event was published and when a relay
+// accepted its mail.
 type Clock struct {
 	*delivery.Courier
 	door  chan struct{} // closed when deliveries may begin
 	begin sync.Once
 
 	mu      sync.Mutex
-	start   map[string]time.Time     // by event, until it is taken
-	waiting map[string]chan struct{} // closed when the event is taken
+	start   map[string]time.Time     // publication, by event
+	waiting map[string]chan struct{} // closed when a relay has accepted the event's mail
 	taken   map[string][]Taken       // by target
 }
 
-// Taken is one mail that a relay took.
+// Taken is one mail that a relay accepted.
 type Taken struct {
-	At      time.Time     // of the relay's reply
-	Latency time.Duration // since the event was handed to the publisher
+	At      time.Time     // time of the relay's reply
+	Latency time.Duration // since publishing of the event began
 }
 
 func newClock(c *delivery.Courier, closed bool) *Clock {
@@ -41,7 +41,7 @@ func newClock(c *delivery.Courier, closed bool) *Clock {
 	return k
 }
 
-// Begin opens the door; a second call does nothing.
+// Begin lets the deliveries start; a second call does nothing.
 func (k *Clock) Begin() { k.begin.Do(func() { close(k.door) }) }
 
 func (k *Clock) published(event string) {
@@ -50,7 +50,8 @@ func (k *Clock) published(event string) {
 	k.start[event] = time.Now()
 }
 
-// Deliver is the courier's, timed.
+// Deliver waits for Begin, calls the courier's Deliver, and records the time of the
+// relay's reply.
 func (k *Clock) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	<-k.door
 	began := time.Now()
@@ -58,7 +59,7 @@ func (k *Clock) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt
 	if receipt == nil {
 		return receipt, failure
 	}
-	// The total ends with the relay's reply; the QUIT after it is not waited for.
+	// The total ends with the relay's reply; it does not include the QUIT.
 	at := began.Add(receipt.Timings.Total)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -70,8 +71,8 @@ func (k *Clock) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt
 	return receipt, failure
 }
 
-// Expect returns a channel that is closed when a relay has taken the event. It
-// is to be called before the event is published.
+// Expect returns a channel that is closed when a relay has accepted the event's mail.
+// Call it before the event is published.
 func (k *Clock) Expect(event string) <-chan struct{} {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -80,14 +81,14 @@ func (k *Clock) Expect(event string) <-chan struct{} {
 	return w
 }
 
-// Count is how many mails relays took for a target.
+// Count returns the number of mails that relays have accepted for a target.
 func (k *Clock) Count(target string) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.taken[target])
 }
 
-// Taken lists what relays took for a target, in the order of the replies.
+// Taken lists the mails that relays have accepted for a target, in the order of the replies.
 func (k *Clock) Taken(target string) []Taken {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -96,7 +97,8 @@ func (k *Clock) Taken(target string) []Taken {
 	return all
 }
 
-// Quantile is the latency that a share q (0 to 1) of the mails did not exceed.
+// Quantile returns the latency that a share q (0 to 1) of the mails did not exceed; 0
+// without mails.
 func Quantile(mails []Taken, q float64) time.Duration {
 	if len(mails) == 0 {
 		return 0

@@ -4,5 +4,5 @@ package road
 
 import "time"
 
-// ProcessorTime is not told here.
+// ProcessorTime is 0: it is not available on this system.
 func ProcessorTime() time.Duration { return 0 }

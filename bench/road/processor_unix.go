@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// ProcessorTime is what this process has used so far, relays in it included. On
-// a machine that others use as well it is the steadier figure.
+// ProcessorTime returns the processor time that this process has used so far, including
+// its relays. On a machine with other work it varies less than elapsed time. 0 if the
+// system does not report it.
 func ProcessorTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

@@ -1,6 +1,6 @@
-// Package road is Certpost's road from a published event to a relay's reply in
-// one process, for measuring: JetStream with its store on the disk, courier and
-// runner wired as `certpost run` wires them, and a clock at both ends.
+// Package road runs the path from a published event to a relay's reply in one process,
+// for benchmarks: JetStream with its store on the disk, courier and runner connected as
+// in `certpost run`, and a clock at both ends.
 package road
 
 import (
@@ -28,9 +28,10 @@ import (
 	"github.com/certpost/certpost/internal/smtp"
 )
 
-// Options say which road. The zero value has no targets and is of no use.
+// Options configure a Road. The zero value has no targets and is not useful.
 type Options struct {
-	// Dir holds the store; it has to be on a real disk for figures to mean anything.
+	// Dir is the directory of the store. It must be on a real disk, otherwise the figures
+	// mean nothing.
 	Dir string
 	// Sync is nats.sync_interval: "always" or a Go duration.
 	Sync string
@@ -38,23 +39,23 @@ type Options struct {
 	Concurrency int
 	// Targets that events may name.
 	Targets []delivery.Target
-	// Closed keeps deliveries waiting at the relay's door until Begin.
+	// Closed makes deliveries wait, before the courier runs, until Begin is called.
 	Closed bool
-	// Log gets the log, in JSON from level info on as in production; nil: nowhere.
+	// Log receives the log in JSON, from level info on as in production; nil: no log.
 	Log io.Writer
 }
 
-// Road is a running road. It may be used by many at once.
+// Road is a running path. It is safe for concurrent use.
 type Road struct {
 	*Clock
 	broker *broker.Broker
 	runner *broker.Runner
 	store  *secrets.Store
-	chain  string // what all events carry
+	chain  string // the certificates of all events, in PEM
 	stop   func() error
 }
 
-// Open starts a road and returns when it is ready for events.
+// Open starts a Road and returns when it is ready for events.
 func Open(ctx context.Context, o Options) (r *Road, err error) {
 	r = &Road{stop: func() error { return nil }}
 	defer func() {
@@ -93,7 +94,7 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 	return r, poll(ctx, func() error { return r.runner.Ready(ctx) })
 }
 
-// Close ends the road; what is under way is finished first.
+// Close stops the Road after the deliveries in progress have finished.
 func (r *Road) Close() error {
 	if r.Clock != nil {
 		r.Begin()
@@ -111,8 +112,8 @@ func (r *Road) Close() error {
 	return err
 }
 
-// Publish sends an event with this id to the targets and returns once the
-// stream has it.
+// Publish publishes an event with this id for the targets and returns when the
+// stream has stored it.
 func (r *Road) Publish(ctx context.Context, id string, targets ...string) error {
 	ev := &events.Event{ID: id, Source: "bench://ca", Time: time.Now(), Certificate: events.Certificate{PEM: r.chain}, Targets: targets}
 	r.published(id)
@@ -120,22 +121,22 @@ func (r *Road) Publish(ctx context.Context, id string, targets ...string) error 
 	return err
 }
 
-// Stored waits until so many deliveries are in their stream and no event waits
-// for the fan-out.
+// Stored waits until at least that many deliveries are in their stream and no event
+// waits for the fan-out.
 func (r *Road) Stored(ctx context.Context, deliveries int) error {
 	return poll(ctx, func() error {
 		b, err := r.broker.Backlog(ctx)
 		if err == nil && (b.Events > 0 || b.Deliveries < uint64(deliveries)) {
-			err = fmt.Errorf("%d events and %d deliveries are in the streams, not yet 0 and %d", b.Events, b.Deliveries, deliveries)
+			err = fmt.Errorf("%d events and %d deliveries are in the streams, want 0 and %d", b.Events, b.Deliveries, deliveries)
 		}
 		return err
 	})
 }
 
-// Backlog counts what waits.
+// Backlog counts the events, deliveries and dead letters in the streams.
 func (r *Road) Backlog(ctx context.Context) (broker.Backlog, error) { return r.broker.Backlog(ctx) }
 
-// GivenUp waits until a relay counts as away.
+// GivenUp waits until the breaker of a relay is not closed.
 func (r *Road) GivenUp(ctx context.Context) error {
 	return poll(ctx, func() error {
 		for _, lane := range r.runner.LaneStatus() {
@@ -143,12 +144,12 @@ func (r *Road) GivenUp(ctx context.Context) error {
 				return nil
 			}
 		}
-		return errors.New("no relay counts as away")
+		return errors.New("the breakers of all relays are closed")
 	})
 }
 
-// Send keeps so many publishers busy, each with one event at a time, until mails
-// in all have been taken for the target. Event ids begin with prefix.
+// Send runs that many publishers, each with one event at a time, until the relay has
+// accepted that many mails for the target. Event ids begin with prefix.
 func (r *Road) Send(ctx context.Context, publishers, mails int, prefix, target string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -200,7 +201,7 @@ func poll(ctx context.Context, done func() error) error {
 	}
 }
 
-// Target is a target that mails the certificate to a relay in the clear and
+// Target returns a target that mails the certificate to a relay in plaintext and
 // without a login.
 func Target(id, address string) (delivery.Target, error) {
 	host, port, err := net.SplitHostPort(address)
@@ -218,11 +219,11 @@ func Target(id, address string) (delivery.Target, error) {
 	return t, nil
 }
 
-// Credentials of the relay that SubmissionTarget logs in to.
+// Credentials that SubmissionTarget uses at the relay.
 const user, password = "certpost", "bench-password"
 
-// Relay is a relay that counts mails and keeps none, and wants a login from
-// those who come with TLS. Plain clients are taken as they are.
+// Relay starts a relay that counts mails and keeps none. With login it accepts mail
+// only after a login, which it offers only over TLS.
 func Relay(login bool) (*devrelay.Relay, error) {
 	c := devrelay.Config{Discard: true}
 	if login {
@@ -231,13 +232,13 @@ func Relay(login bool) (*devrelay.Relay, error) {
 	return devrelay.Start(c)
 }
 
-// Mailbox is a relay that wants a login and keeps all mails.
+// Mailbox starts a relay that requires a login and keeps up to 1,048,576 mails.
 func Mailbox() (*devrelay.Relay, error) {
 	return devrelay.Start(devrelay.Config{MaxMails: 1 << 20, Users: map[string]string{user: password}})
 }
 
-// SubmissionTarget is a target as in production: STARTTLS with a verified
-// certificate, AUTH PLAIN with a password from a file. dir gets its files.
+// SubmissionTarget returns a target as in production: STARTTLS with a verified
+// certificate, AUTH PLAIN with a password from a file. It writes the files into dir.
 func SubmissionTarget(id string, relay *devrelay.Relay, dir string) (delivery.Target, error) {
 	t, err := Target(id, relay.Submission())
 	if err != nil {
@@ -251,8 +252,9 @@ func SubmissionTarget(id string, relay *devrelay.Relay, dir string) (delivery.Ta
 	return t, os.WriteFile(t.Password.File, []byte(password), 0o600)
 }
 
-// FreeAddress is one on loopback from where systems give clients no ports: while who
-// listens there is dead, no connection that is made on this machine takes its place.
+// FreeAddress returns a free address on loopback, with a port from 20000 to 29999.
+// Systems do not assign these ports to clients, so that no outgoing connection on this
+// machine takes the port while the server that listens there is dead.
 func FreeAddress() (address string, err error) {
 	for range 100 {
 		var l net.Listener

@@ -15,18 +15,18 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// The relays that benchmarks deliver to, all on loopback.
+// The relays for the benchmarks, all on loopback.
 var relays = []struct {
 	name   string
 	target func(*testing.B) delivery.Target
 }{
-	{"devrelay", submission}, // as in production: STARTTLS and AUTH, a connection per mail
+	{"devrelay", submission}, // as in production: STARTTLS and AUTH, connections are reused
 	{"devrelay-plain", plain},
-	{"smtp-sink", sink}, // Postfix's own, in the clear
+	{"smtp-sink", sink}, // Postfix's test relay, in plaintext
 }
 
-// BenchmarkBacklog is throughput: all deliveries lie in their stream when the
-// clock starts, and it ends with the last mail's 250.
+// BenchmarkBacklog measures throughput: all deliveries are in their stream when the
+// clock starts, and it stops at the 250 reply to the last mail.
 func BenchmarkBacklog(b *testing.B) {
 	each(b, []int{1, 16, 64}, func(b *testing.B, o Options) {
 		o.Closed = true
@@ -45,9 +45,10 @@ func BenchmarkBacklog(b *testing.B) {
 	})
 }
 
-// BenchmarkBusy is latency from publication to the relay's 250 under full load:
-// so many publishers that each lane always has as much waiting as in work, and
-// each publishes its next event when the one before has been taken.
+// BenchmarkBusy measures latency from publication to the relay's 250 under full load:
+// there are twice as many publishers as concurrent deliveries, so that as many
+// deliveries wait as are in progress. Each publisher publishes its next event when the
+// relay has accepted the one before.
 func BenchmarkBusy(b *testing.B) {
 	each(b, []int{1, 16, 64}, func(b *testing.B, o Options) {
 		r := open(b, o)
@@ -60,7 +61,8 @@ func BenchmarkBusy(b *testing.B) {
 	})
 }
 
-// BenchmarkGentle is latency at 50 events a second, whatever becomes of them.
+// BenchmarkGentle measures latency at 50 events a second, published without waiting for
+// their delivery.
 func BenchmarkGentle(b *testing.B) {
 	each(b, []int{16}, func(b *testing.B, o Options) {
 		r := open(b, o)
@@ -108,7 +110,7 @@ func open(b *testing.B, o Options) *Road {
 	return r
 }
 
-// inParallel calls do for 0 to b.N-1, by so many workers.
+// inParallel calls do for 0 to b.N-1, with that many workers.
 func inParallel(b *testing.B, workers int, do func(i int) error) {
 	var wg sync.WaitGroup
 	numbers := make(chan int)
@@ -131,7 +133,7 @@ func inParallel(b *testing.B, workers int, do func(i int) error) {
 	}
 }
 
-// await returns the mails when all have been taken.
+// await waits until the relay has accepted all b.N mails and returns them.
 func await(b *testing.B, r *Road) []Taken {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)

@@ -1,9 +1,9 @@
 // Command dex-dev is a real OpenID Connect provider, Dex, for integration tests:
 // memory storage, users with passwords and groups, loopback only.
 //
-// It reads one line of JSON from standard input (see setup), prints one with its
-// issuer, and serves until standard input ends, so that it never outlives the test
-// that started it.
+// It reads one line of JSON from standard input (see setup), prints one line of JSON
+// with its issuer, and serves until standard input ends, so that it does not outlive the
+// test that started it.
 package main
 
 import (
@@ -30,17 +30,17 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// setup is the line on standard input.
+// setup is the JSON line on standard input.
 type setup struct {
 	Client struct {
 		ID            string   `json:"id"`
 		Secret        string   `json:"secret"`
 		Redirects     []string `json:"redirects"`
 		AfterSignOut  []string `json:"after_sign_out"`
-		TokenLifetime string   `json:"token_lifetime"` // a Go duration; an hour when empty
+		TokenLifetime string   `json:"token_lifetime"` // a Go duration; empty: one hour
 	} `json:"client"`
 	Users []struct {
-		ID         string   `json:"id"` // from which Dex makes the sub
+		ID         string   `json:"id"` // Dex derives the sub claim from it
 		Email      string   `json:"email"`
 		Unverified bool     `json:"unverified"`
 		Name       string   `json:"name"`
@@ -103,7 +103,7 @@ func run(level string) error {
 	}
 }
 
-// open starts Dex with what the setup says.
+// open returns the handler of a Dex server that is configured by the setup.
 func (s *setup) open(ctx context.Context, issuer string, log *slog.Logger) (http.Handler, error) {
 	lifetime := time.Hour
 	if text := s.Client.TokenLifetime; text != "" {
@@ -123,7 +123,7 @@ func (s *setup) open(ctx context.Context, issuer string, log *slog.Logger) (http
 	return server.NewServer(ctx, server.Config{
 		Issuer: issuer, Storage: store, Signer: keys, Logger: log, IDTokensValidFor: lifetime,
 		SkipApprovalScreen: true, Web: server.WebConfig{WebFS: web.FS()},
-		// With sessions it offers to sign people out.
+		// Dex offers sign-out only if sessions are configured.
 		SessionConfig: &session.Config{CookieName: "dex_session", AbsoluteLifetime: 24 * time.Hour, ValidIfNotUsedFor: time.Hour},
 	})
 }

@@ -18,7 +18,7 @@ type check struct {
 	run  func(context.Context) error
 }
 
-// checks are the checks of the source, the quick ones first.
+// checks lists the checks of the source, fast ones first.
 func (s *session) checks() []check {
 	goRun := func(args ...string) func(context.Context) error {
 		return func(ctx context.Context) error { return s.command(ctx, "go", args...).Run() }
@@ -57,20 +57,22 @@ func (s *session) runStaticcheck(ctx context.Context) error {
 }
 
 // runGovulncheck needs the vulnerability database, which is on the network
-// (GOVULNDB names another one). Without it there is nothing to say.
+// (GOVULNDB sets another one). If it is not reachable, the check is only noted
+// as not done.
 func (s *session) runGovulncheck(ctx context.Context) error {
 	database := os.Getenv("GOVULNDB")
 	if database == "" {
 		database = "https://vuln.go.dev"
 	}
 	if err := reachable(ctx, database); err != nil {
-		s.note("known vulnerabilities were not looked up: the database is not reachable: %v", err)
+		s.note("not checked for known vulnerabilities: the database is not reachable: %v", err)
 		return nil
 	}
 	return s.command(ctx, filepath.Join(s.root, ".tools", "bin", "govulncheck"), "./...").Run()
 }
 
-// reachable says why a vulnerability database does not answer.
+// reachable returns an error if the vulnerability database does not answer. A
+// file: database is not checked.
 func reachable(ctx context.Context, database string) error {
 	if strings.HasPrefix(database, "file:") {
 		return nil

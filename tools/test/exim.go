@@ -12,24 +12,24 @@ import (
 
 const (
 	eximPackage = "exim4-daemon-light"
-	// eximUser is compiled into Debian's Exim, which does not start without it.
+	// eximUser is compiled into Debian's Exim; without this user it does not start.
 	eximUser = "Debian-exim"
 )
 
-// unpackExim puts Exim into .tools/exim: Debian installs one mail server alone,
-// and Postfix is that. What Exim needs besides, libraries and a user, is
-// installed as its package would have it.
+// unpackExim unpacks Exim into .tools/exim, because Debian installs only one mail
+// server at a time, and that is Postfix. The libraries and the user that Exim needs
+// are installed as its package would do it.
 func (s *session) unpackExim(ctx context.Context) error {
 	home := filepath.Join(s.root, ".tools", "exim")
 	binary := filepath.Join(home, "usr", "sbin", "exim4")
-	// It starts only when its libraries and its user are there.
+	// Exim starts only if its libraries and its user exist.
 	starts := func(path string) error { return exec.CommandContext(ctx, path, "-C", "/dev/null", "-bV").Run() }
 	if starts(binary) == nil || starts("exim4") == nil {
-		fmt.Println("    it is there")
+		fmt.Println("    already installed")
 		return nil
 	}
 	if why := cannotInstall(); why != "" {
-		s.note("exim4 (Debian: %s) is not here, and %s; not tested: delivery to a real Exim", eximPackage, why)
+		s.note("exim4 (Debian: %s) is not installed, and %s; not tested: delivery to a real Exim", eximPackage, why)
 		return nil
 	}
 	if err := os.RemoveAll(home); err != nil {
@@ -48,7 +48,7 @@ func (s *session) unpackExim(ctx context.Context) error {
 	if err := s.command(ctx, "dpkg-deb", "-x", packages[0], home).Run(); err != nil {
 		return fmt.Errorf("dpkg-deb -x: %w", err)
 	}
-	// As packaged it is setuid root; nothing of that kind belongs into a checkout.
+	// The packaged binary is setuid root, which a file in a checkout must not be.
 	if err := os.Chmod(binary, 0o755); err != nil {
 		return err
 	}
@@ -71,7 +71,8 @@ func (s *session) unpackExim(ctx context.Context) error {
 	return nil
 }
 
-// libraries are those among what a Debian package depends on: "libc6 (>= 2.34), adduser".
+// libraries returns the libraries in the Depends field of a Debian package, such as
+// "libc6 (>= 2.34), adduser".
 func libraries(depends string) []string {
 	var names []string
 	for dependency := range strings.SplitSeq(depends, ",") {

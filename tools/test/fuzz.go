@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// fuzz runs each fuzz test of the main module for a while. The go command
-// fuzzes one at a time, and only if it is named.
+// fuzz runs each fuzz test of the main module for the given time. The go command
+// fuzzes only one test at a time, which must be named.
 func (s *session) fuzz(ctx context.Context, each time.Duration) error {
 	list := s.command(ctx, "go", "test", "-list", "^Fuzz", "./...")
 	list.Stdout = nil
@@ -33,8 +33,8 @@ func (s *session) fuzz(ctx context.Context, each time.Duration) error {
 
 type fuzzTest struct{ test, pkg string }
 
-// fuzzTests reads the output of `go test -list`: the names of a package's
-// tests, each on a line, then "ok", the package, and how long it took.
+// fuzzTests parses the output of `go test -list`: for each package the names of its
+// tests, one per line, then "ok", the package and the duration.
 func fuzzTests(listing string) []fuzzTest {
 	var found []fuzzTest
 	var names []string

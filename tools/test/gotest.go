@@ -16,16 +16,16 @@ import (
 // skip is one test that did not run.
 type skip struct{ pkg, test, reason string }
 
-// runTests runs the tests of the main module. Without a C compiler the race
-// detector is left out, which only CI holds against it.
+// runTests runs the tests of the main module. Without a C compiler it runs them
+// without the race detector, which is an error only in CI.
 func (s *session) runTests(ctx context.Context, o options) error {
 	args := []string{"test", "-json", "-count=1", "-timeout=20m"}
 	if hasRaceDetector(ctx) {
 		args = append(args, "-race")
 	} else if s.ci {
-		return fmt.Errorf("there is no C compiler, so no race detector: install gcc and libc6-dev")
+		return fmt.Errorf("the race detector needs a C compiler: install gcc and libc6-dev")
 	} else {
-		s.note("the tests run without the race detector: there is no C compiler")
+		s.note("the tests run without the race detector: no C compiler found")
 	}
 	if o.short {
 		args = append(args, "-short")
@@ -50,12 +50,12 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("    %d tests ran, %d were skipped\n", ran, len(s.skipped))
+	fmt.Printf("    %d tests run, %d skipped\n", ran, len(s.skipped))
 	if ran == 0 {
 		s.note("no test matches %q", o.run)
 	}
 	if s.ci && !o.short && len(s.skipped) > 0 {
-		return fmt.Errorf("%d tests were skipped, and CI=true allows none", len(s.skipped))
+		return fmt.Errorf("%d tests were skipped; with CI=true this is a failure", len(s.skipped))
 	}
 	return nil
 }
@@ -83,9 +83,9 @@ type event struct {
 }
 
 // report reads the events of `go test -json` and writes what `go test` writes
-// without -v: a line for each package, and before it all that its failed tests
-// have said. It returns how many tests ran to their end (subtests are not
-// counted) and which were skipped.
+// without -v: one line per package, after the output of its failed tests. It
+// returns the number of tests that ran to completion (without subtests) and the
+// skipped tests.
 func report(events io.Reader, w io.Writer) (ran int, skipped []skip, err error) {
 	packages := map[string]*packageReport{}
 	lines := bufio.NewReader(events)
@@ -94,9 +94,9 @@ func report(events io.Reader, w io.Writer) (ran int, skipped []skip, err error) 
 		if len(line) > 0 {
 			var e event
 			if json.Unmarshal(line, &e) != nil {
-				w.Write(line) // what the go command itself says is not JSON
+				w.Write(line) // the go command's own messages are not JSON
 			} else if e.Package == "" {
-				io.WriteString(w, e.Output) // a compiler's message
+				io.WriteString(w, e.Output) // a compiler message
 			} else {
 				p := packages[e.Package]
 				if p == nil {
@@ -112,7 +112,7 @@ func report(events io.Reader, w io.Writer) (ran int, skipped []skip, err error) 
 			}
 		}
 		if err == io.EOF {
-			// What is left was interrupted.
+			// The remaining packages were interrupted.
 			for _, p := range packages {
 				io.WriteString(w, p.text)
 			}
@@ -124,11 +124,11 @@ func report(events io.Reader, w io.Writer) (ran int, skipped []skip, err error) 
 	}
 }
 
-// packageReport collects what one package's tests say: packages run side by
-// side, and their lines come mixed.
+// packageReport collects the output of one package's tests: packages run in
+// parallel, and their lines are interleaved.
 type packageReport struct {
-	said    map[string]string // by tests that have not ended
-	text    string            // what will be printed
+	said    map[string]string // output of unfinished tests, by test
+	text    string            // output to print
 	ran     int
 	skipped []skip
 	ended   bool
@@ -137,21 +137,21 @@ type packageReport struct {
 func (p *packageReport) take(e event) {
 	switch {
 	case e.Action == "output" && e.Test != "":
-		// That a test runs, pauses and goes on is of no use to a reader.
+		// Omit the lines that a test runs, pauses and continues.
 		if !strings.HasPrefix(e.Output, "=== ") {
 			p.said[e.Test] += e.Output
 		}
 	case e.Action == "output":
-		// With -run most packages say that they have nothing to run.
+		// With -run most packages print that they have no tests to run.
 		if e.Output != "PASS\n" && !strings.Contains(e.Output, "no tests to run") {
 			p.text += e.Output
 		}
 	case e.Action != "pass" && e.Action != "fail" && e.Action != "skip":
-		// start, run, pause, cont: nothing to tell.
+		// start, run, pause, cont: nothing to report.
 	case e.Test == "":
 		p.ended = true
 		if e.Action == "fail" {
-			// A test that never ended was cut short by a panic or a time-out: it has the reason.
+			// The output of an unfinished test has the reason: a panic or a time-out.
 			for _, test := range slices.Sorted(maps.Keys(p.said)) {
 				p.text = p.said[test] + p.text
 			}
@@ -160,7 +160,7 @@ func (p *packageReport) take(e event) {
 		if e.Action == "fail" {
 			p.text += p.said[e.Test]
 		}
-		// What a fuzz test skips is an input that does not concern it.
+		// A skip in a fuzz test means an input that does not apply, not a skipped test.
 		if e.Action == "skip" && !strings.HasPrefix(e.Test, "Fuzz") {
 			p.skipped = append(p.skipped, skip{e.Package, e.Test, reason(p.said[e.Test])})
 		} else if !strings.Contains(e.Test, "/") {
@@ -170,7 +170,7 @@ func (p *packageReport) take(e event) {
 	}
 }
 
-// reason takes from a skipped test's output what it said itself, without file and line.
+// reason extracts the message from a skipped test's output, without file and line.
 func reason(output string) string {
 	var said []string
 	for line := range strings.Lines(output) {
@@ -184,12 +184,12 @@ func reason(output string) string {
 		said = append(said, line)
 	}
 	if len(said) == 0 {
-		return "no reason was given"
+		return "no reason given"
 	}
 	return strings.Join(said, "; ")
 }
 
-// groupSkips makes one line for each reason, with the tests that gave it.
+// groupSkips returns one line for each reason, with its tests.
 func groupSkips(skipped []skip) []string {
 	tests := map[string][]string{}
 	var order []string

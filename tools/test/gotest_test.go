@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestReport reads what the real go command says of a module in which one test
-// of each kind exists.
+// TestReport parses the output of the real go command for a module with one test
+// of each kind.
 func TestReport(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -65,11 +65,11 @@ func TestPanics(t *testing.T) { panic("out of cheese") }
 	}
 	for _, unwanted := range []string{"nobody needs this", "=== RUN"} {
 		if strings.Contains(out.String(), unwanted) {
-			t.Errorf("the report has %q, which go test without -v does not say", unwanted)
+			t.Errorf("the report has %q, which go test without -v does not print", unwanted)
 		}
 	}
 	if at := strings.Index(out.String(), "two and two"); at > strings.Index(out.String(), "FAIL\texample.test/m/bad") {
-		t.Error("a failed test's text comes after its package's line")
+		t.Error("the output of a failed test comes after the line of its package")
 	}
 	if ran != 5 { // TestGood, TestBad, TestFine, FuzzFine, TestPanics
 		t.Errorf("%d tests ran, want 5", ran)
@@ -118,12 +118,12 @@ func TestFingerprint(t *testing.T) {
 	}
 	first := write("go.sum", "a")
 	if again := write("go.sum", "a"); again != first {
-		t.Error("the same files have another fingerprint")
+		t.Error("the fingerprint of the same files differs")
 	}
 	changed := write("go.sum", "b")
 	added := write("main.go", "")
 	if changed == first || added == changed {
-		t.Errorf("a change is not seen: %s %s %s", first, changed, added)
+		t.Errorf("a change did not change the fingerprint: %s %s %s", first, changed, added)
 	}
 }
 

@@ -2,11 +2,11 @@
 //
 //	go run -C tools/test . [flags] [packages]
 //
-// On a machine with Go alone it installs what the tests need (Debian packages
-// where it is root on Debian or Ubuntu, Go programs into .tools/bin of the
-// checkout), checks the source, runs every test, and says what was skipped and
-// why. With CI=true in the environment a skipped test is a failure. It uses the
-// standard library alone, so that it runs before anything was downloaded.
+// It needs only Go. It installs what the tests need (Debian packages if it runs as
+// root on Debian or Ubuntu, Go programs into .tools/bin of the
+// checkout), checks the source, runs every test, and reports which tests were skipped and
+// why. With CI=true in the environment a skipped test is a failure. It uses only the
+// standard library, so that it runs before anything was downloaded.
 package main
 
 import (
@@ -25,17 +25,18 @@ import (
 
 func main() {
 	var o options
-	flag.BoolVar(&o.short, "short", false, "leave out the tests that take long")
-	flag.StringVar(&o.run, "run", "", "run only the tests that match this `pattern`, and no source checks")
-	flag.BoolVar(&o.skipInstall, "skip-install", false, "install and build nothing: use what is on the machine as it is")
-	flag.BoolVar(&o.lint, "lint", false, "only check the source, run no tests")
-	flag.DurationVar(&o.fuzz, "fuzz", 0, "only fuzz, each fuzz test for this `time`")
+	flag.BoolVar(&o.short, "short", false, "omit the slow tests")
+	flag.StringVar(&o.run, "run", "", "run only the tests that match this `pattern`, without source checks")
+	flag.BoolVar(&o.skipInstall, "skip-install", false, "install and build nothing: use what is already on the machine")
+	flag.BoolVar(&o.lint, "lint", false, "only check the source, without tests")
+	flag.DurationVar(&o.fuzz, "fuzz", 0, "only fuzz: run each fuzz test for this `time`")
 	flag.Parse()
 	o.packages = flag.Args()
 	if len(o.packages) == 0 {
 		o.packages = []string{"./..."}
 	}
-	// The context ends on Ctrl-C, so that what an installation set aside is put back.
+	// Ctrl-C cancels the context, so that an interrupted installation restores the
+	// files that it has moved.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
@@ -47,12 +48,12 @@ func main() {
 type options struct {
 	short, skipInstall, lint bool
 	run                      string
-	packages                 []string // whose tests are run, relative to the checkout's root
+	packages                 []string // to test, relative to the checkout's root
 	fuzz                     time.Duration
 }
 
-// run does all steps, also after one has failed, so that one run tells all
-// there is to mend. The summary comes last; the error names the failed steps.
+// run executes all steps, even after one has failed, so that one run reports
+// everything to fix. The summary comes last; the error names the failed steps.
 func run(ctx context.Context, o options) error {
 	root, err := findRoot()
 	if err != nil {
@@ -87,14 +88,15 @@ func run(ctx context.Context, o options) error {
 // session is one run of this command.
 type session struct {
 	root    string // of the checkout
-	ci      bool   // skipping is failing
+	ci      bool   // a skipped test is a failure
 	started time.Time
-	failed  []string // steps, in their order
-	notes   []string // what the reader of the summary has to know
+	failed  []string // steps, in order
+	notes   []string // for the summary
 	skipped []skip
 }
 
-// step runs one part, says how long it took, and remembers when it failed.
+// step runs one step, prints its duration, and records a failure. It does nothing
+// once the context is cancelled.
 func (s *session) step(ctx context.Context, name string, do func(context.Context) error) {
 	if ctx.Err() != nil {
 		return
@@ -138,8 +140,8 @@ func (s *session) summary(ctx context.Context) error {
 	return nil
 }
 
-// command prepares a program that runs at the checkout's root and writes where
-// this one writes. It has no input: nothing here may wait for an answer.
+// command prepares a program that runs in the checkout's root with the same standard
+// output and error as this process. It has no input, so that no program waits for an answer.
 func (s *session) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = s.root
@@ -149,9 +151,9 @@ func (s *session) command(ctx context.Context, name string, args ...string) *exe
 	return cmd
 }
 
-// withoutVersionStamp has every go command that is run from here leave git
-// alone: git refuses to read a checkout that belongs to another user, as one
-// that is mounted into a container does, and then go list and go build fail.
+// withoutVersionStamp adds -buildvcs=false to GOFLAGS, for every go command that this
+// process runs: git refuses to read a checkout that belongs to another user, for example
+// one that is mounted into a container, and then go list and go build fail.
 func withoutVersionStamp(ctx context.Context) error {
 	flags, err := exec.CommandContext(ctx, "go", "env", "GOFLAGS").Output()
 	if err != nil {
@@ -160,7 +162,7 @@ func withoutVersionStamp(ctx context.Context) error {
 	return os.Setenv("GOFLAGS", strings.TrimSpace(string(flags))+" -buildvcs=false")
 }
 
-// findRoot goes up from the working directory to the checkout's go.mod.
+// findRoot searches for the checkout's go.mod from the working directory upwards.
 func findRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -173,7 +175,7 @@ func findRoot() (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("this is not inside a checkout of Certpost: run it as `go run -C tools/test .` from the checkout's root")
+			return "", errors.New("not in a checkout of Certpost: run `go run -C tools/test .` in the root of the checkout")
 		}
 		dir = parent
 	}

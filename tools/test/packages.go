@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// need is a program or file that tests use, the Debian packages that have it,
-// and what cannot be tested without.
+// need is a program or file that tests use, the Debian packages that contain it,
+// and what is not tested without it.
 type need struct {
 	program  string
 	packages []string
 	without  string
 }
 
-// needs lists what Go itself cannot build. The programs are probed first, so
-// a machine that has them, from wherever, gets nothing installed.
+// needs lists what Go itself cannot build. Nothing is installed for a program that
+// already exists on the machine, whatever its origin.
 var needs = []need{
 	{"/etc/ssl/certs/ca-certificates.crt", []string{"ca-certificates"}, "modules cannot be downloaded"},
 	{"gcc", []string{"gcc", "libc6-dev"}, "tests run without the race detector"},
@@ -42,17 +42,17 @@ var needs = []need{
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 
-// installPackages installs what is missing, where that is possible: as root
-// on Debian or Ubuntu. Elsewhere it says what is missing and what that costs.
+// installPackages installs what is missing, as root on Debian or Ubuntu. Elsewhere it
+// notes what is missing and what is not tested for that reason.
 func (s *session) installPackages(ctx context.Context) error {
 	lacking := missing(needs)
 	if len(lacking) == 0 {
-		fmt.Println("    everything is there")
+		fmt.Println("    everything is installed")
 		return nil
 	}
 	if why := cannotInstall(); why != "" {
 		for _, n := range lacking {
-			s.note("%s (Debian: %s) is not here, and %s; not tested: %s", n.program, strings.Join(n.packages, " "), why, n.without)
+			s.note("%s (Debian: %s) is not installed, and %s; not tested: %s", n.program, strings.Join(n.packages, " "), why, n.without)
 		}
 		return nil
 	}
@@ -68,22 +68,22 @@ func (s *session) installPackages(ctx context.Context) error {
 		return err
 	}
 	if still := missing(lacking); len(still) > 0 {
-		return fmt.Errorf("%s is still not there after installing %s", still[0].program, strings.Join(still[0].packages, " "))
+		return fmt.Errorf("%s was not found after installing %s", still[0].program, strings.Join(still[0].packages, " "))
 	}
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
-		s.note("Postfix and Dovecot were installed but not started; `systemctl disable postfix dovecot` keeps them from starting at the next boot")
+		s.note("Postfix and Dovecot were installed but not started; to prevent their start at the next boot, run `systemctl disable postfix dovecot`")
 	}
 	return nil
 }
 
-// missing keeps the order of the list.
+// missing returns the needs that are not on the machine, in the order of the list.
 func missing(list []need) []need {
 	return slices.DeleteFunc(slices.Clone(list), func(n need) bool {
 		if filepath.IsAbs(n.program) {
 			_, err := os.Stat(n.program)
 			return err == nil
 		}
-		// A user's PATH on Debian lacks sbin, where Postfix and Dovecot are.
+		// On Debian the PATH of a user lacks sbin, where Postfix and Dovecot are.
 		for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
 			if _, err := exec.LookPath(filepath.Join(dir, n.program)); err == nil {
 				return true
@@ -93,7 +93,7 @@ func missing(list []need) []need {
 	})
 }
 
-// cannotInstall says why packages cannot be installed here, or "".
+// cannotInstall returns why packages cannot be installed on this machine, or "".
 func cannotInstall() string {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return "this is neither Debian nor Ubuntu"
@@ -104,14 +104,14 @@ func cannotInstall() string {
 	return ""
 }
 
-// aptInstall installs the packages of what is lacking.
+// aptInstall installs the packages of the missing needs.
 func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 	var packages []string
 	for _, n := range lacking {
 		packages = append(packages, n.packages...)
 	}
 	fmt.Println("    installing", strings.Join(packages, " "))
-	// Without an answer Postfix's installation would configure a mail server for this host.
+	// Without this answer, installing Postfix would configure a mail server for this host.
 	answers := s.command(ctx, "debconf-set-selections")
 	answers.Stdin = strings.NewReader("postfix postfix/main_mailer_type select No configuration\n")
 	if err := answers.Run(); err != nil {
@@ -120,14 +120,14 @@ func (s *session) aptInstall(ctx context.Context, lacking []need) error {
 	return s.apt(ctx, s.root, append([]string{"install", "-y", "--no-upgrade", "--no-install-recommends"}, packages...)...)
 }
 
-// apt runs apt-get in a directory. It is patient: a mirror's hiccup or another
-// apt at work must not fail a test run.
+// apt runs apt-get in a directory. It retries and waits for locks: a short failure of a
+// mirror, or another apt that is running, must not fail a test run.
 func (s *session) apt(ctx context.Context, dir string, args ...string) error {
 	get := func(args ...string) error {
 		args = append([]string{"-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3", "-o", "Dpkg::Use-Pty=0"}, args...)
 		cmd := s.command(ctx, "apt-get", args...)
 		cmd.Dir, cmd.Env = dir, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		// It says a thousand lines, which matter only when it fails.
+		// apt-get prints a thousand lines, which matter only if it fails.
 		var said bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &said, &said
 		if err := cmd.Run(); err != nil {
@@ -142,14 +142,14 @@ func (s *session) apt(ctx context.Context, dir string, args ...string) error {
 	for try := range tries {
 		if try > 0 {
 			wait := time.Duration(try) * 10 * time.Second
-			fmt.Printf("    %v\n    again in %s\n", err, wait)
+			fmt.Printf("    %v\n    retry in %s\n", err, wait)
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
-		// Lists that are too old name packages that the mirror has replaced since.
+		// Old lists name packages that the mirror has replaced in the meantime.
 		if stale {
 			if err = get("update"); err != nil {
 				continue
@@ -163,7 +163,7 @@ func (s *session) apt(ctx context.Context, dir string, args ...string) error {
 	return err
 }
 
-// listsAreStale says whether apt's lists are missing or older than a day.
+// listsAreStale reports whether apt's lists are missing or older than a day.
 func listsAreStale(now time.Time) bool {
 	lists, err := filepath.Glob("/var/lib/apt/lists/*Release")
 	if err != nil || len(lists) == 0 {
@@ -178,17 +178,17 @@ func listsAreStale(now time.Time) bool {
 	return true
 }
 
-// holdServices keeps packages from starting their services while they are
-// installed, by the policy that Debian's maintainer scripts ask
-// (invoke-rc.d(8): 101 is "action forbidden by policy"). The function it
-// returns puts back what was there before.
+// holdServices prevents packages from starting their services during installation,
+// with the policy script that Debian's maintainer scripts call
+// (invoke-rc.d(8): 101 is "action forbidden by policy"). The function that it
+// returns restores the previous policy.
 func holdServices() (restore func() error, err error) {
 	const (
 		policy = "/usr/sbin/policy-rc.d"
 		saved  = policy + ".before-certpost-tests"
 		forbid = "#!/bin/sh\n# Certpost's tools/test put this here while it installs packages.\nexit 101\n"
 	)
-	// A run that was killed has left its policy, with the one before it beside it or none.
+	// A killed run leaves our policy behind, and the previous one, if any, under its saved name.
 	if data, err := os.ReadFile(policy); err == nil && string(data) != forbid {
 		if err := os.Rename(policy, saved); err != nil {
 			return nil, err

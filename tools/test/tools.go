@@ -13,13 +13,13 @@ import (
 	"runtime"
 )
 
-// tool is a module below tools/ whose programs tests or checks run. Each has a
-// module of its own, so that none of its dependencies is one of ours.
+// tool is a module below tools/ whose programs the tests or checks run. Each tool has
+// its own module, so that its dependencies do not become dependencies of Certpost.
 type tool struct {
 	module   string
-	programs []string // what lands in .tools/bin
-	pkg      string   // what go build is given: "tool" stands for the tools of the module's go.mod
-	lint     bool     // the source checks need it; the others only tests do
+	programs []string // built into .tools/bin
+	pkg      string   // argument of go build; "tool" means the tools of the module's go.mod
+	lint     bool     // needed by the source checks; the others only by tests
 }
 
 var tools = []tool{
@@ -30,7 +30,7 @@ var tools = []tool{
 	{module: "dex", programs: []string{"dex-dev"}, pkg: "."},
 }
 
-// buildTools builds what is missing or older than its source.
+// buildTools builds the tools that are missing or whose source has changed.
 func (s *session) buildTools(ctx context.Context, lintOnly bool) error {
 	if err := os.MkdirAll(filepath.Join(s.root, ".tools", "bin"), 0o755); err != nil {
 		return err
@@ -55,12 +55,12 @@ func (s *session) buildTool(ctx context.Context, t tool) error {
 	}
 	stamp := filepath.Join(s.root, ".tools", t.module+".built")
 	if s.built(t, stamp, sum) {
-		fmt.Printf("    %v: built before\n", t.programs)
+		fmt.Printf("    %v: up to date\n", t.programs)
 		return nil
 	}
 	fmt.Printf("    %v: building\n", t.programs)
-	// Absolute, because -C would make it relative to the module. Several
-	// programs go into a directory, which takes the separator at its end.
+	// Absolute, because with -C a relative path would be relative to the module. For
+	// several programs go build needs a directory, with a separator at its end.
 	output := filepath.Join(s.root, ".tools", "bin") + string(filepath.Separator)
 	if len(t.programs) == 1 {
 		output += t.programs[0]
@@ -71,7 +71,7 @@ func (s *session) buildTool(ctx context.Context, t tool) error {
 	return os.WriteFile(stamp, sum, 0o644)
 }
 
-// built says whether the programs are there and were built from this source.
+// built reports whether the programs exist and were built from this source.
 func (s *session) built(t tool, stamp string, sum []byte) bool {
 	before, err := os.ReadFile(stamp)
 	if err != nil || !bytes.Equal(before, sum) {

@@ -42,7 +42,7 @@ func builtIn() plugins {
 	}
 }
 
-// The methods that the core asks for what is built in.
+// The following methods are the registry of built-in plugins that the core uses.
 
 func (p plugins) Get(name string, t consts.PluginType) (func() (any, error), bool) {
 	f, ok := p[t][name]
@@ -85,8 +85,9 @@ func newCore(address, level string, log hclog.Logger) (*vault.Core, error) {
 	})
 }
 
-// initialize makes what Vault's own dev mode makes: one key share, unsealed, a
-// KV version 2 engine at secret/, and the given root token if there is one.
+// initialize sets the core up like Vault's own dev mode: one key share, unsealed, a
+// KV version 2 engine at secret/. If token is not empty, it becomes the root token.
+// It returns the root token and the unseal key in hexadecimal.
 func initialize(core *vault.Core, token string) (root, key string, err error) {
 	ctx := namespace.RootContext(context.Background())
 	made, err := core.Initialize(ctx, &vault.InitParams{

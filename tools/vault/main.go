@@ -1,11 +1,11 @@
 // Command vault-dev is a real HashiCorp Vault core for integration tests: memory
-// storage, Shamir seal with one key share, loopback only. It knows the engines
+// storage, Shamir seal with one key share, loopback only. It has the engines
 // kv (1 and 2), transit and pki, the auth methods approle, cert, jwt, kubernetes,
 // token and userpass, and the file audit device.
 //
 // It prints one line of JSON with its address, root token, unseal key and, with
-// -tls-dir, CA file; then it serves until SIGTERM, SIGINT or, with -stdin-eof,
-// the end of its standard input, so that it never outlives the test that
+// -tls-dir, CA file. It then serves until SIGTERM, SIGINT or, with -stdin-eof,
+// the end of its standard input; with -stdin-eof it does not outlive the test that
 // started it. See README.md for its licence.
 package main
 
@@ -38,7 +38,7 @@ type options struct {
 	stdinEOF bool
 }
 
-// announcement is the line on standard output.
+// announcement is the JSON line on standard output.
 type announcement struct {
 	Address   string `json:"address"`
 	RootToken string `json:"root_token,omitempty"`

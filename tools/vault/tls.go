@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// selfSigned makes a certificate of one day for the loopback names and writes it
-// to dir/ca.pem. Client certificates are asked for and not verified: that is the
-// business of the cert auth method.
+// selfSigned creates a certificate for the loopback names, valid for one day, and
+// writes it to dir/ca.pem. The server requests client certificates but does not
+// verify them: the cert auth method does.
 func selfSigned(dir string) (*tls.Config, string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
