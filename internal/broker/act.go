@@ -68,7 +68,7 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 		b.abandon(ctx, r, err)
 		return err
 	}
-	b.passed(pointRepublished)
+	b.reached(pointRepublished)
 	r.Letter = &d
 	if strings.HasPrefix(m.Subject, deliveryPrefix) {
 		r.Delivery = ack.Sequence
@@ -76,7 +76,7 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 	if err := b.conclude(ctx, c, r); err != nil {
 		return err
 	}
-	b.passed(pointConcluded)
+	b.reached(pointConcluded)
 	return b.removeLetter(ctx, d.Sequence)
 }
 
@@ -173,7 +173,7 @@ func (b *Broker) begin(ctx context.Context, d DeadLetter, r AuditRecord) (claim,
 		}
 	}
 	if err == nil {
-		b.passed(pointIntended)
+		b.reached(pointIntended)
 	}
 	return c, err
 }
@@ -224,11 +224,11 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason str
 	if err := b.conclude(ctx, c, r); err != nil {
 		return err
 	}
-	b.passed(pointConcluded)
+	b.reached(pointConcluded)
 	if err := b.giveUp(ctx, d); err != nil {
 		return err
 	}
-	b.passed(pointGivenUp)
+	b.reached(pointGivenUp)
 	return b.removeLetter(ctx, d.Sequence)
 }
 
@@ -283,7 +283,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	if err != nil {
 		return 0, err
 	}
-	b.passed(pointIntended)
+	b.reached(pointIntended)
 	d := *discarded.Letter
 	d.Body, d.RestoredFrom = discarded.Body, old
 	number, err = b.relist(ctx, &d, c.until)
@@ -293,7 +293,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 		b.abandon(ctx, r, err)
 		return 0, err
 	}
-	b.passed(pointRepublished)
+	b.reached(pointRepublished)
 	if err := b.amend(ctx, d, func(e *Entry) bool {
 		if e.State != StateDiscarded {
 			return false
@@ -305,7 +305,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	}
 	r.Stage, r.NewLetter = StageOutcome, number
 	err = b.Append(ctx, r)
-	b.passed(pointConcluded)
+	b.reached(pointConcluded)
 	return number, err
 }
 
@@ -357,13 +357,6 @@ func (b *Broker) RecordAt(ctx context.Context, sequence uint64) (AuditRecord, er
 		return AuditRecord{}, b.unread(ctx, AuditStream, err)
 	}
 	return readRecord(raw), nil
-}
-
-// passed tells a test how far an action has come.
-func (b *Broker) passed(point string) {
-	if b.reachedPoint != nil {
-		b.reachedPoint(point)
-	}
 }
 
 // gone reports whether a letter is certainly not on the list any more.

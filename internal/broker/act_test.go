@@ -181,11 +181,11 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	if alive, err := b.alive(ctx, s); err != nil || !alive {
 		t.Errorf("standing: %+v, %v", s, err)
 	}
-	b.claim = 0
+	b.cfg.ClaimLife = 0
 	if alive, err := b.alive(ctx, s); err != nil || alive {
 		t.Errorf("the claim does not end: %v", err)
 	}
-	b.claim = claimLife
+	b.cfg.ClaimLife = claimLife
 	// What belongs to the same run takes it up at once.
 	if err := b.Replay(ctx, d, tester, Replay{Run: "r1"}); err != nil {
 		t.Errorf("the same run: %v", err)

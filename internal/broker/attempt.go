@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -56,7 +57,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.count()
 	defer j.contain(ctx)
-	stop := keepAlive(r.ackWait, msg)
+	stop := keepAlive(r.AckWait(), msg)
 	defer stop()
 	if failure := j.read(); failure != nil {
 		j.dead(ctx, failure)
@@ -112,7 +113,7 @@ func invalid(err error) *verdict.Failure {
 func (j *job) due(ctx context.Context) bool {
 	entry, revision, err := j.r.ledger.get(ctx, j.key)
 	if err != nil && !errors.Is(err, ErrNoEntry) {
-		j.giveBack(jitter(2*time.Second), err)
+		j.giveBack(backoff.Jitter(2*time.Second), err)
 		return false
 	}
 	now := time.Now()
@@ -141,7 +142,7 @@ func (j *job) due(ctx context.Context) bool {
 		j.finish(ctx, "dead", nil) // we died before the acknowledgement
 		return false
 	case entry.State == StateSending && entry.Lease.After(now) && entry.Lease.Before(now.Add(longestLease)) && !j.orphaned(entry):
-		j.giveBack(time.Until(entry.Lease)+jitter(time.Second), nil)
+		j.giveBack(time.Until(entry.Lease)+backoff.Jitter(time.Second), nil)
 		return false
 	case entry.State == StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
@@ -180,7 +181,7 @@ func (j *job) due(ctx context.Context) bool {
 // server on a store that is ours now. Owners that only talk to that server may be
 // alive; their leases count.
 func (j *job) orphaned(e Entry) bool {
-	return j.r.server != nil && e.Owner != j.r.owner && strings.HasSuffix(e.Owner, embeddedOwner)
+	return j.r.Embedded() && e.Owner != j.r.owner && strings.HasSuffix(e.Owner, embeddedOwner)
 }
 
 func uncertain(why string) *verdict.Failure {
@@ -254,7 +255,7 @@ func (j *job) contain(ctx context.Context) {
 			j.dead(ctx, &verdict.Failure{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost keeps it from reading this event; please report it with the stack from the log"})
 			return
 		}
-		j.giveBack(jitter(10*time.Second), nil)
+		j.giveBack(backoff.Jitter(10*time.Second), nil)
 		return
 	}
 	j.entry.Panics++

@@ -42,6 +42,16 @@ type Config struct {
 	// MaxStore bounds the embedded store, in bytes; 0 is 10 GiB. A full store
 	// refuses events, it never drops what it has.
 	MaxStore int64
+
+	// AckWait is how long a fetched message may go without a sign of life before the
+	// server delivers it again; 0 is 30 s. Tests make it shorter.
+	AckWait time.Duration
+	// ClaimLife is how long an intent to act on a dead letter keeps others from acting;
+	// 0 is claimLife. Tests make it shorter.
+	ClaimLife time.Duration
+	// Reached, when set, is told when an action on a dead letter comes to one of the
+	// points in points.go. Tests end the process there.
+	Reached func(point string)
 }
 
 // Broker is a connection to JetStream and, where the configuration names no
@@ -53,12 +63,8 @@ type Broker struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 
-	chain   chain         // the audit
-	seen    sync.Map      // names of streams that were there
-	ackWait time.Duration // ackWait, but for tests
-	claim   time.Duration // claimLife, but for tests
-	// reachedPoint is told how far an action has come; tests end the process there.
-	reachedPoint func(point string)
+	chain chain    // the audit
+	seen  sync.Map // names of streams that were there
 }
 
 // Open starts the embedded server or connects to the configured one. An
@@ -66,10 +72,7 @@ type Broker struct {
 // for ever, and everything waits for it. Errors are for a person: a locked
 // store, a taken port, an unreadable credentials file.
 func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
-	if cfg.Replicas == 0 {
-		cfg.Replicas = 1
-	}
-	b := &Broker{cfg: cfg, log: log, ackWait: ackWait, claim: claimLife}
+	b := newBroker(cfg, log)
 	var err error
 	if cfg.URL == "" {
 		if b.server, err = startEmbedded(cfg, log); err != nil {
@@ -94,10 +97,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	if cfg.URL == "" {
 		cfg.URL = "nats://" + cfg.listen()
 	}
-	if cfg.Replicas == 0 {
-		cfg.Replicas = 1
-	}
-	b := &Broker{cfg: cfg, log: log, ackWait: ackWait, claim: claimLife}
+	b := newBroker(cfg, log)
 	opts, err := options(cfg, log)
 	if err != nil {
 		return nil, err
@@ -114,6 +114,17 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 		return nil, err
 	}
 	return b, nil
+}
+
+func newBroker(cfg Config, log zerolog.Logger) *Broker {
+	cfg.Replicas = max(cfg.Replicas, 1)
+	if cfg.AckWait == 0 {
+		cfg.AckWait = ackWait
+	}
+	if cfg.ClaimLife == 0 {
+		cfg.ClaimLife = claimLife
+	}
+	return &Broker{cfg: cfg, log: log}
 }
 
 func openJetStream(nc *nats.Conn) (jetstream.JetStream, error) {
@@ -170,3 +181,26 @@ func (b *Broker) away() error {
 
 // Connected reports whether there is a connection to NATS at this moment.
 func (b *Broker) Connected() bool { return b.nc.IsConnected() }
+
+// JetStream is the connection to JetStream, for the work of the queue.
+func (b *Broker) JetStream() jetstream.JetStream { return b.js }
+
+// Conn is the connection to NATS.
+func (b *Broker) Conn() *nats.Conn { return b.nc }
+
+// Log is where the broker and those who work with it write.
+func (b *Broker) Log() zerolog.Logger { return b.log }
+
+// AckWait is how long a fetched message may go without a sign of life.
+func (b *Broker) AckWait() time.Duration { return b.cfg.AckWait }
+
+// Embedded reports whether this process runs the server.
+func (b *Broker) Embedded() bool { return b.server != nil }
+
+// StoreFailed is why the embedded store writes nothing any more: nil, or ErrStoreFailed.
+func (b *Broker) StoreFailed() error {
+	if b.server == nil {
+		return nil
+	}
+	return b.server.failed()
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
 )
 
@@ -217,9 +218,9 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 		case ctx.Err() != nil:
 			return err
 		case wrongSequence(err):
-			sleep(ctx, jitter(pause))
+			backoff.Sleep(ctx, backoff.Jitter(pause))
 		case unanswered(err):
-			sleep(ctx, jitter(10*pause))
+			backoff.Sleep(ctx, backoff.Jitter(10*pause))
 		default:
 			return err
 		}

@@ -36,8 +36,8 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 		if err := b.Discard(t.Context(), d, tester, "x"); !errors.As(err, &taken) || taken.Record.Name != "elsewhere" {
 			t.Errorf("with a clock that is off by %v, while the claim lives: %v", clock, err)
 		}
-		b.claim = time.Second
-		time.Sleep(b.claim) // the server's clock is what ends it
+		b.cfg.ClaimLife = time.Second
+		time.Sleep(b.cfg.ClaimLife) // the server's clock is what ends it
 		if err := b.Discard(t.Context(), d, tester, "x"); err != nil {
 			t.Errorf("with a clock that is off by %v, when its time is over: %v", clock, err)
 		}
@@ -47,9 +47,9 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 // heldUp lets the next one who has claimed a letter go on when the claim's time is
 // over and somebody else has acted.
 func heldUp(b *Broker, act func()) {
-	b.reachedPoint = func(string) {
-		b.reachedPoint = nil
-		time.Sleep(b.claim) // by the server's clock, which is what ends it
+	b.cfg.Reached = func(string) {
+		b.cfg.Reached = nil
+		time.Sleep(b.cfg.ClaimLife) // by the server's clock, which is what ends it
 		act()
 	}
 }
@@ -59,7 +59,7 @@ func heldUp(b *Broker, act func()) {
 func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
-	b.claim = time.Second
+	b.cfg.ClaimLife = time.Second
 	heldUp(b, func() {
 		if err := b.Replay(context.Background(), d, Actor{Name: "bob"}, Replay{}); err != nil {
 			t.Error(err)
@@ -77,7 +77,7 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 func TestALateReplayIsNotPublished(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
-	b.claim = time.Second
+	b.cfg.ClaimLife = time.Second
 	heldUp(b, func() {
 		if err := b.Discard(context.Background(), d, Actor{Name: "bob"}, "not needed"); err != nil {
 			t.Error(err)
@@ -201,7 +201,7 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	post.mu.Lock()
 	post.targets["late"] = "relay"
 	post.mu.Unlock()
-	b.broker.reachedPoint = func(point string) {
+	b.broker.cfg.Reached = func(point string) {
 		if point == pointRepublished {
 			b.until("the event was read", func() bool { return len(b.letters()) == 0 })
 		}

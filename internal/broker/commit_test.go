@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/certpost/certpost/internal/backoff"
 )
 
 // shelf is a store that writes when it is told to, and counts how.
@@ -277,12 +279,12 @@ func TestGroupCommitConnectionLost(t *testing.T) {
 					t.Errorf("%s, round %d: %v", key, i, err)
 					return
 				}
-				sleep(t.Context(), 50*time.Millisecond)
+				backoff.Sleep(t.Context(), 50*time.Millisecond)
 			}
 		}
 		entry, have, err := l.get(t.Context(), key)
 		for err != nil && t.Context().Err() == nil {
-			sleep(t.Context(), 50*time.Millisecond)
+			backoff.Sleep(t.Context(), 50*time.Millisecond)
 			entry, have, err = l.get(t.Context(), key)
 		}
 		if have != revision || entry.Attempts != rounds-1 {

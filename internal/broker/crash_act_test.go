@@ -72,10 +72,10 @@ func again(do func() error) error {
 func discardAll(ctx context.Context, b *Broker) error {
 	for d, err := range b.ReadLetters(ctx, 1) {
 		if err == nil && d.RestoredFrom == 0 {
-			point := b.reachedPoint
-			b.reachedPoint = nil // it is to die later
+			point := b.cfg.Reached
+			b.cfg.Reached = nil // it is to die later
 			err = b.Discard(ctx, d, tester, "not needed")
-			b.reachedPoint = point
+			b.cfg.Reached = point
 		}
 		if err != nil {
 			return err

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
@@ -72,11 +73,10 @@ func crashChild(plan crashPlan) error {
 		}
 	}
 	// Not always flushed: SIGKILL ends a process, not the machine.
-	b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: time.Second}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
 	}
-	b.ackWait, b.claim = 2*time.Second, time.Second
 	host, port, err := net.SplitHostPort(plan.Relay)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func crashChild(plan crashPlan) error {
 			return err
 		}
 	}
-	b.reachedPoint = set.Reached
+	b.cfg.Reached = set.Reached
 	go func() { done <- r.Run(ctx) }()
 	if err := crashActs(ctx, b, plan); err != nil {
 		cancel()
@@ -148,7 +148,7 @@ func crashChild(plan crashPlan) error {
 		if err == nil && backlog.Events == 0 && backlog.Deliveries == 0 {
 			break
 		}
-		sleep(ctx, 10*time.Millisecond)
+		backoff.Sleep(ctx, 10*time.Millisecond)
 	}
 	cancel()
 	if err := <-done; err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -26,7 +27,7 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 		if failed == nil || ctx.Err() != nil {
 			continue
 		}
-		sleep(ctx, time.Second)
+		backoff.Sleep(ctx, time.Second)
 		err := r.ensureTopology(ctx)
 		if ctx.Err() != nil || time.Since(complained) < time.Minute { // NATS may be away for a day
 			continue
@@ -41,7 +42,7 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 }
 
 func (r *Runner) fanoutOnce(ctx, work context.Context) error {
-	consumer, err := r.js.Consumer(work, EventsStream, fanoutConsumer)
+	consumer, err := r.JetStream().Consumer(work, EventsStream, fanoutConsumer)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ type fanned struct {
 // fanOut publishes what becomes of a group of events, and only then acknowledges
 // them.
 func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
-	stop := keepAlive(r.ackWait, group...)
+	stop := keepAlive(r.AckWait(), group...)
 	defer stop()
 	r.reached(pointFetched)
 	all := make([]*fanned, 0, len(group))
@@ -116,7 +117,7 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 	if err := r.publishAll(ctx, deliveries, r.publishedBefore(all)); err != nil {
 		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events come back")
 		for _, f := range all {
-			_ = f.msg.NakWithDelay(jitter(5 * time.Second))
+			_ = f.msg.NakWithDelay(backoff.Jitter(5 * time.Second))
 		}
 		return
 	}
@@ -132,7 +133,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 	f = &fanned{msg: msg, outcome: "fanned_out"}
 	meta, err := msg.Metadata()
 	if err != nil {
-		f.back, f.outcome = jitter(5*time.Second), "retried"
+		f.back, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
 	f.seq, f.again = meta.Sequence.Stream, meta.NumDelivered > 1
@@ -141,7 +142,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			r.metrics.panics.Inc()
 			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
 				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked")
-			f.deliveries, f.back, f.outcome = nil, jitter(10*time.Second), "retried"
+			f.deliveries, f.back, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
 			if meta.NumDelivered >= maxPanics {
 				f.back = 0
 				f.bury(&verdict.Failure{Code: verdict.EventInvalid, Phase: verdict.PhaseResolve, Reason: "a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"}, "", "")
@@ -185,7 +186,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		}
 		if err := r.lanes.open(ctx, route.Lane); err != nil {
 			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the lane has no consumer yet; the event comes back")
-			f.deliveries, f.letters, f.back, f.outcome = nil, nil, jitter(5*time.Second), "retried"
+			f.deliveries, f.letters, f.back, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
 		f.deliveries = append(f.deliveries, f.delivery(route, 1))
@@ -244,7 +245,7 @@ func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg)
 			return nil
 		}
 		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
-		_, err := r.js.PublishMsg(ctx, m)
+		_, err := r.JetStream().PublishMsg(ctx, m)
 		return err
 	}
 }

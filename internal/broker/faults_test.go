@@ -125,9 +125,9 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: strings.Join(c.urls, ","), Replicas: 3}}
-	b.ackWait = 3 * time.Second
+	b.cfg.AckWait = 3 * time.Second
 	b.start()
-	second := &bench{t: t, post: b.post, set: b.set, cfg: b.cfg, ackWait: b.ackWait}
+	second := &bench{t: t, post: b.post, set: b.set, cfg: b.cfg}
 	second.start()
 	var ids []string
 	for i := range 300 {
@@ -252,7 +252,7 @@ func TestPartitionFromNATS(t *testing.T) {
 	t.Parallel()
 	srv := natsServer(t, lab.FreeAddress(t), "")
 	wire := newCable(t, srv.Addr().String())
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr}, ackWait: 3 * time.Second}
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr, AckWait: 3 * time.Second}}
 	b.start()
 	direct := &bench{t: t, cfg: Config{URL: "nats://" + srv.Addr().String()}}
 	direct.open()
@@ -310,7 +310,7 @@ func composition(t *testing.T, seed uint64) {
 	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
 	wire := newCable(t, srv.Addr().String())
 	defer wire.reset()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr}, ackWait: 2 * time.Second}
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr, AckWait: 2 * time.Second}}
 	b.set.Grace = 200 * time.Millisecond
 	b.open()
 	b.run()

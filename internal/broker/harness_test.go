@@ -208,10 +208,8 @@ type bench struct {
 	courier Courier
 	set     Settings
 	runner  *Runner
-	rarely  bool // reconcile only when poked
-	hasty   bool // reconcile all the time, and look for stranded messages each time
-	// ackWait is shorter than the product's where a test waits for it.
-	ackWait time.Duration
+	rarely  bool   // reconcile only when poked
+	hasty   bool   // reconcile all the time, and look for stranded messages each time
 	stop    func() // ends the runner and waits for it
 }
 
@@ -241,9 +239,6 @@ func (b *bench) open() {
 	var err error
 	if b.broker, err = Open(b.cfg, zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.WarnLevel)); err != nil {
 		b.t.Fatal(err)
-	}
-	if b.ackWait != 0 {
-		b.broker.ackWait = b.ackWait
 	}
 }
 

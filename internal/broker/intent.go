@@ -56,7 +56,7 @@ const claimReserve = 6
 func (b *Broker) claimFor(ctx context.Context, r AuditRecord) (claim, error) {
 	r.Stage = StageIntent
 	l := b.link(r, "")
-	mine := claim{intent: l.record, until: time.Now().Add(b.claim - b.claim/claimReserve)}
+	mine := claim{intent: l.record, until: time.Now().Add(b.cfg.ClaimLife - b.cfg.ClaimLife/claimReserve)}
 	l.check = func(ctx context.Context) (bool, error) {
 		s, err := b.standingOf(ctx, r)
 		if err != nil || s.intent != nil && s.intent.is(mine.intent) {
@@ -155,7 +155,7 @@ func (b *Broker) alive(ctx context.Context, s standing) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("stream %s: %w", AuditStream, err)
 	}
-	return stream.CachedInfo().TimeStamp.Sub(s.intent.Stored) < b.claim, nil
+	return stream.CachedInfo().TimeStamp.Sub(s.intent.Stored) < b.cfg.ClaimLife, nil
 }
 
 // ErrNotDiscarded says that only a discarded letter can be restored.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/certpost/certpost/internal/verdict"
+	"github.com/certpost/certpost/internal/backoff"
 )
 
 // reconcileEvery is how often the lanes are compared with what the stream holds:
@@ -84,7 +84,7 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream, err := ls.r.js.Stream(ctx, DeliveriesStream)
+	stream, err := ls.r.JetStream().Stream(ctx, DeliveriesStream)
 	if err != nil {
 		return nil, err
 	}
@@ -190,31 +190,6 @@ func (ls *lanes) kickAll() {
 	}
 }
 
-// The breakers of a lane's relays taken together.
-const (
-	BreakerClosed = "closed"
-	BreakerPartly = "partly" // some relays are left alone, the lane goes on to others
-	BreakerOpen   = "open"   // all are
-)
-
-// LaneStatus is what a page or a health check says of a lane in one process.
-type LaneStatus struct {
-	Lane     string      `json:"lane"`
-	Process  string      `json:"process,omitempty"` // host/pid/id, where several processes are told of
-	Breaker  string      `json:"breaker"`
-	Relays   []RelayAway `json:"relays,omitempty"`
-	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, rate, connections
-	InFlight int         `json:"in_flight"`
-}
-
-// RelayAway is a relay whose breaker is not closed.
-type RelayAway struct {
-	Relay   string          `json:"relay"`
-	Breaker verdict.Breaker `json:"breaker"`
-	Reason  string          `json:"reason"`
-	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: by the next delivery
-}
-
 // LaneStatus lists the lanes that this process serves, by name.
 func (r *Runner) LaneStatus() []LaneStatus {
 	r.lanes.mu.Lock()
@@ -295,7 +270,7 @@ func (l *lane) run(ctx, work context.Context) {
 func (l *lane) mend(ctx context.Context, why error) {
 	l.consumer = nil
 	l.r.lanes.forget(l.name)
-	sleep(ctx, time.Second)
+	backoff.Sleep(ctx, time.Second)
 	err := l.r.lanes.ensure(ctx, l.name)
 	if ctx.Err() != nil || time.Since(l.complained) < time.Minute {
 		return
@@ -312,7 +287,7 @@ func (l *lane) mend(ctx context.Context, why error) {
 // how many slots were not used.
 func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
 	if l.consumer == nil {
-		if l.consumer, err = l.r.js.Consumer(work, DeliveriesStream, laneConsumerPre+l.name); err != nil {
+		if l.consumer, err = l.r.JetStream().Consumer(work, DeliveriesStream, laneConsumerPre+l.name); err != nil {
 			return n, err
 		}
 	}

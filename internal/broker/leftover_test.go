@@ -16,7 +16,7 @@ import (
 func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 	t.Parallel()
 	var mended, died atomic.Bool
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), ackWait: time.Second, cfg: Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
 	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if mended.Load() {
 			return nil, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -57,7 +58,7 @@ func (m *meter) room(ctx context.Context, relay string, limit verdict.Rate) (n i
 	w, _, err := m.read(ctx, relay)
 	if err != nil {
 		m.log.Warn().Err(err).Str("relay", relay).Msg("how much the relay was given cannot be read; its lane waits")
-		return 0, jitter(meterPause)
+		return 0, backoff.Jitter(meterPause)
 	}
 	return w.room(limit, time.Now())
 }
@@ -120,9 +121,9 @@ func (m *meter) draw(relay string, limit verdict.Rate, mails int) (granted int, 
 		}
 		if !errors.Is(err, errClaimLost) || ctx.Err() != nil {
 			m.log.Warn().Err(err).Str("relay", relay).Msg("mails to the relay cannot be counted; they wait")
-			return 0, jitter(meterPause)
+			return 0, backoff.Jitter(meterPause)
 		}
-		sleep(ctx, jitter(delay)) // another process was faster
+		backoff.Sleep(ctx, backoff.Jitter(delay)) // another process was faster
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/backoff"
 )
 
 // How a stream is read: by direct get, many messages at once (pipeline.go has those of
@@ -66,7 +68,7 @@ func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) i
 					yield(nil, b.unread(ctx, stream, err))
 					return
 				}
-				sleep(ctx, time.Duration(tries)*100*time.Millisecond)
+				backoff.Sleep(ctx, time.Duration(tries)*100*time.Millisecond)
 				continue
 			}
 			tries = 0

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,30 +13,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/backoff"
 )
 
-// The keys of the bucket CERTPOST_RELAYS.
-const (
-	replicaPrefix   = "replica."   // <id>: a Heartbeat
-	suspendedPrefix = "suspended." // <lane>: a Suspension
-	ratePrefix      = "rate."      // <relay>: a window
-)
-
-const (
-	// beatEvery is how often a process says that it is there.
-	beatEvery = 5 * time.Second
-	// deadAfter is how long after its last word a process counts as gone.
-	deadAfter = 3 * beatEvery
-	// watchAgain is how often the copy of the bucket is made anew: a watch does not
-	// hear of a stream that was purged, or replaced by another one.
-	watchAgain = 30 * time.Second
-)
-
-// Heartbeat is what a process says of itself.
-type Heartbeat struct {
-	Process string       `json:"process"` // host/pid/id
-	Lanes   []LaneStatus `json:"lanes,omitempty"`
-}
+// watchAgain is how often the copy of the bucket is made anew: a watch does not
+// hear of a stream that was purged, or replaced by another one.
+const watchAgain = 30 * time.Second
 
 // roster is what this process knows of the others, and of the lanes that somebody
 // has suspended: a copy of the bucket, kept up to date by watching it.
@@ -96,7 +78,7 @@ func (o *roster) follow(ctx context.Context) {
 			said = time.Now()
 			o.log.Warn().Err(err).Msg("suspensions cannot be watched; those that are known hold")
 		}
-		sleep(ctx, time.Second)
+		backoff.Sleep(ctx, time.Second)
 	}
 }
 
@@ -135,8 +117,6 @@ func (o *roster) watch(ctx context.Context, once bool) error {
 		}
 	}
 }
-
-var errWatchEnded = errors.New("the watch has ended")
 
 // relearn forgets what is in the bucket no more and learns what is.
 func (o *roster) relearn(entries []jetstream.KeyValueEntry) {
@@ -182,17 +162,6 @@ func (o *roster) learn(e jetstream.KeyValueEntry) {
 		o.suspended[lane] = readSuspension(lane, e)
 	}
 	go o.changed()
-}
-
-// readSuspension reads an entry. One that cannot be read suspends all the same:
-// somebody wanted it, and did not use our command.
-func readSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
-	var s Suspension
-	if err := json.Unmarshal(e.Value(), &s); err != nil {
-		s = Suspension{Reason: "the entry cannot be read; delete it to resume", Since: e.Created()}
-	}
-	s.Lane, s.revision = lane, e.Revision()
-	return s
 }
 
 // suspension says whether a lane is suspended now.
@@ -308,4 +277,26 @@ func (o *roster) overdue(now time.Time) (list []Suspension) {
 		}
 	}
 	return list
+}
+
+// Suspensions are those in force, by lane, as this process knows them.
+func (r *Runner) Suspensions() []Suspension { return r.roster.inForce(time.Now()) }
+
+// tidy ends suspensions whose time is over, for the record, and sweeps away the
+// keys of processes that are gone. All replicas do; it comes to the same.
+func (r *Runner) tidy(ctx context.Context) {
+	for _, s := range r.roster.overdue(time.Now()) {
+		if err := r.resume(ctx, r.roster.kv, s.Lane, s.revision, itself(r.owner), "its time was over"); err != nil {
+			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("a suspension that is over could not be removed; it is over all the same")
+		}
+	}
+	stream, err := r.JetStream().Stream(ctx, "KV_"+RelaysBucket)
+	if err != nil {
+		return
+	}
+	for _, id := range r.roster.leftBehind(time.Now()) {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+RelaysBucket+"."+replicaPrefix+id)); err != nil {
+			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of a process that is gone could not be removed")
+		}
+	}
 }

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
+	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -63,6 +64,7 @@ type Settings struct {
 // Runner is a broker at work for one courier.
 type Runner struct {
 	*Broker
+	log     zerolog.Logger
 	courier Courier
 	set     Settings
 	metrics *Metrics
@@ -85,14 +87,14 @@ const embeddedOwner = "/embedded"
 func (b *Broker) NewRunner(c Courier, set Settings, m *Metrics) *Runner {
 	host, _ := os.Hostname()
 	r := &Runner{
-		Broker: b, courier: c, set: set, metrics: m, ready: errors.New("starting"),
+		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"),
 		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()),
 	}
-	if b.server != nil {
+	if b.Embedded() {
 		r.owner += embeddedOwner
 	}
 	r.lanes = newLanes(r)
-	r.roster = newRoster(b.log, r.lanes.kickAll)
+	r.roster = newRoster(r.log, r.lanes.kickAll)
 	return r
 }
 
@@ -130,16 +132,16 @@ func (r *Runner) Run(ctx context.Context) error {
 // watchStore calls fail when the embedded store has failed, which two looks have to
 // say: a stream that somebody deletes amid a write looks the same until it is gone.
 func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
-	for r.server != nil && ctx.Err() == nil {
-		if r.server.failed() != nil {
-			sleep(ctx, storeLook/5)
-			if err := r.server.failed(); err != nil {
+	for r.Embedded() && ctx.Err() == nil {
+		if r.StoreFailed() != nil {
+			backoff.Sleep(ctx, storeLook/5)
+			if err := r.StoreFailed(); err != nil {
 				r.log.Error().Err(err).Msg("certpost ends, because nothing can be stored")
 				fail(err)
 				return
 			}
 		}
-		sleep(ctx, storeLook)
+		backoff.Sleep(ctx, storeLook)
 	}
 }
 
@@ -155,8 +157,8 @@ func (r *Runner) openRelays(ctx context.Context) error {
 
 // prepare brings the topology up, waiting for NATS as long as it takes.
 func (r *Runner) prepare(ctx context.Context) error {
-	connected := r.nc.StatusChanged(nats.CONNECTED)
-	defer r.nc.RemoveStatusListener(connected)
+	connected := r.Conn().StatusChanged(nats.CONNECTED)
+	defer r.Conn().RemoveStatusListener(connected)
 	for delay := time.Second; ; delay = min(2*delay, 30*time.Second) {
 		err := r.ensureTopology(ctx)
 		if err == nil {
@@ -206,7 +208,7 @@ func (r *Runner) Ready(ctx context.Context) error {
 // setStored keeps whether the last heartbeat was stored. Without a connection
 // nothing is, which is said elsewhere.
 func (r *Runner) setStored(err error) {
-	if err != nil && !r.nc.IsConnected() {
+	if err != nil && !r.Conn().IsConnected() {
 		return
 	}
 	r.mu.Lock()
@@ -238,23 +240,10 @@ func (s Settings) retryDelay(n int) time.Duration {
 	for i := 1; i < n && d < float64(s.RetryMax); i++ {
 		d *= s.RetryMultiplier
 	}
-	return jitter(min(time.Duration(d), s.RetryMax))
+	return backoff.Jitter(min(time.Duration(d), s.RetryMax))
 }
 
 // unburiedDelay is the delay of what waits for its dead letter to be stored.
-func (s Settings) unburiedDelay() time.Duration { return jitter(min(30*time.Second, s.RetryMax)) }
-
-// jitter spreads a pause over 80 to 120 %, so that replicas and deliveries do
-// not come back in step.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
+func (s Settings) unburiedDelay() time.Duration {
+	return backoff.Jitter(min(30*time.Second, s.RetryMax))
 }

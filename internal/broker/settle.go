@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -15,7 +16,7 @@ import (
 // settle is the one switch on the verdict.
 func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *verdict.Failure) {
 	if j.claimErr != nil && receipt == nil {
-		j.giveBack(jitter(time.Second), j.claimErr)
+		j.giveBack(backoff.Jitter(time.Second), j.claimErr)
 		return
 	}
 	if receipt != nil {
@@ -115,10 +116,10 @@ func (j *job) remember(ctx context.Context, e Entry, until time.Time) bool {
 		}
 		if errors.Is(err, errClaimLost) || ctx.Err() != nil {
 			j.log("the ledger could not be told what came of this try; it may be sent again", "unrecorded", nil)
-			j.giveBack(jitter(5*time.Second), err)
+			j.giveBack(backoff.Jitter(5*time.Second), err)
 			return false
 		}
-		sleep(ctx, delay)
+		backoff.Sleep(ctx, delay)
 	}
 }
 
@@ -171,7 +172,7 @@ func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
 	}
 	away := f.After
 	if away <= 0 {
-		away = jitter(j.r.set.RetryInitial)
+		away = backoff.Jitter(j.r.set.RetryInitial)
 	}
 	j.giveBack(away, nil)
 }
@@ -209,7 +210,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		e.State, e.Owner, e.Lease, e.DeadLetter, e.Consented = StateDead, "", time.Time{}, d.Subject, false
 		e.Owed, e.Uncertain = e.without(), certainty(f) == verdict.May
 		if err := j.write(ctx, e); err != nil {
-			j.giveBack(jitter(5*time.Second), err)
+			j.giveBack(backoff.Jitter(5*time.Second), err)
 			return
 		}
 		if old != "" && old != d.Subject {
@@ -292,14 +293,4 @@ func (j *job) giveBack(delay time.Duration, why error) {
 	if err := j.msg.NakWithDelay(max(delay, atOnce)); err != nil {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a NAK was not sent; the message comes back when its acknowledgement is overdue")
 	}
-}
-
-func union(a, b []string) []string {
-	out := slices.Clone(a)
-	for _, s := range b {
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	return out
 }

@@ -137,7 +137,7 @@ func (r *Runner) revive(ctx context.Context, msg *jetstream.RawStreamMsg) error 
 		}
 	}
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
-	if _, err := r.js.PublishMsg(ctx, m); err != nil {
+	if _, err := r.JetStream().PublishMsg(ctx, m); err != nil {
 		return fmt.Errorf("publish delivery %d anew: %w", msg.Sequence, err)
 	}
 	return nil

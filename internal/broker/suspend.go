@@ -32,9 +32,6 @@ func (s Suspension) over(now time.Time) bool { return !s.Until.IsZero() && !s.Un
 // ErrNotSuspended says that there is nothing to resume.
 var ErrNotSuspended = errors.New("is not suspended")
 
-// Suspensions are those in force, by lane, as this process knows them.
-func (r *Runner) Suspensions() []Suspension { return r.roster.inForce(time.Now()) }
-
 // Suspend suspends a lane, or gives its suspension another reason and end.
 func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	if s.Reason == "" {
@@ -100,25 +97,6 @@ func (b *Broker) resume(ctx context.Context, kv jetstream.KeyValue, lane string,
 
 func auditID(lane string, revision uint64) string {
 	return "lane/" + lane + "/" + strconv.FormatUint(revision, 10)
-}
-
-// tidy ends suspensions whose time is over, for the record, and sweeps away the
-// keys of processes that are gone. All replicas do; it comes to the same.
-func (r *Runner) tidy(ctx context.Context) {
-	for _, s := range r.roster.overdue(time.Now()) {
-		if err := r.resume(ctx, r.roster.kv, s.Lane, s.revision, itself(r.owner), "its time was over"); err != nil {
-			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("a suspension that is over could not be removed; it is over all the same")
-		}
-	}
-	stream, err := r.js.Stream(ctx, "KV_"+RelaysBucket)
-	if err != nil {
-		return
-	}
-	for _, id := range r.roster.leftBehind(time.Now()) {
-		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+RelaysBucket+"."+replicaPrefix+id)); err != nil {
-			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of a process that is gone could not be removed")
-		}
-	}
 }
 
 // relays opens the bucket CERTPOST_RELAYS.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -148,7 +149,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 		if _, there := b.seen.Load(want.Name); there {
 			// Somebody has deleted it a moment ago. The server may still be taking it off
 			// the disk, and would take a new one's files along.
-			sleep(ctx, deletionTime)
+			backoff.Sleep(ctx, deletionTime)
 		}
 		if _, err = b.js.CreateStream(ctx, want); err == nil {
 			b.log.Info().Str("stream", want.Name).Msg("stream created")
@@ -185,7 +186,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 // limit on deliveries, no BackOff (it would add to the delays of our NAKs).
 func (b *Broker) complete(want jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	want.AckPolicy = jetstream.AckExplicitPolicy
-	want.AckWait = b.ackWait
+	want.AckWait = b.cfg.AckWait
 	want.MaxDeliver = -1
 	want.Replicas = 0 // as the stream
 	want.Metadata = owned

@@ -177,7 +177,7 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 func TestWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: Config{URL: strings.Join(c.urls, ","), Replicas: 3}, ackWait: 3 * time.Second}
+	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: Config{URL: strings.Join(c.urls, ","), Replicas: 3, AckWait: 3 * time.Second}}
 	b.post.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	})
@@ -212,7 +212,7 @@ func TestWithoutQuorum(t *testing.T) {
 // meanwhile, to nobody.
 func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("slow"), set: quick(), ackWait: time.Second, cfg: Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &bench{t: t, post: newPostOffice("slow"), set: quick(), cfg: Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
 	release := make(chan struct{})
 	b.post.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-release
@@ -223,7 +223,7 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	defer second.stop()
 	b.publish(event("e1", "slow"))
 	b.until("the first try", func() bool { return b.post.tried("slow") == 1 })
-	time.AfterFunc(4*b.ackWait, func() { close(release) })
+	time.AfterFunc(4*b.cfg.AckWait, func() { close(release) })
 	b.settled()
 	if tried, mails := b.post.tried("slow"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
 		t.Errorf("tried %d times, %d mails", tried, mails)
@@ -239,14 +239,14 @@ func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	srv := natsServer(t, lab.FreeAddress(t), "")
 	wire := newCable(t, srv.Addr().String())
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr}, ackWait: time.Second}
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
 	var once sync.Once
 	reached := make(chan string, 1000)
 	b.set.Reached = func(point string) {
 		if point == pointRecorded {
 			once.Do(func() {
 				plug := wire.unplug()
-				time.AfterFunc(3*b.ackWait, func() {
+				time.AfterFunc(3*b.cfg.AckWait, func() {
 					wire.reset() // with what is on its way
 					plug()
 				})

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -46,7 +47,7 @@ func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *messa
 	limits := c.book.Current().limits[smtp.RelayName(t.Host, t.Port)]
 	on := termsOf(limits, a.Limits)
 	if limits.MaxConnections > 0 && on.Connections == 0 {
-		return smtp.Result{Failure: notNow(r, "has all the connections that it may have, from other processes", smtp.Jitter(beforeAskingAgain))}
+		return smtp.Result{Failure: notNow(r, "has all the connections that it may have, from other processes", backoff.Jitter(beforeAskingAgain))}
 	}
 	h := handing{Courier: c, t: t, p: p, msg: msg, claim: a.Claim, terms: on, begin: func() *verdict.Failure { return nil }}
 	if rate := limits.MaxMessageRate; !rate.IsZero() && a.Limits != nil {

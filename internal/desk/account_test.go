@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -59,7 +60,7 @@ func TestALetterThatEndsBeforeItIsRead(t *testing.T) {
 	}
 	for range 5 {
 		x.look(f)
-		wait(t.Context(), 5*time.Millisecond)
+		backoff.Sleep(t.Context(), 5*time.Millisecond)
 	}
 	if b := f.Desk.balance(); b.Total != 2 || b.Open != 1 || b.Ended[Discarded] != 1 || f.Desk.letters.fates.unexplained != 0 {
 		t.Errorf("%+v", b)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -26,7 +27,7 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	if err := x.js.DeleteStream(ctx, broker.DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	wait(ctx, 1100*time.Millisecond) // streams are told apart by their age
+	backoff.Sleep(ctx, 1100*time.Millisecond) // streams are told apart by their age
 	if _, err := x.js.CreateStream(ctx, config); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -132,7 +133,7 @@ func (m *model) step(i int) {
 // settles waits until the desk agrees with the model.
 func (m *model) settles(what string) {
 	m.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !m.agrees(m.d); wait(m.t.Context(), 5*time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !m.agrees(m.d); backoff.Sleep(m.t.Context(), 5*time.Millisecond) {
 		if time.Now().After(end) {
 			m.t.Fatalf("%s: the desk says %+v, want %v; the stream %+v", what, m.d.Balance(), m.fate, m.stream().CachedInfo().State)
 		}

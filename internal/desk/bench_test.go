@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
@@ -67,7 +68,7 @@ func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.At
 		again := *f
 		return nil, &again
 	}
-	wait(ctx, slow)
+	backoff.Sleep(ctx, slow)
 	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
 		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -97,7 +98,7 @@ func (d *Desk) watch(ctx context.Context, prefix string, hear func(context.Conte
 		}
 		if err != nil && ctx.Err() == nil {
 			d.log.Debug().Err(err).Msg("the desk's bucket cannot be followed now")
-			wait(ctx, d.pace.look)
+			backoff.Sleep(ctx, d.pace.look)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
@@ -102,7 +103,7 @@ func crashChild(plan crashPlan) error {
 	r := b.NewRunner(w, quick(), broker.NewMetrics(prometheus.NewRegistry()))
 	go func() { _ = r.Run(ctx) }()
 	for r.Ready(ctx) != nil {
-		wait(ctx, 10*time.Millisecond)
+		backoff.Sleep(ctx, 10*time.Millisecond)
 	}
 	d := New(b, surroundings{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	d.pace.look, d.pace.lease = 100*time.Millisecond, time.Second
@@ -120,7 +121,7 @@ func crashChild(plan crashPlan) error {
 			}
 		}
 		for d.Balance().Open < plan.Letters {
-			wait(ctx, 20*time.Millisecond)
+			backoff.Sleep(ctx, 20*time.Millisecond)
 		}
 		w.mends("ops")
 		if plan.Starting {
@@ -138,7 +139,7 @@ func crashChild(plan crashPlan) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("the run did not end: %+v, %+v", d.Runs(), d.Balance())
 		}
-		wait(ctx, 20*time.Millisecond)
+		backoff.Sleep(ctx, 20*time.Millisecond)
 	}
 	report := crashReport{Run: d.Runs()[0], Results: map[string]int{}}
 	for after := uint64(0); ; {

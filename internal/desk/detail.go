@@ -7,6 +7,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
@@ -186,7 +187,7 @@ func (d *Desk) followLanes(ctx context.Context) {
 		err := d.b.FollowLanes(ctx, func() { d.listeners.tell(Change{Lanes: true}) })
 		if ctx.Err() == nil {
 			d.log.Debug().Err(err).Msg("the lanes cannot be followed now; pages show them as they are when they are loaded")
-			wait(ctx, time.Second)
+			backoff.Sleep(ctx, time.Second)
 		}
 	}
 }

@@ -328,12 +328,3 @@ func numberOf(r *broker.AuditRecord) uint64 {
 	}
 	return r.LetterNumber
 }
-
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}

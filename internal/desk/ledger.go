@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 )
@@ -44,7 +45,7 @@ func (d *Desk) followLedger(ctx context.Context) {
 			}
 			if err := d.readLedger(ctx, from, state.Last); err != nil && ctx.Err() == nil {
 				d.log.Debug().Err(err).Msg("the ledger was not read to its end; it goes on from there")
-				wait(ctx, d.pace.look)
+				backoff.Sleep(ctx, d.pace.look)
 			}
 		}
 	}

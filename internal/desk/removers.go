@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -74,6 +75,6 @@ func (d *Desk) followRemovals(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			d.log.Debug().Err(err).Msg("NATS does not tell who removes dead letters; their removal is recorded without a name")
 		}
-		wait(ctx, 30*time.Second)
+		backoff.Sleep(ctx, 30*time.Second)
 	}
 }

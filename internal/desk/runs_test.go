@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -164,7 +165,7 @@ func TestSteerARun(t *testing.T) {
 	var still int
 	x.until("it stands still", func() bool {
 		before, _ := d.RunOf(r.ID)
-		wait(ctx, 300*time.Millisecond)
+		backoff.Sleep(ctx, 300*time.Millisecond)
 		after, _ := d.RunOf(r.ID)
 		still = after.Published
 		return before.Published == after.Published && after.Worker == ""

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -145,7 +146,7 @@ func (w *worker) work(ctx context.Context) {
 		if err := w.step(ctx); err != nil {
 			if !errors.Is(err, errNotMine) && ctx.Err() == nil {
 				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot go on now; it is tried again")
-				wait(ctx, time.Second)
+				backoff.Sleep(ctx, time.Second)
 				continue
 			}
 			return
@@ -171,7 +172,7 @@ func (w *worker) step(ctx context.Context) error {
 		w.publishAll(ctx, batch)
 		return nil
 	}
-	wait(ctx, min(atWork, max(0, time.Until(again))))
+	backoff.Sleep(ctx, min(atWork, max(0, time.Until(again))))
 	return nil
 }
 

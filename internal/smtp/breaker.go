@@ -1,10 +1,10 @@
 package smtp
 
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -94,13 +94,13 @@ func (p *Permit) Failure(reason string) (away time.Duration) {
 	case p.probe:
 		b.pause, b.probing = min(2*b.pause, b.max), false
 	case b.pause > 0:
-		return max(time.Until(b.until), 0) + Jitter(b.first)
+		return max(time.Until(b.until), 0) + backoff.Jitter(b.first)
 	case b.failures < b.threshold:
-		return Jitter(b.first)
+		return backoff.Jitter(b.first)
 	default:
 		b.pause = b.first
 	}
-	b.until = time.Now().Add(Jitter(b.pause))
+	b.until = time.Now().Add(backoff.Jitter(b.pause))
 	return time.Until(b.until)
 }
 
@@ -147,10 +147,4 @@ func (all *Breakers) Get(name string, threshold int) *breaker {
 		all.of[name] = newBreaker(threshold)
 	}
 	return all.of[name]
-}
-
-// Jitter spreads a pause over 80 to 120 %, so that replicas and deliveries do
-// not come back in step.
-func Jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
