@@ -34,7 +34,7 @@ func TestDefects(t *testing.T) {
 	if got.Code != http.StatusInternalServerError || !strings.Contains(got.body, "A defect in Certpost") || got.Header().Get("Content-Disposition")+got.Header().Get("Content-Length") != "" {
 		t.Errorf("%d %v %s", got.Code, got.Header(), got.body)
 	}
-	if text := log.String(); strings.Count(text, "a defect: answering a request panicked") != 1 || !strings.Contains(text, "defect_test.go") || !strings.Contains(text, `"path":"/before"`) || strings.Contains(text, "canary") {
+	if text := log.String(); strings.Count(text, "a defect: a request handler panicked") != 1 || !strings.Contains(text, "defect_test.go") || !strings.Contains(text, `"path":"/before"`) || strings.Contains(text, "canary") {
 		t.Errorf("the log has %s", text)
 	}
 	for path, logged := range map[string]bool{"/within?q=canary": true, "/breaks-off": false} {

@@ -226,14 +226,14 @@ func TestDiscovery(t *testing.T) {
 		said func(map[string]any)
 		want string
 	}{
-		"another name":         {func(d map[string]any) { d["issuer"] = "https://evil.example" }, `it calls itself "https://evil.example"`},
+		"another name":         {func(d map[string]any) { d["issuer"] = "https://evil.example" }, `its issuer is "https://evil.example"`},
 		"a slash more":         {func(d map[string]any) { d["issuer"] = d["issuer"].(string) + "/" }, "slash included"},
 		"sign-in by script":    {func(d map[string]any) { d["authorization_endpoint"] = "javascript:alert(1)" }, "authorization_endpoint"},
 		"sign-in in the clear": {func(d map[string]any) { d["authorization_endpoint"] = "http://id.example.com/auth" }, "https"},
 		"tokens in the clear":  {func(d map[string]any) { d["token_endpoint"] = "http://id.example.com/token" }, "https"},
 		"keys in the clear":    {func(d map[string]any) { d["jwks_uri"] = "http://id.example.com/keys" }, "jwks_uri"},
 		"no token endpoint":    {func(d map[string]any) { delete(d, "token_endpoint") }, "token_endpoint"},
-		"too much":             {func(d map[string]any) { d["x"] = strings.Repeat("canary", 1<<18) }, "no OpenID Connect provider"},
+		"too much":             {func(d map[string]any) { d["x"] = strings.Repeat("canary", 1<<18) }, "not an OpenID Connect provider"},
 	} {
 		p := newIDP(t)
 		p.set(func() { p.discovery = test.said })

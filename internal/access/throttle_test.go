@@ -215,7 +215,7 @@ func TestTriesAtOnce(t *testing.T) {
 				tried.Add(1)
 			case http.StatusTooManyRequests:
 				throttled.Add(1)
-				if seconds, err := strconv.Atoi(got.Header().Get("Retry-After")); err != nil || seconds < 1 || seconds > 60 || !strings.Contains(got.body, "too many tries") {
+				if seconds, err := strconv.Atoi(got.Header().Get("Retry-After")); err != nil || seconds < 1 || seconds > 60 || !strings.Contains(got.body, "Too many attempts") {
 					t.Errorf("Retry-After %q: %s", got.Header().Get("Retry-After"), got.body)
 				}
 			default:
