@@ -78,7 +78,7 @@ func TestPublishRefuses(t *testing.T) {
 		code             int
 	}{
 		{"a key beside the certificate", "--cert " + o.path("both.pem"),
-			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference", exitUsage},
+			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference", exitUsage},
 		{"no file", "--cert " + absent, "--cert: open " + absent + ": no such file or directory", exitUsage},
 		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain", exitUsage},
 		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event may name keys in vault: and file: alone", exitUsage},
@@ -88,8 +88,8 @@ func TestPublishRefuses(t *testing.T) {
 		{"nowhere to store", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/certs/{cn}#private_key",
 			"store the private key: vault:secret/certs/www.example.com#private_key: no Vault is configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
 		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys are stored in vault: alone", exitUsage},
-		{"no such client", "--from bot", `--from: no hook for "bot" is known; known are certbot, lego, acme.sh, dehydrated`, exitUsage},
-		{"not called by the client", "--from certbot", "--from: certbot told nothing about a certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
+		{"no such client", "--from bot", `--from: unknown ACME client "bot"; expected one of certbot, lego, acme.sh, dehydrated`, exitUsage},
+		{"not called by the client", "--from certbot", "--from: certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o.certpost(append([]string{"publish"}, strings.Fields(test.args)...)...).failed(t, test.code, "certpost: "+test.want+"\n")
