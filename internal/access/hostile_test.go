@@ -16,8 +16,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A provider, or somebody in between, that answers wrongly. What it sends shows up
-// nowhere, and nobody is signed in.
+// A provider, or an attacker in between, that sends wrong answers: the user is not signed
+// in, and nothing that it sent is shown or logged.
 func TestHostileProvider(t *testing.T) {
 	t.Parallel()
 	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -126,22 +126,22 @@ func TestHostileProvider(t *testing.T) {
 			if signedIn != (test.want == "") || !strings.Contains(got.body, test.want) || test.want != "" && got.Code < 400 {
 				t.Errorf("signed in: %v; %d %s", signedIn, got.Code, got.body)
 			}
-			// What anybody can do without having begun anything makes no history.
+			// What anyone can cause without starting a sign-in is not recorded.
 			recorded := map[bool]int{true: 0, false: 1}[strings.HasPrefix(test.want, "not started")]
 			if len(*events) != recorded || test.want != "" && recorded == 1 && (*events)[0].Kind != SignInFailed {
 				t.Errorf("%+v", *events)
 			}
 			for _, where := range []string{got.body, log.String()} {
 				if strings.Contains(where, "canary") {
-					t.Errorf("what it sent is in\n%s", where)
+					t.Errorf("content of the provider is in\n%s", where)
 				}
 			}
 		})
 	}
 }
 
-// Whoever gets hold of a code and of the browser's state cannot sign in with it a
-// second time, even where the provider would let him.
+// An attacker who has a code and the browser's state cannot sign in a second time, even if
+// the provider would allow it.
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)
@@ -169,7 +169,7 @@ func TestReplay(t *testing.T) {
 	if len(p.forms) != 1 {
 		t.Errorf("the code was sent %d times", len(p.forms))
 	}
-	// Without the cookie, with another's, or with one that was changed.
+	// Without the cookie, with another browser's, or with a changed one.
 	other := newBrowser(t, a, home)
 	other.get("/sign-in/provider")
 	changed := *stolen
@@ -185,8 +185,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// Codes of one's own invention are no way to keep the provider busy, or to fill the
-// history.
+// Invented codes cannot cause many requests to the provider, or fill the audit.
 func TestInventedCodes(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)
@@ -208,7 +207,7 @@ func TestInventedCodes(t *testing.T) {
 	if len(p.forms) != paceOfAddress.free || len(*events) != paceOfAddress.free {
 		t.Errorf("%d codes were tried, %d events recorded", len(p.forms), len(*events))
 	}
-	// Somebody else is not kept waiting, and success counts against nobody.
+	// Another user does not have to wait, and successful sign-ins do not count.
 	p.set(func() { p.token = nil })
 	other := newBrowser(t, a, home)
 	other.from = "203.0.113.9:1"
@@ -219,7 +218,7 @@ func TestInventedCodes(t *testing.T) {
 	}
 }
 
-// Nor are ways back from nowhere one to fill the log.
+// Callbacks without a started sign-in do not fill the log either.
 func TestWaysBackFromNowhere(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)
