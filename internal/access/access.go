@@ -90,9 +90,9 @@ func New(cfg Config) (*Access, error) {
 	exposed := !IsLoopback(cfg.Listen) || cfg.URL != nil && !isLoopbackName(hostname(cfg.URL.Host))
 	switch {
 	case !IsLoopback(cfg.Listen) && !cfg.TLS:
-		return nil, errors.New("the dashboard does not listen on loopback only: TLS is required")
+		return nil, errors.New("the dashboard listens beyond loopback: TLS is required")
 	case !IsLoopback(cfg.Listen) && cfg.URL == nil:
-		return nil, errors.New("the dashboard does not listen on loopback only: its address (url) is required")
+		return nil, errors.New("the dashboard listens beyond loopback: its address (url) is required")
 	case exposed && !signIn:
 		return nil, errors.New("the dashboard can be reached from other machines: sign-in is required")
 	case cfg.Provider != nil && cfg.URL == nil:

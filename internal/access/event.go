@@ -50,8 +50,8 @@ func (a *Access) record(ctx context.Context, e Event) {
 	}
 }
 
-// shown makes text from outside fit for one line: every other than a graphic character
-// becomes "?", and it is cut to at most that many characters.
+// shown makes untrusted text fit for one line: characters that are not graphic become "?",
+// and only the first most characters are kept.
 func shown(text string, most int) string {
 	var b strings.Builder
 	for _, c := range text {

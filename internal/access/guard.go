@@ -72,7 +72,7 @@ func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="certpost"`)
 			plain(w, http.StatusUnauthorized, "sign in, or send http.metrics_token: Authorization: Bearer ...\n")
 		default:
-			plain(w, http.StatusForbidden, "request it from localhost and without a proxy, or send http.metrics_token: Authorization: Bearer ...\n")
+			plain(w, http.StatusForbidden, "request it at localhost, without a proxy, or send http.metrics_token: Authorization: Bearer ...\n")
 		}
 	})
 }
