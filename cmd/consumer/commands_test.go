@@ -50,7 +50,7 @@ func TestPublish(t *testing.T) {
 			t.Errorf("publish says %+v", got)
 		}
 	}
-	if out := o.certpost("publish", "--cert", certFile, "--id", "mine").done(t); out != "event mine had been published already\n" {
+	if out := o.certpost("publish", "--cert", certFile, "--id", "mine").done(t); out != "event mine was published already\n" {
 		t.Errorf("publish says %q", out)
 	}
 	o.settled()
@@ -78,18 +78,18 @@ func TestPublishRefuses(t *testing.T) {
 		code             int
 	}{
 		{"a key beside the certificate", "--cert " + o.path("both.pem"),
-			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference", exitUsage},
+			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference", exitUsage},
 		{"no file", "--cert " + absent, "--cert: open " + absent + ": no such file or directory", exitUsage},
 		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain", exitUsage},
-		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event may name keys in vault: and file: alone", exitUsage},
+		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event can reference keys only in vault: or file:", exitUsage},
 		{"a key on the command line", "--cert " + certFile + " --key-ref value:x", "--key-ref: a secret itself does not belong on a command line, where every process can read it", exitUsage},
-		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "this makes no valid event: $.private_key.file: not an absolute path", exitUsage},
+		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "the event is invalid: $.private_key.file: not an absolute path", exitUsage},
 		{"nothing to store", "--cert " + certFile + " --store-key vault:secret/certs/x#private_key", "--store-key needs --key FILE: the private key to store", exitUsage},
 		{"nowhere to store", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/certs/{cn}#private_key",
 			"store the private key: vault:secret/certs/www.example.com#private_key: no Vault is configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
-		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys are stored in vault: alone", exitUsage},
-		{"no such client", "--from bot", `--from: no hook for "bot" is known; known are certbot, lego, acme.sh, dehydrated`, exitUsage},
-		{"not called by the client", "--from certbot", "--from: certbot told nothing about a certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
+		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys can be stored only in vault:", exitUsage},
+		{"no such client", "--from bot", `--from: unknown ACME client "bot"; expected one of certbot, lego, acme.sh, dehydrated`, exitUsage},
+		{"not called by the client", "--from certbot", "--from: certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o.certpost(append([]string{"publish"}, strings.Fields(test.args)...)...).failed(t, test.code, "certpost: "+test.want+"\n")
@@ -133,7 +133,7 @@ func TestPublishFromHooks(t *testing.T) {
 		t.Error("the key in the mail is not certbot's")
 	}
 	id := strings.Fields(first)[1]
-	if again := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "keys").done(t); again != "event "+id+" had been published already\n" {
+	if again := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "keys").done(t); again != "event "+id+" was published already\n" {
 		t.Errorf("the hook run again says %q", again)
 	}
 	o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys").done(t)

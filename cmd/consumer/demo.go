@@ -23,15 +23,15 @@ import (
 )
 
 type demoCmd struct {
-	Once    bool          `help:"Deliver the samples, print a table, and end: exit 0 if exactly what was to be expected happened."`
+	Once    bool          `help:"Deliver the samples, print a table, and exit: 0 if the results match."`
 	NATS    string        `name:"nats-listen" help:"Address of the embedded NATS (default: 127.0.0.1:4222, or a free port if that is taken)." placeholder:"ADDR"`
 	HTTP    string        `name:"http-listen" help:"Address of the dashboard (default: 127.0.0.1:8080, or a free port if that is taken)." placeholder:"ADDR"`
 	Inbox   string        `help:"Address of the inbox page (default: 127.0.0.1:8025, or a free port if that is taken)." placeholder:"ADDR"`
-	Timeout time.Duration `help:"The longest to wait for the samples." default:"60s"`
-	Verbose bool          `help:"Print the log, too." short:"v"`
+	Timeout time.Duration `help:"Maximum time to wait for the samples." default:"60s"`
+	Verbose bool          `help:"Also print the log." short:"v"`
 }
 
-// Run shows the main job on embedded defaults: NATS, CA and relay are this process.
+// Run demonstrates a delivery with embedded defaults: NATS, CA and relay run in this process.
 func (c *demoCmd) Run(a *app) error {
 	dir, err := os.MkdirTemp("", "certpost-demo-")
 	if err != nil {
@@ -46,13 +46,13 @@ func (c *demoCmd) Run(a *app) error {
 	ctx, end := context.WithCancelCause(a.ctx)
 	var parts sync.WaitGroup
 	for _, run := range []func(context.Context) error{d.service.run, d.inbox.serve} {
-		parts.Go(func() { end(run(ctx)) }) // none goes on without the other
+		parts.Go(func() { end(run(ctx)) }) // when one ends, the other ends too
 	}
 	err = d.show(ctx, c)
 	end(err)
 	parts.Wait()
 	if a.ctx.Err() != nil && !c.Once {
-		return nil // Ctrl-C is how it ends
+		return nil // Ctrl-C is the normal end
 	}
 	return err
 }
@@ -61,7 +61,7 @@ func (c *demoCmd) Run(a *app) error {
 type demo struct {
 	dir       string
 	out       *app
-	relay     *devrelay.Relay // takes the mails
+	relay     *devrelay.Relay // accepts the mails
 	refusing  *devrelay.Relay // answers 550
 	inbox     *httpServer
 	authority *demoCA
@@ -69,10 +69,10 @@ type demo struct {
 	cfgFile   string
 }
 
-// show has the samples delivered, and then says what came of them, or what to try
-// until somebody ends it.
+// show delivers the samples. Then it prints and checks the results (--once), or prints
+// what to try and waits until the demo is ended.
 func (d *demo) show(ctx context.Context, c *demoCmd) error {
-	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("not everything was settled within %s", c.Timeout))
+	limit, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("not every sample was settled within %s", c.Timeout))
 	defer cancel()
 	samples, err := d.publish(limit)
 	if err == nil {
@@ -89,7 +89,7 @@ func (d *demo) show(ctx context.Context, c *demoCmd) error {
 	if err := d.service.desk.Ready(limit); err != nil {
 		return err
 	}
-	d.service.desk.CatchUp(limit) // the dashboard shows what is told of it
+	d.service.desk.CatchUp(limit) // so that the dashboard shows what explain prints
 	d.explain()
 	<-ctx.Done()
 	return context.Cause(ctx)
@@ -141,8 +141,8 @@ func (d *demo) close() {
 	}
 }
 
-// choose is the address that was asked for, else the usual one, else a free port.
-// What cannot be had is returned all the same: its owner says what is wrong.
+// choose is the address that was requested, else the usual one, else one with a free
+// port. An address that is in use is returned as well: its listener reports the error.
 func choose(asked, usual string) string {
 	wanted := cmp.Or(asked, usual)
 	l, err := net.Listen("tcp", wanted)
@@ -156,8 +156,8 @@ func choose(asked, usual string) string {
 	return l.Addr().String()
 }
 
-// write puts everything into files that a user would have: the CA of the relay,
-// passphrase and keys as files, and the configuration, which is worth reading.
+// write creates the files that a user would have: the CA of the relay, password,
+// passphrase and keys, and the configuration.
 func (d *demo) write(password, natsListen, httpListen string) error {
 	ca, err := d.relay.CAFile(d.dir)
 	if err != nil {
@@ -188,7 +188,7 @@ func (d *demo) write(password, natsListen, httpListen string) error {
 		port(d.refusing.Submission()), strconv.Quote(refusingCA))), 0o600)
 }
 
-// writeSamples puts there what the commands that are shown take.
+// writeSamples creates the files that the printed commands use.
 func (d *demo) writeSamples() error {
 	crt, key, err := d.authority.issue("www.example.com")
 	if err != nil {
@@ -244,7 +244,7 @@ targets:
     to: [java@demo.example]
     payload: pkcs12
     pkcs12_passphrase: {file: %s}
-  - id: wrong-address               # its relay answers 550: ends as a dead letter
+  - id: wrong-address               # its relay answers 550: becomes a dead letter
     host: localhost
     port: %s
     ca_file: %s
@@ -252,14 +252,14 @@ targets:
     to: [nobody@demo.example]
 `
 
-// expectation is what should become of one sample.
+// expectation is the expected result of one sample.
 type expectation struct {
 	event, target string
 	state         broker.State
 	code          verdict.Code
 }
 
-// until looks again and again, until it is as it should be or the context ends.
+// until polls until ok returns true or the context ends.
 func until(ctx context.Context, ok func() bool) error {
 	for !ok() {
 		select {
@@ -279,7 +279,7 @@ func (d *demo) settled(ctx context.Context) error {
 	})
 }
 
-// publish sends the sample events, as any CA would.
+// publish publishes the sample events, as a CA would.
 func (d *demo) publish(ctx context.Context) ([]expectation, error) {
 	if err := until(ctx, func() bool { return d.service.runner.Ready(ctx) == nil }); err != nil {
 		return nil, err
@@ -319,8 +319,8 @@ func (d *demo) publish(ctx context.Context) ([]expectation, error) {
 	}, nil
 }
 
-// compare prints what became of the samples, and compares it with what should
-// have: in the ledger, in the mailbox and among the letters.
+// compare prints the results of the samples, and compares them with the expected ones:
+// in the ledger, in the mailbox and among the dead letters.
 func (d *demo) compare(ctx context.Context, want []expectation) error {
 	entries, err := d.service.broker.Deliveries(ctx, "", "")
 	if err != nil {
@@ -350,21 +350,21 @@ func (d *demo) compare(ctx context.Context, want []expectation) error {
 		letters++
 	}
 	if mails := d.relay.Count(); !slices.Equal(got, want) || mails != 3 || letters != 1 {
-		return fmt.Errorf("not as expected: %d mails (want 3), %d dead letters (want 1), or the table is wrong", mails, letters)
+		return fmt.Errorf("unexpected results: %d mails (want 3), %d dead letters (want 1), or the table differs", mails, letters)
 	}
 	return nil
 }
 
-// explain says where to look and what to try. All of it is there to be pasted.
+// explain prints where to look and what to try. Every command can be pasted as it is.
 func (d *demo) explain() {
 	program := d.program()
-	fmt.Fprintf(d.out.stdout, `Certpost is running. Of four sample deliveries three have arrived; the fourth is a dead letter, because its relay refuses it.
+	fmt.Fprintf(d.out.stdout, `Certpost is running. Three of four sample deliveries have arrived; the fourth is a dead letter, because its relay refuses it.
 
-  Dashboard  %[2]s/    (the dead letter, what it means, and what can be done about it)
+  Dashboard  %[2]s/    (the dead letter, its cause, and what to do about it)
   Inbox      %[1]s
   Health     %[2]s/healthz
   NATS       %[3]s
-  Files      %[4]s    (certpost.yaml is worth reading)
+  Files      %[4]s    (the configuration is certpost.yaml)
 
 In another terminal:
   cd %[4]s
@@ -374,18 +374,17 @@ Publish another event, with Certpost or with the NATS CLI:
   %[5]s publish --cert www.example.com.pem --key-ref "file:$PWD/keys/www.example.com.key" --target java-keystore
   nats --server %[3]s pub -J --force-stdin certificate.issued < event.json
 
-See the dead letter, ask whether a replay would do, and replay it (the relay will refuse it again):
+List the dead letter, check whether a replay would succeed, and replay it (the relay will refuse it again):
   %[5]s dead-letters list
   %[5]s dead-letters preflight 1
   %[5]s dead-letters replay 1
 
-Ctrl-C ends it; nothing is kept.
+Ctrl-C ends the demo and removes its files.
 `, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), program)
 }
 
-// program is how this program is called from the demo's directory: by a link
-// there, wherever it is and however it was started, or by its path where links
-// cannot be made.
+// program is the command that runs this program from the demo's directory: a link there,
+// so that it works wherever the program is, or its path where links cannot be made.
 func (d *demo) program() string {
 	self, err := os.Executable()
 	if err != nil {

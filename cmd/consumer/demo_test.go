@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// demonstration is a `certpost demo` with a temp directory of its own.
+// demonstration is a `certpost demo` with its own temp directory.
 type demonstration struct {
 	*program
 	temp   string
@@ -35,7 +35,7 @@ func startDemo(t *testing.T, args ...string) *demonstration {
 	return d
 }
 
-// left wants the temp directory to be empty.
+// left checks that the temp directory is empty.
 func (d *demonstration) left() {
 	d.t.Helper()
 	left, err := os.ReadDir(d.temp)
@@ -64,20 +64,20 @@ func TestDemoOnceTooSlow(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, "--once", "--timeout", "1ms", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 	var exit *exec.ExitError
-	if err := d.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailed || d.logged(0) != "certpost: not everything was settled within 1ms\n" {
+	if err := d.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailed || d.logged(0) != "certpost: not every sample was settled within 1ms\n" {
 		t.Errorf("%v: %s", err, d.logged(0))
 	}
 	d.cmd = nil
 	d.left()
 }
 
-// What the demo prints works as it is printed, pasted into a shell.
+// The commands that the demo prints work when they are pasted into a shell.
 func TestDemoPrintsWhatWorks(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
-	d.until("its words", func() bool { return strings.HasSuffix(d.stdout.String(), "nothing is kept.\n") })
+	d.until("its words", func() bool { return strings.HasSuffix(d.stdout.String(), "removes its files.\n") })
 	words := d.stdout.String()
-	if !strings.Contains(words, "Of four sample deliveries three have arrived") {
+	if !strings.Contains(words, "Three of four sample deliveries have arrived") {
 		t.Errorf("it says\n%s", words)
 	}
 	inbox := regexp.MustCompile(`(?m)^  Inbox +(\S+)$`).FindStringSubmatch(words)
@@ -91,7 +91,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 		t.Errorf("health: %s", page)
 	}
 	if page := page(t, board[1]+"dead-letters"); !strings.Contains(page, "wrong-address") {
-		t.Errorf("the dashboard does not tell of the dead letter:\n%s", page)
+		t.Errorf("the dashboard does not show the dead letter:\n%s", page)
 	}
 	if n := strings.Count(page(t, inbox[1]), "[DEMO]"); n != 2 {
 		t.Errorf("the inbox has %d mails to ops@demo.example, want 2", n)
@@ -123,7 +123,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 		return strings.Count(page, "www.example.com") >= 2 && strings.Contains(page, "java@demo.example")
 	})
 	t.Run("NATS CLI", func(t *testing.T) {
-		env := lab.NATSEnv(t, "nats://127.0.0.1:1") // the line itself says where
+		env := lab.NATSEnv(t, "nats://127.0.0.1:1") // the command itself has the server
 		if out := paste(t, env, foreign); !strings.Contains(out, "Stored in Stream: CERTPOST_EVENTS") {
 			t.Errorf("nats pub says %s", out)
 		}
@@ -137,7 +137,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 	d.left()
 }
 
-// Ctrl-C is no failure at any moment.
+// Ctrl-C is never a failure.
 func TestDemoEndsEarly(t *testing.T) {
 	t.Parallel()
 	for name, signal := range map[string]os.Signal{"SIGINT": os.Interrupt, "SIGTERM": syscall.SIGTERM} {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// demoCA issues certificates that nobody should trust: root, intermediate, leaf.
+// demoCA issues test certificates that must not be trusted: root, intermediate, leaf.
 type demoCA struct {
 	intermediate *x509.Certificate
 	key          *ecdsa.PrivateKey
@@ -37,7 +37,7 @@ func newDemoCA() (*demoCA, error) {
 	return &demoCA{intermediate, key}, nil
 }
 
-// issue gives a leaf and its chain, and the private key, all PEM.
+// issue returns a leaf with its chain, and the private key, all as PEM.
 func (ca *demoCA) issue(name string) (chain, key []byte, err error) {
 	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -67,7 +67,7 @@ func authority(name string) *x509.Certificate {
 	}
 }
 
-// certify signs tpl; without a parent it signs itself.
+// certify signs tpl; without a parent it makes a self-signed certificate.
 func certify(tpl, parent *x509.Certificate, public *ecdsa.PublicKey, signer *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {

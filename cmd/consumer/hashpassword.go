@@ -16,12 +16,12 @@ import (
 
 type hashPasswordCmd struct{}
 
-// shortPassword is the length below which a password is warned about, in characters.
+// shortPassword is the length below which the command warns, in characters.
 const shortPassword = 12
 
 // Help is shown below the usage.
 func (*hashPasswordCmd) Help() string {
-	return "Reads the password from the terminal, twice and unseen, or one line from standard input, and prints the text for http.sign_in.users[].password_hash."
+	return "Reads the password from the terminal, twice and without echo, or one line from standard input, and prints the value for http.sign_in.users[].password_hash."
 }
 
 // Run reads a password and prints its hash.
@@ -37,17 +37,17 @@ func hashPassword(a *app, stdin *os.File) error {
 	case len(password) > access.MaxPassword:
 		return usage("the password is longer than %d bytes", access.MaxPassword)
 	case !utf8.ValidString(password):
-		return usage("the password is not UTF-8, which browsers send")
+		return usage("the password is not UTF-8, and browsers send UTF-8")
 	}
 	if utf8.RuneCountInString(password) < shortPassword {
-		fmt.Fprintf(a.stderr, "certpost: warning: the password has less than %d characters, and is easily guessed by whoever gets hold of the hash\n", shortPassword)
+		fmt.Fprintf(a.stderr, "certpost: warning: the password has less than %d characters: if the hash is stolen, it can be guessed easily\n", shortPassword)
 	}
 	fmt.Fprintln(a.stdout, access.NewHash(password))
 	return nil
 }
 
-// readPassword reads from a terminal what is not shown there, and asks again because
-// of that; from anything else one line.
+// readPassword reads from a terminal twice, because it does not show the input, and
+// from anything else one line.
 func readPassword(a *app, stdin *os.File) (string, error) {
 	fd := int(stdin.Fd())
 	if !term.IsTerminal(fd) {
@@ -66,13 +66,13 @@ func readPassword(a *app, stdin *os.File) (string, error) {
 		return "", err
 	}
 	if first != second {
-		return "", usage("the two differ: nothing was hashed")
+		return "", usage("the passwords differ: nothing was hashed")
 	}
 	return first, nil
 }
 
-// unseen reads a line that the terminal does not show. Who ends the program instead
-// gets the terminal back as it was: reading does not end with a signal.
+// unseen reads a line without echo. On an interrupt it restores the terminal's state,
+// because the signal does not end term.ReadPassword, which would do it.
 func (a *app) unseen(fd int, prompt string) (string, error) {
 	state, err := term.GetState(fd)
 	if err != nil {

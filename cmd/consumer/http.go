@@ -26,8 +26,8 @@ import (
 type httpServer struct {
 	listener    net.Listener
 	server      *http.Server
-	certificate *serverCertificate // nil: without TLS
-	people      *peopleWatch       // nil: of pages that everybody may read
+	certificate *serverCertificate // nil without TLS
+	people      *peopleWatch       // nil for pages without sign-in
 }
 
 func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
@@ -45,29 +45,30 @@ func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
 	}}, nil
 }
 
-// withTLS has it speak TLS 1.2 and later, and HTTP/2.
+// withTLS enables TLS 1.2 and later, and HTTP/2.
 func (h *httpServer) withTLS(c *serverCertificate) {
 	h.certificate = c
 	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
 }
 
-// serverLog takes lines of the standard library's log. What goes wrong in handshakes
-// and with headers is the other side's affair mostly, and goes to the log of those who
-// look closely. A panic is ours; its value, in the first line, may quote input.
+// serverLog receives lines of the standard library's log. Errors in handshakes and
+// headers are mostly the client's fault, and are logged at level debug. A panic is a
+// defect of Certpost; its value, in the first line, is left out, because it may quote input.
 type serverLog struct{ log zerolog.Logger }
 
 func (s serverLog) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
 	if _, stack, _ := strings.Cut(text, "\n"); strings.HasPrefix(text, "http: panic") || strings.HasPrefix(text, "http2: panic") {
-		s.log.Error().Str("stack", stack).Msg("a defect: answering a request panicked; please report it with the stack")
+		s.log.Error().Str("stack", stack).Msg("a defect: a request handler panicked; please report it with the stack")
 	} else {
 		s.log.Debug().Str("message", text).Msg("http")
 	}
 	return len(line), nil
 }
 
-// local answers on loopback under this machine's own names alone, for pages without
-// a guard: a page whose name points here (DNS rebinding) reads nothing.
+// local makes a loopback listener answer only requests that name this machine, for
+// pages without access checks: a page whose own name resolves to this machine (DNS
+// rebinding) reads nothing.
 func local(listen string, next http.Handler) http.Handler {
 	if !access.IsLoopback(listen) {
 		return next
@@ -88,8 +89,8 @@ func (h *httpServer) address() string {
 	return "http://" + h.listener.Addr().String()
 }
 
-// serve answers until the context ends. What is being answered then has a second;
-// after that only streams are left, which have no end of their own.
+// serve answers until the context ends. Requests in progress then have a second; after
+// it only streams are left, which do not end by themselves.
 func (h *httpServer) serve(ctx context.Context) error {
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
@@ -100,7 +101,7 @@ func (h *httpServer) serve(ctx context.Context) error {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		defer time.AfterFunc(time.Second, endRequests).Stop()
-		_ = h.server.Shutdown(end) // what is still open is closed by close
+		_ = h.server.Shutdown(end) // close closes what is still open
 	})
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -130,8 +131,8 @@ func (h *httpServer) close() {
 	_ = h.listener.Close()
 }
 
-// openHTTP makes the door to the dashboard and listens behind it. Whoever calls it
-// registers pages and probes with the door before serving.
+// openHTTP makes the dashboard's access checks and its listener. The caller registers
+// pages and probes with the returned Access before it serves.
 func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages access.Pages, record func(context.Context, access.Event), log zerolog.Logger) (*access.Access, *httpServer, error) {
 	door, err := cfg.openAccess(store, pages, record, log)
 	if err != nil {
@@ -157,7 +158,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 // Health of a part and of the whole.
 const (
 	healthy   = "healthy"
-	degraded  = "degraded"  // works, and somebody should look
+	degraded  = "degraded"  // works, but needs attention
 	unhealthy = "unhealthy" // nothing is delivered
 )
 
@@ -173,14 +174,14 @@ type check struct {
 type health struct {
 	s    *service
 	door *access.Access
-	// The answer is kept for a second: asking is not to be a load on NATS or Vault.
+	// The result is kept for a second: probes must not put load on NATS or Vault.
 	mu     sync.Mutex
 	at     time.Time
 	checks []check
 }
 
-// handleHealth registers what monitoring asks for. Whether the process is alive and
-// ready everybody may know who reaches it; the rest names relays.
+// handleHealth registers the probes. Anyone may read whether the process is alive and
+// ready; the others name relays and require access.
 func handleHealth(door *access.Access, s *service, registry *prometheus.Registry) {
 	h := &health{s: s, door: door}
 	door.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
@@ -194,12 +195,12 @@ func plain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text)) // the other side may have gone
+	_, _ = w.Write([]byte(text)) // fails if the client has disconnected
 }
 
-// readyz is about what only this process can do: without Vault or a relay others
-// would fare no better, so those make it degraded, not unready. The reason names
-// hosts, and is for those who may read /healthz.
+// readyz reports what concerns only this process: without Vault or a relay other
+// replicas would be no better, so those make it degraded, not unready. The reason names
+// hosts, and is shown only to clients that may read /healthz.
 func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 	for _, c := range h.examine(r.Context()) {
 		switch {
@@ -237,8 +238,8 @@ func (h *health) examine(ctx context.Context) []check {
 	if time.Since(h.at) < time.Second && !h.s.ending.Load() {
 		return h.checks
 	}
-	// The answer is for all who ask within the next second: it must not be that the
-	// first of them has hung up.
+	// The result serves every client within the next second, so the end of the first
+	// one's request must not cancel it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	h.checks = []check{
@@ -284,7 +285,7 @@ func (h *health) relays() error {
 	for _, part := range []struct {
 		what string
 		list []string
-	}{{"no answer from the relay of lane ", away}, {"no answer, with others to go on to, from ", partly}, {"suspended: ", suspended}} {
+	}{{"no answer from the relay of lane ", away}, {"no answer (other relays are available) from ", partly}, {"suspended: ", suspended}} {
 		if len(part.list) > 0 {
 			parts = append(parts, part.what+strings.Join(part.list, ", "))
 		}

@@ -71,7 +71,7 @@ func TestHealth(t *testing.T) {
 		}
 	}
 
-	// A relay that is away degrades; this process is as ready as any.
+	// A relay that is down means degraded; the process stays ready.
 	o.write("targets.yaml", "targets:\n  - {id: away, host: 127.0.0.1, port: "+port(lab.FreeAddress(t))+", from_address: a@demo.example, to: [b@demo.example]}\n")
 	o.until("the new definition", func() bool { _, ok := o.service.cfg.Book.Current().Get("away"); return ok })
 	for _, id := range []string{"one", "two", "three"} {
@@ -92,7 +92,7 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// Without NATS nothing is delivered: not ready, and it says why.
+// Without NATS nothing is delivered: not ready, with the reason.
 func TestHealthWithoutStreams(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, "")
@@ -112,7 +112,7 @@ func TestHealthWithoutStreams(t *testing.T) {
 	}
 }
 
-// Whoever asks and hangs up does not make the process unready for the others.
+// A client that disconnects does not make the process unready for the others.
 func TestHealthWithoutPatience(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, "")
@@ -127,7 +127,7 @@ func TestHealthWithoutPatience(t *testing.T) {
 	}
 }
 
-// Strangers hear that it is not ready, and not which hosts it knows.
+// Without access /readyz says that it is not ready, but names no hosts.
 func TestReadinessForStrangers(t *testing.T) {
 	t.Parallel()
 	o := bareOffice(t)
@@ -154,14 +154,14 @@ func TestReadinessForStrangers(t *testing.T) {
 	}
 	o.until("unready", func() bool { return readyz("X-Forwarded-For", "198.51.100.1") != "" })
 	if got := readyz("X-Forwarded-For", "198.51.100.1"); got != "not ready: nats\n" {
-		t.Errorf("a stranger hears %q", got)
+		t.Errorf("without access: %q", got)
 	}
 	if got := readyz("Authorization", "Bearer 0123456789abcdef"); !strings.HasPrefix(got, "not ready: nats: not connected to NATS at nats://127.0.0.1:") {
 		t.Errorf("with the token: %q", got)
 	}
 }
 
-// The demo's inbox holds mails with keys, and is no other site's to read.
+// The demo's inbox holds mails with keys, so other sites must not read it.
 func TestLocalPages(t *testing.T) {
 	t.Parallel()
 	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "mails") })
@@ -181,8 +181,8 @@ func TestLocalPages(t *testing.T) {
 	}
 }
 
-// The standard library's log is ours: lines of JSON, a stack where a panic was, and
-// not what was panicked with.
+// The standard library's log goes to Certpost's: lines of JSON, with the stack of a panic
+// but not its value.
 func TestServerLog(t *testing.T) {
 	t.Parallel()
 	log := &writings{}
@@ -226,7 +226,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no line %s in\n%s", line, regexp.MustCompile(`(?m)^certpost_.*\n`).FindAllString(body, -1))
 		}
 	}
-	// Labels are bounded, and tell nobody who gets what.
+	// Labels are limited in number, and do not reveal who gets which certificate.
 	for _, private := range []string{"demo.example", "@", relayPassword, p12Passphrase, "www.example.com", "absent-target", "nobody", `"ops"`, "one"} {
 		for _, line := range regexp.MustCompile(`(?m)^certpost_.*`).FindAllString(body, -1) {
 			if strings.Contains(line, private) {

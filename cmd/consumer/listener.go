@@ -10,14 +10,14 @@ import (
 )
 
 // connectionsOfOne is how many connections one party (access.Party) may have. A browser
-// has six at most; behind one address there may be a whole office.
+// has at most six, but a whole office may share one address.
 const connectionsOfOne = 256
 
-// fairListener closes a party's oldest connection where it has too many. Each one costs
-// memory and a file descriptor of the process that delivers certificates, and whoever
-// reaches the port can open one and say nothing. The newest is let in, because behind
-// the same address there may be who looks whether the process is alive. This machine and
-// the proxies in front of it are many parties in one, and are not counted.
+// fairListener closes a party's oldest connection when the party has too many. Each one
+// costs memory and a file descriptor of the process that delivers certificates, and any
+// client that reaches the port can open connections and stay silent. The newest is
+// accepted, because a health probe may come from the same address. Connections from
+// loopback and from the configured proxies serve many parties, and are not counted.
 type fairListener struct {
 	net.Listener
 	most    int
@@ -42,12 +42,12 @@ func (l *fairListener) Accept() (net.Conn, error) {
 	}
 	fresh := &countedConn{Conn: c, of: l, party: party}
 	if oldest := l.enter(fresh); oldest != nil {
-		_ = oldest.Close() // whoever serves it sees that it has ended
+		_ = oldest.Close() // its handler gets a read or write error
 	}
 	return fresh, nil
 }
 
-// party is whom a connection counts for; false when it is not counted.
+// party is the party that a connection counts for; false if it is not counted.
 func (l *fairListener) party(remote net.Addr) (netip.Prefix, bool) {
 	to, err := netip.ParseAddrPort(remote.String())
 	if err != nil {
@@ -60,7 +60,7 @@ func (l *fairListener) party(remote net.Addr) (netip.Prefix, bool) {
 	return access.Party(address), true
 }
 
-// enter returns the connection that is one too many, nil when none is.
+// enter adds a connection, and returns the party's oldest if it has too many, else nil.
 func (l *fairListener) enter(c *countedConn) *countedConn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +82,7 @@ func (l *fairListener) leave(c *countedConn) {
 	}
 }
 
-// countedConn makes room for another one when it is closed.
+// countedConn removes itself from the listener's count when it is closed.
 type countedConn struct {
 	net.Conn
 	of    *fairListener

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// strangers is a listener to which connections come from wherever they say.
+// strangers is a listener whose connections have any remote address.
 type strangers struct {
 	net.Listener
 	from chan string
@@ -31,8 +31,8 @@ func (s strangers) Accept() (net.Conn, error) {
 func (s *stranger) RemoteAddr() net.Addr { return s.from }
 func (s *stranger) Close() error         { s.closed++; return nil }
 
-// Nobody has so many connections that the process has none left: beyond so many the
-// oldest of a party ends, and the newest is let in.
+// No party can use up the connections of the process: beyond the limit the party's oldest
+// is closed, and the newest is accepted.
 func TestConnectionsOfOneParty(t *testing.T) {
 	t.Parallel()
 	source := strangers{from: make(chan string, 100)}
@@ -64,13 +64,13 @@ func TestConnectionsOfOneParty(t *testing.T) {
 				t.Errorf("%s: connection %d was ended %d times, want %d", form, i+1, ended(c), want)
 			}
 		}
-		// Who closes one of his own has room for another.
+		// After closing a connection a party may open another.
 		_ = all[8].Close()
 		accept(fmt.Sprintf(form, 20))
 		if ended(all[7])+ended(all[9]) != 0 {
 			t.Errorf("%s: one was closed, and another ended", form)
 		}
-		_ = all[0].Close() // again, by who served it
+		_ = all[0].Close() // again, by its handler
 		for _, c := range all {
 			_ = c.Close()
 		}

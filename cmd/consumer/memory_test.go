@@ -23,7 +23,7 @@ func TestMemoryLimit(t *testing.T) {
 		says      string
 	}{
 		"a container's":     {memlimit.Limit(1000 << 20), "", 900 << 20, `"container_limit":1048576000`},
-		"GOMEMLIMIT wins":   {memlimit.Limit(1000 << 20), "7GiB", untouched, `"memory_limit":7516192768,"message":"memory is limited as GOMEMLIMIT says"`},
+		"GOMEMLIMIT wins":   {memlimit.Limit(1000 << 20), "7GiB", untouched, `"memory_limit":7516192768,"message":"memory is limited by GOMEMLIMIT"`},
 		"none":              {failing(memlimit.ErrNoLimit), "", untouched, "memory is not limited"},
 		"no cgroup":         {failing(memlimit.ErrNoCgroup), "", untouched, "memory is not limited"},
 		"no Linux":          {failing(memlimit.ErrCgroupsNotSupported), "", untouched, "memory is not limited"},

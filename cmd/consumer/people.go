@@ -12,9 +12,8 @@ import (
 	"github.com/certpost/certpost/internal/delivery"
 )
 
-// peopleWatch puts users and roles into force when the configuration changes, so that
-// whoever has left is signed out without a restart. Everything else of the section
-// takes one.
+// peopleWatch applies users and roles when the configuration changes, so that a removed
+// user is signed out without a restart. Other changes of the section require one.
 type peopleWatch struct {
 	cfg  *HTTPConfig
 	door *access.Access
@@ -33,8 +32,8 @@ func (w *peopleWatch) look() (seen [sha256.Size]byte, ok bool) {
 	return sha256.Sum256(data), err == nil
 }
 
-// run looks every other second, until the context ends. What it sees counts once it
-// is the same twice in a row.
+// run reads the file at each delivery.PollInterval, until the context ends. It applies a
+// change once two reads in a row are the same.
 func (w *peopleWatch) run(ctx context.Context) {
 	if w.cfg.file == "" || !w.cfg.SignIn.on() {
 		return
@@ -58,8 +57,8 @@ func (w *peopleWatch) run(ctx context.Context) {
 	}
 }
 
-// renew reads the configuration again. One with an error changes nobody. What takes a
-// restart does not keep anybody in who is not in the configuration any more.
+// renew reads the configuration again. One with an error changes nothing. A change that
+// requires a restart does not keep removed users signed in.
 func (w *peopleWatch) renew() {
 	next, problems := w.cfg.again()
 	if config.Failed(problems) {
@@ -74,14 +73,14 @@ func (w *peopleWatch) renew() {
 	had, has := w.cfg.SignIn, next.SignIn
 	roles := has.OIDC.Roles.byRole()
 	switch {
-	case !has.on(): // then everybody would be the administrator
-		w.log.Warn().Msg("to do without sign-in takes a restart; users and roles stay as they are")
+	case !has.on(): // without sign-in everyone would be the administrator
+		w.log.Warn().Msg("removing sign-in takes a restart; users and roles stay as they are")
 		return
 	case has.OIDC.Issuer != had.OIDC.Issuer || has.OIDC.RoleClaim != had.OIDC.RoleClaim:
 		roles = nil
-		w.log.Warn().Msg("another provider, or another claim for roles, takes a restart; until then nobody signs in at a provider")
+		w.log.Warn().Msg("a change of the provider or of its claim for roles takes a restart; until then sign-in at a provider is refused")
 	case len(has.Users) > 0 && len(had.Users) == 0:
-		w.log.Warn().Msg("the first users with passwords take a restart")
+		w.log.Warn().Msg("adding the first users with passwords takes a restart")
 	}
 	if ended := w.door.Renew(accounts, roles); ended > 0 {
 		w.log.Info().Int("sessions_ended", ended).Msg("users or roles have changed")

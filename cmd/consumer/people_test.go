@@ -20,8 +20,8 @@ import (
 	"github.com/certpost/certpost/internal/delivery"
 )
 
-// TestPeopleReload: who is taken out of the configuration is signed out; a
-// configuration that cannot be used changes nobody.
+// TestPeopleReload: a user who is removed from the configuration is signed out; an
+// invalid configuration changes nothing.
 func TestPeopleReload(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.yaml")
@@ -84,8 +84,8 @@ func TestPeopleReload(t *testing.T) {
 	})
 }
 
-// TestTheLastUserLeaves: whoever is taken out is signed out although it is the last
-// one with a password, and although what else was changed takes a restart.
+// TestTheLastUserLeaves: a removed user is signed out even if it is the last one with a
+// password, and even if another change takes a restart.
 func TestTheLastUserLeaves(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.yaml")
@@ -123,13 +123,13 @@ func TestTheLastUserLeaves(t *testing.T) {
 			}
 			w := httptest.NewRecorder()
 			if door.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost:8080/sign-in", nil)); strings.Contains(w.Body.String(), `type="password"`) || !strings.Contains(w.Body.String(), "Sign in with id.example.com") {
-				t.Errorf("%s: the page asks for a password that nobody has: %s", name, w.Body)
+				t.Errorf("%s: the page has a form for passwords, but there are no users: %s", name, w.Body)
 			}
 		})
 	}
 }
 
-// signedIn signs somebody in; the function says what the first page says since.
+// signedIn signs a user in; the returned function returns the first page's text.
 func signedIn(t *testing.T, door http.Handler, name string) func() string {
 	t.Helper()
 	cookies := map[string]string{}
@@ -163,8 +163,8 @@ func signedIn(t *testing.T, door http.Handler, name string) func() string {
 	}
 }
 
-// A stream that never ends does not keep the program from ending, and what is being
-// answered is finished.
+// An endless stream does not keep the program from ending, and a request in progress is
+// finished.
 func TestServingEnds(t *testing.T) {
 	t.Parallel()
 	arrived, finish := make(chan struct{}, 2), make(chan struct{})
@@ -198,7 +198,7 @@ func TestServingEnds(t *testing.T) {
 				return
 			}
 			defer resp.Body.Close()
-			body, _ := io.ReadAll(resp.Body) // the stream breaks off
+			body, _ := io.ReadAll(resp.Body) // the stream is cut off
 			answers <- path + ":" + string(body)
 		}()
 		<-arrived

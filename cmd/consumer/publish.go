@@ -12,40 +12,40 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// publishTimeout bounds a publication as a whole: an ACME client waits for its
+// publishTimeout limits a whole publication, because an ACME client waits for its
 // hook.
 const publishTimeout = 30 * time.Second
 
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
-	From     string            `help:"Read what an ACME client tells its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
-	KeyRef   string            `name:"key-ref" help:"Where the private key is kept: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
-	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {cn} and {domain} are filled in." placeholder:"REF" xor:"key"`
+	From     string            `help:"Read what an ACME client passes to its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
+	KeyRef   string            `name:"key-ref" help:"Where the private key is stored: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
+	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`
-	NoKey    bool              `name:"no-key" help:"With --from: do not name the client's key file." xor:"key"`
-	Target   []string          `help:"Deliver to this target (repeatable), instead of those that match." placeholder:"ID"`
+	NoKey    bool              `name:"no-key" help:"With --from: do not reference the client's key file." xor:"key"`
+	Target   []string          `help:"Deliver to this target (repeatable) instead of those that match." placeholder:"ID"`
 	Label    map[string]string `help:"Label to match on (repeatable)." placeholder:"K=V"`
-	ID       string            `name:"id" help:"Id of the event (default: from certificate and source, or a new one)."`
+	ID       string            `name:"id" help:"Id of the event (default: with --from derived from certificate and source, else new)."`
 	Source   string            `help:"Source of the event." placeholder:"URI"`
 	Output   string            `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 	Args     []string          `arg:"" optional:"" help:"What the client passes to its hook."`
 }
 
-// Validate is called when the command line has been read.
+// Validate checks the command line after it was parsed.
 func (c *publishCmd) Validate() error {
 	switch {
 	case len(c.Args) > 0 && c.From == "":
-		return fmt.Errorf("unexpected argument %s: only --from has arguments, those of the client's hook", c.Args[0])
+		return fmt.Errorf("unexpected argument %s: arguments are allowed only with --from, from the client's hook", c.Args[0])
 	case c.NoKey && c.From == "":
-		return errors.New("--no-key goes with --from: without it there is no key to leave out")
+		return errors.New("--no-key requires --from: without --from the event has no key file")
 	case c.Key != "" && c.StoreKey == "":
-		return errors.New("--key goes with --store-key: to name a key that is kept somewhere take --key-ref")
+		return errors.New("--key requires --store-key: to reference a stored key use --key-ref")
 	}
 	return nil
 }
 
-// Run publishes one event. An ACME client learns from the exit code whether its
-// certificate is in good hands.
+// Run publishes one event. The exit code tells an ACME client whether the event is
+// stored.
 func (c *publishCmd) Run(a *app) error {
 	cfg, problems := loadConnection(a.config, a.env)
 	if err := a.usable(problems); err != nil {
@@ -66,10 +66,10 @@ func (c *publishCmd) Run(a *app) error {
 			return err
 		}
 	}
-	// What the consumer will read is what counts: the event goes through the same
-	// door as everybody's.
+	// Decode the event as the consumer will, so that an invalid one is refused here and
+	// not published.
 	if ev, err = events.Decode(nil, ev.Encode()); err != nil {
-		return usage("this makes no valid event: %w", err)
+		return usage("the event is invalid: %w", err)
 	}
 	b, done, err := a.dialWith(ctx, cfg)
 	if err != nil {
@@ -84,14 +84,14 @@ func (c *publishCmd) Run(a *app) error {
 		return a.json(map[string]any{"id": ev.ID, "sequence": sequence, "duplicate": duplicate})
 	}
 	if duplicate {
-		fmt.Fprintf(a.stdout, "event %s had been published already\n", ev.ID)
+		fmt.Fprintf(a.stdout, "event %s was published already\n", ev.ID)
 		return nil
 	}
 	fmt.Fprintf(a.stdout, "event %s published (sequence %d)\n", ev.ID, sequence)
 	return nil
 }
 
-// event makes the event and says where the private key's file is, if that is known.
+// event makes the event and returns the path of the private key's file, if it is known.
 func (c *publishCmd) event(a *app) (ev *events.Event, keyFile string, err error) {
 	if c.From != "" {
 		ev, keyFile, err = c.fromHook(a)
@@ -171,11 +171,11 @@ func keyReference(text string) (*events.Reference, error) {
 	case ref.File != "":
 		return &events.Reference{File: ref.File}, nil
 	}
-	return nil, usage("--key-ref %s: an event may name keys in vault: and file: alone", ref)
+	return nil, usage("--key-ref %s: an event can reference keys only in vault: or file:", ref)
 }
 
-// storeKey writes the key to Vault and names that place in the event. It comes
-// before the publication: an event must never name a key that is not there.
+// storeKey writes the key to Vault and references it in the event. It runs before the
+// publication: a published event must never reference a key that does not exist.
 func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, ev *events.Event, keyFile string) error {
 	if keyFile == "" {
 		return usage("--store-key needs --key FILE: the private key to store")
@@ -190,7 +190,7 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, ev *even
 		return usage("--store-key: %w", err)
 	}
 	if ref.Vault == nil {
-		return usage("--store-key %s: keys are stored in vault: alone", ref)
+		return usage("--store-key %s: keys can be stored only in vault:", ref)
 	}
 	text, err := os.ReadFile(keyFile)
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, ev *even
 	return err
 }
 
-// commonName is the certificate's name, fit for a path in Vault.
+// commonName is the certificate's name in a form for a path in Vault.
 func commonName(ev *events.Event) (string, error) {
 	leaf, err := leafOf(ev)
 	if err != nil {
@@ -223,7 +223,7 @@ func commonName(ev *events.Event) (string, error) {
 	name = strings.Replace(name, "*.", "_wildcard.", 1)
 	for _, r := range name {
 		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
-			return "", usage("--store-key: the certificate's name is not fit for {cn}; give the path in full")
+			return "", usage("--store-key: the certificate's name cannot be used for {cn}; give the path in full")
 		}
 	}
 	if name == "" || strings.Trim(name, ".") == "" {

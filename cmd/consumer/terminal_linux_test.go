@@ -84,7 +84,7 @@ func TestHashPasswordAtATerminal(t *testing.T) {
 		s.enters("Password: ", password+"\r")
 		s.enters("Again: ", password+" \r")
 		s.leaves(exitUsage)
-		if s.Awaits("certpost: the two differ: nothing was hashed"); s.stdout.Len() != 0 || strings.Contains(s.Shown(), "canary") {
+		if s.Awaits("certpost: the passwords differ: nothing was hashed"); s.stdout.Len() != 0 || strings.Contains(s.Shown(), "canary") {
 			t.Errorf("%q, shown %q", s.stdout.String(), s.Shown())
 		}
 	})

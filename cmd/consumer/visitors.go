@@ -11,38 +11,38 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// visitors puts into the audit who signed in and out, and who was refused. Nobody
-// waits for it, so that people can sign in while NATS is away, when they most want to.
+// visitors writes sign-ins, sign-outs and refusals to the audit. Requests do not wait for
+// it, so that operators can sign in while NATS is down, which is when they need to.
 type visitors struct {
 	append func(context.Context, ...broker.AuditRecord) error
 	log    zerolog.Logger
 	queue  chan broker.AuditRecord
-	// refused is when somebody was last refused something, so that trying again and
-	// again fills the log alone; of the one goroutine of run.
+	// refused is when each refusal was last recorded, so that repeated attempts are only
+	// logged. Only run's goroutine uses it.
 	refused map[[2]string]time.Time
-	// hours are the hours that are under way, by kind; likewise.
+	// hours are the current hours, by kind. Only run's goroutine uses it.
 	hours map[kind]hour
 }
 
-// kind is what is counted together. Without a name it is somebody whom nobody knows.
+// kind is what is counted together. Not named means that the user is unknown.
 type kind struct {
 	action broker.Action
 	named  bool
 }
 
-// hour is what was recorded of one kind since it began, and what was not any more.
+// hour counts the records of one kind since it began, and those beyond the limit.
 type hour struct {
 	began            time.Time
 	recorded, beyond int
 }
 
 const (
-	visitorsWaiting  = 1000             // records, beyond which the log alone has them
-	visitorsPatience = 10 * time.Second // for one record, and for all that are left at the end
-	refusedAgain     = time.Minute      // until the same is recorded again of the same user
+	visitorsWaiting  = 1000             // records in the queue; further ones are only logged
+	visitorsPatience = 10 * time.Second // for one record, and for all that are left at shutdown
+	refusedAgain     = time.Minute      // until the same refusal of the same user is recorded again
 
-	// The audit is kept for years, and anybody on the network can fail to sign in: so many
-	// records an hour there are of those without a name, and of each kind of those with one.
+	// The audit is kept for years, and anyone on the network can fail to sign in. So the
+	// records per hour are limited: for all unknown users, and for each kind with a name.
 	strangersAnHour = 60
 	visitsAnHour    = 1000
 )
@@ -51,7 +51,7 @@ func newVisitors(b *broker.Broker, log zerolog.Logger) *visitors {
 	return &visitors{append: b.Append, log: log, queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{}, hours: map[kind]hour{}}
 }
 
-// record takes an event down. It never blocks.
+// record queues an event. It never blocks.
 func (v *visitors) record(_ context.Context, e access.Event) {
 	action, known := map[access.EventKind]broker.Action{
 		access.SignedIn: broker.ActionSignedIn, access.SignedOut: broker.ActionSignedOut,
@@ -69,7 +69,7 @@ func (v *visitors) record(_ context.Context, e access.Event) {
 	}
 }
 
-// run writes what was taken down until the context ends, and then what is left.
+// run writes queued records until the context ends, and then those that are left.
 func (v *visitors) run(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -114,7 +114,7 @@ func (v *visitors) put(ctx context.Context, r broker.AuditRecord) {
 	}
 }
 
-// hasRoom says whether one more of that kind is recorded in this hour.
+// hasRoom says whether one more record of that kind may be written in this hour.
 func (v *visitors) hasRoom(r broker.AuditRecord, now time.Time) bool {
 	k := kind{r.Action, r.Name != ""}
 	h, underWay := v.hours[k]
@@ -135,8 +135,8 @@ func (v *visitors) hasRoom(r broker.AuditRecord, now time.Time) bool {
 	return room
 }
 
-// sumUp ends the hours that began before a moment, and records how many were not
-// recorded one by one: their number is in the history, each of them in the log.
+// sumUp ends the hours that began before a moment, and records how many events were left
+// out: the audit has their number, and the log each of them.
 func (v *visitors) sumUp(ctx context.Context, before time.Time) {
 	for k, h := range v.hours {
 		if h.began.After(before) {
@@ -145,12 +145,12 @@ func (v *visitors) sumUp(ctx context.Context, before time.Time) {
 		delete(v.hours, k)
 		if h.beyond > 0 {
 			v.put(ctx, broker.AuditRecord{Action: k.action, Actor: broker.Actor{Name: "certpost", Via: broker.ViaItself},
-				Reason: fmt.Sprintf("%d more since %s, which the log alone has", h.beyond, h.began.UTC().Format("2006-01-02 15:04:05 UTC"))})
+				Reason: fmt.Sprintf("%d more since %s, only in the log", h.beyond, h.began.UTC().Format("2006-01-02 15:04:05 UTC"))})
 		}
 	}
 }
 
-// isNew says whether a refusal was not recorded a moment ago.
+// isNew says whether a refusal was not recorded within refusedAgain.
 func (v *visitors) isNew(what [2]string, now time.Time) bool {
 	for known, at := range v.refused {
 		if now.Sub(at) >= refusedAgain {
@@ -166,5 +166,5 @@ func (v *visitors) isNew(what [2]string, now time.Time) bool {
 
 func (v *visitors) missed(r broker.AuditRecord, err error) {
 	v.log.Warn().Err(err).Str("event", string(r.Action)).Str("user", r.Name).Str("address", r.Address).
-		Msg("could not be put into the audit; this line is what there is of it")
+		Msg("could not be written to the audit; this log line is its only record")
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// newTestVisitors records into a list; append fails while away says so.
+// newTestVisitors records into a list; append fails while away is true.
 func newTestVisitors(log *strings.Builder, away func() error) (*visitors, *[]broker.AuditRecord) {
 	var records []broker.AuditRecord
 	return &visitors{
@@ -39,7 +39,7 @@ func TestVisitorsAreRecorded(t *testing.T) {
 		go v.run(ctx)
 		ada := access.User{Name: "ada", Subject: "https://id.example.com#17", Role: access.Viewer, Address: "192.0.2.1"}
 		v.record(ctx, access.Event{Kind: access.SignedIn, User: ada})
-		for range 500 { // who tries again and again is one record a minute
+		for range 500 { // repeated attempts make one record a minute
 			v.record(ctx, access.Event{Kind: access.Refused, User: ada, Reason: "POST /dead-letters/1/replay"})
 		}
 		synctest.Wait()
@@ -48,7 +48,7 @@ func TestVisitorsAreRecorded(t *testing.T) {
 		v.record(ctx, access.Event{Kind: access.Refused, User: ada, Reason: "POST /dead-letters/1/replay"})
 		synctest.Wait()
 		stop()
-		v.record(ctx, access.Event{Kind: access.SignedOut, User: ada}) // while the program ends
+		v.record(ctx, access.Event{Kind: access.SignedOut, User: ada}) // during the shutdown
 		synctest.Wait()
 		v.run(ctx)
 		var got []string
@@ -68,15 +68,15 @@ func TestVisitorsAreRecorded(t *testing.T) {
 	})
 }
 
-// Nobody who signs in waits for a NATS that is away.
+// A sign-in does not wait while NATS is down.
 func TestVisitorsDoNotWait(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	v, records := newTestVisitors(&log, func() error { return errors.New("NATS is away") })
-	for range visitorsWaiting + 1 { // nobody takes them off the queue
+	for range visitorsWaiting + 1 { // run does not run, so the queue fills up
 		v.record(t.Context(), access.Event{Kind: access.SignedIn, User: access.User{Name: "ada"}})
 	}
-	if n := strings.Count(log.String(), "this line is what there is of it"); n != 1 {
+	if n := strings.Count(log.String(), "this log line is its only record"); n != 1 {
 		t.Errorf("%d lines in the log, want one, of the one there was no room for", n)
 	}
 	ended, cancel := context.WithCancel(t.Context())
@@ -87,9 +87,9 @@ func TestVisitorsDoNotWait(t *testing.T) {
 	}
 }
 
-// Strangers who try names, each from another address, write little of a history that is
-// kept for years; how often they tried is in it all the same, and what the people do who
-// belong here is.
+// Unknown users who try names, each from another address, cause few records in an audit
+// that is kept for years. It still has the number of their attempts, and every event of
+// known users.
 func TestStrangersDoNotFillTheAudit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestStrangersDoNotFillTheAudit(t *testing.T) {
 				strangers++
 			}
 		}
-		// An hour ends with the minute after it.
+		// An hour is summed up within the minute after it.
 		if strangers > hours*strangersAnHour || sums > hours || strangers+more < hours*tries*99/100 || ofAda != 3 {
 			t.Errorf("%d records of strangers, %d sums with %d more, of %d tries; %d records of ada, want 3", strangers, sums, more, hours*tries, ofAda)
 		}

@@ -1,15 +1,16 @@
 // Package access decides who may do what on the dashboard.
 //
-// An Access owns the routes: Handle is the only way to add one, and wants the role
-// that it needs. Before a handler is called it is certain that the request was made
-// to this host, that one of our own pages sent it if it changes anything, that the
-// user has signed in where that is needed, and that his role is high enough. Who it
-// is comes as an argument, together with the token that forms have to carry.
+// An Access owns the routes: Handle is the only way to add a page, and requires the
+// role that the page needs. Before a handler is called, Access has checked that the
+// request names this host, that a request that changes something was sent by a page
+// of the dashboard, that the user is signed in where that is required, and that the
+// user's role is high enough. The handler gets the user as an argument, together with
+// the token that every form must carry.
 //
-// People sign in with a name and a password (Argon2id) or at an OpenID Connect
-// provider. Sessions are kept in memory, bounded in number and time. On loopback
-// sign-in may be left out: then everybody who reaches it is the local administrator,
-// and the other checks stay, because any page in a browser can reach loopback too.
+// Users sign in with a name and a password (Argon2id) or at an OpenID Connect
+// provider. Sessions are kept in memory, limited in number and time. On loopback
+// sign-in is optional: without it every request acts as the local administrator. The
+// other checks stay, because a page in any browser can reach loopback too.
 package access
 
 import (
@@ -26,76 +27,76 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config is what an Access needs to know. All of it may be left out on loopback.
+// Config configures an Access. On loopback every field is optional.
 type Config struct {
 	// Listen is the address of the listener, host:port.
 	Listen string
-	// TLS says that the listener speaks it.
+	// TLS says that the listener speaks TLS.
 	TLS bool
-	// URL is where people open the dashboard: scheme and host. Its host is answered
-	// beside those of loopback, and the provider sends people back to it.
+	// URL is the address of the dashboard for users: scheme and host. Requests may name
+	// its host besides those of loopback, and the provider redirects to it.
 	URL *url.URL
 	// Accounts sign in with a password.
 	Accounts []Account
-	// Provider is where people sign in with OpenID Connect; nil: nowhere.
+	// Provider is the OpenID Connect provider; nil for none.
 	Provider *Provider
-	// Idle ends a session that nobody uses, Max one that is that old; an hour and
-	// twelve by default.
+	// Idle is how long a session lasts without use, by default an hour. Max is how long
+	// it lasts at most, by default twelve hours.
 	Idle, Max time.Duration
-	// Local is the name of everybody where nobody signs in; "local" by default.
+	// Local is the user's name where there is no sign-in; "local" by default.
 	Local string
-	// Proxies are believed when they say whom they ask for (X-Forwarded-For).
+	// Proxies are trusted to name the client (X-Forwarded-For).
 	Proxies []netip.Prefix
-	// ProbeToken is what a monitoring system shows (Authorization: Bearer) to read
-	// health and metrics; nil: there is none. It is asked for at every such request.
+	// ProbeToken returns the token with which a monitoring system reads health and
+	// metrics (Authorization: Bearer); nil for none. It is called for every such request.
 	ProbeToken func(context.Context) (string, error)
-	// Record is told who signed in and out and what was refused, before the answer
-	// goes out; nil: nobody is. It must not block for long.
+	// Record gets each sign-in, sign-out and refusal before the response is written;
+	// nil records nothing. It must not block for long.
 	Record func(context.Context, Event)
-	// Pages are how it looks.
+	// Pages render the sign-in page and refusals.
 	Pages Pages
 	Log   zerolog.Logger
 }
 
-// Access lets requests through to the handlers that it was given. All handlers have
-// to be registered before the first request.
+// Access checks requests and passes them to their handlers. All handlers must be
+// registered before the first request.
 type Access struct {
 	cfg      Config
-	secure   bool // browsers come over TLS, ours or a proxy's
-	exposed  bool // not only this machine's users come
+	secure   bool // browsers use TLS, to this listener or to a proxy
+	exposed  bool // other machines can reach the dashboard
 	pages    Pages
-	provider *provider // nil: none
+	provider *provider // nil for none
 	people   atomic.Pointer[people]
 
 	mux         *http.ServeMux
 	routes      []Route
-	secret      [32]byte // of this process, under tokens and sealed cookies
+	secret      [32]byte // of this process: key of form tokens and sealed cookies
 	crossOrigin *http.CrossOriginProtection
 	sessions    *sessions
 	throttle    *throttle
 	keeper      *keeper
 }
 
-// people are who may sign in, as the configuration is now.
+// people are the accounts and roles that may sign in, as configured now.
 type people struct {
 	accounts []Account
-	roles    Roles // of the provider's users
+	roles    Roles // of users of the provider
 }
 
-// New makes an Access without routes but those of signing in. It refuses what nobody
-// should run: to be reached from other machines without TLS, an address and sign-in.
+// New makes an Access that has only the sign-in routes. It returns an error for a
+// dashboard that other machines can reach without TLS, an address and sign-in.
 func New(cfg Config) (*Access, error) {
 	signIn := len(cfg.Accounts) > 0 || cfg.Provider != nil
 	exposed := !IsLoopback(cfg.Listen) || cfg.URL != nil && !isLoopbackName(hostname(cfg.URL.Host))
 	switch {
 	case !IsLoopback(cfg.Listen) && !cfg.TLS:
-		return nil, errors.New("the dashboard is to be reached from other machines: that needs TLS")
+		return nil, errors.New("the dashboard listens beyond loopback: TLS is required")
 	case !IsLoopback(cfg.Listen) && cfg.URL == nil:
-		return nil, errors.New("the dashboard is to be reached from other machines: that needs its address (url)")
+		return nil, errors.New("the dashboard listens beyond loopback: its address (url) is required")
 	case exposed && !signIn:
-		return nil, errors.New("the dashboard is to be reached from other machines: that needs sign-in")
+		return nil, errors.New("the dashboard can be reached from other machines: sign-in is required")
 	case cfg.Provider != nil && cfg.URL == nil:
-		return nil, errors.New("the provider needs an address to send people back to (url)")
+		return nil, errors.New("sign-in at a provider requires the dashboard's address (url), for the redirect URI")
 	}
 	if cfg.Idle <= 0 {
 		cfg.Idle = time.Hour
@@ -124,7 +125,7 @@ func New(cfg Config) (*Access, error) {
 	}
 	a.people.Store(now)
 	if cfg.URL != nil {
-		// For a proxy that asks us by another name.
+		// For a proxy that sends another Host header.
 		if err := a.crossOrigin.AddTrustedOrigin(originOf(cfg.URL)); err != nil {
 			return nil, err
 		}
@@ -135,18 +136,18 @@ func New(cfg Config) (*Access, error) {
 	return a, nil
 }
 
-// signIn says whether people sign in at all.
+// signIn says whether sign-in is configured.
 func (a *Access) signIn() bool { return len(a.cfg.Accounts) > 0 || a.provider != nil }
 
-// Renew puts other accounts and roles into force. Sessions of those whose account
-// is gone or has another password or role, and of those whom the provider's claim
-// gives another role now, end. Whether there is sign-in at all stays as it is.
+// Renew replaces the accounts and roles. It ends the sessions of accounts that were
+// removed or have another password or role now, and of provider users whose claim
+// gives another role now, and returns their number. It cannot switch sign-in on or off.
 func (a *Access) Renew(accounts []Account, roles Roles) (ended int) {
 	a.people.Store(&people{slices.Clone(accounts), roles})
 	return a.sessions.finishUnless(a.stillGood)
 }
 
-// stillGood says whether the user would get the same session again.
+// stillGood says whether a new sign-in would give the user the same session.
 func (a *Access) stillGood(s *session) bool {
 	now := a.people.Load()
 	if s.values != nil {
@@ -157,7 +158,7 @@ func (a *Access) stillGood(s *session) bool {
 	})
 }
 
-// ServeHTTP answers a request.
+// ServeHTTP handles a request.
 func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: to}
 	defer a.contain(w, r)
@@ -168,7 +169,7 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 		a.mux.ServeHTTP(w, r)
 		return
 	}
-	// The mux would say 404 or 405 in its own words.
+	// The mux would write its own 404 or 405 page: take only its status and Allow.
 	said := &verdict{header: make(http.Header)}
 	handler.ServeHTTP(said, r)
 	if allow := said.header.Get("Allow"); allow != "" {
@@ -178,13 +179,13 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	case !a.answers(r.Host):
 		a.refuseHost(w, r)
 	case said.status == http.StatusMethodNotAllowed:
-		a.pages.Refused(w, r, said.status, "That is not done this way", "The address takes other methods than "+r.Method+".")
+		a.pages.Refused(w, r, said.status, "Method not allowed", "This address does not accept the method "+r.Method+".")
 	default:
-		a.pages.Refused(w, r, http.StatusNotFound, "There is no such page", "The address may have been mistyped, or what it showed is gone.")
+		a.pages.Refused(w, r, http.StatusNotFound, "Page not found", "The address is wrong, or what it showed no longer exists.")
 	}
 }
 
-// verdict takes an answer's status and forgets the rest.
+// verdict is a ResponseWriter that keeps the status and discards the rest.
 type verdict struct {
 	header http.Header
 	status int
@@ -197,13 +198,13 @@ func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
 // maxBody is the size of the largest form, in bytes. There are no uploads.
 const maxBody = 256 << 10
 
-// policy is the Content-Security-Policy: everything from here, nothing inline, no
-// frames in either direction.
+// policy is the Content-Security-Policy: resources only from this origin, nothing
+// inline, no framing in either direction.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// setHeaders are those of every answer. A handler of files whose names are hashes of
-// their content replaces Cache-Control.
+// setHeaders sets the headers of every response. A handler of files whose names are
+// hashes of their content replaces Cache-Control.
 func (a *Access) setHeaders(h http.Header) {
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -214,7 +215,7 @@ func (a *Access) setHeaders(h http.Header) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), publickey-credentials-get=(), usb=()")
-	// On localhost it would hold for whatever else runs there.
+	// On localhost it would also apply to other servers there.
 	if a.secure && a.cfg.URL != nil && !isLoopbackName(hostname(a.cfg.URL.Host)) {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}

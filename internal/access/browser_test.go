@@ -15,7 +15,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// cheapHash is a Hash with the least memory that is accepted.
+// cheapHash is a Hash with the least memory that ParseHash accepts.
 func cheapHash(password string) Hash {
 	h := Hash{memory: minMemory, passes: 1, lanes: 1, salt: make([]byte, 16)}
 	_, _ = rand.Read(h.salt)
@@ -34,10 +34,10 @@ func mustURL(t testing.TB, text string) *url.URL {
 	return u
 }
 
-// passwordOf is the password of each account of signedIn.
+// passwordOf is the password of an account of accounts.
 func passwordOf(name string) string { return "the password of " + name }
 
-// accounts are one of each role, called by it.
+// accounts are one account for each role, with the role's name.
 func accounts() []Account {
 	var all []Account
 	for _, role := range []Role{Viewer, Operator, Admin} {
@@ -46,7 +46,8 @@ func accounts() []Account {
 	return all
 }
 
-// door is an Access on the network, with accounts, and a few routes of a dashboard.
+// door is an Access that other machines can reach, with accounts and a few routes of a
+// dashboard.
 func door(t testing.TB, change func(*Config)) *Access {
 	t.Helper()
 	cfg := Config{Listen: "0.0.0.0:443", TLS: true, URL: mustURL(t, home), Accounts: accounts(), Log: zerolog.Nop()}
@@ -79,8 +80,8 @@ func door(t testing.TB, change func(*Config)) *Access {
 	return a
 }
 
-// browser behaves like one: it keeps cookies by their rules, and says where requests
-// come from.
+// browser behaves like a web browser: it stores cookies by their rules, and sends the
+// headers that say where a request comes from.
 type browser struct {
 	t       testing.TB
 	handler http.Handler
@@ -95,7 +96,7 @@ func newBrowser(t testing.TB, handler http.Handler, base string) *browser {
 	return &browser{t: t, handler: handler, base: mustURL(t, base), from: "198.51.100.7:4711", jar: map[string]*http.Cookie{}}
 }
 
-// answer is a response with its body read.
+// answer is a response with its body.
 type answer struct {
 	*httptest.ResponseRecorder
 	body string
@@ -105,7 +106,7 @@ func (r answer) location() string { return r.Result().Header.Get("Location") }
 
 var tokenPattern = regexp.MustCompile(`name="token" value="([^"]*)"`)
 
-// token is the one in the form on the page.
+// token is the form token on the page.
 func (r answer) token() string {
 	if m := tokenPattern.FindStringSubmatch(r.body); m != nil {
 		return m[1]
@@ -113,8 +114,8 @@ func (r answer) token() string {
 	return ""
 }
 
-// send makes a request as a page of our own would; headers may say otherwise ("" takes
-// one away). Strict cookies stay at home if it comes from another site.
+// send makes a request like a page of the dashboard; header replaces headers ("" removes
+// one). Strict cookies are not sent if the request comes from another site.
 func (b *browser) send(ctx context.Context, method, target string, form url.Values, header map[string]string) answer {
 	b.t.Helper()
 	var body io.Reader
@@ -128,7 +129,7 @@ func (b *browser) send(ctx context.Context, method, target string, form url.Valu
 	r.Header.Set("Sec-Fetch-Mode", "navigate")
 	if form != nil {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Origin", "null") // as browsers have it under no-referrer
+		r.Header.Set("Origin", "null") // as browsers send it under no-referrer
 	}
 	for name, value := range header {
 		if r.Header.Del(name); name == "Host" {
@@ -164,7 +165,7 @@ func (b *browser) get(target string) answer {
 	return b.send(b.t.Context(), "GET", target, nil, nil)
 }
 
-// post sends a form with the token of the page at there.
+// post sends a form with the token of the page at the path there.
 func (b *browser) post(target, there string, form url.Values) answer {
 	b.t.Helper()
 	if form == nil {
@@ -180,7 +181,7 @@ func (b *browser) signIn(name string) answer {
 	return b.post("/sign-in", "/sign-in?return=/dead-letters/7", url.Values{"name": {name}, "password": {passwordOf(name)}, "return": {"/dead-letters/7"}})
 }
 
-// as is a browser in which somebody has signed in; "" is nobody.
+// as is a browser in which the named user is signed in; "" means without sign-in.
 func as(t testing.TB, a *Access, name string) *browser {
 	t.Helper()
 	b := newBrowser(t, a, home)

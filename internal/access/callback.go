@@ -19,20 +19,19 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// signInTime is how long somebody may take at the provider.
+// signInTime is how long a sign-in at the provider may take.
 const signInTime = 10 * time.Minute
 
-// sealed is what has to be the same when somebody comes back from the provider. The
-// browser keeps it, encrypted, so that strangers who begin and never come back cost
-// no memory.
+// sealed is the state of a sign-in at the provider. The browser keeps it, encrypted in
+// a cookie, so that sign-ins that are started and never finished use no memory.
 type sealed struct {
 	State, Nonce, Verifier string
 	Return                 string
 	Until                  time.Time
-	Old                    []byte `json:",omitempty"` // key of the session to end, which has no cookie on the way back
+	Old                    []byte `json:",omitempty"` // key of the session to end: its Strict cookie is not sent with the callback
 }
 
-// sealer encrypts with a key of this process.
+// sealer encrypts with a key derived from the secret of this process.
 type sealer struct{ aead cipher.AEAD }
 
 func newSealer(secret [32]byte) (*sealer, error) {
@@ -66,7 +65,7 @@ func (s *sealer) open(text string) (v sealed, ok bool) {
 	return v, true
 }
 
-// goToProvider sends the browser to the provider: code flow, PKCE (S256), state and
+// goToProvider redirects the browser to the provider: code flow, PKCE (S256), state and
 // nonce.
 func (a *Access) goToProvider(w http.ResponseWriter, r *http.Request, v Visit) {
 	m, err := a.provider.discover(r.Context())
@@ -95,23 +94,23 @@ func (a *Access) goToProvider(w http.ResponseWriter, r *http.Request, v Visit) {
 	http.Redirect(w, r, client.AuthCodeURL(sent.State, oidc.Nonce(sent.Nonce), oauth2.S256ChallengeOption(sent.Verifier)), http.StatusSeeOther)
 }
 
-// comeFromProvider is where the provider sends the browser back to.
+// comeFromProvider handles the provider's redirect back.
 func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visit) {
 	sent, ok := a.provider.sealer.open(a.cookie(r, providerCookie))
 	a.setCookie(w, providerCookie, "", http.SameSiteLaxMode, -1)
 	answer := r.URL.Query()
 	if !ok || subtle.ConstantTimeCompare([]byte(answer.Get("state")), []byte(sent.State)) != 1 {
-		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"That sign-in was not begun in this browser, or took too long. Try again", nil})
+		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"This sign-in was not started in this browser, or it has expired. Try again", nil})
 		return
 	}
-	// Whoever comes back with codes of his own invention asks the provider, and writes
-	// history, no faster than he could guess passwords.
+	// Invented codes must not cause requests to the provider, or audit records, faster
+	// than passwords can be guessed.
 	if wait := a.throttle.admit("", v.User.Address); wait > 0 {
 		a.tooMany(w, r, a.signInView(v, sent.Return), wait)
 		return
 	}
 	if !a.provider.take(sent.State, sent.Until) {
-		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"That sign-in has been used before. Try again", nil})
+		a.providerFailed(w, r, v, http.StatusBadRequest, &problem{"This sign-in was already used. Try again", nil})
 		return
 	}
 	who, err := a.welcome(r.Context(), answer.Get, sent)
@@ -127,52 +126,51 @@ func (a *Access) comeFromProvider(w http.ResponseWriter, r *http.Request, v Visi
 		a.record(r.Context(), Event{Kind: SignInFailed, User: user, Way: byProvider, Reason: "no role: claim " + a.provider.cfg.RoleClaim + " gives none"})
 		a.pages.Refused(w, r, http.StatusForbidden, "You have no role here",
 			user.Name+" signed in, but the claim "+a.provider.cfg.RoleClaim+" gives no role. The provider sent these claims: "+
-				strings.Join(who.claims, ", ")+". Whoever runs Certpost can give you a role under http.sign_in.oidc.roles.")
+				strings.Join(who.claims, ", ")+". The administrator of Certpost can assign a role under http.sign_in.oidc.roles.")
 		return
 	}
 	if len(sent.Old) == len(sessionKey{}) {
 		a.sessions.finishKey(sessionKey(sent.Old))
 	}
 	if !a.beginSession(w, r, session{user: user, values: who.values}, byProvider) {
-		a.providerFailed(w, r, v, http.StatusConflict, &problem{"Roles were changed at this moment. Try again", nil})
+		a.providerFailed(w, r, v, http.StatusConflict, &problem{"The roles changed during the sign-in. Try again", nil})
 		return
 	}
 	bounce(w, r, sent.Return)
 }
 
-// welcome reads the provider's answer and finds out who it is.
+// welcome reads the provider's response and identifies the user.
 func (a *Access) welcome(ctx context.Context, answer func(string) string, sent sealed) (*identity, error) {
 	m, err := a.provider.discover(ctx)
 	if err != nil {
 		return nil, &problem{"The provider cannot be reached. Try again in a moment", err}
 	}
-	// RFC 9207: another provider that we do not even know cannot have answered.
+	// RFC 9207: an answer from another provider (mix-up) is refused.
 	if issuer := answer("iss"); issuer != a.provider.cfg.Issuer && (issuer != "" || m.SaysIssuer) {
-		return nil, &problem{"Another provider has answered", nil}
+		return nil, &problem{"The answer does not name the configured provider (iss)", nil}
 	}
 	if code := answer("error"); code != "" {
 		return nil, &problem{"The provider did not sign you in (" + errorCode(code) + ")", nil}
 	}
 	if answer("code") == "" {
-		return nil, &problem{"The provider sent no code", nil}
+		return nil, &problem{"The provider sent no authorization code", nil}
 	}
 	return a.provider.redeem(ctx, m, answer("code"), sent)
 }
 
-// providerFailed shows the page to sign in again, with the reason. Whoever runs
-// Certpost finds more in the log. It is no matter for the history: anybody can ask
-// for these pages as often as he likes.
+// providerFailed shows the sign-in page again, with the reason; the log has the
+// details. It records nothing in the audit: anyone can request these pages at any rate.
 func (a *Access) providerFailed(w http.ResponseWriter, r *http.Request, v Visit, status int, err error) {
 	view := a.signInView(v, LocalPath(r.URL.Query().Get("return")))
-	view.Status, view.Message = status, "Something went wrong."
+	view.Status, view.Message = status, "The sign-in failed. The log has the reason."
 	var known *problem
 	if errors.As(err, &known) {
 		view.Message = known.text + "."
 	}
 	level := zerolog.WarnLevel
-	if status == http.StatusBadRequest { // nothing was begun here: as often as anybody likes
+	if status == http.StatusBadRequest { // anyone can cause this at any rate
 		level = zerolog.DebugLevel
 	}
-	a.cfg.Log.WithLevel(level).Str("address", v.User.Address).Str("reason", shown(err.Error(), maxReason)).Msg("sign-in at the provider")
+	a.cfg.Log.WithLevel(level).Str("address", v.User.Address).Str("reason", shown(err.Error(), maxReason)).Msg("sign-in at the provider failed")
 	a.pages.SignIn(w, r, view)
 }

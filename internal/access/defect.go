@@ -6,7 +6,7 @@ import (
 	"runtime/debug"
 )
 
-// begun is an answer that knows whether any of it is on its way.
+// begun is a ResponseWriter that knows whether a part of the response was written.
 type begun struct {
 	http.ResponseWriter
 	yes bool
@@ -22,12 +22,13 @@ func (b *begun) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// Unwrap is for http.ResponseController, which flushes events and sets deadlines.
+// Unwrap lets http.ResponseController flush events and set deadlines.
 func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
-// contain keeps a panic to the request that caused it: a page says so, and the log
-// has the stack. An answer that has begun breaks off, so that nobody takes a part
-// for the whole. http.ErrAbortHandler is no defect, but how a handler breaks off.
+// contain limits a panic to its request: the client gets an error page, and the log the
+// stack. If a part of the response was written already, the connection is aborted, so
+// that the client does not take that part for the whole. http.ErrAbortHandler is not a
+// defect: handlers abort with it.
 func (a *Access) contain(w *begun, r *http.Request) {
 	p := recover()
 	if p == nil {
@@ -36,9 +37,9 @@ func (a *Access) contain(w *begun, r *http.Request) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
-	// The value may quote input; its type and our stack say enough.
+	// The value may quote input; its type and the stack are enough.
 	a.cfg.Log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
-		Str("method", shown(r.Method, 20)).Str("path", shown(r.URL.Path, maxReason)).Msg("a defect: answering a request panicked; please report it with the stack")
+		Str("method", shown(r.Method, 20)).Str("path", shown(r.URL.Path, maxReason)).Msg("a defect: a request handler panicked; please report it with the stack")
 	if w.yes {
 		panic(http.ErrAbortHandler)
 	}
@@ -47,5 +48,5 @@ func (a *Access) contain(w *begun, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	a.pages.Refused(w, r, http.StatusInternalServerError, "A defect in Certpost",
-		"This could not be answered, and the log says where it went wrong. If something was to be done, look whether it was before you do it again.")
+		"The request failed; the log has the stack. If it was an action, check whether it took effect before you repeat it.")
 }

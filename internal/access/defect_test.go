@@ -12,8 +12,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A defect in one page is a page that says so and a stack in the log, not a
-// connection that breaks. What was on its way breaks off.
+// A panic in a handler gives an error page and a stack in the log, not a broken
+// connection. A response that was partly written is aborted.
 func TestDefects(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -34,7 +34,7 @@ func TestDefects(t *testing.T) {
 	if got.Code != http.StatusInternalServerError || !strings.Contains(got.body, "A defect in Certpost") || got.Header().Get("Content-Disposition")+got.Header().Get("Content-Length") != "" {
 		t.Errorf("%d %v %s", got.Code, got.Header(), got.body)
 	}
-	if text := log.String(); strings.Count(text, "a defect: answering a request panicked") != 1 || !strings.Contains(text, "defect_test.go") || !strings.Contains(text, `"path":"/before"`) || strings.Contains(text, "canary") {
+	if text := log.String(); strings.Count(text, "a defect: a request handler panicked") != 1 || !strings.Contains(text, "defect_test.go") || !strings.Contains(text, `"path":"/before"`) || strings.Contains(text, "canary") {
 		t.Errorf("the log has %s", text)
 	}
 	for path, logged := range map[string]bool{"/within?q=canary": true, "/breaks-off": false} {
@@ -46,7 +46,7 @@ func TestDefects(t *testing.T) {
 				}
 			}()
 			b.get(path)
-			t.Errorf("%s: it does not break off", path)
+			t.Errorf("%s: the response is not aborted", path)
 		}()
 		if (log.Len() > 0) != logged || strings.Contains(log.String(), "canary") {
 			t.Errorf("%s: the log has %s", path, log.String())
@@ -54,8 +54,7 @@ func TestDefects(t *testing.T) {
 	}
 }
 
-// Who may not do something can choose how long its address is, but not how much of
-// the history that takes.
+// A refused user chooses the length of the URL, but the reason in the audit is limited.
 func TestReasonsAreBounded(t *testing.T) {
 	t.Parallel()
 	var events []Event
@@ -70,7 +69,7 @@ func TestReasonsAreBounded(t *testing.T) {
 	}
 }
 
-// What is flushed and given deadlines is the server's own writer.
+// Flushes and deadlines reach the server's own ResponseWriter.
 func TestAnswersAreUnwrapped(t *testing.T) {
 	t.Parallel()
 	w := httptest.NewRecorder()

@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// person signs in at a real provider, by its pages.
+// person is a user who signs in on the pages of a real provider.
 type person struct {
 	t    *testing.T
 	http *http.Client
@@ -26,7 +26,7 @@ func newPerson(t *testing.T) *person {
 	}
 	return &person{t, &http.Client{Jar: jar, CheckRedirect: func(r *http.Request, _ []*http.Request) error {
 		if strings.HasPrefix(r.URL.String(), home) {
-			return http.ErrUseLastResponse // that is for our browser
+			return http.ErrUseLastResponse // the test's browser follows it
 		}
 		return nil
 	}}}
@@ -34,8 +34,8 @@ func newPerson(t *testing.T) *person {
 
 var formAction = regexp.MustCompile(`<form[^>]*action="([^"]*)"`)
 
-// signIn follows Certpost's link and fills in the provider's form; it returns the way
-// back.
+// signIn follows Certpost's link and fills in the provider's form; it returns the path of
+// the redirect back.
 func (p *person) signIn(link, email, password string) string {
 	p.t.Helper()
 	resp, err := p.http.Get(link)
@@ -44,7 +44,7 @@ func (p *person) signIn(link, email, password string) string {
 	}
 	page := p.read(resp)
 	if back := resp.Header.Get("Location"); back != "" {
-		return back // is signed in there already
+		return back // already signed in there
 	}
 	action := formAction.FindStringSubmatch(page)
 	if action == nil {
@@ -76,7 +76,7 @@ func (p *person) read(resp *http.Response) string {
 	return string(body)
 }
 
-// TestDex signs people in at a real provider.
+// TestDex signs users in at a real provider.
 func TestDex(t *testing.T) {
 	t.Parallel()
 	dex := lab.Dex(t, lab.DexClient{
@@ -135,7 +135,7 @@ func TestDex(t *testing.T) {
 			t.Errorf("signing out there: %d %s", resp.StatusCode, page)
 		}
 	}
-	// The same code a second time, by a browser that has the state: neither of us takes it.
+	// A code is refused the second time, even from a browser that has the state.
 	b := newBrowser(t, a, home)
 	back := newPerson(t).signIn(b.get("/sign-in/provider").location(), "ada@example.com", "canary-password")
 	stolen := *b.jar["__Host-certpost-sign-in"]
@@ -145,7 +145,7 @@ func TestDex(t *testing.T) {
 			t.Errorf("%d, want %d: %s", got.Code, want, got.body)
 		}
 	}
-	// A code that somebody else's browser was given, without his verifier.
+	// A code from another browser's sign-in, without its verifier.
 	back = newPerson(t).signIn(b.get("/sign-in/provider").location(), "ada@example.com", "canary-password")
 	victim := newBrowser(t, a, home)
 	state := mustURL(t, victim.get("/sign-in/provider").location()).Query().Get("state")

@@ -7,27 +7,27 @@ import (
 	"unicode"
 )
 
-// EventKind is what happened.
+// EventKind says what happened.
 type EventKind string
 
-// The kinds of events.
+// The event kinds.
 const (
 	SignedIn     EventKind = "signed-in"
 	SignInFailed EventKind = "sign-in-failed"
 	SignedOut    EventKind = "signed-out"
-	Refused      EventKind = "refused" // a request that takes a higher role
+	Refused      EventKind = "refused" // a request that requires a higher role
 )
 
-// Event is something that belongs into the history of who did what.
+// Event is a sign-in, sign-out or refusal, for the audit.
 type Event struct {
 	Time time.Time
 	Kind EventKind
-	// User is who it was. Of a failed sign-in the name is there only if somebody has
-	// it: people type passwords into the wrong field.
+	// User is who caused it. A failed sign-in has the name only if an account has it:
+	// users type passwords into the wrong field.
 	User User
 	// Way is how the user signs in: password or provider.
 	Way    string
-	Reason string // of a failure: why; of what was refused: method and path
+	Reason string // of a failed sign-in: why; of a refusal: method and path
 }
 
 // The ways to sign in.
@@ -36,8 +36,8 @@ const (
 	byProvider = "provider"
 )
 
-// maxReason is the length of the longest reason, in characters: an address may have
-// 64 kB, and the history is kept for years.
+// maxReason is the maximum length of a reason, in characters: a URL may have 64 kB, and
+// the audit is kept for years.
 const maxReason = 400
 
 func (a *Access) record(ctx context.Context, e Event) {
@@ -50,8 +50,8 @@ func (a *Access) record(ctx context.Context, e Event) {
 	}
 }
 
-// shown makes a text from outside fit for one line: graphic characters alone, and at
-// most that many.
+// shown makes untrusted text fit for one line: characters that are not graphic become "?",
+// and only the first most characters are kept.
 func shown(text string, most int) string {
 	var b strings.Builder
 	for _, c := range text {

@@ -13,44 +13,44 @@ import (
 	"time"
 )
 
-// Handler answers a request that was let through. The request's context ends with
-// the user's session.
+// Handler handles a request that passed all checks. The request's context ends with the
+// user's session.
 type Handler func(w http.ResponseWriter, r *http.Request, v Visit)
 
-// Visit is who makes a request, and what the page for him needs to know.
+// Visit is the user of a request, and what the page needs for that user.
 type Visit struct {
 	User User
 	// Token goes into the field TokenField of every form on the page.
 	Token string
-	// SignedIn says that there is a session, which a form can end: POST /sign-out.
+	// SignedIn says that there is a session, which POST /sign-out ends.
 	SignedIn bool
 }
 
-// Route is one that was registered.
+// Route is a registered route.
 type Route struct {
 	Pattern string // as of http.ServeMux: "POST /dead-letters/{number}/replay"
 	Needs   Role
 	Kind    Kind
 }
 
-// Kind is what stands behind a route.
+// Kind is what a route serves.
 type Kind string
 
 // The kinds.
 const (
 	Page  Kind = "page"  // pages, and the forms on them
-	Files Kind = "files" // style sheets and the like: the same for everybody
-	Probe Kind = "probe" // for machines that look whether all is well
+	Files Kind = "files" // style sheets and the like: the same for everyone
+	Probe Kind = "probe" // for monitoring systems
 )
 
-// Handle registers a route: a method, a path, and the role it needs. It panics where
-// http.ServeMux does, and on a pattern without a method. GET must change nothing.
+// Handle registers a route: a method, a path, and the role that it requires. It panics
+// where http.ServeMux does, and on a pattern without a method. A GET must change nothing.
 func (a *Access) Handle(pattern string, needs Role, handler Handler) {
 	a.add(Route{pattern, needs, Page}, func(w http.ResponseWriter, r *http.Request) { a.guard(w, r, needs, handler) })
 }
 
-// HandleFiles registers files that everybody may have. The handler replaces
-// Cache-Control where they never change.
+// HandleFiles registers files that anyone may read. The handler replaces Cache-Control
+// for files that never change.
 func (a *Access) HandleFiles(pattern string, handler http.Handler) {
 	a.add(Route{pattern, Anyone, Files}, func(w http.ResponseWriter, r *http.Request) {
 		if !a.answers(r.Host) {
@@ -61,8 +61,8 @@ func (a *Access) HandleFiles(pattern string, handler http.Handler) {
 	})
 }
 
-// HandleProbe registers what machines ask for. With Anyone it is answered always, by
-// whatever name they know this machine; with Viewer it takes what Trusts wants.
+// HandleProbe registers a probe. With Anyone it is always served, under any Host header;
+// with Viewer only to requests that Trusts accepts.
 func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 	a.add(Route{pattern, needs, Probe}, func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -72,14 +72,15 @@ func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="certpost"`)
 			plain(w, http.StatusUnauthorized, "sign in, or send http.metrics_token: Authorization: Bearer ...\n")
 		default:
-			plain(w, http.StatusForbidden, "ask as localhost and without a proxy, or send http.metrics_token: Authorization: Bearer ...\n")
+			plain(w, http.StatusForbidden, "request it at localhost, without a proxy, or send http.metrics_token: Authorization: Bearer ...\n")
 		}
 	})
 }
 
-// Trusts says whether who sends a request for a probe may read what names relays: with
-// a session, or the probes' token, or on loopback, where everybody may who asks for
-// this machine himself. Pages that have their name point here, and proxies, do not.
+// Trusts says whether the sender of a probe request may read the names of relays: with a
+// session, with the probe token, or, if only loopback can reach the dashboard, with a
+// Host header that names this machine and not through a proxy. That excludes pages whose
+// own name resolves to this machine (DNS rebinding).
 func (a *Access) Trusts(r *http.Request) bool {
 	return !a.exposed && a.answers(r.Host) && !isForwarded(r) || a.showsProbeToken(r) || a.signIn() && a.identify(r).session != nil
 }
@@ -95,23 +96,23 @@ func (a *Access) add(route Route, handler http.HandlerFunc) {
 	a.routes = append(a.routes, route)
 }
 
-// guard is the one door: every page passes it.
+// guard runs all checks of a page.
 func (a *Access) guard(w http.ResponseWriter, r *http.Request, needs Role, handler Handler) {
 	switch {
 	case !a.answers(r.Host):
 		a.refuseHost(w, r)
 		return
 	case isSafe(r) && fromElsewhere(r) && !isNavigation(r):
-		// A page of another site wants our page in it, or just to keep us busy.
-		a.pages.Refused(w, r, http.StatusForbidden, "Not for other sites", "Another site's page asked for this.")
+		// A page of another site embeds this one, or only causes load.
+		a.pages.Refused(w, r, http.StatusForbidden, "Cross-site request refused", "A page of another site requested this.")
 		return
 	case !isSafe(r) && !a.sentFromHere(r):
-		a.pages.Refused(w, r, http.StatusForbidden, "Not sent from here",
-			"The request did not come from a page of this dashboard, so nothing was done. Programs use the command line or NATS instead.")
+		a.pages.Refused(w, r, http.StatusForbidden, "Not sent by this dashboard",
+			"The request did not come from a page of this dashboard. Nothing was done. Programs use the command line or NATS instead.")
 		return
 	case !a.signIn() && isForwarded(r):
 		a.pages.Refused(w, r, http.StatusForbidden, "Sign-in is not set up",
-			"A proxy passed this request on. Behind a proxy the dashboard needs http.url and http.sign_in.")
+			"A proxy forwarded this request. Behind a proxy the dashboard needs http.url and http.sign_in.")
 		return
 	}
 	who := a.identify(r)
@@ -140,16 +141,16 @@ func (a *Access) guard(w http.ResponseWriter, r *http.Request, needs Role, handl
 	handler(w, r.WithContext(ctx), Visit{User: who.user, Token: a.token(who.number), SignedIn: who.session != nil})
 }
 
-// caller is what is known of who makes a request.
+// caller is what is known about the sender of a request.
 type caller struct {
 	user    User
-	number  string   // of the cookie that the tokens are bound to; "": there is none
-	session *session // nil: none
+	number  string   // in the cookie that form tokens are bound to; "" for none
+	session *session // nil for none
 }
 
 func (c caller) known() bool { return c.number != "" }
 
-// identify finds out who makes a request.
+// identify finds the caller of a request.
 func (a *Access) identify(r *http.Request) caller {
 	address := a.clientAddress(r)
 	if !a.signIn() {
@@ -173,12 +174,12 @@ func (a *Access) identify(r *http.Request) caller {
 	return who
 }
 
-// turnAway answers those whose role is not enough.
+// turnAway refuses a request whose role is too low.
 func (a *Access) turnAway(w http.ResponseWriter, r *http.Request, who caller, needs Role) {
 	if who.session != nil {
 		a.record(r.Context(), Event{Kind: Refused, User: who.user, Reason: r.Method + " " + r.URL.EscapedPath()})
-		a.pages.Refused(w, r, http.StatusForbidden, "That is not yours to do",
-			"This takes the role "+needs.String()+"; "+who.user.Name+" has the role "+who.user.Role.String()+". Nothing was done.")
+		a.pages.Refused(w, r, http.StatusForbidden, "Permission denied",
+			"This requires the role "+needs.String()+"; "+who.user.Name+" has the role "+who.user.Role.String()+". Nothing was done.")
 		return
 	}
 	there := signInPath + "?" + url.Values{"return": {LocalPath(r.URL.RequestURI())}}.Encode()
@@ -194,38 +195,38 @@ func (a *Access) turnAway(w http.ResponseWriter, r *http.Request, who caller, ne
 		if r.Header.Get("HX-Request") != "" {
 			w.Header().Set("HX-Redirect", signInPath)
 		}
-		a.pages.Refused(w, r, http.StatusUnauthorized, "You are not signed in any more", "Nothing was done. Sign in, and do it again.")
+		a.pages.Refused(w, r, http.StatusUnauthorized, "You are no longer signed in", "Nothing was done. Sign in, then repeat the action.")
 	}
 }
 
-// readForm reads the form of an unsafe request and compares its token.
+// readForm parses the form of an unsafe request and checks its token.
 func (a *Access) readForm(w http.ResponseWriter, r *http.Request, who caller) bool {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/x-www-form-urlencoded" {
-		a.pages.Refused(w, r, http.StatusUnsupportedMediaType, "Not a form", "This takes a form of this dashboard (application/x-www-form-urlencoded).")
+		a.pages.Refused(w, r, http.StatusUnsupportedMediaType, "Not a form", "This address accepts only a form of this dashboard (application/x-www-form-urlencoded).")
 		return false
 	}
 	if err := r.ParseForm(); err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-			a.pages.Refused(w, r, http.StatusRequestEntityTooLarge, "Too much at once", "The form is larger than the dashboard takes. Nothing was done.")
+			a.pages.Refused(w, r, http.StatusRequestEntityTooLarge, "Form too large", "The form is larger than the dashboard accepts. Nothing was done.")
 		} else {
-			a.pages.Refused(w, r, http.StatusBadRequest, "Not a form", "The form could not be read. Nothing was done.")
+			a.pages.Refused(w, r, http.StatusBadRequest, "Invalid form", "The form could not be read. Nothing was done.")
 		}
 		return false
 	}
 	if !a.fits(r.PostForm.Get(TokenField), who.number) {
-		a.pages.Refused(w, r, http.StatusForbidden, "The page is too old",
-			"It was made for another session, or before the program was started anew. Nothing was done: load the page again, and do it again.")
+		a.pages.Refused(w, r, http.StatusForbidden, "The page has expired",
+			"It belongs to another session, or Certpost was restarted since. Nothing was done. Reload the page, then repeat the action.")
 		return false
 	}
 	return true
 }
 
 func (a *Access) refuseHost(w http.ResponseWriter, r *http.Request) {
-	a.pages.Refused(w, r, http.StatusMisdirectedRequest, "Not this name", "The dashboard is not answered by this name: open it at localhost, or configure http.url.")
+	a.pages.Refused(w, r, http.StatusMisdirectedRequest, "Unknown host name", "The dashboard does not answer to this host name: open it at localhost, or configure http.url.")
 }
 
-// showsProbeToken compares hashes, which have one length.
+// showsProbeToken compares hashes, so that the comparison does not show the length.
 func (a *Access) showsProbeToken(r *http.Request) bool {
 	kind, shown, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if a.cfg.ProbeToken == nil || !strings.EqualFold(kind, "Bearer") {
@@ -235,13 +236,13 @@ func (a *Access) showsProbeToken(r *http.Request) bool {
 	defer cancel()
 	token, err := a.cfg.ProbeToken(ctx)
 	if err != nil || len(token) < minProbeToken {
-		a.cfg.Log.Warn().Err(err).Int("least_length", minProbeToken).Msg("the token of the probes cannot be read, or is too short")
+		a.cfg.Log.Warn().Err(err).Int("least_length", minProbeToken).Msg("http.metrics_token cannot be read, or is too short")
 		return false
 	}
 	want, got := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(strings.TrimSpace(shown)))
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1
 }
 
-// minProbeToken is the length of the shortest token of probes, in bytes: nothing
-// slows down guessing it.
+// minProbeToken is the minimum length of the probe token, in bytes: guesses of it are
+// not throttled.
 const minProbeToken = 16

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Every route with every role. A dashboard that has registered all of its pages is
-// tried in the same way: Routes says what there is, and nothing else is reached.
+// Every route with every role. The dashboard's tests try all its pages in the same way:
+// Routes lists everything that can be reached.
 func TestEveryRouteWithEveryRole(t *testing.T) {
 	t.Parallel()
 	a := door(t, func(c *Config) {
@@ -125,7 +125,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// Nobody can start what should not run.
+// New refuses an unsafe configuration.
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	u, local := mustURL(t, home), mustURL(t, "http://localhost:8080")
@@ -158,7 +158,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// DNS rebinding: a name that its owner points at us once his page is loaded.
+// DNS rebinding: a name that its owner points at the dashboard after a page is loaded.
 func TestHosts(t *testing.T) {
 	t.Parallel()
 	local, err := New(Config{Listen: "127.0.0.1:8080", URL: mustURL(t, "http://localhost:8080")})
@@ -233,7 +233,7 @@ func TestCrossSiteRequests(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", name, got.Code, got.body, test.want)
 		}
 	}
-	// In the address a token is not looked at: addresses end up in histories and logs.
+	// A token in the URL is ignored: URLs end up in histories and logs.
 	if got := b.send(t.Context(), "POST", path+"?token="+token, url.Values{}, nil); got.Code != http.StatusForbidden {
 		t.Errorf("a token in the address: %d", got.Code)
 	}
@@ -244,11 +244,11 @@ func TestCrossSiteRequests(t *testing.T) {
 		t.Error("the token looks the same on every page")
 	}
 
-	// Pages of other sites may lead here, and may not have our pages in theirs.
+	// Pages of other sites may link here, but must not embed the dashboard's pages.
 	for mode, want := range map[string]int{"navigate": 200, "no-cors": 403, "cors": 403} {
 		for _, path := range []string{"/", "/events"} {
 			ctx, cancel := context.WithCancel(t.Context())
-			cancel() // or the stream would go on
+			cancel() // otherwise the stream would not end
 			got := b.send(ctx, "GET", path, nil, map[string]string{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode})
 			if got.Code != want {
 				t.Errorf("GET %s by another site, %s: %d", path, mode, got.Code)
@@ -257,7 +257,7 @@ func TestCrossSiteRequests(t *testing.T) {
 	}
 }
 
-// A link from elsewhere comes without the session's cookie, and arrives all the same.
+// A link from another site works, although the browser sends no session cookie at first.
 func TestLinksFromElsewhere(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -275,8 +275,8 @@ func TestLinksFromElsewhere(t *testing.T) {
 	}
 }
 
-// Without sign-in everybody on this machine is the administrator, and pages on the
-// internet are nobody.
+// Without sign-in every user of this machine is the administrator, and pages of other
+// sites have no access.
 func TestLocal(t *testing.T) {
 	t.Parallel()
 	a := door(t, func(c *Config) { *c = Config{Listen: "127.0.0.1:8080", Local: "ada@host"} })
@@ -309,21 +309,21 @@ func TestLocal(t *testing.T) {
 	if got := b.get("/sign-in"); got.Code != http.StatusNotFound {
 		t.Errorf("/sign-in: %d", got.Code)
 	}
-	// A forged cookie is a number like any other: the token needs the process's secret.
+	// A forged cookie is replaced; without the process's secret there is no token for it.
 	b.jar["certpost-visitor"].Value = "chosen-by-somebody"
 	if got := b.get("/"); got.Code != http.StatusOK || b.jar["certpost-visitor"].Value == "chosen-by-somebody" {
-		t.Errorf("a cookie that is none of ours was kept: %d", got.Code)
+		t.Errorf("a forged cookie was kept: %d", got.Code)
 	}
 }
 
-// Nobody is recorded under the name of somebody else.
+// No user is recorded under another user's name.
 func TestRecorded(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	for _, test := range []struct{ name, subject, want string }{
 		{"ada", "user:ada", "ada"},
 		{"ada", "https://id.example.com#17", "ada (17)"},
-		{"ada", "https://id.example.com#ada", "ada (ada)"}, // where the name is the sub, and people choose it
+		{"ada", "https://id.example.com#ada", "ada (ada)"}, // the name equals the sub, and users can choose it
 		{"a#b", "user:a#b", "a#b"},
 		{"eve", "https://id.example.com#x\u202e\r\n#y", "eve (x???#y)"},
 		{"ada@host", "local", "ada@host"},
@@ -343,12 +343,12 @@ func TestClientAddress(t *testing.T) {
 	})
 	for _, test := range []struct{ remote, forwarded, want string }{
 		{"198.51.100.7:1", "", "198.51.100.7"},
-		{"198.51.100.7:1", "203.0.113.1", "198.51.100.7"}, // none of our proxies
+		{"198.51.100.7:1", "203.0.113.1", "198.51.100.7"}, // not a configured proxy
 		{"10.0.0.1:1", "", "10.0.0.1"},
 		{"10.0.0.1:1", "203.0.113.1", "203.0.113.1"},
 		{"[::1]:1", "203.0.113.1", "203.0.113.1"},
 		{"[::ffff:10.0.0.1]:1", "203.0.113.1", "203.0.113.1"},
-		{"10.0.0.1:1", "192.0.2.9, 203.0.113.1, 10.2.2.2", "203.0.113.1"}, // the first was said by the client
+		{"10.0.0.1:1", "192.0.2.9, 203.0.113.1, 10.2.2.2", "203.0.113.1"}, // the client invented the first
 		{"10.0.0.1:1", "192.0.2.9, nonsense, 10.2.2.2", "10.2.2.2"},
 		{"10.0.0.1:1", "2001:db8::1", "2001:db8::1"},
 		{"[fe80::1%eth0]:1", "", "fe80::1"},
@@ -363,7 +363,7 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// What a handler does not write is written by us, and shows nothing of the request.
+// Error pages of the mux are replaced, and the new ones quote nothing from the request.
 func TestRefusedShowsNothing(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)

@@ -16,8 +16,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A provider, or somebody in between, that answers wrongly. What it sends shows up
-// nowhere, and nobody is signed in.
+// A provider, or an attacker in between, that sends wrong answers: the user is not signed
+// in, and nothing that it sent is shown or logged.
 func TestHostileProvider(t *testing.T) {
 	t.Parallel()
 	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -53,24 +53,24 @@ func TestHostileProvider(t *testing.T) {
 		}, nil, ""},
 		"no at_hash":       {without("at_hash"), nil, ""},
 		"says who answers": {nil, func(v url.Values) { v.Set("iss", "ITSELF") }, ""},
-		"another nonce":    {claim("nonce", "AAAA"), nil, "trusted"},
-		"no nonce":         {without("nonce"), nil, "trusted"},
-		"another audience": {claim("aud", "other"), nil, "trusted"},
-		"no audience":      {without("aud"), nil, "trusted"},
+		"another nonce":    {claim("nonce", "AAAA"), nil, "token is invalid"},
+		"no nonce":         {without("nonce"), nil, "token is invalid"},
+		"another audience": {claim("aud", "other"), nil, "token is invalid"},
+		"no audience":      {without("aud"), nil, "token is invalid"},
 		"made for another client": {func(p *idp) {
 			p.claims = func(c map[string]any) { c["aud"] = []string{"certpost", "other"}; c["azp"] = "other" }
-		}, nil, "trusted"},
-		"made for nobody in particular": {claim("aud", []string{"certpost", "other"}), nil, "trusted"},
-		"expired":                       {claim("exp", hours(-0.1)), nil, "trusted"},
-		"no end":                        {without("exp"), nil, "trusted"},
-		"not yet valid":                 {claim("nbf", hours(1)), nil, "trusted"},
-		"another issuer":                {claim("iss", "https://evil.example"), nil, "trusted"},
-		"no sub":                        {claim("sub", ""), nil, "trusted"},
-		"a long sub":                    {claim("sub", strings.Repeat("x", 300)), nil, "trusted"},
-		"another access token":          {claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), nil, "trusted"},
+		}, nil, "token is invalid"},
+		"made for nobody in particular": {claim("aud", []string{"certpost", "other"}), nil, "token is invalid"},
+		"expired":                       {claim("exp", hours(-0.1)), nil, "token is invalid"},
+		"no end":                        {without("exp"), nil, "token is invalid"},
+		"not yet valid":                 {claim("nbf", hours(1)), nil, "token is invalid"},
+		"another issuer":                {claim("iss", "https://evil.example"), nil, "token is invalid"},
+		"no sub":                        {claim("sub", ""), nil, "token is invalid"},
+		"a long sub":                    {claim("sub", strings.Repeat("x", 300)), nil, "token is invalid"},
+		"another access token":          {claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"), nil, "token is invalid"},
 		"alg none": {func(p *idp) {
 			p.sign = func(h, c map[string]any) string { h["alg"] = "none"; return unsigned(h, c) + "." }
-		}, nil, "trusted"},
+		}, nil, "token is invalid"},
 		"HS256 with our secret": {func(p *idp) {
 			p.sign = func(h, c map[string]any) string {
 				h["alg"] = "HS256"
@@ -79,8 +79,8 @@ func TestHostileProvider(t *testing.T) {
 				mac.Write([]byte(text))
 				return text + "." + b64(mac.Sum(nil))
 			}
-		}, nil, "trusted"},
-		"signed by a stranger": {func(p *idp) { p.sign = es256(stranger) }, nil, "trusted"},
+		}, nil, "token is invalid"},
+		"signed by a stranger": {func(p *idp) { p.sign = es256(stranger) }, nil, "token is invalid"},
 		"signed over other claims": {func(p *idp) {
 			p.sign = func(h, c map[string]any) string {
 				_, rest, _ := strings.Cut(es256(p.key)(h, c), ".")
@@ -88,23 +88,23 @@ func TestHostileProvider(t *testing.T) {
 				c["groups"] = []string{"root"}
 				return unsigned(h, c) + "." + signature
 			}
-		}, nil, "trusted"},
-		"no JWT":                      {func(p *idp) { p.sign = func(_, _ map[string]any) string { return "canary-no-jwt" } }, nil, "trusted"},
-		"no ID token":                 {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer"}`), nil, "did not say who you are"},
-		"an ID token of another kind": {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer","id_token":{"canary":1}}`), nil, "did not say who you are"},
-		"the code is refused":         {answers(400, `{"error":"invalid_grant","error_description":"canary-description"}`), nil, "did not take the code"},
-		"it fails":                    {answers(500, `canary-page`), nil, "did not take the code"},
-		"nonsense":                    {answers(200, `canary{`), nil, "did not take the code"},
-		"endless":                     {answers(200, `{"id_token":"`+strings.Repeat("canary", 1<<18)+`"}`), nil, "did not take the code"},
-		"no code":                     {nil, func(v url.Values) { v.Del("code") }, "sent no code"},
+		}, nil, "token is invalid"},
+		"no JWT":                      {func(p *idp) { p.sign = func(_, _ map[string]any) string { return "canary-no-jwt" } }, nil, "token is invalid"},
+		"no ID token":                 {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer"}`), nil, "sent no usable ID token"},
+		"an ID token of another kind": {answers(200, `{"access_token":"canary-access-token","token_type":"Bearer","id_token":{"canary":1}}`), nil, "sent no usable ID token"},
+		"the code is refused":         {answers(400, `{"error":"invalid_grant","error_description":"canary-description"}`), nil, "did not accept the code"},
+		"it fails":                    {answers(500, `canary-page`), nil, "did not accept the code"},
+		"nonsense":                    {answers(200, `canary{`), nil, "did not accept the code"},
+		"endless":                     {answers(200, `{"id_token":"`+strings.Repeat("canary", 1<<18)+`"}`), nil, "did not accept the code"},
+		"no code":                     {nil, func(v url.Values) { v.Del("code") }, "sent no authorization code"},
 		"it says no":                  {nil, func(v url.Values) { v.Set("error", "access_denied"); v.Set("error_description", "canary-description") }, "(access_denied)"},
 		"it says no, with markup":     {nil, func(v url.Values) { v.Set("error", "<canary>") }, "did not sign you in ()"},
-		"another provider":            {nil, func(v url.Values) { v.Set("iss", "https://evil.example/canary") }, "Another provider"},
+		"another provider":            {nil, func(v url.Values) { v.Set("iss", "https://evil.example/canary") }, "does not name the configured provider"},
 		"it must say who answers": {func(p *idp) {
 			p.discovery = func(d map[string]any) { d["authorization_response_iss_parameter_supported"] = true }
-		}, nil, "Another provider"},
-		"another state": {nil, func(v url.Values) { v.Set("state", randomText()) }, "not begun in this browser"},
-		"no state":      {nil, func(v url.Values) { v.Del("state") }, "not begun in this browser"},
+		}, nil, "does not name the configured provider"},
+		"another state": {nil, func(v url.Values) { v.Set("state", randomText()) }, "not started in this browser"},
+		"no state":      {nil, func(v url.Values) { v.Del("state") }, "not started in this browser"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -126,22 +126,22 @@ func TestHostileProvider(t *testing.T) {
 			if signedIn != (test.want == "") || !strings.Contains(got.body, test.want) || test.want != "" && got.Code < 400 {
 				t.Errorf("signed in: %v; %d %s", signedIn, got.Code, got.body)
 			}
-			// What anybody can do without having begun anything makes no history.
-			recorded := map[bool]int{true: 0, false: 1}[strings.HasPrefix(test.want, "not begun")]
+			// What anyone can cause without starting a sign-in is not recorded.
+			recorded := map[bool]int{true: 0, false: 1}[strings.HasPrefix(test.want, "not started")]
 			if len(*events) != recorded || test.want != "" && recorded == 1 && (*events)[0].Kind != SignInFailed {
 				t.Errorf("%+v", *events)
 			}
 			for _, where := range []string{got.body, log.String()} {
 				if strings.Contains(where, "canary") {
-					t.Errorf("what it sent is in\n%s", where)
+					t.Errorf("content of the provider is in\n%s", where)
 				}
 			}
 		})
 	}
 }
 
-// Whoever gets hold of a code and of the browser's state cannot sign in with it a
-// second time, even where the provider would let him.
+// An attacker who has a code and the browser's state cannot sign in a second time, even if
+// the provider would allow it.
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)
@@ -169,7 +169,7 @@ func TestReplay(t *testing.T) {
 	if len(p.forms) != 1 {
 		t.Errorf("the code was sent %d times", len(p.forms))
 	}
-	// Without the cookie, with another's, or with one that was changed.
+	// Without the cookie, with another browser's, or with a changed one.
 	other := newBrowser(t, a, home)
 	other.get("/sign-in/provider")
 	changed := *stolen
@@ -185,8 +185,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// Codes of one's own invention are no way to keep the provider busy, or to fill the
-// history.
+// Invented codes cannot cause many requests to the provider, or fill the audit.
 func TestInventedCodes(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)
@@ -208,7 +207,7 @@ func TestInventedCodes(t *testing.T) {
 	if len(p.forms) != paceOfAddress.free || len(*events) != paceOfAddress.free {
 		t.Errorf("%d codes were tried, %d events recorded", len(p.forms), len(*events))
 	}
-	// Somebody else is not kept waiting, and success counts against nobody.
+	// Another user does not have to wait, and successful sign-ins do not count.
 	p.set(func() { p.token = nil })
 	other := newBrowser(t, a, home)
 	other.from = "203.0.113.9:1"
@@ -219,7 +218,7 @@ func TestInventedCodes(t *testing.T) {
 	}
 }
 
-// Nor are ways back from nowhere one to fill the log.
+// Callbacks without a started sign-in do not fill the log either.
 func TestWaysBackFromNowhere(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)

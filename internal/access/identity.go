@@ -18,15 +18,14 @@ import (
 // identity is a user of the provider.
 type identity struct {
 	subject, name string
-	values        []string // of the claim for roles
-	claims        []string // names of all that there are, sorted
+	values        []string // of the role claim
+	claims        []string // names of all claims, sorted, at most 50
 }
 
-// maxSub is the length of the longest `sub` that OpenID Connect allows, in bytes.
+// maxSub is the maximum length of `sub` in OpenID Connect, in bytes.
 const maxSub = 255
 
-// problem is why somebody could not sign in: what the page says, and what the log
-// says besides.
+// problem is why a sign-in failed: text for the page, and err for the log in addition.
 type problem struct {
 	text string
 	err  error
@@ -39,7 +38,7 @@ func (e *problem) Error() string {
 	return e.text + ": " + shown(e.err.Error(), 300)
 }
 
-// redeem trades the code for tokens and reads from them who it is.
+// redeem exchanges the code for tokens and reads the user from them.
 func (p *provider) redeem(ctx context.Context, m *metadata, code string, sent sealed) (*identity, error) {
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.client), 2*providerTimeout)
 	defer cancel()
@@ -49,33 +48,33 @@ func (p *provider) redeem(ctx context.Context, m *metadata, code string, sent se
 	}
 	token, err := client.Exchange(ctx, code, oauth2.VerifierOption(sent.Verifier))
 	if err != nil {
-		return nil, &problem{"The provider did not take the code", exchangeError(err)}
+		return nil, &problem{"The provider did not accept the code", exchangeError(err)}
 	}
 	raw, _ := token.Extra("id_token").(string)
 	if raw == "" {
-		return nil, &problem{"The provider did not say who you are", errors.New("no id_token in its answer")}
+		return nil, &problem{"The provider sent no usable ID token", errors.New("no id_token in its answer")}
 	}
 	verifier := m.provider.Verifier(&oidc.Config{ClientID: p.cfg.ClientID, Now: func() time.Time { return time.Now().Add(-skew) }})
 	id, err := verifier.Verify(ctx, raw)
 	if err != nil {
-		return nil, &problem{"What the provider said of you cannot be trusted", err}
+		return nil, &problem{"The provider's ID token is invalid", err}
 	}
 	var claims map[string]any
 	if err := id.Claims(&claims); err != nil {
-		return nil, &problem{"What the provider said of you cannot be read", nil}
+		return nil, &problem{"The claims of the provider's ID token cannot be read", nil}
 	}
 	switch {
 	case subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(sent.Nonce)) != 1:
-		err = errors.New("its ID token is for another sign-in (nonce)")
+		err = errors.New("it is for another sign-in (nonce)")
 	case id.Subject == "" || len(id.Subject) > maxSub:
-		err = errors.New("its ID token has no usable sub")
+		err = errors.New("it has no usable sub")
 	case len(id.Audience) > 1 && claims["azp"] != p.cfg.ClientID:
-		err = errors.New("its ID token is for several clients, and was not made for this one (azp)")
+		err = errors.New("it is for several clients, and was not issued to this one (azp)")
 	case id.AccessTokenHash != "" && id.VerifyAccessToken(token.AccessToken) != nil:
-		err = errors.New("its ID token belongs to another access token (at_hash)")
+		err = errors.New("it belongs to another access token (at_hash)")
 	}
 	if err != nil {
-		return nil, &problem{"What the provider said of you cannot be trusted", err}
+		return nil, &problem{"The provider's ID token is invalid", err}
 	}
 	if _, found := lookUp(claims, p.cfg.RoleClaim); !found && m.UserInfo != "" {
 		p.addUserInfo(ctx, m, token, id.Subject, claims)
@@ -83,8 +82,8 @@ func (p *provider) redeem(ctx context.Context, m *metadata, code string, sent se
 	return p.identity(id.Subject, claims), nil
 }
 
-// addUserInfo adds the claims that a provider gives at its userinfo endpoint alone.
-// Without an answer there are fewer claims, which the user is told.
+// addUserInfo adds claims that the provider gives only at its userinfo endpoint. If the
+// endpoint fails they are absent, which the page without a role shows.
 func (p *provider) addUserInfo(ctx context.Context, m *metadata, token *oauth2.Token, subject string, claims map[string]any) {
 	info, err := m.provider.UserInfo(ctx, oauth2.StaticTokenSource(token))
 	if err != nil || info.Subject != subject {
@@ -101,7 +100,7 @@ func (p *provider) addUserInfo(ctx context.Context, m *metadata, token *oauth2.T
 	}
 }
 
-// exchangeError is an error of the token endpoint without its body.
+// exchangeError describes an error of the token endpoint, without the response's body.
 func exchangeError(err error) error {
 	var refused *oauth2.RetrieveError
 	var connection *url.Error
@@ -118,7 +117,7 @@ func exchangeError(err error) error {
 	return errors.New("the token endpoint's answer cannot be read")
 }
 
-// errorCode is a code of RFC 6749, section 5.2, or nothing.
+// errorCode is an error code of RFC 6749, section 5.2, or "".
 func errorCode(text string) string {
 	if len(text) > 64 || strings.Trim(text, "abcdefghijklmnopqrstuvwxyz_") != "" {
 		return ""
@@ -126,7 +125,7 @@ func errorCode(text string) string {
 	return text
 }
 
-// lookUp finds a claim: one that is called so, or what lies below one along the dots.
+// lookUp finds a claim by its name, or inside a claim along the dots of path.
 func lookUp(claims map[string]any, path string) (any, bool) {
 	if value, found := claims[path]; found {
 		return value, true
@@ -146,7 +145,7 @@ func lookUp(claims map[string]any, path string) (any, bool) {
 	}
 }
 
-// texts are the values of a claim: one text, or those in a list.
+// texts are the values of a claim: a text, or the texts in a list.
 func texts(value any) []string {
 	switch value := value.(type) {
 	case string:
@@ -163,7 +162,7 @@ func texts(value any) []string {
 	return []string{}
 }
 
-// identity reads from the claims who it is.
+// identity reads the user from the claims.
 func (p *provider) identity(subject string, claims map[string]any) *identity {
 	who := &identity{subject: p.cfg.Issuer + "#" + subject, values: []string{}}
 	value, found := lookUp(claims, p.cfg.RoleClaim)

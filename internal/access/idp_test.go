@@ -19,7 +19,7 @@ import (
 
 const clientSecret = "canary-client-secret"
 
-// idp is an OpenID Connect provider that does as it is told, wrong things too.
+// idp is an OpenID Connect provider whose answers a test can change, also to wrong ones.
 type idp struct {
 	t      testing.TB
 	server *httptest.Server
@@ -27,13 +27,13 @@ type idp struct {
 
 	mu        sync.Mutex
 	away      bool                                       // guarded by mu, as is all that follows
-	discovery func(map[string]any)                       // changes what it says of itself
+	discovery func(map[string]any)                       // changes the discovery document
 	claims    func(map[string]any)                       // changes the claims
-	sign      func(header, claims map[string]any) string // instead of a good signature
-	token     http.HandlerFunc                           // instead of the token endpoint
+	sign      func(header, claims map[string]any) string // replaces the valid signature
+	token     http.HandlerFunc                           // replaces the token endpoint
 	userInfo  map[string]any
 	asked     url.Values      // the latest request to sign in
-	codes     map[string]bool // that were taken
+	codes     map[string]bool // that were redeemed
 	header    http.Header     // of the latest request for a token
 	forms     []url.Values    // of all requests for tokens
 }
@@ -55,7 +55,7 @@ func newIDP(t testing.TB) *idp {
 	return p
 }
 
-// set changes what it does.
+// set changes its behaviour.
 func (p *idp) set(change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,7 +133,7 @@ func (p *idp) giveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	challenge := sha256.Sum256([]byte(r.PostForm.Get("code_verifier")))
 	if user, secret, _ := r.BasicAuth(); user != "certpost" || secret != clientSecret {
-		p.t.Errorf("the client calls itself %q", user)
+		p.t.Errorf("the client id is %q, or the secret is wrong", user)
 	}
 	if p.asked.Get("code_challenge_method") != "S256" || p.asked.Get("code_challenge") != b64(challenge[:]) || r.PostForm.Get("redirect_uri") != home+"/sign-in/callback" {
 		p.t.Errorf("asked %v, then %v", p.asked, r.PostForm)
@@ -174,7 +174,8 @@ func (p *idp) provider() *Provider {
 	}
 }
 
-// signInAt goes to the provider and comes back, with what answer makes of the way back.
+// signInAt goes to the provider and comes back; answer may change the query of the
+// redirect.
 func (p *idp) signInAt(b *browser, answer func(url.Values)) answer {
 	b.t.Helper()
 	got := b.get("/sign-in/provider?return=%2Fdead-letters%2F7")

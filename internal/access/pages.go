@@ -6,30 +6,30 @@ import (
 	"strconv"
 )
 
-// Pages are how it looks. What is nil is plain HTML. Both write the status too.
+// Pages render responses. A nil function means plain HTML. Both write the status too.
 type Pages struct {
-	// SignIn shows the form to sign in.
+	// SignIn shows the sign-in form.
 	SignIn func(w http.ResponseWriter, r *http.Request, v SignInView)
-	// Refused says why a request was not answered. Title and text are ours; a name
-	// in them may not be, so they are text, not HTML.
+	// Refused says why a request was refused. Title and text are Certpost's words, but
+	// may contain a user's name: they are text, not HTML.
 	Refused func(w http.ResponseWriter, r *http.Request, status int, title, text string)
 }
 
-// SignInView is the page to sign in.
+// SignInView is the content of the sign-in page.
 type SignInView struct {
-	Status int // of the answer
-	// Accounts says that there is a form for name and password (fields name, password,
-	// return and TokenField, POST /sign-in).
+	Status int // of the response
+	// Accounts says that the page has a form for name and password (fields name,
+	// password, return and TokenField, POST /sign-in).
 	Accounts bool
 	// Provider is the name of the provider, "" for none, and ProviderPath the link to
-	// sign in there. It has to be a link: browsers do not let a form lead to another
-	// site, which our policy forbids.
+	// sign in there. It must be a link: the Content-Security-Policy (form-action) forbids
+	// a form that leads to another site.
 	Provider, ProviderPath string
-	Return                 string // where to go afterwards: a path
+	Return                 string // path to go to after sign-in
 	Token                  string
-	Name                   string // that was typed before
-	Message                string // what went wrong, or that the user has signed out; "" for nothing
-	// ProviderSignOut is a link to sign out at the provider too; "" for none.
+	Name                   string // as typed before
+	Message                string // error, or confirmation of the sign-out; "" for none
+	// ProviderSignOut is the link to sign out at the provider too; "" for none.
 	ProviderSignOut string
 }
 
@@ -61,7 +61,7 @@ var plainPages = template.Must(template.New("pages").Parse(`
 {{- define "refused"}}{{template "head" .Title}}<p>{{.Text}}</p><p><a href="/">To the dashboard</a></p></main></body></html>
 {{end}}
 {{- define "bounce"}}<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={{.}}"><title>Certpost</title></head><body><p><a href="{{.}}">Go on</a></p></body></html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={{.}}"><title>Certpost</title></head><body><p><a href="{{.}}">Continue</a></p></body></html>
 {{end}}`))
 
 func plainSignIn(w http.ResponseWriter, _ *http.Request, v SignInView) {
@@ -72,9 +72,9 @@ func plainRefused(w http.ResponseWriter, _ *http.Request, status int, title, tex
 	showPlain(w, status, "refused", struct{ Title, Text string }{title, text})
 }
 
-// bounce has the browser load a path of ours once more, this time from here. A
-// cookie that is SameSite=Strict does not come along when another site leads here,
-// be it a link in a mail or the provider's way back; from this page it does.
+// bounce makes the browser load a path of the dashboard again, this time from a page of
+// the dashboard. A browser does not send a SameSite=Strict cookie when another site
+// leads here (a link in a mail, the provider's redirect); from this page it does.
 func bounce(w http.ResponseWriter, _ *http.Request, path string) {
 	showPlain(w, http.StatusOK, "bounce", path)
 }
@@ -82,12 +82,12 @@ func bounce(w http.ResponseWriter, _ *http.Request, path string) {
 func showPlain(w http.ResponseWriter, status int, name string, data any) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_ = plainPages.ExecuteTemplate(w, name, data) // the other side may have gone
+	_ = plainPages.ExecuteTemplate(w, name, data) // fails if the client has disconnected
 }
 
 func plain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text)) // the other side may have gone
+	_, _ = w.Write([]byte(text)) // fails if the client has disconnected
 }

@@ -18,23 +18,23 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Hash is an Argon2id hash (RFC 9106) of a password. The zero Hash fits none.
+// Hash is an Argon2id hash (RFC 9106) of a password. The zero Hash fits no password.
 type Hash struct {
-	memory, passes uint32 // KiB; how often they are gone through
+	memory, passes uint32 // memory in KiB; number of passes over it
 	lanes          uint8
 	salt, sum      []byte
 }
 
-// What is accepted in a configuration. The lower bound of memory is the least that
-// OWASP's cheat sheet on password storage has in its list; the upper ones keep one
-// sign-in from taking the machine.
+// Limits of hashes in a configuration. The lower limit of memory is the least in the
+// list of OWASP's cheat sheet on password storage; the upper limits keep one sign-in
+// from using up the machine.
 const (
 	minMemory, maxMemory = 7 << 10, 256 << 10 // KiB
 	maxPasses            = 16
 	maxLanes             = 16
 	maxHashText          = 512
 
-	// MaxPassword is the length of the longest password, in bytes.
+	// MaxPassword is the maximum length of a password, in bytes.
 	MaxPassword = 1024
 )
 
@@ -42,9 +42,9 @@ const (
 // without leading zeros, base64 without padding.
 var phc = regexp.MustCompile(`^\$argon2id\$v=19\$m=([1-9][0-9]{0,9}),t=([1-9][0-9]{0,2}),p=([1-9][0-9]{0,2})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`)
 
-// ParseHash reads what `certpost hash-password` prints, and what other programs
-// write in the same form: $argon2id$v=19$m=32768,t=3,p=1$salt$hash. Its errors
-// never quote the text.
+// ParseHash parses the output of `certpost hash-password`, or of another program that
+// writes the same form: $argon2id$v=19$m=32768,t=3,p=1$salt$hash. Its errors never
+// quote the text.
 func ParseHash(text string) (Hash, error) {
 	if len(text) > maxHashText {
 		return Hash{}, fmt.Errorf("is longer than %d characters", maxHashText)
@@ -74,7 +74,7 @@ func ParseHash(text string) (Hash, error) {
 	return h, nil
 }
 
-// number is a decimal of at most ten digits; what does not fit is the largest.
+// number parses a decimal of at most ten digits; above 32 bits it returns the largest uint32.
 func number(digits string) uint32 {
 	n, err := strconv.ParseUint(digits, 10, 32)
 	if err != nil {
@@ -83,8 +83,8 @@ func number(digits string) uint32 {
 	return uint32(n)
 }
 
-// NewHash hashes a password, with 32 MiB of memory, three passes and a salt of its
-// own: about 60 ms.
+// NewHash hashes a password with 32 MiB of memory, three passes and a new salt: about
+// 60 ms.
 func NewHash(password string) Hash {
 	h := Hash{memory: 32 << 10, passes: 3, lanes: 1, salt: make([]byte, 16)}
 	_, _ = rand.Read(h.salt) // never fails
@@ -92,14 +92,14 @@ func NewHash(password string) Hash {
 	return h
 }
 
-// String is the PHC string. It is no secret as a password is one, and not for
-// showing around either: who has it can try passwords as fast as he can compute.
+// String is the PHC string. It is less secret than the password, but should not be
+// published: with it, passwords can be tried offline at the speed of the hardware.
 func (h Hash) String() string {
 	b64 := base64.RawStdEncoding.EncodeToString
 	return fmt.Sprintf("$argon2id$v=19$m=%d,t=%d,p=%d$%s$%s", h.memory, h.passes, h.lanes, b64(h.salt), b64(h.sum))
 }
 
-// Fits says whether it is the password's hash.
+// Fits says whether the hash is that of the password.
 func (h Hash) Fits(password string) bool {
 	if len(h.sum) == 0 || len(password) > MaxPassword {
 		return false
@@ -107,24 +107,24 @@ func (h Hash) Fits(password string) bool {
 	return subtle.ConstantTimeCompare(h.derive(password, uint32(len(h.sum))), h.sum) == 1
 }
 
-// derive normalises first: an é may be typed as one character or as two.
+// derive normalises first (NFC): an é may be typed as one character or as two.
 func (h Hash) derive(password string, length uint32) []byte {
 	return argon2.IDKey([]byte(norm.NFC.String(password)), h.salt, h.passes, h.memory, h.lanes, length)
 }
 
-// equal says whether two hashes are the same text.
+// equal says whether two hashes have the same PHC string.
 func (h Hash) equal(other Hash) bool { return h.String() == other.String() }
 
-// atOnce is how many passwords are hashed at the same time, and patience how long
-// another one waits for its turn: memory is what a hash costs.
+// atOnce is how many passwords are hashed at the same time, because each needs memory;
+// patience is how long the next one waits for its turn.
 const (
 	atOnce   = 2
 	patience = 10 * time.Second
 )
 
-var errBusy = errors.New("too many people are signing in at this moment")
+var errBusy = errors.New("too many sign-ins at the same time")
 
-// keeper compares passwords with those of the accounts.
+// keeper checks passwords against those of the accounts.
 type keeper struct {
 	secret [32]byte
 	turns  chan struct{}
@@ -134,9 +134,9 @@ func newKeeper(secret [32]byte) *keeper {
 	return &keeper{secret: secret, turns: make(chan struct{}, atOnce)}
 }
 
-// check looks whether the password is that of the account. A name that nobody has
-// costs as much time as one of the accounts does, always the same one, so that
-// nobody learns from the clock which names there are.
+// check says whether the password is that of the named account. For an unknown name it
+// compares with the hash of another account, always the same one for that name, so that
+// the time it takes does not show which names exist.
 func (k *keeper) check(ctx context.Context, accounts []Account, name, password string) (Account, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

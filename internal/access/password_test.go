@@ -31,7 +31,7 @@ func TestHash(t *testing.T) {
 		t.Error("two hashes of one password are the same")
 	}
 	if !NewHash("caf\u00e9").Fits("cafe\u0301") {
-		t.Error("an accent that is typed in another way does not fit")
+		t.Error("an accent in another normalisation form does not fit")
 	}
 }
 
@@ -113,12 +113,12 @@ func FuzzParseHash(f *testing.F) {
 	})
 }
 
-// No more than atOnce passwords are hashed at a time, however many want to sign in.
+// At most atOnce passwords are hashed at the same time, however many users sign in.
 func TestKeeperIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := newKeeper([32]byte{})
-		for range atOnce { // somebody is being looked at
+		for range atOnce { // all turns are taken
 			k.turns <- struct{}{}
 		}
 		began := time.Now()
@@ -128,7 +128,7 @@ func TestKeeperIsBounded(t *testing.T) {
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, _, err := k.check(gone, accounts(), "admin", passwordOf("admin")); !errors.Is(err, errBusy) {
-			t.Errorf("who has gone: %v", err)
+			t.Errorf("a client that has disconnected: %v", err)
 		}
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -145,7 +145,7 @@ func TestKeeperIsBounded(t *testing.T) {
 	})
 }
 
-// A name that nobody has costs what one of the accounts does, always the same.
+// An unknown name costs as much time as one of the accounts, always the same one.
 func TestUnknownNames(t *testing.T) {
 	t.Parallel()
 	k := newKeeper([32]byte{1})
@@ -161,13 +161,13 @@ func TestUnknownNames(t *testing.T) {
 			t.Errorf("%s is compared with %s, then with %s", name, first.Name, again.Name)
 		}
 		stood[first.Name] = true
-		// Not even the password of the account that stands in for it lets it in.
+		// Not even the password of that account signs the unknown name in.
 		if _, fits, _ := k.check(t.Context(), all, name, passwordOf(first.Name)); fits {
 			t.Errorf("%s signs in with the password of %s", name, first.Name)
 		}
 	}
 	if len(stood) != len(all) {
-		t.Errorf("only %v stand in", stood)
+		t.Errorf("only %v are compared with", stood)
 	}
 	if _, fits, err := k.check(t.Context(), nil, "ada", "x"); fits || err != nil {
 		t.Errorf("without accounts: %v %v", fits, err)

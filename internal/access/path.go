@@ -7,9 +7,9 @@ import (
 
 const maxPath = 2048
 
-// LocalPath is a path and query of this site that it is safe to send a browser to,
-// "/" for everything else: other sites, what a browser might read as another site
-// (//host, /\host, a tab between two slashes), and the sign-in itself.
+// LocalPath returns a path and query of this site that is safe to redirect to. For
+// everything else it returns "/": other sites, what a browser might read as another site
+// (//host, /\host, a tab between two slashes), and the sign-in pages themselves.
 func LocalPath(text string) string {
 	const home = "/"
 	if len(text) > maxPath || !strings.HasPrefix(text, "/") || strings.HasPrefix(text, "//") {

@@ -42,8 +42,8 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// On loopback probes are this machine's: what a page reads whose name points here
-// (DNS rebinding), and what a proxy passes on, is not. Sign-in makes no difference.
+// On loopback only this machine may read probes: not a page whose name points here (DNS
+// rebinding), and not through a proxy. Sign-in makes no difference.
 func TestProbesOnLoopback(t *testing.T) {
 	t.Parallel()
 	const token = "a-token-of-the-probes"

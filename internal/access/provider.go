@@ -15,51 +15,49 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Provider is an OpenID Connect provider at which people sign in.
+// Provider is an OpenID Connect provider at which users sign in.
 type Provider struct {
-	// Issuer is its address, exactly as it stands in its tokens.
+	// Issuer is the provider's address, exactly as in its tokens.
 	Issuer string
-	// Name is for the link to it; by default the issuer's host.
+	// Name is the text of the link to it; by default the issuer's host.
 	Name     string
 	ClientID string
-	// ClientSecret is asked for at every sign-in; nil: we are a public client.
+	// ClientSecret is called at every sign-in; nil for a public client.
 	ClientSecret func(context.Context) (string, error)
-	// Scopes to ask for beside openid; profile and email when nil.
+	// Scopes are requested besides openid; nil means profile and email.
 	Scopes []string
-	// RoleClaim is the claim with a user's roles or groups, text or a list of texts:
-	// groups, or realm_access.roles for what is further down. An `email` counts only
-	// if the provider has verified it.
+	// RoleClaim is the claim with a user's roles or groups, a text or a list of texts:
+	// groups, or realm_access.roles for a nested claim. `email` counts only if the
+	// provider has verified it.
 	RoleClaim string
 	Roles     Roles
-	// Client makes the requests to the provider; nil: one with Go's defaults, that
-	// follows no redirects and gives up after ten seconds.
+	// Client makes the requests to the provider; nil means NewProviderClient(nil).
 	Client *http.Client
 }
 
-// provider is a Provider at work. What it says of itself is asked for when somebody
-// wants to sign in, not at the start: a provider that is away keeps nobody's
-// certificates from being delivered.
+// provider is a Provider in use. Its discovery document is fetched at a sign-in, not at
+// the start: a provider that is down must not keep Certpost from delivering.
 type provider struct {
 	cfg    Provider
 	home   *url.URL // of the dashboard
 	client *http.Client
 	sealer *sealer
 
-	asking  sync.Mutex // held while the provider is asked
-	tried   time.Time  // when the last try ended; guarded by asking
-	failure error      // of the last try; guarded by asking
+	asking  sync.Mutex // held while the discovery document is fetched
+	tried   time.Time  // when the last fetch ended; guarded by asking
+	failure error      // of the last fetch; guarded by asking
 
 	mu    sync.Mutex
 	known *metadata            // guarded by mu
-	taken map[string]time.Time // states that came back, until when to remember them; guarded by mu
+	taken map[string]time.Time // used states, and until when to remember them; guarded by mu
 }
 
-// metadata is what the provider says of itself.
+// metadata is the provider's discovery document.
 type metadata struct {
 	provider *oidc.Provider
 	asked    time.Time
 
-	// By its own words.
+	// Members of the document.
 	EndSession  string   `json:"end_session_endpoint"`
 	AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
 	SaysIssuer  bool     `json:"authorization_response_iss_parameter_supported"`
@@ -69,19 +67,20 @@ type metadata struct {
 
 const (
 	providerTimeout = 10 * time.Second
-	// maxAnswer is the longest answer of a provider that is read, in bytes.
+	// maxAnswer is how much of a provider's response is read, in bytes.
 	maxAnswer = 1 << 20
-	// metadataAge is when it is asked anew, retryAfter when it is asked again after
-	// it did not answer.
+	// metadataAge is when the discovery document is fetched again, retryAfter when it
+	// is fetched again after a failure.
 	metadataAge = time.Hour
 	retryAfter  = 2 * time.Second
-	// skew is how far the provider's clock may be behind ours. (5 minutes ahead is
-	// what go-oidc allows of itself.)
+	// skew is how far the provider's clock may be behind. (go-oidc itself allows it to
+	// be 5 minutes ahead.)
 	skew = time.Minute
 )
 
-// NewProviderClient is a client for a provider that the roots vouch for, nil for
-// the system's. It follows no redirects: they could lead our secret elsewhere.
+// NewProviderClient is a client for a provider; nil means http.DefaultTransport, which
+// uses the system's root certificates. It follows no redirects: they could send the
+// client secret to another server.
 func NewProviderClient(transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		transport = http.DefaultTransport
@@ -92,7 +91,7 @@ func NewProviderClient(transport http.RoundTripper) *http.Client {
 	}
 }
 
-// boundedTransport cuts long answers off.
+// boundedTransport cuts responses off after maxAnswer bytes.
 type boundedTransport struct{ http.RoundTripper }
 
 func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -111,7 +110,7 @@ func newProvider(cfg Provider, home *url.URL, secret [32]byte) (*provider, error
 		return nil, fmt.Errorf("the provider's issuer: %w", err)
 	}
 	if cfg.ClientID == "" || cfg.RoleClaim == "" {
-		return nil, errors.New("the provider needs a client id, and a claim for roles")
+		return nil, errors.New("the provider needs a client id and a claim for roles")
 	}
 	if cfg.Scopes == nil {
 		cfg.Scopes = []string{"profile", "email"}
@@ -127,7 +126,7 @@ func newProvider(cfg Provider, home *url.URL, secret [32]byte) (*provider, error
 	return &provider{cfg: cfg, home: home, client: client, sealer: sealer, taken: make(map[string]time.Time)}, nil
 }
 
-// Check asks the provider about itself, and says what is wrong.
+// Check fetches the discovery document, and returns what is wrong with it.
 func (p Provider) Check(ctx context.Context) error {
 	made, err := newProvider(p, &url.URL{}, [32]byte{})
 	if err != nil {
@@ -148,7 +147,7 @@ func (p *provider) name() string {
 	return u.Host
 }
 
-// checkEndpoint wants https, or http on this machine.
+// checkEndpoint requires https, or http on loopback.
 func checkEndpoint(address string, withoutQuery bool) error {
 	u, err := url.Parse(address)
 	switch {
@@ -160,8 +159,8 @@ func checkEndpoint(address string, withoutQuery bool) error {
 	return nil
 }
 
-// discover is what the provider says of itself. Where it was heard of before, that
-// stays good while it is away.
+// discover returns the discovery document. One that was fetched before stays valid
+// while the provider is down.
 func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	p.asking.Lock()
 	defer p.asking.Unlock()
@@ -170,8 +169,8 @@ func (p *provider) discover(ctx context.Context) (*metadata, error) {
 	case known != nil && now.Sub(known.asked) < metadataAge:
 		return known, nil
 	case p.failure == nil || now.Sub(p.tried) >= retryAfter:
-		// Others wait for the answer too: it is asked to the end. Nor do they ask again
-		// one after the other when that took long and came to nothing.
+		// Other requests wait for the result too, so this one's end must not cancel it.
+		// After a failure they share the error, instead of each waiting for the timeout.
 		found, err := p.ask(context.WithoutCancel(ctx))
 		p.tried = time.Now()
 		if p.failure = err; err == nil {
@@ -202,7 +201,7 @@ func (p *provider) ask(ctx context.Context) (*metadata, error) {
 	}
 	m := &metadata{provider: found, asked: time.Now()}
 	if err := found.Claims(m); err != nil {
-		return nil, fmt.Errorf("%s: what it says of itself cannot be read", p.cfg.Issuer)
+		return nil, fmt.Errorf("%s: its discovery document cannot be read", p.cfg.Issuer)
 	}
 	endpoints := found.Endpoint()
 	for name, address := range map[string]string{"authorization_endpoint": endpoints.AuthURL, "token_endpoint": endpoints.TokenURL, "jwks_uri": m.Keys} {
@@ -219,21 +218,21 @@ func (p *provider) ask(ctx context.Context) (*metadata, error) {
 	return m, nil
 }
 
-// discoveryError says what went wrong, without what the other side sent.
+// discoveryError describes the error, without content that the other side sent.
 func discoveryError(issuer string, err error) error {
 	var mismatch *oidc.IssuerMismatchError
 	var connection *url.Error
 	switch {
 	case errors.As(err, &mismatch):
-		return fmt.Errorf("%s: it calls itself %q: configure the issuer exactly so, slash included", issuer, shown(mismatch.Discovered, 200))
+		return fmt.Errorf("%s: its issuer is %q: configure exactly that, slash included", issuer, shown(mismatch.Discovered, 200))
 	case errors.As(err, &connection):
 		return fmt.Errorf("%s does not answer: %w", issuer, connection.Err)
 	}
-	return fmt.Errorf("%s: there is no OpenID Connect provider (no usable /.well-known/openid-configuration)", issuer)
+	return fmt.Errorf("%s: not an OpenID Connect provider (no usable /.well-known/openid-configuration)", issuer)
 }
 
-// oauth is how we speak to the token endpoint. The way to authenticate is the one
-// that the provider names; trying both would spend the code.
+// oauth configures the token request. It uses only the authentication method that the
+// provider announces: trying both would use up the code.
 func (p *provider) oauth(ctx context.Context, m *metadata, withSecret bool) (*oauth2.Config, error) {
 	endpoint := m.provider.Endpoint()
 	endpoint.AuthStyle = oauth2.AuthStyleInHeader
@@ -253,10 +252,9 @@ func (p *provider) oauth(ctx context.Context, m *metadata, withSecret bool) (*oa
 	return c, nil
 }
 
-// signOutURL is where the user signs out at the provider, "" where that is not
-// offered or not known now. The token that OpenID Connect would have there
-// (id_token_hint) is left out, because it would stand in the browser's history; and
-// with it the way back, which providers do not take without one.
+// signOutURL is the address to sign out at the provider, "" where the provider offers
+// none or was not asked yet. It has no id_token_hint, because that would stay in the
+// browser's history; nor a redirect back, which providers do not accept without it.
 func (p *provider) signOutURL() string {
 	known := p.lastKnown()
 	if known == nil || known.EndSession == "" {
@@ -272,8 +270,8 @@ func (p *provider) signOutURL() string {
 	return u.String()
 }
 
-// take says whether a state comes back for the first time; release lets it come
-// back once more, because nothing came of it.
+// take marks a state as used, and says whether this is its first use; release allows it
+// to be used once more, after a sign-in that failed.
 func (p *provider) take(state string, until time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// atProvider is a door where people sign in at p alone, and what it logs and records.
+// atProvider is a door where users sign in only at p, with its log and its events.
 func atProvider(t testing.TB, p *idp, change func(*Provider)) (*Access, *bytes.Buffer, *[]Event) {
 	t.Helper()
 	var log bytes.Buffer
@@ -71,7 +71,7 @@ func TestProvider(t *testing.T) {
 		t.Errorf("editing: %d", got.Code)
 	}
 
-	// The claim is remembered, and with other rules the session ends.
+	// The session keeps the claim's values, and ends when changed roles map them to another role.
 	if ended := a.Renew(nil, Roles{Operator: {"ops"}}); ended != 0 || b.get("/").Code != http.StatusOK {
 		t.Errorf("the same role, and %d sessions ended", ended)
 	}
@@ -80,8 +80,8 @@ func TestProvider(t *testing.T) {
 	}
 	a.Renew(nil, p.provider().Roles)
 
-	// Signing in again ends the session that there was, though its cookie does not come
-	// along on the way back; signing out leads to the provider's own.
+	// A new sign-in ends the previous session, although its cookie is not sent with the
+	// callback; after signing out there is a link to sign out at the provider.
 	p.signInAt(b, nil)
 	before := b.cookie("__Host-certpost-session")
 	p.signInAt(b, nil)
@@ -152,7 +152,7 @@ func TestRolesFromClaims(t *testing.T) {
 	}
 }
 
-// A provider that is away keeps nothing from starting, and is asked again.
+// A provider that is down does not prevent the start, and is asked again later.
 func TestProviderAway(t *testing.T) {
 	t.Parallel()
 	p := newIDP(t)
@@ -177,7 +177,7 @@ func TestProviderAway(t *testing.T) {
 	if err := p.provider().Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
-	// What it said an hour ago is good enough while it is away.
+	// While it is down an expired discovery document stays in use.
 	p.set(func() { p.away = true })
 	a.provider.mu.Lock()
 	a.provider.known.asked = time.Now().Add(-2 * metadataAge)
@@ -187,8 +187,8 @@ func TestProviderAway(t *testing.T) {
 	}
 }
 
-// A provider that answers after a long time, or not at all, is not asked by everybody
-// who waits, one after the other.
+// If a provider answers late or not at all, the waiting requests do not each ask it again,
+// one after the other.
 func TestProviderHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -226,14 +226,14 @@ func TestDiscovery(t *testing.T) {
 		said func(map[string]any)
 		want string
 	}{
-		"another name":         {func(d map[string]any) { d["issuer"] = "https://evil.example" }, `it calls itself "https://evil.example"`},
+		"another name":         {func(d map[string]any) { d["issuer"] = "https://evil.example" }, `its issuer is "https://evil.example"`},
 		"a slash more":         {func(d map[string]any) { d["issuer"] = d["issuer"].(string) + "/" }, "slash included"},
 		"sign-in by script":    {func(d map[string]any) { d["authorization_endpoint"] = "javascript:alert(1)" }, "authorization_endpoint"},
 		"sign-in in the clear": {func(d map[string]any) { d["authorization_endpoint"] = "http://id.example.com/auth" }, "https"},
 		"tokens in the clear":  {func(d map[string]any) { d["token_endpoint"] = "http://id.example.com/token" }, "https"},
 		"keys in the clear":    {func(d map[string]any) { d["jwks_uri"] = "http://id.example.com/keys" }, "jwks_uri"},
 		"no token endpoint":    {func(d map[string]any) { delete(d, "token_endpoint") }, "token_endpoint"},
-		"too much":             {func(d map[string]any) { d["x"] = strings.Repeat("canary", 1<<18) }, "no OpenID Connect provider"},
+		"too much":             {func(d map[string]any) { d["x"] = strings.Repeat("canary", 1<<18) }, "not an OpenID Connect provider"},
 	} {
 		p := newIDP(t)
 		p.set(func() { p.discovery = test.said })
@@ -248,7 +248,7 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
-// The client secret goes to the provider's token endpoint, and nowhere else.
+// The client secret is sent only to the provider's token endpoint.
 func TestSecretOfTheClient(t *testing.T) {
 	t.Parallel()
 	var seen []string
@@ -268,7 +268,7 @@ func TestSecretOfTheClient(t *testing.T) {
 		t.Errorf("%d, and elsewhere got %q", got.Code, seen)
 	}
 
-	// Where the provider wants it in the form it goes there; a public client has none.
+	// If the provider requires it in the form, it is sent there; a public client has none.
 	p = newIDP(t)
 	p.set(func() {
 		p.discovery = func(d map[string]any) { d["token_endpoint_auth_methods_supported"] = []string{"client_secret_post"} }

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// Role is what somebody may do. Each role may do all that those before it may.
+// Role is what a user may do. Each role includes those before it.
 type Role int
 
 // The roles.
 const (
-	Anyone   Role = iota // who has not signed in, too
+	Anyone   Role = iota // also without sign-in
 	Viewer               // reads
 	Operator             // replays, discards, restores, holds; suspends relays
-	Admin                // changes a dead letter before it is replayed, where that is switched on
+	Admin                // edits a dead letter before its replay, where that is enabled
 )
 
 var roleNames = [...]string{"anyone", "viewer", "operator", "admin"}
@@ -26,7 +26,7 @@ func (r Role) String() string {
 	return roleNames[r]
 }
 
-// ParseRole reads the name of a role that somebody can have.
+// ParseRole parses the name of a role that can be assigned.
 func ParseRole(name string) (Role, error) {
 	for r := Viewer; r <= Admin; r++ {
 		if name == roleNames[r] {
@@ -36,11 +36,11 @@ func ParseRole(name string) (Role, error) {
 	return Anyone, errors.New("want viewer, operator or admin")
 }
 
-// User is who makes a request.
+// User is the author of a request.
 type User struct {
-	// Name is for reading. At a provider people may be able to change theirs.
+	// Name is for display. Users of a provider may be able to change theirs.
 	Name string
-	// Subject is for good: of a user of the provider the issuer and its `sub`, else
+	// Subject never changes: for a user of the provider the issuer, "#" and `sub`; else
 	// "user:" and the name, or "local".
 	Subject string
 	Role    Role
@@ -48,12 +48,12 @@ type User struct {
 	Address string
 }
 
-// ofAccount is how the Subject of an account begins.
+// ofAccount is the prefix of an account's Subject.
 const ofAccount = "user:"
 
-// Recorded is the user in a history that is read years later: the name, and of a
-// user of the provider what cannot be changed, even where it is the same. An account
-// may have that name, too.
+// Recorded names the user in an audit that is read years later: the name, and for a user
+// of the provider also `sub`, which cannot be changed, even if the two are the same: an
+// account may have that name too.
 func (u User) Recorded() string {
 	if _, sub, found := strings.Cut(u.Subject, "#"); found && !strings.HasPrefix(u.Subject, ofAccount) {
 		return u.Name + " (" + shown(sub, maxSub) + ")"
@@ -68,11 +68,11 @@ type Account struct {
 	Role Role
 }
 
-// Roles says which values of a provider's claim give which role. Who has several
-// gets the highest.
+// Roles maps each role to the claim values that give it. A user with several gets the
+// highest.
 type Roles map[Role][]string
 
-// of is the highest role that the values give, Anyone when they give none.
+// of is the highest role that the values give, Anyone if they give none.
 func (m Roles) of(values []string) Role {
 	highest := Anyone
 	for role, wanted := range m {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// sessions are who is signed in, in memory: a restart signs everybody out. Of the
-// number that a browser's cookie holds only a hash is kept.
+// sessions are the signed-in users, in memory: a restart signs everyone out. Of the
+// number in a browser's cookie only a hash is kept.
 type sessions struct {
 	idle, max time.Duration
 
@@ -18,8 +18,8 @@ type sessions struct {
 	byKey map[sessionKey]*session // guarded by mu
 }
 
-// How many sessions there may be. The one that was not used for the longest time
-// gives way.
+// Limits of the number of sessions. Beyond them the session that was not used for the
+// longest time ends.
 const (
 	maxSessions        = 10_000
 	maxSessionsOfAUser = 20
@@ -33,23 +33,23 @@ type session struct {
 	key    sessionKey
 	user   User
 	values []string // of the provider's claim; nil for an account
-	hash   Hash     // of an account
+	hash   Hash     // of the account's password
 	began  time.Time
 
-	// over ends with the session, and with it the streams that belong to it.
+	// over is cancelled when the session ends, and ends its streams.
 	over context.Context
 	end  context.CancelFunc
 
 	seen  time.Time   // guarded by sessions.mu
-	timer *time.Timer // fires when it was idle for too long, or is too old
+	timer *time.Timer // fires when the session is idle for too long, or too old
 }
 
 func newSessions(idle, max time.Duration) *sessions {
 	return &sessions{idle: idle, max: max, byKey: make(map[sessionKey]*session)}
 }
 
-// begin makes a session and returns the number for its cookie, which is new each
-// time: a number that was known before the sign-in is of no use after it.
+// begin makes a session and returns the number for its cookie. The number is always
+// new: one that was known before the sign-in is useless after it (session fixation).
 func (s *sessions) begin(made session) (number string) {
 	number = randomText()
 	made.key = sha256.Sum256([]byte(number))
@@ -65,7 +65,7 @@ func (s *sessions) begin(made session) (number string) {
 	return number
 }
 
-// makeRoom ends the least used session where there are too many. It wants mu.
+// makeRoom ends the least recently used session where there are too many. The caller holds mu.
 func (s *sessions) makeRoom(subject string) {
 	var oldest, oldestOfUser *session
 	ofUser := 0
@@ -86,8 +86,8 @@ func (s *sessions) makeRoom(subject string) {
 	}
 }
 
-// find is the session with this number, or nil. active says that a person did
-// something: a page that keeps itself up to date must not keep a session alive.
+// find returns the session with this number, or nil. active says that a person caused
+// the request: a page that refreshes itself must not keep a session alive.
 func (s *sessions) find(number string, active bool) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +106,7 @@ func (s *sessions) find(number string, active bool) *session {
 	return found
 }
 
-// left is how long a session lasts if nobody does anything. It wants mu.
+// left is how long the session lasts without further use. The caller holds mu.
 func (s *sessions) left(of *session) time.Duration {
 	now := time.Now()
 	return min(of.seen.Add(s.idle).Sub(now), of.began.Add(s.max).Sub(now))
@@ -115,14 +115,14 @@ func (s *sessions) left(of *session) time.Duration {
 func (s *sessions) expire(of *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if left := s.left(of); left > 0 { // was used while the timer fired
+	if left := s.left(of); left > 0 { // the session was used while the timer fired
 		of.timer.Reset(left)
 		return
 	}
 	s.remove(of)
 }
 
-// finish ends one session; nil is none.
+// finish ends a session; nil is allowed.
 func (s *sessions) finish(of *session) {
 	if of == nil {
 		return
@@ -141,7 +141,7 @@ func (s *sessions) finishKey(key sessionKey) {
 	}
 }
 
-// finishUnless ends all sessions that are not good any more.
+// finishUnless ends all sessions that are not good, and returns their number.
 func (s *sessions) finishUnless(good func(*session) bool) (ended int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,7 +154,7 @@ func (s *sessions) finishUnless(good func(*session) bool) (ended int) {
 	return ended
 }
 
-// remove wants mu.
+// remove ends a session. The caller holds mu.
 func (s *sessions) remove(of *session) {
 	delete(s.byKey, of.key)
 	of.timer.Stop()

@@ -42,7 +42,7 @@ func TestSignIn(t *testing.T) {
 	}
 	for key := range a.sessions.byKey {
 		if strings.Contains(c.Value, string(key[:])) {
-			t.Error("the number itself is kept")
+			t.Error("the number itself is stored")
 		}
 	}
 }
@@ -80,7 +80,7 @@ func TestSignInFails(t *testing.T) {
 			t.Error("what was typed as a name is in the history")
 		}
 	}
-	// Another site cannot sign somebody in as somebody else.
+	// Another site cannot sign a user in with other credentials (login CSRF).
 	b := newBrowser(t, a, home)
 	form := url.Values{"name": {"operator"}, "password": {passwordOf("operator")}, TokenField: {b.get("/sign-in").token()}}
 	if got := b.send(t.Context(), "POST", "/sign-in", form, map[string]string{"Sec-Fetch-Site": "cross-site"}); got.Code != http.StatusForbidden {
@@ -92,7 +92,7 @@ func TestSignInFails(t *testing.T) {
 	}
 }
 
-// A number that somebody planted before the sign-in is of no use after it.
+// A number that an attacker planted before the sign-in is useless after it.
 func TestFixation(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -100,7 +100,7 @@ func TestFixation(t *testing.T) {
 	planted := attacker.cookie("__Host-certpost-session")
 	victim := newBrowser(t, a, home)
 	victim.jar["__Host-certpost-session"] = &http.Cookie{Name: "__Host-certpost-session", Value: planted}
-	// The sign-in page sees a session; so the victim signs out, or posts all the same.
+	// The sign-in page redirects a session, but the victim's form may be sent nevertheless.
 	token := victim.get("/").token()
 	got := victim.send(t.Context(), "POST", "/sign-in", url.Values{"name": {"admin"}, "password": {passwordOf("admin")}, TokenField: {token}}, nil)
 	if got.Code != http.StatusSeeOther {
@@ -116,13 +116,13 @@ func TestFixation(t *testing.T) {
 		b := newBrowser(t, a, home)
 		b.jar["__Host-certpost-session"] = &http.Cookie{Name: "__Host-certpost-session", Value: made}
 		if got := b.get("/"); got.Code != http.StatusSeeOther {
-			t.Errorf("a number of one's own choice: %d", got.Code)
+			t.Errorf("an invented number: %d", got.Code)
 		}
 		if b.signIn("viewer"); b.cookie("__Host-certpost-session") == made {
-			t.Error("a number of one's own choice is in use")
+			t.Error("an invented number is in use")
 		}
 	}
-	// Nor is a cookie without the prefix taken, which another name of the domain could set.
+	// A cookie without the prefix is ignored: another host of the domain could set it.
 	b := newBrowser(t, a, home)
 	b.jar["certpost-session"] = &http.Cookie{Name: "certpost-session", Value: victim.cookie("__Host-certpost-session")}
 	if got := b.get("/"); got.Code != http.StatusSeeOther {
@@ -154,7 +154,7 @@ func TestSignOut(t *testing.T) {
 	}
 }
 
-// What takes a higher role is recorded.
+// A request that requires a higher role is recorded.
 func TestRefusalsAreRecorded(t *testing.T) {
 	t.Parallel()
 	var events []Event
@@ -177,14 +177,14 @@ func TestSessionsEnd(t *testing.T) {
 		}
 		time.Sleep(59 * time.Minute)
 		if !signedIn(b) {
-			t.Fatal("use does not keep it")
+			t.Fatal("use does not prolong it")
 		}
 		time.Sleep(61 * time.Minute)
 		if signedIn(b) {
 			t.Fatal("idle, and still there")
 		}
 		if len(a.sessions.byKey) != 0 {
-			t.Error("it is remembered")
+			t.Error("the ended session is still stored")
 		}
 		b = as(t, a, "viewer")
 		for range 7 {
@@ -195,12 +195,12 @@ func TestSessionsEnd(t *testing.T) {
 		}
 		time.Sleep(30 * time.Minute)
 		if signedIn(b) {
-			t.Error("older than it may get")
+			t.Error("still there after the maximum age")
 		}
 	})
 }
 
-// A stream ends with its session, and does not keep it.
+// A stream ends with its session, and does not keep the session alive.
 func TestStreamsEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -226,7 +226,7 @@ func TestStreamsEnd(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
 				b.send(ctx, "GET", "/events", nil, map[string]string{"Accept": "text/event-stream", "Sec-Fetch-Mode": "cors"})
-				// And one that fetches parts of itself.
+				// And one that fetches parts of the page.
 				b.send(t.Context(), "GET", "/", nil, map[string]string{"Accept": "*/*", "HX-Request": "true", "Sec-Fetch-Mode": "cors"})
 			}
 			end(b)
@@ -234,7 +234,7 @@ func TestStreamsEnd(t *testing.T) {
 			if !ended {
 				t.Errorf("%s: the stream did not end", name)
 			}
-			wg.Wait() // for one that did not, until its session is idle
+			wg.Wait() // if the stream did not end, until its session is idle
 			if got := b.send(t.Context(), "GET", "/events", nil, map[string]string{"Accept": "text/event-stream", "Sec-Fetch-Mode": "cors"}); got.Code != http.StatusUnauthorized {
 				t.Errorf("%s: a new stream: %d", name, got.Code)
 			}
@@ -274,7 +274,7 @@ func TestRenew(t *testing.T) {
 	}
 }
 
-// Who is looked at while his account is taken away gets no session that outlives it.
+// A sign-in during which the account is removed gives no session.
 func TestRenewAmidASignIn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -312,7 +312,7 @@ func TestSessionsAreBounded(t *testing.T) {
 		if len(s.byKey) != maxSessionsOfAUser || s.find(numbers[4], false) != nil || s.find(numbers[5], false) == nil {
 			t.Errorf("%d sessions of one user", len(s.byKey))
 		}
-		for i := range maxSessions - maxSessionsOfAUser { // begin would look at all of them each time
+		for i := range maxSessions - maxSessionsOfAUser { // with begin, each would search all of them
 			_, end := context.WithCancel(t.Context())
 			key := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
 			s.byKey[key] = &session{key: key, seen: time.Now(), began: time.Now(), end: end, timer: time.NewTimer(time.Hour)}

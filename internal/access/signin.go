@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The addresses of signing in and out. The provider has to know callbackPath.
+// The paths of sign-in and sign-out. callbackPath must be registered at the provider.
 const (
 	signInPath   = "/sign-in"
 	signOutPath  = "/sign-out"
@@ -49,7 +49,7 @@ func (a *Access) showSignIn(w http.ResponseWriter, r *http.Request, v Visit) {
 }
 
 func (a *Access) signInView(v Visit, there string) SignInView {
-	accounts := len(a.cfg.Accounts) > 0 && len(a.people.Load().accounts) > 0 // the last one may have left
+	accounts := len(a.cfg.Accounts) > 0 && len(a.people.Load().accounts) > 0 // Renew may have removed the last account
 	view := SignInView{Status: http.StatusOK, Accounts: accounts, Return: there, Token: v.Token}
 	if a.provider != nil {
 		view.Provider = a.provider.name()
@@ -58,8 +58,8 @@ func (a *Access) signInView(v Visit, there string) SignInView {
 	return view
 }
 
-// signInWithPassword compares name and password. What is answered to a wrong name
-// and to a wrong password is the same, and takes the same time.
+// signInWithPassword compares name and password. A wrong name and a wrong password get
+// the same response after the same time.
 func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Visit) {
 	name, password := strings.TrimSpace(r.PostForm.Get("name")), r.PostForm.Get("password")
 	view := a.signInView(v, LocalPath(r.PostForm.Get("return")))
@@ -81,7 +81,7 @@ func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Vi
 	switch {
 	case errors.Is(err, errBusy):
 		w.Header().Set("Retry-After", "10")
-		fail(http.StatusServiceUnavailable, "Too many people are signing in at this moment. Try again in a few seconds.")
+		fail(http.StatusServiceUnavailable, "Too many sign-ins at the same time. Try again in a few seconds.")
 		return
 	case !fits:
 		event := Event{Kind: SignInFailed, User: v.User, Way: byPassword, Reason: "no account has that name"}
@@ -104,7 +104,7 @@ func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Vi
 func (a *Access) tooMany(w http.ResponseWriter, r *http.Request, view SignInView, wait time.Duration) {
 	seconds := int((wait + time.Second - 1) / time.Second)
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))
-	view.Status, view.Message = http.StatusTooManyRequests, fmt.Sprintf("There were too many tries. Wait %s, then try again.", inWords(seconds))
+	view.Status, view.Message = http.StatusTooManyRequests, fmt.Sprintf("Too many attempts. Wait %s, then try again.", inWords(seconds))
 	a.pages.SignIn(w, r, view)
 }
 
@@ -120,12 +120,12 @@ func inWords(seconds int) string {
 	return strconv.Itoa(seconds) + " seconds"
 }
 
-// beginSession signs a user in, and ends what session the browser had. It reports
-// false when users or roles were changed while he was looked at, and he would not
-// get the session any more.
+// beginSession signs a user in, and ends the browser's previous session. It returns
+// false if accounts or roles were changed during the sign-in, so that the user would
+// not get this session any more.
 func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made session, way string) bool {
 	number := a.sessions.begin(made)
-	if !a.stillGood(&made) { // looked at when it is there: Renew ends what is there
+	if !a.stillGood(&made) { // after begin: Renew ends only sessions that exist
 		a.sessions.finish(a.sessions.find(number, false))
 		return false
 	}

@@ -6,28 +6,28 @@ import (
 	"time"
 )
 
-// throttle makes guessing slow: after a few tries each next one has to wait longer,
-// by the name that is tried and by the address it is tried from.
+// throttle slows guessing down: after a few attempts each further one must wait longer,
+// per name that is tried and per address that it is tried from.
 type throttle struct {
 	mu    sync.Mutex
 	tries map[string]tries // guarded by mu
-	// places are the names with the addresses from which they have signed in. A name
-	// is counted by itself there, so that strangers who try it elsewhere, again and
-	// again, do not keep its owner out.
+	// places are names with the addresses from which they have signed in before. There
+	// a name has a count of its own, so that attempts from elsewhere do not lock out the
+	// account's owner.
 	places map[string]bool // guarded by mu
 }
 
 type tries struct {
 	count int
-	next  time.Time // no try before
+	next  time.Time // no attempt before
 	last  time.Time
 }
 
-// pace is how fast guesses may come. A name waits for a short time only, because
-// whoever wants to can let somebody else's name wait.
+// pace limits the rate of attempts. The pause of a name is short, because a stranger
+// can cause it for any name.
 type pace struct {
-	free    int           // tries without a pause
-	longest time.Duration // pause; the first is a second, each next twice as long
+	free    int           // attempts without a pause
+	longest time.Duration // pause; the first is a second, and each further one twice as long
 }
 
 var (
@@ -36,7 +36,7 @@ var (
 )
 
 const (
-	forgetAfter = time.Hour // without a try
+	forgetAfter = time.Hour // after the last attempt
 	maxTracked  = 20_000
 	maxPlaces   = 10_000
 )
@@ -45,10 +45,10 @@ func newThrottle() *throttle {
 	return &throttle{tries: make(map[string]tries), places: make(map[string]bool)}
 }
 
-// admit says how long to wait before the next try; 0 lets this one through. It
-// counts as failed from here on, so that many at once are not one: succeeded takes
-// it back. A try that is not let through is not counted and leaves nothing behind.
-// "" is no name: at a provider there is none before it has answered.
+// admit returns how long to wait before the next attempt; 0 admits this one. An admitted
+// attempt counts as failed at once, so that parallel attempts all count; succeeded takes
+// it back. An attempt that is not admitted is not counted and not remembered. The name
+// is "" for a provider, where it is not known before the provider has answered.
 func (t *throttle) admit(name, address string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,7 +68,7 @@ func (t *throttle) admit(name, address string) time.Duration {
 	return 0
 }
 
-// nameAt is the key of a name that is tried from an address. It wants mu.
+// nameAt is the key of a name that is tried from an address. The caller holds mu.
 func (t *throttle) nameAt(name, address string) string {
 	if place := "p " + network(address) + " " + name; t.places[place] {
 		return place
@@ -76,8 +76,9 @@ func (t *throttle) nameAt(name, address string) string {
 	return "n " + name
 }
 
-// succeeded forgets what was tried for a name. The address gets only this try back:
-// else who has an account could guess for others between two sign-ins of his own.
+// succeeded clears the attempts of a name. The address gets only this one attempt back:
+// otherwise the owner of one account could guess the passwords of others between their
+// own sign-ins.
 func (t *throttle) succeeded(name, address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +97,7 @@ func (t *throttle) succeeded(name, address string) {
 	}
 }
 
-// of is what is known of a key. What was not tried for an hour is forgotten.
+// of returns the attempts of a key. An hour after the last attempt they no longer count.
 func (t *throttle) of(key string, now time.Time) tries {
 	known := t.tries[key]
 	if now.Sub(known.last) >= forgetAfter {
@@ -105,7 +106,7 @@ func (t *throttle) of(key string, now time.Time) tries {
 	return known
 }
 
-// failed counts a try.
+// failed counts an attempt.
 func (t *throttle) failed(key string, p pace, now time.Time) {
 	known := t.of(key, now)
 	known.count++
@@ -119,8 +120,8 @@ func (t *throttle) failed(key string, p pace, now time.Time) {
 	t.tries[key] = known
 }
 
-// shed makes room: it forgets the old and those that never had to wait, and then, if
-// that was not enough, half of the others.
+// shed makes room: it removes old entries and those that never had to wait, and then,
+// if needed, others until half of the limit is left.
 func (t *throttle) shed(now time.Time) {
 	for key, known := range t.tries {
 		if now.Sub(known.last) >= forgetAfter || known.next.IsZero() {
@@ -135,7 +136,7 @@ func (t *throttle) shed(now time.Time) {
 	}
 }
 
-// network is Party for an address as text; what is none stands for itself.
+// network is Party for an address as text. Text that is not an address is returned as it is.
 func network(address string) string {
 	a, err := netip.ParseAddr(address)
 	if err != nil {
@@ -144,7 +145,7 @@ func network(address string) string {
 	return Party(a).String()
 }
 
-// Party is what one party has of addresses: an IPv4 address, or an IPv6 /64.
+// Party is the range of addresses that one party has: an IPv4 address, or an IPv6 /64.
 func Party(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := 32

@@ -22,7 +22,7 @@ func TestThrottleByName(t *testing.T) {
 				t.Fatalf("try %d waits %v", i+1, wait)
 			}
 		}
-		// Each next one waits twice as long, whatever address it comes from.
+		// Each further attempt waits twice as long, from any address.
 		for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
 			want *= time.Second
 			address := fmt.Sprintf("198.51.100.%d", i)
@@ -39,7 +39,7 @@ func TestThrottleByName(t *testing.T) {
 			}
 		}
 		if wait := th.admit("grace", "203.0.113.1"); wait != 0 {
-			t.Errorf("somebody else waits %v", wait)
+			t.Errorf("another name waits %v", wait)
 		}
 		time.Sleep(time.Minute)
 		if wait := th.admit("ada", "203.0.113.2"); wait != 0 {
@@ -93,7 +93,7 @@ func TestThrottleByAddress(t *testing.T) {
 				t.Errorf("at most %v", longest)
 			}
 		}
-		// Who has an account does not buy guesses with it.
+		// The owner of an account gets no further guesses by signing in.
 		th := newThrottle()
 		for i := range 3 * paceOfAddress.free {
 			th.admit(fmt.Sprint("victim", i), "192.0.2.1")
@@ -102,7 +102,7 @@ func TestThrottleByAddress(t *testing.T) {
 			}
 		}
 		if wait := th.admit("victim", "192.0.2.1"); wait == 0 {
-			t.Error("signing in makes the address good again")
+			t.Error("signing in resets the address")
 		}
 	})
 }
@@ -111,7 +111,7 @@ func TestThrottleIsBounded(t *testing.T) {
 	t.Parallel()
 	th := newThrottle()
 	for i := range 3 * maxTracked {
-		th.admit(fmt.Sprint(i), "192.0.2.1") // from one address, most are not let through
+		th.admit(fmt.Sprint(i), "192.0.2.1") // from one address: most are not admitted
 		th.admit(fmt.Sprint(i), fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff))
 	}
 	if len(th.tries) > maxTracked+2 {
@@ -119,8 +119,8 @@ func TestThrottleIsBounded(t *testing.T) {
 	}
 }
 
-// Tries that are not let through leave nothing behind: else who waits at one address
-// could have all that is remembered of the others forgotten.
+// Attempts that are not admitted are not stored: otherwise a flood from one address could
+// push out the entries of all others.
 func TestRefusedTriesAreNotRemembered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -134,24 +134,24 @@ func TestRefusedTriesAreNotRemembered(t *testing.T) {
 		for i := range paceOfAddress.free {
 			th.admit(fmt.Sprint("b", i), tries)
 		}
-		time.Sleep(2 * time.Second) // tries may try again now
+		time.Sleep(2 * time.Second) // the second address may try again now
 		known := len(th.tries)
 		for i := range 2 * maxTracked {
 			if wait := th.admit(fmt.Sprint("flood ", i), waits); wait == 0 {
-				t.Fatalf("try %d is let through", i)
+				t.Fatalf("attempt %d is admitted", i)
 			}
 		}
 		if len(th.tries) != known {
 			t.Errorf("%d are remembered, %d before", len(th.tries), known)
 		}
 		if th.admit("ada", tries); th.admit("ada", tries) == 0 {
-			t.Error("what was known of the second address is forgotten")
+			t.Error("the entry of the second address is lost")
 		}
 	})
 }
 
-// Whoever tries somebody's name again and again, from anywhere, does not keep its owner
-// out where he has signed in before; nor does it help to guess from there.
+// Attempts with a name from any address do not lock its owner out at an address from which
+// the owner has signed in before; guesses from that address are limited too.
 func TestStrangersKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -161,7 +161,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 			t.Fatal(wait)
 		}
 		th.succeeded("ada", office)
-		for i := range 50 { // one each as soon as it may be
+		for i := range 50 { // one from each address, as soon as it is admitted
 			for j := 0; th.admit("ada", fmt.Sprintf("2001:db8:%x::1", i)) > 0; j++ {
 				if j > 60 {
 					t.Fatal("it waits for more than a minute")
@@ -170,7 +170,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 			}
 		}
 		if wait := th.admit("ada", "203.0.113.9"); wait == 0 {
-			t.Error("nobody waits")
+			t.Error("a new address does not wait")
 		}
 		for range 3 {
 			if wait := th.admit("ada", office); wait != 0 {
@@ -179,16 +179,16 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 		}
 		th.succeeded("ada", office)
 		if wait := th.admit("ada", "203.0.113.9"); wait == 0 {
-			t.Error("his success is the strangers'")
+			t.Error("the owner's success admits other addresses")
 		}
 		for range paceOfName.free {
 			th.admit("ada", office)
 		}
 		if wait := th.admit("ada", office); wait != time.Second {
-			t.Errorf("guesses from his address wait %v", wait)
+			t.Errorf("guesses from the owner's address wait %v", wait)
 		}
 		if wait := th.admit("grace", office); wait != 0 {
-			t.Errorf("somebody else there waits %v", wait)
+			t.Errorf("another name there waits %v", wait)
 		}
 		for i := range 2 * maxPlaces {
 			th.succeeded(fmt.Sprint(i), office)
@@ -199,7 +199,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 	})
 }
 
-// Many tries at once are not one.
+// Parallel attempts are all counted.
 func TestTriesAtOnce(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -215,7 +215,7 @@ func TestTriesAtOnce(t *testing.T) {
 				tried.Add(1)
 			case http.StatusTooManyRequests:
 				throttled.Add(1)
-				if seconds, err := strconv.Atoi(got.Header().Get("Retry-After")); err != nil || seconds < 1 || seconds > 60 || !strings.Contains(got.body, "too many tries") {
+				if seconds, err := strconv.Atoi(got.Header().Get("Retry-After")); err != nil || seconds < 1 || seconds > 60 || !strings.Contains(got.body, "Too many attempts") {
 					t.Errorf("Retry-After %q: %s", got.Header().Get("Retry-After"), got.body)
 				}
 			default:
@@ -227,7 +227,7 @@ func TestTriesAtOnce(t *testing.T) {
 	if tried.Load() > int32(paceOfName.free)+3 || tried.Load()+throttled.Load() != 40 {
 		t.Errorf("%d of 40 were tried, %d had to wait", tried.Load(), throttled.Load())
 	}
-	// The right password waits as well, or guessing would go on behind the refusals.
+	// The right password has to wait as well: otherwise guessing could go on.
 	if got := b.signIn("admin"); got.Code != http.StatusTooManyRequests {
 		t.Errorf("the right password: %d", got.Code)
 	}

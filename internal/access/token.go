@@ -9,12 +9,12 @@ import (
 	"net/http"
 )
 
-// TokenField is the name of the field that every form has: Visit.Token.
+// TokenField is the name of the form field that every form has, with Visit.Token.
 const TokenField = "token"
 
-// token is what a form of one browser has to carry: a MAC over the number in its
-// cookie, which no other site can read. It looks different each time, so that
-// nothing can be learned about it from the length of compressed pages (BREACH).
+// token is the value that a browser's forms must carry: a MAC over the number in its
+// cookie, which no other site can read. It is masked with new random bytes each time,
+// so that the length of compressed pages does not reveal it (BREACH).
 func (a *Access) token(number string) string {
 	mac := a.mac(number)
 	masked := make([]byte, 2*len(mac))
@@ -39,17 +39,17 @@ func (a *Access) mac(number string) []byte {
 	return mac.Sum(nil)
 }
 
-// The cookies: that of a session, that of a browser without one (its forms have
-// tokens too), and that of somebody who has gone to the provider to sign in.
+// The cookies: of a session, of a browser without a session (its forms have tokens
+// too), and of a browser that was sent to the provider to sign in.
 const (
 	sessionCookie  = "certpost-session"
 	visitorCookie  = "certpost-visitor"
 	providerCookie = "certpost-sign-in"
 )
 
-// setCookie sets one for this host alone; __Host- has browsers insist on that. A
-// Lax one is sent when another site leads here, which the way back from the
-// provider is.
+// setCookie sets a cookie for this host only; the __Host- prefix makes browsers enforce
+// that. A Lax cookie is also sent when another site leads here, as the provider's
+// redirect does.
 func (a *Access) setCookie(w http.ResponseWriter, name, value string, site http.SameSite, seconds int) {
 	http.SetCookie(w, &http.Cookie{
 		Name: a.cookieName(name), Value: value, Path: "/", MaxAge: seconds,
@@ -68,7 +68,7 @@ func (a *Access) cookieName(name string) string {
 	return name
 }
 
-// cookie is the value of one of our cookies, "" if it is not there.
+// cookie is the value of a cookie of the dashboard, "" if the request has none.
 func (a *Access) cookie(r *http.Request, name string) string {
 	c, err := r.Cookie(a.cookieName(name))
 	if err != nil {
@@ -77,7 +77,7 @@ func (a *Access) cookie(r *http.Request, name string) string {
 	return c.Value
 }
 
-// isNumber says whether text has the form of randomText's.
+// isNumber says whether text has the form of randomText's result.
 func isNumber(text string) bool {
 	b, err := base64.RawURLEncoding.DecodeString(text)
 	return err == nil && len(b) == 32

@@ -46,7 +46,7 @@ func testPages(t *testing.T, c *chromium) {
 		{"audit-none", "/audit?by=nobody", "Audit", 200},
 		{"settings", "/settings", "Settings", 200},
 		{"keys", "/keys", "Keys", 200},
-		{"nowhere", "/nowhere", "There is no such page", 404},
+		{"nowhere", "/nowhere", "Page not found", 404},
 		{"missing", "/dead-letters/99999", "There is no such thing", 404},
 		{"misread", "/dead-letters/confirm?action=eat", "This cannot be understood", 400},
 	} {

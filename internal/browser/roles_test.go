@@ -76,7 +76,7 @@ func testRoles(t *testing.T, c *chromium) {
 func (h *hands) isRefused(address, needs string) {
 	h.t.Helper()
 	h.open(address)
-	h.sees("That is not yours to do")
+	h.sees("Permission denied")
 	h.sees("takes the role " + needs)
 	h.expect("status 403")
 }

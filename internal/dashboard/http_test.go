@@ -33,7 +33,7 @@ func TestPagesOfALivingOffice(t *testing.T) {
 	}
 	v.do(http.MethodGet, "/dead-letters?from=yesterday", "").is(400).says("cannot be understood", "want a date")
 	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("There is no such thing")
-	v.do(http.MethodGet, "/nowhere", "").is(404).says("There is no such page")
+	v.do(http.MethodGet, "/nowhere", "").is(404).says("Page not found")
 
 	since := v.do(http.MethodGet, "/dead-letters/news?since=2", "").is(200)
 	if got := textOf(since.doc); got != "1 new, show" {

@@ -18,7 +18,7 @@ import (
 // lifetime of the CA and its certificate: longer than any demo.
 const lifetime = 365 * 24 * time.Hour
 
-// authority is the relay's CA, made anew at every start, and what it signed.
+// authority is the relay's CA, new at every start, and the certificate that it signed.
 type authority struct {
 	cert   *x509.Certificate
 	server *tls.Config
@@ -73,15 +73,15 @@ func newAuthority(hostname string) (*authority, error) {
 	}}, nil
 }
 
-// CertPool holds the CA that signed the relay's certificate.
+// CertPool contains the CA that signed the relay's certificate.
 func (r *Relay) CertPool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(r.authority.cert)
 	return pool
 }
 
-// CAFile writes the CA as PEM into the directory, which has to exist, and
-// returns the file's path.
+// CAFile writes the CA as PEM into the directory, which must exist, and returns the
+// file's path.
 func (r *Relay) CAFile(dir string) (string, error) {
 	file := filepath.Join(dir, "devrelay-ca.pem")
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.authority.cert.Raw})

@@ -1,7 +1,7 @@
-// Package devrelay is a mail relay to try things with: real SMTP with
-// STARTTLS, SMTPS and AUTH on loopback, a mailbox in memory with pages to read
-// it, a CA of its own, and rules that make it refuse what one wants to see
-// refused. The demo delivers to it, and tests and benchmarks send through it.
+// Package devrelay is a mail relay for experiments: real SMTP with STARTTLS, SMTPS and
+// AUTH on loopback, a mailbox in memory with pages to read it, its own CA, and rules
+// that make it refuse mails. The demo delivers to it, and tests and benchmarks send
+// through it.
 package devrelay
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// Config says what a relay listens on and how it behaves. The zero value is a
-// relay on free loopback ports that takes everything from everybody.
+// Config says what a relay listens on and how it behaves. The zero value is a relay on
+// free loopback ports that accepts every mail from every client.
 type Config struct {
 	// Submission, SMTPS and Plain are the addresses to listen on;
 	// "127.0.0.1:0" when empty.
@@ -26,20 +26,20 @@ type Config struct {
 	// Hostname is the relay's name in its banner: "devrelay.test" when empty. The
 	// certificate is valid for it, localhost and the loopback addresses.
 	Hostname string
-	// Users maps user names to passwords. With any, a mail is taken only after
-	// AUTH (PLAIN or LOGIN), which is offered over TLS alone.
+	// Users maps user names to passwords. If there are any, a mail is accepted only after
+	// AUTH (PLAIN or LOGIN), which is offered only over TLS.
 	Users map[string]string
-	// Rules are tried in order; the first that fits answers.
+	// Rules are tried in order; the first that matches answers.
 	Rules []Rule
-	// MaxMails bounds the mailbox: the oldest mail goes first. 1,000 when 0.
+	// MaxMails limits the mailbox: the oldest mail is removed first. 1,000 when 0.
 	MaxMails int
 	// MaxMailBytes is announced as SIZE and enforced. 10 MiB when 0.
 	MaxMailBytes int64
-	// Discard counts mails and keeps none of them.
+	// Discard counts mails and does not keep them.
 	Discard bool
 }
 
-// Relay is a running relay. All its methods may be called from anywhere.
+// Relay is a running relay. Its methods are safe for concurrent use.
 type Relay struct {
 	config    Config
 	rules     *rules
@@ -59,8 +59,8 @@ const (
 	writeTimeout = time.Minute
 )
 
-// Start listens and serves until Close. It fails when a rule is malformed or
-// an address is taken, and says which.
+// Start listens and serves until Close. It fails if a rule is malformed or an address is
+// in use, and the error says which.
 func Start(config Config) (*Relay, error) {
 	if config.Hostname == "" {
 		config.Hostname = "devrelay.test"
@@ -106,20 +106,20 @@ func (r *Relay) serve(listener net.Listener, secure *tls.Config) {
 	server.MaxRecipients = 100
 	server.ReadTimeout, server.WriteTimeout = readTimeout, writeTimeout
 	server.EnableSMTPUTF8 = true
-	server.ErrorLog = log.New(io.Discard, "", 0) // what clients do wrong they hear themselves
+	server.ErrorLog = log.New(io.Discard, "", 0) // clients get their errors as replies
 	r.servers = append(r.servers, server)
 	r.serving.Go(func() { _ = server.Serve(listener) })
 }
 
-// SetPassword gives a user another password, from the next AUTH on.
+// SetPassword changes a user's password, from the next AUTH on.
 func (r *Relay) SetPassword(user, password string) {
 	r.passwords.Lock()
 	defer r.passwords.Unlock()
 	r.changed[user] = password
 }
 
-// SetRules has the relay answer by these rules instead, from the next command on. It
-// fails, and the old ones stay, when one is malformed.
+// SetRules replaces the rules, from the next command on. If a rule is malformed it fails,
+// and the old rules stay.
 func (r *Relay) SetRules(list []Rule) error {
 	fresh, err := newRules(list)
 	if err != nil {
@@ -129,7 +129,7 @@ func (r *Relay) SetRules(list []Rule) error {
 	return nil
 }
 
-// password is what a user has to know.
+// password returns the user's current password.
 func (r *Relay) password(user string) (password string, known bool) {
 	r.passwords.Lock()
 	defer r.passwords.Unlock()
@@ -143,14 +143,14 @@ func (r *Relay) password(user string) (password string, known bool) {
 // Submission is host:port of the listener that offers STARTTLS.
 func (r *Relay) Submission() string { return r.listeners[0].Addr().String() }
 
-// SMTPS is host:port of the listener that speaks TLS at once.
+// SMTPS is host:port of the listener with implicit TLS.
 func (r *Relay) SMTPS() string { return r.listeners[1].Addr().String() }
 
 // Plain is host:port of the listener without TLS.
 func (r *Relay) Plain() string { return r.listeners[2].Addr().String() }
 
-// Close stops listening and ends all connections; a mail that is amid its
-// content is not taken.
+// Close stops listening and closes all connections; a mail whose content is not complete
+// is not accepted.
 func (r *Relay) Close() error {
 	var errs []error
 	for _, server := range r.servers {

@@ -217,10 +217,10 @@ func TestRulesAreReplaced(t *testing.T) {
 		t.Errorf("code %d by the first rules", code)
 	}
 	if err := r.SetRules([]Rule{{Stage: "helo", Code: 550}}); err == nil {
-		t.Error("a malformed rule was taken")
+		t.Error("a malformed rule was accepted")
 	}
 	if code := attempt(); code != 550 {
-		t.Errorf("code %d after rules that cannot work", code)
+		t.Errorf("code %d after malformed rules", code)
 	}
 	if err := r.SetRules(nil); err != nil {
 		t.Fatal(err)

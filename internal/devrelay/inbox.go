@@ -20,16 +20,16 @@ var pages embed.FS
 // maxListed is how many mails the list shows, the newest ones.
 const maxListed = 200
 
-// The pages show what strangers sent. They run no script and load nothing from
-// elsewhere; a mail's HTML is a document of its own in a sandbox, in which
-// nothing but its own styles and inline pictures works.
+// The pages show content from untrusted senders. They run no script and load nothing from
+// other origins. A mail's HTML is a separate document in a sandbox, in which only its own
+// styles and inline pictures work.
 const (
 	pagePolicy = "default-src 'none'; style-src 'self'; frame-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 	htmlPolicy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'self'"
 	filePolicy = "sandbox; default-src 'none'"
 )
 
-// inbox is the mailbox as pages.
+// inbox serves the mailbox as pages.
 type inbox struct {
 	relay *Relay
 	pages *template.Template
@@ -127,16 +127,16 @@ func (in *inbox) mail(w http.ResponseWriter, req *http.Request) {
 	})
 }
 
-// html is the HTML part alone, for the sandboxed frame of the mail's page.
+// html serves only the HTML part, for the sandboxed frame of the mail's page.
 func (in *inbox) html(w http.ResponseWriter, req *http.Request) {
 	m, ok := in.find(w, req)
 	if !ok {
 		return
 	}
-	message, _ := m.Message() // what could be read is shown; the mail's page names the problem
+	message, _ := m.Message() // show what could be read; the mail's page names the problem
 	w.Header().Set("Content-Security-Policy", htmlPolicy)
-	// Browsers do not show a page with an opener policy in a sandboxed frame. The
-	// sandbox gives it an origin of its own, so nothing is lost.
+	// Browsers do not show a page with an opener policy in a sandboxed frame. The sandbox
+	// gives the page its own origin, so it stays isolated.
 	w.Header().Del("Cross-Origin-Opener-Policy")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_, _ = w.Write([]byte(message.HTML))
@@ -156,13 +156,13 @@ func (in *inbox) attachment(w http.ResponseWriter, req *http.Request) {
 	message, _ := m.Message()
 	number, err := strconv.Atoi(req.PathValue("number"))
 	if err != nil || number < 0 || number >= len(message.Attachments) {
-		http.Error(w, "This mail has no such attachment.", http.StatusNotFound)
+		http.Error(w, "Attachment not found.", http.StatusNotFound)
 		return
 	}
 	download(w, message.Attachments[number].Name, message.Attachments[number].Data)
 }
 
-// download sends bytes as a file that no browser tries to show.
+// download sends bytes as a file that browsers do not try to display.
 func download(w http.ResponseWriter, name string, data []byte) {
 	header := w.Header()
 	header.Set("Content-Security-Policy", filePolicy)
@@ -175,7 +175,7 @@ func download(w http.ResponseWriter, name string, data []byte) {
 func (in *inbox) style(w http.ResponseWriter, _ *http.Request) {
 	css, err := pages.ReadFile("pages/style.css")
 	if err != nil {
-		http.Error(w, "The style sheet is missing.", http.StatusInternalServerError)
+		http.Error(w, "The style sheet was not found.", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
@@ -191,21 +191,21 @@ func (in *inbox) find(w http.ResponseWriter, req *http.Request) (Mail, bool) {
 			}
 		}
 	}
-	http.Error(w, "There is no such mail. The relay keeps the newest ones, and none when it is restarted.", http.StatusNotFound)
+	http.Error(w, "Mail not found. The relay keeps only the newest mails, and a restart removes them all.", http.StatusNotFound)
 	return Mail{}, false
 }
 
 func (in *inbox) show(w http.ResponseWriter, name string, data any) {
 	var page bytes.Buffer
 	if err := in.pages.ExecuteTemplate(&page, name, data); err != nil {
-		http.Error(w, "The page could not be made.", http.StatusInternalServerError)
+		http.Error(w, "The page could not be rendered.", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_, _ = w.Write(page.Bytes())
 }
 
-// tidyLines is tidy for text of many lines.
+// tidyLines is tidy for multi-line text.
 func tidyLines(text string) string {
 	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
 	for i, line := range lines {

@@ -154,7 +154,7 @@ func TestHostileMailsStayInTheirBox(t *testing.T) {
 	for _, path := range []string{"/", "/style.css", "/mail/1/", "/mail/1/html", "/mail/1/mail.eml", "/mail/1/attachments/0", "/nowhere"} {
 		header := get(path).Header
 		if header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Referrer-Policy") != "no-referrer" || header.Get("Content-Security-Policy") == "" {
-			t.Errorf("%s lacks its guards: %v", path, header)
+			t.Errorf("%s lacks its security headers: %v", path, header)
 		}
 	}
 }

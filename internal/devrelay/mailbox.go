@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Mail is one mail that the relay took.
+// Mail is a mail that the relay has accepted.
 type Mail struct {
 	ID         int // counts from 1
 	Received   time.Time
 	From       string   // envelope sender
 	Recipients []string // envelope recipients
-	User       string   // who authenticated, "" for nobody
+	User       string   // authenticated user, "" without AUTH
 	TLS        bool
-	Raw        []byte // as received, without dot-stuffing; not to be changed
+	Raw        []byte // as received, without dot-stuffing; must not be changed
 }
 
 // mailbox keeps the newest mails.
@@ -32,7 +32,7 @@ func newMailbox(max int) *mailbox {
 	return &mailbox{max: max, changed: make(chan struct{})}
 }
 
-// add counts the mail, and keeps it if wanted; it returns the mail's id.
+// add counts the mail, keeps it if keep is set, and returns its id.
 func (m *mailbox) add(mail Mail, keep bool) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,15 +61,15 @@ func (r *Relay) Mails() []Mail {
 	return mails
 }
 
-// Count is the number of mails taken since the start, kept or not.
+// Count is the number of mails accepted since the start, kept or not.
 func (r *Relay) Count() int {
 	r.mailbox.mu.Lock()
 	defer r.mailbox.mu.Unlock()
 	return r.mailbox.count
 }
 
-// WaitFor returns the mailbox once it is as wanted, or the context's error with
-// the mailbox as it is.
+// WaitFor returns the mailbox once wanted returns true, or the current mailbox with the
+// context's error.
 func (r *Relay) WaitFor(ctx context.Context, wanted func([]Mail) bool) ([]Mail, error) {
 	for {
 		mails, _, changed := r.mailbox.look()

@@ -16,13 +16,13 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds on what is looked at in a mail, which may come from anybody.
+// Limits on what is parsed of a mail, whose sender is not trusted.
 const (
 	maxDepth = 8
 	maxParts = 100
 )
 
-// Message is a mail taken apart.
+// Message is a parsed mail.
 type Message struct {
 	Header      mail.Header // as sent, not decoded
 	Text, HTML  string      // the first text/plain and text/html parts that are not attachments
@@ -31,17 +31,17 @@ type Message struct {
 
 // Attachment is a part of a mail that is a file.
 type Attachment struct {
-	Name string // decoded, without directories; "attachment-1" when it has none
+	Name string // decoded, without directories; "attachment-1" for the first if it has no name
 	Type string // media type without parameters
 	Data []byte
 }
 
-// Message takes the mail apart. A mail that is malformed gives what could be
-// read of it, and the error.
+// Message parses the mail. For a malformed mail it returns what could be parsed, and the
+// error.
 func (m Mail) Message() (*Message, error) {
 	read, err := mail.ReadMessage(bytes.NewReader(m.Raw))
 	if err != nil {
-		return &Message{Text: string(m.Raw)}, fmt.Errorf("mail %d has no header that can be read: %w", m.ID, err)
+		return &Message{Text: string(m.Raw)}, fmt.Errorf("mail %d has no readable header: %w", m.ID, err)
 	}
 	message := &Message{Header: read.Header}
 	err = message.part(textproto.MIMEHeader(read.Header), read.Body, 0, new(int))
@@ -53,7 +53,7 @@ func (m *Message) Decoded(name string) string { return decodeWords(m.Header.Get(
 
 func (m *Message) part(header textproto.MIMEHeader, body io.Reader, depth int, seen *int) error {
 	if *seen++; *seen > maxParts || depth > maxDepth {
-		return errors.New("the mail has more parts, or deeper ones, than are looked at")
+		return errors.New("the mail has more than 100 parts, or parts nested deeper than 8 levels")
 	}
 	kind, parameters, err := mime.ParseMediaType(header.Get("Content-Type"))
 	if err != nil {
@@ -77,7 +77,7 @@ func (m *Message) part(header textproto.MIMEHeader, body io.Reader, depth int, s
 	content, err := io.ReadAll(decodeTransfer(header.Get("Content-Transfer-Encoding"), body))
 	m.keep(kind, parameters, header.Get("Content-Disposition"), content)
 	if err != nil {
-		return fmt.Errorf("a %s part is not encoded as it says: %w", kind, err)
+		return fmt.Errorf("a %s part does not have the declared encoding: %w", kind, err)
 	}
 	return nil
 }
@@ -108,8 +108,8 @@ func decodeTransfer(encoding string, body io.Reader) io.Reader {
 	return body
 }
 
-// decodeCharset knows UTF-8 and its subset ASCII, and Latin-1; of others what is
-// not ASCII shows as U+FFFD.
+// decodeCharset supports UTF-8 (and so ASCII) and Latin-1; in other charsets all but ASCII
+// becomes U+FFFD.
 func decodeCharset(charset string, content []byte) string {
 	if strings.EqualFold(charset, "iso-8859-1") {
 		var b strings.Builder
@@ -129,7 +129,7 @@ func decodeWords(value string) string {
 	return tidy(decoded)
 }
 
-// fileName keeps the last element of a name, without what shows as nothing.
+// fileName returns the last element of a name, without invisible characters.
 func fileName(name string, number int) string {
 	name = decodeWords(name)
 	name = name[strings.LastIndexAny(name, `/\`)+1:]
@@ -139,8 +139,8 @@ func fileName(name string, number int) string {
 	return name
 }
 
-// tidy shows control and format characters, bidi controls among them, as
-// U+FFFD, so that they change nothing around them.
+// tidy replaces control and format characters, including bidi controls, by U+FFFD, so that
+// they do not change the text around them.
 func tidy(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\t' && (unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r)) {

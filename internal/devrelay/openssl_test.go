@@ -11,7 +11,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// OpenSSL is of another opinion than crypto/tls where certificates are sloppy.
+// OpenSSL is stricter than crypto/tls about some flaws of certificates.
 func TestOpenSSLTrustsTheRelay(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")

@@ -20,22 +20,22 @@ const (
 	StageData Stage = "data" // the final dot
 )
 
-// Rule answers a command with a refusal of its own.
+// Rule answers a command with a refusal.
 type Rule struct {
 	Stage Stage
-	// Sender and Recipient are globs on the addresses, * for any characters;
-	// "" fits any. At StageData one recipient that fits is enough.
+	// Sender and Recipient are globs for the addresses, * for any characters; "" matches
+	// any. At StageData one matching recipient is enough.
 	Sender, Recipient string
 	// Code is 4yz or 5yz.
 	Code int
-	// Enhanced is the RFC 3463 code, "5.1.1"; "" is the class with .0.0.
+	// Enhanced is the RFC 3463 code, "5.1.1"; "" means the class with .0.0.
 	Enhanced string
 	Text     string
-	// Times is how often the rule answers before it lets pass; 0 is always.
+	// Times is how often the rule answers before it stops matching; 0 means always.
 	Times int
 }
 
-// rules are the rules of one relay, with how often each may still answer.
+// rules are the rules of one relay, and how often each may still answer.
 type rules struct {
 	mu   sync.Mutex
 	list []Rule // guarded by mu
@@ -47,7 +47,7 @@ func newRules(list []Rule) (*rules, error) {
 	for i, rule := range list {
 		r.left[i] = rule.Times
 		if rule.Code/100 != 4 && rule.Code/100 != 5 {
-			return nil, fmt.Errorf("rule %d of the demo relay has code %d; a rule refuses, with 4yz or 5yz", i+1, rule.Code)
+			return nil, fmt.Errorf("rule %d of the demo relay has code %d; use 4yz or 5yz", i+1, rule.Code)
 		}
 		if _, err := parseEnhanced(rule.Enhanced); err != nil {
 			return nil, fmt.Errorf("rule %d of the demo relay: %w", i+1, err)
@@ -56,7 +56,7 @@ func newRules(list []Rule) (*rules, error) {
 		case StageRcpt, StageData:
 		case StageMail:
 			if rule.Recipient != "" {
-				return nil, fmt.Errorf("rule %d of the demo relay answers MAIL, before any recipient is known", i+1)
+				return nil, fmt.Errorf("rule %d of the demo relay has a recipient, but answers MAIL, before any recipient is known", i+1)
 			}
 		default:
 			return nil, fmt.Errorf("rule %d of the demo relay has stage %q; use mail, rcpt or data", i+1, rule.Stage)
@@ -70,14 +70,14 @@ func newRules(list []Rule) (*rules, error) {
 	return r, nil
 }
 
-// replace has other rules from now on.
+// replace replaces the rules.
 func (r *rules) replace(by *rules) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.list, r.left = by.list, by.left
 }
 
-// answer returns the refusal of the first rule that fits, nil when none does.
+// answer returns the refusal of the first rule that matches, nil if none does.
 func (r *rules) answer(stage Stage, from string, recipients []string) *smtp.SMTPError {
 	r.mu.Lock()
 	defer r.mu.Unlock()

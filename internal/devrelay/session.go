@@ -16,12 +16,12 @@ type session struct {
 	relay *Relay
 	conn  *smtp.Conn
 
-	user       string // who authenticated
+	user       string // authenticated user, or ""
 	from       string
 	recipients []string
 }
 
-// AuthMechanisms names what EHLO offers.
+// AuthMechanisms returns the mechanisms that EHLO offers.
 func (s *session) AuthMechanisms() []string {
 	if _, secure := s.conn.TLSConnectionState(); !secure || len(s.relay.config.Users) == 0 {
 		return nil
@@ -54,8 +54,8 @@ func (s *session) login(user, password string) error {
 	return nil
 }
 
-// loginServer is the server's side of AUTH LOGIN, which go-sasl no longer has:
-// it asks for the name, then for the password.
+// loginServer is the server's side of AUTH LOGIN, which go-sasl no longer has: it asks
+// for the user name, then for the password.
 type loginServer struct {
 	authenticate func(user, password string) error
 	user         *string
@@ -96,7 +96,7 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	return nil
 }
 
-// Data takes the mail, once its final dot was seen.
+// Data stores the mail after its final dot.
 func (s *session) Data(content io.Reader) error {
 	var raw bytes.Buffer
 	var into io.Writer = &raw
@@ -117,7 +117,7 @@ func (s *session) Data(content io.Reader) error {
 	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: fmt.Sprintf("OK: queued as D%06d", id)}
 }
 
-// Reset forgets the transaction.
+// Reset discards the transaction.
 func (s *session) Reset() { s.from, s.recipients = "", nil }
 
 // Logout ends the session.

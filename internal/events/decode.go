@@ -13,16 +13,16 @@ import (
 // ContentType is the media type of a CloudEvent in structured JSON.
 const ContentType = "application/cloudevents+json"
 
-// Invalid is the one error that Decode gives: the message is no event, and will
-// be none when it comes again.
+// Invalid is the only error of Decode: the message is not an event, and never
+// will be when it is redelivered.
 type Invalid struct {
-	// Reason is a sentence a person can act on: where, what was found, what was
-	// expected. It quotes names of fields, cleaned, and never values.
+	// Reason is a sentence for the publisher: where, what was found, what was
+	// expected. It quotes field names, cleaned, and never values.
 	Reason string
-	// HoldsKey is set when the message carries a private key, or may carry one:
-	// its body and its headers must not be copied, logged or shown.
+	// HoldsKey says that the message contains, or may contain, a private key: its
+	// body and its headers must not be copied, logged or shown.
 	HoldsKey bool
-	// ID is the event's id when it could be read nevertheless.
+	// ID is the event's id, if it could be read.
 	ID string
 }
 
@@ -35,9 +35,9 @@ func (i *Invalid) Error() string { return i.Reason }
 //   - a CloudEvent in binary mode: ce- headers, and the data as the body
 //   - the bare data, an object with an id
 //
-// Names of headers are compared without regard to case. The error is always an
-// *Invalid. An event that Decode gives holds no private key that
-// HoldsPrivateKey finds, and Encode writes it in a form that Decode reads.
+// Header names are compared without regard to case. The error is always an
+// *Invalid. A returned event contains no private key that HoldsPrivateKey finds,
+// and Encode writes it in a form that Decode reads.
 func Decode(header map[string][]string, body []byte) (*Event, error) {
 	e, invalid := decode(header, body)
 	if invalid != nil {
@@ -50,7 +50,7 @@ func decode(header map[string][]string, body []byte) (*Event, *Invalid) {
 	attributes, badHeader := attributesOf(header)
 	if len(body) > MaxSize {
 		return nil, &Invalid{
-			Reason:   fmt.Sprintf("the body has %d bytes, and at most %d are read; it was not searched for private keys and is not kept", len(body), MaxSize),
+			Reason:   fmt.Sprintf("the body has %d bytes, at most %d are allowed; it was not searched for private keys and is not stored", len(body), MaxSize),
 			HoldsKey: true,
 			ID:       readableID(attributes),
 		}
@@ -78,7 +78,7 @@ func decode(header map[string][]string, body []byte) (*Event, *Invalid) {
 	return e, nil
 }
 
-// fromForm finds out which of the three forms it is, and reads it.
+// fromForm detects which of the three forms the message has, and reads it.
 func fromForm(header map[string][]string, attributes []member, root value) (*Event, *Invalid) {
 	_, enveloped := root.get("specversion")
 	media := contentType(header)
@@ -86,20 +86,20 @@ func fromForm(header map[string][]string, attributes []member, root value) (*Eve
 	case media == ContentType || media == "application/cloudevents":
 		return fromEnvelope(root)
 	case strings.HasPrefix(media, "application/cloudevents-batch"):
-		return nil, refuse(at("header Content-Type"), "a batch of CloudEvents; publish each event as a message of its own")
+		return nil, refuse(at("header Content-Type"), "a batch of CloudEvents; publish each event as its own message")
 	case strings.HasPrefix(media, "application/cloudevents"):
-		return nil, refuse(at("header Content-Type"), "a CloudEvents format that is not read; expected %s", ContentType)
+		return nil, refuse(at("header Content-Type"), "unsupported CloudEvents format; expected %s", ContentType)
 	case len(attributes) > 0:
 		return fromBinary(attributes, root)
 	case enveloped:
 		return fromEnvelope(root)
 	}
 	if _, ok := root.get("data"); ok {
-		return nil, refuse(at("$.specversion"), `missing; a CloudEvents envelope around data needs "specversion": "1.0"`)
+		return nil, refuse(at("$.specversion"), `required; a CloudEvents envelope around data needs "specversion": "1.0"`)
 	}
 	e, invalid := readData(at("$"), root)
 	if invalid == nil && e.ID == "" {
-		invalid = refuse(at("$.id"), "missing; give the event an id that no other certificate gets")
+		invalid = refuse(at("$.id"), "required; give the event an id that no other certificate has")
 	}
 	return complete(e, invalid)
 }
@@ -128,13 +128,13 @@ func fromEnvelope(root value) (*Event, *Invalid) {
 			return nil, invalid
 		}
 	case !inline:
-		return nil, refuse(where, "missing; certificate, private_key, targets and labels belong into it")
+		return nil, refuse(where, "required; it holds certificate, private_key, targets and labels")
 	}
 	return join(envelope, where, data)
 }
 
-// readEncoded reads the JSON text in data_base64. It is searched for keys by
-// itself, because in the body it stood one encoding deeper.
+// readEncoded reads the JSON text in data_base64. It searches that text for keys
+// again, because inside the body it was one encoding deeper.
 func readEncoded(where *path, encoded value) (value, *Invalid) {
 	text, err := base64.StdEncoding.DecodeString(encoded.text)
 	if encoded.kind != aString || err != nil {
@@ -146,27 +146,27 @@ func readEncoded(where *path, encoded value) (value, *Invalid) {
 	return readJSON(where, text)
 }
 
-// fromBinary reads a CloudEvent in binary mode: attributes from headers, the
-// body as data.
+// fromBinary reads a CloudEvent in binary mode: attributes from headers, data
+// from the body.
 func fromBinary(attributes []member, root value) (*Event, *Invalid) {
 	envelope, invalid := readAttributes(headerPath, attributes)
 	if invalid != nil {
 		return nil, invalid
 	}
 	if _, ok := root.get("specversion"); ok {
-		return nil, refuse(at("$.specversion"), "the ce- headers say binary mode, where the body is the data alone; leave out the headers or the envelope")
+		return nil, refuse(at("$.specversion"), "the ce- headers mean binary mode, where the body is only the data; remove the headers or the envelope")
 	}
 	return join(envelope, at("$"), root)
 }
 
-// join reads the data and puts it into the envelope. What stands in both has to
-// be the same.
+// join reads the data and merges it into the envelope. A field that is in both
+// must have the same value in both.
 func join(envelope Event, where *path, data value) (*Event, *Invalid) {
 	e, invalid := readData(where, data)
 	if invalid != nil {
 		return nil, invalid
 	}
-	const differs = "differs from the envelope's; leave it out of the data, or make both the same"
+	const differs = "differs from the envelope's; remove it from the data, or make both the same"
 	switch {
 	case e.ID != "" && e.ID != envelope.ID:
 		return nil, refuse(where.field("id"), differs)
@@ -182,24 +182,24 @@ func join(envelope Event, where *path, data value) (*Event, *Invalid) {
 	return complete(e, nil)
 }
 
-// complete is the last check: what Decode gives must fit into a message again,
-// together with the headers of a delivery or a dead letter.
+// complete checks last that the event fits into a message again, together with
+// the headers of a delivery or a dead letter.
 func complete(e Event, invalid *Invalid) (*Event, *Invalid) {
 	if invalid != nil {
 		return nil, invalid
 	}
 	if n := len(e.Encode()); n > MaxSize-roomForHeaders {
-		return nil, refuse(at("$"), "%d bytes when written as a delivery, and at most %d fit; name fewer targets or labels", n, MaxSize-roomForHeaders)
+		return nil, refuse(at("$"), "%d bytes as a delivery, at most %d are allowed; use fewer targets or labels", n, MaxSize-roomForHeaders)
 	}
 	return &e, nil
 }
 
-// roomForHeaders is what a delivery's or a dead letter's headers may take of a
-// message; NATS counts headers and body together, 1 MiB by default.
+// roomForHeaders is reserved for the headers of a delivery or a dead letter, in
+// bytes; NATS limits headers and body together, to 1 MiB by default.
 const roomForHeaders = 16 << 10
 
-// readableID gives the id of a message that was refused otherwise: the one that
-// stands there, if it is a good one and there is no other.
+// readableID returns the id of a message that is refused for another reason, if
+// the message has exactly one valid id, else "".
 func readableID(members []member) string {
 	id := ""
 	for _, m := range members {
@@ -207,7 +207,7 @@ func readableID(members []member) string {
 			continue
 		}
 		got, invalid := readID(at("$.id"), m.value)
-		broken := strings.ContainsRune(got, utf8.RuneError) // stands for what was not UTF-8
+		broken := strings.ContainsRune(got, utf8.RuneError) // replaces bytes that were not UTF-8
 		if invalid != nil || broken || id != "" && got != id || HoldsPrivateKey([]byte(got)) {
 			return ""
 		}
@@ -216,15 +216,15 @@ func readableID(members []member) string {
 	return id
 }
 
-// keyAdvice ends every reason that speaks of a key in an event.
+// keyAdvice ends every reason about a private key in an event.
 const keyAdvice = "store the key in Vault, publish a reference to it as private_key, and replace this key, because the stream now holds it"
 
 func keyFound(place string) *Invalid {
 	return &Invalid{Reason: "the event carries a private key, or what looks like one, " + place + ": " + keyAdvice, HoldsKey: true}
 }
 
-// headersHoldKey searches all headers, whoever's they are: a dead letter might
-// copy them.
+// headersHoldKey searches all headers, not only those of Certpost: a dead letter
+// might copy them.
 func headersHoldKey(header map[string][]string) bool {
 	var all []byte
 	for name, values := range header {
@@ -235,8 +235,8 @@ func headersHoldKey(header map[string][]string) bool {
 	return HoldsPrivateKey(all)
 }
 
-// keyPlace says where in the body the key stands, without a name that may be
-// part of it.
+// keyPlace says where in the body the key is, without names that may be part of
+// the key.
 func keyPlace(root value) string {
 	if where := findKey(at("$"), root); where != nil {
 		return "at " + where.String()
@@ -244,8 +244,8 @@ func keyPlace(root value) string {
 	return "in the body"
 }
 
-// findKey gives the first value that holds a key by itself, or the object around
-// a name that does.
+// findKey returns the first value that contains a key by itself, or the object
+// around a name that does.
 func findKey(where *path, v value) *path {
 	if v.kind == aString && HoldsPrivateKey([]byte(v.text)) {
 		return where
@@ -329,7 +329,7 @@ func attributesOf(header map[string][]string) ([]member, *Invalid) {
 	return attributes, invalid
 }
 
-// decodeHeader undoes what the binding does to a header's value: a quoted string
+// decodeHeader reverses the binding's encoding of a header value: a quoted string
 // (RFC 7230 section 3.2.6) first, then one round of percent-encoding.
 func decodeHeader(s string) (string, bool) {
 	s = strings.Trim(s, " \t")

@@ -18,11 +18,12 @@ const (
 	tagPublicKey   = 0xa1 // [1] in SEC 1
 )
 
-// keyStores begin with these and a version: Java's JKS and JCEKS.
+// keyStores are the first bytes of Java's JKS and JCEKS stores: magic number, and the
+// zero bytes of the version.
 var keyStores = [][]byte{[]byte("\xfe\xed\xfe\xed\x00\x00\x00"), []byte("\xce\xce\xce\xce\x00\x00\x00")}
 
-// binaryKey reports whether a private key in DER, a PKCS#12 file or a Java key
-// store begins anywhere in b.
+// binaryKey reports whether a private key in DER, a PKCS#12 file or a Java key store
+// begins anywhere in b.
 func binaryKey(b []byte) bool {
 	for _, store := range keyStores {
 		if bytes.Contains(b, store) {
@@ -41,8 +42,8 @@ func binaryKey(b []byte) bool {
 	}
 }
 
-// keyAt looks at the first fields only, so that a key is found when its end is
-// cut off:
+// keyAt checks only the first fields, so that it also finds a key whose end is cut
+// off:
 //
 //	PKCS#8 (RFC 5208)     SEQUENCE { INTEGER 0 or 1, SEQUENCE { OID ... }, OCTET STRING
 //	... encrypted         SEQUENCE { SEQUENCE { OID of PKCS#5 or PKCS#12
@@ -50,10 +51,10 @@ func binaryKey(b []byte) bool {
 //	SEC 1 (RFC 5915)      SEQUENCE { INTEGER 1, OCTET STRING of 14 to 80 bytes, [0] or [1] or nothing
 //	PKCS#12 (RFC 7292)    SEQUENCE { INTEGER 3, SEQUENCE { OID of PKCS#7
 //
-// A certificate or revocation list of version 1 or 2 begins like PKCS#8, but has
-// another SEQUENCE where the OCTET STRING would be. What follows the first
-// fields is looked at too, because the bytes of a certificate are as good as
-// random at three of four base64 alignments, and must not look like a key by chance.
+// A certificate or revocation list of version 1 or 2 begins like PKCS#8, but has another
+// SEQUENCE in place of the OCTET STRING. The fields after the first ones are checked too,
+// because at three of four base64 alignments the bytes of a certificate are practically
+// random, and must not look like a key by chance.
 func keyAt(b []byte) bool {
 	total, inner, ok := element(b, tagSequence)
 	if !ok {
@@ -91,8 +92,8 @@ func keyAt(b []byte) bool {
 	return false
 }
 
-// element reads tag and length. content is all that follows, which may be less
-// or more than size; with the indefinite length of BER size is 0.
+// element reads tag and length. content is everything after them, which may be shorter
+// or longer than size; for the indefinite length of BER size is 0.
 func element(b []byte, tag byte) (size int, content []byte, ok bool) {
 	if len(b) < 2 || b[0] != tag {
 		return 0, nil, false

@@ -6,23 +6,23 @@ import (
 	"unicode"
 )
 
-// The types that are read: the bare one, and it or its version 1 behind
-// somebody's prefix (com.example.certificate.issued.v1).
+// eventType matches the accepted types: the bare one, and it or its version 1 after a
+// prefix (com.example.certificate.issued.v1).
 var eventType = regexp.MustCompile(`^([^\x00-\x20\x7f]+\.)?certificate\.issued(\.v1)?$`)
 
-// attributeName is what CloudEvents 1.0 section "Naming conventions" allows.
+// attributeName is the form that CloudEvents 1.0, section "Naming conventions", allows.
 var attributeName = regexp.MustCompile(`^[a-z0-9]+$`)
 
-// readAttributes reads the context attributes of CloudEvents 1.0 from the
-// members of an envelope or from headers, and gives the event's id, source and
-// time. Extensions are checked for their form and otherwise left alone. where
-// says how an attribute is called where it stands.
+// readAttributes reads the context attributes of CloudEvents 1.0 from the members of an
+// envelope or from headers, and returns an Event with id, source and time. Extensions
+// are checked for their form and otherwise ignored. where returns the position of an
+// attribute, for reasons.
 func readAttributes(where func(string) *path, attributes []member) (Event, *Invalid) {
 	var e Event
 	given := map[string]bool{}
 	var extensions []string
 	for _, m := range attributes {
-		if m.kind == aNull { // the JSON format's way to say that it is not set
+		if m.kind == aNull { // in the JSON format: not set
 			continue
 		}
 		in := where(m.name)
@@ -47,7 +47,7 @@ func readAttributes(where func(string) *path, attributes []member) (Event, *Inva
 			if m.kind != aString || !isJSON(mediaType(m.text)) {
 				invalid = refuse(in, "expected application/json")
 			}
-		default: // subject and dataschema too: nothing here depends on them
+		default: // also subject and dataschema: nothing depends on them
 			extensions = append(extensions, m.name)
 			invalid = checkExtension(in, m)
 		}
@@ -60,9 +60,9 @@ func readAttributes(where func(string) *path, attributes []member) (Event, *Inva
 			continue
 		}
 		if near := nearest(name, extensions...); near != "" {
-			return e, refuse(where(name), "missing; is %s misspelt?", quoteName(near))
+			return e, refuse(where(name), "required; is %s misspelt?", quoteName(near))
 		}
-		return e, refuse(where(name), "missing; CloudEvents 1.0 demands it")
+		return e, refuse(where(name), "required by CloudEvents 1.0")
 	}
 	return e, nil
 }
@@ -75,9 +75,9 @@ func checkExtension(in *path, m member) *Invalid {
 		if near := nearest(m.name, "specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema"); near != "" {
 			return refuse(in, "unknown attribute; did you mean %q?", near)
 		}
-		return refuse(in, "unknown attribute; extensions are named with a-z and 0-9, and the event's own fields belong into data")
+		return refuse(in, "unknown attribute; extensions are named with a-z and 0-9, and the event's own fields belong in data")
 	case m.kind == anObject || m.kind == aList:
-		return refuse(in, "%s, expected a string, a number, true or false; the event's own fields belong into data", m.kind)
+		return refuse(in, "%s, expected a string, a number, true or false; the event's own fields belong in data", m.kind)
 	case strings.ContainsFunc(m.text, unicode.IsControl):
 		return refuse(in, "has a control character")
 	}

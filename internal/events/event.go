@@ -1,14 +1,14 @@
-// Package events is the certificate.issued event: decode, validate, encode, and
-// the publishers' side of it.
+// Package events decodes, validates and encodes certificate.issued events, and
+// makes them for publishers.
 //
-// Decode reads the three forms in which an event may arrive and refuses the
-// rest with a reason a person can act on. An Event holds certificates and
-// references, never a private key: what carries one is refused, and the refusal
-// says that its body must not be copied. Encode writes the one canonical form
-// in which the event travels from there on.
+// Decode reads the three forms in which an event may arrive and refuses
+// everything else with a reason that tells the publisher what to do. An Event
+// holds certificates and references, never a private key: a message that
+// contains one is refused, and the error says that its body must not be copied.
+// Encode writes the one canonical form in which Certpost passes the event on.
 //
 // For publishers, FromPEM and FromHook make events from certificate files and
-// from what ACME clients tell their hooks.
+// from what ACME clients pass to their hooks.
 package events
 
 import (
@@ -24,26 +24,26 @@ import (
 // Type is the CloudEvents type of the event.
 const Type = "certificate.issued"
 
-// MaxSize is the most bytes an event's body may have.
+// MaxSize is the maximum size of an event's body, in bytes.
 const MaxSize = 1 << 20
 
-// Event is one issued certificate. It is read strictly, and written as the
-// bare JSON object of the contract, self-contained and free of private keys.
+// Event is one issued certificate. It is decoded strictly and encoded as the
+// bare JSON object of the contract, self-contained and without private keys.
 type Event struct {
 	ID     string    `json:"id"`
 	Source string    `json:"source,omitempty"`
 	Time   time.Time `json:"time,omitzero"`
-	// Certificate is the PEM text, leaf and chain, or a reference to it.
+	// Certificate is the PEM text, leaf then chain, or a reference to it.
 	Certificate Certificate `json:"certificate"`
-	// PrivateKey says where the key is kept; nil when the event names none.
+	// PrivateKey says where the key is stored; nil if the event names no key.
 	PrivateKey *Reference        `json:"private_key,omitempty"`
 	Targets    []string          `json:"targets,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 
-	leaf *x509.Certificate // what Leaf has found
+	leaf *x509.Certificate // result of Leaf
 }
 
-// Certificate is exactly one of PEM text and a reference. In JSON it is a
+// Certificate is either PEM text or a reference, never both. In JSON it is a
 // string or an object.
 type Certificate struct {
 	PEM string
@@ -58,7 +58,7 @@ func (c Certificate) MarshalJSON() ([]byte, error) {
 	return json.Marshal(c.PEM)
 }
 
-// Reference names a secret kept elsewhere; exactly one field is set.
+// Reference names a secret that is stored elsewhere; exactly one field is set.
 type Reference struct {
 	Vault   *VaultReference   `json:"vault,omitempty"`
 	Transit *TransitReference `json:"transit,omitempty"`
@@ -80,9 +80,9 @@ type TransitReference struct {
 	Ciphertext string `json:"ciphertext"`
 }
 
-// Encode gives the event in its canonical form: the bare JSON object on one
-// line, fields in the order of the contract, labels sorted, nothing escaped
-// that JSON lets stand. Equal events encode to equal bytes, and Decode reads
+// Encode returns the event in its canonical form: the bare JSON object on one
+// line, fields in the order of the contract, labels sorted, without escapes that
+// JSON does not require. Equal events encode to equal bytes, and Decode reads
 // them back.
 func (e *Event) Encode() []byte {
 	canonical := *e
@@ -90,8 +90,8 @@ func (e *Event) Encode() []byte {
 	return encode(canonical)
 }
 
-// CloudEvent gives the event as a CloudEvents 1.0 envelope in structured JSON,
-// for publishers; its content type is ContentType. CloudEvents demands a
+// CloudEvent returns the event as a CloudEvents 1.0 envelope in structured JSON,
+// for publishers; its content type is ContentType. CloudEvents requires a
 // source: for an event without one it is "certpost".
 func (e *Event) CloudEvent() []byte {
 	type data struct {
@@ -111,10 +111,10 @@ func (e *Event) CloudEvent() []byte {
 	}{"1.0", Type, cmp.Or(e.Source, "certpost"), e.ID, e.Time.UTC(), "application/json", data{e.Certificate, e.PrivateKey, e.Targets, e.Labels}})
 }
 
-// Digest is the SHA-256, hexadecimal, of the certificate that the event is
-// about, or of the reference to it. Two events with one id and different digests
-// are two certificates under one name, which is a publisher's mistake; the same
-// certificate for other targets or with other labels is the same event.
+// Digest is the SHA-256, in hexadecimal, of the event's certificate, or of the
+// reference to it. Two events with one id and different digests are two
+// certificates with one id, which is a publisher's mistake; the same certificate
+// for other targets or with other labels is the same event.
 func (e *Event) Digest() string {
 	sum := sha256.Sum256(encode(e.Certificate))
 	return hex.EncodeToString(sum[:])

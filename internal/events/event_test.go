@@ -72,7 +72,7 @@ func TestDigest(t *testing.T) {
 	t.Parallel()
 	base := sample().Digest()
 	if len(base) != 64 || strings.Trim(base, "0123456789abcdef") != "" {
-		t.Fatalf("digest %q is no SHA-256 in hexadecimal", base)
+		t.Fatalf("digest %q is not a SHA-256 in hexadecimal", base)
 	}
 	for _, tt := range []struct {
 		name   string

@@ -12,14 +12,14 @@ import (
 	"unicode/utf8"
 )
 
-// Caps of an event's fields, in characters where nothing else is said. The JSON
-// Schema has the same ones.
+// Limits of an event's fields, in characters unless noted. The JSON Schema has the
+// same limits.
 const (
 	maxID          = 256
 	maxSource      = 1024
 	maxCertificate = 256 << 10 // bytes; cert-manager allows 95,000 for a chain
 	maxTargets     = 1000
-	maxTarget      = 256 // more than a target's id may have: an unknown one has to be named in its dead letter
+	maxTarget      = 256 // more than a target id may have, so that a dead letter can name an unknown one
 	maxLabels      = 64
 	maxLabelName   = 128
 	maxLabelValue  = 256
@@ -28,14 +28,14 @@ const (
 	maxCiphertext  = 64 << 10 // bytes
 )
 
-// readData reads the event's own object. An id is not demanded here: in a
-// CloudEvent the envelope has it.
+// readData reads the event's own object. It does not require an id: in a CloudEvent
+// the envelope has it.
 func readData(where *path, data value) (Event, *Invalid) {
 	var e Event
 	switch data.kind {
 	case anObject:
 	case aList:
-		return e, refuse(where, "a list, expected an object; publish each event as a message of its own")
+		return e, refuse(where, "a list, expected an object; publish each event as its own message")
 	default:
 		return e, refuse(where, "%s, expected an object", data.kind)
 	}
@@ -65,15 +65,15 @@ func readData(where *path, data value) (Event, *Invalid) {
 		}
 	}
 	if e.Certificate == (Certificate{}) {
-		return e, refuse(where.field("certificate"), "missing; expected the PEM text (leaf, then chain) or a reference to it")
+		return e, refuse(where.field("certificate"), "required; expected the PEM text (leaf, then chain) or a reference to it")
 	}
 	return e, nil
 }
 
 func readID(in *path, v value) (string, *Invalid) { return readText(in, v, maxID) }
 
-// readText reads a string that has to survive as a header and as a line of a
-// log: not empty, no control characters, no blank at either end.
+// readText reads a string that must be usable as a header and as a line of a log:
+// not empty, no control characters, no space at either end.
 func readText(in *path, v value, limit int) (string, *Invalid) {
 	switch {
 	case v.kind != aString:
@@ -85,7 +85,7 @@ func readText(in *path, v value, limit int) (string, *Invalid) {
 	case strings.ContainsFunc(v.text, unicode.IsControl):
 		return "", refuse(in, "has a control character")
 	case strings.Trim(v.text, " ") != v.text:
-		return "", refuse(in, "begins or ends with a blank")
+		return "", refuse(in, "begins or ends with a space")
 	}
 	return v.text, nil
 }
@@ -99,13 +99,13 @@ func readSource(in *path, v value) (string, *Invalid) {
 		return "", invalid
 	}
 	if _, err := url.Parse(source); err != nil || !uriReference.MatchString(source) {
-		return "", refuse(in, "not a URI-reference (RFC 3986), such as certbot://web1/www.example.com; percent-encode what a URI may not hold")
+		return "", refuse(in, "not a URI-reference (RFC 3986), such as certbot://web1/www.example.com; percent-encode the characters that a URI does not allow")
 	}
 	return source, nil
 }
 
-// readTime reads a time of RFC 3339. Years before 1970 are refused together with
-// those that cannot be written again.
+// readTime reads an RFC 3339 time. It refuses years that cannot be encoded again,
+// and those before 1970.
 func readTime(in *path, v value) (time.Time, *Invalid) {
 	if v.kind != aString {
 		return time.Time{}, refuse(in, "%s, expected a string", v.kind)
@@ -120,8 +120,8 @@ func readTime(in *path, v value) (time.Time, *Invalid) {
 	return t, nil
 }
 
-// readCertificate takes any text: what is wrong with a PEM is said by who packs
-// it, with the certificate at hand.
+// readCertificate accepts any text: errors in the PEM are reported when the payload
+// is built, with the certificate at hand.
 func readCertificate(in *path, v value) (Certificate, *Invalid) {
 	switch {
 	case v.kind == anObject:
@@ -139,8 +139,8 @@ func readCertificate(in *path, v value) (Certificate, *Invalid) {
 	return Certificate{PEM: v.text}, nil
 }
 
-// readPrivateKey reads the reference to the key. What stands in its place as
-// text may be the key itself, in whatever format, and counts as one.
+// readPrivateKey reads the reference to the key. Text in place of a reference may be
+// the key itself, in any format, and is treated as one.
 func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
 	if v.kind == aString && v.text != "" {
 		return nil, &Invalid{
@@ -249,7 +249,7 @@ func readTransit(in *path, v value) (*TransitReference, *Invalid) {
 	return &ref, invalid
 }
 
-// field is one known field of a small object.
+// field is a known field of a small object.
 type field struct {
 	name     string
 	required bool
@@ -285,7 +285,7 @@ next:
 	}
 	for _, f := range fields {
 		if _, ok := v.get(f.name); f.required && !ok {
-			return refuse(in.field(f.name), "missing")
+			return refuse(in.field(f.name), "required")
 		}
 	}
 	return nil
@@ -296,7 +296,7 @@ func readTargets(in *path, v value) ([]string, *Invalid) {
 	case v.kind != aList:
 		return nil, refuse(in, "%s, expected a list of target ids", v.kind)
 	case len(v.items) == 0:
-		return nil, refuse(in, "an empty list; leave it out to reach every target whose match fits")
+		return nil, refuse(in, "an empty list; leave it out to reach every target whose match applies")
 	case len(v.items) > maxTargets:
 		return nil, refuse(in, "%d targets, at most %d are allowed", len(v.items), maxTargets)
 	}
@@ -347,5 +347,5 @@ func unknown(in *path, name string, known ...string) *Invalid {
 	if near := nearest(name, known...); near != "" {
 		return refuse(in, "unknown field; did you mean %q?", near)
 	}
-	return refuse(in, "unknown field; known are %s", strings.Join(known, ", "))
+	return refuse(in, "unknown field; expected one of %s", strings.Join(known, ", "))
 }

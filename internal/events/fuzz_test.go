@@ -13,9 +13,9 @@ import (
 // fuzzHeaders are the forms in which a fuzzed body arrives.
 var fuzzHeaders = []header{nil, {"Content-Type": {ContentType}}, binaryHeader(), binaryHeader("ce-time", "2026-01-31T12:00:00+01:00")}
 
-// FuzzDecode holds Decode to what it promises: no panic; an *Invalid with a
-// reason that fits on a line, or an event whose canonical form reads back equal;
-// and a key never goes unnoticed, wherever it is put and however broken the rest.
+// FuzzDecode checks the guarantees of Decode: no panic; an *Invalid with a reason that
+// fits on one line, or an event whose canonical form is read back as equal; and a key
+// is always found, wherever it is and however broken the rest is.
 func FuzzDecode(f *testing.F) {
 	for _, tt := range goodEvents {
 		f.Add(byte(0), uint(10), body(tt.body))
@@ -49,7 +49,7 @@ func FuzzDecode(f *testing.F) {
 			checkDecoded(t, e, err)
 			var invalid *Invalid
 			if !errors.As(err, &invalid) || !invalid.HoldsKey {
-				t.Fatalf("planted key %d at %d went unnoticed: %v", n, i, err)
+				t.Fatalf("planted key %d at %d was not found: %v", n, i, err)
 			}
 			for j := 0; j+16 <= len(key); j += 16 {
 				if strings.Contains(invalid.Reason+invalid.ID, string(key[j:j+16])) {
@@ -91,11 +91,12 @@ func checkDecoded(t *testing.T, e *Event, err error) {
 		t.Fatalf("the CloudEvent reads back differently:\n%s\n%s", canonical, envelope.Encode())
 	}
 	if HoldsPrivateKey(canonical) {
-		t.Fatalf("an event that holds a key was taken:\n%s", canonical)
+		t.Fatalf("an event that holds a key was accepted:\n%s", canonical)
 	}
 }
 
-// FuzzToken holds Token to being a token, stable, and different for different ids.
+// FuzzToken checks that Token returns a token, always the same for one id, and
+// different ones for different ids.
 func FuzzToken(f *testing.F) {
 	f.Add("a.b", "a_b")
 	f.Add("", "h_e3b0c44298fc1c149afbf4c8996fb924")
@@ -126,7 +127,7 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		})
 	}
-	// What an ill-meaning publisher may send: 1 MiB that is slow to search.
+	// A malicious publisher may send 1 MiB that is slow to search.
 	for name, part := range map[string]string{"base64": "MIIB", "hexadecimal": "30820204", "backslashes": `\\`, "percent": "%25", "brackets": "[", "SEQUENCE": "0\x82", "nested base64": base64.StdEncoding.EncodeToString([]byte("TUlJQk1JSUJNSUlC"))} {
 		text := bytes.Repeat([]byte(part), MaxSize/len(part))
 		b.Run("worst case, "+name, func(b *testing.B) {

@@ -9,34 +9,33 @@ import (
 	"strings"
 )
 
-// Host is where a hook runs, as far as the hooks look at it.
+// Host is the environment of a hook, as far as the hooks use it.
 type Host struct {
 	Name     string                            // of the machine, for the source
 	Env      func(string) string               // os.Getenv
-	Args     []string                          // what the client passes to the hook behind its own name
+	Args     []string                          // arguments that the client passes to the hook
 	ReadFile func(path string) ([]byte, error) // os.ReadFile
 }
 
-// ErrNotIssued is given by FromHook when the client called its hook for
-// something else than a new certificate. There is nothing to publish, and
-// nothing went wrong.
+// ErrNotIssued is FromHook's error when the client called its hook for something
+// other than a new certificate. There is nothing to publish, and nothing is wrong.
 var ErrNotIssued = errors.New("the hook was not called for a new certificate")
 
 // hook is one ACME client.
 type hook struct {
 	client string
-	// how says where the hook belongs, for the error when it is not called from there.
+	// how says where to configure the hook, for the error when it was not called from there.
 	how  string
 	read func(Host) (told, error)
 }
 
-// told is what a client tells its hook; chain and key are paths.
+// told is what a client passes to its hook; chain and key are paths.
 type told struct {
 	name, chain, key string
 	domains          []string
 }
 
-// hooks is the table of clients. A further one is a row here, a row in
+// hooks is the table of clients. A new client needs a row here, a row in
 // docs/events.md and a case in the test.
 var hooks = []hook{
 	{"certbot", "certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", fromCertbot},
@@ -45,7 +44,7 @@ var hooks = []hook{
 	{"dehydrated", "dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- \"$@\"", fromDehydrated},
 }
 
-// Hooks gives the names of the ACME clients that FromHook knows.
+// Hooks returns the names of the ACME clients that FromHook supports.
 func Hooks() []string {
 	names := make([]string, len(hooks))
 	for i, h := range hooks {
@@ -54,12 +53,12 @@ func Hooks() []string {
 	return names
 }
 
-// FromHook reads what an ACME client tells its hook about the certificate that
-// it just got. The key's file is named, not read.
+// FromHook reads what an ACME client passes to its hook about a new certificate. It
+// returns the path of the key's file and does not read that file.
 func FromHook(client string, host Host) (Issued, error) {
 	i := slices.IndexFunc(hooks, func(h hook) bool { return h.client == client })
 	if i < 0 {
-		return Issued{}, fmt.Errorf("no hook for %s is known; known are %s", quoteName(client), strings.Join(Hooks(), ", "))
+		return Issued{}, fmt.Errorf("unknown ACME client %s; expected one of %s", quoteName(client), strings.Join(Hooks(), ", "))
 	}
 	h := hooks[i]
 	told, err := h.read(host)
@@ -67,7 +66,7 @@ func FromHook(client string, host Host) (Issued, error) {
 		return Issued{}, err
 	}
 	if told.chain == "" || told.name == "" {
-		return Issued{}, fmt.Errorf("%s told nothing about a certificate: this works only as %s", client, h.how)
+		return Issued{}, fmt.Errorf("%s passed no certificate: this works only as %s", client, h.how)
 	}
 	file, err := host.ReadFile(told.chain)
 	if err != nil {
@@ -83,7 +82,7 @@ func FromHook(client string, host Host) (Issued, error) {
 		Source:  (&url.URL{Scheme: client, Host: host.Name, Path: "/" + told.name}).String(),
 	}
 	if told.key != "" {
-		// The consumer has another working directory than the hook.
+		// The consumer's working directory differs from the hook's.
 		if issued.KeyFile, err = filepath.Abs(told.key); err != nil {
 			return Issued{}, fmt.Errorf("find the key's file: %w", err)
 		}
@@ -95,11 +94,11 @@ func FromHook(client string, host Host) (Issued, error) {
 }
 
 // fromCertbot reads what certbot sets for deploy hooks (certbot's user guide,
-// "Renewing certificates"). RENEWED_LINEAGE is the live directory, whose files
-// are links into the archive. The reference names the link, as every program on
-// such a host does: it goes on to mean the newest key after a renewal. What is
-// delivered late then finds a key that does not match its certificate, and the
-// renewal's own event brings the new pair.
+// "Renewing certificates"). RENEWED_LINEAGE is the live directory, whose files are
+// links into the archive. The reference names the link, as other programs on such a
+// host do: after a renewal it leads to the new key. A delivery that is late then finds
+// a key that does not match its certificate, and the renewal's own event delivers the
+// new pair.
 func fromCertbot(h Host) (told, error) {
 	live := h.Env("RENEWED_LINEAGE")
 	if live == "" {
@@ -113,9 +112,9 @@ func fromCertbot(h Host) (told, error) {
 	}, nil
 }
 
-// fromLego reads what lego sets (its documentation, "Hooks"): LEGO_HOOK_* from
-// version 5, before that LEGO_*. The certificate's file has the chain in it,
-// unless lego was told --no-bundle.
+// fromLego reads what lego sets (its documentation, "Hooks"): LEGO_HOOK_* since
+// version 5, before that LEGO_*. The certificate's file includes the chain, unless
+// lego runs with --no-bundle.
 func fromLego(h Host) (told, error) {
 	if chain := h.Env("LEGO_HOOK_CERT_PATH"); chain != "" {
 		return told{
@@ -128,16 +127,15 @@ func fromLego(h Host) (told, error) {
 	return told{name: h.Env("LEGO_CERT_DOMAIN"), chain: h.Env("LEGO_CERT_PATH"), key: h.Env("LEGO_CERT_KEY_PATH")}, nil
 }
 
-// fromAcmeSh reads what acme.sh exports to its post hook, which runs after the
-// first issue and after renewals (the renew hook has the same variables). After
-// a failed attempt it runs too, without the variables, and is refused.
+// fromAcmeSh reads what acme.sh exports to its post hook, which runs after the first
+// issue and after renewals (the renew hook has the same variables). It also runs after
+// a failed attempt, without the variables, and then FromHook returns an error.
 func fromAcmeSh(h Host) (told, error) {
 	return told{name: h.Env("Le_Domain"), chain: h.Env("CERT_FULLCHAIN_PATH"), key: h.Env("CERT_KEY_PATH")}, nil
 }
 
-// fromDehydrated reads the arguments of dehydrated's hook, which is called for
-// every step; deploy_cert has DOMAIN KEYFILE CERTFILE FULLCHAINFILE CHAINFILE
-// TIMESTAMP.
+// fromDehydrated reads the arguments of dehydrated's hook, which is called for every
+// step; deploy_cert has DOMAIN KEYFILE CERTFILE FULLCHAINFILE CHAINFILE TIMESTAMP.
 func fromDehydrated(h Host) (told, error) {
 	if len(h.Args) == 0 {
 		return told{}, nil

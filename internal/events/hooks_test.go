@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// home is a directory with what ACME clients leave there.
+// home is a directory with the files of ACME clients.
 type home struct{ dir string }
 
 func newHome(t *testing.T) home {
@@ -18,7 +18,7 @@ func newHome(t *testing.T) home {
 	h := home{t.TempDir()}
 	key := string(keys(t)["P-256 as PKCS#8 in PEM"])
 
-	// certbot: live/ has links into archive/, where every renewal has a number.
+	// certbot: live/ has links into archive/, where each renewal's files are numbered.
 	for i, file := range []string{"archive/www.example.com/fullchain1.pem", "archive/www.example.com/fullchain2.pem"} {
 		h.write(t, file, []string{"an older certificate", chainPEM}[i])
 	}
@@ -56,7 +56,7 @@ func (h home) write(t *testing.T, name, text string) {
 	}
 }
 
-// host runs a hook there. It notes which files were read.
+// host is the environment of a hook there. It records which files are read.
 func (h home) host(env map[string]string, read *[]string, args ...string) Host {
 	return Host{
 		Name: "web1",
@@ -143,13 +143,13 @@ func TestHooks(t *testing.T) {
 				t.Errorf("got %s, %s, %q\nwant %s, %s, %q", issued.Source, issued.KeyFile, issued.Domains, tt.source, tt.key, tt.domains)
 			}
 			if slices.Contains(read, tt.key) || len(read) != 1 {
-				t.Errorf("read %q; the key's file is none of the hook's business", read)
+				t.Errorf("read %q; the hook must not read the key's file", read)
 			}
 			if _, err := os.Stat(issued.KeyFile); err != nil {
-				t.Errorf("the reference leads nowhere: %v", err)
+				t.Errorf("the referenced file cannot be read: %v", err)
 			}
 
-			// What the hook makes is an event, and the same one when it is run again.
+			// The hook makes an event, and the same one when it runs again.
 			e := must(issued.Event())
 			decoded, err := Decode(nil, e.CloudEvent())
 			if err != nil {
@@ -157,7 +157,7 @@ func TestHooks(t *testing.T) {
 			}
 			again := must(must(FromHook(tt.client, host)).Event())
 			if decoded.ID != again.ID || decoded.Digest() != again.Digest() {
-				t.Error("the hook run again makes another event")
+				t.Error("the hook makes another event when it runs again")
 			}
 		})
 		covered[tt.client] = true
@@ -178,12 +178,12 @@ func TestHooksGoneWrong(t *testing.T) {
 		args         []string
 		reason       string
 	}{
-		{name: "unknown client", client: "certify\n", reason: `no hook for "certify?" is known; known are certbot, lego, acme.sh, dehydrated`},
-		{name: "by hand", client: "certbot", reason: `certbot told nothing about a certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'`},
-		{name: "acme.sh after a failure", client: "acme.sh", env: map[string]string{"Le_Domain": "www.example.com"}, reason: `acme.sh told nothing about a certificate: this works only as acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'`},
-		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated told nothing about a certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},
+		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated`},
+		{name: "by hand", client: "certbot", reason: `certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'`},
+		{name: "acme.sh after a failure", client: "acme.sh", env: map[string]string{"Le_Domain": "www.example.com"}, reason: `acme.sh passed no certificate: this works only as acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'`},
+		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated passed no certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},
 		{name: "dehydrated with too few", client: "dehydrated", args: []string{"deploy_cert", "www.example.com", "key"}, reason: `dehydrated's deploy_cert has 2 arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE`},
-		{name: "a key in the certificate's file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("both.pem")}, reason: h.path("both.pem") + `: the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference`},
+		{name: "a key in the certificate's file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("both.pem")}, reason: h.path("both.pem") + `: the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference`},
 		{name: "no certificate in the file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("live/README")}, reason: h.path("live/README") + `: no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain`},
 	} {
 		var read []string

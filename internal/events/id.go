@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Token gives the subject token for an id: the id itself where NATS and the
-// contract allow it ([A-Za-z0-9_-]{1,64}), else h_ and 32 hexadecimal digits of
-// its SHA-256. An id that already looks like such a hash is hashed too, so that
-// two ids share a token only if their hashes collide.
+// Token returns the subject token for an id: the id itself where NATS and the
+// contract allow it ([A-Za-z0-9_-]{1,64}), else h_ and 32 hexadecimal digits of its
+// SHA-256. An id that already looks like such a hash is hashed too, so that two ids
+// share a token only if their hashes collide.
 func Token(id string) string {
 	if IsToken(id) && !looksHashed(id) {
 		return id
@@ -42,8 +42,8 @@ func looksHashed(s string) bool {
 // crockford is Crockford's base 32 (crockford.com/base32.html): no I, L, O, U.
 const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
-// NewID gives a new event id of 26 characters: 48 bits of time in milliseconds,
-// then 80 random bits, in Crockford's base 32, as ULIDs are. Ids of different
+// NewID returns a new event id of 26 characters: 48 bits of time in milliseconds,
+// then 80 random bits, in Crockford's base 32, like a ULID. Ids of different
 // milliseconds sort by time.
 func NewID() string {
 	var b [16]byte
@@ -51,13 +51,13 @@ func NewID() string {
 	for i := range 6 {
 		b[i] = byte(ms >> (40 - 8*i))
 	}
-	rand.Read(b[6:]) // never fails: crypto/rand ends the program instead
+	rand.Read(b[6:]) // never fails: crypto/rand crashes the program instead
 	return base32(b)
 }
 
-// IDFor gives the id of the event for one certificate from one source. A hook
-// that is run again for the same certificate publishes the same id, and so
-// causes no second mail. fingerprint is the SHA-256 of the leaf's DER.
+// IDFor returns the id of the event for one certificate from one source. A hook that
+// runs again for the same certificate publishes the same id, and so causes no second
+// mail. fingerprint is the SHA-256 of the leaf's DER.
 func IDFor(fingerprint [sha256.Size]byte, source string) string {
 	h := sha256.New()
 	h.Write([]byte("certpost event id\x00"))

@@ -40,14 +40,14 @@ func TestToken(t *testing.T) {
 			t.Errorf("Token(%q) = %q", tt.id, got)
 		}
 		if !IsToken(got) {
-			t.Errorf("Token(%q) = %q, which is no token", tt.id, got)
+			t.Errorf("Token(%q) = %q, which is not a token", tt.id, got)
 		}
 		if !tt.kept && !looksHashed(got) {
 			t.Errorf("Token(%q) = %q, which does not look hashed", tt.id, got)
 		}
 	}
 	if Token(Token("a.b")) == Token("a.b") {
-		t.Error("the id that is another one's token shares its token")
+		t.Error("an id that equals the token of another id has the same token")
 	}
 }
 
@@ -67,7 +67,7 @@ func TestNewID(t *testing.T) {
 		}
 		for _, id := range ids {
 			if len(id) != 26 || strings.Trim(id, crockford) != "" || Token(id) != id {
-				t.Fatalf("%q is no ULID, or no token", id)
+				t.Fatalf("%q is not a ULID, or not a token", id)
 			}
 		}
 		// synctest's clock begins at 2000-01-01T00:00:00Z, 946684800000 ms, which is
@@ -96,9 +96,9 @@ func TestIDFor(t *testing.T) {
 		t.Error("another certificate, or another source, gets the same id")
 	}
 	if len(id) != 26 || Token(id) != id {
-		t.Errorf("%q is no id of ours", id)
+		t.Errorf("%q does not have the form of an id", id)
 	}
-	// Pinned: a new release must not make second mails for old certificates.
+	// Fixed: a new release must not send old certificates a second time.
 	if want := "0KEHVQBWAJVVDGAWRPK3F6JH29"; id != want {
 		t.Errorf("got %s, want %s", id, want)
 	}

@@ -10,15 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// Caps of what is read at all, before anything is made of it.
+// Limits that are checked while the JSON is parsed.
 const (
-	maxNesting = 32     // objects and arrays in one another
+	maxNesting = 32     // levels of objects and lists
 	maxValues  = 10_000 // values in one body; the largest sensible event has some 1,200
 )
 
 type kind string
 
-// The kinds of JSON values, as they are called in reasons.
+// The kinds of JSON values, as reasons name them.
 const (
 	anObject kind = "an object"
 	aList    kind = "a list"
@@ -28,7 +28,7 @@ const (
 	aNull    kind = "null"
 )
 
-// value is one JSON value with the order and the spelling of what was written.
+// value is one JSON value, with members in their order and numbers as written.
 type value struct {
 	kind    kind
 	text    string   // of a string or a number
@@ -41,8 +41,8 @@ type member struct {
 	value
 }
 
-// get returns the member of that name; an object that was read without error
-// has no two of one name.
+// get returns the member with that name. An object that was read without error has
+// no duplicate names.
 func (v value) get(name string) (value, bool) {
 	for _, m := range v.members {
 		if m.name == name {
@@ -52,7 +52,7 @@ func (v value) get(name string) (value, bool) {
 	return value{}, false
 }
 
-// path is where a value stands, for reasons: $.targets[3], or a header's name.
+// path is the position of a value, for reasons: $.targets[3], or a header's name.
 type path struct {
 	parent *path
 	name   string
@@ -80,8 +80,8 @@ func isPlainName(s string) bool {
 	return IsToken(s) && len(s) <= 40 && s[0] != '-' && !(s[0] >= '0' && s[0] <= '9')
 }
 
-// quoteName makes the name of a field fit to be read by a person and to be
-// written into a log or a header: at most 40 printable ASCII characters.
+// quoteName makes a field name readable and safe for a log or a header: at most 40
+// printable ASCII characters, others replaced by "?".
 func quoteName(name string) string {
 	var b strings.Builder
 	b.WriteByte('"')
@@ -100,14 +100,14 @@ func quoteName(name string) string {
 	return b.String()
 }
 
-// refuse makes an Invalid whose reason begins with where.
+// refuse makes an Invalid whose reason begins with the position.
 func refuse(where *path, format string, args ...any) *Invalid {
 	return &Invalid{Reason: where.String() + ": " + fmt.Sprintf(format, args...)}
 }
 
-// readJSON reads one JSON text (RFC 8259) strictly: UTF-8, no duplicate names,
-// no lone surrogates, nothing behind it, within the caps. Where it fails it
-// gives what it had read until then as well.
+// readJSON reads one JSON text (RFC 8259) strictly: UTF-8, no duplicate names, no
+// lone surrogates, nothing after it, within the limits. On an error it also returns
+// what was read before it.
 func readJSON(root *path, text []byte) (value, *Invalid) {
 	bad := checkText(root, text)
 	r := reader{text: text, dec: json.NewDecoder(bytes.NewReader(text)), left: maxValues}
@@ -119,9 +119,9 @@ func readJSON(root *path, text []byte) (value, *Invalid) {
 	return v, invalid
 }
 
-// checkText checks what the token stream does not: the encoding, and the
-// grammar as a whole. The texts of encoding/json quote the input, so only the
-// offset is taken from them.
+// checkText checks what the token stream does not: the encoding, and the grammar as
+// a whole. Error texts of encoding/json quote the input, so only the offset is taken
+// from them.
 func checkText(root *path, text []byte) *Invalid {
 	switch {
 	case len(bytes.TrimSpace(text)) == 0:
@@ -149,7 +149,7 @@ func checkText(root *path, text []byte) *Invalid {
 		return refuse(root, "not valid JSON at %s", position(text, offset))
 	}
 	rest := bytes.TrimLeft(text[dec.InputOffset():], " \t\r\n")
-	return refuse(root, "something follows the JSON value at %s; publish one event a message", position(text, len(text)-len(rest)))
+	return refuse(root, "more text after the JSON value at %s; publish one event per message", position(text, len(text)-len(rest)))
 }
 
 func firstInvalid(text []byte) int {
@@ -163,14 +163,14 @@ func firstInvalid(text []byte) int {
 	return len(text)
 }
 
-// position gives line and column (in bytes, from 1) of an offset.
+// position is the line and column (in bytes, from 1) of an offset.
 func position(text []byte, offset int) string {
 	before := text[:max(0, min(offset, len(text)))]
 	line := bytes.Count(before, []byte("\n")) + 1
 	return fmt.Sprintf("line %d, column %d", line, len(before)-(bytes.LastIndexByte(before, '\n')+1)+1)
 }
 
-// reader makes values of a token stream.
+// reader makes values from a token stream.
 type reader struct {
 	text []byte
 	dec  *json.Decoder
@@ -214,7 +214,7 @@ func (r *reader) object(where *path, depth int) (value, *Invalid) {
 		if invalid != nil {
 			return v, invalid
 		}
-		name, _ := token.(string) // the token stream takes nothing else for a name
+		name, _ := token.(string) // the decoder accepts only strings as names
 		in := where.field(name)
 		m, invalid := r.value(in, depth)
 		v.members = append(v.members, member{name, m})
@@ -250,14 +250,14 @@ func (r *reader) token(where *path) (json.Token, *Invalid) {
 		return nil, refuse(where, "not valid JSON")
 	}
 	if _, ok := token.(string); ok && loneSurrogate(r.text[start:r.dec.InputOffset()]) {
-		return nil, refuse(where, `half of a surrogate pair (\ud800 to \udfff) stands alone; it is no character`)
+		return nil, refuse(where, `one half of a surrogate pair (\ud800 to \udfff) is not a character`)
 	}
 	return token, nil
 }
 
-// loneSurrogate reports whether a JSON string, as it is written, has an escape
-// for one half of a surrogate pair without the other. encoding/json would make
-// U+FFFD of it, and two different texts equal.
+// loneSurrogate reports whether a JSON string, as written, has an escape for one
+// half of a surrogate pair without the other. encoding/json would decode it to
+// U+FFFD, which makes two different texts equal.
 func loneSurrogate(raw []byte) bool {
 	for i := 0; i < len(raw); i++ {
 		if raw[i] != '\\' {

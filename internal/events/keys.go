@@ -8,33 +8,33 @@ import (
 	"unicode/utf8"
 )
 
-// How deep the search for keys goes: escapes within escapes (a JSON text in a
-// JSON string, percent-encoded), and encodings within encodings (PEM as base64
-// in base64).
+// The depth of the search for keys: escapes within escapes (a JSON text in a JSON
+// string, percent-encoded), and encodings within encodings (PEM as base64 in
+// base64).
 const (
 	maxEscapes   = 4
 	maxEncodings = 2
 )
 
-// HoldsPrivateKey reports whether a body carries a private key, or may carry
-// one. It searches bytes, not JSON, so that it also answers for what is no
-// event at all, and it errs on the side of holding:
+// HoldsPrivateKey reports whether a body contains, or may contain, a private key. It
+// searches bytes, not JSON, so that it also works on a body that is not an event, and
+// it prefers a false alarm to a missed key:
 //
 //   - PEM and PuTTY blocks, OpenSSH keys, openssl's text form; encrypted ones too
 //   - PKCS#8, PKCS#1, SEC 1 and DSA keys in DER; PKCS#12 files, Java key stores
 //   - JSON Web Keys with a private or symmetric part
 //   - text under a name such as private_key
 //
-// each of it as it is, with JSON or percent escapes, in UTF-16, as base64 or
-// hexadecimal. What is compressed or encrypted otherwise is not found. A body over
-// MaxSize is not searched and counts as holding one.
+// each of them as it is, with JSON or percent escapes, in UTF-16, as base64 or as
+// hexadecimal. Keys in compressed or otherwise encrypted data are not found. A body
+// over MaxSize is not searched and counts as containing one.
 func HoldsPrivateKey(body []byte) bool {
 	return len(body) > MaxSize || holdsKey(body, maxEncodings)
 }
 
 func holdsKey(b []byte, encodings int) bool {
 	if len(b) > 0 && bytes.Count(b, []byte{0}) >= len(b)/4+1 {
-		// UTF-16, or UTF-32: ASCII without its NUL bytes, in whatever order.
+		// UTF-16 or UTF-32, in either byte order: without NUL bytes it is ASCII.
 		if holdsKey(bytes.ReplaceAll(b, []byte{0}, nil), encodings) {
 			return true
 		}
@@ -56,8 +56,8 @@ func holdsKey(b []byte, encodings int) bool {
 	return false
 }
 
-// withoutBlanks drops white space and control characters, so that wrapped
-// base64 becomes one run.
+// withoutBlanks removes white space and control characters, so that wrapped base64
+// becomes one run.
 func withoutBlanks(b []byte) []byte {
 	out := make([]byte, 0, len(b))
 	for _, c := range b {
@@ -68,7 +68,7 @@ func withoutBlanks(b []byte) []byte {
 	return out
 }
 
-// keyMarks are found in keys as text, blanks removed, and in nothing else.
+// keyMarks occur in keys in text form, without white space, and in nothing else.
 var keyMarks = [][]byte{
 	[]byte("openssh-key-v1"),   // the inside of an OpenSSH key
 	[]byte("Private-Lines:"),   // PuTTY
@@ -77,8 +77,8 @@ var keyMarks = [][]byte{
 	[]byte("<InverseQ>"),       // RSAKeyValue in XML, with a private part
 }
 
-// keyNames are names under which people put keys. With text as the value they
-// hold one; the event's own private_key is an object.
+// keyNames are names that publishers give to keys. One with text as its value holds a
+// key; the event's own private_key is an object.
 var keyNames = [][]byte{
 	[]byte(`"private_key":"`), []byte(`"privateKey":"`), []byte(`"private-key":"`), []byte(`"privatekey":"`),
 	[]byte(`"PrivateKey":"`), []byte(`"PRIVATE_KEY":"`), []byte(`"privkey":"`), []byte(`"private_key_pem":"`), []byte(`"privateKeyPem":"`),
@@ -94,7 +94,7 @@ func textKey(text []byte) bool {
 		return true
 	}
 	if !bytes.Contains(text, []byte(`":"`)) {
-		return false // no name with text as its value
+		return false // no name has text as its value
 	}
 	for _, name := range keyNames {
 		for rest := text; ; {
@@ -110,8 +110,8 @@ func textKey(text []byte) bool {
 	return bytes.Contains(text, []byte(`"kty":`)) && (bytes.Contains(text, []byte(`"d":"`)) || bytes.Contains(text, []byte(`"k":"`)))
 }
 
-// pemKey looks for BEGIN ... PRIVATE KEY or for PRIVATE KEY ... --, blanks
-// removed: one end of the boundary is enough.
+// pemKey looks for BEGIN ... PRIVATE KEY or for PRIVATE KEY ... --, without white
+// space: one end of the boundary is enough.
 func pemKey(text []byte) bool {
 	const mark = "PRIVATEKEY"
 	for offset := 0; ; {
@@ -128,8 +128,8 @@ func pemKey(text []byte) bool {
 	}
 }
 
-// encodedKey decodes all runs of base64 (either alphabet, at each of the four
-// alignments, for whatever stands in front of it) and of hexadecimal.
+// encodedKey decodes all runs of base64 (both alphabets, at each of the four
+// alignments, because other digits may precede it) and of hexadecimal.
 func encodedKey(text []byte, encodings int) bool {
 	const shortest = 24 // nothing shorter decodes to a key or a PEM boundary
 	var runs, hexRuns [][]byte
@@ -160,14 +160,14 @@ func encodedKey(text []byte, encodings int) bool {
 	return false
 }
 
-// decoded joins the decoded runs, each without its first digits and without an
-// unfinished group at its end, with a byte between them that is in no encoding.
+// decoded joins the decoded runs, each without its first skip digits and without an
+// incomplete group at its end, separated by a byte that is a digit of no encoding.
 func decoded(runs [][]byte, skip, group int, decode func(dst, digits []byte) []byte) []byte {
 	size := 0
 	for _, run := range runs {
 		size += len(run)
 	}
-	out := make([]byte, 0, size) // more than it takes
+	out := make([]byte, 0, size) // more than needed
 	for _, run := range runs {
 		digits := run[skip:]
 		out = append(decode(out, digits[:len(digits)-len(digits)%group]), 0xff)
@@ -175,8 +175,8 @@ func decoded(runs [][]byte, skip, group int, decode func(dst, digits []byte) []b
 	return out
 }
 
-// appendHex and appendBase64 decode what has no other digits and only whole
-// groups of them, so they cannot fail.
+// appendHex and appendBase64 decode complete groups of valid digits, so they cannot
+// fail.
 func appendHex(dst, digits []byte) []byte {
 	dst, _ = hex.AppendDecode(dst, digits)
 	return dst
@@ -198,7 +198,7 @@ func appendBase64(dst, digits []byte) []byte {
 	return dst
 }
 
-// What a byte is a digit of.
+// Encodings of which a byte may be a digit.
 const (
 	base64Digit = 1 << iota
 	hexDigit
@@ -218,9 +218,9 @@ var digitOf = func() (of [256]byte) {
 
 func isHex(c byte) bool { return digitOf[c]&hexDigit != 0 }
 
-// unescape resolves the escapes of JSON strings and of percent-encoding once,
-// wherever they stand, and reports whether there were any. Characters of Latin-1
-// become the bytes that they are where someone took binary for text.
+// unescape resolves the escapes of JSON strings and of percent-encoding once, at any
+// position, and reports whether there were any. Two-byte UTF-8 characters of Latin-1
+// become single bytes, for binary data that was encoded as text.
 func unescape(b []byte) ([]byte, bool) {
 	isText := utf8.Valid(b)
 	if bytes.IndexByte(b, '\\') < 0 && bytes.IndexByte(b, '%') < 0 && !(isText && (bytes.IndexByte(b, 0xc2) >= 0 || bytes.IndexByte(b, 0xc3) >= 0)) {
@@ -251,7 +251,7 @@ func unescape(b []byte) ([]byte, bool) {
 	return out, changed
 }
 
-// escape reads the escape at the start of b; its size is 0 when there is none.
+// escape reads the escape at the start of b; size is 0 if there is none.
 func escape(b []byte) (plain rune, size int) {
 	switch b[0] {
 	case '%':

@@ -35,7 +35,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// keys gives a fresh key of every kind and format, by name. None is ever kept.
+// keys returns a new key of every kind and format, by name. None is ever stored.
 func keys(tb testing.TB) map[string][]byte {
 	tb.Helper()
 	rsaKey := must(rsa.GenerateKey(rand.Reader, 2048))
@@ -132,8 +132,8 @@ func wrapped(s string, width int, eol string) string {
 	return b.String() + s
 }
 
-// hidings are the ways to put a key into a message that are found; textual ones
-// are only for keys that are text.
+// hidings are the places and encodings of a key in a message that are found; textual
+// ones apply only to keys in text form.
 var hidings = map[string]struct {
 	textual bool
 	hide    func(key []byte) (header, []byte)
@@ -267,7 +267,7 @@ func TestKeyPlace(t *testing.T) {
 	}
 }
 
-// TestPublicThingsAreNoKeys keeps the search from crying wolf.
+// TestPublicThingsAreNoKeys checks for false alarms.
 func TestPublicThingsAreNoKeys(t *testing.T) {
 	t.Parallel()
 	rsaKey := must(rsa.GenerateKey(rand.Reader, 2048))
@@ -297,7 +297,7 @@ func TestPublicThingsAreNoKeys(t *testing.T) {
 			"hex":    hex.EncodeToString(der),
 		} {
 			if HoldsPrivateKey([]byte(body)) {
-				t.Errorf("%s in %s is taken for a private key", name, form)
+				t.Errorf("%s in %s is reported as a private key", name, form)
 			}
 		}
 	}
@@ -306,13 +306,13 @@ func TestPublicThingsAreNoKeys(t *testing.T) {
 		`{"jwk":{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}}`, strings.Repeat("0123456789abcdef", 1000), strings.Repeat("MII", 1000), "0\x05\x02\x01\x00\x05\x00", strings.Repeat(`\`, 1000), strings.Repeat("%25", 10), `\u00`, `%`, `%2`,
 	} {
 		if HoldsPrivateKey([]byte(text)) {
-			t.Errorf("%.60q is taken for a private key", text)
+			t.Errorf("%.60q is reported as a private key", text)
 		}
 	}
 }
 
 // firstVersion makes a certificate of X.509 version 1 with the serial number 1,
-// whose inside begins like PKCS#8.
+// whose content begins like PKCS#8.
 func firstVersion(t *testing.T, ca *x509.Certificate, key crypto.Signer) []byte {
 	t.Helper()
 	var outer struct {
@@ -334,7 +334,7 @@ func firstVersion(t *testing.T, ca *x509.Certificate, key crypto.Signer) []byte 
 	outer.TBS = asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true, Bytes: rest}
 	der := must(asn1.Marshal(outer))
 	if c, err := x509.ParseCertificate(der); err != nil || c.Version != 1 {
-		t.Fatalf("no certificate of version 1: %v", err)
+		t.Fatalf("not a certificate of version 1: %v", err)
 	}
 	return der
 }

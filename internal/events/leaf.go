@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// maxBlocks bounds the search for the leaf; a chain has a few certificates.
+// maxBlocks limits the search for the leaf; a chain has only a few certificates.
 const maxBlocks = 100
 
-// ErrNoLeaf says that no certificate can be read from the event: it names where
-// the certificate is kept, or its text is none.
-var ErrNoLeaf = errors.New("the event's text holds no certificate that can be read")
+// ErrNoLeaf says that the event contains no readable certificate: it has only a
+// reference, or its text has no certificate that can be parsed.
+var ErrNoLeaf = errors.New("the event's certificate is a reference, or its text holds no certificate that can be parsed")
 
-// Leaf is the certificate that the event is about: the first in its text that is no
-// authority's, else the first one. It is there to be recognized; whether it may be
-// delivered is judged by who packs it. It is parsed once, so an Event must not be
-// asked by two goroutines at the same time.
+// Leaf is the event's certificate: the first in its text that is not a CA's, else the
+// first one. It is for display and comparison; whether it may be delivered is checked
+// when the payload is built. It is parsed once and kept, so Leaf must not be called by
+// two goroutines at the same time.
 func (e *Event) Leaf() (*x509.Certificate, error) {
 	if e.leaf != nil {
 		return e.leaf, nil

@@ -2,8 +2,8 @@ package events
 
 import "strings"
 
-// nearest gives the known name that a misspelt one was probably meant to be, or
-// "". Case and the difference between -, _ and nothing are no mistakes.
+// nearest returns the known name that a misspelt one probably meant, or "". Differences
+// in case and between -, _ and nothing do not count.
 func nearest(name string, known ...string) string {
 	const longest = 40
 	if len(name) > longest {
@@ -24,7 +24,7 @@ func folded(s string) string {
 }
 
 // distance is the optimal string alignment distance: how many letters to insert,
-// drop, replace or swap with their neighbour.
+// remove, replace or swap with their neighbour.
 func distance(a, b string) int {
 	var before, last []int
 	row := make([]int, len(b)+1)

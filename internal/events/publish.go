@@ -9,9 +9,9 @@ import (
 	"fmt"
 )
 
-// FromPEM makes an event with a new id from a certificate file: leaf, then
-// chain. Only the certificates are taken, written anew; a file that holds a
-// private key as well is refused.
+// FromPEM makes an event with a new id from a certificate file: leaf, then chain. It
+// takes only the certificates and encodes them anew; a file that also contains a
+// private key is refused.
 func FromPEM(cert []byte) (*Event, error) {
 	chain, _, err := readChain(cert)
 	if err != nil {
@@ -20,14 +20,14 @@ func FromPEM(cert []byte) (*Event, error) {
 	return &Event{ID: NewID(), Certificate: Certificate{PEM: string(chain)}}, nil
 }
 
-// readChain gives the certificates of a file as PEM, and the first one, which
-// ACME clients make the leaf.
+// readChain returns the certificates of a file as PEM, and the first one, which ACME
+// clients make the leaf.
 func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 	switch {
 	case len(file) > MaxSize:
-		return nil, nil, fmt.Errorf("the certificate file has %d bytes, which is no certificate chain", len(file))
+		return nil, nil, fmt.Errorf("the certificate file has %d bytes, which is too large for a certificate chain", len(file))
 	case HoldsPrivateKey(file):
-		return nil, nil, errors.New("the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference")
+		return nil, nil, errors.New("the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference")
 	}
 	count := 0
 	for rest := bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")); ; {
@@ -40,7 +40,7 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 		}
 		count++
 		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil { // its text may quote the certificate
+		if err != nil { // not wrapped: its text may quote the certificate
 			return nil, nil, fmt.Errorf("certificate %d in the file cannot be parsed: is the file complete?", count)
 		}
 		if leaf == nil {
@@ -48,14 +48,14 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 		}
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
-	// pem.Decode passes over what is damaged; without its leaf a chain would be
-	// taken for the certificate of its issuer.
+	// pem.Decode skips damaged blocks; without its leaf, a chain would be taken for the
+	// certificate of its issuer.
 	if begun := bytes.Count(file, []byte("-----BEGIN CERTIFICATE-----")); begun != count {
-		return nil, nil, fmt.Errorf("%d certificates begin in the file, and %d can be read: is the file complete?", begun, count)
+		return nil, nil, fmt.Errorf("%d certificates begin in the file, but %d can be parsed: is the file complete?", begun, count)
 	}
 	switch {
 	case leaf != nil && len(chain) > maxCertificate:
-		return nil, nil, fmt.Errorf("the chain has %d bytes, and at most %d fit into an event", len(chain), maxCertificate)
+		return nil, nil, fmt.Errorf("the chain has %d bytes, at most %d fit into an event", len(chain), maxCertificate)
 	case leaf != nil:
 		return chain, leaf, nil
 	}
@@ -65,16 +65,16 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 	return nil, nil, errors.New("no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain")
 }
 
-// Issued is what an ACME client told its hook about one certificate.
+// Issued is what an ACME client passed to its hook about one certificate.
 type Issued struct {
 	Chain   []byte   // PEM: leaf, then chain; certificates only
-	KeyFile string   // path of the private key's file, never its content; "" when not told
-	Domains []string // as the client lists them, else those of the certificate
+	KeyFile string   // path of the private key's file, never its content; "" if not passed
+	Domains []string // as the client lists them, else the certificate's
 	Source  string   // <client>://<host>/<name of the certificate>
 }
 
-// Event makes the event for the certificate, with the key's file as reference.
-// Its id is that of IDFor: made again for the same certificate it is the same.
+// Event makes the event for the certificate, with the key's file as reference. Its id is
+// that of IDFor: a second event for the same certificate has the same id.
 func (i Issued) Event() (*Event, error) {
 	chain, leaf, err := readChain(i.Chain)
 	if err != nil {

@@ -26,7 +26,7 @@ func TestFromPEM(t *testing.T) {
 			continue
 		}
 		if e.Certificate.PEM != chainPEM {
-			t.Errorf("%s: not the certificates alone:\n%s", name, e.Certificate.PEM)
+			t.Errorf("%s: not only the certificates:\n%s", name, e.Certificate.PEM)
 		}
 		if len(e.ID) != 26 {
 			t.Errorf("%s: id %q", name, e.ID)
@@ -41,14 +41,14 @@ func TestFromPEM(t *testing.T) {
 	for name, tt := range map[string]struct{ file, reason string }{
 		"nothing":            {"", "no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain"},
 		"no certificate":     {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})), "no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain"},
-		"a key behind it":    {chainPEM + string(key), "the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference"},
-		"a key alone":        {string(key), "the certificate file holds a private key, which must not get into an event: give a file with the certificates alone, and name the key by a reference"},
+		"a key behind it":    {chainPEM + string(key), "the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference"},
+		"a key alone":        {string(key), "the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference"},
 		"DER":                {string(block.Bytes), "the certificate file is DER: convert it with openssl x509 -inform der"},
 		"a broken second":    {chainPEM[:strings.LastIndex(chainPEM, "-----BEGIN")] + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes[:100]})), "certificate 2 in the file cannot be parsed: is the file complete?"},
-		"far too large":      {strings.Repeat(" ", MaxSize+1), "the certificate file has 1048577 bytes, which is no certificate chain"},
-		"too long a chain":   {strings.Repeat(chainPEM, 220), "the chain has 290180 bytes, and at most 262144 fit into an event"},
-		"cut off in the PEM": {chainPEM[:500], "1 certificates begin in the file, and 0 can be read: is the file complete?"},
-		"a damaged leaf":     {strings.Replace(chainPEM, "MII", "M*I", 1), "2 certificates begin in the file, and 1 can be read: is the file complete?"},
+		"far too large":      {strings.Repeat(" ", MaxSize+1), "the certificate file has 1048577 bytes, which is too large for a certificate chain"},
+		"too long a chain":   {strings.Repeat(chainPEM, 220), "the chain has 290180 bytes, at most 262144 fit into an event"},
+		"cut off in the PEM": {chainPEM[:500], "1 certificates begin in the file, but 0 can be parsed: is the file complete?"},
+		"a damaged leaf":     {strings.Replace(chainPEM, "MII", "M*I", 1), "2 certificates begin in the file, but 1 can be parsed: is the file complete?"},
 	} {
 		if _, err := FromPEM([]byte(tt.file)); err == nil || err.Error() != tt.reason {
 			t.Errorf("%s:\n got %v\nwant %s", name, err, tt.reason)
@@ -65,7 +65,7 @@ func TestIssuedEvent(t *testing.T) {
 	}
 	again := must(issued.Event())
 	if !bytes.Equal(first.Encode(), again.Encode()) {
-		t.Errorf("the hook run again makes another event:\n%s\n%s", first.Encode(), again.Encode())
+		t.Errorf("the hook makes another event when it runs again:\n%s\n%s", first.Encode(), again.Encode())
 	}
 	leaf, _ := pem.Decode([]byte(chainPEM))
 	if want := IDFor(sha256.Sum256(leaf.Bytes), "certbot://web1/x"); first.ID != want {
@@ -87,7 +87,7 @@ func TestIssuedEvent(t *testing.T) {
 		t.Error("a renewed certificate has the id of the old one")
 	}
 	if other.PrivateKey != nil {
-		t.Errorf("a key nobody told of: %+v", other.PrivateKey)
+		t.Errorf("a key that was not passed: %+v", other.PrivateKey)
 	}
 	if _, err := (Issued{Source: "x"}).Event(); err == nil {
 		t.Error("an event without a certificate was made")

@@ -32,9 +32,9 @@ func compile(t *testing.T, part string) *jsonschema.Schema {
 	return schema
 }
 
-// TestSchemaAgreesWithDecode validates the tables with the schema as well: what
-// Decode takes the schema takes, and what Decode refuses it refuses, except
-// for what a schema cannot say.
+// TestSchemaAgreesWithDecode validates the tables with the schema as well: the schema
+// accepts what Decode accepts and refuses what Decode refuses, except for what a schema
+// cannot express.
 func TestSchemaAgreesWithDecode(t *testing.T) {
 	t.Parallel()
 	message, data := compile(t, ""), compile(t, "#/$defs/data")
@@ -65,7 +65,7 @@ func TestSchemaAgreesWithDecode(t *testing.T) {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
 		if message.Validate(v) == nil {
-			t.Errorf("%s: the schema takes a bad event", tt.name)
+			t.Errorf("%s: the schema accepts a bad event", tt.name)
 		}
 		refused++
 	}
@@ -82,7 +82,7 @@ func TestPublishedSchemaIsTheEmbeddedOne(t *testing.T) {
 	}
 	clear(Schema())
 	if !bytes.Equal(published, Schema()) {
-		t.Error("who writes into what Schema gives changes the schema")
+		t.Error("writing to the result of Schema changes the schema")
 	}
 }
 
@@ -124,8 +124,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestAsyncAPI checks what can be checked without AsyncAPI's own tools: the
-// references, the channels' parameters, and the examples in it.
+// TestAsyncAPI checks what is possible without AsyncAPI's own tools: the references,
+// the parameters of channels, and the examples.
 func TestAsyncAPI(t *testing.T) {
 	t.Parallel()
 	var doc map[string]any
@@ -151,7 +151,7 @@ func TestAsyncAPI(t *testing.T) {
 				references++
 				file, pointer, _ := strings.Cut(ref, "#")
 				if _, known := files[file]; !known || resolve(files[file], pointer) == nil {
-					t.Errorf("%s: %s leads nowhere", where, ref)
+					t.Errorf("%s: %s does not exist", where, ref)
 				}
 			}
 			for name, member := range v {
@@ -191,7 +191,7 @@ func TestAsyncAPI(t *testing.T) {
 	}
 }
 
-// resolve follows a JSON pointer; nil when there is nothing.
+// resolve follows a JSON pointer; nil if nothing is there.
 func resolve(doc any, pointer string) any {
 	if pointer == "" {
 		return doc

@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-// ACME is a running Pebble, a certificate authority that speaks ACME
-// (RFC 8555), with a DNS server that says 127.0.0.1 for every name. It
-// validates in earnest: by HTTP, at HTTPPort.
+// ACME is a running Pebble, a certificate authority that speaks ACME (RFC 8555), with a
+// DNS server that answers 127.0.0.1 for every name. It really validates, by HTTP at
+// HTTPPort.
 type ACME struct {
-	// Directory is the URL that ACME clients are given.
+	// Directory is the URL to configure in ACME clients.
 	Directory string
-	// CAFile holds the certificate behind Directory, not that of what Pebble issues.
+	// CAFile holds the CA of the server at Directory, not the CA of issued certificates.
 	CAFile string
-	// HTTPPort is where the answer to an http-01 challenge is asked for.
+	// HTTPPort is the port from which the answer to an http-01 challenge is fetched.
 	HTTPPort int
 
 	management string // URL
 	client     *http.Client
 }
 
-// Pebble starts one. The test is skipped, or fails with CI=true, where it was not built.
+// Pebble starts a Pebble. The test is skipped, or fails with CI=true, if it is not built.
 func Pebble(t testing.TB) *ACME {
 	t.Helper()
 	pebble, dns := Need(t, "pebble"), Need(t, "pebble-challtestsrv")
@@ -61,7 +61,7 @@ func Pebble(t testing.TB) *ACME {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Empty addresses leave out its challenge servers: ACME clients have their own.
+	// Empty addresses disable its challenge servers: ACME clients have their own.
 	names := startProcess(t, "pebble-challtestsrv", filepath.Join(dir, "dns.log"), exec.Command(dns,
 		"-dnsserver", dnsAddr, "-management", dnsManagement, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "",
 		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""))
@@ -69,7 +69,7 @@ func Pebble(t testing.TB) *ACME {
 
 	cmd := exec.Command(pebble, "-dnsserver", dnsAddr, "-config",
 		writeFile(t, filepath.Join(dir, "pebble.json"), string(config), 0o644))
-	// By default Pebble sleeps before validating, and refuses good nonces now and then.
+	// By default Pebble sleeps before validating, and sometimes refuses valid nonces.
 	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
 	log := filepath.Join(dir, "pebble.log")
 	server := startProcess(t, "pebble", log, cmd)
@@ -81,7 +81,7 @@ func Pebble(t testing.TB) *ACME {
 	return a
 }
 
-// Root is the self-signed certificate at the end of every chain that this Pebble issues.
+// Root is the self-signed certificate at the end of every chain from this Pebble.
 func (a *ACME) Root(t testing.TB) *x509.Certificate { return a.issuer(t, "/roots/0") }
 
 // Intermediate is the certificate that signs what this Pebble issues.
@@ -116,10 +116,10 @@ func (a *ACME) get(url string) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// Certbot has Debian's certbot get a certificate for domains, which is not yet
-// there, and run deployHook, a shell's command line, with RENEWED_LINEAGE and
-// RENEWED_DOMAINS in its environment. keyType is "ecdsa" or "rsa"; empty leaves it to certbot.
-// It returns what RENEWED_LINEAGE was: the directory of fullchain.pem and privkey.pem.
+// Certbot runs Debian's certbot to get a first certificate for domains, with deployHook, a
+// shell command line, which gets RENEWED_LINEAGE and RENEWED_DOMAINS in its environment.
+// keyType is "ecdsa" or "rsa"; "" means certbot's default. It returns RENEWED_LINEAGE: the
+// directory of fullchain.pem and privkey.pem.
 func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string) (lineage string) {
 	t.Helper()
 	certbot := Need(t, "certbot")
@@ -138,7 +138,7 @@ func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string
 		args = append(args, "--key-type", keyType)
 	}
 	cmd := exec.CommandContext(t.Context(), certbot, args...)
-	// certbot asks over HTTPS by Python's requests, which takes its roots from here.
+	// certbot uses Python's requests for HTTPS, which takes its roots from here.
 	cmd.Env = append(os.Environ(), "REQUESTS_CA_BUNDLE="+a.CAFile)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -16,9 +16,9 @@ func TestPebbleIssuesToCertbot(t *testing.T) {
 	lineage := Certbot(t, acme, domains, `printf '%s' "$RENEWED_LINEAGE" > `+told, "rsa")
 
 	if said, err := os.ReadFile(told); err != nil || string(said) != lineage {
-		t.Errorf("the deploy hook was told %q (%v), want %q", said, err, lineage)
+		t.Errorf("the deploy hook got %q (%v), want %q", said, err, lineage)
 	}
-	// The key fits the leaf, or this would fail.
+	// This fails if the key does not match the leaf.
 	pair, err := tls.LoadX509KeyPair(filepath.Join(lineage, "fullchain.pem"), filepath.Join(lineage, "privkey.pem"))
 	if err != nil {
 		t.Fatal(err)

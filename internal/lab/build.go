@@ -9,9 +9,9 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// Build returns the path of the program, built from this checkout. The go
-// command does nothing when it is built already; a lock keeps the test
-// processes of several packages from building it at once.
+// Build returns the path of the program, built from this checkout. If it is already
+// built, the go command does nothing; a lock keeps the test processes of several packages
+// from building it at the same time.
 func Build(t testing.TB) string {
 	t.Helper()
 	dir := mkdir(t, Root(), ".tools", "build")

@@ -18,7 +18,7 @@ import (
 type CA struct {
 	// File holds its certificate in PEM.
 	File string
-	// Pool holds its certificate alone.
+	// Pool holds only its certificate.
 	Pool *x509.CertPool
 
 	cert *x509.Certificate
@@ -26,7 +26,7 @@ type CA struct {
 	dir  string
 }
 
-// NewCA makes an authority whose file, and those it issues, are in dir.
+// NewCA makes a CA. Its file, and those of the certificates it issues, are in dir.
 func NewCA(t testing.TB, dir string) *CA {
 	t.Helper()
 	template := &x509.Certificate{
@@ -74,7 +74,7 @@ func (ca *CA) Issue(t testing.TB, hosts ...string) (certFile, keyFile string) {
 	return certFile, keyFile
 }
 
-// sign makes a key and its certificate, signed by the parent's key or, without one, by itself.
+// sign makes a key and its certificate, signed by the parent's key or, without a parent, self-signed.
 func sign(t testing.TB, template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-// Chromium starts Debian's Chromium without a window and returns the address of
-// its DevTools (a websocket). It has a profile of its own, knows no host but this
-// one, and ends with the test, with all of its processes. The test is skipped, or
-// fails with CI=true, where there is no Chromium.
+// Chromium starts Debian's Chromium without a window and returns the address of its
+// DevTools (a websocket). It has its own profile, can reach only this host, and ends with
+// the test, with all of its processes. The test is skipped, or fails with CI=true, if
+// there is no Chromium.
 func Chromium(t testing.TB) string {
 	t.Helper()
 	program := Need(t, "chromium")
@@ -36,7 +36,7 @@ func Chromium(t testing.TB) string {
 		}
 		port, path, whole := strings.Cut(strings.TrimSpace(string(text)), "\n")
 		if !whole {
-			return errors.New("it has not written its address yet")
+			return errors.New("Chromium has not written its address yet")
 		}
 		address = "ws://127.0.0.1:" + port + path
 		return answers("127.0.0.1:" + port)
@@ -48,16 +48,16 @@ func chromiumFlags(profile string) []string {
 	flags := []string{
 		"--headless", "--remote-debugging-port=0", "--user-data-dir=" + profile,
 		"--no-first-run", "--no-default-browser-check", "--disable-search-engine-choice-screen",
-		// Nothing of its own may go out: neither updates nor reports.
+		// Chromium itself must not connect out: no updates, no reports.
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-domain-reliability",
 		"--disable-client-side-phishing-detection", "--disable-breakpad", "--disable-crash-reporter", "--no-pings",
 		"--metrics-recording-only", "--disable-extensions", "--disable-default-apps", "--password-store=basic",
 		"--disable-features=Translate,OptimizationHints,MediaRouter,DialMediaRouteProvider,AutofillServerCommunication,HttpsUpgrades",
-		// A page that asks for another host gets an error, which its test notices.
+		// A request of a page to another host fails, which the test detects.
 		"--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
 		// Containers have 64 MiB of shared memory and no graphics card.
 		"--disable-dev-shm-usage", "--disable-gpu",
-		// A tab that is not in front works as one that is: tests have several.
+		// A tab in the background works like one in the foreground: tests have several.
 		"--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
 		"--hide-scrollbars", "--force-color-profile=srgb", "--font-render-hinting=none", "--lang=en-GB", "--mute-audio",
 		"--window-size=1280,900", "about:blank",
@@ -70,9 +70,9 @@ func chromiumFlags(profile string) []string {
 	return flags
 }
 
-// fonts has the same faces on every machine where Debian's fonts-inter and
-// fonts-dejavu-core are: system-ui is one of a desktop's, not the fallback that a
-// server without any would show.
+// fonts selects the same fonts on every machine that has Debian's fonts-inter and
+// fonts-dejavu-core: system-ui is a desktop's font, not the fallback of a server without
+// fonts.
 func fonts(home string) string {
 	prefer := func(family, face string) string {
 		return fmt.Sprintf(`<match target="pattern"><test name="family"><string>%s</string></test>`+
@@ -88,8 +88,8 @@ func fonts(home string) string {
 `
 }
 
-// browserHome is like serverDir, but its removal is patient: a browser's processes
-// that were killed with it write for some moments more.
+// browserHome is like serverDir, but retries the removal: for some moments after the
+// browser was killed its processes still write there.
 func browserHome(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lab")

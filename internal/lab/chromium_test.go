@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestBrowserEnds wants every process of a browser gone when its test has ended:
-// each has the profile, or the directory it is in, on its command line.
+// TestBrowserEnds checks that every process of a browser has ended with its test: each has
+// the profile, or its directory, on its command line.
 func TestBrowserEnds(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
@@ -31,7 +31,7 @@ func TestBrowserEnds(t *testing.T) {
 		t.SkipNow()
 	}
 	if len(started) == 0 {
-		t.Error("no process of a browser was found while one ran: this test finds nothing")
+		t.Error("no process of a running browser was found: this test cannot find any")
 	}
 	if answers(debugger) == nil {
 		t.Errorf("%s still answers", debugger)
@@ -78,7 +78,7 @@ func browsers(t *testing.T, profile string) []string {
 	}
 	var found []string
 	for _, file := range files {
-		text, err := os.ReadFile(file) // of a process that has ended meanwhile: none
+		text, err := os.ReadFile(file) // empty if the process has ended meanwhile
 		if err == nil && strings.Contains(string(text), profile) {
 			found = append(found, file+": "+strings.ReplaceAll(string(text), "\x00", " "))
 		}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// DexClient is what a provider knows of a program at which people sign in.
+// DexClient is a client that is registered at the provider.
 type DexClient struct {
 	ID            string   `json:"id"`
 	Secret        string   `json:"secret"`
@@ -18,7 +18,7 @@ type DexClient struct {
 	TokenLifetime string   `json:"token_lifetime,omitempty"` // a Go duration; an hour when empty
 }
 
-// DexUser is somebody who signs in at the provider with e-mail address and password.
+// DexUser is a user who signs in at the provider with e-mail address and password.
 type DexUser struct {
 	ID         string   `json:"id"`
 	Email      string   `json:"email"`
@@ -28,7 +28,7 @@ type DexUser struct {
 	Groups     []string `json:"groups"`
 }
 
-// DexServer is a real OpenID Connect provider (tools/dex) of one test.
+// DexServer is a real OpenID Connect provider (tools/dex) for one test.
 type DexServer struct {
 	// Issuer is its address.
 	Issuer string
@@ -37,7 +37,7 @@ type DexServer struct {
 }
 
 // Dex starts a provider on a free port of loopback and stops it when the test ends.
-// The test is skipped where dex-dev is not built.
+// The test is skipped, or fails with CI=true, if dex-dev is not built.
 func Dex(t testing.TB, client DexClient, users ...DexUser) *DexServer {
 	t.Helper()
 	cmd := exec.Command(Need(t, "dex-dev"))
@@ -59,7 +59,7 @@ func Dex(t testing.TB, client DexClient, users ...DexUser) *DexServer {
 			return
 		}
 		ended = true
-		_ = stdin.Close() // at the end of its input it ends
+		_ = stdin.Close() // it ends when its input ends
 		late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 		defer late.Stop()
 		_ = cmd.Wait()

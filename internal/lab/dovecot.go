@@ -19,28 +19,28 @@ import (
 	"github.com/emersion/go-imap/v2/imapclient"
 )
 
-// MailOptions say what a mail server of the lab is like.
+// MailOptions configure a mail server of the lab.
 type MailOptions struct {
 	// Users maps mail addresses, which are the user names, to passwords.
 	// Empty: ops@lab.test with the password "ops-password".
 	Users map[string]string
-	// Mechanisms are those of AUTH, as Dovecot's auth_mechanisms; empty is "plain login".
+	// Mechanisms are those of AUTH, as in Dovecot's auth_mechanisms; "" means "plain login".
 	Mechanisms string
-	// Introspection is the URL of an endpoint (RFC 7662) that Dovecot asks about the
-	// tokens of XOAUTH2 and OAUTHBEARER; it has to name the user as "username".
+	// Introspection is the URL of an endpoint (RFC 7662) where Dovecot checks the
+	// tokens of XOAUTH2 and OAUTHBEARER; it must return the user as "username".
 	Introspection string
-	// Main are settings of Postfix's main.cf; they win over the lab's own.
+	// Main are settings of Postfix's main.cf; they override the lab's own.
 	Main map[string]string
 }
 
-// Mailboxes is a running Dovecot: mailboxes that are read by IMAP, and what
-// Postfix asks about passwords and hands mails to.
+// Mailboxes is a running Dovecot: it serves mailboxes by IMAP, checks passwords for
+// Postfix, and receives mails from it.
 type Mailboxes struct {
 	// IMAPS is the host and port of IMAP over TLS.
 	IMAPS string
 	// Users maps mail addresses, which are the user names, to passwords.
 	Users map[string]string
-	// CA has issued the server's certificate, for 127.0.0.1, localhost and mail.lab.test.
+	// CA issued the server's certificate, for 127.0.0.1, localhost and mail.lab.test.
 	CA *CA
 
 	dir               string // everything of this server
@@ -49,8 +49,8 @@ type Mailboxes struct {
 	lmtpSocket        string
 }
 
-// Dovecot starts a real Dovecot. The test is skipped, or fails with CI=true,
-// where there is none or where the test is not root's.
+// Dovecot starts a real Dovecot. The test is skipped, or fails with CI=true, if there is
+// none or the test does not run as root.
 func Dovecot(t testing.TB, o MailOptions) *Mailboxes {
 	t.Helper()
 	needRoot(t, "Dovecot")
@@ -60,7 +60,7 @@ func Dovecot(t testing.TB, o MailOptions) *Mailboxes {
 		t.Fatalf("dovecot --version: %v", err)
 	}
 	if !strings.HasPrefix(string(version), "2.3.") {
-		Skip(t, "Dovecot "+strings.TrimSpace(string(version))+" wants another configuration than 2.3, which the lab writes")
+		Skip(t, "Dovecot "+strings.TrimSpace(string(version))+" needs another configuration than Dovecot 2.3, for which the lab writes it")
 	}
 	m := newMailboxes(t, o)
 	log := filepath.Join(m.dir, "dovecot.log")
@@ -90,13 +90,13 @@ func newMailboxes(t testing.TB, o MailOptions) *Mailboxes {
 	return m
 }
 
-// dovecotConf writes the files that the configuration names and returns it.
-// Mails belong to Debian's user mail, who can read nothing else.
+// dovecotConf returns the configuration, and writes the files that it names. Mails belong
+// to Debian's user mail, which can read nothing else.
 func (m *Mailboxes) dovecotConf(t testing.TB, o MailOptions, log string) string {
 	t.Helper()
 	owner, err := user.Lookup("mail")
 	if err != nil {
-		t.Fatalf("Dovecot keeps its mails as the user mail: %v", err)
+		t.Fatalf("Dovecot needs the user mail, to which its mails belong: %v", err)
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
 	gid, _ := strconv.Atoi(owner.Gid)
@@ -165,8 +165,8 @@ service auth {
 `)
 }
 
-// Fetch returns the mails in a user's inbox, oldest first, as they were
-// stored, as soon as enough says so. The test fails if it does not in time.
+// Fetch returns the mails in a user's inbox, oldest first, as they were stored, once enough
+// returns true. The test fails if that takes longer than patience.
 func (m *Mailboxes) Fetch(t testing.TB, user string, enough func(mails [][]byte) bool) [][]byte {
 	t.Helper()
 	client, err := imapclient.DialTLS(m.IMAPS, &imapclient.Options{TLSConfig: &tls.Config{RootCAs: m.CA.Pool}})
@@ -179,7 +179,7 @@ func (m *Mailboxes) Fetch(t testing.TB, user string, enough func(mails [][]byte)
 	}
 	var mails [][]byte
 	err = poll(func() error {
-		// The mailbox is opened anew each time, which is what shows new mails.
+		// Only opening the mailbox again shows new mails.
 		box, err := client.Select("INBOX", &imap.SelectOptions{ReadOnly: true}).Wait()
 		if err != nil {
 			return stopPolling{err}
@@ -188,7 +188,7 @@ func (m *Mailboxes) Fetch(t testing.TB, user string, enough func(mails [][]byte)
 			return stopPolling{err}
 		}
 		if !enough(mails) {
-			return errors.New("it holds too little still")
+			return errors.New("not enough mails yet")
 		}
 		return nil
 	})
@@ -198,7 +198,7 @@ func (m *Mailboxes) Fetch(t testing.TB, user string, enough func(mails [][]byte)
 	return mails
 }
 
-// AtLeast is for Fetch: there are n mails or more.
+// AtLeast makes Fetch wait for n mails or more.
 func AtLeast(n int) func([][]byte) bool {
 	return func(mails [][]byte) bool { return len(mails) >= n }
 }

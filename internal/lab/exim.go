@@ -14,24 +14,24 @@ import (
 	"testing"
 )
 
-// EximOptions say what an Exim of the lab is like.
+// EximOptions configure an Exim of the lab.
 type EximOptions struct {
-	// Users maps mail addresses, which are the user names, to passwords. They
-	// alone have mailboxes.
+	// Users maps mail addresses, which are the user names, to passwords. Only they
+	// have mailboxes.
 	Users map[string]string
 	// Refuse maps recipients to the reply that RCPT gets: code, enhanced code, text.
 	Refuse map[string]string
-	// Main are settings of Exim's main section; they win over the lab's own.
+	// Main are settings of Exim's main section; they override the lab's own.
 	Main map[string]string
 }
 
-// EximServer is a running Exim that keeps what it takes in one mailbox for all.
+// EximServer is a running Exim that stores accepted mails in one mailbox for all users.
 type EximServer struct {
-	// SMTP takes mail from anyone: STARTTLS is offered, AUTH only after it.
+	// SMTP accepts mail from any client: STARTTLS is offered, AUTH only after it.
 	SMTP string
-	// SMTPS is the same over TLS from the first byte on.
+	// SMTPS is the same with implicit TLS.
 	SMTPS string
-	// CA has issued the server's certificate, for 127.0.0.1, localhost and exim.lab.test.
+	// CA issued the server's certificate, for 127.0.0.1, localhost and exim.lab.test.
 	CA *CA
 	// Log is Exim's main log.
 	Log string
@@ -39,24 +39,24 @@ type EximServer struct {
 	mails string
 }
 
-// eximUser is the name that Debian has compiled into its Exim, which does not
-// start without it.
+// eximUser is the user that is compiled into Debian's Exim, which does not start without
+// it.
 const eximUser = "Debian-exim"
 
-// Exim starts a real Exim, which tools/test unpacks beside Postfix: Debian does
-// not install two mail servers. The test is skipped, or fails with CI=true,
-// where it is missing or the test is not root's.
+// Exim starts a real Exim, which tools/test unpacks beside Postfix, because Debian does not
+// install two mail servers. The test is skipped, or fails with CI=true, if Exim is not there
+// or the test does not run as root.
 func Exim(t testing.TB, o EximOptions) *EximServer {
 	t.Helper()
 	needRoot(t, "Exim")
-	// It calls itself by this path, from another directory.
+	// Exim executes itself by this path from another directory, so it must be absolute.
 	exim, err := filepath.Abs(Need(t, "exim4"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	owner, err := user.Lookup(eximUser)
 	if err != nil {
-		Skip(t, "there is no user "+eximUser+", as whom Exim runs: `go run -C tools/test .` makes it")
+		Skip(t, "Exim needs the user "+eximUser+", which does not exist: `go run -C tools/test .` makes it")
 	}
 	uid, _ := strconv.Atoi(owner.Uid)
 	gid, _ := strconv.Atoi(owner.Gid)
@@ -83,7 +83,7 @@ func Exim(t testing.TB, o EximOptions) *EximServer {
 	return e
 }
 
-// config returns the text of the configuration, and writes the passwords that it names.
+// config returns the configuration, and writes the password file that it names.
 func (e *EximServer) config(t testing.TB, o EximOptions, paths map[string]string, dir string) string {
 	t.Helper()
 	var users, refusals, main strings.Builder
@@ -107,7 +107,7 @@ func (e *EximServer) config(t testing.TB, o EximOptions, paths map[string]string
 		"tls_advertise_hosts":  "*",
 		"auth_advertise_hosts": "${if eq{$tls_in_cipher}{}{}{*}}",
 		"acl_smtp_rcpt":        "rcpt",
-		// It runs as one user to the end, and asks no DNS.
+		// Exim stays the same user, and uses no DNS.
 		"deliver_drop_privilege":   "true",
 		"host_lookup":              "",
 		"dns_again_means_nonexist": "*",
@@ -126,8 +126,8 @@ func (e *EximServer) config(t testing.TB, o EximOptions, paths map[string]string
 	).Replace(eximSections)
 }
 
-// eximSections is what follows the main section. All mails lie in one maildir,
-// because a path must not be made of what a stranger sent (Exim's tainting).
+// eximSections are the sections after the main one. All mails are in one maildir, because
+// Exim does not allow a path made from data of the sender (tainting).
 const eximSections = `
 begin acl
 rcpt:
@@ -163,9 +163,9 @@ login:
   server_set_id = $auth1
 `
 
-// Mails returns what was stored for a recipient, with Exim's own fields on top
-// (Return-path, Envelope-to), as soon as there are n mails or more. The test
-// fails if there are not in time.
+// Mails returns the stored mails of a recipient, with Exim's own fields on top
+// (Return-path, Envelope-to), once there are n or more. The test fails if that takes longer
+// than patience.
 func (e *EximServer) Mails(t testing.TB, recipient string, n int) [][]byte {
 	t.Helper()
 	var mails [][]byte
@@ -186,7 +186,7 @@ func (e *EximServer) Mails(t testing.TB, recipient string, n int) [][]byte {
 			}
 		}
 		if len(mails) < n {
-			return errors.New("too few still")
+			return errors.New("not enough mails yet")
 		}
 		return nil
 	})

@@ -14,9 +14,9 @@ import (
 	"testing"
 )
 
-// Need returns the path of a program: the one built into .tools/bin of the
-// checkout, else the one on PATH or in the system's sbin, else the one that
-// tools/test has unpacked. Where there is none the test is skipped with the
+// Need returns the path of a program: the one built into .tools/bin of the checkout, else
+// the one on PATH or in the system's sbin, else the one that tools/test has unpacked. If
+// there is none the test is skipped with the reason; with CI=true it fails instead.
 // reason; with CI=true it fails, because there nothing may be skipped.
 func Need(t testing.TB, program string) string {
 	t.Helper()
@@ -27,8 +27,8 @@ func Need(t testing.TB, program string) string {
 	return ""
 }
 
-// Skip leaves a test out for a reason that lies in the machine, unless CI=true:
-// there it fails.
+// Skip skips a test for a reason that is in the machine; with CI=true the test fails
+// instead.
 func Skip(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -37,11 +37,11 @@ func Skip(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// needRoot is for servers that give up root for users of their own.
+// needRoot skips the test unless it runs as root: the server switches to other users.
 func needRoot(t testing.TB, server string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		Skip(t, server+" starts as root alone, and this test is not run by root")
+		Skip(t, server+" starts only as root, and this test does not run as root")
 	}
 }
 

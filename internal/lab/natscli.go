@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// NATSEnv is an environment in which the `nats` command, also one in a shell's
-// pipeline, talks to the server at url and reads no settings of the user's.
-// Credentials are more variables of the NATS CLI, such as "NATS_CREDS=file" or
-// "NATS_USER=name", "NATS_PASSWORD=word". The test is skipped, or fails with
-// CI=true, where the NATS CLI was not built.
+// NATSEnv is an environment in which the `nats` command, also in a shell pipeline, talks
+// to the server at url and reads none of the user's settings. Credentials are further
+// variables of the NATS CLI, such as "NATS_CREDS=file" or "NATS_USER=name",
+// "NATS_PASSWORD=word". The test is skipped, or fails with CI=true, if the NATS CLI is not
+// built.
 func NATSEnv(t testing.TB, url string, credentials ...string) []string {
 	t.Helper()
 	nats := Need(t, "nats")
@@ -25,9 +25,8 @@ func NATSEnv(t testing.TB, url string, credentials ...string) []string {
 	return append(env, credentials...)
 }
 
-// NATSCLI returns a function that runs the NATS CLI without a terminal and with
-// nothing on its standard input, and returns what it printed. The test fails
-// when the command does.
+// NATSCLI returns a function that runs the NATS CLI without a terminal and with empty
+// standard input, and returns its output. The test fails if the command does.
 func NATSCLI(t testing.TB, url string, credentials ...string) func(args ...string) string {
 	t.Helper()
 	nats, env := Need(t, "nats"), NATSEnv(t, url, credentials...)

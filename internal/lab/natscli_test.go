@@ -23,7 +23,7 @@ func TestNATSCLI(t *testing.T) {
 		broker.WaitForShutdown()
 	})
 	if !broker.ReadyForConnections(patience) {
-		t.Fatal("the broker does not take connections")
+		t.Fatal("the broker does not accept connections")
 	}
 	credentials := []string{"NATS_USER=ops", "NATS_PASSWORD=broker-password"}
 	nats := NATSCLI(t, broker.ClientURL(), credentials...)
@@ -34,7 +34,7 @@ func TestNATSCLI(t *testing.T) {
 		t.Errorf("the message that was published is not there:\n%s", got)
 	}
 
-	// The same in a shell, as the manual shows it.
+	// The same in a shell, as in the manual.
 	shell := exec.CommandContext(t.Context(), "sh", "-c", "echo 'through a pipe' | nats pub letters.two --force-stdin && nats stream info LETTERS --json")
 	shell.Env = NATSEnv(t, broker.ClientURL(), credentials...)
 	out, err := shell.CombinedOutput()

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// MailServer is a running Postfix that delivers into a running Dovecot. It
-// takes mail for its users alone and sends none elsewhere; it asks no DNS.
+// MailServer is a running Postfix that delivers into a running Dovecot. It accepts mail
+// only for its users, sends nothing elsewhere, and uses no DNS.
 type MailServer struct {
 	*Mailboxes
-	// SMTP takes mail from anyone, as port 25 does: STARTTLS is offered, AUTH only after it.
+	// SMTP accepts mail from any client, like port 25: STARTTLS is offered, AUTH only after it.
 	SMTP string
-	// Submission takes mail after STARTTLS and AUTH, as port 587 does.
+	// Submission accepts mail after STARTTLS and AUTH, like port 587.
 	Submission string
-	// SMTPS takes mail over TLS after AUTH, as port 465 does.
+	// SMTPS accepts mail over implicit TLS after AUTH, like port 465.
 	SMTPS string
 	// ConfigDir holds main.cf and master.cf.
 	ConfigDir string
@@ -32,8 +32,8 @@ type MailServer struct {
 	master *process
 }
 
-// Postfix starts a real Postfix and its Dovecot. The test is skipped, or fails
-// with CI=true, where one of them is missing or the test is not root's.
+// Postfix starts a real Postfix and its Dovecot. The test is skipped, or fails with
+// CI=true, if one of them is not installed or the test does not run as root.
 func Postfix(t testing.TB, o MailOptions) *MailServer {
 	t.Helper()
 	needRoot(t, "Postfix")
@@ -53,8 +53,8 @@ func Postfix(t testing.TB, o MailOptions) *MailServer {
 	return m
 }
 
-// Start starts Postfix again after Stop. It does what `postfix start-fg` does,
-// but runs master itself: there it is a shell's child, which no signal reaches.
+// Start starts Postfix again after Stop. It does what `postfix start-fg` does, but runs
+// master directly: there master is the child of a shell, and signals do not reach it.
 func (m *MailServer) Start(t testing.TB) {
 	t.Helper()
 	// check makes the queue's directories, with their owners.
@@ -74,10 +74,10 @@ func (m *MailServer) Start(t testing.TB) {
 func (m *MailServer) Stop(t testing.TB) {
 	t.Helper()
 	m.master.stop(t)
-	// The processes that master started hold the ports a moment longer.
+	// The processes that master started keep the ports open a moment longer.
 	err := poll(func() error {
 		if answers(m.SMTP) == nil {
-			return fmt.Errorf("%s still takes connections", m.SMTP)
+			return fmt.Errorf("%s still accepts connections", m.SMTP)
 		}
 		return nil
 	})
@@ -86,7 +86,7 @@ func (m *MailServer) Stop(t testing.TB) {
 	}
 }
 
-// Reload has Postfix read its configuration again.
+// Reload makes Postfix read its configuration again.
 func (m *MailServer) Reload(t testing.TB) {
 	t.Helper()
 	if err := m.master.cmd.Process.Signal(syscall.SIGHUP); err != nil {
@@ -94,7 +94,7 @@ func (m *MailServer) Reload(t testing.TB) {
 	}
 }
 
-// greets says whether an SMTP server answers a connection with 220.
+// greets returns nil if an SMTP server answers a connection with 220.
 func greets(addr string) error {
 	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
@@ -123,7 +123,7 @@ func (m *MailServer) writeConfig(t testing.TB, o MailOptions) {
 		"queue_directory":     mkdir(t, m.dir, "queue"),
 		"data_directory":      filepath.Join(m.dir, "data"),
 		"maillog_file":        m.Log,
-		// Only below such a prefix does Postfix write its log.
+		// Postfix writes its log only below such a prefix.
 		"maillog_file_prefixes": m.dir,
 
 		"myhostname":      "mail.lab.test",
@@ -140,8 +140,8 @@ func (m *MailServer) writeConfig(t testing.TB, o MailOptions) {
 		"virtual_mailbox_domains": strings.Join(slices.Sorted(maps.Keys(domains)), " "),
 		"virtual_mailbox_maps":    "texthash:" + writeFile(t, filepath.Join(m.ConfigDir, "mailboxes"), mailboxes.String(), 0o644),
 		"virtual_transport":       "lmtp:unix:" + m.lmtpSocket,
-		// Whatever is not for a mailbox here goes nowhere, whoever sends it.
-		"default_transport":        "error:5.1.2 this server delivers to its own mailboxes alone",
+		// Mail that is not for a local mailbox is refused from every client.
+		"default_transport":        "error:5.1.2 this server delivers only to its own mailboxes",
 		"smtpd_relay_restrictions": "reject_unauth_destination",
 
 		"smtpd_tls_chain_files":    m.keyFile + ", " + m.certFile,
@@ -150,7 +150,7 @@ func (m *MailServer) writeConfig(t testing.TB, o MailOptions) {
 		"smtpd_sasl_auth_enable":   "yes",
 		"smtpd_sasl_type":          "dovecot",
 		"smtpd_sasl_path":          m.authSocket,
-		// Tests of refusals do not wait for it.
+		// So that tests of refusals need not wait.
 		"smtpd_error_sleep_time": "0",
 	}
 	maps.Copy(settings, o.Main)
@@ -164,8 +164,8 @@ func (m *MailServer) writeConfig(t testing.TB, o MailOptions) {
 	).Replace(masterCf), 0o644)
 }
 
-// masterCf has what receiving, queueing and delivering need (master(5)).
-// Nothing runs in a chroot, so that the sockets are where the paths say.
+// masterCf has the services for receiving, queueing and delivering (master(5)). None runs
+// in a chroot, so that the paths of the sockets are valid.
 const masterCf = `# service     type  private unpriv chroot wakeup maxproc command
 {smtp}        inet  n - n - - smtpd
 {submission}  inet  n - n - - smtpd

@@ -50,7 +50,7 @@ func TestPostfixDeliversIntoDovecot(t *testing.T) {
 		})
 	}
 	if mails := m.Fetch(t, "second@other.test", AtLeast(0)); len(mails) != 0 {
-		t.Errorf("a mailbox that nobody wrote to holds %d mails", len(mails))
+		t.Errorf("a mailbox without any mail sent to it holds %d mails", len(mails))
 	}
 }
 
@@ -92,7 +92,7 @@ func TestPostfixRefuses(t *testing.T) {
 		}
 	}
 	if err := send(dial(m.SMTP), "ops@lab.test", strings.Repeat("too much\r\n", 300)); code(err) != 552 {
-		t.Errorf("a mail over the limit that the test has set: %v, want 552", err)
+		t.Errorf("a mail over the limit of the test: %v, want 552", err)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestPostfixStopsAndStarts(t *testing.T) {
 	m.Stop(t)
 	if conn, err := net.Dial("tcp", m.SMTP); err == nil {
 		conn.Close()
-		t.Fatal("a stopped Postfix takes connections")
+		t.Fatal("a stopped Postfix accepts connections")
 	}
 	m.Start(t)
 	m.Reload(t)

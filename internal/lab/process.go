@@ -13,22 +13,22 @@ import (
 	"time"
 )
 
-// patience is how long a server may take to start, to stop, or to do what a
-// test waits for. Machines that also compile need more than one would think.
+// patience is how long a server may take to start, to stop, or to do what a test waits
+// for. It is long for machines that compile at the same time.
 const patience = 60 * time.Second
 
-// process is a server that a test has started. What it prints goes to a file,
-// whose end is part of the test's log if the test fails.
+// process is a server that a test has started. Its output goes to a file; if the test
+// fails, the end of the file is part of the test's log.
 type process struct {
 	name  string
 	log   string
 	cmd   *exec.Cmd
-	ended chan struct{} // closed when it has ended
+	ended chan struct{} // closed when the server has ended
 }
 
-// startProcess starts a server and registers its end. It runs in a process
-// group of its own, which ends with it, and it ends with the test's process
-// even if that is killed.
+// startProcess starts a server, and stops it when the test ends. The server runs in its own
+// process group, which ends with it, and it ends with the test's process even if that is
+// killed.
 func startProcess(t testing.TB, name, log string, cmd *exec.Cmd) *process {
 	t.Helper()
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
@@ -59,7 +59,7 @@ func startProcess(t testing.TB, name, log string, cmd *exec.Cmd) *process {
 	return p
 }
 
-// stop ends the server and everything it has started. A second call does nothing.
+// stop ends the server and every process it has started. A second call does nothing.
 func (p *process) stop(t testing.TB) {
 	t.Helper()
 	select {
@@ -78,14 +78,14 @@ func (p *process) stop(t testing.TB) {
 	<-p.ended
 }
 
-// await polls until ready returns nil. It fails the test when the server ends
-// before, or when patience does.
+// await polls until ready returns nil. It fails the test if the server ends before that, or
+// if it takes longer than patience.
 func (p *process) await(t testing.TB, what string, ready func() error) {
 	t.Helper()
 	err := poll(func() error {
 		select {
 		case <-p.ended:
-			return stopPolling{fmt.Errorf("it has ended: %v", p.cmd.ProcessState)}
+			return stopPolling{fmt.Errorf("the server has ended: %v", p.cmd.ProcessState)}
 		default:
 			return ready()
 		}
@@ -95,10 +95,10 @@ func (p *process) await(t testing.TB, what string, ready func() error) {
 	}
 }
 
-// stopPolling wraps an error that waiting cannot mend.
+// stopPolling wraps an error that waiting cannot resolve.
 type stopPolling struct{ error }
 
-// poll calls done until it returns nil or patience ends; then it returns the last error.
+// poll calls done until it returns nil; after patience it returns the last error.
 func poll(done func() error) error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -110,7 +110,7 @@ func poll(done func() error) error {
 	}
 }
 
-// answers says whether a server listens on an address.
+// answers returns nil if a server accepts connections at an address.
 func answers(addr string) error {
 	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
@@ -119,7 +119,7 @@ func answers(addr string) error {
 	return conn.Close()
 }
 
-// logOnFailure adds the end of a server's log to that of a failed test.
+// logOnFailure adds the end of a server's log to the log of a failed test.
 func logOnFailure(t testing.TB, path string) {
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -138,9 +138,9 @@ func tail(path string) string {
 	return string(data[max(0, len(data)-most):])
 }
 
-// freePort picks a TCP port on loopback that nobody listens on. It stays below
-// the ports that the kernel hands out for outgoing connections and for
-// listeners on port 0, so that nothing takes it before the server does.
+// freePort picks a free TCP port on loopback. It stays below the ports that the kernel
+// assigns to outgoing connections and to listeners on port 0, so that these do not take it
+// before the server does.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
@@ -155,8 +155,8 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
-// FreeAddress is host:port on loopback where nobody listens, for servers that have
-// to be found at an address that is known before they start.
+// FreeAddress is a free host:port on loopback, for servers whose address must be known
+// before they start.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	return loopback(freePort(t))
@@ -166,10 +166,10 @@ func loopback(port int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
-// serverDir makes a directory that servers which give up root can reach, with
-// a path short enough for the Unix sockets in it (108 bytes on Linux).
-// t.TempDir is neither: its parent is for the user alone, and it has the
-// test's name in it.
+// serverDir makes a directory that servers which switch from root to another user can
+// reach, with a path short enough for the Unix sockets in it (108 bytes on Linux).
+// t.TempDir has neither property: its parent is accessible only to the user, and its path
+// contains the test's name.
 func serverDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "lab")

@@ -7,8 +7,8 @@ import (
 	"os/exec"
 )
 
-// Without process groups a server ends alone. Those that start others are
-// tested on Unix only.
+// Without process groups only the server itself ends. Servers that start other processes
+// are tested only on Unix.
 
 func ownGroup(*exec.Cmd) {}
 

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// TestKilledTestLeavesNoServer kills a test's process, which runs none of its
-// cleanups, and waits for the end of the server that it had started and of that
-// server's child. All of them hold a pipe, which ends with the last of them.
+// TestKilledTestLeavesNoServer kills a test's process, whose cleanups then do not run, and
+// waits for the end of the server that it had started and of that server's child. All of
+// them hold a pipe open, which ends with the last of them.
 func TestKilledTestLeavesNoServer(t *testing.T) {
 	t.Parallel()
 	const role = "LAB_TEST_STARTS_A_SERVER"
 	if os.Getenv(role) != "" {
 		const inherited = 3
-		syscall.CloseOnExec(inherited) // else the guard would hold it too
+		syscall.CloseOnExec(inherited) // otherwise the guard would hold it open too
 		pipe := os.NewFile(inherited, "pipe")
 		server := exec.Command("sh", "-c", "sleep 600 & sleep 600")
 		server.ExtraFiles = []*os.File{pipe}
@@ -37,7 +37,7 @@ func TestKilledTestLeavesNoServer(t *testing.T) {
 	defer held.Close()
 	held.SetReadDeadline(time.Now().Add(patience))
 	test := exec.Command(os.Args[0], "-test.run=^TestKilledTestLeavesNoServer$")
-	test.Env = append(os.Environ(), role+"=yes", "TMPDIR="+t.TempDir()) // it removes nothing itself
+	test.Env = append(os.Environ(), role+"=yes", "TMPDIR="+t.TempDir()) // its cleanups do not run, so it does not remove its files
 	test.ExtraFiles = []*os.File{holder}
 	err = test.Start()
 	holder.Close()

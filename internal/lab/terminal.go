@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Terminal is a pseudo terminal: a program has one end, and the test sits at the other
-// one, typing and reading.
+// Terminal is a pseudo terminal: the program has one end, and the test types and reads at
+// the other.
 type Terminal struct {
 	Program *os.File // for the program's standard input, output or errors
 
@@ -20,19 +20,19 @@ type Terminal struct {
 	shown  strings.Builder
 }
 
-// OpenTerminal opens one, until the test ends. The test is skipped, or fails with
-// CI=true, on a system without.
+// OpenTerminal opens a Terminal until the test ends. The test is skipped, or fails with
+// CI=true, on a system without pseudo terminals.
 func OpenTerminal(t testing.TB) *Terminal {
 	t.Helper()
 	person, program, err := openTerminal()
 	if err != nil {
-		Skip(t, "there are no pseudo terminals here: "+err.Error())
+		Skip(t, "no pseudo terminal can be opened: "+err.Error())
 	}
 	term := &Terminal{Program: program, t: t, person: person}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		_, _ = io.Copy(writer(term.show), person) // its end is an error: all who had the other end have gone
+		_, _ = io.Copy(writer(term.show), person) // ends with an error when the other end is closed everywhere
 	}()
 	t.Cleanup(func() {
 		program.Close()
@@ -55,7 +55,7 @@ func (t *Terminal) show(p []byte) {
 	t.shown.Write(p)
 }
 
-// Type sends keys as the person presses them: "\r" is Enter, "\x03" Ctrl-C.
+// Type sends keys as a person would press them: "\r" is Enter, "\x03" Ctrl-C.
 func (t *Terminal) Type(keys string) {
 	t.t.Helper()
 	if _, err := t.person.WriteString(keys); err != nil {

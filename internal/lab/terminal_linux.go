@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTerminal asks Linux for a pseudo terminal (pts(4)).
+// openTerminal opens a pseudo terminal (pts(4)).
 func openTerminal() (person, program *os.File, err error) {
 	if person, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
@@ -18,7 +18,7 @@ func openTerminal() (person, program *os.File, err error) {
 			person.Close()
 		}
 	}()
-	control, err := person.SyscallConn() // Fd would make reading from it end with nothing but data
+	control, err := person.SyscallConn() // with Fd, Close would not end a blocked Read
 	if err != nil {
 		return nil, nil, err
 	}
@@ -36,7 +36,7 @@ func openTerminal() (person, program *os.File, err error) {
 	return person, program, err
 }
 
-// Echoes reports whether what is typed is shown (termios(3), ECHO).
+// Echoes reports whether the terminal shows its input (termios(3), ECHO).
 func (t *Terminal) Echoes() bool {
 	t.t.Helper()
 	state, err := unix.IoctlGetTermios(int(t.Program.Fd()), unix.TCGETS)

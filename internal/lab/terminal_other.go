@@ -8,5 +8,5 @@ import (
 )
 
 func openTerminal() (person, program *os.File, err error) {
-	return nil, nil, errors.New("tests know how to open one on Linux alone")
+	return nil, nil, errors.New("tests can open one only on Linux")
 }

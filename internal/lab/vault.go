@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// VaultServer is a real Vault (tools/vault) of one test: KV version 2 at
-// secret/, everything else as the test mounts it.
+// VaultServer is a real Vault (tools/vault) for one test: KV version 2 at secret/, and what
+// the test mounts.
 type VaultServer struct {
 	Address   string
 	RootToken string
@@ -31,7 +31,7 @@ type VaultServer struct {
 
 	mu     sync.Mutex
 	kv2    map[string]bool // mounts that keep versions; guarded by mu
-	enable map[string]bool // auth methods that are on; guarded by mu
+	enable map[string]bool // enabled auth methods; guarded by mu
 }
 
 // VaultOption changes how the server is started.
@@ -39,12 +39,12 @@ type VaultOption func(*vaultOptions)
 
 type vaultOptions struct{ tls bool }
 
-// VaultTLS has the server speak TLS, with a certificate of CAFile's CA. It asks
-// for client certificates.
+// VaultTLS makes the server speak TLS, with a certificate of CAFile's CA. It requests
+// client certificates.
 func VaultTLS() VaultOption { return func(o *vaultOptions) { o.tls = true } }
 
-// Vault starts a server and stops it when the test ends. The test is skipped
-// where vault-dev is not built.
+// Vault starts a server and stops it when the test ends. The test is skipped, or fails with
+// CI=true, if vault-dev is not built.
 func Vault(t testing.TB, opts ...VaultOption) *VaultServer {
 	t.Helper()
 	program := Need(t, "vault-dev")
@@ -113,15 +113,15 @@ func (v *VaultServer) httpClient(t testing.TB) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
 }
 
-// Call makes a request as root, path below /v1/, and returns the decoded answer.
-// Any refusal ends the test.
+// Call makes a request as root, path below /v1/, and returns the decoded response. If it is
+// refused the test fails.
 func (v *VaultServer) Call(t testing.TB, method, path string, body any) map[string]any {
 	t.Helper()
 	return v.mustCall(t, "", method, path, body)
 }
 
-// Wrap is Call with an answer that only a single-use token holds, for ttl
-// ("60s"): it returns that token.
+// Wrap is Call with response wrapping: it returns the single-use token for the response,
+// valid for ttl ("60s").
 func (v *VaultServer) Wrap(t testing.TB, ttl, method, path string, body any) string {
 	t.Helper()
 	return v.mustCall(t, ttl, method, path, body)["wrap_info"].(map[string]any)["token"].(string)
@@ -181,7 +181,7 @@ func (v *VaultServer) Mount(t testing.TB, mount, kind string) {
 	v.kv2[mount] = kind == "kv-v2"
 	v.mu.Unlock()
 	if kind == "kv-v2" {
-		// For a moment after it was mounted a version 2 engine refuses writes.
+		// A version 2 engine refuses writes for a moment after it is mounted.
 		v.await(t, mount+"/config")
 	}
 }
@@ -227,7 +227,7 @@ func (v *VaultServer) Token(t testing.TB, ttl string, policies ...string) string
 	return made["auth"].(map[string]any)["client_token"].(string)
 }
 
-// Auth turns an auth method on, at the mount of its name; once is enough.
+// Auth enables an auth method at the mount of its name; further calls do nothing.
 func (v *VaultServer) Auth(t testing.TB, method string) {
 	t.Helper()
 	v.mu.Lock()
@@ -250,7 +250,7 @@ func (v *VaultServer) AppRole(t testing.TB, ttl string, policies ...string) (rol
 	return id["data"].(map[string]any)["role_id"].(string), secret["data"].(map[string]any)["secret_id"].(string)
 }
 
-// Requests counts what others than root asked so far, by operation and path:
+// Requests counts the requests by others than root so far, by operation and path:
 // "read secret/data/certs/web1", "update auth/approle/login".
 func (v *VaultServer) Requests(t testing.TB) map[string]int {
 	t.Helper()

@@ -26,7 +26,7 @@ func TestVaultServes(t *testing.T) {
 	v.Policy(t, "reader", `path "secret/data/a" { capabilities = ["read"] }`)
 	role, secret := v.AppRole(t, "", "reader")
 	if before := v.Requests(t); len(before) != 0 {
-		t.Errorf("nobody but root was here, and it counts %v", before)
+		t.Errorf("only root made requests, but it counts %v", before)
 	}
 	status, got := v.request(t, nil, "PUT", "auth/approle/login", map[string]string{"role_id": role, "secret_id": secret})
 	if status != 200 {
