@@ -86,7 +86,7 @@ func (p *pages) again(r *request, name string, err error) (view, error) {
 	v, err := p.letterWith(r, func(l *letterView) {
 		for i := range l.Actions {
 			if l.Actions[i].Name == name {
-				l.Actions[i].Open, l.Actions[i].Fault = true, "Say why, in a few words: the history keeps it for whoever looks later."
+				l.Actions[i].Open, l.Actions[i].Fault = true, "A reason is required. The audit keeps it."
 			}
 		}
 	})

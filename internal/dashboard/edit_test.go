@@ -29,13 +29,13 @@ func TestEditAndReplay(t *testing.T) {
 	v := o.visitor()
 	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself stays as it is")
 	sound(t, "edit", form.doc, false)
-	form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("Say why")
-	form.send("Look at the change", "target", "elsewhere", "reason", "x").is(422).says("This target is not among those")
-	form.send("Look at the change", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is neither")
+	form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("A reason is required")
+	form.send("Look at the change", "target", "elsewhere", "reason", "x").is(422).says("Letters may not be sent to this target")
+	form.send("Look at the change", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is not allowed")
 	// It is the rule of the courier: a domain is one name however it is written, and a
 	// local part is another one in other letters.
 	form.send("Look at the change", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
-	form.send("Look at the change", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is neither")
+	form.send("Look at the change", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is not allowed")
 	looked := form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
 	if o.relay.Count() != 0 {
 		t.Fatal("looking has sent it")

@@ -36,7 +36,7 @@ func TestDiscardAndRestore(t *testing.T) {
 	o.dies("a.example.com")
 	v := o.visitor()
 	letter := v.opens("/dead-letters/1")
-	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("A reason is required")
 	v.opens("/dead-letters").says("1 open letter")
 	gone := letter.send("Discard", "reason", "nobody wants it").is(200).says("Discarded.", "nobody wants it", "Can be restored until", "in 1,094 days")
 	back := gone.send("Restore", "reason", "somebody does").is(200).says("Restored")
@@ -94,7 +94,7 @@ func TestMany(t *testing.T) {
 	list := v.opens("/dead-letters")
 	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you chose.", "certpost dead-letters discard 1 3 --reason=WHY")
 	sound(t, "confirmation", confirm.doc, false)
-	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("A reason is required")
 	confirm.send("Discard 2 letters", "reason", "not wanted").is(200).says("Discarded.", "2 open letters")
 	v.opens("/dead-letters?name=b.example.com").follow("Hold…").is(200).says("Hold 1 dead letter?", "name b.example.com").send("Hold 1 letter", "reason", "later").is(200).says("Held.")
 	v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?", "Held 1")
@@ -140,7 +140,7 @@ func TestNoneChosen(t *testing.T) {
 	}
 	v.do(http.MethodGet, "/dead-letters/confirm?action=hold", "", "Accept", "application/json").is(http.StatusBadRequest)
 	// A filter that is mistyped would be one that is not there.
-	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says("There is no filter", "trget")
+	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says("Unknown filter", "trget")
 }
 
 // Between the page and its form more letters fit: nothing is done, both counts are

@@ -66,7 +66,7 @@ func TestSuspendAndResume(t *testing.T) {
 	v := o.visitor()
 	lane := o.lane()
 	page := v.opens("/relays").follow(lane).is(200).says("Suspend it", "certpost relays suspend "+lane)
-	page.send("Suspend").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	page.send("Suspend").is(http.StatusUnprocessableEntity).says("A reason is required")
 	again := page.send("Suspend", "reason", "the relay moves", "until", "2020-01-01T00:00").is(http.StatusUnprocessableEntity).says("The end is past already")
 	again.send("Suspend", "until", time.Now().UTC().Add(time.Hour).Format("2006-01-02T15:04")).is(200).says("Suspended. Nothing more is fetched", "the relay moves")
 	o.publish("waits", "a.example.com", "ops")

@@ -158,7 +158,7 @@ func (p *pages) suspend(r *request) (view, error) {
 		return p.relayAgain(r, err.Error())
 	}
 	if r.reason() == "" {
-		return p.relayAgain(r, "Say why, in a few words: others will wonder why nothing is delivered.")
+		return p.relayAgain(r, "A reason is required. It tells other operators why nothing is delivered.")
 	}
 	if _, err := p.laneOf(r); err != nil {
 		return view{}, err

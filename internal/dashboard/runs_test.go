@@ -22,7 +22,7 @@ func TestReplayAll(t *testing.T) {
 	o.refuses("")
 	v := o.visitor()
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --as-of=3 --canary --hash=", "nats req certpost.dead.replay", `"filter":{"as_of":"3"}`)
-	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("The rate", "cannot be read")
+	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("Invalid rate")
 	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has begun", "the relay was mended", "100/s", "1, 10, the rest")
 	sound(t, "a replay", run.doc, false)
 	o.until("all three have arrived", func() bool { return o.relay.Count() == 3 })
@@ -95,7 +95,7 @@ func TestMayHaveBeenSent(t *testing.T) {
 	}
 	asked.send("Replay it all the same", "uncertain", "yes").is(200).says("Published again.", "first try")
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("1 of them may have been sent.")
-	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of them may have been sent.")
+	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of the mails may have been sent.")
 	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has begun", "also what may have been sent")
 	o.until("both have arrived", func() bool { return o.relay.Count() == 2 })
 }
