@@ -52,7 +52,7 @@ func testTwoOperators(t *testing.T, c *chromium, o *office, n numbers) {
 	first.sees("Published again.")
 	second.enter("#replay form", "Reason", "So was I")
 	second.use("#replay form", "Replay")
-	second.sees("Somebody was first")
+	second.sees("Another action came first")
 	second.expect("status 409")
 	second.sees("replayed")
 	second.sees("I was here first")
@@ -93,7 +93,7 @@ func testDiscard(t *testing.T, c *chromium, o *office, n numbers) {
 	h.open("/")
 	h.holds("the account", `squeeze(document.querySelector("#strip").innerText).includes("1 discarded")`)
 	h.onLetter(n.password[0], "restore", "Restore", "It is not")
-	h.sees("Restored: it is on the list again")
+	h.sees("Restored. It is on the list again")
 	o.settled(letters)
 	h.sees("It is not")
 	h.open("/")
@@ -101,7 +101,7 @@ func testDiscard(t *testing.T, c *chromium, o *office, n numbers) {
 
 	// Several at once, as chosen in the list.
 	h.open("/dead-letters?code=SMTP_AUTH")
-	h.tick("All of this page")
+	h.tick("Select all on this page")
 	h.use("form.stack", "Discard…")
 	h.sees("Discard 5 dead letters?")
 	h.enter("main form", "Reason", "All keystores are gone")
@@ -130,14 +130,14 @@ func testDeliveries(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.until("the ledger to be read", func() bool { h.open("/deliveries"); return contains(h.text("h1 + p"), "43 deliveries") })
 	h.fill("Serial", colons.String())
 	h.click("Search")
-	h.sees("1 delivery that fit")
+	h.sees("1 delivery matches")
 	h.click("wanted.example.com")
 	h.at("/deliveries/ops-archive/wanted-1")
 	h.sees("archive@example.com")
 	h.sees("TLS 1.3")
 	h.accessible("delivery")
 	h.open("/deliveries?name=*.partner.example.net&state=dead")
-	h.sees("8 deliveries that fit")
+	h.sees("8 deliveries match")
 }
 
 func testSuspend(t *testing.T, c *chromium, o *office, _ numbers) {
@@ -208,7 +208,7 @@ func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
 	h.write("intranet")
 	h.press(kb.Enter)
 	h.sees("text intranet")
-	h.sees("1 open letter that fit")
+	h.sees("1 open letter matches")
 	h.open("/dead-letters?code=SMTP_AUTH")
 	h.updates()
 	h.press("jjx") // the second row is chosen
@@ -250,13 +250,13 @@ func testCheck(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.open("/targets")
 	h.click("java-keystores")
 	h.click("Check now")
-	h.sees("would make a delivery fail")
+	h.sees("a delivery would fail")
 	h.seesNot("not the one that the relay has") // its password
 	h.looks("target-checked")
 	h.open("/targets/ops-archive")
 	h.click("Check now")
 	h.sees("Checked just now")
-	h.seesNot("would make a delivery fail")
+	h.seesNot("a delivery would fail")
 }
 
 // testAccepted shows a letter whose mail a relay took, as its headers say.
@@ -280,10 +280,10 @@ func testAccepted(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[0].hands(t, c, o.http)
 	h.until("the letter to be read", func() bool {
 		h.open("/dead-letters?certainty=accepted")
-		return contains(h.text("h1 + p"), "1 open letter that fit")
+		return contains(h.text("h1 + p"), "1 open letter matches")
 	})
 	h.use("table.letters tbody", fmt.Sprint(letters+1))
-	h.sees("The relay accepted the mail for some.")
+	h.sees("The relay accepted the mail for some recipients.")
 	h.sees("second@example.com")
 	h.looks("letter-accepted")
 }

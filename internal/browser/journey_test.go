@@ -98,7 +98,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 		t.Errorf("the branch has %d mails before the second yes, want 1", got)
 	}
 	h.tick("I have looked for it")
-	h.use("main form", "Replay it all the same")
+	h.use("main form", "Replay anyway")
 	h.sees("Published again.")
 	o.settled(5)
 	if got := o.branch.mails(); got != 2 {

@@ -29,7 +29,7 @@ func testNoneChosen(t *testing.T, c *chromium) {
 			h := w.hands(t, c, o.http)
 			h.open("/dead-letters?order=oldest")
 			h.use("main", "Discard…")
-			h.sees("Choose letters first.")
+			h.sees("Select letters first.")
 			h.at("/dead-letters")
 			if order := mustAsk[string](h.tab, `new URLSearchParams(location.search).get("order")`); order != "oldest" {
 				t.Errorf("the list is in another order: %q", order)
@@ -162,7 +162,7 @@ func testRestart(t *testing.T, c *chromium) {
 	tb.until("a token that it takes", func() bool {
 		return mustAsk[bool](tb, "performance.getEntriesByType('resource').some(e => e.name.endsWith('/keys') && e.responseEnd > 0)")
 	})
-	tb.fill("Reason (may be left out)", "mended")
+	tb.fill("Reason (optional)", "mended")
 	tb.click("Resume")
 	tb.sees("Resumed.")
 	tb.take() // requests failed while there was nobody to ask

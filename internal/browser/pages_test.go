@@ -47,8 +47,8 @@ func testPages(t *testing.T, c *chromium) {
 		{"settings", "/settings", "Settings", 200},
 		{"keys", "/keys", "Keys", 200},
 		{"nowhere", "/nowhere", "There is no such page", 404},
-		{"missing", "/dead-letters/99999", "There is no such thing", 404},
-		{"misread", "/dead-letters/confirm?action=eat", "This cannot be understood", 400},
+		{"missing", "/dead-letters/99999", "Not found", 404},
+		{"misread", "/dead-letters/confirm?action=eat", "Invalid request", 400},
 	} {
 		t.Run(page.name, func(t *testing.T) {
 			t.Parallel()
@@ -175,10 +175,10 @@ func (h *hands) onLetter(number uint64, action, label, reason string) {
 // replayAll confirms a replay and waits until it is done.
 func (h *hands) replayAll(reason string, count int) {
 	h.t.Helper()
-	h.sees("Exactly these")
+	h.sees("Selection")
 	h.enter("form", "Reason", reason)
 	h.use("main form", fmt.Sprintf("Replay %d letters", count))
-	h.sees("How far it is")
+	h.sees("Progress")
 	h.holdsReloading("the replay to be done", `document.querySelector("#progress").innerText.includes("done")`)
 }
 

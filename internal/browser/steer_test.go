@@ -27,10 +27,10 @@ func (w way) steer(t *testing.T, c *chromium, o *office) {
 	h.open("/dead-letters/confirm?action=replay&all=yes&target=pki-mailbox")
 	h.sees("Replay 8 dead letters?")
 	h.enter("main form", "Reason", "The addresses are back")
-	h.tick("Begin with 1, then 10")
-	h.enter("main form", "At most so many at a time", "1/h")
+	h.tick("Canary: send 1, then 10")
+	h.enter("main form", "Rate limit", "1/h")
 	h.use("main form", "Replay 8 letters")
-	h.sees("The replay has begun")
+	h.sees("The replay has started")
 	run := h.path()
 
 	// One goes out, and the others wait for an hour. Who follows sees it arrive.
@@ -47,7 +47,7 @@ func (w way) steer(t *testing.T, c *chromium, o *office) {
 	onlooker.write("Before it ")
 	taken := o.lettersTo("pki-mailbox")[6]
 	o.takeOff(taken)
-	onlooker.shows("Published 1", "Done by somebody else 1", "Not yet published 6")
+	onlooker.shows("Published 1", "Handled by another action 1", "Not yet published 6")
 	onlooker.holds("the letter's result", fmt.Sprintf(`[...document.querySelectorAll("#letter-by-letter tr")].some(e => squeeze(e.innerText).startsWith("%d gone"))`, taken))
 	onlooker.write("is too late")
 	if got := mustAsk[string](onlooker, `document.querySelector("#steering details[open] input[name=reason]")?.value || ""`); got != "Before it is too late" {
@@ -98,7 +98,7 @@ func (w way) steer(t *testing.T, c *chromium, o *office) {
 		t.Errorf("%d letters were replayed, at one an hour", arrived)
 	}
 	h.open(run)
-	h.use("main", "Replay what is left, 6 letters…")
+	h.use("main", "Replay the remaining 6 letters…")
 	h.sees("Replay 6 dead letters?")
 }
 
@@ -143,7 +143,7 @@ func (o *office) takeOff(number uint64) {
 func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[2].hands(t, c, o.http)
 	h.open("/dead-letters?target=partner-portal")
-	h.sees("8 open letters that fit")
+	h.sees("8 open letters match")
 	h.clickIn("a", "Replay…")
 	h.sees("Replay 8 dead letters?")
 	if !mustAsk[bool](h.tab, `document.querySelector("input[name=canary]").checked`) {
@@ -161,7 +161,7 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 	}
 
 	o.mend()
-	h.use("main", "Replay what is left, 7 letters…")
+	h.use("main", "Replay the remaining 7 letters…")
 	h.sees("Replay 7 dead letters?")
 	h.enter("main form", "Reason", "Now they have")
 	h.use("main form", "Replay 7 letters")
@@ -170,8 +170,8 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 
 	// The one that came back is chosen in the list.
 	h.open("/dead-letters?target=partner-portal")
-	h.sees("1 open letter that fit")
-	h.tick("Choose letter")
+	h.sees("1 open letter matches")
+	h.tick("Select letter")
 	h.use("form.stack", "Replay…")
 	h.sees("Replay 1 dead letter?")
 	h.enter("main form", "Reason", "The canary, too")
@@ -187,7 +187,7 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 // arrivesAtRun follows a replay to a state, by loading its page again.
 func (h *hands) arrivesAtRun(state string) {
 	h.t.Helper()
-	h.sees("How far it is")
+	h.sees("Progress")
 	h.holdsReloading("the replay to be "+state, `squeeze(document.querySelector("#progress .mark").innerText) === `+quote(state))
 	h.fits()
 }

@@ -18,10 +18,10 @@ func TestAttemptsAreCompared(t *testing.T) {
 	for _, a := range v.List {
 		titles = append(titles, a.Title+": "+a.Gap)
 	}
-	if want := []string{"Attempt 1 of life 2: ", "Attempt 9: 7 attempts are between it and the first, and not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
+	if want := []string{"Attempt 1 after replay 1: ", "Attempt 9: 7 attempts between this one and the first are not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
 		t.Errorf("the attempts are %q", titles)
 	}
-	if want := []string{"Attempt 1", "Attempt 9", "Attempt 1 of life 2", "Delivered"}; !slices.Equal(v.Columns, want) {
+	if want := []string{"Attempt 1", "Attempt 9", "Attempt 1 after replay 1", "Delivered"}; !slices.Equal(v.Columns, want) {
 		t.Errorf("the columns are %q", v.Columns)
 	}
 	rows := map[string]difference{}

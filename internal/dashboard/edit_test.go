@@ -27,25 +27,25 @@ func TestEditAndReplay(t *testing.T) {
 	o.dies("a.example.com")
 	o.refuses("")
 	v := o.visitor()
-	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself stays as it is")
+	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself is not changed")
 	sound(t, "edit", form.doc, false)
-	form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("A reason is required")
-	form.send("Look at the change", "target", "elsewhere", "reason", "x").is(422).says("Letters may not be sent to this target")
-	form.send("Look at the change", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is not allowed")
+	form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("A reason is required")
+	form.send("Review changes", "target", "elsewhere", "reason", "x").is(422).says("Letters may not be sent to this target")
+	form.send("Review changes", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is not allowed")
 	// It is the rule of the courier: a domain is one name however it is written, and a
 	// local part is another one in other letters.
-	form.send("Look at the change", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
-	form.send("Look at the change", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is not allowed")
-	looked := form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
+	form.send("Review changes", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
+	form.send("Review changes", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is not allowed")
+	looked := form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
 	if o.relay.Count() != 0 {
 		t.Fatal("looking has sent it")
 	}
 	// Whoever changes it again finds what he has typed.
-	again := looked.send("Change it again").is(200).says("The event itself stays as it is")
+	again := looked.send("Edit again").is(200).says("The event itself is not changed")
 	if !strings.Contains(again.body, `<option value="java" selected>`) {
 		t.Error("the target that was chosen is not chosen any more")
 	}
-	if looked = again.send("Look at the change", "target", "java").is(200).says("As edited", "java@example.com"); o.relay.Count() != 0 {
+	if looked = again.send("Review changes", "target", "java").is(200).says("As edited", "java@example.com"); o.relay.Count() != 0 {
 		t.Fatal("changing it again has sent it")
 	}
 	looked.send("Replay as edited").is(200).says("Published again as edited.", "ops are away")

@@ -25,14 +25,14 @@ func TestPagesOfALivingOffice(t *testing.T) {
 	v.opens("/dead-letters?name=a.example.com&code=SMTP_PERMANENT&q=%26").follow("code SMTP_PERMANENT").is(200).says("name a.example.com", "text &")
 	v.opens("/deliveries?target=ops&state=sent").follow("state sent").is(200).says("target ops")
 	v.opens("/audit?target=ops&by=ann").follow("by ann").is(200).says("target ops")
-	v.opens("/dead-letters?q=nothing-has-this").says("No open dead letter fits")
-	group := list.follow("By cause").is(200).says("SMTP_PERMANENT", "3 letters").follow("Review").is(200).says("What the newest one says", "answered 550 5.1.1 to RCPT TO")
+	v.opens("/dead-letters?q=nothing-has-this").says("No matching dead letters")
+	group := list.follow("By cause").is(200).says("SMTP_PERMANENT", "3 letters").follow("Review").is(200).says("Newest letter", "answered 550 5.1.1 to RCPT TO")
 	sound(t, "group", group.doc, false)
 	if first := v.opens("/dead-letters?size=2").follow("Next page").is(200); !strings.Contains(textOf(first.doc), "1 of 3 letters") {
 		t.Error("the second page does not have the last letter alone")
 	}
-	v.do(http.MethodGet, "/dead-letters?from=yesterday", "").is(400).says("cannot be understood", "want a date")
-	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("There is no such thing")
+	v.do(http.MethodGet, "/dead-letters?from=yesterday", "").is(400).says("Invalid request", "want a date")
+	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("Not found")
 	v.do(http.MethodGet, "/nowhere", "").is(404).says("There is no such page")
 
 	since := v.do(http.MethodGet, "/dead-letters/news?since=2", "").is(200)

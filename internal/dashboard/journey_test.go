@@ -23,7 +23,7 @@ func TestReplayOne(t *testing.T) {
 	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Check the addresses", "certpost dead-letters replay 1")
 	letter.send("Preflight").is(200).says("What a replay would find now")
 	o.refuses("")
-	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is not on the list any more")
+	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is no longer on the list")
 	sound(t, "a letter that was replayed", gone.doc, false)
 	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
 	v.opens("/dead-letters").says("No open dead letters")
@@ -43,7 +43,7 @@ func TestDiscardAndRestore(t *testing.T) {
 	if back.url.Path != "/dead-letters/2" {
 		t.Errorf("the restored letter is at %s", back.url)
 	}
-	v.opens("/dead-letters/1").says("It is letter 2 now")
+	v.opens("/dead-letters/1").says("It was restored as letter 2")
 	v.opens("/dead-letters").says("1 open letter")
 }
 
@@ -53,12 +53,12 @@ func TestHoldAndRelease(t *testing.T) {
 	o.dies("a.example.com")
 	v := o.visitor()
 	letter := v.opens("/dead-letters/1")
-	held := letter.send("Hold", "reason", "asking the relay's people").is(200).says("Held by", "asking the relay's people", "It cannot be replayed")
-	letter.send("Discard", "reason", "too late").is(http.StatusConflict).says("It is held")
-	letter.send("Replay").is(http.StatusConflict).says("It is held")
+	held := letter.send("Hold", "reason", "asking the relay's people").is(200).says("Held by", "asking the relay's people", "Cannot be replayed")
+	letter.send("Discard", "reason", "too late").is(http.StatusConflict).says("The letter is held")
+	letter.send("Replay").is(http.StatusConflict).says("The letter is held")
 	v.opens("/dead-letters").says("held by")
 	held.send("Release").is(200).says("Released.")
-	held.send("Release").is(http.StatusConflict).says("Not as it is now")
+	held.send("Release").is(http.StatusConflict).says("Action not possible")
 	letter.send("Discard", "reason", "in time").is(200).says("Discarded.")
 }
 
@@ -78,7 +78,7 @@ func TestSecondOperatorIsTold(t *testing.T) {
 	}
 	letter["ann"].send("Discard", "reason", "seen by ann").is(200)
 	for _, button := range []string{"Replay", "Discard", "Hold"} {
-		letter["bob"].send(button, "reason", "seen by bob").is(http.StatusConflict).says("Somebody was first", "discarded", "ann", "seen by ann", "Dead letter 1")
+		letter["bob"].send(button, "reason", "seen by bob").is(http.StatusConflict).says("Another action came first", "discarded", "ann", "seen by ann", "Dead letter 1")
 	}
 	if s := letter["bob"].v.do(http.MethodGet, "/dead-letters/1.json", ""); s.status != 200 {
 		t.Errorf("%d: %s", s.status, s.body)
@@ -92,7 +92,7 @@ func TestMany(t *testing.T) {
 	o.dies("a.example.com", "b.example.com", "c.example.com", "d.example.com")
 	v := o.visitor()
 	list := v.opens("/dead-letters")
-	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you chose.", "certpost dead-letters discard 1 3 --reason=WHY")
+	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you selected.", "certpost dead-letters discard 1 3 --reason=WHY")
 	sound(t, "confirmation", confirm.doc, false)
 	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("A reason is required")
 	confirm.send("Discard 2 letters", "reason", "not wanted").is(200).says("Discarded.", "2 open letters")
@@ -107,7 +107,7 @@ func TestNoneChosen(t *testing.T) {
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com", "b.example.com", "c.example.com")
 	v := o.visitor()
-	list := v.opens("/dead-letters?code=SMTP_PERMANENT&size=2").send("Discard…").is(200).says("Choose letters first.", "want to discard", "code SMTP_PERMANENT", "2 of 3 letters")
+	list := v.opens("/dead-letters?code=SMTP_PERMANENT&size=2").send("Discard…").is(200).says("Select letters first.", "want to discard", "code SMTP_PERMANENT", "2 of 3 letters")
 	sound(t, "none chosen", list.doc, false)
 	if at := list.url; at.Path != lettersPath || at.Query().Get("size") != "2" || at.Query().Get("code") != "SMTP_PERMANENT" {
 		t.Errorf("it leads to %s", at)
@@ -121,16 +121,16 @@ func TestNoneChosen(t *testing.T) {
 	if len(order) != 3 || order[0] != "choose" {
 		t.Errorf("the line and the boxes stand so: %v", order)
 	}
-	if text := textOf(list.follow("Next page").is(200).doc); strings.Contains(text, "Choose letters first") {
+	if text := textOf(list.follow("Next page").is(200).doc); strings.Contains(text, "Select letters first") {
 		t.Error("the next page says so too")
 	}
 	confirm := list.send("Discard…", "number", "2").is(200).says("Discard 1 dead letter?")
-	if back := confirm.follow("Back").is(200); back.url.Query().Get("size") != "2" || strings.Contains(textOf(back.doc), "Choose letters first") {
+	if back := confirm.follow("Back").is(200); back.url.Query().Get("size") != "2" || strings.Contains(textOf(back.doc), "Select letters first") {
 		t.Errorf("back is %s", back.url)
 	}
 
 	group := v.opens("/dead-letters?view=groups").follow("Review").is(200)
-	if at := group.send("Hold…").is(200).says("Choose letters first.").url; at.Path != group.url.Path {
+	if at := group.send("Hold…").is(200).says("Select letters first.").url; at.Path != group.url.Path {
 		t.Errorf("from a cause it leads to %s", at)
 	}
 	for _, elsewhere := range []string{"//evil.test/dead-letters", "/sign-out", "/dead-letters/1", "https://evil.test/", "/dead-letters\\x"} {
@@ -157,7 +157,7 @@ func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 	confirm := v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?")
 	_, err = o.desk.Release(context.Background(), by, o.desk.FreezeFor(desk.ForRelease, desk.Query{}, []uint64{1}, false), "")
 	must(t, err)
-	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("It is not the same any more", "You confirmed 1 letter", "the query finds 2 letters now")
+	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("The selection has changed", "You confirmed 1 letter", "the query now finds 2 letters")
 	o.dies("c.example.com") // which nobody was shown
 	again.send("Discard 2 letters", "reason", "because").is(200).says("1 open letter")
 }
@@ -170,9 +170,9 @@ func TestNATSAway(t *testing.T) {
 	v := o.visitor()
 	v.client.Timeout = time.Minute
 	o.broker.Close()
-	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Not just now", "What works meanwhile")
+	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "What still works")
 	o.until("the list to say that it stands still", func() bool {
-		return strings.Contains(textOf(v.opens("/dead-letters").doc), "Not all may be here: NATS is away")
+		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is away")
 	})
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")

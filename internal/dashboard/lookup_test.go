@@ -27,7 +27,7 @@ func TestWhatWentToWhom(t *testing.T) {
 	o.until("the ledger has both", func() bool { return strings.Contains(v.do("GET", "/deliveries", "").body, "2 deliveries") })
 	o.until("both are settled", func() bool { return o.relay.Count() == 1 && o.desk.Balance().Total == 1 })
 	o.until("the index knows it", func() bool {
-		return strings.Contains(v.do("GET", "/deliveries?state=sent", "").body, "1 delivery that fit") && strings.Contains(v.do("GET", "/deliveries?state=dead", "").body, "1 delivery that fit")
+		return strings.Contains(v.do("GET", "/deliveries?state=sent", "").body, "1 delivery matches") && strings.Contains(v.do("GET", "/deliveries?state=dead", "").body, "1 delivery matches")
 	})
 
 	var entries []broker.Entry
@@ -37,14 +37,14 @@ func TestWhatWentToWhom(t *testing.T) {
 	}
 	leaf := entries[0].Certificate
 	for query, want := range map[string]string{
-		"name=a.example.com": "1 delivery that fit", "name=*.example.org": "1 delivery that fit", "name=*.example.com": "2 deliveries that fit", // both have web1.example.com
-		"serial=" + url.QueryEscape(strings.ToUpper(leaf.Serial)): "1 delivery that fit", "fingerprint=" + leaf.Fingerprint: "1 delivery that fit", "target=java&state=sent": "No delivery fits",
-		"to=2020-01-01": "0 deliveries that fit", "from=2020-01-01T00:00": "2 deliveries that fit",
+		"name=a.example.com": "1 delivery matches", "name=*.example.org": "1 delivery matches", "name=*.example.com": "2 deliveries match", // both have web1.example.com
+		"serial=" + url.QueryEscape(strings.ToUpper(leaf.Serial)): "1 delivery matches", "fingerprint=" + leaf.Fingerprint: "1 delivery matches", "target=java&state=sent": "No matching deliveries",
+		"to=2020-01-01": "0 deliveries match", "from=2020-01-01T00:00": "2 deliveries match",
 	} {
 		v.opens("/deliveries?" + query).says(want)
 	}
 	v.opens("/deliveries?target=ops").follow("a.example.com").is(200).says("ops@example.com accepted 250", "Message-ID", "certpost deliveries show first ops", "nats kv get CERTPOST_LEDGER ops.first --raw")
-	dead := v.opens("/deliveries?target=java").follow("b.example.org").is(200).says("It ended without success", "Dead letter 1 says what to mend", "second/of two")
+	dead := v.opens("/deliveries?target=java").follow("b.example.org").is(200).says("The delivery failed", "Dead letter 1 says what to fix", "second/of two")
 	if strings.Count(textOf(all(dead.doc, "table")[0]), "java@example.com") != 1 {
 		t.Errorf("a recipient is told of more than once: %s", textOf(dead.doc))
 	}
@@ -65,19 +65,19 @@ func TestSuspendAndResume(t *testing.T) {
 	o := openOffice(t, officeConfig{})
 	v := o.visitor()
 	lane := o.lane()
-	page := v.opens("/relays").follow(lane).is(200).says("Suspend it", "certpost relays suspend "+lane)
+	page := v.opens("/relays").follow(lane).is(200).says("Suspend the lane", "certpost relays suspend "+lane)
 	page.send("Suspend").is(http.StatusUnprocessableEntity).says("A reason is required")
-	again := page.send("Suspend", "reason", "the relay moves", "until", "2020-01-01T00:00").is(http.StatusUnprocessableEntity).says("The end is past already")
+	again := page.send("Suspend", "reason", "the relay moves", "until", "2020-01-01T00:00").is(http.StatusUnprocessableEntity).says("The end is in the past")
 	again.send("Suspend", "until", time.Now().UTC().Add(time.Hour).Format("2006-01-02T15:04")).is(200).says("Suspended. Nothing more is fetched", "the relay moves")
 	o.publish("waits", "a.example.com", "ops")
 	o.until("the delivery waits", func() bool { return strings.Contains(textOf(v.opens("/relays/"+lane).doc), "Waiting 1 delivery") })
-	held := v.opens("/relays/"+lane).says("Suspended by", "Go on", "1 delivery wait")
+	held := v.opens("/relays/"+lane).says("Suspended by", "Resume the lane", "1 delivery wait")
 	if o.relay.Count() != 0 {
 		t.Error("a suspended lane delivers")
 	}
 	held.send("Resume", "reason", "it has moved").is(200).says("Resumed.")
 	o.until("the delivery arrives", func() bool { return o.relay.Count() == 1 })
-	held.send("Resume").is(http.StatusConflict).says("It is not suspended")
+	held.send("Resume").is(http.StatusConflict).says("The lane is not suspended")
 	o.until("both are recorded", func() bool {
 		text := textOf(v.opens("/audit").doc)
 		return strings.Contains(text, "suspended lane "+lane) && strings.Contains(text, "resumed lane "+lane) && strings.Contains(text, "it has moved")
@@ -93,11 +93,11 @@ func TestCheckTarget(t *testing.T) {
 	o := openOffice(t, officeConfig{})
 	v := o.visitor()
 	v.opens("/targets").says("2 targets", "java@example.com")
-	v.opens("/targets?q=nobody").says("No target fits")
-	page := v.opens("/targets?q=ops@").follow("ops").is(200).says("from_address", "certs@example.com", "Sent in all 0 deliveries")
+	v.opens("/targets?q=nobody").says("No matching targets")
+	page := v.opens("/targets?q=ops@").follow("ops").is(200).says("from_address", "certs@example.com", "Sent in total 0 deliveries")
 	page.send("Check now").is(200).says("Checked just now", "Nothing was sent.")
 	must(t, o.relay.Close())
-	page.send("Check now").is(200).says("would make a delivery fail")
+	page.send("Check now").is(200).says("a delivery would fail")
 	v.do("GET", "/targets/nobody", "").is(http.StatusNotFound)
 }
 
@@ -143,13 +143,13 @@ func TestAuditByLaneAndTime(t *testing.T) {
 	v.opens("/relays/"+lane).send("Suspend", "reason", "maintenance", "for", "1h").is(200)
 	v.opens("/dead-letters/1").send("Hold", "reason", "asking").is(200)
 	o.until("it is recorded", func() bool { return strings.Contains(textOf(v.opens("/audit").doc), "asking") })
-	found := v.opens("/relays/" + lane).follow("What was done to it").is(200)
+	found := v.opens("/relays/" + lane).follow("Audit of this lane").is(200)
 	found.says("maintenance", "lane "+lane, "certpost audit list --lane="+lane, "certpost audit export --lane="+lane)
 	if strings.Contains(textOf(found.doc), "asking") {
 		t.Error("the filter by lane lets others through")
 	}
 	early := found.send("Search", "from", "2026-01-31T10:00", "to", "2026-02-01T00:00").is(200)
-	early.says("No record fits", "from 2026-01-31T10:00", "before 2026-02-01T00:00", "--from=2026-01-31T10:00 --to=2026-02-01T00:00")
+	early.says("No matching records", "from 2026-01-31T10:00", "before 2026-02-01T00:00", "--from=2026-01-31T10:00 --to=2026-02-01T00:00")
 	early.follow("before 2026-02-01T00:00").is(200).says("maintenance")
 	if rows := strings.Count(v.do("GET", "/audit.csv?lane="+lane, "").is(200).body, "\n"); rows != 2 {
 		t.Errorf("there are %d lines about the lane", rows)
@@ -200,7 +200,7 @@ func TestAuditSaysWhatIsNotSearched(t *testing.T) {
 	for name, v := range map[string]historyView{"hits": {List: historyRows(sampleRecords())}, "no hits": {}} {
 		v.Chips, v.Older = []desk.Chip{{Label: "by ann"}}, older{5, "certpost audit export --by=ann"}
 		doc, _ := show(t, look, view{template: "audit", title: "Audit", data: v}, access.Viewer)
-		if text := textOf(doc); !strings.Contains(text, "Records before 5 are too old to be searched here. This searches all: certpost audit export --by=ann") {
+		if text := textOf(doc); !strings.Contains(text, "Records before 5 are too old to be searched here. This command searches all records: certpost audit export --by=ann") {
 			t.Errorf("%s: %s", name, text)
 		}
 	}

@@ -23,12 +23,12 @@ func TestReplayAll(t *testing.T) {
 	v := o.visitor()
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --as-of=3 --canary --hash=", "nats req certpost.dead.replay", `"filter":{"as_of":"3"}`)
 	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("Invalid rate")
-	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has begun", "the relay was mended", "100/s", "1, 10, the rest")
+	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has started", "the relay was mended", "100/s", "1, then 10, then the rest")
 	sound(t, "a replay", run.doc, false)
 	o.until("all three have arrived", func() bool { return o.relay.Count() == 3 })
 	o.until("the run is done", func() bool { return o.desk.Runs()[0].State == desk.RunDone })
 	v.opens(run.url.Path).says("done", "3 of 3 letters", "delivered")
-	v.opens("/replays").says("None is under way", "done").follow(o.desk.Runs()[0].ID).is(200)
+	v.opens("/replays").says("No unfinished replays", "done").follow(o.desk.Runs()[0].ID).is(200)
 	v.opens("/dead-letters").says("No open dead letters")
 	rows, err := csv.NewReader(strings.NewReader(v.do(http.MethodGet, run.url.Path+".csv", "").body)).ReadAll()
 	if err != nil || len(rows) != 4 || rows[1][3] != "delivered" {
@@ -48,11 +48,11 @@ func TestReplayIsSteered(t *testing.T) {
 	v.opens("/dead-letters").says("3 open letters")
 
 	o.refuses("")
-	slow := v.opens(run.url.Path).follow("Replay what is left, 2 letters…").is(200).send("Replay 2 letters", "canary", "", "rate", "1/h", "reason", "slowly").is(200)
+	slow := v.opens(run.url.Path).follow("Replay the remaining 2 letters…").is(200).send("Replay 2 letters", "canary", "", "rate", "1/h", "reason", "slowly").is(200)
 	o.until("the first has arrived, and the other waits for an hour", func() bool { return o.desk.Runs()[0].Delivered == 1 })
 	live := v.opens(slow.url.Path)
 	live.send("Pause", "reason", "to look").is(200).says("Paused.", "to look")
-	live.send("Pause").is(http.StatusConflict).says("Somebody was first")
+	live.send("Pause").is(http.StatusConflict).says("Another action came first")
 	v.opens(slow.url.Path).send("Resume").is(200).says("Resumed.")
 	v.opens(slow.url.Path).send("Cancel the replay", "reason", "not mended yet").is(200).says("Cancelled.", "not mended yet")
 	// The first is letter 4 by now. The other two have arrived, or are on the list.
@@ -93,10 +93,10 @@ func TestMayHaveBeenSent(t *testing.T) {
 	if o.desk.Balance().Open != 2 {
 		t.Fatal("it was replayed without the second yes")
 	}
-	asked.send("Replay it all the same", "uncertain", "yes").is(200).says("Published again.", "first try")
+	asked.send("Replay anyway", "uncertain", "yes").is(200).says("Published again.", "first try")
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("1 of them may have been sent.")
 	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of the mails may have been sent.")
-	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has begun", "also what may have been sent")
+	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has started", "including mails that may have been sent")
 	o.until("both have arrived", func() bool { return o.relay.Count() == 2 })
 }
 

@@ -123,15 +123,15 @@ func TestLanesSayWhatProcessesDo(t *testing.T) {
 	t.Parallel()
 	doc, _ := show(t, newTestLook(t), shelves("")["relay"], access.Viewer)
 	text := textOf(doc)
-	for _, want := range []string{"host/1/abc", "mx.example.com:587 open connection refused", "in 30 s", "mx2.example.com:25 half open greeting 421 by the next delivery", "host/2/def closed nothing is fetched: rate", "at most 14/s, 5 connections, 100 mails on each"} {
+	for _, want := range []string{"host/1/abc", "mx.example.com:587 open connection refused", "in 30 s", "mx2.example.com:25 half open greeting 421 with the next delivery", "host/2/def closed nothing is fetched: rate", "at most 14/s, 5 connections, 100 mails on each"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}
 	}
-	if strings.Contains(text, "Suspend it") {
+	if strings.Contains(text, "Suspend the lane") {
 		t.Error("a viewer is offered to suspend the lane")
 	}
-	for page, want := range map[string]string{"relay, idle": "nobody serves it No process has said lately", "relay, fresh": "starting The first process to serve it has just begun"} {
+	for page, want := range map[string]string{"relay, idle": "not served No process has reported recently", "relay, fresh": "starting A process has just started to serve this lane"} {
 		if doc, _ := show(t, newTestLook(t), shelves("")[page], access.Viewer); !strings.Contains(textOf(doc), want) {
 			t.Errorf("%s: the page does not say %q", page, want)
 		}
@@ -147,10 +147,10 @@ func TestFateOfEachRecipient(t *testing.T) {
 		entry broker.Entry
 		want  []string
 	}{
-		"sent":      {sampleEntry(), []string{"gone@example.com refused for good 550 5.1.1 no such user", "later@example.com still owed", "ops@example.com accepted 250 queued as 4XYZ"}},
-		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Certainty: verdict.May}}, []string{"nobody knows who has it"}},
-		"dead":      {dead, []string{"later@example.com without the mail"}},
-		"uncertain": {uncertain, []string{"later@example.com may have it"}},
+		"sent":      {sampleEntry(), []string{"gone@example.com refused permanently 550 5.1.1 no such user", "later@example.com pending", "ops@example.com accepted 250 queued as 4XYZ"}},
+		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Certainty: verdict.May}}, []string{"it is unknown who has the mail"}},
+		"dead":      {dead, []string{"later@example.com not delivered"}},
+		"uncertain": {uncertain, []string{"later@example.com may have been sent"}},
 	} {
 		doc, _ := show(t, newTestLook(t), view{template: "delivery", title: "x", data: newDelivery(c.entry, nil, nil)}, access.Viewer)
 		text := textOf(doc)
@@ -172,9 +172,9 @@ func TestSuspendedUntil(t *testing.T) {
 		{"1h", "", noon.Add(time.Hour), ""},
 		{"", "", time.Time{}, ""},
 		{"1h", "2026-11-22T08:15", time.Date(2026, 11, 22, 8, 15, 0, 0, time.UTC), ""},
-		{"", "2026-11-21T10:00", time.Time{}, "past already"},
-		{"", "tomorrow", time.Time{}, "date and a time"},
-		{"17h", "", time.Time{}, "one of the lengths"},
+		{"", "2026-11-21T10:00", time.Time{}, "in the past"},
+		{"", "tomorrow", time.Time{}, "date and time"},
+		{"17h", "", time.Time{}, "one of the durations"},
 	} {
 		until, err := suspendedUntil(c.after, c.at, noon)
 		if c.fault != "" {
