@@ -32,7 +32,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.arrives("/")
 	h.sees("it adds up")
 	h.sees("1 may have been sent")
-	h.use("article.cause", "The relay refused a recipient for good")
+	h.use("article.cause", "The relay permanently refused a recipient")
 	h.sees("16 letters")
 	h.fits()
 	h.use("table.letters", fmt.Sprint(n.refused[15]))
@@ -67,7 +67,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	for _, cause := range []struct {
 		title string
 		count int
-	}{{"The relay refused a recipient for good", 15}, {"The relay refused the sender", 8}} {
+	}{{"The relay permanently refused a recipient", 15}, {"The relay refused the sender", 8}} {
 		h.open("/")
 		h.use("article.cause", cause.title)
 		h.sees(fmt.Sprintf("%d letters", cause.count))

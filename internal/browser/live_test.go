@@ -149,7 +149,7 @@ func testRestart(t *testing.T, c *chromium) {
 	tb.open("/relays/" + lane)
 	tb.updates()
 	o.stop()
-	tb.sees("Certpost does not answer as it should.")
+	tb.sees("Certpost does not respond.")
 	tb.accessible("without the program")
 	tb.expect("request failed: " + o.http + "/events")
 	o.stopped = false
@@ -176,7 +176,7 @@ func testSignedOut(t *testing.T, c *chromium) {
 	h.open("/relays?from=here")
 	h.updates()
 	mustAsk[bool](h.tab, `!!fetch("/sign-out", {method: "POST", body: new URLSearchParams({token: document.querySelector("input[name=token]").value})})`)
-	h.sees("You are signed out, and this page is not kept up to date any more. Sign in")
+	h.sees("You are signed out, and this page has no live updates any more. Sign in")
 	h.expect("status 401")
 	if role := mustAsk[string](h.tab, `document.querySelector("#state").getAttribute("role")`); role != "status" {
 		t.Errorf("it is said in a place with the role %q", role)
