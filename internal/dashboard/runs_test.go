@@ -14,7 +14,8 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// A replay of all that match: confirmed, followed, and looked at letter by letter.
+// A replay of all matching letters is confirmed, followed, and shown with the result of
+// each letter.
 func TestReplayAll(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -36,7 +37,8 @@ func TestReplayAll(t *testing.T) {
 	}
 }
 
-// A replay that goes wrong stops, and can be resumed and cancelled; nothing is lost.
+// A replay that fails stops; a replay can be paused, resumed and cancelled. Nothing is
+// lost.
 func TestReplayIsSteered(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -55,15 +57,16 @@ func TestReplayIsSteered(t *testing.T) {
 	live.send("Pause").is(http.StatusConflict).says("Another action came first")
 	v.opens(slow.url.Path).send("Resume").is(200).says("Resumed.")
 	v.opens(slow.url.Path).send("Cancel the replay", "reason", "not mended yet").is(200).says("Cancelled.", "not mended yet")
-	// The first is letter 4 by now. The other two have arrived, or are on the list.
+	// The first letter is now letter 4. The other two were delivered or are on the list.
 	o.until("nothing is lost", func() bool { return o.desk.Balance().Open-1+o.relay.Count() == 2 })
 	if s := v.do(http.MethodPost, run.url.Path+"/resume", "token=forged"); s.status != http.StatusForbidden {
-		t.Errorf("a form with a forged token is answered %d", s.status)
+		t.Errorf("form with a forged token: status %d", s.status)
 	}
 	v.do(http.MethodGet, "/replays/none", "").is(http.StatusNotFound)
 }
 
-// What may have been sent takes a second yes, with the Message-ID to look for.
+// Replaying a mail that may have been sent needs a second confirmation, on a page that
+// shows the Message-ID to look for.
 func TestMayHaveBeenSent(t *testing.T) {
 	t.Parallel()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -91,7 +94,7 @@ func TestMayHaveBeenSent(t *testing.T) {
 	asked := v.opens("/dead-letters/1").says("may have been sent").send("Replay…", "reason", "first try").is(http.StatusConflict).says("Has it been sent?", "Nothing was done yet")
 	sound(t, "second yes", asked.doc, false)
 	if o.desk.Balance().Open != 2 {
-		t.Fatal("it was replayed without the second yes")
+		t.Fatal("the letter was replayed without the second confirmation")
 	}
 	asked.send("Replay anyway", "uncertain", "yes").is(200).says("Published again.", "first try")
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("1 of them may have been sent.")
@@ -100,11 +103,11 @@ func TestMayHaveBeenSent(t *testing.T) {
 	o.until("both have arrived", func() bool { return o.relay.Count() == 2 })
 }
 
-// lane is the one that the office's relay has. It comes when the program is up.
+// lane is the lane of the office's relay. It appears once the runner has started.
 func (o *office) lane() string {
 	o.t.Helper()
 	var relays []desk.LaneRow
-	o.until("the lane", func() bool {
+	o.until("the lane is known", func() bool {
 		var err error
 		relays, err = o.desk.Relays(o.t.Context())
 		return err == nil && len(relays) == 1
