@@ -12,7 +12,7 @@ import (
 
 func contains(text, part string) bool { return strings.Contains(text, part) }
 
-// testActions is what can be done on the pages beside replaying.
+// testActions tests the actions other than replaying.
 func testActions(t *testing.T, c *chromium) {
 	for _, part := range []struct {
 		name string
@@ -39,8 +39,8 @@ func testActions(t *testing.T, c *chromium) {
 	}
 }
 
-// Both have the page of one letter before them. The second one to act is told of the
-// first, and nothing is done twice.
+// Two operators have the page of the same letter open. The second one to act is told
+// about the first action, and nothing is done twice.
 func testTwoOperators(t *testing.T, c *chromium, o *office, n numbers) {
 	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
 	first, second := ways[0].hands(t, c, o.http), ways[0].hands(t, c, o.http)
@@ -52,14 +52,14 @@ func testTwoOperators(t *testing.T, c *chromium, o *office, n numbers) {
 	first.sees("Published again.")
 	second.enter("#replay form", "Reason", "So was I")
 	second.use("#replay form", "Replay")
-	second.sees("Somebody was first")
+	second.sees("Another action came first")
 	second.expect("status 409")
 	second.sees("replayed")
 	second.sees("I was here first")
 	second.looks("conflict")
 	o.settled(letters - 1)
 	if got := len(o.relay.Mails()); got != 13 {
-		t.Errorf("the relay has %d mails, want 13: one replay alone", got)
+		t.Errorf("the relay has %d mails, want 13: exactly one replay", got)
 	}
 }
 
@@ -68,14 +68,14 @@ func testHold(t *testing.T, c *chromium, o *office, n numbers) {
 	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
 	h.open(page)
 	h.use("#hold", "Hold")
-	h.use("#hold form", "Hold") // without a reason the browser does not send it
+	h.use("#hold form", "Hold") // the browser does not submit the form without a reason
 	h.at(page)
 	h.enter("#hold form", "Reason", "Asked the web team")
 	h.use("#hold form", "Hold")
 	h.sees("Held. It is neither replayed nor discarded")
 	h.sees("Asked the web team")
 	if mustAsk[bool](h.tab, `!!document.querySelector("#replay, #discard")`) {
-		t.Error("a held letter's page has the forms for replay or discard")
+		t.Error("a held letter's page has a form for replay or discard")
 	}
 	h.open("/dead-letters/confirm?action=replay&all=yes")
 	h.sees("Replay 29 dead letters?")
@@ -93,15 +93,15 @@ func testDiscard(t *testing.T, c *chromium, o *office, n numbers) {
 	h.open("/")
 	h.holds("the account", `squeeze(document.querySelector("#strip").innerText).includes("1 discarded")`)
 	h.onLetter(n.password[0], "restore", "Restore", "It is not")
-	h.sees("Restored: it is on the list again")
+	h.sees("Restored. It is on the list again")
 	o.settled(letters)
 	h.sees("It is not")
 	h.open("/")
 	h.holds("the account", `(text => text.includes("31 dead-lettered") && text.includes("30 open") && text.includes("1 discarded") && text.includes("it adds up"))(squeeze(document.querySelector("#strip").innerText))`)
 
-	// Several at once, as chosen in the list.
+	// Several letters at once, selected in the list.
 	h.open("/dead-letters?code=SMTP_AUTH")
-	h.tick("All of this page")
+	h.tick("Select all on this page")
 	h.use("form.stack", "Discard…")
 	h.sees("Discard 5 dead letters?")
 	h.enter("main form", "Reason", "All keystores are gone")
@@ -111,8 +111,7 @@ func testDiscard(t *testing.T, c *chromium, o *office, n numbers) {
 	o.settled(letters - 5)
 }
 
-// What went to whom, and when: by the serial number, as it stands in a browser's
-// view of the certificate.
+// A delivery is found by the serial number as a browser's certificate viewer shows it.
 func testDeliveries(t *testing.T, c *chromium, o *office, _ numbers) {
 	cert := o.ca.issue(t, 30, "wanted.example.com")
 	o.publish("wanted-1", cert, "ops-archive")
@@ -130,14 +129,14 @@ func testDeliveries(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.until("the ledger to be read", func() bool { h.open("/deliveries"); return contains(h.text("h1 + p"), "43 deliveries") })
 	h.fill("Serial", colons.String())
 	h.click("Search")
-	h.sees("1 delivery that fit")
+	h.sees("1 delivery matches")
 	h.click("wanted.example.com")
 	h.at("/deliveries/ops-archive/wanted-1")
 	h.sees("archive@example.com")
 	h.sees("TLS 1.3")
 	h.accessible("delivery")
 	h.open("/deliveries?name=*.partner.example.net&state=dead")
-	h.sees("8 deliveries that fit")
+	h.sees("8 deliveries match")
 }
 
 func testSuspend(t *testing.T, c *chromium, o *office, _ numbers) {
@@ -159,8 +158,8 @@ func testSuspend(t *testing.T, c *chromium, o *office, _ numbers) {
 	o.until("the delivery to go out", func() bool { return len(o.relay.Mails()) == 13 })
 }
 
-// toLane follows the list's link to a lane. It does not click: the list is shown anew
-// when a lane changes, and a press on what is replaced before it ends is none.
+// toLane follows the list's link to a lane. It does not click, because the list is
+// replaced when a lane changes, and a click is lost if its element is replaced meanwhile.
 func (h *hands) toLane(lane string) {
 	h.t.Helper()
 	h.open("/relays")
@@ -175,7 +174,7 @@ func testSettings(t *testing.T, c *chromium, o *office, _ numbers) {
 	light := background()
 	h.click("dark")
 	h.holds("the dark", `document.readyState === "complete" && getComputedStyle(document.body).backgroundColor !== `+quote(light))
-	h.at("/dead-letters?code=SMTP_AUTH") // where one was
+	h.at("/dead-letters?code=SMTP_AUTH") // the same page as before
 	h.accessible("dark by choice")
 	h.media("prefers-color-scheme: dark")
 	h.click("light")
@@ -189,15 +188,15 @@ func testSettings(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.sees("Saved.")
 	h.press("?")
 	if mustAsk[bool](h.tab, `document.querySelector("dialog").open`) {
-		t.Error("a key works that was switched off")
+		t.Error("a key still works after keys were switched off")
 	}
 }
 
-// testKeys uses the keys that people have who do this all day.
+// testKeys uses the keyboard shortcuts.
 func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
 	h := ways[0].hands(t, c, o.http)
 	h.until("all letters to be read", func() bool { h.open("/dead-letters?code=SMTP_AUTH"); return contains(h.text("h1 + p"), "5 open") })
-	h.updates() // then the scripts have run
+	h.updates() // the scripts have run
 	h.press("?")
 	h.holds("the list of keys", `document.querySelector("dialog").open`)
 	h.accessible("with the list of keys")
@@ -208,13 +207,13 @@ func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
 	h.write("intranet")
 	h.press(kb.Enter)
 	h.sees("text intranet")
-	h.sees("1 open letter that fit")
+	h.sees("1 open letter matches")
 	h.open("/dead-letters?code=SMTP_AUTH")
 	h.updates()
-	h.press("jjx") // the second row is chosen
+	h.press("jjx") // selects the second row
 	h.press("k")
-	h.press("jx") // and not
-	h.press("jx") // the third one is
+	h.press("jx") // deselects it
+	h.press("jx") // selects the third row
 	h.press("r")
 	h.at("/dead-letters/confirm")
 	h.sees("Replay 1 dead letter?")
@@ -227,7 +226,7 @@ func testKeys(t *testing.T, c *chromium, o *office, n numbers) {
 	h.holds("the reason to discard to have the focus", `!!document.activeElement.closest("#discard")`)
 }
 
-// testNews: what arrives while somebody reads waits behind a line.
+// testNews checks that new letters are announced by a line, and shown only on request.
 func testNews(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[0].hands(t, c, o.http)
 	rows := func() int { return mustAsk[int](h.tab, `document.querySelectorAll("table.letters tbody tr").length`) }
@@ -238,7 +237,7 @@ func testNews(t *testing.T, c *chromium, o *office, _ numbers) {
 	}
 	h.sees("2 new, show")
 	if rows() != letters {
-		t.Errorf("%d rows: they have moved under the reader's pointer", rows())
+		t.Errorf("%d rows, want %d: new rows were inserted without a request", rows(), letters)
 	}
 	h.accessible("with news")
 	h.click("2 new, show")
@@ -250,16 +249,16 @@ func testCheck(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.open("/targets")
 	h.click("java-keystores")
 	h.click("Check now")
-	h.sees("would make a delivery fail")
+	h.sees("a delivery would fail")
 	h.seesNot("not the one that the relay has") // its password
 	h.looks("target-checked")
 	h.open("/targets/ops-archive")
 	h.click("Check now")
 	h.sees("Checked just now")
-	h.seesNot("would make a delivery fail")
+	h.seesNot("a delivery would fail")
 }
 
-// testAccepted shows a letter whose mail a relay took, as its headers say.
+// testAccepted shows a letter whose headers say that a relay accepted the mail.
 func testAccepted(t *testing.T, c *chromium, o *office, _ numbers) {
 	nc, err := nats.Connect(o.nats)
 	if err != nil {
@@ -280,15 +279,15 @@ func testAccepted(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[0].hands(t, c, o.http)
 	h.until("the letter to be read", func() bool {
 		h.open("/dead-letters?certainty=accepted")
-		return contains(h.text("h1 + p"), "1 open letter that fit")
+		return contains(h.text("h1 + p"), "1 open letter matches")
 	})
 	h.use("table.letters tbody", fmt.Sprint(letters+1))
-	h.sees("The relay accepted the mail for some.")
+	h.sees("The relay accepted the mail for some recipients.")
 	h.sees("second@example.com")
 	h.looks("letter-accepted")
 }
 
-// testSignIn has three people with three roles, and somebody who guesses.
+// testSignIn signs in with a wrong password, as a viewer and as an operator.
 func testSignIn(t *testing.T, c *chromium) {
 	o := newOffice(t, accounts())
 	o.seed()
@@ -302,18 +301,18 @@ func testSignIn(t *testing.T, c *chromium) {
 	h.enter("form", "Name", "viewer")
 	h.enter("form", "Password", "guessed")
 	h.use("form", "Sign in")
-	h.holds("a word on what was wrong", `!!document.querySelector("[role=alert]")`)
+	h.holds("an error message", `!!document.querySelector("[role=alert]")`)
 	h.expect("status 4")
 	h.looks("sign-in-wrong")
 	h.enter("form", "Password", "viewer-password")
 	h.use("form", "Sign in")
-	h.at(page) // where he wanted to go
+	h.at(page) // the page requested before sign-in
 	h.sees("viewer, viewer")
 	if mustAsk[bool](h.tab, `!!document.querySelector("#replay, #discard, #hold")`) {
 		t.Error("a viewer's page has forms to act with")
 	}
 	h.use("header", "Sign out")
-	h.holds("nobody's page", `!document.querySelector("nav[aria-label=Pages]")`)
+	h.holds("a page without navigation", `!document.querySelector("nav[aria-label=Pages]")`)
 	h.open(page)
 	h.at("/sign-in")
 
@@ -331,6 +330,6 @@ func testSignIn(t *testing.T, c *chromium) {
 		held = held || r.Name == "operator" && r.Reason == "Looking into it"
 	}
 	if !held {
-		t.Error("the audit does not have who held it")
+		t.Error("the audit does not show who held the letter")
 	}
 }

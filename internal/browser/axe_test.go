@@ -16,11 +16,12 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// axe-core 4.14.1 as its npm package has it, under the MPL-2.0 that stands beside it.
+// axeHash is the SHA-256 of axe-core 4.14.1, unchanged from its npm package. Its license,
+// MPL-2.0, is in the same directory.
 const axeHash = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 
-// axeTags are the rules that pages keep: WCAG 2.2 at level AA, and what axe-core
-// calls good practice besides.
+// axeTags are the rules that pages must satisfy: WCAG 2.2 at level AA, and axe-core's
+// best practices.
 const axeTags = `["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]`
 
 func axeSource(t *testing.T) string {
@@ -31,12 +32,12 @@ func axeSource(t *testing.T) string {
 	}
 	sum := sha256.Sum256(text)
 	if got := hex.EncodeToString(sum[:]); got != axeHash {
-		t.Fatalf("axe.min.js has the SHA-256 %s, want %s: a new version is put in on purpose, with its hash", got, axeHash)
+		t.Fatalf("axe.min.js has the SHA-256 %s, want %s: to update it on purpose, change the hash too", got, axeHash)
 	}
 	return string(text)
 }
 
-// violation is one rule that a page breaks, as axe-core tells it.
+// violation is one rule that a page breaks, as axe-core reports it.
 type violation struct {
 	ID     string `json:"id"`
 	Impact string `json:"impact"`
@@ -61,11 +62,11 @@ func (v violation) String() string {
 	return text.String()
 }
 
-// violations runs axe-core on the page. It comes in by DevTools and not as a part of
-// the page, whose policy allows none but its own scripts.
+// violations runs axe-core on the page. It is injected through DevTools, because the
+// page's policy allows only its own scripts.
 func (tb *tab) violations() []violation {
 	tb.t.Helper()
-	if tb.scriptless { // it takes timers; the page's own scripts were not loaded and stay so
+	if tb.scriptless { // axe-core needs timers; the page's own scripts stay unloaded
 		tb.scripts(true)
 		defer tb.scripts(false)
 	}
@@ -86,7 +87,7 @@ func (tb *tab) violations() []violation {
 	return found
 }
 
-// accessible wants axe-core to find nothing.
+// accessible fails the test if axe-core finds a violation.
 func (tb *tab) accessible(where string) {
 	tb.t.Helper()
 	for _, v := range tb.violations() {

@@ -1,8 +1,7 @@
-// Package browser is a test: it uses the dashboard of the real program with a real
-// browser, as people do: with a mouse, with the keyboard alone, without JavaScript,
-// on a small screen, in the dark. Any page that is seen on the way may write no
-// error on the console, break no rule of its own Content-Security-Policy, and have
-// no request fail.
+// Package browser contains only tests. They use the dashboard of the real program in a
+// real browser: with a mouse, with only the keyboard, without JavaScript, on a small
+// screen and in dark mode. No visited page may log an error to the console, violate its
+// Content-Security-Policy, or have a failed request.
 package browser
 
 import (
@@ -22,13 +21,12 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// patience is how long a page may take to show what a test waits for, on a machine
-// that does much else.
+// patience is how long a page may take to show what a test waits for, on a busy machine.
 const patience = 60 * time.Second
 
-// TestBrowser has one Chromium for all of its parts: to start one takes longer than
-// most of them do. Each part has browser contexts of its own, which share neither
-// cookies nor caches.
+// TestBrowser uses one Chromium for all of its parts, because starting one takes longer
+// than most parts. Each part has its own browser contexts, which do not share cookies or
+// caches.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	c := start(t)
@@ -65,13 +63,13 @@ func start(t *testing.T) *chromium {
 	ctx, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(cancel)
 	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("connecting with Chromium: %v", err)
+		t.Fatalf("connecting to Chromium: %v", err)
 	}
 	return &chromium{ctx}
 }
 
-// tab opens a tab as another person would have it on another computer. What its
-// pages do wrong fails the test.
+// tab opens a tab in its own browser context, like another person on another computer.
+// Errors of its pages fail the test.
 func (c *chromium) tab(t *testing.T, base string) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(c.ctx, chromedp.WithNewBrowserContext())
@@ -90,7 +88,7 @@ func (c *chromium) tab(t *testing.T, base string) *tab {
 		if t.Failed() {
 			tb.showFailure()
 		}
-		tb.evaluate("0") // what was said until now has been heard then
+		tb.evaluate("0") // all earlier events have been handled after this
 		cancel()
 		for _, wrong := range tb.take() {
 			t.Error(wrong)
@@ -99,7 +97,7 @@ func (c *chromium) tab(t *testing.T, base string) *tab {
 	call(tb, audits.Enable, cdp.Empty{})
 	call(tb, runtime.AddBinding, runtime.AddBindingParams{Name: violationBinding})
 	call(tb, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: reportViolations})
-	// Without it a tab that is not in front has no focus, and none to show.
+	// Without this, a tab in the background has no focus and shows none.
 	call(tb, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 	tb.viewport(desktop)
 	return tb

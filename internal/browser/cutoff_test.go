@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// cutOff is a relay whose line breaks after each mail's final dot, before it has
-// answered: whether it has the mail nobody can know. Once mended it answers.
+// cutOff is a relay that closes the connection after each mail's final dot, without a
+// reply, so that the client cannot know whether the relay has the mail. Once mended it
+// replies.
 type cutOff struct {
 	listener net.Listener
 	serving  sync.WaitGroup
@@ -50,14 +51,14 @@ func (c *cutOff) mend() {
 	c.mended = true
 }
 
-// mails is how many it has got, answered or not.
+// mails is the number of mails received, with or without a reply.
 func (c *cutOff) mails() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.taken
 }
 
-// take counts a mail and says whether the line holds long enough for the answer.
+// take counts a mail and reports whether the relay replies to it.
 func (c *cutOff) take() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

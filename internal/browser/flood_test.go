@@ -12,16 +12,16 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// testFlood opens far more event streams than a person has pages. The program lets
-// some of them be, refuses the others in words, and serves pages as before; when the
-// flood is over the next page is kept up to date again.
+// testFlood opens far more event streams than a person has pages. The program accepts
+// some of them, refuses the others with a message, and serves pages as before; when the
+// flood is over, the next page has live updates again.
 func testFlood(t *testing.T, c *chromium) {
 	o := newOffice(t, "")
 	const flood = 200
 	streams := openStreams(t, o.http, flood)
 	open, refused := streams.count()
 	if open == 0 || open > 100 || open+refused != flood {
-		t.Errorf("%d of %d streams are open, %d refused: want a few open and the others refused", open, flood, refused)
+		t.Errorf("%d of %d streams are open, %d refused: want some open and all others refused", open, flood, refused)
 	}
 
 	tb := c.tab(t, o.http)
@@ -32,10 +32,10 @@ func testFlood(t *testing.T, c *chromium) {
 	tb.at("/dead-letters")
 	tb.expect("status 429")
 	tb.do("leaving the program's pages", chromedp.Navigate("about:blank"))
-	tb.take() // the browser may have tried again
+	tb.take() // the browser may have retried
 
 	streams.close()
-	o.until("a stream to be had again", func() bool {
+	o.until("a stream to be accepted again", func() bool {
 		again := openStreams(t, o.http, 1)
 		defer again.close()
 		open, _ := again.count()
@@ -55,7 +55,7 @@ func (tb *tab) updates() {
 	})
 }
 
-// streams are event streams without a browser.
+// streams are event streams opened without a browser.
 type streams struct {
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
@@ -65,7 +65,7 @@ type streams struct {
 	refused int // guarded by mu
 }
 
-// openStreams returns when each has been answered.
+// openStreams opens n streams and returns when each has received a response.
 func openStreams(t *testing.T, base string, n int) *streams {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -81,7 +81,8 @@ func openStreams(t *testing.T, base string, n int) *streams {
 	return s
 }
 
-// follow opens a stream and reads it to its end. It says once that it was answered.
+// follow opens a stream and reads it to its end. It calls answered once, when the stream
+// has its response.
 func (s *streams) follow(ctx context.Context, t *testing.T, client *http.Client, base string, answered func()) {
 	once := sync.OnceFunc(answered)
 	defer once()
@@ -109,7 +110,7 @@ func (s *streams) follow(ctx context.Context, t *testing.T, client *http.Client,
 		t.Errorf("answered %s, %s", resp.Status, resp.Header.Get("Content-Type"))
 		return
 	}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); { // the first line says how to come back
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); { // the first line is the retry delay
 		s.add(1, 0)
 		once()
 		for lines.Scan() {
@@ -131,7 +132,7 @@ func (s *streams) count() (open, refused int) {
 	return s.open, s.refused
 }
 
-// close ends all of them.
+// close ends all streams.
 func (s *streams) close() {
 	s.cancel()
 	s.ended.Wait()

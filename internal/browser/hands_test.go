@@ -7,12 +7,11 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// way is one way to use the dashboard. A journey is gone each of the ways, by the
-// same steps.
+// way is one way to use the dashboard. Journeys take the same steps in each way.
 type way struct {
 	name     string
-	prepare  func(*tab) // the window and its settings, before the first page
-	keyboard bool       // alone
+	prepare  func(*tab) // sets up the window, before the first page
+	keyboard bool       // only the keyboard is used
 	scripts  bool       // JavaScript is on
 }
 
@@ -28,7 +27,7 @@ var ways = []way{
 	}, true, false},
 }
 
-// hands act on a page in one of the ways.
+// hands is a tab that is used in one of the ways.
 type hands struct {
 	*tab
 	way way
@@ -41,8 +40,8 @@ func (w way) hands(t *testing.T, c *chromium, base string) *hands {
 	return h
 }
 
-// use presses what is called so: a link, a button, a disclosure. Within is a selector
-// of the part that it is in, "" for the whole page.
+// use presses the link, button or disclosure with a name. Within is a selector of the
+// part to search, "" for the whole page.
 func (h *hands) use(within, called string) {
 	h.t.Helper()
 	if !h.way.keyboard {
@@ -53,7 +52,7 @@ func (h *hands) use(within, called string) {
 	h.press(kb.Enter)
 }
 
-// tick puts a tick into a box, or takes it away.
+// tick toggles a checkbox.
 func (h *hands) tick(called string) {
 	h.t.Helper()
 	if !h.way.keyboard {
@@ -75,7 +74,7 @@ func (h *hands) enter(within, label, text string) {
 	h.write(text)
 }
 
-// arrives wants the page of an address to be there, readable as it is.
+// arrives waits for the page of an address and checks that it fits the window.
 func (h *hands) arrives(path string) {
 	h.t.Helper()
 	h.at(path)

@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// goodPage does nothing wrong. Each test of the harness does one thing wrong in it.
+// goodPage has no faults. Each test of the harness adds one fault to it.
 const goodPage = `<!doctype html><html lang="en"><head><title>A page</title><meta name="viewport" content="width=device-width">
 <link rel="icon" href="/icon.svg"><link rel="stylesheet" href="/style.css"></head>
 <body><main><h1>A page</h1><p>It says something.</p><a href="/next">Go on</a> %s</main></body></html>`
@@ -28,7 +28,8 @@ const (
 	icon       = `<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>`
 )
 
-// pages serves goodPage with more in its body, under a policy as strict as ours.
+// pages serves goodPage with more in its body, under a policy as strict as the
+// dashboard's.
 func pages(t *testing.T, more string) string {
 	t.Helper()
 	serve := func(kind, text string) http.HandlerFunc {
@@ -55,8 +56,8 @@ func pages(t *testing.T, more string) string {
 	return server.URL
 }
 
-// testHarness wants each kind of fault to be found, and none where there is none: a
-// check that cannot fail is none.
+// testHarness tests the checks themselves: each kind of fault must be found, and no
+// fault may be found where there is none.
 func testHarness(t *testing.T, c *chromium) {
 	t.Run("good", func(t *testing.T) { testGoodPage(t, c) })
 	t.Run("faults", func(t *testing.T) { testFaultsAreFound(t, c) })
@@ -115,7 +116,7 @@ func testFaultsAreFound(t *testing.T, c *chromium) {
 			t.Errorf("%s: found %q, want %q", fault.more, found, fault.found)
 		}
 		tb.open("/next")
-		tb.sees("The next one") // what was still to come has come
+		tb.sees("The next one") // all events of the previous page have arrived
 		tb.take()
 	}
 	tb.do("leaving pages whose server ends first", chromedp.Navigate("about:blank"))
@@ -137,7 +138,7 @@ func testViolationsAreFound(t *testing.T, c *chromium) {
 		for _, v := range tb.violations() {
 			rules = append(rules, v.ID)
 			if v.ID == rule && !strings.Contains(v.String(), v.Nodes[0].HTML) {
-				t.Errorf("the report does not show where: %s", v)
+				t.Errorf("the report does not show the element: %s", v)
 			}
 		}
 		if !strings.Contains(strings.Join(rules, " "), rule) {
@@ -155,7 +156,7 @@ func testLooks(t *testing.T, c *chromium) {
 	light := background()
 	tb.media("prefers-color-scheme: dark")
 	if dark := background(); dark != "rgb(34, 34, 34)" || dark == light {
-		t.Errorf("in the dark the background is %s, in the light %s", dark, light)
+		t.Errorf("the background is %s in dark mode, %s in light mode", dark, light)
 	}
 	tb.accessible("in the dark")
 	for setting, query := range map[string]string{"forced-colors: active": "(forced-colors: active)", "print": "print"} {
@@ -167,26 +168,26 @@ func testLooks(t *testing.T, c *chromium) {
 	tb.media()
 	tb.viewport(small)
 	if got := mustAsk[[]int](tb, `[innerWidth, innerHeight]`); got[0] != 320 || got[1] != 640 {
-		t.Errorf("the small window has %v", got)
+		t.Errorf("the small window is %v", got)
 	}
 	blank := call(tb, page.CaptureScreenshot, page.CaptureScreenshotParams{Clip: &page.Viewport{X: 10, Y: 500, Width: 4, Height: 1, Scale: 1}})
 	if n := colours(tb, blank.Data); n > 4 {
-		t.Errorf("%d colours where nothing is", n)
+		t.Errorf("%d colours in an empty area", n)
 	}
 	tb.picture()
 
 	wide := c.tab(t, pages(t, `<pre>`+strings.Repeat("wide", 200)+`</pre>`))
 	wide.open("/")
 	if got := mustAsk[int](wide, "document.scrollingElement.scrollWidth"); got <= 1280 {
-		t.Errorf("a wide page is %d px wide: fits would not notice", got)
+		t.Errorf("a wide page is %d px wide: fits would not detect it", got)
 	}
 }
 
-// testTypeface wants the pictures in a face as a desktop has it, not in the one that
-// a server falls back to.
+// testTypeface checks that pictures use a typeface as on a desktop, not a server's
+// fallback.
 func testTypeface(t *testing.T, c *chromium) {
 	if _, err := os.Stat("/usr/share/fonts/opentype/inter"); err != nil {
-		lab.Skip(t, "Debian's fonts-inter is not on this machine")
+		lab.Skip(t, "Debian's fonts-inter is not installed")
 	}
 	tb := c.tab(t, pages(t, ""))
 	tb.open("/")

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// testJourneys goes from the first visit to the last replay, in each of the ways that
-// people use pages.
+// testJourneys goes from the first visit to the last replay, in each way of using the
+// pages.
 func testJourneys(t *testing.T, c *chromium) {
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -18,8 +18,9 @@ func testJourneys(t *testing.T, c *chromium) {
 	}
 }
 
-// journey is what somebody does who knows nothing but that certificates did not
-// arrive: see what happened, look ahead, have it mended, replay one, then the others.
+// journey is what an operator does who only knows that certificates did not arrive: see
+// what happened, run a preflight, have the relay fixed, replay one letter, then the
+// others.
 func (w way) journey(t *testing.T, c *chromium, o *office) {
 	n := o.numbers()
 	h := w.hands(t, c, o.http)
@@ -32,7 +33,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.arrives("/")
 	h.sees("it adds up")
 	h.sees("1 may have been sent")
-	h.use("article.cause", "The relay refused a recipient for good")
+	h.use("article.cause", "The relay permanently refused a recipient")
 	h.sees("16 letters")
 	h.fits()
 	h.use("table.letters", fmt.Sprint(n.refused[15]))
@@ -41,17 +42,17 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.sees("550 5.1.1 no such user here")
 	h.accessible(w.name)
 
-	// What would a replay find? Everything that can be known without sending.
+	// What would a replay find? The preflight checks everything without sending.
 	h.use("#preflight", "Preflight")
 	h.use("#preflight form", "Preflight")
 	h.sees("What a replay would find now")
 	h.fits()
 	h.seesNot("fails")
 	if got := len(o.relay.Mails()); got != 12 {
-		t.Errorf("looking ahead sent mails: the relay has %d, want the 12 that were delivered before", got)
+		t.Errorf("the preflight sent mails: the relay has %d, want the 12 that were delivered before", got)
 	}
 
-	// The postmaster mends it. One letter goes first.
+	// The postmaster fixes the relay. One letter is replayed first.
 	o.mend()
 	h.open(fmt.Sprintf("/dead-letters/%d", n.refused[15]))
 	h.enter("#replay form", "Reason", "The addresses are back")
@@ -63,11 +64,12 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 		t.Errorf("the relay has %d mails, want 13", got)
 	}
 
-	// Then all that are left of that cause, and of the other one at the same relay.
+	// Then all remaining letters of that cause, and those of the other cause at the same
+	// relay.
 	for _, cause := range []struct {
 		title string
 		count int
-	}{{"The relay refused a recipient for good", 15}, {"The relay refused the sender", 8}} {
+	}{{"The relay permanently refused a recipient", 15}, {"The relay refused the sender", 8}} {
 		h.open("/")
 		h.use("article.cause", cause.title)
 		h.sees(fmt.Sprintf("%d letters", cause.count))
@@ -81,10 +83,10 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	}
 	o.settled(letters - 24)
 	if got := len(o.relay.Mails()); got != 12+24 {
-		t.Errorf("the relay has %d mails, want %d: each once", got, 12+24)
+		t.Errorf("the relay has %d mails, want %d: each exactly once", got, 12+24)
 	}
 
-	// The one that may have been sent wants to be looked for, and a second yes.
+	// The letter that may have been sent needs a second confirmation.
 	h.open(fmt.Sprintf("/dead-letters/%d", n.uncertain))
 	h.sees("may have been sent")
 	h.enter("#replay form", "Reason", "The branch says that nothing came")
@@ -95,17 +97,17 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.fits()
 	h.accessible(w.name)
 	if got := o.branch.mails(); got != 1 {
-		t.Errorf("the branch has %d mails before the second yes, want 1", got)
+		t.Errorf("the branch has %d mails before the second confirmation, want 1", got)
 	}
 	h.tick("I have looked for it")
-	h.use("main form", "Replay it all the same")
+	h.use("main form", "Replay anyway")
 	h.sees("Published again.")
 	o.settled(5)
 	if got := o.branch.mails(); got != 2 {
 		t.Errorf("the branch has %d mails, want 2", got)
 	}
 
-	// It is all accounted for.
+	// All letters are accounted for.
 	h.open("/")
 	h.holdsReloading("the account of all letters", `(text => text.includes("30 dead-lettered") && text.includes("5 open") && text.includes("25 replayed") && text.includes("it adds up"))(squeeze(document.querySelector("#strip").innerText))`)
 	h.accessible(w.name)

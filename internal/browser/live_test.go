@@ -10,8 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// testLive has things change behind a page that is open: what is replaced swallows no
-// click and takes no focus, and a page that cannot be kept up to date says so.
+// testLive changes data while a page is open: live updates lose no click and no focus,
+// and a page without live updates says so.
 func testLive(t *testing.T, c *chromium) {
 	t.Run("in use", func(t *testing.T) { testPartsInUse(t, c) })
 	t.Run("none chosen", func(t *testing.T) { testNoneChosen(t, c) })
@@ -19,8 +19,8 @@ func testLive(t *testing.T, c *chromium) {
 	t.Run("signed out", func(t *testing.T) { testSignedOut(t, c) })
 }
 
-// testNoneChosen presses a button for chosen letters with none chosen: a line says to
-// choose some, and the next key leads to the boxes.
+// testNoneChosen presses an action button with no letter selected: a notice asks to select
+// letters, and the next Tab key reaches the checkboxes.
 func testNoneChosen(t *testing.T, c *chromium) {
 	o := newOffice(t, "")
 	o.seed()
@@ -29,26 +29,26 @@ func testNoneChosen(t *testing.T, c *chromium) {
 			h := w.hands(t, c, o.http)
 			h.open("/dead-letters?order=oldest")
 			h.use("main", "Discard…")
-			h.sees("Choose letters first.")
+			h.sees("Select letters first.")
 			h.at("/dead-letters")
 			if order := mustAsk[string](h.tab, `new URLSearchParams(location.search).get("order")`); order != "oldest" {
-				t.Errorf("the list is in another order: %q", order)
+				t.Errorf("the list lost its order: %q", order)
 			}
 			h.press(kb.Tab)
 			if next := mustAsk[string](h.tab, `document.activeElement.type`); next != "checkbox" {
-				t.Errorf("the next key leads to %q", next)
+				t.Errorf("the next Tab key leads to %q", next)
 			}
 			h.fits()
-			h.accessible("with nothing chosen")
+			h.accessible("with nothing selected")
 		})
 	}
 }
 
-// suspend suspends a lane, or resumes it, as somebody does from a shell.
+// suspend suspends a lane, or resumes it if the reason is "", as the CLI does.
 func (o *office) suspend(lane, reason string) {
 	o.t.Helper()
 	by := broker.Actor{Name: "somebody", Via: broker.ViaShell}
-	o.until("lane "+lane, func() bool { // it comes when the program is up
+	o.until("lane "+lane, func() bool { // it appears once the program is up
 		if reason == "" {
 			return o.broker.Resume(o.t.Context(), lane, by, "") == nil
 		}
@@ -56,8 +56,8 @@ func (o *office) suspend(lane, reason string) {
 	})
 }
 
-// mouse presses or releases the left button where an element is, or at a place of the
-// page's edge where none is.
+// mouse presses, moves or releases the left button at an element, or at the page's edge
+// if expression is "".
 func (tb *tab) mouse(what input.DispatchMouseEventType, expression string) {
 	tb.t.Helper()
 	at := struct{ X, Y float64 }{2, 2}
@@ -85,7 +85,7 @@ func testPartsInUse(t *testing.T, c *chromium) {
 	mustAsk[int](tb, count)
 	asked := func() int { return mustAsk[int](tb, "window.asked") }
 
-	// Between press and release the table is not replaced: what was pressed is clicked.
+	// The table is not replaced between press and release, so the click reaches its link.
 	mustAsk[bool](tb, "("+link+".dataset.mine = 'yes') === 'yes'")
 	before := asked()
 	tb.mouse(pressed, link)
@@ -98,7 +98,7 @@ func testPartsInUse(t *testing.T, c *chromium) {
 	tb.at("/relays/" + lane)
 	tb.sees("maintenance one")
 
-	// Released elsewhere nothing is clicked, and what has changed is shown.
+	// Released elsewhere, nothing is clicked, and the change is shown.
 	tb.open("/relays")
 	tb.updates()
 	tb.sees("maintenance one")
@@ -114,8 +114,7 @@ func testPartsInUse(t *testing.T, c *chromium) {
 		t.Errorf("the page is %s", path)
 	}
 
-	// What has the focus has it in the table that comes, too; and a text that is
-	// selected stays so.
+	// The focus stays on the same link in the new table, and selected text stays selected.
 	tb.tabTo(lane)
 	o.suspend(lane, "maintenance three")
 	tb.sees("maintenance three")
@@ -124,7 +123,7 @@ func testPartsInUse(t *testing.T, c *chromium) {
 	}
 	tb.press(kb.Tab)
 	if !mustAsk[bool](tb, link+".compareDocumentPosition(document.activeElement) === Node.DOCUMENT_POSITION_FOLLOWING") {
-		t.Error("the next key goes on from elsewhere")
+		t.Error("the next Tab key continues from another place")
 	}
 	mustAsk[int](tb, "getSelection().selectAllChildren(document.querySelector('#lanes tbody td')), window.asked = 0, 1")
 	o.suspend(lane, "")
@@ -149,7 +148,7 @@ func testRestart(t *testing.T, c *chromium) {
 	tb.open("/relays/" + lane)
 	tb.updates()
 	o.stop()
-	tb.sees("Certpost does not answer as it should.")
+	tb.sees("Certpost does not respond.")
 	tb.accessible("without the program")
 	tb.expect("request failed: " + o.http + "/events")
 	o.stopped = false
@@ -158,17 +157,17 @@ func testRestart(t *testing.T, c *chromium) {
 	tb.updates()
 	o.suspend(lane, "after the start")
 	tb.sees("after the start")
-	// The form was read before the program was started anew.
-	tb.until("a token that it takes", func() bool {
+	// The form was rendered before the restart, so it needs a new token.
+	tb.until("a valid token", func() bool {
 		return mustAsk[bool](tb, "performance.getEntriesByType('resource').some(e => e.name.endsWith('/keys') && e.responseEnd > 0)")
 	})
-	tb.fill("Reason (may be left out)", "mended")
+	tb.fill("Reason (optional)", "mended")
 	tb.click("Resume")
 	tb.sees("Resumed.")
-	tb.take() // requests failed while there was nobody to ask
+	tb.take() // requests failed while the program was down
 }
 
-// testSignedOut ends the session of a page that is open in another tab.
+// testSignedOut ends the session while a page is open.
 func testSignedOut(t *testing.T, c *chromium) {
 	o := newOffice(t, accounts())
 	h := ways[0].hands(t, c, o.http)
@@ -176,13 +175,13 @@ func testSignedOut(t *testing.T, c *chromium) {
 	h.open("/relays?from=here")
 	h.updates()
 	mustAsk[bool](h.tab, `!!fetch("/sign-out", {method: "POST", body: new URLSearchParams({token: document.querySelector("input[name=token]").value})})`)
-	h.sees("You are signed out, and this page is not kept up to date any more. Sign in")
+	h.sees("You are signed out, and this page has no live updates any more. Sign in")
 	h.expect("status 401")
 	if role := mustAsk[string](h.tab, `document.querySelector("#state").getAttribute("role")`); role != "status" {
-		t.Errorf("it is said in a place with the role %q", role)
+		t.Errorf("the message is in an element with the role %q, want status", role)
 	}
 	h.accessible("signed out")
-	h.take() // whether there is a stream was asked twice
+	h.take() // the stream was requested twice
 	h.clickIn("#state", "Sign in")
 	h.at("/sign-in")
 	h.enter("form", "Name", "operator")

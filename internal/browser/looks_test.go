@@ -20,12 +20,12 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// size is of a window, in CSS pixels.
+// size is the size of a window, in CSS pixels.
 type size struct{ width, height int64 }
 
 var (
 	desktop = size{1280, 900}
-	small   = size{320, 640} // what WCAG 2.2's criterion 1.4.10 asks for
+	small   = size{320, 640} // the width of WCAG 2.2, 1.4.10
 )
 
 func (tb *tab) viewport(s size) {
@@ -41,8 +41,8 @@ func (tb *tab) viewportAt(s size, scale float64) {
 	})
 }
 
-// media shows the page as with these of the system's settings, such as
-// "prefers-color-scheme: dark" or "forced-colors: active", and as on paper with "print".
+// media emulates settings of the system, such as "prefers-color-scheme: dark" or
+// "forced-colors: active", and paper with "print".
 func (tb *tab) media(settings ...string) {
 	tb.t.Helper()
 	var params emulation.SetEmulatedMediaParams
@@ -58,7 +58,7 @@ func (tb *tab) media(settings ...string) {
 	tb.holds("colours to have changed", `document.getAnimations().every(a => a.playState === "finished")`)
 }
 
-// withoutScripts switches JavaScript off for the pages that are opened from now on.
+// withoutScripts switches JavaScript off for pages opened from now on.
 func (tb *tab) withoutScripts() {
 	tb.t.Helper()
 	tb.scriptless = true
@@ -70,8 +70,8 @@ func (tb *tab) scripts(on bool) {
 	call(tb, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !on})
 }
 
-// fits wants all of the page within the window's width. What has to be wider, such
-// as a table, scrolls within its own box.
+// fits checks that the page is not wider than the window. Wider elements, such as tables,
+// must scroll within their own box.
 func (tb *tab) fits() {
 	tb.t.Helper()
 	type width struct {
@@ -96,14 +96,14 @@ func (tb *tab) fits() {
 	}
 }
 
-// picture looks at the window, at half its size, and wants something to be on it.
+// picture takes a picture of the window at half its size and checks that it is not blank.
 func (tb *tab) picture() {
 	tb.t.Helper()
 	shot := call(tb, page.CaptureScreenshot, page.CaptureScreenshotParams{
 		Clip: &page.Viewport{Width: float64(tb.window.width), Height: float64(tb.window.height), Scale: .5},
 	})
 	if n := colours(tb, shot.Data); n < 8 {
-		tb.t.Errorf("%s is blank: %d colours are all that it shows", tb.path(), n)
+		tb.t.Errorf("%s is blank: it has only %d colours", tb.path(), n)
 	}
 }
 
@@ -124,15 +124,15 @@ func colours(tb *tab, picture []byte) int {
 	return len(seen)
 }
 
-// screenshot checks that the page is not blank, and with UPDATE_DOCS=true keeps the
-// upper part of its picture in docs/screenshots, if docs/dashboard.md shows it.
+// screenshot checks that the page is not blank. With UPDATE_DOCS=true it also writes the
+// upper part of its picture to docs/screenshots, if docs/dashboard.md shows it.
 func (tb *tab) screenshot(name string) {
 	tb.t.Helper()
 	tb.picture()
 	if !named() || !slices.Contains(pictures(tb.t), name) {
 		return
 	}
-	const sharp = 2 // for screens that have two of their points for each of ours
+	const sharp = 2 // device pixels per CSS pixel
 	tb.viewportAt(tb.window, sharp)
 	height := min(tallest(tb.window), mustAsk[int64](tb, "document.scrollingElement.scrollHeight"))
 	whole := true
@@ -146,7 +146,7 @@ func (tb *tab) screenshot(name string) {
 	}
 }
 
-// pictures are those that docs/dashboard.md shows.
+// pictures are the names of the pictures that docs/dashboard.md shows.
 func pictures(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "dashboard.md"))
@@ -160,13 +160,14 @@ func pictures(t *testing.T) []string {
 	return names
 }
 
-// TestDocumentHasItsPictures wants the pictures that the document shows, and no others.
+// TestDocumentHasItsPictures checks that docs/screenshots has exactly the pictures that
+// the document shows.
 func TestDocumentHasItsPictures(t *testing.T) {
 	t.Parallel()
 	shown := pictures(t)
 	files, err := filepath.Glob(filepath.Join(lab.Root(), "docs", "screenshots", "*"))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("docs/screenshots is empty (%v): `task screenshots` fills it", err)
+		t.Fatalf("docs/screenshots is empty (%v): run `task screenshots`", err)
 	}
 	var there []string
 	for _, file := range files {
@@ -175,14 +176,14 @@ func TestDocumentHasItsPictures(t *testing.T) {
 	slices.Sort(shown)
 	slices.Sort(there)
 	if !slices.Equal(shown, there) {
-		t.Errorf("docs/dashboard.md shows %q, docs/screenshots has %q: `task screenshots` takes those that are missing", shown, there)
+		t.Errorf("docs/dashboard.md shows %q, docs/screenshots has %q: run `task screenshots` for missing ones", shown, there)
 	}
 }
 
 func tallest(window size) int64 { return window.height * 5 / 4 }
 
-// fewColours packs a picture with the 256 colours that it has most of, which is a
-// third of its size: pages have few, and the rest is the edges of letters.
+// fewColours encodes a picture with its 256 most frequent colours, which reduces it to a
+// third of its size. Pages have few colours; the rest are the edges of letters.
 func fewColours(tb *tab, picture []byte) []byte {
 	tb.t.Helper()
 	img, err := png.Decode(bytes.NewReader(picture))

@@ -21,25 +21,25 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// office is a place where Certpost runs, with the relays that it delivers to. The
-// program is the built one, in a process of its own, on the NATS that it embeds.
+// office is a running Certpost with the relays that it delivers to. The program is the
+// built binary, in its own process, with its embedded NATS.
 type office struct {
 	t       *testing.T
 	dir     string
 	ca      *authority
-	relay   *devrelay.Relay // takes mails by STARTTLS, and refuses some by refusals
-	java    *devrelay.Relay // speaks SMTPS; its password is not the one that the target has
-	branch  *cutOff         // takes a mail and says nothing more
+	relay   *devrelay.Relay // uses STARTTLS, and refuses some mails by refusals
+	java    *devrelay.Relay // uses SMTPS; the target has a wrong password for it
+	branch  *cutOff         // receives a mail and does not reply
 	lanes   [3]string       // of relay, java and branch
 	program *exec.Cmd
-	ended   chan error // gets what the program ended with
+	ended   chan error // gets the error of the ended program
 	http    string     // the program's address
 	nats    string
 	broker  *broker.Broker
 	stopped bool
 }
 
-// refusals are what is wrong with the office's relay until it is mended.
+// refusals are the rules of the office's relay until mend removes them.
 var refusals = []devrelay.Rule{
 	{Stage: devrelay.StageRcpt, Recipient: "*@retired.example.com", Code: 550, Enhanced: "5.1.1", Text: "no such user here"},
 	{Stage: devrelay.StageMail, Sender: "*@old.example.com", Code: 554, Enhanced: "5.7.1", Text: "sender is not allowed to send through this relay"},
@@ -47,12 +47,12 @@ var refusals = []devrelay.Rule{
 
 const (
 	relayPassword = "relay-password"
-	// letters are what seed leaves: by refused recipients, by a refused sender, by a
-	// wrong password, and one whose mail may have been sent.
+	// letters is the number of letters that seed creates: for refused recipients, a refused
+	// sender, a wrong password, and one mail that may have been sent.
 	letters = 30
 )
 
-// newOffice starts relays and program. More is added to the configuration.
+// newOffice starts relays and program. More is appended to the configuration.
 func newOffice(t *testing.T, more string) *office {
 	t.Helper()
 	o := &office{t: t, dir: t.TempDir(), ca: newAuthority(t)}
@@ -71,15 +71,15 @@ func newOffice(t *testing.T, more string) *office {
 	return o
 }
 
-// place is where a relay is and by which name.
+// place is the name and address of a relay.
 type place struct{ host, address string }
 
-// named says whether relays have names as a reader of the pictures would expect.
+// named reports whether relays need realistic names, because pictures are taken.
 func named() bool { return os.Getenv("UPDATE_DOCS") == "true" }
 
-// places are on free ports of this machine. For pictures they are on the ports that
-// relays have, of loopback addresses of their own, and have names; the program gets
-// a hosts file that knows those, for which one has to be root.
+// places returns free ports of this machine. For pictures, each relay has a name and its
+// usual port on its own loopback address; the program gets a hosts file with these names,
+// which needs root.
 func (o *office) places() [3]place {
 	o.t.Helper()
 	if !named() {
@@ -182,7 +182,7 @@ func (o *office) start() {
 			}
 		}
 		if len(o.ended) > 0 {
-			o.t.Fatal("certpost run has ended before it was up")
+			o.t.Fatal("certpost run ended before it was up")
 		}
 		return false
 	})
@@ -193,7 +193,8 @@ func (o *office) start() {
 	}
 }
 
-// stop ends the program as an init system does, and kills it if it does not end.
+// stop sends SIGTERM to the program, as an init system does, and kills it if it does not
+// end.
 func (o *office) stop() {
 	if o.stopped {
 		return
@@ -215,7 +216,7 @@ func (o *office) stop() {
 	}
 }
 
-// mend has the relay take everything, as after a call to its postmaster.
+// mend removes the relay's rules, so that it accepts everything.
 func (o *office) mend() {
 	o.t.Helper()
 	if err := o.relay.SetRules(nil); err != nil {
@@ -230,7 +231,7 @@ func (o *office) until(what string, holds func() bool) {
 			return
 		}
 	}
-	o.t.Fatalf("waited %s in vain for %s", patience, what)
+	o.t.Fatalf("waited %s for %s: timeout", patience, what)
 }
 
 func (o *office) log() string {
@@ -248,8 +249,8 @@ func (o *office) write(name, text string) {
 	}
 }
 
-// caFile writes a relay's CA into a directory, and returns the file as the program
-// finds it there.
+// caFile writes a relay's CA into a directory and returns the file's path relative to the
+// program's working directory.
 func (o *office) caFile(dir string, relay *devrelay.Relay) string {
 	o.t.Helper()
 	if err := os.Mkdir(filepath.Join(o.dir, dir), 0o755); err != nil {
@@ -262,7 +263,7 @@ func (o *office) caFile(dir string, relay *devrelay.Relay) string {
 	return filepath.ToSlash(filepath.Join(dir, filepath.Base(file)))
 }
 
-// closes registers the end of what was opened without error.
+// closes fails the test on an error of opening, and otherwise registers end for cleanup.
 func (o *office) closes(err error, end func() error) {
 	o.t.Helper()
 	if err != nil {

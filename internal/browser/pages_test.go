@@ -8,9 +8,9 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// testPages looks at every page as it is after a day's work: in the light and in the
-// dark, on 320 px, on paper, in forced colours; with axe-core in each, and with a
-// picture for docs/dashboard.md.
+// testPages visits every page with realistic data: in light and dark mode, at 320 px, as
+// print, and with forced colours. It runs axe-core and takes pictures for
+// docs/dashboard.md.
 func testPages(t *testing.T, c *chromium) {
 	o := newOffice(t, "")
 	delivered := o.seed()
@@ -25,7 +25,7 @@ func testPages(t *testing.T, c *chromium) {
 		{"causes", "/dead-letters?view=groups", "Dead letters", 200},
 		{"letters", "/dead-letters", "Dead letters", 200},
 		{"letters-none", "/dead-letters?name=nobody.example.com", "Dead letters", 200},
-		{"cause", "", "", 200}, // its address is on the overview
+		{"cause", "", "", 200}, // the address is read from the overview
 		{"letter", fmt.Sprintf("/dead-letters/%d", n.refused[2]), "Dead letter", 200},
 		{"letter-uncertain", fmt.Sprintf("/dead-letters/%d", n.uncertain), "Dead letter", 200},
 		{"letter-held", fmt.Sprintf("/dead-letters/%d", n.refused[0]), "Dead letter", 200},
@@ -47,8 +47,8 @@ func testPages(t *testing.T, c *chromium) {
 		{"settings", "/settings", "Settings", 200},
 		{"keys", "/keys", "Keys", 200},
 		{"nowhere", "/nowhere", "Page not found", 404},
-		{"missing", "/dead-letters/99999", "There is no such thing", 404},
-		{"misread", "/dead-letters/confirm?action=eat", "This cannot be understood", 400},
+		{"missing", "/dead-letters/99999", "Not found", 404},
+		{"misread", "/dead-letters/confirm?action=eat", "Invalid request", 400},
 	} {
 		t.Run(page.name, func(t *testing.T) {
 			t.Parallel()
@@ -63,14 +63,14 @@ func testPages(t *testing.T, c *chromium) {
 				tb.expect(fmt.Sprintf("status %d", page.status))
 			}
 			if got := tb.text("h1"); !strings.HasPrefix(got, heading) {
-				t.Errorf("the heading is %q, want %q", got, heading)
+				t.Errorf("the heading is %q, want the prefix %q", got, heading)
 			}
 			tb.looks(page.name)
 		})
 	}
 }
 
-// looks looks at a page in each way that people have it.
+// looks checks a page in each display mode.
 func (tb *tab) looks(name string) {
 	tb.t.Helper()
 	tb.media("prefers-color-scheme: dark")
@@ -91,21 +91,21 @@ func (tb *tab) looks(name string) {
 	tb.picture()
 }
 
-// printable wants what only works on a screen to be left off the paper.
+// printable checks that elements that only work on a screen are not printed.
 func (tb *tab) printable() {
 	tb.t.Helper()
 	tb.picture()
 	for _, selector := range []string{"nav[aria-label=Pages]", "button", ".skip"} {
 		if mustAsk[bool](tb, `[...document.querySelectorAll(`+quote(selector)+`)].some(seen)`) {
-			tb.t.Errorf("%s: %s is on the paper", tb.path(), selector)
+			tb.t.Errorf("%s: %s is printed", tb.path(), selector)
 		}
 	}
 	if !mustAsk[bool](tb, `seen(document.querySelector("h1"))`) {
-		tb.t.Errorf("%s: the heading is not on the paper", tb.path())
+		tb.t.Errorf("%s: the heading is not printed", tb.path())
 	}
 }
 
-// numbers are letters of seed, by their cause.
+// numbers are the letters of seed, by cause.
 type numbers struct {
 	refused, sender, password []uint64
 	uncertain                 uint64
@@ -135,8 +135,8 @@ func (o *office) numbers() numbers {
 	return n
 }
 
-// dayOfWork leaves traces on the pages: a letter held, one discarded, a lane
-// suspended, and a replay, whose address it returns.
+// dayOfWork creates data for the pages: it holds one letter, discards one, and replays
+// several. It returns the address of the replay.
 func dayOfWork(t *testing.T, c *chromium, o *office, n numbers) string {
 	t.Helper()
 	h := ways[0].hands(t, c, o.http)
@@ -157,7 +157,7 @@ func dayOfWork(t *testing.T, c *chromium, o *office, n numbers) string {
 	return h.path()
 }
 
-// onLetter does one of the things that a letter's page has forms for.
+// onLetter submits one of the forms on a letter's page.
 func (h *hands) onLetter(number uint64, action, label, reason string) {
 	h.t.Helper()
 	address := fmt.Sprintf("/dead-letters/%d", number)
@@ -175,15 +175,15 @@ func (h *hands) onLetter(number uint64, action, label, reason string) {
 // replayAll confirms a replay and waits until it is done.
 func (h *hands) replayAll(reason string, count int) {
 	h.t.Helper()
-	h.sees("Exactly these")
+	h.sees("Selection")
 	h.enter("form", "Reason", reason)
 	h.use("main form", fmt.Sprintf("Replay %d letters", count))
-	h.sees("How far it is")
+	h.sees("Progress")
 	h.holdsReloading("the replay to be done", `document.querySelector("#progress").innerText.includes("done")`)
 }
 
-// holdsReloading waits as holds does; without JavaScript nothing on the page changes,
-// so that people load it again.
+// holdsReloading waits like holds; without JavaScript it reloads the page, because the
+// page does not update itself.
 func (h *hands) holdsReloading(what, expression string) {
 	h.t.Helper()
 	if h.way.scripts {

@@ -23,9 +23,9 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// testProvider signs people in at a real OpenID Connect provider, over TLS, so that the
-// cookies are those that they are on a network: __Host-, and not for other sites, such
-// as the provider is one.
+// testProvider signs in at a real OpenID Connect provider, over TLS, so that the cookies
+// are as on a network: with the prefix __Host-, and not sent from other sites, which the
+// provider is.
 func testProvider(t *testing.T, c *chromium) {
 	address := freeAddress(t)
 	home := "https://" + address
@@ -56,7 +56,7 @@ func testProvider(t *testing.T, c *chromium) {
 	}
 	const page = "/targets/ops-archive"
 
-	// An operator by his group comes to the page that he wanted.
+	// An operator, by group, arrives at the requested page.
 	ada := c.visitor(t, o.http)
 	ada.open(page)
 	ada.at("/sign-in")
@@ -70,8 +70,8 @@ func testProvider(t *testing.T, c *chromium) {
 	ada.open(page)
 	session := ada.session()
 
-	// When he has signed out, nothing is left: not behind the browser's button, not for
-	// whoever has copied the cookie.
+	// After signing out, the page is not available any more: not by the Back button, and
+	// not with a copied cookie.
 	ada.clickIn("header", "Sign out")
 	ada.sees("You have signed out.")
 	ada.sees("Sign out at the provider too")
@@ -92,7 +92,8 @@ func testProvider(t *testing.T, c *chromium) {
 	grace.sees("grace, viewer")
 	grace.seesNot("Check now")
 
-	// Who has no role is told what the provider sent, by name alone.
+	// A user without a role is shown the names of the claims that the provider sent, not
+	// their values.
 	eve := c.visitor(t, o.http)
 	eve.open(page)
 	eve.atProvider("eve")
@@ -110,14 +111,14 @@ func (c *chromium) visitor(t *testing.T, base string) *tab {
 	t.Helper()
 	tb := c.tab(t, base)
 	tb.allowed = []string{
-		// On the way back from the provider our cookies stay behind, as they should.
+		// On the redirect from the provider, SameSite=Strict cookies are not sent.
 		"issue: CookieIssue: [ExcludeSameSiteStrict] []",
 	}
 	call(tb, security.SetIgnoreCertificateErrors, security.SetIgnoreCertificateErrorsParams{Ignore: true})
 	return tb
 }
 
-// atProvider goes to the provider and fills its form in.
+// atProvider goes to the provider and fills in its form.
 func (tb *tab) atProvider(name string) {
 	tb.t.Helper()
 	tb.click("Sign in with Example SSO")
@@ -126,7 +127,7 @@ func (tb *tab) atProvider(name string) {
 	tb.click("Login")
 }
 
-// session is the cookie that stands for who has signed in.
+// session is the session cookie.
 func (tb *tab) session() *network.Cookie {
 	tb.t.Helper()
 	for _, cookie := range call(tb, network.GetCookies, network.GetCookiesParams{URLs: []string{tb.base}}).Cookies {
@@ -137,12 +138,12 @@ func (tb *tab) session() *network.Cookie {
 			return cookie
 		}
 	}
-	tb.t.Fatal("there is no cookie of a session")
+	tb.t.Fatal("there is no session cookie")
 	return nil
 }
 
-// freeAddress is one that a program can be told to listen on before it is started. No
-// client gets its port: it is below those that Linux gives away.
+// freeAddress returns an address for a program that is started later. Its port is below
+// Linux's range of ephemeral ports, so that no client takes it.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for range 100 {

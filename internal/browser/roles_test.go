@@ -10,8 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// accounts is a configuration with a user of each role, who is called as it is, and
-// with what an admin may edit.
+// accounts is a configuration with one user for each role, named like the role, and with
+// edit_and_replay.
 func accounts() string {
 	config := `http:
   listen: "127.0.0.1:0"
@@ -25,7 +25,7 @@ func accounts() string {
 	return config
 }
 
-// signIn signs one of the accounts in.
+// signIn signs in as the user of a role.
 func (h *hands) signIn(role string) {
 	h.t.Helper()
 	h.open("/sign-in")
@@ -36,8 +36,8 @@ func (h *hands) signIn(role string) {
 	h.sees(role + ", " + role)
 }
 
-// testRoles has an admin do all that there is to do, and then an operator and a viewer
-// find what is not for them neither on the pages nor at its address.
+// testRoles does every action as an admin. Then it checks that an operator and a viewer
+// neither see the actions of higher roles nor reach their addresses.
 func testRoles(t *testing.T, c *chromium) {
 	o := newOffice(t, accounts())
 	o.seed()
@@ -49,7 +49,7 @@ func testRoles(t *testing.T, c *chromium) {
 	operator.signIn("operator")
 	operator.open(letter)
 	if !mustAsk[bool](operator.tab, `!!document.querySelector("#replay form") && !find("Edit and replay")`) {
-		t.Error("an operator's page has no form to replay, or a way to edit")
+		t.Error("an operator's page has no replay form, or has a link to edit")
 	}
 	operator.isRefused(edit, "admin")
 	operator.looks("refused")
@@ -72,7 +72,7 @@ func testRoles(t *testing.T, c *chromium) {
 	viewer.isRefused(edit, "admin")
 }
 
-// isRefused goes to an address that takes a higher role.
+// isRefused opens an address that requires a higher role.
 func (h *hands) isRefused(address, needs string) {
 	h.t.Helper()
 	h.open(address)
@@ -81,8 +81,8 @@ func (h *hands) isRefused(address, needs string) {
 	h.expect("status 403")
 }
 
-// testAdmin acts on the first of the open letters. It returns the address of a replay
-// that stands still.
+// testAdmin acts on the first of the open letters. It returns the address of a paused
+// replay.
 func testAdmin(t *testing.T, c *chromium, o *office, open []uint64) (run string) {
 	h := ways[0].hands(t, c, o.http)
 	h.signIn("admin")
@@ -95,7 +95,7 @@ func testAdmin(t *testing.T, c *chromium, o *office, open []uint64) (run string)
 	h.onLetter(open[1], "discard", "Discard", "The service is gone")
 	h.sees("Discarded.")
 	h.onLetter(open[1], "restore", "Restore", "It is not")
-	h.sees("Restored:")
+	h.sees("Restored.")
 	h.onLetter(open[2], "preflight", "Preflight", "")
 	h.sees("What a replay would find now")
 
@@ -113,15 +113,15 @@ func testAdmin(t *testing.T, c *chromium, o *office, open []uint64) (run string)
 	o.mend()
 	h.open("/dead-letters/confirm?action=replay&all=yes&target=partner-portal")
 	h.enter("main form", "Reason", "The postmaster has allowed our sender")
-	h.enter("main form", "At most so many at a time", "1/h")
+	h.enter("main form", "Rate limit", "1/h")
 	h.use("main form", "Replay 8 letters")
-	h.sees("The replay has begun")
+	h.sees("The replay has started")
 	run = h.path()
 	h.use("#steering summary", "Pause")
 	h.use("#steering form", "Pause")
 	h.sees("Paused.")
 
-	// All of it is in the history, with his name and his role.
+	// The audit has all of it, with the user's name and role.
 	var done []broker.Action
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -138,13 +138,13 @@ func testAdmin(t *testing.T, c *chromium, o *office, open []uint64) (run string)
 		broker.ActionStarted, broker.ActionPaused,
 	} {
 		if !slices.Contains(done, want) {
-			t.Errorf("the history does not have that the admin has %s anything: %q", want, done)
+			t.Errorf("the audit has no record %q by the admin: %q", want, done)
 		}
 	}
 	return run
 }
 
-// editAndReplay sends a letter to somebody else, from the letter's page to the mail.
+// editAndReplay replays a letter to another recipient and checks the mail.
 func (h *hands) editAndReplay(o *office, number uint64) {
 	h.t.Helper()
 	before := len(o.relay.Mails())
@@ -152,29 +152,29 @@ func (h *hands) editAndReplay(o *office, number uint64) {
 	h.open(page)
 	h.use("main", "Edit and replay…")
 	h.arrives(fmt.Sprintf("/dead-letters/edit/%d", number))
-	h.sees("Allowed besides the target's own: standby@example.com, *@backup.example.org.")
+	h.sees("Also allowed, besides the target's own recipients: standby@example.com, *@backup.example.org.")
 	if got := mustAsk[[]string](h.tab, `[...document.querySelector("select[name=target]").options].map(o => o.value)`); !slices.Equal(got, []string{"web-team", "ops-archive"}) {
-		h.t.Errorf("the targets to choose from are %q: want the letter's own and those that are allowed", got)
+		h.t.Errorf("the form offers the targets %q, want the letter's own and the allowed ones", got)
 	}
 	h.looks("edit")
 
-	// Somebody who is not on the list is refused, where the address was typed.
+	// A recipient that is not allowed is refused, with the error at its field.
 	h.fill("Recipients", "standby@example.com, thief@evil.example")
 	h.fill("Reason", "The web team has no mailbox any more")
-	h.use("main form", "Look at the change")
-	h.sees("thief@evil.example is neither a recipient of the target nor on the list")
+	h.use("main form", "Review changes")
+	h.sees("thief@evil.example is not allowed: it is neither a recipient of the target nor")
 	h.expect("status 422")
 	h.holds("the error to be beside its field, which has the focus", `(field => field === document.activeElement && field.ariaInvalid === "true"
 		&& field.getAttribute("aria-describedby") === document.querySelector("[role=alert]").id && field.value === "standby@example.com, thief@evil.example")(document.querySelector("input[name=recipients]"))`)
 	h.accessible("after a recipient was refused")
 
 	h.fill("Recipients", "standby@example.com")
-	h.use("main form", "Look at the change")
-	h.sees("What will be different from a plain replay")
+	h.use("main form", "Review changes")
+	h.sees("Differences from a plain replay")
 	h.seesOf("main table", "web@retired.example.com", "standby@example.com", "changed")
 	h.looks("edit-difference")
 	if got := len(o.relay.Mails()); got != before {
-		h.t.Errorf("looking has sent %d mails", got-before)
+		h.t.Errorf("reviewing the changes sent %d mails", got-before)
 	}
 	h.use("main form", "Replay as edited")
 	h.at(page)
@@ -183,6 +183,6 @@ func (h *hands) editAndReplay(o *office, number uint64) {
 	o.settled(letters - 1)
 	mails := o.relay.Mails()
 	if len(mails) != before+1 || !slices.Equal(mails[len(mails)-1].Recipients, []string{"standby@example.com"}) {
-		h.t.Fatalf("%d mails came of it, want one to standby@example.com alone: %+v", len(mails)-before, mails)
+		h.t.Fatalf("%d mails were sent, want one, to standby@example.com only: %+v", len(mails)-before, mails)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// authority issues the certificates that are to be delivered.
+// authority issues the certificates that are delivered.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -56,7 +56,7 @@ func (a *authority) sign(t *testing.T, template *x509.Certificate, key *ecdsa.Pr
 	return cert
 }
 
-// issue makes a certificate that is valid for so many days from now.
+// issue creates a certificate that is valid for a number of days from now.
 func (a *authority) issue(t *testing.T, days int, names ...string) *x509.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -74,7 +74,7 @@ func (a *authority) issue(t *testing.T, days int, names ...string) *x509.Certifi
 	}, key)
 }
 
-// publish hands an event with a certificate to the program.
+// publish publishes an event with a certificate.
 func (o *office) publish(id string, cert *x509.Certificate, targets ...string) {
 	o.t.Helper()
 	ev, err := events.FromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
@@ -89,8 +89,8 @@ func (o *office) publish(id string, cert *x509.Certificate, targets ...string) {
 	}
 }
 
-// seed leaves letters of four causes, and deliveries that have arrived. It returns
-// a certificate that has.
+// seed creates letters of four causes, and successful deliveries. It returns a
+// certificate that was delivered.
 func (o *office) seed() *x509.Certificate {
 	o.t.Helper()
 	services := []string{"www", "shop", "mail", "api", "login", "intranet", "static", "status", "wiki", "files", "chat", "vpn"}
@@ -110,7 +110,7 @@ func (o *office) seed() *x509.Certificate {
 	}
 	o.publish("branch-gateway", o.ca.issue(o.t, 14, "gateway.branch.example.org"), "branch-office")
 	o.settled(letters)
-	// Pages that are opened before all letters are read change under whoever uses them.
+	// A page that is opened before all letters are read would change while it is used.
 	o.until("the pages to have all letters", func() bool {
 		resp, err := http.Get(o.http + "/dead-letters")
 		if err != nil {
@@ -118,13 +118,14 @@ func (o *office) seed() *x509.Certificate {
 		}
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
-		signIn := resp.StatusCode == http.StatusUnauthorized || resp.Request.URL.Path == "/sign-in" // then nobody here can tell
+		signIn := resp.StatusCode == http.StatusUnauthorized || resp.Request.URL.Path == "/sign-in" // the list needs a sign-in, so it cannot be checked
 		return err == nil && (signIn || strings.Contains(string(text), fmt.Sprintf("%d open letters", letters)))
 	})
 	return delivered
 }
 
-// settled waits until nothing is under way and so many letters are open.
+// settled waits until no event or delivery is in progress and the given number of letters
+// is open.
 func (o *office) settled(dead uint64) {
 	o.t.Helper()
 	o.until(fmt.Sprintf("%d dead letters and nothing else", dead), func() bool {

@@ -8,8 +8,8 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// testSteering steers a replay that is under way, by mouse and by keyboard alone, while
-// somebody else follows it on a page that is never loaded again.
+// testSteering pauses, resumes and cancels a running replay, by mouse and with only the
+// keyboard, while a second tab follows it without ever reloading the page.
 func testSteering(t *testing.T, c *chromium) {
 	for _, w := range ways[:2] {
 		t.Run(w.name, func(t *testing.T) {
@@ -27,27 +27,27 @@ func (w way) steer(t *testing.T, c *chromium, o *office) {
 	h.open("/dead-letters/confirm?action=replay&all=yes&target=pki-mailbox")
 	h.sees("Replay 8 dead letters?")
 	h.enter("main form", "Reason", "The addresses are back")
-	h.tick("Begin with 1, then 10")
-	h.enter("main form", "At most so many at a time", "1/h")
+	h.tick("Canary: send 1, then 10")
+	h.enter("main form", "Rate limit", "1/h")
 	h.use("main form", "Replay 8 letters")
-	h.sees("The replay has begun")
+	h.sees("The replay has started")
 	run := h.path()
 
-	// One goes out, and the others wait for an hour. Who follows sees it arrive.
+	// One letter is sent, and the others wait for an hour. The second tab shows the delivery.
 	onlooker := c.tab(t, o.http)
 	onlooker.open(run)
 	onlooker.updates()
 	mustAsk[bool](onlooker, "window.neverLoadedAgain = true")
 	onlooker.shows("Published 1", "Delivered 1", "Not yet published 7")
 
-	// What somebody types stays where it is, and he goes on typing, while the page
-	// learns that a letter was taken off the list by NATS.
+	// Typed text stays in its field while the page is updated, here because a letter was
+	// discarded through NATS.
 	onlooker.clickIn("#steering summary", "Pause")
 	onlooker.clickIn("#steering form", "Reason")
 	onlooker.write("Before it ")
 	taken := o.lettersTo("pki-mailbox")[6]
 	o.takeOff(taken)
-	onlooker.shows("Published 1", "Done by somebody else 1", "Not yet published 6")
+	onlooker.shows("Published 1", "Handled by another action 1", "Not yet published 6")
 	onlooker.holds("the letter's result", fmt.Sprintf(`[...document.querySelectorAll("#letter-by-letter tr")].some(e => squeeze(e.innerText).startsWith("%d gone"))`, taken))
 	onlooker.write("is too late")
 	if got := mustAsk[string](onlooker, `document.querySelector("#steering details[open] input[name=reason]")?.value || ""`); got != "Before it is too late" {
@@ -82,10 +82,10 @@ func (w way) steer(t *testing.T, c *chromium, o *office) {
 	onlooker.holds("the buttons to be gone", `!document.querySelector("#steering button")`)
 	onlooker.accessible("after its end")
 	if !mustAsk[bool](onlooker, "window.neverLoadedAgain === true") {
-		t.Error("the page that was to be kept up to date was loaded again")
+		t.Error("the page of the second tab was reloaded")
 	}
 
-	// Each letter but the one that was taken off has arrived, or is on the list.
+	// Each letter except the discarded one was delivered or is on the list.
 	var arrived uint64
 	o.until("what was not published to be on the list", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -95,14 +95,14 @@ func (w way) steer(t *testing.T, c *chromium, o *office) {
 		return err == nil && b.Events == 0 && b.Deliveries == 0 && b.Dead+arrived == letters-1
 	})
 	if arrived != 1 {
-		t.Errorf("%d letters were replayed, at one an hour", arrived)
+		t.Errorf("%d letters were replayed, want 1 at a rate of 1/h", arrived)
 	}
 	h.open(run)
-	h.use("main", "Replay what is left, 6 letters…")
+	h.use("main", "Replay the remaining 6 letters…")
 	h.sees("Replay 6 dead letters?")
 }
 
-// shows waits until a replay's page shows all of these, without being loaded again.
+// shows waits until a replay's page shows all texts, without reloading it.
 func (tb *tab) shows(texts ...string) {
 	tb.t.Helper()
 	for _, text := range texts {
@@ -124,7 +124,7 @@ func (o *office) lettersTo(target string) (list []uint64) {
 	return list
 }
 
-// takeOff discards a letter past the pages, as another program would.
+// takeOff discards a letter without the pages, as another program would.
 func (o *office) takeOff(number uint64) {
 	o.t.Helper()
 	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
@@ -138,16 +138,16 @@ func (o *office) takeOff(number uint64) {
 	}
 }
 
-// testCanary is what somebody without JavaScript does with many letters at once: the
-// canary keeps him from spending all of them on a relay that is not mended yet.
+// testCanary replays many letters without JavaScript: the canary prevents that all of them
+// are sent to a relay that still refuses them.
 func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[2].hands(t, c, o.http)
 	h.open("/dead-letters?target=partner-portal")
-	h.sees("8 open letters that fit")
+	h.sees("8 open letters match")
 	h.clickIn("a", "Replay…")
 	h.sees("Replay 8 dead letters?")
 	if !mustAsk[bool](h.tab, `document.querySelector("input[name=canary]").checked`) {
-		t.Error("a replay does not begin with a canary unless one asks for it")
+		t.Error("the canary is not selected by default")
 	}
 	h.enter("main form", "Reason", "The postmaster should have mended it")
 	h.use("main form", "Replay 8 letters")
@@ -157,21 +157,21 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.accessible("stopped")
 	o.settled(letters)
 	if got := len(o.relay.Mails()); got != 12 {
-		t.Errorf("the relay has %d mails, want the 12 of before", got)
+		t.Errorf("the relay has %d mails, want the 12 from before", got)
 	}
 
 	o.mend()
-	h.use("main", "Replay what is left, 7 letters…")
+	h.use("main", "Replay the remaining 7 letters…")
 	h.sees("Replay 7 dead letters?")
 	h.enter("main form", "Reason", "Now they have")
 	h.use("main form", "Replay 7 letters")
 	h.arrivesAtRun("done")
 	h.seesOf("#progress", "Delivered 7", "Dead again 0")
 
-	// The one that came back is chosen in the list.
+	// The letter that came back is selected in the list.
 	h.open("/dead-letters?target=partner-portal")
-	h.sees("1 open letter that fit")
-	h.tick("Choose letter")
+	h.sees("1 open letter matches")
+	h.tick("Select letter")
 	h.use("form.stack", "Replay…")
 	h.sees("Replay 1 dead letter?")
 	h.enter("main form", "Reason", "The canary, too")
@@ -180,19 +180,19 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.seesOf("#progress", "Delivered 1")
 	o.settled(letters - 8)
 	if got := len(o.relay.Mails()); got != 12+8 {
-		t.Errorf("the relay has %d mails, want %d: each once", got, 12+8)
+		t.Errorf("the relay has %d mails, want %d: each exactly once", got, 12+8)
 	}
 }
 
-// arrivesAtRun follows a replay to a state, by loading its page again.
+// arrivesAtRun waits until a replay has a state, and reloads its page without JavaScript.
 func (h *hands) arrivesAtRun(state string) {
 	h.t.Helper()
-	h.sees("How far it is")
+	h.sees("Progress")
 	h.holdsReloading("the replay to be "+state, `squeeze(document.querySelector("#progress .mark").innerText) === `+quote(state))
 	h.fits()
 }
 
-// seesOf wants a part of a page that is complete to show all of these.
+// seesOf checks that a part of a complete page shows all texts.
 func (h *hands) seesOf(selector string, texts ...string) {
 	h.t.Helper()
 	shown := h.text(selector)

@@ -15,7 +15,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// tab is what a person does with a page and sees of it, by words that are on it.
+// tab is a browser tab. Its methods find elements by their visible texts, as a person
+// does.
 type tab struct {
 	t    *testing.T
 	ctx  context.Context
@@ -23,16 +24,16 @@ type tab struct {
 
 	window     size
 	scriptless bool
-	failure    string   // the file for the picture of a page whose test failed
-	allowed    []string // what its pages do that others may not; set before the first is opened
+	failure    string   // the file for a picture of the page if the test fails
+	allowed    []string // errors that are allowed on its pages; set before the first page is opened
 
 	mu        sync.Mutex
-	wrong     []string // what its pages did that none may
+	wrong     []string // errors of its pages
 	addresses map[network.RequestID]string
-	streaming bool // its page has an event stream open
+	streaming bool // its page has an open event stream
 }
 
-// open goes to an address below the program's.
+// open opens a path of the program.
 func (tb *tab) open(path string) {
 	tb.t.Helper()
 	ctx, cancel := context.WithTimeout(tb.ctx, patience)
@@ -42,9 +43,9 @@ func (tb *tab) open(path string) {
 	}
 }
 
-// words finds things by what a person calls them: the text on a button, a link or
-// a disclosure, the label of a field. The text may be followed by more, so that
-// "Replay 30" finds "Replay 30 letters"; the whole text is preferred.
+// words defines find, which finds elements by name: the text of a button, link or
+// disclosure, or the label of a field. A prefix of the name is enough, so that
+// "Replay 30" finds "Replay 30 letters"; an exact match is preferred.
 const words = `
 const seen = e => e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && e.getClientRects().length > 0;
 const squeeze = s => (s || "").replace(/\s+/g, " ").trim();
@@ -56,15 +57,15 @@ const find = (wanted, within) => {
 };
 `
 
-// evaluate returns what a JavaScript expression comes to, as JSON. It works on pages
-// where JavaScript is switched off, too.
+// evaluate returns the value of a JavaScript expression as JSON. It also works on pages
+// where JavaScript is switched off.
 func (tb *tab) evaluate(expression string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(tb.ctx, patience)
 	defer cancel()
 	return chromedp.Run(ctx, chromedp.Evaluate[[]byte](expression))
 }
 
-// ask decodes what an expression in terms of words comes to.
+// ask decodes the value of an expression, which may use the functions of words.
 func ask[T any](tb *tab, expression string) (T, error) {
 	var answer T
 	text, err := tb.evaluate("(() => {" + words + "return " + expression + "})()")
@@ -74,7 +75,7 @@ func ask[T any](tb *tab, expression string) (T, error) {
 	return answer, json.Unmarshal(text, &answer)
 }
 
-// mustAsk is for pages that nothing is happening to.
+// mustAsk is ask for pages that are not being loaded.
 func mustAsk[T any](tb *tab, expression string) T {
 	tb.t.Helper()
 	answer, err := ask[T](tb, expression)
@@ -85,11 +86,11 @@ func mustAsk[T any](tb *tab, expression string) T {
 }
 
 func quote(text string) string {
-	quoted, _ := json.Marshal(text) // of a string cannot fail
+	quoted, _ := json.Marshal(text) // cannot fail for a string
 	return string(quoted)
 }
 
-// until polls until a thing holds.
+// until polls until a condition holds.
 func (tb *tab) until(what string, holds func() bool) {
 	tb.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(25 * time.Millisecond) {
@@ -97,10 +98,11 @@ func (tb *tab) until(what string, holds func() bool) {
 			return
 		}
 	}
-	tb.t.Fatalf("waited %s in vain for %s", patience, what)
+	tb.t.Fatalf("waited %s for %s: timeout", patience, what)
 }
 
-// holds waits until an expression is true. Between two pages there is none to ask.
+// holds waits until an expression is true. Errors count as false, because between two
+// pages nothing can be evaluated.
 func (tb *tab) holds(what, expression string) {
 	tb.t.Helper()
 	tb.until(what, func() bool {
@@ -109,7 +111,7 @@ func (tb *tab) holds(what, expression string) {
 	})
 }
 
-// at waits until the page of an address is there; without a query any will do.
+// at waits until the page of a path is loaded. The query is compared only if path has one.
 func (tb *tab) at(path string) {
 	tb.t.Helper()
 	here := "location.pathname"
@@ -125,7 +127,7 @@ func (tb *tab) sees(text string) {
 	tb.holds("the text "+text, `squeeze(document.body?.innerText).includes(`+quote(text)+`)`)
 }
 
-// seesNot is for a page that is complete.
+// seesNot checks that a complete page does not show a text.
 func (tb *tab) seesNot(text string) {
 	tb.t.Helper()
 	if mustAsk[bool](tb, `squeeze(document.body.innerText).includes(`+quote(text)+`)`) {
@@ -133,7 +135,7 @@ func (tb *tab) seesNot(text string) {
 	}
 }
 
-// text is what an element shows, "" where there is none.
+// text is the visible text of an element, "" if there is no such element.
 func (tb *tab) text(selector string) string {
 	tb.t.Helper()
 	return mustAsk[string](tb, `squeeze(document.querySelector(`+quote(selector)+`)?.innerText)`)
@@ -144,14 +146,13 @@ func (tb *tab) path() string {
 	return mustAsk[string](tb, "location.pathname")
 }
 
-// click presses the mouse on what is called so, where it can be pressed: a thing
-// that another one covers is not clicked.
+// click clicks the element with a name, once it is not covered by another element.
 func (tb *tab) click(called string) {
 	tb.t.Helper()
 	tb.clickOn(called, "find("+quote(called)+")")
 }
 
-// clickOn is click for what has no name of its own.
+// clickOn is click for the element that an expression returns.
 func (tb *tab) clickOn(what, expression string) {
 	tb.t.Helper()
 	type place struct {
@@ -159,7 +160,7 @@ func (tb *tab) clickOn(what, expression string) {
 		Covered string
 	}
 	var at *place
-	tb.until("something to click that is called "+what, func() bool {
+	tb.until("a clickable element "+what, func() bool {
 		var err error
 		at, err = ask[*place](tb, `(() => {
 			const e = `+expression+`;
@@ -174,23 +175,23 @@ func (tb *tab) clickOn(what, expression string) {
 	tb.do("clicking "+what, chromedp.MouseClickXY(at.X, at.Y))
 }
 
-// fill types into the field with a label, after what is in it is gone.
+// fill replaces the content of the field with a label.
 func (tb *tab) fill(label, text string) {
 	tb.t.Helper()
 	tb.click(label)
-	tb.do("selecting what is there", chromedp.KeyEvent("a", chromedp.KeyModifiers(kb.ModifierCtrl)))
+	tb.do("selecting the content", chromedp.KeyEvent("a", chromedp.KeyModifiers(kb.ModifierCtrl)))
 	tb.do("deleting", chromedp.KeyEvent(kb.Backspace))
 	tb.write(text)
 }
 
-// write types into what has the focus.
+// write types into the focused element.
 func (tb *tab) write(text string) {
 	tb.t.Helper()
 	call(tb, input.InsertText, input.InsertTextParams{Text: text})
 }
 
-// press presses keys, one after the other. A key and the character that it stands for
-// are one event, as with a keyboard: what a page does not let happen does not.
+// press presses keys, one after the other. A key and its character are one event, as with
+// a keyboard, so that a page can prevent the character by preventing the key.
 func (tb *tab) press(keys string) {
 	tb.t.Helper()
 	for _, key := range keys {
@@ -212,14 +213,14 @@ func (tb *tab) press(keys string) {
 	}
 }
 
-// tabTo presses the tabulator until what is called so has the focus, as people do
-// who have no mouse. On the way each thing must show that it has the focus.
+// tabTo presses Tab until the element with a name has the focus, as people without a mouse
+// do. Each element on the way must show its focus.
 func (tb *tab) tabTo(called string) {
 	tb.t.Helper()
 	tb.reach("", called)
 }
 
-// reach is tabTo for what is within a part of the page.
+// reach is tabTo for an element within a part of the page.
 func (tb *tab) reach(within, called string) {
 	tb.t.Helper()
 	const most = 250
@@ -237,14 +238,14 @@ func (tb *tab) reach(within, called string) {
 			return {name: e === document.body ? "" : name(e), within: `+quote(within)+` === "" || !!e.closest(`+quote(within)+` || "*"), shown: e === document.body || s.outlineStyle !== "none" && s.outlineWidth !== "0px" || s.boxShadow !== "none"};
 		})()`)
 		if !now.Shown {
-			tb.t.Errorf("%s: nothing shows that %q has the focus", tb.path(), now.Name)
+			tb.t.Errorf("%s: %q has the focus but does not show it", tb.path(), now.Name)
 		}
 		if now.Within && strings.HasPrefix(now.Name, called) {
 			return
 		}
 		passed = append(passed, now.Name)
 	}
-	tb.t.Fatalf("%s: %q cannot be reached with the tabulator; passed %q", tb.path(), called, passed)
+	tb.t.Fatalf("%s: %q cannot be reached with Tab; passed %q", tb.path(), called, passed)
 }
 
 func (tb *tab) do(what string, action chromedp.Action[chromedp.Void]) {
@@ -256,8 +257,8 @@ func (tb *tab) do(what string, action chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// showFailure says what the page of a failed test shows, and keeps its picture,
-// which `go test -artifacts` does not remove.
+// showFailure logs the text of the page of a failed test and saves its picture;
+// `go test -artifacts` keeps it.
 func (tb *tab) showFailure() {
 	text, err := tb.evaluate(`location.href + "\n" + document.body?.innerText`)
 	var shown string
@@ -276,5 +277,5 @@ func (tb *tab) showFailure() {
 		tb.t.Log(err)
 		return
 	}
-	tb.t.Logf("its picture: %s", tb.failure)
+	tb.t.Logf("picture: %s", tb.failure)
 }

@@ -16,13 +16,13 @@ import (
 
 const violationBinding = "reportPolicyViolation"
 
-// reportViolations runs before anything else on each page. Chromium tells of
-// violations by itself too (audits); two ways of hearing of them are meant.
+// reportViolations runs before all other scripts on each page. Chromium also reports
+// violations through audits; both ways are used on purpose.
 const reportViolations = `addEventListener("securitypolicyviolation", e =>
 	reportPolicyViolation(e.effectiveDirective + " forbids " + (e.blockedURI || "?") + " at " + e.sourceFile + ":" + e.lineNumber + " " + e.sample), true)`
 
-// hear notes what no page may do. It runs on the goroutine that reads from the
-// browser and does not wait for anything.
+// hear records errors of pages. It runs on the goroutine that reads from the browser, so
+// it must not block.
 func (tb *tab) hear(event any) {
 	switch e := event.(type) {
 	case *runtime.EventConsoleAPICalled:
@@ -45,7 +45,7 @@ func (tb *tab) hear(event any) {
 			tb.note("content security policy: %s", e.Payload)
 		}
 	case *log.EventEntryAdded:
-		// The network's entries say again, with less, what its own events say.
+		// Network entries repeat the network events with less detail.
 		if e.Entry.Source != log.EntrySourceNetwork && (e.Entry.Level == log.EntryLevelError || e.Entry.Level == log.EntryLevelWarning) {
 			tb.note("%s of %s: %s %s", e.Entry.Level, e.Entry.Source, e.Entry.Text, e.Entry.URL)
 		}
@@ -56,7 +56,7 @@ func (tb *tab) hear(event any) {
 	case *network.EventRequestWillBeSent:
 		tb.requested(e)
 	case *network.EventLoadingFailed:
-		// Leaving a page cancels its event stream.
+		// Leaving a page cancels its event stream, which is not an error.
 		if !e.Canceled {
 			tb.note("request failed: %s: %s %s", tb.address(e.RequestID), e.ErrorText, e.BlockedReason)
 		}
@@ -72,7 +72,7 @@ func (tb *tab) hear(event any) {
 	}
 }
 
-// requested lets nothing but this machine be asked.
+// requested records requests to other machines as errors.
 func (tb *tab) requested(e *network.EventRequestWillBeSent) {
 	tb.mu.Lock()
 	if tb.addresses == nil {
@@ -89,7 +89,7 @@ func (tb *tab) requested(e *network.EventRequestWillBeSent) {
 		return
 	}
 	ip := net.ParseIP(u.Hostname())
-	if u.Scheme == "data" { // of the browser's own buttons; a page's policy forbids it its own
+	if u.Scheme == "data" { // used by the browser's own buttons; the policy forbids it to pages
 		return
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
@@ -103,8 +103,7 @@ func (tb *tab) address(id network.RequestID) string {
 	return tb.addresses[id]
 }
 
-// issue says what the browser finds fault with: the name of the issue, and of the
-// details those that help.
+// issue describes an issue that the browser reports: its name and the useful details.
 func issue(i *audits.InspectorIssue) string {
 	text := string(i.Code)
 	d := i.Details
@@ -132,7 +131,7 @@ func (tb *tab) note(format string, args ...any) {
 	}
 }
 
-// take returns what went wrong since it was last asked, and forgets it.
+// take returns the errors since the last call and clears them.
 func (tb *tab) take() []string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
@@ -141,8 +140,8 @@ func (tb *tab) take() []string {
 	return wrong
 }
 
-// expect wants a thing to have gone wrong, and forgives it: a page of status 409
-// is meant to be one.
+// expect waits for an error that contains the text and removes it from the errors; for
+// example, a test may expect a page with status 409.
 func (tb *tab) expect(text string) {
 	tb.t.Helper()
 	tb.until("the browser to notice "+text, func() bool {

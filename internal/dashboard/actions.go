@@ -17,51 +17,51 @@ type action struct {
 	Label    string // of its button
 	Says     string
 	Kind     string // the class of its button
-	Reason   bool   // one has to be given
-	Fault    string // why it was not done when the form was sent
+	Reason   bool   // a reason is required
+	Fault    string // why the submitted form was refused
 	Open     bool
 	Commands []command
 }
 
-// actions are those that the letter's fate allows.
+// actions are the actions that the letter's state allows.
 func actions(d desk.Detail) []action {
 	n := []uint64{d.Sequence}
 	const because = "--reason=WHY"
 	switch {
 	case d.Fate == desk.Discarded:
-		return []action{{Name: "restore", Label: "Restore", Reason: true, Kind: "primary", Open: true, Says: "Puts it on the list again, under a new number.",
+		return []action{{Name: "restore", Label: "Restore", Reason: true, Kind: "primary", Open: true, Says: "Puts the letter on the list again, under a new number.",
 			Commands: []command{onLetter("restore", n, because), service("restore", d.Sequence, true)}}}
 	case d.Fate != desk.Open:
 		return nil
 	}
 	var all []action
 	if d.Replay == "" && d.Hold == nil {
-		replay := action{Name: "replay", Label: "Replay", Kind: "primary", Open: true, Says: "Publishes the event again for this target; then takes the letter off the list.",
+		replay := action{Name: "replay", Label: "Replay", Kind: "primary", Open: true, Says: "Publishes the event again for this target, then removes the letter from the list.",
 			Commands: []command{onLetter("replay", n), replayWithNATS(d.Sequence, d.ReplaySubject)}}
 		if d.Certainty == verdict.May {
 			replay.Label, replay.Commands[0] = "Replay…", onLetter("replay", n, "--may-have-been-sent")
-			replay.Says += " The mail may have been sent before, so you will be asked once more."
+			replay.Says += " The mail may already have been sent, so you must confirm on the next page."
 		}
 		all = append(all, replay)
 	}
 	if d.Replay == "" {
-		all = append(all, action{Name: "preflight", Label: "Preflight", Says: "Looks at the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
+		all = append(all, action{Name: "preflight", Label: "Preflight", Says: "Checks the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
 			Commands: []command{onLetter("preflight", n), service("preflight", d.Sequence, false)}})
 	}
 	if d.Hold == nil {
 		all = append(all,
-			action{Name: "discard", Label: "Discard", Kind: "danger", Reason: true, Says: "Gives it up. It can be restored for as long as the audit keeps it.",
+			action{Name: "discard", Label: "Discard", Kind: "danger", Reason: true, Says: "Removes the letter from the list. You can restore it until its audit record expires.",
 				Commands: []command{onLetter("discard", n, because), discardWithNATS(d.Sequence)}},
-			action{Name: "hold", Label: "Hold", Reason: true, Says: "Keeps it from being replayed and discarded while you work on it.",
+			action{Name: "hold", Label: "Hold", Reason: true, Says: "Prevents replay and discard while you work on the letter.",
 				Commands: []command{onLetter("hold", n, because), service("hold", d.Sequence, true)}})
 	} else {
-		all = append(all, action{Name: "release", Label: "Release", Open: true, Says: "Ends the hold.",
+		all = append(all, action{Name: "release", Label: "Release", Open: true, Says: "Ends the hold, so that the letter can be replayed and discarded again.",
 			Commands: []command{onLetter("release", n), service("release", d.Sequence, false)}})
 	}
 	return all
 }
 
-// service asks the program's own NATS service.
+// service is a request to Certpost's own NATS service, as a shell command.
 func service(action string, number uint64, reason bool) command {
 	body := fmt.Sprintf(`{"numbers": [%d]}`, number)
 	switch {
@@ -73,12 +73,13 @@ func service(action string, number uint64, reason bool) command {
 	return command{"nats", shellLine("nats", "req", "certpost.dead."+action, body)}
 }
 
-// done leads back to the letter, where a notice says what was done.
+// done redirects to the letter, where a notice says what was done.
 func done(number uint64, what string) view {
 	return view{to: lettersPath + "/" + strconv.FormatUint(number, 10) + "?done=" + what}
 }
 
-// again is the letter's page with the form that was sent incompletely.
+// again is the letter's page with the form that was submitted without a reason. Other
+// errors are returned as they are.
 func (p *pages) again(r *request, name string, err error) (view, error) {
 	if !errors.Is(err, desk.ErrNoReason) {
 		return view{}, err
@@ -86,7 +87,7 @@ func (p *pages) again(r *request, name string, err error) (view, error) {
 	v, err := p.letterWith(r, func(l *letterView) {
 		for i := range l.Actions {
 			if l.Actions[i].Name == name {
-				l.Actions[i].Open, l.Actions[i].Fault = true, "Say why, in a few words: the history keeps it for whoever looks later."
+				l.Actions[i].Open, l.Actions[i].Fault = true, "A reason is required. The audit keeps it."
 			}
 		}
 	})
@@ -94,7 +95,7 @@ func (p *pages) again(r *request, name string, err error) (view, error) {
 	return v, err
 }
 
-// uncertainView asks for the second yes.
+// uncertainView asks for a second confirmation.
 type uncertainView struct {
 	desk.Detail
 	Reason   string
@@ -131,7 +132,7 @@ func (p *pages) release(r *request) (view, error) {
 	return p.onOne(r, desk.ForRelease, "released", p.desk.Release)
 }
 
-// onOne does to one letter what is done to many elsewhere.
+// onOne does to one letter what bulk does to many.
 func (p *pages) onOne(r *request, purpose desk.Purpose, notice string, do deed) (view, error) {
 	frozen := p.desk.FreezeFor(purpose, desk.Query{}, []uint64{r.number()}, true)
 	if frozen.Count == 0 {
@@ -143,7 +144,7 @@ func (p *pages) onOne(r *request, purpose desk.Purpose, notice string, do deed) 
 	return done(r.number(), notice), nil
 }
 
-// whyNot says why nothing can be done with the one letter.
+// whyNot is the error that says why the action is not possible on the letter.
 func (p *pages) whyNot(r *request, frozen desk.Frozen) error {
 	d, err := p.desk.Letter(r.Context(), r.number())
 	switch {
@@ -167,8 +168,8 @@ func (p *pages) restore(r *request) (view, error) {
 	return done(number, "restored"), nil
 }
 
-// preflight answers with the page itself: it changes nothing, and what it found is
-// kept nowhere.
+// preflight responds with the letter's page instead of a redirect: it changes nothing,
+// and its findings are not stored.
 func (p *pages) preflight(r *request) (view, error) {
 	findings, err := p.desk.Preflight(r.Context(), r.number())
 	if err != nil {

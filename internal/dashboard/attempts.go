@@ -9,24 +9,24 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// attemptsView are the attempts of a delivery that failed, each with its course, and
-// what was different between them and in the one that succeeded.
+// attemptsView is the failed attempts of a delivery, each with its course, and the
+// differences between them and the attempt that succeeded.
 type attemptsView struct {
-	List    []attempt // the newest first
-	Columns []string  // of the comparison, the oldest first; fewer than two: there is none
+	List    []attempt // newest first
+	Columns []string  // of the comparison, oldest first; nil: there is nothing to compare
 	Rows    []difference
 }
 
-// attempt is one of them.
+// attempt is one failed attempt.
 type attempt struct {
 	broker.Try
 	Title string
 	Steps []phase
 	Took  string
-	Gap   string // what is not kept between it and the one before
+	Gap   string // says which attempts before it are not kept
 }
 
-// difference is one fact of each attempt; Changed says that it is not the same in all.
+// difference is one fact of each attempt; Changed says that the attempts differ in it.
 type difference struct {
 	What    string
 	Values  []string
@@ -41,7 +41,7 @@ func attemptsOf(e *broker.Entry) attemptsView {
 	for i, t := range e.Tries {
 		a := attempt{Try: t, Title: fmt.Sprintf("Attempt %d", t.Number), Steps: stepsOf(t.Course, t.Phase)}
 		if t.Generation > 1 {
-			a.Title += fmt.Sprintf(" of life %d", t.Generation)
+			a.Title += fmt.Sprintf(" after replay %d", t.Generation-1)
 		}
 		a.Took = span(t.Course.Took())
 		if i > 0 {
@@ -54,24 +54,24 @@ func attemptsOf(e *broker.Entry) attemptsView {
 	return v
 }
 
-// between says which attempts the ledger did not keep.
+// between says how many attempts between a and b the ledger did not keep.
 func between(a, b broker.Try) string {
 	switch missing := b.Number - a.Number - 1; {
 	case a.Generation != b.Generation && b.Number > 1:
-		return "Those between it and the first are not kept."
+		return "The attempts between this one and the first are not kept."
 	case a.Generation == b.Generation && missing > 0:
-		return plural(missing, "attempt is", "attempts are") + " between it and the first, and not kept."
+		return plural(missing, "attempt between this one and the first is", "attempts between this one and the first are") + " not kept."
 	}
 	return ""
 }
 
-// facts are what attempts are compared by.
+// facts are the facts in which attempts are compared.
 var facts = []string{"definition", "relay", "address", "connection", "TLS", "relay's certificate", "secrets", "phase", "code", "reply", "sent?"}
 
 func factsOf(c *verdict.Course, secrets map[string]string, phase verdict.Phase, code verdict.Code, reply string, sent verdict.Certainty) []string {
 	connection, tls, certificate := "", c.TLS, ""
 	if c.Peer != "" {
-		connection = map[bool]string{true: "kept from before", false: "new"}[c.Kept]
+		connection = map[bool]string{true: "reused", false: "new"}[c.Kept]
 	}
 	if shown := c.PeerCertificate; shown != nil {
 		certificate = shown.CommonName + " " + shown.Fingerprint[:min(len(shown.Fingerprint), 8)]
@@ -81,8 +81,8 @@ func factsOf(c *verdict.Course, secrets map[string]string, phase verdict.Phase, 
 	return []string{c.Definition, c.Relay, c.Peer, connection, tls, certificate, verdict.Versions(secrets), string(phase), string(code), reply, string(sent)}
 }
 
-// compare sets attempts side by side, with the one that succeeded behind them; what is
-// different comes first.
+// compare sets the attempts side by side, followed by the one that succeeded. Facts
+// that differ come first.
 func compare(list []attempt, e *broker.Entry) (columns []string, rows []difference) {
 	var all [][]string
 	for _, a := range list {
@@ -102,7 +102,7 @@ func compare(list []attempt, e *broker.Entry) (columns []string, rows []differen
 		row := difference{What: what}
 		for _, one := range all {
 			row.Values = append(row.Values, one[i])
-			// What is not known of one is no difference.
+			// An unknown value is not a difference.
 			row.Changed = row.Changed || one[i] != "" && slices.ContainsFunc(row.Values, func(v string) bool { return v != "" && v != one[i] })
 		}
 		switch {
@@ -115,15 +115,15 @@ func compare(list []attempt, e *broker.Entry) (columns []string, rows []differen
 	return columns, append(rows, same...)
 }
 
-// phase is one step of a delivery and whether it came that far.
+// phase is one phase of a delivery and whether the attempt reached it.
 type phase struct {
 	Name  verdict.Phase
-	State string // past, here, ahead
-	Took  string // "" where it is not known
+	State string // past, here (failed in it), ahead
+	Took  string // "" when unknown
 }
 
-// way is that of a delivery. Which of the optional phases a relay is taken
-// through depends on its target.
+// way is the order of the phases of a delivery. The target decides which of the
+// optional phases an attempt goes through.
 var (
 	way = []verdict.Phase{
 		verdict.PhaseDecode, verdict.PhaseResolve, verdict.PhaseSecrets, verdict.PhasePayload, verdict.PhaseRender, verdict.PhaseConnect, verdict.PhaseBanner,
@@ -133,7 +133,8 @@ var (
 	optional = []verdict.Phase{verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth}
 )
 
-// stepsOf are the steps that an attempt took, with what would have come next.
+// stepsOf are the phases that an attempt went through, and those that would have come
+// next.
 func stepsOf(c *verdict.Course, failed verdict.Phase) (steps []phase) {
 	for i, s := range c.Steps {
 		state := "past"
@@ -152,7 +153,8 @@ func stepsOf(c *verdict.Course, failed verdict.Phase) (steps []phase) {
 	return append(steps, ahead(at)...)
 }
 
-// phases are the steps of an attempt whose course is not known.
+// phases are the phases of an attempt whose course is unknown. Optional phases before
+// the failed one are left out.
 func phases(failed verdict.Phase) (steps []phase) {
 	at := slices.Index(way, failed)
 	if at < 0 {

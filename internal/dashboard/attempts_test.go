@@ -18,11 +18,11 @@ func TestAttemptsAreCompared(t *testing.T) {
 	for _, a := range v.List {
 		titles = append(titles, a.Title+": "+a.Gap)
 	}
-	if want := []string{"Attempt 1 of life 2: ", "Attempt 9: 7 attempts are between it and the first, and not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
-		t.Errorf("the attempts are %q", titles)
+	if want := []string{"Attempt 1 after replay 1: ", "Attempt 9: 7 attempts between this one and the first are not kept.", "Attempt 1: "}; !slices.Equal(titles, want) {
+		t.Errorf("attempts: %q", titles)
 	}
-	if want := []string{"Attempt 1", "Attempt 9", "Attempt 1 of life 2", "Delivered"}; !slices.Equal(v.Columns, want) {
-		t.Errorf("the columns are %q", v.Columns)
+	if want := []string{"Attempt 1", "Attempt 9", "Attempt 1 after replay 1", "Delivered"}; !slices.Equal(v.Columns, want) {
+		t.Errorf("columns: %q", v.Columns)
 	}
 	rows := map[string]difference{}
 	for _, row := range v.Rows {
@@ -34,19 +34,19 @@ func TestAttemptsAreCompared(t *testing.T) {
 		}
 	}
 	if got := strings.Join(rows["secrets"].Values, " "); got != "vault:secret/smtp#password=3 vault:secret/smtp#password=3 vault:secret/smtp#password=4 vault:secret/smtp#password=4" {
-		t.Errorf("the secrets are %s", got)
+		t.Errorf("secrets: %s", got)
 	}
 	e.State = broker.StateWaiting
 	e.Tries = e.Tries[:1]
 	if v := attemptsOf(&e); len(v.List) != 1 || v.Rows != nil {
-		t.Errorf("one attempt is compared with %+v", v.Rows)
+		t.Errorf("a single attempt has a comparison: %+v", v.Rows)
 	}
 	if v := attemptsOf(nil); v.List != nil {
 		t.Errorf("%+v", v)
 	}
 }
 
-// Phases that an attempt did not go through are not shown as passed.
+// Phases that an attempt did not reach are not shown as passed.
 func TestHowFarItCame(t *testing.T) {
 	t.Parallel()
 	show := func(steps []phase) string {

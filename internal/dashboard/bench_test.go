@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// filled is an office with so many dead letters of six causes, as the courier would
-// have written them.
+// filled is an office with the given number of dead letters of six causes, written as
+// the courier writes them.
 func filled(b *testing.B, letters int) *office {
 	b.Helper()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,16 +46,16 @@ func filled(b *testing.B, letters int) *office {
 	deadline := time.Now().Add(3 * time.Minute)
 	for o.desk.Balance().Open < letters {
 		if time.Now().After(deadline) {
-			b.Fatalf("the index has %d of %d letters", o.desk.Balance().Open, letters)
+			b.Fatalf("the index has only %d of %d letters", o.desk.Balance().Open, letters)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	return o
 }
 
-// BenchmarkPages is what the server needs for a page: the guard, the desk, the
-// template and packing. With 100,000 letters it is to be under 100 ms, and at most one
-// and a half times of what it is with 1,000.
+// BenchmarkPages measures the server's time for a page: guard, desk, template and
+// compression. With 100,000 letters it must be under 100 ms, and at most 1.5 times the
+// time with 1,000 letters.
 func BenchmarkPages(b *testing.B) {
 	for _, letters := range []int{1_000, 100_000} {
 		o := filled(b, letters)
@@ -88,7 +88,7 @@ func BenchmarkExport(b *testing.B) {
 		w := httptest.NewRecorder()
 		o.handler.ServeHTTP(w, r)
 		if n := strings.Count(w.Body.String(), "\n"); n != letters+1 {
-			b.Fatalf("it has %d lines", n)
+			b.Fatalf("the CSV has %d lines, want %d", n, letters+1)
 		}
 	}
 }

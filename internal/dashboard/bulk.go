@@ -17,53 +17,54 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// deed is an action on exactly the letters of a frozen query.
+// deed is an action on exactly the letters of a frozen selection.
 type deed func(context.Context, broker.Actor, desk.Frozen, string) (int, error)
 
-// order is what somebody wants done to many letters, as the address or the form of
-// the confirmation has it.
+// order is an action on many letters, as the address or the form of the confirm page
+// states it.
 type order struct {
 	Action     string // replay, discard, hold, release
 	Query      desk.Query
-	Numbers    []uint64 // nil: all that fit the query
-	Superseded bool     // also those that have a newer certificate
+	Numbers    []uint64 // nil: all that match the query
+	Superseded bool     // include letters with a newer certificate
 	Reason     string
-	List       string // the address of the list that it comes from
+	List       string // the address of the list where the order began
 
 	Rate      verdict.Rate
 	Canary    bool
 	Uncertain bool
 	Force     bool
 
-	// Count and Hash are what was shown when it was confirmed.
+	// Count and Hash identify what the confirm page showed.
 	Count int
 	Hash  string
 }
 
-// frozen is what was shown, as the desk takes it.
+// frozen is the selection that was shown, in the desk's type.
 func (o *order) frozen() desk.Frozen {
 	return desk.Frozen{Query: o.Query, AsOf: o.Query.AsOf, Count: o.Count, Hash: o.Hash, Purpose: desk.Purpose(o.Action), Only: o.Numbers, WithSuperseded: o.Superseded}
 }
 
-// readOrder reads an order from an address's query or a form's fields.
+// readOrder reads an order from the query of an address or the fields of a form. It
+// refuses unknown keys: without a mistyped filter the order would match more letters.
 func readOrder(r *request, values url.Values) (order, error) {
 	o := order{
 		Action: values.Get("action"), Superseded: values.Get("with_superseded") == "yes", Reason: r.reason(), Canary: values.Get("canary") == "yes",
 		Uncertain: values.Get("uncertain") == "yes", Force: values.Get("force") == "yes", Hash: values.Get("hash"),
 	}
 	if _, known := orders[o.Action]; !known {
-		return o, wrongf("There is no action %q: want replay, discard, hold or release", clipped(o.Action))
+		return o, wrongf("Unknown action %q: use replay, discard, hold or release", clipped(o.Action))
 	}
 	for _, text := range values["number"] {
 		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil || n == 0 {
-			return o, wrongf("%q is not the number of a letter", clipped(text))
+			return o, wrongf("%q is not a letter number", clipped(text))
 		}
 		o.Numbers = append(o.Numbers, n)
 	}
 	for key := range values {
 		if !slices.Contains(orderKeys, key) && !desk.IsCondition(key) {
-			return o, wrongf("There is no filter %q, and without it this would act on more than was meant", clipped(key))
+			return o, wrongf("Unknown filter %q. Nothing was done, because without this filter the action would match more letters", clipped(key))
 		}
 	}
 	var err error
@@ -77,19 +78,19 @@ func readOrder(r *request, values url.Values) (order, error) {
 	o.Count, _ = strconv.Atoi(values.Get("count"))
 	if rate := strings.TrimSpace(values.Get("rate")); rate != "" {
 		if err := o.Rate.UnmarshalText([]byte(rate)); err != nil {
-			return o, wrongf("The rate %q cannot be read: %v", clipped(rate), err)
+			return o, wrongf("Invalid rate %q: %v", clipped(rate), err)
 		}
 	}
 	return o, nil
 }
 
-// orderKeys are what an order has beside the conditions of its query.
+// orderKeys are the keys of an order besides the conditions of its query.
 var orderKeys = []string{"action", "number", "all", "list", "view", "with_superseded", "reason", "rate", "canary", "uncertain", "force", "count", "hash", access.TokenField}
 
-// errNoneChosen says that an order names no letters.
-var errNoneChosen = wrongf("No letter was chosen. Choose some in the list, or act on all that match")
+// errNoneChosen says that an order selects no letters.
+var errNoneChosen = wrongf("No letter is selected. Select letters in the list, or act on all that match")
 
-// choose is the list again, at its notice that letters have to be chosen first.
+// choose leads back to the list, to its notice that letters must be selected first.
 func (o order) choose() view {
 	path, text, _ := strings.Cut(o.List, "?")
 	query, err := url.ParseQuery(text)
@@ -100,8 +101,8 @@ func (o order) choose() view {
 	return view{to: address(path, query) + "#" + chooseKey}
 }
 
-// listed is the list that an order says it comes from. Whoever makes an address can
-// write anything there, so it is a list of letters or not heeded.
+// listed is the address of the list where an order says it began. The value comes from
+// the address, which anyone can craft, so it is used only if it is a list of letters.
 func listed(at string, q desk.Query) string {
 	path, _, _ := strings.Cut(at, "?")
 	if access.LocalPath(at) == at && (path == lettersPath || strings.HasPrefix(path, lettersPath+"/groups/")) {
@@ -116,15 +117,15 @@ func clipped(text string) string {
 	return string(runes[:min(len(runes), 60)])
 }
 
-// orders are the actions on many, with their words.
+// orders are the actions on many letters, with their texts.
 var orders = map[string]struct{ Title, Verb, Says, Notice string }{
-	"replay":  {"Replay", "Replay", "Each letter's event is published again for its target; then the letter is taken off the list. What fails again comes back as a new letter.", "started"},
-	"discard": {"Discard", "Discard", "They are given up. Each can be restored for as long as the audit keeps it.", "discarded"},
-	"hold":    {"Hold", "Hold", "They are neither replayed nor discarded until somebody releases them.", "held"},
-	"release": {"Release", "Release", "Their holds end.", "released"},
+	"replay":  {"Replay", "Replay", "The event of each letter is published again for its target; then the letter leaves the list. A delivery that fails again becomes a new letter.", "started"},
+	"discard": {"Discard", "Discard", "They leave the list. You can restore each one until its audit record expires; its page shows the date.", "discarded"},
+	"hold":    {"Hold", "Hold", "They cannot be replayed or discarded until an operator releases them.", "held"},
+	"release": {"Release", "Release", "Their holds end. They can be replayed and discarded again.", "released"},
 }
 
-// confirmView shows exactly what will be acted on before it is.
+// confirmView shows exactly which letters the action will affect.
 type confirmView struct {
 	order
 	Frozen   desk.Frozen
@@ -132,11 +133,11 @@ type confirmView struct {
 	Verb     string
 	Says     string
 	Chips    []desk.Chip
-	Fields   []field // what the form sends back as it came
-	With     string  // the address that takes in, or leaves out, the superseded
-	Takes    string  // how long it takes at the rate, "" when nobody can say
+	Fields   []field // hidden fields, sent back unchanged
+	With     string  // the address that includes, or excludes, superseded letters
+	Takes    string  // how long it takes at the rate, "" when unknown
 	Fault    string
-	Was      int // the count that was confirmed, when it is another one now
+	Was      int // the count that was confirmed, when the count has changed
 	Changed  bool
 	Commands []command
 }
@@ -188,14 +189,14 @@ func (p *pages) confirmation(o order, fault string) view {
 	return view{template: "confirm", title: c.Title, data: c, object: frozen}
 }
 
-// chips are the conditions of a query that somebody has chosen, without the bound of
-// what was there when it was shown.
+// chips are the conditions that the operator has chosen. AsOf is left out: it only
+// bounds the query to the letters that existed when it was shown.
 func chips(q desk.Query) []desk.Chip {
 	q.AsOf = 0
 	return q.Chips()
 }
 
-// takes says how long a replay takes at its rate.
+// takes is how long a replay takes at its rate, "" without a rate.
 func takes(count int, o order) string {
 	if o.Action != "replay" || o.Rate.IsZero() || count == 0 {
 		return ""
@@ -203,9 +204,9 @@ func takes(count int, o order) string {
 	return span(time.Duration(count) * o.Rate.Per / time.Duration(o.Rate.Count))
 }
 
-// commands are the order in a shell, about exactly the same letters: the hash is
-// looked at there, too. The NATS CLI has nothing for many letters, so the program's
-// own service is asked.
+// commands are the same order as shell commands, for exactly the same letters: the
+// hash is checked there too. The NATS CLI cannot act on many letters, so its command
+// is a request to Certpost's own NATS service.
 func (o order) commands(frozen desk.Frozen) []command {
 	request := struct {
 		Numbers    []uint64          `json:"numbers,omitempty"`
@@ -232,11 +233,11 @@ func (o order) commands(frozen desk.Frozen) []command {
 		request.Reason = "WHY"
 		words = append(words, "--reason=WHY")
 	}
-	body, _ := json.Marshal(request) // it has nothing that cannot be
+	body, _ := json.Marshal(request) // every field can be marshalled
 	return []command{onLetter(o.Action, o.Numbers, words...), {"nats", shellLine("nats", "req", "certpost.dead."+o.Action, string(body))}}
 }
 
-// bulk carries an order out. The desk sees to it that it is about what was shown.
+// bulk carries out an order. The desk checks that it affects only what was shown.
 func (p *pages) bulk(r *request) (view, error) {
 	o, err := readOrder(r, r.PostForm)
 	if err != nil {
@@ -260,15 +261,15 @@ func (p *pages) bulk(r *request) (view, error) {
 	case errors.Is(err, desk.ErrChanged):
 		return p.changed(o), nil
 	case errors.Is(err, desk.ErrNoReason):
-		return refused(p.confirmation(o, "Say why, in a few words: the history keeps it for whoever looks later."), http.StatusUnprocessableEntity), nil
+		return refused(p.confirmation(o, "A reason is required. The audit keeps it."), http.StatusUnprocessableEntity), nil
 	case errors.Is(err, desk.ErrUncertain):
-		return refused(p.confirmation(o, "Some of them may have been sent. Say yes to those, too, or leave them out with the filter Sent?."), http.StatusConflict), nil
+		return refused(p.confirmation(o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
 	}
 	return view{to: to}, err
 }
 
-// changed shows both counts and asks anew: by now the query finds letters that were
-// not shown.
+// changed shows both counts and asks for confirmation again: the query now finds
+// letters that were not shown.
 func (p *pages) changed(o order) view {
 	v := p.confirmation(o, "")
 	c := v.data.(confirmView)

@@ -8,15 +8,15 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// command is what does the same from a shell.
+// command is a shell command that does what the page does.
 type command struct {
 	With string // certpost or nats
 	Line string
 }
 
-// shellWord quotes a word for a shell unless it needs no quotes. A word with
-// characters that do not show, or that change how others show, is written with
-// escapes ($'...', POSIX.1-2024): what is copied from a page is what was read there.
+// shellWord quotes a word for a shell unless it needs no quotes. A word with invisible
+// characters, or characters that change how others are displayed, is written with
+// escapes ($'...', POSIX.1-2024), so that the copied text is what the page showed.
 func shellWord(word string) string {
 	if strings.IndexFunc(word, legible.Hidden) >= 0 {
 		return escapedWord(word)
@@ -38,7 +38,7 @@ func escapedWord(word string) string {
 		switch c := word[i]; {
 		case c == '\'' || c == '\\':
 			b.WriteString(`\` + string(c))
-		case c == 0: // no argument of a program holds one
+		case c == 0: // an argument cannot hold a NUL byte
 		case c < ' ' || c > '~':
 			fmt.Fprintf(&b, `\%03o`, c)
 		default:
@@ -48,7 +48,7 @@ func escapedWord(word string) string {
 	return b.String() + "'"
 }
 
-// shellLine joins words to a line that a shell takes apart into the same words.
+// shellLine joins words to a line that a shell splits into the same words.
 func shellLine(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {
@@ -57,7 +57,7 @@ func shellLine(words ...string) string {
 	return strings.Join(quoted, " ")
 }
 
-// onLetter is the program's own command for an action on letters.
+// onLetter is the certpost command for an action on letters.
 func onLetter(action string, numbers []uint64, options ...string) command {
 	line := []string{"certpost", "dead-letters", action}
 	for _, n := range numbers {
@@ -66,8 +66,8 @@ func onLetter(action string, numbers []uint64, options ...string) command {
 	return command{"certpost", shellLine(append(line, options...)...)}
 }
 
-// replayWithNATS replays a dead letter with the NATS CLI and what is everywhere;
-// docs/replay.md explains it.
+// replayWithNATS replays a dead letter with the NATS CLI and standard tools (sed,
+// base64); docs/replay.md explains it.
 func replayWithNATS(number uint64, subject string) command {
 	return command{"nats", strings.NewReplacer("$NUMBER", strconv.FormatUint(number, 10), "$SUBJECT", shellWord(subject)).Replace(
 		`nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
@@ -75,8 +75,8 @@ func replayWithNATS(number uint64, subject string) command {
   nats pub -J --force-stdin $SUBJECT`)}
 }
 
-// discardWithNATS removes a dead letter past Certpost, which notices and says so
-// in the history.
+// discardWithNATS removes a dead letter without Certpost, which notices the removal and
+// records it in the audit.
 func discardWithNATS(number uint64) command {
 	return command{"nats", "nats stream rmm CERTPOST_DEAD_LETTERS " + strconv.FormatUint(number, 10) + " --force"}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// A real shell takes the words apart into what they were.
+// A real shell splits the line into the original words.
 func TestShellLineReadByBash(t *testing.T) {
 	t.Parallel()
 	bash := lab.Need(t, "bash")
@@ -22,10 +22,10 @@ func TestShellLineReadByBash(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00"); strings.Join(got, "|") != strings.Join(words, "|") {
-		t.Errorf("%q came back as %q", words, got)
+		t.Errorf("bash read %q as %q", words, got)
 	}
 	if strings.IndexFunc(line, legible.Hidden) >= 0 {
-		t.Errorf("%q has characters that do not show", line)
+		t.Errorf("%q has invisible characters", line)
 	}
 }
 
@@ -35,7 +35,7 @@ func TestCommandsOfALetter(t *testing.T) {
 	got := replayWithNATS(7, subject).Line
 	for _, want := range []string{"nats stream get CERTPOST_DEAD_LETTERS 7 --json |", `nats pub -J --force-stdin 'certpost.delivery.relay.it'\''s'`} {
 		if !strings.Contains(got, want) {
-			t.Errorf("%q does not hold %q", got, want)
+			t.Errorf("%q does not contain %q", got, want)
 		}
 	}
 	if got := onLetter("discard", []uint64{7, 8}, "--reason=WHY").Line; got != "certpost dead-letters discard 7 8 --reason=WHY" {

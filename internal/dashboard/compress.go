@@ -7,12 +7,12 @@ import (
 	"sync"
 )
 
-// compressed packs documents and lists. What is packed already, and events, which
-// have to go out at once, are left alone.
+// compressed compresses HTML, JSON and CSV responses with gzip. Responses that are
+// compressed already, and event streams, which must be sent at once, are not changed.
 //
-// Packing a page that holds both a secret and a stranger's text can betray the
-// secret by the page's length (BREACH). The one secret in a page is the token of its
-// forms, which access masks anew each time.
+// Compressing a page that holds both a secret and text chosen by an attacker can reveal
+// the secret through the length of the page (BREACH). The only secret in a page is the
+// token of its forms, which package access masks differently each time.
 func compressed(next http.Handler) http.Handler {
 	packers := &sync.Pool{New: func() any {
 		z, _ := gzip.NewWriterLevel(nil, 5) // a valid level
@@ -39,12 +39,12 @@ func acceptsGzip(r *http.Request) bool {
 	return false
 }
 
-// packer packs an answer once its headers say that it is worth it.
+// packer compresses a response if its headers say that its type is worth it.
 type packer struct {
 	http.ResponseWriter
 	packers *sync.Pool
 	decided bool
-	z       *gzip.Writer // nil: it goes out as it is
+	z       *gzip.Writer // nil: the response is not compressed
 }
 
 func (p *packer) WriteHeader(status int) {
@@ -72,12 +72,12 @@ func (p *packer) Write(b []byte) (int, error) {
 	return p.z.Write(b)
 }
 
-// Unwrap is for http.ResponseController, which flushes events and sets deadlines.
+// Unwrap lets http.ResponseController flush events and set deadlines.
 func (p *packer) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
 func (p *packer) close() {
 	if p.z != nil {
-		_ = p.z.Close() // the other side may have gone
+		_ = p.z.Close() // the client may have closed the connection
 		p.packers.Put(p.z)
 		p.z = nil
 	}

@@ -1,13 +1,14 @@
-// Package dashboard is the pages on which people understand, mend and replay what
-// was not delivered. Every page is a plain document with plain forms; htmx and a
-// small script of our own add live updates and keys on top, and nothing needs them.
+// Package dashboard serves the pages on which operators see failed deliveries, find out
+// what to fix, and replay them. Every page is a plain document with plain forms; htmx
+// and small scripts of our own add live updates and keyboard shortcuts. No page needs
+// JavaScript.
 //
 // A page is a function of a request that returns a view or an error:
 //
 //	func (p *pages) letter(r *request) (view, error)
 //
-// routes lists them all with the role each needs, render turns a view into HTML,
-// JSON or CSV, and failure turns an error into a page that says what to do.
+// routes lists all pages with the role that each requires, render turns a view into
+// HTML, JSON or CSV, and failure turns an error into a page that says what to do.
 package dashboard
 
 import (
@@ -20,40 +21,40 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// Options are what the pages need beside the desk.
+// Options are what the pages need besides the desk.
 type Options struct {
-	// Look is the one that access was given the pages of.
+	// Look must be the Look whose Access pages were given to the guard.
 	Look *Look
-	// Log gets one line for each page that failed for a reason of ours.
+	// Log gets one line for each page that failed because of an error on the server.
 	Log zerolog.Logger
-	// Edit is what may be changed of a letter before it is replayed; nil: nothing, and
-	// there is no page for it.
+	// Edit says what may be changed about a letter before it is replayed; nil: nothing,
+	// and there is no page for it.
 	Edit *Edit
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-// pages are all pages with what they stand on.
+// pages holds what all page functions share.
 type pages struct {
 	*Look
 	desk *desk.Desk
 	live *live
-	// exports are the lists that are being written whole.
+	// exports counts the complete lists that are being written.
 	exports *live
 	edit    *Edit
 	log     zerolog.Logger
 	now     func() time.Time
 }
 
-// New registers all pages with the guard and returns the handler that serves them,
-// and whatever else the guard was given.
+// New registers all pages with the guard and returns the handler that serves them and
+// everything else that is registered with the guard.
 func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
 	p := &pages{Look: opts.Look, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), edit: opts.Edit, log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
-	// For pages that name no icon: the guard's, that lead on at once.
+	// For pages without a <link rel="icon">: the guard's redirect pages.
 	guard.HandleFiles("GET /favicon.ico", http.RedirectHandler(p.assets.path("icon.svg"), http.StatusFound))
 	for _, route := range p.routes() {
 		guard.Handle(route.pattern, route.needs, p.serve(route.page))
@@ -62,7 +63,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	return suffixed(compressed(guard))
 }
 
-// route is one address with the role it needs.
+// route is one address with the role that it requires.
 type route struct {
 	pattern string
 	needs   access.Role

@@ -19,7 +19,7 @@ import (
 
 const deliveriesPath = "/deliveries"
 
-// deliveriesView is what went to whom, and when.
+// deliveriesView is the list of deliveries: what went to whom, and when.
 type deliveriesView struct {
 	Form     deliveryForm
 	Chips    []desk.Chip
@@ -36,12 +36,12 @@ type deliveriesView struct {
 // deliveryForm is the filter as its form shows it.
 type deliveryForm struct {
 	desk.DeliveryQuery
-	From, Before string // as a field for date and time has them
+	From, Before string // as an input of type datetime-local wants them
 	States       []broker.State
 	Targets      []string
 }
 
-// states are those that an entry of the ledger can have.
+// states are the states that a ledger entry can have.
 var states = []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded}
 
 // deliveryRow is one delivery in the list.
@@ -49,10 +49,10 @@ type deliveryRow struct {
 	broker.Entry
 	Address  string
 	Leaf     *verdict.Certificate
-	To       []string // who has the mail, else who is owed it; none: the target says
-	More     int      // of them that are not shown
-	Outcome  string   // the relay's answer, or why there is none
-	Doubtful bool     // whether it was sent is not known
+	To       []string // who has the mail, else who is still owed it; empty: the target's recipients
+	More     int      // recipients that are not shown
+	Outcome  string   // the relay's reply, or why there is none
+	Doubtful bool     // it is unknown whether the mail was sent
 }
 
 func (p *pages) deliveries(r *request) (view, error) {
@@ -81,8 +81,8 @@ func (p *pages) deliveries(r *request) (view, error) {
 	return view{template: "deliveries", title: "Deliveries", data: v, table: p.deliveryTable(r.Context(), q)}, nil
 }
 
-// deliveryQuery reads the filter. What is no number in hexadecimal is said to be
-// none: that nothing was found would be no answer to it.
+// deliveryQuery reads the filter. A serial or fingerprint that is not hexadecimal is an
+// error, because an empty list would not tell the reader that the value is wrong.
 func (r *request) deliveryQuery() (desk.DeliveryQuery, error) {
 	given := r.URL.Query()
 	common, err := r.common("name", "target", "event", "from", "to")
@@ -92,15 +92,16 @@ func (r *request) deliveryQuery() (desk.DeliveryQuery, error) {
 	q := desk.DeliveryQuery{Name: common.Name, Target: common.Target, Event: common.Event, From: common.From, To: common.To,
 		Serial: strings.TrimSpace(given.Get("serial")), Fingerprint: strings.TrimSpace(given.Get("fingerprint")), State: broker.State(strings.TrimSpace(given.Get("state")))}
 	if q.State != "" && !slices.Contains(states, q.State) {
-		return q, wrongf("state wants one of waiting, sending, sent, dead, discarded")
+		return q, wrongf("Invalid state: use waiting, sending, sent, dead or discarded")
 	}
 	if !isHex(q.Serial) || !isHex(q.Fingerprint) {
-		return q, wrongf("serial and fingerprint want hexadecimal digits, with or without colons: 03:AA:11")
+		return q, wrongf("Invalid serial or fingerprint: use hexadecimal digits, with or without colons, such as 03:AA:11")
 	}
 	return q, nil
 }
 
-// common reads those of a list's conditions that the list of letters has too.
+// common reads the given conditions of a list with the parser of the list of letters,
+// which has them too.
 func (r *request) common(keys ...string) (desk.Query, error) {
 	values := url.Values{}
 	for _, key := range keys {
@@ -109,7 +110,7 @@ func (r *request) common(keys ...string) (desk.Query, error) {
 	return parseQuery(values)
 }
 
-// isHex says whether a text is a hexadecimal number as certificate viewers write it.
+// isHex reports whether a text is a hexadecimal number as certificate viewers write it.
 func isHex(text string) bool {
 	digits := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(text), "0x"))
 	if len(digits)%2 != 0 {
@@ -119,12 +120,13 @@ func isHex(text string) bool {
 	return err == nil && len(text) <= 200
 }
 
-// condition is one key of a list's address, with what its chip says before the value.
+// condition is one key of a list's address, with the label that its chip shows before
+// the value.
 type condition struct{ key, label string }
 
 var deliveryConditions = []condition{{"name", "name"}, {"serial", "serial"}, {"fingerprint", "SHA-256"}, {"target", "target"}, {"event", "event"}, {"state", "state"}, {"from", "from"}, {"to", "before"}}
 
-// chips are the conditions that the request's address has.
+// chips are the conditions in the request's address.
 func (r *request) chips(conditions []condition) (chips []desk.Chip) {
 	for _, c := range conditions {
 		if value := strings.TrimSpace(r.URL.Query().Get(c.key)); value != "" {
@@ -137,7 +139,7 @@ func (r *request) chips(conditions []condition) (chips []desk.Chip) {
 	return chips
 }
 
-// optionsOf are the request's filters as options of the program's own command.
+// optionsOf are the request's filters as options of the certpost command.
 func (r *request) optionsOf(keys ...string) (words []string) {
 	for _, key := range keys {
 		if value := strings.TrimSpace(r.URL.Query().Get(key)); value != "" {
@@ -151,7 +153,7 @@ func newDeliveryForm(q desk.DeliveryQuery, targets []string) deliveryForm {
 	return deliveryForm{DeliveryQuery: q, From: fieldTime(q.From), Before: fieldTime(q.To), States: states, Targets: targets}
 }
 
-// fieldTime is a time as a field for date and time has it, "" for none.
+// fieldTime is a time as an input of type datetime-local wants it, "" for none.
 func fieldTime(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -159,12 +161,12 @@ func fieldTime(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04")
 }
 
-// deliveryAddress is where a delivery is shown.
+// deliveryAddress is the address of a delivery's page.
 func deliveryAddress(target, event string) string {
 	return deliveriesPath + "/" + url.PathEscape(target) + "/" + events.Token(event)
 }
 
-// fewRecipients are as many as a row has room for.
+// fewRecipients is how many recipients a row shows.
 const fewRecipients = 2
 
 func newDeliveryRow(e broker.Entry) deliveryRow {
@@ -179,7 +181,7 @@ func newDeliveryRow(e broker.Entry) deliveryRow {
 	return row
 }
 
-// doubtful says that a mail may be out whose fate is not known.
+// doubtful reports whether a mail may have been sent without its outcome being known.
 func doubtful(e *broker.Entry) bool {
 	return e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.May
 }
@@ -191,7 +193,7 @@ func leafOf(e *broker.Entry) *verdict.Certificate {
 	return e.Certificate
 }
 
-// outcome is the relay's answer in a word, or why there is none.
+// outcome is the relay's reply in short, or the code and phase of the failure.
 func outcome(e *broker.Entry) string {
 	switch {
 	case e.State == broker.StateSent && e.Receipt != nil && e.Receipt.QueueID != "":
@@ -204,11 +206,11 @@ func outcome(e *broker.Entry) string {
 	return ""
 }
 
-// whole is how many entries are read at a time for a list that leaves the page.
+// whole is how many entries are read at a time for an export.
 const whole = 500
 
-// deliveryTable is everything that fits, for CSV and JSON: what went to whom, how the
-// relay answered, and which certificate it was.
+// deliveryTable is every delivery that matches, for CSV and JSON: recipients, the
+// relay's reply and the certificate.
 func (p *pages) deliveryTable(ctx context.Context, q desk.DeliveryQuery) *table {
 	return &table{
 		name: "deliveries",
@@ -218,14 +220,14 @@ func (p *pages) deliveryTable(ctx context.Context, q desk.DeliveryQuery) *table 
 	}
 }
 
-// eachDelivery are all entries that fit. When the ledger cannot be read any more the
-// answer breaks off, so that nobody takes a part for the whole.
+// eachDelivery are all entries that match. When reading the ledger fails, the response
+// is aborted, so that a client cannot mistake a part for the whole list.
 func (p *pages) eachDelivery(ctx context.Context, q desk.DeliveryQuery) iter.Seq[broker.Entry] {
 	return func(yield func(broker.Entry) bool) {
 		for after, more := uint64(0), true; more; {
 			found, err := p.desk.Deliveries(ctx, q, after, whole)
 			if err != nil {
-				p.log.Warn().Err(err).Msg("a list of deliveries broke off: the ledger could not be read any more")
+				p.log.Warn().Err(err).Msg("an export of deliveries was aborted: reading the ledger failed")
 				panic(http.ErrAbortHandler)
 			}
 			for _, e := range found.Entries {

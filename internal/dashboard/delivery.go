@@ -12,32 +12,33 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// deliveryView is one event for one target: who has the mail, and how that is known.
+// deliveryView is one delivery, of one event to one target: who has the mail, and the
+// evidence for it.
 type deliveryView struct {
 	broker.Entry
 	Leaf       *verdict.Certificate
 	Recipients []recipient
 	Steps      []step
 	Tries      attemptsView
-	Doubtful   bool   // whether it was sent is not known
+	Doubtful   bool   // it is unknown whether the mail was sent
 	Letter     uint64 // the open dead letter, 0 for none
 	History    []historyRow
 	TargetPage string // addresses
 	LanePage   string
 	SameEvent  string // all deliveries of the event
-	SameLeaf   string // all deliveries of the certificate, "" when it is not known
+	SameLeaf   string // all deliveries of the certificate, "" when the certificate is unknown
 	Commands   []command
 }
 
-// recipient is one address and what became of the mail for it.
+// recipient is one address and the outcome of the mail for it.
 type recipient struct {
 	Address string
-	Kind    string // of the mark
+	Kind    string // the class of the mark
 	Word    string
-	Says    string // the relay's words
+	Says    string // the relay's reply
 }
 
-// step is a part of the last attempt and how long it took.
+// step is a part of the last attempt and its duration.
 type step struct {
 	What string
 	Took string
@@ -45,7 +46,7 @@ type step struct {
 
 func (p *pages) delivery(r *request) (view, error) {
 	if !events.IsToken(r.PathValue("target")) {
-		return view{}, desk.ErrNotFound // what is no id would be a wildcard in the bucket
+		return view{}, desk.ErrNotFound // anything but a token could be a wildcard in the bucket
 	}
 	entry, records, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
 	if err != nil {
@@ -59,8 +60,8 @@ func (p *pages) delivery(r *request) (view, error) {
 	}{entry, chain(records)}}, nil
 }
 
-// named is the delivery of an event, which is named by its id, or as addresses have
-// it by its token: an id may be anything, and a token cannot be made an id again.
+// named is the delivery of an event, given by its id or by its token. Addresses hold
+// the token, because an id may contain any character; the id cannot be derived from it.
 func (p *pages) named(ctx context.Context, target, event string) (broker.Entry, []broker.AuditRecord, error) {
 	entry, records, err := p.desk.Delivery(ctx, target, event)
 	if !errors.Is(err, desk.ErrNotFound) {
@@ -92,7 +93,7 @@ func newDelivery(e broker.Entry, records []broker.AuditRecord, letters []desk.Le
 	}
 	if e.Receipt != nil {
 		t := e.Receipt.Timings
-		v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Writing the mail", span(t.Render)}, {"Connecting, TLS and login", "a kept connection was used"}, {"From MAIL to the reply", span(t.Send)}, {"In all", span(t.Total)}}
+		v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Writing the mail", span(t.Render)}, {"Connecting, TLS and login", "reused connection"}, {"From MAIL to the reply", span(t.Send)}, {"Total", span(t.Total)}}
 		if t.Dial > 0 {
 			v.Steps[2].Took = span(t.Dial)
 		}
@@ -100,25 +101,25 @@ func newDelivery(e broker.Entry, records []broker.AuditRecord, letters []desk.Le
 	return v
 }
 
-// recipients are all addresses that the ledger knows, those without the mail first:
-// they are what somebody looks for.
+// recipients are all addresses that the ledger knows. Those without the mail come
+// first, because they need attention.
 func recipients(e *broker.Entry) (all []recipient) {
 	for _, no := range e.Refused {
-		all = append(all, recipient{no.Recipient, "bad", "refused for good", replyText(no.ReplyCode, no.EnhancedCode, no.Reply)})
+		all = append(all, recipient{no.Recipient, "bad", "refused permanently", replyText(no.ReplyCode, no.EnhancedCode, no.Reply)})
 	}
 	for _, owed := range e.Owed {
 		if slices.ContainsFunc(e.Refused, func(no verdict.Refusal) bool { return no.Recipient == owed }) {
-			continue // a dead letter is owed to them as well
+			continue // a dead letter lists refused recipients as owed as well
 		}
-		one := recipient{owed, "busy", "still owed", ""}
+		one := recipient{owed, "busy", "pending", ""}
 		switch e.State {
 		case broker.StateDead:
-			one.Kind, one.Word = "open", "without the mail"
+			one.Kind, one.Word = "open", "not delivered"
 		case broker.StateDiscarded:
-			one.Kind, one.Word = "gone", "given up"
+			one.Kind, one.Word = "gone", "discarded"
 		}
 		if e.Uncertain {
-			one.Kind, one.Word = "half", "may have it"
+			one.Kind, one.Word = "half", "may have been sent"
 		}
 		all = append(all, one)
 	}
@@ -132,7 +133,7 @@ func recipients(e *broker.Entry) (all []recipient) {
 	return all
 }
 
-// stateMark says what became of a delivery so far.
+// stateMark is the mark for the state of a delivery.
 func stateMark(s broker.State) template.HTML {
 	switch s {
 	case broker.StateSent:

@@ -11,19 +11,21 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Edit is what an admin may change of a letter before it is replayed.
+// Edit says what an admin may change about a letter before replaying it.
 type Edit struct {
-	// Targets are those to which a letter may be sent instead of its own.
+	// Targets are the targets to which a letter may be sent instead of its own.
 	Targets []string
-	// Recipients are the addresses to which it may be sent instead, *@example.com for
-	// all of a domain. Pages show them and leave the judgement to Allows.
+	// Recipients are the addresses to which a letter may be sent instead of the target's
+	// recipients; *@example.com stands for a whole domain. Pages only show them; Allows
+	// decides.
 	Recipients []string
-	// Allows reports whether a mail for a target that has recipients of its own may go
-	// to an address. It is the courier's rule, who holds to it whoever asks.
+	// Allows reports whether the mail for a target may go to an address; own are the
+	// recipients that the target defines. It is the courier's rule, and the courier
+	// enforces it for every caller.
 	Allows func(own []string, address string) bool
 }
 
-// editView is the form, and once it was sent what would be different.
+// editView is the form, and after it was submitted the comparison with a plain replay.
 type editView struct {
 	desk.Detail
 	Targets    []string // to choose from, the letter's own first
@@ -32,12 +34,12 @@ type editView struct {
 	Recipients string // as typed
 	Reason     string
 	Fault      string
-	Wrong      string       // the name of the field that it is about
-	Rows       []difference // before and after; nil while nothing was sent
+	Wrong      string       // the name of the field that Fault is about
+	Rows       []difference // before and after; nil until the form is submitted
 	Commands   []command
 }
 
-// editForm is the first of three steps: say what is to be different, look at it, do it.
+// editForm is the first of three steps: enter the changes, review them, replay.
 func (p *pages) editForm(r *request) (view, error) {
 	v, err := p.newEdit(r)
 	v.Recipients = strings.Join(v.Detail.Recipients, ", ")
@@ -68,7 +70,7 @@ func (v editView) view(status int) view {
 	return view{template: "edit", title: "Edit and replay letter " + strconv.FormatUint(v.Sequence, 10), status: status, data: v}
 }
 
-// editReplay shows the difference, and with confirm=yes carries it out.
+// editReplay shows the differences, and with confirm=yes replays the letter as edited.
 func (p *pages) editReplay(r *request) (view, error) {
 	v, err := p.newEdit(r)
 	if err != nil {
@@ -81,7 +83,7 @@ func (p *pages) editReplay(r *request) (view, error) {
 	}
 	switch r.PostFormValue("confirm") {
 	case "yes":
-	case "again": // the form once more, as it was filled in
+	case "again": // back to the form, as it was filled in
 		return v.view(http.StatusOK), nil
 	default:
 		v.Rows = v.differences(recipients)
@@ -91,9 +93,9 @@ func (p *pages) editReplay(r *request) (view, error) {
 	err = p.desk.ReplayEdited(r.Context(), r.actor(), v.Sequence, edit, r.PostFormValue("uncertain") == "yes", v.Reason)
 	switch {
 	case errors.Is(err, desk.ErrUncertain):
-		v.Fault = "The mail may have been sent. Say yes to that, too."
+		v.Fault = "The mail may have been sent. Tick the box to confirm the replay."
 	case errors.Is(err, desk.ErrNoReason):
-		v.Fault = "Say why: a change needs a reason."
+		v.Fault = "A reason is required for a change."
 	default:
 		return done(v.Sequence, "edited"), err
 	}
@@ -101,25 +103,25 @@ func (p *pages) editReplay(r *request) (view, error) {
 	return v.view(http.StatusConflict), nil
 }
 
-// refuseEdit says which field of the form may not be as it is, and why; "" when all
-// may.
+// refuseEdit returns the first field of the form that is not allowed, and why; "" when
+// all are allowed.
 func (p *pages) refuseEdit(v editView, recipients []string) (field, why string) {
 	if !slices.Contains(v.Targets, v.Target) {
-		return "target", "This target is not among those that a letter may be sent to instead."
+		return "target", "Letters may not be sent to this target. Choose one from the list."
 	}
 	if v.Reason == "" {
-		return "reason", "Say why: a change needs a reason."
+		return "reason", "A reason is required for a change."
 	}
 	own := p.recipientsOf(v.Target)
 	for _, recipient := range recipients {
 		if !p.edit.Allows(own, recipient) {
-			return "recipients", recipient + " is neither a recipient of the target nor on the list of those that a letter may be sent to."
+			return "recipients", recipient + " is not allowed: it is neither a recipient of the target nor in http.edit_and_replay.recipients."
 		}
 	}
 	return "", ""
 }
 
-// recipientsOf are those that a target names.
+// recipientsOf are the recipients that a target defines.
 func (p *pages) recipientsOf(target string) []string {
 	for _, t := range p.desk.Targets() {
 		if t.ID == target {
@@ -129,11 +131,11 @@ func (p *pages) recipientsOf(target string) []string {
 	return nil
 }
 
-// differences are what is different from a replay without changes.
+// differences compares the edited replay with a replay without changes.
 func (v *editView) differences(recipients []string) []difference {
 	to := func(list []string) string {
 		if len(list) == 0 {
-			return "all whom the target names"
+			return "all recipients of the target"
 		}
 		return strings.Join(list, ", ")
 	}
@@ -147,7 +149,7 @@ func (v *editView) differences(recipients []string) []difference {
 	return rows
 }
 
-// mayEdit reports whether a letter's page offers it.
+// mayEdit reports whether a letter's page offers "Edit and replay".
 func (p *pages) mayEdit(d desk.Detail) bool {
 	return p.edit != nil && d.Fate == desk.Open && d.Replay == "" && d.Code != verdict.EventInvalid
 }

@@ -27,30 +27,30 @@ func TestEditAndReplay(t *testing.T) {
 	o.dies("a.example.com")
 	o.refuses("")
 	v := o.visitor()
-	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself stays as it is")
+	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself is not changed")
 	sound(t, "edit", form.doc, false)
-	form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("Say why")
-	form.send("Look at the change", "target", "elsewhere", "reason", "x").is(422).says("This target is not among those")
-	form.send("Look at the change", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is neither")
-	// It is the rule of the courier: a domain is one name however it is written, and a
-	// local part is another one in other letters.
-	form.send("Look at the change", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
-	form.send("Look at the change", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is neither")
-	looked := form.send("Look at the change", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
+	form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("A reason is required")
+	form.send("Review changes", "target", "elsewhere", "reason", "x").is(422).says("Letters may not be sent to this target")
+	form.send("Review changes", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is not allowed")
+	// The courier's rule: the spelling of a domain does not matter, but a local part is
+	// case-sensitive.
+	form.send("Review changes", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
+	form.send("Review changes", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is not allowed")
+	looked := form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
 	if o.relay.Count() != 0 {
-		t.Fatal("looking has sent it")
+		t.Fatal("reviewing the changes has sent the mail")
 	}
-	// Whoever changes it again finds what he has typed.
-	again := looked.send("Change it again").is(200).says("The event itself stays as it is")
+	// Editing again keeps what was entered.
+	again := looked.send("Edit again").is(200).says("The event itself is not changed")
 	if !strings.Contains(again.body, `<option value="java" selected>`) {
-		t.Error("the target that was chosen is not chosen any more")
+		t.Error("the selected target is no longer selected")
 	}
-	if looked = again.send("Look at the change", "target", "java").is(200).says("As edited", "java@example.com"); o.relay.Count() != 0 {
-		t.Fatal("changing it again has sent it")
+	if looked = again.send("Review changes", "target", "java").is(200).says("As edited", "java@example.com"); o.relay.Count() != 0 {
+		t.Fatal("editing again has sent the mail")
 	}
 	looked.send("Replay as edited").is(200).says("Published again as edited.", "ops are away")
 	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
 	if to := o.relay.Mails()[0].Recipients; len(to) != 1 || to[0] != "java@example.com" {
-		t.Errorf("it went to %q", to)
+		t.Errorf("the mail went to %q", to)
 	}
 }

@@ -7,25 +7,25 @@ import (
 	"strconv"
 )
 
-// eventView is a letter's event, with what is long in it folded away.
+// eventView is a letter's event, with its certificate shown separately.
 type eventView struct {
-	Text        string // indented where it is JSON
-	Certificate string // as the event has it; public
-	Size        int    // of all of it, bytes
-	Cut         bool
+	Text        string // indented if it is JSON
+	Certificate string // as in the event; public
+	Size        int    // of the whole event, in bytes
+	Cut         bool   // Text is only the beginning
 }
 
 // maxEvent bounds how much of an event a page shows, in bytes.
 const maxEvent = 64 << 10
 
-// certificateField finds the certificate in an event: a JSON string is never
-// longer than what stands between its quotes.
+// certificateField finds the certificate in an event. It matches a JSON string up to
+// its closing quote.
 var certificateField = regexp.MustCompile(`"certificate"\s*:\s*("(?:[^"\\]|\\.)*")`)
 
 func newEventView(body []byte) eventView {
 	v := eventView{Size: len(body)}
 	if m := certificateField.FindSubmatchIndex(body); m != nil && json.Unmarshal(body[m[2]:m[3]], &v.Certificate) == nil {
-		folded := strconv.Quote("(" + plural(m[3]-m[2]-2, "byte") + ", folded below)")
+		folded := strconv.Quote("(" + plural(m[3]-m[2]-2, "byte") + ", shown below)")
 		body = bytes.Join([][]byte{body[:m[2]], []byte(folded), body[m[3]:]}, nil)
 	}
 	var indented bytes.Buffer

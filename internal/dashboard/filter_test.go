@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A filter that no letter fits stays chosen in the form: the next search would drop
-// it unseen.
+// A filter that no letter matches stays selected in the form; otherwise the next search
+// would silently drop it.
 func TestFilterKeepsWhatNothingFits(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})

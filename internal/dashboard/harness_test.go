@@ -13,7 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/access"
 )
 
-// noon is when the tests' pages are looked at.
+// noon is the current time of the tests' pages.
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 func newTestLook(t testing.TB) *Look {
@@ -21,7 +21,7 @@ func newTestLook(t testing.TB) *Look {
 	return NewLook("test", zerolog.New(zerolog.NewTestWriter(t)))
 }
 
-// show executes a view as an operator sees it and parses what came of it.
+// show renders a view for a role and parses the result.
 func show(t testing.TB, l *Look, v view, role access.Role) (*html.Node, string) {
 	t.Helper()
 	f := frame{Title: v.title, Here: "/here", Now: noon, Scheme: "system", Keys: "on", About: "Certpost test", Data: v.data,
@@ -37,8 +37,8 @@ func show(t testing.TB, l *Look, v view, role access.Role) (*html.Node, string) 
 	return doc, text.String()
 }
 
-// all are the elements of a document with one of these names, all of them when none
-// is given, in their order.
+// all returns the elements of a document that have one of the names, or all elements if
+// no name is given, in document order.
 func all(doc *html.Node, names ...string) []*html.Node {
 	var found []*html.Node
 	for n := range doc.Descendants() {
@@ -49,7 +49,7 @@ func all(doc *html.Node, names ...string) []*html.Node {
 	return found
 }
 
-// attr is the value of an attribute, "" when it is not there.
+// attr is the value of an attribute, "" when it is absent.
 func attr(n *html.Node, name string) string {
 	for _, a := range n.Attr {
 		if a.Key == name {
@@ -59,7 +59,7 @@ func attr(n *html.Node, name string) string {
 	return ""
 }
 
-// words are the text below a node, with single spaces.
+// textOf is the text below a node, with single spaces.
 func textOf(n *html.Node) string {
 	var b strings.Builder
 	for d := range n.Descendants() {

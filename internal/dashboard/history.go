@@ -13,30 +13,30 @@ import (
 
 const historyPath = "/audit"
 
-// historyView is who did what, when and why.
+// historyView is the audit: who did what, when and why.
 type historyView struct {
 	Form     historyForm
 	Chips    []desk.Chip
 	Path     string
 	List     []historyRow
 	Pager    pager
-	Head     chained // the newest record of all: the end of the chain
+	Head     chained // the newest record in the audit: the end of the chain
 	News     historyNews
 	Older    older
 	Commands []command
 }
 
-// older says that there are records in the stream that were not searched.
+// older says that the stream has records that were not searched.
 type older struct {
-	Before  uint64 // the oldest record that was; 0: all were
-	Command string // that searches all
+	Before  uint64 // the oldest record that was searched; 0: all were
+	Command string // searches all records
 }
 
 // historyForm is the filter as its form shows it.
 type historyForm struct {
 	desk.HistoryQuery
 	LetterText   string
-	From, Before string // as a field for date and time has them
+	From, Before string // as an input of type datetime-local wants them
 	Actions      []broker.Action
 	Lanes        []string
 }
@@ -50,26 +50,26 @@ func (p *pages) historyForm(q desk.HistoryQuery) historyForm {
 	return form
 }
 
-// historyNews is what was recorded since the page was made, in lines of it.
+// historyNews counts the lines that were recorded since the page was rendered.
 type historyNews struct {
-	Query   string // of the address that asks for it
+	Query   string // of the address that counts them
 	Count   int
-	More    bool // than Count
+	More    bool // there may be more than Count
 	Address string
 }
 
-// recorded are the actions that can be asked for, in the order of a letter's life.
+// recorded are the actions that the filter offers, in the order of a letter's life.
 var recorded = []broker.Action{
 	broker.ActionReplayed, broker.ActionDelivered, broker.ActionDiscarded, broker.ActionRestored, broker.ActionHeld, broker.ActionReleased, broker.ActionFailed,
 	broker.ActionExpired, broker.ActionReplaced, broker.ActionRemoved, broker.ActionSuspended, broker.ActionResumed, broker.ActionStarted, broker.ActionPaused,
 	broker.ActionContinued, broker.ActionStopped, broker.ActionCancelled, broker.ActionDone, broker.ActionSignedIn, broker.ActionSignedOut, broker.ActionRefused,
 }
 
-// historyRow is a record with the addresses of what it is about, "" for what it is not.
+// historyRow is a record with the addresses of what it concerns, "" for the rest.
 type historyRow struct {
 	chained
 	What         string
-	Whole        string // of a line that stands for many records: where all of them are
+	Whole        string // for a line that stands for many records: the address of all of them
 	LetterPage   string
 	NewPage      string
 	DeliveryPage string
@@ -78,10 +78,10 @@ type historyRow struct {
 	RunPage      string
 }
 
-// chained is a record with its place in the chain, as it leaves the page.
+// chained is a record with its place in the chain, as JSON and CSV show it.
 type chained struct {
 	Sequence uint64 `json:"sequence"`
-	Hash     string `json:"hash"` // SHA-256 over the stored bytes, which the next record holds
+	Hash     string `json:"hash"` // SHA-256 of the stored bytes; the next record holds it
 	broker.AuditRecord
 }
 
@@ -127,7 +127,7 @@ func historyRows(records []broker.AuditRecord) []historyRow {
 	return rows
 }
 
-// historyLines are lines as rows, those of runs with the address of all their records.
+// historyLines turns lines into rows; folded lines get the address of all their records.
 func historyLines(r *request, lines []desk.HistoryLine) []historyRow {
 	rows := make([]historyRow, len(lines))
 	for i, line := range lines {
@@ -139,17 +139,17 @@ func historyLines(r *request, lines []desk.HistoryLine) []historyRow {
 	return rows
 }
 
-// fold makes the row one of the replay, and of none of its letters.
+// fold turns the row into one about the whole replay instead of a single letter.
 func (row *historyRow) fold(line desk.HistoryLine) {
 	row.What = foldedWords(line)
 	row.Event, row.Stage, row.Reason = "", broker.StageOutcome, ""
 	row.LetterPage, row.NewPage, row.DeliveryPage, row.TargetPage, row.LanePage = "", "", "", "", ""
-	if line.Action != broker.ActionFailed { // which has another reason for each
+	if line.Action != broker.ActionFailed { // each failure has its own reason
 		row.Reason = line.Reason
 	}
 }
 
-// foldedWords tell what a replay did to its letters.
+// foldedWords say what a replay did to its letters.
 func foldedWords(line desk.HistoryLine) string {
 	switch {
 	case line.Letters == 0:
@@ -160,7 +160,7 @@ func foldedWords(line desk.HistoryLine) string {
 	return string(line.Action) + " " + plural(line.Letters, "letter")
 }
 
-// withRun is the request's own address narrowed to a run.
+// withRun is the request's address, narrowed to one run.
 func (r *request) withRun(id string) string {
 	query := r.URL.Query()
 	query.Del("after")
@@ -178,12 +178,12 @@ func (r *request) historyQuery() (desk.HistoryQuery, error) {
 		return q, err
 	}
 	if q.Action != "" && !slices.Contains(recorded, q.Action) {
-		return q, wrongf("action wants one of those in the list of actions")
+		return q, wrongf("Unknown action: choose one from the list of actions")
 	}
 	if text := value("letter"); text != "" {
 		var err error
 		if q.Letter, err = strconv.ParseUint(text, 10, 64); err != nil || q.Letter == 0 {
-			return q, wrongf("letter wants the number of a dead letter")
+			return q, wrongf("Invalid letter: enter the number of a dead letter")
 		}
 	}
 	return q, nil
@@ -223,10 +223,10 @@ func (p *pages) history(r *request) (view, error) {
 	return view{template: "audit", title: "Audit", data: v, table: historyTable(p.desk, q)}, nil
 }
 
-// mostNews is as many new lines as are counted.
+// mostNews is the number of new lines at which counting stops.
 const mostNews = 100
 
-// historyNews says how many lines of a list are newer than it.
+// historyNews counts the lines that are newer than the list on the page.
 func (p *pages) historyNews(r *request) (view, error) {
 	q, err := r.historyQuery()
 	if err != nil {
@@ -234,7 +234,7 @@ func (p *pages) historyNews(r *request) (view, error) {
 	}
 	since, err := strconv.ParseUint(r.FormValue("since"), 10, 64)
 	if err != nil {
-		return view{}, wrongf("since wants the number of a record")
+		return view{}, wrongf("Invalid since: use the number of a record")
 	}
 	query := r.URL.Query()
 	query.Del("after")
@@ -251,7 +251,7 @@ func (p *pages) historyNews(r *request) (view, error) {
 	return view{template: "audit-news", title: "New in the audit", data: news, fragment: true, object: map[string]int{"new": news.Count}}, nil
 }
 
-// historyTable is every record that fits, newest first and none folded, for CSV and
+// historyTable is every record that matches, newest first and not folded, for CSV and
 // JSON.
 func historyTable(d *desk.Desk, q desk.HistoryQuery) *table {
 	return &table{
@@ -279,7 +279,7 @@ func eachRecord(d *desk.Desk, q desk.HistoryQuery) iter.Seq[chained] {
 	}
 }
 
-// numberOrNone is a number for machines, "" where 0 stands for none.
+// numberOrNone is a number for CSV and forms, "" for 0, which stands for none.
 func numberOrNone(n uint64) string {
 	if n == 0 {
 		return ""

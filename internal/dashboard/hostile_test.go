@@ -11,8 +11,8 @@ import (
 	"github.com/certpost/certpost/internal/access"
 )
 
-// hostile are texts that somebody puts into a certificate, an event, a reply or a
-// reason. Each holds the mark by which it is found on the page.
+// hostile are texts that an attacker may put into a certificate, an event, a reply or a
+// reason. Each contains the marker by which the test finds it on the page.
 var hostile = map[string]string{
 	"element":      `zzmark<evil data-evil="1"></evil><script>alert(1)</script>`,
 	"attribute":    `zzmark" data-evil="1" onmouseover="alert(1)`,
@@ -29,7 +29,8 @@ var hostile = map[string]string{
 	"entity":       "zzmark&lt;evil&#62;",
 }
 
-// spoil is the value with a text in every string that can be reached.
+// spoil is a copy of the value with the text in every reachable string; an empty text
+// leaves the value unchanged.
 func spoil[T any](v T, text string) T {
 	if text == "" {
 		return v
@@ -37,7 +38,7 @@ func spoil[T any](v T, text string) T {
 	return poison(reflect.ValueOf(&v).Elem(), text).Interface().(T)
 }
 
-// poison puts a text into every string that can be reached.
+// poison copies a value and puts the text into every reachable string.
 func poison(v reflect.Value, text string) reflect.Value {
 	out := reflect.New(v.Type()).Elem()
 	switch v.Kind() {
@@ -62,7 +63,7 @@ func poison(v reflect.Value, text string) reflect.Value {
 			}
 		}
 	case reflect.Map:
-		out.Set(v) // keyed by our own words
+		out.Set(v) // its keys are constants
 	case reflect.Struct:
 		out.Set(v)
 		if v.Type() == reflect.TypeFor[time.Time]() {
@@ -79,9 +80,9 @@ func poison(v reflect.Value, text string) reflect.Value {
 	return out
 }
 
-// TestHostileTexts puts each text into every field of every page: no element and no
-// attribute comes of it, no address leads to it, nothing hidden is left, and it
-// stands alone in its direction.
+// TestHostileTexts puts each text into every field of every page. The text must create
+// no element, no attribute and no link, contain no hidden characters, and be isolated in
+// its writing direction.
 func TestHostileTexts(t *testing.T) {
 	t.Parallel()
 	look := newTestLook(t)
@@ -105,11 +106,11 @@ func harmless(t *testing.T, page string, doc *html.Node) {
 		switch n.Type {
 		case html.ElementNode:
 			if n.Data == "evil" || n.Data == "script" && attr(n, "src") == "" {
-				t.Errorf("%s: <%s> came of a text", page, n.Data)
+				t.Errorf("%s: a text created <%s>", page, n.Data)
 			}
 			for _, a := range n.Attr {
 				if strings.HasPrefix(a.Key, "on") || a.Key == "data-evil" || a.Key == "style" {
-					t.Errorf("%s: <%s %s=%q> came of a text", page, n.Data, a.Key, a.Val)
+					t.Errorf("%s: a text created <%s %s=%q>", page, n.Data, a.Key, a.Val)
 				}
 				if value := strings.ToLower(strings.TrimSpace(a.Val)); (a.Key == "href" || a.Key == "src" || a.Key == "action") && (strings.HasPrefix(value, "javascript:") || strings.HasPrefix(value, "data:")) {
 					t.Errorf("%s: <%s %s=%q>", page, n.Data, a.Key, a.Val)
@@ -117,10 +118,10 @@ func harmless(t *testing.T, page string, doc *html.Node) {
 			}
 		case html.TextNode:
 			if strings.ContainsAny(n.Data, "\u202e\u2066\u2069\u200f\x00\x1b\x7f\u0085") {
-				t.Errorf("%s shows characters that hide: %.80q", page, n.Data)
+				t.Errorf("%s shows hidden characters: %.80q", page, n.Data)
 			}
 			if strings.Contains(n.Data, "zzmark") && !within(n, "bdi", "option", "title") {
-				t.Errorf("%s: a text from outside is not isolated, in <%s>: %.60q", page, n.Parent.Data, n.Data)
+				t.Errorf("%s: an untrusted text is not isolated, in <%s>: %.60q", page, n.Parent.Data, n.Data)
 			}
 		case html.CommentNode:
 			t.Errorf("%s has a comment: %.60q", page, n.Data)
@@ -139,7 +140,7 @@ func within(n *html.Node, names ...string) bool {
 	return false
 }
 
-// Names that look like another are marked where people would be deceived.
+// Names that imitate other names by mixing scripts are marked on the page.
 func TestMixedScriptsAreMarked(t *testing.T) {
 	t.Parallel()
 	v := views("")["letter"]

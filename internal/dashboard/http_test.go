@@ -25,23 +25,23 @@ func TestPagesOfALivingOffice(t *testing.T) {
 	v.opens("/dead-letters?name=a.example.com&code=SMTP_PERMANENT&q=%26").follow("code SMTP_PERMANENT").is(200).says("name a.example.com", "text &")
 	v.opens("/deliveries?target=ops&state=sent").follow("state sent").is(200).says("target ops")
 	v.opens("/audit?target=ops&by=ann").follow("by ann").is(200).says("target ops")
-	v.opens("/dead-letters?q=nothing-has-this").says("No open dead letter fits")
-	group := list.follow("By cause").is(200).says("SMTP_PERMANENT", "3 letters").follow("Review").is(200).says("What the newest one says", "answered 550 5.1.1 to RCPT TO")
+	v.opens("/dead-letters?q=nothing-has-this").says("No matching dead letters")
+	group := list.follow("By cause").is(200).says("SMTP_PERMANENT", "3 letters").follow("Review").is(200).says("Newest letter", "answered 550 5.1.1 to RCPT TO")
 	sound(t, "group", group.doc, false)
 	if first := v.opens("/dead-letters?size=2").follow("Next page").is(200); !strings.Contains(textOf(first.doc), "1 of 3 letters") {
-		t.Error("the second page does not have the last letter alone")
+		t.Error("the second page does not show exactly the last letter")
 	}
-	v.do(http.MethodGet, "/dead-letters?from=yesterday", "").is(400).says("cannot be understood", "want a date")
-	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("There is no such thing")
+	v.do(http.MethodGet, "/dead-letters?from=yesterday", "").is(400).says("Invalid request", "want a date")
+	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("Not found")
 	v.do(http.MethodGet, "/nowhere", "").is(404).says("Page not found")
 
 	since := v.do(http.MethodGet, "/dead-letters/news?since=2", "").is(200)
 	if got := textOf(since.doc); got != "1 new, show" {
-		t.Errorf("after letter 2 there is news: %q", got)
+		t.Errorf("news after letter 2: %q", got)
 	}
 }
 
-// Each list is the same in every format, by suffix and by Accept.
+// Each list has the same content in every format, requested by suffix or by Accept.
 func TestFormats(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -65,11 +65,12 @@ func TestFormats(t *testing.T) {
 	}
 	list := v.opens("/dead-letters?code=SMTP_PERMANENT")
 	if s := list.follow("CSV"); s.header.Get("Content-Type") != "text/csv; charset=utf-8; header=present" || strings.Count(s.body, "\n") != 3 {
-		t.Errorf("the link CSV leads to %s: %q", s.url, s.body)
+		t.Errorf("the CSV link leads to %s: %q", s.url, s.body)
 	}
 }
 
-// What is packed reads the same as what is not; the policy stands over all of it.
+// A compressed page has the same content as an uncompressed one, and all responses have
+// the security headers.
 func TestHeadersAndPacking(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -85,27 +86,27 @@ func TestHeadersAndPacking(t *testing.T) {
 	}
 	packed := v.do(http.MethodGet, "/dead-letters", "", "Accept-Encoding", "gzip")
 	if packed.header.Get("Content-Encoding") != "gzip" || packed.header.Get("Content-Length") != "" && len(packed.body) > len(plain.body) {
-		t.Fatalf("it is not packed: %v", packed.header)
+		t.Fatalf("the page is not compressed: %v", packed.header)
 	}
 	z, err := gzip.NewReader(strings.NewReader(packed.body))
 	must(t, err)
 	text, err := io.ReadAll(z)
 	must(t, err)
 	if !strings.Contains(string(text), "No open dead letters") {
-		t.Error("what is packed is not the page")
+		t.Error("the compressed content is not the page")
 	}
 	if s := v.do(http.MethodGet, "/dead-letters", "", "Accept-Encoding", "gzip;q=0, br"); s.header.Get("Content-Encoding") != "" {
-		t.Error("it is packed for who cannot read that")
+		t.Error("the page is compressed for a client that does not accept gzip")
 	}
 	for _, tag := range all(plain.doc, "link", "script", "img") {
 		path := attr(tag, "href") + attr(tag, "src")
 		s := v.do(http.MethodGet, path, "")
 		if s.status != 200 || !strings.Contains(s.header.Get("Cache-Control"), "immutable") || s.header.Get("X-Content-Type-Options") != "nosniff" {
-			t.Errorf("%s answers %d with %v", path, s.status, s.header)
+			t.Errorf("%s: status %d, headers %v", path, s.status, s.header)
 		}
 		again := v.do(http.MethodGet, path, "", "Accept-Encoding", "gzip")
 		if again.header.Get("Content-Encoding") != "gzip" {
-			t.Errorf("%s is not packed", path)
+			t.Errorf("%s is not compressed", path)
 		}
 	}
 	v.do(http.MethodGet, "/static/app.css", "").is(404)

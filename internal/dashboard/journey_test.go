@@ -13,17 +13,17 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// From the first look to the replay that arrives, with links and forms alone.
+// From the overview to the replay that is delivered, using only links and forms.
 func TestReplayOne(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com")
 	v := o.visitor()
-	v.opens("/").says("it adds up", "The relay refused a recipient for good.", "1 letter")
-	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Check the addresses", "certpost dead-letters replay 1")
+	v.opens("/").says("it adds up", "The relay permanently refused a recipient.", "1 letter")
+	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Correct the address in the target", "certpost dead-letters replay 1")
 	letter.send("Preflight").is(200).says("What a replay would find now")
 	o.refuses("")
-	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is not on the list any more")
+	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is no longer on the list")
 	sound(t, "a letter that was replayed", gone.doc, false)
 	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
 	v.opens("/dead-letters").says("No open dead letters")
@@ -36,14 +36,14 @@ func TestDiscardAndRestore(t *testing.T) {
 	o.dies("a.example.com")
 	v := o.visitor()
 	letter := v.opens("/dead-letters/1")
-	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("A reason is required")
 	v.opens("/dead-letters").says("1 open letter")
 	gone := letter.send("Discard", "reason", "nobody wants it").is(200).says("Discarded.", "nobody wants it", "Can be restored until", "in 1,094 days")
 	back := gone.send("Restore", "reason", "somebody does").is(200).says("Restored")
 	if back.url.Path != "/dead-letters/2" {
-		t.Errorf("the restored letter is at %s", back.url)
+		t.Errorf("restoring leads to %s", back.url)
 	}
-	v.opens("/dead-letters/1").says("It is letter 2 now")
+	v.opens("/dead-letters/1").says("It was restored as letter 2")
 	v.opens("/dead-letters").says("1 open letter")
 }
 
@@ -53,16 +53,16 @@ func TestHoldAndRelease(t *testing.T) {
 	o.dies("a.example.com")
 	v := o.visitor()
 	letter := v.opens("/dead-letters/1")
-	held := letter.send("Hold", "reason", "asking the relay's people").is(200).says("Held by", "asking the relay's people", "It cannot be replayed")
-	letter.send("Discard", "reason", "too late").is(http.StatusConflict).says("It is held")
-	letter.send("Replay").is(http.StatusConflict).says("It is held")
+	held := letter.send("Hold", "reason", "asking the relay's people").is(200).says("Held by", "asking the relay's people", "Cannot be replayed")
+	letter.send("Discard", "reason", "too late").is(http.StatusConflict).says("The letter is held")
+	letter.send("Replay").is(http.StatusConflict).says("The letter is held")
 	v.opens("/dead-letters").says("held by")
 	held.send("Release").is(200).says("Released.")
-	held.send("Release").is(http.StatusConflict).says("Not as it is now")
+	held.send("Release").is(http.StatusConflict).says("Action not possible")
 	letter.send("Discard", "reason", "in time").is(200).says("Discarded.")
 }
 
-// Who comes second is told who was first, when, and what he did.
+// The second operator is told who acted first, when, and what they did.
 func TestSecondOperatorIsTold(t *testing.T) {
 	t.Parallel()
 	account := func(name string) access.Account {
@@ -78,39 +78,40 @@ func TestSecondOperatorIsTold(t *testing.T) {
 	}
 	letter["ann"].send("Discard", "reason", "seen by ann").is(200)
 	for _, button := range []string{"Replay", "Discard", "Hold"} {
-		letter["bob"].send(button, "reason", "seen by bob").is(http.StatusConflict).says("Somebody was first", "discarded", "ann", "seen by ann", "Dead letter 1")
+		letter["bob"].send(button, "reason", "seen by bob").is(http.StatusConflict).says("Another action came first", "discarded", "ann", "seen by ann", "Dead letter 1")
 	}
 	if s := letter["bob"].v.do(http.MethodGet, "/dead-letters/1.json", ""); s.status != 200 {
 		t.Errorf("%d: %s", s.status, s.body)
 	}
 }
 
-// Chosen letters, and all that match, go through a page that shows exactly them.
+// Actions on selected letters, and on all that match, first show a page with exactly
+// these letters.
 func TestMany(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com", "b.example.com", "c.example.com", "d.example.com")
 	v := o.visitor()
 	list := v.opens("/dead-letters")
-	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you chose.", "certpost dead-letters discard 1 3 --reason=WHY")
+	confirm := list.send("Discard…", "number", "1", "number", "3").is(200).says("Discard 2 dead letters?", "The letters that you selected.", "certpost dead-letters discard 1 3 --reason=WHY")
 	sound(t, "confirmation", confirm.doc, false)
-	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
+	confirm.send("Discard 2 letters", "reason", "").is(http.StatusUnprocessableEntity).says("A reason is required")
 	confirm.send("Discard 2 letters", "reason", "not wanted").is(200).says("Discarded.", "2 open letters")
 	v.opens("/dead-letters?name=b.example.com").follow("Hold…").is(200).says("Hold 1 dead letter?", "name b.example.com").send("Hold 1 letter", "reason", "later").is(200).says("Held.")
 	v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?", "Held 1")
 }
 
-// With none chosen one is back at the list as it was, at a line that says to choose
-// some; it does not stay in the addresses that lead on.
+// Without a selection, an action leads back to the unchanged list and a notice to select
+// letters first. Links from that page do not carry the notice on.
 func TestNoneChosen(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com", "b.example.com", "c.example.com")
 	v := o.visitor()
-	list := v.opens("/dead-letters?code=SMTP_PERMANENT&size=2").send("Discard…").is(200).says("Choose letters first.", "want to discard", "code SMTP_PERMANENT", "2 of 3 letters")
+	list := v.opens("/dead-letters?code=SMTP_PERMANENT&size=2").send("Discard…").is(200).says("Select letters first.", "want to discard", "code SMTP_PERMANENT", "2 of 3 letters")
 	sound(t, "none chosen", list.doc, false)
 	if at := list.url; at.Path != lettersPath || at.Query().Get("size") != "2" || at.Query().Get("code") != "SMTP_PERMANENT" {
-		t.Errorf("it leads to %s", at)
+		t.Errorf("the action leads to %s", at)
 	}
 	order := []string{}
 	for _, n := range all(list.doc) {
@@ -119,19 +120,19 @@ func TestNoneChosen(t *testing.T) {
 		}
 	}
 	if len(order) != 3 || order[0] != "choose" {
-		t.Errorf("the line and the boxes stand so: %v", order)
+		t.Errorf("order of the notice and the boxes: %v", order)
 	}
-	if text := textOf(list.follow("Next page").is(200).doc); strings.Contains(text, "Choose letters first") {
-		t.Error("the next page says so too")
+	if text := textOf(list.follow("Next page").is(200).doc); strings.Contains(text, "Select letters first") {
+		t.Error("the next page shows the notice too")
 	}
 	confirm := list.send("Discard…", "number", "2").is(200).says("Discard 1 dead letter?")
-	if back := confirm.follow("Back").is(200); back.url.Query().Get("size") != "2" || strings.Contains(textOf(back.doc), "Choose letters first") {
-		t.Errorf("back is %s", back.url)
+	if back := confirm.follow("Back").is(200); back.url.Query().Get("size") != "2" || strings.Contains(textOf(back.doc), "Select letters first") {
+		t.Errorf("Back leads to %s", back.url)
 	}
 
 	group := v.opens("/dead-letters?view=groups").follow("Review").is(200)
-	if at := group.send("Hold…").is(200).says("Choose letters first.").url; at.Path != group.url.Path {
-		t.Errorf("from a cause it leads to %s", at)
+	if at := group.send("Hold…").is(200).says("Select letters first.").url; at.Path != group.url.Path {
+		t.Errorf("from a cause the action leads to %s", at)
 	}
 	for _, elsewhere := range []string{"//evil.test/dead-letters", "/sign-out", "/dead-letters/1", "https://evil.test/", "/dead-letters\\x"} {
 		if at := v.do(http.MethodGet, "/dead-letters/confirm?action=hold&list="+url.QueryEscape(elsewhere), "").is(200).url; at.Path != lettersPath || "http://"+at.Host != o.url {
@@ -139,12 +140,12 @@ func TestNoneChosen(t *testing.T) {
 		}
 	}
 	v.do(http.MethodGet, "/dead-letters/confirm?action=hold", "", "Accept", "application/json").is(http.StatusBadRequest)
-	// A filter that is mistyped would be one that is not there.
-	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says("There is no filter", "trget")
+	// Ignoring a mistyped filter would match more letters.
+	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says("Unknown filter", "trget")
 }
 
-// Between the page and its form more letters fit: nothing is done, both counts are
-// shown, and it is asked anew.
+// Between the confirm page and its form more letters match: nothing is done, both counts
+// are shown, and the page asks for confirmation again.
 func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -157,12 +158,12 @@ func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 	confirm := v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?")
 	_, err = o.desk.Release(context.Background(), by, o.desk.FreezeFor(desk.ForRelease, desk.Query{}, []uint64{1}, false), "")
 	must(t, err)
-	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("It is not the same any more", "You confirmed 1 letter", "the query finds 2 letters now")
-	o.dies("c.example.com") // which nobody was shown
+	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("The selection has changed", "You confirmed 1 letter", "the query now finds 2 letters")
+	o.dies("c.example.com") // never shown, so not discarded
 	again.send("Discard 2 letters", "reason", "because").is(200).says("1 open letter")
 }
 
-// NATS being away is a page that says what still works.
+// When NATS is down, the error page says what still works.
 func TestNATSAway(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -170,16 +171,16 @@ func TestNATSAway(t *testing.T) {
 	v := o.visitor()
 	v.client.Timeout = time.Minute
 	o.broker.Close()
-	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Not just now", "What works meanwhile")
-	o.until("the list to say that it stands still", func() bool {
-		return strings.Contains(textOf(v.opens("/dead-letters").doc), "Not all may be here: NATS is away")
+	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "What still works")
+	o.until("the list says that it may be incomplete", func() bool {
+		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is away")
 	})
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")
 }
 
-// What strangers wrote goes all the way: from the certificate and the forms through
-// the streams to every page.
+// Hostile texts take the whole route: from certificates and forms through the streams to
+// every page.
 func TestHostileEventOnEveryPage(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -199,13 +200,13 @@ func TestHostileEventOnEveryPage(t *testing.T) {
 	for _, path := range []string{"/dead-letters/" + url.PathEscape(evil), "/replays/" + url.PathEscape(evil), "/dead-letters/confirm?action=" + url.QueryEscape(evil), "/dead-letters?certainty=" + url.QueryEscape(evil)} {
 		s := v.do(http.MethodGet, path, "")
 		if s.status != http.StatusBadRequest && s.status != http.StatusNotFound {
-			t.Errorf("%s answers %d", path, s.status)
+			t.Errorf("%s: status %d", path, s.status)
 		}
 		harmless(t, path, s.doc)
 	}
 	for _, path := range []string{"/dead-letters.csv", "/audit.csv", "/deliveries.csv", "/replays.csv"} {
 		if s := v.do(http.MethodGet, path, ""); s.status != 200 || !strings.HasPrefix(s.header.Get("Content-Type"), "text/csv") || s.header.Get("X-Content-Type-Options") != "nosniff" {
-			t.Errorf("%s answers %d as %s", path, s.status, s.header.Get("Content-Type"))
+			t.Errorf("%s: status %d, Content-Type %s", path, s.status, s.header.Get("Content-Type"))
 		}
 	}
 }

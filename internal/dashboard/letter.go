@@ -12,11 +12,11 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// letterView is one letter: what happened, what to mend, and what can be done.
+// letterView is one letter: what happened, what to fix, and the possible actions.
 type letterView struct {
 	desk.Detail
-	Says     string  // what happened, in a sentence
-	Phases   []phase // where no attempt tells its own
+	Says     string  // what happened
+	Phases   []phase // shown when no attempt with its own phases is kept
 	Timeline []moment
 	Attempts attemptsView
 	Event    eventView
@@ -25,13 +25,14 @@ type letterView struct {
 	Examined bool
 	Group    string // the address of its group
 	Ledger   string // the address of its delivery
-	Now      uint64 // the letter that it is, since it was restored
+	Now      uint64 // the letter as which it was restored, 0 for none
 	Editable bool
 }
 
 func (p *pages) letter(r *request) (view, error) { return p.letterWith(r, nil) }
 
-// letterWith is the letter's page with something changed on it.
+// letterWith is the letter's page after change was applied to its view; change may be
+// nil.
 func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	d, err := p.desk.Letter(r.Context(), r.number())
 	if err != nil {
@@ -59,12 +60,12 @@ func newLetter(d desk.Detail, now time.Time) letterView {
 	return v
 }
 
-// whatHappened tells a letter in one breath.
+// whatHappened summarizes a letter: cause, phase, attempts, and whether it was sent.
 func whatHappened(d desk.Detail) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s It ended in the phase %s", sentence(d.Cause), d.Phase)
+	fmt.Fprintf(&b, "%s It failed in phase %s", sentence(d.Cause), d.Phase)
 	if d.Lane != "" {
-		fmt.Fprintf(&b, " on the lane %s", d.Lane)
+		fmt.Fprintf(&b, " on lane %s", d.Lane)
 	}
 	if d.Attempts > 0 {
 		fmt.Fprintf(&b, " after %s", plural(d.Attempts, "attempt"))
@@ -74,27 +75,27 @@ func whatHappened(d desk.Detail) string {
 	}
 	switch d.Certainty {
 	case verdict.May:
-		b.WriteString(". The mail may have been sent: its last byte went out, and no answer came back.")
+		b.WriteString(". The mail may have been sent: its last byte was sent, but no reply arrived.")
 	case verdict.Accepted:
-		b.WriteString(". The relay accepted the mail for some.")
+		b.WriteString(". The relay accepted the mail for some recipients.")
 	default:
 		b.WriteString(". Nothing was sent.")
 	}
 	return b.String()
 }
 
-// moment is one point of a letter's life.
+// moment is one entry of a letter's timeline.
 type moment struct {
 	At   time.Time
-	Kind string // good, bad, or nothing
+	Kind string // good, bad or ""
 	What string
 	Who  string
 	Via  broker.Via
 	Why  string
 }
 
-// timeline is what the letter, the ledger and the audit know of the delivery, the
-// oldest first.
+// timeline is what the letter, the ledger and the audit know about the delivery, oldest
+// first.
 func timeline(d desk.Detail, tries []attempt, now time.Time) []moment {
 	var all []moment
 	add := func(m moment) {
@@ -124,36 +125,36 @@ func timeline(d desk.Detail, tries []attempt, now time.Time) []moment {
 	}
 	if e := d.Delivery; e != nil {
 		if e.State == broker.StateSent {
-			add(moment{At: e.Last, Kind: "good", What: "the relay took the mail"})
+			add(moment{At: e.Last, Kind: "good", What: "the relay accepted the mail"})
 		} else if e.Last.After(d.Last) {
-			add(moment{At: e.Last, What: "last attempt since, state " + string(e.State)})
+			add(moment{At: e.Last, What: "latest attempt, state " + string(e.State)})
 		}
 	}
 	if s := d.Superseded; s != nil {
-		add(moment{At: s.At, What: "a newer certificate for the name reached the target"})
+		add(moment{At: s.At, What: "a newer certificate for the same name was delivered to the target"})
 	}
 	if d.Fate == desk.Open && d.Expires.After(now) {
-		add(moment{At: d.Expires, What: "would be dropped from the stream"})
+		add(moment{At: d.Expires, What: "expires"})
 	}
 	slices.SortStableFunc(all, func(a, b moment) int { return a.At.Compare(b.At) })
 	return all
 }
 
-// actionWords are the actions that do not speak for themselves.
+// actionWords is the text for an action in the audit: mostly the action's own name.
 func actionWords(a broker.Action) string {
 	switch a {
 	case broker.ActionReplayed:
 		return "published again"
 	case broker.ActionDelivered:
-		return "delivered after all"
+		return "delivered; the letter left the list"
 	case broker.ActionFailed:
 		return "an action failed; nothing was changed"
 	}
 	return string(a)
 }
 
-// replyText is a relay's reply on one line, "" when there was none. Most relays
-// begin the text with the enhanced code.
+// replyText is a relay's reply on one line, "" when there was none. The enhanced code
+// is not repeated when the text begins with it, as with most relays.
 func replyText(code int, enhanced, text string) string {
 	if code == 0 {
 		return text

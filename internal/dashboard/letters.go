@@ -22,24 +22,24 @@ type lettersView struct {
 	Path    string
 	Form    filterForm
 	List    []desk.Letter
-	Groups  []groupView // in the place of the list
+	Groups  []groupView // instead of the list
 	Grouped bool
 	Total   int
 	Beyond  int    // open letters that are too old for the index
-	Lag     string // why some may be missing
+	Lag     string // why letters may be missing
 	Pager   pager
 	Moment  sorting
 	Expires sorting
 	News    news
-	Here    string // the address of this page of the list, which an action leads back to
-	Choose  string // the action that was asked for with no letter chosen
-	// AsList and AsGroups lead to the other view of the same query, All to the
-	// confirmation of an action on everything that fits it; an action is appended.
+	Here    string // the address of this page of the list, to which an action returns
+	Choose  string // the action that was requested with no letter selected
+	// AsList and AsGroups lead to the other view of the same query. All leads to the
+	// confirmation of an action on everything that matches; the action is appended.
 	AsList, AsGroups, All string
 	Commands              []command
 }
 
-// filterForm is what the form offers.
+// filterForm holds the values that the form offers.
 type filterForm struct {
 	Codes     []verdict.Code
 	Phases    []verdict.Phase
@@ -48,22 +48,22 @@ type filterForm struct {
 	Certainty []verdict.Certainty
 }
 
-// sorting is one way to sort, as the heading of a column.
+// sorting is the heading of a column that can be sorted.
 type sorting struct {
 	Label   string
 	Address string
-	Sort    string // of aria-sort, "" when the list is sorted otherwise
+	Sort    string // the value of aria-sort, "" when the list is sorted by another column
 }
 
-// pager leads through a list, page by page.
+// pager holds the addresses of the first and the next page of a list.
 type pager struct{ First, Next string }
 
-// news is what arrived since the page was made; it waits until it is asked for.
+// news counts what arrived since the page was rendered; it is shown only on request.
 type news struct {
 	Since   uint64
 	Query   string // of the address, with Since in it
 	Count   int
-	Address string // that shows it
+	Address string // shows the new letters
 }
 
 // query reads the filter of a list from the address.
@@ -73,7 +73,7 @@ func (r *request) query() (desk.Query, error) { return parseQuery(r.URL.Query())
 func parseQuery(values url.Values) (desk.Query, error) {
 	q, err := desk.ParseQuery(values)
 	if err != nil {
-		return q, wrongf("The filter has something in it that cannot be read: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return q, wrongf("Invalid filter: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return q, nil
 }
@@ -94,7 +94,7 @@ func (p *pages) letters(r *request) (view, error) {
 	return view{template: "letters", title: "Dead letters", data: p.lettersOf(r, q, pageSize(r)), table: letterTable(p.desk, q)}, nil
 }
 
-// lettersOf is a page of the list of what fits a query.
+// lettersOf is a page of the list of letters that match a query.
 func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
@@ -128,8 +128,8 @@ func with(values url.Values, key, value string) url.Values {
 	return more
 }
 
-// sortings are the sortable columns. The one in force leads to its reverse, where
-// there is one.
+// sortings are the sortable columns. The column that the list is sorted by leads to the
+// reverse order, if there is one.
 func sortings(r *request, q desk.Query) (moment, expires sorting) {
 	at := q.Order
 	if at == "" {
@@ -154,7 +154,7 @@ func sortings(r *request, q desk.Query) (moment, expires sorting) {
 	return moment, expires
 }
 
-// pageSize is what is asked for, within what the desk gives.
+// pageSize is the requested size if it is between 1 and 500, else 50.
 func pageSize(r *request) int {
 	size, _ := strconv.Atoi(r.FormValue("size"))
 	if size < 1 || size > 500 {
@@ -175,8 +175,8 @@ func (p *pages) filterForm(q desk.Query) filterForm {
 	for _, t := range p.desk.Targets() {
 		f.Targets = append(f.Targets, t.ID)
 	}
-	// What the list is filtered by stays to be chosen when no letter has it any more: the
-	// next search would drop it unseen.
+	// The current filter stays selectable when no letter matches it any more; otherwise the
+	// next search would silently drop it.
 	if q.Code != "" {
 		f.Codes = append(f.Codes, q.Code)
 	}
@@ -192,7 +192,7 @@ func once[T ~string](all []T) []T {
 	return slices.Compact(all)
 }
 
-// news says how many letters of a list are newer than it.
+// news counts the letters that are newer than the list on the page.
 func (p *pages) news(r *request) (view, error) {
 	q, err := r.query()
 	if err != nil {
@@ -200,13 +200,13 @@ func (p *pages) news(r *request) (view, error) {
 	}
 	since, err := strconv.ParseUint(r.FormValue("since"), 10, 64)
 	if err != nil {
-		return view{}, wrongf("since wants the number of a letter")
+		return view{}, wrongf("Invalid since: use the number of a letter")
 	}
 	q.AsOf = 0
 	now := p.desk.Letters(q, desk.Page{Size: 1}).Total
 	q.AsOf = since
 	before := 0
-	if since > 0 { // 0 would be no bound
+	if since > 0 { // 0 would mean no bound
 		before = p.desk.Letters(q, desk.Page{Size: 1}).Total
 	}
 	q.AsOf = 0
@@ -214,11 +214,11 @@ func (p *pages) news(r *request) (view, error) {
 	return view{template: "news", title: "New dead letters", data: v, fragment: true, object: map[string]int{"new": v.Count}}, nil
 }
 
-// groupView is a group with the addresses of what can be done about it.
+// groupView is a group with the addresses of its page and of the actions on it.
 type groupView struct {
 	desk.Group
 	Address string
-	Confirm string // an action is appended
+	Confirm string // the action is appended
 }
 
 func newGroupView(g desk.Group) groupView {
@@ -246,17 +246,17 @@ func (p *pages) group(r *request) (view, error) {
 	rest := q
 	rest.Fingerprint = ""
 	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path
-	return view{template: "group", title: "Why: " + groups[0].Cause, data: v, object: groups[0], table: letterTable(p.desk, q)}, nil
+	return view{template: "group", title: "Cause: " + groups[0].Cause, data: v, object: groups[0], table: letterTable(p.desk, q)}, nil
 }
 
-// listing is a list in a shell.
+// listing is the same list as shell commands.
 func listing(what string, q desk.Query) []command {
-	body, _ := json.Marshal(map[string]any{"filter": filter(q)}) // it has nothing that cannot be
+	body, _ := json.Marshal(map[string]any{"filter": filter(q)}) // strings can always be marshalled
 	return []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", what}, options(q)...)...)},
 		{"nats", shellLine("nats", "req", "certpost.dead."+what, string(body))}}
 }
 
-// filter is a query as the program's NATS service takes it.
+// filter is a query in the form that Certpost's NATS service takes.
 func filter(q desk.Query) map[string]string {
 	all := map[string]string{}
 	for key, values := range q.Values() {
@@ -265,7 +265,7 @@ func filter(q desk.Query) map[string]string {
 	return all
 }
 
-// options are the filters of the program's own command for a query.
+// options are a query as options of the certpost command.
 func options(q desk.Query) []string {
 	var words []string
 	for key, value := range filter(q) {
@@ -278,7 +278,7 @@ func options(q desk.Query) []string {
 	return words
 }
 
-// letterTable is everything that fits, for CSV and JSON.
+// letterTable is every letter that matches, for CSV and JSON.
 func letterTable(d *desk.Desk, q desk.Query) *table {
 	return &table{
 		name:    "dead-letters",
@@ -306,7 +306,7 @@ func groupTable(groups []desk.Group) *table {
 	}
 }
 
-// stamp is a time for machines, "" for none.
+// stamp is a time in RFC 3339, UTC, for CSV and JSON; "" for none.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

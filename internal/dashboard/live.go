@@ -11,18 +11,18 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// live counts what takes long, such as pages that are kept up to date, so that nobody
-// can have so much of it that the others have none.
+// live limits long-running responses, such as event streams, per user and in total, so
+// that one user cannot use up all of them.
 type live struct {
-	ofUser, inAll int // as many there may be
+	ofUser, inAll int // the limits
 
 	mu    sync.Mutex
 	users map[string]int // guarded by mu
 	total int            // guarded by mu
 }
 
-// Browsers allow six connections to one host at a time over HTTP/1.1; a person has
-// two or three of them open.
+// Browsers allow six connections to one host at a time over HTTP/1.1, and a person has
+// two or three browsers open.
 const (
 	streamsOfUser = 12
 	streamsInAll  = 500
@@ -33,7 +33,8 @@ func newLive(ofUser, inAll int) *live {
 	return &live{ofUser: ofUser, inAll: inAll, users: map[string]int{}}
 }
 
-// enter says whether one more may begin; each that may has to leave.
+// enter reports whether one more may begin; if so, the caller must call leave at its
+// end.
 func (l *live) enter(user string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,28 +55,28 @@ func (l *live) leave(user string) {
 	}
 }
 
-// events says which parts of the pages are out of date, by name and nothing else:
-// the page fetches what it shows. The stream ends with the session, which ends the
-// request's context.
+// events streams the names of the parts of pages that are out of date, and nothing
+// else: the page fetches what it shows. The stream ends with the session, whose end
+// cancels the request's context.
 func (p *pages) events(w http.ResponseWriter, r *http.Request, v access.Visit) {
 	if !p.live.enter(v.User.Subject) {
 		w.Header().Set("Retry-After", "60")
-		http.Error(w, "Too many pages are kept up to date already. Close some; every page works without.", http.StatusTooManyRequests)
+		http.Error(w, "Too many pages are receiving live updates. Close some; pages also work without live updates.", http.StatusTooManyRequests)
 		return
 	}
 	defer p.live.leave(v.User.Subject)
 	control := http.NewResponseController(w)
 	send := func(text string) bool {
-		_ = control.SetWriteDeadline(p.now().Add(2 * heartbeat)) // a writer without deadlines has none to pass
+		_ = control.SetWriteDeadline(p.now().Add(2 * heartbeat)) // a writer without deadlines needs none
 		_, err := io.WriteString(w, text)
 		return err == nil && control.Flush() == nil
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect them
+	w.Header().Set("X-Accel-Buffering", "no") // otherwise nginx buffers events
 	w.WriteHeader(http.StatusOK)
 	changes := p.desk.Changes(r.Context())
 	hello := "retry: 5000\n\n"
-	// What changed after the page was read, and while the stream was broken, is told now.
+	// Report what changed after the page was rendered or while the stream was broken.
 	if since := r.URL.Query().Get("since"); since != "" && since != p.desk.Mark() {
 		hello += eventsOf(desk.Change{Letters: true, Runs: true, Lanes: true, Audit: true})
 	}
@@ -93,7 +94,8 @@ func (p *pages) events(w http.ResponseWriter, r *http.Request, v access.Visit) {
 	}
 }
 
-// eventsOf are the names under which templates wait for a change.
+// eventsOf encodes a change as server-sent events, with the names that templates wait
+// for.
 func eventsOf(c desk.Change) (text string) {
 	for _, part := range []struct {
 		changed bool

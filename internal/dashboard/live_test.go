@@ -12,14 +12,13 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// stream opens the event stream; its lines come in the channel, which is closed when
-// it ends.
+// stream opens the event stream. The channel gets its lines and is closed at its end.
 func (v *visitor) stream(ctx context.Context) (status int, lines <-chan string) {
 	v.t.Helper()
 	return v.streamSince(ctx, "")
 }
 
-// streamSince is stream for a page that was read at a mark of the desk.
+// streamSince is stream for a page that was rendered at a mark of the desk.
 func (v *visitor) streamSince(ctx context.Context, mark string) (status int, lines <-chan string) {
 	v.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.base+"/events?since="+mark, nil)
@@ -44,7 +43,7 @@ func (v *visitor) streamSince(ctx context.Context, mark string) (status int, lin
 	return answer.StatusCode, all
 }
 
-// awaits reads a stream until a line comes; false when it ends before.
+// awaits reads a stream until the wanted line arrives; false when the stream ends first.
 func awaits(t *testing.T, lines <-chan string, want string) bool {
 	t.Helper()
 	late := time.After(20 * time.Second)
@@ -58,7 +57,7 @@ func awaits(t *testing.T, lines <-chan string, want string) bool {
 				return true
 			}
 		case <-late:
-			t.Fatalf("%q has not come", want)
+			t.Fatalf("%q did not arrive", want)
 		}
 	}
 }
@@ -68,15 +67,15 @@ func TestEventsSayWhatIsOutOfDate(t *testing.T) {
 	o := openOffice(t, officeConfig{})
 	status, lines := o.visitor().stream(t.Context())
 	if status != http.StatusOK || !awaits(t, lines, "retry: 5000") {
-		t.Fatalf("the stream answers %d", status)
+		t.Fatalf("stream: status %d", status)
 	}
 	o.dies("a.example.com")
 	if !awaits(t, lines, "event: letters") {
-		t.Error("the stream has ended instead")
+		t.Error("the stream ended before the event")
 	}
 }
 
-// What changed between a page and its stream is told when the stream opens.
+// Changes between the rendering of a page and its stream are sent when the stream opens.
 func TestEventsTellWhatWasMissed(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -84,18 +83,18 @@ func TestEventsTellWhatWasMissed(t *testing.T) {
 	o.dies("a.example.com")
 	for deadline := time.Now().Add(20 * time.Second); o.desk.Mark() == mark; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the desk's mark is the same after a letter")
+			t.Fatal("a new letter did not change the desk's mark")
 		}
 	}
 	_, lines := o.visitor().streamSince(t.Context(), mark)
 	for _, name := range []string{"letters", "runs", "lanes", "audit"} {
 		if !awaits(t, lines, "event: "+name) {
-			t.Errorf("%s: the stream has ended instead", name)
+			t.Errorf("%s: the stream ended before the event", name)
 		}
 	}
 }
 
-// A flood of streams is turned away, and those that end make room.
+// Streams beyond the limit are refused, and a stream that ends frees its place.
 func TestStreamsAreLimited(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -106,15 +105,15 @@ func TestStreamsAreLimited(t *testing.T) {
 		ends = append(ends, end)
 		status, lines := v.stream(ctx)
 		if status != http.StatusOK || !awaits(t, lines, "retry: 5000") {
-			t.Fatalf("stream %d answers %d", len(ends), status)
+			t.Fatalf("stream %d: status %d", len(ends), status)
 		}
 	}
 	if status, _ := v.stream(t.Context()); status != http.StatusTooManyRequests {
-		t.Errorf("one stream too many answers %d", status)
+		t.Errorf("one stream above the limit: status %d", status)
 	}
 	v.opens("/dead-letters")
 	ends[0]()
-	o.until("there is room again", func() bool {
+	o.until("a stream is accepted again", func() bool {
 		ctx, end := context.WithCancel(t.Context())
 		defer end()
 		status, _ := v.stream(ctx)
@@ -134,30 +133,30 @@ func TestStreamsAreCounted(t *testing.T) {
 		}
 	}
 	if l.enter("another") {
-		t.Error("there is no end of streams")
+		t.Error("the total limit is not enforced")
 	}
 	l.leave("a")
 	if !l.enter("another") {
-		t.Error("who leaves makes no room")
+		t.Error("leave does not free a place")
 	}
 }
 
-// The stream ends with the session, and begins for nobody who has none.
+// The stream needs a session and ends with it.
 func TestStreamEndsWithTheSession(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{{Name: "ann", Hash: access.NewHash("a password of ann"), Role: access.Viewer}}}})
 	v := o.visitor()
 	if status, _ := v.stream(t.Context()); status != http.StatusUnauthorized {
-		t.Errorf("without a session the stream answers %d", status)
+		t.Errorf("stream without a session: status %d", status)
 	}
 	page := v.do(http.MethodGet, "/dead-letters", "").is(200).says("Sign in").send("Sign in", "name", "ann", "password", "a password of ann").is(200).says("No open dead letters")
 	status, lines := v.stream(t.Context())
 	if status != http.StatusOK || !awaits(t, lines, "retry: 5000") {
-		t.Fatalf("the stream answers %d", status)
+		t.Fatalf("stream: status %d", status)
 	}
 	page.send("Sign out")
 	if awaits(t, lines, "nothing") {
-		t.Error("the stream goes on after the session")
+		t.Error("the stream continues after the session has ended")
 	}
 }
 

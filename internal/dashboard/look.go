@@ -18,8 +18,8 @@ import (
 //go:embed templates
 var files embed.FS
 
-// Look is how pages look: the layout with each page's template, and the files that
-// they load. The guard has pages too, so it is made before the guard is.
+// Look holds the layout with each page's template, and the static files. The guard has
+// pages too, so the Look is created before the guard.
 type Look struct {
 	assets *assets
 	pages  map[string]*template.Template
@@ -27,7 +27,8 @@ type Look struct {
 	log    zerolog.Logger
 }
 
-// NewLook reads the templates. The log gets what a template could not be executed on.
+// NewLook parses the embedded templates. The log gets an error for each page whose
+// template fails.
 func NewLook(version string, log zerolog.Logger) *Look {
 	l := &Look{assets: newAssets(), pages: map[string]*template.Template{}, about: "Certpost " + version, log: log}
 	words := words()
@@ -35,7 +36,7 @@ func NewLook(version string, log zerolog.Logger) *Look {
 	base := template.Must(template.New("").Funcs(words).ParseFS(files, "templates/layout.html", "templates/parts/*.html"))
 	entries, err := files.ReadDir("templates")
 	if err != nil {
-		panic(err) // the files are part of the program
+		panic(err) // cannot happen: the files are embedded
 	}
 	for _, entry := range entries {
 		if name := entry.Name(); !entry.IsDir() && name != "layout.html" {
@@ -45,7 +46,7 @@ func NewLook(version string, log zerolog.Logger) *Look {
 	return l
 }
 
-// Access is how the guard's own pages look: signing in, and being refused.
+// Access is the guard's own pages: sign-in, and the page for refused requests.
 func (l *Look) Access() access.Pages {
 	return access.Pages{
 		SignIn: func(w http.ResponseWriter, r *http.Request, v access.SignInView) {
@@ -57,29 +58,29 @@ func (l *Look) Access() access.Pages {
 	}
 }
 
-// frame is what a page's template is executed on: everything around .Data.
+// frame is the data of the layout; .Data is the data of the page's own template.
 type frame struct {
 	Title   string
-	Section string // the first part of the path: which entry of the navigation is current
-	Here    string // the address, for forms that come back to it
+	Section string // the first part of the path: the current entry of the navigation
+	Here    string // the address, for forms that return to it
 	Who     who
 	Now     time.Time
 	Scheme  string
 	Keys    string
 	Notice  string
 	About   string
-	JSON    string // the same page as JSON, "" when there is none
+	JSON    string // the address of the page as JSON, "" when there is none
 	CSV     string
-	Mark    string // from which on the page wants to hear of changes
+	Mark    string // the state of the desk that the page shows: it needs later changes
 	Data    any
 }
 
-// who is the visitor as templates know him.
+// who is the user as templates see it.
 type who struct {
-	Name            string // "" where nobody is known yet: then there is no navigation
+	Name            string // "" before sign-in: then there is no navigation
 	Role            string
-	Operator, Admin bool
-	Session         bool // that can be ended
+	Operator, Admin bool // has at least this role
+	Session         bool // there is a session to sign out of
 	Token           string
 }
 
@@ -87,8 +88,8 @@ func newWho(v access.Visit) who {
 	return who{v.User.Name, v.User.Role.String(), v.User.Role >= access.Operator, v.User.Role >= access.Admin, v.SignedIn, v.Token}
 }
 
-// html executes the template to memory first: a page is whole, or it is the page
-// that says that it failed.
+// html executes the template to memory first, so that the client gets either the whole
+// page or an error.
 func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
@@ -97,7 +98,7 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	}
 	switch {
 	case r.Method == http.MethodPost:
-		f.Here = path.Dir(r.URL.Path) // the page that the form was on; its own address takes forms alone
+		f.Here = path.Dir(r.URL.Path) // the page with the form; its own address accepts only POST
 	case v.table != nil:
 		f.JSON, f.CSV = r.as("json"), r.as("csv")
 	case v.object != nil:
@@ -106,7 +107,7 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	var text bytes.Buffer
 	if err := l.execute(&text, v, f); err != nil {
 		l.log.Error().Err(err).Str("page", v.template).Msg("a page could not be shown")
-		http.Error(w, "This page could not be shown; the log says why. Nothing was changed by it.", http.StatusInternalServerError)
+		http.Error(w, "This page could not be rendered; see the log for the reason. Rendering it changed nothing.", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -115,7 +116,8 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	_, _ = w.Write(text.Bytes())
 }
 
-// execute shows a view: its template defines "main", which the layout surrounds.
+// execute renders a view: its template defines "main", which the layout includes. A
+// fragment is rendered without the layout.
 func (l *Look) execute(to *bytes.Buffer, v view, f frame) error {
 	name := "layout.html"
 	if v.fragment {
@@ -124,7 +126,7 @@ func (l *Look) execute(to *bytes.Buffer, v view, f frame) error {
 	return l.pages[v.template+".html"].ExecuteTemplate(to, name, f)
 }
 
-// section is the first part of a path. A request need not have one: CONNECT has a host.
+// section is the first part of a path, "" if the path is empty, as it is for CONNECT.
 func section(address string) string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(address, "/"), "/")
 	return first

@@ -14,8 +14,8 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// What went to whom: found by name, by serial as a browser shows it and by
-// fingerprint, read on the delivery's page, and taken along as CSV and JSON.
+// Deliveries are found by name, by serial as a browser shows it and by fingerprint, shown
+// on their own pages, and exported as CSV and JSON.
 func TestWhatWentToWhom(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -27,7 +27,7 @@ func TestWhatWentToWhom(t *testing.T) {
 	o.until("the ledger has both", func() bool { return strings.Contains(v.do("GET", "/deliveries", "").body, "2 deliveries") })
 	o.until("both are settled", func() bool { return o.relay.Count() == 1 && o.desk.Balance().Total == 1 })
 	o.until("the index knows it", func() bool {
-		return strings.Contains(v.do("GET", "/deliveries?state=sent", "").body, "1 delivery that fit") && strings.Contains(v.do("GET", "/deliveries?state=dead", "").body, "1 delivery that fit")
+		return strings.Contains(v.do("GET", "/deliveries?state=sent", "").body, "1 delivery matches") && strings.Contains(v.do("GET", "/deliveries?state=dead", "").body, "1 delivery matches")
 	})
 
 	var entries []broker.Entry
@@ -37,16 +37,16 @@ func TestWhatWentToWhom(t *testing.T) {
 	}
 	leaf := entries[0].Certificate
 	for query, want := range map[string]string{
-		"name=a.example.com": "1 delivery that fit", "name=*.example.org": "1 delivery that fit", "name=*.example.com": "2 deliveries that fit", // both have web1.example.com
-		"serial=" + url.QueryEscape(strings.ToUpper(leaf.Serial)): "1 delivery that fit", "fingerprint=" + leaf.Fingerprint: "1 delivery that fit", "target=java&state=sent": "No delivery fits",
-		"to=2020-01-01": "0 deliveries that fit", "from=2020-01-01T00:00": "2 deliveries that fit",
+		"name=a.example.com": "1 delivery matches", "name=*.example.org": "1 delivery matches", "name=*.example.com": "2 deliveries match", // both have web1.example.com
+		"serial=" + url.QueryEscape(strings.ToUpper(leaf.Serial)): "1 delivery matches", "fingerprint=" + leaf.Fingerprint: "1 delivery matches", "target=java&state=sent": "No matching deliveries",
+		"to=2020-01-01": "0 deliveries match", "from=2020-01-01T00:00": "2 deliveries match",
 	} {
 		v.opens("/deliveries?" + query).says(want)
 	}
 	v.opens("/deliveries?target=ops").follow("a.example.com").is(200).says("ops@example.com accepted 250", "Message-ID", "certpost deliveries show first ops", "nats kv get CERTPOST_LEDGER ops.first --raw")
-	dead := v.opens("/deliveries?target=java").follow("b.example.org").is(200).says("It ended without success", "Dead letter 1 says what to mend", "second/of two")
+	dead := v.opens("/deliveries?target=java").follow("b.example.org").is(200).says("The delivery failed", "Dead letter 1 says what to fix", "second/of two")
 	if strings.Count(textOf(all(dead.doc, "table")[0]), "java@example.com") != 1 {
-		t.Errorf("a recipient is told of more than once: %s", textOf(dead.doc))
+		t.Errorf("a recipient is listed more than once: %s", textOf(dead.doc))
 	}
 	dead.follow("Dead letter 1").is(200)
 
@@ -59,49 +59,49 @@ func TestWhatWentToWhom(t *testing.T) {
 	}
 }
 
-// A lane is suspended with a reason and an end, and resumed; both are recorded.
+// Suspending a lane, with a reason and an end, and resuming it are both recorded.
 func TestSuspendAndResume(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	v := o.visitor()
 	lane := o.lane()
-	page := v.opens("/relays").follow(lane).is(200).says("Suspend it", "certpost relays suspend "+lane)
-	page.send("Suspend").is(http.StatusUnprocessableEntity).says("Say why, in a few words")
-	again := page.send("Suspend", "reason", "the relay moves", "until", "2020-01-01T00:00").is(http.StatusUnprocessableEntity).says("The end is past already")
+	page := v.opens("/relays").follow(lane).is(200).says("Suspend the lane", "certpost relays suspend "+lane)
+	page.send("Suspend").is(http.StatusUnprocessableEntity).says("A reason is required")
+	again := page.send("Suspend", "reason", "the relay moves", "until", "2020-01-01T00:00").is(http.StatusUnprocessableEntity).says("The end is in the past")
 	again.send("Suspend", "until", time.Now().UTC().Add(time.Hour).Format("2006-01-02T15:04")).is(200).says("Suspended. Nothing more is fetched", "the relay moves")
 	o.publish("waits", "a.example.com", "ops")
 	o.until("the delivery waits", func() bool { return strings.Contains(textOf(v.opens("/relays/"+lane).doc), "Waiting 1 delivery") })
-	held := v.opens("/relays/"+lane).says("Suspended by", "Go on", "1 delivery wait")
+	held := v.opens("/relays/"+lane).says("Suspended by", "Resume the lane", "1 delivery wait")
 	if o.relay.Count() != 0 {
 		t.Error("a suspended lane delivers")
 	}
 	held.send("Resume", "reason", "it has moved").is(200).says("Resumed.")
 	o.until("the delivery arrives", func() bool { return o.relay.Count() == 1 })
-	held.send("Resume").is(http.StatusConflict).says("It is not suspended")
+	held.send("Resume").is(http.StatusConflict).says("The lane is not suspended")
 	o.until("both are recorded", func() bool {
 		text := textOf(v.opens("/audit").doc)
 		return strings.Contains(text, "suspended lane "+lane) && strings.Contains(text, "resumed lane "+lane) && strings.Contains(text, "it has moved")
 	})
 	if v.do("GET", "/relays/nowhere", "").status != http.StatusNotFound || !strings.Contains(v.do("GET", "/relays.csv", "").body, lane) {
-		t.Error("a lane that is none has a page, or the list of lanes is not in the CSV")
+		t.Error("an unknown lane has a page, or the CSV does not contain the lane")
 	}
 }
 
-// A target's page tells its definition, and whether it works now.
+// A target's page shows its definition, and whether it works now.
 func TestCheckTarget(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	v := o.visitor()
 	v.opens("/targets").says("2 targets", "java@example.com")
-	v.opens("/targets?q=nobody").says("No target fits")
-	page := v.opens("/targets?q=ops@").follow("ops").is(200).says("from_address", "certs@example.com", "Sent in all 0 deliveries")
+	v.opens("/targets?q=nobody").says("No matching targets")
+	page := v.opens("/targets?q=ops@").follow("ops").is(200).says("from_address", "certs@example.com", "Sent in total 0 deliveries")
 	page.send("Check now").is(200).says("Checked just now", "Nothing was sent.")
 	must(t, o.relay.Close())
-	page.send("Check now").is(200).says("would make a delivery fail")
+	page.send("Check now").is(200).says("a delivery would fail")
 	v.do("GET", "/targets/nobody", "").is(http.StatusNotFound)
 }
 
-// The audit is filtered, followed and taken along with its chain.
+// The audit can be filtered, counts new records, and is exported with its chain.
 func TestAuditPage(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -115,7 +115,7 @@ func TestAuditPage(t *testing.T) {
 	})
 	one := v.opens("/audit?action=discarded&letter=1").says("nobody wants it", "certpost audit list --action=discarded --letter=1", "certpost audit verify")
 	if strings.Contains(textOf(one.doc), "asking") {
-		t.Error("the filter lets others through")
+		t.Error("the filter shows other records")
 	}
 	var records []chained
 	must(t, json.Unmarshal([]byte(v.do("GET", "/audit.json", "").is(200).body), &records))
@@ -126,13 +126,13 @@ func TestAuditPage(t *testing.T) {
 	var news map[string]int
 	must(t, json.Unmarshal([]byte(v.do("GET", "/audit/news?since=0", "", "Accept", "application/json").is(200).body), &news))
 	if news["new"] != len(records) {
-		t.Errorf("%d records are new, of %d", news["new"], len(records))
+		t.Errorf("%d of %d records are new, want all", news["new"], len(records))
 	}
 	v.do("GET", "/audit?action=drop", "").is(http.StatusBadRequest)
 	v.do("GET", "/audit?from=yesterday", "").is(http.StatusBadRequest).says("want a date")
 }
 
-// Records are found by lane and by time; the filters stand in the form, in chips and in
+// Records are found by lane and by time; the filters appear in the form, in chips and in
 // the command.
 func TestAuditByLaneAndTime(t *testing.T) {
 	t.Parallel()
@@ -143,21 +143,21 @@ func TestAuditByLaneAndTime(t *testing.T) {
 	v.opens("/relays/"+lane).send("Suspend", "reason", "maintenance", "for", "1h").is(200)
 	v.opens("/dead-letters/1").send("Hold", "reason", "asking").is(200)
 	o.until("it is recorded", func() bool { return strings.Contains(textOf(v.opens("/audit").doc), "asking") })
-	found := v.opens("/relays/" + lane).follow("What was done to it").is(200)
+	found := v.opens("/relays/" + lane).follow("Audit of this lane").is(200)
 	found.says("maintenance", "lane "+lane, "certpost audit list --lane="+lane, "certpost audit export --lane="+lane)
 	if strings.Contains(textOf(found.doc), "asking") {
-		t.Error("the filter by lane lets others through")
+		t.Error("the filter by lane shows other records")
 	}
 	early := found.send("Search", "from", "2026-01-31T10:00", "to", "2026-02-01T00:00").is(200)
-	early.says("No record fits", "from 2026-01-31T10:00", "before 2026-02-01T00:00", "--from=2026-01-31T10:00 --to=2026-02-01T00:00")
+	early.says("No matching records", "from 2026-01-31T10:00", "before 2026-02-01T00:00", "--from=2026-01-31T10:00 --to=2026-02-01T00:00")
 	early.follow("before 2026-02-01T00:00").is(200).says("maintenance")
 	if rows := strings.Count(v.do("GET", "/audit.csv?lane="+lane, "").is(200).body, "\n"); rows != 2 {
-		t.Errorf("there are %d lines about the lane", rows)
+		t.Errorf("the CSV has %d lines about the lane, want 2", rows)
 	}
 }
 
-// What a replay did to its letters is one line, which leads to all of it; lists that
-// leave the page have every record.
+// The records of a replay are folded into one line, which leads to all of them; exports
+// have every record.
 func TestAuditFoldsReplays(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -168,14 +168,14 @@ func TestAuditFoldsReplays(t *testing.T) {
 	o.until("it is done", func() bool { return strings.Count(v.do("GET", "/audit.csv?action=done", "").body, "\n") == 2 })
 	page := v.opens("/audit").says("started", "replayed 3 letters", "in replay")
 	if text := textOf(page.doc); strings.Contains(text, "letter 1") || strings.Contains(text, "announced") {
-		t.Errorf("single records of the replay are there: %s", text)
+		t.Errorf("the page shows single records of the replay: %s", text)
 	}
 	page.follow("replayed 3 letters").is(200).says("letter 1", "letter 2", "letter 3", "announced", "started", "done")
 	v.opens("/audit?letter=2").says("published again", "letter 2")
 	var records []chained
 	must(t, json.Unmarshal([]byte(v.do("GET", "/audit.json?action=replayed", "").is(200).body), &records))
 	if len(records) != 6 {
-		t.Errorf("there are %d records of replaying three letters", len(records))
+		t.Errorf("%d records for the replay of three letters, want 6", len(records))
 	}
 	var walked []string
 	for at := v.opens("/audit?size=1"); ; at = at.follow("Older").is(200) {
@@ -189,24 +189,24 @@ func TestAuditFoldsReplays(t *testing.T) {
 		}
 	}
 	if len(walked) != 3 {
-		t.Errorf("page by page there are the lines %v", walked)
+		t.Errorf("walking page by page found the lines %v, want 3", walked)
 	}
 }
 
-// A search says that older records were not looked at, hits or not.
+// A search says that older records were not searched, with or without hits.
 func TestAuditSaysWhatIsNotSearched(t *testing.T) {
 	t.Parallel()
 	look := newTestLook(t)
 	for name, v := range map[string]historyView{"hits": {List: historyRows(sampleRecords())}, "no hits": {}} {
 		v.Chips, v.Older = []desk.Chip{{Label: "by ann"}}, older{5, "certpost audit export --by=ann"}
 		doc, _ := show(t, look, view{template: "audit", title: "Audit", data: v}, access.Viewer)
-		if text := textOf(doc); !strings.Contains(text, "Records before 5 are too old to be searched here. This searches all: certpost audit export --by=ann") {
+		if text := textOf(doc); !strings.Contains(text, "Records before 5 are too old to be searched here. This command searches all records: certpost audit export --by=ann") {
 			t.Errorf("%s: %s", name, text)
 		}
 	}
 }
 
-// Settings are kept in two cookies, and lead nowhere else.
+// Settings are kept in two cookies, and saving them redirects only within the dashboard.
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -223,7 +223,7 @@ func TestSettings(t *testing.T) {
 		t.Errorf("%v", kept)
 	}
 	if body := v.opens("/keys").body; !strings.Contains(body, `data-scheme="dark"`) || !strings.Contains(body, `data-keys="off"`) {
-		t.Error("another page does not heed the settings")
+		t.Error("another page does not use the settings")
 	}
 	if at := page.send("light", "return", "/targets?q=x").is(200).url.RequestURI(); at != "/targets?q=x" {
 		t.Errorf("the footer leads to %s", at)

@@ -9,12 +9,12 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A mark is a word with a shape and a colour; the word says it all.
+// mark is a word with a shape and a colour; the word alone carries the meaning.
 func mark(kind, word string) template.HTML {
 	return template.HTML(`<span class="mark ` + kind + `">` + word + `</span>`)
 }
 
-// certaintyMark says whether the mail went out.
+// certaintyMark says whether the mail was sent.
 func certaintyMark(c verdict.Certainty) template.HTML {
 	switch c {
 	case verdict.May:
@@ -38,13 +38,13 @@ func fateMark(f desk.Fate) template.HTML {
 	return mark("gone", "unknown")
 }
 
-// runMark says where a replay stands.
+// runMark is the mark for the state of a replay.
 func runMark(s desk.RunState) template.HTML {
 	switch s {
 	case desk.RunRunning:
 		return mark("busy", "running")
 	case desk.RunWatching:
-		return mark("busy", "waits for its canary")
+		return mark("busy", "waiting for its canary")
 	case desk.RunPaused:
 		return mark("held", "paused")
 	case desk.RunStopped:
@@ -55,7 +55,7 @@ func runMark(s desk.RunState) template.HTML {
 	return mark("gone", "cancelled")
 }
 
-// resultMark says what became of a letter of a replay.
+// resultMark is the mark for the result of one letter of a replay.
 func resultMark(result string) template.HTML {
 	switch result {
 	case "delivered":
@@ -68,8 +68,8 @@ func resultMark(result string) template.HTML {
 	return template.HTML(`<span class="mark gone">`) + outside(result) + `</span>`
 }
 
-// spark draws the last 24 hours, an hour each bar, the oldest first. What it shows
-// stands in its label for those who do not see it.
+// spark draws the last 24 hours as bars of one hour each, oldest first. Its label says
+// the same for screen readers.
 func spark(hours [24]int, what string) template.HTML {
 	const step, height = 4, 20
 	most, sum, last := 1, 0, 0
@@ -81,7 +81,7 @@ func spark(hours [24]int, what string) template.HTML {
 	}
 	label := "no " + what + " in the last 24 hours"
 	if sum > 0 {
-		label = fmt.Sprintf("%s %s in the last 24 hours, at most %s in one, the last one %s", count(sum), what, count(most), hoursAgo(last))
+		label = fmt.Sprintf("%s %s in the last 24 hours, at most %s in one hour, the last one %s", count(sum), what, count(most), hoursAgo(last))
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="spark" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="%s">`, 24*step, height, 24*step, height, template.HTMLEscapeString(label))

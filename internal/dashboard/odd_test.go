@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Requests that no browser makes are answered as well: none of them ends a handler in
-// the middle, which would leave a stack in the log for whoever can reach the port.
+// Requests that no browser sends are answered without a panic; otherwise anyone who can
+// reach the port could fill the log with stack traces.
 func TestOddRequestsAreAnswered(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -46,14 +46,14 @@ func TestOddRequestsAreAnswered(t *testing.T) {
 		case err != nil:
 			t.Errorf("%s: %v", line, err)
 		case answer.StatusCode != want:
-			t.Errorf("%s is answered %s (%s), want %d", line, answer.Status, answer.Header.Get("Location"), want)
+			t.Errorf("%s: status %s (%s), want %d", line, answer.Status, answer.Header.Get("Location"), want)
 		}
 		c.Close()
 	}
 }
 
-// A page that a form was answered with has an address that takes forms alone: no
-// link on it leads there, and what is done on it leads back to the form's page.
+// The response to a form has an address that accepts only POST: no link on it leads
+// there, and forms on it return to the page with the form.
 func TestPagesThatFormsMake(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -62,11 +62,11 @@ func TestPagesThatFormsMake(t *testing.T) {
 		page := o.visitor().opens(path).send(button).is(200)
 		for _, a := range all(page.doc, "a") {
 			if to, err := page.url.Parse(attr(a, "href")); err != nil || strings.HasPrefix(to.Path, page.url.Path) && !strings.HasPrefix(attr(a, "href"), "#") {
-				t.Errorf("%s has a link to %s", page.url.Path, to)
+				t.Errorf("%s links to %s", page.url.Path, to)
 			}
 		}
 		if back := page.send("dark").is(200); back.url.Path != path {
-			t.Errorf("the colours on %s lead to %s", page.url.Path, back.url.Path)
+			t.Errorf("the colour buttons on %s lead to %s", page.url.Path, back.url.Path)
 		}
 	}
 }

@@ -31,8 +31,8 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// office is the real thing in one process: an embedded NATS, a relay that can be
-// told what to refuse, courier, desk, guard and pages.
+// office runs all real parts in one process: an embedded NATS, a relay with
+// configurable refusals, courier, desk, guard and pages.
 type office struct {
 	t      testing.TB
 	url    string
@@ -44,11 +44,11 @@ type office struct {
 	handler http.Handler
 }
 
-// officeConfig is what an office may be other than usual.
+// officeConfig overrides the defaults of an office.
 type officeConfig struct {
 	access access.Config
 	edit   *Edit
-	listen string // address of NATS, for who wants to publish past the broker
+	listen string // address of NATS, for tests that publish without the broker
 }
 
 const officeTargets = `targets:
@@ -119,17 +119,17 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// until polls for what happens at its own time.
+// until polls until a condition holds.
 func (o *office) until(what string, is func() bool) {
 	o.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			o.t.Fatalf("it did not come to pass that %s", what)
+			o.t.Fatalf("timeout while waiting until %s", what)
 		}
 	}
 }
 
-// refuses has the relay refuse recipients for good; "" takes everybody.
+// refuses makes the relay permanently refuse a recipient; "" accepts all recipients.
 func (o *office) refuses(recipient string) {
 	o.t.Helper()
 	var rules []devrelay.Rule
@@ -150,8 +150,8 @@ func (o *office) publish(id, name, target string) {
 	must(o.t, err)
 }
 
-// dies publishes events that end as dead letters, one after the other, so that they
-// are numbered as they are named, and waits until the desk has them.
+// dies publishes events that become dead letters, one after the other, so that their
+// numbers follow the order of the names, and waits until the desk has them.
 func (o *office) dies(names ...string) {
 	o.t.Helper()
 	o.refuses("*")

@@ -8,7 +8,8 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// overviewView is the first page: is anything lost, what went wrong, what moves.
+// overviewView is the first page: whether a letter is lost, what failed, and what is in
+// progress.
 type overviewView struct {
 	desk.Overview
 	Strip  strip
@@ -52,8 +53,7 @@ func newOverview(o desk.Overview, asOf uint64) overviewView {
 	return v
 }
 
-// strip is the account of all letters there ever were: an equation that holds, or
-// does not.
+// strip is the account of all dead letters ever: an equation that must balance.
 type strip struct {
 	desk.Balance
 	Terms []term
@@ -74,10 +74,10 @@ func newStrip(b desk.Balance) strip {
 		always bool
 	}{
 		{desk.Replayed, "published again", true},
-		{desk.Discarded, "given up, with a reason", true},
-		{desk.Expired, "kept for as long as letters are kept", true},
-		{desk.Replaced, "gave way to a newer letter of the same delivery", false},
-		{desk.Removed, "taken from the stream past Certpost", false},
+		{desk.Discarded, "discarded by an operator, with a reason", true},
+		{desk.Expired, "removed by the stream at the end of the retention time", true},
+		{desk.Replaced, "replaced by a newer letter of the same delivery", false},
+		{desk.Removed, "removed from the stream without Certpost", false},
 	} {
 		if n := b.Ended[fate.fate]; n > 0 || fate.always {
 			s.Terms = append(s.Terms, term{fate.fate, n, fate.says})
@@ -86,7 +86,7 @@ func newStrip(b desk.Balance) strip {
 	return s
 }
 
-// laneView is a lane with one word for how it is.
+// laneView is a lane with a short text for its state.
 type laneView struct {
 	broker.LaneInfo
 	Mark string // the class of a mark
@@ -100,9 +100,9 @@ func newLaneView(lane broker.LaneInfo) laneView {
 	case lane.Suspension != nil:
 		v.Mark, v.Word, v.Why = "held", "suspended", lane.Suspension.Reason
 	case lane.Starting:
-		v.Mark, v.Word, v.Why = "busy", "starting", "no process has had the time to say that it serves it"
+		v.Mark, v.Word, v.Why = "busy", "starting", "no process has reported yet that it serves the lane"
 	case lane.Replicas == 0:
-		v.Mark, v.Word, v.Why = "warn", "nobody serves it", "no process has said that it does in the last moments"
+		v.Mark, v.Word, v.Why = "warn", "not served", "no process has reported recently that it serves the lane"
 	case len(lane.Statuses) > 0:
 		v.Mark, v.Word = "warn", laneWord(lane.Statuses[0])
 		for _, status := range lane.Statuses {

@@ -14,7 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// sample is a letter with everything that a letter can have.
+// sample is a letter with every field set.
 func sample(number uint64) desk.Letter {
 	return desk.Letter{
 		DeadLetter: broker.DeadLetter{
@@ -46,7 +46,7 @@ func sampleRun() desk.Run {
 		Published: 11, Delivered: 9, DeadAgain: 1, Worker: "host/1"}
 }
 
-// sampleDetail is all that can be known of a letter.
+// sampleDetail is a letter's detail with every field set.
 func sampleDetail() desk.Detail {
 	earlier := sample(3).DeadLetter
 	return desk.Detail{
@@ -59,12 +59,12 @@ func sampleDetail() desk.Detail {
 			{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password mended", LetterNumber: 3, Letter: &earlier},
 			{Time: noon.Add(-time.Hour), Action: broker.ActionHeld, Actor: broker.Actor{Name: "ann"}, Reason: "asking", LetterNumber: 7},
 		},
-		Cause: "The relay did not accept the login.", Remedy: "Check username and password, then replay.", Expires: noon.AddDate(1, 0, 0), Siblings: 12, MessageID: "<abc@example.com>",
+		Cause: "The relay rejected the login.", Remedy: "Check username and password, then replay.", Expires: noon.AddDate(1, 0, 0), Siblings: 12, MessageID: "<abc@example.com>",
 	}
 }
 
-// sampleTries are the attempts of the sample: two of its first life, of which others
-// were not kept, and one since.
+// sampleTries are the attempts of the sample: two before its replay, with others between
+// them that were not kept, and one after it.
 func sampleTries() []broker.Try {
 	try := func(life, number int, at time.Time, version string) broker.Try {
 		return broker.Try{Generation: life, Number: number, At: at, FailureRecord: broker.FailureRecord{
@@ -80,8 +80,8 @@ func sampleTries() []broker.Try {
 	return []broker.Try{try(1, 1, noon.Add(-4*time.Hour), "3"), try(1, 9, noon.Add(-3*time.Hour), "3"), try(2, 1, noon.Add(-time.Minute), "4")}
 }
 
-// views are all pages, full and empty, with a text in every field that comes from
-// outside; "" leaves the samples as they are.
+// views are all pages, full and empty, with a text in every untrusted field; "" leaves
+// the samples unchanged.
 func views(text string) map[string]view {
 	full := desk.Overview{
 		Balance: desk.Balance{Total: 2000, Open: 1234, Ended: map[desk.Fate]int{desk.Replayed: 700, desk.Discarded: 50, desk.Expired: 10, desk.Removed: 3, desk.Replaced: 2}, Restored: 1, Unexplained: 1},
@@ -143,14 +143,14 @@ func views(text string) map[string]view {
 		"groups, empty":    {template: "letters", title: "Dead letters by cause", data: lettersView{Grouped: true}},
 		"group":            {template: "group", title: "Why", data: groupPage{group, list}},
 		"news":             {template: "news", title: "New", data: list.News, fragment: true},
-		"problem":          {template: "problem", title: "Somebody was first", data: problem{Title: "Somebody was first", Says: "x" + text, Do: "y", Letter: 7, First: spoil(&broker.AuditRecord{Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Time: noon, Reason: "z"}, text), Works: []string{"a"}}},
+		"problem":          {template: "problem", title: "Another action came first", data: problem{Title: "Another action came first", Says: "x" + text, Do: "y", Letter: 7, First: spoil(&broker.AuditRecord{Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Time: noon, Reason: "z"}, text), Works: []string{"a"}}},
 		"sign in":          {template: "sign-in", title: "Sign in", data: access.SignInView{Accounts: true, Name: text, Provider: "Example" + text, ProviderPath: "/sign-in/provider", Token: "t", Message: "no", ProviderSignOut: "https://id.example.com/out"}},
 	})
 	return all
 }
 
-// TestEveryTemplate executes every page full and empty, for those who may look and
-// those who may act, and looks at what makes a page sound.
+// TestEveryTemplate renders every page full and empty, for every role, and checks its
+// structure.
 func TestEveryTemplate(t *testing.T) {
 	t.Parallel()
 	look := newTestLook(t)
@@ -160,7 +160,7 @@ func TestEveryTemplate(t *testing.T) {
 		for _, role := range []access.Role{access.Viewer, access.Operator, access.Admin} {
 			doc, _ := show(t, look, v, role)
 			sound(t, name, doc, v.fragment)
-			if role == access.Viewer && v.template != "confirm" && v.template != "uncertain" && v.template != "edit" { // those he cannot reach
+			if role == access.Viewer && v.template != "confirm" && v.template != "uncertain" && v.template != "edit" { // a viewer cannot reach these
 				for _, form := range all(doc, "form") {
 					if action := attr(form, "action"); attr(form, "method") == "post" && action != "/settings" && action != "/sign-out" && action != "/sign-in" {
 						t.Errorf("%s shows a viewer a form that leads to %s", name, action)
@@ -171,12 +171,12 @@ func TestEveryTemplate(t *testing.T) {
 	}
 	for template := range look.pages {
 		if !used[template] {
-			t.Errorf("%s is executed by no test", template)
+			t.Errorf("no test renders %s", template)
 		}
 	}
 }
 
-// sound wants of a page what every page has to have.
+// sound checks the structure that every page must have.
 func sound(t *testing.T, name string, doc *html.Node, fragment bool) {
 	t.Helper()
 	if n := len(all(doc, "h1")); n != 1 && !fragment {
@@ -211,15 +211,15 @@ func sound(t *testing.T, name string, doc *html.Node, fragment bool) {
 			}
 		case "th":
 			if attr(e, "scope") == "" {
-				t.Errorf("%s: a heading of a table does not say whose it is: %s", name, textOf(e))
+				t.Errorf("%s: a table heading has no scope: %s", name, textOf(e))
 			}
 		case "img":
 			if !has(e, "alt") {
-				t.Errorf("%s: a picture without words", name)
+				t.Errorf("%s: an image has no alt text", name)
 			}
 		case "svg":
 			if attr(e, "aria-label") == "" {
-				t.Errorf("%s: a chart without words", name)
+				t.Errorf("%s: a chart has no aria-label", name)
 			}
 		}
 	}

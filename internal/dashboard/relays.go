@@ -38,13 +38,13 @@ type relayRow struct {
 	Limits string
 }
 
-// laneWord is what a process does with a lane, in words for people.
+// laneWord is the state of a lane in one process, in words for people.
 func laneWord(s broker.LaneStatus) string {
 	switch cmp.Or(s.Paused, s.Breaker) {
 	case "breaker", broker.BreakerOpen:
 		return "relay does not answer"
 	case broker.BreakerPartly:
-		return "goes another way"
+		return "skips a relay"
 	case "rate":
 		return "at its rate limit"
 	case "connections":
@@ -63,7 +63,7 @@ func newLaneRow(lane desk.LaneRow) laneRow {
 	return row
 }
 
-// limits is what a relay may be given, "" for as much as it takes.
+// limits are the configured limits of a relay in words, "" for none.
 func limits(r verdict.RelayView) string {
 	var parts []string
 	if !r.MaxMessageRate.IsZero() {
@@ -90,24 +90,24 @@ func (p *pages) relays(r *request) (view, error) {
 	return view{template: "relays", title: "Relays", data: v, table: laneTable(lanes)}, nil
 }
 
-// relayView is one lane: how each process fares with it, and the forms to suspend and
-// resume it.
+// relayView is one lane: its state in each process, and the forms to suspend and resume
+// it.
 type relayView struct {
 	laneRow
 	Targets  []string
 	Lengths  []length
-	Reason   string // that was given before
-	Fault    string // why the form was not taken
+	Reason   string // as entered in the refused form
+	Fault    string // why the form was refused
 	Commands []command
 }
 
-// length is how long a suspension may last.
+// length is a duration that the form offers for a suspension.
 type length struct {
 	Value string // a Go duration, "" for until it is resumed
 	Label string
 }
 
-var lengths = []length{{"30m", "30 minutes"}, {"1h", "1 hour"}, {"4h", "4 hours"}, {"24h", "1 day"}, {"72h", "3 days"}, {"", "until somebody resumes it"}}
+var lengths = []length{{"30m", "30 minutes"}, {"1h", "1 hour"}, {"4h", "4 hours"}, {"24h", "1 day"}, {"72h", "3 days"}, {"", "until an operator resumes it"}}
 
 func (p *pages) relay(r *request) (view, error) {
 	lane, err := p.laneOf(r)
@@ -150,15 +150,14 @@ func newRelay(lane desk.LaneRow, targets []string) relayView {
 	return v
 }
 
-// suspend keeps a lane from being fetched from, for a time or until somebody resumes
-// it.
+// suspend stops all fetching from a lane, for a time or until an operator resumes it.
 func (p *pages) suspend(r *request) (view, error) {
 	until, err := suspendedUntil(r.PostFormValue("for"), r.PostFormValue("until"), r.now)
 	if err != nil {
 		return p.relayAgain(r, err.Error())
 	}
 	if r.reason() == "" {
-		return p.relayAgain(r, "Say why, in a few words: others will wonder why nothing is delivered.")
+		return p.relayAgain(r, "A reason is required. It tells other operators why nothing is delivered.")
 	}
 	if _, err := p.laneOf(r); err != nil {
 		return view{}, err
@@ -169,16 +168,16 @@ func (p *pages) suspend(r *request) (view, error) {
 	return view{to: laneAddress(r.PathValue("lane")) + "?done=suspended"}, nil
 }
 
-// suspendedUntil is when a suspension ends: at a moment if one is given, else after
-// one of the lengths. Zero is when somebody resumes it.
+// suspendedUntil is when a suspension ends: at a given time, otherwise after one of the
+// offered durations. Zero means until an operator resumes it.
 func suspendedUntil(after, at string, now time.Time) (time.Time, error) {
 	if at = strings.TrimSpace(at); at != "" {
 		until, err := time.Parse("2006-01-02T15:04", at)
 		if err != nil {
-			return until, wrongf("The end wants a date and a time in UTC, such as 2026-01-31T15:04.")
+			return until, wrongf("Invalid end: enter a date and time in UTC, such as 2026-01-31T15:04.")
 		}
 		if !until.After(now) {
-			return until, wrongf("The end is past already: times are UTC, and it is %s now.", now.Format("2006-01-02 15:04"))
+			return until, wrongf("The end is in the past: times are UTC, and the time is now %s.", now.Format("2006-01-02 15:04"))
 		}
 		return until, nil
 	}
@@ -187,14 +186,14 @@ func suspendedUntil(after, at string, now time.Time) (time.Time, error) {
 	}
 	for _, l := range lengths {
 		if l.Value == after {
-			d, _ := time.ParseDuration(l.Value) // one of ours
+			d, _ := time.ParseDuration(l.Value) // a constant above
 			return now.Add(d).Truncate(time.Second), nil
 		}
 	}
-	return time.Time{}, wrongf("Choose one of the lengths, or give the end.")
+	return time.Time{}, wrongf("Select one of the durations, or enter the end.")
 }
 
-// relayAgain is the lane's page with the form that could not be taken.
+// relayAgain is the lane's page with the form that was refused.
 func (p *pages) relayAgain(r *request, fault string) (view, error) {
 	lane, err := p.laneOf(r)
 	if err != nil {
@@ -211,7 +210,7 @@ func (p *pages) resume(r *request) (view, error) {
 	}
 	err := p.desk.Resume(r.Context(), r.actor(), r.PathValue("lane"), r.reason())
 	if errors.Is(err, broker.ErrNotSuspended) {
-		says := problem{Title: "It is not suspended", Says: "Somebody has resumed this lane before you, or its time was over.", Do: "There is nothing left to do: deliveries go on."}
+		says := problem{Title: "The lane is not suspended", Says: "It was already resumed, or the suspension has ended.", Do: "Nothing to do: the lane delivers."}
 		return view{template: "problem", title: says.Title, status: http.StatusConflict, data: says, object: map[string]string{"error": says.Title, "says": says.Says}}, nil
 	}
 	if err != nil {

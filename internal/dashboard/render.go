@@ -8,23 +8,23 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// view is what a page function found: the same facts for whatever format the
-// visitor wants.
+// view is the result of a page function, for every format that a client can request.
 type view struct {
 	template string // the name of its file in templates
 	title    string
 	status   int // 0 is 200
 	data     any // .Data in the template
 
-	object any    // the answer in JSON; nil: there is none
-	table  *table // the answer in CSV, and in JSON where object is nil
+	object any    // the response in JSON; nil: there is none
+	table  *table // the response in CSV, and in JSON if object is nil
 
-	fragment bool           // the template is shown without the layout
-	to       string         // where to go instead; a POST that worked has nothing else
-	cookies  []*http.Cookie // to be kept; /settings alone has any
+	fragment bool           // the template is rendered without the layout
+	to       string         // redirect here instead; a successful POST has nothing else
+	cookies  []*http.Cookie // to set; used only by /settings
 }
 
-// serve is the way of every page: ask the page function, show what it found.
+// serve turns a page function into a handler: it calls the function and renders its
+// view, or the page of its error.
 func (p *pages) serve(make page) access.Handler {
 	return func(w http.ResponseWriter, req *http.Request, v access.Visit) {
 		r := &request{req, v, p.now().UTC(), p.desk.Mark()}
@@ -58,7 +58,7 @@ func (p *pages) render(w http.ResponseWriter, r *request, v view) {
 		w.WriteHeader(v.status)
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
-		_ = encoder.Encode(v.object) // the other side may have gone
+		_ = encoder.Encode(v.object) // the client may have closed the connection
 	case wants == asJSON && v.table != nil:
 		p.export(w, r, v.table.json)
 	case wants == asCSV && v.table != nil:
@@ -68,37 +68,38 @@ func (p *pages) render(w http.ResponseWriter, r *request, v view) {
 	}
 }
 
-// A list may have a million entries that are read one by one, from the NATS by which
-// certificates are delivered.
+// A list may have a million entries. They are read one by one from the same NATS that
+// deliveries need, so the number of exports is limited.
 const (
 	exportsOfUser = 3
 	exportsInAll  = 12
 )
 
-// export writes a list, unless so many are being written already.
+// export writes a complete list, or responds 429 when too many are being written.
 func (p *pages) export(w http.ResponseWriter, r *request, write func(http.ResponseWriter)) {
 	user := r.visit.User.Subject
 	if !p.exports.enter(user) {
 		w.Header().Set("Retry-After", "60")
-		http.Error(w, "Too many lists are being written already. Ask again when one of yours has ended.", http.StatusTooManyRequests)
+		http.Error(w, "Too many exports are running. Retry when one of yours has finished.", http.StatusTooManyRequests)
 		return
 	}
 	defer p.exports.leave(user)
 	write(w)
 }
 
-// notices are what a page says after a POST that led to it, by ?done=. They are
-// our words alone: nothing of the address is shown.
+// notices are the texts that a page shows after the POST that redirected to it, by the
+// value of ?done=. They are fixed, so that an address cannot make a page show other
+// text.
 var notices = map[string]string{
-	"replayed":  "Published again. It is a delivery like any other now; if it fails it comes back as a new dead letter.",
-	"discarded": "Discarded. It can be restored for as long as the audit keeps it.",
-	"restored":  "Restored: it is on the list again, under this new number.",
+	"replayed":  "Published again. It is now a normal delivery; if it fails, it becomes a new dead letter.",
+	"discarded": "Discarded. It can be restored until the audit record expires.",
+	"restored":  "Restored. It is on the list again, under this new number.",
 	"held":      "Held. It is neither replayed nor discarded until it is released.",
 	"released":  "Released.",
-	"started":   "The replay has begun. This page follows it; closing it stops nothing.",
-	"paused":    "Paused. What was published goes its way; nothing more is published until it is resumed.",
+	"started":   "The replay has started. This page shows its progress; the replay continues when you close the page.",
+	"paused":    "Paused. Letters that are already published are still delivered; no more are published until the replay is resumed.",
 	"resumed":   "Resumed.",
-	"cancelled": "Cancelled. What was not published is still on the list.",
+	"cancelled": "Cancelled. Letters that were not published are still on the list.",
 	"edited":    "Published again as edited.",
 	"saved":     "Saved.",
 	"suspended": "Suspended. Nothing more is fetched from this lane until it is resumed.",

@@ -43,27 +43,26 @@ func runTable(runs []desk.Run) *table {
 	}
 }
 
-// runView is one replay: how far it is, and what became of each letter.
+// runView is one replay: its progress, and the result of each letter.
 type runView struct {
 	desk.Run
 	Address  string
 	Chips    []desk.Chip
 	Bar      bar
-	Left     int // letters nothing has happened to yet
-	Under    int // published, and not yet known what came of it
+	Left     int // letters not yet handled
+	Under    int // letters published, with an outcome not known yet
 	Takes    string
 	Results  []desk.RunResult
 	Pager    pager
 	Live     bool
-	Anew     string // where what is left of it can be replayed, "" where there is no such page
+	Anew     string // the address to replay the letters that are left, "" when there are none
 	Pause    bool
 	Resume   bool
 	Cancel   bool
 	Commands []command
 }
 
-// bar is a progress bar in hundredths: delivered, dead again, under way. The numbers
-// stand beside it.
+// bar is a progress bar in percent: delivered, dead again, in progress.
 type bar struct{ Done, Again, Under int }
 
 func (p *pages) run(r *request) (view, error) {
@@ -115,8 +114,9 @@ func newRunView(run desk.Run, results []desk.RunResult) runView {
 	return v
 }
 
-// anew is the address where what a run has left can be replayed, "" when nothing is.
-// It names the letters: what the run was asked for may fit others by now.
+// anew is the address to replay the letters that a run has left, "" when there are
+// none. It lists the letters by number, because the query of the run may match other
+// letters by now.
 func anew(v runView) string {
 	query := url.Values{"action": {"replay"}}
 	for _, result := range v.Results {
@@ -130,7 +130,7 @@ func anew(v runView) string {
 	return address(lettersPath+"/confirm", query)
 }
 
-// resultTable is what became of every letter of a run, read as it is written.
+// resultTable is the result of every letter of a run, read while it is written.
 func (p *pages) resultTable(ctx context.Context, id string) *table {
 	const atOnce = 500
 	all := func(yield func(desk.RunResult) bool) {

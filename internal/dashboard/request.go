@@ -13,43 +13,43 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// request is what a page function is given.
+// request is the input of a page function.
 type request struct {
 	*http.Request
 	visit access.Visit
 	now   time.Time
-	mark  string // of the desk, before anything was read from it
+	mark  string // the desk's mark before the page read from the desk
 }
 
-// actor is who asks, for the audit.
+// actor is the user of the request, for the audit.
 func (r *request) actor() broker.Actor {
 	return broker.Actor{Name: r.visit.User.Recorded(), Role: r.visit.User.Role.String(), Via: broker.ViaPage, Address: r.visit.User.Address}
 }
 
-// number reads the part of the path that is a letter's number; 0 when it is none,
-// which no letter has.
+// number reads the letter's number from the path; 0, which no letter has, when it is
+// not a number.
 func (r *request) number() uint64 {
 	n, _ := strconv.ParseUint(r.PathValue("number"), 10, 64)
 	return n
 }
 
-// after reads where the page before ended.
+// after reads where the previous page of the list ended.
 func (r *request) after() uint64 {
 	n, _ := strconv.ParseUint(r.FormValue("after"), 10, 64)
 	return n
 }
 
-// reason is the one that a form was sent with.
+// reason reads the reason from the form, cut to desk.MaxReason characters.
 func (r *request) reason() string {
 	text := []rune(strings.TrimSpace(r.PostFormValue("reason")))
 	return string(text[:min(len(text), desk.MaxReason)])
 }
 
-// The keys of an address that say what has just happened, and nothing of what the page
-// shows: no other address has them from it.
+// Keys of an address that say what has just happened. They do not affect what the page
+// lists, so no link on the page carries them on.
 const (
 	doneKey   = "done"   // a notice
-	chooseKey = "choose" // the action for which no letter was chosen
+	chooseKey = "choose" // the action for which no letter was selected
 )
 
 func lasting(query url.Values) url.Values {
@@ -84,7 +84,7 @@ func address(path string, query url.Values) string {
 	return (&url.URL{Path: path, RawQuery: query.Encode()}).String()
 }
 
-// format is what the request wants the answer in.
+// format is a format of a response.
 type format string
 
 const (
@@ -95,8 +95,8 @@ const (
 
 var formats = map[string]format{"text/html": asHTML, "application/xhtml+xml": asHTML, "application/json": asJSON, "text/csv": asCSV}
 
-// format is the first of the accepted ones that there is: browsers name HTML
-// first, programs what they want alone. Weights are not looked at.
+// format is the first supported format in the Accept header: browsers list HTML first,
+// and programs only what they want. Weights (q=) are ignored.
 func (r *request) format() format {
 	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
 		if kind, _, err := mime.ParseMediaType(part); err == nil && formats[kind] != "" {
@@ -106,8 +106,8 @@ func (r *request) format() format {
 	return asHTML
 }
 
-// suffixed lets an address that ends in .json or .csv stand for the page without
-// it in that format.
+// suffixed serves an address that ends in .json or .csv as the page without that
+// suffix, in that format.
 func suffixed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for suffix, kind := range map[string]string{".json": "application/json", ".csv": "text/csv"} {
@@ -116,20 +116,20 @@ func suffixed(next http.Handler) http.Handler {
 				r = r.Clone(r.Context())
 				r.URL.Path, r.URL.RawPath = path, strings.TrimSuffix(r.URL.RawPath, suffix)
 				r.Header.Set("Accept", kind)
-				break // one suffix is one too many for what is left
+				break // remove only one suffix
 			}
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// The cookies of /settings. They hold a word each and identify nobody.
+// The cookies of /settings. Each holds one word and does not identify the user.
 const (
 	schemeCookie = "certpost-scheme" // light, dark, system
 	keysCookie   = "certpost-keys"   // on, off
 )
 
-// setting is a cookie's value if it is one of those allowed, else the first of them.
+// setting is a cookie's value if it is allowed, otherwise the first allowed value.
 func (r *request) setting(cookie string, allowed ...string) string {
 	if c, err := r.Cookie(cookie); err == nil {
 		for _, value := range allowed {

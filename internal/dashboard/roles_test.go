@@ -10,9 +10,9 @@ import (
 	"github.com/certpost/certpost/internal/access"
 )
 
-// Every route, with every role, in every form of its address: who has less than it
-// needs is sent away, before anything is looked at, and who has enough is not. What
-// is no method of a route is done by nobody.
+// Every route is tried with every role and in every form of its address. A role below
+// the required one is refused before the request is read any further; other roles are
+// not refused. Methods that a route does not have are refused for all roles.
 func TestEveryRouteWithEveryRole(t *testing.T) {
 	t.Parallel()
 	roles := []access.Role{access.Anyone, access.Viewer, access.Operator, access.Admin}
@@ -49,7 +49,7 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 			case path == "/events":
 				ctx, end := context.WithCancel(t.Context())
 				if status, _ := v.stream(ctx); status != map[bool]int{true: http.StatusOK, false: http.StatusUnauthorized}[role >= route.Needs] {
-					t.Errorf("%s as %s is answered %d", route.Pattern, role, status)
+					t.Errorf("%s as %s: status %d", route.Pattern, role, status)
 				}
 				end()
 				continue
@@ -57,36 +57,36 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 				v.do(method, path+"none", "").is(http.StatusNotFound)
 				continue
 			case strings.HasPrefix(path, "/sign-"):
-				continue // for everybody
+				continue // open to everyone
 			}
 			for _, suffix := range []string{"", ".json", ".csv"} {
 				for _, m := range methods[path] {
 					s := v.do(m, fill.Replace(path)+suffix, form)
 					refused := s.status == http.StatusForbidden || s.status == http.StatusUnauthorized || s.status == http.StatusSeeOther && strings.HasPrefix(s.header.Get("Location"), "/sign-in")
 					if refused != (role < route.Needs) {
-						t.Errorf("%s %s%s as %s is answered %d %s: %.200s", m, path, suffix, role, s.status, s.header.Get("Location"), textOf(s.doc))
+						t.Errorf("%s %s%s as %s: status %d %s: %.200s", m, path, suffix, role, s.status, s.header.Get("Location"), textOf(s.doc))
 					}
 				}
 			}
 			for _, m := range []string{http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodTrace, "PROPFIND"} {
 				if s := v.do(m, fill.Replace(path), form); s.status != http.StatusMethodNotAllowed || strings.Contains(s.header.Get("Allow"), m) {
-					t.Errorf("%s %s as %s is answered %d, allowed are %q", m, path, role, s.status, s.header.Get("Allow"))
+					t.Errorf("%s %s as %s: status %d, Allow %q", m, path, role, s.status, s.header.Get("Allow"))
 				}
 			}
-			// What a script or another site asks for is no way around.
+			// Headers of scripts and other sites do not bypass the check.
 			for _, header := range [][]string{{"Accept", "text/event-stream"}, {"HX-Request", "true"}, {"Sec-Fetch-Mode", "no-cors"}, {"X-HTTP-Method-Override", "GET"}} {
 				s := v.do(method, fill.Replace(path), form, header...)
 				if refused := s.status == http.StatusForbidden || s.status == http.StatusUnauthorized || s.status == http.StatusSeeOther && strings.HasPrefix(s.header.Get("Location"), "/sign-in"); refused != (role < route.Needs) {
-					t.Errorf("%s with %v as %s is answered %d", route.Pattern, header, role, s.status)
+					t.Errorf("%s with %v as %s: status %d", route.Pattern, header, role, s.status)
 				}
 			}
 			tried++
 		}
 		if tried < 34 || tried > len(o.guard.Routes()) {
-			t.Errorf("%d routes were tried", tried)
+			t.Errorf("tried %d routes", tried)
 		}
 	}
 	if b := o.desk.Balance(); b.Open != 1 {
-		t.Errorf("something was done: %+v", b)
+		t.Errorf("a refused request changed something: %+v", b)
 	}
 }

@@ -2,8 +2,8 @@ package dashboard
 
 import "github.com/certpost/certpost/internal/access"
 
-// routes are all pages. What is asked for with GET changes nothing; what is sent
-// with POST is followed by a redirect to a page that shows what came of it.
+// routes are all pages. GET changes nothing; a successful POST redirects to a page that
+// shows the outcome, except for the checks, which respond with their findings.
 func (p *pages) routes() []route {
 	all := []route{
 		{"GET /{$}", access.Viewer, p.overview},

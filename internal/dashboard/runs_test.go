@@ -14,7 +14,8 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// A replay of all that match: confirmed, followed, and looked at letter by letter.
+// A replay of all matching letters is confirmed, followed, and shown with the result of
+// each letter.
 func TestReplayAll(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -22,13 +23,13 @@ func TestReplayAll(t *testing.T) {
 	o.refuses("")
 	v := o.visitor()
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --as-of=3 --canary --hash=", "nats req certpost.dead.replay", `"filter":{"as_of":"3"}`)
-	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("The rate", "cannot be read")
-	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has begun", "the relay was mended", "100/s", "1, 10, the rest")
+	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("Invalid rate")
+	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has started", "the relay was mended", "100/s", "1, then 10, then the rest")
 	sound(t, "a replay", run.doc, false)
 	o.until("all three have arrived", func() bool { return o.relay.Count() == 3 })
 	o.until("the run is done", func() bool { return o.desk.Runs()[0].State == desk.RunDone })
 	v.opens(run.url.Path).says("done", "3 of 3 letters", "delivered")
-	v.opens("/replays").says("None is under way", "done").follow(o.desk.Runs()[0].ID).is(200)
+	v.opens("/replays").says("No unfinished replays", "done").follow(o.desk.Runs()[0].ID).is(200)
 	v.opens("/dead-letters").says("No open dead letters")
 	rows, err := csv.NewReader(strings.NewReader(v.do(http.MethodGet, run.url.Path+".csv", "").body)).ReadAll()
 	if err != nil || len(rows) != 4 || rows[1][3] != "delivered" {
@@ -36,7 +37,8 @@ func TestReplayAll(t *testing.T) {
 	}
 }
 
-// A replay that goes wrong stops, and can be resumed and cancelled; nothing is lost.
+// A replay that fails stops; a replay can be paused, resumed and cancelled. Nothing is
+// lost.
 func TestReplayIsSteered(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -48,22 +50,23 @@ func TestReplayIsSteered(t *testing.T) {
 	v.opens("/dead-letters").says("3 open letters")
 
 	o.refuses("")
-	slow := v.opens(run.url.Path).follow("Replay what is left, 2 letters…").is(200).send("Replay 2 letters", "canary", "", "rate", "1/h", "reason", "slowly").is(200)
+	slow := v.opens(run.url.Path).follow("Replay the remaining 2 letters…").is(200).send("Replay 2 letters", "canary", "", "rate", "1/h", "reason", "slowly").is(200)
 	o.until("the first has arrived, and the other waits for an hour", func() bool { return o.desk.Runs()[0].Delivered == 1 })
 	live := v.opens(slow.url.Path)
 	live.send("Pause", "reason", "to look").is(200).says("Paused.", "to look")
-	live.send("Pause").is(http.StatusConflict).says("Somebody was first")
+	live.send("Pause").is(http.StatusConflict).says("Another action came first")
 	v.opens(slow.url.Path).send("Resume").is(200).says("Resumed.")
 	v.opens(slow.url.Path).send("Cancel the replay", "reason", "not mended yet").is(200).says("Cancelled.", "not mended yet")
-	// The first is letter 4 by now. The other two have arrived, or are on the list.
+	// The first letter is now letter 4. The other two were delivered or are on the list.
 	o.until("nothing is lost", func() bool { return o.desk.Balance().Open-1+o.relay.Count() == 2 })
 	if s := v.do(http.MethodPost, run.url.Path+"/resume", "token=forged"); s.status != http.StatusForbidden {
-		t.Errorf("a form with a forged token is answered %d", s.status)
+		t.Errorf("form with a forged token: status %d", s.status)
 	}
 	v.do(http.MethodGet, "/replays/none", "").is(http.StatusNotFound)
 }
 
-// What may have been sent takes a second yes, with the Message-ID to look for.
+// Replaying a mail that may have been sent needs a second confirmation, on a page that
+// shows the Message-ID to look for.
 func TestMayHaveBeenSent(t *testing.T) {
 	t.Parallel()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -91,20 +94,20 @@ func TestMayHaveBeenSent(t *testing.T) {
 	asked := v.opens("/dead-letters/1").says("may have been sent").send("Replay…", "reason", "first try").is(http.StatusConflict).says("Has it been sent?", "Nothing was done yet")
 	sound(t, "second yes", asked.doc, false)
 	if o.desk.Balance().Open != 2 {
-		t.Fatal("it was replayed without the second yes")
+		t.Fatal("the letter was replayed without the second confirmation")
 	}
-	asked.send("Replay it all the same", "uncertain", "yes").is(200).says("Published again.", "first try")
+	asked.send("Replay anyway", "uncertain", "yes").is(200).says("Published again.", "first try")
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("1 of them may have been sent.")
-	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of them may have been sent.")
-	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has begun", "also what may have been sent")
+	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of the mails may have been sent.")
+	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has started", "including mails that may have been sent")
 	o.until("both have arrived", func() bool { return o.relay.Count() == 2 })
 }
 
-// lane is the one that the office's relay has. It comes when the program is up.
+// lane is the lane of the office's relay. It appears once the runner has started.
 func (o *office) lane() string {
 	o.t.Helper()
 	var relays []desk.LaneRow
-	o.until("the lane", func() bool {
+	o.until("the lane is known", func() bool {
 		var err error
 		relays, err = o.desk.Relays(o.t.Context())
 		return err == nil && len(relays) == 1

@@ -9,7 +9,7 @@ import (
 
 const settingsPath = "/settings"
 
-// The values that the settings' cookies can have, the default first.
+// The values of the settings' cookies, default first.
 var (
 	schemes  = []string{"system", "light", "dark"}
 	keyWords = []string{"on", "off"}
@@ -18,7 +18,7 @@ var (
 // year is how long a browser keeps the settings, in seconds.
 const year = 365 * 24 * 60 * 60
 
-// settingsView is what somebody can have his way.
+// settingsView is the settings that a user can change.
 type settingsView struct {
 	Schemes []option
 	Keys    []option
@@ -37,8 +37,8 @@ func (p *pages) settings(r *request) (view, error) {
 
 func newSettings(scheme, keys string) settingsView {
 	v := settingsView{
-		Schemes: []option{{Value: "system", Label: "As the system has it"}, {Value: "light", Label: "Light"}, {Value: "dark", Label: "Dark"}},
-		Keys:    []option{{Value: "on", Label: "On"}, {Value: "off", Label: "Off: a single letter does nothing"}},
+		Schemes: []option{{Value: "system", Label: "Follow the system"}, {Value: "light", Label: "Light"}, {Value: "dark", Label: "Dark"}},
+		Keys:    []option{{Value: "on", Label: "On"}, {Value: "off", Label: "Off: single letters do nothing"}},
 	}
 	for i := range v.Schemes {
 		v.Schemes[i].Chosen = v.Schemes[i].Value == scheme
@@ -49,8 +49,8 @@ func newSettings(scheme, keys string) settingsView {
 	return v
 }
 
-// saveSettings takes what a form has of the settings and leaves the others as they
-// are. The form in the footer goes back to where it stands; the change shows.
+// saveSettings saves the settings that the form contains and leaves the others
+// unchanged. The form in the footer returns to the page where it was submitted.
 func (p *pages) saveSettings(r *request) (view, error) {
 	v := view{to: settingsPath + "?done=saved"}
 	for _, setting := range []struct {
@@ -62,7 +62,7 @@ func (p *pages) saveSettings(r *request) (view, error) {
 			continue
 		}
 		if !slices.Contains(setting.allowed, value) {
-			return view{}, wrongf("%s wants one of %q", setting.field, setting.allowed)
+			return view{}, wrongf("Invalid %s: use one of %q", setting.field, setting.allowed)
 		}
 		v.cookies = append(v.cookies, &http.Cookie{Name: setting.cookie, Value: value, Path: "/", MaxAge: year, Secure: r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	}
@@ -72,7 +72,7 @@ func (p *pages) saveSettings(r *request) (view, error) {
 	return v, nil
 }
 
-// keysPage is the list of keys as a page, for those without JavaScript and for links.
+// keysPage is the list of keys as a page, for links and browsers without JavaScript.
 func (p *pages) keysPage(*request) (view, error) {
 	return view{template: "keys", title: "Keys"}, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// sampleEntry is a delivery with everything that one can have.
+// sampleEntry is a delivery with every field set.
 func sampleEntry() broker.Entry {
 	return broker.Entry{
 		Event: "ev1", Target: "ops", Lane: "relay", State: broker.StateSent, Generation: 2, Attempts: 3, First: noon.Add(-time.Hour), Last: noon.Add(-time.Minute),
@@ -58,8 +58,8 @@ func sampleLane() desk.LaneRow {
 	}
 }
 
-// shelves are the pages about what is not a dead letter, full and empty, as views has
-// those about letters.
+// shelves are the pages that are not about dead letters, full and empty; views adds the
+// pages about letters.
 func shelves(text string) map[string]view {
 	entry, records, target, lane := spoil(sampleEntry(), text), spoil(sampleRecords(), text), spoil(sampleTarget(), text), spoil(sampleLane(), text)
 	entry.State = broker.StateSent
@@ -111,34 +111,34 @@ func shelves(text string) map[string]view {
 	return all
 }
 
-// folded is a line that stands for more than its record.
+// folded is a line that stands for several records.
 func folded(r broker.AuditRecord, records, letters int) desk.HistoryLine {
 	r.Sequence += 1000
 	return desk.HistoryLine{AuditRecord: r, Records: records, Letters: letters}
 }
 
-// The relay's page tells of each process what it does with which relay, and when it
-// is tried again.
+// The relay's page shows, for each process, the state of each relay and the time of the
+// next try.
 func TestLanesSayWhatProcessesDo(t *testing.T) {
 	t.Parallel()
 	doc, _ := show(t, newTestLook(t), shelves("")["relay"], access.Viewer)
 	text := textOf(doc)
-	for _, want := range []string{"host/1/abc", "mx.example.com:587 open connection refused", "in 30 s", "mx2.example.com:25 half open greeting 421 by the next delivery", "host/2/def closed nothing is fetched: rate", "at most 14/s, 5 connections, 100 mails on each"} {
+	for _, want := range []string{"host/1/abc", "mx.example.com:587 open connection refused", "in 30 s", "mx2.example.com:25 half open greeting 421 with the next delivery", "host/2/def closed nothing is fetched: rate", "at most 14/s, 5 connections, 100 mails on each"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}
 	}
-	if strings.Contains(text, "Suspend it") {
-		t.Error("a viewer is offered to suspend the lane")
+	if strings.Contains(text, "Suspend the lane") {
+		t.Error("a viewer's page offers to suspend the lane")
 	}
-	for page, want := range map[string]string{"relay, idle": "nobody serves it No process has said lately", "relay, fresh": "starting The first process to serve it has just begun"} {
+	for page, want := range map[string]string{"relay, idle": "not served No process has reported recently", "relay, fresh": "starting A process has just started to serve this lane"} {
 		if doc, _ := show(t, newTestLook(t), shelves("")[page], access.Viewer); !strings.Contains(textOf(doc), want) {
 			t.Errorf("%s: the page does not say %q", page, want)
 		}
 	}
 }
 
-// A delivery's page says of each recipient what became of the mail for him.
+// A delivery's page shows the outcome for each recipient.
 func TestFateOfEachRecipient(t *testing.T) {
 	t.Parallel()
 	dead, uncertain := sampleEntry(), sampleEntry()
@@ -147,10 +147,10 @@ func TestFateOfEachRecipient(t *testing.T) {
 		entry broker.Entry
 		want  []string
 	}{
-		"sent":      {sampleEntry(), []string{"gone@example.com refused for good 550 5.1.1 no such user", "later@example.com still owed", "ops@example.com accepted 250 queued as 4XYZ"}},
-		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Certainty: verdict.May}}, []string{"nobody knows who has it"}},
-		"dead":      {dead, []string{"later@example.com without the mail"}},
-		"uncertain": {uncertain, []string{"later@example.com may have it"}},
+		"sent":      {sampleEntry(), []string{"gone@example.com refused permanently 550 5.1.1 no such user", "later@example.com pending", "ops@example.com accepted 250 queued as 4XYZ"}},
+		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Certainty: verdict.May}}, []string{"it is unknown who has the mail"}},
+		"dead":      {dead, []string{"later@example.com not delivered"}},
+		"uncertain": {uncertain, []string{"later@example.com may have been sent"}},
 	} {
 		doc, _ := show(t, newTestLook(t), view{template: "delivery", title: "x", data: newDelivery(c.entry, nil, nil)}, access.Viewer)
 		text := textOf(doc)
@@ -172,9 +172,9 @@ func TestSuspendedUntil(t *testing.T) {
 		{"1h", "", noon.Add(time.Hour), ""},
 		{"", "", time.Time{}, ""},
 		{"1h", "2026-11-22T08:15", time.Date(2026, 11, 22, 8, 15, 0, 0, time.UTC), ""},
-		{"", "2026-11-21T10:00", time.Time{}, "past already"},
-		{"", "tomorrow", time.Time{}, "date and a time"},
-		{"17h", "", time.Time{}, "one of the lengths"},
+		{"", "2026-11-21T10:00", time.Time{}, "in the past"},
+		{"", "tomorrow", time.Time{}, "date and time"},
+		{"17h", "", time.Time{}, "one of the durations"},
 	} {
 		until, err := suspendedUntil(c.after, c.at, noon)
 		if c.fault != "" {
@@ -205,7 +205,7 @@ func TestDeliveryQuery(t *testing.T) {
 		t.Errorf("%+v, %v", q, err)
 	}
 	if form := newDeliveryForm(q, nil); form.From != "2026-11-01T00:00" || form.Before != "2026-11-21T10:30" {
-		t.Errorf("the form shows %q and %q", form.From, form.Before)
+		t.Errorf("the form has %q and %q", form.From, form.Before)
 	}
 	chips := r.chips(deliveryConditions)
 	if len(chips) != 7 || chips[0].Label != "name *.example.com" || strings.Contains(chips[0].Without, "name=") || strings.Contains(chips[0].Without, "after=") || !strings.Contains(chips[0].Without, "size=20") {
@@ -232,7 +232,7 @@ func TestHistoryQuery(t *testing.T) {
 	}
 }
 
-// Targets are found by what people remember of them.
+// Targets are found by id, relay, recipient, payload and lane.
 func TestTargetsAreFound(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{"OPS": true, "mx2": true, "b@example": true, "pkcs": true, "relay": true, "nobody": false} {
@@ -242,7 +242,7 @@ func TestTargetsAreFound(t *testing.T) {
 	}
 }
 
-// Every action that the program records can be asked for.
+// Every recorded action can be selected in the filter.
 func TestActionsCanBeAskedFor(t *testing.T) {
 	t.Parallel()
 	seen := slices.Clone(recorded)
@@ -252,7 +252,7 @@ func TestActionsCanBeAskedFor(t *testing.T) {
 	}
 	for _, a := range recorded {
 		if actionWords(a) == "" || strings.TrimSpace(fmt.Sprint(a)) == "" {
-			t.Errorf("%q has no words", a)
+			t.Errorf("%q has no text", a)
 		}
 	}
 }

@@ -15,10 +15,10 @@ import (
 //go:embed static
 var static embed.FS
 
-// assets are the files that pages load. Their names hold a hash of what is in
-// them, so that a browser may keep them for ever and never has an old one.
+// assets are the files that pages load. Their paths contain a hash of the content, so
+// that browsers may cache them without limit and never use an outdated file.
 type assets struct {
-	paths map[string]string // of the file, by its own name
+	paths map[string]string // by file name
 	files map[string]asset  // by path
 }
 
@@ -51,18 +51,18 @@ func newAssets() *assets {
 		return nil
 	})
 	if err != nil {
-		panic(err) // the files are part of the program
+		panic(err) // cannot happen: the files are embedded
 	}
 	return a
 }
 
-// path is where a file is served.
+// path is the path at which a file is served.
 func (a *assets) path(name string) string { return a.paths[name] }
 
 func (a *assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	file, found := a.files[r.URL.Path]
 	if !found {
-		http.Error(w, "There is no such file. After an update of Certpost, load the page anew.", http.StatusNotFound)
+		http.Error(w, "File not found. If Certpost was updated, reload the page.", http.StatusNotFound)
 		return
 	}
 	h := w.Header()

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// What a page asks for by itself says so, or a session would not end for as long as a
-// page of it is open: the guard knows it by these headers.
+// Requests that a page sends automatically must have headers by which the guard
+// recognises them; otherwise a session would not end while one of its pages is open.
 func TestScriptsDoNotUseTheSession(t *testing.T) {
 	t.Parallel()
 	asked := 0
@@ -24,6 +24,6 @@ func TestScriptsDoNotUseTheSession(t *testing.T) {
 		}
 	}
 	if asked < 2 {
-		t.Errorf("%d requests were found", asked)
+		t.Errorf("found only %d requests", asked)
 	}
 }

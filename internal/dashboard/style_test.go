@@ -32,7 +32,7 @@ func parseColour(t *testing.T, hex string) (c rgb) {
 	return c
 }
 
-// over is a colour mixed into another, as color-mix(in srgb) does.
+// over mixes a colour into another, as color-mix(in srgb) does.
 func (c rgb) over(ground rgb, share float64) (mixed rgb) {
 	for i := range mixed {
 		mixed[i] = share*c[i] + (1-share)*ground[i]
@@ -40,7 +40,7 @@ func (c rgb) over(ground rgb, share float64) (mixed rgb) {
 	return mixed
 }
 
-// luminance and contrast are those of WCAG 2.2.
+// luminance is the relative luminance of WCAG 2.2; contrast is its contrast ratio.
 func (c rgb) luminance() float64 {
 	var part rgb
 	for i, v := range c {
@@ -58,8 +58,8 @@ func contrast(a, b rgb) float64 {
 	return (max(x, y) + 0.05) / (min(x, y) + 0.05)
 }
 
-// Every text can be read on every ground on which it stands, in both schemes: 4.5
-// to 1 (WCAG 2.2, 1.4.3), edges of fields and charts 3 to 1 (1.4.11).
+// Every text has enough contrast with every background on which it appears, in both
+// schemes: 4.5 to 1 (WCAG 2.2, 1.4.3); edges of fields and charts have 3 to 1 (1.4.11).
 func TestContrast(t *testing.T) {
 	t.Parallel()
 	css := styleSheet(t)
@@ -69,11 +69,11 @@ func TestContrast(t *testing.T) {
 			colours[m[1]] = parseColour(t, m[2+i])
 		}
 		if len(colours) < 13 {
-			t.Fatalf("the style sheet has %d colours", len(colours))
+			t.Fatalf("found only %d colours in the style sheet", len(colours))
 		}
 		tint := []float64{0.09, 0.14}[i]
 		if want := fmt.Sprintf("--tint: %.0f%%", tint*100); !regexp.MustCompile(regexp.QuoteMeta(want)).MatchString(css) {
-			t.Fatalf("%s is not in the style sheet: the test looks at other grounds than the pages have", want)
+			t.Fatalf("%s is not in the style sheet: the test checks other backgrounds than the pages use", want)
 		}
 		check := func(text, ground string, at rgb, least float64) {
 			if got := contrast(colours[text], at); got < least {
@@ -108,6 +108,6 @@ func TestStyleSheetIsSmall(t *testing.T) {
 		t.Errorf("the style sheet has %d bytes", len(css))
 	}
 	if m := regexp.MustCompile(`url\(|@import|!important`).FindString(css); m != "" {
-		t.Errorf("the style sheet has %s", m)
+		t.Errorf("the style sheet contains %s", m)
 	}
 }

@@ -10,15 +10,14 @@ import (
 	"time"
 )
 
-// table is a list that leaves the page: all of it, row by row, whatever the page
-// itself shows of it.
+// table is an export: the complete list, row by row, not only the page that is shown.
 type table struct {
 	name    string // of the file
 	columns []string
-	rows    iter.Seq2[[]string, any] // the cells, and the object they were made of
+	rows    iter.Seq2[[]string, any] // the cells for CSV, and the object for JSON
 }
 
-// rowsOf makes a table's rows of a list of things.
+// rowsOf turns values into the rows of a table.
 func rowsOf[T any](all iter.Seq[T], cells func(T) []string) iter.Seq2[[]string, any] {
 	return func(yield func([]string, any) bool) {
 		for one := range all {
@@ -29,35 +28,35 @@ func rowsOf[T any](all iter.Seq[T], cells func(T) []string) iter.Seq2[[]string, 
 	}
 }
 
-// longest is how long a list may take to be written; the server's own limit is
-// for pages.
+// longest is how long writing an export may take. It replaces the server's write
+// timeout, which is meant for pages.
 const longest = 10 * time.Minute
 
 func (t *table) begin(w http.ResponseWriter, kind, extension string) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest)) // a writer without deadlines has none to pass
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(longest)) // a writer without deadlines needs none
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Disposition", `attachment; filename="`+t.name+extension+`"`)
 	w.WriteHeader(http.StatusOK)
 }
 
-// csv writes RFC 4180 with a heading.
+// csv writes CSV with a header line (RFC 4180).
 func (t *table) csv(w http.ResponseWriter) {
 	t.begin(w, "text/csv; charset=utf-8; header=present", ".csv")
 	out := csv.NewWriter(w)
 	out.UseCRLF = true
-	_ = out.Write(t.columns) // errors stay and are seen below
+	_ = out.Write(t.columns) // the writer keeps the error for the next Write
 	for cells := range t.rows {
 		for i, cell := range cells {
 			cells[i] = inert(cell)
 		}
 		if out.Write(cells) != nil {
-			return // the other side has gone
+			return // the client has closed the connection
 		}
 	}
 	out.Flush()
 }
 
-// inert keeps a spreadsheet from taking a text for a formula: OWASP, CSV Injection.
+// inert prevents spreadsheets from reading a text as a formula (OWASP, CSV Injection).
 func inert(cell string) string {
 	if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
 		return "'" + cell
@@ -72,7 +71,7 @@ func (t *table) json(w http.ResponseWriter) {
 	for _, object := range t.rows {
 		line, err := json.Marshal(object)
 		if err != nil {
-			return // cut short, which no reader takes for the whole
+			return // the array stays open, so readers reject it as incomplete
 		}
 		if _, err := io.WriteString(w, before+string(line)); err != nil {
 			return

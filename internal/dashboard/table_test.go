@@ -21,7 +21,7 @@ func lettersTable(letters ...desk.Letter) *table {
 	})}
 }
 
-// No cell begins as a formula does (OWASP, CSV Injection).
+// No cell starts like a formula (OWASP, CSV Injection).
 func TestCellsAreNoFormulas(t *testing.T) {
 	t.Parallel()
 	var letters []desk.Letter
@@ -34,7 +34,7 @@ func TestCellsAreNoFormulas(t *testing.T) {
 	w := httptest.NewRecorder()
 	lettersTable(letters...).csv(w)
 	if kind := w.Header().Get("Content-Type"); !strings.HasPrefix(kind, "text/csv") || w.Header().Get("Content-Disposition") != `attachment; filename="dead-letters.csv"` {
-		t.Errorf("it is sent as %q, %q", kind, w.Header().Get("Content-Disposition"))
+		t.Errorf("Content-Type %q, Content-Disposition %q", kind, w.Header().Get("Content-Disposition"))
 	}
 	rows, err := csv.NewReader(w.Body).ReadAll()
 	if err != nil {
@@ -46,10 +46,10 @@ func TestCellsAreNoFormulas(t *testing.T) {
 	for i, row := range rows[1:] {
 		cell := row[1]
 		if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
-			t.Errorf("%q is written %q, which a spreadsheet takes for a formula", reasons[i], cell)
+			t.Errorf("%q is written as %q, which a spreadsheet reads as a formula", reasons[i], cell)
 		}
 		if want := strings.ReplaceAll(reasons[i], "\r", ""); strings.ReplaceAll(strings.TrimPrefix(cell, "'"), "\r", "") != want {
-			t.Errorf("%q is written %q", reasons[i], cell)
+			t.Errorf("%q is written as %q", reasons[i], cell)
 		}
 	}
 }
@@ -61,17 +61,17 @@ func TestTableAsJSON(t *testing.T) {
 		lettersTable(letters...).json(w)
 		var read []desk.Letter
 		if err := json.Unmarshal(w.Body.Bytes(), &read); err != nil || len(read) != len(letters) {
-			t.Errorf("%d letters are written %q: %v", len(letters), w.Body, err)
+			t.Errorf("%d letters are written as %q: %v", len(letters), w.Body, err)
 		}
 		for i := range read {
 			if read[i].Sequence != letters[i].Sequence || read[i].Certificate.Serial != letters[i].Certificate.Serial {
-				t.Errorf("%+v came back as %+v", letters[i], read[i])
+				t.Errorf("%+v was read back as %+v", letters[i], read[i])
 			}
 		}
 	}
 }
 
-// A list is written row by row: it stops being read when nobody takes it.
+// An export is written row by row, and reading stops when the client has disconnected.
 func TestTableStopsWithItsReader(t *testing.T) {
 	t.Parallel()
 	asked := 0
@@ -81,22 +81,22 @@ func TestTableStopsWithItsReader(t *testing.T) {
 	}}
 	endless.csv(&gone{httptest.NewRecorder()})
 	if asked > 1000 {
-		t.Errorf("%d rows were read for a reader who had gone", asked)
+		t.Errorf("%d rows were read for a disconnected client", asked)
 	}
 	endless.json(&gone{httptest.NewRecorder()})
 	if asked > 1000 {
-		t.Errorf("%d objects were read for a reader who had gone", asked)
+		t.Errorf("%d objects were read for a disconnected client", asked)
 	}
 }
 
-// gone is a connection that was closed by the other side.
+// gone is a connection that the client has closed.
 type gone struct{ *httptest.ResponseRecorder }
 
-func (gone) Write([]byte) (int, error)       { return 0, errors.New("the other side has gone") }
-func (gone) WriteString(string) (int, error) { return 0, errors.New("the other side has gone") }
+func (gone) Write([]byte) (int, error)       { return 0, errors.New("the client has disconnected") }
+func (gone) WriteString(string) (int, error) { return 0, errors.New("the client has disconnected") }
 
-// Lists are written whole, so many at a time: the others are told, and who ends, or
-// breaks off, makes room.
+// The number of concurrent exports is limited: further ones are refused, and an export
+// that ends or is aborted frees its place.
 func TestExportsAreLimited(t *testing.T) {
 	t.Parallel()
 	p := &pages{Look: newTestLook(t), exports: newLive(2, 3)}
@@ -122,7 +122,7 @@ func TestExportsAreLimited(t *testing.T) {
 	}
 	for _, path := range []string{"/deliveries.csv", "/deliveries.json"} {
 		if got := export("ben", path, quick); got != http.StatusTooManyRequests {
-			t.Errorf("one list too many of all is answered %d", got)
+			t.Errorf("one export above the total limit: status %d", got)
 		}
 	}
 	end <- struct{}{}
@@ -137,6 +137,6 @@ func TestExportsAreLimited(t *testing.T) {
 		}()
 	}
 	if got := export("ann", "/deliveries.csv", quick); got != http.StatusOK {
-		t.Errorf("when all have ended a list is answered %d", got)
+		t.Errorf("an export after all others have ended: status %d", got)
 	}
 }

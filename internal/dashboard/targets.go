@@ -14,14 +14,14 @@ const targetsPath = "/targets"
 
 // targetsView is the list of targets.
 type targetsView struct {
-	Text     string // that is searched for
+	Text     string // the search text
 	List     []targetRow
 	Total    int
 	Pager    pager
 	Commands []command
 }
 
-// targetRow is a target with where its things are.
+// targetRow is a target with the addresses of what belongs to it.
 type targetRow struct {
 	desk.TargetResult
 	Address    string
@@ -40,8 +40,8 @@ func newTargetRow(t desk.TargetResult) targetRow {
 
 func queryOf(key, value string) url.Values { return url.Values{key: {value}} }
 
-// fitsText says whether a target is meant by a text: by its id, a relay, a recipient
-// or its payload.
+// fitsText reports whether a target matches a search text: by its id, type, lane, a
+// relay, a recipient or its payload.
 func fitsText(t desk.TargetResult, text string) bool {
 	text = strings.ToLower(text)
 	return slices.ContainsFunc(slices.Concat([]string{t.ID, t.Payload, t.Type, t.TargetView.Lane}, t.TargetView.Relays, t.To), func(s string) bool {
@@ -66,13 +66,13 @@ func (p *pages) targets(r *request) (view, error) {
 	return view{template: "targets", title: "Targets", data: v, table: targetTable(found)}, nil
 }
 
-// targetView is one target: how it is defined, and what came of it.
+// targetView is one target: its definition, and the results of its deliveries.
 type targetView struct {
 	targetRow
 	Checked  bool
 	Findings []verdict.Finding
-	Fails    int // findings that a delivery would fail on
-	Look     int // findings that somebody should look at
+	Fails    int // findings because of which a delivery would fail
+	Look     int // warnings
 	Commands []command
 }
 
@@ -98,8 +98,8 @@ func newTarget(t desk.TargetResult) targetView {
 	}}
 }
 
-// checkTarget answers with the page itself: it changes nothing, and what it found is
-// kept nowhere.
+// checkTarget responds with the target's page instead of a redirect: it changes
+// nothing, and its findings are not stored.
 func (p *pages) checkTarget(r *request) (view, error) {
 	v, err := p.targetOf(r)
 	if err != nil {

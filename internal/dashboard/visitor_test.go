@@ -11,15 +11,15 @@ import (
 	"golang.org/x/net/html"
 )
 
-// visitor is a browser without scripts: it follows links and sends forms, as they
-// stand on the page.
+// visitor is a browser without scripts: it follows the links and submits the forms of
+// pages.
 type visitor struct {
 	t      testing.TB
 	base   string
 	client *http.Client
 }
 
-// sheet is what came of a request.
+// sheet is the response to a request.
 type sheet struct {
 	v      *visitor
 	status int
@@ -59,7 +59,7 @@ func (v *visitor) do(method, path, body string, header ...string) *sheet {
 	return &sheet{v, answer.StatusCode, answer.Header, answer.Request.URL, string(text), doc}
 }
 
-// opens wants a page to be there, and to be sound.
+// opens gets a page and checks its status and structure.
 func (v *visitor) opens(path string) *sheet {
 	v.t.Helper()
 	s := v.do(http.MethodGet, path, "")
@@ -73,7 +73,7 @@ func (v *visitor) opens(path string) *sheet {
 func (s *sheet) is(status int) *sheet {
 	s.v.t.Helper()
 	if s.status != status {
-		s.v.t.Fatalf("%s answers %d, want %d: %.600s", s.url, s.status, status, textOf(s.doc))
+		s.v.t.Fatalf("%s: status %d, want %d: %.600s", s.url, s.status, status, textOf(s.doc))
 	}
 	return s
 }
@@ -102,8 +102,8 @@ func (s *sheet) follow(text string) *sheet {
 	return nil
 }
 
-// send presses a button. The fields of its form are as the page has them, but for
-// those that are given: a name and a value each.
+// send presses a button. The fields of its form keep the values on the page, except
+// those given as pairs of name and value.
 func (s *sheet) send(button string, fields ...string) *sheet {
 	s.v.t.Helper()
 	for _, form := range all(s.doc, "form") {

@@ -10,7 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// maxWeight is what a page may weigh with all that it loads, compressed, in bytes.
+// maxWeight is the limit for a page with everything that it loads, compressed, in bytes.
 const maxWeight = 60_000
 
 func TestPageWeight(t *testing.T) {
@@ -49,10 +49,10 @@ func TestPageWeight(t *testing.T) {
 		_, _ = z.Write([]byte(text))
 		_ = z.Close()
 		if weight := loaded + packed.Len(); weight > maxWeight {
-			t.Errorf("%s weighs %d bytes, with what it loads", name, weight)
+			t.Errorf("%s and what it loads are %d bytes, more than %d", name, weight, maxWeight)
 		} else {
 			heaviest = max(heaviest, weight)
 		}
 	}
-	t.Logf("what pages load weighs %d bytes, the heaviest page with it %d", loaded, heaviest)
+	t.Logf("static files: %d bytes; the largest page with them: %d bytes", loaded, heaviest)
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// maxShown bounds a text from outside on a page, in bytes. What an id, a name or
-// a reply may be is bounded by nobody else.
+// maxShown bounds an untrusted text on a page, in bytes. The length of ids, names and
+// replies is not limited elsewhere.
 const maxShown = 300
 
-// words are what templates can say beside the fields of their data.
+// words are the functions that templates can call.
 func words() template.FuncMap {
 	return template.FuncMap{
 		"outside": outside, "plain": plain, "name": name, "block": block,
@@ -24,17 +24,17 @@ func words() template.FuncMap {
 	}
 }
 
-// outside shows a text that comes from outside: cleaned, cut, and isolated, so
-// that its direction changes nothing beside it.
+// outside shows an untrusted text: cleaned, cut to maxShown, and isolated, so that its
+// writing direction does not affect the text around it.
 func outside(text any) template.HTML {
 	return isolated(plain(text))
 }
 
-// plain is outside where an element cannot stand: in options and titles.
+// plain is outside for places where no element is allowed: options and titles.
 func plain(text any) string { return legible.Clean(fmt.Sprint(text), maxShown) }
 
-// name shows a DNS name, or what stands in the place of one, and says beside it
-// what it looks like and which scripts that mixes.
+// name shows a DNS name, or a text in its place. An internationalised name is shown in
+// A-labels, followed by its Unicode form and a note if its scripts are foreign or mixed.
 func name(text any) template.HTML {
 	shown := legible.Name(fmt.Sprint(text), maxShown)
 	if shown.Note == "" {
@@ -47,7 +47,8 @@ func isolated(clean string) template.HTML {
 	return template.HTML("<bdi>" + template.HTMLEscapeString(clean) + "</bdi>")
 }
 
-// block is a text of many lines, for a <pre>: its line ends stay, what hides does not.
+// block is a text of several lines for a <pre>: line ends and tabs stay, other hidden
+// characters are replaced by U+FFFD.
 func block(text []byte) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\n' && r != '\t' && legible.Hidden(r) {
@@ -57,7 +58,7 @@ func block(text []byte) string {
 	}, strings.ReplaceAll(string(text), "\r\n", "\n"))
 }
 
-// count writes a number as people read it: 100,000.
+// count writes a number with thousands separators: 100,000.
 func count(number any) string {
 	digits := fmt.Sprint(number)
 	sign := ""
@@ -70,8 +71,8 @@ func count(number any) string {
 	return sign + digits
 }
 
-// plural is a number with its noun: "1 letter", "2,000 letters". The plural of
-// the noun is given where an s is not enough.
+// plural is a number with its noun: "1 letter", "2,000 letters". An irregular plural is
+// given as the second noun.
 func plural(number any, noun ...string) string {
 	text := count(number)
 	switch {
@@ -83,8 +84,8 @@ func plural(number any, noun ...string) string {
 	return text + " " + noun[0] + "s"
 }
 
-// clock shows a moment: the time of today, else the day with it. All of it stands
-// in the element's title and for machines in its datetime.
+// clock shows a time: only the time of day if it is today, otherwise with the date. The
+// element's title has the full time, and its datetime attribute has it in RFC 3339.
 func clock(t, now time.Time) template.HTML {
 	if t.IsZero() {
 		return `<span class="none">never</span>`
@@ -100,8 +101,8 @@ func clock(t, now time.Time) template.HTML {
 	return element(t, text, t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
 }
 
-// exact shows a moment with its day and second, for what is read as evidence, on
-// paper too.
+// exact shows a time with date and seconds, for records that are evidence, also when
+// printed.
 func exact(t, now time.Time) template.HTML {
 	if t.IsZero() {
 		return `<span class="none">never</span>`
@@ -110,7 +111,7 @@ func exact(t, now time.Time) template.HTML {
 	return element(t, t.Format("2 Jan 2006 15:04:05"), t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
 }
 
-// day shows a date, for what is counted in days.
+// day shows a date, for times that matter only to the day.
 func day(t, now time.Time) template.HTML {
 	if t.IsZero() {
 		return `<span class="none">unknown</span>`
@@ -119,12 +120,12 @@ func day(t, now time.Time) template.HTML {
 	return element(t, t.Format("2 Jan 2006"), t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
 }
 
-// element holds our own texts alone.
+// element is a <time>. Its arguments are not escaped, so they must be trusted.
 func element(t time.Time, text, title string) template.HTML {
 	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + title + `">` + text + `</time>`)
 }
 
-// ago says how far a moment is away: "3 min ago", "in 12 days".
+// ago is the distance of a time from now: "3 min ago", "in 12 days".
 func ago(t, now time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -139,7 +140,7 @@ func ago(t, now time.Time) string {
 	}
 }
 
-// pace is how many mails of the last five minutes go in a minute, or in a second.
+// pace is the rate per minute, or per second, of mails sent in the last five minutes.
 func pace(lately int) string {
 	switch perMinute := float64(lately) / 5; {
 	case lately == 0:
@@ -153,7 +154,7 @@ func pace(lately int) string {
 	}
 }
 
-// span is a length of time in its largest unit.
+// span is a duration in its largest unit.
 func span(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
@@ -170,7 +171,8 @@ func span(d time.Duration) string {
 	return plural(int(d.Hours()/24), "day")
 }
 
-// grouped puts spaces into a long hexadecimal number, by which people compare it.
+// grouped puts a space after every four digits of a long hexadecimal number, so that
+// people can compare it.
 func grouped(hex string) string {
 	hex = legible.Clean(hex, 128)
 	var b strings.Builder
@@ -183,8 +185,9 @@ func grouped(hex string) string {
 	return b.String()
 }
 
-// query is an address with a query that is encoded already. Behind a question mark
-// of a template's own it would be encoded once more, and be one key without a value.
+// query is an address with a query that is already encoded. Written after a question
+// mark in a template, the query would be encoded again and become one key without a
+// value.
 func query(path, encoded string) string {
 	if encoded == "" {
 		return path
@@ -192,11 +195,11 @@ func query(path, encoded string) string {
 	return path + "?" + encoded
 }
 
-// args makes the data of a part that needs more than one thing: names and values
-// in turn.
+// args builds the data of a template part that needs several values, from alternating
+// names and values.
 func args(pairs ...any) (map[string]any, error) {
 	if len(pairs)%2 != 0 {
-		return nil, fmt.Errorf("args: %d names and values do not pair up", len(pairs))
+		return nil, fmt.Errorf("args: odd number of names and values: %d", len(pairs))
 	}
 	data := make(map[string]any, len(pairs)/2)
 	for i := 0; i < len(pairs); i += 2 {

@@ -13,7 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// constants are the values of a type's constants in package verdict.
+// constants returns the values of the constants that package verdict declares of a type.
 func constants(t *testing.T, typ string) (values []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(lab.Root(), "internal", "verdict", "*.go"))
@@ -44,18 +44,18 @@ func constants(t *testing.T, typ string) (values []string) {
 	return values
 }
 
-// Every code in every phase has a cause and a remedy in words of its own.
+// Every code has a cause and a remedy in every phase, and no two codes share a cause.
 func TestEveryCodeIsExplained(t *testing.T) {
 	t.Parallel()
 	codes, phases := constants(t, "Code"), constants(t, "Phase")
 	if len(codes) < 15 || len(phases) < 17 {
-		t.Fatalf("%d codes, %d phases", len(codes), len(phases))
+		t.Fatalf("found only %d codes and %d phases", len(codes), len(phases))
 	}
 	unknown, _ := Explain("NO_SUCH_CODE", "")
 	seen := map[string]string{}
 	for _, code := range codes {
 		if _, ok := byCode[verdict.Code(code)]; !ok {
-			t.Errorf("%s is not explained", code)
+			t.Errorf("byCode has no entry for %s", code)
 		}
 		for _, phase := range phases {
 			cause, remedy := Explain(verdict.Code(code), verdict.Phase(phase))
@@ -70,12 +70,13 @@ func TestEveryCodeIsExplained(t *testing.T) {
 	}
 	for o := range byPhase {
 		if _, ok := byCode[o.code]; !ok {
-			t.Errorf("%v is explained for a code that is not", o)
+			t.Errorf("byPhase has %v, but byCode has no entry for its code", o)
 		}
 	}
 }
 
-// Fingerprints stand in addresses that people keep: they are the same in every version.
+// Fingerprints are part of addresses that people bookmark: they must not change between
+// versions.
 func TestFingerprintsDoNotChange(t *testing.T) {
 	t.Parallel()
 	for want, c := range map[string][4]string{
@@ -87,6 +88,6 @@ func TestFingerprintsDoNotChange(t *testing.T) {
 		}
 	}
 	if Fingerprint("A", "b", "", "") == Fingerprint("A", "", "b", "") {
-		t.Error("two causes with one fingerprint")
+		t.Error("two causes have the same fingerprint")
 	}
 }

@@ -1,4 +1,5 @@
-// Keys, copy buttons and words for screen readers, on top of pages that need none of it.
+// Keyboard shortcuts, copy buttons and announcements for screen readers. The pages work
+// without this script.
 (function () {
   "use strict";
   var body = document.body;
@@ -9,7 +10,7 @@
     if (live) live.textContent = text;
   }
 
-  // Copy buttons stand behind the text that they copy.
+  // A copy button follows the text that it copies.
   document.addEventListener("click", function (event) {
     var button = event.target.closest("[data-copy]");
     if (!button) return;
@@ -20,19 +21,19 @@
       range.selectNodeContents(button.parentElement.querySelector("code"));
       getSelection().removeAllRanges();
       getSelection().addRange(range);
-      say("Selected; copy it with your keyboard");
+      say("Selected. Copy it with your keyboard");
     };
     if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, select); else select();
   });
 
-  // One box that chooses all rows of a page.
+  // A checkbox that selects all rows of a page.
   document.addEventListener("change", function (event) {
     var all = event.target.closest("[data-all]");
     if (!all) return;
     document.querySelectorAll('input[name="number"]').forEach(function (box) { box.checked = all.checked; });
   });
 
-  // What arrives while somebody reads is said, not shown under the pointer.
+  // New items are announced; they do not change the list under the pointer.
   document.addEventListener("htmx:afterSwap", function (event) {
     if (event.target.id === "news" && event.target.textContent.trim()) say(event.target.textContent.trim());
   });
@@ -59,7 +60,7 @@
       part.scrollIntoView({ block: "nearest" });
       return;
     }
-    // On a list the same keys press the button for what is chosen.
+    // On a list the same keys press the button for the selected rows.
     var button = document.querySelector('button[name="action"][value="' + id + '"]');
     if (button) button.click();
   }
@@ -71,7 +72,7 @@
       case "/": box = document.querySelector('input[type="search"]'); if (!box) return; box.focus(); box.select(); break;
       case "j": move(1); break;
       case "k": move(-1); break;
-      case "x": box = current() && current().querySelector('input[type="checkbox"]'); if (!box) return; box.checked = !box.checked; say(box.checked ? "chosen" : "not chosen"); break;
+      case "x": box = current() && current().querySelector('input[type="checkbox"]'); if (!box) return; box.checked = !box.checked; say(box.checked ? "selected" : "not selected"); break;
       case "r": go("replay"); break;
       case "e": go("discard"); break;
       case "?": document.getElementById("keys").showModal(); break;

@@ -1,19 +1,19 @@
-// Pages keep themselves up to date: a stream of events says what has changed, htmx
-// fetches the parts that show it, and what is here sees to it that nobody is disturbed
-// by that and nobody is left with an old page unawares.
+// Live updates: an event stream says what has changed, and htmx fetches the parts of the
+// page that show it. This script prevents updates from disturbing the reader, and tells
+// the reader when the page is out of date.
 (function () {
   "use strict";
   if (!window.htmx) return;
 
-  // What may be wrong with a page that is open, in the words for whoever reads it.
+  // Messages for the reader when the page cannot be kept up to date.
   var troubles = {
-    away: "Certpost does not answer as it should. This page shows what was known before, and catches up by itself.",
-    many: "This page is not kept up to date: too many are open already. Close some, or load it again now and then.",
-    gone: "Something that this page shows is not there any more. Load it again.",
-    out: "You are signed out, and this page is not kept up to date any more. "
+    away: "Certpost does not respond. This page may be out of date; it updates automatically when Certpost responds again.",
+    many: "This page has no live updates: too many pages are open. Close some, or reload this page from time to time.",
+    gone: "Something on this page no longer exists. Reload the page.",
+    out: "You are signed out, and this page has no live updates any more. "
   };
   var trouble = "", leaving = false;
-  window.addEventListener("pagehide", function () { leaving = true; }); // which ends what is under way
+  window.addEventListener("pagehide", function () { leaving = true; }); // requests in progress will fail
 
   function tell(what) {
     var place = document.getElementById("state");
@@ -33,12 +33,12 @@
     place.append(line);
   }
 
-  // Over HTTP/1.1 a browser opens six connections to a host, and a stream holds one:
-  // a page that nobody looks at lets go of its own, and catches up when it is looked at
-  // again. htmx asks for its source here.
+  // Over HTTP/1.1 a browser opens at most six connections to a host, and a stream
+  // occupies one. So a hidden page closes its stream, and catches up when it is visible
+  // again. htmx creates its event source with this function.
   var names = ["letters", "runs", "lanes", "audit"];
-  var pace = 2000;  // at most one refresh for each kind of change in so many ms
-  var again = 5000; // after which a stream that broke is tried again, in ms
+  var pace = 2000;  // minimum time between two refreshes for one kind of change, in ms
+  var again = 5000; // delay before a broken stream is retried, in ms
 
   function Source(url) {
     var self = new EventTarget(), inner = null, timer = 0, opened = false, passed = {};
@@ -47,7 +47,7 @@
 
     function pass(name, data) {
       var next = passed[name] || (passed[name] = { at: 0 });
-      if (next.timer) return; // it is told soon
+      if (next.timer) return; // an event is scheduled already
       next.timer = setTimeout(function () {
         next.timer = 0;
         next.at = Date.now();
@@ -59,7 +59,7 @@
       if (inner) inner.close();
       inner = null;
       if (self.readyState === 2 || document.hidden) return;
-      inner = new EventSource(url); // it begins with what has changed since the page was read
+      inner = new EventSource(url); // starts with what has changed since the page was rendered
       names.forEach(function (name) {
         inner.addEventListener(name, function (event) { pass(name, event.data); });
       });
@@ -72,10 +72,10 @@
       };
       inner.onerror = function () {
         clearTimeout(timer);
-        timer = setTimeout(why, this.readyState === 2 ? 0 : again); // until then it tries by itself
+        timer = setTimeout(why, this.readyState === 2 ? 0 : again); // until then the browser retries
       };
     }
-    // An event source does not say why it has none.
+    // An EventSource does not report why it failed, so the status is fetched here.
     function why() {
       var asked = new AbortController();
       if (inner) inner.close();
@@ -83,7 +83,7 @@
         asked.abort();
         switch (answer.status) {
           case 200: return open();
-          case 401: return tell("out"); // it is tried again when the page is looked at again
+          case 401: return tell("out"); // retried when the page becomes visible again
           case 429: tell("many"); timer = setTimeout(open, 12 * again); return;
           default: throw answer.status;
         }
@@ -98,18 +98,18 @@
   }
   window.htmx.createEventSource = Source;
 
-  // A program that was started anew does not know the tokens of forms that were read
-  // before. Any page has one that it does. Nobody asked for it, so it is no use of the
-  // session: that would not end while a page is open.
+  // After a restart, Certpost does not accept the form tokens of older pages, so a new
+  // token is taken from another page. The header marks the request as automatic: it must
+  // not extend the session, which otherwise would not end while a page is open.
   function renew() {
     fetch("/keys", { headers: { "HX-Request": "true" } }).then(function (answer) { return answer.ok ? answer.text() : ""; }).then(function (text) {
       var fresh = new DOMParser().parseFromString(text, "text/html").querySelector('input[name="token"]');
       if (!fresh) return;
       document.querySelectorAll('input[name="token"]').forEach(function (field) { field.value = fresh.value; });
-    }, function () { /* the stream notices too */ });
+    }, function () { /* the stream reports the failure */ });
   }
 
-  // What was asked for and not shown: the server was away, or the part was in use.
+  // Parts whose refresh was not shown: the server did not respond, or the part was in use.
   var behind = [];
   function later(part) { if (behind.indexOf(part) < 0) behind.push(part); }
   function catchUp() {
@@ -120,8 +120,8 @@
     });
   }
 
-  // htmx writes each request that fails on the console. Here none does: it is answered,
-  // if only by nobody (status 0).
+  // htmx logs every failed request to the console. To prevent that, failures are handled
+  // as responses with status 0.
   document.addEventListener("htmx:beforeSend", function (event) {
     var request = event.detail.xhr;
     request.onerror = request.onabort = request.ontimeout = request.onload;
@@ -140,10 +140,10 @@
     setTimeout(catchUp, again);
   });
 
-  // A part that is replaced between the press of a button and its release swallows the
-  // click. So nothing is replaced while a pointer is down, nor a part in which a key is
-  // or text is selected; what has changed is shown right after.
-  var pointer = false, key = false, settle = 300; // ms, in which the click has come
+  // If a part is replaced between the press and the release of a button, the click is
+  // lost. So nothing is replaced while a pointer is down, and no part is replaced while a
+  // key is down in it or text in it is selected. The change is shown right afterwards.
+  var pointer = false, key = false, settle = 300; // ms until the click event has arrived
   document.addEventListener("pointerdown", function (event) { if (event.button === 0) pointer = true; }, true);
   document.addEventListener("keydown", function () { key = true; }, true);
   function released() {
@@ -153,7 +153,7 @@
   window.addEventListener("blur", released);
   document.addEventListener("selectionchange", function () { if (behind.length) setTimeout(catchUp, settle); });
 
-  // replaced are the elements that a refresh of one replaces.
+  // replaced returns the elements that a refresh of a part replaces.
   function replaced(part) {
     var others = (part.getAttribute("hx-select-oob") || "").split(",").filter(Boolean);
     return [part].concat(others.map(function (one) { return document.querySelector(one); }).filter(Boolean));
@@ -165,7 +165,8 @@
     });
   }
 
-  // Where the focus was in what is replaced: on what, and on which of several alike.
+  // The focused element in a replaced part: what it looks like, and its index among
+  // elements that look the same.
   var stops = "a, button, input, select, textarea, summary", focused = null;
   function likeness(stop) {
     return stop.tagName + " " + (stop.getAttribute("href") || [stop.id, stop.name, stop.textContent].join(" "));
@@ -188,9 +189,9 @@
   });
   document.addEventListener("htmx:afterSwap", function () {
     var part = focused && document.getElementById(focused.part);
-    if (!part || document.activeElement !== document.body) return; // nothing in it had the focus, or it has it still
+    if (!part || document.activeElement !== document.body) return; // the part had no focus, or still has it
     var found = alike(part, focused.like), stop = found[focused.index] || found[0] || part;
-    if (stop === part) part.tabIndex = -1; // what had it is gone: the next key goes on from here
+    if (stop === part) part.tabIndex = -1; // the focused element is gone: Tab continues from the part
     var row = focused.current && stop.closest("[data-row]");
     if (row) row.classList.add("at");
     stop.focus({ preventScroll: true });
