@@ -46,7 +46,7 @@ func TestWrongUsage(t *testing.T) {
 		"dead-letters replay 1 --canary":     "dead-letters replay: --rate, --canary and --wait go with --all: numbers are replayed at once",
 		"dead-letters replay --all --rate":   "--rate: expected string value but got \"EOL\" (<EOL>)",
 		"dead-letters replay --all":          "dead-letters replay: --reason is empty: say why, for who looks into the audit later",
-		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a span (s, min, h, day), such as 14/s or 500/day",
+		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
 		"audit verify --anchor 1":            "audit verify: --anchor: \"1\" is no anchor: want a record's number, a colon and its SHA-256 in hexadecimal, as `certpost audit verify` prints them",
 		"deliveries list --state gone":       `--state must be one of "any","waiting","sending","sent","dead","discarded" but got "gone"`,
 		"deliveries list --since 3":          `--since: expected duration but got "3": time: missing unit in duration "3"`,

@@ -145,7 +145,7 @@ func TestProblemsOfRelaysStandWhereTheyCome(t *testing.T) {
 			`2:3: relays: unknown key "defaults": did you mean default?`,
 			`4:7: relays.rules[0].host: is missing`,
 			`4:14: relays.rules[0].port: want 1 to 65535, got 0`,
-			`4:35: relays.rules[0].max_message_rate: want a number of mails and a span (s, min, h, day), such as 14/s or 500/day`,
+			`4:35: relays.rules[0].max_message_rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day`,
 			`4:60: relays.rules[0].max_connections: want 0 to 10000, got -1`,
 			`4:73: relays.rules[0].timeout: want 1s to 600s, got 0s`,
 			`5:14: relays.rules[1].host: has a port: want the port under only_port`,
