@@ -355,7 +355,7 @@ func TestCheckDashboard(t *testing.T) {
 		{"nonsense", "tls: {cert_file: D/nonsense.pem, key_file: D/good.key}", "cannot be used: tls: failed to find any PEM data in certificate input", 2},
 		{"expires soon", "tls: {cert_file: D/soon.pem, key_file: D/soon.key}", "warning: http.tls.cert_file: the certificate expires ", 0},
 		{"another name", "url: https://certpost.example.com, tls: {cert_file: D/good.pem, key_file: D/good.key}, sign_in: {users: [{name: ada, password_hash: \"" + hash + "\", role: admin}]}", "warning: http.tls.cert_file: the certificate is not for certpost.example.com, the name in http.url", 0},
-		{"the provider's CA", "url: https://certpost.example.com, sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, ca_file: D/nonsense.pem, roles: {viewer: [x]}}}", "http.sign_in.oidc.ca_file D/nonsense.pem has no certificate in PEM", 2},
+		{"the provider's CA", "url: https://certpost.example.com, sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, ca_file: D/nonsense.pem, roles: {viewer: [x]}}}", "http.sign_in.oidc.ca_file D/nonsense.pem contains no PEM certificate", 2},
 	} {
 		path := filepath.Join(dir, "c.yaml")
 		if err := os.WriteFile(path, []byte("http: {"+strings.ReplaceAll(test.http, "D/", dir+"/")+"}\n"), 0o600); err != nil {

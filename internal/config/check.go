@@ -51,7 +51,7 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 // complaint says what is wrong with a single setting; without a message nothing is.
 func complaint(v reflect.Value, tag reflect.StructTag) Problem {
 	if tag.Get("required") == "true" && (v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0) {
-		return Problem{Message: "is missing"}
+		return Problem{Message: "is required"}
 	}
 	if v.Kind() == reflect.Pointer {
 		return Problem{} // left out

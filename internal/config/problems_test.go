@@ -61,7 +61,7 @@ func TestParseProblems(t *testing.T) {
 			`c.yaml:3:8: ratio: want at least 1, got 0.5`}},
 		{"words", "mode: fsat\n", []string{`c.yaml:1:7: mode: want fast or slow, got fsat`}},
 		{"words to come", "mode: warp\n", []string{`c.yaml:1:7: mode: warp is not available in this version: want fast or slow`}},
-		{"missing: at the mapping that misses it", "items:\n  - port: 25\n    to: []\n", []string{`c.yaml:2:5: items[0].id: is missing`}},
+		{"missing: at the mapping that misses it", "items:\n  - port: 25\n    to: []\n", []string{`c.yaml:2:5: items[0].id: is required`}},
 
 		// Anchors.
 		{"unknown anchor is not shown", "name: *hunter2\n", []string{`c.yaml:1:7: name: no anchor of that name stands before this alias; text that begins with * stands in quotes`}},
@@ -99,7 +99,7 @@ func TestParseProblems(t *testing.T) {
 			`c.yaml:1:1: unknown key "prot": did you mean port?`,
 			`c.yaml:2:10: timeout: want a duration such as 30s, 5m or 72h, got 5`,
 			`c.yaml:5:11: items[0].port: want a whole number, got x`,
-			`c.yaml:6:5: items[1].id: is missing`,
+			`c.yaml:6:5: items[1].id: is required`,
 			`c.yaml:6:9: items[1].to: want a list such as [text], got text`}},
 		{"columns count characters, not bytes", "labels: {ä: ö, ü: 5}\n", []string{`c.yaml:1:19: labels.ü: want text, got a number: put it in quotes`}},
 	}

@@ -56,7 +56,7 @@ func TestValidate(t *testing.T) {
 		{"id", []string{"id: a.b"}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
 		{"long id", []string{"id: " + strings.Repeat("a", 65)}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
 		{"everything missing", []string{"id:", "host:", "from_address:", "to:", "disabled: true"}, []string{
-			"1:1: from_address: is missing", "1:1: host: is missing", "1:1: id: is missing", "1:1: to: is missing"}},
+			"1:1: from_address: is required", "1:1: host: is required", "1:1: id: is required", "1:1: to: is required"}},
 		{"misspelt keys are not missing too", []string{"host:", "hots: x"}, []string{`4:1: unknown key "hots": did you mean host?`}},
 		{"type", []string{"type: http"}, []string{`5:7: type: want smtp, got http`}},
 
@@ -175,7 +175,7 @@ func TestValidate(t *testing.T) {
 		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, []string{
 			"4:5: to: to, cc and bcc have 51 addresses in all: at most 50 are allowed"}},
 		{"50 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 49), ", ") + "]"}, nil},
-		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is missing"}},
+		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is required"}},
 		{"header texts", []string{`from_name: "a\u202eb"`, "subject_prefix: " + strings.Repeat("x", 101)}, []string{
 			"5:12: from_name: has control characters", "6:17: subject_prefix: has 101 characters: at most 100 are allowed"}},
 		{"header texts with emoji", []string{`from_name: "❤️ 👩‍💻"`}, nil},
@@ -262,7 +262,7 @@ func TestValidateTargetsTogether(t *testing.T) {
 	}
 	want := []string{
 		"targets[2].id: a is already the id of targets[0]: every target needs its own",
-		"targets[3].id: is missing", "targets[4].id: is missing",
+		"targets[3].id: is required", "targets[4].id: is required",
 		"targets[5].id: b is already the id of targets[1]: every target needs its own",
 	}
 	if !slices.Equal(got, want) {

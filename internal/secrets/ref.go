@@ -9,50 +9,52 @@ import (
 	"unicode/utf8"
 )
 
-// Ref names a secret. Exactly one field is set; the zero Ref names none.
+// Ref is a reference to a secret. Exactly one field is set; the zero Ref refers to no
+// secret.
 type Ref struct {
-	// Vault is a field of a secret in Vault.
+	// Vault refers to a field of a secret in Vault.
 	Vault *VaultRef `yaml:"vault"`
 	// Transit is a ciphertext that Vault's transit engine decrypts.
 	Transit *TransitRef `yaml:"transit"`
-	// Env is the name of an environment variable.
+	// Env is the name of an environment variable. Example: SMTP_PASSWORD.
 	Env string `yaml:"env"`
-	// File is the path of a file, read at every use; one trailing newline is not
-	// part of the value.
+	// File is the path of a file, read at every use, without one trailing newline.
+	// Example: /run/secrets/smtp-password.
 	File string `yaml:"file"`
-	// Credential is the name of a credential that systemd hands over
-	// (LoadCredential=, read from $CREDENTIALS_DIRECTORY).
+	// Credential is the name of a systemd credential (LoadCredential=, read from
+	// $CREDENTIALS_DIRECTORY).
 	Credential string `yaml:"credential"`
-	// Value is the secret itself, in the configuration (warned about).
+	// Value is the secret itself, in the configuration; gives a warning.
 	Value Value `yaml:"value"`
 }
 
-// VaultRef is a field of a secret in a KV engine, version 1 or 2. On any other
-// engine the path is read as it is, so that dynamic secrets work as well.
+// VaultRef refers to a field of a secret in a KV engine, version 1 or 2. On any other
+// engine the path is read unchanged, so that dynamic secrets work as well.
 type VaultRef struct {
-	// Mount is where the engine is mounted, without "data".
+	// Mount is the mount of the secrets engine, without "data". Example: secret.
 	Mount string `yaml:"mount"`
-	// Path below the mount; {host}, {target}, {domain} and {cn} are filled in.
+	// Path is the path of the secret below the mount. {host}, {target}, {domain} and
+	// {cn} in it are replaced. Example: smtp-auth/{host}.
 	Path string `yaml:"path"`
-	// Key is the field of the secret.
+	// Key is the field of the secret. Example: password.
 	Key string `yaml:"key"`
-	// Version pins a KV v2 version; 0 is the newest.
+	// Version is the KV v2 version to read. Default: 0, the newest.
 	Version int `yaml:"version"`
 }
 
-// TransitRef is a secret that was encrypted by Vault's transit engine and is
-// decrypted by it at every use.
+// TransitRef is a secret that Vault's transit engine has encrypted. Vault decrypts it
+// at every use.
 type TransitRef struct {
-	// Mount is where the transit engine is mounted.
+	// Mount is the mount of the transit engine. Example: transit.
 	Mount string `yaml:"mount"`
-	// Key is the name of the encryption key.
+	// Key is the name of the encryption key in Vault.
 	Key string `yaml:"key"`
-	// Ciphertext as the engine gave it ("vault:v1:...").
+	// Ciphertext is the output of the transit engine ("vault:v1:...").
 	Ciphertext string `yaml:"ciphertext"`
 }
 
 // UnmarshalYAML reads a mapping as a reference, and a plain string as the secret
-// itself: what a user name mostly is.
+// itself, which is usual for user names.
 func (r *Ref) UnmarshalYAML(unmarshal func(any) error) error {
 	var value Value
 	if value.UnmarshalYAML(unmarshal) == nil {

@@ -101,10 +101,10 @@ func TestReference(t *testing.T) {
 		"| `labels` | mapping |  |  |\n" +
 		"| `name` | secret reference |  |  |\n" +
 		"\n### `items[]`\n\n" + head +
-		"| `id` | text | **needed** |  |\n" +
+		"| `id` | text | **required** |  |\n" +
 		"| `quiet` | true or false | `false` |  |\n" +
 		"| `retries` | whole number | `3` |  |\n" +
-		"| `to` | list of text | **needed** |  |\n" +
+		"| `to` | list of text | **required** |  |\n" +
 		"\n### `files`\n\n" + head +
 		"| `key_file` | text |  | key_file is a file, key_file. |\n" +
 		"\n### either\n\n" + head +

@@ -123,7 +123,7 @@ func defaultOf(v reflect.Value, tag reflect.StructTag) string {
 	case !v.IsZero() && isPlain(v.Type()):
 		return fmt.Sprintf("`%v`", shownDefault(v))
 	case tag.Get("required") == "true":
-		return "**needed**"
+		return "**required**"
 	case v.Kind() == reflect.Bool:
 		return "`false`"
 	}
