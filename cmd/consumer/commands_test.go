@@ -86,7 +86,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "this makes no valid event: $.private_key.file: not an absolute path", exitUsage},
 		{"nothing to store", "--cert " + certFile + " --store-key vault:secret/certs/x#private_key", "--store-key needs --key FILE: the private key to store", exitUsage},
 		{"nowhere to store", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/certs/{cn}#private_key",
-			"store the private key: vault:secret/certs/www.example.com#private_key: no Vault is configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
+			"store the private key: vault:secret/certs/www.example.com#private_key: Vault is not configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
 		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys are stored in vault: alone", exitUsage},
 		{"no such client", "--from bot", `--from: no hook for "bot" is known; known are certbot, lego, acme.sh, dehydrated`, exitUsage},
 		{"not called by the client", "--from certbot", "--from: certbot told nothing about a certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},

@@ -63,8 +63,8 @@ func TestConfigHTTP(t *testing.T) {
 		{"pkcs12 without passphrase", "http: {tls: {pkcs12_file: a}}\n", []string{`c.yaml:1:13: http.tls.pkcs12_passphrase: is required: http.tls.pkcs12_file is set`}},
 		{"passphrase without pkcs12", "http: {tls: {pkcs12_passphrase: {env: X}}}\n", []string{`c.yaml:1:13: http.tls.pkcs12_file: is required: http.tls.pkcs12_passphrase is set`}},
 		{"passphrase in the open", "http: {tls: {pkcs12_file: a, pkcs12_passphrase: hunter2}, metrics_token: hunter2}\n", []string{
-			`c.yaml:1:49: warning: http.tls.pkcs12_passphrase: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`,
-			`c.yaml:1:74: warning: http.metrics_token: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`}},
+			`c.yaml:1:49: warning: http.tls.pkcs12_passphrase: the secret itself is in the configuration: move it to vault, env, file or credential`,
+			`c.yaml:1:74: warning: http.metrics_token: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"users", "http:\n  sign_in:\n    users:\n      - {name: ada, password_hash: hunter2, role: root}\n      - {name: ada, password_hash: \"" + hash + "\", role: viewer}\n      - {name: \" eve\", password_hash: \"" + hash + "\", role: viewer}\n      - {role: viewer}\n", []string{
 			`c.yaml:4:36: http.sign_in.users[0].password_hash: is not an Argon2id string such as $argon2id$v=19$m=32768,t=3,p=1$...$...: ` + "`certpost hash-password` makes one",
 			`c.yaml:4:51: http.sign_in.users[0].role: want viewer, operator or admin, got root`,
@@ -82,7 +82,7 @@ func TestConfigHTTP(t *testing.T) {
 			`c.yaml:2:3: http.url: is required: the OpenID Connect provider sends users back to it`,
 			`c.yaml:3:20: http.sign_in.oidc.issuer: want a URL such as https://id.example.com/realms/ops`,
 			`c.yaml:3:57: http.sign_in.oidc.role_claim: is required`,
-			`c.yaml:3:76: http.sign_in.oidc.client_secret: env: is the name of an environment variable: letters, digits and _, not beginning with a digit`}},
+			`c.yaml:3:76: http.sign_in.oidc.client_secret: env: want the name of an environment variable: letters, digits and _, not beginning with a digit`}},
 		{"a proxy that is not believed", "http:\n  " + home + "\n  sign_in: {" + users + "}\n", []string{
 			`c.yaml:2:8: warning: http.url: is served by a proxy, but http.trusted_proxies is empty: all users then share the proxy's address, and one who guesses passwords delays the sign-in of all; list the proxy there`}},
 		{"no proxy", "http:\n  url: http://localhost:8080\n  sign_in: {" + users + "}\n", nil},

@@ -99,7 +99,7 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:9:14: nats.max_store: want a size such as 500MiB or 10GiB`}},
 		{"a cluster takes a server", "nats: {replicas: 3}\n", nil, []string{`c.yaml:1:18: nats.replicas: more than 1 requires a NATS cluster: set nats.url`}},
 		{"nats password in the open", "nats: {url: nats://x, user: a, password: hunter2}\n", nil, []string{
-			`c.yaml:1:42: warning: nats.password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`}},
+			`c.yaml:1:42: warning: nats.password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"vault", "vault: {address: vault.example.com, auth: {method: approle, secret_id: {env: X}}}\n", nil, []string{
 			`c.yaml:1:18: vault.address: is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock`,
 			`c.yaml:1:43: vault.auth.role_id: is required by auth.method approle`}},
@@ -121,7 +121,7 @@ func TestConfigProblems(t *testing.T) {
 		{"log", "log: {level: trace, format: text, addresses: \"yes\"}\n", nil, []string{
 			`c.yaml:1:14: log.level: want debug, info, warn or error, got trace`,
 			`c.yaml:1:29: log.format: want auto, json or console, got text`,
-			`c.yaml:1:46: log.addresses: want true or false, got the text "yes": leave the quotes out`}},
+			`c.yaml:1:46: log.addresses: want true or false, got the text "yes": remove the quotes`}},
 		{"targets", target + "  - {id: a, host: smtp.example.com, from_address: a, to: [b@example.com], prot: 1}\n", nil, []string{
 			`c.yaml:3:10: targets[1].id: a is already the id of targets[0]: every target needs its own`,
 			`c.yaml:3:51: targets[1].from_address: is not an address: want an address such as ops@example.com`,
@@ -140,7 +140,7 @@ func TestConfigProblems(t *testing.T) {
 			`CERTPOST_EVENTS_FILE_ROOTS: events.file_roots[0]: is not an absolute path`,
 			`CERTPOST_LOG_LEVEL: log.level: want debug, info, warn or error`,
 			`CERTPOST_NATS_ULR: is not a setting: did you mean CERTPOST_NATS_URL?`,
-			`CERTPOST_TARGETS: is not a setting: see docs/configuration.md for those that are`}},
+			`CERTPOST_TARGETS: is not a setting: see docs/configuration.md for all settings`}},
 		{"broken YAML is the only problem", "nats: {url: x\n", nil, []string{`c.yaml:1:7: a { is not closed by }`}},
 	}
 	for _, test := range tests {

@@ -48,7 +48,7 @@ func TestOptionalKeys(t *testing.T) {
 		"o.yaml:1:7: port: want 1 to 65535, got 0",
 		"o.yaml:2:10: timeout: want at least 1s, got 5ms",
 		"o.yaml:3:7: mode: want fast or slow, got warp",
-		"O_BELOW_NAME: is not a setting: see docs/configuration.md for those that are",
+		"O_BELOW_NAME: is not a setting: see docs/configuration.md for all settings",
 	}; !slices.Equal(texts, want) {
 		t.Errorf("problems: %q", texts)
 	}

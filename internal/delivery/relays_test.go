@@ -159,7 +159,7 @@ targets:
 `, []string{
 			`3:41: relays.rules[0].tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true`,
 			`3:41: warning: relays.rules[0].tls_mode: mails to a.example.com travel in the clear: anyone on the way can read and change them`,
-			`3:79: warning: relays.rules[0].password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`}},
+			`3:79: warning: relays.rules[0].password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"fallbacks", `targets:
   - id: a
     host: a.example.com
@@ -178,7 +178,7 @@ targets:
 			`8:7: targets[0].fallback: has 6 relays: at most 5 are allowed`,
 			`8:16: targets[0].fallback[0].host: a.example.com:587 stands before it already: a fallback is another relay`,
 			`9:9: warning: targets[0].fallback[1].tls_mode: mails to b.example.com travel in the clear: anyone on the way can read and change them`,
-			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want one of those in docs/configuration.md`,
+			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want one of the keys in docs/configuration.md`,
 			`10:16: targets[0].fallback[2].host: is not a host name: want a name such as smtp.example.com, or an IP address`,
 			`11:9: targets[0].fallback[3].host: is required`,
 			`12:9: targets[0].fallback[4].password: is missing: auth_method plain needs it`}},

@@ -116,7 +116,7 @@ func TestValidate(t *testing.T) {
 		{"oauth2 with another method", []string{"auth_method: login", "username: a", `oauth2: {token_url: login.example.com, client_id: b, client_secret: {value: hunter2}}`}, []string{
 			"7:9: oauth2: is not used with auth_method login: want xoauth2",
 			"7:21: oauth2.token_url: want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
-			"7:69: warning: oauth2.client_secret: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+			"7:69: warning: oauth2.client_secret: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"client certificate", []string{"client_cert_file: /etc/c.pem", "client_key_file: /etc/k.pem"}, nil},
 		{"client certificate without a key", []string{"client_cert_file: /etc/c.pem"}, []string{"1:1: client_key_file: is missing: client_cert_file needs its key"}},
 		{"a key without its certificate", []string{"client_key_file: /etc/k.pem"}, []string{"1:1: client_cert_file: is missing: client_key_file alone is of no use"}},
@@ -141,13 +141,13 @@ func TestValidate(t *testing.T) {
 		{"username with a line break", []string{`username: "a\nb"`, "password: " + env}, []string{"5:11: username: has control characters"}},
 
 		{"inline secret", []string{"username: a", "password: {value: hunter2}"}, []string{
-			"6:11: warning: password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"two sources", []string{"username: a", "password: {env: X, file: y}"}, []string{
-			"6:11: password: names more than one source (env, file): give exactly one"}},
+			"6:11: password: names more than one source (env, file): set exactly one"}},
 		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, []string{
 			"6:11: password: vault.key: is empty"}},
 		{"a password in the open is a value", []string{"username: a", "password: hunter2"}, []string{
-			"6:11: warning: password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"a password in the wrong brackets is not shown", []string{"username: a", "password: [hunter2]"}, []string{
 			"6:11: password: want text, or a mapping with vault, transit, env, file, credential or value, got a list"}},
 		{"nor in these", []string{"username: a", "password: {hunter2}"}, []string{

@@ -269,7 +269,7 @@ func TestLeases(t *testing.T) {
 	}
 	wantSecret(t, o, store.Fresh, password, "password-2", "")
 	wantSecret(t, o, store.Get, user, "user-2", "")
-	wantError(t, o, store.Get, mustRef(t, "vault:database/creds/mail#none"), ErrNotFound, "vault:database/creds/mail#none: ", "there is username, password")
+	wantError(t, o, store.Get, mustRef(t, "vault:database/creds/mail#none"), ErrNotFound, "vault:database/creds/mail#none: ", "existing names: username, password")
 	wantError(t, o, store.Get, mustRef(t, "vault:database/creds/other#password"), ErrNotFound, "vault:database/creds/other#password: ")
 	if made.Load() != 2 {
 		t.Errorf("%d leases", made.Load())

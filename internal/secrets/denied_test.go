@@ -20,7 +20,7 @@ func TestDenied(t *testing.T) {
 	store := o.open(t, v, Auth{Method: "approle", RoleID: Ref{Value: New([]byte(role))}, SecretID: Ref{Value: New([]byte(o.keep(secretID)))}})
 	denied := mustRef(t, "vault:secret/private/y#k")
 	wantError(t, o, store.Get, denied, ErrDenied,
-		"vault:secret/private/y#k: our token may not read secret/data/private/y", `path "secret/data/private/y" { capabilities = ["read"] }`)
+		"vault:secret/private/y#k: Certpost's token may not read secret/data/private/y", `path "secret/data/private/y" { capabilities = ["read"] }`)
 	// Vault does not say whether it exists: a path that does not is denied as well.
 	wantError(t, o, store.Get, mustRef(t, "vault:secret/nothing#k"), ErrDenied)
 	wantError(t, o, store.Get, mustRef(t, "vault:nowhere/x#k"), ErrDenied)
@@ -95,7 +95,7 @@ func TestPlainRead(t *testing.T) {
 	if o.said(err) != nil || string(secret.Value.Reveal()[:27]) != "-----BEGIN CERTIFICATE-----" {
 		t.Errorf("the CA's certificate is not read: %v", err)
 	}
-	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/ca#certificat"), ErrNotFound, "vault:pki/cert/ca#certificat: ", "no field", "there is certificate,")
+	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/ca#certificat"), ErrNotFound, "vault:pki/cert/ca#certificat: ", "no field", "existing names: certificate,")
 	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/ca#certificate@2"), ErrNotFound, "keeps no versions")
 	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/11-22#certificate"), ErrNotFound, "no secret at pki/cert/11-22")
 	wantError(t, o, store.Get, mustRef(t, "vault:pki/roles/x#k"), ErrDenied, "pki/roles/x")

@@ -65,15 +65,15 @@ func TestAppRoleRefused(t *testing.T) {
 	role, secretID := v.AppRole(t, "", "reader")
 	file := inFile(t, o.secret("wrong"))
 	store := o.open(t, v, Auth{Method: "approle", RoleID: Ref{Value: New([]byte(role))}, SecretID: file})
-	wantError(t, o, store.Get, ref, ErrUnavailable, "no login to Vault", "auth/approle refuses", "secret id")
+	wantError(t, o, store.Get, ref, ErrUnavailable, "the login to Vault failed", "auth/approle refuses", "secret id")
 	// The next login waits: a thousand deliveries must not make a thousand of them.
 	for range 20 {
-		wantError(t, o, store.Get, ref, ErrUnavailable, "auth/approle refuses", "tried again in")
+		wantError(t, o, store.Get, ref, ErrUnavailable, "auth/approle refuses", "next attempt in")
 	}
 	if n := v.Requests(t)["update auth/approle/login"]; n != 1 {
 		t.Errorf("%d logins", n)
 	}
-	isError(t, o, store.Health(t.Context()), ErrUnavailable, "no login to Vault")
+	isError(t, o, store.Health(t.Context()), ErrUnavailable, "the login to Vault failed")
 	if err := os.WriteFile(file.File, []byte(secretID), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -108,10 +108,10 @@ func TestAppRoleWithWrappedSecretID(t *testing.T) {
 	}
 
 	thief := o.open(t, v, auth)
-	wantError(t, o, thief.Get, ref, ErrUnavailable, "no login to Vault", "used before", "somebody else")
+	wantError(t, o, thief.Get, ref, ErrUnavailable, "the login to Vault failed", "used before", "an attacker may have")
 	other := o.open(t, v, Auth{Method: "approle", RoleID: auth.RoleID, SecretIDWrapped: true,
 		SecretID: inFile(t, o.keep(v.Wrap(t, "60s", "GET", "auth/approle/role/reader/role-id", nil)))})
-	wantError(t, o, other.Get, ref, ErrUnavailable, "no secret id")
+	wantError(t, o, other.Get, ref, ErrUnavailable, "does not contain a secret id")
 
 	// A new wrapping token in the file is picked up.
 	v.Call(t, "PUT", "sys/leases/revoke-prefix/auth/approle", nil) // takes wrapped answers of that path as well
@@ -136,7 +136,7 @@ func TestUserpass(t *testing.T) {
 	}
 	wantSecret(t, o, o.open(t, v, user("certpost", password)).Get, ref, secret, "1")
 	wantError(t, o, o.open(t, v, user("certpost", o.secret("wrong"))).Get, ref, ErrUnavailable, "auth/userpass refuses", "check user name and password")
-	wantError(t, o, o.open(t, v, user("../../sys", password)).Get, ref, ErrUnavailable, "do not belong in a Vault path")
+	wantError(t, o, o.open(t, v, user("../../sys", password)).Get, ref, ErrUnavailable, "not allowed in a Vault path")
 	elsewhere := user("certpost", password)
 	elsewhere.Mount = "nowhere"
 	wantError(t, o, o.open(t, v, elsewhere).Get, ref, ErrUnavailable, "auth/nowhere")
@@ -201,7 +201,7 @@ func TestJWT(t *testing.T) {
 	wantError(t, o, o.open(t, v, Auth{Method: "jwt", Role: "certpost", JWT: Ref{Value: New([]byte(token("other")))}}).Get, ref,
 		ErrUnavailable, "auth/jwt refuses", "audience")
 	wantError(t, o, o.open(t, v, Auth{Method: "jwt", Role: "certpost", JWTFile: filepath.Join(t.TempDir(), "none")}).Get, ref,
-		ErrUnavailable, "no login to Vault", "there is no such file")
+		ErrUnavailable, "the login to Vault failed", "the file does not exist")
 }
 
 func TestKubernetes(t *testing.T) {
@@ -304,7 +304,7 @@ func TestToken(t *testing.T) {
 	// Taken back, and no other: nothing is known about any secret, so it is not denied.
 	current, _ := os.ReadFile(file.File)
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": string(current)})
-	wantError(t, o, store.Fresh, ref, ErrUnavailable, "no login to Vault", "the token is not known there")
+	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the login to Vault failed", "the token is wrong, expired or revoked")
 	wantError(t, o, o.open(t, v, Auth{Token: Ref{Env: "CERTPOST_TEST_UNSET"}}).Get, ref, ErrUnavailable, "env:CERTPOST_TEST_UNSET", "not set")
 }
 
@@ -319,7 +319,7 @@ func TestTokenThatMayNotLookAtItself(t *testing.T) {
 	wantSecret(t, o, store.Get, ref, secret, "1")
 	wantError(t, o, store.Get, mustRef(t, "vault:cubbyhole/x#k"), ErrDenied)
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": token})
-	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the token is not known there")
+	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the token is wrong, expired or revoked")
 }
 
 func TestTokenFromWhereVaultKeepsIt(t *testing.T) {
@@ -329,7 +329,7 @@ func TestTokenFromWhereVaultKeepsIt(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("VAULT_ADDR", v.Address)
 	t.Setenv("VAULT_TOKEN", "")
-	wantError(t, o, o.openWith(t, Config{}).Get, ref, ErrUnavailable, "there is no token", "VAULT_TOKEN")
+	wantError(t, o, o.openWith(t, Config{}).Get, ref, ErrUnavailable, "no token is configured", "VAULT_TOKEN")
 	t.Setenv("VAULT_TOKEN", o.keep(v.Token(t, "1h", "reader")))
 	wantSecret(t, o, o.openWith(t, Config{}).Get, ref, secret, "1")
 	t.Setenv("VAULT_TOKEN", "")

@@ -111,7 +111,7 @@ func TestManual(t *testing.T) {
 		}
 	}
 	wantError(t, o, certpost.Get, mustRef(t, "vault:secret/other/x#k"), ErrDenied)
-	wantError(t, o, lister.Get, mustRef(t, "vault:secret/certs/web#k"), ErrNotFound, "there is web1")
+	wantError(t, o, lister.Get, mustRef(t, "vault:secret/certs/web#k"), ErrNotFound, "existing names: web1")
 
 	key := o.secret("key")
 	for _, text := range []string{"vault:secret/certs/web1#private_key", "vault:secret/certs/new#private_key"} {

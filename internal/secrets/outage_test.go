@@ -71,7 +71,7 @@ func TestUnavailable(t *testing.T) {
 		"standby":           {status(503, `{"errors":["standby"]}`), "status 503"},
 		"error":             {status(500, `{"errors":["internal error"]}`), "status 500"},
 		"gateway":           {status(502, `<html>nginx</html>`), "status 502"},
-		"rate":              {status(429, `{"errors":["rate limit"]}`), "too often"},
+		"rate":              {status(429, `{"errors":["rate limit"]}`), "rate limit"},
 		"behind":            {status(412, `{"errors":["not yet"]}`), "standby"},
 		"performance":       {status(473, ``), "standby"},
 		"huge":              {status(200, kv2Answer(strings.Repeat("x", 2<<20))), "larger than 1 MiB"},
@@ -137,7 +137,7 @@ func TestRedirects(t *testing.T) {
 	port := elsewhere.URL[strings.LastIndexByte(elsewhere.URL, ':'):]
 	for _, to := range []string{elsewhere.URL + "/v1/secret/data/x", "http://localhost" + port + "/v1/secret/data/x", "//127.0.0.1" + port + "/x"} {
 		target.Store(to)
-		wantError(t, o, store.Fresh, ref, ErrUnavailable, "redirects to another host", "goes to no other host")
+		wantError(t, o, store.Fresh, ref, ErrUnavailable, "redirects to another host", "sends its token to no other host")
 	}
 	if n := elsewhere.asked.Load(); n != 0 {
 		t.Errorf("the other host was asked %d times", n)
@@ -157,7 +157,7 @@ func TestUnreachable(t *testing.T) {
 	refusing := closed.Addr().String()
 	closed.Close()
 	wantError(t, o, o.openAt(t, "http://"+refusing, time.Second).Get, ref, ErrUnavailable, "connection is refused")
-	wantError(t, o, o.openAt(t, "http://vault.invalid:8200", 5*time.Second).Get, ref, ErrUnavailable, "name is not resolved")
+	wantError(t, o, o.openAt(t, "http://vault.invalid:8200", 5*time.Second).Get, ref, ErrUnavailable, "name cannot be resolved")
 	isError(t, o, o.openAt(t, "http://"+refusing, time.Second).Health(t.Context()), ErrUnavailable, "connection is refused")
 }
 
@@ -169,7 +169,7 @@ func TestTLS(t *testing.T) {
 		return o.openWith(t, Config{Address: address, TLS: conf, Auth: asToken(o.keep(v.Token(t, "1h", "reader")))})
 	}
 	wantSecret(t, o, with(v.Address, TLS{CAFile: v.CAFile}).Get, ref, secret, "1")
-	wantError(t, o, with(v.Address, TLS{}).Get, ref, ErrUnavailable, "from a CA that we do not trust", "vault.tls.ca_file")
+	wantError(t, o, with(v.Address, TLS{}).Get, ref, ErrUnavailable, "from a CA that Certpost does not trust", "vault.tls.ca_file")
 	wantError(t, o, with(v.Address, TLS{CAFile: v.CAFile, ServerName: "vault.example.com"}).Get, ref, ErrUnavailable, "not valid for that name")
 	wantSecret(t, o, with(v.Address, TLS{CAFile: v.CAFile, ServerName: "localhost"}).Get, ref, secret, "1")
 	wantError(t, o, with(strings.Replace(v.Address, "https:", "http:", 1), TLS{}).Get, ref, ErrUnavailable)
@@ -250,7 +250,7 @@ func TestSealAndUnseal(t *testing.T) {
 	if n := v.Requests(t)["update auth/approle/login"]; n != 1 {
 		t.Errorf("%d logins", n)
 	}
-	if !o.logged("Vault is taken to be away") || !o.logged("Vault answers again") {
+	if !o.logged("Vault is unavailable") || !o.logged("Vault answers again") {
 		t.Error("the log does not tell")
 	}
 }
@@ -280,7 +280,7 @@ func TestHealth(t *testing.T) {
 		"standby":       {`{"initialized":true,"standby":true}`, "standby"},
 		"sealed":        {`{"initialized":true,"sealed":true}`, "sealed"},
 		"uninitialized": {`{}`, "not initialized"},
-		"something":     {`<html>`, "not a Vault"},
+		"something":     {`<html>`, "not a Vault server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -308,8 +308,8 @@ func TestHealth(t *testing.T) {
 		if err := store.Health(t.Context()); err != nil {
 			t.Error(err)
 		}
-		wantError(t, o, store.Get, mustRef(t, "vault:secret/x#k"), ErrNotFound, "no Vault is configured", "vault.address")
-		isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte("x"))), ErrNotFound, "no Vault is configured")
+		wantError(t, o, store.Get, mustRef(t, "vault:secret/x#k"), ErrNotFound, "Vault is not configured", "vault.address")
+		isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte("x"))), ErrNotFound, "Vault is not configured")
 	})
 }
 
