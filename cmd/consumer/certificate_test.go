@@ -349,7 +349,7 @@ func TestCheckDashboard(t *testing.T) {
 		name, http, want string
 		code             int
 	}{
-		{"good", "url: https://localhost, tls: {cert_file: D/good.pem, key_file: D/good.key}", "the configuration is good: 0 targets on 0 lanes, 0 warnings", 0},
+		{"good", "url: https://localhost, tls: {cert_file: D/good.pem, key_file: D/good.key}", "the configuration is valid: 0 targets on 0 lanes, 0 warnings", 0},
 		{"another key", "tls: {cert_file: D/good.pem, key_file: D/soon.key}", "c.yaml:1:13: http.tls: D/good.pem and D/soon.key cannot be used: tls: private key does not match public key", 2},
 		{"no file", "tls: {cert_file: D/absent.pem, key_file: D/good.key}", "c.yaml:1:13: http.tls: D/absent.pem does not exist", 2},
 		{"nonsense", "tls: {cert_file: D/nonsense.pem, key_file: D/good.key}", "cannot be used: tls: failed to find any PEM data in certificate input", 2},

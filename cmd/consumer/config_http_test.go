@@ -118,7 +118,7 @@ func TestOpenDashboardIsNotStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, errs writings
-	if code := execute(t.Context(), []string{"--config", path, "run"}, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), "c.yaml:2:16: http.listen: is reached from other machines") {
+	if code := execute(t.Context(), []string{"--config", path, "run"}, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), "c.yaml:2:16: http.listen: can be reached from other machines") {
 		t.Errorf("exit %d: %s", code, errs.String())
 	}
 	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {

@@ -57,7 +57,7 @@ func TestWrongUsage(t *testing.T) {
 		"publish --cert a --no-key":          "publish: --no-key goes with --from: without it there is no key to leave out",
 		"publish --cert a --key b":           "publish: --key goes with --store-key: to name a key that is kept somewhere take --key-ref",
 		"publish --cert a --label b":         `--label: expected "<key>=<value>" but got "b"`,
-		"check --target a":                   "check: --target goes with --live: without it everything is checked at once",
+		"check --target a":                   "check: --target requires --live: without --live all targets are checked",
 		"check -o xml":                       `--output must be one of "text","json" but got "xml"`,
 		"render":                             "missing flags: --cert=FILE, --target=ID",
 		"schema target":                      `<of> must be one of "event","config" but got "target"`,
