@@ -63,7 +63,7 @@ type RelayKeys struct {
 	Password secrets.Ref `yaml:"password"`
 	// OAuth2 fetches the access token for xoauth2, as in a target.
 	OAuth2 OAuth2 `yaml:"oauth2"`
-	// AllowInsecureAuth allows AUTH without encryption or verification, as in a target.
+	// AllowInsecureAuth allows a login without encryption or verification, as in a target.
 	AllowInsecureAuth *bool `yaml:"allow_insecure_auth"`
 	// Timeout is the time limit for sending one mail, as in a target.
 	Timeout *time.Duration `yaml:"timeout" min:"1s" max:"600s"`

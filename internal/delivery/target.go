@@ -84,8 +84,8 @@ type Target struct {
 	Password secrets.Ref `yaml:"password"`
 	// OAuth2 fetches the access token for xoauth2. Set it instead of password.
 	OAuth2 OAuth2 `yaml:"oauth2"`
-	// AllowInsecureAuth allows AUTH over a connection that is not encrypted, or to a
-	// relay that is not verified (tls_skip_verify).
+	// AllowInsecureAuth allows a login that sends the password or token (plain, login,
+	// xoauth2) unencrypted, or to a relay that is not verified (tls_skip_verify).
 	AllowInsecureAuth bool `yaml:"allow_insecure_auth"`
 	// AllowPlaintextKey allows private keys (payload pem_and_key) over a connection that
 	// may be unencrypted (plaintext, opportunistic) to a relay on another machine.
