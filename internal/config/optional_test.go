@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// optional has keys that may be left out, which is not the same as zero.
+// optional has optional keys, for which "not set" differs from zero.
 type optional struct {
 	Port    *int           `yaml:"port" min:"1" max:"65535"`
 	Timeout *time.Duration `yaml:"timeout" min:"1s"`
@@ -53,6 +53,6 @@ func TestOptionalKeys(t *testing.T) {
 		t.Errorf("problems: %q", texts)
 	}
 	if got.On == nil || !*got.On {
-		t.Error("a variable does not give a key that may be left out")
+		t.Error("a variable does not set an optional key")
 	}
 }

@@ -78,7 +78,7 @@ func TestParseProblems(t *testing.T) {
 		{"UTF-16", "\xff\xfen\x00", []string{`c.yaml:1:1: is not UTF-8`}},
 		{"too large a file", strings.Repeat("#", 1<<20+1), []string{`c.yaml: is larger than 1048576 bytes`}},
 
-		// Syntax; our words, never what stands there.
+		// Syntax: Certpost's messages, which never quote the document.
 		{"tab indentation", "nested:\n\tca_file: x\n", []string{`c.yaml:2:1: a tab in the indentation: YAML wants spaces`}},
 		{"tab in text", "name: hunter\t2\n", []string{`c.yaml:1:7: name: a tab in text without quotes: put it in quotes`}},
 		{"open brace", "tls: {ca_file: x\n", []string{`c.yaml:1:6: a { is not closed by }`}},
@@ -129,7 +129,7 @@ func TestAliasesOfAliasesAreBounded(t *testing.T) {
 	}
 	b.WriteString("items: *a9\n")
 	_, got := parse(t, b.String())
-	// Lists stand where mappings are wanted, so each is refused at once.
+	// There are lists in place of mappings, so each is refused at once.
 	if len(got) != 10 {
 		t.Errorf("%d problems: %q", len(got), got)
 	}

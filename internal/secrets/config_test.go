@@ -67,7 +67,7 @@ func TestConfigValidate(t *testing.T) {
 			t.Errorf("%+v: found %v, not %s: %s", bad.cfg, problems, bad.path, bad.words)
 		}
 		if leaks(fmt.Sprint(problems)) != "" {
-			t.Errorf("the problem tells the secret: %v", problems)
+			t.Errorf("the problem contains the secret: %v", problems)
 		}
 	}
 	// All at once, in order.
@@ -104,7 +104,7 @@ func TestOpenRefusesFilesItCannotUse(t *testing.T) {
 	}
 }
 
-// Opening dials nobody: a process starts although Vault is away.
+// Open does not connect: a process starts even if Vault is unavailable.
 func TestOpenDoesNotDial(t *testing.T) {
 	t.Parallel()
 	store, err := Open(Config{Address: "https://vault.invalid:8200", Auth: asToken("x")}, zerolog.Nop())

@@ -74,7 +74,7 @@ func TestUnusualNames(t *testing.T) {
 	} {
 		wantSecret(t, o, store.Get, mustRef(t, ref), odd, "1")
 	}
-	// Cutting the path elsewhere names the same place; a policy must not be fooled.
+	// Another split of mount and path names the same place; it must not bypass a policy.
 	wantError(t, o, store.Get, mustRef(t, "vault:secret/a b//c+d#k"), ErrNotFound, "nothing is mounted at secret/a b", "mounted at secret")
 }
 

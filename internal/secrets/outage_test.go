@@ -21,13 +21,13 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// imitation is a server in the process for the answers that a real Vault does
-// not give on demand. It takes any token and has KV version 2 at secret/;
-// everything else the handler answers.
+// imitation is an in-process server for answers that a real Vault does not give on
+// demand. It accepts any token and has KV version 2 at secret/; the handler answers
+// all other requests.
 type imitation struct {
 	*httptest.Server
 	asked  atomic.Int64 // requests to the handler
-	tokens sync.Map     // every token it was shown
+	tokens sync.Map     // every token that it received
 }
 
 func imitate(t testing.TB, answer http.HandlerFunc) *imitation {
@@ -57,7 +57,7 @@ func (o *observer) openAt(t testing.TB, address string, timeout time.Duration) *
 	return o.openWith(t, Config{Address: address, Timeout: timeout, Auth: asToken(o.secret("token"))})
 }
 
-// Whatever is wrong with Vault as a whole is "unavailable", in our words.
+// Every failure of Vault as a whole is ErrUnavailable, in Certpost's own words.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
 	status := func(code int, body string) http.HandlerFunc {
@@ -102,8 +102,7 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// What an answer says about one secret does not make Vault unavailable, even
-// when it is nonsense.
+// An invalid answer about one secret does not make Vault unavailable.
 func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
@@ -140,7 +139,7 @@ func TestRedirects(t *testing.T) {
 		wantError(t, o, store.Fresh, ref, ErrUnavailable, "redirects to another host", "sends its token to no other host")
 	}
 	if n := elsewhere.asked.Load(); n != 0 {
-		t.Errorf("the other host was asked %d times", n)
+		t.Errorf("the other host got %d requests", n)
 	}
 	target.Store("/v1/secret/data/moved")
 	wantSecret(t, o, store.Fresh, ref, secret, "1")
@@ -177,7 +176,7 @@ func TestTLS(t *testing.T) {
 	plain := imitate(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, kv2Answer(secret)) })
 	wantError(t, o, with(strings.Replace(plain.URL, "http:", "https:", 1), TLS{}).Get, ref, ErrUnavailable, "http: or https:")
 
-	// A server that wants a client certificate ends the handshake with an alert.
+	// A server that requires a client certificate ends the handshake with an alert.
 	demanding := httptest.NewUnstartedServer(http.NotFoundHandler())
 	demanding.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12}
 	demanding.Config.ErrorLog = nil
@@ -187,8 +186,9 @@ func TestTLS(t *testing.T) {
 	wantError(t, o, with(demanding.URL, TLS{CAFile: ca}).Get, ref, ErrUnavailable, "Vault cannot be reached")
 }
 
-// Sealed under load: nothing is denied or missing because of it, Vault is not
-// stormed, and afterwards all is well without a new login.
+// Vault is sealed under load: no secret is reported as denied or not found because of
+// it, the number of requests is bounded, and after the unsealing reads succeed without a
+// new login.
 func TestSealAndUnseal(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -227,7 +227,7 @@ func TestSealAndUnseal(t *testing.T) {
 	}
 	workers.Wait()
 	if n := asked.Load() - before; n > maxInFlight+awayAfter {
-		t.Errorf("a sealed Vault was asked %d times", n)
+		t.Errorf("the sealed Vault got %d requests", n)
 	}
 	isError(t, o, store.Health(t.Context()), ErrUnavailable, "Vault is sealed")
 
@@ -251,11 +251,11 @@ func TestSealAndUnseal(t *testing.T) {
 		t.Errorf("%d logins", n)
 	}
 	if !o.logged("Vault is unavailable") || !o.logged("Vault answers again") {
-		t.Error("the log does not tell")
+		t.Error("the log does not say that Vault was unavailable and answers again")
 	}
 }
 
-// Started while Vault is away: the login comes as soon as Vault does.
+// The store starts while Vault is sealed: it logs in as soon as Vault answers.
 func TestLoginWhenVaultComesBack(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -313,7 +313,7 @@ func TestHealth(t *testing.T) {
 	})
 }
 
-// The caller who began a read and gives up takes nothing from the others.
+// A caller that starts a read and stops waiting does not end the read for the others.
 func TestFirstCallerGivesUp(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -338,7 +338,7 @@ func TestFirstCallerGivesUp(t *testing.T) {
 	err := <-first
 	isError(t, o, err, ErrUnavailable)
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("the error %v does not tell that the caller gave up", err)
+		t.Errorf("the error %v is not context.Canceled", err)
 	}
 	close(proceed)
 	others.Wait()
@@ -346,11 +346,11 @@ func TestFirstCallerGivesUp(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 	if last := store.vault.client.breaker.failure(); last != nil {
-		t.Errorf("giving up is held against Vault: %v", last)
+		t.Errorf("the breaker counts a caller that stopped waiting as a failure: %v", last)
 	}
 }
 
-// An agent on a socket puts its own token into our requests.
+// An agent on a socket adds its own token to Certpost's requests.
 func TestAgent(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	t.Setenv("HOME", t.TempDir())

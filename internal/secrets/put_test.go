@@ -15,7 +15,7 @@ func TestPutKV2(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
 	spare := o.secret("spare")
-	// Three ways of being allowed to write; the last is the least.
+	// Three policies that allow writing, the last with the fewest rights.
 	for name, rules := range map[string]string{
 		"patch":            `path "secret/data/*" { capabilities = ["create", "update", "patch", "read"] }`,
 		"read and write":   `path "secret/data/*" { capabilities = ["create", "update", "read"] }`,
@@ -50,7 +50,7 @@ func TestPutKV2(t *testing.T) {
 			}
 
 			if name == "create and patch" {
-				return // it cannot see which version a deleted one was
+				return // without read it cannot know the version of a deleted secret
 			}
 			v.Put(t, dir+"gone", map[string]any{"other": spare})
 			v.Call(t, "DELETE", dir[:7]+"data/"+dir[7:]+"gone", nil)
@@ -61,8 +61,8 @@ func TestPutKV2(t *testing.T) {
 	}
 }
 
-// Two programs write different fields of one secret at the same time: all of it
-// is there afterwards.
+// Several clients write different fields of one secret at the same time: no field is
+// lost.
 func TestPutAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -83,7 +83,7 @@ func TestPutAtTheSameTime(t *testing.T) {
 		workers.Wait()
 		fields := v.Call(t, "GET", "secret/data/"+name, nil)["data"].(map[string]any)["data"].(map[string]any)
 		if len(fields) != 4 {
-			t.Errorf("%s: of four fields %d are left", name, len(fields))
+			t.Errorf("%s: %d of four fields exist", name, len(fields))
 		}
 	}
 }
@@ -105,7 +105,7 @@ func TestPutKV1(t *testing.T) {
 	wantSecret(t, o, store.Get, mustRef(t, "vault:old/full#other"), spare, "")
 }
 
-// What was written is what Get gives, whatever the cache held.
+// Get returns the value that was written, not an older one from the cache.
 func TestPutAndGet(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -150,12 +150,12 @@ func TestPutRefused(t *testing.T) {
 	}
 	meta := v.Call(t, "GET", "secret/metadata/full", nil)["data"].(map[string]any)
 	if meta["current_version"] != 1.0 {
-		t.Errorf("the secret was written over: version %v", meta["current_version"])
+		t.Errorf("the secret was overwritten: version %v", meta["current_version"])
 	}
 }
 
-// The answer to a write that was made is lost: the caller hears that Vault is
-// unavailable, and may write once more.
+// The answer to a successful write is lost: the caller gets ErrUnavailable and may write
+// again; the store does not retry by itself.
 func TestPutWithTheAnswerLost(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -169,6 +169,6 @@ func TestPutWithTheAnswerLost(t *testing.T) {
 	store := o.openAt(t, server.URL, time.Second)
 	isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte(o.secret("key")))), ErrUnavailable, "cut off")
 	if writes.Load() != 1 {
-		t.Errorf("written %d times behind the caller's back", writes.Load())
+		t.Errorf("written %d times, want once", writes.Load())
 	}
 }

@@ -112,10 +112,10 @@ func TestRefValidate(t *testing.T) {
 	} {
 		err := bad.ref.Validate()
 		if err == nil || !strings.Contains(err.Error(), bad.says) {
-			t.Errorf("%s: the error is %v, and should say %q", bad.ref, err, bad.says)
+			t.Errorf("%s: the error is %v, want one with %q", bad.ref, err, bad.says)
 		}
 		if err != nil && leaks(err.Error()) != "" {
-			t.Errorf("the error tells the secret: %v", err)
+			t.Errorf("the error contains the secret: %v", err)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func TestRefValidate(t *testing.T) {
 func TestRefWarning(t *testing.T) {
 	t.Parallel()
 	if (Ref{Env: "X"}).Warning() != "" || !strings.Contains((Ref{Value: New([]byte("x"))}).Warning(), "configuration") {
-		t.Error("only an inline value is unwise")
+		t.Error("want a warning only for a secret in the configuration")
 	}
 }
 
@@ -160,7 +160,7 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-// What can be parsed is safe to print, and reads back as the same.
+// Every parsed reference is safe to print, and its text parses to the same reference.
 func FuzzParseRef(f *testing.F) {
 	for _, s := range []string{"vault:secret/certs/x#k@3", "vault:team/kv//x#k", "env:X", "file:/a", "credential:x", "vault:a/b#c@@1", "vault:a/..#k", "vault:a%2f/b#c"} {
 		f.Add(s)

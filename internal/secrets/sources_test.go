@@ -62,7 +62,7 @@ func TestFiles(t *testing.T) {
 	} {
 		got, err := store.Get(t.Context(), write(content), nil)
 		if o.said(err) != nil || string(got.Value.Reveal()) != want {
-			t.Errorf("%q is not read right: %v", content, err)
+			t.Errorf("%q is read wrongly: %v", content, err)
 		}
 		if info, _ := os.Stat(file); got.Version != info.ModTime().UTC().Format("2006-01-02T15:04:05Z") {
 			t.Errorf("its version is %q", got.Version)
@@ -150,7 +150,7 @@ func TestTemplatesAreFilledIn(t *testing.T) {
 		isError(t, o, err, ErrDenied, "vault:secret/smtp-auth/{host}#password: ", "{host} in the path cannot be replaced")
 	}
 	if len(v.Requests(t)) != len(before) {
-		t.Error("Vault was asked for a refused path")
+		t.Error("Vault got a request for a refused path")
 	}
 	found, err := store.Check(t.Context(), ref, Vars{"host": "relay.example.com"})
 	if o.said(err) != nil || !found.Read || found.Version != "1" || len(found.Warnings) != 1 || !strings.Contains(found.Warnings[0], "root token") {
@@ -203,7 +203,7 @@ path "transit/decrypt/certs" { capabilities = ["update"] }`))
 		isError(t, o, err, bad.kind, text, bad.says)
 	}
 	if n := v.Requests(t)["read secret/data/denied"]; n != 0 {
-		t.Error("it was read although the capabilities say that this is denied")
+		t.Error("the secret was read although the capabilities deny it")
 	}
 	_, err := store.Check(t.Context(), mustRef(t, "vault:secret/{cn}#k"), nil)
 	isError(t, o, err, ErrDenied, "{cn}")

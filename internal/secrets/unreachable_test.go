@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// Whatever the SDK, net and tls say, our text is our own.
+// The error never contains the texts of the SDK, net and tls.
 func TestUnreachableInOurWords(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -11,7 +11,8 @@ import (
 	"github.com/certpost/certpost/internal/config/manual"
 )
 
-// The comments of these types are in source, below: tests are not read for them.
+// The comments of these types are in source, below, because test files are not read for
+// comments.
 type document struct {
 	DataDir string        `yaml:"data_dir"`
 	Port    int           `yaml:"port" min:"1" max:"65535"`
@@ -147,7 +148,7 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// at is the JSON at a path; names of definitions have a dot in them.
+// at returns the JSON at a path. Names of definitions contain a dot.
 func at(t *testing.T, schema map[string]any, path string) string {
 	t.Helper()
 	var value any = schema
