@@ -1,5 +1,5 @@
-// Package internal has no code: its test keeps the rules of the house that no
-// compiler knows.
+// Package internal has no code. Its tests enforce the project's rules that the compiler
+// does not check.
 package internal
 
 import (
@@ -23,12 +23,12 @@ const module = "github.com/certpost/certpost/"
 
 // rule is one row of the table "Who knows whom" in docs/flow.md.
 type rule struct {
-	imports  []string // of ours
-	anything bool
+	imports  []string // packages of this module
+	anything bool     // may import every package of this module
 	remark   string
 }
 
-// importer, forTests, never and toCome are the remarks that mean something.
+// importer, never, forTests and toCome are the remarks that the tests evaluate.
 var (
 	importer = regexp.MustCompile(`imports (github\.com/\S+)`)
 	never    = regexp.MustCompile(`never reaches ([a-z/]+)`)
@@ -39,7 +39,7 @@ const (
 	toCome   = "to come"
 )
 
-// rules reads the table: three columns, with two blanks or more between them.
+// rules reads the table: three columns, separated by two or more spaces.
 func rules(t *testing.T) map[string]rule {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "flow.md"))
@@ -58,7 +58,7 @@ func rules(t *testing.T) map[string]rule {
 		}
 		columns := regexp.MustCompile(` {2,}`).Split(strings.TrimSpace(line), 3)
 		if len(columns) < 2 {
-			t.Fatalf("docs/flow.md: %q is no row of package, imports and remark", line)
+			t.Fatalf("docs/flow.md: %q is not a row of package, imports and remark", line)
 		}
 		var r rule
 		switch columns[1] {
@@ -76,11 +76,11 @@ func rules(t *testing.T) map[string]rule {
 	return table
 }
 
-// pkg is what the go command says of a package, tests aside.
+// pkg is what the go command reports about a package, without its tests.
 type pkg struct{ imports, deps []string }
 
-// packages are the packages of this module, by the names of the table: without
-// the module's, and without internal/.
+// packages returns the packages of this module by their names in the table: without
+// the module path, and without internal/.
 func packages(t *testing.T) map[string]pkg {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}|{{join .Imports " "}}|{{join .Deps " "}}`, "./...")
@@ -107,16 +107,16 @@ func TestImportGraph(t *testing.T) {
 	t.Parallel()
 	table, all := rules(t), packages(t)
 	for name := range all {
-		free := name == "internal" || strings.HasPrefix(name, "bench/") // nobody imports these
+		free := name == "internal" || strings.HasPrefix(name, "bench/") // not imported by any package
 		if _, ok := table[name]; !free && !ok {
-			t.Errorf("package %s is not in the table of docs/flow.md: say there whom it may know", name)
+			t.Errorf("package %s is not in the table of docs/flow.md: add it there with its imports", name)
 		}
 	}
 	for name, r := range table {
 		p, exists := all[name]
 		if !exists {
 			if r.remark != toCome && !strings.HasPrefix(r.remark, toCome+"; ") {
-				t.Errorf("docs/flow.md speaks of package %s, which does not exist", name)
+				t.Errorf("docs/flow.md lists package %s, which does not exist", name)
 			}
 			continue
 		}
@@ -128,11 +128,11 @@ func TestImportGraph(t *testing.T) {
 			if table[other].remark == forTests {
 				t.Errorf("%s imports %s, which is %s", name, other, forTests)
 			} else if !r.anything && !slices.Contains(r.imports, other) {
-				t.Errorf("%s imports %s: docs/flow.md lets it import %v of ours", name, other, r.imports)
+				t.Errorf("%s imports %s: docs/flow.md allows only %v", name, other, r.imports)
 			}
 		}
 		if m := never.FindStringSubmatch(r.remark); m != nil && slices.Contains(p.deps, module+"internal/"+m[1]) {
-			t.Errorf("%s can reach %s", name, m[1])
+			t.Errorf("%s depends on %s, which docs/flow.md forbids", name, m[1])
 		}
 	}
 	for library, importers := range libraries(table) {
@@ -145,7 +145,7 @@ func TestImportGraph(t *testing.T) {
 	}
 }
 
-// libraries are those that only some packages import, each with these packages.
+// libraries are those that only some packages may import, each with these packages.
 func libraries(table map[string]rule) map[string][]string {
 	all := map[string][]string{}
 	for name, r := range table {
@@ -156,7 +156,7 @@ func libraries(table map[string]rule) map[string][]string {
 	return all
 }
 
-// TestRulesAreRead: a table that is read wrongly forbids nothing.
+// TestRulesAreRead: rules would forbid nothing if the table were read wrongly.
 func TestRulesAreRead(t *testing.T) {
 	t.Parallel()
 	table := rules(t)
@@ -174,25 +174,26 @@ func TestRulesAreRead(t *testing.T) {
 		}
 	}
 	if len(libraries(table)) != 2 || never.FindString("never reaches secrets") == "" {
-		t.Error("the remarks mean nothing")
+		t.Error("the patterns do not match the remarks")
 	}
 }
 
-// tracked are the files of the checkout that belong to it, with slashes.
+// tracked returns the files of the checkout that git tracks, with slashes.
 func tracked(t *testing.T) []string {
 	t.Helper()
-	// Looked at, so that go test does not repeat an old answer when files were added.
+	// The stat makes go test discard its cached result when files were added.
 	_, _ = os.Stat(filepath.Join(lab.Root(), ".git", "index"))
 	cmd := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z")
 	cmd.Dir = lab.Root()
 	out, err := cmd.Output()
 	if err != nil {
-		lab.Skip(t, "git does not say which files belong to the checkout")
+		lab.Skip(t, "git does not list the files of the checkout")
 	}
 	return strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 })
 }
 
-// content is a tracked file; false when it was removed and that is not committed yet.
+// content returns the content of a tracked file; false if the file was removed and the
+// removal is not committed yet.
 func content(t *testing.T, file string) ([]byte, bool) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(lab.Root(), filepath.FromSlash(file)))
@@ -210,7 +211,7 @@ func TestPackageNames(t *testing.T) {
 	for _, file := range tracked(t) {
 		for _, dir := range strings.Split(path.Dir(file), "/") {
 			if slices.Contains([]string{"util", "utils", "common", "helper", "helpers", "models", "pkg", "misc", "shared"}, dir) {
-				t.Errorf("%s: %q says nothing about what is in it", file, dir)
+				t.Errorf("%s: the directory name %q does not say what is in it", file, dir)
 			}
 		}
 	}
@@ -218,12 +219,12 @@ func TestPackageNames(t *testing.T) {
 
 const maxLines = 500
 
-// longer are the files of over maxLines lines, with the reason for each.
+// longer are the files with more than maxLines lines, and the reason for each.
 var longer = map[string]string{
-	"internal/broker/broker_test.go": "one test for each promise of the package, on one harness",
-	"internal/delivery/mail_test.go": "every mail with every reader of it",
+	"internal/broker/broker_test.go": "one test for each guarantee of the package, with one harness",
+	"internal/delivery/mail_test.go": "every mail with every program that reads it",
 	"internal/lab/scriptedrelay.go":  "one scripted server with all its faults",
-	"internal/smtp/session_test.go":  "the catalogue of what relays do, row by row",
+	"internal/smtp/session_test.go":  "the table of relays' behaviour, row by row",
 }
 
 func TestFileLengths(t *testing.T) {
@@ -236,23 +237,23 @@ func TestFileLengths(t *testing.T) {
 		}
 		lines := bytes.Count(text, []byte("\n"))
 		if lines > maxLines && longer[file] == "" {
-			t.Errorf("%s has %d lines: does it hold more than one idea? If not, give the reason in this test", file, lines)
+			t.Errorf("%s has %d lines, the limit is %d: split it, or add it with a reason to longer in this test", file, lines, maxLines)
 		}
-		if lines > maxLines*3/4 { // about as long: it may well grow again
+		if lines > maxLines*3/4 { // close to the limit: it may grow beyond it again
 			delete(unused, file)
 		}
 	}
 	for file := range unused {
-		t.Errorf("%s is listed as longer than %d lines, and is far from it", file, maxLines)
+		t.Errorf("%s is in longer, but is much shorter than %d lines: remove it there", file, maxLines)
 	}
 }
 
-// registries are the hosts from which packages come. Which ones somebody uses is
-// his settings' business.
+// registries are the hosts of package registries. Which of them a developer uses belongs
+// in their settings, not in the repository.
 var registries = []string{"proxy.golang" + ".org", "sum.golang" + ".org", "registry.npmjs" + ".org", "pypi" + ".org", "files.pythonhosted" + ".org"}
 
-// A tracked file names no place that exists on one machine alone: no home
-// directory, not where this checkout happens to be, no registry's host.
+// TestNoMachineInTrackedFiles: a tracked file names no place that depends on one
+// machine: no home directory, no path of the checkout, no host of a registry.
 func TestNoMachineInTrackedFiles(t *testing.T) {
 	t.Parallel()
 	homes := []string{"/ho" + "me/", "/Us" + "ers/", "C:" + `\Users`, "/ro" + "ot/."}
@@ -262,7 +263,7 @@ func TestNoMachineInTrackedFiles(t *testing.T) {
 	}
 	var here []*regexp.Regexp
 	for _, place := range places {
-		if strings.Count(place, "/") > 1 { // "/src" would be found in good company
+		if strings.Count(place, "/") > 1 { // a path such as "/src" occurs in legitimate texts
 			here = append(here, regexp.MustCompile(`(^|[^A-Za-z0-9_.-])`+regexp.QuoteMeta(place)+`(/|\b)`))
 		}
 	}
@@ -274,18 +275,18 @@ func TestNoMachineInTrackedFiles(t *testing.T) {
 		}
 		for _, bad := range slices.Concat(homes, hosts) {
 			if bytes.Contains(text, []byte(bad)) {
-				t.Errorf("%s holds %q", file, bad)
+				t.Errorf("%s contains %q", file, bad)
 			}
 		}
 		for _, bad := range here {
 			if found := bad.Find(text); found != nil {
-				t.Errorf("%s holds %q", file, found)
+				t.Errorf("%s contains %q", file, found)
 			}
 		}
 	}
 }
 
-// configuredRegistries are the hosts that this machine's own settings name.
+// configuredRegistries returns the registry hosts in the settings of this machine.
 func configuredRegistries() []string {
 	var hosts []string
 	for _, variable := range []string{"GOPROXY", "GOSUMDB", "NPM_CONFIG_REGISTRY", "npm_config_registry", "PIP_INDEX_URL", "UV_INDEX_URL"} {

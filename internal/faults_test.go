@@ -11,7 +11,8 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// docs/faults.md is the catalogue of faults: every row has its tests, and they are there.
+// TestEveryFaultHasItsTests: every row of docs/faults.md, the catalogue of faults, names
+// tests, and these exist.
 func TestEveryFaultHasItsTests(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "faults.md"))
 	if err != nil {
@@ -21,7 +22,7 @@ func TestEveryFaultHasItsTests(t *testing.T) {
 	name := regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`)
 	for _, named := range name.FindAllString(string(page), -1) {
 		if !there[named] {
-			t.Errorf("docs/faults.md names %s, and there is no such test", named)
+			t.Errorf("docs/faults.md names %s, which does not exist", named)
 		}
 	}
 	rows := 0
@@ -32,15 +33,15 @@ func TestEveryFaultHasItsTests(t *testing.T) {
 		}
 		rows++
 		if len(cells) != 5 || strings.TrimSpace(cells[1]) == "" || strings.TrimSpace(cells[2]) == "" || !name.MatchString(cells[3]) {
-			t.Errorf("docs/faults.md: this row is not a fault, what happens, and its tests: %s", line)
+			t.Errorf("docs/faults.md: want the columns fault, effect and tests in this row: %s", line)
 		}
 	}
 	if rows < 60 {
-		t.Errorf("docs/faults.md has %d rows: it was not read as it is written", rows)
+		t.Errorf("docs/faults.md has %d rows, want at least 60: the table was not read correctly", rows)
 	}
 }
 
-// testNames are the names of all tests of the checkout.
+// testNames returns the names of all tests of the checkout.
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}

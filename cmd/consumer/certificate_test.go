@@ -349,13 +349,13 @@ func TestCheckDashboard(t *testing.T) {
 		name, http, want string
 		code             int
 	}{
-		{"good", "url: https://localhost, tls: {cert_file: D/good.pem, key_file: D/good.key}", "the configuration is good: 0 targets on 0 lanes, 0 warnings", 0},
+		{"good", "url: https://localhost, tls: {cert_file: D/good.pem, key_file: D/good.key}", "the configuration is valid: 0 targets on 0 lanes, 0 warnings", 0},
 		{"another key", "tls: {cert_file: D/good.pem, key_file: D/soon.key}", "c.yaml:1:13: http.tls: D/good.pem and D/soon.key cannot be used: tls: private key does not match public key", 2},
 		{"no file", "tls: {cert_file: D/absent.pem, key_file: D/good.key}", "c.yaml:1:13: http.tls: D/absent.pem does not exist", 2},
 		{"nonsense", "tls: {cert_file: D/nonsense.pem, key_file: D/good.key}", "cannot be used: tls: failed to find any PEM data in certificate input", 2},
 		{"expires soon", "tls: {cert_file: D/soon.pem, key_file: D/soon.key}", "warning: http.tls.cert_file: the certificate expires ", 0},
 		{"another name", "url: https://certpost.example.com, tls: {cert_file: D/good.pem, key_file: D/good.key}, sign_in: {users: [{name: ada, password_hash: \"" + hash + "\", role: admin}]}", "warning: http.tls.cert_file: the certificate is not for certpost.example.com, the name in http.url", 0},
-		{"the provider's CA", "url: https://certpost.example.com, sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, ca_file: D/nonsense.pem, roles: {viewer: [x]}}}", "http.sign_in.oidc.ca_file D/nonsense.pem has no certificate in PEM", 2},
+		{"the provider's CA", "url: https://certpost.example.com, sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, ca_file: D/nonsense.pem, roles: {viewer: [x]}}}", "http.sign_in.oidc.ca_file D/nonsense.pem contains no PEM certificate", 2},
 	} {
 		path := filepath.Join(dir, "c.yaml")
 		if err := os.WriteFile(path, []byte("http: {"+strings.ReplaceAll(test.http, "D/", dir+"/")+"}\n"), 0o600); err != nil {

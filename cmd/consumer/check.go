@@ -19,13 +19,13 @@ import (
 )
 
 type checkCmd struct {
-	Live    bool          `help:"Also connect: NATS, Vault, every secret, every relay up to AUTH. Sends nothing."`
-	Target  []string      `help:"Only these targets (repeatable; with --live)." placeholder:"ID"`
-	Timeout time.Duration `help:"Time for each live check." default:"30s"`
+	Live    bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH) and read every secret. Sends no mail."`
+	Target  []string      `help:"Check only this target (repeatable; requires --live)." placeholder:"ID"`
+	Timeout time.Duration `help:"Time limit of each live check." default:"30s"`
 	Output  string        `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
-// finding is one line of `check --live`.
+// finding is one result of `check --live`.
 type finding struct {
 	Of      string `json:"of"`     // nats, vault, http, or target/ID
 	What    string `json:"what"`   // connection, secret, relay, certificate, ...
@@ -33,16 +33,16 @@ type finding struct {
 	Message string `json:"message"`
 }
 
-// Validate is called when the command line has been read.
+// Validate is called after the command line is parsed.
 func (c *checkCmd) Validate() error {
 	if len(c.Target) > 0 && !c.Live {
-		return errors.New("--target goes with --live: without it everything is checked at once")
+		return errors.New("--target requires --live: without --live all targets are checked")
 	}
 	return nil
 }
 
-// Run checks the configuration; exit 2 when it cannot be used, 1 when something
-// live does not answer as it should.
+// Run checks the configuration. It exits with 2 if the configuration cannot be used, and
+// with 1 if a live check fails.
 func (c *checkCmd) Run(a *app) error {
 	cfg, doc, problems := loadConfig(a.config, a.env)
 	if !config.Failed(problems) {
@@ -97,17 +97,17 @@ func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, finding
 		fmt.Fprintf(a.stdout, "%-7s  %s: %s: %s\n", f.Status, f.Of, f.What, printable(f.Message))
 	}
 	if failed {
-		fmt.Fprintf(a.stdout, "the configuration cannot be used: %s, %s\n", count(len(problems)-warnings, "error"), count(warnings, "warning"))
+		fmt.Fprintf(a.stdout, "the configuration is not valid: %s, %s\n", count(len(problems)-warnings, "error"), count(warnings, "warning"))
 		return
 	}
 	defs := cfg.Book.Current()
 	for _, r := range defs.Relays() {
-		// Of the others there is nothing to say that the target does not.
+		// Other relays have nothing that their targets do not already say.
 		if limits := limitsText(r); limits != "" || r.Fallback > 0 {
 			fmt.Fprintf(a.stdout, "relay %s: %s, fallback of %s; %s\n", r.Relay, count(r.Targets, "target"), count(r.Fallback, "target"), cmp.Or(limits, "no limits"))
 		}
 	}
-	fmt.Fprintf(a.stdout, "the configuration is good: %s on %s, %s\n", count(len(defs.All()), "target"), count(len(defs.Lanes()), "lane"), count(warnings, "warning"))
+	fmt.Fprintf(a.stdout, "the configuration is valid: %s on %s, %s\n", count(len(defs.All()), "target"), count(len(defs.Lanes()), "lane"), count(warnings, "warning"))
 }
 
 func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
@@ -136,7 +136,7 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 			defer b.Close()
 			err = b.Health(ctx)
 		}
-		add("nats", "connection", "connected, streams are there", err)
+		add("nats", "connection", "connected, all streams exist", err)
 	})
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
@@ -175,20 +175,20 @@ func (c *checkCmd) targets(cfg *Config) ([]*delivery.Target, error) {
 func targetOf(defs *delivery.Definitions, id string) (*delivery.Target, error) {
 	t, ok := defs.Get(id)
 	if !ok {
-		return nil, usage("--target %s: there is no such target", id)
+		return nil, usage("--target %s: unknown target", id)
 	}
 	return t, nil
 }
 
 type renderCmd struct {
-	Target string `help:"The target." required:"" placeholder:"ID"`
+	Target string `help:"Target that the mail is for." required:"" placeholder:"ID"`
 	Cert   string `help:"Certificate and chain, PEM." required:"" placeholder:"FILE"`
-	Key    string `help:"Private key, PEM, for payloads that hold it." placeholder:"FILE"`
+	Key    string `help:"Private key, PEM, for payloads that contain it." placeholder:"FILE"`
 	Out    string `help:"File to write the mail to (- for standard output)." short:"o" default:"-" placeholder:"FILE"`
 }
 
-// Run writes the mail that a target would get. The file may hold a private key,
-// so nobody else may read it.
+// Run writes the mail that a target would get. The file may contain a private key, so
+// only its owner may read it.
 func (c *renderCmd) Run(a *app) error {
 	cfg, _, err := a.load()
 	if err != nil {
@@ -224,8 +224,8 @@ func (c *renderCmd) Run(a *app) error {
 	return writePrivately(c.Out, raw)
 }
 
-// writePrivately writes a file that nobody else may read, also where a file was
-// that everybody may.
+// writePrivately writes a file that only its owner may read, even if the file existed
+// with wider permissions.
 func writePrivately(path string, content []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -247,11 +247,11 @@ func writePrivately(path string, content []byte) error {
 	return f.Close()
 }
 
-// leafOf is the first certificate of an event that this program has just made.
+// leafOf returns the first certificate of an event that this program has just made.
 func leafOf(ev *events.Event) (*x509.Certificate, error) {
 	block, _ := pem.Decode([]byte(ev.Certificate.PEM))
 	if block == nil {
-		return nil, errors.New("the event has no certificate of its own")
+		return nil, errors.New("the event contains no certificate")
 	}
 	return x509.ParseCertificate(block.Bytes)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// inspect looks at the files that the dashboard needs, as far as that takes no
-// secret: `check` says what `run` would stumble over.
+// inspect checks the files that the dashboard needs, without reading secrets, so that
+// `check` reports what would stop `run`.
 func (h *HTTPConfig) inspect(ctx context.Context, now time.Time) []config.Problem {
 	var f findings
 	if h.TLS.CertFile != "" && h.TLS.KeyFile != "" {
@@ -34,8 +34,7 @@ func (h *HTTPConfig) inspect(ctx context.Context, now time.Time) []config.Proble
 	return f
 }
 
-// unwise says what keeps a certificate from being good for the dashboard, or will
-// soon.
+// unwise returns why a certificate is not valid for the dashboard, or will soon not be.
 func (h *HTTPConfig) unwise(leaf *x509.Certificate, now time.Time) error {
 	if err := validity(leaf, now); err != nil {
 		return err
@@ -46,7 +45,8 @@ func (h *HTTPConfig) unwise(leaf *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// probe looks at what `run` would ask of others: secrets and the provider.
+// probe checks what `run` needs from other services: secrets and the OpenID Connect
+// provider.
 func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []finding) {
 	add := func(what, message string, err error) {
 		f := finding{"http", what, "ok", message}

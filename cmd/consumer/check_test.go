@@ -22,16 +22,16 @@ func TestCheck(t *testing.T) {
 		code       int
 	}{
 		"good": {target + "}\n  - {id: c, host: smtp.example.com, from_address: a@example.com, to: [b@example.com]}\n",
-			"the configuration is good: 2 targets on 1 lane, 0 warnings\n", exitDone},
-		"nothing": {"", "the configuration is good: 0 targets on 0 lanes, 0 warnings\n", exitDone},
+			"the configuration is valid: 2 targets on 1 lane, 0 warnings\n", exitDone},
+		"nothing": {"", "the configuration is valid: 0 targets on 0 lanes, 0 warnings\n", exitDone},
 		"a warning": {target + ", tls_mode: plaintext}\n",
 			"DIR/certpost.yaml:2:97: warning: targets[0].tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them\n" +
-				"the configuration is good: 1 target on 1 lane, 1 warning\n", exitDone},
+				"the configuration is valid: 1 target on 1 lane, 1 warning\n", exitDone},
 		"errors and a warning": {"nat: {}\n" + target + ", prot: 25, tls_mode: plaintext}\n",
 			"DIR/certpost.yaml:1:1: unknown key \"nat\": did you mean nats?\n" +
 				"DIR/certpost.yaml:3:87: targets[0]: unknown key \"prot\": did you mean port?\n" +
 				"DIR/certpost.yaml:3:107: warning: targets[0].tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them\n" +
-				"the configuration cannot be used: 2 errors, 1 warning\n", exitUsage},
+				"the configuration is not valid: 2 errors, 1 warning\n", exitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,7 +73,7 @@ func TestCheck(t *testing.T) {
 		})
 	}
 	if said := command(t, nil, "check", "-c", "absent.yaml"); said.code != exitUsage ||
-		said.stdout != "absent.yaml: does not exist\nthe configuration cannot be used: 1 error, 0 warnings\n" {
+		said.stdout != "absent.yaml: does not exist\nthe configuration is not valid: 1 error, 0 warnings\n" {
 		t.Errorf("without a file: %+v", said)
 	}
 }
@@ -94,7 +94,7 @@ func TestCheckLive(t *testing.T) {
 	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\ntargets:\n%s", o.service.broker.URL(), targets))
 
 	want := []string{
-		`ok       nats: connection: connected, streams are there`,
+		`ok       nats: connection: connected, all streams exist`,
 		`ok       vault: server: .*`,
 		`ok       target/good: secret: file:.*/password can be read`,
 		`ok       target/good: relay: localhost:\d+ answers, TLS 1\.3 \S+, AUTH plain accepted`,
@@ -113,7 +113,7 @@ func TestCheckLive(t *testing.T) {
 		`ok       target/ending: relay: localhost:\d+ answers, TLS 1\.3 \S+`,
 		`warning  target/ending: relay: its certificate expires on \S+ \S+ \S+, in 0 days`,
 		`relay localhost:\d+: 5 targets, fallback of 1 target; no limits`,
-		`the configuration is good: 8 targets on 4 lanes, 0 warnings`,
+		`the configuration is valid: 8 targets on 4 lanes, 0 warnings`,
 	}
 	said := command(t, nil, "check", "--live", "-c", o.path("live.yaml"))
 	lines := strings.Split(strings.TrimSuffix(said.stdout, "\n"), "\n")
@@ -128,10 +128,10 @@ func TestCheckLive(t *testing.T) {
 
 	said = command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "good", "--target", "ending", "-o", "json")
 	answer := read[struct{ Live []finding }](t, said.stdout)
-	if said.code != exitDone || len(answer.Live) != 6 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, streams are there"}) || answer.Live[3].Of != "target/good" || answer.Live[5].Status != "warning" {
+	if said.code != exitDone || len(answer.Live) != 6 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[3].Of != "target/good" || answer.Live[5].Status != "warning" {
 		t.Errorf("exit %d, %+v", said.code, answer)
 	}
-	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: there is no such target\n")
+	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target\n")
 	if n := o.relay.Count(); n != 0 {
 		t.Errorf("checking sent %d mails", n)
 	}

@@ -82,11 +82,11 @@ func TestPublishRefuses(t *testing.T) {
 		{"no file", "--cert " + absent, "--cert: open " + absent + ": no such file or directory", exitUsage},
 		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain", exitUsage},
 		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event can reference keys only in vault: or file:", exitUsage},
-		{"a key on the command line", "--cert " + certFile + " --key-ref value:x", "--key-ref: a secret itself does not belong on a command line, where every process can read it", exitUsage},
+		{"a key on the command line", "--cert " + certFile + " --key-ref value:x", "--key-ref: a secret itself is not allowed on a command line, because every process can read it", exitUsage},
 		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "the event is invalid: $.private_key.file: not an absolute path", exitUsage},
 		{"nothing to store", "--cert " + certFile + " --store-key vault:secret/certs/x#private_key", "--store-key needs --key FILE: the private key to store", exitUsage},
 		{"nowhere to store", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/certs/{cn}#private_key",
-			"store the private key: vault:secret/certs/www.example.com#private_key: no Vault is configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
+			"store the private key: vault:secret/certs/www.example.com#private_key: Vault is not configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
 		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys can be stored only in vault:", exitUsage},
 		{"no such client", "--from bot", `--from: unknown ACME client "bot"; expected one of certbot, lego, acme.sh, dehydrated`, exitUsage},
 		{"not called by the client", "--from certbot", "--from: certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
@@ -335,7 +335,7 @@ func TestRender(t *testing.T) {
 	}
 
 	_, otherKey, _ := o.issue("other.example.com")
-	o.certpost("render", "--target", "nowhere", "--cert", certFile).failed(t, exitUsage, "certpost: --target nowhere: there is no such target\n")
+	o.certpost("render", "--target", "nowhere", "--cert", certFile).failed(t, exitUsage, "certpost: --target nowhere: unknown target\n")
 	o.certpost("render", "--target", "ops", "--cert", "absent").failed(t, exitUsage, "certpost: --cert: open absent: no such file or directory\n")
 	o.certpost("render", "--target", "keys", "--cert", certFile, "--key", "absent").failed(t, exitUsage, "certpost: --key: open absent: no such file or directory\n")
 	for name, args := range map[string][]string{"no key": nil, "another key": {"--key", otherKey}, "no key at all": {"--key", certFile}} {

@@ -20,154 +20,155 @@ import (
 
 //go:generate go test -run TestManual -update-manual
 
-// Config is the whole configuration. Its comments are the manual, and the
-// descriptions in the JSON Schema; docs/configuration.md says what holds for all
-// keys. Relative paths start at the working directory.
+// Config is the whole configuration. Its comments are the manual and the
+// descriptions in the JSON Schema; docs/configuration.md describes what applies to
+// all keys. Relative paths start at the working directory.
 type Config struct {
-	// DataDir holds the embedded NATS: events, deliveries, ledger, dead letters. It
-	// is not used when nats.url is given.
+	// DataDir is the directory of the embedded NATS server: events, deliveries,
+	// ledger, dead letters. It is not used when nats.url is set.
 	DataDir string `yaml:"data_dir" required:"true"`
-	// NATS is where events come from and deliveries wait.
+	// NATS is the connection to a NATS server, or the embedded server.
 	NATS NATSConfig `yaml:"nats"`
-	// Vault is where secrets come from.
+	// Vault is the connection to HashiCorp Vault, for secrets that are stored there.
 	Vault secrets.Config `yaml:"vault"`
-	// HTTP is the dashboard, health checks and metrics.
+	// HTTP is the server of the dashboard, health checks and metrics.
 	HTTP HTTPConfig `yaml:"http"`
-	// Events says what events may do.
+	// Events says what events may name, and what happens to those without a target.
 	Events EventsConfig `yaml:"events"`
-	// Delivery says how deliveries are made and tried again.
+	// Delivery says how deliveries are made and retried.
 	Delivery DeliveryConfig `yaml:"delivery"`
 	// Relays are credentials, TLS and limits of relays, for all targets that use them.
 	Relays delivery.Relays `yaml:"relays" override:"false"`
-	// Targets are who gets which certificates. Give only one of targets,
+	// Targets define who receives which certificates. Set only one of targets,
 	// targets_dir and targets_file.
 	Targets []delivery.Target `yaml:"targets"`
-	// TargetsDir is a directory of files (*.yaml, *.yml), each with a list under
-	// targets or with a single target.
+	// TargetsDir is a directory of target files (*.yaml, *.yml). Each contains a list
+	// under targets, or a single target. Example: /etc/certpost/targets.
 	TargetsDir string `yaml:"targets_dir"`
-	// TargetsFile is a file with a list under targets or with a single target.
+	// TargetsFile is one such file. Example: /etc/certpost/targets.yaml.
 	TargetsFile string `yaml:"targets_file"`
-	// Log is what is written to standard error.
+	// Log is the log on standard error.
 	Log LogConfig `yaml:"log"`
 
-	// Book has the definitions of the targets, wherever they come from; nil when
-	// they have errors.
+	// Book contains the definitions of the targets; nil when they have errors.
 	Book *delivery.Book `yaml:"-"`
 }
 
 // NATSConfig is the section nats.
 type NATSConfig struct {
-	// URL of a server, or of several of one cluster, separated by commas:
-	// nats://127.0.0.1:4222, tls://..., ws://..., wss://... Without it Certpost runs
-	// a NATS server of its own below data_dir.
+	// URL is the address of a NATS server, or of several of one cluster, separated by
+	// commas: nats://127.0.0.1:4222, tls://..., ws://..., wss://... Default: none;
+	// Certpost then runs an embedded NATS server with its data in data_dir.
 	URL string `yaml:"url"`
-	// CredentialsFile is a .creds file with a user's JWT and seed.
+	// CredentialsFile is a .creds file with a user's JWT and seed. Set only one of
+	// credentials_file, nkey_file and user.
 	CredentialsFile string `yaml:"credentials_file"`
 	// NKeyFile is a file with a user's NKey seed.
 	NKeyFile string `yaml:"nkey_file"`
-	// User and Password log in; the embedded server asks its clients for them.
+	// User is the NATS user name; it requires password. The embedded server then
+	// accepts only clients that log in with both.
 	User string `yaml:"user"`
-	// Password of the user, as a secret reference.
+	// Password is the password of user, as a secret reference.
 	Password secrets.Ref `yaml:"password"`
-	// TLS of the connection.
+	// TLS holds the CA and the client certificate of the connection to nats.url.
 	TLS TLSConfig `yaml:"tls"`
-	// Replicas of streams, consumers and bucket; more than 1 takes a cluster.
+	// Replicas is the number of copies of streams and buckets; 3 and 5 require a cluster.
 	Replicas int `yaml:"replicas" enum:"1,3,5"`
-	// Service answers requests about dead letters on certpost.dead.* and others
-	// (docs/replay.md). Whoever may publish there in NATS may replay and discard.
+	// Service answers requests about dead letters on certpost.dead.* and other NATS
+	// subjects (docs/replay.md). Every client that NATS lets publish to these subjects
+	// can replay and discard dead letters.
 	Service bool `yaml:"service"`
 
-	// Listen is the embedded server's address for other clients, or none.
+	// Listen is the embedded server's address for other clients; none allows no clients.
 	Listen string `yaml:"listen" required:"true"`
-	// SyncInterval is how often the embedded server writes to the disk for good:
-	// always (after every message, so that a power cut loses nothing that was
-	// acknowledged) or a duration.
+	// SyncInterval is how often the embedded server flushes to disk (fsync): always
+	// (after every message; a power cut loses nothing that was acknowledged), or a
+	// duration such as 2m (faster; a power cut can lose the messages of that time).
 	SyncInterval string `yaml:"sync_interval" pattern:"^(always|[0-9].*)$"`
-	// MaxStore bounds what the embedded server keeps, such as 500MiB or 10GiB. When
-	// it is full events are refused; nothing is dropped.
+	// MaxStore is the maximum size of the embedded server's data, such as 500MiB or
+	// 10GiB. When it is reached, new events are refused; nothing stored is removed.
 	MaxStore Size `yaml:"max_store" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
 }
 
 // TLSConfig are the PEM files of a client's TLS.
 type TLSConfig struct {
-	// CAFile has the CAs to trust instead of the system's.
+	// CAFile is a PEM file with the CAs to trust. Default: the system's CAs.
 	CAFile string `yaml:"ca_file"`
-	// CertFile is the client certificate.
+	// CertFile is a PEM file with the client certificate; it requires key_file.
 	CertFile string `yaml:"cert_file"`
-	// KeyFile is the client certificate's key.
+	// KeyFile is a PEM file with the private key of cert_file.
 	KeyFile string `yaml:"key_file"`
 }
 
-// EventsConfig is the section events. An event's author is not the operator:
-// what an event may name has to be listed here.
+// EventsConfig is the section events. The author of an event is not the operator:
+// an event may name only the secrets and files that are listed here.
 type EventsConfig struct {
-	// SecretPaths are globs on mount/path of the secrets that events may name; *
-	// stands for one level, ** at the end for all below. None by default.
+	// SecretPaths are globs on mount/path of the Vault secrets that events may name: *
+	// matches one level, ** at the end all levels below. Example: secret/certs/*.
+	// Default: none.
 	SecretPaths []string `yaml:"secret_paths"`
-	// FileRoots are absolute directories below which events may name files. None by
-	// default.
+	// FileRoots are absolute directories below which events may name files. Default: none.
 	FileRoots []string `yaml:"file_roots"`
-	// Unmatched is what becomes of an event that fits no target: dead_letter, or
-	// ignore (a line in the log).
+	// Unmatched says what happens to an event that matches no target: dead_letter
+	// stores a dead letter, ignore only writes a line to the log.
 	Unmatched string `yaml:"unmatched" enum:"dead_letter,ignore"`
-	// InvalidDates is what becomes of certificates that have expired or are not
-	// valid yet: refuse (dead letter), or warn (sent with a warning).
+	// InvalidDates says what happens to certificates that have expired or are not
+	// valid yet: refuse makes a dead letter, warn sends the mail with a warning.
 	InvalidDates string `yaml:"invalid_dates" enum:"refuse,warn"`
 }
 
 // DeliveryConfig is the section delivery.
 type DeliveryConfig struct {
-	// Concurrency is how many deliveries to one relay are under way at once, per
-	// process.
+	// Concurrency is the maximum number of deliveries at a time, per lane (the queue
+	// of a relay) and process.
 	Concurrency int `yaml:"concurrency" min:"1" max:"1000"`
-	// Retry says how the pauses between tries grow.
+	// Retry says how long the pauses between attempts are.
 	Retry RetryConfig `yaml:"retry"`
-	// GiveUpAfter is the age at which a delivery that still fails becomes a dead
-	// letter (DELIVERY_EXPIRED).
+	// GiveUpAfter is the age at which a delivery that fails again is no longer retried
+	// and becomes a dead letter (DELIVERY_EXPIRED).
 	GiveUpAfter time.Duration `yaml:"give_up_after" min:"1s"`
-	// OnUnknownOutcome is what becomes of a mail whose fate is not known because the
-	// connection broke after it was handed over: resend (it may arrive twice), or
-	// dead_letter (a person decides).
+	// OnUnknownOutcome says what happens to a mail whose outcome is unknown because
+	// the connection broke after the content was sent: resend sends it again (it may
+	// arrive twice), dead_letter stores a dead letter (an operator decides).
 	OnUnknownOutcome string `yaml:"on_unknown_outcome" enum:"resend,dead_letter"`
-	// Grace is how long mails under way may take to finish when the process is told
-	// to end; what is not done by then is done after the next start.
+	// Grace is how long mails that are being sent may take to finish when the process
+	// is told to stop; unfinished deliveries continue after the next start.
 	Grace time.Duration `yaml:"grace" min:"0s" max:"1h"`
-	// MessageIDDomain is the right side of Message-IDs; the sender's domain by
-	// default.
+	// MessageIDDomain is the part of Message-IDs after the @, such as example.com.
+	// Default: the domain of the target's from_address.
 	MessageIDDomain string `yaml:"message_id_domain"`
-	// HELOName is the name given to relays; the host's by default, if it has a full
-	// one.
+	// HELOName is the name in the EHLO command, such as certpost.example.com. Default:
+	// the host's name if it is fully qualified, else the local IP address.
 	HELOName string `yaml:"helo_name"`
-	// ProductName stands in subjects and bodies.
+	// ProductName is the name of the product in subjects and bodies of mails.
 	ProductName string `yaml:"product_name" required:"true"`
 }
 
-// RetryConfig is the section delivery.retry: the first pause, and each one
-// multiplier times as long as the one before, up to max; all with some jitter.
+// RetryConfig is the section delivery.retry. Each pause is multiplier times as long
+// as the previous one, up to max, with a jitter of 20 % in either direction.
 type RetryConfig struct {
-	// Initial is the pause after the first failed try.
+	// Initial is the pause after the first failed attempt.
 	Initial time.Duration `yaml:"initial" min:"100ms" max:"24h"`
-	// Max is the longest pause.
+	// Max is the longest pause between two attempts.
 	Max time.Duration `yaml:"max" min:"100ms" max:"24h"`
-	// Multiplier is how much longer each pause is.
+	// Multiplier is the factor by which the pause grows after each failed attempt.
 	Multiplier float64 `yaml:"multiplier" min:"1" max:"10"`
 }
 
 // LogConfig is the section log.
 type LogConfig struct {
-	// Level is the least that is written.
+	// Level is the lowest level that is written.
 	Level string `yaml:"level" enum:"debug,info,warn,error"`
-	// Format: json, console (coloured, for people), or auto: console on a terminal,
-	// else json.
+	// Format is json, console (coloured), or auto: console on a terminal, else json.
 	Format string `yaml:"format" enum:"auto,json,console"`
-	// Addresses writes recipients' addresses into the log.
+	// Addresses also writes the addresses of recipients to the log.
 	Addresses bool `yaml:"addresses"`
 }
 
-// Size is a number of bytes, written 500MiB or 10GiB.
+// Size is a number of bytes, written as 500MiB or 10GiB.
 type Size int64
 
-// UnmarshalYAML reads a whole number and a unit.
+// UnmarshalYAML reads a whole number and a unit: KiB, MiB, GiB or TiB.
 func (s *Size) UnmarshalYAML(unmarshal func(any) error) error {
 	var text string
 	if err := unmarshal(&text); err != nil {
@@ -183,7 +184,7 @@ func (s *Size) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// String is the size as it is written.
+// String returns the size in the largest unit that gives a whole number.
 func (s Size) String() string {
 	units := []string{"KiB", "MiB", "GiB", "TiB"}
 	n := int64(s) >> 10
@@ -193,7 +194,7 @@ func (s Size) String() string {
 	return strconv.FormatInt(n, 10) + units[0]
 }
 
-// defaultConfig is the configuration when nothing is configured.
+// defaultConfig returns the configuration without any setting.
 func defaultConfig() *Config {
 	return &Config{
 		DataDir: "./data",
@@ -211,14 +212,14 @@ func defaultConfig() *Config {
 const (
 	defaultConfigFile = "certpost.yaml"
 	overridePrefix    = "CERTPOST_"
-	configVariable    = "CERTPOST_CONFIG" // names the file itself
+	configVariable    = "CERTPOST_CONFIG" // the path of the configuration file
 )
 
-// loadConfig reads the configuration and the targets, and says everything that
-// is wrong with them at once; with an error among the problems the rest of the
-// result is only good for showing. Without a path it is CERTPOST_CONFIG's, then
-// certpost.yaml's if there is one; without that everything has its default and
-// there are no targets. env is what os.Environ gives.
+// loadConfig reads the configuration and the targets and returns all problems at
+// once; if one of them is an error, the rest of the result may only be shown, not
+// used. An empty path means the path in CERTPOST_CONFIG, then certpost.yaml if it
+// exists; otherwise every setting has its default and there are no targets. env is
+// the result of os.Environ.
 func loadConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
 	cfg, doc, problems := readConfig(path, env)
 	problems = doc.Locate(append(problems, cfg.openBook(configPath(path, env), env)...))
@@ -229,8 +230,8 @@ func loadConfig(path string, env []string) (*Config, *config.Document, []config.
 }
 
 // loadConnection is loadConfig for commands that talk to the running program. They
-// need no targets, and an edit of those that went wrong, which the program itself
-// puts up with, must not keep an ACME client's hook from publishing.
+// need no targets: errors in targets and relays, with which the running program
+// keeps its old definitions, must not stop an ACME client's hook from publishing.
 func loadConnection(path string, env []string) (*Config, []config.Problem) {
 	cfg, doc, problems := readConfig(path, env)
 	problems = slices.DeleteFunc(problems, func(p config.Problem) bool {
@@ -239,7 +240,7 @@ func loadConnection(path string, env []string) (*Config, []config.Problem) {
 	return cfg, doc.Locate(problems)
 }
 
-// readConfig reads all but the targets' definitions that stand elsewhere.
+// readConfig reads the configuration without targets_dir and targets_file.
 func readConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
 	cfg := defaultConfig()
 	options := []config.Option{config.Variables(env), config.Overrides(overridePrefix, env, configVariable)}
@@ -275,14 +276,14 @@ func configPath(path string, env []string) string {
 	return defaultConfigFile
 }
 
-// openBook reads the definitions from where the configuration says.
+// openBook reads the definitions of the targets from the source that is configured.
 func (c *Config) openBook(path string, env []string) []config.Problem {
 	source := delivery.Source{Dir: c.TargetsDir, File: c.TargetsFile, Relays: path, Environ: env}
 	var definitions *delivery.Definitions
 	var problems []config.Problem
 	switch {
 	case c.TargetsDir != "" && c.TargetsFile != "" || c.Targets != nil && c.TargetsDir+c.TargetsFile != "":
-		return []config.Problem{{Path: "targets", Message: "give only one of targets, targets_dir and targets_file"}}
+		return []config.Problem{{Path: "targets", Message: "set only one of targets, targets_dir and targets_file"}}
 	case c.TargetsDir+c.TargetsFile != "":
 		definitions, problems = source.Load()
 	default:
@@ -306,7 +307,7 @@ func (f *findings) warn(path, message string) {
 	*f = append(*f, config.Problem{Path: path, Message: message, Severity: config.Warning})
 }
 
-// validate checks what the tags of the fields do not say.
+// validate checks what the tags of the fields cannot express.
 func (c *Config) validate() []config.Problem {
 	var f findings
 	c.NATS.validate(&f)
@@ -326,7 +327,7 @@ func (c *Config) validate() []config.Problem {
 	return f
 }
 
-// courierOptions are the settings that deliveries are made by.
+// courierOptions returns the settings of the courier.
 func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
 		EventSecrets: secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots},
@@ -343,7 +344,7 @@ func (n *NATSConfig) validate(f *findings) {
 		case err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme):
 			f.err("nats.url", "want a URL such as nats://127.0.0.1:4222, or several of one cluster, separated by commas")
 		case u.User != nil:
-			f.err("nats.url", "holds a user or a token, which URLs do not keep to themselves: want nats.user and nats.password")
+			f.err("nats.url", "contains a user or a token, which could be logged: use nats.user and nats.password")
 		}
 	}
 	var ways []string
@@ -353,13 +354,13 @@ func (n *NATSConfig) validate(f *findings) {
 		}
 	}
 	if len(ways) > 1 {
-		f.err("nats", "has more than one way to log in ("+strings.Join(ways, ", ")+"): give one")
+		f.err("nats", "sets more than one way to log in ("+strings.Join(ways, ", ")+"): set only one")
 	}
 	switch {
 	case n.User == "" && !n.Password.IsZero():
-		f.err("nats.user", "is missing: a password alone is of no use")
+		f.err("nats.user", "is required: nats.password is set")
 	case n.User != "" && n.Password.IsZero():
-		f.err("nats.password", "is missing: nats.user needs it")
+		f.err("nats.password", "is required: nats.user is set")
 	case n.User != "":
 		if err := n.Password.Validate(); err != nil {
 			f.err("nats.password", err.Error())
@@ -368,7 +369,7 @@ func (n *NATSConfig) validate(f *findings) {
 		}
 	}
 	if (n.TLS.CertFile == "") != (n.TLS.KeyFile == "") {
-		f.err("nats.tls", "cert_file and key_file belong together: give both")
+		f.err("nats.tls", "cert_file and key_file belong together: set both")
 	}
 	if n.Listen != "none" {
 		f.address("nats.listen", n.Listen)
@@ -377,14 +378,14 @@ func (n *NATSConfig) validate(f *findings) {
 		f.err("nats.sync_interval", "want always, or a duration such as 2m")
 	}
 	if n.URL == "" && n.Replicas > 1 {
-		f.err("nats.replicas", "more than one takes a cluster: want nats.url")
+		f.err("nats.replicas", "more than 1 requires a NATS cluster: set nats.url")
 	}
 }
 
-// address checks where to listen.
+// address checks a listen address.
 func (f *findings) address(path, address string) {
 	if address == "" {
-		return // is missing, which the tag says
+		return // the required tag reports it
 	}
 	host, port, err := net.SplitHostPort(address)
 	n, portErr := strconv.Atoi(port)
@@ -393,5 +394,5 @@ func (f *findings) address(path, address string) {
 	}
 }
 
-// configSchema is the JSON Schema of the configuration.
+// configSchema returns the JSON Schema of the configuration.
 func configSchema() []byte { return examples.ConfigSchema() }

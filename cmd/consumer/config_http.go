@@ -23,104 +23,106 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// HTTPConfig is the section http. docs/dashboard-access.md tells how to put the
-// dashboard on the network.
+// HTTPConfig is the section http. docs/dashboard-access.md describes how to make the
+// dashboard reachable from other machines.
 type HTTPConfig struct {
-	// Listen is the address of dashboard, health and metrics. One that is reached
-	// from other machines takes url, tls and sign_in.
+	// Listen is the address and port of dashboard, health checks and metrics. An
+	// address that other machines can reach requires url, tls and sign_in.
 	Listen string `yaml:"listen" required:"true"`
-	// URL is where people open the dashboard: scheme and host, such as
-	// https://certpost.example.com. Other names than this one and localhost are not
-	// answered.
+	// URL is the address at which people open the dashboard: only scheme and host, such
+	// as https://certpost.example.com. Requests for other host names are refused,
+	// except for localhost. Default: none.
 	URL string `yaml:"url"`
-	// TLS is the certificate of the dashboard, read again when it changes. Give
-	// cert_file and key_file, or pkcs12_file.
+	// TLS is the certificate of the dashboard; its files are read again when they
+	// change. Set either cert_file and key_file, or pkcs12_file.
 	TLS ServerTLSConfig `yaml:"tls"`
-	// SignIn is who may use the dashboard. Without it everybody who reaches
-	// listen on this machine may do everything.
+	// SignIn says who may use the dashboard. Without it, everyone who can reach listen
+	// on this machine may do everything.
 	SignIn SignInConfig `yaml:"sign_in"`
 	// MetricsToken lets a monitoring system read /healthz and /metrics of a dashboard
-	// that is reached from other machines (Authorization: Bearer); at least 16
-	// characters, as a secret reference.
+	// that other machines can reach (header Authorization: Bearer TOKEN); a secret
+	// reference to at least 16 characters.
 	MetricsToken secrets.Ref `yaml:"metrics_token"`
-	// TrustedProxies are addresses or networks (10.0.0.0/8) of reverse proxies that
-	// are believed when they say whom they ask for (X-Forwarded-For).
+	// TrustedProxies are addresses or networks (10.0.0.0/8) of reverse proxies whose
+	// header X-Forwarded-For is trusted for the client's address. Default: none.
 	TrustedProxies []string `yaml:"trusted_proxies"`
-	// EditAndReplay says what an admin may change of a dead letter before it is
-	// replayed.
+	// EditAndReplay says what an admin may change in a dead letter before its replay.
 	EditAndReplay EditConfig `yaml:"edit_and_replay"`
 
-	file  string // that all of it was read from; "": none
-	again func() (*HTTPConfig, []config.Problem)
+	file  string                                 // the file that the configuration was read from; "": none
+	again func() (*HTTPConfig, []config.Problem) // reads the section again
 }
 
 // ServerTLSConfig is the section http.tls.
 type ServerTLSConfig struct {
 	// CertFile is a PEM file with the certificate and its chain.
 	CertFile string `yaml:"cert_file"`
-	// KeyFile is a PEM file with its key, not encrypted.
+	// KeyFile is a PEM file with the private key of cert_file, not encrypted.
 	KeyFile string `yaml:"key_file"`
-	// PKCS12File has all of it in one file.
+	// PKCS12File is a PKCS#12 file with certificate, chain and private key, instead of
+	// cert_file and key_file.
 	PKCS12File string `yaml:"pkcs12_file"`
-	// PKCS12Passphrase opens pkcs12_file, as a secret reference.
+	// PKCS12Passphrase is the passphrase of pkcs12_file, as a secret reference.
 	PKCS12Passphrase secrets.Ref `yaml:"pkcs12_passphrase"`
 }
 
 // SignInConfig is the section http.sign_in. A viewer reads; an operator also
 // replays, discards, restores and holds dead letters and suspends relays; an admin
-// also edits, where that is switched on.
+// also edits dead letters, if http.edit_and_replay is enabled.
 type SignInConfig struct {
-	// OIDC is an OpenID Connect provider where people sign in.
+	// OIDC is an OpenID Connect provider where users sign in.
 	OIDC OIDCConfig `yaml:"oidc"`
-	// Users sign in with a name and a password.
+	// Users sign in with a name and a password, in addition to oidc or instead of it.
 	Users []UserConfig `yaml:"users"`
-	// Idle is how long nobody may use a session before it ends.
+	// Idle is how long a session may be unused before it ends.
 	Idle time.Duration `yaml:"idle" min:"1m" max:"24h"`
-	// Max is the age at which a session ends, however much it is used.
+	// Max is the age at which a session ends, even if it is in use.
 	Max time.Duration `yaml:"max" min:"5m" max:"168h"`
 }
 
 // UserConfig is one entry of http.sign_in.users.
 type UserConfig struct {
-	// Name to sign in with, and the name in the history.
+	// Name is the user's name at sign-in and in the history; at most 64 characters.
 	Name string `yaml:"name" required:"true"`
-	// PasswordHash is what `certpost hash-password` prints.
+	// PasswordHash is the output of `certpost hash-password`.
 	PasswordHash string `yaml:"password_hash" required:"true"`
-	// Role of the user.
+	// Role: a viewer reads; an operator also acts; an admin also edits dead letters.
 	Role string `yaml:"role" required:"true" enum:"viewer,operator,admin"`
 }
 
 // OIDCConfig is the section http.sign_in.oidc.
 type OIDCConfig struct {
-	// Issuer is the provider's address, exactly as it calls itself. The redirect URI
-	// to register there is http.url with /sign-in/callback.
+	// Issuer is the provider's issuer URL, exactly as the provider states it. Example:
+	// https://id.example.com/realms/ops. The redirect URI to register at the provider
+	// is http.url followed by /sign-in/callback.
 	Issuer string `yaml:"issuer"`
-	// Name is how the page calls it; the issuer's host by default.
+	// Name is the provider's name on the sign-in page. Default: the issuer's host.
 	Name string `yaml:"name"`
-	// ClientID is what the provider calls Certpost.
+	// ClientID is the client id that the provider gave Certpost.
 	ClientID string `yaml:"client_id"`
-	// ClientSecret as a secret reference; none for a public client.
+	// ClientSecret is the client secret, as a secret reference. Leave it out for a
+	// public client.
 	ClientSecret secrets.Ref `yaml:"client_secret"`
-	// Scopes to ask for beside openid.
+	// Scopes are the scopes to request in addition to openid. Default: profile, email.
 	Scopes []string `yaml:"scopes"`
-	// RoleClaim is the claim that says what somebody may do, such as groups or
-	// realm_access.roles: text or a list of texts. An email counts only if the
-	// provider has verified it.
+	// RoleClaim is the claim that decides the role, such as groups or
+	// realm_access.roles. Its value is text or a list of texts. The claim email counts
+	// only if the provider has verified the address.
 	RoleClaim string `yaml:"role_claim"`
-	// Roles says which values of the claim give which role. Who has several gets the
-	// highest, who has none may do nothing.
+	// Roles lists the values of the claim that give each role. A user with several
+	// roles gets the highest; a user without a role may do nothing.
 	Roles RolesConfig `yaml:"roles"`
-	// CAFile has the CAs to trust instead of the system's.
+	// CAFile is a PEM file with the CAs to trust. Default: the system's CAs.
 	CAFile string `yaml:"ca_file"`
 }
 
 // RolesConfig is the section http.sign_in.oidc.roles.
 type RolesConfig struct {
-	// Viewer are the values that let somebody read.
+	// Viewer lists the values of role_claim that let a user read. Example: [staff].
 	Viewer []string `yaml:"viewer"`
-	// Operator are those that let somebody act.
+	// Operator lists the values that also let a user act on dead letters and relays.
 	Operator []string `yaml:"operator"`
-	// Admin are those that let somebody edit too.
+	// Admin lists the values that also let a user edit dead letters.
 	Admin []string `yaml:"admin"`
 }
 
@@ -151,15 +153,15 @@ func (h *HTTPConfig) validate(f *findings) {
 			}
 		}
 		if len(missing) > 0 {
-			f.err("http.listen", "is reached from other machines, which takes "+strings.Join(missing, " and ")+": give them, or listen on 127.0.0.1")
+			f.err("http.listen", "can be reached from other machines, which requires "+strings.Join(missing, " and ")+": set them, or listen on 127.0.0.1")
 		}
 	} else if home != nil && !loopbackURL(home) && !h.SignIn.on() {
-		f.err("http.url", "lets others reach the dashboard, which takes http.sign_in")
+		f.err("http.url", "makes the dashboard reachable from other machines, which requires http.sign_in")
 	} else if home != nil && home.Scheme == "https" && !loopbackURL(home) && len(h.TrustedProxies) == 0 && access.IsLoopback(h.Listen) {
-		f.warn("http.url", "is reached through a proxy, and http.trusted_proxies names none: everybody comes from one address then, and one who guesses passwords has all of them wait")
+		f.warn("http.url", "is served by a proxy, but http.trusted_proxies is empty: all users then share the proxy's address, and one who guesses passwords delays the sign-in of all; list the proxy there")
 	}
 	if h.SignIn.OIDC.Issuer != "" && h.URL == "" {
-		f.err("http.url", "is missing: the provider has to send people back to it")
+		f.err("http.url", "is required: the OpenID Connect provider sends users back to it")
 	}
 	f.secret("http.metrics_token", h.MetricsToken)
 	for i, text := range h.TrustedProxies {
@@ -170,7 +172,7 @@ func (h *HTTPConfig) validate(f *findings) {
 	h.EditAndReplay.validate(f)
 }
 
-// secret checks a reference that may be left out.
+// secret checks an optional reference.
 func (f *findings) secret(path string, ref secrets.Ref) {
 	if ref.IsZero() {
 		return
@@ -193,16 +195,16 @@ func (h *HTTPConfig) validateURL(f *findings) *url.URL {
 	case home.Scheme == "http" && h.TLS.on():
 		f.err("http.url", "begins with http://, but http.tls is on")
 	case home.Scheme == "http" && !loopbackURL(home):
-		f.err("http.url", "begins with http://: from other machines the dashboard is reached with https alone")
+		f.err("http.url", "begins with http://: other machines can reach the dashboard only by https")
 	}
 	return home
 }
 
-// home is http.url.
+// home returns http.url, parsed and with its host in lower case.
 func (h *HTTPConfig) home() (*url.URL, error) {
 	u, err := url.Parse(h.URL)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, errors.New("want scheme and host alone, such as https://certpost.example.com")
+		return nil, errors.New("want only scheme and host, such as https://certpost.example.com")
 	}
 	return &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
 }
@@ -214,13 +216,13 @@ func loopbackURL(u *url.URL) bool {
 func (t *ServerTLSConfig) validate(f *findings) {
 	switch pem := t.CertFile+t.KeyFile != ""; {
 	case pem && t.PKCS12File != "":
-		f.err("http.tls", "has the certificate twice: give cert_file and key_file, or pkcs12_file")
+		f.err("http.tls", "has the certificate twice: set either cert_file and key_file, or pkcs12_file")
 	case (t.CertFile == "") != (t.KeyFile == ""):
-		f.err("http.tls", "cert_file and key_file belong together: give both")
+		f.err("http.tls", "cert_file and key_file belong together: set both")
 	case t.PKCS12File == "" && !t.PKCS12Passphrase.IsZero():
-		f.err("http.tls.pkcs12_file", "is missing: a passphrase alone is of no use")
+		f.err("http.tls.pkcs12_file", "is required: http.tls.pkcs12_passphrase is set")
 	case t.PKCS12File != "" && t.PKCS12Passphrase.IsZero():
-		f.err("http.tls.pkcs12_passphrase", "is missing: pkcs12_file needs it")
+		f.err("http.tls.pkcs12_passphrase", "is required: http.tls.pkcs12_file is set")
 	}
 	f.secret("http.tls.pkcs12_passphrase", t.PKCS12Passphrase)
 }
@@ -233,7 +235,7 @@ func (s *SignInConfig) validate(f *findings) {
 		if strings.ContainsFunc(u.Name, func(r rune) bool { return !unicode.IsGraphic(r) }) || len([]rune(u.Name)) > 64 || strings.TrimSpace(u.Name) != u.Name {
 			f.err(path+".name", "want 1 to 64 characters without spaces at the ends")
 		} else if first, twice := seen[u.Name]; twice && u.Name != "" {
-			f.err(path+".name", fmt.Sprintf("is already the name of users[%d]: every user needs one of his own", first))
+			f.err(path+".name", fmt.Sprintf("is already the name of users[%d]: names must be unique", first))
 		}
 		if _, known := seen[u.Name]; !known {
 			seen[u.Name] = i
@@ -243,7 +245,7 @@ func (s *SignInConfig) validate(f *findings) {
 		}
 	}
 	if s.Idle > s.Max {
-		f.err("http.sign_in.idle", fmt.Sprintf("is longer than a session lasts at all, %v", s.Max))
+		f.err("http.sign_in.idle", fmt.Sprintf("is longer than http.sign_in.max, %v", s.Max))
 	}
 }
 
@@ -252,7 +254,7 @@ func (o *OIDCConfig) validate(f *findings) {
 	roles := o.Roles.byRole()
 	if o.Issuer == "" {
 		if o.ClientID != "" || !o.ClientSecret.IsZero() || len(roles) > 0 {
-			f.err(path+".issuer", "is missing: without it nobody signs in, and roles mean nothing")
+			f.err(path+".issuer", "is required: client_id, client_secret and roles have no effect without it")
 		}
 		return
 	}
@@ -260,13 +262,13 @@ func (o *OIDCConfig) validate(f *findings) {
 		f.err(path+".issuer", "want a URL such as https://id.example.com/realms/ops")
 	}
 	if o.ClientID == "" {
-		f.err(path+".client_id", "is missing")
+		f.err(path+".client_id", "is required")
 	}
 	if o.RoleClaim == "" {
-		f.err(path+".role_claim", "is missing")
+		f.err(path+".role_claim", "is required")
 	}
 	if len(roles) == 0 {
-		f.err(path+".roles", "gives nobody a role: list which values of the claim make a viewer, an operator or an admin")
+		f.err(path+".roles", "gives no user a role: list the values of the claim that make a viewer, an operator or an admin")
 	}
 	for _, values := range []struct {
 		key  string
@@ -299,7 +301,8 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-// proxies are http.trusted_proxies. What is none was found by validate.
+// proxies returns http.trusted_proxies, without invalid entries: validate has
+// reported those.
 func (h *HTTPConfig) proxies() (all []netip.Prefix) {
 	for _, text := range h.TrustedProxies {
 		if p, err := parsePrefix(text); err == nil {
@@ -309,8 +312,9 @@ func (h *HTTPConfig) proxies() (all []netip.Prefix) {
 	return all
 }
 
-// openAccess makes the door to the dashboard. What is not used here is looked at
-// when it is: a provider that is away does not keep the program from starting.
+// openAccess makes the access control of the dashboard. It reads no secret and does
+// not connect to the provider, so a provider that is unavailable does not keep the
+// program from starting.
 func (h *HTTPConfig) openAccess(store *secrets.Store, pages access.Pages, record func(context.Context, access.Event), log zerolog.Logger) (*access.Access, error) {
 	cfg := access.Config{
 		Listen: h.Listen, TLS: h.TLS.on(), Idle: h.SignIn.Idle, Max: h.SignIn.Max, Local: actor(),
@@ -352,7 +356,7 @@ func (s *SignInConfig) accounts() ([]access.Account, error) {
 	return accounts, nil
 }
 
-// provider is nil when there is none.
+// provider returns the OpenID Connect provider, nil when none is configured.
 func (o *OIDCConfig) provider(store *secrets.Store) (*access.Provider, error) {
 	if o.Issuer == "" {
 		return nil, nil
@@ -368,7 +372,7 @@ func (o *OIDCConfig) provider(store *secrets.Store) (*access.Provider, error) {
 		}
 		roots := x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("http.sign_in.oidc.ca_file %s has no certificate in PEM", o.CAFile)
+			return nil, fmt.Errorf("http.sign_in.oidc.ca_file %s contains no PEM certificate", o.CAFile)
 		}
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
@@ -377,7 +381,8 @@ func (o *OIDCConfig) provider(store *secrets.Store) (*access.Provider, error) {
 	return p, nil
 }
 
-// reader reads a secret whenever it is wanted; nil when there is none.
+// reader returns a function that reads a secret at each call; nil for an empty
+// reference.
 func reader(store *secrets.Store, ref secrets.Ref) func(context.Context) (string, error) {
 	if ref.IsZero() {
 		return nil

@@ -42,49 +42,49 @@ func TestConfigHTTP(t *testing.T) {
 		{"both ways to sign in", "http:\n  " + beyond + "\n  " + home + "\n  " + tls + "\n  sign_in: {" + users + ", " + oidc + "}\n", nil},
 		{"behind a proxy", "http:\n  " + home + "\n  trusted_proxies: [127.0.0.1, \"::1\", 10.0.0.0/8]\n  sign_in: {" + oidc + "}\n", nil},
 		{"other machines, open", "http: {" + beyond + "}\n", []string{
-			`c.yaml:1:16: http.listen: is reached from other machines, which takes http.url and http.tls and http.sign_in: give them, or listen on 127.0.0.1`}},
+			`c.yaml:1:16: http.listen: can be reached from other machines, which requires http.url and http.tls and http.sign_in: set them, or listen on 127.0.0.1`}},
 		{"all addresses", "http:\n  listen: \":8080\"\n  " + home + "\n  sign_in: {" + users + "}\n", []string{
-			`c.yaml:2:11: http.listen: is reached from other machines, which takes http.tls: give them, or listen on 127.0.0.1`}},
+			`c.yaml:2:11: http.listen: can be reached from other machines, which requires http.tls: set them, or listen on 127.0.0.1`}},
 		{"a name is no loopback", "http:\n  listen: \"certpost.example.com:443\"\n  " + home + "\n  " + tls + "\n", []string{
-			`c.yaml:2:11: http.listen: is reached from other machines, which takes http.sign_in: give them, or listen on 127.0.0.1`}},
+			`c.yaml:2:11: http.listen: can be reached from other machines, which requires http.sign_in: set them, or listen on 127.0.0.1`}},
 		{"an open proxy", "http: {" + home + "}\n", []string{
-			`c.yaml:1:13: http.url: lets others reach the dashboard, which takes http.sign_in`}},
+			`c.yaml:1:13: http.url: makes the dashboard reachable from other machines, which requires http.sign_in`}},
 		{"roles without sign-in", "http: {sign_in: {oidc: {roles: {admin: [ops]}}}}\n", []string{
-			`c.yaml:1:24: http.sign_in.oidc.issuer: is missing: without it nobody signs in, and roles mean nothing`}},
+			`c.yaml:1:24: http.sign_in.oidc.issuer: is required: client_id, client_secret and roles have no effect without it`}},
 		{"url", "http: {url: \"https://u:hunter2@x/path\"}\n", []string{
-			`c.yaml:1:13: http.url: want scheme and host alone, such as https://certpost.example.com`}},
+			`c.yaml:1:13: http.url: want only scheme and host, such as https://certpost.example.com`}},
 		{"url in the clear", "http:\n  url: http://certpost.example.com\n  sign_in: {" + users + "}\n", []string{
-			`c.yaml:2:8: http.url: begins with http://: from other machines the dashboard is reached with https alone`}},
+			`c.yaml:2:8: http.url: begins with http://: other machines can reach the dashboard only by https`}},
 		{"url and tls", "http:\n  url: http://localhost\n  " + tls + "\n", []string{
 			`c.yaml:2:8: http.url: begins with http://, but http.tls is on`}},
 		{"tls twice", "http: {tls: {cert_file: a, key_file: b, pkcs12_file: c, pkcs12_passphrase: {env: X}}}\n", []string{
-			`c.yaml:1:13: http.tls: has the certificate twice: give cert_file and key_file, or pkcs12_file`}},
-		{"half of tls", "http: {tls: {cert_file: a}}\n", []string{`c.yaml:1:13: http.tls: cert_file and key_file belong together: give both`}},
-		{"pkcs12 without passphrase", "http: {tls: {pkcs12_file: a}}\n", []string{`c.yaml:1:13: http.tls.pkcs12_passphrase: is missing: pkcs12_file needs it`}},
-		{"passphrase without pkcs12", "http: {tls: {pkcs12_passphrase: {env: X}}}\n", []string{`c.yaml:1:13: http.tls.pkcs12_file: is missing: a passphrase alone is of no use`}},
+			`c.yaml:1:13: http.tls: has the certificate twice: set either cert_file and key_file, or pkcs12_file`}},
+		{"half of tls", "http: {tls: {cert_file: a}}\n", []string{`c.yaml:1:13: http.tls: cert_file and key_file belong together: set both`}},
+		{"pkcs12 without passphrase", "http: {tls: {pkcs12_file: a}}\n", []string{`c.yaml:1:13: http.tls.pkcs12_passphrase: is required: http.tls.pkcs12_file is set`}},
+		{"passphrase without pkcs12", "http: {tls: {pkcs12_passphrase: {env: X}}}\n", []string{`c.yaml:1:13: http.tls.pkcs12_file: is required: http.tls.pkcs12_passphrase is set`}},
 		{"passphrase in the open", "http: {tls: {pkcs12_file: a, pkcs12_passphrase: hunter2}, metrics_token: hunter2}\n", []string{
-			`c.yaml:1:49: warning: http.tls.pkcs12_passphrase: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`,
-			`c.yaml:1:74: warning: http.metrics_token: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`}},
+			`c.yaml:1:49: warning: http.tls.pkcs12_passphrase: the secret itself is in the configuration: move it to vault, env, file or credential`,
+			`c.yaml:1:74: warning: http.metrics_token: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"users", "http:\n  sign_in:\n    users:\n      - {name: ada, password_hash: hunter2, role: root}\n      - {name: ada, password_hash: \"" + hash + "\", role: viewer}\n      - {name: \" eve\", password_hash: \"" + hash + "\", role: viewer}\n      - {role: viewer}\n", []string{
 			`c.yaml:4:36: http.sign_in.users[0].password_hash: is not an Argon2id string such as $argon2id$v=19$m=32768,t=3,p=1$...$...: ` + "`certpost hash-password` makes one",
 			`c.yaml:4:51: http.sign_in.users[0].role: want viewer, operator or admin, got root`,
-			`c.yaml:5:16: http.sign_in.users[1].name: is already the name of users[0]: every user needs one of his own`,
+			`c.yaml:5:16: http.sign_in.users[1].name: is already the name of users[0]: names must be unique`,
 			`c.yaml:6:16: http.sign_in.users[2].name: want 1 to 64 characters without spaces at the ends`,
-			`c.yaml:7:9: http.sign_in.users[3].name: is missing`,
-			`c.yaml:7:9: http.sign_in.users[3].password_hash: is missing`}},
+			`c.yaml:7:9: http.sign_in.users[3].name: is required`,
+			`c.yaml:7:9: http.sign_in.users[3].password_hash: is required`}},
 		{"sessions", "http: {sign_in: {idle: 10s, max: 1s}}\n", []string{
-			`c.yaml:1:24: http.sign_in.idle: is longer than a session lasts at all, 1s`,
+			`c.yaml:1:24: http.sign_in.idle: is longer than http.sign_in.max, 1s`,
 			`c.yaml:1:24: http.sign_in.idle: want 1m to 24h, got 10s`,
 			`c.yaml:1:34: http.sign_in.max: want 5m to 168h, got 1s`}},
 		{"oidc", "http:\n  sign_in:\n    oidc: {issuer: \"http://id.example.com\", role_claim: \"\", client_secret: {env: \"1X\"}}\n", []string{
-			`c.yaml:3:11: http.sign_in.oidc.client_id: is missing`,
-			`c.yaml:3:11: http.sign_in.oidc.roles: gives nobody a role: list which values of the claim make a viewer, an operator or an admin`,
-			`c.yaml:2:3: http.url: is missing: the provider has to send people back to it`,
+			`c.yaml:3:11: http.sign_in.oidc.client_id: is required`,
+			`c.yaml:3:11: http.sign_in.oidc.roles: gives no user a role: list the values of the claim that make a viewer, an operator or an admin`,
+			`c.yaml:2:3: http.url: is required: the OpenID Connect provider sends users back to it`,
 			`c.yaml:3:20: http.sign_in.oidc.issuer: want a URL such as https://id.example.com/realms/ops`,
-			`c.yaml:3:57: http.sign_in.oidc.role_claim: is missing`,
-			`c.yaml:3:76: http.sign_in.oidc.client_secret: env: is the name of an environment variable: letters, digits and _, not beginning with a digit`}},
+			`c.yaml:3:57: http.sign_in.oidc.role_claim: is required`,
+			`c.yaml:3:76: http.sign_in.oidc.client_secret: env: want the name of an environment variable: letters, digits and _, not beginning with a digit`}},
 		{"a proxy that is not believed", "http:\n  " + home + "\n  sign_in: {" + users + "}\n", []string{
-			`c.yaml:2:8: warning: http.url: is reached through a proxy, and http.trusted_proxies names none: everybody comes from one address then, and one who guesses passwords has all of them wait`}},
+			`c.yaml:2:8: warning: http.url: is served by a proxy, but http.trusted_proxies is empty: all users then share the proxy's address, and one who guesses passwords delays the sign-in of all; list the proxy there`}},
 		{"no proxy", "http:\n  url: http://localhost:8080\n  sign_in: {" + users + "}\n", nil},
 		{"an empty value gives nobody a role", "http:\n  " + home + "\n  trusted_proxies: [127.0.0.1]\n  sign_in: {oidc: {issuer: \"https://id.example.com\", client_id: c, roles: {viewer: [\"\"]}}}\n", []string{
 			`c.yaml:4:85: http.sign_in.oidc.roles.viewer[0]: is empty`}},
@@ -118,7 +118,7 @@ func TestOpenDashboardIsNotStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, errs writings
-	if code := execute(t.Context(), []string{"--config", path, "run"}, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), "c.yaml:2:16: http.listen: is reached from other machines") {
+	if code := execute(t.Context(), []string{"--config", path, "run"}, nil, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), "c.yaml:2:16: http.listen: can be reached from other machines") {
 		t.Errorf("exit %d: %s", code, errs.String())
 	}
 	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {

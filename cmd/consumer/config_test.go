@@ -88,21 +88,21 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:2:8: nats: unknown key "ulr": did you mean url?`,
 			`c.yaml:3:12: delivery: unknown key "retries": want concurrency, retry, give_up_after, on_unknown_outcome, grace, message_id_domain, helo_name or product_name`}},
 		{"nats", "nats:\n  url: http://x,nats://u:hunter2@y\n  user: a\n  nkey_file: b\n  tls: {cert_file: c}\n  replicas: 2\n  sync_interval: never\n  listen: \"4222\"\n  max_store: 10GB\n", nil, []string{
-			`c.yaml:2:3: nats: has more than one way to log in (nkey_file, user): give one`,
-			`c.yaml:2:3: nats.password: is missing: nats.user needs it`,
-			`c.yaml:2:8: nats.url: holds a user or a token, which URLs do not keep to themselves: want nats.user and nats.password`,
+			`c.yaml:2:3: nats: sets more than one way to log in (nkey_file, user): set only one`,
+			`c.yaml:2:3: nats.password: is required: nats.user is set`,
+			`c.yaml:2:8: nats.url: contains a user or a token, which could be logged: use nats.user and nats.password`,
 			`c.yaml:2:8: nats.url: want a URL such as nats://127.0.0.1:4222, or several of one cluster, separated by commas`,
-			`c.yaml:5:8: nats.tls: cert_file and key_file belong together: give both`,
+			`c.yaml:5:8: nats.tls: cert_file and key_file belong together: set both`,
 			`c.yaml:6:13: nats.replicas: want 1, 3 or 5, got 2`,
 			`c.yaml:7:18: nats.sync_interval: want always, or a duration such as 2m`,
 			`c.yaml:8:11: nats.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses`,
 			`c.yaml:9:14: nats.max_store: want a size such as 500MiB or 10GiB`}},
-		{"a cluster takes a server", "nats: {replicas: 3}\n", nil, []string{`c.yaml:1:18: nats.replicas: more than one takes a cluster: want nats.url`}},
+		{"a cluster takes a server", "nats: {replicas: 3}\n", nil, []string{`c.yaml:1:18: nats.replicas: more than 1 requires a NATS cluster: set nats.url`}},
 		{"nats password in the open", "nats: {url: nats://x, user: a, password: hunter2}\n", nil, []string{
-			`c.yaml:1:42: warning: nats.password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`}},
+			`c.yaml:1:42: warning: nats.password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"vault", "vault: {address: vault.example.com, auth: {method: approle, secret_id: {env: X}}}\n", nil, []string{
 			`c.yaml:1:18: vault.address: is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock`,
-			`c.yaml:1:43: vault.auth.role_id: is missing: method approle needs it`}},
+			`c.yaml:1:43: vault.auth.role_id: is required by auth.method approle`}},
 		{"http", "http: {listen: localhost}\n", nil, []string{`c.yaml:1:16: http.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses`}},
 		{"events", "events: {secret_paths: [\"secret/../x\"], file_roots: [etc], unmatched: drop, invalid_dates: \"no\"}\n", nil, []string{
 			`c.yaml:1:25: events.secret_paths[0]: has a segment ".."`,
@@ -117,16 +117,16 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:5:23: delivery.on_unknown_outcome: want resend or dead_letter, got maybe`,
 			`c.yaml:6:14: delivery.helo_name: is not a host name: want a name such as smtp.example.com, or an IP address`,
 			`c.yaml:7:22: delivery.message_id_domain: is not a host name: want a name such as smtp.example.com, or an IP address`,
-			`c.yaml:8:17: delivery.product_name: is missing`}},
+			`c.yaml:8:17: delivery.product_name: is required`}},
 		{"log", "log: {level: trace, format: text, addresses: \"yes\"}\n", nil, []string{
 			`c.yaml:1:14: log.level: want debug, info, warn or error, got trace`,
 			`c.yaml:1:29: log.format: want auto, json or console, got text`,
-			`c.yaml:1:46: log.addresses: want true or false, got the text "yes": leave the quotes out`}},
+			`c.yaml:1:46: log.addresses: want true or false, got the text "yes": remove the quotes`}},
 		{"targets", target + "  - {id: a, host: smtp.example.com, from_address: a, to: [b@example.com], prot: 1}\n", nil, []string{
 			`c.yaml:3:10: targets[1].id: a is already the id of targets[0]: every target needs its own`,
 			`c.yaml:3:51: targets[1].from_address: is not an address: want an address such as ops@example.com`,
 			`c.yaml:3:75: targets[1]: unknown key "prot": did you mean port?`}},
-		{"targets in two places", target + "targets_dir: x\n", nil, []string{`c.yaml:2:3: targets: give only one of targets, targets_dir and targets_file`}},
+		{"targets in two places", target + "targets_dir: x\n", nil, []string{`c.yaml:2:3: targets: set only one of targets, targets_dir and targets_file`}},
 		{"targets in no place", "targets_dir: ${DIR}/absent\n", nil, []string{`absent: does not exist`}},
 		{"targets in the file itself", "targets_file: ${DIR}/c.yaml\n", nil, []string{
 			`c.yaml:1:1: unknown key "targets_file": want targets`}},
@@ -140,7 +140,7 @@ func TestConfigProblems(t *testing.T) {
 			`CERTPOST_EVENTS_FILE_ROOTS: events.file_roots[0]: is not an absolute path`,
 			`CERTPOST_LOG_LEVEL: log.level: want debug, info, warn or error`,
 			`CERTPOST_NATS_ULR: is not a setting: did you mean CERTPOST_NATS_URL?`,
-			`CERTPOST_TARGETS: is not a setting: see docs/configuration.md for those that are`}},
+			`CERTPOST_TARGETS: is not a setting: see docs/configuration.md for all settings`}},
 		{"broken YAML is the only problem", "nats: {url: x\n", nil, []string{`c.yaml:1:7: a { is not closed by }`}},
 	}
 	for _, test := range tests {

@@ -13,12 +13,14 @@ import (
 
 // EditConfig is the section http.edit_and_replay.
 type EditConfig struct {
-	// Enabled switches it on.
+	// Enabled lets an admin change target and recipients of a dead letter before its
+	// replay.
 	Enabled bool `yaml:"enabled"`
-	// Targets are those to which a letter may be sent instead.
+	// Targets are the ids of the targets to which a dead letter may be sent instead of
+	// its own target. Default: none.
 	Targets []string `yaml:"targets"`
-	// Recipients are the addresses to which it may be sent instead, beside the
-	// target's own; *@example.com stands for all of that domain.
+	// Recipients are the addresses to which a dead letter may be sent, in addition to
+	// the target's own; *@example.com allows all addresses of that domain. Default: none.
 	Recipients []string `yaml:"recipients"`
 }
 

@@ -94,7 +94,7 @@ func TestCheckShowsRelays(t *testing.T) {
 `)
 	want := `relay backup.example.com:587: 0 targets, fallback of 1 target; 7 connections
 relay localhost:587: 2 targets, fallback of 0 targets; 1000/h, 7 connections, 20 mails on each
-the configuration is good: 2 targets on 1 lane, 0 warnings
+the configuration is valid: 2 targets on 1 lane, 0 warnings
 `
 	if text := command(t, nil, "-c", o.path("c.yaml"), "check").done(t); text != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Check compares a struct with its tags (required, enum, later, min, max) and
-// goes into nested structs, pointers, lists and mappings. The paths of the
-// problems begin with path.
+// Check compares a struct with its tags (required, enum, later, min, max), including
+// nested structs, pointers, lists and mappings. The paths of the problems begin with
+// path.
 func Check(v any, path string) []Problem {
 	return check(nil, reflect.ValueOf(v), path)
 }
@@ -35,7 +35,7 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 		for _, s := range Settings(v.Type()) {
 			field, at := v.FieldByIndex(s.Index), Join(path, s.Name)
 			if field.Kind() == reflect.Pointer && !field.IsNil() && field.Elem().Kind() != reflect.Struct {
-				field = field.Elem() // a scalar that may be left out
+				field = field.Elem() // an optional scalar
 			}
 			if p := complaint(field, s.Field.Tag); p.Message != "" {
 				p.Path = at
@@ -48,13 +48,14 @@ func check(found []Problem, v reflect.Value, path string) []Problem {
 	return found
 }
 
-// complaint says what is wrong with a single setting; without a message nothing is.
+// complaint returns the problem of a single setting, with an empty message if there is
+// none.
 func complaint(v reflect.Value, tag reflect.StructTag) Problem {
 	if tag.Get("required") == "true" && (v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0) {
-		return Problem{Message: "is missing"}
+		return Problem{Message: "is required"}
 	}
 	if v.Kind() == reflect.Pointer {
-		return Problem{} // left out
+		return Problem{} // not set
 	}
 	if words := tag.Get("enum"); words != "" && fmt.Sprint(v) != "" {
 		return wrongWord(fmt.Sprint(v), strings.Split(words, ","), strings.Split(tag.Get("later"), ","))
@@ -84,8 +85,9 @@ func outOfBounds(v reflect.Value, low, high string) Problem {
 	return Problem{Message: "want " + low + " to " + high, Got: fmt.Sprint(v)}
 }
 
-// compare is the order of a number or duration and a bound from a tag. A bound
-// that does not parse is a mistake in the source, which the tests would meet.
+// compare compares a number or duration with a bound from a tag, as cmp.Compare does.
+// It panics on a bound that does not parse: that is a mistake in the source, which the
+// tests find.
 func compare(v reflect.Value, bound string) int {
 	switch {
 	case v.Type() == durationType:
@@ -108,7 +110,7 @@ func must(err error) {
 	}
 }
 
-// either is "a, b or c".
+// either joins words as "a, b or c".
 func either(words []string) string {
 	last := len(words) - 1
 	if last < 1 {
@@ -117,7 +119,8 @@ func either(words []string) string {
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
-// quote shows a piece of the configuration on one line, cut when it is long.
+// quote returns a part of the configuration in quotes, on one line, cut to 60
+// characters.
 func quote(s string) string {
 	const most = 60
 	if r := []rune(s); len(r) > most {

@@ -1,13 +1,13 @@
-// Package config reads strict YAML into structs: every problem at once, each
-// with its line and column, and nothing ignored in silence.
+// Package config reads strict YAML into structs. It reports all problems at once, each
+// with its line and column, and ignores nothing silently.
 //
-// The struct is the schema (see Setting for its tags) and holds the defaults
-// before anything is read. Load or Parse decodes; Check compares with the tags;
-// whoever knows more about the values validates them and says what is wrong by
-// path; Document.Locate turns paths into places.
+// The struct is the schema (see Setting for its tags) and contains the defaults before
+// anything is read. Load or Parse decodes; Check compares with the tags; the owner of
+// the struct validates the rest and reports problems by path; Document.Locate turns
+// paths into places.
 //
-// Beyond YAML there are two conveniences, both optional: ${VAR} in values, and
-// environment variables that override single settings.
+// Two extensions of YAML are optional: ${VAR} in values, and environment variables
+// that override single settings.
 package config
 
 import (
@@ -21,35 +21,35 @@ import (
 	"unicode/utf8"
 )
 
-// maxSize bounds a document, in bytes: as much as a Kubernetes ConfigMap holds.
+// maxSize is the size limit of a document in bytes, that of a Kubernetes ConfigMap.
 const maxSize = 1 << 20
 
 // Option changes how a document is read.
 type Option func(*decoder)
 
 // Variables expands ${NAME} and ${NAME:-default} in values with the variables of
-// environ ("NAME=value"); $$ is a dollar sign. Without this option a dollar sign
-// is a dollar sign.
+// environ ("NAME=value"); $$ is a dollar sign. Without this option a dollar sign has no
+// special meaning.
 func Variables(environ []string) Option {
 	return func(d *decoder) { d.variables = environment(environ) }
 }
 
-// Overrides lets variables of environ replace single settings: prefix and the
-// path in upper case, joined by underscores (CERTPOST_ and nats.url make
-// CERTPOST_NATS_URL). Lists of text are separated by commas. A variable with
-// that prefix that is no setting and not among reserved is a problem.
+// Overrides lets variables of environ override single settings. The name of a variable
+// is prefix and the path in upper case, joined by underscores (CERTPOST_ and nats.url
+// make CERTPOST_NATS_URL). Commas separate the entries of a list. A variable with that
+// prefix that is neither a setting nor reserved is a problem.
 func Overrides(prefix string, environ []string, reserved ...string) Option {
 	return func(d *decoder) { d.overrides = &overrides{prefix, environ, reserved} }
 }
 
-// Only reads some keys of the top level and leaves the others alone: they are
-// somebody else's to read, and to complain about.
+// Only reads the given keys of the top level and ignores the others, which another
+// reader of the same document decodes and checks.
 func Only(keys ...string) Option {
 	return func(d *decoder) { d.only = keys }
 }
 
-// Load reads a file into a struct, to which into points. The document is never
-// nil, so that it can locate the problems of what comes after.
+// Load reads a file into the struct that into points to. The document is never nil, so
+// that it can locate the problems of later checks.
 func Load(path string, into any, options ...Option) (*Document, []Problem) {
 	data, err := Read(path)
 	if err != nil {
@@ -58,8 +58,8 @@ func Load(path string, into any, options ...Option) (*Document, []Problem) {
 	return Parse(path, data, into, options...)
 }
 
-// Read returns the content of a file. It reads a byte more than a document may
-// have and no further; its errors do not repeat the path.
+// Read returns the content of a file, at most one byte more than the size limit of a
+// document. Its errors do not repeat the path.
 func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -73,8 +73,8 @@ func Read(path string) ([]byte, error) {
 	return data, nil
 }
 
-// Unreadable puts an error of the file system into words that stand behind the
-// path: "x.yaml: does not exist".
+// Unreadable turns an error of the file system into a text for use after the path:
+// "x.yaml: does not exist".
 func Unreadable(err error) error {
 	switch pathError := (*fs.PathError)(nil); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -87,8 +87,8 @@ func Unreadable(err error) error {
 	return fmt.Errorf("cannot be read: %w", err)
 }
 
-// Parse reads a document into a struct, to which into points; name stands for
-// the file in problems. What is not in the document keeps the value it has.
+// Parse reads a document into the struct that into points to; name is the file name in
+// problems. Fields that are not in the document keep their values.
 func Parse(name string, data []byte, into any, options ...Option) (*Document, []Problem) {
 	d := &decoder{doc: newDocument(name)}
 	for _, option := range options {
@@ -105,7 +105,7 @@ func Parse(name string, data []byte, into any, options ...Option) (*Document, []
 	return d.doc, Sort(d.problems)
 }
 
-// Keys are the keys of a document's top level, none when it cannot be read.
+// Keys returns the keys of a document's top level, none if the document cannot be read.
 func Keys(data []byte) []string {
 	d := &decoder{doc: newDocument("")}
 	root := d.parse(data)
@@ -122,7 +122,7 @@ func Keys(data []byte) []string {
 	return keys
 }
 
-// unreadable says where and why bytes are no text that could be YAML, or nil.
+// unreadable returns the first reason why data cannot be YAML text, or nil.
 func unreadable(data []byte) *Problem {
 	if len(data) > maxSize {
 		return &Problem{Message: fmt.Sprintf("is larger than %d bytes", maxSize)}

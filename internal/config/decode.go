@@ -10,32 +10,31 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// maxNodes bounds how many values a document has once its aliases are followed:
-// a few lines of aliases to aliases are millions of values.
+// maxNodes limits the number of values of a document with its aliases expanded: a few
+// lines of aliases to aliases can expand to millions of values.
 const maxNodes = 200_000
 
-// extension begins the keys of the top level that are no settings: a place for
-// anchors.
+// extension is the prefix of keys of the top level that are not settings, for anchors.
 const extension = "x-"
 
 // decoder reads one document.
 type decoder struct {
 	doc       *Document
 	problems  []Problem
-	variables map[string]string // for ${VAR}; nil: no expansion
-	overrides *overrides        // nil: none
-	only      []string          // the only keys of the top level that are read; nil: all
+	variables map[string]string // for ${VAR}; nil means no expansion
+	overrides *overrides        // nil means none
+	only      []string          // the only keys of the top level that are read; nil means all
 
 	aliases map[*ast.AliasNode]ast.Node
 	nodes   int
 }
 
-// defaulter is a struct that has defaults. Structs that the decoder makes, those
-// in lists and behind pointers, get theirs before their keys are read.
+// defaulter is a struct with defaults. The decoder calls SetDefaults on each struct that
+// it makes, in lists and for pointers, before it reads the keys.
 type defaulter interface{ SetDefaults() }
 
-// listener is a struct that wants to know which of its keys are given: a value
-// that is the default may be there because somebody wrote it.
+// listener is a struct that needs to know which of its keys are set, because a key
+// may be set explicitly to its default.
 type listener interface{ Given(key string) }
 
 func (d *decoder) report(p Problem) {
@@ -47,14 +46,15 @@ func (d *decoder) problemAt(t *token.Token, path, message string) {
 	d.report(Problem{Line: t.Position.Line, Column: t.Position.Column, Path: path, Message: message})
 }
 
-// wrong reports a value that could not be read; nobody complains about it again.
+// wrong reports a value that could not be read; later problems of that value are
+// dropped.
 func (d *decoder) wrong(t *token.Token, path, message string) {
 	d.doc.failed[path] = true
 	d.problemAt(t, path, message)
 }
 
-// decode reads a value of the document into a value of Go. A value that is not
-// there (key: and nothing behind it) leaves what is in v.
+// decode reads a value of the document into v. A key without a value leaves v
+// unchanged.
 func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
 	if !d.afford(1, n) {
 		return
@@ -84,17 +84,17 @@ func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
 	}
 }
 
-// afford counts values, and reports once when there are too many.
+// afford counts values, reports once when there are too many, and returns false then.
 func (d *decoder) afford(values int, n ast.Node) bool {
 	before := d.nodes
 	d.nodes += values
 	if before <= maxNodes && d.nodes > maxNodes {
-		d.wrong(first(n), "", fmt.Sprintf("is too much: with its aliases followed the document has more than %d values", maxNodes))
+		d.wrong(first(n), "", fmt.Sprintf("is too large: with its aliases expanded the document has more than %d values", maxNodes))
 	}
 	return d.nodes <= maxNodes
 }
 
-// made is what a pointer points to; a new one when it points to nothing.
+// made returns the value that a pointer points to, and makes it if the pointer is nil.
 func made(v reflect.Value) reflect.Value {
 	if v.IsNil() {
 		v.Set(reflect.New(v.Type().Elem()))
@@ -105,7 +105,7 @@ func made(v reflect.Value) reflect.Value {
 
 func setDefaults(v reflect.Value) { SetDefaults(v.Addr()) }
 
-// SetDefaults gives the struct to which v points its defaults, if it has any.
+// SetDefaults sets the defaults of the struct that v points to, if it has any.
 func SetDefaults(v reflect.Value) {
 	if withDefaults, ok := v.Interface().(defaulter); ok {
 		withDefaults.SetDefaults()
@@ -129,12 +129,12 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) {
 		}
 	}
 	if IsScalar(v.Type()) && d.doc.failedBelow(path) {
-		// It is one of several things, and that one could not be read.
+		// Exactly one key of such a mapping is set, and that one could not be read.
 		d.doc.failed[path] = true
 	}
 }
 
-// leftOut reports a key with nothing behind it, anchors and aliases followed.
+// leftOut reports whether a key has no value, after anchors and aliases are followed.
 func (d *decoder) leftOut(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.AnchorNode:
@@ -157,8 +157,8 @@ func named(settings []Setting, name string) *Setting {
 	return nil
 }
 
-// unknown reports a key that is no setting. A key without a value is named only
-// when it is nearly a setting: {hunter2} is a secret in the wrong brackets.
+// unknown reports an unknown key. A key without a value is quoted only if it is similar
+// to a setting: {hunter2} may be a secret that was put into braces by mistake.
 func (d *decoder) unknown(e entry, settings []Setting, path string) {
 	names := make([]string, len(settings))
 	for i, s := range settings {
@@ -177,11 +177,11 @@ func (d *decoder) unknown(e entry, settings []Setting, path string) {
 	d.problemAt(e.key, path, what+": want "+oneOf(names))
 }
 
-// oneOf is "a, b or c", or a shorter word where there are too many to read.
+// oneOf joins names as "a, b or c", or refers to the manual if there are more than ten.
 func oneOf(names []string) string {
 	const most = 10
 	if len(names) > most {
-		return "one of those in docs/configuration.md"
+		return "one of the keys in docs/configuration.md"
 	}
 	return either(names)
 }
@@ -205,7 +205,7 @@ func (d *decoder) decodeList(n *ast.SequenceNode, v reflect.Value, path string) 
 	v.Set(list)
 }
 
-// item reads a value of a list or mapping, where nothing is no value.
+// item reads an entry of a list or mapping, which must have a value.
 func (d *decoder) item(n ast.Node, v reflect.Value, path string) bool {
 	setDefaults(v)
 	if value := d.follow(n, path); value != nil && value.Type() == ast.NullType {

@@ -2,13 +2,13 @@ package config
 
 import "strings"
 
-// Document remembers where each value of a read document stood.
+// Document has the place of each value of a document.
 type Document struct {
 	name      string
 	places    map[string]place  // by path
-	variables map[string]string // path -> the environment variable that gave it
-	failed    map[string]bool   // paths of values that could not be read; "" is all of it
-	foreign   map[string]bool   // paths of values that hold an expanded variable
+	variables map[string]string // path -> the environment variable that set it
+	failed    map[string]bool   // paths of values that could not be read; "" is the whole document
+	foreign   map[string]bool   // paths of values that contain an expanded variable
 }
 
 type place struct{ line, column int }
@@ -20,21 +20,20 @@ func newDocument(name string) *Document {
 	}
 }
 
-// Name is the file's name, as it was given.
+// Name returns the name of the file, as it was given to Load or Parse.
 func (d *Document) Name() string { return d.name }
 
-// At is the place of the value at a path, or of the nearest value around it
-// when the path is not in the document; 0, 0 in an empty document.
+// At returns the place of the value at a path, or of the nearest value that contains it
+// if the path is not in the document; 0, 0 in an empty document.
 func (d *Document) At(path string) (line, column int) {
 	p := d.places[around(path, func(p string) bool { _, known := d.places[p]; return known })]
 	return p.line, p.column
 }
 
-// Locate adds to each problem that has only a path where its value came from: a
-// place in the document, or an environment variable. Problems of values that
-// could not be read are dropped: they may be gone once the value can be read.
-// What comes from the environment, as secrets do, is not shown. The result is
-// sorted.
+// Locate adds to each problem that has only a path the origin of its value: a place in
+// the document, or an environment variable. It drops problems of values that could not
+// be read, because they may disappear once the value is readable. It removes values
+// that come from the environment, because they may be secrets. The result is sorted.
 func (d *Document) Locate(problems []Problem) []Problem {
 	var located []Problem
 	for _, p := range problems {
@@ -57,7 +56,7 @@ func (d *Document) Locate(problems []Problem) []Problem {
 	return Sort(located)
 }
 
-// unread reports whether a value, or one that it is a part of, could not be read.
+// unread reports whether a value, or a value that contains it, could not be read.
 func (d *Document) unread(path string) bool {
 	return d.failed[""] || around(path, func(p string) bool { return d.failed[p] }) != ""
 }
@@ -72,13 +71,13 @@ func (d *Document) failedBelow(path string) bool {
 	return false
 }
 
-// within reports whether a path is another one, or a part of it.
+// within reports whether path is whole, or a path below it.
 func within(path, whole string) bool {
 	return path == whole || strings.HasPrefix(path, whole) && (path[len(whole)] == '.' || path[len(whole)] == '[')
 }
 
-// variable is the environment variable that gave the value at a path, or a part
-// of it that is not in the document; "" when the value comes from the document.
+// variable returns the environment variable that set the value at a path, or a part of
+// it that is not in the document; "" if the value comes from the document.
 func (d *Document) variable(path string) string {
 	if v := d.variables[around(path, func(p string) bool { return d.variables[p] != "" })]; v != "" {
 		return v
@@ -95,8 +94,8 @@ func (d *Document) variable(path string) string {
 	return found
 }
 
-// around is the longest path that is known and holds the given one, itself
-// included; "" when none is.
+// around returns the longest known path that contains the given one, or is it; "" if
+// there is none.
 func around(path string, known func(string) bool) string {
 	for end := len(path); end > 0; end-- {
 		if (end == len(path) || path[end] == '.' || path[end] == '[') && known(path[:end]) {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// environment is the map of "NAME=value" entries.
+// environment returns "NAME=value" entries as a map.
 func environment(environ []string) map[string]string {
 	variables := make(map[string]string, len(environ))
 	for _, e := range environ {
@@ -22,8 +22,8 @@ func environment(environ []string) map[string]string {
 
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// expand replaces ${NAME} and ${NAME:-default} and makes $$ a dollar sign. The
-// complaint, when there is one, names the variable and never its value.
+// expand replaces ${NAME} and ${NAME:-default}, and $$ by a dollar sign. The complaint,
+// if any, names the variable and never its value.
 func (d *decoder) expand(text string) (result string, expanded bool, complaint string) {
 	if d.variables == nil || !strings.Contains(text, "$") {
 		return text, false, ""
@@ -66,12 +66,12 @@ type overrides struct {
 	reserved []string
 }
 
-// serviceLink fits what Kubernetes puts into the environment of every pod for a
-// service, here one that is called like the prefix: CERTPOST_SERVICE_HOST,
+// serviceLink matches variables, without the prefix, that Kubernetes sets in every pod
+// for a service with the name of the prefix: CERTPOST_SERVICE_HOST,
 // CERTPOST_PORT_8080_TCP_ADDR.
 var serviceLink = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
-// override sets what the environment gives.
+// override sets the settings that environment variables override.
 func (d *decoder) override(root reflect.Value) {
 	known := make(map[string]overridable)
 	collect(known, root.Type(), "", nil)
@@ -99,17 +99,17 @@ func unknownVariable(variable string, names []string) string {
 	if near := nearest(variable, names); near != "" {
 		return "is not a setting: did you mean " + near + "?"
 	}
-	return "is not a setting: see docs/configuration.md for those that are"
+	return "is not a setting: see docs/configuration.md for all settings"
 }
 
-// overridable is a setting that a variable can give: a scalar or a list of text.
+// overridable is a setting that a variable can override: a scalar or a list of text.
 type overridable struct {
 	path  string
 	steps []Setting // from the root
 }
 
-// collect finds the settings below a type, by the part of their variable's name
-// behind the prefix.
+// collect adds the settings below a type to known, by the names of their variables
+// without the prefix.
 func collect(known map[string]overridable, t reflect.Type, path string, steps []Setting) {
 	for _, s := range Settings(t) {
 		if s.Field.Tag.Get("override") == "false" {
@@ -150,9 +150,9 @@ func (d *decoder) set(o overridable, v reflect.Value, variable, value string) {
 	}
 }
 
-// keepOnly clears all of a struct but one field. What is a scalar or a mapping
-// is one of several things, so a variable that gives one takes the place of
-// whatever the document says.
+// keepOnly clears all fields of a struct except one. In a struct that is also a scalar
+// exactly one key is set, so a variable for one key replaces the whole value of the
+// document.
 func keepOnly(v reflect.Value, field []int) {
 	kept := reflect.New(v.FieldByIndex(field).Type()).Elem()
 	kept.Set(v.FieldByIndex(field))
@@ -160,7 +160,7 @@ func keepOnly(v reflect.Value, field []int) {
 	v.FieldByIndex(field).Set(kept)
 }
 
-// split takes a list of text apart at its commas.
+// split splits a list of text at its commas, without empty entries.
 func split(value string) []string {
 	list := []string{}
 	for item := range strings.SplitSeq(value, ",") {

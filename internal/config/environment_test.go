@@ -95,8 +95,8 @@ func TestOverrideProblems(t *testing.T) {
 		"APP_PROT=1", "APP_ITEMS=a", "APP_LABELS_ENV=x", "APP_PORT=high", "APP_TIMEOUT=5", "APP_MODE=fsat", "APP_NESTED_DEEPER_CUONT=1", "APP_RATIO=0.5", "APP_ON=",
 	}))
 	want := []string{
-		"APP_ITEMS: is not a setting: see docs/configuration.md for those that are",
-		"APP_LABELS_ENV: is not a setting: see docs/configuration.md for those that are",
+		"APP_ITEMS: is not a setting: see docs/configuration.md for all settings",
+		"APP_LABELS_ENV: is not a setting: see docs/configuration.md for all settings",
 		`APP_MODE: mode: want fast or slow`,
 		"APP_NESTED_DEEPER_CUONT: is not a setting: did you mean APP_NESTED_DEEPER_COUNT?",
 		`APP_ON: on: want true or false`,

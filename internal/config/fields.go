@@ -10,13 +10,13 @@ import (
 // The struct tags that describe a setting. The decoder reads yaml, Check the
 // others, the JSON Schema all of them.
 //
-//	yaml:"name"          the key; "-" is no setting; ",inline" takes the keys of a struct as its own
-//	required:"true"      must be given and not be empty
-//	enum:"a,b"           the words that may stand here; an empty one is left to the owner of the struct
-//	later:"c,d"          words that a later version will know
+//	yaml:"name"          the key; "-" is not a setting; ",inline" adds the keys of a struct
+//	required:"true"      must be set and not be empty
+//	enum:"a,b"           the allowed words; the owner of the struct decides about an empty value
+//	later:"c,d"          words that a later version will support
 //	min:"1" max:"600s"   bounds of a number or a duration, both inclusive
-//	override:"false"     no variable of the environment gives it, nor anything below it
-//	pattern:"^[a-z]+$"   for the JSON Schema alone; the owner of the struct checks it in better words
+//	override:"false"     environment variables cannot override it, or anything below it
+//	pattern:"^[a-z]+$"   only for the JSON Schema; the owner of the struct checks it, with a better message
 
 // Setting is one key of a struct that describes a mapping.
 type Setting struct {
@@ -25,8 +25,8 @@ type Setting struct {
 	Field reflect.StructField
 }
 
-// Settings are the keys that a struct type describes, those of inlined structs
-// included, in the order of the source.
+// Settings returns the keys that a struct type describes, including those of inlined
+// structs, in the order of the source.
 func Settings(t reflect.Type) []Setting {
 	var settings []Setting
 	for i := range t.NumField() {
@@ -55,9 +55,9 @@ var (
 	scalarType   = reflect.TypeFor[scalar]()
 )
 
-// scalar is a type that is written as a plain scalar and reads its text itself:
-// it calls unmarshal with a *string. A struct may be both, a scalar or a mapping
-// of which one key is given; the decoder reads the mapping without its help.
+// scalar is a type that is written as a plain scalar and parses its text itself: it
+// calls unmarshal with a *string. A struct of this type may be written as a scalar or as
+// a mapping with one key; the decoder reads the mapping without UnmarshalYAML.
 type scalar interface {
 	UnmarshalYAML(unmarshal func(any) error) error
 }
@@ -65,8 +65,8 @@ type scalar interface {
 // IsScalar reports whether a type reads plain scalars by its own UnmarshalYAML.
 func IsScalar(t reflect.Type) bool { return reflect.PointerTo(t).Implements(scalarType) }
 
-// Written is a value as one would write it in a document: durations without the
-// zeros that Go adds (1h, not 1h0m0s).
+// Written returns a value as it is written in a document: durations without the zero
+// units that Go adds (1h, not 1h0m0s).
 func Written(v fmt.Stringer) string {
 	text := v.String()
 	if _, ok := v.(time.Duration); ok {
@@ -75,7 +75,7 @@ func Written(v fmt.Stringer) string {
 	return text
 }
 
-// shorten takes the last unit off when it counts nothing.
+// shorten removes the last unit if the duration ends in ending, so if the unit is zero.
 func shorten(duration, ending string) string {
 	if strings.HasSuffix(duration, ending) {
 		return duration[:len(duration)-2]
@@ -83,8 +83,8 @@ func shorten(duration, ending string) string {
 	return duration
 }
 
-// Join adds a key to a path: "targets[3]" and "port" give "targets[3].port". A
-// key that could be mistaken for a path stands in brackets and quotes.
+// Join adds a key to a path: "targets[3]" and "port" give "targets[3].port". A key that
+// could be mistaken for a path is put in brackets and quotes.
 func Join(path, key string) string {
 	if key == "" || strings.ContainsAny(key, ".[]\"' \t\r\n") {
 		return path + "[" + quote(key) + "]"

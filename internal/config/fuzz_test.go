@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzParse: whatever the bytes are, there is no panic, a document that yields
-// no problem is read the same twice, and every place lies inside the document.
+// FuzzParse: for any bytes there is no panic, reading twice gives the same result, and
+// every place is inside the document.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", "---\n", "name: x\nport: 587\n", "items:\n  - id: a\n    to: [a, b]\n  - {<<: *x, id: b}\n",
@@ -25,7 +25,7 @@ func FuzzParse(f *testing.F) {
 		lines := strings.Count(string(data), "\n") + strings.Count(string(data), "\r") + 2
 		for _, p := range problems {
 			if p.Message == "" || p.Line < 0 || p.Line > lines || p.Column < 0 || (p.Line == 0) != (p.Column == 0) {
-				t.Errorf("odd problem %+v", p)
+				t.Errorf("invalid problem %+v", p)
 			}
 		}
 		_, problemsAgain := Parse("c.yaml", data, &again, options...)
@@ -35,8 +35,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestTextIsKept guards passwords: text that YAML can carry arrives as it is,
-// however it is written.
+// TestTextIsKept: text such as a password is read unchanged, in every form in which YAML
+// can write it.
 func TestTextIsKept(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -61,7 +61,7 @@ func TestTextIsKept(t *testing.T) {
 		}
 		for _, document := range written {
 			if strings.HasPrefix(document, "name: |") && strings.TrimSpace(text) != text {
-				continue // indentation and trailing space have meanings of their own there
+				continue // indentation and trailing spaces have a meaning in block text
 			}
 			var into shape
 			if _, problems := Parse("c.yaml", []byte(document), &into); len(problems) > 0 {

@@ -1,8 +1,8 @@
 package config
 
-// nearest is the word that somebody probably meant, "" when none is near: one
-// slip for short words, two for longer ones. A slip is a letter too many, too
-// few, a wrong one, or two exchanged.
+// nearest returns the most similar of words, "" if none is similar: at most one typing
+// error for words of up to four letters, two for longer ones. A typing error is an extra
+// letter, a missing or wrong letter, or two letters exchanged.
 func nearest(word string, words []string) string {
 	best, least := "", 3
 	if len(word) < 5 {
@@ -16,7 +16,7 @@ func nearest(word string, words []string) string {
 	return best
 }
 
-// distance is the optimal string alignment distance of two words.
+// distance returns the optimal string alignment distance of two words.
 func distance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

@@ -14,9 +14,9 @@ type entry struct {
 	value ast.Node
 }
 
-// entries are the keys of a mapping, those merged in by << included: what the
-// mapping itself says goes before what is merged, the first merged before the
-// next. A key given twice is a problem, and the first one counts.
+// entries returns the keys of a mapping, including those merged in by <<. The mapping's
+// own keys take precedence over merged ones, and an earlier merged mapping over a later
+// one. A duplicate key is a problem, and the first one counts.
 func (d *decoder) entries(n ast.Node, path string) []entry {
 	if !d.afford(len(pairs(n)), n) {
 		return nil
@@ -33,7 +33,7 @@ func (d *decoder) entries(n ast.Node, path string) []entry {
 			continue
 		}
 		if earlier, twice := seen[e.name]; twice {
-			d.problemAt(e.key, Join(path, e.name), fmt.Sprintf("is given twice: the first stands in line %d", earlier.Position.Line))
+			d.problemAt(e.key, Join(path, e.name), fmt.Sprintf("is set twice: first in line %d", earlier.Position.Line))
 			continue
 		}
 		seen[e.name] = e.key
@@ -48,7 +48,7 @@ func (d *decoder) entries(n ast.Node, path string) []entry {
 	return own
 }
 
-// merged are the entries that << brings: of one mapping, or of a list of them.
+// merged returns the entries that << merges in, from a mapping or a list of mappings.
 func (d *decoder) merged(n ast.Node, path string) []entry {
 	at := first(n)
 	n = d.follow(n, path)
@@ -63,7 +63,7 @@ func (d *decoder) merged(n ast.Node, path string) []entry {
 		return all
 	}
 	if !isMapping(n) {
-		d.wrong(at, path, "<< wants a mapping or a list of mappings, got "+describe(n))
+		d.wrong(at, path, "want a mapping or a list of mappings after <<, got "+describe(n))
 		return nil
 	}
 	return d.entries(n, path)
@@ -87,7 +87,7 @@ func (d *decoder) entry(pair *ast.MappingValueNode, path string) (entry, bool) {
 	return entry{name, at, pair.Value}, ok
 }
 
-// pairs are the keys and values of a mapping.
+// pairs returns the keys and values of a mapping.
 func pairs(n ast.Node) []*ast.MappingValueNode {
 	switch n := n.(type) {
 	case *ast.MappingNode:
@@ -98,8 +98,8 @@ func pairs(n ast.Node) []*ast.MappingValueNode {
 	return nil
 }
 
-// follow goes through anchors and aliases to the value itself; nil when there
-// is none, which is then reported.
+// follow follows anchors and aliases to the value itself. If there is none, it reports
+// that and returns nil.
 func (d *decoder) follow(n ast.Node, path string) ast.Node {
 	for {
 		switch node := n.(type) {
@@ -108,13 +108,13 @@ func (d *decoder) follow(n ast.Node, path string) ast.Node {
 		case *ast.AliasNode:
 			value, known := d.aliases[node]
 			if !known {
-				// The name is not shown: it may be a password without its quotes.
-				d.wrong(node.GetToken(), path, "no anchor of that name stands before this alias; text that begins with * stands in quotes")
+				// The name is not shown: it may be a password without quotes.
+				d.wrong(node.GetToken(), path, "no anchor of that name before this alias; put text that begins with * in quotes")
 				return nil
 			}
 			n = value
 		case *ast.TagNode:
-			d.wrong(node.GetToken(), path, "tags (!name) mean nothing here: leave it out")
+			d.wrong(node.GetToken(), path, "tags (!name) are not supported: remove it")
 			return nil
 		default:
 			return n
@@ -122,8 +122,8 @@ func (d *decoder) follow(n ast.Node, path string) ast.Node {
 	}
 }
 
-// anchors finds the value of each alias: the latest anchor of that name whose
-// value ends before the alias. An alias inside its own anchor has none.
+// anchors finds the value of each alias: that of the latest anchor of its name whose
+// value ends before the alias. An alias inside its own anchor has no value.
 type anchors struct {
 	values  map[string]ast.Node
 	aliases map[*ast.AliasNode]ast.Node
@@ -172,7 +172,7 @@ func isScalarNode(n ast.Node) bool {
 	return false
 }
 
-// describe names the kind of a value without showing it.
+// describe returns the kind of a value, without the value itself.
 func describe(n ast.Node) string {
 	switch {
 	case n.Type() == ast.NullType:

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// optional has keys that may be left out, which is not the same as zero.
+// optional has optional keys, for which "not set" differs from zero.
 type optional struct {
 	Port    *int           `yaml:"port" min:"1" max:"65535"`
 	Timeout *time.Duration `yaml:"timeout" min:"1s"`
@@ -48,11 +48,11 @@ func TestOptionalKeys(t *testing.T) {
 		"o.yaml:1:7: port: want 1 to 65535, got 0",
 		"o.yaml:2:10: timeout: want at least 1s, got 5ms",
 		"o.yaml:3:7: mode: want fast or slow, got warp",
-		"O_BELOW_NAME: is not a setting: see docs/configuration.md for those that are",
+		"O_BELOW_NAME: is not a setting: see docs/configuration.md for all settings",
 	}; !slices.Equal(texts, want) {
 		t.Errorf("problems: %q", texts)
 	}
 	if got.On == nil || !*got.On {
-		t.Error("a variable does not give a key that may be left out")
+		t.Error("a variable does not set an optional key")
 	}
 }

@@ -24,7 +24,7 @@ type shape struct {
 	Items   []item  `yaml:"items"`
 	Secret  word    `yaml:"secret"`
 	Either  scalars `yaml:"either"`
-	//lint:ignore U1000 a field that is not exported has to be passed over
+	//lint:ignore U1000 the decoder must ignore a field that is not exported
 	hidden  string
 	Ignored string `yaml:"-"`
 }
@@ -54,7 +54,7 @@ func (i *item) SetDefaults() {
 	}
 }
 
-// word is a scalar that reads its own text, as a secret's value does.
+// word is a scalar with its own UnmarshalYAML, like the value of a secret.
 type word struct{ text func() string }
 
 func (w *word) UnmarshalYAML(unmarshal func(any) error) error {

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// Severity says what a problem means for the configuration that has it.
+// Severity says whether a configuration with the problem can be used.
 type Severity int
 
-// The severities. The zero value is Error: a problem that nobody classed stops
-// the configuration from being used.
+// The severities. The zero value is Error, so a problem without a severity makes the
+// configuration unusable.
 const (
 	Error   Severity = iota // the configuration cannot be used
-	Warning                 // it can, and a person should know
+	Warning                 // the configuration can be used, but the operator should know
 )
 
 func (s Severity) String() string {
@@ -24,19 +24,19 @@ func (s Severity) String() string {
 	return "error"
 }
 
-// Problem is one thing that is wrong with a configuration. Those who validate
-// set Path, Message and Severity; Document.Locate adds the place.
+// Problem is one problem of a configuration. Validators set Path, Message and Severity;
+// Document.Locate adds the place.
 type Problem struct {
 	File         string
-	Line, Column int    // 1 is the first; 0 when the place is not known
-	Variable     string // the environment variable that gave the value, instead of a place
+	Line, Column int    // 1 is the first; 0 when the place is unknown
+	Variable     string // the environment variable that set the value, instead of a place
 	Path         string // "targets[3].port"; "" for the document as a whole
-	Message      string // what is wrong and what to do; never a secret's value
-	Got          string // what stands there instead; "" when it is not to be shown
+	Message      string // what is wrong and what to do; never the value of a secret
+	Got          string // the wrong value; "" when it must not be shown
 	Severity     Severity
 }
 
-// Error is "certpost.yaml:12:11: targets[3].port: ...". A warning says so
+// Error returns "certpost.yaml:12:11: targets[3].port: ...". A warning has "warning: "
 // between the place and the path.
 func (p Problem) Error() string {
 	var b strings.Builder
@@ -67,7 +67,7 @@ func Failed(problems []Problem) bool {
 }
 
 // Sort orders problems by place, those of environment variables last, and drops
-// those said twice.
+// duplicates.
 func Sort(problems []Problem) []Problem {
 	slices.SortFunc(problems, func(a, b Problem) int {
 		return cmp.Or(

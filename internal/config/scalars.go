@@ -11,7 +11,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// isContainer reports whether a type wants a mapping or a list.
+// isContainer reports whether a type is written as a mapping or a list.
 func isContainer(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Struct, reflect.Map, reflect.Slice:
@@ -20,8 +20,8 @@ func isContainer(t reflect.Type) bool {
 	return false
 }
 
-// decodeScalar reads a plain value. Text that was expanded from ${VAR} may
-// become anything; otherwise quotes make text and nothing else.
+// decodeScalar reads a scalar. Text that was expanded from ${VAR} may become a value of
+// any type; other text in quotes is always text.
 func (d *decoder) decodeScalar(n ast.Node, v reflect.Value, path string) {
 	raw, ok := d.literal(n, path)
 	if !ok {
@@ -39,19 +39,19 @@ func (d *decoder) decodeScalar(n ast.Node, v reflect.Value, path string) {
 		d.wrong(n.GetToken(), path, wrongKind(v.Type(), n)+": put it in quotes")
 		return
 	case !wantsText && !expanded && quoted(n) && v.Type() != durationType:
-		d.wrong(n.GetToken(), path, fmt.Sprintf("%s, got the text %s: leave the quotes out", want(v.Type()), quote(raw)))
+		d.wrong(n.GetToken(), path, fmt.Sprintf("%s, got the text %s: remove the quotes", want(v.Type()), quote(raw)))
 		return
 	}
 	if complaint := set(v, text); complaint != "" {
 		d.wrong(n.GetToken(), path, complaint)
 		if !IsScalar(v.Type()) {
-			// As it is written: what a variable holds is not shown.
+			// The text of the document: the value of a variable is not shown.
 			d.problems[len(d.problems)-1].Got = shown(raw)
 		}
 	}
 }
 
-// shown is a value as it stands in a message, in quotes where it needs them.
+// shown returns a value for a message, in quotes if it needs them.
 func shown(raw string) string {
 	if q := quote(raw); strings.ContainsAny(q[1:len(q)-1], " \\,:") || raw == "" {
 		return q
@@ -59,14 +59,14 @@ func shown(raw string) string {
 	return strings.Trim(quote(raw), `"`)
 }
 
-// literal is the text of a plain value as it is written.
+// literal returns the text of a scalar as it is written in the document.
 func (d *decoder) literal(n ast.Node, path string) (string, bool) {
 	t := n.GetToken()
 	switch n := n.(type) {
 	case *ast.LiteralNode:
 		return n.Value.Value, true
 	case *ast.StringNode:
-		// The scanner drops tabs in unquoted text: better no value than another one.
+		// The scanner drops tabs in unquoted text, which would change the value.
 		if t.Type == token.StringType && strings.Contains(strings.TrimSpace(t.Origin), "\t") {
 			d.wrong(t, path, "a tab in text without quotes: put it in quotes")
 			return "", false
@@ -81,7 +81,7 @@ func quoted(n ast.Node) bool {
 	return t == token.SingleQuoteType || t == token.DoubleQuoteType || n.Type() == ast.LiteralType
 }
 
-// set gives a scalar its value from text; the answer is what was wanted instead.
+// set sets a scalar from text. If that fails, it returns what was wanted; otherwise "".
 func set(v reflect.Value, text string) string {
 	if own, ok := v.Addr().Interface().(scalar); ok {
 		if err := own.UnmarshalYAML(func(into any) error {
@@ -108,7 +108,7 @@ func set(v reflect.Value, text string) string {
 		}
 	case v.CanInt():
 		n, err := strconv.ParseInt(text, 10, v.Type().Bits())
-		// One spelling per number: no 010, which others read as eight.
+		// Only one spelling per number: 010 is eight in other YAML parsers.
 		if ok = err == nil && strconv.FormatInt(n, 10) == text; ok {
 			v.SetInt(n)
 		}
@@ -126,7 +126,7 @@ func set(v reflect.Value, text string) string {
 	return ""
 }
 
-// want says what a value of a type looks like.
+// want returns a description of the values of a type, beginning with "want".
 func want(t reflect.Type) string {
 	switch kind := t.Kind(); {
 	case t == durationType:
@@ -150,7 +150,7 @@ func want(t reflect.Type) string {
 	case kind == reflect.Map:
 		return "want a mapping such as {name: " + example(t.Elem()) + "}"
 	case kind == reflect.Slice && isContainer(t.Elem()):
-		return "want a list of mappings, each beginning with a dash"
+		return "want a list of mappings, each with a dash before it"
 	case kind == reflect.Slice:
 		return "want a list such as [" + example(t.Elem()) + "]"
 	case kind == reflect.Bool:
@@ -170,8 +170,8 @@ func example(t reflect.Type) string {
 	return "..."
 }
 
-// wrongKind says what was wanted and what kind of value was found. It never
-// shows the value: where a mapping is wanted, text may be a secret.
+// wrongKind returns what was wanted and the kind of value that was found. It never
+// shows the value: text in place of a mapping may be a secret.
 func wrongKind(t reflect.Type, n ast.Node) string {
 	return want(t) + ", got " + describe(n)
 }

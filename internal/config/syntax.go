@@ -11,11 +11,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// maxDepth bounds how deep lists and mappings may be nested; the parser needs
-// more than linear time for deep ones.
+// maxDepth limits the nesting of lists and mappings; the parser needs more than linear
+// time for deep nesting.
 const maxDepth = 64
 
-// parse returns the root of the document, nil when it is empty or cannot be read.
+// parse returns the root of the document, nil if it is empty or cannot be read.
 func (d *decoder) parse(data []byte) ast.Node {
 	data = withoutBOM(data)
 	if p := unreadable(data); p != nil {
@@ -57,7 +57,7 @@ func tooDeep(tokens token.Tokens) *token.Token {
 	return nil
 }
 
-// single is the one document of a file.
+// single returns the root of the only document of a file.
 func (d *decoder) single(file *ast.File) ast.Node {
 	var root ast.Node
 	for _, doc := range file.Docs {
@@ -74,8 +74,8 @@ func (d *decoder) single(file *ast.File) ast.Node {
 	return root
 }
 
-// syntax reports what the parser could not read. The parser's own texts may
-// quote the document, a secret in it too, so they only select one of ours.
+// syntax reports a syntax error. The parser's messages may quote the document,
+// including secrets, so they only select one of Certpost's messages.
 func (d *decoder) syntax(err error, text string) {
 	var syntax *yaml.SyntaxError
 	if !errors.As(err, &syntax) || syntax.Token == nil {
@@ -91,7 +91,7 @@ func (d *decoder) syntax(err error, text string) {
 		}
 	}
 	if strings.ContainsAny(message, "]}") && strings.Contains(line(text, syntax.Token.Position.Line), "${") {
-		message += "; inside { } and [ ] a ${...} stands in quotes"
+		message += "; put ${...} in quotes inside { } and [ ]"
 	}
 	d.wrong(syntax.Token, "", message)
 }
@@ -103,25 +103,25 @@ var syntaxMessages = []struct{ theirs, ours string }{
 	{"',' or '}'", "want a comma or } here"},
 	{"sequence end token", "a [ is not closed by ]"},
 	{"',' or ']'", "want a comma or ] here"},
-	{"but found ','", "a comma too many"},
+	{"but found ','", "one comma too many"},
 	{"could not find '['", "a ] without its ["},
 	{"could not find '{'", "a } without its {"},
 	{"end character of", "a quote is not closed"},
 	{"escape", `an unknown escape in double quotes: use single quotes, or \\ for a backslash`},
 	{"reserved character", "begins with a character that YAML reserves: put the value in quotes"},
-	{"block sequence entries", "a list entry belongs on a line of its own"},
+	{"block sequence entries", "a list entry must begin on a new line"},
 	{"mapping value is not allowed", `a second ": " on one line, or a line that is indented too deep: put a value with ": " in quotes`},
-	{"value is not allowed", "the indentation does not fit the lines above"},
+	{"value is not allowed", "the indentation does not match the lines above"},
 	{"non-map value", "want key: value here"},
 	{"unexpected key", "want key: value here"},
 	{"unexpected scalar", "want key: value here"},
 	{"could not find value for mapping key", "want key: value here"},
 	{"invalid key for this map", "want a plain word as the key"},
 	{"alias", "want the name of an anchor after *"},
-	{"anchor", "an anchor (&name) that belongs to nothing"},
-	{"tag", "tags (!name) mean nothing here: leave it out"},
-	{"document separator", "nothing may stand behind ---"},
-	{"directive", "YAML directives (%...) mean nothing here: leave it out"},
+	{"anchor", "an anchor (&name) without a value"},
+	{"tag", "tags (!name) are not supported: remove it"},
+	{"document separator", "nothing is allowed after --- on its line"},
+	{"directive", "YAML directives (%...) are not supported: remove it"},
 }
 
 func line(text string, number int) string {
@@ -132,8 +132,8 @@ func line(text string, number int) string {
 	return lines[number-1]
 }
 
-// first is the token at which a value begins. That of a block mapping is its
-// first key: the parser's own is the colon behind it.
+// first returns the token at which a value begins. For a block mapping that is its
+// first key; the parser's own token is the colon after it.
 func first(n ast.Node) *token.Token {
 	switch n := n.(type) {
 	case *ast.MappingNode:

@@ -12,80 +12,81 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Relays is what holds for relays whichever target uses them, so that hundreds of
-// targets need not repeat it. For each key the target's own value goes first, then
-// that of the first rule that fits, then default's.
+// Relays are settings of relays for all targets that use them, so that hundreds of
+// targets need not repeat them. For each key the target's own value comes first, then
+// that of the first rule that matches the relay, then that of default.
 type Relays struct {
-	// Default holds for all relays, where no rule says otherwise.
+	// Default applies to all relays, for keys that neither the target nor a rule sets.
 	Default RelayDefault `yaml:"default"`
-	// Rules hold for the relays that they fit; of several the first one alone.
+	// Rules apply to the relays that they match. If several match a relay, only the
+	// first one applies.
 	Rules []RelayRule `yaml:"rules"`
 }
 
-// RelayDefault is what holds for all relays.
+// RelayDefault are the settings of all relays.
 type RelayDefault struct {
 	RelayKeys   `yaml:",inline"`
 	RelayLimits `yaml:",inline"`
 }
 
-// RelayRule is what holds for some relays.
+// RelayRule are the settings of the relays that it matches.
 type RelayRule struct {
-	// Host is a glob on the relay's name or address: * fits any characters but a
-	// dot, ** any at all.
+	// Host is a glob on the relay's name or address: * matches any characters except a
+	// dot, ** any characters. Example: *.mail.example.net.
 	Host string `yaml:"host" required:"true"`
-	// OnlyPort narrows the rule to relays with this port.
+	// OnlyPort limits the rule to relays with this port. Default: all ports.
 	OnlyPort *int `yaml:"only_port" min:"1" max:"65535"`
 
 	RelayKeys   `yaml:",inline"`
 	RelayLimits `yaml:",inline"`
 }
 
-// RelayKeys say how to talk to a relay. They mean what they mean in a target.
+// RelayKeys say how to connect to a relay. They have the same meaning as in a target.
 type RelayKeys struct {
-	// Port of the relay, for targets that give none.
+	// Port is the relay's TCP port, if the target does not set one.
 	Port *int `yaml:"port" min:"1" max:"65535"`
-	// TLSMode as in a target.
+	// TLSMode is the TLS mode, as in a target.
 	TLSMode string `yaml:"tls_mode" enum:"starttls,smtps,opportunistic,plaintext"`
-	// TLSSkipVerify as in a target.
+	// TLSSkipVerify accepts every certificate of the relay, as in a target.
 	TLSSkipVerify *bool `yaml:"tls_skip_verify"`
-	// CAFile as in a target.
+	// CAFile is a PEM file with the CAs to trust, as in a target.
 	CAFile string `yaml:"ca_file"`
-	// ClientCertFile as in a target.
+	// ClientCertFile is a PEM file with the client certificate, as in a target.
 	ClientCertFile string `yaml:"client_cert_file"`
-	// ClientKeyFile as in a target.
+	// ClientKeyFile is a PEM file with the private key of client_cert_file.
 	ClientKeyFile string `yaml:"client_key_file"`
-	// AuthMethod as in a target.
+	// AuthMethod is the SMTP AUTH method, as in a target.
 	AuthMethod string `yaml:"auth_method" enum:"none,plain,login,cram-md5,scram-sha-256,xoauth2"`
-	// Username as in a target.
+	// Username is the user name for AUTH, as in a target.
 	Username Text `yaml:"username"`
-	// Password as in a target; {host} and {target} in a path stand for those of the
-	// delivery.
+	// Password is the password for AUTH, as in a target. {host} and {target} in a Vault
+	// path are replaced by those of the delivery.
 	Password secrets.Ref `yaml:"password"`
-	// OAuth2 as in a target.
+	// OAuth2 fetches the access token for xoauth2, as in a target.
 	OAuth2 OAuth2 `yaml:"oauth2"`
-	// AllowInsecureAuth as in a target.
+	// AllowInsecureAuth allows a login without encryption or verification, as in a target.
 	AllowInsecureAuth *bool `yaml:"allow_insecure_auth"`
-	// Timeout as in a target.
+	// Timeout is the time limit for sending one mail, as in a target.
 	Timeout *time.Duration `yaml:"timeout" min:"1s" max:"600s"`
 }
 
-// RelayLimits bound what a relay is given. They hold for the relay, by host and
-// port. The number of connections and the rate are kept by all replicas together.
+// RelayLimits are the limits of a relay, by host and port. The number of connections
+// and the rate apply to all replicas together.
 type RelayLimits struct {
-	// MaxConnections is how many connections the relay has from all replicas
-	// together at a time.
+	// MaxConnections is the maximum number of connections to the relay at a time, from
+	// all replicas together. Default: no limit.
 	MaxConnections int `yaml:"max_connections" min:"0" max:"10000"`
-	// MaxMessagesPerConnection is how many mails one connection carries before it is
-	// closed; 100 when not given.
+	// MaxMessagesPerConnection is the number of mails after which a connection is
+	// closed; 1 opens a connection for every mail. Default: 100.
 	MaxMessagesPerConnection int `yaml:"max_messages_per_connection" min:"0" max:"100000"`
-	// MaxConnectionIdle is how long a connection is kept for the next mail; 30s when
-	// not given.
+	// MaxConnectionIdle is how long an unused connection is kept for the next mail.
+	// Default: 30s.
 	MaxConnectionIdle time.Duration `yaml:"max_connection_idle" min:"0s" max:"1h"`
-	// MaxConnectionAge is the age at which a connection is not used again; 5m when not
-	// given.
+	// MaxConnectionAge is the age from which a connection is not used again. Default: 5m.
 	MaxConnectionAge time.Duration `yaml:"max_connection_age" min:"0s" max:"24h"`
-	// MaxMessageRate is how many mails the relay is given in any such span of time:
-	// 14/s, 100/min, 1000/h, 500/day.
+	// MaxMessageRate is the maximum number of mails to the relay in any period of that
+	// length, from all replicas together: 14/s, 100/min, 1000/h, 500/day. Default: no
+	// limit.
 	MaxMessageRate verdict.Rate `yaml:"max_message_rate" pattern:"^ *[0-9]+ */ *(s|min|h|day) *$"`
 }
 

@@ -144,9 +144,9 @@ func TestProblemsOfRelaysStandWhereTheyCome(t *testing.T) {
 	}{
 		{"keys", "relays:\n  defaults: {}\n  rules:\n    - {port: 0, max_message_rate: 14/sec, max_connections: -1, timeout: 0s}\n    - {host: \"smtp.example.com:587\", usernam: x}\ntargets: []\n", []string{
 			`2:3: relays: unknown key "defaults": did you mean default?`,
-			`4:7: relays.rules[0].host: is missing`,
+			`4:7: relays.rules[0].host: is required`,
 			`4:14: relays.rules[0].port: want 1 to 65535, got 0`,
-			`4:35: relays.rules[0].max_message_rate: want a number of mails and a span (s, min, h, day), such as 14/s or 500/day`,
+			`4:35: relays.rules[0].max_message_rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day`,
 			`4:60: relays.rules[0].max_connections: want 0 to 10000, got -1`,
 			`4:73: relays.rules[0].timeout: want 1s to 600s, got 0s`,
 			`5:14: relays.rules[1].host: has a port: want the port under only_port`,
@@ -160,7 +160,7 @@ targets:
 `, []string{
 			`3:41: relays.rules[0].tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true`,
 			`3:41: warning: relays.rules[0].tls_mode: mails to a.example.com travel in the clear: anyone on the way can read and change them`,
-			`3:79: warning: relays.rules[0].password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead`}},
+			`3:79: warning: relays.rules[0].password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"fallbacks", `targets:
   - id: a
     host: a.example.com
@@ -179,9 +179,9 @@ targets:
 			`8:7: targets[0].fallback: has 6 relays: at most 5 are allowed`,
 			`8:16: targets[0].fallback[0].host: a.example.com:587 stands before it already: a fallback is another relay`,
 			`9:9: warning: targets[0].fallback[1].tls_mode: mails to b.example.com travel in the clear: anyone on the way can read and change them`,
-			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want one of those in docs/configuration.md`,
+			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want one of the keys in docs/configuration.md`,
 			`10:16: targets[0].fallback[2].host: is not a host name: want a name such as smtp.example.com, or an IP address`,
-			`11:9: targets[0].fallback[3].host: is missing`,
+			`11:9: targets[0].fallback[3].host: is required`,
 			`12:9: targets[0].fallback[4].password: is missing: auth_method plain needs it`}},
 	} {
 		_, got := loadRelays(t, test.text)

@@ -58,7 +58,7 @@ func TestValidate(t *testing.T) {
 		{"id", []string{"id: a.b"}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
 		{"long id", []string{"id: " + strings.Repeat("a", 65)}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
 		{"everything missing", []string{"id:", "host:", "from_address:", "to:", "disabled: true"}, []string{
-			"1:1: from_address: is missing", "1:1: host: is missing", "1:1: id: is missing", "1:1: to: is missing"}},
+			"1:1: from_address: is required", "1:1: host: is required", "1:1: id: is required", "1:1: to: is required"}},
 		{"misspelt keys are not missing too", []string{"host:", "hots: x"}, []string{`4:1: unknown key "hots": did you mean host?`}},
 		{"type", []string{"type: http"}, []string{`5:7: type: want smtp, got http`}},
 
@@ -118,7 +118,7 @@ func TestValidate(t *testing.T) {
 		{"oauth2 with another method", []string{"auth_method: login", "username: a", `oauth2: {token_url: login.example.com, client_id: b, client_secret: {value: hunter2}}`}, []string{
 			"7:9: oauth2: is not used with auth_method login: want xoauth2",
 			"7:21: oauth2.token_url: want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
-			"7:69: warning: oauth2.client_secret: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+			"7:69: warning: oauth2.client_secret: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"client certificate", []string{"client_cert_file: /etc/c.pem", "client_key_file: /etc/k.pem"}, nil},
 		{"client certificate without a key", []string{"client_cert_file: /etc/c.pem"}, []string{"1:1: client_key_file: is missing: client_cert_file needs its key"}},
 		{"a key without its certificate", []string{"client_key_file: /etc/k.pem"}, []string{"1:1: client_cert_file: is missing: client_key_file alone is of no use"}},
@@ -143,13 +143,13 @@ func TestValidate(t *testing.T) {
 		{"username with a line break", []string{`username: "a\nb"`, "password: " + env}, []string{"5:11: username: has control characters"}},
 
 		{"inline secret", []string{"username: a", "password: {value: hunter2}"}, []string{
-			"6:11: warning: password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"two sources", []string{"username: a", "password: {env: X, file: y}"}, []string{
-			"6:11: password: names more than one source (env, file): give exactly one"}},
+			"6:11: password: names more than one source (env, file): set exactly one"}},
 		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, []string{
 			"6:11: password: vault.key: is empty"}},
 		{"a password in the open is a value", []string{"username: a", "password: hunter2"}, []string{
-			"6:11: warning: password: the secret itself stands in the configuration: keep it in vault, env, file or credential instead"}},
+			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"a password in the wrong brackets is not shown", []string{"username: a", "password: [hunter2]"}, []string{
 			"6:11: password: want text, or a mapping with vault, transit, env, file, credential or value, got a list"}},
 		{"nor in these", []string{"username: a", "password: {hunter2}"}, []string{
@@ -177,7 +177,7 @@ func TestValidate(t *testing.T) {
 		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, []string{
 			"4:5: to: to, cc and bcc have 51 addresses in all: at most 50 are allowed"}},
 		{"50 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 49), ", ") + "]"}, nil},
-		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is missing"}},
+		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is required"}},
 		{"header texts", []string{`from_name: "a\u202eb"`, "subject_prefix: " + strings.Repeat("x", 101)}, []string{
 			"5:12: from_name: has control characters", "6:17: subject_prefix: has 101 characters: at most 100 are allowed"}},
 		{"header texts with emoji", []string{`from_name: "❤️ 👩‍💻"`}, nil},
@@ -264,7 +264,7 @@ func TestValidateTargetsTogether(t *testing.T) {
 	}
 	want := []string{
 		"targets[2].id: a is already the id of targets[0]: every target needs its own",
-		"targets[3].id: is missing", "targets[4].id: is missing",
+		"targets[3].id: is required", "targets[4].id: is required",
 		"targets[5].id: b is already the id of targets[1]: every target needs its own",
 	}
 	if !slices.Equal(got, want) {

@@ -1,6 +1,6 @@
-// Package legible makes text that comes from outside fit to be read by people:
-// one line, without characters that hide or reorder what stands beside them, and
-// with foreign scripts named where a name may deceive.
+// Package legible makes text from outside safe to read: on one line, without
+// characters that hide or reorder their neighbours, and with a note about scripts that
+// can make a name look like another one.
 package legible
 
 import (
@@ -10,20 +10,19 @@ import (
 	"unicode/utf8"
 )
 
-// Clean makes text from certificates, events, configuration or a relay's reply
-// fit for one line of a mail, a header, a log or a page. White space of any
-// kind, line ends included, becomes one space; control characters, bidi
-// controls, zero-width and other invisible characters and invalid UTF-8 become
-// U+FFFD, so that a name somebody tampered with looks tampered with. What is
-// longer than max bytes is cut at a rune boundary and ends in an ellipsis; the
-// result never exceeds max.
+// Clean makes text from certificates, events, configuration or a relay's reply fit for
+// one line of a mail, a header, a log or a page. A run of white space, line ends
+// included, becomes one space. Control characters, bidi controls, zero-width and other
+// invisible characters and invalid UTF-8 become U+FFFD, so that manipulated text is
+// visible as such. Text longer than max bytes is cut at a rune boundary and ends in an
+// ellipsis; the result never exceeds max bytes.
 func Clean(s string, max int) string {
 	if len(s) <= max && plain(s) {
 		return s
 	}
 	var b strings.Builder
 	b.Grow(min(len(s), max) + utf8.UTFMax)
-	var last rune = ' ' // leading white space goes
+	var last rune = ' ' // drops leading white space
 	for _, r := range s {
 		switch {
 		case unicode.IsSpace(r), r == '\u2028', r == '\u2029':
@@ -43,8 +42,8 @@ func Clean(s string, max int) string {
 	return cut(strings.TrimRight(b.String(), " "), max)
 }
 
-// plain reports whether s is printable ASCII without doubled or outer spaces,
-// which is true of nearly everything that comes by.
+// plain reports whether s is printable ASCII without double, leading or trailing
+// spaces, as nearly all texts are.
 func plain(s string) bool {
 	space := true
 	for i := range len(s) {
@@ -56,10 +55,10 @@ func plain(s string) bool {
 	return !space || s == ""
 }
 
-// Hidden reports whether r shows as nothing, or changes how its neighbours
-// show: control and format characters (Unicode Cc and Cf, which hold the bidi
-// controls, the zero-width ones and the tags), surrogates, private use,
-// non-characters, and the letters that have no ink.
+// Hidden reports whether r is invisible or changes how its neighbours are displayed:
+// control and format characters (Unicode Cc and Cf, which include the bidi controls,
+// the zero-width characters and the tags), surrogates, private use, non-characters, and
+// letters without a visible glyph.
 func Hidden(r rune) bool {
 	switch r {
 	case utf8.RuneError, '\u034f', '\u115f', '\u1160', '\u17b4', '\u17b5', '\u2800', '\u3164', '\uffa0':
@@ -69,8 +68,8 @@ func Hidden(r rune) bool {
 		unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// cut shortens s to max bytes at a rune boundary, with an ellipsis where there
-// is room for one.
+// cut shortens s to at most max bytes at a rune boundary, with an ellipsis at the end;
+// the result is empty if max has no room for one.
 func cut(s string, max int) string {
 	if len(s) <= max {
 		return s

@@ -65,7 +65,7 @@ func FuzzClean(f *testing.F) {
 			}
 		}
 		if strings.Contains(got, "  ") || strings.TrimSpace(got) != got {
-			t.Fatalf("Clean(%q, %d) = %q has spaces to spare", s, max, got)
+			t.Fatalf("Clean(%q, %d) = %q has double, leading or trailing spaces", s, max, got)
 		}
 		if again := Clean(got, max); again != got {
 			t.Fatalf("Clean(%q, %d) = %q, and cleaned again %q", s, max, got, again)

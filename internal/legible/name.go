@@ -9,9 +9,9 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Domain gives both forms of a DNS name, or of a glob on DNS names: as machines
-// compare it, and as it is meant to look. What is not a valid internationalised
-// name keeps the form it has.
+// Domain returns both forms of a DNS name, or of a glob on DNS names: the ASCII form
+// (A-labels) for comparison, and the Unicode form for display. A label that is not a
+// valid internationalised name keeps its form in both.
 func Domain(s string) (ascii, unicode string) {
 	s = strings.ToLower(norm.NFC.String(strings.TrimSuffix(s, ".")))
 	labels := strings.Split(s, ".")
@@ -28,28 +28,27 @@ func Domain(s string) (ascii, unicode string) {
 	return strings.Join(a, "."), strings.Join(u, ".")
 }
 
-// Internationalised reports whether a name has letters that ASCII has not.
+// Internationalised reports whether a name has characters outside ASCII.
 func Internationalised(name string) bool {
 	return strings.IndexFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) >= 0
 }
 
-// Shown is a name as people are shown it: the form that machines compare,
-// and beside it what an internationalised name means to look like.
+// Shown is a name for display: the ASCII form, and next to it the Unicode form of an
+// internationalised name.
 type Shown struct {
 	Text string // A-labels; cleaned
-	Note string // "bücher.example", with a mark where scripts are foreign or mixed; else ""
+	Note string // "bücher.example", and a remark if scripts are mixed or not Latin; else ""
 }
 
-// Name cleans a DNS name, or anything that stands in the place of one. A
-// name in letters that only look like those of another is how people are
-// deceived, so the A-label comes first and scripts are named.
+// Name cleans a DNS name, or any text in the place of one. Letters of another script
+// can imitate a known name, so the A-labels come first and the note names the scripts.
 func Name(s string, max int) Shown {
 	s = Clean(s, max)
 	if !Internationalised(s) && !strings.Contains(strings.ToLower(s), "xn--") {
 		return Shown{Text: s}
 	}
 	ascii, unicode := Domain(s)
-	if ascii == unicode || strings.ContainsAny(s, " \ufffd…") { // not a DNS name: there is one form alone
+	if ascii == unicode || strings.ContainsAny(s, " \ufffd…") { // not a DNS name: it has only one form
 		return Shown{Text: s, Note: scriptsNote(s)}
 	}
 	note := Clean(unicode, max)
@@ -59,8 +58,8 @@ func Name(s string, max int) Shown {
 	return Shown{Text: Clean(ascii, max), Note: note}
 }
 
-// scriptsNote names the scripts of a name's labels where they are mixed in one
-// label, or not Latin: "mixes Cyrillic and Latin letters", "in Greek letters".
+// scriptsNote names the scripts of a name's labels if one label mixes them, or if they
+// are not Latin: "mixes Cyrillic and Latin letters", "in Greek letters".
 func scriptsNote(name string) string {
 	if !Internationalised(name) {
 		return ""
@@ -83,7 +82,7 @@ func scriptsNote(name string) string {
 	return "in " + enumerate(foreign) + " letters"
 }
 
-// enumerate joins words as people do: "a, b and c".
+// enumerate joins words as "a, b and c".
 func enumerate(words []string) string {
 	last := len(words) - 1
 	if last < 1 {
@@ -92,7 +91,7 @@ func enumerate(words []string) string {
 	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
-// scriptsOf are the scripts of a text's letters, sorted.
+// scriptsOf returns the scripts of a text's letters, sorted.
 func scriptsOf(text string) []string {
 	var scripts []string
 	for _, r := range text {
@@ -119,9 +118,9 @@ func scriptOf(r rune) string {
 	return "unknown"
 }
 
-// oneWriting reports whether scripts are used together by one writing system:
-// Japanese, Chinese with Bopomofo and Korean, each with Latin (UTS #39 section
-// 5.2, highly restrictive).
+// oneWriting reports whether one writing system uses the scripts together: Japanese,
+// Chinese with Bopomofo, or Korean, each with Latin (UTS #39 section 5.2, highly
+// restrictive).
 func oneWriting(scripts []string) bool {
 	for _, writing := range [][]string{
 		{"Han", "Hiragana", "Katakana", "Latin"},

@@ -6,29 +6,30 @@ import (
 	"time"
 )
 
-// breaker keeps us from asking a server that does not answer. After threshold
-// failures in a row it refuses for a pause that doubles from least to most, with
-// jitter; then it lets one trial through at a time.
+// breaker stops requests to a server that does not answer. After threshold
+// consecutive failures it refuses requests for a pause that doubles from least to
+// most, with jitter; then it admits one trial at a time.
 type breaker struct {
 	threshold   int
 	least, most time.Duration
 
 	mu       sync.Mutex
-	failures int       // in a row, those of trials aside; guarded by mu
-	openings int       // in a row; 0 is closed; guarded by mu
-	until    time.Time // refuses before, while open; guarded by mu
-	trying   bool      // a trial is on its way; guarded by mu
+	failures int       // consecutive, without those of trials; guarded by mu
+	openings int       // consecutive; 0 means closed; guarded by mu
+	until    time.Time // end of the pause, while open; guarded by mu
+	trying   bool      // a trial is in progress; guarded by mu
 	last     *Error    // the latest failure; guarded by mu
 }
 
-// permit is one admitted request. Its outcome has to be told, once, by one of
-// the three methods.
+// permit is one admitted request. Its holder must report the outcome once, by one
+// of the three methods.
 type permit struct {
 	b     *breaker
 	trial bool
 }
 
-// admit returns a permit, or the latest failure and how long to wait.
+// admit returns a permit, or the latest failure and how long to wait before the next
+// request.
 func (b *breaker) admit() (p permit, last *Error, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -45,7 +46,7 @@ func (b *breaker) admit() (p permit, last *Error, wait time.Duration) {
 	return permit{b, true}, nil, 0
 }
 
-// succeeded closes the breaker and says whether it had been open.
+// succeeded closes the breaker and reports whether it was open.
 func (p permit) succeeded() (wasOpen bool) {
 	p.b.mu.Lock()
 	defer p.b.mu.Unlock()
@@ -54,7 +55,7 @@ func (p permit) succeeded() (wasOpen bool) {
 	return wasOpen
 }
 
-// failed counts a failure and says whether it opened the breaker.
+// failed counts a failure and reports whether it opened the breaker.
 func (p permit) failed(why *Error) (opened bool) {
 	b := p.b
 	b.mu.Lock()
@@ -62,7 +63,7 @@ func (p permit) failed(why *Error) (opened bool) {
 	if p.trial {
 		b.trying = false
 	} else if b.openings > 0 {
-		return false // it was asked before the breaker opened: nothing new
+		return false // the request began before the breaker opened
 	} else if b.failures++; b.failures < b.threshold {
 		return false
 	}
@@ -76,7 +77,7 @@ func (p permit) failed(why *Error) (opened bool) {
 	return b.openings == 1
 }
 
-// abandoned is for a request that had no outcome.
+// abandoned reports a request without an outcome.
 func (p permit) abandoned() {
 	p.b.mu.Lock()
 	defer p.b.mu.Unlock()
@@ -85,7 +86,7 @@ func (p permit) abandoned() {
 	}
 }
 
-// failure is the latest one while the breaker is open, else nil.
+// failure returns the latest failure while the breaker is open, else nil.
 func (b *breaker) failure() *Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -46,7 +46,7 @@ func TestBreaker(t *testing.T) {
 			t.Fatal("not open at the threshold")
 		}
 
-		// What was asked before it opened does not make the pause longer.
+		// Failures of requests from before the opening do not make the pause longer.
 		for _, p := range late {
 			if p.failed(why) {
 				t.Fatal("opened twice")
@@ -55,13 +55,13 @@ func TestBreaker(t *testing.T) {
 		for _, most := range []time.Duration{1, 2, 4, 8, 8, 8} {
 			wait := refused()
 			if wait > most*time.Second || wait < most*time.Second/2 {
-				t.Fatalf("a pause of %v where %d s is the most", wait, most)
+				t.Fatalf("a pause of %v, want at most %d s", wait, most)
 			}
 			time.Sleep(wait)
 			trial := admit()
 			refused() // one trial at a time
 			if trial.failed(why) {
-				t.Fatal("a failed trial opened what was open")
+				t.Fatal("a failed trial reports that it opened the breaker")
 			}
 		}
 
@@ -69,13 +69,13 @@ func TestBreaker(t *testing.T) {
 		time.Sleep(8 * time.Second)
 		admit().abandoned()
 		if !admit().succeeded() || b.failure() != nil {
-			t.Fatal("a successful trial does not close it")
+			t.Fatal("a successful trial does not close the breaker")
 		}
 		for range 2 {
 			admit().failed(why)
 		}
 		if b.failure() != nil {
-			t.Fatal("it remembers failures from before")
+			t.Fatal("failures from before the success are counted")
 		}
 		admit().failed(why)
 		if wait := refused(); wait > time.Second {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// cache keeps what was read for a while, and lets one read serve everybody who
-// asks for the same key at the same time.
+// cache keeps values for a limited time, and lets one read serve all callers that ask
+// for the same key at the same time.
 //
-// A read runs under the cache's own context: when the caller that began it
-// gives up, the others still get their answer.
+// A read runs under the cache's own context: when the caller that started it stops
+// waiting, the others still get their answer.
 type cache[T any] struct {
 	life     context.Context
 	patience time.Duration // bounds one read
@@ -22,8 +22,8 @@ type cache[T any] struct {
 	entries map[string]*cached[T] // guarded by mu
 }
 
-// cached is a value with the moment at which reading it began: what was changed
-// in the store after that moment may be missing from it.
+// cached is a value with the time at which its read began: later changes in the store
+// may not be in it.
 type cached[T any] struct {
 	value T
 	began time.Time
@@ -33,17 +33,17 @@ func newCache[T any](life context.Context, patience time.Duration) *cache[T] {
 	return &cache[T]{life: life, patience: patience, entries: map[string]*cached[T]{}}
 }
 
-// get returns what is kept under key if reading it began at or after since (the
-// zero time takes anything that is kept), else it reads. read says how long its
-// result may be kept; 0 is not at all, and then it serves only those who wait
-// for it. The error is read's, or ctx.Err() when ctx ends first.
+// get returns the value cached under key if its read began at or after since (the
+// zero time accepts every cached value), else it calls read. read returns for how
+// long its result may be cached; with 0 the result serves only the callers that wait
+// for it. The error is that of read, or ctx.Err() when ctx ends first.
 func (c *cache[T]) get(ctx context.Context, key string, since time.Time, read func(context.Context) (T, time.Duration, error)) (T, error) {
 	for {
 		if entry := c.lookup(key, since); entry != nil {
 			return entry.value, nil
 		}
 		flight := c.flights.DoChan(key, func() (any, error) {
-			// Between our look and this flight another one may have landed.
+			// Another flight may have ended since the lookup above.
 			if entry := c.lookup(key, since); entry != nil {
 				return entry, nil
 			}
@@ -58,8 +58,8 @@ func (c *cache[T]) get(ctx context.Context, key string, since time.Time, read fu
 			if !entry.began.Before(since) {
 				return entry.value, landed.Err
 			}
-			// We joined a flight that began before we were called, so it may bring
-			// yesterday's value. The next one cannot.
+			// The joined flight began before since, so its value may be too old. The
+			// next flight begins after since.
 		}
 	}
 }
@@ -85,8 +85,8 @@ func (c *cache[T]) lookup(key string, since time.Time) *cached[T] {
 	return nil
 }
 
-// keep holds the entry for ttl and no longer: a value that nobody asks for again
-// must not stay in memory.
+// keep caches the entry for ttl and then removes it: a secret must not stay in memory
+// only because no caller asks for it again.
 func (c *cache[T]) keep(key string, entry *cached[T], ttl time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,14 +100,14 @@ func (c *cache[T]) keep(key string, entry *cached[T], ttl time.Duration) {
 	})
 }
 
-// drop forgets what is kept under key.
+// drop removes the value cached under key.
 func (c *cache[T]) drop(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.entries, key)
 }
 
-// clear forgets everything.
+// clear removes all cached values.
 func (c *cache[T]) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

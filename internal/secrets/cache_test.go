@@ -37,12 +37,12 @@ func TestCacheKeepsForItsTime(t *testing.T) {
 		}
 		time.Sleep(time.Minute - time.Nanosecond)
 		if get(time.Minute) != 1 {
-			t.Fatal("not kept for all of its time")
+			t.Fatal("not kept until the end of its time")
 		}
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if len(c.entries) != 0 {
-			t.Fatal("it stays in memory after its time")
+			t.Fatal("it is still in memory after its time")
 		}
 		if get(0) != 2 || get(0) != 3 || len(c.entries) != 0 {
 			t.Fatal("kept although it must not be")
@@ -59,7 +59,7 @@ func TestCacheKeepsForItsTime(t *testing.T) {
 		time.Sleep(time.Hour - time.Second)
 		synctest.Wait()
 		if get(time.Hour) != 50 {
-			t.Fatal("thrown away with the older value")
+			t.Fatal("removed together with the older value")
 		}
 		c.drop("k")
 		if get(time.Hour) != 5 {
@@ -80,23 +80,23 @@ func TestCacheDoesNotKeepErrors(t *testing.T) {
 	}
 }
 
-// Whoever asks for a fresh value never gets one that was read before he asked,
-// not even from a read that was still on its way.
+// A caller that asks for a fresh value never gets one whose read began before the call,
+// even if that read was still in progress.
 func TestCacheSince(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache[string](t.Context(), time.Hour)
-		var server atomic.Value // what it holds
+		var server atomic.Value // the value that the server has
 		server.Store("old")
 		read := func(context.Context) (string, time.Duration, error) {
 			value := server.Load().(string)
-			time.Sleep(10 * time.Second) // the answer travels
+			time.Sleep(10 * time.Second) // the answer is on its way
 			return value, time.Hour, nil
 		}
 		var callers sync.WaitGroup
 		callers.Go(func() {
 			if v, err := c.get(t.Context(), "k", time.Time{}, read); v != "old" || err != nil {
-				t.Errorf("the first got %q, %v", v, err)
+				t.Errorf("the first caller got %q, %v", v, err)
 			}
 		})
 		time.Sleep(5 * time.Second)
@@ -104,7 +104,7 @@ func TestCacheSince(t *testing.T) {
 		for range 10 {
 			callers.Go(func() {
 				if v, err := c.get(t.Context(), "k", time.Now(), read); v != "new" || err != nil {
-					t.Errorf("a fresh one got %q, %v", v, err)
+					t.Errorf("a caller that wants a fresh value got %q, %v", v, err)
 				}
 			})
 		}
@@ -131,7 +131,7 @@ func TestCacheEndsWithItsLife(t *testing.T) {
 	})
 }
 
-// However many ask, Vault is asked once per reference and cache period.
+// Vault gets one request per reference and cache period, for any number of callers.
 func TestRequestsUnderConcurrency(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -172,10 +172,10 @@ func TestRequestsUnderConcurrency(t *testing.T) {
 			t.Errorf("the reference to old/relay%d was read %d times", i, n)
 		}
 	}
-	// Beside the reads: one login, one renewal that starts the watcher, two mounts.
+	// In addition to the reads: one login, one renewal that starts the watcher, two mounts.
 	if counted["update auth/approle/login"] != 1 || counted["read sys/internal/ui/mounts/secret"] != 1 || counted["read sys/internal/ui/mounts/old"] != 1 ||
 		total > 30+4 {
-		t.Errorf("more was asked than needed: %v", counted)
+		t.Errorf("more requests than needed: %v", counted)
 	}
 
 	// Private keys are read every time.
@@ -188,13 +188,13 @@ func TestRequestsUnderConcurrency(t *testing.T) {
 	}
 }
 
-// A password changes under load: Fresh never gives one from before the call, and
-// from then on nobody gets it.
+// A password changes under load: Fresh never returns one from before the call, and from
+// then on no caller gets an older one.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
 	ref := mustRef(t, "vault:secret/smtp/relay#password")
-	var rotations atomic.Int64 // how often the password was changed and Vault had it
+	var rotations atomic.Int64 // the number of changes that Vault has stored
 	var numbers sync.Map       // password to the number of its rotation
 	rotate := func() {
 		password := o.secret("rotated")
@@ -240,7 +240,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	stop()
 	workers.Wait()
 	if outdated.Load() == 0 {
-		t.Error("no old password was ever seen: the test shows nothing")
+		t.Error("no old password was ever returned: the test proves nothing")
 	}
 }
 
@@ -269,14 +269,14 @@ func TestLeases(t *testing.T) {
 	}
 	wantSecret(t, o, store.Fresh, password, "password-2", "")
 	wantSecret(t, o, store.Get, user, "user-2", "")
-	wantError(t, o, store.Get, mustRef(t, "vault:database/creds/mail#none"), ErrNotFound, "vault:database/creds/mail#none: ", "there is username, password")
+	wantError(t, o, store.Get, mustRef(t, "vault:database/creds/mail#none"), ErrNotFound, "vault:database/creds/mail#none: ", "existing names: username, password")
 	wantError(t, o, store.Get, mustRef(t, "vault:database/creds/other#password"), ErrNotFound, "vault:database/creds/other#password: ")
 	if made.Load() != 2 {
 		t.Errorf("%d leases", made.Load())
 	}
 	wantSecret(t, o, store.Uncached, password, "password-3", "")
 	wantSecret(t, o, store.Get, password, "password-2", "")
-	// Checking must not make one.
+	// Check must not create a lease.
 	if found, err := store.Check(t.Context(), password, nil); o.said(err) != nil || found.Read || made.Load() != 3 {
 		t.Errorf("checked: %+v, %v, %d leases", found, err, made.Load())
 	}

@@ -10,20 +10,20 @@ import (
 	"strings"
 )
 
-// Finding is what Check learned about a reference that can be read.
+// Finding is the result of Check for a reference that can be read.
 type Finding struct {
 	// Version as in Secret.
 	Version string
-	// Read says whether the secret itself was read; a dynamic one is not, because
-	// reading makes a new one.
+	// Read says whether the secret itself was read. A dynamic secret is not read,
+	// because reading creates a new one.
 	Read bool
-	// Warnings are things that work and are unwise.
+	// Warnings name problems that do not prevent the use of the reference.
 	Warnings []string
 }
 
-// Check verifies that the reference could be used now: what our token may do at
-// its path, and that the field is there. The value is read and dropped at once.
-// References with templates need their Vars. Errors are as those of Get.
+// Check verifies that the reference can be used now: that Certpost's token may read
+// its path, and that the field exists. The value is read and dropped at once.
+// References with templates need their Vars. Errors are those of Get.
 func (s *Store) Check(ctx context.Context, ref Ref, vars Vars) (Finding, error) {
 	if ref.Vault == nil && ref.Transit == nil || s.vault == nil {
 		secret, err := s.Get(ctx, ref, vars)
@@ -40,7 +40,7 @@ func (s *Store) Check(ctx context.Context, ref Ref, vars Vars) (Finding, error) 
 		return found, nil
 	}
 	if err := ref.Validate(); err != nil {
-		return Finding{}, ref.notFound("", "the reference cannot be used: %v", err)
+		return Finding{}, ref.notFound("", "invalid reference: %v", err)
 	}
 	ref, err := ref.fill(vars)
 	if err != nil {
@@ -84,8 +84,8 @@ func (v *vault) check(ctx context.Context, ref Ref) (Finding, error) {
 	return found, err
 }
 
-// capabilities asks what our token may do at a path; known is false when it may
-// not even ask that.
+// capabilities returns what Certpost's token may do at a path; known is false when
+// Vault does not say.
 func (v *vault) capabilities(ctx context.Context, where string) (may []string, known bool, err error) {
 	body, err := json.Marshal(map[string][]string{"paths": {where}})
 	if err != nil {
@@ -104,10 +104,10 @@ func (v *vault) capabilities(ctx context.Context, where string) (may []string, k
 	return said.Data.Capabilities, parsed && said.Data.Capabilities != nil, nil
 }
 
-// excess warns about what the token may do and need not.
+// excess warns about capabilities that the token has and does not need.
 func excess(may []string, needed, where string) []string {
 	if slices.Contains(may, "root") {
-		return []string{"our token is a root token: give Certpost a policy of its own, see docs/vault.md"}
+		return []string{"Certpost's token is a root token: give Certpost a policy of its own, see docs/vault.md"}
 	}
 	var more []string
 	for _, capability := range []string{"create", "update", "patch", "delete", "sudo"} {
@@ -118,5 +118,5 @@ func excess(may []string, needed, where string) []string {
 	if more == nil {
 		return nil
 	}
-	return []string{fmt.Sprintf("our token may also %s %s, and only needs %s", strings.Join(more, ", "), printable(where), needed)}
+	return []string{fmt.Sprintf("Certpost's token may also %s %s, but only needs %s", strings.Join(more, ", "), printable(where), needed)}
 }

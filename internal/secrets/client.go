@@ -19,18 +19,18 @@ import (
 )
 
 const (
-	// maxInFlight bounds our requests to Vault at one time, so that what was asked
-	// before the breaker opened is never a storm.
+	// maxInFlight bounds the requests to Vault at a time, and so the requests that
+	// are still in flight when the breaker opens.
 	maxInFlight = 16
-	// Vault is taken to be away after this many failures in a row, and asked again
-	// after pauses between the two.
+	// After awayAfter consecutive failures Vault is considered unavailable; further
+	// requests wait for a pause between leastPause and mostPause.
 	awayAfter  = 5
 	leastPause = time.Second
 	mostPause  = 30 * time.Second
 )
 
-// client makes requests to Vault: bounded in time, size and number, one try
-// each, to one host alone.
+// client makes requests to Vault: bounded in time, size and number, without retries,
+// and only to one host.
 type client struct {
 	api     *api.Client
 	http    *http.Transport
@@ -40,29 +40,29 @@ type client struct {
 	log     zerolog.Logger
 }
 
-// request is one request. The token is given with each: the SDK's own place
-// for it is shared, and a login may be going on beside.
+// request is one request. Each request has its own token, because the SDK shares one
+// token among all requests, and a login may be in progress at the same time.
 type request struct {
 	method string // GET, PUT, or PATCH (a JSON merge patch)
 	path   string // below /v1/
 	query  url.Values
 	body   []byte
-	token  Value // none for logins
+	token  Value // zero for logins
 }
 
-// answer is what Vault said, with a status that is its considered opinion:
-// below 500, and not 429.
+// answer is an answer of Vault about the request itself: its status is below 500, not
+// a redirect, and not 429.
 type answer struct {
 	status int
 	body   []byte
 }
 
-// configured says whether there is an address, from us or from the environment.
+// configured reports whether the configuration or the environment has an address.
 func (c Config) configured() bool {
 	return c.Address != "" || os.Getenv(api.EnvVaultAddress) != "" || os.Getenv(api.EnvVaultAgentAddr) != ""
 }
 
-// viaAgent says whether a Vault agent or proxy is in between.
+// viaAgent reports whether requests go to a Vault agent or proxy.
 func (c Config) viaAgent() bool {
 	return strings.HasPrefix(c.Address, "unix://") || c.Address == "" && os.Getenv(api.EnvVaultAgentAddr) != ""
 }
@@ -70,7 +70,7 @@ func (c Config) viaAgent() bool {
 func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 	conf := api.DefaultConfig()
 	if conf.Error != nil {
-		return nil, errors.New("vault: one of the VAULT_ environment variables cannot be used (addresses, durations, certificates)")
+		return nil, errors.New("vault: one of the VAULT_ environment variables is invalid (addresses, durations, certificates)")
 	}
 	if cfg.Address != "" {
 		conf.Address, conf.AgentAddress = cfg.Address, ""
@@ -82,14 +82,14 @@ func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 			timeout = conf.Timeout
 		}
 	}
-	// The SDK's own time-out ends its context when it returns the answer of a
-	// write, before anybody could read that. http.Client's covers the reading.
+	// The SDK's own time-out ends its context when it returns the answer of a write,
+	// before the body can be read. The time-out of http.Client includes the body.
 	conf.Timeout, conf.HttpClient.Timeout = 0, timeout
-	// The SDK would try again by itself: five requests where we count one, and
-	// the reason of the first failure lost.
+	// The SDK would retry by itself: the breaker would count five requests as one, and
+	// the reason of the first failure would be lost.
 	conf.MaxRetries = 0
 	conf.CheckRetry = func(_ context.Context, _ *http.Response, err error) (bool, error) { return false, err }
-	// The SDK would follow a redirect to any host, with the token.
+	// The SDK would follow a redirect to any host and send the token there.
 	conf.DisableRedirects = true
 	conf.HttpClient.CheckRedirect = sameHostOnly
 
@@ -99,14 +99,14 @@ func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 		return nil, err
 	}
 	if transport.TLSClientConfig.InsecureSkipVerify {
-		log.Warn().Msg("VAULT_SKIP_VERIFY is set: whoever sits between us and Vault can read every secret")
+		log.Warn().Msg("VAULT_SKIP_VERIFY is set: anyone on the network path to Vault can read every secret; unset it")
 	}
 	sdk, err := api.NewClient(conf)
 	if err != nil {
-		return nil, errors.New("vault: the address or one of the VAULT_ environment variables cannot be used")
+		return nil, errors.New("vault: the address or one of the VAULT_ environment variables is invalid")
 	}
 	sdk.ClearToken()
-	sdk.SetWrappingLookupFunc(func(string, string) string { return "" }) // VAULT_WRAP_TTL would hide every answer
+	sdk.SetWrappingLookupFunc(func(string, string) string { return "" }) // VAULT_WRAP_TTL would wrap every answer
 	if cfg.Namespace != "" {
 		sdk.SetNamespace(cfg.Namespace)
 	}
@@ -126,7 +126,7 @@ func sameHostOnly(next *http.Request, before []*http.Request) error {
 	return nil
 }
 
-// apply puts the settings over what the environment gave.
+// apply overrides the settings of the environment.
 func (t TLS) apply(conf *tls.Config) error {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
@@ -135,7 +135,7 @@ func (t TLS) apply(conf *tls.Config) error {
 		}
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("vault.tls.ca_file: there is no PEM certificate in %s", printable(t.CAFile))
+			return fmt.Errorf("vault.tls.ca_file: %s contains no PEM certificate", printable(t.CAFile))
 		}
 	}
 	if t.CertFile != "" {
@@ -147,9 +147,9 @@ func (t TLS) apply(conf *tls.Config) error {
 			return &pair, nil
 		}
 		if _, err := load(nil); err != nil {
-			return fmt.Errorf("vault.tls.cert_file: %s and %s are not a PEM certificate and its key", printable(t.CertFile), printable(t.KeyFile))
+			return fmt.Errorf("vault.tls.cert_file: %s and %s are not a PEM certificate and its private key", printable(t.CertFile), printable(t.KeyFile))
 		}
-		// Read again for each connection: such certificates live for hours.
+		// Read again for each connection: such certificates are valid for hours.
 		conf.GetClientCertificate = load
 	}
 	if t.ServerName != "" {
@@ -158,8 +158,8 @@ func (t TLS) apply(conf *tls.Config) error {
 	return nil
 }
 
-// send makes the request. Its error is an *Error of kind ErrUnavailable, or the
-// context's when that ended.
+// send makes the request. Its error is an *Error of kind ErrUnavailable, or ctx.Err()
+// when ctx ended.
 func (c *client) send(ctx context.Context, r request) (answer, error) {
 	select {
 	case c.slots <- struct{}{}:
@@ -169,7 +169,7 @@ func (c *client) send(ctx context.Context, r request) (answer, error) {
 	}
 	permit, last, wait := c.breaker.admit()
 	if last != nil {
-		return answer{}, &Error{Kind: ErrUnavailable, What: last.What, Hint: fmt.Sprintf("asked again in %v", wait.Round(time.Second/10))}
+		return answer{}, &Error{Kind: ErrUnavailable, What: last.What, Hint: fmt.Sprintf("next attempt in %v", wait.Round(time.Second/10))}
 	}
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -185,7 +185,7 @@ func (c *client) send(ctx context.Context, r request) (answer, error) {
 		return answer{}, ctx.Err()
 	}
 	if permit.failed(failure) {
-		c.log.Warn().Str("reason", failure.What).Msg("Vault is taken to be away; secrets wait for it")
+		c.log.Warn().Str("reason", failure.What).Msg("Vault is unavailable; deliveries that need its secrets wait")
 	}
 	return answer{}, failure
 }
@@ -213,13 +213,13 @@ func (c *client) exchange(ctx context.Context, r request) (answer, *Error) {
 		return answer{}, unreachable(err)
 	}
 	defer response.Body.Close()
-	// The SDK's error for a status is its body once more: all we need of it is the
-	// status, which we have. Any other error is the connection's.
+	// The SDK's error for a status only repeats the body, and the status is in
+	// response. Any other error is a failure of the connection.
 	var refused *api.ResponseError
 	if err != nil && !errors.As(err, &refused) {
 		return answer{}, unreachable(err)
 	}
-	// Room for all of it at once: growing would leave copies behind.
+	// Allocate all of it at once: growing would leave copies of the secret in memory.
 	room := max(0, min(response.ContentLength, maxSecret)) + bytes.MinRead
 	body := bytes.NewBuffer(make([]byte, 0, room))
 	if _, err := body.ReadFrom(response.Body); err != nil {
@@ -229,7 +229,7 @@ func (c *client) exchange(ctx context.Context, r request) (answer, *Error) {
 	return judge(response.StatusCode, body.Bytes())
 }
 
-// judge sorts out the answers that say nothing about the secret.
+// judge returns an error for answers that say nothing about the secret.
 func judge(status int, body []byte) (answer, *Error) {
 	unavailable := func(hint, format string, args ...any) (answer, *Error) {
 		clear(body)
@@ -237,10 +237,10 @@ func judge(status int, body []byte) (answer, *Error) {
 	}
 	switch {
 	case status >= 300 && status < 400:
-		return unavailable("put the address of the active node, or of a load balancer, into vault.address",
-			"Vault redirects to another host, and its token goes to no other host")
+		return unavailable("set vault.address to the active node or a load balancer",
+			"Vault redirects to another host, and Certpost sends its token to no other host")
 	case status == http.StatusTooManyRequests:
-		return unavailable("", "Vault says that we ask too often (429)")
+		return unavailable("", "Vault refuses the request because of its rate limit (429)")
 	case status == http.StatusServiceUnavailable && bytes.Contains(body, []byte("sealed")):
 		return unavailable("unseal it", "Vault is sealed")
 	case status == http.StatusPreconditionFailed || status == 472 || status == 473:
@@ -256,7 +256,7 @@ var (
 	errClientCertificate = errors.New("client certificate cannot be read")
 )
 
-// bounded refuses answers larger than a secret can be.
+// bounded refuses answers larger than maxSecret.
 type bounded struct{ next http.RoundTripper }
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {

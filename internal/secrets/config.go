@@ -9,81 +9,90 @@ import (
 	"time"
 )
 
-// Config is the `vault:` section of the configuration. What is left out comes
-// from Vault's own environment variables (VAULT_ADDR, VAULT_NAMESPACE,
-// VAULT_CACERT, VAULT_CLIENT_TIMEOUT and so on). Without an address from either
-// there is no Vault, and a vault reference is not found.
+// Config is the `vault:` section of the configuration. The defaults of its keys are
+// Vault's own environment variables (VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT,
+// VAULT_CLIENT_TIMEOUT and so on). Without an address from either, Vault is not
+// configured, and reading a vault reference fails with ErrNotFound.
 type Config struct {
-	// Address is the URL of the server, https://vault.example.com:8200, or
-	// unix:///path of an agent's socket. Default: VAULT_ADDR.
+	// Address is the URL of the Vault server, such as https://vault.example.com:8200,
+	// or unix:///path of an agent's socket. Default: VAULT_ADDR.
 	Address string `yaml:"address"`
-	// Namespace is that of a Vault Enterprise or HCP server. Default: VAULT_NAMESPACE.
+	// Namespace is the namespace in Vault Enterprise or HCP. Default: VAULT_NAMESPACE.
 	Namespace string `yaml:"namespace"`
-	// Auth is how we log in. Default: the token of VAULT_TOKEN or ~/.vault-token.
+	// Auth says how Certpost logs in to Vault. Default: the token in VAULT_TOKEN or
+	// ~/.vault-token.
 	Auth Auth `yaml:"auth"`
-	// TLS is for the connection to Vault.
+	// TLS are the TLS settings of the connection to Vault.
 	TLS TLS `yaml:"tls"`
-	// Timeout bounds one request to Vault: 1s..60s, default 10s (or
-	// VAULT_CLIENT_TIMEOUT).
+	// Timeout is the time limit of one request to Vault, 1s to 60s. Default:
+	// VAULT_CLIENT_TIMEOUT, else 10s.
 	Timeout time.Duration `yaml:"timeout"`
-	// CacheTTL is how long a value read from Vault is used again: 1s..1h, default
-	// 60s. Private keys are never cached, and a relay that refuses a password has
-	// it read afresh at once.
+	// CacheTTL is how long a value from Vault is cached, 1s to 1h. Private keys are
+	// never cached, and after a relay refuses a password, the password is read again at
+	// once. Default: 60s.
 	CacheTTL time.Duration `yaml:"cache_ttl"`
 }
 
-// Auth says how to log in. Values are secret references: {env: NAME}, {file:
-// PATH}, {credential: NAME}, {value: ...}; they are read again for every login,
-// so that a rotated one is picked up without a restart.
+// Auth says how to log in to Vault. Credentials are secret references: {env: NAME},
+// {file: PATH}, {credential: NAME}, {value: ...}. They are read again at every login,
+// so a rotated credential needs no restart.
 type Auth struct {
-	// Method: token (default) | approle | kubernetes | jwt | cert | userpass.
+	// Method is the auth method: token, approle, kubernetes, jwt, cert or userpass.
+	// Default: token.
 	Method string `yaml:"method"`
-	// Mount of the auth method, without "auth/". Default: the method's name.
+	// Mount is the mount of the auth method, without "auth/". Default: the name of the
+	// method.
 	Mount string `yaml:"mount"`
 
-	// Token for method token. Default: VAULT_TOKEN, then ~/.vault-token. A token
-	// that can be renewed is.
+	// Token is the token for method token. A renewable token is renewed. Default:
+	// VAULT_TOKEN, then ~/.vault-token.
 	Token Ref `yaml:"token"`
 
-	// RoleID and SecretID for method approle; SecretID may be left out where the
-	// role has bind_secret_id=false.
-	RoleID   Ref `yaml:"role_id"`
+	// RoleID is the role id for method approle, as a secret reference; required there.
+	RoleID Ref `yaml:"role_id"`
+	// SecretID is the secret id for method approle, as a secret reference. Leave it out
+	// if the role has bind_secret_id=false.
 	SecretID Ref `yaml:"secret_id"`
-	// SecretIDWrapped says that secret_id is a response-wrapping token that holds
-	// the secret id. It is unwrapped once; if somebody else did so before, the
-	// login fails and says so.
+	// SecretIDWrapped says that secret_id is a response-wrapping token for the secret
+	// id. Certpost unwraps it once. If another client has unwrapped it before, the login
+	// fails with an error that says so.
 	SecretIDWrapped bool `yaml:"secret_id_wrapped"`
 
-	// Role for methods kubernetes and jwt, and the name of the certificate role
-	// for method cert (default there: any role that fits).
+	// Role is the role for methods kubernetes and jwt (required), or the name of the
+	// certificate role for method cert (default there: any role that matches).
 	Role string `yaml:"role"`
-	// JWT for method jwt.
+	// JWT is the token for method jwt, as a secret reference. Set either jwt or
+	// jwt_file.
 	JWT Ref `yaml:"jwt"`
-	// JWTFile for methods kubernetes and jwt, read at every login. Default for
-	// kubernetes: /var/run/secrets/kubernetes.io/serviceaccount/token.
+	// JWTFile is a file with the token for methods kubernetes and jwt, read at every
+	// login. Default for kubernetes: /var/run/secrets/kubernetes.io/serviceaccount/token.
 	JWTFile string `yaml:"jwt_file"`
 
-	// Username and Password for method userpass.
+	// Username is the user name for method userpass, as a secret reference.
 	Username Ref `yaml:"username"`
+	// Password is the password for method userpass, as a secret reference.
 	Password Ref `yaml:"password"`
 }
 
-// TLS is for the connection to Vault. The client certificate is also what
-// auth.method cert logs in with.
+// TLS are the TLS settings of the connection to Vault. Auth method cert logs in with
+// the client certificate.
 type TLS struct {
-	// CAFile is a PEM file with the CAs to trust instead of the system's. Default: VAULT_CACERT.
+	// CAFile is a PEM file with the CAs to trust. Default: VAULT_CACERT, else the
+	// system's CAs.
 	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are the client certificate. Default: VAULT_CLIENT_CERT, VAULT_CLIENT_KEY.
+	// CertFile is a PEM file with the client certificate; it requires key_file. Default:
+	// VAULT_CLIENT_CERT.
 	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
-	// ServerName is what the server's certificate has to be valid for, when it is
-	// not the host of the address. Default: VAULT_TLS_SERVER_NAME.
+	// KeyFile is a PEM file with the private key of cert_file. Default: VAULT_CLIENT_KEY.
+	KeyFile string `yaml:"key_file"`
+	// ServerName is the name for which the server's certificate must be valid. Default:
+	// VAULT_TLS_SERVER_NAME, else the host of address.
 	ServerName string `yaml:"server_name"`
 }
 
 // Problem is one thing wrong with a Config.
 type Problem struct {
-	Path    string // below `vault`, "auth.role_id"; "" is the section itself
+	Path    string // below `vault`, such as "auth.role_id"; "" is the section itself
 	Message string
 }
 
@@ -94,8 +103,8 @@ const (
 	kubernetesTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 )
 
-// methods says which keys of Auth belong to which method, beside method and
-// mount; those marked with ! are needed.
+// methods are the keys of Auth that each method allows, in addition to method and
+// mount; those marked with ! are required.
 var methods = map[string][]string{
 	"token":      {"token"},
 	"approle":    {"!role_id", "secret_id", "secret_id_wrapped"},
@@ -105,24 +114,24 @@ var methods = map[string][]string{
 	"userpass":   {"!username", "!password"},
 }
 
-// Validate lists everything wrong with the section; nil means it can be used.
+// Validate returns all problems of the section; nil means that it is valid.
 func (c Config) Validate() []Problem {
 	var found problems
 	c.validateAddress(&found)
 	c.Auth.validate(&found)
 	if c.Address == "" && c.Auth.given() && os.Getenv("VAULT_ADDR") == "" && os.Getenv("VAULT_AGENT_ADDR") == "" {
-		found.add("address", "is missing: there is a way to log in but no server (VAULT_ADDR is not set either)")
+		found.add("address", "is required: auth is set, but no server (VAULT_ADDR is not set either)")
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		found.add("tls", "cert_file and key_file belong together: give both")
+		found.add("tls", "cert_file and key_file belong together: set both")
 	}
 	if c.Auth.Method == "cert" && c.TLS.CertFile == "" && os.Getenv("VAULT_CLIENT_CERT") == "" {
-		found.add("tls.cert_file", "is missing: auth.method cert logs in with it")
+		found.add("tls.cert_file", "is required: auth.method cert logs in with it")
 	}
 	found.within("timeout", c.Timeout, time.Second, time.Minute)
 	found.within("cache_ttl", c.CacheTTL, time.Second, time.Hour)
 	if strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		found.add("namespace", "holds a space or a control character")
+		found.add("namespace", "contains a space or a control character")
 	}
 	return found
 }
@@ -136,7 +145,7 @@ func (c Config) validateAddress(found *problems) {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		found.add("address", "is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		found.add("address", "holds more than scheme, host, port and path")
+		found.add("address", "contains more than scheme, host, port and path: remove user, query and fragment")
 	}
 }
 
@@ -144,7 +153,7 @@ func (a Auth) validate(found *problems) {
 	method := a.method()
 	keys, known := methods[method]
 	if !known {
-		found.add("auth.method", "is not known: use token, approle, kubernetes, jwt, cert or userpass")
+		found.add("auth.method", "is unknown: use token, approle, kubernetes, jwt, cert or userpass")
 		return
 	}
 	if a.Mount != "" {
@@ -155,16 +164,16 @@ func (a Auth) validate(found *problems) {
 	for key, given := range a.keys() {
 		switch {
 		case given && !slices.Contains(keys, key) && !slices.Contains(keys, "!"+key):
-			found.add("auth."+key, "does not belong to method "+method)
+			found.add("auth."+key, "is not used by auth.method "+method+": remove it")
 		case !given && slices.Contains(keys, "!"+key):
-			found.add("auth."+key, "is missing: method "+method+" needs it")
+			found.add("auth."+key, "is required by auth.method "+method)
 		}
 	}
 	if a.SecretIDWrapped && a.SecretID.IsZero() {
-		found.add("auth.secret_id", "is missing: secret_id_wrapped says that it holds a wrapping token")
+		found.add("auth.secret_id", "is required: secret_id_wrapped says that it is a wrapping token")
 	}
 	if method == "jwt" && a.JWT.IsZero() == (a.JWTFile == "") {
-		found.add("auth.jwt", "give either jwt or jwt_file")
+		found.add("auth.jwt", "set either jwt or jwt_file")
 	}
 	for key, ref := range a.refs() {
 		if ref.IsZero() {
@@ -173,7 +182,7 @@ func (a Auth) validate(found *problems) {
 		if err := ref.Validate(); err != nil {
 			found.add("auth."+key, err.Error())
 		} else if ref.Vault != nil || ref.Transit != nil {
-			found.add("auth."+key, "cannot come from Vault: it is what opens Vault")
+			found.add("auth."+key, "cannot come from Vault: it is needed to log in to Vault")
 		}
 	}
 	slices.SortFunc(*found, func(x, y Problem) int { return strings.Compare(x.Path, y.Path) })
@@ -211,7 +220,7 @@ func (a Auth) refs() map[string]Ref {
 	}
 }
 
-// keys says which keys, method and mount aside, are given.
+// keys reports for each key, except method and mount, whether it is set.
 func (a Auth) keys() map[string]bool {
 	given := map[string]bool{"secret_id_wrapped": a.SecretIDWrapped, "role": a.Role != "", "jwt_file": a.JWTFile != ""}
 	for key, ref := range a.refs() {
@@ -227,6 +236,6 @@ func (p *problems) add(path, message string) { *p = append(*p, Problem{path, mes
 
 func (p *problems) within(path string, d, least, most time.Duration) {
 	if d != 0 && (d < least || d > most) {
-		p.add(path, fmt.Sprintf("is %v: between %v and %v, please", d, least, most))
+		p.add(path, fmt.Sprintf("is %v: want %v to %v", d, least, most))
 	}
 }

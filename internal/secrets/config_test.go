@@ -43,31 +43,31 @@ func TestConfigValidate(t *testing.T) {
 		{Config{Address: "https://user:" + canary + "@vault"}, "address", "more than scheme"},
 		{Config{Address: "https://" + canary + "\x00"}, "address", "URL"},
 		{Config{Address: at + "?x=1"}, "address", "more than scheme"},
-		{Config{Auth: Auth{Method: "approle", RoleID: value}}, "address", "is missing"},
+		{Config{Auth: Auth{Method: "approle", RoleID: value}}, "address", "is required"},
 		{Config{Address: at, Namespace: "a b"}, "namespace", "space"},
-		{Config{Address: at, Timeout: time.Millisecond}, "timeout", "between 1s and 1m0s"},
-		{Config{Address: at, CacheTTL: -1}, "cache_ttl", "between 1s and 1h0m0s"},
+		{Config{Address: at, Timeout: time.Millisecond}, "timeout", "want 1s to 1m0s"},
+		{Config{Address: at, CacheTTL: -1}, "cache_ttl", "want 1s to 1h0m0s"},
 		{Config{Address: at, TLS: TLS{CertFile: "c"}}, "tls", "both"},
-		{Config{Address: at, Auth: Auth{Method: "oidc"}}, "auth.method", "is not known"},
+		{Config{Address: at, Auth: Auth{Method: "oidc"}}, "auth.method", "is unknown"},
 		{Config{Address: at, Auth: Auth{Mount: "../sys"}}, "auth.mount", `".."`},
-		{Config{Address: at, Auth: Auth{RoleID: value}}, "auth.role_id", "does not belong to method token"},
-		{Config{Address: at, Auth: Auth{Method: "approle", RoleID: value, Password: value}}, "auth.password", "does not belong"},
-		{Config{Address: at, Auth: Auth{Method: "approle"}}, "auth.role_id", "is missing"},
-		{Config{Address: at, Auth: Auth{Method: "approle", RoleID: value, SecretIDWrapped: true}}, "auth.secret_id", "is missing"},
-		{Config{Address: at, Auth: Auth{Method: "kubernetes"}}, "auth.role", "is missing"},
+		{Config{Address: at, Auth: Auth{RoleID: value}}, "auth.role_id", "is not used by auth.method token"},
+		{Config{Address: at, Auth: Auth{Method: "approle", RoleID: value, Password: value}}, "auth.password", "is not used"},
+		{Config{Address: at, Auth: Auth{Method: "approle"}}, "auth.role_id", "is required"},
+		{Config{Address: at, Auth: Auth{Method: "approle", RoleID: value, SecretIDWrapped: true}}, "auth.secret_id", "is required"},
+		{Config{Address: at, Auth: Auth{Method: "kubernetes"}}, "auth.role", "is required"},
 		{Config{Address: at, Auth: Auth{Method: "jwt", Role: "r"}}, "auth.jwt", "either"},
 		{Config{Address: at, Auth: Auth{Method: "jwt", Role: "r", JWT: value, JWTFile: "f"}}, "auth.jwt", "either"},
-		{Config{Address: at, Auth: Auth{Method: "cert"}}, "tls.cert_file", "is missing"},
-		{Config{Address: at, Auth: Auth{Method: "userpass", Username: value}}, "auth.password", "is missing"},
+		{Config{Address: at, Auth: Auth{Method: "cert"}}, "tls.cert_file", "is required"},
+		{Config{Address: at, Auth: Auth{Method: "userpass", Username: value}}, "auth.password", "is required"},
 		{Config{Address: at, Auth: Auth{Token: Ref{Env: "1"}}}, "auth.token", "environment variable"},
-		{Config{Address: at, Auth: Auth{Token: mustRef(t, "vault:secret/x#k")}}, "auth.token", "opens Vault"},
+		{Config{Address: at, Auth: Auth{Token: mustRef(t, "vault:secret/x#k")}}, "auth.token", "log in to Vault"},
 	} {
 		problems := bad.cfg.Validate()
 		if len(problems) != 1 || problems[0].Path != bad.path || !strings.Contains(problems[0].Message, bad.words) {
 			t.Errorf("%+v: found %v, not %s: %s", bad.cfg, problems, bad.path, bad.words)
 		}
 		if leaks(fmt.Sprint(problems)) != "" {
-			t.Errorf("the problem tells the secret: %v", problems)
+			t.Errorf("the problem contains the secret: %v", problems)
 		}
 	}
 	// All at once, in order.
@@ -104,7 +104,7 @@ func TestOpenRefusesFilesItCannotUse(t *testing.T) {
 	}
 }
 
-// Opening dials nobody: a process starts although Vault is away.
+// Open does not connect: a process starts even if Vault is unavailable.
 func TestOpenDoesNotDial(t *testing.T) {
 	t.Parallel()
 	store, err := Open(Config{Address: "https://vault.invalid:8200", Auth: asToken("x")}, zerolog.Nop())

@@ -2,11 +2,11 @@ package secrets
 
 import "errors"
 
-// ErrCoreDumps is what ForbidCoreDumps returns when it could not do all of it.
-var ErrCoreDumps = errors.New("core dumps could not be switched off: a crash of this process may write its secrets to disk")
+// ErrCoreDumps is returned by ForbidCoreDumps when a part of it failed.
+var ErrCoreDumps = errors.New("core dumps could not be disabled: a crash of this process may write its secrets to disk")
 
-// ForbidCoreDumps keeps the kernel from writing the memory of this process to a
-// file when it crashes, and on Linux other processes of the same user from
-// reading it (PR_SET_DUMPABLE, see prctl(2)). Call it once at start. Where the
-// system knows no such thing it does nothing.
+// ForbidCoreDumps keeps the kernel from writing the memory of this process to a file
+// when it crashes. On Linux it also keeps other processes of the same user from
+// reading that memory (PR_SET_DUMPABLE, see prctl(2)). Call it once at start. On
+// systems that are not Unix it does nothing.
 func ForbidCoreDumps() error { return forbidCoreDumps() }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// It cannot be taken back, so it is tried in a process of its own.
+// It cannot be undone, so it is tested in a process of its own.
 func TestForbidCoreDumps(t *testing.T) {
 	if os.Getenv("CERTPOST_TEST_FORBID") == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestForbidCoreDumps$", "-test.v")

@@ -8,8 +8,9 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// A path that our policy does not allow is denied after one fresh login, and
-// says what the policy needs; a thousand such deliveries are no thousand logins.
+// A path that the token's policy does not allow is denied after at most one new login,
+// and the error says what the policy needs; a thousand such deliveries do not cause a
+// thousand logins.
 func TestDenied(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -20,12 +21,12 @@ func TestDenied(t *testing.T) {
 	store := o.open(t, v, Auth{Method: "approle", RoleID: Ref{Value: New([]byte(role))}, SecretID: Ref{Value: New([]byte(o.keep(secretID)))}})
 	denied := mustRef(t, "vault:secret/private/y#k")
 	wantError(t, o, store.Get, denied, ErrDenied,
-		"vault:secret/private/y#k: our token may not read secret/data/private/y", `path "secret/data/private/y" { capabilities = ["read"] }`)
-	// Vault does not say whether it exists: a path that does not is denied as well.
+		"vault:secret/private/y#k: Certpost's token may not read secret/data/private/y", `path "secret/data/private/y" { capabilities = ["read"] }`)
+	// Vault does not say whether a path exists: one that does not exist is denied as well.
 	wantError(t, o, store.Get, mustRef(t, "vault:secret/nothing#k"), ErrDenied)
 	wantError(t, o, store.Get, mustRef(t, "vault:nowhere/x#k"), ErrDenied)
 
-	// With a token that is not just from a login, one more login is tried.
+	// With a token that is older than youngToken, one new login is tried.
 	age := func() {
 		store.vault.session.mu.Lock()
 		defer store.vault.session.mu.Unlock()
@@ -41,13 +42,13 @@ func TestDenied(t *testing.T) {
 		t.Errorf("%d logins", n)
 	}
 
-	// The role was given more: the fresh login brings it.
+	// The role gets one more policy: a new login gets it.
 	v.Policy(t, "more", readSecret)
 	v.Call(t, "POST", "auth/approle/role/narrow", map[string]any{"token_policies": []string{"narrow", "more"}})
 	wantError(t, o, store.Get, denied, ErrDenied)
 	age()
 	if _, err := store.Get(t.Context(), denied, nil); o.said(err) != nil {
-		t.Errorf("after the role was given more: %v", err)
+		t.Errorf("after the role got one more policy: %v", err)
 	}
 	wantSecret(t, o, store.Get, ref, secret, "1")
 }
@@ -84,7 +85,7 @@ func TestTransit(t *testing.T) {
 	wantError(t, o, store.Get, ref("certs", first), ErrNotFound, "no longer allowed")
 }
 
-// Whatever is no KV engine is read as it is.
+// Every engine that is not KV is read at its plain path.
 func TestPlainRead(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -95,7 +96,7 @@ func TestPlainRead(t *testing.T) {
 	if o.said(err) != nil || string(secret.Value.Reveal()[:27]) != "-----BEGIN CERTIFICATE-----" {
 		t.Errorf("the CA's certificate is not read: %v", err)
 	}
-	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/ca#certificat"), ErrNotFound, "vault:pki/cert/ca#certificat: ", "no field", "there is certificate,")
+	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/ca#certificat"), ErrNotFound, "vault:pki/cert/ca#certificat: ", "no field", "existing names: certificate,")
 	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/ca#certificate@2"), ErrNotFound, "keeps no versions")
 	wantError(t, o, store.Get, mustRef(t, "vault:pki/cert/11-22#certificate"), ErrNotFound, "no secret at pki/cert/11-22")
 	wantError(t, o, store.Get, mustRef(t, "vault:pki/roles/x#k"), ErrDenied, "pki/roles/x")

@@ -9,19 +9,20 @@ import (
 	"time"
 )
 
-// engine is what is mounted at a mount.
+// engine is the kind of secrets engine at a mount.
 type engine string
 
 const (
 	kv1 engine = "kv version 1"
 	kv2 engine = "kv version 2"
-	// kvGuessed: our token may not ask what is mounted, so both forms are tried.
-	kvGuessed engine = "kv, of a version we may not know"
-	// otherEngine is read as it is: dynamic secrets, PKI, cubbyhole.
+	// kvGuessed: Certpost's token may not ask what is mounted, so both versions of KV
+	// are tried.
+	kvGuessed engine = "kv, of an unknown version"
+	// otherEngine is read at its plain path: dynamic secrets, PKI, cubbyhole.
 	otherEngine engine = "other"
 )
 
-// engine finds out what is mounted, once per mount.
+// engine returns the engine at the reference's mount, cached per mount.
 func (v *vault) engine(ctx context.Context, ref Ref) (engine, error) {
 	mount := ref.Vault.Mount
 	return v.engines.get(ctx, mount, time.Time{}, func(ctx context.Context) (engine, time.Duration, error) {
@@ -39,13 +40,13 @@ func (v *vault) engine(ctx context.Context, ref Ref) (engine, error) {
 		if ans.status != http.StatusOK || json.Unmarshal(ans.body, &said) != nil {
 			return kvGuessed, mountsTTL, nil
 		}
-		// Asked about a path inside a mount, Vault answers for the mount. What a
-		// Policy allows must not depend on where somebody cuts one in two.
+		// Asked about a path inside a mount, Vault answers for the mount. What a Policy
+		// allows must not depend on where a reference splits mount and path.
 		if at := strings.Trim(said.Data.Path, "/"); at != mount {
 			// Without the reference: this answer may serve others of the same mount.
 			return "", 0, &Error{
-				Kind: ErrNotFound, Hint: "give that as the mount, and the rest as the path",
-				What: fmt.Sprintf("nothing is mounted at %s: what serves it is mounted at %s", printable(mount), printable(at)),
+				Kind: ErrNotFound, Hint: "use that as the mount, and the rest as the path",
+				What: fmt.Sprintf("nothing is mounted at %s: its engine is mounted at %s", printable(mount), printable(at)),
 			}
 		}
 		switch {
@@ -58,7 +59,7 @@ func (v *vault) engine(ctx context.Context, ref Ref) (engine, error) {
 	})
 }
 
-// decrypt has the transit engine decrypt the reference's ciphertext.
+// decrypt lets the transit engine decrypt the reference's ciphertext.
 func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
 	where := ref.Transit.Mount + "/decrypt/" + ref.Transit.Key
 	body, err := json.Marshal(map[string]string{"ciphertext": ref.Transit.Ciphertext})
@@ -75,7 +76,7 @@ func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
 	case http.StatusForbidden:
 		return Secret{}, refusal(ref, ans.status, where, "update")
 	default:
-		return Secret{}, ref.notFound("it was encrypted with another key, its key version is no longer allowed, or it was cut off",
+		return Secret{}, ref.notFound("it was encrypted with another key, its key version is no longer allowed, or it is cut off",
 			"Vault cannot decrypt the ciphertext with the key %s (status %d)", printable(ref.Transit.Key), ans.status)
 	}
 	var said struct {
@@ -86,7 +87,7 @@ func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
 	err = json.Unmarshal(ans.body, &said)
 	defer clear(said.Data.Plaintext)
 	if err != nil || len(said.Data.Plaintext) == 0 {
-		return Secret{}, ref.notFound("", "what the ciphertext decrypts to is empty")
+		return Secret{}, ref.notFound("", "the decrypted ciphertext is empty")
 	}
 	version, _, _ := strings.Cut(strings.TrimPrefix(ref.Transit.Ciphertext, "vault:"), ":")
 	return Secret{Value: New(said.Data.Plaintext), Version: version}, nil

@@ -5,30 +5,29 @@ import (
 	"fmt"
 )
 
-// What can happen to a reference. The store says which; what to do about it is
-// decided by whoever asked.
+// The kinds of failure of a reference. The caller decides what follows.
 var (
-	// ErrNotFound: there is no such secret, field or version, or it is not text.
+	// ErrNotFound: the secret, field or version does not exist, or it is not text.
 	ErrNotFound = errors.New("secret not found")
-	// ErrDenied: the store answered, and refuses.
+	// ErrDenied: the store answers and refuses access.
 	ErrDenied = errors.New("secret denied")
-	// ErrUnavailable: the store cannot answer just now, or does not let us in.
+	// ErrUnavailable: the store does not answer, or refuses Certpost's login.
 	ErrUnavailable = errors.New("secret store unavailable")
 )
 
-// Error says what happened to one reference. All of its text is ours: neither
-// secrets nor what Vault, the SDK or a parser said ever stands in it.
+// Error is the failure of one reference. All of its text is Certpost's own: it never
+// contains secrets, or texts of Vault, the SDK or a parser.
 type Error struct {
 	Kind error  // ErrNotFound, ErrDenied or ErrUnavailable
-	Ref  string // Ref.String of the reference, "" when it is about Vault as a whole
+	Ref  string // Ref.String of the reference, "" when the error is about Vault as a whole
 	What string // what happened, with mount, path and field
-	Hint string // what a person can do about it; may be empty
-	// Cause is context.Canceled or context.DeadlineExceeded when the caller's
-	// own context ended. Anything else is for this package alone.
+	Hint string // what the operator can do; may be empty
+	// Cause is context.Canceled or context.DeadlineExceeded when the caller's own
+	// context ended. Other causes are internal to this package.
 	Cause error
 }
 
-// Error gives reference, fact and hint on one line.
+// Error returns reference, fact and hint on one line.
 func (e *Error) Error() string {
 	text := e.What
 	if e.Ref != "" {
@@ -40,7 +39,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap makes errors.Is work with the kind and with the context's errors.
+// Unwrap returns the kind and the cause, for errors.Is.
 func (e *Error) Unwrap() []error {
 	if e.Cause != nil {
 		return []error{e.Kind, e.Cause}
@@ -48,7 +47,7 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
-// about gives an error of a shared read the reference that this caller asked for.
+// about sets the reference of an error of a shared read to the caller's own.
 func about(ref Ref, err error) error {
 	var known *Error
 	if !errors.As(err, &known) {
@@ -67,7 +66,7 @@ func (r Ref) denied(hint, format string, args ...any) *Error {
 	return &Error{Kind: ErrDenied, Ref: r.String(), What: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// refuse is for references that we do not even ask for.
+// refuse is for references that are denied without asking the store.
 func (r Ref) refuse(format string, args ...any) *Error { return r.denied("", format, args...) }
 
 func (r Ref) unavailable(hint, format string, args ...any) *Error {

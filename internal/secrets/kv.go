@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// kvData is the answer to reading from KV version 2.
+// kvData is the answer of KV version 2 to a read.
 type kvData struct {
 	Data struct {
 		Data     map[string]json.RawMessage `json:"data"`
 		Metadata struct {
 			Version      int    `json:"version"`
-			DeletionTime string `json:"deletion_time"` // "" when it is not deleted
+			DeletionTime string `json:"deletion_time"` // "" when the version is not deleted
 			Destroyed    bool   `json:"destroyed"`
 		} `json:"metadata"`
 	} `json:"data"`
 }
 
-// read reads the whole secret of which ref names a field.
+// read reads the whole secret that contains the field of ref.
 func (v *vault) read(ctx context.Context, ref Ref, eng engine) (*record, error) {
 	switch eng {
 	case kv2:
@@ -39,10 +39,10 @@ func (v *vault) read(ctx context.Context, ref Ref, eng engine) (*record, error) 
 	return v.readPlain(ctx, ref)
 }
 
-// readPlain reads the path as it is: KV version 1, and everything that is no KV.
+// readPlain reads the plain path: KV version 1, and every engine that is not KV.
 func (v *vault) readPlain(ctx context.Context, ref Ref) (*record, error) {
 	if ref.Vault.Version != 0 {
-		return nil, ref.notFound("leave the version out", "what is mounted at %s keeps no versions", printable(ref.Vault.Mount))
+		return nil, ref.notFound("leave the version out", "the engine mounted at %s keeps no versions", printable(ref.Vault.Mount))
 	}
 	where := ref.Vault.Mount + "/" + ref.Vault.Path
 	ans, err := v.do(ctx, request{method: http.MethodGet, path: where})
@@ -61,7 +61,7 @@ func (v *vault) readPlain(ctx context.Context, ref Ref) (*record, error) {
 	case ans.status != http.StatusOK:
 		return nil, refusal(ref, ans.status, where, "read")
 	case json.Unmarshal(ans.body, &said) != nil || said.Data == nil:
-		return nil, ref.notFound("", "what Vault answers is not a secret with fields")
+		return nil, ref.notFound("", "Vault's answer is not a secret with fields")
 	}
 	rec := &record{fields: said.Data}
 	if said.LeaseID != "" {
@@ -95,14 +95,14 @@ func (v *vault) readKV2(ctx context.Context, ref Ref) (*record, error) {
 	case ans.status == http.StatusNotFound:
 		return nil, v.missing(ctx, ref, ref.Vault.Mount+"/metadata")
 	case !parsed || meta.Version == 0 || said.Data.Data == nil:
-		return nil, ref.notFound("", "what Vault answers is not a KV version 2 secret")
+		return nil, ref.notFound("", "Vault's answer is not a KV version 2 secret")
 	}
 	return &record{fields: said.Data.Data, version: strconv.Itoa(meta.Version)}, nil
 }
 
-// leased reads a dynamic secret. Its fields are made together and end together,
-// so they are kept together, for half the lease: reading more often would make
-// a new user in somebody's database every minute.
+// leased reads a dynamic secret. Its fields are created together and expire together,
+// so they are cached together, for half the lease: each read creates a new credential
+// in the system behind Vault, such as a database user.
 func (v *vault) leased(ctx context.Context, ref Ref, since time.Time) (Secret, error) {
 	key := fmt.Sprintf("%q %q %d", ref.Vault.Mount, ref.Vault.Path, ref.Vault.Version)
 	rec, err := v.leases.get(ctx, key, since, func(ctx context.Context) (*record, time.Duration, error) {

@@ -24,14 +24,14 @@ func TestKV2(t *testing.T) {
 	wantSecret(t, o, store.Get, mustRef(t, "vault:secret/p12/ops#passphrase@1"), first, "1")
 	wantSecret(t, o, store.Get, mustRef(t, "vault:secret/p12/ops#passphrase@2"), second, "2")
 	for ref, texts := range map[string][]string{
-		"vault:secret/p12/ops#passphase":    {"vault:secret/p12/ops#passphase: ", "no field passphase", "there is passphrase, passphrases"},
+		"vault:secret/p12/ops#passphase":    {"vault:secret/p12/ops#passphase: ", "no field passphase", "existing names: passphrase, passphrases"},
 		"vault:secret/p12/ops#number":       {"the field number is a number", "string"},
 		"vault:secret/p12/ops#list":         {"a list"},
 		"vault:secret/p12/ops#object":       {"an object"},
 		"vault:secret/p12/ops#nothing":      {"null"},
 		"vault:secret/p12/ops#yes":          {"true or false"},
 		"vault:secret/p12/ops#empty":        {"is empty"},
-		"vault:secret/p12/opps#passphrase":  {"no secret at secret/p12/opps", "there is ops"},
+		"vault:secret/p12/opps#passphrase":  {"no secret at secret/p12/opps", "existing names: ops"},
 		"vault:secret/none/ops#passphrase":  {"no secret at secret/none/ops"},
 		"vault:secret/p12/ops#passphrase@9": {"no version 9"},
 	} {
@@ -55,8 +55,8 @@ func TestKV1(t *testing.T) {
 	v.Put(t, "old/smtp/relay", map[string]any{"password": secret})
 	store := o.open(t, v, o.asAppRole(t, v, "", readAll))
 	wantSecret(t, o, store.Get, mustRef(t, "vault:old/smtp/relay#password"), secret, "")
-	wantError(t, o, store.Get, mustRef(t, "vault:old/smtp/relay#pass"), ErrNotFound, "no field pass", "there is password")
-	wantError(t, o, store.Get, mustRef(t, "vault:old/smtp/relai#password"), ErrNotFound, "no secret at old/smtp/relai", "there is relay")
+	wantError(t, o, store.Get, mustRef(t, "vault:old/smtp/relay#pass"), ErrNotFound, "no field pass", "existing names: password")
+	wantError(t, o, store.Get, mustRef(t, "vault:old/smtp/relai#password"), ErrNotFound, "no secret at old/smtp/relai", "existing names: relay")
 	wantError(t, o, store.Get, mustRef(t, "vault:old/smtp/relay#password@1"), ErrNotFound, "keeps no versions")
 }
 
@@ -74,7 +74,7 @@ func TestUnusualNames(t *testing.T) {
 	} {
 		wantSecret(t, o, store.Get, mustRef(t, ref), odd, "1")
 	}
-	// Cutting the path elsewhere names the same place; a policy must not be fooled.
+	// Another split of mount and path names the same place; it must not bypass a policy.
 	wantError(t, o, store.Get, mustRef(t, "vault:secret/a b//c+d#k"), ErrNotFound, "nothing is mounted at secret/a b", "mounted at secret")
 }
 

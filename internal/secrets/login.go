@@ -13,20 +13,20 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// method logs in as the configuration says. One login goes on at a time.
+// method logs in as configured. Only one login is in progress at a time.
 type method struct {
 	auth  Auth
 	files files
-	agent bool // an agent is in between, which may log in for us
+	agent bool // requests go to a Vault agent, which may log in for Certpost
 
-	// A wrapping token can be spent once, so what it held is kept for later
-	// logins, until the reference gives another one.
+	// A wrapping token can be unwrapped once, so its content is kept for later logins,
+	// until the reference gives another token.
 	wrapping, unwrapped Value
 }
 
-// login gets a token. Its error is an *Error of kind ErrUnavailable, whatever
-// happened: that we are not let in says nothing about any secret, and what
-// waits for one is not lost by waiting until an operator has mended it.
+// login gets a token. Its error is always an *Error of kind ErrUnavailable: a failed
+// login says nothing about any secret, so deliveries wait until the operator has fixed
+// the login.
 func (m *method) login(ctx context.Context, c *client) (*token, error) {
 	if m.auth.method() == "token" {
 		return m.useToken(ctx, c)
@@ -48,13 +48,13 @@ func (m *method) login(ctx context.Context, c *client) (*token, error) {
 	switch ans.status {
 	case http.StatusOK:
 	case http.StatusNotFound:
-		return nil, noLogin(fmt.Errorf("nothing is mounted at %s; check vault.auth.mount and vault.namespace", at))
+		return nil, noLogin(fmt.Errorf("no auth method is mounted at %s; check vault.auth.mount and vault.namespace", at))
 	default:
-		return nil, noLogin(fmt.Errorf("%s refuses what we log in with (status %d); %s", at, ans.status, m.remedy()))
+		return nil, noLogin(fmt.Errorf("%s refuses Certpost's credentials (status %d); %s", at, ans.status, m.remedy()))
 	}
 	var got api.Secret
 	if err := json.Unmarshal(ans.body, &got); err != nil || got.Auth == nil || got.Auth.ClientToken == "" {
-		return nil, noLogin(fmt.Errorf("%s gave no token; multi-factor logins are not possible here", at))
+		return nil, noLogin(fmt.Errorf("%s returned no token; logins with a second factor are not supported", at))
 	}
 	t := &token{value: New([]byte(got.Auth.ClientToken)), issued: true}
 	if got.Auth.LeaseDuration > 0 {
@@ -63,29 +63,29 @@ func (m *method) login(ctx context.Context, c *client) (*token, error) {
 	return t, nil
 }
 
-// errRefused marks a login that failed for other reasons than that Vault is
-// away: those that somebody has to mend.
+// errRefused marks a login that failed although Vault is available: the operator has
+// to fix it.
 var errRefused = errors.New("login refused")
 
 func noLogin(why error) error {
-	return &Error{Kind: ErrUnavailable, What: "no login to Vault: " + why.Error(), Cause: errRefused}
+	return &Error{Kind: ErrUnavailable, What: "the login to Vault failed: " + why.Error(), Cause: errRefused}
 }
 
 func (m *method) remedy() string {
 	switch m.auth.method() {
 	case "approle":
-		return "the role id is unknown, or the secret id is wrong, expired or used up: issue a new one"
+		return "the role id is unknown, or the secret id is wrong, expired or used up: create a new secret id"
 	case "kubernetes":
 		return "check vault.auth.role, and that the role is bound to this service account and namespace"
 	case "jwt":
-		return "check vault.auth.role, and that issuer, audience, claims and expiry of the JWT fit it"
+		return "check vault.auth.role, and that issuer, audience, claims and expiry of the JWT match it"
 	case "cert":
 		return "check that the client certificate is valid and that a role trusts its CA"
 	}
 	return "check user name and password"
 }
 
-// credentials is the path of the login and what goes there.
+// credentials returns the path and the body of the login request.
 func (m *method) credentials(ctx context.Context, c *client) (path string, body map[string]string, err error) {
 	login := "auth/" + m.auth.mount() + "/login"
 	switch m.auth.method() {
@@ -130,7 +130,7 @@ func (m *method) appRole(ctx context.Context, c *client) (map[string]string, err
 	return body, nil
 }
 
-// unwrap spends the wrapping token for the secret id it stands for.
+// unwrap exchanges the wrapping token for its secret id.
 func (m *method) unwrap(ctx context.Context, c *client, wrapping Value) (Value, error) {
 	if wrapping.Equal(m.wrapping) {
 		return m.unwrapped, nil
@@ -146,11 +146,11 @@ func (m *method) unwrap(ctx context.Context, c *client, wrapping Value) (Value, 
 		} `json:"data"`
 	}
 	if ans.status != http.StatusOK {
-		return Value{}, noLogin(fmt.Errorf("%s holds a wrapping token that is expired or was used before; if nobody of yours unwrapped it, "+
-			"somebody else has the secret id: revoke it, and wrap a new one", m.auth.SecretID))
+		return Value{}, noLogin(fmt.Errorf("the wrapping token in %s is expired or was used before; if it was not unwrapped by you, "+
+			"an attacker may have the secret id: revoke it and wrap a new one", m.auth.SecretID))
 	}
 	if json.Unmarshal(ans.body, &got) != nil || got.Data.SecretID == "" {
-		return Value{}, noLogin(fmt.Errorf("%s holds a wrapping token of something that is no secret id", m.auth.SecretID))
+		return Value{}, noLogin(fmt.Errorf("the wrapping token in %s does not contain a secret id", m.auth.SecretID))
 	}
 	m.wrapping, m.unwrapped = wrapping, New([]byte(got.Data.SecretID))
 	return m.unwrapped, nil
@@ -167,13 +167,13 @@ func (m *method) userPass(ctx context.Context, login string) (string, map[string
 		return "", nil, err
 	}
 	if err := validateSegments("user name", user); err != nil || strings.Contains(user, "/") {
-		return "", nil, noLogin(errors.New("the user name has characters that do not belong in a Vault path"))
+		return "", nil, noLogin(errors.New("the user name has characters that are not allowed in a Vault path"))
 	}
 	password, err := m.text(ctx, m.auth.Password)
 	return login + "/" + user, map[string]string{"password": password}, err
 }
 
-// useToken takes the configured token and asks Vault how long it lives.
+// useToken takes the configured token and asks Vault for its lifetime.
 func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 	value, err := m.configuredToken(ctx)
 	if err != nil {
@@ -187,21 +187,21 @@ func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 	switch {
 	case ans.status == http.StatusOK:
 	case ans.status == http.StatusForbidden && !ans.tokenIsBad():
-		// A token without the default policy may not look at itself. It may be good
-		// all the same, though nobody renews it.
+		// A token without the default policy may not look itself up. It may still be
+		// valid, but it is not renewed.
 		return &token{value: value}, nil
 	default:
-		return nil, noLogin(errors.New("the token is not known there: it is wrong, expired or revoked; create a new one, " +
-			"a periodic one for a service"))
+		return nil, noLogin(errors.New("the token is wrong, expired or revoked; create a new one, " +
+			"for a service a periodic one"))
 	}
 	var got struct {
 		Data struct {
-			TTL       int  `json:"ttl"` // seconds; 0 never ends
+			TTL       int  `json:"ttl"` // seconds; 0 never expires
 			Renewable bool `json:"renewable"`
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(ans.body, &got); err != nil {
-		return nil, noLogin(errors.New("the answer about our token is not what Vault gives"))
+		return nil, noLogin(errors.New("Vault's answer to the lookup of the token cannot be read; check vault.address"))
 	}
 	t := &token{value: value}
 	if got.Data.TTL > 0 && !value.IsZero() {
@@ -212,7 +212,8 @@ func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 	return t, nil
 }
 
-// configuredToken looks where Vault's own command does, after the configuration.
+// configuredToken returns the token of the configuration, else that of VAULT_TOKEN or
+// ~/.vault-token, as Vault's own command does.
 func (m *method) configuredToken(ctx context.Context) (Value, error) {
 	if !m.auth.Token.IsZero() {
 		return m.resolve(ctx, m.auth.Token)
@@ -227,9 +228,9 @@ func (m *method) configuredToken(ctx context.Context) (Value, error) {
 		}
 	}
 	if m.agent {
-		return Value{}, nil // it puts its own token into our requests
+		return Value{}, nil // the agent adds its own token to the requests
 	}
-	return Value{}, noLogin(errors.New("there is no token: set vault.auth, VAULT_TOKEN or ~/.vault-token"))
+	return Value{}, noLogin(errors.New("no token is configured: set vault.auth, VAULT_TOKEN or ~/.vault-token"))
 }
 
 func (m *method) resolve(ctx context.Context, ref Ref) (Value, error) {
@@ -248,8 +249,8 @@ func (m *method) text(ctx context.Context, ref Ref) (string, error) {
 	return revealed(value), nil
 }
 
-// revealed is for JSON bodies, which are made of strings; those cannot be
-// cleared, and live until the garbage collector takes them.
+// revealed returns the secret as a string, for JSON bodies. Strings cannot be cleared:
+// the copy stays in memory until it is garbage-collected.
 func revealed(v Value) string {
 	b := v.Reveal()
 	defer clear(b)

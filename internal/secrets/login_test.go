@@ -65,19 +65,19 @@ func TestAppRoleRefused(t *testing.T) {
 	role, secretID := v.AppRole(t, "", "reader")
 	file := inFile(t, o.secret("wrong"))
 	store := o.open(t, v, Auth{Method: "approle", RoleID: Ref{Value: New([]byte(role))}, SecretID: file})
-	wantError(t, o, store.Get, ref, ErrUnavailable, "no login to Vault", "auth/approle refuses", "secret id")
-	// The next login waits: a thousand deliveries must not make a thousand of them.
+	wantError(t, o, store.Get, ref, ErrUnavailable, "the login to Vault failed", "auth/approle refuses", "secret id")
+	// The next login waits: a thousand deliveries must not cause a thousand logins.
 	for range 20 {
-		wantError(t, o, store.Get, ref, ErrUnavailable, "auth/approle refuses", "tried again in")
+		wantError(t, o, store.Get, ref, ErrUnavailable, "auth/approle refuses", "next attempt in")
 	}
 	if n := v.Requests(t)["update auth/approle/login"]; n != 1 {
 		t.Errorf("%d logins", n)
 	}
-	isError(t, o, store.Health(t.Context()), ErrUnavailable, "no login to Vault")
+	isError(t, o, store.Health(t.Context()), ErrUnavailable, "the login to Vault failed")
 	if err := os.WriteFile(file.File, []byte(secretID), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a login with the mended secret id", func() bool {
+	eventually(t, "a login with the corrected secret id", func() bool {
 		got, err := store.Get(t.Context(), ref, nil)
 		return err == nil && string(got.Value.Reveal()) == secret
 	})
@@ -100,7 +100,7 @@ func TestAppRoleWithWrappedSecretID(t *testing.T) {
 	store := o.open(t, v, auth)
 	wantSecret(t, o, store.Get, ref, secret, "1")
 
-	// The wrapping token is spent, the secret id is not.
+	// The wrapping token is used up, the secret id is not.
 	v.Call(t, "PUT", "sys/leases/revoke-prefix/auth/approle", nil)
 	wantSecret(t, o, store.Fresh, ref, secret, "1")
 	if n := v.Requests(t)["update sys/wrapping/unwrap"]; n != 1 {
@@ -108,13 +108,13 @@ func TestAppRoleWithWrappedSecretID(t *testing.T) {
 	}
 
 	thief := o.open(t, v, auth)
-	wantError(t, o, thief.Get, ref, ErrUnavailable, "no login to Vault", "used before", "somebody else")
+	wantError(t, o, thief.Get, ref, ErrUnavailable, "the login to Vault failed", "used before", "an attacker may have")
 	other := o.open(t, v, Auth{Method: "approle", RoleID: auth.RoleID, SecretIDWrapped: true,
 		SecretID: inFile(t, o.keep(v.Wrap(t, "60s", "GET", "auth/approle/role/reader/role-id", nil)))})
-	wantError(t, o, other.Get, ref, ErrUnavailable, "no secret id")
+	wantError(t, o, other.Get, ref, ErrUnavailable, "does not contain a secret id")
 
-	// A new wrapping token in the file is picked up.
-	v.Call(t, "PUT", "sys/leases/revoke-prefix/auth/approle", nil) // takes wrapped answers of that path as well
+	// A new wrapping token in the file is used.
+	v.Call(t, "PUT", "sys/leases/revoke-prefix/auth/approle", nil) // also revokes wrapped answers of that path
 	if err := os.WriteFile(file.File, []byte(wrap()), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestUserpass(t *testing.T) {
 	}
 	wantSecret(t, o, o.open(t, v, user("certpost", password)).Get, ref, secret, "1")
 	wantError(t, o, o.open(t, v, user("certpost", o.secret("wrong"))).Get, ref, ErrUnavailable, "auth/userpass refuses", "check user name and password")
-	wantError(t, o, o.open(t, v, user("../../sys", password)).Get, ref, ErrUnavailable, "do not belong in a Vault path")
+	wantError(t, o, o.open(t, v, user("../../sys", password)).Get, ref, ErrUnavailable, "not allowed in a Vault path")
 	elsewhere := user("certpost", password)
 	elsewhere.Mount = "nowhere"
 	wantError(t, o, o.open(t, v, elsewhere).Get, ref, ErrUnavailable, "auth/nowhere")
@@ -201,7 +201,7 @@ func TestJWT(t *testing.T) {
 	wantError(t, o, o.open(t, v, Auth{Method: "jwt", Role: "certpost", JWT: Ref{Value: New([]byte(token("other")))}}).Get, ref,
 		ErrUnavailable, "auth/jwt refuses", "audience")
 	wantError(t, o, o.open(t, v, Auth{Method: "jwt", Role: "certpost", JWTFile: filepath.Join(t.TempDir(), "none")}).Get, ref,
-		ErrUnavailable, "no login to Vault", "there is no such file")
+		ErrUnavailable, "the login to Vault failed", "the file does not exist")
 }
 
 func TestKubernetes(t *testing.T) {
@@ -215,7 +215,7 @@ func TestKubernetes(t *testing.T) {
 		"sub": "system:serviceaccount:mail:certpost",
 	}
 	jwt := o.keep(cluster.sign(t, account))
-	// The API server that Vault asks whether the token is one of its own.
+	// The API server that Vault asks to review the token.
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var review struct {
 			Spec struct {
@@ -293,7 +293,7 @@ func TestToken(t *testing.T) {
 	store := o.open(t, v, Auth{Token: file})
 	wantSecret(t, o, store.Get, ref, secret, "1")
 
-	// The token is taken back and the file gets another: no restart.
+	// The token is revoked and the file gets another one: no restart is needed.
 	old, _ := os.ReadFile(file.File)
 	if err := os.WriteFile(file.File, []byte(o.keep(v.Token(t, "1h", "reader"))), 0o600); err != nil {
 		t.Fatal(err)
@@ -301,14 +301,15 @@ func TestToken(t *testing.T) {
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": string(old)})
 	wantSecret(t, o, store.Fresh, ref, secret, "1")
 
-	// Taken back, and no other: nothing is known about any secret, so it is not denied.
+	// The token is revoked and not replaced: that says nothing about any secret, so the
+	// error is not ErrDenied.
 	current, _ := os.ReadFile(file.File)
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": string(current)})
-	wantError(t, o, store.Fresh, ref, ErrUnavailable, "no login to Vault", "the token is not known there")
+	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the login to Vault failed", "the token is wrong, expired or revoked")
 	wantError(t, o, o.open(t, v, Auth{Token: Ref{Env: "CERTPOST_TEST_UNSET"}}).Get, ref, ErrUnavailable, "env:CERTPOST_TEST_UNSET", "not set")
 }
 
-// A token without the default policy may not even look at itself.
+// A token without the default policy may not look itself up.
 func TestTokenThatMayNotLookAtItself(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -319,7 +320,7 @@ func TestTokenThatMayNotLookAtItself(t *testing.T) {
 	wantSecret(t, o, store.Get, ref, secret, "1")
 	wantError(t, o, store.Get, mustRef(t, "vault:cubbyhole/x#k"), ErrDenied)
 	v.Call(t, "POST", "auth/token/revoke", map[string]string{"token": token})
-	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the token is not known there")
+	wantError(t, o, store.Fresh, ref, ErrUnavailable, "the token is wrong, expired or revoked")
 }
 
 func TestTokenFromWhereVaultKeepsIt(t *testing.T) {
@@ -329,7 +330,7 @@ func TestTokenFromWhereVaultKeepsIt(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("VAULT_ADDR", v.Address)
 	t.Setenv("VAULT_TOKEN", "")
-	wantError(t, o, o.openWith(t, Config{}).Get, ref, ErrUnavailable, "there is no token", "VAULT_TOKEN")
+	wantError(t, o, o.openWith(t, Config{}).Get, ref, ErrUnavailable, "no token is configured", "VAULT_TOKEN")
 	t.Setenv("VAULT_TOKEN", o.keep(v.Token(t, "1h", "reader")))
 	wantSecret(t, o, o.openWith(t, Config{}).Get, ref, secret, "1")
 	t.Setenv("VAULT_TOKEN", "")
@@ -337,17 +338,17 @@ func TestTokenFromWhereVaultKeepsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSecret(t, o, o.openWith(t, Config{}).Get, ref, secret, "1")
-	// Wrapping by default is for people at a prompt; our answers must not be wrapped.
+	// VAULT_WRAP_TTL is for interactive use; answers to Certpost must not be wrapped.
 	t.Setenv("VAULT_WRAP_TTL", "60s")
 	wantSecret(t, o, o.openWith(t, Config{}).Get, ref, secret, "1")
 	t.Setenv("VAULT_CLIENT_TIMEOUT", "nonsense")
 	if _, err := Open(Config{}, o.log()); o.said(err) == nil {
-		t.Error("a time-out that cannot be read is taken")
+		t.Error("an invalid time-out is accepted")
 	}
 }
 
-// A token that lives for two seconds serves for as long as one likes: renewed
-// until its end, replaced before it.
+// A token with a lifetime of two seconds causes no failures: it is renewed up to its
+// maximum lifetime and replaced before that ends.
 func TestRenewalAndExpiry(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -401,7 +402,7 @@ func TestCloseGivesTheTokenBack(t *testing.T) {
 	store.Close()
 	borrowed.Close()
 	if n := v.Requests(t)["update auth/token/revoke-self"]; n != 1 {
-		t.Errorf("%d tokens given back", n)
+		t.Errorf("%d tokens revoked", n)
 	}
 	wantError(t, o, store.Get, ref, ErrUnavailable)
 	v.Call(t, "POST", "auth/token/lookup", map[string]string{"token": own})

@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// manual is docs/vault.md: its fenced blocks, by what stands behind the fence.
+// manual returns the fenced blocks of docs/vault.md, by the word after the fence.
 func manual(t testing.TB) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "vault.md"))
@@ -26,7 +26,7 @@ func manual(t testing.TB) map[string][]string {
 	return blocks
 }
 
-// runCommand does what a line of the manual says, as Vault's own command would.
+// runCommand executes a command line of the manual as Vault's own command would.
 func runCommand(t testing.TB, v *lab.VaultServer, blocks map[string][]string, line string) map[string]any {
 	t.Helper()
 	words := strings.Fields(line)
@@ -69,8 +69,8 @@ func runCommand(t testing.TB, v *lab.VaultServer, blocks map[string][]string, li
 	return nil
 }
 
-// The manual's policies, roles and configurations work, and allow what the
-// manual says and nothing more.
+// The manual's policies, roles and configurations work, and allow exactly what the
+// manual says.
 func TestManual(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -111,7 +111,7 @@ func TestManual(t *testing.T) {
 		}
 	}
 	wantError(t, o, certpost.Get, mustRef(t, "vault:secret/other/x#k"), ErrDenied)
-	wantError(t, o, lister.Get, mustRef(t, "vault:secret/certs/web#k"), ErrNotFound, "there is web1")
+	wantError(t, o, lister.Get, mustRef(t, "vault:secret/certs/web#k"), ErrNotFound, "existing names: web1")
 
 	key := o.secret("key")
 	for _, text := range []string{"vault:secret/certs/web1#private_key", "vault:secret/certs/new#private_key"} {

@@ -21,8 +21,8 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// observer has every secret of one test be a unique text, and searches all that
-// the package logged and said for them when the test ends.
+// observer makes every secret of one test a unique text. When the test ends, it searches
+// everything that the package logged and returned as errors for these texts.
 type observer struct {
 	mu       sync.Mutex
 	canaries []string     // guarded by mu
@@ -36,8 +36,7 @@ func observe(t testing.TB) *observer {
 	return o
 }
 
-// secret makes a unique one; the shape has no characters that any of the
-// encodings would have to escape in a way of its own.
+// secret makes a unique secret from characters that none of the encodings escapes.
 func (o *observer) secret(name string) string {
 	return o.keep("canary-" + name + "-" + rand.Text())
 }
@@ -62,7 +61,7 @@ func (o *observer) Write(p []byte) (int, error) {
 
 func (o *observer) log() zerolog.Logger { return zerolog.New(o) }
 
-// said puts an error, in every way it can be printed, to what is searched.
+// said adds an error, in every form in which it can be printed, to the searched texts.
 func (o *observer) said(err error) error {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		_, _ = fmt.Fprintf(o, "%v|%+v|%#v|%q\n", e, e, e, e)
@@ -99,7 +98,8 @@ func encodings(secret string) map[string]string {
 		"plain": secret, "hex": hex.EncodeToString([]byte(secret)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(secret))),
 		"url": url.QueryEscape(secret), "decimal": strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
 	}
-	// In base64 a text looks different at each offset modulo 3, apart from its ends.
+	// A text has three different forms in base64, by its offset modulo 3, except at its
+	// ends.
 	for i := range 3 {
 		forms[fmt.Sprint("base64 at ", i)] = strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(secret)[i:len(secret)-(len(secret)-i)%3]), "=")
 	}
@@ -111,7 +111,7 @@ func encodings(secret string) map[string]string {
 	return forms
 }
 
-// open makes a store that talks to the server with the given login.
+// open makes a store for the server with the given login.
 func (o *observer) open(t testing.TB, v *lab.VaultServer, auth Auth) *Store {
 	t.Helper()
 	return o.openWith(t, Config{Address: v.Address, TLS: TLS{CAFile: v.CAFile}, Auth: auth})
@@ -164,14 +164,14 @@ func wantSecret(t testing.TB, o *observer, get func(context.Context, Ref, Vars) 
 	}
 }
 
-// wantError gets the reference and looks for the kind of error and all of the
+// wantError gets the reference and checks that the error has the kind and contains all
 // texts.
 func wantError(t testing.TB, o *observer, get func(context.Context, Ref, Vars) (Secret, error), ref Ref, kind error, texts ...string) {
 	t.Helper()
 	secret, err := get(t.Context(), ref, nil)
 	isError(t, o, err, kind, texts...)
 	if !secret.Value.IsZero() {
-		t.Errorf("%s: there is a value beside the error %v", ref, err)
+		t.Errorf("%s: there is a value in addition to the error %v", ref, err)
 	}
 }
 
@@ -183,12 +183,12 @@ func isError(t testing.TB, o *observer, err, kind error, texts ...string) {
 	}
 	for _, other := range []error{ErrNotFound, ErrDenied, ErrUnavailable} {
 		if other != kind && errors.Is(err, other) {
-			t.Errorf("%v is %v too", err, other)
+			t.Errorf("%v is also %v", err, other)
 		}
 	}
 	for _, text := range texts {
 		if !strings.Contains(err.Error(), text) {
-			t.Errorf("the error %q does not say %q", err, text)
+			t.Errorf("the error %q does not contain %q", err, text)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s did not come true", what)
+			t.Fatalf("timed out waiting for: %s", what)
 		}
 	}
 }

@@ -21,13 +21,13 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// imitation is a server in the process for the answers that a real Vault does
-// not give on demand. It takes any token and has KV version 2 at secret/;
-// everything else the handler answers.
+// imitation is an in-process server for answers that a real Vault does not give on
+// demand. It accepts any token and has KV version 2 at secret/; the handler answers
+// all other requests.
 type imitation struct {
 	*httptest.Server
 	asked  atomic.Int64 // requests to the handler
-	tokens sync.Map     // every token it was shown
+	tokens sync.Map     // every token that it received
 }
 
 func imitate(t testing.TB, answer http.HandlerFunc) *imitation {
@@ -57,7 +57,7 @@ func (o *observer) openAt(t testing.TB, address string, timeout time.Duration) *
 	return o.openWith(t, Config{Address: address, Timeout: timeout, Auth: asToken(o.secret("token"))})
 }
 
-// Whatever is wrong with Vault as a whole is "unavailable", in our words.
+// Every failure of Vault as a whole is ErrUnavailable, in Certpost's own words.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
 	status := func(code int, body string) http.HandlerFunc {
@@ -71,7 +71,7 @@ func TestUnavailable(t *testing.T) {
 		"standby":           {status(503, `{"errors":["standby"]}`), "status 503"},
 		"error":             {status(500, `{"errors":["internal error"]}`), "status 500"},
 		"gateway":           {status(502, `<html>nginx</html>`), "status 502"},
-		"rate":              {status(429, `{"errors":["rate limit"]}`), "too often"},
+		"rate":              {status(429, `{"errors":["rate limit"]}`), "rate limit"},
 		"behind":            {status(412, `{"errors":["not yet"]}`), "standby"},
 		"performance":       {status(473, ``), "standby"},
 		"huge":              {status(200, kv2Answer(strings.Repeat("x", 2<<20))), "larger than 1 MiB"},
@@ -102,8 +102,7 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// What an answer says about one secret does not make Vault unavailable, even
-// when it is nonsense.
+// An invalid answer about one secret does not make Vault unavailable.
 func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
@@ -137,10 +136,10 @@ func TestRedirects(t *testing.T) {
 	port := elsewhere.URL[strings.LastIndexByte(elsewhere.URL, ':'):]
 	for _, to := range []string{elsewhere.URL + "/v1/secret/data/x", "http://localhost" + port + "/v1/secret/data/x", "//127.0.0.1" + port + "/x"} {
 		target.Store(to)
-		wantError(t, o, store.Fresh, ref, ErrUnavailable, "redirects to another host", "goes to no other host")
+		wantError(t, o, store.Fresh, ref, ErrUnavailable, "redirects to another host", "sends its token to no other host")
 	}
 	if n := elsewhere.asked.Load(); n != 0 {
-		t.Errorf("the other host was asked %d times", n)
+		t.Errorf("the other host got %d requests", n)
 	}
 	target.Store("/v1/secret/data/moved")
 	wantSecret(t, o, store.Fresh, ref, secret, "1")
@@ -157,7 +156,7 @@ func TestUnreachable(t *testing.T) {
 	refusing := closed.Addr().String()
 	closed.Close()
 	wantError(t, o, o.openAt(t, "http://"+refusing, time.Second).Get, ref, ErrUnavailable, "connection is refused")
-	wantError(t, o, o.openAt(t, "http://vault.invalid:8200", 5*time.Second).Get, ref, ErrUnavailable, "name is not resolved")
+	wantError(t, o, o.openAt(t, "http://vault.invalid:8200", 5*time.Second).Get, ref, ErrUnavailable, "name cannot be resolved")
 	isError(t, o, o.openAt(t, "http://"+refusing, time.Second).Health(t.Context()), ErrUnavailable, "connection is refused")
 }
 
@@ -169,7 +168,7 @@ func TestTLS(t *testing.T) {
 		return o.openWith(t, Config{Address: address, TLS: conf, Auth: asToken(o.keep(v.Token(t, "1h", "reader")))})
 	}
 	wantSecret(t, o, with(v.Address, TLS{CAFile: v.CAFile}).Get, ref, secret, "1")
-	wantError(t, o, with(v.Address, TLS{}).Get, ref, ErrUnavailable, "from a CA that we do not trust", "vault.tls.ca_file")
+	wantError(t, o, with(v.Address, TLS{}).Get, ref, ErrUnavailable, "from a CA that Certpost does not trust", "vault.tls.ca_file")
 	wantError(t, o, with(v.Address, TLS{CAFile: v.CAFile, ServerName: "vault.example.com"}).Get, ref, ErrUnavailable, "not valid for that name")
 	wantSecret(t, o, with(v.Address, TLS{CAFile: v.CAFile, ServerName: "localhost"}).Get, ref, secret, "1")
 	wantError(t, o, with(strings.Replace(v.Address, "https:", "http:", 1), TLS{}).Get, ref, ErrUnavailable)
@@ -177,7 +176,7 @@ func TestTLS(t *testing.T) {
 	plain := imitate(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, kv2Answer(secret)) })
 	wantError(t, o, with(strings.Replace(plain.URL, "http:", "https:", 1), TLS{}).Get, ref, ErrUnavailable, "http: or https:")
 
-	// A server that wants a client certificate ends the handshake with an alert.
+	// A server that requires a client certificate ends the handshake with an alert.
 	demanding := httptest.NewUnstartedServer(http.NotFoundHandler())
 	demanding.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12}
 	demanding.Config.ErrorLog = nil
@@ -187,8 +186,9 @@ func TestTLS(t *testing.T) {
 	wantError(t, o, with(demanding.URL, TLS{CAFile: ca}).Get, ref, ErrUnavailable, "Vault cannot be reached")
 }
 
-// Sealed under load: nothing is denied or missing because of it, Vault is not
-// stormed, and afterwards all is well without a new login.
+// Vault is sealed under load: no secret is reported as denied or not found because of
+// it, the number of requests is bounded, and after the unsealing reads succeed without a
+// new login.
 func TestSealAndUnseal(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -227,7 +227,7 @@ func TestSealAndUnseal(t *testing.T) {
 	}
 	workers.Wait()
 	if n := asked.Load() - before; n > maxInFlight+awayAfter {
-		t.Errorf("a sealed Vault was asked %d times", n)
+		t.Errorf("the sealed Vault got %d requests", n)
 	}
 	isError(t, o, store.Health(t.Context()), ErrUnavailable, "Vault is sealed")
 
@@ -250,12 +250,12 @@ func TestSealAndUnseal(t *testing.T) {
 	if n := v.Requests(t)["update auth/approle/login"]; n != 1 {
 		t.Errorf("%d logins", n)
 	}
-	if !o.logged("Vault is taken to be away") || !o.logged("Vault answers again") {
-		t.Error("the log does not tell")
+	if !o.logged("Vault is unavailable") || !o.logged("Vault answers again") {
+		t.Error("the log does not say that Vault was unavailable and answers again")
 	}
 }
 
-// Started while Vault is away: the login comes as soon as Vault does.
+// The store starts while Vault is sealed: it logs in as soon as Vault answers.
 func TestLoginWhenVaultComesBack(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -280,7 +280,7 @@ func TestHealth(t *testing.T) {
 		"standby":       {`{"initialized":true,"standby":true}`, "standby"},
 		"sealed":        {`{"initialized":true,"sealed":true}`, "sealed"},
 		"uninitialized": {`{}`, "not initialized"},
-		"something":     {`<html>`, "not a Vault"},
+		"something":     {`<html>`, "not a Vault server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -308,12 +308,12 @@ func TestHealth(t *testing.T) {
 		if err := store.Health(t.Context()); err != nil {
 			t.Error(err)
 		}
-		wantError(t, o, store.Get, mustRef(t, "vault:secret/x#k"), ErrNotFound, "no Vault is configured", "vault.address")
-		isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte("x"))), ErrNotFound, "no Vault is configured")
+		wantError(t, o, store.Get, mustRef(t, "vault:secret/x#k"), ErrNotFound, "Vault is not configured", "vault.address")
+		isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte("x"))), ErrNotFound, "Vault is not configured")
 	})
 }
 
-// The caller who began a read and gives up takes nothing from the others.
+// A caller that starts a read and stops waiting does not end the read for the others.
 func TestFirstCallerGivesUp(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -338,7 +338,7 @@ func TestFirstCallerGivesUp(t *testing.T) {
 	err := <-first
 	isError(t, o, err, ErrUnavailable)
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("the error %v does not tell that the caller gave up", err)
+		t.Errorf("the error %v is not context.Canceled", err)
 	}
 	close(proceed)
 	others.Wait()
@@ -346,11 +346,11 @@ func TestFirstCallerGivesUp(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 	if last := store.vault.client.breaker.failure(); last != nil {
-		t.Errorf("giving up is held against Vault: %v", last)
+		t.Errorf("the breaker counts a caller that stopped waiting as a failure: %v", last)
 	}
 }
 
-// An agent on a socket puts its own token into our requests.
+// An agent on a socket adds its own token to Certpost's requests.
 func TestAgent(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	t.Setenv("HOME", t.TempDir())

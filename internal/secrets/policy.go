@@ -7,22 +7,22 @@ import (
 	"strings"
 )
 
-// Policy says which secrets an event may name. An event's author is not the
-// operator: without a policy he could have any secret mailed out that Certpost
-// can read. The zero Policy allows nothing.
+// Policy says which secrets an event may name. The author of an event is not the
+// operator: without a policy they could have every secret mailed out that Certpost can
+// read. The zero Policy allows nothing.
 type Policy struct {
 	// Paths are globs on mount/path of a Vault secret ("secret/certs/*") and on
-	// mount/key of a transit key ("transit/certs"). * stands for any characters
-	// but a slash, so secret/certs/* is one level; a last segment ** stands for
-	// one or more segments, whatever they are.
+	// mount/key of a transit key ("transit/certs"). * matches any characters except a
+	// slash, so secret/certs/* matches one level; ** as the last segment matches one or
+	// more segments.
 	Paths []string
-	// FileRoots are directories. A file is allowed when it lies below one of them
-	// after all symbolic links are resolved.
+	// FileRoots are directories. A file is allowed when it is below one of them after
+	// all symbolic links are resolved.
 	FileRoots []string
 }
 
-// Validate lists what is wrong with the policy: globs that fit nothing, and
-// roots that are not absolute. Problem.Path is "secret_paths[0]" or the like.
+// Validate returns the problems of the policy: globs that match nothing, and roots
+// that are not absolute. Problem.Path is such as "secret_paths[0]".
 func (p Policy) Validate() []Problem {
 	var found problems
 	for i, glob := range p.Paths {
@@ -30,11 +30,11 @@ func (p Policy) Validate() []Problem {
 		if err := validateSegments("glob", strings.ReplaceAll(glob, "**", "x")); err != nil {
 			found.add(at, strings.TrimPrefix(err.Error(), "glob: "))
 		} else if _, err := path.Match(glob, ""); err != nil {
-			found.add(at, "is not a glob: a [ without a ]")
+			found.add(at, "is not a valid glob: a [ without a ]")
 		} else if !strings.Contains(glob, "/") {
-			found.add(at, "names a mount and no path below it: add /* for one level, /** for all")
+			found.add(at, "has a mount but no path below it: add /* for one level, /** for all")
 		} else if i := strings.Index(glob, "**"); i >= 0 && (i != len(glob)-2 || glob[i-1] != '/') {
-			found.add(at, "** may stand for the last segments alone, after a slash")
+			found.add(at, "** is allowed only as the last segment")
 		}
 	}
 	for i, root := range p.FileRoots {
@@ -45,8 +45,8 @@ func (p Policy) Validate() []Problem {
 	return found
 }
 
-// Allows returns nil, or an ErrDenied that says why the reference may not stand
-// in an event. Nothing is fetched for it.
+// Allows returns nil, or an ErrDenied that says why an event may not name the
+// reference. It fetches nothing.
 func (p Policy) Allows(ref Ref) error {
 	if err := ref.Validate(); err != nil {
 		return ref.refuse("an event may not name it: %v", err)
@@ -62,7 +62,7 @@ func (p Policy) Allows(ref Ref) error {
 	case ref.File != "":
 		return p.allowsFile(ref)
 	}
-	return ref.refuse("an event may name secrets in vault, transit and file alone")
+	return ref.refuse("an event may name only secrets in vault, transit and file")
 }
 
 func (p Policy) allowsPath(ref Ref, location string) error {
@@ -71,11 +71,11 @@ func (p Policy) allowsPath(ref Ref, location string) error {
 			return nil
 		}
 	}
-	return ref.denied("add its path to events.secret_paths if events are meant to name it",
-		"an event may not name it: it lies outside events.secret_paths")
+	return ref.denied("add its path to events.secret_paths if events should name it",
+		"an event may not name it: it is outside events.secret_paths")
 }
 
-// globMatches compares segment by segment; both are clean (no empty segments, no dots).
+// globMatches compares segment by segment. Both are clean: no empty segments, no dots.
 func globMatches(glob, location string) bool {
 	globs, segments := strings.Split(strings.Trim(glob, "/"), "/"), strings.Split(location, "/")
 	if last := len(globs) - 1; globs[last] == "**" && len(segments) > last {
@@ -99,19 +99,20 @@ func (p Policy) allowsFile(ref Ref) error {
 	for _, root := range p.FileRoots {
 		inside, err := liesBelow(root, ref.File)
 		if err != nil {
-			continue // a root, or the file below it, is not there
+			continue // the root, or the file below it, does not exist
 		}
 		if inside {
 			return nil
 		}
 	}
-	// Whether a file outside exists is nothing an event's author may learn: the
-	// answer is the same for one that does not.
-	return ref.denied("add its directory to events.file_roots if events are meant to name it",
+	// The author of an event must not learn whether a file outside the roots exists:
+	// the answer is the same for a file that does not.
+	return ref.denied("add its directory to events.file_roots if events should name it",
 		"an event may not name it: it is not a file below events.file_roots")
 }
 
-// liesBelow follows all symbolic links of both before it compares.
+// liesBelow reports whether file is below root after all symbolic links of both are
+// resolved.
 func liesBelow(root, file string) (bool, error) {
 	realRoot, err := filepath.EvalSymlinks(root)
 	if err != nil {

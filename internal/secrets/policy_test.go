@@ -93,7 +93,7 @@ func TestPolicyFiles(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
-	// An event's author does not learn which files there are.
+	// The author of an event does not learn which files exist.
 	there, not := policy.Allows(Ref{File: secret}), policy.Allows(Ref{File: filepath.Join(outside, "none.pem")})
 	if strings.ReplaceAll(there.Error(), "secret.pem", "") != strings.ReplaceAll(not.Error(), "none.pem", "") {
 		t.Errorf("%v is not %v", there, not)
@@ -119,8 +119,7 @@ func TestPolicyValidate(t *testing.T) {
 	}
 }
 
-// Whatever is asked, what is allowed lies where the glob says once Vault or
-// anybody on the way has cleaned the path.
+// Every allowed path is still inside the glob after Vault or a proxy has cleaned it.
 func FuzzPolicy(f *testing.F) {
 	for _, s := range [][2]string{{"secret", "certs/x"}, {"secret", "certs/../smtp"}, {"secret/certs", "x"}, {"secret", "certs/%2e%2e/smtp"}, {"ns/secret", "certs/x"}} {
 		f.Add(s[0], s[1])

@@ -6,11 +6,11 @@ import (
 	"net/http"
 )
 
-// putTries is how often a write is tried against others who write the same
-// secret at the same time.
+// putTries is the number of attempts at a write while other clients write the same
+// secret.
 const putTries = 5
 
-// put writes one field and leaves the others of the secret as they are.
+// put writes one field of a secret and leaves the others unchanged.
 func (v *vault) put(ctx context.Context, ref Ref, value Value) error {
 	eng, err := v.engine(ctx, ref)
 	if err != nil {
@@ -22,20 +22,20 @@ func (v *vault) put(ctx context.Context, ref Ref, value Value) error {
 	case kv2:
 		err = v.putKV2(ctx, ref, value)
 	case kvGuessed:
-		// Version 1 would take what is written for version 2 as a secret of another
-		// name, and nobody would ever look there.
-		return ref.denied("check the mount, and that the policy of our token has a path below it",
-			"Vault does not tell us what is mounted at %s, so nothing is written there", printable(ref.Vault.Mount))
+		// A version 1 engine would store a write for version 2 as a secret of another
+		// name, which is never read.
+		return ref.denied("check the mount, and that the policy of Certpost's token has a path below it",
+			"Vault does not say which engine is mounted at %s, so nothing is written there", printable(ref.Vault.Mount))
 	default:
-		return ref.refuse("what is mounted at %s is no KV engine, so nothing is written there", printable(ref.Vault.Mount))
+		return ref.refuse("the engine mounted at %s is not a KV engine, so nothing is written there", printable(ref.Vault.Mount))
 	}
 	v.fields.drop(ref.key())
 	return err
 }
 
-// putKV2 patches the field. Vault merges, so it needs no right to read. Where
-// there is nothing to patch, or patching is not allowed, the whole secret is
-// written, on condition that it is still the version we know.
+// putKV2 patches the field. Vault merges, so no right to read is needed. If there is
+// nothing to patch, or patching is not allowed, the whole secret is written, on
+// condition that its version has not changed since it was read (cas).
 func (v *vault) putKV2(ctx context.Context, ref Ref, value Value) error {
 	where := ref.Vault.Mount + "/data/" + ref.Vault.Path
 	for range putTries {
@@ -63,13 +63,13 @@ func (v *vault) putKV2(ctx context.Context, ref Ref, value Value) error {
 		case written != http.StatusBadRequest:
 			return refusal(ref, written, where, "create")
 		}
-		// 400: somebody else wrote in between. What he wrote must survive.
+		// 400: another client has written in between. Its write must not be lost.
 	}
-	return ref.unavailable("", "others keep writing the same secret")
+	return ref.unavailable("", "other clients keep writing the same secret")
 }
 
-// current reads what a write has to keep: the fields, and the version that must
-// still be the newest; 0 when there is no secret yet.
+// current reads what a write must keep: the fields, and the version that must still be
+// the newest at the write; 0 when the secret does not exist yet.
 func (v *vault) current(ctx context.Context, ref Ref, where string, patched int) (map[string]json.RawMessage, int, error) {
 	ans, err := v.do(ctx, request{method: http.MethodGet, path: where})
 	if err != nil {
@@ -81,8 +81,8 @@ func (v *vault) current(ctx context.Context, ref Ref, where string, patched int)
 	case http.StatusOK, http.StatusNotFound: // 404 with a body is a deleted version
 		_ = json.Unmarshal(ans.body, &said)
 	case http.StatusForbidden:
-		// It may be that we can create and not read. Patching told whether there is
-		// anything to lose.
+		// The token may create but not read. The status of the patch says whether the
+		// secret exists: 404 means that no field can be lost.
 		if patched != http.StatusNotFound {
 			return nil, 0, refusal(ref, ans.status, where, "patch")
 		}
@@ -96,8 +96,8 @@ func (v *vault) current(ctx context.Context, ref Ref, where string, patched int)
 	return fields, said.Data.Metadata.Version, nil
 }
 
-// putKV1 reads, merges and writes: version 1 knows no other way, so a field that
-// somebody else writes in that moment is lost.
+// putKV1 reads, merges and writes. Version 1 has no patch and no cas, so a field that
+// another client writes in between is lost.
 func (v *vault) putKV1(ctx context.Context, ref Ref, value Value) error {
 	where := ref.Vault.Mount + "/" + ref.Vault.Path
 	ans, err := v.do(ctx, request{method: http.MethodGet, path: where})
@@ -113,7 +113,7 @@ func (v *vault) putKV1(ctx context.Context, ref Ref, value Value) error {
 	case ans.status != http.StatusOK:
 		return refusal(ref, ans.status, where, "read")
 	case json.Unmarshal(ans.body, &said) != nil:
-		return ref.notFound("", "what Vault answers is not a secret with fields")
+		return ref.notFound("", "Vault's answer is not a secret with fields")
 	}
 	if said.Data == nil {
 		said.Data = map[string]json.RawMessage{}

@@ -15,7 +15,7 @@ func TestPutKV2(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
 	spare := o.secret("spare")
-	// Three ways of being allowed to write; the last is the least.
+	// Three policies that allow writing, the last with the fewest rights.
 	for name, rules := range map[string]string{
 		"patch":            `path "secret/data/*" { capabilities = ["create", "update", "patch", "read"] }`,
 		"read and write":   `path "secret/data/*" { capabilities = ["create", "update", "read"] }`,
@@ -50,7 +50,7 @@ func TestPutKV2(t *testing.T) {
 			}
 
 			if name == "create and patch" {
-				return // it cannot see which version a deleted one was
+				return // without read it cannot know the version of a deleted secret
 			}
 			v.Put(t, dir+"gone", map[string]any{"other": spare})
 			v.Call(t, "DELETE", dir[:7]+"data/"+dir[7:]+"gone", nil)
@@ -61,8 +61,8 @@ func TestPutKV2(t *testing.T) {
 	}
 }
 
-// Two programs write different fields of one secret at the same time: all of it
-// is there afterwards.
+// Several clients write different fields of one secret at the same time: no field is
+// lost.
 func TestPutAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -83,7 +83,7 @@ func TestPutAtTheSameTime(t *testing.T) {
 		workers.Wait()
 		fields := v.Call(t, "GET", "secret/data/"+name, nil)["data"].(map[string]any)["data"].(map[string]any)
 		if len(fields) != 4 {
-			t.Errorf("%s: of four fields %d are left", name, len(fields))
+			t.Errorf("%s: %d of four fields exist", name, len(fields))
 		}
 	}
 }
@@ -105,7 +105,7 @@ func TestPutKV1(t *testing.T) {
 	wantSecret(t, o, store.Get, mustRef(t, "vault:old/full#other"), spare, "")
 }
 
-// What was written is what Get gives, whatever the cache held.
+// Get returns the value that was written, not an older one from the cache.
 func TestPutAndGet(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -137,12 +137,12 @@ func TestPutRefused(t *testing.T) {
 		"no right":       {reader.Put(t.Context(), mustRef(t, "vault:secret/full#k"), key), ErrDenied, "may not create secret/data/full"},
 		"no right, new":  {reader.Put(t.Context(), mustRef(t, "vault:secret/new#k"), key), ErrDenied, "may not create secret/data/new"},
 		"would destroy":  {blind.Put(t.Context(), mustRef(t, "vault:secret/full#k"), key), ErrDenied, `capabilities = ["patch"]`},
-		"no mount":       {reader.Put(t.Context(), mustRef(t, "vault:nowhere/x#k"), key), ErrDenied, "what is mounted at nowhere"},
-		"no KV":          {root.Put(t.Context(), mustRef(t, "vault:transit/keys/x#k"), key), ErrDenied, "no KV engine"},
+		"no mount":       {reader.Put(t.Context(), mustRef(t, "vault:nowhere/x#k"), key), ErrDenied, "which engine is mounted at nowhere"},
+		"no KV":          {root.Put(t.Context(), mustRef(t, "vault:transit/keys/x#k"), key), ErrDenied, "not a KV engine"},
 		"version":        {root.Put(t.Context(), mustRef(t, "vault:secret/full#k@2"), key), ErrDenied, "version"},
 		"nothing":        {root.Put(t.Context(), mustRef(t, "vault:secret/full#k"), Value{}), ErrDenied, "empty"},
 		"not text":       {root.Put(t.Context(), mustRef(t, "vault:secret/full#k"), New([]byte{0xff})), ErrDenied, "UTF-8"},
-		"elsewhere":      {root.Put(t.Context(), mustRef(t, "file:/tmp/x"), key), ErrDenied, "to Vault alone"},
+		"elsewhere":      {root.Put(t.Context(), mustRef(t, "file:/tmp/x"), key), ErrDenied, "only to Vault"},
 		"templates":      {root.Put(t.Context(), mustRef(t, "vault:secret/{host}#k"), key), ErrDenied, "no value here"},
 		"not a good ref": {root.Put(t.Context(), Ref{Vault: &VaultRef{Mount: "secret", Path: "../sys", Key: "k"}}, key), ErrDenied, `".."`},
 	} {
@@ -150,12 +150,12 @@ func TestPutRefused(t *testing.T) {
 	}
 	meta := v.Call(t, "GET", "secret/metadata/full", nil)["data"].(map[string]any)
 	if meta["current_version"] != 1.0 {
-		t.Errorf("the secret was written over: version %v", meta["current_version"])
+		t.Errorf("the secret was overwritten: version %v", meta["current_version"])
 	}
 }
 
-// The answer to a write that was made is lost: the caller hears that Vault is
-// unavailable, and may write once more.
+// The answer to a successful write is lost: the caller gets ErrUnavailable and may write
+// again; the store does not retry by itself.
 func TestPutWithTheAnswerLost(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -169,6 +169,6 @@ func TestPutWithTheAnswerLost(t *testing.T) {
 	store := o.openAt(t, server.URL, time.Second)
 	isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte(o.secret("key")))), ErrUnavailable, "cut off")
 	if writes.Load() != 1 {
-		t.Errorf("written %d times behind the caller's back", writes.Load())
+		t.Errorf("written %d times, want once", writes.Load())
 	}
 }

@@ -17,11 +17,11 @@ import (
 // record is a secret as Vault stores it: named fields, each still JSON.
 type record struct {
 	fields  map[string]json.RawMessage
-	version string        // "" where the engine keeps none
-	lease   time.Duration // 0 when it does not expire
+	version string        // "" for engines without versions
+	lease   time.Duration // 0 when the secret does not expire
 }
 
-// pick takes out the one field that ref names.
+// pick returns the field that ref names.
 func (r *record) pick(ref Ref) (Value, error) {
 	raw, ok := r.fields[ref.Vault.Key]
 	if !ok {
@@ -38,7 +38,7 @@ func (r *record) pick(ref Ref) (Value, error) {
 	return New([]byte(text)), nil
 }
 
-// clear overwrites the fields nobody asked for.
+// clear overwrites the fields in memory.
 func (r *record) clear() {
 	for _, raw := range r.fields {
 		clear(raw)
@@ -59,24 +59,24 @@ func jsonKind(raw json.RawMessage) string {
 	return "a number"
 }
 
-// answered reports whether err is Vault's answer about the secret, not the lack of one.
+// answered reports whether err is Vault's answer about the secret.
 func answered(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) }
 
-// refusal says what a status other than 200 and 404 means for one secret.
+// refusal returns the error for a status other than 200 and 404.
 func refusal(ref Ref, status int, where, capability string) *Error {
 	where = printable(where)
 	switch status {
 	case http.StatusForbidden:
 		return ref.denied(fmt.Sprintf(`its policy needs: path "%s" { capabilities = ["%s"] }`, where, capability),
-			"our token may not %s %s", capability, where)
+			"Certpost's token may not %s %s", capability, where)
 	case http.StatusMethodNotAllowed:
 		return ref.notFound("check mount and path", "Vault cannot %s %s", capability, where)
 	}
-	return ref.notFound("check mount and path", "Vault calls it a bad request to %s %s (status %d)", capability, where, status)
+	return ref.notFound("check mount and path", "Vault refuses to %s %s as a bad request (status %d)", capability, where, status)
 }
 
-// missing says that there is nothing at the reference's path, and what is there
-// instead, when our token may list it.
+// missing returns the error for a path without a secret, with the nearest names as a
+// hint, if Certpost's token may list them.
 func (v *vault) missing(ctx context.Context, ref Ref, listed string) *Error {
 	parent, name := "", ref.Vault.Path
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {
@@ -89,8 +89,8 @@ func (v *vault) missing(ctx context.Context, ref Ref, listed string) *Error {
 	return ref.notFound(nearest(name, v.list(ctx, listed+parent)), "%s", what)
 }
 
-// list gives the names below a path, none when we may not know them. It is for
-// hints alone, so a 403 here is no reason to log in again.
+// list returns the names below a path, none if the token may not list them. It serves
+// only for hints, so a 403 here does not cause a new login.
 func (v *vault) list(ctx context.Context, where string) []string {
 	t, err := v.session.token(ctx)
 	if err != nil {
@@ -111,8 +111,8 @@ func (v *vault) list(ctx context.Context, where string) []string {
 	return said.Data.Keys
 }
 
-// nearest is a hint with the few names that look most like the wanted one; ""
-// when there are none.
+// nearest returns a hint with the names that are most similar to the wanted one, at
+// most five; "" when there are no names.
 func nearest(want string, names []string) string {
 	const most = 5
 	if len(names) == 0 {
@@ -125,11 +125,11 @@ func nearest(want string, names []string) string {
 	if len(names) > most {
 		names, more = names[:most], ", ..."
 	}
-	return "there is " + printable(strings.Join(names, ", ")) + more
+	return "existing names: " + printable(strings.Join(names, ", ")) + more
 }
 
-// distance is Levenshtein's: how many characters have to be inserted, removed
-// or replaced to make b of a. Long names count by their first 64 bytes.
+// distance is the Levenshtein distance: the number of bytes that have to be inserted,
+// removed or replaced to turn a into b. Only the first 64 bytes of each are compared.
 func distance(a, b string) int {
 	a, b = a[:min(len(a), 64)], b[:min(len(b), 64)]
 	row := make([]int, len(b)+1)

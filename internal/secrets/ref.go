@@ -9,50 +9,52 @@ import (
 	"unicode/utf8"
 )
 
-// Ref names a secret. Exactly one field is set; the zero Ref names none.
+// Ref is a reference to a secret. Exactly one field is set; the zero Ref refers to no
+// secret.
 type Ref struct {
-	// Vault is a field of a secret in Vault.
+	// Vault refers to a field of a secret in Vault.
 	Vault *VaultRef `yaml:"vault"`
 	// Transit is a ciphertext that Vault's transit engine decrypts.
 	Transit *TransitRef `yaml:"transit"`
-	// Env is the name of an environment variable.
+	// Env is the name of an environment variable. Example: SMTP_PASSWORD.
 	Env string `yaml:"env"`
-	// File is the path of a file, read at every use; one trailing newline is not
-	// part of the value.
+	// File is the path of a file, read at every use, without one trailing newline.
+	// Example: /run/secrets/smtp-password.
 	File string `yaml:"file"`
-	// Credential is the name of a credential that systemd hands over
-	// (LoadCredential=, read from $CREDENTIALS_DIRECTORY).
+	// Credential is the name of a systemd credential (LoadCredential=, read from
+	// $CREDENTIALS_DIRECTORY).
 	Credential string `yaml:"credential"`
-	// Value is the secret itself, in the configuration (warned about).
+	// Value is the secret itself, in the configuration; gives a warning.
 	Value Value `yaml:"value"`
 }
 
-// VaultRef is a field of a secret in a KV engine, version 1 or 2. On any other
-// engine the path is read as it is, so that dynamic secrets work as well.
+// VaultRef refers to a field of a secret in a KV engine, version 1 or 2. On any other
+// engine the path is read unchanged, so that dynamic secrets work as well.
 type VaultRef struct {
-	// Mount is where the engine is mounted, without "data".
+	// Mount is the mount of the secrets engine, without "data". Example: secret.
 	Mount string `yaml:"mount"`
-	// Path below the mount; {host}, {target}, {domain} and {cn} are filled in.
+	// Path is the path of the secret below the mount. {host}, {target}, {domain} and
+	// {cn} in it are replaced. Example: smtp-auth/{host}.
 	Path string `yaml:"path"`
-	// Key is the field of the secret.
+	// Key is the field of the secret. Example: password.
 	Key string `yaml:"key"`
-	// Version pins a KV v2 version; 0 is the newest.
+	// Version is the KV v2 version to read. Default: 0, the newest.
 	Version int `yaml:"version"`
 }
 
-// TransitRef is a secret that was encrypted by Vault's transit engine and is
-// decrypted by it at every use.
+// TransitRef is a secret that Vault's transit engine has encrypted. Vault decrypts it
+// at every use.
 type TransitRef struct {
-	// Mount is where the transit engine is mounted.
+	// Mount is the mount of the transit engine. Example: transit.
 	Mount string `yaml:"mount"`
-	// Key is the name of the encryption key.
+	// Key is the name of the encryption key in Vault.
 	Key string `yaml:"key"`
-	// Ciphertext as the engine gave it ("vault:v1:...").
+	// Ciphertext is the output of the transit engine ("vault:v1:...").
 	Ciphertext string `yaml:"ciphertext"`
 }
 
 // UnmarshalYAML reads a mapping as a reference, and a plain string as the secret
-// itself: what a user name mostly is.
+// itself, which is usual for user names.
 func (r *Ref) UnmarshalYAML(unmarshal func(any) error) error {
 	var value Value
 	if value.UnmarshalYAML(unmarshal) == nil {
@@ -72,10 +74,10 @@ func (r Ref) IsZero() bool {
 	return r.Vault == nil && r.Transit == nil && r.Env == "" && r.File == "" && r.Credential == "" && r.Value.IsZero()
 }
 
-// String names the secret and never holds one: vault:secret/p12/ops#passphrase,
-// vault:secret/x#k@3, transit:transit/certs, env:NAME, file:/path,
-// credential:NAME, value:[redacted]. It is short and on one line, whatever the
-// fields hold, so that it may stand in logs, headers and on pages.
+// String returns the name of the secret, never its value: vault:secret/p12/ops#passphrase,
+// vault:secret/x#k@3, transit:transit/certs, env:NAME, file:/path, credential:NAME,
+// value:[redacted]. It is always short and on one line, so it may appear in logs,
+// headers and pages.
 func (r Ref) String() string {
 	switch {
 	case r.Vault != nil:
@@ -94,7 +96,7 @@ func (r Ref) String() string {
 	return "none"
 }
 
-// location is mount and path; a mount of several segments is set off by "//".
+// location returns mount and path; "//" separates a mount of several segments.
 func (v *VaultRef) location() string {
 	if strings.Contains(v.Mount, "/") {
 		return printable(v.Mount) + "//" + printable(v.Path)
@@ -109,24 +111,23 @@ func (v *VaultRef) pin() string {
 	return "@" + strconv.Itoa(v.Version)
 }
 
-// Warning says what is unwise about a reference that is otherwise fine, ""
-// when nothing is.
+// Warning returns a warning about a valid reference, "" when there is none.
 func (r Ref) Warning() string {
 	if r.Value.IsZero() {
 		return ""
 	}
-	return "the secret itself stands in the configuration: keep it in vault, env, file or credential instead"
+	return "the secret itself is in the configuration: move it to vault, env, file or credential"
 }
 
-// Validate says what is wrong with the reference, in words that name the field.
-// The zero Ref is an error too: ask IsZero first where a secret is optional.
+// Validate returns an error that names the invalid field. The zero Ref is an error too:
+// call IsZero first where a secret is optional.
 func (r Ref) Validate() error {
 	switch given := r.sources(); len(given) {
 	case 0:
-		return errors.New("names no secret: give one of vault, transit, env, file, credential, value")
+		return errors.New("names no secret: set one of vault, transit, env, file, credential, value")
 	case 1:
 	default:
-		return fmt.Errorf("names more than one source (%s): give exactly one", strings.Join(given, ", "))
+		return fmt.Errorf("names more than one source (%s): set exactly one", strings.Join(given, ", "))
 	}
 	switch {
 	case r.Vault != nil:
@@ -163,7 +164,7 @@ func (v *VaultRef) validate() error {
 		return err
 	}
 	if strings.ContainsAny(v.Mount, "{}") {
-		return errors.New("vault.mount: templates are for the path alone")
+		return errors.New("vault.mount: templates are allowed only in the path")
 	}
 	if err := validateTemplate("vault.path", v.Path); err != nil {
 		return err
@@ -185,10 +186,10 @@ func (t *TransitRef) validate() error {
 		return err
 	}
 	if strings.Contains(t.Key, "/") {
-		return errors.New("transit.key: is a name, not a path")
+		return errors.New("transit.key: want a name, not a path")
 	}
 	if !strings.HasPrefix(t.Ciphertext, "vault:v") {
-		return errors.New(`transit.ciphertext: does not begin with "vault:v", as what Vault's transit engine encrypted does`)
+		return errors.New(`transit.ciphertext: does not begin with "vault:v", as every ciphertext of Vault's transit engine does`)
 	}
 	return validateText("transit.ciphertext", t.Ciphertext)
 }
@@ -197,7 +198,7 @@ func validateEnvName(name string) error {
 	for i, c := range name {
 		letter := c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 		if !letter && (i == 0 || c < '0' || c > '9') {
-			return errors.New("env: is the name of an environment variable: letters, digits and _, not beginning with a digit")
+			return errors.New("env: want the name of an environment variable: letters, digits and _, not beginning with a digit")
 		}
 	}
 	return nil
@@ -208,13 +209,13 @@ func validateCredential(name string) error {
 		return err
 	}
 	if strings.ContainsAny(name, `/\`) || name == "." || name == ".." {
-		return errors.New("credential: is the name of a systemd credential, not a path")
+		return errors.New("credential: want the name of a systemd credential, not a path")
 	}
 	return nil
 }
 
-// validateText refuses what is empty, not UTF-8, or holds control characters
-// or ones that change how a line is read.
+// validateText refuses text that is empty, not UTF-8, or contains control characters
+// or characters that change how a line is read.
 func validateText(field, s string) error {
 	if s == "" {
 		return fmt.Errorf("%s: is empty", field)
@@ -224,15 +225,15 @@ func validateText(field, s string) error {
 	}
 	for _, c := range s {
 		if !unicode.IsGraphic(c) {
-			return fmt.Errorf("%s: holds the control character %U", field, c)
+			return fmt.Errorf("%s: contains the control character %U", field, c)
 		}
 	}
 	return nil
 }
 
-// validateSegments refuses everything with which a path could end elsewhere
-// than it reads: empty segments, dots, percent signs that somebody on the way
-// might decode, and the characters that end a path in a URL.
+// validateSegments refuses everything that could make a path lead to another place
+// than it says: empty segments, dots, percent signs that a proxy might decode, and the
+// characters that end a path in a URL.
 func validateSegments(field, s string) error {
 	if err := validateText(field, s); err != nil {
 		return err
@@ -246,15 +247,14 @@ func validateSegments(field, s string) error {
 		}
 	}
 	if i := strings.IndexAny(s, `%\?#`); i >= 0 {
-		return fmt.Errorf("%s: holds %q, which does not belong in a Vault path", field, s[i])
+		return fmt.Errorf("%s: contains %q, which is not allowed in a Vault path", field, s[i])
 	}
 	return nil
 }
 
-// ParseRef reads the form of the command line: vault:MOUNT/PATH#KEY, with
-// @VERSION at the end where one is pinned (a mount of several segments is set
-// off by two slashes: vault:team/kv//certs/x#private_key), env:NAME,
-// file:PATH, credential:NAME.
+// ParseRef reads a reference from the command line: vault:MOUNT/PATH#KEY with an
+// optional @VERSION at the end (two slashes end a mount of several segments:
+// vault:team/kv//certs/x#private_key), env:NAME, file:PATH, credential:NAME.
 func ParseRef(s string) (Ref, error) {
 	ref, err := parseRef(s)
 	if err != nil {
@@ -278,7 +278,7 @@ func parseRef(s string) (Ref, error) {
 	case "credential":
 		return Ref{Credential: rest}, nil
 	case "value":
-		return Ref{}, errors.New("a secret itself does not belong on a command line, where every process can read it")
+		return Ref{}, errors.New("a secret itself is not allowed on a command line, because every process can read it")
 	}
 	return Ref{}, errors.New("a secret reference looks like vault:secret/certs/x#private_key, env:NAME, file:/path or credential:NAME")
 }
@@ -304,8 +304,8 @@ func parseVaultRef(s string) (Ref, error) {
 	return Ref{Vault: ref}, nil
 }
 
-// printable makes text fit for one line of a log, whatever it holds: at most
-// 200 characters, graphic ones alone.
+// printable makes any text fit for one line of a log: at most 200 characters, and "?"
+// for every character that is not graphic.
 func printable(s string) string {
 	const most = 200
 	var b strings.Builder

@@ -75,7 +75,7 @@ func TestRefValidate(t *testing.T) {
 		{vault("secret", "", "k"), "vault.path: is empty"},
 		{vault("secret", "x", ""), "vault.key: is empty"},
 		{vault("secret/", "x", "k"), "empty segment"},
-		{vault("{host}", "x", "k"), "templates are for the path alone"},
+		{vault("{host}", "x", "k"), "templates are allowed only in the path"},
 		{vault("secret", "/x", "k"), "empty segment"},
 		{vault("secret", "a//x", "k"), "empty segment"},
 		{vault("secret", "../x", "k"), `".."`},
@@ -90,11 +90,11 @@ func TestRefValidate(t *testing.T) {
 		{vault("secret", "x\x00", "k"), "U+0000"},
 		{vault("secret", "x\u202ey", "k"), "U+202E"},
 		{vault("secret", "x\xff", "k"), "not UTF-8"},
-		{vault("secret", "{hots}", "k"), "{hots} is not known: use {host}, {target}, {domain}, {cn}"},
+		{vault("secret", "{hots}", "k"), "{hots} is unknown: use {host}, {target}, {domain}, {cn}"},
 		{vault("secret", "{host", "k"), "a { without"},
 		{vault("secret", "host}", "k"), "a } without a {"},
 		{vault("secret", "{}", "k"), "a { without a name"},
-		{vault("secret", "{{host}}", "k"), "is not known"},
+		{vault("secret", "{{host}}", "k"), "is unknown"},
 		{Ref{Vault: &VaultRef{Mount: "secret", Path: "x", Key: "k", Version: -1}}, "vault.version: is negative"},
 		{transit("", "certs", "vault:v1:x"), "transit.mount: is empty"},
 		{transit("transit", "", "vault:v1:x"), "transit.key: is empty"},
@@ -112,10 +112,10 @@ func TestRefValidate(t *testing.T) {
 	} {
 		err := bad.ref.Validate()
 		if err == nil || !strings.Contains(err.Error(), bad.says) {
-			t.Errorf("%s: the error is %v, and should say %q", bad.ref, err, bad.says)
+			t.Errorf("%s: the error is %v, want one with %q", bad.ref, err, bad.says)
 		}
 		if err != nil && leaks(err.Error()) != "" {
-			t.Errorf("the error tells the secret: %v", err)
+			t.Errorf("the error contains the secret: %v", err)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func TestRefValidate(t *testing.T) {
 func TestRefWarning(t *testing.T) {
 	t.Parallel()
 	if (Ref{Env: "X"}).Warning() != "" || !strings.Contains((Ref{Value: New([]byte("x"))}).Warning(), "configuration") {
-		t.Error("only an inline value is unwise")
+		t.Error("want a warning only for a secret in the configuration")
 	}
 }
 
@@ -149,7 +149,7 @@ func TestParseRef(t *testing.T) {
 		"vault:secret/../x#k": `".."`,
 		"vault:a//b//c#k":     "empty segment",
 		"env:":                "names no secret",
-		"value:" + canary:     "does not belong on a command line",
+		"value:" + canary:     "is not allowed on a command line",
 		"VAULT:secret/x#k":    "looks like",
 		canary:                "looks like",
 	} {
@@ -160,7 +160,7 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-// What can be parsed is safe to print, and reads back as the same.
+// Every parsed reference is safe to print, and its text parses to the same reference.
 func FuzzParseRef(f *testing.F) {
 	for _, s := range []string{"vault:secret/certs/x#k@3", "vault:team/kv//x#k", "env:X", "file:/a", "credential:x", "vault:a/b#c@@1", "vault:a/..#k", "vault:a%2f/b#c"} {
 		f.Add(s)

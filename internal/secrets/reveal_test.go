@@ -13,16 +13,16 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// printers are what puts its arguments into a text that leaves the process, by
-// package or by the names of zerolog's methods.
+// Functions that put their arguments into a text that leaves the process, by package
+// and by the names of zerolog's and testing's methods.
 var (
 	printingPackages = []string{"fmt", "log", "slog", "errors", "panic", "println", "print"}
 	printingMethods  = []string{"Any", "Bytes", "Err", "Error", "Errorf", "Fatal", "Fatalf", "Fields", "Hex", "Interface", "Log", "Logf", "Msg", "Msgf",
 		"Panic", "Panicf", "Print", "Printf", "RawJSON", "Send", "Skip", "Skipf", "Str", "Stringer", "Strs", "Warn", "Warnf"}
 )
 
-// A Value cannot be printed; what Reveal returns can. So nowhere in the program
-// is the result of a Reveal an argument, however deep, of something that prints.
+// A Value cannot be printed, but the result of Reveal can. So nowhere in the program may
+// a call of Reveal be inside the arguments of a printing function.
 func TestRevealedBytesAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	files := token.NewFileSet()
@@ -54,12 +54,12 @@ func TestRevealedBytesAreNotPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if reveals == 0 {
-		t.Error("not one Reveal was found: the test looks in the wrong place")
+		t.Error("no call of Reveal was found: the test searches the wrong directory")
 	}
 }
 
-// printedReveals counts the calls of Reveal (and of our own revealed) and
-// returns those inside the arguments of a printer.
+// printedReveals counts the calls of Reveal (and of this package's revealed) and returns
+// those inside the arguments of a printing function.
 func printedReveals(file *ast.File) (all int, printed []ast.Node) {
 	var stack []ast.Node
 	ast.Inspect(file, func(n ast.Node) bool {

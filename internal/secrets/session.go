@@ -15,36 +15,37 @@ import (
 )
 
 const (
-	// A token that Vault still knows, and that we got by a login not longer ago
-	// than this, is not replaced because one path is denied: the next login would
-	// give the same policies, and a thousand denied references a thousand logins.
+	// youngToken: a token that Vault still accepts and that is younger than this is not
+	// replaced when a path is denied. A new login would give the same policies, and a
+	// thousand denied references would cause a thousand logins.
 	youngToken = time.Minute
-	// After a refused login the next one waits, between the two.
+	// After a refused login the next one waits, between leastLoginPause and
+	// mostLoginPause.
 	leastLoginPause = time.Second
 	mostLoginPause  = time.Minute
 )
 
-// session holds the token with which we ask: it logs in when there is none,
-// renews it in the background, and replaces one that Vault no longer takes.
+// session holds the token for requests to Vault: it logs in when there is none, renews
+// the token in the background, and replaces a token that Vault no longer accepts.
 type session struct {
 	client *client
 	method *method
 	log    zerolog.Logger
 	life   context.Context
-	logins *cache[*token] // nothing is kept: it makes one login serve all who wait
-	gate   *breaker       // after refused logins
+	logins *cache[*token] // keeps nothing; makes one login serve all waiting callers
+	gate   *breaker       // delays logins after a refused one
 
 	mu      sync.Mutex
 	current *token // nil: log in before the next request; guarded by mu
 }
 
-// token is what one login gave.
+// token is the result of one login.
 type token struct {
 	value    Value
 	since    time.Time
-	issued   bool // by our login, so ours to give back
+	issued   bool // by Certpost's login, so Certpost revokes it at the end
 	unwatch  context.CancelFunc
-	lifetime *api.Secret // for the watcher; nil for one that we do not renew
+	lifetime *api.Secret // for the watcher; nil for a token that is not renewed
 }
 
 func newSession(life context.Context, c *client, m *method, log zerolog.Logger) *session {
@@ -55,14 +56,14 @@ func newSession(life context.Context, c *client, m *method, log zerolog.Logger) 
 	}
 }
 
-// token returns the current one, logging in where there is none. However many
-// wait, one login goes on at a time.
+// token returns the current token, and logs in if there is none. Only one login is in
+// progress at a time, for all waiting callers.
 func (s *session) token(ctx context.Context) (*token, error) {
 	if t := s.held(); t != nil {
 		return t, nil
 	}
 	return s.logins.get(ctx, "login", time.Time{}, func(ctx context.Context) (*token, time.Duration, error) {
-		if t := s.held(); t != nil { // the login before this one may have ended just now
+		if t := s.held(); t != nil { // the previous login may have ended just now
 			return t, 0, nil
 		}
 		t, err := s.login(ctx)
@@ -79,7 +80,7 @@ func (s *session) held() *token {
 func (s *session) login(ctx context.Context) (*token, error) {
 	permit, last, wait := s.gate.admit()
 	if last != nil {
-		return nil, &Error{Kind: ErrUnavailable, What: last.What, Hint: "tried again in " + wait.Round(time.Second/10).String()}
+		return nil, &Error{Kind: ErrUnavailable, What: last.What, Hint: "next attempt in " + wait.Round(time.Second/10).String()}
 	}
 	t, err := s.method.login(ctx, s.client)
 	var refused *Error
@@ -88,9 +89,9 @@ func (s *session) login(ctx context.Context) (*token, error) {
 		permit.succeeded()
 	case errors.Is(err, errRefused) && errors.As(err, &refused):
 		permit.failed(refused)
-		s.log.Warn().Str("method", s.method.auth.method()).Str("reason", refused.What).Msg("Vault does not let us in")
+		s.log.Warn().Str("method", s.method.auth.method()).Str("reason", refused.What).Msg("the login to Vault failed; secrets cannot be read until it succeeds")
 		return nil, err
-	default: // Vault is away, and then the client's breaker counts
+	default: // Vault is unavailable; the client's breaker counts the failure
 		permit.abandoned()
 		return nil, err
 	}
@@ -104,18 +105,18 @@ func (s *session) login(ctx context.Context) (*token, error) {
 	return t, nil
 }
 
-// watch renews the token until it cannot be renewed any more, and then forgets
-// it, so that the next request logs in afresh: before it expires, not after.
+// watch renews the token until it cannot be renewed any more, and then drops it, so
+// that the next request logs in again before the token expires.
 func (s *session) watch(ctx context.Context, t *token) {
 	event := s.log.Info().Str("method", s.method.auth.method())
 	if t.lifetime == nil {
-		event.Msg("logged in to Vault with a token that we need not renew")
+		event.Msg("logged in to Vault with a token that is not renewed")
 		return
 	}
 	event.Dur("ttl", time.Duration(t.lifetime.Auth.LeaseDuration)*time.Second).Bool("renewable", t.lifetime.Auth.Renewable).Msg("logged in to Vault")
 	watcher, err := s.client.api.NewLifetimeWatcher(&api.LifetimeWatcherInput{Secret: t.lifetime})
 	if err != nil {
-		return // it only checks that there is a secret
+		return // cannot happen: it only checks that Secret is set
 	}
 	go watcher.Start()
 	go func() {
@@ -127,7 +128,7 @@ func (s *session) watch(ctx context.Context, t *token) {
 			case <-watcher.RenewCh():
 				s.log.Debug().Msg("renewed the Vault token")
 			case <-watcher.DoneCh():
-				s.log.Debug().Msg("the Vault token cannot be renewed any further")
+				s.log.Debug().Msg("the Vault token cannot be renewed any more; the next request logs in again")
 				s.forget(t)
 				return
 			}
@@ -135,7 +136,8 @@ func (s *session) watch(ctx context.Context, t *token) {
 	}()
 }
 
-// forget makes the next request log in, unless somebody did so already.
+// forget drops the token t, so that the next request logs in; it does nothing if t has
+// already been replaced.
 func (s *session) forget(t *token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,8 +147,8 @@ func (s *session) forget(t *token) {
 	}
 }
 
-// refused is told that Vault answered 403 to a request with t. It says whether
-// trying again makes sense: with another token, that is.
+// refused handles a 403 of Vault to a request with t. again reports whether a retry
+// with another token makes sense.
 func (s *session) refused(ctx context.Context, t *token, ans answer) (again bool, err error) {
 	if s.held() != t {
 		return true, nil
@@ -180,8 +182,8 @@ func lookupSelf(token Value) request {
 	return request{method: http.MethodGet, path: "auth/token/lookup-self", token: token}
 }
 
-// close gives a token of ours back, when that takes no waiting, and ends the
-// renewal.
+// close ends the renewal, and revokes the token if Certpost's login issued it and
+// Vault is available.
 func (s *session) close(ctx context.Context) {
 	s.mu.Lock()
 	t := s.current

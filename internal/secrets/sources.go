@@ -16,13 +16,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// source reads one kind of reference. It reads at every call; what is cached is
-// the Store's business.
+// source reads one kind of reference. It reads at every call and caches nothing.
 type source interface {
 	read(ctx context.Context, ref Ref) (Secret, error)
 }
 
-// local is the source of a reference to something other than Vault.
+// local returns the source of a reference that is not in Vault.
 func local(f files, ref Ref) source {
 	switch {
 	case ref.Env != "":
@@ -35,17 +34,17 @@ func local(f files, ref Ref) source {
 	return inline{}
 }
 
-// maxSecret is the largest secret and the largest answer of Vault we take, bytes.
+// maxSecret is the size limit of a secret and of an answer of Vault, in bytes.
 const maxSecret = 1 << 20
 
-// inline is a secret that stands in the configuration.
+// inline is a secret in the configuration itself.
 type inline struct{}
 
 func (inline) read(_ context.Context, ref Ref) (Secret, error) {
 	return Secret{Value: ref.Value}, nil
 }
 
-// environment reads the process's variables.
+// environment reads the environment variables of the process.
 type environment struct{}
 
 func (environment) read(_ context.Context, ref Ref) (Secret, error) {
@@ -59,7 +58,7 @@ func (environment) read(_ context.Context, ref Ref) (Secret, error) {
 	return Secret{Value: New([]byte(text))}, nil
 }
 
-// files reads files, at every use, so that a rotated one needs no restart.
+// files reads files at every use, so a rotated secret needs no restart.
 type files struct {
 	log    zerolog.Logger
 	warned *sync.Map // paths whose mode has been warned about
@@ -70,7 +69,7 @@ func (f files) read(_ context.Context, ref Ref) (Secret, error) {
 }
 
 func (f files) readFile(ref Ref, path string) (Secret, error) {
-	// Looked at before it is opened: opening a FIFO would wait for a writer.
+	// Stat before open: opening a FIFO would wait for a writer.
 	info, err := os.Stat(path)
 	if err != nil {
 		return Secret{}, fileError(ref, err)
@@ -79,15 +78,15 @@ func (f files) readFile(ref Ref, path string) (Secret, error) {
 		return Secret{}, ref.notFound("", "it is not a regular file")
 	}
 	if info.Size() > maxSecret {
-		return Secret{}, ref.notFound("", "the file is larger than 1 MiB: that is no secret")
+		return Secret{}, ref.notFound("", "the file is larger than 1 MiB, too large for a secret")
 	}
 	file, err := os.Open(path)
 	if err != nil {
 		return Secret{}, fileError(ref, err)
 	}
 	defer file.Close()
-	// Room for one byte more shows a file that grew since. The buffer is made once
-	// because growing it would leave copies behind.
+	// One byte more than the size detects a file that has grown since. The buffer is
+	// allocated once, because growing it would leave copies of the secret in memory.
 	buffer := make([]byte, info.Size()+1)
 	defer clear(buffer)
 	n, err := io.ReadFull(file, buffer)
@@ -106,7 +105,8 @@ func (f files) readFile(ref Ref, path string) (Secret, error) {
 	return Secret{Value: New(text), Version: info.ModTime().UTC().Format(time.RFC3339)}, nil
 }
 
-// othersRead is about Unix; on Windows the mode says nothing.
+// othersRead reports whether all users may read the file; always false on Windows,
+// where the mode does not say.
 func othersRead(mode fs.FileMode) bool { return runtime.GOOS != "windows" && mode.Perm()&0o004 != 0 }
 
 func (f files) warnAboutMode(ref Ref, path string, mode fs.FileMode) {
@@ -116,29 +116,29 @@ func (f files) warnAboutMode(ref Ref, path string, mode fs.FileMode) {
 	if _, again := f.warned.LoadOrStore(path, true); again {
 		return
 	}
-	f.log.Warn().Stringer("secret", ref).Stringer("mode", mode.Perm()).Msg("every user of this machine can read the file of a secret; chmod o-r it")
+	f.log.Warn().Stringer("secret", ref).Stringer("mode", mode.Perm()).Msg("every user of this machine can read the file of a secret; run chmod o-r on it")
 }
 
-// fileError keeps what kind of failure it was, and not the system's text.
+// fileError returns the kind of failure without the system's text.
 func fileError(ref Ref, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return ref.notFound("", "there is no such file")
+		return ref.notFound("", "the file does not exist")
 	case errors.Is(err, fs.ErrPermission):
-		return ref.denied("let the user that Certpost runs as read it", "the file may not be read")
+		return ref.denied("give read permission to the user that Certpost runs as", "Certpost may not read the file")
 	}
-	return ref.unavailable("", "the file cannot be read just now")
+	return ref.unavailable("", "the file cannot be read at present")
 }
 
-// credentials reads what systemd hands over with LoadCredential= and
-// SetCredential=, see systemd.exec(5).
+// credentials reads systemd credentials (LoadCredential= and SetCredential=, see
+// systemd.exec(5)).
 type credentials struct{ files files }
 
 func (c credentials) read(_ context.Context, ref Ref) (Secret, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {
 		return Secret{}, ref.notFound("add LoadCredential="+printable(ref.Credential)+":PATH to the unit",
-			"systemd handed over no credentials (CREDENTIALS_DIRECTORY is not set)")
+			"systemd has passed no credentials (CREDENTIALS_DIRECTORY is not set)")
 	}
 	return c.files.readFile(ref, filepath.Join(dir, ref.Credential))
 }

@@ -62,7 +62,7 @@ func TestFiles(t *testing.T) {
 	} {
 		got, err := store.Get(t.Context(), write(content), nil)
 		if o.said(err) != nil || string(got.Value.Reveal()) != want {
-			t.Errorf("%q is not read right: %v", content, err)
+			t.Errorf("%q is read wrongly: %v", content, err)
 		}
 		if info, _ := os.Stat(file); got.Version != info.ModTime().UTC().Format("2006-01-02T15:04:05Z") {
 			t.Errorf("its version is %q", got.Version)
@@ -72,7 +72,7 @@ func TestFiles(t *testing.T) {
 		wantError(t, o, store.Get, write(content), ErrNotFound, "file:"+file, "is empty")
 	}
 	wantError(t, o, store.Get, write(strings.Repeat("x", maxSecret+1)), ErrNotFound, "larger than 1 MiB")
-	wantError(t, o, store.Get, Ref{File: file + ".none"}, ErrNotFound, "there is no such file")
+	wantError(t, o, store.Get, Ref{File: file + ".none"}, ErrNotFound, "the file does not exist")
 	wantError(t, o, store.Get, Ref{File: dir}, ErrNotFound, "not a regular file")
 	wantError(t, o, store.Get, Ref{File: file + "/x"}, ErrNotFound)
 	if runtime.GOOS == "windows" {
@@ -95,7 +95,7 @@ func TestFiles(t *testing.T) {
 		if err := os.Chmod(file, 0); err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, o, store.Get, Ref{File: file}, ErrDenied, "may not be read", "the user that Certpost runs as")
+		wantError(t, o, store.Get, Ref{File: file}, ErrDenied, "may not read the file", "the user that Certpost runs as")
 	}
 }
 
@@ -103,8 +103,8 @@ func TestFileErrors(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
 	ref := Ref{File: "/x"}
-	isError(t, o, fileError(ref, &os.PathError{Op: "open", Path: o.secret("path"), Err: os.ErrPermission}), ErrDenied, "may not be read")
-	isError(t, o, fileError(ref, errors.New(o.secret("system"))), ErrUnavailable, "cannot be read just now")
+	isError(t, o, fileError(ref, &os.PathError{Op: "open", Path: o.secret("path"), Err: os.ErrPermission}), ErrDenied, "may not read the file")
+	isError(t, o, fileError(ref, errors.New(o.secret("system"))), ErrUnavailable, "cannot be read at present")
 }
 
 func TestCredentials(t *testing.T) {
@@ -115,7 +115,7 @@ func TestCredentials(t *testing.T) {
 	wantError(t, o, store.Get, ref, ErrNotFound, "credential:smtp", "LoadCredential=smtp:PATH")
 	dir := t.TempDir()
 	t.Setenv("CREDENTIALS_DIRECTORY", dir)
-	wantError(t, o, store.Get, ref, ErrNotFound, "credential:smtp", "there is no such file")
+	wantError(t, o, store.Get, ref, ErrNotFound, "credential:smtp", "the file does not exist")
 	secret := o.secret("credential")
 	if err := os.WriteFile(filepath.Join(dir, "smtp"), []byte(secret+"\n"), 0o400); err != nil {
 		t.Fatal(err)
@@ -147,10 +147,10 @@ func TestTemplatesAreFilledIn(t *testing.T) {
 	before := v.Requests(t)
 	for _, host := range []string{"../other", "..", "x%2f..%2fother", ""} {
 		_, err := store.Get(t.Context(), ref, Vars{"host": host})
-		isError(t, o, err, ErrDenied, "vault:secret/smtp-auth/{host}#password: ", "{host} cannot be filled in")
+		isError(t, o, err, ErrDenied, "vault:secret/smtp-auth/{host}#password: ", "{host} in the path cannot be replaced")
 	}
 	if len(v.Requests(t)) != len(before) {
-		t.Error("Vault was asked for a refused path")
+		t.Error("Vault got a request for a refused path")
 	}
 	found, err := store.Check(t.Context(), ref, Vars{"host": "relay.example.com"})
 	if o.said(err) != nil || !found.Read || found.Version != "1" || len(found.Warnings) != 1 || !strings.Contains(found.Warnings[0], "root token") {
@@ -183,7 +183,7 @@ path "transit/decrypt/certs" { capabilities = ["update"] }`))
 	}{
 		{mustRef(t, "vault:secret/good#k"), "1", ""},
 		{mustRef(t, "vault:old/good#k"), "", ""},
-		{mustRef(t, "vault:secret/wide#k"), "1", "our token may also update, delete secret/data/wide, and only needs read"},
+		{mustRef(t, "vault:secret/wide#k"), "1", "Certpost's token may also update, delete secret/data/wide, but only needs read"},
 		{transit, "v1", ""},
 	} {
 		found, err := store.Check(t.Context(), good.ref, nil)
@@ -197,13 +197,13 @@ path "transit/decrypt/certs" { capabilities = ["update"] }`))
 	}{
 		"vault:secret/denied#k":  {ErrDenied, `path "secret/data/denied" { capabilities = ["read"] }`},
 		"vault:secret/write#k":   {ErrDenied, "may not read secret/data/write"},
-		"vault:secret/good#none": {ErrNotFound, "there is k"},
+		"vault:secret/good#none": {ErrNotFound, "existing names: k"},
 	} {
 		_, err := store.Check(t.Context(), mustRef(t, text), nil)
 		isError(t, o, err, bad.kind, text, bad.says)
 	}
 	if n := v.Requests(t)["read secret/data/denied"]; n != 0 {
-		t.Error("it was read although the capabilities say that this is denied")
+		t.Error("the secret was read although the capabilities deny it")
 	}
 	_, err := store.Check(t.Context(), mustRef(t, "vault:secret/{cn}#k"), nil)
 	isError(t, o, err, ErrDenied, "{cn}")

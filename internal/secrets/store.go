@@ -9,23 +9,22 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Secret is the value of a reference, and which version of it that is: the
-// number of a KV v2 version, the key version of a transit ciphertext, the time
-// a file was changed (RFC 3339, UTC); "" where the source knows none. The
-// version may be stored and shown.
+// Secret is the value of a reference and its version: the number of a KV v2 version,
+// the key version of a transit ciphertext, or the modification time of a file (RFC
+// 3339, UTC); "" for sources without versions. The version may be stored and shown.
 type Secret struct {
 	Value   Value
 	Version string
 }
 
-// Store resolves references. It is safe for use by many goroutines.
+// Store resolves references. It is safe for concurrent use.
 type Store struct {
 	files files
-	vault *vault // nil when none is configured
+	vault *vault // nil when Vault is not configured
 }
 
-// Open prepares a store; it connects to nothing. It fails when a setting, a CA
-// file or a client certificate cannot be used.
+// Open returns a store without connecting to Vault. It fails when a setting, a CA file
+// or a client certificate is invalid.
 func Open(cfg Config, log zerolog.Logger) (*Store, error) {
 	store := &Store{files: files{log: log, warned: &sync.Map{}}}
 	var err error
@@ -36,24 +35,24 @@ func Open(cfg Config, log zerolog.Logger) (*Store, error) {
 	return store, nil
 }
 
-// Close forgets what is cached, gives the token back if we logged in for it,
-// and ends what runs in the background. It waits for a few seconds at most.
+// Close clears the cache, revokes the token if a login of Certpost issued it, and ends
+// the background work. It takes at most a few seconds.
 func (s *Store) Close() {
 	if s.vault != nil {
 		s.vault.close()
 	}
 }
 
-// Get returns the secret. From Vault it may be up to cache_ttl old; everything
-// else is read at every call. Vars fill the templates of a Vault path. Errors
-// are *Error.
+// Get returns the secret. A value from Vault may be up to cache_ttl old; all other
+// sources are read at every call. Vars fill the templates of a Vault path. Errors are
+// *Error.
 func (s *Store) Get(ctx context.Context, ref Ref, vars Vars) (Secret, error) {
 	return s.resolve(ctx, ref, vars, mayBeCached)
 }
 
-// Fresh is Get with a value that was read after the call: for when a relay has
-// refused the one from the cache. The fields of a dynamic secret belong
-// together: after Fresh for one, Get gives the others of the same lease.
+// Fresh is Get with a value that was read after the call, for when a relay has refused
+// the cached one. The fields of a dynamic secret belong together: after Fresh for one
+// field, Get returns the others of the same lease.
 func (s *Store) Fresh(ctx context.Context, ref Ref, vars Vars) (Secret, error) {
 	return s.resolve(ctx, ref, vars, readNow)
 }
@@ -63,7 +62,7 @@ func (s *Store) Uncached(ctx context.Context, ref Ref, vars Vars) (Secret, error
 	return s.resolve(ctx, ref, vars, readAndForget)
 }
 
-// reading says how a caller wants a value from Vault.
+// reading says whether a value from Vault may come from the cache, and stay there.
 type reading int
 
 const (
@@ -74,7 +73,7 @@ const (
 
 func (s *Store) resolve(ctx context.Context, ref Ref, vars Vars, how reading) (Secret, error) {
 	if err := ref.Validate(); err != nil {
-		return Secret{}, ref.notFound("", "the reference cannot be used: %v", err)
+		return Secret{}, ref.notFound("", "invalid reference: %v", err)
 	}
 	ref, err := ref.fill(vars)
 	if err != nil {
@@ -90,22 +89,22 @@ func (s *Store) resolve(ctx context.Context, ref Ref, vars Vars, how reading) (S
 	return secret, explained(ctx, ref, err)
 }
 
-// Put writes the value into the field of a KV secret and leaves its other
-// fields as they are; the secret is created where there is none. On KV v2 that
-// is a new version. The reference is a vault one without templates and version.
+// Put writes the value into the field of a KV secret and leaves its other fields
+// unchanged; it creates the secret if it does not exist. On KV v2 it makes a new
+// version. The reference must be a vault reference without templates and version.
 func (s *Store) Put(ctx context.Context, ref Ref, value Value) error {
 	switch {
 	case ref.Vault == nil:
-		return ref.refuse("secrets are written to Vault alone")
+		return ref.refuse("secrets can be written only to Vault")
 	case ref.Vault.Version != 0:
-		return ref.refuse("a version cannot be written: leave it out, and a new one is made")
+		return ref.refuse("a version cannot be written: leave it out, and Vault makes a new one")
 	case value.IsZero():
 		return ref.refuse("an empty secret is not written")
 	case !utf8.Valid(value.Reveal()):
-		return ref.refuse("Vault keeps text, and the secret is not UTF-8: encode it first")
+		return ref.refuse("Vault stores text, and the secret is not UTF-8: encode it first")
 	}
 	if err := ref.Validate(); err != nil {
-		return ref.refuse("the reference cannot be used: %v", err)
+		return ref.refuse("invalid reference: %v", err)
 	}
 	ref, err := ref.fill(nil)
 	if err != nil {
@@ -117,9 +116,9 @@ func (s *Store) Put(ctx context.Context, ref Ref, value Value) error {
 	return explained(ctx, ref, s.vault.put(ctx, ref, value))
 }
 
-// Health says whether Vault could answer now: an ErrUnavailable when it is
-// unreachable, sealed, on standby, or refuses our login; nil when it is well or
-// none is configured. It costs one unauthenticated request.
+// Health returns an ErrUnavailable when Vault is unreachable, sealed or on standby, or
+// refuses Certpost's login; nil when it can answer or is not configured. It makes one
+// unauthenticated request.
 func (s *Store) Health(ctx context.Context) error {
 	if s.vault == nil {
 		return nil
@@ -128,18 +127,18 @@ func (s *Store) Health(ctx context.Context) error {
 }
 
 func noVault(ref Ref) error {
-	return ref.notFound("set vault.address in the configuration, or VAULT_ADDR", "no Vault is configured")
+	return ref.notFound("set vault.address in the configuration, or VAULT_ADDR", "Vault is not configured")
 }
 
-// explained names the reference in an Error that has none, and makes an Error of
-// a context's end: the caller's own, or that of a read that took too long.
+// explained adds the reference to an Error that has none, and turns the end of a
+// context into an Error: the caller's context, or that of a read that took too long.
 func explained(ctx context.Context, ref Ref, err error) error {
 	if err == nil {
 		return nil
 	}
 	var known *Error
 	if !errors.As(err, &known) {
-		known = &Error{Kind: ErrUnavailable, What: "gave up waiting for Vault", Cause: ctx.Err()}
+		known = &Error{Kind: ErrUnavailable, What: "Vault did not answer in time", Cause: ctx.Err()}
 	}
 	if known.Ref != "" || ref.IsZero() {
 		return known

@@ -7,14 +7,13 @@ import (
 	"unicode"
 )
 
-// Vars are what the templates in a Vault path stand for: host, target, domain
-// and cn.
+// Vars are the values of the templates in a Vault path: host, target, domain and cn.
 type Vars map[string]string
 
-// variables are the names a path may use.
+// variables are the template names that a path may use.
 var variables = []string{"host", "target", "domain", "cn"}
 
-// Needs lists the templates that the reference's path uses, each once.
+// Needs returns the template names in the reference's path, each once.
 func (r Ref) Needs() []string {
 	var names []string
 	if r.Vault == nil {
@@ -29,8 +28,8 @@ func (r Ref) Needs() []string {
 	return names
 }
 
-// fill returns the reference with its path's templates replaced. What is filled
-// in stays within one path segment: it cannot climb, descend or vanish.
+// fill returns the reference with the templates of its path replaced. Each value stays
+// within one path segment: it cannot lead to a parent or child path, or be empty.
 func (r Ref) fill(vars Vars) (Ref, error) {
 	if r.Vault == nil || !strings.ContainsAny(r.Vault.Path, "{}") {
 		return r, nil
@@ -43,7 +42,7 @@ func (r Ref) fill(vars Vars) (Ref, error) {
 		}
 		value, err := segment(vars[name])
 		if err != nil {
-			return r.refuse("the path's {%s} cannot be filled in: %v", name, err)
+			return r.refuse("{%s} in the path cannot be replaced: %v", name, err)
 		}
 		path.WriteString(value)
 		return nil
@@ -53,48 +52,48 @@ func (r Ref) fill(vars Vars) (Ref, error) {
 	}
 	filled := *r.Vault
 	filled.Path = path.String()
-	// Two harmless values side by side could still make a "..".
+	// Two valid values next to each other could still make a "..".
 	if err := validateSegments("vault.path", filled.Path); err != nil {
-		return Ref{}, r.refuse("the path as filled in is refused: %v", err)
+		return Ref{}, r.refuse("invalid path after the templates were replaced: %v", err)
 	}
 	return Ref{Vault: &filled}, nil
 }
 
-// segment makes a value fit to stand in one path segment. A wildcard name is
+// segment checks a value and makes it fit for one path segment. A wildcard name is
 // written as in file names: *.example.com becomes _wildcard.example.com.
 func segment(value string) (string, error) {
 	if value == "" {
-		return "", fmt.Errorf("it has no value here")
+		return "", fmt.Errorf("it has no value here") // such as {cn} without a certificate
 	}
 	if rest, ok := strings.CutPrefix(value, "*."); ok {
 		value = "_wildcard." + rest
 	}
 	if strings.Contains(value, "..") || value == "." {
-		return "", fmt.Errorf("its value climbs")
+		return "", fmt.Errorf("its value leads to a parent path")
 	}
 	for _, c := range value {
 		if !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("-_.@:+=,~ ", c) {
-			return "", fmt.Errorf("its value holds %q", c)
+			return "", fmt.Errorf("its value contains %q", c)
 		}
 	}
 	return value, nil
 }
 
-// validateTemplate checks a path that may hold templates.
+// validateTemplate checks a path that may contain templates.
 func validateTemplate(field, path string) error {
 	if err := validateSegments(field, path); err != nil {
 		return err
 	}
 	return walkTemplate(path, func(_, name string) error {
 		if name != "" && !slices.Contains(variables, name) {
-			return fmt.Errorf("%s: {%s} is not known: use {%s}", field, printable(name), strings.Join(variables, "}, {"))
+			return fmt.Errorf("%s: {%s} is unknown: use {%s}", field, printable(name), strings.Join(variables, "}, {"))
 		}
 		return nil
 	})
 }
 
-// walkTemplate calls each for every literal piece and the template that follows
-// it; the name is "" after the last piece.
+// walkTemplate calls each with every literal piece and the name of the template that
+// follows it; the name is "" after the last piece.
 func walkTemplate(path string, each func(literal, name string) error) error {
 	for {
 		literal, rest, open := strings.Cut(path, "{")

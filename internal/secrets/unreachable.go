@@ -12,8 +12,9 @@ import (
 	"syscall"
 )
 
-// unreachable says in our words why there was no answer: the texts of the SDK,
-// of net and of tls may hold addresses, names and pieces of what was sent.
+// unreachable returns an error, in Certpost's own words, that says why Vault did not
+// answer: the texts of the SDK, of net and of tls may contain addresses, names and
+// parts of the request.
 func unreachable(err error) *Error {
 	what, hint := reason(err)
 	return &Error{Kind: ErrUnavailable, What: "Vault cannot be reached: " + what, Hint: hint}
@@ -40,21 +41,21 @@ func reason(err error) (what, hint string) {
 	case errors.Is(err, errClientCertificate):
 		return "the client certificate or its key cannot be read", "check vault.tls.cert_file and vault.tls.key_file"
 	case errors.As(err, &authority):
-		return "its certificate is from a CA that we do not trust", checkCA
+		return "its certificate is from a CA that Certpost does not trust", checkCA
 	case errors.As(err, &hostname):
 		return "its certificate is not valid for that name", checkName
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "its certificate has expired or is not valid yet", "renew it, and check the clock"
 	case errors.As(err, &invalid), errors.As(err, &verify):
 		return "its certificate cannot be verified", checkCA
-	case errors.As(err, &remote) && remote.Op == "remote error": // how crypto/tls reports the other side's alert
+	case errors.As(err, &remote) && remote.Op == "remote error": // crypto/tls reports the peer's alert so
 		return "it ended the TLS handshake with an alert", "it may ask for a client certificate: vault.tls.cert_file"
 	case errors.As(err, &record):
 		return "it does not answer with TLS", checkScheme
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "it answers without TLS", checkScheme
 	case errors.As(err, &dns):
-		return "its name is not resolved", "check vault.address and the resolver"
+		return "its name cannot be resolved", "check vault.address and the resolver"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer within the time-out", "vault.timeout bounds one request"
 	case errors.Is(err, syscall.ECONNREFUSED):

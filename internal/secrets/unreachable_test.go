@@ -15,14 +15,14 @@ import (
 	"testing"
 )
 
-// Whatever the SDK, net and tls say, our text is our own.
+// The error never contains the texts of the SDK, net and tls.
 func TestUnreachableInOurWords(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		err  error
 		says string
 	}{
-		"authority":    {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "a CA that we do not trust"},
+		"authority":    {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "a CA that Certpost does not trust"},
 		"name":         {x509.HostnameError{Certificate: &x509.Certificate{}, Host: canary}, "not valid for that name"},
 		"expired":      {x509.CertificateInvalidError{Reason: x509.Expired, Detail: canary}, "has expired or is not valid yet"},
 		"invalid":      {x509.CertificateInvalidError{Reason: x509.TooManyIntermediates, Detail: canary}, "cannot be verified"},
@@ -30,7 +30,7 @@ func TestUnreachableInOurWords(t *testing.T) {
 		"alert":        {&net.OpError{Op: "remote error", Err: errors.New(canary)}, "ended the TLS handshake"},
 		"record":       {tls.RecordHeaderError{Msg: canary}, "does not answer with TLS"},
 		"scheme":       {http.ErrSchemeMismatch, "answers without TLS"},
-		"name server":  {&net.DNSError{Name: canary, Err: canary}, "name is not resolved"},
+		"name server":  {&net.DNSError{Name: canary, Err: canary}, "name cannot be resolved"},
 		"deadline":     {context.DeadlineExceeded, "within the time-out"},
 		"time-out":     {&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, "within the time-out"},
 		"refused":      {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "connection is refused"},

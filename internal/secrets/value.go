@@ -11,16 +11,16 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// redacted is what every way of printing a Value gives.
+// redacted is the text that a Value prints as.
 const redacted = "[redacted]"
 
-// Value holds a secret behind a closure: fmt prints every field it can reach by
-// reflection, exported or not, whatever methods the type has, but it cannot
-// look into a function. The zero Value holds nothing.
+// Value holds a secret in a closure: fmt prints every field that it can reach by
+// reflection, exported or not, even if the type has its own methods, but it cannot
+// look into a function. The zero Value holds no secret.
 type Value struct{ reveal func() []byte }
 
-// New keeps a copy of b. Without bytes it is the zero Value: an empty secret
-// is never what somebody meant.
+// New returns a Value with a copy of b. If b is empty, it returns the zero Value: an
+// empty secret is always a mistake.
 func New(b []byte) Value {
 	if len(b) == 0 {
 		return Value{}
@@ -41,7 +41,8 @@ func (v Value) Reveal() []byte {
 // IsZero reports whether there is no secret in v.
 func (v Value) IsZero() bool { return v.reveal == nil }
 
-// Equal compares in a time that tells nothing about content or length.
+// Equal compares hashes of both values in constant time, so that its time does not
+// reveal how far they are equal.
 func (v Value) Equal(other Value) bool {
 	mine, theirs := v.Reveal(), other.Reveal()
 	defer clear(mine)
@@ -50,28 +51,28 @@ func (v Value) Equal(other Value) bool {
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-// String never gives the secret.
+// String never returns the secret.
 func (v Value) String() string { return redacted }
 
-// GoString never gives the secret.
+// GoString never returns the secret.
 func (v Value) GoString() string { return redacted }
 
-// Format never gives the secret, whatever the verb.
+// Format never writes the secret, for any verb.
 func (v Value) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
-// MarshalText never gives the secret.
+// MarshalText never returns the secret.
 func (v Value) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// MarshalJSON never gives the secret.
+// MarshalJSON never returns the secret.
 func (v Value) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
-// MarshalYAML never gives the secret.
+// MarshalYAML never returns the secret.
 func (v Value) MarshalYAML() (any, error) { return redacted, nil }
 
-// MarshalZerologObject never gives the secret.
+// MarshalZerologObject never writes the secret.
 func (v Value) MarshalZerologObject(e *zerolog.Event) { e.Bool("redacted", true) }
 
-// UnmarshalYAML takes a scalar as it is written.
+// UnmarshalYAML reads a scalar.
 func (v *Value) UnmarshalYAML(unmarshal func(any) error) error {
 	var text string
 	if unmarshal(&text) != nil {

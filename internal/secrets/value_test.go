@@ -18,7 +18,7 @@ import (
 
 const canary = "Xq7-canary-9fK2"
 
-// leaks reports in which form the canary stands in text.
+// leaks returns the form in which text contains the canary, "" if it does not.
 func leaks(text string) string {
 	bytesList := strings.Trim(strings.ReplaceAll(fmt.Sprint([]byte(canary)), " ", ", "), "[]")
 	for form, s := range map[string]string{
@@ -75,7 +75,7 @@ func TestValueNeverPrints(t *testing.T) {
 		for encoder, encode := range map[string]func(any) ([]byte, error){
 			"json": json.Marshal, "yaml": yaml.Marshal, "xml": xml.Marshal,
 		} {
-			// Some subjects cannot be encoded; then the error must not tell either.
+			// Some subjects cannot be encoded; then the error must not contain it either.
 			out, err := encode(subject)
 			if form := leaks(string(out) + fmt.Sprint(err)); form != "" {
 				t.Errorf("%s as %s leaks (%s)", name, encoder, form)
@@ -107,7 +107,7 @@ func TestValueTellsThatItIsRedacted(t *testing.T) {
 		t.Errorf("fmt: %s", got)
 	}
 	if v.String() != redacted || v.GoString() != redacted {
-		t.Error("String or GoString tells something else")
+		t.Error("String or GoString returns another text")
 	}
 }
 
@@ -130,7 +130,7 @@ func TestValueZeroAndEqual(t *testing.T) {
 	t.Parallel()
 	var zero Value
 	if !zero.IsZero() || !New(nil).IsZero() || !New([]byte{}).IsZero() || zero.Reveal() != nil {
-		t.Error("nothing is not zero")
+		t.Error("a Value without a secret is not zero")
 	}
 	a, b := New([]byte("a")), New([]byte("b"))
 	if a.IsZero() || !a.Equal(New([]byte("a"))) || a.Equal(b) || a.Equal(zero) || zero.Equal(a) || !zero.Equal(Value{}) {
@@ -153,7 +153,7 @@ func TestValueFromYAML(t *testing.T) {
 			t.Errorf("%q gives %q, not %q", text, got, want)
 		}
 	}
-	// A scalar in place of a reference is the value itself: a user name, mostly.
+	// A scalar in place of a reference is the value itself, usually a user name.
 	var target struct{ Username, Password Ref }
 	if err := yaml.Unmarshal([]byte("username: certs\npassword: {vault: {mount: secret, path: x, key: k, version: 3}}"), &target); err != nil {
 		t.Fatal(err)

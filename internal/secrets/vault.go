@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// How long we remember what engine is mounted where: an engine that is
-	// upgraded to version 2 is read in the wrong form for so long.
+	// mountsTTL is how long the engine of a mount is cached: for that long an engine
+	// that is upgraded to version 2 is read in the wrong form.
 	mountsTTL = time.Minute
-	// What closing may take in all.
+	// farewell is the time limit of closing.
 	farewell = 2 * time.Second
 )
 
-// vault reads and writes secrets in one Vault server.
+// vault reads and writes the secrets of one Vault server.
 type vault struct {
 	client   *client
 	session  *session
@@ -30,7 +30,7 @@ type vault struct {
 	leases  *cache[*record] // by mount and path: dynamic secrets, whose fields belong together
 }
 
-// openVault returns nil where no Vault is configured.
+// openVault returns nil when Vault is not configured.
 func openVault(cfg Config, f files, log zerolog.Logger) (*vault, error) {
 	if !cfg.configured() {
 		return nil, nil
@@ -64,7 +64,7 @@ func (v *vault) close() {
 	v.client.http.CloseIdleConnections()
 }
 
-// get reads as the caller wants it.
+// get returns the secret, from the cache or read anew as how says.
 func (v *vault) get(ctx context.Context, ref Ref, how reading) (Secret, error) {
 	if ref.Transit != nil {
 		return v.fields.get(ctx, ref.key(), time.Time{}, func(ctx context.Context) (Secret, time.Duration, error) {
@@ -77,7 +77,7 @@ func (v *vault) get(ctx context.Context, ref Ref, how reading) (Secret, error) {
 	case readNow:
 		since = time.Now()
 	case readAndForget:
-		// A key of its own: what is read under it is never kept.
+		// A key of its own: values under it are never cached.
 		since, ttl, key = time.Now(), 0, "uncached "+key
 	}
 	eng, err := v.engine(ctx, ref)
@@ -98,7 +98,7 @@ func (v *vault) get(ctx context.Context, ref Ref, how reading) (Secret, error) {
 	})
 }
 
-// key tells references apart, exactly.
+// key returns a cache key that is different for different references.
 func (r Ref) key() string {
 	if r.Transit != nil {
 		return fmt.Sprintf("transit %q %q %q", r.Transit.Mount, r.Transit.Key, r.Transit.Ciphertext)
@@ -106,8 +106,7 @@ func (r Ref) key() string {
 	return fmt.Sprintf("vault %q %q %q %d", r.Vault.Mount, r.Vault.Path, r.Vault.Key, r.Vault.Version)
 }
 
-// health asks the one question that needs no token, and remembers whether the
-// last login was refused.
+// health makes a request that needs no token, and also reports a refused login.
 func (v *vault) health(ctx context.Context) error {
 	ans, err := v.ask(ctx, "sys/health")
 	if err != nil {
@@ -122,7 +121,7 @@ func (v *vault) health(ctx context.Context) error {
 	unwell := func(what string) error { return &Error{Kind: ErrUnavailable, What: what} }
 	switch {
 	case json.Unmarshal(ans.body, &said) != nil:
-		return unwell("what answers at vault.address is not a Vault")
+		return unwell("the server at vault.address is not a Vault server")
 	case !said.Initialized:
 		return unwell("Vault is not initialized")
 	case said.Sealed:
@@ -136,8 +135,8 @@ func (v *vault) health(ctx context.Context) error {
 	return nil
 }
 
-// ask is a GET without a token that goes past the breaker: a probe must see
-// Vault as it is now, and what it sees is not held against anybody.
+// ask is a GET without a token that bypasses the breaker: a probe must see Vault as it
+// is now, and its failures do not count for the breaker.
 func (v *vault) ask(ctx context.Context, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.client.timeout)
 	defer cancel()
@@ -155,8 +154,8 @@ var everyStateIsOK = map[string][]string{
 	"performancestandbycode": {"200"}, "removedcode": {"200"}, "haunhealthycode": {"200"},
 }
 
-// do makes a request with our token. After a 403 it tries once more with a
-// fresh login, where that can make a difference.
+// do makes a request with Certpost's token. After a 403 it retries once with a new
+// login, if that can make a difference.
 func (v *vault) do(ctx context.Context, r request) (answer, error) {
 	for try := 1; ; try++ {
 		t, err := v.session.token(ctx)
@@ -170,7 +169,7 @@ func (v *vault) do(ctx context.Context, r request) (answer, error) {
 		}
 		if try > 1 {
 			if ans.tokenIsBad() {
-				return answer{}, &Error{Kind: ErrUnavailable, What: "Vault does not take the token of a fresh login",
+				return answer{}, &Error{Kind: ErrUnavailable, What: "Vault refuses the token of a new login",
 					Hint: "check the role's bound addresses and vault.namespace"}
 			}
 			return ans, nil

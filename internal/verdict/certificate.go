@@ -9,8 +9,8 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// Certificate is what is remembered of a certificate: public facts that answer
-// "what went to whom".
+// Certificate holds the public facts of a certificate that the ledger and the
+// audit keep, to answer "which certificate went to which recipient".
 type Certificate struct {
 	CommonName  string    `json:"cn"`
 	DNSNames    []string  `json:"dns_names,omitempty"`
@@ -21,9 +21,10 @@ type Certificate struct {
 	NotAfter    time.Time `json:"not_after"`
 }
 
-// CertificateOf is what is remembered of a leaf, made legible and cut.
+// CertificateOf returns the facts of a leaf. Texts are cleaned and cut; names
+// beyond the first 100 are dropped.
 func CertificateOf(leaf *x509.Certificate) *Certificate {
-	const maxNames = 100 // the ledger keeps it for every delivery
+	const maxNames = 100 // the ledger keeps the names for every delivery
 	fingerprint := sha256.Sum256(leaf.Raw)
 	c := &Certificate{
 		CommonName:  legible.Clean(leaf.Subject.CommonName, 200),
@@ -39,8 +40,8 @@ func CertificateOf(leaf *x509.Certificate) *Certificate {
 	return c
 }
 
-// SerialNumber is a certificate's serial number in hexadecimal, two digits to a
-// byte, at most 40 bytes of it (RFC 5280 allows 20).
+// SerialNumber returns a certificate's serial number in hexadecimal, two digits per
+// byte, cut to 40 bytes (RFC 5280 allows 20).
 func SerialNumber(cert *x509.Certificate) string {
 	n := cert.SerialNumber.Bytes()
 	if len(n) == 0 {
@@ -49,5 +50,5 @@ func SerialNumber(cert *x509.Certificate) string {
 	return hex.EncodeToString(n[:min(len(n), 40)])
 }
 
-// Expired reports whether the certificate's life is over.
+// Expired reports whether now is after NotAfter.
 func (c *Certificate) Expired(now time.Time) bool { return now.After(c.NotAfter) }

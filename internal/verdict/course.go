@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// Course is what one attempt went through until it failed, for whoever has to find
-// out why. It may be stored and shown: credentials and the content of the mail are
-// not in it, and what the relay said is cleaned and cut.
+// Course records one failed attempt step by step, so that an operator can find the
+// cause. It may be stored and shown: it contains no credentials and no content of
+// the mail, and the relay's texts are cleaned and cut.
 type Course struct {
-	// Definition names the state of the target's definition that was used: eight
-	// hexadecimal digits, the same for the same settings.
+	// Definition is the version of the target's definition that was used: eight
+	// hexadecimal digits, equal for equal settings.
 	Definition string `json:"definition,omitempty"`
 	Relay      string `json:"relay,omitempty"` // host:port
 	Peer       string `json:"peer,omitempty"`  // the address that answered, IP:port
-	Kept       bool   `json:"kept,omitempty"`  // the connection was there already, from an earlier mail
+	Kept       bool   `json:"kept,omitempty"`  // the connection was reused from an earlier mail
 	TLS        string `json:"tls,omitempty"`   // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
-	// PeerCertificate is the one that the relay showed, whether it was trusted or not.
+	// PeerCertificate is the certificate that the relay presented, trusted or not.
 	PeerCertificate *Certificate `json:"peer_certificate,omitempty"`
 	Steps           []Step       `json:"steps"`
-	// Dialogue is what was said, in its order: lines that begin with "C: " are ours,
-	// with "S: " the relay's.
+	// Dialogue is the SMTP dialogue in order: lines that begin with "C: " are the
+	// client's (Certpost), those with "S: " the relay's.
 	Dialogue []string `json:"dialogue,omitempty"`
 }
 
-// Took is the time of all steps together.
+// Took returns the sum of the times of all steps.
 func (c *Course) Took() (sum time.Duration) {
 	for _, s := range c.Steps {
 		sum += s.Took
@@ -34,7 +34,8 @@ func (c *Course) Took() (sum time.Duration) {
 	return sum
 }
 
-// Versions is versions of secrets on one line, sorted by reference.
+// Versions formats versions of secrets as "reference=version, ...", sorted by
+// reference. The keys of secrets are references, the values versions.
 func Versions(secrets map[string]string) string {
 	var list []string
 	for _, ref := range slices.Sorted(maps.Keys(secrets)) {
@@ -43,7 +44,7 @@ func Versions(secrets map[string]string) string {
 	return strings.Join(list, ", ")
 }
 
-// Step is a phase that an attempt came to, and the time it took there.
+// Step is a phase that an attempt reached, and the time it spent there.
 type Step struct {
 	Phase Phase         `json:"phase"`
 	Took  time.Duration `json:"took_ns"`

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Rate is how many mails may go to a relay in any span of time that is Per long.
-// The zero Rate is no limit.
+// Rate limits mails to a relay: at most Count in any period of length Per (a
+// sliding window). The zero Rate means no limit.
 type Rate struct {
 	Count int           `yaml:"-"`
 	Per   time.Duration `yaml:"-"`
@@ -19,10 +19,10 @@ var units = []struct {
 	per  time.Duration
 }{{"s", time.Second}, {"min", time.Minute}, {"h", time.Hour}, {"day", 24 * time.Hour}}
 
-// maxCount keeps a typing mistake from being a limit.
+// maxCount bounds Count: a larger number is taken for a typing mistake.
 const maxCount = 1_000_000
 
-// UnmarshalYAML reads a number and a span: 14/s, 100/min, 1000/h, 500/day.
+// UnmarshalYAML reads a number of mails and a period: 14/s, 100/min, 1000/h, 500/day.
 func (r *Rate) UnmarshalYAML(unmarshal func(any) error) error {
 	var text string
 	if err := unmarshal(&text); err != nil {
@@ -38,10 +38,11 @@ func (r *Rate) UnmarshalYAML(unmarshal func(any) error) error {
 			}
 		}
 	}
-	return errors.New("want a number of mails and a span (s, min, h, day), such as 14/s or 500/day")
+	return errors.New("want a number of mails and a period (s, min, h, day), such as 14/s or 500/day")
 }
 
-// String is the rate as it is written; "" when there is no limit.
+// String returns the rate as UnmarshalYAML reads it, such as 14/s; "" when there is
+// no limit.
 func (r Rate) String() string {
 	if r.IsZero() {
 		return ""
@@ -54,10 +55,10 @@ func (r Rate) String() string {
 	return strconv.Itoa(r.Count) + "/" + r.Per.String()
 }
 
-// MarshalText writes the rate as String does.
+// MarshalText returns the text of String.
 func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText reads what MarshalText writes; no text is no limit.
+// UnmarshalText reads the text of MarshalText; an empty text means no limit.
 func (r *Rate) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		*r = Rate{}
@@ -66,5 +67,5 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	return r.UnmarshalYAML(func(into any) error { *into.(*string) = string(text); return nil })
 }
 
-// IsZero reports that there is no limit.
+// IsZero reports whether there is no limit.
 func (r Rate) IsZero() bool { return r.Count == 0 }

@@ -2,40 +2,43 @@ package verdict
 
 import "time"
 
-// SharedLanePrefix begins the names of lanes that several relays share.
+// SharedLanePrefix is the prefix of the names of lanes that several relays share.
 const SharedLanePrefix = "shared-"
 
-// Breaker is what a process thinks of a relay, by how its last connections went.
+// Breaker is the state of a relay's circuit breaker in one process, which follows
+// from the last connections of that process to the relay.
 type Breaker string
 
-// The breaker's positions.
+// The breaker's states.
 const (
-	Closed   Breaker = "closed"    // it answers
-	HalfOpen Breaker = "half-open" // it may be tried by one delivery, or is
-	Open     Breaker = "open"      // it is left alone for a while
+	Closed   Breaker = "closed"    // the relay answers
+	HalfOpen Breaker = "half-open" // one delivery may try the relay, or is trying it
+	Open     Breaker = "open"      // no delivery tries the relay until the pause ends
 )
 
-// RelayStatus is what a process knows of a relay.
+// RelayStatus is the state of a relay as one process sees it.
 type RelayStatus struct {
 	Relay   string // host:port
 	Breaker Breaker
-	// Wait is how long the relay is not to be tried; 0: it may be, by one delivery
-	// alone when the breaker is half open.
+	// Wait is how long the relay must not be tried. With 0 it may be tried; when the
+	// breaker is half open, by one delivery only.
 	Wait time.Duration
-	// Reason is why the breaker is not closed.
+	// Reason is why the breaker is not closed; "" when it is closed.
 	Reason string
-	// Busy is how many deliveries are on a connection to it, or on their way to one.
+	// Busy is the number of deliveries that use a connection to the relay or are
+	// opening one.
 	Busy int
-	// MaxConnections and MaxRate are its limits, for all processes together; zero is none.
+	// MaxConnections and MaxRate are the relay's limits, for all processes together;
+	// zero means no limit.
 	MaxConnections int
 	MaxRate        Rate
 }
 
-// Limits are what the processes that share relays grant each other.
+// Limits divides the limits of relays among the processes that share them.
 type Limits interface {
-	// Take asks for one more mail to a relay. It is granted when wait is 0, and not
-	// before that has passed when it is not.
+	// Take asks to send one more mail to a relay. With wait 0 the mail is granted and
+	// counted; otherwise it is not, and the caller asks again after wait.
 	Take(relay string, limit Rate) (wait time.Duration)
-	// Share is this process's part of a number of connections; it may be 0.
+	// Share returns this process's part of a number of connections; it may be 0.
 	Share(connections int) int
 }

@@ -1,7 +1,7 @@
-// Package verdict holds what can be said about one delivery: the code of a
-// failure, what the code implies, and the receipt of a success. It is a leaf:
-// delivery writes verdicts, the broker acts on them, pages show them, and none
-// of the three has to know another for it.
+// Package verdict describes the outcome of one delivery: the code of a failure and
+// what the code implies, or the receipt of a success. It is a leaf: delivery writes
+// verdicts, the broker acts on them and the pages show them, so none of the three
+// has to import another for them.
 package verdict
 
 import (
@@ -9,12 +9,13 @@ import (
 	"time"
 )
 
-// Code names why a delivery did not succeed. A code is set where the fact is
-// known and implies the class and whether to try again; nothing else decides.
+// Code is the cause of a failed delivery. It is set where the cause is known, and it
+// implies the class and whether the delivery is retried (except for
+// Failure.RetryAnyway).
 type Code string
 
-// The codes. Which reply in which phase gives which one stands beside the
-// table in internal/delivery.
+// The codes. The table in internal/delivery says which SMTP reply in which phase
+// gives which code.
 const (
 	SMTPConnect    Code = "SMTP_CONNECT"
 	SMTPTLS        Code = "SMTP_TLS"
@@ -36,7 +37,7 @@ const (
 	DeliveryUncertain Code = "DELIVERY_UNCERTAIN"
 )
 
-// Class groups codes by what a person has to look at.
+// Class groups codes by the area that an operator has to check.
 type Class string
 
 // The classes.
@@ -69,8 +70,8 @@ var codes = map[Code]struct {
 	DeliveryUncertain: {IOTransient, false},
 }
 
-// Class returns the class of the code; a code this build does not know is
-// io_transient, because unknown means retry.
+// Class returns the class of the code. A code that this build does not know is
+// io_transient, because an unknown code is retried.
 func (c Code) Class() Class {
 	if k, ok := codes[c]; ok {
 		return k.class
@@ -78,18 +79,17 @@ func (c Code) Class() Class {
 	return IOTransient
 }
 
-// Retried reports whether a delivery that failed with this code is tried
-// again; an unknown code is.
+// Retried reports whether a delivery that failed with this code is retried; an
+// unknown code is.
 func (c Code) Retried() bool {
 	k, ok := codes[c]
 	return !ok || k.retried
 }
 
-// Phase is the step of a delivery in which something happened. The SMTP phases
-// follow RFC 5321 section 4.5.3.2.
+// Phase is a step of a delivery. The SMTP phases follow RFC 5321 section 4.5.3.2.
 type Phase string
 
-// The phases, in the order in which a delivery goes through them.
+// The phases, in the order of a delivery.
 const (
 	PhaseDecode   Phase = "decode"   // reading the event
 	PhaseResolve  Phase = "resolve"  // finding the target
@@ -110,61 +110,61 @@ const (
 	PhaseSettle   Phase = "settle"   // ledger and acknowledgement
 )
 
-// Certainty is what is known about whether a mail went out.
+// Certainty says whether a mail was sent, as far as is known.
 type Certainty string
 
-// The certainties. May is the one a person has to think about: the final dot
-// was sent and no reply was read.
+// The certainties. May is the one that an operator has to decide about: content was
+// sent, and no reply to the final dot was read.
 const (
 	NotSent  Certainty = "not-sent"
 	May      Certainty = "may-have-been-sent"
 	Accepted Certainty = "accepted"
 )
 
-// Failure says why an attempt at a delivery failed. Its texts are our own or
-// cleaned; it never holds a secret, so all of it may be stored and shown.
+// Failure says why an attempt at a delivery failed. Its texts are Certpost's own or
+// cleaned. It never contains a secret, so everything except Cause may be stored and
+// shown.
 type Failure struct {
 	Code   Code
 	Phase  Phase
-	Reason string // our words: what happened, where, what to do
+	Reason string // Certpost's text: what happened, where, what to do
 
 	ReplyCode    int    // the relay's, 0 when there was none
 	EnhancedCode string // RFC 3463, "" when there was none
 	Reply        string // the relay's text, cleaned and cut
 
-	// Relay is set when the relay as a whole failed (no connection, 421
-	// greeting). Such an attempt is not held against the delivery.
+	// Relay is set when the relay as a whole failed (no connection, 421 greeting).
+	// Such an attempt does not count as an attempt of the delivery.
 	Relay bool
-	// Untried is set when no relay was asked to take the mail, because all are left
-	// alone at present or have as much as they may be given: the delivery comes back
-	// as it was.
+	// Untried is set when no relay was tried, because the breakers or the limits of
+	// all of them forbid it now. The delivery comes back unchanged.
 	Untried bool
-	// After is how long a delivery should stay away that Relay or Untried gives
-	// back; 0 leaves it to the broker.
+	// After is the delay before the next attempt after Relay or Untried; 0 lets the
+	// broker choose it.
 	After time.Duration
-	// RetryAnyway is set when the target turns this code, which is otherwise
-	// final, into a retried one.
+	// RetryAnyway is set when the target has this otherwise final code retried.
 	RetryAnyway bool
-	// Certainty is NotSent unless the content may have been taken.
+	// Certainty is NotSent unless the relay may have taken the content.
 	Certainty Certainty
-	// Recipients are the addresses still owed; nil means all that were tried.
+	// Recipients are the addresses still owed the mail; nil means all of the attempt.
 	Recipients []string
-	// Refused are those of the Recipients that the relay refused for good, one by
-	// one. They are not tried again, also when the failure is because of the
-	// others: once the fate of these is decided, the refused end in one dead letter.
+	// Refused are those of the Recipients that the relay refused permanently, one by
+	// one. They are not retried, even when the other recipients are; once the outcome
+	// for the others is final, all refused recipients go into one dead letter.
 	Refused []Refusal
-	// Secrets are the versions of what the attempt used, by reference.
+	// Secrets are the versions of the secrets that the attempt used, by reference.
 	Secrets map[string]string
-	// Course is how the attempt went; nil when none was made.
+	// Course records the attempt; nil when there was none.
 	Course *Course
-	// Cause is for errors.Is and errors.As alone: its text may quote input.
+	// Cause is for errors.Is and errors.As only; it is never shown, because its text
+	// may quote input.
 	Cause error
 }
 
-// Retry reports whether the delivery should be tried again.
+// Retry reports whether the delivery should be retried.
 func (f *Failure) Retry() bool { return f.RetryAnyway || f.Code.Retried() }
 
-// Error gives code, phase, reply code and reason on one line.
+// Error returns code, phase, reply code and reason on one line.
 func (f *Failure) Error() string {
 	reply := ""
 	if f.ReplyCode != 0 {
@@ -175,18 +175,19 @@ func (f *Failure) Error() string {
 
 func (f *Failure) Unwrap() error { return f.Cause }
 
-// Refusal is a relay's final no to one recipient. It may be stored and shown.
+// Refusal is a relay's permanent refusal of one recipient. It may be stored and shown.
 type Refusal struct {
 	Recipient    string `json:"recipient"`
 	Code         Code   `json:"code"`
-	Reason       string `json:"reason"` // our words
+	Reason       string `json:"reason"` // Certpost's text
 	ReplyCode    int    `json:"reply_code"`
 	EnhancedCode string `json:"enhanced_code,omitempty"`
 	Reply        string `json:"reply,omitempty"` // cleaned and cut
 }
 
-// RefusedAll is the verdict when recipients were refused for good and nobody
-// else is owed the mail: that of the first one, about all of them.
+// RefusedAll returns the failure of a delivery whose remaining recipients were all
+// refused permanently. Code and reply are those of the first refusal. refusals must
+// not be empty.
 func RefusedAll(refusals []Refusal) *Failure {
 	first := refusals[0]
 	f := &Failure{
@@ -202,7 +203,7 @@ func RefusedAll(refusals []Refusal) *Failure {
 	return f
 }
 
-// Receipt is what the relay gave for a mail it took.
+// Receipt records a mail that the relay accepted.
 type Receipt struct {
 	Relay       string            `json:"relay"` // host:port
 	ReplyCode   int               `json:"reply_code"`
@@ -219,42 +220,43 @@ type Receipt struct {
 	Timings     Timings           `json:"timings"`
 }
 
-// Timings says where the time of an attempt went.
+// Timings says how long the parts of an attempt took.
 type Timings struct {
 	Secrets time.Duration `json:"secrets_ns"`
 	Render  time.Duration `json:"render_ns"`
-	Dial    time.Duration `json:"dial_ns"` // TCP, TLS and AUTH; 0 on a warm connection
-	Send    time.Duration `json:"send_ns"` // MAIL to the reply to the final dot
+	Dial    time.Duration `json:"dial_ns"` // TCP, TLS and AUTH; 0 on a reused connection
+	Send    time.Duration `json:"send_ns"` // from MAIL to the reply to the final dot
 	Total   time.Duration `json:"total_ns"`
 }
 
-// Attempt is what the broker asks of a courier: one try at one delivery.
+// Attempt is the broker's order to a courier: one attempt at one delivery.
 type Attempt struct {
 	Target string // the id of the target
 	Lane   string
 	Number int // 1 for the first
-	// Recipients, when not nil, are the only ones still owed.
+	// Recipients, when not nil, are the only recipients still owed the mail.
 	Recipients []string
-	// Accepted have the mail already and do not get it again, whatever the target
-	// says by now.
+	// Accepted already have the mail and do not get it again, even if the target's
+	// definition has changed since.
 	Accepted []string
-	// Override, when not empty, are the recipients that a replay names in place of
-	// the target's. One that the target does not name and the configuration does not
-	// allow ends the delivery.
+	// Override, when not empty, are the recipients that a replay names instead of
+	// the target's. A recipient that is neither the target's nor allowed by the
+	// configuration fails the delivery.
 	Override []string
-	// PossibleDuplicate marks a mail whose earlier outcome is unknown: same
-	// Message-ID, and a header that says so.
+	// PossibleDuplicate marks a mail whose earlier outcome is unknown: it gets the
+	// same Message-ID, and a header that says so.
 	PossibleDuplicate bool
-	// Claim is called once, after the relay has taken the envelope and before
-	// any content goes out; when it fails nothing may be sent. until is the
-	// moment by which the outcome will be known.
+	// Claim is called once, after the relay has accepted the envelope and before any
+	// content is sent; when it fails, nothing may be sent. until is the time by which
+	// the outcome will be known.
 	Claim func(until time.Time) error
-	// Limits is asked for relays that have limits; nil knows of none.
+	// Limits is asked before mail goes to a relay that has limits; nil means that no
+	// limit applies.
 	Limits Limits
 }
 
-// Route is one answer to "who gets this event": a delivery to a target, or, with
-// Failure set, why there can be none.
+// Route is one result of resolving an event: a delivery to a target, or, with
+// Failure set, why that delivery is not possible.
 type Route struct {
 	Target  string
 	Lane    string

@@ -1,24 +1,24 @@
 package verdict
 
-// Status grades a finding.
+// Status is the severity of a finding.
 type Status string
 
-// The grades.
+// The severities.
 const (
 	OK      Status = "ok"
-	Warning Status = "warning" // works, and somebody should look
+	Warning Status = "warning" // a delivery would succeed, but an operator should look
 	Error   Status = "error"   // a delivery would fail
 )
 
-// Finding is what one look at one part said. It may be stored and shown.
+// Finding is the result of one check of one part. It may be stored and shown.
 type Finding struct {
 	What    string `json:"what"` // target, secret, relay, certificate, key, ...
 	Status  Status `json:"status"`
 	Message string `json:"message"`
 }
 
-// TargetView is a target's definition as it may be shown: references to secrets,
-// never what they stand for.
+// TargetView is a target's definition as it may be shown: it contains references to
+// secrets, never their values.
 type TargetView struct {
 	ID       string   `json:"id"`
 	Type     string   `json:"type"`
@@ -26,30 +26,31 @@ type TargetView struct {
 	Lane     string   `json:"lane"`
 	Relays   []string `json:"relays"` // host:port, in the order in which they are tried
 	Payload  string   `json:"payload"`
-	// Version names this state of the definition: eight hexadecimal digits.
+	// Version is the version of the definition: eight hexadecimal digits, equal for
+	// equal settings.
 	Version string   `json:"version"`
-	To      []string `json:"to,omitempty"` // all that get the mail, BCC among them
-	// Rows is the whole definition, in its order, defaults among it.
+	To      []string `json:"to,omitempty"` // all recipients, BCC included
+	// Rows are all settings, in the order of the manual, defaults included.
 	Rows []TargetRow `json:"rows"`
-	// Where the definition stands, "file:line".
+	// Where is the place of the definition, "file:line".
 	Where string `json:"where,omitempty"`
-	// Warnings are what the check of the definitions says.
+	// Warnings are the warnings about this definition.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// TargetRow is one setting.
+// TargetRow is one setting of a target.
 type TargetRow struct {
 	Key     string `json:"key"`
 	Value   string `json:"value"`
-	Default bool   `json:"default,omitempty"` // not given
+	Default bool   `json:"default,omitempty"` // the definition does not set the key
 }
 
-// RelayView is what the definitions say of one relay.
+// RelayView is one relay as the definitions describe it.
 type RelayView struct {
 	Relay    string `json:"relay"` // host:port
-	Lane     string `json:"lane"`  // "" for one that is a fallback alone
+	Lane     string `json:"lane"`  // "" for a relay that is only a fallback
 	Targets  int    `json:"targets"`
-	Fallback int    `json:"fallback_of"` // how many targets have it as a fallback
+	Fallback int    `json:"fallback_of"` // the number of targets with this relay as a fallback
 
 	MaxConnections           int  `json:"max_connections,omitempty"`
 	MaxMessagesPerConnection int  `json:"max_messages_per_connection,omitempty"`

@@ -1,6 +1,6 @@
-// Package manual writes what people and editors read about a configuration, from
-// the structs that describe it: their tags, their defaults, and the comments in
-// their source. It is used by tests that keep the written files up to date.
+// Package manual writes the reference and the JSON Schema of a configuration from the
+// structs that describe it: from their tags, their defaults, and the comments in their
+// source. It is used by tests that keep the written files up to date.
 package manual
 
 import (
@@ -21,7 +21,7 @@ import (
 // "package.Type" and "package.Type.Field".
 type Comments map[string]string
 
-// ReadComments reads the packages in some directories.
+// ReadComments reads the comments of the packages in dirs, without their tests.
 func ReadComments(dirs ...string) (Comments, error) {
 	comments := make(Comments)
 	for _, dir := range dirs {
@@ -64,8 +64,8 @@ func (c Comments) collect(file *ast.File, positions *token.FileSet) {
 	}
 }
 
-// fields takes the comment above a field, or behind it. A field without one that
-// stands right below another shares that one's.
+// fields collects the comments above or after fields. A field without a comment,
+// directly below another field, shares the comment of that field.
 func (c Comments) fields(name string, structType *ast.StructType, positions *token.FileSet) {
 	last, lastLine := "", 0
 	for _, field := range structType.Fields.List {
@@ -80,15 +80,15 @@ func (c Comments) fields(name string, structType *ast.StructType, positions *tok
 	}
 }
 
-// Of is the description of a setting: the comment of its field, in one
-// paragraph, with the names of Go fields as the keys that they are in YAML.
+// Of returns the description of a setting: the comment of its field as one paragraph,
+// with the names of Go fields replaced by their YAML keys.
 func (c Comments) Of(owner reflect.Type, s config.Setting) string {
 	owner = holder(owner, s)
 	text := strings.Join(strings.Fields(c[owner.String()+"."+s.Field.Name]), " ")
 	for i := range owner.NumField() {
 		field := owner.Field(i)
 		key, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
-		// A name of one word is a word of English too, and stays.
+		// A name of one word may be an ordinary English word, so it is not replaced.
 		if strings.Contains(key, "_") {
 			text = replaceWord(text, field.Name, key)
 		}
@@ -96,7 +96,8 @@ func (c Comments) Of(owner reflect.Type, s config.Setting) string {
 	return text
 }
 
-// holder is the struct that a setting is a field of: the owner, or one inlined into it.
+// holder returns the struct that has the setting as a field: the owner, or a struct
+// inlined into it.
 func holder(owner reflect.Type, s config.Setting) reflect.Type {
 	for _, i := range s.Index[:len(s.Index)-1] {
 		owner = owner.Field(i).Type

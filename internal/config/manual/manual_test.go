@@ -11,7 +11,8 @@ import (
 	"github.com/certpost/certpost/internal/config/manual"
 )
 
-// The comments of these types are in source, below: tests are not read for them.
+// The comments of these types are in source, below, because test files are not read for
+// comments.
 type document struct {
 	DataDir string        `yaml:"data_dir"`
 	Port    int           `yaml:"port" min:"1" max:"65535"`
@@ -101,10 +102,10 @@ func TestReference(t *testing.T) {
 		"| `labels` | mapping |  |  |\n" +
 		"| `name` | secret reference |  |  |\n" +
 		"\n### `items[]`\n\n" + head +
-		"| `id` | text | **needed** |  |\n" +
+		"| `id` | text | **required** |  |\n" +
 		"| `quiet` | true or false | `false` |  |\n" +
 		"| `retries` | whole number | `3` |  |\n" +
-		"| `to` | list of text | **needed** |  |\n" +
+		"| `to` | list of text | **required** |  |\n" +
 		"\n### `files`\n\n" + head +
 		"| `key_file` | text |  | key_file is a file, key_file. |\n" +
 		"\n### either\n\n" + head +
@@ -147,7 +148,7 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// at is the JSON at a path; names of definitions have a dot in them.
+// at returns the JSON at a path. Names of definitions contain a dot.
 func at(t *testing.T, schema map[string]any, path string) string {
 	t.Helper()
 	var value any = schema

@@ -8,8 +8,8 @@ import (
 	"github.com/certpost/certpost/internal/config"
 )
 
-// Reference is the manual of all keys in Markdown: a table for every mapping of
-// the document that root, a pointer to a struct with its defaults, is read from.
+// Reference returns the manual of all keys in Markdown, with a table for every mapping
+// of the document. root is a pointer to the struct of the document, with its defaults.
 func Reference(root any, comments Comments) string {
 	r := reference{comments: comments, written: make(map[reflect.Type]bool)}
 	r.section("The top level", reflect.ValueOf(root).Elem(), "")
@@ -21,11 +21,11 @@ type reference struct {
 	comments Comments
 	out      strings.Builder
 	written  map[reflect.Type]bool
-	shared   []reflect.Type // mappings that stand in several places
+	shared   []reflect.Type // mappings that are used in several places
 	inShared bool
 }
 
-// title is the heading of the mapping at a path.
+// title returns the heading of the mapping at a path.
 func (r *reference) title(path string) string {
 	if r.inShared {
 		return "`{" + path + ": {...}}`"
@@ -57,7 +57,7 @@ func (r *reference) section(title string, v reflect.Value, path string) {
 	}
 }
 
-// later writes the mappings that several places refer to.
+// later writes the mappings that are used in several places.
 func (r *reference) later() {
 	r.inShared = true
 	for len(r.shared) > 0 {
@@ -74,7 +74,8 @@ func (r *reference) later() {
 	}
 }
 
-// inlined is the only struct that another one consists of, nil when it is more.
+// inlined returns the first struct that is inlined into another one, nil if there is
+// none.
 func inlined(t reflect.Type) reflect.Type {
 	for i := range t.NumField() {
 		if strings.HasSuffix(t.Field(i).Tag.Get("yaml"), ",inline") {
@@ -115,7 +116,7 @@ func (r *reference) table(v reflect.Value) {
 	r.out.WriteString("\n")
 }
 
-// escape keeps text from being taken for Markdown.
+// escape escapes characters that have a meaning in Markdown.
 var escape = strings.NewReplacer("|", `\|`, "*", `\*`, "<", `\<`)
 
 func defaultOf(v reflect.Value, tag reflect.StructTag) string {
@@ -123,14 +124,14 @@ func defaultOf(v reflect.Value, tag reflect.StructTag) string {
 	case !v.IsZero() && isPlain(v.Type()):
 		return fmt.Sprintf("`%v`", shownDefault(v))
 	case tag.Get("required") == "true":
-		return "**needed**"
+		return "**required**"
 	case v.Kind() == reflect.Bool:
 		return "`false`"
 	}
 	return ""
 }
 
-// kind says what may stand behind a key.
+// kind returns a description of the values of a key.
 func kind(t reflect.Type, tag reflect.StructTag) string {
 	switch kind := t.Kind(); {
 	case tag.Get("enum") != "":

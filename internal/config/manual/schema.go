@@ -12,8 +12,8 @@ import (
 	"github.com/certpost/certpost/internal/config"
 )
 
-// Schema is the JSON Schema (draft 2020-12) of the document that root, a pointer
-// to a struct with its defaults, is read from.
+// Schema returns the JSON Schema (draft 2020-12) of a document. root is a pointer to the
+// struct of the document, with its defaults.
 func Schema(root any, title string, comments Comments) ([]byte, error) {
 	w := schemaWriter{comments: comments, defs: object{}}
 	value := reflect.ValueOf(root).Elem()
@@ -22,7 +22,7 @@ func Schema(root any, title string, comments Comments) ([]byte, error) {
 		{"title", title},
 	}
 	schema = append(schema, w.structure(value)...)
-	schema.set("patternProperties", object{{"^x-", object{{"description", "A place for anchors; not read."}}}})
+	schema.set("patternProperties", object{{"^x-", object{{"description", "For anchors; its content is not read as settings."}}}})
 	w.defs.set("variable", object{
 		{"description", "A value with an environment variable: ${NAME} or ${NAME:-default}."},
 		{"type", "string"}, {"pattern", `\$\{`},
@@ -38,7 +38,7 @@ func Schema(root any, title string, comments Comments) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// object is a JSON object whose members keep their order, that of the source.
+// object is a JSON object whose members keep the order of the source.
 type object []member
 
 type member struct {
@@ -84,7 +84,7 @@ type schemaWriter struct {
 	defined  []reflect.Type
 }
 
-// structure is the schema of a mapping.
+// structure returns the schema of a mapping.
 func (w *schemaWriter) structure(v reflect.Value) object {
 	var properties object
 	var required []string
@@ -102,7 +102,7 @@ func (w *schemaWriter) structure(v reflect.Value) object {
 	return schema
 }
 
-// setting is the schema of one key, with its description and default.
+// setting returns the schema of one key, with its description and default.
 func (w *schemaWriter) setting(owner reflect.Type, s config.Setting, v reflect.Value) object {
 	var schema object
 	if text := w.comments.Of(owner, s); text != "" {
@@ -112,7 +112,7 @@ func (w *schemaWriter) setting(owner reflect.Type, s config.Setting, v reflect.V
 		schema.set("default", shownDefault(v))
 	}
 	if v.Kind() == reflect.Struct && !v.IsZero() && !config.IsScalar(v.Type()) {
-		return append(schema, w.structure(v)...) // its defaults are those of this place
+		return append(schema, w.structure(v)...) // inline, because its defaults apply only at this place
 	}
 	return append(schema, w.of(v.Type(), s.Field.Tag)...)
 }
@@ -162,7 +162,7 @@ func (w *schemaWriter) of(t reflect.Type, tag reflect.StructTag) object {
 	return object{{"anyOf", []object{number(t, tag), variable}}}
 }
 
-// text is a string that fits a pattern, unless a variable makes it.
+// text returns the schema of a string that matches a pattern or contains a variable.
 func text(pattern string) object {
 	if pattern == "" {
 		return object{{"type", "string"}}
@@ -192,7 +192,7 @@ func number(t reflect.Type, tag reflect.StructTag) object {
 	return schema
 }
 
-// reference defines a struct once and refers to it.
+// reference returns a reference to the definition of a struct, which it adds once.
 func (w *schemaWriter) reference(t reflect.Type) object {
 	known := false
 	for _, d := range w.defined {
