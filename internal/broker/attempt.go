@@ -101,7 +101,7 @@ func (j *job) read() *verdict.Failure {
 
 // invalid is the verdict on a body that is no event.
 func invalid(err error) *verdict.Failure {
-	f := &verdict.Failure{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Certainty: verdict.NotSent, Reason: "the event cannot be read"}
+	f := verdict.Fail(verdict.EventInvalid, verdict.PhaseDecode, "the event cannot be read")
 	if inv := (*events.Invalid)(nil); errors.As(err, &inv) {
 		f.Reason, f.Cause = inv.Reason, inv
 	}
@@ -125,10 +125,8 @@ func (j *job) due(ctx context.Context) bool {
 	switch {
 	case entry.Digest != j.event.Digest():
 		j.entry = Entry{} // not ours to write
-		j.dead(ctx, &verdict.Failure{
-			Code: verdict.EventInvalid, Phase: verdict.PhaseResolve, Certainty: verdict.NotSent,
-			Reason: fmt.Sprintf("the event id was used before for another certificate (that delivery is %q); publish this one under an id of its own", entry.State),
-		})
+		j.dead(ctx, verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+			fmt.Sprintf("the event id was used before for another certificate (that delivery is %q); publish this one under an id of its own", entry.State)))
 		return false
 	case entry.State == StateSent && (!j.force || entry.Sequence == j.seq):
 		if j.redelivered() { // who delivered it may have died before he came to that
@@ -186,8 +184,12 @@ func (j *job) orphaned(e Entry) bool {
 
 func uncertain(why string) *verdict.Failure {
 	return &verdict.Failure{
-		Code: verdict.DeliveryUncertain, Phase: verdict.PhaseContent, Certainty: verdict.May,
-		Reason: why + ": the relay may have the mail; look for its Message-ID there, then replay or discard",
+		Outcome: verdict.Outcome{
+			Code:      verdict.DeliveryUncertain,
+			Phase:     verdict.PhaseContent,
+			Reason:    why + ": the relay may have the mail; look for its Message-ID there, then replay or discard",
+			Certainty: verdict.May,
+		},
 	}
 }
 
@@ -252,14 +254,14 @@ func (j *job) contain(ctx context.Context) {
 		Str("lane", j.lane.name).Str("target", j.target).Msg("a defect: handling a delivery panicked")
 	if j.event == nil {
 		if meta, err := j.msg.Metadata(); err == nil && meta.NumDelivered >= maxPanics {
-			j.dead(ctx, &verdict.Failure{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost keeps it from reading this event; please report it with the stack from the log"})
+			j.dead(ctx, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost keeps it from reading this event; please report it with the stack from the log"}})
 			return
 		}
 		j.giveBack(backoff.Jitter(10*time.Second), nil)
 		return
 	}
 	j.entry.Panics++
-	f := &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost; please report it with the stack from the log"}
+	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost; please report it with the stack from the log"}}
 	if j.claimed {
 		f.Certainty = verdict.May
 	}

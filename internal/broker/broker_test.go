@@ -641,7 +641,7 @@ func TestMessageOnAForgottenLane(t *testing.T) {
 	t.Parallel()
 	b := start(t, newPostOffice("ops"), nil)
 	b.post.plan("gone", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
-		return nil, &verdict.Failure{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "not defined"}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "not defined"}}
 	})
 	if _, err := b.broker.js.Publish(context.Background(), deliveryPrefix+"old-relay.gone", event("e1").Encode()); err != nil {
 		t.Fatal(err)

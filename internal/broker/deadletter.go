@@ -49,31 +49,25 @@ const nobody = "_"
 // DeadLetter is a delivery that ended without success, as it stands in
 // CERTPOST_DEAD_LETTERS.
 type DeadLetter struct {
-	Sequence      uint64            `json:"sequence"`
-	Subject       string            `json:"subject"`
-	Time          time.Time         `json:"time"`
-	Event         string            `json:"event"`
-	Token         string            `json:"token"` // the event id as it stands in subjects
-	Target        string            `json:"target,omitempty"`
-	Lane          string            `json:"lane,omitempty"`
-	Generation    int               `json:"generation"`
-	Code          verdict.Code      `json:"code"`
-	Class         verdict.Class     `json:"class"`
-	Phase         verdict.Phase     `json:"phase"`
-	Reason        string            `json:"reason"`
-	ReplyCode     int               `json:"reply_code,omitempty"`
-	EnhancedCode  string            `json:"enhanced_code,omitempty"`
-	Reply         string            `json:"reply,omitempty"`
-	Attempts      int               `json:"attempts"`
-	First         time.Time         `json:"first_attempt,omitzero"`
-	Last          time.Time         `json:"last_attempt,omitzero"`
-	Certainty     verdict.Certainty `json:"certainty"`
-	Recipients    []string          `json:"recipients,omitempty"`      // those still owed
-	Secrets       string            `json:"secret_versions,omitempty"` // "reference=version, ..." of what the last attempt used
-	ReplaySubject string            `json:"replay_subject"`
-	TraceParent   string            `json:"traceparent,omitempty"`
-	RestoredFrom  uint64            `json:"restored_from,omitempty"` // the number it had when it was discarded
-	Body          []byte            `json:"-"`                       // the event
+	Sequence   uint64    `json:"sequence"`
+	Subject    string    `json:"subject"`
+	Time       time.Time `json:"time"`
+	Event      string    `json:"event"`
+	Token      string    `json:"token"` // the event id as it stands in subjects
+	Target     string    `json:"target,omitempty"`
+	Lane       string    `json:"lane,omitempty"`
+	Generation int       `json:"generation"`
+	verdict.Outcome
+	Class         verdict.Class `json:"class"`
+	Attempts      int           `json:"attempts"`
+	First         time.Time     `json:"first_attempt,omitzero"`
+	Last          time.Time     `json:"last_attempt,omitzero"`
+	Recipients    []string      `json:"recipients,omitempty"`      // those still owed
+	Secrets       string        `json:"secret_versions,omitempty"` // "reference=version, ..." of what the last attempt used
+	ReplaySubject string        `json:"replay_subject"`
+	TraceParent   string        `json:"traceparent,omitempty"`
+	RestoredFrom  uint64        `json:"restored_from,omitempty"` // the number it had when it was discarded
+	Body          []byte        `json:"-"`                       // the event
 }
 
 // subjectOf is where the letter of one delivery stands for one code.
@@ -129,12 +123,15 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	h := raw.Header
 	d := DeadLetter{
-		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data,
-		Event: h.Get(headerEventID), Target: h.Get(headerTarget), Lane: h.Get(headerLane),
-		Code: verdict.Code(h.Get(headerCode)), Phase: verdict.Phase(h.Get(headerPhase)),
-		Reason: h.Get(headerReason), EnhancedCode: h.Get(headerEnhancedCode), Reply: h.Get(headerReply),
-		Certainty: verdict.Certainty(h.Get(headerCertainty)), ReplaySubject: h.Get(headerReplaySubject), Secrets: h.Get(headerSecrets),
-		TraceParent: h.Get("traceparent"),
+		Outcome: verdict.Outcome{
+			Code:         verdict.Code(h.Get(headerCode)),
+			Phase:        verdict.Phase(h.Get(headerPhase)),
+			Reason:       h.Get(headerReason),
+			EnhancedCode: h.Get(headerEnhancedCode),
+			Reply:        h.Get(headerReply),
+			Certainty:    verdict.Certainty(h.Get(headerCertainty)),
+		},
+		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(headerEventID), Target: h.Get(headerTarget), Lane: h.Get(headerLane), ReplaySubject: h.Get(headerReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}
 	if parts := strings.Split(strings.TrimPrefix(raw.Subject, deadPrefix), "."); len(parts) == 4 {
 		d.Token = parts[3]

@@ -145,7 +145,8 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.back, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
 			if meta.NumDelivered >= maxPanics {
 				f.back = 0
-				f.bury(&verdict.Failure{Code: verdict.EventInvalid, Phase: verdict.PhaseResolve, Reason: "a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"}, "", "")
+				f.bury(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+					"a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"), "", "")
 			}
 		}
 	}()
@@ -176,8 +177,8 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		r.log.Info().Str("event", f.event.ID).Msg("no target matches; ignored as configured")
 	case len(routes) == 0:
 		f.outcome = "unmatched"
-		f.bury(&verdict.Failure{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve,
-			Reason: "no target matches this event: name targets in it, add a target whose match fits, or set events.unmatched to ignore"}, "", "")
+		f.bury(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
+			"no target matches this event: name targets in it, add a target whose match fits, or set events.unmatched to ignore"), "", "")
 	}
 	for _, route := range routes {
 		if route.Failure != nil {

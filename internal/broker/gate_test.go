@@ -22,7 +22,7 @@ func TestSharedLaneGoesOn(t *testing.T) {
 		if back.Load() {
 			return nil, nil
 		}
-		return nil, &verdict.Failure{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "left alone", Relay: true, Untried: true, After: 20 * time.Second}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "left alone"}, Relay: true, Untried: true, After: 20 * time.Second}
 	})
 	open := verdict.RelayStatus{Relay: "down:25", Breaker: verdict.Open, Wait: 20 * time.Second, Reason: "it does not answer"}
 	closed := verdict.RelayStatus{Relay: "up:25", Breaker: verdict.Closed}
@@ -63,7 +63,7 @@ func TestTooOldForARelayThatIsAway(t *testing.T) {
 		open := halfOpen
 		open.Breaker, open.Wait = verdict.Open, time.Hour
 		b.post.know("relay1", []verdict.RelayStatus{open})
-		return nil, &verdict.Failure{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "it does not answer", Relay: true, After: time.Hour}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "it does not answer"}, Relay: true, After: time.Hour}
 	})
 	for i := range 20 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))

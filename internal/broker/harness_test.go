@@ -117,7 +117,8 @@ func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Rou
 			continue
 		}
 		routes = append(routes, verdict.Route{Target: id, Failure: &verdict.Failure{
-			Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "no such target"}})
+			Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "no such target"},
+		}})
 	}
 	return routes, nil
 }
@@ -151,14 +152,14 @@ func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.At
 		return nil, claimLost(err)
 	}
 	if ctx.Err() != nil {
-		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "cancelled"}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "cancelled"}}
 	}
 	take()
 	return &verdict.Receipt{Relay: "relay:25", ReplyCode: 250, Reply: "2.0.0 Ok", Recipients: []string{"a@example.com"}}, nil
 }
 
 func claimLost(err error) *verdict.Failure {
-	return &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed"}, Cause: err}
 }
 
 // lostReply asks the post office to take the mail and then give the failure.
@@ -195,7 +196,7 @@ func (p *postOffice) plan(target string, script func(int, verdict.Attempt) (*ver
 }
 
 func fail(code verdict.Code, phase verdict.Phase) *verdict.Failure {
-	return &verdict.Failure{Code: code, Phase: phase, Reason: "as the test wants it", ReplyCode: 550, EnhancedCode: "5.7.1"}
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: code, Phase: phase, Reason: "as the test wants it", ReplyCode: 550, EnhancedCode: "5.7.1"}}
 }
 
 // bench is a broker on an embedded server, and a runner at work.

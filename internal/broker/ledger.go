@@ -148,36 +148,18 @@ func (e Entry) failed(f *verdict.Failure) Entry {
 func (e Entry) waiting(f *verdict.Failure) Entry {
 	e = e.failed(f)
 	e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
-	e.Uncertain = e.Uncertain || certainty(f) == verdict.May
+	e.Uncertain = e.Uncertain || f.Certainty == verdict.May
 	return e
 }
 
 // FailureRecord is the part of a verdict.Failure that is stored.
 type FailureRecord struct {
-	Code         verdict.Code      `json:"code"`
-	Phase        verdict.Phase     `json:"phase"`
-	Reason       string            `json:"reason"`
-	ReplyCode    int               `json:"reply_code,omitempty"`
-	EnhancedCode string            `json:"enhanced_code,omitempty"`
-	Reply        string            `json:"reply,omitempty"`
-	Certainty    verdict.Certainty `json:"certainty"`
-	Secrets      map[string]string `json:"secrets,omitempty"` // reference -> version
+	verdict.Outcome
+	Secrets map[string]string `json:"secrets,omitempty"` // reference -> version
 }
 
 func record(f *verdict.Failure) *FailureRecord {
-	return &FailureRecord{
-		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode,
-		EnhancedCode: f.EnhancedCode, Reply: f.Reply, Certainty: certainty(f), Secrets: f.Secrets,
-	}
-}
-
-// certainty reads a verdict that does not say as not sent: a delivery says so
-// when it does not know.
-func certainty(f *verdict.Failure) verdict.Certainty {
-	if f.Certainty == "" {
-		return verdict.NotSent
-	}
-	return f.Certainty
+	return &FailureRecord{Outcome: f.Definite(), Secrets: f.Secrets}
 }
 
 // errClaimLost says that somebody else changed the entry since we read it.

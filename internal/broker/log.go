@@ -30,7 +30,7 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 		line.Dur("age_ms", time.Since(j.since))
 	}
 	if f != nil {
-		line.Str("code", string(f.Code)).Str("phase", string(f.Phase)).Str("reason", f.Reason).Str("certainty", string(certainty(f)))
+		line.Str("code", string(f.Code)).Str("phase", string(f.Phase)).Str("reason", f.Reason).Str("certainty", string(f.Definite().Certainty))
 		if f.ReplyCode != 0 {
 			line.Int("reply_code", f.ReplyCode).Str("enhanced_code", f.EnhancedCode)
 		}

@@ -19,7 +19,7 @@ func (p *postOffice) rated(target string, limit func() verdict.Rate) (given func
 	var times []time.Time
 	p.plan(target, func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if wait := a.Limits.Take("relay1:25", limit()); wait > 0 {
-			return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Reason: "limit", Untried: true, After: wait}
+			return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Reason: "limit"}, Untried: true, After: wait}
 		}
 		mu.Lock()
 		defer mu.Unlock()

@@ -32,8 +32,8 @@ func quiet(t testing.TB) *Broker {
 // letterOf is the dead letter of an event for the target ops.
 func letterOf(id string) *DeadLetter {
 	return &DeadLetter{
-		Event: id, Token: id, Target: "ops", Lane: "relay", Generation: 1, Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth,
-		Reason: "as the test wants it", ReplaySubject: deliveryPrefix + "relay.ops", Body: event(id, "ops").Encode(),
+		Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "as the test wants it"},
+		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: deliveryPrefix + "relay.ops", Body: event(id, "ops").Encode(),
 	}
 }
 

@@ -32,7 +32,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	case failure == nil:
 		// A courier that gives neither receipt nor reason has a defect; the
 		// delivery must not be lost for it.
-		j.retry(ctx, nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "the attempt ended without a verdict"})
+		j.retry(ctx, nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "the attempt ended without a verdict"}})
 	case ctx.Err() != nil && receipt == nil:
 		j.interrupted(ctx, failure)
 	case failure.Relay && receipt == nil:
@@ -42,7 +42,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	default:
 		final := failure
 		switch {
-		case certainty(failure) == verdict.May && j.r.set.DeadLetterUnknown:
+		case failure.Certainty == verdict.May && j.r.set.DeadLetterUnknown:
 			final = uncertain(failure.Reason)
 			final.Course = failure.Course
 		case failure.Retry() && !j.tooOld():
@@ -66,7 +66,7 @@ func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
 		e := j.entry
 		e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
 		e.Attempts--
-		e.Uncertain = e.Uncertain || certainty(f) == verdict.May
+		e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.May
 		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
 		defer cancel()
 		if err := j.write(write, e); err != nil {
@@ -182,7 +182,7 @@ func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
 func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if j.entry.Uncertain && certainty(f) == verdict.NotSent {
+	if j.entry.Uncertain && f.Definite().Certainty == verdict.NotSent {
 		// This try sent nothing, but an earlier one may have.
 		earlier := *f
 		earlier.Certainty = verdict.May
@@ -208,7 +208,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
 		e = e.failed(f)
 		e.State, e.Owner, e.Lease, e.DeadLetter, e.Consented = StateDead, "", time.Time{}, d.Subject, false
-		e.Owed, e.Uncertain = e.without(), certainty(f) == verdict.May
+		e.Owed, e.Uncertain = e.without(), f.Definite().Certainty == verdict.May
 		if err := j.write(ctx, e); err != nil {
 			j.giveBack(backoff.Jitter(5*time.Second), err)
 			return
@@ -250,10 +250,7 @@ func (j *job) letter(f *verdict.Failure) *DeadLetter {
 }
 
 func newLetter(f *verdict.Failure) *DeadLetter {
-	return &DeadLetter{
-		Code: f.Code, Phase: f.Phase, Reason: f.Reason, ReplyCode: f.ReplyCode, EnhancedCode: f.EnhancedCode,
-		Reply: f.Reply, Certainty: certainty(f), Recipients: slices.Clone(f.Recipients), Secrets: verdict.Versions(f.Secrets),
-	}
+	return &DeadLetter{Outcome: f.Definite(), Recipients: slices.Clone(f.Recipients), Secrets: verdict.Versions(f.Secrets)}
 }
 
 // unreadable completes the letter of a message that is no event: named by the id

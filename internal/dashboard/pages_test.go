@@ -18,10 +18,16 @@ import (
 func sample(number uint64) desk.Letter {
 	return desk.Letter{
 		DeadLetter: broker.DeadLetter{
-			Sequence: number, Subject: "certpost.dead.SMTP_AUTH.relay.ops.ev1", Time: noon.Add(-3 * time.Hour), Event: "ev1", Token: "ev1", Target: "ops", Lane: "relay",
-			Generation: 1, Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Reason: "the relay refused user and password", ReplyCode: 535, EnhancedCode: "5.7.8",
-			Reply: "authentication failed", Attempts: 2, First: noon.Add(-4 * time.Hour), Last: noon.Add(-3 * time.Hour), Certainty: verdict.May,
-			Recipients: []string{"ops@example.com"}, Secrets: "vault:secret/smtp#password=3", ReplaySubject: "certpost.delivery.relay.ops",
+			Outcome: verdict.Outcome{
+				Code:         verdict.SMTPAuth,
+				Phase:        verdict.PhaseAuth,
+				Reason:       "the relay refused user and password",
+				ReplyCode:    535,
+				EnhancedCode: "5.7.8",
+				Reply:        "authentication failed",
+				Certainty:    verdict.May,
+			},
+			Sequence: number, Subject: "certpost.dead.SMTP_AUTH.relay.ops.ev1", Time: noon.Add(-3 * time.Hour), Event: "ev1", Token: "ev1", Target: "ops", Lane: "relay", Generation: 1, Class: verdict.Auth, Attempts: 2, First: noon.Add(-4 * time.Hour), Last: noon.Add(-3 * time.Hour), Recipients: []string{"ops@example.com"}, Secrets: "vault:secret/smtp#password=3", ReplaySubject: "certpost.delivery.relay.ops",
 		},
 		Fingerprint: "f1e2d3c4",
 		Certificate: &verdict.Certificate{CommonName: "web1.example.com", DNSNames: []string{"web1.example.com", "xn--pypal-4ve.com"}, Issuer: "CN=R11", Serial: "03aa11",
@@ -52,7 +58,7 @@ func sampleDetail() desk.Detail {
 	return desk.Detail{
 		Letter: sample(7), Fate: desk.Open, Event: []byte(`{"id":"ev1","certificate":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n","labels":{"env":"prod"}}`),
 		Delivery: &broker.Entry{Event: "ev1", Target: "ops", Lane: "relay", State: broker.StateWaiting, Generation: 2, Attempts: 3, First: noon.Add(-4 * time.Hour), Last: noon.Add(-time.Minute), PossibleDuplicates: 1,
-			Failure: &broker.FailureRecord{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "refused", Secrets: map[string]string{"vault:secret/smtp#password": "4"}},
+			Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "refused"}, Secrets: map[string]string{"vault:secret/smtp#password": "4"}},
 			Tries:   sampleTries(),
 			Receipt: &verdict.Receipt{Relay: "mx.example.com:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", ReplyCode: 250, Reply: "queued"}},
 		History: []broker.AuditRecord{
@@ -68,8 +74,16 @@ func sampleDetail() desk.Detail {
 func sampleTries() []broker.Try {
 	try := func(life, number int, at time.Time, version string) broker.Try {
 		return broker.Try{Generation: life, Number: number, At: at, FailureRecord: broker.FailureRecord{
-			Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay refused user and password", ReplyCode: 535, EnhancedCode: "5.7.8", Reply: "authentication failed",
-			Certainty: verdict.NotSent, Secrets: map[string]string{"vault:secret/smtp#password": version},
+			Outcome: verdict.Outcome{
+				Code:         verdict.SMTPAuth,
+				Phase:        verdict.PhaseAuth,
+				Reason:       "the relay refused user and password",
+				ReplyCode:    535,
+				EnhancedCode: "5.7.8",
+				Reply:        "authentication failed",
+				Certainty:    verdict.NotSent,
+			},
+			Secrets: map[string]string{"vault:secret/smtp#password": version},
 		}, Course: &verdict.Course{
 			Definition: "3fa2b1c0", Relay: "mx.example.com:587", Peer: "192.0.2.1:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256",
 			PeerCertificate: &verdict.Certificate{CommonName: "mx.example.com", Issuer: "CN=R11", Fingerprint: "0011223344556677", NotAfter: noon.AddDate(0, -1, 0)},

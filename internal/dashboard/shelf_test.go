@@ -24,7 +24,7 @@ func sampleEntry() broker.Entry {
 		Refused: []verdict.Refusal{{Recipient: "gone@example.com", Code: verdict.SMTPPermanent, ReplyCode: 550, EnhancedCode: "5.1.1", Reply: "no such user"}}, Owed: []string{"later@example.com"},
 		Certificate: sample(7).Certificate, DeadLetter: "certpost.dead.SMTP_AUTH.relay.ops.ev1",
 		Tries:   sampleTries(),
-		Failure: &broker.FailureRecord{Code: verdict.SMTPTransient, Phase: verdict.PhaseRcpt, Reason: "it was put off", ReplyCode: 451, EnhancedCode: "4.3.0", Reply: "try later", Certainty: verdict.NotSent, Secrets: map[string]string{"vault:secret/smtp#password": "3"}},
+		Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseRcpt, Reason: "it was put off", ReplyCode: 451, EnhancedCode: "4.3.0", Reply: "try later", Certainty: verdict.NotSent}, Secrets: map[string]string{"vault:secret/smtp#password": "3"}},
 		Receipt: &verdict.Receipt{Relay: "mx.example.com:587", ReplyCode: 250, Reply: "queued as 4XYZ", QueueID: "4XYZ", MessageID: "<abc@example.com>", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", Recipients: []string{"ops@example.com"},
 			Certificate: sample(7).Certificate, Secrets: map[string]string{"vault:secret/smtp#password": "4"}, Size: 4321, Timings: verdict.Timings{Render: time.Millisecond, Send: 20 * time.Millisecond, Total: 25 * time.Millisecond}},
 	}
@@ -148,7 +148,7 @@ func TestFateOfEachRecipient(t *testing.T) {
 		want  []string
 	}{
 		"sent":      {sampleEntry(), []string{"gone@example.com refused permanently 550 5.1.1 no such user", "later@example.com pending", "ops@example.com accepted 250 queued as 4XYZ"}},
-		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Certainty: verdict.May}}, []string{"it is unknown who has the mail"}},
+		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Certainty: verdict.May}}}, []string{"it is unknown who has the mail"}},
 		"dead":      {dead, []string{"later@example.com not delivered"}},
 		"uncertain": {uncertain, []string{"later@example.com may have been sent"}},
 	} {

@@ -95,10 +95,8 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 	if ok {
 		why = "is disabled: enable it"
 	}
-	return nil, &verdict.Failure{
-		Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Certainty: verdict.NotSent,
-		Reason: fmt.Sprintf("target %q %s, then replay", legible.Clean(id, 80), why),
-	}
+	return nil, verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
+		fmt.Sprintf("target %q %s, then replay", legible.Clean(id, 80), why))
 }
 
 // Deliver makes one try at one delivery: the column of steps that docs/flow.md
@@ -322,7 +320,7 @@ func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.R
 // secretFailure turns what happened to a secret into a verdict. The store's
 // texts are ours and hold no secret.
 func secretFailure(err error) *verdict.Failure {
-	f := &verdict.Failure{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent, Reason: err.Error(), Cause: err}
+	f := verdict.Fail(verdict.SecretUnavailable, verdict.PhaseSecrets, err.Error()).Because(err)
 	switch {
 	case errors.Is(err, secrets.ErrNotFound):
 		f.Code = verdict.SecretNotFound
@@ -337,7 +335,7 @@ func asFailure(err error) *verdict.Failure {
 	if f := (*verdict.Failure)(nil); errors.As(err, &f) {
 		return f
 	}
-	return &verdict.Failure{Code: verdict.SMTPPayload, Phase: verdict.PhasePayload, Certainty: verdict.NotSent, Reason: "the payload cannot be made", Cause: err}
+	return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, "the payload cannot be made").Because(err)
 }
 
 // mail builds the payload and renders the mail to memory.

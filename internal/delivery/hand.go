@@ -72,8 +72,8 @@ const beforeAskingAgain = 5 * time.Second
 // notNow is the verdict when the relay is at its limits.
 func notNow(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
 	return &verdict.Failure{
-		Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Untried: true, After: wait,
-		Reason: r.Address() + " " + why,
+		Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Reason: r.Address() + " " + why, Certainty: verdict.NotSent},
+		Untried: true, After: wait,
 	}
 }
 
@@ -119,8 +119,13 @@ func (h *handing) on(ctx context.Context, r smtp.Relay, fresh bool) smtp.Result 
 // part in it.
 func noTurn(r smtp.Relay, err error) *verdict.Failure {
 	return &verdict.Failure{
-		Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: err,
-		Reason: fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.Address()),
+		Outcome: verdict.Outcome{
+			Code:      verdict.SMTPTransient,
+			Phase:     verdict.PhaseConnect,
+			Reason:    fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.Address()),
+			Certainty: verdict.NotSent,
+		},
+		Cause: err,
 	}
 }
 

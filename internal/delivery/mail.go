@@ -124,10 +124,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 }
 
 func renderFailure(reason string, cause error) error {
-	return &verdict.Failure{
-		Code: verdict.SMTPValidation, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
-		Reason: reason, Cause: cause,
-	}
+	return verdict.Fail(verdict.SMTPValidation, verdict.PhaseRender, reason).Because(cause)
 }
 
 // fromName is the sender's display name. net/mail leaves a backslash as it is in
@@ -304,7 +301,7 @@ func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*address
 		if owed != nil {
 			reason = "none of the recipients still owed is a recipient of the target any more; replay to send it to those who are by now"
 		}
-		return nil, &verdict.Failure{Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent, Reason: reason}
+		return nil, verdict.Fail(verdict.TargetInvalid, verdict.PhaseRender, reason)
 	}
 	inHeaders := slices.Concat(from, replyTo, a.to, a.cc)
 	a.utf8 = slices.ContainsFunc(inHeaders, func(b mailbox) bool { return legible.Internationalised(string(b)) }) ||
@@ -334,10 +331,7 @@ func given(s string) []string {
 // when it was loaded and is checked again, because it ends in a command line.
 func parseMailbox(key, address string) (mailbox, error) {
 	if problem := wrongAddress(address); problem != "" {
-		return "", &verdict.Failure{
-			Code: verdict.TargetInvalid, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
-			Reason: "the target's " + key + " " + problem,
-		}
+		return "", verdict.Fail(verdict.TargetInvalid, verdict.PhaseRender, "the target's "+key+" "+problem)
 	}
 	parsed, err := mail.ParseAddress(address)
 	if err != nil {

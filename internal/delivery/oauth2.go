@@ -130,7 +130,7 @@ var entraError = regexp.MustCompile(`\bAADSTS[0-9]{4,8}\b`)
 // tokenFailure is the verdict when there is no token. Nothing of the answer is
 // repeated but codes: it may hold the secret.
 func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
-	f := &verdict.Failure{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent, Cause: ctx.Err()}
+	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent}, Cause: ctx.Err()}
 	endpoint := "the token endpoint"
 	if u, err := url.Parse(o.TokenURL); err == nil {
 		endpoint += " at " + legible.Clean(u.Host, 100)

@@ -66,10 +66,8 @@ func (r Recipients) recipients(t *Target, a verdict.Attempt) (owed []string, oth
 // delivery; whoever may publish is not to choose who gets a private key.
 func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, failure *verdict.Failure) {
 	refuse := func(address, why string) *verdict.Failure {
-		return &verdict.Failure{
-			Code: verdict.SMTPValidation, Phase: verdict.PhaseRender, Certainty: verdict.NotSent,
-			Reason: "the replay names the recipient " + legible.Clean(address, 100) + ", which " + why,
-		}
+		return verdict.Fail(verdict.SMTPValidation, verdict.PhaseRender,
+			"the replay names the recipient "+legible.Clean(address, 100)+", which "+why)
 	}
 	if len(wanted) > maxRecipients {
 		return nil, refuse(wanted[maxRecipients], "is one too many: at most 50 are allowed")

@@ -70,8 +70,13 @@ func (c *Courier) try(ctx context.Context, way *Target, fallback bool, p *provis
 // leftAlone is the verdict on a delivery that comes while the breaker is open.
 func leftAlone(relay string, wait time.Duration, reason string) *verdict.Failure {
 	return &verdict.Failure{
-		Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Relay: true, Untried: true, After: wait,
-		Reason: fmt.Sprintf("%s is left alone for a while, because %s", relay, reason),
+		Outcome: verdict.Outcome{
+			Code:      verdict.SMTPConnect,
+			Phase:     verdict.PhaseConnect,
+			Reason:    fmt.Sprintf("%s is left alone for a while, because %s", relay, reason),
+			Certainty: verdict.NotSent,
+		},
+		Relay: true, Untried: true, After: wait,
 	}
 }
 

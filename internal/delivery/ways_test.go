@@ -29,7 +29,7 @@ func TestFallbackThatCannotBeUsedIsAway(t *testing.T) {
 			var all smtp.Breakers
 			b := all.Get("relay", 1)
 			p, _, _ := b.Admit()
-			f := &verdict.Failure{Code: test.code, Phase: test.phase, Reason: "no"}
+			f := &verdict.Failure{Outcome: verdict.Outcome{Code: test.code, Phase: test.phase, Reason: "no"}}
 			judgeFallback(p, f)
 			p.End()
 			var s verdict.RelayStatus
@@ -43,8 +43,8 @@ func TestFallbackThatCannotBeUsedIsAway(t *testing.T) {
 
 func TestVerdictWhenSeveralAreAway(t *testing.T) {
 	t.Parallel()
-	first := &verdict.Failure{Code: verdict.SMTPConnect, Reason: "one is down", Relay: true, Untried: true, After: time.Minute}
-	second := &verdict.Failure{Code: verdict.SMTPTransient, Reason: "two is busy", Relay: true, After: time.Second}
+	first := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Reason: "one is down"}, Relay: true, Untried: true, After: time.Minute}
+	second := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Reason: "two is busy"}, Relay: true, After: time.Second}
 	f := alsoAway(alsoAway(nil, first), second)
 	if f.Code != verdict.SMTPConnect || f.Untried || f.After != time.Second || !strings.Contains(f.Reason, "one is down") || !strings.Contains(f.Reason, "two is busy") {
 		t.Errorf("%+v", f)

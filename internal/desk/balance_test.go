@@ -95,7 +95,7 @@ func (m *model) step(i int) {
 		m.again(n)
 		m.fate[n] = Replayed
 	case what == 4: // by hand, and in vain
-		m.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"})
+		m.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 		m.again(n)
 		m.fate[n] = Replaced
 		m.came(m.event[n])

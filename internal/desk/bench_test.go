@@ -40,7 +40,7 @@ func newPostOffice() *postOffice {
 }
 
 func refusal() *verdict.Failure {
-	return &verdict.Failure{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay does not accept the password", ReplyCode: 535, EnhancedCode: "5.7.8", Certainty: verdict.NotSent}
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay does not accept the password", ReplyCode: 535, EnhancedCode: "5.7.8", Certainty: verdict.NotSent}}
 }
 
 func (p *postOffice) Lanes() []string                       { return p.lanes }
@@ -70,7 +70,7 @@ func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.At
 	}
 	backoff.Sleep(ctx, slow)
 	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
-		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed"}, Cause: err}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -71,7 +71,7 @@ func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (
 		return nil, &again
 	}
 	lost := func(err error) *verdict.Failure {
-		return &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.May, Cause: err}
+		return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.May}, Cause: err}
 	}
 	conn, err := net.Dial("tcp", w.relay)
 	if err != nil {
@@ -79,7 +79,7 @@ func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (
 	}
 	defer conn.Close()
 	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
-		return nil, &verdict.Failure{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed", Cause: err}
+		return nil, verdict.Fail(verdict.SMTPTransient, verdict.PhaseClaim, "not claimed").Because(err)
 	}
 	fmt.Fprintf(conn, "%s %v\n", ev.ID, a.PossibleDuplicate)
 	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {

@@ -158,7 +158,7 @@ func TestPastCertpost(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	// A replay that dies again of another cause replaces the letter.
-	x.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"})
+	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 	if letter, err = x.b.DeadLetter(ctx, 3); err != nil {
 		t.Fatal(err)
 	}

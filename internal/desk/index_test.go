@@ -31,11 +31,16 @@ func someLetter(n uint64, r *rand.Rand) broker.DeadLetter {
 	target, lane := fmt.Sprintf("target-%d", r.IntN(300)), fmt.Sprintf("relay-%d", r.IntN(5))
 	event := fmt.Sprintf("01JD%022d", n)
 	d := broker.DeadLetter{
-		Sequence: n, Time: time.Unix(1_700_000_000, 0).Add(time.Duration(n) * time.Second), Event: event, Token: events.Token(event),
-		Target: target, Lane: lane, Generation: 1, Code: code, Class: code.Class(), Phase: verdict.PhaseRcpt, Certainty: certainty,
-		Reason: "the relay refused the recipient", ReplyCode: 550, EnhancedCode: "5.1.1", Reply: "no such user", Attempts: 1,
-		First: time.Unix(1_700_000_000, 0), Last: time.Unix(1_700_000_100, 0), Recipients: []string{"ops@" + target + ".example.com"},
-		Secrets: "vault:secret/smtp#password=3", ReplaySubject: "certpost.delivery." + lane + "." + target,
+		Outcome: verdict.Outcome{
+			Code:         code,
+			Phase:        verdict.PhaseRcpt,
+			Reason:       "the relay refused the recipient",
+			ReplyCode:    550,
+			EnhancedCode: "5.1.1",
+			Reply:        "no such user",
+			Certainty:    certainty,
+		},
+		Sequence: n, Time: time.Unix(1_700_000_000, 0).Add(time.Duration(n) * time.Second), Event: event, Token: events.Token(event), Target: target, Lane: lane, Generation: 1, Class: code.Class(), Attempts: 1, First: time.Unix(1_700_000_000, 0), Last: time.Unix(1_700_000_100, 0), Recipients: []string{"ops@" + target + ".example.com"}, Secrets: "vault:secret/smtp#password=3", ReplaySubject: "certpost.delivery." + lane + "." + target,
 	}
 	d.Subject = "certpost.dead." + string(code) + "." + lane + "." + target + "." + d.Token
 	return d

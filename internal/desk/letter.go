@@ -130,11 +130,16 @@ func (l *letter) letter() Letter {
 	g := l.group
 	out := Letter{
 		DeadLetter: broker.DeadLetter{
-			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(),
-			Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Code: g.code, Class: g.code.Class(), Phase: g.phase,
-			Reason: l.reason.Value(), ReplyCode: int(l.replyCode), EnhancedCode: g.enhanced, Reply: l.reply.Value(),
-			Attempts: int(l.attempts), First: moment0(l.first), Last: moment0(l.last), Certainty: verdict.Certainty(l.certainty.Value()),
-			Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
+			Outcome: verdict.Outcome{
+				Code:         g.code,
+				Phase:        g.phase,
+				Reason:       l.reason.Value(),
+				ReplyCode:    int(l.replyCode),
+				EnhancedCode: g.enhanced,
+				Reply:        l.reply.Value(),
+				Certainty:    verdict.Certainty(l.certainty.Value()),
+			},
+			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: moment0(l.first), Last: moment0(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
 		},
 		Fingerprint: g.fingerprint,
 	}

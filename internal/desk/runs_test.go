@@ -126,7 +126,7 @@ func TestCanaryPausesForAnotherCause(t *testing.T) {
 	x := start(t)
 	d, _ := x.desk(nil)
 	x.letters(d, "ops", 0, 5)
-	x.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"})
+	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"}})
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	r = x.reaches(d, r.ID, RunPaused)
 	if r.Published != 1 || r.DeadAgain != 1 || !strings.Contains(r.Why, "another cause") {
@@ -288,7 +288,7 @@ func TestUncertain(t *testing.T) {
 	d, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 1)
-	x.post.breaks("may", &verdict.Failure{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.May})
+	x.post.breaks("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.May}})
 	x.publish(event("e9", "may"))
 	x.until("the letter", func() bool { return d.Balance().Open == 2 })
 	f := d.Freeze(Query{}, nil, false)
@@ -316,7 +316,7 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 	x := start(t)
 	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
 	x.letters(d, "ops", 0, 3)
-	x.post.breaks("ops", &verdict.Failure{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away", Relay: true})
+	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	x.until("it waits, and says how long", func() bool {
 		r, _ := d.RunOf(r.ID)

@@ -44,10 +44,7 @@ type Bundle struct {
 // payloadFailure is the failure of content that no further try will mend. The
 // reason is in our words; cause is for errors.As alone.
 func payloadFailure(cause error, reason string, args ...any) error {
-	return &verdict.Failure{
-		Code: verdict.SMTPPayload, Phase: verdict.PhasePayload, Certainty: verdict.NotSent,
-		Reason: fmt.Sprintf(reason, args...), Cause: cause,
-	}
+	return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, fmt.Sprintf(reason, args...)).Because(cause)
 }
 
 // ParseBundle reads the certificate text of an event: one leaf and its issuers

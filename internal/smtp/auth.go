@@ -73,7 +73,7 @@ func (s *Session) mayAuthenticate(method string) *verdict.Failure {
 }
 
 func (s *Session) authFailure(reason string) *verdict.Failure {
-	return &verdict.Failure{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: reason, Certainty: verdict.NotSent}
+	return verdict.Fail(verdict.SMTPAuth, verdict.PhaseAuth, reason)
 }
 
 // exchange speaks AUTH with a mechanism (RFC 4954 section 4). What it says, as it

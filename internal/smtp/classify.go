@@ -235,12 +235,8 @@ func (f fault) Failure() *verdict.Failure {
 		ruling = later
 	}
 	failure := &verdict.Failure{
-		Code:      ruling.code,
-		Phase:     f.phase,
-		Reason:    f.reason(happened, ruling),
-		Relay:     ruling.relay,
-		Certainty: verdict.NotSent,
-		Cause:     f.err,
+		Outcome: verdict.Outcome{Code: ruling.code, Phase: f.phase, Reason: f.reason(happened, ruling), Certainty: verdict.NotSent},
+		Relay:   ruling.relay, Cause: f.err,
 	}
 	if ruling.maybe {
 		failure.Certainty = verdict.May

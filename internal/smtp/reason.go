@@ -247,10 +247,7 @@ func mildest(refused []rejection) *verdict.Failure {
 func refusals(refused []rejection) (final []verdict.Refusal) {
 	for _, r := range refused {
 		if f := r.failure; !f.Retry() {
-			final = append(final, verdict.Refusal{
-				Recipient: r.recipient, Code: f.Code, Reason: f.Reason,
-				ReplyCode: f.ReplyCode, EnhancedCode: f.EnhancedCode, Reply: f.Reply,
-			})
+			final = append(final, verdict.RefusalOf(r.recipient, f.Outcome))
 		}
 	}
 	return final
@@ -266,11 +263,6 @@ func together(refused []rejection, all int) *verdict.Failure {
 
 // claimFailure is the verdict when the ledger did not let us send.
 func claimFailure(err error) *verdict.Failure {
-	return &verdict.Failure{
-		Code:      verdict.SMTPTransient,
-		Phase:     verdict.PhaseClaim,
-		Reason:    "the delivery could not be claimed in the ledger, so nothing was sent; it is tried again",
-		Certainty: verdict.NotSent,
-		Cause:     err,
-	}
+	return verdict.Fail(verdict.SMTPTransient, verdict.PhaseClaim,
+		"the delivery could not be claimed in the ledger, so nothing was sent; it is tried again").Because(err)
 }

@@ -112,10 +112,8 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 
 // Unusable is the verdict on a file that a target names.
 func Unusable(key, path, why string, cause error) *verdict.Failure {
-	return &verdict.Failure{
-		Code: verdict.TargetInvalid, Phase: verdict.PhaseConnect, Certainty: verdict.NotSent, Cause: cause,
-		Reason: fmt.Sprintf("%s %s %s: mend it, then replay", key, legible.Clean(path, 200), why),
-	}
+	return verdict.Fail(verdict.TargetInvalid, verdict.PhaseConnect,
+		fmt.Sprintf("%s %s %s: mend it, then replay", key, legible.Clean(path, 200), why)).Because(cause)
 }
 
 // asciiHost is a host without brackets and with A-labels. A name that has none

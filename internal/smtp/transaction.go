@@ -137,7 +137,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 // Admit finds what the relay cannot take before anything is said to it.
 func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	refuse := func(code verdict.Code, reason string) *verdict.Failure {
-		return &verdict.Failure{Code: code, Phase: verdict.PhaseMail, Reason: reason, Certainty: verdict.NotSent}
+		return verdict.Fail(code, verdict.PhaseMail, reason)
 	}
 	if len(env.Recipients) == 0 {
 		return refuse(verdict.SMTPValidation, "the mail has no recipients; give the target at least one address")

@@ -121,17 +121,32 @@ const (
 	Accepted Certainty = "accepted"
 )
 
-// Failure says why an attempt at a delivery failed. Its texts are Certpost's own or
-// cleaned. It never contains a secret, so everything except Cause may be stored and
-// shown.
-type Failure struct {
-	Code   Code
-	Phase  Phase
-	Reason string // Certpost's text: what happened, where, what to do
+// Outcome is how an attempt at a delivery failed, in the form in which it is stored in
+// the ledger and in dead letters, and shown. Its texts are Certpost's own or cleaned; it
+// never contains a secret.
+type Outcome struct {
+	Code         Code      `json:"code"`
+	Phase        Phase     `json:"phase"`
+	Reason       string    `json:"reason"`                  // Certpost's text: what happened, where, what to do
+	ReplyCode    int       `json:"reply_code,omitempty"`    // the relay's, 0 when there was none
+	EnhancedCode string    `json:"enhanced_code,omitempty"` // RFC 3463, "" when there was none
+	Reply        string    `json:"reply,omitempty"`         // the relay's text, cleaned and cut
+	Certainty    Certainty `json:"certainty"`               // NotSent unless the relay may have taken the content
+}
 
-	ReplyCode    int    // the relay's, 0 when there was none
-	EnhancedCode string // RFC 3463, "" when there was none
-	Reply        string // the relay's text, cleaned and cut
+// Definite is the outcome with a certainty. An empty one means NotSent: whoever sends
+// content says so when the result is unknown.
+func (o Outcome) Definite() Outcome {
+	if o.Certainty == "" {
+		o.Certainty = NotSent
+	}
+	return o
+}
+
+// Failure says why an attempt at a delivery failed. Everything except Cause may be
+// stored and shown.
+type Failure struct {
+	Outcome
 
 	// Relay is set when the relay as a whole failed (no connection, 421 greeting).
 	// Such an attempt does not count as an attempt of the delivery.
@@ -144,8 +159,6 @@ type Failure struct {
 	After time.Duration
 	// RetryAnyway is set when the target has this otherwise final code retried.
 	RetryAnyway bool
-	// Certainty is NotSent unless the relay may have taken the content.
-	Certainty Certainty
 	// Recipients are the addresses still owed the mail; nil means all of the attempt.
 	Recipients []string
 	// Refused are those of the Recipients that the relay refused permanently, one by
@@ -159,6 +172,17 @@ type Failure struct {
 	// Cause is for errors.Is and errors.As only; it is never shown, because its text
 	// may quote input.
 	Cause error
+}
+
+// Fail is the failure of an attempt that sent nothing.
+func Fail(code Code, phase Phase, reason string) *Failure {
+	return &Failure{Outcome: Outcome{Code: code, Phase: phase, Reason: reason, Certainty: NotSent}}
+}
+
+// Because adds the cause, for errors.Is and errors.As.
+func (f *Failure) Because(cause error) *Failure {
+	f.Cause = cause
+	return f
 }
 
 // Retry reports whether the delivery should be retried.
@@ -185,15 +209,22 @@ type Refusal struct {
 	Reply        string `json:"reply,omitempty"` // cleaned and cut
 }
 
+// RefusalOf is the refusal of one recipient with the outcome of its RCPT command.
+func RefusalOf(recipient string, o Outcome) Refusal {
+	return Refusal{Recipient: recipient, Code: o.Code, Reason: o.Reason, ReplyCode: o.ReplyCode, EnhancedCode: o.EnhancedCode, Reply: o.Reply}
+}
+
+// Outcome is the refusal as the outcome of its recipient's RCPT command.
+func (r Refusal) Outcome() Outcome {
+	return Outcome{Code: r.Code, Phase: PhaseRcpt, Reason: r.Reason, ReplyCode: r.ReplyCode, EnhancedCode: r.EnhancedCode, Reply: r.Reply, Certainty: NotSent}
+}
+
 // RefusedAll returns the failure of a delivery whose remaining recipients were all
 // refused permanently. Code and reply are those of the first refusal. refusals must
 // not be empty.
 func RefusedAll(refusals []Refusal) *Failure {
 	first := refusals[0]
-	f := &Failure{
-		Code: first.Code, Phase: PhaseRcpt, Reason: first.Reason, ReplyCode: first.ReplyCode,
-		EnhancedCode: first.EnhancedCode, Reply: first.Reply, Certainty: NotSent, Refused: refusals,
-	}
+	f := &Failure{Outcome: first.Outcome(), Refused: refusals}
 	for _, r := range refusals {
 		f.Recipients = append(f.Recipients, r.Recipient)
 	}
