@@ -212,7 +212,7 @@ func TestReplayOfUncertain(t *testing.T) {
 	o.publish("unsure", "slow")
 	o.settled()
 	letters := o.letters()
-	if len(letters) != 1 || letters[0].Code != verdict.DeliveryUncertain || letters[0].Certainty != verdict.May {
+	if len(letters) != 1 || letters[0].Code != verdict.DeliveryUncertain || letters[0].Certainty != verdict.MaybeSent {
 		t.Fatalf("letters: %+v", letters)
 	}
 	<-mails

@@ -17,13 +17,13 @@ func (a *app) printTries(e *broker.Entry) error {
 	fmt.Fprintln(a.stdout, "\nAttempts that failed")
 	var rows [][]string
 	for _, t := range e.Tries {
-		rows = append(rows, []string{fmt.Sprintf("%d.%d", max(t.Generation, 1), t.Number), when(t.At), t.Course.Took().Round(time.Millisecond).String(), string(t.Code), string(t.Phase),
-			t.Course.Peer, t.Course.TLS, reply(t.ReplyCode, t.EnhancedCode, t.Reply)})
+		rows = append(rows, []string{fmt.Sprintf("%d.%d", max(t.Generation, 1), t.Number), when(t.At), t.Transcript.Took().Round(time.Millisecond).String(), string(t.Code), string(t.Phase),
+			t.Transcript.Peer, t.Transcript.TLS, reply(t.ReplyCode, t.EnhancedCode, t.Reply)})
 	}
 	if err := table(a.stdout, []string{"LIFE.ATTEMPT", "WHEN", "TOOK", "CODE", "PHASE", "ADDRESS", "TLS", "REPLY"}, rows); err != nil {
 		return err
 	}
-	last := e.Tries[len(e.Tries)-1].Course
+	last := e.Tries[len(e.Tries)-1].Transcript
 	var steps []string
 	for _, s := range last.Steps {
 		steps = append(steps, fmt.Sprintf("%s %s", s.Phase, s.Took.Round(10*time.Microsecond)))

@@ -100,7 +100,7 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	if why := d.Unreplayable(); why != "" {
 		return nil, fmt.Errorf("dead letter %d cannot be replayed: %s", d.Sequence, why)
 	}
-	if d.Certainty == verdict.May && !how.Uncertain {
+	if d.Certainty == verdict.MaybeSent && !how.Uncertain {
 		return nil, fmt.Errorf("dead letter %d: %w", d.Sequence, ErrUncertain)
 	}
 	m := nats.NewMsg(d.ReplaySubject)

@@ -98,7 +98,7 @@ func TestReplaySaysWhatItDid(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
 	ctx := context.Background()
-	d.Certainty = verdict.May
+	d.Certainty = verdict.MaybeSent
 	if err := b.Replay(ctx, d, tester, Replay{}); !errors.Is(err, ErrUncertain) {
 		t.Errorf("without a second yes: %v", err)
 	}

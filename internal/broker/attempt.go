@@ -188,7 +188,7 @@ func uncertain(why string) *verdict.Failure {
 			Code:      verdict.DeliveryUncertain,
 			Phase:     verdict.PhaseContent,
 			Reason:    why + ": the relay may have the mail; look for its Message-ID there, then replay or discard",
-			Certainty: verdict.May,
+			Certainty: verdict.MaybeSent,
 		},
 	}
 }
@@ -263,7 +263,7 @@ func (j *job) contain(ctx context.Context) {
 	j.entry.Panics++
 	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost; please report it with the stack from the log"}}
 	if j.claimed {
-		f.Certainty = verdict.May
+		f.Certainty = verdict.MaybeSent
 	}
 	if j.entry.Panics >= maxPanics {
 		f.Code = verdict.SMTPPayload

@@ -376,7 +376,7 @@ func loseFirstReply(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Fail
 		return nil, nil
 	}
 	f := fail(verdict.SMTPTransient, verdict.PhaseContent)
-	f.Certainty = verdict.May
+	f.Certainty = verdict.MaybeSent
 	return lostReply, f
 }
 
@@ -387,7 +387,7 @@ func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 	b.publish(event("e1", "ops"))
 	b.settled()
 	l := b.letters()
-	if len(l) != 1 || l[0].Code != verdict.DeliveryUncertain || l[0].Certainty != verdict.May {
+	if len(l) != 1 || l[0].Code != verdict.DeliveryUncertain || l[0].Certainty != verdict.MaybeSent {
 		t.Fatalf("letters: %+v", l)
 	}
 	if got := len(b.post.mails("e1")); got != 1 {

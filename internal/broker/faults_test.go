@@ -331,7 +331,7 @@ func composition(t *testing.T, seed uint64) {
 			return nil, fail(verdict.SMTPTransient, verdict.PhaseRcpt)
 		case n < moods["transient"]+moods["lost reply"]:
 			f := fail(verdict.SMTPTransient, verdict.PhaseContent)
-			f.Certainty = verdict.May
+			f.Certainty = verdict.MaybeSent
 			return lostReply, f
 		case n < moods["transient"]+moods["lost reply"]+moods["permanent"]:
 			return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)

@@ -135,7 +135,7 @@ func (l *lane) observe(ways [][]verdict.RelayStatus) {
 				l.away[relay.Relay] = true
 				l.r.metrics.breakerOpen.WithLabelValues(l.name).Inc()
 				l.r.log.Warn().Str("lane", l.name).Str("relay", relay.Relay).Str("reason", relay.Reason).
-					Msg("the relay is left alone for a while; its deliveries wait, or take another way")
+					Msg("the relay is skipped for a while; its deliveries wait, or go to a fallback relay")
 			}
 		}
 	}

@@ -122,7 +122,7 @@ type Try struct {
 	Number     int       `json:"number"`     // within it
 	At         time.Time `json:"at"`
 	FailureRecord
-	Course *verdict.Course `json:"course"`
+	Transcript *verdict.Transcript `json:"course"`
 }
 
 // maxTries are as many as are kept: the first of all, and the last ones.
@@ -132,12 +132,12 @@ const maxTries = 6
 // nothing of its own course.
 func (e Entry) failed(f *verdict.Failure) Entry {
 	e.Failure = record(f)
-	if f.Course == nil {
+	if f.Transcript == nil {
 		return e
 	}
 	// What is recorded twice, as a try that is the last one, has one place.
 	e.Tries = slices.DeleteFunc(slices.Clone(e.Tries), func(t Try) bool { return t.Generation == e.Generation && t.Number == e.Attempts })
-	e.Tries = append(e.Tries, Try{Generation: e.Generation, Number: e.Attempts, At: e.Last, FailureRecord: *e.Failure, Course: f.Course})
+	e.Tries = append(e.Tries, Try{Generation: e.Generation, Number: e.Attempts, At: e.Last, FailureRecord: *e.Failure, Transcript: f.Transcript})
 	if len(e.Tries) > maxTries {
 		e.Tries = slices.Delete(e.Tries, 1, 2)
 	}
@@ -148,7 +148,7 @@ func (e Entry) failed(f *verdict.Failure) Entry {
 func (e Entry) waiting(f *verdict.Failure) Entry {
 	e = e.failed(f)
 	e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
-	e.Uncertain = e.Uncertain || f.Certainty == verdict.May
+	e.Uncertain = e.Uncertain || f.Certainty == verdict.MaybeSent
 	return e
 }
 

@@ -112,7 +112,7 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 			if len(letters) != 1 || letters[0].Code != test.code || !sameSet(letters[0].Recipients, test.letter) || e.State != StateDead || !sameSet(e.Owed, test.letter) {
 				t.Fatalf("letters %+v, ledger %+v; want one letter %s for %v", letters, e, test.code, test.letter)
 			}
-			if sent := letters[0].Certainty; sent != verdict.May && (sent == verdict.Accepted) != (len(test.has) > 0) {
+			if sent := letters[0].Certainty; sent != verdict.MaybeSent && (sent == verdict.Accepted) != (len(test.has) > 0) {
 				t.Errorf("the letter says %s, and %v have the mail", sent, test.has)
 			}
 

@@ -42,9 +42,9 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	default:
 		final := failure
 		switch {
-		case failure.Certainty == verdict.May && j.r.set.DeadLetterUnknown:
+		case failure.Certainty == verdict.MaybeSent && j.r.set.DeadLetterUnknown:
 			final = uncertain(failure.Reason)
-			final.Course = failure.Course
+			final.Transcript = failure.Transcript
 		case failure.Retry() && !j.tooOld():
 			j.retry(ctx, receipt, failure)
 			return
@@ -66,7 +66,7 @@ func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
 		e := j.entry
 		e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
 		e.Attempts--
-		e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.May
+		e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.MaybeSent
 		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
 		defer cancel()
 		if err := j.write(write, e); err != nil {
@@ -185,7 +185,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	if j.entry.Uncertain && f.Definite().Certainty == verdict.NotSent {
 		// This try sent nothing, but an earlier one may have.
 		earlier := *f
-		earlier.Certainty = verdict.May
+		earlier.Certainty = verdict.MaybeSent
 		f = &earlier
 	}
 	d := j.letter(f)
@@ -208,7 +208,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
 		e = e.failed(f)
 		e.State, e.Owner, e.Lease, e.DeadLetter, e.Consented = StateDead, "", time.Time{}, d.Subject, false
-		e.Owed, e.Uncertain = e.without(), f.Definite().Certainty == verdict.May
+		e.Owed, e.Uncertain = e.without(), f.Definite().Certainty == verdict.MaybeSent
 		if err := j.write(ctx, e); err != nil {
 			j.giveBack(backoff.Jitter(5*time.Second), err)
 			return

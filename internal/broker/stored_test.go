@@ -50,7 +50,7 @@ func TestStoredFormsStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if entry.Failure.Outcome != outcome || entry.Tries[0].Outcome != outcome || entry.Tries[0].Course.Relay != "smtp.example.com:587" || entry.Refused[0].ReplyCode != 550 {
+	if entry.Failure.Outcome != outcome || entry.Tries[0].Outcome != outcome || entry.Tries[0].Transcript.Relay != "smtp.example.com:587" || entry.Refused[0].ReplyCode != 550 {
 		t.Errorf("read %+v", entry)
 	}
 	again, err := entry.stored()

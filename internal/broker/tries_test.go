@@ -28,9 +28,9 @@ func TestTriesAreKept(t *testing.T) {
 		t.Errorf("the tries are %s, want %s", got, want)
 	}
 	for _, try := range dead.Tries {
-		last := try.Course.Dialogue[len(try.Course.Dialogue)-1]
-		if try.Course.Peer != relay.Plain() || len(try.Course.Definition) != 8 || !strings.HasPrefix(last, fmt.Sprintf("S: %d ", try.ReplyCode)) || try.At.IsZero() {
-			t.Errorf("attempt %d went %+v", try.Number, try.Course)
+		last := try.Transcript.Dialogue[len(try.Transcript.Dialogue)-1]
+		if try.Transcript.Peer != relay.Plain() || len(try.Transcript.Definition) != 8 || !strings.HasPrefix(last, fmt.Sprintf("S: %d ", try.ReplyCode)) || try.At.IsZero() {
+			t.Errorf("attempt %d went %+v", try.Number, try.Transcript)
 		}
 	}
 	if !slices.IsSortedFunc(dead.Tries, func(a, b Try) int { return a.At.Compare(b.At) }) || !dead.Tries[0].At.Equal(dead.First) {
@@ -44,7 +44,7 @@ func TestTriesAreKept(t *testing.T) {
 	if got, want := told(sent), "1.1:450 1.6:450 1.7:450 1.8:450 1.9:550 2.1:451"; got != want || sent.State != StateSent || sent.Failure != nil {
 		t.Errorf("the tries are %s, want %s; the entry is %s", got, want, sent.State)
 	}
-	if r := sent.Receipt; r.Peer != relay.Plain() || r.Definition != dead.Tries[0].Course.Definition {
+	if r := sent.Receipt; r.Peer != relay.Plain() || r.Definition != dead.Tries[0].Transcript.Definition {
 		t.Errorf("the receipt is %+v", r)
 	}
 }

@@ -38,7 +38,7 @@ func actions(d desk.Detail) []action {
 	if d.Replay == "" && d.Hold == nil {
 		replay := action{Name: "replay", Label: "Replay", Kind: "primary", Open: true, Says: "Publishes the event again for this target, then removes the letter from the list.",
 			Commands: []command{onLetter("replay", n), replayWithNATS(d.Sequence, d.ReplaySubject)}}
-		if d.Certainty == verdict.May {
+		if d.Certainty == verdict.MaybeSent {
 			replay.Label, replay.Commands[0] = "Replay…", onLetter("replay", n, "--may-have-been-sent")
 			replay.Says += " The mail may already have been sent, so you must confirm on the next page."
 		}

@@ -39,11 +39,11 @@ func attemptsOf(e *broker.Entry) attemptsView {
 	}
 	var v attemptsView
 	for i, t := range e.Tries {
-		a := attempt{Try: t, Title: fmt.Sprintf("Attempt %d", t.Number), Steps: stepsOf(t.Course, t.Phase)}
+		a := attempt{Try: t, Title: fmt.Sprintf("Attempt %d", t.Number), Steps: stepsOf(t.Transcript, t.Phase)}
 		if t.Generation > 1 {
 			a.Title += fmt.Sprintf(" after replay %d", t.Generation-1)
 		}
-		a.Took = span(t.Course.Took())
+		a.Took = span(t.Transcript.Took())
 		if i > 0 {
 			a.Gap = between(e.Tries[i-1], t)
 		}
@@ -68,7 +68,7 @@ func between(a, b broker.Try) string {
 // facts are the facts in which attempts are compared.
 var facts = []string{"definition", "relay", "address", "connection", "TLS", "relay's certificate", "secrets", "phase", "code", "reply", "sent?"}
 
-func factsOf(c *verdict.Course, secrets map[string]string, phase verdict.Phase, code verdict.Code, reply string, sent verdict.Certainty) []string {
+func factsOf(c *verdict.Transcript, secrets map[string]string, phase verdict.Phase, code verdict.Code, reply string, sent verdict.Certainty) []string {
 	connection, tls, certificate := "", c.TLS, ""
 	if c.Peer != "" {
 		connection = map[bool]string{true: "reused", false: "new"}[c.Kept]
@@ -87,11 +87,11 @@ func compare(list []attempt, e *broker.Entry) (columns []string, rows []differen
 	var all [][]string
 	for _, a := range list {
 		columns = append(columns, a.Title)
-		all = append(all, factsOf(a.Course, a.Secrets, a.Phase, a.Code, replyText(a.ReplyCode, a.EnhancedCode, a.Reply), a.Certainty))
+		all = append(all, factsOf(a.Transcript, a.Secrets, a.Phase, a.Code, replyText(a.ReplyCode, a.EnhancedCode, a.Reply), a.Certainty))
 	}
 	if r := e.Receipt; r != nil && e.State == broker.StateSent && len(all) > 0 {
 		columns = append(columns, "Delivered")
-		c := verdict.Course{Definition: r.Definition, Relay: r.Relay, Peer: r.Peer, Kept: r.Timings.Dial == 0, TLS: r.TLS}
+		c := verdict.Transcript{Definition: r.Definition, Relay: r.Relay, Peer: r.Peer, Kept: r.Timings.Dial == 0, TLS: r.TLS}
 		all = append(all, factsOf(&c, r.Secrets, "", "", replyText(r.ReplyCode, "", r.Reply), verdict.Accepted))
 	}
 	if len(all) < 2 {
@@ -135,7 +135,7 @@ var (
 
 // stepsOf are the phases that an attempt went through, and those that would have come
 // next.
-func stepsOf(c *verdict.Course, failed verdict.Phase) (steps []phase) {
+func stepsOf(c *verdict.Transcript, failed verdict.Phase) (steps []phase) {
 	for i, s := range c.Steps {
 		state := "past"
 		if i == len(c.Steps)-1 && s.Phase == failed {

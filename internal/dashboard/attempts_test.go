@@ -61,7 +61,7 @@ func TestHowFarItCame(t *testing.T) {
 		verdict.PhaseSettle: "secrets connect auth !settle",
 		"another":           "secrets connect auth",
 	} {
-		if got := show(stepsOf(sampleTries()[0].Course, failed)); got != want {
+		if got := show(stepsOf(sampleTries()[0].Transcript, failed)); got != want {
 			t.Errorf("%s: %s, want %s", failed, got, want)
 		}
 	}

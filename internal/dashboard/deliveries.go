@@ -183,7 +183,7 @@ func newDeliveryRow(e broker.Entry) deliveryRow {
 
 // doubtful reports whether a mail may have been sent without its outcome being known.
 func doubtful(e *broker.Entry) bool {
-	return e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.May
+	return e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.MaybeSent
 }
 
 func leafOf(e *broker.Entry) *verdict.Certificate {

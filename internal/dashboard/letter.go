@@ -74,7 +74,7 @@ func whatHappened(d desk.Detail) string {
 		}
 	}
 	switch d.Certainty {
-	case verdict.May:
+	case verdict.MaybeSent:
 		b.WriteString(". The mail may have been sent: its last byte was sent, but no reply arrived.")
 	case verdict.Accepted:
 		b.WriteString(". The relay accepted the mail for some recipients.")

@@ -164,7 +164,7 @@ func pageSize(r *request) int {
 }
 
 func (p *pages) filterForm(q desk.Query) filterForm {
-	f := filterForm{Certainty: []verdict.Certainty{verdict.NotSent, verdict.May, verdict.Accepted}}
+	f := filterForm{Certainty: []verdict.Certainty{verdict.NotSent, verdict.MaybeSent, verdict.Accepted}}
 	for _, g := range p.desk.Groups(desk.Query{}) {
 		f.Codes = append(f.Codes, g.Code)
 		f.Phases = append(f.Phases, g.Phase)

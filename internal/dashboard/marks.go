@@ -17,7 +17,7 @@ func mark(kind, word string) template.HTML {
 // certaintyMark says whether the mail was sent.
 func certaintyMark(c verdict.Certainty) template.HTML {
 	switch c {
-	case verdict.May:
+	case verdict.MaybeSent:
 		return mark("half", "may have been sent")
 	case verdict.Accepted:
 		return mark("full", "accepted")

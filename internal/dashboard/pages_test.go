@@ -25,7 +25,7 @@ func sample(number uint64) desk.Letter {
 				ReplyCode:    535,
 				EnhancedCode: "5.7.8",
 				Reply:        "authentication failed",
-				Certainty:    verdict.May,
+				Certainty:    verdict.MaybeSent,
 			},
 			Sequence: number, Subject: "certpost.dead.SMTP_AUTH.relay.ops.ev1", Time: noon.Add(-3 * time.Hour), Event: "ev1", Token: "ev1", Target: "ops", Lane: "relay", Generation: 1, Class: verdict.Auth, Attempts: 2, First: noon.Add(-4 * time.Hour), Last: noon.Add(-3 * time.Hour), Recipients: []string{"ops@example.com"}, Secrets: "vault:secret/smtp#password=3", ReplaySubject: "certpost.delivery.relay.ops",
 		},
@@ -84,7 +84,7 @@ func sampleTries() []broker.Try {
 				Certainty:    verdict.NotSent,
 			},
 			Secrets: map[string]string{"vault:secret/smtp#password": version},
-		}, Course: &verdict.Course{
+		}, Transcript: &verdict.Transcript{
 			Definition: "3fa2b1c0", Relay: "mx.example.com:587", Peer: "192.0.2.1:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256",
 			PeerCertificate: &verdict.Certificate{CommonName: "mx.example.com", Issuer: "CN=R11", Fingerprint: "0011223344556677", NotAfter: noon.AddDate(0, -1, 0)},
 			Steps:           []verdict.Step{{Phase: verdict.PhaseSecrets, Took: 3 * time.Millisecond}, {Phase: verdict.PhaseConnect, Took: time.Millisecond}, {Phase: verdict.PhaseAuth, Took: 2 * time.Second}},

@@ -148,7 +148,7 @@ func TestFateOfEachRecipient(t *testing.T) {
 		want  []string
 	}{
 		"sent":      {sampleEntry(), []string{"gone@example.com refused permanently 550 5.1.1 no such user", "later@example.com pending", "ops@example.com accepted 250 queued as 4XYZ"}},
-		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Certainty: verdict.May}}}, []string{"it is unknown who has the mail"}},
+		"doubtful":  {broker.Entry{Event: "ev1", Target: "ops", State: broker.StateDead, Receipt: sampleEntry().Receipt, Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Certainty: verdict.MaybeSent}}}, []string{"it is unknown who has the mail"}},
 		"dead":      {dead, []string{"later@example.com not delivered"}},
 		"uncertain": {uncertain, []string{"later@example.com may have been sent"}},
 	} {

@@ -405,7 +405,7 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 				mu.Lock()
 				if receipt != nil {
 					receipts++
-				} else if f.Certainty == verdict.May {
+				} else if f.Certainty == verdict.MaybeSent {
 					unknown++
 				}
 				mu.Unlock()

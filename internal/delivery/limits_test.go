@@ -50,16 +50,17 @@ targets:
 	c := NewCourier(NewBook(d, Source{}), store, Options{})
 	t.Cleanup(c.Close)
 	msg := &message{from: "a@example.com", recipients: []string{"b@example.com"}, raw: []byte("Subject: x\r\n\r\nx\r\n")}
-	carry := func(g *grants) (*verdict.Receipt, *verdict.Failure) {
-		return c.carry(context.Background(), d.ways["a"], &provisions{vars: secrets.Vars{}}, msg,
-			verdict.Attempt{Limits: g, Claim: func(time.Time) error { return nil }}).Verdicts()
+	send := func(g *grants) (*verdict.Receipt, *verdict.Failure) {
+		a := &attempt{Courier: c, defs: d, target: d.byID["a"], p: &provisions{vars: secrets.Vars{}}, msg: msg,
+			order: verdict.Attempt{Limits: g, Claim: func(time.Time) error { return nil }}}
+		return a.send(context.Background()).Verdicts()
 	}
 
 	for what, g := range map[string]*grants{
 		"rate":        {wait: 7 * time.Hour, share: 4},
 		"connections": {share: 0},
 	} {
-		receipt, f := carry(g)
+		receipt, f := send(g)
 		if receipt != nil || f == nil || !f.Untried || f.Relay || f.After <= 0 || f.Certainty != verdict.NotSent {
 			t.Errorf("%s: %+v, %+v", what, receipt, f)
 		}
@@ -74,7 +75,7 @@ targets:
 		t.Errorf("status: %+v", status)
 	}
 	g := &grants{share: 1}
-	if receipt, f := carry(g); receipt == nil || f != nil || len(g.asked) != 1 || first.Count() != 1 {
+	if receipt, f := send(g); receipt == nil || f != nil || len(g.asked) != 1 || first.Count() != 1 {
 		t.Errorf("%+v, %+v, asked %v, %d mails", receipt, f, g.asked, first.Count())
 	}
 }

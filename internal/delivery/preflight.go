@@ -154,7 +154,7 @@ func (e *examination) mail(p *provisions) {
 	if _, err := payload.CheckDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
 		return
 	}
-	msg, failure := e.courier.mail(e.t, e.ev, verdict.Attempt{Target: e.t.ID, Number: 1}, p)
+	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: e.t, p: p}).render()
 	if failure != nil {
 		e.say("mail", verdict.Error, "%s", failure.Error())
 		return
@@ -167,7 +167,7 @@ func (e *examination) mail(p *provisions) {
 // as one behind it answers, and a fallback's own troubles are none of the
 // delivery's.
 func (e *examination) relays(ctx context.Context, p *provisions) {
-	ways := e.defs.ways[e.t.ID]
+	ways := e.defs.relays[e.t.ID]
 	primaryAway, stoodIn := false, false
 	first := len(e.found)
 	for n, way := range ways {

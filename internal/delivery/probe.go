@@ -27,7 +27,7 @@ const certificateWarning = 21 * 24 * time.Hour
 func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	defs := i.courier.book.Current()
 	all := standing(defs, target)
-	for n, way := range defs.ways[target] {
+	for n, way := range defs.relays[target] {
 		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": way.Host, "target": way.ID}}
 		findings, _ := i.courier.probeWay(ctx, way, n > 0, p, nil)
 		all = append(all, findings...)

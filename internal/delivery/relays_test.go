@@ -121,7 +121,7 @@ targets:
 		t.Fatalf("problems: %q", problems)
 	}
 	var got []string
-	for _, w := range d.ways["a"] {
+	for _, w := range d.relays["a"] {
 		got = append(got, shown(d, w))
 	}
 	if want := []string{

@@ -19,7 +19,7 @@ func (d *Definitions) Relays() []verdict.RelayView {
 		if t.Disabled {
 			continue
 		}
-		for i, way := range d.ways[t.ID] {
+		for i, way := range d.relays[t.ID] {
 			name := smtp.RelayName(way.Host, way.Port)
 			n, known := index[name]
 			if !known {

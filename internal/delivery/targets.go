@@ -18,9 +18,9 @@ type Definitions struct {
 	byID    map[string]*Target
 	// ways are a target's relays in the order in which they are tried: the target
 	// itself, and for each fallback the target as if that were its only relay.
-	ways   map[string][]*Target
-	limits map[string]RelayLimits // by relayName
-	roads  map[string][][]*Target // by lane: the different ways of its targets
+	relays     map[string][]*Target
+	limits     map[string]RelayLimits // by relayName
+	laneRelays map[string][][]*Target // by lane: the different ways of its targets
 	// For showing, by target: what a rule gave it, where it was written.
 	sources map[string]map[string]string
 	remarks map[string]remark
@@ -47,21 +47,21 @@ func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
 
 // define makes targets that are known to be valid ready to use.
 func define(b *ruleBook, targets [][]way) *Definitions {
-	d := &Definitions{byID: make(map[string]*Target, len(targets)), ways: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
+	d := &Definitions{byID: make(map[string]*Target, len(targets)), relays: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
 	for _, ways := range targets {
 		t := ways[0].Target
 		d.sources[t.ID] = ways[0].from
 		t.matcher = newMatcher(t.Match)
 		for _, w := range ways {
 			w.TLSMode, w.AuthMethod = w.tlsMode(), w.authMethod()
-			d.ways[t.ID] = append(d.ways[t.ID], w.Target)
+			d.relays[t.ID] = append(d.relays[t.ID], w.Target)
 			d.limits[smtp.RelayName(w.Host, w.Port)] = b.limits(w.Host, w.Port)
 		}
 		d.targets = append(d.targets, t)
 		d.byID[t.ID] = t
 	}
 	assignLanes(d.targets)
-	d.roads = roadsOf(d)
+	d.laneRelays = laneRelaysOf(d)
 	return d
 }
 

@@ -151,7 +151,7 @@ func difference(old, now *Definitions) Change {
 
 // sameWays compares the relays of one target, and with them the target.
 func sameWays(old, now *Definitions, id string) bool {
-	return slices.EqualFunc(old.ways[id], now.ways[id], func(a, b *Target) bool {
+	return slices.EqualFunc(old.relays[id], now.relays[id], func(a, b *Target) bool {
 		name := smtp.RelayName(a.Host, a.Port)
 		return same(*a, *b) && old.limits[name] == now.limits[name]
 	})

@@ -71,7 +71,7 @@ func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (
 		return nil, &again
 	}
 	lost := func(err error) *verdict.Failure {
-		return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.May}, Cause: err}
+		return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.MaybeSent}, Cause: err}
 	}
 	conn, err := net.Dial("tcp", w.relay)
 	if err != nil {

@@ -26,7 +26,7 @@ func someLetter(n uint64, r *rand.Rand) broker.DeadLetter {
 	code := []verdict.Code{verdict.SMTPAuth, verdict.SMTPPermanent, verdict.SMTPTLS, verdict.DeliveryUncertain}[r.IntN(4)]
 	certainty := verdict.NotSent
 	if code == verdict.DeliveryUncertain {
-		certainty = verdict.May
+		certainty = verdict.MaybeSent
 	}
 	target, lane := fmt.Sprintf("target-%d", r.IntN(300)), fmt.Sprintf("relay-%d", r.IntN(5))
 	event := fmt.Sprintf("01JD%022d", n)
@@ -124,7 +124,7 @@ func TestListsAgreeWithPlainCounting(t *testing.T) {
 	yes, no := true, false
 	for _, q := range []Query{
 		{}, {Order: Oldest}, {Order: Expiry}, {Code: verdict.SMTPAuth}, {Lane: "relay-2", Order: Expiry}, {Target: "target-7"},
-		{Certainty: verdict.May}, {Held: &yes}, {Held: &no, Superseded: &yes}, {AsOf: last / 2}, {Above: last / 3},
+		{Certainty: verdict.MaybeSent}, {Held: &yes}, {Held: &no, Superseded: &yes}, {AsOf: last / 2}, {Above: last / 3},
 		{Above: last / 3, AsOf: last / 2, Order: Oldest}, {Above: last / 2, Lane: "relay-2", Order: Oldest}, {Above: last / 3, Order: Expiry}, {AsOf: last / 2, Class: verdict.Auth, Order: Oldest},
 		{Name: "WWW.host-5.example.com"}, {Text: "Target-11"}, {Text: "no SUCH user"}, {From: all[50].Time, To: all[90].Time},
 		{Fingerprint: all[10].Fingerprint}, {Fingerprint: all[10].Fingerprint, Order: Expiry}, {Fingerprint: "none"}, {Event: all[70].Event},
@@ -209,7 +209,7 @@ func checkGroups(t *testing.T, d *Desk, q Query, want []Letter) {
 		} else if c := l.Certificate; c != nil && (g.SoonestExpiry.IsZero() || c.NotAfter.Before(g.SoonestExpiry)) {
 			g.SoonestExpiry = c.NotAfter
 		}
-		if l.Certainty == verdict.May {
+		if l.Certainty == verdict.MaybeSent {
 			g.Uncertain++
 		}
 		if g.First.IsZero() || l.Time.Before(g.First) {

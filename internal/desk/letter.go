@@ -166,7 +166,7 @@ func (l *letter) letter() Letter {
 	return out
 }
 
-func (l *letter) uncertain() bool { return l.certainty.Value() == string(verdict.May) }
+func (l *letter) uncertain() bool { return l.certainty.Value() == string(verdict.MaybeSent) }
 
 func (l *letter) named(name string) bool { return l.hasLeaf && l.leaf.Value().named(name) }
 

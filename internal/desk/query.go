@@ -39,7 +39,7 @@ var conditions = []condition{
 	text("target", "target", func(q *Query) *string { return &q.Target }),
 	text("event", "event", func(q *Query) *string { return &q.Event }),
 	text("certainty", "", func(q *Query) *string { return (*string)(&q.Certainty) },
-		string(verdict.NotSent), string(verdict.May), string(verdict.Accepted)),
+		string(verdict.NotSent), string(verdict.MaybeSent), string(verdict.Accepted)),
 	text("name", "name", func(q *Query) *string { return &q.Name }),
 	text("q", "text", func(q *Query) *string { return &q.Text }),
 	flag("held", func(q *Query) **bool { return &q.Held }),

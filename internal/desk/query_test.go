@@ -15,7 +15,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 	yes, no := true, false
 	full := Query{
 		Fingerprint: "0123456789ab", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Lane: "relay", Target: "ops", Event: "e&1=?",
-		Certainty: verdict.May, Name: "*.example.com", Text: "no such <user>", Held: &yes, Superseded: &no,
+		Certainty: verdict.MaybeSent, Name: "*.example.com", Text: "no such <user>", Held: &yes, Superseded: &no,
 		From: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), To: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), Above: 7, AsOf: 77, Order: Expiry,
 	}
 	set := reflect.ValueOf(full)

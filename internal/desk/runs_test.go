@@ -288,7 +288,7 @@ func TestUncertain(t *testing.T) {
 	d, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 1)
-	x.post.breaks("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.May}})
+	x.post.breaks("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.MaybeSent}})
 	x.publish(event("e9", "may"))
 	x.until("the letter", func() bool { return d.Balance().Open == 2 })
 	f := d.Freeze(Query{}, nil, false)

@@ -239,7 +239,7 @@ func (f fault) Failure() *verdict.Failure {
 		Relay:   ruling.relay, Cause: f.err,
 	}
 	if ruling.maybe {
-		failure.Certainty = verdict.May
+		failure.Certainty = verdict.MaybeSent
 	}
 	if happened == stopped {
 		failure.Cause = errors.Join(f.ctx, f.err)

@@ -67,7 +67,7 @@ func (s *Session) say(lines ...string) error {
 	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
 	defer clear(packet) // AUTH
 	s.wire.expect(len(lines))
-	s.course.say(lines...)
+	s.transcript.say(lines...)
 	return s.write(packet)
 }
 
@@ -98,7 +98,7 @@ func (s *Session) write(p []byte) error {
 // prefix may be given, is an error.
 func (s *Session) hear(expect int) (code int, text string, err error) {
 	code, text, err = s.text.ReadResponse(expect)
-	s.course.hear(code, text)
+	s.transcript.hear(code, text)
 	return code, text, err
 }
 
@@ -128,7 +128,7 @@ func (s *Session) content(raw []byte) error {
 		end = "\r\n.\r\n"
 	}
 	s.wire.expect(1)
-	s.course.say(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
+	s.transcript.say(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
 	if err := s.write(stuffed); err != nil {
 		return err
 	}

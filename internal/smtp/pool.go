@@ -34,14 +34,14 @@ type Pool struct {
 	salt [sha256.Size]byte // so that a key tells nothing about a password
 
 	mu      sync.Mutex
-	relays  map[string]*harbour // by relay.name()
-	leaving int                 // connections that say goodbye
-	gone    *sync.Cond          // there are no more of these
+	relays  map[string]*relayConns // by relay.name()
+	leaving int                    // connections that say goodbye
+	gone    *sync.Cond             // there are no more of these
 	closed  bool
 }
 
-// harbour has the connections to one relay.
-type harbour struct {
+// relayConns has the connections to one relay.
+type relayConns struct {
 	open    int             // connections and places for them, those that say goodbye included
 	leaving int             // those that say goodbye
 	idle    []*Session      // the one used last at the end
@@ -49,7 +49,7 @@ type harbour struct {
 }
 
 func NewPool() *Pool {
-	p := &Pool{relays: make(map[string]*harbour)}
+	p := &Pool{relays: make(map[string]*relayConns)}
 	p.gone = sync.NewCond(&p.mu)
 	_, _ = rand.Read(p.salt[:]) // never fails
 	return p
@@ -65,7 +65,7 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 	defer p.mu.Unlock()
 	h := p.relays[r.name()]
 	if h == nil {
-		h = &harbour{}
+		h = &relayConns{}
 		p.relays[r.name()] = h
 	}
 	if t.Connections > 0 {
@@ -108,7 +108,7 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 }
 
 // take takes the session out that was used last, of those with the key.
-func (h *harbour) take(key poolKey, fresh bool) *Session {
+func (h *relayConns) take(key poolKey, fresh bool) *Session {
 	if fresh {
 		return nil
 	}
@@ -192,7 +192,7 @@ func (p *Pool) Put(s *Session, t Terms) {
 
 // listen is the watch over an idle session: whatever the relay says or does, and
 // the end of its time, ends it, unless somebody took it before.
-func (p *Pool) listen(h *harbour, s *Session) {
+func (p *Pool) listen(h *relayConns, s *Session) {
 	defer close(s.rested)
 	_, err := s.text.R.Peek(1)
 	p.mu.Lock()
@@ -204,14 +204,14 @@ func (p *Pool) listen(h *harbour, s *Session) {
 }
 
 // retire ends an idle session.
-func (p *Pool) retire(h *harbour, s *Session) {
+func (p *Pool) retire(h *relayConns, s *Session) {
 	h.idle = slices.DeleteFunc(h.idle, func(other *Session) bool { return other == s })
 	p.dismiss(h, s)
 }
 
 // dismiss ends a session that nobody has, in the background: a relay may be slow to
 // say goodbye. Until it has, the connection counts.
-func (p *Pool) dismiss(h *harbour, s *Session) {
+func (p *Pool) dismiss(h *relayConns, s *Session) {
 	h.leaving, p.leaving = h.leaving+1, p.leaving+1
 	go func() {
 		if s.rested != nil {

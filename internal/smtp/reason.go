@@ -253,9 +253,9 @@ func refusals(refused []rejection) (final []verdict.Refusal) {
 	return final
 }
 
-// together is the verdict when nobody gets the mail because some of the
+// allOrNothing is the verdict when nobody gets the mail because some of the
 // recipients were refused: one that may be taken later makes all of them wait.
-func together(refused []rejection, all int) *verdict.Failure {
+func allOrNothing(refused []rejection, all int) *verdict.Failure {
 	f := *mildest(refused)
 	f.Reason = fmt.Sprintf("%d of %d recipients were refused, and all_or_nothing keeps the mail from the others; %s", len(refused), all, f.Reason)
 	return &f

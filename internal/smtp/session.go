@@ -38,7 +38,7 @@ type Session struct {
 	offers offers               // the relay's extensions, since the last EHLO
 	tls    *tls.ConnectionState // nil in plaintext
 
-	course course // of the present mail; of a new connection from its beginning
+	transcript transcript // of the present mail; of a new connection from its beginning
 
 	open  bool // a transaction was begun and not ended: RSET before the next
 	heard bool // the relay has answered something of the present mail
@@ -52,7 +52,7 @@ type Session struct {
 func Dial(ctx context.Context, r Relay) (*Session, *verdict.Failure) {
 	s := &Session{relay: r, address: r.Address(), created: time.Now()}
 	if failure := s.establish(ctx); failure != nil {
-		failure.Course = s.told()
+		failure.Transcript = s.snapshot()
 		if s.dead {
 			s.abort()
 		} else {
@@ -97,7 +97,7 @@ func (s *Session) connect(ctx context.Context) *verdict.Failure {
 	defer cancel()
 	started := time.Now()
 	tcp, err := new(net.Dialer).DialContext(limit, "tcp", s.relay.dialAddress())
-	s.course.took(verdict.PhaseConnect, started)
+	s.transcript.took(verdict.PhaseConnect, started)
 	if err != nil {
 		s.dead = true
 		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.Failure()
@@ -173,7 +173,7 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 	failure := s.step(ctx, verdict.PhaseTLS, func() error {
 		err := secured.HandshakeContext(ctx)
 		if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(untrusted.UnverifiedCertificates) > 0 {
-			s.course.untrusted = untrusted.UnverifiedCertificates[0]
+			s.transcript.untrusted = untrusted.UnverifiedCertificates[0]
 		}
 		return err
 	})
@@ -196,7 +196,7 @@ func (s *Session) step(ctx context.Context, phase verdict.Phase, do func() error
 	}
 	_ = s.tcp.SetDeadline(limit) // fails on a closed socket alone, and then do fails as well
 	err := do()
-	s.course.took(phase, started)
+	s.transcript.took(phase, started)
 	if err == nil {
 		return nil
 	}

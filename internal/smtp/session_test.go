@@ -115,7 +115,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 		{lab.AtMail, verdict.PhaseMail, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
 		{lab.AtRcpt, verdict.PhaseRcpt, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
 		{lab.AtData, verdict.PhaseData, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, none, 0, 0}},
-		{lab.AtDot, verdict.PhaseContent, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, verdict.May, 0, 0}},
+		{lab.AtDot, verdict.PhaseContent, outcome{retry, false, none, 450, 0}, outcome{retry, false, none, 421, 0}, outcome{final, false, none, 554, 0}, outcome{form, false, none, 501, 0}, outcome{retry, false, verdict.MaybeSent, 0, 0}},
 	}
 	ca := lab.NewTLSAuthority(t, "Test CA")
 	cert := ca.Issue(t, nil)
@@ -369,7 +369,7 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 		"421 at the last RCPT":     {map[string]lab.RelayAct{lab.AtRcpt: {Reply: "421 4.3.2 bye", Drop: true, Only: 3}}, verdict.SMTPTransient, verdict.NotSent},
 		"DATA refused":             {map[string]lab.RelayAct{lab.AtData: {Reply: "451 4.3.0 later"}}, verdict.SMTPTransient, verdict.NotSent},
 		"content refused":          {map[string]lab.RelayAct{lab.AtDot: {Reply: "554 5.7.1 spam"}}, verdict.SMTPPermanent, verdict.NotSent},
-		"reply lost":               {map[string]lab.RelayAct{lab.AtDot: {Take: true, Drop: true}}, verdict.SMTPTransient, verdict.May},
+		"reply lost":               {map[string]lab.RelayAct{lab.AtDot: {Take: true, Drop: true}}, verdict.SMTPTransient, verdict.MaybeSent},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -388,7 +388,7 @@ func TestRefusalsOutliveTheTransaction(t *testing.T) {
 
 func TestAllOrNothing(t *testing.T) {
 	t.Parallel()
-	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}, Together: true}
+	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}, AllOrNothing: true}
 	for name, test := range map[string]struct {
 		replies map[string]string
 		code    verdict.Code // "": taken
@@ -561,7 +561,7 @@ func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 			if f == nil || f.Code != verdict.SMTPTransient || f.Relay || !errors.Is(f, context.Canceled) {
 				t.Fatalf("got %+v", f)
 			}
-			if want := map[bool]verdict.Certainty{true: verdict.May, false: verdict.NotSent}[moment == lab.AtDot]; f.Certainty != want {
+			if want := map[bool]verdict.Certainty{true: verdict.MaybeSent, false: verdict.NotSent}[moment == lab.AtDot]; f.Certainty != want {
 				t.Errorf("certainty %s, want %s", f.Certainty, want)
 			}
 			server.Idle(t)

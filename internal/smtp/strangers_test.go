@@ -213,7 +213,7 @@ func TestSMTPSinkFailsUs(t *testing.T) {
 		"syntax at DATA":    {[]string{"-f", "DATA"}, verdict.SMTPValidation, verdict.PhaseData, verdict.NotSent},
 		"drop at CONNECT":   {[]string{"-q", "CONNECT"}, verdict.SMTPConnect, verdict.PhaseBanner, verdict.NotSent},
 		"drop at RCPT":      {[]string{"-q", "RCPT"}, verdict.SMTPTransient, verdict.PhaseRcpt, verdict.NotSent},
-		"drop at the dot":   {[]string{"-q", "."}, verdict.SMTPTransient, verdict.PhaseContent, verdict.May},
+		"drop at the dot":   {[]string{"-q", "."}, verdict.SMTPTransient, verdict.PhaseContent, verdict.MaybeSent},
 		"drop at QUIT":      {[]string{"-q", "QUIT"}, "", "", ""},
 		"421 at CONNECT":    {[]string{"-Q", "CONNECT"}, verdict.SMTPTransient, verdict.PhaseBanner, verdict.NotSent},
 		"421 at the dot":    {[]string{"-Q", "."}, verdict.SMTPTransient, verdict.PhaseContent, verdict.NotSent},

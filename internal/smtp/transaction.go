@@ -18,21 +18,21 @@ const reset = "RSET"
 // Envelope is what the relay is told about a mail: addresses without angle
 // brackets, domains as A-labels, no duplicates.
 type Envelope struct {
-	From       string // "" is the null sender
-	Recipients []string
-	UTF8       bool // an address needs SMTPUTF8 (RFC 6531)
-	Together   bool // nobody gets it unless all do
+	From         string // "" is the null sender
+	Recipients   []string
+	UTF8         bool // an address needs SMTPUTF8 (RFC 6531)
+	AllOrNothing bool // nobody gets it unless all do
 }
 
 // Result is what one transaction came to. The relay took the mail for
 // receipt.Recipients, refused some recipients, or ended the transaction as a whole.
 type Result struct {
-	tried   []string         // the recipients of the envelope
-	receipt *verdict.Receipt // nil when the relay did not take the mail
-	refused []rejection      // recipients refused one by one at RCPT
-	Failure *verdict.Failure // why the relay did not take the mail; nil when it did
-	course  *verdict.Course  // how it went, when anybody was refused
-	Stale   bool             // the connection, an old one, had ended before: no word about the mail
+	tried      []string            // the recipients of the envelope
+	receipt    *verdict.Receipt    // nil when the relay did not take the mail
+	refused    []rejection         // recipients refused one by one at RCPT
+	Failure    *verdict.Failure    // why the relay did not take the mail; nil when it did
+	transcript *verdict.Transcript // how it went, when anybody was refused
+	Stale      bool                // the connection, an old one, had ended before: no word about the mail
 }
 
 // rejection is one recipient that the relay did not take.
@@ -47,7 +47,7 @@ func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 	if r.Failure == nil {
 		f := sumUp(r.refused)
 		if f != nil {
-			f.Course = r.course
+			f.Transcript = r.transcript
 		}
 		return r.receipt, f
 	}
@@ -72,14 +72,14 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	fresh := s.tried == 0
 	s.tried, s.heard = s.tried+1, false
 	if !fresh {
-		s.course = course{kept: true}
+		s.transcript = transcript{kept: true}
 	}
 	defer func() {
 		if got.Failure != nil || len(got.refused) > 0 {
-			got.course = s.told()
+			got.transcript = s.snapshot()
 		}
 		if got.Failure != nil {
-			got.Failure.Course = got.course
+			got.Failure.Transcript = got.transcript
 		}
 	}()
 	defer s.watch(ctx)()
@@ -91,8 +91,8 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		return got
 	}
 	switch {
-	case env.Together && len(got.refused) > 0:
-		got.Failure, got.refused = together(got.refused, len(env.Recipients)), nil
+	case env.AllOrNothing && len(got.refused) > 0:
+		got.Failure, got.refused = allOrNothing(got.refused, len(env.Recipients)), nil
 		return got
 	case len(taken) == 0:
 		return got
@@ -104,7 +104,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	}
 	asked := time.Now()
 	err := claim(until)
-	s.course.took(verdict.PhaseClaim, asked)
+	s.transcript.took(verdict.PhaseClaim, asked)
 	if err != nil {
 		got.Failure = claimFailure(err)
 		return got

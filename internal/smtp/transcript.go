@@ -21,9 +21,9 @@ const (
 	maxPeerNames  = 5
 )
 
-// course is what a session has gone through with the present mail. It notes what is
+// transcript is what a session has gone through with the present mail. It notes what is
 // there anyway, and makes something of it only when somebody asks.
-type course struct {
+type transcript struct {
 	kept      bool
 	hush      bool // AUTH: no word of it is noted but the method and the codes
 	untrusted *x509.Certificate
@@ -38,7 +38,7 @@ type utterance struct {
 }
 
 // took notes a phase; what comes in several parts, as RCPT does, is one.
-func (c *course) took(phase verdict.Phase, since time.Time) {
+func (c *transcript) took(phase verdict.Phase, since time.Time) {
 	took := time.Since(since)
 	if last := len(c.steps) - 1; last >= 0 && c.steps[last].Phase == phase {
 		c.steps[last].Took += took
@@ -47,7 +47,7 @@ func (c *course) took(phase verdict.Phase, since time.Time) {
 	c.steps = append(c.steps, verdict.Step{Phase: phase, Took: took})
 }
 
-func (c *course) say(lines ...string) {
+func (c *transcript) say(lines ...string) {
 	for _, line := range lines {
 		if c.hush {
 			line = withoutCredentials(line)
@@ -57,7 +57,7 @@ func (c *course) say(lines ...string) {
 }
 
 // hear notes a reply; one without a code was none.
-func (c *course) hear(code int, text string) {
+func (c *transcript) hear(code int, text string) {
 	if code == 0 {
 		return
 	}
@@ -84,13 +84,13 @@ func withoutCredentials(line string) string {
 	return words[0] + " " + words[1] + " " + left
 }
 
-// told is the course so far, fit to be stored.
-func (s *Session) told() *verdict.Course {
-	c := &verdict.Course{Relay: s.address, Kept: s.course.kept, TLS: s.tlsVersion(), Steps: slices.Clone(s.course.steps)}
+// snapshot is the course so far, fit to be stored.
+func (s *Session) snapshot() *verdict.Transcript {
+	c := &verdict.Transcript{Relay: s.address, Kept: s.transcript.kept, TLS: s.tlsVersion(), Steps: slices.Clone(s.transcript.steps)}
 	if s.tcp != nil {
 		c.Peer = s.tcp.RemoteAddr().String()
 	}
-	peer := s.course.untrusted
+	peer := s.transcript.untrusted
 	if shown := s.PeerCertificate(); shown != nil {
 		peer = shown
 	}
@@ -99,8 +99,8 @@ func (s *Session) told() *verdict.Course {
 		names := &c.PeerCertificate.DNSNames
 		*names = (*names)[:min(len(*names), maxPeerNames)]
 	}
-	for i, line := range s.course.lines {
-		if more := len(s.course.lines) - maxDialogue; more > 0 && i >= firstOfTalk && i < firstOfTalk+more {
+	for i, line := range s.transcript.lines {
+		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= firstOfTalk && i < firstOfTalk+more {
 			if i == firstOfTalk {
 				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines are left out)", more))
 			}

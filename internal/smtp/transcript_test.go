@@ -13,7 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-func phasesOf(c *verdict.Course) (phases []verdict.Phase) {
+func phasesOf(c *verdict.Transcript) (phases []verdict.Phase) {
 	for _, step := range c.Steps {
 		phases = append(phases, step.Phase)
 	}
@@ -32,10 +32,10 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 	r.TLSMode, r.roots = "starttls", ca.Pool()
 	r.AuthMethod, r.Username, r.Password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
 	_, f := attempt(lab.Patient(t), r, Envelope{From: "certs@example.com", Recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).Verdicts()
-	if f == nil || f.Course == nil {
+	if f == nil || f.Transcript == nil {
 		t.Fatalf("%+v has no course", f)
 	}
-	c := f.Course
+	c := f.Transcript
 	want := []string{
 		"S: 220 scripted.test ESMTP", "C: EHLO test.example", "S: 250 scripted.test, STARTTLS, AUTH PLAIN",
 		"C: STARTTLS", "S: 220 2.0.0 go ahead", "C: EHLO test.example", "S: 250 scripted.test, AUTH PLAIN",
@@ -65,8 +65,8 @@ func TestAnUntrustedCertificateIsTold(t *testing.T) {
 	r := clientOf(server)
 	r.TLSMode, r.roots = "starttls", ca.Pool()
 	f := attempt(lab.Patient(t), r, someone, someMail).Failure
-	if f == nil || f.Code != verdict.SMTPTLS || f.Course == nil || f.Course.PeerCertificate == nil || !strings.Contains(f.Course.PeerCertificate.Issuer, "Another CA") || f.Course.TLS != "" {
-		t.Errorf("%+v with the course %+v", f, f.Course)
+	if f == nil || f.Code != verdict.SMTPTLS || f.Transcript == nil || f.Transcript.PeerCertificate == nil || !strings.Contains(f.Transcript.PeerCertificate.Issuer, "Another CA") || f.Transcript.TLS != "" {
+		t.Errorf("%+v with the course %+v", f, f.Transcript)
 	}
 }
 
@@ -74,12 +74,12 @@ func TestACourseOnAKeptConnectionIsItsOwn(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "450 4.2.0 later", Only: 2}}})
 	s := mustDial(t, clientOf(server))
-	if got := s.Send(lab.Patient(t), someone, someMail, claimed); got.receipt == nil || got.course != nil {
+	if got := s.Send(lab.Patient(t), someone, someMail, claimed); got.receipt == nil || got.transcript != nil {
 		t.Fatalf("%+v", got)
 	}
 	_, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
-	if f == nil || f.Course == nil || !f.Course.Kept || len(f.Course.Dialogue) != 4 || !strings.HasPrefix(f.Course.Dialogue[0], "C: MAIL FROM") || f.Course.Dialogue[3] != "S: 450 4.2.0 later" {
-		t.Errorf("%+v", f.Course)
+	if f == nil || f.Transcript == nil || !f.Transcript.Kept || len(f.Transcript.Dialogue) != 4 || !strings.HasPrefix(f.Transcript.Dialogue[0], "C: MAIL FROM") || f.Transcript.Dialogue[3] != "S: 450 4.2.0 later" {
+		t.Errorf("%+v", f.Transcript)
 	}
 }
 
@@ -93,14 +93,14 @@ func TestACourseIsBounded(t *testing.T) {
 	}
 	_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).Verdicts()
 	size := 0
-	for _, line := range f.Course.Dialogue {
+	for _, line := range f.Transcript.Dialogue {
 		if len(line) > maxSpoken {
 			t.Errorf("a line of %d bytes", len(line))
 		}
 		size += len(line)
 	}
-	if lines := len(f.Course.Dialogue); lines != maxDialogue+1 || size > 12<<10 || f.Course.Dialogue[firstOfTalk] != "(65 lines are left out)" {
-		t.Errorf("%d lines, %d bytes, %q", lines, size, f.Course.Dialogue[firstOfTalk])
+	if lines := len(f.Transcript.Dialogue); lines != maxDialogue+1 || size > 12<<10 || f.Transcript.Dialogue[firstOfTalk] != "(65 lines are left out)" {
+		t.Errorf("%d lines, %d bytes, %q", lines, size, f.Transcript.Dialogue[firstOfTalk])
 	}
 }
 
@@ -119,10 +119,10 @@ func TestNoDialogueHasCredentials(t *testing.T) {
 		r := clientOf(server)
 		r.AuthMethod, r.Username, r.Password, r.AllowInsecureAuth = method, "certs", secrets.New([]byte(password)), true
 		f := attempt(lab.Patient(t), r, someone, someMail).Failure
-		if f == nil || f.Course == nil {
+		if f == nil || f.Transcript == nil {
 			t.Fatalf("%s: %+v", method, f)
 		}
-		text := strings.Join(f.Course.Dialogue, "\n")
+		text := strings.Join(f.Transcript.Dialogue, "\n")
 		if !strings.Contains(text, "C: AUTH "+strings.ToUpper(method)) || strings.Contains(text, password) ||
 			regexp.MustCompile(`[A-Za-z0-9+/=]{12,}`).MatchString(strings.NewReplacer("SCRAM-SHA-256", "", "(credentials)", "").Replace(text)) {
 			t.Errorf("%s:\n%s", method, text)

@@ -116,9 +116,9 @@ type Certainty string
 // The certainties. May is the one that an operator has to decide about: content was
 // sent, and no reply to the final dot was read.
 const (
-	NotSent  Certainty = "not-sent"
-	May      Certainty = "may-have-been-sent"
-	Accepted Certainty = "accepted"
+	NotSent   Certainty = "not-sent"
+	MaybeSent Certainty = "may-have-been-sent"
+	Accepted  Certainty = "accepted"
 )
 
 // Outcome is how an attempt at a delivery failed, in the form in which it is stored in
@@ -167,8 +167,8 @@ type Failure struct {
 	Refused []Refusal
 	// Secrets are the versions of the secrets that the attempt used, by reference.
 	Secrets map[string]string
-	// Course records the attempt; nil when there was none.
-	Course *Course
+	// Transcript records the attempt; nil when there was none.
+	Transcript *Transcript
 	// Cause is for errors.Is and errors.As only; it is never shown, because its text
 	// may quote input.
 	Cause error
@@ -243,7 +243,7 @@ type Receipt struct {
 	MessageID   string            `json:"message_id"`
 	TLS         string            `json:"tls,omitempty"`        // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
 	Peer        string            `json:"peer,omitempty"`       // the address that answered, IP:port
-	Definition  string            `json:"definition,omitempty"` // of the target: see Course
+	Definition  string            `json:"definition,omitempty"` // of the target: see Transcript
 	Recipients  []string          `json:"recipients"`
 	Certificate *Certificate      `json:"certificate,omitempty"`
 	Secrets     map[string]string `json:"secrets,omitempty"` // reference -> version, never the value

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Course records one failed attempt step by step, so that an operator can find the
+// Transcript records one failed attempt step by step, so that an operator can find the
 // cause. It may be stored and shown: it contains no credentials and no content of
 // the mail, and the relay's texts are cleaned and cut.
-type Course struct {
+type Transcript struct {
 	// Definition is the version of the target's definition that was used: eight
 	// hexadecimal digits, equal for equal settings.
 	Definition string `json:"definition,omitempty"`
@@ -27,7 +27,7 @@ type Course struct {
 }
 
 // Took returns the sum of the times of all steps.
-func (c *Course) Took() (sum time.Duration) {
+func (c *Transcript) Took() (sum time.Duration) {
 	for _, s := range c.Steps {
 		sum += s.Took
 	}

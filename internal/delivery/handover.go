@@ -36,33 +36,66 @@ func termsOf(limits RelayLimits, shared verdict.Limits) smtp.Terms {
 	return of
 }
 
-// hand gets the mail to the target's relay, on a connection that is there or on a
-// new one. One that turns out to have ended before it heard of the mail is made up for
-// by a new one, once.
-func (c *Courier) hand(ctx context.Context, t *Target, p *provisions, msg *message, a verdict.Attempt) smtp.Result {
-	r, failure := c.relayOf(t, p)
+// handover is what it takes to give the mail to one relay.
+type handover struct {
+	target *Target
+	relay  smtp.Relay
+	terms  smtp.Terms
+	count  func() *verdict.Failure // counts the mail against the relay's rate, once
+}
+
+// handover reads how the relay is reached, with credentials of its own for a fallback,
+// and asks whether its limits allow a mail now.
+func (a *attempt) handover(ctx context.Context, t *Target, fallback bool) (*handover, *verdict.Failure) {
+	if fallback {
+		if failure := a.logInTo(ctx, t); failure != nil {
+			return nil, failure
+		}
+	}
+	r, failure := a.relayOf(t, a.p)
 	if failure != nil {
-		return smtp.Result{Failure: failure}
+		return nil, failure
 	}
-	limits := c.book.Current().limits[smtp.RelayName(t.Host, t.Port)]
-	on := termsOf(limits, a.Limits)
-	if limits.MaxConnections > 0 && on.Connections == 0 {
-		return smtp.Result{Failure: notNow(r, "has all the connections that it may have, from other processes", backoff.Jitter(beforeAskingAgain))}
+	name := smtp.RelayName(t.Host, t.Port)
+	limits := a.defs.limits[name]
+	h := &handover{target: t, relay: r, terms: termsOf(limits, a.order.Limits), count: func() *verdict.Failure { return nil }}
+	if limits.MaxConnections > 0 && h.terms.Connections == 0 {
+		return nil, notNow(r, "has all the connections that it may have, from other processes", backoff.Jitter(beforeAskingAgain))
 	}
-	h := handing{Courier: c, t: t, p: p, msg: msg, claim: a.Claim, terms: on, begin: func() *verdict.Failure { return nil }}
-	if rate := limits.MaxMessageRate; !rate.IsZero() && a.Limits != nil {
-		h.begin = sync.OnceValue(func() *verdict.Failure {
-			if wait := a.Limits.Take(smtp.RelayName(t.Host, t.Port), rate); wait > 0 {
+	if rate := limits.MaxMessageRate; !rate.IsZero() && a.order.Limits != nil {
+		h.count = sync.OnceValue(func() *verdict.Failure {
+			if wait := a.order.Limits.Take(name, rate); wait > 0 {
 				return notNow(r, "has been given all that it may be, "+rate.String(), wait)
 			}
 			return nil
 		})
 	}
-	got := h.on(ctx, r, false)
-	if got.Stale {
-		got = h.on(ctx, r, true)
+	return h, nil
+}
+
+// sendTo sends the mail on a kept connection, or on a new one: with fresh always.
+func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Result {
+	s, err := a.pool.Acquire(ctx, h.relay, h.terms, fresh)
+	if err != nil {
+		return smtp.Result{Failure: noConnection(h.relay, err)}
 	}
-	return got
+	// The wait for a free connection does not count as the relay's time.
+	ctx, cancel := context.WithTimeout(ctx, h.target.Timeout)
+	defer cancel()
+	if s == nil {
+		var failure *verdict.Failure
+		if s, failure = a.dial(ctx, h.target, a.p, h.relay); failure != nil {
+			a.pool.Release(h.relay)
+			return smtp.Result{Failure: failure}
+		}
+		a.pool.Adopt(s)
+	}
+	defer func() { a.pool.Put(s, h.terms) }()
+	if failure := h.count(); failure != nil { // right before the relay hears of the mail
+		return smtp.Result{Failure: failure}
+	}
+	envelope := smtp.Envelope{From: a.msg.from, Recipients: a.msg.recipients, UTF8: a.msg.needsUTF8, AllOrNothing: h.target.AllOrNothing}
+	return s.Send(ctx, envelope, a.msg.raw, a.order.Claim)
 }
 
 // beforeAskingAgain is the pause of a delivery that no connection is left for; the
@@ -77,47 +110,9 @@ func notNow(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
 	}
 }
 
-// handing is one mail on its way to one relay.
-type handing struct {
-	*Courier
-	t     *Target
-	p     *provisions
-	msg   *message
-	claim func(time.Time) error
-	terms smtp.Terms
-	begin func() *verdict.Failure // counts the mail, once, right before the relay hears of it
-}
-
-// on hands the mail over on a connection that is there, or with fresh on one that
-// is made for it.
-func (h *handing) on(ctx context.Context, r smtp.Relay, fresh bool) smtp.Result {
-	c, t, on := h.Courier, h.t, h.terms
-	s, err := c.pool.Acquire(ctx, r, on, fresh)
-	if err != nil {
-		return smtp.Result{Failure: noTurn(r, err)}
-	}
-	// The wait for a connection is not the relay's time.
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
-	defer cancel()
-	if s == nil {
-		var failure *verdict.Failure
-		if s, failure = c.dial(ctx, t, h.p, r); failure != nil {
-			c.pool.Release(r)
-			return smtp.Result{Failure: failure}
-		}
-		c.pool.Adopt(s)
-	}
-	defer func() { c.pool.Put(s, on) }()
-	if failure := h.begin(); failure != nil {
-		return smtp.Result{Failure: failure}
-	}
-	msg := h.msg
-	return s.Send(ctx, smtp.Envelope{From: msg.from, Recipients: msg.recipients, UTF8: msg.needsUTF8, Together: t.AllOrNothing}, msg.raw, h.claim)
-}
-
-// noTurn is the verdict when the wait for a connection was ended: the relay has no
+// noConnection is the verdict when the wait for a connection was ended: the relay has no
 // part in it.
-func noTurn(r smtp.Relay, err error) *verdict.Failure {
+func noConnection(r smtp.Relay, err error) *verdict.Failure {
 	return &verdict.Failure{
 		Outcome: verdict.Outcome{
 			Code:      verdict.SMTPTransient,

@@ -37,13 +37,13 @@ func TestNoReplyQuotesTheMail(t *testing.T) {
 			}
 			continue
 		}
-		said := f.Course.Dialogue[len(f.Course.Dialogue)-1]
-		if f.Reply != leftOut || strings.Contains(fmt.Sprintf("%+v %+v", f, f.Course), line[:shortestQuote]) || !strings.HasSuffix(said, leftOut) {
+		said := f.Transcript.Dialogue[len(f.Transcript.Dialogue)-1]
+		if f.Reply != leftOut || strings.Contains(fmt.Sprintf("%+v %+v", f, f.Transcript), line[:shortestQuote]) || !strings.HasSuffix(said, leftOut) {
 			t.Errorf("%s: %+v, and last %q", moment, f, said)
 		}
 	}
 	answer("451 4.3.0 later")
-	if steps := mustFail(t, o).Course.Steps; steps[0].Phase != verdict.PhaseSecrets || steps[1].Phase != verdict.PhaseRender || steps[len(steps)-1].Phase != verdict.PhaseContent {
+	if steps := mustFail(t, o).Transcript.Steps; steps[0].Phase != verdict.PhaseSecrets || steps[1].Phase != verdict.PhaseRender || steps[len(steps)-1].Phase != verdict.PhaseContent {
 		t.Errorf("the steps are %v", steps)
 	}
 }
@@ -59,7 +59,7 @@ func mustFail(t *testing.T, o *office) *verdict.Failure {
 
 func TestQuotes(t *testing.T) {
 	t.Parallel()
-	q := quotable{[]byte("body\r\nMIIBszCCAVmgAwIBAgIRAJ4\r\n"), []byte("-----BEGIN PRIVATE KEY-----\nMHcCAQEEIPq9dTzXxY3kKk3m\n"), []byte("open sesame")}
+	q := redactor{[]byte("body\r\nMIIBszCCAVmgAwIBAgIRAJ4\r\n"), []byte("-----BEGIN PRIVATE KEY-----\nMHcCAQEEIPq9dTzXxY3kKk3m\n"), []byte("open sesame")}
 	for text, want := range map[string]bool{
 		"":                                   false,
 		"2.0.0 Ok: queued as 4Tz9QX2hN1z":    false,
@@ -74,7 +74,7 @@ func TestQuotes(t *testing.T) {
 			t.Errorf("%q: %v", text, got)
 		}
 	}
-	if (quotable{}).in(strings.Repeat("A", 20)) {
+	if (redactor{}).in(strings.Repeat("A", 20)) {
 		t.Error("nothing is quoted")
 	}
 }
@@ -83,16 +83,16 @@ func TestVersionOfADefinition(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}})
 	o := newOffice(t, server.Address(), RelayLimits{}, nil)
-	before := mustFail(t, o).Course.Definition
+	before := mustFail(t, o).Transcript.Definition
 	if shown := o.Inspector().Targets()[0].Version; len(before) != 8 || before != shown {
 		t.Errorf("the attempt names %q, the page %q", before, shown)
 	}
 	o.redefine(func(target *Target) {})
-	if same := mustFail(t, o).Course.Definition; same != before {
+	if same := mustFail(t, o).Transcript.Definition; same != before {
 		t.Errorf("the same definition has the names %q and %q", before, same)
 	}
 	o.redefine(func(target *Target) { target.To = []string{"somebody-else@example.com"} })
-	if after := mustFail(t, o).Course.Definition; after == before || len(after) != 8 {
+	if after := mustFail(t, o).Transcript.Definition; after == before || len(after) != 8 {
 		t.Errorf("a changed definition has the name %q", after)
 	}
 }

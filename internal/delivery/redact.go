@@ -7,17 +7,17 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// quotable is what no reply of a relay may bring to a log or a page. Content filters
+// redactor is what no reply of a relay may bring to a log or a page. Content filters
 // tend to quote what they object to, and that may be a line of the key.
-type quotable struct {
+type redactor struct {
 	content    []byte // of the mail, without its header: attachments are in base64
 	key        []byte // PEM
 	passphrase []byte
 }
 
-func newQuotable(msg *message, p *provisions) quotable {
+func newRedactor(msg *message, p *provisions) redactor {
 	_, content, _ := bytes.Cut(msg.raw, []byte("\r\n\r\n"))
-	return quotable{content, p.key, p.passphrase}
+	return redactor{content, p.key, p.passphrase}
 }
 
 // shortestQuote is the length, in characters of base64, from which a piece of a reply
@@ -26,7 +26,7 @@ func newQuotable(msg *message, p *provisions) quotable {
 const shortestQuote = 16
 
 // in reports whether a text repeats something of the mail.
-func (q quotable) in(text string) bool {
+func (q redactor) in(text string) bool {
 	if len(q.passphrase) >= 4 && strings.Contains(text, string(q.passphrase)) {
 		return true
 	}
@@ -54,8 +54,8 @@ func isBase64(c byte) bool {
 // leftOut stands where a reply would quote the mail.
 const leftOut = "(left out: the relay repeated a part of the mail)"
 
-// withhold takes quotes of the mail out of everything that the relay said.
-func (q quotable) withhold(receipt *verdict.Receipt, f *verdict.Failure) {
+// redact takes quotes of the mail out of everything that the relay said.
+func (q redactor) redact(receipt *verdict.Receipt, f *verdict.Failure) {
 	if receipt != nil {
 		if q.in(receipt.Reply) {
 			receipt.Reply = leftOut
@@ -75,13 +75,13 @@ func (q quotable) withhold(receipt *verdict.Receipt, f *verdict.Failure) {
 			f.Refused[i].Reply = leftOut
 		}
 	}
-	if f.Course == nil {
+	if f.Transcript == nil {
 		return
 	}
-	for i, line := range f.Course.Dialogue {
+	for i, line := range f.Transcript.Dialogue {
 		if said, theirs := strings.CutPrefix(line, "S: "); theirs && q.in(said) {
 			code, _, _ := strings.Cut(said, " ")
-			f.Course.Dialogue[i] = "S: " + code + " " + leftOut
+			f.Transcript.Dialogue[i] = "S: " + code + " " + leftOut
 		}
 	}
 }

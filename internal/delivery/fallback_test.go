@@ -45,7 +45,7 @@ func TestVerdictWhenSeveralAreAway(t *testing.T) {
 	t.Parallel()
 	first := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Reason: "one is down"}, Relay: true, Untried: true, After: time.Minute}
 	second := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Reason: "two is busy"}, Relay: true, After: time.Second}
-	f := alsoAway(alsoAway(nil, first), second)
+	f := allUnavailable(allUnavailable(nil, first), second)
 	if f.Code != verdict.SMTPConnect || f.Untried || f.After != time.Second || !strings.Contains(f.Reason, "one is down") || !strings.Contains(f.Reason, "two is busy") {
 		t.Errorf("%+v", f)
 	}

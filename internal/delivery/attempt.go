@@ -1,0 +1,146 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// attempt is one attempt at one delivery: what it was given, and what it has fetched and
+// made for it.
+type attempt struct {
+	*Courier
+	order  verdict.Attempt
+	event  *events.Event
+	defs   *Definitions // as they were when it began
+	target *Target
+	p      *provisions
+	msg    *message
+
+	started, fetched, rendered time.Time
+	steps                      []verdict.Step // before a relay was asked
+}
+
+// Deliver makes one attempt at one delivery, in the steps that docs/flow.md lists.
+// Everything that can fail without the relay has failed before the relay is dialled.
+func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	a := &attempt{Courier: c, order: order, event: ev, defs: c.book.Current(), started: time.Now()}
+	defer a.clear()
+	if failure := a.prepare(ctx); failure != nil {
+		return nil, a.explain(failure)
+	}
+	receipt, failure := a.send(ctx).Verdicts()
+	newRedactor(a.msg, a.p).redact(receipt, failure)
+	if receipt != nil {
+		a.complete(receipt)
+	}
+	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
+		failure.Recipients = a.msg.recipients // fewer than the target names
+	}
+	return receipt, a.target.soften(a.explain(failure))
+}
+
+// prepare looks the target up, fetches its secrets and renders the mail.
+func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
+	if a.target, failure = lookUp(a.defs, a.order.Target); failure != nil {
+		a.step(verdict.PhaseResolve, a.started, failure)
+		return failure
+	}
+	a.p, failure = a.provisions(ctx, a.target, a.event)
+	a.step(verdict.PhaseSecrets, a.started, failure)
+	a.fetched = time.Now()
+	if failure != nil {
+		return failure
+	}
+	a.msg, failure = a.render()
+	a.step(verdict.PhaseRender, a.fetched, failure)
+	a.rendered = time.Now()
+	return failure
+}
+
+// step records a step. One that failed has the phase in which it did: fetching secrets
+// may find the certificate unusable.
+func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Failure) {
+	if failure != nil {
+		phase = failure.Phase
+	}
+	a.steps = append(a.steps, verdict.Step{Phase: phase, Took: time.Since(since)})
+}
+
+// render makes the payload and the mail, in memory.
+func (a *attempt) render() (*message, *verdict.Failure) {
+	now := time.Now()
+	owed, others, failure := a.opts.Readdress.recipients(a.target, a.order)
+	if failure != nil {
+		return nil, failure
+	}
+	warnings, err := payload.CheckDates(a.p.bundle, now, a.opts.InvalidDates)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	attachments, err := payload.Build(a.target.Payload, a.target.settings(), a.p.bundle, a.p.key, a.p.passphrase)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	defer func() {
+		for _, att := range attachments {
+			clear(att.Data)
+		}
+	}()
+	msg, err := renderMail(a.target, mailFacts{
+		eventID: a.event.ID, source: a.event.Source, time: a.event.Time, now: now, bundle: a.p.bundle, attachments: attachments,
+		recipients: owed, accepted: a.order.Accepted, others: others, possibleDuplicate: a.order.PossibleDuplicate, warnings: warnings,
+		product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+	})
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	return msg, nil
+}
+
+// complete adds to a receipt what the relay does not know.
+func (a *attempt) complete(r *verdict.Receipt) {
+	r.MessageID, r.Size = a.msg.messageID, len(a.msg.raw)
+	r.Certificate, r.Secrets = verdict.CertificateOf(a.p.bundle.Leaf), a.p.versions
+	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
+	r.Definition = a.defs.version(a.target)
+}
+
+// explain adds to a failure what the attempt was made with, and its steps before a
+// relay was asked.
+func (a *attempt) explain(f *verdict.Failure) *verdict.Failure {
+	if f == nil || f.Untried {
+		return f
+	}
+	if f.Transcript == nil {
+		f.Transcript = &verdict.Transcript{}
+	}
+	f.Transcript.Steps = append(slices.Clip(a.steps), f.Transcript.Steps...)
+	if a.target != nil {
+		f.Transcript.Definition = a.defs.version(a.target)
+	}
+	if a.p != nil {
+		f.Secrets = a.p.versions
+	}
+	return f
+}
+
+// soften lets refused logins or TLS failures be retried where the target asks for it.
+func (t *Target) soften(f *verdict.Failure) *verdict.Failure {
+	if f != nil {
+		f.RetryAnyway = f.Code == verdict.SMTPAuth && t.RetryAuth || f.Code == verdict.SMTPTLS && t.RetryTLS
+	}
+	return f
+}
+
+// clear overwrites the secrets and the mail.
+func (a *attempt) clear() {
+	a.p.clear()
+	if a.msg != nil {
+		clear(a.msg.raw)
+	}
+}

@@ -1,0 +1,218 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// send gives the mail to the first of the target's relays that answers. What a relay
+// says about the mail is the verdict; only an unavailable relay leads to the next one.
+func (a *attempt) send(ctx context.Context) smtp.Result {
+	var unavailable *verdict.Failure
+	for i, relay := range a.defs.relays[a.target.ID] {
+		got := a.deliverVia(ctx, relay, i > 0)
+		if got.Failure == nil || !got.Failure.Relay || ctx.Err() != nil {
+			return got
+		}
+		unavailable = allUnavailable(unavailable, got.Failure)
+	}
+	return smtp.Result{Failure: unavailable}
+}
+
+// allUnavailable is the verdict when several relays are unavailable: the delivery comes
+// back when the first of them may be tried.
+func allUnavailable(before, f *verdict.Failure) *verdict.Failure {
+	if before == nil {
+		return f
+	}
+	sum := *before
+	sum.Reason += "; fallback: " + f.Reason
+	sum.Untried = before.Untried && f.Untried
+	sum.After = min(before.After, f.After)
+	return &sum
+}
+
+// deliverVia gives the mail to one relay, unless its breaker is open. A reused connection
+// that proves closed before MAIL is replaced by a new one, once.
+func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp.Result {
+	permits, failure := a.admit(t, fallback)
+	if failure != nil {
+		return smtp.Result{Failure: failure}
+	}
+	defer permits.end()
+	h, failure := a.handover(ctx, t, fallback)
+	got := smtp.Result{Failure: failure}
+	if failure == nil {
+		got = a.sendTo(ctx, h, false)
+	}
+	if got.Stale {
+		got = a.sendTo(ctx, h, true)
+	}
+	permits.judge(got.Failure)
+	return got
+}
+
+// permits are the leave of the breakers to try a relay.
+type permits struct {
+	relay *smtp.Permit
+	login *smtp.Permit // of a fallback: its login has a breaker of its own
+}
+
+// admit asks the breakers of a relay. The failure says which one is open, and for how long.
+func (a *attempt) admit(t *Target, fallback bool) (p permits, failure *verdict.Failure) {
+	name := smtp.RelayName(t.Host, t.Port)
+	var wait time.Duration
+	var reason string
+	if p.relay, wait, reason = a.breakers.Get(name, smtp.BreakerThreshold).Admit(); p.relay == nil {
+		return p, breakerOpen(name, wait, reason)
+	}
+	if !fallback {
+		return p, nil
+	}
+	if p.login, wait, reason = a.breakers.Get(t.login(), 1).Admit(); p.login == nil {
+		p.relay.End()
+		return p, breakerOpen(name, wait, reason)
+	}
+	return p, nil
+}
+
+// judge tells the breakers what became of the attempt.
+func (p permits) judge(f *verdict.Failure) {
+	judge(p.relay, f)
+	if p.login != nil {
+		judgeFallback(p.login, f)
+	}
+}
+
+// end gives the permits back.
+func (p permits) end() {
+	p.relay.End()
+	if p.login != nil {
+		p.login.End()
+	}
+}
+
+// breakerOpen is the verdict on a delivery to a relay whose breaker is open.
+func breakerOpen(relay string, wait time.Duration, reason string) *verdict.Failure {
+	return &verdict.Failure{
+		Outcome: verdict.Outcome{
+			Code:      verdict.SMTPConnect,
+			Phase:     verdict.PhaseConnect,
+			Reason:    fmt.Sprintf("%s is skipped for %s, because %s", relay, legible.Seconds(wait), reason),
+			Certainty: verdict.NotSent,
+		},
+		Relay: true, Untried: true, After: wait,
+	}
+}
+
+// judge tells the breaker of a relay what the relay did, and the failure how long to
+// stay away.
+func judge(p *smtp.Permit, f *verdict.Failure) {
+	switch {
+	case f == nil:
+		p.Success()
+	case f.Relay:
+		f.After = p.Failure(f.Reason)
+	case f.Untried, f.Phase == verdict.PhaseSecrets, f.Phase == verdict.PhaseConnect, isStopped(f):
+		// the relay was not asked, or had no time to answer
+	default:
+		p.Success()
+	}
+}
+
+// judgeFallback treats a misconfigured or refusing fallback as unavailable, so that a
+// wrong fallback password cannot turn the primary's outage into a dead letter.
+func judgeFallback(p *smtp.Permit, f *verdict.Failure) {
+	switch {
+	case f == nil || !beforeMail(f.Phase):
+		p.Success()
+	case f.Relay, f.Untried, isStopped(f):
+		// the relay's own breaker counts it, or nothing was learnt
+	default:
+		f.Relay = true
+		f.After = p.Failure(f.Reason)
+	}
+}
+
+// isStopped reports whether the attempt ended because the program is shutting down.
+func isStopped(f *verdict.Failure) bool { return errors.Is(f.Cause, context.Canceled) }
+
+// beforeMail reports whether a phase comes before MAIL.
+func beforeMail(phase verdict.Phase) bool {
+	return slices.Contains([]verdict.Phase{
+		verdict.PhaseSecrets, verdict.PhaseConnect, verdict.PhaseBanner, verdict.PhaseEHLO,
+		verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth,
+	}, phase)
+}
+
+// login identifies everything on which a login at the relay depends.
+func (t *Target) login() string {
+	return strings.Join([]string{
+		smtp.RelayName(t.Host, t.Port), t.TLSMode, fmt.Sprint(t.TLSSkipVerify, t.AllowInsecureAuth), t.CAFile,
+		t.ClientCertFile, t.ClientKeyFile,
+		t.AuthMethod, t.Username.Plain, t.Username.Ref.String(), t.Password.String(),
+		t.OAuth2.TokenURL, t.OAuth2.ClientID, t.OAuth2.ClientSecret.String(), strings.Join(t.OAuth2.Scopes, " "),
+	}, "\x00")
+}
+
+// logInTo fetches the credentials of a fallback in place of the primary's.
+func (a *attempt) logInTo(ctx context.Context, t *Target) *verdict.Failure {
+	a.p.username, a.p.password = "", secrets.Value{}
+	a.p.vars["host"] = t.Host
+	return a.login(ctx, t, a.p)
+}
+
+// Relays are the relays of a lane: for every different list that one of its
+// targets has, in the order in which they are tried.
+func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
+	defs := c.book.Current()
+	var all [][]verdict.RelayStatus
+	for _, relays := range defs.laneRelays[lane] {
+		list := make([]verdict.RelayStatus, len(relays))
+		for i, relay := range relays {
+			name := smtp.RelayName(relay.Host, relay.Port)
+			limits := defs.limits[name]
+			s := verdict.RelayStatus{Relay: name, MaxConnections: limits.MaxConnections, MaxRate: limits.MaxMessageRate}
+			c.breakers.Get(name, smtp.BreakerThreshold).Status(&s)
+			if i > 0 && s.Wait == 0 {
+				login := verdict.RelayStatus{}
+				if c.breakers.Get(relay.login(), 1).Status(&login); login.Breaker != verdict.Closed {
+					s.Breaker, s.Wait, s.Reason = login.Breaker, login.Wait, login.Reason
+				}
+			}
+			list[i] = s
+		}
+		all = append(all, list)
+	}
+	return all
+}
+
+// laneRelaysOf are, for each lane, the different lists of relays that its targets have.
+func laneRelaysOf(d *Definitions) map[string][][]*Target {
+	lanes := make(map[string][][]*Target)
+	known := make(map[string]bool)
+	for _, t := range d.targets {
+		key := t.lane
+		for i, relay := range d.relays[t.ID] {
+			if i == 0 {
+				key += "\x00" + smtp.RelayName(relay.Host, relay.Port)
+			} else {
+				key += "\x00" + relay.login()
+			}
+		}
+		if !t.Disabled && !known[key] {
+			known[key] = true
+			lanes[t.lane] = append(lanes[t.lane], d.relays[t.ID])
+		}
+	}
+	return lanes
+}

@@ -1,0 +1,177 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smtp"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// provisions are what one delivery needs from elsewhere. They are cleared after
+// use, however the delivery ended.
+type provisions struct {
+	bundle     *payload.Bundle
+	key        []byte // PEM, nil when the payload has none
+	passphrase []byte
+	username   string
+	password   secrets.Value
+	vars       secrets.Vars
+	versions   map[string]string // of the secrets, by reference
+}
+
+func (p *provisions) clear() {
+	if p == nil {
+		return
+	}
+	clear(p.key)
+	clear(p.passphrase)
+}
+
+func newProvisions(t *Target, b *payload.Bundle) *provisions {
+	cn := b.Name()
+	return &provisions{bundle: b, versions: map[string]string{}, vars: secrets.Vars{
+		"host": t.Host, "target": t.ID, "cn": cn, "domain": strings.TrimPrefix(cn, "*."),
+	}}
+}
+
+func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (*provisions, *verdict.Failure) {
+	b, failure := c.certificate(ctx, ev)
+	if failure != nil {
+		return nil, failure
+	}
+	p := newProvisions(t, b)
+	if payload.NeedsKey(t.Payload) {
+		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
+			return p, failure
+		}
+	}
+	if payload.NeedsPassphrase(t.Payload) {
+		if failure := c.sealing(ctx, t, p); failure != nil {
+			return p, failure
+		}
+	}
+	return p, c.login(ctx, t, p)
+}
+
+// sealing fetches the passphrase of the PKCS#12 file.
+func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
+	value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
+	if failure == nil {
+		p.passphrase = value.Reveal()
+	}
+	return failure
+}
+
+// login fetches what AUTH needs.
+func (c *Courier) login(ctx context.Context, t *Target, p *provisions) (failure *verdict.Failure) {
+	if t.AuthMethod == smtp.AuthNone {
+		return nil
+	}
+	p.username = t.Username.Plain
+	if !t.Username.Ref.IsZero() {
+		value, failure := c.secret(ctx, t.Username.Ref, p)
+		if failure != nil {
+			return failure
+		}
+		p.username = string(value.Reveal())
+	}
+	if !t.OAuth2.IsZero() {
+		p.password, failure = c.token(ctx, t, p, secrets.Value{})
+		return failure
+	}
+	p.password, failure = c.secret(ctx, t.Password, p)
+	return failure
+}
+
+// secret fetches one of the target's own secrets.
+func (c *Courier) secret(ctx context.Context, ref secrets.Ref, p *provisions) (secrets.Value, *verdict.Failure) {
+	s, err := c.store.Get(ctx, ref, p.vars)
+	if err != nil {
+		return secrets.Value{}, secretFailure(err)
+	}
+	p.remember(ref, s)
+	return s.Value, nil
+}
+
+func (p *provisions) remember(ref secrets.Ref, s secrets.Secret) {
+	if s.Version != "" {
+		p.versions[ref.String()] = s.Version
+	}
+}
+
+// privateKey fetches the key that the event names, within what events may name.
+// An event without one gives nil; the payload says what it thinks of that.
+func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
+	if ev.PrivateKey == nil {
+		return nil, nil
+	}
+	ref, s, failure := c.fromEvent(ctx, ev.PrivateKey)
+	if failure != nil {
+		return nil, failure
+	}
+	p.remember(ref, s)
+	return s.Value.Reveal(), nil
+}
+
+// certificate reads the event's certificate, from the event or from where it says.
+func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
+	text := []byte(ev.Certificate.PEM)
+	if ev.Certificate.Ref != nil {
+		_, s, failure := c.fromEvent(ctx, ev.Certificate.Ref)
+		if failure != nil {
+			return nil, failure
+		}
+		text = s.Value.Reveal()
+	}
+	b, err := payload.ParseBundle(text)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	return b, nil
+}
+
+// fromEvent fetches what an event's author names. Nothing is fetched that the
+// configuration does not open to events, and nothing is kept.
+func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.Ref, secrets.Secret, *verdict.Failure) {
+	ref := secrets.Ref{File: r.File}
+	if v := r.Vault; v != nil {
+		ref.Vault = &secrets.VaultRef{Mount: v.Mount, Path: v.Path, Key: v.Key, Version: v.Version}
+	}
+	if v := r.Transit; v != nil {
+		ref.Transit = &secrets.TransitRef{Mount: v.Mount, Key: v.Key, Ciphertext: v.Ciphertext}
+	}
+	if err := c.opts.EventSecrets.Allows(ref); err != nil {
+		return ref, secrets.Secret{}, secretFailure(err)
+	}
+	s, err := c.store.Uncached(ctx, ref, nil)
+	if err != nil {
+		return ref, secrets.Secret{}, secretFailure(err)
+	}
+	return ref, s, nil
+}
+
+// secretFailure turns what happened to a secret into a verdict. The store's
+// texts are ours and hold no secret.
+func secretFailure(err error) *verdict.Failure {
+	f := verdict.Fail(verdict.SecretUnavailable, verdict.PhaseSecrets, err.Error()).Because(err)
+	switch {
+	case errors.Is(err, secrets.ErrNotFound):
+		f.Code = verdict.SecretNotFound
+	case errors.Is(err, secrets.ErrDenied):
+		f.Code = verdict.SecretDenied
+	}
+	return f
+}
+
+// asFailure takes the verdict out of an error of this package.
+func asFailure(err error) *verdict.Failure {
+	if f := (*verdict.Failure)(nil); errors.As(err, &f) {
+		return f
+	}
+	return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, "the payload cannot be made").Because(err)
+}
