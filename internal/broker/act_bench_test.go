@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"github.com/rs/zerolog"
 )
 
 // Letters replayed one after the other, and by 16 at the same time, with every
@@ -18,7 +20,7 @@ func BenchmarkReplay(b *testing.B) {
 }
 
 func benchmarkReplay(b *testing.B, interval string, workers int) {
-	broker, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: interval}, nop())
+	broker, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: interval}, zerolog.Nop())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -34,7 +36,7 @@ func benchmarkReplay(b *testing.B, interval string, workers int) {
 	for range workers {
 		wg.Go(func() {
 			for d := range letters {
-				if err := broker.Replay(ctx, d, tester, Replay{Run: "r1"}); err != nil {
+				if err := broker.Replay(ctx, d, operator, Replay{Run: "r1"}); err != nil {
 					b.Error(err)
 				}
 			}

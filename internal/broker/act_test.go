@@ -99,7 +99,7 @@ func TestReplaySaysWhatItDid(t *testing.T) {
 	b, d := one(t)
 	ctx := context.Background()
 	d.Certainty = verdict.MaybeSent
-	if err := b.Replay(ctx, d, tester, Replay{}); !errors.Is(err, ErrUncertain) {
+	if err := b.Replay(ctx, d, operator, Replay{}); !errors.Is(err, ErrUncertain) {
 		t.Errorf("without a second yes: %v", err)
 	}
 	if told := history(t, b, 1); told != nil {
@@ -129,36 +129,6 @@ func TestReplaySaysWhatItDid(t *testing.T) {
 	holds(t, b, 2)
 }
 
-func TestReplayForAnotherTarget(t *testing.T) {
-	t.Parallel()
-	post := newPostOffice("ops", "other")
-	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
-		return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth)
-	})
-	b := start(t, post, nil)
-	b.publish(event("e1", "ops"))
-	b.until("dead", func() bool { return len(b.letters()) == 1 })
-	ctx, d := context.Background(), b.letters()[0]
-	if err := b.broker.Replay(ctx, d, tester, Replay{Target: "other", Lane: "no-such-lane"}); err == nil || !strings.Contains(err.Error(), "no-such-lane") {
-		t.Errorf("into a lane that nobody serves: %v", err)
-	}
-	var seen []string
-	post.plan("other", func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
-		seen = a.Override
-		return nil, nil
-	})
-	if err := b.broker.Replay(ctx, d, tester, Replay{Target: "other", Lane: "relay", Recipients: []string{"c@example.com"}}); err != nil {
-		t.Fatal(err)
-	}
-	b.settled()
-	if mails := post.mails("e1"); len(mails) != 1 || mails[0].target != "other" || !slices.Equal(seen, []string{"c@example.com"}) {
-		t.Errorf("mails %+v, recipients asked for %v", mails, seen)
-	}
-	if len(b.letters()) != 0 {
-		t.Error("the letter is still on the list")
-	}
-}
-
 func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
@@ -168,7 +138,7 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var taken *Taken
-	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &taken) || taken.Record.Name != "gone" || taken.Record.Stage != StageIntent {
+	if err := b.Replay(ctx, d, operator, Replay{}); !errors.As(err, &taken) || taken.Record.Name != "gone" || taken.Record.Stage != StageIntent {
 		t.Errorf("while it lives: %v", err)
 	}
 	if written, err := b.Observe(ctx, AuditRecord{Action: ActionRemoved, Event: d.Event, Target: d.Target, LetterNumber: 1}); err != nil || written {
@@ -187,7 +157,7 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	}
 	b.cfg.ClaimLife = claimLife
 	// What belongs to the same run takes it up at once.
-	if err := b.Replay(ctx, d, tester, Replay{Run: "r1"}); err != nil {
+	if err := b.Replay(ctx, d, operator, Replay{Run: "r1"}); err != nil {
 		t.Errorf("the same run: %v", err)
 	}
 	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "intent replayed", "outcome replayed"}) {
@@ -200,64 +170,14 @@ func TestAFailedReplayFreesTheLetter(t *testing.T) {
 	b, d := one(t)
 	ctx := context.Background()
 	d.ReplaySubject = EventSubject + ".nobody.listens"
-	if err := b.Replay(ctx, d, tester, Replay{}); err == nil {
+	if err := b.Replay(ctx, d, operator, Replay{}); err == nil {
 		t.Fatal("replayed to where no stream is")
 	}
 	d.ReplaySubject = deliveryPrefix + "relay.ops"
-	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Errorf("the next one: %v", err)
 	}
 	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "outcome failed", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
-	}
-}
-
-func TestDiscardedLettersCanBeRestored(t *testing.T) {
-	t.Parallel()
-	b, _ := deadLetterBench(t)
-	ctx, d := context.Background(), b.letters()[0]
-	if _, err := b.broker.Discarded(ctx, d.Sequence); !errors.Is(err, ErrNotDiscarded) {
-		t.Errorf("before it was discarded: %v", err)
-	}
-	if err := b.broker.Discard(ctx, d, tester, "host is gone"); err != nil {
-		t.Fatal(err)
-	}
-	record, err := b.broker.Discarded(ctx, d.Sequence)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, err := b.broker.RecordAt(ctx, record.Sequence); err != nil || again.Hash != record.Hash {
-		t.Errorf("by its place: %v", err)
-	}
-	number, err := b.broker.Restore(ctx, record, tester, "it is not")
-	if err != nil || number != d.Sequence+1 {
-		t.Fatalf("number %d, %v", number, err)
-	}
-	l := b.letters()
-	if len(l) != 1 || l[0].Sequence != number || l[0].RestoredFrom != d.Sequence || l[0].Reason != d.Reason || string(l[0].Body) != string(d.Body) || !l[0].First.Equal(d.First) {
-		t.Errorf("restored as %+v", l)
-	}
-	if e := b.entry("ops", "ev/1"); e.State != StateDead || e.DeadLetter != d.Subject {
-		t.Errorf("ledger: %+v", e)
-	}
-	var taken *Taken
-	if _, err := b.broker.Restore(ctx, record, tester, "again"); !errors.As(err, &taken) || taken.Record.NewLetter != number {
-		t.Errorf("restored twice: %v", err)
-	}
-	// It can be discarded, and restored, under its new number.
-	if err := b.broker.Discard(ctx, l[0], tester, "really"); err != nil {
-		t.Fatal(err)
-	}
-	if record, err = b.broker.Discarded(ctx, number); err != nil {
-		t.Fatal(err)
-	}
-	if number, err = b.broker.Restore(ctx, record, tester, "no"); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.broker.Replay(ctx, b.letters()[0], tester, Replay{}); err != nil {
-		t.Errorf("a restored letter %d is not replayed: %v", number, err)
-	}
-	if told := history(t, b.broker, d.Sequence); !slices.Equal(told, []string{"intent discarded", "outcome discarded", "intent restored", "outcome restored"}) {
 		t.Errorf("history %q", told)
 	}
 }
@@ -266,7 +186,7 @@ func TestRestoreGivesWayToANewerLetter(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
 	ctx := context.Background()
-	if err := b.Discard(ctx, d, tester, "not needed"); err != nil {
+	if err := b.Discard(ctx, d, operator, "not needed"); err != nil {
 		t.Fatal(err)
 	}
 	buryMany(t, b, 1) // the same delivery died again
@@ -274,10 +194,10 @@ func TestRestoreGivesWayToANewerLetter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Restore(ctx, record, tester, "needed"); err == nil || !strings.Contains(err.Error(), "number 2") {
+	if _, err := b.Restore(ctx, record, operator, "needed"); err == nil || !strings.Contains(err.Error(), "number 2") {
 		t.Errorf("beside a newer letter: %v", err)
 	}
-	if _, err := b.Restore(ctx, AuditRecord{Action: ActionReplayed, LetterNumber: 1}, tester, "x"); !errors.Is(err, ErrNotDiscarded) {
+	if _, err := b.Restore(ctx, AuditRecord{Action: ActionReplayed, LetterNumber: 1}, operator, "x"); !errors.Is(err, ErrNotDiscarded) {
 		t.Errorf("from another record: %v", err)
 	}
 }
@@ -292,14 +212,14 @@ func TestDiscardOfAHugeEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Sequence = 1
-	if err := b.Discard(ctx, *d, tester, "junk"); err != nil {
+	if err := b.Discard(ctx, *d, operator, "junk"); err != nil {
 		t.Fatal(err)
 	}
 	record, err := b.Discarded(ctx, 1)
 	if err != nil || !record.TooLarge {
 		t.Fatalf("%+v, %v", record.TooLarge, err)
 	}
-	if _, err := b.Restore(ctx, record, tester, "no junk"); err == nil || !strings.Contains(err.Error(), "publish it anew") {
+	if _, err := b.Restore(ctx, record, operator, "no junk"); err == nil || !strings.Contains(err.Error(), "publish it anew") {
 		t.Errorf("restored: %v", err)
 	}
 }
@@ -332,35 +252,7 @@ func TestObservedEndsAreRecordedOnce(t *testing.T) {
 		t.Errorf("%d wrote %q", n, told)
 	}
 	var taken *Taken
-	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &taken) || taken.Record.Action != ActionRemoved {
+	if err := b.Replay(ctx, d, operator, Replay{}); !errors.As(err, &taken) || taken.Record.Action != ActionRemoved {
 		t.Errorf("a replay afterwards: %v", err)
-	}
-}
-
-// A letter of the same delivery that gives way is recorded as replaced; one whose
-// replay died again as replayed.
-func TestReplacedLettersAreRecorded(t *testing.T) {
-	t.Parallel()
-	b, _ := deadLetterBench(t)
-	ctx, first := context.Background(), b.letters()[0]
-	// As with `nats pub`, which leaves the letter where it is.
-	if _, err := b.broker.js.Publish(ctx, first.ReplaySubject, first.Body); err != nil {
-		t.Fatal(err)
-	}
-	b.until("a second letter", func() bool { l := b.letters(); return len(l) == 1 && l[0].Sequence != first.Sequence })
-	b.settled()
-	if told := history(t, b.broker, first.Sequence); !slices.Equal(told, []string{"outcome replaced"}) {
-		t.Errorf("history of the first: %q", told)
-	}
-	second := b.letters()[0]
-	if err := b.broker.Replay(ctx, second, tester, Replay{}); err != nil {
-		t.Fatal(err)
-	}
-	b.settled()
-	if told := history(t, b.broker, second.Sequence); !slices.Equal(told, []string{"intent replayed", "outcome replayed"}) {
-		t.Errorf("history of the second: %q", told)
-	}
-	if l := b.letters(); len(l) != 1 || l[0].Sequence <= second.Sequence {
-		t.Errorf("letters: %+v", l)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 )
 
 // What publishAll is given is stored once and in order, however it goes out and
@@ -26,7 +27,7 @@ func TestPublishAllStoresEachOnce(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("sync=%s/n=%d", test.sync, test.n), func(t *testing.T) {
 			t.Parallel()
-			b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: test.sync}, nop())
+			b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: test.sync}, zerolog.Nop())
 			if err != nil {
 				t.Fatal(err)
 			}

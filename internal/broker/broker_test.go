@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -46,7 +47,7 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 	// As if long after the stream's window: straight into the lane, without an id.
 	m := nats.NewMsg(deliveryPrefix + "relay.ops")
 	m.Data = event("e1").Encode()
-	if _, err := b.broker.js.PublishMsg(context.Background(), m); err != nil {
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
@@ -54,7 +55,7 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 		t.Fatalf("%d mails, want 1", got)
 	}
 	m.Header.Set(headerForce, "true")
-	if _, err := b.broker.js.PublishMsg(context.Background(), m); err != nil {
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
@@ -68,7 +69,7 @@ func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
 	t.Parallel()
 	b := start(t, newPostOffice("ops"), nil)
 	other := event("e1", "ops")
-	other.Certificate.PEM = certificate("other.example.com")
+	other.Certificate.PEM = lab.SelfSigned("other.example.com")
 	b.publish(event("e1", "ops"))
 	b.publish(other)
 	b.settled()
@@ -83,10 +84,10 @@ func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
 	b.publish(event("e1", "ops"))
 	b.settled()
 	other := event("e1", "ops")
-	other.Certificate.PEM = certificate("other.example.com")
+	other.Certificate.PEM = lab.SelfSigned("other.example.com")
 	m := nats.NewMsg(deliveryPrefix + "relay.ops")
 	m.Data = other.Encode()
-	if _, err := b.broker.js.PublishMsg(context.Background(), m); err != nil {
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
@@ -156,7 +157,7 @@ func TestDeadLetterSaysAll(t *testing.T) {
 	if len(l) != 1 {
 		t.Fatalf("letters: %+v", l)
 	}
-	raw, err := b.broker.nc.Request("$JS.API.DIRECT.GET."+DeadLettersStream, []byte(`{"seq":1}`), time.Second)
+	raw, err := b.broker.Conn().Request("$JS.API.DIRECT.GET."+DeadLettersStream, []byte(`{"seq":1}`), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func TestReplayByHand(t *testing.T) {
 	b, mended := deadLetterBench(t)
 	mended.Store(true)
 	l := b.letters()[0]
-	if _, err := b.broker.js.Publish(context.Background(), l.ReplaySubject, l.Body); err != nil {
+	if _, err := b.broker.JetStream().Publish(context.Background(), l.ReplaySubject, l.Body); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
@@ -270,14 +271,14 @@ func TestDiscardKeepsTheLetterInTheAudit(t *testing.T) {
 
 func audits(t *testing.T, b *bench, action string) int {
 	t.Helper()
-	s, err := b.broker.js.Stream(context.Background(), AuditStream)
+	s, err := b.broker.JetStream().Stream(context.Background(), AuditStream)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := 0
 	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
 		m, err := s.GetMsg(context.Background(), seq)
-		if err == nil && strings.HasPrefix(m.Subject, auditPrefix+action+".") {
+		if err == nil && strings.HasPrefix(m.Subject, "certpost.audit."+action+".") {
 			n++
 		}
 	}
@@ -290,7 +291,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	const canary = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCANARYCANARYCANARYc"
 	ctx := context.Background()
 	put := func(body string) {
-		if _, err := b.broker.js.Publish(ctx, EventSubject+".hand", []byte(body)); err != nil {
+		if _, err := b.broker.JetStream().Publish(ctx, EventSubject+".hand", []byte(body)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -588,13 +589,13 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 	b.start()
 	b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
 	ctx := context.Background()
-	s, err := b.broker.js.Stream(ctx, DeadLettersStream)
+	s, err := b.broker.JetStream().Stream(ctx, DeadLettersStream)
 	if err != nil {
 		t.Fatal(err)
 	}
 	full := s.CachedInfo().Config
 	full.MaxMsgSize = 1 // takes nothing any more
-	if _, err := b.broker.js.UpdateStream(ctx, full); err != nil {
+	if _, err := b.broker.JetStream().UpdateStream(ctx, full); err != nil {
 		t.Fatal(err)
 	}
 	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -611,7 +612,7 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 	// The program puts its stream right again by itself; then the letter arrives.
 	b.runner.lanes.poke <- struct{}{}
 	b.until("the stream is as it should be", func() bool {
-		s, err := b.broker.js.Stream(ctx, DeadLettersStream)
+		s, err := b.broker.JetStream().Stream(ctx, DeadLettersStream)
 		return err == nil && s.CachedInfo().Config.MaxMsgSize == -1
 	})
 	b.until("the letter", func() bool { return len(b.letters()) == 1 })
@@ -625,7 +626,7 @@ func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 	b.publish(event("e1", "ops"))
 	b.settled()
 	for _, c := range []struct{ stream, name string }{{DeliveriesStream, "lane-relay"}, {EventsStream, fanoutConsumer}} {
-		if err := b.broker.js.DeleteConsumer(ctx, c.stream, c.name); err != nil {
+		if err := b.broker.JetStream().DeleteConsumer(ctx, c.stream, c.name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -643,7 +644,7 @@ func TestMessageOnAForgottenLane(t *testing.T) {
 	b.post.plan("gone", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "not defined"}}
 	})
-	if _, err := b.broker.js.Publish(context.Background(), deliveryPrefix+"old-relay.gone", event("e1").Encode()); err != nil {
+	if _, err := b.broker.JetStream().Publish(context.Background(), deliveryPrefix+"old-relay.gone", event("e1").Encode()); err != nil {
 		t.Fatal(err)
 	}
 	b.until("the letter", func() bool { return len(b.letters()) == 1 })
@@ -682,16 +683,12 @@ func TestLedgerKnowsTheCertificate(t *testing.T) {
 		t.Errorf("a delivery whose certificate came from elsewhere: %+v", e)
 	}
 	// It is stored once.
-	l, err := b.broker.openLedger(context.Background())
+	kv, err := b.broker.JetStream().KeyValue(context.Background(), LedgerBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	kve, err := l.kv.Get(context.Background(), "later.e2")
+	kve, err := kv.Get(context.Background(), "later.e2")
 	if err != nil || strings.Count(string(kve.Value()), fetched.Fingerprint) != 1 {
 		t.Errorf("stored: %s, %v", kve.Value(), err)
-	}
-	old, err := readEntry([]byte(`{"state":"sent","receipt":{"certificate":{"cn":"old"}}}`))
-	if err != nil || old.Certificate == nil || old.Certificate.CommonName != "old" {
-		t.Errorf("an entry from before: %+v, %v", old, err)
 	}
 }

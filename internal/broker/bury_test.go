@@ -58,7 +58,7 @@ func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil {

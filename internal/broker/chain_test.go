@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/lab"
 )
 
 // noted is some record; n tells it from others.
 func noted(n int) AuditRecord {
-	return AuditRecord{Action: ActionHeld, Actor: tester, Event: fmt.Sprintf("e%d", n), Target: "ops", LetterNumber: uint64(n)}
+	return AuditRecord{Action: ActionHeld, Actor: operator, Event: fmt.Sprintf("e%d", n), Target: "ops", LetterNumber: uint64(n)}
 }
 
 func holds(t *testing.T, b *Broker, records uint64, anchors ...Anchor) AuditReport {
@@ -53,7 +54,7 @@ func auditStream(t *testing.T, b *Broker) jetstream.Stream {
 func TestManyAppendToOneChain(t *testing.T) {
 	t.Parallel()
 	cfg := Config{DataDir: t.TempDir(), SyncInterval: "2m", Listen: lab.FreeAddress(t)}
-	first, err := Open(cfg, nop())
+	first, err := Open(cfg, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestManyAppendToOneChain(t *testing.T) {
 	if head, err := first.AuditHead(ctx); err != nil || head != (Anchor{}) {
 		t.Errorf("head of an empty audit: %v, %v", head, err)
 	}
-	second, err := Dial(ctx, Config{URL: first.URL()}, nop())
+	second, err := Dial(ctx, Config{URL: first.URL()}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func appendFromAll(t *testing.T, brokers []*Broker, each int) {
 			t.Fatal(err)
 		}
 		seen[r.LetterNumber] = true
-		if r.Previous == "" || r.Time.IsZero() || r.Name != "tester" {
+		if r.Previous == "" || r.Time.IsZero() || r.Name != "operator" {
 			t.Errorf("record %d: %+v", r.Sequence, r)
 		}
 	}
@@ -115,10 +116,10 @@ func appendFromAll(t *testing.T, brokers []*Broker, each int) {
 
 func TestReplicasAppendToOneChain(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
+	c := lab.NewNATSCluster(t)
 	var brokers []*Broker
-	for range c.urls {
-		b, err := Open(Config{URL: strings.Join(c.urls, ","), Replicas: 3}, nop())
+	for range c.URLs {
+		b, err := Open(Config{URL: strings.Join(c.URLs, ","), Replicas: 3}, zerolog.Nop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +145,7 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	got, second := 0, 0
 	for _, b := range brokers {
 		wg.Go(func() {
-			err := b.Begin(context.Background(), AuditRecord{Action: ActionReplayed, Actor: tester, Event: "claimed", Target: "ops", LetterNumber: 7})
+			err := b.Begin(context.Background(), AuditRecord{Action: ActionReplayed, Actor: operator, Event: "claimed", Target: "ops", LetterNumber: 7})
 			mu.Lock()
 			defer mu.Unlock()
 			switch taken, ok := err.(*Taken); {
@@ -182,7 +183,7 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 			}
 		})
 	}
-	c.killLeader(brokers[0], AuditStream)
+	c.KillLeader(brokers[0].js, AuditStream)
 	written := func() int { mu.Lock(); defer mu.Unlock(); return len(acknowledged) }
 	for before, end := written(), time.Now().Add(time.Minute); written() < before+100 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/backoff"
+	"github.com/rs/zerolog"
 )
 
 // shelf is a store that writes when it is told to, and counts how.
@@ -114,7 +115,7 @@ func TestFewWriteAloneAndManyTogether(t *testing.T) {
 // openLedgerForTest is a ledger on a store that flushes every write.
 func openLedgerForTest(t *testing.T) (*Broker, ledger) {
 	t.Helper()
-	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none"}, nop())
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none"}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/nats-io/jwt/v2"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
@@ -33,16 +32,16 @@ import (
 func TestLockedStoreNamesItsOwner(t *testing.T) {
 	t.Parallel()
 	cfg := Config{DataDir: t.TempDir(), Listen: "none"}
-	first, err := Open(cfg, nop())
+	first, err := Open(cfg, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Open(cfg, nop())
+	_, err = Open(cfg, zerolog.Nop())
 	if err == nil || !strings.Contains(err.Error(), "in use by process "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("second open: %v", err)
 	}
 	first.Close()
-	again, err := Open(cfg, nop())
+	again, err := Open(cfg, zerolog.Nop())
 	if err != nil {
 		t.Fatalf("after the first one ended: %v", err)
 	}
@@ -56,7 +55,7 @@ func TestTakenPortIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = Open(Config{DataDir: t.TempDir(), Listen: l.Addr().String()}, nop())
+	_, err = Open(Config{DataDir: t.TempDir(), Listen: l.Addr().String()}, zerolog.Nop())
 	if err == nil || !strings.Contains(err.Error(), "nats.listen "+l.Addr().String()) {
 		t.Errorf("open: %v", err)
 	}
@@ -64,7 +63,7 @@ func TestTakenPortIsNamed(t *testing.T) {
 
 func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 	t.Parallel()
-	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, nop())
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,64 +115,6 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 	}
 }
 
-// natsServer is somebody's NATS server, started when the test says so.
-func natsServer(t *testing.T, addr, config string) *server.Server {
-	t.Helper()
-	return runNATS(t, natsOptions(t, addr, t.TempDir(), config))
-}
-
-func natsOptions(t *testing.T, addr, store, config string) *server.Options {
-	t.Helper()
-	opts := &server.Options{}
-	host, port, _ := net.SplitHostPort(addr)
-	text := fmt.Sprintf("host: %s\nport: %s\njetstream { store_dir: %q, max_file_store: 1GB }\n%s", host, port, store, config)
-	if err := opts.ProcessConfigString(text); err != nil {
-		t.Fatal(err)
-	}
-	opts.NoSigs, opts.NoLog = true, true
-	return opts
-}
-
-func runNATS(t *testing.T, opts *server.Options) *server.Server {
-	t.Helper()
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("server not ready")
-	}
-	return s
-}
-
-func TestNATSThatComesLaterIsWaitedFor(t *testing.T) {
-	t.Parallel()
-	addr := lab.FreeAddress(t)
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + addr}}
-	b.open()
-	b.runner = b.broker.NewRunner(b.post, b.set, newTestMetrics())
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- b.runner.Run(ctx) }()
-	b.stop = func() { cancel(); <-done }
-	defer b.close()
-	if err := b.runner.Ready(ctx); err == nil {
-		t.Error("ready without NATS")
-	}
-	if err := b.broker.Health(ctx); err == nil || !strings.Contains(err.Error(), "not connected to NATS") {
-		t.Errorf("health: %v", err)
-	}
-	natsServer(t, addr, "")
-	b.until("ready", func() bool { return b.runner.Ready(ctx) == nil })
-	b.publish(event("e1", "ops"))
-	b.settled()
-	if got := len(b.post.mails("e1")); got != 1 {
-		t.Errorf("%d mails", got)
-	}
-}
-
 func TestWaysToAuthenticate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -219,15 +160,15 @@ func TestWaysToAuthenticate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			addr := lab.FreeAddress(t)
-			natsServer(t, addr, c.server)
+			lab.NATS(t, addr, c.server)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			c.wrong.URL = "nats://" + addr
-			if _, err := Dial(ctx, c.wrong, nop()); err == nil || strings.Contains(err.Error(), "CANARY") {
+			if _, err := Dial(ctx, c.wrong, zerolog.Nop()); err == nil || strings.Contains(err.Error(), "CANARY") {
 				t.Errorf("wrong credentials: %v", err)
 			}
 			c.cfg.URL = "nats://" + addr
-			b, err := Dial(ctx, c.cfg, nop())
+			b, err := Dial(ctx, c.cfg, zerolog.Nop())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -287,7 +228,7 @@ func TestEmbeddedServerWithAUser(t *testing.T) {
 	t.Parallel()
 	cfg := Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m", User: "certpost",
 		Password: func() ([]byte, error) { return []byte("right"), nil }}
-	b, err := Open(cfg, nop())
+	b, err := Open(cfg, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +251,7 @@ func TestUnreadableFilesAreNamed(t *testing.T) {
 		"nats.tls.cert_file":    {CertFile: "/nonexistent", KeyFile: "/nonexistent"},
 	} {
 		cfg.URL = "nats://127.0.0.1:1"
-		if _, err := Open(cfg, nop()); err == nil || !strings.Contains(err.Error(), key) {
+		if _, err := Open(cfg, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
+	"github.com/rs/zerolog"
 )
 
 // Broker, courier and relays together: what neither side can prove alone.
@@ -33,7 +34,7 @@ func office(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions
 	if definitions == nil {
 		t.Fatal(problems)
 	}
-	store, err := secrets.Open(secrets.Config{}, nop())
+	store, err := secrets.Open(secrets.Config{}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

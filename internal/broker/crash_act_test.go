@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/verdict"
+	"github.com/rs/zerolog"
 )
 
 // crashLetters is how many dead letters are acted on, one after the other.
@@ -25,10 +27,12 @@ func crashActs(ctx context.Context, b *Broker, plan crashPlan) error {
 	}
 	if plan.Point != "" {
 		for i := range crashLetters {
-			d := letterOf(fmt.Sprintf("e%d", i))
-			d.Target, d.ReplaySubject, d.Lane = "good", deliveryPrefix+"relay.good", "relay"
-			d.Subject = d.subjectOf()
-			if _, err := b.js.PublishMsg(ctx, d.message("")); err != nil {
+			id := fmt.Sprintf("e%d", i)
+			d := &DeadLetter{
+				Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"},
+				Event:   id, Token: id, Target: "good", Lane: "relay", Generation: 1, ReplaySubject: deliveryPrefix + "relay.good", Body: event(id, "good").Encode(),
+			}
+			if err := b.bury(ctx, d, "crash"); err != nil {
 				return err
 			}
 		}
@@ -72,10 +76,9 @@ func again(do func() error) error {
 func discardAll(ctx context.Context, b *Broker) error {
 	for d, err := range b.ReadLetters(ctx, 1) {
 		if err == nil && d.RestoredFrom == 0 {
-			point := b.cfg.Reached
-			b.cfg.Reached = nil // it is to die later
+			mortal.Store(false) // it is to die later
 			err = b.Discard(ctx, d, tester, "not needed")
-			b.cfg.Reached = point
+			mortal.Store(true)
 		}
 		if err != nil {
 			return err
@@ -137,7 +140,7 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 						mails[id]++
 					}
 				}
-				b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, nop())
+				b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -163,7 +166,7 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 						outcomes = slices.Compact(outcomes)
 					}
 					if !slices.Equal(outcomes, want) {
-						t.Errorf("letter %d: %q", i+1, history(t, b, uint64(i+1)))
+						t.Errorf("letter %d: %q", i+1, historyOf(t, b, uint64(i+1)))
 					}
 				}
 				var restored []uint64
@@ -185,7 +188,7 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 // ended is what came of a letter, without what was intended.
 func ended(t *testing.T, b *Broker, number uint64) []string {
 	t.Helper()
-	return slices.DeleteFunc(history(t, b, number), func(s string) bool {
+	return slices.DeleteFunc(historyOf(t, b, number), func(s string) bool {
 		return s == "outcome failed" || len(s) > 6 && s[:6] == "intent"
 	})
 }

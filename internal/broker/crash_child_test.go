@@ -50,6 +50,9 @@ type crashReport struct {
 	Letters []string
 }
 
+// mortal says that a child dies at the point of its plan.
+var mortal atomic.Bool
+
 const crashVariable = "CERTPOST_TEST_CRASH_PLAN"
 
 // crashAsAsked is the child's side; TestMain calls it. asked: this process is a child.
@@ -72,8 +75,16 @@ func crashChild(plan crashPlan) error {
 			return err
 		}
 	}
+	var times atomic.Int32
+	reached := func(point string) {
+		if point == plan.Point && mortal.Load() && int(times.Add(1)) >= plan.Nth {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // the signal may take a moment
+		}
+	}
+	mortal.Store(true)
 	// Not always flushed: SIGKILL ends a process, not the machine.
-	b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: time.Second}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	b, err := Open(Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: time.Second, Reached: reached}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
 	}
@@ -99,20 +110,14 @@ func crashChild(plan crashPlan) error {
 	if definitions == nil {
 		return fmt.Errorf("targets: %v", problems)
 	}
-	store, err := secrets.Open(secrets.Config{}, nop())
+	store, err := secrets.Open(secrets.Config{}, zerolog.Nop())
 	if err != nil {
 		return err
 	}
 	defer store.Close()
 	courier := delivery.NewCourier(delivery.NewBook(definitions, delivery.Source{}), store, delivery.Options{})
 	set := quick()
-	var times atomic.Int32
-	set.Reached = func(point string) {
-		if point == plan.Point && int(times.Add(1)) >= plan.Nth {
-			syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // the signal may take a moment
-		}
-	}
+	set.Reached = reached
 	r := b.NewRunner(courier, set, newTestMetrics())
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -137,7 +142,6 @@ func crashChild(plan crashPlan) error {
 			return err
 		}
 	}
-	b.cfg.Reached = set.Reached
 	go func() { done <- r.Run(ctx) }()
 	if err := crashActs(ctx, b, plan); err != nil {
 		cancel()

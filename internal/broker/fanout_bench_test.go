@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
@@ -33,7 +34,7 @@ func BenchmarkFanout(b *testing.B) {
 }
 
 func benchmarkFanout(b *testing.B, sync string, targets int) {
-	br, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: sync}, nop())
+	br, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: sync}, zerolog.Nop())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -48,7 +49,7 @@ func benchmarkFanout(b *testing.B, sync string, targets int) {
 	for i := range b.N {
 		m := nats.NewMsg(EventSubject)
 		m.Data = event(fmt.Sprintf("event-%d", i), ids...).Encode()
-		if err := br.nc.PublishMsg(m); err != nil {
+		if err := br.Conn().PublishMsg(m); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -13,81 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
-
-// cluster is three NATS servers that keep everything three times.
-type cluster struct {
-	t       *testing.T
-	text    []string
-	servers []*server.Server
-	urls    []string
-}
-
-func newCluster(t *testing.T) *cluster {
-	t.Helper()
-	c := &cluster{t: t}
-	var routes, clients []string
-	for range 3 {
-		routes = append(routes, lab.FreeAddress(t))
-		clients = append(clients, lab.FreeAddress(t))
-	}
-	for i := range 3 {
-		host, port, _ := net.SplitHostPort(clients[i])
-		c.text = append(c.text, fmt.Sprintf("server_name: n%d\nhost: %s\nport: %s\njetstream { store_dir: %q, max_file_store: 1GB, sync_interval: \"2m\" }\n"+
-			"cluster { name: lab, listen: %q, routes: [nats-route://%s] }\n", i, host, port, t.TempDir(), routes[i], strings.Join(routes, ", nats-route://")))
-		c.urls = append(c.urls, "nats://"+clients[i])
-		c.servers = append(c.servers, nil)
-	}
-	for i := range 3 {
-		c.start(i)
-	}
-	t.Cleanup(func() {
-		for _, s := range c.servers {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}
-	})
-	return c
-}
-
-func (c *cluster) start(i int) {
-	c.t.Helper()
-	opts := &server.Options{}
-	if err := opts.ProcessConfigString(c.text[i]); err != nil {
-		c.t.Fatal(err)
-	}
-	opts.NoSigs, opts.NoLog = true, true
-	s, err := server.NewServer(opts)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	s.Start()
-	c.servers[i] = s
-}
-
-// killLeader stops the server that leads a stream, and returns its number.
-func (c *cluster) killLeader(b *Broker, stream string) int {
-	c.t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		s, err := b.js.Stream(context.Background(), stream)
-		if err != nil || s.CachedInfo().Cluster == nil {
-			continue
-		}
-		for i, srv := range c.servers {
-			if srv.Name() == s.CachedInfo().Cluster.Leader {
-				srv.Shutdown()
-				srv.WaitForShutdown()
-				return i
-			}
-		}
-	}
-	c.t.Fatalf("stream %s has no leader", stream)
-	return -1
-}
 
 // invariant: events = accepted + dead-lettered (nothing is pending), and no more
 // mails are doubled than outcomes were unknown.
@@ -123,8 +51,8 @@ func (b *bench) invariant(ids []string, target string) {
 
 func TestLeadersKilledUnderLoad(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: strings.Join(c.urls, ","), Replicas: 3}}
+	c := lab.NewNATSCluster(t)
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: strings.Join(c.URLs, ","), Replicas: 3}}
 	b.cfg.AckWait = 3 * time.Second
 	b.start()
 	second := &bench{t: t, post: b.post, set: b.set, cfg: b.cfg}
@@ -136,8 +64,8 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 		b.publishPatiently(id)
 		if i%100 == 50 {
 			stream := []string{DeliveriesStream, "KV_" + LedgerBucket, EventsStream}[i/100]
-			down := c.killLeader(b.broker, stream)
-			time.AfterFunc(2*time.Second, func() { c.start(down) })
+			down := c.KillLeader(b.broker.JetStream(), stream)
+			time.AfterFunc(2*time.Second, func() { c.Start(down) })
 			time.Sleep(3 * time.Second)
 		}
 	}
@@ -250,7 +178,7 @@ func (c *cable) reset() {
 
 func TestPartitionFromNATS(t *testing.T) {
 	t.Parallel()
-	srv := natsServer(t, lab.FreeAddress(t), "")
+	srv := lab.NATS(t, lab.FreeAddress(t), "")
 	wire := newCable(t, srv.Addr().String())
 	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr, AckWait: 3 * time.Second}}
 	b.start()
@@ -306,7 +234,7 @@ func TestRandomFaults(t *testing.T) {
 func composition(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("CERTPOST_FAULT_SEED=%d", seed)
-	srv := natsServer(t, lab.FreeAddress(t), "")
+	srv := lab.NATS(t, lab.FreeAddress(t), "")
 	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
 	wire := newCable(t, srv.Addr().String())
 	defer wire.reset()
@@ -355,7 +283,7 @@ func composition(t *testing.T, seed uint64) {
 			ctx := context.Background()
 			for _, c := range []struct{ stream, name string }{{DeliveriesStream, laneConsumerPre + "relay"}, {EventsStream, fanoutConsumer}} {
 				// Gone already, or out of reach for the moment: both are faults enough.
-				_ = direct.broker.js.DeleteConsumer(ctx, c.stream, c.name)
+				_ = direct.broker.JetStream().DeleteConsumer(ctx, c.stream, c.name)
 			}
 		}},
 	}

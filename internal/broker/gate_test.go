@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
+	"github.com/rs/zerolog"
 )
 
 // A relay that is away, with more waiting than a lane of its own may have pending,
@@ -27,7 +28,7 @@ func TestSharedLaneGoesOn(t *testing.T) {
 	open := verdict.RelayStatus{Relay: "down:25", Breaker: verdict.Open, Wait: 20 * time.Second, Reason: "it does not answer"}
 	closed := verdict.RelayStatus{Relay: "up:25", Breaker: verdict.Closed}
 	b.post.know("shared-007", []verdict.RelayStatus{open}, []verdict.RelayStatus{closed})
-	const dead, alive = maxAckPending + 200, 50
+	const dead, alive = 1_200, 50 // a lane's consumer may have 1,000 pending
 	for i := range dead {
 		b.publish(event(fmt.Sprintf("d%d", i), "down"))
 	}
@@ -118,7 +119,7 @@ func TestSharesOfConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rosters := make([]*roster, 3)
 		for i, id := range []string{"a", "b", "c"} {
-			rosters[i] = newRoster(nop(), func() {})
+			rosters[i] = newRoster(zerolog.Nop(), func() {})
 			rosters[i].id, rosters[i].began = id, time.Now()
 		}
 		hear := func(who *roster, of ...string) {
@@ -173,7 +174,7 @@ func TestProcessesKnowEachOther(t *testing.T) {
 	second.stop()
 	b.until("the first is alone again", func() bool { return len(b.runner.roster.live(time.Now())) == 1 })
 	b.runner.tidy(context.Background())
-	stream, err := b.broker.js.Stream(context.Background(), "KV_"+RelaysBucket)
+	stream, err := b.broker.JetStream().Stream(context.Background(), "KV_"+RelaysBucket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,16 +2,8 @@ package broker
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"flag"
 	"fmt"
-	"io"
-	"math/big"
 	"os"
 	"slices"
 	"strings"
@@ -24,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -294,7 +287,7 @@ func (b *bench) publish(ev *events.Event) {
 	// No message id: JetStream's own window must not be what keeps mails single.
 	m := nats.NewMsg(EventSubject)
 	m.Data = ev.Encode()
-	if _, err := b.broker.js.PublishMsg(context.Background(), m); err != nil {
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -333,28 +326,7 @@ func (b *bench) entry(target, event string) Entry {
 }
 
 func event(id string, targets ...string) *events.Event {
-	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: certificate("www.example.com")}, Targets: targets}
-}
-
-var certificates sync.Map
-
-// certificate is a self-signed certificate, the same one for the same name.
-func certificate(name string) string {
-	if c, ok := certificates.Load(name); ok {
-		return c.(string)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	text, _ := certificates.LoadOrStore(name, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	return text.(string)
+	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
 }
 
 // tester is who acts on dead letters here.
@@ -362,4 +334,16 @@ var tester = Actor{Name: "tester", Via: ViaShell}
 
 func newTestMetrics() *Metrics { return NewMetrics(prometheus.NewRegistry()) }
 
-func nop() zerolog.Logger { return zerolog.New(io.Discard) }
+// historyOf is what the audit says of a letter, "stage action", oldest first.
+func historyOf(t *testing.T, b *Broker, number uint64) (told []string) {
+	t.Helper()
+	for r, err := range b.ReadAudit(context.Background(), 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.LetterNumber == number {
+			told = append(told, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
+		}
+	}
+	return told
+}

@@ -14,7 +14,7 @@ func TestHolds(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
 	ctx := context.Background()
-	if err := b.Release(ctx, 1, tester, ""); !errors.Is(err, ErrNotHeld) {
+	if err := b.Release(ctx, 1, operator, ""); !errors.Is(err, ErrNotHeld) {
 		t.Errorf("released: %v", err)
 	}
 	alice := Actor{Name: "alice", Via: ViaPage}
@@ -22,13 +22,13 @@ func TestHolds(t *testing.T) {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	var held *Held
-	if _, err := b.Hold(ctx, d, tester, "me too"); !errors.As(err, &held) || held.Hold.By != "alice" {
+	if _, err := b.Hold(ctx, d, operator, "me too"); !errors.As(err, &held) || held.Hold.By != "alice" {
 		t.Errorf("held twice: %v", err)
 	}
-	if err := b.Replay(ctx, d, tester, Replay{}); !errors.As(err, &held) || !strings.Contains(err.Error(), "asking the relay's admin") {
+	if err := b.Replay(ctx, d, operator, Replay{}); !errors.As(err, &held) || !strings.Contains(err.Error(), "asking the relay's admin") {
 		t.Errorf("replayed: %v", err)
 	}
-	if err := b.Discard(ctx, d, tester, "x"); !errors.As(err, &held) {
+	if err := b.Discard(ctx, d, operator, "x"); !errors.As(err, &held) {
 		t.Errorf("discarded: %v", err)
 	}
 	if all, err := b.Holds(ctx); err != nil || len(all) != 1 || all[0].Letter != 1 || all[0].Event != d.Event {
@@ -40,7 +40,7 @@ func TestHolds(t *testing.T) {
 	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
 		t.Errorf("%+v, %v", all, err)
 	}
-	if err := b.Replay(ctx, d, tester, Replay{}); err != nil {
+	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Error(err)
 	}
 	if told := history(t, b, 1); !slices.Equal(told, []string{"held", "released", "intent replayed", "outcome replayed"}) {
@@ -62,7 +62,7 @@ func TestAHoldAndItsRecord(t *testing.T) {
 	if _, err := b.js.UpdateStream(ctx, full); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Hold(ctx, d, tester, "x"); err == nil {
+	if _, err := b.Hold(ctx, d, operator, "x"); err == nil {
 		t.Error("held without a record")
 	}
 	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
@@ -71,7 +71,7 @@ func TestAHoldAndItsRecord(t *testing.T) {
 	if _, err := b.js.UpdateStream(ctx, whole); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Hold(ctx, d, tester, "x"); err != nil {
+	if _, err := b.Hold(ctx, d, operator, "x"); err != nil {
 		t.Fatal(err)
 	}
 	if told := history(t, b, 1); !slices.Equal(told, []string{"held"}) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
+	"github.com/rs/zerolog"
 )
 
 // BenchmarkLedger is what the ledger costs each mail: one entry created with the
@@ -48,7 +49,7 @@ func benchmarkLedger(b *testing.B, sync string, writers int) {
 type workers = sync.WaitGroup
 
 func openBenchLedger(b *testing.B, sync string) ledger {
-	br, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: sync}, nop())
+	br, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: sync}, zerolog.Nop())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -34,14 +35,14 @@ func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 	d := b.letters()[0]
 	mended.Store(true)
 	// As with `nats pub`: the letter stays where it is until the delivery has succeeded.
-	if _, err := b.broker.js.Publish(context.Background(), d.ReplaySubject, d.Body); err != nil {
+	if _, err := b.broker.JetStream().Publish(context.Background(), d.ReplaySubject, d.Body); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
 	if l := b.letters(); !died.Load() || len(l) != 0 || len(b.post.mails("e1")) != 1 {
 		t.Errorf("%d mails, and on the list: %+v", len(b.post.mails("e1")), l)
 	}
-	if told := history(t, b.broker, d.Sequence); !slices.Equal(told, []string{"outcome delivered"}) {
+	if told := historyOf(t, b.broker, d.Sequence); !slices.Equal(told, []string{"outcome delivered"}) {
 		t.Errorf("history %q", told)
 	}
 }
@@ -52,7 +53,7 @@ func TestALetterOfAnotherCertificateStays(t *testing.T) {
 	t.Parallel()
 	b, mended := deadLetterBench(t)
 	other := event("ev/1", "ops")
-	other.Certificate.PEM = certificate("other.example.com")
+	other.Certificate.PEM = lab.SelfSigned("other.example.com")
 	b.publish(other)
 	b.until("its letter", func() bool { return len(b.letters()) == 2 })
 	b.settled()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
+	"github.com/rs/zerolog"
 )
 
 // rated makes the post office's target ask for its part of a rate, as the courier
@@ -87,7 +88,7 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	b.run()
 	b.laneState("the limit after a restart", "relay1", pausedFor(pausedRate))
 	b.until("nothing is in work", func() bool {
-		c, err := b.broker.js.Consumer(context.Background(), DeliveriesStream, "lane-relay1")
+		c, err := b.broker.JetStream().Consumer(context.Background(), DeliveriesStream, "lane-relay1")
 		return err == nil && c.CachedInfo().NumPending+uint64(c.CachedInfo().NumAckPending) == n-5
 	})
 	if got := len(given()); got != limit.Count {
@@ -160,7 +161,7 @@ func TestRateKeys(t *testing.T) {
 func TestThoseWhoAskAtOnceAreCounted(t *testing.T) {
 	t.Parallel()
 	b := start(t, newPostOffice("ops@relay1"), nil)
-	other := newMeter(b.runner.meter.kv, nop())
+	other := newMeter(b.runner.meter.kv, zerolog.Nop())
 	limit := verdict.Rate{Count: 100, Per: time.Hour}
 	var wg sync.WaitGroup
 	var refused atomic.Int32

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -18,7 +19,7 @@ import (
 // quiet is a broker with its streams, on an embedded server, without a runner.
 func quiet(t testing.TB) *Broker {
 	t.Helper()
-	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, nop())
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,7 @@ func quiet(t testing.TB) *Broker {
 func letterOf(id string) *DeadLetter {
 	return &DeadLetter{
 		Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "as the test wants it"},
-		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: deliveryPrefix + "relay.ops", Body: event(id, "ops").Encode(),
+		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: deliveryPrefix + "relay.ops", Body: eventFor(id, "ops").Encode(),
 	}
 }
 

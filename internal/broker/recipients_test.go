@@ -168,13 +168,13 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 	bench.until("the first reconcile is over", func() bool { return len(bench.runner.LaneStatus()) == 1 })
 	ctx := context.Background()
 	limit := func(bytes int32) {
-		s, err := bench.broker.js.Stream(ctx, DeadLettersStream)
+		s, err := bench.broker.JetStream().Stream(ctx, DeadLettersStream)
 		if err != nil {
 			t.Fatal(err)
 		}
 		cfg := s.CachedInfo().Config
 		cfg.MaxMsgSize = bytes
-		if _, err := bench.broker.js.UpdateStream(ctx, cfg); err != nil {
+		if _, err := bench.broker.JetStream().UpdateStream(ctx, cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -186,7 +186,7 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 		return e.State == StateWaiting && slices.Equal(e.Accepted, alice) && e.decided()
 	})
 	bench.until("it came again at least once", func() bool {
-		s, err := bench.broker.js.Consumer(ctx, DeliveriesStream, laneConsumerPre+"relay")
+		s, err := bench.broker.JetStream().Consumer(ctx, DeliveriesStream, laneConsumerPre+"relay")
 		if err != nil {
 			return false
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/lab"
 )
@@ -16,7 +17,7 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 	t.Parallel()
 	const password = "not a secret"
 	cfg := Config{DataDir: t.TempDir(), SyncInterval: "2m", Listen: lab.FreeAddress(t), User: "alice", Password: func() ([]byte, error) { return []byte(password), nil }}
-	b, err := Open(cfg, nop())
+	b, err := Open(cfg, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

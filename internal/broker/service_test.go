@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
@@ -127,7 +128,7 @@ func TestServiceFinishesItsWork(t *testing.T) {
 // NATS decides who may ask.
 func TestServiceIsForWhoMay(t *testing.T) {
 	t.Parallel()
-	url := natsServer(t, "127.0.0.1:-1", `authorization { users: [
+	url := lab.NATS(t, "127.0.0.1:-1", `authorization { users: [
 		{user: all, password: x}
 		{user: reader, password: x, permissions: {publish: {allow: ["certpost.dead.list", "_INBOX.>"]}, subscribe: "_INBOX.>"}}
 	] }`).ClientURL()

@@ -85,3 +85,12 @@ func TestStoredFormsStay(t *testing.T) {
 		t.Errorf("written %v, want %v", written, headers)
 	}
 }
+
+// Earlier versions kept the certificate in the receipt alone.
+func TestCertificateOfAnOldReceipt(t *testing.T) {
+	t.Parallel()
+	old, err := readEntry([]byte(`{"state":"sent","receipt":{"certificate":{"cn":"old"}}}`))
+	if err != nil || old.Certificate == nil || old.Certificate.CommonName != "old" {
+		t.Errorf("read %+v, %v", old, err)
+	}
+}

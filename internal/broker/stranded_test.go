@@ -98,7 +98,7 @@ func (b *bench) acknowledgeAll(lane string, n int) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	c, err := b.broker.js.Consumer(ctx, DeliveriesStream, laneConsumerPre+lane)
+	c, err := b.broker.JetStream().Consumer(ctx, DeliveriesStream, laneConsumerPre+lane)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestWhatIsPendingIsNotStranded(t *testing.T) {
 		return backlog.Events + backlog.Deliveries
 	}
 	b.until("the others are through", func() bool { return left() == 1 })
-	stream, err := b.broker.js.Stream(t.Context(), DeliveriesStream)
+	stream, err := b.broker.JetStream().Stream(t.Context(), DeliveriesStream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestCopiesOfStrandedDeliveries(t *testing.T) {
 	if _, err := b.broker.publishBatch(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
-	stream, err := b.broker.js.Stream(t.Context(), DeliveriesStream)
+	stream, err := b.broker.JetStream().Stream(t.Context(), DeliveriesStream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestCopiesOfStrandedDeliveries(t *testing.T) {
 		if msg.Header.Get(nats.MsgIdHdr) != id || msg.Header.Get(headerGeneration) != "7" || string(msg.Data) != "no event" {
 			t.Errorf("message %d: %v %q", seq, msg.Header, msg.Data)
 		}
-		if seq > 3 && (msg.Header.Get(headerBatchID) != "" || msg.Header.Get(headerBatchCommit) != "") {
+		if seq > 3 && (msg.Header.Get("Nats-Batch-Id") != "" || msg.Header.Get("Nats-Batch-Commit") != "") {
 			t.Errorf("message %d claims to belong to a batch: %v", seq, msg.Header)
 		}
 	}

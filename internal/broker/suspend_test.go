@@ -29,7 +29,7 @@ func pausedFor(why string) func(LaneStatus) bool {
 // taken one of them.
 func (b *bench) untouched(lane string, deliveries uint64) {
 	b.t.Helper()
-	c, err := b.broker.js.Consumer(context.Background(), DeliveriesStream, laneConsumerPre+lane)
+	c, err := b.broker.JetStream().Consumer(context.Background(), DeliveriesStream, laneConsumerPre+lane)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	b := start(t, newPostOffice("quiet@relay1"), nil)
 	b.laneState("an idle lane", "relay1", func(LaneStatus) bool { return true })
 	b.until("its fetch is open", func() bool {
-		c, err := b.broker.js.Consumer(context.Background(), DeliveriesStream, "lane-relay1")
+		c, err := b.broker.JetStream().Consumer(context.Background(), DeliveriesStream, "lane-relay1")
 		return err == nil && c.CachedInfo().NumWaiting > 0
 	})
 	if err := b.broker.Suspend(context.Background(), Suspension{Lane: "relay1", Reason: "now"}, tester); err != nil {
@@ -189,7 +189,7 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
-	if err := b.broker.js.DeleteStream(ctx, "KV_"+RelaysBucket); err != nil {
+	if err := b.broker.JetStream().DeleteStream(ctx, "KV_"+RelaysBucket); err != nil {
 		t.Fatal(err)
 	}
 	b.runner.lanes.poke <- struct{}{}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +22,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), hasty: true, cfg: Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.start()
 	b.until("the lane is served", func() bool { return len(b.runner.LaneStatus()) == 1 })
-	js := b.broker.js
+	js := b.broker.JetStream()
 	ctx := t.Context()
 	change := func(name string, edit func(*jetstream.StreamConfig)) func() error {
 		return func() error {
@@ -70,7 +71,13 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 		{"other subjects", change(DeliveriesStream, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere.>"} })},
 		{"batches forbidden", change("KV_"+LedgerBucket, func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false })},
 	}
+	before := map[string]jetstream.StreamConfig{}
 	for _, name := range []string{EventsStream, DeliveriesStream, DeadLettersStream, AuditStream, "KV_" + LedgerBucket, "KV_" + RelaysBucket} {
+		s, err := js.Stream(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = s.CachedInfo().Config
 		all = append(all, upheaval{name + " deleted", func() error { return js.DeleteStream(ctx, name) }})
 	}
 	for i, u := range all {
@@ -97,10 +104,10 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			t.Errorf("%d mails after: %s", n, u.name)
 		}
 	}
-	for _, want := range b.broker.streams() {
-		b.until("stream "+want.Name+" is as it should be", func() bool {
-			s, err := js.Stream(ctx, want.Name)
-			return err == nil && len(streamDiff(s.CachedInfo().Config, want)) == 0
+	for name, want := range before {
+		b.until("stream "+name+" is as it was", func() bool {
+			s, err := js.Stream(ctx, name)
+			return err == nil && reflect.DeepEqual(s.CachedInfo().Config, want)
 		})
 	}
 	if l := b.letters(); len(l) != 0 {
@@ -142,7 +149,7 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 		b.post.plan("ops", refused)
 		b.start()
 		b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
-		if err := b.broker.js.DeleteStream(t.Context(), DeadLettersStream); err != nil {
+		if err := b.broker.JetStream().DeleteStream(t.Context(), DeadLettersStream); err != nil {
 			t.Fatal(err)
 		}
 		b.publish(event("e1", "ops"))
@@ -158,14 +165,14 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 		const accounts = "authorization { users: [{user: certpost, password: hunter2hunter2%s}] }\n"
 		addr := lab.FreeAddress(t)
 		store := t.TempDir()
-		srv := runNATS(t, natsOptions(t, addr, store, fmt.Sprintf(accounts, `, permissions: {publish: {deny: ["certpost.dead.>"]}}`)))
+		srv := lab.RunNATS(t, lab.NATSOptions(t, addr, store, fmt.Sprintf(accounts, `, permissions: {publish: {deny: ["certpost.dead.>"]}}`)))
 		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + addr, User: "certpost",
 			Password: func() ([]byte, error) { return []byte("hunter2hunter2"), nil }}}
 		b.post.plan("ops", refused)
 		b.start()
 		b.publish(event("e1", "ops"))
 		waits(t, b)
-		if err := srv.ReloadOptions(natsOptions(t, addr, store, fmt.Sprintf(accounts, ""))); err != nil {
+		if err := srv.ReloadOptions(lab.NATSOptions(t, addr, store, fmt.Sprintf(accounts, ""))); err != nil {
 			t.Fatal(err)
 		}
 		onlyLetter(t, b)
@@ -176,8 +183,8 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 // goes on when there is a second one again.
 func TestWithoutQuorum(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: Config{URL: strings.Join(c.urls, ","), Replicas: 3, AckWait: 3 * time.Second}}
+	c := lab.NewNATSCluster(t)
+	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: Config{URL: strings.Join(c.URLs, ","), Replicas: 3, AckWait: 3 * time.Second}}
 	b.post.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	})
@@ -192,16 +199,15 @@ func TestWithoutQuorum(t *testing.T) {
 	}
 	publish(50)
 	for _, down := range []int{0, 1} {
-		c.servers[down].Shutdown()
-		c.servers[down].WaitForShutdown()
+		c.Stop(down)
 	}
 	b.until("not ready without a quorum", func() bool {
 		short, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		return b.runner.Ready(short) != nil
 	})
-	c.start(0)
-	c.start(1)
+	c.Start(0)
+	c.Start(1)
 	b.until("ready again", func() bool { return b.runner.Ready(t.Context()) == nil })
 	publish(50)
 	b.settled()
@@ -237,7 +243,7 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 // acknowledged without a mail.
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
-	srv := natsServer(t, lab.FreeAddress(t), "")
+	srv := lab.NATS(t, lab.FreeAddress(t), "")
 	wire := newCable(t, srv.Addr().String())
 	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
 	var once sync.Once

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"sync"
 
 	"bytes"
 	"crypto"
@@ -136,4 +137,26 @@ func ManyNames(n int) []string {
 		names[i] = fmt.Sprintf("host-%04d.example.com", i)
 	}
 	return names
+}
+
+var certificates sync.Map
+
+// SelfSigned is a self-signed certificate in PEM, the same one for the same name. It is
+// valid from an hour ago to in an hour.
+func SelfSigned(name string) string {
+	if c, ok := certificates.Load(name); ok {
+		return c.(string)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	text, _ := certificates.LoadOrStore(name, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	return text.(string)
 }

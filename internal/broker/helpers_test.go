@@ -1,0 +1,27 @@
+package broker
+
+import (
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// testMain lets more tests wait side by side than there are cores: they wait for
+// servers, not for the processor.
+func testMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+func eventFor(id string, targets ...string) *events.Event {
+	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
+}
+
+// operator is who acts on dead letters here.
+var operator = Actor{Name: "tester", Via: ViaShell}
