@@ -24,6 +24,7 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 )
@@ -49,7 +50,7 @@ type Options struct {
 type Road struct {
 	*Clock
 	broker *broker.Broker
-	runner *broker.Runner
+	runner *queue.Runner
 	store  *secrets.Store
 	chain  string // the certificates of all events, in PEM
 	stop   func() error
@@ -83,10 +84,11 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 	if err != nil {
 		return r, err
 	}
-	r.runner = r.broker.NewRunner(r.Clock, broker.Settings{
+	r.runner = queue.NewRunner(r.broker, r.Clock, queue.Settings{
 		Concurrency: o.Concurrency, RetryInitial: 5 * time.Second, RetryMax: time.Hour, RetryMultiplier: 2,
 		GiveUpAfter: 72 * time.Hour, Grace: 25 * time.Second,
-	}, broker.NewMetrics(prometheus.NewRegistry()))
+	}, queue.NewMetrics(prometheus.NewRegistry()))
+
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- r.runner.Run(running) }()

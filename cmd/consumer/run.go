@@ -18,6 +18,7 @@ import (
 	"github.com/certpost/certpost/internal/dashboard"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -63,7 +64,7 @@ type service struct {
 	store   *secrets.Store
 	broker  *broker.Broker
 	courier *delivery.Courier
-	runner  *broker.Runner
+	runner  *queue.Runner
 	desk    *desk.Desk
 	http    *httpServer
 	seen    *visitors
@@ -87,7 +88,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
-	s.runner = s.broker.NewRunner(s.courier, cfg.settings(), broker.NewMetrics(registry))
+	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
@@ -195,9 +196,9 @@ func (s *service) reloaded(c delivery.Change) {
 }
 
 // settings maps the section delivery to the broker's rules.
-func (c *Config) settings() broker.Settings {
+func (c *Config) settings() queue.Settings {
 	d := c.Delivery
-	return broker.Settings{
+	return queue.Settings{
 		Concurrency: d.Concurrency, RetryInitial: d.Retry.Initial, RetryMax: d.Retry.Max, RetryMultiplier: d.Retry.Multiplier,
 		GiveUpAfter: d.GiveUpAfter, DeadLetterUnknown: d.OnUnknownOutcome == "dead_letter",
 		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses,

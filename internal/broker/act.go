@@ -20,8 +20,8 @@ import (
 // actTimeout bounds what is brought to its end although its caller is gone.
 const actTimeout = 30 * time.Second
 
-// begun is the context of what takes several steps, of which some are worse than none.
-func begun(ctx context.Context) (context.Context, context.CancelFunc) {
+// Detached is the context of what takes several steps, of which some are worse than none.
+func Detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
 }
 
@@ -61,23 +61,23 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 		return err
 	}
 	ack, err := b.publishUntil(ctx, m, c.until)
-	ctx, cancel := begun(ctx)
+	ctx, cancel := Detached(ctx)
 	defer cancel()
 	if err != nil {
 		err = fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, m.Subject, err)
 		b.abandon(ctx, r, err)
 		return err
 	}
-	b.reached(pointRepublished)
+	b.reached(PointRepublished)
 	r.Letter = &d
-	if strings.HasPrefix(m.Subject, deliveryPrefix) {
+	if strings.HasPrefix(m.Subject, DeliveryPrefix) {
 		r.Delivery = ack.Sequence
 	}
 	if err := b.conclude(ctx, c, r); err != nil {
 		return err
 	}
-	b.reached(pointConcluded)
-	return b.removeLetter(ctx, d.Sequence)
+	b.reached(PointConcluded)
+	return b.RemoveLetter(ctx, d.Sequence)
 }
 
 // publishUntil publishes a message that has an id, while a claim lives: afterwards
@@ -105,7 +105,7 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	}
 	m := nats.NewMsg(d.ReplaySubject)
 	m.Data = d.Body
-	m.Header.Set(headerEventID, headerText(d.Event))
+	m.Header.Set(HeaderEventID, HeaderText(d.Event))
 	switch {
 	case how.Target != "":
 		if !events.IsToken(how.Target) || !events.IsToken(how.Lane) {
@@ -114,27 +114,27 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 		if err := b.knownLane(ctx, how.Lane); err != nil {
 			return nil, err
 		}
-		m.Subject = deliveryPrefix + how.Lane + "." + how.Target
+		m.Subject = DeliveryPrefix + how.Lane + "." + how.Target
 		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+how.Target+"/letter-"+strconv.FormatUint(d.Sequence, 10))
-		m.Header.Set(headerTarget, how.Target)
-		m.Header.Set(headerLane, how.Lane)
+		m.Header.Set(HeaderTarget, how.Target)
+		m.Header.Set(HeaderLane, how.Lane)
 	case d.Lane != "":
 		gen := strconv.Itoa(d.Generation + 1)
 		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+d.Target+"/"+gen)
-		m.Header.Set(headerTarget, headerText(d.Target))
-		m.Header.Set(headerLane, d.Lane)
-		m.Header.Set(headerGeneration, gen)
+		m.Header.Set(HeaderTarget, HeaderText(d.Target))
+		m.Header.Set(HeaderLane, d.Lane)
+		m.Header.Set(HeaderGeneration, gen)
 	default:
 		m.Header.Set(nats.MsgIdHdr, "letter-"+strconv.FormatUint(d.Sequence, 10))
 	}
 	if how.Recipients != nil {
-		m.Header.Set(headerRecipients, headerText(strings.Join(how.Recipients, ", ")))
+		m.Header.Set(HeaderRecipients, HeaderText(strings.Join(how.Recipients, ", ")))
 	}
 	if how.Force {
-		m.Header.Set(headerForce, "true")
+		m.Header.Set(HeaderForce, "true")
 	}
 	if d.TraceParent != "" {
-		m.Header.Set("traceparent", headerText(d.TraceParent))
+		m.Header.Set("traceparent", HeaderText(d.TraceParent))
 	}
 	return m, nil
 }
@@ -148,9 +148,9 @@ func (d *DeadLetter) Unreplayable() string {
 		return "it has no event (" + body.Withheld + "); publish the event anew, then discard the letter"
 	}
 	if d.ReplaySubject == "" {
-		return "it does not say where to (no " + headerReplaySubject + " header)"
+		return "it does not say where to (no " + HeaderReplaySubject + " header)"
 	}
-	if !isEventSubject(d.ReplaySubject) && !strings.HasPrefix(d.ReplaySubject, deliveryPrefix) {
+	if !isEventSubject(d.ReplaySubject) && !strings.HasPrefix(d.ReplaySubject, DeliveryPrefix) {
 		return "it would go where neither events nor deliveries go, which no letter of Certpost's does"
 	}
 	return ""
@@ -173,7 +173,7 @@ func (b *Broker) begin(ctx context.Context, d DeadLetter, r AuditRecord) (claim,
 		}
 	}
 	if err == nil {
-		b.reached(pointIntended)
+		b.reached(PointIntended)
 	}
 	return c, err
 }
@@ -193,7 +193,7 @@ func (b *Broker) Complete(ctx context.Context, d DeadLetter, end AuditRecord) er
 	default:
 		return nil
 	}
-	return b.removeLetter(ctx, d.Sequence)
+	return b.RemoveLetter(ctx, d.Sequence)
 }
 
 // abandon ends a claim whose action failed, so that the next one need not wait.
@@ -215,7 +215,7 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason str
 	if err != nil {
 		return err
 	}
-	ctx, cancel := begun(ctx)
+	ctx, cancel := Detached(ctx)
 	defer cancel()
 	r.Letter, r.Body = &d, d.Body
 	if whole, err := json.Marshal(r); err != nil || int64(len(whole)) > b.nc.MaxPayload()-1<<10 { // the hash and headers take their part
@@ -224,12 +224,12 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason str
 	if err := b.conclude(ctx, c, r); err != nil {
 		return err
 	}
-	b.reached(pointConcluded)
+	b.reached(PointConcluded)
 	if err := b.giveUp(ctx, d); err != nil {
 		return err
 	}
-	b.reached(pointGivenUp)
-	return b.removeLetter(ctx, d.Sequence)
+	b.reached(PointGivenUp)
+	return b.RemoveLetter(ctx, d.Sequence)
 }
 
 // giveUp tells the ledger that a letter was discarded.
@@ -249,19 +249,19 @@ func (b *Broker) amend(ctx context.Context, d DeadLetter, change func(*Entry) bo
 	if !events.IsToken(d.Target) {
 		return nil // never had an entry
 	}
-	l, err := b.openLedger(ctx)
+	l, err := b.OpenLedger(ctx)
 	if err != nil {
 		return err
 	}
-	key := ledgerKey(d.Target, d.Token)
-	entry, revision, err := l.get(ctx, key)
+	key := LedgerKey(d.Target, d.Token)
+	entry, revision, err := l.Get(ctx, key)
 	if errors.Is(err, ErrNoEntry) || err == nil && !change(&entry) {
 		return nil
 	}
 	if err == nil {
-		_, err = l.put(ctx, key, entry, revision)
+		_, err = l.Put(ctx, key, entry, revision)
 	}
-	if errors.Is(err, errClaimLost) {
+	if errors.Is(err, ErrClaimLost) {
 		return nil
 	}
 	return err
@@ -283,17 +283,17 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	if err != nil {
 		return 0, err
 	}
-	b.reached(pointIntended)
+	b.reached(PointIntended)
 	d := *discarded.Letter
 	d.Body, d.RestoredFrom = discarded.Body, old
 	number, err = b.relist(ctx, &d, c.until)
-	ctx, cancel := begun(ctx)
+	ctx, cancel := Detached(ctx)
 	defer cancel()
 	if err != nil {
 		b.abandon(ctx, r, err)
 		return 0, err
 	}
-	b.reached(pointRepublished)
+	b.reached(PointRepublished)
 	if err := b.amend(ctx, d, func(e *Entry) bool {
 		if e.State != StateDiscarded {
 			return false
@@ -305,7 +305,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	}
 	r.Stage, r.NewLetter = StageOutcome, number
 	err = b.Append(ctx, r)
-	b.reached(pointConcluded)
+	b.reached(PointConcluded)
 	return number, err
 }
 

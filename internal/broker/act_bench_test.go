@@ -26,7 +26,7 @@ func benchmarkReplay(b *testing.B, interval string, workers int) {
 	}
 	b.Cleanup(broker.Close)
 	ctx := context.Background()
-	if err := broker.ensureTopology(ctx); err != nil {
+	if err := broker.EnsureTopology(ctx); err != nil {
 		b.Fatal(err)
 	}
 	buryMany(b, broker, b.N)

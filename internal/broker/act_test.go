@@ -173,7 +173,7 @@ func TestAFailedReplayFreesTheLetter(t *testing.T) {
 	if err := b.Replay(ctx, d, operator, Replay{}); err == nil {
 		t.Fatal("replayed to where no stream is")
 	}
-	d.ReplaySubject = deliveryPrefix + "relay.ops"
+	d.ReplaySubject = DeliveryPrefix + "relay.ops"
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Errorf("the next one: %v", err)
 	}
@@ -228,7 +228,7 @@ func TestObservedEndsAreRecordedOnce(t *testing.T) {
 	t.Parallel()
 	b, d := one(t)
 	ctx := context.Background()
-	if err := b.removeLetter(ctx, 1); err != nil {
+	if err := b.RemoveLetter(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup

@@ -157,8 +157,8 @@ func readRecord(raw *jetstream.RawStreamMsg) AuditRecord {
 	return r
 }
 
-// itself is the program as an actor.
-func itself(name string) Actor { return Actor{Name: name, Via: ViaItself} }
+// ProcessActor is the program as an actor.
+func ProcessActor(name string) Actor { return Actor{Name: name, Via: ViaItself} }
 
 func hashOf(stored []byte) string {
 	sum := sha256.Sum256(stored)

@@ -28,19 +28,19 @@ const batchFrom = 12
 // messages only.
 const publishTimeout = 10 * time.Second
 
-// publishAll puts messages into one stream, in batches where those are cheaper,
+// PublishAll puts messages into one stream, in batches where those are cheaper,
 // and returns when all are stored. Each message needs a Nats-Msg-Id, so that
 // publishing all of them again after an error stores none twice: known says
 // what to do about each message that turns out to be a duplicate. A batch with
 // one in it is refused as a whole, and is then published one by one.
-func (b *Broker) publishAll(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
+func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
 	for len(msgs) > 0 {
 		n := min(len(msgs), maxBatch)
 		part := msgs[:n]
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
-			_, err = b.publishBatch(ctx, part)
+			_, err = b.PublishBatch(ctx, part)
 		}
 		if errors.Is(err, errBatchRefused) {
 			err = b.publishEach(ctx, part, known)
@@ -80,10 +80,10 @@ const (
 	headerBatchCommit   = "Nats-Batch-Commit"
 )
 
-// publishBatch is ADR-50: members carry the batch's id and their number, the last
+// PublishBatch is ADR-50: members carry the batch's id and their number, the last
 // one the commit; only the commit is answered with an acknowledgement. It returns
 // the stream's sequence of the last message; the others' precede it without gaps.
-func (b *Broker) publishBatch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
+func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
 	id := nuid.Next()
 	for i, m := range msgs {
 		m.Header.Set(headerBatchID, id)

@@ -32,7 +32,7 @@ func TestPublishAllStoresEachOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer b.Close()
-			if err := b.ensureTopology(t.Context()); err != nil {
+			if err := b.EnsureTopology(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			duplicates := 0
@@ -40,12 +40,12 @@ func TestPublishAllStoresEachOnce(t *testing.T) {
 				t.Helper()
 				var msgs []*nats.Msg
 				for i := range n {
-					m := nats.NewMsg(deliveryPrefix + "lane.target")
+					m := nats.NewMsg(DeliveryPrefix + "lane.target")
 					m.Data = fmt.Append(nil, i)
 					m.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("event/%d", i))
 					msgs = append(msgs, m)
 				}
-				err := b.publishAll(t.Context(), msgs, func(context.Context, *nats.Msg) error { duplicates++; return nil })
+				err := b.PublishAll(t.Context(), msgs, func(context.Context, *nats.Msg) error { duplicates++; return nil })
 				if err != nil {
 					t.Fatal(err)
 				}

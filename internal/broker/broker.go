@@ -1,7 +1,8 @@
-// Package broker is Certpost's JetStream: the streams and their ownership, the
-// fan-out from events to deliveries, the lanes that work them off, the ledger
-// that knows what became of each, dead letters and audit. It is the only
-// importer of nats; docs/flow.md tells how its files follow each other.
+// Package broker is what Certpost keeps in JetStream: the streams, buckets and consumers and
+// their ownership (topology.go), the ledger with the state of each delivery (ledger.go), dead
+// letters (deadletter.go) and what is done to them (act.go), the audit as a chain of hashes
+// (chain.go), holds, suspensions, and the embedded server (embedded.go). Package queue does the
+// work on top of it.
 package broker
 
 import (
@@ -157,7 +158,7 @@ func (b *Broker) URL() string {
 // Health says what is wrong with JetStream right now; nil when all that a
 // delivery needs answers. It makes one request and is meant for readiness.
 func (b *Broker) Health(ctx context.Context) error {
-	if err := b.away(); err != nil {
+	if err := b.Disconnected(); err != nil {
 		return err
 	}
 	for _, name := range []string{EventsStream, DeliveriesStream, DeadLettersStream} {
@@ -170,9 +171,9 @@ func (b *Broker) Health(ctx context.Context) error {
 	return nil
 }
 
-// away says that there is no connection, in better words than the client has for
+// Disconnected says that there is no connection, in better words than the client has for
 // a request that it cannot send.
-func (b *Broker) away() error {
+func (b *Broker) Disconnected() error {
 	if b.nc.IsConnected() {
 		return nil
 	}

@@ -17,13 +17,13 @@ func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	b, ctx := quiet(t), context.Background()
 	for i := range 40 {
 		id := fmt.Sprintf("e%d", i)
-		if err := b.bury(ctx, letterOf(id), "d1"); err != nil { // of an earlier try
+		if err := b.PublishDeadLetter(ctx, letterOf(id), "d1"); err != nil { // of an earlier try
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				if err := b.bury(ctx, letterOf(id), "d2"); err != nil {
+				if err := b.PublishDeadLetter(ctx, letterOf(id), "d2"); err != nil {
 					t.Error(err)
 				}
 			})
@@ -45,10 +45,10 @@ func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	t.Parallel()
 	b, ctx := quiet(t), context.Background()
-	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil {
+	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil { // the same message, again after a crash
+	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil { // the same message, again after a crash
 		t.Fatal(err)
 	}
 	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 1 {
@@ -61,7 +61,7 @@ func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.bury(ctx, letterOf("e1"), "d1"); err != nil {
+	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil {
 		t.Fatal(err)
 	}
 	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 2 {

@@ -109,9 +109,9 @@ func (b *Broker) link(r AuditRecord, id string) *link {
 // auditPlace is what the subjects of all records about one delivery, or one lane,
 // end in.
 func auditPlace(r AuditRecord) string {
-	target, token := r.Target, nobody
+	target, token := r.Target, NoToken
 	if !events.IsToken(target) {
-		target = nobody
+		target = NoToken
 	}
 	switch {
 	case r.Event != "":
@@ -217,7 +217,7 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 		switch pause := time.Duration(min(try, 20)) * time.Millisecond; {
 		case ctx.Err() != nil:
 			return err
-		case wrongSequence(err):
+		case WrongSequence(err):
 			backoff.Sleep(ctx, backoff.Jitter(pause))
 		case unanswered(err):
 			backoff.Sleep(ctx, backoff.Jitter(10*pause))
@@ -283,7 +283,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 			return 0, err
 		}
 		batch, cancel := context.WithTimeout(ctx, appendPatience)
-		_, err = b.publishBatch(batch, msgs)
+		_, err = b.PublishBatch(batch, msgs)
 		cancel()
 		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
 			for _, l := range links {

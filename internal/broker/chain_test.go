@@ -60,7 +60,7 @@ func TestManyAppendToOneChain(t *testing.T) {
 	}
 	t.Cleanup(first.Close)
 	ctx := context.Background()
-	if err := first.ensureTopology(ctx); err != nil {
+	if err := first.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if head, err := first.AuditHead(ctx); err != nil || head != (Anchor{}) {
@@ -129,7 +129,7 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	var err error
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		err = brokers[0].ensureTopology(ctx)
+		err = brokers[0].EnsureTopology(ctx)
 		cancel()
 		if err == nil {
 			break
@@ -226,7 +226,7 @@ func TestAnOldAuditStreamIsUpdated(t *testing.T) {
 	if err := b.Append(ctx, records...); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.ensureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if !auditStream(t, b).CachedInfo().Config.AllowAtomicPublish {
@@ -247,7 +247,7 @@ func TestAppendingWithoutItsStream(t *testing.T) {
 	if err := b.Append(ctx, noted(1)); err == nil || !strings.Contains(err.Error(), AuditStream) {
 		t.Errorf("without a stream: %v", err)
 	}
-	if err := b.ensureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Append(ctx, noted(1)); err != nil {

@@ -120,7 +120,7 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(1100 * time.Millisecond) // streams are told apart by their age
-	if err := b.ensureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 	buryMany(t, b, 1)
@@ -169,7 +169,7 @@ func TestUnknownLettersAreObservedOnce(t *testing.T) {
 	b := quiet(t)
 	buryMany(t, b, 2)
 	for n := uint64(1); n <= 2; n++ {
-		if err := b.removeLetter(t.Context(), n); err != nil {
+		if err := b.RemoveLetter(t.Context(), n); err != nil {
 			t.Fatal(err)
 		}
 	}

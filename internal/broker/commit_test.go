@@ -113,17 +113,17 @@ func TestFewWriteAloneAndManyTogether(t *testing.T) {
 }
 
 // openLedgerForTest is a ledger on a store that flushes every write.
-func openLedgerForTest(t *testing.T) (*Broker, ledger) {
+func openLedgerForTest(t *testing.T) (*Broker, Ledger) {
 	t.Helper()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none"}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	if err := b.ensureTopology(t.Context()); err != nil {
+	if err := b.EnsureTopology(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l, err := b.openLedger(t.Context())
+	l, err := b.OpenLedger(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,11 +149,11 @@ func TestGroupCommitGivesEachItsRevision(t *testing.T) {
 		key, revision := fmt.Sprintf("target.e%d", w), uint64(0)
 		for i := range rounds {
 			var err error
-			if revision, err = l.put(t.Context(), key, Entry{Event: key, Attempts: i}, revision); err != nil {
+			if revision, err = l.Put(t.Context(), key, Entry{Event: key, Attempts: i}, revision); err != nil {
 				t.Errorf("%s, round %d: %v", key, i, err)
 				return
 			}
-			entry, have, err := l.get(t.Context(), key)
+			entry, have, err := l.Get(t.Context(), key)
 			if err != nil || have != revision || entry.Attempts != i {
 				t.Errorf("%s, round %d: revision %d, in the store %d with %+v, %v", key, i, revision, have, entry, err)
 			}
@@ -173,8 +173,8 @@ func TestGroupCommitOneClaimWins(t *testing.T) {
 	won := make([]atomic.Int32, keys)
 	inParallel(keys*rivals, func(i int) {
 		key, me := fmt.Sprintf("target.e%d", i%keys), fmt.Sprint(i/keys)
-		revision, err := l.put(t.Context(), key, Entry{Owner: me}, 0)
-		if errors.Is(err, errClaimLost) {
+		revision, err := l.Put(t.Context(), key, Entry{Owner: me}, 0)
+		if errors.Is(err, ErrClaimLost) {
 			return
 		}
 		if err != nil {
@@ -182,11 +182,11 @@ func TestGroupCommitOneClaimWins(t *testing.T) {
 			return
 		}
 		won[i%keys].Add(1)
-		if entry, have, err := l.get(t.Context(), key); err != nil || have != revision || entry.Owner != me {
+		if entry, have, err := l.Get(t.Context(), key); err != nil || have != revision || entry.Owner != me {
 			t.Errorf("%s is %+v at %d (%v), and %s was told that it has it at %d", key, entry, have, err, me, revision)
 		}
 		// Going on from a revision that is not the entry's is refused as well.
-		if _, err := l.put(t.Context(), key, Entry{Owner: me + "again"}, revision+1_000_000); !errors.Is(err, errClaimLost) {
+		if _, err := l.Put(t.Context(), key, Entry{Owner: me + "again"}, revision+1_000_000); !errors.Is(err, ErrClaimLost) {
 			t.Errorf("%s at a wrong revision: %v", key, err)
 		}
 	})
@@ -223,12 +223,12 @@ func TestGroupCommitOutcomeUnknown(t *testing.T) {
 				key, revision := fmt.Sprintf("target.e%d", w), uint64(0)
 				for i := range rounds {
 					var err error
-					if revision, err = l.put(t.Context(), key, Entry{Event: key, Attempts: i}, revision); err != nil {
+					if revision, err = l.Put(t.Context(), key, Entry{Event: key, Attempts: i}, revision); err != nil {
 						t.Errorf("%s, round %d: %v", key, i, err)
 						return
 					}
 				}
-				if entry, have, err := l.get(t.Context(), key); err != nil || have != revision || entry.Attempts != rounds-1 {
+				if entry, have, err := l.Get(t.Context(), key); err != nil || have != revision || entry.Attempts != rounds-1 {
 					t.Errorf("%s: revision %d, in the store %d with %+v, %v", key, revision, have, entry, err)
 				}
 			})
@@ -270,23 +270,23 @@ func TestGroupCommitConnectionLost(t *testing.T) {
 		for i := range rounds {
 			for {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				next, err := l.put(ctx, key, Entry{Event: key, Attempts: i}, revision)
+				next, err := l.Put(ctx, key, Entry{Event: key, Attempts: i}, revision)
 				cancel()
 				if err == nil {
 					revision = next
 					break
 				}
-				if errors.Is(err, errClaimLost) {
+				if errors.Is(err, ErrClaimLost) {
 					t.Errorf("%s, round %d: %v", key, i, err)
 					return
 				}
 				backoff.Sleep(t.Context(), 50*time.Millisecond)
 			}
 		}
-		entry, have, err := l.get(t.Context(), key)
+		entry, have, err := l.Get(t.Context(), key)
 		for err != nil && t.Context().Err() == nil {
 			backoff.Sleep(t.Context(), 50*time.Millisecond)
-			entry, have, err = l.get(t.Context(), key)
+			entry, have, err = l.Get(t.Context(), key)
 		}
 		if have != revision || entry.Attempts != rounds-1 {
 			t.Errorf("%s: revision %d, in the store %d with %+v", key, revision, have, entry)

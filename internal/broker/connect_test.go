@@ -73,14 +73,14 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 	if _, err := b.js.CreateStream(ctx, foreign); err != nil {
 		t.Fatal(err)
 	}
-	err = b.ensureTopology(ctx)
+	err = b.EnsureTopology(ctx)
 	if !errors.Is(err, ErrNotOurs) || !strings.Contains(err.Error(), "subjects: is [something.else], wants [certificate.issued certificate.issued.*]") {
 		t.Fatalf("foreign stream: %v", err)
 	}
 	if err := b.js.DeleteStream(ctx, EventsStream); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.ensureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 
@@ -96,7 +96,7 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 	if _, err := b.js.UpdateStream(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.ensureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "allow_atomic: is false, wants true") {
@@ -104,13 +104,13 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 	}
 
 	// A consumer of somebody else's under our name.
-	if err := b.js.DeleteConsumer(ctx, EventsStream, fanoutConsumer); err != nil {
+	if err := b.js.DeleteConsumer(ctx, EventsStream, FanoutConsumer); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.js.CreateConsumer(ctx, EventsStream, jetstream.ConsumerConfig{Durable: fanoutConsumer, AckPolicy: jetstream.AckNonePolicy}); err != nil {
+	if _, err := b.js.CreateConsumer(ctx, EventsStream, jetstream.ConsumerConfig{Durable: FanoutConsumer, AckPolicy: jetstream.AckNonePolicy}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.ensureTopology(ctx); !errors.Is(err, ErrNotOurs) || !strings.Contains(err.Error(), "ack_policy") {
+	if err := b.EnsureTopology(ctx); !errors.Is(err, ErrNotOurs) || !strings.Contains(err.Error(), "ack_policy") {
 		t.Errorf("foreign consumer: %v", err)
 	}
 }
@@ -173,7 +173,7 @@ func TestWaysToAuthenticate(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer b.Close()
-			if err := b.ensureTopology(ctx); err != nil {
+			if err := b.EnsureTopology(ctx); err != nil {
 				t.Error(err)
 			}
 		})
@@ -233,7 +233,7 @@ func TestEmbeddedServerWithAUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if err := b.ensureTopology(context.Background()); err != nil {
+	if err := b.EnsureTopology(context.Background()); err != nil {
 		t.Error(err)
 	}
 	if nc, err := nats.Connect(b.URL()); err == nil {

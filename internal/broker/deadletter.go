@@ -21,30 +21,30 @@ import (
 
 // The headers of deliveries and dead letters.
 const (
-	headerEventID       = "Certpost-Event-Id"
-	headerTarget        = "Certpost-Target"
-	headerLane          = "Certpost-Lane"
-	headerGeneration    = "Certpost-Generation"
-	headerForce         = "Certpost-Force"
-	headerCode          = "Certpost-Code"
-	headerClass         = "Certpost-Class"
-	headerPhase         = "Certpost-Phase"
-	headerReason        = "Certpost-Reason"
-	headerReplyCode     = "Certpost-Reply-Code"
-	headerEnhancedCode  = "Certpost-Enhanced-Code"
+	HeaderEventID       = "Certpost-Event-Id"
+	HeaderTarget        = "Certpost-Target"
+	HeaderLane          = "Certpost-Lane"
+	HeaderGeneration    = "Certpost-Generation"
+	HeaderForce         = "Certpost-Force"
+	HeaderCode          = "Certpost-Code"
+	HeaderClass         = "Certpost-Class"
+	HeaderPhase         = "Certpost-Phase"
+	HeaderReason        = "Certpost-Reason"
+	HeaderReplyCode     = "Certpost-Reply-Code"
+	HeaderEnhancedCode  = "Certpost-Enhanced-Code"
 	headerReply         = "Certpost-Reply"
-	headerAttempts      = "Certpost-Attempts"
-	headerFirstAttempt  = "Certpost-First-Attempt"
-	headerLastAttempt   = "Certpost-Last-Attempt"
-	headerCertainty     = "Certpost-Certainty"
-	headerRecipients    = "Certpost-Recipients"
+	HeaderAttempts      = "Certpost-Attempts"
+	HeaderFirstAttempt  = "Certpost-First-Attempt"
+	HeaderLastAttempt   = "Certpost-Last-Attempt"
+	HeaderCertainty     = "Certpost-Certainty"
+	HeaderRecipients    = "Certpost-Recipients"
 	headerSecrets       = "Certpost-Secret-Versions"
-	headerReplaySubject = "Certpost-Replay-Subject"
+	HeaderReplaySubject = "Certpost-Replay-Subject"
 	headerRestoredFrom  = "Certpost-Restored-From"
 )
 
-// nobody stands in subjects where there is no lane or no target.
-const nobody = "_"
+// NoToken stands in subjects where there is no lane or no target.
+const NoToken = "_"
 
 // DeadLetter is a delivery that ended without success, as it stands in
 // CERTPOST_DEAD_LETTERS.
@@ -74,12 +74,12 @@ type DeadLetter struct {
 func (d *DeadLetter) subjectOf() string {
 	target, lane := d.Target, d.Lane
 	if !events.IsToken(target) {
-		target = nobody
+		target = NoToken
 	}
 	if !events.IsToken(lane) {
-		lane = nobody
+		lane = NoToken
 	}
-	return deadPrefix + strings.Join([]string{string(d.Code), lane, target, d.Token}, ".")
+	return DeadLetterPrefix + strings.Join([]string{string(d.Code), lane, target, d.Token}, ".")
 }
 
 func (d *DeadLetter) message(id string) *nats.Msg {
@@ -87,30 +87,30 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	m.Data = d.Body
 	set := func(key, value string) {
 		if value != "" {
-			m.Header.Set(key, headerText(value))
+			m.Header.Set(key, HeaderText(value))
 		}
 	}
 	set(nats.MsgIdHdr, id)
-	set(headerEventID, d.Event)
-	set(headerTarget, d.Target)
-	set(headerLane, d.Lane)
-	set(headerGeneration, strconv.Itoa(d.Generation))
-	set(headerCode, string(d.Code))
-	set(headerClass, string(d.Class))
-	set(headerPhase, string(d.Phase))
-	set(headerReason, d.Reason)
+	set(HeaderEventID, d.Event)
+	set(HeaderTarget, d.Target)
+	set(HeaderLane, d.Lane)
+	set(HeaderGeneration, strconv.Itoa(d.Generation))
+	set(HeaderCode, string(d.Code))
+	set(HeaderClass, string(d.Class))
+	set(HeaderPhase, string(d.Phase))
+	set(HeaderReason, d.Reason)
 	if d.ReplyCode != 0 {
-		set(headerReplyCode, strconv.Itoa(d.ReplyCode))
+		set(HeaderReplyCode, strconv.Itoa(d.ReplyCode))
 	}
-	set(headerEnhancedCode, d.EnhancedCode)
+	set(HeaderEnhancedCode, d.EnhancedCode)
 	set(headerReply, d.Reply)
-	set(headerAttempts, strconv.Itoa(d.Attempts))
-	set(headerFirstAttempt, timeText(d.First))
-	set(headerLastAttempt, timeText(d.Last))
-	set(headerCertainty, string(d.Certainty))
-	set(headerRecipients, strings.Join(d.Recipients, ", "))
+	set(HeaderAttempts, strconv.Itoa(d.Attempts))
+	set(HeaderFirstAttempt, timeText(d.First))
+	set(HeaderLastAttempt, timeText(d.Last))
+	set(HeaderCertainty, string(d.Certainty))
+	set(HeaderRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
-	set(headerReplaySubject, d.ReplaySubject)
+	set(HeaderReplaySubject, d.ReplaySubject)
 	if d.RestoredFrom != 0 {
 		set(headerRestoredFrom, strconv.FormatUint(d.RestoredFrom, 10))
 	}
@@ -124,36 +124,36 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	h := raw.Header
 	d := DeadLetter{
 		Outcome: verdict.Outcome{
-			Code:         verdict.Code(h.Get(headerCode)),
-			Phase:        verdict.Phase(h.Get(headerPhase)),
-			Reason:       h.Get(headerReason),
-			EnhancedCode: h.Get(headerEnhancedCode),
+			Code:         verdict.Code(h.Get(HeaderCode)),
+			Phase:        verdict.Phase(h.Get(HeaderPhase)),
+			Reason:       h.Get(HeaderReason),
+			EnhancedCode: h.Get(HeaderEnhancedCode),
 			Reply:        h.Get(headerReply),
-			Certainty:    verdict.Certainty(h.Get(headerCertainty)),
+			Certainty:    verdict.Certainty(h.Get(HeaderCertainty)),
 		},
-		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(headerEventID), Target: h.Get(headerTarget), Lane: h.Get(headerLane), ReplaySubject: h.Get(headerReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
+		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}
-	if parts := strings.Split(strings.TrimPrefix(raw.Subject, deadPrefix), "."); len(parts) == 4 {
+	if parts := strings.Split(strings.TrimPrefix(raw.Subject, DeadLetterPrefix), "."); len(parts) == 4 {
 		d.Token = parts[3]
 		fill(&d.Event, parts[3])
 		if d.Code == "" {
 			d.Code = verdict.Code(parts[0])
 		}
-		if parts[1] != nobody {
+		if parts[1] != NoToken {
 			fill(&d.Lane, parts[1])
 		}
-		if parts[2] != nobody {
+		if parts[2] != NoToken {
 			fill(&d.Target, parts[2])
 		}
 	}
 	d.Class = d.Code.Class()
-	d.Generation, _ = strconv.Atoi(h.Get(headerGeneration))
-	d.ReplyCode, _ = strconv.Atoi(h.Get(headerReplyCode))
-	d.Attempts, _ = strconv.Atoi(h.Get(headerAttempts))
+	d.Generation, _ = strconv.Atoi(h.Get(HeaderGeneration))
+	d.ReplyCode, _ = strconv.Atoi(h.Get(HeaderReplyCode))
+	d.Attempts, _ = strconv.Atoi(h.Get(HeaderAttempts))
 	d.RestoredFrom, _ = strconv.ParseUint(h.Get(headerRestoredFrom), 10, 64)
-	d.First, _ = time.Parse(time.RFC3339Nano, h.Get(headerFirstAttempt))
-	d.Last, _ = time.Parse(time.RFC3339Nano, h.Get(headerLastAttempt))
-	if list := h.Get(headerRecipients); list != "" {
+	d.First, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderFirstAttempt))
+	d.Last, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderLastAttempt))
+	if list := h.Get(HeaderRecipients); list != "" {
 		d.Recipients = strings.Split(list, ", ")
 	}
 	return d
@@ -165,8 +165,8 @@ func fill(field *string, value string) {
 	}
 }
 
-// headerText keeps a value on its header line.
-func headerText(s string) string {
+// HeaderText keeps a value on its header line.
+func HeaderText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '
@@ -179,7 +179,7 @@ func headerText(s string) string {
 // passed on: it comes from anybody.
 var traceContext = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
-func traceParent(h nats.Header) string {
+func TraceParent(h nats.Header) string {
 	if v := h.Get("traceparent"); traceContext.MatchString(v) {
 		return v
 	}
@@ -201,12 +201,12 @@ const codeStoreFailed = 10077
 // at the same time.
 const buryTries = 5
 
-// bury publishes a dead letter and returns once the stream has acknowledged it.
+// PublishDeadLetter publishes a dead letter and returns once the stream has acknowledged it.
 // origin names the message that is given up, so that the same message, coming
 // again after a crash or given up by two processes at once, makes no second letter,
 // and another one does. A letter of an earlier try on the same subject gives way: its
 // delivery is not settled yet, so nothing is lost if we die in between.
-func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
+func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin string) error {
 	d.Subject = d.subjectOf()
 	d.Class = d.Code.Class()
 	if d.Certainty == "" {
@@ -215,7 +215,7 @@ func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
 	id := d.Token + "/" + origin + "/dead"
 	m := d.message(id)
 	if int64(len(m.Data)) > b.nc.MaxPayload()-8<<10 { // headers take their part
-		m.Data = withheld("the event is too large to be copied here", d)
+		m.Data = Withheld("the event is too large to be copied here", d)
 	}
 	var earlier *DeadLetter
 	for range buryTries {
@@ -227,7 +227,7 @@ func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
 		}
 		if err == nil && !ack.Duplicate {
 			if earlier != nil {
-				b.observeReplaced(ctx, *earlier)
+				b.ObserveReplaced(ctx, *earlier)
 			}
 			return nil
 		}
@@ -244,7 +244,7 @@ func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
 		case !occupied || strings.HasPrefix(there.Header.Get(nats.MsgIdHdr), id):
 			return nil // it is there, or a newer one of this delivery is
 		default:
-			if err := b.removeLetter(ctx, there.Sequence); err != nil {
+			if err := b.RemoveLetter(ctx, there.Sequence); err != nil {
 				return fmt.Errorf("dead letter %s: replace the earlier one: %w", d.Subject, err)
 			}
 			replaced := parseDeadLetter(there)
@@ -254,15 +254,15 @@ func (b *Broker) bury(ctx context.Context, d *DeadLetter, origin string) error {
 	return fmt.Errorf("dead letter %s: others publish and remove it at the same time", d.Subject)
 }
 
-// giveWay removes the letter of an earlier life from its subject, and returns what
+// RemoveEarlier removes the letter of an earlier life from its subject, and returns what
 // was there.
-func (b *Broker) giveWay(ctx context.Context, subject string) (*DeadLetter, error) {
+func (b *Broker) RemoveEarlier(ctx context.Context, subject string) (*DeadLetter, error) {
 	there, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
 	if err == nil {
-		err = b.removeLetter(ctx, there.Sequence)
+		err = b.RemoveLetter(ctx, there.Sequence)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dead letter %s: replace the earlier one: %w", subject, err)
@@ -271,53 +271,53 @@ func (b *Broker) giveWay(ctx context.Context, subject string) (*DeadLetter, erro
 	return &d, nil
 }
 
-// observeReplaced records that a letter gave way to a newer one. That must not
+// ObserveReplaced records that a letter gave way to a newer one. That must not
 // hold up what the newer one is about: who follows the letters sees it as well.
-func (b *Broker) observeReplaced(ctx context.Context, d DeadLetter) {
+func (b *Broker) ObserveReplaced(ctx context.Context, d DeadLetter) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := b.Observe(ctx, AuditRecord{Action: ActionReplaced, Actor: itself(b.nc.Opts.Name), Event: d.Event, Target: d.Target, LetterNumber: d.Sequence, Letter: &d}); err != nil {
+	if _, err := b.Observe(ctx, AuditRecord{Action: ActionReplaced, Actor: ProcessActor(b.nc.Opts.Name), Event: d.Event, Target: d.Target, LetterNumber: d.Sequence, Letter: &d}); err != nil {
 		b.log.Debug().Err(err).Uint64("letter", d.Sequence).Msg("a dead letter gave way to a newer one, which could not be recorded")
 	}
 }
 
-// withheld is the body of a letter whose event may not, or cannot, be copied.
-func withheld(why string, d *DeadLetter) []byte {
+// Withheld is the body of a letter whose event may not, or cannot, be copied.
+func Withheld(why string, d *DeadLetter) []byte {
 	body, _ := json.Marshal(map[string]string{"withheld": why, "id": d.Event})
 	return body
 }
 
-// unbury takes the letters of a delivery that has succeeded off the list; each is
+// RemoveDeadLetter takes the letters of a delivery that has succeeded off the list; each is
 // recorded first, once, and not if a replay of it was. digest is that of the event: a
 // letter of another certificate, published under the same id, stays.
-func (b *Broker) unbury(ctx context.Context, target, token, digest string, by Actor) error {
-	for d, err := range b.lettersUnder(ctx, deadPrefix+"*.*."+target+"."+token) {
+func (b *Broker) RemoveDeadLetter(ctx context.Context, target, token, digest string, by Actor) error {
+	for d, err := range b.LettersUnder(ctx, DeadLetterPrefix+"*.*."+target+"."+token) {
 		if err != nil {
 			return err
 		}
-		if d.isOfAnother(digest) {
+		if d.IsOfAnother(digest) {
 			continue
 		}
 		if err := b.Append(ctx, AuditRecord{Action: ActionDelivered, Actor: by, Event: d.Event, Target: d.Target, LetterNumber: d.Sequence}); err != nil {
 			return err
 		}
-		if err := b.removeLetter(ctx, d.Sequence); err != nil {
+		if err := b.RemoveLetter(ctx, d.Sequence); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// isOfAnother reports that the letter's event is about another certificate than that of
+// IsOfAnother reports that the letter's event is about another certificate than that of
 // the digest. Where it cannot be read, it is taken for an earlier try to publish the one.
-func (d *DeadLetter) isOfAnother(digest string) bool {
+func (d *DeadLetter) IsOfAnother(digest string) bool {
 	ev, err := events.Decode(nil, d.Body)
 	return err == nil && ev.Digest() != digest
 }
 
-// lettersUnder yields the open letters under a filter that few fit, mostly none: each
+// LettersUnder yields the open letters under a filter that few fit, mostly none: each
 // event asks, so it is one request for each letter and one for the end.
-func (b *Broker) lettersUnder(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
+func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		for next := uint64(1); ; {
 			raw, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Seq: next, Next: filter})
@@ -336,7 +336,7 @@ func (b *Broker) lettersUnder(ctx context.Context, filter string) iter.Seq2[Dead
 	}
 }
 
-func (b *Broker) removeLetter(ctx context.Context, seq uint64) error {
+func (b *Broker) RemoveLetter(ctx context.Context, seq uint64) error {
 	stream, err := b.js.Stream(ctx, DeadLettersStream)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", DeadLettersStream, err)

@@ -81,7 +81,7 @@ func deskError(what, key string, err error) error {
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 		err = ErrNoDeskEntry
-	case errors.Is(err, jetstream.ErrKeyExists), wrongSequence(err):
+	case errors.Is(err, jetstream.ErrKeyExists), WrongSequence(err):
 		err = ErrDeskChanged
 	}
 	return fmt.Errorf("%s %s in %s: %w", what, key, DeskBucketName, err)

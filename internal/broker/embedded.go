@@ -139,8 +139,8 @@ func unwrapListen(err error) error {
 	return err
 }
 
-// storeLook is the time between two looks at the store.
-const storeLook = 5 * time.Second
+// StoreLookEvery is the time between two looks at the store.
+const StoreLookEvery = 5 * time.Second
 
 // ErrStoreFailed says that the embedded store could not be written. The server
 // answers no publisher then and does not try again before it is started anew,

@@ -9,9 +9,9 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// testMain lets more tests wait side by side than there are cores: they wait for
+// TestMain lets more tests wait side by side than there are cores: they wait for
 // servers, not for the processor.
-func testMain(m *testing.M) {
+func TestMain(m *testing.M) {
 	flag.Parse()
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
@@ -19,9 +19,9 @@ func testMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func eventFor(id string, targets ...string) *events.Event {
+func event(id string, targets ...string) *events.Event {
 	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
 }
 
 // operator is who acts on dead letters here.
-var operator = Actor{Name: "tester", Via: ViaShell}
+var operator = Actor{Name: "operator", Via: ViaShell}

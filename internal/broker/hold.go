@@ -37,7 +37,7 @@ func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string
 	if err != nil {
 		return h, err
 	}
-	ctx, cancel := begun(ctx)
+	ctx, cancel := Detached(ctx)
 	defer cancel()
 	revision, err := desk.Create(ctx, holdKey(d.Sequence), value)
 	if errors.Is(err, ErrDeskChanged) {
@@ -68,7 +68,7 @@ func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason st
 	if err != nil {
 		return err
 	}
-	ctx, cancel := begun(ctx)
+	ctx, cancel := Detached(ctx)
 	defer cancel()
 	if err := b.audit(ctx, readHold(number, entry.Value).record(ActionReleased, by, reason), holdID(number, entry.Revision)); err != nil {
 		return err

@@ -14,18 +14,18 @@ import (
 // resumed, by whomever. It returns when the context ends, or the bucket
 // CERTPOST_RELAYS cannot be watched any more.
 func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
-	kv, err := b.relays(ctx)
+	kv, err := b.OpenRelays(ctx)
 	if err != nil {
 		return err
 	}
-	w, err := kv.WatchFiltered(ctx, []string{suspendedPrefix + "*", replicaPrefix + "*"})
+	w, err := kv.WatchFiltered(ctx, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", RelaysBucket, err)
 	}
 	defer func() { _ = w.Stop() }() // the connection may have gone
 	said := map[string]string{}     // by key
 	heard := map[string]time.Time{} // of processes, by key
-	tick := time.NewTicker(beatEvery)
+	tick := time.NewTicker(HeartbeatEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -33,7 +33,7 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 			return fmt.Errorf("watch %s: %w", RelaysBucket, ctx.Err())
 		case <-tick.C:
 			for key, at := range heard {
-				if time.Since(at) > deadAfter {
+				if time.Since(at) > ReplicaGoneAfter {
 					delete(heard, key)
 					delete(said, key) // should it speak again, that is news
 					changed()
@@ -41,7 +41,7 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 			}
 		case entry, ok := <-w.Updates():
 			if !ok {
-				return fmt.Errorf("watch %s: %w", RelaysBucket, errWatchEnded)
+				return fmt.Errorf("watch %s: %w", RelaysBucket, ErrWatchEnded)
 			}
 			if entry == nil {
 				continue // what was there is told
@@ -50,7 +50,7 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 			if entry.Operation() != jetstream.KeyValuePut {
 				value = ""
 				delete(heard, key)
-			} else if strings.HasPrefix(key, replicaPrefix) {
+			} else if strings.HasPrefix(key, ReplicaPrefix) {
 				heard[key] = time.Now()
 			}
 			if said[key] != value {

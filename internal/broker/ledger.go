@@ -79,8 +79,8 @@ type Entry struct {
 	DeadLetter string `json:"dead_letter,omitempty"`
 }
 
-// judge takes in what an attempt found out about the recipients.
-func (e *Entry) judge(receipt *verdict.Receipt, failure *verdict.Failure) {
+// Learn takes in what an attempt found out about the recipients.
+func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if receipt != nil {
 		e.Receipt, e.Uncertain = receipt, false
 		if receipt.Certificate != nil {
@@ -102,12 +102,12 @@ func (e *Entry) isRefused(recipient string) bool {
 	return slices.ContainsFunc(e.Refused, func(r verdict.Refusal) bool { return r.Recipient == recipient })
 }
 
-// decided reports that nobody is left to be tried, and some were refused.
-func (e *Entry) decided() bool { return len(e.Owed) == 0 && len(e.Refused) > 0 }
+// Decided reports that nobody is left to be tried, and some were refused.
+func (e *Entry) Decided() bool { return len(e.Owed) == 0 && len(e.Refused) > 0 }
 
-// without are all who do not have the mail: for a dead letter. None: all of the
+// Missing are all who do not have the mail: for a dead letter. None: all of the
 // target's.
-func (e *Entry) without() []string {
+func (e *Entry) Missing() []string {
 	missing := slices.Clone(e.Owed)
 	for _, r := range e.Refused {
 		missing = union(missing, []string{r.Recipient})
@@ -128,9 +128,9 @@ type Try struct {
 // maxTries are as many as are kept: the first of all, and the last ones.
 const maxTries = 6
 
-// failed is the entry with a failure on record. One that no attempt led to says
+// Failed is the entry with a failure on record. One that no attempt led to says
 // nothing of its own course.
-func (e Entry) failed(f *verdict.Failure) Entry {
+func (e Entry) Failed(f *verdict.Failure) Entry {
 	e.Failure = record(f)
 	if f.Transcript == nil {
 		return e
@@ -144,9 +144,9 @@ func (e Entry) failed(f *verdict.Failure) Entry {
 	return e
 }
 
-// waiting is the entry after a try that failed for now.
-func (e Entry) waiting(f *verdict.Failure) Entry {
-	e = e.failed(f)
+// Waiting is the entry after a try that failed for now.
+func (e Entry) Waiting(f *verdict.Failure) Entry {
+	e = e.Failed(f)
 	e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
 	e.Uncertain = e.Uncertain || f.Certainty == verdict.MaybeSent
 	return e
@@ -162,8 +162,8 @@ func record(f *verdict.Failure) *FailureRecord {
 	return &FailureRecord{Outcome: f.Definite(), Secrets: f.Secrets}
 }
 
-// errClaimLost says that somebody else changed the entry since we read it.
-var errClaimLost = errors.New("the ledger's entry was changed by another process")
+// ErrClaimLost says that somebody else changed the entry since we read it.
+var ErrClaimLost = errors.New("the ledger's entry was changed by another process")
 
 // ErrNoEntry says that the ledger knows nothing of a delivery.
 var ErrNoEntry = errors.New("no such delivery in the ledger")
@@ -172,18 +172,18 @@ var ErrNoEntry = errors.New("no such delivery in the ledger")
 // has not written.
 var ErrUnreadableEntry = errors.New("the ledger's entry cannot be read")
 
-// ledger is the bucket; all writes are compare-and-set on the revision read.
-type ledger struct {
+// Ledger is the bucket; all writes are compare-and-set on the revision read.
+type Ledger struct {
 	kv     jetstream.KeyValue
 	groups *committer // nil: every entry is written alone
 }
 
-func (b *Broker) openLedger(ctx context.Context) (ledger, error) {
+func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
 	kv, err := b.js.KeyValue(ctx, LedgerBucket)
 	if err != nil {
-		return ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
+		return Ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
 	}
-	l := ledger{kv: kv}
+	l := Ledger{kv: kv}
 	if b.flushesEachWrite() {
 		l.groups = &committer{alone: l.write, together: b.writeEntries}
 	}
@@ -212,11 +212,11 @@ func readEntry(stored []byte) (Entry, error) {
 	return e, nil
 }
 
-func ledgerKey(target, eventToken string) string { return target + "." + eventToken }
+func LedgerKey(target, eventToken string) string { return target + "." + eventToken }
 
-// get returns the entry and its revision; ErrNoEntry with revision 0 when there
+// Get returns the entry and its revision; ErrNoEntry with revision 0 when there
 // is none.
-func (l ledger) get(ctx context.Context, key string) (Entry, uint64, error) {
+func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	kve, err := l.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Entry{}, 0, ErrNoEntry
@@ -231,9 +231,9 @@ func (l ledger) get(ctx context.Context, key string) (Entry, uint64, error) {
 	return e, kve.Revision(), nil
 }
 
-// put writes the entry if its revision is still the one given (0: none yet) and
+// Put writes the entry if its revision is still the one given (0: none yet) and
 // returns the new one; errClaimLost if it is not.
-func (l ledger) put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
+func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
 	value, err := e.stored()
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
@@ -246,18 +246,18 @@ func (l ledger) put(ctx context.Context, key string, e Entry, revision uint64) (
 	switch {
 	case err == nil:
 		return rev, nil
-	case errors.Is(err, jetstream.ErrKeyExists), wrongSequence(err):
+	case errors.Is(err, jetstream.ErrKeyExists), WrongSequence(err):
 		// Our own write may have been stored and its acknowledgement lost.
 		if kve, gerr := l.kv.Get(ctx, key); gerr == nil && bytes.Equal(kve.Value(), value) {
 			return kve.Revision(), nil
 		}
-		return 0, fmt.Errorf("ledger entry %s: %w", key, errClaimLost)
+		return 0, fmt.Errorf("ledger entry %s: %w", key, ErrClaimLost)
 	default:
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
 }
 
-func (l ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
+func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
 	if e.revision == 0 {
 		return l.kv.Create(ctx, e.key, e.value)
 	}
@@ -274,12 +274,12 @@ func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}
-	return b.publishBatch(context.Background(), msgs)
+	return b.PublishBatch(context.Background(), msgs)
 }
 
-// wrongSequence recognizes the two codes of a failed compare-and-set: plain and
+// WrongSequence recognizes the two codes of a failed compare-and-set: plain and
 // replicated streams differ.
-func wrongSequence(err error) bool {
+func WrongSequence(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)

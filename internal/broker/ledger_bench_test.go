@@ -48,16 +48,16 @@ func benchmarkLedger(b *testing.B, sync string, writers int) {
 
 type workers = sync.WaitGroup
 
-func openBenchLedger(b *testing.B, sync string) ledger {
+func openBenchLedger(b *testing.B, sync string) Ledger {
 	br, err := Open(Config{DataDir: b.TempDir(), Listen: "none", SyncInterval: sync}, zerolog.Nop())
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(br.Close)
-	if err := br.ensureTopology(b.Context()); err != nil {
+	if err := br.EnsureTopology(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	l, err := br.openLedger(b.Context())
+	l, err := br.OpenLedger(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -65,13 +65,13 @@ func openBenchLedger(b *testing.B, sync string) ledger {
 }
 
 // claimAndSend writes what a delivery writes that succeeds at once.
-func claimAndSend(ctx context.Context, l ledger, key string) error {
+func claimAndSend(ctx context.Context, l Ledger, key string) error {
 	now := time.Now()
 	e := Entry{
 		Event: "01JD0000000000000000000000", Target: "target", Lane: "smtp-example-com-587", Digest: fmt.Sprintf("%064d", 0), Sequence: 1 << 20,
 		Generation: 1, Attempts: 1, First: now, Last: now, State: StateSending, Owner: "host/4711/ABCDEFGHIJKLMNOPQRSTUV", Lease: now.Add(40 * time.Second),
 	}
-	rev, err := l.put(ctx, key, e, 0)
+	rev, err := l.Put(ctx, key, e, 0)
 	if err != nil {
 		return err
 	}
@@ -82,6 +82,6 @@ func claimAndSend(ctx context.Context, l ledger, key string) error {
 		MessageID: fmt.Sprintf("%064d@example.com", 0), TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", Recipients: e.Accepted,
 		Certificate: &verdict.Certificate{CommonName: "www.example.com", DNSNames: []string{"www.example.com"}, Issuer: "CN=R11,O=Let's Encrypt,C=US", Serial: fmt.Sprintf("%036d", 0), Fingerprint: fmt.Sprintf("%064d", 0), NotBefore: now, NotAfter: now},
 	}
-	_, err = l.put(ctx, key, e, rev)
+	_, err = l.Put(ctx, key, e, rev)
 	return err
 }

@@ -38,9 +38,9 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 // last; "" stands for all. The context bounds the reading.
 func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry, error) {
 	if target != "" && event != "" {
-		return b.delivery(ctx, ledgerKey(target, events.Token(event)))
+		return b.delivery(ctx, LedgerKey(target, events.Token(event)))
 	}
-	l, err := b.openLedger(ctx)
+	l, err := b.OpenLedger(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -110,9 +110,9 @@ func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
 	if err != nil {
 		return out, fmt.Errorf("stream %s: %w", EventsStream, err)
 	}
-	c, err := events.Consumer(ctx, fanoutConsumer)
+	c, err := events.Consumer(ctx, FanoutConsumer)
 	if err != nil {
-		return out, fmt.Errorf("consumer %s: %w", fanoutConsumer, err)
+		return out, fmt.Errorf("consumer %s: %w", FanoutConsumer, err)
 	}
 	info := c.CachedInfo()
 	out.Events = uint64(info.NumAckPending)

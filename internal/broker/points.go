@@ -2,10 +2,10 @@ package broker
 
 // The named points of what people do to a dead letter.
 const (
-	pointIntended    = "intended"    // the intent is recorded
-	pointRepublished = "republished" // a replay, or a restored letter, is published
-	pointConcluded   = "concluded"   // the outcome is recorded, the letter not removed
-	pointGivenUp     = "given up"    // the ledger knows of a discard, the letter is not removed
+	PointIntended    = "intended"    // the intent is recorded
+	PointRepublished = "republished" // a replay, or a restored letter, is published
+	PointConcluded   = "concluded"   // the outcome is recorded, the letter not removed
+	PointGivenUp     = "given up"    // the ledger knows of a discard, the letter is not removed
 )
 
 // reached tells a test how far an action has come.

@@ -113,7 +113,7 @@ func (b *Broker) unread(ctx context.Context, stream string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("read stream %s: %w", stream, ctx.Err())
 	}
-	if away := b.away(); away != nil {
+	if away := b.Disconnected(); away != nil {
 		return fmt.Errorf("read stream %s: %w", stream, away)
 	}
 	if _, serr := b.js.Stream(ctx, stream); serr != nil {

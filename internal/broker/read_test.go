@@ -24,7 +24,7 @@ func quiet(t testing.TB) *Broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	if err := b.ensureTopology(context.Background()); err != nil {
+	if err := b.EnsureTopology(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -34,7 +34,7 @@ func quiet(t testing.TB) *Broker {
 func letterOf(id string) *DeadLetter {
 	return &DeadLetter{
 		Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "as the test wants it"},
-		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: deliveryPrefix + "relay.ops", Body: eventFor(id, "ops").Encode(),
+		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: DeliveryPrefix + "relay.ops", Body: event(id, "ops").Encode(),
 	}
 }
 
@@ -205,18 +205,18 @@ func TestReadingSaysWhatIsMissing(t *testing.T) {
 func TestReadingTheLedger(t *testing.T) {
 	t.Parallel()
 	b, ctx := quiet(t), context.Background()
-	l, err := b.openLedger(ctx)
+	l, err := b.OpenLedger(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	revision, err := l.put(ctx, "ops.e1", Entry{Event: "e1", Target: "ops", State: StateWaiting}, 0)
+	revision, err := l.Put(ctx, "ops.e1", Entry{Event: "e1", Target: "ops", State: StateWaiting}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.put(ctx, "ops.e2", Entry{Event: "e2", Target: "ops", State: StateSent}, 0); err != nil {
+	if _, err := l.Put(ctx, "ops.e2", Entry{Event: "e2", Target: "ops", State: StateSent}, 0); err != nil {
 		t.Fatal(err)
 	}
-	latest, err := l.put(ctx, "ops.e1", Entry{Event: "e1", Target: "ops", State: StateDead}, revision)
+	latest, err := l.Put(ctx, "ops.e1", Entry{Event: "e1", Target: "ops", State: StateDead}, revision)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,16 +12,16 @@ import (
 
 // The keys of the bucket CERTPOST_RELAYS.
 const (
-	replicaPrefix   = "replica."   // <id>: a Heartbeat
-	suspendedPrefix = "suspended." // <lane>: a Suspension
-	ratePrefix      = "rate."      // <relay>: a window
+	ReplicaPrefix   = "replica."   // <id>: a Heartbeat
+	SuspendedPrefix = "suspended." // <lane>: a Suspension
+	RatePrefix      = "rate."      // <relay>: a window
 )
 
 const (
-	// beatEvery is how often a process says that it is there.
-	beatEvery = 5 * time.Second
-	// deadAfter is how long after its last word a process counts as gone.
-	deadAfter = 3 * beatEvery
+	// HeartbeatEvery is how often a process says that it is there.
+	HeartbeatEvery = 5 * time.Second
+	// ReplicaGoneAfter is how long after its last word a process counts as gone.
+	ReplicaGoneAfter = 3 * HeartbeatEvery
 )
 
 // Heartbeat is what a process says of itself.
@@ -55,15 +55,15 @@ type RelayAway struct {
 	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: by the next delivery
 }
 
-// readSuspension reads an entry. One that cannot be read suspends all the same:
+// ReadSuspension reads an entry. One that cannot be read suspends all the same:
 // somebody wanted it, and did not use our command.
-func readSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
+func ReadSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
 	var s Suspension
 	if err := json.Unmarshal(e.Value(), &s); err != nil {
 		s = Suspension{Reason: "the entry cannot be read; delete it to resume", Since: e.Created()}
 	}
-	s.Lane, s.revision = lane, e.Revision()
+	s.Lane, s.Revision = lane, e.Revision()
 	return s
 }
 
-var errWatchEnded = errors.New("the watch has ended")
+var ErrWatchEnded = errors.New("the watch has ended")

@@ -23,7 +23,7 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 	}
 	t.Cleanup(b.Close)
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := b.ensureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
 	buryMany(t, b, 10)
@@ -81,7 +81,7 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 	}
 
 	buryMany(t, b, 1)
-	if err := b.removeLetter(ctx, 11); err != nil {
+	if err := b.RemoveLetter(ctx, 11); err != nil {
 		t.Fatal(err)
 	}
 	if r := <-told; r.Sequence != 11 || !r.Ours {

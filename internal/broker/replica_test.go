@@ -111,7 +111,7 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 		}
 	}
 	var got []uint64 // with a filter, which is read in batches
-	for d, err := range b.DeadLetters(context.Background(), deadPrefix+">") {
+	for d, err := range b.DeadLetters(context.Background(), DeadLetterPrefix+">") {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -131,7 +131,7 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 		}
 		refused := &Refused{Status: 500, Text: err.Error()}
 		errors.As(err, &refused)
-		return r.Error(strconv.Itoa(refused.Status), headerText(refused.Text), refused.Data)
+		return r.Error(strconv.Itoa(refused.Status), HeaderText(refused.Text), refused.Data)
 	}
 	defer func() {
 		if p := recover(); p != nil {

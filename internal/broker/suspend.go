@@ -24,10 +24,10 @@ type Suspension struct {
 	Since  time.Time `json:"since"`
 	Until  time.Time `json:"until,omitzero"` // zero: until somebody resumes it
 
-	revision uint64
+	Revision uint64 `json:"-"` // of the entry in the bucket
 }
 
-func (s Suspension) over(now time.Time) bool { return !s.Until.IsZero() && !s.Until.After(now) }
+func (s Suspension) Expired(now time.Time) bool { return !s.Until.IsZero() && !s.Until.After(now) }
 
 // ErrNotSuspended says that there is nothing to resume.
 var ErrNotSuspended = errors.New("is not suspended")
@@ -40,7 +40,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	if err := b.knownLane(ctx, s.Lane); err != nil {
 		return err
 	}
-	kv, err := b.relays(ctx)
+	kv, err := b.OpenRelays(ctx)
 	if err != nil {
 		return err
 	}
@@ -49,9 +49,9 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
 	}
-	ctx, cancel := begun(ctx)
+	ctx, cancel := Detached(ctx)
 	defer cancel()
-	revision, err := kv.Put(ctx, suspendedPrefix+s.Lane, value)
+	revision, err := kv.Put(ctx, SuspendedPrefix+s.Lane, value)
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
 	}
@@ -60,33 +60,33 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 
 // Resume ends a lane's suspension; ErrNotSuspended when there is none.
 func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason string) error {
-	kv, err := b.relays(ctx)
+	kv, err := b.OpenRelays(ctx)
 	if err != nil {
 		return err
 	}
 	if !events.IsToken(lane) {
 		return fmt.Errorf("lane %q %w", lane, ErrNotSuspended)
 	}
-	entry, err := kv.Get(ctx, suspendedPrefix+lane)
+	entry, err := kv.Get(ctx, SuspendedPrefix+lane)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return fmt.Errorf("lane %s %w", lane, ErrNotSuspended)
 	}
 	if err != nil {
 		return fmt.Errorf("resume lane %s: %w", lane, err)
 	}
-	return b.resume(ctx, kv, lane, entry.Revision(), by, reason)
+	return b.EndSuspension(ctx, kv, lane, entry.Revision(), by, reason)
 }
 
-// resume records the end of a suspension and ends it, unless it is another one by
+// EndSuspension records the end of a suspension and ends it, unless it is another one by
 // now.
-func (b *Broker) resume(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by Actor, reason string) error {
-	ctx, cancel := begun(ctx)
+func (b *Broker) EndSuspension(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by Actor, reason string) error {
+	ctx, cancel := Detached(ctx)
 	defer cancel()
 	if err := b.audit(ctx, AuditRecord{Action: ActionResumed, Actor: by, Reason: reason, Lane: lane}, auditID(lane, revision)); err != nil {
 		return err
 	}
-	err := kv.Delete(ctx, suspendedPrefix+lane, jetstream.LastRevision(revision))
-	if wrongSequence(err) {
+	err := kv.Delete(ctx, SuspendedPrefix+lane, jetstream.LastRevision(revision))
+	if WrongSequence(err) {
 		return fmt.Errorf("lane %s was suspended anew, or resumed, by somebody else a moment ago; look at it again", lane)
 	}
 	if err != nil {
@@ -99,8 +99,8 @@ func auditID(lane string, revision uint64) string {
 	return "lane/" + lane + "/" + strconv.FormatUint(revision, 10)
 }
 
-// relays opens the bucket CERTPOST_RELAYS.
-func (b *Broker) relays(ctx context.Context) (jetstream.KeyValue, error) {
+// OpenRelays opens the bucket CERTPOST_RELAYS.
+func (b *Broker) OpenRelays(ctx context.Context) (jetstream.KeyValue, error) {
 	kv, err := b.js.KeyValue(ctx, RelaysBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		return nil, fmt.Errorf("there is no bucket %s at %s: start `certpost run` once, it creates it", RelaysBucket, b.URL())
@@ -132,7 +132,7 @@ func (b *Broker) laneNames(ctx context.Context) ([]string, error) {
 	var names []string
 	lister := stream.ListConsumers(ctx)
 	for info := range lister.Info() {
-		if name, ok := strings.CutPrefix(info.Name, laneConsumerPre); ok {
+		if name, ok := strings.CutPrefix(info.Name, LaneConsumerPrefix); ok {
 			names = append(names, name)
 		}
 	}
@@ -165,16 +165,16 @@ func (b *Broker) LaneInfos(ctx context.Context) ([]LaneInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", DeliveriesStream, err)
 	}
-	state, err := stream.Info(ctx, jetstream.WithSubjectFilter(deliveryPrefix+">"))
+	state, err := stream.Info(ctx, jetstream.WithSubjectFilter(DeliveryPrefix+">"))
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", DeliveriesStream, err)
 	}
 	waiting := make(map[string]uint64)
 	for subject, n := range state.State.Subjects {
-		lane, _, _ := strings.Cut(strings.TrimPrefix(subject, deliveryPrefix), ".")
+		lane, _, _ := strings.Cut(strings.TrimPrefix(subject, DeliveryPrefix), ".")
 		waiting[lane] += n
 	}
-	kv, err := b.relays(ctx)
+	kv, err := b.OpenRelays(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (b *Broker) LaneInfos(ctx context.Context) ([]LaneInfo, error) {
 
 // readRelays adds to lanes what the bucket says.
 func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes map[string]*LaneInfo) error {
-	w, err := kv.WatchFiltered(ctx, []string{suspendedPrefix + "*", replicaPrefix + "*"}, jetstream.IgnoreDeletes())
+	w, err := kv.WatchFiltered(ctx, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"}, jetstream.IgnoreDeletes())
 	if err != nil {
 		return fmt.Errorf("read %s: %w", RelaysBucket, err)
 	}
@@ -202,14 +202,14 @@ func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes ma
 			if !ok || e == nil {
 				return nil
 			}
-			if lane, ok := strings.CutPrefix(e.Key(), suspendedPrefix); ok && lanes[lane] != nil {
-				if s := readSuspension(lane, e); !s.over(time.Now()) {
+			if lane, ok := strings.CutPrefix(e.Key(), SuspendedPrefix); ok && lanes[lane] != nil {
+				if s := ReadSuspension(lane, e); !s.Expired(time.Now()) {
 					lanes[lane].Suspension = &s
 				}
 				continue
 			}
 			var beat Heartbeat
-			if time.Since(e.Created()) > deadAfter || json.Unmarshal(e.Value(), &beat) != nil {
+			if time.Since(e.Created()) > ReplicaGoneAfter || json.Unmarshal(e.Value(), &beat) != nil {
 				continue
 			}
 			for _, s := range beat.Lanes {

@@ -24,12 +24,12 @@ const (
 	RelaysBucket      = "CERTPOST_RELAYS"
 	DeskBucketName    = "CERTPOST_DESK"
 
-	EventSubject    = "certificate.issued"
-	deliveryPrefix  = "certpost.delivery."
-	deadPrefix      = "certpost.dead."
-	auditPrefix     = "certpost.audit."
-	fanoutConsumer  = "fanout"
-	laneConsumerPre = "lane-"
+	EventSubject       = "certificate.issued"
+	DeliveryPrefix     = "certpost.delivery."
+	DeadLetterPrefix   = "certpost.dead."
+	auditPrefix        = "certpost.audit."
+	FanoutConsumer     = "fanout"
+	LaneConsumerPrefix = "lane-"
 )
 
 // How long things are kept.
@@ -57,7 +57,7 @@ const maxAckPending = 1000
 // a core while so many wait.
 const maxSharedPending = 10_000
 
-func laneAckPending(lane string) int {
+func LaneAckPending(lane string) int {
 	if strings.HasPrefix(lane, verdict.SharedLanePrefix) {
 		return maxSharedPending
 	}
@@ -89,11 +89,11 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".*")
 	events.MaxAge = eventsAge
 
-	deliveries := base(DeliveriesStream, "one message per event and target, until settled", deliveryPrefix+"*.*")
+	deliveries := base(DeliveriesStream, "one message per event and target, until settled", DeliveryPrefix+"*.*")
 	deliveries.Retention = jetstream.WorkQueuePolicy
 	deliveries.AllowAtomicPublish = true
 
-	dead := base(DeadLettersStream, "deliveries that ended without success", deadPrefix+"*.*.*.*")
+	dead := base(DeadLettersStream, "deliveries that ended without success", DeadLetterPrefix+"*.*.*.*")
 	dead.MaxAge = deadLetterAge
 	dead.MaxMsgsPerSubject = 1
 	dead.DiscardNewPerSubject = true
@@ -124,10 +124,10 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays, desk}
 }
 
-// ensureTopology creates what is missing, updates what is ours and refuses what
+// EnsureTopology creates what is missing, updates what is ours and refuses what
 // is not. It is run at start and again whenever something turns out missing.
-func (b *Broker) ensureTopology(ctx context.Context) error {
-	if err := b.away(); err != nil {
+func (b *Broker) EnsureTopology(ctx context.Context) error {
+	if err := b.Disconnected(); err != nil {
 		return err
 	}
 	for _, want := range b.streams() {
@@ -135,8 +135,8 @@ func (b *Broker) ensureTopology(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.ensureConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
-		Durable: fanoutConsumer, Description: "events to deliveries", MaxAckPending: maxAckPending,
+	return b.EnsureConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
+		Durable: FanoutConsumer, Description: "events to deliveries", MaxAckPending: maxAckPending,
 	})
 }
 
@@ -182,9 +182,9 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 	return nil
 }
 
-// complete adds what all our consumers have in common: explicit acknowledgement, no
+// CompleteConsumer adds what all our consumers have in common: explicit acknowledgement, no
 // limit on deliveries, no BackOff (it would add to the delays of our NAKs).
-func (b *Broker) complete(want jetstream.ConsumerConfig) jetstream.ConsumerConfig {
+func (b *Broker) CompleteConsumer(want jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	want.AckPolicy = jetstream.AckExplicitPolicy
 	want.AckWait = b.cfg.AckWait
 	want.MaxDeliver = -1
@@ -193,9 +193,9 @@ func (b *Broker) complete(want jetstream.ConsumerConfig) jetstream.ConsumerConfi
 	return want
 }
 
-// ensureConsumer creates a consumer, completed, or puts ours right.
-func (b *Broker) ensureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
-	want = b.complete(want)
+// EnsureConsumer creates a consumer, completed, or puts ours right.
+func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
+	want = b.CompleteConsumer(want)
 	c, err := b.js.Consumer(ctx, stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if _, err := b.js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
@@ -208,7 +208,7 @@ func (b *Broker) ensureConsumer(ctx context.Context, stream string, want jetstre
 		return fmt.Errorf("consumer %s on %s: %w", want.Durable, stream, err)
 	}
 	have := c.CachedInfo().Config
-	diff := consumerDiff(have, want)
+	diff := ConsumerDifferences(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
 		return fmt.Errorf("consumer %s on stream %s exists and was %w (%s): remove it", want.Durable, stream, ErrNotOurs, orSame(diff))
 	}
@@ -250,7 +250,7 @@ func streamDiff(have, want jetstream.StreamConfig) []string {
 	return d
 }
 
-func consumerDiff(have, want jetstream.ConsumerConfig) []string {
+func ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
 	var d diff
 	d.add("filter", have.FilterSubject, want.FilterSubject)
 	d.add("ack_policy", have.AckPolicy, want.AckPolicy)

@@ -71,7 +71,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		if err := auditStream(t, b).SecureDeleteMsg(ctx, 5); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := b.js.Publish(ctx, raw.Subject, []byte(strings.Replace(string(raw.Data), "tester", "nobody", 1))); err != nil {
+		if _, err := b.js.Publish(ctx, raw.Subject, []byte(strings.Replace(string(raw.Data), "operator", "nobody", 1))); err != nil {
 			t.Fatal(err)
 		}
 		breaksAt(t, b, 5, BreakRemoved)
@@ -116,7 +116,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		if err := b.js.DeleteStream(ctx, AuditStream); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.ensureTopology(ctx); err != nil {
+		if err := b.EnsureTopology(ctx); err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range edit(msgs) {
@@ -128,7 +128,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 	}
 	t.Run("a record is changed where it stands", func(t *testing.T) {
 		b, _ := anew(t, func(msgs []*nats.Msg) []*nats.Msg {
-			msgs[4].Data = []byte(strings.Replace(string(msgs[4].Data), "tester", "nobody", 1))
+			msgs[4].Data = []byte(strings.Replace(string(msgs[4].Data), "operator", "nobody", 1))
 			return msgs
 		})
 		breaksAt(t, b, 6, BreakChanged)

@@ -28,6 +28,7 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -80,8 +81,9 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	}
 	o.broker, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: c.listen, SyncInterval: "2m"}, log)
 	must(t, err)
-	runner := o.broker.NewRunner(courier, broker.Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, RetryMultiplier: 2,
-		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, broker.NewMetrics(prometheus.NewRegistry()))
+	runner := queue.NewRunner(o.broker, courier, queue.Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, RetryMultiplier: 2,
+		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, queue.NewMetrics(prometheus.NewRegistry()))
+
 	o.desk = desk.New(o.broker, courier.Inspector(), log)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{}, 2)

@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/queue"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -40,7 +41,7 @@ func TestNATSIsAway(t *testing.T) {
 	}
 	t.Cleanup(b.Close)
 	x := &bench{t: t, post: post, b: b}
-	r := b.NewRunner(post, quick(), broker.NewMetrics(prometheus.NewRegistry()))
+	r := queue.NewRunner(b, post, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	done := make(chan error, 1)
 	ctx := t.Context()
 	go func() { done <- r.Run(ctx) }()

@@ -22,6 +22,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -92,8 +93,8 @@ type bench struct {
 	js   jetstream.JetStream // somebody with the means of NATS
 }
 
-func quick() broker.Settings {
-	return broker.Settings{Concurrency: 8, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond,
+func quick() queue.Settings {
+	return queue.Settings{Concurrency: 8, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond,
 		RetryMultiplier: 2, GiveUpAfter: time.Hour, Grace: 5 * time.Second}
 }
 
@@ -118,7 +119,7 @@ func startIn(t *testing.T, dir string) *bench {
 	if x.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	r := x.b.NewRunner(x.post, quick(), broker.NewMetrics(prometheus.NewRegistry()))
+	r := queue.NewRunner(x.b, x.post, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

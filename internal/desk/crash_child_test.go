@@ -20,6 +20,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -100,7 +101,7 @@ func crashChild(plan crashPlan) error {
 	if plan.Letters > 0 {
 		w.breaks("ops", refusal())
 	}
-	r := b.NewRunner(w, quick(), broker.NewMetrics(prometheus.NewRegistry()))
+	r := queue.NewRunner(b, w, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	go func() { _ = r.Run(ctx) }()
 	for r.Ready(ctx) != nil {
 		backoff.Sleep(ctx, 10*time.Millisecond)

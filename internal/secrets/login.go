@@ -201,7 +201,7 @@ func (m *method) useToken(ctx context.Context, c *client) (*token, error) {
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(ans.body, &got); err != nil {
-		return nil, noLogin(errors.New("Vault's answer to the lookup of the token cannot be read; check vault.address"))
+		return nil, noLogin(errors.New("the answer to the lookup of the token cannot be read; check vault.address"))
 	}
 	t := &token{value: value}
 	if got.Data.TTL > 0 && !value.IsZero() {

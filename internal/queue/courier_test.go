@@ -1,0 +1,385 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+	"github.com/rs/zerolog"
+)
+
+// Broker, courier and relays together: what neither side can prove alone.
+
+// office is the real courier of a configuration with relays and targets.
+func office(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source := delivery.Source{Config: path, Relays: path}
+	definitions, problems := source.Load()
+	if definitions == nil {
+		t.Fatal(problems)
+	}
+	store, err := secrets.Open(secrets.Config{}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	courier := delivery.NewCourier(delivery.NewBook(definitions, source), store, delivery.Options{})
+	t.Cleanup(courier.Close)
+	return courier, definitions
+}
+
+// inOffice is a bench whose runner works for that courier.
+func inOffice(t *testing.T, courier Courier) *bench {
+	t.Helper()
+	b := &bench{t: t, courier: courier, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b.start()
+	return b
+}
+
+// onlyLane is the state of the only lane, once it is there.
+func (b *bench) onlyLane() broker.LaneStatus {
+	for _, s := range b.runner.LaneStatus() {
+		return s
+	}
+	return broker.LaneStatus{}
+}
+
+func relayAt(t *testing.T, config devrelay.Config) *devrelay.Relay {
+	t.Helper()
+	r, err := devrelay.Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
+// onceEach fails unless the relay has a mail for each of the events, and one alone.
+func onceEach(t *testing.T, r *devrelay.Relay, events int) {
+	t.Helper()
+	ids := map[string]int{}
+	for _, m := range r.Mails() {
+		head, _, _ := strings.Cut(string(m.Raw), "\r\n\r\n")
+		for line := range strings.Lines(head) {
+			if id, ok := strings.CutPrefix(line, "Message-ID: "); ok {
+				ids[id]++
+			}
+		}
+	}
+	if len(ids) != events || r.Count() != events {
+		t.Errorf("%d mails with %d Message-IDs, want %d", r.Count(), len(ids), events)
+	}
+}
+
+// door is a relay's address, with the relay behind it or not.
+type door struct {
+	net.Listener
+	to string
+
+	mu    sync.Mutex
+	open  bool
+	conns []net.Conn
+	came  int
+}
+
+// newDoor is closed: who comes is sent away at once.
+func newDoor(t *testing.T, to string) *door {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &door{Listener: l, to: to}
+	t.Cleanup(func() {
+		_ = l.Close()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for _, c := range d.conns {
+			_ = c.Close()
+		}
+	})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			d.enter(c)
+		}
+	}()
+	return d
+}
+
+func (d *door) enter(c net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.came++
+	d.conns = append(d.conns, c)
+	if !d.open {
+		_ = c.Close()
+		return
+	}
+	behind, err := net.Dial("tcp", d.to)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	d.conns = append(d.conns, behind)
+	go func() { _, _ = io.Copy(behind, c); _ = behind.Close() }()
+	go func() { _, _ = io.Copy(c, behind); _ = c.Close() }()
+}
+
+func (d *door) unlock() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open = true
+}
+
+func (d *door) visits() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.came
+}
+
+const mailKeys = "from_address: a@example.com, to: [b@example.com]"
+
+// The first relay swallows connections, or refuses them: the fallback takes all,
+// exactly once, and the ledger says so.
+func TestFallbackTakesAll(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]func(t *testing.T) string{
+		"black hole": func(t *testing.T) string {
+			l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			return l.Addr().String()
+		},
+		"closed port": func(t *testing.T) string {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			return l.Addr().String()
+		},
+		"hangs up": func(t *testing.T) string { return newDoor(t, "").Addr().String() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			second := relayAt(t, devrelay.Config{})
+			courier, _ := office(t, fmt.Sprintf(`targets:
+  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 1s, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 60s}]}
+`, portOf(first(t)), mailKeys, portOf(second.Plain())))
+			b := inOffice(t, courier)
+			const n = 40
+			for i := range n {
+				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+			}
+			b.settled()
+			onceEach(t, second, n)
+			for i := range n {
+				e := b.entry("ops", fmt.Sprintf("e%d", i))
+				if e.State != broker.StateSent || e.Attempts != 1 || e.Receipt == nil || e.Receipt.Relay != second.Plain() {
+					t.Errorf("ledger: %+v, receipt %+v", e, e.Receipt)
+				}
+			}
+			b.until("the lane's breakers are told apart", func() bool { return b.onlyLane().Breaker == broker.BreakerPartly })
+		})
+	}
+}
+
+// When the first relay is back it is used again.
+func TestFirstRelayIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	first, second := relayAt(t, devrelay.Config{}), relayAt(t, devrelay.Config{})
+	door := newDoor(t, first.Plain())
+	courier, _ := office(t, fmt.Sprintf(`targets:
+  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext}]}
+`, portOf(door.Addr().String()), mailKeys, portOf(second.Plain())))
+	b := inOffice(t, courier)
+	for i := range 10 {
+		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+	}
+	b.settled()
+	onceEach(t, second, 10)
+	door.unlock()
+	sent := 10
+	b.until("a mail on the first relay", func() bool {
+		b.publish(event(fmt.Sprintf("e%d", sent), "ops"))
+		sent++
+		b.settled()
+		return first.Count() > 0
+	})
+	b.until("the lane's breakers are closed", func() bool { return b.onlyLane().Breaker == broker.BreakerClosed })
+	if got := first.Count() + second.Count(); got != sent {
+		t.Errorf("%d mails for %d events", got, sent)
+	}
+}
+
+// What a relay says to a mail is the verdict; no other relay is asked.
+func TestRefusalIsNotTakenElsewhere(t *testing.T) {
+	t.Parallel()
+	first := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no"}}})
+	busy := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageData, Code: 451, Text: "later", Times: 2}}})
+	second := relayAt(t, devrelay.Config{})
+	courier, _ := office(t, fmt.Sprintf(`targets:
+  - {id: refused, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, %[4]s, fallback: [{host: 127.0.0.1, port: %[3]s, tls_mode: plaintext}]}
+  - {id: busy, host: 127.0.0.1, port: %[2]s, tls_mode: plaintext, %[4]s, fallback: [{host: 127.0.0.1, port: %[3]s, tls_mode: plaintext}]}
+`, portOf(first.Plain()), portOf(busy.Plain()), portOf(second.Plain()), mailKeys))
+	b := inOffice(t, courier)
+	b.publish(event("e1", "refused", "busy"))
+	b.settled()
+	if l := b.letters(); len(l) != 1 || l[0].Code != verdict.SMTPPermanent {
+		t.Errorf("letters: %+v", l)
+	}
+	if second.Count() != 0 || busy.Count() != 1 {
+		t.Errorf("%d mails on the fallback, want none; %d on the relay that was busy, want 1", second.Count(), busy.Count())
+	}
+}
+
+// A fallback that refuses the login is as one that is away: no delivery ends for
+// it, and all wait for the first relay.
+func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
+	t.Parallel()
+	first := relayAt(t, devrelay.Config{})
+	second := relayAt(t, devrelay.Config{Users: map[string]string{"u": "right"}})
+	ca, err := second.CAFile(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	door, back := newDoor(t, first.Plain()), newDoor(t, second.Submission())
+	back.unlock()
+	courier, _ := office(t, fmt.Sprintf(`targets:
+  - id: ops
+    host: 127.0.0.1
+    port: %s
+    tls_mode: plaintext
+    from_address: a@example.com
+    to: [b@example.com]
+    fallback: [{host: localhost, port: %s, ca_file: %q, username: u, password: {value: wrong}}]
+`, portOf(door.Addr().String()), portOf(back.Addr().String()), ca))
+	b := inOffice(t, courier)
+	const n = 30
+	for i := range n {
+		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+	}
+	b.until("both are left alone", func() bool { return b.onlyLane().Breaker == broker.BreakerOpen && b.onlyLane().InFlight == 0 })
+	if l := b.letters(); len(l) != 0 {
+		t.Errorf("letters: %+v", l)
+	}
+	// Each login is tried twice, with the password read afresh, and four may have
+	// been under way when the first was refused.
+	if got := back.visits(); got > 2*quick().Concurrency {
+		t.Errorf("%d logins with a wrong password", got)
+	}
+	door.unlock()
+	b.settled()
+	onceEach(t, first, n)
+	for i := range n {
+		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts != 1 {
+			t.Errorf("event e%d: %d attempts", i, e.Attempts)
+		}
+	}
+}
+
+// Beyond 200 relays a lane has several: one that is away does not stop it.
+func TestDeadRelayInASharedLane(t *testing.T) {
+	t.Parallel()
+	alive := relayAt(t, devrelay.Config{})
+	var text strings.Builder
+	target := func(id, host, port string) {
+		fmt.Fprintf(&text, "  - {id: %s, host: %s, port: %s, tls_mode: plaintext, timeout: 60s, %s}\n", id, host, port, mailKeys)
+	}
+	text.WriteString("targets:\n")
+	target("up", "127.0.0.1", portOf(alive.Plain()))
+	closed := newDoor(t, "")
+	for i := range 3000 { // none of them is in the same lane once in three million runs
+		target(fmt.Sprintf("down%d", i), fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), portOf(closed.Addr().String()))
+	}
+	courier, definitions := office(t, text.String())
+	up, _ := definitions.Get("up")
+	all := definitions.All()
+	neighbour := slices.IndexFunc(all, func(d *delivery.Target) bool { return d.ID != "up" && d.Lane() == up.Lane() })
+	if neighbour < 0 {
+		t.Fatal("no relay shares the lane of this port")
+	}
+	lane := up.Lane()
+	b := inOffice(t, &oneLane{courier, lane}) // the other 199 need no worker here
+	const n = 50
+	for i := range n {
+		b.publish(event(fmt.Sprintf("d%d", i), all[neighbour].ID))
+	}
+	b.laneState("its breaker", lane, func(s broker.LaneStatus) bool { return s.Breaker == broker.BreakerPartly })
+	for i := range n {
+		b.publish(event(fmt.Sprintf("u%d", i), "up"))
+	}
+	b.until("the other relay's mails", func() bool { return alive.Count() == n })
+	onceEach(t, alive, n)
+	b.until("the dead relay's deliveries wait", func() bool {
+		backlog, err := b.broker.Backlog(context.Background())
+		return err == nil && backlog.Events == 0 && backlog.Deliveries == n
+	})
+	if l := b.letters(); len(l) != 0 {
+		t.Errorf("letters: %+v", l)
+	}
+}
+
+// oneLane is a courier that speaks of one of its lanes alone.
+type oneLane struct {
+	*delivery.Courier
+	lane string
+}
+
+func (o *oneLane) Lanes() []string { return []string{o.lane} }
+
+// The limits of rules hold at the relay, and every mail arrives.
+func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
+	t.Parallel()
+	relay := relayAt(t, devrelay.Config{})
+	courier, _ := office(t, fmt.Sprintf(`relays:
+  rules: [{host: 127.0.0.1, max_message_rate: 20/s, max_connections: 2}]
+targets:
+  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}
+`, portOf(relay.Plain()), mailKeys))
+	b := inOffice(t, courier)
+	const n = 70
+	for i := range n {
+		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+	}
+	b.settled()
+	onceEach(t, relay, n)
+	mails := relay.Mails()
+	slices.SortFunc(mails, func(a, b devrelay.Mail) int { return a.Received.Compare(b.Received) })
+	for i := 20; i < len(mails); i++ {
+		// Counted at MAIL, received at the final dot.
+		if span := mails[i].Received.Sub(mails[i-20].Received); span < 800*time.Millisecond {
+			t.Errorf("21 mails within %v", span)
+		}
+	}
+	for i := range n {
+		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts != 1 {
+			t.Errorf("event e%d: %d attempts", i, e.Attempts)
+		}
+	}
+}

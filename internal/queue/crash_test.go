@@ -1,0 +1,266 @@
+//go:build unix
+
+package queue
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+func TestCrashAtEveryPoint(t *testing.T) {
+	for _, c := range []struct {
+		point, target string
+		mails         int // the most that may have arrived of the event
+		marked        bool
+	}{
+		// Before the claim nothing can have gone out.
+		{pointFetched, "good", 1, false},
+		{pointPublished, "good", 1, false},
+		{pointDue, "good", 1, false},
+		{pointClaiming, "good", 1, false},
+		// Between claim and record the outcome is unknown.
+		{pointClaimed, "good", 1, true},
+		{"relay: before the final dot", "good", 1, true},
+		{"relay: after the final dot", "good", 2, true},
+		{pointAccepted, "good", 2, true},
+		// Afterwards the ledger knows.
+		{pointRecorded, "good", 1, false},
+		{pointSettled, "good", 1, false},
+		{pointDying, "refused", 0, false},
+		{pointBuried, "refused", 0, false},
+		{pointDead, "refused", 0, false},
+		{pointWaiting, "busy", 1, false},
+	} {
+		t.Run(strings.ReplaceAll(c.point, " ", "_")+"/"+c.target, func(t *testing.T) {
+			t.Parallel()
+			relay, err := devrelay.Start(devrelay.Config{Rules: []devrelay.Rule{
+				{Stage: devrelay.StageRcpt, Recipient: "refused@*", Code: 550, Enhanced: "5.1.1", Text: "no"},
+				{Stage: devrelay.StageRcpt, Recipient: "busy@*", Code: 450, Enhanced: "4.2.0", Text: "later", Times: 2},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer relay.Close()
+			var process atomic.Pointer[os.Process]
+			wire := newGuillotine(t, relay.Plain(), c.point, func() { process.Load().Kill() })
+			plan := crashPlan{Dir: t.TempDir(), Relay: wire, Point: c.point, Events: 1, Target: c.target}
+			if report, err := runChild(t, plan, process.Store); err != nil || report != nil {
+				t.Fatalf("the first life did not end at its point: %+v, %v", report, err)
+			}
+			plan.Point, plan.Events = "", 0
+			report, err := runChild(t, plan, process.Store)
+			if err != nil || report == nil {
+				t.Fatalf("the second life was killed: %v", err)
+			}
+
+			mails := relay.Mails()
+			dead := c.mails == 0
+			if len(mails) > c.mails || !dead && len(mails) == 0 {
+				t.Errorf("%d mails, want at least one and at most %d", len(mails), c.mails)
+			}
+			ids := map[string]bool{}
+			for i, m := range mails {
+				msg, err := m.Message()
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids[msg.Header.Get("Message-Id")] = true
+				if last := i == len(mails)-1; last && (msg.Header.Get("X-Certpost-Possible-Duplicate") == "yes") != c.marked {
+					t.Errorf("the mail sent after the crash says X-Certpost-Possible-Duplicate: %q, want it: %v", msg.Header.Get("X-Certpost-Possible-Duplicate"), c.marked)
+				}
+			}
+			if len(ids) > 1 {
+				t.Errorf("the mails have different Message-IDs: %v", ids)
+			}
+			if len(report.Entries) != 1 || (report.Entries[0].State == broker.StateDead) != dead || !dead && report.Entries[0].State != broker.StateSent {
+				t.Errorf("ledger: %+v", report.Entries)
+			}
+			if want := map[bool]int{true: 1, false: 0}[dead]; len(report.Letters) != want {
+				t.Errorf("dead letters: %v, want %d", report.Letters, want)
+			}
+			if dead && !strings.HasPrefix(report.Letters[0], "certpost.dead."+string(verdict.SMTPPermanent)+".") {
+				t.Errorf("dead letter: %s", report.Letters[0])
+			}
+		})
+	}
+}
+
+// newGuillotine is a forwarder before the relay that kills the child around the
+// final dot, once: before the relay gets it, or when the relay has answered it.
+func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var fallen atomic.Bool
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", relay)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				var dotted atomic.Bool
+				go func() {
+					replies := bufio.NewReader(server)
+					for {
+						line, err := replies.ReadString('\n')
+						if err != nil {
+							client.Close()
+							return
+						}
+						if dotted.Load() && point == "relay: after the final dot" && fallen.CompareAndSwap(false, true) {
+							kill()
+							return
+						}
+						if _, err := io.WriteString(client, line); err != nil {
+							return
+						}
+					}
+				}()
+				lines := bufio.NewReader(client)
+				for {
+					line, err := lines.ReadString('\n')
+					if line == ".\r\n" {
+						if point == "relay: before the final dot" && fallen.CompareAndSwap(false, true) {
+							kill()
+							return
+						}
+						dotted.Store(true)
+					}
+					if _, werr := io.WriteString(server, line); err != nil || werr != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// Killed again and again under load: nothing is lost, and no more mails are
+// doubled than outcomes were unknown.
+func TestKilledAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	const n = 300
+	plan := crashPlan{Dir: t.TempDir(), Relay: relay.Plain(), Events: n, Target: "good"}
+	var report *crashReport
+	for life := 0; report == nil; life++ {
+		var lived *time.Timer
+		report, err = runChild(t, plan, func(p *os.Process) {
+			if life < 5 {
+				lived = time.AfterFunc(time.Duration(800+150*life)*time.Millisecond, func() { p.Kill() })
+			}
+		})
+		if lived != nil {
+			lived.Stop()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if life == 0 && report == nil {
+			published, err := os.ReadDir(plan.Dir)
+			if err != nil || len(published) == 0 {
+				t.Fatalf("the first life wrote nothing: %v", err)
+			}
+		}
+		// Publishing again what was published is harmless: the ids are the same.
+	}
+	got := map[string]int{}
+	for _, m := range relay.Mails() {
+		msg, err := m.Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[msg.Header.Get("X-Certpost-Event-Id")]++
+	}
+	possible, sent := 0, 0
+	for _, e := range report.Entries {
+		possible += e.PossibleDuplicates
+		if e.State == broker.StateSent {
+			sent++
+		}
+	}
+	if len(got) != n || sent != n || len(report.Letters) != 0 {
+		t.Errorf("%d of %d events arrived, %d are recorded as sent, dead letters: %v", len(got), n, sent, report.Letters)
+	}
+	if doubled := relay.Count() - n; doubled > possible {
+		t.Errorf("%d mails too many, but only %d outcomes were unknown", doubled, possible)
+	}
+	t.Logf("%d mails for %d events, %d outcomes unknown", relay.Count(), n, possible)
+}
+
+// A disk that is full, or fails: the embedded server never writes to it again, so
+// the program ends and says why, and the next one finds all that was acknowledged.
+func TestStoreThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	plan := crashPlan{Dir: t.TempDir(), Relay: relay.Plain(), Events: 10_000, Target: "good", FileLimit: 300 << 10}
+	nobody := func(*os.Process) {}
+	report, err := runChild(t, plan, nobody)
+	if report != nil || err == nil || !strings.Contains(err.Error(), broker.ErrStoreFailed.Error()) || !strings.Contains(err.Error(), "make room on the disk") {
+		t.Fatalf("the first life ended with %+v, %v", report, err)
+	}
+	text, err := os.ReadFile(filepath.Join(plan.Dir, "acknowledged"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	acknowledged, err := strconv.Atoi(string(text))
+	if err != nil || acknowledged < 10 {
+		t.Fatalf("%q events were acknowledged before the store failed", text)
+	}
+	plan.Events, plan.FileLimit = 0, 0
+	if report, err = runChild(t, plan, nobody); err != nil || report == nil {
+		t.Fatalf("the second life: %v", err)
+	}
+	got, possible := map[string]int{}, 0
+	for _, m := range relay.Mails() {
+		msg, err := m.Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[msg.Header.Get("X-Certpost-Event-Id")]++
+	}
+	for _, e := range report.Entries {
+		possible += e.PossibleDuplicates
+	}
+	for i := range acknowledged {
+		if got[fmt.Sprintf("e%d", i)] == 0 {
+			t.Errorf("event e%d was acknowledged and is lost", i)
+		}
+	}
+	if doubled := relay.Count() - len(got); doubled > possible || len(report.Letters) > 0 {
+		t.Errorf("%d mails too many with %d outcomes unknown; letters: %v", doubled, possible, report.Letters)
+	}
+	t.Logf("%d events acknowledged before the store failed, %d mails", acknowledged, relay.Count())
+}

@@ -1,0 +1,302 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// fanoutBatch is how many events are worked on together: their deliveries share
+// one flush to disk.
+const fanoutBatch = 64
+
+// runFanout turns events into deliveries until ctx ends.
+func (r *Runner) runFanout(ctx, work context.Context) {
+	var complained time.Time
+	for ctx.Err() == nil {
+		failed := r.fanoutOnce(ctx, work)
+		if failed == nil || ctx.Err() != nil {
+			continue
+		}
+		backoff.Sleep(ctx, time.Second)
+		err := r.EnsureTopology(ctx)
+		if ctx.Err() != nil || time.Since(complained) < time.Minute { // NATS may be away for a day
+			continue
+		}
+		complained = time.Now()
+		if err != nil {
+			r.log.Error().Err(err).Msg("streams are not as they should be; trying again")
+		} else {
+			r.log.Warn().Err(failed).Msg("events could not be fetched; trying again")
+		}
+	}
+}
+
+func (r *Runner) fanoutOnce(ctx, work context.Context) error {
+	consumer, err := r.JetStream().Consumer(work, broker.EventsStream, broker.FanoutConsumer)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		batch, err := consumer.Fetch(fanoutBatch, jetstream.FetchMaxWait(fetchWait))
+		if err != nil {
+			return err
+		}
+		for msg := range batch.Messages() {
+			group := []jetstream.Msg{msg}
+			for more := true; more; {
+				select {
+				case m, ok := <-batch.Messages():
+					if more = ok; ok {
+						group = append(group, m)
+					}
+				default:
+					more = false
+				}
+			}
+			if ctx.Err() != nil {
+				giveBackAll(group)
+				continue
+			}
+			r.fanOut(work, group)
+		}
+		if err := batch.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// atOnce is the delay of what may come again at once. A NAK with a delay is
+// remembered by the server; one without is forgotten when the server is restarted,
+// as the embedded one is with us, and then the message comes only when its
+// acknowledgement is overdue.
+const atOnce = time.Millisecond
+
+func giveBackAll(group []jetstream.Msg) {
+	for _, m := range group {
+		_ = m.NakWithDelay(atOnce) // not sent: it comes back when its acknowledgement is overdue
+	}
+}
+
+// fanned is one event on its way to becoming deliveries.
+type fanned struct {
+	msg        jetstream.Msg
+	seq        uint64
+	again      bool // fetched before
+	event      *events.Event
+	token      string
+	deliveries []*nats.Msg
+	letters    []*broker.DeadLetter
+	back       time.Duration // > 0: not now
+	outcome    string
+}
+
+// fanOut publishes what becomes of a group of events, and only then acknowledges
+// them.
+func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
+	stop := keepAlive(r.AckWait(), group...)
+	defer stop()
+	r.reached(pointFetched)
+	all := make([]*fanned, 0, len(group))
+	var deliveries []*nats.Msg
+	for _, msg := range group {
+		f := r.resolve(ctx, msg)
+		all = append(all, f)
+		deliveries = append(deliveries, f.deliveries...)
+	}
+	if err := r.PublishAll(ctx, deliveries, r.publishedBefore(all)); err != nil {
+		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events come back")
+		for _, f := range all {
+			_ = f.msg.NakWithDelay(backoff.Jitter(5 * time.Second))
+		}
+		return
+	}
+	r.reached(pointPublished)
+	for _, f := range all {
+		r.settleEvent(ctx, f)
+	}
+}
+
+// resolve decodes one event and says what becomes of it. A panic in here is the
+// event's, not the group's.
+func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
+	f = &fanned{msg: msg, outcome: "fanned_out"}
+	meta, err := msg.Metadata()
+	if err != nil {
+		f.back, f.outcome = backoff.Jitter(5*time.Second), "retried"
+		return f
+	}
+	f.seq, f.again = meta.Sequence.Stream, meta.NumDelivered > 1
+	defer func() {
+		if p := recover(); p != nil {
+			r.metrics.panics.Inc()
+			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
+				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked")
+			f.deliveries, f.back, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
+			if meta.NumDelivered >= maxPanics {
+				f.back = 0
+				f.bury(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+					"a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"), "", "")
+			}
+		}
+	}()
+
+	f.event, err = events.Decode(msg.Headers(), msg.Data())
+	if err != nil {
+		f.outcome = "invalid"
+		f.bury(invalid(err), "", "")
+		return f
+	}
+	f.token = events.Token(f.event.ID)
+	routes, failure := r.courier.Resolve(ctx, f.event)
+	switch {
+	case failure != nil && ctx.Err() != nil:
+		f.back, f.outcome = time.Millisecond, "retried"
+	case failure != nil && failure.Retry() && time.Since(meta.Timestamp) < r.set.GiveUpAfter:
+		f.back, f.outcome = r.set.retryDelay(int(min(meta.NumDelivered, 64))), "retried"
+		r.log.Warn().Str("event", f.event.ID).Str("code", string(failure.Code)).Str("reason", failure.Reason).Dur("again_in", f.back).
+			Msg("the event cannot be resolved now; it comes back")
+	case failure != nil && failure.Retry():
+		f.outcome = "invalid"
+		f.bury(expired(failure, time.Since(meta.Timestamp)), "", "")
+	case failure != nil:
+		f.outcome = "invalid"
+		f.bury(failure, "", "")
+	case len(routes) == 0 && r.set.IgnoreUnmatched:
+		f.outcome = "unmatched"
+		r.log.Info().Str("event", f.event.ID).Msg("no target matches; ignored as configured")
+	case len(routes) == 0:
+		f.outcome = "unmatched"
+		f.bury(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
+			"no target matches this event: name targets in it, add a target whose match fits, or set events.unmatched to ignore"), "", "")
+	}
+	for _, route := range routes {
+		if route.Failure != nil {
+			f.bury(route.Failure, route.Target, route.Lane)
+			continue
+		}
+		if err := r.lanes.open(ctx, route.Lane); err != nil {
+			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the lane has no consumer yet; the event comes back")
+			f.deliveries, f.letters, f.back, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
+			return f
+		}
+		f.deliveries = append(f.deliveries, f.delivery(route, 1))
+	}
+	return f
+}
+
+// delivery is the self-contained message for one target.
+func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
+	m := nats.NewMsg(broker.DeliveryPrefix + route.Lane + "." + route.Target)
+	m.Data = f.event.Encode()
+	gen := strconv.Itoa(generation)
+	m.Header.Set(nats.MsgIdHdr, f.token+"/"+route.Target+"/"+gen)
+	m.Header.Set(broker.HeaderEventID, broker.HeaderText(f.event.ID))
+	m.Header.Set(broker.HeaderTarget, route.Target)
+	m.Header.Set(broker.HeaderLane, route.Lane)
+	m.Header.Set(broker.HeaderGeneration, gen)
+	for _, h := range []string{"traceparent", "tracestate"} {
+		if v := f.msg.Headers().Get(h); v != "" {
+			m.Header.Set(h, broker.HeaderText(v))
+		}
+	}
+	return m
+}
+
+// bury adds a dead letter for the event, or for one target that it names.
+func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
+	d := newLetter(failure)
+	d.Target, d.Lane, d.Generation = target, lane, 1
+	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
+	d.TraceParent = broker.TraceParent(f.msg.Headers())
+	if f.event != nil {
+		d.Event, d.Token = f.event.ID, events.Token(f.event.ID)
+		d.Body = f.event.Encode() // headers of a binary CloudEvent included
+	} else {
+		unreadable(d, failure, "event-"+strconv.FormatUint(f.seq, 10))
+	}
+	f.letters = append(f.letters, d)
+}
+
+// publishedBefore is asked about deliveries whose message id the stream knows. If
+// the event came again because its acknowledgement was lost, all is well. If it
+// was published anew, the stream's window must not swallow it: it may be a
+// replay of what is dead, or another certificate under an id that was used
+// before. It goes out under an id of its own, and the ledger decides.
+func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg) error {
+	from := map[*nats.Msg]*fanned{}
+	for _, f := range all {
+		for _, d := range f.deliveries {
+			from[d] = f
+		}
+	}
+	return func(ctx context.Context, m *nats.Msg) error {
+		f := from[m]
+		if f.again {
+			return nil
+		}
+		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
+		_, err := r.JetStream().PublishMsg(ctx, m)
+		return err
+	}
+}
+
+// settleEvent writes the event's letters and acknowledges it.
+func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
+	if f.back > 0 {
+		r.metrics.events.WithLabelValues(f.outcome).Inc()
+		_ = f.msg.NakWithDelay(f.back)
+		return
+	}
+	for i, d := range f.letters {
+		if err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i)); err != nil {
+			r.metrics.buryFailed.Inc()
+			r.log.Error().Err(err).Str("event", d.Event).Msg("a dead letter could not be stored; the event comes back")
+			_ = f.msg.NakWithDelay(r.set.unburiedDelay())
+			return
+		}
+		r.log.Warn().Str("event", d.Event).Str("target", d.Target).Str("code", string(d.Code)).Str("phase", string(d.Phase)).
+			Str("reason", d.Reason).Msg("dead letter")
+	}
+	if len(f.letters) == 0 && f.event != nil {
+		r.forgiveEvent(ctx, f)
+	}
+	r.metrics.events.WithLabelValues(f.outcome).Inc()
+	// Not confirmed: an event that comes again makes deliveries that the ledger
+	// knows.
+	if err := f.msg.Ack(); err != nil {
+		r.log.Debug().Err(err).Uint64("sequence", f.seq).Msg("an event's acknowledgement was not sent")
+	}
+}
+
+// forgiveEvent takes the letters of the event itself off the list (nobody's
+// lane) once it has been published again and resolved.
+func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
+	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
+		if err == nil && d.IsOfAnother(f.event.Digest()) {
+			continue
+		}
+		if err == nil {
+			err = r.Append(ctx, broker.AuditRecord{Action: broker.ActionDelivered, Actor: broker.ProcessActor("a new publication of the event"), Event: d.Event, Target: d.Target,
+				LetterNumber: d.Sequence})
+		}
+		if err == nil {
+			err = r.RemoveLetter(ctx, d.Sequence)
+		}
+		if err != nil {
+			r.log.Warn().Err(err).Str("event", f.event.ID).Msg("the event was resolved, but its dead letter is still on the list")
+			return
+		}
+	}
+}

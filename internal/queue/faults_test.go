@@ -1,0 +1,310 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// invariant: events = accepted + dead-lettered (nothing is pending), and no more
+// mails are doubled than outcomes were unknown.
+func (b *bench) invariant(ids []string, target string) {
+	b.t.Helper()
+	dead, sure := map[string]bool{}, map[string]bool{}
+	for _, l := range b.letters() {
+		dead[l.Event], sure[l.Event] = true, l.Certainty == verdict.NotSent
+	}
+	doubled, possible := 0, 0
+	for _, id := range ids {
+		mails := len(b.post.mails(id))
+		if mails == 0 && !dead[id] {
+			b.t.Errorf("event %s is lost: %+v", id, b.entry(target, id))
+		}
+		if mails > 0 && sure[id] {
+			b.t.Errorf("event %s was delivered, and its dead letter says that it was not", id)
+		}
+		doubled += max(0, mails-1)
+	}
+	entries, err := b.broker.Deliveries(context.Background(), target, "")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, e := range entries {
+		possible += e.PossibleDuplicates
+	}
+	if doubled > possible {
+		b.t.Errorf("%d mails too many, but only %d outcomes were unknown", doubled, possible)
+	}
+	b.t.Logf("%d events, %d dead, %d mails too many, %d outcomes unknown", len(ids), len(dead), doubled, possible)
+}
+
+func TestLeadersKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	c := lab.NewNATSCluster(t)
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3}}
+	b.cfg.AckWait = 3 * time.Second
+	b.start()
+	second := &bench{t: t, post: b.post, set: b.set, cfg: b.cfg}
+	second.start()
+	var ids []string
+	for i := range 300 {
+		id := fmt.Sprintf("e%d", i)
+		ids = append(ids, id)
+		b.publishPatiently(id)
+		if i%100 == 50 {
+			stream := []string{broker.DeliveriesStream, "KV_" + broker.LedgerBucket, broker.EventsStream}[i/100]
+			down := c.KillLeader(b.broker.JetStream(), stream)
+			time.AfterFunc(2*time.Second, func() { c.Start(down) })
+			time.Sleep(3 * time.Second)
+		}
+	}
+	b.settled()
+	b.invariant(ids, "ops")
+}
+
+// publishPatiently publishes as a careful publisher does: until it is acknowledged.
+func (b *bench) publishPatiently(id string) {
+	b.t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, _, err := b.broker.Publish(ctx, event(id, "ops"))
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			b.t.Fatalf("event %s cannot be published: %v", id, err)
+		}
+	}
+}
+
+// cable is a TCP forwarder that can be pulled: connections hang, as behind a dead
+// router, or are reset.
+type cable struct {
+	addr string
+
+	mu     sync.Mutex
+	pulled chan struct{} // closed when it is in; nil never
+	conns  map[net.Conn]bool
+}
+
+func newCable(t *testing.T, to string) *cable {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cable{addr: l.Addr().String(), pulled: make(chan struct{}), conns: map[net.Conn]bool{}}
+	close(c.pulled)
+	t.Cleanup(func() { l.Close(); c.reset() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			c.mu.Lock()
+			c.conns[in], c.conns[out] = true, true
+			c.mu.Unlock()
+			go c.carry(in, out)
+			go c.carry(out, in)
+		}
+	}()
+	return c
+}
+
+func (c *cable) carry(from, to net.Conn) {
+	defer from.Close()
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		c.mu.Lock()
+		in := c.pulled
+		c.mu.Unlock()
+		<-in
+		if n > 0 {
+			if _, werr := to.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// pull lets nothing through for a while: nobody is told.
+func (c *cable) pull(d time.Duration) {
+	plug := c.unplug()
+	time.Sleep(d)
+	plug()
+}
+
+// unplug lets nothing through until it is plugged in again.
+func (c *cable) unplug() (plug func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in := make(chan struct{})
+	c.pulled = in
+	return func() { close(in) }
+}
+
+// reset ends all connections.
+func (c *cable) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.conns {
+		conn.Close()
+		delete(c.conns, conn)
+	}
+}
+
+func TestPartitionFromNATS(t *testing.T) {
+	t.Parallel()
+	srv := lab.NATS(t, lab.FreeAddress(t), "")
+	wire := newCable(t, srv.Addr().String())
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: 3 * time.Second}}
+	b.start()
+	direct := &bench{t: t, cfg: broker.Config{URL: "nats://" + srv.Addr().String()}}
+	direct.open()
+	defer direct.broker.Close()
+	direct.post = b.post
+	var ids []string
+	for i := range 200 {
+		id := fmt.Sprintf("e%d", i)
+		ids = append(ids, id)
+		direct.publishPatiently(id)
+		switch i {
+		case 40:
+			wire.pull(time.Second)
+		case 80:
+			wire.reset()
+		case 120: // longer than the acknowledgement may take
+			wire.pull(8 * time.Second)
+		}
+	}
+	b.settled()
+	b.invariant(ids, "ops")
+}
+
+// Two to four faults at a time, composed by a seed that is printed; the same seed
+// composes the same. CERTPOST_FAULT_SEED repeats one, CERTPOST_FAULT_TIME is how
+// long to go on.
+func TestRandomFaults(t *testing.T) {
+	t.Parallel()
+	long := 20 * time.Second
+	if os.Getenv("CI") == "true" {
+		long = 2 * time.Minute
+	}
+	if text := os.Getenv("CERTPOST_FAULT_TIME"); text != "" {
+		var err error
+		if long, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := rand.Uint64()
+	if text := os.Getenv("CERTPOST_FAULT_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for end := time.Now().Add(long); time.Now().Before(end) && !t.Failed(); seed++ {
+		composition(t, seed)
+	}
+}
+
+func composition(t *testing.T, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("CERTPOST_FAULT_SEED=%d", seed)
+	srv := lab.NATS(t, lab.FreeAddress(t), "")
+	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
+	wire := newCable(t, srv.Addr().String())
+	defer wire.reset()
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: 2 * time.Second}}
+	b.set.Grace = 200 * time.Millisecond
+	b.open()
+	b.run()
+	defer func() { b.close() }()
+	direct := &bench{t: t, post: b.post, cfg: broker.Config{URL: "nats://" + srv.Addr().String()}}
+	direct.open()
+	defer direct.broker.Close()
+
+	// The relay's moods, by chance at every try.
+	var mu sync.Mutex // guards moods and the generator in them
+	moods := map[string]int{}
+	relayChance := rand.New(rand.NewPCG(seed, 1))
+	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch n := relayChance.IntN(100); {
+		case n < moods["transient"]:
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseRcpt)
+		case n < moods["transient"]+moods["lost reply"]:
+			f := fail(verdict.SMTPTransient, verdict.PhaseContent)
+			f.Certainty = verdict.MaybeSent
+			return lostReply, f
+		case n < moods["transient"]+moods["lost reply"]+moods["permanent"]:
+			return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
+		case n < moods["transient"]+moods["lost reply"]+moods["permanent"]+moods["panic"]:
+			panic(errors.New("a mood of the relay"))
+		}
+		return nil, nil
+	})
+	faults := []struct {
+		name string
+		do   func()
+	}{
+		{"transient", func() { mu.Lock(); moods["transient"] = 30; mu.Unlock() }},
+		{"lost reply", func() { mu.Lock(); moods["lost reply"] = 10; mu.Unlock() }},
+		{"permanent", func() { mu.Lock(); moods["permanent"] = 10; mu.Unlock() }},
+		{"panic", func() { mu.Lock(); moods["panic"] = 5; mu.Unlock() }},
+		{"pulled cable", func() { wire.pull(time.Duration(500+random.IntN(3000)) * time.Millisecond) }},
+		{"reset connections", wire.reset},
+		{"restart of the program", func() { b.stop(); b.run() }},
+		{"deleted consumers", func() {
+			ctx := context.Background()
+			for _, c := range []struct{ stream, name string }{{broker.DeliveriesStream, broker.LaneConsumerPrefix + "relay"}, {broker.EventsStream, broker.FanoutConsumer}} {
+				// Gone already, or out of reach for the moment: both are faults enough.
+				_ = direct.broker.JetStream().DeleteConsumer(ctx, c.stream, c.name)
+			}
+		}},
+	}
+	random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	chosen := faults[:2+random.IntN(3)]
+	var names []string
+	var ids []string
+	for i := range 60 {
+		id := fmt.Sprintf("s%d-%d", seed, i)
+		ids = append(ids, id)
+		direct.publishPatiently(id)
+		if n := i / 10; i%10 == 5 && n < len(chosen) {
+			names = append(names, chosen[n].name)
+			chosen[n].do()
+		}
+	}
+	mu.Lock()
+	moods["transient"], moods["panic"] = 0, 0
+	mu.Unlock()
+	t.Logf("faults: %s", strings.Join(names, ", "))
+	b.settled()
+	b.invariant(ids, "ops")
+}

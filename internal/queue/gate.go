@@ -1,0 +1,180 @@
+package queue
+
+import (
+	"context"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// lookAgain is the longest that a lane waits before it asks again whether it may
+// fetch: definitions may have changed.
+const lookAgain = 5 * time.Second
+
+// The reasons for which nothing is fetched from a lane.
+const (
+	pausedSuspended   = "suspended"   // by an operator
+	pausedBreaker     = "breaker"     // no relay of any target may be tried
+	pausedRate        = "rate"        // the relay has been given what it may be
+	pausedConnections = "connections" // all that this process may have are in use
+)
+
+// leave says what may be fetched from a lane.
+type leave struct {
+	n     int           // deliveries; 0: none now
+	probe bool          // they are to find out whether a relay answers again
+	why   string        // for none: one of the reasons above
+	wait  time.Duration // until it makes sense to ask again
+}
+
+// admit says how many deliveries may be fetched now: as many as the relays that
+// they would go to may be given.
+func (l *lane) admit(ctx context.Context, want int) leave {
+	now := time.Now()
+	if s, suspended := l.r.roster.suspension(l.name, now); suspended {
+		wait := lookAgain
+		if !s.Until.IsZero() {
+			wait = s.Until.Sub(now)
+		}
+		return leave{why: pausedSuspended, wait: wait}
+	}
+	ways := l.r.courier.Relays(l.name)
+	l.observe(ways)
+	if len(ways) == 0 || l.overdue.Swap(false) {
+		// Nobody's lane: what is in it ends as TARGET_UNKNOWN. Or the last delivery was
+		// given up for its age, and the next may have to be, too.
+		return leave{n: want}
+	}
+	got := leave{probe: true, why: pausedBreaker, wait: lookAgain}
+	asked := make(map[string]bool)
+	for _, relays := range ways {
+		next, wait := firstOpen(relays)
+		if next == nil {
+			got.wait = min(got.wait, wait)
+			continue
+		}
+		if asked[next.Relay] {
+			continue // several targets have this one
+		}
+		asked[next.Relay] = true
+		room, why, wait := l.room(ctx, next, want)
+		got.n += room
+		if room == 0 {
+			got.why, got.wait = why, min(got.wait, wait)
+		} else if next.Breaker == verdict.Closed {
+			got.probe = false
+		}
+	}
+	if got.n == 0 {
+		return leave{why: got.why, wait: got.wait}
+	}
+	return leave{n: min(got.n, want), probe: got.probe}
+}
+
+// firstOpen is the relay that a delivery would go to, nil when it would go to none
+// before the wait is over.
+func firstOpen(relays []verdict.RelayStatus) (relay *verdict.RelayStatus, wait time.Duration) {
+	wait = lookAgain
+	for i := range relays {
+		if relays[i].Wait <= 0 {
+			return &relays[i], 0
+		}
+		wait = min(wait, relays[i].Wait)
+	}
+	return nil, wait
+}
+
+// room is how many more deliveries a relay may be given by this lane.
+func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (n int, why string, wait time.Duration) {
+	n = want
+	if relay.Breaker != verdict.Closed {
+		n = 1
+	}
+	if relay.MaxConnections > 0 {
+		busy := max(relay.Busy, int(l.inWork.Load()))
+		if n = min(n, l.r.roster.share(relay.MaxConnections, time.Now())-busy); n <= 0 {
+			return 0, pausedConnections, time.Second
+		}
+	}
+	if !relay.MaxRate.IsZero() {
+		free, wait := l.r.meter.room(ctx, relay.Relay, relay.MaxRate)
+		if free -= int(l.uncounted.Load()); free <= 0 {
+			return 0, pausedRate, max(wait, 50*time.Millisecond)
+		}
+		n = min(n, free)
+	}
+	return n, "", 0
+}
+
+// observe says when a relay of the lane goes away and comes back, and keeps the
+// lane's part of the metrics.
+func (l *lane) observe(ways [][]verdict.RelayStatus) {
+	status := broker.LaneStatus{Lane: l.name, Breaker: broker.BreakerClosed}
+	closed := 0
+	seen := make(map[string]bool)
+	for _, relays := range ways {
+		for _, relay := range relays {
+			if seen[relay.Relay] {
+				continue
+			}
+			seen[relay.Relay] = true
+			if relay.Breaker == verdict.Closed {
+				closed++
+				if l.away[relay.Relay] {
+					delete(l.away, relay.Relay)
+					l.r.log.Info().Str("lane", l.name).Str("relay", relay.Relay).Msg("the relay is in use again")
+				}
+				continue
+			}
+			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason}
+			if relay.Wait > 0 {
+				away.Again = time.Now().Add(relay.Wait).UTC().Truncate(time.Second)
+			}
+			status.Relays = append(status.Relays, away)
+			if !l.away[relay.Relay] {
+				l.away[relay.Relay] = true
+				l.r.metrics.breakerOpen.WithLabelValues(l.name).Inc()
+				l.r.log.Warn().Str("lane", l.name).Str("relay", relay.Relay).Str("reason", relay.Reason).
+					Msg("the relay is skipped for a while; its deliveries wait, or go to a fallback relay")
+			}
+		}
+	}
+	gauge := 0.0
+	switch {
+	case len(status.Relays) > 0 && closed > 0:
+		gauge, status.Breaker = 1, broker.BreakerPartly
+	case len(status.Relays) > 0:
+		gauge, status.Breaker = 2, broker.BreakerOpen
+	}
+	l.r.metrics.breaker.WithLabelValues(l.name).Set(gauge)
+	l.status.Store(&status)
+}
+
+// pause waits as an admission of none says, or until something has happened.
+func (l *lane) pause(ctx context.Context, got leave) {
+	select {
+	case <-ctx.Done():
+	case <-l.kick:
+	case <-time.After(min(got.wait, lookAgain)):
+	}
+}
+
+// setPaused keeps the reason for which nothing is fetched, "" when something is.
+func (l *lane) setPaused(why string) {
+	before := l.paused.Swap(&why)
+	if before != nil && *before != "" && *before != why {
+		l.r.metrics.paused.WithLabelValues(l.name, *before).Set(0)
+	}
+	if why != "" {
+		l.r.metrics.paused.WithLabelValues(l.name, why).Set(1)
+	}
+}
+
+// wake makes a lane that waits look again.
+func (l *lane) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default: // it is about to
+	}
+}

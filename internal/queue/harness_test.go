@@ -1,0 +1,350 @@
+package queue
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// TestMain lets more tests wait side by side than there are cores: they wait for
+// servers, not for the processor.
+func TestMain(m *testing.M) {
+	if asked, err := crashAsAsked(); asked {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// postOffice is a courier whose relay is this process: what it accepts lies in
+// its mailbox, and what it is told to do for a target it does, failures after
+// the fact included.
+type postOffice struct {
+	mu      sync.Mutex
+	targets map[string]string // id -> lane
+	script  map[string]func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
+	tries   map[string]int
+	mailbox []mail
+	relays  map[string][][]verdict.RelayStatus // by lane
+}
+
+type mail struct {
+	event, target string
+	recipients    []string
+	kept          []string // who had the mail before
+	duplicate     bool
+}
+
+func newPostOffice(targets ...string) *postOffice {
+	p := &postOffice{targets: map[string]string{}, tries: map[string]int{}, relays: map[string][][]verdict.RelayStatus{},
+		script: map[string]func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure){}}
+	for _, t := range targets {
+		id, lane, ok := strings.Cut(t, "@")
+		if !ok {
+			lane = "relay"
+		}
+		p.targets[id] = lane
+	}
+	return p
+}
+
+func (p *postOffice) Lanes() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lanes []string
+	for _, l := range p.targets {
+		if !slices.Contains(lanes, l) {
+			lanes = append(lanes, l)
+		}
+	}
+	return lanes
+}
+
+func (p *postOffice) Relays(lane string) [][]verdict.RelayStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.relays[lane]
+}
+
+// know sets what the post office knows of a lane's relays.
+func (p *postOffice) know(lane string, ways ...[]verdict.RelayStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.relays[lane] = ways
+}
+
+func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ids := ev.Targets
+	if ids == nil && ev.Labels["match"] == "all" {
+		for id := range p.targets {
+			ids = append(ids, id)
+		}
+	}
+	var routes []verdict.Route
+	for _, id := range ids {
+		if lane, ok := p.targets[id]; ok {
+			routes = append(routes, verdict.Route{Target: id, Lane: lane})
+			continue
+		}
+		routes = append(routes, verdict.Route{Target: id, Failure: &verdict.Failure{
+			Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "no such target"},
+		}})
+	}
+	return routes, nil
+}
+
+func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	p.mu.Lock()
+	p.tries[a.Target]++
+	try, script := p.tries[a.Target], p.script[a.Target]
+	p.mu.Unlock()
+	take := func() { p.take(ev, a) }
+	if script != nil {
+		if receipt, failure := script(try, a); receipt != nil || failure != nil {
+			if receipt == lostReply {
+				if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+					return nil, claimLost(err)
+				}
+				take()
+				return nil, failure
+			}
+			if receipt != nil { // partly taken
+				if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+					return nil, claimLost(err)
+				}
+				a.Recipients = receipt.Recipients
+				take()
+			}
+			return receipt, failure
+		}
+	}
+	if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+		return nil, claimLost(err)
+	}
+	if ctx.Err() != nil {
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "cancelled"}}
+	}
+	take()
+	return &verdict.Receipt{Relay: "relay:25", ReplyCode: 250, Reply: "2.0.0 Ok", Recipients: []string{"a@example.com"}}, nil
+}
+
+func claimLost(err error) *verdict.Failure {
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed"}, Cause: err}
+}
+
+// lostReply asks the post office to take the mail and then give the failure.
+var lostReply = &verdict.Receipt{}
+
+func (p *postOffice) take(ev *events.Event, a verdict.Attempt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mailbox = append(p.mailbox, mail{ev.ID, a.Target, a.Recipients, a.Accepted, a.PossibleDuplicate})
+}
+
+func (p *postOffice) mails(event string) []mail {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []mail
+	for _, m := range p.mailbox {
+		if m.event == event {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func (p *postOffice) tried(target string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tries[target]
+}
+
+func (p *postOffice) plan(target string, script func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.script[target] = script
+}
+
+func fail(code verdict.Code, phase verdict.Phase) *verdict.Failure {
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: code, Phase: phase, Reason: "as the test wants it", ReplyCode: 550, EnhancedCode: "5.7.1"}}
+}
+
+// bench is a broker on an embedded server, and a runner at work.
+type bench struct {
+	t      *testing.T
+	cfg    broker.Config
+	broker *broker.Broker
+	post   *postOffice
+	// courier takes the place of post where a test wants the real one.
+	courier Courier
+	set     Settings
+	runner  *Runner
+	rarely  bool   // reconcile only when poked
+	hasty   bool   // reconcile all the time, and look for stranded messages each time
+	stop    func() // ends the runner and waits for it
+}
+
+func quick() Settings {
+	return Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond,
+		RetryMultiplier: 2, GiveUpAfter: time.Hour, Grace: 5 * time.Second}
+}
+
+func start(t *testing.T, post *postOffice, change func(*Settings)) *bench {
+	t.Helper()
+	b := &bench{t: t, post: post, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	if change != nil {
+		change(&b.set)
+	}
+	b.start()
+	return b
+}
+
+func (b *bench) start() {
+	b.open()
+	b.run()
+	b.t.Cleanup(func() { b.close() })
+}
+
+func (b *bench) open() {
+	b.t.Helper()
+	var err error
+	if b.broker, err = broker.Open(b.cfg, zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.WarnLevel)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) run() {
+	if b.courier == nil {
+		b.courier = b.post
+	}
+	b.runner = NewRunner(b.broker, b.courier, b.set, newTestMetrics())
+	if b.rarely {
+		b.runner.lanes.every = time.Hour
+	}
+	if b.hasty {
+		b.runner.lanes.every, b.runner.lanes.strandedEvery = 100*time.Millisecond, 90*time.Millisecond
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.runner.Run(ctx) }()
+	b.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("run: %v", err)
+		}
+	}
+	b.until("ready", func() bool { return b.runner.Ready(context.Background()) == nil })
+}
+
+// replica is another runner beside the bench's, on the same streams.
+func (b *bench) replica() *bench {
+	second := &bench{t: b.t, cfg: b.cfg, broker: b.broker, post: b.post, set: b.set}
+	second.run()
+	return second
+}
+
+func (b *bench) close() {
+	b.stop()
+	b.broker.Close()
+}
+
+// until waits for something to come true.
+func (b *bench) until(what string, ok func() bool) {
+	b.t.Helper()
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	b.t.Fatalf("waited in vain for: %s", what)
+}
+
+func (b *bench) publish(ev *events.Event) {
+	b.t.Helper()
+	// No message id: JetStream's own window must not be what keeps mails single.
+	m := nats.NewMsg(broker.EventSubject)
+	m.Data = ev.Encode()
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) letters() []broker.DeadLetter {
+	b.t.Helper()
+	var all []broker.DeadLetter
+	for d, err := range b.broker.DeadLetters(context.Background(), "") {
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+// settled waits until nothing is pending any more.
+func (b *bench) settled() {
+	b.t.Helper()
+	b.until("nothing pending", func() bool {
+		backlog, err := b.broker.Backlog(context.Background())
+		return err == nil && backlog.Events == 0 && backlog.Deliveries == 0
+	})
+}
+
+func (b *bench) entry(target, event string) broker.Entry {
+	b.t.Helper()
+	list, err := b.broker.Deliveries(context.Background(), target, event)
+	if err != nil || len(list) > 1 {
+		b.t.Fatalf("ledger of %s/%s: %v, %d entries", target, event, err, len(list))
+	}
+	if len(list) == 0 {
+		return broker.Entry{}
+	}
+	return list[0]
+}
+
+func event(id string, targets ...string) *events.Event {
+	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
+}
+
+// tester is who acts on dead letters here.
+var tester = broker.Actor{Name: "tester", Via: broker.ViaShell}
+
+func newTestMetrics() *Metrics { return NewMetrics(prometheus.NewRegistry()) }
+
+// historyOf is what the audit says of a letter, "stage action", oldest first.
+func historyOf(t *testing.T, b *broker.Broker, number uint64) (told []string) {
+	t.Helper()
+	for r, err := range b.ReadAudit(context.Background(), 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.LetterNumber == number {
+			told = append(told, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
+		}
+	}
+	return told
+}

@@ -1,0 +1,366 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// reconcileEvery is how often the lanes are compared with what the stream holds:
+// a message on a lane without a consumer would wait in silence.
+const reconcileEvery = 5 * time.Second
+
+// fetchWait is how long a fetch stays open when there is nothing to do; it is
+// also the longest that an idle lane delays a shutdown.
+const fetchWait = 2 * time.Second
+
+// lanes are all lanes that have a consumer, whether a target of ours uses them
+// or not: what waits for a target since removed must end too.
+type lanes struct {
+	r             *Runner
+	every         time.Duration // between reconciles
+	strandedEvery time.Duration // between looks for stranded messages
+	floors        floors        // at the last of them; owned by run
+	poke          chan struct{} // asks for a reconcile now
+
+	mu      sync.Mutex
+	known   map[string]bool // consumers ensured by this process
+	running map[string]*lane
+}
+
+func newLanes(r *Runner) *lanes {
+	return &lanes{
+		r: r, every: reconcileEvery, strandedEvery: strandedEvery, poke: make(chan struct{}, 1),
+		known: map[string]bool{}, running: map[string]*lane{},
+	}
+}
+
+// run starts a worker for every lane and returns when all have ended.
+func (ls *lanes) run(ctx, work context.Context) {
+	var wg sync.WaitGroup
+	tick := time.NewTicker(ls.every)
+	defer tick.Stop()
+	for {
+		names, err := ls.reconcile(ctx)
+		if err != nil && ctx.Err() == nil {
+			ls.r.log.Warn().Err(err).Msg("lanes could not be compared with the stream; trying again")
+		}
+		for _, name := range names {
+			ls.mu.Lock()
+			l, running := ls.running[name]
+			if !running {
+				l = newLane(ls.r, name)
+				ls.running[name] = l
+				wg.Go(func() { l.run(ctx, work) })
+				ls.r.roster.speak()
+			}
+			ls.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return
+		case <-tick.C:
+		case <-ls.poke:
+		}
+	}
+}
+
+// reconcile makes sure that the streams are there as they should be, that every
+// lane of a target and every lane with a message has its consumer, and that no
+// message is stranded. It returns all lanes that have a consumer.
+func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
+	err := ls.r.EnsureTopology(ctx)
+	ls.r.setReady(err)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := ls.r.JetStream().Stream(ctx, broker.DeliveriesStream)
+	if err != nil {
+		return nil, err
+	}
+	have, want := map[string]bool{}, map[string]bool{}
+	now := floors{time.Now(), map[string]uint64{}}
+	lister := stream.ListConsumers(ctx)
+	for info := range lister.Info() {
+		name, ok := strings.CutPrefix(info.Name, broker.LaneConsumerPrefix)
+		if !ok {
+			continue
+		}
+		now.byLane[name] = info.AckFloor.Stream
+		if info.Paused || len(broker.ConsumerDifferences(info.Config, ls.r.CompleteConsumer(laneConsumer(name)))) > 0 {
+			want[name] = true // somebody has changed it
+		} else {
+			have[name] = true
+		}
+	}
+	if err := lister.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, err
+	}
+	for _, name := range ls.r.courier.Lanes() {
+		want[name] = true
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(broker.DeliveryPrefix+">"))
+	if err != nil {
+		return nil, err
+	}
+	for subject := range info.State.Subjects {
+		if lane, _, ok := strings.Cut(strings.TrimPrefix(subject, broker.DeliveryPrefix), "."); ok {
+			want[lane] = true
+		}
+	}
+	for name := range want {
+		if have[name] {
+			continue
+		}
+		ls.forget(name)
+		if err := ls.ensure(ctx, name); err != nil {
+			return nil, err
+		}
+		have[name] = true
+	}
+	if err := ls.settleStranded(ctx, stream, info.State, now); err != nil && ctx.Err() == nil {
+		ls.r.log.Warn().Err(err).Msg("stranded deliveries could not be settled; trying again") // and what is not stranded is served
+	}
+	return slices.Collect(maps.Keys(have)), nil
+}
+
+// ensure makes the lane's consumer, once.
+func (ls *lanes) ensure(ctx context.Context, name string) error {
+	ls.mu.Lock()
+	known := ls.known[name]
+	ls.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := ls.r.EnsureConsumer(ctx, broker.DeliveriesStream, laneConsumer(name)); err != nil {
+		return err
+	}
+	ls.mu.Lock()
+	ls.known[name] = true
+	ls.mu.Unlock()
+	return nil
+}
+
+func laneConsumer(name string) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable: broker.LaneConsumerPrefix + name, Description: "deliveries of one relay",
+		FilterSubject: broker.DeliveryPrefix + name + ".*", MaxAckPending: broker.LaneAckPending(name),
+	}
+}
+
+// open makes sure that the lane has a consumer and, soon, a worker.
+func (ls *lanes) open(ctx context.Context, name string) error {
+	if err := ls.ensure(ctx, name); err != nil {
+		return err
+	}
+	ls.mu.Lock()
+	_, running := ls.running[name]
+	ls.mu.Unlock()
+	if !running {
+		select {
+		case ls.poke <- struct{}{}:
+		default: // asked for already
+		}
+	}
+	return nil
+}
+
+func (ls *lanes) forget(name string) {
+	ls.mu.Lock()
+	delete(ls.known, name)
+	ls.mu.Unlock()
+}
+
+// kickAll makes all lanes look again whether they may fetch.
+func (ls *lanes) kickAll() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.running {
+		l.wake()
+	}
+}
+
+// LaneStatus lists the lanes that this process serves, by name.
+func (r *Runner) LaneStatus() []broker.LaneStatus {
+	r.lanes.mu.Lock()
+	defer r.lanes.mu.Unlock()
+	var all []broker.LaneStatus
+	for _, name := range slices.Sorted(maps.Keys(r.lanes.running)) {
+		l := r.lanes.running[name]
+		s := broker.LaneStatus{Lane: name, Breaker: broker.BreakerClosed}
+		if seen := l.status.Load(); seen != nil {
+			s = *seen
+		}
+		if why := l.paused.Load(); why != nil {
+			s.Paused = *why
+		}
+		s.InFlight = int(l.inWork.Load())
+		all = append(all, s)
+	}
+	return all
+}
+
+// lane works off the queue of one relay, or of several that share it.
+type lane struct {
+	name      string
+	r         *Runner
+	slots     chan struct{} // one token per delivery in work or asked for
+	kick      chan struct{} // something happened that may let the lane fetch
+	inWork    atomic.Int32
+	uncounted atomic.Int32 // of those in work, how many have not taken their part of a rate
+	overdue   atomic.Bool  // the last delivery to an absent relay was given up for its age
+	paused    atomic.Pointer[string]
+	status    atomic.Pointer[broker.LaneStatus] // as it was seen last
+
+	// owned by run
+	consumer   jetstream.Consumer // nil until fetched from
+	away       map[string]bool    // relays that were not closed when seen last
+	complained time.Time          // of fetches that fail
+}
+
+func newLane(r *Runner, name string) *lane {
+	return &lane{
+		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), kick: make(chan struct{}, 1),
+		away: map[string]bool{},
+	}
+}
+
+// run takes free slots first and fetches that many messages, so that no message
+// waits here while its acknowledgement clock runs. At the end it waits for what
+// is in work.
+func (l *lane) run(ctx, work context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for ctx.Err() == nil {
+		n := l.takeSlots(ctx)
+		if n == 0 {
+			return
+		}
+		may := l.admit(ctx, n)
+		l.giveSlots(n - may.n)
+		l.setPaused(may.why)
+		if may.n == 0 {
+			l.pause(ctx, may)
+			continue
+		}
+		unused, err := l.fetch(ctx, work, may.n, &wg)
+		l.giveSlots(unused)
+		if err != nil && ctx.Err() == nil {
+			l.mend(ctx, err)
+		}
+		if may.probe {
+			// A probe's outcome decides what comes next.
+			l.waitIdle(ctx)
+		}
+	}
+}
+
+// mend gets the lane its consumer after a fetch has failed. NATS may be away for a
+// day; that is said once a minute.
+func (l *lane) mend(ctx context.Context, why error) {
+	l.consumer = nil
+	l.r.lanes.forget(l.name)
+	backoff.Sleep(ctx, time.Second)
+	err := l.r.lanes.ensure(ctx, l.name)
+	if ctx.Err() != nil || time.Since(l.complained) < time.Minute {
+		return
+	}
+	l.complained = time.Now()
+	if err != nil {
+		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer; trying again")
+	} else {
+		l.r.log.Warn().Err(why).Str("lane", l.name).Msg("the lane could not fetch; trying again")
+	}
+}
+
+// fetch starts the work on up to n messages, each holding its slot, and returns
+// how many slots were not used.
+func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
+	if l.consumer == nil {
+		if l.consumer, err = l.r.JetStream().Consumer(work, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name); err != nil {
+			return n, err
+		}
+	}
+	batch, err := l.consumer.Fetch(n, jetstream.FetchMaxWait(fetchWait))
+	if err != nil {
+		return n, err
+	}
+	for msg := range batch.Messages() {
+		if back, unwanted := l.unwanted(ctx); unwanted {
+			if err := msg.NakWithDelay(back); err != nil {
+				l.r.log.Debug().Err(err).Str("lane", l.name).Msg("a message could not be given back; it comes back by itself")
+			}
+			continue
+		}
+		n--
+		l.inWork.Add(1)
+		l.uncounted.Add(1)
+		wg.Go(func() {
+			defer l.wake()
+			defer l.giveSlots(1)
+			defer l.inWork.Add(-1)
+			l.r.attempt(work, l, msg)
+		})
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return n, err
+	}
+	return n, nil
+}
+
+// unwanted says that a message that a fetch has brought is not to be worked on:
+// the end was asked for, or the lane suspended, while the fetch was open.
+func (l *lane) unwanted(ctx context.Context) (back time.Duration, unwanted bool) {
+	if ctx.Err() != nil {
+		return atOnce, true // for another process or the next start
+	}
+	_, unwanted = l.r.roster.suspension(l.name, time.Now())
+	return time.Second, unwanted
+}
+
+// takeSlots waits for one free slot and takes all that are free; 0 at the end.
+func (l *lane) takeSlots(ctx context.Context) int {
+	select {
+	case <-ctx.Done():
+		return 0
+	case l.slots <- struct{}{}:
+	}
+	for n := 1; ; n++ {
+		select {
+		case l.slots <- struct{}{}:
+		default:
+			return n
+		}
+	}
+}
+
+func (l *lane) giveSlots(n int) {
+	for range n {
+		<-l.slots
+	}
+}
+
+// waitIdle waits until nothing is in work.
+func (l *lane) waitIdle(ctx context.Context) {
+	n := 0
+	defer func() { l.giveSlots(n) }()
+	for n < cap(l.slots) {
+		select {
+		case <-ctx.Done():
+			return
+		case l.slots <- struct{}{}:
+			n++
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// log writes the one wide line of an attempt that came to something. An outcome
+// that needs a person is an error, one that mends itself is not.
+func (j *job) log(msg, outcome string, f *verdict.Failure) {
+	level := zerolog.InfoLevel
+	switch outcome {
+	case "dead":
+		level = zerolog.WarnLevel
+	case "unburied", "unrecorded":
+		level = zerolog.ErrorLevel
+	case "duplicate":
+		level = zerolog.DebugLevel
+	}
+	line := j.r.log.WithLevel(level)
+	if j.event != nil {
+		line.Str("event", j.event.ID)
+	}
+	line.Str("target", j.target).Str("lane", j.lane.name).Str("outcome", outcome).
+		Int("attempt", j.entry.Attempts).Int("generation", max(j.gen, 1))
+	if !j.since.IsZero() {
+		line.Dur("age_ms", time.Since(j.since))
+	}
+	if f != nil {
+		line.Str("code", string(f.Code)).Str("phase", string(f.Phase)).Str("reason", f.Reason).Str("certainty", string(f.Definite().Certainty))
+		if f.ReplyCode != 0 {
+			line.Int("reply_code", f.ReplyCode).Str("enhanced_code", f.EnhancedCode)
+		}
+	}
+	if r := j.entry.Receipt; r != nil && (outcome == "sent" || outcome == "unrecorded" || outcome == "retry" || outcome == "dead") {
+		if f == nil || f.ReplyCode == 0 {
+			line.Int("reply_code", r.ReplyCode)
+		}
+		line.Str("relay", r.Relay).Str("tls", r.TLS).Str("queue_id", r.QueueID).
+			Str("message_id", r.MessageID).Int("size", r.Size).Int("recipients", len(r.Recipients)).
+			Dur("secrets_ms", r.Timings.Secrets).Dur("render_ms", r.Timings.Render).Dur("dial_ms", r.Timings.Dial).
+			Dur("send_ms", r.Timings.Send).Dur("total_ms", r.Timings.Total)
+		if r.Certificate != nil {
+			line.Str("cn", r.Certificate.CommonName).Str("fingerprint", r.Certificate.Fingerprint)
+		}
+		if j.r.set.LogAddresses {
+			line.Strs("addresses", r.Recipients)
+		}
+	}
+	if msg == "" {
+		msg = map[string]string{
+			"sent": "delivered", "dead": "dead letter", "retry": "failed for now", "duplicate": "already delivered; acknowledged without a mail",
+			"relay_away": "the relay failed; the delivery waits",
+		}[outcome]
+	}
+	line.Msg(msg)
+}

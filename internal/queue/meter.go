@@ -1,0 +1,170 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// meter counts mails to relays with a rate, for all processes together
+// (docs/decisions/0021).
+type meter struct {
+	kv  jetstream.KeyValue
+	log zerolog.Logger
+
+	mu      sync.Mutex
+	queues  map[string][]chan<- time.Duration // who asks for a relay while it is being asked for
+	serving map[string]bool
+}
+
+func newMeter(kv jetstream.KeyValue, log zerolog.Logger) *meter {
+	return &meter{kv: kv, log: log, queues: map[string][]chan<- time.Duration{}, serving: map[string]bool{}}
+}
+
+// meterTimeout bounds the asking; meterPause is the wait when there is no answer.
+const (
+	meterTimeout = 5 * time.Second
+	meterPause   = 2 * time.Second
+)
+
+var validKey = regexp.MustCompile(`^[A-Za-z0-9_=.-]+$`)
+
+// rateKey is readable where a key may hold the relay's name: rate.smtp.example.com=587.
+func rateKey(relay string) string {
+	if key := strings.NewReplacer("[", "", "]", "", ":", "=").Replace(relay); validKey.MatchString(key) {
+		return broker.RatePrefix + key
+	}
+	return broker.RatePrefix + events.Token(relay)
+}
+
+// room is how many mails the relay may be given now, and when it is none, for how
+// long.
+func (m *meter) room(ctx context.Context, relay string, limit verdict.Rate) (n int, wait time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, meterTimeout)
+	defer cancel()
+	w, _, err := m.read(ctx, relay)
+	if err != nil {
+		m.log.Warn().Err(err).Str("relay", relay).Msg("how much the relay was given cannot be read; its lane waits")
+		return 0, backoff.Jitter(meterPause)
+	}
+	return w.room(limit, time.Now())
+}
+
+// take counts one mail and returns 0, or counts none and returns how long to wait.
+// Those who ask while somebody's answer is under way are answered together by the
+// next write.
+func (m *meter) take(relay string, limit verdict.Rate) (wait time.Duration) {
+	answer := make(chan time.Duration, 1)
+	m.mu.Lock()
+	m.queues[relay] = append(m.queues[relay], answer)
+	first := !m.serving[relay]
+	m.serving[relay] = true
+	m.mu.Unlock()
+	if first {
+		go m.serve(relay, limit)
+	}
+	return <-answer
+}
+
+func (m *meter) serve(relay string, limit verdict.Rate) {
+	for {
+		m.mu.Lock()
+		asking := m.queues[relay]
+		delete(m.queues, relay)
+		if len(asking) == 0 {
+			delete(m.serving, relay)
+			m.mu.Unlock()
+			return
+		}
+		m.mu.Unlock()
+		granted, wait := m.draw(relay, limit, len(asking))
+		for i, answer := range asking {
+			if i < granted {
+				answer <- 0
+			} else {
+				answer <- wait
+			}
+		}
+	}
+}
+
+// draw counts as many of the mails as there is room for.
+func (m *meter) draw(relay string, limit verdict.Rate, mails int) (granted int, wait time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
+	defer cancel()
+	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
+		w, revision, err := m.read(ctx, relay)
+		if err == nil {
+			now := time.Now()
+			if granted, wait = w.room(limit, now); granted == 0 {
+				return 0, wait
+			}
+			granted = min(granted, mails)
+			w.Limit = limit.String()
+			w.add(limit, granted, now)
+			if err = m.write(ctx, w, revision); err == nil {
+				return granted, w.after(limit, now)
+			}
+		}
+		if !errors.Is(err, broker.ErrClaimLost) || ctx.Err() != nil {
+			m.log.Warn().Err(err).Str("relay", relay).Msg("mails to the relay cannot be counted; they wait")
+			return 0, backoff.Jitter(meterPause)
+		}
+		backoff.Sleep(ctx, backoff.Jitter(delay)) // another process was faster
+	}
+}
+
+// after is how long to wait for the next mail beyond those just granted.
+func (w *window) after(limit verdict.Rate, now time.Time) time.Duration {
+	_, wait := w.room(limit, now)
+	return max(wait, time.Millisecond)
+}
+
+func (m *meter) read(ctx context.Context, relay string) (w window, revision uint64, err error) {
+	w.Relay = relay
+	entry, err := m.kv.Get(ctx, rateKey(relay))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return w, 0, nil
+	}
+	if err != nil {
+		return w, 0, fmt.Errorf("rate of %s in %s: %w", relay, broker.RelaysBucket, err)
+	}
+	if err := json.Unmarshal(entry.Value(), &w); err != nil {
+		// Not ours. Nobody knows what the relay was given before: all that it may be.
+		w = window{Relay: relay, Parts: []part{{entry.Created(), math.MaxInt32}}}
+	}
+	return w, entry.Revision(), nil
+}
+
+func (m *meter) write(ctx context.Context, w window, revision uint64) error {
+	value, err := json.Marshal(w)
+	if err != nil {
+		return fmt.Errorf("rate of %s: %w", w.Relay, err)
+	}
+	if revision == 0 {
+		_, err = m.kv.Create(ctx, rateKey(w.Relay), value)
+	} else {
+		_, err = m.kv.Update(ctx, rateKey(w.Relay), value, revision)
+	}
+	if errors.Is(err, jetstream.ErrKeyExists) || broker.WrongSequence(err) {
+		return broker.ErrClaimLost
+	}
+	if err != nil {
+		return fmt.Errorf("rate of %s in %s: %w", w.Relay, broker.RelaysBucket, err)
+	}
+	return nil
+}

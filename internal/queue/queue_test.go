@@ -1,0 +1,695 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+func TestEventBecomesMail(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops@relay1", "dev@relay1", "sec@relay2"), nil)
+	ev := event("e1")
+	ev.Labels = map[string]string{"match": "all"}
+	b.publish(ev)
+	b.settled()
+	if got := len(b.post.mails("e1")); got != 3 {
+		t.Fatalf("%d mails, want one per target", got)
+	}
+	e := b.entry("ops", "e1")
+	if e.State != broker.StateSent || e.Attempts != 1 || e.Receipt == nil || e.Receipt.ReplyCode != 250 || e.Lane != "relay1" || e.Owner != "" {
+		t.Errorf("ledger: %+v", e)
+	}
+	if l := b.letters(); len(l) != 0 {
+		t.Errorf("dead letters: %+v", l)
+	}
+}
+
+// The second publication is a new message without a message id: only the ledger
+// can keep it from making a second mail.
+func TestSameEventAgainIsSentOnce(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	for range 3 {
+		b.publish(event("e1", "ops"))
+		b.settled()
+	}
+	// As if long after the stream's window: straight into the lane, without an id.
+	m := nats.NewMsg(broker.DeliveryPrefix + "relay.ops")
+	m.Data = event("e1").Encode()
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if got := len(b.post.mails("e1")); got != 1 {
+		t.Fatalf("%d mails, want 1", got)
+	}
+	m.Header.Set(broker.HeaderForce, "true")
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if got := len(b.post.mails("e1")); got != 2 {
+		t.Fatalf("%d mails after Certpost-Force, want 2", got)
+	}
+}
+
+// Both are published within the stream's window, so close that they share a batch.
+func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	other := event("e1", "ops")
+	other.Certificate.PEM = lab.SelfSigned("other.example.com")
+	b.publish(event("e1", "ops"))
+	b.publish(other)
+	b.settled()
+	if mails, l := len(b.post.mails("e1")), b.letters(); mails != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
+		t.Fatalf("%d mails, letters: %+v; want one of each", mails, l)
+	}
+}
+
+func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	b.publish(event("e1", "ops"))
+	b.settled()
+	other := event("e1", "ops")
+	other.Certificate.PEM = lab.SelfSigned("other.example.com")
+	m := nats.NewMsg(broker.DeliveryPrefix + "relay.ops")
+	m.Data = other.Encode()
+	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	l := b.letters()
+	if len(l) != 1 || l[0].Code != verdict.EventInvalid || !strings.Contains(l[0].Reason, "another certificate") {
+		t.Fatalf("letters: %+v", l)
+	}
+	if e := b.entry("ops", "e1"); e.State != broker.StateSent {
+		t.Errorf("the first delivery's entry was overwritten: %+v", e)
+	}
+}
+
+func TestTransientFailureComesBack(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	b.post.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try < 4 {
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseRcpt)
+		}
+		return nil, nil
+	})
+	b.publish(event("e1", "ops"))
+	b.settled()
+	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.Attempts != 4 {
+		t.Fatalf("ledger: %+v", e)
+	}
+	if got := len(b.post.mails("e1")); got != 1 {
+		t.Fatalf("%d mails", got)
+	}
+}
+
+func TestGivenUpAfterItsTime(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), func(s *Settings) { s.GiveUpAfter = 2 * time.Second })
+	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPTransient, verdict.PhaseMail)
+	})
+	b.publish(event("e1", "ops"))
+	b.settled()
+	l := b.letters()
+	if len(l) != 1 || l[0].Code != verdict.DeliveryExpired || l[0].Attempts < 1 || !strings.Contains(l[0].Reason, "SMTP_TRANSIENT") {
+		t.Fatalf("letters: %+v", l)
+	}
+}
+
+func deadLetterBench(t *testing.T) (*bench, *atomic.Bool) {
+	t.Helper()
+	var mended atomic.Bool
+	b := start(t, newPostOffice("ops"), nil)
+	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if mended.Load() {
+			return nil, nil
+		}
+		f := fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
+		f.Recipients = []string{"a@example.com"}
+		return nil, f
+	})
+	b.publish(event("ev/1", "ops")) // an id that is no subject token
+	b.settled()
+	return b, &mended
+}
+
+func TestDeadLetterSaysAll(t *testing.T) {
+	t.Parallel()
+	b, _ := deadLetterBench(t)
+	l := b.letters()
+	if len(l) != 1 {
+		t.Fatalf("letters: %+v", l)
+	}
+	raw, err := b.broker.Conn().Request("$JS.API.DIRECT.GET."+broker.DeadLettersStream, []byte(`{"seq":1}`), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := events.Token("ev/1")
+	for key, want := range map[string]string{
+		"Nats-Subject": "certpost.dead.SMTP_PERMANENT.relay.ops." + token, broker.HeaderEventID: "ev/1", broker.HeaderTarget: "ops", broker.HeaderLane: "relay",
+		broker.HeaderGeneration: "1", broker.HeaderCode: "SMTP_PERMANENT", broker.HeaderClass: "io_permanent", broker.HeaderPhase: "rcpt", broker.HeaderReason: "as the test wants it",
+		broker.HeaderReplyCode: "550", broker.HeaderEnhancedCode: "5.7.1", broker.HeaderAttempts: "1", broker.HeaderCertainty: "not-sent",
+		broker.HeaderRecipients: "a@example.com", broker.HeaderReplaySubject: "certpost.delivery.relay.ops",
+	} {
+		if got := raw.Header.Get(key); got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
+		}
+	}
+	for _, key := range []string{broker.HeaderFirstAttempt, broker.HeaderLastAttempt} {
+		if at, err := time.Parse(time.RFC3339Nano, raw.Header.Get(key)); err != nil || time.Since(at) > time.Minute {
+			t.Errorf("%s: %q", key, raw.Header.Get(key))
+		}
+	}
+	if e := b.entry("ops", "ev/1"); e.State != broker.StateDead || e.DeadLetter != l[0].Subject || e.Failure.Code != verdict.SMTPPermanent {
+		t.Errorf("ledger: %+v", e)
+	}
+}
+
+func TestReplayAfterMending(t *testing.T) {
+	t.Parallel()
+	b, mended := deadLetterBench(t)
+	ctx := context.Background()
+	// Not mended: the replay ends dead again, one letter, the next generation.
+	if err := b.broker.Replay(ctx, b.letters()[0], tester, broker.Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	l := b.letters()
+	if len(l) != 1 || l[0].Generation != 2 {
+		t.Fatalf("letters: %+v", l)
+	}
+	mended.Store(true)
+	if err := b.broker.Replay(ctx, l[0], tester, broker.Replay{Uncertain: true}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if got := b.post.mails("ev/1"); len(got) != 1 || len(got[0].recipients)+len(got[0].kept) != 0 {
+		t.Fatalf("mails: %+v, want one to all whom the target names by now", got)
+	}
+	if len(b.letters()) != 0 {
+		t.Error("the letter is still on the list")
+	}
+	if _, err := b.broker.DeadLetter(ctx, l[0].Sequence); !errors.Is(err, broker.ErrNoLetter) {
+		t.Errorf("reading a replayed letter: %v", err)
+	}
+	if n := audits(t, b, "replayed"); n != 2 {
+		t.Errorf("%d audit records of replays, want 2", n)
+	}
+}
+
+// As the NATS CLI does it: body and subject, no headers, the letter stays.
+func TestReplayByHand(t *testing.T) {
+	t.Parallel()
+	b, mended := deadLetterBench(t)
+	mended.Store(true)
+	l := b.letters()[0]
+	if _, err := b.broker.JetStream().Publish(context.Background(), l.ReplaySubject, l.Body); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if got := len(b.post.mails("ev/1")); got != 1 {
+		t.Fatalf("%d mails", got)
+	}
+	if len(b.letters()) != 0 {
+		t.Error("a success did not take the letter off the list")
+	}
+	if n := audits(t, b, "delivered"); n != 1 {
+		t.Errorf("%d audit records, want 1", n)
+	}
+}
+
+// Publishing the event again within the stream's window is a wish to have it
+// delivered, too.
+func TestEventAgainReplaysDead(t *testing.T) {
+	t.Parallel()
+	b, mended := deadLetterBench(t)
+	mended.Store(true)
+	b.publish(event("ev/1", "ops"))
+	b.settled()
+	if got := len(b.post.mails("ev/1")); got != 1 {
+		t.Fatalf("%d mails", got)
+	}
+	if len(b.letters()) != 0 {
+		t.Error("the letter is still on the list")
+	}
+}
+
+func TestDiscardKeepsTheLetterInTheAudit(t *testing.T) {
+	t.Parallel()
+	b, _ := deadLetterBench(t)
+	ctx := context.Background()
+	if err := b.broker.Discard(ctx, b.letters()[0], tester, ""); err == nil {
+		t.Error("discarded without a reason")
+	}
+	if err := b.broker.Discard(ctx, b.letters()[0], tester, "host is gone"); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.letters()) != 0 || b.entry("ops", "ev/1").State != broker.StateDiscarded {
+		t.Errorf("letters %d, ledger %+v", len(b.letters()), b.entry("ops", "ev/1"))
+	}
+	if n := audits(t, b, "discarded"); n != 1 {
+		t.Errorf("%d audit records, want 1", n)
+	}
+}
+
+func audits(t *testing.T, b *bench, action string) int {
+	t.Helper()
+	s, err := b.broker.JetStream().Stream(context.Background(), broker.AuditStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(context.Background(), seq)
+		if err == nil && strings.HasPrefix(m.Subject, "certpost.audit."+action+".") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWhatNeverBecomesADelivery(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	const canary = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCANARYCANARYCANARYc"
+	ctx := context.Background()
+	put := func(body string) {
+		if _, err := b.broker.JetStream().Publish(ctx, broker.EventSubject+".hand", []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("not json")
+	put(`{"id":"leak","certificate":"x","private_key":"-----BEGIN PRIVATE KEY-----\n` + canary + `\n-----END PRIVATE KEY-----"}`)
+	b.publish(event("lost", "nobody-here", "ops"))
+	b.publish(event("homeless"))
+	b.settled()
+	want := map[string]string{
+		"certpost.dead.EVENT_INVALID._._.event-1":         "not json",
+		"certpost.dead.EVENT_INVALID._._.leak":            "withheld",
+		"certpost.dead.TARGET_UNKNOWN._.nobody-here.lost": `"id":"lost"`,
+		"certpost.dead.TARGET_UNKNOWN._._.homeless":       `"id":"homeless"`,
+	}
+	for _, l := range b.letters() {
+		part, ok := want[l.Subject]
+		if !ok || !strings.Contains(string(l.Body), part) {
+			t.Errorf("letter %s: %s: %q", l.Subject, l.Reason, l.Body)
+		}
+		delete(want, l.Subject)
+		if strings.Contains(string(l.Body)+l.Reason, "CANARY") {
+			t.Errorf("letter %s holds the private key", l.Subject)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("missing: %v", want)
+	}
+	if got := len(b.post.mails("lost")); got != 1 {
+		t.Errorf("%d mails to the known target beside the unknown one, want 1", got)
+	}
+	// A withheld letter cannot be replayed, and says what to do.
+	for _, l := range b.letters() {
+		if strings.HasSuffix(l.Subject, ".leak") {
+			if err := b.broker.Replay(ctx, l, tester, broker.Replay{Uncertain: true}); err == nil || !strings.Contains(err.Error(), "publish the event anew") {
+				t.Errorf("replay of a withheld letter: %v", err)
+			}
+		}
+	}
+	// The target is defined now: replaying the event's letter delivers, and to it alone.
+	b.post.mu.Lock()
+	b.post.targets["nobody-here"] = "relay"
+	b.post.mu.Unlock()
+	for _, l := range b.letters() {
+		if l.Target == "nobody-here" {
+			if err := b.broker.Replay(ctx, l, tester, broker.Replay{Uncertain: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.settled()
+	if got := len(b.post.mails("lost")); got != 2 {
+		t.Errorf("%d mails after the replay, want 2", got)
+	}
+}
+
+func TestUnmatchedCanBeIgnored(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), func(s *Settings) { s.IgnoreUnmatched = true })
+	b.publish(event("e1"))
+	b.settled()
+	if l := b.letters(); len(l) != 0 {
+		t.Fatalf("letters: %+v", l)
+	}
+}
+
+func TestUnknownOutcomeIsSentAgainAndSaysSo(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	b.post.plan("ops", loseFirstReply)
+	b.publish(event("e1", "ops"))
+	b.settled()
+	got := b.post.mails("e1")
+	if len(got) != 2 || got[0].duplicate || !got[1].duplicate {
+		t.Fatalf("mails: %+v, want one, and one marked as a possible duplicate", got)
+	}
+	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.PossibleDuplicates != 1 || e.Uncertain {
+		t.Errorf("ledger: %+v", e)
+	}
+}
+
+func loseFirstReply(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	if try > 1 {
+		return nil, nil
+	}
+	f := fail(verdict.SMTPTransient, verdict.PhaseContent)
+	f.Certainty = verdict.MaybeSent
+	return lostReply, f
+}
+
+func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), func(s *Settings) { s.DeadLetterUnknown = true })
+	b.post.plan("ops", loseFirstReply)
+	b.publish(event("e1", "ops"))
+	b.settled()
+	l := b.letters()
+	if len(l) != 1 || l[0].Code != verdict.DeliveryUncertain || l[0].Certainty != verdict.MaybeSent {
+		t.Fatalf("letters: %+v", l)
+	}
+	if got := len(b.post.mails("e1")); got != 1 {
+		t.Fatalf("%d mails, want 1", got)
+	}
+	// A person's replay is sent, and marked, also when it takes more than one try.
+	b.post.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try < 3 {
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseMail)
+		}
+		return nil, nil
+	})
+	if err := b.broker.Replay(context.Background(), l[0], tester, broker.Replay{Uncertain: true}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if got := b.post.mails("e1"); len(got) != 2 || !got[1].duplicate {
+		t.Fatalf("mails: %+v", got)
+	}
+}
+
+func TestPartlyTakenGoesOnWithTheRest(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	b.post.plan("ops", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try > 1 {
+			return nil, nil
+		}
+		f := fail(verdict.SMTPTransient, verdict.PhaseRcpt)
+		f.Recipients = []string{"late@example.com"}
+		return &verdict.Receipt{ReplyCode: 250, Recipients: []string{"early@example.com"}}, f
+	})
+	b.publish(event("e1", "ops"))
+	b.settled()
+	got := b.post.mails("e1")
+	if len(got) != 2 || got[0].recipients[0] != "early@example.com" || len(got[1].recipients) != 1 || got[1].recipients[0] != "late@example.com" {
+		t.Fatalf("mails: %+v", got)
+	}
+	if got[1].duplicate {
+		t.Error("a retry for the rest is no possible duplicate")
+	}
+}
+
+func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
+	t.Parallel()
+	var back atomic.Bool
+	b := start(t, newPostOffice("down@relay1", "up@relay2"), nil)
+	b.post.plan("down", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if back.Load() {
+			return nil, nil
+		}
+		f := fail(verdict.SMTPConnect, verdict.PhaseConnect)
+		f.Relay = true
+		return nil, f
+	})
+	away := verdict.RelayStatus{Relay: "relay1:25", Breaker: verdict.Closed}
+	b.post.know("relay1", []verdict.RelayStatus{away})
+	for i := range 20 {
+		b.publish(event(fmt.Sprintf("d%d", i), "down"))
+	}
+	b.until("failures", func() bool { return b.post.tried("down") >= 3 })
+	away.Breaker, away.Wait, away.Reason = verdict.Open, time.Minute, "it does not answer"
+	b.post.know("relay1", []verdict.RelayStatus{away})
+	b.until("the lane has seen it", func() bool {
+		s := b.runner.LaneStatus()
+		return s[0].Paused == pausedBreaker && s[0].InFlight == 0
+	})
+	tried := b.post.tried("down")
+	for i := range 20 {
+		b.publish(event(fmt.Sprintf("u%d", i), "up"))
+	}
+	b.until("the other lane's mails", func() bool {
+		b.post.mu.Lock()
+		defer b.post.mu.Unlock()
+		return len(b.post.mailbox) == 20
+	})
+	if again := b.post.tried("down"); again != tried {
+		t.Errorf("tried %d times while the breaker was open", again-tried)
+	}
+	if e := b.entry("down", "d0"); e.Attempts != 0 {
+		t.Errorf("the relay's failure was held against the delivery: %+v", e)
+	}
+	back.Store(true)
+	b.post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.HalfOpen}})
+	b.settled()
+	for i := range 20 {
+		if got := len(b.post.mails(fmt.Sprintf("d%d", i))); got != 1 {
+			t.Errorf("event d%d: %d mails", i, got)
+		}
+	}
+}
+
+func TestPanicIsContainedAndEnds(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("bad", "good"), nil)
+	b.post.plan("bad", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { panic("secret words") })
+	b.publish(event("e1", "bad"))
+	b.publish(event("e2", "good"))
+	b.settled()
+	if got := len(b.post.mails("e2")); got != 1 {
+		t.Errorf("%d mails for the good one", got)
+	}
+	l := b.letters()
+	if len(l) != 1 || b.post.tried("bad") != maxPanics || strings.Contains(l[0].Reason, "secret words") {
+		t.Fatalf("tried %d times, letters: %+v", b.post.tried("bad"), l)
+	}
+}
+
+func TestShutdownIsNotAFailure(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	b := start(t, newPostOffice("slow"), func(s *Settings) { s.Grace = 100 * time.Millisecond })
+	b.post.plan("slow", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try == 1 {
+			<-release
+			return nil, fail(verdict.SMTPPermanent, verdict.PhaseConnect) // what a cancelled dial may look like
+		}
+		return nil, nil
+	})
+	b.publish(event("e1", "slow"))
+	b.until("the first try", func() bool { return b.post.tried("slow") == 1 })
+	time.AfterFunc(time.Second, func() { close(release) })
+	b.stop()
+	if l := b.letters(); len(l) != 0 {
+		t.Fatalf("the shutdown made a dead letter: %+v", l)
+	}
+	b.run()
+	b.settled()
+	if e := b.entry("slow", "e1"); e.State != broker.StateSent || e.Attempts != 1 {
+		t.Fatalf("ledger: %+v", e)
+	}
+}
+
+// What a process leaves that died between claim and reply: its lease keeps
+// others away, and when it has ended the outcome counts as unknown.
+func TestLeaseOfTheDead(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	ctx := context.Background()
+	ev := event("e1", "ops")
+	// Of a replica that reaches our embedded server by its URL.
+	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Now().Add(2 * time.Second)}
+	if _, err := b.runner.ledger.Put(ctx, "ops.e1", left, 0); err != nil {
+		t.Fatal(err)
+	}
+	b.publish(ev)
+	b.settled()
+	got := b.post.mails("e1")
+	if len(got) != 1 || !got[0].duplicate {
+		t.Fatalf("mails: %+v", got)
+	}
+	e := b.entry("ops", "e1")
+	if e.Last.Before(left.Lease) {
+		t.Errorf("sent at %s, before the lease ended at %s", e.Last, left.Lease)
+	}
+	if e.Attempts != 2 {
+		t.Errorf("attempts: %d", e.Attempts)
+	}
+}
+
+// An embedded store has one server: what an earlier one claimed is left over.
+func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	ev := event("e1", "ops")
+	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Owner: "gone" + embeddedOwner, Lease: time.Now().Add(time.Hour)}
+	if _, err := b.runner.ledger.Put(context.Background(), "ops.e1", left, 0); err != nil {
+		t.Fatal(err)
+	}
+	b.publish(ev)
+	b.settled()
+	if got := b.post.mails("e1"); len(got) != 1 || !got[0].duplicate {
+		t.Fatalf("mails: %+v", got)
+	}
+}
+
+func TestTwoReplicasShareTheLanes(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	second := &bench{t: t, cfg: b.cfg, broker: b.broker, post: b.post, set: b.set}
+	second.run()
+	defer second.stop()
+	const n = 200
+	for i := range n {
+		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+	}
+	b.settled()
+	for i := range n {
+		if got := len(b.post.mails(fmt.Sprintf("e%d", i))); got != 1 {
+			t.Errorf("event e%d: %d mails", i, got)
+		}
+	}
+}
+
+func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
+	t.Parallel()
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), rarely: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b.start()
+	b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
+	ctx := context.Background()
+	s, err := b.broker.JetStream().Stream(ctx, broker.DeadLettersStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := s.CachedInfo().Config
+	full.MaxMsgSize = 1 // takes nothing any more
+	if _, err := b.broker.JetStream().UpdateStream(ctx, full); err != nil {
+		t.Fatal(err)
+	}
+	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
+	})
+	b.publish(event("e1", "ops"))
+	b.until("the lane to give it back", func() bool {
+		return b.post.tried("ops") > 0 && b.runner.LaneStatus()[0].InFlight == 0
+	})
+	backlog, err := b.broker.Backlog(ctx)
+	if err != nil || backlog.Deliveries != 1 {
+		t.Fatalf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
+	}
+	// The program puts its stream right again by itself; then the letter arrives.
+	b.runner.lanes.poke <- struct{}{}
+	b.until("the stream is as it should be", func() bool {
+		s, err := b.broker.JetStream().Stream(ctx, broker.DeadLettersStream)
+		return err == nil && s.CachedInfo().Config.MaxMsgSize == -1
+	})
+	b.until("the letter", func() bool { return len(b.letters()) == 1 })
+	b.settled()
+}
+
+func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	ctx := context.Background()
+	b.publish(event("e1", "ops"))
+	b.settled()
+	for _, c := range []struct{ stream, name string }{{broker.DeliveriesStream, "lane-relay"}, {broker.EventsStream, broker.FanoutConsumer}} {
+		if err := b.broker.JetStream().DeleteConsumer(ctx, c.stream, c.name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.publish(event("e2", "ops"))
+	b.until("the mail", func() bool { return len(b.post.mails("e2")) == 1 })
+	if got := len(b.post.mails("e1")); got != 1 {
+		t.Errorf("the first event made %d mails", got)
+	}
+}
+
+// A lane nobody has a target for any more is served all the same.
+func TestMessageOnAForgottenLane(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	b.post.plan("gone", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "not defined"}}
+	})
+	if _, err := b.broker.JetStream().Publish(context.Background(), broker.DeliveryPrefix+"old-relay.gone", event("e1").Encode()); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the letter", func() bool { return len(b.letters()) == 1 })
+	if l := b.letters()[0]; l.Code != verdict.TargetUnknown || l.Lane != "old-relay" {
+		t.Fatalf("letter: %+v", l)
+	}
+}
+
+func TestLedgerKnowsTheCertificate(t *testing.T) {
+	t.Parallel()
+	post := newPostOffice("ops", "later")
+	fetched := &verdict.Certificate{CommonName: "from a secret store", Fingerprint: strings.Repeat("ab", 32)}
+	post.plan("later", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try == 1 {
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
+		}
+		if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+			return nil, claimLost(err)
+		}
+		return &verdict.Receipt{Relay: "relay:25", Recipients: []string{"a@example.com"}, Certificate: fetched}, nil
+	})
+	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth)
+	})
+	b := start(t, post, nil)
+	b.publish(event("e1", "ops"))
+	elsewhere := event("e2", "later")
+	elsewhere.Certificate = events.Certificate{Ref: &events.Reference{File: "/etc/certs/x.pem"}}
+	b.publish(elsewhere)
+	b.settled()
+	if e := b.entry("ops", "e1"); e.State != broker.StateDead || e.Certificate == nil || e.Certificate.CommonName != "www.example.com" || e.Certificate.Serial != "01" {
+		t.Errorf("a dead delivery: %+v", e.Certificate)
+	}
+	e := b.entry("later", "e2")
+	if e.State != broker.StateSent || e.Certificate == nil || e.Certificate.CommonName != fetched.CommonName || e.Receipt.Certificate == nil {
+		t.Errorf("a delivery whose certificate came from elsewhere: %+v", e)
+	}
+	// It is stored once.
+	kv, err := b.broker.JetStream().KeyValue(context.Background(), broker.LedgerBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kve, err := kv.Get(context.Background(), "later.e2")
+	if err != nil || strings.Count(string(kve.Value()), fetched.Fingerprint) != 1 {
+		t.Errorf("stored: %s, %v", kve.Value(), err)
+	}
+}

@@ -1,0 +1,349 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// What somebody else does to JetStream while we work: every change is found and
+// put right, and deliveries go on.
+func TestStreamsAndConsumersTamperedWith(t *testing.T) {
+	t.Parallel()
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), hasty: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b.start()
+	b.until("the lane is served", func() bool { return len(b.runner.LaneStatus()) == 1 })
+	js := b.broker.JetStream()
+	ctx := t.Context()
+	change := func(name string, edit func(*jetstream.StreamConfig)) func() error {
+		return func() error {
+			s, err := js.Stream(ctx, name)
+			if err != nil {
+				return err
+			}
+			cfg := s.CachedInfo().Config
+			edit(&cfg)
+			_, err = js.UpdateStream(ctx, cfg)
+			return err
+		}
+	}
+	changeConsumer := func(stream, name string, edit func(*jetstream.ConsumerConfig)) func() error {
+		return func() error {
+			c, err := js.Consumer(ctx, stream, name)
+			if err != nil {
+				return err
+			}
+			cfg := c.CachedInfo().Config
+			edit(&cfg)
+			_, err = js.UpdateConsumer(ctx, stream, cfg)
+			return err
+		}
+	}
+	pause := func(stream, name string) func() error {
+		return func() error {
+			_, err := js.PauseConsumer(ctx, stream, name, time.Now().Add(time.Hour))
+			return err
+		}
+	}
+	type upheaval struct {
+		name string
+		do   func() error
+	}
+	all := []upheaval{
+		{"lane paused", pause(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")},
+		{"fan-out paused", pause(broker.EventsStream, broker.FanoutConsumer)},
+		{"lane gives up", changeConsumer(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay", func(c *jetstream.ConsumerConfig) {
+			c.MaxDeliver, c.AckWait, c.BackOff = 3, 0, []time.Duration{time.Second, time.Minute}
+		})},
+		{"lane takes one", changeConsumer(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay", func(c *jetstream.ConsumerConfig) { c.MaxAckPending = 1 })},
+		{"fan-out changed", changeConsumer(broker.EventsStream, broker.FanoutConsumer, func(c *jetstream.ConsumerConfig) { c.AckWait = time.Hour })},
+		{"events evicted", change(broker.EventsStream, func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1, jetstream.DiscardOld })},
+		{"deliveries evicted", change(broker.DeliveriesStream, func(c *jetstream.StreamConfig) { c.MaxMsgs, c.Discard = 1, jetstream.DiscardOld })},
+		{"other subjects", change(broker.DeliveriesStream, func(c *jetstream.StreamConfig) { c.Subjects = []string{"elsewhere.>"} })},
+		{"batches forbidden", change("KV_"+broker.LedgerBucket, func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false })},
+	}
+	before := map[string]jetstream.StreamConfig{}
+	for _, name := range []string{broker.EventsStream, broker.DeliveriesStream, broker.DeadLettersStream, broker.AuditStream, "KV_" + broker.LedgerBucket, "KV_" + broker.RelaysBucket} {
+		s, err := js.Stream(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = s.CachedInfo().Config
+		all = append(all, upheaval{name + " deleted", func() error { return js.DeleteStream(ctx, name) }})
+	}
+	for i, u := range all {
+		if err := u.do(); err != nil {
+			t.Fatalf("%s: %v", u.name, err)
+		}
+		id := fmt.Sprintf("e%d", i)
+		b.until("the event is taken after: "+u.name, func() bool {
+			short, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			_, _, err := b.broker.Publish(short, event(id, "ops"))
+			return err == nil
+		})
+		b.until("a mail after: "+u.name, func() bool { return len(b.post.mails(id)) > 0 })
+		b.until("ready after: "+u.name, func() bool { return b.runner.Ready(ctx) == nil })
+		b.until("the lane's consumer is as it should be after: "+u.name, func() bool {
+			c, err := js.Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
+			return err == nil && len(broker.ConsumerDifferences(c.CachedInfo().Config, b.broker.CompleteConsumer(laneConsumer("relay")))) == 0
+		})
+	}
+	b.settled()
+	for i, u := range all {
+		if n := len(b.post.mails(fmt.Sprintf("e%d", i))); n != 1 {
+			t.Errorf("%d mails after: %s", n, u.name)
+		}
+	}
+	for name, want := range before {
+		b.until("stream "+name+" is as it was", func() bool {
+			s, err := js.Stream(ctx, name)
+			return err == nil && reflect.DeepEqual(s.CachedInfo().Config, want)
+		})
+	}
+	if l := b.letters(); len(l) != 0 {
+		t.Errorf("letters: %+v", l)
+	}
+}
+
+// A letter that cannot be stored, whatever the reason, leaves its delivery where
+// it is; when it can be it is stored once.
+func TestLettersThatCannotBeStored(t *testing.T) {
+	t.Parallel()
+	refused := func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
+	}
+	onlyLetter := func(t *testing.T, b *bench) {
+		t.Helper()
+		b.settled()
+		if l := b.letters(); len(l) != 1 || l[0].Event != "e1" {
+			t.Errorf("letters: %+v", l)
+		}
+		if e := b.entry("ops", "e1"); e.State != broker.StateDead {
+			t.Errorf("ledger: %+v", e)
+		}
+	}
+	waits := func(t *testing.T, b *bench) {
+		t.Helper()
+		b.until("the lane to give it back", func() bool { return b.post.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
+		backlog, err := b.broker.Backlog(t.Context())
+		if backlog.Deliveries != 1 { // the count of letters fails where there is no stream for them
+			t.Errorf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
+		}
+		if e := b.entry("ops", "e1"); e.State == broker.StateDead {
+			t.Errorf("the ledger says dead without a letter: %+v", e)
+		}
+	}
+	t.Run("no stream", func(t *testing.T) {
+		t.Parallel()
+		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), rarely: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+		b.post.plan("ops", refused)
+		b.start()
+		b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
+		if err := b.broker.JetStream().DeleteStream(t.Context(), broker.DeadLettersStream); err != nil {
+			t.Fatal(err)
+		}
+		b.publish(event("e1", "ops"))
+		waits(t, b)
+		if err := b.runner.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), broker.DeadLettersStream) {
+			t.Errorf("ready without a stream for dead letters: %v", err)
+		}
+		b.runner.lanes.poke <- struct{}{}
+		onlyLetter(t, b)
+	})
+	t.Run("not allowed", func(t *testing.T) {
+		t.Parallel()
+		const accounts = "authorization { users: [{user: certpost, password: hunter2hunter2%s}] }\n"
+		addr := lab.FreeAddress(t)
+		store := t.TempDir()
+		srv := lab.RunNATS(t, lab.NATSOptions(t, addr, store, fmt.Sprintf(accounts, `, permissions: {publish: {deny: ["certpost.dead.>"]}}`)))
+		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr, User: "certpost",
+			Password: func() ([]byte, error) { return []byte("hunter2hunter2"), nil }}}
+		b.post.plan("ops", refused)
+		b.start()
+		b.publish(event("e1", "ops"))
+		waits(t, b)
+		if err := srv.ReloadOptions(lab.NATSOptions(t, addr, store, fmt.Sprintf(accounts, ""))); err != nil {
+			t.Fatal(err)
+		}
+		onlyLetter(t, b)
+	})
+}
+
+// With one of three servers left nothing can be stored and nothing is settled; it
+// goes on when there is a second one again.
+func TestWithoutQuorum(t *testing.T) {
+	t.Parallel()
+	c := lab.NewNATSCluster(t)
+	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3, AckWait: 3 * time.Second}}
+	b.post.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
+	})
+	b.start()
+	var ids []string
+	publish := func(n int) {
+		for range n {
+			id := fmt.Sprintf("e%d", len(ids))
+			ids = append(ids, id)
+			b.publishPatiently(id)
+		}
+	}
+	publish(50)
+	for _, down := range []int{0, 1} {
+		c.Stop(down)
+	}
+	b.until("not ready without a quorum", func() bool {
+		short, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		return b.runner.Ready(short) != nil
+	})
+	c.Start(0)
+	c.Start(1)
+	b.until("ready again", func() bool { return b.runner.Ready(t.Context()) == nil })
+	publish(50)
+	b.settled()
+	b.invariant(ids, "ops")
+}
+
+// A mail that takes longer than the acknowledgement may is not served again
+// meanwhile, to nobody.
+func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
+	t.Parallel()
+	b := &bench{t: t, post: newPostOffice("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
+	release := make(chan struct{})
+	b.post.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		<-release
+		return nil, nil
+	})
+	b.start()
+	second := b.replica()
+	defer second.stop()
+	b.publish(event("e1", "slow"))
+	b.until("the first try", func() bool { return b.post.tried("slow") == 1 })
+	time.AfterFunc(4*b.cfg.AckWait, func() { close(release) })
+	b.settled()
+	if tried, mails := b.post.tried("slow"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
+		t.Errorf("tried %d times, %d mails", tried, mails)
+	}
+	if e := b.entry("slow", "e1"); e.State != broker.StateSent || e.Attempts != 1 {
+		t.Errorf("ledger: %+v", e)
+	}
+}
+
+// The acknowledgement gets lost on the way: the message comes again and is
+// acknowledged without a mail.
+func TestLostAcknowledgement(t *testing.T) {
+	t.Parallel()
+	srv := lab.NATS(t, lab.FreeAddress(t), "")
+	wire := newCable(t, srv.Addr().String())
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
+	var once sync.Once
+	reached := make(chan string, 1000)
+	b.set.Reached = func(point string) {
+		if point == pointRecorded {
+			once.Do(func() {
+				plug := wire.unplug()
+				time.AfterFunc(3*b.cfg.AckWait, func() {
+					wire.reset() // with what is on its way
+					plug()
+				})
+			})
+		}
+		reached <- point
+	}
+	b.open()
+	b.run()
+	b.publish(event("e1", "ops"))
+	b.settled()
+	if tried, mails := b.post.tried("ops"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
+		t.Errorf("tried %d times, %d mails", tried, mails)
+	}
+	b.close()
+	close(reached)
+	settled := 0
+	for point := range reached {
+		if point == pointSettled {
+			settled++
+		}
+	}
+	if settled < 2 {
+		t.Errorf("settled %d times: the acknowledgement was not lost", settled)
+	}
+}
+
+// A store that may hold no more takes nothing, and drops nothing.
+func TestStoreIsFull(t *testing.T) {
+	t.Parallel()
+	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
+	hold := make(chan struct{})
+	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		<-hold
+		return nil, nil
+	})
+	b.open()
+	b.run()
+	defer func() { b.close() }()
+	ctx := t.Context()
+	var ids []string
+	for {
+		id := fmt.Sprintf("e%d", len(ids))
+		if _, _, err := b.broker.Publish(ctx, event(id, "ops")); err != nil {
+			if !strings.Contains(err.Error(), "insufficient resources") {
+				t.Fatalf("after %d events: %v", len(ids), err)
+			}
+			break
+		}
+		ids = append(ids, id)
+	}
+	b.until("not ready", func() bool {
+		err := b.runner.Ready(ctx)
+		return err != nil && strings.Contains(err.Error(), "stores nothing")
+	})
+	close(hold)
+	b.close()
+	b.cfg.MaxStore = 0 // more than enough
+	b.open()
+	b.run()
+	b.settled()
+	b.invariant(ids, "ops")
+	if len(ids) < 100 {
+		t.Errorf("%d events filled the store", len(ids))
+	}
+}
+
+// Clocks that were wrong for a while leave times in the future; nothing waits for
+// them, and no delay is negative.
+func TestClocksThatJumped(t *testing.T) {
+	t.Parallel()
+	b := start(t, newPostOffice("ops"), nil)
+	ahead := time.Now().Add(365 * 24 * time.Hour)
+	for id, left := range map[string]broker.Entry{
+		"leased":  {State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: ahead, First: ahead, Last: ahead},
+		"waiting": {State: broker.StateWaiting, Attempts: 3, First: ahead, Last: ahead},
+		"past":    {State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Unix(0, 0), First: time.Unix(0, 0)},
+	} {
+		ev := event(id, "ops")
+		left.Event, left.Target, left.Digest = id, "ops", ev.Digest()
+		if _, err := b.runner.ledger.Put(t.Context(), broker.LedgerKey("ops", id), left, 0); err != nil {
+			t.Fatal(err)
+		}
+		b.publish(ev)
+	}
+	b.settled()
+	for _, id := range []string{"leased", "waiting", "past"} {
+		mails := b.post.mails(id)
+		if len(mails) != 1 || mails[0].duplicate != (id != "waiting") {
+			t.Errorf("%s: %+v", id, mails)
+		}
+	}
+}
