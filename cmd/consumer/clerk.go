@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -22,7 +21,6 @@ import (
 // the NATS service and those of the commands. docs/replay.md describes them.
 type clerk struct {
 	desk *desk.Desk
-	edit EditConfig // of the running program; a command's own clerk edits nothing
 }
 
 // endpoint is one kind of question. Its subject is "certpost." and its name.
@@ -74,10 +72,10 @@ func answering[Q, A any](do func(*clerk, context.Context, Q) (A, error)) func(co
 	}
 }
 
-// wrongRequest is the asker's mistake.
-type wrongRequest struct{ error }
-
-func wrong(format string, args ...any) error { return wrongRequest{fmt.Errorf(format, args...)} }
+// wrong is a request that cannot be read.
+func wrong(format string, args ...any) error {
+	return &desk.Invalid{Text: fmt.Errorf(format, args...).Error()}
+}
 
 // refusal is how an error travels: an HTTP status and words, and, when somebody
 // else was faster, what that was.
@@ -90,25 +88,14 @@ type refusal struct {
 func (r *refusal) Error() string { return r.Text }
 
 func refusalOf(err error) *refusal {
-	r := &refusal{Status: http.StatusInternalServerError, Text: err.Error()}
+	r := &refusal{Status: desk.StatusOf(err), Text: err.Error()}
 	var known *refusal
 	if errors.As(err, &known) {
 		r.Status, r.Conflict = known.Status, known.Conflict
 		return r
 	}
-	var conflict *desk.Conflict
-	var mistake wrongRequest
-	switch {
-	case errors.Is(err, errEditing):
-		r.Status = http.StatusForbidden
-	case errors.As(err, &mistake), errors.Is(err, desk.ErrNoReason):
-		r.Status = http.StatusBadRequest
-	case errors.As(err, &conflict):
-		r.Status, r.Conflict = http.StatusConflict, &conflict.Record
-	case errors.Is(err, desk.ErrChanged), errors.Is(err, desk.ErrHeld), errors.Is(err, desk.ErrUncertain), errors.Is(err, broker.ErrNotHeld):
-		r.Status = http.StatusConflict
-	case errors.Is(err, desk.ErrNotFound), errors.Is(err, broker.ErrNoLetter):
-		r.Status = http.StatusNotFound
+	if conflict := (*desk.Conflict)(nil); errors.As(err, &conflict) {
+		r.Conflict = &conflict.Record
 	}
 	return r
 }
@@ -125,12 +112,9 @@ type asker struct {
 const maxBy = 128
 
 // check looks at what goes into the audit as it was given.
-func (a asker) check(reason string) error {
-	switch {
-	case utf8.RuneCountInString(a.By) > maxBy:
+func (a asker) check() error {
+	if utf8.RuneCountInString(a.By) > maxBy {
 		return wrong("by is longer than %d characters", maxBy)
-	case utf8.RuneCountInString(reason) > desk.MaxReason:
-		return wrong("reason is longer than %d characters", desk.MaxReason)
 	}
 	return nil
 }
@@ -235,25 +219,9 @@ func (c *clerk) show(ctx context.Context, r numberRequest) (letterAnswer, error)
 	}
 	d, err := c.desk.Letter(ctx, r.Number)
 	if err != nil {
-		return letterAnswer{}, numbered(r.Number, err)
+		return letterAnswer{}, err
 	}
-	return letterAnswer{d, string(d.Event), d.Replay}, nil
-}
-
-// noLetter says which letter there is not.
-type noLetter struct{ number uint64 }
-
-func (n noLetter) Error() string {
-	return fmt.Sprintf("there is no dead letter with the number %d, and there never was as far as is known", n.number)
-}
-
-func (noLetter) Unwrap() error { return desk.ErrNotFound }
-
-func numbered(number uint64, err error) error {
-	if errors.Is(err, desk.ErrNotFound) || errors.Is(err, broker.ErrNoLetter) {
-		return noLetter{number}
-	}
-	return err
+	return letterAnswer{d, string(d.Event), d.NotReplayable}, nil
 }
 
 type preflightAnswer struct {
@@ -267,7 +235,7 @@ func (c *clerk) preflight(ctx context.Context, r numberRequest) (preflightAnswer
 	for _, f := range found {
 		a.OK = a.OK && f.Status != verdict.Error
 	}
-	return a, numbered(r.Number, err)
+	return a, err
 }
 
 type runsAnswer struct {
@@ -321,7 +289,7 @@ func (c *clerk) cancelRun(ctx context.Context, r runOrder) (desk.Run, error) {
 }
 
 func (c *clerk) orderRun(ctx context.Context, r runOrder, order func(context.Context, broker.Actor, string, string) error) (desk.Run, error) {
-	if err := r.check(r.Reason); err != nil {
+	if err := r.check(); err != nil {
 		return desk.Run{}, err
 	}
 	if err := c.desk.Ready(ctx); err != nil {

@@ -78,9 +78,9 @@ func TestServiceAnswers(t *testing.T) {
 	// What is wrong with a request is said, and nothing is done.
 	for request, want := range map[string]string{
 		`dead.list {"filter": {"cod": "SMTP_AUTH"}}`:                               `400 filter: there is no "cod"`,
-		`dead.hold {"numbers": [1], "reason": "` + strings.Repeat("é", 501) + `"}`: `400 reason is longer than 500 characters`,
+		`dead.hold {"numbers": [1], "reason": "` + strings.Repeat("é", 501) + `"}`: `422 the reason is longer than 500 characters`,
 		`dead.replay {"numbers": [1], "by": "` + strings.Repeat("a", 129) + `"}`:   `400 by is longer than 128 characters`,
-		`replays.pause {"id": "x", "reason": "` + strings.Repeat("a", 501) + `"}`:  `400 reason is longer than 500 characters`,
+		`replays.pause {"id": "x", "reason": "` + strings.Repeat("a", 501) + `"}`:  `422 the reason is longer than 500 characters`,
 		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`:                              `400 the request cannot be read: json: unknown field "filtre"`,
 		`dead.list {}{}`: `400 there is more than one JSON value in the request`,
 		`dead.list [`:    `400 the request cannot be read: `,
@@ -89,15 +89,15 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.replay {"numbers": [1], "all": true}`:                                           `400 give one of numbers, filter and all`,
 		`dead.replay {"numbers": [1], "canary": true}`:                                        `400 a canary and a rate are for a run`,
 		`dead.replay {"all": true, "rate": "fast"}`:                                           `400 the request cannot be read: `,
-		`dead.discard {"numbers": [1]}`:                                                       `400 a reason is needed`,
-		`dead.hold {"numbers": [1], "reason": "  "}`:                                          `400 a reason is needed`,
+		`dead.discard {"numbers": [1]}`:                                                       `422 a reason is required`,
+		`dead.hold {"numbers": [1], "reason": "  "}`:                                          `422 a reason is required`,
 		`dead.restore {"all": true}`:                                                          `400 restoring is by number`,
 		`dead.show {"number": 77}`:                                                            `404 there is no dead letter with the number 77`,
 		`dead.replay {"numbers": [1, 77]}`:                                                    `404 there is no dead letter with the number 77`,
 		`replays.show {"id": "none"}`:                                                         `404 `,
 		`replays.pause {"id": "none"}`:                                                        `404 `,
 		`deliveries.show {"target": "nobody", "event": "gone"}`:                               `404 `,
-		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 what the query finds is not what was shown`,
+		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 the query now finds other letters than those that were shown`,
 	} {
 		subject, body, _ := strings.Cut(request, " ")
 		status, m := c.ask(subject, body)

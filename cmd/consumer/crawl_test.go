@@ -41,7 +41,7 @@ func crawl(t *testing.T, address string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dashboard.New(nil, guard, dashboard.Options{Look: dashboard.NewLook("test", zerolog.Nop()), Edit: &dashboard.Edit{}})
+	dashboard.New(nil, guard, dashboard.Options{Look: dashboard.NewLook("test", zerolog.Nop())})
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		t.Fatal(err)

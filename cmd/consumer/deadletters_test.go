@@ -144,7 +144,7 @@ func TestDeadLetters(t *testing.T) {
 		if !dry.DryRun || dry.Run != nil || dry.Frozen.Count != 2 || len(dry.Frozen.Numbers) != 2 || len(dry.Frozen.Hash) != 64 {
 			t.Errorf("the dry run says %+v", dry)
 		}
-		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "what the query finds is not what was shown") {
+		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "the query now finds other letters than those that were shown") {
 			t.Errorf("other letters: %+v", said)
 		}
 		said := o.certpost(append(all, "--yes", "--hash", dry.Frozen.Hash, "--wait", "-o", "json")...)

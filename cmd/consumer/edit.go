@@ -1,12 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"slices"
 
-	"github.com/certpost/certpost/internal/dashboard"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
 )
@@ -41,64 +37,9 @@ func (e *EditConfig) recipients() delivery.Recipients {
 	return e.Recipients
 }
 
-// page is what the dashboard is told of it, with the courier's own rule.
-func (e *EditConfig) page() *dashboard.Edit {
-	return &dashboard.Edit{Targets: e.Targets, Recipients: e.Recipients, Allows: e.recipients().Allows}
-}
-
-// errEditing says that something may not be changed of a letter.
-var errEditing = errors.New("not allowed by http.edit_and_replay of the running certpost")
-
-// editOrder replays one letter for another target, or to other recipients.
-type editOrder struct {
-	asker
-	Number     uint64   `json:"number"`
-	Target     string   `json:"target,omitempty"`     // "" leaves the letter's own
-	Recipients []string `json:"recipients,omitempty"` // none: all whom the target names
-	Uncertain  bool     `json:"may_have_been_sent,omitempty"`
-	Reason     string   `json:"reason"`
-}
-
-// editReplay holds to the same lists as the dashboard and, for recipients, to the
-// rule of the courier, who asks it once more.
-func (c *clerk) editReplay(ctx context.Context, o editOrder) (orderAnswer, error) {
-	if !c.edit.Enabled {
-		return orderAnswer{}, fmt.Errorf("editing is switched off: %w", errEditing)
-	}
-	if err := o.check(o.Reason); err != nil {
-		return orderAnswer{}, err
-	}
-	if err := c.current(ctx); err != nil {
-		return orderAnswer{}, err
-	}
-	d, err := c.desk.Letter(ctx, o.Number)
-	switch {
-	case err != nil:
-		return orderAnswer{}, numbered(o.Number, err)
-	case d.Fate != desk.Open:
-		return orderAnswer{}, gone(d)
-	}
-	target := d.Target
-	if o.Target != "" && o.Target != d.Target {
-		if target = o.Target; !slices.Contains(c.edit.Targets, target) {
-			return orderAnswer{}, fmt.Errorf("target %q: %w", printable(target), errEditing)
-		}
-	}
-	var own []string
-	for _, t := range c.desk.Targets() {
-		if t.ID == target {
-			own = t.To
-		}
-	}
-	for _, r := range o.Recipients {
-		if !c.edit.recipients().Allows(own, r) {
-			return orderAnswer{}, fmt.Errorf("recipient %s: %w", printable(r), errEditing)
-		}
-	}
-	if err := c.desk.ReplayEdited(ctx, o.actor(), o.Number, desk.Edit{Target: o.Target, Recipients: o.Recipients}, o.Uncertain, o.Reason); err != nil {
-		return orderAnswer{}, numbered(o.Number, err)
-	}
-	return orderAnswer{Letters: []outcome{{Number: o.Number, Event: d.DeadLetter.Event, Target: target, Done: "published for " + target}}, Done: 1}, nil
+// rules are what the desk is told of it, with the courier's own rule.
+func (e *EditConfig) rules() desk.EditRules {
+	return desk.EditRules{Enabled: e.Enabled, Targets: e.Targets, Recipients: e.Recipients, Allows: e.recipients().Allows}
 }
 
 type lettersEditCmd struct {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -43,7 +41,7 @@ func (o choice) check() error {
 	case o.Size < 0:
 		return wrong("a size of %d is none", o.Size)
 	}
-	return o.asker.check(o.Reason)
+	return o.asker.check()
 }
 
 // outcome is what became of one letter of an order.
@@ -75,9 +73,9 @@ func (c *clerk) each(ctx context.Context, o choice, ended bool, do func(desk.Det
 		d, err := c.desk.Letter(ctx, n)
 		switch {
 		case err != nil:
-			return a, numbered(n, err)
+			return a, err
 		case !ended && d.Fate != desk.Open:
-			return a, gone(d)
+			return a, desk.Gone(d)
 		}
 		letters = append(letters, d)
 	}
@@ -99,14 +97,6 @@ func (c *clerk) each(ctx context.Context, o choice, ended bool, do func(desk.Det
 		a.Letters = append(a.Letters, out)
 	}
 	return a, nil
-}
-
-// gone is the answer about a letter that is not open any more.
-func gone(d desk.Detail) error {
-	if d.End != nil {
-		return &desk.Conflict{Number: d.Sequence, Record: *d.End}
-	}
-	return fmt.Errorf("dead letter %d is not open any more, it was %s: %w", d.Sequence, d.Fate, desk.ErrNotFound)
 }
 
 // frozen nails a filter down. With the hash of a dry run it stands for the letters
@@ -180,35 +170,28 @@ func lookFor(messageID string) string {
 }
 
 func (c *clerk) discard(ctx context.Context, o choice) (orderAnswer, error) {
-	if strings.TrimSpace(o.Reason) == "" {
-		return orderAnswer{}, desk.ErrNoReason
-	}
-	return c.many(ctx, o, desk.ForDiscard, "discarded", c.desk.Discard)
+	return c.many(ctx, o, desk.ForDiscard, true, "discarded", c.desk.Discard)
 }
 
 func (c *clerk) hold(ctx context.Context, o choice) (orderAnswer, error) {
-	if strings.TrimSpace(o.Reason) == "" {
-		return orderAnswer{}, desk.ErrNoReason
-	}
-	return c.many(ctx, o, desk.ForHold, "held", c.desk.Hold)
+	return c.many(ctx, o, desk.ForHold, true, "held", c.desk.Hold)
 }
 
 func (c *clerk) release(ctx context.Context, o choice) (orderAnswer, error) {
-	return c.many(ctx, o, desk.ForRelease, "released", c.desk.Release)
+	return c.many(ctx, o, desk.ForRelease, false, "released", c.desk.Release)
 }
 
 // many does one thing to the letters chosen.
-func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (orderAnswer, error) {
+func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, reasoned bool, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (orderAnswer, error) {
+	if _, err := broker.CheckReason(o.Reason, reasoned); err != nil {
+		return orderAnswer{}, err
+	}
 	if err := c.prepare(ctx, o); err != nil {
 		return orderAnswer{}, err
 	}
 	if len(o.Numbers) > 0 {
 		return c.each(ctx, o, false, func(d desk.Detail) (outcome, error) {
-			n, err := do(ctx, o.actor(), c.desk.FreezeFor(purpose, desk.Query{}, []uint64{d.Sequence}, true), o.Reason)
-			if err == nil && n == 0 {
-				err = c.notDone(ctx, d.Sequence)
-			}
-			return outcome{Done: done}, err
+			return outcome{Done: done}, c.desk.ActOn(ctx, o.actor(), d.Sequence, purpose, o.Reason)
 		})
 	}
 	f, err := c.frozen(o, purpose)
@@ -225,27 +208,6 @@ func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, done s
 	}
 	a.Done, err = do(ctx, o.actor(), part, o.Reason)
 	return a, err
-}
-
-// notDone says what keeps a letter from what was to be done to it, and what to do.
-func (c *clerk) notDone(ctx context.Context, number uint64) error {
-	d, err := c.desk.Letter(ctx, number)
-	switch {
-	case err != nil:
-		return numbered(number, err)
-	case d.Fate != desk.Open:
-		return gone(d)
-	case d.Hold != nil:
-		return unfit("%w; release it first", &broker.Held{Hold: *d.Hold})
-	case d.Run != "":
-		return unfit("dead letter %d is part of replay run %s: wait for its end, or cancel it first", number, d.Run)
-	}
-	return unfit("dead letter %d is not held", number)
-}
-
-// unfit is the refusal of what does not fit how a letter stands.
-func unfit(format string, args ...any) error {
-	return &refusal{Status: http.StatusConflict, Text: fmt.Errorf(format, args...).Error()}
 }
 
 func (c *clerk) restore(ctx context.Context, o choice) (orderAnswer, error) {

@@ -90,6 +90,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
 	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
+	s.desk.AllowEdits(s.cfg.HTTP.EditAndReplay.rules())
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
 	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
@@ -99,9 +100,6 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	s.http = server
 	handleHealth(door, s, registry)
 	pages := dashboard.Options{Look: look, Log: log}
-	if edit := cfg.HTTP.EditAndReplay; edit.Enabled {
-		pages.Edit = edit.page()
-	}
 	s.http.server.Handler = dashboard.New(s.desk, door, pages)
 	return s, nil
 }
@@ -161,7 +159,7 @@ func (s *service) run(ctx context.Context) error {
 // answer serves the NATS service. Without it everything but the service works, so
 // what keeps it away is no reason to end.
 func (s *service) answer(ctx context.Context) {
-	c := &clerk{desk: s.desk, edit: s.cfg.HTTP.EditAndReplay}
+	c := &clerk{desk: s.desk}
 	var served []broker.Endpoint
 	for _, e := range endpoints() {
 		served = append(served, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {

@@ -50,6 +50,10 @@ type Replay struct {
 // letter too many, never one too few, and beginning anew is harmless. The error is
 // a *Taken when somebody else was faster, a *Held, or ErrUncertain.
 func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay) error {
+	var err error
+	if how.Reason, err = CheckReason(how.Reason, false); err != nil {
+		return err
+	}
 	m, err := b.replayOf(ctx, d, how)
 	if err != nil {
 		return err
@@ -207,8 +211,9 @@ func (b *Broker) abandon(ctx context.Context, intent AuditRecord, why error) {
 // Discard gives a dead letter up, with a reason. The audit keeps it whole. Errors
 // are those of Replay.
 func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason string) error {
-	if strings.TrimSpace(reason) == "" {
-		return errors.New("discarding needs a reason")
+	reason, err := CheckReason(reason, true)
+	if err != nil {
+		return err
 	}
 	r := AuditRecord{Action: ActionDiscarded, Actor: by, Reason: reason, Event: d.Event, Target: d.Target, LetterNumber: d.Sequence}
 	c, err := b.begin(ctx, d, r)
@@ -271,6 +276,9 @@ func (b *Broker) amend(ctx context.Context, d DeadLetter, change func(*Entry) bo
 // its new number. The error is a *Taken when somebody has restored it, or is about
 // to, and ErrNotDiscarded when the record is of something else.
 func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, reason string) (number uint64, err error) {
+	if reason, err = CheckReason(reason, false); err != nil {
+		return 0, err
+	}
 	old := discarded.LetterNumber
 	switch {
 	case discarded.Action != ActionDiscarded || discarded.Stage == StageIntent || discarded.Letter == nil:

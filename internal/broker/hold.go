@@ -28,6 +28,10 @@ var ErrNotHeld = errors.New("is not held")
 // already. It does not keep the letter: that expires, and goes when its delivery
 // succeeds after all.
 func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string) (Hold, error) {
+	reason, err := CheckReason(reason, true)
+	if err != nil {
+		return Hold{}, err
+	}
 	h := Hold{Letter: d.Sequence, Event: d.Event, Target: d.Target, Reason: reason, By: by.Name, Since: time.Now().UTC()}
 	value, err := json.Marshal(h)
 	if err != nil {
@@ -57,6 +61,10 @@ func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string
 
 // Release ends a hold; ErrNotHeld when there is none.
 func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason string) error {
+	reason, err := CheckReason(reason, false)
+	if err != nil {
+		return err
+	}
 	desk, err := b.Desk(ctx)
 	if err != nil {
 		return err

@@ -34,8 +34,9 @@ var ErrNotSuspended = errors.New("is not suspended")
 
 // Suspend suspends a lane, or gives its suspension another reason and end.
 func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
-	if s.Reason == "" {
-		return errors.New("suspending needs a reason")
+	var err error
+	if s.Reason, err = CheckReason(s.Reason, true); err != nil {
+		return err
 	}
 	if err := b.knownLane(ctx, s.Lane); err != nil {
 		return err
@@ -60,6 +61,10 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 
 // Resume ends a lane's suspension; ErrNotSuspended when there is none.
 func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason string) error {
+	reason, err := CheckReason(reason, false)
+	if err != nil {
+		return err
+	}
 	kv, err := b.OpenRelays(ctx)
 	if err != nil {
 		return err

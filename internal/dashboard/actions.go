@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -35,7 +34,7 @@ func actions(d desk.Detail) []action {
 		return nil
 	}
 	var all []action
-	if d.Replay == "" && d.Hold == nil {
+	if d.NotReplayable == "" && d.Hold == nil {
 		replay := action{Name: "replay", Label: "Replay", Kind: "primary", Open: true, Says: "Publishes the event again for this target, then removes the letter from the list.",
 			Commands: []command{onLetter("replay", n), replayWithNATS(d.Sequence, d.ReplaySubject)}}
 		if d.Certainty == verdict.MaybeSent {
@@ -44,7 +43,7 @@ func actions(d desk.Detail) []action {
 		}
 		all = append(all, replay)
 	}
-	if d.Replay == "" {
+	if d.NotReplayable == "" {
 		all = append(all, action{Name: "preflight", Label: "Preflight", Says: "Checks the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
 			Commands: []command{onLetter("preflight", n), service("preflight", d.Sequence, false)}})
 	}
@@ -78,16 +77,17 @@ func done(number uint64, what string) view {
 	return view{to: lettersPath + "/" + strconv.FormatUint(number, 10) + "?done=" + what}
 }
 
-// again is the letter's page with the form that was submitted without a reason. Other
-// errors are returned as they are.
+// again is the letter's page with the form whose reason was refused. Other errors are
+// returned as they are.
 func (p *pages) again(r *request, name string, err error) (view, error) {
-	if !errors.Is(err, desk.ErrNoReason) {
+	if desk.StatusOf(err) != http.StatusUnprocessableEntity {
 		return view{}, err
 	}
+	fault := says(err)
 	v, err := p.letterWith(r, func(l *letterView) {
 		for i := range l.Actions {
 			if l.Actions[i].Name == name {
-				l.Actions[i].Open, l.Actions[i].Fault = true, "A reason is required. The audit keeps it."
+				l.Actions[i].Open, l.Actions[i].Fault = true, fault
 			}
 		}
 	})
@@ -121,43 +121,23 @@ func (p *pages) replay(r *request) (view, error) {
 }
 
 func (p *pages) discard(r *request) (view, error) {
-	return p.onOne(r, desk.ForDiscard, "discarded", p.desk.Discard)
+	return p.onOne(r, desk.ForDiscard, "discarded")
 }
 
 func (p *pages) hold(r *request) (view, error) {
-	return p.onOne(r, desk.ForHold, "held", p.desk.Hold)
+	return p.onOne(r, desk.ForHold, "held")
 }
 
 func (p *pages) release(r *request) (view, error) {
-	return p.onOne(r, desk.ForRelease, "released", p.desk.Release)
+	return p.onOne(r, desk.ForRelease, "released")
 }
 
-// onOne does to one letter what bulk does to many.
-func (p *pages) onOne(r *request, purpose desk.Purpose, notice string, do deed) (view, error) {
-	frozen := p.desk.FreezeFor(purpose, desk.Query{}, []uint64{r.number()}, true)
-	if frozen.Count == 0 {
-		return view{}, p.whyNot(r, frozen)
-	}
-	if _, err := do(r.Context(), r.actor(), frozen, r.reason()); err != nil {
+// onOne acts on the letter of the page.
+func (p *pages) onOne(r *request, purpose desk.Purpose, notice string) (view, error) {
+	if err := p.desk.ActOn(r.Context(), r.actor(), r.number(), purpose, r.reason()); err != nil {
 		return p.again(r, string(purpose), err)
 	}
 	return done(r.number(), notice), nil
-}
-
-// whyNot is the error that says why the action is not possible on the letter.
-func (p *pages) whyNot(r *request, frozen desk.Frozen) error {
-	d, err := p.desk.Letter(r.Context(), r.number())
-	switch {
-	case err != nil:
-		return err
-	case d.End != nil:
-		return &desk.Conflict{Number: d.Sequence, Record: *d.End}
-	case frozen.Held > 0:
-		return desk.ErrHeld
-	case frozen.InRuns > 0:
-		return errInRun
-	}
-	return broker.ErrNotHeld
 }
 
 func (p *pages) restore(r *request) (view, error) {

@@ -260,8 +260,8 @@ func (p *pages) bulk(r *request) (view, error) {
 	switch {
 	case errors.Is(err, desk.ErrChanged):
 		return p.changed(o), nil
-	case errors.Is(err, desk.ErrNoReason):
-		return refused(p.confirmation(o, "A reason is required. The audit keeps it."), http.StatusUnprocessableEntity), nil
+	case desk.StatusOf(err) == http.StatusUnprocessableEntity:
+		return refused(p.confirmation(o, says(err)), http.StatusUnprocessableEntity), nil
 	case errors.Is(err, desk.ErrUncertain):
 		return refused(p.confirmation(o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
 	}

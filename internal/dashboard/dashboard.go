@@ -27,9 +27,6 @@ type Options struct {
 	Look *Look
 	// Log gets one line for each page that failed because of an error on the server.
 	Log zerolog.Logger
-	// Edit says what may be changed about a letter before it is replayed; nil: nothing,
-	// and there is no page for it.
-	Edit *Edit
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -41,7 +38,6 @@ type pages struct {
 	live *live
 	// exports counts the complete lists that are being written.
 	exports *live
-	edit    *Edit
 	log     zerolog.Logger
 	now     func() time.Time
 }
@@ -52,7 +48,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	p := &pages{Look: opts.Look, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), edit: opts.Edit, log: opts.Log, now: opts.Now}
+	p := &pages{Look: opts.Look, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
 	// For pages without a <link rel="icon">: the guard's redirect pages.
 	guard.HandleFiles("GET /favicon.ico", http.RedirectHandler(p.assets.path("icon.svg"), http.StatusFound))

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // Without the setting there is no page and no link; with it, only what it allows.
@@ -17,25 +18,25 @@ func TestEditIsOffUnlessSwitchedOn(t *testing.T) {
 	if page := v.opens("/dead-letters/1"); strings.Contains(page.body, "Edit and replay") {
 		t.Error("there is a link to what is switched off")
 	}
-	v.do(http.MethodGet, "/dead-letters/edit/1", "").is(http.StatusNotFound)
+	v.do(http.MethodGet, "/dead-letters/edit/1", "").is(http.StatusForbidden).says("Editing is switched off")
 }
 
 func TestEditAndReplay(t *testing.T) {
 	t.Parallel()
 	others := delivery.Recipients{"*@example.org", "*@m\u00fcnchen.example"}
-	o := openOffice(t, officeConfig{edit: &Edit{Targets: []string{"java"}, Recipients: others, Allows: others.Allows}})
+	o := openOffice(t, officeConfig{edit: desk.EditRules{Enabled: true, Targets: []string{"java"}, Recipients: others, Allows: others.Allows}})
 	o.dies("a.example.com")
 	o.refuses("")
 	v := o.visitor()
 	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself is not changed")
 	sound(t, "edit", form.doc, false)
 	form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("A reason is required")
-	form.send("Review changes", "target", "elsewhere", "reason", "x").is(422).says("Letters may not be sent to this target")
-	form.send("Review changes", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(422).says("thief@evil.test is not allowed")
+	form.send("Review changes", "target", "elsewhere", "reason", "x").is(403).says("Target \"elsewhere\": not allowed by http.edit_and_replay")
+	form.send("Review changes", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(403).says("Recipient thief@evil.test is neither one of the target's nor in its recipients: not allowed by http.edit_and_replay")
 	// The courier's rule: the spelling of a domain does not matter, but a local part is
 	// case-sensitive.
 	form.send("Review changes", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
-	form.send("Review changes", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(422).says("JAVA@example.com is not allowed")
+	form.send("Review changes", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(403).says("JAVA@example.com is neither")
 	looked := form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
 	if o.relay.Count() != 0 {
 		t.Fatal("reviewing the changes has sent the mail")

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -21,51 +24,37 @@ type problem struct {
 	Works []string
 }
 
-// wrong is an invalid request: status 400.
-type wrong struct{ says string }
-
-func (e *wrong) Error() string { return e.says }
-
-func wrongf(format string, a ...any) error { return &wrong{fmt.Sprintf(format, a...)} }
-
-// errInRun says that a letter belongs to an unfinished replay.
-var errInRun = errors.New("the dead letter is part of an unfinished replay")
+// wrongf is a request that cannot be read: status 400.
+func wrongf(format string, a ...any) error { return &desk.Invalid{Text: fmt.Sprintf(format, a...)} }
 
 // failure turns an error into its page. Error texts are Certpost's own words, so they
 // may be shown in full.
 func (p *pages) failure(r *request, err error) view {
-	status, says := http.StatusServiceUnavailable, problem{}
+	status, page := desk.StatusOf(err), problem{}
 	var conflict *desk.Conflict
-	var misread *wrong
 	switch {
 	case errors.As(err, &conflict):
-		status = http.StatusConflict
-		says = problem{Title: "Another action came first", Letter: conflict.Number, First: &conflict.Record,
+		page = problem{Title: "Another action came first", Letter: conflict.Number, First: &conflict.Record,
 			Says: "Your action was not carried out, because another action came before it. Nothing was done twice.",
 			Do:   "Check the outcome of that action before you act again."}
-	case errors.As(err, &misread):
-		status = http.StatusBadRequest
-		says = problem{Title: "Invalid request", Says: sentence(misread.says), Do: "Correct the address or the form, or start again from the list."}
-	case errors.Is(err, desk.ErrNotFound):
-		status = http.StatusNotFound
-		says = problem{Title: "Not found", Says: "No dead letter, group, replay or delivery has this address. A group disappears when its last letter leaves the list.",
+	case status == http.StatusBadRequest:
+		page = problem{Title: "Invalid request", Says: says(err), Do: "Correct the address or the form, or start again from the list."}
+	case status == http.StatusForbidden:
+		page = problem{Title: "Not allowed", Letter: r.number(), Says: says(err) + " Nothing was done.", Do: "Ask the administrator of Certpost to allow it in the configuration."}
+	case status == http.StatusNotFound:
+		page = problem{Title: "Not found", Says: says(err) + " A group disappears when its last letter leaves the list.",
 			Do: "Search the audit for letters that are no longer on the list."}
 	case errors.Is(err, desk.ErrHeld):
-		status = http.StatusConflict
-		says = problem{Title: "The letter is held", Letter: r.number(), Says: "A held letter cannot be replayed or discarded. Nothing was done.",
+		page = problem{Title: "The letter is held", Letter: r.number(), Says: says(err) + " A held letter cannot be replayed or discarded. Nothing was done.",
 			Do: "The letter's page shows who holds it and why. Release it, or wait."}
-	case errors.Is(err, errInRun), errors.Is(err, broker.ErrNotHeld):
-		status = http.StatusConflict
-		says = problem{Title: "Action not possible", Letter: r.number(), Says: "The letter is in an unfinished replay, or no longer held. Nothing was done.",
-			Do: "Check the letter's page."}
-	case errors.Is(err, desk.ErrNoReason):
-		status = http.StatusUnprocessableEntity
-		says = problem{Title: "A reason is required", Says: "The audit records the reason of every action. Nothing was done.", Do: "Go back and enter a reason."}
 	case errors.Is(err, desk.ErrChanged):
-		status = http.StatusConflict
-		says = problem{Title: "The selection has changed", Says: "The query now finds other letters than those that were shown. Nothing was done.", Do: "Check the list and confirm again."}
+		page = problem{Title: "The selection has changed", Says: says(err) + " Nothing was done.", Do: "Check the list and confirm again."}
+	case status == http.StatusConflict:
+		page = problem{Title: "Action not possible", Letter: r.number(), Says: says(err) + " Nothing was done.", Do: "Check the letter's page."}
+	case status == http.StatusUnprocessableEntity:
+		page = problem{Title: "A reason is required", Says: says(err) + " Nothing was done.", Do: "Go back and enter a reason."}
 	default:
-		says = problem{Title: "Temporarily unavailable", Says: "Data for this page cannot be read or changed at the moment: " + sentence(err.Error()),
+		page = problem{Title: "Temporarily unavailable", Says: "Data for this page cannot be read or changed at the moment: " + sentence(err.Error()),
 			Do: "Certpost keeps retrying. Reload this page in a moment. Nothing is lost: messages that are not acknowledged stay in NATS.",
 			Works: []string{"The list of dead letters and the groups show what was last read.", "/healthz names each component that is unavailable; the log has details.",
 				"Deliveries wait in JetStream and go out when it is available again."}}
@@ -73,7 +62,7 @@ func (p *pages) failure(r *request, err error) view {
 			p.log.Warn().Err(err).Str("method", r.Method).Str("page", section(r.URL.Path)).Msg("a page could not be served")
 		}
 	}
-	return view{template: "problem", title: says.Title, status: status, data: says, object: map[string]string{"error": says.Title, "says": says.Says, "do": says.Do}}
+	return view{template: "problem", title: page.Title, status: status, data: page, object: map[string]string{"error": page.Title, "says": page.Says, "do": page.Do}}
 }
 
 // sentence adds a full stop to a text that has none.
@@ -82,4 +71,11 @@ func sentence(text string) string {
 		return text
 	}
 	return text + "."
+}
+
+// says is the text of a refusal as a sentence of a page. Every door shows the same text.
+func says(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	first, n := utf8.DecodeRuneInString(text)
+	return sentence(string(unicode.ToUpper(first)) + text[n:])
 }

@@ -39,7 +39,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 		return view{}, err
 	}
 	v := newLetter(d, r.now)
-	v.Editable = p.mayEdit(d)
+	v.Editable = p.desk.Editable(d)
 	if change != nil {
 		change(&v)
 	}

@@ -48,7 +48,7 @@ type office struct {
 // officeConfig overrides the defaults of an office.
 type officeConfig struct {
 	access access.Config
-	edit   *Edit
+	edit   desk.EditRules
 	listen string // address of NATS, for tests that publish without the broker
 }
 
@@ -85,6 +85,7 @@ func openOffice(t testing.TB, c officeConfig) *office {
 		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, queue.NewMetrics(prometheus.NewRegistry()))
 
 	o.desk = desk.New(o.broker, courier.Inspector(), log)
+	o.desk.AllowEdits(c.edit)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{}, 2)
 	go func() { _ = runner.Run(ctx); ended <- struct{}{} }()
@@ -96,7 +97,7 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	}
 	o.guard, err = access.New(c.access)
 	must(t, err)
-	o.handler = New(o.desk, o.guard, Options{Look: look, Log: log, Edit: c.edit})
+	o.handler = New(o.desk, o.guard, Options{Look: look, Log: log})
 	server := httptest.NewServer(o.handler)
 	t.Cleanup(func() {
 		server.CloseClientConnections()

@@ -114,12 +114,12 @@ func views(text string) map[string]view {
 	grouped := list
 	grouped.Grouped, grouped.Groups = true, []groupView{group}
 	held := spoil(sampleDetail(), text)
-	held.Fate, held.Replay = desk.Open, ""
+	held.Fate, held.NotReplayable = desk.Open, ""
 	open := held
 	open.Hold = nil
 	gone := held
 	gone.Fate, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann" + text}, Reason: "not needed" + text, NewLetter: 9}
-	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Fate: desk.Open, Replay: "it has no event"}
+	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Fate: desk.Open, NotReplayable: "it has no event"}
 	examined := newLetter(open, noon)
 	examined.Examined, examined.Findings = true, spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text)
 	examined.Actions[0].Fault = "Say why."

@@ -156,13 +156,14 @@ func (p *pages) suspend(r *request) (view, error) {
 	if err != nil {
 		return p.relayAgain(r, err.Error())
 	}
-	if r.reason() == "" {
-		return p.relayAgain(r, "A reason is required. It tells other operators why nothing is delivered.")
-	}
 	if _, err := p.laneOf(r); err != nil {
 		return view{}, err
 	}
-	if err := p.desk.Suspend(r.Context(), r.actor(), r.PathValue("lane"), r.reason(), until); err != nil {
+	err = p.desk.Suspend(r.Context(), r.actor(), r.PathValue("lane"), r.reason(), until)
+	if desk.StatusOf(err) == http.StatusUnprocessableEntity {
+		return p.relayAgain(r, says(err))
+	}
+	if err != nil {
 		return view{}, err
 	}
 	return view{to: laneAddress(r.PathValue("lane")) + "?done=suspended"}, nil

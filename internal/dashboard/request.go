@@ -10,7 +10,6 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
-	"github.com/certpost/certpost/internal/desk"
 )
 
 // request is the input of a page function.
@@ -39,11 +38,8 @@ func (r *request) after() uint64 {
 	return n
 }
 
-// reason reads the reason from the form, cut to desk.MaxReason characters.
-func (r *request) reason() string {
-	text := []rune(strings.TrimSpace(r.PostFormValue("reason")))
-	return string(text[:min(len(text), desk.MaxReason)])
-}
+// reason is the reason that the form was sent with, as it was typed.
+func (r *request) reason() string { return strings.TrimSpace(r.PostFormValue("reason")) }
 
 // Keys of an address that say what has just happened. They do not affect what the page
 // lists, so no link on the page carries them on.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // Every route is tried with every role and in every form of its address. A role below
@@ -20,7 +21,7 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 	for _, role := range roles[1:] {
 		accounts = append(accounts, access.Account{Name: role.String(), Hash: access.NewHash("a password"), Role: role})
 	}
-	o := openOffice(t, officeConfig{access: access.Config{Accounts: accounts}, edit: &Edit{}})
+	o := openOffice(t, officeConfig{access: access.Config{Accounts: accounts}, edit: desk.EditRules{Enabled: true}})
 	o.dies("a.example.com")
 	fill := strings.NewReplacer("{number}", "999", "{fingerprint}", "none", "{id}", "none", "{target}", "none", "{event}", "none", "{lane}", "none", "{$}", "")
 	methods := map[string][]string{} // of each path

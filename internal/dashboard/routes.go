@@ -5,7 +5,7 @@ import "github.com/certpost/certpost/internal/access"
 // routes are all pages. GET changes nothing; a successful POST redirects to a page that
 // shows the outcome, except for the checks, which respond with their findings.
 func (p *pages) routes() []route {
-	all := []route{
+	return []route{
 		{"GET /{$}", access.Viewer, p.overview},
 
 		{"GET /dead-letters", access.Viewer, p.letters},
@@ -39,6 +39,9 @@ func (p *pages) routes() []route {
 		{"POST /relays/{lane}/suspend", access.Operator, p.suspend},
 		{"POST /relays/{lane}/resume", access.Operator, p.resume},
 
+		{"GET /dead-letters/edit/{number}", access.Admin, p.editForm},
+		{"POST /dead-letters/{number}/edit", access.Admin, p.editReplay},
+
 		{"GET /audit", access.Viewer, p.history},
 		{"GET /audit/news", access.Viewer, p.historyNews},
 
@@ -46,10 +49,4 @@ func (p *pages) routes() []route {
 		{"POST /settings", access.Viewer, p.saveSettings},
 		{"GET /keys", access.Viewer, p.keysPage},
 	}
-	if p.edit != nil {
-		all = append(all,
-			route{"GET /dead-letters/edit/{number}", access.Admin, p.editForm},
-			route{"POST /dead-letters/{number}/edit", access.Admin, p.editReplay})
-	}
-	return all
 }

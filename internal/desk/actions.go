@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -43,8 +42,8 @@ func (d *Desk) replay(ctx context.Context, by broker.Actor, letter broker.DeadLe
 // done is how many. Those that somebody else was faster with are passed over; the
 // error tells of them only when there was no other.
 func (d *Desk) Discard(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
-	if strings.TrimSpace(reason) == "" {
-		return 0, ErrNoReason
+	if reason, err = broker.CheckReason(reason, true); err != nil {
+		return 0, err
 	}
 	return d.eachOf(ctx, frozen, ForDiscard, func(ctx context.Context, number uint64) error {
 		letter, err := d.b.DeadLetter(ctx, number)
@@ -68,8 +67,8 @@ func (d *Desk) off(number uint64) {
 
 // Hold keeps letters from being replayed and discarded until somebody releases them.
 func (d *Desk) Hold(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
-	if strings.TrimSpace(reason) == "" {
-		return 0, ErrNoReason
+	if reason, err = broker.CheckReason(reason, true); err != nil {
+		return 0, err
 	}
 	return d.eachOf(ctx, frozen, ForHold, func(ctx context.Context, number uint64) error {
 		letter, err := d.b.DeadLetter(ctx, number)
@@ -105,6 +104,22 @@ func (d *Desk) setHold(number uint64, hold *broker.Hold) {
 	if l := d.letters.find(number); l != nil {
 		d.letters.alter(l, func() { l.hold = hold })
 	}
+}
+
+// ActOn does to one letter what Discard, Hold and Release do to many. The error says why
+// that was not possible.
+func (d *Desk) ActOn(ctx context.Context, by broker.Actor, number uint64, purpose Purpose, reason string) error {
+	many := map[Purpose]func(context.Context, broker.Actor, Frozen, string) (int, error){
+		ForDiscard: d.Discard, ForHold: d.Hold, ForRelease: d.Release,
+	}[purpose]
+	if many == nil {
+		return fmt.Errorf("%q is not done to one letter", purpose)
+	}
+	done, err := many(ctx, by, d.FreezeFor(purpose, Query{}, []uint64{number}, true), reason)
+	if err == nil && done == 0 {
+		err = d.whyNot(ctx, number)
+	}
+	return err
 }
 
 // eachOf acts on the letters of a frozen query, some at a time, and begins no more
@@ -204,7 +219,7 @@ func (d *Desk) refusal(number uint64, err error) error {
 		if known {
 			return &Conflict{number, end}
 		}
-		return fmt.Errorf("dead letter %d: %w", number, ErrNotFound)
+		return notFound(number)
 	}
 	return err
 }

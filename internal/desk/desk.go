@@ -10,8 +10,6 @@ package desk
 
 import (
 	"context"
-	"errors"
-	"strconv"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -190,17 +188,17 @@ type Balance struct {
 // Detail is all that is known of one letter.
 type Detail struct {
 	Letter
-	Fate      Fate                 `json:"fate"`
-	End       *broker.AuditRecord  `json:"end,omitempty"`      // what ended it
-	Event     []byte               `json:"-"`                  // the body, "" when it is gone or withheld
-	Delivery  *broker.Entry        `json:"delivery,omitempty"` // the ledger's entry
-	History   []broker.AuditRecord `json:"history"`            // of this letter and its delivery, oldest first
-	Cause     string               `json:"cause"`
-	Remedy    string               `json:"remedy"`
-	Expires   time.Time            `json:"expires"`  // when the stream drops it; of a discarded letter: until when it can be restored
-	Siblings  int                  `json:"siblings"` // other open letters of its group
-	Replay    string               `json:"-"`        // why it cannot be replayed, "" if it can
-	MessageID string               `json:"message_id,omitempty"`
+	Fate          Fate                 `json:"fate"`
+	End           *broker.AuditRecord  `json:"end,omitempty"`      // what ended it
+	Event         []byte               `json:"-"`                  // the body, "" when it is gone or withheld
+	Delivery      *broker.Entry        `json:"delivery,omitempty"` // the ledger's entry
+	History       []broker.AuditRecord `json:"history"`            // of this letter and its delivery, oldest first
+	Cause         string               `json:"cause"`
+	Remedy        string               `json:"remedy"`
+	Expires       time.Time            `json:"expires"`  // when the stream drops it; of a discarded letter: until when it can be restored
+	Siblings      int                  `json:"siblings"` // other open letters of its group
+	NotReplayable string               `json:"-"`        // why it cannot be replayed, "" if it can
+	MessageID     string               `json:"message_id,omitempty"`
 }
 
 // RunState is where a replay run stands.
@@ -292,49 +290,6 @@ type Overview struct {
 	Runs        []Run             `json:"runs"` // unfinished
 	Reading     string            `json:"reading,omitempty"`
 }
-
-// MaxReason is the length of the longest reason that people give, in characters: the
-// audit keeps it for years.
-const MaxReason = 500
-
-// Conflict is the answer to who comes second: a letter, or a run, that somebody
-// else has acted on. It is a page with status 409.
-type Conflict struct {
-	Number uint64             // of the letter; 0: it is about a run
-	Record broker.AuditRecord // the first one's action
-}
-
-func (c *Conflict) Error() string {
-	was := " was "
-	if c.Record.Stage == broker.StageIntent {
-		was = " is being "
-	}
-	return c.subject() + was + string(c.Record.Action) + " by " + c.Record.Name + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
-}
-
-func (c *Conflict) subject() string {
-	if c.Number == 0 {
-		return "replay run " + c.Record.Run
-	}
-	return "dead letter " + strconv.FormatUint(c.Number, 10)
-}
-
-// The other refusals.
-var (
-	ErrNotFound  = errors.New("there is no such dead letter, run or delivery")
-	ErrChanged   = errors.New("what the query finds is not what was shown")
-	ErrHeld      = errors.New("the dead letter is held")
-	ErrUncertain = errors.New("the mail may have been sent: replaying it needs a second yes")
-	ErrNoReason  = errors.New("a reason is needed")
-)
-
-// refused is a refusal in words of its own, which is one of the above.
-type refused struct {
-	error
-	is error
-}
-
-func (r refused) Unwrap() []error { return []error{r.error, r.is} }
 
 // Change says that something the pages show is different now.
 type Change struct {

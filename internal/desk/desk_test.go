@@ -26,7 +26,7 @@ func TestReplayOne(t *testing.T) {
 	}
 	detail, err := d.Letter(ctx, 1)
 	if err != nil || detail.Fate != Open || len(detail.Event) == 0 || detail.Delivery == nil || detail.Delivery.State != broker.StateDead ||
-		detail.Cause == "" || detail.Remedy == "" || detail.Expires.Before(time.Now()) || detail.Siblings != 1 || detail.Replay != "" {
+		detail.Cause == "" || detail.Remedy == "" || detail.Expires.Before(time.Now()) || detail.Siblings != 1 || detail.NotReplayable != "" {
 		t.Fatalf("%+v, %v", detail, err)
 	}
 	x.post.mends("ops")

@@ -21,7 +21,7 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	switch {
 	case err == nil:
 		out.Event = there.Body
-		out.Replay = there.Unreplayable()
+		out.NotReplayable = there.Unreplayable()
 	case errors.Is(err, broker.ErrNoLetter):
 		if there, err = d.departed(ctx, number, &out); err != nil {
 			return out, err
@@ -55,8 +55,8 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	}
 	out.History = d.history.of(number, there.Target, there.Event, maxPage)
 	d.mu.RUnlock()
-	if out.Hold != nil && out.Replay == "" {
-		out.Replay = "it is held by " + out.Hold.By + ": " + out.Hold.Reason
+	if out.Hold != nil && out.NotReplayable == "" {
+		out.NotReplayable = "it is held by " + out.Hold.By + ": " + out.Hold.Reason
 	}
 	return out, d.addDelivery(ctx, &out)
 }
@@ -96,14 +96,14 @@ func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker
 	record, known := d.history.ended(number)
 	d.mu.RUnlock()
 	if !known {
-		return broker.DeadLetter{}, fmt.Errorf("dead letter %d: %w", number, ErrNotFound)
+		return broker.DeadLetter{}, notFound(number)
 	}
 	end, err := d.b.RecordAt(ctx, record.Sequence)
 	if err != nil {
 		return broker.DeadLetter{}, err
 	}
 	out.End, out.Event = &end, end.Body
-	out.Replay = "it is not on the list any more"
+	out.NotReplayable = "it is not on the list any more"
 	if out.Fate == "" || out.Fate == Open {
 		out.Fate = fateNames[fateOf(&end)]
 	}
@@ -212,9 +212,6 @@ func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
 // Suspend keeps a lane from being fetched from, until somebody resumes it or, unless
 // until is zero, until then.
 func (d *Desk) Suspend(ctx context.Context, by broker.Actor, lane, reason string, until time.Time) error {
-	if reason == "" {
-		return ErrNoReason
-	}
 	err := d.b.Suspend(ctx, broker.Suspension{Lane: lane, Reason: reason, By: by.Name, Until: until}, by)
 	d.lanesChanged(ctx, err)
 	return err

@@ -4,24 +4,128 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Edit is what somebody changes of a letter for its replay. Whether he may is for
-// the caller to know.
+// EditRules say what operators may change of a letter for its replay. The zero value
+// allows nothing.
+type EditRules struct {
+	Enabled bool
+	// Targets are the targets to which a letter may be sent instead of its own.
+	Targets []string
+	// Recipients are the addresses to which it may be sent besides the target's own;
+	// *@example.com stands for a whole domain. They are only shown; Allows decides.
+	Recipients []string
+	// Allows reports whether the mail for a target may go to an address; own are the
+	// recipients that the target defines. It is the courier's rule, and the courier
+	// applies it once more to each delivery.
+	Allows func(own []string, address string) bool
+}
+
+// AllowEdits sets the rules, before the desk is used.
+func (d *Desk) AllowEdits(rules EditRules) { d.edits = rules }
+
+// EditRules are the rules in force.
+func (d *Desk) EditRules() EditRules { return d.edits }
+
+// Edit is what is changed of a letter for its replay.
 type Edit struct {
 	Target     string   // "" leaves the letter's own
 	Recipients []string // the only ones to get the mail; nil leaves it to the target
 }
 
+// EditRefused is the refusal of one field of an edit.
+type EditRefused struct {
+	Field string // target or recipients
+	error
+}
+
+func (e *EditRefused) Unwrap() error { return e.error }
+
+// Editable reports whether a letter can be edited at all.
+func (d *Desk) Editable(letter Detail) bool {
+	return d.edits.Enabled && letter.Fate == Open && letter.NotReplayable == "" && letter.Code != verdict.EventInvalid
+}
+
+// EditTargets are the targets to which a letter may be sent, its own first.
+func (d *Desk) EditTargets(letter Detail) (ids []string) {
+	if letter.Target != "" {
+		ids = append(ids, letter.Target)
+	}
+	for _, t := range d.around.Targets() {
+		if t.ID != letter.Target && !t.Disabled && slices.Contains(d.edits.Targets, t.ID) {
+			ids = append(ids, t.ID)
+		}
+	}
+	return ids
+}
+
+// EditsAllowed is nil, or ErrNotAllowed when editing is switched off.
+func (d *Desk) EditsAllowed() error {
+	if !d.edits.Enabled {
+		return fmt.Errorf("editing is switched off: %w", ErrNotAllowed)
+	}
+	return nil
+}
+
+// CheckEdit says whether an edit is allowed: nil, ErrNotAllowed when editing is switched
+// off, ErrNoEdit, an *EditRefused, or what keeps the letter from being replayed.
+func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
+	if err := d.EditsAllowed(); err != nil {
+		return err
+	}
+	switch {
+	case letter.Fate != Open:
+		return Gone(letter)
+	case edit.Target == letter.Target && len(edit.Recipients) == 0, edit.Target == "" && len(edit.Recipients) == 0:
+		return ErrNoEdit
+	}
+	target := letter.Target
+	if edit.Target != "" && edit.Target != letter.Target {
+		target = edit.Target
+		if !slices.Contains(d.edits.Targets, target) {
+			return &EditRefused{"target", fmt.Errorf("target %q: %w", legible.Clean(target, 80), ErrNotAllowed)}
+		}
+		if view, defined := d.targetView(target); !defined {
+			return &EditRefused{"target", refused{fmt.Errorf("target %q is not defined", legible.Clean(target, 80)), ErrNotFound}}
+		} else if view.Disabled {
+			return &EditRefused{"target", fmt.Errorf("target %q is disabled: %w", legible.Clean(target, 80), ErrNotAllowed)}
+		}
+	}
+	view, _ := d.targetView(target)
+	for _, recipient := range edit.Recipients {
+		if d.edits.Allows == nil || !d.edits.Allows(view.To, recipient) {
+			return &EditRefused{"recipients", fmt.Errorf("recipient %s is neither one of the target's nor in its recipients: %w", legible.Clean(recipient, 100), ErrNotAllowed)}
+		}
+	}
+	return nil
+}
+
+func (d *Desk) targetView(id string) (verdict.TargetView, bool) {
+	for _, t := range d.around.Targets() {
+		if t.ID == id {
+			return t, true
+		}
+	}
+	return verdict.TargetView{}, false
+}
+
 // ReplayEdited replays one letter for another target, or to other recipients. The
-// errors are those of Replay, and ErrNoReason: what is changed has to be explained.
+// errors are those of Replay and CheckEdit, and ErrNoReason: a change requires a reason.
 func (d *Desk) ReplayEdited(ctx context.Context, by broker.Actor, number uint64, edit Edit, uncertain bool, reason string) error {
-	if strings.TrimSpace(reason) == "" {
-		return ErrNoReason
+	reason, err := broker.CheckReason(reason, true)
+	if err != nil {
+		return err
+	}
+	detail, err := d.Letter(ctx, number)
+	if err != nil {
+		return err
+	}
+	if err := d.CheckEdit(detail, edit); err != nil {
+		return err
 	}
 	letter, err := d.b.DeadLetter(ctx, number)
 	if err != nil {
@@ -29,12 +133,8 @@ func (d *Desk) ReplayEdited(ctx context.Context, by broker.Actor, number uint64,
 	}
 	how := broker.Replay{Uncertain: uncertain, Reason: reason, Recipients: edit.Recipients}
 	if edit.Target != "" && edit.Target != letter.Target {
-		targets := d.around.Targets()
-		i := slices.IndexFunc(targets, func(t verdict.TargetView) bool { return t.ID == edit.Target })
-		if i < 0 {
-			return fmt.Errorf("target %q is not defined: %w", edit.Target, ErrNotFound)
-		}
-		how.Target, how.Lane = edit.Target, targets[i].Lane
+		view, _ := d.targetView(edit.Target)
+		how.Target, how.Lane = edit.Target, view.Lane
 	}
 	return d.replay(ctx, by, letter, how)
 }

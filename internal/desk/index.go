@@ -31,6 +31,7 @@ const (
 type Desk struct {
 	b      *broker.Broker
 	around Surroundings
+	edits  EditRules
 	log    zerolog.Logger
 	itself broker.Actor
 	worker string      // this process, in the leases of runs

@@ -27,8 +27,9 @@ const startTimeout = time.Minute
 // sent and the spec does not say to send them again, ErrNoReason, ErrNotFound when none
 // is left, or a *Conflict when all that are left are in another run.
 func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run, error) {
-	if strings.TrimSpace(spec.Reason) == "" {
-		return Run{}, ErrNoReason
+	var err error
+	if spec.Reason, err = broker.CheckReason(spec.Reason, true); err != nil {
+		return Run{}, err
 	}
 	frozen, set, err := d.thaw(spec.Frozen, ForReplay)
 	if err != nil {
@@ -249,6 +250,10 @@ func told(what string, by broker.Actor, reason string) string {
 // steer changes a run's state, whoever works on it. When the run is not in a state
 // to be changed so, the error is a *Conflict with what was done to it before.
 func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
+	reason, err := broker.CheckReason(reason, false)
+	if err != nil {
+		return err
+	}
 	bucket, err := d.b.Desk(ctx)
 	if err != nil {
 		return err
