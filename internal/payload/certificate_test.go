@@ -138,26 +138,26 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"escaped CRLF", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\r\n`)), `the two characters \ and n`},
 		{"spaces for line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(" ")), "line breaks"},
 		{"cut off at the end", leaf[:len(leaf)/2], "cut off: the CERTIFICATE block that begins on line 1"},
-		{"cut off at the front", leaf[40:], "cut off at the front"},
+		{"cut off at the front", leaf[40:], "its beginning is cut off"},
 		{"cut off in the middle", slices.Concat(leaf[:len(leaf)/2], []byte("\n"), intermediate), "has no END line before the next block"},
-		{"a line lost its end", bytes.Replace(leaf, []byte("-----END CERTIFICATE-----"), []byte("-----END CERT-----"), 1), "not ended by its own END line"},
-		{"text in front of BEGIN", append([]byte("cert: "), leaf...), "text in front of -----BEGIN"},
+		{"a line lost its end", bytes.Replace(leaf, []byte("-----END CERTIFICATE-----"), []byte("-----END CERT-----"), 1), "has a different END line"},
+		{"text in front of BEGIN", append([]byte("cert: "), leaf...), "text before -----BEGIN"},
 		{"not base64", bytes.Replace(leaf, []byte("MII"), []byte("M*I"), 1), "not base64"},
 		{"not a certificate", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("hello")}), "not an X.509 certificate"},
 		{"no certificate block", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "no CERTIFICATE block"},
 		{"request", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")}), "certificate request"},
 		{"PKCS#7", pem.EncodeToMemory(&pem.Block{Type: "PKCS7", Bytes: []byte("x")}), "PKCS#7"},
 		{"OpenSSL's trusted certificate", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: p.Leaf.Raw}), "TRUSTED CERTIFICATE"},
-		{"with its key", slices.Concat(leaf, key), "holds a private key"},
-		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "holds a private key"},
-		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "holds a private key"},
+		{"with its key", slices.Concat(leaf, key), "contains a private key"},
+		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "contains a private key"},
+		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "contains a private key"},
 		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
-		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `does not connect: "Another Root" did not issue "*.example.com"`},
-		{"missing link", slices.Concat(leaf, root), `does not connect: "Test Root"`},
-		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `does not connect: "Test CA 1"`},
-		{"chain without leaf", slices.Concat(intermediate, root), "the leaf is missing"},
+		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `the chain is broken: "Another Root" issued neither "*.example.com"`},
+		{"missing link", slices.Concat(leaf, root), `the chain is broken: "Test Root"`},
+		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `the chain is broken: "Test CA 1"`},
+		{"chain without leaf", slices.Concat(intermediate, root), "and no leaf"},
 		{"over 256 KiB", bytes.Repeat([]byte("x"), 1<<20), "has 1048576 bytes"},
-		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "are not read"},
+		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "the limit is 262144"},
 		{"65 blocks", bytes.Repeat([]byte("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"), 65), "more than 64 blocks"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -259,11 +259,11 @@ func TestParseBundleLoop(t *testing.T) {
 	if want := "leaf < A < B"; chainNames(got) != want {
 		t.Errorf("got %s, want %s", chainNames(got), want)
 	}
-	if _, err := ParseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
+	if _, err := ParseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "and no leaf") {
 		t.Errorf("a circle without leaf: %v", err)
 	}
 	alone := lab.Issue(t, nil, lab.NewKey(t, "p256"), "alone")
-	if _, err := ParseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
+	if _, err := ParseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "the chain is broken") {
 		t.Errorf("a circle beside the leaf: %v", err)
 	}
 }

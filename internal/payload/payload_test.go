@@ -94,14 +94,14 @@ func TestParseKeyRefuses(t *testing.T) {
 		{"escaped line breaks", bytes.ReplaceAll(text, []byte("\n"), []byte(`\n`)), `the two characters \ and n`},
 		{"cut off", text[:len(text)-50], "cut off"},
 		{"damaged", bytes.Replace(text, []byte("M"), []byte("*"), 1), "not base64"},
-		{"not a key", block("PRIVATE KEY"), "unknown kind or damaged"},
-		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unknown kind"},
-		{"DSA", block("DSA PRIVATE KEY"), "unknown kind (DSA PRIVATE KEY)"},
-		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH's format"},
+		{"not a key", block("PRIVATE KEY"), "damaged or has an unsupported type"},
+		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unsupported type"},
+		{"DSA", block("DSA PRIVATE KEY"), "unsupported type (DSA PRIVATE KEY)"},
+		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH format"},
 		{"encrypted PKCS#8", block("ENCRYPTED PRIVATE KEY"), "is encrypted"},
 		{"encrypted PKCS#1", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,0011"}, Bytes: []byte("canary-canary-canary")}), "is encrypted"},
-		{"only a certificate", lab.PEM(leaf), "no private key under the event's private_key: it holds CERTIFICATE"},
-		{"public key", block("PUBLIC KEY"), "it holds PUBLIC KEY"},
+		{"only a certificate", lab.PEM(leaf), "the event's private_key contains no private key, only CERTIFICATE"},
+		{"public key", block("PUBLIC KEY"), "only PUBLIC KEY"},
 		{"two keys", slices.Concat(text, lab.KeyPEM(t, another)), "2 private keys"},
 		{"another key", lab.KeyPEM(t, another), `does not match the certificate "web1.example.com"`},
 		{"too large", bytes.Repeat([]byte("A"), maxKey+1), "has 13001 bytes"},
@@ -208,16 +208,16 @@ func TestBuildPayloadRefuses(t *testing.T) {
 		passphrase string
 		want       string
 	}{
-		{"no key", PEMAndKey, Settings{}, nil, "", "payload pem_and_key needs the private key"},
-		{"no key for pkcs12", PKCS12, Settings{}, nil, passphrase, "payload pkcs12 needs the private key"},
+		{"no key", PEMAndKey, Settings{}, nil, "", "payload pem_and_key requires the private key"},
+		{"no key for pkcs12", PKCS12, Settings{}, nil, passphrase, "payload pkcs12 requires the private key"},
 		{"another key", PEMAndKey, Settings{}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
 		{"no passphrase", PKCS12, Settings{}, key, "", "pkcs12_passphrase is empty"},
 		{"blank passphrase", PKCS12, Settings{}, key, "  ", "pkcs12_passphrase is empty"},
 		{"passphrase that is not ASCII", PKCS12, Settings{}, key, "canary-ü", "not printable ASCII"},
 		{"passphrase beyond the BMP", PKCS12, Settings{}, key, "canary-😀", "not printable ASCII"},
 		{"passphrase with a line break", PKCS12, Settings{}, key, "canary\n", "not printable ASCII"},
-		{"unknown payload", "zip\r\n", Settings{}, key, "", "payload zip is not one"},
-		{"unknown encoding", PKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
+		{"unknown payload", "zip\r\n", Settings{}, key, "", "unknown payload zip;"},
+		{"unknown encoding", PKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "unknown pkcs12_encoding legacyrc2;"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -19,7 +19,7 @@ import (
 // takes three.
 const maxAuthRounds = 8
 
-var errAuthRounds = errors.New("AUTH goes on and on")
+var errAuthRounds = errors.New("unexpected AUTH challenge")
 
 // authenticate proves who we are, unless the target asks for nothing.
 func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
@@ -53,22 +53,22 @@ func (s *Session) mayAuthenticate(method string) *verdict.Failure {
 	switch {
 	case s.relay.AllowInsecureAuth, !TellsPassword(method):
 	case s.tls == nil:
-		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true")
+		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true, then replay")
 	case s.relay.SkipVerify:
-		return s.authFailure("tls_skip_verify leaves open who " + s.address + " is, so the password was not sent; set ca_file instead, or allow_insecure_auth: true")
+		return s.authFailure("tls_skip_verify is set, so the identity of " + s.address + " is not verified and the password was not sent; set ca_file instead, or allow_insecure_auth: true, then replay")
 	}
 	offered := s.offers.mechanisms()
 	if slices.Contains(offered, method) {
 		return nil
 	}
 	if len(offered) == 0 {
-		hint := "set auth_method: none, or use the port on which the relay offers AUTH"
+		hint := "set auth_method: none, or use the port on which the relay offers AUTH, then replay"
 		if s.tls == nil {
-			hint = "many relays offer AUTH over TLS alone: set tls_mode to starttls or smtps"
+			hint = "many relays offer AUTH only over TLS: set tls_mode to starttls or smtps, then replay"
 		}
 		return s.authFailure(s.address + " does not offer AUTH on this connection; " + hint)
 	}
-	return s.authFailure(fmt.Sprintf("%s does not offer AUTH %s, only %s; choose one of these as auth_method",
+	return s.authFailure(fmt.Sprintf("%s does not offer AUTH %s, only %s; set auth_method to one of these, then replay",
 		s.address, method, legible.Clean(strings.Join(offered, ", "), 200)))
 }
 

@@ -142,9 +142,9 @@ type fault struct {
 // Faults that are found here and not by the connection.
 var (
 	errNoSTARTTLS = errors.New("STARTTLS is not offered")
-	errInjected   = errors.New("plaintext behind the reply to STARTTLS")
+	errInjected   = errors.New("plaintext after the reply to STARTTLS")
 	errNoReset    = errors.New("RSET was refused")
-	errUnasked    = errors.New("a reply that nobody asked for")
+	errUnasked    = errors.New("a reply that belongs to no command")
 	errUnproven   = errors.New("the relay did not prove that it knows the password")
 	errIterations = errors.New("SCRAM with too few or too many iterations")
 )

@@ -69,7 +69,7 @@ func phasesAsMarkdown() string {
 
 func codesAsMarkdown() string {
 	var b strings.Builder
-	b.WriteString("| code | class | tried again | what to do |\n|---|---|---|---|\n")
+	b.WriteString("| code | class | retried | what to do |\n|---|---|---|---|\n")
 	for _, code := range []verdict.Code{verdict.SMTPConnect, verdict.SMTPTransient, verdict.SMTPTLS, verdict.SMTPAuth,
 		verdict.SMTPPermanent, verdict.SMTPValidation} {
 		retried := map[bool]string{true: "yes", false: "no"}[code.Retried()]
@@ -154,13 +154,13 @@ func TestReasonsReadWell(t *testing.T) {
 		want  string
 	}{
 		{fault{phase: verdict.PhaseRcpt, err: &textproto.Error{Code: 550, Msg: "5.1.1 nobody"}},
-			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply says why; mend that and replay"},
+			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply says why; fix that, then replay"},
 		{fault{phase: verdict.PhaseBanner, err: &textproto.Error{Code: 421, Msg: "busy"}},
-			"mx.test:25 answered 421 to the connection; it is tried again"},
+			"mx.test:25 answered 421 to the connection; Certpost retries"},
 		{fault{phase: verdict.PhaseContent, dot: true, err: os.ErrDeadlineExceeded, waited: 30 * time.Second},
-			"mx.test:25 did not answer the end of the mail within 30s; whether it took the mail is unknown"},
+			"mx.test:25 did not answer the final dot (end of the mail) within 30s; it is unknown whether the relay accepted the mail"},
 		{fault{phase: verdict.PhaseEHLO, err: errLongReply},
-			"mx.test:25 answered EHLO with more than 100 lines; check host, port and firewall if it lasts; it is tried again"},
+			"mx.test:25 answered EHLO with more than 100 lines; Certpost retries; if it keeps failing, check host, port and firewall"},
 		{fault{phase: verdict.PhaseAuth, err: &textproto.Error{Code: 535, Msg: "5.7.8 no"}},
 			"mx.test:25 answered 535 5.7.8 to AUTH; check username, password and auth_method, then replay"},
 	} {

@@ -94,7 +94,7 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 	if r.roots == nil && r.CAPEM != nil {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(r.CAPEM) {
-			return nil, Unusable("ca_file", r.CAFile, "has no certificate", nil)
+			return nil, Unusable("ca_file", r.CAFile, "contains no PEM certificate", nil)
 		}
 	}
 	if r.ClientCert == nil {
@@ -104,7 +104,7 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 	defer clear(key)
 	certificate, err := tls.X509KeyPair(r.ClientCert, key)
 	if err != nil {
-		return nil, Unusable("client_cert_file", r.ClientCertFile, "and client_key_file are not a certificate and its key, both PEM and not encrypted", nil)
+		return nil, Unusable("client_cert_file", r.ClientCertFile, "and client_key_file do not contain a certificate and its private key, both PEM and unencrypted", nil)
 	}
 	config.Certificates = []tls.Certificate{certificate}
 	return config, nil
@@ -113,7 +113,7 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 // Unusable is the verdict on a file that a target names.
 func Unusable(key, path, why string, cause error) *verdict.Failure {
 	return verdict.Fail(verdict.TargetInvalid, verdict.PhaseConnect,
-		fmt.Sprintf("%s %s %s: mend it, then replay", key, legible.Clean(path, 200), why)).Because(cause)
+		fmt.Sprintf("%s %s %s: fix it, then replay", key, legible.Clean(path, 200), why)).Because(cause)
 }
 
 // asciiHost is a host without brackets and with A-labels. A name that has none

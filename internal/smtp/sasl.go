@@ -39,7 +39,7 @@ func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 	case "SCRAM-SHA-256":
 		for _, text := range []string{user, password} {
 			if _, err := precis.OpaqueString.String(text); err != nil {
-				return nil, "username or password is empty or has characters that SCRAM has no place for; use another password, or auth_method: plain"
+				return nil, "username or password is empty or has characters that SCRAM does not allow; use another password, or auth_method: plain, then replay"
 			}
 		}
 		if s.bindable() && slices.Contains(s.offers.mechanisms(), "SCRAM-SHA-256-PLUS") {
@@ -47,7 +47,7 @@ func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 		}
 		return &scram{Auth: smtp.ScramSHA256Auth(user, password)}, ""
 	}
-	return nil, "auth_method " + strconv.Quote(legible.Clean(s.relay.AuthMethod, 40)) + " is not known; use none, plain, login, cram-md5, scram-sha-256 or xoauth2"
+	return nil, "unknown auth_method " + strconv.Quote(legible.Clean(s.relay.AuthMethod, 40)) + "; use none, plain, login, cram-md5, scram-sha-256 or xoauth2, then replay"
 }
 
 // bindable reports whether the TLS connection has something that AUTH can be bound

@@ -140,24 +140,24 @@ func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 		return verdict.Fail(code, verdict.PhaseMail, reason)
 	}
 	if len(env.Recipients) == 0 {
-		return refuse(verdict.SMTPValidation, "the mail has no recipients; give the target at least one address")
+		return refuse(verdict.SMTPValidation, "the mail has no recipients; add at least one address to the target, then replay")
 	}
 	for _, address := range append([]string{env.From}, env.Recipients...) {
 		if !speakable(address, env.UTF8) {
-			return refuse(verdict.SMTPValidation, "an address of the envelope holds characters that must not stand in an SMTP command; correct from_address, to, cc or bcc")
+			return refuse(verdict.SMTPValidation, "an envelope address contains characters that are not allowed in an SMTP command; fix from_address, to, cc or bcc, then replay")
 		}
 	}
 	if env.UTF8 {
 		if !s.offers.has("SMTPUTF8") {
-			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay")
+			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay, then replay")
 		}
 	}
 	lines := bytes.Count(raw, []byte("\n"))
 	if bytes.Count(raw, []byte("\r\n")) != lines || bytes.Count(raw, []byte("\r")) != lines {
-		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; please report this")
+		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; this is a bug in Certpost, please report it")
 	}
 	if limit := s.offers.SizeLimit(); limit > 0 && len(raw) > limit {
-		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes and %s takes at most %d (SIZE); raise the relay's limit or choose a smaller payload", len(raw), s.address, limit))
+		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes, but %s accepts at most %d (SIZE); raise the relay's limit or choose a smaller payload, then replay", len(raw), s.address, limit))
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func (s *Session) snapshot() *verdict.Transcript {
 	for i, line := range s.transcript.lines {
 		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= firstOfTalk && i < firstOfTalk+more {
 			if i == firstOfTalk {
-				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines are left out)", more))
+				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines omitted)", more))
 			}
 			continue
 		}

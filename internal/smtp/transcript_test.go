@@ -99,7 +99,7 @@ func TestACourseIsBounded(t *testing.T) {
 		}
 		size += len(line)
 	}
-	if lines := len(f.Transcript.Dialogue); lines != maxDialogue+1 || size > 12<<10 || f.Transcript.Dialogue[firstOfTalk] != "(65 lines are left out)" {
+	if lines := len(f.Transcript.Dialogue); lines != maxDialogue+1 || size > 12<<10 || f.Transcript.Dialogue[firstOfTalk] != "(65 lines omitted)" {
 		t.Errorf("%d lines, %d bytes, %q", lines, size, f.Transcript.Dialogue[firstOfTalk])
 	}
 }
