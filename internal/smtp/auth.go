@@ -37,9 +37,9 @@ func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
 		return s.authFailure(reason)
 	}
 	spoken := []string{string(password)}
-	s.transcript.hush = true
+	s.transcript.inAuth = true
 	failure := s.step(ctx, verdict.PhaseAuth, func() error { return s.exchange(mechanism, &spoken) })
-	s.transcript.hush = false
+	s.transcript.inAuth = false
 	if failure != nil && echoes(failure.Cause, spoken) {
 		failure.Reply = "(left out: the relay repeated the credentials)"
 		failure.Cause = nil

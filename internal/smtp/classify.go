@@ -18,9 +18,9 @@ import (
 const (
 	// quitTimeout is how long a relay may take to say goodbye.
 	quitTimeout = 5 * time.Second
-	// lastWordTimeout is how long we look for a reply on a connection that broke
+	// earlyReplyTimeout is how long we look for a reply on a connection that broke
 	// while we wrote; it is there already or it does not come.
-	lastWordTimeout = time.Second
+	earlyReplyTimeout = time.Second
 )
 
 // kind is what happened in a phase, as far as the verdict depends on it.
@@ -144,7 +144,7 @@ var (
 	errNoSTARTTLS = errors.New("STARTTLS is not offered")
 	errInjected   = errors.New("plaintext after the reply to STARTTLS")
 	errNoReset    = errors.New("RSET was refused")
-	errUnasked    = errors.New("a reply that belongs to no command")
+	errExtraReply = errors.New("a reply that belongs to no command")
 	errUnproven   = errors.New("the relay did not prove that it knows the password")
 	errIterations = errors.New("SCRAM with too few or too many iterations")
 )
@@ -163,7 +163,7 @@ func (f fault) kind() kind {
 		return stopped
 	case errors.Is(f.err, os.ErrDeadlineExceeded), f.ctx != nil, errors.As(f.err, &network) && network.Timeout():
 		return hung
-	case isProtocol(f.err), errors.Is(f.err, errNoReset), errors.Is(f.err, errUnasked):
+	case isProtocol(f.err), errors.Is(f.err, errNoReset), errors.Is(f.err, errExtraReply):
 		return garbled
 	case f.phase == verdict.PhaseTLS && !isCut(f.err):
 		return untrusted

@@ -98,7 +98,7 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 				t.Errorf("%s with %s holds a final verdict against the relay", row.phase, kindNames[k])
 			}
 		}
-		if _, known := said[row.phase]; !known && row.phase != verdict.PhaseConnect {
+		if _, known := phaseNames[row.phase]; !known && row.phase != verdict.PhaseConnect {
 			t.Errorf("there is no word for %s", row.phase)
 		}
 	}

@@ -51,37 +51,37 @@ func (o offers) SizeLimit() int {
 
 // command says one line and returns the reply to it.
 func (s *Session) command(expect int, line string) (code int, text string, err error) {
-	if err := s.say(line); err != nil {
+	if err := s.sendLines(line); err != nil {
 		return 0, "", err
 	}
-	return s.hear(expect)
+	return s.readReply(expect)
 }
 
-// say sends lines in one packet, to each of which there will be a reply. The lines
+// sendLines sends lines in one packet, to each of which there will be a reply. The lines
 // and their replies are so short together (at most 52, for 50 recipients) that they fit
 // into the buffers of both sides, and neither has to read before the other has written.
-func (s *Session) say(lines ...string) error {
-	if err := s.silence(); err != nil {
+func (s *Session) sendLines(lines ...string) error {
+	if err := s.checkNoExtraReply(); err != nil {
 		return err
 	}
 	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
 	defer clear(packet) // AUTH
 	s.wire.expect(len(lines))
-	s.transcript.say(lines...)
+	s.transcript.recordLines(lines...)
 	return s.write(packet)
 }
 
-// silence makes sure that nothing is left of earlier replies: one that nobody asked
+// checkNoExtraReply makes sure that nothing is left of earlier replies: one that nobody asked
 // for would be taken for the reply to what comes next, in the worst case to the mail.
-func (s *Session) silence() error {
+func (s *Session) checkNoExtraReply() error {
 	if s.text.R.Buffered() == 0 {
 		return nil
 	}
-	code, text, err := s.hear(0)
+	code, text, err := s.readReply(0)
 	if err == nil && code >= 400 {
 		return &textproto.Error{Code: code, Msg: text}
 	} else if err == nil {
-		return errUnasked
+		return errExtraReply
 	}
 	return err
 }
@@ -89,24 +89,24 @@ func (s *Session) silence() error {
 // write is for what a reply is awaited to; when it fails it looks for one that came before.
 func (s *Session) write(p []byte) error {
 	if _, err := s.wire.Write(p); err != nil {
-		return s.lastWord(err)
+		return s.earlyReply(err)
 	}
 	return nil
 }
 
-// hear reads the next reply. One with another code than the expected, of which a
+// readReply reads the next reply. One with another code than the expected, of which a
 // prefix may be given, is an error.
-func (s *Session) hear(expect int) (code int, text string, err error) {
+func (s *Session) readReply(expect int) (code int, text string, err error) {
 	code, text, err = s.text.ReadResponse(expect)
-	s.transcript.hear(code, text)
+	s.transcript.recordReply(code, text)
 	return code, text, err
 }
 
-// lastWord is what the relay said before it hung up on us while we wrote, as one
+// earlyReply is what the relay said before it hung up on us while we wrote, as one
 // does that finds the mail too large or has run out of space; else it is err.
-func (s *Session) lastWord(err error) error {
-	_ = s.tcp.SetReadDeadline(time.Now().Add(lastWordTimeout))
-	code, text, readErr := s.hear(0)
+func (s *Session) earlyReply(err error) error {
+	_ = s.tcp.SetReadDeadline(time.Now().Add(earlyReplyTimeout))
+	code, text, readErr := s.readReply(0)
 	if readErr != nil || code < 400 {
 		return err
 	}
@@ -115,7 +115,7 @@ func (s *Session) lastWord(err error) error {
 
 // content writes the mail and its end. When it fails, the end did not go out.
 func (s *Session) content(raw []byte) error {
-	if err := s.silence(); err != nil {
+	if err := s.checkNoExtraReply(); err != nil {
 		s.dead = true // the relay waits for the content
 		return err
 	}
@@ -128,7 +128,7 @@ func (s *Session) content(raw []byte) error {
 		end = "\r\n.\r\n"
 	}
 	s.wire.expect(1)
-	s.transcript.say(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
+	s.transcript.recordLines(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
 	if err := s.write(stuffed); err != nil {
 		return err
 	}

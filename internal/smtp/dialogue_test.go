@@ -70,7 +70,7 @@ func FuzzContent(f *testing.F) {
 		raw = bytes.ReplaceAll(bytes.ReplaceAll(raw, []byte("\r"), nil), []byte("\n"), []byte("\r\n"))
 		client, server := net.Pipe()
 		s := &Session{tcp: client}
-		s.speakOver(client)
+		s.setConn(client)
 		done := make(chan error, 1)
 		go func() {
 			done <- s.content(raw)

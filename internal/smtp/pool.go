@@ -33,24 +33,24 @@ type poolKey [sha256.Size]byte
 type Pool struct {
 	salt [sha256.Size]byte // so that a key tells nothing about a password
 
-	mu      sync.Mutex
-	relays  map[string]*relayConns // by relay.name()
-	leaving int                    // connections that say goodbye
-	gone    *sync.Cond             // there are no more of these
-	closed  bool
+	mu        sync.Mutex
+	relays    map[string]*relayConns // by relay.name()
+	closing   int                    // connections that say goodbye
+	allClosed *sync.Cond             // there are no more of these
+	closed    bool
 }
 
 // relayConns has the connections to one relay.
 type relayConns struct {
 	open    int             // connections and places for them, those that say goodbye included
-	leaving int             // those that say goodbye
+	closing int             // those that say goodbye
 	idle    []*Session      // the one used last at the end
 	waiting []chan struct{} // whose turn comes next, in this order
 }
 
 func NewPool() *Pool {
 	p := &Pool{relays: make(map[string]*relayConns)}
-	p.gone = sync.NewCond(&p.mu)
+	p.allClosed = sync.NewCond(&p.mu)
 	_, _ = rand.Read(p.salt[:]) // never fails
 	return p
 }
@@ -72,16 +72,16 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 		h.waiting = append(h.waiting, mine)
 		defer func() {
 			h.waiting = slices.DeleteFunc(h.waiting, func(w chan struct{}) bool { return w == mine })
-			p.tidy(r.name()) // there may be room for more than one
+			p.notifyNext(r.name()) // there may be room for more than one
 		}()
 	}
 	for {
 		if t.Connections == 0 || h.waiting[0] == mine {
-			for t.Connections > 0 && h.open-h.leaving > t.Connections && len(h.idle) > 0 {
-				p.retire(h, h.idle[0]) // there may be fewer than before
+			for t.Connections > 0 && h.open-h.closing > t.Connections && len(h.idle) > 0 {
+				p.closeIdle(h, h.idle[0]) // there may be fewer than before
 			}
-			if s := h.take(key, fresh); s != nil {
-				if p.wake(s) {
+			if s := h.takeIdle(key, fresh); s != nil {
+				if p.stopWatch(s) {
 					return s, nil
 				}
 				h.open--
@@ -91,8 +91,8 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 				h.open++
 				return nil, nil
 			}
-			if h.open-h.leaving >= t.Connections && len(h.idle) > 0 {
-				p.retire(h, h.idle[0]) // made with other credentials
+			if h.open-h.closing >= t.Connections && len(h.idle) > 0 {
+				p.closeIdle(h, h.idle[0]) // made with other credentials
 			}
 		}
 		p.mu.Unlock()
@@ -107,8 +107,8 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 	}
 }
 
-// take takes the session out that was used last, of those with the key.
-func (h *relayConns) take(key poolKey, fresh bool) *Session {
+// takeIdle takes the session out that was used last, of those with the key.
+func (h *relayConns) takeIdle(key poolKey, fresh bool) *Session {
 	if fresh {
 		return nil
 	}
@@ -121,12 +121,12 @@ func (h *relayConns) take(key poolKey, fresh bool) *Session {
 	return nil
 }
 
-// wake ends the watch over a session that was idle, and reports whether it lives.
-func (p *Pool) wake(s *Session) bool {
+// stopWatch ends the watch over a session that was idle, and reports whether it lives.
+func (p *Pool) stopWatch(s *Session) bool {
 	p.mu.Unlock()
 	defer p.mu.Lock()
 	_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
-	<-s.rested
+	<-s.idleEnded
 	if s.dead {
 		s.abort()
 	}
@@ -155,12 +155,12 @@ func (p *Pool) Release(r Relay) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.relays[r.name()].open--
-	p.tidy(r.name())
+	p.notifyNext(r.name())
 }
 
-// tidy follows each change that may let somebody have his turn, or leave a relay
+// notifyNext follows each change that may let somebody have his turn, or leave a relay
 // without connections.
-func (p *Pool) tidy(address string) {
+func (p *Pool) notifyNext(address string) {
 	h := p.relays[address]
 	if len(h.waiting) > 0 {
 		select {
@@ -178,55 +178,55 @@ func (p *Pool) Put(s *Session, t Terms) {
 	defer p.mu.Unlock()
 	h := p.relays[s.relay.name()]
 	left := min(t.Idle, t.Age-time.Since(s.created))
-	if s.dead || p.closed || s.tried >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
-		p.dismiss(h, s)
+	if s.dead || p.closed || s.mails >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
+		p.closeLater(h, s)
 		return
 	}
-	s.rested = make(chan struct{})
+	s.idleEnded = make(chan struct{})
 	s.wire.expect(1)
 	_ = s.tcp.SetDeadline(time.Now().Add(left))
 	h.idle = append(h.idle, s)
-	go p.listen(h, s)
-	p.tidy(s.relay.name())
+	go p.watchIdle(h, s)
+	p.notifyNext(s.relay.name())
 }
 
-// listen is the watch over an idle session: whatever the relay says or does, and
+// watchIdle is the watch over an idle session: whatever the relay says or does, and
 // the end of its time, ends it, unless somebody took it before.
-func (p *Pool) listen(h *relayConns, s *Session) {
-	defer close(s.rested)
+func (p *Pool) watchIdle(h *relayConns, s *Session) {
+	defer close(s.idleEnded)
 	_, err := s.text.R.Peek(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.dead = s.dead || !errors.Is(err, os.ErrDeadlineExceeded)
 	if slices.Contains(h.idle, s) {
-		p.retire(h, s)
+		p.closeIdle(h, s)
 	}
 }
 
-// retire ends an idle session.
-func (p *Pool) retire(h *relayConns, s *Session) {
+// closeIdle ends an idle session.
+func (p *Pool) closeIdle(h *relayConns, s *Session) {
 	h.idle = slices.DeleteFunc(h.idle, func(other *Session) bool { return other == s })
-	p.dismiss(h, s)
+	p.closeLater(h, s)
 }
 
-// dismiss ends a session that nobody has, in the background: a relay may be slow to
+// closeLater ends a session that nobody has, in the background: a relay may be slow to
 // say goodbye. Until it has, the connection counts.
-func (p *Pool) dismiss(h *relayConns, s *Session) {
-	h.leaving, p.leaving = h.leaving+1, p.leaving+1
+func (p *Pool) closeLater(h *relayConns, s *Session) {
+	h.closing, p.closing = h.closing+1, p.closing+1
 	go func() {
-		if s.rested != nil {
+		if s.idleEnded != nil {
 			_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
-			<-s.rested
+			<-s.idleEnded
 		}
 		s.quit()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		h.leaving, p.leaving = h.leaving-1, p.leaving-1
-		if p.leaving == 0 {
-			p.gone.Broadcast()
+		h.closing, p.closing = h.closing-1, p.closing-1
+		if p.closing == 0 {
+			p.allClosed.Broadcast()
 		}
 		h.open--
-		p.tidy(s.relay.name())
+		p.notifyNext(s.relay.name())
 	}()
 }
 
@@ -238,11 +238,11 @@ func (p *Pool) Close() {
 	p.closed = true
 	for _, h := range p.relays {
 		for len(h.idle) > 0 {
-			p.retire(h, h.idle[0])
+			p.closeIdle(h, h.idle[0])
 		}
 	}
-	for p.leaving > 0 {
-		p.gone.Wait()
+	for p.closing > 0 {
+		p.allClosed.Wait()
 	}
 }
 

@@ -49,7 +49,7 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 			lab.Eventually(t, "the pool to forget the relay", func() bool {
 				p.mu.Lock()
 				defer p.mu.Unlock()
-				return len(p.relays) == 0 && p.leaving == 0
+				return len(p.relays) == 0 && p.closing == 0
 			})
 		})
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// said maps a phase to its name in a sentence: what the relay was expected to answer.
-var said = map[verdict.Phase]string{
+// phaseNames maps a phase to its name in a sentence: what the relay was expected to answer.
+var phaseNames = map[verdict.Phase]string{
 	verdict.PhaseBanner:   "the connection",
 	verdict.PhaseEHLO:     "EHLO",
 	verdict.PhaseSTARTTLS: "STARTTLS",
@@ -41,7 +41,7 @@ var remedies = map[verdict.Code]string{
 // reason says what happened, where, and what to do. It names no recipient and
 // quotes no reply text, so it is safe in any log.
 func (f fault) reason(happened kind, ruling ruling) string {
-	what := said[f.phase]
+	what := phaseNames[f.phase]
 	if f.dot {
 		what = "the final dot (end of the mail)"
 	}
@@ -99,7 +99,7 @@ func (f fault) garbage() string {
 		return fmt.Sprintf("more than %d lines", maxReplyLines)
 	case errors.Is(f.err, errAuthRounds):
 		return "an unexpected challenge"
-	case errors.Is(f.err, errUnasked):
+	case errors.Is(f.err, errExtraReply):
 		return "an extra reply that belongs to no command"
 	case errors.Is(f.err, errNoReset):
 		return "a refusal of the RSET before it, which ends the previous mail's transaction"

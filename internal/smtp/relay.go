@@ -165,9 +165,9 @@ func fullDomain(name string) bool {
 	return len(labels) > 1 && len(name) <= 253 && net.ParseIP(name) == nil
 }
 
-// speakable reports whether an address may stand between the angle brackets of
+// safeInCommand reports whether an address may stand between the angle brackets of
 // MAIL and RCPT: nothing in it can end the path or the line.
-func speakable(address string, utf8 bool) bool {
+func safeInCommand(address string, utf8 bool) bool {
 	quoted := false
 	for i := 0; i < len(address); i++ {
 		c := address[i]

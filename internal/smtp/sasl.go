@@ -82,7 +82,7 @@ func (a *scram) Next(challenge []byte, more bool) ([]byte, error) {
 		return nil, errUnproven
 	case a.step > len(begins), !bytes.HasPrefix(challenge, []byte(begins[a.step-1])), a.step == 1 && len(challenge) > 0:
 		return nil, errAuthRounds
-	case a.step == 2 && !decentIterations(challenge):
+	case a.step == 2 && !iterationsInRange(challenge):
 		return nil, errIterations
 	}
 	response, err := a.Auth.Next(challenge, true)
@@ -95,9 +95,9 @@ func (a *scram) Next(challenge []byte, more bool) ([]byte, error) {
 	return nil, errAuthRounds // go-mail's text may quote the challenge
 }
 
-// decentIterations reads the number of iterations in the relay's first message; one
+// iterationsInRange reads the number of iterations in the relay's first message; one
 // without is left to the mechanism.
-func decentIterations(challenge []byte) bool {
+func iterationsInRange(challenge []byte) bool {
 	for attribute := range bytes.SplitSeq(challenge, []byte(",")) {
 		if text, found := bytes.CutPrefix(attribute, []byte("i=")); found {
 			n, err := strconv.Atoi(string(text))

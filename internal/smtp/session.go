@@ -24,13 +24,13 @@ import (
 // several phases: a verdict wants to know which recipient was refused, in which
 // phase, and whether the final dot had gone out.
 type Session struct {
-	relay   Relay
-	address string // host:port
-	created time.Time
-	dialled time.Duration // what dial took
-	tried   int           // mails, whatever became of them
-	key     poolKey       // what it may be used for again
-	rested  chan struct{} // closed when the watch over the idle session has ended
+	relay     Relay
+	address   string // host:port
+	created   time.Time
+	dialled   time.Duration // what dial took
+	mails     int           // mails, whatever became of them
+	key       poolKey       // what it may be used for again
+	idleEnded chan struct{} // closed when the watch over the idle session has ended
 
 	tcp    net.Conn // what abort closes, whatever stands above it
 	wire   *wire    // what is spoken over: tcp, or TLS on it
@@ -40,10 +40,10 @@ type Session struct {
 
 	transcript transcript // of the present mail; of a new connection from its beginning
 
-	open  bool // a transaction was begun and not ended: RSET before the next
-	heard bool // the relay has answered something of the present mail
-	ended bool // the content is out, its end included
-	dead  bool // no further command makes sense
+	inTransaction bool // a transaction was begun and not ended: RSET before the next
+	answered      bool // the relay has answered something of the present mail
+	contentSent   bool // the content is out, its end included
+	dead          bool // no further command makes sense
 }
 
 // Dial connects to the relay and takes the connection past TLS and AUTH. Every
@@ -72,17 +72,17 @@ func (s *Session) establish(ctx context.Context) *verdict.Failure {
 	if failure := s.connect(ctx); failure != nil {
 		return failure
 	}
-	defer s.watch(ctx)()
+	defer s.closeOnDone(ctx)()
 
 	if s.relay.TLSMode == TLSSMTPS {
 		if failure := s.handshake(ctx, config); failure != nil {
 			return failure
 		}
 	}
-	if failure := s.greet(ctx); failure != nil {
+	if failure := s.readGreeting(ctx); failure != nil {
 		return failure
 	}
-	if failure := s.hello(ctx); failure != nil {
+	if failure := s.ehlo(ctx); failure != nil {
 		return failure
 	}
 	if failure := s.startTLS(ctx, config); failure != nil {
@@ -97,33 +97,33 @@ func (s *Session) connect(ctx context.Context) *verdict.Failure {
 	defer cancel()
 	started := time.Now()
 	tcp, err := new(net.Dialer).DialContext(limit, "tcp", s.relay.dialAddress())
-	s.transcript.took(verdict.PhaseConnect, started)
+	s.transcript.recordPhase(verdict.PhaseConnect, started)
 	if err != nil {
 		s.dead = true
 		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.Failure()
 	}
 	s.tcp = tcp
-	s.speakOver(tcp)
+	s.setConn(tcp)
 	return nil
 }
 
-func (s *Session) speakOver(conn net.Conn) {
+func (s *Session) setConn(conn net.Conn) {
 	s.wire = &wire{Conn: conn}
 	s.wire.expect(1)
 	s.text = textproto.NewReader(bufio.NewReader(s.wire))
 }
 
-// greet reads the relay's greeting.
-func (s *Session) greet(ctx context.Context) *verdict.Failure {
+// readGreeting reads the relay's greeting.
+func (s *Session) readGreeting(ctx context.Context) *verdict.Failure {
 	return s.step(ctx, verdict.PhaseBanner, func() error {
-		_, _, err := s.hear(220)
+		_, _, err := s.readReply(220)
 		return err
 	})
 }
 
-// hello introduces us and learns what the relay offers. HELO is for relays that
+// ehlo introduces us and learns what the relay offers. HELO is for relays that
 // do not know EHLO (500 or 502, RFC 5321 section 3.2); any other answer stands.
-func (s *Session) hello(ctx context.Context) *verdict.Failure {
+func (s *Session) ehlo(ctx context.Context) *verdict.Failure {
 	name := heloName(s.relay.HELO, s.tcp.LocalAddr())
 	return s.step(ctx, verdict.PhaseEHLO, func() error {
 		_, text, err := s.command(250, "EHLO "+name)
@@ -164,7 +164,7 @@ func (s *Session) startTLS(ctx context.Context, config *tls.Config) *verdict.Fai
 	if failure := s.handshake(ctx, config); failure != nil {
 		return failure
 	}
-	return s.hello(ctx)
+	return s.ehlo(ctx)
 }
 
 // handshake puts TLS on the connection.
@@ -182,7 +182,7 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 	}
 	state := secured.ConnectionState()
 	s.tls = &state
-	s.speakOver(secured)
+	s.setConn(secured)
 	return nil
 }
 
@@ -196,18 +196,18 @@ func (s *Session) step(ctx context.Context, phase verdict.Phase, do func() error
 	}
 	_ = s.tcp.SetDeadline(limit) // fails on a closed socket alone, and then do fails as well
 	err := do()
-	s.transcript.took(phase, started)
+	s.transcript.recordPhase(phase, started)
 	if err == nil {
 		return nil
 	}
-	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.ended}
+	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent}
 	s.dead = s.dead || f.ends() || s.wire.broken
 	return f.Failure()
 }
 
-// watch closes the socket the moment the context is done, which is what makes a
-// blocked read or write return. The returned function ends the watch.
-func (s *Session) watch(ctx context.Context) (end func()) {
+// closeOnDone closes the socket the moment the context is done, which is what makes a
+// blocked read or write return. The returned function ends the closeOnDone.
+func (s *Session) closeOnDone(ctx context.Context) (end func()) {
 	stop := context.AfterFunc(ctx, s.abort)
 	return func() {
 		if !stop() {
@@ -233,7 +233,7 @@ func (s *Session) Close() {
 		return
 	}
 	s.dead = true
-	go s.farewell()
+	go s.sendQuit()
 }
 
 // quit is close, and waits for it.
@@ -243,10 +243,10 @@ func (s *Session) quit() {
 		return
 	}
 	s.dead = true
-	s.farewell()
+	s.sendQuit()
 }
 
-func (s *Session) farewell() {
+func (s *Session) sendQuit() {
 	_ = s.tcp.SetDeadline(time.Now().Add(quitTimeout))
 	_, _, _ = s.command(221, "QUIT")
 	_ = s.wire.Close()

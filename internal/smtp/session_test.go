@@ -451,8 +451,8 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	if got := server.Heard(); !slices.Equal(got, want) {
 		t.Errorf("heard %v, want %v", got, want)
 	}
-	if len(server.Taken()) != 3 || s.tried != 3 {
-		t.Errorf("relay holds %d, session counts %d", len(server.Taken()), s.tried)
+	if len(server.Taken()) != 3 || s.mails != 3 {
+		t.Errorf("relay holds %d, session counts %d", len(server.Taken()), s.mails)
 	}
 }
 

@@ -69,8 +69,8 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	if got.Failure = s.Admit(env, raw); got.Failure != nil {
 		return got
 	}
-	fresh := s.tried == 0
-	s.tried, s.heard = s.tried+1, false
+	fresh := s.mails == 0
+	s.mails, s.answered = s.mails+1, false
 	if !fresh {
 		s.transcript = transcript{kept: true}
 	}
@@ -82,12 +82,12 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 			got.Failure.Transcript = got.transcript
 		}
 	}()
-	defer s.watch(ctx)()
+	defer s.closeOnDone(ctx)()
 
-	taken, refused, failure := s.introduce(ctx, env, len(raw))
+	taken, refused, failure := s.sendEnvelope(ctx, env, len(raw))
 	got.refused, got.Failure = refused, failure
 	if failure != nil {
-		got.Stale = !fresh && !s.heard && gone(ctx, failure)
+		got.Stale = !fresh && !s.answered && connectionEnded(ctx, failure)
 		return got
 	}
 	switch {
@@ -104,7 +104,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	}
 	asked := time.Now()
 	err := claim(until)
-	s.transcript.took(verdict.PhaseClaim, asked)
+	s.transcript.recordPhase(verdict.PhaseClaim, asked)
 	if err != nil {
 		got.Failure = claimFailure(err)
 		return got
@@ -143,7 +143,7 @@ func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 		return refuse(verdict.SMTPValidation, "the mail has no recipients; add at least one address to the target, then replay")
 	}
 	for _, address := range append([]string{env.From}, env.Recipients...) {
-		if !speakable(address, env.UTF8) {
+		if !safeInCommand(address, env.UTF8) {
 			return refuse(verdict.SMTPValidation, "an envelope address contains characters that are not allowed in an SMTP command; fix from_address, to, cc or bcc, then replay")
 		}
 	}
@@ -162,18 +162,18 @@ func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	return nil
 }
 
-// query is one command of an envelope.
-type query struct {
+// envelopeCommand is one command of an envelope.
+type envelopeCommand struct {
 	phase     verdict.Phase
 	line      string
 	expect    int // the code of a good reply, or a prefix of it
 	recipient string
 }
 
-func (s *Session) queries(env Envelope, size int) []query {
-	var all []query
-	if s.open {
-		all = append(all, query{phase: verdict.PhaseMail, line: reset, expect: 250})
+func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
+	var all []envelopeCommand
+	if s.inTransaction {
+		all = append(all, envelopeCommand{phase: verdict.PhaseMail, line: reset, expect: 250})
 	}
 	mail := "MAIL FROM:<" + env.From + ">"
 	if s.offers.has("SIZE") {
@@ -185,22 +185,22 @@ func (s *Session) queries(env Envelope, size int) []query {
 	if env.UTF8 {
 		mail += " SMTPUTF8"
 	}
-	all = append(all, query{phase: verdict.PhaseMail, line: mail, expect: 250})
+	all = append(all, envelopeCommand{phase: verdict.PhaseMail, line: mail, expect: 250})
 	for _, recipient := range env.Recipients {
-		all = append(all, query{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
+		all = append(all, envelopeCommand{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
 	}
 	return all
 }
 
-// introduce tells the relay from whom and to whom the mail is: in one packet when
+// sendEnvelope tells the relay from whom and to whom the mail is: in one packet when
 // it offers PIPELINING (RFC 2920), else command by command. Each reply is judged
 // as the one to its command. The failure is about the mail as a whole: then nobody
 // was taken, but who was refused by then is.
-func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
-	all := s.queries(env, size)
+func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
+	all := s.envelopeCommands(env, size)
 	atOnce := s.offers.has("PIPELINING")
 	if atOnce {
-		failure := s.step(ctx, verdict.PhaseMail, func() error { return s.say(linesOf(all)...) })
+		failure := s.step(ctx, verdict.PhaseMail, func() error { return s.sendLines(linesOf(all)...) })
 		if failure != nil {
 			return nil, nil, failure
 		}
@@ -208,23 +208,23 @@ func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken 
 	for _, q := range all {
 		no := s.step(ctx, q.phase, func() error {
 			if !atOnce {
-				if err := s.say(q.line); err != nil {
+				if err := s.sendLines(q.line); err != nil {
 					return err
 				}
 			}
-			_, _, err := s.hear(q.expect)
+			_, _, err := s.readReply(q.expect)
 			if code := replyCode(err); q.line == reset && code != 0 && code != 421 {
 				return errNoReset // says nothing about this mail
 			}
 			return err
 		})
-		s.heard = s.heard || !s.dead
+		s.answered = s.answered || !s.dead
 		switch {
 		case failure != nil: // the replies after a refused MAIL mean nothing, and are read all the same
 		case no == nil && q.phase == verdict.PhaseRcpt:
 			taken = append(taken, q.recipient)
 		case no == nil:
-			s.open = q.line != reset
+			s.inTransaction = q.line != reset
 		case q.phase == verdict.PhaseRcpt && !s.dead:
 			refused = append(refused, rejection{q.recipient, no})
 		default:
@@ -240,7 +240,7 @@ func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken 
 	return taken, refused, nil
 }
 
-func linesOf(all []query) []string {
+func linesOf(all []envelopeCommand) []string {
 	lines := make([]string, len(all))
 	for i, q := range all {
 		lines[i] = q.line
@@ -248,8 +248,8 @@ func linesOf(all []query) []string {
 	return lines
 }
 
-// gone reports that a connection had ended before it heard of the mail.
-func gone(ctx context.Context, f *verdict.Failure) bool {
+// connectionEnded reports that a connection had ended before it heard of the mail.
+func connectionEnded(ctx context.Context, f *verdict.Failure) bool {
 	return ctx.Err() == nil && (f.ReplyCode == 421 || f.ReplyCode == 0 && (isCut(f.Cause) || isAlert(f.Cause)))
 }
 
@@ -262,16 +262,16 @@ func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, 
 	if failure != nil {
 		return reply, failure
 	}
-	s.open = false // the reply to the final dot, whatever it is, ends the transaction
+	s.inTransaction = false // the reply to the final dot, whatever it is, ends the transaction
 
 	failure = s.step(ctx, verdict.PhaseContent, func() (err error) {
 		if err := s.content(raw); err != nil {
 			return err
 		}
-		s.ended = true
-		reply.Code, reply.Msg, err = s.hear(2) // a relay that answers 251 has taken the mail all the same
+		s.contentSent = true
+		reply.Code, reply.Msg, err = s.readReply(2) // a relay that answers 251 has taken the mail all the same
 		return err
 	})
-	s.ended = false
+	s.contentSent = false
 	return reply, failure
 }

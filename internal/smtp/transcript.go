@@ -14,31 +14,31 @@ import (
 // Bounds of what is kept of a conversation: the ledger has it for every attempt that
 // failed. Fifty recipients make a hundred lines, of which the first and the last tell.
 const (
-	maxSpoken     = 240 // bytes of a line
-	maxDialogue   = 40  // lines
-	firstOfTalk   = 16  // of them, when there are more
-	maxHeardReply = 1 << 10
-	maxPeerNames  = 5
+	maxLine      = 240 // bytes of a line
+	maxDialogue  = 40  // lines
+	headLines    = 16  // of them, when there are more
+	maxReplyKept = 1 << 10
+	maxPeerNames = 5
 )
 
 // transcript is what a session has gone through with the present mail. It notes what is
 // there anyway, and makes something of it only when somebody asks.
 type transcript struct {
 	kept      bool
-	hush      bool // AUTH: no word of it is noted but the method and the codes
+	inAuth    bool // AUTH: no word of it is noted but the method and the codes
 	untrusted *x509.Certificate
 	steps     []verdict.Step
-	lines     []utterance
+	lines     []dialogueLine
 }
 
-// utterance is a line as it was said.
-type utterance struct {
+// dialogueLine is a line as it was said.
+type dialogueLine struct {
 	code int // of a reply; 0: ours
 	text string
 }
 
-// took notes a phase; what comes in several parts, as RCPT does, is one.
-func (c *transcript) took(phase verdict.Phase, since time.Time) {
+// recordPhase notes a phase; what comes in several parts, as RCPT does, is one.
+func (c *transcript) recordPhase(phase verdict.Phase, since time.Time) {
 	took := time.Since(since)
 	if last := len(c.steps) - 1; last >= 0 && c.steps[last].Phase == phase {
 		c.steps[last].Took += took
@@ -47,27 +47,27 @@ func (c *transcript) took(phase verdict.Phase, since time.Time) {
 	c.steps = append(c.steps, verdict.Step{Phase: phase, Took: took})
 }
 
-func (c *transcript) say(lines ...string) {
+func (c *transcript) recordLines(lines ...string) {
 	for _, line := range lines {
-		if c.hush {
+		if c.inAuth {
 			line = withoutCredentials(line)
 		}
-		c.lines = append(c.lines, utterance{text: line})
+		c.lines = append(c.lines, dialogueLine{text: line})
 	}
 }
 
-// hear notes a reply; one without a code was none.
-func (c *transcript) hear(code int, text string) {
+// recordReply notes a reply; one without a code was none.
+func (c *transcript) recordReply(code int, text string) {
 	if code == 0 {
 		return
 	}
-	if c.hush {
+	if c.inAuth {
 		text = enhancedCode(code, text)
 	}
-	if len(text) > maxHeardReply {
-		text = strings.Clone(text[:maxHeardReply]) // not to keep the whole
+	if len(text) > maxReplyKept {
+		text = strings.Clone(text[:maxReplyKept]) // not to keep the whole
 	}
-	c.lines = append(c.lines, utterance{code, text})
+	c.lines = append(c.lines, dialogueLine{code, text})
 }
 
 // withoutCredentials leaves of a line of AUTH the method, and of one that answers a
@@ -100,8 +100,8 @@ func (s *Session) snapshot() *verdict.Transcript {
 		*names = (*names)[:min(len(*names), maxPeerNames)]
 	}
 	for i, line := range s.transcript.lines {
-		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= firstOfTalk && i < firstOfTalk+more {
-			if i == firstOfTalk {
+		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= headLines && i < headLines+more {
+			if i == headLines {
 				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines omitted)", more))
 			}
 			continue
@@ -111,9 +111,9 @@ func (s *Session) snapshot() *verdict.Transcript {
 	return c
 }
 
-func (l utterance) String() string {
+func (l dialogueLine) String() string {
 	if l.code == 0 {
-		return legible.Clean("C: "+l.text, maxSpoken)
+		return legible.Clean("C: "+l.text, maxLine)
 	}
-	return legible.Clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxSpoken)
+	return legible.Clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxLine)
 }

@@ -21,7 +21,7 @@ var (
 type wire struct {
 	net.Conn
 	line, lines, bytes int // of the replies being read
-	most               int // lines they may have
+	maxLines           int // lines they may have
 	err                error
 
 	broken bool // a write failed: what was written is not complete
@@ -29,7 +29,7 @@ type wire struct {
 
 // expect says how many replies come next.
 func (w *wire) expect(replies int) {
-	w.line, w.lines, w.bytes, w.most = 0, 0, 0, replies*maxReplyLines
+	w.line, w.lines, w.bytes, w.maxLines = 0, 0, 0, replies*maxReplyLines
 }
 
 // Read fails once the replies are larger than the bounds, behind what came before:
@@ -44,7 +44,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		switch {
 		case w.line > maxReplyLine:
 			w.err = errLongLine
-		case w.lines >= w.most || w.bytes > maxReplyBytes:
+		case w.lines >= w.maxLines || w.bytes > maxReplyBytes:
 			w.err = errLongReply
 		}
 		if w.err != nil && i > 0 {
