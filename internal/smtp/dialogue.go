@@ -9,13 +9,12 @@ import (
 	"time"
 )
 
-// offers are the extensions that a relay named in its reply to EHLO: keyword, in
-// upper case, to parameters.
+// offers maps the extensions of a relay's reply to EHLO, keyword in upper case, to
+// their parameters.
 type offers map[string]string
 
-// parseOffers reads the reply to EHLO. Keywords are the same in upper and lower
-// case (RFC 5321 section 4.1.1.1); "AUTH=LOGIN" is how servers offered it before
-// there was an RFC.
+// parseOffers reads the reply to EHLO. Keywords are case-insensitive (RFC 5321
+// section 4.1.1.1); "AUTH=LOGIN" is how servers offered it before there was an RFC.
 func parseOffers(text string) offers {
 	o := offers{}
 	for i, line := range strings.Split(text, "\n") {
@@ -37,10 +36,10 @@ func (o offers) has(keyword string) bool {
 	return offered
 }
 
-// mechanisms are those of AUTH, in upper case.
+// mechanisms are the AUTH mechanisms, in upper case.
 func (o offers) mechanisms() []string { return strings.Fields(strings.ToUpper(o["AUTH"])) }
 
-// SizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
+// SizeLimit is the largest mail the relay accepts, in bytes; 0 if it states no limit (RFC 1870).
 func (o offers) SizeLimit() int {
 	limit, err := strconv.Atoi(o["SIZE"])
 	if err != nil || limit < 0 {
@@ -49,7 +48,7 @@ func (o offers) SizeLimit() int {
 	return limit
 }
 
-// command says one line and returns the reply to it.
+// command sends one line and returns the reply to it.
 func (s *Session) command(expect int, line string) (code int, text string, err error) {
 	if err := s.sendLines(line); err != nil {
 		return 0, "", err
