@@ -15,13 +15,13 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// maxAuthRounds bounds the challenges of one AUTH; SCRAM, the longest we know,
-// takes three.
+// maxAuthRounds limits the challenges of one AUTH; SCRAM, the longest supported
+// method, takes three.
 const maxAuthRounds = 8
 
 var errAuthRounds = errors.New("unexpected AUTH challenge")
 
-// authenticate proves who we are, unless the target asks for nothing.
+// authenticate runs AUTH, unless the target's auth_method is none.
 func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
 	method := strings.ToUpper(s.relay.AuthMethod)
 	if method == "" || method == "NONE" {
@@ -47,8 +47,8 @@ func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
 	return failure
 }
 
-// mayAuthenticate holds the password back from a relay that did not ask for it
-// in this way, or that might be somebody else.
+// mayAuthenticate refuses to send the password unencrypted, to a relay whose identity is
+// not verified, or by a method that the relay does not offer.
 func (s *Session) mayAuthenticate(method string) *verdict.Failure {
 	switch {
 	case s.relay.AllowInsecureAuth, !TellsPassword(method):
@@ -76,8 +76,8 @@ func (s *Session) authFailure(reason string) *verdict.Failure {
 	return verdict.Fail(verdict.SMTPAuth, verdict.PhaseAuth, reason)
 }
 
-// exchange speaks AUTH with a mechanism (RFC 4954 section 4). What it says, as it
-// goes over the wire, is added to spoken.
+// exchange runs AUTH with a mechanism (RFC 4954 section 4). It appends every response,
+// in base64 as sent, to spoken.
 func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	name, response, err := mechanism.Start(&smtp.ServerInfo{
 		Name: s.relay.Host,
@@ -106,7 +106,7 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 		}
 		challenge, err := base64.StdEncoding.DecodeString(text)
 		if err != nil {
-			challenge = nil // LOGIN does not look at it, and the others refuse an empty one
+			challenge = nil // LOGIN ignores the challenge, and the others refuse an empty one
 		}
 		response, err := mechanism.Next(challenge, true)
 		if errors.Is(err, errUnproven) || errors.Is(err, errIterations) {
@@ -120,14 +120,14 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	return errAuthRounds
 }
 
-// echoes reports whether an error holds a part of what was spoken: some relays
-// quote the command that they refuse.
+// echoes reports whether a reply contains a part of spoken: some relays quote the
+// command that they refuse.
 func echoes(err error, spoken []string) bool {
 	refused, ok := errors.AsType[*textproto.Error](err)
 	if !ok {
 		return false
 	}
-	// A piece of eight is too short to use and too long to be there by chance.
+	// Eight characters are too few to be of use and too many to match by chance.
 	const piece = 8
 	pieces := make(map[string]bool)
 	for _, said := range spoken {

@@ -38,9 +38,9 @@ func newBreaker(threshold int) *breaker {
 	return &breaker{threshold: threshold, first: breakerFirst, max: breakerMax}
 }
 
-// Permit is the permission to try a relay once. The holder calls Success or Failure when
-// the result is known, and always End, with defer; without a result it changes nothing
-// but lets the next probe go.
+// Permit is the permission to try a relay once. The holder calls Success or Failure if
+// the result is known, and always defers End, which without a result only allows the
+// next probe.
 type Permit struct {
 	breaker *breaker
 	probe   bool

@@ -12,37 +12,37 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// reset is the command that forgets a transaction.
+// reset is the command that aborts a transaction.
 const reset = "RSET"
 
-// Envelope is what the relay is told about a mail: addresses without angle
-// brackets, domains as A-labels, no duplicates.
+// Envelope is the SMTP envelope of a mail: addresses without angle brackets,
+// domains as A-labels, no duplicates.
 type Envelope struct {
 	From         string // "" is the null sender
 	Recipients   []string
 	UTF8         bool // an address needs SMTPUTF8 (RFC 6531)
-	AllOrNothing bool // nobody gets it unless all do
+	AllOrNothing bool // if one recipient is refused, no recipient gets the mail
 }
 
-// Result is what one transaction came to. The relay took the mail for
-// receipt.Recipients, refused some recipients, or ended the transaction as a whole.
+// Result is the outcome of one transaction. The relay accepted the mail for
+// receipt.Recipients, refused some recipients, or the transaction failed as a whole.
 type Result struct {
 	tried      []string            // the recipients of the envelope
-	receipt    *verdict.Receipt    // nil when the relay did not take the mail
+	receipt    *verdict.Receipt    // nil if the relay did not accept the mail
 	refused    []rejection         // recipients refused one by one at RCPT
-	Failure    *verdict.Failure    // why the relay did not take the mail; nil when it did
-	transcript *verdict.Transcript // how it went, when anybody was refused
-	Stale      bool                // the connection, an old one, had ended before: no word about the mail
+	Failure    *verdict.Failure    // why the transaction failed as a whole, else nil
+	transcript *verdict.Transcript // set if there is a Failure or a refused recipient
+	Stale      bool                // a reused connection had already ended: the Failure says nothing about the mail
 }
 
-// rejection is one recipient that the relay did not take.
+// rejection is one recipient that the relay refused.
 type rejection struct {
 	recipient string
 	failure   *verdict.Failure
 }
 
-// Verdicts sums the result up in what the broker acts on: the receipt when the
-// relay took the mail for anybody, the failure when somebody is still owed it.
+// Verdicts returns what the lane acts on: the receipt if the relay accepted the mail for
+// at least one recipient, the failure if at least one recipient does not have it.
 func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 	if r.Failure == nil {
 		f := sumUp(r.refused)
@@ -59,10 +59,10 @@ func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 	return nil, &f
 }
 
-// Send carries one mail. raw has CRLF line ends and is not dot-stuffed. claim
-// is called once, after the relay has taken the envelope for at least one
-// recipient and before any content goes out, with the moment by which the
-// outcome will be known; when it fails nothing is sent.
+// Send sends one mail. raw has CRLF line ends and is not dot-stuffed. claim is
+// called once, after the relay has accepted at least one recipient and before
+// DATA, with the time by which the outcome will be known; if it fails, nothing is
+// sent.
 func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func(until time.Time) error) (got Result) {
 	started := time.Now()
 	got = Result{tried: env.Recipients}
@@ -134,7 +134,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	return got
 }
 
-// Admit finds what the relay cannot take before anything is said to it.
+// Admit refuses, before any command is sent, a mail that this relay cannot accept.
 func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	refuse := func(code verdict.Code, reason string) *verdict.Failure {
 		return verdict.Fail(code, verdict.PhaseMail, reason)
@@ -162,12 +162,12 @@ func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	return nil
 }
 
-// envelopeCommand is one command of an envelope.
+// envelopeCommand is one command of the envelope.
 type envelopeCommand struct {
 	phase     verdict.Phase
 	line      string
-	expect    int // the code of a good reply, or a prefix of it
-	recipient string
+	expect    int    // the code of a positive reply, or a prefix of it
+	recipient string // of RCPT
 }
 
 func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
@@ -192,10 +192,10 @@ func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
 	return all
 }
 
-// sendEnvelope tells the relay from whom and to whom the mail is: in one packet when
-// it offers PIPELINING (RFC 2920), else command by command. Each reply is judged
-// as the one to its command. The failure is about the mail as a whole: then nobody
-// was taken, but who was refused by then is.
+// sendEnvelope sends MAIL and one RCPT for each recipient: in one packet if the relay
+// offers PIPELINING (RFC 2920), else command by command. Each reply is matched to its
+// command. A failure concerns the mail as a whole: then taken is nil, but refused still
+// has the recipients refused so far.
 func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
 	all := s.envelopeCommands(env, size)
 	atOnce := s.offers.has("PIPELINING")
@@ -214,13 +214,13 @@ func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (tak
 			}
 			_, _, err := s.readReply(q.expect)
 			if code := replyCode(err); q.line == reset && code != 0 && code != 421 {
-				return errNoReset // says nothing about this mail
+				return errNoReset // a refused RSET says nothing about this mail
 			}
 			return err
 		})
 		s.answered = s.answered || !s.dead
 		switch {
-		case failure != nil: // the replies after a refused MAIL mean nothing, and are read all the same
+		case failure != nil: // replies after a refused MAIL are read but mean nothing
 		case no == nil && q.phase == verdict.PhaseRcpt:
 			taken = append(taken, q.recipient)
 		case no == nil:
@@ -248,7 +248,8 @@ func linesOf(all []envelopeCommand) []string {
 	return lines
 }
 
-// connectionEnded reports that a connection had ended before it heard of the mail.
+// connectionEnded reports whether f, a failure before the first reply to a mail, means
+// only that the connection is closed or about to close (421).
 func connectionEnded(ctx context.Context, f *verdict.Failure) bool {
 	return ctx.Err() == nil && (f.ReplyCode == 421 || f.ReplyCode == 0 && (isCut(f.Cause) || isAlert(f.Cause)))
 }
@@ -262,14 +263,14 @@ func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, 
 	if failure != nil {
 		return reply, failure
 	}
-	s.inTransaction = false // the reply to the final dot, whatever it is, ends the transaction
+	s.inTransaction = false // any reply to the final dot ends the transaction
 
 	failure = s.step(ctx, verdict.PhaseContent, func() (err error) {
 		if err := s.content(raw); err != nil {
 			return err
 		}
 		s.contentSent = true
-		reply.Code, reply.Msg, err = s.readReply(2) // a relay that answers 251 has taken the mail all the same
+		reply.Code, reply.Msg, err = s.readReply(2) // any 2yz reply accepts the mail, also 251
 		return err
 	})
 	s.contentSent = false
