@@ -24,7 +24,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// passphrase is one that a shell or a lax parser would trip over.
+// passphrase has characters that a shell or a careless parser would misread.
 const passphrase = `p12 "Pass" $phrase;\ ~`
 
 func TestParseKeyTakesEveryEncoding(t *testing.T) {
@@ -57,7 +57,7 @@ func TestParseKeyTakesEveryEncoding(t *testing.T) {
 					t.Fatal(err)
 				}
 				if same, ok := got.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(key) {
-					t.Error("another key came out")
+					t.Error("parseKey returned another key")
 				}
 				if !bytes.Equal(text, before) {
 					t.Error("the caller's text was changed")
@@ -126,8 +126,8 @@ func mustDER(t *testing.T, key crypto.Signer) []byte {
 	return der
 }
 
-// quotesNothing checks that no run of eight characters of the text's base64, and
-// nothing it decodes to, is in what printing the error gives.
+// quotesNothing checks that the printed error contains neither a group of eight characters
+// of the text's base64 nor the canary that it decodes to.
 func quotesNothing(t *testing.T, err error, text []byte) {
 	t.Helper()
 	printed := fmt.Sprintf("%v %+v %#v", err, err, err)
@@ -173,7 +173,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		t.Fatalf("pem_and_key gives %d files, the last %s", len(files), files[len(files)-1].Name)
 	}
 	if bytes.Contains(files[0].Data, []byte("PRIVATE KEY")) || !bytes.Equal(files[1].Data, key) {
-		t.Error("the key is not where it belongs, or not PKCS#8")
+		t.Error("the key is in the wrong file, or not PKCS#8")
 	}
 
 	files, err = Build(PKCS12, Settings{}, b, key, []byte(passphrase))
@@ -188,7 +188,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !leaf.Equal(p.Leaf.Certificate) || len(chain) != 1 || !chain[0].Equal(p.Intermediate.Certificate) || !got.(*ecdsa.PrivateKey).Equal(p.Leaf.Key) {
-		t.Error("the PKCS#12 file holds something else")
+		t.Error("the PKCS#12 file has other contents")
 	}
 }
 
@@ -223,7 +223,7 @@ func TestBuildPayloadRefuses(t *testing.T) {
 			t.Parallel()
 			files, err := Build(c.kind, c.settings, b, c.key, []byte(c.passphrase))
 			if files != nil {
-				t.Error("there are files beside the error")
+				t.Error("Build returned files and an error")
 			}
 			if reason := refusal(t, err); !strings.Contains(reason, c.want) {
 				t.Errorf("got %q, want %q in it", reason, c.want)
@@ -233,8 +233,8 @@ func TestBuildPayloadRefuses(t *testing.T) {
 	}
 }
 
-// Four programs that are not ours open every PKCS#12 file that we make: OpenSSL,
-// Java, GnuTLS and NSS, the last without Ed25519, which it cannot read.
+// Four independent programs open every PKCS#12 file that Build makes: OpenSSL, Java,
+// GnuTLS and NSS; NSS cannot read Ed25519.
 func TestPKCS12Readers(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"rsa", "p256", "ed25519"} {
@@ -281,7 +281,7 @@ func TestPKCS12Readers(t *testing.T) {
 					}
 				})
 				if kind == "ed25519" {
-					return // NSS is no reader of these; the mail says so
+					return // NSS cannot read these; the mail says so
 				}
 				t.Run("nss", func(t *testing.T) {
 					pk12util, certutil := lab.Need(t, "pk12util"), lab.Need(t, "certutil")
@@ -303,8 +303,8 @@ func TestPKCS12Readers(t *testing.T) {
 	}
 }
 
-// With GODEBUG=fips140=only making a PKCS#12 file would panic. The setting is
-// read when a program starts, so another one is started.
+// With GODEBUG=fips140=only creating a PKCS#12 file would panic. The setting is
+// read at program start, so the test starts a second process.
 func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("CERTPOST_TEST_FIPS") == "" {
@@ -343,7 +343,7 @@ func FuzzParseKey(f *testing.F) {
 			return
 		}
 		if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(lab.SeededKey(1)) {
-			t.Fatal("a key that is not the certificate's was taken")
+			t.Fatal("a key that does not match the certificate was accepted")
 		}
 	})
 }

@@ -28,7 +28,7 @@ func TestCodesDocument(t *testing.T) {
 		before, rest, found := strings.Cut(page, begin)
 		_, after, closed := strings.Cut(rest, end)
 		if !found || !closed {
-			t.Fatalf("%s has no place for the %s", path, name)
+			t.Fatalf("%s has no markers for the %s", path, name)
 		}
 		page = before + begin + table + end + after
 	}
@@ -78,12 +78,12 @@ func codesAsMarkdown() string {
 	return b.String()
 }
 
-// Every phase has an answer to everything that can happen in it.
+// Every phase has a ruling for every kind that can happen in it.
 func TestThePhaseTableIsComplete(t *testing.T) {
 	t.Parallel()
 	for _, row := range phaseTable {
 		if row.timeout <= 0 {
-			t.Errorf("%s may take for ever", row.phase)
+			t.Errorf("%s has no time limit", row.phase)
 		}
 		speaks := row.phase != verdict.PhaseConnect && row.phase != verdict.PhaseTLS
 		for k := range kindCount {
@@ -93,18 +93,18 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 			if ruling := row.rulings[k]; needed && ruling.code == "" {
 				t.Errorf("%s has no ruling for %s", row.phase, kindNames[k])
 			} else if ruling.maybe != (row.dot && ruling.code != "" && (k == dropped || k == hung || k == garbled || k == untrusted || k == stopped)) {
-				t.Errorf("%s with %s: only a reply that is missing behind the final dot leaves the outcome unknown", row.phase, kindNames[k])
+				t.Errorf("%s with %s: the outcome is unknown if, and only if, the reply to the final dot is missing", row.phase, kindNames[k])
 			} else if ruling.relay && !ruling.code.Retried() {
-				t.Errorf("%s with %s holds a final verdict against the relay", row.phase, kindNames[k])
+				t.Errorf("%s with %s: a permanent verdict counts for the breaker", row.phase, kindNames[k])
 			}
 		}
 		if _, known := phaseNames[row.phase]; !known && row.phase != verdict.PhaseConnect {
-			t.Errorf("there is no word for %s", row.phase)
+			t.Errorf("phaseNames has no name for %s", row.phase)
 		}
 	}
 }
 
-// What the table has no place for is tried again.
+// A case without a ruling in the table is retried.
 func TestTheUnknownIsRetried(t *testing.T) {
 	t.Parallel()
 	f := fault{phase: verdict.PhaseConnect, relay: "relay.test:25", err: &textproto.Error{Code: 554, Msg: "?"}}.Failure()
@@ -143,7 +143,7 @@ func TestEchoedCredentialsAreFound(t *testing.T) {
 		}
 	}
 	if !echoes(reply("your pw is pw"), []string{"pw", ""}) || echoes(reply("no"), []string{"pw"}) || echoes(errNoReset, spoken) {
-		t.Error("short passwords are looked for as a whole")
+		t.Error("a password shorter than eight characters has to match as a whole")
 	}
 }
 

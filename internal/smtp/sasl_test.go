@@ -10,8 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// SCRAM binds both sides: a relay that does not know the password, or takes the
-// steps in an order that lets it get around proving it, is not believed.
+// SCRAM authenticates both sides: a relay that does not know the password, or uses an
+// order of steps that avoids proving it, is not trusted.
 func TestSCRAMRelaysHaveToProveThemselves(t *testing.T) {
 	t.Parallel()
 	const password = "correct-horse-battery"

@@ -80,7 +80,7 @@ func TestSendHandsTheMailOver(t *testing.T) {
 	}
 }
 
-// outcome is what a fault has to come to.
+// outcome is the expected result of a fault.
 type outcome struct {
 	code      verdict.Code
 	relay     bool
@@ -89,7 +89,7 @@ type outcome struct {
 	mails     int
 }
 
-// TestEveryFaultInEveryPhase writes down again, by hand, what faults.md says.
+// TestEveryFaultInEveryPhase repeats the phase table by hand, independently of classify.go.
 func TestEveryFaultInEveryPhase(t *testing.T) {
 	t.Parallel()
 	const (
@@ -188,7 +188,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 					t.Errorf("got %+v in %s, want %+v in %s\n%v", got, f.Phase, test.want, row.phase, f)
 				}
 				if receipt != nil {
-					t.Errorf("a receipt came along: %+v", receipt)
+					t.Errorf("a receipt in addition: %+v", receipt)
 				}
 				if !strings.Contains(f.Reason, r.Address()) || strings.Contains(f.Reason, "ops@example.com") {
 					t.Errorf("reason %q has to name the relay and no recipient", f.Reason)
@@ -201,7 +201,7 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 
 func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 	t.Parallel()
-	// More than the buffers of both sides hold: the write has to fail.
+	// Larger than the buffers of both sides, so that the write fails.
 	big := []byte(strings.Repeat(strings.Repeat("x", 70)+"\r\n", 1<<18))
 	for name, test := range map[string]struct {
 		act  lab.RelayAct
@@ -222,13 +222,13 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 				t.Fatalf("got %+v", f)
 			}
 			if test.act.Reply != "" && f.Reply == "" {
-				t.Errorf("the relay's last word is lost: %v", f)
+				t.Errorf("the relay's early reply is lost: %v", f)
 			}
 			if slices.Contains(server.Heard(), "QUIT") {
 				t.Error("a QUIT followed the unfinished content")
 			}
 			if mails := server.Taken(); len(mails) != 0 {
-				t.Errorf("the relay took %d mails of which it had not seen the end", len(mails))
+				t.Errorf("the relay accepted %d mails without their end", len(mails))
 			}
 		})
 	}
@@ -248,7 +248,7 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 	}
 }
 
-// An answer that comes drop by drop does not move the deadline of its phase.
+// A slow reply, byte by byte, does not extend the deadline of its phase.
 func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "250-", Slowly: true, Endless: true}}})
@@ -341,7 +341,7 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			} else if len(mails) != 1 || !slices.Equal(mails[0].Recipients, test.taken) {
 				t.Errorf("the relay holds %+v", mails)
 			}
-			// The session goes on, whatever became of the mail before.
+			// The session can be used again, whatever the outcome of the mail before.
 			server.Mu.Lock()
 			server.PerRcpt = nil
 			server.Mu.Unlock()
@@ -349,13 +349,13 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 				t.Errorf("the next mail: %v", failure)
 			}
 			if reset := slices.Contains(server.Heard(), "RSET"); reset != (len(test.taken) == 0) {
-				t.Errorf("heard %v: RSET belongs behind a transaction that was left open, and nowhere else", server.Heard())
+				t.Errorf("heard %v: RSET has to follow a transaction that was left open, and only that", server.Heard())
 			}
 		})
 	}
 }
 
-// Who was refused for good stays so, whatever becomes of the mail.
+// A permanent refusal of a recipient counts, whatever the outcome of the mail.
 func TestRefusalsOutliveTheTransaction(t *testing.T) {
 	t.Parallel()
 	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
@@ -418,7 +418,7 @@ func TestAllOrNothing(t *testing.T) {
 			if !strings.Contains(f.Reason, "all_or_nothing") || len(server.Taken()) != 0 || slices.Contains(server.Heard(), "DATA") {
 				t.Errorf("reason %q, heard %v, holds %v", f.Reason, server.Heard(), server.Taken())
 			}
-			// What was half said is forgotten before the next mail.
+			// The unfinished transaction is reset before the next mail.
 			server.Mu.Lock()
 			server.PerRcpt = nil
 			server.Mu.Unlock()
@@ -456,7 +456,7 @@ func TestSessionsCarryManyMailsWithoutChatter(t *testing.T) {
 	}
 }
 
-// What is said after the relay took the mail changes nothing about it.
+// The reply to QUIT does not change the outcome of an accepted mail.
 func TestTheGoodbyeDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	for name, a := range map[string]lab.RelayAct{"refused": {Reply: "500 5.5.1 stay"}, "dropped": {Drop: true}} {
@@ -468,7 +468,7 @@ func TestTheGoodbyeDoesNotMatter(t *testing.T) {
 	}
 }
 
-// A transaction that cannot be forgotten says nothing about the next mail.
+// A refused RSET says nothing about the next mail.
 func TestRefusedResetIsNotTheMailsFault(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{
@@ -487,7 +487,7 @@ func TestNothingIsSentWithoutAClaim(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
 	s := mustDial(t, clientOf(server))
-	lost := errors.New("somebody else has it")
+	lost := errors.New("another process has the claim")
 	_, f := s.Send(lab.Patient(t), someone, someMail, func(time.Time) error { return lost }).Verdicts()
 	if f == nil || f.Phase != verdict.PhaseClaim || !errors.Is(f, lost) || f.Certainty != verdict.NotSent || !f.Retry() {
 		t.Fatalf("got %+v", f)
@@ -521,7 +521,7 @@ func TestTheClaimComesRightBeforeDATA(t *testing.T) {
 	refusing := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 no"}}})
 	s = mustDial(t, clientOf(refusing))
 	s.Send(ctx, someone, someMail, func(time.Time) error {
-		t.Error("claimed a mail that nobody wants")
+		t.Error("claimed a mail whose recipients were all refused")
 		return nil
 	})
 }
@@ -647,7 +647,7 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	for _, offer := range []string{"SIZE", "SIZE 0", "SIZE much"} {
 		server := lab.StartRelay(t, lab.RelayScript{Offers: []string{offer}})
 		if _, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).Verdicts(); f != nil {
-			t.Errorf("%q names no limit, yet: %v", offer, f)
+			t.Errorf("%q states no limit, but: %v", offer, f)
 		}
 	}
 }
@@ -682,7 +682,7 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	}
 }
 
-// Exchange offers SMTPUTF8 and refuses it: only mails that need it ask for it.
+// Exchange offers SMTPUTF8 but refuses it: only mails that need it request it.
 func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{NoUTF8: true})
@@ -892,7 +892,7 @@ func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 	}
 }
 
-// clientOf is how to reach a scripted relay, in plaintext and without AUTH.
+// clientOf returns the settings for a scripted relay, in plaintext and without AUTH.
 func clientOf(server *lab.ScriptedRelay) Relay {
 	return Relay{Host: "127.0.0.1", Port: server.Port(), TLSMode: TLSPlaintext, HELO: "test.example"}
 }
