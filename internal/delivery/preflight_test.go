@@ -92,7 +92,7 @@ func TestExamine(t *testing.T) {
 		"no event":             {body: "{", want: [][2]string{{"error event", "cannot be read"}, {"ok relay", ""}}, not: []string{"ok certificate"}},
 		"expired":              {event: valid(-3), want: [][2]string{{"error certificate", "the certificate expired on"}, {"ok key", ""}, {"ok relay", ""}}, not: []string{"ok mail"}},
 		"another key":          {event: func(e *events.Event) { e.PrivateKey.File = other }, want: [][2]string{{"error key", "does not match"}, {"ok relay", ""}}},
-		"no key":               {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event names none"}}},
+		"no key":               {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event has no private_key"}}},
 		"a key out of bounds":  {event: func(e *events.Event) { e.PrivateKey.File = "/etc/hostname" }, want: [][2]string{{"error key", "SECRET_DENIED"}}},
 		"no passphrase":        {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "gone")} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
 		"a passphrase by name": {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: opening} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
@@ -168,7 +168,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 		script lab.RelayScript
 		want   [2]string
 	}{
-		"too small":     {lab.RelayScript{Offers: []string{"SIZE 2000"}}, [2]string{"error size", "takes at most 2000"}},
+		"too small":     {lab.RelayScript{Offers: []string{"SIZE 2000"}}, [2]string{"error size", "accepts at most 2000"}},
 		"no limit":      {lab.RelayScript{Offers: []string{"8BITMIME"}}, [2]string{"ok size", "names no limit"}},
 		"hangs":         {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Hang: true}}}, [2]string{"error relay", "SMTP_CONNECT"}},
 		"421 at once":   {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "421 4.3.2 later", Drop: true}}}, [2]string{"error relay", "421"}},

@@ -16,45 +16,45 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Bounds on certificates, checked before anything is parsed. Those of leaf and
-// chain are cert-manager's since CVE-2024-12401, in bytes of PEM; maxText
-// leaves room for what `openssl x509 -text` writes around the blocks.
+// Limits for certificates, checked before they are parsed. maxLeaf and maxChain are
+// cert-manager's since CVE-2024-12401, in bytes of PEM; maxCertificateText leaves room
+// for what `openssl x509 -text` writes around the blocks.
 const (
 	maxCertificateText = 256 << 10
 	maxLeaf            = 36_500
 	maxChain           = 95_000
 	maxCertificates    = 32
-	maxRSABits         = 16_384 // what a signature check may cost
+	maxRSABits         = 16_384 // limits the cost of a signature check
 )
 
-// clockSkew is how far in the future a certificate's first valid moment may
-// lie: CAs stamp it with their own clock.
+// clockSkew is how far in the future a certificate's notBefore may be: CAs set it
+// from their own clock.
 const clockSkew = 5 * time.Minute
 
 // Bundle is a leaf certificate and its issuers, in order.
 type Bundle struct {
 	Leaf *x509.Certificate
-	// chain are the issuers, the leaf's first. A self-signed root is kept where
-	// it was given: whoever made the event decides whether it travels.
+	// Chain contains the issuers, the leaf's first. A self-signed root is kept if the event
+	// has it: the publisher decides whether it is delivered.
 	Chain []*x509.Certificate
-	// notes say what was put right while reading.
+	// Notes describe what ParseBundle corrected or skipped, for the recipient.
 	Notes []string
 }
 
-// payloadFailure is the failure of content that no further try will mend. The
-// reason is in our words; cause is for errors.As alone.
+// payloadFailure returns a permanent SMTP_PAYLOAD failure: no retry can fix the
+// content. reason never quotes the input; cause is only for errors.As.
 func payloadFailure(cause error, reason string, args ...any) error {
 	return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, fmt.Sprintf(reason, args...)).Because(cause)
 }
 
 // ParseBundle reads the certificate text of an event: one leaf and its issuers
-// in any order. Only what was parsed is ever passed on, never the text itself.
+// in any order. Only the parsed certificates are passed on, never the text itself.
 func ParseBundle(pemText []byte) (*Bundle, error) {
 	if len(pemText) > maxCertificateText {
-		return nil, payloadFailure(nil, "the certificate text has %d bytes; more than %d are not read", len(pemText), maxCertificateText)
+		return nil, payloadFailure(nil, "the certificate text has %d bytes; the limit is %d", len(pemText), maxCertificateText)
 	}
 	if bytes.Contains(pemText, []byte("PRIVATE KEY-----")) || bytes.Contains(pemText, []byte("PRIVATE KEY BLOCK-----")) {
-		return nil, payloadFailure(nil, "the certificate text holds a private key; a key belongs into a secret store, and the event only names it. Treat this key as disclosed")
+		return nil, payloadFailure(nil, "the certificate text contains a private key; treat this key as disclosed. Keep keys in a secret store, and put only a reference into the event")
 	}
 	blocks, err := readPEM(pemText)
 	if err != nil {
@@ -68,25 +68,25 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		switch {
 		case block.kind == "CERTIFICATE" || block.kind == "X509 CERTIFICATE":
 		case block.kind == "PKCS7" || block.kind == "CMS":
-			return nil, payloadFailure(nil, "the certificate text is PKCS#7; unpack it with `openssl pkcs7 -print_certs`")
+			return nil, payloadFailure(nil, "the certificate text is PKCS#7; convert it to PEM with `openssl pkcs7 -print_certs`")
 		case strings.HasSuffix(block.kind, "CERTIFICATE REQUEST"):
-			return nil, payloadFailure(nil, "the certificate text holds a certificate request (line %d), not the certificate that was made from it", block.line)
+			return nil, payloadFailure(nil, "the certificate text contains a certificate request (line %d); publish the issued certificate instead", block.line)
 		case block.kind == "TRUSTED CERTIFICATE":
-			return nil, payloadFailure(nil, "line %d begins a TRUSTED CERTIFICATE, a format of OpenSSL's own; convert it with `openssl x509`", block.line)
+			return nil, payloadFailure(nil, "line %d begins a TRUSTED CERTIFICATE, a format that only OpenSSL uses; convert it with `openssl x509`", block.line)
 		default:
-			b.Notes = append(b.Notes, fmt.Sprintf("a %s block was left out", block.kind))
+			b.Notes = append(b.Notes, fmt.Sprintf("a %s block was skipped", block.kind))
 			continue
 		}
 		size += encodedSize(block.der)
 		if encodedSize(block.der) > maxLeaf || size > maxLeaf+maxChain {
-			return nil, payloadFailure(nil, "the certificate on line %d is too large: at most %d bytes for one and %d for all", block.line, maxLeaf, maxLeaf+maxChain)
+			return nil, payloadFailure(nil, "the certificate on line %d is too large: the limit is %d bytes for one certificate and %d for all", block.line, maxLeaf, maxLeaf+maxChain)
 		}
 		cert, err := x509.ParseCertificate(block.der)
 		if err != nil {
-			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate that can be read; `openssl x509 -text` may say more", block.line)
+			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.line)
 		}
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
-			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; at most %d are taken", block.line, key.N.BitLen(), maxRSABits)
+			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; the limit is %d", block.line, key.N.BitLen(), maxRSABits)
 		}
 		if known(certs, cert) {
 			b.Notes = append(b.Notes, fmt.Sprintf("%s was given twice", ShortName(cert)))
@@ -97,7 +97,7 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		}
 	}
 	if len(certs) == 0 {
-		return nil, payloadFailure(nil, "there is no CERTIFICATE block in the certificate text")
+		return nil, payloadFailure(nil, "the certificate text has no CERTIFICATE block")
 	}
 	if err := b.order(certs); err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		chain += encodedSize(cert.Raw)
 	}
 	if chain > maxChain {
-		return nil, payloadFailure(nil, "the chain has %d bytes of PEM; at most %d are taken", chain, maxChain)
+		return nil, payloadFailure(nil, "the chain has %d bytes of PEM; the limit is %d", chain, maxChain)
 	}
 	return b, nil
 }
@@ -121,14 +121,14 @@ func known(certs []*x509.Certificate, cert *x509.Certificate) bool {
 	return false
 }
 
-// order finds the leaf, the one certificate that issued no other, and puts
-// behind it the certificates that lead up from it, each after one that it issued.
+// order finds the leaf, the one certificate that issued none of the others, and sets
+// Chain to the certificates that lead up from it, each after one that it issued.
 func (b *Bundle) order(certs []*x509.Certificate) error {
 	issuers := make(map[*x509.Certificate][]*x509.Certificate, len(certs))
 	issuedOthers := make(map[*x509.Certificate]bool, len(certs))
 	for _, child := range certs {
-		// Issuers that lead further up come before self-signed ones: with a
-		// cross-signed root, the path to the other root stays in one piece.
+		// Issuers that lead further up come before self-signed ones, so that with a
+		// cross-signed root the path to the other root stays contiguous.
 		var roots []*x509.Certificate
 		for _, parent := range certs {
 			if child == parent || !issued(parent, child) {
@@ -150,20 +150,20 @@ func (b *Bundle) order(certs []*x509.Certificate) error {
 	}
 	b.Leaf = leaf
 	if leaf.IsCA {
-		b.Notes = append(b.Notes, "the certificate is that of a CA")
+		b.Notes = append(b.Notes, "the certificate is a CA certificate")
 	}
 	seen := map[*x509.Certificate]bool{leaf: true}
 	b.climb(leaf, issuers, seen)
 	for _, cert := range certs {
 		if !seen[cert] {
-			return payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", ShortName(cert), ShortName(leaf))
+			return payloadFailure(nil, "the chain is broken: %s issued neither %s nor any of its issuers", ShortName(cert), ShortName(leaf))
 		}
 	}
 	return nil
 }
 
-// climb appends cert's issuers and theirs, depth first; seen ends the circles
-// that CAs make when they sign each other.
+// climb appends cert's issuers and their issuers, depth first; seen prevents endless
+// recursion when CAs have signed each other.
 func (b *Bundle) climb(cert *x509.Certificate, issuers map[*x509.Certificate][]*x509.Certificate, seen map[*x509.Certificate]bool) {
 	for _, issuer := range issuers[cert] {
 		if !seen[issuer] {
@@ -174,9 +174,9 @@ func (b *Bundle) climb(cert *x509.Certificate, issuers map[*x509.Certificate][]*
 	}
 }
 
-// issued reports whether parent issued child: by name, by key identifier where
-// both have one, and by signature. A signature in an algorithm that this
-// program cannot check does not speak against it; that is for the reader's side.
+// issued reports whether parent issued child: by name, by key identifier if both have
+// one, and by signature. A signature whose algorithm Certpost cannot check counts as
+// valid; the recipient's software checks it.
 func issued(parent, child *x509.Certificate) bool {
 	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
 		return false
@@ -191,14 +191,14 @@ func issued(parent, child *x509.Certificate) bool {
 
 func selfIssued(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, cert.RawSubject) }
 
-// pickLeaf takes the one certificate that issued none of the others, and says
-// what is wrong where there is not exactly one. A certificate alone is the
-// leaf, a CA's too; several of CAs alone are more likely a chain file given by mistake.
+// pickLeaf returns the one certificate that issued none of the others, and an error
+// if there is not exactly one. A single certificate is the leaf, even a CA's; several
+// certificates that are all of CAs are more likely a chain file used by mistake.
 func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool) (*x509.Certificate, error) {
 	if len(certs) == 1 {
 		return certs[0], nil
 	}
-	var leaves, loose []*x509.Certificate // loose: a CA's, and it issued nothing here
+	var leaves, loose []*x509.Certificate // loose: CA certificates that issued none of the others
 	for _, cert := range certs {
 		switch {
 		case issuedOthers[cert]:
@@ -210,17 +210,17 @@ func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool
 	}
 	switch {
 	case len(leaves) == 0:
-		return nil, payloadFailure(nil, "there are only CA certificates (%s); the leaf is missing. Was the chain given instead of the full chain?", shortNames(certs))
+		return nil, payloadFailure(nil, "the certificate text has only CA certificates (%s) and no leaf; publish the full chain, not only the chain", shortNames(certs))
 	case len(leaves) > 1:
-		return nil, payloadFailure(nil, "there are %d leaf certificates (%s); one event carries one", len(leaves), shortNames(leaves))
+		return nil, payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), shortNames(leaves))
 	case len(loose) > 0:
-		return nil, payloadFailure(nil, "the chain does not connect: %s did not issue %s nor any of its issuers", shortNames(loose), ShortName(leaves[0]))
+		return nil, payloadFailure(nil, "the chain is broken: %s issued neither %s nor any of its issuers", shortNames(loose), ShortName(leaves[0]))
 	}
 	return leaves[0], nil
 }
 
-// CheckDates judges the leaf's dates by policy: refuse (the default, also
-// for "") or warn, which gives the warnings that the mail has to carry.
+// CheckDates checks the leaf's dates by policy: refuse (the default, also for "")
+// returns an error, warn returns the warnings that the mail must contain.
 func CheckDates(b *Bundle, now time.Time, policy string) (warnings []string, err error) {
 	_, problem := b.DateProblem(now)
 	switch {
@@ -229,11 +229,11 @@ func CheckDates(b *Bundle, now time.Time, policy string) (warnings []string, err
 	case policy == "warn":
 		return []string{problem}, nil
 	}
-	return nil, payloadFailure(nil, "%s; events.invalid_dates: warn would deliver it with a warning", problem)
+	return nil, payloadFailure(nil, "%s; to deliver it with a warning, set events.invalid_dates: warn, then replay", problem)
 }
 
-// DateProblem says in a word and in a sentence what is wrong with the leaf's
-// dates, or nothing.
+// DateProblem describes what is wrong with the leaf's dates, in a word and in a
+// sentence; both are empty if they are valid.
 func (b *Bundle) DateProblem(now time.Time) (word, sentence string) {
 	from, to := b.Leaf.NotBefore, b.Leaf.NotAfter
 	switch {
@@ -247,7 +247,7 @@ func (b *Bundle) DateProblem(now time.Time) (word, sentence string) {
 	return "", ""
 }
 
-// PEM gives leaf and chain as CERTIFICATE blocks.
+// PEM returns leaf and chain as CERTIFICATE blocks.
 func (b *Bundle) PEM() []byte {
 	var out bytes.Buffer
 	for _, cert := range append([]*x509.Certificate{b.Leaf}, b.Chain...) {
@@ -256,10 +256,11 @@ func (b *Bundle) PEM() []byte {
 	return out.Bytes()
 }
 
-// Name is what people call the certificate: its CN, else its first DNS name,
-// IP address, mail address or URI, else its serial number.
+// Name is the certificate's display name, at most 100 bytes: its CN, else its first
+// DNS name, IP address, mail address or URI, else its serial number.
 func (b *Bundle) Name() string { return CertificateName(b.Leaf, 100) }
 
+// ShortName is the certificate's display name in double quotes, at most 60 bytes inside them.
 func ShortName(cert *x509.Certificate) string { return `"` + CertificateName(cert, 60) + `"` }
 
 func shortNames(certs []*x509.Certificate) string {
@@ -274,6 +275,7 @@ func shortNames(certs []*x509.Certificate) string {
 	return strings.Join(names, ", ")
 }
 
+// CertificateName is the name that Bundle.Name describes, cleaned and at most max bytes.
 func CertificateName(cert *x509.Certificate, max int) string {
 	for _, name := range append([]string{cert.Subject.CommonName}, AlternativeNames(cert)...) {
 		if name := legible.Clean(name, max); name != "" {
@@ -283,7 +285,8 @@ func CertificateName(cert *x509.Certificate, max int) string {
 	return "serial " + legible.Clean(verdict.SerialNumber(cert), max)
 }
 
-// AlternativeNames are all subject alternative names, as they stand there.
+// AlternativeNames returns all subject alternative names, unchanged: DNS names, IP
+// addresses, mail addresses, URIs.
 func AlternativeNames(cert *x509.Certificate) []string {
 	names := append([]string(nil), cert.DNSNames...)
 	for _, ip := range cert.IPAddresses {
@@ -296,7 +299,7 @@ func AlternativeNames(cert *x509.Certificate) []string {
 	return names
 }
 
-// KeyKind describes the certificate's public key.
+// KeyKind describes the certificate's public key, "RSA, 2048 bits".
 func KeyKind(cert *x509.Certificate) string {
 	switch key := cert.PublicKey.(type) {
 	case *rsa.PublicKey:
@@ -306,5 +309,5 @@ func KeyKind(cert *x509.Certificate) string {
 	case ed25519.PublicKey:
 		return "Ed25519"
 	}
-	return "of a kind unknown to this program"
+	return "unknown type"
 }

@@ -29,7 +29,7 @@ func chainNames(b *Bundle) string {
 	return strings.Join(names, " < ")
 }
 
-// refusal checks that err is a final SMTP_PAYLOAD that was not sent, and gives
+// refusal checks that err is a permanent SMTP_PAYLOAD failure, not sent, and returns
 // its reason.
 func refusal(t *testing.T, err error) string {
 	t.Helper()
@@ -94,14 +94,14 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 			}
 			again, err := ParseBundle(b.PEM())
 			if err != nil || chainNames(again) != c.want {
-				t.Errorf("what is written cannot be read again: %v", err)
+				t.Errorf("the PEM output cannot be parsed again: %v", err)
 			}
 			var canonical []byte
 			for _, cert := range slices.Concat([]*x509.Certificate{b.Leaf}, b.Chain) {
 				canonical = append(canonical, lab.PEM(&lab.Issued{Certificate: cert})...)
 			}
 			if !bytes.Equal(b.PEM(), canonical) {
-				t.Errorf("something of the input was passed on:\n%s", b.PEM())
+				t.Errorf("the output contains more than the certificates:\n%s", b.PEM())
 			}
 		})
 	}
@@ -138,26 +138,26 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"escaped CRLF", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\r\n`)), `the two characters \ and n`},
 		{"spaces for line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(" ")), "line breaks"},
 		{"cut off at the end", leaf[:len(leaf)/2], "cut off: the CERTIFICATE block that begins on line 1"},
-		{"cut off at the front", leaf[40:], "cut off at the front"},
+		{"cut off at the front", leaf[40:], "its beginning is cut off"},
 		{"cut off in the middle", slices.Concat(leaf[:len(leaf)/2], []byte("\n"), intermediate), "has no END line before the next block"},
-		{"a line lost its end", bytes.Replace(leaf, []byte("-----END CERTIFICATE-----"), []byte("-----END CERT-----"), 1), "not ended by its own END line"},
-		{"text in front of BEGIN", append([]byte("cert: "), leaf...), "text in front of -----BEGIN"},
+		{"a line lost its end", bytes.Replace(leaf, []byte("-----END CERTIFICATE-----"), []byte("-----END CERT-----"), 1), "has a different END line"},
+		{"text in front of BEGIN", append([]byte("cert: "), leaf...), "text before -----BEGIN"},
 		{"not base64", bytes.Replace(leaf, []byte("MII"), []byte("M*I"), 1), "not base64"},
 		{"not a certificate", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("hello")}), "not an X.509 certificate"},
 		{"no certificate block", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "no CERTIFICATE block"},
 		{"request", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")}), "certificate request"},
 		{"PKCS#7", pem.EncodeToMemory(&pem.Block{Type: "PKCS7", Bytes: []byte("x")}), "PKCS#7"},
 		{"OpenSSL's trusted certificate", pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: p.Leaf.Raw}), "TRUSTED CERTIFICATE"},
-		{"with its key", slices.Concat(leaf, key), "holds a private key"},
-		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "holds a private key"},
-		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "holds a private key"},
+		{"with its key", slices.Concat(leaf, key), "contains a private key"},
+		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "contains a private key"},
+		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "contains a private key"},
 		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
-		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `does not connect: "Another Root" did not issue "*.example.com"`},
-		{"missing link", slices.Concat(leaf, root), `does not connect: "Test Root"`},
-		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `does not connect: "Test CA 1"`},
-		{"chain without leaf", slices.Concat(intermediate, root), "the leaf is missing"},
+		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `the chain is broken: "Another Root" issued neither "*.example.com"`},
+		{"missing link", slices.Concat(leaf, root), `the chain is broken: "Test Root"`},
+		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `the chain is broken: "Test CA 1"`},
+		{"chain without leaf", slices.Concat(intermediate, root), "and no leaf"},
 		{"over 256 KiB", bytes.Repeat([]byte("x"), 1<<20), "has 1048576 bytes"},
-		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "are not read"},
+		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "the limit is 262144"},
 		{"65 blocks", bytes.Repeat([]byte("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"), 65), "more than 64 blocks"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestParseBundleRefuses(t *testing.T) {
 			}
 			for _, line := range bytes.Split(key, []byte("\n"))[1:3] {
 				if len(line) > 0 && strings.Contains(reason, string(line)) {
-					t.Error("the reason holds the key")
+					t.Error("the reason quotes the key")
 				}
 			}
 		})
@@ -184,8 +184,7 @@ func utf16(text []byte) []byte {
 	return out
 }
 
-// Caps are those of pitfalls: what is one byte too large is refused before it
-// is looked at more closely.
+// Input that exceeds a limit is refused before it is examined further.
 func TestParseBundleCaps(t *testing.T) {
 	t.Parallel()
 	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
@@ -230,7 +229,7 @@ func TestParseBundleCrossSigned(t *testing.T) {
 	leaf := lab.Issue(t, ca, lab.NewKey(t, "p256"), "leaf", lab.DNSNames("leaf.example.com"))
 
 	certs := []*lab.Issued{newRoot, oldRoot, leaf, crossed, ca}
-	for i := range certs { // whatever stands first
+	for i := range certs { // in any order
 		b, err := ParseBundle(lab.PEM(slices.Concat(certs[i:], certs[:i])...))
 		if err != nil {
 			t.Fatal(err)
@@ -239,12 +238,12 @@ func TestParseBundleCrossSigned(t *testing.T) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		if !b.Chain[1].Equal(crossed.Certificate) {
-			t.Error("the path to the old root is torn apart")
+			t.Error("the path to the old root is not contiguous")
 		}
 	}
 }
 
-// CAs that certified each other lead in a circle.
+// CAs that have signed each other form a loop.
 func TestParseBundleLoop(t *testing.T) {
 	t.Parallel()
 	keyA, keyB := lab.NewKey(t, "p256"), lab.NewKey(t, "p256")
@@ -259,12 +258,12 @@ func TestParseBundleLoop(t *testing.T) {
 	if want := "leaf < A < B"; chainNames(got) != want {
 		t.Errorf("got %s, want %s", chainNames(got), want)
 	}
-	if _, err := ParseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "the leaf is missing") {
-		t.Errorf("a circle without leaf: %v", err)
+	if _, err := ParseBundle(lab.PEM(a, b)); !strings.Contains(refusal(t, err), "and no leaf") {
+		t.Errorf("a loop without leaf: %v", err)
 	}
 	alone := lab.Issue(t, nil, lab.NewKey(t, "p256"), "alone")
-	if _, err := ParseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "does not connect") {
-		t.Errorf("a circle beside the leaf: %v", err)
+	if _, err := ParseBundle(lab.PEM(alone, a, b)); !strings.Contains(refusal(t, err), "the chain is broken") {
+		t.Errorf("a loop apart from the leaf: %v", err)
 	}
 }
 
@@ -344,8 +343,7 @@ func TestNameAndSummary(t *testing.T) {
 	}
 }
 
-// OpenSSL is a reader of what we write: it must find the same chain and the same
-// figures.
+// OpenSSL must find the same chain, fingerprint and serial number in the output.
 func TestOpenSSLVerifiesChain(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")
@@ -380,7 +378,7 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 	}
 }
 
-// A parser's error may quote what it read; the reason must not.
+// A parser's error may quote its input; the reason must not.
 func TestReasonsQuoteNothing(t *testing.T) {
 	t.Parallel()
 	c := lab.Issue(t, nil, lab.SeededKey(1), "x", lab.DNSNames("canary-name.example"))
@@ -406,7 +404,7 @@ func FuzzParseBundle(f *testing.F) {
 		}
 		again, err := ParseBundle(b.PEM())
 		if err != nil || !again.Leaf.Equal(b.Leaf) || len(again.Chain) != len(b.Chain) {
-			t.Fatalf("what was written is not what was read: %v", err)
+			t.Fatalf("the PEM output parses differently from the input: %v", err)
 		}
 	})
 }

@@ -7,13 +7,13 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// maxFileName bounds the part of a file name that comes from the certificate,
-// in bytes; zip tools and old file systems stop at 128 to 255 for the whole.
+// maxFileName limits the part of a file name that comes from the certificate, in
+// bytes; zip tools and old file systems allow 128 to 255 for the whole name.
 const maxFileName = 100
 
-// FileName makes a name that every file system takes from a certificate's
-// name: *.example.com gives _wildcard.example.com, an internationalised name
-// its A-labels, a name that means a device to Windows a leading underscore.
+// FileName turns a certificate's name into a file name that is valid on every file
+// system: *.example.com becomes _wildcard.example.com, an internationalised name its
+// A-labels, and a Windows device name gets a leading underscore.
 func FileName(name string) string {
 	if rest, ok := strings.CutPrefix(name, "*."); ok {
 		name = "_wildcard." + rest
@@ -46,8 +46,8 @@ func FileName(name string) string {
 	return name
 }
 
-// device reports whether Windows takes the file name for a device, which it
-// does whatever stands behind the first dot.
+// device reports whether the file name is a device name on Windows, which ignores
+// everything after the first dot.
 func device(name string) bool {
 	first, _, _ := strings.Cut(strings.ToUpper(name), ".")
 	if len(first) == 4 && (strings.HasPrefix(first, "COM") || strings.HasPrefix(first, "LPT")) {

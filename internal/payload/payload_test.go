@@ -24,7 +24,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// passphrase is one that a shell or a lax parser would trip over.
+// passphrase has characters that a shell or a careless parser would misread.
 const passphrase = `p12 "Pass" $phrase;\ ~`
 
 func TestParseKeyTakesEveryEncoding(t *testing.T) {
@@ -57,7 +57,7 @@ func TestParseKeyTakesEveryEncoding(t *testing.T) {
 					t.Fatal(err)
 				}
 				if same, ok := got.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(key) {
-					t.Error("another key came out")
+					t.Error("parseKey returned another key")
 				}
 				if !bytes.Equal(text, before) {
 					t.Error("the caller's text was changed")
@@ -94,14 +94,14 @@ func TestParseKeyRefuses(t *testing.T) {
 		{"escaped line breaks", bytes.ReplaceAll(text, []byte("\n"), []byte(`\n`)), `the two characters \ and n`},
 		{"cut off", text[:len(text)-50], "cut off"},
 		{"damaged", bytes.Replace(text, []byte("M"), []byte("*"), 1), "not base64"},
-		{"not a key", block("PRIVATE KEY"), "unknown kind or damaged"},
-		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unknown kind"},
-		{"DSA", block("DSA PRIVATE KEY"), "unknown kind (DSA PRIVATE KEY)"},
-		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH's format"},
+		{"not a key", block("PRIVATE KEY"), "damaged or has an unsupported type"},
+		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unsupported type"},
+		{"DSA", block("DSA PRIVATE KEY"), "unsupported type (DSA PRIVATE KEY)"},
+		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH format"},
 		{"encrypted PKCS#8", block("ENCRYPTED PRIVATE KEY"), "is encrypted"},
 		{"encrypted PKCS#1", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-256-CBC,0011"}, Bytes: []byte("canary-canary-canary")}), "is encrypted"},
-		{"only a certificate", lab.PEM(leaf), "no private key under the event's private_key: it holds CERTIFICATE"},
-		{"public key", block("PUBLIC KEY"), "it holds PUBLIC KEY"},
+		{"only a certificate", lab.PEM(leaf), "the event's private_key contains no private key, only CERTIFICATE"},
+		{"public key", block("PUBLIC KEY"), "only PUBLIC KEY"},
 		{"two keys", slices.Concat(text, lab.KeyPEM(t, another)), "2 private keys"},
 		{"another key", lab.KeyPEM(t, another), `does not match the certificate "web1.example.com"`},
 		{"too large", bytes.Repeat([]byte("A"), maxKey+1), "has 13001 bytes"},
@@ -126,8 +126,8 @@ func mustDER(t *testing.T, key crypto.Signer) []byte {
 	return der
 }
 
-// quotesNothing checks that no run of eight characters of the text's base64, and
-// nothing it decodes to, is in what printing the error gives.
+// quotesNothing checks that the printed error contains neither a group of eight characters
+// of the text's base64 nor the canary that it decodes to.
 func quotesNothing(t *testing.T, err error, text []byte) {
 	t.Helper()
 	printed := fmt.Sprintf("%v %+v %#v", err, err, err)
@@ -173,7 +173,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		t.Fatalf("pem_and_key gives %d files, the last %s", len(files), files[len(files)-1].Name)
 	}
 	if bytes.Contains(files[0].Data, []byte("PRIVATE KEY")) || !bytes.Equal(files[1].Data, key) {
-		t.Error("the key is not where it belongs, or not PKCS#8")
+		t.Error("the key is in the wrong file, or not PKCS#8")
 	}
 
 	files, err = Build(PKCS12, Settings{}, b, key, []byte(passphrase))
@@ -188,7 +188,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !leaf.Equal(p.Leaf.Certificate) || len(chain) != 1 || !chain[0].Equal(p.Intermediate.Certificate) || !got.(*ecdsa.PrivateKey).Equal(p.Leaf.Key) {
-		t.Error("the PKCS#12 file holds something else")
+		t.Error("the PKCS#12 file has other contents")
 	}
 }
 
@@ -208,22 +208,22 @@ func TestBuildPayloadRefuses(t *testing.T) {
 		passphrase string
 		want       string
 	}{
-		{"no key", PEMAndKey, Settings{}, nil, "", "payload pem_and_key needs the private key"},
-		{"no key for pkcs12", PKCS12, Settings{}, nil, passphrase, "payload pkcs12 needs the private key"},
+		{"no key", PEMAndKey, Settings{}, nil, "", "payload pem_and_key requires the private key"},
+		{"no key for pkcs12", PKCS12, Settings{}, nil, passphrase, "payload pkcs12 requires the private key"},
 		{"another key", PEMAndKey, Settings{}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
 		{"no passphrase", PKCS12, Settings{}, key, "", "pkcs12_passphrase is empty"},
 		{"blank passphrase", PKCS12, Settings{}, key, "  ", "pkcs12_passphrase is empty"},
 		{"passphrase that is not ASCII", PKCS12, Settings{}, key, "canary-ü", "not printable ASCII"},
 		{"passphrase beyond the BMP", PKCS12, Settings{}, key, "canary-😀", "not printable ASCII"},
 		{"passphrase with a line break", PKCS12, Settings{}, key, "canary\n", "not printable ASCII"},
-		{"unknown payload", "zip\r\n", Settings{}, key, "", "payload zip is not one"},
-		{"unknown encoding", PKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "pkcs12_encoding legacyrc2 is not one"},
+		{"unknown payload", "zip\r\n", Settings{}, key, "", "unknown payload zip;"},
+		{"unknown encoding", PKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "unknown pkcs12_encoding legacyrc2;"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			files, err := Build(c.kind, c.settings, b, c.key, []byte(c.passphrase))
 			if files != nil {
-				t.Error("there are files beside the error")
+				t.Error("Build returned files and an error")
 			}
 			if reason := refusal(t, err); !strings.Contains(reason, c.want) {
 				t.Errorf("got %q, want %q in it", reason, c.want)
@@ -233,8 +233,8 @@ func TestBuildPayloadRefuses(t *testing.T) {
 	}
 }
 
-// Four programs that are not ours open every PKCS#12 file that we make: OpenSSL,
-// Java, GnuTLS and NSS, the last without Ed25519, which it cannot read.
+// Four independent programs open every PKCS#12 file that Build makes: OpenSSL, Java,
+// GnuTLS and NSS; NSS cannot read Ed25519.
 func TestPKCS12Readers(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"rsa", "p256", "ed25519"} {
@@ -281,7 +281,7 @@ func TestPKCS12Readers(t *testing.T) {
 					}
 				})
 				if kind == "ed25519" {
-					return // NSS is no reader of these; the mail says so
+					return // NSS cannot read these; the mail says so
 				}
 				t.Run("nss", func(t *testing.T) {
 					pk12util, certutil := lab.Need(t, "pk12util"), lab.Need(t, "certutil")
@@ -303,8 +303,8 @@ func TestPKCS12Readers(t *testing.T) {
 	}
 }
 
-// With GODEBUG=fips140=only making a PKCS#12 file would panic. The setting is
-// read when a program starts, so another one is started.
+// With GODEBUG=fips140=only creating a PKCS#12 file would panic. The setting is
+// read at program start, so the test starts a second process.
 func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("CERTPOST_TEST_FIPS") == "" {
@@ -343,7 +343,7 @@ func FuzzParseKey(f *testing.F) {
 			return
 		}
 		if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(lab.SeededKey(1)) {
-			t.Fatal("a key that is not the certificate's was taken")
+			t.Fatal("a key that does not match the certificate was accepted")
 		}
 	})
 }

@@ -22,16 +22,16 @@ const (
 	endMark   = "-----END "
 	endDashes = "-----"
 	utf8BOM   = "\ufeff"
-	// maxBlocks is above what any chain needs; more is not even decoded.
+	// maxBlocks is more than any chain needs; blocks beyond it are not decoded.
 	maxBlocks = 64
 )
 
-// readPEM splits a PEM text into its blocks. It takes what editors, shells and
-// openssl make of PEM files: a byte order mark, any line ends, indented lines,
-// text around the blocks, files put together without a line break. What
-// encoding/pem skips in silence is an error here: a block cut off, damaged or
-// pressed into one line would otherwise be missing from a delivery. Errors are
-// our own words and quote nothing of the text; the caller says whose text it is.
+// readPEM splits a PEM text into its blocks. It accepts what editors, shells and
+// openssl turn PEM files into: a byte order mark, any line ends, indented lines,
+// text around the blocks, files concatenated without a line break. Blocks that
+// encoding/pem silently skips (truncated, damaged, or all on one line) are errors
+// here, because a delivery would otherwise lack them. Error texts quote nothing of
+// the input; they say "it" and the caller names the text.
 func readPEM(text []byte) ([]pemBlock, error) {
 	if problem := notText(text); problem != "" {
 		return nil, errors.New(problem)
@@ -59,15 +59,15 @@ func readPEM(text []byte) ([]pemBlock, error) {
 			}
 			k, ok := blockKind(line[len(beginMark):])
 			if !ok {
-				return nil, fmt.Errorf("the BEGIN line of the block on line %d is damaged; PEM needs its line breaks, and they seem to be lost", number)
+				return nil, fmt.Errorf("the BEGIN line on line %d is damaged; the line breaks that PEM requires seem to be lost", number)
 			}
 			kind, start, startLine = k, offset, number
 		case bytes.HasPrefix(line, []byte(endMark)):
 			if kind == "" {
-				return nil, fmt.Errorf("it is cut off at the front: line %d ends a block that never began", number)
+				return nil, fmt.Errorf("its beginning is cut off: line %d ends a block that has no BEGIN line", number)
 			}
 			if k, ok := blockKind(line[len(endMark):]); !ok || k != kind {
-				return nil, fmt.Errorf("the %s block that begins on line %d is not ended by its own END line on line %d", kind, startLine, number)
+				return nil, fmt.Errorf("the %s block that begins on line %d has a different END line on line %d", kind, startLine, number)
 			}
 			block, _ := pem.Decode(text[start:next])
 			if block == nil {
@@ -79,7 +79,7 @@ func readPEM(text []byte) ([]pemBlock, error) {
 			})
 			kind = ""
 		case bytes.Contains(line[mark:], []byte(beginMark)):
-			return nil, fmt.Errorf("line %d has text in front of -----BEGIN; a block has to begin on a line of its own", number)
+			return nil, fmt.Errorf("line %d has text before -----BEGIN; a block must begin on its own line", number)
 		}
 		offset = next
 	}
@@ -92,7 +92,7 @@ func readPEM(text []byte) ([]pemBlock, error) {
 	return blocks, nil
 }
 
-// notText says why a text cannot be PEM at all, "" if it may be.
+// notText returns why a text cannot be PEM, "" if it may be PEM.
 func notText(text []byte) string {
 	switch {
 	case len(bytes.TrimSpace(text)) == 0:
@@ -102,24 +102,24 @@ func notText(text []byte) string {
 	case bytes.HasPrefix(text, []byte("\xff\xfe")), bytes.HasPrefix(text, []byte("\xfe\xff")):
 		return "it is UTF-16 text, as Windows PowerShell writes it; save it as ASCII or UTF-8"
 	case bytes.Contains(text, []byte(endDashes+`\n`)), bytes.Contains(text, []byte(endDashes+`\r\n`)):
-		return `its line breaks are escaped: there are the two characters \ and n where line breaks belong`
+		return `its line breaks are escaped: it has the two characters \ and n instead of line breaks`
 	}
 	return ""
 }
 
-// noBlocks says what a text without any block seems to be.
+// noBlocks describes a text that has no block.
 func noBlocks(text []byte) string {
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("MI")) {
 		return "it is base64 without the -----BEGIN and -----END lines of PEM"
 	}
-	return "there is no PEM block in it: it has no line that starts with -----BEGIN"
+	return "it has no PEM block: no line starts with -----BEGIN"
 }
 
-// normalise gives a copy of text with LF line ends, the last line ended, and
-// no white space or byte order marks around the lines.
+// normalise returns a copy of text in which every line, the last too, ends in LF and has
+// no white space or byte order mark around it.
 func normalise(text []byte) []byte {
-	// Never grown beyond this, so that clear reaches all of it: a line ends in at
-	// least one byte, but for the last one and for END lines with a BEGIN behind.
+	// The capacity is never exceeded, so the caller's clear reaches the whole copy: only
+	// the last line and END lines directly followed by BEGIN get a byte that text lacks.
 	out := make([]byte, 0, len(text)+len(text)/len(endMark)+1)
 	for len(text) > 0 {
 		end := bytes.IndexAny(text, "\r\n")
@@ -131,7 +131,7 @@ func normalise(text []byte) []byte {
 			}
 		}
 		line = bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(line), []byte(utf8BOM)))
-		// A file without a final line break, and another one put behind it.
+		// A file without a final line break, with another file appended to it.
 		if i := bytes.Index(line, []byte(endDashes+beginMark)); i >= 0 && bytes.HasPrefix(line, []byte(endMark)) {
 			text = text[bytes.Index(text, []byte(endDashes+beginMark))+len(endDashes):]
 			out = append(append(out, line[:i+len(endDashes)]...), '\n')
@@ -143,7 +143,7 @@ func normalise(text []byte) []byte {
 	return out
 }
 
-// blockKind reads the rest of a BEGIN or END line: the kind and five dashes.
+// blockKind parses the rest of a BEGIN or END line: the kind and five dashes.
 func blockKind(rest []byte) (string, bool) {
 	kind, ok := bytes.CutSuffix(rest, []byte(endDashes))
 	if !ok || len(kind) == 0 || len(kind) > 40 {
@@ -157,7 +157,7 @@ func blockKind(rest []byte) (string, bool) {
 	return string(kind), true
 }
 
-// encodedSize is the length in bytes of a DER certificate as a PEM block.
+// encodedSize returns the length in bytes of a DER certificate as a PEM block.
 func encodedSize(der []byte) int {
 	n := base64.StdEncoding.EncodedLen(len(der))
 	return n + (n+63)/64 + len("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")

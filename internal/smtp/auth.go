@@ -15,13 +15,13 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// maxAuthRounds bounds the challenges of one AUTH; SCRAM, the longest we know,
-// takes three.
+// maxAuthRounds limits the challenges of one AUTH; SCRAM, the longest supported
+// method, takes three.
 const maxAuthRounds = 8
 
-var errAuthRounds = errors.New("AUTH goes on and on")
+var errAuthRounds = errors.New("unexpected AUTH challenge")
 
-// authenticate proves who we are, unless the target asks for nothing.
+// authenticate runs AUTH, unless the target's auth_method is none.
 func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
 	method := strings.ToUpper(s.relay.AuthMethod)
 	if method == "" || method == "NONE" {
@@ -37,9 +37,9 @@ func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
 		return s.authFailure(reason)
 	}
 	spoken := []string{string(password)}
-	s.transcript.hush = true
+	s.transcript.inAuth = true
 	failure := s.step(ctx, verdict.PhaseAuth, func() error { return s.exchange(mechanism, &spoken) })
-	s.transcript.hush = false
+	s.transcript.inAuth = false
 	if failure != nil && echoes(failure.Cause, spoken) {
 		failure.Reply = "(left out: the relay repeated the credentials)"
 		failure.Cause = nil
@@ -47,28 +47,28 @@ func (s *Session) authenticate(ctx context.Context) *verdict.Failure {
 	return failure
 }
 
-// mayAuthenticate holds the password back from a relay that did not ask for it
-// in this way, or that might be somebody else.
+// mayAuthenticate refuses to send the password unencrypted, to a relay whose identity is
+// not verified, or by a method that the relay does not offer.
 func (s *Session) mayAuthenticate(method string) *verdict.Failure {
 	switch {
 	case s.relay.AllowInsecureAuth, !TellsPassword(method):
 	case s.tls == nil:
-		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true")
+		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true, then replay")
 	case s.relay.SkipVerify:
-		return s.authFailure("tls_skip_verify leaves open who " + s.address + " is, so the password was not sent; set ca_file instead, or allow_insecure_auth: true")
+		return s.authFailure("tls_skip_verify is set, so the identity of " + s.address + " is not verified and the password was not sent; set ca_file instead, or allow_insecure_auth: true, then replay")
 	}
 	offered := s.offers.mechanisms()
 	if slices.Contains(offered, method) {
 		return nil
 	}
 	if len(offered) == 0 {
-		hint := "set auth_method: none, or use the port on which the relay offers AUTH"
+		hint := "set auth_method: none, or use the port on which the relay offers AUTH, then replay"
 		if s.tls == nil {
-			hint = "many relays offer AUTH over TLS alone: set tls_mode to starttls or smtps"
+			hint = "many relays offer AUTH only over TLS: set tls_mode to starttls or smtps, then replay"
 		}
 		return s.authFailure(s.address + " does not offer AUTH on this connection; " + hint)
 	}
-	return s.authFailure(fmt.Sprintf("%s does not offer AUTH %s, only %s; choose one of these as auth_method",
+	return s.authFailure(fmt.Sprintf("%s does not offer AUTH %s, only %s; set auth_method to one of these, then replay",
 		s.address, method, legible.Clean(strings.Join(offered, ", "), 200)))
 }
 
@@ -76,8 +76,8 @@ func (s *Session) authFailure(reason string) *verdict.Failure {
 	return verdict.Fail(verdict.SMTPAuth, verdict.PhaseAuth, reason)
 }
 
-// exchange speaks AUTH with a mechanism (RFC 4954 section 4). What it says, as it
-// goes over the wire, is added to spoken.
+// exchange runs AUTH with a mechanism (RFC 4954 section 4). It appends every response,
+// in base64 as sent, to spoken.
 func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	name, response, err := mechanism.Start(&smtp.ServerInfo{
 		Name: s.relay.Host,
@@ -106,7 +106,7 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 		}
 		challenge, err := base64.StdEncoding.DecodeString(text)
 		if err != nil {
-			challenge = nil // LOGIN does not look at it, and the others refuse an empty one
+			challenge = nil // LOGIN ignores the challenge, and the others refuse an empty one
 		}
 		response, err := mechanism.Next(challenge, true)
 		if errors.Is(err, errUnproven) || errors.Is(err, errIterations) {
@@ -120,14 +120,14 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	return errAuthRounds
 }
 
-// echoes reports whether an error holds a part of what was spoken: some relays
-// quote the command that they refuse.
+// echoes reports whether a reply contains a part of spoken: some relays quote the
+// command that they refuse.
 func echoes(err error, spoken []string) bool {
 	refused, ok := errors.AsType[*textproto.Error](err)
 	if !ok {
 		return false
 	}
-	// A piece of eight is too short to use and too long to be there by chance.
+	// Eight characters are too few to be of use and too many to match by chance.
 	const piece = 8
 	pieces := make(map[string]bool)
 	for _, said := range spoken {

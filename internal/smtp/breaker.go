@@ -12,14 +12,14 @@ const (
 	BreakerThreshold = 3 // consecutive failures that open a relay's breaker
 	breakerFirst     = 5 * time.Second
 	breakerMax       = 5 * time.Minute
-	// probeTime is how long those wait who come while a probe is out; it may be over
-	// before, or take longer.
+	// probeTime is the wait that Admit returns while a probe is running; the probe may
+	// end earlier or later.
 	probeTime = 2 * time.Second
 )
 
-// breaker keeps deliveries from knocking at a relay that does not answer. It
-// counts consecutive failures of the relay itself, never refusals of a mail. Open,
-// it lets nothing through until its pause is over, then one probe at a time.
+// breaker keeps deliveries away from a relay that does not answer. It counts
+// consecutive failures of the relay itself, never refusals of a mail. When open, it
+// admits nothing until its pause is over, then one probe at a time.
 type breaker struct {
 	threshold int           // consecutive failures that open it
 	first     time.Duration // the first pause
@@ -29,24 +29,25 @@ type breaker struct {
 	failures int           // consecutive
 	pause    time.Duration // the current pause; 0 when closed
 	until    time.Time     // end of the pause
-	probing  bool          // a probe is out
+	probing  bool          // a probe is running
 	reason   string        // of the last failure
-	busy     int           // who was let through and has not come back
+	busy     int           // permits not yet ended
 }
 
 func newBreaker(threshold int) *breaker {
 	return &breaker{threshold: threshold, first: breakerFirst, max: breakerMax}
 }
 
-// Permit is the leave to try a relay once. Exactly one of success, failure and end
-// counts; end is for defer and says that nothing was found out.
+// Permit is the permission to try a relay once. The holder calls Success or Failure if
+// the result is known, and always defers End, which without a result only allows the
+// next probe.
 type Permit struct {
 	breaker *breaker
 	probe   bool
-	over    bool // what came of it is known
+	over    bool // Success or Failure was called
 }
 
-// Admit lets a delivery through, or says how long to stay away and why.
+// Admit returns a permit, or nil with how long to wait and why.
 func (b *breaker) Admit() (p *Permit, wait time.Duration, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -59,7 +60,7 @@ func (b *breaker) Admit() (p *Permit, wait time.Duration, reason string) {
 	return p, 0, ""
 }
 
-// wait is how long nobody is let through; 0: somebody is.
+// wait is how long Admit refuses; 0: it admits now.
 func (b *breaker) wait() time.Duration {
 	switch left := time.Until(b.until); {
 	case b.pause == 0:
@@ -72,7 +73,7 @@ func (b *breaker) wait() time.Duration {
 	return 0
 }
 
-// Success closes the breaker: the relay answered, whatever it thought of the mail.
+// Success closes the breaker: the relay answered, even if it refused the mail.
 func (p *Permit) Success() {
 	b := p.breaker
 	b.mu.Lock()
@@ -81,8 +82,8 @@ func (p *Permit) Success() {
 	b.failures, b.pause, b.probing, b.reason = 0, 0, false, ""
 }
 
-// Failure counts a failure of the relay and returns how long to stay away. What
-// was under way when the breaker opened does not lengthen its pause.
+// Failure counts a failure of the relay and returns how long to wait before the next
+// try. Permits given before the breaker opened do not lengthen its pause.
 func (p *Permit) Failure(reason string) (away time.Duration) {
 	b := p.breaker
 	b.mu.Lock()
@@ -104,18 +105,18 @@ func (p *Permit) Failure(reason string) (away time.Duration) {
 	return time.Until(b.until)
 }
 
-// End gives the pass back.
+// End returns the permit.
 func (p *Permit) End() {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.busy--
 	if p.probe && !p.over {
-		b.probing = false // the next one may try
+		b.probing = false // allow the next probe
 	}
 }
 
-// Status fills in what the breaker knows.
+// Status sets Breaker, Wait, Reason and Busy of s.
 func (b *breaker) Status(s *verdict.RelayStatus) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,13 +131,14 @@ func (b *breaker) Status(s *verdict.RelayStatus) {
 	}
 }
 
-// Breakers are those of all relays, by name.
+// Breakers holds the breakers of all relays, by name.
 type Breakers struct {
 	mu sync.Mutex
 	of map[string]*breaker
 }
 
-// Get is the breaker with that name; a new one opens at so many failures.
+// Get returns the breaker with that name, and creates it if necessary; threshold is the
+// number of consecutive failures that open a new one.
 func (all *Breakers) Get(name string, threshold int) *breaker {
 	all.mu.Lock()
 	defer all.mu.Unlock()

@@ -14,12 +14,12 @@ func (b *breaker) position() verdict.Breaker {
 	return s.Breaker
 }
 
-// mustEnter is a pass that has to be given.
+// mustEnter returns a permit, and fails the test if the breaker refuses.
 func mustEnter(t *testing.T, b *breaker) *Permit {
 	t.Helper()
 	p, wait, reason := b.Admit()
 	if p == nil {
-		t.Fatalf("left alone for %v (%s)", wait, reason)
+		t.Fatalf("no permit, wait %v (%s)", wait, reason)
 	}
 	return p
 }
@@ -33,7 +33,7 @@ func failTimes(t *testing.T, b *breaker, n int) {
 	}
 }
 
-// within80to120 is what jitter makes of a pause.
+// within80to120 reports whether d is the pause with jitter, 80 to 120 % of it.
 func within80to120(d, pause time.Duration) bool { return d >= pause*8/10 && d <= pause*12/10 }
 
 func TestBreakerOpensAfterConsecutiveFailuresAlone(t *testing.T) {
@@ -41,7 +41,7 @@ func TestBreakerOpensAfterConsecutiveFailuresAlone(t *testing.T) {
 		b := newBreaker(3)
 		failTimes(t, b, 2)
 		p := mustEnter(t, b)
-		p.Success() // a refusal of the mail is an answer
+		p.Success() // a refused mail counts as an answer
 		p.End()
 		failTimes(t, b, 2)
 		if got := b.position(); got != verdict.Closed {
@@ -101,7 +101,7 @@ func TestBreakerLetsOneProbeThrough(t *testing.T) {
 		if got := b.position(); got != verdict.HalfOpen {
 			t.Errorf("%s while a probe is out", got)
 		}
-		probe.End() // a shutdown: nothing was found out
+		probe.End() // a shutdown: no result
 		probe = mustEnter(t, b)
 		if away := probe.Failure("it is still down"); !within80to120(away, 2*breakerFirst) {
 			t.Errorf("away for %v", away)
@@ -113,8 +113,8 @@ func TestBreakerLetsOneProbeThrough(t *testing.T) {
 	})
 }
 
-// What was under way when the breaker opened neither lengthens the pause nor
-// passes for the probe; but an answer is an answer.
+// A permit from before the breaker opened neither lengthens the pause nor counts as the
+// probe, but its success closes the breaker.
 func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(3)
@@ -140,7 +140,7 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 		probe.Failure("too late")
 		probe.End()
 		if p, wait, _ := b.Admit(); p != nil {
-			_ = wait // either way the next probe decides
+			_ = wait // whether closed or half-open, the next try decides
 			p.Success()
 			p.End()
 		}

@@ -16,38 +16,38 @@ import (
 )
 
 const (
-	// quitTimeout is how long a relay may take to say goodbye.
+	// quitTimeout is how long a relay may take to answer QUIT.
 	quitTimeout = 5 * time.Second
-	// lastWordTimeout is how long we look for a reply on a connection that broke
-	// while we wrote; it is there already or it does not come.
-	lastWordTimeout = time.Second
+	// earlyReplyTimeout is how long earlyReply waits on a connection that broke during
+	// a write: the reply is there already, or it does not come.
+	earlyReplyTimeout = time.Second
 )
 
-// kind is what happened in a phase, as far as the verdict depends on it.
+// kind is what went wrong in a phase, as far as the verdict depends on it.
 type kind int
 
 const (
 	replied4      kind = iota // 4yz
 	replied421                // 421: the relay is about to close the connection
 	replied5                  // 5yz
-	repliedSyntax             // 500, 501, 503, 553: it did not like how we said it, or an address's form
-	tooMany                   // RCPT: more recipients than it takes at once (RFC 5321 section 4.5.3.1.10)
+	repliedSyntax             // 500, 501, 503, 553: syntax or order of the command, or form of an address
+	tooMany                   // RCPT: more recipients than it accepts at once (RFC 5321 section 4.5.3.1.10)
 	dropped                   // refused, unreachable, closed, reset
 	hung                      // the deadline passed
-	garbled                   // no SMTP reply, one that has no place here, or one without end
-	untrusted                 // TLS was refused, or the relay could not prove who it is
-	stopped                   // our own context was cancelled
+	garbled                   // not an SMTP reply, an unexpected one, or an endless one
+	untrusted                 // TLS was refused, or the relay could not prove its identity
+	stopped                   // the caller's context was cancelled
 	kindCount
 )
 
 var kindNames = [kindCount]string{"4yz", "421", "5yz", "500, 501, 503, 553", "too many recipients",
 	"refused, closed", "time-out", "garbage", "TLS failure", "shutdown"}
 
-// ruling is what follows from a kind in a phase.
+// ruling is the verdict on a kind in a phase.
 type ruling struct {
 	code  verdict.Code
-	relay bool // the relay as a whole is at fault: breaker, and no attempt is counted
-	maybe bool // the mail may have been taken
+	relay bool // the relay as a whole is at fault: its breaker counts it, the delivery's attempts do not
+	maybe bool // the relay may have accepted the mail
 }
 
 var (
@@ -61,17 +61,17 @@ var (
 	unknown  = ruling{code: verdict.SMTPTransient, maybe: true}
 )
 
-// phaseRow is one phase of the conversation with a relay: how long it may take
-// and what follows from what happens in it.
+// phaseRow is one phase of the conversation with a relay: its time limit and the
+// ruling for each kind.
 type phaseRow struct {
 	phase   verdict.Phase
-	dot     bool // once the content is out and the reply to the final dot is awaited
+	dot     bool // the content was sent and the reply to the final dot is awaited
 	timeout time.Duration
-	rulings [kindCount]ruling // the zero one does not happen; if it does it is retried
+	rulings [kindCount]ruling // a zero ruling is not expected to happen; if it does, it is retried
 }
 
-// phaseTable decides everything: phase and kind, never the text of a reply.
-// docs/codes.md shows it to people, and a test keeps the two equal.
+// phaseTable decides by phase and kind, never by the text of a reply. docs/codes.md
+// shows it; TestCodesDocument keeps the two equal.
 var phaseTable = []phaseRow{
 	{phase: verdict.PhaseConnect, timeout: 30 * time.Second, rulings: [kindCount]ruling{
 		dropped: down, hung: down, stopped: later,
@@ -126,30 +126,30 @@ func rowOf(phase verdict.Phase, dot bool) phaseRow {
 	return phaseRow{phase: phase, timeout: time.Minute}
 }
 
-// phaseTimeout is how long a phase may take; the context's deadline caps it.
+// phaseTimeout is the time limit of a phase; the context's deadline caps it.
 func phaseTimeout(phase verdict.Phase) time.Duration { return rowOf(phase, false).timeout }
 
-// fault is something that went wrong while talking to a relay.
+// fault is an error in the conversation with a relay.
 type fault struct {
 	phase  verdict.Phase
-	dot    bool // the whole content, final dot included, had gone out
-	relay  string
+	dot    bool   // the whole content, including the final dot, had been sent
+	relay  string // host:port
 	err    error
-	ctx    error // of the caller's context
-	waited time.Duration
+	ctx    error         // of the caller's context
+	waited time.Duration // since the phase began
 }
 
-// Faults that are found here and not by the connection.
+// Errors that the session finds itself, not the connection.
 var (
 	errNoSTARTTLS = errors.New("STARTTLS is not offered")
-	errInjected   = errors.New("plaintext behind the reply to STARTTLS")
+	errInjected   = errors.New("plaintext after the reply to STARTTLS")
 	errNoReset    = errors.New("RSET was refused")
-	errUnasked    = errors.New("a reply that nobody asked for")
+	errExtraReply = errors.New("a reply that belongs to no command")
 	errUnproven   = errors.New("the relay did not prove that it knows the password")
 	errIterations = errors.New("SCRAM with too few or too many iterations")
 )
 
-// kind sorts the fault by the types of its error, never by a text.
+// kind classifies the fault by the type of its error, never by its text.
 func (f fault) kind() kind {
 	if reply, ok := errors.AsType[*textproto.Error](f.err); ok {
 		return replyKind(f.phase, reply)
@@ -163,7 +163,7 @@ func (f fault) kind() kind {
 		return stopped
 	case errors.Is(f.err, os.ErrDeadlineExceeded), f.ctx != nil, errors.As(f.err, &network) && network.Timeout():
 		return hung
-	case isProtocol(f.err), errors.Is(f.err, errNoReset), errors.Is(f.err, errUnasked):
+	case isProtocol(f.err), errors.Is(f.err, errNoReset), errors.Is(f.err, errExtraReply):
 		return garbled
 	case f.phase == verdict.PhaseTLS && !isCut(f.err):
 		return untrusted
@@ -188,21 +188,21 @@ func replyKind(phase verdict.Phase, reply *textproto.Error) kind {
 	return replied5
 }
 
-// isProtocol reports whether the relay did not speak SMTP, or did not stop.
+// isProtocol reports whether the relay violated the protocol or the limits on replies.
 func isProtocol(err error) bool {
 	_, malformed := errors.AsType[textproto.ProtocolError](err)
 	return malformed || errors.Is(err, errLongLine) || errors.Is(err, errLongReply) || errors.Is(err, errAuthRounds)
 }
 
-// isAlert reports whether the relay ended TLS with an alert. In TLS 1.3 one may
-// come after the handshake, when the relay did not like our certificate.
+// isAlert reports whether the relay ended TLS with an alert. In TLS 1.3 an alert may
+// come after the handshake, if the relay rejects the client certificate.
 func isAlert(err error) bool {
 	operation, ok := errors.AsType[*net.OpError](err)
 	return ok && operation.Op == "remote error"
 }
 
-// isCut reports whether the connection ended, in whatever way. All other errors
-// of a handshake are about what was said in it.
+// isCut reports whether the connection ended, in any way. All other errors of a
+// handshake concern its content.
 func isCut(err error) bool {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return false
@@ -217,8 +217,8 @@ func isCut(err error) bool {
 	return errors.As(err, &system)
 }
 
-// ends reports whether the conversation is over: only after a plain refusal
-// does the relay know what comes next, and so do we.
+// ends reports whether the session cannot continue: only after a plain refusal do both
+// sides agree on what comes next.
 func (f fault) ends() bool {
 	switch f.kind() {
 	case replied4, replied5, repliedSyntax, tooMany:
@@ -227,7 +227,7 @@ func (f fault) ends() bool {
 	return !errors.Is(f.err, errNoSTARTTLS)
 }
 
-// Failure gives the verdict on the fault.
+// Failure returns the verdict on the fault.
 func (f fault) Failure() *verdict.Failure {
 	happened := f.kind()
 	ruling := rowOf(f.phase, f.dot).rulings[happened]

@@ -28,7 +28,7 @@ func TestCodesDocument(t *testing.T) {
 		before, rest, found := strings.Cut(page, begin)
 		_, after, closed := strings.Cut(rest, end)
 		if !found || !closed {
-			t.Fatalf("%s has no place for the %s", path, name)
+			t.Fatalf("%s has no markers for the %s", path, name)
 		}
 		page = before + begin + table + end + after
 	}
@@ -69,7 +69,7 @@ func phasesAsMarkdown() string {
 
 func codesAsMarkdown() string {
 	var b strings.Builder
-	b.WriteString("| code | class | tried again | what to do |\n|---|---|---|---|\n")
+	b.WriteString("| code | class | retried | what to do |\n|---|---|---|---|\n")
 	for _, code := range []verdict.Code{verdict.SMTPConnect, verdict.SMTPTransient, verdict.SMTPTLS, verdict.SMTPAuth,
 		verdict.SMTPPermanent, verdict.SMTPValidation} {
 		retried := map[bool]string{true: "yes", false: "no"}[code.Retried()]
@@ -78,12 +78,12 @@ func codesAsMarkdown() string {
 	return b.String()
 }
 
-// Every phase has an answer to everything that can happen in it.
+// Every phase has a ruling for every kind that can happen in it.
 func TestThePhaseTableIsComplete(t *testing.T) {
 	t.Parallel()
 	for _, row := range phaseTable {
 		if row.timeout <= 0 {
-			t.Errorf("%s may take for ever", row.phase)
+			t.Errorf("%s has no time limit", row.phase)
 		}
 		speaks := row.phase != verdict.PhaseConnect && row.phase != verdict.PhaseTLS
 		for k := range kindCount {
@@ -93,18 +93,18 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 			if ruling := row.rulings[k]; needed && ruling.code == "" {
 				t.Errorf("%s has no ruling for %s", row.phase, kindNames[k])
 			} else if ruling.maybe != (row.dot && ruling.code != "" && (k == dropped || k == hung || k == garbled || k == untrusted || k == stopped)) {
-				t.Errorf("%s with %s: only a reply that is missing behind the final dot leaves the outcome unknown", row.phase, kindNames[k])
+				t.Errorf("%s with %s: the outcome is unknown if, and only if, the reply to the final dot is missing", row.phase, kindNames[k])
 			} else if ruling.relay && !ruling.code.Retried() {
-				t.Errorf("%s with %s holds a final verdict against the relay", row.phase, kindNames[k])
+				t.Errorf("%s with %s: a permanent verdict counts for the breaker", row.phase, kindNames[k])
 			}
 		}
-		if _, known := said[row.phase]; !known && row.phase != verdict.PhaseConnect {
-			t.Errorf("there is no word for %s", row.phase)
+		if _, known := phaseNames[row.phase]; !known && row.phase != verdict.PhaseConnect {
+			t.Errorf("phaseNames has no name for %s", row.phase)
 		}
 	}
 }
 
-// What the table has no place for is tried again.
+// A case without a ruling in the table is retried.
 func TestTheUnknownIsRetried(t *testing.T) {
 	t.Parallel()
 	f := fault{phase: verdict.PhaseConnect, relay: "relay.test:25", err: &textproto.Error{Code: 554, Msg: "?"}}.Failure()
@@ -143,7 +143,7 @@ func TestEchoedCredentialsAreFound(t *testing.T) {
 		}
 	}
 	if !echoes(reply("your pw is pw"), []string{"pw", ""}) || echoes(reply("no"), []string{"pw"}) || echoes(errNoReset, spoken) {
-		t.Error("short passwords are looked for as a whole")
+		t.Error("a password shorter than eight characters has to match as a whole")
 	}
 }
 
@@ -154,13 +154,13 @@ func TestReasonsReadWell(t *testing.T) {
 		want  string
 	}{
 		{fault{phase: verdict.PhaseRcpt, err: &textproto.Error{Code: 550, Msg: "5.1.1 nobody"}},
-			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply says why; mend that and replay"},
+			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply says why; fix that, then replay"},
 		{fault{phase: verdict.PhaseBanner, err: &textproto.Error{Code: 421, Msg: "busy"}},
-			"mx.test:25 answered 421 to the connection; it is tried again"},
+			"mx.test:25 answered 421 to the connection; Certpost retries"},
 		{fault{phase: verdict.PhaseContent, dot: true, err: os.ErrDeadlineExceeded, waited: 30 * time.Second},
-			"mx.test:25 did not answer the end of the mail within 30s; whether it took the mail is unknown"},
+			"mx.test:25 did not answer the final dot (end of the mail) within 30s; it is unknown whether the relay accepted the mail"},
 		{fault{phase: verdict.PhaseEHLO, err: errLongReply},
-			"mx.test:25 answered EHLO with more than 100 lines; check host, port and firewall if it lasts; it is tried again"},
+			"mx.test:25 answered EHLO with more than 100 lines; Certpost retries; if it keeps failing, check host, port and firewall"},
 		{fault{phase: verdict.PhaseAuth, err: &textproto.Error{Code: 535, Msg: "5.7.8 no"}},
 			"mx.test:25 answered 535 5.7.8 to AUTH; check username, password and auth_method, then replay"},
 	} {

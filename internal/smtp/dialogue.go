@@ -9,13 +9,12 @@ import (
 	"time"
 )
 
-// offers are the extensions that a relay named in its reply to EHLO: keyword, in
-// upper case, to parameters.
+// offers maps the extensions of a relay's reply to EHLO, keyword in upper case, to
+// their parameters.
 type offers map[string]string
 
-// parseOffers reads the reply to EHLO. Keywords are the same in upper and lower
-// case (RFC 5321 section 4.1.1.1); "AUTH=LOGIN" is how servers offered it before
-// there was an RFC.
+// parseOffers reads the reply to EHLO. Keywords are case-insensitive (RFC 5321
+// section 4.1.1.1); "AUTH=LOGIN" is how servers offered it before there was an RFC.
 func parseOffers(text string) offers {
 	o := offers{}
 	for i, line := range strings.Split(text, "\n") {
@@ -37,10 +36,10 @@ func (o offers) has(keyword string) bool {
 	return offered
 }
 
-// mechanisms are those of AUTH, in upper case.
+// mechanisms are the AUTH mechanisms, in upper case.
 func (o offers) mechanisms() []string { return strings.Fields(strings.ToUpper(o["AUTH"])) }
 
-// SizeLimit is the largest mail the relay takes, 0 when it names none (RFC 1870).
+// SizeLimit is the largest mail the relay accepts, in bytes; 0 if it states no limit (RFC 1870).
 func (o offers) SizeLimit() int {
 	limit, err := strconv.Atoi(o["SIZE"])
 	if err != nil || limit < 0 {
@@ -49,94 +48,96 @@ func (o offers) SizeLimit() int {
 	return limit
 }
 
-// command says one line and returns the reply to it.
+// command sends one line and returns the reply to it.
 func (s *Session) command(expect int, line string) (code int, text string, err error) {
-	if err := s.say(line); err != nil {
+	if err := s.sendLines(line); err != nil {
 		return 0, "", err
 	}
-	return s.hear(expect)
+	return s.readReply(expect)
 }
 
-// say sends lines in one packet, to each of which there will be a reply. The lines
-// and their replies are so short together (at most 52, for 50 recipients) that they fit
-// into the buffers of both sides, and neither has to read before the other has written.
-func (s *Session) say(lines ...string) error {
-	if err := s.silence(); err != nil {
+// sendLines sends lines in one packet; each gets a reply. The lines (at most 52, for 50
+// recipients) and their replies are short enough to fit into the buffers of both sides, so
+// that neither side has to read before the other has finished writing.
+func (s *Session) sendLines(lines ...string) error {
+	if err := s.checkNoExtraReply(); err != nil {
 		return err
 	}
 	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
-	defer clear(packet) // AUTH
+	defer clear(packet) // it may contain credentials (AUTH)
 	s.wire.expect(len(lines))
-	s.transcript.say(lines...)
+	s.transcript.recordLines(lines...)
 	return s.write(packet)
 }
 
-// silence makes sure that nothing is left of earlier replies: one that nobody asked
-// for would be taken for the reply to what comes next, in the worst case to the mail.
-func (s *Session) silence() error {
+// checkNoExtraReply fails if a reply is left over from earlier commands: it would be taken
+// for the reply to the next command, in the worst case for the acceptance of the mail. If
+// it is a refusal, the error is that refusal, else errExtraReply.
+func (s *Session) checkNoExtraReply() error {
 	if s.text.R.Buffered() == 0 {
 		return nil
 	}
-	code, text, err := s.hear(0)
+	code, text, err := s.readReply(0)
 	if err == nil && code >= 400 {
 		return &textproto.Error{Code: code, Msg: text}
 	} else if err == nil {
-		return errUnasked
+		return errExtraReply
 	}
 	return err
 }
 
-// write is for what a reply is awaited to; when it fails it looks for one that came before.
+// write sends p, to which a reply is expected. If the write fails, the error is an
+// earlyReply, if there is one.
 func (s *Session) write(p []byte) error {
 	if _, err := s.wire.Write(p); err != nil {
-		return s.lastWord(err)
+		return s.earlyReply(err)
 	}
 	return nil
 }
 
-// hear reads the next reply. One with another code than the expected, of which a
-// prefix may be given, is an error.
-func (s *Session) hear(expect int) (code int, text string, err error) {
+// readReply reads the next reply. It is an error if its code does not match expect, which
+// may be a prefix; 0 accepts any code.
+func (s *Session) readReply(expect int) (code int, text string, err error) {
 	code, text, err = s.text.ReadResponse(expect)
-	s.transcript.hear(code, text)
+	s.transcript.recordReply(code, text)
 	return code, text, err
 }
 
-// lastWord is what the relay said before it hung up on us while we wrote, as one
-// does that finds the mail too large or has run out of space; else it is err.
-func (s *Session) lastWord(err error) error {
-	_ = s.tcp.SetReadDeadline(time.Now().Add(lastWordTimeout))
-	code, text, readErr := s.hear(0)
+// earlyReply returns the refusal that the relay sent before it closed the connection
+// during a write, as relays do if the mail is too large or their disk is full; else err.
+func (s *Session) earlyReply(err error) error {
+	_ = s.tcp.SetReadDeadline(time.Now().Add(earlyReplyTimeout))
+	code, text, readErr := s.readReply(0)
 	if readErr != nil || code < 400 {
 		return err
 	}
 	return &textproto.Error{Code: code, Msg: text}
 }
 
-// content writes the mail and its end. When it fails, the end did not go out.
+// content writes the mail and the final dot. If it fails, the final dot was not sent.
 func (s *Session) content(raw []byte) error {
-	if err := s.silence(); err != nil {
-		s.dead = true // the relay waits for the content
+	if err := s.checkNoExtraReply(); err != nil {
+		s.dead = true // the relay expects content, not a command
 		return err
 	}
 	stuffed := stuff(raw)
 	if len(stuffed) != len(raw) {
-		defer clear(stuffed) // a copy of what may hold a private key
+		defer clear(stuffed) // a copy of a mail that may contain a private key
 	}
 	end := ".\r\n"
 	if !bytes.HasSuffix(raw, []byte("\r\n")) {
 		end = "\r\n.\r\n"
 	}
 	s.wire.expect(1)
-	s.transcript.say(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
+	s.transcript.recordLines(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
 	if err := s.write(stuffed); err != nil {
 		return err
 	}
 	return s.write([]byte(end))
 }
 
-// stuff puts a dot in front of those that lines begin with (RFC 5321 section
-// 4.5.2). Without any it returns raw itself.
+// stuff doubles the dot at the beginning of every line that has one (RFC 5321 section
+// 4.5.2). If there is none, it returns raw itself.
 func stuff(raw []byte) []byte {
 	dots := bytes.Count(raw, []byte("\r\n."))
 	first := bytes.HasPrefix(raw, []byte("."))

@@ -47,7 +47,7 @@ func TestStuff(t *testing.T) {
 		".a\r\n.b\r\n..\r\n":        "..a\r\n..b\r\n...\r\n",
 		"a.\r\n.\r\n":               "a.\r\n..\r\n",
 		"a\r\n\r\n.\r\n.\r\n":       "a\r\n\r\n..\r\n..\r\n",
-		"a\n.b\r\n":                 "a\n.b\r\n", // admit lets no bare line feed through
+		"a\n.b\r\n":                 "a\n.b\r\n", // Admit refuses bare line feeds
 		"a\r\n.\r\n.\r\n.b":         "a\r\n..\r\n..\r\n..b",
 		strings.Repeat("x", 10_000): strings.Repeat("x", 10_000),
 	} {
@@ -61,7 +61,7 @@ func TestStuff(t *testing.T) {
 	}
 }
 
-// What goes out is what a reader of RFC 5321 takes for the mail.
+// A reader that follows RFC 5321 gets exactly the mail that was sent.
 func FuzzContent(f *testing.F) {
 	for _, seed := range []string{"", ".", "..\r\n", "a\r\n.\r\nb", "\r\n.\r\n", ".\r\n.\r\n.", "Subject: x\r\n\r\n.dot\r\n"} {
 		f.Add([]byte(seed))
@@ -70,7 +70,7 @@ func FuzzContent(f *testing.F) {
 		raw = bytes.ReplaceAll(bytes.ReplaceAll(raw, []byte("\r"), nil), []byte("\n"), []byte("\r\n"))
 		client, server := net.Pipe()
 		s := &Session{tcp: client}
-		s.speakOver(client)
+		s.setConn(client)
 		done := make(chan error, 1)
 		go func() {
 			done <- s.content(raw)
@@ -84,7 +84,7 @@ func FuzzContent(f *testing.F) {
 		}
 		want := bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n"))
 		if len(want) > 0 && !bytes.HasSuffix(want, []byte("\n")) || len(raw) == 0 {
-			want = append(bytes.Clone(want), '\n') // the end stands on a line of its own
+			want = append(bytes.Clone(want), '\n') // the final dot is on its own line
 		}
 		if !bytes.Equal(got, want) || len(rest) > 0 {
 			t.Errorf("sent %q, read %q and then %q", raw, got, rest)

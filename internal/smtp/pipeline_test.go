@@ -15,7 +15,7 @@ import (
 
 var three = Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
 
-// Commands that went out in one packet are judged each by its own reply.
+// Commands sent in one packet are each judged by their own reply.
 func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 	t.Parallel()
 	const nobody, later = "550 5.1.1 nobody", "450 4.2.0 later"
@@ -26,7 +26,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 		code    verdict.Code // "" is no failure
 		phase   verdict.Phase
 		reply   int
-		refused int  // for good
+		refused int  // permanently
 		dead    bool // the connection
 	}{
 		"all fine":                         {taken: three.Recipients},
@@ -65,7 +65,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 			if test.dead {
 				return
 			}
-			// Nothing of this is left on the connection for the next mail.
+			// The next mail on the connection is not affected.
 			server.Mu.Lock()
 			server.Acts, server.PerRcpt = nil, nil
 			server.Mu.Unlock()
@@ -76,7 +76,7 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 	}
 }
 
-// A reply too many must not pass for the reply to something else, least of all for
+// An extra reply must not be taken for the reply to another command, least of all for
 // the acceptance of a mail.
 func TestRepliesThatNobodyAskedFor(t *testing.T) {
 	t.Parallel()
@@ -85,7 +85,7 @@ func TestRepliesThatNobodyAskedFor(t *testing.T) {
 		act    lab.RelayAct
 		code   verdict.Code
 		phase  verdict.Phase
-		reply  int // -1: whether the 250 is seen before DATA or as its reply is chance
+		reply  int // -1: any; by timing, the 250 is seen before DATA or as its reply
 	}{
 		"at MAIL":           {lab.AtMail, lab.RelayAct{Reply: "250 fine", Behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
 		"at RCPT":           {lab.AtRcpt, lab.RelayAct{Reply: "250 fine", Behind: "250 fine again\r\n"}, verdict.SMTPTransient, verdict.PhaseData, -1},
@@ -108,7 +108,7 @@ func TestRepliesThatNobodyAskedFor(t *testing.T) {
 	}
 }
 
-// A relay that answers a whole group at once, wherever its packets end.
+// A relay may answer a whole group at once, with any packet boundaries.
 func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
 	t.Parallel()
 	answers := "250 2.1.0 sender fine\r\n250-2.1.5 a\r\n250 2.1.5 fine\r\n550-5.1.1 b\r\n550 5.1.1 nobody\r\n250 2.1.5 c fine\r\n"
@@ -137,7 +137,7 @@ func TestRepliesOfAGroupInAnyPackets(t *testing.T) {
 				}
 				listen(0, "220 group.test\r\n")
 				listen(1, "250-group.test\r\n250 PIPELINING\r\n")
-				listen(4, answers) // which waits for all four
+				listen(4, answers) // waits for all four commands
 				listen(1, "354 go on\r\n")
 				listen(strings.Count(string(someMail), "\n")+1, "250 2.0.0 Ok: queued as 12345\r\n")
 				listen(1, "221 bye\r\n")
@@ -164,10 +164,10 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 		ahead := server.Ahead
 		server.Mu.Unlock()
 		if offer == "8BITMIME" && ahead != 0 {
-			t.Errorf("%d commands came before their turn", ahead)
+			t.Errorf("%d commands came before the reply to the one before", ahead)
 		}
 	}
-	// DATA waits until the envelope is answered, and the claim written.
+	// DATA is sent only after all replies to the envelope, and the claim.
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "550 5.1.1 nobody"}}})
 	if _, f := attempt(lab.Patient(t), clientOf(server), three, someMail).Verdicts(); f == nil || slices.Contains(server.Heard(), "DATA") {
 		t.Errorf("%v, heard %v", f, server.Heard())
@@ -190,8 +190,8 @@ func TestFiftyRecipientsInOneGroup(t *testing.T) {
 	}
 }
 
-// A mail on a warm connection costs three round trips, with recipients in any
-// number; the one after a refused envelope no more than that.
+// A mail on a reused connection takes three round trips with any number of recipients,
+// also after a refused envelope.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")

@@ -15,49 +15,50 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// Terms are what the connections to one relay are held to.
+// Terms are the limits for the connections to one relay.
 type Terms struct {
-	Connections int           // at most so many at a time; 0: any number
-	Mails       int           // that one connection carries
-	Idle        time.Duration // that one is kept for a mail to come
-	Age         time.Duration // at which one is given up, so that a changed address of the relay is noticed
+	Connections int           // open at the same time; 0: no limit
+	Mails       int           // per connection
+	Idle        time.Duration // a connection is kept this long for the next mail
+	Age         time.Duration // after which a connection is closed, so that a changed address of the relay is noticed
 }
 
-// poolKey is the same for connections that may stand in for each other.
+// poolKey is equal for connections that are interchangeable.
 type poolKey [sha256.Size]byte
 
-// Pool keeps connections for the mails to come. A mail gets one that was made with
-// just what the mail would make its own with: address, TLS, certificates,
-// credentials. Nothing is said on a connection to find out whether it still lives;
-// each one that lies idle is listened to, and gone as soon as the relay closes it.
+// Pool keeps idle connections for later mails. A mail gets only a connection that was
+// made with exactly its own settings: address, TLS, certificates, credentials. Nothing
+// is sent to find out whether a connection is still open; the pool reads from every
+// idle connection and drops it as soon as the relay closes it.
 type Pool struct {
-	salt [sha256.Size]byte // so that a key tells nothing about a password
+	salt [sha256.Size]byte // so that a key reveals nothing about a password
 
-	mu      sync.Mutex
-	relays  map[string]*relayConns // by relay.name()
-	leaving int                    // connections that say goodbye
-	gone    *sync.Cond             // there are no more of these
-	closed  bool
+	mu        sync.Mutex
+	relays    map[string]*relayConns // by relay.name()
+	closing   int                    // connections that are being closed (QUIT)
+	allClosed *sync.Cond             // signals closing == 0
+	closed    bool
 }
 
-// relayConns has the connections to one relay.
+// relayConns are the connections to one relay.
 type relayConns struct {
-	open    int             // connections and places for them, those that say goodbye included
-	leaving int             // those that say goodbye
-	idle    []*Session      // the one used last at the end
-	waiting []chan struct{} // whose turn comes next, in this order
+	open    int             // connections and reserved slots, including those being closed
+	closing int             // those being closed
+	idle    []*Session      // most recently used last
+	waiting []chan struct{} // callers of Acquire that wait, in the order in which they are served
 }
 
 func NewPool() *Pool {
 	p := &Pool{relays: make(map[string]*relayConns)}
-	p.gone = sync.NewCond(&p.mu)
+	p.allClosed = sync.NewCond(&p.mu)
 	_, _ = rand.Read(p.salt[:]) // never fails
 	return p
 }
 
-// Acquire waits until there is an idle connection to the relay, or room for a new
-// one: then there is no session, and the caller dials. Either way the place ends
-// with put or leave. With fresh it is always room. The error is the context's.
+// Acquire waits until there is an idle connection to the relay, or a free slot for a
+// new one: then the session is nil, and the caller dials. Either way the caller returns
+// the slot with Put or Release. With fresh it never returns an idle connection. The error
+// is the context's.
 func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Session, error) {
 	key := p.key(r)
 	mine := make(chan struct{}, 1)
@@ -72,16 +73,16 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 		h.waiting = append(h.waiting, mine)
 		defer func() {
 			h.waiting = slices.DeleteFunc(h.waiting, func(w chan struct{}) bool { return w == mine })
-			p.tidy(r.name()) // there may be room for more than one
+			p.notifyNext(r.name()) // there may be slots for more than one
 		}()
 	}
 	for {
 		if t.Connections == 0 || h.waiting[0] == mine {
-			for t.Connections > 0 && h.open-h.leaving > t.Connections && len(h.idle) > 0 {
-				p.retire(h, h.idle[0]) // there may be fewer than before
+			for t.Connections > 0 && h.open-h.closing > t.Connections && len(h.idle) > 0 {
+				p.closeIdle(h, h.idle[0]) // the limit may be lower than before
 			}
-			if s := h.take(key, fresh); s != nil {
-				if p.wake(s) {
+			if s := h.takeIdle(key, fresh); s != nil {
+				if p.stopWatch(s) {
 					return s, nil
 				}
 				h.open--
@@ -91,8 +92,8 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 				h.open++
 				return nil, nil
 			}
-			if h.open-h.leaving >= t.Connections && len(h.idle) > 0 {
-				p.retire(h, h.idle[0]) // made with other credentials
+			if h.open-h.closing >= t.Connections && len(h.idle) > 0 {
+				p.closeIdle(h, h.idle[0]) // made with other settings
 			}
 		}
 		p.mu.Unlock()
@@ -107,8 +108,9 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 	}
 }
 
-// take takes the session out that was used last, of those with the key.
-func (h *relayConns) take(key poolKey, fresh bool) *Session {
+// takeIdle removes and returns the most recently used session with the key, nil if
+// there is none or with fresh.
+func (h *relayConns) takeIdle(key poolKey, fresh bool) *Session {
 	if fresh {
 		return nil
 	}
@@ -121,26 +123,27 @@ func (h *relayConns) take(key poolKey, fresh bool) *Session {
 	return nil
 }
 
-// wake ends the watch over a session that was idle, and reports whether it lives.
-func (p *Pool) wake(s *Session) bool {
+// stopWatch ends watchIdle for a session just taken, and reports whether the session is
+// usable; if not, it is closed.
+func (p *Pool) stopWatch(s *Session) bool {
 	p.mu.Unlock()
 	defer p.mu.Lock()
 	_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
-	<-s.rested
+	<-s.idleEnded
 	if s.dead {
 		s.abort()
 	}
 	return !s.dead
 }
 
-// Adopt makes a new session one that other mails may use, and forgets the secrets that
-// it was made with.
+// Adopt makes a new session reusable by other mails, and drops the secrets that it was
+// made with.
 func (p *Pool) Adopt(s *Session) {
 	s.key = p.key(s.relay)
 	s.relay.Password, s.relay.ClientKey = secrets.Value{}, secrets.Value{}
 }
 
-// Idle counts the sessions that wait for a mail.
+// Idle returns the number of idle sessions.
 func (p *Pool) Idle() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,103 +153,103 @@ func (p *Pool) Idle() (n int) {
 	return n
 }
 
-// Release gives a place back for which there is no connection.
+// Release returns a slot without a connection.
 func (p *Pool) Release(r Relay) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.relays[r.name()].open--
-	p.tidy(r.name())
+	p.notifyNext(r.name())
 }
 
-// tidy follows each change that may let somebody have his turn, or leave a relay
-// without connections.
-func (p *Pool) tidy(address string) {
+// notifyNext is called after every change that may let the next caller proceed or leave
+// the relay without connections: it wakes that caller, or removes the relay's entry.
+func (p *Pool) notifyNext(address string) {
 	h := p.relays[address]
 	if len(h.waiting) > 0 {
 		select {
-		case h.waiting[0] <- struct{}{}: // who looks again for himself
-		default: // knows already
+		case h.waiting[0] <- struct{}{}: // it checks again itself
+		default: // already notified
 		}
 	} else if h.open == 0 {
 		delete(p.relays, address)
 	}
 }
 
-// Put gives a session back after a mail.
+// Put returns a session after a mail. The pool keeps it if it is still usable within t.
 func (p *Pool) Put(s *Session, t Terms) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.relays[s.relay.name()]
 	left := min(t.Idle, t.Age-time.Since(s.created))
-	if s.dead || p.closed || s.tried >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
-		p.dismiss(h, s)
+	if s.dead || p.closed || s.mails >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
+		p.closeLater(h, s)
 		return
 	}
-	s.rested = make(chan struct{})
+	s.idleEnded = make(chan struct{})
 	s.wire.expect(1)
 	_ = s.tcp.SetDeadline(time.Now().Add(left))
 	h.idle = append(h.idle, s)
-	go p.listen(h, s)
-	p.tidy(s.relay.name())
+	go p.watchIdle(h, s)
+	p.notifyNext(s.relay.name())
 }
 
-// listen is the watch over an idle session: whatever the relay says or does, and
-// the end of its time, ends it, unless somebody took it before.
-func (p *Pool) listen(h *relayConns, s *Session) {
-	defer close(s.rested)
+// watchIdle reads from an idle session and closes it when the relay sends anything or
+// closes the connection, or when its time is over, unless Acquire has taken it before.
+func (p *Pool) watchIdle(h *relayConns, s *Session) {
+	defer close(s.idleEnded)
 	_, err := s.text.R.Peek(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.dead = s.dead || !errors.Is(err, os.ErrDeadlineExceeded)
 	if slices.Contains(h.idle, s) {
-		p.retire(h, s)
+		p.closeIdle(h, s)
 	}
 }
 
-// retire ends an idle session.
-func (p *Pool) retire(h *relayConns, s *Session) {
+// closeIdle removes an idle session from the pool and closes it.
+func (p *Pool) closeIdle(h *relayConns, s *Session) {
 	h.idle = slices.DeleteFunc(h.idle, func(other *Session) bool { return other == s })
-	p.dismiss(h, s)
+	p.closeLater(h, s)
 }
 
-// dismiss ends a session that nobody has, in the background: a relay may be slow to
-// say goodbye. Until it has, the connection counts.
-func (p *Pool) dismiss(h *relayConns, s *Session) {
-	h.leaving, p.leaving = h.leaving+1, p.leaving+1
+// closeLater closes a session that is not in use, in the background, because a relay may
+// be slow to answer QUIT. Until it is closed, the connection counts as open.
+func (p *Pool) closeLater(h *relayConns, s *Session) {
+	h.closing, p.closing = h.closing+1, p.closing+1
 	go func() {
-		if s.rested != nil {
+		if s.idleEnded != nil {
 			_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
-			<-s.rested
+			<-s.idleEnded
 		}
 		s.quit()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		h.leaving, p.leaving = h.leaving-1, p.leaving-1
-		if p.leaving == 0 {
-			p.gone.Broadcast()
+		h.closing, p.closing = h.closing-1, p.closing-1
+		if p.closing == 0 {
+			p.allClosed.Broadcast()
 		}
 		h.open--
-		p.tidy(s.relay.name())
+		p.notifyNext(s.relay.name())
 	}()
 }
 
-// Close ends what is idle, and from now on whatever is given back. It returns
-// when the relays have said goodbye, quitTimeout at the latest.
+// Close closes the idle sessions, and from now on every session that is put back. It
+// returns when they are closed, after quitTimeout at the latest.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	for _, h := range p.relays {
 		for len(h.idle) > 0 {
-			p.retire(h, h.idle[0])
+			p.closeIdle(h, h.idle[0])
 		}
 	}
-	for p.leaving > 0 {
-		p.gone.Wait()
+	for p.closing > 0 {
+		p.allClosed.Wait()
 	}
 }
 
-// key is made of everything that a connection depends on.
+// key hashes everything that a connection depends on.
 func (p *Pool) key(r Relay) poolKey {
 	password, clientKey := r.Password.Reveal(), r.ClientKey.Reveal()
 	defer clear(password)

@@ -44,18 +44,18 @@ func TestConnectionsAreGivenUp(t *testing.T) {
 				server.Idle(t)
 			}
 			if heard := server.Heard(); heard[len(heard)-1] != "QUIT" {
-				t.Errorf("without a word: %v", heard)
+				t.Errorf("closed without QUIT: %v", heard)
 			}
 			lab.Eventually(t, "the pool to forget the relay", func() bool {
 				p.mu.Lock()
 				defer p.mu.Unlock()
-				return len(p.relays) == 0 && p.leaving == 0
+				return len(p.relays) == 0 && p.closing == 0
 			})
 		})
 	}
 }
 
-// The limit is the relay's, whoever logs in.
+// The limit is per relay, for all credentials together.
 func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -95,7 +95,7 @@ func TestTheLimitHoldsForAllCredentials(t *testing.T) {
 	server.Idle(t)
 }
 
-// Other processes may come and want their part.
+// The limit falls when other processes start and get their share of it.
 func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -128,7 +128,7 @@ func TestALoweredLimitEndsWhatIsIdle(t *testing.T) {
 	server.Idle(t)
 }
 
-// Who waits for a connection is served in the order of arrival, and can go away.
+// Callers that wait for a connection are served in order of arrival; one may cancel.
 func TestWaitingForAConnection(t *testing.T) {
 	t.Parallel()
 	p := NewPool()
@@ -165,7 +165,7 @@ func TestWaitingForAConnection(t *testing.T) {
 	for _, want := range []int{0, 2, 3} {
 		p.Release(r)
 		if got := <-order; got != want {
-			t.Errorf("the turn of %d came, want that of %d", got, want)
+			t.Errorf("caller %d was served, want %d", got, want)
 		}
 	}
 	p.Release(r)

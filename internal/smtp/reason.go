@@ -15,8 +15,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// said names a phase in a sentence: what the relay was to answer.
-var said = map[verdict.Phase]string{
+// phaseNames maps a phase to its name in a sentence: what the relay was expected to answer.
+var phaseNames = map[verdict.Phase]string{
 	verdict.PhaseBanner:   "the connection",
 	verdict.PhaseEHLO:     "EHLO",
 	verdict.PhaseSTARTTLS: "STARTTLS",
@@ -28,26 +28,26 @@ var said = map[verdict.Phase]string{
 	verdict.PhaseContent:  "the content of the mail",
 }
 
-// remedies say what a person can do, by the code that the fault was given.
+// remedies maps a fault's code to what the operator can do.
 var remedies = map[verdict.Code]string{
-	verdict.SMTPConnect:    "check host, port and firewall if it lasts; it is tried again",
-	verdict.SMTPTransient:  "it is tried again",
-	verdict.SMTPPermanent:  "the relay's reply says why; mend that and replay",
+	verdict.SMTPConnect:    "Certpost retries; if it keeps failing, check host, port and firewall",
+	verdict.SMTPTransient:  "Certpost retries",
+	verdict.SMTPPermanent:  "the relay's reply says why; fix that, then replay",
 	verdict.SMTPValidation: "check from_address and the recipients, then replay",
 	verdict.SMTPAuth:       "check username, password and auth_method, then replay",
 	verdict.SMTPTLS:        "check tls_mode and the relay's TLS settings, then replay",
 }
 
-// reason tells what happened, where and what to do, in words of our own. It
-// names no recipient and quotes no text, so it may go into any log.
+// reason says what happened, where, and what to do. It names no recipient and
+// quotes no reply text, so it is safe in any log.
 func (f fault) reason(happened kind, ruling ruling) string {
-	what := said[f.phase]
+	what := phaseNames[f.phase]
 	if f.dot {
-		what = "the end of the mail"
+		what = "the final dot (end of the mail)"
 	}
 	remedy := remedies[ruling.code]
 	if ruling.maybe {
-		remedy = "whether it took the mail is unknown"
+		remedy = "it is unknown whether the relay accepted the mail"
 	}
 	switch happened {
 	case replied4, replied421, replied5, repliedSyntax, tooMany:
@@ -68,7 +68,7 @@ func (f fault) reason(happened kind, ruling ruling) string {
 		return fmt.Sprintf("%s could not be reached: %s; %s", f.relay, f.noConnection(), remedy)
 	}
 	if f.phase == verdict.PhaseBanner {
-		return fmt.Sprintf("%s closed the connection instead of greeting; %s", f.relay, remedy)
+		return fmt.Sprintf("%s closed the connection instead of sending a greeting; %s", f.relay, remedy)
 	}
 	return fmt.Sprintf("%s closed the connection during %s; %s", f.relay, what, remedy)
 }
@@ -80,7 +80,7 @@ func (f fault) during(what string) string {
 	return what
 }
 
-// codes are the reply's codes, "550 5.1.1".
+// codes returns the reply code and the enhanced status code, "550 5.1.1".
 func (f fault) codes() string {
 	code := replyCode(f.err)
 	if enhanced := replyEnhanced(f.err); enhanced != "" {
@@ -92,17 +92,17 @@ func (f fault) codes() string {
 func (f fault) garbage() string {
 	switch code := replyCode(f.err); {
 	case code != 0:
-		return fmt.Sprintf("%d, which has no place there", code)
+		return fmt.Sprintf("the unexpected code %d", code)
 	case errors.Is(f.err, errLongLine):
 		return fmt.Sprintf("a line of more than %d bytes", maxReplyLine)
 	case errors.Is(f.err, errLongReply):
 		return fmt.Sprintf("more than %d lines", maxReplyLines)
 	case errors.Is(f.err, errAuthRounds):
-		return "a challenge that has no place there"
-	case errors.Is(f.err, errUnasked):
-		return "more than it was asked for"
+		return "an unexpected challenge"
+	case errors.Is(f.err, errExtraReply):
+		return "an extra reply that belongs to no command"
 	case errors.Is(f.err, errNoReset):
-		return "a refusal to forget the mail before (RSET)"
+		return "a refusal of the RSET before it, which ends the previous mail's transaction"
 	}
 	return "something that is not an SMTP reply"
 }
@@ -110,62 +110,62 @@ func (f fault) garbage() string {
 func (f fault) noConnection() string {
 	if dns, ok := errors.AsType[*net.DNSError](f.err); ok {
 		if dns.IsNotFound {
-			return "DNS knows no address for the name"
+			return "DNS has no address for the name"
 		}
-		return "DNS did not resolve the name"
+		return "the DNS lookup of the name failed"
 	}
 	switch {
 	case errors.Is(f.err, syscall.ECONNREFUSED):
-		return "the connection was refused, nothing listens there"
+		return "the connection was refused (nothing listens on this port)"
 	case errors.Is(f.err, syscall.EHOSTUNREACH), errors.Is(f.err, syscall.ENETUNREACH):
-		return "there is no route to it"
+		return "there is no route to the host"
 	}
 	return "the connection could not be opened"
 }
 
-// tlsReason says which part of TLS failed. What it quotes of a certificate is cleaned.
+// tlsReason says which part of TLS failed. Names quoted from a certificate are cleaned.
 func (f fault) tlsReason(now time.Time) string {
 	switch {
 	case errors.Is(f.err, errNoSTARTTLS):
-		return f.relay + " does not offer STARTTLS, so nothing was sent; use its SMTPS port (tls_mode: smtps), or look for what strips STARTTLS on the way"
+		return f.relay + " does not offer STARTTLS, so nothing was sent; use its SMTPS port (tls_mode: smtps), or find what removes STARTTLS between Certpost and the relay, then replay"
 	case errors.Is(f.err, errInjected):
-		return f.relay + " sent plaintext behind its reply to STARTTLS, as somebody in between would do; nothing was sent"
+		return f.relay + " sent plaintext after its reply to STARTTLS, as in a man-in-the-middle attack, so nothing was sent; check the network between Certpost and the relay, then replay"
 	case errors.Is(f.err, errUnproven):
-		return f.relay + " did not prove that it knows the password, as SCRAM wants it, so nothing was sent; somebody may pose as the relay"
+		return f.relay + " did not prove that it knows the password, as SCRAM requires, so nothing was sent; another server may be impersonating the relay: check host and its certificate, then replay"
 	case errors.Is(f.err, errIterations):
-		return fmt.Sprintf("%s wants SCRAM with a number of iterations that is not between %d and %d, so nothing was sent; mend its password database", f.relay, minIterations, maxIterations)
+		return fmt.Sprintf("%s requests SCRAM with an iteration count outside %d to %d, so nothing was sent; fix the relay's password database, then replay", f.relay, minIterations, maxIterations)
 	case replyCode(f.err) != 0:
-		return fmt.Sprintf("%s offers STARTTLS and answered %s to it, so nothing was sent; mend the relay's TLS settings, then replay", f.relay, f.codes())
+		return fmt.Sprintf("%s offers STARTTLS but answered %s to it, so nothing was sent; fix the relay's TLS settings, then replay", f.relay, f.codes())
 	case isAlert(f.err):
 		return f.relay + alertReason(f.err)
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](f.err); ok {
-		return f.relay + " has " + invalidReason(invalid, now) + "; nothing was sent"
+		return f.relay + " has " + invalidReason(invalid, now) + ", so nothing was sent; fix the relay's certificate, then replay"
 	}
 	if wrong, ok := errors.AsType[x509.HostnameError](f.err); ok {
-		return fmt.Sprintf("%s has a certificate for %s and not for %s; nothing was sent; correct host, or the relay's certificate",
+		return fmt.Sprintf("%s has a certificate for %s, not for %s, so nothing was sent; fix host or the relay's certificate, then replay",
 			f.relay, certificateNames(wrong.Certificate), legible.Clean(wrong.Host, 100))
 	}
 	if stranger, ok := errors.AsType[x509.UnknownAuthorityError](f.err); ok {
 		issuer := "an unknown CA"
 		if stranger.Cert != nil {
-			issuer = fmt.Sprintf("%q, which is not trusted here", legible.Clean(stranger.Cert.Issuer.String(), 120))
+			issuer = fmt.Sprintf("%q, which is not a trusted CA", legible.Clean(stranger.Cert.Issuer.String(), 120))
 		}
-		return fmt.Sprintf("%s has a certificate issued by %s; nothing was sent; give the relay's CA as ca_file", f.relay, issuer)
+		return fmt.Sprintf("%s has a certificate issued by %s, so nothing was sent; set ca_file to the relay's CA, then replay", f.relay, issuer)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](f.err); ok {
-		return f.relay + " has a certificate that cannot be verified; nothing was sent; mend the relay's certificate"
+		return f.relay + " has a certificate that cannot be verified, so nothing was sent; fix the relay's certificate, then replay"
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](f.err); ok {
-		return f.relay + " does not speak TLS on this port, so nothing was sent; tls_mode smtps belongs to port 465, starttls to 587"
+		return f.relay + " does not speak TLS on this port, so nothing was sent; use tls_mode smtps with port 465, starttls with 587, then replay"
 	}
-	return f.relay + " and Certpost did not agree on TLS (Certpost speaks 1.2 and 1.3), so nothing was sent; mend the relay's TLS settings"
+	return f.relay + " and Certpost could not agree on TLS settings (Certpost supports TLS 1.2 and 1.3), so nothing was sent; fix the relay's TLS settings, then replay"
 }
 
-// alertReason names the alert with which the relay ended the handshake.
+// alertReason names the TLS alert with which the relay ended the handshake.
 func alertReason(err error) string {
 	operation, _ := errors.AsType[*net.OpError](err)
-	// crypto/tls keeps its alert type to itself; the number is all that is needed.
+	// crypto/tls does not export its alert type; only the number is needed.
 	number := tls.AlertError(0)
 	if value := reflect.ValueOf(operation.Err); value.CanUint() {
 		number = tls.AlertError(value.Uint()) //nolint:gosec // alerts are bytes
@@ -174,25 +174,25 @@ func alertReason(err error) string {
 	name := strings.TrimPrefix(number.Error(), "tls: ")
 	switch number {
 	case protocolVersion:
-		return " speaks no TLS version that is still safe (Certpost speaks 1.2 and 1.3), so nothing was sent; update the relay"
+		return " supports no TLS version that is still secure (Certpost supports 1.2 and 1.3), so nothing was sent; update the relay, then replay"
 	case certificateRequired:
-		return " wants a client certificate, so nothing was sent; give client_cert_file and client_key_file"
+		return " requires a client certificate, so nothing was sent; set client_cert_file and client_key_file, then replay"
 	}
-	return fmt.Sprintf(" refused the TLS handshake with the alert %q (%d), so nothing was sent; check the relay's TLS settings", name, uint8(number))
+	return fmt.Sprintf(" refused the TLS handshake with the alert %q (%d), so nothing was sent; check the relay's TLS settings, then replay", name, uint8(number))
 }
 
 func invalidReason(invalid x509.CertificateInvalidError, now time.Time) string {
 	cert := invalid.Cert
 	switch {
 	case invalid.Reason != x509.Expired || cert == nil:
-		return "a certificate that may not be used for it"
+		return "a certificate that is not valid for this use"
 	case now.Before(cert.NotBefore):
 		return "a certificate that is not valid before " + legible.Moment(cert.NotBefore)
 	}
 	return "a certificate that expired on " + legible.Moment(cert.NotAfter)
 }
 
-// certificateNames lists what a certificate is valid for, at most five names.
+// certificateNames lists the names and IP addresses of a certificate, at most five.
 func certificateNames(cert *x509.Certificate) string {
 	if cert == nil {
 		return "other names"
@@ -202,7 +202,7 @@ func certificateNames(cert *x509.Certificate) string {
 		names = append(names, ip.String())
 	}
 	if len(names) == 0 {
-		return "no name at all"
+		return "no name"
 	}
 	more := ""
 	if len(names) > 5 {
@@ -212,8 +212,9 @@ func certificateNames(cert *x509.Certificate) string {
 	return legible.Clean(strings.Join(names, ", "), 300) + more
 }
 
-// sumUp is the verdict on the recipients that were refused one by one, nil when
-// none was. One that may be taken later makes the whole a retry for all such.
+// sumUp returns the verdict on the recipients that were refused one by one, nil if
+// there are none. If at least one refusal is retryable, so is the whole verdict, and
+// its Refused lists the permanent refusals.
 func sumUp(refused []rejection) *verdict.Failure {
 	if len(refused) == 0 {
 		return nil
@@ -228,12 +229,12 @@ func sumUp(refused []rejection) *verdict.Failure {
 		sum.Recipients = append(sum.Recipients, r.recipient)
 	}
 	if len(refused) > 1 {
-		sum.Reason = fmt.Sprintf("%d recipients were refused, %d of them for good; %s", len(refused), len(final), sum.Reason)
+		sum.Reason = fmt.Sprintf("%d recipients were refused, %d of them permanently; %s", len(refused), len(final), sum.Reason)
 	}
 	return &sum
 }
 
-// mildest is the first refusal that need not be for good, else the first one.
+// mildest returns the first retryable refusal, else the first one.
 func mildest(refused []rejection) *verdict.Failure {
 	for _, r := range refused {
 		if r.failure.Retry() {
@@ -243,7 +244,7 @@ func mildest(refused []rejection) *verdict.Failure {
 	return refused[0].failure
 }
 
-// refusals are those of the rejections that are for good.
+// refusals returns the permanent ones of the rejections.
 func refusals(refused []rejection) (final []verdict.Refusal) {
 	for _, r := range refused {
 		if f := r.failure; !f.Retry() {
@@ -253,16 +254,16 @@ func refusals(refused []rejection) (final []verdict.Refusal) {
 	return final
 }
 
-// allOrNothing is the verdict when nobody gets the mail because some of the
-// recipients were refused: one that may be taken later makes all of them wait.
+// allOrNothing returns the verdict when all_or_nothing stops the mail because some
+// recipients were refused: one retryable refusal makes the whole delivery a retry.
 func allOrNothing(refused []rejection, all int) *verdict.Failure {
 	f := *mildest(refused)
-	f.Reason = fmt.Sprintf("%d of %d recipients were refused, and all_or_nothing keeps the mail from the others; %s", len(refused), all, f.Reason)
+	f.Reason = fmt.Sprintf("%d of %d recipients were refused, so with all_or_nothing no recipient gets the mail; %s", len(refused), all, f.Reason)
 	return &f
 }
 
-// claimFailure is the verdict when the ledger did not let us send.
+// claimFailure returns the verdict when the claim in the ledger failed.
 func claimFailure(err error) *verdict.Failure {
 	return verdict.Fail(verdict.SMTPTransient, verdict.PhaseClaim,
-		"the delivery could not be claimed in the ledger, so nothing was sent; it is tried again").Because(err)
+		"the delivery could not be claimed in the ledger, so nothing was sent; Certpost retries").Because(err)
 }

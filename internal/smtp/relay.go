@@ -34,8 +34,8 @@ const (
 	AuthXOAUTH2     = "xoauth2"
 )
 
-// Relay is everything a connection to one SMTP server depends on: a change of
-// any field asks for another connection.
+// Relay is everything that a connection to one SMTP server depends on: a change of
+// any field requires a new connection.
 type Relay struct {
 	Host    string // a name or an IP address; its certificate has to be valid for it
 	Port    int
@@ -46,7 +46,7 @@ type Relay struct {
 	CAPEM      []byte         // content of caFile
 	CAFile     string
 
-	ClientCert     []byte        // PEM, leaf and chain; nil: none is shown
+	ClientCert     []byte        // PEM, leaf and chain; nil: no client certificate
 	ClientKey      secrets.Value // PEM
 	ClientCertFile string
 
@@ -55,32 +55,32 @@ type Relay struct {
 	AuthMethod        string // one of the Auth constants
 	Username          string
 	Password          secrets.Value
-	AllowInsecureAuth bool // let the password go over plaintext or to an unverified relay
+	AllowInsecureAuth bool // send the password over plaintext or to an unverified relay
 }
 
-// Address is host:port as people read it.
+// Address is host:port for display.
 func (r Relay) Address() string {
 	return net.JoinHostPort(strings.Trim(r.Host, "[]"), strconv.Itoa(r.Port))
 }
 
-// name is host:port, the same however the host is written.
+// name is the RelayName of the relay.
 func (r Relay) name() string { return RelayName(r.Host, r.Port) }
 
-// RelayName is host:port, the same however the host is written.
+// RelayName is host:port in canonical form: it is the same for every spelling of the host.
 func RelayName(host string, port int) string {
 	ascii, _ := legible.Domain(strings.Trim(host, "[]"))
 	return net.JoinHostPort(ascii, strconv.Itoa(port))
 }
 
-// dialAddress is host:port as the resolver wants it.
+// dialAddress is host:port for the resolver.
 func (r Relay) dialAddress() string {
 	return net.JoinHostPort(asciiHost(r.Host), strconv.Itoa(r.Port))
 }
 
-// serverName is what the relay's certificate has to be valid for.
+// serverName is the name that the relay's certificate must be valid for.
 func (r Relay) serverName() string { return strings.TrimSuffix(asciiHost(r.Host), ".") }
 
-// tlsConfig is for one connection; nil in plaintext.
+// tlsConfig returns the TLS configuration of one connection, nil in plaintext.
 func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 	if r.TLSMode == TLSPlaintext {
 		return nil, nil
@@ -89,12 +89,12 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 		ServerName:         r.serverName(),
 		MinVersion:         tls.VersionTLS12,
 		RootCAs:            r.roots,
-		InsecureSkipVerify: r.SkipVerify, //nolint:gosec // tls_skip_verify asks for it and is warned about
+		InsecureSkipVerify: r.SkipVerify, //nolint:gosec // tls_skip_verify requests it; validation warns about it
 	}
 	if r.roots == nil && r.CAPEM != nil {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(r.CAPEM) {
-			return nil, Unusable("ca_file", r.CAFile, "has no certificate", nil)
+			return nil, Unusable("ca_file", r.CAFile, "contains no PEM certificate", nil)
 		}
 	}
 	if r.ClientCert == nil {
@@ -104,20 +104,20 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 	defer clear(key)
 	certificate, err := tls.X509KeyPair(r.ClientCert, key)
 	if err != nil {
-		return nil, Unusable("client_cert_file", r.ClientCertFile, "and client_key_file are not a certificate and its key, both PEM and not encrypted", nil)
+		return nil, Unusable("client_cert_file", r.ClientCertFile, "and client_key_file do not contain a certificate and its private key, both PEM and unencrypted", nil)
 	}
 	config.Certificates = []tls.Certificate{certificate}
 	return config, nil
 }
 
-// Unusable is the verdict on a file that a target names.
+// Unusable is the verdict (TARGET_INVALID) on a file that a target names under key.
 func Unusable(key, path, why string, cause error) *verdict.Failure {
 	return verdict.Fail(verdict.TargetInvalid, verdict.PhaseConnect,
-		fmt.Sprintf("%s %s %s: mend it, then replay", key, legible.Clean(path, 200), why)).Because(cause)
+		fmt.Sprintf("%s %s %s: fix it, then replay", key, legible.Clean(path, 200), why)).Because(cause)
 }
 
-// asciiHost is a host without brackets and with A-labels. A name that has none
-// stays as it is: the resolver will say so.
+// asciiHost is a host without brackets and with A-labels. An invalid name stays
+// unchanged, and the resolver reports it.
 func asciiHost(host string) string {
 	host = strings.Trim(host, "[]")
 	if ascii, err := idna.Lookup.ToASCII(host); err == nil && legible.Internationalised(host) {
@@ -126,10 +126,10 @@ func asciiHost(host string) string {
 	return host
 }
 
-// heloName is the name to introduce ourselves with: the configured one, else
-// the host's own when it is a full domain name, else the address literal of the
-// connection (RFC 5321 section 4.1.4). Containers and laptops have names that
-// mean nothing to a relay, and some relays refuse them.
+// heloName is the name for EHLO: the configured one, else the host's own if it is
+// a full domain name, else the address literal of the connection (RFC 5321 section
+// 4.1.4). Containers and laptops have names that mean nothing to a relay, and some
+// relays refuse them.
 func heloName(configured string, local net.Addr) string {
 	if configured != "" {
 		return configured
@@ -149,7 +149,7 @@ func heloName(configured string, local net.Addr) string {
 }
 
 // fullDomain reports whether name is a domain of at least two labels in letters,
-// digits and hyphens (RFC 5321 section 4.1.2), and no address.
+// digits and hyphens (RFC 5321 section 4.1.2), and not an IP address.
 func fullDomain(name string) bool {
 	labels := strings.Split(name, ".")
 	for _, label := range labels {
@@ -165,9 +165,9 @@ func fullDomain(name string) bool {
 	return len(labels) > 1 && len(name) <= 253 && net.ParseIP(name) == nil
 }
 
-// speakable reports whether an address may stand between the angle brackets of
-// MAIL and RCPT: nothing in it can end the path or the line.
-func speakable(address string, utf8 bool) bool {
+// safeInCommand reports whether an address can be written between the angle brackets
+// of MAIL and RCPT: nothing in it can end the path or the line.
+func safeInCommand(address string, utf8 bool) bool {
 	quoted := false
 	for i := 0; i < len(address); i++ {
 		c := address[i]

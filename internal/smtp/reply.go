@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// maxReplyText bounds what is kept of a reply's text, in bytes.
+// maxReplyText limits how much of a reply's text is stored, in bytes.
 const maxReplyText = 512
 
-// replyCode is the code of the relay's reply in err, 0 when there was none.
+// replyCode is the code of the relay's reply in err, 0 if there is none.
 func replyCode(err error) int {
 	if reply, ok := errors.AsType[*textproto.Error](err); ok {
 		return reply.Code
@@ -19,7 +19,7 @@ func replyCode(err error) int {
 	return 0
 }
 
-// replyEnhanced is the enhanced code of the reply in err, "" when there is none.
+// replyEnhanced is the enhanced status code of the reply in err, "" if there is none.
 func replyEnhanced(err error) string {
 	reply, ok := errors.AsType[*textproto.Error](err)
 	if !ok {
@@ -29,7 +29,7 @@ func replyEnhanced(err error) string {
 }
 
 // enhancedCode is the enhanced status code that a reply's text begins with (RFC
-// 2034), "" when there is none or when its class is not the reply's.
+// 2034), "" if there is none or if its class is not the reply's.
 func enhancedCode(code int, text string) string {
 	first, _, _ := strings.Cut(text, " ")
 	first, _, _ = strings.Cut(first, "\n")
@@ -45,8 +45,8 @@ func enhancedCode(code int, text string) string {
 	return first
 }
 
-// queueIDs find the id under which a relay keeps the mail in its reply to the
-// final dot, as an operator would search for it in the relay's log.
+// queueIDs match the relay's queue id in its reply to the final dot, in the form that
+// the relay's log has.
 var queueIDs = []*regexp.Regexp{
 	regexp.MustCompile(`\bqueued as ([A-Za-z0-9_-]{4,64})`),                           // Postfix, devrelay
 	regexp.MustCompile(`\bid=([A-Za-z0-9]{6,11}-[A-Za-z0-9]{6,11}-[A-Za-z0-9]{2,4})`), // Exim, before and since 4.97
@@ -56,7 +56,7 @@ var queueIDs = []*regexp.Regexp{
 	regexp.MustCompile(`^(?:2\.\d\.\d )?Ok ([0-9a-f]{16}-[0-9a-f-]{20,64})$`),         // Amazon SES
 }
 
-// queueID is the relay's id for the mail, as far as its reply tells.
+// queueID is the relay's queue id for the mail, "" if no pattern matches its reply.
 func queueID(text string) string {
 	for _, pattern := range queueIDs {
 		if found := pattern.FindStringSubmatch(text); found != nil {

@@ -105,11 +105,11 @@ func TestSpeakable(t *testing.T) {
 		"a b@example.com": false, "a>b@example.com": false, "a\r\n@example.com": false, "a\x00@example.com": false,
 		`"open@example.com`: false, `"a\`: false, "bücher@example.com": false,
 	} {
-		if got := speakable(address, false); got != want {
+		if got := safeInCommand(address, false); got != want {
 			t.Errorf("speakable(%q) = %v", address, got)
 		}
 	}
-	if !speakable("bücher@example.com", true) {
+	if !safeInCommand("bücher@example.com", true) {
 		t.Error("SMTPUTF8 allows letters beyond ASCII")
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/wneessen/go-mail/smtp"
 )
 
-// TellsPassword reports whether an auth_method gives the relay the password, or a
-// token, itself.
+// TellsPassword reports whether an auth_method sends the password or token itself to
+// the relay.
 func TellsPassword(method string) bool {
 	switch strings.ToLower(method) {
 	case AuthCRAMMD5, AuthSCRAMSHA256:
@@ -23,8 +23,8 @@ func TellsPassword(method string) bool {
 	return true
 }
 
-// mechanism is the client's side of an AUTH method (in upper case). What is wrong
-// with the method or the credentials is a reason for people.
+// mechanism returns the client's side of an AUTH method (in upper case), or the reason
+// why the method or the credentials cannot be used.
 func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reason string) {
 	user := s.relay.Username
 	switch method {
@@ -39,7 +39,7 @@ func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 	case "SCRAM-SHA-256":
 		for _, text := range []string{user, password} {
 			if _, err := precis.OpaqueString.String(text); err != nil {
-				return nil, "username or password is empty or has characters that SCRAM has no place for; use another password, or auth_method: plain"
+				return nil, "username or password is empty or has characters that SCRAM does not allow; use another password, or auth_method: plain, then replay"
 			}
 		}
 		if s.bindable() && slices.Contains(s.offers.mechanisms(), "SCRAM-SHA-256-PLUS") {
@@ -47,31 +47,31 @@ func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 		}
 		return &scram{Auth: smtp.ScramSHA256Auth(user, password)}, ""
 	}
-	return nil, "auth_method " + strconv.Quote(legible.Clean(s.relay.AuthMethod, 40)) + " is not known; use none, plain, login, cram-md5, scram-sha-256 or xoauth2"
+	return nil, "unknown auth_method " + strconv.Quote(legible.Clean(s.relay.AuthMethod, 40)) + "; use none, plain, login, cram-md5, scram-sha-256 or xoauth2, then replay"
 }
 
-// bindable reports whether the TLS connection has something that AUTH can be bound
-// to (RFC 9266, RFC 5929).
+// bindable reports whether the TLS connection supports channel binding (RFC 9266,
+// RFC 5929).
 func (s *Session) bindable() bool {
 	return s.tls != nil && (s.tls.Version == tls.VersionTLS13 || len(s.tls.TLSUnique) > 0)
 }
 
-// RFC 7677 section 4 wants 4,096 iterations at least. The relay chooses, we
-// compute: a million takes half a second.
+// RFC 7677 section 4 requires at least 4,096 iterations. The relay chooses the number
+// and Certpost computes them: a million takes half a second.
 const (
 	minIterations = 4096
 	maxIterations = 1_000_000
 )
 
-// scram holds SCRAM to its order (RFC 5802 section 5): one message of each kind, and
-// a proof that the relay, too, knows the password, before its 235 counts. go-mail
-// answers whatever comes, so that a relay could leave the proof out.
+// scram enforces the order of SCRAM (RFC 5802 section 5): one message of each kind, and
+// proof that the relay knows the password too, before its 235 counts. go-mail answers
+// messages in any order, so a relay could omit the proof.
 type scram struct {
 	smtp.Auth
-	step int // messages of the relay that were answered
+	step int // messages of the relay so far
 }
 
-// Next answers a challenge; more is false when the relay has said 235.
+// Next answers a challenge; more is false once the relay has replied 235.
 func (a *scram) Next(challenge []byte, more bool) ([]byte, error) {
 	a.step++
 	begins := []string{"", "r=", "v="}
@@ -82,7 +82,7 @@ func (a *scram) Next(challenge []byte, more bool) ([]byte, error) {
 		return nil, errUnproven
 	case a.step > len(begins), !bytes.HasPrefix(challenge, []byte(begins[a.step-1])), a.step == 1 && len(challenge) > 0:
 		return nil, errAuthRounds
-	case a.step == 2 && !decentIterations(challenge):
+	case a.step == 2 && !iterationsInRange(challenge):
 		return nil, errIterations
 	}
 	response, err := a.Auth.Next(challenge, true)
@@ -95,9 +95,9 @@ func (a *scram) Next(challenge []byte, more bool) ([]byte, error) {
 	return nil, errAuthRounds // go-mail's text may quote the challenge
 }
 
-// decentIterations reads the number of iterations in the relay's first message; one
-// without is left to the mechanism.
-func decentIterations(challenge []byte) bool {
+// iterationsInRange checks the iteration count in the relay's first message; it leaves a
+// message without one to the mechanism.
+func iterationsInRange(challenge []byte) bool {
 	for attribute := range bytes.SplitSeq(challenge, []byte(",")) {
 		if text, found := bytes.CutPrefix(attribute, []byte("i=")); found {
 			n, err := strconv.Atoi(string(text))

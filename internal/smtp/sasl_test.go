@@ -10,8 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// SCRAM binds both sides: a relay that does not know the password, or takes the
-// steps in an order that lets it get around proving it, is not believed.
+// SCRAM authenticates both sides: a relay that does not know the password, or uses an
+// order of steps that avoids proving it, is not trusted.
 func TestSCRAMRelaysHaveToProveThemselves(t *testing.T) {
 	t.Parallel()
 	const password = "correct-horse-battery"
@@ -28,12 +28,12 @@ func TestSCRAMRelaysHaveToProveThemselves(t *testing.T) {
 		"235 at once":                   {lies: lab.ScramLies{Order: "5"}, code: verdict.SMTPAuth, says: "did not prove"},
 		"235 after the first message":   {lies: lab.ScramLies{Order: "-5"}, code: verdict.SMTPAuth, says: "did not prove"},
 		"a false proof":                 {lies: lab.ScramLies{FalseProof: true}, code: verdict.SMTPAuth, says: "did not prove"},
-		"the proof of an empty state":   {lies: lab.ScramLies{Order: "-v5", Nothing: true}, code: verdict.SMTPTransient, says: "a challenge that has no place there"},
-		"begun again after its message": {lies: lab.ScramLies{Order: "-r-v5", Nothing: true}, code: verdict.SMTPTransient, says: "a challenge that has no place there"},
-		"its first message twice":       {lies: lab.ScramLies{Order: "-rrv5"}, code: verdict.SMTPTransient, says: "a challenge that has no place there"},
-		"its proof twice":               {lies: lab.ScramLies{Order: "-rvv5"}, code: verdict.SMTPTransient, says: "a challenge that has no place there"},
-		"one iteration":                 {lies: lab.ScramLies{Iterations: 1}, code: verdict.SMTPAuth, says: "iterations"},
-		"two thousand million":          {lies: lab.ScramLies{Iterations: 2_000_000_000}, code: verdict.SMTPAuth, says: "iterations"},
+		"the proof of an empty state":   {lies: lab.ScramLies{Order: "-v5", Nothing: true}, code: verdict.SMTPTransient, says: "an unexpected challenge"},
+		"begun again after its message": {lies: lab.ScramLies{Order: "-r-v5", Nothing: true}, code: verdict.SMTPTransient, says: "an unexpected challenge"},
+		"its first message twice":       {lies: lab.ScramLies{Order: "-rrv5"}, code: verdict.SMTPTransient, says: "an unexpected challenge"},
+		"its proof twice":               {lies: lab.ScramLies{Order: "-rvv5"}, code: verdict.SMTPTransient, says: "an unexpected challenge"},
+		"one iteration":                 {lies: lab.ScramLies{Iterations: 1}, code: verdict.SMTPAuth, says: "iteration count"},
+		"two thousand million":          {lies: lab.ScramLies{Iterations: 2_000_000_000}, code: verdict.SMTPAuth, says: "iteration count"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

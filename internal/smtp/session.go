@@ -1,7 +1,7 @@
 // Package smtp is the conversation with one relay: connection, TLS, AUTH, envelope and
-// content, with a verdict on each reply (reason.go has the words, classify.go the rules), the
-// pool that keeps connections for the mails to come, and the breakers that keep deliveries
-// away from a relay that does not answer. It knows neither targets nor mails.
+// content, with a verdict on each reply (reason.go has the texts, classify.go the rules), the
+// pool that keeps connections for later mails, and the breakers that keep deliveries
+// away from a relay that does not answer. It depends on neither targets nor the rendering of mails.
 package smtp
 
 import (
@@ -17,38 +17,38 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Session is one connection to a relay, past TLS and AUTH. It carries one mail
+// Session is one connection to a relay, after TLS and AUTH. It carries one mail
 // after the other and belongs to one goroutine at a time.
 //
-// It speaks for itself over textproto, where go-mail's client has one call for
-// several phases: a verdict wants to know which recipient was refused, in which
-// phase, and whether the final dot had gone out.
+// It uses textproto directly, because go-mail's client has one call for several
+// phases: a verdict needs to know which recipient was refused, in which phase, and
+// whether the final dot was sent.
 type Session struct {
-	relay   Relay
-	address string // host:port
-	created time.Time
-	dialled time.Duration // what dial took
-	tried   int           // mails, whatever became of them
-	key     poolKey       // what it may be used for again
-	rested  chan struct{} // closed when the watch over the idle session has ended
+	relay     Relay
+	address   string // host:port
+	created   time.Time
+	dialled   time.Duration // duration of Dial
+	mails     int           // transactions so far, successful or not
+	key       poolKey       // which mails may reuse it
+	idleEnded chan struct{} // closed when Pool.watchIdle has returned
 
-	tcp    net.Conn // what abort closes, whatever stands above it
-	wire   *wire    // what is spoken over: tcp, or TLS on it
+	tcp    net.Conn // the socket, which abort closes directly
+	wire   *wire    // the connection in use: tcp, or TLS over it
 	text   *textproto.Reader
 	offers offers               // the relay's extensions, since the last EHLO
 	tls    *tls.ConnectionState // nil in plaintext
 
-	transcript transcript // of the present mail; of a new connection from its beginning
+	transcript transcript // of the current mail; for the first mail it includes Dial
 
-	open  bool // a transaction was begun and not ended: RSET before the next
-	heard bool // the relay has answered something of the present mail
-	ended bool // the content is out, its end included
-	dead  bool // no further command makes sense
+	inTransaction bool // a transaction was begun and not ended: RSET before the next
+	answered      bool // the relay has replied to a command of the current mail
+	contentSent   bool // the content and the final dot were sent
+	dead          bool // no further command is possible
 }
 
-// Dial connects to the relay and takes the connection past TLS and AUTH. Every
-// phase has its own deadline, capped by the context's; when the context is
-// cancelled the socket is closed at once, and no failure leaves one open.
+// Dial connects to the relay and completes TLS and AUTH. Every phase has its own
+// deadline, capped by the context's. When the context is cancelled, the socket is
+// closed at once; no failure leaves a socket open.
 func Dial(ctx context.Context, r Relay) (*Session, *verdict.Failure) {
 	s := &Session{relay: r, address: r.Address(), created: time.Now()}
 	if failure := s.establish(ctx); failure != nil {
@@ -72,17 +72,17 @@ func (s *Session) establish(ctx context.Context) *verdict.Failure {
 	if failure := s.connect(ctx); failure != nil {
 		return failure
 	}
-	defer s.watch(ctx)()
+	defer s.closeOnDone(ctx)()
 
 	if s.relay.TLSMode == TLSSMTPS {
 		if failure := s.handshake(ctx, config); failure != nil {
 			return failure
 		}
 	}
-	if failure := s.greet(ctx); failure != nil {
+	if failure := s.readGreeting(ctx); failure != nil {
 		return failure
 	}
-	if failure := s.hello(ctx); failure != nil {
+	if failure := s.ehlo(ctx); failure != nil {
 		return failure
 	}
 	if failure := s.startTLS(ctx, config); failure != nil {
@@ -91,39 +91,39 @@ func (s *Session) establish(ctx context.Context) *verdict.Failure {
 	return s.authenticate(ctx)
 }
 
-// connect opens the TCP connection; name resolution is part of it.
+// connect resolves the relay's name and opens the TCP connection.
 func (s *Session) connect(ctx context.Context) *verdict.Failure {
 	limit, cancel := context.WithTimeout(ctx, phaseTimeout(verdict.PhaseConnect))
 	defer cancel()
 	started := time.Now()
 	tcp, err := new(net.Dialer).DialContext(limit, "tcp", s.relay.dialAddress())
-	s.transcript.took(verdict.PhaseConnect, started)
+	s.transcript.recordPhase(verdict.PhaseConnect, started)
 	if err != nil {
 		s.dead = true
 		return fault{phase: verdict.PhaseConnect, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started)}.Failure()
 	}
 	s.tcp = tcp
-	s.speakOver(tcp)
+	s.setConn(tcp)
 	return nil
 }
 
-func (s *Session) speakOver(conn net.Conn) {
+func (s *Session) setConn(conn net.Conn) {
 	s.wire = &wire{Conn: conn}
 	s.wire.expect(1)
 	s.text = textproto.NewReader(bufio.NewReader(s.wire))
 }
 
-// greet reads the relay's greeting.
-func (s *Session) greet(ctx context.Context) *verdict.Failure {
+// readGreeting reads the relay's greeting.
+func (s *Session) readGreeting(ctx context.Context) *verdict.Failure {
 	return s.step(ctx, verdict.PhaseBanner, func() error {
-		_, _, err := s.hear(220)
+		_, _, err := s.readReply(220)
 		return err
 	})
 }
 
-// hello introduces us and learns what the relay offers. HELO is for relays that
-// do not know EHLO (500 or 502, RFC 5321 section 3.2); any other answer stands.
-func (s *Session) hello(ctx context.Context) *verdict.Failure {
+// ehlo sends EHLO and stores the relay's extensions. It falls back to HELO only if the
+// relay does not know EHLO (500 or 502, RFC 5321 section 3.2).
+func (s *Session) ehlo(ctx context.Context) *verdict.Failure {
 	name := heloName(s.relay.HELO, s.tcp.LocalAddr())
 	return s.step(ctx, verdict.PhaseEHLO, func() error {
 		_, text, err := s.command(250, "EHLO "+name)
@@ -136,8 +136,8 @@ func (s *Session) hello(ctx context.Context) *verdict.Failure {
 	})
 }
 
-// startTLS moves the connection to TLS as the mode asks. A relay that offers
-// STARTTLS and then fails at it is never spoken to in plaintext, in no mode.
+// startTLS upgrades the connection to TLS as the mode requires. If a relay offers
+// STARTTLS and then fails at it, nothing is sent in plaintext, in any mode.
 func (s *Session) startTLS(ctx context.Context, config *tls.Config) *verdict.Failure {
 	switch s.relay.TLSMode {
 	case TLSSMTPS, TLSPlaintext:
@@ -164,10 +164,10 @@ func (s *Session) startTLS(ctx context.Context, config *tls.Config) *verdict.Fai
 	if failure := s.handshake(ctx, config); failure != nil {
 		return failure
 	}
-	return s.hello(ctx)
+	return s.ehlo(ctx)
 }
 
-// handshake puts TLS on the connection.
+// handshake runs the TLS handshake and continues over TLS.
 func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Failure {
 	secured := tls.Client(s.tcp, config)
 	failure := s.step(ctx, verdict.PhaseTLS, func() error {
@@ -182,32 +182,33 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 	}
 	state := secured.ConnectionState()
 	s.tls = &state
-	s.speakOver(secured)
+	s.setConn(secured)
 	return nil
 }
 
-// step runs one phase: under its deadline, and with what went wrong turned into
-// a failure. After anything but a plain reply the session is dead.
+// step runs one phase under its deadline and turns an error into a failure. After any
+// failure other than a plain refusal the session is dead.
 func (s *Session) step(ctx context.Context, phase verdict.Phase, do func() error) *verdict.Failure {
 	started := time.Now()
 	limit := started.Add(phaseTimeout(phase))
 	if end, ok := ctx.Deadline(); ok && end.Before(limit) {
 		limit = end
 	}
-	_ = s.tcp.SetDeadline(limit) // fails on a closed socket alone, and then do fails as well
+	_ = s.tcp.SetDeadline(limit) // fails only on a closed socket, and then do fails too
 	err := do()
-	s.transcript.took(phase, started)
+	s.transcript.recordPhase(phase, started)
 	if err == nil {
 		return nil
 	}
-	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.ended}
+	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent}
 	s.dead = s.dead || f.ends() || s.wire.broken
 	return f.Failure()
 }
 
-// watch closes the socket the moment the context is done, which is what makes a
-// blocked read or write return. The returned function ends the watch.
-func (s *Session) watch(ctx context.Context) (end func()) {
+// closeOnDone closes the socket as soon as the context is done, which makes a blocked
+// read or write return. The returned function ends this; it marks the session dead if
+// the context was done.
+func (s *Session) closeOnDone(ctx context.Context) (end func()) {
 	stop := context.AfterFunc(ctx, s.abort)
 	return func() {
 		if !stop() {
@@ -216,43 +217,42 @@ func (s *Session) watch(ctx context.Context) (end func()) {
 	}
 }
 
-// abort closes the socket without a word. A mail in DATA is dropped by the
-// relay then, where a QUIT would end it as if it were complete.
+// abort closes the socket without QUIT. The relay then drops a mail in DATA, whereas
+// QUIT would end it as if it were complete.
 func (s *Session) abort() {
 	if s.tcp != nil {
 		_ = s.tcp.Close()
 	}
 }
 
-// Close ends the session in the background: a relay that is slow to say goodbye
-// must not hold up the verdict on a mail it has taken, and whether it says
-// goodbye at all changes nothing.
+// Close ends the session in the background: a relay that is slow to answer QUIT must
+// not delay the verdict on a mail it has accepted, and its answer changes nothing.
 func (s *Session) Close() {
 	if s.dead || s.text == nil {
 		s.abort()
 		return
 	}
 	s.dead = true
-	go s.farewell()
+	go s.sendQuit()
 }
 
-// quit is close, and waits for it.
+// quit is Close, but waits until the connection is closed.
 func (s *Session) quit() {
 	if s.dead {
 		s.abort()
 		return
 	}
 	s.dead = true
-	s.farewell()
+	s.sendQuit()
 }
 
-func (s *Session) farewell() {
+func (s *Session) sendQuit() {
 	_ = s.tcp.SetDeadline(time.Now().Add(quitTimeout))
 	_, _, _ = s.command(221, "QUIT")
 	_ = s.wire.Close()
 }
 
-// tlsVersion names protocol and cipher for the receipt, "" in plaintext.
+// tlsVersion is protocol version and cipher suite for the receipt, "" in plaintext.
 func (s *Session) tlsVersion() string {
 	if s.tls == nil {
 		return ""
@@ -260,7 +260,7 @@ func (s *Session) tlsVersion() string {
 	return tls.VersionName(s.tls.Version) + " " + tls.CipherSuiteName(s.tls.CipherSuite)
 }
 
-// Describe says where the session leads and how it is protected.
+// Describe names the relay and the protection of the connection, "host:587 answers, TLS 1.3 ...".
 func (s *Session) Describe() string {
 	if s.tls == nil {
 		return s.address + " answers, in plaintext"
@@ -268,7 +268,7 @@ func (s *Session) Describe() string {
 	return s.address + " answers, " + s.tlsVersion()
 }
 
-// PeerCertificate is the certificate that the relay has shown, nil in plaintext.
+// PeerCertificate is the relay's certificate, nil in plaintext.
 func (s *Session) PeerCertificate() *x509.Certificate {
 	if s.tls == nil || len(s.tls.PeerCertificates) == 0 {
 		return nil
@@ -276,5 +276,5 @@ func (s *Session) PeerCertificate() *x509.Certificate {
 	return s.tls.PeerCertificates[0]
 }
 
-// SizeLimit is the largest mail that the relay takes, in bytes; 0 when it names none.
+// SizeLimit is the largest mail that the relay accepts, in bytes; 0 if it states no limit.
 func (s *Session) SizeLimit() int { return s.offers.SizeLimit() }

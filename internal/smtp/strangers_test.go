@@ -19,7 +19,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// at is how to reach a server that was not made for these tests.
+// at returns the settings for a server that was not written for these tests.
 func at(t testing.TB, address, mode string) Relay {
 	t.Helper()
 	host, port := lab.HostPort(t, address)
@@ -57,7 +57,7 @@ func TestDevrelayTakesOurMail(t *testing.T) {
 	}
 }
 
-// Postfix is what most mails of ours will meet.
+// Postfix is the relay that most mails go to.
 func TestPostfixTakesOurMail(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct-horse-battery"
@@ -87,7 +87,7 @@ func TestPostfixTakesOurMail(t *testing.T) {
 			t.Fatal(err)
 		}
 		if receipt.QueueID == "" || !strings.Contains(string(log), receipt.QueueID+": ") {
-			t.Errorf("queue id %q is not one of Postfix's log", receipt.QueueID)
+			t.Errorf("queue id %q is not in Postfix's log", receipt.QueueID)
 		}
 	}
 	for _, stored := range server.Fetch(t, user, lab.AtLeast(5)) {
@@ -130,7 +130,7 @@ func TestPostfixTakesOurMail(t *testing.T) {
 	}
 }
 
-// The methods that do not tell the password, against the relay that most people have.
+// The methods that do not send the password, with the most common relay.
 func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct horse, battery=staple"
@@ -152,7 +152,7 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 		}
 		s.quit()
 	}
-	// Two alone: Dovecot takes its time with those who guess.
+	// Only two: Dovecot delays its answers after wrong passwords.
 	for _, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256} {
 		r := at(t, server.SMTPS, "smtps")
 		r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, method, user, secrets.New([]byte("wrong-wrong"))
@@ -163,7 +163,7 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	server.Fetch(t, user, lab.AtLeast(8))
 }
 
-// Dovecot asks whoever issued the tokens; what it knows of a token is what counts.
+// Dovecot asks the issuer about each token, and the issuer's answer decides.
 func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	t.Parallel()
 	const user, token = "ops@lab.test", "ya29.a0-token/with+all=kinds~of_letters"
@@ -194,7 +194,7 @@ func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	}
 }
 
-// smtp-sink is Postfix's own server with faults.
+// smtp-sink is Postfix's test server, which can produce faults.
 func TestSMTPSinkFailsUs(t *testing.T) {
 	t.Parallel()
 	sink := lab.Need(t, "smtp-sink")

@@ -12,37 +12,37 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// reset is the command that forgets a transaction.
+// reset is the command that aborts a transaction.
 const reset = "RSET"
 
-// Envelope is what the relay is told about a mail: addresses without angle
-// brackets, domains as A-labels, no duplicates.
+// Envelope is the SMTP envelope of a mail: addresses without angle brackets,
+// domains as A-labels, no duplicates.
 type Envelope struct {
 	From         string // "" is the null sender
 	Recipients   []string
 	UTF8         bool // an address needs SMTPUTF8 (RFC 6531)
-	AllOrNothing bool // nobody gets it unless all do
+	AllOrNothing bool // if one recipient is refused, no recipient gets the mail
 }
 
-// Result is what one transaction came to. The relay took the mail for
-// receipt.Recipients, refused some recipients, or ended the transaction as a whole.
+// Result is the outcome of one transaction. The relay accepted the mail for
+// receipt.Recipients, refused some recipients, or the transaction failed as a whole.
 type Result struct {
 	tried      []string            // the recipients of the envelope
-	receipt    *verdict.Receipt    // nil when the relay did not take the mail
+	receipt    *verdict.Receipt    // nil if the relay did not accept the mail
 	refused    []rejection         // recipients refused one by one at RCPT
-	Failure    *verdict.Failure    // why the relay did not take the mail; nil when it did
-	transcript *verdict.Transcript // how it went, when anybody was refused
-	Stale      bool                // the connection, an old one, had ended before: no word about the mail
+	Failure    *verdict.Failure    // why the transaction failed as a whole, else nil
+	transcript *verdict.Transcript // set if there is a Failure or a refused recipient
+	Stale      bool                // a reused connection had already ended: the Failure says nothing about the mail
 }
 
-// rejection is one recipient that the relay did not take.
+// rejection is one recipient that the relay refused.
 type rejection struct {
 	recipient string
 	failure   *verdict.Failure
 }
 
-// Verdicts sums the result up in what the broker acts on: the receipt when the
-// relay took the mail for anybody, the failure when somebody is still owed it.
+// Verdicts returns what the lane acts on: the receipt if the relay accepted the mail for
+// at least one recipient, the failure if at least one recipient does not have it.
 func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 	if r.Failure == nil {
 		f := sumUp(r.refused)
@@ -59,18 +59,18 @@ func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 	return nil, &f
 }
 
-// Send carries one mail. raw has CRLF line ends and is not dot-stuffed. claim
-// is called once, after the relay has taken the envelope for at least one
-// recipient and before any content goes out, with the moment by which the
-// outcome will be known; when it fails nothing is sent.
+// Send sends one mail. raw has CRLF line ends and is not dot-stuffed. claim is
+// called once, after the relay has accepted at least one recipient and before
+// DATA, with the time by which the outcome will be known; if it fails, nothing is
+// sent.
 func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func(until time.Time) error) (got Result) {
 	started := time.Now()
 	got = Result{tried: env.Recipients}
 	if got.Failure = s.Admit(env, raw); got.Failure != nil {
 		return got
 	}
-	fresh := s.tried == 0
-	s.tried, s.heard = s.tried+1, false
+	fresh := s.mails == 0
+	s.mails, s.answered = s.mails+1, false
 	if !fresh {
 		s.transcript = transcript{kept: true}
 	}
@@ -82,12 +82,12 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 			got.Failure.Transcript = got.transcript
 		}
 	}()
-	defer s.watch(ctx)()
+	defer s.closeOnDone(ctx)()
 
-	taken, refused, failure := s.introduce(ctx, env, len(raw))
+	taken, refused, failure := s.sendEnvelope(ctx, env, len(raw))
 	got.refused, got.Failure = refused, failure
 	if failure != nil {
-		got.Stale = !fresh && !s.heard && gone(ctx, failure)
+		got.Stale = !fresh && !s.answered && connectionEnded(ctx, failure)
 		return got
 	}
 	switch {
@@ -104,7 +104,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	}
 	asked := time.Now()
 	err := claim(until)
-	s.transcript.took(verdict.PhaseClaim, asked)
+	s.transcript.recordPhase(verdict.PhaseClaim, asked)
 	if err != nil {
 		got.Failure = claimFailure(err)
 		return got
@@ -134,46 +134,46 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	return got
 }
 
-// Admit finds what the relay cannot take before anything is said to it.
+// Admit refuses, before any command is sent, a mail that this relay cannot accept.
 func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	refuse := func(code verdict.Code, reason string) *verdict.Failure {
 		return verdict.Fail(code, verdict.PhaseMail, reason)
 	}
 	if len(env.Recipients) == 0 {
-		return refuse(verdict.SMTPValidation, "the mail has no recipients; give the target at least one address")
+		return refuse(verdict.SMTPValidation, "the mail has no recipients; add at least one address to the target, then replay")
 	}
 	for _, address := range append([]string{env.From}, env.Recipients...) {
-		if !speakable(address, env.UTF8) {
-			return refuse(verdict.SMTPValidation, "an address of the envelope holds characters that must not stand in an SMTP command; correct from_address, to, cc or bcc")
+		if !safeInCommand(address, env.UTF8) {
+			return refuse(verdict.SMTPValidation, "an envelope address contains characters that are not allowed in an SMTP command; fix from_address, to, cc or bcc, then replay")
 		}
 	}
 	if env.UTF8 {
 		if !s.offers.has("SMTPUTF8") {
-			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay")
+			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay, then replay")
 		}
 	}
 	lines := bytes.Count(raw, []byte("\n"))
 	if bytes.Count(raw, []byte("\r\n")) != lines || bytes.Count(raw, []byte("\r")) != lines {
-		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; please report this")
+		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; this is a bug in Certpost, please report it")
 	}
 	if limit := s.offers.SizeLimit(); limit > 0 && len(raw) > limit {
-		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes and %s takes at most %d (SIZE); raise the relay's limit or choose a smaller payload", len(raw), s.address, limit))
+		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes, but %s accepts at most %d (SIZE); raise the relay's limit or choose a smaller payload, then replay", len(raw), s.address, limit))
 	}
 	return nil
 }
 
-// query is one command of an envelope.
-type query struct {
+// envelopeCommand is one command of the envelope.
+type envelopeCommand struct {
 	phase     verdict.Phase
 	line      string
-	expect    int // the code of a good reply, or a prefix of it
-	recipient string
+	expect    int    // the code of a positive reply, or a prefix of it
+	recipient string // of RCPT
 }
 
-func (s *Session) queries(env Envelope, size int) []query {
-	var all []query
-	if s.open {
-		all = append(all, query{phase: verdict.PhaseMail, line: reset, expect: 250})
+func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
+	var all []envelopeCommand
+	if s.inTransaction {
+		all = append(all, envelopeCommand{phase: verdict.PhaseMail, line: reset, expect: 250})
 	}
 	mail := "MAIL FROM:<" + env.From + ">"
 	if s.offers.has("SIZE") {
@@ -185,22 +185,22 @@ func (s *Session) queries(env Envelope, size int) []query {
 	if env.UTF8 {
 		mail += " SMTPUTF8"
 	}
-	all = append(all, query{phase: verdict.PhaseMail, line: mail, expect: 250})
+	all = append(all, envelopeCommand{phase: verdict.PhaseMail, line: mail, expect: 250})
 	for _, recipient := range env.Recipients {
-		all = append(all, query{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
+		all = append(all, envelopeCommand{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
 	}
 	return all
 }
 
-// introduce tells the relay from whom and to whom the mail is: in one packet when
-// it offers PIPELINING (RFC 2920), else command by command. Each reply is judged
-// as the one to its command. The failure is about the mail as a whole: then nobody
-// was taken, but who was refused by then is.
-func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
-	all := s.queries(env, size)
+// sendEnvelope sends MAIL and one RCPT for each recipient: in one packet if the relay
+// offers PIPELINING (RFC 2920), else command by command. Each reply is matched to its
+// command. A failure concerns the mail as a whole: then taken is nil, but refused still
+// has the recipients refused so far.
+func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
+	all := s.envelopeCommands(env, size)
 	atOnce := s.offers.has("PIPELINING")
 	if atOnce {
-		failure := s.step(ctx, verdict.PhaseMail, func() error { return s.say(linesOf(all)...) })
+		failure := s.step(ctx, verdict.PhaseMail, func() error { return s.sendLines(linesOf(all)...) })
 		if failure != nil {
 			return nil, nil, failure
 		}
@@ -208,23 +208,23 @@ func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken 
 	for _, q := range all {
 		no := s.step(ctx, q.phase, func() error {
 			if !atOnce {
-				if err := s.say(q.line); err != nil {
+				if err := s.sendLines(q.line); err != nil {
 					return err
 				}
 			}
-			_, _, err := s.hear(q.expect)
+			_, _, err := s.readReply(q.expect)
 			if code := replyCode(err); q.line == reset && code != 0 && code != 421 {
-				return errNoReset // says nothing about this mail
+				return errNoReset // a refused RSET says nothing about this mail
 			}
 			return err
 		})
-		s.heard = s.heard || !s.dead
+		s.answered = s.answered || !s.dead
 		switch {
-		case failure != nil: // the replies after a refused MAIL mean nothing, and are read all the same
+		case failure != nil: // replies after a refused MAIL are read but mean nothing
 		case no == nil && q.phase == verdict.PhaseRcpt:
 			taken = append(taken, q.recipient)
 		case no == nil:
-			s.open = q.line != reset
+			s.inTransaction = q.line != reset
 		case q.phase == verdict.PhaseRcpt && !s.dead:
 			refused = append(refused, rejection{q.recipient, no})
 		default:
@@ -240,7 +240,7 @@ func (s *Session) introduce(ctx context.Context, env Envelope, size int) (taken 
 	return taken, refused, nil
 }
 
-func linesOf(all []query) []string {
+func linesOf(all []envelopeCommand) []string {
 	lines := make([]string, len(all))
 	for i, q := range all {
 		lines[i] = q.line
@@ -248,8 +248,9 @@ func linesOf(all []query) []string {
 	return lines
 }
 
-// gone reports that a connection had ended before it heard of the mail.
-func gone(ctx context.Context, f *verdict.Failure) bool {
+// connectionEnded reports whether f, a failure before the first reply to a mail, means
+// only that the connection is closed or about to close (421).
+func connectionEnded(ctx context.Context, f *verdict.Failure) bool {
 	return ctx.Err() == nil && (f.ReplyCode == 421 || f.ReplyCode == 0 && (isCut(f.Cause) || isAlert(f.Cause)))
 }
 
@@ -262,16 +263,16 @@ func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, 
 	if failure != nil {
 		return reply, failure
 	}
-	s.open = false // the reply to the final dot, whatever it is, ends the transaction
+	s.inTransaction = false // any reply to the final dot ends the transaction
 
 	failure = s.step(ctx, verdict.PhaseContent, func() (err error) {
 		if err := s.content(raw); err != nil {
 			return err
 		}
-		s.ended = true
-		reply.Code, reply.Msg, err = s.hear(2) // a relay that answers 251 has taken the mail all the same
+		s.contentSent = true
+		reply.Code, reply.Msg, err = s.readReply(2) // any 2yz reply accepts the mail, also 251
 		return err
 	})
-	s.ended = false
+	s.contentSent = false
 	return reply, failure
 }

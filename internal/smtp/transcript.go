@@ -11,34 +11,35 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Bounds of what is kept of a conversation: the ledger has it for every attempt that
-// failed. Fifty recipients make a hundred lines, of which the first and the last tell.
+// Limits of a stored transcript: the ledger keeps one for every failed attempt. Fifty
+// recipients make a hundred lines, of which the first and the last matter.
 const (
-	maxSpoken     = 240 // bytes of a line
-	maxDialogue   = 40  // lines
-	firstOfTalk   = 16  // of them, when there are more
-	maxHeardReply = 1 << 10
-	maxPeerNames  = 5
+	maxLine      = 240     // bytes of a line
+	maxDialogue  = 40      // lines
+	headLines    = 16      // lines kept from the beginning, if there are more than maxDialogue
+	maxReplyKept = 1 << 10 // bytes of a reply in memory
+	maxPeerNames = 5
 )
 
-// transcript is what a session has gone through with the present mail. It notes what is
-// there anyway, and makes something of it only when somebody asks.
+// transcript records what a session did for the current mail. Recording is cheap: only
+// snapshot formats it.
 type transcript struct {
-	kept      bool
-	hush      bool // AUTH: no word of it is noted but the method and the codes
-	untrusted *x509.Certificate
+	kept      bool              // the connection was reused
+	inAuth    bool              // during AUTH only the method and the codes are recorded
+	untrusted *x509.Certificate // the relay's, if it failed verification
 	steps     []verdict.Step
-	lines     []utterance
+	lines     []dialogueLine
 }
 
-// utterance is a line as it was said.
-type utterance struct {
-	code int // of a reply; 0: ours
+// dialogueLine is one command or one reply.
+type dialogueLine struct {
+	code int // of a reply; 0: a command
 	text string
 }
 
-// took notes a phase; what comes in several parts, as RCPT does, is one.
-func (c *transcript) took(phase verdict.Phase, since time.Time) {
+// recordPhase records the duration of a phase; consecutive parts, such as several RCPT,
+// are added up.
+func (c *transcript) recordPhase(phase verdict.Phase, since time.Time) {
 	took := time.Since(since)
 	if last := len(c.steps) - 1; last >= 0 && c.steps[last].Phase == phase {
 		c.steps[last].Took += took
@@ -47,31 +48,31 @@ func (c *transcript) took(phase verdict.Phase, since time.Time) {
 	c.steps = append(c.steps, verdict.Step{Phase: phase, Took: took})
 }
 
-func (c *transcript) say(lines ...string) {
+func (c *transcript) recordLines(lines ...string) {
 	for _, line := range lines {
-		if c.hush {
+		if c.inAuth {
 			line = withoutCredentials(line)
 		}
-		c.lines = append(c.lines, utterance{text: line})
+		c.lines = append(c.lines, dialogueLine{text: line})
 	}
 }
 
-// hear notes a reply; one without a code was none.
-func (c *transcript) hear(code int, text string) {
+// recordReply records a reply. Code 0 means that no reply was read.
+func (c *transcript) recordReply(code int, text string) {
 	if code == 0 {
 		return
 	}
-	if c.hush {
+	if c.inAuth {
 		text = enhancedCode(code, text)
 	}
-	if len(text) > maxHeardReply {
-		text = strings.Clone(text[:maxHeardReply]) // not to keep the whole
+	if len(text) > maxReplyKept {
+		text = strings.Clone(text[:maxReplyKept]) // so that the rest can be freed
 	}
-	c.lines = append(c.lines, utterance{code, text})
+	c.lines = append(c.lines, dialogueLine{code, text})
 }
 
-// withoutCredentials leaves of a line of AUTH the method, and of one that answers a
-// challenge nothing.
+// withoutCredentials keeps only the method of an AUTH command, and nothing of the
+// response to a challenge.
 func withoutCredentials(line string) string {
 	const left = "(credentials)"
 	words := strings.Fields(line)
@@ -84,7 +85,7 @@ func withoutCredentials(line string) string {
 	return words[0] + " " + words[1] + " " + left
 }
 
-// snapshot is the course so far, fit to be stored.
+// snapshot returns the transcript so far, in the form that is stored.
 func (s *Session) snapshot() *verdict.Transcript {
 	c := &verdict.Transcript{Relay: s.address, Kept: s.transcript.kept, TLS: s.tlsVersion(), Steps: slices.Clone(s.transcript.steps)}
 	if s.tcp != nil {
@@ -100,9 +101,9 @@ func (s *Session) snapshot() *verdict.Transcript {
 		*names = (*names)[:min(len(*names), maxPeerNames)]
 	}
 	for i, line := range s.transcript.lines {
-		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= firstOfTalk && i < firstOfTalk+more {
-			if i == firstOfTalk {
-				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines are left out)", more))
+		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= headLines && i < headLines+more {
+			if i == headLines {
+				c.Dialogue = append(c.Dialogue, fmt.Sprintf("(%d lines omitted)", more))
 			}
 			continue
 		}
@@ -111,9 +112,9 @@ func (s *Session) snapshot() *verdict.Transcript {
 	return c
 }
 
-func (l utterance) String() string {
+func (l dialogueLine) String() string {
 	if l.code == 0 {
-		return legible.Clean("C: "+l.text, maxSpoken)
+		return legible.Clean("C: "+l.text, maxLine)
 	}
-	return legible.Clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxSpoken)
+	return legible.Clean(strings.TrimSpace(fmt.Sprintf("S: %d %s", l.code, strings.ReplaceAll(l.text, "\n", ", "))), maxLine)
 }

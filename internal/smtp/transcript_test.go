@@ -33,7 +33,7 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 	r.AuthMethod, r.Username, r.Password = "plain", "certs", secrets.New([]byte("hunter2hunter2"))
 	_, f := attempt(lab.Patient(t), r, Envelope{From: "certs@example.com", Recipients: []string{"ops@example.com", "gone@example.com"}}, someMail).Verdicts()
 	if f == nil || f.Transcript == nil {
-		t.Fatalf("%+v has no course", f)
+		t.Fatalf("%+v has no transcript", f)
 	}
 	c := f.Transcript
 	want := []string{
@@ -56,8 +56,8 @@ func TestAFailedAttemptTellsItsCourse(t *testing.T) {
 	}
 }
 
-// What a relay showed is told although it was not trusted: that is what somebody
-// wants to see who wonders why.
+// The transcript has the relay's certificate even if it is not trusted: operators need
+// it to find out why.
 func TestAnUntrustedCertificateIsTold(t *testing.T) {
 	t.Parallel()
 	ca, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Another CA")
@@ -66,7 +66,7 @@ func TestAnUntrustedCertificateIsTold(t *testing.T) {
 	r.TLSMode, r.roots = "starttls", ca.Pool()
 	f := attempt(lab.Patient(t), r, someone, someMail).Failure
 	if f == nil || f.Code != verdict.SMTPTLS || f.Transcript == nil || f.Transcript.PeerCertificate == nil || !strings.Contains(f.Transcript.PeerCertificate.Issuer, "Another CA") || f.Transcript.TLS != "" {
-		t.Errorf("%+v with the course %+v", f, f.Transcript)
+		t.Errorf("%+v with the transcript %+v", f, f.Transcript)
 	}
 }
 
@@ -94,18 +94,17 @@ func TestACourseIsBounded(t *testing.T) {
 	_, f := attempt(lab.Patient(t), clientOf(lab.StartRelay(t, lab.RelayScript{PerRcpt: refusals})), env, someMail).Verdicts()
 	size := 0
 	for _, line := range f.Transcript.Dialogue {
-		if len(line) > maxSpoken {
+		if len(line) > maxLine {
 			t.Errorf("a line of %d bytes", len(line))
 		}
 		size += len(line)
 	}
-	if lines := len(f.Transcript.Dialogue); lines != maxDialogue+1 || size > 12<<10 || f.Transcript.Dialogue[firstOfTalk] != "(65 lines are left out)" {
-		t.Errorf("%d lines, %d bytes, %q", lines, size, f.Transcript.Dialogue[firstOfTalk])
+	if lines := len(f.Transcript.Dialogue); lines != maxDialogue+1 || size > 12<<10 || f.Transcript.Dialogue[headLines] != "(65 lines omitted)" {
+		t.Errorf("%d lines, %d bytes, %q", lines, size, f.Transcript.Dialogue[headLines])
 	}
 }
 
-// Credentials are in no dialogue, whatever the method and whatever the relay makes of
-// them.
+// No dialogue contains credentials, for any method and any reply of the relay.
 func TestNoDialogueHasCredentials(t *testing.T) {
 	t.Parallel()
 	const password = "hunter2hunter2"

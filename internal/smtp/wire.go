@@ -16,24 +16,24 @@ var (
 	errLongReply = errors.New("a reply has more than 100 lines")
 )
 
-// wire is the connection below a session. It bounds what a relay can make us
-// read, and remembers whether all we wrote went out.
+// wire is the connection below a session. It limits how much a relay can make Certpost
+// read, and records whether every write succeeded.
 type wire struct {
 	net.Conn
 	line, lines, bytes int // of the replies being read
-	most               int // lines they may have
+	maxLines           int // lines they may have
 	err                error
 
-	broken bool // a write failed: what was written is not complete
+	broken bool // a write failed, so the data sent is incomplete
 }
 
-// expect says how many replies come next.
+// expect resets the limits for the given number of replies.
 func (w *wire) expect(replies int) {
-	w.line, w.lines, w.bytes, w.most = 0, 0, 0, replies*maxReplyLines
+	w.line, w.lines, w.bytes, w.maxLines = 0, 0, 0, replies*maxReplyLines
 }
 
-// Read fails once the replies are larger than the bounds, behind what came before:
-// a good reply does not suffer for the next one.
+// Read fails once the replies exceed the limits, but first returns the data before
+// that point: a good reply is not lost because of the one after it.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.err != nil {
 		return 0, w.err
@@ -44,7 +44,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		switch {
 		case w.line > maxReplyLine:
 			w.err = errLongLine
-		case w.lines >= w.most || w.bytes > maxReplyBytes:
+		case w.lines >= w.maxLines || w.bytes > maxReplyBytes:
 			w.err = errLongReply
 		}
 		if w.err != nil && i > 0 {
