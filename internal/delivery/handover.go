@@ -60,12 +60,12 @@ func (a *attempt) handover(ctx context.Context, t *Target, fallback bool) (*hand
 	limits := a.defs.limits[name]
 	h := &handover{target: t, relay: r, terms: termsOf(limits, a.order.Limits), count: func() *verdict.Failure { return nil }}
 	if limits.MaxConnections > 0 && h.terms.Connections == 0 {
-		return nil, notNow(r, "has all the connections that it may have, from other processes", backoff.Jitter(beforeAskingAgain))
+		return nil, notNow(r, "is at its limit max_connections: other processes have all its connections", backoff.Jitter(beforeAskingAgain))
 	}
 	if rate := limits.MaxMessageRate; !rate.IsZero() && a.order.Limits != nil {
 		h.count = sync.OnceValue(func() *verdict.Failure {
 			if wait := a.order.Limits.Take(name, rate); wait > 0 {
-				return notNow(r, "has been given all that it may be, "+rate.String(), wait)
+				return notNow(r, "is at its limit max_message_rate, "+rate.String(), wait)
 			}
 			return nil
 		})
@@ -117,7 +117,7 @@ func noConnection(r smtp.Relay, err error) *verdict.Failure {
 		Outcome: verdict.Outcome{
 			Code:      verdict.SMTPTransient,
 			Phase:     verdict.PhaseConnect,
-			Reason:    fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.Address()),
+			Reason:    fmt.Sprintf("no connection to %s became free in time (max_connections); it is tried again", r.Address()),
 			Certainty: verdict.NotSent,
 		},
 		Cause: err,
@@ -189,7 +189,7 @@ const maxTargetFile = 4 << 20
 func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
 	info, err := os.Stat(path)
 	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
-		err = errors.New("no regular file of at most 4 MiB")
+		err = errors.New("not a regular file of at most 4 MiB")
 	}
 	var text []byte
 	if err == nil {

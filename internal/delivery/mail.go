@@ -79,7 +79,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	id := messageID(m.eventID, t.ID, m.messageIDDomain)
 	text, html, err := renderBodies(newMailView(t, m))
 	if err != nil {
-		return nil, renderFailure("the mail's text cannot be made", err)
+		return nil, renderFailure("the text of the mail cannot be rendered", err)
 	}
 
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
@@ -115,7 +115,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	var raw bytes.Buffer
 	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key behind
 	if _, err := msg.WriteTo(&raw); err != nil {
-		return nil, renderFailure("the mail cannot be put together", err)
+		return nil, renderFailure("the mail cannot be assembled", err)
 	}
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: raw.Bytes(),
@@ -297,9 +297,9 @@ func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*address
 		}
 	}
 	if len(a.envelope) == 0 {
-		reason := "everybody whom the target names by now has the mail; discard this"
+		reason := "all recipients of the target already have the mail; discard the dead letter"
 		if owed != nil {
-			reason = "none of the recipients still owed is a recipient of the target any more; replay to send it to those who are by now"
+			reason = "none of the recipients still owed the mail is a recipient of the target any more; replay to send it to the target's current recipients"
 		}
 		return nil, verdict.Fail(verdict.TargetInvalid, verdict.PhaseRender, reason)
 	}

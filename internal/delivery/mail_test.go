@@ -439,12 +439,12 @@ func TestAddresses(t *testing.T) {
 		{name: "some still owed", to: []string{"a@example.com"}, cc: []string{"b@example.com"}, bcc: []string{"c@example.com"}, owed: []string{"c@EXAMPLE.com", "b@example.com"},
 			want: []string{"b@example.com", "c@example.com"}, headerTo: "<a@example.com>"},
 		{name: "owed to somebody who was taken out", to: []string{"a@example.com"}, owed: []string{"gone@example.com", "a@example.com"}, want: []string{"a@example.com"}, headerTo: "<a@example.com>"},
-		{name: "owed to nobody who is left", to: []string{"a@example.com"}, owed: []string{"gone@example.com"}, wantRefusal: "none of the recipients still owed"},
+		{name: "owed to nobody who is left", to: []string{"a@example.com"}, owed: []string{"gone@example.com"}, wantRefusal: "none of the recipients still owed the mail"},
 		{name: "some have it", to: []string{"a@example.com", "mended@example.com"}, bcc: []string{"c@example.com"}, accepted: []string{"C@example.com", "c@EXAMPLE.com"},
 			want: []string{"a@example.com", "mended@example.com"}, headerTo: "<a@example.com>, <mended@example.com>"},
 		{name: "owed, and yet had", to: []string{"a@example.com", "b@example.com"}, owed: []string{"a@example.com", "b@example.com"}, accepted: []string{"b@example.com"},
 			want: []string{"a@example.com"}, headerTo: "<a@example.com>, <b@example.com>"},
-		{name: "all have it", to: []string{"a@example.com"}, accepted: []string{"a@example.com"}, wantRefusal: "has the mail; discard this"},
+		{name: "all have it", to: []string{"a@example.com"}, accepted: []string{"a@example.com"}, wantRefusal: "already have the mail; discard the dead letter"},
 		{name: "no address", to: []string{"nobody"}, wantRefusal: "the target's to is not an address"},
 		{name: "line break", to: []string{"a@example.com\r\nRCPT TO:<b@example.com>"}, wantRefusal: "control characters"},
 		{name: "angle brackets", to: []string{"A <a@example.com>"}, wantRefusal: "angle brackets"},
@@ -554,10 +554,10 @@ func TestPassphraseInstructions(t *testing.T) {
 		ref  secrets.Ref
 		want string
 	}{
-		"vault":  {secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}, "kept in Vault: secret/p12/ops#passphrase"},
-		"env":    {secrets.Ref{Env: "CANARY_VARIABLE"}, "ask whoever runs this service (certs@example.com)"},
-		"file":   {secrets.Ref{File: "/etc/canary"}, "ask whoever runs this service (certs@example.com)"},
-		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask whoever runs this service (certs@example.com)"},
+		"vault":  {secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}, "The passphrase is in Vault: secret/p12/ops#passphrase"},
+		"env":    {secrets.Ref{Env: "CANARY_VARIABLE"}, "ask the operators of this service (certs@example.com)"},
+		"file":   {secrets.Ref{File: "/etc/canary"}, "ask the operators of this service (certs@example.com)"},
+		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask the operators of this service (certs@example.com)"},
 	} {
 		target := testTarget()
 		target.Payload, target.PKCS12Passphrase = payload.PKCS12, c.ref

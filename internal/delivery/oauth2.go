@@ -139,13 +139,13 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 	var network interface{ Timeout() bool }
 	switch {
 	case !answered && ctx.Err() != nil:
-		f.Reason = endpoint + " had no time to answer"
+		f.Reason = endpoint + " did not answer before the attempt ended"
 	case !answered && errors.As(err, &network) && network.Timeout():
 		f.Reason = fmt.Sprintf("%s did not answer within %s", endpoint, legible.Seconds(tokenTimeout))
 	case !answered && isUntrusted(err):
-		f.Reason = endpoint + " has a certificate that is not trusted here; nothing was told to it"
+		f.Reason = endpoint + " has a certificate that is not trusted here; the client secret was not sent"
 	case !answered:
-		f.Reason = endpoint + " could not be reached, or gave something that is no token"
+		f.Reason = endpoint + " could not be reached, or its answer has no token"
 	default:
 		status := refused.Response.StatusCode
 		f.Reason = fmt.Sprintf("%s answered %d", endpoint, status)

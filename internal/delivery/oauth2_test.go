@@ -245,7 +245,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
-			if _, f := shared.get(ctx, client, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable || !strings.Contains(f.Reason, "had no time to answer") {
+			if _, f := shared.get(ctx, client, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable || !strings.Contains(f.Reason, "did not answer before the attempt ended") {
 				t.Errorf("hanging: %v", f)
 			}
 		})

@@ -81,7 +81,7 @@ func (e *examination) target(id string) {
 		return
 	}
 	e.t = t
-	e.say("target", verdict.OK, "%s is defined: %s by %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
+	e.say("target", verdict.OK, "%s is defined: payload %s, relay %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
 }
 
 // event decodes the body; the reasons of events.Invalid are ours.
@@ -112,7 +112,7 @@ func (e *examination) certificate(ctx context.Context) {
 	case err != nil:
 		e.say("certificate", verdict.Error, "%s", asFailure(err).Reason)
 	case len(warnings) > 0:
-		e.say("certificate", verdict.Warning, "%s; the mail says so", warnings[0])
+		e.say("certificate", verdict.Warning, "%s; the mail has this warning", warnings[0])
 	default:
 		e.say("certificate", verdict.OK, "%s: %s", payload.ShortName(b.Leaf), validity(b.Leaf.NotAfter, now))
 	}
@@ -142,9 +142,9 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 	case err != nil:
 		e.say("key", verdict.Error, "%s", asFailure(err).Error())
 	case e.t.Payload == payload.PKCS12:
-		e.say("key", verdict.OK, "it can be read, is the certificate's, and the PKCS#12 file can be made")
+		e.say("key", verdict.OK, "it can be read, matches the certificate, and the PKCS#12 file can be made")
 	default:
-		e.say("key", verdict.OK, "it can be read and is the certificate's")
+		e.say("key", verdict.OK, "it can be read and matches the certificate")
 	}
 	return err == nil
 }
@@ -160,7 +160,7 @@ func (e *examination) mail(p *provisions) {
 		return
 	}
 	e.msg = msg
-	e.say("mail", verdict.OK, "it can be made, for %d of the target's addresses", len(msg.recipients))
+	e.say("mail", verdict.OK, "it can be made; number of recipients: %d", len(msg.recipients))
 }
 
 // relays looks at each relay of the target. One that is away is no error as long

@@ -84,8 +84,8 @@ func TestExamine(t *testing.T) {
 		not    []string // no finding begins like that
 	}{
 		"all well": {want: [][2]string{
-			{"ok target", "pkcs12 by localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "PKCS#12 file can be made"},
-			{"ok mail", "for 1 of"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "takes up to 200000"},
+			{"ok target", "payload pkcs12, relay localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "PKCS#12 file can be made"},
+			{"ok mail", "number of recipients: 1"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "accepts up to 200000"},
 		}, not: []string{"error", "warning relay"}},
 		"no such target":       {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
 		"disabled":             {target: func(t *Target) { t.Disabled = true }, want: [][2]string{{"error target", "is disabled"}}},
@@ -169,7 +169,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 		want   [2]string
 	}{
 		"too small":     {lab.RelayScript{Offers: []string{"SIZE 2000"}}, [2]string{"error size", "takes at most 2000"}},
-		"no limit":      {lab.RelayScript{Offers: []string{"8BITMIME"}}, [2]string{"ok size", "names no limit"}},
+		"no limit":      {lab.RelayScript{Offers: []string{"8BITMIME"}}, [2]string{"ok size", "announces no limit"}},
 		"hangs":         {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Hang: true}}}, [2]string{"error relay", "SMTP_CONNECT"}},
 		"421 at once":   {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "421 4.3.2 later", Drop: true}}}, [2]string{"error relay", "421"}},
 		"refuses EHLO":  {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Reply: "550 5.7.1 not you"}}}, [2]string{"error relay", "550"}},

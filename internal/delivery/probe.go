@@ -62,7 +62,7 @@ func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *pro
 		canLogIn = canLogIn && (readable || !secret.login)
 	}
 	if !canLogIn {
-		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its login cannot be read now"}), false
+		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its credentials cannot be read now"}), false
 	}
 	findings, away := c.probeRelay(ctx, t, p, msg)
 	return append(all, findings...), away
@@ -70,7 +70,7 @@ func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *pro
 
 func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets.Vars) (all []verdict.Finding, readable bool) {
 	if needsCertificate(ref) && vars["cn"] == "" {
-		return []verdict.Finding{{What: "secret", Status: verdict.OK, Message: ref.String() + " depends on the certificate and is not read now"}}, false
+		return []verdict.Finding{{What: "secret", Status: verdict.OK, Message: ref.String() + " depends on the certificate and was not read"}}, false
 	}
 	found, err := c.store.Check(ctx, ref, vars)
 	if err != nil {
@@ -135,7 +135,7 @@ func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*
 
 func sizeText(size, limit int) string {
 	if limit == 0 {
-		return fmt.Sprintf("the mail has %d bytes, and the relay names no limit", size)
+		return fmt.Sprintf("the mail has %d bytes, and the relay announces no limit", size)
 	}
-	return fmt.Sprintf("the mail has %d bytes, and the relay takes up to %d", size, limit)
+	return fmt.Sprintf("the mail has %d bytes, and the relay accepts up to %d", size, limit)
 }

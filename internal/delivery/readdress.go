@@ -20,7 +20,7 @@ func (r Recipients) Validate() []config.Problem {
 	v := &validation{}
 	for i, pattern := range r {
 		if problem := wrongAddress(strings.Replace(pattern, "*@", "any@", 1)); problem != "" || strings.Contains(strings.TrimPrefix(pattern, "*@"), "*") {
-			v.err("["+strconv.Itoa(i)+"]", "want an address, or *@ and a domain for all of its addresses")
+			v.err("["+strconv.Itoa(i)+"]", "want an address, or *@ and a domain for all addresses of the domain")
 		}
 	}
 	return v.found
@@ -67,10 +67,10 @@ func (r Recipients) recipients(t *Target, a verdict.Attempt) (owed []string, oth
 func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, failure *verdict.Failure) {
 	refuse := func(address, why string) *verdict.Failure {
 		return verdict.Fail(verdict.SMTPValidation, verdict.PhaseRender,
-			"the replay names the recipient "+legible.Clean(address, 100)+", which "+why)
+			"the recipient "+legible.Clean(address, 100)+" of the replay "+why)
 	}
 	if len(wanted) > maxRecipients {
-		return nil, refuse(wanted[maxRecipients], "is one too many: at most 50 are allowed")
+		return nil, refuse(wanted[maxRecipients], "exceeds the limit: at most 50 are allowed")
 	}
 	own := mailboxes(slices.Concat(t.To, t.CC, t.BCC))
 	for _, address := range wanted {
@@ -83,7 +83,7 @@ func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, fai
 			return nil, refuse(address, "is not an address")
 		case own[b]:
 		case !r.allow(b):
-			return nil, refuse(address, "is neither one of the target's nor among http.edit_and_replay.recipients: name one that is, or add it there")
+			return nil, refuse(address, "is neither a recipient of the target nor in http.edit_and_replay.recipients: choose another recipient, or add this one there")
 		case !slices.Contains(others, b):
 			others = append(others, b)
 		}

@@ -331,7 +331,7 @@ func (r Relays) Validate() []config.Problem {
 		if rule.Host != "" {
 			v.glob(at+".host", rule.Host)
 			if rule.OnlyPort == nil && strings.Contains(rule.Host, ":") && strings.Count(rule.Host, ":") == 1 {
-				v.err(at+".host", "has a port: want the port under only_port")
+				v.err(at+".host", "has a port: want the port in the key only_port")
 			}
 		}
 		v.relayKeys(at, rule.RelayKeys)

@@ -44,9 +44,9 @@ func (s Source) path() string { return s.Config + s.File + s.Dir }
 // nothing says that a source that can be read defines nothing.
 func (s Source) nothing() string {
 	if s.Dir != "" {
-		return "no target is defined in its files (*.yaml, *.yml)"
+		return "defines no targets in its files (*.yaml, *.yml)"
 	}
-	return "no target is defined in it"
+	return "defines no targets"
 }
 
 // snapshot is the content of a source at one moment.
@@ -94,7 +94,7 @@ func readFile(path string) file {
 		return file{path: path, err: config.Unreadable(err)}
 	}
 	if !info.Mode().IsRegular() {
-		return file{path: path, err: errors.New("is not a file")}
+		return file{path: path, err: errors.New("is not a regular file")}
 	}
 	data, err := config.Read(path)
 	return file{path, data, err}

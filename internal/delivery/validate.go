@@ -65,7 +65,7 @@ func validateWays(ways []way) (own, ruled []config.Problem) {
 		v.found, ruled = append(v.found, mine...), append(ruled, others...)
 		for _, earlier := range ways[:i] {
 			if smtp.RelayName(earlier.Host, earlier.Port) == smtp.RelayName(w.Host, w.Port) {
-				v.err(w.path+".host", "%s stands before it already: a fallback is another relay", smtp.RelayName(w.Host, w.Port))
+				v.err(w.path+".host", "%s is already a relay of this target: want another relay", smtp.RelayName(w.Host, w.Port))
 				break
 			}
 		}
@@ -103,7 +103,7 @@ func (v *validation) warn(path, format string, args ...any) {
 func (t *Target) validate(v *validation) {
 	v.found = append(v.found, config.Check(t, "")...)
 	if t.ID != "" && !targetID.MatchString(t.ID) {
-		v.err("id", "want 1 to 64 of A-Z, a-z, 0-9, _ and -")
+		v.err("id", "want 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
 	t.validateMatch(v)
 	t.validateAddresses(v)
@@ -124,7 +124,7 @@ func (t *Target) validateMatch(v *validation) {
 		return
 	}
 	if len(m.DNSNames) == 0 && len(m.Issuers) == 0 && len(m.Labels) == 0 {
-		v.err("match", `give at least one of dns_names, issuers and labels; issuers: ["*"] fits every certificate`)
+		v.err("match", `want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`)
 	}
 	for i, pattern := range m.DNSNames {
 		v.glob(fmt.Sprintf("match.dns_names[%d]", i), pattern)
@@ -135,7 +135,7 @@ func (t *Target) validateMatch(v *validation) {
 	for key, pattern := range m.Labels {
 		at := config.Join("match.labels", key)
 		if key == "" {
-			v.err(at, "a label needs a name")
+			v.err(at, "the name of the label is required")
 		}
 		v.glob(at, pattern)
 	}
@@ -144,7 +144,7 @@ func (t *Target) validateMatch(v *validation) {
 func (v *validation) glob(key, pattern string) {
 	switch {
 	case pattern == "":
-		v.err(key, "is empty and fits nothing: want a name, or a glob such as *.example.com")
+		v.err(key, "is empty and matches nothing: want a name, or a glob such as *.example.com")
 	case len(pattern) > maxGlob:
 		v.err(key, "is longer than %d characters", maxGlob)
 	case !printable(pattern):
@@ -160,20 +160,20 @@ func (t *Target) validateRelay(v *validation) {
 	}
 	switch mode := t.tlsMode(); {
 	case mode == smtp.TLSPlaintext:
-		v.warn("tls_mode", "mails to %s travel in the clear: anyone on the way can read and change them", t.relay())
+		v.warn("tls_mode", "mails to %s are not encrypted: anyone on the network path can read and change them", t.relay())
 	case mode == smtp.TLSSMTPS && (t.Port == 25 || t.Port == 587):
-		v.warn("tls_mode", "port %d waits for STARTTLS almost everywhere: want starttls, or port 465", t.Port)
+		v.warn("tls_mode", "most relays expect STARTTLS on port %d: want starttls, or port 465", t.Port)
 	case mode == smtp.TLSStartTLS && t.Port == 465:
-		v.warn("tls_mode", "port 465 speaks TLS from the first byte almost everywhere: want smtps, or port 587")
+		v.warn("tls_mode", "most relays expect TLS from the first byte on port 465: want smtps, or port 587")
 	}
 	if t.TLSSkipVerify {
-		v.warn("tls_skip_verify", "whoever stands between here and %s can pose as the relay: want ca_file with its CA", t.relay())
+		v.warn("tls_skip_verify", "anyone on the network path to %s can impersonate the relay: want ca_file with its CA", t.relay())
 	}
 	switch {
 	case t.ClientCertFile == "" && t.ClientKeyFile != "":
-		v.err("client_cert_file", "is missing: client_key_file alone is of no use")
+		v.err("client_cert_file", "is required: client_key_file is set")
 	case t.ClientCertFile != "" && t.ClientKeyFile == "":
-		v.err("client_key_file", "is missing: client_cert_file needs its key")
+		v.err("client_key_file", "is required: client_cert_file is set")
 	case t.ClientCertFile != "" && t.tlsMode() == smtp.TLSPlaintext:
 		v.warn("client_cert_file", "is not used with tls_mode plaintext")
 	}
@@ -223,7 +223,7 @@ func (t *Target) validatePayload(v *validation) {
 	v.ref("pkcs12_passphrase", t.PKCS12Passphrase)
 	switch {
 	case payload.NeedsPassphrase(t.Payload) && t.PKCS12Passphrase.IsZero():
-		v.err("pkcs12_passphrase", "is missing: payload pkcs12 needs it")
+		v.err("pkcs12_passphrase", "is required by payload pkcs12")
 	case !payload.NeedsPassphrase(t.Payload) && !t.PKCS12Passphrase.IsZero():
 		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
 	}
@@ -234,7 +234,7 @@ func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
 	if t.Payload == payload.PEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
-		v.err("payload", "pem_and_key with tls_mode %s would show private keys to anyone on the way to %s: want starttls or smtps, or allow_plaintext_key: true",
+		v.err("payload", "pem_and_key with tls_mode %s would expose private keys to anyone on the network path to %s: want starttls or smtps, or allow_plaintext_key: true",
 			mode, t.relay())
 	}
 }
@@ -279,7 +279,7 @@ func wrongAddress(s string) string {
 	case !printable(s):
 		return "has control characters" + want
 	case strings.ContainsAny(s, "<>"):
-		return "has angle brackets: want the address alone, such as ops@example.com, without a display name"
+		return "has angle brackets: want only the address, such as ops@example.com, without a display name"
 	case at < 1:
 		return "is not an address" + want
 	case at > 64:
@@ -324,7 +324,7 @@ func wrongHost(s string) string {
 		return "want the IPv6 address without brackets"
 	}
 	if name, _, err := net.SplitHostPort(s); err == nil && name != "" {
-		return "has a port: want the port under port"
+		return "has a port: want the port in the key port"
 	}
 	labels := strings.Split(nameOf(s).ascii, ".")
 	for _, label := range labels {
@@ -336,7 +336,7 @@ func wrongHost(s string) string {
 		return "is longer than 253 characters: " + want
 	}
 	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
-		return "is not an IP address, and no host name ends in a number: " + want
+		return "is not an IP address, and a host name cannot end in a number: " + want
 	}
 	return ""
 }

@@ -173,19 +173,19 @@ func sentence(s string) string {
 func instructions(t *Target) []viewText {
 	switch t.Payload {
 	case payload.PEMAndKey:
-		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Whoever reads it can pose as the names above: " +
-			"install the key, then delete this mail, also from the trash. If it reached somebody it should not have reached, have the certificate revoked."}}
+		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names above. " +
+			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."}}
 	case payload.PKCS12:
 		if ref := t.PKCS12Passphrase; ref.Vault != nil {
-			return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
+			return []viewText{{Text: "The .p12 file requires a passphrase, which is not in this mail. The passphrase is in Vault: " +
 				legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
 		}
 		ask := t.ReplyTo
 		if ask == "" {
 			ask = t.FromAddress
 		}
-		return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail and is never sent by mail. " +
-			"If you do not have it, ask whoever runs this service (" + legible.Clean(ask, 254) + ")."}}
+		return []viewText{{Text: "The .p12 file requires a passphrase, which is not in this mail and is never sent by mail. " +
+			"If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."}}
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func (w *watcher) use(r reading) *Change {
 	if r.definitions != nil && len(r.definitions.targets) == 0 && len(old.targets) > 0 && !r.explicit {
 		r.definitions = nil
 		r.problems = append(r.problems, config.Problem{
-			File: w.book.source.path(), Message: w.book.source.nothing() + " any more; an empty list (targets: []) would remove all",
+			File: w.book.source.path(), Message: w.book.source.nothing() + " any more; to remove all targets, write an empty list (targets: [])",
 		})
 	}
 	if r.definitions == nil {
@@ -110,7 +110,7 @@ func (c Change) empty() bool { return len(c.Added)+len(c.Removed)+len(c.Changed)
 // String is one line for a log: "targets: 1 added (a), 2 changed (b, c)".
 func (c Change) String() string {
 	if c.Kept {
-		return "the new targets cannot be used: the old ones stay in force"
+		return "the new targets are invalid: the old ones stay in force"
 	}
 	var parts []string
 	for _, p := range []struct {
@@ -122,7 +122,7 @@ func (c Change) String() string {
 		}
 	}
 	if len(parts) == 0 {
-		return "targets: readable again, nothing changed"
+		return "targets: valid again, nothing changed"
 	}
 	return "targets: " + strings.Join(parts, ", ")
 }

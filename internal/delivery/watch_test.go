@@ -82,7 +82,7 @@ func (w *watched) do(err error) {
 	}
 }
 
-const kept = "the new targets cannot be used: the old ones stay in force"
+const kept = "the new targets are invalid: the old ones stay in force"
 
 func TestReloadFile(t *testing.T) {
 	t.Parallel()
@@ -107,7 +107,7 @@ func TestReloadFile(t *testing.T) {
 	w.quiet("the same bad content touched")
 
 	w.write("t.yaml", list(definition("a"), definition("b", "    port: 2525"), definition("d")))
-	w.says("targets: readable again, nothing changed")
+	w.says("targets: valid again, nothing changed")
 
 	// An editor that writes beside and renames.
 	w.write("t.yaml.new", list(definition("a")))
@@ -119,7 +119,7 @@ func TestReloadFile(t *testing.T) {
 	w.targets("a")
 
 	w.write("t.yaml", "")
-	w.says(kept, "t.yaml: no target is defined in it any more; an empty list (targets: []) would remove all")
+	w.says(kept, "t.yaml: defines no targets any more; to remove all targets, write an empty list (targets: [])")
 	w.targets("a")
 
 	w.write("t.yaml", "targets: []\n")
@@ -128,7 +128,7 @@ func TestReloadFile(t *testing.T) {
 
 	w.write("t.yaml", list(definition("e", "    tls_skip_verify: true")))
 	w.says("targets: 1 added (e)",
-		"t.yaml:6:22: warning: targets[0].tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA")
+		"t.yaml:6:22: warning: targets[0].tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA")
 }
 
 func TestHalfWrittenFileIsNotRead(t *testing.T) {
@@ -176,10 +176,10 @@ func TestReloadDirectory(t *testing.T) {
 	w.do(os.Rename(filepath.Join(w.dir, "d"), filepath.Join(w.dir, "gone")))
 	w.says(kept, "d: does not exist")
 	w.do(os.Mkdir(filepath.Join(w.dir, "d"), 0o755)) // an empty mount point
-	w.says(kept, "d: no target is defined in its files (*.yaml, *.yml) any more; an empty list (targets: []) would remove all")
+	w.says(kept, "d: defines no targets in its files (*.yaml, *.yml) any more; to remove all targets, write an empty list (targets: [])")
 	w.do(os.Remove(filepath.Join(w.dir, "d")))
 	w.do(os.Rename(filepath.Join(w.dir, "gone"), filepath.Join(w.dir, "d")))
-	w.says("targets: readable again, nothing changed")
+	w.says("targets: valid again, nothing changed")
 	w.targets("c", "a")
 
 	w.do(os.Symlink("nowhere.yaml", filepath.Join(w.dir, "d/z.yaml")))
@@ -240,7 +240,7 @@ func TestReloadConfigurationFile(t *testing.T) {
 	w.write("c.yaml", list(definition("a"), definition("b")))
 	w.says("targets: 1 added (b)")
 	w.write("c.yaml", "targets_dir: elsewhere\n")
-	w.says(kept, "c.yaml: no target is defined in it any more; an empty list (targets: []) would remove all")
+	w.says(kept, "c.yaml: defines no targets any more; to remove all targets, write an empty list (targets: [])")
 }
 
 func TestSameDefinition(t *testing.T) {
