@@ -41,7 +41,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.A
 	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
 		failure.Recipients = a.msg.recipients // fewer than the target names
 	}
-	return receipt, a.target.soften(a.explain(failure))
+	return receipt, a.target.allowRetry(a.explain(failure))
 }
 
 // prepare looks the target up, fetches its secrets and renders the mail.
@@ -129,8 +129,8 @@ func (a *attempt) explain(f *verdict.Failure) *verdict.Failure {
 	return f
 }
 
-// soften lets refused logins or TLS failures be retried where the target asks for it.
-func (t *Target) soften(f *verdict.Failure) *verdict.Failure {
+// allowRetry lets refused logins or TLS failures be retried where the target asks for it.
+func (t *Target) allowRetry(f *verdict.Failure) *verdict.Failure {
 	if f != nil {
 		f.RetryAnyway = f.Code == verdict.SMTPAuth && t.RetryAuth || f.Code == verdict.SMTPTLS && t.RetryTLS
 	}

@@ -29,7 +29,7 @@ func TestClientCertificates(t *testing.T) {
 		lab.Write(t, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	}
 	install(ours)
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile, target.ClientCertFile, target.ClientKeyFile = smtp.TLSStartTLS, ca.File(t), certFile, keyFile
 	})
 	for n := range 2 {

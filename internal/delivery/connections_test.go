@@ -20,8 +20,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// office is a courier with one target.
-type office struct {
+// fixture is a courier with one target.
+type fixture struct {
 	*Courier
 	t      testing.TB
 	target Target
@@ -31,11 +31,11 @@ type office struct {
 // claimedAtOnce is the claim of a test that keeps no ledger.
 func claimedAtOnce(time.Time) error { return nil }
 
-// newOffice opens an office whose target's relay is at an address, in plaintext if
+// newFixture opens an office whose target's relay is at an address, in plaintext if
 // not changed.
-func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Target)) *office {
+func newFixture(t testing.TB, address string, limits RelayLimits, change func(*Target)) *fixture {
 	t.Helper()
-	o := &office{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
+	o := &fixture{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
 	p := lab.NewPKI(t, "p256")
 	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
 	o.target.Host, o.target.Port = lab.HostPort(t, address)
@@ -54,7 +54,7 @@ func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Ta
 	return o
 }
 
-func (o *office) define(limits RelayLimits) *Definitions {
+func (o *fixture) define(limits RelayLimits) *Definitions {
 	o.t.Helper()
 	definitions, problems := Relays{Default: RelayDefault{RelayLimits: limits}}.Define([]Target{o.target})
 	if definitions == nil {
@@ -64,17 +64,17 @@ func (o *office) define(limits RelayLimits) *Definitions {
 }
 
 // redefine puts a changed target into force.
-func (o *office) redefine(change func(*Target)) {
+func (o *fixture) redefine(change func(*Target)) {
 	o.t.Helper()
 	change(&o.target)
 	o.book.current.Store(o.define(RelayLimits{}))
 }
 
-func (o *office) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
+func (o *fixture) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
 	return o.Deliver(ctx, o.event, verdict.Attempt{Target: o.target.ID, Number: 1, Claim: claimedAtOnce})
 }
 
-func (o *office) mustDeliver() *verdict.Receipt {
+func (o *fixture) mustDeliver() *verdict.Receipt {
 	o.t.Helper()
 	receipt, failure := o.deliver(context.Background())
 	if failure != nil {
@@ -84,7 +84,7 @@ func (o *office) mustDeliver() *verdict.Receipt {
 }
 
 // idle counts the connections that lie idle.
-func (o *office) idle() int {
+func (o *fixture) idle() int {
 	return o.pool.Idle()
 }
 
@@ -92,7 +92,7 @@ func (o *office) idle() int {
 func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.To = []string{"a@example.com", "mended@example.com"}
 		target.BCC = []string{"c@example.com"}
 	})
@@ -122,7 +122,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == smtp.TLSSMTPS, Users: map[string]string{"certs": "hunter2hunter2"}})
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = mode, ca.File(t)
 				target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte("hunter2hunter2"))}
 				target.AllowInsecureAuth = mode == smtp.TLSPlaintext
@@ -164,7 +164,7 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)})
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = test.mode, ca.File(t)
 			})
 			o.mustDeliver()
@@ -217,7 +217,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 				acts = nil
 			}
 			server := lab.StartRelay(t, lab.RelayScript{Acts: acts})
-			o := newOffice(t, server.Address(), RelayLimits{}, nil)
+			o := newFixture(t, server.Address(), RelayLimits{}, nil)
 			if test.refuse {
 				server.PerRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
 				if _, f := o.deliver(lab.Patient(t)); f == nil {
@@ -248,7 +248,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 func TestOneRedialForManyStaleConnections(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	var all sync.WaitGroup
 	gate := make(chan struct{})
 	server.Acts = map[string]lab.RelayAct{lab.AtDot: {Wait: gate, Take: true}}
@@ -276,7 +276,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	lab.Write(t, password, []byte("first-password"))
 	lab.Write(t, roots, ca.PEM())
 	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)}) // takes any password
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = smtp.TLSStartTLS, roots
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: password}
 	})
@@ -326,7 +326,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 func TestConnectionsAreLimited(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 3}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{MaxConnections: 3}, nil)
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() { o.mustDeliver() })
@@ -343,7 +343,7 @@ func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 	gate := make(chan struct{})
 	defer close(gate)
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtDot: {Wait: gate}}})
-	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 1}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{MaxConnections: 1}, nil)
 	go func() { _, _ = o.deliver(context.WithoutCancel(t.Context())) }()
 	lab.Eventually(t, "the first mail to be on its way", func() bool {
 		server.Mu.Lock()
@@ -365,7 +365,7 @@ func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 func TestClosingThePool(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
 	o.Close()
 	o.Close()
@@ -382,7 +382,7 @@ func TestClosingThePool(t *testing.T) {
 func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
 	stop := make(chan struct{})
 	var moods, all sync.WaitGroup
 	moods.Go(func() {
@@ -433,7 +433,7 @@ func TestPostfixAndThePool(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct-horse-battery"
 	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}})
-	o := newOffice(t, server.Submission, RelayLimits{MaxConnections: 2}, func(target *Target) {
+	o := newFixture(t, server.Submission, RelayLimits{MaxConnections: 2}, func(target *Target) {
 		target.TLSMode, target.CAFile, target.To = smtp.TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
 		target.Username, target.Password = Text{Plain: user}, secrets.Ref{Value: secrets.New([]byte(password))}
 	})

@@ -109,7 +109,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	p := newProvisions(t, b)
 	p.key = key
 	if payload.NeedsPassphrase(t.Payload) {
-		if failure := c.sealing(ctx, t, p); failure != nil {
+		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure
 		}
 	}

@@ -60,12 +60,12 @@ func (a *attempt) handover(ctx context.Context, t *Target, fallback bool) (*hand
 	limits := a.defs.limits[name]
 	h := &handover{target: t, relay: r, terms: termsOf(limits, a.order.Limits), count: func() *verdict.Failure { return nil }}
 	if limits.MaxConnections > 0 && h.terms.Connections == 0 {
-		return nil, notNow(r, "is at its limit max_connections: other processes have all its connections", backoff.Jitter(beforeAskingAgain))
+		return nil, atLimit(r, "is at its limit max_connections: other processes have all its connections", backoff.Jitter(connectionRetryDelay))
 	}
 	if rate := limits.MaxMessageRate; !rate.IsZero() && a.order.Limits != nil {
 		h.count = sync.OnceValue(func() *verdict.Failure {
 			if wait := a.order.Limits.Take(name, rate); wait > 0 {
-				return notNow(r, "is at its limit max_message_rate, "+rate.String(), wait)
+				return atLimit(r, "is at its limit max_message_rate, "+rate.String(), wait)
 			}
 			return nil
 		})
@@ -98,12 +98,12 @@ func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Resu
 	return s.Send(ctx, envelope, a.msg.raw, a.order.Claim)
 }
 
-// beforeAskingAgain is the pause of a delivery that no connection is left for; the
+// connectionRetryDelay is the pause of a delivery that no connection is left for; the
 // other processes' parts change when one of them comes or goes.
-const beforeAskingAgain = 5 * time.Second
+const connectionRetryDelay = 5 * time.Second
 
-// notNow is the verdict when the relay is at its limits.
-func notNow(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
+// atLimit is the verdict when the relay is at its limits.
+func atLimit(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
 	return &verdict.Failure{
 		Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Reason: r.Address() + " " + why, Certainty: verdict.NotSent},
 		Untried: true, After: wait,

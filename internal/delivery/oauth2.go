@@ -45,7 +45,7 @@ type tokens struct {
 
 // grant is what one client was granted.
 type grant struct {
-	turn  chan struct{} // holds a place: who has it may look and fetch
+	lock  chan struct{} // holds a place: who has it may look and fetch
 	token secrets.Value
 	until time.Time
 }
@@ -67,8 +67,8 @@ func newTokens() *tokens {
 func (t *tokens) get(ctx context.Context, o OAuth2, secret, refused secrets.Value) (secrets.Value, *verdict.Failure) {
 	g := t.grant(o, secret)
 	select {
-	case g.turn <- struct{}{}:
-		defer func() { <-g.turn }()
+	case g.lock <- struct{}{}:
+		defer func() { <-g.lock }()
 	case <-ctx.Done():
 		return secrets.Value{}, tokenFailure(ctx, o, ctx.Err())
 	}
@@ -105,15 +105,15 @@ func (t *tokens) grant(o OAuth2, secret secrets.Value) *grant {
 	if g == nil {
 		for old, g := range t.grants {
 			select {
-			case g.turn <- struct{}{}:
+			case g.lock <- struct{}{}:
 				if time.Now().After(g.until) {
 					delete(t.grants, old)
 				}
-				<-g.turn
+				<-g.lock
 			default: // in use
 			}
 		}
-		g = &grant{turn: make(chan struct{}, 1)}
+		g = &grant{lock: make(chan struct{}, 1)}
 		t.grants[key] = g
 	}
 	return g

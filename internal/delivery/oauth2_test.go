@@ -78,14 +78,14 @@ func (s *tokenServer) set(change func()) {
 	change()
 }
 
-// newTokenOffice delivers with tokens to a relay that knows the given ones.
-func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *lab.ScriptedRelay, string) {
+// newTokenFixture delivers with tokens to a relay that knows the given ones.
+func newTokenFixture(t *testing.T, grants *tokenServer, known string) (*fixture, *lab.ScriptedRelay, string) {
 	t.Helper()
 	ca := lab.NewTLSAuthority(t, "Test CA")
 	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, Users: map[string]string{"certs@example.com": known}})
 	secret := filepath.Join(t.TempDir(), "client-secret")
 	lab.Write(t, secret, []byte("client-secret-1"))
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = smtp.TLSStartTLS, ca.File(t)
 		target.Username = Text{Plain: "certs@example.com"}
 		target.OAuth2 = OAuth2{TokenURL: grants.URL + "/token", ClientID: "our-app", ClientSecret: secrets.Ref{File: secret}, Scopes: []string{"https://outlook.office365.com/.default"}}
@@ -96,7 +96,7 @@ func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *
 func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 	t.Parallel()
 	grants := newTokenServer(t)
-	o, server, _ := newTokenOffice(t, grants, "access-token-1")
+	o, server, _ := newTokenFixture(t, grants, "access-token-1")
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() { o.mustDeliver() })
@@ -138,7 +138,7 @@ func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 func TestRefusedTokensAreReplacedOnce(t *testing.T) {
 	t.Parallel()
 	grants := newTokenServer(t)
-	o, server, _ := newTokenOffice(t, grants, "access-token-2") // the first one was revoked
+	o, server, _ := newTokenFixture(t, grants, "access-token-2") // the first one was revoked
 	o.mustDeliver()
 	if _, granted := grants.counts(); granted != 2 {
 		t.Errorf("%d tokens", granted)
@@ -197,7 +197,7 @@ func TestWhenThereIsNoToken(t *testing.T) {
 			t.Parallel()
 			grants := newTokenServer(t)
 			grants.set(func() { grants.answer = test.answer })
-			o, server, secret := newTokenOffice(t, grants, "access-token-1")
+			o, server, secret := newTokenFixture(t, grants, "access-token-1")
 			lab.Write(t, secret, []byte("wrong-wrong-secret"))
 			_, f := o.deliver(lab.Patient(t))
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseSecrets || f.Relay || !strings.Contains(f.Reason, test.says) {
@@ -225,7 +225,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 			return true
 		}
 	})
-	o, _, _ := newTokenOffice(t, grants, "access-token-1")
+	o, _, _ := newTokenFixture(t, grants, "access-token-1")
 	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SecretDenied || !strings.Contains(f.Reason, "answered 307") {
 		t.Errorf("a redirect: %v", f)
 	}
@@ -269,7 +269,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 // A token may come as it is, too, as a secret.
 func TestTokensAsSecrets(t *testing.T) {
 	t.Parallel()
-	o, server, file := newTokenOffice(t, newTokenServer(t), "a token from elsewhere")
+	o, server, file := newTokenFixture(t, newTokenServer(t), "a token from elsewhere")
 	lab.Write(t, file, []byte("a token from elsewhere"))
 	o.redefine(func(target *Target) {
 		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, smtp.AuthXOAUTH2, secrets.Ref{File: file}

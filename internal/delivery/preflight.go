@@ -33,7 +33,7 @@ func (i Inspector) Examine(ctx context.Context, target string, event []byte) []v
 		p = newProvisions(e.t, e.bundle)
 	}
 	defer p.clear()
-	if e.bundle != nil && e.goods(ctx, p) {
+	if e.bundle != nil && e.keyAndPayload(ctx, p) {
 		e.mail(p)
 	}
 	if e.msg != nil {
@@ -118,9 +118,9 @@ func (e *examination) certificate(ctx context.Context) {
 	}
 }
 
-// goods fetches the key and makes the payload, which proves that the one fits the
+// keyAndPayload fetches the key and makes the payload, which proves that the one fits the
 // certificate and the other can be made.
-func (e *examination) goods(ctx context.Context, p *provisions) bool {
+func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	if !payload.NeedsKey(e.t.Payload) {
 		return true
 	}
@@ -130,7 +130,7 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 		return false
 	}
 	if payload.NeedsPassphrase(e.t.Payload) {
-		if failure := e.courier.sealing(ctx, e.t, p); failure != nil {
+		if failure := e.courier.fetchPassphrase(ctx, e.t, p); failure != nil {
 			return false // which the look at the target's secrets tells
 		}
 	}
@@ -167,12 +167,12 @@ func (e *examination) mail(p *provisions) {
 // as one behind it answers, and a fallback's own troubles are none of the
 // delivery's.
 func (e *examination) relays(ctx context.Context, p *provisions) {
-	ways := e.defs.relays[e.t.ID]
-	primaryAway, stoodIn := false, false
+	relays := e.defs.relays[e.t.ID]
+	primaryAway, fallbackAnswers := false, false
 	first := len(e.found)
-	for n, way := range ways {
-		p.vars["host"] = way.Host
-		findings, away := e.courier.probeWay(ctx, way, n > 0, p, e.msg)
+	for n, relay := range relays {
+		p.vars["host"] = relay.Host
+		findings, away := e.courier.probe(ctx, relay, n > 0, p, e.msg)
 		good := true
 		for i := range findings {
 			if good = good && findings[i].Status != verdict.Error; n > 0 && findings[i].Status == verdict.Error {
@@ -183,10 +183,10 @@ func (e *examination) relays(ctx context.Context, p *provisions) {
 			}
 		}
 		primaryAway = primaryAway || n == 0 && away
-		stoodIn = stoodIn || n > 0 && good
+		fallbackAnswers = fallbackAnswers || n > 0 && good
 		e.found = append(e.found, findings...)
 	}
-	if primaryAway && stoodIn {
+	if primaryAway && fallbackAnswers {
 		for i := range e.found[first:] {
 			if f := &e.found[first+i]; f.What == "relay" && f.Status == verdict.Error {
 				f.Status, f.Message = verdict.Warning, f.Message+"; a fallback answers"

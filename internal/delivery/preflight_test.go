@@ -101,7 +101,7 @@ func TestExamine(t *testing.T) {
 		"unknown CA":           {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},
 		"the relay is away":    {target: func(t *Target) { t.Port = 1 }, want: [][2]string{{"error relay", "SMTP_CONNECT"}}},
 		"the relay is away, its fallback is not": {target: func(t *Target) {
-			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: t.said()}}
+			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: t.ownKeys()}}
 			t.Port = 1
 		}, want: [][2]string{{"warning relay", "a fallback answers"}, {"ok relay", "fallback: localhost"}}, not: []string{"error"}},
 		"a fallback is away": {target: func(t *Target) {
@@ -112,7 +112,7 @@ func TestExamine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, port, _ := net.SplitHostPort(submission)
-			o := newOffice(t, net.JoinHostPort("localhost", port), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, net.JoinHostPort("localhost", port), RelayLimits{}, func(target *Target) {
 				good(target)
 				if test.target != nil {
 					test.target(target)
@@ -178,7 +178,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, test.script)
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
 			started := time.Now()
 			found := o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode())
 			if !finds(found, test.want[0], test.want[1]) {
@@ -197,7 +197,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Disabled = true })
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.Disabled = true })
 	inspector := o.Inspector()
 	if found := inspector.Check(t.Context(), o.target.ID); !finds(found, "warning target", "disabled") || !finds(found, "ok relay", "in plaintext") {
 		t.Errorf("disabled: %q", spoken(found))
@@ -313,7 +313,7 @@ func TestReaddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{})
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.To, target.CC, target.BCC = []string{"b@example.com"}, []string{"C@example.com"}, []string{"d@example.com"}
 			})
 			o.opts.Readdress = allowed
@@ -352,7 +352,7 @@ func TestMessageIDsAreKnown(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
 	for _, domain := range []string{"", "mail.example.net"} {
-		o := newOffice(t, server.Address(), RelayLimits{}, nil)
+		o := newFixture(t, server.Address(), RelayLimits{}, nil)
 		o.opts.MessageIDDomain = domain
 		receipt := o.mustDeliver()
 		if got := o.Inspector().MessageID(o.target.ID, o.event.ID); got != receipt.MessageID || got == "" {

@@ -26,17 +26,17 @@ const certificateWarning = 21 * 24 * time.Hour
 // relay and each fallback up to AUTH.
 func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	defs := i.courier.book.Current()
-	all := standing(defs, target)
-	for n, way := range defs.relays[target] {
-		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": way.Host, "target": way.ID}}
-		findings, _ := i.courier.probeWay(ctx, way, n > 0, p, nil)
+	all := targetState(defs, target)
+	for n, relay := range defs.relays[target] {
+		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": relay.Host, "target": relay.ID}}
+		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil)
 		all = append(all, findings...)
 	}
 	return all
 }
 
-// standing is a word about a target that nothing is delivered to.
-func standing(defs *Definitions, target string) []verdict.Finding {
+// targetState is a word about a target that nothing is delivered to.
+func targetState(defs *Definitions, target string) []verdict.Finding {
 	if t, ok := defs.Get(target); ok && t.Disabled {
 		return []verdict.Finding{{What: "target", Status: verdict.Warning, Message: "it is disabled: nothing is delivered to it"}}
 	} else if !ok {
@@ -46,9 +46,9 @@ func standing(defs *Definitions, target string) []verdict.Finding {
 	return nil
 }
 
-// probeWay looks at one relay of a target. With a mail it is asked whether the
+// probe looks at one relay of a target. With a mail it is asked whether the
 // relay could take that. away says that the relay, as a whole, does not answer.
-func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
+func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
 	canLogIn := true
 	for _, secret := range []struct {
 		ref   secrets.Ref

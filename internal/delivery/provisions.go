@@ -51,15 +51,15 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		}
 	}
 	if payload.NeedsPassphrase(t.Payload) {
-		if failure := c.sealing(ctx, t, p); failure != nil {
+		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return p, failure
 		}
 	}
 	return p, c.login(ctx, t, p)
 }
 
-// sealing fetches the passphrase of the PKCS#12 file.
-func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
+// fetchPassphrase fetches the passphrase of the PKCS#12 file.
+func (c *Courier) fetchPassphrase(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
 	value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
 	if failure == nil {
 		p.passphrase = value.Reveal()

@@ -14,7 +14,7 @@ import (
 func TestNoReplyQuotesTheMail(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
 	_, content, _ := strings.Cut(server.Taken()[0].Content, "\r\n\r\n")
 	line := regexp.MustCompile(`(?m)^[A-Za-z0-9+/]{40,}`).FindString(content)
@@ -48,7 +48,7 @@ func TestNoReplyQuotesTheMail(t *testing.T) {
 	}
 }
 
-func mustFail(t *testing.T, o *office) *verdict.Failure {
+func mustFail(t *testing.T, o *fixture) *verdict.Failure {
 	t.Helper()
 	_, f := o.deliver(lab.Patient(t))
 	if f == nil {
@@ -82,7 +82,7 @@ func TestQuotes(t *testing.T) {
 func TestVersionOfADefinition(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	before := mustFail(t, o).Transcript.Definition
 	if shown := o.Inspector().Targets()[0].Version; len(before) != 8 || before != shown {
 		t.Errorf("the attempt names %q, the page %q", before, shown)

@@ -123,14 +123,14 @@ func relayKeys(keys *RelayKeys, t *Target) []relayKey {
 	return all
 }
 
-// said are the keys about the relay that the target gives itself: those that were
+// ownKeys are the keys about the relay that the target gives itself: those that were
 // read, and those whose value is not the default.
-func (t *Target) said() RelayKeys {
-	var said, defaults RelayKeys
+func (t *Target) ownKeys() RelayKeys {
+	var keys, defaults RelayKeys
 	var untouched Target
 	untouched.SetDefaults()
 	without := relayKeys(&defaults, &untouched)
-	for i, k := range relayKeys(&said, t) {
+	for i, k := range relayKeys(&keys, t) {
 		if !t.given[k.name] && (k.own.IsZero() || reflect.DeepEqual(k.own.Interface(), without[i].own.Interface())) {
 			continue
 		}
@@ -141,11 +141,11 @@ func (t *Target) said() RelayKeys {
 			k.key.Set(k.own)
 		}
 	}
-	return said
+	return keys
 }
 
-// take sets the target's relay keys to those that have a value.
-func (t *Target) take(keys RelayKeys) {
+// apply sets the target's relay keys to those that have a value.
+func (t *Target) apply(keys RelayKeys) {
 	for _, k := range relayKeys(&keys, t) {
 		if !k.key.IsZero() {
 			k.own.Set(reflect.Indirect(k.key))
@@ -167,10 +167,10 @@ func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]stri
 	if !k.OAuth2.IsZero() {
 		unwanted["password"] = true
 	}
-	said := relayKeys(&others, &Target{})
+	values := relayKeys(&others, &Target{})
 	for i, own := range relayKeys(k, &Target{}) {
-		if own.key.IsZero() && !said[i].key.IsZero() && !unwanted[own.name] {
-			own.key.Set(said[i].key)
+		if own.key.IsZero() && !values[i].key.IsZero() && !unwanted[own.name] {
+			own.key.Set(values[i].key)
 			from[own.name] = path + "." + own.name
 		}
 	}
@@ -192,11 +192,11 @@ func newRuleBook(r Relays) *ruleBook {
 	return b
 }
 
-// allWays leaves the targets that it is given as they are.
-func (b *ruleBook) allWays(targets []Target) [][]way {
-	all := make([][]way, len(targets))
+// allRelayOptions leaves the targets that it is given as they are.
+func (b *ruleBook) allRelayOptions(targets []Target) [][]relayOption {
+	all := make([][]relayOption, len(targets))
 	for i, t := range targets {
-		all[i] = b.ways(&t)
+		all[i] = b.relayOptions(&t)
 	}
 	return all
 }
@@ -229,13 +229,13 @@ func firstPort(ports ...*int) int {
 
 // completed takes the keys of a relay from what was said, then from the first rule
 // that fits, then from default.
-func (b *ruleBook) completed(t *Target, said RelayKeys) (from map[string]string) {
+func (b *ruleBook) completed(t *Target, own RelayKeys) (from map[string]string) {
 	from = make(map[string]string)
-	if i := b.rule(t.Host, said.Port); i >= 0 {
-		said.complete(b.Rules[i].RelayKeys, rulePath(i), from)
+	if i := b.rule(t.Host, own.Port); i >= 0 {
+		own.complete(b.Rules[i].RelayKeys, rulePath(i), from)
 	}
-	said.complete(b.Default.RelayKeys, "relays.default", from)
-	t.take(said)
+	own.complete(b.Default.RelayKeys, "relays.default", from)
+	t.apply(own)
 	return from
 }
 
@@ -256,19 +256,19 @@ func (b *ruleBook) limits(host string, port int) RelayLimits {
 	return limits
 }
 
-// way is one relay that a target's mails may take: the target, with the keys of
+// relayOption is one relay that a target's mails may take: the target, with the keys of
 // that relay.
-type way struct {
+type relayOption struct {
 	*Target
 	path string            // of its keys below the target: "", or "fallback[0]"
 	from map[string]string // key -> path of the rule or default that gave it
 }
 
-// ways are a target's relays in the order in which they are tried: its own, then
+// relayOptions are a target's relays in the order in which they are tried: its own, then
 // its fallbacks. The target itself is completed by what the rules say.
-func (b *ruleBook) ways(t *Target) []way {
-	said := t.said()
-	all := []way{{Target: t, from: b.completed(t, said)}}
+func (b *ruleBook) relayOptions(t *Target) []relayOption {
+	own := t.ownKeys()
+	all := []relayOption{{Target: t, from: b.completed(t, own)}}
 	for i, f := range t.Fallback {
 		variant := *t
 		variant.Host = f.Host
@@ -279,9 +279,9 @@ func (b *ruleBook) ways(t *Target) []way {
 			k.own.Set(clean[j].own)
 		}
 		if f.Timeout == nil {
-			f.Timeout = said.Timeout // the target's own holds for all of its relays
+			f.Timeout = own.Timeout // the target's own holds for all of its relays
 		}
-		all = append(all, way{&variant, fmt.Sprintf("fallback[%d]", i), b.completed(&variant, f.RelayKeys)})
+		all = append(all, relayOption{&variant, fmt.Sprintf("fallback[%d]", i), b.completed(&variant, f.RelayKeys)})
 	}
 	return all
 }
@@ -297,25 +297,25 @@ var fallbackKeys = func() map[string]bool {
 
 // validate gives the problems of the target as it is on this way. Those of values
 // that a rule gave have the rule's path and are apart: they are no target's.
-func (w way) validate() (own, ruled []config.Problem) {
+func (o relayOption) validate() (own, ruled []config.Problem) {
 	v := &validation{}
-	if w.path == "" {
-		w.Target.validate(v)
+	if o.path == "" {
+		o.Target.validate(v)
 	} else {
-		w.Target.validateWay(v)
+		o.Target.validateForRelay(v)
 	}
 	for _, p := range v.found {
 		key, rest := p.Path, ""
 		if i := strings.IndexAny(p.Path, ".["); i >= 0 {
 			key, rest = p.Path[:i], p.Path[i:]
 		}
-		if given, ok := w.from[key]; ok {
+		if given, ok := o.from[key]; ok {
 			p.Path = given + rest
 			ruled = append(ruled, p)
 			continue
 		}
-		if w.path != "" && fallbackKeys[key] {
-			p.Path = w.path + "." + p.Path
+		if o.path != "" && fallbackKeys[key] {
+			p.Path = o.path + "." + p.Path
 		}
 		own = append(own, p)
 	}

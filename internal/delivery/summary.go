@@ -19,8 +19,8 @@ func (d *Definitions) Relays() []verdict.RelayView {
 		if t.Disabled {
 			continue
 		}
-		for i, way := range d.relays[t.ID] {
-			name := smtp.RelayName(way.Host, way.Port)
+		for i, relay := range d.relays[t.ID] {
+			name := smtp.RelayName(relay.Host, relay.Port)
 			n, known := index[name]
 			if !known {
 				n = len(all)

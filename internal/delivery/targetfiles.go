@@ -33,7 +33,7 @@ type Source struct {
 func (s Source) Load() (*Definitions, []config.Problem) {
 	r := s.parse(s.read())
 	if r.definitions != nil && len(r.definitions.targets) == 0 && !r.explicit {
-		r.problems = append(r.problems, config.Problem{File: s.path(), Message: s.nothing(), Severity: config.Warning})
+		r.problems = append(r.problems, config.Problem{File: s.path(), Message: s.noTargets(), Severity: config.Warning})
 	}
 	return r.definitions, r.problems
 }
@@ -41,8 +41,8 @@ func (s Source) Load() (*Definitions, []config.Problem) {
 // path is the one that is set.
 func (s Source) path() string { return s.Config + s.File + s.Dir }
 
-// nothing says that a source that can be read defines nothing.
-func (s Source) nothing() string {
+// noTargets says that a source that can be read defines noTargets.
+func (s Source) noTargets() string {
 	if s.Dir != "" {
 		return "defines no targets in its files (*.yaml, *.yml)"
 	}
@@ -149,11 +149,11 @@ func (s Source) parse(snap snapshot) reading {
 		r.problems = append(r.problems, problems...)
 	}
 	book := newRuleBook(relays)
-	ways := book.allWays(targets)
+	options := book.allRelayOptions(targets)
 	r.problems = append(r.problems, relaysDoc.Locate(relays.Validate())...)
-	r.problems = config.Sort(append(r.problems, validateAt(ways, origins, relaysDoc)...))
+	r.problems = config.Sort(append(r.problems, validateAt(options, origins, relaysDoc)...))
 	if !config.Failed(r.problems) {
-		r.definitions = define(book, ways)
+		r.definitions = define(book, options)
 		r.definitions.remark(origins, r.problems)
 	}
 	return r
@@ -199,15 +199,15 @@ func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.P
 
 // validateAt is waysOf for targets from several documents: the problems have the
 // places where the targets, and the rules for relays, were written.
-func validateAt(targets [][]way, origins []origin, relays *config.Document) []config.Problem {
+func validateAt(targets [][]relayOption, origins []origin, relays *config.Document) []config.Problem {
 	var found []config.Problem
 	first := firstWithID(targets)
-	for i, ways := range targets {
+	for i, options := range targets {
 		from := origins[i]
-		problems, ruled := validateWays(ways)
+		problems, ruled := validateRelayOptions(options)
 		found = append(found, relays.Locate(ruled)...)
-		if id := ways[0].ID; first[id] != i && id != "" {
-			problems = append(problems, twice("id", id, origins[first[id]].String()))
+		if id := options[0].ID; first[id] != i && id != "" {
+			problems = append(problems, duplicateID("id", id, origins[first[id]].String()))
 		}
 		for j := range problems {
 			problems[j].Path = strings.TrimPrefix(from.path+"."+problems[j].Path, ".")

@@ -38,24 +38,24 @@ func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
 // Define is NewDefinitions for targets that are completed by rules for relays. The
 // paths of problems with the rules start with "relays".
 func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
-	ways, problems := r.waysOf(targets)
+	options, problems := r.relayOptionsOf(targets)
 	if config.Failed(problems) {
 		return nil, problems
 	}
-	return define(newRuleBook(r), ways), problems
+	return define(newRuleBook(r), options), problems
 }
 
 // define makes targets that are known to be valid ready to use.
-func define(b *ruleBook, targets [][]way) *Definitions {
+func define(b *ruleBook, targets [][]relayOption) *Definitions {
 	d := &Definitions{byID: make(map[string]*Target, len(targets)), relays: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
-	for _, ways := range targets {
-		t := ways[0].Target
-		d.sources[t.ID] = ways[0].from
+	for _, options := range targets {
+		t := options[0].Target
+		d.sources[t.ID] = options[0].from
 		t.matcher = newMatcher(t.Match)
-		for _, w := range ways {
-			w.TLSMode, w.AuthMethod = w.tlsMode(), w.authMethod()
-			d.relays[t.ID] = append(d.relays[t.ID], w.Target)
-			d.limits[smtp.RelayName(w.Host, w.Port)] = b.limits(w.Host, w.Port)
+		for _, o := range options {
+			o.TLSMode, o.AuthMethod = o.tlsMode(), o.authMethod()
+			d.relays[t.ID] = append(d.relays[t.ID], o.Target)
+			d.limits[smtp.RelayName(o.Host, o.Port)] = b.limits(o.Host, o.Port)
 		}
 		d.targets = append(d.targets, t)
 		d.byID[t.ID] = t

@@ -77,8 +77,8 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 		ID: t.ID, Type: t.Type, Disabled: t.Disabled, Lane: t.lane, Payload: t.Payload,
 		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
 	}
-	for _, way := range d.relays[t.ID] {
-		v.Relays = append(v.Relays, smtp.RelayName(way.Host, way.Port))
+	for _, relay := range d.relays[t.ID] {
+		v.Relays = append(v.Relays, smtp.RelayName(relay.Host, relay.Port))
 	}
 	var untouched Target
 	untouched.SetDefaults()

@@ -28,44 +28,44 @@ var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // ValidateTargets says everything that is wrong with a set of targets, and what
 // a person should know about it (warnings). Paths start with "targets[i]".
 func ValidateTargets(targets []Target) []config.Problem {
-	_, problems := Relays{}.waysOf(targets)
+	_, problems := Relays{}.relayOptionsOf(targets)
 	return problems
 }
 
-// waysOf completes targets by the rules and says everything that is wrong with
+// relayOptionsOf completes targets by the rules and says everything that is wrong with
 // them, and with the rules. Paths start with "targets[i]" and "relays".
-func (r Relays) waysOf(targets []Target) ([][]way, []config.Problem) {
+func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Problem) {
 	found := r.Validate()
 	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
-	ways := newRuleBook(r).allWays(targets)
-	first := firstWithID(ways)
+	options := newRuleBook(r).allRelayOptions(targets)
+	first := firstWithID(options)
 	for i := range targets {
-		own, ruled := validateWays(ways[i])
+		own, ruled := validateRelayOptions(options[i])
 		for _, p := range own {
 			p.Path = name(i) + "." + p.Path
 			found = append(found, p)
 		}
 		found = append(found, ruled...)
 		if id := targets[i].ID; first[id] != i && id != "" {
-			found = append(found, twice(name(i)+".id", id, name(first[id])))
+			found = append(found, duplicateID(name(i)+".id", id, name(first[id])))
 		}
 	}
-	return ways, found
+	return options, found
 }
 
-// validateWays gives the problems of one target, by its own paths, and those of
+// validateRelayOptions gives the problems of one target, by its own paths, and those of
 // the rules that it follows.
-func validateWays(ways []way) (own, ruled []config.Problem) {
+func validateRelayOptions(options []relayOption) (own, ruled []config.Problem) {
 	v := &validation{}
-	if len(ways) > 1+maxFallbacks {
-		v.err("fallback", "has %d relays: at most %d are allowed", len(ways)-1, maxFallbacks)
+	if len(options) > 1+maxFallbacks {
+		v.err("fallback", "has %d relays: at most %d are allowed", len(options)-1, maxFallbacks)
 	}
-	for i, w := range ways {
-		mine, others := w.validate()
+	for i, o := range options {
+		mine, others := o.validate()
 		v.found, ruled = append(v.found, mine...), append(ruled, others...)
-		for _, earlier := range ways[:i] {
-			if smtp.RelayName(earlier.Host, earlier.Port) == smtp.RelayName(w.Host, w.Port) {
-				v.err(w.path+".host", "%s is already a relay of this target: want another relay", smtp.RelayName(w.Host, w.Port))
+		for _, earlier := range options[:i] {
+			if smtp.RelayName(earlier.Host, earlier.Port) == smtp.RelayName(o.Host, o.Port) {
+				v.err(o.path+".host", "%s is already a relay of this target: want another relay", smtp.RelayName(o.Host, o.Port))
 				break
 			}
 		}
@@ -74,17 +74,17 @@ func validateWays(ways []way) (own, ruled []config.Problem) {
 }
 
 // firstWithID is, for each id, the number of the first target that has it.
-func firstWithID(targets [][]way) map[string]int {
+func firstWithID(targets [][]relayOption) map[string]int {
 	first := make(map[string]int, len(targets))
-	for i, ways := range targets {
-		if _, taken := first[ways[0].ID]; !taken {
-			first[ways[0].ID] = i
+	for i, options := range targets {
+		if _, taken := first[options[0].ID]; !taken {
+			first[options[0].ID] = i
 		}
 	}
 	return first
 }
 
-func twice(path, id, twin string) config.Problem {
+func duplicateID(path, id, twin string) config.Problem {
 	return config.Problem{Path: path, Message: fmt.Sprintf("%s is already the id of %s: every target needs its own", id, twin)}
 }
 
@@ -108,11 +108,11 @@ func (t *Target) validate(v *validation) {
 	t.validateMatch(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
-	t.validateWay(v)
+	t.validateForRelay(v)
 }
 
-// validateWay checks what depends on the relay.
-func (t *Target) validateWay(v *validation) {
+// validateForRelay checks what depends on the relay.
+func (t *Target) validateForRelay(v *validation) {
 	t.validateRelay(v)
 	t.validateAuth(v)
 	t.validateKeyInTheClear(v)

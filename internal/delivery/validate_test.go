@@ -32,8 +32,8 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	var one Target
 	one.SetDefaults()
 	doc, problems := config.Parse("t.yaml", []byte(strings.Join(merged, "\n")+"\n"), &one)
-	ways := newRuleBook(Relays{}).ways(&one)
-	found, _ := validateWays(ways)
+	options := newRuleBook(Relays{}).relayOptions(&one)
+	found, _ := validateRelayOptions(options)
 	problems = doc.Locate(append(problems, found...))
 	var texts []string
 	for _, p := range problems {
@@ -42,7 +42,7 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	if config.Failed(problems) {
 		return nil, texts
 	}
-	return define(newRuleBook(Relays{}), [][]way{ways}).targets[0], texts
+	return define(newRuleBook(Relays{}), [][]relayOption{options}).targets[0], texts
 }
 
 const env = "{env: X}"

@@ -87,7 +87,7 @@ func (w *watcher) use(r reading) *Change {
 	if r.definitions != nil && len(r.definitions.targets) == 0 && len(old.targets) > 0 && !r.explicit {
 		r.definitions = nil
 		r.problems = append(r.problems, config.Problem{
-			File: w.book.source.path(), Message: w.book.source.nothing() + " any more; to remove all targets, write an empty list (targets: [])",
+			File: w.book.source.path(), Message: w.book.source.noTargets() + " any more; to remove all targets, write an empty list (targets: [])",
 		})
 	}
 	if r.definitions == nil {
@@ -134,7 +134,7 @@ func difference(old, now *Definitions) Change {
 		switch {
 		case !known:
 			c.Added = append(c.Added, id)
-		case !sameWays(old, now, id):
+		case !sameRelays(old, now, id):
 			c.Changed = append(c.Changed, id)
 		}
 	}
@@ -149,8 +149,8 @@ func difference(old, now *Definitions) Change {
 	return c
 }
 
-// sameWays compares the relays of one target, and with them the target.
-func sameWays(old, now *Definitions, id string) bool {
+// sameRelays compares the relays of one target, and with them the target.
+func sameRelays(old, now *Definitions, id string) bool {
 	return slices.EqualFunc(old.relays[id], now.relays[id], func(a, b *Target) bool {
 		name := smtp.RelayName(a.Host, a.Port)
 		return same(*a, *b) && old.limits[name] == now.limits[name]
