@@ -154,7 +154,7 @@ func beforeMail(phase verdict.Phase) bool {
 	}, phase)
 }
 
-// login is a key made of all settings on which a login at the relay depends.
+// login returns a key made of all settings on which a login at the relay depends.
 func (t *Target) login() string {
 	return strings.Join([]string{
 		smtp.RelayName(t.Host, t.Port), t.TLSMode, fmt.Sprint(t.TLSSkipVerify, t.AllowInsecureAuth), t.CAFile,

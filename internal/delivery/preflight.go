@@ -14,10 +14,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Examine says how a delivery of an event to a target would fare now, without
-// sending: the target, the event, its certificate and key, the target's secrets,
-// the mail, and each relay up to AUTH, each looked at once and within the target's
-// time-out. An Error among the findings means that the delivery would fail.
+// Examine checks whether a delivery of an event to a target would succeed now, and
+// sends nothing. It checks the target, the event, its certificate and key, the
+// target's secrets, the mail, and each relay up to AUTH, each once and within the
+// target's timeout. An Error among the findings means that the delivery would fail.
 func (i Inspector) Examine(ctx context.Context, target string, event []byte) []verdict.Finding {
 	e := examination{courier: i.courier, defs: i.courier.book.Current()}
 	e.target(target)
@@ -43,9 +43,9 @@ func (i Inspector) Examine(ctx context.Context, target string, event []byte) []v
 	return e.found
 }
 
-// MessageID is that of the mail for an event and a target, the same for every try:
-// what to look for at the relay when nobody knows whether it was taken. "" when no
-// such mail could be made now.
+// MessageID returns the Message-ID of the mail for an event and a target, the same
+// for every attempt: the operator can look for it at the relay when the outcome is
+// unknown. It is "" if the target is unknown or its from_address invalid.
 func (i Inspector) MessageID(target, event string) string {
 	t, ok := i.courier.book.Current().Get(target)
 	if !ok {
@@ -58,7 +58,7 @@ func (i Inspector) MessageID(target, event string) string {
 	return messageID(event, t.ID, cmp.Or(i.courier.opts.MessageIDDomain, from.domain()))
 }
 
-// examination collects what is found. What could not be had is nil.
+// examination collects the findings of one preflight. What could not be loaded is nil.
 type examination struct {
 	courier *Courier
 	defs    *Definitions
@@ -84,7 +84,8 @@ func (e *examination) target(id string) {
 	e.say("target", verdict.OK, "%s is defined: payload %s, relay %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
 }
 
-// event decodes the body; the reasons of events.Invalid are ours.
+// event decodes the body. Only the reasons of events.Invalid are shown: they are
+// texts of Certpost.
 func (e *examination) event(body []byte) {
 	ev, err := events.Decode(nil, body)
 	if invalid := (*events.Invalid)(nil); errors.As(err, &invalid) {
@@ -118,8 +119,8 @@ func (e *examination) certificate(ctx context.Context) {
 	}
 }
 
-// keyAndPayload fetches the key and makes the payload, which proves that the one fits the
-// certificate and the other can be made.
+// keyAndPayload fetches the private key and builds the payload, which checks that the
+// key matches the certificate. It reports whether the mail can be rendered.
 func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	if !payload.NeedsKey(e.t.Payload) {
 		return true
@@ -131,7 +132,7 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	}
 	if payload.NeedsPassphrase(e.t.Payload) {
 		if failure := e.courier.fetchPassphrase(ctx, e.t, p); failure != nil {
-			return false // which the look at the target's secrets tells
+			return false // the check of the target's secrets reports it
 		}
 	}
 	files, err := payload.Build(e.t.Payload, e.t.settings(), p.bundle, p.key, p.passphrase)
@@ -149,7 +150,7 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	return err == nil
 }
 
-// mail renders what would be sent. Dates that are wrong have been told of.
+// mail renders the mail that would be sent. Invalid dates are already reported.
 func (e *examination) mail(p *provisions) {
 	if _, err := payload.CheckDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
 		return
@@ -163,9 +164,8 @@ func (e *examination) mail(p *provisions) {
 	e.say("mail", verdict.OK, "it can be made; number of recipients: %d", len(msg.recipients))
 }
 
-// relays looks at each relay of the target. One that is away is no error as long
-// as one behind it answers, and a fallback's own troubles are none of the
-// delivery's.
+// relays checks each relay of the target. An error of a fallback is only a warning,
+// and so is an unavailable first relay if a fallback answers.
 func (e *examination) relays(ctx context.Context, p *provisions) {
 	relays := e.defs.relays[e.t.ID]
 	primaryAway, fallbackAnswers := false, false

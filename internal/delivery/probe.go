@@ -11,19 +11,19 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Inspector looks, for people, at what the courier knows and at what its
-// deliveries need. It sends nothing, and all that it says may be shown.
+// Inspector shows operators what the courier knows, and checks what its deliveries
+// need. It sends no mail, and everything that it returns may be shown.
 type Inspector struct{ courier *Courier }
 
-// Inspector is the courier's.
+// Inspector returns the courier's inspector.
 func (c *Courier) Inspector() Inspector { return Inspector{c} }
 
-// certificateWarning is how long before its end a relay's certificate is worth a
-// warning.
+// certificateWarning is how long before the expiry of a relay's certificate a warning
+// is given.
 const certificateWarning = 21 * 24 * time.Hour
 
-// Check tries all that any delivery to the target needs: its secrets, and its
-// relay and each fallback up to AUTH.
+// Check checks what every delivery to the target needs: its secrets, and its relay
+// and each fallback up to AUTH.
 func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	defs := i.courier.book.Current()
 	all := targetState(defs, target)
@@ -35,7 +35,7 @@ func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	return all
 }
 
-// targetState is a word about a target that nothing is delivered to.
+// targetState returns a finding if the target is disabled or unknown.
 func targetState(defs *Definitions, target string) []verdict.Finding {
 	if t, ok := defs.Get(target); ok && t.Disabled {
 		return []verdict.Finding{{What: "target", Status: verdict.Warning, Message: "it is disabled: nothing is delivered to it"}}
@@ -46,8 +46,9 @@ func targetState(defs *Definitions, target string) []verdict.Finding {
 	return nil
 }
 
-// probe looks at one relay of a target. With a mail it is asked whether the
-// relay could take that. away says that the relay, as a whole, does not answer.
+// probe checks the secrets for one relay of a target, and the relay up to AUTH. With a
+// mail it also checks whether the relay can accept it. away says that the relay is
+// unavailable.
 func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
 	canLogIn := true
 	for _, secret := range []struct {
@@ -121,7 +122,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())}), false
 }
 
-// probeSession is a connection to the relay past AUTH.
+// probeSession opens a session with the relay, including AUTH.
 func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*smtp.Session, *verdict.Failure) {
 	if failure := c.login(ctx, t, p); failure != nil {
 		return nil, failure

@@ -25,15 +25,15 @@ const (
 
 var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// ValidateTargets says everything that is wrong with a set of targets, and what
-// a person should know about it (warnings). Paths start with "targets[i]".
+// ValidateTargets returns all errors and warnings for a set of targets. Paths start
+// with "targets[i]".
 func ValidateTargets(targets []Target) []config.Problem {
 	_, problems := Relays{}.relayOptionsOf(targets)
 	return problems
 }
 
-// relayOptionsOf completes targets by the rules and says everything that is wrong with
-// them, and with the rules. Paths start with "targets[i]" and "relays".
+// relayOptionsOf completes targets by the rules and returns all problems of both.
+// Paths start with "targets[i]" and "relays".
 func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Problem) {
 	found := r.Validate()
 	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
@@ -53,8 +53,8 @@ func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Prob
 	return options, found
 }
 
-// validateRelayOptions gives the problems of one target, by its own paths, and those of
-// the rules that it follows.
+// validateRelayOptions returns the problems of one target, with paths in the target,
+// and separately those of the rules that apply to it.
 func validateRelayOptions(options []relayOption) (own, ruled []config.Problem) {
 	v := &validation{}
 	if len(options) > 1+maxFallbacks {
@@ -73,7 +73,7 @@ func validateRelayOptions(options []relayOption) (own, ruled []config.Problem) {
 	return v.found, ruled
 }
 
-// firstWithID is, for each id, the number of the first target that has it.
+// firstWithID returns, for each id, the index of the first target that has it.
 func firstWithID(targets [][]relayOption) map[string]int {
 	first := make(map[string]int, len(targets))
 	for i, options := range targets {
@@ -179,7 +179,7 @@ func (t *Target) validateRelay(v *validation) {
 	}
 }
 
-// tlsMode is TLSMode with its default.
+// tlsMode returns TLSMode, or its default.
 func (t *Target) tlsMode() string {
 	switch {
 	case t.TLSMode != "":
@@ -192,7 +192,7 @@ func (t *Target) tlsMode() string {
 	return smtp.TLSStartTLS
 }
 
-// relay names the relay in messages.
+// relay returns the name of the relay for messages.
 func (t *Target) relay() string {
 	if wrongHost(t.Host) != "" {
 		return "the relay"
@@ -229,7 +229,8 @@ func (t *Target) validatePayload(v *validation) {
 	}
 }
 
-// validateKeyInTheClear keeps private keys from travelling in the clear.
+// validateKeyInTheClear rejects pem_and_key over a connection that may be unencrypted,
+// except to this machine or with allow_plaintext_key.
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
@@ -270,8 +271,8 @@ func (v *validation) ref(key string, ref secrets.Ref) {
 	}
 }
 
-// wrongAddress says why a text is no addr-spec (RFC 5322 section 3.4.1), "" when
-// it is one. Internationalised domains and local parts are taken.
+// wrongAddress returns why a text is not an addr-spec (RFC 5322 section 3.4.1), or ""
+// if it is one. Internationalised domains and local parts are accepted.
 func wrongAddress(s string) string {
 	const want = ": want an address such as ops@example.com"
 	at := strings.LastIndexByte(s, '@')
@@ -308,8 +309,8 @@ func wrongAddress(s string) string {
 
 var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 
-// wrongHost says why a text is neither a DNS name nor an IP address, "" when it
-// is one of them. Underscores are taken: container networks have such names.
+// wrongHost returns why a text is neither a DNS name nor an IP address, or "" if it is
+// one. Underscores are accepted: container networks have such names.
 func wrongHost(s string) string {
 	const want = "want a name such as smtp.example.com, or an IP address"
 	if addr, err := netip.ParseAddr(s); err == nil && printable(addr.Zone()) {
@@ -350,17 +351,17 @@ func loopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// printable reports whether a text has neither control characters nor ones that
-// are not seen and change how the rest is shown. Joiners and variation selectors
-// are parts of words in Persian, and of emoji.
+// printable reports whether a text has neither control characters nor invisible ones
+// that change how the rest is shown. Joiners and variation selectors are accepted:
+// words in Persian and emoji contain them.
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return legible.Hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
 	})
 }
 
-// Validate says what is wrong with the options, by the keys that they have in
-// the configuration's section delivery.
+// Validate returns the problems of the options; paths are their keys in the
+// configuration's section delivery.
 func (o Options) Validate() []config.Problem {
 	v := &validation{}
 	v.line("product_name", o.Product)

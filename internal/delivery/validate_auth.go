@@ -39,12 +39,12 @@ func (t *Target) validateAuth(v *validation) {
 	t.validateLogin(v, method)
 }
 
-// validateLogin says who else could get the password.
+// validateLogin reports settings that expose the password.
 func (t *Target) validateLogin(v *validation, method string) {
 	if t.AllowInsecureAuth {
 		return
 	}
-	// With opportunistic the password waits for TLS: the session sees to that.
+	// With opportunistic the session sends the password only after TLS.
 	clear := t.tlsMode() == smtp.TLSPlaintext
 	switch {
 	case !smtp.TellsPassword(method) && clear:
@@ -93,7 +93,7 @@ func (t *Target) validateOAuth2(v *validation, method string) {
 	}
 }
 
-// authMethod is AuthMethod with its default.
+// authMethod returns AuthMethod, or its default.
 func (t *Target) authMethod() string {
 	switch {
 	case t.AuthMethod != "":
