@@ -28,11 +28,11 @@ type fixture struct {
 	event  *events.Event
 }
 
-// claimedAtOnce is the claim of a test that keeps no ledger.
+// claimedAtOnce is the claim of a test without a ledger.
 func claimedAtOnce(time.Time) error { return nil }
 
-// newFixture opens an office whose target's relay is at an address, in plaintext if
-// not changed.
+// newFixture returns a fixture whose target's relay is at an address, in plaintext
+// unless change sets another tls_mode.
 func newFixture(t testing.TB, address string, limits RelayLimits, change func(*Target)) *fixture {
 	t.Helper()
 	o := &fixture{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
@@ -83,29 +83,30 @@ func (o *fixture) mustDeliver() *verdict.Receipt {
 	return receipt
 }
 
-// idle counts the connections that lie idle.
+// idle returns the number of idle connections.
 func (o *fixture) idle() int {
 	return o.pool.Idle()
 }
 
-// Who has the mail is left out of it, and of what is said of a failure.
+// A recipient that already has the mail does not get it again, and is not named in a
+// failure.
 func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
 	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.To = []string{"a@example.com", "mended@example.com"}
+		target.To = []string{"a@example.com", "corrected@example.com"}
 		target.BCC = []string{"c@example.com"}
 	})
 	deliver := func() (*verdict.Receipt, *verdict.Failure) {
 		return o.Deliver(lab.Patient(t), o.event, verdict.Attempt{Target: o.target.ID, Number: 2, Accepted: []string{"a@example.com"}, Claim: claimedAtOnce})
 	}
-	missing := []string{"mended@example.com", "c@example.com"}
+	missing := []string{"corrected@example.com", "c@example.com"}
 	receipt, f := deliver()
 	if f != nil || !slices.Equal(receipt.Recipients, missing) || !slices.Equal(server.Taken()[0].Recipients, missing) {
 		t.Errorf("%+v, %v, the relay holds %+v", receipt, f, server.Taken())
 	}
 	if !strings.Contains(server.Taken()[0].Content, "a@example.com") {
-		t.Error("the mail's header does not say to whom it went before")
+		t.Error("the mail's header does not name the recipient that already has the mail")
 	}
 	server.Mu.Lock()
 	server.Acts = map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}
@@ -150,7 +151,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 }
 
-// What a relay closes while nobody needs it is gone before anybody does.
+// A connection that the relay closes while it is idle is removed before the next mail.
 func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -172,7 +173,7 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 				t.Fatal("the connection was not kept")
 			}
 			server.HangUp(test.words)
-			lab.Eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+			lab.Eventually(t, "the connection to be closed", func() bool { return o.idle() == 0 })
 			server.Idle(t)
 			if receipt := o.mustDeliver(); receipt.Timings.Dial == 0 {
 				t.Error("the second mail claims a warm connection")
@@ -184,8 +185,8 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	}
 }
 
-// One that closes just as the next mail comes costs a redial, but only before it
-// has answered anything.
+// A connection that the relay closes just as the next mail is sent costs a redial, but
+// only if the relay has not answered MAIL.
 func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	t.Parallel()
 	const busy = "421 4.3.2 too many mails on this connection"
@@ -244,7 +245,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	}
 }
 
-// A restarted relay has closed all of them: one redial is enough all the same.
+// A restarted relay has closed all connections: one redial is enough nevertheless.
 func TestOneRedialForManyStaleConnections(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -267,7 +268,8 @@ func TestOneRedialForManyStaleConnections(t *testing.T) {
 	}
 }
 
-// Whatever a connection was made with has to be what it would be made with now.
+// A connection is reused only if the settings and secrets that it was made with have
+// not changed.
 func TestChangesLeadToNewConnections(t *testing.T) {
 	t.Parallel()
 	ca, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Other CA")
@@ -299,7 +301,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 			t.Errorf("change %d: the new connection was not used again", n)
 		}
 	}
-	// The old ones wait for mails that may still be of their kind: back to the first.
+	// The old connections are kept for mails with the same settings: back to the first.
 	lab.Write(t, password, []byte("first-password"))
 	lab.Write(t, roots, ca.PEM())
 	o.redefine(func(target *Target) {
@@ -337,7 +339,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-// The wait for a connection that others have is nobody's fault.
+// A wait for a free connection that is cut short is not counted against the relay.
 func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
@@ -373,12 +375,12 @@ func TestClosingThePool(t *testing.T) {
 	if heard := server.Heard(); heard[len(heard)-1] != "QUIT" {
 		t.Errorf("heard %v", heard)
 	}
-	o.mustDeliver() // which may have been under way
+	o.mustDeliver() // it may have been in progress
 	server.Idle(t)
 }
 
-// Many at once over a relay that ends connections as it likes: each mail arrives,
-// or its failure says that it did not.
+// Many deliveries at once to a relay that closes connections at random: each mail
+// arrives, or its failure says that it did not.
 func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -392,7 +394,7 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(time.Duration(random.IntN(5)) * time.Millisecond):
-				server.HangUp("") // words could be taken for the reply to a mail that it keeps
+				server.HangUp("") // a text could be read as the reply to a mail that the relay stored
 			}
 		}
 	})
@@ -410,7 +412,7 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 				}
 				mu.Unlock()
 				if f != nil && !f.Retry() {
-					t.Errorf("for good: %v", f)
+					t.Errorf("final: %v", f)
 				}
 			}
 		})

@@ -13,8 +13,8 @@ import (
 	gomail "github.com/wneessen/go-mail"
 )
 
-// BenchmarkRoundTrips sends mails over a road that takes 10 ms each way: on a
-// connection made for each, and on one that is kept; with PIPELINING and without.
+// BenchmarkRoundTrips sends mails over a link with a delay of 10 ms in each direction: on
+// a new connection for each, and on a kept one; with PIPELINING and without.
 func BenchmarkRoundTrips(b *testing.B) {
 	ca := lab.NewTLSAuthority(b, "Test CA")
 	everything := []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "STARTTLS", "AUTH PLAIN"}
@@ -64,8 +64,8 @@ func BenchmarkRoundTrips(b *testing.B) {
 	}
 }
 
-// BenchmarkGoMail is the same road with go-mail's own client and its defaults, on one
-// connection that is kept.
+// BenchmarkGoMail uses the same link with go-mail's own client and its defaults, on one
+// kept connection.
 func BenchmarkGoMail(b *testing.B) {
 	server := lab.StartRelay(b, lab.RelayScript{})
 	link := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
@@ -93,7 +93,7 @@ func BenchmarkGoMail(b *testing.B) {
 	b.ReportMetric(float64(link.Turns.Load()-before)/float64(b.N), "roundtrips/op")
 }
 
-// BenchmarkDeliver is what a mail costs this process and the relay on one machine.
+// BenchmarkDeliver measures what a mail costs this process and the relay on one machine.
 func BenchmarkDeliver(b *testing.B) {
 	ca := lab.NewTLSAuthority(b, "Test CA")
 	for _, mode := range []string{smtp.TLSPlaintext, smtp.TLSStartTLS} {

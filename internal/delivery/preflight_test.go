@@ -21,7 +21,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// spoken are findings as "status what: message".
+// spoken returns findings as "status what: message".
 func spoken(findings []verdict.Finding) (lines []string) {
 	for _, f := range findings {
 		lines = append(lines, fmt.Sprintf("%s %s: %s", f.Status, f.What, f.Message))
@@ -35,8 +35,7 @@ func finds(findings []verdict.Finding, start, text string) bool {
 	return slices.ContainsFunc(spoken(findings), func(line string) bool { return strings.HasPrefix(line, start) && strings.Contains(line, text) })
 }
 
-// A preflight sees what a delivery would come to, and nothing of it reaches a
-// mailbox.
+// A preflight finds what a delivery would find, and sends no mail.
 func TestExamine(t *testing.T) {
 	t.Parallel()
 	const password, phrase = "hunter2-canary", "open-sesame-canary"
@@ -66,7 +65,7 @@ func TestExamine(t *testing.T) {
 	key := file("key.pem", lab.KeyPEM(t, p.Leaf.Key))
 	other := file("other.pem", lab.KeyPEM(t, lab.NewKey(t, "p256")))
 	submission := server.Submission()
-	// Written once: the tests run side by side, and a file that is written is empty at first.
+	// Written once: the tests run in parallel, and a file that is being written is empty at first.
 	login, opening := file("password", []byte(password+"\n")), file("phrase", []byte(phrase+"\n"))
 	wrong := file("wrong", []byte("wrong"))
 	good := func(target *Target) {
@@ -79,7 +78,7 @@ func TestExamine(t *testing.T) {
 		target func(*Target)
 		event  func(*events.Event)
 		body   string // in place of the event
-		id     string // of the target, in place of the office's
+		id     string // of the target, in place of the fixture's
 		want   [][2]string
 		not    []string // no finding begins like that
 	}{
@@ -160,8 +159,8 @@ func validFor(now time.Time, days int) func(*x509.Certificate) {
 	}
 }
 
-// A relay that is slow, or too small for the mail, is told of within the target's
-// time-out, on one connection.
+// A relay that is slow, or does not accept the size of the mail, is reported within the
+// target's timeout, on one connection.
 func TestExamineMoodyRelays(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -207,7 +206,7 @@ func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	}
 }
 
-// The whole definition can be shown, and nothing of it is a secret.
+// The whole definition is shown, without its secrets.
 func TestTargetViews(t *testing.T) {
 	t.Parallel()
 	const secret = "canary-in-the-configuration"
@@ -279,8 +278,7 @@ targets:
 	}
 }
 
-// A replay may name the target's own recipients and those that are allowed, and
-// nobody else.
+// A replay may name the target's own recipients and the allowed ones, and no others.
 func TestReaddress(t *testing.T) {
 	t.Parallel()
 	allowed := Recipients{"desk@help.example", "*@Bücher.example"}
@@ -319,7 +317,7 @@ func TestReaddress(t *testing.T) {
 			o.opts.Readdress = allowed
 			for _, address := range test.override {
 				if own := []string{"b@example.com", "C@example.com", "d@example.com"}; allowed.Allows(own, address) != (test.refused == "" || address == "b@example.com") {
-					t.Errorf("Allows says otherwise of %q", address)
+					t.Errorf("Allows disagrees about %q", address)
 				}
 			}
 			receipt, failure := o.Deliver(t.Context(), o.event, verdict.Attempt{
@@ -347,7 +345,7 @@ func TestReaddress(t *testing.T) {
 	}
 }
 
-// What to look for at a relay is known without a mail that arrived.
+// The Message-ID is known without a delivered mail.
 func TestMessageIDsAreKnown(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -359,7 +357,7 @@ func TestMessageIDsAreKnown(t *testing.T) {
 			t.Errorf("domain %q: %s, the mail has %s", domain, got, receipt.MessageID)
 		}
 		if got := o.Inspector().MessageID("gone", o.event.ID); got != "" {
-			t.Errorf("of a target that there is not: %s", got)
+			t.Errorf("of an unknown target: %s", got)
 		}
 	}
 }

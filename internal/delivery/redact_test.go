@@ -10,7 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A content filter quotes the line of the mail that it objects to.
+// A content filter quotes the line of the mail that it refuses.
 func TestNoReplyQuotesTheMail(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -91,7 +91,7 @@ func TestVersionOfADefinition(t *testing.T) {
 	if same := mustFail(t, o).Transcript.Definition; same != before {
 		t.Errorf("the same definition has the names %q and %q", before, same)
 	}
-	o.redefine(func(target *Target) { target.To = []string{"somebody-else@example.com"} })
+	o.redefine(func(target *Target) { target.To = []string{"other@example.com"} })
 	if after := mustFail(t, o).Transcript.Definition; after == before || len(after) != 8 {
 		t.Errorf("a changed definition has the name %q", after)
 	}

@@ -30,7 +30,7 @@ func loadRelays(t *testing.T, text string) (*Definitions, []string) {
 	return definitions, texts
 }
 
-// Every key that rules have is one of a target, with the same YAML name and type.
+// Every relay key of a rule is also a key of a target, with the same YAML name and type.
 func TestRelayKeysAreThoseOfTargets(t *testing.T) {
 	t.Parallel()
 	target := reflect.TypeFor[Target]()
@@ -44,7 +44,7 @@ func TestRelayKeysAreThoseOfTargets(t *testing.T) {
 			ok = ok && field.Tag.Get(tag) == s.Field.Tag.Get(tag)
 		}
 		if !ok || field.Type != kind {
-			t.Errorf("%s is not the key of a target: %v %v, %v %v", s.Field.Name, field.Type, field.Tag, s.Field.Type, s.Field.Tag)
+			t.Errorf("%s differs from the key of a target: %v %v, %v %v", s.Field.Name, field.Type, field.Tag, s.Field.Type, s.Field.Tag)
 		}
 	}
 }
@@ -191,7 +191,7 @@ targets:
 	}
 }
 
-// Relays are reloaded with the targets, wherever those are.
+// Relays are reloaded with the targets, wherever those are defined.
 func TestRelaysAreReloaded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -253,6 +253,6 @@ func TestRelaysAreReloaded(t *testing.T) {
 		t.Errorf("a bad rule: %+v", c)
 	}
 	if limits := book.Current().limits["f.example.com:587"]; limits.MaxConnections != 3 {
-		t.Error("a bad rule did not leave the old ones in force")
+		t.Error("the old rules are not in force after a bad rule")
 	}
 }

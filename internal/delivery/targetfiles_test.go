@@ -53,7 +53,7 @@ func ids(d *Definitions) []string {
 	return ids
 }
 
-// texts are problems with the directory's name left out.
+// texts returns problems as text, without the directory's name.
 func texts(dir string, problems []config.Problem) []string {
 	var texts []string
 	for _, p := range problems {

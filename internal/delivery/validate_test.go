@@ -17,8 +17,8 @@ var goodTarget = []string{
 	"id: a", "host: smtp.example.com", "from_address: certs@example.com", "to: [ops@example.com]",
 }
 
-// loadTarget reads one target, written in lines of which the later replace the
-// earlier ones with the same key.
+// loadTarget parses one target from goodTarget and lines; a line replaces an earlier one
+// with the same key.
 func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	t.Helper()
 	var merged []string

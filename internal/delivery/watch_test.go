@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// watched is a book over files in a directory of its own.
+// watched is a book with files in its own directory.
 type watched struct {
 	t   *testing.T
 	dir string
@@ -37,7 +37,7 @@ func watch(t *testing.T, source Source, files map[string]string) *watched {
 	return w
 }
 
-// quiet looks until the content must have settled, and wants nothing to be said.
+// quiet polls until the content must have settled, and expects no report.
 func (w *watched) quiet(when string) {
 	w.t.Helper()
 	for range 3 {
@@ -47,11 +47,11 @@ func (w *watched) quiet(when string) {
 	}
 }
 
-// says wants exactly one report: the change on the first line, then problems.
+// says expects exactly one report: the change on the first line, then the problems.
 func (w *watched) says(want ...string) {
 	w.t.Helper()
 	if change := w.w.poll(); change != nil {
-		w.t.Fatalf("reported at first sight: %v", change)
+		w.t.Fatalf("reported after one read: %v", change)
 	}
 	change := w.w.poll()
 	if change == nil {
@@ -109,7 +109,7 @@ func TestReloadFile(t *testing.T) {
 	w.write("t.yaml", list(definition("a"), definition("b", "    port: 2525"), definition("d")))
 	w.says("targets: valid again, nothing changed")
 
-	// An editor that writes beside and renames.
+	// An editor that writes a new file and renames it.
 	w.write("t.yaml.new", list(definition("a")))
 	w.do(os.Rename(filepath.Join(w.dir, "t.yaml.new"), filepath.Join(w.dir, "t.yaml")))
 	w.says("targets: 2 removed (b, d)")
@@ -169,9 +169,9 @@ func TestReloadDirectory(t *testing.T) {
 	w.says("targets: 2 removed (b1, b2)")
 
 	for _, name := range []string{"d/.a.yaml.swp", "d/notes.txt", "d/a.yaml~"} {
-		w.write(name, "nothing of ours: [")
+		w.write(name, "not a target: [")
 	}
-	w.quiet("files that are none of ours")
+	w.quiet("files that are ignored")
 
 	w.do(os.Rename(filepath.Join(w.dir, "d"), filepath.Join(w.dir, "gone")))
 	w.says(kept, "d: does not exist")
@@ -236,7 +236,7 @@ func TestReloadConfigurationFile(t *testing.T) {
 	t.Parallel()
 	w := watch(t, Source{Config: "c.yaml"}, map[string]string{"c.yaml": "log: {level: info}\n" + list(definition("a"))})
 	w.write("c.yaml", "log: {level: debug}\nmisspelt: x\n"+list(definition("a")))
-	w.quiet("other keys are not ours")
+	w.quiet("other keys are ignored")
 	w.write("c.yaml", list(definition("a"), definition("b")))
 	w.says("targets: 1 added (b)")
 	w.write("c.yaml", "targets_dir: elsewhere\n")
@@ -250,7 +250,7 @@ func TestSameDefinition(t *testing.T) {
 	}
 	w := watch(t, Source{File: "t.yaml"}, map[string]string{"t.yaml": secret("1")})
 	w.write("t.yaml", "# x\n"+secret("1"))
-	w.quiet("secrets that stand in the definition and stay the same")
+	w.quiet("inline secrets that stay the same")
 	w.write("t.yaml", secret("2"))
 	if change := w.w.poll(); change != nil {
 		t.Fatal(change)
