@@ -35,7 +35,7 @@ func TestRunWithBadConfiguration(t *testing.T) {
 		"all at once": {"nat: {}\nhttp: {listen: here}\n", "certpost.yaml:1:1: unknown key \"nat\": did you mean nats?\n" +
 			"certpost.yaml:2:16: http.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses\n"},
 		"no YAML":      {"nats: {\n", "certpost.yaml:1:7: a { is not closed by }\n"},
-		"a bad target": {"targets:\n  - {id: a b, host: x, from_address: a@x, to: [b@x]}\n", "certpost.yaml:2:10: targets[0].id: want 1 to 64 of A-Z, a-z, 0-9, _ and -\n"},
+		"a bad target": {"targets:\n  - {id: a b, host: x, from_address: a@x, to: [b@x]}\n", "certpost.yaml:2:10: targets[0].id: want 1 to 64 characters of A-Z, a-z, 0-9, _ and -\n"},
 		"a secret": {"vault: {address: \"https://v.example.com\", auth: {method: token, tokn: hunter2}}\n",
 			"certpost.yaml:1:65: vault.auth: unknown key \"tokn\": did you mean token?\n"},
 	} {

@@ -25,12 +25,12 @@ func TestCheck(t *testing.T) {
 			"the configuration is valid: 2 targets on 1 lane, 0 warnings\n", exitDone},
 		"nothing": {"", "the configuration is valid: 0 targets on 0 lanes, 0 warnings\n", exitDone},
 		"a warning": {target + ", tls_mode: plaintext}\n",
-			"DIR/certpost.yaml:2:97: warning: targets[0].tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them\n" +
+			"DIR/certpost.yaml:2:97: warning: targets[0].tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them\n" +
 				"the configuration is valid: 1 target on 1 lane, 1 warning\n", exitDone},
 		"errors and a warning": {"nat: {}\n" + target + ", prot: 25, tls_mode: plaintext}\n",
 			"DIR/certpost.yaml:1:1: unknown key \"nat\": did you mean nats?\n" +
 				"DIR/certpost.yaml:3:87: targets[0]: unknown key \"prot\": did you mean port?\n" +
-				"DIR/certpost.yaml:3:107: warning: targets[0].tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them\n" +
+				"DIR/certpost.yaml:3:107: warning: targets[0].tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them\n" +
 				"the configuration is not valid: 2 errors, 1 warning\n", exitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestCheckLive(t *testing.T) {
 		`ok       target/wrong: secret: file:.*/wrong can be read`,
 		`error    target/wrong: relay: SMTP_AUTH in auth \(reply 535 5\.7\.8\): localhost:\d+ answered 535 5\.7\.8 to AUTH; check username, password and auth_method, then replay`,
 		`error    target/missing: secret: file:.*/absent: .*`,
-		`warning  target/missing: relay: not tried, because its login cannot be read now`,
+		`warning  target/missing: relay: not tried, because its credentials cannot be read now`,
 		`ok       target/untrusted: secret: file:.*/password can be read`,
 		`error    target/untrusted: relay: SMTP_TLS in tls: .*`,
 		`error    target/down: relay: SMTP_CONNECT in connect: .*127\.0\.0\.1:\d+.*`,

@@ -10,23 +10,23 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// attempt is one attempt at one delivery: what it was given, and what it has fetched and
-// made for it.
+// attempt is one attempt at one delivery: its input, and what it has fetched and
+// rendered.
 type attempt struct {
 	*Courier
 	order  verdict.Attempt
 	event  *events.Event
-	defs   *Definitions // as they were when it began
+	defs   *Definitions // as of the start of the attempt
 	target *Target
 	p      *provisions
 	msg    *message
 
 	started, fetched, rendered time.Time
-	steps                      []verdict.Step // before a relay was asked
+	steps                      []verdict.Step // before the first relay was tried
 }
 
 // Deliver makes one attempt at one delivery, in the steps that docs/flow.md lists.
-// Everything that can fail without the relay has failed before the relay is dialled.
+// Everything that can fail without the relay is done before the relay is dialled.
 func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	a := &attempt{Courier: c, order: order, event: ev, defs: c.book.Current(), started: time.Now()}
 	defer a.clear()
@@ -41,7 +41,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.A
 	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
 		failure.Recipients = a.msg.recipients // fewer than the target names
 	}
-	return receipt, a.target.soften(a.explain(failure))
+	return receipt, a.target.allowRetry(a.explain(failure))
 }
 
 // prepare looks the target up, fetches its secrets and renders the mail.
@@ -62,8 +62,8 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	return failure
 }
 
-// step records a step. One that failed has the phase in which it did: fetching secrets
-// may find the certificate unusable.
+// step records a step. A failed step gets the phase of its failure: fetching the secrets
+// may also show that the certificate is invalid.
 func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Failure) {
 	if failure != nil {
 		phase = failure.Phase
@@ -71,7 +71,7 @@ func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Fa
 	a.steps = append(a.steps, verdict.Step{Phase: phase, Took: time.Since(since)})
 }
 
-// render makes the payload and the mail, in memory.
+// render builds the payload and the mail, in memory.
 func (a *attempt) render() (*message, *verdict.Failure) {
 	now := time.Now()
 	owed, others, failure := a.opts.Readdress.recipients(a.target, a.order)
@@ -102,7 +102,7 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	return msg, nil
 }
 
-// complete adds to a receipt what the relay does not know.
+// complete adds to a receipt what is not known from the conversation with the relay.
 func (a *attempt) complete(r *verdict.Receipt) {
 	r.MessageID, r.Size = a.msg.messageID, len(a.msg.raw)
 	r.Certificate, r.Secrets = verdict.CertificateOf(a.p.bundle.Leaf), a.p.versions
@@ -110,8 +110,8 @@ func (a *attempt) complete(r *verdict.Receipt) {
 	r.Definition = a.defs.version(a.target)
 }
 
-// explain adds to a failure what the attempt was made with, and its steps before a
-// relay was asked.
+// explain adds to a failure the versions of the definition and the secrets that the
+// attempt used, and its steps before the first relay was tried.
 func (a *attempt) explain(f *verdict.Failure) *verdict.Failure {
 	if f == nil || f.Untried {
 		return f
@@ -129,8 +129,9 @@ func (a *attempt) explain(f *verdict.Failure) *verdict.Failure {
 	return f
 }
 
-// soften lets refused logins or TLS failures be retried where the target asks for it.
-func (t *Target) soften(f *verdict.Failure) *verdict.Failure {
+// allowRetry sets RetryAnyway for a refused login or a TLS failure if the target has
+// retry_auth or retry_tls.
+func (t *Target) allowRetry(f *verdict.Failure) *verdict.Failure {
 	if f != nil {
 		f.RetryAnyway = f.Code == verdict.SMTPAuth && t.RetryAuth || f.Code == verdict.SMTPTLS && t.RetryTLS
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A relay may want to see a certificate of ours.
+// A relay may require a client certificate.
 func TestClientCertificates(t *testing.T) {
 	t.Parallel()
 	ca, ours, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Client CA"), lab.NewTLSAuthority(t, "Other CA")
@@ -29,7 +29,7 @@ func TestClientCertificates(t *testing.T) {
 		lab.Write(t, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	}
 	install(ours)
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile, target.ClientCertFile, target.ClientKeyFile = smtp.TLSStartTLS, ca.File(t), certFile, keyFile
 	})
 	for n := range 2 {
@@ -43,7 +43,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 	install(other)
 	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SMTPTLS {
-		t.Errorf("a certificate that the relay does not know: %v", f)
+		t.Errorf("a client certificate of an unknown CA: %v", f)
 	}
 	key, _ := readTargetFile("client_key_file", keyFile)
 	install(ours)
@@ -64,7 +64,7 @@ func TestClientCertificates(t *testing.T) {
 			t.Errorf("%s: %v", name, f)
 		}
 		if now, _ := server.Dials(); now != dials {
-			t.Errorf("%s: the relay was called in vain", name)
+			t.Errorf("%s: the relay was dialled", name)
 		}
 	}
 	o.redefine(func(target *Target) { target.ClientCertFile, target.ClientKeyFile = "", "" })

@@ -20,22 +20,22 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// office is a courier with one target.
-type office struct {
+// fixture is a courier with one target.
+type fixture struct {
 	*Courier
 	t      testing.TB
 	target Target
 	event  *events.Event
 }
 
-// claimedAtOnce is the claim of a test that keeps no ledger.
+// claimedAtOnce is the claim of a test without a ledger.
 func claimedAtOnce(time.Time) error { return nil }
 
-// newOffice opens an office whose target's relay is at an address, in plaintext if
-// not changed.
-func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Target)) *office {
+// newFixture returns a fixture whose target's relay is at an address, in plaintext
+// unless change sets another tls_mode.
+func newFixture(t testing.TB, address string, limits RelayLimits, change func(*Target)) *fixture {
 	t.Helper()
-	o := &office{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
+	o := &fixture{t: t, target: *testTarget(), event: &events.Event{ID: "e1", Source: "test://ca"}}
 	p := lab.NewPKI(t, "p256")
 	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
 	o.target.Host, o.target.Port = lab.HostPort(t, address)
@@ -54,7 +54,7 @@ func newOffice(t testing.TB, address string, limits RelayLimits, change func(*Ta
 	return o
 }
 
-func (o *office) define(limits RelayLimits) *Definitions {
+func (o *fixture) define(limits RelayLimits) *Definitions {
 	o.t.Helper()
 	definitions, problems := Relays{Default: RelayDefault{RelayLimits: limits}}.Define([]Target{o.target})
 	if definitions == nil {
@@ -64,17 +64,17 @@ func (o *office) define(limits RelayLimits) *Definitions {
 }
 
 // redefine puts a changed target into force.
-func (o *office) redefine(change func(*Target)) {
+func (o *fixture) redefine(change func(*Target)) {
 	o.t.Helper()
 	change(&o.target)
 	o.book.current.Store(o.define(RelayLimits{}))
 }
 
-func (o *office) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
+func (o *fixture) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
 	return o.Deliver(ctx, o.event, verdict.Attempt{Target: o.target.ID, Number: 1, Claim: claimedAtOnce})
 }
 
-func (o *office) mustDeliver() *verdict.Receipt {
+func (o *fixture) mustDeliver() *verdict.Receipt {
 	o.t.Helper()
 	receipt, failure := o.deliver(context.Background())
 	if failure != nil {
@@ -83,29 +83,30 @@ func (o *office) mustDeliver() *verdict.Receipt {
 	return receipt
 }
 
-// idle counts the connections that lie idle.
-func (o *office) idle() int {
+// idle returns the number of idle connections.
+func (o *fixture) idle() int {
 	return o.pool.Idle()
 }
 
-// Who has the mail is left out of it, and of what is said of a failure.
+// A recipient that already has the mail does not get it again, and is not named in a
+// failure.
 func TestWhoHasTheMailIsLeftOut(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
-		target.To = []string{"a@example.com", "mended@example.com"}
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
+		target.To = []string{"a@example.com", "corrected@example.com"}
 		target.BCC = []string{"c@example.com"}
 	})
 	deliver := func() (*verdict.Receipt, *verdict.Failure) {
 		return o.Deliver(lab.Patient(t), o.event, verdict.Attempt{Target: o.target.ID, Number: 2, Accepted: []string{"a@example.com"}, Claim: claimedAtOnce})
 	}
-	missing := []string{"mended@example.com", "c@example.com"}
+	missing := []string{"corrected@example.com", "c@example.com"}
 	receipt, f := deliver()
 	if f != nil || !slices.Equal(receipt.Recipients, missing) || !slices.Equal(server.Taken()[0].Recipients, missing) {
 		t.Errorf("%+v, %v, the relay holds %+v", receipt, f, server.Taken())
 	}
 	if !strings.Contains(server.Taken()[0].Content, "a@example.com") {
-		t.Error("the mail's header does not say to whom it went before")
+		t.Error("the mail's header does not name the recipient that already has the mail")
 	}
 	server.Mu.Lock()
 	server.Acts = map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}
@@ -122,7 +123,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Implicit: mode == smtp.TLSSMTPS, Users: map[string]string{"certs": "hunter2hunter2"}})
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = mode, ca.File(t)
 				target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{Value: secrets.New([]byte("hunter2hunter2"))}
 				target.AllowInsecureAuth = mode == smtp.TLSPlaintext
@@ -150,7 +151,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 }
 
-// What a relay closes while nobody needs it is gone before anybody does.
+// A connection that the relay closes while it is idle is removed before the next mail.
 func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -164,7 +165,7 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)})
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.TLSMode, target.CAFile = test.mode, ca.File(t)
 			})
 			o.mustDeliver()
@@ -172,7 +173,7 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 				t.Fatal("the connection was not kept")
 			}
 			server.HangUp(test.words)
-			lab.Eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+			lab.Eventually(t, "the connection to be closed", func() bool { return o.idle() == 0 })
 			server.Idle(t)
 			if receipt := o.mustDeliver(); receipt.Timings.Dial == 0 {
 				t.Error("the second mail claims a warm connection")
@@ -184,8 +185,8 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	}
 }
 
-// One that closes just as the next mail comes costs a redial, but only before it
-// has answered anything.
+// A connection that the relay closes just as the next mail is sent costs a redial, but
+// only if the relay has not answered MAIL.
 func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	t.Parallel()
 	const busy = "421 4.3.2 too many mails on this connection"
@@ -217,7 +218,7 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 				acts = nil
 			}
 			server := lab.StartRelay(t, lab.RelayScript{Acts: acts})
-			o := newOffice(t, server.Address(), RelayLimits{}, nil)
+			o := newFixture(t, server.Address(), RelayLimits{}, nil)
 			if test.refuse {
 				server.PerRcpt = map[string]string{"ops@example.com": "450 4.2.0 later"}
 				if _, f := o.deliver(lab.Patient(t)); f == nil {
@@ -244,11 +245,11 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	}
 }
 
-// A restarted relay has closed all of them: one redial is enough all the same.
+// A restarted relay has closed all connections: one redial is enough nevertheless.
 func TestOneRedialForManyStaleConnections(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	var all sync.WaitGroup
 	gate := make(chan struct{})
 	server.Acts = map[string]lab.RelayAct{lab.AtDot: {Wait: gate, Take: true}}
@@ -267,7 +268,8 @@ func TestOneRedialForManyStaleConnections(t *testing.T) {
 	}
 }
 
-// Whatever a connection was made with has to be what it would be made with now.
+// A connection is reused only if the settings and secrets that it was made with have
+// not changed.
 func TestChangesLeadToNewConnections(t *testing.T) {
 	t.Parallel()
 	ca, other := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Other CA")
@@ -276,7 +278,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	lab.Write(t, password, []byte("first-password"))
 	lab.Write(t, roots, ca.PEM())
 	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil)}) // takes any password
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = smtp.TLSStartTLS, roots
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: password}
 	})
@@ -299,7 +301,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 			t.Errorf("change %d: the new connection was not used again", n)
 		}
 	}
-	// The old ones wait for mails that may still be of their kind: back to the first.
+	// The old connections are kept for mails with the same settings: back to the first.
 	lab.Write(t, password, []byte("first-password"))
 	lab.Write(t, roots, ca.PEM())
 	o.redefine(func(target *Target) {
@@ -326,7 +328,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 func TestConnectionsAreLimited(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 3}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{MaxConnections: 3}, nil)
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() { o.mustDeliver() })
@@ -337,13 +339,13 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-// The wait for a connection that others have is nobody's fault.
+// A wait for a free connection that is cut short is not counted against the relay.
 func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
 	defer close(gate)
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtDot: {Wait: gate}}})
-	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 1}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{MaxConnections: 1}, nil)
 	go func() { _, _ = o.deliver(context.WithoutCancel(t.Context())) }()
 	lab.Eventually(t, "the first mail to be on its way", func() bool {
 		server.Mu.Lock()
@@ -365,7 +367,7 @@ func TestAWaitThatIsCutShortBlamesNobody(t *testing.T) {
 func TestClosingThePool(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
 	o.Close()
 	o.Close()
@@ -373,16 +375,16 @@ func TestClosingThePool(t *testing.T) {
 	if heard := server.Heard(); heard[len(heard)-1] != "QUIT" {
 		t.Errorf("heard %v", heard)
 	}
-	o.mustDeliver() // which may have been under way
+	o.mustDeliver() // it may have been in progress
 	server.Idle(t)
 }
 
-// Many at once over a relay that ends connections as it likes: each mail arrives,
-// or its failure says that it did not.
+// Many deliveries at once to a relay that closes connections at random: each mail
+// arrives, or its failure says that it did not.
 func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{MaxConnections: 4, MaxMessagesPerConnection: 7}, nil)
 	stop := make(chan struct{})
 	var moods, all sync.WaitGroup
 	moods.Go(func() {
@@ -392,7 +394,7 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(time.Duration(random.IntN(5)) * time.Millisecond):
-				server.HangUp("") // words could be taken for the reply to a mail that it keeps
+				server.HangUp("") // a text could be read as the reply to a mail that the relay stored
 			}
 		}
 	})
@@ -410,7 +412,7 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 				}
 				mu.Unlock()
 				if f != nil && !f.Retry() {
-					t.Errorf("for good: %v", f)
+					t.Errorf("final: %v", f)
 				}
 			}
 		})
@@ -433,7 +435,7 @@ func TestPostfixAndThePool(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct-horse-battery"
 	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}})
-	o := newOffice(t, server.Submission, RelayLimits{MaxConnections: 2}, func(target *Target) {
+	o := newFixture(t, server.Submission, RelayLimits{MaxConnections: 2}, func(target *Target) {
 		target.TLSMode, target.CAFile, target.To = smtp.TLSStartTLS, server.CA.File, []string{user, "nobody@lab.test"}
 		target.Username, target.Password = Text{Plain: user}, secrets.Ref{Value: secrets.New([]byte(password))}
 	})

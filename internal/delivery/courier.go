@@ -1,6 +1,7 @@
-// Package delivery brings a certificate to a target: definitions and their
-// validation, certificate and payload, the mail, and the conversation with the
-// relay. It is the only importer of go-mail. courier.go is the way through it.
+// Package delivery delivers certificates to targets: the definitions of targets
+// and their validation, the secrets, the mail, and the choice of the relay.
+// Package payload builds the attachments, package smtp talks to the relay. Start
+// reading at courier.go.
 package delivery
 
 import (
@@ -15,9 +16,9 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Options are what the whole program says about deliveries.
+// Options are the settings for all deliveries.
 type Options struct {
-	// EventSecrets is what events may name.
+	// EventSecrets says which secrets events may name.
 	EventSecrets secrets.Policy
 	// InvalidDates is refuse (default) or warn, for certificates that have expired
 	// or are not valid yet.
@@ -26,13 +27,14 @@ type Options struct {
 	Product string
 	// MessageIDDomain is the right side of Message-IDs; "" is the sender's domain.
 	MessageIDDomain string
-	// HELO is the name given to relays; "" is the host's, if it has a full one.
+	// HELO is the name in EHLO; "" is the host's name if it is a full domain, else an
+	// address literal.
 	HELO string
 	// Readdress are the recipients that a replay may name besides the target's own.
 	Readdress Recipients
 }
 
-// Courier knows the targets and delivers to them. It may be used by many at once.
+// Courier knows the targets and delivers to them. It is safe for concurrent use.
 type Courier struct {
 	book  *Book
 	store *secrets.Store
@@ -44,19 +46,20 @@ type Courier struct {
 	breakers smtp.Breakers
 }
 
-// NewCourier makes a courier for the targets in book.
+// NewCourier returns a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
 	return &Courier{book: book, store: store, opts: opts, pool: smtp.NewPool(), tokens: newTokens()}
 }
 
-// Close says goodbye to the relays. Deliveries under way are not cut short.
+// Close closes the idle connections to the relays. It does not interrupt deliveries
+// that are in progress.
 func (c *Courier) Close() { c.pool.Close() }
 
-// Lanes are the lanes of the targets as they are defined now.
+// Lanes returns the lanes of the current targets.
 func (c *Courier) Lanes() []string { return c.book.Current().Lanes() }
 
-// Resolve says who gets an event: the targets it names, or those whose match
-// fits. The failure is about the event as a whole.
+// Resolve returns the targets that get an event: those that it names, or those
+// that match it. The failure concerns the event as a whole.
 func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
 	defs := c.book.Current()
 	if len(ev.Targets) > 0 {
@@ -95,8 +98,8 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 		fmt.Sprintf("target %q %s, then replay", legible.Clean(id, 80), why))
 }
 
-// Render gives the mail that a target would get for an event, with key as the
-// private key: the certificate's, PEM, or nil.
+// Render returns the mail that a target would get for an event. key is the
+// certificate's private key, PEM, or nil.
 func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, key []byte) ([]byte, *verdict.Failure) {
 	t, failure := lookUp(c.book.Current(), target)
 	if failure != nil {
@@ -109,7 +112,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	p := newProvisions(t, b)
 	p.key = key
 	if payload.NeedsPassphrase(t.Payload) {
-		if failure := c.sealing(ctx, t, p); failure != nil {
+		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure
 		}
 	}

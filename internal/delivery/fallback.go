@@ -61,7 +61,7 @@ func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp
 	return got
 }
 
-// permits are the leave of the breakers to try a relay.
+// permits are the permits of the breakers to try a relay.
 type permits struct {
 	relay *smtp.Permit
 	login *smtp.Permit // of a fallback: its login has a breaker of its own
@@ -85,7 +85,7 @@ func (a *attempt) admit(t *Target, fallback bool) (p permits, failure *verdict.F
 	return p, nil
 }
 
-// judge tells the breakers what became of the attempt.
+// judge reports the result of the attempt to the breakers.
 func (p permits) judge(f *verdict.Failure) {
 	judge(p.relay, f)
 	if p.login != nil {
@@ -93,7 +93,7 @@ func (p permits) judge(f *verdict.Failure) {
 	}
 }
 
-// end gives the permits back.
+// end returns the permits to the breakers.
 func (p permits) end() {
 	p.relay.End()
 	if p.login != nil {
@@ -114,8 +114,8 @@ func breakerOpen(relay string, wait time.Duration, reason string) *verdict.Failu
 	}
 }
 
-// judge tells the breaker of a relay what the relay did, and the failure how long to
-// stay away.
+// judge reports the result of the attempt to the breaker of a relay, and sets in the
+// failure how long the relay is skipped (After).
 func judge(p *smtp.Permit, f *verdict.Failure) {
 	switch {
 	case f == nil:
@@ -123,7 +123,7 @@ func judge(p *smtp.Permit, f *verdict.Failure) {
 	case f.Relay:
 		f.After = p.Failure(f.Reason)
 	case f.Untried, f.Phase == verdict.PhaseSecrets, f.Phase == verdict.PhaseConnect, isStopped(f):
-		// the relay was not asked, or had no time to answer
+		// the relay was not tried, or had no time to answer
 	default:
 		p.Success()
 	}
@@ -136,7 +136,7 @@ func judgeFallback(p *smtp.Permit, f *verdict.Failure) {
 	case f == nil || !beforeMail(f.Phase):
 		p.Success()
 	case f.Relay, f.Untried, isStopped(f):
-		// the relay's own breaker counts it, or nothing was learnt
+		// the relay's own breaker counts it, or it says nothing about the login
 	default:
 		f.Relay = true
 		f.After = p.Failure(f.Reason)
@@ -154,7 +154,7 @@ func beforeMail(phase verdict.Phase) bool {
 	}, phase)
 }
 
-// login identifies everything on which a login at the relay depends.
+// login returns a key made of all settings on which a login at the relay depends.
 func (t *Target) login() string {
 	return strings.Join([]string{
 		smtp.RelayName(t.Host, t.Port), t.TLSMode, fmt.Sprint(t.TLSSkipVerify, t.AllowInsecureAuth), t.CAFile,
@@ -171,8 +171,8 @@ func (a *attempt) logInTo(ctx context.Context, t *Target) *verdict.Failure {
 	return a.login(ctx, t, a.p)
 }
 
-// Relays are the relays of a lane: for every different list that one of its
-// targets has, in the order in which they are tried.
+// Relays returns the state of the relays of a lane: one list for each distinct list
+// of relays among its targets, in the order in which they are tried.
 func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
 	defs := c.book.Current()
 	var all [][]verdict.RelayStatus
@@ -196,7 +196,7 @@ func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
 	return all
 }
 
-// laneRelaysOf are, for each lane, the different lists of relays that its targets have.
+// laneRelaysOf returns, for each lane, the distinct lists of relays of its targets.
 func laneRelaysOf(d *Definitions) map[string][][]*Target {
 	lanes := make(map[string][][]*Target)
 	known := make(map[string]bool)

@@ -14,17 +14,17 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// What the connections to a relay are held to where nothing else is said. Postfix
-// gives its own up after the same age; a relay that is busy may close them before,
-// which costs nothing but another dial.
+// Default limits of the connections to a relay. Postfix closes its own connections
+// after the same age; a busy relay may close them earlier, which costs only another
+// dial.
 const (
 	mailsPerConnection = 100
 	maxConnectionIdle  = 30 * time.Second
 	maxConnectionAge   = 5 * time.Minute
 )
 
-// termsOf are the terms for a relay: of its connections the part that this
-// process has. shared is nil where there is no other.
+// termsOf returns the terms for the connections to a relay, with this process's share
+// of max_connections. shared is nil if no other process shares the limits.
 func termsOf(limits RelayLimits, shared verdict.Limits) smtp.Terms {
 	of := smtp.Terms{Connections: limits.MaxConnections, Mails: limits.MaxMessagesPerConnection, Idle: limits.MaxConnectionIdle, Age: limits.MaxConnectionAge}
 	setDefault(&of.Mails, mailsPerConnection)
@@ -36,7 +36,7 @@ func termsOf(limits RelayLimits, shared verdict.Limits) smtp.Terms {
 	return of
 }
 
-// handover is what it takes to give the mail to one relay.
+// handover is what is needed to send the mail to one relay.
 type handover struct {
 	target *Target
 	relay  smtp.Relay
@@ -44,8 +44,9 @@ type handover struct {
 	count  func() *verdict.Failure // counts the mail against the relay's rate, once
 }
 
-// handover reads how the relay is reached, with credentials of its own for a fallback,
-// and asks whether its limits allow a mail now.
+// handover prepares sending to a relay: its address and certificate files, the
+// credentials if it is a fallback, and its limits. It fails if this process has no
+// share of max_connections now; count checks max_message_rate.
 func (a *attempt) handover(ctx context.Context, t *Target, fallback bool) (*handover, *verdict.Failure) {
 	if fallback {
 		if failure := a.logInTo(ctx, t); failure != nil {
@@ -60,12 +61,12 @@ func (a *attempt) handover(ctx context.Context, t *Target, fallback bool) (*hand
 	limits := a.defs.limits[name]
 	h := &handover{target: t, relay: r, terms: termsOf(limits, a.order.Limits), count: func() *verdict.Failure { return nil }}
 	if limits.MaxConnections > 0 && h.terms.Connections == 0 {
-		return nil, notNow(r, "has all the connections that it may have, from other processes", backoff.Jitter(beforeAskingAgain))
+		return nil, atLimit(r, "is at its limit max_connections: other processes have all its connections", backoff.Jitter(connectionRetryDelay))
 	}
 	if rate := limits.MaxMessageRate; !rate.IsZero() && a.order.Limits != nil {
 		h.count = sync.OnceValue(func() *verdict.Failure {
 			if wait := a.order.Limits.Take(name, rate); wait > 0 {
-				return notNow(r, "has been given all that it may be, "+rate.String(), wait)
+				return atLimit(r, "is at its limit max_message_rate, "+rate.String(), wait)
 			}
 			return nil
 		})
@@ -73,13 +74,14 @@ func (a *attempt) handover(ctx context.Context, t *Target, fallback bool) (*hand
 	return h, nil
 }
 
-// sendTo sends the mail on a kept connection, or on a new one: with fresh always.
+// sendTo sends the mail on a kept connection or a new one; with fresh, always on a new
+// one.
 func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Result {
 	s, err := a.pool.Acquire(ctx, h.relay, h.terms, fresh)
 	if err != nil {
 		return smtp.Result{Failure: noConnection(h.relay, err)}
 	}
-	// The wait for a free connection does not count as the relay's time.
+	// The wait for a free connection does not count against the target's timeout.
 	ctx, cancel := context.WithTimeout(ctx, h.target.Timeout)
 	defer cancel()
 	if s == nil {
@@ -91,42 +93,42 @@ func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Resu
 		a.pool.Adopt(s)
 	}
 	defer func() { a.pool.Put(s, h.terms) }()
-	if failure := h.count(); failure != nil { // right before the relay hears of the mail
+	if failure := h.count(); failure != nil { // right before MAIL
 		return smtp.Result{Failure: failure}
 	}
 	envelope := smtp.Envelope{From: a.msg.from, Recipients: a.msg.recipients, UTF8: a.msg.needsUTF8, AllOrNothing: h.target.AllOrNothing}
 	return s.Send(ctx, envelope, a.msg.raw, a.order.Claim)
 }
 
-// beforeAskingAgain is the pause of a delivery that no connection is left for; the
-// other processes' parts change when one of them comes or goes.
-const beforeAskingAgain = 5 * time.Second
+// connectionRetryDelay is how long a delivery waits when this process's share of
+// max_connections is 0; the shares change when a process starts or stops.
+const connectionRetryDelay = 5 * time.Second
 
-// notNow is the verdict when the relay is at its limits.
-func notNow(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
+// atLimit is the verdict when the relay is at its limits.
+func atLimit(r smtp.Relay, why string, wait time.Duration) *verdict.Failure {
 	return &verdict.Failure{
 		Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseConnect, Reason: r.Address() + " " + why, Certainty: verdict.NotSent},
 		Untried: true, After: wait,
 	}
 }
 
-// noConnection is the verdict when the wait for a connection was ended: the relay has no
-// part in it.
+// noConnection is the verdict when the wait for a free connection ended without one. It
+// says nothing about the relay.
 func noConnection(r smtp.Relay, err error) *verdict.Failure {
 	return &verdict.Failure{
 		Outcome: verdict.Outcome{
 			Code:      verdict.SMTPTransient,
 			Phase:     verdict.PhaseConnect,
-			Reason:    fmt.Sprintf("no connection to %s was free while there was time (max_connections); it is tried again", r.Address()),
+			Reason:    fmt.Sprintf("no connection to %s became free in time (max_connections); it is tried again", r.Address()),
 			Certainty: verdict.NotSent,
 		},
 		Cause: err,
 	}
 }
 
-// dial connects to the target's relay. A refused login is tried once more if what
-// it is made with, fetched afresh, is something else: it may have been changed
-// since it was cached.
+// dial connects to the target's relay. If the relay refuses the login, dial fetches
+// the credentials again and, if they differ, retries once: they may have been changed
+// since they were cached.
 func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r smtp.Relay) (*smtp.Session, *verdict.Failure) {
 	s, failure := smtp.Dial(ctx, r)
 	if failure == nil || failure.Code != verdict.SMTPAuth || failure.ReplyCode == 0 {
@@ -142,7 +144,7 @@ func (c *Courier) dial(ctx context.Context, t *Target, p *provisions, r smtp.Rel
 	return smtp.Dial(ctx, r)
 }
 
-// freshLogin fetches what AUTH needs anew, after the relay refused it.
+// freshLogin fetches the credentials for AUTH again, after the relay refused them.
 func (c *Courier) freshLogin(ctx context.Context, t *Target, p *provisions) (failure *verdict.Failure) {
 	if !t.OAuth2.IsZero() {
 		p.password, failure = c.token(ctx, t, p, p.password)
@@ -151,11 +153,12 @@ func (c *Courier) freshLogin(ctx context.Context, t *Target, p *provisions) (fai
 	if _, err := c.store.Fresh(ctx, t.Password, p.vars); err != nil {
 		return secretFailure(err)
 	}
-	return c.login(ctx, t, p) // the user's name may have changed with it
+	return c.login(ctx, t, p) // the user name may have changed with it
 }
 
-// relayOf reads the files that the target names for every mail: they may be
-// renewed at any time, and a connection made with the old ones is not used again.
+// relayOf returns the target's relay for smtp. It reads the certificate files for
+// every mail: they may be renewed at any time, and a connection made with the old
+// ones is not used again.
 func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verdict.Failure) {
 	r = smtp.Relay{
 		Host: t.Host, Port: t.Port, TLSMode: t.TLSMode, SkipVerify: t.TLSSkipVerify, HELO: c.opts.HELO, CAFile: t.CAFile,
@@ -182,14 +185,14 @@ func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verd
 	return r, failure
 }
 
-// maxTargetFile bounds a file with certificates, in bytes; the CAs of a whole
-// system are 250 kB.
+// maxTargetFile limits a file with certificates, in bytes; the CAs of a whole system
+// have 250 kB.
 const maxTargetFile = 4 << 20
 
 func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
 	info, err := os.Stat(path)
 	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
-		err = errors.New("no regular file of at most 4 MiB")
+		err = errors.New("not a regular file of at most 4 MiB")
 	}
 	var text []byte
 	if err == nil {

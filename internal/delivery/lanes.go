@@ -16,9 +16,9 @@ const (
 	maxLaneLen = 64
 )
 
-// assignLanes gives every relay a lane of its own, or, when there are more
-// relays than lanes, each relay one of the shared lanes. A relay's shared lane
-// depends on nothing but the relay, so replicas that are a reload apart agree.
+// assignLanes gives every relay its own lane or, with more than maxLanes relays,
+// one of maxLanes shared lanes. A relay's shared lane depends only on the relay, so
+// replicas agree even while one of them has not yet reloaded the targets.
 func assignLanes(targets []*Target) {
 	distinct := make(map[string]bool)
 	for _, t := range targets {
@@ -33,8 +33,8 @@ func assignLanes(targets []*Target) {
 	}
 }
 
-// laneOf names the lane of a relay: [A-Za-z0-9_-]{1,64}, the same however the
-// host is written, different for different relays.
+// laneOf returns the name of a relay's lane: [A-Za-z0-9_-]{1,64}, the same for every
+// spelling of the host, different for different relays.
 func laneOf(host string, port int) string {
 	host = nameOf(host).ascii
 	relay := host + ":" + strconv.Itoa(port)

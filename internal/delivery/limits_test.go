@@ -15,7 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// grants are what the other processes leave to this one.
+// grants are the limits that the other processes leave to this one.
 type grants struct {
 	wait  time.Duration
 	share int
@@ -29,8 +29,8 @@ func (g *grants) Take(relay string, limit verdict.Rate) time.Duration {
 
 func (g *grants) Share(connections int) int { return min(connections, g.share) }
 
-// A relay at its limits is not asked to take the mail, no other relay is, and the
-// delivery comes back as it was.
+// A mail for a relay at its limits is not sent, neither to it nor to another relay, and
+// the delivery comes back unchanged.
 func TestRelayAtItsLimitsIsNotAsked(t *testing.T) {
 	t.Parallel()
 	first, second := limitedRelay(t), limitedRelay(t)

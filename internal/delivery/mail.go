@@ -27,7 +27,7 @@ type message struct {
 	needsUTF8  bool     // an address needs SMTPUTF8 (RFC 6531)
 }
 
-// mailFacts is what a mail says.
+// mailFacts is the content of a mail.
 type mailFacts struct {
 	eventID     string
 	source      string    // of the event
@@ -35,25 +35,24 @@ type mailFacts struct {
 	now         time.Time // the mail's Date; days left are counted from it
 	bundle      *payload.Bundle
 	attachments []payload.Attachment
-	// recipients, when not nil, are the only ones still owed; accepted have the
-	// mail already.
+	// recipients, when not nil, are the only ones still owed the mail; accepted
+	// already have it.
 	recipients, accepted []string
-	// others get the mail besides whom the target names; they stand in To.
+	// others are recipients besides those of the target; they are added to To.
 	others []mailbox
 	// possibleDuplicate marks a mail whose earlier outcome is unknown.
 	possibleDuplicate bool
-	// warnings stand on top of the mail, and the subject says there are some.
+	// warnings are shown at the top of the mail; the subject then says WARNING.
 	warnings []string
-	// product is the name we go by; "" is Certpost.
+	// product is the name of the product in subject and bodies; "" is Certpost.
 	product string
 	// messageIDDomain is the right side of the Message-ID; "" is the domain of
 	// the target's from_address.
 	messageIDDomain string
 }
 
-// Bounds on what comes from outside, in bytes. Together they keep every header
-// line below the 998 of RFC 5322 section 2.1.1, even where it has no spaces to
-// be folded at.
+// Limits on text from outside, in bytes. Together they keep every header line below
+// the 998 bytes of RFC 5322 section 2.1.1, even if it has no spaces to be folded at.
 const (
 	maxShownName = 100
 	maxPrefix    = 200
@@ -62,8 +61,8 @@ const (
 	maxEventID   = 200
 )
 
-// renderMail makes the mail for target t, in memory: what fails, fails before
-// a relay is dialled.
+// renderMail renders the mail for target t in memory, so that errors occur before a
+// relay is dialled.
 func renderMail(t *Target, m mailFacts) (*message, error) {
 	m.product = legible.Header(m.product, maxProduct)
 	if m.product == "" {
@@ -79,16 +78,16 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	id := messageID(m.eventID, t.ID, m.messageIDDomain)
 	text, html, err := renderBodies(newMailView(t, m))
 	if err != nil {
-		return nil, renderFailure("the mail's text cannot be made", err)
+		return nil, renderFailure("the text of the mail cannot be rendered", err)
 	}
 
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
-	msg.SetDateWithValue(m.now.UTC()) // our time zone is nobody's business
+	msg.SetDateWithValue(m.now.UTC()) // do not reveal the local time zone
 	msg.Subject(encodeWords(subject(t, m)))
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834
-	// Exchange answers Auto-Submitted mail all the same. Not "All": that would
-	// keep bounces away, too.
+	// Exchange sends automatic replies in spite of Auto-Submitted. Not "All": that
+	// would also suppress bounces.
 	msg.SetGenHeader("X-Auto-Response-Suppress", "OOF, AutoReply")
 	msg.SetGenHeader("X-Certpost-Event-Id", legible.Header(m.eventID, maxEventID))
 	msg.SetGenHeader("X-Certpost-Target", legible.Header(t.ID, 64))
@@ -113,9 +112,9 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	}
 
 	var raw bytes.Buffer
-	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key behind
+	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key in memory
 	if _, err := msg.WriteTo(&raw); err != nil {
-		return nil, renderFailure("the mail cannot be put together", err)
+		return nil, renderFailure("the mail cannot be assembled", err)
 	}
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: raw.Bytes(),
@@ -127,8 +126,8 @@ func renderFailure(reason string, cause error) error {
 	return verdict.Fail(verdict.SMTPValidation, verdict.PhaseRender, reason).Because(cause)
 }
 
-// fromName is the sender's display name. net/mail leaves a backslash as it is in
-// an encoded word, where RFC 2047 section 5 forbids it in a name: some programs
+// fromName returns the sender's display name. net/mail leaves a backslash as it is
+// in an encoded word, although RFC 2047 section 5 forbids it in a name: some programs
 // then find no address at all.
 func fromName(t *Target, product string) string {
 	name := legible.Header(t.FromName, maxFromName)
@@ -141,8 +140,8 @@ func fromName(t *Target, product string) string {
 	return name
 }
 
-// subject is the contract's: {prefix} Certpost: certificate for {CN} issued,
-// expires {NotAfter}; a word of warning behind it where there is one.
+// subject returns the subject: {prefix} Certpost: certificate for {CN} issued,
+// expires {NotAfter}; with a warning at the end if there is one.
 func subject(t *Target, m mailFacts) string {
 	s := m.product + ": certificate for " + legible.Header(legible.Name(m.bundle.Name(), maxShownName).Text, maxShownName) +
 		" issued, expires " + m.bundle.Leaf.NotAfter.UTC().Format(time.DateOnly)
@@ -156,10 +155,10 @@ func subject(t *Target, m mailFacts) string {
 	return s
 }
 
-// encodeWords writes a header's text, its spaces single, as RFC 2047 wants it.
-// It encodes only the words that are not ASCII, in pieces so short that the
-// first one stands beside the header's name: the mail library puts longer ones
-// on the next line, and readers then find a space in front of the text.
+// encodeWords encodes a header's text, which has single spaces, as RFC 2047
+// requires. It encodes only the words that are not ASCII, in pieces so short that
+// the first one fits on the line of the header's name: go-mail puts longer ones on
+// the next line, and mail programs then show a space in front of the text.
 func encodeWords(s string) string {
 	const piece = 16 // bytes, 3 characters each at most
 	var out []string
@@ -189,7 +188,8 @@ func encodeWords(s string) string {
 	return strings.Join(out, " ")
 }
 
-// encodedWord is s as one encoded word, "Q" encoding; letters and digits stay.
+// encodedWord returns s as one encoded word in "Q" encoding; letters and digits are
+// not changed.
 func encodedWord(s string) string {
 	var b strings.Builder
 	b.WriteString("=?utf-8?q?")
@@ -205,15 +205,15 @@ func encodedWord(s string) string {
 	return b.String()
 }
 
-// messageID is the same for every attempt at a delivery, so that a mail server
-// that sees it twice can tell. With its angle brackets it has at most 60
-// characters, because longer ones are folded onto a line of their own, which
-// some programs cannot read; a long domain loses its first labels.
+// messageID returns the Message-ID of a delivery. It is the same for every attempt,
+// so that a mail server can recognise a duplicate. With its angle brackets it has at
+// most 60 characters, because longer ones are folded onto their own line, which some
+// programs cannot read; a long domain loses its first labels.
 func messageID(eventID, target, domain string) string {
 	const length, most = 20, 60 // 100 bits of the hash
 	sum := sha256.Sum256([]byte(eventID + "\x00" + target))
 	hash := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:length]
-	domain = payload.FileName(strings.Trim(domain, "[]")) // an address literal, IPv6 among them, keeps to atoms
+	domain = payload.FileName(strings.Trim(domain, "[]")) // an address literal, also IPv6, is reduced to characters of atoms
 	for len(domain) > most-length-len("<@>") {
 		_, rest, ok := strings.Cut(domain, ".")
 		if !ok {
@@ -224,14 +224,14 @@ func messageID(eventID, target, domain string) string {
 	return "<" + hash + "@" + domain + ">"
 }
 
-// mailbox is an address with its local part unquoted and its domain in lower
-// case and A-labels; equal ones are the same mailbox as far as a sender can tell.
+// mailbox is an address with its local part unquoted and its domain in lower case
+// and A-labels. Equal ones are the same mailbox as far as a sender can know.
 type mailbox string
 
 func (b mailbox) domain() string { return string(b[strings.LastIndexByte(string(b), '@')+1:]) }
 
-// wire is the address as it stands in a command, the local part quoted where
-// it has to be.
+// wire returns the address as in an SMTP command, with the local part quoted if
+// necessary.
 func (b mailbox) wire() string {
 	return strings.TrimSuffix(strings.TrimPrefix((&mail.Address{Address: string(b)}).String(), "<"), ">")
 }
@@ -244,7 +244,7 @@ func headerAddresses(boxes []mailbox) []*mail.Address {
 	return list
 }
 
-// addresses are those of one mail. Nothing of bcc is kept for headers.
+// addresses are the addresses of one mail. Those in bcc are only in envelope.
 type addresses struct {
 	from, replyTo mailbox
 	to, cc        []mailbox
@@ -252,11 +252,11 @@ type addresses struct {
 	utf8          bool
 }
 
-// addressesOf reads the target's addresses. owed, when not nil, narrows the
-// envelope to the recipients that still wait for the mail, and accepted never get
-// it again; the headers stay those of the whole mail. Who is no longer a
-// recipient of the target gets nothing, owed or not, but for the others, whom a
-// replay names and the configuration allows.
+// addressesOf parses the target's addresses. The envelope has the target's
+// recipients and others (named by a replay and allowed by the configuration); owed,
+// when not nil, limits it to the recipients that still need the mail, and accepted
+// never get it again. A recipient in owed that is no longer the target's gets
+// nothing. The headers always name the recipients of the whole mail.
 func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*addresses, error) {
 	a := &addresses{}
 	var replyTo, bcc, from []mailbox
@@ -297,9 +297,9 @@ func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*address
 		}
 	}
 	if len(a.envelope) == 0 {
-		reason := "everybody whom the target names by now has the mail; discard this"
+		reason := "all recipients of the target already have the mail; discard the dead letter"
 		if owed != nil {
-			reason = "none of the recipients still owed is a recipient of the target any more; replay to send it to those who are by now"
+			reason = "none of the recipients still owed the mail is a recipient of the target any more; replay to send it to the target's current recipients"
 		}
 		return nil, verdict.Fail(verdict.TargetInvalid, verdict.PhaseRender, reason)
 	}
@@ -309,7 +309,7 @@ func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*address
 	return a, nil
 }
 
-// mailboxes is a set of addresses that stood in an envelope before.
+// mailboxes returns a set of addresses; those that are not valid are left out.
 func mailboxes(list []string) map[mailbox]bool {
 	set := make(map[mailbox]bool, len(list))
 	for _, address := range list {
@@ -327,8 +327,8 @@ func given(s string) []string {
 	return []string{s}
 }
 
-// parseMailbox reads an address of the target's definition, which was checked
-// when it was loaded and is checked again, because it ends in a command line.
+// parseMailbox parses an address of the target's definition. It was validated when
+// it was loaded and is validated again, because it becomes part of an SMTP command.
 func parseMailbox(key, address string) (mailbox, error) {
 	if problem := wrongAddress(address); problem != "" {
 		return "", verdict.Fail(verdict.TargetInvalid, verdict.PhaseRender, "the target's "+key+" "+problem)

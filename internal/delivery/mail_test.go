@@ -28,7 +28,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// readMail is a mail as a mail program sees it.
+// readMail is a mail as a mail program reads it.
 type readMail struct {
 	header mail.Header
 	text   string
@@ -36,7 +36,7 @@ type readMail struct {
 	files  []payload.Attachment
 }
 
-// read takes a mail apart and fails when it is not multipart/mixed of
+// read parses a mail and fails if it is not multipart/mixed of
 // multipart/alternative (text, html) and attachments.
 func read(t testing.TB, raw []byte) *readMail {
 	t.Helper()
@@ -56,7 +56,7 @@ func read(t testing.TB, raw []byte) *readMail {
 	m.text, m.html = string(bodies[0].body), string(bodies[1].body)
 	for _, p := range mixed[1:] {
 		if p.header.Get("Content-Transfer-Encoding") != "base64" {
-			t.Errorf("an attachment travels as %s", p.header.Get("Content-Transfer-Encoding"))
+			t.Errorf("an attachment has the encoding %s", p.header.Get("Content-Transfer-Encoding"))
 		}
 		contentType, _, err := mime.ParseMediaType(p.header.Get("Content-Type"))
 		if err != nil {
@@ -106,7 +106,7 @@ func parts(t testing.TB, contentType, want string, body io.Reader) (list []readP
 	}
 }
 
-// goodWire checks what every mail must keep to, whatever went into it: ASCII
+// goodWire checks what every mail must keep to, whatever its content: ASCII
 // (unless an address is not), CRLF line ends and no CR or LF without the other,
 // no control characters, lines within RFC 5321 and base64 within RFC 2045.
 func goodWire(t testing.TB, m *message) {
@@ -147,8 +147,7 @@ var headerNames = []string{
 	"X-Auto-Response-Suppress", "X-Certpost-Event-Id", "X-Certpost-Possible-Duplicate", "X-Certpost-Target",
 }
 
-// onlyOurHeaders checks that nothing brought a header of its own along, and
-// that there is one of each.
+// onlyOurHeaders checks that a mail has only the headers of headerNames, each once.
 func onlyOurHeaders(t testing.TB, m *readMail) {
 	t.Helper()
 	for name, values := range m.header {
@@ -186,7 +185,7 @@ func TestEncodeWords(t *testing.T) {
 	}
 }
 
-// passphrase is one that a shell or a lax parser would trip over.
+// passphrase has characters that a shell or a lax parser could misread.
 const passphrase = `p12 "Pass" $phrase;\ ~`
 
 func testTarget() *Target {
@@ -197,7 +196,7 @@ func testTarget() *Target {
 	}
 }
 
-// goldenPKI is the same to the byte in every run.
+// goldenPKI returns the same bytes in every run.
 func goldenPKI(t testing.TB) (b *payload.Bundle, key []byte) {
 	t.Helper()
 	root := lab.Issue(t, nil, lab.SeededKey(1), "Example Root", lab.AsCA)
@@ -224,8 +223,8 @@ func goldenFacts(t testing.TB, target *Target) mailFacts {
 }
 
 // The golden mails are raw mails with LF line ends. "*" stands for any text
-// within a line, a line of "**" for any lines. CERTPOST_UPDATE_GOLDEN=1 writes
-// them anew.
+// within a line, a line of "**" for any lines. CERTPOST_UPDATE_GOLDEN=1 rewrites
+// them.
 func TestGoldenMails(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -280,15 +279,15 @@ func TestGoldenMails(t *testing.T) {
 	}
 }
 
-// withWildcards replaces what differs from run to run: boundaries, and the
-// content of encrypted attachments.
+// withWildcards replaces what differs between runs: boundaries, and the content of
+// encrypted attachments.
 func withWildcards(raw string) string {
 	raw = regexp.MustCompile(`[0-9a-f]{60}`).ReplaceAllString(raw, "*")
 	return regexp.MustCompile(`(?s)(Content-Type: application/x-pkcs12;[^\n]*\n\n).*?(\n--\*)`).ReplaceAllString(raw, "$1**$2")
 }
 
-// fits compares line by line, and gives the rest of the text from the first
-// line on that does not fit.
+// fits compares line by line, and returns the rest of the text from the first line
+// that does not fit.
 func fits(golden, text string) (rest string, ok bool) {
 	want, got := strings.Split(golden, "\n"), strings.Split(text, "\n")
 	for i, j := 0, 0; ; i, j = i+1, j+1 {
@@ -368,11 +367,11 @@ func TestMailHeaders(t *testing.T) {
 	}
 	for _, leak := range []string{"secret-reader", "go-mail", "User-Agent", "X-Mailer", "@" + host} {
 		if bytes.Contains(m.raw, []byte(leak)) || strings.Contains(got.text, leak) || strings.Contains(got.html, leak) {
-			t.Errorf("the mail tells of %s", leak)
+			t.Errorf("the mail contains %s", leak)
 		}
 	}
 	if len(got.files) != 1 || !bytes.Equal(got.files[0].Data, facts.bundle.PEM()) || got.files[0].Name != "_wildcard.example.com.pem" || got.files[0].ContentType != payload.TypePEM {
-		t.Error("the attachment did not arrive as it was")
+		t.Error("the attachment was changed")
 	}
 
 	facts.possibleDuplicate = true
@@ -381,7 +380,7 @@ func TestMailHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again.messageID != m.messageID || read(t, again.raw).header.Get("X-Certpost-Possible-Duplicate") != "yes" {
-		t.Error("a possible duplicate has another Message-ID, or does not say what it is")
+		t.Error("a possible duplicate has another Message-ID, or no header that says so")
 	}
 }
 
@@ -403,7 +402,7 @@ func TestMessageID(t *testing.T) {
 	} {
 		id := messageID(c.event, c.target, c.domain)
 		if id != messageID(c.event, c.target, c.domain) {
-			t.Errorf("%v: not the same twice", c)
+			t.Errorf("%v: two calls give different ids", c)
 		}
 		if !form.MatchString(id) || len(id) > 60 || !strings.HasSuffix(id, c.want) {
 			t.Errorf("%v gives %s, want ...%s", c, id, c.want)
@@ -438,13 +437,13 @@ func TestAddresses(t *testing.T) {
 		{name: "address literal", to: []string{"ops@[192.0.2.1]"}, want: []string{"ops@[192.0.2.1]"}, headerTo: "<ops@[192.0.2.1]>"},
 		{name: "some still owed", to: []string{"a@example.com"}, cc: []string{"b@example.com"}, bcc: []string{"c@example.com"}, owed: []string{"c@EXAMPLE.com", "b@example.com"},
 			want: []string{"b@example.com", "c@example.com"}, headerTo: "<a@example.com>"},
-		{name: "owed to somebody who was taken out", to: []string{"a@example.com"}, owed: []string{"gone@example.com", "a@example.com"}, want: []string{"a@example.com"}, headerTo: "<a@example.com>"},
-		{name: "owed to nobody who is left", to: []string{"a@example.com"}, owed: []string{"gone@example.com"}, wantRefusal: "none of the recipients still owed"},
-		{name: "some have it", to: []string{"a@example.com", "mended@example.com"}, bcc: []string{"c@example.com"}, accepted: []string{"C@example.com", "c@EXAMPLE.com"},
-			want: []string{"a@example.com", "mended@example.com"}, headerTo: "<a@example.com>, <mended@example.com>"},
-		{name: "owed, and yet had", to: []string{"a@example.com", "b@example.com"}, owed: []string{"a@example.com", "b@example.com"}, accepted: []string{"b@example.com"},
+		{name: "owed to a removed recipient", to: []string{"a@example.com"}, owed: []string{"gone@example.com", "a@example.com"}, want: []string{"a@example.com"}, headerTo: "<a@example.com>"},
+		{name: "owed only to removed recipients", to: []string{"a@example.com"}, owed: []string{"gone@example.com"}, wantRefusal: "none of the recipients still owed the mail"},
+		{name: "some have it", to: []string{"a@example.com", "corrected@example.com"}, bcc: []string{"c@example.com"}, accepted: []string{"C@example.com", "c@EXAMPLE.com"},
+			want: []string{"a@example.com", "corrected@example.com"}, headerTo: "<a@example.com>, <corrected@example.com>"},
+		{name: "owed, but already accepted", to: []string{"a@example.com", "b@example.com"}, owed: []string{"a@example.com", "b@example.com"}, accepted: []string{"b@example.com"},
 			want: []string{"a@example.com"}, headerTo: "<a@example.com>, <b@example.com>"},
-		{name: "all have it", to: []string{"a@example.com"}, accepted: []string{"a@example.com"}, wantRefusal: "has the mail; discard this"},
+		{name: "all have it", to: []string{"a@example.com"}, accepted: []string{"a@example.com"}, wantRefusal: "already have the mail; discard the dead letter"},
 		{name: "no address", to: []string{"nobody"}, wantRefusal: "the target's to is not an address"},
 		{name: "line break", to: []string{"a@example.com\r\nRCPT TO:<b@example.com>"}, wantRefusal: "control characters"},
 		{name: "angle brackets", to: []string{"A <a@example.com>"}, wantRefusal: "angle brackets"},
@@ -546,18 +545,18 @@ func unescape(html string) string {
 	return strings.NewReplacer("&#34;", `"`, "&#39;", "'", "&#43;", "+", "&amp;", "&").Replace(html)
 }
 
-// The mail never holds the passphrase, and says where it is only if that is of
-// use to its reader.
+// The mail never contains the passphrase, and names its place only if that is of use
+// to a recipient.
 func TestPassphraseInstructions(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		ref  secrets.Ref
 		want string
 	}{
-		"vault":  {secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}, "kept in Vault: secret/p12/ops#passphrase"},
-		"env":    {secrets.Ref{Env: "CANARY_VARIABLE"}, "ask whoever runs this service (certs@example.com)"},
-		"file":   {secrets.Ref{File: "/etc/canary"}, "ask whoever runs this service (certs@example.com)"},
-		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask whoever runs this service (certs@example.com)"},
+		"vault":  {secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}, "The passphrase is in Vault: secret/p12/ops#passphrase"},
+		"env":    {secrets.Ref{Env: "CANARY_VARIABLE"}, "ask the operators of this service (certs@example.com)"},
+		"file":   {secrets.Ref{File: "/etc/canary"}, "ask the operators of this service (certs@example.com)"},
+		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask the operators of this service (certs@example.com)"},
 	} {
 		target := testTarget()
 		target.Payload, target.PKCS12Passphrase = payload.PKCS12, c.ref
@@ -572,7 +571,7 @@ func TestPassphraseInstructions(t *testing.T) {
 				t.Errorf("%s: the mail does not say %q", name, c.want)
 			}
 			if strings.Contains(body, passphrase) || strings.Contains(strings.ToLower(body), "canary") {
-				t.Errorf("%s: the mail tells too much", name)
+				t.Errorf("%s: the mail contains the passphrase or its place", name)
 			}
 			if !strings.Contains(body, "built on NSS cannot open") {
 				t.Errorf("%s: nothing is said of Ed25519 and NSS", name)
@@ -581,7 +580,7 @@ func TestPassphraseInstructions(t *testing.T) {
 	}
 }
 
-// hostile is text that tries to leave the place it is put in.
+// hostile has texts that try to break out of the place where they are inserted.
 var hostile = map[string]string{
 	"header":        "x\r\nBcc: victim@evil.example\r\n\r\nbody",
 	"bare line end": "x\nBcc: victim@evil.example",
@@ -599,8 +598,8 @@ var hostile = map[string]string{
 	"blanks":        "a" + strings.Repeat(" ", 300) + strings.Repeat("b", 90) + "  c",
 }
 
-// Whatever stands in a certificate, an event or a target, a mail keeps to what
-// goodWire wants, has our headers alone, and its HTML no element of theirs.
+// Whatever text a certificate, an event or a target contains, a mail passes goodWire,
+// has only the headers of Certpost, and its HTML has no element from that text.
 func TestHostileText(t *testing.T) {
 	t.Parallel()
 	for name, text := range hostile {
@@ -614,8 +613,8 @@ func TestHostileText(t *testing.T) {
 			})
 			b, err := payload.ParseBundle(lab.PEM(cert))
 			if err != nil {
-				// Too large, the certificate of 70,000 bytes: as it should be. What gets
-				// through otherwise is cleaned all the same.
+				// The certificate of 70,000 bytes is too large and must be refused. Its text
+				// is cleaned nevertheless.
 				if f := asFailure(err); f.Code != verdict.SMTPPayload {
 					t.Fatalf("got %v, want SMTP_PAYLOAD", err)
 				}
@@ -626,8 +625,8 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// TestHostileCombinations puts pieces together that are each known to be
-// awkward somewhere. The seed is fixed: a failure comes back.
+// TestHostileCombinations combines pieces that are each known to cause problems
+// somewhere. The seed is fixed, so a failure can be reproduced.
 func TestHostileCombinations(t *testing.T) {
 	t.Parallel()
 	pieces := []string{
@@ -686,7 +685,7 @@ func hostileMail(t testing.TB, b *payload.Bundle, text string) {
 		t.Errorf("Message-ID: %s", m.messageID)
 	}
 	if len(got.files) != 1 || !bytes.Equal(got.files[0].Data, b.PEM()) || got.files[0].Name != files[0].Name {
-		t.Error("the attachment did not arrive as it was")
+		t.Error("the attachment was changed")
 	}
 	html := strings.ToLower(got.html)
 	for _, tag := range []string{"<script", "<img", "<iframe", "<a ", "onerror=alert(1)>"} {
@@ -720,7 +719,7 @@ func FuzzRenderMail(f *testing.F) {
 	})
 }
 
-// Python's mail parser is one that is not Go's; it finds the same mail.
+// Python's mail parser, which is independent of Go's, reads the same mail.
 func TestPythonReadsMail(t *testing.T) {
 	t.Parallel()
 	python := lab.Need(t, "python3")

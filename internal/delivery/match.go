@@ -7,22 +7,22 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// maxMatched bounds the texts that globs are tried on, in bytes: whoever makes an
-// event chooses them, and x509 takes a CN of 70 kB. Nothing fits a longer one.
+// maxMatched limits the texts that globs are matched with, in bytes: the publisher of
+// an event chooses them, and x509 accepts a CN of 70 kB. A longer text matches nothing.
 const (
 	maxMatched = 4096
-	maxDNSName = 253 + 1 // RFC 1035 section 2.3.4, and a dot at the end
+	maxDNSName = 253 + 1 // RFC 1035 section 2.3.4, plus a dot at the end
 )
 
 // facts are what targets are matched against, computed once per event.
 type facts struct {
-	dnsNames []name   // of the leaf; its CN when it has none
-	issuers  []string // the issuer's RFC 2253 name and its CN, folded to lower case
+	dnsNames []name   // of the leaf; its CN if it has no DNS names
+	issuers  []string // the issuer's RFC 2253 name and its CN, in lower case
 	labels   map[string]string
 }
 
 // name is a DNS name in both forms, lower case: "xn--bcher-kva.example" and
-// "bücher.example". They are the same for most.
+// "bücher.example". For most names they are the same.
 type name struct{ ascii, unicode string }
 
 func factsOf(leaf *x509.Certificate, labels map[string]string) facts {
@@ -44,13 +44,14 @@ func factsOf(leaf *x509.Certificate, labels map[string]string) facts {
 	return f
 }
 
-// nameOf gives both forms of a DNS name, or of a glob on DNS names.
+// nameOf returns both forms of a DNS name, or of a glob on DNS names.
 func nameOf(s string) name {
 	ascii, unicode := legible.Domain(s)
 	return name{ascii, unicode}
 }
 
-// matcher is a Match made ready: globs split and folded.
+// matcher is a compiled Match: globs split, those on DNS names and issuers in lower
+// case.
 type matcher struct {
 	dnsNames []dnsGlob
 	issuers  []glob
@@ -80,8 +81,9 @@ func newMatcher(m *Match) matcher {
 	return made
 }
 
-// matches reports whether an event that names no targets is for this one: all
-// that Match gives fits. A target without Match gets none of them.
+// matches reports whether the target gets an event that names no targets: it is not
+// disabled, and every condition of its Match applies. A target without Match gets no
+// such event.
 func (t *Target) matches(f facts) bool {
 	return t.Match != nil && !t.Disabled &&
 		t.matcher.fitsNames(f.dnsNames) && t.matcher.fitsIssuers(f.issuers) && t.matcher.fitsLabels(f.labels)
@@ -119,12 +121,12 @@ func (m *matcher) fitsLabels(labels map[string]string) bool {
 	return true
 }
 
-// glob is a pattern in which * stands for any characters but the separator, and
-// ** for any at all. Everything else stands for itself.
+// glob is a pattern in which * matches any characters except the separator, and **
+// any characters. Everything else is literal.
 type glob struct {
-	parts     []string // the literal texts; between two of them lies a wildcard
+	parts     []string // the literal texts; between two of them is a wildcard
 	any       []bool   // any[i]: the wildcard between parts[i] and parts[i+1] is **
-	separator byte     // 0: * is as good as **
+	separator byte     // 0: * means the same as **
 }
 
 func newGlob(pattern string, separator byte) glob {
@@ -147,9 +149,9 @@ func newGlob(pattern string, separator byte) glob {
 	return g
 }
 
-// match takes time proportional to the lengths of pattern and text multiplied,
-// whatever the pattern: reached[i] says that the pattern so far can end before
-// text[i], and each part moves that set on.
+// match takes time proportional to the lengths of pattern and text multiplied, for
+// every pattern: reached[i] says that the pattern so far can end before text[i], and
+// each part advances that set.
 func (g glob) match(text string) bool {
 	if !strings.HasPrefix(text, g.parts[0]) {
 		return false
@@ -163,7 +165,8 @@ func (g glob) match(text string) bool {
 	return reached[len(text)]
 }
 
-// skip lets a wildcard take any number of bytes from every reached place.
+// skip adds the positions that a wildcard reaches from the reached ones, by matching
+// any number of bytes.
 func skip(reached []bool, text string, any bool, separator byte) []bool {
 	for i := range len(text) {
 		if reached[i] && (any || text[i] != separator) {
@@ -173,7 +176,8 @@ func skip(reached []bool, text string, any bool, separator byte) []bool {
 	return reached
 }
 
-// consume keeps the places that lie behind an occurrence of part.
+// consume returns the positions after each occurrence of part that begins at a
+// reached position.
 func consume(reached []bool, text, part string) []bool {
 	next := make([]bool, len(reached))
 	for i, ok := range reached {

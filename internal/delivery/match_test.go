@@ -46,7 +46,7 @@ func TestGlob(t *testing.T) {
 	}
 }
 
-// FuzzGlob compares with the regular expression that says the same.
+// FuzzGlob compares a glob with the equivalent regular expression.
 func FuzzGlob(f *testing.F) {
 	f.Add("*.example.com", "www.example.com")
 	f.Add("a**b*c", "a.b.c")
@@ -112,7 +112,7 @@ func TestMatching(t *testing.T) {
 		{"dns_names: [a.example.com, '*.example.com']", www, nil, true},
 		{"dns_names: [example.org]", www, nil, false},
 		{"dns_names: ['*.example.com']", leaf(letsEncrypt, "", "*.example.com"), nil, true},
-		{"dns_names: [www.example.com]", leaf(letsEncrypt, "www.example.com", "other.example.com"), nil, false}, // names given: the CN does not count
+		{"dns_names: [www.example.com]", leaf(letsEncrypt, "www.example.com", "other.example.com"), nil, false}, // with DNS names, the CN does not count
 		{"dns_names: [www.example.com]", leaf(letsEncrypt, "WWW.example.com"), nil, true},
 		{"dns_names: ['**']", leaf(letsEncrypt, ""), nil, false},
 		{"dns_names: ['**']", leaf(letsEncrypt, strings.Repeat("a", 300)), nil, false}, // no DNS name
@@ -120,13 +120,13 @@ func TestMatching(t *testing.T) {
 		{"dns_names: ['*.BÜCHER.example']", leaf(letsEncrypt, "", "www.XN--BCHER-KVA.example"), nil, true},
 		{"dns_names: [xn--bcher-kva.example]", leaf(letsEncrypt, "bücher.example"), nil, true},
 		{"dns_names: ['bü*.example']", leaf(letsEncrypt, "", "xn--bcher-kva.example"), nil, true},
-		{"dns_names: ['bü*.example']", leaf(letsEncrypt, "", "xn--bcher-kva.example"), nil, true}, // the diaeresis as a character of its own
+		{"dns_names: ['bü*.example']", leaf(letsEncrypt, "", "xn--bcher-kva.example"), nil, true}, // the diaeresis as a separate character
 		{"issuers: ['*R11*']", www, nil, true},
 		{"issuers: [r11]", www, nil, true},
 		{"issuers: [\"cn=r11,o=let's encrypt,c=us\"]", www, nil, true},
 		{"issuers: [\"*O=Let's Encrypt*\"]", www, nil, true},
 		{"issuers: [R10, E5]", www, nil, false},
-		{"issuers: ['*Ltd.*']", leaf(pkix.Name{Organization: []string{"CAs Ltd. of Example.com"}}, ""), nil, true}, // a dot is nothing special here
+		{"issuers: ['*Ltd.*']", leaf(pkix.Name{Organization: []string{"CAs Ltd. of Example.com"}}, ""), nil, true}, // a dot is an ordinary character here
 		{"issuers: ['*']", leaf(pkix.Name{}, ""), nil, true},
 		{"labels: {env: prod}", www, prod, true},
 		{"labels: {env: 'p*'}", www, prod, true},
@@ -152,7 +152,7 @@ func TestMatching(t *testing.T) {
 			t.Fatal(problems)
 		}
 		if target.matches(factsOf(www, prod)) {
-			t.Errorf("%v gets what does not name it", lines)
+			t.Errorf("%v gets an event that does not name it", lines)
 		}
 	}
 }
@@ -251,7 +251,7 @@ func TestLanesAreShared(t *testing.T) {
 	}
 	for _, target := range many.All() {
 		if same, _ := more.Get(target.ID); same.Lane() != target.Lane() {
-			t.Errorf("%s moves from %s to %s when other relays come", target.ID, target.Lane(), same.Lane())
+			t.Errorf("%s moves from %s to %s when other relays are added", target.ID, target.Lane(), same.Lane())
 		}
 	}
 }

@@ -26,26 +26,26 @@ import (
 
 const (
 	tokenTimeout = 15 * time.Second
-	// tokenMargin is how long before its end a token is not used any more: longer
-	// than a mail waits for a connection, most of the time.
+	// tokenMargin is how long before its expiry a token is no longer used: usually
+	// longer than a mail waits for a connection.
 	tokenMargin = time.Minute
-	// tokenGuess is how long a token is used whose end is not told.
+	// tokenGuess is how long a token without an expiry is used.
 	tokenGuess = 5 * time.Minute
 )
 
 // tokens fetches access tokens for client credentials and keeps them until they
-// expire. Many who ask at once cost one request.
+// expire. Concurrent callers share one request.
 type tokens struct {
 	client *http.Client
-	salt   [sha256.Size]byte // so that a key tells nothing about a secret
+	salt   [sha256.Size]byte // so that a key of grants reveals nothing about a secret
 
 	mu     sync.Mutex
 	grants map[[sha256.Size]byte]*grant
 }
 
-// grant is what one client was granted.
+// grant is the token of one client.
 type grant struct {
-	turn  chan struct{} // holds a place: who has it may look and fetch
+	lock  chan struct{} // has room for one: the caller that fills it may use and fetch the token
 	token secrets.Value
 	until time.Time
 }
@@ -56,7 +56,7 @@ func newTokens() *tokens {
 	t := &tokens{grants: make(map[[sha256.Size]byte]*grant), client: &http.Client{
 		Transport: transport,
 		Timeout:   tokenTimeout,
-		// The client's secret goes to no other place than the one that was given.
+		// No redirects: the client secret is sent only to the configured URL.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	_, _ = rand.Read(t.salt[:]) // never fails
@@ -67,8 +67,8 @@ func newTokens() *tokens {
 func (t *tokens) get(ctx context.Context, o OAuth2, secret, refused secrets.Value) (secrets.Value, *verdict.Failure) {
 	g := t.grant(o, secret)
 	select {
-	case g.turn <- struct{}{}:
-		defer func() { <-g.turn }()
+	case g.lock <- struct{}{}:
+		defer func() { <-g.lock }()
 	case <-ctx.Done():
 		return secrets.Value{}, tokenFailure(ctx, o, ctx.Err())
 	}
@@ -89,8 +89,8 @@ func (t *tokens) get(ctx context.Context, o OAuth2, secret, refused secrets.Valu
 	return g.token, nil
 }
 
-// grant is the place for what a client is granted. Those of secrets that were
-// changed since go when they are over.
+// grant returns the grant of a client, and adds it if there is none. Then it removes
+// expired grants, such as those of client secrets that have been replaced.
 func (t *tokens) grant(o OAuth2, secret secrets.Value) *grant {
 	password := secret.Reveal()
 	defer clear(password)
@@ -105,30 +105,30 @@ func (t *tokens) grant(o OAuth2, secret secrets.Value) *grant {
 	if g == nil {
 		for old, g := range t.grants {
 			select {
-			case g.turn <- struct{}{}:
+			case g.lock <- struct{}{}:
 				if time.Now().After(g.until) {
 					delete(t.grants, old)
 				}
-				<-g.turn
+				<-g.lock
 			default: // in use
 			}
 		}
-		g = &grant{turn: make(chan struct{}, 1)}
+		g = &grant{lock: make(chan struct{}, 1)}
 		t.grants[key] = g
 	}
 	return g
 }
 
-// oauthErrors are the codes with which an endpoint says no (RFC 6749 section 5.2);
-// others may be anything and are not repeated.
+// oauthErrors are the error codes of token endpoints (RFC 6749 section 5.2). Others
+// may be any text and are not repeated.
 var oauthErrors = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client",
 	"unsupported_grant_type", "invalid_scope", "temporarily_unavailable", "server_error"}
 
-// entraError is the number with which Microsoft says what the matter is.
+// entraError matches the number of an error of Microsoft Entra.
 var entraError = regexp.MustCompile(`\bAADSTS[0-9]{4,8}\b`)
 
-// tokenFailure is the verdict when there is no token. Nothing of the answer is
-// repeated but codes: it may hold the secret.
+// tokenFailure is the verdict when there is no token. Of the answer only codes are
+// repeated: the rest may contain the secret.
 func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent}, Cause: ctx.Err()}
 	endpoint := "the token endpoint"
@@ -139,13 +139,13 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 	var network interface{ Timeout() bool }
 	switch {
 	case !answered && ctx.Err() != nil:
-		f.Reason = endpoint + " had no time to answer"
+		f.Reason = endpoint + " did not answer before the attempt ended"
 	case !answered && errors.As(err, &network) && network.Timeout():
 		f.Reason = fmt.Sprintf("%s did not answer within %s", endpoint, legible.Seconds(tokenTimeout))
 	case !answered && isUntrusted(err):
-		f.Reason = endpoint + " has a certificate that is not trusted here; nothing was told to it"
+		f.Reason = endpoint + " has a certificate that is not trusted here; the client secret was not sent"
 	case !answered:
-		f.Reason = endpoint + " could not be reached, or gave something that is no token"
+		f.Reason = endpoint + " could not be reached, or its answer has no token"
 	default:
 		status := refused.Response.StatusCode
 		f.Reason = fmt.Sprintf("%s answered %d", endpoint, status)
@@ -172,8 +172,9 @@ func isUntrusted(err error) bool {
 	return untrusted
 }
 
-// token fetches an access token that is not the refused one. A secret that is
-// refused is read afresh once: it may have been changed since it was cached.
+// token fetches an access token that is not the refused one. If the endpoint refuses
+// the client secret, token reads the secret again and, if it differs, retries once: it
+// may have been changed since it was cached.
 func (c *Courier) token(ctx context.Context, t *Target, p *provisions, refused secrets.Value) (secrets.Value, *verdict.Failure) {
 	secret, failure := c.secret(ctx, t.OAuth2.ClientSecret, p)
 	if failure != nil {

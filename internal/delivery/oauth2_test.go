@@ -24,7 +24,7 @@ type tokenServer struct {
 	*httptest.Server
 	mu       sync.Mutex
 	secret   string
-	life     int // seconds; 0 is not told
+	life     int // seconds; 0: the answer has no expires_in
 	requests int
 	granted  int
 	scope    string
@@ -78,14 +78,15 @@ func (s *tokenServer) set(change func()) {
 	change()
 }
 
-// newTokenOffice delivers with tokens to a relay that knows the given ones.
-func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *lab.ScriptedRelay, string) {
+// newTokenFixture returns a fixture that logs in with tokens at a relay that accepts
+// the token known.
+func newTokenFixture(t *testing.T, grants *tokenServer, known string) (*fixture, *lab.ScriptedRelay, string) {
 	t.Helper()
 	ca := lab.NewTLSAuthority(t, "Test CA")
 	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Offers: []string{"STARTTLS", "PIPELINING", "AUTH LOGIN XOAUTH2"}, Users: map[string]string{"certs@example.com": known}})
 	secret := filepath.Join(t.TempDir(), "client-secret")
 	lab.Write(t, secret, []byte("client-secret-1"))
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 		target.TLSMode, target.CAFile = smtp.TLSStartTLS, ca.File(t)
 		target.Username = Text{Plain: "certs@example.com"}
 		target.OAuth2 = OAuth2{TokenURL: grants.URL + "/token", ClientID: "our-app", ClientSecret: secrets.Ref{File: secret}, Scopes: []string{"https://outlook.office365.com/.default"}}
@@ -96,7 +97,7 @@ func newTokenOffice(t *testing.T, grants *tokenServer, known string) (*office, *
 func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 	t.Parallel()
 	grants := newTokenServer(t)
-	o, server, _ := newTokenOffice(t, grants, "access-token-1")
+	o, server, _ := newTokenFixture(t, grants, "access-token-1")
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() { o.mustDeliver() })
@@ -108,7 +109,7 @@ func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 	if mail := server.Taken()[0]; mail.User != "certs@example.com" || grants.scope != "https://outlook.office365.com/.default" {
 		t.Errorf("logged in as %q with the scope %q", mail.User, grants.scope)
 	}
-	// The token's end, by our clock.
+	// The token's expiry, by the local clock.
 	server.Mu.Lock()
 	server.Users["certs@example.com"] = "access-token-2"
 	server.Mu.Unlock()
@@ -129,16 +130,16 @@ func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 	grants.set(func() { grants.life = 0 })
 	token, f := newTokens().get(lab.Patient(t), o.target.OAuth2, secrets.New([]byte("client-secret-1")), secrets.Value{})
 	if f != nil || string(token.Reveal()) != "access-token-3" {
-		t.Errorf("a token whose end is not told: %v", f)
+		t.Errorf("a token without an expiry: %v", f)
 	}
 }
 
-// A token that the relay refuses is replaced once, and a relay that refuses the new
-// one, too, has the last word.
+// A token that the relay refuses is replaced once. If the relay refuses the new one
+// too, the delivery fails.
 func TestRefusedTokensAreReplacedOnce(t *testing.T) {
 	t.Parallel()
 	grants := newTokenServer(t)
-	o, server, _ := newTokenOffice(t, grants, "access-token-2") // the first one was revoked
+	o, server, _ := newTokenFixture(t, grants, "access-token-2") // the first one was revoked
 	o.mustDeliver()
 	if _, granted := grants.counts(); granted != 2 {
 		t.Errorf("%d tokens", granted)
@@ -147,7 +148,7 @@ func TestRefusedTokensAreReplacedOnce(t *testing.T) {
 	server.Users["certs@example.com"] = "none at all"
 	server.Mu.Unlock()
 	server.HangUp("")
-	lab.Eventually(t, "the connection to be given up", func() bool { return o.idle() == 0 })
+	lab.Eventually(t, "the connection to be closed", func() bool { return o.idle() == 0 })
 	_, f := o.deliver(lab.Patient(t))
 	if f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
 		t.Fatalf("got %+v", f)
@@ -197,7 +198,7 @@ func TestWhenThereIsNoToken(t *testing.T) {
 			t.Parallel()
 			grants := newTokenServer(t)
 			grants.set(func() { grants.answer = test.answer })
-			o, server, secret := newTokenOffice(t, grants, "access-token-1")
+			o, server, secret := newTokenFixture(t, grants, "access-token-1")
 			lab.Write(t, secret, []byte("wrong-wrong-secret"))
 			_, f := o.deliver(lab.Patient(t))
 			if f == nil || f.Code != test.code || f.Phase != verdict.PhaseSecrets || f.Relay || !strings.Contains(f.Reason, test.says) {
@@ -207,13 +208,14 @@ func TestWhenThereIsNoToken(t *testing.T) {
 				t.Errorf("the secret is in %s", printed)
 			}
 			if dials, _ := server.Dials(); dials != 0 {
-				t.Error("the relay was called in vain")
+				t.Error("the relay was dialled")
 			}
 		})
 	}
 }
 
-// The client's secret goes nowhere else, and nobody is waited for in vain.
+// The client secret is sent only to the configured URL, and a hanging endpoint does
+// not block a delivery for ever.
 func TestTokenEndpointsThatMeanIll(t *testing.T) {
 	t.Parallel()
 	elsewhere := newTokenServer(t)
@@ -225,7 +227,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 			return true
 		}
 	})
-	o, _, _ := newTokenOffice(t, grants, "access-token-1")
+	o, _, _ := newTokenFixture(t, grants, "access-token-1")
 	if _, f := o.deliver(lab.Patient(t)); f == nil || f.Code != verdict.SecretDenied || !strings.Contains(f.Reason, "answered 307") {
 		t.Errorf("a redirect: %v", f)
 	}
@@ -234,7 +236,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 	}
 
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // so that the end of the connection is noticed
+		_, _ = io.Copy(io.Discard, r.Body) // so that the server notices the end of the connection
 		<-r.Context().Done()
 	}))
 	defer hanging.Close()
@@ -245,7 +247,7 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
-			if _, f := shared.get(ctx, client, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable || !strings.Contains(f.Reason, "had no time to answer") {
+			if _, f := shared.get(ctx, client, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable || !strings.Contains(f.Reason, "did not answer before the attempt ended") {
 				t.Errorf("hanging: %v", f)
 			}
 		})
@@ -257,19 +259,19 @@ func TestTokenEndpointsThatMeanIll(t *testing.T) {
 	stranger.StartTLS()
 	defer stranger.Close()
 	if _, f := newTokens().get(lab.Patient(t), OAuth2{TokenURL: stranger.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || !strings.Contains(f.Reason, "not trusted") {
-		t.Errorf("an endpoint that cannot prove who it is: %v", f)
+		t.Errorf("an endpoint with an untrusted certificate: %v", f)
 	}
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	if _, f := newTokens().get(lab.Patient(t), OAuth2{TokenURL: closed.URL, ClientID: "our-app"}, secrets.New([]byte("s")), secrets.Value{}); f == nil || f.Code != verdict.SecretUnavailable {
-		t.Errorf("nobody there: %v", f)
+		t.Errorf("an endpoint that does not listen: %v", f)
 	}
 }
 
-// A token may come as it is, too, as a secret.
+// A token may also be configured as a secret.
 func TestTokensAsSecrets(t *testing.T) {
 	t.Parallel()
-	o, server, file := newTokenOffice(t, newTokenServer(t), "a token from elsewhere")
+	o, server, file := newTokenFixture(t, newTokenServer(t), "a token from elsewhere")
 	lab.Write(t, file, []byte("a token from elsewhere"))
 	o.redefine(func(target *Target) {
 		target.OAuth2, target.AuthMethod, target.Password = OAuth2{}, smtp.AuthXOAUTH2, secrets.Ref{File: file}

@@ -13,8 +13,8 @@ import (
 	gomail "github.com/wneessen/go-mail"
 )
 
-// BenchmarkRoundTrips sends mails over a road that takes 10 ms each way: on a
-// connection made for each, and on one that is kept; with PIPELINING and without.
+// BenchmarkRoundTrips sends mails over a link with a delay of 10 ms in each direction: on
+// a new connection for each, and on a kept one; with PIPELINING and without.
 func BenchmarkRoundTrips(b *testing.B) {
 	ca := lab.NewTLSAuthority(b, "Test CA")
 	everything := []string{"PIPELINING", "8BITMIME", "SIZE 10485760", "STARTTLS", "AUTH PLAIN"}
@@ -29,12 +29,12 @@ func BenchmarkRoundTrips(b *testing.B) {
 							offers = everything[1:]
 						}
 						server := lab.StartRelay(b, lab.RelayScript{Offers: slices.Clone(offers), Cert: ca.Issue(b, nil)})
-						road := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
+						link := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
 						limits := RelayLimits{MaxMessagesPerConnection: 1}
 						if kept {
 							limits.MaxMessagesPerConnection = 100_000
 						}
-						o := newOffice(b, road.Address, limits, func(target *Target) {
+						o := newFixture(b, link.Address, limits, func(target *Target) {
 							target.TLSMode = mode
 							if mode == smtp.TLSStartTLS {
 								target.CAFile = ca.File(b)
@@ -47,7 +47,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 						if kept {
 							o.mustDeliver()
 						}
-						before, sent := road.Turns.Load(), time.Duration(0)
+						before, sent := link.Turns.Load(), time.Duration(0)
 						for b.Loop() {
 							receipt, failure := o.deliver(context.Background())
 							if failure != nil {
@@ -55,7 +55,7 @@ func BenchmarkRoundTrips(b *testing.B) {
 							}
 							sent += receipt.Timings.Send
 						}
-						b.ReportMetric(float64(road.Turns.Load()-before)/float64(b.N), "roundtrips/op")
+						b.ReportMetric(float64(link.Turns.Load()-before)/float64(b.N), "roundtrips/op")
 						b.ReportMetric(sent.Seconds()*1000/float64(b.N), "ms-send/op")
 					})
 				}
@@ -64,12 +64,12 @@ func BenchmarkRoundTrips(b *testing.B) {
 	}
 }
 
-// BenchmarkGoMail is the same road with go-mail's own client and its defaults, on one
-// connection that is kept.
+// BenchmarkGoMail uses the same link with go-mail's own client and its defaults, on one
+// kept connection.
 func BenchmarkGoMail(b *testing.B) {
 	server := lab.StartRelay(b, lab.RelayScript{})
-	road := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
-	host, port := lab.HostPort(b, road.Address)
+	link := lab.NewLink(b, server.Listener.Addr().String(), 10*time.Millisecond)
+	host, port := lab.HostPort(b, link.Address)
 	client, err := gomail.NewClient(host, gomail.WithPort(port), gomail.WithTLSPolicy(gomail.NoTLS), gomail.WithHELO("test.example"))
 	if err != nil {
 		b.Fatal(err)
@@ -84,16 +84,16 @@ func BenchmarkGoMail(b *testing.B) {
 	}
 	msg.Subject("a mail")
 	msg.SetBodyString(gomail.TypeTextPlain, "a mail\n")
-	before := road.Turns.Load()
+	before := link.Turns.Load()
 	for b.Loop() {
 		if err := client.Send(msg); err != nil {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(road.Turns.Load()-before)/float64(b.N), "roundtrips/op")
+	b.ReportMetric(float64(link.Turns.Load()-before)/float64(b.N), "roundtrips/op")
 }
 
-// BenchmarkDeliver is what a mail costs this process and the relay on one machine.
+// BenchmarkDeliver measures what a mail costs this process and the relay on one machine.
 func BenchmarkDeliver(b *testing.B) {
 	ca := lab.NewTLSAuthority(b, "Test CA")
 	for _, mode := range []string{smtp.TLSPlaintext, smtp.TLSStartTLS} {
@@ -104,7 +104,7 @@ func BenchmarkDeliver(b *testing.B) {
 				if kept {
 					limits.MaxMessagesPerConnection = 100_000
 				}
-				o := newOffice(b, server.Address(), limits, func(target *Target) {
+				o := newFixture(b, server.Address(), limits, func(target *Target) {
 					target.TLSMode = mode
 					if mode == smtp.TLSStartTLS {
 						target.CAFile = ca.File(b)

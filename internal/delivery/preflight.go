@@ -14,10 +14,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Examine says how a delivery of an event to a target would fare now, without
-// sending: the target, the event, its certificate and key, the target's secrets,
-// the mail, and each relay up to AUTH, each looked at once and within the target's
-// time-out. An Error among the findings means that the delivery would fail.
+// Examine checks whether a delivery of an event to a target would succeed now, and
+// sends nothing. It checks the target, the event, its certificate and key, the
+// target's secrets, the mail, and each relay up to AUTH, each once and within the
+// target's timeout. An Error among the findings means that the delivery would fail.
 func (i Inspector) Examine(ctx context.Context, target string, event []byte) []verdict.Finding {
 	e := examination{courier: i.courier, defs: i.courier.book.Current()}
 	e.target(target)
@@ -33,7 +33,7 @@ func (i Inspector) Examine(ctx context.Context, target string, event []byte) []v
 		p = newProvisions(e.t, e.bundle)
 	}
 	defer p.clear()
-	if e.bundle != nil && e.goods(ctx, p) {
+	if e.bundle != nil && e.keyAndPayload(ctx, p) {
 		e.mail(p)
 	}
 	if e.msg != nil {
@@ -43,9 +43,9 @@ func (i Inspector) Examine(ctx context.Context, target string, event []byte) []v
 	return e.found
 }
 
-// MessageID is that of the mail for an event and a target, the same for every try:
-// what to look for at the relay when nobody knows whether it was taken. "" when no
-// such mail could be made now.
+// MessageID returns the Message-ID of the mail for an event and a target, the same
+// for every attempt: the operator can look for it at the relay when the outcome is
+// unknown. It is "" if the target is unknown or its from_address invalid.
 func (i Inspector) MessageID(target, event string) string {
 	t, ok := i.courier.book.Current().Get(target)
 	if !ok {
@@ -58,7 +58,7 @@ func (i Inspector) MessageID(target, event string) string {
 	return messageID(event, t.ID, cmp.Or(i.courier.opts.MessageIDDomain, from.domain()))
 }
 
-// examination collects what is found. What could not be had is nil.
+// examination collects the findings of one preflight. What could not be loaded is nil.
 type examination struct {
 	courier *Courier
 	defs    *Definitions
@@ -81,10 +81,11 @@ func (e *examination) target(id string) {
 		return
 	}
 	e.t = t
-	e.say("target", verdict.OK, "%s is defined: %s by %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
+	e.say("target", verdict.OK, "%s is defined: payload %s, relay %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
 }
 
-// event decodes the body; the reasons of events.Invalid are ours.
+// event decodes the body. Only the reasons of events.Invalid are shown: they are
+// texts of Certpost.
 func (e *examination) event(body []byte) {
 	ev, err := events.Decode(nil, body)
 	if invalid := (*events.Invalid)(nil); errors.As(err, &invalid) {
@@ -112,15 +113,15 @@ func (e *examination) certificate(ctx context.Context) {
 	case err != nil:
 		e.say("certificate", verdict.Error, "%s", asFailure(err).Reason)
 	case len(warnings) > 0:
-		e.say("certificate", verdict.Warning, "%s; the mail says so", warnings[0])
+		e.say("certificate", verdict.Warning, "%s; the mail has this warning", warnings[0])
 	default:
 		e.say("certificate", verdict.OK, "%s: %s", payload.ShortName(b.Leaf), validity(b.Leaf.NotAfter, now))
 	}
 }
 
-// goods fetches the key and makes the payload, which proves that the one fits the
-// certificate and the other can be made.
-func (e *examination) goods(ctx context.Context, p *provisions) bool {
+// keyAndPayload fetches the private key and builds the payload, which checks that the
+// key matches the certificate. It reports whether the mail can be rendered.
+func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	if !payload.NeedsKey(e.t.Payload) {
 		return true
 	}
@@ -130,8 +131,8 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 		return false
 	}
 	if payload.NeedsPassphrase(e.t.Payload) {
-		if failure := e.courier.sealing(ctx, e.t, p); failure != nil {
-			return false // which the look at the target's secrets tells
+		if failure := e.courier.fetchPassphrase(ctx, e.t, p); failure != nil {
+			return false // the check of the target's secrets reports it
 		}
 	}
 	files, err := payload.Build(e.t.Payload, e.t.settings(), p.bundle, p.key, p.passphrase)
@@ -142,14 +143,14 @@ func (e *examination) goods(ctx context.Context, p *provisions) bool {
 	case err != nil:
 		e.say("key", verdict.Error, "%s", asFailure(err).Error())
 	case e.t.Payload == payload.PKCS12:
-		e.say("key", verdict.OK, "it can be read, is the certificate's, and the PKCS#12 file can be made")
+		e.say("key", verdict.OK, "it can be read, matches the certificate, and the PKCS#12 file can be made")
 	default:
-		e.say("key", verdict.OK, "it can be read and is the certificate's")
+		e.say("key", verdict.OK, "it can be read and matches the certificate")
 	}
 	return err == nil
 }
 
-// mail renders what would be sent. Dates that are wrong have been told of.
+// mail renders the mail that would be sent. Invalid dates are already reported.
 func (e *examination) mail(p *provisions) {
 	if _, err := payload.CheckDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
 		return
@@ -160,19 +161,18 @@ func (e *examination) mail(p *provisions) {
 		return
 	}
 	e.msg = msg
-	e.say("mail", verdict.OK, "it can be made, for %d of the target's addresses", len(msg.recipients))
+	e.say("mail", verdict.OK, "it can be made; number of recipients: %d", len(msg.recipients))
 }
 
-// relays looks at each relay of the target. One that is away is no error as long
-// as one behind it answers, and a fallback's own troubles are none of the
-// delivery's.
+// relays checks each relay of the target. An error of a fallback is only a warning,
+// and so is an unavailable first relay if a fallback answers.
 func (e *examination) relays(ctx context.Context, p *provisions) {
-	ways := e.defs.relays[e.t.ID]
-	primaryAway, stoodIn := false, false
+	relays := e.defs.relays[e.t.ID]
+	primaryAway, fallbackAnswers := false, false
 	first := len(e.found)
-	for n, way := range ways {
-		p.vars["host"] = way.Host
-		findings, away := e.courier.probeWay(ctx, way, n > 0, p, e.msg)
+	for n, relay := range relays {
+		p.vars["host"] = relay.Host
+		findings, away := e.courier.probe(ctx, relay, n > 0, p, e.msg)
 		good := true
 		for i := range findings {
 			if good = good && findings[i].Status != verdict.Error; n > 0 && findings[i].Status == verdict.Error {
@@ -183,10 +183,10 @@ func (e *examination) relays(ctx context.Context, p *provisions) {
 			}
 		}
 		primaryAway = primaryAway || n == 0 && away
-		stoodIn = stoodIn || n > 0 && good
+		fallbackAnswers = fallbackAnswers || n > 0 && good
 		e.found = append(e.found, findings...)
 	}
-	if primaryAway && stoodIn {
+	if primaryAway && fallbackAnswers {
 		for i := range e.found[first:] {
 			if f := &e.found[first+i]; f.What == "relay" && f.Status == verdict.Error {
 				f.Status, f.Message = verdict.Warning, f.Message+"; a fallback answers"

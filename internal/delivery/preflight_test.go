@@ -21,7 +21,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// spoken are findings as "status what: message".
+// spoken returns findings as "status what: message".
 func spoken(findings []verdict.Finding) (lines []string) {
 	for _, f := range findings {
 		lines = append(lines, fmt.Sprintf("%s %s: %s", f.Status, f.What, f.Message))
@@ -35,8 +35,7 @@ func finds(findings []verdict.Finding, start, text string) bool {
 	return slices.ContainsFunc(spoken(findings), func(line string) bool { return strings.HasPrefix(line, start) && strings.Contains(line, text) })
 }
 
-// A preflight sees what a delivery would come to, and nothing of it reaches a
-// mailbox.
+// A preflight finds what a delivery would find, and sends no mail.
 func TestExamine(t *testing.T) {
 	t.Parallel()
 	const password, phrase = "hunter2-canary", "open-sesame-canary"
@@ -66,7 +65,7 @@ func TestExamine(t *testing.T) {
 	key := file("key.pem", lab.KeyPEM(t, p.Leaf.Key))
 	other := file("other.pem", lab.KeyPEM(t, lab.NewKey(t, "p256")))
 	submission := server.Submission()
-	// Written once: the tests run side by side, and a file that is written is empty at first.
+	// Written once: the tests run in parallel, and a file that is being written is empty at first.
 	login, opening := file("password", []byte(password+"\n")), file("phrase", []byte(phrase+"\n"))
 	wrong := file("wrong", []byte("wrong"))
 	good := func(target *Target) {
@@ -79,13 +78,13 @@ func TestExamine(t *testing.T) {
 		target func(*Target)
 		event  func(*events.Event)
 		body   string // in place of the event
-		id     string // of the target, in place of the office's
+		id     string // of the target, in place of the fixture's
 		want   [][2]string
 		not    []string // no finding begins like that
 	}{
 		"all well": {want: [][2]string{
-			{"ok target", "pkcs12 by localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "PKCS#12 file can be made"},
-			{"ok mail", "for 1 of"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "takes up to 200000"},
+			{"ok target", "payload pkcs12, relay localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "PKCS#12 file can be made"},
+			{"ok mail", "number of recipients: 1"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "accepts up to 200000"},
 		}, not: []string{"error", "warning relay"}},
 		"no such target":       {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
 		"disabled":             {target: func(t *Target) { t.Disabled = true }, want: [][2]string{{"error target", "is disabled"}}},
@@ -101,7 +100,7 @@ func TestExamine(t *testing.T) {
 		"unknown CA":           {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},
 		"the relay is away":    {target: func(t *Target) { t.Port = 1 }, want: [][2]string{{"error relay", "SMTP_CONNECT"}}},
 		"the relay is away, its fallback is not": {target: func(t *Target) {
-			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: t.said()}}
+			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: t.ownKeys()}}
 			t.Port = 1
 		}, want: [][2]string{{"warning relay", "a fallback answers"}, {"ok relay", "fallback: localhost"}}, not: []string{"error"}},
 		"a fallback is away": {target: func(t *Target) {
@@ -112,7 +111,7 @@ func TestExamine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, port, _ := net.SplitHostPort(submission)
-			o := newOffice(t, net.JoinHostPort("localhost", port), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, net.JoinHostPort("localhost", port), RelayLimits{}, func(target *Target) {
 				good(target)
 				if test.target != nil {
 					test.target(target)
@@ -160,8 +159,8 @@ func validFor(now time.Time, days int) func(*x509.Certificate) {
 	}
 }
 
-// A relay that is slow, or too small for the mail, is told of within the target's
-// time-out, on one connection.
+// A relay that is slow, or does not accept the size of the mail, is reported within the
+// target's timeout, on one connection.
 func TestExamineMoodyRelays(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -169,7 +168,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 		want   [2]string
 	}{
 		"too small":     {lab.RelayScript{Offers: []string{"SIZE 2000"}}, [2]string{"error size", "accepts at most 2000"}},
-		"no limit":      {lab.RelayScript{Offers: []string{"8BITMIME"}}, [2]string{"ok size", "names no limit"}},
+		"no limit":      {lab.RelayScript{Offers: []string{"8BITMIME"}}, [2]string{"ok size", "announces no limit"}},
 		"hangs":         {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Hang: true}}}, [2]string{"error relay", "SMTP_CONNECT"}},
 		"421 at once":   {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtBanner: {Reply: "421 4.3.2 later", Drop: true}}}, [2]string{"error relay", "421"}},
 		"refuses EHLO":  {lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtEHLO: {Reply: "550 5.7.1 not you"}}}, [2]string{"error relay", "550"}},
@@ -178,7 +177,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, test.script)
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
 			started := time.Now()
 			found := o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode())
 			if !finds(found, test.want[0], test.want[1]) {
@@ -197,7 +196,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) { target.Disabled = true })
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.Disabled = true })
 	inspector := o.Inspector()
 	if found := inspector.Check(t.Context(), o.target.ID); !finds(found, "warning target", "disabled") || !finds(found, "ok relay", "in plaintext") {
 		t.Errorf("disabled: %q", spoken(found))
@@ -207,7 +206,7 @@ func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	}
 }
 
-// The whole definition can be shown, and nothing of it is a secret.
+// The whole definition is shown, without its secrets.
 func TestTargetViews(t *testing.T) {
 	t.Parallel()
 	const secret = "canary-in-the-configuration"
@@ -279,8 +278,7 @@ targets:
 	}
 }
 
-// A replay may name the target's own recipients and those that are allowed, and
-// nobody else.
+// A replay may name the target's own recipients and the allowed ones, and no others.
 func TestReaddress(t *testing.T) {
 	t.Parallel()
 	allowed := Recipients{"desk@help.example", "*@Bücher.example"}
@@ -313,13 +311,13 @@ func TestReaddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, lab.RelayScript{})
-			o := newOffice(t, server.Address(), RelayLimits{}, func(target *Target) {
+			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
 				target.To, target.CC, target.BCC = []string{"b@example.com"}, []string{"C@example.com"}, []string{"d@example.com"}
 			})
 			o.opts.Readdress = allowed
 			for _, address := range test.override {
 				if own := []string{"b@example.com", "C@example.com", "d@example.com"}; allowed.Allows(own, address) != (test.refused == "" || address == "b@example.com") {
-					t.Errorf("Allows says otherwise of %q", address)
+					t.Errorf("Allows disagrees about %q", address)
 				}
 			}
 			receipt, failure := o.Deliver(t.Context(), o.event, verdict.Attempt{
@@ -347,19 +345,19 @@ func TestReaddress(t *testing.T) {
 	}
 }
 
-// What to look for at a relay is known without a mail that arrived.
+// The Message-ID is known without a delivered mail.
 func TestMessageIDsAreKnown(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
 	for _, domain := range []string{"", "mail.example.net"} {
-		o := newOffice(t, server.Address(), RelayLimits{}, nil)
+		o := newFixture(t, server.Address(), RelayLimits{}, nil)
 		o.opts.MessageIDDomain = domain
 		receipt := o.mustDeliver()
 		if got := o.Inspector().MessageID(o.target.ID, o.event.ID); got != receipt.MessageID || got == "" {
 			t.Errorf("domain %q: %s, the mail has %s", domain, got, receipt.MessageID)
 		}
 		if got := o.Inspector().MessageID("gone", o.event.ID); got != "" {
-			t.Errorf("of a target that there is not: %s", got)
+			t.Errorf("of an unknown target: %s", got)
 		}
 	}
 }

@@ -11,32 +11,32 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Inspector looks, for people, at what the courier knows and at what its
-// deliveries need. It sends nothing, and all that it says may be shown.
+// Inspector shows operators what the courier knows, and checks what its deliveries
+// need. It sends no mail, and everything that it returns may be shown.
 type Inspector struct{ courier *Courier }
 
-// Inspector is the courier's.
+// Inspector returns the courier's inspector.
 func (c *Courier) Inspector() Inspector { return Inspector{c} }
 
-// certificateWarning is how long before its end a relay's certificate is worth a
-// warning.
+// certificateWarning is how long before the expiry of a relay's certificate a warning
+// is given.
 const certificateWarning = 21 * 24 * time.Hour
 
-// Check tries all that any delivery to the target needs: its secrets, and its
-// relay and each fallback up to AUTH.
+// Check checks what every delivery to the target needs: its secrets, and its relay
+// and each fallback up to AUTH.
 func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	defs := i.courier.book.Current()
-	all := standing(defs, target)
-	for n, way := range defs.relays[target] {
-		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": way.Host, "target": way.ID}}
-		findings, _ := i.courier.probeWay(ctx, way, n > 0, p, nil)
+	all := targetState(defs, target)
+	for n, relay := range defs.relays[target] {
+		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": relay.Host, "target": relay.ID}}
+		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil)
 		all = append(all, findings...)
 	}
 	return all
 }
 
-// standing is a word about a target that nothing is delivered to.
-func standing(defs *Definitions, target string) []verdict.Finding {
+// targetState returns a finding if the target is disabled or unknown.
+func targetState(defs *Definitions, target string) []verdict.Finding {
 	if t, ok := defs.Get(target); ok && t.Disabled {
 		return []verdict.Finding{{What: "target", Status: verdict.Warning, Message: "it is disabled: nothing is delivered to it"}}
 	} else if !ok {
@@ -46,9 +46,10 @@ func standing(defs *Definitions, target string) []verdict.Finding {
 	return nil
 }
 
-// probeWay looks at one relay of a target. With a mail it is asked whether the
-// relay could take that. away says that the relay, as a whole, does not answer.
-func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
+// probe checks the secrets for one relay of a target, and the relay up to AUTH. With a
+// mail it also checks whether the relay can accept it. away says that the relay is
+// unavailable.
+func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
 	canLogIn := true
 	for _, secret := range []struct {
 		ref   secrets.Ref
@@ -62,7 +63,7 @@ func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *pro
 		canLogIn = canLogIn && (readable || !secret.login)
 	}
 	if !canLogIn {
-		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its login cannot be read now"}), false
+		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its credentials cannot be read now"}), false
 	}
 	findings, away := c.probeRelay(ctx, t, p, msg)
 	return append(all, findings...), away
@@ -70,7 +71,7 @@ func (c *Courier) probeWay(ctx context.Context, t *Target, fallback bool, p *pro
 
 func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets.Vars) (all []verdict.Finding, readable bool) {
 	if needsCertificate(ref) && vars["cn"] == "" {
-		return []verdict.Finding{{What: "secret", Status: verdict.OK, Message: ref.String() + " depends on the certificate and is not read now"}}, false
+		return []verdict.Finding{{What: "secret", Status: verdict.OK, Message: ref.String() + " depends on the certificate and was not read"}}, false
 	}
 	found, err := c.store.Check(ctx, ref, vars)
 	if err != nil {
@@ -121,7 +122,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())}), false
 }
 
-// probeSession is a connection to the relay past AUTH.
+// probeSession opens a session with the relay, including AUTH.
 func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*smtp.Session, *verdict.Failure) {
 	if failure := c.login(ctx, t, p); failure != nil {
 		return nil, failure
@@ -135,7 +136,7 @@ func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*
 
 func sizeText(size, limit int) string {
 	if limit == 0 {
-		return fmt.Sprintf("the mail has %d bytes, and the relay names no limit", size)
+		return fmt.Sprintf("the mail has %d bytes, and the relay announces no limit", size)
 	}
-	return fmt.Sprintf("the mail has %d bytes, and the relay takes up to %d", size, limit)
+	return fmt.Sprintf("the mail has %d bytes, and the relay accepts up to %d", size, limit)
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// provisions are what one delivery needs from elsewhere. They are cleared after
-// use, however the delivery ended.
+// provisions are the certificate and the secrets for one delivery. They are cleared
+// after use, whatever the result.
 type provisions struct {
 	bundle     *payload.Bundle
-	key        []byte // PEM, nil when the payload has none
+	key        []byte // PEM, nil if the payload has none
 	passphrase []byte
 	username   string
 	password   secrets.Value
@@ -51,15 +51,15 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		}
 	}
 	if payload.NeedsPassphrase(t.Payload) {
-		if failure := c.sealing(ctx, t, p); failure != nil {
+		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return p, failure
 		}
 	}
 	return p, c.login(ctx, t, p)
 }
 
-// sealing fetches the passphrase of the PKCS#12 file.
-func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
+// fetchPassphrase fetches the passphrase of the PKCS#12 file.
+func (c *Courier) fetchPassphrase(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
 	value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
 	if failure == nil {
 		p.passphrase = value.Reveal()
@@ -67,7 +67,7 @@ func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions) *verdic
 	return failure
 }
 
-// login fetches what AUTH needs.
+// login fetches the credentials for AUTH.
 func (c *Courier) login(ctx context.Context, t *Target, p *provisions) (failure *verdict.Failure) {
 	if t.AuthMethod == smtp.AuthNone {
 		return nil
@@ -104,8 +104,8 @@ func (p *provisions) remember(ref secrets.Ref, s secrets.Secret) {
 	}
 }
 
-// privateKey fetches the key that the event names, within what events may name.
-// An event without one gives nil; the payload says what it thinks of that.
+// privateKey fetches the key that the event names, if events may name it. Without a
+// key in the event it returns nil; payload.Build fails if it needs one.
 func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
 	if ev.PrivateKey == nil {
 		return nil, nil
@@ -118,7 +118,7 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 	return s.Value.Reveal(), nil
 }
 
-// certificate reads the event's certificate, from the event or from where it says.
+// certificate parses the event's certificate, from the event or from its reference.
 func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
 	text := []byte(ev.Certificate.PEM)
 	if ev.Certificate.Ref != nil {
@@ -135,8 +135,8 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 	return b, nil
 }
 
-// fromEvent fetches what an event's author names. Nothing is fetched that the
-// configuration does not open to events, and nothing is kept.
+// fromEvent fetches a secret that the event names. It fetches only what the
+// configuration allows events to name, and caches nothing.
 func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.Ref, secrets.Secret, *verdict.Failure) {
 	ref := secrets.Ref{File: r.File}
 	if v := r.Vault; v != nil {
@@ -155,8 +155,8 @@ func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.R
 	return ref, s, nil
 }
 
-// secretFailure turns what happened to a secret into a verdict. The store's
-// texts are ours and hold no secret.
+// secretFailure turns an error of the secret store into a verdict. The store's error
+// texts are those of Certpost and contain no secret.
 func secretFailure(err error) *verdict.Failure {
 	f := verdict.Fail(verdict.SecretUnavailable, verdict.PhaseSecrets, err.Error()).Because(err)
 	switch {
@@ -168,7 +168,7 @@ func secretFailure(err error) *verdict.Failure {
 	return f
 }
 
-// asFailure takes the verdict out of an error of this package.
+// asFailure returns the verdict in an error of this package or of payload.
 func asFailure(err error) *verdict.Failure {
 	if f := (*verdict.Failure)(nil); errors.As(err, &f) {
 		return f

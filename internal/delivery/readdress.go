@@ -11,29 +11,29 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Recipients are addresses to which a replay may send a mail that is meant for
-// others: whole addresses, or *@domain for all of one domain.
+// Recipients are addresses that a replay may name besides the target's own: full
+// addresses, or *@domain for all addresses of a domain.
 type Recipients []string
 
-// Validate says which of them are no addresses; paths are "[i]".
+// Validate returns a problem for each invalid entry; paths are "[i]".
 func (r Recipients) Validate() []config.Problem {
 	v := &validation{}
 	for i, pattern := range r {
 		if problem := wrongAddress(strings.Replace(pattern, "*@", "any@", 1)); problem != "" || strings.Contains(strings.TrimPrefix(pattern, "*@"), "*") {
-			v.err("["+strconv.Itoa(i)+"]", "want an address, or *@ and a domain for all of its addresses")
+			v.err("["+strconv.Itoa(i)+"]", "want an address, or *@ and a domain for all addresses of the domain")
 		}
 	}
 	return v.found
 }
 
-// Allows reports whether a replay for somebody who has recipients of his own may go
-// to an address.
+// Allows reports whether a replay to a target that has the recipients own may go to an
+// address.
 func (r Recipients) Allows(own []string, address string) bool {
 	b, err := parseMailbox("", address)
 	return err == nil && (mailboxes(own)[b] || r.allow(b))
 }
 
-// allow reports whether a mailbox is among them.
+// allow reports whether a mailbox is one of the recipients.
 func (r Recipients) allow(b mailbox) bool {
 	return slices.ContainsFunc(r, func(pattern string) bool {
 		if domain, all := strings.CutPrefix(pattern, "*@"); all {
@@ -44,15 +44,15 @@ func (r Recipients) allow(b mailbox) bool {
 	})
 }
 
-// recipients are who is owed the mail of an attempt (nil: all whom the target
-// names), and those of them whom the target does not name.
+// recipients returns the recipients that are owed the mail of an attempt (nil: all of
+// the target), and those of them that are not the target's.
 func (r Recipients) recipients(t *Target, a verdict.Attempt) (owed []string, others []mailbox, failure *verdict.Failure) {
 	if len(a.Override) == 0 {
 		return a.Recipients, nil, nil
 	}
 	others, failure = r.readdress(t, a.Override)
-	// What an earlier try of this replay left is a part of what it names; what was
-	// owed before the replay is not.
+	// Recipients that are still owed the mail after an earlier attempt of this replay
+	// are all in Override. Otherwise they date from before the replay and do not count.
 	owed = a.Override
 	named := mailboxes(a.Override)
 	if len(a.Recipients) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(mailboxes(a.Recipients))), func(b mailbox) bool { return !named[b] }) {
@@ -61,16 +61,16 @@ func (r Recipients) recipients(t *Target, a verdict.Attempt) (owed []string, oth
 	return owed, others, failure
 }
 
-// readdress reads the recipients that a replay names in place of the target's own:
-// those that are, and those that are allowed besides. One that is neither ends the
-// delivery; whoever may publish is not to choose who gets a private key.
+// readdress checks the recipients that a replay names instead of the target's own, and
+// returns those that are allowed but not the target's. Any other recipient fails the
+// delivery: a publisher must not be able to choose who gets a private key.
 func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, failure *verdict.Failure) {
 	refuse := func(address, why string) *verdict.Failure {
 		return verdict.Fail(verdict.SMTPValidation, verdict.PhaseRender,
-			"the replay names the recipient "+legible.Clean(address, 100)+", which "+why)
+			"the recipient "+legible.Clean(address, 100)+" of the replay "+why)
 	}
 	if len(wanted) > maxRecipients {
-		return nil, refuse(wanted[maxRecipients], "is one too many: at most 50 are allowed")
+		return nil, refuse(wanted[maxRecipients], "exceeds the limit: at most 50 are allowed")
 	}
 	own := mailboxes(slices.Concat(t.To, t.CC, t.BCC))
 	for _, address := range wanted {
@@ -83,7 +83,7 @@ func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, fai
 			return nil, refuse(address, "is not an address")
 		case own[b]:
 		case !r.allow(b):
-			return nil, refuse(address, "is neither one of the target's nor among http.edit_and_replay.recipients: name one that is, or add it there")
+			return nil, refuse(address, "is neither a recipient of the target nor in http.edit_and_replay.recipients: choose another recipient, or add this one there")
 		case !slices.Contains(others, b):
 			others = append(others, b)
 		}

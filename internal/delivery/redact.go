@@ -7,8 +7,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// redactor is what no reply of a relay may bring to a log or a page. Content filters
-// tend to quote what they object to, and that may be a line of the key.
+// redactor has what a relay's reply must not carry into a log or a page. Content
+// filters often quote what they refuse, and that may be a line of the key.
 type redactor struct {
 	content    []byte // of the mail, without its header: attachments are in base64
 	key        []byte // PEM
@@ -20,12 +20,12 @@ func newRedactor(msg *message, p *provisions) redactor {
 	return redactor{content, p.key, p.passphrase}
 }
 
-// shortestQuote is the length, in characters of base64, from which a piece of a reply
-// that is found in the mail is taken to come from there: 72 to 96 bits of a key. Names
-// and sentences have dots and spaces, which base64 has not.
+// shortestQuote is the length, in characters of base64, from which a part of a reply
+// that also occurs in the mail counts as a quote: 72 to 96 bits of a key. Names and
+// sentences have dots and spaces, which base64 does not have.
 const shortestQuote = 16
 
-// in reports whether a text repeats something of the mail.
+// in reports whether a text quotes the mail, the key or the passphrase.
 func (q redactor) in(text string) bool {
 	if len(q.passphrase) >= 4 && strings.Contains(text, string(q.passphrase)) {
 		return true
@@ -51,10 +51,10 @@ func isBase64(c byte) bool {
 	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '+' || c == '/' || c == '='
 }
 
-// leftOut stands where a reply would quote the mail.
+// leftOut replaces a reply that quotes the mail.
 const leftOut = "(left out: the relay repeated a part of the mail)"
 
-// redact takes quotes of the mail out of everything that the relay said.
+// redact removes quotes of the mail from all replies of the relay.
 func (q redactor) redact(receipt *verdict.Receipt, f *verdict.Failure) {
 	if receipt != nil {
 		if q.in(receipt.Reply) {

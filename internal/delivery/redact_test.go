@@ -10,11 +10,11 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A content filter quotes the line of the mail that it objects to.
+// A content filter quotes the line of the mail that it refuses.
 func TestNoReplyQuotesTheMail(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	o.mustDeliver()
 	_, content, _ := strings.Cut(server.Taken()[0].Content, "\r\n\r\n")
 	line := regexp.MustCompile(`(?m)^[A-Za-z0-9+/]{40,}`).FindString(content)
@@ -48,7 +48,7 @@ func TestNoReplyQuotesTheMail(t *testing.T) {
 	}
 }
 
-func mustFail(t *testing.T, o *office) *verdict.Failure {
+func mustFail(t *testing.T, o *fixture) *verdict.Failure {
 	t.Helper()
 	_, f := o.deliver(lab.Patient(t))
 	if f == nil {
@@ -82,7 +82,7 @@ func TestQuotes(t *testing.T) {
 func TestVersionOfADefinition(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later"}}})
-	o := newOffice(t, server.Address(), RelayLimits{}, nil)
+	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	before := mustFail(t, o).Transcript.Definition
 	if shown := o.Inspector().Targets()[0].Version; len(before) != 8 || before != shown {
 		t.Errorf("the attempt names %q, the page %q", before, shown)
@@ -91,7 +91,7 @@ func TestVersionOfADefinition(t *testing.T) {
 	if same := mustFail(t, o).Transcript.Definition; same != before {
 		t.Errorf("the same definition has the names %q and %q", before, same)
 	}
-	o.redefine(func(target *Target) { target.To = []string{"somebody-else@example.com"} })
+	o.redefine(func(target *Target) { target.To = []string{"other@example.com"} })
 	if after := mustFail(t, o).Transcript.Definition; after == before || len(after) != 8 {
 		t.Errorf("a changed definition has the name %q", after)
 	}

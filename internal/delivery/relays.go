@@ -98,8 +98,8 @@ type Fallback struct {
 	RelayKeys `yaml:",inline"`
 }
 
-// Given is called by the configuration's decoder for each key of the target, which
-// may say what is the default anyway, and mean it.
+// Given is called by the configuration's decoder for each key of the target. A key
+// that is set to its default value still takes precedence over the rules.
 func (t *Target) Given(key string) {
 	if t.given == nil {
 		t.given = make(map[string]bool)
@@ -107,8 +107,8 @@ func (t *Target) Given(key string) {
 	t.given[key] = true
 }
 
-// relayKey is one of the RelayKeys and the field of a Target that has its name.
-// In the keys it is a pointer where zero is a value like others.
+// relayKey is a field of RelayKeys and the field of Target with the same name. In
+// RelayKeys it is a pointer if the zero value can be set on purpose.
 type relayKey struct {
 	name     string // in YAML
 	key, own reflect.Value
@@ -123,14 +123,14 @@ func relayKeys(keys *RelayKeys, t *Target) []relayKey {
 	return all
 }
 
-// said are the keys about the relay that the target gives itself: those that were
-// read, and those whose value is not the default.
-func (t *Target) said() RelayKeys {
-	var said, defaults RelayKeys
+// ownKeys returns the relay keys that the target itself sets: those that were read,
+// and those whose value is not the default.
+func (t *Target) ownKeys() RelayKeys {
+	var keys, defaults RelayKeys
 	var untouched Target
 	untouched.SetDefaults()
 	without := relayKeys(&defaults, &untouched)
-	for i, k := range relayKeys(&said, t) {
+	for i, k := range relayKeys(&keys, t) {
 		if !t.given[k.name] && (k.own.IsZero() || reflect.DeepEqual(k.own.Interface(), without[i].own.Interface())) {
 			continue
 		}
@@ -141,11 +141,11 @@ func (t *Target) said() RelayKeys {
 			k.key.Set(k.own)
 		}
 	}
-	return said
+	return keys
 }
 
-// take sets the target's relay keys to those that have a value.
-func (t *Target) take(keys RelayKeys) {
+// apply sets the target's fields to those keys that have a value.
+func (t *Target) apply(keys RelayKeys) {
 	for _, k := range relayKeys(&keys, t) {
 		if !k.key.IsZero() {
 			k.own.Set(reflect.Indirect(k.key))
@@ -153,9 +153,9 @@ func (t *Target) take(keys RelayKeys) {
 	}
 }
 
-// complete fills what is left out with what others say, and notes in from where it
-// came from: the path of the key. Who wants no login is given none, who has a
-// password no way to a token, and the other way round.
+// complete sets the keys that have no value to those of others, and records the path
+// of each in from. With auth_method none it sets no credentials, with a password no
+// oauth2, and with oauth2 no password.
 func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]string) {
 	unwanted := make(map[string]bool)
 	if k.AuthMethod == smtp.AuthNone {
@@ -167,16 +167,16 @@ func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]stri
 	if !k.OAuth2.IsZero() {
 		unwanted["password"] = true
 	}
-	said := relayKeys(&others, &Target{})
+	values := relayKeys(&others, &Target{})
 	for i, own := range relayKeys(k, &Target{}) {
-		if own.key.IsZero() && !said[i].key.IsZero() && !unwanted[own.name] {
-			own.key.Set(said[i].key)
+		if own.key.IsZero() && !values[i].key.IsZero() && !unwanted[own.name] {
+			own.key.Set(values[i].key)
 			from[own.name] = path + "." + own.name
 		}
 	}
 }
 
-// ruleBook is Relays made ready: globs split, names folded.
+// ruleBook is a compiled Relays: globs split, names in lower case.
 type ruleBook struct {
 	Relays
 	hosts []dnsGlob // of the rules
@@ -192,17 +192,17 @@ func newRuleBook(r Relays) *ruleBook {
 	return b
 }
 
-// allWays leaves the targets that it is given as they are.
-func (b *ruleBook) allWays(targets []Target) [][]way {
-	all := make([][]way, len(targets))
+// allRelayOptions returns the relays of each target. It does not change targets.
+func (b *ruleBook) allRelayOptions(targets []Target) [][]relayOption {
+	all := make([][]relayOption, len(targets))
 	for i, t := range targets {
-		all[i] = b.ways(&t)
+		all[i] = b.relayOptions(&t)
 	}
 	return all
 }
 
-// rule is the number of the first rule that fits a relay, -1 when none does. A
-// port that is not given is the one that the rule itself, or default, gives.
+// rule returns the index of the first rule that matches a relay, or -1. If port is
+// nil, the port is that of the rule, of default, or defaultPort.
 func (b *ruleBook) rule(host string, port *int) int {
 	n, known := b.names[host]
 	if !known {
@@ -210,8 +210,8 @@ func (b *ruleBook) rule(host string, port *int) int {
 		b.names[host] = n
 	}
 	for i, r := range b.Rules {
-		fits := b.hosts[i].ascii.match(n.ascii) || b.hosts[i].unicode.match(n.unicode)
-		if fits && (r.OnlyPort == nil || *r.OnlyPort == firstPort(port, r.Port, b.Default.Port)) {
+		matches := b.hosts[i].ascii.match(n.ascii) || b.hosts[i].unicode.match(n.unicode)
+		if matches && (r.OnlyPort == nil || *r.OnlyPort == firstPort(port, r.Port, b.Default.Port)) {
 			return i
 		}
 	}
@@ -227,21 +227,21 @@ func firstPort(ports ...*int) int {
 	return defaultPort
 }
 
-// completed takes the keys of a relay from what was said, then from the first rule
-// that fits, then from default.
-func (b *ruleBook) completed(t *Target, said RelayKeys) (from map[string]string) {
+// completed sets the target's relay keys from its own, then from the first rule that
+// matches, then from default. from has the path of each key that is not its own.
+func (b *ruleBook) completed(t *Target, own RelayKeys) (from map[string]string) {
 	from = make(map[string]string)
-	if i := b.rule(t.Host, said.Port); i >= 0 {
-		said.complete(b.Rules[i].RelayKeys, rulePath(i), from)
+	if i := b.rule(t.Host, own.Port); i >= 0 {
+		own.complete(b.Rules[i].RelayKeys, rulePath(i), from)
 	}
-	said.complete(b.Default.RelayKeys, "relays.default", from)
-	t.take(said)
+	own.complete(b.Default.RelayKeys, "relays.default", from)
+	t.apply(own)
 	return from
 }
 
 func rulePath(i int) string { return fmt.Sprintf("relays.rules[%d]", i) }
 
-// limits are those of a relay, the same for whoever uses it.
+// limits returns the limits of a relay, the same for all targets that use it.
 func (b *ruleBook) limits(host string, port int) RelayLimits {
 	limits := b.Default.RelayLimits
 	if i := b.rule(host, &port); i >= 0 {
@@ -256,19 +256,18 @@ func (b *ruleBook) limits(host string, port int) RelayLimits {
 	return limits
 }
 
-// way is one relay that a target's mails may take: the target, with the keys of
-// that relay.
-type way struct {
+// relayOption is one relay of a target: the target, with the keys of that relay.
+type relayOption struct {
 	*Target
 	path string            // of its keys below the target: "", or "fallback[0]"
 	from map[string]string // key -> path of the rule or default that gave it
 }
 
-// ways are a target's relays in the order in which they are tried: its own, then
-// its fallbacks. The target itself is completed by what the rules say.
-func (b *ruleBook) ways(t *Target) []way {
-	said := t.said()
-	all := []way{{Target: t, from: b.completed(t, said)}}
+// relayOptions returns a target's relays in the order in which they are tried: its own,
+// then its fallbacks. It completes the target itself by the rules.
+func (b *ruleBook) relayOptions(t *Target) []relayOption {
+	own := t.ownKeys()
+	all := []relayOption{{Target: t, from: b.completed(t, own)}}
 	for i, f := range t.Fallback {
 		variant := *t
 		variant.Host = f.Host
@@ -279,14 +278,14 @@ func (b *ruleBook) ways(t *Target) []way {
 			k.own.Set(clean[j].own)
 		}
 		if f.Timeout == nil {
-			f.Timeout = said.Timeout // the target's own holds for all of its relays
+			f.Timeout = own.Timeout // the target's own applies to all of its relays
 		}
-		all = append(all, way{&variant, fmt.Sprintf("fallback[%d]", i), b.completed(&variant, f.RelayKeys)})
+		all = append(all, relayOption{&variant, fmt.Sprintf("fallback[%d]", i), b.completed(&variant, f.RelayKeys)})
 	}
 	return all
 }
 
-// fallbackKeys are the keys that a fallback can have; others are its target's.
+// fallbackKeys are the keys that a fallback can have; all others are the target's.
 var fallbackKeys = func() map[string]bool {
 	keys := make(map[string]bool)
 	for _, s := range config.Settings(reflect.TypeFor[Fallback]()) {
@@ -295,34 +294,35 @@ var fallbackKeys = func() map[string]bool {
 	return keys
 }()
 
-// validate gives the problems of the target as it is on this way. Those of values
-// that a rule gave have the rule's path and are apart: they are no target's.
-func (w way) validate() (own, ruled []config.Problem) {
+// validate returns the problems of the target with this relay. Those of values from a
+// rule have the rule's path and are returned separately, because they belong to no
+// target.
+func (o relayOption) validate() (own, ruled []config.Problem) {
 	v := &validation{}
-	if w.path == "" {
-		w.Target.validate(v)
+	if o.path == "" {
+		o.Target.validate(v)
 	} else {
-		w.Target.validateWay(v)
+		o.Target.validateForRelay(v)
 	}
 	for _, p := range v.found {
 		key, rest := p.Path, ""
 		if i := strings.IndexAny(p.Path, ".["); i >= 0 {
 			key, rest = p.Path[:i], p.Path[i:]
 		}
-		if given, ok := w.from[key]; ok {
+		if given, ok := o.from[key]; ok {
 			p.Path = given + rest
 			ruled = append(ruled, p)
 			continue
 		}
-		if w.path != "" && fallbackKeys[key] {
-			p.Path = w.path + "." + p.Path
+		if o.path != "" && fallbackKeys[key] {
+			p.Path = o.path + "." + p.Path
 		}
 		own = append(own, p)
 	}
 	return own, ruled
 }
 
-// Validate says what is wrong with the section relays; paths start with "relays".
+// Validate returns the problems of the section relays; paths start with "relays".
 func (r Relays) Validate() []config.Problem {
 	v := &validation{config.Check(r, "relays")}
 	v.relayKeys("relays.default", r.Default.RelayKeys)
@@ -331,7 +331,7 @@ func (r Relays) Validate() []config.Problem {
 		if rule.Host != "" {
 			v.glob(at+".host", rule.Host)
 			if rule.OnlyPort == nil && strings.Contains(rule.Host, ":") && strings.Count(rule.Host, ":") == 1 {
-				v.err(at+".host", "has a port: want the port under only_port")
+				v.err(at+".host", "has a port: want the port in the key only_port")
 			}
 		}
 		v.relayKeys(at, rule.RelayKeys)
@@ -339,7 +339,7 @@ func (r Relays) Validate() []config.Problem {
 	return v.found
 }
 
-// relayKeys checks what can be said of keys before it is known whose they are.
+// relayKeys checks the keys of a rule as far as possible without a target.
 func (v *validation) relayKeys(at string, k RelayKeys) {
 	v.ref(at+".username", k.Username.Ref)
 	v.ref(at+".password", k.Password)

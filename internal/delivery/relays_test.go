@@ -30,7 +30,7 @@ func loadRelays(t *testing.T, text string) (*Definitions, []string) {
 	return definitions, texts
 }
 
-// Every key that rules have is one of a target, with the same YAML name and type.
+// Every relay key of a rule is also a key of a target, with the same YAML name and type.
 func TestRelayKeysAreThoseOfTargets(t *testing.T) {
 	t.Parallel()
 	target := reflect.TypeFor[Target]()
@@ -44,7 +44,7 @@ func TestRelayKeysAreThoseOfTargets(t *testing.T) {
 			ok = ok && field.Tag.Get(tag) == s.Field.Tag.Get(tag)
 		}
 		if !ok || field.Type != kind {
-			t.Errorf("%s is not the key of a target: %v %v, %v %v", s.Field.Name, field.Type, field.Tag, s.Field.Type, s.Field.Tag)
+			t.Errorf("%s differs from the key of a target: %v %v, %v %v", s.Field.Name, field.Type, field.Tag, s.Field.Type, s.Field.Tag)
 		}
 	}
 }
@@ -149,7 +149,7 @@ func TestProblemsOfRelaysStandWhereTheyCome(t *testing.T) {
 			`4:35: relays.rules[0].max_message_rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day`,
 			`4:60: relays.rules[0].max_connections: want 0 to 10000, got -1`,
 			`4:73: relays.rules[0].timeout: want 1s to 600s, got 0s`,
-			`5:14: relays.rules[1].host: has a port: want the port under only_port`,
+			`5:14: relays.rules[1].host: has a port: want the port in the key only_port`,
 			`5:38: relays.rules[1]: unknown key "usernam": did you mean username?`}},
 		{"values of rules, said once however many targets follow", `relays:
   rules:
@@ -158,8 +158,8 @@ targets:
   - {id: a, host: a.example.com, from_address: a@example.com, to: [b@example.com]}
   - {id: b, host: a.example.com, from_address: a@example.com, to: [b@example.com]}
 `, []string{
-			`3:41: relays.rules[0].tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true`,
-			`3:41: warning: relays.rules[0].tls_mode: mails to a.example.com travel in the clear: anyone on the way can read and change them`,
+			`3:41: relays.rules[0].tls_mode: plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true`,
+			`3:41: warning: relays.rules[0].tls_mode: mails to a.example.com are not encrypted: anyone on the network path can read and change them`,
 			`3:79: warning: relays.rules[0].password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"fallbacks", `targets:
   - id: a
@@ -175,14 +175,14 @@ targets:
       - {host: e.example.com, username: x}
       - {host: f.example.com}
 `, []string{
-			`6:14: targets[0].payload: pem_and_key with tls_mode plaintext would show private keys to anyone on the way to b.example.com: want starttls or smtps, or allow_plaintext_key: true`,
+			`6:14: targets[0].payload: pem_and_key with tls_mode plaintext would expose private keys to anyone on the network path to b.example.com: want starttls or smtps, or allow_plaintext_key: true`,
 			`8:7: targets[0].fallback: has 6 relays: at most 5 are allowed`,
-			`8:16: targets[0].fallback[0].host: a.example.com:587 stands before it already: a fallback is another relay`,
-			`9:9: warning: targets[0].fallback[1].tls_mode: mails to b.example.com travel in the clear: anyone on the way can read and change them`,
+			`8:16: targets[0].fallback[0].host: a.example.com:587 is already a relay of this target: want another relay`,
+			`9:9: warning: targets[0].fallback[1].tls_mode: mails to b.example.com are not encrypted: anyone on the network path can read and change them`,
 			`9:41: targets[0].fallback[1]: unknown key "allow_plaintext_key": want one of the keys in docs/configuration.md`,
 			`10:16: targets[0].fallback[2].host: is not a host name: want a name such as smtp.example.com, or an IP address`,
 			`11:9: targets[0].fallback[3].host: is required`,
-			`12:9: targets[0].fallback[4].password: is missing: auth_method plain needs it`}},
+			`12:9: targets[0].fallback[4].password: is required by auth_method plain`}},
 	} {
 		_, got := loadRelays(t, test.text)
 		if !slices.Equal(got, test.want) {
@@ -191,7 +191,7 @@ targets:
 	}
 }
 
-// Relays are reloaded with the targets, wherever those are.
+// Relays are reloaded with the targets, wherever those are defined.
 func TestRelaysAreReloaded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -253,6 +253,6 @@ func TestRelaysAreReloaded(t *testing.T) {
 		t.Errorf("a bad rule: %+v", c)
 	}
 	if limits := book.Current().limits["f.example.com:587"]; limits.MaxConnections != 3 {
-		t.Error("a bad rule did not leave the old ones in force")
+		t.Error("the old rules are not in force after a bad rule")
 	}
 }

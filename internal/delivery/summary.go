@@ -8,10 +8,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Relays are all relays of targets that are not disabled, sorted by name.
+// Relays returns all relays of targets that are not disabled, sorted by name.
 func (i Inspector) Relays() []verdict.RelayView { return i.courier.book.Current().Relays() }
 
-// Relays are all relays of targets that are not disabled, sorted by name.
+// Relays returns all relays of targets that are not disabled, sorted by name.
 func (d *Definitions) Relays() []verdict.RelayView {
 	var all []verdict.RelayView
 	index := make(map[string]int)
@@ -19,8 +19,8 @@ func (d *Definitions) Relays() []verdict.RelayView {
 		if t.Disabled {
 			continue
 		}
-		for i, way := range d.relays[t.ID] {
-			name := smtp.RelayName(way.Host, way.Port)
+		for i, relay := range d.relays[t.ID] {
+			name := smtp.RelayName(relay.Host, relay.Port)
 			n, known := index[name]
 			if !known {
 				n = len(all)

@@ -111,10 +111,10 @@ type Target struct {
 	matcher matcher
 }
 
-// SetDefaults fills what is not set with its default. The configuration's
-// decoder calls it on each new target before it reads the keys; targets written
-// in Go call it before NewDefinitions. TLSMode and AuthMethod depend on other
-// keys: NewDefinitions sets them.
+// SetDefaults sets empty fields to their defaults. The configuration's decoder
+// calls it on each new target before it reads the keys; code that makes targets
+// calls it before NewDefinitions. TLSMode and AuthMethod depend on other keys:
+// NewDefinitions sets them.
 func (t *Target) SetDefaults() {
 	setDefault(&t.Type, "smtp")
 	setDefault(&t.Port, defaultPort)
@@ -150,7 +150,7 @@ type OAuth2 struct {
 	Scopes []string `yaml:"scopes"`
 }
 
-// IsZero reports whether nothing is given.
+// IsZero reports whether nothing is set.
 func (o OAuth2) IsZero() bool {
 	return o.TokenURL == "" && o.ClientID == "" && o.ClientSecret.IsZero() && o.Scopes == nil
 }
@@ -174,7 +174,7 @@ type Match struct {
 // until NewDefinitions has set it.
 func (t *Target) Lane() string { return t.lane }
 
-// SendTimeout is Timeout with its default.
+// SendTimeout returns Timeout, or its default.
 func (t *Target) SendTimeout() time.Duration {
 	if t.Timeout == 0 {
 		return defaultTimeout
@@ -182,7 +182,7 @@ func (t *Target) SendTimeout() time.Duration {
 	return t.Timeout
 }
 
-// settings are what the target says about the files of its payload.
+// settings returns the target's settings for the files of its payload.
 func (t *Target) settings() payload.Settings {
 	return payload.Settings{PKCS12Encoding: t.PKCS12Encoding}
 }

@@ -12,41 +12,41 @@ import (
 	"github.com/certpost/certpost/internal/config"
 )
 
-// Source says where definitions come from; at most one of the paths is set.
+// Source says where definitions come from; at most one of Config, File and Dir is set.
 type Source struct {
 	// Config is a configuration file with a list under its key targets.
 	Config string
 	// File is a file with a list under the key targets, or with a single target.
 	File string
-	// Dir is a directory with such files: *.yaml and *.yml that are not hidden, not
-	// those below it. Kubernetes' way of mounting a ConfigMap is understood.
+	// Dir is a directory with such files: *.yaml and *.yml, without hidden files and
+	// subdirectories. It may be a mounted ConfigMap of Kubernetes.
 	Dir string
-	// Relays is a configuration file whose key relays holds for the targets,
-	// wherever they are; "" for none.
+	// Relays is a configuration file whose key relays applies to the targets,
+	// wherever they are defined; "" for none.
 	Relays string
-	// Environ is what ${VAR} in the files is taken from: "NAME=value".
+	// Environ has the values for ${VAR} in the files: "NAME=value".
 	Environ []string
 }
 
-// Load reads and validates the definitions. With an error among the problems
-// there are none (nil).
+// Load reads and validates the definitions. They are nil if one of the problems is
+// an error.
 func (s Source) Load() (*Definitions, []config.Problem) {
 	r := s.parse(s.read())
 	if r.definitions != nil && len(r.definitions.targets) == 0 && !r.explicit {
-		r.problems = append(r.problems, config.Problem{File: s.path(), Message: s.nothing(), Severity: config.Warning})
+		r.problems = append(r.problems, config.Problem{File: s.path(), Message: s.noTargets(), Severity: config.Warning})
 	}
 	return r.definitions, r.problems
 }
 
-// path is the one that is set.
+// path returns the path that is set.
 func (s Source) path() string { return s.Config + s.File + s.Dir }
 
-// nothing says that a source that can be read defines nothing.
-func (s Source) nothing() string {
+// noTargets returns the message for a source that can be read and defines no targets.
+func (s Source) noTargets() string {
 	if s.Dir != "" {
-		return "no target is defined in its files (*.yaml, *.yml)"
+		return "defines no targets in its files (*.yaml, *.yml)"
 	}
-	return "no target is defined in it"
+	return "defines no targets"
 }
 
 // snapshot is the content of a source at one moment.
@@ -62,7 +62,7 @@ type file struct {
 	err  error
 }
 
-// read takes a snapshot. It never waits for a file that is not a regular one.
+// read takes a snapshot. It reads regular files only, so that it never blocks on a pipe.
 func (s Source) read() snapshot {
 	var snap snapshot
 	if s.Relays != "" {
@@ -79,8 +79,8 @@ func (s Source) read() snapshot {
 		return snapshot{err: config.Unreadable(err)}
 	}
 	for _, e := range entries {
-		// Hidden files are those of editors and, in a mounted ConfigMap, ..data and
-		// the directory that it points to; the files proper are links into it.
+		// Hidden files belong to editors or, in a mounted ConfigMap, are ..data and the
+		// directory that it points to; the files to read are links into it.
 		if ext := filepath.Ext(e.Name()); !strings.HasPrefix(e.Name(), ".") && (ext == ".yaml" || ext == ".yml") {
 			snap.files = append(snap.files, readFile(filepath.Join(s.Dir, e.Name())))
 		}
@@ -94,13 +94,13 @@ func readFile(path string) file {
 		return file{path: path, err: config.Unreadable(err)}
 	}
 	if !info.Mode().IsRegular() {
-		return file{path: path, err: errors.New("is not a file")}
+		return file{path: path, err: errors.New("is not a regular file")}
 	}
 	data, err := config.Read(path)
 	return file{path, data, err}
 }
 
-// digest is the same for the same content.
+// digest returns a hash of the content and the errors.
 func (snap snapshot) digest() [sha256.Size]byte {
 	h := sha256.New()
 	fmt.Fprintf(h, "%v\n", snap.err)
@@ -115,14 +115,14 @@ func (snap snapshot) digest() [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// reading is what a snapshot says.
+// reading is the result of parsing a snapshot.
 type reading struct {
-	definitions *Definitions // nil with an error among the problems
+	definitions *Definitions // nil if one of the problems is an error
 	problems    []config.Problem
-	explicit    bool // there is a key targets, if only with an empty list
+	explicit    bool // there is a key targets, even if its list is empty
 }
 
-// origin is where a target was written.
+// origin is where a target is defined.
 type origin struct {
 	doc  *config.Document
 	path string // in the document; "" when the document is the target
@@ -149,17 +149,17 @@ func (s Source) parse(snap snapshot) reading {
 		r.problems = append(r.problems, problems...)
 	}
 	book := newRuleBook(relays)
-	ways := book.allWays(targets)
+	options := book.allRelayOptions(targets)
 	r.problems = append(r.problems, relaysDoc.Locate(relays.Validate())...)
-	r.problems = config.Sort(append(r.problems, validateAt(ways, origins, relaysDoc)...))
+	r.problems = config.Sort(append(r.problems, validateAt(options, origins, relaysDoc)...))
 	if !config.Failed(r.problems) {
-		r.definitions = define(book, ways)
+		r.definitions = define(book, options)
 		r.definitions.remark(origins, r.problems)
 	}
 	return r
 }
 
-// parseRelays reads what holds for the relays.
+// parseRelays parses the settings of the relays.
 func (s Source) parseRelays(f *file) (Relays, *config.Document, []config.Problem) {
 	var holder struct {
 		Relays Relays `yaml:"relays"`
@@ -197,17 +197,17 @@ func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.P
 	return list.Targets, origins, problems
 }
 
-// validateAt is waysOf for targets from several documents: the problems have the
-// places where the targets, and the rules for relays, were written.
-func validateAt(targets [][]way, origins []origin, relays *config.Document) []config.Problem {
+// validateAt validates targets from several documents, as relayOptionsOf does for one
+// list: the problems have the places of the targets, and of the rules for relays.
+func validateAt(targets [][]relayOption, origins []origin, relays *config.Document) []config.Problem {
 	var found []config.Problem
 	first := firstWithID(targets)
-	for i, ways := range targets {
+	for i, options := range targets {
 		from := origins[i]
-		problems, ruled := validateWays(ways)
+		problems, ruled := validateRelayOptions(options)
 		found = append(found, relays.Locate(ruled)...)
-		if id := ways[0].ID; first[id] != i && id != "" {
-			problems = append(problems, twice("id", id, origins[first[id]].String()))
+		if id := options[0].ID; first[id] != i && id != "" {
+			problems = append(problems, duplicateID("id", id, origins[first[id]].String()))
 		}
 		for j := range problems {
 			problems[j].Path = strings.TrimPrefix(from.path+"."+problems[j].Path, ".")

@@ -53,7 +53,7 @@ func ids(d *Definitions) []string {
 	return ids
 }
 
-// texts are problems with the directory's name left out.
+// texts returns problems as text, without the directory's name.
 func texts(dir string, problems []config.Problem) []string {
 	var texts []string
 	for _, p := range problems {
@@ -73,7 +73,7 @@ func TestSourceLoad(t *testing.T) {
 	}{
 		{"a file with a list", map[string]string{"t.yaml": list(definition("b"), definition("a"))}, Source{File: "t.yaml"}, []string{"b", "a"}, nil},
 		{"a file with one target", map[string]string{"t.yaml": single("a")}, Source{File: "t.yaml"}, []string{"a"}, nil},
-		{"a file without any", map[string]string{"t.yaml": "# later\n"}, Source{File: "t.yaml"}, nil, []string{"t.yaml: warning: no target is defined in it"}},
+		{"a file without any", map[string]string{"t.yaml": "# later\n"}, Source{File: "t.yaml"}, nil, []string{"t.yaml: warning: defines no targets"}},
 		{"a file with none on purpose", map[string]string{"t.yaml": "targets: []\n"}, Source{File: "t.yaml"}, nil, nil},
 		{"anchors in a file", map[string]string{"t.yaml": "x-all: &all {host: smtp.example.com, from_address: a@example.com, to: [b@example.com]}\ntargets:\n  - {<<: *all, id: a}\n  - {<<: *all, id: b}\n"},
 			Source{File: "t.yaml"}, []string{"a", "b"}, nil},
@@ -86,16 +86,16 @@ func TestSourceLoad(t *testing.T) {
 		{"a target with a problem", map[string]string{"t.yaml": single("a") + "prot: 1\n"}, Source{File: "t.yaml"}, nil, []string{`t.yaml:5:1: unknown key "prot": did you mean port?`}},
 
 		{"the key of a configuration", map[string]string{"c.yaml": "log: {level: info}\nnats: {url: x}\n" + list(definition("a"))}, Source{Config: "c.yaml"}, []string{"a"}, nil},
-		{"a configuration without the key", map[string]string{"c.yaml": "log: {level: info}\n"}, Source{Config: "c.yaml"}, nil, []string{"c.yaml: warning: no target is defined in it"}},
+		{"a configuration without the key", map[string]string{"c.yaml": "log: {level: info}\n"}, Source{Config: "c.yaml"}, nil, []string{"c.yaml: warning: defines no targets"}},
 
 		{"a directory", map[string]string{
 			"d/b.yaml": list(definition("b1"), definition("b2")), "d/a.yml": single("a"), "d/c.yaml": "", "d/sub/z.yaml": single("z"),
 			"d/.hidden.yaml": single("z"), "d/a.yaml~": single("z"), "d/README.md": "# not YAML: [", "d/a.yaml.bak": single("z"),
 		}, Source{Dir: "d"}, []string{"a", "b1", "b2"}, nil},
-		{"an empty directory", map[string]string{"d/": ""}, Source{Dir: "d"}, nil, []string{"d: warning: no target is defined in its files (*.yaml, *.yml)"}},
+		{"an empty directory", map[string]string{"d/": ""}, Source{Dir: "d"}, nil, []string{"d: warning: defines no targets in its files (*.yaml, *.yml)"}},
 		{"no directory", nil, Source{Dir: "d"}, nil, []string{"d: does not exist"}},
 		{"a file for a directory", map[string]string{"d": ""}, Source{Dir: "d"}, nil, []string{"d: cannot be read: not a directory"}},
-		{"a directory for a file", map[string]string{"d/x.yaml/": ""}, Source{Dir: "d"}, nil, []string{"d/x.yaml: is not a file"}},
+		{"a directory for a file", map[string]string{"d/x.yaml/": ""}, Source{Dir: "d"}, nil, []string{"d/x.yaml: is not a regular file"}},
 		{"problems in several files, all at once, where they are", map[string]string{
 			"d/a.yaml": list(definition("a", "    port: 0"), definition("same")), "d/b.yaml": "port: 70000\n" + single("b"), "d/c.yaml": list(definition("c"), definition("same")),
 		}, Source{Dir: "d"}, nil, []string{
@@ -103,7 +103,7 @@ func TestSourceLoad(t *testing.T) {
 			"d/b.yaml:1:7: port: want 1 to 65535, got 70000",
 			"d/c.yaml:6:9: targets[1].id: same is already the id of the target in line 7 of d/a.yaml: every target needs its own"}},
 		{"a warning does no harm", map[string]string{"d/a.yaml": single("a") + "tls_skip_verify: true\n"}, Source{Dir: "d"}, []string{"a"}, []string{
-			"d/a.yaml:5:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+			"d/a.yaml:5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

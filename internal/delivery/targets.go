@@ -11,51 +11,51 @@ import (
 	"github.com/certpost/certpost/internal/smtp"
 )
 
-// Definitions are the targets as they are defined at one moment. They never
-// change; a reload makes new ones.
+// Definitions are the targets as defined at one moment. They are not changed; a
+// reload makes new ones.
 type Definitions struct {
 	targets []*Target
 	byID    map[string]*Target
-	// ways are a target's relays in the order in which they are tried: the target
+	// relays has, by target, its relays in the order in which they are tried: the target
 	// itself, and for each fallback the target as if that were its only relay.
 	relays     map[string][]*Target
-	limits     map[string]RelayLimits // by relayName
-	laneRelays map[string][][]*Target // by lane: the different ways of its targets
-	// For showing, by target: what a rule gave it, where it was written.
+	limits     map[string]RelayLimits // by smtp.RelayName
+	laneRelays map[string][][]*Target // by lane: the distinct lists of relays of its targets
+	// For display, by target: which rule set a key; where it is defined, and its warnings.
 	sources map[string]map[string]string
 	remarks map[string]remark
-	// views are made when they are asked for: a verdict.TargetView by the target's id.
+	// views are made on first use: a verdict.TargetView by the target's id.
 	views sync.Map
 }
 
-// NewDefinitions validates targets as a whole and makes them ready to use: lane,
-// TLSMode and AuthMethod of each are set. The paths of problems start with
-// "targets[i]". With an error among the problems there are no definitions (nil).
+// NewDefinitions validates targets together and completes them: it sets the lane,
+// TLSMode and AuthMethod of each. The paths of problems start with "targets[i]". The
+// definitions are nil if one of the problems is an error.
 func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
 	return Relays{}.Define(targets)
 }
 
-// Define is NewDefinitions for targets that are completed by rules for relays. The
+// Define is NewDefinitions with rules for relays, which complete the targets. The
 // paths of problems with the rules start with "relays".
 func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
-	ways, problems := r.waysOf(targets)
+	options, problems := r.relayOptionsOf(targets)
 	if config.Failed(problems) {
 		return nil, problems
 	}
-	return define(newRuleBook(r), ways), problems
+	return define(newRuleBook(r), options), problems
 }
 
-// define makes targets that are known to be valid ready to use.
-func define(b *ruleBook, targets [][]way) *Definitions {
+// define makes definitions of targets that are valid.
+func define(b *ruleBook, targets [][]relayOption) *Definitions {
 	d := &Definitions{byID: make(map[string]*Target, len(targets)), relays: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
-	for _, ways := range targets {
-		t := ways[0].Target
-		d.sources[t.ID] = ways[0].from
+	for _, options := range targets {
+		t := options[0].Target
+		d.sources[t.ID] = options[0].from
 		t.matcher = newMatcher(t.Match)
-		for _, w := range ways {
-			w.TLSMode, w.AuthMethod = w.tlsMode(), w.authMethod()
-			d.relays[t.ID] = append(d.relays[t.ID], w.Target)
-			d.limits[smtp.RelayName(w.Host, w.Port)] = b.limits(w.Host, w.Port)
+		for _, o := range options {
+			o.TLSMode, o.AuthMethod = o.tlsMode(), o.authMethod()
+			d.relays[t.ID] = append(d.relays[t.ID], o.Target)
+			d.limits[smtp.RelayName(o.Host, o.Port)] = b.limits(o.Host, o.Port)
 		}
 		d.targets = append(d.targets, t)
 		d.byID[t.ID] = t
@@ -65,16 +65,16 @@ func define(b *ruleBook, targets [][]way) *Definitions {
 	return d
 }
 
-// Get returns the target with that id, disabled or not.
+// Get returns the target with that id, even if it is disabled.
 func (d *Definitions) Get(id string) (*Target, bool) {
 	t, ok := d.byID[id]
 	return t, ok
 }
 
-// All are the targets in the order in which they are defined.
+// All returns the targets in the order in which they are defined.
 func (d *Definitions) All() []*Target { return slices.Clone(d.targets) }
 
-// Lanes are the lanes of the targets that are not disabled, sorted.
+// Lanes returns the lanes of the targets that are not disabled, sorted.
 func (d *Definitions) Lanes() []string {
 	lanes := make(map[string]bool)
 	for _, t := range d.targets {
@@ -85,7 +85,7 @@ func (d *Definitions) Lanes() []string {
 	return slices.Sorted(maps.Keys(lanes))
 }
 
-// Matching are the targets that an event without explicit targets goes to, in
+// Matching returns the targets that an event without explicit targets goes to, in
 // the order in which they are defined.
 func (d *Definitions) Matching(leaf *x509.Certificate, labels map[string]string) []*Target {
 	facts := factsOf(leaf, labels)
@@ -98,20 +98,20 @@ func (d *Definitions) Matching(leaf *x509.Certificate, labels map[string]string)
 	return matching
 }
 
-// Book holds the current definitions. It may be used by many at once.
+// Book holds the current definitions. It is safe for concurrent use.
 type Book struct {
 	current atomic.Pointer[Definitions]
 	source  Source
 }
 
-// NewBook opens a book at definitions that came from source. A book whose
-// source is the zero Source never changes; others change while Watch runs.
+// NewBook returns a book with definitions that were loaded from source. With the
+// zero Source it never changes; otherwise it changes while Watch runs.
 func NewBook(definitions *Definitions, source Source) *Book {
 	b := &Book{source: source}
 	b.current.Store(definitions)
 	return b
 }
 
-// Current are the definitions as of now. Ask once per delivery and keep the
-// answer, so that one delivery sees one state.
+// Current returns the current definitions. Call it once per delivery and keep the
+// result, so that one delivery sees one state.
 func (b *Book) Current() *Definitions { return b.current.Load() }

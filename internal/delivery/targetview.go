@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Targets are all targets, disabled ones among them, in the order in which they
+// Targets returns all targets, including disabled ones, in the order in which they
 // are defined.
 func (i Inspector) Targets() []verdict.TargetView {
 	defs := i.courier.book.Current()
@@ -27,14 +27,14 @@ func (i Inspector) Targets() []verdict.TargetView {
 	return all
 }
 
-// remark is what is known of a target beside its definition.
+// remark is what is known of a target besides its definition.
 type remark struct {
-	where    string // file:line; "" for targets made in Go
+	where    string // file:line; "" for targets made by code
 	warnings []string
 }
 
-// remark notes for each target where it was written and what is unwise about it.
-// It is called before anybody else knows of the definitions.
+// remark records for each target where it is defined and its warnings. It is called
+// before the definitions are used.
 func (d *Definitions) remark(origins []origin, problems []config.Problem) {
 	d.remarks = make(map[string]remark, len(d.targets))
 	d.views.Clear()
@@ -53,8 +53,8 @@ func (d *Definitions) remark(origins []origin, problems []config.Problem) {
 	}
 }
 
-// Remark is for targets that stand in the list targets of a document which was
-// read by somebody else. It is called before the definitions are used.
+// Remark records where the targets are defined, and their warnings, if the caller
+// read them from the list targets of doc. It is called before the definitions are used.
 func (d *Definitions) Remark(doc *config.Document, problems []config.Problem) {
 	origins := make([]origin, len(d.targets))
 	for i := range origins {
@@ -63,7 +63,8 @@ func (d *Definitions) Remark(doc *config.Document, problems []config.Problem) {
 	d.remark(origins, problems)
 }
 
-// view is a target as it is shown. Nobody changes it: it is made once, for all.
+// view returns a target as it is shown. It is made once and shared: the caller must
+// not change it.
 func (d *Definitions) view(t *Target) verdict.TargetView {
 	known, ok := d.views.Load(t.ID)
 	if !ok {
@@ -77,8 +78,8 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 		ID: t.ID, Type: t.Type, Disabled: t.Disabled, Lane: t.lane, Payload: t.Payload,
 		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
 	}
-	for _, way := range d.relays[t.ID] {
-		v.Relays = append(v.Relays, smtp.RelayName(way.Host, way.Port))
+	for _, relay := range d.relays[t.ID] {
+		v.Relays = append(v.Relays, smtp.RelayName(relay.Host, relay.Port))
 	}
 	var untouched Target
 	untouched.SetDefaults()
@@ -95,10 +96,11 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 	return v
 }
 
-// version names the state of a target's definition, so that attempts can be compared.
+// version identifies the content of a target's definition, so that attempts can be
+// compared.
 func (d *Definitions) version(t *Target) string { return d.view(t).Version }
 
-// versionOf is the same for the same settings, wherever they stand.
+// versionOf returns 8 hexadecimal digits that are the same for the same keys and values.
 func versionOf(settings []verdict.TargetRow) string {
 	hash := sha256.New()
 	for _, row := range settings {
@@ -113,8 +115,8 @@ type rows struct {
 	from map[string]string // key -> path of the rule or default that gave it
 }
 
-// add writes a setting, those of a mapping each on a row of its own. What is
-// empty has none.
+// add adds a row for a setting, or for a mapping one for each of its keys. An empty
+// value gets no row.
 func (r *rows) add(key string, v reflect.Value, given bool) {
 	if v.Kind() == reflect.Pointer {
 		if v.IsNil() {
@@ -140,8 +142,8 @@ func (r *rows) add(key string, v reflect.Value, given bool) {
 	}
 }
 
-// settingText is a value on one line; plain is false for what has keys of its
-// own. A secret is named by its reference, which never holds it.
+// settingText returns a value on one line; plain is false for a value with keys of
+// its own. A secret is shown as its reference, which does not contain it.
 func settingText(v any) (text string, plain bool) {
 	switch v := v.(type) {
 	case secrets.Ref:
@@ -173,5 +175,5 @@ func settingText(v any) (text string, plain bool) {
 	return "", false
 }
 
-// maxRow bounds a value that is shown, in bytes: 50 addresses of ordinary length.
+// maxRow limits a value that is shown, in bytes: 50 addresses of ordinary length.
 const maxRow = 4000

@@ -25,47 +25,47 @@ const (
 
 var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// ValidateTargets says everything that is wrong with a set of targets, and what
-// a person should know about it (warnings). Paths start with "targets[i]".
+// ValidateTargets returns all errors and warnings for a set of targets. Paths start
+// with "targets[i]".
 func ValidateTargets(targets []Target) []config.Problem {
-	_, problems := Relays{}.waysOf(targets)
+	_, problems := Relays{}.relayOptionsOf(targets)
 	return problems
 }
 
-// waysOf completes targets by the rules and says everything that is wrong with
-// them, and with the rules. Paths start with "targets[i]" and "relays".
-func (r Relays) waysOf(targets []Target) ([][]way, []config.Problem) {
+// relayOptionsOf completes targets by the rules and returns all problems of both.
+// Paths start with "targets[i]" and "relays".
+func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Problem) {
 	found := r.Validate()
 	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
-	ways := newRuleBook(r).allWays(targets)
-	first := firstWithID(ways)
+	options := newRuleBook(r).allRelayOptions(targets)
+	first := firstWithID(options)
 	for i := range targets {
-		own, ruled := validateWays(ways[i])
+		own, ruled := validateRelayOptions(options[i])
 		for _, p := range own {
 			p.Path = name(i) + "." + p.Path
 			found = append(found, p)
 		}
 		found = append(found, ruled...)
 		if id := targets[i].ID; first[id] != i && id != "" {
-			found = append(found, twice(name(i)+".id", id, name(first[id])))
+			found = append(found, duplicateID(name(i)+".id", id, name(first[id])))
 		}
 	}
-	return ways, found
+	return options, found
 }
 
-// validateWays gives the problems of one target, by its own paths, and those of
-// the rules that it follows.
-func validateWays(ways []way) (own, ruled []config.Problem) {
+// validateRelayOptions returns the problems of one target, with paths in the target,
+// and separately those of the rules that apply to it.
+func validateRelayOptions(options []relayOption) (own, ruled []config.Problem) {
 	v := &validation{}
-	if len(ways) > 1+maxFallbacks {
-		v.err("fallback", "has %d relays: at most %d are allowed", len(ways)-1, maxFallbacks)
+	if len(options) > 1+maxFallbacks {
+		v.err("fallback", "has %d relays: at most %d are allowed", len(options)-1, maxFallbacks)
 	}
-	for i, w := range ways {
-		mine, others := w.validate()
+	for i, o := range options {
+		mine, others := o.validate()
 		v.found, ruled = append(v.found, mine...), append(ruled, others...)
-		for _, earlier := range ways[:i] {
-			if smtp.RelayName(earlier.Host, earlier.Port) == smtp.RelayName(w.Host, w.Port) {
-				v.err(w.path+".host", "%s stands before it already: a fallback is another relay", smtp.RelayName(w.Host, w.Port))
+		for _, earlier := range options[:i] {
+			if smtp.RelayName(earlier.Host, earlier.Port) == smtp.RelayName(o.Host, o.Port) {
+				v.err(o.path+".host", "%s is already a relay of this target: want another relay", smtp.RelayName(o.Host, o.Port))
 				break
 			}
 		}
@@ -73,18 +73,18 @@ func validateWays(ways []way) (own, ruled []config.Problem) {
 	return v.found, ruled
 }
 
-// firstWithID is, for each id, the number of the first target that has it.
-func firstWithID(targets [][]way) map[string]int {
+// firstWithID returns, for each id, the index of the first target that has it.
+func firstWithID(targets [][]relayOption) map[string]int {
 	first := make(map[string]int, len(targets))
-	for i, ways := range targets {
-		if _, taken := first[ways[0].ID]; !taken {
-			first[ways[0].ID] = i
+	for i, options := range targets {
+		if _, taken := first[options[0].ID]; !taken {
+			first[options[0].ID] = i
 		}
 	}
 	return first
 }
 
-func twice(path, id, twin string) config.Problem {
+func duplicateID(path, id, twin string) config.Problem {
 	return config.Problem{Path: path, Message: fmt.Sprintf("%s is already the id of %s: every target needs its own", id, twin)}
 }
 
@@ -103,16 +103,16 @@ func (v *validation) warn(path, format string, args ...any) {
 func (t *Target) validate(v *validation) {
 	v.found = append(v.found, config.Check(t, "")...)
 	if t.ID != "" && !targetID.MatchString(t.ID) {
-		v.err("id", "want 1 to 64 of A-Z, a-z, 0-9, _ and -")
+		v.err("id", "want 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
 	t.validateMatch(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
-	t.validateWay(v)
+	t.validateForRelay(v)
 }
 
-// validateWay checks what depends on the relay.
-func (t *Target) validateWay(v *validation) {
+// validateForRelay checks what depends on the relay.
+func (t *Target) validateForRelay(v *validation) {
 	t.validateRelay(v)
 	t.validateAuth(v)
 	t.validateKeyInTheClear(v)
@@ -124,7 +124,7 @@ func (t *Target) validateMatch(v *validation) {
 		return
 	}
 	if len(m.DNSNames) == 0 && len(m.Issuers) == 0 && len(m.Labels) == 0 {
-		v.err("match", `give at least one of dns_names, issuers and labels; issuers: ["*"] fits every certificate`)
+		v.err("match", `want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`)
 	}
 	for i, pattern := range m.DNSNames {
 		v.glob(fmt.Sprintf("match.dns_names[%d]", i), pattern)
@@ -135,7 +135,7 @@ func (t *Target) validateMatch(v *validation) {
 	for key, pattern := range m.Labels {
 		at := config.Join("match.labels", key)
 		if key == "" {
-			v.err(at, "a label needs a name")
+			v.err(at, "the name of the label is required")
 		}
 		v.glob(at, pattern)
 	}
@@ -144,7 +144,7 @@ func (t *Target) validateMatch(v *validation) {
 func (v *validation) glob(key, pattern string) {
 	switch {
 	case pattern == "":
-		v.err(key, "is empty and fits nothing: want a name, or a glob such as *.example.com")
+		v.err(key, "is empty and matches nothing: want a name, or a glob such as *.example.com")
 	case len(pattern) > maxGlob:
 		v.err(key, "is longer than %d characters", maxGlob)
 	case !printable(pattern):
@@ -160,26 +160,26 @@ func (t *Target) validateRelay(v *validation) {
 	}
 	switch mode := t.tlsMode(); {
 	case mode == smtp.TLSPlaintext:
-		v.warn("tls_mode", "mails to %s travel in the clear: anyone on the way can read and change them", t.relay())
+		v.warn("tls_mode", "mails to %s are not encrypted: anyone on the network path can read and change them", t.relay())
 	case mode == smtp.TLSSMTPS && (t.Port == 25 || t.Port == 587):
-		v.warn("tls_mode", "port %d waits for STARTTLS almost everywhere: want starttls, or port 465", t.Port)
+		v.warn("tls_mode", "most relays expect STARTTLS on port %d: want starttls, or port 465", t.Port)
 	case mode == smtp.TLSStartTLS && t.Port == 465:
-		v.warn("tls_mode", "port 465 speaks TLS from the first byte almost everywhere: want smtps, or port 587")
+		v.warn("tls_mode", "most relays expect TLS from the first byte on port 465: want smtps, or port 587")
 	}
 	if t.TLSSkipVerify {
-		v.warn("tls_skip_verify", "whoever stands between here and %s can pose as the relay: want ca_file with its CA", t.relay())
+		v.warn("tls_skip_verify", "anyone on the network path to %s can impersonate the relay: want ca_file with its CA", t.relay())
 	}
 	switch {
 	case t.ClientCertFile == "" && t.ClientKeyFile != "":
-		v.err("client_cert_file", "is missing: client_key_file alone is of no use")
+		v.err("client_cert_file", "is required: client_key_file is set")
 	case t.ClientCertFile != "" && t.ClientKeyFile == "":
-		v.err("client_key_file", "is missing: client_cert_file needs its key")
+		v.err("client_key_file", "is required: client_cert_file is set")
 	case t.ClientCertFile != "" && t.tlsMode() == smtp.TLSPlaintext:
 		v.warn("client_cert_file", "is not used with tls_mode plaintext")
 	}
 }
 
-// tlsMode is TLSMode with its default.
+// tlsMode returns TLSMode, or its default.
 func (t *Target) tlsMode() string {
 	switch {
 	case t.TLSMode != "":
@@ -192,7 +192,7 @@ func (t *Target) tlsMode() string {
 	return smtp.TLSStartTLS
 }
 
-// relay names the relay in messages.
+// relay returns the name of the relay for messages.
 func (t *Target) relay() string {
 	if wrongHost(t.Host) != "" {
 		return "the relay"
@@ -223,18 +223,19 @@ func (t *Target) validatePayload(v *validation) {
 	v.ref("pkcs12_passphrase", t.PKCS12Passphrase)
 	switch {
 	case payload.NeedsPassphrase(t.Payload) && t.PKCS12Passphrase.IsZero():
-		v.err("pkcs12_passphrase", "is missing: payload pkcs12 needs it")
+		v.err("pkcs12_passphrase", "is required by payload pkcs12")
 	case !payload.NeedsPassphrase(t.Payload) && !t.PKCS12Passphrase.IsZero():
 		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
 	}
 }
 
-// validateKeyInTheClear keeps private keys from travelling in the clear.
+// validateKeyInTheClear rejects pem_and_key over a connection that may be unencrypted,
+// except to this machine or with allow_plaintext_key.
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
 	if t.Payload == payload.PEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
-		v.err("payload", "pem_and_key with tls_mode %s would show private keys to anyone on the way to %s: want starttls or smtps, or allow_plaintext_key: true",
+		v.err("payload", "pem_and_key with tls_mode %s would expose private keys to anyone on the network path to %s: want starttls or smtps, or allow_plaintext_key: true",
 			mode, t.relay())
 	}
 }
@@ -270,8 +271,8 @@ func (v *validation) ref(key string, ref secrets.Ref) {
 	}
 }
 
-// wrongAddress says why a text is no addr-spec (RFC 5322 section 3.4.1), "" when
-// it is one. Internationalised domains and local parts are taken.
+// wrongAddress returns why a text is not an addr-spec (RFC 5322 section 3.4.1), or ""
+// if it is one. Internationalised domains and local parts are accepted.
 func wrongAddress(s string) string {
 	const want = ": want an address such as ops@example.com"
 	at := strings.LastIndexByte(s, '@')
@@ -279,7 +280,7 @@ func wrongAddress(s string) string {
 	case !printable(s):
 		return "has control characters" + want
 	case strings.ContainsAny(s, "<>"):
-		return "has angle brackets: want the address alone, such as ops@example.com, without a display name"
+		return "has angle brackets: want only the address, such as ops@example.com, without a display name"
 	case at < 1:
 		return "is not an address" + want
 	case at > 64:
@@ -308,8 +309,8 @@ func wrongAddress(s string) string {
 
 var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 
-// wrongHost says why a text is neither a DNS name nor an IP address, "" when it
-// is one of them. Underscores are taken: container networks have such names.
+// wrongHost returns why a text is neither a DNS name nor an IP address, or "" if it is
+// one. Underscores are accepted: container networks have such names.
 func wrongHost(s string) string {
 	const want = "want a name such as smtp.example.com, or an IP address"
 	if addr, err := netip.ParseAddr(s); err == nil && printable(addr.Zone()) {
@@ -324,7 +325,7 @@ func wrongHost(s string) string {
 		return "want the IPv6 address without brackets"
 	}
 	if name, _, err := net.SplitHostPort(s); err == nil && name != "" {
-		return "has a port: want the port under port"
+		return "has a port: want the port in the key port"
 	}
 	labels := strings.Split(nameOf(s).ascii, ".")
 	for _, label := range labels {
@@ -336,7 +337,7 @@ func wrongHost(s string) string {
 		return "is longer than 253 characters: " + want
 	}
 	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
-		return "is not an IP address, and no host name ends in a number: " + want
+		return "is not an IP address, and a host name cannot end in a number: " + want
 	}
 	return ""
 }
@@ -350,17 +351,17 @@ func loopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// printable reports whether a text has neither control characters nor ones that
-// are not seen and change how the rest is shown. Joiners and variation selectors
-// are parts of words in Persian, and of emoji.
+// printable reports whether a text has neither control characters nor invisible ones
+// that change how the rest is shown. Joiners and variation selectors are accepted:
+// words in Persian and emoji contain them.
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return legible.Hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
 	})
 }
 
-// Validate says what is wrong with the options, by the keys that they have in
-// the configuration's section delivery.
+// Validate returns the problems of the options; paths are their keys in the
+// configuration's section delivery.
 func (o Options) Validate() []config.Problem {
 	v := &validation{}
 	v.line("product_name", o.Product)

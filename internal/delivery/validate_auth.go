@@ -23,37 +23,37 @@ func (t *Target) validateAuth(v *validation) {
 		case t.AuthMethod == smtp.AuthNone && (!t.Username.IsZero() || !t.Password.IsZero()):
 			v.warn("auth_method", "is none, so username and password are not used")
 		case t.AuthMethod == "" && !t.Password.IsZero():
-			v.err("username", "is missing: a password alone is of no use")
+			v.err("username", "is required: password is set")
 		}
 		return
 	}
 	if t.Username.IsZero() {
-		v.err("username", "is missing: auth_method %s needs it", method)
+		v.err("username", "is required by auth_method %s", method)
 	}
 	switch {
 	case t.Password.IsZero() && method == smtp.AuthXOAUTH2 && t.OAuth2.IsZero():
-		v.err("password", "is missing: auth_method xoauth2 needs an access token as password, or oauth2, which fetches one")
+		v.err("password", "is required by auth_method xoauth2: want an access token as the password, or oauth2, which fetches one")
 	case t.Password.IsZero() && t.OAuth2.IsZero():
-		v.err("password", "is missing: auth_method %s needs it", method)
+		v.err("password", "is required by auth_method %s", method)
 	}
 	t.validateLogin(v, method)
 }
 
-// validateLogin says who else could get the password.
+// validateLogin reports settings that expose the password.
 func (t *Target) validateLogin(v *validation, method string) {
 	if t.AllowInsecureAuth {
 		return
 	}
-	// With opportunistic the password waits for TLS: the session sees to that.
+	// With opportunistic the session sends the password only after TLS.
 	clear := t.tlsMode() == smtp.TLSPlaintext
 	switch {
 	case !smtp.TellsPassword(method) && clear:
-		v.warn("auth_method", "%s without TLS keeps the password from others only if it cannot be guessed: want starttls or smtps", method)
+		v.warn("auth_method", "%s without TLS protects the password only if it cannot be guessed: want starttls or smtps", method)
 	case !smtp.TellsPassword(method):
 	case clear:
-		v.err("tls_mode", "plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true")
+		v.err("tls_mode", "plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true")
 	case t.TLSSkipVerify:
-		v.err("tls_skip_verify", "would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true")
+		v.err("tls_skip_verify", "would send the password to anyone who impersonates the relay: want ca_file, or allow_insecure_auth: true")
 	}
 }
 
@@ -63,13 +63,13 @@ func (t *Target) validateOAuth2(v *validation, method string) {
 		v.err("oauth2", "is not used with auth_method %s: want xoauth2", method)
 	}
 	if !t.Password.IsZero() {
-		v.err("oauth2", "is one way to a token and password another: give one of them")
+		v.err("oauth2", "cannot be combined with password: want one of them")
 	}
 	if o.ClientID == "" {
-		v.err("oauth2.client_id", "is missing")
+		v.err("oauth2.client_id", "is required")
 	}
 	if o.ClientSecret.IsZero() {
-		v.err("oauth2.client_secret", "is missing")
+		v.err("oauth2.client_secret", "is required")
 	}
 	v.ref("oauth2.client_secret", o.ClientSecret)
 	if !printable(o.ClientID) {
@@ -77,23 +77,23 @@ func (t *Target) validateOAuth2(v *validation, method string) {
 	}
 	for i, scope := range o.Scopes {
 		if scope == "" || strings.ContainsAny(scope, " \"\\") || !printable(scope) {
-			v.err(fmt.Sprintf("oauth2.scopes[%d]", i), "is no scope: want one without blanks, such as https://outlook.office365.com/.default")
+			v.err(fmt.Sprintf("oauth2.scopes[%d]", i), "is not a scope: want one without spaces, quotes and backslashes, such as https://outlook.office365.com/.default")
 		}
 	}
 	u, err := url.Parse(o.TokenURL)
 	switch {
 	case o.TokenURL == "":
-		v.err("oauth2.token_url", "is missing")
+		v.err("oauth2.token_url", "is required")
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || !printable(o.TokenURL):
 		v.err("oauth2.token_url", "want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token")
 	case u.User != nil:
-		v.err("oauth2.token_url", "holds a user or a password: want client_id and client_secret")
+		v.err("oauth2.token_url", "has a user or a password in it: want client_id and client_secret")
 	case u.Scheme == "http" && !loopback(u.Hostname()):
-		v.err("oauth2.token_url", "would show client_secret to anyone on the way: want https")
+		v.err("oauth2.token_url", "would expose client_secret to anyone on the network path: want https")
 	}
 }
 
-// authMethod is AuthMethod with its default.
+// authMethod returns AuthMethod, or its default.
 func (t *Target) authMethod() string {
 	switch {
 	case t.AuthMethod != "":

@@ -17,8 +17,8 @@ var goodTarget = []string{
 	"id: a", "host: smtp.example.com", "from_address: certs@example.com", "to: [ops@example.com]",
 }
 
-// loadTarget reads one target, written in lines of which the later replace the
-// earlier ones with the same key.
+// loadTarget parses one target from goodTarget and lines; a line replaces an earlier one
+// with the same key.
 func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	t.Helper()
 	var merged []string
@@ -32,8 +32,8 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	var one Target
 	one.SetDefaults()
 	doc, problems := config.Parse("t.yaml", []byte(strings.Join(merged, "\n")+"\n"), &one)
-	ways := newRuleBook(Relays{}).ways(&one)
-	found, _ := validateWays(ways)
+	options := newRuleBook(Relays{}).relayOptions(&one)
+	found, _ := validateRelayOptions(options)
 	problems = doc.Locate(append(problems, found...))
 	var texts []string
 	for _, p := range problems {
@@ -42,7 +42,7 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	if config.Failed(problems) {
 		return nil, texts
 	}
-	return define(newRuleBook(Relays{}), [][]way{ways}).targets[0], texts
+	return define(newRuleBook(Relays{}), [][]relayOption{options}).targets[0], texts
 }
 
 const env = "{env: X}"
@@ -55,8 +55,8 @@ func TestValidate(t *testing.T) {
 		want  []string
 	}{
 		{"good", nil, nil},
-		{"id", []string{"id: a.b"}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
-		{"long id", []string{"id: " + strings.Repeat("a", 65)}, []string{"4:5: id: want 1 to 64 of A-Z, a-z, 0-9, _ and -"}},
+		{"id", []string{"id: a.b"}, []string{"4:5: id: want 1 to 64 characters of A-Z, a-z, 0-9, _ and -"}},
+		{"long id", []string{"id: " + strings.Repeat("a", 65)}, []string{"4:5: id: want 1 to 64 characters of A-Z, a-z, 0-9, _ and -"}},
 		{"everything missing", []string{"id:", "host:", "from_address:", "to:", "disabled: true"}, []string{
 			"1:1: from_address: is required", "1:1: host: is required", "1:1: id: is required", "1:1: to: is required"}},
 		{"misspelt keys are not missing too", []string{"host:", "hots: x"}, []string{`4:1: unknown key "hots": did you mean host?`}},
@@ -68,23 +68,23 @@ func TestValidate(t *testing.T) {
 		{"timeout too long", []string{"timeout: 601s"}, []string{"5:10: timeout: want 1s to 600s, got 10m1s"}},
 		{"timeout without unit", []string{"timeout: 30"}, []string{"5:10: timeout: want a duration such as 30s, 5m or 72h, got 30"}},
 
-		{"host with a port", []string{"host: smtp.example.com:587"}, []string{"4:7: host: has a port: want the port under port"}},
+		{"host with a port", []string{"host: smtp.example.com:587"}, []string{"4:7: host: has a port: want the port in the key port"}},
 		{"host as a URL", []string{"host: smtp://smtp.example.com"}, []string{"4:7: host: is a URL: want a name such as smtp.example.com, or an IP address"}},
 		{"host in brackets", []string{`host: "[::1]"`}, []string{"4:7: host: want the IPv6 address without brackets"}},
 		{"host with a space", []string{"host: smtp example"}, []string{"4:7: host: is not a host name: want a name such as smtp.example.com, or an IP address"}},
 		{"host with a line break", []string{`host: "a\r\nb"`}, []string{"4:7: host: has control characters: want a name such as smtp.example.com, or an IP address"}},
 		{"host with an empty label", []string{"host: a..b"}, []string{"4:7: host: is not a host name: want a name such as smtp.example.com, or an IP address"}},
-		{"host that is nearly an address", []string{"host: 10.0.0.256"}, []string{"4:7: host: is not an IP address, and no host name ends in a number: want a name such as smtp.example.com, or an IP address"}},
+		{"host that is nearly an address", []string{"host: 10.0.0.256"}, []string{"4:7: host: is not an IP address, and a host name cannot end in a number: want a name such as smtp.example.com, or an IP address"}},
 		{"host too long", []string{"host: " + strings.Repeat("abcdefghi.", 26)}, []string{"4:7: host: is longer than 253 characters: want a name such as smtp.example.com, or an IP address"}},
 
 		{"plaintext", []string{"port: 25"}, []string{
-			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"no verification", []string{"tls_skip_verify: true"}, []string{
-			"5:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
 		{"smtps on 587", []string{"tls_mode: smtps"}, []string{
-			"5:11: warning: tls_mode: port 587 waits for STARTTLS almost everywhere: want starttls, or port 465"}},
+			"5:11: warning: tls_mode: most relays expect STARTTLS on port 587: want starttls, or port 465"}},
 		{"starttls on 465", []string{"port: 465", "tls_mode: starttls"}, []string{
-			"6:11: warning: tls_mode: port 465 speaks TLS from the first byte almost everywhere: want smtps, or port 587"}},
+			"6:11: warning: tls_mode: most relays expect TLS from the first byte on port 465: want smtps, or port 587"}},
 		{"tls_mode", []string{"tls_mode: tls"}, []string{`5:11: tls_mode: want starttls, smtps, opportunistic or plaintext, got tls`}},
 
 		{"auth", []string{"username: certs", "password: " + env}, nil},
@@ -94,51 +94,51 @@ func TestValidate(t *testing.T) {
 		{"cram-md5", []string{"auth_method: cram-md5", "username: a", "password: " + env}, nil},
 		{"scram-sha-256", []string{"auth_method: scram-sha-256", "username: a", "password: " + env}, nil},
 		{"scram-sha-256 without verification", []string{"auth_method: scram-sha-256", "username: a", "password: " + env, "tls_skip_verify: true"}, []string{
-			"8:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+			"8:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
 		{"cram-md5 in plaintext", []string{"auth_method: cram-md5", "username: a", "password: " + env, "port: 25"}, []string{
-			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them",
-			"5:14: warning: auth_method: cram-md5 without TLS keeps the password from others only if it cannot be guessed: want starttls or smtps"}},
+			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them",
+			"5:14: warning: auth_method: cram-md5 without TLS protects the password only if it cannot be guessed: want starttls or smtps"}},
 		{"xoauth2 with a token", []string{"auth_method: xoauth2", "username: a", "password: " + env}, nil},
 		{"xoauth2 without a token", []string{"auth_method: xoauth2", "username: a"}, []string{
-			"1:1: password: is missing: auth_method xoauth2 needs an access token as password, or oauth2, which fetches one"}},
+			"1:1: password: is required by auth_method xoauth2: want an access token as the password, or oauth2, which fetches one"}},
 		{"oauth2", []string{"username: a", "oauth2: {token_url: https://login.example.com/token, client_id: b, client_secret: " + env + ", scopes: [https://mail.example.com/.default]}"}, nil},
 		{"oauth2 in plaintext", []string{"port: 25", "username: a", "oauth2: {token_url: https://login.example.com/token, client_id: b, client_secret: " + env + "}"}, []string{
-			"1:1: tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true",
-			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+			"1:1: tls_mode: plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true",
+			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"oauth2 on this machine", []string{"username: a", `oauth2: {token_url: "http://[::1]:8080/token", client_id: b, client_secret: ` + env + `}`}, nil},
 		{"oauth2 in the clear", []string{"username: a", `oauth2: {token_url: "http://login.example.com/token", client_id: b, client_secret: ` + env + `}`}, []string{
-			"6:21: oauth2.token_url: would show client_secret to anyone on the way: want https"}},
+			"6:21: oauth2.token_url: would expose client_secret to anyone on the network path: want https"}},
 		{"oauth2 of nothing", []string{"username: a", "oauth2: {scopes: [a b]}"}, []string{
-			"6:9: oauth2.client_id: is missing", "6:9: oauth2.client_secret: is missing", "6:9: oauth2.token_url: is missing",
-			"6:19: oauth2.scopes[0]: is no scope: want one without blanks, such as https://outlook.office365.com/.default"}},
+			"6:9: oauth2.client_id: is required", "6:9: oauth2.client_secret: is required", "6:9: oauth2.token_url: is required",
+			"6:19: oauth2.scopes[0]: is not a scope: want one without spaces, quotes and backslashes, such as https://outlook.office365.com/.default"}},
 		{"oauth2 and a password", []string{"username: a", "password: " + env, `oauth2: {token_url: "https://me:too@login.example.com/token", client_id: "b\nc", client_secret: ` + env + `}`}, []string{
-			"7:9: oauth2: is one way to a token and password another: give one of them",
-			"7:21: oauth2.token_url: holds a user or a password: want client_id and client_secret",
+			"7:9: oauth2: cannot be combined with password: want one of them",
+			"7:21: oauth2.token_url: has a user or a password in it: want client_id and client_secret",
 			"7:74: oauth2.client_id: has control characters"}},
 		{"oauth2 with another method", []string{"auth_method: login", "username: a", `oauth2: {token_url: login.example.com, client_id: b, client_secret: {value: hunter2}}`}, []string{
 			"7:9: oauth2: is not used with auth_method login: want xoauth2",
 			"7:21: oauth2.token_url: want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token",
 			"7:69: warning: oauth2.client_secret: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"client certificate", []string{"client_cert_file: /etc/c.pem", "client_key_file: /etc/k.pem"}, nil},
-		{"client certificate without a key", []string{"client_cert_file: /etc/c.pem"}, []string{"1:1: client_key_file: is missing: client_cert_file needs its key"}},
-		{"a key without its certificate", []string{"client_key_file: /etc/k.pem"}, []string{"1:1: client_cert_file: is missing: client_key_file alone is of no use"}},
+		{"client certificate without a key", []string{"client_cert_file: /etc/c.pem"}, []string{"1:1: client_key_file: is required: client_cert_file is set"}},
+		{"a key without its certificate", []string{"client_key_file: /etc/k.pem"}, []string{"1:1: client_cert_file: is required: client_key_file is set"}},
 		{"client certificate in plaintext", []string{"client_cert_file: /etc/c.pem", "client_key_file: /etc/k.pem", "port: 25"}, []string{
-			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them",
+			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them",
 			"5:19: warning: client_cert_file: is not used with tls_mode plaintext"}},
-		{"auth without a password", []string{"username: a"}, []string{"1:1: password: is missing: auth_method plain needs it"}},
+		{"auth without a password", []string{"username: a"}, []string{"1:1: password: is required by auth_method plain"}},
 		{"auth without anything", []string{"auth_method: login"}, []string{
-			"1:1: password: is missing: auth_method login needs it", "1:1: username: is missing: auth_method login needs it"}},
-		{"a password alone", []string{"password: " + env}, []string{"1:1: username: is missing: a password alone is of no use"}},
+			"1:1: password: is required by auth_method login", "1:1: username: is required by auth_method login"}},
+		{"a password alone", []string{"password: " + env}, []string{"1:1: username: is required: password is set"}},
 		{"a password for nothing", []string{"auth_method: none", "username: a", "password: " + env}, []string{
 			"5:14: warning: auth_method: is none, so username and password are not used"}},
 		{"auth in plaintext", []string{"port: 25", "username: a", "password: " + env}, []string{
-			"1:1: tls_mode: plaintext would show the password to anyone on the way: want starttls or smtps, or allow_insecure_auth: true",
-			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+			"1:1: tls_mode: plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true",
+			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"auth without verification", []string{"tls_skip_verify: true", "username: a", "password: " + env}, []string{
-			"5:18: tls_skip_verify: would give the password to anyone who poses as the relay: want ca_file, or allow_insecure_auth: true",
-			"5:18: warning: tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA"}},
+			"5:18: tls_skip_verify: would send the password to anyone who impersonates the relay: want ca_file, or allow_insecure_auth: true",
+			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
 		{"auth in plaintext, allowed", []string{"port: 25", "username: a", "password: " + env, "allow_insecure_auth: true"}, []string{
-			"1:1: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"opportunistic auth waits for TLS", []string{"tls_mode: opportunistic", "username: a", "password: " + env}, nil},
 		{"username with a line break", []string{`username: "a\nb"`, "password: " + env}, []string{"5:11: username: has control characters"}},
 
@@ -158,7 +158,7 @@ func TestValidate(t *testing.T) {
 			"6:19: password.value: want text, got a number: put it in quotes"}},
 
 		{"addresses", []string{"from_address: \"Certs <certs@example.com>\"", "to: [\"a@example.com\\r\\nBcc: x@example.com\", ops, \"a b@example.com\", a@, \"@b\", \"\"]"}, []string{
-			"3:15: from_address: has angle brackets: want the address alone, such as ops@example.com, without a display name",
+			"3:15: from_address: has angle brackets: want only the address, such as ops@example.com, without a display name",
 			"4:6: to[0]: has control characters: want an address such as ops@example.com",
 			"4:45: to[1]: is not an address: want an address such as ops@example.com",
 			"4:50: to[2]: is not an address: want an address such as ops@example.com",
@@ -184,26 +184,26 @@ func TestValidate(t *testing.T) {
 
 		{"payload", []string{"payload: der"}, []string{`5:10: payload: want pem, pem_and_key or pkcs12, got der`}},
 		{"pkcs12", []string{"payload: pkcs12", "pkcs12_passphrase: " + env, "pkcs12_encoding: legacydes"}, nil},
-		{"pkcs12 without a passphrase", []string{"payload: pkcs12"}, []string{"1:1: pkcs12_passphrase: is missing: payload pkcs12 needs it"}},
+		{"pkcs12 without a passphrase", []string{"payload: pkcs12"}, []string{"1:1: pkcs12_passphrase: is required by payload pkcs12"}},
 		{"pkcs12_encoding", []string{"pkcs12_encoding: rc2"}, []string{`5:18: pkcs12_encoding: want modern2023 or legacydes, got rc2`}},
 		{"a passphrase for nothing", []string{"pkcs12_passphrase: " + env}, []string{"5:20: warning: pkcs12_passphrase: is not used with payload pem"}},
 		{"keys over starttls", []string{"payload: pem_and_key"}, nil},
 		{"keys in plaintext", []string{"payload: pem_and_key", "tls_mode: plaintext"}, []string{
-			"5:10: payload: pem_and_key with tls_mode plaintext would show private keys to anyone on the way to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true",
-			"6:11: warning: tls_mode: mails to smtp.example.com travel in the clear: anyone on the way can read and change them"}},
+			"5:10: payload: pem_and_key with tls_mode plaintext would expose private keys to anyone on the network path to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true",
+			"6:11: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"keys in what may be plaintext", []string{"payload: pem_and_key", "tls_mode: opportunistic"}, []string{
-			"5:10: payload: pem_and_key with tls_mode opportunistic would show private keys to anyone on the way to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true"}},
+			"5:10: payload: pem_and_key with tls_mode opportunistic would expose private keys to anyone on the network path to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true"}},
 		{"keys in plaintext, allowed in full words", []string{"payload: pem_and_key", "tls_mode: opportunistic", "allow_plaintext_key: true"}, nil},
 		{"keys in plaintext to this machine", []string{"host: 127.0.0.1", "payload: pem_and_key", "tls_mode: opportunistic"}, nil},
 
 		{"match", []string{"match: {dns_names: [\"*.example.com\"], issuers: [\"*R11*\"], labels: {env: prod}}"}, nil},
 		{"a match of nothing", []string{"match: {dns_names: []}"}, []string{
-			`5:8: match: give at least one of dns_names, issuers and labels; issuers: ["*"] fits every certificate`}},
+			`5:8: match: want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`}},
 		{"match: a key without a value is no match", []string{"match: null"}, nil},
 		{"bad globs", []string{"match: {dns_names: [\"\"], issuers: [\"a\\u0007\"], labels: {\"\": x, \"a.b\": " + strings.Repeat("x", 513) + "}}"}, []string{
-			"5:21: match.dns_names[0]: is empty and fits nothing: want a name, or a glob such as *.example.com",
+			"5:21: match.dns_names[0]: is empty and matches nothing: want a name, or a glob such as *.example.com",
 			"5:36: match.issuers[0]: has control characters",
-			`5:61: match.labels[""]: a label needs a name`,
+			`5:61: match.labels[""]: the name of the label is required`,
 			`5:71: match.labels["a.b"]: is longer than 512 characters`}},
 	}
 	for _, test := range tests {

@@ -17,8 +17,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// mailView is what both bodies of a mail are made of. Everything in it that
-// comes from outside has been through clean.
+// mailView is the data for both bodies of a mail. All text from outside in it has
+// been cleaned.
 type mailView struct {
 	Product      string
 	Name         legible.Shown
@@ -39,18 +39,18 @@ type mailView struct {
 type viewRow struct {
 	Label string
 	Lines []legible.Shown
-	Code  bool // figures to compare, in a fixed-width font
+	Code  bool // digits to compare, in a fixed-width font
 }
 
 type viewFile struct{ Name, Size, About string }
 
-// viewText is a paragraph; one that asks for care stands out.
+// viewText is a paragraph; with Care it is highlighted.
 type viewText struct {
 	Text string
 	Care bool
 }
 
-// maxNames bounds the names that a mail lists; the rest is counted.
+// maxNames limits the names that a mail lists; of the others it gives the number.
 const maxNames = 20
 
 func newMailView(t *Target, m mailFacts) *mailView {
@@ -93,7 +93,7 @@ func (v *mailView) add(label string, code bool, lines ...legible.Shown) {
 	}
 }
 
-// namesOf are the subject alternative names, those beyond maxNames as a count.
+// namesOf returns the subject alternative names, those beyond maxNames as a number.
 func namesOf(b *payload.Bundle) (lines []legible.Shown) {
 	all := payload.AlternativeNames(b.Leaf)
 	for _, n := range all[:min(len(all), maxNames)] {
@@ -114,8 +114,8 @@ func chainOf(b *payload.Bundle) (lines []legible.Shown) {
 	return lines
 }
 
-// colons writes hexadecimal the way browsers and openssl show it, 16 bytes to a
-// line, so that two people can compare it on the phone.
+// colons writes hexadecimal as browsers and openssl show it, 16 bytes per line, so
+// that two people can compare it by telephone.
 func colons(hexadecimal string) (lines []legible.Shown) {
 	digits := strings.ToUpper(hexadecimal)
 	for len(digits) > 0 {
@@ -133,8 +133,8 @@ func colons(hexadecimal string) (lines []legible.Shown) {
 	return lines
 }
 
-// validity counts the days that are left, rounded down: a renewal that comes a
-// day early harms nobody.
+// validity says how many days are left, rounded down: a renewal that is a day early
+// does no harm.
 func validity(until, now time.Time) string {
 	date := until.UTC().Format(time.DateOnly)
 	days := int(until.Sub(now).Hours() / 24)
@@ -150,7 +150,7 @@ func validity(until, now time.Time) string {
 	}
 }
 
-// size is a file's size for people.
+// size returns a file's size in bytes or kB.
 func size(bytes int) string {
 	if bytes < 1000 {
 		return fmt.Sprintf("%d bytes", bytes)
@@ -158,7 +158,7 @@ func size(bytes int) string {
 	return fmt.Sprintf("%.1f kB", float64(bytes)/1000)
 }
 
-// sentence begins with a capital and ends with a full stop.
+// sentence returns s with a capital at the start and a full stop at the end.
 func sentence(s string) string {
 	if s == "" {
 		return s
@@ -167,30 +167,30 @@ func sentence(s string) string {
 	return strings.ToUpper(string(first)) + strings.TrimRight(s[n:], ".") + "."
 }
 
-// instructions say how to open what is attached. They name where a passphrase
-// is kept only if that is a secret store: the name of a variable or a file on
-// our machine is of no use to a reader of the mail.
+// instructions returns how to open the attachments. It names the place of a
+// passphrase only if that is Vault: the name of a variable or a file on Certpost's
+// machine is of no use to a recipient.
 func instructions(t *Target) []viewText {
 	switch t.Payload {
 	case payload.PEMAndKey:
-		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Whoever reads it can pose as the names above: " +
-			"install the key, then delete this mail, also from the trash. If it reached somebody it should not have reached, have the certificate revoked."}}
+		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names above. " +
+			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."}}
 	case payload.PKCS12:
 		if ref := t.PKCS12Passphrase; ref.Vault != nil {
-			return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail. It is kept in Vault: " +
+			return []viewText{{Text: "The .p12 file requires a passphrase, which is not in this mail. The passphrase is in Vault: " +
 				legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
 		}
 		ask := t.ReplyTo
 		if ask == "" {
 			ask = t.FromAddress
 		}
-		return []viewText{{Text: "The .p12 file opens with a passphrase, which is not in this mail and is never sent by mail. " +
-			"If you do not have it, ask whoever runs this service (" + legible.Clean(ask, 254) + ")."}}
+		return []viewText{{Text: "The .p12 file requires a passphrase, which is not in this mail and is never sent by mail. " +
+			"If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."}}
 	}
 	return nil
 }
 
-// notes are what a reader may want to know and need not do anything about.
+// notes returns information that needs no action by a recipient.
 func notes(t *Target, m mailFacts) (list []string) {
 	for _, n := range m.bundle.Notes {
 		list = append(list, sentence(legible.Clean(n, 200)))
@@ -212,7 +212,7 @@ var textSource string
 //go:embed templates/mail.html
 var htmlSource string
 
-// The two bodies; parsed once, never changed.
+// The templates of the two bodies.
 var (
 	textBody = texttemplate.Must(texttemplate.New("mail.txt").Funcs(texttemplate.FuncMap{
 		"wrap": wrap, "pad": pad, "underline": underline,
@@ -231,8 +231,8 @@ func renderBodies(v *mailView) (text, html string, err error) {
 	return t.String(), h.String(), nil
 }
 
-// wrap breaks a paragraph into lines of at most 72 characters where it has
-// spaces; prefix stands in front of each but the first.
+// wrap breaks a paragraph at spaces into lines of at most 72 characters; prefix is put
+// in front of each but the first.
 func wrap(prefix, s string) string {
 	const width = 72
 	var b strings.Builder

@@ -14,32 +14,32 @@ import (
 	"github.com/certpost/certpost/internal/smtp"
 )
 
-// PollInterval is how often definitions are looked at, unless somebody knows better.
+// PollInterval is the interval at which the program reads the definitions again.
 const PollInterval = 2 * time.Second
 
-// Change is what a change of the definitions' source led to.
+// Change is the result of a change of the definitions' source.
 type Change struct {
-	// Added, Removed and Changed are the ids of targets, sorted. They are empty
-	// when the old definitions stay in force, and when bad ones became good again
-	// and say what was in force all along.
+	// Added, Removed and Changed are the ids of targets, sorted. They are empty if
+	// the old definitions stay in force, and if invalid ones became valid again and do
+	// not differ from those in force.
 	Added, Removed, Changed []string
-	// Kept says that the new definitions cannot be used and the old ones stay.
+	// Kept says that the new definitions are invalid and the old ones stay in force.
 	Kept bool
-	// Problems say why, or are warnings about the new definitions.
+	// Problems are the reasons, or warnings about the new definitions.
 	Problems []config.Problem
 }
 
 // Watch puts new definitions into force when their source changes, until the
-// context ends. Bad ones are reported and the old ones stay; so they do when
-// the source is gone, or holds nothing: only an empty list under the key
-// targets removes all of them.
+// context ends. Invalid ones are reported and the old ones stay in force; they also
+// stay if the source is gone or defines nothing: only an empty list under the key
+// targets removes all targets.
 //
-// It looks at the content every interval instead of asking the system for
-// notifications, because those do not tell of changes on NFS and most mounts in
-// containers, and because editors and ConfigMaps replace the file, or a link
-// further up, instead of writing to the one that is watched. A few small files
-// every other second cost nothing. Content counts once it is the same twice in
-// a row, so a file that is being written is not read half.
+// It reads the content at every interval instead of using notifications of the
+// system, because those do not report changes on NFS and most mounts in containers,
+// and because editors and ConfigMaps replace the file, or a link above it, instead of
+// writing to the watched file. To read a few small files every two seconds costs
+// little. New content is used when two reads in a row return the same, so a file that
+// is being written is not used half-written.
 func (b *Book) Watch(ctx context.Context, interval time.Duration, report func(Change)) {
 	if b.source.path() == "" {
 		return
@@ -59,17 +59,17 @@ func (b *Book) Watch(ctx context.Context, interval time.Duration, report func(Ch
 	}
 }
 
-// watcher is what Watch remembers from one look to the next.
+// watcher is the state of Watch between two reads.
 type watcher struct {
 	book *Book
-	seen digest // by the latest look
-	used digest // the latest that was read, whatever came of it
-	bad  bool   // what came of it
+	seen digest // of the latest read
+	used digest // of the latest content that was parsed, valid or not
+	bad  bool   // that content was invalid
 }
 
 type digest = [sha256.Size]byte
 
-// poll looks once; nil when there is nothing to say.
+// poll reads the source once; it returns nil if there is nothing to report.
 func (w *watcher) poll() *Change {
 	snap := w.book.source.read()
 	now := snap.digest()
@@ -87,7 +87,7 @@ func (w *watcher) use(r reading) *Change {
 	if r.definitions != nil && len(r.definitions.targets) == 0 && len(old.targets) > 0 && !r.explicit {
 		r.definitions = nil
 		r.problems = append(r.problems, config.Problem{
-			File: w.book.source.path(), Message: w.book.source.nothing() + " any more; an empty list (targets: []) would remove all",
+			File: w.book.source.path(), Message: w.book.source.noTargets() + " any more; to remove all targets, write an empty list (targets: [])",
 		})
 	}
 	if r.definitions == nil {
@@ -110,7 +110,7 @@ func (c Change) empty() bool { return len(c.Added)+len(c.Removed)+len(c.Changed)
 // String is one line for a log: "targets: 1 added (a), 2 changed (b, c)".
 func (c Change) String() string {
 	if c.Kept {
-		return "the new targets cannot be used: the old ones stay in force"
+		return "the new targets are invalid: the old ones stay in force"
 	}
 	var parts []string
 	for _, p := range []struct {
@@ -122,7 +122,7 @@ func (c Change) String() string {
 		}
 	}
 	if len(parts) == 0 {
-		return "targets: readable again, nothing changed"
+		return "targets: valid again, nothing changed"
 	}
 	return "targets: " + strings.Join(parts, ", ")
 }
@@ -134,7 +134,7 @@ func difference(old, now *Definitions) Change {
 		switch {
 		case !known:
 			c.Added = append(c.Added, id)
-		case !sameWays(old, now, id):
+		case !sameRelays(old, now, id):
 			c.Changed = append(c.Changed, id)
 		}
 	}
@@ -149,18 +149,18 @@ func difference(old, now *Definitions) Change {
 	return c
 }
 
-// sameWays compares the relays of one target, and with them the target.
-func sameWays(old, now *Definitions, id string) bool {
+// sameRelays compares the relays of one target, and with them the target itself.
+func sameRelays(old, now *Definitions, id string) bool {
 	return slices.EqualFunc(old.relays[id], now.relays[id], func(a, b *Target) bool {
 		name := smtp.RelayName(a.Host, a.Port)
 		return same(*a, *b) && old.limits[name] == now.limits[name]
 	})
 }
 
-// same compares two definitions of one target on one of its ways. Secrets that stand in the
-// definitions lie behind functions, which reflection cannot compare.
+// same compares two definitions of one target for one of its relays. Secrets in the
+// definitions are behind functions, which reflection cannot compare.
 func same(a, b Target) bool {
-	a.Fallback, b.Fallback, a.given, b.given = nil, nil, nil, nil // which are ways
+	a.Fallback, b.Fallback, a.given, b.given = nil, nil, nil, nil // fallbacks are compared as relays
 	mine, theirs := a.refs(), b.refs()
 	for i := range mine {
 		if !mine[i].Value.Equal(theirs[i].Value) {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// watched is a book over files in a directory of its own.
+// watched is a book with files in its own directory.
 type watched struct {
 	t   *testing.T
 	dir string
@@ -37,7 +37,7 @@ func watch(t *testing.T, source Source, files map[string]string) *watched {
 	return w
 }
 
-// quiet looks until the content must have settled, and wants nothing to be said.
+// quiet polls until the content must have settled, and expects no report.
 func (w *watched) quiet(when string) {
 	w.t.Helper()
 	for range 3 {
@@ -47,11 +47,11 @@ func (w *watched) quiet(when string) {
 	}
 }
 
-// says wants exactly one report: the change on the first line, then problems.
+// says expects exactly one report: the change on the first line, then the problems.
 func (w *watched) says(want ...string) {
 	w.t.Helper()
 	if change := w.w.poll(); change != nil {
-		w.t.Fatalf("reported at first sight: %v", change)
+		w.t.Fatalf("reported after one read: %v", change)
 	}
 	change := w.w.poll()
 	if change == nil {
@@ -82,7 +82,7 @@ func (w *watched) do(err error) {
 	}
 }
 
-const kept = "the new targets cannot be used: the old ones stay in force"
+const kept = "the new targets are invalid: the old ones stay in force"
 
 func TestReloadFile(t *testing.T) {
 	t.Parallel()
@@ -107,9 +107,9 @@ func TestReloadFile(t *testing.T) {
 	w.quiet("the same bad content touched")
 
 	w.write("t.yaml", list(definition("a"), definition("b", "    port: 2525"), definition("d")))
-	w.says("targets: readable again, nothing changed")
+	w.says("targets: valid again, nothing changed")
 
-	// An editor that writes beside and renames.
+	// An editor that writes a new file and renames it.
 	w.write("t.yaml.new", list(definition("a")))
 	w.do(os.Rename(filepath.Join(w.dir, "t.yaml.new"), filepath.Join(w.dir, "t.yaml")))
 	w.says("targets: 2 removed (b, d)")
@@ -119,7 +119,7 @@ func TestReloadFile(t *testing.T) {
 	w.targets("a")
 
 	w.write("t.yaml", "")
-	w.says(kept, "t.yaml: no target is defined in it any more; an empty list (targets: []) would remove all")
+	w.says(kept, "t.yaml: defines no targets any more; to remove all targets, write an empty list (targets: [])")
 	w.targets("a")
 
 	w.write("t.yaml", "targets: []\n")
@@ -128,7 +128,7 @@ func TestReloadFile(t *testing.T) {
 
 	w.write("t.yaml", list(definition("e", "    tls_skip_verify: true")))
 	w.says("targets: 1 added (e)",
-		"t.yaml:6:22: warning: targets[0].tls_skip_verify: whoever stands between here and smtp.example.com can pose as the relay: want ca_file with its CA")
+		"t.yaml:6:22: warning: targets[0].tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA")
 }
 
 func TestHalfWrittenFileIsNotRead(t *testing.T) {
@@ -169,17 +169,17 @@ func TestReloadDirectory(t *testing.T) {
 	w.says("targets: 2 removed (b1, b2)")
 
 	for _, name := range []string{"d/.a.yaml.swp", "d/notes.txt", "d/a.yaml~"} {
-		w.write(name, "nothing of ours: [")
+		w.write(name, "not a target: [")
 	}
-	w.quiet("files that are none of ours")
+	w.quiet("files that are ignored")
 
 	w.do(os.Rename(filepath.Join(w.dir, "d"), filepath.Join(w.dir, "gone")))
 	w.says(kept, "d: does not exist")
 	w.do(os.Mkdir(filepath.Join(w.dir, "d"), 0o755)) // an empty mount point
-	w.says(kept, "d: no target is defined in its files (*.yaml, *.yml) any more; an empty list (targets: []) would remove all")
+	w.says(kept, "d: defines no targets in its files (*.yaml, *.yml) any more; to remove all targets, write an empty list (targets: [])")
 	w.do(os.Remove(filepath.Join(w.dir, "d")))
 	w.do(os.Rename(filepath.Join(w.dir, "gone"), filepath.Join(w.dir, "d")))
-	w.says("targets: readable again, nothing changed")
+	w.says("targets: valid again, nothing changed")
 	w.targets("c", "a")
 
 	w.do(os.Symlink("nowhere.yaml", filepath.Join(w.dir, "d/z.yaml")))
@@ -236,11 +236,11 @@ func TestReloadConfigurationFile(t *testing.T) {
 	t.Parallel()
 	w := watch(t, Source{Config: "c.yaml"}, map[string]string{"c.yaml": "log: {level: info}\n" + list(definition("a"))})
 	w.write("c.yaml", "log: {level: debug}\nmisspelt: x\n"+list(definition("a")))
-	w.quiet("other keys are not ours")
+	w.quiet("other keys are ignored")
 	w.write("c.yaml", list(definition("a"), definition("b")))
 	w.says("targets: 1 added (b)")
 	w.write("c.yaml", "targets_dir: elsewhere\n")
-	w.says(kept, "c.yaml: no target is defined in it any more; an empty list (targets: []) would remove all")
+	w.says(kept, "c.yaml: defines no targets any more; to remove all targets, write an empty list (targets: [])")
 }
 
 func TestSameDefinition(t *testing.T) {
@@ -250,7 +250,7 @@ func TestSameDefinition(t *testing.T) {
 	}
 	w := watch(t, Source{File: "t.yaml"}, map[string]string{"t.yaml": secret("1")})
 	w.write("t.yaml", "# x\n"+secret("1"))
-	w.quiet("secrets that stand in the definition and stay the same")
+	w.quiet("inline secrets that stay the same")
 	w.write("t.yaml", secret("2"))
 	if change := w.w.poll(); change != nil {
 		t.Fatal(change)

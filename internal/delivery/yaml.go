@@ -11,7 +11,7 @@ type Text struct {
 	Ref secrets.Ref `yaml:",inline"`
 }
 
-// UnmarshalYAML takes a plain string; a mapping goes to Ref without it.
+// UnmarshalYAML decodes a plain string. A mapping is decoded into Ref without it.
 func (t *Text) UnmarshalYAML(unmarshal func(any) error) error {
 	*t = Text{}
 	return unmarshal(&t.Plain)
