@@ -22,7 +22,7 @@ import (
 type counter struct {
 	*broker.Broker
 	log zerolog.Logger
-	own *clerk // nil as long as the program answers
+	own *API   // nil as long as the program answers
 	end func() // of the own clerk's desk
 }
 
@@ -89,7 +89,7 @@ func (c *counter) openOwn(ctx context.Context) error {
 		defer close(ended)
 		_ = d.Follow(following)
 	}()
-	c.own = &clerk{desk: d}
+	c.own = &API{desk: d}
 	c.end = func() { cancel(); <-ended }
 	return d.Ready(ctx)
 }

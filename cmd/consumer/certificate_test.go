@@ -204,7 +204,7 @@ func TestCertificateFromPKCS12(t *testing.T) {
 }
 
 // serve starts the program with this section http, and ends it with the test.
-func serve(t *testing.T, o *office, section string) *service {
+func serve(t *testing.T, o *office, section string) *instance {
 	t.Helper()
 	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: none, sync_interval: 2m}\n"+section)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)

@@ -14,66 +14,67 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// clerk answers questions and takes orders about dead letters, in JSON: those of
+// API answers questions and takes orders about dead letters, in JSON: those of
 // the NATS service and those of the commands. docs/replay.md describes them.
-type clerk struct {
+type API struct {
 	desk *desk.Desk
 }
 
 // endpoint is one kind of question. Its subject is "certpost." and its name.
 type endpoint struct {
 	name, about string
-	answer      func(ctx context.Context, c *clerk, request []byte) (any, error)
+	answer      func(ctx context.Context, c *API, request []byte) (any, error)
 }
 
 // endpoints are all there is.
 func endpoints() []endpoint {
 	return []endpoint{
-		{"dead.list", "open dead letters that fit a filter, a page at a time", answering((*clerk).list)},
-		{"dead.groups", "open dead letters by cause", answering((*clerk).groups)},
-		{"dead.show", "all that is known of one dead letter, open or not", answering((*clerk).show)},
-		{"dead.preflight", "whether a replay would be delivered, without sending", answering((*clerk).preflight)},
-		{"dead.replay", "publish dead letters again: some by number, or a run of all that fit", answering((*clerk).replay)},
-		{"dead.edit", "replay one dead letter for another target or to other recipients, where that is switched on", answering((*clerk).editReplay)},
-		{"dead.discard", "give dead letters up", answering((*clerk).discard)},
-		{"dead.restore", "put discarded letters on the list again", answering((*clerk).restore)},
-		{"dead.hold", "keep dead letters from being replayed and discarded", answering((*clerk).hold)},
-		{"dead.release", "end holds", answering((*clerk).release)},
-		{"replays.list", "replay runs, newest first", answering((*clerk).runs)},
-		{"replays.show", "one replay run and what became of its letters", answering((*clerk).run)},
-		{"replays.pause", "pause a replay run", answering((*clerk).pauseRun)},
-		{"replays.resume", "let a paused replay run go on", answering((*clerk).resumeRun)},
-		{"replays.cancel", "end a replay run; what it has not replayed stays on the list", answering((*clerk).cancelRun)},
-		{"deliveries.list", "what went to whom, by certificate, target, state and time", answering((*clerk).deliveries)},
-		{"deliveries.show", "one delivery and its history", answering((*clerk).delivery)},
-		{"history.list", "what was done, by whom, newest first", answering((*clerk).history)},
+		{"dead.list", "open dead letters that fit a filter, a page at a time", answering((*API).list)},
+		{"dead.groups", "open dead letters by cause", answering((*API).groups)},
+		{"dead.show", "all that is known of one dead letter, open or not", answering((*API).show)},
+		{"dead.preflight", "whether a replay would be delivered, without sending", answering((*API).preflight)},
+		{"dead.replay", "publish dead letters again: some by number, or a run of all that fit", answering((*API).replay)},
+		{"dead.edit", "replay one dead letter for another target or to other recipients, where that is switched on", answering((*API).editReplay)},
+		{"dead.discard", "give dead letters up", answering((*API).discard)},
+		{"dead.restore", "put discarded letters on the list again", answering((*API).restore)},
+		{"dead.hold", "keep dead letters from being replayed and discarded", answering((*API).hold)},
+		{"dead.release", "end holds", answering((*API).release)},
+		{"replays.list", "replay runs, newest first", answering((*API).runs)},
+		{"replays.show", "one replay run and what became of its letters", answering((*API).run)},
+		{"replays.pause", "pause a replay run", answering((*API).pauseRun)},
+		{"replays.resume", "let a paused replay run go on", answering((*API).resumeRun)},
+		{"replays.cancel", "end a replay run; what it has not replayed stays on the list", answering((*API).cancelRun)},
+		{"deliveries.list", "what went to whom, by certificate, target, state and time", answering((*API).deliveries)},
+		{"deliveries.show", "one delivery and its history", answering((*API).delivery)},
+		{"history.list", "what was done, by whom, newest first", answering((*API).history)},
 	}
 }
 
 // answering reads the request for a method. Keys that nobody knows are an error:
 // a mistyped filter must not choose all letters.
-func answering[Q, A any](do func(*clerk, context.Context, Q) (A, error)) func(context.Context, *clerk, []byte) (any, error) {
-	return func(ctx context.Context, c *clerk, request []byte) (any, error) {
+func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(context.Context, *API, []byte) (any, error) {
+	return func(ctx context.Context, c *API, request []byte) (any, error) {
 		var q Q
 		if len(bytes.TrimSpace(request)) > 0 {
 			d := json.NewDecoder(bytes.NewReader(request))
 			d.DisallowUnknownFields()
 			if err := d.Decode(&q); err != nil {
-				return nil, wrong("the request cannot be read: %w", err)
+				return nil, badRequest("the request cannot be read: %w", err)
 			}
 			if _, err := d.Token(); !errors.Is(err, io.EOF) {
-				return nil, wrong("there is more than one JSON value in the request")
+				return nil, badRequest("there is more than one JSON value in the request")
 			}
 		}
 		return do(c, ctx, q)
 	}
 }
 
-// wrong is a request that cannot be read.
-func wrong(format string, args ...any) error {
+// badRequest is a request that cannot be read.
+func badRequest(format string, args ...any) error {
 	return &desk.Invalid{Text: fmt.Errorf(format, args...).Error()}
 }
 
@@ -114,13 +115,13 @@ const maxBy = 128
 // check looks at what goes into the audit as it was given.
 func (a asker) check() error {
 	if utf8.RuneCountInString(a.By) > maxBy {
-		return wrong("by is longer than %d characters", maxBy)
+		return badRequest("by is longer than %d characters", maxBy)
 	}
 	return nil
 }
 
 func (a asker) actor() broker.Actor {
-	by := broker.Actor{Name: strings.TrimSpace(printable(a.By)), Via: broker.ViaService}
+	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService}
 	if by.Name == "" {
 		by.Name = "somebody over NATS"
 	}
@@ -142,12 +143,12 @@ func (f filtered) query() (desk.Query, error) {
 	}
 	q, err := desk.ParseQuery(values)
 	if err != nil {
-		return q, wrong("filter: %w", err)
+		return q, badRequest("filter: %w", err)
 	}
 	known := q.Values()
 	for key, value := range f.Filter {
 		if strings.TrimSpace(value) != "" && !known.Has(key) {
-			return q, wrong("filter: there is no %q", printable(key))
+			return q, badRequest("filter: there is no %q", legible.Clean(key, 60))
 		}
 	}
 	return q, nil
@@ -155,7 +156,7 @@ func (f filtered) query() (desk.Query, error) {
 
 // current waits, for a moment, until the index has what the streams have: who asks
 // behind a letter, or behind his own order, shall see it.
-func (c *clerk) current(ctx context.Context) error {
+func (c *API) current(ctx context.Context) error {
 	if err := c.desk.Ready(ctx); err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ type pageRequest struct {
 	Size  int    `json:"size,omitempty"`
 }
 
-func (c *clerk) list(ctx context.Context, r pageRequest) (desk.Listing, error) {
+func (c *API) list(ctx context.Context, r pageRequest) (desk.Listing, error) {
 	q, err := r.query()
 	if err != nil {
 		return desk.Listing{}, err
@@ -191,7 +192,7 @@ type groupsAnswer struct {
 	Balance desk.Balance `json:"balance"`
 }
 
-func (c *clerk) groups(ctx context.Context, r filtered) (groupsAnswer, error) {
+func (c *API) groups(ctx context.Context, r filtered) (groupsAnswer, error) {
 	q, err := r.query()
 	if err == nil {
 		err = c.current(ctx)
@@ -213,7 +214,7 @@ type letterAnswer struct {
 	NotReplay string `json:"cannot_be_replayed,omitempty"` // why
 }
 
-func (c *clerk) show(ctx context.Context, r numberRequest) (letterAnswer, error) {
+func (c *API) show(ctx context.Context, r numberRequest) (letterAnswer, error) {
 	if err := c.current(ctx); err != nil {
 		return letterAnswer{}, err
 	}
@@ -229,7 +230,7 @@ type preflightAnswer struct {
 	OK       bool              `json:"ok"` // no finding is an error
 }
 
-func (c *clerk) preflight(ctx context.Context, r numberRequest) (preflightAnswer, error) {
+func (c *API) preflight(ctx context.Context, r numberRequest) (preflightAnswer, error) {
 	found, err := c.desk.Preflight(ctx, r.Number)
 	a := preflightAnswer{Findings: append([]verdict.Finding{}, found...), OK: true}
 	for _, f := range found {
@@ -242,7 +243,7 @@ type runsAnswer struct {
 	Runs []desk.Run `json:"runs"`
 }
 
-func (c *clerk) runs(ctx context.Context, _ struct{}) (runsAnswer, error) {
+func (c *API) runs(ctx context.Context, _ struct{}) (runsAnswer, error) {
 	err := c.desk.Ready(ctx)
 	return runsAnswer{append([]desk.Run{}, c.desk.Runs()...)}, err
 }
@@ -259,7 +260,7 @@ type runAnswer struct {
 	Next    uint64           `json:"next,omitempty"` // for after; 0: this is the last page
 }
 
-func (c *clerk) run(ctx context.Context, r runRequest) (a runAnswer, err error) {
+func (c *API) run(ctx context.Context, r runRequest) (a runAnswer, err error) {
 	if err = c.desk.Ready(ctx); err != nil {
 		return a, err
 	}
@@ -276,19 +277,19 @@ type runOrder struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-func (c *clerk) pauseRun(ctx context.Context, r runOrder) (desk.Run, error) {
+func (c *API) pauseRun(ctx context.Context, r runOrder) (desk.Run, error) {
 	return c.orderRun(ctx, r, c.desk.PauseRun)
 }
 
-func (c *clerk) resumeRun(ctx context.Context, r runOrder) (desk.Run, error) {
+func (c *API) resumeRun(ctx context.Context, r runOrder) (desk.Run, error) {
 	return c.orderRun(ctx, r, c.desk.ResumeRun)
 }
 
-func (c *clerk) cancelRun(ctx context.Context, r runOrder) (desk.Run, error) {
+func (c *API) cancelRun(ctx context.Context, r runOrder) (desk.Run, error) {
 	return c.orderRun(ctx, r, c.desk.CancelRun)
 }
 
-func (c *clerk) orderRun(ctx context.Context, r runOrder, order func(context.Context, broker.Actor, string, string) error) (desk.Run, error) {
+func (c *API) orderRun(ctx context.Context, r runOrder, order func(context.Context, broker.Actor, string, string) error) (desk.Run, error) {
 	if err := r.check(); err != nil {
 		return desk.Run{}, err
 	}
@@ -316,7 +317,7 @@ type deliveriesRequest struct {
 
 // deliveries waits until the whole ledger was read, which takes some seconds after
 // the start when there are many: half an answer to "what went to whom" is a wrong one.
-func (c *clerk) deliveries(ctx context.Context, r deliveriesRequest) (listing desk.DeliveryListing, err error) {
+func (c *API) deliveries(ctx context.Context, r deliveriesRequest) (listing desk.DeliveryListing, err error) {
 	if err := c.current(ctx); err != nil {
 		return listing, err
 	}
@@ -341,7 +342,7 @@ type deliveryAnswer struct {
 	History []broker.AuditRecord `json:"history"`
 }
 
-func (c *clerk) delivery(ctx context.Context, r deliveryRequest) (deliveryAnswer, error) {
+func (c *API) delivery(ctx context.Context, r deliveryRequest) (deliveryAnswer, error) {
 	entry, history, err := c.desk.Delivery(ctx, r.Target, r.Event)
 	return deliveryAnswer{entry, append([]broker.AuditRecord{}, history...)}, err
 }

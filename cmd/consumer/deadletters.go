@@ -341,8 +341,8 @@ func (c *chosen) Validate() error {
 }
 
 // choice is the order without what is to be done.
-func (c *chosen) choice(reason string) choice {
-	o := choice{asker: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
+func (c *chosen) choice(reason string) selection {
+	o := selection{asker: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
 	if o.Filter = c.values(); len(o.Filter) == 0 {
 		o.All = c.All
 	}

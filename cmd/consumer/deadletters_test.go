@@ -171,7 +171,7 @@ func TestDeadLetters(t *testing.T) {
 			numbers[d.Event+" "+d.Target] = d.Sequence
 		}
 		said := o.certpost("dead-letters", "discard", number("first nobody"), "--reason", "the customer has left", "-o", "json")
-		if done := ordered(t, said); len(done.Letters) != 1 || done.Letters[0] != (outcome{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
+		if done := ordered(t, said); len(done.Letters) != 1 || done.Letters[0] != (letterResult{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
 			t.Errorf("discard says %+v", said)
 		}
 		if out := o.certpost("dead-letters", "discard", "--all", "--yes", "--reason", "cleaning up").done(t); out != "3 dead letters discarded\n" {

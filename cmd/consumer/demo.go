@@ -65,7 +65,7 @@ type demo struct {
 	refusing  *devrelay.Relay // answers 550
 	inbox     *httpServer
 	authority *demoCA
-	service   *service
+	service   *instance
 	cfgFile   string
 }
 
@@ -257,18 +257,6 @@ type expectation struct {
 	event, target string
 	state         broker.State
 	code          verdict.Code
-}
-
-// until polls until ok returns true or the context ends.
-func until(ctx context.Context, ok func() bool) error {
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return nil
 }
 
 // settled waits until nothing is pending.

@@ -16,7 +16,7 @@ type editOrder struct {
 	Reason     string   `json:"reason"`
 }
 
-func (c *clerk) editReplay(ctx context.Context, o editOrder) (orderAnswer, error) {
+func (c *API) editReplay(ctx context.Context, o editOrder) (orderAnswer, error) {
 	if err := o.check(); err != nil {
 		return orderAnswer{}, err
 	}
@@ -34,5 +34,5 @@ func (c *clerk) editReplay(ctx context.Context, o editOrder) (orderAnswer, error
 	if o.Target != "" {
 		target = o.Target
 	}
-	return orderAnswer{Letters: []outcome{{Number: o.Number, Event: d.DeadLetter.Event, Target: target, Done: "published for " + target}}, Done: 1}, nil
+	return orderAnswer{Letters: []letterResult{{Number: o.Number, Event: d.DeadLetter.Event, Target: target, Done: "published for " + target}}, Done: 1}, nil
 }

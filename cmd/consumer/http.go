@@ -172,7 +172,7 @@ type check struct {
 
 // health answers for the running service.
 type health struct {
-	s    *service
+	s    *instance
 	door *access.Access
 	// The result is kept for a second: probes must not put load on NATS or Vault.
 	mu     sync.Mutex
@@ -182,7 +182,7 @@ type health struct {
 
 // handleHealth registers the probes. Anyone may read whether the process is alive and
 // ready; the others name relays and require access.
-func handleHealth(door *access.Access, s *service, registry *prometheus.Registry) {
+func handleHealth(door *access.Access, s *instance, registry *prometheus.Registry) {
 	h := &health{s: s, door: door}
 	door.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
 	door.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))

@@ -42,13 +42,13 @@ func (c *lettersReplayCmd) Validate() error {
 }
 
 func (c *lettersReplayCmd) Run(a *app) error {
-	order := replayOrder{choice: c.choice(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
+	order := replayOrder{selection: c.choice(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
 	if c.Rate != "" {
 		if err := order.Rate.UnmarshalText([]byte(c.Rate)); err != nil {
 			return usage("--rate: %w", err)
 		}
 	}
-	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.choice, c.Output, c.Wait)
+	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.selection, c.Output, c.Wait)
 }
 
 type lettersDiscardCmd struct {
@@ -109,13 +109,13 @@ type lettersRestoreCmd struct {
 }
 
 func (c *lettersRestoreCmd) Run(a *app) error {
-	order := choice{asker: me(), Numbers: c.Numbers, Reason: c.Reason, DryRun: c.DryRun}
+	order := selection{asker: me(), Numbers: c.Numbers, Reason: c.Reason, DryRun: c.DryRun}
 	return a.act(&chosen{}, "dead.restore", "restored", &order, &order, c.Output, false)
 }
 
 // act gives an order and says what came of it. An order about all that fit is
 // frozen first: what the count is confirmed for is exactly what is acted on.
-func (a *app) act(of *chosen, name, done string, order any, choice *choice, format string, wait bool) error {
+func (a *app) act(of *chosen, name, done string, order any, choice *selection, format string, wait bool) error {
 	c, end, err := a.counter()
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func (a *app) act(of *chosen, name, done string, order any, choice *choice, form
 }
 
 // freeze narrows an order to the letters of its dry run.
-func (o *choice) freeze(f *desk.Frozen) {
+func (o *selection) freeze(f *desk.Frozen) {
 	o.Hash = f.Hash
 	if o.Filter == nil {
 		o.Filter = map[string]string{}

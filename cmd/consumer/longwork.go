@@ -16,7 +16,7 @@ type longWork struct {
 	name   string // of the endpoint
 	done   string // what is done, in the past tense
 	order  any
-	choice *choice // of the order
+	choice *selection // of the order
 	bar    *bar
 }
 
@@ -27,7 +27,7 @@ const (
 	partOfNumbers = 10
 )
 
-func (a *app) longWork(c *counter, name, done string, order any, choice *choice, format string) *longWork {
+func (a *app) longWork(c *counter, name, done string, order any, choice *selection, format string) *longWork {
 	l := &longWork{app: a, c: c, name: name, done: done, order: order, choice: choice, bar: &bar{}}
 	if format != "json" {
 		l.bar = newBar(a.stderr)

@@ -35,7 +35,7 @@ type office struct {
 	dir     string
 	ca      *demoCA
 	relay   *devrelay.Relay
-	service *service
+	service *instance
 	silent  bool   // the NATS service is off
 	http    string // more of the section http
 	config  string // of the commands

@@ -10,10 +10,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// choice says which letters an order is about: some by number, which are worked on
+// selection says which letters an order is about: some by number, which are worked on
 // one after the other, or all that fit a filter, frozen to exactly those that are
 // there when the order comes.
-type choice struct {
+type selection struct {
 	asker
 	filtered
 	Numbers    []uint64 `json:"numbers,omitempty"`
@@ -28,24 +28,24 @@ type choice struct {
 // maxNumbered bounds an order by number.
 const maxNumbered = 100
 
-func (o choice) check() error {
+func (o selection) check() error {
 	switch filter := len(o.Filter) > 0; {
 	case len(o.Numbers) > 0 && (filter || o.All), filter && o.All:
-		return wrong("give one of numbers, filter and all")
+		return badRequest("give one of numbers, filter and all")
 	case len(o.Numbers) == 0 && !filter && !o.All:
-		return wrong("which ones? Give numbers, a filter, or all")
+		return badRequest("which ones? Give numbers, a filter, or all")
 	case len(o.Numbers) > maxNumbered:
-		return wrong("%d numbers are more than %d: give a filter", len(o.Numbers), maxNumbered)
+		return badRequest("%d numbers are more than %d: give a filter", len(o.Numbers), maxNumbered)
 	case len(o.Numbers) > 0 && (o.Hash != "" || o.Size != 0):
-		return wrong("a hash and a size go with a filter, or with all")
+		return badRequest("a hash and a size go with a filter, or with all")
 	case o.Size < 0:
-		return wrong("a size of %d is none", o.Size)
+		return badRequest("a size of %d is none", o.Size)
 	}
 	return o.asker.check()
 }
 
-// outcome is what became of one letter of an order.
-type outcome struct {
+// letterResult is what became of one letter of an order.
+type letterResult struct {
 	Number    uint64 `json:"number"`
 	Event     string `json:"event"`
 	Target    string `json:"target,omitempty"`
@@ -57,17 +57,17 @@ type outcome struct {
 // orderAnswer is what became of an order. By number: Letters. By filter: Frozen
 // says which letters they are; a replay of them is a Run, of others Done counts.
 type orderAnswer struct {
-	Letters []outcome    `json:"letters,omitempty"`
-	Frozen  *desk.Frozen `json:"frozen,omitempty"`
-	DryRun  bool         `json:"dry_run,omitempty"`
-	Run     *desk.Run    `json:"run,omitempty"`
-	Done    int          `json:"done"`
-	Rest    *desk.Frozen `json:"rest,omitempty"` // of an order with a size: for the next one, with its hash and its filter
+	Letters []letterResult `json:"letters,omitempty"`
+	Frozen  *desk.Frozen   `json:"frozen,omitempty"`
+	DryRun  bool           `json:"dry_run,omitempty"`
+	Run     *desk.Run      `json:"run,omitempty"`
+	Done    int            `json:"done"`
+	Rest    *desk.Frozen   `json:"rest,omitempty"` // of an order with a size: for the next one, with its hash and its filter
 }
 
 // each does something to every letter of a number. A number that is none of an
 // open letter stops all before anything is done.
-func (c *clerk) each(ctx context.Context, o choice, ended bool, do func(desk.Detail) (outcome, error)) (a orderAnswer, err error) {
+func (c *API) each(ctx context.Context, o selection, ended bool, do func(desk.Detail) (letterResult, error)) (a orderAnswer, err error) {
 	var letters []desk.Detail
 	for _, n := range o.Numbers {
 		d, err := c.desk.Letter(ctx, n)
@@ -79,9 +79,9 @@ func (c *clerk) each(ctx context.Context, o choice, ended bool, do func(desk.Det
 		}
 		letters = append(letters, d)
 	}
-	a = orderAnswer{Letters: []outcome{}, DryRun: o.DryRun}
+	a = orderAnswer{Letters: []letterResult{}, DryRun: o.DryRun}
 	for _, d := range letters {
-		out := outcome{}
+		out := letterResult{}
 		if !o.DryRun {
 			out, err = do(d)
 		}
@@ -101,7 +101,7 @@ func (c *clerk) each(ctx context.Context, o choice, ended bool, do func(desk.Det
 
 // frozen nails a filter down. With the hash of a dry run it stands for the letters
 // of that, and the desk says whether it can still be those.
-func (c *clerk) frozen(o choice, purpose desk.Purpose) (desk.Frozen, error) {
+func (c *API) frozen(o selection, purpose desk.Purpose) (desk.Frozen, error) {
 	q, err := o.query()
 	if err != nil {
 		return desk.Frozen{}, err
@@ -117,7 +117,7 @@ func (c *clerk) frozen(o choice, purpose desk.Purpose) (desk.Frozen, error) {
 }
 
 // prepare is what all orders begin with.
-func (c *clerk) prepare(ctx context.Context, o choice) error {
+func (c *API) prepare(ctx context.Context, o selection) error {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -125,33 +125,33 @@ func (c *clerk) prepare(ctx context.Context, o choice) error {
 }
 
 type replayOrder struct {
-	choice
+	selection
 	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also those that may have been sent
 	Force     bool         `json:"force,omitempty"`              // also what the ledger says was sent
 	Rate      verdict.Rate `json:"rate,omitzero"`
 	Canary    bool         `json:"canary,omitempty"`
 }
 
-func (c *clerk) replay(ctx context.Context, o replayOrder) (orderAnswer, error) {
-	if err := c.prepare(ctx, o.choice); err != nil {
+func (c *API) replay(ctx context.Context, o replayOrder) (orderAnswer, error) {
+	if err := c.prepare(ctx, o.selection); err != nil {
 		return orderAnswer{}, err
 	}
 	if len(o.Numbers) > 0 {
 		if o.Canary || !o.Rate.IsZero() {
-			return orderAnswer{}, wrong("a canary and a rate are for a run: give a filter, or all")
+			return orderAnswer{}, badRequest("a canary and a rate are for a run: give a filter, or all")
 		}
-		return c.each(ctx, o.choice, false, func(d desk.Detail) (outcome, error) {
+		return c.each(ctx, o.selection, false, func(d desk.Detail) (letterResult, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
 			if errors.Is(err, desk.ErrUncertain) {
 				err = fmt.Errorf("%w; %s", err, lookFor(d.MessageID))
 			}
-			return outcome{Done: "published again to " + d.ReplaySubject}, err
+			return letterResult{Done: "published again to " + d.ReplaySubject}, err
 		})
 	}
 	if o.Size != 0 {
-		return orderAnswer{}, wrong("a replay of all that fit is a run, which goes on by itself: leave out the size")
+		return orderAnswer{}, badRequest("a replay of all that fit is a run, which goes on by itself: leave out the size")
 	}
-	f, err := c.frozen(o.choice, desk.ForReplay)
+	f, err := c.frozen(o.selection, desk.ForReplay)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
 		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
 	}
@@ -169,20 +169,20 @@ func lookFor(messageID string) string {
 	return "look for its Message-ID " + messageID + " at the relay first"
 }
 
-func (c *clerk) discard(ctx context.Context, o choice) (orderAnswer, error) {
+func (c *API) discard(ctx context.Context, o selection) (orderAnswer, error) {
 	return c.many(ctx, o, desk.ForDiscard, true, "discarded", c.desk.Discard)
 }
 
-func (c *clerk) hold(ctx context.Context, o choice) (orderAnswer, error) {
+func (c *API) hold(ctx context.Context, o selection) (orderAnswer, error) {
 	return c.many(ctx, o, desk.ForHold, true, "held", c.desk.Hold)
 }
 
-func (c *clerk) release(ctx context.Context, o choice) (orderAnswer, error) {
+func (c *API) release(ctx context.Context, o selection) (orderAnswer, error) {
 	return c.many(ctx, o, desk.ForRelease, false, "released", c.desk.Release)
 }
 
 // many does one thing to the letters chosen.
-func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, reasoned bool, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (orderAnswer, error) {
+func (c *API) many(ctx context.Context, o selection, purpose desk.Purpose, reasoned bool, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (orderAnswer, error) {
 	if _, err := broker.CheckReason(o.Reason, reasoned); err != nil {
 		return orderAnswer{}, err
 	}
@@ -190,8 +190,8 @@ func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, reason
 		return orderAnswer{}, err
 	}
 	if len(o.Numbers) > 0 {
-		return c.each(ctx, o, false, func(d desk.Detail) (outcome, error) {
-			return outcome{Done: done}, c.desk.ActOn(ctx, o.actor(), d.Sequence, purpose, o.Reason)
+		return c.each(ctx, o, false, func(d desk.Detail) (letterResult, error) {
+			return letterResult{Done: done}, c.desk.ActOn(ctx, o.actor(), d.Sequence, purpose, o.Reason)
 		})
 	}
 	f, err := c.frozen(o, purpose)
@@ -210,15 +210,15 @@ func (c *clerk) many(ctx context.Context, o choice, purpose desk.Purpose, reason
 	return a, err
 }
 
-func (c *clerk) restore(ctx context.Context, o choice) (orderAnswer, error) {
+func (c *API) restore(ctx context.Context, o selection) (orderAnswer, error) {
 	if err := c.prepare(ctx, o); err != nil {
 		return orderAnswer{}, err
 	}
 	if len(o.Numbers) == 0 {
-		return orderAnswer{}, wrong("restoring is by number: a filter finds open letters alone")
+		return orderAnswer{}, badRequest("restoring is by number: a filter finds open letters alone")
 	}
-	return c.each(ctx, o, true, func(d desk.Detail) (outcome, error) {
+	return c.each(ctx, o, true, func(d desk.Detail) (letterResult, error) {
 		n, err := c.desk.Restore(ctx, o.actor(), d.Sequence, o.Reason)
-		return outcome{Done: fmt.Sprintf("on the list again as number %d", n), NewNumber: n}, err
+		return letterResult{Done: fmt.Sprintf("on the list again as number %d", n), NewNumber: n}, err
 	})
 }

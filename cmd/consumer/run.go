@@ -57,8 +57,8 @@ func (c *runCmd) Run(a *app) error {
 	return err
 }
 
-// service is the running program: everything that `run` and `demo` share.
-type service struct {
+// instance is the running program: everything that `run` and `demo` share.
+type instance struct {
 	cfg     *Config
 	log     zerolog.Logger
 	store   *secrets.Store
@@ -72,8 +72,8 @@ type service struct {
 }
 
 // newService opens everything that can fail for a reason a person has to mend.
-func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *service, err error) {
-	s = &service{cfg: cfg, log: log}
+func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instance, err error) {
+	s = &instance{cfg: cfg, log: log}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -104,7 +104,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *servic
 	return s, nil
 }
 
-func (s *service) close() {
+func (s *instance) close() {
 	if s.http != nil {
 		s.http.close()
 	}
@@ -122,7 +122,7 @@ func (s *service) close() {
 // run works until the context ends or something needs a person. Health and
 // metrics are served to the last: who asks while mails under way are finished
 // hears that this process is not ready any more.
-func (s *service) run(ctx context.Context) error {
+func (s *instance) run(ctx context.Context) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { s.ending.Store(true) })()
@@ -158,8 +158,8 @@ func (s *service) run(ctx context.Context) error {
 
 // answer serves the NATS service. Without it everything but the service works, so
 // what keeps it away is no reason to end.
-func (s *service) answer(ctx context.Context) {
-	c := &clerk{desk: s.desk}
+func (s *instance) answer(ctx context.Context) {
+	c := &API{desk: s.desk}
 	var served []broker.Endpoint
 	for _, e := range endpoints() {
 		served = append(served, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {
@@ -178,7 +178,7 @@ func (s *service) answer(ctx context.Context) {
 }
 
 // reloaded says what a change of the target definitions led to.
-func (s *service) reloaded(c delivery.Change) {
+func (s *instance) reloaded(c delivery.Change) {
 	for _, p := range c.Problems {
 		level := zerolog.ErrorLevel
 		if p.Severity == config.Warning {

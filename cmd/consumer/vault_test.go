@@ -28,7 +28,7 @@ type vaultBench struct {
 	relay    *devrelay.Relay
 	dir      string
 	cert     string
-	services []*service
+	services []*instance
 }
 
 const vaultUser = "certs"
@@ -47,7 +47,7 @@ func newVaultBench(t *testing.T) *vaultBench {
 }
 
 // start adds a replica: the first one has the NATS server.
-func (v *vaultBench) start(tokenTTL, cacheTTL string) *service {
+func (v *vaultBench) start(tokenTTL, cacheTTL string) *instance {
 	v.t.Helper()
 	role, secret := v.vault.AppRole(v.t, tokenTTL, "certpost")
 	ca, err := v.relay.CAFile(v.dir)
@@ -170,7 +170,7 @@ func TestVaultSealedUnderLoad(t *testing.T) {
 	v.deliveredOnce(1001)
 }
 
-func get(t *testing.T, s *service, path string) (int, string) {
+func get(t *testing.T, s *instance, path string) (int, string) {
 	t.Helper()
 	time.Sleep(1100 * time.Millisecond) // an answer is kept for a second
 	w := httptest.NewRecorder()
