@@ -9,6 +9,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 )
 
 type auditCmd struct {
@@ -50,7 +51,7 @@ type auditListCmd struct {
 }
 
 func (c *auditListCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
@@ -62,14 +63,14 @@ func (c *auditListCmd) Run(a *app) error {
 	if since := time.Now().Add(-c.Since); c.Since > 0 && since.After(query.From) {
 		query.From = since
 	}
-	all, unsearched, err := recordsOf(a, counter, newHistoryRequest(query), c.Limit)
+	all, unsearched, err := recordsOf(a, counter, service.NewHistoryRequest(query), c.Limit)
 	if err != nil {
 		return err
 	}
 	if unsearched != 0 {
 		fmt.Fprintf(a.stderr, "records before %d were not searched: certpost audit export has the same filters, and searches all\n", unsearched)
 	}
-	return printList(a, c.Output, all, "no such records", recordHead, func(r numberedRecord, _ bool) []string {
+	return printList(a, c.Output, all, "no such records", recordHead, func(r service.NumberedRecord, _ bool) []string {
 		r.AuditRecord.Sequence = r.Sequence
 		return recordRow(r.AuditRecord)
 	})
@@ -77,14 +78,14 @@ func (c *auditListCmd) Run(a *app) error {
 
 // recordsOf collects the pages of the history, at most limit records of it (0: all).
 // unsearched is the oldest record that was looked at, where older ones were wanted.
-func recordsOf(a *app, c *counter, q historyRequest, limit int) (all []numberedRecord, unsearched uint64, err error) {
-	all = []numberedRecord{}
+func recordsOf(a *app, c *client, q service.HistoryRequest, limit int) (all []service.NumberedRecord, unsearched uint64, err error) {
+	all = []service.NumberedRecord{}
 	for {
-		q.Size = maxAnswered
+		q.Size = service.MaxPage
 		if limit > 0 {
-			q.Size = min(maxAnswered, limit-len(all))
+			q.Size = min(service.MaxPage, limit-len(all))
 		}
-		page, err := ask[historyAnswer](a.ctx, c, "history.list", q)
+		page, err := ask[service.HistoryAnswer](a.ctx, c, "history.list", q)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -147,7 +148,7 @@ func (c *auditExportCmd) Run(a *app) error {
 		if !fits(&r) {
 			continue
 		}
-		if err := out.Encode(numberedRecord{r.Sequence, r.Hash, r}); err != nil {
+		if err := out.Encode(service.NumberedRecord{Sequence: r.Sequence, Hash: r.Hash, AuditRecord: r}); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -63,7 +64,7 @@ func (f letterFilter) values() map[string]string {
 
 // Validate is called when the command line has been read.
 func (f *letterFilter) Validate() error {
-	_, err := filtered{f.values()}.query()
+	_, err := service.Filtered{Filter: f.values()}.Query()
 	return err
 }
 
@@ -90,7 +91,7 @@ type lettersListCmd struct {
 const orderOfLists = desk.Oldest
 
 func (c *lettersListCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
@@ -121,14 +122,14 @@ func letterRow(d desk.Letter, short bool) []string {
 }
 
 // lettersOf collects the pages of a list, at most limit letters of it (0: all).
-func lettersOf(a *app, c *counter, filter map[string]string, limit int) ([]desk.Letter, error) {
+func lettersOf(a *app, c *client, filter map[string]string, limit int) ([]desk.Letter, error) {
 	all := []desk.Letter{}
 	for after := uint64(0); ; {
-		size := maxAnswered
+		size := service.MaxPage
 		if limit > 0 {
 			size = min(size, limit-len(all))
 		}
-		page, err := ask[desk.Listing](a.ctx, c, "dead.list", pageRequest{filtered{filter}, after, size})
+		page, err := ask[desk.Listing](a.ctx, c, "dead.list", service.PageRequest{Filtered: service.Filtered{Filter: filter}, After: after, Size: size})
 		if err != nil {
 			return nil, err
 		}
@@ -152,12 +153,12 @@ type lettersGroupsCmd struct {
 }
 
 func (c *lettersGroupsCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	answer, err := ask[groupsAnswer](a.ctx, counter, "dead.groups", filtered{c.values()})
+	answer, err := ask[service.GroupsAnswer](a.ctx, counter, "dead.groups", service.Filtered{Filter: c.values()})
 	if err != nil {
 		return err
 	}
@@ -194,12 +195,12 @@ type lettersShowCmd struct {
 }
 
 func (c *lettersShowCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := ask[letterAnswer](a.ctx, counter, "dead.show", numberRequest{c.Number})
+	d, err := ask[service.LetterAnswer](a.ctx, counter, "dead.show", service.NumberRequest{Number: c.Number})
 	switch {
 	case err != nil:
 		return err
@@ -214,7 +215,7 @@ func (c *lettersShowCmd) Run(a *app) error {
 	return a.printLetter(&d)
 }
 
-func (a *app) printLetter(d *letterAnswer) error {
+func (a *app) printLetter(d *service.LetterAnswer) error {
 	fields := [][2]string{
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
 		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
@@ -295,12 +296,12 @@ type lettersPreflightCmd struct {
 
 // Run prints what a replay would meet; exit 1 when it would fail.
 func (c *lettersPreflightCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	answer, err := ask[preflightAnswer](a.ctx, counter, "dead.preflight", numberRequest{c.Number})
+	answer, err := ask[service.PreflightAnswer](a.ctx, counter, "dead.preflight", service.NumberRequest{Number: c.Number})
 	if err != nil {
 		return err
 	}
@@ -334,15 +335,15 @@ func (c *chosen) Validate() error {
 		return errors.New("filters, --hash and --with-superseded go with --all, not with numbers")
 	case len(c.Numbers) == 0 && !c.All:
 		return errors.New("which ones? Give their numbers (see certpost dead-letters list), or --all")
-	case len(c.Numbers) > maxNumbered:
-		return fmt.Errorf("%d numbers are more than %d: use --all and a filter", len(c.Numbers), maxNumbered)
+	case len(c.Numbers) > service.MaxNumbered:
+		return fmt.Errorf("%d numbers are more than %d: use --all and a filter", len(c.Numbers), service.MaxNumbered)
 	}
 	return c.letterFilter.Validate()
 }
 
 // choice is the order without what is to be done.
-func (c *chosen) choice(reason string) selection {
-	o := selection{asker: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
+func (c *chosen) choice(reason string) service.Selection {
+	o := service.Selection{Caller: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
 	if o.Filter = c.values(); len(o.Filter) == 0 {
 		o.All = c.All
 	}

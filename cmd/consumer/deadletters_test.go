@@ -20,6 +20,7 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -31,9 +32,9 @@ func opensPKCS12(file []byte, passphrase string) error {
 }
 
 // ordered is what orders print as JSON.
-func ordered(t *testing.T, s said) orderAnswer {
+func ordered(t *testing.T, s said) service.OrderAnswer {
 	t.Helper()
-	return read[orderAnswer](t, s.done(t))
+	return read[service.OrderAnswer](t, s.done(t))
 }
 
 func TestDeadLetters(t *testing.T) {
@@ -148,7 +149,7 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("other letters: %+v", said)
 		}
 		said := o.certpost(append(all, "--yes", "--hash", dry.Frozen.Hash, "--wait", "-o", "json")...)
-		run := read[runAnswer](t, said.stdout)
+		run := read[service.RunAnswer](t, said.stdout)
 		if said.code != exitFailed || run.State != desk.RunDone && run.State != desk.RunStopped || run.Published != 2 || run.By.Name != actor() || run.By.Via != broker.ViaShell {
 			t.Errorf("the run: %+v, %+v", said, run)
 		}
@@ -171,7 +172,7 @@ func TestDeadLetters(t *testing.T) {
 			numbers[d.Event+" "+d.Target] = d.Sequence
 		}
 		said := o.certpost("dead-letters", "discard", number("first nobody"), "--reason", "the customer has left", "-o", "json")
-		if done := ordered(t, said); len(done.Letters) != 1 || done.Letters[0] != (letterResult{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
+		if done := ordered(t, said); len(done.Letters) != 1 || done.Letters[0] != (service.LetterResult{Number: numbers["first nobody"], Event: "first", Target: "nobody", Done: "discarded"}) {
 			t.Errorf("discard says %+v", said)
 		}
 		if out := o.certpost("dead-letters", "discard", "--all", "--yes", "--reason", "cleaning up").done(t); out != "3 dead letters discarded\n" {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -45,7 +46,7 @@ func timesOf(from, to string) (desk.Query, error) {
 }
 
 func (c *deliveriesListCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (c *deliveriesListCmd) Run(a *app) error {
 	if err != nil {
 		return usage("%w", err)
 	}
-	q := deliveriesRequest{Name: c.Name, Serial: c.Serial, Fingerprint: c.Fingerprint, Target: c.Target, Event: c.Event, From: times.From, To: times.To}
+	q := service.DeliveriesRequest{Name: c.Name, Serial: c.Serial, Fingerprint: c.Fingerprint, Target: c.Target, Event: c.Event, From: times.From, To: times.To}
 	if c.State != "any" {
 		q.State = broker.State(c.State)
 	}
@@ -71,12 +72,12 @@ func (c *deliveriesListCmd) Run(a *app) error {
 }
 
 // entriesOf collects the pages of a list, at most limit entries of it (0: all).
-func entriesOf(a *app, c *counter, q deliveriesRequest, limit int) ([]broker.Entry, error) {
+func entriesOf(a *app, c *client, q service.DeliveriesRequest, limit int) ([]broker.Entry, error) {
 	all := []broker.Entry{}
 	for {
-		q.Size = maxAnswered
+		q.Size = service.MaxPage
 		if limit > 0 {
-			q.Size = min(maxAnswered, limit-len(all))
+			q.Size = min(service.MaxPage, limit-len(all))
 		}
 		page, err := ask[desk.DeliveryListing](a.ctx, c, "deliveries.list", q)
 		if err != nil {
@@ -117,12 +118,12 @@ type deliveriesShowCmd struct {
 }
 
 func (c *deliveriesShowCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	all, err := entriesOf(a, counter, deliveriesRequest{Event: c.Event, Target: c.Target}, 0)
+	all, err := entriesOf(a, counter, service.DeliveriesRequest{Event: c.Event, Target: c.Target}, 0)
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,7 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 	if len(all) > 1 {
 		return nil
 	}
-	one, err := ask[deliveryAnswer](a.ctx, counter, "deliveries.show", deliveryRequest{Target: all[0].Target, Event: all[0].Event})
+	one, err := ask[service.DeliveryAnswer](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: all[0].Target, Event: all[0].Event})
 	if err != nil {
 		return err
 	}

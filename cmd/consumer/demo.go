@@ -19,6 +19,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -261,7 +262,7 @@ type expectation struct {
 
 // settled waits until nothing is pending.
 func (d *demo) settled(ctx context.Context) error {
-	return until(ctx, func() bool {
+	return service.Until(ctx, func() bool {
 		backlog, err := d.service.broker.Backlog(ctx)
 		return err == nil && backlog.Events == 0 && backlog.Deliveries == 0
 	})
@@ -269,7 +270,7 @@ func (d *demo) settled(ctx context.Context) error {
 
 // publish publishes the sample events, as a CA would.
 func (d *demo) publish(ctx context.Context) ([]expectation, error) {
-	if err := until(ctx, func() bool { return d.service.runner.Ready(ctx) == nil }); err != nil {
+	if err := service.Until(ctx, func() bool { return d.service.runner.Ready(ctx) == nil }); err != nil {
 		return nil, err
 	}
 	samples := []struct {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // EditConfig is the section http.edit_and_replay.
@@ -60,13 +61,13 @@ func (c *lettersEditCmd) Validate() error {
 }
 
 func (c *lettersEditCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	answer, err := ask[orderAnswer](a.ctx, counter, "dead.edit",
-		editOrder{asker: me(), Number: c.Number, Target: c.Target, Recipients: c.To, Uncertain: c.MayHaveBeenSent, Reason: c.Reason})
+	answer, err := ask[service.OrderAnswer](a.ctx, counter, "dead.edit",
+		service.EditOrder{Caller: me(), Number: c.Number, Target: c.Target, Recipients: c.To, Uncertain: c.MayHaveBeenSent, Reason: c.Reason})
 	if err != nil {
 		return err
 	}

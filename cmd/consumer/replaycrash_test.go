@@ -12,6 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // A program that is killed amid a replay of a thousand takes it up again: every
@@ -36,7 +37,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var started orderAnswer
+	var started service.OrderAnswer
 	if err := json.Unmarshal([]byte(p.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "mended", "-o", "json")), &started); err != nil || started.Run == nil {
 		t.Fatalf("%v, %+v", err, started)
 	}
@@ -50,9 +51,9 @@ func TestKilledAmidAReplay(t *testing.T) {
 		p.ready()
 	}
 	p.accountsFor(n, tally{accepted: n})
-	var run runAnswer
+	var run service.RunAnswer
 	p.until("the end of the run", func() bool {
-		return json.Unmarshal([]byte(p.certpost("replays", "show", started.Run.ID, "-o", "json")), &run) == nil && run.over()
+		return json.Unmarshal([]byte(p.certpost("replays", "show", started.Run.ID, "-o", "json")), &run) == nil && run.Over()
 	})
 	if run.State != desk.RunDone || run.Failed != 0 || run.DeadAgain != 0 {
 		t.Errorf("the run: %+v", run.Run)

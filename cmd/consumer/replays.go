@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 )
 
 type replaysCmd struct {
@@ -26,12 +27,12 @@ type replaysListCmd struct {
 }
 
 func (c *replaysListCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	answer, err := ask[runsAnswer](a.ctx, counter, "replays.list", struct{}{})
+	answer, err := ask[service.RunsAnswer](a.ctx, counter, "replays.list", struct{}{})
 	if err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ type replaysShowCmd struct {
 }
 
 func (c *replaysShowCmd) Run(a *app) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
@@ -67,24 +68,24 @@ func (c *replaysShowCmd) Run(a *app) error {
 }
 
 // wholeRun is a run with its letters, at most limit of them (0: all).
-func wholeRun(ctx context.Context, c *counter, id string, limit int) (runAnswer, error) {
+func wholeRun(ctx context.Context, c *client, id string, limit int) (service.RunAnswer, error) {
 	size := func(have int) int {
 		if limit == 0 {
-			return maxAnswered
+			return service.MaxPage
 		}
-		return min(maxAnswered, limit-have)
+		return min(service.MaxPage, limit-have)
 	}
-	run, err := ask[runAnswer](ctx, c, "replays.show", runRequest{ID: id, Size: size(0)})
+	run, err := ask[service.RunAnswer](ctx, c, "replays.show", service.RunRequest{ID: id, Size: size(0)})
 	for next := run.Next; err == nil && next != 0 && size(len(run.Results)) > 0; {
-		var page runAnswer
-		page, err = ask[runAnswer](ctx, c, "replays.show", runRequest{ID: id, After: next, Size: size(len(run.Results))})
+		var page service.RunAnswer
+		page, err = ask[service.RunAnswer](ctx, c, "replays.show", service.RunRequest{ID: id, After: next, Size: size(len(run.Results))})
 		run.Results = append(run.Results, page.Results...)
 		next = page.Next
 	}
 	return run, err
 }
 
-func (a *app) printRun(r runAnswer, format string) error {
+func (a *app) printRun(r service.RunAnswer, format string) error {
 	if format == "json" {
 		return a.json(r)
 	}
@@ -135,18 +136,18 @@ func yes(b bool) string {
 
 // follow waits for the end of a run, with a bar where somebody watches, and prints
 // what came of it. It fails when something did not arrive.
-func (a *app) follow(c *counter, id, format string) error {
-	var run runAnswer
+func (a *app) follow(c *client, id, format string) error {
+	var run service.RunAnswer
 	bar := newBar(a.stderr)
 	defer bar.end()
 	started := time.Now()
 	for {
 		var err error
-		if run, err = ask[runAnswer](a.ctx, c, "replays.show", runRequest{ID: id}); err != nil {
+		if run, err = ask[service.RunAnswer](a.ctx, c, "replays.show", service.RunRequest{ID: id}); err != nil {
 			return err
 		}
 		bar.show(run.Published+run.Gone+run.Failed, run.Spec.Frozen.Count, fmt.Sprintf("%s, %d delivered, %d dead again", run.State, run.Delivered, run.DeadAgain))
-		if run.over() {
+		if run.Over() {
 			break
 		}
 		if c.own != nil && run.Worker == "" && time.Since(started) > workerWithin {
@@ -159,7 +160,7 @@ func (a *app) follow(c *counter, id, format string) error {
 		}
 	}
 	bar.end()
-	run, err := wholeRun(a.ctx, c, id, maxAnswered)
+	run, err := wholeRun(a.ctx, c, id, service.MaxPage)
 	if err != nil {
 		return err
 	}
@@ -178,9 +179,6 @@ const (
 	followEvery  = 300 * time.Millisecond
 	workerWithin = 10 * time.Second
 )
-
-// over reports whether the run will not go on by itself.
-func (r *runAnswer) over() bool { return r.State != desk.RunRunning && r.State != desk.RunWatching }
 
 // bar shows how far long work has got, on a terminal alone.
 type bar struct {
@@ -220,12 +218,12 @@ type runCommand struct {
 }
 
 func (c *runCommand) order(a *app, name string) error {
-	counter, done, err := a.counter()
+	counter, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	run, err := ask[desk.Run](a.ctx, counter, name, runOrder{asker: me(), ID: c.ID, Reason: c.Reason})
+	run, err := ask[desk.Run](a.ctx, counter, name, service.RunOrder{Caller: me(), ID: c.ID, Reason: c.Reason})
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/service"
 )
 
 type runCmd struct {
@@ -141,7 +141,7 @@ func (s *instance) run(ctx context.Context) error {
 	})
 	wg.Go(func() {
 		// It has nothing to read, and would complain, before the streams are there.
-		if until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
 			_ = s.desk.Run(ctx) // which ends with the context, and not before
 		}
 	})
@@ -159,20 +159,7 @@ func (s *instance) run(ctx context.Context) error {
 // answer serves the NATS service. Without it everything but the service works, so
 // what keeps it away is no reason to end.
 func (s *instance) answer(ctx context.Context) {
-	c := &API{desk: s.desk}
-	var served []broker.Endpoint
-	for _, e := range endpoints() {
-		served = append(served, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {
-			answer, err := e.answer(ctx, c, request)
-			if err != nil {
-				r := refusalOf(err)
-				data, _ := json.Marshal(r) // it has nothing that cannot be
-				return nil, &broker.Refused{Status: r.Status, Text: r.Text, Data: data}
-			}
-			return json.Marshal(answer)
-		}})
-	}
-	if err := s.broker.Serve(ctx, programVersion(), served); err != nil {
+	if err := s.broker.Serve(ctx, programVersion(), service.New(s.desk).Endpoints()); err != nil {
 		s.log.Error().Err(err).Msg("requests over NATS are not answered; nats.service: false ends the attempt")
 	}
 }

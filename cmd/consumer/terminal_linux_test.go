@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // seat is somebody at a terminal of his own, in which a command runs.
@@ -186,7 +187,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 
 	// By number: all are looked at first, then part by part.
 	var numbers []string
-	for i := range maxNumbered + 5 {
+	for i := range service.MaxNumbered + 5 {
 		numbers = append(numbers, fmt.Sprint(i+1))
 	}
 	restore := func(more ...string) []string {
@@ -205,7 +206,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 		t.Errorf("%d are on the list, %d were said to be: %+v", len(o.letters()), again, cut)
 	}
 	numbers = numbers[again:]
-	if said := o.at(lab.OpenTerminal(t), "", restore()...); said.code != exitDone || len(o.letters()) != maxNumbered+5 || !strings.Contains(said.stderr, fmt.Sprintf("/%d restored", len(numbers))) {
+	if said := o.at(lab.OpenTerminal(t), "", restore()...); said.code != exitDone || len(o.letters()) != service.MaxNumbered+5 || !strings.Contains(said.stderr, fmt.Sprintf("/%d restored", len(numbers))) {
 		t.Errorf("%+v", said)
 	}
 }
@@ -239,17 +240,17 @@ func TestPartsOfAFrozenQuery(t *testing.T) {
 	order := func(filter, hash string) string {
 		return fmt.Sprintf(`{"filter": {"code": "TARGET_UNKNOWN"%s}, "hash": %q, "size": 5, "reason": "x"}`, filter, hash)
 	}
-	dry := asked[orderAnswer](c, "dead.discard", `{"filter": {"code": "TARGET_UNKNOWN"}, "dry_run": true, "reason": "x"}`)
-	first := asked[orderAnswer](c, "dead.discard", order(fmt.Sprintf(`, "as_of": "%d"`, dry.Frozen.AsOf), dry.Frozen.Hash))
+	dry := asked[service.OrderAnswer](c, "dead.discard", `{"filter": {"code": "TARGET_UNKNOWN"}, "dry_run": true, "reason": "x"}`)
+	first := asked[service.OrderAnswer](c, "dead.discard", order(fmt.Sprintf(`, "as_of": "%d"`, dry.Frozen.AsOf), dry.Frozen.Hash))
 	if first.Done != 5 || first.Rest == nil || first.Rest.Count != 7 || first.Rest.Query.Above != 5 {
 		t.Fatalf("%+v", first)
 	}
-	asked[orderAnswer](c, "dead.discard", `{"numbers": [7], "reason": "somebody else is faster"}`)
+	asked[service.OrderAnswer](c, "dead.discard", `{"numbers": [7], "reason": "somebody else is faster"}`)
 	o.publish("late", "absent")
 	o.settled()
 	o.until("the late one", func() bool { return len(o.letters()) == 7 })
-	next := func(rest *desk.Frozen) orderAnswer {
-		return asked[orderAnswer](c, "dead.discard", order(fmt.Sprintf(`, "as_of": "%d", "above": "%d"`, rest.AsOf, rest.Query.Above), rest.Hash))
+	next := func(rest *desk.Frozen) service.OrderAnswer {
+		return asked[service.OrderAnswer](c, "dead.discard", order(fmt.Sprintf(`, "as_of": "%d", "above": "%d"`, rest.AsOf, rest.Query.Above), rest.Hash))
 	}
 	second := next(first.Rest)
 	if second.Done != 4 || second.Rest.Count != 2 || second.Rest.Query.Above != 10 {

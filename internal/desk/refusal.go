@@ -37,13 +37,14 @@ func invalid(format string, args ...any) error { return &Invalid{fmt.Sprintf(for
 
 // StatusOf is the HTTP status of an error, the same at every door: 400 for a value that
 // cannot be read, 403 for what the configuration does not allow, 404, 409 for what the
-// state of a letter or run does not allow, 422 for a reason that is missing or too long,
-// and 503 for everything that is no refusal: it may succeed later.
+// state of a letter or run does not allow, 422 for a reason that is missing or too long
+// and for an edit that changes nothing, and 503 for everything that is no refusal, because
+// it may succeed later.
 func StatusOf(err error) int {
 	var conflict *Conflict
 	var malformed *Invalid
 	switch {
-	case errors.As(err, &malformed), errors.Is(err, ErrNoEdit):
+	case errors.As(err, &malformed):
 		return http.StatusBadRequest
 	case errors.Is(err, ErrNotAllowed):
 		return http.StatusForbidden
@@ -51,7 +52,7 @@ func StatusOf(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, ErrNotFound), errors.Is(err, broker.ErrNoLetter):
 		return http.StatusNotFound
-	case errors.Is(err, ErrNoReason), errors.Is(err, ErrReasonTooLong):
+	case errors.Is(err, ErrNoReason), errors.Is(err, ErrReasonTooLong), errors.Is(err, ErrNoEdit):
 		return http.StatusUnprocessableEntity
 	}
 	return http.StatusServiceUnavailable

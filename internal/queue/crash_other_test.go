@@ -1,6 +1,6 @@
 //go:build !unix
 
-package broker
+package queue
 
 // crashAsAsked: nobody is asked to crash where the tests know no SIGKILL.
 func crashAsAsked() (asked bool, err error) { return false, nil }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -42,13 +43,13 @@ func (c *lettersReplayCmd) Validate() error {
 }
 
 func (c *lettersReplayCmd) Run(a *app) error {
-	order := replayOrder{selection: c.choice(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
+	order := service.ReplayOrder{Selection: c.choice(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
 	if c.Rate != "" {
 		if err := order.Rate.UnmarshalText([]byte(c.Rate)); err != nil {
 			return usage("--rate: %w", err)
 		}
 	}
-	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.selection, c.Output, c.Wait)
+	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.Selection, c.Output, c.Wait)
 }
 
 type lettersDiscardCmd struct {
@@ -109,20 +110,20 @@ type lettersRestoreCmd struct {
 }
 
 func (c *lettersRestoreCmd) Run(a *app) error {
-	order := selection{asker: me(), Numbers: c.Numbers, Reason: c.Reason, DryRun: c.DryRun}
+	order := service.Selection{Caller: me(), Numbers: c.Numbers, Reason: c.Reason, DryRun: c.DryRun}
 	return a.act(&chosen{}, "dead.restore", "restored", &order, &order, c.Output, false)
 }
 
 // act gives an order and says what came of it. An order about all that fit is
 // frozen first: what the count is confirmed for is exactly what is acted on.
-func (a *app) act(of *chosen, name, done string, order any, choice *selection, format string, wait bool) error {
-	c, end, err := a.counter()
+func (a *app) act(of *chosen, name, done string, order any, choice *service.Selection, format string, wait bool) error {
+	c, end, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer end()
 	l := a.longWork(c, name, done, order, choice, format)
-	var answer orderAnswer
+	var answer service.OrderAnswer
 	switch {
 	case !of.All:
 		answer, err = l.byNumber()
@@ -162,15 +163,6 @@ func (a *app) act(of *chosen, name, done string, order any, choice *selection, f
 		return &failure{exitFailed, fmt.Errorf("%d of %d failed", failed, len(answer.Letters))}
 	}
 	return err
-}
-
-// freeze narrows an order to the letters of its dry run.
-func (o *selection) freeze(f *desk.Frozen) {
-	o.Hash = f.Hash
-	if o.Filter == nil {
-		o.Filter = map[string]string{}
-	}
-	o.Filter["as_of"], o.All = fmt.Sprint(f.AsOf), false
 }
 
 // confirm asks whoever sits at the terminal. Where nobody does, --yes has to be
@@ -239,7 +231,7 @@ func leftOut(f *desk.Frozen) string {
 	return " (left out: " + strings.Join(parts, ", ") + ")"
 }
 
-func (a *app) printOrder(answer orderAnswer, done string) {
+func (a *app) printOrder(answer service.OrderAnswer, done string) {
 	for i, o := range answer.Letters {
 		said := o.Done + o.Error
 		if answer.DryRun {

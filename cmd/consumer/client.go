@@ -12,32 +12,33 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// counter is where commands ask about dead letters: the running program when one
+// client is where commands ask about dead letters: the running program when one
 // answers on NATS, else a clerk of their own, who reads the same streams. Both
 // answer the same, but that a clerk without a program around him knows no targets
 // and works on no runs. docs/decisions/0038 says why.
-type counter struct {
+type client struct {
 	*broker.Broker
 	log zerolog.Logger
-	own *API   // nil as long as the program answers
-	end func() // of the own clerk's desk
+	own *service.API // nil as long as the program answers
+	end func()       // of the own clerk's desk
 }
 
-// counter connects a command.
-func (a *app) counter() (*counter, func(), error) {
+// client connects a command.
+func (a *app) client() (*client, func(), error) {
 	b, done, err := a.dial(a.ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &counter{Broker: b, log: a.logger(LogConfig{Level: "error", Format: "auto"}), end: func() {}}
+	c := &client{Broker: b, log: a.logger(LogConfig{Level: "error", Format: "auto"}), end: func() {}}
 	return c, func() { c.end(); done() }, nil
 }
 
 // ask has one question answered.
-func ask[A any](ctx context.Context, c *counter, name string, request any) (answer A, err error) {
+func ask[A any](ctx context.Context, c *client, name string, request any) (answer A, err error) {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return answer, fmt.Errorf("%s: %w", name, err)
@@ -52,13 +53,13 @@ func ask[A any](ctx context.Context, c *counter, name string, request any) (answ
 	return answer, nil
 }
 
-func (c *counter) answer(ctx context.Context, name string, request []byte) ([]byte, error) {
+func (c *client) answer(ctx context.Context, name string, request []byte) ([]byte, error) {
 	if c.own == nil {
 		text, err := c.Ask(ctx, name, request)
 		var refused *broker.Refused
 		switch {
 		case errors.As(err, &refused):
-			r := &refusal{Status: refused.Status, Text: refused.Text}
+			r := &service.Refusal{Status: refused.Status, Text: refused.Text}
 			_ = json.Unmarshal(refused.Data, r) // another version may say less
 			return nil, r
 		case !errors.Is(err, broker.ErrNoService):
@@ -68,20 +69,11 @@ func (c *counter) answer(ctx context.Context, name string, request []byte) ([]by
 			return nil, err
 		}
 	}
-	for _, e := range endpoints() {
-		if e.name == name {
-			answer, err := e.answer(ctx, c.own, request)
-			if err != nil {
-				return nil, refusalOf(err)
-			}
-			return json.Marshal(answer)
-		}
-	}
-	return nil, fmt.Errorf("there is no %s", name)
+	return c.own.Answer(ctx, name, request)
 }
 
 // openOwn opens a desk for this command alone.
-func (c *counter) openOwn(ctx context.Context) error {
+func (c *client) openOwn(ctx context.Context) error {
 	d := desk.New(c.Broker, absent{}, c.log)
 	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what is under way when somebody interrupts is finished
 	ended := make(chan struct{})
@@ -89,7 +81,7 @@ func (c *counter) openOwn(ctx context.Context) error {
 		defer close(ended)
 		_ = d.Follow(following)
 	}()
-	c.own = &API{desk: d}
+	c.own = service.New(d)
 	c.end = func() { cancel(); <-ended }
 	return d.Ready(ctx)
 }
@@ -109,7 +101,7 @@ func noProgram() []verdict.Finding {
 }
 
 // me is who asks, for the audit.
-func me() asker { return asker{By: actor(), Via: broker.ViaShell} }
+func me() service.Caller { return service.Caller{By: actor(), Via: broker.ViaShell} }
 
 // actor is who does this, for the audit.
 func actor() string {

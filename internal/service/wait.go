@@ -1,12 +1,12 @@
-package main
+package service
 
 import (
 	"context"
 	"time"
 )
 
-// until polls until ok returns true or the context ends.
-func until(ctx context.Context, ok func() bool) error {
+// Until polls until ok returns true or the context ends.
+func Until(ctx context.Context, ok func() bool) error {
 	for !ok() {
 		select {
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -10,12 +10,12 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// selection says which letters an order is about: some by number, which are worked on
+// Selection says which letters an order is about: some by number, which are worked on
 // one after the other, or all that fit a filter, frozen to exactly those that are
 // there when the order comes.
-type selection struct {
-	asker
-	filtered
+type Selection struct {
+	Caller
+	Filtered
 	Numbers    []uint64 `json:"numbers,omitempty"`
 	All        bool     `json:"all,omitempty"` // without a filter
 	Superseded bool     `json:"with_superseded,omitempty"`
@@ -25,27 +25,27 @@ type selection struct {
 	Reason     string   `json:"reason,omitempty"`
 }
 
-// maxNumbered bounds an order by number.
-const maxNumbered = 100
+// MaxNumbered bounds an order by number.
+const MaxNumbered = 100
 
-func (o selection) check() error {
+func (o Selection) check() error {
 	switch filter := len(o.Filter) > 0; {
 	case len(o.Numbers) > 0 && (filter || o.All), filter && o.All:
 		return badRequest("give one of numbers, filter and all")
 	case len(o.Numbers) == 0 && !filter && !o.All:
 		return badRequest("which ones? Give numbers, a filter, or all")
-	case len(o.Numbers) > maxNumbered:
-		return badRequest("%d numbers are more than %d: give a filter", len(o.Numbers), maxNumbered)
+	case len(o.Numbers) > MaxNumbered:
+		return badRequest("%d numbers are more than %d: give a filter", len(o.Numbers), MaxNumbered)
 	case len(o.Numbers) > 0 && (o.Hash != "" || o.Size != 0):
 		return badRequest("a hash and a size go with a filter, or with all")
 	case o.Size < 0:
 		return badRequest("a size of %d is none", o.Size)
 	}
-	return o.asker.check()
+	return o.Caller.check()
 }
 
-// letterResult is what became of one letter of an order.
-type letterResult struct {
+// LetterResult is what became of one letter of an order.
+type LetterResult struct {
 	Number    uint64 `json:"number"`
 	Event     string `json:"event"`
 	Target    string `json:"target,omitempty"`
@@ -54,10 +54,10 @@ type letterResult struct {
 	Error     string `json:"error,omitempty"`
 }
 
-// orderAnswer is what became of an order. By number: Letters. By filter: Frozen
+// OrderAnswer is what became of an order. By number: Letters. By filter: Frozen
 // says which letters they are; a replay of them is a Run, of others Done counts.
-type orderAnswer struct {
-	Letters []letterResult `json:"letters,omitempty"`
+type OrderAnswer struct {
+	Letters []LetterResult `json:"letters,omitempty"`
 	Frozen  *desk.Frozen   `json:"frozen,omitempty"`
 	DryRun  bool           `json:"dry_run,omitempty"`
 	Run     *desk.Run      `json:"run,omitempty"`
@@ -67,7 +67,7 @@ type orderAnswer struct {
 
 // each does something to every letter of a number. A number that is none of an
 // open letter stops all before anything is done.
-func (c *API) each(ctx context.Context, o selection, ended bool, do func(desk.Detail) (letterResult, error)) (a orderAnswer, err error) {
+func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.Detail) (LetterResult, error)) (a OrderAnswer, err error) {
 	var letters []desk.Detail
 	for _, n := range o.Numbers {
 		d, err := c.desk.Letter(ctx, n)
@@ -79,14 +79,14 @@ func (c *API) each(ctx context.Context, o selection, ended bool, do func(desk.De
 		}
 		letters = append(letters, d)
 	}
-	a = orderAnswer{Letters: []letterResult{}, DryRun: o.DryRun}
+	a = OrderAnswer{Letters: []LetterResult{}, DryRun: o.DryRun}
 	for _, d := range letters {
-		out := letterResult{}
+		out := LetterResult{}
 		if !o.DryRun {
 			out, err = do(d)
 		}
 		if err != nil && len(letters) == 1 {
-			return orderAnswer{}, err // with its status
+			return OrderAnswer{}, err // with its status
 		}
 		out.Number, out.Event, out.Target = d.Sequence, d.DeadLetter.Event, d.Target
 		if err != nil {
@@ -101,8 +101,8 @@ func (c *API) each(ctx context.Context, o selection, ended bool, do func(desk.De
 
 // frozen nails a filter down. With the hash of a dry run it stands for the letters
 // of that, and the desk says whether it can still be those.
-func (c *API) frozen(o selection, purpose desk.Purpose) (desk.Frozen, error) {
-	q, err := o.query()
+func (c *API) frozen(o Selection, purpose desk.Purpose) (desk.Frozen, error) {
+	q, err := o.Query()
 	if err != nil {
 		return desk.Frozen{}, err
 	}
@@ -117,49 +117,49 @@ func (c *API) frozen(o selection, purpose desk.Purpose) (desk.Frozen, error) {
 }
 
 // prepare is what all orders begin with.
-func (c *API) prepare(ctx context.Context, o selection) error {
+func (c *API) prepare(ctx context.Context, o Selection) error {
 	if err := o.check(); err != nil {
 		return err
 	}
 	return c.current(ctx)
 }
 
-type replayOrder struct {
-	selection
+type ReplayOrder struct {
+	Selection
 	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also those that may have been sent
 	Force     bool         `json:"force,omitempty"`              // also what the ledger says was sent
 	Rate      verdict.Rate `json:"rate,omitzero"`
 	Canary    bool         `json:"canary,omitempty"`
 }
 
-func (c *API) replay(ctx context.Context, o replayOrder) (orderAnswer, error) {
-	if err := c.prepare(ctx, o.selection); err != nil {
-		return orderAnswer{}, err
+func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
+	if err := c.prepare(ctx, o.Selection); err != nil {
+		return OrderAnswer{}, err
 	}
 	if len(o.Numbers) > 0 {
 		if o.Canary || !o.Rate.IsZero() {
-			return orderAnswer{}, badRequest("a canary and a rate are for a run: give a filter, or all")
+			return OrderAnswer{}, badRequest("a canary and a rate are for a run: give a filter, or all")
 		}
-		return c.each(ctx, o.selection, false, func(d desk.Detail) (letterResult, error) {
+		return c.each(ctx, o.Selection, false, func(d desk.Detail) (LetterResult, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
 			if errors.Is(err, desk.ErrUncertain) {
 				err = fmt.Errorf("%w; %s", err, lookFor(d.MessageID))
 			}
-			return letterResult{Done: "published again to " + d.ReplaySubject}, err
+			return LetterResult{Done: "published again to " + d.ReplaySubject}, err
 		})
 	}
 	if o.Size != 0 {
-		return orderAnswer{}, badRequest("a replay of all that fit is a run, which goes on by itself: leave out the size")
+		return OrderAnswer{}, badRequest("a replay of all that fit is a run, which goes on by itself: leave out the size")
 	}
-	f, err := c.frozen(o.selection, desk.ForReplay)
+	f, err := c.frozen(o.Selection, desk.ForReplay)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
-		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
+		return OrderAnswer{Frozen: &f, DryRun: o.DryRun}, err
 	}
 	run, err := c.desk.StartRun(ctx, o.actor(), desk.RunSpec{Frozen: f, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
 	if errors.Is(err, desk.ErrUncertain) {
 		err = fmt.Errorf("%d of the %d may have been sent: %w", f.Uncertain, f.Count, err)
 	}
-	return orderAnswer{Frozen: &f, Run: &run}, err
+	return OrderAnswer{Frozen: &f, Run: &run}, err
 }
 
 func lookFor(messageID string) string {
@@ -169,36 +169,36 @@ func lookFor(messageID string) string {
 	return "look for its Message-ID " + messageID + " at the relay first"
 }
 
-func (c *API) discard(ctx context.Context, o selection) (orderAnswer, error) {
+func (c *API) discard(ctx context.Context, o Selection) (OrderAnswer, error) {
 	return c.many(ctx, o, desk.ForDiscard, true, "discarded", c.desk.Discard)
 }
 
-func (c *API) hold(ctx context.Context, o selection) (orderAnswer, error) {
+func (c *API) hold(ctx context.Context, o Selection) (OrderAnswer, error) {
 	return c.many(ctx, o, desk.ForHold, true, "held", c.desk.Hold)
 }
 
-func (c *API) release(ctx context.Context, o selection) (orderAnswer, error) {
+func (c *API) release(ctx context.Context, o Selection) (OrderAnswer, error) {
 	return c.many(ctx, o, desk.ForRelease, false, "released", c.desk.Release)
 }
 
 // many does one thing to the letters chosen.
-func (c *API) many(ctx context.Context, o selection, purpose desk.Purpose, reasoned bool, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (orderAnswer, error) {
+func (c *API) many(ctx context.Context, o Selection, purpose desk.Purpose, reasoned bool, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (OrderAnswer, error) {
 	if _, err := broker.CheckReason(o.Reason, reasoned); err != nil {
-		return orderAnswer{}, err
+		return OrderAnswer{}, err
 	}
 	if err := c.prepare(ctx, o); err != nil {
-		return orderAnswer{}, err
+		return OrderAnswer{}, err
 	}
 	if len(o.Numbers) > 0 {
-		return c.each(ctx, o, false, func(d desk.Detail) (letterResult, error) {
-			return letterResult{Done: done}, c.desk.ActOn(ctx, o.actor(), d.Sequence, purpose, o.Reason)
+		return c.each(ctx, o, false, func(d desk.Detail) (LetterResult, error) {
+			return LetterResult{Done: done}, c.desk.ActOn(ctx, o.actor(), d.Sequence, purpose, o.Reason)
 		})
 	}
 	f, err := c.frozen(o, purpose)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
-		return orderAnswer{Frozen: &f, DryRun: o.DryRun}, err
+		return OrderAnswer{Frozen: &f, DryRun: o.DryRun}, err
 	}
-	a := orderAnswer{Frozen: &f}
+	a := OrderAnswer{Frozen: &f}
 	part := f
 	if o.Size != 0 {
 		a.Rest = new(desk.Frozen)
@@ -210,15 +210,24 @@ func (c *API) many(ctx context.Context, o selection, purpose desk.Purpose, reaso
 	return a, err
 }
 
-func (c *API) restore(ctx context.Context, o selection) (orderAnswer, error) {
+func (c *API) restore(ctx context.Context, o Selection) (OrderAnswer, error) {
 	if err := c.prepare(ctx, o); err != nil {
-		return orderAnswer{}, err
+		return OrderAnswer{}, err
 	}
 	if len(o.Numbers) == 0 {
-		return orderAnswer{}, badRequest("restoring is by number: a filter finds open letters alone")
+		return OrderAnswer{}, badRequest("restoring is by number: a filter finds open letters alone")
 	}
-	return c.each(ctx, o, true, func(d desk.Detail) (letterResult, error) {
+	return c.each(ctx, o, true, func(d desk.Detail) (LetterResult, error) {
 		n, err := c.desk.Restore(ctx, o.actor(), d.Sequence, o.Reason)
-		return letterResult{Done: fmt.Sprintf("on the list again as number %d", n), NewNumber: n}, err
+		return LetterResult{Done: fmt.Sprintf("on the list again as number %d", n), NewNumber: n}, err
 	})
+}
+
+// Freeze narrows an order to the letters of its dry run.
+func (o *Selection) Freeze(f *desk.Frozen) {
+	o.Hash = f.Hash
+	if o.Filter == nil {
+		o.Filter = map[string]string{}
+	}
+	o.Filter["as_of"], o.All = fmt.Sprint(f.AsOf), false
 }

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-type historyRequest struct {
+type HistoryRequest struct {
 	Action broker.Action `json:"action,omitempty"`
 	Who    string        `json:"who,omitempty"`
 	Target string        `json:"target,omitempty"`
@@ -22,39 +22,39 @@ type historyRequest struct {
 	Size   int           `json:"size,omitempty"`
 }
 
-func newHistoryRequest(q desk.HistoryQuery) historyRequest {
-	return historyRequest{Action: q.Action, Who: q.By, Target: q.Target, Lane: q.Lane, Event: q.Event, Letter: q.Letter, Run: q.Run, From: q.From, To: q.To}
+func NewHistoryRequest(q desk.HistoryQuery) HistoryRequest {
+	return HistoryRequest{Action: q.Action, Who: q.By, Target: q.Target, Lane: q.Lane, Event: q.Event, Letter: q.Letter, Run: q.Run, From: q.From, To: q.To}
 }
 
-func (r historyRequest) query() desk.HistoryQuery {
+func (r HistoryRequest) query() desk.HistoryQuery {
 	return desk.HistoryQuery{Action: r.Action, By: r.Who, Target: r.Target, Lane: r.Lane, Event: r.Event, Letter: r.Letter, Run: r.Run, From: r.From, To: r.To}
 }
 
-type historyAnswer struct {
-	Records []numberedRecord `json:"records"`
+type HistoryAnswer struct {
+	Records []NumberedRecord `json:"records"`
 	Next    uint64           `json:"next,omitempty"`
 	// Unsearched is the oldest record that was searched, where older ones may fit; 0:
 	// all were.
 	Unsearched uint64 `json:"not_searched_before,omitempty"`
 }
 
-// numberedRecord is a record with its place in CERTPOST_AUDIT.
-type numberedRecord struct {
+// NumberedRecord is a record with its place in CERTPOST_AUDIT.
+type NumberedRecord struct {
 	Sequence uint64 `json:"sequence"`
 	Hash     string `json:"sha256"` // over the stored bytes
 	broker.AuditRecord
 }
 
-func (c *API) history(ctx context.Context, r historyRequest) (historyAnswer, error) {
+func (c *API) history(ctx context.Context, r HistoryRequest) (HistoryAnswer, error) {
 	if err := c.current(ctx); err != nil {
-		return historyAnswer{}, err
+		return HistoryAnswer{}, err
 	}
 	q := r.query()
-	records, next := c.desk.History(q, r.After, min(r.Size, maxAnswered))
-	a := historyAnswer{Records: []numberedRecord{}, Next: next, Unsearched: c.desk.Unsearched(q)}
+	records, next := c.desk.History(q, r.After, min(r.Size, MaxPage))
+	a := HistoryAnswer{Records: []NumberedRecord{}, Next: next, Unsearched: c.desk.Unsearched(q)}
 	for _, record := range records {
 		record.Body = nil // the event of a discarded letter: audit export has it
-		a.Records = append(a.Records, numberedRecord{record.Sequence, record.Hash, record})
+		a.Records = append(a.Records, NumberedRecord{record.Sequence, record.Hash, record})
 	}
 	return a, nil
 }

@@ -13,26 +13,27 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/service"
 )
 
-// client is somebody with a NATS connection and nothing else.
-type client struct {
+// natsClient has a NATS connection and nothing else.
+type natsClient struct {
 	t  *testing.T
 	nc *nats.Conn
 }
 
-func (o *office) client() client {
+func (o *office) client() natsClient {
 	o.t.Helper()
 	nc, err := nats.Connect(o.service.broker.URL())
 	if err != nil {
 		o.t.Fatal(err)
 	}
 	o.t.Cleanup(nc.Close)
-	return client{o.t, nc}
+	return natsClient{o.t, nc}
 }
 
 // ask returns the status (0: fine) and what was answered.
-func (c client) ask(subject, request string) (status string, answer *nats.Msg) {
+func (c natsClient) ask(subject, request string) (status string, answer *nats.Msg) {
 	c.t.Helper()
 	m, err := c.nc.Request("certpost."+subject, []byte(request), 30*time.Second)
 	if err != nil {
@@ -41,7 +42,7 @@ func (c client) ask(subject, request string) (status string, answer *nats.Msg) {
 	return m.Header.Get("Nats-Service-Error-Code"), m
 }
 
-func asked[A any](c client, subject, request string) (answer A) {
+func asked[A any](c natsClient, subject, request string) (answer A) {
 	c.t.Helper()
 	status, m := c.ask(subject, request)
 	if status != "" {
@@ -64,14 +65,14 @@ func TestServiceAnswers(t *testing.T) {
 	if len(all.Letters) != 2 || all.Total != 5 || all.AsOf != 5 || len(rest.Letters) != 3 || rest.Letters[0].Sequence != 3 || rest.Next != 0 {
 		t.Errorf("pages: %+v, %+v", all, rest)
 	}
-	groups := asked[groupsAnswer](c, "dead.groups", ``)
+	groups := asked[service.GroupsAnswer](c, "dead.groups", ``)
 	if len(groups.Groups) != 1 || groups.Groups[0].Count != 5 || groups.Balance.Open != 5 || groups.Balance.Total != 5 {
 		t.Errorf("groups: %+v", groups)
 	}
-	if one := asked[letterAnswer](c, "dead.show", `{"number": 1}`); one.Fate != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
+	if one := asked[service.LetterAnswer](c, "dead.show", `{"number": 1}`); one.Fate != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
 		t.Errorf("show: %+v", one)
 	}
-	if found := asked[preflightAnswer](c, "dead.preflight", `{"number": 1}`); !found.OK || len(found.Findings) < 4 {
+	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"number": 1}`); !found.OK || len(found.Findings) < 4 {
 		t.Errorf("preflight: %+v", found)
 	}
 
@@ -101,7 +102,7 @@ func TestServiceAnswers(t *testing.T) {
 	} {
 		subject, body, _ := strings.Cut(request, " ")
 		status, m := c.ask(subject, body)
-		var r refusal
+		var r service.Refusal
 		if err := json.Unmarshal(m.Data, &r); err != nil || !strings.HasPrefix(status+" "+r.Text, want) || m.Header.Get("Nats-Service-Error") == "" || fmt.Sprint(r.Status) != status {
 			t.Errorf("%s: %s %s, want %s", request, status, m.Data, want)
 		}
@@ -111,7 +112,7 @@ func TestServiceAnswers(t *testing.T) {
 	}
 
 	// A hold keeps everybody away, and its end lets them in again.
-	if held := asked[orderAnswer](c, "dead.hold", `{"numbers": [2], "reason": "looking into it", "by": "Ann\u0000e"}`); held.Done != 1 {
+	if held := asked[service.OrderAnswer](c, "dead.hold", `{"numbers": [2], "reason": "looking into it", "by": "Ann\u0000e"}`); held.Done != 1 {
 		t.Errorf("hold: %+v", held)
 	}
 	if status, m := c.ask("dead.replay", `{"numbers": [2]}`); status != "409" || !strings.Contains(string(m.Data), "held") {
@@ -128,57 +129,57 @@ func TestServiceAnswers(t *testing.T) {
 	} {
 		subject, body, _ := strings.Cut(request, " ")
 		status, m := c.ask(subject, body)
-		var r refusal
+		var r service.Refusal
 		if err := json.Unmarshal(m.Data, &r); err != nil || !strings.Contains(status+" "+r.Text, want) || !strings.HasPrefix(status, "4") {
 			t.Errorf("%s: %s %s, want %s", request, status, m.Data, want)
 		}
 	}
-	if left := asked[orderAnswer](c, "dead.replay", `{"all": true, "dry_run": true}`); left.Frozen.Count != 4 || left.Frozen.Held != 1 || left.Run != nil {
+	if left := asked[service.OrderAnswer](c, "dead.replay", `{"all": true, "dry_run": true}`); left.Frozen.Count != 4 || left.Frozen.Held != 1 || left.Run != nil {
 		t.Errorf("dry run: %+v", left.Frozen)
 	}
 	if out := o.certpost("dead-letters", "show", "2").done(t); !strings.Contains(out, "looking into it") || !strings.Contains(out, "Ann?e") {
 		t.Errorf("the hold is not shown:\n%s", out)
 	}
-	if free := asked[orderAnswer](c, "dead.release", `{"numbers": [2]}`); free.Done != 1 {
+	if free := asked[service.OrderAnswer](c, "dead.release", `{"numbers": [2]}`); free.Done != 1 {
 		t.Errorf("release: %+v", free)
 	}
 
 	if err := o.relay.SetRules([]devrelay.Rule{}); err != nil {
 		t.Fatal(err)
 	}
-	if done := asked[orderAnswer](c, "dead.replay", `{"numbers": [2], "by": "night job", "reason": "mended"}`); done.Done != 1 || done.Letters[0].Error != "" {
+	if done := asked[service.OrderAnswer](c, "dead.replay", `{"numbers": [2], "by": "night job", "reason": "mended"}`); done.Done != 1 || done.Letters[0].Error != "" {
 		t.Errorf("replay: %+v", done)
 	}
 	status, m := c.ask("dead.replay", `{"numbers": [2]}`)
-	conflict := read[refusal](t, string(m.Data))
+	conflict := read[service.Refusal](t, string(m.Data))
 	if status != fmt.Sprint(http.StatusConflict) || conflict.Conflict == nil || conflict.Conflict.LetterNumber != 2 {
 		t.Errorf("a second replay: %s %s", status, m.Data)
 	}
-	records := asked[historyAnswer](c, "history.list", `{"letter": 2, "action": "replayed"}`)
+	records := asked[service.HistoryAnswer](c, "history.list", `{"letter": 2, "action": "replayed"}`)
 	if len(records.Records) == 0 || records.Records[0].Name != "night job" || records.Records[0].Via != broker.ViaService || records.Records[0].Hash == "" {
 		t.Errorf("audit: %+v", records)
 	}
 
 	// The rest in a run, which the program works on by itself.
-	started := asked[orderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "mended", "rate": "100/s", "by": "night job"}`)
+	started := asked[service.OrderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "mended", "rate": "100/s", "by": "night job"}`)
 	if started.Run == nil || started.Frozen.Count != 4 {
 		t.Fatalf("run: %+v", started)
 	}
 	o.until("the end of the run", func() bool {
-		run := asked[runAnswer](c, "replays.show", fmt.Sprintf(`{"id": %q, "size": 10}`, started.Run.ID))
+		run := asked[service.RunAnswer](c, "replays.show", fmt.Sprintf(`{"id": %q, "size": 10}`, started.Run.ID))
 		return run.State == desk.RunDone && run.Delivered == 4 && len(run.Results) == 4
 	})
 	if n := o.relay.Count(); n != 5 {
 		t.Errorf("%d mails, want 5", n)
 	}
 	o.until("the balance", func() bool {
-		b := asked[groupsAnswer](c, "dead.groups", ``).Balance
+		b := asked[service.GroupsAnswer](c, "dead.groups", ``).Balance
 		return b.Open == 0 && b.Total == 5 && b.Ended[desk.Replayed] == 5
 	})
 	if sent := asked[desk.DeliveryListing](c, "deliveries.list", `{"name": "www.example.com", "state": "sent"}`); sent.Total != 5 {
 		t.Errorf("deliveries: %+v", sent)
 	}
-	entry := asked[deliveryAnswer](c, "deliveries.show", `{"target": "nobody", "event": "e2"}`)
+	entry := asked[service.DeliveryAnswer](c, "deliveries.show", `{"target": "nobody", "event": "e2"}`)
 	if entry.State != broker.StateSent || len(entry.History) == 0 {
 		t.Errorf("delivery: %+v", entry)
 	}
@@ -235,7 +236,7 @@ func TestAuditCommands(t *testing.T) {
 	o.certpost("dead-letters", "discard", "1", "--reason", "=SUM(1)").done(t)
 	o.certpost("dead-letters", "restore", "1", "--reason", "after all").done(t)
 
-	list := read[[]numberedRecord](t, o.certpost("audit", "list", "--letter", "1", "--action", "discarded", "-o", "json").done(t))
+	list := read[[]service.NumberedRecord](t, o.certpost("audit", "list", "--letter", "1", "--action", "discarded", "-o", "json").done(t))
 	if len(list) == 0 || list[0].Reason != "=SUM(1)" || list[0].Name != actor() || list[0].Via != broker.ViaShell || list[0].Body != nil {
 		t.Errorf("list: %+v", list)
 	}
@@ -245,7 +246,7 @@ func TestAuditCommands(t *testing.T) {
 	o.laneAndTime(list[0].Time)
 	before := ""
 	for line := range strings.Lines(o.certpost("audit", "export").done(t)) {
-		r := read[numberedRecord](t, line)
+		r := read[service.NumberedRecord](t, line)
 		if before != "" && r.Previous != before {
 			t.Errorf("record %d does not follow: %s", r.Sequence, line)
 		}
@@ -327,9 +328,9 @@ func TestNoStreamTakesRequests(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, "")
 	js := o.jetStream()
-	for _, e := range endpoints() {
-		if stream, err := js.StreamNameBySubject(t.Context(), "certpost."+e.name); err == nil {
-			t.Errorf("stream %s takes certpost.%s", stream, e.name)
+	for _, name := range service.Names() {
+		if stream, err := js.StreamNameBySubject(t.Context(), "certpost."+name); err == nil {
+			t.Errorf("stream %s takes certpost.%s", stream, name)
 		}
 	}
 }
@@ -348,7 +349,7 @@ func (o *office) laneAndTime(at time.Time) {
 	moment := at.UTC().Format(time.RFC3339Nano)
 	counts := map[string]int{}
 	for name, filter := range map[string][]string{"lane": {"--lane", lane}, "another lane": {"--lane", "none"}, "before": {"--to", moment}, "from": {"--from", moment}, "neither": {"--from", moment, "--to", moment}} {
-		listed := read[[]numberedRecord](o.t, o.certpost(append([]string{"audit", "list", "--limit", "0", "-o", "json"}, filter...)...).done(o.t))
+		listed := read[[]service.NumberedRecord](o.t, o.certpost(append([]string{"audit", "list", "--limit", "0", "-o", "json"}, filter...)...).done(o.t))
 		if exported := o.certpost(append([]string{"audit", "export"}, filter...)...).done(o.t); strings.Count(exported, "\n") != len(listed) {
 			o.t.Errorf("%s: the list has %d records, the export\n%s", name, len(listed), exported)
 		}
@@ -357,7 +358,7 @@ func (o *office) laneAndTime(at time.Time) {
 	if counts["lane"] != 2 || counts["another lane"] != 0 || counts["before"] == 0 || counts["from"] < 3 || counts["neither"] != 0 {
 		o.t.Errorf("%v", counts)
 	}
-	if all := read[[]numberedRecord](o.t, o.certpost("audit", "list", "--limit", "0", "-o", "json").done(o.t)); len(all) != counts["before"]+counts["from"] {
+	if all := read[[]service.NumberedRecord](o.t, o.certpost("audit", "list", "--limit", "0", "-o", "json").done(o.t)); len(all) != counts["before"]+counts["from"] {
 		o.t.Errorf("%d records, %v", len(all), counts)
 	}
 	if said := o.certpost("audit", "list", "--from", "yesterday"); said.code != exitUsage || !strings.Contains(said.stderr, "want a date (2026-01-31)") {

@@ -6,17 +6,18 @@ import (
 	"slices"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // longWork is an order about many letters, given part by part: so that somebody at a
 // terminal sees how far it is, and can end it between two parts.
 type longWork struct {
 	app    *app
-	c      *counter
+	c      *client
 	name   string // of the endpoint
 	done   string // what is done, in the past tense
 	order  any
-	choice *selection // of the order
+	choice *service.Selection // of the order
 	bar    *bar
 }
 
@@ -27,7 +28,7 @@ const (
 	partOfNumbers = 10
 )
 
-func (a *app) longWork(c *counter, name, done string, order any, choice *selection, format string) *longWork {
+func (a *app) longWork(c *client, name, done string, order any, choice *service.Selection, format string) *longWork {
 	l := &longWork{app: a, c: c, name: name, done: done, order: order, choice: choice, bar: &bar{}}
 	if format != "json" {
 		l.bar = newBar(a.stderr)
@@ -35,23 +36,23 @@ func (a *app) longWork(c *counter, name, done string, order any, choice *selecti
 	return l
 }
 
-func (l *longWork) ask(ctx context.Context) (orderAnswer, error) {
-	return ask[orderAnswer](ctx, l.c, l.name, l.order)
+func (l *longWork) ask(ctx context.Context) (service.OrderAnswer, error) {
+	return ask[service.OrderAnswer](ctx, l.c, l.name, l.order)
 }
 
 // freeze nails the letters down: the order is about exactly them from here on.
-func (l *longWork) freeze() (orderAnswer, error) {
+func (l *longWork) freeze() (service.OrderAnswer, error) {
 	l.choice.DryRun = true
 	answer, err := l.ask(l.app.ctx)
 	l.choice.DryRun, answer.DryRun = false, false
 	if err == nil {
-		l.choice.freeze(answer.Frozen)
+		l.choice.Freeze(answer.Frozen)
 	}
 	return answer, err
 }
 
 // byParts acts on frozen letters, those with the lowest numbers first.
-func (l *longWork) byParts(f *desk.Frozen) (all orderAnswer, err error) {
+func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) {
 	defer l.bar.end()
 	all.Frozen = f
 	for l.choice.Size = partOfFilter; ; {
@@ -74,7 +75,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all orderAnswer, err error) {
 
 // byNumber acts on letters in the order in which they were named. All numbers are
 // looked at before anything is done.
-func (l *longWork) byNumber() (all orderAnswer, err error) {
+func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 	numbers := slices.Clone(l.choice.Numbers)
 	if len(numbers) <= partOfNumbers {
 		return l.ask(l.app.ctx)
@@ -82,11 +83,11 @@ func (l *longWork) byNumber() (all orderAnswer, err error) {
 	defer l.bar.end()
 	dry := l.choice.DryRun
 	l.choice.DryRun = true
-	for part := range slices.Chunk(numbers, maxNumbered) {
+	for part := range slices.Chunk(numbers, service.MaxNumbered) {
 		l.choice.Numbers = part
 		seen, err := l.ask(l.app.ctx)
 		if err != nil {
-			return orderAnswer{}, err
+			return service.OrderAnswer{}, err
 		}
 		all.Letters = append(all.Letters, seen.Letters...)
 	}

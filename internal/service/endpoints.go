@@ -1,0 +1,389 @@
+// Package service is the product's API: what the NATS service and the commands ask and order
+// about dead letters, replay runs, deliveries and the audit, as JSON. It decides nothing: the
+// rules are the desk's, and the pages ask the same desk.
+package service
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// API answers requests about dead letters, deliveries, replay runs and the audit, in JSON:
+// those of the NATS service and those of the commands. docs/replay.md describes them.
+type API struct{ desk *desk.Desk }
+
+// New makes the API of a desk.
+func New(d *desk.Desk) *API { return &API{d} }
+
+// endpoint is one kind of request. Its subject is "certpost." and its name.
+type endpoint struct {
+	name, about string
+	answer      func(ctx context.Context, c *API, request []byte) (any, error)
+}
+
+var endpoints = []endpoint{
+	{"dead.list", "list the open dead letters that match a filter, page by page", answering((*API).list)},
+	{"dead.groups", "list the open dead letters by cause", answering((*API).groups)},
+	{"dead.show", "show everything that is known of one dead letter, open or not", answering((*API).show)},
+	{"dead.preflight", "check whether a replay would be delivered, without sending", answering((*API).preflight)},
+	{"dead.replay", "replay dead letters: some by number, or all that match, as a run", answering((*API).replay)},
+	{"dead.edit", "replay one dead letter for another target or to other recipients, where that is allowed", answering((*API).editReplay)},
+	{"dead.discard", "discard dead letters", answering((*API).discard)},
+	{"dead.restore", "put discarded letters on the list again", answering((*API).restore)},
+	{"dead.hold", "keep dead letters from being replayed and discarded", answering((*API).hold)},
+	{"dead.release", "end holds", answering((*API).release)},
+	{"replays.list", "list replay runs, newest first", answering((*API).runs)},
+	{"replays.show", "show one replay run and the result of its letters", answering((*API).run)},
+	{"replays.pause", "pause a replay run", answering((*API).pauseRun)},
+	{"replays.resume", "resume a paused replay run", answering((*API).resumeRun)},
+	{"replays.cancel", "cancel a replay run; what it has not replayed stays on the list", answering((*API).cancelRun)},
+	{"deliveries.list", "list what went to whom, by certificate, target, state and time", answering((*API).deliveries)},
+	{"deliveries.show", "show one delivery and its history", answering((*API).delivery)},
+	{"history.list", "list what was done and by whom, newest first", answering((*API).history)},
+}
+
+// Names are the names of all endpoints.
+func Names() (names []string) {
+	for _, e := range endpoints {
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// Answer answers one request with JSON. The error is a *Refusal.
+func (c *API) Answer(ctx context.Context, name string, request []byte) ([]byte, error) {
+	for _, e := range endpoints {
+		if e.name == name {
+			answer, err := e.answer(ctx, c, request)
+			if err != nil {
+				return nil, refusalOf(err)
+			}
+			return json.Marshal(answer)
+		}
+	}
+	return nil, refusalOf(badRequest("unknown request %q", legible.Clean(name, 60)))
+}
+
+// Endpoints are the endpoints of the NATS service.
+func (c *API) Endpoints() (all []broker.Endpoint) {
+	for _, e := range endpoints {
+		all = append(all, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {
+			text, err := c.Answer(ctx, e.name, request)
+			if r := (*Refusal)(nil); errors.As(err, &r) {
+				data, _ := json.Marshal(r) // every field can be marshalled
+				return nil, &broker.Refused{Status: r.Status, Text: r.Text, Data: data}
+			}
+			return text, err
+		}})
+	}
+	return all
+}
+
+// answering reads the request for a method. Keys that nobody knows are an error:
+// a mistyped filter must not choose all letters.
+func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(context.Context, *API, []byte) (any, error) {
+	return func(ctx context.Context, c *API, request []byte) (any, error) {
+		var q Q
+		if len(bytes.TrimSpace(request)) > 0 {
+			d := json.NewDecoder(bytes.NewReader(request))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&q); err != nil {
+				return nil, badRequest("the request cannot be read: %w", err)
+			}
+			if _, err := d.Token(); !errors.Is(err, io.EOF) {
+				return nil, badRequest("there is more than one JSON value in the request")
+			}
+		}
+		return do(c, ctx, q)
+	}
+}
+
+// badRequest is a request that cannot be read.
+func badRequest(format string, args ...any) error {
+	return &desk.Invalid{Text: fmt.Errorf(format, args...).Error()}
+}
+
+// Refusal is how an error travels: an HTTP status and words, and, when somebody
+// else was faster, what that was.
+type Refusal struct {
+	Status   int                 `json:"status"`
+	Text     string              `json:"error"`
+	Conflict *broker.AuditRecord `json:"conflict,omitempty"`
+}
+
+func (r *Refusal) Error() string { return r.Text }
+
+func refusalOf(err error) *Refusal {
+	r := &Refusal{Status: desk.StatusOf(err), Text: err.Error()}
+	var known *Refusal
+	if errors.As(err, &known) {
+		r.Status, r.Conflict = known.Status, known.Conflict
+		return r
+	}
+	if conflict := (*desk.Conflict)(nil); errors.As(err, &conflict) {
+		r.Conflict = &conflict.Record
+	}
+	return r
+}
+
+// Caller says who asks. A name is what somebody says of himself: NATS knows who may
+// ask at all.
+type Caller struct {
+	By  string     `json:"by,omitempty"`
+	Via broker.Via `json:"via,omitempty"` // shell, when a command of ours asks
+}
+
+// maxBy is as many characters of a name as the audit keeps for years, and every list
+// has to hold.
+const maxBy = 128
+
+// check looks at what goes into the audit as it was given.
+func (a Caller) check() error {
+	if utf8.RuneCountInString(a.By) > maxBy {
+		return badRequest("by is longer than %d characters", maxBy)
+	}
+	return nil
+}
+
+func (a Caller) actor() broker.Actor {
+	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService}
+	if by.Name == "" {
+		by.Name = "somebody over NATS"
+	}
+	if a.Via == broker.ViaShell {
+		by.Via = broker.ViaShell
+	}
+	return by
+}
+
+// Filtered chooses letters as the address of a page does: {"code": "SMTP_AUTH"}.
+type Filtered struct {
+	Filter map[string]string `json:"filter,omitempty"`
+}
+
+func (f Filtered) Query() (desk.Query, error) {
+	values := url.Values{}
+	for key, value := range f.Filter {
+		values.Set(key, value)
+	}
+	q, err := desk.ParseQuery(values)
+	if err != nil {
+		return q, badRequest("filter: %w", err)
+	}
+	known := q.Values()
+	for key, value := range f.Filter {
+		if strings.TrimSpace(value) != "" && !known.Has(key) {
+			return q, badRequest("filter: there is no %q", legible.Clean(key, 60))
+		}
+	}
+	return q, nil
+}
+
+// current waits, for a moment, until the index has what the streams have: who asks
+// behind a letter, or behind his own order, shall see it.
+func (c *API) current(ctx context.Context) error {
+	if err := c.desk.Ready(ctx); err != nil {
+		return err
+	}
+	c.desk.CatchUp(ctx)
+	return nil
+}
+
+type PageRequest struct {
+	Filtered
+	After uint64 `json:"after,omitempty"`
+	Size  int    `json:"size,omitempty"`
+}
+
+func (c *API) list(ctx context.Context, r PageRequest) (desk.Listing, error) {
+	q, err := r.Query()
+	if err != nil {
+		return desk.Listing{}, err
+	}
+	if err := c.current(ctx); err != nil {
+		return desk.Listing{}, err
+	}
+	listing := c.desk.Letters(q, desk.Page{After: r.After, Size: min(r.Size, MaxPage)})
+	listing.Letters = append([]desk.Letter{}, listing.Letters...)
+	return listing, nil
+}
+
+// MaxPage is how many letters or entries one answer has at most; NATS takes
+// 1 MiB in a message.
+const MaxPage = 200
+
+type GroupsAnswer struct {
+	Groups  []desk.Group `json:"groups"`
+	Balance desk.Balance `json:"balance"`
+}
+
+func (c *API) groups(ctx context.Context, r Filtered) (GroupsAnswer, error) {
+	q, err := r.Query()
+	if err == nil {
+		err = c.current(ctx)
+	}
+	if err != nil {
+		return GroupsAnswer{}, err
+	}
+	return GroupsAnswer{append([]desk.Group{}, c.desk.Groups(q)...), c.desk.Balance()}, nil
+}
+
+type NumberRequest struct {
+	Number uint64 `json:"number"`
+}
+
+// LetterAnswer is a letter with its event, which holds no secret.
+type LetterAnswer struct {
+	desk.Detail
+	Body      string `json:"body,omitempty"`
+	NotReplay string `json:"cannot_be_replayed,omitempty"` // why
+}
+
+func (c *API) show(ctx context.Context, r NumberRequest) (LetterAnswer, error) {
+	if err := c.current(ctx); err != nil {
+		return LetterAnswer{}, err
+	}
+	d, err := c.desk.Letter(ctx, r.Number)
+	if err != nil {
+		return LetterAnswer{}, err
+	}
+	return LetterAnswer{d, string(d.Event), d.NotReplayable}, nil
+}
+
+type PreflightAnswer struct {
+	Findings []verdict.Finding `json:"findings"`
+	OK       bool              `json:"ok"` // no finding is an error
+}
+
+func (c *API) preflight(ctx context.Context, r NumberRequest) (PreflightAnswer, error) {
+	found, err := c.desk.Preflight(ctx, r.Number)
+	a := PreflightAnswer{Findings: append([]verdict.Finding{}, found...), OK: true}
+	for _, f := range found {
+		a.OK = a.OK && f.Status != verdict.Error
+	}
+	return a, err
+}
+
+type RunsAnswer struct {
+	Runs []desk.Run `json:"runs"`
+}
+
+func (c *API) runs(ctx context.Context, _ struct{}) (RunsAnswer, error) {
+	err := c.desk.Ready(ctx)
+	return RunsAnswer{append([]desk.Run{}, c.desk.Runs()...)}, err
+}
+
+type RunRequest struct {
+	ID    string `json:"id"`
+	After uint64 `json:"after,omitempty"`
+	Size  int    `json:"size,omitempty"` // of the results; 0: none
+}
+
+type RunAnswer struct {
+	desk.Run
+	Results []desk.RunResult `json:"results,omitempty"`
+	Next    uint64           `json:"next,omitempty"` // for after; 0: this is the last page
+}
+
+// Over reports whether the run will not go on by itself.
+func (r *RunAnswer) Over() bool { return r.State != desk.RunRunning && r.State != desk.RunWatching }
+
+func (c *API) run(ctx context.Context, r RunRequest) (a RunAnswer, err error) {
+	if err = c.desk.Ready(ctx); err != nil {
+		return a, err
+	}
+	if a.Run, err = c.desk.RunOf(r.ID); err != nil || r.Size == 0 {
+		return a, err
+	}
+	a.Results, a.Next, err = c.desk.Results(ctx, r.ID, r.After, min(r.Size, MaxPage))
+	return a, err
+}
+
+type RunOrder struct {
+	Caller
+	ID     string `json:"id"`
+	Reason string `json:"reason,omitempty"`
+}
+
+func (c *API) pauseRun(ctx context.Context, r RunOrder) (desk.Run, error) {
+	return c.orderRun(ctx, r, c.desk.PauseRun)
+}
+
+func (c *API) resumeRun(ctx context.Context, r RunOrder) (desk.Run, error) {
+	return c.orderRun(ctx, r, c.desk.ResumeRun)
+}
+
+func (c *API) cancelRun(ctx context.Context, r RunOrder) (desk.Run, error) {
+	return c.orderRun(ctx, r, c.desk.CancelRun)
+}
+
+func (c *API) orderRun(ctx context.Context, r RunOrder, order func(context.Context, broker.Actor, string, string) error) (desk.Run, error) {
+	if err := r.check(); err != nil {
+		return desk.Run{}, err
+	}
+	if err := c.desk.Ready(ctx); err != nil {
+		return desk.Run{}, err
+	}
+	if err := order(ctx, r.actor(), r.ID, r.Reason); err != nil {
+		return desk.Run{}, err
+	}
+	return c.desk.RunOf(r.ID)
+}
+
+type DeliveriesRequest struct {
+	Name        string       `json:"name,omitempty"`
+	Serial      string       `json:"serial,omitempty"`
+	Fingerprint string       `json:"fingerprint,omitempty"`
+	Target      string       `json:"target,omitempty"`
+	Event       string       `json:"event,omitempty"`
+	State       broker.State `json:"state,omitempty"`
+	From        time.Time    `json:"from,omitzero"`
+	To          time.Time    `json:"to,omitzero"`
+	After       uint64       `json:"after,omitempty"`
+	Size        int          `json:"size,omitempty"`
+}
+
+// deliveries waits until the whole ledger was read, which takes some seconds after
+// the start when there are many: half an answer to "what went to whom" is a wrong one.
+func (c *API) deliveries(ctx context.Context, r DeliveriesRequest) (listing desk.DeliveryListing, err error) {
+	if err := c.current(ctx); err != nil {
+		return listing, err
+	}
+	q := desk.DeliveryQuery{Name: r.Name, Serial: r.Serial, Fingerprint: r.Fingerprint, Target: r.Target, Event: r.Event, State: r.State, From: r.From, To: r.To}
+	late := Until(ctx, func() bool {
+		listing, err = c.desk.Deliveries(ctx, q, r.After, min(r.Size, MaxPage))
+		return err != nil || listing.Read >= listing.Of
+	})
+	if err == nil && late != nil {
+		err = fmt.Errorf("the ledger is still being read, %d of %d entries: ask again", listing.Read, listing.Of)
+	}
+	return listing, err
+}
+
+type DeliveryRequest struct {
+	Target string `json:"target"`
+	Event  string `json:"event"`
+}
+
+type DeliveryAnswer struct {
+	broker.Entry
+	History []broker.AuditRecord `json:"history"`
+}
+
+func (c *API) delivery(ctx context.Context, r DeliveryRequest) (DeliveryAnswer, error) {
+	entry, history, err := c.desk.Delivery(ctx, r.Target, r.Event)
+	return DeliveryAnswer{entry, append([]broker.AuditRecord{}, history...)}, err
+}
