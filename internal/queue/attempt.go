@@ -114,7 +114,7 @@ func invalid(err error) *verdict.Failure {
 func (j *job) due(ctx context.Context) bool {
 	entry, revision, err := j.r.ledger.Get(ctx, j.key)
 	if err != nil && !errors.Is(err, broker.ErrNoEntry) {
-		j.giveBack(backoff.Jitter(2*time.Second), err)
+		j.nak(backoff.Jitter(2*time.Second), err)
 		return false
 	}
 	now := time.Now()
@@ -132,7 +132,7 @@ func (j *job) due(ctx context.Context) bool {
 	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq):
 		if j.redelivered() { // who delivered it may have died before he came to that
 			listed, cancel := broker.Detached(ctx)
-			j.offTheList(listed)
+			j.removeDeadLetter(listed)
 			cancel()
 		}
 		j.finish(ctx, "duplicate", nil)
@@ -141,7 +141,7 @@ func (j *job) due(ctx context.Context) bool {
 		j.finish(ctx, "dead", nil) // we died before the acknowledgement
 		return false
 	case entry.State == broker.StateSending && entry.Lease.After(now) && entry.Lease.Before(now.Add(longestLease)) && !j.orphaned(entry):
-		j.giveBack(time.Until(entry.Lease)+backoff.Jitter(time.Second), nil)
+		j.nak(time.Until(entry.Lease)+backoff.Jitter(time.Second), nil)
 		return false
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
@@ -232,7 +232,7 @@ func (j *job) Take(relay string, limit verdict.Rate) (wait time.Duration) {
 
 // Share is this process's part of a relay's connections.
 func (j *job) Share(connections int) int {
-	return j.r.roster.share(connections, time.Now())
+	return j.r.replicas.share(connections, time.Now())
 }
 
 // count says that what this delivery takes of a rate is known by now.
@@ -258,7 +258,7 @@ func (j *job) contain(ctx context.Context) {
 			j.dead(ctx, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost keeps it from reading this event; please report it with the stack from the log"}})
 			return
 		}
-		j.giveBack(backoff.Jitter(10*time.Second), nil)
+		j.nak(backoff.Jitter(10*time.Second), nil)
 		return
 	}
 	j.entry.Panics++

@@ -24,7 +24,7 @@ import (
 // Broker, courier and relays together: what neither side can prove alone.
 
 // office is the real courier of a configuration with relays and targets.
-func office(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions) {
+func realCourier(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -46,15 +46,15 @@ func office(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions
 }
 
 // inOffice is a bench whose runner works for that courier.
-func inOffice(t *testing.T, courier Courier) *bench {
+func startWith(t *testing.T, courier Courier) *fixture {
 	t.Helper()
-	b := &bench{t: t, courier: courier, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, courier: courier, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.start()
 	return b
 }
 
 // onlyLane is the state of the only lane, once it is there.
-func (b *bench) onlyLane() broker.LaneStatus {
+func (b *fixture) onlyLane() broker.LaneStatus {
 	for _, s := range b.runner.LaneStatus() {
 		return s
 	}
@@ -91,24 +91,24 @@ func onceEach(t *testing.T, r *devrelay.Relay, events int) {
 }
 
 // door is a relay's address, with the relay behind it or not.
-type door struct {
+type relayProxy struct {
 	net.Listener
 	to string
 
-	mu    sync.Mutex
-	open  bool
-	conns []net.Conn
-	came  int
+	mu       sync.Mutex
+	open     bool
+	conns    []net.Conn
+	accepted int
 }
 
 // newDoor is closed: who comes is sent away at once.
-func newDoor(t *testing.T, to string) *door {
+func newRelayProxy(t *testing.T, to string) *relayProxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{Listener: l, to: to}
+	d := &relayProxy{Listener: l, to: to}
 	t.Cleanup(func() {
 		_ = l.Close()
 		d.mu.Lock()
@@ -123,16 +123,16 @@ func newDoor(t *testing.T, to string) *door {
 			if err != nil {
 				return
 			}
-			d.enter(c)
+			d.handle(c)
 		}
 	}()
 	return d
 }
 
-func (d *door) enter(c net.Conn) {
+func (d *relayProxy) handle(c net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.came++
+	d.accepted++
 	d.conns = append(d.conns, c)
 	if !d.open {
 		_ = c.Close()
@@ -148,16 +148,16 @@ func (d *door) enter(c net.Conn) {
 	go func() { _, _ = io.Copy(c, behind); _ = c.Close() }()
 }
 
-func (d *door) unlock() {
+func (d *relayProxy) enable() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open = true
 }
 
-func (d *door) visits() int {
+func (d *relayProxy) connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.came
+	return d.accepted
 }
 
 const mailKeys = "from_address: a@example.com, to: [b@example.com]"
@@ -183,15 +183,15 @@ func TestFallbackTakesAll(t *testing.T) {
 			defer l.Close()
 			return l.Addr().String()
 		},
-		"hangs up": func(t *testing.T) string { return newDoor(t, "").Addr().String() },
+		"hangs up": func(t *testing.T) string { return newRelayProxy(t, "").Addr().String() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			second := relayAt(t, devrelay.Config{})
-			courier, _ := office(t, fmt.Sprintf(`targets:
+			courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 1s, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 60s}]}
 `, portOf(first(t)), mailKeys, portOf(second.Plain())))
-			b := inOffice(t, courier)
+			b := startWith(t, courier)
 			const n = 40
 			for i := range n {
 				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
@@ -213,17 +213,17 @@ func TestFallbackTakesAll(t *testing.T) {
 func TestFirstRelayIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	first, second := relayAt(t, devrelay.Config{}), relayAt(t, devrelay.Config{})
-	door := newDoor(t, first.Plain())
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	proxy := newRelayProxy(t, first.Plain())
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext}]}
-`, portOf(door.Addr().String()), mailKeys, portOf(second.Plain())))
-	b := inOffice(t, courier)
+`, portOf(proxy.Addr().String()), mailKeys, portOf(second.Plain())))
+	b := startWith(t, courier)
 	for i := range 10 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
 	b.settled()
 	onceEach(t, second, 10)
-	door.unlock()
+	proxy.enable()
 	sent := 10
 	b.until("a mail on the first relay", func() bool {
 		b.publish(event(fmt.Sprintf("e%d", sent), "ops"))
@@ -243,11 +243,11 @@ func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	first := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no"}}})
 	busy := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageData, Code: 451, Text: "later", Times: 2}}})
 	second := relayAt(t, devrelay.Config{})
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - {id: refused, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, %[4]s, fallback: [{host: 127.0.0.1, port: %[3]s, tls_mode: plaintext}]}
   - {id: busy, host: 127.0.0.1, port: %[2]s, tls_mode: plaintext, %[4]s, fallback: [{host: 127.0.0.1, port: %[3]s, tls_mode: plaintext}]}
 `, portOf(first.Plain()), portOf(busy.Plain()), portOf(second.Plain()), mailKeys))
-	b := inOffice(t, courier)
+	b := startWith(t, courier)
 	b.publish(event("e1", "refused", "busy"))
 	b.settled()
 	if l := b.letters(); len(l) != 1 || l[0].Code != verdict.SMTPPermanent {
@@ -268,9 +268,9 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	door, back := newDoor(t, first.Plain()), newDoor(t, second.Submission())
-	back.unlock()
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	proxy, back := newRelayProxy(t, first.Plain()), newRelayProxy(t, second.Submission())
+	back.enable()
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - id: ops
     host: 127.0.0.1
     port: %s
@@ -278,8 +278,8 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
     from_address: a@example.com
     to: [b@example.com]
     fallback: [{host: localhost, port: %s, ca_file: %q, username: u, password: {value: wrong}}]
-`, portOf(door.Addr().String()), portOf(back.Addr().String()), ca))
-	b := inOffice(t, courier)
+`, portOf(proxy.Addr().String()), portOf(back.Addr().String()), ca))
+	b := startWith(t, courier)
 	const n = 30
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
@@ -290,10 +290,10 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	}
 	// Each login is tried twice, with the password read afresh, and four may have
 	// been under way when the first was refused.
-	if got := back.visits(); got > 2*quick().Concurrency {
+	if got := back.connections(); got > 2*quick().Concurrency {
 		t.Errorf("%d logins with a wrong password", got)
 	}
-	door.unlock()
+	proxy.enable()
 	b.settled()
 	onceEach(t, first, n)
 	for i := range n {
@@ -313,11 +313,11 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 	}
 	text.WriteString("targets:\n")
 	target("up", "127.0.0.1", portOf(alive.Plain()))
-	closed := newDoor(t, "")
+	closed := newRelayProxy(t, "")
 	for i := range 3000 { // none of them is in the same lane once in three million runs
 		target(fmt.Sprintf("down%d", i), fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), portOf(closed.Addr().String()))
 	}
-	courier, definitions := office(t, text.String())
+	courier, definitions := realCourier(t, text.String())
 	up, _ := definitions.Get("up")
 	all := definitions.All()
 	neighbour := slices.IndexFunc(all, func(d *delivery.Target) bool { return d.ID != "up" && d.Lane() == up.Lane() })
@@ -325,7 +325,7 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 		t.Fatal("no relay shares the lane of this port")
 	}
 	lane := up.Lane()
-	b := inOffice(t, &oneLane{courier, lane}) // the other 199 need no worker here
+	b := startWith(t, &oneLane{courier, lane}) // the other 199 need no worker here
 	const n = 50
 	for i := range n {
 		b.publish(event(fmt.Sprintf("d%d", i), all[neighbour].ID))
@@ -357,12 +357,12 @@ func (o *oneLane) Lanes() []string { return []string{o.lane} }
 func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
-	courier, _ := office(t, fmt.Sprintf(`relays:
+	courier, _ := realCourier(t, fmt.Sprintf(`relays:
   rules: [{host: 127.0.0.1, max_message_rate: 20/s, max_connections: 2}]
 targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}
 `, portOf(relay.Plain()), mailKeys))
-	b := inOffice(t, courier)
+	b := startWith(t, courier)
 	const n = 70
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))

@@ -77,9 +77,9 @@ func again(do func() error) error {
 func discardAll(ctx context.Context, b *broker.Broker) error {
 	for d, err := range b.ReadLetters(ctx, 1) {
 		if err == nil && d.RestoredFrom == 0 {
-			mortal.Store(false) // it is to die later
+			crashEnabled.Store(false) // it is to die later
 			err = b.Discard(ctx, d, tester, "not needed")
-			mortal.Store(true)
+			crashEnabled.Store(true)
 		}
 		if err != nil {
 			return err

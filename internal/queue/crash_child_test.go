@@ -52,12 +52,12 @@ type crashReport struct {
 }
 
 // mortal says that a child dies at the point of its plan.
-var mortal atomic.Bool
+var crashEnabled atomic.Bool
 
 const crashVariable = "CERTPOST_TEST_CRASH_PLAN"
 
 // crashAsAsked is the child's side; TestMain calls it. asked: this process is a child.
-func crashAsAsked() (asked bool, err error) {
+func runCrashChild() (asked bool, err error) {
 	text := os.Getenv(crashVariable)
 	if text == "" {
 		return false, nil
@@ -78,12 +78,12 @@ func crashChild(plan crashPlan) error {
 	}
 	var times atomic.Int32
 	reached := func(point string) {
-		if point == plan.Point && mortal.Load() && int(times.Add(1)) >= plan.Nth {
+		if point == plan.Point && crashEnabled.Load() && int(times.Add(1)) >= plan.Nth {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal may take a moment
 		}
 	}
-	mortal.Store(true)
+	crashEnabled.Store(true)
 	// Not always flushed: SIGKILL ends a process, not the machine.
 	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: time.Second, Reached: reached}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {

@@ -2,5 +2,5 @@
 
 package broker
 
-// crashAsAsked: nobody is asked to crash where the tests know no SIGKILL.
-func crashAsAsked() (asked bool, err error) { return false, nil }
+// runCrashChild: nobody is asked to crash where the tests know no SIGKILL.
+func runCrashChild() (asked bool, err error) { return false, nil }

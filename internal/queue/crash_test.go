@@ -39,8 +39,8 @@ func TestCrashAtEveryPoint(t *testing.T) {
 		// Afterwards the ledger knows.
 		{pointRecorded, "good", 1, false},
 		{pointSettled, "good", 1, false},
-		{pointDying, "refused", 0, false},
-		{pointBuried, "refused", 0, false},
+		{pointDeadLettering, "refused", 0, false},
+		{pointDeadLettered, "refused", 0, false},
 		{pointDead, "refused", 0, false},
 		{pointWaiting, "busy", 1, false},
 	} {
@@ -55,7 +55,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			}
 			defer relay.Close()
 			var process atomic.Pointer[os.Process]
-			wire := newGuillotine(t, relay.Plain(), c.point, func() { process.Load().Kill() })
+			wire := newKillingProxy(t, relay.Plain(), c.point, func() { process.Load().Kill() })
 			plan := crashPlan{Dir: t.TempDir(), Relay: wire, Point: c.point, Events: 1, Target: c.target}
 			if report, err := runChild(t, plan, process.Store); err != nil || report != nil {
 				t.Fatalf("the first life did not end at its point: %+v, %v", report, err)
@@ -100,14 +100,14 @@ func TestCrashAtEveryPoint(t *testing.T) {
 
 // newGuillotine is a forwarder before the relay that kills the child around the
 // final dot, once: before the relay gets it, or when the relay has answered it.
-func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string) {
+func newKillingProxy(t *testing.T, relay, point string, kill func()) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	var fallen atomic.Bool
+	var killed atomic.Bool
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -130,7 +130,7 @@ func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string)
 							client.Close()
 							return
 						}
-						if dotted.Load() && point == "relay: after the final dot" && fallen.CompareAndSwap(false, true) {
+						if dotted.Load() && point == "relay: after the final dot" && killed.CompareAndSwap(false, true) {
 							kill()
 							return
 						}
@@ -143,7 +143,7 @@ func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string)
 				for {
 					line, err := lines.ReadString('\n')
 					if line == ".\r\n" {
-						if point == "relay: before the final dot" && fallen.CompareAndSwap(false, true) {
+						if point == "relay: before the final dot" && killed.CompareAndSwap(false, true) {
 							kill()
 							return
 						}

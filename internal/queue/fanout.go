@@ -22,7 +22,7 @@ const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
-	var complained time.Time
+	var lastLogged time.Time
 	for ctx.Err() == nil {
 		failed := r.fanoutOnce(ctx, work)
 		if failed == nil || ctx.Err() != nil {
@@ -30,10 +30,10 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 		}
 		backoff.Sleep(ctx, time.Second)
 		err := r.EnsureTopology(ctx)
-		if ctx.Err() != nil || time.Since(complained) < time.Minute { // NATS may be away for a day
+		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be away for a day
 			continue
 		}
-		complained = time.Now()
+		lastLogged = time.Now()
 		if err != nil {
 			r.log.Error().Err(err).Msg("streams are not as they should be; trying again")
 		} else {
@@ -65,7 +65,7 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 				}
 			}
 			if ctx.Err() != nil {
-				giveBackAll(group)
+				nakAll(group)
 				continue
 			}
 			r.fanOut(work, group)
@@ -83,7 +83,7 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 // acknowledgement is overdue.
 const atOnce = time.Millisecond
 
-func giveBackAll(group []jetstream.Msg) {
+func nakAll(group []jetstream.Msg) {
 	for _, m := range group {
 		_ = m.NakWithDelay(atOnce) // not sent: it comes back when its acknowledgement is overdue
 	}
@@ -91,15 +91,15 @@ func giveBackAll(group []jetstream.Msg) {
 
 // fanned is one event on its way to becoming deliveries.
 type fanned struct {
-	msg        jetstream.Msg
-	seq        uint64
-	again      bool // fetched before
-	event      *events.Event
-	token      string
-	deliveries []*nats.Msg
-	letters    []*broker.DeadLetter
-	back       time.Duration // > 0: not now
-	outcome    string
+	msg         jetstream.Msg
+	seq         uint64
+	redelivered bool // fetched before
+	event       *events.Event
+	token       string
+	deliveries  []*nats.Msg
+	letters     []*broker.DeadLetter
+	nakDelay    time.Duration // > 0: not now
+	outcome     string
 }
 
 // fanOut publishes what becomes of a group of events, and only then acknowledges
@@ -134,19 +134,19 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 	f = &fanned{msg: msg, outcome: "fanned_out"}
 	meta, err := msg.Metadata()
 	if err != nil {
-		f.back, f.outcome = backoff.Jitter(5*time.Second), "retried"
+		f.nakDelay, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq, f.again = meta.Sequence.Stream, meta.NumDelivered > 1
+	f.seq, f.redelivered = meta.Sequence.Stream, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
 			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
 				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked")
-			f.deliveries, f.back, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
+			f.deliveries, f.nakDelay, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
 			if meta.NumDelivered >= maxPanics {
-				f.back = 0
-				f.bury(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+				f.nakDelay = 0
+				f.addDeadLetter(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
 					"a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"), "", "")
 			}
 		}
@@ -155,40 +155,40 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 	f.event, err = events.Decode(msg.Headers(), msg.Data())
 	if err != nil {
 		f.outcome = "invalid"
-		f.bury(invalid(err), "", "")
+		f.addDeadLetter(invalid(err), "", "")
 		return f
 	}
 	f.token = events.Token(f.event.ID)
 	routes, failure := r.courier.Resolve(ctx, f.event)
 	switch {
 	case failure != nil && ctx.Err() != nil:
-		f.back, f.outcome = time.Millisecond, "retried"
+		f.nakDelay, f.outcome = time.Millisecond, "retried"
 	case failure != nil && failure.Retry() && time.Since(meta.Timestamp) < r.set.GiveUpAfter:
-		f.back, f.outcome = r.set.retryDelay(int(min(meta.NumDelivered, 64))), "retried"
-		r.log.Warn().Str("event", f.event.ID).Str("code", string(failure.Code)).Str("reason", failure.Reason).Dur("again_in", f.back).
+		f.nakDelay, f.outcome = r.set.retryDelay(int(min(meta.NumDelivered, 64))), "retried"
+		r.log.Warn().Str("event", f.event.ID).Str("code", string(failure.Code)).Str("reason", failure.Reason).Dur("again_in", f.nakDelay).
 			Msg("the event cannot be resolved now; it comes back")
 	case failure != nil && failure.Retry():
 		f.outcome = "invalid"
-		f.bury(expired(failure, time.Since(meta.Timestamp)), "", "")
+		f.addDeadLetter(expired(failure, time.Since(meta.Timestamp)), "", "")
 	case failure != nil:
 		f.outcome = "invalid"
-		f.bury(failure, "", "")
+		f.addDeadLetter(failure, "", "")
 	case len(routes) == 0 && r.set.IgnoreUnmatched:
 		f.outcome = "unmatched"
 		r.log.Info().Str("event", f.event.ID).Msg("no target matches; ignored as configured")
 	case len(routes) == 0:
 		f.outcome = "unmatched"
-		f.bury(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
+		f.addDeadLetter(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
 			"no target matches this event: name targets in it, add a target whose match fits, or set events.unmatched to ignore"), "", "")
 	}
 	for _, route := range routes {
 		if route.Failure != nil {
-			f.bury(route.Failure, route.Target, route.Lane)
+			f.addDeadLetter(route.Failure, route.Target, route.Lane)
 			continue
 		}
 		if err := r.lanes.open(ctx, route.Lane); err != nil {
 			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the lane has no consumer yet; the event comes back")
-			f.deliveries, f.letters, f.back, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
+			f.deliveries, f.letters, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
 		f.deliveries = append(f.deliveries, f.delivery(route, 1))
@@ -215,7 +215,7 @@ func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
 }
 
 // bury adds a dead letter for the event, or for one target that it names.
-func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
+func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 	d := newLetter(failure)
 	d.Target, d.Lane, d.Generation = target, lane, 1
 	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
@@ -243,7 +243,7 @@ func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg)
 	}
 	return func(ctx context.Context, m *nats.Msg) error {
 		f := from[m]
-		if f.again {
+		if f.redelivered {
 			return nil
 		}
 		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
@@ -254,23 +254,23 @@ func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg)
 
 // settleEvent writes the event's letters and acknowledges it.
 func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
-	if f.back > 0 {
+	if f.nakDelay > 0 {
 		r.metrics.events.WithLabelValues(f.outcome).Inc()
-		_ = f.msg.NakWithDelay(f.back)
+		_ = f.msg.NakWithDelay(f.nakDelay)
 		return
 	}
 	for i, d := range f.letters {
 		if err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i)); err != nil {
-			r.metrics.buryFailed.Inc()
+			r.metrics.deadLetterFailures.Inc()
 			r.log.Error().Err(err).Str("event", d.Event).Msg("a dead letter could not be stored; the event comes back")
-			_ = f.msg.NakWithDelay(r.set.unburiedDelay())
+			_ = f.msg.NakWithDelay(r.set.deadLetterDelay())
 			return
 		}
 		r.log.Warn().Str("event", d.Event).Str("target", d.Target).Str("code", string(d.Code)).Str("phase", string(d.Phase)).
 			Str("reason", d.Reason).Msg("dead letter")
 	}
 	if len(f.letters) == 0 && f.event != nil {
-		r.forgiveEvent(ctx, f)
+		r.removeEventLetters(ctx, f)
 	}
 	r.metrics.events.WithLabelValues(f.outcome).Inc()
 	// Not confirmed: an event that comes again makes deliveries that the ledger
@@ -282,7 +282,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 
 // forgiveEvent takes the letters of the event itself off the list (nobody's
 // lane) once it has been published again and resolved.
-func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
+func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) {
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
 		if err == nil && d.IsOfAnother(f.event.Digest()) {
 			continue

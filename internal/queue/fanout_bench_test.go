@@ -15,9 +15,9 @@ import (
 )
 
 // queue is a courier that resolves like any other and never delivers.
-type queue struct{ *postOffice }
+type neverDelivers struct{ *fakeCourier }
 
-func (queue) Deliver(ctx context.Context, _ *events.Event, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (neverDelivers) Deliver(ctx context.Context, _ *events.Event, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	<-ctx.Done()
 	return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
 }
@@ -57,7 +57,7 @@ func benchmarkFanout(b *testing.B, sync string, targets int) {
 	waitBacklog(b, br, func(l broker.Backlog) bool { return l.Events == uint64(b.N) })
 	set := quick()
 	set.Grace = 0
-	runner := NewRunner(br, queue{newPostOffice(ids...)}, set, newTestMetrics())
+	runner := NewRunner(br, neverDelivers{newFakeCourier(ids...)}, set, newTestMetrics())
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	b.ResetTimer()

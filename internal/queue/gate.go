@@ -10,7 +10,7 @@ import (
 
 // lookAgain is the longest that a lane waits before it asks again whether it may
 // fetch: definitions may have changed.
-const lookAgain = 5 * time.Second
+const recheckAfter = 5 * time.Second
 
 // The reasons for which nothing is fetched from a lane.
 const (
@@ -21,7 +21,7 @@ const (
 )
 
 // leave says what may be fetched from a lane.
-type leave struct {
+type admission struct {
 	n     int           // deliveries; 0: none now
 	probe bool          // they are to find out whether a relay answers again
 	why   string        // for none: one of the reasons above
@@ -30,25 +30,25 @@ type leave struct {
 
 // admit says how many deliveries may be fetched now: as many as the relays that
 // they would go to may be given.
-func (l *lane) admit(ctx context.Context, want int) leave {
+func (l *lane) admit(ctx context.Context, want int) admission {
 	now := time.Now()
-	if s, suspended := l.r.roster.suspension(l.name, now); suspended {
-		wait := lookAgain
+	if s, suspended := l.r.replicas.suspension(l.name, now); suspended {
+		wait := recheckAfter
 		if !s.Until.IsZero() {
 			wait = s.Until.Sub(now)
 		}
-		return leave{why: pausedSuspended, wait: wait}
+		return admission{why: pausedSuspended, wait: wait}
 	}
-	ways := l.r.courier.Relays(l.name)
-	l.observe(ways)
-	if len(ways) == 0 || l.overdue.Swap(false) {
+	relayLists := l.r.courier.Relays(l.name)
+	l.observe(relayLists)
+	if len(relayLists) == 0 || l.overdue.Swap(false) {
 		// Nobody's lane: what is in it ends as TARGET_UNKNOWN. Or the last delivery was
 		// given up for its age, and the next may have to be, too.
-		return leave{n: want}
+		return admission{n: want}
 	}
-	got := leave{probe: true, why: pausedBreaker, wait: lookAgain}
+	got := admission{probe: true, why: pausedBreaker, wait: recheckAfter}
 	asked := make(map[string]bool)
-	for _, relays := range ways {
+	for _, relays := range relayLists {
 		next, wait := firstOpen(relays)
 		if next == nil {
 			got.wait = min(got.wait, wait)
@@ -67,15 +67,15 @@ func (l *lane) admit(ctx context.Context, want int) leave {
 		}
 	}
 	if got.n == 0 {
-		return leave{why: got.why, wait: got.wait}
+		return admission{why: got.why, wait: got.wait}
 	}
-	return leave{n: min(got.n, want), probe: got.probe}
+	return admission{n: min(got.n, want), probe: got.probe}
 }
 
 // firstOpen is the relay that a delivery would go to, nil when it would go to none
 // before the wait is over.
 func firstOpen(relays []verdict.RelayStatus) (relay *verdict.RelayStatus, wait time.Duration) {
-	wait = lookAgain
+	wait = recheckAfter
 	for i := range relays {
 		if relays[i].Wait <= 0 {
 			return &relays[i], 0
@@ -93,7 +93,7 @@ func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (
 	}
 	if relay.MaxConnections > 0 {
 		busy := max(relay.Busy, int(l.inWork.Load()))
-		if n = min(n, l.r.roster.share(relay.MaxConnections, time.Now())-busy); n <= 0 {
+		if n = min(n, l.r.replicas.share(relay.MaxConnections, time.Now())-busy); n <= 0 {
 			return 0, pausedConnections, time.Second
 		}
 	}
@@ -109,11 +109,11 @@ func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (
 
 // observe says when a relay of the lane goes away and comes back, and keeps the
 // lane's part of the metrics.
-func (l *lane) observe(ways [][]verdict.RelayStatus) {
+func (l *lane) observe(relayLists [][]verdict.RelayStatus) {
 	status := broker.LaneStatus{Lane: l.name, Breaker: broker.BreakerClosed}
 	closed := 0
 	seen := make(map[string]bool)
-	for _, relays := range ways {
+	for _, relays := range relayLists {
 		for _, relay := range relays {
 			if seen[relay.Relay] {
 				continue
@@ -152,11 +152,11 @@ func (l *lane) observe(ways [][]verdict.RelayStatus) {
 }
 
 // pause waits as an admission of none says, or until something has happened.
-func (l *lane) pause(ctx context.Context, got leave) {
+func (l *lane) pause(ctx context.Context, got admission) {
 	select {
 	case <-ctx.Done():
-	case <-l.kick:
-	case <-time.After(min(got.wait, lookAgain)):
+	case <-l.woken:
+	case <-time.After(min(got.wait, recheckAfter)):
 	}
 }
 
@@ -174,7 +174,7 @@ func (l *lane) setPaused(why string) {
 // wake makes a lane that waits look again.
 func (l *lane) wake() {
 	select {
-	case l.kick <- struct{}{}:
+	case l.woken <- struct{}{}:
 	default: // it is about to
 	}
 }

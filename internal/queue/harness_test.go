@@ -24,7 +24,7 @@ import (
 // TestMain lets more tests wait side by side than there are cores: they wait for
 // servers, not for the processor.
 func TestMain(m *testing.M) {
-	if asked, err := crashAsAsked(); asked {
+	if asked, err := runCrashChild(); asked {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 // postOffice is a courier whose relay is this process: what it accepts lies in
 // its mailbox, and what it is told to do for a target it does, failures after
 // the fact included.
-type postOffice struct {
+type fakeCourier struct {
 	mu      sync.Mutex
 	targets map[string]string // id -> lane
 	script  map[string]func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
@@ -57,8 +57,8 @@ type mail struct {
 	duplicate     bool
 }
 
-func newPostOffice(targets ...string) *postOffice {
-	p := &postOffice{targets: map[string]string{}, tries: map[string]int{}, relays: map[string][][]verdict.RelayStatus{},
+func newFakeCourier(targets ...string) *fakeCourier {
+	p := &fakeCourier{targets: map[string]string{}, tries: map[string]int{}, relays: map[string][][]verdict.RelayStatus{},
 		script: map[string]func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure){}}
 	for _, t := range targets {
 		id, lane, ok := strings.Cut(t, "@")
@@ -70,7 +70,7 @@ func newPostOffice(targets ...string) *postOffice {
 	return p
 }
 
-func (p *postOffice) Lanes() []string {
+func (p *fakeCourier) Lanes() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var lanes []string
@@ -82,20 +82,20 @@ func (p *postOffice) Lanes() []string {
 	return lanes
 }
 
-func (p *postOffice) Relays(lane string) [][]verdict.RelayStatus {
+func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.relays[lane]
 }
 
 // know sets what the post office knows of a lane's relays.
-func (p *postOffice) know(lane string, ways ...[]verdict.RelayStatus) {
+func (p *fakeCourier) setRelays(lane string, relayLists ...[]verdict.RelayStatus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.relays[lane] = ways
+	p.relays[lane] = relayLists
 }
 
-func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
+func (p *fakeCourier) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ids := ev.Targets
@@ -117,7 +117,7 @@ func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Rou
 	return routes, nil
 }
 
-func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	p.mu.Lock()
 	p.tries[a.Target]++
 	try, script := p.tries[a.Target], p.script[a.Target]
@@ -159,13 +159,13 @@ func claimLost(err error) *verdict.Failure {
 // lostReply asks the post office to take the mail and then give the failure.
 var lostReply = &verdict.Receipt{}
 
-func (p *postOffice) take(ev *events.Event, a verdict.Attempt) {
+func (p *fakeCourier) take(ev *events.Event, a verdict.Attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mailbox = append(p.mailbox, mail{ev.ID, a.Target, a.Recipients, a.Accepted, a.PossibleDuplicate})
 }
 
-func (p *postOffice) mails(event string) []mail {
+func (p *fakeCourier) mails(event string) []mail {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []mail
@@ -177,13 +177,13 @@ func (p *postOffice) mails(event string) []mail {
 	return out
 }
 
-func (p *postOffice) tried(target string) int {
+func (p *fakeCourier) tried(target string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.tries[target]
 }
 
-func (p *postOffice) plan(target string, script func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure)) {
+func (p *fakeCourier) plan(target string, script func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.script[target] = script
@@ -194,18 +194,18 @@ func fail(code verdict.Code, phase verdict.Phase) *verdict.Failure {
 }
 
 // bench is a broker on an embedded server, and a runner at work.
-type bench struct {
+type fixture struct {
 	t      *testing.T
 	cfg    broker.Config
 	broker *broker.Broker
-	post   *postOffice
+	fake   *fakeCourier
 	// courier takes the place of post where a test wants the real one.
-	courier Courier
-	set     Settings
-	runner  *Runner
-	rarely  bool   // reconcile only when poked
-	hasty   bool   // reconcile all the time, and look for stranded messages each time
-	stop    func() // ends the runner and waits for it
+	courier       Courier
+	set           Settings
+	runner        *Runner
+	slowReconcile bool   // reconcile only when poked
+	fastReconcile bool   // reconcile all the time, and look for stranded messages each time
+	stop          func() // ends the runner and waits for it
 }
 
 func quick() Settings {
@@ -213,9 +213,9 @@ func quick() Settings {
 		RetryMultiplier: 2, GiveUpAfter: time.Hour, Grace: 5 * time.Second}
 }
 
-func start(t *testing.T, post *postOffice, change func(*Settings)) *bench {
+func start(t *testing.T, fake *fakeCourier, change func(*Settings)) *fixture {
 	t.Helper()
-	b := &bench{t: t, post: post, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: fake, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	if change != nil {
 		change(&b.set)
 	}
@@ -223,13 +223,13 @@ func start(t *testing.T, post *postOffice, change func(*Settings)) *bench {
 	return b
 }
 
-func (b *bench) start() {
+func (b *fixture) start() {
 	b.open()
 	b.run()
 	b.t.Cleanup(func() { b.close() })
 }
 
-func (b *bench) open() {
+func (b *fixture) open() {
 	b.t.Helper()
 	var err error
 	if b.broker, err = broker.Open(b.cfg, zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.WarnLevel)); err != nil {
@@ -237,15 +237,15 @@ func (b *bench) open() {
 	}
 }
 
-func (b *bench) run() {
+func (b *fixture) run() {
 	if b.courier == nil {
-		b.courier = b.post
+		b.courier = b.fake
 	}
 	b.runner = NewRunner(b.broker, b.courier, b.set, newTestMetrics())
-	if b.rarely {
+	if b.slowReconcile {
 		b.runner.lanes.every = time.Hour
 	}
-	if b.hasty {
+	if b.fastReconcile {
 		b.runner.lanes.every, b.runner.lanes.strandedEvery = 100*time.Millisecond, 90*time.Millisecond
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -261,19 +261,19 @@ func (b *bench) run() {
 }
 
 // replica is another runner beside the bench's, on the same streams.
-func (b *bench) replica() *bench {
-	second := &bench{t: b.t, cfg: b.cfg, broker: b.broker, post: b.post, set: b.set}
+func (b *fixture) replica() *fixture {
+	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
 	second.run()
 	return second
 }
 
-func (b *bench) close() {
+func (b *fixture) close() {
 	b.stop()
 	b.broker.Close()
 }
 
 // until waits for something to come true.
-func (b *bench) until(what string, ok func() bool) {
+func (b *fixture) until(what string, ok func() bool) {
 	b.t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
@@ -283,7 +283,7 @@ func (b *bench) until(what string, ok func() bool) {
 	b.t.Fatalf("waited in vain for: %s", what)
 }
 
-func (b *bench) publish(ev *events.Event) {
+func (b *fixture) publish(ev *events.Event) {
 	b.t.Helper()
 	// No message id: JetStream's own window must not be what keeps mails single.
 	m := nats.NewMsg(broker.EventSubject)
@@ -293,7 +293,7 @@ func (b *bench) publish(ev *events.Event) {
 	}
 }
 
-func (b *bench) letters() []broker.DeadLetter {
+func (b *fixture) letters() []broker.DeadLetter {
 	b.t.Helper()
 	var all []broker.DeadLetter
 	for d, err := range b.broker.DeadLetters(context.Background(), "") {
@@ -306,7 +306,7 @@ func (b *bench) letters() []broker.DeadLetter {
 }
 
 // settled waits until nothing is pending any more.
-func (b *bench) settled() {
+func (b *fixture) settled() {
 	b.t.Helper()
 	b.until("nothing pending", func() bool {
 		backlog, err := b.broker.Backlog(context.Background())
@@ -314,7 +314,7 @@ func (b *bench) settled() {
 	})
 }
 
-func (b *bench) entry(target, event string) broker.Entry {
+func (b *fixture) entry(target, event string) broker.Entry {
 	b.t.Helper()
 	list, err := b.broker.Deliveries(context.Background(), target, event)
 	if err != nil || len(list) > 1 {

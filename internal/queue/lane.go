@@ -31,7 +31,7 @@ type lanes struct {
 	every         time.Duration // between reconciles
 	strandedEvery time.Duration // between looks for stranded messages
 	floors        floors        // at the last of them; owned by run
-	poke          chan struct{} // asks for a reconcile now
+	trigger       chan struct{} // asks for a reconcile now
 
 	mu      sync.Mutex
 	known   map[string]bool // consumers ensured by this process
@@ -40,7 +40,7 @@ type lanes struct {
 
 func newLanes(r *Runner) *lanes {
 	return &lanes{
-		r: r, every: reconcileEvery, strandedEvery: strandedEvery, poke: make(chan struct{}, 1),
+		r: r, every: reconcileEvery, strandedEvery: strandedEvery, trigger: make(chan struct{}, 1),
 		known: map[string]bool{}, running: map[string]*lane{},
 	}
 }
@@ -62,7 +62,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 				l = newLane(ls.r, name)
 				ls.running[name] = l
 				wg.Go(func() { l.run(ctx, work) })
-				ls.r.roster.speak()
+				ls.r.replicas.heartbeatNow()
 			}
 			ls.mu.Unlock()
 		}
@@ -71,7 +71,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 			wg.Wait()
 			return
 		case <-tick.C:
-		case <-ls.poke:
+		case <-ls.trigger:
 		}
 	}
 }
@@ -169,7 +169,7 @@ func (ls *lanes) open(ctx context.Context, name string) error {
 	ls.mu.Unlock()
 	if !running {
 		select {
-		case ls.poke <- struct{}{}:
+		case ls.trigger <- struct{}{}:
 		default: // asked for already
 		}
 	}
@@ -183,7 +183,7 @@ func (ls *lanes) forget(name string) {
 }
 
 // kickAll makes all lanes look again whether they may fetch.
-func (ls *lanes) kickAll() {
+func (ls *lanes) wakeAll() {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, l := range ls.running {
@@ -216,7 +216,7 @@ type lane struct {
 	name      string
 	r         *Runner
 	slots     chan struct{} // one token per delivery in work or asked for
-	kick      chan struct{} // something happened that may let the lane fetch
+	woken     chan struct{} // something happened that may let the lane fetch
 	inWork    atomic.Int32
 	uncounted atomic.Int32 // of those in work, how many have not taken their part of a rate
 	overdue   atomic.Bool  // the last delivery to an absent relay was given up for its age
@@ -226,12 +226,12 @@ type lane struct {
 	// owned by run
 	consumer   jetstream.Consumer // nil until fetched from
 	away       map[string]bool    // relays that were not closed when seen last
-	complained time.Time          // of fetches that fail
+	lastLogged time.Time          // of fetches that fail
 }
 
 func newLane(r *Runner, name string) *lane {
 	return &lane{
-		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), kick: make(chan struct{}, 1),
+		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), woken: make(chan struct{}, 1),
 		away: map[string]bool{},
 	}
 }
@@ -247,19 +247,19 @@ func (l *lane) run(ctx, work context.Context) {
 		if n == 0 {
 			return
 		}
-		may := l.admit(ctx, n)
-		l.giveSlots(n - may.n)
-		l.setPaused(may.why)
-		if may.n == 0 {
-			l.pause(ctx, may)
+		admitted := l.admit(ctx, n)
+		l.releaseSlots(n - admitted.n)
+		l.setPaused(admitted.why)
+		if admitted.n == 0 {
+			l.pause(ctx, admitted)
 			continue
 		}
-		unused, err := l.fetch(ctx, work, may.n, &wg)
-		l.giveSlots(unused)
+		unused, err := l.fetch(ctx, work, admitted.n, &wg)
+		l.releaseSlots(unused)
 		if err != nil && ctx.Err() == nil {
-			l.mend(ctx, err)
+			l.recoverConsumer(ctx, err)
 		}
-		if may.probe {
+		if admitted.probe {
 			// A probe's outcome decides what comes next.
 			l.waitIdle(ctx)
 		}
@@ -268,15 +268,15 @@ func (l *lane) run(ctx, work context.Context) {
 
 // mend gets the lane its consumer after a fetch has failed. NATS may be away for a
 // day; that is said once a minute.
-func (l *lane) mend(ctx context.Context, why error) {
+func (l *lane) recoverConsumer(ctx context.Context, why error) {
 	l.consumer = nil
 	l.r.lanes.forget(l.name)
 	backoff.Sleep(ctx, time.Second)
 	err := l.r.lanes.ensure(ctx, l.name)
-	if ctx.Err() != nil || time.Since(l.complained) < time.Minute {
+	if ctx.Err() != nil || time.Since(l.lastLogged) < time.Minute {
 		return
 	}
-	l.complained = time.Now()
+	l.lastLogged = time.Now()
 	if err != nil {
 		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer; trying again")
 	} else {
@@ -308,7 +308,7 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 		l.uncounted.Add(1)
 		wg.Go(func() {
 			defer l.wake()
-			defer l.giveSlots(1)
+			defer l.releaseSlots(1)
 			defer l.inWork.Add(-1)
 			l.r.attempt(work, l, msg)
 		})
@@ -325,7 +325,7 @@ func (l *lane) unwanted(ctx context.Context) (back time.Duration, unwanted bool)
 	if ctx.Err() != nil {
 		return atOnce, true // for another process or the next start
 	}
-	_, unwanted = l.r.roster.suspension(l.name, time.Now())
+	_, unwanted = l.r.replicas.suspension(l.name, time.Now())
 	return time.Second, unwanted
 }
 
@@ -345,7 +345,7 @@ func (l *lane) takeSlots(ctx context.Context) int {
 	}
 }
 
-func (l *lane) giveSlots(n int) {
+func (l *lane) releaseSlots(n int) {
 	for range n {
 		<-l.slots
 	}
@@ -354,7 +354,7 @@ func (l *lane) giveSlots(n int) {
 // waitIdle waits until nothing is in work.
 func (l *lane) waitIdle(ctx context.Context) {
 	n := 0
-	defer func() { l.giveSlots(n) }()
+	defer func() { l.releaseSlots(n) }()
 	for n < cap(l.slots) {
 		select {
 		case <-ctx.Done():

@@ -13,7 +13,7 @@ import (
 // suspends one, and when the process goes.
 func TestLanesAreFollowed(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	infos := func() []broker.LaneInfo {
 		all, err := b.broker.LaneInfos(t.Context())
 		if err != nil || len(all) != 1 {
@@ -54,8 +54,8 @@ func TestLanesAreFollowed(t *testing.T) {
 	}
 	until("what is there", func(l broker.LaneInfo) bool { return l.Replicas == 1 })
 
-	second := NewRunner(b.broker, b.post, b.set, newTestMetrics())
-	second.roster.every = time.Hour
+	second := NewRunner(b.broker, b.fake, b.set, newTestMetrics())
+	second.replicas.every = time.Hour
 	living, stop := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
 	go func() { gone <- second.Run(living) }()

@@ -17,10 +17,10 @@ import (
 // letter of what was delivered; the message that comes again takes it off.
 func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 	t.Parallel()
-	var mended, died atomic.Bool
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
-		if mended.Load() {
+	var fixed, died atomic.Bool
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if fixed.Load() {
 			return nil, nil
 		}
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
@@ -34,14 +34,14 @@ func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 	b.publish(event("e1", "ops"))
 	b.settled()
 	d := b.letters()[0]
-	mended.Store(true)
+	fixed.Store(true)
 	// As with `nats pub`: the letter stays where it is until the delivery has succeeded.
 	if _, err := b.broker.JetStream().Publish(context.Background(), d.ReplaySubject, d.Body); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
-	if l := b.letters(); !died.Load() || len(l) != 0 || len(b.post.mails("e1")) != 1 {
-		t.Errorf("%d mails, and on the list: %+v", len(b.post.mails("e1")), l)
+	if l := b.letters(); !died.Load() || len(l) != 0 || len(b.fake.mails("e1")) != 1 {
+		t.Errorf("%d mails, and on the list: %+v", len(b.fake.mails("e1")), l)
 	}
 	if told := historyOf(t, b.broker, d.Sequence); !slices.Equal(told, []string{"outcome delivered"}) {
 		t.Errorf("history %q", told)
@@ -52,20 +52,20 @@ func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 // the one is delivered at last says nothing of the other.
 func TestALetterOfAnotherCertificateStays(t *testing.T) {
 	t.Parallel()
-	b, mended := deadLetterBench(t)
+	b, fixed := deadLetterFixture(t)
 	other := event("ev/1", "ops")
 	other.Certificate.PEM = lab.SelfSigned("other.example.com")
 	b.publish(other)
 	b.until("its letter", func() bool { return len(b.letters()) == 2 })
 	b.settled()
-	mended.Store(true)
+	fixed.Store(true)
 	first := b.letters()[0]
 	if err := b.broker.Replay(context.Background(), first, tester, broker.Replay{}); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
 	l := b.letters()
-	if len(b.post.mails("ev/1")) != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
-		t.Errorf("%d mails, and on the list: %+v", len(b.post.mails("ev/1")), l)
+	if len(b.fake.mails("ev/1")) != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
+		t.Errorf("%d mails, and on the list: %+v", len(b.fake.mails("ev/1")), l)
 	}
 }

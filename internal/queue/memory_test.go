@@ -24,15 +24,15 @@ func TestBacklogIsNotHeldInMemory(t *testing.T) {
 	for i := range targets {
 		ids = append(ids, fmt.Sprintf("t%d", i))
 	}
-	post := newPostOffice(ids...)
+	fake := newFakeCourier(ids...)
 	answer := make(chan struct{})
 	for _, id := range ids {
-		post.plan(id, func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		fake.plan(id, func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 			<-answer
 			return nil, nil
 		})
 	}
-	b := start(t, post, nil)
+	b := start(t, fake, nil)
 	t.Cleanup(func() { close(answer) }) // before the end of the runner, which waits for what is under way
 
 	size := 0

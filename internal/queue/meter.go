@@ -91,7 +91,7 @@ func (m *meter) serve(relay string, limit verdict.Rate) {
 			return
 		}
 		m.mu.Unlock()
-		granted, wait := m.draw(relay, limit, len(asking))
+		granted, wait := m.reserve(relay, limit, len(asking))
 		for i, answer := range asking {
 			if i < granted {
 				answer <- 0
@@ -103,7 +103,7 @@ func (m *meter) serve(relay string, limit verdict.Rate) {
 }
 
 // draw counts as many of the mails as there is room for.
-func (m *meter) draw(relay string, limit verdict.Rate, mails int) (granted int, wait time.Duration) {
+func (m *meter) reserve(relay string, limit verdict.Rate, mails int) (granted int, wait time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
 	defer cancel()
 	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
@@ -129,12 +129,12 @@ func (m *meter) draw(relay string, limit verdict.Rate, mails int) (granted int, 
 }
 
 // after is how long to wait for the next mail beyond those just granted.
-func (w *window) after(limit verdict.Rate, now time.Time) time.Duration {
+func (w *rateWindow) after(limit verdict.Rate, now time.Time) time.Duration {
 	_, wait := w.room(limit, now)
 	return max(wait, time.Millisecond)
 }
 
-func (m *meter) read(ctx context.Context, relay string) (w window, revision uint64, err error) {
+func (m *meter) read(ctx context.Context, relay string) (w rateWindow, revision uint64, err error) {
 	w.Relay = relay
 	entry, err := m.kv.Get(ctx, rateKey(relay))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -145,12 +145,12 @@ func (m *meter) read(ctx context.Context, relay string) (w window, revision uint
 	}
 	if err := json.Unmarshal(entry.Value(), &w); err != nil {
 		// Not ours. Nobody knows what the relay was given before: all that it may be.
-		w = window{Relay: relay, Parts: []part{{entry.Created(), math.MaxInt32}}}
+		w = rateWindow{Relay: relay, Parts: []part{{entry.Created(), math.MaxInt32}}}
 	}
 	return w, entry.Revision(), nil
 }
 
-func (m *meter) write(ctx context.Context, w window, revision uint64) error {
+func (m *meter) write(ctx context.Context, w rateWindow, revision uint64) error {
 	value, err := json.Marshal(w)
 	if err != nil {
 		return fmt.Errorf("rate of %s: %w", w.Relay, err)

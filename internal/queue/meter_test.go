@@ -16,7 +16,7 @@ import (
 
 // rated makes the post office's target ask for its part of a rate, as the courier
 // does, and remember when it was given it.
-func (p *postOffice) rated(target string, limit func() verdict.Rate) (given func() []time.Time) {
+func (p *fakeCourier) rated(target string, limit func() verdict.Rate) (given func() []time.Time) {
 	var mu sync.Mutex
 	var times []time.Time
 	p.plan(target, func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -38,10 +38,10 @@ func (p *postOffice) rated(target string, limit func() verdict.Rate) (given func
 func TestReplicasShareARate(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 40, Per: time.Second}
-	post := newPostOffice("ops@relay1")
-	post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
-	given := post.rated("ops", func() verdict.Rate { return limit })
-	b := start(t, post, nil)
+	fake := newFakeCourier("ops@relay1")
+	fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
+	given := fake.rated("ops", func() verdict.Rate { return limit })
+	b := start(t, fake, nil)
 	second := b.replica()
 	defer second.stop()
 	const n = 150
@@ -60,8 +60,8 @@ func TestReplicasShareARate(t *testing.T) {
 	}
 	for i := range n {
 		id := fmt.Sprintf("e%d", i)
-		if e := b.entry("ops", id); len(b.post.mails(id)) != 1 || e.Attempts != 1 {
-			t.Errorf("event %s: %d mails, %d attempts", id, len(b.post.mails(id)), e.Attempts)
+		if e := b.entry("ops", id); len(b.fake.mails(id)) != 1 || e.Attempts != 1 {
+			t.Errorf("event %s: %d mails, %d attempts", id, len(b.fake.mails(id)), e.Attempts)
 		}
 	}
 }
@@ -70,14 +70,14 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 5, Per: 24 * time.Hour}
 	var now atomic.Pointer[verdict.Rate]
-	set := func(r verdict.Rate, post *postOffice) {
+	set := func(r verdict.Rate, fake *fakeCourier) {
 		now.Store(&r)
-		post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: r}})
+		fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: r}})
 	}
-	post := newPostOffice("ops@relay1")
-	set(limit, post)
-	given := post.rated("ops", func() verdict.Rate { return *now.Load() })
-	b := start(t, post, nil)
+	fake := newFakeCourier("ops@relay1")
+	set(limit, fake)
+	given := fake.rated("ops", func() verdict.Rate { return *now.Load() })
+	b := start(t, fake, nil)
 	const n = 12
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
@@ -95,8 +95,8 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	if got := len(given()); got != limit.Count {
 		t.Fatalf("%d mails, want %d a day", got, limit.Count)
 	}
-	set(verdict.Rate{Count: n, Per: 24 * time.Hour}, post)
-	b.runner.lanes.kickAll()
+	set(verdict.Rate{Count: n, Per: 24 * time.Hour}, fake)
+	b.runner.lanes.wakeAll()
 	b.settled()
 	for i := range n {
 		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.State != broker.StateSent || e.Attempts != 1 {
@@ -109,9 +109,9 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 3, Per: time.Hour}
-	post := newPostOffice("ops@relay1")
-	post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
-	b := start(t, post, nil)
+	fake := newFakeCourier("ops@relay1")
+	fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
+	b := start(t, fake, nil)
 	for range limit.Count {
 		if wait := b.runner.meter.take("relay1:25", limit); wait != 0 {
 			t.Fatalf("wait %v", wait)
@@ -126,7 +126,7 @@ func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 		return err == nil && backlog.Events == 0 && backlog.Deliveries == 10
 	})
 	b.untouched("relay1", 10)
-	if n := b.post.tried("ops"); n != 0 {
+	if n := b.fake.tried("ops"); n != 0 {
 		t.Errorf("tried %d times", n)
 	}
 }
@@ -135,7 +135,7 @@ func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 // moment at which it was written.
 func TestRateEntryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), nil)
+	b := start(t, newFakeCourier("ops@relay1"), nil)
 	limit := verdict.Rate{Count: 100, Per: 500 * time.Millisecond}
 	if _, err := b.runner.meter.kv.PutString(context.Background(), rateKey("relay1:25"), "what?"); err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestRateKeys(t *testing.T) {
 // Whoever asks at the same time, here in two processes, the count is right.
 func TestThoseWhoAskAtOnceAreCounted(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), nil)
+	b := start(t, newFakeCourier("ops@relay1"), nil)
 	other := newMeter(b.runner.meter.kv, zerolog.Nop())
 	limit := verdict.Rate{Count: 100, Per: time.Hour}
 	var wg sync.WaitGroup

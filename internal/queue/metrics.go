@@ -11,16 +11,16 @@ import (
 // Metrics are the broker's counters. Labels are lanes and codes, both bounded;
 // never targets' addresses or texts.
 type Metrics struct {
-	events      *prometheus.CounterVec
-	attempts    *prometheus.CounterVec
-	settled     *prometheus.CounterVec
-	duplicates  prometheus.Counter
-	buryFailed  prometheus.Counter
-	panics      prometheus.Counter
-	breakerOpen *prometheus.CounterVec
-	breaker     *prometheus.GaugeVec
-	paused      *prometheus.GaugeVec
-	duration    *prometheus.HistogramVec
+	events             *prometheus.CounterVec
+	attempts           *prometheus.CounterVec
+	settled            *prometheus.CounterVec
+	duplicates         prometheus.Counter
+	deadLetterFailures prometheus.Counter
+	panics             prometheus.Counter
+	breakerOpen        *prometheus.CounterVec
+	breaker            *prometheus.GaugeVec
+	paused             *prometheus.GaugeVec
+	duration           *prometheus.HistogramVec
 }
 
 // NewMetrics registers the broker's metrics.
@@ -38,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "certpost_possible_duplicates_total", Help: "Mails sent although the outcome of an earlier try was unknown.",
 		}),
-		buryFailed: prometheus.NewCounter(prometheus.CounterOpts{
+		deadLetterFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "certpost_dead_letter_failures_total", Help: "Dead letters that could not be stored; the deliveries wait. Alert on any.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
@@ -58,7 +58,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400},
 		}, []string{"state"}),
 	}
-	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.buryFailed, m.panics, m.breakerOpen, m.breaker, m.paused, m.duration)
+	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.duration)
 	return m
 }
 

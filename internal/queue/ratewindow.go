@@ -14,7 +14,7 @@ const windowParts = 20
 
 // window is the mails that a relay was given of late: the value at key
 // rate.<relay> of the bucket CERTPOST_RELAYS.
-type window struct {
+type rateWindow struct {
 	Relay string `json:"relay"`
 	Limit string `json:"limit"` // for people; what counts is the configuration
 	Parts []part `json:"parts"`
@@ -33,7 +33,7 @@ func windowLength(limit verdict.Rate) time.Duration {
 
 // room is how many mails the relay may be given now, and when there is room for
 // none, how long until there is for one.
-func (w *window) room(limit verdict.Rate, now time.Time) (n int, wait time.Duration) {
+func (w *rateWindow) room(limit verdict.Rate, now time.Time) (n int, wait time.Duration) {
 	w.forget(limit, now)
 	n = limit.Count
 	for _, p := range w.Parts {
@@ -51,7 +51,7 @@ func (w *window) room(limit verdict.Rate, now time.Time) (n int, wait time.Durat
 }
 
 // add counts mails that are begun now.
-func (w *window) add(limit verdict.Rate, mails int, now time.Time) {
+func (w *rateWindow) add(limit verdict.Rate, mails int, now time.Time) {
 	start := now.Truncate(limit.Per / windowParts)
 	if i := slices.IndexFunc(w.Parts, func(p part) bool { return p.Start.Equal(start) }); i >= 0 {
 		w.Parts[i].Mails += mails
@@ -63,7 +63,7 @@ func (w *window) add(limit verdict.Rate, mails int, now time.Time) {
 
 // forget drops parts that count no more, and those of a clock that was far ahead:
 // they would count for as long as it was.
-func (w *window) forget(limit verdict.Rate, now time.Time) {
+func (w *rateWindow) forget(limit verdict.Rate, now time.Time) {
 	from, to := now.Add(-windowLength(limit)), now.Add(limit.Per+time.Minute)
 	w.Parts = slices.DeleteFunc(w.Parts, func(p part) bool { return !p.Start.After(from) || p.Start.After(to) })
 }

@@ -17,7 +17,7 @@ func TestWindowHoldsInEverySpan(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				seed := rand.Uint64()
 				random := rand.New(rand.NewPCG(seed, 1))
-				var w window
+				var w rateWindow
 				var given []time.Time
 				begin := time.Now()
 				for time.Since(begin) < 10*limit.Per {
@@ -57,7 +57,7 @@ func TestWindowHoldsInEverySpan(t *testing.T) {
 func TestWindowWhenLimitsAndClocksChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		day := verdict.Rate{Count: 500, Per: 24 * time.Hour}
-		var w window
+		var w rateWindow
 		w.add(day, 400, time.Now())
 		time.Sleep(2 * time.Hour)
 		w.add(day, 50, time.Now())

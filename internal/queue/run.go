@@ -69,19 +69,19 @@ type Settings struct {
 // Runner is a broker at work for one courier.
 type Runner struct {
 	*broker.Broker
-	log     zerolog.Logger
-	courier Courier
-	set     Settings
-	metrics *Metrics
-	owner   string // of leases: this process, never used again
-	lanes   *lanes
-	ledger  broker.Ledger // set by prepare
-	roster  *roster
-	meter   *meter // set by prepare
+	log      zerolog.Logger
+	courier  Courier
+	set      Settings
+	metrics  *Metrics
+	owner    string // of leases: this process, never used again
+	lanes    *lanes
+	ledger   broker.Ledger // set by prepare
+	replicas *replicaSet
+	meter    *meter // set by prepare
 
 	mu       sync.Mutex
 	ready    error
-	unstored error // why the last heartbeat was not stored
+	storeErr error // why the last heartbeat was not stored
 }
 
 // embeddedOwner ends the name of an owner that runs the embedded server; there is
@@ -99,7 +99,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 		r.owner += embeddedOwner
 	}
 	r.lanes = newLanes(r)
-	r.roster = newRoster(r.log, r.lanes.kickAll)
+	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
 	return r
 }
 
@@ -122,8 +122,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { r.roster.follow(ctx) })
-	wg.Go(func() { r.roster.beat(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
+	wg.Go(func() { r.replicas.follow(ctx) })
+	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.watchStore(ctx, fail) })
@@ -157,7 +157,7 @@ func (r *Runner) openRelays(ctx context.Context) error {
 		return err
 	}
 	r.meter = newMeter(kv, r.log)
-	return r.roster.open(ctx, kv)
+	return r.replicas.open(ctx, kv)
 }
 
 // prepare brings the topology up, waiting for NATS as long as it takes.
@@ -199,13 +199,13 @@ func (r *Runner) Ready(ctx context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	err, unstored := r.ready, r.unstored
+	err, storeErr := r.ready, r.storeErr
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if unstored != nil {
-		return fmt.Errorf("JetStream stores nothing: %w", unstored)
+	if storeErr != nil {
+		return fmt.Errorf("JetStream stores nothing: %w", storeErr)
 	}
 	return r.Health(ctx)
 }
@@ -217,8 +217,8 @@ func (r *Runner) setStored(err error) {
 		return
 	}
 	r.mu.Lock()
-	before := r.unstored
-	r.unstored = err
+	before := r.storeErr
+	r.storeErr = err
 	r.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
@@ -249,6 +249,6 @@ func (s Settings) retryDelay(n int) time.Duration {
 }
 
 // unburiedDelay is the delay of what waits for its dead letter to be stored.
-func (s Settings) unburiedDelay() time.Duration {
+func (s Settings) deadLetterDelay() time.Duration {
 	return backoff.Jitter(min(30*time.Second, s.RetryMax))
 }

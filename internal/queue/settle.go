@@ -17,7 +17,7 @@ import (
 // settle is the one switch on the verdict.
 func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *verdict.Failure) {
 	if j.claimErr != nil && receipt == nil {
-		j.giveBack(backoff.Jitter(time.Second), j.claimErr)
+		j.nak(backoff.Jitter(time.Second), j.claimErr)
 		return
 	}
 	if receipt != nil {
@@ -39,7 +39,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	case failure.Relay && receipt == nil:
 		j.relayFailed(ctx, failure)
 	case failure.Untried && receipt == nil:
-		j.giveBack(failure.After, nil) // its turn comes, however old it is
+		j.nak(failure.After, nil) // its turn comes, however old it is
 	default:
 		final := failure
 		switch {
@@ -54,7 +54,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		}
 		// Who has the mail is written down before the dead letter, which may not be
 		// stored at once.
-		if receipt == nil || j.remember(ctx, j.entry.Waiting(final), j.leaseEnd()) {
+		if receipt == nil || j.record(ctx, j.entry.Waiting(final), j.leaseEnd()) {
 			j.dead(ctx, final)
 		}
 	}
@@ -74,7 +74,7 @@ func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
 			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("cut short by the shutdown; tried again when its lease ends")
 		}
 	}
-	j.giveBack(0, nil)
+	j.nak(0, nil)
 }
 
 func (j *job) tooOld() bool {
@@ -94,12 +94,12 @@ func (j *job) sent(ctx context.Context) {
 	e := j.entry
 	wasDead := e.DeadLetter != ""
 	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter, e.Consented = broker.StateSent, "", time.Time{}, nil, "", false
-	if !j.remember(ctx, e, j.leaseEnd()) {
+	if !j.record(ctx, e, j.leaseEnd()) {
 		return
 	}
 	j.r.reached(pointRecorded)
 	if wasDead || j.gen != 1 || j.redelivered() { // 0: published by hand
-		j.offTheList(ctx)
+		j.removeDeadLetter(ctx)
 	}
 	j.finish(ctx, "sent", nil)
 }
@@ -107,7 +107,7 @@ func (j *job) sent(ctx context.Context) {
 // remember writes what came of the try, until a moment that the lease covers: if
 // it is never written, the next one to look finds an unknown outcome. Then the
 // message has been given back.
-func (j *job) remember(ctx context.Context, e broker.Entry, until time.Time) bool {
+func (j *job) record(ctx context.Context, e broker.Entry, until time.Time) bool {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
 	defer cancel()
 	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
@@ -117,7 +117,7 @@ func (j *job) remember(ctx context.Context, e broker.Entry, until time.Time) boo
 		}
 		if errors.Is(err, broker.ErrClaimLost) || ctx.Err() != nil {
 			j.log("the ledger could not be told what came of this try; it may be sent again", "unrecorded", nil)
-			j.giveBack(backoff.Jitter(5*time.Second), err)
+			j.nak(backoff.Jitter(5*time.Second), err)
 			return false
 		}
 		backoff.Sleep(ctx, delay)
@@ -137,7 +137,7 @@ func (j *job) redelivered() bool {
 }
 
 // offTheList removes the open letters of a delivery that has succeeded.
-func (j *job) offTheList(ctx context.Context) {
+func (j *job) removeDeadLetter(ctx context.Context) {
 	if err := j.r.RemoveDeadLetter(ctx, j.target, j.token, j.event.Digest(), broker.ProcessActor(j.r.owner)); err != nil {
 		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).
 			Msg("delivered, but its dead letter is still on the list; discard it by hand")
@@ -152,12 +152,12 @@ func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Fa
 	if receipt != nil {
 		until, tries = j.leaseEnd(), 1
 	}
-	if !j.remember(ctx, j.entry.Waiting(f), until) {
+	if !j.record(ctx, j.entry.Waiting(f), until) {
 		return
 	}
 	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
-	j.giveBack(j.r.set.retryDelay(tries), nil)
+	j.nak(j.r.set.retryDelay(tries), nil)
 }
 
 // relayFailed costs the delivery nothing: it stays away for as long as the relay
@@ -175,7 +175,7 @@ func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
 	if away <= 0 {
 		away = backoff.Jitter(j.r.set.RetryInitial)
 	}
-	j.giveBack(away, nil)
+	j.nak(away, nil)
 }
 
 // dead writes the letter, then the ledger, then acknowledges, in this order: a
@@ -193,14 +193,14 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	if d.Certainty == verdict.NotSent && len(j.entry.Accepted) > 0 {
 		d.Certainty = verdict.Accepted // by others than it is owed to
 	}
-	j.r.reached(pointDying)
+	j.r.reached(pointDeadLettering)
 	if err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
-		j.r.metrics.buryFailed.Inc()
+		j.r.metrics.deadLetterFailures.Inc()
 		j.log("a dead letter could not be stored; the delivery waits", "unburied", f)
-		j.giveBack(j.r.set.unburiedDelay(), err)
+		j.nak(j.r.set.deadLetterDelay(), err)
 		return
 	}
-	j.r.reached(pointBuried)
+	j.r.reached(pointDeadLettered)
 	// An event that cannot be read has no place in the ledger, and one under
 	// another's id must not overwrite what is known of that.
 	if j.event != nil && (j.entry.Digest == j.event.Digest()) {
@@ -211,7 +211,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		e.State, e.Owner, e.Lease, e.DeadLetter, e.Consented = broker.StateDead, "", time.Time{}, d.Subject, false
 		e.Owed, e.Uncertain = e.Missing(), f.Definite().Certainty == verdict.MaybeSent
 		if err := j.write(ctx, e); err != nil {
-			j.giveBack(backoff.Jitter(5*time.Second), err)
+			j.nak(backoff.Jitter(5*time.Second), err)
 			return
 		}
 		if old != "" && old != d.Subject {
@@ -284,7 +284,7 @@ func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
 }
 
 // giveBack lets the message come again after the delay.
-func (j *job) giveBack(delay time.Duration, why error) {
+func (j *job) nak(delay time.Duration, why error) {
 	if why != nil {
 		j.r.log.Warn().Err(why).Str("lane", j.lane.name).Str("target", j.target).Dur("again_in", delay).Msg("not settled; comes back")
 	}

@@ -61,17 +61,17 @@ func (ls *lanes) settleStranded(ctx context.Context, stream jetstream.Stream, st
 
 // settleBelow deals with what a lane has up to a floor.
 func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane string, floor uint64) error {
-	removed, revived := 0, 0
+	removed, republished := 0, 0
 	defer func() {
 		if removed > 0 {
 			r.log.Info().Str("lane", lane).Int("messages", removed).Msg("removed settled deliveries that the stream had kept")
 		}
-		if revived > 0 {
-			r.log.Warn().Str("lane", lane).Int("messages", revived).Msg("published deliveries anew that were acknowledged and not settled")
+		if republished > 0 {
+			r.log.Warn().Str("lane", lane).Int("messages", republished).Msg("published deliveries anew that were acknowledged and not settled")
 		}
 	}()
 	next := uint64(1)
-	for removed+revived < strandedAtOnce {
+	for removed+republished < strandedAtOnce {
 		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliveryPrefix+lane+".*"))
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence > floor {
 			return nil
@@ -84,7 +84,7 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 			return err
 		}
 		if !settled {
-			if err := r.revive(ctx, msg); err != nil {
+			if err := r.republish(ctx, msg); err != nil {
 				return err
 			}
 		}
@@ -97,7 +97,7 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 		if settled {
 			removed++
 		} else {
-			revived++
+			republished++
 		}
 		next = msg.Sequence + 1
 	}
@@ -129,7 +129,7 @@ func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool
 // revive publishes a message again, so that it is served. Its id is made from the
 // message's place: two processes that find it make one copy, and so does one that
 // ends before it has removed the original.
-func (r *Runner) revive(ctx context.Context, msg *jetstream.RawStreamMsg) error {
+func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg) error {
 	m := nats.NewMsg(msg.Subject)
 	m.Data = msg.Data
 	for name, values := range msg.Header {

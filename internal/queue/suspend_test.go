@@ -13,7 +13,7 @@ import (
 )
 
 // laneState waits until every runner says this of the lane.
-func (b *bench) laneState(what, lane string, is func(broker.LaneStatus) bool, runners ...*Runner) {
+func (b *fixture) laneState(what, lane string, is func(broker.LaneStatus) bool, runners ...*Runner) {
 	b.t.Helper()
 	for _, r := range append(runners, b.runner) {
 		b.until(what, func() bool {
@@ -28,7 +28,7 @@ func pausedFor(why string) func(broker.LaneStatus) bool {
 
 // untouched fails unless that many deliveries wait on the lane, and no process has
 // taken one of them.
-func (b *bench) untouched(lane string, deliveries uint64) {
+func (b *fixture) untouched(lane string, deliveries uint64) {
 	b.t.Helper()
 	c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, broker.LaneConsumerPrefix+lane)
 	if err != nil {
@@ -42,7 +42,7 @@ func (b *bench) untouched(lane string, deliveries uint64) {
 
 func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1", "loud@relay2"), nil)
+	b := start(t, newFakeCourier("quiet@relay1", "loud@relay2"), nil)
 	ctx := context.Background()
 	second := b.replica()
 	b.laneState("both lanes", "relay1", func(broker.LaneStatus) bool { return true }, second.runner)
@@ -73,7 +73,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	b.run()
 	b.laneState("the suspension after a restart", "relay1", pausedFor(pausedSuspended))
 	b.untouched("relay1", n)
-	if tried := b.post.tried("quiet"); tried != 0 {
+	if tried := b.fake.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times while suspended", tried)
 	}
 
@@ -90,7 +90,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	b.settled()
 	for i := range n {
 		id := fmt.Sprintf("e%d", i)
-		if got := len(b.post.mails(id)); got != 2 {
+		if got := len(b.fake.mails(id)); got != 2 {
 			t.Errorf("event %s: %d mails, want one for each target", id, got)
 		}
 		if e := b.entry("quiet", id); e.Attempts != 1 {
@@ -105,7 +105,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 // What a fetch brings that was open when the suspension came goes back untouched.
 func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	b.laneState("an idle lane", "relay1", func(broker.LaneStatus) bool { return true })
 	b.until("its fetch is open", func() bool {
 		c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, "lane-relay1")
@@ -114,10 +114,10 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	if err := b.broker.Suspend(context.Background(), broker.Suspension{Lane: "relay1", Reason: "now"}, tester); err != nil {
 		t.Fatal(err)
 	}
-	b.until("the runner knows", func() bool { _, s := b.runner.roster.suspension("relay1", time.Now()); return s })
+	b.until("the runner knows", func() bool { _, s := b.runner.replicas.suspension("relay1", time.Now()); return s })
 	b.publish(event("e1", "quiet"))
 	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
-	if tried := b.post.tried("quiet"); tried != 0 {
+	if tried := b.fake.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times", tried)
 	}
 	if err := b.broker.Resume(context.Background(), "relay1", tester, ""); err != nil {
@@ -131,7 +131,7 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 
 func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	b.laneState("the lane", "relay1", func(broker.LaneStatus) bool { return true })
 	ctx := context.Background()
 	suspend := func(until time.Time) {
@@ -177,10 +177,10 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 // A watch does not hear of a bucket that was thrown away and made again.
 func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	b.stop()
-	b.runner = NewRunner(b.broker, b.post, b.set, newTestMetrics())
-	b.runner.roster.again = 200 * time.Millisecond
+	b.runner = NewRunner(b.broker, b.fake, b.set, newTestMetrics())
+	b.runner.replicas.rewatch = 200 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.runner.Run(ctx) }()
@@ -193,7 +193,7 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	if err := b.broker.JetStream().DeleteStream(ctx, "KV_"+broker.RelaysBucket); err != nil {
 		t.Fatal(err)
 	}
-	b.runner.lanes.poke <- struct{}{}
+	b.runner.lanes.trigger <- struct{}{}
 	b.laneState("the end of a suspension that is there no more", "relay1", func(s broker.LaneStatus) bool { return s.Paused == "" })
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "after"}, tester); err != nil {
 		t.Fatal(err)

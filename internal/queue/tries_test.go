@@ -20,8 +20,8 @@ func TestTriesAreKept(t *testing.T) {
 		{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no", Times: 1},
 		{Stage: devrelay.StageData, Code: 451, Enhanced: "4.3.0", Text: "busy", Times: 1},
 	}})
-	courier, _ := office(t, fmt.Sprintf("targets:\n  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}\n", portOf(relay.Plain()), mailKeys))
-	b := inOffice(t, courier)
+	courier, _ := realCourier(t, fmt.Sprintf("targets:\n  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}\n", portOf(relay.Plain()), mailKeys))
+	b := startWith(t, courier)
 	b.publish(event("e1", "ops"))
 	b.settled()
 	dead := b.entry("ops", "e1")

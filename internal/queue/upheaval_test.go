@@ -20,7 +20,7 @@ import (
 // put right, and deliveries go on.
 func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), hasty: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.start()
 	b.until("the lane is served", func() bool { return len(b.runner.LaneStatus()) == 1 })
 	js := b.broker.JetStream()
@@ -55,11 +55,11 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			return err
 		}
 	}
-	type upheaval struct {
+	type fault struct {
 		name string
 		do   func() error
 	}
-	all := []upheaval{
+	all := []fault{
 		{"lane paused", pause(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")},
 		{"fan-out paused", pause(broker.EventsStream, broker.FanoutConsumer)},
 		{"lane gives up", changeConsumer(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay", func(c *jetstream.ConsumerConfig) {
@@ -79,7 +79,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			t.Fatal(err)
 		}
 		before[name] = s.CachedInfo().Config
-		all = append(all, upheaval{name + " deleted", func() error { return js.DeleteStream(ctx, name) }})
+		all = append(all, fault{name + " deleted", func() error { return js.DeleteStream(ctx, name) }})
 	}
 	for i, u := range all {
 		if err := u.do(); err != nil {
@@ -92,7 +92,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			_, _, err := b.broker.Publish(short, event(id, "ops"))
 			return err == nil
 		})
-		b.until("a mail after: "+u.name, func() bool { return len(b.post.mails(id)) > 0 })
+		b.until("a mail after: "+u.name, func() bool { return len(b.fake.mails(id)) > 0 })
 		b.until("ready after: "+u.name, func() bool { return b.runner.Ready(ctx) == nil })
 		b.until("the lane's consumer is as it should be after: "+u.name, func() bool {
 			c, err := js.Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
@@ -101,7 +101,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	}
 	b.settled()
 	for i, u := range all {
-		if n := len(b.post.mails(fmt.Sprintf("e%d", i))); n != 1 {
+		if n := len(b.fake.mails(fmt.Sprintf("e%d", i))); n != 1 {
 			t.Errorf("%d mails after: %s", n, u.name)
 		}
 	}
@@ -123,7 +123,7 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 	refused := func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	}
-	onlyLetter := func(t *testing.T, b *bench) {
+	onlyLetter := func(t *testing.T, b *fixture) {
 		t.Helper()
 		b.settled()
 		if l := b.letters(); len(l) != 1 || l[0].Event != "e1" {
@@ -133,9 +133,9 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 			t.Errorf("ledger: %+v", e)
 		}
 	}
-	waits := func(t *testing.T, b *bench) {
+	waits := func(t *testing.T, b *fixture) {
 		t.Helper()
-		b.until("the lane to give it back", func() bool { return b.post.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
+		b.until("the lane to give it back", func() bool { return b.fake.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
 		backlog, err := b.broker.Backlog(t.Context())
 		if backlog.Deliveries != 1 { // the count of letters fails where there is no stream for them
 			t.Errorf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
@@ -146,8 +146,8 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 	}
 	t.Run("no stream", func(t *testing.T) {
 		t.Parallel()
-		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), rarely: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
-		b.post.plan("ops", refused)
+		b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+		b.fake.plan("ops", refused)
 		b.start()
 		b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
 		if err := b.broker.JetStream().DeleteStream(t.Context(), broker.DeadLettersStream); err != nil {
@@ -158,7 +158,7 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 		if err := b.runner.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), broker.DeadLettersStream) {
 			t.Errorf("ready without a stream for dead letters: %v", err)
 		}
-		b.runner.lanes.poke <- struct{}{}
+		b.runner.lanes.trigger <- struct{}{}
 		onlyLetter(t, b)
 	})
 	t.Run("not allowed", func(t *testing.T) {
@@ -167,9 +167,9 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 		addr := lab.FreeAddress(t)
 		store := t.TempDir()
 		srv := lab.RunNATS(t, lab.NATSOptions(t, addr, store, fmt.Sprintf(accounts, `, permissions: {publish: {deny: ["certpost.dead.>"]}}`)))
-		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr, User: "certpost",
+		b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr, User: "certpost",
 			Password: func() ([]byte, error) { return []byte("hunter2hunter2"), nil }}}
-		b.post.plan("ops", refused)
+		b.fake.plan("ops", refused)
 		b.start()
 		b.publish(event("e1", "ops"))
 		waits(t, b)
@@ -185,8 +185,8 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 func TestWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	c := lab.NewNATSCluster(t)
-	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3, AckWait: 3 * time.Second}}
-	b.post.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := &fixture{t: t, fake: newFakeCourier("ops", "refused"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3, AckWait: 3 * time.Second}}
+	b.fake.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	})
 	b.start()
@@ -219,9 +219,9 @@ func TestWithoutQuorum(t *testing.T) {
 // meanwhile, to nobody.
 func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
+	b := &fixture{t: t, fake: newFakeCourier("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
 	release := make(chan struct{})
-	b.post.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-release
 		return nil, nil
 	})
@@ -229,10 +229,10 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	second := b.replica()
 	defer second.stop()
 	b.publish(event("e1", "slow"))
-	b.until("the first try", func() bool { return b.post.tried("slow") == 1 })
+	b.until("the first try", func() bool { return b.fake.tried("slow") == 1 })
 	time.AfterFunc(4*b.cfg.AckWait, func() { close(release) })
 	b.settled()
-	if tried, mails := b.post.tried("slow"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
+	if tried, mails := b.fake.tried("slow"), len(b.fake.mails("e1")); tried != 1 || mails != 1 {
 		t.Errorf("tried %d times, %d mails", tried, mails)
 	}
 	if e := b.entry("slow", "e1"); e.State != broker.StateSent || e.Attempts != 1 {
@@ -245,17 +245,17 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	srv := lab.NATS(t, lab.FreeAddress(t), "")
-	wire := newCable(t, srv.Addr().String())
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
+	wire := newLink(t, srv.Addr().String())
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
 	var once sync.Once
 	reached := make(chan string, 1000)
 	b.set.Reached = func(point string) {
 		if point == pointRecorded {
 			once.Do(func() {
-				plug := wire.unplug()
+				restore := wire.blockUntilRestored()
 				time.AfterFunc(3*b.cfg.AckWait, func() {
 					wire.reset() // with what is on its way
-					plug()
+					restore()
 				})
 			})
 		}
@@ -265,7 +265,7 @@ func TestLostAcknowledgement(t *testing.T) {
 	b.run()
 	b.publish(event("e1", "ops"))
 	b.settled()
-	if tried, mails := b.post.tried("ops"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
+	if tried, mails := b.fake.tried("ops"), len(b.fake.mails("e1")); tried != 1 || mails != 1 {
 		t.Errorf("tried %d times, %d mails", tried, mails)
 	}
 	b.close()
@@ -284,9 +284,9 @@ func TestLostAcknowledgement(t *testing.T) {
 // A store that may hold no more takes nothing, and drops nothing.
 func TestStoreIsFull(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
 	hold := make(chan struct{})
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-hold
 		return nil, nil
 	})
@@ -325,7 +325,7 @@ func TestStoreIsFull(t *testing.T) {
 // them, and no delay is negative.
 func TestClocksThatJumped(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	ahead := time.Now().Add(365 * 24 * time.Hour)
 	for id, left := range map[string]broker.Entry{
 		"leased":  {State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: ahead, First: ahead, Last: ahead},
@@ -341,7 +341,7 @@ func TestClocksThatJumped(t *testing.T) {
 	}
 	b.settled()
 	for _, id := range []string{"leased", "waiting", "past"} {
-		mails := b.post.mails(id)
+		mails := b.fake.mails(id)
 		if len(mails) != 1 || mails[0].duplicate != (id != "waiting") {
 			t.Errorf("%s: %+v", id, mails)
 		}
