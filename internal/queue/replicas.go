@@ -18,29 +18,30 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// watchAgain is how often the copy of the bucket is made anew: a watch does not
-// hear of a stream that was purged, or replaced by another one.
+// rewatchAfter is the time after which the bucket is copied again and watched anew: a
+// watch does not report that the stream was purged, or replaced by another one.
 const rewatchAfter = 30 * time.Second
 
-// roster is what this process knows of the others, and of the lanes that somebody
-// has suspended: a copy of the bucket, kept up to date by watching it.
+// replicaSet holds what this process knows of the other processes and of the suspended
+// lanes: a copy of the relays bucket, kept up to date by a watch.
 type replicaSet struct {
 	id               string // of this process
 	kv               jetstream.KeyValue
 	log              zerolog.Logger
 	every            time.Duration // between heartbeats
 	rewatch          time.Duration // between copies
-	changed          func()        // told when a suspension came or went
-	heartbeatRequest chan struct{} // asks for a heartbeat now
+	changed          func()        // called when a suspension began or ended
+	heartbeatRequest chan struct{} // requests a heartbeat now
 
 	mu        sync.Mutex
 	joined    time.Time
 	others    map[string]peer // by id
 	suspended map[string]broker.Suspension
-	gone      map[string]bool // ids whose keys can be swept away
+	gone      map[string]bool // ids of ended processes, whose keys can be removed
 }
 
-// peer is another process: its latest heartbeat, and when that came, by our clock.
+// peer is another process: the revision of its latest heartbeat, and when this process
+// received it, by its own clock.
 type peer struct {
 	revision uint64
 	lastSeen time.Time
@@ -53,8 +54,8 @@ func newReplicaSet(log zerolog.Logger, changed func()) *replicaSet {
 	}
 }
 
-// open takes the first look: nothing is fetched from a suspended lane before it is
-// known to be suspended.
+// open copies the bucket for the first time. It is called before anything is fetched, so
+// that nothing is fetched from a suspended lane.
 func (rs *replicaSet) open(ctx context.Context, kv jetstream.KeyValue) error {
 	rs.kv = kv
 	rs.mu.Lock()
@@ -77,20 +78,20 @@ func (rs *replicaSet) follow(ctx context.Context) {
 		}
 		if time.Since(lastLogged) > time.Minute { // NATS may be away for a day
 			lastLogged = time.Now()
-			rs.log.Warn().Err(err).Msg("suspensions cannot be watched; those that are known hold")
+			rs.log.Warn().Err(err).Msg("suspensions cannot be watched; the known ones stay in force")
 		}
 		backoff.Sleep(ctx, time.Second)
 	}
 }
 
-// watch makes the copy anew and then keeps it, until the context ends or, with
-// once, until it is made.
+// watch copies the bucket and then applies its changes until the context ends; with once,
+// it returns when the copy is complete.
 func (rs *replicaSet) watch(ctx context.Context, once bool) error {
 	w, err := rs.kv.WatchFiltered(ctx, []string{broker.SuspendedPrefix + "*", broker.ReplicaPrefix + "*"})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", broker.RelaysBucket, err)
 	}
-	defer func() { _ = w.Stop() }() // the connection may have gone
+	defer func() { _ = w.Stop() }() // fails without a connection
 	var first []jetstream.KeyValueEntry
 	complete := false
 	for {
@@ -119,7 +120,7 @@ func (rs *replicaSet) watch(ctx context.Context, once bool) error {
 	}
 }
 
-// relearn forgets what is in the bucket no more and learns what is.
+// reload replaces the copy by the entries of the bucket.
 func (rs *replicaSet) reload(entries []jetstream.KeyValueEntry) {
 	there := make(map[string]bool)
 	for _, e := range entries {
@@ -139,7 +140,7 @@ func (rs *replicaSet) reload(entries []jetstream.KeyValueEntry) {
 	}
 }
 
-// learn takes in one entry.
+// apply updates the copy with one entry.
 func (rs *replicaSet) apply(e jetstream.KeyValueEntry) {
 	removed := e.Operation() != jetstream.KeyValuePut
 	rs.mu.Lock()
@@ -165,7 +166,7 @@ func (rs *replicaSet) apply(e jetstream.KeyValueEntry) {
 	go rs.changed()
 }
 
-// suspension says whether a lane is suspended now.
+// suspension returns the suspension of a lane and whether it is in force.
 func (rs *replicaSet) suspension(lane string, now time.Time) (broker.Suspension, bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -173,8 +174,8 @@ func (rs *replicaSet) suspension(lane string, now time.Time) (broker.Suspension,
 	return s, ok && !s.Expired(now)
 }
 
-// live are the ids of the processes that were heard of lately, our own included,
-// sorted.
+// live returns the ids of this process and of those whose last heartbeat is younger than
+// three intervals, sorted.
 func (rs *replicaSet) live(now time.Time) []string {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -188,8 +189,8 @@ func (rs *replicaSet) live(now time.Time) []string {
 	return ids
 }
 
-// share is this process's part of something that is divided by all. One that has
-// just come takes nothing until the others have heard of it.
+// share returns this process's part of a total that is divided among all processes. A
+// process that has just started gets nothing until the others have its heartbeat.
 func (rs *replicaSet) share(total int, now time.Time) int {
 	live := rs.live(now)
 	rs.mu.Lock()
@@ -205,18 +206,18 @@ func (rs *replicaSet) share(total int, now time.Time) int {
 	return part
 }
 
-// speak has a heartbeat sent now, because it says something else than the last one:
-// a lane that nobody is known to serve worries people.
+// heartbeatNow requests a heartbeat now, because this process serves another lane: until
+// then the lane looks as if no process served it.
 func (rs *replicaSet) heartbeatNow() {
 	select {
 	case rs.heartbeatRequest <- struct{}{}:
-	default: // asked for already
+	default: // requested already
 	}
 }
 
-// beat says every few seconds that this process is there, until the context ends,
-// and then that it is not any more. told hears of each heartbeat whether it could
-// be stored, and so whether anything can be.
+// runHeartbeats stores a heartbeat every few seconds until the context ends, and then
+// deletes it. report gets the result of each write, which also tells whether anything
+// can be stored.
 func (rs *replicaSet) runHeartbeats(ctx context.Context, process string, status func() []broker.LaneStatus, tidy func(context.Context), report func(error)) {
 	tick := time.NewTicker(rs.every)
 	defer tick.Stop()
@@ -233,7 +234,7 @@ func (rs *replicaSet) runHeartbeats(ctx context.Context, process string, status 
 		case <-ctx.Done():
 			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
-			_ = rs.kv.Delete(end, broker.ReplicaPrefix+rs.id) // else the others notice that it is silent
+			_ = rs.kv.Delete(end, broker.ReplicaPrefix+rs.id) // if it fails, the others miss its heartbeats
 			return
 		case <-tick.C:
 		case <-rs.heartbeatRequest:
@@ -241,7 +242,7 @@ func (rs *replicaSet) runHeartbeats(ctx context.Context, process string, status 
 	}
 }
 
-// leftBehind are the ids of processes that will not come back; it names each once.
+// takeGone returns the ids of processes that have ended, each only once.
 func (rs *replicaSet) takeGone(now time.Time) []string {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -256,7 +257,7 @@ func (rs *replicaSet) takeGone(now time.Time) []string {
 	return ids
 }
 
-// inForce are the suspensions whose time is not over, sorted by lane.
+// inForce returns the suspensions that have not expired, sorted by lane.
 func (rs *replicaSet) inForce(now time.Time) (list []broker.Suspension) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -268,7 +269,7 @@ func (rs *replicaSet) inForce(now time.Time) (list []broker.Suspension) {
 	return list
 }
 
-// overdue are the suspensions whose time is over.
+// expired returns the suspensions that have expired.
 func (rs *replicaSet) expired(now time.Time) (list []broker.Suspension) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -280,15 +281,16 @@ func (rs *replicaSet) expired(now time.Time) (list []broker.Suspension) {
 	return list
 }
 
-// Suspensions are those in force, by lane, as this process knows them.
+// Suspensions returns the suspensions in force, sorted by lane, as this process knows
+// them.
 func (r *Runner) Suspensions() []broker.Suspension { return r.replicas.inForce(time.Now()) }
 
-// tidy ends suspensions whose time is over, for the record, and sweeps away the
-// keys of processes that are gone. All replicas do; it comes to the same.
+// tidy ends expired suspensions, so that the audit has a record of it, and removes the
+// keys of ended processes. All replicas do this; the result is the same.
 func (r *Runner) tidy(ctx context.Context) {
 	for _, s := range r.replicas.expired(time.Now()) {
-		if err := r.EndSuspension(ctx, r.replicas.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "its time was over"); err != nil {
-			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("a suspension that is over could not be removed; it is over all the same")
+		if err := r.EndSuspension(ctx, r.replicas.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "the suspension expired"); err != nil {
+			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("an expired suspension could not be removed; it has no effect")
 		}
 	}
 	stream, err := r.JetStream().Stream(ctx, "KV_"+broker.RelaysBucket)
@@ -297,7 +299,7 @@ func (r *Runner) tidy(ctx context.Context) {
 	}
 	for _, id := range r.replicas.takeGone(time.Now()) {
 		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+broker.RelaysBucket+"."+broker.ReplicaPrefix+id)); err != nil {
-			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of a process that is gone could not be removed")
+			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of an ended process could not be removed")
 		}
 	}
 }

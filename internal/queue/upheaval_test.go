@@ -307,7 +307,7 @@ func TestStoreIsFull(t *testing.T) {
 	}
 	b.until("not ready", func() bool {
 		err := b.runner.Ready(ctx)
-		return err != nil && strings.Contains(err.Error(), "stores nothing")
+		return err != nil && strings.Contains(err.Error(), "cannot store messages")
 	})
 	close(hold)
 	b.close()
