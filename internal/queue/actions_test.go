@@ -23,7 +23,7 @@ func TestReplayForAnotherTarget(t *testing.T) {
 	b.until("dead", func() bool { return len(b.letters()) == 1 })
 	ctx, d := context.Background(), b.letters()[0]
 	if err := b.broker.Replay(ctx, d, tester, broker.Replay{Target: "other", Lane: "no-such-lane"}); err == nil || !strings.Contains(err.Error(), "no-such-lane") {
-		t.Errorf("into a lane that nobody serves: %v", err)
+		t.Errorf("replay into a lane without a consumer: %v", err)
 	}
 	var seen []string
 	fake.plan("other", func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -57,7 +57,7 @@ func TestDiscardedLettersCanBeRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again, err := b.broker.RecordAt(ctx, record.Sequence); err != nil || again.Hash != record.Hash {
-		t.Errorf("by its place: %v", err)
+		t.Errorf("by its sequence: %v", err)
 	}
 	number, err := b.broker.Restore(ctx, record, tester, "it is not")
 	if err != nil || number != d.Sequence+1 {
@@ -92,13 +92,13 @@ func TestDiscardedLettersCanBeRestored(t *testing.T) {
 	}
 }
 
-// A letter of the same delivery that gives way is recorded as replaced; one whose
-// replay died again as replayed.
+// A letter that a newer one of the same delivery replaces is recorded as replaced; a
+// letter whose replay became a dead letter again, as replayed.
 func TestReplacedLettersAreRecorded(t *testing.T) {
 	t.Parallel()
 	b, _ := deadLetterFixture(t)
 	ctx, first := context.Background(), b.letters()[0]
-	// As with `nats pub`, which leaves the letter where it is.
+	// As with `nats pub`, which does not remove the letter.
 	if _, err := b.broker.JetStream().Publish(ctx, first.ReplaySubject, first.Body); err != nil {
 		t.Fatal(err)
 	}
@@ -120,8 +120,8 @@ func TestReplacedLettersAreRecorded(t *testing.T) {
 	}
 }
 
-// An event may be read, and its letter ended by that, before who replays it has
-// recorded himself: his record is there all the same.
+// An event may be read, and its letter removed because of that, before the operator's
+// replay is recorded: the record of the replay is written all the same.
 func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops")

@@ -21,9 +21,10 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Broker, courier and relays together: what neither side can prove alone.
+// Tests of broker, courier and relays together.
 
-// office is the real courier of a configuration with relays and targets.
+// realCourier returns the courier of package delivery for a configuration with relays
+// and targets.
 func realCourier(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.yaml")
@@ -45,7 +46,7 @@ func realCourier(t *testing.T, text string) (*delivery.Courier, *delivery.Defini
 	return courier, definitions
 }
 
-// inOffice is a bench whose runner works for that courier.
+// startWith returns a fixture whose runner uses that courier.
 func startWith(t *testing.T, courier Courier) *fixture {
 	t.Helper()
 	b := &fixture{t: t, courier: courier, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -53,7 +54,7 @@ func startWith(t *testing.T, courier Courier) *fixture {
 	return b
 }
 
-// onlyLane is the state of the only lane, once it is there.
+// onlyLane returns the state of the only lane; zero while there is none.
 func (b *fixture) onlyLane() broker.LaneStatus {
 	for _, s := range b.runner.LaneStatus() {
 		return s
@@ -73,7 +74,7 @@ func relayAt(t *testing.T, config devrelay.Config) *devrelay.Relay {
 
 func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
-// onceEach fails unless the relay has a mail for each of the events, and one alone.
+// onceEach fails unless the relay has exactly one mail for each of the events.
 func onceEach(t *testing.T, r *devrelay.Relay, events int) {
 	t.Helper()
 	ids := map[string]int{}
@@ -90,7 +91,7 @@ func onceEach(t *testing.T, r *devrelay.Relay, events int) {
 	}
 }
 
-// door is a relay's address, with the relay behind it or not.
+// relayProxy listens in front of a relay and forwards connections to it only when open.
 type relayProxy struct {
 	net.Listener
 	to string
@@ -101,7 +102,7 @@ type relayProxy struct {
 	accepted int
 }
 
-// newDoor is closed: who comes is sent away at once.
+// newRelayProxy returns a proxy that is not open: it closes each connection at once.
 func newRelayProxy(t *testing.T, to string) *relayProxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -162,13 +163,13 @@ func (d *relayProxy) connections() int {
 
 const mailKeys = "from_address: a@example.com, to: [b@example.com]"
 
-// The first relay swallows connections, or refuses them: the fallback takes all,
-// exactly once, and the ledger says so.
+// The first relay does not answer, or refuses connections: the fallback accepts each
+// mail exactly once, and the ledger says so.
 func TestFallbackTakesAll(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(t *testing.T) string{
 		"black hole": func(t *testing.T) string {
-			l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+			l, err := net.Listen("tcp", "127.0.0.1:0") // never accepts
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,12 +205,12 @@ func TestFallbackTakesAll(t *testing.T) {
 					t.Errorf("ledger: %+v, receipt %+v", e, e.Receipt)
 				}
 			}
-			b.until("the lane's breakers are told apart", func() bool { return b.onlyLane().Breaker == broker.BreakerPartly })
+			b.until("the lane has a breaker that is open and one that is closed", func() bool { return b.onlyLane().Breaker == broker.BreakerPartly })
 		})
 	}
 }
 
-// When the first relay is back it is used again.
+// When the first relay answers again, it is used again.
 func TestFirstRelayIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	first, second := relayAt(t, devrelay.Config{}), relayAt(t, devrelay.Config{})
@@ -237,7 +238,7 @@ func TestFirstRelayIsUsedAgain(t *testing.T) {
 	}
 }
 
-// What a relay says to a mail is the verdict; no other relay is asked.
+// A relay's reply to a mail is final: the fallback is not tried.
 func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	t.Parallel()
 	first := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no"}}})
@@ -258,8 +259,8 @@ func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	}
 }
 
-// A fallback that refuses the login is as one that is away: no delivery ends for
-// it, and all wait for the first relay.
+// A fallback that refuses the login is treated as unavailable: no delivery becomes a
+// dead letter because of it, and all wait for the first relay.
 func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	t.Parallel()
 	first := relayAt(t, devrelay.Config{})
@@ -284,12 +285,12 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
-	b.until("both are left alone", func() bool { return b.onlyLane().Breaker == broker.BreakerOpen && b.onlyLane().InFlight == 0 })
+	b.until("both breakers are open", func() bool { return b.onlyLane().Breaker == broker.BreakerOpen && b.onlyLane().InFlight == 0 })
 	if l := b.letters(); len(l) != 0 {
 		t.Errorf("letters: %+v", l)
 	}
-	// Each login is tried twice, with the password read afresh, and four may have
-	// been under way when the first was refused.
+	// Each login is tried twice, the second time with the password read again, and four
+	// may have been in progress when the first was refused.
 	if got := back.connections(); got > 2*quick().Concurrency {
 		t.Errorf("%d logins with a wrong password", got)
 	}
@@ -303,7 +304,7 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	}
 }
 
-// Beyond 200 relays a lane has several: one that is away does not stop it.
+// With more than 200 relays, several share a lane: one that is down does not stop it.
 func TestDeadRelayInASharedLane(t *testing.T) {
 	t.Parallel()
 	alive := relayAt(t, devrelay.Config{})
@@ -314,7 +315,7 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 	text.WriteString("targets:\n")
 	target("up", "127.0.0.1", portOf(alive.Plain()))
 	closed := newRelayProxy(t, "")
-	for i := range 3000 { // none of them is in the same lane once in three million runs
+	for i := range 3000 { // in one of three million runs, none of them is in the same lane
 		target(fmt.Sprintf("down%d", i), fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), portOf(closed.Addr().String()))
 	}
 	courier, definitions := realCourier(t, text.String())
@@ -345,7 +346,7 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 	}
 }
 
-// oneLane is a courier that speaks of one of its lanes alone.
+// oneLane is a courier that reports only one of its lanes.
 type oneLane struct {
 	*delivery.Courier
 	lane string
@@ -353,7 +354,7 @@ type oneLane struct {
 
 func (o *oneLane) Lanes() []string { return []string{o.lane} }
 
-// The limits of rules hold at the relay, and every mail arrives.
+// The limits of a relay's rules are respected, and every mail arrives.
 func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
@@ -372,7 +373,7 @@ targets:
 	mails := relay.Mails()
 	slices.SortFunc(mails, func(a, b devrelay.Mail) int { return a.Received.Compare(b.Received) })
 	for i := 20; i < len(mails); i++ {
-		// Counted at MAIL, received at the final dot.
+		// A mail is counted at MAIL and received at the final dot.
 		if span := mails[i].Received.Sub(mails[i-20].Received); span < 800*time.Millisecond {
 			t.Errorf("21 mails within %v", span)
 		}

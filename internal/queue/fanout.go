@@ -30,7 +30,7 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 		}
 		backoff.Sleep(ctx, time.Second)
 		err := r.EnsureTopology(ctx)
-		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be away for a day
+		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be unavailable for a day
 			continue
 		}
 		lastLogged = time.Now()

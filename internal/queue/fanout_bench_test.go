@@ -14,7 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// queue is a courier that resolves like any other and never delivers.
+// neverDelivers is a courier that resolves events and never delivers.
 type neverDelivers struct{ *fakeCourier }
 
 func (neverDelivers) Deliver(ctx context.Context, _ *events.Event, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -22,8 +22,7 @@ func (neverDelivers) Deliver(ctx context.Context, _ *events.Event, _ verdict.Att
 	return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
 }
 
-// BenchmarkFanout turns events that lie in their stream into deliveries. An
-// operation is one event.
+// BenchmarkFanout turns events in the stream into deliveries. One operation is one event.
 func BenchmarkFanout(b *testing.B) {
 	for _, sync := range []string{"always", "2m"} {
 		for _, targets := range []int{1, 10, 100} {

@@ -18,8 +18,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// invariant: events = accepted + dead-lettered (nothing is pending), and no more
-// mails are doubled than outcomes were unknown.
+// invariant checks that every event was accepted or became a dead letter (nothing is
+// pending), and that there are no more duplicate mails than unknown outcomes.
 func (b *fixture) invariant(ids []string, target string) {
 	b.t.Helper()
 	dead, sure := map[string]bool{}, map[string]bool{}
@@ -74,7 +74,8 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 	b.invariant(ids, "ops")
 }
 
-// publishPatiently publishes as a careful publisher does: until it is acknowledged.
+// publishPatiently publishes an event until it is acknowledged, as a careful publisher
+// does.
 func (b *fixture) publishPatiently(id string) {
 	b.t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
@@ -90,13 +91,13 @@ func (b *fixture) publishPatiently(id string) {
 	}
 }
 
-// cable is a TCP forwarder that can be pulled: connections hang, as behind a dead
-// router, or are reset.
+// link is a TCP forwarder that can be interrupted: its connections hang, as behind a
+// failed router, or are reset.
 type link struct {
 	addr string
 
 	mu       sync.Mutex
-	restored chan struct{} // closed when it is in; nil never
+	restored chan struct{} // closed when data may pass; never nil
 	conns    map[net.Conn]bool
 }
 
@@ -151,14 +152,14 @@ func (c *link) forward(from, to net.Conn) {
 	}
 }
 
-// pull lets nothing through for a while: nobody is told.
+// block forwards nothing for a while; the connections stay open.
 func (c *link) block(d time.Duration) {
 	restore := c.blockUntilRestored()
 	time.Sleep(d)
 	restore()
 }
 
-// unplug lets nothing through until it is plugged in again.
+// blockUntilRestored forwards nothing until restore is called.
 func (c *link) blockUntilRestored() (restore func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,7 +198,7 @@ func TestPartitionFromNATS(t *testing.T) {
 			wire.block(time.Second)
 		case 80:
 			wire.reset()
-		case 120: // longer than the acknowledgement may take
+		case 120: // longer than the acknowledgement wait
 			wire.block(8 * time.Second)
 		}
 	}
@@ -205,9 +206,9 @@ func TestPartitionFromNATS(t *testing.T) {
 	b.invariant(ids, "ops")
 }
 
-// Two to four faults at a time, composed by a seed that is printed; the same seed
-// composes the same. CERTPOST_FAULT_SEED repeats one, CERTPOST_FAULT_TIME is how
-// long to go on.
+// Two to four faults per round, chosen by a seed that is printed; the same seed chooses
+// the same faults. CERTPOST_FAULT_SEED repeats a seed, CERTPOST_FAULT_TIME is how long to
+// continue.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	long := 20 * time.Second
@@ -248,8 +249,8 @@ func randomFaults(t *testing.T, seed uint64) {
 	direct.open()
 	defer direct.broker.Close()
 
-	// The relay's moods, by chance at every try.
-	var mu sync.Mutex // guards moods and the generator in them
+	// Faults of the relay, at random in each attempt.
+	var mu sync.Mutex // guards relayFaults and relayChance
 	relayFaults := map[string]int{}
 	relayChance := rand.New(rand.NewPCG(seed, 1))
 	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -265,7 +266,7 @@ func randomFaults(t *testing.T, seed uint64) {
 		case n < relayFaults["transient"]+relayFaults["lost reply"]+relayFaults["permanent"]:
 			return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 		case n < relayFaults["transient"]+relayFaults["lost reply"]+relayFaults["permanent"]+relayFaults["panic"]:
-			panic(errors.New("a mood of the relay"))
+			panic(errors.New("a fault of the relay"))
 		}
 		return nil, nil
 	})
@@ -277,13 +278,13 @@ func randomFaults(t *testing.T, seed uint64) {
 		{"lost reply", func() { mu.Lock(); relayFaults["lost reply"] = 10; mu.Unlock() }},
 		{"permanent", func() { mu.Lock(); relayFaults["permanent"] = 10; mu.Unlock() }},
 		{"panic", func() { mu.Lock(); relayFaults["panic"] = 5; mu.Unlock() }},
-		{"pulled cable", func() { wire.block(time.Duration(500+random.IntN(3000)) * time.Millisecond) }},
+		{"blocked connections", func() { wire.block(time.Duration(500+random.IntN(3000)) * time.Millisecond) }},
 		{"reset connections", wire.reset},
 		{"restart of the program", func() { b.stop(); b.run() }},
 		{"deleted consumers", func() {
 			ctx := context.Background()
 			for _, c := range []struct{ stream, name string }{{broker.DeliveriesStream, broker.LaneConsumerPrefix + "relay"}, {broker.EventsStream, broker.FanoutConsumer}} {
-				// Gone already, or out of reach for the moment: both are faults enough.
+				// An error means deleted already or not reachable now; both are fine here.
 				_ = direct.broker.JetStream().DeleteConsumer(ctx, c.stream, c.name)
 			}
 		}},

@@ -14,8 +14,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A relay that is away, with more waiting than a lane of its own may have pending,
-// does not stop the others of a shared lane.
+// A relay that is down, with more deliveries waiting than a lane may have pending, does
+// not stop the other relays of a shared lane.
 func TestSharedLaneGoesOn(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("down@shared-007", "up@shared-007"), func(s *Settings) { s.Concurrency = 32 })
@@ -24,7 +24,7 @@ func TestSharedLaneGoesOn(t *testing.T) {
 		if back.Load() {
 			return nil, nil
 		}
-		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "left alone"}, Relay: true, Untried: true, After: 20 * time.Second}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "breaker open"}, Relay: true, Untried: true, After: 20 * time.Second}
 	})
 	open := verdict.RelayStatus{Relay: "down:25", Breaker: verdict.Open, Wait: 20 * time.Second, Reason: "it does not answer"}
 	closed := verdict.RelayStatus{Relay: "up:25", Breaker: verdict.Closed}
@@ -54,8 +54,8 @@ func TestSharedLaneGoesOn(t *testing.T) {
 	}
 }
 
-// A relay that is gone for good ends all deliveries that are too old, not one at
-// each of its pauses.
+// With a relay that never answers again, all deliveries that are too old expire, not only
+// one per pause of the breaker.
 func TestTooOldForARelayThatIsAway(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), func(s *Settings) { s.GiveUpAfter = time.Nanosecond })
@@ -76,7 +76,7 @@ func TestTooOldForARelayThatIsAway(t *testing.T) {
 	}
 }
 
-// The first relay is away and another one of the target is not: the lane goes on.
+// The first relay of the target is down and its fallback is not: the lane continues.
 func TestLaneWithAFallbackGoesOn(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)
@@ -88,7 +88,7 @@ func TestLaneWithAFallbackGoesOn(t *testing.T) {
 	b.laneState("the lane's breakers", "relay1", func(s broker.LaneStatus) bool { return s.Breaker == broker.BreakerPartly })
 }
 
-// No more deliveries are in work than this process may have connections.
+// There are never more deliveries in work than this process may have connections.
 func TestLaneKeepsToItsConnections(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops@relay1")
@@ -141,7 +141,7 @@ func TestSharesOfConnections(t *testing.T) {
 		hear(sets[1], "a", "c")
 		hear(sets[2], "a", "b")
 		if got := shares(10); !slices.Equal(got, []int{0, 0, 0}) {
-			t.Errorf("who has just come has %v", got)
+			t.Errorf("processes that just started have %v", got)
 		}
 		time.Sleep(broker.HeartbeatEvery)
 		for total, want := range map[int][]int{10: {4, 3, 3}, 9: {3, 3, 3}, 2: {1, 1, 0}, 1: {1, 0, 0}} {
@@ -149,23 +149,23 @@ func TestSharesOfConnections(t *testing.T) {
 				t.Errorf("%d: %v, want %v", total, got, want)
 			}
 		}
-		time.Sleep(broker.ReplicaGoneAfter) // nobody has said a word
+		time.Sleep(broker.ReplicaGoneAfter) // without any heartbeat
 		if got := shares(10); !slices.Equal(got, []int{10, 10, 10}) {
 			t.Errorf("after silence: %v", got)
 		}
 		if left := sets[0].takeGone(time.Now().Add(time.Minute)); !slices.Equal(left, []string{"b", "c"}) {
-			t.Errorf("left behind: %v", left)
+			t.Errorf("ended processes: %v", left)
 		}
 	})
 }
 
-// Processes find each other in the bucket, divide what there is, and leave nothing
-// behind when they go.
+// Processes find each other in the bucket, divide a total among them, and leave no keys
+// behind when they end.
 func TestProcessesKnowEachOther(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)
 	second := b.replica()
-	b.until("they have heard of each other", func() bool {
+	b.until("they know each other", func() bool {
 		return len(b.runner.replicas.live(time.Now())) == 2 && len(second.runner.replicas.live(time.Now())) == 2
 	})
 	later := time.Now().Add(broker.HeartbeatEvery)
@@ -180,6 +180,6 @@ func TestProcessesKnowEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := stream.CachedInfo().State.Msgs; n != 1 {
-		t.Errorf("%d entries in the bucket, want this process's alone", n)
+		t.Errorf("%d entries in the bucket, want only this process's", n)
 	}
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// TestMain lets more tests wait side by side than there are cores: they wait for
-// servers, not for the processor.
+// TestMain runs more tests in parallel than there are cores: they wait for servers, not
+// for the processor.
 func TestMain(m *testing.M) {
-	if asked, err := runCrashChild(); asked {
+	if isChild, err := runCrashChild(); isChild {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -38,9 +38,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// postOffice is a courier whose relay is this process: what it accepts lies in
-// its mailbox, and what it is told to do for a target it does, failures after
-// the fact included.
+// fakeCourier is a courier without a relay: it keeps the mails that it accepts in a
+// mailbox. A script per target decides the result of an attempt, failures after the
+// mail was accepted included.
 type fakeCourier struct {
 	mu      sync.Mutex
 	targets map[string]string // id -> lane
@@ -53,7 +53,7 @@ type fakeCourier struct {
 type mail struct {
 	event, target string
 	recipients    []string
-	kept          []string // who had the mail before
+	kept          []string // recipients that had the mail before
 	duplicate     bool
 }
 
@@ -88,7 +88,7 @@ func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	return p.relays[lane]
 }
 
-// know sets what the post office knows of a lane's relays.
+// setRelays sets the relays of a lane.
 func (p *fakeCourier) setRelays(lane string, relayLists ...[]verdict.RelayStatus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,7 +132,7 @@ func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.A
 				take()
 				return nil, failure
 			}
-			if receipt != nil { // partly taken
+			if receipt != nil { // accepted for some recipients
 				if err := a.Claim(time.Now().Add(time.Second)); err != nil {
 					return nil, claimLost(err)
 				}
@@ -156,7 +156,7 @@ func claimLost(err error) *verdict.Failure {
 	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed"}, Cause: err}
 }
 
-// lostReply asks the post office to take the mail and then give the failure.
+// lostReply tells the courier to accept the mail and then return the failure.
 var lostReply = &verdict.Receipt{}
 
 func (p *fakeCourier) take(ev *events.Event, a verdict.Attempt) {
@@ -190,22 +190,22 @@ func (p *fakeCourier) plan(target string, script func(int, verdict.Attempt) (*ve
 }
 
 func fail(code verdict.Code, phase verdict.Phase) *verdict.Failure {
-	return &verdict.Failure{Outcome: verdict.Outcome{Code: code, Phase: phase, Reason: "as the test wants it", ReplyCode: 550, EnhancedCode: "5.7.1"}}
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: code, Phase: phase, Reason: "scripted by the test", ReplyCode: 550, EnhancedCode: "5.7.1"}}
 }
 
-// bench is a broker on an embedded server, and a runner at work.
+// fixture is a broker on an embedded server, and a running runner.
 type fixture struct {
 	t      *testing.T
 	cfg    broker.Config
 	broker *broker.Broker
 	fake   *fakeCourier
-	// courier takes the place of post where a test wants the real one.
+	// courier is the runner's courier: fake, unless a test sets the real one.
 	courier       Courier
 	set           Settings
 	runner        *Runner
-	slowReconcile bool   // reconcile only when poked
-	fastReconcile bool   // reconcile all the time, and look for stranded messages each time
-	stop          func() // ends the runner and waits for it
+	slowReconcile bool   // reconcile only when triggered
+	fastReconcile bool   // reconcile all the time, and search for stranded messages each time
+	stop          func() // stops the runner and waits until it has ended
 }
 
 func quick() Settings {
@@ -260,7 +260,7 @@ func (b *fixture) run() {
 	b.until("ready", func() bool { return b.runner.Ready(context.Background()) == nil })
 }
 
-// replica is another runner beside the bench's, on the same streams.
+// replica starts a second runner on the same streams.
 func (b *fixture) replica() *fixture {
 	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
 	second.run()
@@ -272,7 +272,7 @@ func (b *fixture) close() {
 	b.broker.Close()
 }
 
-// until waits for something to come true.
+// until waits until ok returns true.
 func (b *fixture) until(what string, ok func() bool) {
 	b.t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -280,12 +280,12 @@ func (b *fixture) until(what string, ok func() bool) {
 			return
 		}
 	}
-	b.t.Fatalf("waited in vain for: %s", what)
+	b.t.Fatalf("timed out waiting for: %s", what)
 }
 
 func (b *fixture) publish(ev *events.Event) {
 	b.t.Helper()
-	// No message id: JetStream's own window must not be what keeps mails single.
+	// No message id: JetStream's duplicate window must not be what prevents duplicates.
 	m := nats.NewMsg(broker.EventSubject)
 	m.Data = ev.Encode()
 	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
@@ -305,7 +305,7 @@ func (b *fixture) letters() []broker.DeadLetter {
 	return all
 }
 
-// settled waits until nothing is pending any more.
+// settled waits until no event and no delivery is pending.
 func (b *fixture) settled() {
 	b.t.Helper()
 	b.until("nothing pending", func() bool {
@@ -330,21 +330,21 @@ func event(id string, targets ...string) *events.Event {
 	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
 }
 
-// tester is who acts on dead letters here.
+// tester is the operator who acts on dead letters in tests.
 var tester = broker.Actor{Name: "tester", Via: broker.ViaShell}
 
 func newTestMetrics() *Metrics { return NewMetrics(prometheus.NewRegistry()) }
 
-// historyOf is what the audit says of a letter, "stage action", oldest first.
-func historyOf(t *testing.T, b *broker.Broker, number uint64) (told []string) {
+// historyOf returns the audit records of a letter as "stage action", oldest first.
+func historyOf(t *testing.T, b *broker.Broker, number uint64) (history []string) {
 	t.Helper()
 	for r, err := range b.ReadAudit(context.Background(), 1) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r.LetterNumber == number {
-			told = append(told, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
+			history = append(history, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
 		}
 	}
-	return told
+	return history
 }

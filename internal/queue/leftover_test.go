@@ -13,8 +13,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Who dies between the ledger's `sent` and the removal of the dead letter leaves a
-// letter of what was delivered; the message that comes again takes it off.
+// A process that dies between the ledger's `sent` and the removal of the dead letter
+// leaves a letter of a sent delivery. It is removed when the message is delivered again.
 func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 	t.Parallel()
 	var fixed, died atomic.Bool
@@ -35,21 +35,21 @@ func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 	b.settled()
 	d := b.letters()[0]
 	fixed.Store(true)
-	// As with `nats pub`: the letter stays where it is until the delivery has succeeded.
+	// As with `nats pub`: the letter stays until the delivery has succeeded.
 	if _, err := b.broker.JetStream().Publish(context.Background(), d.ReplaySubject, d.Body); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
 	if l := b.letters(); !died.Load() || len(l) != 0 || len(b.fake.mails("e1")) != 1 {
-		t.Errorf("%d mails, and on the list: %+v", len(b.fake.mails("e1")), l)
+		t.Errorf("%d mails, open letters: %+v", len(b.fake.mails("e1")), l)
 	}
 	if told := historyOf(t, b.broker, d.Sequence); !slices.Equal(told, []string{"outcome delivered"}) {
 		t.Errorf("history %q", told)
 	}
 }
 
-// Two certificates under one event id are a publisher's mistake, and two letters. That
-// the one is delivered at last says nothing of the other.
+// Two certificates with one event id are a publisher's mistake, and make two letters. When
+// one of them is delivered, the letter of the other stays.
 func TestALetterOfAnotherCertificateStays(t *testing.T) {
 	t.Parallel()
 	b, fixed := deadLetterFixture(t)
@@ -66,6 +66,6 @@ func TestALetterOfAnotherCertificateStays(t *testing.T) {
 	b.settled()
 	l := b.letters()
 	if len(b.fake.mails("ev/1")) != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
-		t.Errorf("%d mails, and on the list: %+v", len(b.fake.mails("ev/1")), l)
+		t.Errorf("%d mails, open letters: %+v", len(b.fake.mails("ev/1")), l)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// rated makes the post office's target ask for its part of a rate, as the courier
-// does, and remember when it was given it.
+// rated makes the target take each mail from the rate, as the real courier does; given
+// returns the times at which it got one.
 func (p *fakeCourier) rated(target string, limit func() verdict.Rate) (given func() []time.Time) {
 	var mu sync.Mutex
 	var times []time.Time
@@ -52,8 +52,8 @@ func TestReplicasShareARate(t *testing.T) {
 	times := given()
 	slices.SortFunc(times, time.Time.Compare)
 	for i := limit.Count; i < len(times); i++ {
-		// A mail is counted before its asker hears of it: allow for what a busy
-		// machine puts between the two.
+		// A mail is counted before its caller gets the answer: allow for the delay
+		// between the two on a busy machine.
 		if span := times[i].Sub(times[i-limit.Count]); span < limit.Per-200*time.Millisecond {
 			t.Errorf("%d mails within %v", limit.Count+1, span)
 		}
@@ -105,7 +105,7 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	}
 }
 
-// While the rate is exhausted nothing is fetched: no acknowledgement clock runs.
+// While the rate is exhausted nothing is fetched: no acknowledgement wait runs.
 func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 3, Per: time.Hour}
@@ -131,8 +131,8 @@ func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 	}
 }
 
-// An entry that is not ours counts as all that the relay may be given, from the
-// moment at which it was written.
+// An entry that cannot be read counts as the whole limit, from the time at which it was
+// written.
 func TestRateEntryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)
@@ -154,11 +154,11 @@ func TestRateKeys(t *testing.T) {
 		}
 	}
 	if key := rateKey("[fe80::1%eth0]:25"); !validKey.MatchString(key) {
-		t.Errorf("%s is no key", key)
+		t.Errorf("%s is not a valid key", key)
 	}
 }
 
-// Whoever asks at the same time, here in two processes, the count is right.
+// The count is right when several callers ask at the same time, here in two processes.
 func TestThoseWhoAskAtOnceAreCounted(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)

@@ -36,8 +36,8 @@ func TestEventBecomesMail(t *testing.T) {
 	}
 }
 
-// The second publication is a new message without a message id: only the ledger
-// can keep it from making a second mail.
+// The second publication is a new message without a message id: only the ledger can
+// prevent a second mail.
 func TestSameEventAgainIsSentOnce(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -45,7 +45,7 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 		b.publish(event("e1", "ops"))
 		b.settled()
 	}
-	// As if long after the stream's window: straight into the lane, without an id.
+	// As if long after the stream's duplicate window: directly into the lane, without an id.
 	m := nats.NewMsg(broker.DeliveryPrefix + "relay.ops")
 	m.Data = event("e1").Encode()
 	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
@@ -65,7 +65,8 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 	}
 }
 
-// Both are published within the stream's window, so close that they share a batch.
+// Both are published within the stream's duplicate window, so close together that they
+// share a batch.
 func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -146,7 +147,7 @@ func deadLetterFixture(t *testing.T) (*fixture, *atomic.Bool) {
 		f.Recipients = []string{"a@example.com"}
 		return nil, f
 	})
-	b.publish(event("ev/1", "ops")) // an id that is no subject token
+	b.publish(event("ev/1", "ops")) // an id that is not a valid subject token
 	b.settled()
 	return b, &fixed
 }
@@ -165,7 +166,7 @@ func TestDeadLetterSaysAll(t *testing.T) {
 	token := events.Token("ev/1")
 	for key, want := range map[string]string{
 		"Nats-Subject": "certpost.dead.SMTP_PERMANENT.relay.ops." + token, broker.HeaderEventID: "ev/1", broker.HeaderTarget: "ops", broker.HeaderLane: "relay",
-		broker.HeaderGeneration: "1", broker.HeaderCode: "SMTP_PERMANENT", broker.HeaderClass: "io_permanent", broker.HeaderPhase: "rcpt", broker.HeaderReason: "as the test wants it",
+		broker.HeaderGeneration: "1", broker.HeaderCode: "SMTP_PERMANENT", broker.HeaderClass: "io_permanent", broker.HeaderPhase: "rcpt", broker.HeaderReason: "scripted by the test",
 		broker.HeaderReplyCode: "550", broker.HeaderEnhancedCode: "5.7.1", broker.HeaderAttempts: "1", broker.HeaderCertainty: "not-sent",
 		broker.HeaderRecipients: "a@example.com", broker.HeaderReplaySubject: "certpost.delivery.relay.ops",
 	} {
@@ -187,7 +188,7 @@ func TestReplayAfterMending(t *testing.T) {
 	t.Parallel()
 	b, fixed := deadLetterFixture(t)
 	ctx := context.Background()
-	// Not mended: the replay ends dead again, one letter, the next generation.
+	// Not fixed: the replay becomes a dead letter again, one letter, the next generation.
 	if err := b.broker.Replay(ctx, b.letters()[0], tester, broker.Replay{}); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +203,7 @@ func TestReplayAfterMending(t *testing.T) {
 	}
 	b.settled()
 	if got := b.fake.mails("ev/1"); len(got) != 1 || len(got[0].recipients)+len(got[0].kept) != 0 {
-		t.Fatalf("mails: %+v, want one to all whom the target names by now", got)
+		t.Fatalf("mails: %+v, want one to all current recipients of the target", got)
 	}
 	if len(b.letters()) != 0 {
 		t.Error("the letter is still on the list")
@@ -215,7 +216,7 @@ func TestReplayAfterMending(t *testing.T) {
 	}
 }
 
-// As the NATS CLI does it: body and subject, no headers, the letter stays.
+// As the NATS CLI replays: body and subject without headers, and the letter stays.
 func TestReplayByHand(t *testing.T) {
 	t.Parallel()
 	b, fixed := deadLetterFixture(t)
@@ -229,15 +230,15 @@ func TestReplayByHand(t *testing.T) {
 		t.Fatalf("%d mails", got)
 	}
 	if len(b.letters()) != 0 {
-		t.Error("a success did not take the letter off the list")
+		t.Error("the letter was not removed after a success")
 	}
 	if n := audits(t, b, "delivered"); n != 1 {
 		t.Errorf("%d audit records, want 1", n)
 	}
 }
 
-// Publishing the event again within the stream's window is a wish to have it
-// delivered, too.
+// An event that is published again within the stream's duplicate window is delivered
+// again too.
 func TestEventAgainReplaysDead(t *testing.T) {
 	t.Parallel()
 	b, fixed := deadLetterFixture(t)
@@ -318,7 +319,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 		}
 	}
 	if len(want) > 0 {
-		t.Errorf("missing: %v", want)
+		t.Errorf("no letters for: %v", want)
 	}
 	if got := len(b.fake.mails("lost")); got != 1 {
 		t.Errorf("%d mails to the known target beside the unknown one, want 1", got)
@@ -331,7 +332,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 			}
 		}
 	}
-	// The target is defined now: replaying the event's letter delivers, and to it alone.
+	// The target is defined now: replaying the event's letter delivers to that target only.
 	b.fake.mu.Lock()
 	b.fake.targets["nobody-here"] = "relay"
 	b.fake.mu.Unlock()
@@ -366,7 +367,7 @@ func TestUnknownOutcomeIsSentAgainAndSaysSo(t *testing.T) {
 	b.settled()
 	got := b.fake.mails("e1")
 	if len(got) != 2 || got[0].duplicate || !got[1].duplicate {
-		t.Fatalf("mails: %+v, want one, and one marked as a possible duplicate", got)
+		t.Fatalf("mails: %+v, want two, the second marked as a possible duplicate", got)
 	}
 	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.PossibleDuplicates != 1 || e.Uncertain {
 		t.Errorf("ledger: %+v", e)
@@ -395,7 +396,7 @@ func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 	if got := len(b.fake.mails("e1")); got != 1 {
 		t.Fatalf("%d mails, want 1", got)
 	}
-	// A person's replay is sent, and marked, also when it takes more than one try.
+	// An operator's replay is sent and marked, even if it takes more than one attempt.
 	b.fake.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try < 3 {
 			return nil, fail(verdict.SMTPTransient, verdict.PhaseMail)
@@ -429,7 +430,7 @@ func TestPartlyTakenGoesOnWithTheRest(t *testing.T) {
 		t.Fatalf("mails: %+v", got)
 	}
 	if got[1].duplicate {
-		t.Error("a retry for the rest is no possible duplicate")
+		t.Error("a retry for the other recipients was marked as a possible duplicate")
 	}
 }
 
@@ -470,7 +471,7 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 		t.Errorf("tried %d times while the breaker was open", again-tried)
 	}
 	if e := b.entry("down", "d0"); e.Attempts != 0 {
-		t.Errorf("the relay's failure was held against the delivery: %+v", e)
+		t.Errorf("the relay's failure was counted as an attempt of the delivery: %+v", e)
 	}
 	back.Store(true)
 	b.fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.HalfOpen}})
@@ -523,14 +524,14 @@ func TestShutdownIsNotAFailure(t *testing.T) {
 	}
 }
 
-// What a process leaves that died between claim and reply: its lease keeps
-// others away, and when it has ended the outcome counts as unknown.
+// A process that died between claim and reply leaves a lease: until it ends no other
+// process sends, and then the outcome counts as unknown.
 func TestLeaseOfTheDead(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
 	ctx := context.Background()
 	ev := event("e1", "ops")
-	// Of a replica that reaches our embedded server by its URL.
+	// The owner is a replica that connects to the embedded server by its URL.
 	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Now().Add(2 * time.Second)}
 	if _, err := b.runner.ledger.Put(ctx, "ops.e1", left, 0); err != nil {
 		t.Fatal(err)
@@ -550,7 +551,7 @@ func TestLeaseOfTheDead(t *testing.T) {
 	}
 }
 
-// An embedded store has one server: what an earlier one claimed is left over.
+// An embedded store has one server at a time: the owner of an earlier claim has ended.
 func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -595,7 +596,7 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := s.CachedInfo().Config
-	full.MaxMsgSize = 1 // takes nothing any more
+	full.MaxMsgSize = 1 // refuses every message
 	if _, err := b.broker.JetStream().UpdateStream(ctx, full); err != nil {
 		t.Fatal(err)
 	}
@@ -603,14 +604,14 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	})
 	b.publish(event("e1", "ops"))
-	b.until("the lane to give it back", func() bool {
+	b.until("the lane has NAKed it", func() bool {
 		return b.fake.tried("ops") > 0 && b.runner.LaneStatus()[0].InFlight == 0
 	})
 	backlog, err := b.broker.Backlog(ctx)
 	if err != nil || backlog.Deliveries != 1 {
 		t.Fatalf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
 	}
-	// The program puts its stream right again by itself; then the letter arrives.
+	// Certpost restores the stream's settings by itself; then the letter is stored.
 	b.runner.lanes.trigger <- struct{}{}
 	b.until("the stream is as it should be", func() bool {
 		s, err := b.broker.JetStream().Stream(ctx, broker.DeadLettersStream)
@@ -638,7 +639,7 @@ func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 	}
 }
 
-// A lane nobody has a target for any more is served all the same.
+// A lane that no target uses any more is still served.
 func TestMessageOnAForgottenLane(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)

@@ -16,8 +16,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// mixed is a relay's answer to several recipients: taken, refused for now,
-// refused for good. Without anybody refused there is no failure.
+// mixed returns a relay's result for several recipients: accepted, refused temporarily,
+// refused permanently. Without a refused recipient there is no failure.
 func mixed(taken, later, never []string) (*verdict.Receipt, *verdict.Failure) {
 	var receipt *verdict.Receipt
 	if taken != nil {
@@ -25,7 +25,7 @@ func mixed(taken, later, never []string) (*verdict.Receipt, *verdict.Failure) {
 	}
 	var refused []verdict.Refusal
 	for _, r := range never {
-		refused = append(refused, verdict.Refusal{Recipient: r, Code: verdict.SMTPPermanent, Reason: "nobody of that name", ReplyCode: 550, EnhancedCode: "5.1.1"})
+		refused = append(refused, verdict.Refusal{Recipient: r, Code: verdict.SMTPPermanent, Reason: "no such user", ReplyCode: 550, EnhancedCode: "5.1.1"})
 	}
 	switch {
 	case later != nil:
@@ -38,7 +38,7 @@ func mixed(taken, later, never []string) (*verdict.Receipt, *verdict.Failure) {
 	return receipt, nil
 }
 
-// Four people, each as a list of one.
+// Four recipients, each as a list of one.
 var (
 	alice = []string{"alice@example.com"}
 	bob   = []string{"bob@example.com"}
@@ -46,7 +46,7 @@ var (
 	dave  = []string{"dave@example.com"}
 )
 
-// Every recipient has a fate of its own, and there is one letter at the end.
+// Every recipient has its own outcome, and there is one letter at the end.
 func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 	t.Parallel()
 	type answer = func() (*verdict.Receipt, *verdict.Failure)
@@ -59,9 +59,9 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 	everybody := slices.Concat(alice, bob, carol, dave)
 	for name, test := range map[string]struct {
 		answers []answer
-		tried   [][]string // nil is all of the target's
+		tried   [][]string // nil: all of the target's
 		has     []string
-		letter  []string // nil is no letter
+		letter  []string // nil: no letter
 		code    verdict.Code
 	}{
 		"all refused":            {[]answer{says(nil, nil, everybody)}, [][]string{nil}, nil, everybody, verdict.SMTPPermanent},
@@ -88,7 +88,7 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 				tried = append(tried, at.Recipients)
 				b.fake.mu.Unlock()
 				if try > len(test.answers) {
-					t.Errorf("a try too many, to %v", at.Recipients)
+					t.Errorf("one attempt too many, to %v", at.Recipients)
 					return nil, nil
 				}
 				return test.answers[try-1]()
@@ -117,7 +117,7 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 				t.Errorf("the letter says %s, and %v have the mail", sent, test.has)
 			}
 
-			// A replay goes to whoever does not have the mail, and to nobody else.
+			// A replay goes only to the recipients that do not have the mail.
 			b.fake.plan("ops", nil)
 			if err := b.broker.Replay(context.Background(), letters[0], tester, broker.Replay{Uncertain: true}); err != nil {
 				t.Fatal(err)
@@ -138,8 +138,8 @@ func sameSet(x, y []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(x)), slices.Sorted(slices.Values(y)))
 }
 
-// When the time is up for those who were told to come later, one letter names
-// them and those refused before.
+// When a delivery expires, one letter names the recipients refused temporarily and those
+// refused permanently before.
 func TestExpiryNamesTheRefusedToo(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.GiveUpAfter = 500 * time.Millisecond })
@@ -160,8 +160,8 @@ func TestExpiryNamesTheRefusedToo(t *testing.T) {
 	}
 }
 
-// Who has the mail is known even while the dead letter of the others cannot be
-// stored: nobody gets it twice when it comes again.
+// The accepted recipients are recorded even while the dead letter of the others cannot be
+// stored: no recipient gets the mail twice when the delivery is retried.
 func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -179,14 +179,14 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	limit(1) // takes nothing any more
+	limit(1) // refuses every message
 	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { return mixed(alice, nil, bob) })
 	b.publish(event("e1", "ops"))
 	b.until("the acceptance is in the ledger", func() bool {
 		e := b.entry("ops", "e1")
 		return e.State == broker.StateWaiting && slices.Equal(e.Accepted, alice) && e.Decided()
 	})
-	b.until("it came again at least once", func() bool {
+	b.until("it was redelivered at least once", func() bool {
 		s, err := b.broker.JetStream().Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
 		if err != nil {
 			return false
@@ -198,15 +198,15 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 	limit(-1)
 	b.settled()
 	l := b.letters()
-	if len(l) != 1 || !slices.Equal(l[0].Recipients, bob) || !strings.Contains(l[0].Reason, "nobody of that name") {
+	if len(l) != 1 || !slices.Equal(l[0].Recipients, bob) || !strings.Contains(l[0].Reason, "no such user") {
 		t.Fatalf("letters: %+v", l)
 	}
 	if tried := b.fake.tried("ops"); tried != 1 {
-		t.Errorf("tried %d times, and the relay had said all it had to say", tried)
+		t.Errorf("tried %d times, although the relay had decided on all recipients", tried)
 	}
 }
 
-// The whole way: what a relay says to each recipient, and what each of them gets.
+// End to end: the relay's reply to each recipient, and the mails that each gets.
 func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{
@@ -257,7 +257,7 @@ func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 	if letter.Code != verdict.SMTPPermanent || letter.EnhancedCode != "5.1.1" || !slices.Equal(letter.Recipients, []string{"gone@example.com"}) {
 		t.Fatalf("letter: %+v", letter)
 	}
-	// Replays go to the one who does not have it, until the relay takes it.
+	// Replays go to the recipient that does not have it, until the relay accepts it.
 	for range 10 {
 		if err := b.broker.Replay(context.Background(), letter, tester, broker.Replay{Uncertain: true}); err != nil {
 			t.Fatal(err)

@@ -76,7 +76,7 @@ func (rs *replicaSet) follow(ctx context.Context) {
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		if time.Since(lastLogged) > time.Minute { // NATS may be away for a day
+		if time.Since(lastLogged) > time.Minute { // NATS may be unavailable for a day
 			lastLogged = time.Now()
 			rs.log.Warn().Err(err).Msg("suspensions cannot be watched; the known ones stay in force")
 		}

@@ -17,9 +17,9 @@ import (
 )
 
 // kill -9 between the write of a consumer's acknowledgement and the removal of the
-// message leaves a store in which the consumer is ahead of the stream. Here that
-// store is put together from two copies: the messages as they were before the
-// acknowledgements, everything else as it was after.
+// message leaves a store in which the consumer is ahead of the stream. The test makes
+// such a store from two copies: the messages from before the acknowledgements, and
+// everything else from after them.
 func TestStrandedDeliveriesAreSettled(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops", "db")
@@ -50,7 +50,7 @@ func TestStrandedDeliveriesAreSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Those for ops are delivered; those for db are acknowledged by nobody of ours.
+	// The deliveries for ops are made; those for db are acknowledged by another client.
 	fake.plan("ops", nil)
 	b.open()
 	b.run()
@@ -94,7 +94,7 @@ func TestStrandedDeliveriesAreSettled(t *testing.T) {
 	}
 }
 
-// acknowledgeAll acknowledges n messages of a lane, past Certpost.
+// acknowledgeAll acknowledges n messages of a lane without Certpost.
 func (b *fixture) acknowledgeAll(lane string, n int) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -120,7 +120,7 @@ func (b *fixture) acknowledgeAll(lane string, n int) {
 	}
 }
 
-// What is in work is not stranded, however much was settled after it.
+// A delivery in work is not stranded, however many were settled after it.
 func TestWhatIsPendingIsNotStranded(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops", "slow")
@@ -142,7 +142,7 @@ func TestWhatIsPendingIsNotStranded(t *testing.T) {
 		}
 		return backlog.Events + backlog.Deliveries
 	}
-	b.until("the others are through", func() bool { return left() == 1 })
+	b.until("the others are settled", func() bool { return left() == 1 })
 	stream, err := b.broker.JetStream().Stream(t.Context(), broker.DeliveriesStream)
 	if err != nil {
 		t.Fatal(err)
@@ -164,8 +164,8 @@ func TestWhatIsPendingIsNotStranded(t *testing.T) {
 	}
 }
 
-// A message that cannot be read has no entry in the ledger; its copy keeps what it
-// said, and the server's own words about the original are not repeated.
+// A message that cannot be read has no entry in the ledger. Its copy has the same body
+// and headers, except the Nats- headers about the original.
 func TestCopiesOfStrandedDeliveries(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -209,7 +209,7 @@ func TestCopiesOfStrandedDeliveries(t *testing.T) {
 			t.Errorf("message %d claims to belong to a batch: %v", seq, msg.Header)
 		}
 	}
-	// Found by another process at the same time, or again after a crash: one copy.
+	// When another process finds it at the same time, or again after a crash: one copy.
 	original := &jetstream.RawStreamMsg{Subject: batch[0].Subject, Sequence: 1, Header: batch[0].Header, Data: batch[0].Data}
 	if err := r.republish(t.Context(), original); err != nil {
 		t.Fatal(err)

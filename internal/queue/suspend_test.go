@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// laneState waits until every runner says this of the lane.
+// laneState waits until every runner reports this state of the lane.
 func (b *fixture) laneState(what, lane string, is func(broker.LaneStatus) bool, runners ...*Runner) {
 	b.t.Helper()
 	for _, r := range append(runners, b.runner) {
@@ -26,8 +26,8 @@ func pausedFor(why string) func(broker.LaneStatus) bool {
 	return func(s broker.LaneStatus) bool { return s.Paused == why && s.InFlight == 0 }
 }
 
-// untouched fails unless that many deliveries wait on the lane, and no process has
-// taken one of them.
+// untouched fails unless that many deliveries wait in the lane and no process has fetched
+// one of them.
 func (b *fixture) untouched(lane string, deliveries uint64) {
 	b.t.Helper()
 	c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, broker.LaneConsumerPrefix+lane)
@@ -67,7 +67,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	})
 	b.untouched("relay1", n)
 
-	// It holds for whoever starts anew.
+	// It stays in force for a process that starts later.
 	second.stop()
 	b.stop()
 	b.run()
@@ -102,7 +102,8 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	}
 }
 
-// What a fetch brings that was open when the suspension came goes back untouched.
+// Messages of a fetch that was open when the suspension began are NAKed without an
+// attempt.
 func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("quiet@relay1"), nil)
@@ -167,14 +168,14 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.settled()
-	// An entry that is not ours suspends all the same.
+	// An entry that cannot be read suspends the lane too.
 	if _, err := kv.PutString(ctx, "suspended.relay1", "stop!"); err != nil {
 		t.Fatal(err)
 	}
 	b.laneState("the suspension by hand", "relay1", pausedFor(pausedSuspended))
 }
 
-// A watch does not hear of a bucket that was thrown away and made again.
+// A watch does not report that its bucket was deleted and created again.
 func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("quiet@relay1"), nil)
@@ -194,7 +195,7 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.runner.lanes.trigger <- struct{}{}
-	b.laneState("the end of a suspension that is there no more", "relay1", func(s broker.LaneStatus) bool { return s.Paused == "" })
+	b.laneState("the end of the deleted suspension", "relay1", func(s broker.LaneStatus) bool { return s.Paused == "" })
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "after"}, tester); err != nil {
 		t.Fatal(err)
 	}

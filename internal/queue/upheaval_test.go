@@ -16,8 +16,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// What somebody else does to JetStream while we work: every change is found and
-// put right, and deliveries go on.
+// Another client changes streams and consumers while Certpost runs: every change is
+// found and reverted, and deliveries continue.
 func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -116,8 +116,8 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	}
 }
 
-// A letter that cannot be stored, whatever the reason, leaves its delivery where
-// it is; when it can be it is stored once.
+// While a letter cannot be stored, for any reason, its delivery stays in the lane; when it
+// can be stored, it is stored once.
 func TestLettersThatCannotBeStored(t *testing.T) {
 	t.Parallel()
 	refused := func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -135,9 +135,9 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 	}
 	waits := func(t *testing.T, b *fixture) {
 		t.Helper()
-		b.until("the lane to give it back", func() bool { return b.fake.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
+		b.until("the lane has NAKed it", func() bool { return b.fake.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
 		backlog, err := b.broker.Backlog(t.Context())
-		if backlog.Deliveries != 1 { // the count of letters fails where there is no stream for them
+		if backlog.Deliveries != 1 { // without the stream, counting the letters fails
 			t.Errorf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
 		}
 		if e := b.entry("ops", "e1"); e.State == broker.StateDead {
@@ -180,8 +180,8 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 	})
 }
 
-// With one of three servers left nothing can be stored and nothing is settled; it
-// goes on when there is a second one again.
+// With one of three servers left, nothing can be stored or settled. Work continues when
+// a second server is back.
 func TestWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	c := lab.NewNATSCluster(t)
@@ -215,8 +215,8 @@ func TestWithoutQuorum(t *testing.T) {
 	b.invariant(ids, "ops")
 }
 
-// A mail that takes longer than the acknowledgement may is not served again
-// meanwhile, to nobody.
+// A delivery that takes longer than the acknowledgement wait is not delivered again to
+// any process meanwhile.
 func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
@@ -240,8 +240,8 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	}
 }
 
-// The acknowledgement gets lost on the way: the message comes again and is
-// acknowledged without a mail.
+// The acknowledgement is lost: the message is delivered again and acknowledged without
+// sending.
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	srv := lab.NATS(t, lab.FreeAddress(t), "")
@@ -254,7 +254,7 @@ func TestLostAcknowledgement(t *testing.T) {
 			once.Do(func() {
 				restore := wire.blockUntilRestored()
 				time.AfterFunc(3*b.cfg.AckWait, func() {
-					wire.reset() // with what is on its way
+					wire.reset() // drops the data in transit
 					restore()
 				})
 			})
@@ -281,7 +281,7 @@ func TestLostAcknowledgement(t *testing.T) {
 	}
 }
 
-// A store that may hold no more takes nothing, and drops nothing.
+// A store that has reached its limit accepts nothing and loses nothing.
 func TestStoreIsFull(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
@@ -311,7 +311,7 @@ func TestStoreIsFull(t *testing.T) {
 	})
 	close(hold)
 	b.close()
-	b.cfg.MaxStore = 0 // more than enough
+	b.cfg.MaxStore = 0 // the default, which is large enough
 	b.open()
 	b.run()
 	b.settled()
@@ -321,8 +321,8 @@ func TestStoreIsFull(t *testing.T) {
 	}
 }
 
-// Clocks that were wrong for a while leave times in the future; nothing waits for
-// them, and no delay is negative.
+// Clocks that were wrong for a while leave times in the future. Nothing waits until then,
+// and no delay is negative.
 func TestClocksThatJumped(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
