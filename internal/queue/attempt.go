@@ -147,7 +147,7 @@ func (j *job) due(ctx context.Context) bool {
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == broker.StateWaiting && entry.Decided():
-		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // all are decided, but the dead letter was not stored
+		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
 		return false
 	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead or discarded
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now

@@ -184,8 +184,8 @@ func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
 }
 
 // dead publishes the dead letter, then writes the ledger, then acknowledges, in this
-// order: if the process dies in between, the server delivers the message again, and
-// the same message makes no second letter.
+// order: if the process dies in between, the server delivers the message again. An
+// attempt may be made again then, and its letter is stored only once per subject.
 func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
