@@ -155,7 +155,7 @@ func (v *victim) stranded() (n int, err error) {
 		if json.Unmarshal(line, &said) != nil {
 			continue // a kill may have truncated the line
 		}
-		if strings.Contains(said.Message, "the stream had kept") || strings.Contains(said.Message, "acknowledged and not settled") {
+		if strings.Contains(said.Message, "removed stranded deliveries") || strings.Contains(said.Message, "published stranded deliveries again") {
 			n += said.Messages
 		}
 	}

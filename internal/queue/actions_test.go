@@ -14,19 +14,19 @@ import (
 
 func TestReplayForAnotherTarget(t *testing.T) {
 	t.Parallel()
-	post := newPostOffice("ops", "other")
-	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	fake := newFakeCourier("ops", "other")
+	fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth)
 	})
-	b := start(t, post, nil)
+	b := start(t, fake, nil)
 	b.publish(event("e1", "ops"))
 	b.until("dead", func() bool { return len(b.letters()) == 1 })
 	ctx, d := context.Background(), b.letters()[0]
 	if err := b.broker.Replay(ctx, d, tester, broker.Replay{Target: "other", Lane: "no-such-lane"}); err == nil || !strings.Contains(err.Error(), "no-such-lane") {
-		t.Errorf("into a lane that nobody serves: %v", err)
+		t.Errorf("replay into a lane without a consumer: %v", err)
 	}
 	var seen []string
-	post.plan("other", func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	fake.plan("other", func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		seen = a.Override
 		return nil, nil
 	})
@@ -34,7 +34,7 @@ func TestReplayForAnotherTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.settled()
-	if mails := post.mails("e1"); len(mails) != 1 || mails[0].target != "other" || !slices.Equal(seen, []string{"c@example.com"}) {
+	if mails := fake.mails("e1"); len(mails) != 1 || mails[0].target != "other" || !slices.Equal(seen, []string{"c@example.com"}) {
 		t.Errorf("mails %+v, recipients asked for %v", mails, seen)
 	}
 	if len(b.letters()) != 0 {
@@ -44,7 +44,7 @@ func TestReplayForAnotherTarget(t *testing.T) {
 
 func TestDiscardedLettersCanBeRestored(t *testing.T) {
 	t.Parallel()
-	b, _ := deadLetterBench(t)
+	b, _ := deadLetterFixture(t)
 	ctx, d := context.Background(), b.letters()[0]
 	if _, err := b.broker.Discarded(ctx, d.Sequence); !errors.Is(err, broker.ErrNotDiscarded) {
 		t.Errorf("before it was discarded: %v", err)
@@ -57,7 +57,7 @@ func TestDiscardedLettersCanBeRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again, err := b.broker.RecordAt(ctx, record.Sequence); err != nil || again.Hash != record.Hash {
-		t.Errorf("by its place: %v", err)
+		t.Errorf("by its sequence: %v", err)
 	}
 	number, err := b.broker.Restore(ctx, record, tester, "it is not")
 	if err != nil || number != d.Sequence+1 {
@@ -92,13 +92,13 @@ func TestDiscardedLettersCanBeRestored(t *testing.T) {
 	}
 }
 
-// A letter of the same delivery that gives way is recorded as replaced; one whose
-// replay died again as replayed.
+// A letter that a newer one of the same delivery replaces is recorded as replaced; a
+// letter whose replay became a dead letter again, as replayed.
 func TestReplacedLettersAreRecorded(t *testing.T) {
 	t.Parallel()
-	b, _ := deadLetterBench(t)
+	b, _ := deadLetterFixture(t)
 	ctx, first := context.Background(), b.letters()[0]
-	// As with `nats pub`, which leaves the letter where it is.
+	// As with `nats pub`, which does not remove the letter.
 	if _, err := b.broker.JetStream().Publish(ctx, first.ReplaySubject, first.Body); err != nil {
 		t.Fatal(err)
 	}
@@ -120,13 +120,13 @@ func TestReplacedLettersAreRecorded(t *testing.T) {
 	}
 }
 
-// An event may be read, and its letter ended by that, before who replays it has
-// recorded himself: his record is there all the same.
+// An event may be read, and its letter removed because of that, before the operator's
+// replay is recorded: the record of the replay is written all the same.
 func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	t.Parallel()
-	post := newPostOffice("ops")
+	fake := newFakeCourier("ops")
 	var replayed func()
-	b := &bench{t: t, post: post, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Reached: func(point string) {
+	b := &fixture{t: t, fake: fake, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Reached: func(point string) {
 		if point == broker.PointRepublished {
 			replayed()
 		}
@@ -135,9 +135,9 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	b.publish(event("e1", "late"))
 	b.until("dead", func() bool { return len(b.letters()) == 1 })
 	d := b.letters()[0]
-	post.mu.Lock()
-	post.targets["late"] = "relay"
-	post.mu.Unlock()
+	fake.mu.Lock()
+	fake.targets["late"] = "relay"
+	fake.mu.Unlock()
 	replayed = func() { b.until("the event was read", func() bool { return len(b.letters()) == 0 }) }
 	if err := b.broker.Replay(context.Background(), d, broker.Actor{Name: "alice"}, broker.Replay{Run: "r1"}); err != nil {
 		t.Fatal(err)
@@ -154,9 +154,9 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 func TestNATSThatComesLaterIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr}}
 	b.open()
-	b.runner = NewRunner(b.broker, b.post, b.set, newTestMetrics())
+	b.runner = NewRunner(b.broker, b.fake, b.set, newTestMetrics())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.runner.Run(ctx) }()
@@ -172,7 +172,7 @@ func TestNATSThatComesLaterIsWaitedFor(t *testing.T) {
 	b.until("ready", func() bool { return b.runner.Ready(ctx) == nil })
 	b.publish(event("e1", "ops"))
 	b.settled()
-	if got := len(b.post.mails("e1")); got != 1 {
+	if got := len(b.fake.mails("e1")); got != 1 {
 		t.Errorf("%d mails", got)
 	}
 }

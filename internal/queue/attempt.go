@@ -17,19 +17,19 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// maxPanics is how often a delivery may end in a defect of ours before it stops
-// coming back.
+// maxPanics is the number of panics after which an event or a delivery becomes a
+// dead letter.
 const maxPanics = 3
 
-// leaseMargin is added to the moment by which a send knows its outcome, for the
-// write that records it.
+// leaseMargin is added to the time by which a send knows its outcome, for the
+// write that records the outcome.
 const leaseMargin = 10 * time.Second
 
-// longestLease is more than any send takes. A lease that ends later was written
-// by a clock that was wrong, and is not waited for.
+// longestLease is longer than any send takes. A lease that ends later than this
+// was written by a wrong clock and counts as expired.
 const longestLease = 24 * time.Hour
 
-// job is one delivery message in work.
+// job is one delivery message that is being handled.
 type job struct {
 	r      *Runner
 	lane   *lane
@@ -38,22 +38,23 @@ type job struct {
 	since  time.Time // when the message was published
 	event  *events.Event
 	target string
-	token  string // of the event id
+	token  string // of the event id, for subjects and keys
 	key    string // in the ledger
 	gen    int
 	force  bool
-	// recipients are the only ones whom somebody who replays it wants to get it.
+	// recipients, when not nil, are the only recipients of a replay.
 	recipients []string
 
-	entry    broker.Entry // as read, then as we last wrote it
-	revision uint64
+	entry    broker.Entry // as last read or written, with this attempt's changes
+	revision uint64       // of the stored entry; 0: none
 	claimed  bool
-	counted  bool // no longer among the lane's uncounted
+	counted  bool // no longer included in the lane's uncounted
 	claimErr error
 }
 
-// attempt is the life of one delivery message from its arrival here to its
-// settling. However it ends, a message that is not settled comes back.
+// attempt handles one fetched delivery message: it makes an attempt if one is due,
+// and settles the message. However it ends, the server delivers a message that is
+// not settled again.
 func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.count()
@@ -78,8 +79,8 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j.settle(ctx, receipt, failure)
 }
 
-// read takes the message apart: the target is the subject's last token, the rest
-// stands in the body; the headers only add what a body cannot know.
+// read parses the message. The target is the last token of the subject, and the body
+// is the event; the headers add only the generation and a replay's options.
 func (j *job) read() *verdict.Failure {
 	if meta, err := j.msg.Metadata(); err == nil {
 		j.seq, j.since = meta.Sequence.Stream, meta.Timestamp
@@ -100,7 +101,7 @@ func (j *job) read() *verdict.Failure {
 	return nil
 }
 
-// invalid is the verdict on a body that is no event.
+// invalid returns the failure of a message that is not a valid event.
 func invalid(err error) *verdict.Failure {
 	f := verdict.Fail(verdict.EventInvalid, verdict.PhaseDecode, "the event cannot be read")
 	if inv := (*events.Invalid)(nil); errors.As(err, &inv) {
@@ -109,12 +110,12 @@ func invalid(err error) *verdict.Failure {
 	return f
 }
 
-// due reads the ledger and says whether this delivery is to be tried now. When
-// it is not, the message is settled or on its way back.
+// due reads the ledger and reports whether an attempt is to be made now. If not, it
+// has settled or NAKed the message.
 func (j *job) due(ctx context.Context) bool {
 	entry, revision, err := j.r.ledger.Get(ctx, j.key)
 	if err != nil && !errors.Is(err, broker.ErrNoEntry) {
-		j.giveBack(backoff.Jitter(2*time.Second), err)
+		j.nak(backoff.Jitter(2*time.Second), err)
 		return false
 	}
 	now := time.Now()
@@ -125,37 +126,38 @@ func (j *job) due(ctx context.Context) bool {
 
 	switch {
 	case entry.Digest != j.event.Digest():
-		j.entry = broker.Entry{} // not ours to write
+		j.entry = broker.Entry{} // the stored one belongs to the other event: do not overwrite it
 		j.dead(ctx, verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
-			fmt.Sprintf("the event id was used before for another certificate (that delivery is %q); publish this one under an id of its own", entry.State)))
+			fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", entry.State)))
 		return false
 	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq):
-		if j.redelivered() { // who delivered it may have died before he came to that
-			listed, cancel := broker.Detached(ctx)
-			j.offTheList(listed)
+		if j.redelivered() { // the process that delivered it may have died before it removed the letter
+			detached, cancel := broker.Detached(ctx)
+			j.removeDeadLetter(detached)
 			cancel()
 		}
 		j.finish(ctx, "duplicate", nil)
 		return false
 	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && entry.Sequence == j.seq:
-		j.finish(ctx, "dead", nil) // we died before the acknowledgement
+		j.finish(ctx, "dead", nil) // the process died before the acknowledgement
 		return false
 	case entry.State == broker.StateSending && entry.Lease.After(now) && entry.Lease.Before(now.Add(longestLease)) && !j.orphaned(entry):
-		j.giveBack(time.Until(entry.Lease)+backoff.Jitter(time.Second), nil)
+		j.nak(time.Until(entry.Lease)+backoff.Jitter(time.Second), nil)
 		return false
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == broker.StateWaiting && entry.Decided():
-		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // we died before the dead letter
+		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
 		return false
-	case entry.State != broker.StateWaiting: // sent and forced, dead, discarded: a new life
+	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead or discarded
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
 		if entry.State != "" {
-			// Every life has a generation of its own, whoever began it: the message ids
-			// of replays are made from it.
+			// Every replay has its own generation, whether Certpost or another client
+			// published it: the message ids of replays are made from it.
 			j.gen = max(j.gen, entry.Generation+1)
 		}
-		// Whoever does not have the mail gets it: addresses may have been mended.
+		// Try all recipients that do not have the mail, also those refused before: the
+		// addresses may have been corrected.
 		j.entry.Owed, j.entry.Refused = nil, nil
 		if entry.State == broker.StateSent {
 			j.entry.Accepted, j.entry.Uncertain = nil, false
@@ -163,7 +165,7 @@ func (j *job) due(ctx context.Context) bool {
 		j.entry.Consented = j.entry.Uncertain && entry.State == broker.StateDead
 	}
 	if j.entry.Uncertain && !j.entry.Consented && j.r.set.DeadLetterUnknown {
-		j.dead(ctx, uncertain("an earlier try ended between the final dot and the relay's reply"))
+		j.dead(ctx, uncertain("an earlier attempt ended before the relay's reply to the content was recorded"))
 		return false
 	}
 	j.entry.Attempts++
@@ -176,25 +178,28 @@ func (j *job) due(ctx context.Context) bool {
 	return true
 }
 
-// orphaned reports a lease whose owner is certainly gone: it ran the embedded
-// server on a store that is ours now. Owners that only talk to that server may be
-// alive; their leases count.
+// orphaned reports whether the owner of the lease has certainly ended: it ran the
+// embedded server on the store that this process holds now. An owner that only
+// connected to such a server may still run, so its lease is respected.
 func (j *job) orphaned(e broker.Entry) bool {
 	return j.r.Embedded() && e.Owner != j.r.owner && strings.HasSuffix(e.Owner, embeddedOwner)
 }
 
+// uncertain returns the failure of a delivery that must not be sent again although
+// its outcome is unknown.
 func uncertain(why string) *verdict.Failure {
 	return &verdict.Failure{
 		Outcome: verdict.Outcome{
 			Code:      verdict.DeliveryUncertain,
 			Phase:     verdict.PhaseContent,
-			Reason:    why + ": the relay may have the mail; look for its Message-ID there, then replay or discard",
+			Reason:    why + ": the relay may have the mail; look for its Message-ID at the relay, then replay or discard the letter",
 			Certainty: verdict.MaybeSent,
 		},
 	}
 }
 
-// claim writes `sending` with a lease: the last step before content goes out.
+// claim returns the function that writes `sending` with a lease to the ledger: the
+// last step before content is sent.
 func (j *job) claim(ctx context.Context) func(until time.Time) error {
 	return func(until time.Time) error {
 		e := j.entry
@@ -213,7 +218,7 @@ func (j *job) claim(ctx context.Context) func(until time.Time) error {
 	}
 }
 
-// write puts the entry and remembers what is there now.
+// write stores the entry by compare-and-set and keeps it with its new revision.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	rev, err := j.r.ledger.Put(ctx, j.key, e, j.revision)
 	if err != nil {
@@ -223,19 +228,21 @@ func (j *job) write(ctx context.Context, e broker.Entry) error {
 	return nil
 }
 
-// Take and Share are the limits that this delivery's courier asks for.
+// Take asks the rate meter for one mail to the relay; it implements verdict.Limits.
 func (j *job) Take(relay string, limit verdict.Rate) (wait time.Duration) {
 	wait = j.r.meter.take(relay, limit)
 	j.count()
 	return wait
 }
 
-// Share is this process's part of a relay's connections.
+// Share returns this process's part of a relay's connections; it implements
+// verdict.Limits.
 func (j *job) Share(connections int) int {
-	return j.r.roster.share(connections, time.Now())
+	return j.r.replicas.share(connections, time.Now())
 }
 
-// count says that what this delivery takes of a rate is known by now.
+// count removes this delivery from the lane's uncounted, once: the rate meter has
+// counted its mail, or no longer has to.
 func (j *job) count() {
 	if !j.counted {
 		j.counted = true
@@ -243,26 +250,26 @@ func (j *job) count() {
 	}
 }
 
-// contain keeps a panic to the delivery that caused it.
+// contain recovers from a panic, so that it affects only the delivery that caused it.
 func (j *job) contain(ctx context.Context) {
 	p := recover()
 	if p == nil {
 		return
 	}
 	j.r.metrics.panics.Inc()
-	// The value may quote input; its type and our stack say enough.
+	// The panic value may contain input, so only its type and the stack are logged.
 	j.r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
-		Str("lane", j.lane.name).Str("target", j.target).Msg("a defect: handling a delivery panicked")
+		Str("lane", j.lane.name).Str("target", j.target).Msg("a defect: handling a delivery panicked; please report it with the stack")
 	if j.event == nil {
 		if meta, err := j.msg.Metadata(); err == nil && meta.NumDelivered >= maxPanics {
-			j.dead(ctx, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost keeps it from reading this event; please report it with the stack from the log"}})
+			j.dead(ctx, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost: reading this event panicked; please report it with the stack from the log"}})
 			return
 		}
-		j.giveBack(backoff.Jitter(10*time.Second), nil)
+		j.nak(backoff.Jitter(10*time.Second), nil)
 		return
 	}
 	j.entry.Panics++
-	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost; please report it with the stack from the log"}}
+	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt panicked; please report it with the stack from the log"}}
 	if j.claimed {
 		f.Certainty = verdict.MaybeSent
 	}
@@ -274,8 +281,8 @@ func (j *job) contain(ctx context.Context) {
 	j.retry(ctx, nil, f)
 }
 
-// keepAlive tells the server that messages are in work until the returned
-// function is called.
+// keepAlive extends the acknowledgement wait of the messages, at every third of it,
+// until the returned function is called.
 func keepAlive(ackWait time.Duration, msgs ...jetstream.Msg) (stop func()) {
 	done := make(chan struct{})
 	go func() {
@@ -287,7 +294,8 @@ func keepAlive(ackWait time.Duration, msgs ...jetstream.Msg) (stop func()) {
 				return
 			case <-tick.C:
 				for _, m := range msgs {
-					// Settled meanwhile or not connected: nothing to do about either.
+					// An error means that the message is settled or there is no
+					// connection; neither needs an action here.
 					_ = m.InProgress()
 				}
 			}

@@ -21,10 +21,11 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Broker, courier and relays together: what neither side can prove alone.
+// Tests of broker, courier and relays together.
 
-// office is the real courier of a configuration with relays and targets.
-func office(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions) {
+// realCourier returns the courier of package delivery for a configuration with relays
+// and targets.
+func realCourier(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -45,16 +46,16 @@ func office(t *testing.T, text string) (*delivery.Courier, *delivery.Definitions
 	return courier, definitions
 }
 
-// inOffice is a bench whose runner works for that courier.
-func inOffice(t *testing.T, courier Courier) *bench {
+// startWith returns a fixture whose runner uses that courier.
+func startWith(t *testing.T, courier Courier) *fixture {
 	t.Helper()
-	b := &bench{t: t, courier: courier, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, courier: courier, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.start()
 	return b
 }
 
-// onlyLane is the state of the only lane, once it is there.
-func (b *bench) onlyLane() broker.LaneStatus {
+// onlyLane returns the state of the only lane; zero while there is none.
+func (b *fixture) onlyLane() broker.LaneStatus {
 	for _, s := range b.runner.LaneStatus() {
 		return s
 	}
@@ -73,7 +74,7 @@ func relayAt(t *testing.T, config devrelay.Config) *devrelay.Relay {
 
 func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
-// onceEach fails unless the relay has a mail for each of the events, and one alone.
+// onceEach fails unless the relay has exactly one mail for each of the events.
 func onceEach(t *testing.T, r *devrelay.Relay, events int) {
 	t.Helper()
 	ids := map[string]int{}
@@ -90,25 +91,25 @@ func onceEach(t *testing.T, r *devrelay.Relay, events int) {
 	}
 }
 
-// door is a relay's address, with the relay behind it or not.
-type door struct {
+// relayProxy listens in front of a relay and forwards connections to it only when open.
+type relayProxy struct {
 	net.Listener
 	to string
 
-	mu    sync.Mutex
-	open  bool
-	conns []net.Conn
-	came  int
+	mu       sync.Mutex
+	open     bool
+	conns    []net.Conn
+	accepted int
 }
 
-// newDoor is closed: who comes is sent away at once.
-func newDoor(t *testing.T, to string) *door {
+// newRelayProxy returns a proxy that is not open: it closes each connection at once.
+func newRelayProxy(t *testing.T, to string) *relayProxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{Listener: l, to: to}
+	d := &relayProxy{Listener: l, to: to}
 	t.Cleanup(func() {
 		_ = l.Close()
 		d.mu.Lock()
@@ -123,16 +124,16 @@ func newDoor(t *testing.T, to string) *door {
 			if err != nil {
 				return
 			}
-			d.enter(c)
+			d.handle(c)
 		}
 	}()
 	return d
 }
 
-func (d *door) enter(c net.Conn) {
+func (d *relayProxy) handle(c net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.came++
+	d.accepted++
 	d.conns = append(d.conns, c)
 	if !d.open {
 		_ = c.Close()
@@ -148,27 +149,27 @@ func (d *door) enter(c net.Conn) {
 	go func() { _, _ = io.Copy(c, behind); _ = c.Close() }()
 }
 
-func (d *door) unlock() {
+func (d *relayProxy) enable() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open = true
 }
 
-func (d *door) visits() int {
+func (d *relayProxy) connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.came
+	return d.accepted
 }
 
 const mailKeys = "from_address: a@example.com, to: [b@example.com]"
 
-// The first relay swallows connections, or refuses them: the fallback takes all,
-// exactly once, and the ledger says so.
+// The first relay does not answer, or refuses connections: the fallback accepts each
+// mail exactly once, and the ledger says so.
 func TestFallbackTakesAll(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(t *testing.T) string{
 		"black hole": func(t *testing.T) string {
-			l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+			l, err := net.Listen("tcp", "127.0.0.1:0") // never accepts
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,15 +184,15 @@ func TestFallbackTakesAll(t *testing.T) {
 			defer l.Close()
 			return l.Addr().String()
 		},
-		"hangs up": func(t *testing.T) string { return newDoor(t, "").Addr().String() },
+		"hangs up": func(t *testing.T) string { return newRelayProxy(t, "").Addr().String() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			second := relayAt(t, devrelay.Config{})
-			courier, _ := office(t, fmt.Sprintf(`targets:
+			courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 1s, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext, timeout: 60s}]}
 `, portOf(first(t)), mailKeys, portOf(second.Plain())))
-			b := inOffice(t, courier)
+			b := startWith(t, courier)
 			const n = 40
 			for i := range n {
 				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
@@ -204,26 +205,26 @@ func TestFallbackTakesAll(t *testing.T) {
 					t.Errorf("ledger: %+v, receipt %+v", e, e.Receipt)
 				}
 			}
-			b.until("the lane's breakers are told apart", func() bool { return b.onlyLane().Breaker == broker.BreakerPartly })
+			b.until("the lane has a breaker that is open and one that is closed", func() bool { return b.onlyLane().Breaker == broker.BreakerPartly })
 		})
 	}
 }
 
-// When the first relay is back it is used again.
+// When the first relay answers again, it is used again.
 func TestFirstRelayIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	first, second := relayAt(t, devrelay.Config{}), relayAt(t, devrelay.Config{})
-	door := newDoor(t, first.Plain())
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	proxy := newRelayProxy(t, first.Plain())
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s, fallback: [{host: 127.0.0.1, port: %s, tls_mode: plaintext}]}
-`, portOf(door.Addr().String()), mailKeys, portOf(second.Plain())))
-	b := inOffice(t, courier)
+`, portOf(proxy.Addr().String()), mailKeys, portOf(second.Plain())))
+	b := startWith(t, courier)
 	for i := range 10 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
 	b.settled()
 	onceEach(t, second, 10)
-	door.unlock()
+	proxy.enable()
 	sent := 10
 	b.until("a mail on the first relay", func() bool {
 		b.publish(event(fmt.Sprintf("e%d", sent), "ops"))
@@ -237,17 +238,17 @@ func TestFirstRelayIsUsedAgain(t *testing.T) {
 	}
 }
 
-// What a relay says to a mail is the verdict; no other relay is asked.
+// A relay's reply to a mail is final: the fallback is not tried.
 func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	t.Parallel()
 	first := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no"}}})
 	busy := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageData, Code: 451, Text: "later", Times: 2}}})
 	second := relayAt(t, devrelay.Config{})
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - {id: refused, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, %[4]s, fallback: [{host: 127.0.0.1, port: %[3]s, tls_mode: plaintext}]}
   - {id: busy, host: 127.0.0.1, port: %[2]s, tls_mode: plaintext, %[4]s, fallback: [{host: 127.0.0.1, port: %[3]s, tls_mode: plaintext}]}
 `, portOf(first.Plain()), portOf(busy.Plain()), portOf(second.Plain()), mailKeys))
-	b := inOffice(t, courier)
+	b := startWith(t, courier)
 	b.publish(event("e1", "refused", "busy"))
 	b.settled()
 	if l := b.letters(); len(l) != 1 || l[0].Code != verdict.SMTPPermanent {
@@ -258,8 +259,8 @@ func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	}
 }
 
-// A fallback that refuses the login is as one that is away: no delivery ends for
-// it, and all wait for the first relay.
+// A fallback that refuses the login is treated as unavailable: no delivery becomes a
+// dead letter because of it, and all wait for the first relay.
 func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	t.Parallel()
 	first := relayAt(t, devrelay.Config{})
@@ -268,9 +269,9 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	door, back := newDoor(t, first.Plain()), newDoor(t, second.Submission())
-	back.unlock()
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	proxy, back := newRelayProxy(t, first.Plain()), newRelayProxy(t, second.Submission())
+	back.enable()
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - id: ops
     host: 127.0.0.1
     port: %s
@@ -278,22 +279,22 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
     from_address: a@example.com
     to: [b@example.com]
     fallback: [{host: localhost, port: %s, ca_file: %q, username: u, password: {value: wrong}}]
-`, portOf(door.Addr().String()), portOf(back.Addr().String()), ca))
-	b := inOffice(t, courier)
+`, portOf(proxy.Addr().String()), portOf(back.Addr().String()), ca))
+	b := startWith(t, courier)
 	const n = 30
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
-	b.until("both are left alone", func() bool { return b.onlyLane().Breaker == broker.BreakerOpen && b.onlyLane().InFlight == 0 })
+	b.until("both breakers are open", func() bool { return b.onlyLane().Breaker == broker.BreakerOpen && b.onlyLane().InFlight == 0 })
 	if l := b.letters(); len(l) != 0 {
 		t.Errorf("letters: %+v", l)
 	}
-	// Each login is tried twice, with the password read afresh, and four may have
-	// been under way when the first was refused.
-	if got := back.visits(); got > 2*quick().Concurrency {
+	// Each login is tried twice, the second time with the password read again, and four
+	// may have been in progress when the first was refused.
+	if got := back.connections(); got > 2*quick().Concurrency {
 		t.Errorf("%d logins with a wrong password", got)
 	}
-	door.unlock()
+	proxy.enable()
 	b.settled()
 	onceEach(t, first, n)
 	for i := range n {
@@ -303,7 +304,7 @@ func TestFallbackWithAWrongPasswordOnlyWaits(t *testing.T) {
 	}
 }
 
-// Beyond 200 relays a lane has several: one that is away does not stop it.
+// With more than 200 relays, several share a lane: one that is down does not stop it.
 func TestDeadRelayInASharedLane(t *testing.T) {
 	t.Parallel()
 	alive := relayAt(t, devrelay.Config{})
@@ -313,11 +314,11 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 	}
 	text.WriteString("targets:\n")
 	target("up", "127.0.0.1", portOf(alive.Plain()))
-	closed := newDoor(t, "")
-	for i := range 3000 { // none of them is in the same lane once in three million runs
+	closed := newRelayProxy(t, "")
+	for i := range 3000 { // in one of three million runs, none of them is in the same lane
 		target(fmt.Sprintf("down%d", i), fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), portOf(closed.Addr().String()))
 	}
-	courier, definitions := office(t, text.String())
+	courier, definitions := realCourier(t, text.String())
 	up, _ := definitions.Get("up")
 	all := definitions.All()
 	neighbour := slices.IndexFunc(all, func(d *delivery.Target) bool { return d.ID != "up" && d.Lane() == up.Lane() })
@@ -325,7 +326,7 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 		t.Fatal("no relay shares the lane of this port")
 	}
 	lane := up.Lane()
-	b := inOffice(t, &oneLane{courier, lane}) // the other 199 need no worker here
+	b := startWith(t, &oneLane{courier, lane}) // the other 199 need no worker here
 	const n = 50
 	for i := range n {
 		b.publish(event(fmt.Sprintf("d%d", i), all[neighbour].ID))
@@ -345,7 +346,7 @@ func TestDeadRelayInASharedLane(t *testing.T) {
 	}
 }
 
-// oneLane is a courier that speaks of one of its lanes alone.
+// oneLane is a courier that reports only one of its lanes.
 type oneLane struct {
 	*delivery.Courier
 	lane string
@@ -353,16 +354,16 @@ type oneLane struct {
 
 func (o *oneLane) Lanes() []string { return []string{o.lane} }
 
-// The limits of rules hold at the relay, and every mail arrives.
+// The limits of a relay's rules are respected, and every mail arrives.
 func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
-	courier, _ := office(t, fmt.Sprintf(`relays:
+	courier, _ := realCourier(t, fmt.Sprintf(`relays:
   rules: [{host: 127.0.0.1, max_message_rate: 20/s, max_connections: 2}]
 targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}
 `, portOf(relay.Plain()), mailKeys))
-	b := inOffice(t, courier)
+	b := startWith(t, courier)
 	const n = 70
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
@@ -372,7 +373,7 @@ targets:
 	mails := relay.Mails()
 	slices.SortFunc(mails, func(a, b devrelay.Mail) int { return a.Received.Compare(b.Received) })
 	for i := 20; i < len(mails); i++ {
-		// Counted at MAIL, received at the final dot.
+		// A mail is counted at MAIL and received at the final dot.
 		if span := mails[i].Received.Sub(mails[i-20].Received); span < 800*time.Millisecond {
 			t.Errorf("21 mails within %v", span)
 		}

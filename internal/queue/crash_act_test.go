@@ -17,11 +17,11 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// crashLetters is how many dead letters are acted on, one after the other.
+// crashLetters is the number of dead letters that are acted on, one after the other.
 const crashLetters = 12
 
-// crashActs is the child's side: in its first life it makes dead letters, in each
-// life it does to all of them what is planned, until none is left to do it to.
+// crashActs runs in the child: the first process makes dead letters, and each process
+// does the planned action to all of them, until there is none left.
 func crashActs(ctx context.Context, b *broker.Broker, plan crashPlan) error {
 	if plan.Action == "" {
 		return nil
@@ -61,7 +61,7 @@ func crashActs(ctx context.Context, b *broker.Broker, plan crashPlan) error {
 	})
 }
 
-// again does something until nobody else has a claim: who is dead had one.
+// again repeats the action until no other claim is in force: the killed process had one.
 func again(do func() error) error {
 	for {
 		err := do()
@@ -72,14 +72,14 @@ func again(do func() error) error {
 	}
 }
 
-// discardAll makes the discarded letters that are to be restored; not those that
-// were restored before.
+// discardAll discards the letters that are to be restored, except those that were
+// restored before.
 func discardAll(ctx context.Context, b *broker.Broker) error {
 	for d, err := range b.ReadLetters(ctx, 1) {
 		if err == nil && d.RestoredFrom == 0 {
-			mortal.Store(false) // it is to die later
+			crashEnabled.Store(false) // the process is to be killed later
 			err = b.Discard(ctx, d, tester, "not needed")
-			mortal.Store(true)
+			crashEnabled.Store(true)
 		}
 		if err != nil {
 			return err
@@ -96,7 +96,7 @@ func restoreAll(ctx context.Context, b *broker.Broker) error {
 		}
 		_, err = b.Restore(ctx, record, tester, "needed")
 		if taken := (*broker.Taken)(nil); errors.As(err, &taken) && taken.Record.NewLetter != 0 {
-			continue // in an earlier life
+			continue // restored by an earlier process
 		}
 		if err != nil {
 			return err
@@ -121,15 +121,15 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 				defer relay.Close()
 				plan := crashPlan{Dir: t.TempDir(), Relay: relay.Plain(), Point: point, Target: "good", Action: action, Nth: 5}
 				if report, err := runChild(t, plan, func(*os.Process) {}); err != nil || report != nil {
-					t.Fatalf("the first life did not end at its point: %+v, %v", report, err)
+					t.Fatalf("the first process was not killed at its point: %+v, %v", report, err)
 				}
 				plan.Point = ""
 				report, err := runChild(t, plan, func(*os.Process) {})
 				if err != nil || report == nil {
-					t.Fatalf("the second life was killed: %v", err)
+					t.Fatalf("the second process was killed: %v", err)
 				}
 				// The kill may also hit an earlier replay between claim and reply: its second mail
-				// says that it may be one.
+				// is marked as a possible duplicate.
 				mails := map[string]int{}
 				for _, m := range relay.Mails() {
 					msg, err := m.Message()
@@ -161,7 +161,7 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 					case "restore":
 						want = []string{"outcome discarded", "outcome restored"}
 					}
-					// The delivery itself may be faster than who replays it.
+					// The delivery may be recorded before the replay is.
 					if action == "replay" && len(outcomes) > 0 {
 						outcomes[0] = want[0]
 						outcomes = slices.Compact(outcomes)
@@ -179,14 +179,14 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 				}
 				slices.Sort(restored)
 				if all := slices.Compact(slices.Clone(restored)); action == "restore" && (len(all) != crashLetters || len(restored) != crashLetters) || action != "restore" && len(restored) > 0 {
-					t.Errorf("on the list, by the number they had: %v", restored)
+					t.Errorf("open letters, by their earlier numbers: %v", restored)
 				}
 			})
 		}
 	}
 }
 
-// ended is what came of a letter, without what was intended.
+// ended returns the outcomes in the history of a letter, without intents and failures.
 func ended(t *testing.T, b *broker.Broker, number uint64) []string {
 	t.Helper()
 	return slices.DeleteFunc(historyOf(t, b, number), func(s string) bool {

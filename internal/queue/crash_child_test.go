@@ -28,36 +28,37 @@ import (
 	"github.com/certpost/certpost/internal/smtp"
 )
 
-// Every test here runs the broker and the real courier in a process of its own,
-// which kills itself with SIGKILL when it reaches a named point, the relay's side
-// included. Then it is started again, until nothing is pending; what the relay and
-// the streams hold by then is compared with what may happen at that point.
+// Every crash test runs the broker and the real courier in a child process, which kills
+// itself with SIGKILL at a named point, or is killed at a point on the relay's side. Then
+// it is started again, until nothing is pending. The content of the relay and of the
+// streams is then compared with what that point allows.
 
-// crashPlan is what the child is told.
+// crashPlan is the child's instructions.
 type crashPlan struct {
 	Dir, Relay string
-	Point      string // where to die; "" nowhere
-	Events     int    // to publish before the work starts
+	Point      string // where the child is killed; "": nowhere
+	Events     int    // number of events to publish before the runner starts
 	Target     string
-	// What is done to dead letters, and at which time that it comes by the point dies.
+	// Action is what the child does to dead letters; it is killed the Nth time that it
+	// reaches the point.
 	Action    string
 	Nth       int
-	FileLimit uint64 // bytes; beyond them no file can be written, and publishing ends
+	FileLimit uint64 // maximum bytes of a file; beyond it writing fails, and publishing ends
 }
 
-// crashReport is what a child says that reached its end.
+// crashReport is the output of a child that was not killed.
 type crashReport struct {
 	Entries []broker.Entry
 	Letters []string
 }
 
-// mortal says that a child dies at the point of its plan.
-var mortal atomic.Bool
+// crashEnabled says whether the child is killed at the point of its plan.
+var crashEnabled atomic.Bool
 
 const crashVariable = "CERTPOST_TEST_CRASH_PLAN"
 
-// crashAsAsked is the child's side; TestMain calls it. asked: this process is a child.
-func crashAsAsked() (asked bool, err error) {
+// runCrashChild runs the child's part when this process is a child; TestMain calls it.
+func runCrashChild() (isChild bool, err error) {
 	text := os.Getenv(crashVariable)
 	if text == "" {
 		return false, nil
@@ -78,13 +79,13 @@ func crashChild(plan crashPlan) error {
 	}
 	var times atomic.Int32
 	reached := func(point string) {
-		if point == plan.Point && mortal.Load() && int(times.Add(1)) >= plan.Nth {
+		if point == plan.Point && crashEnabled.Load() && int(times.Add(1)) >= plan.Nth {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal may take a moment
 		}
 	}
-	mortal.Store(true)
-	// Not always flushed: SIGKILL ends a process, not the machine.
+	crashEnabled.Store(true)
+	// Writes need no flush to disk: SIGKILL ends the process, not the machine.
 	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: time.Second, Reached: reached}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
@@ -103,7 +104,7 @@ func crashChild(plan crashPlan) error {
 		t.SetDefaults()
 		t.TLSMode, t.Port = smtp.TLSPlaintext, n
 		if plan.FileLimit > 0 {
-			t.Timeout = 3 * time.Second // and with it the lease, by whose end what cannot be written is given up
+			t.Timeout = 3 * time.Second // also shortens the lease: writes of outcomes are retried until its end
 		}
 		targets = append(targets, t)
 	}
@@ -173,8 +174,8 @@ func crashChild(plan crashPlan) error {
 	return json.NewEncoder(os.Stdout).Encode(report)
 }
 
-// runChild starts a child; without a report it was killed. kill, when not nil,
-// gets the child's process.
+// runChild starts a child and waits for it. A nil report without an error means that the
+// child was killed. child gets its process.
 func runChild(t *testing.T, plan crashPlan, child func(*os.Process)) (*crashReport, error) {
 	t.Helper()
 	text, err := json.Marshal(plan)

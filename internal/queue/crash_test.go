@@ -23,10 +23,10 @@ import (
 func TestCrashAtEveryPoint(t *testing.T) {
 	for _, c := range []struct {
 		point, target string
-		mails         int // the most that may have arrived of the event
+		mails         int // the maximum number of mails of the event
 		marked        bool
 	}{
-		// Before the claim nothing can have gone out.
+		// Before the claim nothing can have been sent.
 		{pointFetched, "good", 1, false},
 		{pointPublished, "good", 1, false},
 		{pointDue, "good", 1, false},
@@ -36,11 +36,11 @@ func TestCrashAtEveryPoint(t *testing.T) {
 		{"relay: before the final dot", "good", 1, true},
 		{"relay: after the final dot", "good", 2, true},
 		{pointAccepted, "good", 2, true},
-		// Afterwards the ledger knows.
+		// Afterwards the outcome is in the ledger.
 		{pointRecorded, "good", 1, false},
 		{pointSettled, "good", 1, false},
-		{pointDying, "refused", 0, false},
-		{pointBuried, "refused", 0, false},
+		{pointDeadLettering, "refused", 0, false},
+		{pointDeadLettered, "refused", 0, false},
 		{pointDead, "refused", 0, false},
 		{pointWaiting, "busy", 1, false},
 	} {
@@ -55,15 +55,15 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			}
 			defer relay.Close()
 			var process atomic.Pointer[os.Process]
-			wire := newGuillotine(t, relay.Plain(), c.point, func() { process.Load().Kill() })
+			wire := newKillingProxy(t, relay.Plain(), c.point, func() { process.Load().Kill() })
 			plan := crashPlan{Dir: t.TempDir(), Relay: wire, Point: c.point, Events: 1, Target: c.target}
 			if report, err := runChild(t, plan, process.Store); err != nil || report != nil {
-				t.Fatalf("the first life did not end at its point: %+v, %v", report, err)
+				t.Fatalf("the first process was not killed at its point: %+v, %v", report, err)
 			}
 			plan.Point, plan.Events = "", 0
 			report, err := runChild(t, plan, process.Store)
 			if err != nil || report == nil {
-				t.Fatalf("the second life was killed: %v", err)
+				t.Fatalf("the second process was killed: %v", err)
 			}
 
 			mails := relay.Mails()
@@ -98,16 +98,16 @@ func TestCrashAtEveryPoint(t *testing.T) {
 	}
 }
 
-// newGuillotine is a forwarder before the relay that kills the child around the
-// final dot, once: before the relay gets it, or when the relay has answered it.
-func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string) {
+// newKillingProxy starts a proxy in front of the relay that kills the child at the final
+// dot, once: before the relay gets the dot, or when the relay has replied to it.
+func newKillingProxy(t *testing.T, relay, point string, kill func()) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	var fallen atomic.Bool
+	var killed atomic.Bool
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -130,7 +130,7 @@ func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string)
 							client.Close()
 							return
 						}
-						if dotted.Load() && point == "relay: after the final dot" && fallen.CompareAndSwap(false, true) {
+						if dotted.Load() && point == "relay: after the final dot" && killed.CompareAndSwap(false, true) {
 							kill()
 							return
 						}
@@ -143,7 +143,7 @@ func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string)
 				for {
 					line, err := lines.ReadString('\n')
 					if line == ".\r\n" {
-						if point == "relay: before the final dot" && fallen.CompareAndSwap(false, true) {
+						if point == "relay: before the final dot" && killed.CompareAndSwap(false, true) {
 							kill()
 							return
 						}
@@ -159,8 +159,8 @@ func newGuillotine(t *testing.T, relay, point string, kill func()) (addr string)
 	return l.Addr().String()
 }
 
-// Killed again and again under load: nothing is lost, and no more mails are
-// doubled than outcomes were unknown.
+// Killed repeatedly under load: no event is lost, and there are no more duplicate mails
+// than unknown outcomes.
 func TestKilledAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
@@ -187,10 +187,10 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		if life == 0 && report == nil {
 			published, err := os.ReadDir(plan.Dir)
 			if err != nil || len(published) == 0 {
-				t.Fatalf("the first life wrote nothing: %v", err)
+				t.Fatalf("the first process wrote nothing: %v", err)
 			}
 		}
-		// Publishing again what was published is harmless: the ids are the same.
+		// Publishing the same events again is harmless: their ids are the same.
 	}
 	got := map[string]int{}
 	for _, m := range relay.Mails() {
@@ -216,8 +216,8 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	t.Logf("%d mails for %d events, %d outcomes unknown", relay.Count(), n, possible)
 }
 
-// A disk that is full, or fails: the embedded server never writes to it again, so
-// the program ends and says why, and the next one finds all that was acknowledged.
+// When the disk is full or fails, the embedded server never writes to it again. The
+// program ends with the reason, and the next process finds every acknowledged event.
 func TestStoreThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
@@ -229,7 +229,7 @@ func TestStoreThatCannotBeWritten(t *testing.T) {
 	nobody := func(*os.Process) {}
 	report, err := runChild(t, plan, nobody)
 	if report != nil || err == nil || !strings.Contains(err.Error(), broker.ErrStoreFailed.Error()) || !strings.Contains(err.Error(), "make room on the disk") {
-		t.Fatalf("the first life ended with %+v, %v", report, err)
+		t.Fatalf("the first process ended with %+v, %v", report, err)
 	}
 	text, err := os.ReadFile(filepath.Join(plan.Dir, "acknowledged"))
 	if err != nil {
@@ -241,7 +241,7 @@ func TestStoreThatCannotBeWritten(t *testing.T) {
 	}
 	plan.Events, plan.FileLimit = 0, 0
 	if report, err = runChild(t, plan, nobody); err != nil || report == nil {
-		t.Fatalf("the second life: %v", err)
+		t.Fatalf("the second process: %v", err)
 	}
 	got, possible := map[string]int{}, 0
 	for _, m := range relay.Mails() {

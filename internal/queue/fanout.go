@@ -16,13 +16,13 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// fanoutBatch is how many events are worked on together: their deliveries share
-// one flush to disk.
+// fanoutBatch is the maximum number of events that are handled together; their
+// deliveries share one flush to disk.
 const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
-	var complained time.Time
+	var lastLogged time.Time
 	for ctx.Err() == nil {
 		failed := r.fanoutOnce(ctx, work)
 		if failed == nil || ctx.Err() != nil {
@@ -30,18 +30,19 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 		}
 		backoff.Sleep(ctx, time.Second)
 		err := r.EnsureTopology(ctx)
-		if ctx.Err() != nil || time.Since(complained) < time.Minute { // NATS may be away for a day
+		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be unavailable for a day
 			continue
 		}
-		complained = time.Now()
+		lastLogged = time.Now()
 		if err != nil {
-			r.log.Error().Err(err).Msg("streams are not as they should be; trying again")
+			r.log.Error().Err(err).Msg("the streams could not be checked or restored; trying again")
 		} else {
 			r.log.Warn().Err(failed).Msg("events could not be fetched; trying again")
 		}
 	}
 }
 
+// fanoutOnce turns events into deliveries until ctx ends or fetching fails.
 func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 	consumer, err := r.JetStream().Consumer(work, broker.EventsStream, broker.FanoutConsumer)
 	if err != nil {
@@ -65,7 +66,7 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 				}
 			}
 			if ctx.Err() != nil {
-				giveBackAll(group)
+				nakAll(group)
 				continue
 			}
 			r.fanOut(work, group)
@@ -77,33 +78,33 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 	return nil
 }
 
-// atOnce is the delay of what may come again at once. A NAK with a delay is
-// remembered by the server; one without is forgotten when the server is restarted,
-// as the embedded one is with us, and then the message comes only when its
-// acknowledgement is overdue.
+// atOnce is the delay of a NAK after which the message may be delivered again at once.
+// The server stores a NAK with a delay. It forgets one without when it is restarted, as
+// the embedded server is with this process, and then delivers the message again only
+// when its acknowledgement wait ends.
 const atOnce = time.Millisecond
 
-func giveBackAll(group []jetstream.Msg) {
+func nakAll(group []jetstream.Msg) {
 	for _, m := range group {
-		_ = m.NakWithDelay(atOnce) // not sent: it comes back when its acknowledgement is overdue
+		_ = m.NakWithDelay(atOnce) // if it fails: delivered again when the acknowledgement wait ends
 	}
 }
 
-// fanned is one event on its way to becoming deliveries.
+// fanned is one event and the deliveries and letters that it becomes.
 type fanned struct {
-	msg        jetstream.Msg
-	seq        uint64
-	again      bool // fetched before
-	event      *events.Event
-	token      string
-	deliveries []*nats.Msg
-	letters    []*broker.DeadLetter
-	back       time.Duration // > 0: not now
-	outcome    string
+	msg         jetstream.Msg
+	seq         uint64
+	redelivered bool // the server has delivered it before
+	event       *events.Event
+	token       string
+	deliveries  []*nats.Msg
+	letters     []*broker.DeadLetter
+	nakDelay    time.Duration // > 0: NAK the event with this delay
+	outcome     string        // the label in certpost_events_total
 }
 
-// fanOut publishes what becomes of a group of events, and only then acknowledges
-// them.
+// fanOut publishes the deliveries of a group of events, and only then acknowledges the
+// events.
 func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 	stop := keepAlive(r.AckWait(), group...)
 	defer stop()
@@ -116,7 +117,7 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		deliveries = append(deliveries, f.deliveries...)
 	}
 	if err := r.PublishAll(ctx, deliveries, r.publishedBefore(all)); err != nil {
-		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events come back")
+		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events are retried")
 		for _, f := range all {
 			_ = f.msg.NakWithDelay(backoff.Jitter(5 * time.Second))
 		}
@@ -128,26 +129,26 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 	}
 }
 
-// resolve decodes one event and says what becomes of it. A panic in here is the
-// event's, not the group's.
+// resolve decodes one event and finds its targets. A panic affects only this event, not
+// the group.
 func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 	f = &fanned{msg: msg, outcome: "fanned_out"}
 	meta, err := msg.Metadata()
 	if err != nil {
-		f.back, f.outcome = backoff.Jitter(5*time.Second), "retried"
+		f.nakDelay, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq, f.again = meta.Sequence.Stream, meta.NumDelivered > 1
+	f.seq, f.redelivered = meta.Sequence.Stream, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
 			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
-				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked")
-			f.deliveries, f.back, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
+				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked; please report it with the stack")
+			f.deliveries, f.nakDelay, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
 			if meta.NumDelivered >= maxPanics {
-				f.back = 0
-				f.bury(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
-					"a defect in Certpost keeps it from resolving this event; please report it with the stack from the log"), "", "")
+				f.nakDelay = 0
+				f.addDeadLetter(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+					"a defect in Certpost: resolving this event panicked; please report it with the stack from the log"), "", "")
 			}
 		}
 	}()
@@ -155,40 +156,40 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 	f.event, err = events.Decode(msg.Headers(), msg.Data())
 	if err != nil {
 		f.outcome = "invalid"
-		f.bury(invalid(err), "", "")
+		f.addDeadLetter(invalid(err), "", "")
 		return f
 	}
 	f.token = events.Token(f.event.ID)
 	routes, failure := r.courier.Resolve(ctx, f.event)
 	switch {
 	case failure != nil && ctx.Err() != nil:
-		f.back, f.outcome = time.Millisecond, "retried"
+		f.nakDelay, f.outcome = time.Millisecond, "retried"
 	case failure != nil && failure.Retry() && time.Since(meta.Timestamp) < r.set.GiveUpAfter:
-		f.back, f.outcome = r.set.retryDelay(int(min(meta.NumDelivered, 64))), "retried"
-		r.log.Warn().Str("event", f.event.ID).Str("code", string(failure.Code)).Str("reason", failure.Reason).Dur("again_in", f.back).
-			Msg("the event cannot be resolved now; it comes back")
+		f.nakDelay, f.outcome = r.set.retryDelay(int(min(meta.NumDelivered, 64))), "retried"
+		r.log.Warn().Str("event", f.event.ID).Str("code", string(failure.Code)).Str("reason", failure.Reason).Dur("again_in", f.nakDelay).
+			Msg("the event cannot be resolved now; it is retried")
 	case failure != nil && failure.Retry():
 		f.outcome = "invalid"
-		f.bury(expired(failure, time.Since(meta.Timestamp)), "", "")
+		f.addDeadLetter(expired(failure, time.Since(meta.Timestamp)), "", "")
 	case failure != nil:
 		f.outcome = "invalid"
-		f.bury(failure, "", "")
+		f.addDeadLetter(failure, "", "")
 	case len(routes) == 0 && r.set.IgnoreUnmatched:
 		f.outcome = "unmatched"
-		r.log.Info().Str("event", f.event.ID).Msg("no target matches; ignored as configured")
+		r.log.Info().Str("event", f.event.ID).Msg("no target matches; the event is ignored as configured (events.unmatched)")
 	case len(routes) == 0:
 		f.outcome = "unmatched"
-		f.bury(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
-			"no target matches this event: name targets in it, add a target whose match fits, or set events.unmatched to ignore"), "", "")
+		f.addDeadLetter(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
+			"no target matches this event: name targets in the event, add a target whose match fits it, or set events.unmatched to ignore"), "", "")
 	}
 	for _, route := range routes {
 		if route.Failure != nil {
-			f.bury(route.Failure, route.Target, route.Lane)
+			f.addDeadLetter(route.Failure, route.Target, route.Lane)
 			continue
 		}
 		if err := r.lanes.open(ctx, route.Lane); err != nil {
-			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the lane has no consumer yet; the event comes back")
-			f.deliveries, f.letters, f.back, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
+			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the consumer of the lane could not be created; the event is retried")
+			f.deliveries, f.letters, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
 		f.deliveries = append(f.deliveries, f.delivery(route, 1))
@@ -196,7 +197,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 	return f
 }
 
-// delivery is the self-contained message for one target.
+// delivery returns the delivery message for one target. Its body is the whole event.
 func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
 	m := nats.NewMsg(broker.DeliveryPrefix + route.Lane + "." + route.Target)
 	m.Data = f.event.Encode()
@@ -214,8 +215,8 @@ func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
 	return m
 }
 
-// bury adds a dead letter for the event, or for one target that it names.
-func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
+// addDeadLetter adds a dead letter for the event, or for one target that it names.
+func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 	d := newLetter(failure)
 	d.Target, d.Lane, d.Generation = target, lane, 1
 	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
@@ -229,11 +230,12 @@ func (f *fanned) bury(failure *verdict.Failure, target, lane string) {
 	f.letters = append(f.letters, d)
 }
 
-// publishedBefore is asked about deliveries whose message id the stream knows. If
-// the event came again because its acknowledgement was lost, all is well. If it
-// was published anew, the stream's window must not swallow it: it may be a
-// replay of what is dead, or another certificate under an id that was used
-// before. It goes out under an id of its own, and the ledger decides.
+// publishedBefore returns what to do with a delivery whose message id is in the stream's
+// duplicate window. If the server delivered the event again, because an acknowledgement
+// was lost or the event was NAKed, the delivery counts as stored already. If the event was
+// published again, the stream must not drop the delivery as a duplicate: it may be a
+// replay of a dead one, or another certificate with an event id that is used already.
+// It is published with a message id of its own, and the ledger decides.
 func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg) error {
 	from := map[*nats.Msg]*fanned{}
 	for _, f := range all {
@@ -243,7 +245,7 @@ func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg)
 	}
 	return func(ctx context.Context, m *nats.Msg) error {
 		f := from[m]
-		if f.again {
+		if f.redelivered {
 			return nil
 		}
 		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
@@ -252,37 +254,38 @@ func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg)
 	}
 }
 
-// settleEvent writes the event's letters and acknowledges it.
+// settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs
+// it.
 func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
-	if f.back > 0 {
+	if f.nakDelay > 0 {
 		r.metrics.events.WithLabelValues(f.outcome).Inc()
-		_ = f.msg.NakWithDelay(f.back)
+		_ = f.msg.NakWithDelay(f.nakDelay)
 		return
 	}
 	for i, d := range f.letters {
 		if err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i)); err != nil {
-			r.metrics.buryFailed.Inc()
-			r.log.Error().Err(err).Str("event", d.Event).Msg("a dead letter could not be stored; the event comes back")
-			_ = f.msg.NakWithDelay(r.set.unburiedDelay())
+			r.metrics.deadLetterFailures.Inc()
+			r.log.Error().Err(err).Str("event", d.Event).Msg("the dead letter could not be stored; the event is retried")
+			_ = f.msg.NakWithDelay(r.set.deadLetterDelay())
 			return
 		}
 		r.log.Warn().Str("event", d.Event).Str("target", d.Target).Str("code", string(d.Code)).Str("phase", string(d.Phase)).
 			Str("reason", d.Reason).Msg("dead letter")
 	}
 	if len(f.letters) == 0 && f.event != nil {
-		r.forgiveEvent(ctx, f)
+		r.removeEventLetters(ctx, f)
 	}
 	r.metrics.events.WithLabelValues(f.outcome).Inc()
-	// Not confirmed: an event that comes again makes deliveries that the ledger
-	// knows.
+	// The acknowledgement is not confirmed: if it is lost, the event is delivered again,
+	// and makes deliveries that the stream or the ledger recognizes.
 	if err := f.msg.Ack(); err != nil {
-		r.log.Debug().Err(err).Uint64("sequence", f.seq).Msg("an event's acknowledgement was not sent")
+		r.log.Debug().Err(err).Uint64("sequence", f.seq).Msg("the acknowledgement of an event could not be sent")
 	}
 }
 
-// forgiveEvent takes the letters of the event itself off the list (nobody's
-// lane) once it has been published again and resolved.
-func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
+// removeEventLetters removes the dead letters of the event itself (those without a lane)
+// after the event was published again and could be resolved.
+func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) {
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
 		if err == nil && d.IsOfAnother(f.event.Digest()) {
 			continue
@@ -295,7 +298,7 @@ func (r *Runner) forgiveEvent(ctx context.Context, f *fanned) {
 			err = r.RemoveLetter(ctx, d.Sequence)
 		}
 		if err != nil {
-			r.log.Warn().Err(err).Str("event", f.event.ID).Msg("the event was resolved, but its dead letter is still on the list")
+			r.log.Warn().Err(err).Str("event", f.event.ID).Msg("the event was resolved, but its dead letter could not be removed; discard it")
 			return
 		}
 	}

@@ -14,16 +14,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// queue is a courier that resolves like any other and never delivers.
-type queue struct{ *postOffice }
+// neverDelivers is a courier that resolves events and never delivers.
+type neverDelivers struct{ *fakeCourier }
 
-func (queue) Deliver(ctx context.Context, _ *events.Event, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (neverDelivers) Deliver(ctx context.Context, _ *events.Event, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	<-ctx.Done()
 	return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
 }
 
-// BenchmarkFanout turns events that lie in their stream into deliveries. An
-// operation is one event.
+// BenchmarkFanout turns events in the stream into deliveries. One operation is one event.
 func BenchmarkFanout(b *testing.B) {
 	for _, sync := range []string{"always", "2m"} {
 		for _, targets := range []int{1, 10, 100} {
@@ -57,7 +56,7 @@ func benchmarkFanout(b *testing.B, sync string, targets int) {
 	waitBacklog(b, br, func(l broker.Backlog) bool { return l.Events == uint64(b.N) })
 	set := quick()
 	set.Grace = 0
-	runner := NewRunner(br, queue{newPostOffice(ids...)}, set, newTestMetrics())
+	runner := NewRunner(br, neverDelivers{newFakeCourier(ids...)}, set, newTestMetrics())
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	b.ResetTimer()

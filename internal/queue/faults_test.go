@@ -18,9 +18,9 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// invariant: events = accepted + dead-lettered (nothing is pending), and no more
-// mails are doubled than outcomes were unknown.
-func (b *bench) invariant(ids []string, target string) {
+// invariant checks that every event was accepted or became a dead letter (nothing is
+// pending), and that there are no more duplicate mails than unknown outcomes.
+func (b *fixture) invariant(ids []string, target string) {
 	b.t.Helper()
 	dead, sure := map[string]bool{}, map[string]bool{}
 	for _, l := range b.letters() {
@@ -28,7 +28,7 @@ func (b *bench) invariant(ids []string, target string) {
 	}
 	doubled, possible := 0, 0
 	for _, id := range ids {
-		mails := len(b.post.mails(id))
+		mails := len(b.fake.mails(id))
 		if mails == 0 && !dead[id] {
 			b.t.Errorf("event %s is lost: %+v", id, b.entry(target, id))
 		}
@@ -53,10 +53,10 @@ func (b *bench) invariant(ids []string, target string) {
 func TestLeadersKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	c := lab.NewNATSCluster(t)
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3}}
 	b.cfg.AckWait = 3 * time.Second
 	b.start()
-	second := &bench{t: t, post: b.post, set: b.set, cfg: b.cfg}
+	second := &fixture{t: t, fake: b.fake, set: b.set, cfg: b.cfg}
 	second.start()
 	var ids []string
 	for i := range 300 {
@@ -74,8 +74,9 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 	b.invariant(ids, "ops")
 }
 
-// publishPatiently publishes as a careful publisher does: until it is acknowledged.
-func (b *bench) publishPatiently(id string) {
+// publishPatiently publishes an event until it is acknowledged, as a careful publisher
+// does.
+func (b *fixture) publishPatiently(id string) {
 	b.t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -90,24 +91,24 @@ func (b *bench) publishPatiently(id string) {
 	}
 }
 
-// cable is a TCP forwarder that can be pulled: connections hang, as behind a dead
-// router, or are reset.
-type cable struct {
+// link is a TCP forwarder that can be interrupted: its connections hang, as behind a
+// failed router, or are reset.
+type link struct {
 	addr string
 
-	mu     sync.Mutex
-	pulled chan struct{} // closed when it is in; nil never
-	conns  map[net.Conn]bool
+	mu       sync.Mutex
+	restored chan struct{} // closed when data may pass; never nil
+	conns    map[net.Conn]bool
 }
 
-func newCable(t *testing.T, to string) *cable {
+func newLink(t *testing.T, to string) *link {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cable{addr: l.Addr().String(), pulled: make(chan struct{}), conns: map[net.Conn]bool{}}
-	close(c.pulled)
+	c := &link{addr: l.Addr().String(), restored: make(chan struct{}), conns: map[net.Conn]bool{}}
+	close(c.restored)
 	t.Cleanup(func() { l.Close(); c.reset() })
 	go func() {
 		for {
@@ -123,21 +124,21 @@ func newCable(t *testing.T, to string) *cable {
 			c.mu.Lock()
 			c.conns[in], c.conns[out] = true, true
 			c.mu.Unlock()
-			go c.carry(in, out)
-			go c.carry(out, in)
+			go c.forward(in, out)
+			go c.forward(out, in)
 		}
 	}()
 	return c
 }
 
-func (c *cable) carry(from, to net.Conn) {
+func (c *link) forward(from, to net.Conn) {
 	defer from.Close()
 	defer to.Close()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		c.mu.Lock()
-		in := c.pulled
+		in := c.restored
 		c.mu.Unlock()
 		<-in
 		if n > 0 {
@@ -151,24 +152,24 @@ func (c *cable) carry(from, to net.Conn) {
 	}
 }
 
-// pull lets nothing through for a while: nobody is told.
-func (c *cable) pull(d time.Duration) {
-	plug := c.unplug()
+// block forwards nothing for a while; the connections stay open.
+func (c *link) block(d time.Duration) {
+	restore := c.blockUntilRestored()
 	time.Sleep(d)
-	plug()
+	restore()
 }
 
-// unplug lets nothing through until it is plugged in again.
-func (c *cable) unplug() (plug func()) {
+// blockUntilRestored forwards nothing until restore is called.
+func (c *link) blockUntilRestored() (restore func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	in := make(chan struct{})
-	c.pulled = in
+	c.restored = in
 	return func() { close(in) }
 }
 
 // reset ends all connections.
-func (c *cable) reset() {
+func (c *link) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for conn := range c.conns {
@@ -180,13 +181,13 @@ func (c *cable) reset() {
 func TestPartitionFromNATS(t *testing.T) {
 	t.Parallel()
 	srv := lab.NATS(t, lab.FreeAddress(t), "")
-	wire := newCable(t, srv.Addr().String())
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: 3 * time.Second}}
+	wire := newLink(t, srv.Addr().String())
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: 3 * time.Second}}
 	b.start()
-	direct := &bench{t: t, cfg: broker.Config{URL: "nats://" + srv.Addr().String()}}
+	direct := &fixture{t: t, cfg: broker.Config{URL: "nats://" + srv.Addr().String()}}
 	direct.open()
 	defer direct.broker.Close()
-	direct.post = b.post
+	direct.fake = b.fake
 	var ids []string
 	for i := range 200 {
 		id := fmt.Sprintf("e%d", i)
@@ -194,20 +195,20 @@ func TestPartitionFromNATS(t *testing.T) {
 		direct.publishPatiently(id)
 		switch i {
 		case 40:
-			wire.pull(time.Second)
+			wire.block(time.Second)
 		case 80:
 			wire.reset()
-		case 120: // longer than the acknowledgement may take
-			wire.pull(8 * time.Second)
+		case 120: // longer than the acknowledgement wait
+			wire.block(8 * time.Second)
 		}
 	}
 	b.settled()
 	b.invariant(ids, "ops")
 }
 
-// Two to four faults at a time, composed by a seed that is printed; the same seed
-// composes the same. CERTPOST_FAULT_SEED repeats one, CERTPOST_FAULT_TIME is how
-// long to go on.
+// Two to four faults per round, chosen by a seed that is printed; the same seed chooses
+// the same faults. CERTPOST_FAULT_SEED repeats a seed, CERTPOST_FAULT_TIME is how long to
+// continue.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	long := 20 * time.Second
@@ -228,44 +229,44 @@ func TestRandomFaults(t *testing.T) {
 		}
 	}
 	for end := time.Now().Add(long); time.Now().Before(end) && !t.Failed(); seed++ {
-		composition(t, seed)
+		randomFaults(t, seed)
 	}
 }
 
-func composition(t *testing.T, seed uint64) {
+func randomFaults(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("CERTPOST_FAULT_SEED=%d", seed)
 	srv := lab.NATS(t, lab.FreeAddress(t), "")
 	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
-	wire := newCable(t, srv.Addr().String())
+	wire := newLink(t, srv.Addr().String())
 	defer wire.reset()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: 2 * time.Second}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: 2 * time.Second}}
 	b.set.Grace = 200 * time.Millisecond
 	b.open()
 	b.run()
 	defer func() { b.close() }()
-	direct := &bench{t: t, post: b.post, cfg: broker.Config{URL: "nats://" + srv.Addr().String()}}
+	direct := &fixture{t: t, fake: b.fake, cfg: broker.Config{URL: "nats://" + srv.Addr().String()}}
 	direct.open()
 	defer direct.broker.Close()
 
-	// The relay's moods, by chance at every try.
-	var mu sync.Mutex // guards moods and the generator in them
-	moods := map[string]int{}
+	// Faults of the relay, at random in each attempt.
+	var mu sync.Mutex // guards relayFaults and relayChance
+	relayFaults := map[string]int{}
 	relayChance := rand.New(rand.NewPCG(seed, 1))
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch n := relayChance.IntN(100); {
-		case n < moods["transient"]:
+		case n < relayFaults["transient"]:
 			return nil, fail(verdict.SMTPTransient, verdict.PhaseRcpt)
-		case n < moods["transient"]+moods["lost reply"]:
+		case n < relayFaults["transient"]+relayFaults["lost reply"]:
 			f := fail(verdict.SMTPTransient, verdict.PhaseContent)
 			f.Certainty = verdict.MaybeSent
 			return lostReply, f
-		case n < moods["transient"]+moods["lost reply"]+moods["permanent"]:
+		case n < relayFaults["transient"]+relayFaults["lost reply"]+relayFaults["permanent"]:
 			return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
-		case n < moods["transient"]+moods["lost reply"]+moods["permanent"]+moods["panic"]:
-			panic(errors.New("a mood of the relay"))
+		case n < relayFaults["transient"]+relayFaults["lost reply"]+relayFaults["permanent"]+relayFaults["panic"]:
+			panic(errors.New("a fault of the relay"))
 		}
 		return nil, nil
 	})
@@ -273,17 +274,17 @@ func composition(t *testing.T, seed uint64) {
 		name string
 		do   func()
 	}{
-		{"transient", func() { mu.Lock(); moods["transient"] = 30; mu.Unlock() }},
-		{"lost reply", func() { mu.Lock(); moods["lost reply"] = 10; mu.Unlock() }},
-		{"permanent", func() { mu.Lock(); moods["permanent"] = 10; mu.Unlock() }},
-		{"panic", func() { mu.Lock(); moods["panic"] = 5; mu.Unlock() }},
-		{"pulled cable", func() { wire.pull(time.Duration(500+random.IntN(3000)) * time.Millisecond) }},
+		{"transient", func() { mu.Lock(); relayFaults["transient"] = 30; mu.Unlock() }},
+		{"lost reply", func() { mu.Lock(); relayFaults["lost reply"] = 10; mu.Unlock() }},
+		{"permanent", func() { mu.Lock(); relayFaults["permanent"] = 10; mu.Unlock() }},
+		{"panic", func() { mu.Lock(); relayFaults["panic"] = 5; mu.Unlock() }},
+		{"blocked connections", func() { wire.block(time.Duration(500+random.IntN(3000)) * time.Millisecond) }},
 		{"reset connections", wire.reset},
 		{"restart of the program", func() { b.stop(); b.run() }},
 		{"deleted consumers", func() {
 			ctx := context.Background()
 			for _, c := range []struct{ stream, name string }{{broker.DeliveriesStream, broker.LaneConsumerPrefix + "relay"}, {broker.EventsStream, broker.FanoutConsumer}} {
-				// Gone already, or out of reach for the moment: both are faults enough.
+				// An error means deleted already or not reachable now; both are fine here.
 				_ = direct.broker.JetStream().DeleteConsumer(ctx, c.stream, c.name)
 			}
 		}},
@@ -302,7 +303,7 @@ func composition(t *testing.T, seed uint64) {
 		}
 	}
 	mu.Lock()
-	moods["transient"], moods["panic"] = 0, 0
+	relayFaults["transient"], relayFaults["panic"] = 0, 0
 	mu.Unlock()
 	t.Logf("faults: %s", strings.Join(names, ", "))
 	b.settled()

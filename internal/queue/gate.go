@@ -8,54 +8,54 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// lookAgain is the longest that a lane waits before it asks again whether it may
-// fetch: definitions may have changed.
-const lookAgain = 5 * time.Second
+// recheckAfter is the longest time that a lane waits before it checks again whether it
+// may fetch: definitions may have changed.
+const recheckAfter = 5 * time.Second
 
 // The reasons for which nothing is fetched from a lane.
 const (
 	pausedSuspended   = "suspended"   // by an operator
 	pausedBreaker     = "breaker"     // no relay of any target may be tried
-	pausedRate        = "rate"        // the relay has been given what it may be
-	pausedConnections = "connections" // all that this process may have are in use
+	pausedRate        = "rate"        // the relay's rate limit is reached
+	pausedConnections = "connections" // all connections of this process's share are in use
 )
 
-// leave says what may be fetched from a lane.
-type leave struct {
-	n     int           // deliveries; 0: none now
-	probe bool          // they are to find out whether a relay answers again
-	why   string        // for none: one of the reasons above
-	wait  time.Duration // until it makes sense to ask again
+// admission says what may be fetched from a lane.
+type admission struct {
+	n     int           // number of deliveries
+	probe bool          // the deliveries test whether a relay answers again
+	why   string        // with n = 0: one of the reasons above
+	wait  time.Duration // with n = 0: until the next check
 }
 
-// admit says how many deliveries may be fetched now: as many as the relays that
-// they would go to may be given.
-func (l *lane) admit(ctx context.Context, want int) leave {
+// admit returns how many deliveries may be fetched now: at most want, and no more than
+// their relays may be given.
+func (l *lane) admit(ctx context.Context, want int) admission {
 	now := time.Now()
-	if s, suspended := l.r.roster.suspension(l.name, now); suspended {
-		wait := lookAgain
+	if s, suspended := l.r.replicas.suspension(l.name, now); suspended {
+		wait := recheckAfter
 		if !s.Until.IsZero() {
 			wait = s.Until.Sub(now)
 		}
-		return leave{why: pausedSuspended, wait: wait}
+		return admission{why: pausedSuspended, wait: wait}
 	}
-	ways := l.r.courier.Relays(l.name)
-	l.observe(ways)
-	if len(ways) == 0 || l.overdue.Swap(false) {
-		// Nobody's lane: what is in it ends as TARGET_UNKNOWN. Or the last delivery was
-		// given up for its age, and the next may have to be, too.
-		return leave{n: want}
+	relayLists := l.r.courier.Relays(l.name)
+	l.observe(relayLists)
+	if len(relayLists) == 0 || l.overdue.Swap(false) {
+		// No target uses the lane: its deliveries end as TARGET_UNKNOWN. Or the last
+		// delivery expired, and the next ones may have to expire too.
+		return admission{n: want}
 	}
-	got := leave{probe: true, why: pausedBreaker, wait: lookAgain}
+	got := admission{probe: true, why: pausedBreaker, wait: recheckAfter}
 	asked := make(map[string]bool)
-	for _, relays := range ways {
+	for _, relays := range relayLists {
 		next, wait := firstOpen(relays)
 		if next == nil {
 			got.wait = min(got.wait, wait)
 			continue
 		}
 		if asked[next.Relay] {
-			continue // several targets have this one
+			continue // already counted for another list
 		}
 		asked[next.Relay] = true
 		room, why, wait := l.room(ctx, next, want)
@@ -67,15 +67,15 @@ func (l *lane) admit(ctx context.Context, want int) leave {
 		}
 	}
 	if got.n == 0 {
-		return leave{why: got.why, wait: got.wait}
+		return admission{why: got.why, wait: got.wait}
 	}
-	return leave{n: min(got.n, want), probe: got.probe}
+	return admission{n: min(got.n, want), probe: got.probe}
 }
 
-// firstOpen is the relay that a delivery would go to, nil when it would go to none
-// before the wait is over.
+// firstOpen returns the first relay that may be tried now; nil, and how long to wait,
+// when there is none.
 func firstOpen(relays []verdict.RelayStatus) (relay *verdict.RelayStatus, wait time.Duration) {
-	wait = lookAgain
+	wait = recheckAfter
 	for i := range relays {
 		if relays[i].Wait <= 0 {
 			return &relays[i], 0
@@ -85,7 +85,8 @@ func firstOpen(relays []verdict.RelayStatus) (relay *verdict.RelayStatus, wait t
 	return nil, wait
 }
 
-// room is how many more deliveries a relay may be given by this lane.
+// room returns how many more deliveries this lane may give to a relay; with n = 0, also
+// the reason and how long to wait.
 func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (n int, why string, wait time.Duration) {
 	n = want
 	if relay.Breaker != verdict.Closed {
@@ -93,7 +94,7 @@ func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (
 	}
 	if relay.MaxConnections > 0 {
 		busy := max(relay.Busy, int(l.inWork.Load()))
-		if n = min(n, l.r.roster.share(relay.MaxConnections, time.Now())-busy); n <= 0 {
+		if n = min(n, l.r.replicas.share(relay.MaxConnections, time.Now())-busy); n <= 0 {
 			return 0, pausedConnections, time.Second
 		}
 	}
@@ -107,13 +108,13 @@ func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (
 	return n, "", 0
 }
 
-// observe says when a relay of the lane goes away and comes back, and keeps the
-// lane's part of the metrics.
-func (l *lane) observe(ways [][]verdict.RelayStatus) {
+// observe logs when the breaker of a relay of the lane opens and closes, and updates the
+// lane's status and metrics.
+func (l *lane) observe(relayLists [][]verdict.RelayStatus) {
 	status := broker.LaneStatus{Lane: l.name, Breaker: broker.BreakerClosed}
 	closed := 0
 	seen := make(map[string]bool)
-	for _, relays := range ways {
+	for _, relays := range relayLists {
 		for _, relay := range relays {
 			if seen[relay.Relay] {
 				continue
@@ -151,16 +152,17 @@ func (l *lane) observe(ways [][]verdict.RelayStatus) {
 	l.status.Store(&status)
 }
 
-// pause waits as an admission of none says, or until something has happened.
-func (l *lane) pause(ctx context.Context, got leave) {
+// pause waits as long as the admission says, recheckAfter at most, or until wake is
+// called.
+func (l *lane) pause(ctx context.Context, got admission) {
 	select {
 	case <-ctx.Done():
-	case <-l.kick:
-	case <-time.After(min(got.wait, lookAgain)):
+	case <-l.woken:
+	case <-time.After(min(got.wait, recheckAfter)):
 	}
 }
 
-// setPaused keeps the reason for which nothing is fetched, "" when something is.
+// setPaused records why nothing is fetched; "" when something is fetched.
 func (l *lane) setPaused(why string) {
 	before := l.paused.Swap(&why)
 	if before != nil && *before != "" && *before != why {
@@ -171,10 +173,10 @@ func (l *lane) setPaused(why string) {
 	}
 }
 
-// wake makes a lane that waits look again.
+// wake makes a waiting lane check again whether it may fetch.
 func (l *lane) wake() {
 	select {
-	case l.kick <- struct{}{}:
-	default: // it is about to
+	case l.woken <- struct{}{}:
+	default: // requested already
 	}
 }

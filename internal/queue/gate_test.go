@@ -14,21 +14,21 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A relay that is away, with more waiting than a lane of its own may have pending,
-// does not stop the others of a shared lane.
+// A relay that is down, with more deliveries waiting than a lane may have pending, does
+// not stop the other relays of a shared lane.
 func TestSharedLaneGoesOn(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("down@shared-007", "up@shared-007"), func(s *Settings) { s.Concurrency = 32 })
+	b := start(t, newFakeCourier("down@shared-007", "up@shared-007"), func(s *Settings) { s.Concurrency = 32 })
 	var back atomic.Bool
-	b.post.plan("down", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("down", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if back.Load() {
 			return nil, nil
 		}
-		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "left alone"}, Relay: true, Untried: true, After: 20 * time.Second}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "breaker open"}, Relay: true, Untried: true, After: 20 * time.Second}
 	})
 	open := verdict.RelayStatus{Relay: "down:25", Breaker: verdict.Open, Wait: 20 * time.Second, Reason: "it does not answer"}
 	closed := verdict.RelayStatus{Relay: "up:25", Breaker: verdict.Closed}
-	b.post.know("shared-007", []verdict.RelayStatus{open}, []verdict.RelayStatus{closed})
+	b.fake.setRelays("shared-007", []verdict.RelayStatus{open}, []verdict.RelayStatus{closed})
 	const dead, alive = 1_200, 50 // a lane's consumer may have 1,000 pending
 	for i := range dead {
 		b.publish(event(fmt.Sprintf("d%d", i), "down"))
@@ -37,34 +37,34 @@ func TestSharedLaneGoesOn(t *testing.T) {
 		b.publish(event(fmt.Sprintf("u%d", i), "up"))
 	}
 	b.until("the other relay's mails", func() bool {
-		b.post.mu.Lock()
-		defer b.post.mu.Unlock()
-		return len(b.post.mailbox) == alive
+		b.fake.mu.Lock()
+		defer b.fake.mu.Unlock()
+		return len(b.fake.mailbox) == alive
 	})
 	b.laneState("the lane's breakers", "shared-007", func(s broker.LaneStatus) bool {
 		return s.Breaker == broker.BreakerPartly && s.Paused == "" && len(s.Relays) == 1 && s.Relays[0].Relay == "down:25"
 	})
 	back.Store(true)
-	b.post.know("shared-007", []verdict.RelayStatus{closed})
+	b.fake.setRelays("shared-007", []verdict.RelayStatus{closed})
 	b.settled()
-	b.post.mu.Lock()
-	defer b.post.mu.Unlock()
-	if len(b.post.mailbox) != dead+alive {
-		t.Errorf("%d mails, want each of %d once", len(b.post.mailbox), dead+alive)
+	b.fake.mu.Lock()
+	defer b.fake.mu.Unlock()
+	if len(b.fake.mailbox) != dead+alive {
+		t.Errorf("%d mails, want each of %d once", len(b.fake.mailbox), dead+alive)
 	}
 }
 
-// A relay that is gone for good ends all deliveries that are too old, not one at
-// each of its pauses.
+// With a relay that never answers again, all deliveries that are too old expire, not only
+// one per pause of the breaker.
 func TestTooOldForARelayThatIsAway(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), func(s *Settings) { s.GiveUpAfter = time.Nanosecond })
+	b := start(t, newFakeCourier("ops@relay1"), func(s *Settings) { s.GiveUpAfter = time.Nanosecond })
 	halfOpen := verdict.RelayStatus{Relay: "relay1:25", Breaker: verdict.HalfOpen, Reason: "it does not answer"}
-	b.post.know("relay1", []verdict.RelayStatus{halfOpen})
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.setRelays("relay1", []verdict.RelayStatus{halfOpen})
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		open := halfOpen
 		open.Breaker, open.Wait = verdict.Open, time.Hour
-		b.post.know("relay1", []verdict.RelayStatus{open})
+		b.fake.setRelays("relay1", []verdict.RelayStatus{open})
 		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "it does not answer"}, Relay: true, After: time.Hour}
 	})
 	for i := range 20 {
@@ -76,11 +76,11 @@ func TestTooOldForARelayThatIsAway(t *testing.T) {
 	}
 }
 
-// The first relay is away and another one of the target is not: the lane goes on.
+// The first relay of the target is down and its fallback is not: the lane continues.
 func TestLaneWithAFallbackGoesOn(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), nil)
-	b.post.know("relay1", []verdict.RelayStatus{
+	b := start(t, newFakeCourier("ops@relay1"), nil)
+	b.fake.setRelays("relay1", []verdict.RelayStatus{
 		{Relay: "first:25", Breaker: verdict.Open, Wait: time.Hour, Reason: "it does not answer"}, {Relay: "second:25", Breaker: verdict.Closed},
 	})
 	b.publish(event("e1", "ops"))
@@ -88,13 +88,13 @@ func TestLaneWithAFallbackGoesOn(t *testing.T) {
 	b.laneState("the lane's breakers", "relay1", func(s broker.LaneStatus) bool { return s.Breaker == broker.BreakerPartly })
 }
 
-// No more deliveries are in work than this process may have connections.
+// There are never more deliveries in work than this process may have connections.
 func TestLaneKeepsToItsConnections(t *testing.T) {
 	t.Parallel()
-	post := newPostOffice("ops@relay1")
-	post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxConnections: 3}})
+	fake := newFakeCourier("ops@relay1")
+	fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxConnections: 3}})
 	var now, most atomic.Int32
-	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		defer now.Add(-1)
 		n := now.Add(1)
 		for {
@@ -106,7 +106,7 @@ func TestLaneKeepsToItsConnections(t *testing.T) {
 		time.Sleep(time.Millisecond) // the relay's work
 		return nil, nil
 	})
-	b := start(t, post, func(s *Settings) { s.Concurrency = 16 })
+	b := start(t, fake, func(s *Settings) { s.Concurrency = 16 })
 	for i := range 100 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
@@ -118,18 +118,18 @@ func TestLaneKeepsToItsConnections(t *testing.T) {
 
 func TestSharesOfConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rosters := make([]*roster, 3)
+		sets := make([]*replicaSet, 3)
 		for i, id := range []string{"a", "b", "c"} {
-			rosters[i] = newRoster(zerolog.Nop(), func() {})
-			rosters[i].id, rosters[i].began = id, time.Now()
+			sets[i] = newReplicaSet(zerolog.Nop(), func() {})
+			sets[i].id, sets[i].joined = id, time.Now()
 		}
-		hear := func(who *roster, of ...string) {
+		hear := func(who *replicaSet, of ...string) {
 			for _, id := range of {
 				who.others[id] = peer{1, time.Now()}
 			}
 		}
 		shares := func(total int) (list []int) {
-			for _, o := range rosters {
+			for _, o := range sets {
 				list = append(list, o.share(total, time.Now()))
 			}
 			return list
@@ -137,11 +137,11 @@ func TestSharesOfConnections(t *testing.T) {
 		if got := shares(10); !slices.Equal(got, []int{10, 10, 10}) {
 			t.Errorf("alone: %v", got)
 		}
-		hear(rosters[0], "b", "c")
-		hear(rosters[1], "a", "c")
-		hear(rosters[2], "a", "b")
+		hear(sets[0], "b", "c")
+		hear(sets[1], "a", "c")
+		hear(sets[2], "a", "b")
 		if got := shares(10); !slices.Equal(got, []int{0, 0, 0}) {
-			t.Errorf("who has just come has %v", got)
+			t.Errorf("processes that just started have %v", got)
 		}
 		time.Sleep(broker.HeartbeatEvery)
 		for total, want := range map[int][]int{10: {4, 3, 3}, 9: {3, 3, 3}, 2: {1, 1, 0}, 1: {1, 0, 0}} {
@@ -149,37 +149,37 @@ func TestSharesOfConnections(t *testing.T) {
 				t.Errorf("%d: %v, want %v", total, got, want)
 			}
 		}
-		time.Sleep(broker.ReplicaGoneAfter) // nobody has said a word
+		time.Sleep(broker.ReplicaGoneAfter) // without any heartbeat
 		if got := shares(10); !slices.Equal(got, []int{10, 10, 10}) {
 			t.Errorf("after silence: %v", got)
 		}
-		if left := rosters[0].leftBehind(time.Now().Add(time.Minute)); !slices.Equal(left, []string{"b", "c"}) {
-			t.Errorf("left behind: %v", left)
+		if left := sets[0].takeGone(time.Now().Add(time.Minute)); !slices.Equal(left, []string{"b", "c"}) {
+			t.Errorf("ended processes: %v", left)
 		}
 	})
 }
 
-// Processes find each other in the bucket, divide what there is, and leave nothing
-// behind when they go.
+// Processes find each other in the bucket, divide a total among them, and leave no keys
+// behind when they end.
 func TestProcessesKnowEachOther(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), nil)
+	b := start(t, newFakeCourier("ops@relay1"), nil)
 	second := b.replica()
-	b.until("they have heard of each other", func() bool {
-		return len(b.runner.roster.live(time.Now())) == 2 && len(second.runner.roster.live(time.Now())) == 2
+	b.until("they know each other", func() bool {
+		return len(b.runner.replicas.live(time.Now())) == 2 && len(second.runner.replicas.live(time.Now())) == 2
 	})
 	later := time.Now().Add(broker.HeartbeatEvery)
-	if a, c := b.runner.roster.share(5, later), second.runner.roster.share(5, later); a+c != 5 || a == 0 || c == 0 {
+	if a, c := b.runner.replicas.share(5, later), second.runner.replicas.share(5, later); a+c != 5 || a == 0 || c == 0 {
 		t.Errorf("shares of 5: %d and %d", a, c)
 	}
 	second.stop()
-	b.until("the first is alone again", func() bool { return len(b.runner.roster.live(time.Now())) == 1 })
+	b.until("the first is alone again", func() bool { return len(b.runner.replicas.live(time.Now())) == 1 })
 	b.runner.tidy(context.Background())
 	stream, err := b.broker.JetStream().Stream(context.Background(), "KV_"+broker.RelaysBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := stream.CachedInfo().State.Msgs; n != 1 {
-		t.Errorf("%d entries in the bucket, want this process's alone", n)
+		t.Errorf("%d entries in the bucket, want only this process's", n)
 	}
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// TestMain lets more tests wait side by side than there are cores: they wait for
-// servers, not for the processor.
+// TestMain runs more tests in parallel than there are cores: they wait for servers, not
+// for the processor.
 func TestMain(m *testing.M) {
-	if asked, err := crashAsAsked(); asked {
+	if isChild, err := runCrashChild(); isChild {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -38,10 +38,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// postOffice is a courier whose relay is this process: what it accepts lies in
-// its mailbox, and what it is told to do for a target it does, failures after
-// the fact included.
-type postOffice struct {
+// fakeCourier is a courier without a relay: it keeps the mails that it accepts in a
+// mailbox. A script per target decides the result of an attempt, failures after the
+// mail was accepted included.
+type fakeCourier struct {
 	mu      sync.Mutex
 	targets map[string]string // id -> lane
 	script  map[string]func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
@@ -53,12 +53,12 @@ type postOffice struct {
 type mail struct {
 	event, target string
 	recipients    []string
-	kept          []string // who had the mail before
+	kept          []string // recipients that had the mail before
 	duplicate     bool
 }
 
-func newPostOffice(targets ...string) *postOffice {
-	p := &postOffice{targets: map[string]string{}, tries: map[string]int{}, relays: map[string][][]verdict.RelayStatus{},
+func newFakeCourier(targets ...string) *fakeCourier {
+	p := &fakeCourier{targets: map[string]string{}, tries: map[string]int{}, relays: map[string][][]verdict.RelayStatus{},
 		script: map[string]func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure){}}
 	for _, t := range targets {
 		id, lane, ok := strings.Cut(t, "@")
@@ -70,7 +70,7 @@ func newPostOffice(targets ...string) *postOffice {
 	return p
 }
 
-func (p *postOffice) Lanes() []string {
+func (p *fakeCourier) Lanes() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var lanes []string
@@ -82,20 +82,20 @@ func (p *postOffice) Lanes() []string {
 	return lanes
 }
 
-func (p *postOffice) Relays(lane string) [][]verdict.RelayStatus {
+func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.relays[lane]
 }
 
-// know sets what the post office knows of a lane's relays.
-func (p *postOffice) know(lane string, ways ...[]verdict.RelayStatus) {
+// setRelays sets the relays of a lane.
+func (p *fakeCourier) setRelays(lane string, relayLists ...[]verdict.RelayStatus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.relays[lane] = ways
+	p.relays[lane] = relayLists
 }
 
-func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
+func (p *fakeCourier) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ids := ev.Targets
@@ -117,7 +117,7 @@ func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Rou
 	return routes, nil
 }
 
-func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	p.mu.Lock()
 	p.tries[a.Target]++
 	try, script := p.tries[a.Target], p.script[a.Target]
@@ -132,7 +132,7 @@ func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.At
 				take()
 				return nil, failure
 			}
-			if receipt != nil { // partly taken
+			if receipt != nil { // accepted for some recipients
 				if err := a.Claim(time.Now().Add(time.Second)); err != nil {
 					return nil, claimLost(err)
 				}
@@ -156,16 +156,16 @@ func claimLost(err error) *verdict.Failure {
 	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed"}, Cause: err}
 }
 
-// lostReply asks the post office to take the mail and then give the failure.
+// lostReply tells the courier to accept the mail and then return the failure.
 var lostReply = &verdict.Receipt{}
 
-func (p *postOffice) take(ev *events.Event, a verdict.Attempt) {
+func (p *fakeCourier) take(ev *events.Event, a verdict.Attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mailbox = append(p.mailbox, mail{ev.ID, a.Target, a.Recipients, a.Accepted, a.PossibleDuplicate})
 }
 
-func (p *postOffice) mails(event string) []mail {
+func (p *fakeCourier) mails(event string) []mail {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []mail
@@ -177,35 +177,35 @@ func (p *postOffice) mails(event string) []mail {
 	return out
 }
 
-func (p *postOffice) tried(target string) int {
+func (p *fakeCourier) tried(target string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.tries[target]
 }
 
-func (p *postOffice) plan(target string, script func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure)) {
+func (p *fakeCourier) plan(target string, script func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.script[target] = script
 }
 
 func fail(code verdict.Code, phase verdict.Phase) *verdict.Failure {
-	return &verdict.Failure{Outcome: verdict.Outcome{Code: code, Phase: phase, Reason: "as the test wants it", ReplyCode: 550, EnhancedCode: "5.7.1"}}
+	return &verdict.Failure{Outcome: verdict.Outcome{Code: code, Phase: phase, Reason: "scripted by the test", ReplyCode: 550, EnhancedCode: "5.7.1"}}
 }
 
-// bench is a broker on an embedded server, and a runner at work.
-type bench struct {
+// fixture is a broker on an embedded server, and a running runner.
+type fixture struct {
 	t      *testing.T
 	cfg    broker.Config
 	broker *broker.Broker
-	post   *postOffice
-	// courier takes the place of post where a test wants the real one.
-	courier Courier
-	set     Settings
-	runner  *Runner
-	rarely  bool   // reconcile only when poked
-	hasty   bool   // reconcile all the time, and look for stranded messages each time
-	stop    func() // ends the runner and waits for it
+	fake   *fakeCourier
+	// courier is the runner's courier: fake, unless a test sets the real one.
+	courier       Courier
+	set           Settings
+	runner        *Runner
+	slowReconcile bool   // reconcile only when triggered
+	fastReconcile bool   // reconcile all the time, and search for stranded messages each time
+	stop          func() // stops the runner and waits until it has ended
 }
 
 func quick() Settings {
@@ -213,9 +213,9 @@ func quick() Settings {
 		RetryMultiplier: 2, GiveUpAfter: time.Hour, Grace: 5 * time.Second}
 }
 
-func start(t *testing.T, post *postOffice, change func(*Settings)) *bench {
+func start(t *testing.T, fake *fakeCourier, change func(*Settings)) *fixture {
 	t.Helper()
-	b := &bench{t: t, post: post, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: fake, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	if change != nil {
 		change(&b.set)
 	}
@@ -223,13 +223,13 @@ func start(t *testing.T, post *postOffice, change func(*Settings)) *bench {
 	return b
 }
 
-func (b *bench) start() {
+func (b *fixture) start() {
 	b.open()
 	b.run()
 	b.t.Cleanup(func() { b.close() })
 }
 
-func (b *bench) open() {
+func (b *fixture) open() {
 	b.t.Helper()
 	var err error
 	if b.broker, err = broker.Open(b.cfg, zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.WarnLevel)); err != nil {
@@ -237,15 +237,15 @@ func (b *bench) open() {
 	}
 }
 
-func (b *bench) run() {
+func (b *fixture) run() {
 	if b.courier == nil {
-		b.courier = b.post
+		b.courier = b.fake
 	}
 	b.runner = NewRunner(b.broker, b.courier, b.set, newTestMetrics())
-	if b.rarely {
+	if b.slowReconcile {
 		b.runner.lanes.every = time.Hour
 	}
-	if b.hasty {
+	if b.fastReconcile {
 		b.runner.lanes.every, b.runner.lanes.strandedEvery = 100*time.Millisecond, 90*time.Millisecond
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -260,32 +260,32 @@ func (b *bench) run() {
 	b.until("ready", func() bool { return b.runner.Ready(context.Background()) == nil })
 }
 
-// replica is another runner beside the bench's, on the same streams.
-func (b *bench) replica() *bench {
-	second := &bench{t: b.t, cfg: b.cfg, broker: b.broker, post: b.post, set: b.set}
+// replica starts a second runner on the same streams.
+func (b *fixture) replica() *fixture {
+	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
 	second.run()
 	return second
 }
 
-func (b *bench) close() {
+func (b *fixture) close() {
 	b.stop()
 	b.broker.Close()
 }
 
-// until waits for something to come true.
-func (b *bench) until(what string, ok func() bool) {
+// until waits until ok returns true.
+func (b *fixture) until(what string, ok func() bool) {
 	b.t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	b.t.Fatalf("waited in vain for: %s", what)
+	b.t.Fatalf("timed out waiting for: %s", what)
 }
 
-func (b *bench) publish(ev *events.Event) {
+func (b *fixture) publish(ev *events.Event) {
 	b.t.Helper()
-	// No message id: JetStream's own window must not be what keeps mails single.
+	// No message id: JetStream's duplicate window must not be what prevents duplicates.
 	m := nats.NewMsg(broker.EventSubject)
 	m.Data = ev.Encode()
 	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
@@ -293,7 +293,7 @@ func (b *bench) publish(ev *events.Event) {
 	}
 }
 
-func (b *bench) letters() []broker.DeadLetter {
+func (b *fixture) letters() []broker.DeadLetter {
 	b.t.Helper()
 	var all []broker.DeadLetter
 	for d, err := range b.broker.DeadLetters(context.Background(), "") {
@@ -305,8 +305,8 @@ func (b *bench) letters() []broker.DeadLetter {
 	return all
 }
 
-// settled waits until nothing is pending any more.
-func (b *bench) settled() {
+// settled waits until no event and no delivery is pending.
+func (b *fixture) settled() {
 	b.t.Helper()
 	b.until("nothing pending", func() bool {
 		backlog, err := b.broker.Backlog(context.Background())
@@ -314,7 +314,7 @@ func (b *bench) settled() {
 	})
 }
 
-func (b *bench) entry(target, event string) broker.Entry {
+func (b *fixture) entry(target, event string) broker.Entry {
 	b.t.Helper()
 	list, err := b.broker.Deliveries(context.Background(), target, event)
 	if err != nil || len(list) > 1 {
@@ -330,21 +330,21 @@ func event(id string, targets ...string) *events.Event {
 	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
 }
 
-// tester is who acts on dead letters here.
+// tester is the operator who acts on dead letters in tests.
 var tester = broker.Actor{Name: "tester", Via: broker.ViaShell}
 
 func newTestMetrics() *Metrics { return NewMetrics(prometheus.NewRegistry()) }
 
-// historyOf is what the audit says of a letter, "stage action", oldest first.
-func historyOf(t *testing.T, b *broker.Broker, number uint64) (told []string) {
+// historyOf returns the audit records of a letter as "stage action", oldest first.
+func historyOf(t *testing.T, b *broker.Broker, number uint64) (history []string) {
 	t.Helper()
 	for r, err := range b.ReadAudit(context.Background(), 1) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r.LetterNumber == number {
-			told = append(told, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
+			history = append(history, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
 		}
 	}
-	return told
+	return history
 }

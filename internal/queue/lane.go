@@ -16,22 +16,22 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// reconcileEvery is how often the lanes are compared with what the stream holds:
-// a message on a lane without a consumer would wait in silence.
+// reconcileEvery is the time between two comparisons of the lanes with the stream: a
+// message in a lane without a consumer would wait unnoticed.
 const reconcileEvery = 5 * time.Second
 
-// fetchWait is how long a fetch stays open when there is nothing to do; it is
-// also the longest that an idle lane delays a shutdown.
+// fetchWait is how long a fetch waits for messages; it is also the longest time by which
+// an idle lane delays a shutdown.
 const fetchWait = 2 * time.Second
 
-// lanes are all lanes that have a consumer, whether a target of ours uses them
-// or not: what waits for a target since removed must end too.
+// lanes are all lanes that have a consumer, whether a target uses them or not: the
+// deliveries for a removed target must be settled too.
 type lanes struct {
 	r             *Runner
 	every         time.Duration // between reconciles
-	strandedEvery time.Duration // between looks for stranded messages
-	floors        floors        // at the last of them; owned by run
-	poke          chan struct{} // asks for a reconcile now
+	strandedEvery time.Duration // between searches for stranded messages
+	floors        floors        // at the last search; owned by run
+	trigger       chan struct{} // requests a reconcile now
 
 	mu      sync.Mutex
 	known   map[string]bool // consumers ensured by this process
@@ -40,7 +40,7 @@ type lanes struct {
 
 func newLanes(r *Runner) *lanes {
 	return &lanes{
-		r: r, every: reconcileEvery, strandedEvery: strandedEvery, poke: make(chan struct{}, 1),
+		r: r, every: reconcileEvery, strandedEvery: strandedEvery, trigger: make(chan struct{}, 1),
 		known: map[string]bool{}, running: map[string]*lane{},
 	}
 }
@@ -53,7 +53,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 	for {
 		names, err := ls.reconcile(ctx)
 		if err != nil && ctx.Err() == nil {
-			ls.r.log.Warn().Err(err).Msg("lanes could not be compared with the stream; trying again")
+			ls.r.log.Warn().Err(err).Msg("the lanes could not be compared with the stream; trying again")
 		}
 		for _, name := range names {
 			ls.mu.Lock()
@@ -62,7 +62,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 				l = newLane(ls.r, name)
 				ls.running[name] = l
 				wg.Go(func() { l.run(ctx, work) })
-				ls.r.roster.speak()
+				ls.r.replicas.heartbeatNow()
 			}
 			ls.mu.Unlock()
 		}
@@ -71,13 +71,13 @@ func (ls *lanes) run(ctx, work context.Context) {
 			wg.Wait()
 			return
 		case <-tick.C:
-		case <-ls.poke:
+		case <-ls.trigger:
 		}
 	}
 }
 
-// reconcile makes sure that the streams are there as they should be, that every
-// lane of a target and every lane with a message has its consumer, and that no
+// reconcile ensures that the streams exist with their settings, that every lane of a
+// target and every lane with a message has its consumer with its settings, and that no
 // message is stranded. It returns all lanes that have a consumer.
 func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	err := ls.r.EnsureTopology(ctx)
@@ -99,7 +99,7 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 		}
 		now.byLane[name] = info.AckFloor.Stream
 		if info.Paused || len(broker.ConsumerDifferences(info.Config, ls.r.CompleteConsumer(laneConsumer(name)))) > 0 {
-			want[name] = true // somebody has changed it
+			want[name] = true // changed by another client: restore it
 		} else {
 			have[name] = true
 		}
@@ -130,12 +130,12 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 		have[name] = true
 	}
 	if err := ls.settleStranded(ctx, stream, info.State, now); err != nil && ctx.Err() == nil {
-		ls.r.log.Warn().Err(err).Msg("stranded deliveries could not be settled; trying again") // and what is not stranded is served
+		ls.r.log.Warn().Err(err).Msg("stranded deliveries could not be settled; trying again") // the lanes are served all the same
 	}
 	return slices.Collect(maps.Keys(have)), nil
 }
 
-// ensure makes the lane's consumer, once.
+// ensure creates the lane's consumer unless this process has ensured it already.
 func (ls *lanes) ensure(ctx context.Context, name string) error {
 	ls.mu.Lock()
 	known := ls.known[name]
@@ -159,7 +159,7 @@ func laneConsumer(name string) jetstream.ConsumerConfig {
 	}
 }
 
-// open makes sure that the lane has a consumer and, soon, a worker.
+// open ensures that the lane has a consumer, and requests a worker if it has none.
 func (ls *lanes) open(ctx context.Context, name string) error {
 	if err := ls.ensure(ctx, name); err != nil {
 		return err
@@ -169,21 +169,22 @@ func (ls *lanes) open(ctx context.Context, name string) error {
 	ls.mu.Unlock()
 	if !running {
 		select {
-		case ls.poke <- struct{}{}:
-		default: // asked for already
+		case ls.trigger <- struct{}{}:
+		default: // requested already
 		}
 	}
 	return nil
 }
 
+// forget makes the next ensure create the lane's consumer again.
 func (ls *lanes) forget(name string) {
 	ls.mu.Lock()
 	delete(ls.known, name)
 	ls.mu.Unlock()
 }
 
-// kickAll makes all lanes look again whether they may fetch.
-func (ls *lanes) kickAll() {
+// wakeAll makes all lanes check again whether they may fetch.
+func (ls *lanes) wakeAll() {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, l := range ls.running {
@@ -191,7 +192,7 @@ func (ls *lanes) kickAll() {
 	}
 }
 
-// LaneStatus lists the lanes that this process serves, by name.
+// LaneStatus returns the state of each lane that this process serves, sorted by name.
 func (r *Runner) LaneStatus() []broker.LaneStatus {
 	r.lanes.mu.Lock()
 	defer r.lanes.mu.Unlock()
@@ -211,34 +212,34 @@ func (r *Runner) LaneStatus() []broker.LaneStatus {
 	return all
 }
 
-// lane works off the queue of one relay, or of several that share it.
+// lane serves the queue of one relay, or of several relays that share it.
 type lane struct {
 	name      string
 	r         *Runner
-	slots     chan struct{} // one token per delivery in work or asked for
-	kick      chan struct{} // something happened that may let the lane fetch
+	slots     chan struct{} // one token for each delivery in work or requested by a fetch
+	woken     chan struct{} // something changed that may allow a fetch
 	inWork    atomic.Int32
-	uncounted atomic.Int32 // of those in work, how many have not taken their part of a rate
-	overdue   atomic.Bool  // the last delivery to an absent relay was given up for its age
+	uncounted atomic.Int32 // deliveries in work that the rate meter may still have to count
+	overdue   atomic.Bool  // the last delivery to a failed relay expired
 	paused    atomic.Pointer[string]
-	status    atomic.Pointer[broker.LaneStatus] // as it was seen last
+	status    atomic.Pointer[broker.LaneStatus] // as last observed
 
 	// owned by run
 	consumer   jetstream.Consumer // nil until fetched from
-	away       map[string]bool    // relays that were not closed when seen last
-	complained time.Time          // of fetches that fail
+	away       map[string]bool    // relays whose breaker was not closed when last observed
+	lastLogged time.Time          // when a failed fetch was last logged
 }
 
 func newLane(r *Runner, name string) *lane {
 	return &lane{
-		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), kick: make(chan struct{}, 1),
+		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), woken: make(chan struct{}, 1),
 		away: map[string]bool{},
 	}
 }
 
-// run takes free slots first and fetches that many messages, so that no message
-// waits here while its acknowledgement clock runs. At the end it waits for what
-// is in work.
+// run takes free slots first and fetches that many messages, so that no message waits in
+// this process while its acknowledgement wait runs. When ctx ends, it waits for the
+// deliveries in work.
 func (l *lane) run(ctx, work context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -247,45 +248,45 @@ func (l *lane) run(ctx, work context.Context) {
 		if n == 0 {
 			return
 		}
-		may := l.admit(ctx, n)
-		l.giveSlots(n - may.n)
-		l.setPaused(may.why)
-		if may.n == 0 {
-			l.pause(ctx, may)
+		admitted := l.admit(ctx, n)
+		l.releaseSlots(n - admitted.n)
+		l.setPaused(admitted.why)
+		if admitted.n == 0 {
+			l.pause(ctx, admitted)
 			continue
 		}
-		unused, err := l.fetch(ctx, work, may.n, &wg)
-		l.giveSlots(unused)
+		unused, err := l.fetch(ctx, work, admitted.n, &wg)
+		l.releaseSlots(unused)
 		if err != nil && ctx.Err() == nil {
-			l.mend(ctx, err)
+			l.recoverConsumer(ctx, err)
 		}
-		if may.probe {
-			// A probe's outcome decides what comes next.
+		if admitted.probe {
+			// The result of the probe decides how many may be fetched next.
 			l.waitIdle(ctx)
 		}
 	}
 }
 
-// mend gets the lane its consumer after a fetch has failed. NATS may be away for a
-// day; that is said once a minute.
-func (l *lane) mend(ctx context.Context, why error) {
+// recoverConsumer ensures the lane's consumer after a fetch has failed. It logs at most
+// once a minute, because NATS may be unavailable for a day.
+func (l *lane) recoverConsumer(ctx context.Context, why error) {
 	l.consumer = nil
 	l.r.lanes.forget(l.name)
 	backoff.Sleep(ctx, time.Second)
 	err := l.r.lanes.ensure(ctx, l.name)
-	if ctx.Err() != nil || time.Since(l.complained) < time.Minute {
+	if ctx.Err() != nil || time.Since(l.lastLogged) < time.Minute {
 		return
 	}
-	l.complained = time.Now()
+	l.lastLogged = time.Now()
 	if err != nil {
-		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the lane has no consumer; trying again")
+		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the consumer of the lane could not be created; trying again")
 	} else {
-		l.r.log.Warn().Err(why).Str("lane", l.name).Msg("the lane could not fetch; trying again")
+		l.r.log.Warn().Err(why).Str("lane", l.name).Msg("deliveries could not be fetched from the lane; trying again")
 	}
 }
 
-// fetch starts the work on up to n messages, each holding its slot, and returns
-// how many slots were not used.
+// fetch fetches up to n messages and starts an attempt for each, which holds a slot until
+// it ends. It returns how many slots were not used.
 func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
 	if l.consumer == nil {
 		if l.consumer, err = l.r.JetStream().Consumer(work, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name); err != nil {
@@ -297,9 +298,9 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 		return n, err
 	}
 	for msg := range batch.Messages() {
-		if back, unwanted := l.unwanted(ctx); unwanted {
-			if err := msg.NakWithDelay(back); err != nil {
-				l.r.log.Debug().Err(err).Str("lane", l.name).Msg("a message could not be given back; it comes back by itself")
+		if delay, unwanted := l.unwanted(ctx); unwanted {
+			if err := msg.NakWithDelay(delay); err != nil {
+				l.r.log.Debug().Err(err).Str("lane", l.name).Msg("a NAK could not be sent; the server delivers the message again when its acknowledgement wait ends")
 			}
 			continue
 		}
@@ -308,7 +309,7 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 		l.uncounted.Add(1)
 		wg.Go(func() {
 			defer l.wake()
-			defer l.giveSlots(1)
+			defer l.releaseSlots(1)
 			defer l.inWork.Add(-1)
 			l.r.attempt(work, l, msg)
 		})
@@ -319,17 +320,18 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 	return n, nil
 }
 
-// unwanted says that a message that a fetch has brought is not to be worked on:
-// the end was asked for, or the lane suspended, while the fetch was open.
-func (l *lane) unwanted(ctx context.Context) (back time.Duration, unwanted bool) {
+// unwanted reports whether a fetched message must be NAKed, and with which delay: the
+// process began to stop, or the lane was suspended, while the fetch was open.
+func (l *lane) unwanted(ctx context.Context) (delay time.Duration, unwanted bool) {
 	if ctx.Err() != nil {
 		return atOnce, true // for another process or the next start
 	}
-	_, unwanted = l.r.roster.suspension(l.name, time.Now())
+	_, unwanted = l.r.replicas.suspension(l.name, time.Now())
 	return time.Second, unwanted
 }
 
-// takeSlots waits for one free slot and takes all that are free; 0 at the end.
+// takeSlots waits for a free slot, takes all free slots and returns their number; 0 when
+// ctx has ended.
 func (l *lane) takeSlots(ctx context.Context) int {
 	select {
 	case <-ctx.Done():
@@ -345,16 +347,16 @@ func (l *lane) takeSlots(ctx context.Context) int {
 	}
 }
 
-func (l *lane) giveSlots(n int) {
+func (l *lane) releaseSlots(n int) {
 	for range n {
 		<-l.slots
 	}
 }
 
-// waitIdle waits until nothing is in work.
+// waitIdle waits until no delivery is in work.
 func (l *lane) waitIdle(ctx context.Context) {
 	n := 0
-	defer func() { l.giveSlots(n) }()
+	defer func() { l.releaseSlots(n) }()
 	for n < cap(l.slots) {
 		select {
 		case <-ctx.Done():

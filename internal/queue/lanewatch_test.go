@@ -8,12 +8,12 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// Whoever follows the lanes hears when they are different: when a process begins to
-// serve one, which it says at once and not with its next heartbeat, when somebody
-// suspends one, and when the process goes.
+// FollowLanes reports each change of the lanes: a process begins to serve a lane (which it
+// stores at once, not with its next regular heartbeat), a lane is suspended or resumed,
+// and a process ends.
 func TestLanesAreFollowed(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	infos := func() []broker.LaneInfo {
 		all, err := b.broker.LaneInfos(t.Context())
 		if err != nil || len(all) != 1 {
@@ -37,7 +37,7 @@ func TestLanesAreFollowed(t *testing.T) {
 			}
 		})
 	}()
-	// until waits for the lane to be so, looking when told and at no other time.
+	// until waits for the state of the lane, and reads it only when a change is reported.
 	until := func(what string, is func(broker.LaneInfo) bool) {
 		t.Helper()
 		late := time.After(time.Minute)
@@ -48,14 +48,14 @@ func TestLanesAreFollowed(t *testing.T) {
 					return
 				}
 			case <-late:
-				t.Fatalf("%s: nobody was told", what)
+				t.Fatalf("%s: no change was reported", what)
 			}
 		}
 	}
-	until("what is there", func(l broker.LaneInfo) bool { return l.Replicas == 1 })
+	until("the first state", func(l broker.LaneInfo) bool { return l.Replicas == 1 })
 
-	second := NewRunner(b.broker, b.post, b.set, newTestMetrics())
-	second.roster.every = time.Hour
+	second := NewRunner(b.broker, b.fake, b.set, newTestMetrics())
+	second.replicas.every = time.Hour
 	living, stop := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
 	go func() { gone <- second.Run(living) }()
@@ -77,6 +77,6 @@ func TestLanesAreFollowed(t *testing.T) {
 	until("the second one has gone", func(l broker.LaneInfo) bool { return l.Replicas == 1 })
 	cancel()
 	if err := <-ended; err == nil {
-		t.Error("the end of the context is no error")
+		t.Error("FollowLanes returned no error when its context ended")
 	}
 }

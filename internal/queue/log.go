@@ -8,14 +8,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// log writes the one wide line of an attempt that came to something. An outcome
-// that needs a person is an error, one that mends itself is not.
+// log writes one line with all the facts about the outcome of an attempt. With msg ""
+// the message follows from the outcome. The level is error when the outcome could not
+// be stored, warn for a dead letter, debug for a duplicate, and info otherwise.
 func (j *job) log(msg, outcome string, f *verdict.Failure) {
 	level := zerolog.InfoLevel
 	switch outcome {
 	case "dead":
 		level = zerolog.WarnLevel
-	case "unburied", "unrecorded":
+	case "dead_letter_not_stored", "not_recorded":
 		level = zerolog.ErrorLevel
 	case "duplicate":
 		level = zerolog.DebugLevel
@@ -35,7 +36,7 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 			line.Int("reply_code", f.ReplyCode).Str("enhanced_code", f.EnhancedCode)
 		}
 	}
-	if r := j.entry.Receipt; r != nil && (outcome == "sent" || outcome == "unrecorded" || outcome == "retry" || outcome == "dead") {
+	if r := j.entry.Receipt; r != nil && (outcome == "sent" || outcome == "not_recorded" || outcome == "retry" || outcome == "dead") {
 		if f == nil || f.ReplyCode == 0 {
 			line.Int("reply_code", r.ReplyCode)
 		}
@@ -52,8 +53,8 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 	}
 	if msg == "" {
 		msg = map[string]string{
-			"sent": "delivered", "dead": "dead letter", "retry": "failed for now", "duplicate": "already delivered; acknowledged without a mail",
-			"relay_away": "the relay failed; the delivery waits",
+			"sent": "delivered", "dead": "dead letter", "retry": "failed; it will be retried", "duplicate": "already delivered; acknowledged without sending",
+			"relay_failed": "the relay failed; the delivery waits",
 		}[outcome]
 	}
 	line.Msg(msg)

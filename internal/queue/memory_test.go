@@ -9,12 +9,12 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// What waits lies on disk: a backlog of many times the bound, on a relay that
-// answers nothing, does not show on the heap, the embedded server included.
-// Other tests may not use the heap meanwhile: this one is not parallel.
+// Waiting deliveries are stored on disk: a backlog of many times the bound, for a relay
+// that does not answer, does not grow the heap, the embedded server included. Other tests
+// must not use the heap meanwhile, so this one is not parallel.
 func TestBacklogIsNotHeldInMemory(t *testing.T) {
 	if testing.Short() {
-		t.Skip("20,000 deliveries take a while")
+		t.Skip("20,000 deliveries take long")
 	}
 	const (
 		targets, waiting = 100, 20_000
@@ -24,16 +24,16 @@ func TestBacklogIsNotHeldInMemory(t *testing.T) {
 	for i := range targets {
 		ids = append(ids, fmt.Sprintf("t%d", i))
 	}
-	post := newPostOffice(ids...)
+	fake := newFakeCourier(ids...)
 	answer := make(chan struct{})
 	for _, id := range ids {
-		post.plan(id, func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		fake.plan(id, func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 			<-answer
 			return nil, nil
 		})
 	}
-	b := start(t, post, nil)
-	t.Cleanup(func() { close(answer) }) // before the end of the runner, which waits for what is under way
+	b := start(t, fake, nil)
+	t.Cleanup(func() { close(answer) }) // before the runner stops: it waits for the deliveries in work
 
 	size := 0
 	queue := func(from, to int) {
@@ -49,7 +49,7 @@ func TestBacklogIsNotHeldInMemory(t *testing.T) {
 			return err == nil && backlog.Events == 0 && backlog.Deliveries == uint64(to)
 		})
 	}
-	queue(0, 1000) // what one has to hold once: workers, buffers, caches
+	queue(0, 1000) // what is held in any case: workers, buffers, caches
 	before := heap()
 	queue(1000, waiting)
 	grown := heap() - before
@@ -62,10 +62,10 @@ func TestBacklogIsNotHeldInMemory(t *testing.T) {
 	}
 }
 
-// heap is what is in use after all garbage was collected, in bytes.
+// heap returns the bytes in use after a garbage collection.
 func heap() int64 {
 	runtime.GC()
-	runtime.GC() // the first one leaves what finalizers and pools held
+	runtime.GC() // the first one leaves objects of finalizers and pools
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return int64(stats.HeapAlloc)

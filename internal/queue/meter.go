@@ -20,22 +20,23 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// meter counts mails to relays with a rate, for all processes together
+// meter counts mails to relays that have a rate limit, for all processes together
 // (docs/decisions/0021).
 type meter struct {
 	kv  jetstream.KeyValue
 	log zerolog.Logger
 
 	mu      sync.Mutex
-	queues  map[string][]chan<- time.Duration // who asks for a relay while it is being asked for
-	serving map[string]bool
+	queues  map[string][]chan<- time.Duration // callers that wait for an answer, by relay
+	serving map[string]bool                   // relays for which serve runs
 }
 
 func newMeter(kv jetstream.KeyValue, log zerolog.Logger) *meter {
 	return &meter{kv: kv, log: log, queues: map[string][]chan<- time.Duration{}, serving: map[string]bool{}}
 }
 
-// meterTimeout bounds the asking; meterPause is the wait when there is no answer.
+// meterTimeout bounds one request to the bucket, retries included; meterPause is the wait
+// when it fails.
 const (
 	meterTimeout = 5 * time.Second
 	meterPause   = 2 * time.Second
@@ -43,7 +44,8 @@ const (
 
 var validKey = regexp.MustCompile(`^[A-Za-z0-9_=.-]+$`)
 
-// rateKey is readable where a key may hold the relay's name: rate.smtp.example.com=587.
+// rateKey returns the relay's key in the bucket, such as rate.smtp.example.com=587. A
+// name that is not valid in a key is replaced by a hash.
 func rateKey(relay string) string {
 	if key := strings.NewReplacer("[", "", "]", "", ":", "=").Replace(relay); validKey.MatchString(key) {
 		return broker.RatePrefix + key
@@ -51,22 +53,22 @@ func rateKey(relay string) string {
 	return broker.RatePrefix + events.Token(relay)
 }
 
-// room is how many mails the relay may be given now, and when it is none, for how
-// long.
+// room returns how many mails the relay may be given now; when it is none, also how long
+// to wait.
 func (m *meter) room(ctx context.Context, relay string, limit verdict.Rate) (n int, wait time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, meterTimeout)
 	defer cancel()
 	w, _, err := m.read(ctx, relay)
 	if err != nil {
-		m.log.Warn().Err(err).Str("relay", relay).Msg("how much the relay was given cannot be read; its lane waits")
+		m.log.Warn().Err(err).Str("relay", relay).Msg("the count of mails to the relay cannot be read; its lane waits")
 		return 0, backoff.Jitter(meterPause)
 	}
 	return w.room(limit, time.Now())
 }
 
 // take counts one mail and returns 0, or counts none and returns how long to wait.
-// Those who ask while somebody's answer is under way are answered together by the
-// next write.
+// Callers that ask while a write for the same relay is in progress are answered together
+// by the next write.
 func (m *meter) take(relay string, limit verdict.Rate) (wait time.Duration) {
 	answer := make(chan time.Duration, 1)
 	m.mu.Lock()
@@ -80,6 +82,7 @@ func (m *meter) take(relay string, limit verdict.Rate) (wait time.Duration) {
 	return <-answer
 }
 
+// serve answers the waiting callers until there are none.
 func (m *meter) serve(relay string, limit verdict.Rate) {
 	for {
 		m.mu.Lock()
@@ -91,7 +94,7 @@ func (m *meter) serve(relay string, limit verdict.Rate) {
 			return
 		}
 		m.mu.Unlock()
-		granted, wait := m.draw(relay, limit, len(asking))
+		granted, wait := m.reserve(relay, limit, len(asking))
 		for i, answer := range asking {
 			if i < granted {
 				answer <- 0
@@ -102,8 +105,9 @@ func (m *meter) serve(relay string, limit verdict.Rate) {
 	}
 }
 
-// draw counts as many of the mails as there is room for.
-func (m *meter) draw(relay string, limit verdict.Rate, mails int) (granted int, wait time.Duration) {
+// reserve counts as many of the mails as the limit allows now. wait is how long the
+// others have to wait.
+func (m *meter) reserve(relay string, limit verdict.Rate, mails int) (granted int, wait time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
 	defer cancel()
 	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
@@ -121,20 +125,20 @@ func (m *meter) draw(relay string, limit verdict.Rate, mails int) (granted int, 
 			}
 		}
 		if !errors.Is(err, broker.ErrClaimLost) || ctx.Err() != nil {
-			m.log.Warn().Err(err).Str("relay", relay).Msg("mails to the relay cannot be counted; they wait")
+			m.log.Warn().Err(err).Str("relay", relay).Msg("mails to the relay cannot be counted; the deliveries wait")
 			return 0, backoff.Jitter(meterPause)
 		}
-		backoff.Sleep(ctx, backoff.Jitter(delay)) // another process was faster
+		backoff.Sleep(ctx, backoff.Jitter(delay)) // another process wrote first
 	}
 }
 
-// after is how long to wait for the next mail beyond those just granted.
-func (w *window) after(limit verdict.Rate, now time.Time) time.Duration {
+// after returns how long to wait for the next mail after those just granted.
+func (w *rateWindow) after(limit verdict.Rate, now time.Time) time.Duration {
 	_, wait := w.room(limit, now)
 	return max(wait, time.Millisecond)
 }
 
-func (m *meter) read(ctx context.Context, relay string) (w window, revision uint64, err error) {
+func (m *meter) read(ctx context.Context, relay string) (w rateWindow, revision uint64, err error) {
 	w.Relay = relay
 	entry, err := m.kv.Get(ctx, rateKey(relay))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -144,13 +148,14 @@ func (m *meter) read(ctx context.Context, relay string) (w window, revision uint
 		return w, 0, fmt.Errorf("rate of %s in %s: %w", relay, broker.RelaysBucket, err)
 	}
 	if err := json.Unmarshal(entry.Value(), &w); err != nil {
-		// Not ours. Nobody knows what the relay was given before: all that it may be.
-		w = window{Relay: relay, Parts: []part{{entry.Created(), math.MaxInt32}}}
+		// Not written by Certpost. What the relay was given is unknown: assume the whole
+		// limit, at the time of the entry.
+		w = rateWindow{Relay: relay, Parts: []part{{entry.Created(), math.MaxInt32}}}
 	}
 	return w, entry.Revision(), nil
 }
 
-func (m *meter) write(ctx context.Context, w window, revision uint64) error {
+func (m *meter) write(ctx context.Context, w rateWindow, revision uint64) error {
 	value, err := json.Marshal(w)
 	if err != nil {
 		return fmt.Errorf("rate of %s: %w", w.Relay, err)

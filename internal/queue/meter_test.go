@@ -14,9 +14,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// rated makes the post office's target ask for its part of a rate, as the courier
-// does, and remember when it was given it.
-func (p *postOffice) rated(target string, limit func() verdict.Rate) (given func() []time.Time) {
+// rated makes the target take each mail from the rate, as the real courier does; given
+// returns the times at which it got one.
+func (p *fakeCourier) rated(target string, limit func() verdict.Rate) (given func() []time.Time) {
 	var mu sync.Mutex
 	var times []time.Time
 	p.plan(target, func(_ int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
@@ -38,10 +38,10 @@ func (p *postOffice) rated(target string, limit func() verdict.Rate) (given func
 func TestReplicasShareARate(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 40, Per: time.Second}
-	post := newPostOffice("ops@relay1")
-	post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
-	given := post.rated("ops", func() verdict.Rate { return limit })
-	b := start(t, post, nil)
+	fake := newFakeCourier("ops@relay1")
+	fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
+	given := fake.rated("ops", func() verdict.Rate { return limit })
+	b := start(t, fake, nil)
 	second := b.replica()
 	defer second.stop()
 	const n = 150
@@ -52,16 +52,16 @@ func TestReplicasShareARate(t *testing.T) {
 	times := given()
 	slices.SortFunc(times, time.Time.Compare)
 	for i := limit.Count; i < len(times); i++ {
-		// A mail is counted before its asker hears of it: allow for what a busy
-		// machine puts between the two.
+		// A mail is counted before its caller gets the answer: allow for the delay
+		// between the two on a busy machine.
 		if span := times[i].Sub(times[i-limit.Count]); span < limit.Per-200*time.Millisecond {
 			t.Errorf("%d mails within %v", limit.Count+1, span)
 		}
 	}
 	for i := range n {
 		id := fmt.Sprintf("e%d", i)
-		if e := b.entry("ops", id); len(b.post.mails(id)) != 1 || e.Attempts != 1 {
-			t.Errorf("event %s: %d mails, %d attempts", id, len(b.post.mails(id)), e.Attempts)
+		if e := b.entry("ops", id); len(b.fake.mails(id)) != 1 || e.Attempts != 1 {
+			t.Errorf("event %s: %d mails, %d attempts", id, len(b.fake.mails(id)), e.Attempts)
 		}
 	}
 }
@@ -70,14 +70,14 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 5, Per: 24 * time.Hour}
 	var now atomic.Pointer[verdict.Rate]
-	set := func(r verdict.Rate, post *postOffice) {
+	set := func(r verdict.Rate, fake *fakeCourier) {
 		now.Store(&r)
-		post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: r}})
+		fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: r}})
 	}
-	post := newPostOffice("ops@relay1")
-	set(limit, post)
-	given := post.rated("ops", func() verdict.Rate { return *now.Load() })
-	b := start(t, post, nil)
+	fake := newFakeCourier("ops@relay1")
+	set(limit, fake)
+	given := fake.rated("ops", func() verdict.Rate { return *now.Load() })
+	b := start(t, fake, nil)
 	const n = 12
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
@@ -95,8 +95,8 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	if got := len(given()); got != limit.Count {
 		t.Fatalf("%d mails, want %d a day", got, limit.Count)
 	}
-	set(verdict.Rate{Count: n, Per: 24 * time.Hour}, post)
-	b.runner.lanes.kickAll()
+	set(verdict.Rate{Count: n, Per: 24 * time.Hour}, fake)
+	b.runner.lanes.wakeAll()
 	b.settled()
 	for i := range n {
 		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.State != broker.StateSent || e.Attempts != 1 {
@@ -105,13 +105,13 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 	}
 }
 
-// While the rate is exhausted nothing is fetched: no acknowledgement clock runs.
+// While the rate is exhausted nothing is fetched: no acknowledgement wait runs.
 func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 3, Per: time.Hour}
-	post := newPostOffice("ops@relay1")
-	post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
-	b := start(t, post, nil)
+	fake := newFakeCourier("ops@relay1")
+	fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.Closed, MaxRate: limit}})
+	b := start(t, fake, nil)
 	for range limit.Count {
 		if wait := b.runner.meter.take("relay1:25", limit); wait != 0 {
 			t.Fatalf("wait %v", wait)
@@ -126,16 +126,16 @@ func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 		return err == nil && backlog.Events == 0 && backlog.Deliveries == 10
 	})
 	b.untouched("relay1", 10)
-	if n := b.post.tried("ops"); n != 0 {
+	if n := b.fake.tried("ops"); n != 0 {
 		t.Errorf("tried %d times", n)
 	}
 }
 
-// An entry that is not ours counts as all that the relay may be given, from the
-// moment at which it was written.
+// An entry that cannot be read counts as the whole limit, from the time at which it was
+// written.
 func TestRateEntryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), nil)
+	b := start(t, newFakeCourier("ops@relay1"), nil)
 	limit := verdict.Rate{Count: 100, Per: 500 * time.Millisecond}
 	if _, err := b.runner.meter.kv.PutString(context.Background(), rateKey("relay1:25"), "what?"); err != nil {
 		t.Fatal(err)
@@ -154,14 +154,14 @@ func TestRateKeys(t *testing.T) {
 		}
 	}
 	if key := rateKey("[fe80::1%eth0]:25"); !validKey.MatchString(key) {
-		t.Errorf("%s is no key", key)
+		t.Errorf("%s is not a valid key", key)
 	}
 }
 
-// Whoever asks at the same time, here in two processes, the count is right.
+// The count is right when several callers ask at the same time, here in two processes.
 func TestThoseWhoAskAtOnceAreCounted(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1"), nil)
+	b := start(t, newFakeCourier("ops@relay1"), nil)
 	other := newMeter(b.runner.meter.kv, zerolog.Nop())
 	limit := verdict.Rate{Count: 100, Per: time.Hour}
 	var wg sync.WaitGroup

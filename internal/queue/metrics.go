@@ -8,57 +8,57 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Metrics are the broker's counters. Labels are lanes and codes, both bounded;
-// never targets' addresses or texts.
+// Metrics are the queue's metrics. The values of labels are bounded: lanes, codes and
+// fixed words, never addresses or texts.
 type Metrics struct {
-	events      *prometheus.CounterVec
-	attempts    *prometheus.CounterVec
-	settled     *prometheus.CounterVec
-	duplicates  prometheus.Counter
-	buryFailed  prometheus.Counter
-	panics      prometheus.Counter
-	breakerOpen *prometheus.CounterVec
-	breaker     *prometheus.GaugeVec
-	paused      *prometheus.GaugeVec
-	duration    *prometheus.HistogramVec
+	events             *prometheus.CounterVec
+	attempts           *prometheus.CounterVec
+	settled            *prometheus.CounterVec
+	duplicates         prometheus.Counter
+	deadLetterFailures prometheus.Counter
+	panics             prometheus.Counter
+	breakerOpen        *prometheus.CounterVec
+	breaker            *prometheus.GaugeVec
+	paused             *prometheus.GaugeVec
+	duration           *prometheus.HistogramVec
 }
 
-// NewMetrics registers the broker's metrics.
+// NewMetrics registers the queue's metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "certpost_events_total", Help: "Events by outcome: fanned_out, invalid, unmatched, retried.",
+			Name: "certpost_events_total", Help: "Handled events by outcome: fanned_out, invalid, unmatched, retried.",
 		}, []string{"outcome"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "certpost_attempts_total", Help: "Attempts at deliveries by lane and code; code is ok for accepted ones.",
+			Name: "certpost_attempts_total", Help: "Delivery attempts by lane and code; the code is ok when the relay accepted the mail.",
 		}, []string{"lane", "code"}),
 		settled: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "certpost_deliveries_settled_total", Help: "Settled deliveries by lane and state: sent, dead, duplicate.",
 		}, []string{"lane", "state"}),
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "certpost_possible_duplicates_total", Help: "Mails sent although the outcome of an earlier try was unknown.",
+			Name: "certpost_possible_duplicates_total", Help: "Mails sent although the outcome of an earlier attempt was unknown.",
 		}),
-		buryFailed: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "certpost_dead_letter_failures_total", Help: "Dead letters that could not be stored; the deliveries wait. Alert on any.",
+		deadLetterFailures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "certpost_dead_letter_failures_total", Help: "Failures to store a dead letter; the delivery or event is retried. Alert on any.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "certpost_panics_total", Help: "Panics contained while handling a message. Alert on any.",
+			Name: "certpost_panics_total", Help: "Panics recovered while handling a message; each is a defect. Alert on any.",
 		}),
 		breakerOpen: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "certpost_breaker_opened_total", Help: "Times the breaker of one of the lane's relays opened.",
+			Name: "certpost_breaker_opened_total", Help: "Number of times that a breaker of the lane's relays opened.",
 		}, []string{"lane"}),
 		breaker: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "certpost_breaker_state", Help: "Breakers of the lane's relays: 0 all closed, 1 some not closed and the lane goes on, 2 none closed.",
+			Name: "certpost_breaker_state", Help: "Breakers of the lane's relays: 0 all closed, 1 some closed, 2 none closed.",
 		}, []string{"lane"}),
 		paused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, rate, connections.",
 		}, []string{"lane", "reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "certpost_delivery_seconds", Help: "From the delivery's first publication to its settling.",
+			Name: "certpost_delivery_seconds", Help: "Seconds from the publication of a delivery to its settling, by state.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400},
 		}, []string{"state"}),
 	}
-	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.buryFailed, m.panics, m.breakerOpen, m.breaker, m.paused, m.duration)
+	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.duration)
 	return m
 }
 

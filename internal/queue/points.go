@@ -1,23 +1,23 @@
 package queue
 
-// The named points of an event's life, in its order. Tests end the process at
-// each of them (Settings.Reached); every durable write stands between two.
+// The named points in the life of an event, in order. Tests kill the process at each
+// of them (Settings.Reached); every durable write is between two of them.
 const (
-	pointFetched   = "fetched"   // an event was fetched
-	pointPublished = "published" // its deliveries are stored, it is not acknowledged
-	pointDue       = "due"       // a delivery is about to be tried
-	pointClaiming  = "claiming"  // the envelope is taken, the claim not written
-	pointClaimed   = "claimed"   // the claim is written, no content sent
-	pointAccepted  = "accepted"  // the relay took the mail, the ledger does not know
-	pointRecorded  = "recorded"  // the ledger knows, the message is not acknowledged
-	pointWaiting   = "waiting"   // a failure is recorded, the message not given back
-	pointDying     = "dying"     // a dead letter is about to be published
-	pointBuried    = "buried"    // it is stored, the ledger does not know
-	pointDead      = "dead"      // the ledger knows, the message is not acknowledged
-	pointSettled   = "settled"   // the message is acknowledged
+	pointFetched       = "fetched"        // an event was fetched
+	pointPublished     = "published"      // its deliveries are stored, the event is not acknowledged
+	pointDue           = "due"            // an attempt is about to begin
+	pointClaiming      = "claiming"       // the relay accepted the envelope, the claim is not written
+	pointClaimed       = "claimed"        // the claim is written, no content sent
+	pointAccepted      = "accepted"       // the relay accepted the mail, the ledger does not say so
+	pointRecorded      = "recorded"       // the ledger says sent, the message is not acknowledged
+	pointWaiting       = "waiting"        // a failure is recorded, the message is not NAKed
+	pointDeadLettering = "dead-lettering" // a dead letter is about to be published
+	pointDeadLettered  = "dead-lettered"  // it is stored, the ledger does not say so
+	pointDead          = "dead"           // the ledger says dead, the message is not acknowledged
+	pointSettled       = "settled"        // the message is acknowledged
 )
 
-// reached tells a test how far an event or a delivery has come.
+// reached calls Settings.Reached, if set, at a named point.
 func (r *Runner) reached(point string) {
 	if r.set.Reached != nil {
 		r.set.Reached(point)

@@ -19,12 +19,12 @@ import (
 
 func TestEventBecomesMail(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops@relay1", "dev@relay1", "sec@relay2"), nil)
+	b := start(t, newFakeCourier("ops@relay1", "dev@relay1", "sec@relay2"), nil)
 	ev := event("e1")
 	ev.Labels = map[string]string{"match": "all"}
 	b.publish(ev)
 	b.settled()
-	if got := len(b.post.mails("e1")); got != 3 {
+	if got := len(b.fake.mails("e1")); got != 3 {
 		t.Fatalf("%d mails, want one per target", got)
 	}
 	e := b.entry("ops", "e1")
@@ -36,23 +36,23 @@ func TestEventBecomesMail(t *testing.T) {
 	}
 }
 
-// The second publication is a new message without a message id: only the ledger
-// can keep it from making a second mail.
+// The second publication is a new message without a message id: only the ledger can
+// prevent a second mail.
 func TestSameEventAgainIsSentOnce(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	for range 3 {
 		b.publish(event("e1", "ops"))
 		b.settled()
 	}
-	// As if long after the stream's window: straight into the lane, without an id.
+	// As if long after the stream's duplicate window: directly into the lane, without an id.
 	m := nats.NewMsg(broker.DeliveryPrefix + "relay.ops")
 	m.Data = event("e1").Encode()
 	if _, err := b.broker.JetStream().PublishMsg(context.Background(), m); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
-	if got := len(b.post.mails("e1")); got != 1 {
+	if got := len(b.fake.mails("e1")); got != 1 {
 		t.Fatalf("%d mails, want 1", got)
 	}
 	m.Header.Set(broker.HeaderForce, "true")
@@ -60,28 +60,29 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.settled()
-	if got := len(b.post.mails("e1")); got != 2 {
+	if got := len(b.fake.mails("e1")); got != 2 {
 		t.Fatalf("%d mails after Certpost-Force, want 2", got)
 	}
 }
 
-// Both are published within the stream's window, so close that they share a batch.
+// Both are published within the stream's duplicate window, so close together that they
+// share a batch.
 func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	other := event("e1", "ops")
 	other.Certificate.PEM = lab.SelfSigned("other.example.com")
 	b.publish(event("e1", "ops"))
 	b.publish(other)
 	b.settled()
-	if mails, l := len(b.post.mails("e1")), b.letters(); mails != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
+	if mails, l := len(b.fake.mails("e1")), b.letters(); mails != 1 || len(l) != 1 || l[0].Code != verdict.EventInvalid {
 		t.Fatalf("%d mails, letters: %+v; want one of each", mails, l)
 	}
 }
 
 func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	b.publish(event("e1", "ops"))
 	b.settled()
 	other := event("e1", "ops")
@@ -103,8 +104,8 @@ func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
 
 func TestTransientFailureComesBack(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
-	b.post.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try < 4 {
 			return nil, fail(verdict.SMTPTransient, verdict.PhaseRcpt)
 		}
@@ -115,15 +116,15 @@ func TestTransientFailureComesBack(t *testing.T) {
 	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.Attempts != 4 {
 		t.Fatalf("ledger: %+v", e)
 	}
-	if got := len(b.post.mails("e1")); got != 1 {
+	if got := len(b.fake.mails("e1")); got != 1 {
 		t.Fatalf("%d mails", got)
 	}
 }
 
 func TestGivenUpAfterItsTime(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), func(s *Settings) { s.GiveUpAfter = 2 * time.Second })
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.GiveUpAfter = 2 * time.Second })
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPTransient, verdict.PhaseMail)
 	})
 	b.publish(event("e1", "ops"))
@@ -134,26 +135,26 @@ func TestGivenUpAfterItsTime(t *testing.T) {
 	}
 }
 
-func deadLetterBench(t *testing.T) (*bench, *atomic.Bool) {
+func deadLetterFixture(t *testing.T) (*fixture, *atomic.Bool) {
 	t.Helper()
-	var mended atomic.Bool
-	b := start(t, newPostOffice("ops"), nil)
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
-		if mended.Load() {
+	var fixed atomic.Bool
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if fixed.Load() {
 			return nil, nil
 		}
 		f := fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 		f.Recipients = []string{"a@example.com"}
 		return nil, f
 	})
-	b.publish(event("ev/1", "ops")) // an id that is no subject token
+	b.publish(event("ev/1", "ops")) // an id that is not a valid subject token
 	b.settled()
-	return b, &mended
+	return b, &fixed
 }
 
 func TestDeadLetterSaysAll(t *testing.T) {
 	t.Parallel()
-	b, _ := deadLetterBench(t)
+	b, _ := deadLetterFixture(t)
 	l := b.letters()
 	if len(l) != 1 {
 		t.Fatalf("letters: %+v", l)
@@ -165,7 +166,7 @@ func TestDeadLetterSaysAll(t *testing.T) {
 	token := events.Token("ev/1")
 	for key, want := range map[string]string{
 		"Nats-Subject": "certpost.dead.SMTP_PERMANENT.relay.ops." + token, broker.HeaderEventID: "ev/1", broker.HeaderTarget: "ops", broker.HeaderLane: "relay",
-		broker.HeaderGeneration: "1", broker.HeaderCode: "SMTP_PERMANENT", broker.HeaderClass: "io_permanent", broker.HeaderPhase: "rcpt", broker.HeaderReason: "as the test wants it",
+		broker.HeaderGeneration: "1", broker.HeaderCode: "SMTP_PERMANENT", broker.HeaderClass: "io_permanent", broker.HeaderPhase: "rcpt", broker.HeaderReason: "scripted by the test",
 		broker.HeaderReplyCode: "550", broker.HeaderEnhancedCode: "5.7.1", broker.HeaderAttempts: "1", broker.HeaderCertainty: "not-sent",
 		broker.HeaderRecipients: "a@example.com", broker.HeaderReplaySubject: "certpost.delivery.relay.ops",
 	} {
@@ -185,9 +186,9 @@ func TestDeadLetterSaysAll(t *testing.T) {
 
 func TestReplayAfterMending(t *testing.T) {
 	t.Parallel()
-	b, mended := deadLetterBench(t)
+	b, fixed := deadLetterFixture(t)
 	ctx := context.Background()
-	// Not mended: the replay ends dead again, one letter, the next generation.
+	// Not fixed: the replay becomes a dead letter again, one letter, the next generation.
 	if err := b.broker.Replay(ctx, b.letters()[0], tester, broker.Replay{}); err != nil {
 		t.Fatal(err)
 	}
@@ -196,13 +197,13 @@ func TestReplayAfterMending(t *testing.T) {
 	if len(l) != 1 || l[0].Generation != 2 {
 		t.Fatalf("letters: %+v", l)
 	}
-	mended.Store(true)
+	fixed.Store(true)
 	if err := b.broker.Replay(ctx, l[0], tester, broker.Replay{Uncertain: true}); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
-	if got := b.post.mails("ev/1"); len(got) != 1 || len(got[0].recipients)+len(got[0].kept) != 0 {
-		t.Fatalf("mails: %+v, want one to all whom the target names by now", got)
+	if got := b.fake.mails("ev/1"); len(got) != 1 || len(got[0].recipients)+len(got[0].kept) != 0 {
+		t.Fatalf("mails: %+v, want one to all current recipients of the target", got)
 	}
 	if len(b.letters()) != 0 {
 		t.Error("the letter is still on the list")
@@ -215,36 +216,36 @@ func TestReplayAfterMending(t *testing.T) {
 	}
 }
 
-// As the NATS CLI does it: body and subject, no headers, the letter stays.
+// As the NATS CLI replays: body and subject without headers, and the letter stays.
 func TestReplayByHand(t *testing.T) {
 	t.Parallel()
-	b, mended := deadLetterBench(t)
-	mended.Store(true)
+	b, fixed := deadLetterFixture(t)
+	fixed.Store(true)
 	l := b.letters()[0]
 	if _, err := b.broker.JetStream().Publish(context.Background(), l.ReplaySubject, l.Body); err != nil {
 		t.Fatal(err)
 	}
 	b.settled()
-	if got := len(b.post.mails("ev/1")); got != 1 {
+	if got := len(b.fake.mails("ev/1")); got != 1 {
 		t.Fatalf("%d mails", got)
 	}
 	if len(b.letters()) != 0 {
-		t.Error("a success did not take the letter off the list")
+		t.Error("the letter was not removed after a success")
 	}
 	if n := audits(t, b, "delivered"); n != 1 {
 		t.Errorf("%d audit records, want 1", n)
 	}
 }
 
-// Publishing the event again within the stream's window is a wish to have it
-// delivered, too.
+// An event that is published again within the stream's duplicate window is delivered
+// again too.
 func TestEventAgainReplaysDead(t *testing.T) {
 	t.Parallel()
-	b, mended := deadLetterBench(t)
-	mended.Store(true)
+	b, fixed := deadLetterFixture(t)
+	fixed.Store(true)
 	b.publish(event("ev/1", "ops"))
 	b.settled()
-	if got := len(b.post.mails("ev/1")); got != 1 {
+	if got := len(b.fake.mails("ev/1")); got != 1 {
 		t.Fatalf("%d mails", got)
 	}
 	if len(b.letters()) != 0 {
@@ -254,7 +255,7 @@ func TestEventAgainReplaysDead(t *testing.T) {
 
 func TestDiscardKeepsTheLetterInTheAudit(t *testing.T) {
 	t.Parallel()
-	b, _ := deadLetterBench(t)
+	b, _ := deadLetterFixture(t)
 	ctx := context.Background()
 	if err := b.broker.Discard(ctx, b.letters()[0], tester, ""); err == nil {
 		t.Error("discarded without a reason")
@@ -270,7 +271,7 @@ func TestDiscardKeepsTheLetterInTheAudit(t *testing.T) {
 	}
 }
 
-func audits(t *testing.T, b *bench, action string) int {
+func audits(t *testing.T, b *fixture, action string) int {
 	t.Helper()
 	s, err := b.broker.JetStream().Stream(context.Background(), broker.AuditStream)
 	if err != nil {
@@ -288,7 +289,7 @@ func audits(t *testing.T, b *bench, action string) int {
 
 func TestWhatNeverBecomesADelivery(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	const canary = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCANARYCANARYCANARYc"
 	ctx := context.Background()
 	put := func(body string) {
@@ -318,9 +319,9 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 		}
 	}
 	if len(want) > 0 {
-		t.Errorf("missing: %v", want)
+		t.Errorf("no letters for: %v", want)
 	}
-	if got := len(b.post.mails("lost")); got != 1 {
+	if got := len(b.fake.mails("lost")); got != 1 {
 		t.Errorf("%d mails to the known target beside the unknown one, want 1", got)
 	}
 	// A withheld letter cannot be replayed, and says what to do.
@@ -331,10 +332,10 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 			}
 		}
 	}
-	// The target is defined now: replaying the event's letter delivers, and to it alone.
-	b.post.mu.Lock()
-	b.post.targets["nobody-here"] = "relay"
-	b.post.mu.Unlock()
+	// The target is defined now: replaying the event's letter delivers to that target only.
+	b.fake.mu.Lock()
+	b.fake.targets["nobody-here"] = "relay"
+	b.fake.mu.Unlock()
 	for _, l := range b.letters() {
 		if l.Target == "nobody-here" {
 			if err := b.broker.Replay(ctx, l, tester, broker.Replay{Uncertain: true}); err != nil {
@@ -343,14 +344,14 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 		}
 	}
 	b.settled()
-	if got := len(b.post.mails("lost")); got != 2 {
+	if got := len(b.fake.mails("lost")); got != 2 {
 		t.Errorf("%d mails after the replay, want 2", got)
 	}
 }
 
 func TestUnmatchedCanBeIgnored(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), func(s *Settings) { s.IgnoreUnmatched = true })
+	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.IgnoreUnmatched = true })
 	b.publish(event("e1"))
 	b.settled()
 	if l := b.letters(); len(l) != 0 {
@@ -360,13 +361,13 @@ func TestUnmatchedCanBeIgnored(t *testing.T) {
 
 func TestUnknownOutcomeIsSentAgainAndSaysSo(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
-	b.post.plan("ops", loseFirstReply)
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("ops", loseFirstReply)
 	b.publish(event("e1", "ops"))
 	b.settled()
-	got := b.post.mails("e1")
+	got := b.fake.mails("e1")
 	if len(got) != 2 || got[0].duplicate || !got[1].duplicate {
-		t.Fatalf("mails: %+v, want one, and one marked as a possible duplicate", got)
+		t.Fatalf("mails: %+v, want two, the second marked as a possible duplicate", got)
 	}
 	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.PossibleDuplicates != 1 || e.Uncertain {
 		t.Errorf("ledger: %+v", e)
@@ -384,19 +385,19 @@ func loseFirstReply(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Fail
 
 func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), func(s *Settings) { s.DeadLetterUnknown = true })
-	b.post.plan("ops", loseFirstReply)
+	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.DeadLetterUnknown = true })
+	b.fake.plan("ops", loseFirstReply)
 	b.publish(event("e1", "ops"))
 	b.settled()
 	l := b.letters()
 	if len(l) != 1 || l[0].Code != verdict.DeliveryUncertain || l[0].Certainty != verdict.MaybeSent {
 		t.Fatalf("letters: %+v", l)
 	}
-	if got := len(b.post.mails("e1")); got != 1 {
+	if got := len(b.fake.mails("e1")); got != 1 {
 		t.Fatalf("%d mails, want 1", got)
 	}
-	// A person's replay is sent, and marked, also when it takes more than one try.
-	b.post.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	// An operator's replay is sent and marked, even if it takes more than one attempt.
+	b.fake.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try < 3 {
 			return nil, fail(verdict.SMTPTransient, verdict.PhaseMail)
 		}
@@ -406,15 +407,15 @@ func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.settled()
-	if got := b.post.mails("e1"); len(got) != 2 || !got[1].duplicate {
+	if got := b.fake.mails("e1"); len(got) != 2 || !got[1].duplicate {
 		t.Fatalf("mails: %+v", got)
 	}
 }
 
 func TestPartlyTakenGoesOnWithTheRest(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
-	b.post.plan("ops", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("ops", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try > 1 {
 			return nil, nil
 		}
@@ -424,20 +425,20 @@ func TestPartlyTakenGoesOnWithTheRest(t *testing.T) {
 	})
 	b.publish(event("e1", "ops"))
 	b.settled()
-	got := b.post.mails("e1")
+	got := b.fake.mails("e1")
 	if len(got) != 2 || got[0].recipients[0] != "early@example.com" || len(got[1].recipients) != 1 || got[1].recipients[0] != "late@example.com" {
 		t.Fatalf("mails: %+v", got)
 	}
 	if got[1].duplicate {
-		t.Error("a retry for the rest is no possible duplicate")
+		t.Error("a retry for the other recipients was marked as a possible duplicate")
 	}
 }
 
 func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 	t.Parallel()
 	var back atomic.Bool
-	b := start(t, newPostOffice("down@relay1", "up@relay2"), nil)
-	b.post.plan("down", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("down@relay1", "up@relay2"), nil)
+	b.fake.plan("down", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if back.Load() {
 			return nil, nil
 		}
@@ -446,37 +447,37 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 		return nil, f
 	})
 	away := verdict.RelayStatus{Relay: "relay1:25", Breaker: verdict.Closed}
-	b.post.know("relay1", []verdict.RelayStatus{away})
+	b.fake.setRelays("relay1", []verdict.RelayStatus{away})
 	for i := range 20 {
 		b.publish(event(fmt.Sprintf("d%d", i), "down"))
 	}
-	b.until("failures", func() bool { return b.post.tried("down") >= 3 })
+	b.until("failures", func() bool { return b.fake.tried("down") >= 3 })
 	away.Breaker, away.Wait, away.Reason = verdict.Open, time.Minute, "it does not answer"
-	b.post.know("relay1", []verdict.RelayStatus{away})
+	b.fake.setRelays("relay1", []verdict.RelayStatus{away})
 	b.until("the lane has seen it", func() bool {
 		s := b.runner.LaneStatus()
 		return s[0].Paused == pausedBreaker && s[0].InFlight == 0
 	})
-	tried := b.post.tried("down")
+	tried := b.fake.tried("down")
 	for i := range 20 {
 		b.publish(event(fmt.Sprintf("u%d", i), "up"))
 	}
 	b.until("the other lane's mails", func() bool {
-		b.post.mu.Lock()
-		defer b.post.mu.Unlock()
-		return len(b.post.mailbox) == 20
+		b.fake.mu.Lock()
+		defer b.fake.mu.Unlock()
+		return len(b.fake.mailbox) == 20
 	})
-	if again := b.post.tried("down"); again != tried {
+	if again := b.fake.tried("down"); again != tried {
 		t.Errorf("tried %d times while the breaker was open", again-tried)
 	}
 	if e := b.entry("down", "d0"); e.Attempts != 0 {
-		t.Errorf("the relay's failure was held against the delivery: %+v", e)
+		t.Errorf("the relay's failure was counted as an attempt of the delivery: %+v", e)
 	}
 	back.Store(true)
-	b.post.know("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.HalfOpen}})
+	b.fake.setRelays("relay1", []verdict.RelayStatus{{Relay: "relay1:25", Breaker: verdict.HalfOpen}})
 	b.settled()
 	for i := range 20 {
-		if got := len(b.post.mails(fmt.Sprintf("d%d", i))); got != 1 {
+		if got := len(b.fake.mails(fmt.Sprintf("d%d", i))); got != 1 {
 			t.Errorf("event d%d: %d mails", i, got)
 		}
 	}
@@ -484,25 +485,25 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 
 func TestPanicIsContainedAndEnds(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("bad", "good"), nil)
-	b.post.plan("bad", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { panic("secret words") })
+	b := start(t, newFakeCourier("bad", "good"), nil)
+	b.fake.plan("bad", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { panic("secret words") })
 	b.publish(event("e1", "bad"))
 	b.publish(event("e2", "good"))
 	b.settled()
-	if got := len(b.post.mails("e2")); got != 1 {
+	if got := len(b.fake.mails("e2")); got != 1 {
 		t.Errorf("%d mails for the good one", got)
 	}
 	l := b.letters()
-	if len(l) != 1 || b.post.tried("bad") != maxPanics || strings.Contains(l[0].Reason, "secret words") {
-		t.Fatalf("tried %d times, letters: %+v", b.post.tried("bad"), l)
+	if len(l) != 1 || b.fake.tried("bad") != maxPanics || strings.Contains(l[0].Reason, "secret words") {
+		t.Fatalf("tried %d times, letters: %+v", b.fake.tried("bad"), l)
 	}
 }
 
 func TestShutdownIsNotAFailure(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	b := start(t, newPostOffice("slow"), func(s *Settings) { s.Grace = 100 * time.Millisecond })
-	b.post.plan("slow", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("slow"), func(s *Settings) { s.Grace = 100 * time.Millisecond })
+	b.fake.plan("slow", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try == 1 {
 			<-release
 			return nil, fail(verdict.SMTPPermanent, verdict.PhaseConnect) // what a cancelled dial may look like
@@ -510,7 +511,7 @@ func TestShutdownIsNotAFailure(t *testing.T) {
 		return nil, nil
 	})
 	b.publish(event("e1", "slow"))
-	b.until("the first try", func() bool { return b.post.tried("slow") == 1 })
+	b.until("the first try", func() bool { return b.fake.tried("slow") == 1 })
 	time.AfterFunc(time.Second, func() { close(release) })
 	b.stop()
 	if l := b.letters(); len(l) != 0 {
@@ -523,21 +524,21 @@ func TestShutdownIsNotAFailure(t *testing.T) {
 	}
 }
 
-// What a process leaves that died between claim and reply: its lease keeps
-// others away, and when it has ended the outcome counts as unknown.
+// A process that died between claim and reply leaves a lease: until it ends no other
+// process sends, and then the outcome counts as unknown.
 func TestLeaseOfTheDead(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	ctx := context.Background()
 	ev := event("e1", "ops")
-	// Of a replica that reaches our embedded server by its URL.
+	// The owner is a replica that connects to the embedded server by its URL.
 	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Now().Add(2 * time.Second)}
 	if _, err := b.runner.ledger.Put(ctx, "ops.e1", left, 0); err != nil {
 		t.Fatal(err)
 	}
 	b.publish(ev)
 	b.settled()
-	got := b.post.mails("e1")
+	got := b.fake.mails("e1")
 	if len(got) != 1 || !got[0].duplicate {
 		t.Fatalf("mails: %+v", got)
 	}
@@ -550,10 +551,10 @@ func TestLeaseOfTheDead(t *testing.T) {
 	}
 }
 
-// An embedded store has one server: what an earlier one claimed is left over.
+// An embedded store has one server at a time: the owner of an earlier claim has ended.
 func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	ev := event("e1", "ops")
 	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Owner: "gone" + embeddedOwner, Lease: time.Now().Add(time.Hour)}
 	if _, err := b.runner.ledger.Put(context.Background(), "ops.e1", left, 0); err != nil {
@@ -561,15 +562,15 @@ func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
 	}
 	b.publish(ev)
 	b.settled()
-	if got := b.post.mails("e1"); len(got) != 1 || !got[0].duplicate {
+	if got := b.fake.mails("e1"); len(got) != 1 || !got[0].duplicate {
 		t.Fatalf("mails: %+v", got)
 	}
 }
 
 func TestTwoReplicasShareTheLanes(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
-	second := &bench{t: t, cfg: b.cfg, broker: b.broker, post: b.post, set: b.set}
+	b := start(t, newFakeCourier("ops"), nil)
+	second := &fixture{t: t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
 	second.run()
 	defer second.stop()
 	const n = 200
@@ -578,7 +579,7 @@ func TestTwoReplicasShareTheLanes(t *testing.T) {
 	}
 	b.settled()
 	for i := range n {
-		if got := len(b.post.mails(fmt.Sprintf("e%d", i))); got != 1 {
+		if got := len(b.fake.mails(fmt.Sprintf("e%d", i))); got != 1 {
 			t.Errorf("event e%d: %d mails", i, got)
 		}
 	}
@@ -586,7 +587,7 @@ func TestTwoReplicasShareTheLanes(t *testing.T) {
 
 func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), rarely: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.start()
 	b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
 	ctx := context.Background()
@@ -595,23 +596,23 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := s.CachedInfo().Config
-	full.MaxMsgSize = 1 // takes nothing any more
+	full.MaxMsgSize = 1 // refuses every message
 	if _, err := b.broker.JetStream().UpdateStream(ctx, full); err != nil {
 		t.Fatal(err)
 	}
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	})
 	b.publish(event("e1", "ops"))
-	b.until("the lane to give it back", func() bool {
-		return b.post.tried("ops") > 0 && b.runner.LaneStatus()[0].InFlight == 0
+	b.until("the lane has NAKed it", func() bool {
+		return b.fake.tried("ops") > 0 && b.runner.LaneStatus()[0].InFlight == 0
 	})
 	backlog, err := b.broker.Backlog(ctx)
 	if err != nil || backlog.Deliveries != 1 {
 		t.Fatalf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
 	}
-	// The program puts its stream right again by itself; then the letter arrives.
-	b.runner.lanes.poke <- struct{}{}
+	// Certpost restores the stream's settings by itself; then the letter is stored.
+	b.runner.lanes.trigger <- struct{}{}
 	b.until("the stream is as it should be", func() bool {
 		s, err := b.broker.JetStream().Stream(ctx, broker.DeadLettersStream)
 		return err == nil && s.CachedInfo().Config.MaxMsgSize == -1
@@ -622,7 +623,7 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 
 func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	ctx := context.Background()
 	b.publish(event("e1", "ops"))
 	b.settled()
@@ -632,17 +633,17 @@ func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 		}
 	}
 	b.publish(event("e2", "ops"))
-	b.until("the mail", func() bool { return len(b.post.mails("e2")) == 1 })
-	if got := len(b.post.mails("e1")); got != 1 {
+	b.until("the mail", func() bool { return len(b.fake.mails("e2")) == 1 })
+	if got := len(b.fake.mails("e1")); got != 1 {
 		t.Errorf("the first event made %d mails", got)
 	}
 }
 
-// A lane nobody has a target for any more is served all the same.
+// A lane that no target uses any more is still served.
 func TestMessageOnAForgottenLane(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
-	b.post.plan("gone", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("gone", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "not defined"}}
 	})
 	if _, err := b.broker.JetStream().Publish(context.Background(), broker.DeliveryPrefix+"old-relay.gone", event("e1").Encode()); err != nil {
@@ -656,9 +657,9 @@ func TestMessageOnAForgottenLane(t *testing.T) {
 
 func TestLedgerKnowsTheCertificate(t *testing.T) {
 	t.Parallel()
-	post := newPostOffice("ops", "later")
+	fake := newFakeCourier("ops", "later")
 	fetched := &verdict.Certificate{CommonName: "from a secret store", Fingerprint: strings.Repeat("ab", 32)}
-	post.plan("later", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	fake.plan("later", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try == 1 {
 			return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
 		}
@@ -667,10 +668,10 @@ func TestLedgerKnowsTheCertificate(t *testing.T) {
 		}
 		return &verdict.Receipt{Relay: "relay:25", Recipients: []string{"a@example.com"}, Certificate: fetched}, nil
 	})
-	post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth)
 	})
-	b := start(t, post, nil)
+	b := start(t, fake, nil)
 	b.publish(event("e1", "ops"))
 	elsewhere := event("e2", "later")
 	elsewhere.Certificate = events.Certificate{Ref: &events.Reference{File: "/etc/certs/x.pem"}}

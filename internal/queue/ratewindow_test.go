@@ -9,15 +9,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Whatever the pattern of asking, no span of the limit's length has more mails
-// than the limit, and who always asks gets at least 20/22 of it.
+// For any pattern of calls, no period of the limit's length has more mails than the limit,
+// and a caller that always asks gets at least 20/22 of it.
 func TestWindowHoldsInEverySpan(t *testing.T) {
 	for _, limit := range []verdict.Rate{{Count: 14, Per: time.Second}, {Count: 1, Per: time.Second}, {Count: 500, Per: 24 * time.Hour}, {Count: 100, Per: time.Minute}} {
 		t.Run(limit.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				seed := rand.Uint64()
 				random := rand.New(rand.NewPCG(seed, 1))
-				var w window
+				var w rateWindow
 				var given []time.Time
 				begin := time.Now()
 				for time.Since(begin) < 10*limit.Per {
@@ -57,18 +57,18 @@ func TestWindowHoldsInEverySpan(t *testing.T) {
 func TestWindowWhenLimitsAndClocksChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		day := verdict.Rate{Count: 500, Per: 24 * time.Hour}
-		var w window
+		var w rateWindow
 		w.add(day, 400, time.Now())
 		time.Sleep(2 * time.Hour)
 		w.add(day, 50, time.Now())
 		if n, _ := w.room(day, time.Now()); n != 50 {
 			t.Errorf("room for %d, want 50", n)
 		}
-		// Fewer are allowed from now on: the older part has to leave first.
+		// The limit is lowered: the older part has to leave the window first.
 		if n, wait := w.room(verdict.Rate{Count: 300, Per: 24 * time.Hour}, time.Now()); n != 0 || wait < 22*time.Hour || wait > 24*time.Hour {
 			t.Errorf("room for %d in %v", n, wait)
 		}
-		// A clock a month ahead has written; it must not stop the relay for a month.
+		// A part written by a clock a month ahead must not stop the relay for a month.
 		w.add(day, 500, time.Now().Add(30*24*time.Hour))
 		if n, _ := w.room(day, time.Now()); n != 50 {
 			t.Errorf("room for %d after a wrong clock, want 50", n)

@@ -16,8 +16,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// mixed is a relay's answer to several recipients: taken, refused for now,
-// refused for good. Without anybody refused there is no failure.
+// mixed returns a relay's result for several recipients: accepted, refused temporarily,
+// refused permanently. Without a refused recipient there is no failure.
 func mixed(taken, later, never []string) (*verdict.Receipt, *verdict.Failure) {
 	var receipt *verdict.Receipt
 	if taken != nil {
@@ -25,7 +25,7 @@ func mixed(taken, later, never []string) (*verdict.Receipt, *verdict.Failure) {
 	}
 	var refused []verdict.Refusal
 	for _, r := range never {
-		refused = append(refused, verdict.Refusal{Recipient: r, Code: verdict.SMTPPermanent, Reason: "nobody of that name", ReplyCode: 550, EnhancedCode: "5.1.1"})
+		refused = append(refused, verdict.Refusal{Recipient: r, Code: verdict.SMTPPermanent, Reason: "no such user", ReplyCode: 550, EnhancedCode: "5.1.1"})
 	}
 	switch {
 	case later != nil:
@@ -38,7 +38,7 @@ func mixed(taken, later, never []string) (*verdict.Receipt, *verdict.Failure) {
 	return receipt, nil
 }
 
-// Four people, each as a list of one.
+// Four recipients, each as a list of one.
 var (
 	alice = []string{"alice@example.com"}
 	bob   = []string{"bob@example.com"}
@@ -46,7 +46,7 @@ var (
 	dave  = []string{"dave@example.com"}
 )
 
-// Every recipient has a fate of its own, and there is one letter at the end.
+// Every recipient has its own outcome, and there is one letter at the end.
 func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 	t.Parallel()
 	type answer = func() (*verdict.Receipt, *verdict.Failure)
@@ -59,9 +59,9 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 	everybody := slices.Concat(alice, bob, carol, dave)
 	for name, test := range map[string]struct {
 		answers []answer
-		tried   [][]string // nil is all of the target's
+		tried   [][]string // nil: all of the target's
 		has     []string
-		letter  []string // nil is no letter
+		letter  []string // nil: no letter
 		code    verdict.Code
 	}{
 		"all refused":            {[]answer{says(nil, nil, everybody)}, [][]string{nil}, nil, everybody, verdict.SMTPPermanent},
@@ -81,29 +81,29 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bench := start(t, newPostOffice("ops"), nil)
+			b := start(t, newFakeCourier("ops"), nil)
 			var tried [][]string
-			bench.post.plan("ops", func(try int, at verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
-				bench.post.mu.Lock()
+			b.fake.plan("ops", func(try int, at verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+				b.fake.mu.Lock()
 				tried = append(tried, at.Recipients)
-				bench.post.mu.Unlock()
+				b.fake.mu.Unlock()
 				if try > len(test.answers) {
-					t.Errorf("a try too many, to %v", at.Recipients)
+					t.Errorf("one attempt too many, to %v", at.Recipients)
 					return nil, nil
 				}
 				return test.answers[try-1]()
 			})
-			bench.publish(event("e1", "ops"))
-			bench.settled()
+			b.publish(event("e1", "ops"))
+			b.settled()
 
 			if !slices.EqualFunc(tried, test.tried, slices.Equal) {
 				t.Errorf("tried %v, want %v", tried, test.tried)
 			}
-			e := bench.entry("ops", "e1")
+			e := b.entry("ops", "e1")
 			if !slices.Equal(e.Accepted, test.has) {
 				t.Errorf("the ledger says that %v have the mail, want %v", e.Accepted, test.has)
 			}
-			letters := bench.letters()
+			letters := b.letters()
 			if test.letter == nil {
 				if len(letters) != 0 || e.State != broker.StateSent || e.Owed != nil {
 					t.Errorf("letters %+v, ledger %+v", letters, e)
@@ -117,18 +117,18 @@ func TestRecipientsHaveTheirOwnFates(t *testing.T) {
 				t.Errorf("the letter says %s, and %v have the mail", sent, test.has)
 			}
 
-			// A replay goes to whoever does not have the mail, and to nobody else.
-			bench.post.plan("ops", nil)
-			if err := bench.broker.Replay(context.Background(), letters[0], tester, broker.Replay{Uncertain: true}); err != nil {
+			// A replay goes only to the recipients that do not have the mail.
+			b.fake.plan("ops", nil)
+			if err := b.broker.Replay(context.Background(), letters[0], tester, broker.Replay{Uncertain: true}); err != nil {
 				t.Fatal(err)
 			}
-			bench.settled()
-			mails := bench.post.mails("e1")
+			b.settled()
+			mails := b.fake.mails("e1")
 			if last := mails[len(mails)-1]; last.recipients != nil || !slices.Equal(last.kept, test.has) {
 				t.Errorf("the replay went to %v but not to %v, want all but %v", last.recipients, last.kept, test.has)
 			}
-			if e := bench.entry("ops", "e1"); e.State != broker.StateSent || len(e.Refused)+len(e.Owed) != 0 || len(bench.letters()) != 0 {
-				t.Errorf("after the replay: ledger %+v, letters %+v", e, bench.letters())
+			if e := b.entry("ops", "e1"); e.State != broker.StateSent || len(e.Refused)+len(e.Owed) != 0 || len(b.letters()) != 0 {
+				t.Errorf("after the replay: ledger %+v, letters %+v", e, b.letters())
 			}
 		})
 	}
@@ -138,56 +138,56 @@ func sameSet(x, y []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(x)), slices.Sorted(slices.Values(y)))
 }
 
-// When the time is up for those who were told to come later, one letter names
-// them and those refused before.
+// When a delivery expires, one letter names the recipients refused temporarily and those
+// refused permanently before.
 func TestExpiryNamesTheRefusedToo(t *testing.T) {
 	t.Parallel()
-	bench := start(t, newPostOffice("ops"), func(s *Settings) { s.GiveUpAfter = 500 * time.Millisecond })
-	bench.post.plan("ops", func(try int, at verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.GiveUpAfter = 500 * time.Millisecond })
+	b.fake.plan("ops", func(try int, at verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try == 1 {
 			return mixed(alice, bob, carol)
 		}
 		return mixed(nil, at.Recipients, nil)
 	})
-	bench.publish(event("e1", "ops"))
-	bench.settled()
-	l := bench.letters()
+	b.publish(event("e1", "ops"))
+	b.settled()
+	l := b.letters()
 	if len(l) != 1 || l[0].Code != verdict.DeliveryExpired || !sameSet(l[0].Recipients, slices.Concat(bob, carol)) {
 		t.Fatalf("letters: %+v", l)
 	}
-	if e := bench.entry("ops", "e1"); !slices.Equal(e.Accepted, alice) || len(e.Refused) != 1 || e.Refused[0].EnhancedCode != "5.1.1" {
+	if e := b.entry("ops", "e1"); !slices.Equal(e.Accepted, alice) || len(e.Refused) != 1 || e.Refused[0].EnhancedCode != "5.1.1" {
 		t.Errorf("ledger: %+v", e)
 	}
 }
 
-// Who has the mail is known even while the dead letter of the others cannot be
-// stored: nobody gets it twice when it comes again.
+// The accepted recipients are recorded even while the dead letter of the others cannot be
+// stored: no recipient gets the mail twice when the delivery is retried.
 func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 	t.Parallel()
-	bench := &bench{t: t, post: newPostOffice("ops"), set: quick(), rarely: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
-	bench.start()
-	bench.until("the first reconcile is over", func() bool { return len(bench.runner.LaneStatus()) == 1 })
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b.start()
+	b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
 	ctx := context.Background()
 	limit := func(bytes int32) {
-		s, err := bench.broker.JetStream().Stream(ctx, broker.DeadLettersStream)
+		s, err := b.broker.JetStream().Stream(ctx, broker.DeadLettersStream)
 		if err != nil {
 			t.Fatal(err)
 		}
 		cfg := s.CachedInfo().Config
 		cfg.MaxMsgSize = bytes
-		if _, err := bench.broker.JetStream().UpdateStream(ctx, cfg); err != nil {
+		if _, err := b.broker.JetStream().UpdateStream(ctx, cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
-	limit(1) // takes nothing any more
-	bench.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { return mixed(alice, nil, bob) })
-	bench.publish(event("e1", "ops"))
-	bench.until("the acceptance is in the ledger", func() bool {
-		e := bench.entry("ops", "e1")
+	limit(1) // refuses every message
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) { return mixed(alice, nil, bob) })
+	b.publish(event("e1", "ops"))
+	b.until("the acceptance is in the ledger", func() bool {
+		e := b.entry("ops", "e1")
 		return e.State == broker.StateWaiting && slices.Equal(e.Accepted, alice) && e.Decided()
 	})
-	bench.until("it came again at least once", func() bool {
-		s, err := bench.broker.JetStream().Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
+	b.until("it was redelivered at least once", func() bool {
+		s, err := b.broker.JetStream().Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
 		if err != nil {
 			return false
 		}
@@ -196,24 +196,24 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 		return err == nil && info.NumRedelivered > 0
 	})
 	limit(-1)
-	bench.settled()
-	l := bench.letters()
-	if len(l) != 1 || !slices.Equal(l[0].Recipients, bob) || !strings.Contains(l[0].Reason, "nobody of that name") {
+	b.settled()
+	l := b.letters()
+	if len(l) != 1 || !slices.Equal(l[0].Recipients, bob) || !strings.Contains(l[0].Reason, "no such user") {
 		t.Fatalf("letters: %+v", l)
 	}
-	if tried := bench.post.tried("ops"); tried != 1 {
-		t.Errorf("tried %d times, and the relay had said all it had to say", tried)
+	if tried := b.fake.tried("ops"); tried != 1 {
+		t.Errorf("tried %d times, although the relay had decided on all recipients", tried)
 	}
 }
 
-// The whole way: what a relay says to each recipient, and what each of them gets.
+// End to end: the relay's reply to each recipient, and the mails that each gets.
 func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{
 		{Stage: devrelay.StageRcpt, Recipient: "gone@*", Code: 550, Enhanced: "5.1.1", Text: "nobody", Times: 6},
 		{Stage: devrelay.StageRcpt, Recipient: "busy@*", Code: 450, Enhanced: "4.2.0", Text: "later", Times: 3},
 	}})
-	courier, _ := office(t, fmt.Sprintf(`targets:
+	courier, _ := realCourier(t, fmt.Sprintf(`targets:
   - id: each
     host: 127.0.0.1
     port: %[1]s
@@ -224,7 +224,7 @@ func TestEachRecipientGetsTheMailOnce(t *testing.T) {
     bcc: [audit@example.com]
   - {id: together, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, from_address: certs@example.com, to: [ops@example.com, gone@example.com], all_or_nothing: true}
 `, portOf(relay.Plain())))
-	bench := inOffice(t, courier)
+	b := startWith(t, courier)
 	received := func() map[string]int {
 		got := map[string]int{}
 		for _, m := range relay.Mails() {
@@ -235,21 +235,21 @@ func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 		return got
 	}
 
-	bench.publish(event("e1", "together"))
-	bench.settled()
-	l := bench.letters()
+	b.publish(event("e1", "together"))
+	b.settled()
+	l := b.letters()
 	if len(l) != 1 || l[0].Target != "together" || l[0].Recipients != nil || !strings.Contains(l[0].Reason, "all_or_nothing") || relay.Count() != 0 {
 		t.Fatalf("all or nothing: %+v, %d mails", l, relay.Count())
 	}
 
-	bench.publish(event("e1", "each"))
-	bench.settled()
+	b.publish(event("e1", "each"))
+	b.settled()
 	want := map[string]int{"ops@example.com": 1, "audit@example.com": 1, "busy@example.com": 1}
 	if got := received(); !maps.Equal(got, want) {
 		t.Fatalf("received: %v, want %v", got, want)
 	}
 	var letter broker.DeadLetter
-	for _, d := range bench.letters() {
+	for _, d := range b.letters() {
 		if d.Target == "each" {
 			letter = d
 		}
@@ -257,13 +257,13 @@ func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 	if letter.Code != verdict.SMTPPermanent || letter.EnhancedCode != "5.1.1" || !slices.Equal(letter.Recipients, []string{"gone@example.com"}) {
 		t.Fatalf("letter: %+v", letter)
 	}
-	// Replays go to the one who does not have it, until the relay takes it.
+	// Replays go to the recipient that does not have it, until the relay accepts it.
 	for range 10 {
-		if err := bench.broker.Replay(context.Background(), letter, tester, broker.Replay{Uncertain: true}); err != nil {
+		if err := b.broker.Replay(context.Background(), letter, tester, broker.Replay{Uncertain: true}); err != nil {
 			t.Fatal(err)
 		}
-		bench.settled()
-		left := bench.letters()
+		b.settled()
+		left := b.letters()
 		if at := slices.IndexFunc(left, func(d broker.DeadLetter) bool { return d.Target == "each" }); at >= 0 {
 			letter = left[at]
 			continue
@@ -274,7 +274,7 @@ func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 	if got := received(); !maps.Equal(got, want) {
 		t.Errorf("received after the replay: %v, want %v", got, want)
 	}
-	if e := bench.entry("each", "e1"); e.State != broker.StateSent || len(e.Accepted) != 4 || e.Owed != nil || e.Refused != nil {
+	if e := b.entry("each", "e1"); e.State != broker.StateSent || len(e.Accepted) != 4 || e.Owed != nil || e.Refused != nil {
 		t.Errorf("ledger: %+v", e)
 	}
 }

@@ -18,79 +18,80 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// watchAgain is how often the copy of the bucket is made anew: a watch does not
-// hear of a stream that was purged, or replaced by another one.
-const watchAgain = 30 * time.Second
+// rewatchAfter is the time after which the bucket is copied again and watched anew: a
+// watch does not report that the stream was purged, or replaced by another one.
+const rewatchAfter = 30 * time.Second
 
-// roster is what this process knows of the others, and of the lanes that somebody
-// has suspended: a copy of the bucket, kept up to date by watching it.
-type roster struct {
-	id      string // of this process
-	kv      jetstream.KeyValue
-	log     zerolog.Logger
-	every   time.Duration // between heartbeats
-	again   time.Duration // between copies
-	changed func()        // told when a suspension came or went
-	news    chan struct{} // asks for a heartbeat now
+// replicaSet holds what this process knows of the other processes and of the suspended
+// lanes: a copy of the relays bucket, kept up to date by a watch.
+type replicaSet struct {
+	id               string // of this process
+	kv               jetstream.KeyValue
+	log              zerolog.Logger
+	every            time.Duration // between heartbeats
+	rewatch          time.Duration // between copies
+	changed          func()        // called when a suspension began or ended
+	heartbeatRequest chan struct{} // requests a heartbeat now
 
 	mu        sync.Mutex
-	began     time.Time
+	joined    time.Time
 	others    map[string]peer // by id
 	suspended map[string]broker.Suspension
-	gone      map[string]bool // ids whose keys can be swept away
+	gone      map[string]bool // ids of ended processes, whose keys can be removed
 }
 
-// peer is another process: its latest heartbeat, and when that came, by our clock.
+// peer is another process: the revision of its latest heartbeat, and when this process
+// received it, by its own clock.
 type peer struct {
 	revision uint64
-	heard    time.Time
+	lastSeen time.Time
 }
 
-func newRoster(log zerolog.Logger, changed func()) *roster {
-	return &roster{
-		id: nuid.Next(), log: log, every: broker.HeartbeatEvery, again: watchAgain, changed: changed, news: make(chan struct{}, 1),
+func newReplicaSet(log zerolog.Logger, changed func()) *replicaSet {
+	return &replicaSet{
+		id: nuid.Next(), log: log, every: broker.HeartbeatEvery, rewatch: rewatchAfter, changed: changed, heartbeatRequest: make(chan struct{}, 1),
 		others: map[string]peer{}, suspended: map[string]broker.Suspension{}, gone: map[string]bool{},
 	}
 }
 
-// open takes the first look: nothing is fetched from a suspended lane before it is
-// known to be suspended.
-func (o *roster) open(ctx context.Context, kv jetstream.KeyValue) error {
-	o.kv = kv
-	o.mu.Lock()
-	o.began = time.Now()
-	o.mu.Unlock()
+// open copies the bucket for the first time. It is called before anything is fetched, so
+// that nothing is fetched from a suspended lane.
+func (rs *replicaSet) open(ctx context.Context, kv jetstream.KeyValue) error {
+	rs.kv = kv
+	rs.mu.Lock()
+	rs.joined = time.Now()
+	rs.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	return o.watch(ctx, true)
+	return rs.watch(ctx, true)
 }
 
 // follow keeps the copy up to date until the context ends.
-func (o *roster) follow(ctx context.Context) {
-	var said time.Time
+func (rs *replicaSet) follow(ctx context.Context) {
+	var lastLogged time.Time
 	for ctx.Err() == nil {
-		round, cancel := context.WithTimeout(ctx, o.again)
-		err := o.watch(round, false)
+		round, cancel := context.WithTimeout(ctx, rs.rewatch)
+		err := rs.watch(round, false)
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		if time.Since(said) > time.Minute { // NATS may be away for a day
-			said = time.Now()
-			o.log.Warn().Err(err).Msg("suspensions cannot be watched; those that are known hold")
+		if time.Since(lastLogged) > time.Minute { // NATS may be unavailable for a day
+			lastLogged = time.Now()
+			rs.log.Warn().Err(err).Msg("suspensions cannot be watched; the known ones stay in force")
 		}
 		backoff.Sleep(ctx, time.Second)
 	}
 }
 
-// watch makes the copy anew and then keeps it, until the context ends or, with
-// once, until it is made.
-func (o *roster) watch(ctx context.Context, once bool) error {
-	w, err := o.kv.WatchFiltered(ctx, []string{broker.SuspendedPrefix + "*", broker.ReplicaPrefix + "*"})
+// watch copies the bucket and then applies its changes until the context ends; with once,
+// it returns when the copy is complete.
+func (rs *replicaSet) watch(ctx context.Context, once bool) error {
+	w, err := rs.kv.WatchFiltered(ctx, []string{broker.SuspendedPrefix + "*", broker.ReplicaPrefix + "*"})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", broker.RelaysBucket, err)
 	}
-	defer func() { _ = w.Stop() }() // the connection may have gone
+	defer func() { _ = w.Stop() }() // fails without a connection
 	var first []jetstream.KeyValueEntry
 	complete := false
 	for {
@@ -105,12 +106,12 @@ func (o *roster) watch(ctx context.Context, once bool) error {
 			case !ok:
 				return fmt.Errorf("watch %s: %w", broker.RelaysBucket, broker.ErrWatchEnded)
 			case complete:
-				o.learn(entry)
+				rs.apply(entry)
 			case entry != nil:
 				first = append(first, entry)
 			default:
 				complete = true
-				o.relearn(first)
+				rs.reload(first)
 				if once {
 					return nil
 				}
@@ -119,38 +120,38 @@ func (o *roster) watch(ctx context.Context, once bool) error {
 	}
 }
 
-// relearn forgets what is in the bucket no more and learns what is.
-func (o *roster) relearn(entries []jetstream.KeyValueEntry) {
+// reload replaces the copy by the entries of the bucket.
+func (rs *replicaSet) reload(entries []jetstream.KeyValueEntry) {
 	there := make(map[string]bool)
 	for _, e := range entries {
 		there[e.Key()] = true
 	}
-	o.mu.Lock()
-	before := len(o.suspended)
-	maps.DeleteFunc(o.suspended, func(lane string, _ broker.Suspension) bool { return !there[broker.SuspendedPrefix+lane] })
-	maps.DeleteFunc(o.others, func(id string, _ peer) bool { return !there[broker.ReplicaPrefix+id] })
-	resumed := len(o.suspended) < before
-	o.mu.Unlock()
+	rs.mu.Lock()
+	before := len(rs.suspended)
+	maps.DeleteFunc(rs.suspended, func(lane string, _ broker.Suspension) bool { return !there[broker.SuspendedPrefix+lane] })
+	maps.DeleteFunc(rs.others, func(id string, _ peer) bool { return !there[broker.ReplicaPrefix+id] })
+	resumed := len(rs.suspended) < before
+	rs.mu.Unlock()
 	if resumed {
-		o.changed()
+		rs.changed()
 	}
 	for _, e := range entries {
-		o.learn(e)
+		rs.apply(e)
 	}
 }
 
-// learn takes in one entry.
-func (o *roster) learn(e jetstream.KeyValueEntry) {
+// apply updates the copy with one entry.
+func (rs *replicaSet) apply(e jetstream.KeyValueEntry) {
 	removed := e.Operation() != jetstream.KeyValuePut
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if id, ok := strings.CutPrefix(e.Key(), broker.ReplicaPrefix); ok && id != o.id {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if id, ok := strings.CutPrefix(e.Key(), broker.ReplicaPrefix); ok && id != rs.id {
 		switch {
 		case removed:
-			delete(o.others, id)
-			o.gone[id] = true
-		case o.others[id].revision != e.Revision():
-			o.others[id] = peer{e.Revision(), time.Now()}
+			delete(rs.others, id)
+			rs.gone[id] = true
+		case rs.others[id].revision != e.Revision():
+			rs.others[id] = peer{e.Revision(), time.Now()}
 		}
 	}
 	lane, ok := strings.CutPrefix(e.Key(), broker.SuspendedPrefix)
@@ -158,29 +159,29 @@ func (o *roster) learn(e jetstream.KeyValueEntry) {
 		return
 	}
 	if removed {
-		delete(o.suspended, lane)
-	} else if o.suspended[lane].Revision != e.Revision() {
-		o.suspended[lane] = broker.ReadSuspension(lane, e)
+		delete(rs.suspended, lane)
+	} else if rs.suspended[lane].Revision != e.Revision() {
+		rs.suspended[lane] = broker.ReadSuspension(lane, e)
 	}
-	go o.changed()
+	go rs.changed()
 }
 
-// suspension says whether a lane is suspended now.
-func (o *roster) suspension(lane string, now time.Time) (broker.Suspension, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	s, ok := o.suspended[lane]
+// suspension returns the suspension of a lane and whether it is in force.
+func (rs *replicaSet) suspension(lane string, now time.Time) (broker.Suspension, bool) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	s, ok := rs.suspended[lane]
 	return s, ok && !s.Expired(now)
 }
 
-// live are the ids of the processes that were heard of lately, our own included,
-// sorted.
-func (o *roster) live(now time.Time) []string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	ids := []string{o.id}
-	for id, p := range o.others {
-		if now.Sub(p.heard) < 3*o.every {
+// live returns the ids of this process and of those whose last heartbeat is younger than
+// three intervals, sorted.
+func (rs *replicaSet) live(now time.Time) []string {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	ids := []string{rs.id}
+	for id, p := range rs.others {
+		if now.Sub(p.lastSeen) < 3*rs.every {
 			ids = append(ids, id)
 		}
 	}
@@ -188,91 +189,91 @@ func (o *roster) live(now time.Time) []string {
 	return ids
 }
 
-// share is this process's part of something that is divided by all. One that has
-// just come takes nothing until the others have heard of it.
-func (o *roster) share(total int, now time.Time) int {
-	live := o.live(now)
-	o.mu.Lock()
-	joining := now.Sub(o.began) < o.every
-	o.mu.Unlock()
+// share returns this process's part of a total that is divided among all processes. A
+// process that has just started gets nothing until the others have its heartbeat.
+func (rs *replicaSet) share(total int, now time.Time) int {
+	live := rs.live(now)
+	rs.mu.Lock()
+	joining := now.Sub(rs.joined) < rs.every
+	rs.mu.Unlock()
 	if len(live) > 1 && joining {
 		return 0
 	}
 	part := total / len(live)
-	if slices.Index(live, o.id) < total%len(live) {
+	if slices.Index(live, rs.id) < total%len(live) {
 		part++
 	}
 	return part
 }
 
-// speak has a heartbeat sent now, because it says something else than the last one:
-// a lane that nobody is known to serve worries people.
-func (o *roster) speak() {
+// heartbeatNow requests a heartbeat now, because this process serves another lane: until
+// then the lane looks as if no process served it.
+func (rs *replicaSet) heartbeatNow() {
 	select {
-	case o.news <- struct{}{}:
-	default: // asked for already
+	case rs.heartbeatRequest <- struct{}{}:
+	default: // requested already
 	}
 }
 
-// beat says every few seconds that this process is there, until the context ends,
-// and then that it is not any more. told hears of each heartbeat whether it could
-// be stored, and so whether anything can be.
-func (o *roster) beat(ctx context.Context, process string, status func() []broker.LaneStatus, tidy func(context.Context), told func(error)) {
-	tick := time.NewTicker(o.every)
+// runHeartbeats stores a heartbeat every few seconds until the context ends, and then
+// deletes it. report gets the result of each write, which also tells whether anything
+// can be stored.
+func (rs *replicaSet) runHeartbeats(ctx context.Context, process string, status func() []broker.LaneStatus, tidy func(context.Context), report func(error)) {
+	tick := time.NewTicker(rs.every)
 	defer tick.Stop()
 	for {
 		value, err := json.Marshal(broker.Heartbeat{Process: process, Lanes: status()})
 		if err == nil {
-			_, err = o.kv.Put(ctx, broker.ReplicaPrefix+o.id, value)
+			_, err = rs.kv.Put(ctx, broker.ReplicaPrefix+rs.id, value)
 		}
 		if ctx.Err() == nil {
-			told(err)
+			report(err)
 		}
 		tidy(ctx)
 		select {
 		case <-ctx.Done():
 			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
-			_ = o.kv.Delete(end, broker.ReplicaPrefix+o.id) // else the others notice that it is silent
+			_ = rs.kv.Delete(end, broker.ReplicaPrefix+rs.id) // if it fails, the others miss its heartbeats
 			return
 		case <-tick.C:
-		case <-o.news:
+		case <-rs.heartbeatRequest:
 		}
 	}
 }
 
-// leftBehind are the ids of processes that will not come back; it names each once.
-func (o *roster) leftBehind(now time.Time) []string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for id, p := range o.others {
-		if now.Sub(p.heard) > time.Minute {
-			delete(o.others, id)
-			o.gone[id] = true
+// takeGone returns the ids of processes that have ended, each only once.
+func (rs *replicaSet) takeGone(now time.Time) []string {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for id, p := range rs.others {
+		if now.Sub(p.lastSeen) > time.Minute {
+			delete(rs.others, id)
+			rs.gone[id] = true
 		}
 	}
-	ids := slices.Sorted(maps.Keys(o.gone))
-	clear(o.gone)
+	ids := slices.Sorted(maps.Keys(rs.gone))
+	clear(rs.gone)
 	return ids
 }
 
-// inForce are the suspensions whose time is not over, sorted by lane.
-func (o *roster) inForce(now time.Time) (list []broker.Suspension) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, lane := range slices.Sorted(maps.Keys(o.suspended)) {
-		if s := o.suspended[lane]; !s.Expired(now) {
+// inForce returns the suspensions that have not expired, sorted by lane.
+func (rs *replicaSet) inForce(now time.Time) (list []broker.Suspension) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, lane := range slices.Sorted(maps.Keys(rs.suspended)) {
+		if s := rs.suspended[lane]; !s.Expired(now) {
 			list = append(list, s)
 		}
 	}
 	return list
 }
 
-// overdue are the suspensions whose time is over.
-func (o *roster) overdue(now time.Time) (list []broker.Suspension) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, s := range o.suspended {
+// expired returns the suspensions that have expired.
+func (rs *replicaSet) expired(now time.Time) (list []broker.Suspension) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, s := range rs.suspended {
 		if s.Expired(now) {
 			list = append(list, s)
 		}
@@ -280,24 +281,25 @@ func (o *roster) overdue(now time.Time) (list []broker.Suspension) {
 	return list
 }
 
-// Suspensions are those in force, by lane, as this process knows them.
-func (r *Runner) Suspensions() []broker.Suspension { return r.roster.inForce(time.Now()) }
+// Suspensions returns the suspensions in force, sorted by lane, as this process knows
+// them.
+func (r *Runner) Suspensions() []broker.Suspension { return r.replicas.inForce(time.Now()) }
 
-// tidy ends suspensions whose time is over, for the record, and sweeps away the
-// keys of processes that are gone. All replicas do; it comes to the same.
+// tidy ends expired suspensions, so that the audit has a record of it, and removes the
+// keys of ended processes. All replicas do this; the result is the same.
 func (r *Runner) tidy(ctx context.Context) {
-	for _, s := range r.roster.overdue(time.Now()) {
-		if err := r.EndSuspension(ctx, r.roster.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "its time was over"); err != nil {
-			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("a suspension that is over could not be removed; it is over all the same")
+	for _, s := range r.replicas.expired(time.Now()) {
+		if err := r.EndSuspension(ctx, r.replicas.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "the suspension expired"); err != nil {
+			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("an expired suspension could not be removed; it has no effect")
 		}
 	}
 	stream, err := r.JetStream().Stream(ctx, "KV_"+broker.RelaysBucket)
 	if err != nil {
 		return
 	}
-	for _, id := range r.roster.leftBehind(time.Now()) {
+	for _, id := range r.replicas.takeGone(time.Now()) {
 		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+broker.RelaysBucket+"."+broker.ReplicaPrefix+id)); err != nil {
-			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of a process that is gone could not be removed")
+			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of an ended process could not be removed")
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// Package queue is the work: it fans events out into deliveries (fanout.go), fetches them lane
-// by lane (lane.go, gate.go), makes attempts (attempt.go) and settles what came of them
-// (settle.go), side by side with other processes (replicas.go, meter.go). What lies in JetStream
-// for that is package broker's; docs/flow.md tells how the files follow each other.
+// Package queue does the work: it fans events out into deliveries (fanout.go), fetches the
+// deliveries of each lane (lane.go, gate.go), makes attempts (attempt.go) and settles them
+// (settle.go). It shares lanes and limits with other processes (replicas.go, meter.go). The
+// streams and buckets are package broker's; docs/flow.md says how the files work together.
 package queue
 
 import (
@@ -22,19 +22,21 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Courier knows the targets and carries deliveries to them.
+// Courier knows the targets and delivers to them.
 //
-// Resolve says who gets an event. A failure means that it cannot be said: for
-// now (the event comes back) or for good (one dead letter for the event).
+// Resolve returns the targets of an event. A failure means that they cannot be
+// determined: for now (the event is retried) or for good (one dead letter for the
+// event).
 //
-// Deliver makes one try at one delivery and returns within the context. A
-// receipt alone means that every recipient still owed has the mail; a failure
-// alone that none has; both, that some have. It calls a.Claim once, before any
-// content goes out, and sends nothing when that fails.
+// Deliver makes one attempt at one delivery and returns when the context ends at the
+// latest. A receipt without a failure means that every recipient still owed has the
+// mail; a failure without a receipt, that none is known to have it; both, that some
+// have it. It calls a.Claim once, before any content is sent, and sends nothing when
+// that fails.
 //
-// Lanes are the lanes of the targets as they are defined now. Relays are what is
-// known of the relays of a lane: for every different list that one of its targets
-// has, the relays in the order in which they are tried.
+// Lanes returns the lanes of the targets as they are defined now. Relays returns the
+// state of the relays of a lane: for each different list of relays that a target of
+// the lane has, the relays in the order in which they are tried.
 type Courier interface {
 	Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure)
 	Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
@@ -42,14 +44,15 @@ type Courier interface {
 	Relays(lane string) [][]verdict.RelayStatus
 }
 
-// Settings are the rules of delivery.
+// Settings are the settings of fan-out and delivery.
 type Settings struct {
-	// Concurrency is the number of deliveries at a time, per lane and process.
+	// Concurrency is the maximum number of deliveries at a time, per lane and process.
 	Concurrency int
-	// Retry is the delay after the first failed attempt, its growth and its end.
+	// RetryInitial is the delay after the first failed attempt. Each further failure
+	// multiplies it by RetryMultiplier, up to RetryMax.
 	RetryInitial, RetryMax time.Duration
 	RetryMultiplier        float64
-	// GiveUpAfter is the age at which a delivery that still fails is dead.
+	// GiveUpAfter is the age at which a delivery that still fails expires.
 	GiveUpAfter time.Duration
 	// DeadLetterUnknown makes a delivery whose outcome is unknown a dead letter
 	// (DELIVERY_UNCERTAIN) instead of sending it again.
@@ -57,38 +60,39 @@ type Settings struct {
 	// IgnoreUnmatched acknowledges events that fit no target, with a log line,
 	// instead of writing a dead letter.
 	IgnoreUnmatched bool
-	// Grace is how long work under way may go on after the end was asked for.
+	// Grace is how long deliveries in work may continue after the process was told to
+	// stop.
 	Grace time.Duration
-	// LogAddresses puts recipients' addresses into the log.
+	// LogAddresses includes the recipients' addresses in the log.
 	LogAddresses bool
-	// Reached, when set, is told when a named point (points.go) is reached. Tests
-	// end the process there.
+	// Reached, when set, is called at each named point (points.go). Tests kill the
+	// process there.
 	Reached func(point string)
 }
 
-// Runner is a broker at work for one courier.
+// Runner fans out events and makes deliveries with one courier.
 type Runner struct {
 	*broker.Broker
-	log     zerolog.Logger
-	courier Courier
-	set     Settings
-	metrics *Metrics
-	owner   string // of leases: this process, never used again
-	lanes   *lanes
-	ledger  broker.Ledger // set by prepare
-	roster  *roster
-	meter   *meter // set by prepare
+	log      zerolog.Logger
+	courier  Courier
+	set      Settings
+	metrics  *Metrics
+	owner    string // of leases: this process; unique to each start
+	lanes    *lanes
+	ledger   broker.Ledger // set by prepare
+	replicas *replicaSet
+	meter    *meter // set by prepare
 
 	mu       sync.Mutex
 	ready    error
-	unstored error // why the last heartbeat was not stored
+	storeErr error // why the last heartbeat was not stored
 }
 
-// embeddedOwner ends the name of an owner that runs the embedded server; there is
-// one at a time, which holds the lock on the store.
+// embeddedOwner is the suffix of an owner that runs the embedded server. Only one
+// process at a time does: it holds the lock on the store.
 const embeddedOwner = "/embedded"
 
-// NewRunner prepares the work; Run does it.
+// NewRunner returns a Runner; Run starts it.
 func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	host, _ := os.Hostname()
 	r := &Runner{
@@ -99,20 +103,21 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 		r.owner += embeddedOwner
 	}
 	r.lanes = newLanes(r)
-	r.roster = newRoster(r.log, r.lanes.kickAll)
+	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
 	return r
 }
 
-// Run works until the context ends, then stops fetching, lets what is under way
-// finish within the grace and gives the rest back. It returns early only with
-// ErrNotOurs or ErrStoreFailed: what needs a person before anything can be delivered.
+// Run works until the context ends. Then it stops fetching, lets the deliveries in work
+// finish within the grace period and NAKs the rest. It returns early only with
+// ErrNotOurs or ErrStoreFailed, which an operator has to fix before anything can be
+// delivered.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	// Work outlives the request to stop by the grace.
+	// work continues for the grace period after ctx has ended.
 	work, abort := context.WithCancel(context.WithoutCancel(ctx))
 	defer abort()
 	stop := context.AfterFunc(ctx, func() {
@@ -122,8 +127,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { r.roster.follow(ctx) })
-	wg.Go(func() { r.roster.beat(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
+	wg.Go(func() { r.replicas.follow(ctx) })
+	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.watchStore(ctx, fail) })
@@ -134,14 +139,14 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
-// watchStore calls fail when the embedded store has failed, which two looks have to
-// say: a stream that somebody deletes amid a write looks the same until it is gone.
+// watchStore calls fail when the embedded store has failed. Two checks in a row must say
+// so: a stream that is deleted during a write looks the same until it is gone.
 func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
 	for r.Embedded() && ctx.Err() == nil {
 		if r.StoreFailed() != nil {
 			backoff.Sleep(ctx, broker.StoreLookEvery/5)
 			if err := r.StoreFailed(); err != nil {
-				r.log.Error().Err(err).Msg("certpost ends, because nothing can be stored")
+				r.log.Error().Err(err).Msg("certpost stops, because nothing can be stored")
 				fail(err)
 				return
 			}
@@ -150,17 +155,18 @@ func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
 	}
 }
 
-// openRelays reads who else is there and which lanes are suspended.
+// openRelays opens the relays bucket and reads the other replicas and the suspensions.
 func (r *Runner) openRelays(ctx context.Context) error {
 	kv, err := r.OpenRelays(ctx)
 	if err != nil {
 		return err
 	}
 	r.meter = newMeter(kv, r.log)
-	return r.roster.open(ctx, kv)
+	return r.replicas.open(ctx, kv)
 }
 
-// prepare brings the topology up, waiting for NATS as long as it takes.
+// prepare ensures the topology and opens the buckets. It retries until that succeeds or
+// ctx ends, but returns at once with ErrNotOurs.
 func (r *Runner) prepare(ctx context.Context) error {
 	connected := r.Conn().StatusChanged(nats.CONNECTED)
 	defer r.Conn().RemoveStatusListener(connected)
@@ -187,48 +193,48 @@ func (r *Runner) prepare(ctx context.Context) error {
 		r.log.Warn().Err(err).Dur("again_in", delay).Msg("JetStream is not ready; nothing is delivered until it is")
 		select {
 		case <-ctx.Done():
-		case <-connected: // the wait was for that, most of the time
+		case <-connected: // usually the connection was the problem
 		case <-time.After(delay):
 		}
 	}
 }
 
-// Ready says whether deliveries are worked on: nil, or the reason why not.
+// Ready returns nil when deliveries are handled, otherwise the reason why not.
 func (r *Runner) Ready(ctx context.Context) error {
 	if err := r.Disconnected(); err != nil {
 		return err
 	}
 	r.mu.Lock()
-	err, unstored := r.ready, r.unstored
+	err, storeErr := r.ready, r.storeErr
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if unstored != nil {
-		return fmt.Errorf("JetStream stores nothing: %w", unstored)
+	if storeErr != nil {
+		return fmt.Errorf("JetStream cannot store messages: %w", storeErr)
 	}
 	return r.Health(ctx)
 }
 
-// setStored keeps whether the last heartbeat was stored. Without a connection
-// nothing is, which is said elsewhere.
+// setStored records whether the last heartbeat could be stored. Without a connection
+// nothing can be stored; Ready reports that by itself.
 func (r *Runner) setStored(err error) {
 	if err != nil && !r.Conn().IsConnected() {
 		return
 	}
 	r.mu.Lock()
-	before := r.unstored
-	r.unstored = err
+	before := r.storeErr
+	r.storeErr = err
 	r.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
-		r.log.Error().Err(err).Msg("JetStream stores nothing; deliveries wait")
+		r.log.Error().Err(err).Msg("JetStream cannot store messages; deliveries wait")
 	case err == nil && before != nil:
-		r.log.Info().Msg("JetStream stores again")
+		r.log.Info().Msg("JetStream stores messages again")
 	}
 }
 
-// setReady records the reason for not being ready; the end of the run is final.
+// setReady records the reason for not being ready, nil when ready. errStopping is final.
 func (r *Runner) setReady(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -239,7 +245,7 @@ func (r *Runner) setReady(err error) {
 
 var errStopping = errors.New("shutting down")
 
-// retryDelay is the delay after the n-th failed attempt.
+// retryDelay returns the delay after the n-th failed attempt, with jitter.
 func (s Settings) retryDelay(n int) time.Duration {
 	d := float64(s.RetryInitial)
 	for i := 1; i < n && d < float64(s.RetryMax); i++ {
@@ -248,7 +254,7 @@ func (s Settings) retryDelay(n int) time.Duration {
 	return backoff.Jitter(min(time.Duration(d), s.RetryMax))
 }
 
-// unburiedDelay is the delay of what waits for its dead letter to be stored.
-func (s Settings) unburiedDelay() time.Duration {
+// deadLetterDelay returns the delay after a dead letter could not be stored.
+func (s Settings) deadLetterDelay() time.Duration {
 	return backoff.Jitter(min(30*time.Second, s.RetryMax))
 }

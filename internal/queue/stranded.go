@@ -14,29 +14,30 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// A message is stranded when its lane's consumer counts it as acknowledged and the
-// stream still holds it: kill -9 of a server between the two leaves some, and so
-// may a store that was put back from a copy. Nobody is served it again, and it
-// counts as waiting for ever. The ledger says whether it was settled: then it is
-// removed, else it is published anew. See docs/decisions/0018.
+// A message is stranded when its lane's consumer counts it as acknowledged although
+// the stream still holds it. This happens when a server is killed (kill -9) between the
+// two writes, or when a store is restored from a copy. The consumer never delivers such
+// a message again, and it is counted as waiting for ever. If the ledger says that the
+// message was settled, it is removed; otherwise it is published again. See
+// docs/decisions/0018.
 
-// strandedEvery is the time between two looks for stranded messages. A message is
-// stranded when it is found below an acknowledgement floor of the look before:
-// what is being acknowledged at this moment is removed within less.
+// strandedEvery is the time between two searches for stranded messages. A message is
+// stranded when it is found below the acknowledgement floor of the previous search: a
+// message that is just being acknowledged is removed in less time.
 const strandedEvery = 5 * time.Second
 
-// strandedAtOnce bounds the messages of one lane that one look deals with.
+// strandedAtOnce is the maximum number of messages that one search handles per lane.
 const strandedAtOnce = 200
 
-// floors are the acknowledgement floors of the lanes' consumers at one moment:
-// nothing up to a floor is served again.
+// floors are the acknowledgement floors of the lanes' consumers at one time, as stream
+// sequences: a consumer does not deliver messages up to its floor again.
 type floors struct {
 	at     time.Time
 	byLane map[string]uint64
 }
 
-// settleStranded looks below the floors of the look before. state is the stream's,
-// younger than the floors given.
+// settleStranded settles the messages below the floors of the previous search. state is
+// the stream's state, read after the floors in now.
 func (ls *lanes) settleStranded(ctx context.Context, stream jetstream.Stream, state jetstream.StreamState, now floors) error {
 	before := ls.floors
 	if now.at.Sub(before.at) < ls.strandedEvery {
@@ -49,7 +50,7 @@ func (ls *lanes) settleStranded(ctx context.Context, stream jetstream.Stream, st
 		holding[lane] = true
 	}
 	for lane := range holding {
-		// A consumer made anew in between begins at zero and is served everything.
+		// A consumer created since then starts at zero and delivers every message.
 		if floor := min(before.byLane[lane], now.byLane[lane]); floor >= state.FirstSeq {
 			if err := ls.r.settleBelow(ctx, stream, lane, floor); err != nil {
 				return err
@@ -59,19 +60,19 @@ func (ls *lanes) settleStranded(ctx context.Context, stream jetstream.Stream, st
 	return nil
 }
 
-// settleBelow deals with what a lane has up to a floor.
+// settleBelow settles the messages of a lane up to a floor.
 func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane string, floor uint64) error {
-	removed, revived := 0, 0
+	removed, republished := 0, 0
 	defer func() {
 		if removed > 0 {
-			r.log.Info().Str("lane", lane).Int("messages", removed).Msg("removed settled deliveries that the stream had kept")
+			r.log.Info().Str("lane", lane).Int("messages", removed).Msg("removed stranded deliveries that were already settled")
 		}
-		if revived > 0 {
-			r.log.Warn().Str("lane", lane).Int("messages", revived).Msg("published deliveries anew that were acknowledged and not settled")
+		if republished > 0 {
+			r.log.Warn().Str("lane", lane).Int("messages", republished).Msg("published stranded deliveries again that were not settled")
 		}
 	}()
 	next := uint64(1)
-	for removed+revived < strandedAtOnce {
+	for removed+republished < strandedAtOnce {
 		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliveryPrefix+lane+".*"))
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence > floor {
 			return nil
@@ -84,12 +85,12 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 			return err
 		}
 		if !settled {
-			if err := r.revive(ctx, msg); err != nil {
+			if err := r.republish(ctx, msg); err != nil {
 				return err
 			}
 		}
 		if err := stream.DeleteMsg(ctx, msg.Sequence); err != nil {
-			// Gone already is as good: another process has found it, too.
+			// If it is gone, another process has found and removed it.
 			if _, gerr := stream.GetMsg(ctx, msg.Sequence); !errors.Is(gerr, jetstream.ErrMsgNotFound) {
 				return fmt.Errorf("remove delivery %d: %w", msg.Sequence, err)
 			}
@@ -97,19 +98,19 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 		if settled {
 			removed++
 		} else {
-			revived++
+			republished++
 		}
 		next = msg.Sequence + 1
 	}
 	return nil
 }
 
-// settled reports whether the ledger has a verdict on the delivery from this
-// message or a later one.
+// settled reports whether the ledger says that this message, or a later one of the same
+// delivery, was settled.
 func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool, error) {
 	ev, err := events.Decode(msg.Header, msg.Data)
 	if err != nil {
-		return false, nil // has no entry
+		return false, nil // a message that cannot be read has no entry
 	}
 	target := msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
 	entry, _, err := r.ledger.Get(ctx, broker.LedgerKey(target, events.Token(ev.ID)))
@@ -126,20 +127,21 @@ func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool
 	return false, nil
 }
 
-// revive publishes a message again, so that it is served. Its id is made from the
-// message's place: two processes that find it make one copy, and so does one that
-// ends before it has removed the original.
-func (r *Runner) revive(ctx context.Context, msg *jetstream.RawStreamMsg) error {
+// republish publishes a copy of a message, so that it is delivered. The copy's message
+// id is made from the sequence of the original: two processes that find the message make
+// one copy, and so does a process that dies before it has removed the original and finds
+// it again.
+func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg) error {
 	m := nats.NewMsg(msg.Subject)
 	m.Data = msg.Data
 	for name, values := range msg.Header {
-		if !strings.HasPrefix(name, "Nats-") { // what the server was told of the original
+		if !strings.HasPrefix(name, "Nats-") { // Nats- headers are about the original
 			m.Header[name] = values
 		}
 	}
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
 	if _, err := r.JetStream().PublishMsg(ctx, m); err != nil {
-		return fmt.Errorf("publish delivery %d anew: %w", msg.Sequence, err)
+		return fmt.Errorf("publish delivery %d again: %w", msg.Sequence, err)
 	}
 	return nil
 }

@@ -17,18 +17,18 @@ import (
 )
 
 // kill -9 between the write of a consumer's acknowledgement and the removal of the
-// message leaves a store in which the consumer is ahead of the stream. Here that
-// store is put together from two copies: the messages as they were before the
-// acknowledgements, everything else as it was after.
+// message leaves a store in which the consumer is ahead of the stream. The test makes
+// such a store from two copies: the messages from before the acknowledgements, and
+// everything else from after them.
 func TestStrandedDeliveriesAreSettled(t *testing.T) {
 	t.Parallel()
-	post := newPostOffice("ops", "db")
+	fake := newFakeCourier("ops", "db")
 	later := func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPTransient, verdict.PhaseRcpt)
 	}
-	post.plan("ops", later)
-	post.plan("db", later)
-	b := &bench{t: t, post: post, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	fake.plan("ops", later)
+	fake.plan("db", later)
+	b := &fixture{t: t, fake: fake, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.open()
 	b.run()
 	const n = 10
@@ -50,8 +50,8 @@ func TestStrandedDeliveriesAreSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Those for ops are delivered; those for db are acknowledged by nobody of ours.
-	post.plan("ops", nil)
+	// The deliveries for ops are made; those for db are acknowledged by another client.
+	fake.plan("ops", nil)
 	b.open()
 	b.run()
 	b.until("ops has its mails", func() bool {
@@ -68,12 +68,12 @@ func TestStrandedDeliveriesAreSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	post.plan("db", nil)
+	fake.plan("db", nil)
 	b.open()
 	if backlog, err := b.broker.Backlog(context.Background()); err != nil || backlog.Deliveries != 2*n {
 		t.Fatalf("the store does not hold what was acknowledged: %+v, %v", backlog, err)
 	}
-	b.hasty = true
+	b.fastReconcile = true
 	b.run()
 	defer b.close()
 	b.settled()
@@ -83,7 +83,7 @@ func TestStrandedDeliveriesAreSettled(t *testing.T) {
 			if e := b.entry(target, id); e.State != broker.StateSent {
 				t.Errorf("ledger of %s/%s: %+v", target, id, e)
 			}
-			mails := slices.DeleteFunc(post.mails(id), func(m mail) bool { return m.target != target })
+			mails := slices.DeleteFunc(fake.mails(id), func(m mail) bool { return m.target != target })
 			if len(mails) != 1 {
 				t.Errorf("%s has %d mails of %s, want 1", target, len(mails), id)
 			}
@@ -94,8 +94,8 @@ func TestStrandedDeliveriesAreSettled(t *testing.T) {
 	}
 }
 
-// acknowledgeAll acknowledges n messages of a lane, past Certpost.
-func (b *bench) acknowledgeAll(lane string, n int) {
+// acknowledgeAll acknowledges n messages of a lane without Certpost.
+func (b *fixture) acknowledgeAll(lane string, n int) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -120,18 +120,18 @@ func (b *bench) acknowledgeAll(lane string, n int) {
 	}
 }
 
-// What is in work is not stranded, however much was settled after it.
+// A delivery in work is not stranded, however many were settled after it.
 func TestWhatIsPendingIsNotStranded(t *testing.T) {
 	t.Parallel()
-	post := newPostOffice("ops", "slow")
+	fake := newFakeCourier("ops", "slow")
 	release := make(chan struct{})
-	post.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	fake.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-release
 		return nil, nil
 	})
-	b := start(t, post, nil)
+	b := start(t, fake, nil)
 	b.publish(event("first", "slow"))
-	b.until("it is in work", func() bool { return post.tried("slow") == 1 })
+	b.until("it is in work", func() bool { return fake.tried("slow") == 1 })
 	for i := range 50 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
@@ -142,7 +142,7 @@ func TestWhatIsPendingIsNotStranded(t *testing.T) {
 		}
 		return backlog.Events + backlog.Deliveries
 	}
-	b.until("the others are through", func() bool { return left() == 1 })
+	b.until("the others are settled", func() bool { return left() == 1 })
 	stream, err := b.broker.JetStream().Stream(t.Context(), broker.DeliveriesStream)
 	if err != nil {
 		t.Fatal(err)
@@ -159,22 +159,22 @@ func TestWhatIsPendingIsNotStranded(t *testing.T) {
 	}
 	close(release)
 	b.settled()
-	if n := len(post.mails("first")); n != 1 || post.tried("slow") != 1 {
-		t.Errorf("%d mails in %d tries, want one in one", n, post.tried("slow"))
+	if n := len(fake.mails("first")); n != 1 || fake.tried("slow") != 1 {
+		t.Errorf("%d mails in %d tries, want one in one", n, fake.tried("slow"))
 	}
 }
 
-// A message that cannot be read has no entry in the ledger; its copy keeps what it
-// said, and the server's own words about the original are not repeated.
+// A message that cannot be read has no entry in the ledger. Its copy has the same body
+// and headers, except the Nats- headers about the original.
 func TestCopiesOfStrandedDeliveries(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.open()
 	defer b.broker.Close()
 	if err := b.broker.EnsureTopology(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r := NewRunner(b.broker, b.post, b.set, newTestMetrics())
+	r := NewRunner(b.broker, b.fake, b.set, newTestMetrics())
 	var err error
 	if r.ledger, err = b.broker.OpenLedger(t.Context()); err != nil {
 		t.Fatal(err)
@@ -209,9 +209,9 @@ func TestCopiesOfStrandedDeliveries(t *testing.T) {
 			t.Errorf("message %d claims to belong to a batch: %v", seq, msg.Header)
 		}
 	}
-	// Found by another process at the same time, or again after a crash: one copy.
+	// When another process finds it at the same time, or again after a crash: one copy.
 	original := &jetstream.RawStreamMsg{Subject: batch[0].Subject, Sequence: 1, Header: batch[0].Header, Data: batch[0].Data}
-	if err := r.revive(t.Context(), original); err != nil {
+	if err := r.republish(t.Context(), original); err != nil {
 		t.Fatal(err)
 	}
 	info, err := stream.Info(t.Context())

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// laneState waits until every runner says this of the lane.
-func (b *bench) laneState(what, lane string, is func(broker.LaneStatus) bool, runners ...*Runner) {
+// laneState waits until every runner reports this state of the lane.
+func (b *fixture) laneState(what, lane string, is func(broker.LaneStatus) bool, runners ...*Runner) {
 	b.t.Helper()
 	for _, r := range append(runners, b.runner) {
 		b.until(what, func() bool {
@@ -26,9 +26,9 @@ func pausedFor(why string) func(broker.LaneStatus) bool {
 	return func(s broker.LaneStatus) bool { return s.Paused == why && s.InFlight == 0 }
 }
 
-// untouched fails unless that many deliveries wait on the lane, and no process has
-// taken one of them.
-func (b *bench) untouched(lane string, deliveries uint64) {
+// untouched fails unless that many deliveries wait in the lane and no process has fetched
+// one of them.
+func (b *fixture) untouched(lane string, deliveries uint64) {
 	b.t.Helper()
 	c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, broker.LaneConsumerPrefix+lane)
 	if err != nil {
@@ -42,7 +42,7 @@ func (b *bench) untouched(lane string, deliveries uint64) {
 
 func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1", "loud@relay2"), nil)
+	b := start(t, newFakeCourier("quiet@relay1", "loud@relay2"), nil)
 	ctx := context.Background()
 	second := b.replica()
 	b.laneState("both lanes", "relay1", func(broker.LaneStatus) bool { return true }, second.runner)
@@ -67,13 +67,13 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	})
 	b.untouched("relay1", n)
 
-	// It holds for whoever starts anew.
+	// It stays in force for a process that starts later.
 	second.stop()
 	b.stop()
 	b.run()
 	b.laneState("the suspension after a restart", "relay1", pausedFor(pausedSuspended))
 	b.untouched("relay1", n)
-	if tried := b.post.tried("quiet"); tried != 0 {
+	if tried := b.fake.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times while suspended", tried)
 	}
 
@@ -90,7 +90,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	b.settled()
 	for i := range n {
 		id := fmt.Sprintf("e%d", i)
-		if got := len(b.post.mails(id)); got != 2 {
+		if got := len(b.fake.mails(id)); got != 2 {
 			t.Errorf("event %s: %d mails, want one for each target", id, got)
 		}
 		if e := b.entry("quiet", id); e.Attempts != 1 {
@@ -102,10 +102,11 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	}
 }
 
-// What a fetch brings that was open when the suspension came goes back untouched.
+// Messages of a fetch that was open when the suspension began are NAKed without an
+// attempt.
 func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	b.laneState("an idle lane", "relay1", func(broker.LaneStatus) bool { return true })
 	b.until("its fetch is open", func() bool {
 		c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, "lane-relay1")
@@ -114,10 +115,10 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	if err := b.broker.Suspend(context.Background(), broker.Suspension{Lane: "relay1", Reason: "now"}, tester); err != nil {
 		t.Fatal(err)
 	}
-	b.until("the runner knows", func() bool { _, s := b.runner.roster.suspension("relay1", time.Now()); return s })
+	b.until("the runner knows", func() bool { _, s := b.runner.replicas.suspension("relay1", time.Now()); return s })
 	b.publish(event("e1", "quiet"))
 	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
-	if tried := b.post.tried("quiet"); tried != 0 {
+	if tried := b.fake.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times", tried)
 	}
 	if err := b.broker.Resume(context.Background(), "relay1", tester, ""); err != nil {
@@ -131,7 +132,7 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 
 func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	b.laneState("the lane", "relay1", func(broker.LaneStatus) bool { return true })
 	ctx := context.Background()
 	suspend := func(until time.Time) {
@@ -167,20 +168,20 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.settled()
-	// An entry that is not ours suspends all the same.
+	// An entry that cannot be read suspends the lane too.
 	if _, err := kv.PutString(ctx, "suspended.relay1", "stop!"); err != nil {
 		t.Fatal(err)
 	}
 	b.laneState("the suspension by hand", "relay1", pausedFor(pausedSuspended))
 }
 
-// A watch does not hear of a bucket that was thrown away and made again.
+// A watch does not report that its bucket was deleted and created again.
 func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("quiet@relay1"), nil)
+	b := start(t, newFakeCourier("quiet@relay1"), nil)
 	b.stop()
-	b.runner = NewRunner(b.broker, b.post, b.set, newTestMetrics())
-	b.runner.roster.again = 200 * time.Millisecond
+	b.runner = NewRunner(b.broker, b.fake, b.set, newTestMetrics())
+	b.runner.replicas.rewatch = 200 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.runner.Run(ctx) }()
@@ -193,8 +194,8 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	if err := b.broker.JetStream().DeleteStream(ctx, "KV_"+broker.RelaysBucket); err != nil {
 		t.Fatal(err)
 	}
-	b.runner.lanes.poke <- struct{}{}
-	b.laneState("the end of a suspension that is there no more", "relay1", func(s broker.LaneStatus) bool { return s.Paused == "" })
+	b.runner.lanes.trigger <- struct{}{}
+	b.laneState("the end of the deleted suspension", "relay1", func(s broker.LaneStatus) bool { return s.Paused == "" })
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "after"}, tester); err != nil {
 		t.Fatal(err)
 	}

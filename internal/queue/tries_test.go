@@ -11,8 +11,8 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 )
 
-// The ledger keeps the first attempt and the last ones, through death and replay, each
-// with its course; a success does not take them away.
+// The ledger keeps the first failed attempt and the last ones, across dead letters and
+// replays, each with its transcript; a success does not remove them.
 func TestTriesAreKept(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{
@@ -20,13 +20,13 @@ func TestTriesAreKept(t *testing.T) {
 		{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no", Times: 1},
 		{Stage: devrelay.StageData, Code: 451, Enhanced: "4.3.0", Text: "busy", Times: 1},
 	}})
-	courier, _ := office(t, fmt.Sprintf("targets:\n  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}\n", portOf(relay.Plain()), mailKeys))
-	b := inOffice(t, courier)
+	courier, _ := realCourier(t, fmt.Sprintf("targets:\n  - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}\n", portOf(relay.Plain()), mailKeys))
+	b := startWith(t, courier)
 	b.publish(event("e1", "ops"))
 	b.settled()
 	dead := b.entry("ops", "e1")
 	if got, want := told(dead), "1.1:450 1.5:450 1.6:450 1.7:450 1.8:450 1.9:550"; got != want {
-		t.Errorf("the tries are %s, want %s", got, want)
+		t.Errorf("the attempts are %s, want %s", got, want)
 	}
 	for _, try := range dead.Tries {
 		last := try.Transcript.Dialogue[len(try.Transcript.Dialogue)-1]
@@ -43,14 +43,14 @@ func TestTriesAreKept(t *testing.T) {
 	b.settled()
 	sent := b.entry("ops", "e1")
 	if got, want := told(sent), "1.1:450 1.6:450 1.7:450 1.8:450 1.9:550 2.1:451"; got != want || sent.State != broker.StateSent || sent.Failure != nil {
-		t.Errorf("the tries are %s, want %s; the entry is %s", got, want, sent.State)
+		t.Errorf("the attempts are %s, want %s; the entry is %s", got, want, sent.State)
 	}
 	if r := sent.Receipt; r.Peer != relay.Plain() || r.Definition != dead.Tries[0].Transcript.Definition {
 		t.Errorf("the receipt is %+v", r)
 	}
 }
 
-// told names tries by life, number and reply.
+// told lists attempts as generation.number:reply.
 func told(e broker.Entry) string {
 	var all []string
 	for _, t := range e.Tries {

@@ -16,11 +16,11 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// What somebody else does to JetStream while we work: every change is found and
-// put right, and deliveries go on.
+// Another client changes streams and consumers while Certpost runs: every change is
+// found and reverted, and deliveries continue.
 func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), hasty: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 	b.start()
 	b.until("the lane is served", func() bool { return len(b.runner.LaneStatus()) == 1 })
 	js := b.broker.JetStream()
@@ -55,11 +55,11 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			return err
 		}
 	}
-	type upheaval struct {
+	type fault struct {
 		name string
 		do   func() error
 	}
-	all := []upheaval{
+	all := []fault{
 		{"lane paused", pause(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")},
 		{"fan-out paused", pause(broker.EventsStream, broker.FanoutConsumer)},
 		{"lane gives up", changeConsumer(broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay", func(c *jetstream.ConsumerConfig) {
@@ -79,7 +79,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			t.Fatal(err)
 		}
 		before[name] = s.CachedInfo().Config
-		all = append(all, upheaval{name + " deleted", func() error { return js.DeleteStream(ctx, name) }})
+		all = append(all, fault{name + " deleted", func() error { return js.DeleteStream(ctx, name) }})
 	}
 	for i, u := range all {
 		if err := u.do(); err != nil {
@@ -92,7 +92,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 			_, _, err := b.broker.Publish(short, event(id, "ops"))
 			return err == nil
 		})
-		b.until("a mail after: "+u.name, func() bool { return len(b.post.mails(id)) > 0 })
+		b.until("a mail after: "+u.name, func() bool { return len(b.fake.mails(id)) > 0 })
 		b.until("ready after: "+u.name, func() bool { return b.runner.Ready(ctx) == nil })
 		b.until("the lane's consumer is as it should be after: "+u.name, func() bool {
 			c, err := js.Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
@@ -101,7 +101,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	}
 	b.settled()
 	for i, u := range all {
-		if n := len(b.post.mails(fmt.Sprintf("e%d", i))); n != 1 {
+		if n := len(b.fake.mails(fmt.Sprintf("e%d", i))); n != 1 {
 			t.Errorf("%d mails after: %s", n, u.name)
 		}
 	}
@@ -116,14 +116,14 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	}
 }
 
-// A letter that cannot be stored, whatever the reason, leaves its delivery where
-// it is; when it can be it is stored once.
+// While a letter cannot be stored, for any reason, its delivery stays in the lane; when it
+// can be stored, it is stored once.
 func TestLettersThatCannotBeStored(t *testing.T) {
 	t.Parallel()
 	refused := func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	}
-	onlyLetter := func(t *testing.T, b *bench) {
+	onlyLetter := func(t *testing.T, b *fixture) {
 		t.Helper()
 		b.settled()
 		if l := b.letters(); len(l) != 1 || l[0].Event != "e1" {
@@ -133,11 +133,11 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 			t.Errorf("ledger: %+v", e)
 		}
 	}
-	waits := func(t *testing.T, b *bench) {
+	waits := func(t *testing.T, b *fixture) {
 		t.Helper()
-		b.until("the lane to give it back", func() bool { return b.post.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
+		b.until("the lane has NAKed it", func() bool { return b.fake.tried("ops") > 1 && b.runner.LaneStatus()[0].InFlight == 0 })
 		backlog, err := b.broker.Backlog(t.Context())
-		if backlog.Deliveries != 1 { // the count of letters fails where there is no stream for them
+		if backlog.Deliveries != 1 { // without the stream, counting the letters fails
 			t.Errorf("backlog %+v, %v: the delivery was settled without its letter", backlog, err)
 		}
 		if e := b.entry("ops", "e1"); e.State == broker.StateDead {
@@ -146,8 +146,8 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 	}
 	t.Run("no stream", func(t *testing.T) {
 		t.Parallel()
-		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), rarely: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
-		b.post.plan("ops", refused)
+		b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+		b.fake.plan("ops", refused)
 		b.start()
 		b.until("the first reconcile is over", func() bool { return len(b.runner.LaneStatus()) == 1 })
 		if err := b.broker.JetStream().DeleteStream(t.Context(), broker.DeadLettersStream); err != nil {
@@ -158,7 +158,7 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 		if err := b.runner.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), broker.DeadLettersStream) {
 			t.Errorf("ready without a stream for dead letters: %v", err)
 		}
-		b.runner.lanes.poke <- struct{}{}
+		b.runner.lanes.trigger <- struct{}{}
 		onlyLetter(t, b)
 	})
 	t.Run("not allowed", func(t *testing.T) {
@@ -167,9 +167,9 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 		addr := lab.FreeAddress(t)
 		store := t.TempDir()
 		srv := lab.RunNATS(t, lab.NATSOptions(t, addr, store, fmt.Sprintf(accounts, `, permissions: {publish: {deny: ["certpost.dead.>"]}}`)))
-		b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr, User: "certpost",
+		b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr, User: "certpost",
 			Password: func() ([]byte, error) { return []byte("hunter2hunter2"), nil }}}
-		b.post.plan("ops", refused)
+		b.fake.plan("ops", refused)
 		b.start()
 		b.publish(event("e1", "ops"))
 		waits(t, b)
@@ -180,13 +180,13 @@ func TestLettersThatCannotBeStored(t *testing.T) {
 	})
 }
 
-// With one of three servers left nothing can be stored and nothing is settled; it
-// goes on when there is a second one again.
+// With one of three servers left, nothing can be stored or settled. Work continues when
+// a second server is back.
 func TestWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	c := lab.NewNATSCluster(t)
-	b := &bench{t: t, post: newPostOffice("ops", "refused"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3, AckWait: 3 * time.Second}}
-	b.post.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b := &fixture{t: t, fake: newFakeCourier("ops", "refused"), set: quick(), cfg: broker.Config{URL: strings.Join(c.URLs, ","), Replicas: 3, AckWait: 3 * time.Second}}
+	b.fake.plan("refused", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
 	})
 	b.start()
@@ -215,13 +215,13 @@ func TestWithoutQuorum(t *testing.T) {
 	b.invariant(ids, "ops")
 }
 
-// A mail that takes longer than the acknowledgement may is not served again
-// meanwhile, to nobody.
+// A delivery that takes longer than the acknowledgement wait is not delivered again to
+// any process meanwhile.
 func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
+	b := &fixture{t: t, fake: newFakeCourier("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
 	release := make(chan struct{})
-	b.post.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-release
 		return nil, nil
 	})
@@ -229,10 +229,10 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	second := b.replica()
 	defer second.stop()
 	b.publish(event("e1", "slow"))
-	b.until("the first try", func() bool { return b.post.tried("slow") == 1 })
+	b.until("the first try", func() bool { return b.fake.tried("slow") == 1 })
 	time.AfterFunc(4*b.cfg.AckWait, func() { close(release) })
 	b.settled()
-	if tried, mails := b.post.tried("slow"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
+	if tried, mails := b.fake.tried("slow"), len(b.fake.mails("e1")); tried != 1 || mails != 1 {
 		t.Errorf("tried %d times, %d mails", tried, mails)
 	}
 	if e := b.entry("slow", "e1"); e.State != broker.StateSent || e.Attempts != 1 {
@@ -240,22 +240,22 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	}
 }
 
-// The acknowledgement gets lost on the way: the message comes again and is
-// acknowledged without a mail.
+// The acknowledgement is lost: the message is delivered again and acknowledged without
+// sending.
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	srv := lab.NATS(t, lab.FreeAddress(t), "")
-	wire := newCable(t, srv.Addr().String())
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
+	wire := newLink(t, srv.Addr().String())
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + wire.addr, AckWait: time.Second}}
 	var once sync.Once
 	reached := make(chan string, 1000)
 	b.set.Reached = func(point string) {
 		if point == pointRecorded {
 			once.Do(func() {
-				plug := wire.unplug()
+				restore := wire.blockUntilRestored()
 				time.AfterFunc(3*b.cfg.AckWait, func() {
-					wire.reset() // with what is on its way
-					plug()
+					wire.reset() // drops the data in transit
+					restore()
 				})
 			})
 		}
@@ -265,7 +265,7 @@ func TestLostAcknowledgement(t *testing.T) {
 	b.run()
 	b.publish(event("e1", "ops"))
 	b.settled()
-	if tried, mails := b.post.tried("ops"), len(b.post.mails("e1")); tried != 1 || mails != 1 {
+	if tried, mails := b.fake.tried("ops"), len(b.fake.mails("e1")); tried != 1 || mails != 1 {
 		t.Errorf("tried %d times, %d mails", tried, mails)
 	}
 	b.close()
@@ -281,12 +281,12 @@ func TestLostAcknowledgement(t *testing.T) {
 	}
 }
 
-// A store that may hold no more takes nothing, and drops nothing.
+// A store that has reached its limit accepts nothing and loses nothing.
 func TestStoreIsFull(t *testing.T) {
 	t.Parallel()
-	b := &bench{t: t, post: newPostOffice("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
 	hold := make(chan struct{})
-	b.post.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-hold
 		return nil, nil
 	})
@@ -307,11 +307,11 @@ func TestStoreIsFull(t *testing.T) {
 	}
 	b.until("not ready", func() bool {
 		err := b.runner.Ready(ctx)
-		return err != nil && strings.Contains(err.Error(), "stores nothing")
+		return err != nil && strings.Contains(err.Error(), "cannot store messages")
 	})
 	close(hold)
 	b.close()
-	b.cfg.MaxStore = 0 // more than enough
+	b.cfg.MaxStore = 0 // the default, which is large enough
 	b.open()
 	b.run()
 	b.settled()
@@ -321,11 +321,11 @@ func TestStoreIsFull(t *testing.T) {
 	}
 }
 
-// Clocks that were wrong for a while leave times in the future; nothing waits for
-// them, and no delay is negative.
+// Clocks that were wrong for a while leave times in the future. Nothing waits until then,
+// and no delay is negative.
 func TestClocksThatJumped(t *testing.T) {
 	t.Parallel()
-	b := start(t, newPostOffice("ops"), nil)
+	b := start(t, newFakeCourier("ops"), nil)
 	ahead := time.Now().Add(365 * 24 * time.Hour)
 	for id, left := range map[string]broker.Entry{
 		"leased":  {State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: ahead, First: ahead, Last: ahead},
@@ -341,7 +341,7 @@ func TestClocksThatJumped(t *testing.T) {
 	}
 	b.settled()
 	for _, id := range []string{"leased", "waiting", "past"} {
-		mails := b.post.mails(id)
+		mails := b.fake.mails(id)
 		if len(mails) != 1 || mails[0].duplicate != (id != "waiting") {
 			t.Errorf("%s: %+v", id, mails)
 		}
