@@ -120,9 +120,9 @@ func TestServiceAnswers(t *testing.T) {
 	}
 	// What does not fit how a letter stands is refused as such, with what to do.
 	for request, want := range map[string]string{
-		`dead.hold {"numbers": [2], "reason": "me too"}`: "409 dead letter 2 is held by Ann?e since ",
+		`dead.hold {"numbers": [2], "reason": "me too"}`: "409 dead letter 2 is held by Ann�e since ",
 		`dead.discard {"numbers": [2], "reason": "x"}`:   "looking into it; release it first",
-		`dead.replay {"numbers": [2]}`:                   "409 dead letter 2 is held by Ann?e since ",
+		`dead.replay {"numbers": [2]}`:                   "409 dead letter 2 is held by Ann�e since ",
 		`dead.release {"numbers": [3]}`:                  "409 dead letter 3 is not held",
 		`dead.restore {"numbers": [3]}`:                  "404 number 3 is not that of a discarded dead letter",
 		`replays.pause {"id": "none"}`:                   `404 there is no replay run "none"`,
@@ -137,7 +137,7 @@ func TestServiceAnswers(t *testing.T) {
 	if left := asked[service.OrderAnswer](c, "dead.replay", `{"all": true, "dry_run": true}`); left.Frozen.Count != 4 || left.Frozen.Held != 1 || left.Run != nil {
 		t.Errorf("dry run: %+v", left.Frozen)
 	}
-	if out := o.certpost("dead-letters", "show", "2").done(t); !strings.Contains(out, "looking into it") || !strings.Contains(out, "Ann?e") {
+	if out := o.certpost("dead-letters", "show", "2").done(t); !strings.Contains(out, "looking into it") || !strings.Contains(out, "Ann�e") {
 		t.Errorf("the hold is not shown:\n%s", out)
 	}
 	if free := asked[service.OrderAnswer](c, "dead.release", `{"numbers": [2]}`); free.Done != 1 {
