@@ -29,7 +29,7 @@ func benchmarkReplay(b *testing.B, interval string, workers int) {
 	if err := broker.EnsureTopology(ctx); err != nil {
 		b.Fatal(err)
 	}
-	buryMany(b, broker, b.N)
+	publishLetters(b, broker, b.N)
 	letters := make(chan DeadLetter)
 	var wg sync.WaitGroup
 	b.ResetTimer()

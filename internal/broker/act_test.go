@@ -25,11 +25,11 @@ func history(t *testing.T, b *Broker, number uint64) (told []string) {
 	return told
 }
 
-// one is a broker with one open letter, number 1.
-func one(t *testing.T) (*Broker, DeadLetter) {
+// brokerWithLetter is a broker with brokerWithLetter open letter, number 1.
+func brokerWithLetter(t *testing.T) (*Broker, DeadLetter) {
 	t.Helper()
-	b := quiet(t)
-	buryMany(t, b, 1)
+	b := newTestBroker(t)
+	publishLetters(t, b, 1)
 	d, err := b.DeadLetter(context.Background(), 1)
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func one(t *testing.T) (*Broker, DeadLetter) {
 	return b, d
 }
 
-func published(t *testing.T, b *Broker) uint64 {
+func countDeliveries(t *testing.T, b *Broker) uint64 {
 	t.Helper()
 	s, err := b.js.Stream(context.Background(), DeliveriesStream)
 	if err != nil {
@@ -57,7 +57,7 @@ func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 		for second, other := range actions {
 			t.Run(first+" and "+second, func(t *testing.T) {
 				t.Parallel()
-				b, d := one(t)
+				b, d := brokerWithLetter(t)
 				errs := make([]error, 8)
 				var wg sync.WaitGroup
 				for i := range errs {
@@ -86,7 +86,7 @@ func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 				if _, err := b.DeadLetter(ctx, 1); !errors.Is(err, ErrNoLetter) {
 					t.Errorf("the letter: %v", err)
 				}
-				if n := published(t, b); n > 1 {
+				if n := countDeliveries(t, b); n > 1 {
 					t.Errorf("%d deliveries", n)
 				}
 			})
@@ -96,7 +96,7 @@ func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 
 func TestReplaySaysWhatItDid(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	d.Certainty = verdict.MaybeSent
 	if err := b.Replay(ctx, d, operator, Replay{}); !errors.Is(err, ErrUncertain) {
@@ -119,19 +119,19 @@ func TestReplaySaysWhatItDid(t *testing.T) {
 		last.Delivery != 1 || last.Letter == nil || last.Letter.Code != verdict.SMTPAuth || !slices.Equal(last.NewRecipients, []string{"a@example.com", "b@example.com"}) {
 		t.Errorf("recorded: %+v", last)
 	}
-	raw, err := b.at(ctx, DeliveriesStream, 1)
+	raw, err := b.messageAt(ctx, DeliveriesStream, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if h := raw.Header; h.Get("Certpost-Force") != "true" || h.Get("Certpost-Recipients") != "a@example.com, b@example.com" || h.Get("Certpost-Generation") != "2" || string(raw.Data) != string(d.Body) {
 		t.Errorf("published: %v", h)
 	}
-	holds(t, b, 2)
+	requireIntact(t, b, 2)
 }
 
 func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	intent := AuditRecord{Action: ActionReplayed, Actor: Actor{Name: "gone"}, Event: d.Event, Target: d.Target, LetterNumber: 1, Run: "r1"}
 	if err := b.Begin(ctx, intent); err != nil {
@@ -144,15 +144,15 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	if written, err := b.Observe(ctx, AuditRecord{Action: ActionRemoved, Event: d.Event, Target: d.Target, LetterNumber: 1}); err != nil || written {
 		t.Errorf("observed a letter that is there: %v, %v", written, err)
 	}
-	s, err := b.standingOf(ctx, intent)
+	s, err := b.auditStateOf(ctx, intent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if alive, err := b.alive(ctx, s); err != nil || !alive {
+	if alive, err := b.claimActive(ctx, s); err != nil || !alive {
 		t.Errorf("standing: %+v, %v", s, err)
 	}
 	b.cfg.ClaimLife = 0
-	if alive, err := b.alive(ctx, s); err != nil || alive {
+	if alive, err := b.claimActive(ctx, s); err != nil || alive {
 		t.Errorf("the claim does not end: %v", err)
 	}
 	b.cfg.ClaimLife = claimLife
@@ -167,7 +167,7 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 
 func TestAFailedReplayFreesTheLetter(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	d.ReplaySubject = EventSubject + ".nobody.listens"
 	if err := b.Replay(ctx, d, operator, Replay{}); err == nil {
@@ -184,12 +184,12 @@ func TestAFailedReplayFreesTheLetter(t *testing.T) {
 
 func TestRestoreGivesWayToANewerLetter(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	if err := b.Discard(ctx, d, operator, "not needed"); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 1) // the same delivery died again
+	publishLetters(t, b, 1) // the same delivery died again
 	record, err := b.Discarded(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func TestRestoreGivesWayToANewerLetter(t *testing.T) {
 // An event that fills a message leaves no room for the letter beside it.
 func TestDiscardOfAHugeEvent(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	d := letterOf("huge")
 	d.Subject, d.Body = d.subjectOf(), []byte(strings.Repeat("x", int(b.nc.MaxPayload())-8<<10))
 	if _, err := b.js.PublishMsg(ctx, d.message("")); err != nil {
@@ -219,14 +219,14 @@ func TestDiscardOfAHugeEvent(t *testing.T) {
 	if err != nil || !record.TooLarge {
 		t.Fatalf("%+v, %v", record.TooLarge, err)
 	}
-	if _, err := b.Restore(ctx, record, operator, "no junk"); err == nil || !strings.Contains(err.Error(), "publish it anew") {
+	if _, err := b.Restore(ctx, record, operator, "no junk"); err == nil || !strings.Contains(err.Error(), "publish the event again") {
 		t.Errorf("restored: %v", err)
 	}
 }
 
 func TestObservedEndsAreRecordedOnce(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	if err := b.RemoveLetter(ctx, 1); err != nil {
 		t.Fatal(err)

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// written puts an intent into the audit as a process does whose clock is wrong.
-func written(t *testing.T, b *Broker, clock time.Duration, action Action) {
+// appendIntent puts an intent into the audit as a process does whose clock is wrong.
+func appendIntent(t *testing.T, b *Broker, clock time.Duration, action Action) {
 	t.Helper()
 	d, err := b.DeadLetter(t.Context(), 1)
 	if err != nil {
@@ -28,8 +28,8 @@ func written(t *testing.T, b *Broker, clock time.Duration, action Action) {
 func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
-		b, d := one(t)
-		written(t, b, clock, ActionReplayed)
+		b, d := brokerWithLetter(t)
+		appendIntent(t, b, clock, ActionReplayed)
 		var taken *Taken
 		if err := b.Discard(t.Context(), d, operator, "x"); !errors.As(err, &taken) || taken.Record.Name != "elsewhere" {
 			t.Errorf("with a clock that is off by %v, while the claim lives: %v", clock, err)
@@ -42,9 +42,9 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 	}
 }
 
-// heldUp lets the next one who has claimed a letter go on when the claim's time is
+// delayAfterClaim lets the next one who has claimed a letter go on when the claim's time is
 // over and somebody else has acted.
-func heldUp(b *Broker, act func()) {
+func delayAfterClaim(b *Broker, act func()) {
 	b.cfg.Reached = func(string) {
 		b.cfg.Reached = nil
 		time.Sleep(b.cfg.ClaimLife) // by the server's clock, which is what ends it
@@ -56,9 +56,9 @@ func heldUp(b *Broker, act func()) {
 // to it any more, and does not say that he did.
 func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	heldUp(b, func() {
+	delayAfterClaim(b, func() {
 		if err := b.Replay(context.Background(), d, Actor{Name: "bob"}, Replay{}); err != nil {
 			t.Error(err)
 		}
@@ -74,9 +74,9 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 
 func TestALateReplayIsNotPublished(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	heldUp(b, func() {
+	delayAfterClaim(b, func() {
 		if err := b.Discard(context.Background(), d, Actor{Name: "bob"}, "not needed"); err != nil {
 			t.Error(err)
 		}
@@ -84,7 +84,7 @@ func TestALateReplayIsNotPublished(t *testing.T) {
 	if err := b.Replay(t.Context(), d, Actor{Name: "alice"}, Replay{}); err == nil {
 		t.Error("replayed what was discarded meanwhile")
 	}
-	if n := published(t, b); n != 0 {
+	if n := countDeliveries(t, b); n != 0 {
 		t.Errorf("%d deliveries of a discarded letter", n)
 	}
 }
@@ -92,17 +92,17 @@ func TestALateReplayIsNotPublished(t *testing.T) {
 // An acknowledgement that got lost makes nobody second to himself.
 func TestOwnIntentIsRecognized(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	r := AuditRecord{Action: ActionReplayed, Actor: operator, Event: d.Event, Target: d.Target, LetterNumber: 1}
 	c, err := b.claimFor(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := b.standingOf(t.Context(), r)
-	if err != nil || s.intent == nil || !s.intent.is(c.intent) {
+	s, err := b.auditStateOf(t.Context(), r)
+	if err != nil || s.intent == nil || !s.intent.sameAs(c.intent) {
 		t.Fatalf("%+v, %v", s.intent, err)
 	}
-	if again, err := b.claimFor(t.Context(), r); err == nil || again.intent.is(c.intent) {
+	if again, err := b.claimFor(t.Context(), r); err == nil || again.intent.sameAs(c.intent) {
 		t.Errorf("the same person's second click is another one: %v", err)
 	}
 }
@@ -111,7 +111,7 @@ func TestOwnIntentIsRecognized(t *testing.T) {
 // letter that has its number is neither blocked nor taken off for it.
 func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := t.Context()
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Fatal(err)
@@ -123,7 +123,7 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 1)
+	publishLetters(t, b, 1)
 	if err := b.TakeOff(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -139,12 +139,12 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 // Of two letters of one delivery that were discarded, each can be restored.
 func TestRestoreOfTheFirstOfTwo(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := t.Context()
 	if err := b.Discard(ctx, d, operator, "x"); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 1) // the same delivery died again
+	publishLetters(t, b, 1) // the same delivery died again
 	if d, err := b.DeadLetter(ctx, 2); err != nil {
 		t.Fatal(err)
 	} else if err := b.Discard(ctx, d, operator, "y"); err != nil {
@@ -166,8 +166,8 @@ func TestRestoreOfTheFirstOfTwo(t *testing.T) {
 // A letter of which only the number is known is observed once, like any other.
 func TestUnknownLettersAreObservedOnce(t *testing.T) {
 	t.Parallel()
-	b := quiet(t)
-	buryMany(t, b, 2)
+	b := newTestBroker(t)
+	publishLetters(t, b, 2)
 	for n := uint64(1); n <= 2; n++ {
 		if err := b.RemoveLetter(t.Context(), n); err != nil {
 			t.Fatal(err)
@@ -191,7 +191,7 @@ func TestUnknownLettersAreObservedOnce(t *testing.T) {
 // message id makes that harmless, and nothing is recorded as failed that was done.
 func TestALostAcknowledgementOfAReplay(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	d.ReplaySubject = EventSubject + ".without.voice"
 	var asked []*nats.Msg
 	sub, err := b.nc.Subscribe(d.ReplaySubject, func(m *nats.Msg) {

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// aloneAtOnce is how many entries are on their way one by one before others
+// maxSingleWrites is how many entries are on their way one by one before others
 // wait: enough to keep the server busy, few enough for a group to gather.
-const aloneAtOnce = 4
+const maxSingleWrites = 4
 
 // committer writes the entries of many workers in groups ("group commit"), where
 // every write is flushed to disk by itself and a group needs a few flushes for
@@ -18,17 +18,17 @@ const aloneAtOnce = 4
 // It has no goroutine of its own to stop: whoever comes or goes sends the next
 // ones on their way.
 type committer struct {
-	// alone writes one entry.
-	alone func(context.Context, entryWrite) (revision uint64, err error)
-	// together writes entries of different keys, all or none, and returns the
+	// writeSingle writes one entry.
+	writeSingle func(context.Context, entryWrite) (revision uint64, err error)
+	// writeGroup writes entries of different keys, all or none, and returns the
 	// revision of the last; the others' precede it without gaps. After an error it
 	// may not be known whether all or none are written.
-	together func([]entryWrite) (last uint64, err error)
+	writeGroup func([]entryWrite) (last uint64, err error)
 
-	mu      sync.Mutex
-	single  int        // entries on their way one by one
-	group   bool       // a group is on its way
-	waiting []*waiting // in the order of their arrival
+	mu           sync.Mutex
+	singleWrites int        // entries on their way one by one
+	group        bool       // a group is on its way
+	waiting      []*waiting // in the order of their arrival
 }
 
 // entryWrite is one compare-and-set: the value, if the revision of the key is
@@ -58,7 +58,7 @@ func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
-		if c.leave(w) {
+		if c.removeWaiting(w) {
 			return 0, ctx.Err()
 		}
 		<-w.ready // it is being written: what became of it is known in a moment
@@ -66,12 +66,12 @@ func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 	if w.written != 0 {
 		return w.written, nil
 	}
-	defer c.done()
-	return c.alone(ctx, e)
+	defer c.endSingle()
+	return c.writeSingle(ctx, e)
 }
 
-// leave takes one out that waits; false if its turn has come.
-func (c *committer) leave(w *waiting) bool {
+// removeWaiting takes one out that waits; false if its turn has come.
+func (c *committer) removeWaiting(w *waiting) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.Index(c.waiting, w)
@@ -81,11 +81,11 @@ func (c *committer) leave(w *waiting) bool {
 	return i >= 0
 }
 
-// done ends a write alone.
-func (c *committer) done() {
+// endSingle ends a write alone.
+func (c *committer) endSingle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.single--
+	c.singleWrites--
 	c.dispatch()
 }
 
@@ -95,9 +95,9 @@ func (c *committer) dispatch() {
 		switch {
 		case len(c.waiting) >= batchFrom:
 			c.group = true
-			go c.commit(c.gather())
-		case c.single < aloneAtOnce:
-			c.single++
+			go c.commit(c.nextGroup())
+		case c.singleWrites < maxSingleWrites:
+			c.singleWrites++
 			close(c.waiting[0].ready)
 			c.waiting = slices.Delete(c.waiting, 0, 1)
 		default:
@@ -106,9 +106,9 @@ func (c *committer) dispatch() {
 	}
 }
 
-// gather takes the next group: the first of each key, because a batch writes a
+// nextGroup takes the next group: the first of each key, because a batch writes a
 // key once. The lock is held.
-func (c *committer) gather() []*waiting {
+func (c *committer) nextGroup() []*waiting {
 	var group, rest []*waiting
 	keys := map[string]bool{}
 	for _, w := range c.waiting {
@@ -129,13 +129,13 @@ func (c *committer) commit(group []*waiting) {
 	for i, w := range group {
 		writes[i] = w.entryWrite
 	}
-	last, err := c.together(writes)
+	last, err := c.writeGroup(writes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.group = false
 	for i, w := range group {
 		if err != nil {
-			c.single++
+			c.singleWrites++
 		} else {
 			w.written = last - uint64(len(group)-1-i)
 		}

@@ -135,15 +135,15 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	}
 	if parts := strings.Split(strings.TrimPrefix(raw.Subject, DeadLetterPrefix), "."); len(parts) == 4 {
 		d.Token = parts[3]
-		fill(&d.Event, parts[3])
+		setIfEmpty(&d.Event, parts[3])
 		if d.Code == "" {
 			d.Code = verdict.Code(parts[0])
 		}
 		if parts[1] != NoToken {
-			fill(&d.Lane, parts[1])
+			setIfEmpty(&d.Lane, parts[1])
 		}
 		if parts[2] != NoToken {
-			fill(&d.Target, parts[2])
+			setIfEmpty(&d.Target, parts[2])
 		}
 	}
 	d.Class = d.Code.Class()
@@ -159,7 +159,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	return d
 }
 
-func fill(field *string, value string) {
+func setIfEmpty(field *string, value string) {
 	if *field == "" {
 		*field = value
 	}
@@ -197,9 +197,9 @@ func timeText(t time.Time) string {
 // message it may hold.
 const codeStoreFailed = 10077
 
-// buryTries bounds how often a letter is published that others replace, or remove,
+// publishLetterTries bounds how often a letter is published that others replace, or remove,
 // at the same time.
-const buryTries = 5
+const publishLetterTries = 5
 
 // PublishDeadLetter publishes a dead letter and returns once the stream has acknowledged it.
 // origin names the message that is given up, so that the same message, coming
@@ -218,7 +218,7 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 		m.Data = Withheld("the event is too large to be copied here", d)
 	}
 	var earlier *DeadLetter
-	for range buryTries {
+	for range publishLetterTries {
 		ack, err := b.js.PublishMsg(ctx, m)
 		var api *jetstream.APIError
 		occupied := errors.As(err, &api) && api.ErrorCode == codeStoreFailed
@@ -325,7 +325,7 @@ func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[Dead
 				return
 			}
 			if err != nil {
-				yield(DeadLetter{}, b.unread(ctx, DeadLettersStream, err))
+				yield(DeadLetter{}, b.readError(ctx, DeadLettersStream, err))
 				return
 			}
 			if !yield(parseDeadLetter(raw), nil) {
@@ -361,12 +361,12 @@ var ErrNoLetter = errors.New("no such open dead letter")
 
 // DeadLetter returns the letter with a sequence number.
 func (b *Broker) DeadLetter(ctx context.Context, seq uint64) (DeadLetter, error) {
-	raw, err := b.at(ctx, DeadLettersStream, seq)
+	raw, err := b.messageAt(ctx, DeadLettersStream, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return DeadLetter{}, fmt.Errorf("%w: number %d (replayed, discarded or expired?)", ErrNoLetter, seq)
 	}
 	if err != nil {
-		return DeadLetter{}, b.unread(ctx, DeadLettersStream, err)
+		return DeadLetter{}, b.readError(ctx, DeadLettersStream, err)
 	}
 	return parseDeadLetter(raw), nil
 }

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func event(id string, targets ...string) *events.Event {
+func testEvent(id string, targets ...string) *events.Event {
 	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
 }
 

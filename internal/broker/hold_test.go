@@ -12,7 +12,7 @@ import (
 
 func TestHolds(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	if err := b.Release(ctx, 1, operator, ""); !errors.Is(err, ErrNotHeld) {
 		t.Errorf("released: %v", err)
@@ -51,9 +51,9 @@ func TestHolds(t *testing.T) {
 // A hold that cannot be recorded is not in force.
 func TestAHoldAndItsRecord(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := t.Context()
-	if err := b.Append(ctx, noted(9)); err != nil {
+	if err := b.Append(ctx, testRecord(9)); err != nil {
 		t.Fatal(err)
 	}
 	whole := auditStream(t, b).CachedInfo().Config
@@ -81,7 +81,7 @@ func TestAHoldAndItsRecord(t *testing.T) {
 
 func TestDeskBucket(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	desk, err := b.Desk(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -22,9 +22,9 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", RelaysBucket, err)
 	}
-	defer func() { _ = w.Stop() }() // the connection may have gone
-	said := map[string]string{}     // by key
-	heard := map[string]time.Time{} // of processes, by key
+	defer func() { _ = w.Stop() }()    // the connection may have gone
+	lastValue := map[string]string{}   // by key
+	lastSeen := map[string]time.Time{} // of processes, by key
 	tick := time.NewTicker(HeartbeatEvery)
 	defer tick.Stop()
 	for {
@@ -32,10 +32,10 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 		case <-ctx.Done():
 			return fmt.Errorf("watch %s: %w", RelaysBucket, ctx.Err())
 		case <-tick.C:
-			for key, at := range heard {
+			for key, at := range lastSeen {
 				if time.Since(at) > ReplicaGoneAfter {
-					delete(heard, key)
-					delete(said, key) // should it speak again, that is news
+					delete(lastSeen, key)
+					delete(lastValue, key) // should it speak again, that is news
 					changed()
 				}
 			}
@@ -49,12 +49,12 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 			key, value := entry.Key(), string(entry.Value())
 			if entry.Operation() != jetstream.KeyValuePut {
 				value = ""
-				delete(heard, key)
+				delete(lastSeen, key)
 			} else if strings.HasPrefix(key, ReplicaPrefix) {
-				heard[key] = time.Now()
+				lastSeen[key] = time.Now()
 			}
-			if said[key] != value {
-				said[key] = value
+			if lastValue[key] != value {
+				lastValue[key] = value
 				changed()
 			}
 		}

@@ -185,7 +185,7 @@ func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
 	}
 	l := Ledger{kv: kv}
 	if b.flushesEachWrite() {
-		l.groups = &committer{alone: l.write, together: b.writeEntries}
+		l.groups = &committer{writeSingle: l.write, writeGroup: b.writeEntries}
 	}
 	return l, nil
 }

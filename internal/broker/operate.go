@@ -81,7 +81,7 @@ func (b *Broker) delivery(ctx context.Context, key string) ([]Entry, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, b.unread(ctx, "KV_"+LedgerBucket, err)
+		return nil, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
 	c := ledgerChange(raw)
 	switch {

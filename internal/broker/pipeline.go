@@ -15,13 +15,13 @@ import (
 // How many messages are asked for at once where each has a request of its own. It
 // begins with a few, because most reads are for what came in the last half second.
 const (
-	fewestAtOnce = 16
-	mostAtOnce   = 64
+	minPipeline = 16
+	maxPipeline = 64
 )
 
-// some are the next messages of a read, in the way that is right for the stream; width
+// nextPage are the next messages of a read, in the way that is right for the stream; width
 // is how many to ask for at once where each is asked for alone.
-func (b *Broker) some(ctx context.Context, stream, filter string, from uint64, width *int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
+func (b *Broker) nextPage(ctx context.Context, stream, filter string, from uint64, width *int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
 	if !oneByOne(stream, filter) {
 		return b.page(ctx, stream, getRequest{Seq: from, Next: filter, Batch: readBatch, MaxBytes: readBytes})
 	}
@@ -47,13 +47,13 @@ func (b *Broker) pipeline(ctx context.Context, stream string, from uint64, width
 	for i := range requests {
 		requests[i] = fmt.Sprintf(`{"seq":%d,"next_by_subj":">"}`, from+uint64(i))
 	}
-	answered, err := b.askAtOnce(ctx, stream, requests)
+	answered, err := b.requestAll(ctx, stream, requests)
 	for i, answer := range answered {
 		if answer == nil {
 			return page, false, err
 		}
 		if serverHeader(answer, headerSequence) == "" {
-			return verdictOf(page, answer, 0)
+			return parseBatchEnd(page, answer, 0)
 		}
 		m, err := rawMessage(answer)
 		if err == nil && m.Sequence < from+uint64(i) {
@@ -62,16 +62,16 @@ func (b *Broker) pipeline(ctx context.Context, stream string, from uint64, width
 		if err != nil {
 			return page, false, err
 		}
-		if m.Sequence > lastOf(page, 0) {
+		if m.Sequence > lastSequence(page, 0) {
 			page = append(page, m)
 		}
 	}
 	return page, false, nil
 }
 
-// askAtOnce makes some direct gets of one message each, and waits for their answers,
+// requestAll makes some direct gets of one message each, and waits for their answers,
 // which stand where their requests do. With an error those that did not come are nil.
-func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string) ([]*nats.Msg, error) {
+func (b *Broker) requestAll(ctx context.Context, stream string, requests []string) ([]*nats.Msg, error) {
 	answered := make([]*nats.Msg, len(requests))
 	answers := make(chan *nats.Msg, len(requests)+2)
 	inbox := b.nc.NewInbox() + "."
@@ -85,7 +85,7 @@ func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string
 			return answered, err
 		}
 	}
-	overdue := time.NewTimer(readPatience)
+	overdue := time.NewTimer(readTimeout)
 	defer overdue.Stop()
 	for left := len(requests); left > 0; {
 		select {
@@ -94,7 +94,7 @@ func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string
 		case <-overdue.C:
 			return answered, nats.ErrTimeout
 		case answer := <-answers:
-			overdue.Reset(readPatience)
+			overdue.Reset(readTimeout)
 			i, err := strconv.Atoi(strings.TrimPrefix(answer.Subject, inbox))
 			if err == nil && i >= 0 && i < len(answered) && answered[i] == nil {
 				answered[i] = answer
@@ -112,9 +112,9 @@ func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerCha
 	for i, revision := range revisions {
 		requests[i] = fmt.Sprintf(`{"seq":%d}`, revision)
 	}
-	answered, err := b.askAtOnce(ctx, "KV_"+LedgerBucket, requests)
+	answered, err := b.requestAll(ctx, "KV_"+LedgerBucket, requests)
 	if ctx.Err() != nil {
-		return nil, b.unread(ctx, "KV_"+LedgerBucket, err)
+		return nil, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
 	entries := make([]LedgerChange, 0, len(revisions))
 	for i, answer := range answered {
@@ -143,7 +143,7 @@ func nextWidth(width int, page []*jetstream.RawStreamMsg) int {
 	case len(page)*4 < width:
 		width = max(width/2, 1)
 	case len(page)*4 >= width*3:
-		width = min(width*2, mostAtOnce)
+		width = min(width*2, maxPipeline)
 	}
 	size := 0
 	for _, m := range page {

@@ -9,8 +9,8 @@ import (
 // every second one was removed.
 func BenchmarkReadLetters(b *testing.B) {
 	const n = 100_000
-	broker, ctx := quiet(b), context.Background()
-	buryMany(b, broker, n)
+	broker, ctx := newTestBroker(b), context.Background()
+	publishLetters(b, broker, n)
 	b.Run("100k with bodies", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

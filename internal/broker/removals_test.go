@@ -26,7 +26,7 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 10)
+	publishLetters(t, b, 10)
 	told, ended := make(chan Removal, 10), make(chan error, 1)
 	before := b.nc.NumSubscriptions()
 	go func() { ended <- b.FollowRemovals(ctx, func(r Removal) { told <- r }) }()
@@ -80,7 +80,7 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 		t.Errorf("a purge of all: %+v", r)
 	}
 
-	buryMany(t, b, 1)
+	publishLetters(t, b, 1)
 	if err := b.RemoveLetter(ctx, 11); err != nil {
 		t.Fatal(err)
 	}

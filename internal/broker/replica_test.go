@@ -23,8 +23,8 @@ type replica struct {
 	asked  atomic.Int32
 }
 
-// instead has the stream's direct gets answered by a replica.
-func instead(t *testing.T, b *Broker, stream string) *replica {
+// replaceDirectGet has the stream's direct gets answered by a replica.
+func replaceDirectGet(t *testing.T, b *Broker, stream string) *replica {
 	t.Helper()
 	ctx := context.Background()
 	s, err := b.js.Stream(ctx, stream)
@@ -79,9 +79,9 @@ func (r *replica) end(reply string, before uint64, pending string) {
 
 func TestReadingFromAReplicaThatLags(t *testing.T) {
 	t.Parallel()
-	b := quiet(t)
-	buryMany(t, b, 10)
-	r := instead(t, b, DeadLettersStream)
+	b := newTestBroker(t)
+	publishLetters(t, b, 10)
+	r := replaceDirectGet(t, b, DeadLettersStream)
 	r.answer = func(request int, seq uint64, reply string) {
 		switch request {
 		case 1: // knows of three
@@ -99,7 +99,7 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 			r.message(reply, seq, 0)
 			r.end(reply, seq+1, "1")
 		case 5: // does not answer for the stream
-			r.send(reply, nats.Header{headerStatus: {statusNobody}}, nil)
+			r.send(reply, nats.Header{headerStatus: {statusNoResponders}}, nil)
 		case 6: // says nothing at all
 		default:
 			r.message(reply, seq, 0)
@@ -147,24 +147,24 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 // more or less, or not at all.
 func TestReadingOneByOneFromReplicas(t *testing.T) {
 	t.Parallel()
-	b := quiet(t)
-	buryMany(t, b, 60)
-	r := instead(t, b, DeadLettersStream)
+	b := newTestBroker(t)
+	publishLetters(t, b, 60)
+	r := replaceDirectGet(t, b, DeadLettersStream)
 	var held []func() // answers that come after later ones
 	r.answer = func(request int, seq uint64, reply string) {
 		switch {
-		case request <= fewestAtOnce: // backwards, each twice
+		case request <= minPipeline: // backwards, each twice
 			held = append(held, func() { r.message(reply, seq, 0) })
-			if request == fewestAtOnce {
+			if request == minPipeline {
 				for _, send := range slices.Backward(held) {
 					send()
 					send()
 				}
 			}
-		case request == fewestAtOnce+4: // got lost
-		case request == fewestAtOnce+40, seq > 60: // knows of none so late
+		case request == minPipeline+4: // got lost
+		case request == minPipeline+40, seq > 60: // knows of none so late
 			r.send(reply, nats.Header{headerStatus: {statusNotFound}}, nil)
-		case request == fewestAtOnce+60:
+		case request == minPipeline+60:
 			r.message(reply, seq-1, 0) // an answer to something else
 		default:
 			r.message(reply, seq, 0)
@@ -174,7 +174,7 @@ func TestReadingOneByOneFromReplicas(t *testing.T) {
 	for seq := range uint64(60) {
 		want = append(want, seq+1)
 	}
-	if got := collect(t, b, 1); !slices.Equal(got, want) {
+	if got := letterNumbers(t, b, 1); !slices.Equal(got, want) {
 		t.Errorf("read %v", got)
 	}
 }

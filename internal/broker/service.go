@@ -37,10 +37,10 @@ func (r *Refused) Error() string { return r.Text }
 var ErrNoService = errors.New("no running certpost answers on NATS")
 
 const (
-	serviceName    = "certpost"
-	servicePrefix  = "certpost."
-	servedAtOnce   = 16              // requests of one process; more wait
-	serviceTimeout = 5 * time.Minute // of a request whose context has no end
+	serviceName           = "certpost"
+	servicePrefix         = "certpost."
+	maxConcurrentRequests = 16              // requests of one process; more wait
+	serviceTimeout        = 5 * time.Minute // of a request whose context has no end
 )
 
 // Serve answers requests until the context ends, then finishes those under way.
@@ -55,16 +55,16 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 	if err != nil {
 		return fmt.Errorf("NATS service %s: %w", serviceName, err)
 	}
-	h := &hall{places: make(chan struct{}, servedAtOnce)}
-	defer h.close()
+	pool := &workerPool{slots: make(chan struct{}, maxConcurrentRequests)}
+	defer pool.drain()
 	defer func() { _ = s.Stop() }() // which fails without a connection alone
 	for _, e := range endpoints {
 		handle := func(r micro.Request) {
-			if !answerable(r.Reply()) {
+			if !replyAllowed(r.Reply()) {
 				b.log.Warn().Str("endpoint", e.Name).Str("reply", legible.Clean(r.Reply(), 200)).Msg("a request wants its answer where only Certpost may write; nothing was done")
 				return
 			}
-			if !h.enter(func() { b.serve(ctx, e, r) }) {
+			if !pool.run(func() { b.serve(ctx, e, r) }) {
 				_ = r.Error("503", "this process is ending: ask again", nil)
 			}
 		}
@@ -78,41 +78,41 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 	return nil
 }
 
-// answerable says whether an answer may go to a subject. It is sent with Certpost's
+// replyAllowed says whether an answer may go to a subject. It is sent with Certpost's
 // permissions, not with those of whoever asks: he could have it be an order to
 // JetStream (an empty answer deletes a stream), an event, or an entry in the audit.
-func answerable(reply string) bool {
+func replyAllowed(reply string) bool {
 	return !strings.HasPrefix(reply, "$") && !strings.HasPrefix(reply, servicePrefix) && !isEventSubject(reply)
 }
 
-// hall is where requests are worked on, so many at a time.
-type hall struct {
-	places chan struct{}
+// workerPool is where requests are worked on, so many at a time.
+type workerPool struct {
+	slots chan struct{}
 
 	mu      sync.Mutex
 	closed  bool
 	working sync.WaitGroup
 }
 
-// enter begins some work when there is a place for it, and reports false when the
+// run begins some work when there is a place for it, and reports false when the
 // hall is closed.
-func (h *hall) enter(work func()) bool {
-	h.places <- struct{}{}
+func (h *workerPool) run(work func()) bool {
+	h.slots <- struct{}{}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		<-h.places
+		<-h.slots
 		return false
 	}
 	h.working.Go(func() {
-		defer func() { <-h.places }()
+		defer func() { <-h.slots }()
 		work()
 	})
 	return true
 }
 
-// close lets nobody in any more and waits for those who are.
-func (h *hall) close() {
+// drain lets nobody in any more and waits for those who are.
+func (h *workerPool) drain() {
 	h.mu.Lock()
 	h.closed = true
 	h.mu.Unlock()

@@ -143,9 +143,9 @@ func TestServiceIsForWhoMay(t *testing.T) {
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	server := open("all")
-	yes := func(context.Context, []byte) ([]byte, error) { return []byte("yes"), nil }
+	answerYes := func(context.Context, []byte) ([]byte, error) { return []byte("yes"), nil }
 	go func() {
-		ended <- server.Serve(ctx, "1.0.0", []Endpoint{{"dead.list", "", yes}, {"dead.replay", "", yes}})
+		ended <- server.Serve(ctx, "1.0.0", []Endpoint{{"dead.list", "", answerYes}, {"dead.replay", "", answerYes}})
 	}()
 	reader := open("reader")
 	for end := time.Now().Add(10 * time.Second); ; {

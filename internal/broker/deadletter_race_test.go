@@ -14,7 +14,7 @@ import (
 // same time. What the one has just written is no earlier letter to the other.
 func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	for i := range 40 {
 		id := fmt.Sprintf("e%d", i)
 		if err := b.PublishDeadLetter(ctx, letterOf(id), "d1"); err != nil { // of an earlier try
@@ -44,14 +44,14 @@ func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 // message id; the message that comes again, and fails again, needs another one.
 func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil { // the same message, again after a crash
 		t.Fatal(err)
 	}
-	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 1 {
+	if numbers := letterNumbers(t, b, 1); len(numbers) != 1 || numbers[0] != 1 {
 		t.Fatalf("letters %v", numbers)
 	}
 	d, err := b.DeadLetter(ctx, 1)
@@ -64,7 +64,7 @@ func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil {
 		t.Fatal(err)
 	}
-	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 2 {
+	if numbers := letterNumbers(t, b, 1); len(numbers) != 1 || numbers[0] != 2 {
 		t.Errorf("letters %v", numbers)
 	}
 }
