@@ -6,33 +6,33 @@ import (
 	"sync"
 )
 
-// maxSingleWrites is how many entries are on their way one by one before others
+// maxSingleWrites is how many entries are written singly at the same time before others
 // wait: enough to keep the server busy, few enough for a group to gather.
 const maxSingleWrites = 4
 
-// committer writes the entries of many workers in groups ("group commit"), where
-// every write is flushed to disk by itself and a group needs a few flushes for
-// all. While few write, each writes alone and waits for nobody. When enough wait
-// they go as one, and while that is being written others gather for the next.
+// committer writes the entries of many workers in groups ("group commit"), for a store that
+// flushes every write to disk: a single write costs one flush, a group needs a few flushes
+// for all. While few workers write, each writes its entry at once. When enough wait, they
+// are written as one group, and meanwhile others gather for the next.
 //
-// It has no goroutine of its own to stop: whoever comes or goes sends the next
-// ones on their way.
+// It has no goroutine to stop: each call that adds, removes or ends a write starts the next
+// ones.
 type committer struct {
 	// writeSingle writes one entry.
 	writeSingle func(context.Context, entryWrite) (revision uint64, err error)
-	// writeGroup writes entries of different keys, all or none, and returns the
-	// revision of the last; the others' precede it without gaps. After an error it
-	// may not be known whether all or none are written.
+	// writeGroup writes entries of different keys, all or none, and returns the revision of
+	// the last; the others' precede it without gaps. After an error it may be unknown
+	// whether all or none are written.
 	writeGroup func([]entryWrite) (last uint64, err error)
 
 	mu           sync.Mutex
-	singleWrites int        // entries on their way one by one
-	group        bool       // a group is on its way
-	waiting      []*waiting // in the order of their arrival
+	singleWrites int        // single writes in progress
+	group        bool       // a group is being written
+	waiting      []*waiting // in order of arrival
 }
 
-// entryWrite is one compare-and-set: the value, if the revision of the key is
-// still that one (0: none yet).
+// entryWrite is one compare-and-set: the value, if the key's revision is still this one (0:
+// no entry yet).
 type entryWrite struct {
 	key      string
 	value    []byte
@@ -42,13 +42,13 @@ type entryWrite struct {
 type waiting struct {
 	entryWrite
 	ready   chan struct{} // closed when its turn has come
-	written uint64        // the new revision; 0: it is to be written alone
+	written uint64        // the new revision; 0: to be written singly
 }
 
-// put writes one entry and returns its new revision. What a group could not
-// write, for whatever reason, each member writes alone: it then hears what is
-// wrong with its own entry, and finds its own value there if the group was
-// written after all and only the acknowledgement lost.
+// put writes one entry and returns its new revision. If a group could not be written, for
+// whatever reason, each member writes its entry singly: it then gets the error of its own
+// entry, or finds its own value stored if the group was written and only the
+// acknowledgement was lost.
 func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 	w := &waiting{entryWrite: e, ready: make(chan struct{})}
 	c.mu.Lock()
@@ -61,7 +61,7 @@ func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 		if c.removeWaiting(w) {
 			return 0, ctx.Err()
 		}
-		<-w.ready // it is being written: what became of it is known in a moment
+		<-w.ready // it is being written: its outcome follows soon
 	}
 	if w.written != 0 {
 		return w.written, nil
@@ -70,7 +70,7 @@ func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 	return c.writeSingle(ctx, e)
 }
 
-// removeWaiting takes one out that waits; false if its turn has come.
+// removeWaiting removes a write that waits; false if it is already being written.
 func (c *committer) removeWaiting(w *waiting) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,7 +81,7 @@ func (c *committer) removeWaiting(w *waiting) bool {
 	return i >= 0
 }
 
-// endSingle ends a write alone.
+// endSingle ends a single write.
 func (c *committer) endSingle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,7 @@ func (c *committer) endSingle() {
 	c.dispatch()
 }
 
-// dispatch gives those their turn who need not wait. The lock is held.
+// dispatch starts the waiting writes that may start now. The lock is held.
 func (c *committer) dispatch() {
 	for len(c.waiting) > 0 && !c.group {
 		switch {
@@ -106,8 +106,8 @@ func (c *committer) dispatch() {
 	}
 }
 
-// nextGroup takes the next group: the first of each key, because a batch writes a
-// key once. The lock is held.
+// nextGroup takes the next group: the first write of each key, because a batch writes a key
+// only once. The lock is held.
 func (c *committer) nextGroup() []*waiting {
 	var group, rest []*waiting
 	keys := map[string]bool{}
@@ -123,7 +123,7 @@ func (c *committer) nextGroup() []*waiting {
 	return group
 }
 
-// commit writes a group and tells its members.
+// commit writes a group and reports the revision, or the failure, to its members.
 func (c *committer) commit(group []*waiting) {
 	writes := make([]entryWrite, len(group))
 	for i, w := range group {

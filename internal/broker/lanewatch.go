@@ -9,10 +9,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// FollowLanes calls changed whenever LaneInfos would say something else: a process
-// has come, has gone or says something else of its lanes, or a lane was suspended or
-// resumed, by whomever. It returns when the context ends, or the bucket
-// CERTPOST_RELAYS cannot be watched any more.
+// FollowLanes calls changed whenever the result of LaneInfos may have changed: a process
+// has started, has gone or reports another state, or a lane was suspended or resumed. It
+// returns when the context ends, or when the bucket CERTPOST_RELAYS can no longer be
+// watched.
 func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 	kv, err := b.OpenRelays(ctx)
 	if err != nil {
@@ -35,7 +35,7 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 			for key, at := range lastSeen {
 				if time.Since(at) > ReplicaGoneAfter {
 					delete(lastSeen, key)
-					delete(lastValue, key) // should it speak again, that is news
+					delete(lastValue, key) // its next heartbeat is a change
 					changed()
 				}
 			}
@@ -44,7 +44,7 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 				return fmt.Errorf("watch %s: %w", RelaysBucket, ErrWatchEnded)
 			}
 			if entry == nil {
-				continue // what was there is told
+				continue // the initial entries are complete
 			}
 			key, value := entry.Key(), string(entry.Value())
 			if entry.Operation() != jetstream.KeyValuePut {

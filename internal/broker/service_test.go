@@ -64,8 +64,8 @@ func TestService(t *testing.T) {
 	}
 	for name, want := range map[string]Refused{
 		"dead.refuse": {409, "taken  by another", []byte(`{"a":1}`)}, "dead.fail": {500, "no disk", nil},
-		"dead.panic": {500, "a defect in Certpost keeps it from answering; its log has more", nil},
-		"dead.large": {413, "the answer is larger than a NATS message may be: ask for less (size)", nil},
+		"dead.panic": {500, "a defect in Certpost prevents an answer; see its log", nil},
+		"dead.large": {413, "the answer exceeds the size limit of a NATS message: request fewer (size)", nil},
 	} {
 		_, err := client.Ask(t.Context(), name, nil)
 		var got *Refused
@@ -157,7 +157,7 @@ func TestServiceIsForWhoMay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := reader.Ask(t.Context(), "dead.replay", nil); err == nil || !strings.Contains(err.Error(), "NATS does not let this user ask certpost.dead.replay") {
+	if _, err := reader.Ask(t.Context(), "dead.replay", nil); err == nil || !strings.Contains(err.Error(), "this NATS user may not send requests to certpost.dead.replay") {
 		t.Errorf("got %v", err)
 	}
 	end()
