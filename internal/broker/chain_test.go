@@ -14,7 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// testRecord is some record; n tells it from others.
+// testRecord returns an audit record; n tells it from others.
 func testRecord(n int) AuditRecord {
 	return AuditRecord{Action: ActionHeld, Actor: operator, Event: fmt.Sprintf("e%d", n), Target: "ops", LetterNumber: uint64(n)}
 }
@@ -74,8 +74,8 @@ func TestManyAppendToOneChain(t *testing.T) {
 	appendConcurrently(t, []*Broker{first, second}, 100)
 }
 
-// appendConcurrently lets many write to the chain at the same time through each broker,
-// and checks that nothing is missing, doubled or out of the chain.
+// appendConcurrently appends records through all brokers at the same time and checks that
+// none is missing, duplicated or outside the chain.
 func appendConcurrently(t *testing.T, brokers []*Broker, each int) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -139,7 +139,7 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	appendConcurrently(t, brokers, 60)
-	// The letter's claim goes to one of three.
+	// Only one of three brokers gets the letter's claim.
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got, second := 0, 0
@@ -160,11 +160,11 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	}
 	wg.Wait()
 	if got != 1 || second != 2 {
-		t.Errorf("%d have the claim, %d came second", got, second)
+		t.Errorf("%d have the claim, %d were refused", got, second)
 	}
 
-	// The stream's leader dies while they write: what was acknowledged is there, and
-	// the chain holds.
+	// The stream's leader dies while they write: what was acknowledged is stored, and
+	// the chain is intact.
 	acknowledged := map[uint64]bool{}
 	stop := make(chan struct{})
 	for p, b := range brokers {
@@ -201,12 +201,12 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 		delete(acknowledged, r.LetterNumber)
 	}
 	if len(acknowledged) > 0 {
-		t.Errorf("acknowledged and not there: %v", acknowledged)
+		t.Errorf("acknowledged but not stored: %v", acknowledged)
 	}
 	t.Logf("%d records", report.Records)
 }
 
-// A stream from before is given what the chain needs.
+// An audit stream of an earlier version gets the settings that the chain needs.
 func TestAnOldAuditStreamIsUpdated(t *testing.T) {
 	t.Parallel()
 	b, ctx := newTestBroker(t), context.Background()
@@ -218,7 +218,7 @@ func TestAnOldAuditStreamIsUpdated(t *testing.T) {
 	if _, err := b.js.UpdateStream(ctx, old); err != nil {
 		t.Fatal(err)
 	}
-	// Until somebody updates it, many records go one by one.
+	// Until it is updated, many records are appended one by one.
 	records := make([]AuditRecord, 2*batchFrom)
 	for i := range records {
 		records[i] = testRecord(i + 2)
@@ -256,6 +256,6 @@ func TestAppendingWithoutItsStream(t *testing.T) {
 	over, cancel := context.WithCancel(ctx)
 	cancel()
 	if err := b.Append(over, testRecord(2)); err == nil {
-		requireIntact(t, b, 2) // its turn had come
+		requireIntact(t, b, 2) // it was already being appended
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// appendIntent puts an intent into the audit as a process does whose clock is wrong.
+// appendIntent appends an intent as a process does whose clock is wrong by the given time.
 func appendIntent(t *testing.T, b *Broker, clock time.Duration, action Action) {
 	t.Helper()
 	d, err := b.DeadLetter(t.Context(), 1)
@@ -24,7 +24,7 @@ func appendIntent(t *testing.T, b *Broker, clock time.Duration, action Action) {
 	}
 }
 
-// How long a claim lives is no matter of whose clock is right.
+// The life of a claim does not depend on the clocks of the processes.
 func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
@@ -37,13 +37,13 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 		b.cfg.ClaimLife = time.Second
 		time.Sleep(b.cfg.ClaimLife) // the server's clock is what ends it
 		if err := b.Discard(t.Context(), d, operator, "x"); err != nil {
-			t.Errorf("with a clock that is off by %v, when its time is over: %v", clock, err)
+			t.Errorf("with a clock that is off by %v, when the claim has expired: %v", clock, err)
 		}
 	}
 }
 
-// delayAfterClaim lets the next one who has claimed a letter go on when the claim's time is
-// over and somebody else has acted.
+// delayAfterClaim delays the next action that has claimed a letter until the claim has
+// expired, then calls act.
 func delayAfterClaim(b *Broker, act func()) {
 	b.cfg.Reached = func(string) {
 		b.cfg.Reached = nil
@@ -52,8 +52,8 @@ func delayAfterClaim(b *Broker, act func()) {
 	}
 }
 
-// Who is so slow that the letter was taken up by somebody else meanwhile does nothing
-// to it any more, and does not say that he did.
+// A process that is so slow that another one takes the letter over does nothing more
+// to the letter, and does not report that it did.
 func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -67,8 +67,8 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	if err := b.Discard(t.Context(), d, Actor{Name: "alice"}, "x"); !errors.As(err, &taken) || taken.Record.Name != "bob" {
 		t.Errorf("the discard: %v", err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"intent discarded", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"intent discarded", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
@@ -89,7 +89,7 @@ func TestALateReplayIsNotPublished(t *testing.T) {
 	}
 }
 
-// An acknowledgement that got lost makes nobody second to himself.
+// After a lost acknowledgement, a process recognizes its own intent.
 func TestOwnIntentIsRecognized(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -103,12 +103,12 @@ func TestOwnIntentIsRecognized(t *testing.T) {
 		t.Fatalf("%+v, %v", s.intent, err)
 	}
 	if again, err := b.claimFor(t.Context(), r); err == nil || again.intent.sameAs(c.intent) {
-		t.Errorf("the same person's second click is another one: %v", err)
+		t.Errorf("a second click of the same operator is another claim: %v", err)
 	}
 }
 
-// Numbers begin anew with the stream. What ended before was another letter, and a
-// letter that has its number is neither blocked nor taken off for it.
+// Numbers restart when the stream is recreated. An end recorded before belongs to another
+// letter: it neither blocks nor removes the new letter with the same number.
 func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -119,7 +119,7 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1100 * time.Millisecond) // streams are told apart by their age
+	time.Sleep(1100 * time.Millisecond) // streams are distinguished by their creation time
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	}
 }
 
-// Of two letters of one delivery that were discarded, each can be restored.
+// Two letters of one delivery were discarded: each can be restored.
 func TestRestoreOfTheFirstOfTwo(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -163,7 +163,7 @@ func TestRestoreOfTheFirstOfTwo(t *testing.T) {
 	}
 }
 
-// A letter of which only the number is known is observed once, like any other.
+// The end of a letter of which only the number is known is recorded once, as any other.
 func TestUnknownLettersAreObservedOnce(t *testing.T) {
 	t.Parallel()
 	b := newTestBroker(t)
@@ -181,14 +181,14 @@ func TestUnknownLettersAreObservedOnce(t *testing.T) {
 		}
 	}
 	for n := uint64(1); n <= 2; n++ {
-		if told := history(t, b, n); !slices.Equal(told, []string{"outcome removed"}) {
-			t.Errorf("letter %d: %q", n, told)
+		if recorded := history(t, b, n); !slices.Equal(recorded, []string{"outcome removed"}) {
+			t.Errorf("letter %d: %q", n, recorded)
 		}
 	}
 }
 
-// An acknowledgement that gets lost is asked for again while the claim lives: the
-// message id makes that harmless, and nothing is recorded as failed that was done.
+// After a lost acknowledgement the replay is published again while the claim lives: the
+// message id makes that harmless, and a replay that was published is not recorded as failed.
 func TestALostAcknowledgementOfAReplay(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -209,7 +209,7 @@ func TestALostAcknowledgementOfAReplay(t *testing.T) {
 	if len(asked) != 2 || asked[0].Header.Get(nats.MsgIdHdr) == "" || asked[0].Header.Get(nats.MsgIdHdr) != asked[1].Header.Get(nats.MsgIdHdr) {
 		t.Errorf("published %d times", len(asked))
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// fakeStore is a store that writes when it is told to, and counts how.
+// fakeStore is a store that writes when the test lets it, and records how.
 type fakeStore struct {
 	open chan struct{} // a receive lets one write through
 
@@ -77,11 +77,11 @@ func TestFewWriteAloneAndManyTogether(t *testing.T) {
 		for i := range batchFrom - 2 {
 			put(t.Context(), fmt.Sprintf("then-%d", i))
 		}
-		cancel() // one who waits goes away
+		cancel() // a waiting caller leaves
 		synctest.Wait()
 		put(t.Context(), "then-0") // the same key again
 		put(t.Context(), "last")   // enough for a group
-		put(t.Context(), "late")   // while the group is on its way
+		put(t.Context(), "late")   // while the group is being written
 		if c.singleWrites != maxSingleWrites || !c.group || len(c.waiting) != 2 {
 			t.Fatalf("%d alone, group %v, %d waiting", c.singleWrites, c.group, len(c.waiting))
 		}
@@ -98,7 +98,7 @@ func TestFewWriteAloneAndManyTogether(t *testing.T) {
 		if _, written := revisions["left"]; written || len(revisions) != maxSingleWrites+batchFrom {
 			t.Errorf("revisions %v", revisions)
 		}
-		// Each has its own revision, and "then-0" two.
+		// Each write has its own revision, and the key "then-0" has two.
 		sum := uint64(0)
 		for _, r := range revisions {
 			sum += r
@@ -133,8 +133,8 @@ func openLedgerForTest(t *testing.T) (*Broker, Ledger) {
 	return b, l
 }
 
-// Many workers write their entries again and again: each hears the revision that
-// its entry has in the store, and can go on from it.
+// Many workers write their entries repeatedly: each gets the revision that its entry
+// has in the store, and can continue from it.
 func TestGroupCommitGivesEachItsRevision(t *testing.T) {
 	t.Parallel()
 	_, l := openLedgerForTest(t)
@@ -164,8 +164,8 @@ func TestGroupCommitGivesEachItsRevision(t *testing.T) {
 	}
 }
 
-// Of many who claim the same entry one gets it and the others hear that they
-// lost, and nobody else is held up by their quarrel.
+// If many workers claim the same entry, one gets it and the others get ErrClaimLost;
+// writes of other entries are not affected.
 func TestGroupCommitOneClaimWins(t *testing.T) {
 	t.Parallel()
 	_, l := openLedgerForTest(t)
@@ -183,9 +183,9 @@ func TestGroupCommitOneClaimWins(t *testing.T) {
 		}
 		won[i%keys].Add(1)
 		if entry, have, err := l.Get(t.Context(), key); err != nil || have != revision || entry.Owner != me {
-			t.Errorf("%s is %+v at %d (%v), and %s was told that it has it at %d", key, entry, have, err, me, revision)
+			t.Errorf("%s is %+v at %d (%v), but %s was told that it owns it at %d", key, entry, have, err, me, revision)
 		}
-		// Going on from a revision that is not the entry's is refused as well.
+		// A write at a wrong revision is refused as well.
 		if _, err := l.Put(t.Context(), key, Entry{Owner: me + "again"}, revision+1_000_000); !errors.Is(err, ErrClaimLost) {
 			t.Errorf("%s at a wrong revision: %v", key, err)
 		}
@@ -197,8 +197,8 @@ func TestGroupCommitOneClaimWins(t *testing.T) {
 	}
 }
 
-// A group's acknowledgement is lost, or the group itself: each member finds out
-// and nobody writes twice or is told a lie.
+// A group's acknowledgement is lost, or the group itself: each member finds out which,
+// writes once and gets the right result.
 func TestGroupCommitOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(write func() (uint64, error)) error{
@@ -239,9 +239,9 @@ func TestGroupCommitOutcomeUnknown(t *testing.T) {
 	}
 }
 
-// The connection goes down amid groups again and again. Whoever hears of an
-// error tries the same write again, as a delivery that was sent does, and it is
-// never refused: nobody else wrote.
+// The connection is lost repeatedly while groups are written. A worker that gets an
+// error retries the same write, as a delivery that was sent does, and is never
+// refused, because no other worker wrote the entry.
 func TestGroupCommitConnectionLost(t *testing.T) {
 	t.Parallel()
 	b, l := openLedgerForTest(t)

@@ -34,7 +34,7 @@ func TestHolds(t *testing.T) {
 	if all, err := b.Holds(ctx); err != nil || len(all) != 1 || all[0].Letter != 1 || all[0].Event != d.Event {
 		t.Errorf("%+v, %v", all, err)
 	}
-	if err := b.Release(ctx, 1, alice, "mended"); err != nil {
+	if err := b.Release(ctx, 1, alice, "fixed"); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
@@ -43,8 +43,8 @@ func TestHolds(t *testing.T) {
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Error(err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"held", "released", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"held", "released", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
@@ -74,8 +74,8 @@ func TestAHoldAndItsRecord(t *testing.T) {
 	if _, err := b.Hold(ctx, d, operator, "x"); err != nil {
 		t.Fatal(err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"held"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"held"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 

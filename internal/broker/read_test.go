@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// newTestBroker is a broker with its streams, on an embedded server, without a runner.
+// newTestBroker returns a broker with its streams, on an embedded server, without a queue.
 func newTestBroker(t testing.TB) *Broker {
 	t.Helper()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
@@ -30,7 +30,7 @@ func newTestBroker(t testing.TB) *Broker {
 	return b
 }
 
-// letterOf is the dead letter of an event for the target ops.
+// letterOf returns the dead letter of an event for the target ops.
 func letterOf(id string) *DeadLetter {
 	return &DeadLetter{
 		Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "as the test wants it"},
@@ -38,7 +38,7 @@ func letterOf(id string) *DeadLetter {
 	}
 }
 
-// publishLetters makes n open letters.
+// publishLetters publishes n open letters.
 func publishLetters(t testing.TB, b *Broker, n int) {
 	t.Helper()
 	msgs := make([]*nats.Msg, 0, n)
@@ -77,7 +77,7 @@ func TestReadingInBatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first, the last, and the first of the second batch go.
+	// The first, the last, and the first of the second batch are removed.
 	removed := []uint64{1, readBatch + 2, n}
 	for _, seq := range removed {
 		if err := stream.DeleteMsg(ctx, seq); err != nil {
@@ -97,7 +97,7 @@ func TestReadingInBatches(t *testing.T) {
 		t.Errorf("from %d on: %v", n-3, got)
 	}
 	if got := letterNumbers(t, b, n+100); got != nil {
-		t.Errorf("behind the end: %v", got)
+		t.Errorf("after the end: %v", got)
 	}
 
 	open, err := b.OpenLetters(ctx)
@@ -121,8 +121,8 @@ func TestReadingInBatches(t *testing.T) {
 	}
 }
 
-// Whoever publishes a letter chooses its headers; none of them may pass for what
-// the server says.
+// The publisher of a letter chooses its headers; none of them may be taken for a header
+// of the server.
 func TestReadingIsNotMisled(t *testing.T) {
 	t.Parallel()
 	b, ctx := newTestBroker(t), context.Background()
@@ -133,7 +133,7 @@ func TestReadingIsNotMisled(t *testing.T) {
 		{},
 	} {
 		m := nats.NewMsg(fmt.Sprintf("certpost.dead.SMTP_AUTH.relay.ops.e%d", i))
-		m.Header = forged // and no body, as the server's own answers
+		m.Header = forged // and no body, like the server's own answers
 		if _, err := b.js.PublishMsg(ctx, m); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +149,7 @@ func TestReadingIsNotMisled(t *testing.T) {
 	}
 }
 
-// Gaps of all widths, and messages of all sizes, are read without losing one.
+// Gaps of all widths and messages of all sizes are read without losing a message.
 func TestReadingOverGaps(t *testing.T) {
 	t.Parallel()
 	b, ctx := newTestBroker(t), context.Background()

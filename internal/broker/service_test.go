@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// serviceBroker is a broker whose service echoes.
+// serviceBroker returns a broker whose service has an echo endpoint.
 func serviceBroker(t *testing.T, more ...Endpoint) *Broker {
 	t.Helper()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.Nop())
@@ -76,7 +76,7 @@ func TestService(t *testing.T) {
 	if _, err := client.Ask(t.Context(), "dead.nothing", nil); !errors.Is(err, ErrNoService) {
 		t.Errorf("without an endpoint: %v", err)
 	}
-	// It can be found.
+	// The service can be discovered.
 	m, err := client.nc.Request("$SRV.INFO.certpost", nil, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func TestService(t *testing.T) {
 	}
 }
 
-// Work under way when the program ends is finished and answered.
+// Requests in progress when the program ends are finished and answered.
 func TestServiceFinishesItsWork(t *testing.T) {
 	t.Parallel()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.Nop())
@@ -125,7 +125,7 @@ func TestServiceFinishesItsWork(t *testing.T) {
 	}
 }
 
-// NATS decides who may ask.
+// NATS permissions decide which users may send requests.
 func TestServiceIsForWhoMay(t *testing.T) {
 	t.Parallel()
 	url := lab.NATS(t, "127.0.0.1:-1", `authorization { users: [
@@ -166,15 +166,16 @@ func TestServiceIsForWhoMay(t *testing.T) {
 	}
 }
 
-// Who may ask, and nothing else, has Certpost send no answer where he may not write:
-// an empty one would delete a stream, others would be events or entries in the audit.
+// A client that may only send requests cannot make Certpost answer on a subject where the
+// client may not write: an empty answer would delete a stream, others would be events or
+// audit records.
 func TestAnswersGoToNobodyElse(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 1)
 	b := serviceBroker(t, Endpoint{"dead.fail", "", func(_ context.Context, request []byte) ([]byte, error) {
 		select {
 		case asked <- string(request):
-		default: // the first one says enough
+		default: // the first one is enough
 		}
 		return nil, &Refused{Status: 413, Text: "too large"}
 	}})
@@ -195,7 +196,7 @@ func TestAnswersGoToNobodyElse(t *testing.T) {
 	for _, reply := range []string{"$JS.API.STREAM.DELETE.VICTIM", "$KV.CERTPOST_LEDGER.ops.x", "$SYS.REQ.SERVER.PING", "certificate.issued", "certificate.issued.eve", "certpost.audit.x", "certpost.dead.fail"} {
 		ask(reply)
 	}
-	ask("elsewhere.of.ours") // whatever others call their inboxes
+	ask("elsewhere.of.ours") // clients may name their inboxes freely
 	select {
 	case got := <-asked:
 		if got != "elsewhere.of.ours" {

@@ -41,7 +41,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		}
 		checkBreak(t, b, 9, BreakTruncated)
 		checkBreak(t, b, 9, BreakTruncated, head)
-		// What is recorded from now on does not hide it.
+		// Later records do not hide it.
 		b.chain.head = nil // as another process
 		if err := b.Append(ctx, testRecord(11)); err != nil {
 			t.Fatal(err)
@@ -76,7 +76,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		}
 		checkBreak(t, b, 5, BreakRemoved)
 	})
-	t.Run("records are put in by somebody else", func(t *testing.T) {
+	t.Run("records are added by another program", func(t *testing.T) {
 		b, _ := filled(t)
 		forged, err := json.Marshal(testRecord(99))
 		if err != nil {
@@ -85,7 +85,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		if _, err := b.js.Publish(ctx, "certpost.audit.held.ops.e99", forged); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Append(ctx, testRecord(12)); err != nil { // goes on behind it
+		if err := b.Append(ctx, testRecord(12)); err != nil { // follows the forged record
 			t.Fatal(err)
 		}
 		checkBreak(t, b, 11, BreakForeign)
@@ -103,7 +103,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		}
 		checkBreak(t, b, 11, BreakChanged)
 	})
-	// As from a backup that somebody edited: the same stream, made recreated.
+	// As from an edited backup: the same stream, recreated.
 	recreated := func(t *testing.T, edit func(msgs []*nats.Msg) []*nats.Msg) (*Broker, Anchor) {
 		b, head := filled(t)
 		var msgs []*nats.Msg
@@ -133,12 +133,12 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		})
 		checkBreak(t, b, 6, BreakChanged)
 	})
-	t.Run("the stream is cut off and made anew", func(t *testing.T) {
+	t.Run("the stream is cut off and recreated", func(t *testing.T) {
 		b, head := recreated(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[:7] })
-		requireIntact(t, b, 7) // the chain alone cannot show it
+		requireIntact(t, b, 7) // the chain itself cannot show it
 		checkBreak(t, b, 10, BreakTruncated, head)
 	})
-	t.Run("the oldest are left out and the stream is made anew", func(t *testing.T) {
+	t.Run("the oldest are left out and the stream is recreated", func(t *testing.T) {
 		b, _ := recreated(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[3:] })
 		checkBreak(t, b, 1, BreakTruncated)
 	})
@@ -158,7 +158,7 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 	})
 }
 
-// Records from before there was a chain, and those that aged out, are no break.
+// Records from before the chain existed, and those that aged out, are no break.
 func TestOldRecordsAreNoBreak(t *testing.T) {
 	t.Parallel()
 	b, ctx := newTestBroker(t), context.Background()
@@ -184,7 +184,7 @@ func TestOldRecordsAreNoBreak(t *testing.T) {
 		}
 		break
 	}
-	// The walk of a stream that is old enough, three records later.
+	// A walk over a stream that is old enough for three records to have aged out.
 	w := walk{anchors: []Anchor{{2, strings.Repeat("0", 64)}}}
 	for raw, err := range b.read(ctx, AuditStream, "", 4) {
 		if err != nil {
