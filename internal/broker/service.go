@@ -95,27 +95,27 @@ type workerPool struct {
 }
 
 // run starts work once a slot is free; false if the pool is closed.
-func (h *workerPool) run(work func()) bool {
-	h.slots <- struct{}{}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		<-h.slots
+func (p *workerPool) run(work func()) bool {
+	p.slots <- struct{}{}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		<-p.slots
 		return false
 	}
-	h.working.Go(func() {
-		defer func() { <-h.slots }()
+	p.working.Go(func() {
+		defer func() { <-p.slots }()
 		work()
 	})
 	return true
 }
 
 // drain closes the pool and waits for the work in progress.
-func (h *workerPool) drain() {
-	h.mu.Lock()
-	h.closed = true
-	h.mu.Unlock()
-	h.working.Wait()
+func (p *workerPool) drain() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.working.Wait()
 }
 
 // serve answers one request. A request in progress is finished even if the program ends.
