@@ -32,8 +32,8 @@ func (t *Taken) Error() string {
 }
 
 // Begin claims a letter by recording an intent: no other intent is recorded while this one
-// lives, and none after the letter has ended. The second caller gets a *Taken. Intents of
-// the same replay run do not exclude each other.
+// lives, and none after the letter has ended except to restore it. The second caller gets a
+// *Taken. Intents of the same replay run do not exclude each other.
 func (b *Broker) Begin(ctx context.Context, r AuditRecord) error {
 	_, err := b.claimFor(ctx, r)
 	return err
@@ -115,8 +115,8 @@ func (b *Broker) recordOutcome(ctx context.Context, c claim, r AuditRecord) erro
 	return asTaken(b.appendAll(ctx, []*link{l}))
 }
 
-// notEnded returns a check that permits a letter's end only if none is recorded. The replay
-// that caused a recorded delivery is permitted too.
+// notEnded returns a check that permits a letter's end only if none is recorded. A replay is
+// permitted after a recorded delivery: it may have caused it.
 func (b *Broker) notEnded(r AuditRecord) func(context.Context) (bool, error) {
 	return func(ctx context.Context) (bool, error) {
 		s, err := b.auditStateOf(ctx, r)
