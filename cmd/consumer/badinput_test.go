@@ -60,7 +60,7 @@ func TestRunWithoutNATS(t *testing.T) {
 	relay, addr := plainRelay(t), lab.FreeAddress(t)
 	p := newProgram(t, "nats: {url: \"nats://"+addr+"\"}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\ntargets:\n"+smtpTarget("ops", relay.Plain()))
 	p.start()
-	if line := p.waitForLine("NATS does not answer; trying again for ever, nothing is delivered meanwhile"); line["url"] != "nats://"+addr || line["level"] != "warn" {
+	if line := p.waitForLine("NATS does not answer; retrying without limit, nothing is delivered until it answers"); line["url"] != "nats://"+addr || line["level"] != "warn" {
 		t.Errorf("the log says %v", line)
 	}
 	if line := p.waitForLine("JetStream is not ready; nothing is delivered until it is"); line["error"] != "not connected to NATS at nats://"+addr {
@@ -174,7 +174,7 @@ func TestRunWithPortTaken(t *testing.T) {
 	addr := taken.Addr().String()
 	for config, want := range map[string]string{
 		"nats: {listen: \"" + addr + "\"}\nhttp: {listen: \"127.0.0.1:0\"}\n": "certpost: nats.listen " + addr +
-			": bind: address already in use: another program has the port; stop it, choose another nats.listen, or name that server as nats.url\n",
+			": bind: address already in use: another program uses the port; stop it, choose another nats.listen, or set nats.url to that server\n",
 		"nats: {listen: \"127.0.0.1:0\"}\nhttp: {listen: \"" + addr + "\"}\n": "certpost: http.listen " + addr +
 			": bind: address already in use: stop the program that has the port, or choose another http.listen\n",
 	} {

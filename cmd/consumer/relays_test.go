@@ -41,7 +41,7 @@ func TestRelaysCommands(t *testing.T) {
 		t.Errorf("relay: %+v", r)
 	}
 
-	o.certpost("relays", "suspend", "nowhere", "--reason", "x").failed(t, exitFailed, "certpost: there is no lane \"nowhere\": want one of "+lane+"\n")
+	o.certpost("relays", "suspend", "nowhere", "--reason", "x").failed(t, exitFailed, "certpost: unknown lane \"nowhere\": want one of "+lane+"\n")
 	o.certpost("relays", "suspend", lane).failed(t, exitUsage, "certpost: missing flags: --reason=STRING\nSee certpost --help.\n")
 	o.certpost("relays", "resume", lane).failed(t, exitFailed, "certpost: lane "+lane+" is not suspended\n")
 	if text := o.certpost("relays", "suspend", lane, "--reason", "new firewall", "--for", "2h").done(t); !regexp.MustCompile(`^lane ` + lane + ` is suspended until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; what is under way is finished\n$`).MatchString(text) {

@@ -124,7 +124,7 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.discard {"numbers": [2], "reason": "x"}`:   "looking into it; release it first",
 		`dead.replay {"numbers": [2]}`:                   "409 dead letter 2 is held by Ann�e since ",
 		`dead.release {"numbers": [3]}`:                  "409 dead letter 3 is not held",
-		`dead.restore {"numbers": [3]}`:                  "404 number 3 is not that of a discarded dead letter",
+		`dead.restore {"numbers": [3]}`:                  "404 number 3 is not a discarded dead letter",
 		`replays.pause {"id": "none"}`:                   `404 there is no replay run "none"`,
 	} {
 		subject, body, _ := strings.Cut(request, " ")
@@ -260,7 +260,7 @@ func TestAuditCommands(t *testing.T) {
 	o.certpost("dead-letters", "hold", "2", "--reason", "wait").done(t)
 	o.certpost("audit", "verify", "--anchor", anchor).done(t)
 	number, _, _ := strings.Cut(anchor, ":")
-	if said := o.certpost("audit", "verify", "--anchor", number+":"+strings.Repeat("0", 64)); said.code != exitFailed || !strings.Contains(said.stderr, "another one than when its anchor was taken") {
+	if said := o.certpost("audit", "verify", "--anchor", number+":"+strings.Repeat("0", 64)); said.code != exitFailed || !strings.Contains(said.stderr, "differs from its anchor") {
 		t.Errorf("another anchor: %+v", said)
 	}
 	nc := o.client().nc

@@ -47,7 +47,7 @@ func TestWrongUsage(t *testing.T) {
 		"dead-letters replay --all --rate":   "--rate: expected string value but got \"EOL\" (<EOL>)",
 		"dead-letters replay --all":          "dead-letters replay: --reason is empty: say why, for who looks into the audit later",
 		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
-		"audit verify --anchor 1":            "audit verify: --anchor: \"1\" is no anchor: want a record's number, a colon and its SHA-256 in hexadecimal, as `certpost audit verify` prints them",
+		"audit verify --anchor 1":            "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
 		"deliveries list --state gone":       `--state must be one of "any","waiting","sending","sent","dead","discarded" but got "gone"`,
 		"deliveries list --since 3":          `--since: expected duration but got "3": time: missing unit in duration "3"`,
 		"deliveries show":                    `expected "<event>"`,

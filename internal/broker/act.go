@@ -17,38 +17,40 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// actTimeout bounds what is brought to its end although its caller is gone.
+// actTimeout bounds the steps that are completed after the caller's context has ended.
 const actTimeout = 30 * time.Second
 
-// Detached is the context of what takes several steps, of which some are worse than none.
+// Detached returns a context for multi-step actions that must not stop half-way. It
+// outlives the caller's context and ends after actTimeout.
 func Detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
 }
 
-// publishPatience bounds one try to publish a replay; the acknowledgement may have got
-// lost, and the message id makes another try harmless.
-const publishPatience = 5 * time.Second
+// publishAttemptTimeout bounds one attempt to publish a replay. If the acknowledgement was
+// lost, the message id makes another attempt harmless.
+const publishAttemptTimeout = 5 * time.Second
 
-// ErrUncertain says that a letter's mail may have been sent, which needs a second
-// yes.
-var ErrUncertain = errors.New("the mail may have been sent already: look for its Message-ID at the relay, then replay it with a second yes")
+// ErrUncertain is returned for a letter whose mail may have been sent, unless
+// Replay.Uncertain confirms the replay.
+var ErrUncertain = errors.New("the mail may already have been sent: search the relay's log for its Message-ID, then replay with explicit confirmation")
 
-// Replay says how a dead letter is to be replayed.
+// Replay says how to replay a dead letter.
 type Replay struct {
-	Uncertain bool // also what may have been sent: the second yes
-	Force     bool // also what the ledger says was sent
+	Uncertain bool // confirms a replay although the mail may have been sent
+	Force     bool // send again even if the ledger says sent
 	Reason    string
-	Run       string // the replay run it is part of
-	// Target and Lane name another target; Recipients are the only ones to get the
-	// mail. Who asks for either has to be permitted to.
+	Run       string // the replay run it is part of, if any
+	// Target and Lane name another target; Recipients, if set, are the only ones to get the
+	// mail. The caller checks the permission to change either.
 	Target, Lane string
 	Recipients   []string
 }
 
-// Replay publishes a dead letter's event again and takes the letter off the list:
-// intent, publication, outcome, removal, in this order. An end in between leaves a
-// letter too many, never one too few, and beginning anew is harmless. The error is
-// a *Taken when somebody else was faster, a *Held, or ErrUncertain.
+// Replay publishes a dead letter's event again and takes the letter off the list, in this
+// order: intent, publication, outcome, removal. If the process ends in between, the letter
+// may stay on the list although it was replayed, but it is never lost, and replaying it
+// again is harmless. The error is a *Taken if another action on the letter came first, a
+// *Held, or ErrUncertain.
 func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay) error {
 	var err error
 	if how.Reason, err = CheckReason(how.Reason, false); err != nil {
@@ -69,7 +71,7 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 	defer cancel()
 	if err != nil {
 		err = fmt.Errorf("replay dead letter %d to %s: %w", d.Sequence, m.Subject, err)
-		b.abandon(ctx, r, err)
+		b.recordFailure(ctx, r, err)
 		return err
 	}
 	b.reached(PointRepublished)
@@ -77,20 +79,20 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 	if strings.HasPrefix(m.Subject, DeliveryPrefix) {
 		r.Delivery = ack.Sequence
 	}
-	if err := b.conclude(ctx, c, r); err != nil {
+	if err := b.recordOutcome(ctx, c, r); err != nil {
 		return err
 	}
 	b.reached(PointConcluded)
 	return b.RemoveLetter(ctx, d.Sequence)
 }
 
-// publishUntil publishes a message that has an id, while a claim lives: afterwards
-// somebody else may act.
+// publishUntil publishes a message that has an id, and retries until the claim ends: after
+// that another process may act on the letter.
 func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time) (*jetstream.PubAck, error) {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
 	defer cancel()
 	for {
-		try, cancel := context.WithTimeout(ctx, publishPatience)
+		try, cancel := context.WithTimeout(ctx, publishAttemptTimeout)
 		ack, err := b.js.PublishMsg(try, m)
 		cancel()
 		if lost := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout); !lost || ctx.Err() != nil {
@@ -99,7 +101,7 @@ func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time)
 	}
 }
 
-// replayOf is the message that replays a letter.
+// replayOf builds the message that replays a letter.
 func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.Msg, error) {
 	if why := d.Unreplayable(); why != "" {
 		return nil, fmt.Errorf("dead letter %d cannot be replayed: %s", d.Sequence, why)
@@ -113,7 +115,7 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	switch {
 	case how.Target != "":
 		if !events.IsToken(how.Target) || !events.IsToken(how.Lane) {
-			return nil, fmt.Errorf("dead letter %d: target %q in lane %q is none that there can be", d.Sequence, how.Target, how.Lane)
+			return nil, fmt.Errorf("dead letter %d: invalid target %q or lane %q", d.Sequence, how.Target, how.Lane)
 		}
 		if err := b.knownLane(ctx, how.Lane); err != nil {
 			return nil, err
@@ -143,25 +145,26 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	return m, nil
 }
 
-// Unreplayable says why a letter cannot be replayed; "" when it can.
+// Unreplayable returns the reason why a letter cannot be replayed; "" if it can.
 func (d *DeadLetter) Unreplayable() string {
 	var body struct {
 		Withheld string `json:"withheld"`
 	}
 	if bytes.Contains(d.Body, []byte(`"withheld"`)) && json.Unmarshal(d.Body, &body) == nil && body.Withheld != "" {
-		return "it has no event (" + body.Withheld + "); publish the event anew, then discard the letter"
+		return "its event was not stored (" + body.Withheld + "); publish the event again, then discard the letter"
 	}
 	if d.ReplaySubject == "" {
-		return "it does not say where to (no " + HeaderReplaySubject + " header)"
+		return "its " + HeaderReplaySubject + " header is missing"
 	}
 	if !isEventSubject(d.ReplaySubject) && !strings.HasPrefix(d.ReplaySubject, DeliveryPrefix) {
-		return "it would go where neither events nor deliveries go, which no letter of Certpost's does"
+		return "its " + HeaderReplaySubject + " is not a subject of events or deliveries, so Certpost did not write this letter"
 	}
 	return ""
 }
 
-// begin claims a letter that is not held for what the record says. Where somebody's
-// action on it was cut short behind its outcome, that is brought to its end first.
+// begin claims a letter for the action in r; *Held if the letter is held. If an earlier
+// action recorded its outcome but did not remove the letter, begin completes that action
+// before it returns the *Taken.
 func (b *Broker) begin(ctx context.Context, d DeadLetter, r AuditRecord) (claim, error) {
 	hold, err := b.holdOf(ctx, d.Sequence)
 	if err != nil {
@@ -182,15 +185,15 @@ func (b *Broker) begin(ctx context.Context, d DeadLetter, r AuditRecord) (claim,
 	return c, err
 }
 
-// Complete does what is left to do when a process ended after an outcome was
-// recorded and before the letter was removed. Taken up twice it is harmless.
+// Complete does the remaining steps of an action whose process ended after it recorded the
+// outcome and before it removed the letter. Calling it twice is harmless.
 func (b *Broker) Complete(ctx context.Context, d DeadLetter, end AuditRecord) error {
 	if end.Stage == StageIntent || end.LetterNumber != d.Sequence {
 		return nil
 	}
 	switch end.Action {
 	case ActionDiscarded:
-		if err := b.giveUp(ctx, d); err != nil {
+		if err := b.markDiscarded(ctx, d); err != nil {
 			return err
 		}
 	case ActionReplayed, ActionDelivered:
@@ -200,16 +203,17 @@ func (b *Broker) Complete(ctx context.Context, d DeadLetter, end AuditRecord) er
 	return b.RemoveLetter(ctx, d.Sequence)
 }
 
-// abandon ends a claim whose action failed, so that the next one need not wait.
-func (b *Broker) abandon(ctx context.Context, intent AuditRecord, why error) {
+// recordFailure ends a claim whose action failed, so that the next action need not wait for
+// the claim to expire.
+func (b *Broker) recordFailure(ctx context.Context, intent AuditRecord, why error) {
 	intent.Action, intent.Stage, intent.Reason = ActionFailed, StageOutcome, why.Error()
 	if err := b.Append(ctx, intent); err != nil {
-		b.log.Debug().Err(err).Uint64("letter", intent.LetterNumber).Msg("a failure could not be recorded; the letter is free again in a moment")
+		b.log.Debug().Err(err).Uint64("letter", intent.LetterNumber).Msg("cannot record that an action on a dead letter failed; the letter is free when its claim expires")
 	}
 }
 
-// Discard gives a dead letter up, with a reason. The audit keeps it whole. Errors
-// are those of Replay.
+// Discard discards a dead letter, with a reason. The audit record keeps the letter and its
+// event, or the letter only if the event is too large. Errors are those of Replay.
 func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason string) error {
 	reason, err := CheckReason(reason, true)
 	if err != nil {
@@ -223,22 +227,22 @@ func (b *Broker) Discard(ctx context.Context, d DeadLetter, by Actor, reason str
 	ctx, cancel := Detached(ctx)
 	defer cancel()
 	r.Letter, r.Body = &d, d.Body
-	if whole, err := json.Marshal(r); err != nil || int64(len(whole)) > b.nc.MaxPayload()-1<<10 { // the hash and headers take their part
+	if whole, err := json.Marshal(r); err != nil || int64(len(whole)) > b.nc.MaxPayload()-1<<10 { // leaves room for the hash and the headers
 		r.Body, r.TooLarge = nil, true
 	}
-	if err := b.conclude(ctx, c, r); err != nil {
+	if err := b.recordOutcome(ctx, c, r); err != nil {
 		return err
 	}
 	b.reached(PointConcluded)
-	if err := b.giveUp(ctx, d); err != nil {
+	if err := b.markDiscarded(ctx, d); err != nil {
 		return err
 	}
 	b.reached(PointGivenUp)
 	return b.RemoveLetter(ctx, d.Sequence)
 }
 
-// giveUp tells the ledger that a letter was discarded.
-func (b *Broker) giveUp(ctx context.Context, d DeadLetter) error {
+// markDiscarded records in the ledger that a letter was discarded.
+func (b *Broker) markDiscarded(ctx context.Context, d DeadLetter) error {
 	return b.amend(ctx, d, func(e *Entry) bool {
 		if e.State != StateDead || e.DeadLetter != d.Subject {
 			return false
@@ -248,8 +252,8 @@ func (b *Broker) giveUp(ctx context.Context, d DeadLetter) error {
 	})
 }
 
-// amend changes the ledger's entry of a letter's delivery, if there is one and
-// change wants it. What a delivery at work writes at the same time counts more.
+// amend changes the ledger entry of a letter's delivery if there is one and change returns
+// true. If a running attempt writes the entry at the same time, that write wins.
 func (b *Broker) amend(ctx context.Context, d DeadLetter, change func(*Entry) bool) error {
 	if !events.IsToken(d.Target) {
 		return nil // never had an entry
@@ -272,9 +276,9 @@ func (b *Broker) amend(ctx context.Context, d DeadLetter, change func(*Entry) bo
 	return err
 }
 
-// Restore puts a discarded letter on the list again, from its record, and returns
-// its new number. The error is a *Taken when somebody has restored it, or is about
-// to, and ErrNotDiscarded when the record is of something else.
+// Restore publishes a discarded letter again, from its audit record, and returns its new
+// number. The error is a *Taken if the letter was or is being restored, and ErrNotDiscarded
+// if the record is not that of a discarded letter.
 func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, reason string) (number uint64, err error) {
 	if reason, err = CheckReason(reason, false); err != nil {
 		return 0, err
@@ -284,7 +288,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	case discarded.Action != ActionDiscarded || discarded.Stage == StageIntent || discarded.Letter == nil:
 		return 0, fmt.Errorf("number %d %w", old, ErrNotDiscarded)
 	case discarded.TooLarge:
-		return 0, fmt.Errorf("dead letter %d cannot be restored: its event was too large to be kept; publish it anew", old)
+		return 0, fmt.Errorf("dead letter %d cannot be restored: its event was too large for the audit; publish the event again", old)
 	}
 	r := AuditRecord{Action: ActionRestored, Actor: by, Reason: reason, Event: discarded.Event, Target: discarded.Target, LetterNumber: old}
 	c, err := b.claimFor(ctx, r)
@@ -294,11 +298,11 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	b.reached(PointIntended)
 	d := *discarded.Letter
 	d.Body, d.RestoredFrom = discarded.Body, old
-	number, err = b.relist(ctx, &d, c.until)
+	number, err = b.publishRestored(ctx, &d, c.until)
 	ctx, cancel := Detached(ctx)
 	defer cancel()
 	if err != nil {
-		b.abandon(ctx, r, err)
+		b.recordFailure(ctx, r, err)
 		return 0, err
 	}
 	b.reached(PointRepublished)
@@ -317,9 +321,9 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	return number, err
 }
 
-// relist publishes a restored letter. If it finds itself there, an earlier try was
-// cut short.
-func (b *Broker) relist(ctx context.Context, d *DeadLetter, until time.Time) (number uint64, err error) {
+// publishRestored publishes a restored letter. If the stream already has it, an earlier
+// attempt was interrupted, and the number of that one is returned.
+func (b *Broker) publishRestored(ctx context.Context, d *DeadLetter, until time.Time) (number uint64, err error) {
 	ack, err := b.publishUntil(ctx, d.message("restore/"+strconv.FormatUint(d.RestoredFrom, 10)), until)
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == codeStoreFailed {
@@ -329,7 +333,7 @@ func (b *Broker) relist(ctx context.Context, d *DeadLetter, until time.Time) (nu
 			if there.RestoredFrom == d.RestoredFrom {
 				return there.Sequence, nil
 			}
-			return 0, fmt.Errorf("dead letter %d cannot be restored: a newer one of the same delivery, number %d, is on the list", d.RestoredFrom, there.Sequence)
+			return 0, fmt.Errorf("dead letter %d cannot be restored: a newer letter of the same delivery, number %d, is on the list", d.RestoredFrom, there.Sequence)
 		}
 	}
 	if err != nil {
@@ -338,7 +342,8 @@ func (b *Broker) relist(ctx context.Context, d *DeadLetter, until time.Time) (nu
 	return ack.Sequence, nil
 }
 
-// Discarded finds the record of a discarded letter, to restore it.
+// Discarded returns the audit record of a discarded letter, for Restore; ErrNotDiscarded if
+// there is none.
 func (b *Broker) Discarded(ctx context.Context, number uint64) (AuditRecord, error) {
 	found := AuditRecord{LetterNumber: number}
 	for raw, err := range b.read(ctx, AuditStream, auditPrefix+string(ActionDiscarded)+".>", 1) {
@@ -355,19 +360,19 @@ func (b *Broker) Discarded(ctx context.Context, number uint64) (AuditRecord, err
 	return found, nil
 }
 
-// RecordAt reads one record of the audit by its sequence.
+// RecordAt returns the audit record with a sequence.
 func (b *Broker) RecordAt(ctx context.Context, sequence uint64) (AuditRecord, error) {
-	raw, err := b.at(ctx, AuditStream, sequence)
+	raw, err := b.messageAt(ctx, AuditStream, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return AuditRecord{}, fmt.Errorf("there is no record %d in the audit", sequence)
+		return AuditRecord{}, fmt.Errorf("audit record %d not found", sequence)
 	}
 	if err != nil {
-		return AuditRecord{}, b.unread(ctx, AuditStream, err)
+		return AuditRecord{}, b.readError(ctx, AuditStream, err)
 	}
 	return readRecord(raw), nil
 }
 
-// gone reports whether a letter is certainly not on the list any more.
+// gone reports whether a letter is no longer in the stream, according to its leader.
 func (b *Broker) gone(ctx context.Context, number uint64) (bool, error) {
 	_, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Seq: number})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -379,8 +384,8 @@ func (b *Broker) gone(ctx context.Context, number uint64) (bool, error) {
 	return false, nil
 }
 
-// TakeOff takes a letter off the list whose end the audit has: whoever recorded it
-// did not live to remove it. A letter without an end stays.
+// TakeOff removes a letter whose end the audit has: the process that recorded the end was
+// killed before it removed the letter. A letter without a recorded end stays.
 func (b *Broker) TakeOff(ctx context.Context, number uint64) error {
 	d, err := b.DeadLetter(ctx, number)
 	if errors.Is(err, ErrNoLetter) {
@@ -389,7 +394,7 @@ func (b *Broker) TakeOff(ctx context.Context, number uint64) error {
 	if err != nil {
 		return err
 	}
-	s, err := b.standingOf(ctx, AuditRecord{Event: d.Event, Target: d.Target, LetterNumber: number})
+	s, err := b.auditStateOf(ctx, AuditRecord{Event: d.Event, Target: d.Target, LetterNumber: number})
 	if err != nil || s.end == nil {
 		return err
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Letters replayed one after the other, and by 16 at the same time, with every
-// write flushed to disk and without.
+// BenchmarkReplay replays letters one after the other, and by 16 workers at the same
+// time, with every write flushed to disk and without.
 func BenchmarkReplay(b *testing.B) {
 	for _, sync := range []string{syncAlways, "2m"} {
 		for _, workers := range []int{1, 16} {
@@ -29,7 +29,7 @@ func benchmarkReplay(b *testing.B, interval string, workers int) {
 	if err := broker.EnsureTopology(ctx); err != nil {
 		b.Fatal(err)
 	}
-	buryMany(b, broker, b.N)
+	publishLetters(b, broker, b.N)
 	letters := make(chan DeadLetter)
 	var wg sync.WaitGroup
 	b.ResetTimer()

@@ -11,25 +11,25 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// history is what the audit says of a letter, "stage action", oldest first.
-func history(t *testing.T, b *Broker, number uint64) (told []string) {
+// history returns the audit's records of a letter as "stage action", oldest first.
+func history(t *testing.T, b *Broker, number uint64) (recorded []string) {
 	t.Helper()
 	for r, err := range b.ReadAudit(context.Background(), 1) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r.LetterNumber == number {
-			told = append(told, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
+			recorded = append(recorded, strings.TrimSpace(string(r.Stage)+" "+string(r.Action)))
 		}
 	}
-	return told
+	return recorded
 }
 
-// one is a broker with one open letter, number 1.
-func one(t *testing.T) (*Broker, DeadLetter) {
+// brokerWithLetter returns a broker with one open letter, number 1.
+func brokerWithLetter(t *testing.T) (*Broker, DeadLetter) {
 	t.Helper()
-	b := quiet(t)
-	buryMany(t, b, 1)
+	b := newTestBroker(t)
+	publishLetters(t, b, 1)
 	d, err := b.DeadLetter(context.Background(), 1)
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func one(t *testing.T) (*Broker, DeadLetter) {
 	return b, d
 }
 
-func published(t *testing.T, b *Broker) uint64 {
+func countDeliveries(t *testing.T, b *Broker) uint64 {
 	t.Helper()
 	s, err := b.js.Stream(context.Background(), DeliveriesStream)
 	if err != nil {
@@ -57,7 +57,7 @@ func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 		for second, other := range actions {
 			t.Run(first+" and "+second, func(t *testing.T) {
 				t.Parallel()
-				b, d := one(t)
+				b, d := brokerWithLetter(t)
 				errs := make([]error, 8)
 				var wg sync.WaitGroup
 				for i := range errs {
@@ -77,16 +77,16 @@ func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 					case err == nil:
 						done++
 					case !errors.As(err, &taken) || taken.Record.LetterNumber != 1 || taken.Record.Name == "" || !strings.Contains(err.Error(), taken.Record.Name):
-						t.Errorf("who comes second hears: %v", err)
+						t.Errorf("the second operator's error: %v", err)
 					}
 				}
-				if told := history(t, b, 1); done != 1 || len(told) != 2 || !strings.HasPrefix(told[0], "intent ") || told[1] != strings.Replace(told[0], "intent", "outcome", 1) {
-					t.Errorf("%d acted, history %q", done, told)
+				if recorded := history(t, b, 1); done != 1 || len(recorded) != 2 || !strings.HasPrefix(recorded[0], "intent ") || recorded[1] != strings.Replace(recorded[0], "intent", "outcome", 1) {
+					t.Errorf("%d acted, history %q", done, recorded)
 				}
 				if _, err := b.DeadLetter(ctx, 1); !errors.Is(err, ErrNoLetter) {
 					t.Errorf("the letter: %v", err)
 				}
-				if n := published(t, b); n > 1 {
+				if n := countDeliveries(t, b); n > 1 {
 					t.Errorf("%d deliveries", n)
 				}
 			})
@@ -96,16 +96,16 @@ func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 
 func TestReplaySaysWhatItDid(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	d.Certainty = verdict.MaybeSent
 	if err := b.Replay(ctx, d, operator, Replay{}); !errors.Is(err, ErrUncertain) {
-		t.Errorf("without a second yes: %v", err)
+		t.Errorf("without confirmation: %v", err)
 	}
-	if told := history(t, b, 1); told != nil {
-		t.Errorf("a refused replay left %q", told)
+	if recorded := history(t, b, 1); recorded != nil {
+		t.Errorf("a refused replay left %q", recorded)
 	}
-	if err := b.Replay(ctx, d, Actor{"alice", "operator", ViaPage, "192.0.2.7"}, Replay{Uncertain: true, Force: true, Reason: "mended", Run: "r1", Recipients: []string{"a@example.com", "b@example.com"}}); err != nil {
+	if err := b.Replay(ctx, d, Actor{"alice", "operator", ViaPage, "192.0.2.7"}, Replay{Uncertain: true, Force: true, Reason: "fixed", Run: "r1", Recipients: []string{"a@example.com", "b@example.com"}}); err != nil {
 		t.Fatal(err)
 	}
 	var last AuditRecord
@@ -115,23 +115,23 @@ func TestReplaySaysWhatItDid(t *testing.T) {
 		}
 		last = r
 	}
-	if last.Action != ActionReplayed || last.Name != "alice" || last.Role != "operator" || last.Via != ViaPage || last.Address != "192.0.2.7" || last.Run != "r1" || last.Reason != "mended" ||
+	if last.Action != ActionReplayed || last.Name != "alice" || last.Role != "operator" || last.Via != ViaPage || last.Address != "192.0.2.7" || last.Run != "r1" || last.Reason != "fixed" ||
 		last.Delivery != 1 || last.Letter == nil || last.Letter.Code != verdict.SMTPAuth || !slices.Equal(last.NewRecipients, []string{"a@example.com", "b@example.com"}) {
 		t.Errorf("recorded: %+v", last)
 	}
-	raw, err := b.at(ctx, DeliveriesStream, 1)
+	raw, err := b.messageAt(ctx, DeliveriesStream, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if h := raw.Header; h.Get("Certpost-Force") != "true" || h.Get("Certpost-Recipients") != "a@example.com, b@example.com" || h.Get("Certpost-Generation") != "2" || string(raw.Data) != string(d.Body) {
 		t.Errorf("published: %v", h)
 	}
-	holds(t, b, 2)
+	requireIntact(t, b, 2)
 }
 
 func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	intent := AuditRecord{Action: ActionReplayed, Actor: Actor{Name: "gone"}, Event: d.Event, Target: d.Target, LetterNumber: 1, Run: "r1"}
 	if err := b.Begin(ctx, intent); err != nil {
@@ -139,57 +139,57 @@ func TestAClaimIsOverWhenItsOwnerIsGone(t *testing.T) {
 	}
 	var taken *Taken
 	if err := b.Replay(ctx, d, operator, Replay{}); !errors.As(err, &taken) || taken.Record.Name != "gone" || taken.Record.Stage != StageIntent {
-		t.Errorf("while it lives: %v", err)
+		t.Errorf("while the claim is active: %v", err)
 	}
 	if written, err := b.Observe(ctx, AuditRecord{Action: ActionRemoved, Event: d.Event, Target: d.Target, LetterNumber: 1}); err != nil || written {
 		t.Errorf("observed a letter that is there: %v, %v", written, err)
 	}
-	s, err := b.standingOf(ctx, intent)
+	s, err := b.auditStateOf(ctx, intent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if alive, err := b.alive(ctx, s); err != nil || !alive {
-		t.Errorf("standing: %+v, %v", s, err)
+	if alive, err := b.claimActive(ctx, s); err != nil || !alive {
+		t.Errorf("audit state: %+v, %v", s, err)
 	}
 	b.cfg.ClaimLife = 0
-	if alive, err := b.alive(ctx, s); err != nil || alive {
+	if alive, err := b.claimActive(ctx, s); err != nil || alive {
 		t.Errorf("the claim does not end: %v", err)
 	}
 	b.cfg.ClaimLife = claimLife
-	// What belongs to the same run takes it up at once.
+	// An action of the same run takes the claim over at once.
 	if err := b.Replay(ctx, d, operator, Replay{Run: "r1"}); err != nil {
 		t.Errorf("the same run: %v", err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"intent replayed", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
 func TestAFailedReplayFreesTheLetter(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	d.ReplaySubject = EventSubject + ".nobody.listens"
 	if err := b.Replay(ctx, d, operator, Replay{}); err == nil {
-		t.Fatal("replayed to where no stream is")
+		t.Fatal("replayed to a subject without a stream")
 	}
 	d.ReplaySubject = DeliveryPrefix + "relay.ops"
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
-		t.Errorf("the next one: %v", err)
+		t.Errorf("the next replay: %v", err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "outcome failed", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"intent replayed", "outcome failed", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
 func TestRestoreGivesWayToANewerLetter(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	if err := b.Discard(ctx, d, operator, "not needed"); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 1) // the same delivery died again
+	publishLetters(t, b, 1) // the same delivery failed again
 	record, err := b.Discarded(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -202,10 +202,10 @@ func TestRestoreGivesWayToANewerLetter(t *testing.T) {
 	}
 }
 
-// An event that fills a message leaves no room for the letter beside it.
+// An event that fills a message leaves no room for the letter in the same record.
 func TestDiscardOfAHugeEvent(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	d := letterOf("huge")
 	d.Subject, d.Body = d.subjectOf(), []byte(strings.Repeat("x", int(b.nc.MaxPayload())-8<<10))
 	if _, err := b.js.PublishMsg(ctx, d.message("")); err != nil {
@@ -219,14 +219,14 @@ func TestDiscardOfAHugeEvent(t *testing.T) {
 	if err != nil || !record.TooLarge {
 		t.Fatalf("%+v, %v", record.TooLarge, err)
 	}
-	if _, err := b.Restore(ctx, record, operator, "no junk"); err == nil || !strings.Contains(err.Error(), "publish it anew") {
+	if _, err := b.Restore(ctx, record, operator, "no junk"); err == nil || !strings.Contains(err.Error(), "publish the event again") {
 		t.Errorf("restored: %v", err)
 	}
 }
 
 func TestObservedEndsAreRecordedOnce(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	if err := b.RemoveLetter(ctx, 1); err != nil {
 		t.Fatal(err)
@@ -248,8 +248,8 @@ func TestObservedEndsAreRecordedOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if told := history(t, b, 1); n != 1 || !slices.Equal(told, []string{"outcome removed"}) {
-		t.Errorf("%d wrote %q", n, told)
+	if recorded := history(t, b, 1); n != 1 || !slices.Equal(recorded, []string{"outcome removed"}) {
+		t.Errorf("%d wrote %q", n, recorded)
 	}
 	var taken *Taken
 	if err := b.Replay(ctx, d, operator, Replay{}); !errors.As(err, &taken) || taken.Record.Action != ActionRemoved {

@@ -12,44 +12,44 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Action is what happened to a dead letter, or to a lane.
+// Action is what happened to a dead letter, a lane, a replay run or a session.
 type Action string
 
-// The actions. Those that end a letter are told apart by Ends.
+// The actions. Ends reports those that take a letter off the list.
 const (
-	ActionReplayed  Action = "replayed"  // published again by somebody
+	ActionReplayed  Action = "replayed"  // published again
 	ActionDelivered Action = "delivered" // its delivery succeeded after all
-	ActionDiscarded Action = "discarded" // given up by somebody, with a reason
-	ActionExpired   Action = "expired"   // the stream dropped it, having kept it for as long as letters are kept
+	ActionDiscarded Action = "discarded" // by an operator, with a reason
+	ActionExpired   Action = "expired"   // the stream removed it at the letters' maximum age
 	ActionReplaced  Action = "replaced"  // by a newer letter of the same delivery
-	ActionRemoved   Action = "removed"   // from the stream, past Certpost
+	ActionRemoved   Action = "removed"   // from the stream, not through Certpost
 
 	ActionRestored  Action = "restored"  // a discarded letter is on the list again, under a new number
-	ActionFailed    Action = "failed"    // what somebody intended could not be done; the letter is as it was
-	ActionHeld      Action = "held"      // kept from being replayed and discarded
-	ActionReleased  Action = "released"  // held no more
+	ActionFailed    Action = "failed"    // an intended action failed; the letter is unchanged
+	ActionHeld      Action = "held"      // may be neither replayed nor discarded
+	ActionReleased  Action = "released"  // no longer held
 	ActionSuspended Action = "suspended" // a lane, by an operator
-	ActionResumed   Action = "resumed"   // a lane, by an operator or because its time was over
+	ActionResumed   Action = "resumed"   // a lane, by an operator or because the suspension expired
 
 	ActionStarted   Action = "started"   // a replay run
 	ActionPaused    Action = "paused"    // a replay run
 	ActionContinued Action = "continued" // a replay run that was paused
-	ActionStopped   Action = "stopped"   // a replay run, because the same came back
+	ActionStopped   Action = "stopped"   // a replay run, because letters came back with the same cause
 	ActionCancelled Action = "cancelled" // a replay run
 	ActionDone      Action = "done"      // a replay run
-	ActionSignedIn  Action = "signed-in" // on the page
+	ActionSignedIn  Action = "signed-in" // on the dashboard
 	ActionSignedOut Action = "signed-out"
-	ActionRefused   Action = "refused" // somebody was not let in, or may not do what was asked for
+	ActionRefused   Action = "refused" // a sign-in, or a request without the permission for it
 )
 
-// ending are the actions that take a letter off the list, the one that is never
-// undone by a later record of the same letter.
+// ending are the actions that take a letter off the list. No later record of the same
+// letter undoes them.
 var ending = []Action{ActionReplayed, ActionDelivered, ActionDiscarded, ActionExpired, ActionReplaced, ActionRemoved}
 
 // Ends reports whether the action takes a letter off the list.
 func (a Action) Ends() bool { return slices.Contains(ending, a) }
 
-// Stage says whether a record announces an action or tells what came of it.
+// Stage says whether a record announces an action or reports its outcome.
 type Stage string
 
 // The stages. A record without one is an outcome.
@@ -58,7 +58,7 @@ const (
 	StageOutcome Stage = "outcome"
 )
 
-// Actor is who does something, and by what way.
+// Actor is the person or program that acts, and its way of access.
 type Actor struct {
 	Name    string `json:"by"` // user@host in a shell, the signed-in name on a page, certpost@host for the program itself
 	Role    string `json:"role,omitempty"`
@@ -66,20 +66,19 @@ type Actor struct {
 	Address string `json:"address,omitempty"` // of the browser or the NATS client
 }
 
-// Via is the way by which something was done.
+// Via is the way of access by which an action was requested.
 type Via string
 
-// The ways.
+// The ways of access.
 const (
 	ViaPage    Via = "page"    // the dashboard
-	ViaShell   Via = "shell"   // our commands
+	ViaShell   Via = "shell"   // Certpost's commands
 	ViaService Via = "service" // the NATS micro service
-	ViaNATS    Via = "nats"    // past Certpost, with the means of NATS
+	ViaNATS    Via = "nats"    // directly in NATS, not through Certpost
 	ViaItself  Via = "certpost"
 )
 
-// Hold keeps a dead letter from being replayed and discarded while somebody works
-// on it.
+// Hold keeps a dead letter from being replayed and discarded while an operator works on it.
 type Hold struct {
 	Letter uint64    `json:"letter"` // its number
 	Event  string    `json:"event"`
@@ -89,8 +88,8 @@ type Hold struct {
 	Since  time.Time `json:"since"`
 }
 
-// AuditRecord is one entry of CERTPOST_AUDIT. A discarded letter is kept whole in
-// its record, so that giving up destroys nothing.
+// AuditRecord is one entry of CERTPOST_AUDIT. The record of a discard holds the whole
+// letter, so that discarding destroys nothing.
 type AuditRecord struct {
 	Time   time.Time `json:"time"`
 	Action Action    `json:"action"`
@@ -106,7 +105,7 @@ type AuditRecord struct {
 	LetterNumber uint64 `json:"letter_number,omitempty"`
 	NewLetter    uint64 `json:"new_letter,omitempty"`
 	Delivery     uint64 `json:"delivery,omitempty"`
-	// NewTarget and NewRecipients are what somebody changed for a replay.
+	// NewTarget and NewRecipients are what the operator changed for a replay.
 	NewTarget     string      `json:"new_target,omitempty"`
 	NewRecipients []string    `json:"new_recipients,omitempty"`
 	Until         time.Time   `json:"until,omitzero"` // of a suspension
@@ -115,19 +114,19 @@ type AuditRecord struct {
 	// TooLarge says that the letter's event did not fit into the record.
 	TooLarge bool `json:"too_large,omitempty"`
 	// Previous is the SHA-256, hexadecimal, of the record before this one, over its
-	// stored bytes; "" in the first, and in those from before there was a chain.
+	// stored bytes; 64 zeros in the first, "" in records from before the chain existed.
 	Previous string `json:"previous,omitempty"`
 
-	// What is known of a record that was read: its place, when the server stored it (Time
-	// is by the clock of who wrote it), its own SHA-256, and whether it was not written by
-	// Certpost and cannot be read.
+	// Set when a record is read: its sequence, when the server stored it (Time is by the
+	// writer's clock), its own SHA-256, and whether it cannot be read because Certpost did
+	// not write it.
 	Sequence   uint64    `json:"-"`
 	Stored     time.Time `json:"-"`
 	Hash       string    `json:"-"`
 	Unreadable bool      `json:"-"`
 }
 
-// ReadAudit yields the records from a sequence on, in order.
+// ReadAudit yields the audit's records from a sequence on, in order.
 func (b *Broker) ReadAudit(ctx context.Context, from uint64) iter.Seq2[AuditRecord, error] {
 	return func(yield func(AuditRecord, error) bool) {
 		for raw, err := range b.read(ctx, AuditStream, "", from) {
@@ -151,13 +150,13 @@ func readRecord(raw *jetstream.RawStreamMsg) AuditRecord {
 		r.Time = raw.Time
 	}
 	if r.LetterNumber == 0 && r.Letter != nil {
-		r.LetterNumber = r.Letter.Sequence // from before it had a field of its own
+		r.LetterNumber = r.Letter.Sequence // written before the field existed
 	}
 	r.Sequence, r.Stored, r.Hash = raw.Sequence, raw.Time, hashOf(raw.Data)
 	return r
 }
 
-// ProcessActor is the program as an actor.
+// ProcessActor returns the program itself as an actor.
 func ProcessActor(name string) Actor { return Actor{Name: name, Via: ViaItself} }
 
 func hashOf(stored []byte) string {

@@ -13,26 +13,24 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// maxBatch is below the server's limit of 1,000 messages in one atomic batch;
-// one flush to disk serves them all.
+// maxBatch is the number of messages in one atomic batch, below the server's limit of
+// 1,000. One flush to disk serves them all.
 const maxBatch = 200
 
-// batchFrom is how many messages make an atomic batch worth it. The server keeps
-// a batch in a store of its own first, with six flushes and some files to make
-// and remove: as much as 10 to 20 messages that are flushed one by one
-// (docs/performance.md).
+// batchFrom is the number of messages from which on an atomic batch is cheaper. The server
+// first keeps a batch in a store of its own, with six flushes and some files to create and
+// remove: as much as 10 to 20 messages that are flushed one by one (docs/performance.md).
 const batchFrom = 12
 
-// publishTimeout bounds the wait for acknowledgements of messages sent without
-// waiting for each, and of a batch; the client has such a bound for single
-// messages only.
+// publishTimeout bounds the wait for the acknowledgements of asynchronous messages and of a
+// batch; the client has such a bound only for single messages.
 const publishTimeout = 10 * time.Second
 
-// PublishAll puts messages into one stream, in batches where those are cheaper,
-// and returns when all are stored. Each message needs a Nats-Msg-Id, so that
-// publishing all of them again after an error stores none twice: known says
-// what to do about each message that turns out to be a duplicate. A batch with
-// one in it is refused as a whole, and is then published one by one.
+// PublishAll publishes messages to one stream, in batches if those are cheaper, and returns
+// when all are stored. Each message needs a Nats-Msg-Id, so that publishing all of them
+// again after an error stores none twice: known is called for each message that is a
+// duplicate. A batch that contains a duplicate is refused as a whole, and then its messages
+// are published one by one.
 func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
 	for len(msgs) > 0 {
 		n := min(len(msgs), maxBatch)
@@ -52,20 +50,19 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known func(co
 	return nil
 }
 
-// flushesEachWrite reports whether batches save anything: they do where the
-// store flushes every write to disk before it acknowledges it. A server of
-// somebody else's does not say; by default it does not, and a cluster groups
-// what it replicates by itself.
+// flushesEachWrite reports whether batches save anything: they do if the store flushes
+// every write to disk before it acknowledges it. An external server does not tell; by
+// default it does not flush, and a cluster groups what it replicates by itself.
 func (b *Broker) flushesEachWrite() bool {
 	return b.server != nil && (b.cfg.SyncInterval == "" || b.cfg.SyncInterval == syncAlways)
 }
 
-// errBatchRefused says that the server took none of the batch for a reason that
-// publishing one by one gets around.
+// errBatchRefused says that the server stored no message of the batch, for a reason that
+// does not apply to messages published one by one.
 var errBatchRefused = errors.New("atomic batch refused")
 
-// The codes with which nats-server refuses a batch as such: a message id that is
-// known, a batch it forgot (restart, leader change, too many at a time).
+// The codes with which nats-server refuses a whole batch: a message id that is
+// known, batches disabled, a batch it dropped (restart, leader change), too many at once.
 const (
 	codeBatchDuplicate  = 10201
 	codeBatchDisabled   = 10174
@@ -73,16 +70,16 @@ const (
 	codeBatchInflight   = 10210
 )
 
-// The headers of a batch's members, which the client library has no names for.
+// The headers of a batch's messages, for which the client library has no names.
 const (
 	headerBatchID       = "Nats-Batch-Id"
 	headerBatchSequence = "Nats-Batch-Sequence"
 	headerBatchCommit   = "Nats-Batch-Commit"
 )
 
-// PublishBatch is ADR-50: members carry the batch's id and their number, the last
-// one the commit; only the commit is answered with an acknowledgement. It returns
-// the stream's sequence of the last message; the others' precede it without gaps.
+// PublishBatch publishes an atomic batch (ADR-50): each message carries the batch's id and
+// its number, the last one the commit; only the commit is acknowledged. It returns the
+// stream's sequence of the last message; the others' precede it without gaps.
 func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
 	id := nuid.Next()
 	for i, m := range msgs {
@@ -131,8 +128,8 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 	return ack.Seq, nil
 }
 
-// publishEach publishes one by one, in order, and waits for the acknowledgements
-// when all are on their way.
+// publishEach publishes messages one by one, in order, and waits for the acknowledgements
+// once all are sent.
 func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
 	wait, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()

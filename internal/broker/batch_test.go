@@ -10,8 +10,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// What publishAll is given is stored once and in order, however it goes out and
-// however often it is published.
+// PublishAll stores each message once and in order, whether batched or not and
+// however often it is called.
 func TestPublishAllStoresEachOnce(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -51,7 +51,7 @@ func TestPublishAllStoresEachOnce(t *testing.T) {
 				}
 			}
 			publish(test.n)
-			publish(test.n + 1) // as after an acknowledgement that was lost
+			publish(test.n + 1) // as after a lost acknowledgement
 			if duplicates != test.n {
 				t.Errorf("%d duplicates among %d known messages", duplicates, test.n)
 			}

@@ -1,8 +1,8 @@
-// Package broker is what Certpost keeps in JetStream: the streams, buckets and consumers and
+// Package broker keeps Certpost's state in JetStream: the streams, buckets and consumers and
 // their ownership (topology.go), the ledger with the state of each delivery (ledger.go), dead
-// letters (deadletter.go) and what is done to them (act.go), the audit as a chain of hashes
-// (chain.go), holds, suspensions, and the embedded server (embedded.go). Package queue does the
-// work on top of it.
+// letters (deadletter.go) and the actions on them (act.go), the audit as a chain of hashes
+// (chain.go), holds, suspensions, and the embedded server (embedded.go). Package queue processes
+// events and deliveries on top of it.
 package broker
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config says where JetStream is. Without URL it is embedded.
+// Config says where JetStream is. Without URL the server is embedded.
 type Config struct {
 	// URL of a NATS server or cluster, comma separated; "" embeds one.
 	URL string
@@ -26,7 +26,7 @@ type Config struct {
 	CredentialsFile string
 	NKeyFile        string
 	User            string
-	Password        func() ([]byte, error) // asked at every connect; nil: none
+	Password        func() ([]byte, error) // called at every connect; nil: none
 	// CAFile, CertFile and KeyFile are PEM files for TLS and a client certificate.
 	CAFile, CertFile, KeyFile string
 	// Replicas of streams, consumers and bucket: 1, 3 or 5.
@@ -34,24 +34,24 @@ type Config struct {
 
 	// DataDir holds the embedded server's store.
 	DataDir string
-	// Listen is the embedded server's address; "" is 127.0.0.1:4222, "none"
-	// serves this process alone.
+	// Listen is the embedded server's address; "" is 127.0.0.1:4222, "none" accepts
+	// connections from this process only.
 	Listen string
 	// SyncInterval is how often the embedded store is flushed to disk: "always"
 	// (after every write) or a Go duration. "" is always.
 	SyncInterval string
 	// MaxStore bounds the embedded store, in bytes; 0 is 10 GiB. A full store
-	// refuses events, it never drops what it has.
+	// refuses events; it never drops stored messages.
 	MaxStore int64
 
 	// AckWait is how long a fetched message may go without a sign of life before the
 	// server delivers it again; 0 is 30 s. Tests make it shorter.
 	AckWait time.Duration
-	// ClaimLife is how long an intent to act on a dead letter keeps others from acting;
+	// ClaimLife is how long an intent to act on a dead letter blocks other actions;
 	// 0 is claimLife. Tests make it shorter.
 	ClaimLife time.Duration
-	// Reached, when set, is told when an action on a dead letter comes to one of the
-	// points in points.go. Tests end the process there.
+	// Reached, if set, is called when an action on a dead letter reaches one of the points
+	// in points.go. Tests end the process there.
 	Reached func(point string)
 }
 
@@ -65,13 +65,13 @@ type Broker struct {
 	js     jetstream.JetStream
 
 	chain chain    // the audit
-	seen  sync.Map // names of streams that were there
+	seen  sync.Map // names of streams that this process has found
 }
 
-// Open starts the embedded server or connects to the configured one. An
-// external server that cannot be reached is no error: the connection is tried
-// for ever, and everything waits for it. Errors are for a person: a locked
-// store, a taken port, an unreadable credentials file.
+// Open starts the embedded server or connects to the configured one. An unreachable
+// external server is no error: the connection is retried without limit, and all work waits
+// for it. Errors are for the operator: a locked store, a port in use, an unreadable
+// credentials file.
 func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 	b := newBroker(cfg, log)
 	var err error
@@ -91,9 +91,9 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 	return b, nil
 }
 
-// Dial connects as a command does: once, within the context's deadline, and
-// without starting a server. With no URL it goes to the address where
-// `certpost run` serves its embedded one.
+// Dial connects as a command does: once, within the context's deadline, and without
+// starting a server. Without a URL it connects to the address where `certpost run` serves
+// its embedded server.
 func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) {
 	if cfg.URL == "" {
 		cfg.URL = "nats://" + cfg.listen()
@@ -147,7 +147,7 @@ func (b *Broker) Close() {
 	}
 }
 
-// URL is where other programs reach the same JetStream.
+// URL is the address at which other programs reach the same JetStream.
 func (b *Broker) URL() string {
 	if b.server != nil {
 		return b.server.url()
@@ -155,8 +155,8 @@ func (b *Broker) URL() string {
 	return safeURL(b.cfg.URL)
 }
 
-// Health says what is wrong with JetStream right now; nil when all that a
-// delivery needs answers. It makes one request and is meant for readiness.
+// Health returns what is wrong with JetStream right now; nil if all streams that a delivery
+// needs answer. It makes one request for each of the three and is meant for readiness.
 func (b *Broker) Health(ctx context.Context) error {
 	if err := b.Disconnected(); err != nil {
 		return err
@@ -171,8 +171,8 @@ func (b *Broker) Health(ctx context.Context) error {
 	return nil
 }
 
-// Disconnected says that there is no connection, in better words than the client has for
-// a request that it cannot send.
+// Disconnected returns an error if there is no connection. Its text is clearer than the
+// client's for a request that it cannot send.
 func (b *Broker) Disconnected() error {
 	if b.nc.IsConnected() {
 		return nil
@@ -189,16 +189,18 @@ func (b *Broker) JetStream() jetstream.JetStream { return b.js }
 // Conn is the connection to NATS.
 func (b *Broker) Conn() *nats.Conn { return b.nc }
 
-// Log is where the broker and those who work with it write.
+// Log is the log of the broker and of the packages that use it.
 func (b *Broker) Log() zerolog.Logger { return b.log }
 
-// AckWait is how long a fetched message may go without a sign of life.
+// AckWait is how long a fetched message may go without a sign of life before the server
+// delivers it again.
 func (b *Broker) AckWait() time.Duration { return b.cfg.AckWait }
 
 // Embedded reports whether this process runs the server.
 func (b *Broker) Embedded() bool { return b.server != nil }
 
-// StoreFailed is why the embedded store writes nothing any more: nil, or ErrStoreFailed.
+// StoreFailed returns ErrStoreFailed if the embedded store cannot be written any more, nil
+// otherwise.
 func (b *Broker) StoreFailed() error {
 	if b.server == nil {
 		return nil

@@ -19,37 +19,37 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// noRecord is what the first record of all says of the one before it.
-var noRecord = strings.Repeat("0", 64)
+// zeroHash is the previous hash in the first record of the audit.
+var zeroHash = strings.Repeat("0", 64)
 
-// appendTimeout bounds the attempts to append waiting records, appendPatience one
-// request of them: a stream whose leader has died does not say so.
+// appendTimeout bounds all attempts to append a group of records, appendRequestTimeout one
+// request: a stream whose leader has died does not answer.
 const (
-	appendTimeout  = 30 * time.Second
-	appendPatience = 3 * time.Second
+	appendTimeout        = 30 * time.Second
+	appendRequestTimeout = 3 * time.Second
 )
 
-// chain appends records to the audit, each with the hash of the one before it. An
-// append succeeds only where the stream's last record is the one whose hash it
-// holds, so several processes take turns; within one, those who come while an
-// append is under way wait and go together.
+// chain appends records to the audit, each with the hash of the one before it. An append
+// succeeds only if the stream's last record is the one whose hash the new record holds, so
+// several processes take turns. Within one process, records that arrive during an append
+// wait and are appended together.
 //
-// It has no goroutine of its own to stop: one runs while records wait.
+// It has no goroutine to stop: one runs while records wait.
 type chain struct {
 	mu      sync.Mutex
 	waiting []*link
-	working bool
+	running bool
 
-	head *Anchor // the last record, as far as known here; the worker's alone
+	head *Anchor // the last known record; used by appendWaiting only
 }
 
-// link is one record on its way into the chain.
+// link is one record to be appended to the chain.
 type link struct {
 	subject string
-	id      string // "": it may be written twice
+	id      string // Nats-Msg-Id; "": a second write is not detected
 	record  AuditRecord
-	// check says, when the chain's head is known, whether the record is to be written:
-	// nobody can append between the two. nil: it is.
+	// check is called when the chain's head is known and says whether to write the record.
+	// A record added by another process after that makes the append fail. nil: write it.
 	check func(context.Context) (write bool, err error)
 
 	done    chan struct{}
@@ -57,9 +57,8 @@ type link struct {
 	err     error
 }
 
-// Append writes records to the audit, in their order, and returns when all are
-// stored. A record that ends a letter is written once: when there is one already,
-// nothing happens.
+// Append writes records to the audit, in order, and returns when all are stored. A record
+// that ends a letter is written once: if an end is already recorded, it is skipped.
 func (b *Broker) Append(ctx context.Context, records ...AuditRecord) error {
 	links := make([]*link, len(records))
 	for i, r := range records {
@@ -74,21 +73,22 @@ func (b *Broker) Append(ctx context.Context, records ...AuditRecord) error {
 	return b.appendAll(ctx, links)
 }
 
-// Observe records how a letter ended that nobody told Certpost of, unless it is
-// recorded already or somebody is acting on the letter right now. written says
-// whether it was.
+// Observe records the end of a letter that was not removed through Certpost, unless an end
+// is already recorded or another action on the letter is in progress. written says whether
+// the record was written.
 func (b *Broker) Observe(ctx context.Context, r AuditRecord) (written bool, err error) {
 	if gone, err := b.gone(ctx, r.LetterNumber); err != nil || !gone {
-		return false, err // who saw it so was told by a replica that lags
+		return false, err // the caller read from a replica that lags
 	}
 	r.Stage = StageOutcome
 	l := b.link(r, "")
-	l.check = b.untouched(r)
+	l.check = b.notEndedOrClaimed(r)
 	err = b.appendAll(ctx, []*link{l})
 	return l.written, err
 }
 
-// audit appends one record. id makes writing it twice within minutes harmless.
+// audit appends one record. id makes a second write within the stream's duplicate window (2
+// minutes) harmless.
 func (b *Broker) audit(ctx context.Context, r AuditRecord, id string) error {
 	return b.appendAll(ctx, []*link{b.link(r, id)})
 }
@@ -103,12 +103,12 @@ func (b *Broker) link(r AuditRecord, id string) *link {
 	if id != "" {
 		id = kind + "/" + id
 	}
-	return &link{subject: auditPrefix + kind + "." + auditPlace(r), id: id, record: r, done: make(chan struct{})}
+	return &link{subject: auditPrefix + kind + "." + auditSubjectSuffix(r), id: id, record: r, done: make(chan struct{})}
 }
 
-// auditPlace is what the subjects of all records about one delivery, or one lane,
-// end in.
-func auditPlace(r AuditRecord) string {
+// auditSubjectSuffix returns the last two tokens of the subjects of all records about one
+// delivery, lane, run or letter: <target>.<token>.
+func auditSubjectSuffix(r AuditRecord) string {
 	target, token := r.Target, NoToken
 	if !events.IsToken(target) {
 		target = NoToken
@@ -120,7 +120,7 @@ func auditPlace(r AuditRecord) string {
 		token = r.Lane
 	case events.IsToken(r.Run):
 		token = r.Run
-	case r.LetterNumber != 0: // of which nothing else is known
+	case r.LetterNumber != 0: // only the number is known
 		token = "letter-" + strconv.FormatUint(r.LetterNumber, 10)
 	}
 	return target + "." + token
@@ -130,20 +130,20 @@ func (b *Broker) appendAll(ctx context.Context, links []*link) error {
 	c := &b.chain
 	c.mu.Lock()
 	c.waiting = append(c.waiting, links...)
-	if !c.working {
-		c.working = true
-		go b.workChain()
+	if !c.running {
+		c.running = true
+		go b.appendWaiting()
 	}
 	c.mu.Unlock()
 	for _, l := range links {
 		select {
 		case <-l.done:
 		case <-ctx.Done():
-			if c.leave(l) {
+			if c.removeWaiting(l) {
 				l.err = ctx.Err()
 				continue
 			}
-			<-l.done // it is being written: what became of it is known soon
+			<-l.done // it is being written: its outcome follows soon
 		}
 	}
 	for _, l := range links {
@@ -154,8 +154,8 @@ func (b *Broker) appendAll(ctx context.Context, links []*link) error {
 	return nil
 }
 
-// leave takes one out that waits; false if its turn has come.
-func (c *chain) leave(l *link) bool {
+// removeWaiting removes a link that waits; false if it is already being appended.
+func (c *chain) removeWaiting(l *link) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.Index(c.waiting, l)
@@ -165,9 +165,9 @@ func (c *chain) leave(l *link) bool {
 	return i >= 0
 }
 
-func (b *Broker) workChain() {
+func (b *Broker) appendWaiting() {
 	for {
-		group := b.chain.gather()
+		group := b.chain.nextGroup()
 		if group == nil {
 			return
 		}
@@ -183,9 +183,9 @@ func (b *Broker) workChain() {
 	}
 }
 
-// gather takes those whose turn it is: of records that depend on what is known of
-// their letter, one for each letter.
-func (c *chain) gather() []*link {
+// nextGroup takes the next links to append, at most maxBatch. Once it has taken a link with
+// a check, later links of the same letter wait for the next group.
+func (c *chain) nextGroup() []*link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var group, rest []*link
@@ -200,13 +200,12 @@ func (c *chain) gather() []*link {
 		group = append(group, l)
 	}
 	c.waiting = rest
-	c.working = group != nil
+	c.running = group != nil
 	return group
 }
 
-// appendGroup writes records behind the chain's head. It begins anew when another
-// process was faster, and when the server does not answer for a while: what was
-// stored all the same is recognized.
+// appendGroup appends records after the chain's head. It retries if another process
+// appended first or the server does not answer; what was stored all the same is recognized.
 func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 	for try := 0; ; try++ {
 		rest, err := b.appendOnce(ctx, group)
@@ -227,17 +226,17 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 	}
 }
 
-// unanswered reports that a request may have been lost, as while a stream has no
+// unanswered reports that a request may have been lost, for example while a stream has no
 // leader.
 func unanswered(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 
-// appendOnce returns those that are still to be written.
+// appendOnce makes one attempt and returns the links that are still to be written.
 func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, err error) {
 	if b.chain.head == nil {
-		ctx, cancel := context.WithTimeout(ctx, appendPatience)
+		ctx, cancel := context.WithTimeout(ctx, appendRequestTimeout)
 		defer cancel()
 		head, err := b.readHead(ctx)
 		if err != nil {
@@ -245,7 +244,7 @@ func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, e
 		}
 		b.chain.head = &head
 	}
-	rest = permitted(ctx, group)
+	rest = runChecks(ctx, group)
 	if len(rest) == 0 {
 		return nil, nil
 	}
@@ -253,9 +252,9 @@ func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, e
 	return rest[n:], err
 }
 
-// permitted are those of a group that are to be written; all checks at once, for
-// the server may be far away.
-func permitted(ctx context.Context, group []*link) (rest []*link) {
+// runChecks returns the links of a group that are to be written. All checks run at once,
+// because the server may be far away.
+func runChecks(ctx context.Context, group []*link) (rest []*link) {
 	write := make([]bool, len(group))
 	var wg sync.WaitGroup
 	for i, l := range group {
@@ -274,15 +273,15 @@ func permitted(ctx context.Context, group []*link) (rest []*link) {
 	return rest
 }
 
-// extend writes links behind the head: many in one batch, few one by one. It says
-// how many it wrote.
+// extend appends links after the head, many in one batch, few one by one. It returns how
+// many it wrote.
 func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int, err error) {
 	if len(links) >= batchFrom {
-		msgs, next, err := forge(head, links)
+		msgs, next, err := buildMessages(head, links)
 		if err != nil {
 			return 0, err
 		}
-		batch, cancel := context.WithTimeout(ctx, appendPatience)
+		batch, cancel := context.WithTimeout(ctx, appendRequestTimeout)
 		_, err = b.PublishBatch(batch, msgs)
 		cancel()
 		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
@@ -297,11 +296,11 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		}
 	}
 	for i, l := range links {
-		msgs, next, err := forge(head, links[i:i+1])
+		msgs, next, err := buildMessages(head, links[i:i+1])
 		if err != nil {
 			return i, err
 		}
-		one, cancel := context.WithTimeout(ctx, appendPatience)
+		one, cancel := context.WithTimeout(ctx, appendRequestTimeout)
 		ack, err := b.js.PublishMsg(one, msgs[0])
 		cancel()
 		if err != nil && !b.isStored(ctx, head.Sequence+1, msgs[0], err) {
@@ -316,8 +315,8 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 	return len(links), nil
 }
 
-// forge makes the messages that follow a head, and the head that they leave.
-func forge(head Anchor, links []*link) ([]*nats.Msg, Anchor, error) {
+// buildMessages returns the messages that follow a head, and the new head.
+func buildMessages(head Anchor, links []*link) ([]*nats.Msg, Anchor, error) {
 	msgs := make([]*nats.Msg, len(links))
 	for i, l := range links {
 		l.record.Previous = head.Hash
@@ -338,28 +337,27 @@ func forge(head Anchor, links []*link) ([]*nats.Msg, Anchor, error) {
 	return msgs, head, nil
 }
 
-// isStored reports whether a record was stored although its acknowledgement says
-// otherwise, or never came. No two records are alike: each holds the hash of the
-// one before it.
+// isStored reports whether a record was stored although the server returned an error or did
+// not answer. No two records are alike: each holds the hash of the one before it.
 func (b *Broker) isStored(ctx context.Context, sequence uint64, m *nats.Msg, err error) bool {
 	if errors.Is(err, errBatchRefused) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, appendPatience)
+	ctx, cancel := context.WithTimeout(ctx, appendRequestTimeout)
 	defer cancel()
 	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Seq: sequence})
 	return err == nil && raw.Subject == m.Subject && bytes.Equal(raw.Data, m.Data)
 }
 
-// readHead asks the stream's leader for the last record. If somebody removed that,
-// the last one that is left is what the next record follows: the gap stays.
+// readHead reads the last record from the stream's leader. If that record was removed, the
+// next record follows the last one that is left: the gap stays.
 func (b *Broker) readHead(ctx context.Context) (Anchor, error) {
 	s, err := b.js.Stream(ctx, AuditStream)
 	if err != nil {
 		return Anchor{}, fmt.Errorf("stream %s: %w", AuditStream, err)
 	}
 	state := s.CachedInfo().State
-	head := Anchor{state.LastSeq, noRecord}
+	head := Anchor{state.LastSeq, zeroHash}
 	if state.Msgs == 0 {
 		return head, nil
 	}

@@ -14,12 +14,12 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// noted is some record; n tells it from others.
-func noted(n int) AuditRecord {
+// testRecord returns an audit record; n tells it from others.
+func testRecord(n int) AuditRecord {
 	return AuditRecord{Action: ActionHeld, Actor: operator, Event: fmt.Sprintf("e%d", n), Target: "ops", LetterNumber: uint64(n)}
 }
 
-func holds(t *testing.T, b *Broker, records uint64, anchors ...Anchor) AuditReport {
+func requireIntact(t *testing.T, b *Broker, records uint64, anchors ...Anchor) AuditReport {
 	t.Helper()
 	report, err := b.VerifyAudit(context.Background(), anchors...)
 	if err != nil {
@@ -31,7 +31,7 @@ func holds(t *testing.T, b *Broker, records uint64, anchors ...Anchor) AuditRepo
 	return report
 }
 
-func breaksAt(t *testing.T, b *Broker, sequence uint64, kind BreakKind, anchors ...Anchor) {
+func checkBreak(t *testing.T, b *Broker, sequence uint64, kind BreakKind, anchors ...Anchor) {
 	t.Helper()
 	report, err := b.VerifyAudit(context.Background(), anchors...)
 	if err != nil {
@@ -71,18 +71,18 @@ func TestManyAppendToOneChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(second.Close)
-	appendFromAll(t, []*Broker{first, second}, 100)
+	appendConcurrently(t, []*Broker{first, second}, 100)
 }
 
-// appendFromAll lets many write to the chain at the same time through each broker,
-// and checks that nothing is missing, doubled or out of the chain.
-func appendFromAll(t *testing.T, brokers []*Broker, each int) {
+// appendConcurrently appends records through all brokers at the same time and checks that
+// none is missing, duplicated or outside the chain.
+func appendConcurrently(t *testing.T, brokers []*Broker, each int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for p, b := range brokers {
 		for i := range each {
 			wg.Go(func() {
-				if err := b.Append(context.Background(), noted(1+p*each+i)); err != nil {
+				if err := b.Append(context.Background(), testRecord(1+p*each+i)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -90,7 +90,7 @@ func appendFromAll(t *testing.T, brokers []*Broker, each int) {
 	}
 	wg.Wait()
 	want := len(brokers) * each
-	report := holds(t, brokers[0], uint64(want))
+	report := requireIntact(t, brokers[0], uint64(want))
 	seen := map[uint64]bool{}
 	for r, err := range brokers[0].ReadAudit(context.Background(), 1) {
 		if err != nil {
@@ -111,7 +111,7 @@ func appendFromAll(t *testing.T, brokers []*Broker, each int) {
 	if parsed, err := ParseAnchor(head.String()); err != nil || parsed != head {
 		t.Errorf("anchor %q read as %v, %v", head, parsed, err)
 	}
-	holds(t, brokers[0], uint64(want), head)
+	requireIntact(t, brokers[0], uint64(want), head)
 }
 
 func TestReplicasAppendToOneChain(t *testing.T) {
@@ -138,8 +138,8 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	appendFromAll(t, brokers, 60)
-	// The letter's claim goes to one of three.
+	appendConcurrently(t, brokers, 60)
+	// Only one of three brokers gets the letter's claim.
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got, second := 0, 0
@@ -160,11 +160,11 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 	}
 	wg.Wait()
 	if got != 1 || second != 2 {
-		t.Errorf("%d have the claim, %d came second", got, second)
+		t.Errorf("%d have the claim, %d were refused", got, second)
 	}
 
-	// The stream's leader dies while they write: what was acknowledged is there, and
-	// the chain holds.
+	// The stream's leader dies while they write: what was acknowledged is stored, and
+	// the chain is intact.
 	acknowledged := map[uint64]bool{}
 	stop := make(chan struct{})
 	for p, b := range brokers {
@@ -175,7 +175,7 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 					return
 				default:
 				}
-				if b.Append(context.Background(), noted(int(n))) == nil {
+				if b.Append(context.Background(), testRecord(int(n))) == nil {
 					mu.Lock()
 					acknowledged[n] = true
 					mu.Unlock()
@@ -201,16 +201,16 @@ func TestReplicasAppendToOneChain(t *testing.T) {
 		delete(acknowledged, r.LetterNumber)
 	}
 	if len(acknowledged) > 0 {
-		t.Errorf("acknowledged and not there: %v", acknowledged)
+		t.Errorf("acknowledged but not stored: %v", acknowledged)
 	}
 	t.Logf("%d records", report.Records)
 }
 
-// A stream from before is given what the chain needs.
+// An audit stream of an earlier version gets the settings that the chain needs.
 func TestAnOldAuditStreamIsUpdated(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
-	if err := b.Append(ctx, noted(1)); err != nil {
+	b, ctx := newTestBroker(t), context.Background()
+	if err := b.Append(ctx, testRecord(1)); err != nil {
 		t.Fatal(err)
 	}
 	old := auditStream(t, b).CachedInfo().Config
@@ -218,10 +218,10 @@ func TestAnOldAuditStreamIsUpdated(t *testing.T) {
 	if _, err := b.js.UpdateStream(ctx, old); err != nil {
 		t.Fatal(err)
 	}
-	// Until somebody updates it, many records go one by one.
+	// Until it is updated, many records are appended one by one.
 	records := make([]AuditRecord, 2*batchFrom)
 	for i := range records {
-		records[i] = noted(i + 2)
+		records[i] = testRecord(i + 2)
 	}
 	if err := b.Append(ctx, records...); err != nil {
 		t.Fatal(err)
@@ -235,27 +235,27 @@ func TestAnOldAuditStreamIsUpdated(t *testing.T) {
 	if err := b.Append(ctx, records...); err != nil {
 		t.Fatal(err)
 	}
-	holds(t, b, uint64(1+2*len(records)))
+	requireIntact(t, b, uint64(1+2*len(records)))
 }
 
 func TestAppendingWithoutItsStream(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	if err := b.js.DeleteStream(ctx, AuditStream); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Append(ctx, noted(1)); err == nil || !strings.Contains(err.Error(), AuditStream) {
+	if err := b.Append(ctx, testRecord(1)); err == nil || !strings.Contains(err.Error(), AuditStream) {
 		t.Errorf("without a stream: %v", err)
 	}
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Append(ctx, noted(1)); err != nil {
+	if err := b.Append(ctx, testRecord(1)); err != nil {
 		t.Errorf("with the stream back: %v", err)
 	}
 	over, cancel := context.WithCancel(ctx)
 	cancel()
-	if err := b.Append(over, noted(2)); err == nil {
-		holds(t, b, 2) // its turn had come
+	if err := b.Append(over, testRecord(2)); err == nil {
+		requireIntact(t, b, 2) // it was already being appended
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// written puts an intent into the audit as a process does whose clock is wrong.
-func written(t *testing.T, b *Broker, clock time.Duration, action Action) {
+// appendIntent appends an intent as a process does whose clock is wrong by the given time.
+func appendIntent(t *testing.T, b *Broker, clock time.Duration, action Action) {
 	t.Helper()
 	d, err := b.DeadLetter(t.Context(), 1)
 	if err != nil {
@@ -24,12 +24,12 @@ func written(t *testing.T, b *Broker, clock time.Duration, action Action) {
 	}
 }
 
-// How long a claim lives is no matter of whose clock is right.
+// The life of a claim does not depend on the clocks of the processes.
 func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
-		b, d := one(t)
-		written(t, b, clock, ActionReplayed)
+		b, d := brokerWithLetter(t)
+		appendIntent(t, b, clock, ActionReplayed)
 		var taken *Taken
 		if err := b.Discard(t.Context(), d, operator, "x"); !errors.As(err, &taken) || taken.Record.Name != "elsewhere" {
 			t.Errorf("with a clock that is off by %v, while the claim lives: %v", clock, err)
@@ -37,14 +37,14 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 		b.cfg.ClaimLife = time.Second
 		time.Sleep(b.cfg.ClaimLife) // the server's clock is what ends it
 		if err := b.Discard(t.Context(), d, operator, "x"); err != nil {
-			t.Errorf("with a clock that is off by %v, when its time is over: %v", clock, err)
+			t.Errorf("with a clock that is off by %v, when the claim has expired: %v", clock, err)
 		}
 	}
 }
 
-// heldUp lets the next one who has claimed a letter go on when the claim's time is
-// over and somebody else has acted.
-func heldUp(b *Broker, act func()) {
+// delayAfterClaim delays the next action that has claimed a letter until the claim has
+// expired, then calls act.
+func delayAfterClaim(b *Broker, act func()) {
 	b.cfg.Reached = func(string) {
 		b.cfg.Reached = nil
 		time.Sleep(b.cfg.ClaimLife) // by the server's clock, which is what ends it
@@ -52,13 +52,13 @@ func heldUp(b *Broker, act func()) {
 	}
 }
 
-// Who is so slow that the letter was taken up by somebody else meanwhile does nothing
-// to it any more, and does not say that he did.
+// A process that is so slow that another one takes the letter over does nothing more
+// to the letter, and does not report that it did.
 func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	heldUp(b, func() {
+	delayAfterClaim(b, func() {
 		if err := b.Replay(context.Background(), d, Actor{Name: "bob"}, Replay{}); err != nil {
 			t.Error(err)
 		}
@@ -67,16 +67,16 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	if err := b.Discard(t.Context(), d, Actor{Name: "alice"}, "x"); !errors.As(err, &taken) || taken.Record.Name != "bob" {
 		t.Errorf("the discard: %v", err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"intent discarded", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"intent discarded", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
 func TestALateReplayIsNotPublished(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	heldUp(b, func() {
+	delayAfterClaim(b, func() {
 		if err := b.Discard(context.Background(), d, Actor{Name: "bob"}, "not needed"); err != nil {
 			t.Error(err)
 		}
@@ -84,34 +84,34 @@ func TestALateReplayIsNotPublished(t *testing.T) {
 	if err := b.Replay(t.Context(), d, Actor{Name: "alice"}, Replay{}); err == nil {
 		t.Error("replayed what was discarded meanwhile")
 	}
-	if n := published(t, b); n != 0 {
+	if n := countDeliveries(t, b); n != 0 {
 		t.Errorf("%d deliveries of a discarded letter", n)
 	}
 }
 
-// An acknowledgement that got lost makes nobody second to himself.
+// After a lost acknowledgement, a process recognizes its own intent.
 func TestOwnIntentIsRecognized(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	r := AuditRecord{Action: ActionReplayed, Actor: operator, Event: d.Event, Target: d.Target, LetterNumber: 1}
 	c, err := b.claimFor(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := b.standingOf(t.Context(), r)
-	if err != nil || s.intent == nil || !s.intent.is(c.intent) {
+	s, err := b.auditStateOf(t.Context(), r)
+	if err != nil || s.intent == nil || !s.intent.sameAs(c.intent) {
 		t.Fatalf("%+v, %v", s.intent, err)
 	}
-	if again, err := b.claimFor(t.Context(), r); err == nil || again.intent.is(c.intent) {
-		t.Errorf("the same person's second click is another one: %v", err)
+	if again, err := b.claimFor(t.Context(), r); err == nil || again.intent.sameAs(c.intent) {
+		t.Errorf("a second click of the same operator is another claim: %v", err)
 	}
 }
 
-// Numbers begin anew with the stream. What ended before was another letter, and a
-// letter that has its number is neither blocked nor taken off for it.
+// Numbers restart when the stream is recreated. An end recorded before belongs to another
+// letter: it neither blocks nor removes the new letter with the same number.
 func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := t.Context()
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Fatal(err)
@@ -119,11 +119,11 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1100 * time.Millisecond) // streams are told apart by their age
+	time.Sleep(1100 * time.Millisecond) // streams are distinguished by their creation time
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 1)
+	publishLetters(t, b, 1)
 	if err := b.TakeOff(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -136,15 +136,15 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	}
 }
 
-// Of two letters of one delivery that were discarded, each can be restored.
+// Two letters of one delivery were discarded: each can be restored.
 func TestRestoreOfTheFirstOfTwo(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := t.Context()
 	if err := b.Discard(ctx, d, operator, "x"); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 1) // the same delivery died again
+	publishLetters(t, b, 1) // the same delivery died again
 	if d, err := b.DeadLetter(ctx, 2); err != nil {
 		t.Fatal(err)
 	} else if err := b.Discard(ctx, d, operator, "y"); err != nil {
@@ -163,11 +163,11 @@ func TestRestoreOfTheFirstOfTwo(t *testing.T) {
 	}
 }
 
-// A letter of which only the number is known is observed once, like any other.
+// The end of a letter of which only the number is known is recorded once, as any other.
 func TestUnknownLettersAreObservedOnce(t *testing.T) {
 	t.Parallel()
-	b := quiet(t)
-	buryMany(t, b, 2)
+	b := newTestBroker(t)
+	publishLetters(t, b, 2)
 	for n := uint64(1); n <= 2; n++ {
 		if err := b.RemoveLetter(t.Context(), n); err != nil {
 			t.Fatal(err)
@@ -181,17 +181,17 @@ func TestUnknownLettersAreObservedOnce(t *testing.T) {
 		}
 	}
 	for n := uint64(1); n <= 2; n++ {
-		if told := history(t, b, n); !slices.Equal(told, []string{"outcome removed"}) {
-			t.Errorf("letter %d: %q", n, told)
+		if recorded := history(t, b, n); !slices.Equal(recorded, []string{"outcome removed"}) {
+			t.Errorf("letter %d: %q", n, recorded)
 		}
 	}
 }
 
-// An acknowledgement that gets lost is asked for again while the claim lives: the
-// message id makes that harmless, and nothing is recorded as failed that was done.
+// After a lost acknowledgement the replay is published again while the claim lives: the
+// message id makes that harmless, and a replay that was published is not recorded as failed.
 func TestALostAcknowledgementOfAReplay(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	d.ReplaySubject = EventSubject + ".without.voice"
 	var asked []*nats.Msg
 	sub, err := b.nc.Subscribe(d.ReplaySubject, func(m *nats.Msg) {
@@ -209,7 +209,7 @@ func TestALostAcknowledgementOfAReplay(t *testing.T) {
 	if len(asked) != 2 || asked[0].Header.Get(nats.MsgIdHdr) == "" || asked[0].Header.Get(nats.MsgIdHdr) != asked[1].Header.Get(nats.MsgIdHdr) {
 		t.Errorf("published %d times", len(asked))
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }

@@ -6,33 +6,33 @@ import (
 	"sync"
 )
 
-// aloneAtOnce is how many entries are on their way one by one before others
+// maxSingleWrites is how many entries are written singly at the same time before others
 // wait: enough to keep the server busy, few enough for a group to gather.
-const aloneAtOnce = 4
+const maxSingleWrites = 4
 
-// committer writes the entries of many workers in groups ("group commit"), where
-// every write is flushed to disk by itself and a group needs a few flushes for
-// all. While few write, each writes alone and waits for nobody. When enough wait
-// they go as one, and while that is being written others gather for the next.
+// committer writes the entries of many workers in groups ("group commit"), for a store that
+// flushes every write to disk: a single write costs one flush, a group needs a few flushes
+// for all. While few workers write, each writes its entry at once. When enough wait, they
+// are written as one group, and meanwhile others gather for the next.
 //
-// It has no goroutine of its own to stop: whoever comes or goes sends the next
-// ones on their way.
+// It has no goroutine to stop: each call that adds, removes or ends a write starts the next
+// ones.
 type committer struct {
-	// alone writes one entry.
-	alone func(context.Context, entryWrite) (revision uint64, err error)
-	// together writes entries of different keys, all or none, and returns the
-	// revision of the last; the others' precede it without gaps. After an error it
-	// may not be known whether all or none are written.
-	together func([]entryWrite) (last uint64, err error)
+	// writeSingle writes one entry.
+	writeSingle func(context.Context, entryWrite) (revision uint64, err error)
+	// writeGroup writes entries of different keys, all or none, and returns the revision of
+	// the last; the others' precede it without gaps. After an error it may be unknown
+	// whether all or none are written.
+	writeGroup func([]entryWrite) (last uint64, err error)
 
-	mu      sync.Mutex
-	single  int        // entries on their way one by one
-	group   bool       // a group is on its way
-	waiting []*waiting // in the order of their arrival
+	mu           sync.Mutex
+	singleWrites int        // single writes in progress
+	group        bool       // a group is being written
+	waiting      []*waiting // in order of arrival
 }
 
-// entryWrite is one compare-and-set: the value, if the revision of the key is
-// still that one (0: none yet).
+// entryWrite is one compare-and-set: the value, if the key's revision is still this one (0:
+// no entry yet).
 type entryWrite struct {
 	key      string
 	value    []byte
@@ -42,13 +42,13 @@ type entryWrite struct {
 type waiting struct {
 	entryWrite
 	ready   chan struct{} // closed when its turn has come
-	written uint64        // the new revision; 0: it is to be written alone
+	written uint64        // the new revision; 0: to be written singly
 }
 
-// put writes one entry and returns its new revision. What a group could not
-// write, for whatever reason, each member writes alone: it then hears what is
-// wrong with its own entry, and finds its own value there if the group was
-// written after all and only the acknowledgement lost.
+// put writes one entry and returns its new revision. If a group could not be written, for
+// whatever reason, each member writes its entry singly: it then gets the error of its own
+// entry, or finds its own value stored if the group was written and only the
+// acknowledgement was lost.
 func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 	w := &waiting{entryWrite: e, ready: make(chan struct{})}
 	c.mu.Lock()
@@ -58,20 +58,20 @@ func (c *committer) put(ctx context.Context, e entryWrite) (uint64, error) {
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
-		if c.leave(w) {
+		if c.removeWaiting(w) {
 			return 0, ctx.Err()
 		}
-		<-w.ready // it is being written: what became of it is known in a moment
+		<-w.ready // it is being written: its outcome follows soon
 	}
 	if w.written != 0 {
 		return w.written, nil
 	}
-	defer c.done()
-	return c.alone(ctx, e)
+	defer c.endSingle()
+	return c.writeSingle(ctx, e)
 }
 
-// leave takes one out that waits; false if its turn has come.
-func (c *committer) leave(w *waiting) bool {
+// removeWaiting removes a write that waits; false if it is already being written.
+func (c *committer) removeWaiting(w *waiting) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.Index(c.waiting, w)
@@ -81,23 +81,23 @@ func (c *committer) leave(w *waiting) bool {
 	return i >= 0
 }
 
-// done ends a write alone.
-func (c *committer) done() {
+// endSingle ends a single write.
+func (c *committer) endSingle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.single--
+	c.singleWrites--
 	c.dispatch()
 }
 
-// dispatch gives those their turn who need not wait. The lock is held.
+// dispatch starts the waiting writes that may start now. The lock is held.
 func (c *committer) dispatch() {
 	for len(c.waiting) > 0 && !c.group {
 		switch {
 		case len(c.waiting) >= batchFrom:
 			c.group = true
-			go c.commit(c.gather())
-		case c.single < aloneAtOnce:
-			c.single++
+			go c.commit(c.nextGroup())
+		case c.singleWrites < maxSingleWrites:
+			c.singleWrites++
 			close(c.waiting[0].ready)
 			c.waiting = slices.Delete(c.waiting, 0, 1)
 		default:
@@ -106,9 +106,9 @@ func (c *committer) dispatch() {
 	}
 }
 
-// gather takes the next group: the first of each key, because a batch writes a
-// key once. The lock is held.
-func (c *committer) gather() []*waiting {
+// nextGroup takes the next group: the first write of each key, because a batch writes a key
+// only once. The lock is held.
+func (c *committer) nextGroup() []*waiting {
 	var group, rest []*waiting
 	keys := map[string]bool{}
 	for _, w := range c.waiting {
@@ -123,19 +123,19 @@ func (c *committer) gather() []*waiting {
 	return group
 }
 
-// commit writes a group and tells its members.
+// commit writes a group and reports the revision, or the failure, to its members.
 func (c *committer) commit(group []*waiting) {
 	writes := make([]entryWrite, len(group))
 	for i, w := range group {
 		writes[i] = w.entryWrite
 	}
-	last, err := c.together(writes)
+	last, err := c.writeGroup(writes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.group = false
 	for i, w := range group {
 		if err != nil {
-			c.single++
+			c.singleWrites++
 		} else {
 			w.written = last - uint64(len(group)-1-i)
 		}

@@ -15,17 +15,17 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// shelf is a store that writes when it is told to, and counts how.
-type shelf struct {
+// fakeStore is a store that writes when the test lets it, and records how.
+type fakeStore struct {
 	open chan struct{} // a receive lets one write through
 
 	mu     sync.Mutex
 	seq    uint64
 	groups [][]string // the keys of each group
-	singly []string
+	single []string
 }
 
-func (s *shelf) alone(ctx context.Context, e entryWrite) (uint64, error) {
+func (s *fakeStore) alone(ctx context.Context, e entryWrite) (uint64, error) {
 	select {
 	case <-s.open:
 	case <-ctx.Done():
@@ -34,11 +34,11 @@ func (s *shelf) alone(ctx context.Context, e entryWrite) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seq++
-	s.singly = append(s.singly, e.key)
+	s.single = append(s.single, e.key)
 	return s.seq, nil
 }
 
-func (s *shelf) together(all []entryWrite) (uint64, error) {
+func (s *fakeStore) together(all []entryWrite) (uint64, error) {
 	<-s.open
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,8 +54,8 @@ func (s *shelf) together(all []entryWrite) (uint64, error) {
 func TestFewWriteAloneAndManyTogether(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &shelf{open: make(chan struct{})}
-		c := &committer{alone: s.alone, together: s.together}
+		s := &fakeStore{open: make(chan struct{})}
+		c := &committer{writeSingle: s.alone, writeGroup: s.together}
 		revisions := map[string]uint64{}
 		var mu sync.Mutex
 		put := func(ctx context.Context, key string) {
@@ -69,7 +69,7 @@ func TestFewWriteAloneAndManyTogether(t *testing.T) {
 			}()
 			synctest.Wait() // in the order of the calls
 		}
-		for i := range aloneAtOnce {
+		for i := range maxSingleWrites {
 			put(t.Context(), fmt.Sprintf("first-%d", i))
 		}
 		impatient, cancel := context.WithCancel(t.Context())
@@ -77,37 +77,37 @@ func TestFewWriteAloneAndManyTogether(t *testing.T) {
 		for i := range batchFrom - 2 {
 			put(t.Context(), fmt.Sprintf("then-%d", i))
 		}
-		cancel() // one who waits goes away
+		cancel() // a waiting caller leaves
 		synctest.Wait()
 		put(t.Context(), "then-0") // the same key again
 		put(t.Context(), "last")   // enough for a group
-		put(t.Context(), "late")   // while the group is on its way
-		if c.single != aloneAtOnce || !c.group || len(c.waiting) != 2 {
-			t.Fatalf("%d alone, group %v, %d waiting", c.single, c.group, len(c.waiting))
+		put(t.Context(), "late")   // while the group is being written
+		if c.singleWrites != maxSingleWrites || !c.group || len(c.waiting) != 2 {
+			t.Fatalf("%d alone, group %v, %d waiting", c.singleWrites, c.group, len(c.waiting))
 		}
-		for range aloneAtOnce + 3 {
+		for range maxSingleWrites + 3 {
 			s.open <- struct{}{}
 			synctest.Wait()
 		}
 		if len(s.groups) != 1 || len(s.groups[0]) != batchFrom-1 || slices.Contains(s.groups[0], "left") || slices.Contains(s.groups[0], "late") {
 			t.Errorf("groups %q", s.groups)
 		}
-		if len(s.singly) != aloneAtOnce+2 {
-			t.Errorf("alone %q", s.singly)
+		if len(s.single) != maxSingleWrites+2 {
+			t.Errorf("alone %q", s.single)
 		}
-		if _, written := revisions["left"]; written || len(revisions) != aloneAtOnce+batchFrom {
+		if _, written := revisions["left"]; written || len(revisions) != maxSingleWrites+batchFrom {
 			t.Errorf("revisions %v", revisions)
 		}
-		// Each has its own revision, and "then-0" two.
+		// Each write has its own revision, and the key "then-0" has two.
 		sum := uint64(0)
 		for _, r := range revisions {
 			sum += r
 		}
-		if n := uint64(aloneAtOnce + batchFrom - 1 + 2); s.seq != n || sum != n*(n+1)/2 {
+		if n := uint64(maxSingleWrites + batchFrom - 1 + 2); s.seq != n || sum != n*(n+1)/2 {
 			t.Errorf("%d writes, revisions %v", s.seq, revisions)
 		}
-		if c.single != 0 || c.group || len(c.waiting) != 0 {
-			t.Errorf("at the end %d alone, group %v, %d waiting", c.single, c.group, len(c.waiting))
+		if c.singleWrites != 0 || c.group || len(c.waiting) != 0 {
+			t.Errorf("at the end %d alone, group %v, %d waiting", c.singleWrites, c.group, len(c.waiting))
 		}
 	})
 }
@@ -133,14 +133,14 @@ func openLedgerForTest(t *testing.T) (*Broker, Ledger) {
 	return b, l
 }
 
-// Many workers write their entries again and again: each hears the revision that
-// its entry has in the store, and can go on from it.
+// Many workers write their entries repeatedly: each gets the revision that its entry
+// has in the store, and can continue from it.
 func TestGroupCommitGivesEachItsRevision(t *testing.T) {
 	t.Parallel()
 	_, l := openLedgerForTest(t)
 	var grouped atomic.Int64
-	together := l.groups.together
-	l.groups.together = func(all []entryWrite) (uint64, error) {
+	together := l.groups.writeGroup
+	l.groups.writeGroup = func(all []entryWrite) (uint64, error) {
 		grouped.Add(int64(len(all)))
 		return together(all)
 	}
@@ -164,8 +164,8 @@ func TestGroupCommitGivesEachItsRevision(t *testing.T) {
 	}
 }
 
-// Of many who claim the same entry one gets it and the others hear that they
-// lost, and nobody else is held up by their quarrel.
+// If many workers claim the same entry, one gets it and the others get ErrClaimLost;
+// writes of other entries are not affected.
 func TestGroupCommitOneClaimWins(t *testing.T) {
 	t.Parallel()
 	_, l := openLedgerForTest(t)
@@ -183,9 +183,9 @@ func TestGroupCommitOneClaimWins(t *testing.T) {
 		}
 		won[i%keys].Add(1)
 		if entry, have, err := l.Get(t.Context(), key); err != nil || have != revision || entry.Owner != me {
-			t.Errorf("%s is %+v at %d (%v), and %s was told that it has it at %d", key, entry, have, err, me, revision)
+			t.Errorf("%s is %+v at %d (%v), but %s was told that it owns it at %d", key, entry, have, err, me, revision)
 		}
-		// Going on from a revision that is not the entry's is refused as well.
+		// A write at a wrong revision is refused as well.
 		if _, err := l.Put(t.Context(), key, Entry{Owner: me + "again"}, revision+1_000_000); !errors.Is(err, ErrClaimLost) {
 			t.Errorf("%s at a wrong revision: %v", key, err)
 		}
@@ -197,8 +197,8 @@ func TestGroupCommitOneClaimWins(t *testing.T) {
 	}
 }
 
-// A group's acknowledgement is lost, or the group itself: each member finds out
-// and nobody writes twice or is told a lie.
+// A group's acknowledgement is lost, or the group itself: each member finds out which,
+// writes once and gets the right result.
 func TestGroupCommitOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(write func() (uint64, error)) error{
@@ -210,8 +210,8 @@ func TestGroupCommitOutcomeUnknown(t *testing.T) {
 			t.Parallel()
 			_, l := openLedgerForTest(t)
 			var lost atomic.Int64
-			together := l.groups.together
-			l.groups.together = func(all []entryWrite) (uint64, error) {
+			together := l.groups.writeGroup
+			l.groups.writeGroup = func(all []entryWrite) (uint64, error) {
 				lost.Add(1)
 				if err := fault(func() (uint64, error) { return together(all) }); err != nil {
 					t.Error(err)
@@ -239,15 +239,15 @@ func TestGroupCommitOutcomeUnknown(t *testing.T) {
 	}
 }
 
-// The connection goes down amid groups again and again. Whoever hears of an
-// error tries the same write again, as a delivery that was sent does, and it is
-// never refused: nobody else wrote.
+// The connection is lost repeatedly while groups are written. A worker that gets an
+// error retries the same write, as a delivery that was sent does, and is never
+// refused, because no other worker wrote the entry.
 func TestGroupCommitConnectionLost(t *testing.T) {
 	t.Parallel()
 	b, l := openLedgerForTest(t)
 	var groups atomic.Int64
-	together := l.groups.together
-	l.groups.together = func(all []entryWrite) (uint64, error) {
+	together := l.groups.writeGroup
+	l.groups.writeGroup = func(all []entryWrite) (uint64, error) {
 		if groups.Add(1)%8 == 4 {
 			done := make(chan struct{})
 			defer func() { <-done }()

@@ -13,12 +13,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// maxPayload is the embedded server's: an event of 1 MiB with the headers of a
-// dead letter on top fits well.
+// maxPayload is the embedded server's max_payload, in bytes: room for an event of 1 MiB and
+// the headers of a dead letter.
 const maxPayload = 4 << 20
 
-// connect returns a connection that is tried for ever, so that a broker that is
-// away for a minute or a day is waited for, not given up.
+// connect returns a connection that retries without limit: an unreachable broker is waited
+// for, for a minute or for a day.
 func connect(cfg Config, srv *embedded, log zerolog.Logger) (*nats.Conn, error) {
 	opts, err := options(cfg, log)
 	if err != nil {
@@ -34,12 +34,12 @@ func connect(cfg Config, srv *embedded, log zerolog.Logger) (*nats.Conn, error) 
 		return nil, fmt.Errorf("NATS at %s: %w", safeURL(cfg.URL), err)
 	}
 	if !nc.IsConnected() {
-		log.Warn().Str("url", safeURL(cfg.URL)).Msg("NATS does not answer; trying again for ever, nothing is delivered meanwhile")
+		log.Warn().Str("url", safeURL(cfg.URL)).Msg("NATS does not answer; retrying without limit, nothing is delivered until it answers")
 	}
 	return nc, nil
 }
 
-// clientName is how NATS knows the program, with the host's name behind it.
+// clientName is the program's client name in NATS, followed by "@" and the host's name.
 const clientName = "certpost"
 
 func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
@@ -53,8 +53,8 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(5 * time.Second),
-		// What cannot be sent now must fail now: a publish that waits in a buffer
-		// for the next connection has no place among acknowledged writes.
+		// A publish without a connection must fail at once: one that waits in a
+		// buffer for the next connection is not an acknowledged write.
 		nats.ReconnectBufSize(-1),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			if cfg.URL != "" {
@@ -63,23 +63,23 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Warn().Err(err).Msg("lost the connection to NATS; trying again for ever")
+				log.Warn().Err(err).Msg("lost the connection to NATS; reconnecting without limit")
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
-			log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("connected to NATS again")
+			log.Info().Str("url", nc.ConnectedUrlRedacted()).Msg("reconnected to NATS")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
-				log.Error().Err(err).Msg("NATS refuses a subject to this user")
+				log.Error().Err(err).Msg("NATS denies this user permission for a subject")
 				return
 			}
 			log.Debug().Err(err).Msg("NATS reports an asynchronous error")
 		}),
 	}
-	opts = append(opts, reportTrouble(log))
+	opts = append(opts, logReconnectErrors(log))
 	if cfg.CredentialsFile != "" {
-		if err := readable("nats.credentials_file", cfg.CredentialsFile); err != nil {
+		if err := checkReadable("nats.credentials_file", cfg.CredentialsFile); err != nil {
 			return nil, err
 		}
 		opts = append(opts, nats.UserCredentials(cfg.CredentialsFile))
@@ -105,13 +105,13 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 		}))
 	}
 	if cfg.CAFile != "" {
-		if err := readable("nats.tls.ca_file", cfg.CAFile); err != nil {
+		if err := checkReadable("nats.tls.ca_file", cfg.CAFile); err != nil {
 			return nil, err
 		}
 		opts = append(opts, nats.RootCAs(cfg.CAFile))
 	}
 	if cfg.CertFile != "" || cfg.KeyFile != "" {
-		if err := errors.Join(readable("nats.tls.cert_file", cfg.CertFile), readable("nats.tls.key_file", cfg.KeyFile)); err != nil {
+		if err := errors.Join(checkReadable("nats.tls.cert_file", cfg.CertFile), checkReadable("nats.tls.key_file", cfg.KeyFile)); err != nil {
 			return nil, err
 		}
 		opts = append(opts, nats.ClientCert(cfg.CertFile, cfg.KeyFile))
@@ -119,9 +119,9 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 	return opts, nil
 }
 
-// reportTrouble logs failed reconnects, but no more than one line a minute: a
-// server that is away for a day should not fill the log with it.
-func reportTrouble(log zerolog.Logger) nats.Option {
+// logReconnectErrors logs failed reconnects, at most one line a minute, so that a server
+// that is down for a day does not fill the log.
+func logReconnectErrors(log zerolog.Logger) nats.Option {
 	var mu sync.Mutex
 	var last time.Time
 	return nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -131,11 +131,11 @@ func reportTrouble(log zerolog.Logger) nats.Option {
 			return
 		}
 		last = time.Now()
-		log.Warn().Err(err).Msg("NATS still does not answer; trying again")
+		log.Warn().Err(err).Msg("NATS still does not answer; retrying")
 	})
 }
 
-func readable(key, path string) error {
+func checkReadable(key, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)
@@ -143,7 +143,7 @@ func readable(key, path string) error {
 	return f.Close()
 }
 
-// safeURL is the address list without user, password or token.
+// safeURL returns the address list without user, password or token.
 func safeURL(list string) string {
 	parts := strings.Split(list, ",")
 	for i, p := range parts {
@@ -158,34 +158,34 @@ func safeURL(list string) string {
 	return strings.Join(parts, ",")
 }
 
-// serverLog hands the embedded server's words to zerolog and remembers the last
-// complaint, which is where the server says why it did not start.
+// serverLog passes the embedded server's log to zerolog and keeps the last error, which
+// says why the server did not start.
 type serverLog struct {
-	log zerolog.Logger
-	mu  sync.Mutex
-	bad string
+	log       zerolog.Logger
+	mu        sync.Mutex
+	lastError string
 }
 
-func (l *serverLog) last() string {
+func (l *serverLog) reason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bad == "" {
+	if l.lastError == "" {
 		return "no reason given"
 	}
-	return l.bad
+	return l.lastError
 }
 
-func (l *serverLog) complain(format string, v []any) string {
+func (l *serverLog) recordError(format string, v []any) string {
 	text := fmt.Sprintf(format, v...)
 	l.mu.Lock()
-	l.bad = text
+	l.lastError = text
 	l.mu.Unlock()
 	return text
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug().Msgf(format, v...) }
 func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn().Msgf(format, v...) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error().Msg(l.complain(format, v)) }
-func (l *serverLog) Fatalf(format string, v ...any)  { l.log.Error().Msg(l.complain(format, v)) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error().Msg(l.recordError(format, v)) }
+func (l *serverLog) Fatalf(format string, v ...any)  { l.log.Error().Msg(l.recordError(format, v)) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }

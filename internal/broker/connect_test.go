@@ -43,7 +43,7 @@ func TestLockedStoreNamesItsOwner(t *testing.T) {
 	first.Close()
 	again, err := Open(cfg, zerolog.Nop())
 	if err != nil {
-		t.Fatalf("after the first one ended: %v", err)
+		t.Fatalf("after the first process ended: %v", err)
 	}
 	again.Close()
 }
@@ -84,7 +84,7 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// What is ours is put right, and the log says what differed.
+	// A stream of ours is updated, and the log says what differed.
 	var log bytes.Buffer
 	b.log = zerolog.New(&log)
 	s, err := b.js.Stream(ctx, DeliveriesStream)
@@ -103,7 +103,7 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 		t.Errorf("log: %s", log.String())
 	}
 
-	// A consumer of somebody else's under our name.
+	// A consumer with our name that Certpost did not create.
 	if err := b.js.DeleteConsumer(ctx, EventsStream, FanoutConsumer); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func operatorMode(t *testing.T, dir string) string {
 		operatorJWT, systemKey, accountKey, accountJWT, systemKey, systemJWT)
 }
 
-// An embedded server with a user asks for it, from other programs and from us.
+// An embedded server with a user requires it of other programs and of us.
 func TestEmbeddedServerWithAUser(t *testing.T) {
 	t.Parallel()
 	cfg := Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m", User: "certpost",
@@ -238,7 +238,7 @@ func TestEmbeddedServerWithAUser(t *testing.T) {
 	}
 	if nc, err := nats.Connect(b.URL()); err == nil {
 		nc.Close()
-		t.Error("the server let a stranger in")
+		t.Error("the server accepted a client without credentials")
 	}
 }
 
@@ -257,7 +257,7 @@ func TestUnreadableFilesAreNamed(t *testing.T) {
 	}
 }
 
-// writeTLS makes a CA and one certificate for both sides.
+// writeTLS writes one certificate that is its own CA, for both sides.
 func writeTLS(t *testing.T, dir string) (ca, cert, key string) {
 	t.Helper()
 	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -43,17 +43,16 @@ const (
 	headerRestoredFrom  = "Certpost-Restored-From"
 )
 
-// NoToken stands in subjects where there is no lane or no target.
+// NoToken replaces a missing lane, target or event in subjects.
 const NoToken = "_"
 
-// DeadLetter is a delivery that ended without success, as it stands in
-// CERTPOST_DEAD_LETTERS.
+// DeadLetter is a delivery that ended without success, as stored in CERTPOST_DEAD_LETTERS.
 type DeadLetter struct {
 	Sequence   uint64    `json:"sequence"`
 	Subject    string    `json:"subject"`
 	Time       time.Time `json:"time"`
 	Event      string    `json:"event"`
-	Token      string    `json:"token"` // the event id as it stands in subjects
+	Token      string    `json:"token"` // the event id as used in subjects
 	Target     string    `json:"target,omitempty"`
 	Lane       string    `json:"lane,omitempty"`
 	Generation int       `json:"generation"`
@@ -63,14 +62,14 @@ type DeadLetter struct {
 	First         time.Time     `json:"first_attempt,omitzero"`
 	Last          time.Time     `json:"last_attempt,omitzero"`
 	Recipients    []string      `json:"recipients,omitempty"`      // those still owed
-	Secrets       string        `json:"secret_versions,omitempty"` // "reference=version, ..." of what the last attempt used
+	Secrets       string        `json:"secret_versions,omitempty"` // "reference=version, ..." used by the last attempt
 	ReplaySubject string        `json:"replay_subject"`
 	TraceParent   string        `json:"traceparent,omitempty"`
-	RestoredFrom  uint64        `json:"restored_from,omitempty"` // the number it had when it was discarded
+	RestoredFrom  uint64        `json:"restored_from,omitempty"` // its number when it was discarded
 	Body          []byte        `json:"-"`                       // the event
 }
 
-// subjectOf is where the letter of one delivery stands for one code.
+// subjectOf returns the letter's subject: one per delivery and code.
 func (d *DeadLetter) subjectOf() string {
 	target, lane := d.Target, d.Lane
 	if !events.IsToken(target) {
@@ -118,8 +117,8 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	return m
 }
 
-// parseDeadLetter reads a letter; what the headers do not say (somebody else
-// published it) comes from the subject.
+// parseDeadLetter reads a letter. What the headers lack, because another program published
+// it, comes from the subject.
 func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	h := raw.Header
 	d := DeadLetter{
@@ -135,15 +134,15 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	}
 	if parts := strings.Split(strings.TrimPrefix(raw.Subject, DeadLetterPrefix), "."); len(parts) == 4 {
 		d.Token = parts[3]
-		fill(&d.Event, parts[3])
+		setIfEmpty(&d.Event, parts[3])
 		if d.Code == "" {
 			d.Code = verdict.Code(parts[0])
 		}
 		if parts[1] != NoToken {
-			fill(&d.Lane, parts[1])
+			setIfEmpty(&d.Lane, parts[1])
 		}
 		if parts[2] != NoToken {
-			fill(&d.Target, parts[2])
+			setIfEmpty(&d.Target, parts[2])
 		}
 	}
 	d.Class = d.Code.Class()
@@ -159,13 +158,14 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	return d
 }
 
-func fill(field *string, value string) {
+func setIfEmpty(field *string, value string) {
 	if *field == "" {
 		*field = value
 	}
 }
 
-// HeaderText keeps a value on its header line.
+// HeaderText replaces control characters by spaces, so that a value stays on its header
+// line.
 func HeaderText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -175,10 +175,11 @@ func HeaderText(s string) string {
 	}, s)
 }
 
-// traceContext is the form of a W3C traceparent. What looks otherwise is not
-// passed on: it comes from anybody.
+// traceContext is the form of a W3C traceparent. Other values are not passed on, because
+// any publisher can set them.
 var traceContext = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
+// TraceParent returns the traceparent header if it is well-formed, else "".
 func TraceParent(h nats.Header) string {
 	if v := h.Get("traceparent"); traceContext.MatchString(v) {
 		return v
@@ -193,19 +194,18 @@ func timeText(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
-// codeStoreFailed is how a stream answers when a subject already holds the one
-// message it may hold.
+// codeStoreFailed is the stream's error code when a subject already holds its one message.
 const codeStoreFailed = 10077
 
-// buryTries bounds how often a letter is published that others replace, or remove,
-// at the same time.
-const buryTries = 5
+// publishLetterTries bounds the attempts to publish a letter while other processes replace
+// or remove it at the same time.
+const publishLetterTries = 5
 
-// PublishDeadLetter publishes a dead letter and returns once the stream has acknowledged it.
-// origin names the message that is given up, so that the same message, coming
-// again after a crash or given up by two processes at once, makes no second letter,
-// and another one does. A letter of an earlier try on the same subject gives way: its
-// delivery is not settled yet, so nothing is lost if we die in between.
+// PublishDeadLetter publishes a dead letter and returns once the stream has acknowledged
+// it. origin identifies the delivery message: the same message again, after a crash or from
+// two processes at once, makes no second letter; another message does. An earlier letter on
+// the same subject is removed first: its delivery is not settled yet, so nothing is lost if
+// the process ends in between.
 func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin string) error {
 	d.Subject = d.subjectOf()
 	d.Class = d.Code.Class()
@@ -214,11 +214,11 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 	}
 	id := d.Token + "/" + origin + "/dead"
 	m := d.message(id)
-	if int64(len(m.Data)) > b.nc.MaxPayload()-8<<10 { // headers take their part
+	if int64(len(m.Data)) > b.nc.MaxPayload()-8<<10 { // leaves room for the headers
 		m.Data = Withheld("the event is too large to be copied here", d)
 	}
 	var earlier *DeadLetter
-	for range buryTries {
+	for range publishLetterTries {
 		ack, err := b.js.PublishMsg(ctx, m)
 		var api *jetstream.APIError
 		occupied := errors.As(err, &api) && api.ErrorCode == codeStoreFailed
@@ -235,14 +235,14 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 		switch {
 		case errors.Is(err, jetstream.ErrMsgNotFound):
 			if !occupied {
-				// The stream remembers our letter and has it no more: somebody has acted on
-				// it meanwhile. This message needs one all the same.
+				// The stream knows the message id but no longer has the letter: it was acted
+				// on meanwhile. This message needs a letter all the same.
 				m.Header.Set(nats.MsgIdHdr, id+"/"+nuid.Next())
 			}
 		case err != nil:
 			return fmt.Errorf("dead letter %s: look for an earlier one: %w", d.Subject, err)
 		case !occupied || strings.HasPrefix(there.Header.Get(nats.MsgIdHdr), id):
-			return nil // it is there, or a newer one of this delivery is
+			return nil // this letter, or a newer one of the delivery, is stored
 		default:
 			if err := b.RemoveLetter(ctx, there.Sequence); err != nil {
 				return fmt.Errorf("dead letter %s: replace the earlier one: %w", d.Subject, err)
@@ -251,11 +251,11 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 			earlier = &replaced
 		}
 	}
-	return fmt.Errorf("dead letter %s: others publish and remove it at the same time", d.Subject)
+	return fmt.Errorf("dead letter %s: other processes publish and remove it at the same time", d.Subject)
 }
 
-// RemoveEarlier removes the letter of an earlier life from its subject, and returns what
-// was there.
+// RemoveEarlier removes an earlier letter from a subject and returns it; nil if there is
+// none.
 func (b *Broker) RemoveEarlier(ctx context.Context, subject string) (*DeadLetter, error) {
 	there, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: subject})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -271,25 +271,25 @@ func (b *Broker) RemoveEarlier(ctx context.Context, subject string) (*DeadLetter
 	return &d, nil
 }
 
-// ObserveReplaced records that a letter gave way to a newer one. That must not
-// hold up what the newer one is about: who follows the letters sees it as well.
+// ObserveReplaced records that a newer letter replaced this one. A failure is only logged:
+// it must not delay the newer letter, and package desk detects the replacement as well.
 func (b *Broker) ObserveReplaced(ctx context.Context, d DeadLetter) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := b.Observe(ctx, AuditRecord{Action: ActionReplaced, Actor: ProcessActor(b.nc.Opts.Name), Event: d.Event, Target: d.Target, LetterNumber: d.Sequence, Letter: &d}); err != nil {
-		b.log.Debug().Err(err).Uint64("letter", d.Sequence).Msg("a dead letter gave way to a newer one, which could not be recorded")
+		b.log.Debug().Err(err).Uint64("letter", d.Sequence).Msg("cannot record that a newer dead letter replaced this one")
 	}
 }
 
-// Withheld is the body of a letter whose event may not, or cannot, be copied.
+// Withheld returns the body of a letter whose event must not or cannot be copied.
 func Withheld(why string, d *DeadLetter) []byte {
 	body, _ := json.Marshal(map[string]string{"withheld": why, "id": d.Event})
 	return body
 }
 
-// RemoveDeadLetter takes the letters of a delivery that has succeeded off the list; each is
-// recorded first, once, and not if a replay of it was. digest is that of the event: a
-// letter of another certificate, published under the same id, stays.
+// RemoveDeadLetter takes the letters of a delivery that has succeeded off the list. It
+// first records each as delivered, unless an end is already recorded. digest is that of the
+// event: a letter about another certificate, published under the same id, stays.
 func (b *Broker) RemoveDeadLetter(ctx context.Context, target, token, digest string, by Actor) error {
 	for d, err := range b.LettersUnder(ctx, DeadLetterPrefix+"*.*."+target+"."+token) {
 		if err != nil {
@@ -308,15 +308,16 @@ func (b *Broker) RemoveDeadLetter(ctx context.Context, target, token, digest str
 	return nil
 }
 
-// IsOfAnother reports that the letter's event is about another certificate than that of
-// the digest. Where it cannot be read, it is taken for an earlier try to publish the one.
+// IsOfAnother reports that the letter's event is about another certificate than the digest.
+// An event that cannot be decoded counts as an earlier attempt to publish the same one.
 func (d *DeadLetter) IsOfAnother(digest string) bool {
 	ev, err := events.Decode(nil, d.Body)
 	return err == nil && ev.Digest() != digest
 }
 
-// LettersUnder yields the open letters under a filter that few fit, mostly none: each
-// event asks, so it is one request for each letter and one for the end.
+// LettersUnder yields the open letters that match a filter. It is meant for filters that
+// match few, mostly none, because it is called for each event: one request for each letter
+// and one for the end.
 func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		for next := uint64(1); ; {
@@ -325,7 +326,7 @@ func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[Dead
 				return
 			}
 			if err != nil {
-				yield(DeadLetter{}, b.unread(ctx, DeadLettersStream, err))
+				yield(DeadLetter{}, b.readError(ctx, DeadLettersStream, err))
 				return
 			}
 			if !yield(parseDeadLetter(raw), nil) {
@@ -342,7 +343,7 @@ func (b *Broker) RemoveLetter(ctx context.Context, seq uint64) error {
 		return fmt.Errorf("stream %s: %w", DeadLettersStream, err)
 	}
 	if err := stream.DeleteMsg(ctx, seq); err != nil {
-		// Gone already is as good: a newer letter of the same delivery took its place.
+		// A letter that is already gone is no error: a newer one may have replaced it.
 		if gone, gerr := b.gone(ctx, seq); gerr != nil || !gone {
 			return fmt.Errorf("remove dead letter %d: %w", seq, err)
 		}
@@ -350,23 +351,23 @@ func (b *Broker) RemoveLetter(ctx context.Context, seq uint64) error {
 	return nil
 }
 
-// DeadLetters yields the open letters in order, those whose subject fits the
-// filter ("" for all). Looking changes nothing.
+// DeadLetters yields, in order, the open letters whose subject matches the filter ("" for
+// all).
 func (b *Broker) DeadLetters(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
 	return b.readLetters(ctx, filter, 1)
 }
 
-// ErrNoLetter says that there is no such open dead letter.
-var ErrNoLetter = errors.New("no such open dead letter")
+// ErrNoLetter says that no open dead letter has this number.
+var ErrNoLetter = errors.New("open dead letter not found")
 
-// DeadLetter returns the letter with a sequence number.
+// DeadLetter returns the open letter with a sequence number; ErrNoLetter if there is none.
 func (b *Broker) DeadLetter(ctx context.Context, seq uint64) (DeadLetter, error) {
-	raw, err := b.at(ctx, DeadLettersStream, seq)
+	raw, err := b.messageAt(ctx, DeadLettersStream, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return DeadLetter{}, fmt.Errorf("%w: number %d (replayed, discarded or expired?)", ErrNoLetter, seq)
 	}
 	if err != nil {
-		return DeadLetter{}, b.unread(ctx, DeadLettersStream, err)
+		return DeadLetter{}, b.readError(ctx, DeadLettersStream, err)
 	}
 	return parseDeadLetter(raw), nil
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// DeskBucket is the bucket CERTPOST_DESK: what people who work on dead letters, and
-// the processes that do it for them, have to agree on. Its keys are hold.<number>,
-// run.<id> and set.<id>.
+// DeskBucket is the bucket CERTPOST_DESK: the state that operators working on dead letters,
+// and the processes that act for them, share. Its keys are hold.<number>, run.<id> and
+// set.<id>.
 type DeskBucket struct{ kv jetstream.KeyValue }
 
 // DeskEntry is one value of the bucket.
@@ -23,17 +23,17 @@ type DeskEntry struct {
 	Deleted  bool
 }
 
-// What the bucket says when it does not do what was asked.
+// The errors of the bucket's operations.
 var (
-	ErrNoDeskEntry = errors.New("there is no such entry")
-	ErrDeskChanged = errors.New("the entry was changed by somebody else")
+	ErrNoDeskEntry = errors.New("entry not found")
+	ErrDeskChanged = errors.New("the entry was changed by another process")
 )
 
 // Desk opens the bucket.
 func (b *Broker) Desk(ctx context.Context) (*DeskBucket, error) {
 	kv, err := b.js.KeyValue(ctx, DeskBucketName)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil, fmt.Errorf("there is no bucket %s at %s: start `certpost run` once, it creates it", DeskBucketName, b.URL())
+		return nil, fmt.Errorf("bucket %s not found at %s: start `certpost run` once to create it", DeskBucketName, b.URL())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", DeskBucketName, err)
@@ -41,7 +41,7 @@ func (b *Broker) Desk(ctx context.Context) (*DeskBucket, error) {
 	return &DeskBucket{kv}, nil
 }
 
-// Get returns an entry; ErrNoDeskEntry when there is none.
+// Get returns an entry; ErrNoDeskEntry if there is none.
 func (d *DeskBucket) Get(ctx context.Context, key string) (DeskEntry, error) {
 	e, err := d.kv.Get(ctx, key)
 	if err != nil {
@@ -50,7 +50,7 @@ func (d *DeskBucket) Get(ctx context.Context, key string) (DeskEntry, error) {
 	return deskEntry(e), nil
 }
 
-// Create writes an entry that is not there yet; ErrDeskChanged when it is.
+// Create writes a new entry; ErrDeskChanged if it exists.
 func (d *DeskBucket) Create(ctx context.Context, key string, value []byte) (revision uint64, err error) {
 	if revision, err = d.kv.Create(ctx, key, value); err != nil {
 		return 0, deskError("create", key, err)
@@ -58,8 +58,8 @@ func (d *DeskBucket) Create(ctx context.Context, key string, value []byte) (revi
 	return revision, nil
 }
 
-// Update writes an entry whose revision is still the one given; ErrDeskChanged
-// when it is not.
+// Update writes an entry if its revision is still the one given; ErrDeskChanged if it is
+// not.
 func (d *DeskBucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	next, err := d.kv.Update(ctx, key, value, revision)
 	if err != nil {
@@ -68,8 +68,8 @@ func (d *DeskBucket) Update(ctx context.Context, key string, value []byte, revis
 	return next, nil
 }
 
-// Delete removes an entry whose revision is still the one given, and all that is
-// kept of it.
+// Delete removes an entry, with its history, if its revision is still the one given;
+// ErrDeskChanged if it is not.
 func (d *DeskBucket) Delete(ctx context.Context, key string, revision uint64) error {
 	if err := d.kv.Purge(ctx, key, jetstream.LastRevision(revision)); err != nil {
 		return deskError("delete", key, err)
@@ -91,10 +91,10 @@ func deskEntry(e jetstream.KeyValueEntry) DeskEntry {
 	return DeskEntry{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), Time: e.Created(), Deleted: e.Operation() != jetstream.KeyValuePut}
 }
 
-// Watch tells of all entries whose key begins with the prefix ("run."), then of
-// each change, until the context ends, whose error it returns. Between the two it
-// calls known once. It goes on when NATS has been away, and does not hear of a bucket
-// that was deleted and made anew: begin it anew from time to time.
+// Watch calls each for every entry whose key begins with the prefix ("run."), then known
+// once, then each for every change, until the context ends, and returns the context's
+// error. It survives a lost connection, but not a bucket that was deleted and recreated:
+// restart it from time to time.
 func (d *DeskBucket) Watch(ctx context.Context, prefix string, each func(DeskEntry), known func()) error {
 	return d.watch(ctx, prefix, each, known)
 }
@@ -111,7 +111,7 @@ func (d *DeskBucket) watch(ctx context.Context, prefix string, each func(DeskEnt
 			return ctx.Err()
 		case e, ok := <-w.Updates():
 			if !ok {
-				return fmt.Errorf("watch %s in %s: %w", prefix, DeskBucketName, errors.New("the server ended it"))
+				return fmt.Errorf("watch %s in %s: %w", prefix, DeskBucketName, errors.New("ended by the server"))
 			}
 			if e == nil {
 				known()

@@ -21,8 +21,8 @@ const defaultListen = "127.0.0.1:4222"
 // syncAlways is the SyncInterval of a store that flushes every write to disk.
 const syncAlways = "always"
 
-// defaultMaxStore bounds the embedded store. An explicit limit, because the
-// server's own default is three quarters of the free disk at start.
+// defaultMaxStore limits the embedded store, in bytes. It is explicit because the server's
+// own default is three quarters of the free disk at start.
 const defaultMaxStore = 10 << 30
 
 func (c Config) listen() string {
@@ -32,20 +32,20 @@ func (c Config) listen() string {
 	return c.Listen
 }
 
-// embedded is a NATS server in this process, and the lock that keeps a second
-// process off its store: nats-server takes none, and two servers on one
-// directory would both acknowledge.
+// embedded is a NATS server in this process, and the lock that keeps a second process off
+// its store: nats-server does not lock it, and two servers on one directory would both
+// acknowledge.
 type embedded struct {
-	srv  *server.Server
-	lock *flock.Flock
-	open bool // listens for other programs
+	srv     *server.Server
+	lock    *flock.Flock
+	listens bool // accepts connections of other programs
 }
 
 func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", cfg.DataDir, err)
 	}
-	e := &embedded{open: cfg.listen() != "none"}
+	e := &embedded{listens: cfg.listen() != "none"}
 	var err error
 	if e.lock, err = lockStore(cfg.DataDir); err != nil {
 		return nil, err
@@ -59,18 +59,18 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 		e.stop()
 		return nil, fmt.Errorf("embedded NATS: %w", err)
 	}
-	failed := &serverLog{log: log.With().Str("component", "nats-server").Logger()}
-	e.srv.SetLogger(failed, false, false)
+	serverLogger := &serverLog{log: log.With().Str("component", "nats-server").Logger()}
+	e.srv.SetLogger(serverLogger, false, false)
 	e.srv.Start()
 	if !e.srv.ReadyForConnections(30*time.Second) || !e.srv.JetStreamEnabled() {
 		e.stop()
-		return nil, fmt.Errorf("embedded NATS did not start on %s below %s: %s", cfg.listen(), cfg.DataDir, failed.last())
+		return nil, fmt.Errorf("embedded NATS did not start on %s below %s: %s", cfg.listen(), cfg.DataDir, serverLogger.reason())
 	}
 	return e, nil
 }
 
-// serverOptions goes through configuration text, the only form in which the
-// server checks and completes its options by itself.
+// serverOptions builds configuration text and parses it, because only then the server
+// checks and completes its options itself.
 func (e *embedded) serverOptions(cfg Config) (*server.Options, error) {
 	sync := cfg.SyncInterval
 	if sync == "" {
@@ -91,8 +91,8 @@ func (e *embedded) serverOptions(cfg Config) (*server.Options, error) {
 		return nil, fmt.Errorf("embedded NATS: %w", err)
 	}
 	opts.NoSigs = true
-	opts.DontListen = !e.open
-	if e.open {
+	opts.DontListen = !e.listens
+	if e.listens {
 		if err := probeListen(cfg.listen()); err != nil {
 			return nil, err
 		}
@@ -122,12 +122,12 @@ func (e *embedded) serverOptions(cfg Config) (*server.Options, error) {
 	return opts, nil
 }
 
-// probeListen binds the address for a moment: the server itself reports a taken
-// port only to its log, and stops the process.
+// probeListen binds the address for a moment to detect a port in use: the server reports
+// that only in its log, and stops the process.
 func probeListen(addr string) error {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("nats.listen %s: %w: another program has the port; stop it, choose another nats.listen, or name that server as nats.url", addr, unwrapListen(err))
+		return fmt.Errorf("nats.listen %s: %w: another program uses the port; stop it, choose another nats.listen, or set nats.url to that server", addr, unwrapListen(err))
 	}
 	return l.Close()
 }
@@ -139,28 +139,28 @@ func unwrapListen(err error) error {
 	return err
 }
 
-// StoreLookEvery is the time between two looks at the store.
+// StoreLookEvery is the interval between two checks of the store.
 const StoreLookEvery = 5 * time.Second
 
-// ErrStoreFailed says that the embedded store could not be written. The server
-// answers no publisher then and does not try again before it is started anew,
-// whatever has become of the disk.
+// ErrStoreFailed says that the embedded store could not be written. The server then
+// acknowledges no message and does not retry until it is restarted, whatever the state of
+// the disk.
 var ErrStoreFailed = errors.New("the embedded store cannot be written")
 
 // failed returns ErrStoreFailed once a file of the store could not be written.
 func (e *embedded) failed() error {
 	health := e.srv.Healthz(&server.HealthzOptions{Details: true})
 	for _, found := range health.Errors {
-		// The server has no other mark for it.
+		// The server gives no other sign of it.
 		if _, why, ok := strings.Cut(found.Error, " write error: "); ok {
-			return fmt.Errorf("%w (stream %s: %s): make room on the disk or mend it, then start Certpost again; what was acknowledged is there", ErrStoreFailed, found.Stream, why)
+			return fmt.Errorf("%w (stream %s: %s): make room on the disk or repair it, then restart Certpost; all that was acknowledged is stored", ErrStoreFailed, found.Stream, why)
 		}
 	}
 	return nil
 }
 
 func (e *embedded) url() string {
-	if !e.open {
+	if !e.listens {
 		return "in-process"
 	}
 	return e.srv.ClientURL()
@@ -176,8 +176,8 @@ func (e *embedded) stop() {
 	}
 }
 
-// lockStore takes the lock on the data directory and writes our pid beside it,
-// for the next one to name.
+// lockStore locks the data directory and writes this process's id beside the lock, so that
+// a second process can name it.
 func lockStore(dir string) (*flock.Flock, error) {
 	path := filepath.Join(dir, "certpost.lock")
 	pidPath := filepath.Join(dir, "certpost.pid")

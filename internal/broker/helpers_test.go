@@ -9,7 +9,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// TestMain lets more tests wait side by side than there are cores: they wait for
+// TestMain runs more tests at the same time than there are cores: they wait for
 // servers, not for the processor.
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -19,9 +19,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func event(id string, targets ...string) *events.Event {
+func testEvent(id string, targets ...string) *events.Event {
 	return &events.Event{ID: id, Source: "test://ca", Certificate: events.Certificate{PEM: lab.SelfSigned("www.example.com")}, Targets: targets}
 }
 
-// operator is who acts on dead letters here.
+// operator acts on dead letters in these tests.
 var operator = Actor{Name: "operator", Via: ViaShell}

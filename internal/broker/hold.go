@@ -14,19 +14,18 @@ import (
 
 const holdPrefix = "hold."
 
-// Held is the refusal to act on a letter that is held.
+// Held is the error of an action on a letter that is held.
 type Held struct{ Hold Hold }
 
 func (h *Held) Error() string {
 	return fmt.Sprintf("dead letter %d is held by %s since %s: %s", h.Hold.Letter, h.Hold.By, h.Hold.Since.UTC().Format("2006-01-02 15:04:05 UTC"), h.Hold.Reason)
 }
 
-// ErrNotHeld says that there is nothing to release.
+// ErrNotHeld is returned for a letter to release that is not held.
 var ErrNotHeld = errors.New("is not held")
 
-// Hold keeps a letter from being replayed and discarded; *Held when it is held
-// already. It does not keep the letter: that expires, and goes when its delivery
-// succeeds after all.
+// Hold keeps a letter from being replayed and discarded; *Held if it is already held. It
+// does not keep the letter from expiring, or from being removed when its delivery succeeds.
 func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string) (Hold, error) {
 	reason, err := CheckReason(reason, true)
 	if err != nil {
@@ -53,13 +52,13 @@ func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string
 		return h, err
 	}
 	if err := b.audit(ctx, h.record(ActionHeld, by, reason), holdID(d.Sequence, revision)); err != nil {
-		// What nobody can read about is not in force.
+		// A hold without an audit record must not stay in force.
 		return h, errors.Join(err, desk.Delete(ctx, holdKey(d.Sequence), revision))
 	}
 	return h, nil
 }
 
-// Release ends a hold; ErrNotHeld when there is none.
+// Release ends a hold; ErrNotHeld if there is none.
 func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason string) error {
 	reason, err := CheckReason(reason, false)
 	if err != nil {
@@ -84,8 +83,7 @@ func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason st
 	return desk.Delete(ctx, entry.Key, entry.Revision)
 }
 
-// Holds are all there are; also of letters that are gone, until somebody releases
-// them.
+// Holds returns all holds, including those of letters that are gone but not yet released.
 func (b *Broker) Holds(ctx context.Context) ([]Hold, error) {
 	desk, err := b.Desk(ctx)
 	if err != nil {
@@ -104,7 +102,7 @@ func (b *Broker) Holds(ctx context.Context) ([]Hold, error) {
 	return all, nil
 }
 
-// ParseHold reads a hold from the bucket; false for other entries.
+// ParseHold reads a hold from a bucket entry; false for other entries.
 func ParseHold(e DeskEntry) (Hold, bool) {
 	text, ok := strings.CutPrefix(e.Key, holdPrefix)
 	number, err := strconv.ParseUint(text, 10, 64)
@@ -117,7 +115,8 @@ func ParseHold(e DeskEntry) (Hold, bool) {
 	return readHold(number, e.Value), true
 }
 
-// readHold takes a hold that it cannot read for one: somebody wants it so.
+// readHold treats a value that it cannot read as a hold: an operator may have written it
+// with other tools.
 func readHold(number uint64, value []byte) Hold {
 	var h Hold
 	if json.Unmarshal(value, &h) != nil {
@@ -137,7 +136,7 @@ func holdID(number, revision uint64) string {
 	return "hold/" + strconv.FormatUint(number, 10) + "/" + strconv.FormatUint(revision, 10)
 }
 
-// holdOf asks the bucket's leader whether a letter is held; nil when it is not.
+// holdOf asks the bucket's leader whether a letter is held; nil if it is not.
 func (b *Broker) holdOf(ctx context.Context, number uint64) (*Hold, error) {
 	raw, err := b.leaderGet(ctx, "KV_"+DeskBucketName, getRequest{Last: "$KV." + DeskBucketName + "." + holdKey(number)})
 	var api *jetstream.APIError
@@ -145,7 +144,7 @@ func (b *Broker) holdOf(ctx context.Context, number uint64) (*Hold, error) {
 	case errors.Is(err, jetstream.ErrMsgNotFound), errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamNotFound:
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("whether dead letter %d is held: %w", number, err)
+		return nil, fmt.Errorf("read the hold of dead letter %d: %w", number, err)
 	case raw.Header.Get("KV-Operation") != "":
 		return nil, nil
 	}

@@ -12,7 +12,7 @@ import (
 
 func TestHolds(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := context.Background()
 	if err := b.Release(ctx, 1, operator, ""); !errors.Is(err, ErrNotHeld) {
 		t.Errorf("released: %v", err)
@@ -34,7 +34,7 @@ func TestHolds(t *testing.T) {
 	if all, err := b.Holds(ctx); err != nil || len(all) != 1 || all[0].Letter != 1 || all[0].Event != d.Event {
 		t.Errorf("%+v, %v", all, err)
 	}
-	if err := b.Release(ctx, 1, alice, "mended"); err != nil {
+	if err := b.Release(ctx, 1, alice, "fixed"); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := b.Holds(ctx); err != nil || len(all) != 0 {
@@ -43,17 +43,17 @@ func TestHolds(t *testing.T) {
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Error(err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"held", "released", "intent replayed", "outcome replayed"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"held", "released", "intent replayed", "outcome replayed"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
 // A hold that cannot be recorded is not in force.
 func TestAHoldAndItsRecord(t *testing.T) {
 	t.Parallel()
-	b, d := one(t)
+	b, d := brokerWithLetter(t)
 	ctx := t.Context()
-	if err := b.Append(ctx, noted(9)); err != nil {
+	if err := b.Append(ctx, testRecord(9)); err != nil {
 		t.Fatal(err)
 	}
 	whole := auditStream(t, b).CachedInfo().Config
@@ -74,14 +74,14 @@ func TestAHoldAndItsRecord(t *testing.T) {
 	if _, err := b.Hold(ctx, d, operator, "x"); err != nil {
 		t.Fatal(err)
 	}
-	if told := history(t, b, 1); !slices.Equal(told, []string{"held"}) {
-		t.Errorf("history %q", told)
+	if recorded := history(t, b, 1); !slices.Equal(recorded, []string{"held"}) {
+		t.Errorf("history %q", recorded)
 	}
 }
 
 func TestDeskBucket(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	desk, err := b.Desk(ctx)
 	if err != nil {
 		t.Fatal(err)

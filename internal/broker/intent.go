@@ -9,15 +9,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// claimLife is how long an intent without an outcome keeps others from acting on
-// the letter. Who is killed in between has left a letter too many by then, and
-// anybody may take the action up.
+// claimLife is how long an intent without an outcome keeps others from acting on the
+// letter. If a process is killed in between, the letter stays on the list, and once the
+// claim has expired any operator may act on it again.
 const claimLife = 30 * time.Second
 
-// Taken says that somebody else was faster: a letter has ended, or somebody is
-// acting on it right now.
+// Taken is the error for a letter that has ended, or that another action has claimed.
 type Taken struct {
-	Record AuditRecord // the first one's
+	Record AuditRecord // the recorded end, or the intent of the other action
 }
 
 func (t *Taken) Error() string {
@@ -27,40 +26,40 @@ func (t *Taken) Error() string {
 	}
 	by := r.Name
 	if by == "" {
-		by = "somebody"
+		by = "an unknown user"
 	}
 	return fmt.Sprintf("dead letter %d %s by %s at %s", r.LetterNumber, done, by, r.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
 }
 
-// Begin claims a letter by recording an intent: nobody else's is recorded for as
-// long as this one lives, and none at all once the letter has ended. The error is a
-// *Taken for who comes second. What belongs to the same run is never second.
+// Begin claims a letter by recording an intent: no other intent is recorded while this one
+// lives, and none after the letter has ended except to restore it. The second caller gets a
+// *Taken. Intents of the same replay run do not exclude each other.
 func (b *Broker) Begin(ctx context.Context, r AuditRecord) error {
 	_, err := b.claimFor(ctx, r)
 	return err
 }
 
-// claim is what who has a letter may do, and until when.
+// claim permits its owner to act on a letter until a time.
 type claim struct {
 	intent AuditRecord
-	// until is by this process's clock, and counted from before the intent was written:
-	// nobody takes the letter over earlier, whatever the clocks of others say.
+	// until is by this process's clock, counted from before the intent was written. It is
+	// over before another process may take the letter over, whatever the other clocks say.
 	until time.Time
 }
 
-// claimReserve is the part of a claim's life that is left for what is on its way to
-// the server when the owner's time is over.
+// claimReserve: the last 1/claimReserve of a claim's life is left for requests that are
+// still on their way to the server when the owner's time ends.
 const claimReserve = 6
 
-// claimFor is Begin, for who goes on to act.
+// claimFor is Begin for a caller that goes on to act; it returns the claim.
 func (b *Broker) claimFor(ctx context.Context, r AuditRecord) (claim, error) {
 	r.Stage = StageIntent
 	l := b.link(r, "")
 	mine := claim{intent: l.record, until: time.Now().Add(b.cfg.ClaimLife - b.cfg.ClaimLife/claimReserve)}
 	l.check = func(ctx context.Context) (bool, error) {
-		s, err := b.standingOf(ctx, r)
-		if err != nil || s.intent != nil && s.intent.is(mine.intent) {
-			return false, err // stored by an earlier try, whose acknowledgement got lost
+		s, err := b.auditStateOf(ctx, r)
+		if err != nil || s.intent != nil && s.intent.sameAs(mine.intent) {
+			return false, err // stored by an earlier attempt whose acknowledgement was lost
 		}
 		if r.Action == ActionRestored {
 			return true, b.restorable(ctx, s, r)
@@ -68,7 +67,7 @@ func (b *Broker) claimFor(ctx context.Context, r AuditRecord) (claim, error) {
 		if s.end != nil {
 			return false, &Taken{*s.end}
 		}
-		alive, err := b.alive(ctx, s)
+		alive, err := b.claimActive(ctx, s)
 		if alive && (r.Run == "" || s.intent.Run != r.Run) {
 			return false, &Taken{*s.intent}
 		}
@@ -77,7 +76,8 @@ func (b *Broker) claimFor(ctx context.Context, r AuditRecord) (claim, error) {
 	return mine, asTaken(b.appendAll(ctx, []*link{l}))
 }
 
-// asTaken leaves of an error that somebody was faster nothing but that.
+// asTaken returns the *Taken within an error, without the text around it; other errors as
+// they are.
 func asTaken(err error) error {
 	if taken := (*Taken)(nil); errors.As(err, &taken) {
 		return taken
@@ -85,64 +85,65 @@ func asTaken(err error) error {
 	return err
 }
 
-// is reports whether two records are the same one: before it was written, and read.
-func (r *AuditRecord) is(other AuditRecord) bool {
+// sameAs reports whether two records are the same, one of them possibly read from the
+// stream. It compares only fields that writing and reading keep.
+func (r *AuditRecord) sameAs(other AuditRecord) bool {
 	return r.Time.Equal(other.Time) && r.Actor == other.Actor && r.Action == other.Action && r.Stage == other.Stage &&
 		r.LetterNumber == other.LetterNumber && r.Run == other.Run
 }
 
-// conclude records what came of a claim. The error is a *Taken when the letter has
-// ended otherwise meanwhile: the claim's time was over, and somebody took the letter
-// up. A delivery may succeed before the replay that brought it has recorded itself:
-// then there are both ends, and they say the same.
-func (b *Broker) conclude(ctx context.Context, c claim, r AuditRecord) error {
+// recordOutcome records the outcome of a claimed action. The error is a *Taken if the claim
+// expired and another action took the letter over. A delivery may succeed before the replay
+// that caused it has recorded its outcome: then both ends are recorded, and they agree.
+func (b *Broker) recordOutcome(ctx context.Context, c claim, r AuditRecord) error {
 	r.Stage = StageOutcome
 	l := b.link(r, "")
 	l.check = func(ctx context.Context) (bool, error) {
-		s, err := b.standingOf(ctx, r)
+		s, err := b.auditStateOf(ctx, r)
 		switch {
 		case err != nil:
 			return false, err
-		case s.end != nil && (s.end.is(l.record) || r.Run != "" && s.end.Run == r.Run && s.end.Action == r.Action):
+		case s.end != nil && (s.end.sameAs(l.record) || r.Run != "" && s.end.Run == r.Run && s.end.Action == r.Action):
 			return false, nil
 		case s.end != nil && (s.end.Action != ActionDelivered || r.Action != ActionReplayed):
 			return false, &Taken{*s.end}
-		case r.Action == ActionDiscarded && s.intent != nil && !s.intent.is(c.intent):
-			return false, &Taken{*s.intent} // nothing was done yet, and the letter is somebody else's
+		case r.Action == ActionDiscarded && s.intent != nil && !s.intent.sameAs(c.intent):
+			return false, &Taken{*s.intent} // nothing was done yet, and the letter has another claim
 		}
 		return true, nil
 	}
 	return asTaken(b.appendAll(ctx, []*link{l}))
 }
 
-// notEnded is the check that a letter's end is recorded once.
+// notEnded returns a check that permits a letter's end only if none is recorded. A replay is
+// permitted after a recorded delivery: it may have caused it.
 func (b *Broker) notEnded(r AuditRecord) func(context.Context) (bool, error) {
 	return func(ctx context.Context) (bool, error) {
-		s, err := b.standingOf(ctx, r)
+		s, err := b.auditStateOf(ctx, r)
 		return err == nil && (s.end == nil || s.end.Action == ActionDelivered && r.Action == ActionReplayed), err
 	}
 }
 
-// untouched is the check that nobody has acted on a letter, or is about to.
-func (b *Broker) untouched(r AuditRecord) func(context.Context) (bool, error) {
+// notEndedOrClaimed returns a check that a letter has no recorded end and no active claim.
+func (b *Broker) notEndedOrClaimed(r AuditRecord) func(context.Context) (bool, error) {
 	return func(ctx context.Context) (bool, error) {
-		s, err := b.standingOf(ctx, r)
+		s, err := b.auditStateOf(ctx, r)
 		if err != nil || s.end != nil {
 			return false, err
 		}
-		alive, err := b.alive(ctx, s)
+		alive, err := b.claimActive(ctx, s)
 		return err == nil && !alive, err
 	}
 }
 
-// standing is what the audit says of one letter: the newest record of each kind.
-type standing struct {
+// auditState is what the audit says of one letter: the newest record of each kind.
+type auditState struct {
 	end, intent, failed, restored *AuditRecord
 }
 
-// alive reports an intent whose owner may still be at work. Both moments are the
-// server's: processes whose clocks differ agree on it.
-func (b *Broker) alive(ctx context.Context, s standing) (bool, error) {
+// claimActive reports whether the owner of the last intent may still be acting. Both times
+// are the server's, so processes with different clocks agree.
+func (b *Broker) claimActive(ctx context.Context, s auditState) (bool, error) {
 	if s.intent == nil {
 		return false, nil
 	}
@@ -158,49 +159,51 @@ func (b *Broker) alive(ctx context.Context, s standing) (bool, error) {
 	return stream.CachedInfo().TimeStamp.Sub(s.intent.Stored) < b.cfg.ClaimLife, nil
 }
 
-// ErrNotDiscarded says that only a discarded letter can be restored.
-var ErrNotDiscarded = errors.New("is not that of a discarded dead letter")
+// ErrNotDiscarded is returned for a number to restore that is not a discarded letter's.
+var ErrNotDiscarded = errors.New("is not a discarded dead letter")
 
-func (b *Broker) restorable(ctx context.Context, s standing, r AuditRecord) error {
+// restorable returns why a letter cannot be restored: it was not discarded, it was already
+// restored, or another restore is in progress.
+func (b *Broker) restorable(ctx context.Context, s auditState, r AuditRecord) error {
 	switch {
 	case s.end == nil || s.end.Action != ActionDiscarded:
 		return fmt.Errorf("number %d %w", r.LetterNumber, ErrNotDiscarded)
 	case s.restored != nil:
 		return &Taken{*s.restored}
 	}
-	alive, err := b.alive(ctx, s)
+	alive, err := b.claimActive(ctx, s)
 	if alive {
 		return &Taken{*s.intent}
 	}
 	return err
 }
 
-// standingOf reads what the audit says of a letter, from the stream's leader: with
-// the chain's head known, nothing can be added to it unnoticed.
-func (b *Broker) standingOf(ctx context.Context, about AuditRecord) (standing, error) {
-	var s standing
-	place := "*." + auditPlace(about)
-	newest, err := b.lastRecord(ctx, place)
+// auditStateOf reads what the audit says of a letter, from the stream's leader. In a check
+// of the chain the head is known, so a record added since then makes the append fail.
+func (b *Broker) auditStateOf(ctx context.Context, about AuditRecord) (auditState, error) {
+	var s auditState
+	filter := "*." + auditSubjectSuffix(about)
+	newest, err := b.lastRecord(ctx, filter)
 	if err != nil || newest == nil {
 		return s, err
 	}
 	restoring := about.Action == ActionRestored
 	switch {
 	case newest.LetterNumber == about.LetterNumber && newest.Stage == StageIntent && newest.Action != ActionRestored && !restoring:
-		s.intent = newest // there would be none behind an end
+		s.intent = newest // no intent follows an end
 		return s, nil
 	case newest.LetterNumber == about.LetterNumber && newest.Stage != StageIntent && newest.Action.Ends() && !restoring:
 		s.end = newest
-	default: // it is about another letter of the delivery, or not all there is
-		if s, err = b.allOf(ctx, place, about.LetterNumber); err != nil {
+	default: // another letter of the delivery, or more records are needed
+		if s, err = b.readAuditState(ctx, filter, about.LetterNumber); err != nil {
 			return s, err
 		}
 	}
 	if s.end == nil || restoring {
 		return s, nil
 	}
-	// Numbers begin anew with the stream of letters: what ended before there was this
-	// stream was another letter.
+	// Numbers restart when the stream of letters is recreated: an end recorded before this
+	// stream existed belongs to another letter.
 	letters, err := b.js.Stream(ctx, DeadLettersStream)
 	if err != nil {
 		return s, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
@@ -211,9 +214,9 @@ func (b *Broker) standingOf(ctx context.Context, about AuditRecord) (standing, e
 	return s, nil
 }
 
-// allOf reads all records about one letter.
-func (b *Broker) allOf(ctx context.Context, place string, number uint64) (s standing, err error) {
-	for raw, err := range b.read(ctx, AuditStream, auditPrefix+place, 1) {
+// readAuditState reads the newest record of each kind about one letter.
+func (b *Broker) readAuditState(ctx context.Context, filter string, number uint64) (s auditState, err error) {
+	for raw, err := range b.read(ctx, AuditStream, auditPrefix+filter, 1) {
 		if err != nil {
 			return s, err
 		}
@@ -233,14 +236,14 @@ func (b *Broker) allOf(ctx context.Context, place string, number uint64) (s stan
 	return s, nil
 }
 
-// lastRecord is the newest one under a subject, nil when there is none.
+// lastRecord returns the newest record whose subject matches; nil if there is none.
 func (b *Broker) lastRecord(ctx context.Context, filter string) (*AuditRecord, error) {
 	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Last: auditPrefix + filter})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("what the audit says of dead letter: %w", err)
+		return nil, fmt.Errorf("read the audit of the dead letter: %w", err)
 	}
 	r := readRecord(raw)
 	return &r, nil

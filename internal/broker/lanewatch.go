@@ -9,10 +9,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// FollowLanes calls changed whenever LaneInfos would say something else: a process
-// has come, has gone or says something else of its lanes, or a lane was suspended or
-// resumed, by whomever. It returns when the context ends, or the bucket
-// CERTPOST_RELAYS cannot be watched any more.
+// FollowLanes calls changed whenever the result of LaneInfos may have changed: a process
+// has started, has gone or reports another state, or a lane was suspended or resumed. It
+// returns when the context ends, or when the bucket CERTPOST_RELAYS can no longer be
+// watched.
 func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 	kv, err := b.OpenRelays(ctx)
 	if err != nil {
@@ -22,9 +22,9 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", RelaysBucket, err)
 	}
-	defer func() { _ = w.Stop() }() // the connection may have gone
-	said := map[string]string{}     // by key
-	heard := map[string]time.Time{} // of processes, by key
+	defer func() { _ = w.Stop() }()    // the connection may have gone
+	lastValue := map[string]string{}   // by key
+	lastSeen := map[string]time.Time{} // of processes, by key
 	tick := time.NewTicker(HeartbeatEvery)
 	defer tick.Stop()
 	for {
@@ -32,10 +32,10 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 		case <-ctx.Done():
 			return fmt.Errorf("watch %s: %w", RelaysBucket, ctx.Err())
 		case <-tick.C:
-			for key, at := range heard {
+			for key, at := range lastSeen {
 				if time.Since(at) > ReplicaGoneAfter {
-					delete(heard, key)
-					delete(said, key) // should it speak again, that is news
+					delete(lastSeen, key)
+					delete(lastValue, key) // its next heartbeat is a change
 					changed()
 				}
 			}
@@ -44,17 +44,17 @@ func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 				return fmt.Errorf("watch %s: %w", RelaysBucket, ErrWatchEnded)
 			}
 			if entry == nil {
-				continue // what was there is told
+				continue // the initial entries are complete
 			}
 			key, value := entry.Key(), string(entry.Value())
 			if entry.Operation() != jetstream.KeyValuePut {
 				value = ""
-				delete(heard, key)
+				delete(lastSeen, key)
 			} else if strings.HasPrefix(key, ReplicaPrefix) {
-				heard[key] = time.Now()
+				lastSeen[key] = time.Now()
 			}
-			if said[key] != value {
-				said[key] = value
+			if lastValue[key] != value {
+				lastValue[key] = value
 				changed()
 			}
 		}

@@ -17,69 +17,69 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// State is what became of a delivery so far.
+// State is the state of a delivery.
 type State string
 
 // The states. A delivery without an entry was never attempted.
 const (
-	StateWaiting   State = "waiting"   // failed for now, comes back
+	StateWaiting   State = "waiting"   // failed temporarily, is retried
 	StateSending   State = "sending"   // claimed: content may be going out until Lease
-	StateSent      State = "sent"      // the relay took it
-	StateDead      State = "dead"      // there is a dead letter
-	StateDiscarded State = "discarded" // a person gave it up
+	StateSent      State = "sent"      // accepted by the relay
+	StateDead      State = "dead"      // became a dead letter
+	StateDiscarded State = "discarded" // its dead letter was discarded
 )
 
-// Entry is the ledger's knowledge of one delivery: the value at key
-// <target>.<event> of the bucket CERTPOST_LEDGER. It holds no secret.
+// Entry is what the ledger stores of one delivery: the value at key <target>.<event> of the
+// bucket CERTPOST_LEDGER. It holds no secret.
 type Entry struct {
 	Event      string `json:"event"` // the event's own id
 	Target     string `json:"target"`
 	Lane       string `json:"lane"`
-	Digest     string `json:"digest"` // of the event: the same id for other content is found out
+	Digest     string `json:"digest"` // of the event: reveals another event with the same id
 	State      State  `json:"state"`
 	Generation int    `json:"generation"`
-	// Sequence is the delivery message (in CERTPOST_DELIVERIES) that brought the
-	// entry to its state: the same message coming again is settled, a newer one
-	// is a replay.
+	// Sequence is that of the delivery message (in CERTPOST_DELIVERIES) that brought the
+	// entry to its state: the same message again is already settled, a newer one is a
+	// replay.
 	Sequence uint64    `json:"sequence"`
 	Attempts int       `json:"attempts"`
 	First    time.Time `json:"first_attempt"`
 	Last     time.Time `json:"last_attempt"`
 
-	// Owner and Lease: who sends, and by when the outcome is known. The writer
-	// of `sending` owns the entry until then.
+	// Owner is the process that sends, Lease the time by which the outcome is known. The
+	// writer of `sending` owns the entry until then.
 	Owner string    `json:"owner,omitempty"`
 	Lease time.Time `json:"lease,omitzero"`
-	// Uncertain is set while the outcome of an earlier try is unknown;
+	// Uncertain is set while the outcome of an earlier attempt is unknown;
 	// PossibleDuplicates counts the mails sent in spite of it.
 	Uncertain          bool `json:"uncertain,omitempty"`
 	PossibleDuplicates int  `json:"possible_duplicates,omitempty"`
-	// Consented says that this life began with a replay of a dead letter that is
-	// Uncertain: somebody wants the mail sent in spite of that, however many tries it
-	// takes. A new unknown outcome ends it.
+	// Consented says that this generation began with the replay of a dead letter that is
+	// Uncertain: the operator wants the mail sent in spite of that, however many attempts
+	// it takes. A new unknown outcome ends it.
 	Consented bool `json:"consented,omitempty"`
-	// Panics counts tries that ended in a defect of ours.
+	// Panics counts attempts that ended in a panic.
 	Panics int `json:"panics,omitempty"`
 
-	// Accepted have the mail; Refused never will, and end in one dead letter when
-	// the fate of the others is decided; Owed are to be tried (again). With all
-	// three empty the target says who is.
+	// Accepted recipients have the mail; Refused ones will never get it, and end in one
+	// dead letter when the outcome of the others is known; Owed are to be tried (again). If
+	// all three are empty, the target's recipients are owed.
 	Accepted []string          `json:"accepted,omitempty"`
 	Refused  []verdict.Refusal `json:"refused,omitempty"`
 	Owed     []string          `json:"owed,omitempty"`
 
-	// Certificate is the one delivered, or to be; nil when the event says where it is
-	// kept and it was never fetched. The stored receipt does not repeat it.
+	// Certificate is the one delivered, or to be delivered; nil if the event refers to a
+	// secret that was never fetched. The stored receipt does not repeat it.
 	Certificate *verdict.Certificate `json:"certificate,omitempty"`
 
-	Failure *FailureRecord   `json:"failure,omitempty"` // of the last try that failed
-	Tries   []Try            `json:"tries,omitempty"`   // that failed: the first and the last ones
-	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail taken
+	Failure *FailureRecord   `json:"failure,omitempty"` // of the last failed attempt
+	Tries   []Try            `json:"tries,omitempty"`   // failed attempts: the first and the last ones
+	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail accepted
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 }
 
-// Learn takes in what an attempt found out about the recipients.
+// Learn records what an attempt found out about the recipients.
 func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if receipt != nil {
 		e.Receipt, e.Uncertain = receipt, false
@@ -102,11 +102,11 @@ func (e *Entry) isRefused(recipient string) bool {
 	return slices.ContainsFunc(e.Refused, func(r verdict.Refusal) bool { return r.Recipient == recipient })
 }
 
-// Decided reports that nobody is left to be tried, and some were refused.
+// Decided reports that no recipient is left to be tried, and some were refused.
 func (e *Entry) Decided() bool { return len(e.Owed) == 0 && len(e.Refused) > 0 }
 
-// Missing are all who do not have the mail: for a dead letter. None: all of the
-// target's.
+// Missing returns the recipients that do not have the mail, for a dead letter; none means
+// all of the target's.
 func (e *Entry) Missing() []string {
 	missing := slices.Clone(e.Owed)
 	for _, r := range e.Refused {
@@ -115,27 +115,27 @@ func (e *Entry) Missing() []string {
 	return missing
 }
 
-// Try is an attempt that failed, kept so that it can be compared with the others.
-// Attempts that the relay's absence cut short are none (they are not counted).
+// Try is a failed attempt, kept for comparison with others. Attempts that failed because no
+// relay was available are not counted and not kept.
 type Try struct {
-	Generation int       `json:"generation"` // the life of the delivery
+	Generation int       `json:"generation"` // of the delivery; a replay increments it
 	Number     int       `json:"number"`     // within it
 	At         time.Time `json:"at"`
 	FailureRecord
 	Transcript *verdict.Transcript `json:"course"`
 }
 
-// maxTries are as many as are kept: the first of all, and the last ones.
+// maxTries is the number of attempts kept: the first of all, and the last ones.
 const maxTries = 6
 
-// Failed is the entry with a failure on record. One that no attempt led to says
-// nothing of its own course.
+// Failed returns the entry with a failure recorded. A failure without a transcript is not
+// added to Tries, because no attempt led to it.
 func (e Entry) Failed(f *verdict.Failure) Entry {
 	e.Failure = record(f)
 	if f.Transcript == nil {
 		return e
 	}
-	// What is recorded twice, as a try that is the last one, has one place.
+	// The last attempt may be recorded twice: replace it.
 	e.Tries = slices.DeleteFunc(slices.Clone(e.Tries), func(t Try) bool { return t.Generation == e.Generation && t.Number == e.Attempts })
 	e.Tries = append(e.Tries, Try{Generation: e.Generation, Number: e.Attempts, At: e.Last, FailureRecord: *e.Failure, Transcript: f.Transcript})
 	if len(e.Tries) > maxTries {
@@ -144,7 +144,7 @@ func (e Entry) Failed(f *verdict.Failure) Entry {
 	return e
 }
 
-// Waiting is the entry after a try that failed for now.
+// Waiting returns the entry after an attempt that failed temporarily.
 func (e Entry) Waiting(f *verdict.Failure) Entry {
 	e = e.Failed(f)
 	e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
@@ -162,20 +162,20 @@ func record(f *verdict.Failure) *FailureRecord {
 	return &FailureRecord{Outcome: f.Definite(), Secrets: f.Secrets}
 }
 
-// ErrClaimLost says that somebody else changed the entry since we read it.
+// ErrClaimLost says that another process changed the entry after it was read.
 var ErrClaimLost = errors.New("the ledger's entry was changed by another process")
 
-// ErrNoEntry says that the ledger knows nothing of a delivery.
-var ErrNoEntry = errors.New("no such delivery in the ledger")
+// ErrNoEntry says that the ledger has no entry of a delivery.
+var ErrNoEntry = errors.New("delivery not found in the ledger")
 
-// ErrUnreadableEntry says that the ledger has something at a delivery's key that Certpost
-// has not written.
+// ErrUnreadableEntry says that the value at a delivery's key was not written by Certpost.
 var ErrUnreadableEntry = errors.New("the ledger's entry cannot be read")
 
-// Ledger is the bucket; all writes are compare-and-set on the revision read.
+// Ledger is the bucket CERTPOST_LEDGER; all writes are compare-and-set on the revision
+// read.
 type Ledger struct {
 	kv     jetstream.KeyValue
-	groups *committer // nil: every entry is written alone
+	groups *committer // nil: every entry is written singly
 }
 
 func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
@@ -185,12 +185,12 @@ func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
 	}
 	l := Ledger{kv: kv}
 	if b.flushesEachWrite() {
-		l.groups = &committer{alone: l.write, together: b.writeEntries}
+		l.groups = &committer{writeSingle: l.write, writeGroup: b.writeEntries}
 	}
 	return l, nil
 }
 
-// stored is the entry as the bucket keeps it, readEntry what it was.
+// stored encodes the entry for the bucket, readEntry decodes it.
 func (e Entry) stored() ([]byte, error) {
 	if e.Receipt != nil && e.Certificate != nil {
 		receipt := *e.Receipt
@@ -214,8 +214,7 @@ func readEntry(stored []byte) (Entry, error) {
 
 func LedgerKey(target, eventToken string) string { return target + "." + eventToken }
 
-// Get returns the entry and its revision; ErrNoEntry with revision 0 when there
-// is none.
+// Get returns the entry and its revision; ErrNoEntry and revision 0 if there is none.
 func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	kve, err := l.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -226,13 +225,13 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	}
 	e, err := readEntry(kve.Value())
 	if err != nil {
-		return Entry{}, 0, fmt.Errorf("ledger entry %s is not readable (%w): look at it with `nats kv get %s %s`", key, err, LedgerBucket, key)
+		return Entry{}, 0, fmt.Errorf("ledger entry %s cannot be read (%w): inspect it with `nats kv get %s %s`", key, err, LedgerBucket, key)
 	}
 	return e, kve.Revision(), nil
 }
 
-// Put writes the entry if its revision is still the one given (0: none yet) and
-// returns the new one; errClaimLost if it is not.
+// Put writes the entry if its revision is still the one given (0: no entry yet) and returns
+// the new one; ErrClaimLost if it is not.
 func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
 	value, err := e.stored()
 	if err != nil {
@@ -264,9 +263,8 @@ func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
 	return l.kv.Update(ctx, e.key, e.value, e.revision)
 }
 
-// writeEntries writes entries of different keys in one atomic batch. The server
-// checks each member's revision; if one does not fit it refuses all and does not
-// say which.
+// writeEntries writes entries of different keys in one atomic batch. The server checks the
+// revision of each; if one differs it refuses all and does not say which.
 func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 	msgs := make([]*nats.Msg, len(entries))
 	for i, e := range entries {
@@ -277,8 +275,8 @@ func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 	return b.PublishBatch(context.Background(), msgs)
 }
 
-// WrongSequence recognizes the two codes of a failed compare-and-set: plain and
-// replicated streams differ.
+// WrongSequence reports whether err is a failed compare-and-set. Plain and replicated
+// streams use different codes.
 func WrongSequence(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||

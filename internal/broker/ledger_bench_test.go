@@ -11,9 +11,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// BenchmarkLedger is what the ledger costs each mail: one entry created with the
-// claim and updated with the relay's reply, by as many writers as a lane has.
-// An operation is such a pair.
+// BenchmarkLedger measures the ledger's cost per mail: one entry created with the
+// claim and updated with the relay's reply, by several numbers of writers.
+// One operation is such a pair.
 func BenchmarkLedger(b *testing.B) {
 	for _, sync := range []string{"always", "2m"} {
 		for _, writers := range []int{1, 4, 16, 64} {
@@ -64,7 +64,7 @@ func openBenchLedger(b *testing.B, sync string) Ledger {
 	return l
 }
 
-// claimAndSend writes what a delivery writes that succeeds at once.
+// claimAndSend writes the entries of a delivery that succeeds at the first attempt.
 func claimAndSend(ctx context.Context, l Ledger, key string) error {
 	now := time.Now()
 	e := Entry{

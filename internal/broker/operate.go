@@ -18,7 +18,7 @@ func isEventSubject(subject string) bool {
 	return subject == EventSubject || strings.HasPrefix(subject, EventSubject+".")
 }
 
-// Publish hands an event to Certpost and returns once the stream has it. The
+// Publish publishes an event to Certpost and returns once the stream has stored it. The
 // same event again, within the stream's window, is a duplicate and no error.
 func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64, duplicate bool, err error) {
 	m := nats.NewMsg(EventSubject)
@@ -26,7 +26,7 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 	m.Header.Set(nats.MsgIdHdr, events.Token(ev.ID))
 	ack, err := b.js.PublishMsg(ctx, m)
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return 0, false, fmt.Errorf("no stream takes %s at %s: start `certpost run` once, it creates %s", EventSubject, b.URL(), EventsStream)
+		return 0, false, fmt.Errorf("no stream for %s at %s: start `certpost run` once to create %s", EventSubject, b.URL(), EventsStream)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("publish the event: %w", err)
@@ -34,8 +34,8 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 	return ack.Sequence, ack.Duplicate, nil
 }
 
-// Deliveries lists ledger entries of a target and an event id, newest attempt
-// last; "" stands for all. The context bounds the reading.
+// Deliveries returns the ledger entries of a target and an event id, newest attempt last;
+// "" stands for all. The context bounds the reading.
 func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry, error) {
 	if target != "" && event != "" {
 		return b.delivery(ctx, LedgerKey(target, events.Token(event)))
@@ -66,34 +66,34 @@ func (b *Broker) Deliveries(ctx context.Context, target, event string) ([]Entry,
 			}
 			e, err := readEntry(kve.Value())
 			if err != nil {
-				return all, fmt.Errorf("ledger entry %s is not readable: %w", kve.Key(), err)
+				return all, fmt.Errorf("ledger entry %s cannot be read: %w", kve.Key(), err)
 			}
 			all = append(all, e)
 		}
 	}
 }
 
-// delivery is the entry with a key, if there is one: one request to the leader, which
-// takes no longer in a large ledger.
+// delivery returns the entry with a key, if there is one. It makes one request to the
+// leader, which takes no longer in a large ledger.
 func (b *Broker) delivery(ctx context.Context, key string) ([]Entry, error) {
 	raw, err := b.leaderGet(ctx, "KV_"+LedgerBucket, getRequest{Last: "$KV." + LedgerBucket + "." + key})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, b.unread(ctx, "KV_"+LedgerBucket, err)
+		return nil, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
 	c := ledgerChange(raw)
 	switch {
 	case c.Deleted:
 		return nil, nil
 	case c.Unreadable:
-		return nil, fmt.Errorf("%w: look at it with `nats kv get %s %s`", ErrUnreadableEntry, LedgerBucket, key)
+		return nil, fmt.Errorf("%w: inspect it with `nats kv get %s %s`", ErrUnreadableEntry, LedgerBucket, key)
 	}
 	return []Entry{c.Entry}, nil
 }
 
-// Backlog is how much waits in the streams.
+// Backlog is the number of messages that wait in the streams.
 type Backlog struct {
 	Events     uint64    `json:"events"`     // not yet fanned out
 	Deliveries uint64    `json:"deliveries"` // not yet settled
@@ -101,7 +101,7 @@ type Backlog struct {
 	Oldest     time.Time `json:"oldest,omitzero"`
 }
 
-// Backlog counts what waits; three requests.
+// Backlog counts the waiting messages; it makes four requests.
 func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
 	var out Backlog
 	// From the stream's last sequence, not from the consumer's own count, which
@@ -119,7 +119,7 @@ func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
 	if last := events.CachedInfo().State.LastSeq; last > info.Delivered.Stream {
 		out.Events += last - info.Delivered.Stream
 	}
-	// In this order: what waits is told also where there is no stream for dead letters.
+	// In this order: deliveries are counted even if the stream of dead letters is missing.
 	deliveries, err := b.js.Stream(ctx, DeliveriesStream)
 	if err != nil {
 		return out, fmt.Errorf("stream %s: %w", DeliveriesStream, err)

@@ -12,16 +12,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// How many messages are asked for at once where each has a request of its own. It
-// begins with a few, because most reads are for what came in the last half second.
+// The number of requests sent at once for streams read with one request per message. It
+// begins low, because most reads are for what arrived in the last half second.
 const (
-	fewestAtOnce = 16
-	mostAtOnce   = 64
+	minPipeline = 16
+	maxPipeline = 64
 )
 
-// some are the next messages of a read, in the way that is right for the stream; width
-// is how many to ask for at once where each is asked for alone.
-func (b *Broker) some(ctx context.Context, stream, filter string, from uint64, width *int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
+// nextPage reads the next messages, in a batch or with one request per message, whichever
+// suits the stream; width is the number of requests to send at once.
+func (b *Broker) nextPage(ctx context.Context, stream, filter string, from uint64, width *int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
 	if !oneByOne(stream, filter) {
 		return b.page(ctx, stream, getRequest{Seq: from, Next: filter, Batch: readBatch, MaxBytes: readBytes})
 	}
@@ -30,48 +30,48 @@ func (b *Broker) some(ctx context.Context, stream, filter string, from uint64, w
 	return page, ended, err
 }
 
-// oneByOne reports that a stream is not to be read in batches. With each batch goes
-// the number of messages behind it, which the server counts first, with the stream
-// locked. In a stream with one message for each subject that has lost any it looks at
-// every subject for it (nats-server 2.15, server/filestore.go, NumPending): among
-// 1,000,000 deliveries 60 ms for each 256 that are read, and nobody writes meanwhile.
+// oneByOne reports that a stream is not to be read in batches. With each batch the server
+// sends the number of messages after it, which it counts first, with the stream locked. In
+// a stream with one message for each subject, of which some were removed, it looks at every
+// subject for that (nats-server 2.15, server/filestore.go, NumPending): among 1,000,000
+// deliveries this takes 60 ms for each 256 that are read, and blocks all writes meanwhile.
 func oneByOne(stream, filter string) bool {
 	return filter == "" && (stream == DeadLettersStream || stream == "KV_"+LedgerBucket)
 }
 
-// pipeline asks for the first message at or behind each of so many numbers, all at
-// once. It is page for streams that are read one by one: where there is a gap several
-// get the same answer, and the last one leads over it.
+// pipeline requests the first message at or after each of width numbers, all at once. It
+// replaces page for streams that are read one by one: at a gap several requests get the
+// same answer, and the last one leads over the gap.
 func (b *Broker) pipeline(ctx context.Context, stream string, from uint64, width int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
 	requests := make([]string, width)
 	for i := range requests {
 		requests[i] = fmt.Sprintf(`{"seq":%d,"next_by_subj":">"}`, from+uint64(i))
 	}
-	answered, err := b.askAtOnce(ctx, stream, requests)
+	answered, err := b.requestAll(ctx, stream, requests)
 	for i, answer := range answered {
 		if answer == nil {
 			return page, false, err
 		}
 		if serverHeader(answer, headerSequence) == "" {
-			return verdictOf(page, answer, 0)
+			return parseBatchEnd(page, answer, 0)
 		}
 		m, err := rawMessage(answer)
 		if err == nil && m.Sequence < from+uint64(i) {
-			err = fmt.Errorf("the server answers with message %d, asked for %d or a later one", m.Sequence, from+uint64(i))
+			err = fmt.Errorf("the server answered with message %d to a request for %d or later", m.Sequence, from+uint64(i))
 		}
 		if err != nil {
 			return page, false, err
 		}
-		if m.Sequence > lastOf(page, 0) {
+		if m.Sequence > lastSequence(page, 0) {
 			page = append(page, m)
 		}
 	}
 	return page, false, nil
 }
 
-// askAtOnce makes some direct gets of one message each, and waits for their answers,
-// which stand where their requests do. With an error those that did not come are nil.
-func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string) ([]*nats.Msg, error) {
+// requestAll sends direct gets of one message each and waits for their answers, which are
+// in the order of the requests. With an error, those that did not arrive are nil.
+func (b *Broker) requestAll(ctx context.Context, stream string, requests []string) ([]*nats.Msg, error) {
 	answered := make([]*nats.Msg, len(requests))
 	answers := make(chan *nats.Msg, len(requests)+2)
 	inbox := b.nc.NewInbox() + "."
@@ -85,7 +85,7 @@ func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string
 			return answered, err
 		}
 	}
-	overdue := time.NewTimer(readPatience)
+	overdue := time.NewTimer(readTimeout)
 	defer overdue.Stop()
 	for left := len(requests); left > 0; {
 		select {
@@ -94,7 +94,7 @@ func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string
 		case <-overdue.C:
 			return answered, nats.ErrTimeout
 		case answer := <-answers:
-			overdue.Reset(readPatience)
+			overdue.Reset(readTimeout)
 			i, err := strconv.Atoi(strings.TrimPrefix(answer.Subject, inbox))
 			if err == nil && i >= 0 && i < len(answered) && answered[i] == nil {
 				answered[i] = answer
@@ -105,16 +105,16 @@ func (b *Broker) askAtOnce(ctx context.Context, stream string, requests []string
 	return answered, nil
 }
 
-// EntriesAt are the ledger's entries with these revisions, in their order and without
+// EntriesAt returns the ledger's entries with these revisions, in their order and without
 // those that have changed since.
 func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerChange, error) {
 	requests := make([]string, len(revisions))
 	for i, revision := range revisions {
 		requests[i] = fmt.Sprintf(`{"seq":%d}`, revision)
 	}
-	answered, err := b.askAtOnce(ctx, "KV_"+LedgerBucket, requests)
+	answered, err := b.requestAll(ctx, "KV_"+LedgerBucket, requests)
 	if ctx.Err() != nil {
-		return nil, b.unread(ctx, "KV_"+LedgerBucket, err)
+		return nil, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
 	entries := make([]LedgerChange, 0, len(revisions))
 	for i, answer := range answered {
@@ -124,7 +124,7 @@ func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerCha
 				continue
 			}
 		}
-		c, err := b.EntryAt(ctx, revisions[i]) // this replica does not have it: the leader may
+		c, err := b.EntryAt(ctx, revisions[i]) // this replica does not have it, but the leader may
 		if errors.Is(err, ErrNoEntry) {
 			continue
 		}
@@ -136,14 +136,14 @@ func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerCha
 	return entries, nil
 }
 
-// nextWidth is how many messages to ask for at once after so many requests have
-// brought a page: fewer where there are gaps, or where messages are large.
+// nextWidth returns how many requests to send at once after width requests have brought a
+// page: fewer after gaps or large messages.
 func nextWidth(width int, page []*jetstream.RawStreamMsg) int {
 	switch {
 	case len(page)*4 < width:
 		width = max(width/2, 1)
 	case len(page)*4 >= width*3:
-		width = min(width*2, mostAtOnce)
+		width = min(width*2, maxPipeline)
 	}
 	size := 0
 	for _, m := range page {

@@ -16,17 +16,17 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 )
 
-// How a stream is read: by direct get, many messages at once (pipeline.go has those of
-// which each is asked for alone), which is never through a consumer and so changes
-// nothing. One batch is in memory.
+// Streams are read by direct get, never through a consumer, so reading changes nothing:
+// in batches, or with one request per message (pipeline.go). One batch is held in
+// memory.
 const (
-	readBatch    = 256             // messages
-	readBytes    = 1 << 20         // after which a batch ends; one message more may come
-	readPatience = 5 * time.Second // without a sign of the server, until it is asked again
-	readTries    = 3               // that bring nothing
+	readBatch   = 256             // messages
+	readBytes   = 1 << 20         // after which a batch ends; one more message may follow
+	readTimeout = 5 * time.Second // without an answer, before the request is repeated
+	readTries   = 3               // in a row that bring no message, before the read fails
 )
 
-// The headers and the status with which a direct get is answered (nats-server,
+// The headers and the status in the answers to a direct get (nats-server,
 // server/stream.go, getDirectRequest). The server appends its headers to the
 // message's own, so the last of each name is the server's.
 const (
@@ -37,10 +37,10 @@ const (
 	headerTimeStamp    = "Nats-Time-Stamp"
 	headerStatus       = "Status"
 
-	statusEnd       = "204" // of a batch
-	statusNotFound  = "404"
-	statusNobody    = "503" // no server answers for the stream
-	codeNoSuchEntry = 10037 // JSNoMessageFoundErr
+	statusEnd           = "204" // end of a batch
+	statusNotFound      = "404"
+	statusNoResponders  = "503" // no server answers for the stream
+	codeMessageNotFound = 10037 // JSNoMessageFoundErr
 )
 
 type getRequest struct {
@@ -51,21 +51,20 @@ type getRequest struct {
 	MaxBytes int    `json:"max_bytes,omitempty"`
 }
 
-// read yields the messages of a stream from a sequence on, those whose subject
-// fits the filter ("" for all), until there are no more. An answer that gets lost
-// is asked for again.
+// read yields the messages of a stream from a sequence on whose subject matches the filter
+// ("" for all), until there are no more. If an answer is lost, the request is repeated.
 //
-// Any replica may answer a direct get, also one that lags: it may still show what
-// was removed a moment ago, but the end is only believed when the stream's leader
-// says so too, so that what was acknowledged before is always seen.
+// Any replica may answer a direct get, even one that lags: it may still return messages
+// that were just removed. But the end is accepted only if the stream's leader confirms it,
+// so every message acknowledged before the read is seen.
 func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) iter.Seq2[*jetstream.RawStreamMsg, error] {
 	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
-		next, tries, width := max(from, 1), 0, fewestAtOnce
+		next, tries, width := max(from, 1), 0, minPipeline
 		for {
-			page, ended, err := b.some(ctx, stream, filter, next, &width)
+			page, ended, err := b.nextPage(ctx, stream, filter, next, &width)
 			if len(page) == 0 && err != nil {
 				if tries++; ctx.Err() != nil || tries == readTries {
-					yield(nil, b.unread(ctx, stream, err))
+					yield(nil, b.readError(ctx, stream, err))
 					return
 				}
 				backoff.Sleep(ctx, time.Duration(tries)*100*time.Millisecond)
@@ -73,11 +72,11 @@ func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) i
 			}
 			tries = 0
 			if ended {
-				m, err := b.leaderGet(ctx, stream, getRequest{Seq: lastOf(page, next-1) + 1, Next: anySubject(filter)})
+				m, err := b.leaderGet(ctx, stream, getRequest{Seq: lastSequence(page, next-1) + 1, Next: anySubject(filter)})
 				if err == nil {
 					page, ended = append(page, m), false
 				} else if !errors.Is(err, jetstream.ErrMsgNotFound) {
-					yield(nil, b.unread(ctx, stream, err))
+					yield(nil, b.readError(ctx, stream, err))
 					return
 				}
 			}
@@ -89,14 +88,14 @@ func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) i
 			if ended {
 				return
 			}
-			next = lastOf(page, next-1) + 1
+			next = lastSequence(page, next-1) + 1
 		}
 	}
 }
 
-func lastOf(page []*jetstream.RawStreamMsg, otherwise uint64) uint64 {
+func lastSequence(page []*jetstream.RawStreamMsg, fallback uint64) uint64 {
 	if len(page) == 0 {
-		return otherwise
+		return fallback
 	}
 	return page[len(page)-1].Sequence
 }
@@ -108,8 +107,8 @@ func anySubject(filter string) string {
 	return filter
 }
 
-// unread is the error of a read, in words.
-func (b *Broker) unread(ctx context.Context, stream string, err error) error {
+// readError returns why a read failed: the context, the connection, the stream, or err.
+func (b *Broker) readError(ctx context.Context, stream string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("read stream %s: %w", stream, ctx.Err())
 	}
@@ -122,16 +121,15 @@ func (b *Broker) unread(ctx context.Context, stream string, err error) error {
 	return fmt.Errorf("read stream %s: %w", stream, err)
 }
 
-// page asks for one batch. ended says that, for all that the answering replica
-// knows, there is nothing behind it. With an error the page is what came before
-// it; it is without gaps.
+// page requests one batch. ended says that the answering replica knows of no messages after
+// it. With an error, page holds the messages received before it, without gaps.
 func (b *Broker) page(ctx context.Context, stream string, request getRequest) (page []*jetstream.RawStreamMsg, ended bool, err error) {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, false, err
 	}
-	// A channel, because the client's other ways of waiting take a stored message
-	// with a header of its own called Status for an answer.
+	// A channel, because the client's request functions mistake a stored message that
+	// has a Status header of its own for a status answer.
 	answers := make(chan *nats.Msg, max(request.Batch, 1)+2)
 	inbox := b.nc.NewInbox()
 	sub, err := b.nc.ChanSubscribe(inbox, answers)
@@ -142,9 +140,9 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 	if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
 		return nil, false, err
 	}
-	overdue := time.NewTimer(readPatience)
+	overdue := time.NewTimer(readTimeout)
 	defer overdue.Stop()
-	before := uint64(0) // the sequence of the answer before
+	before := uint64(0) // the sequence of the previous answer
 	for {
 		select {
 		case <-ctx.Done():
@@ -152,9 +150,9 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 		case <-overdue.C:
 			return page, false, nats.ErrTimeout
 		case answer := <-answers:
-			overdue.Reset(readPatience)
+			overdue.Reset(readTimeout)
 			if serverHeader(answer, headerSequence) == "" {
-				return verdictOf(page, answer, before)
+				return parseBatchEnd(page, answer, before)
 			}
 			m, err := rawMessage(answer)
 			if err != nil {
@@ -164,27 +162,27 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 				return []*jetstream.RawStreamMsg{m}, true, nil
 			}
 			if serverHeader(answer, headerLastSequence) != strconv.FormatUint(before, 10) {
-				return page, false, errors.New("an answer got lost")
+				return page, false, errors.New("an answer was lost")
 			}
 			page, before = append(page, m), m.Sequence
 		}
 	}
 }
 
-// verdictOf reads the answer that ends a batch.
-func verdictOf(page []*jetstream.RawStreamMsg, answer *nats.Msg, before uint64) ([]*jetstream.RawStreamMsg, bool, error) {
+// parseBatchEnd reads the answer that ends a batch.
+func parseBatchEnd(page []*jetstream.RawStreamMsg, answer *nats.Msg, before uint64) ([]*jetstream.RawStreamMsg, bool, error) {
 	switch status := answer.Header.Get(headerStatus); status {
 	case statusEnd:
 		if serverHeader(answer, headerLastSequence) != strconv.FormatUint(before, 10) {
-			return page, false, errors.New("an answer got lost")
+			return page, false, errors.New("an answer was lost")
 		}
 		return page, serverHeader(answer, headerPending) == "0", nil
 	case statusNotFound:
 		return page, true, nil
-	case statusNobody:
+	case statusNoResponders:
 		return page, false, nats.ErrNoResponders
 	default:
-		return page, false, fmt.Errorf("the server answers %q %s", status, answer.Header.Get("Description"))
+		return page, false, fmt.Errorf("unexpected answer %q %s from the server", status, answer.Header.Get("Description"))
 	}
 }
 
@@ -208,8 +206,8 @@ func rawMessage(answer *nats.Msg) (*jetstream.RawStreamMsg, error) {
 	return &jetstream.RawStreamMsg{Subject: serverHeader(answer, headerSubject), Sequence: seq, Header: answer.Header, Data: answer.Data, Time: at}, nil
 }
 
-// leaderGet reads one message by asking the stream's leader, who knows all that
-// was acknowledged; jetstream.ErrMsgNotFound when there is none.
+// leaderGet reads one message from the stream's leader, which has all acknowledged
+// messages; jetstream.ErrMsgNotFound if there is none.
 func (b *Broker) leaderGet(ctx context.Context, stream string, request getRequest) (*jetstream.RawStreamMsg, error) {
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -232,9 +230,9 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, errors.New("the server's answer is unreadable")
+		return nil, errors.New("cannot decode the server's answer")
 	}
-	if answer.Error != nil && answer.Error.ErrorCode == codeNoSuchEntry {
+	if answer.Error != nil && answer.Error.ErrorCode == codeMessageNotFound {
 		return nil, jetstream.ErrMsgNotFound
 	}
 	if answer.Error != nil {
@@ -249,9 +247,9 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 	return m, nil
 }
 
-// at reads one message by its number: from any replica, and from the leader
-// where that one does not have it.
-func (b *Broker) at(ctx context.Context, stream string, sequence uint64) (*jetstream.RawStreamMsg, error) {
+// messageAt reads one message by its sequence: from any replica, or from the leader if that
+// replica does not have it.
+func (b *Broker) messageAt(ctx context.Context, stream string, sequence uint64) (*jetstream.RawStreamMsg, error) {
 	page, _, err := b.page(ctx, stream, getRequest{Seq: sequence})
 	if err == nil && len(page) == 1 {
 		return page[0], nil
@@ -262,8 +260,8 @@ func (b *Broker) at(ctx context.Context, stream string, sequence uint64) (*jetst
 	return b.leaderGet(ctx, stream, getRequest{Seq: sequence})
 }
 
-// ReadLetters yields the open dead letters with this number or a higher one, in
-// order, with their bodies. Letters removed while it reads may still come.
+// ReadLetters yields the open dead letters from a number on, in order, with their bodies.
+// Letters removed during the read may still be yielded.
 func (b *Broker) ReadLetters(ctx context.Context, from uint64) iter.Seq2[DeadLetter, error] {
 	return b.readLetters(ctx, "", from)
 }
@@ -288,13 +286,12 @@ type LedgerChange struct {
 	Revision uint64 // its sequence in the bucket's stream
 	Time     time.Time
 	Entry    Entry
-	// Deleted: there is no entry any more. Unreadable: it was not written by Certpost.
+	// Deleted: the entry was removed. Unreadable: it was not written by Certpost.
 	Deleted, Unreadable bool
 }
 
-// ReadEntries yields the ledger's entries whose revision is this one or higher,
-// in the order in which they were written. A key comes once, but for those that
-// change meanwhile.
+// ReadEntries yields the ledger's entries from a revision on, in the order in which they
+// were written. A key comes once, unless it changes during the read.
 func (b *Broker) ReadEntries(ctx context.Context, from uint64) iter.Seq2[LedgerChange, error] {
 	return func(yield func(LedgerChange, error) bool) {
 		for raw, err := range b.read(ctx, "KV_"+LedgerBucket, "", from) {
@@ -321,29 +318,30 @@ func ledgerChange(raw *jetstream.RawStreamMsg) LedgerChange {
 	return c
 }
 
-// EntryAt is the ledger's entry with a revision; an error that is ErrNoEntry when
-// it has changed since.
+// EntryAt returns the ledger's entry with a revision; the error is ErrNoEntry if the entry
+// has changed since.
 func (b *Broker) EntryAt(ctx context.Context, revision uint64) (LedgerChange, error) {
-	raw, err := b.at(ctx, "KV_"+LedgerBucket, revision)
+	raw, err := b.messageAt(ctx, "KV_"+LedgerBucket, revision)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return LedgerChange{}, fmt.Errorf("revision %d: %w", revision, ErrNoEntry)
 	}
 	if err != nil {
-		return LedgerChange{}, b.unread(ctx, "KV_"+LedgerBucket, err)
+		return LedgerChange{}, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
 	return ledgerChange(raw), nil
 }
 
-// StreamState says how far a stream reaches. Sequences are dense: Last is how many
-// messages it ever had, and what is between First and Last and not among Messages
-// was removed.
+// StreamState is the range of a stream's sequences. They are dense: Last is the number of
+// messages the stream ever had; those between First and Last that are not among Messages
+// were removed.
 type StreamState struct {
 	First, Last, Messages uint64
-	Created               time.Time     // of the stream: another one is another stream
-	MaxAge                time.Duration // of its messages; 0: they are kept for ever
+	Created               time.Time     // of the stream; another time means that it was recreated
+	MaxAge                time.Duration // of its messages; 0: unlimited
 }
 
-// StreamStates are those of dead letters, audit and ledger, by their leaders.
+// StreamStates returns the states of the streams of dead letters, audit and ledger, from
+// their leaders.
 func (b *Broker) StreamStates(ctx context.Context) (letters, audit, ledger StreamState, err error) {
 	for name, s := range map[string]*StreamState{DeadLettersStream: &letters, AuditStream: &audit, "KV_" + LedgerBucket: &ledger} {
 		info, serr := b.js.Stream(ctx, name)
@@ -360,13 +358,13 @@ func stateOf(info *jetstream.StreamInfo) StreamState {
 	return StreamState{First: s.FirstSeq, Last: s.LastSeq, Messages: s.Msgs, Created: info.Created, MaxAge: info.Config.MaxAge}
 }
 
-// OpenLetters says which numbers are those of open letters.
+// OpenLetters is the set of the numbers of open letters.
 type OpenLetters struct {
 	StreamState
-	gone []uint64 // between First and Last, sorted
+	gone []uint64 // removed, between First and Last, sorted
 }
 
-// Has reports whether the letter is there.
+// Has reports whether the letter is open.
 func (o *OpenLetters) Has(number uint64) bool {
 	if o.Messages == 0 || number < o.First || number > o.Last {
 		return false
@@ -375,9 +373,9 @@ func (o *OpenLetters) Has(number uint64) bool {
 	return !gone
 }
 
-// OpenLetters asks the leader which letters are there. The answer names those that
-// are not: some bytes for each letter removed after the oldest that is open, so it
-// is for when the counts of StreamStates are not what they should be.
+// OpenLetters asks the leader which letters are open. The answer lists those that are not,
+// some bytes for each letter removed after the oldest open one, so it is meant for when the
+// counts of StreamStates are unexpected.
 func (b *Broker) OpenLetters(ctx context.Context) (*OpenLetters, error) {
 	stream, err := b.js.Stream(ctx, DeadLettersStream)
 	if err != nil {

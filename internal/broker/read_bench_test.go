@@ -5,12 +5,12 @@ import (
 	"testing"
 )
 
-// 100,000 letters read with their bodies, and the question which are there when
-// every second one was removed.
+// BenchmarkReadLetters reads 100,000 letters with their bodies, and asks which are open
+// after every second one of a part was removed.
 func BenchmarkReadLetters(b *testing.B) {
 	const n = 100_000
-	broker, ctx := quiet(b), context.Background()
-	buryMany(b, broker, n)
+	broker, ctx := newTestBroker(b), context.Background()
+	publishLetters(b, broker, n)
 	b.Run("100k with bodies", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

@@ -16,8 +16,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// quiet is a broker with its streams, on an embedded server, without a runner.
-func quiet(t testing.TB) *Broker {
+// newTestBroker returns a broker with its streams, on an embedded server, without a queue.
+func newTestBroker(t testing.TB) *Broker {
 	t.Helper()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
 	if err != nil {
@@ -30,16 +30,16 @@ func quiet(t testing.TB) *Broker {
 	return b
 }
 
-// letterOf is the dead letter of an event for the target ops.
+// letterOf returns the dead letter of an event for the target ops.
 func letterOf(id string) *DeadLetter {
 	return &DeadLetter{
 		Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "as the test wants it"},
-		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: DeliveryPrefix + "relay.ops", Body: event(id, "ops").Encode(),
+		Event:   id, Token: id, Target: "ops", Lane: "relay", Generation: 1, ReplaySubject: DeliveryPrefix + "relay.ops", Body: testEvent(id, "ops").Encode(),
 	}
 }
 
-// buryMany makes n open letters.
-func buryMany(t testing.TB, b *Broker, n int) {
+// publishLetters publishes n open letters.
+func publishLetters(t testing.TB, b *Broker, n int) {
 	t.Helper()
 	msgs := make([]*nats.Msg, 0, n)
 	for i := range n {
@@ -54,7 +54,7 @@ func buryMany(t testing.TB, b *Broker, n int) {
 	}
 }
 
-func collect(t *testing.T, b *Broker, from uint64) (numbers []uint64) {
+func letterNumbers(t *testing.T, b *Broker, from uint64) (numbers []uint64) {
 	t.Helper()
 	for d, err := range b.ReadLetters(context.Background(), from) {
 		if err != nil {
@@ -67,17 +67,17 @@ func collect(t *testing.T, b *Broker, from uint64) (numbers []uint64) {
 
 func TestReadingInBatches(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
-	if got := collect(t, b, 1); got != nil {
+	b, ctx := newTestBroker(t), context.Background()
+	if got := letterNumbers(t, b, 1); got != nil {
 		t.Fatalf("an empty stream has %v", got)
 	}
 	const n = 2*readBatch + 10
-	buryMany(t, b, n)
+	publishLetters(t, b, n)
 	stream, err := b.js.Stream(ctx, DeadLettersStream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first, the last, and the first of the second batch go.
+	// The first, the last, and the first of the second batch are removed.
 	removed := []uint64{1, readBatch + 2, n}
 	for _, seq := range removed {
 		if err := stream.DeleteMsg(ctx, seq); err != nil {
@@ -90,14 +90,14 @@ func TestReadingInBatches(t *testing.T) {
 			want = append(want, seq)
 		}
 	}
-	if got := collect(t, b, 0); !slices.Equal(got, want) {
+	if got := letterNumbers(t, b, 0); !slices.Equal(got, want) {
 		t.Errorf("read %d letters, want %d: %v", len(got), len(want), got)
 	}
-	if got := collect(t, b, n-3); !slices.Equal(got, []uint64{n - 3, n - 2, n - 1}) {
+	if got := letterNumbers(t, b, n-3); !slices.Equal(got, []uint64{n - 3, n - 2, n - 1}) {
 		t.Errorf("from %d on: %v", n-3, got)
 	}
-	if got := collect(t, b, n+100); got != nil {
-		t.Errorf("behind the end: %v", got)
+	if got := letterNumbers(t, b, n+100); got != nil {
+		t.Errorf("after the end: %v", got)
 	}
 
 	open, err := b.OpenLetters(ctx)
@@ -121,11 +121,11 @@ func TestReadingInBatches(t *testing.T) {
 	}
 }
 
-// Whoever publishes a letter chooses its headers; none of them may pass for what
-// the server says.
+// The publisher of a letter chooses its headers; none of them may be taken for a header
+// of the server.
 func TestReadingIsNotMisled(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	for i, forged := range []nats.Header{
 		{"Status": {"204"}, "Nats-Num-Pending": {"0"}},
 		{"Status": {"503"}},
@@ -133,12 +133,12 @@ func TestReadingIsNotMisled(t *testing.T) {
 		{},
 	} {
 		m := nats.NewMsg(fmt.Sprintf("certpost.dead.SMTP_AUTH.relay.ops.e%d", i))
-		m.Header = forged // and no body, as the server's own answers
+		m.Header = forged // and no body, like the server's own answers
 		if _, err := b.js.PublishMsg(ctx, m); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := collect(t, b, 1); !slices.Equal(got, []uint64{1, 2, 3, 4}) {
+	if got := letterNumbers(t, b, 1); !slices.Equal(got, []uint64{1, 2, 3, 4}) {
 		t.Fatalf("read %v", got)
 	}
 	if d, err := b.DeadLetter(ctx, 3); err != nil || d.Sequence != 3 || d.Token != "e2" {
@@ -149,12 +149,12 @@ func TestReadingIsNotMisled(t *testing.T) {
 	}
 }
 
-// Gaps of all widths, and messages of all sizes, are read without losing one.
+// Gaps of all widths and messages of all sizes are read without losing a message.
 func TestReadingOverGaps(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	const n = 3000
-	buryMany(t, b, n)
+	publishLetters(t, b, n)
 	stream, err := b.js.Stream(ctx, DeadLettersStream)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestReadingOverGaps(t *testing.T) {
 		}
 		want = append(want, seq)
 	}
-	if got := collect(t, b, 1); !slices.Equal(got, want) {
+	if got := letterNumbers(t, b, 1); !slices.Equal(got, want) {
 		t.Errorf("read %d letters, want %d: %v", len(got), len(want), got)
 	}
 	for _, width := range []int{1, 7, 16, 64} {
@@ -184,7 +184,7 @@ func TestReadingOverGaps(t *testing.T) {
 
 func TestReadingSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestReadingSaysWhatIsMissing(t *testing.T) {
 
 func TestReadingTheLedger(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	l, err := b.OpenLedger(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -18,29 +18,29 @@ const (
 )
 
 const (
-	// HeartbeatEvery is how often a process says that it is there.
+	// HeartbeatEvery is the interval of a process's heartbeats.
 	HeartbeatEvery = 5 * time.Second
-	// ReplicaGoneAfter is how long after its last word a process counts as gone.
+	// ReplicaGoneAfter is the time after its last heartbeat when a process counts as gone.
 	ReplicaGoneAfter = 3 * HeartbeatEvery
 )
 
-// Heartbeat is what a process says of itself.
+// Heartbeat is what a process reports of itself.
 type Heartbeat struct {
 	Process string       `json:"process"` // host/pid/id
 	Lanes   []LaneStatus `json:"lanes,omitempty"`
 }
 
-// The breakers of a lane's relays taken together.
+// The combined breaker state of a lane's relays.
 const (
 	BreakerClosed = "closed"
-	BreakerPartly = "partly" // some relays are left alone, the lane goes on to others
-	BreakerOpen   = "open"   // all are
+	BreakerPartly = "partly" // some relays are not tried, the lane uses the others
+	BreakerOpen   = "open"   // no relay is tried
 )
 
-// LaneStatus is what a page or a health check says of a lane in one process.
+// LaneStatus is the state of a lane in one process, for pages and health checks.
 type LaneStatus struct {
 	Lane     string      `json:"lane"`
-	Process  string      `json:"process,omitempty"` // host/pid/id, where several processes are told of
+	Process  string      `json:"process,omitempty"` // host/pid/id, if statuses of several processes are listed
 	Breaker  string      `json:"breaker"`
 	Relays   []RelayAway `json:"relays,omitempty"`
 	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, rate, connections
@@ -52,11 +52,11 @@ type RelayAway struct {
 	Relay   string          `json:"relay"`
 	Breaker verdict.Breaker `json:"breaker"`
 	Reason  string          `json:"reason"`
-	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: by the next delivery
+	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: with the next delivery
 }
 
-// ReadSuspension reads an entry. One that cannot be read suspends all the same:
-// somebody wanted it, and did not use our command.
+// ReadSuspension reads an entry. An unreadable entry suspends the lane all the same: an
+// operator may have written it with other tools.
 func ReadSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
 	var s Suspension
 	if err := json.Unmarshal(e.Value(), &s); err != nil {
@@ -66,4 +66,5 @@ func ReadSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
 	return s
 }
 
+// ErrWatchEnded says that the server ended the watch of a bucket.
 var ErrWatchEnded = errors.New("the watch has ended")

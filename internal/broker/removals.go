@@ -12,9 +12,9 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// removalAdvisories is where nats-server tells the account of each request to
-// JetStream's API and its answer (server/jetstream_events.go, JSAPIAudit). It
-// tells only while somebody listens.
+// removalAdvisories is the subject on which nats-server reports each JetStream API request
+// and its answer to the account (server/jetstream_events.go, JSAPIAudit). It does so only
+// while there is a subscriber.
 const removalAdvisories = "$JS.EVENT.ADVISORY.API"
 
 // Removal is a request to JetStream that took dead letters off the stream.
@@ -24,18 +24,18 @@ type Removal struct {
 	Sequence uint64
 	Subject  string
 	Before   uint64
-	// By is who asked for it, as the server knows the client: its user, else the name
-	// that it gives itself.
+	// By is the client as the server knows it: its user, else the name that it gives
+	// itself.
 	By Actor
-	// Ours: the client calls itself Certpost. That is a claim; what Certpost does to a
-	// letter stands in the audit before.
+	// Ours: the client calls itself Certpost. That is not proof; what Certpost does to
+	// a letter is in the audit before.
 	Ours bool
 }
 
-// FollowRemovals tells who takes dead letters off the stream, past Certpost or
-// not, until the context ends. It is for the name alone: nobody is told of what
-// happens while nothing listens, or where the server does not permit to, and which
-// letters are there says OpenLetters.
+// FollowRemovals reports which client removes dead letters from the stream, through
+// Certpost or not, until the context ends. It is for the name only: it misses removals
+// while it does not run, and all of them where the server does not permit the subscription.
+// OpenLetters says which letters are there.
 func (b *Broker) FollowRemovals(ctx context.Context, tell func(Removal)) error {
 	sub, err := b.nc.Subscribe(removalAdvisories, func(m *nats.Msg) {
 		if r, ok := readRemoval(m.Data); ok {
@@ -84,7 +84,7 @@ func readRemoval(advisory []byte) (Removal, bool) {
 		By:   Actor{Via: ViaNATS, Address: legible.Clean(a.Client.Host, 100)},
 		Ours: strings.HasPrefix(a.Client.Name, clientName+"@"),
 	}
-	r.By.Name = legible.Clean(cmp.Or(a.Client.User, a.Client.NameTag, a.Client.Name, "somebody without a name"), 200)
+	r.By.Name = legible.Clean(cmp.Or(a.Client.User, a.Client.NameTag, a.Client.Name, "unnamed client"), 200)
 	if deleted {
 		r.Sequence = request.Sequence
 		return r, true

@@ -26,13 +26,13 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
-	buryMany(t, b, 10)
-	told, ended := make(chan Removal, 10), make(chan error, 1)
+	publishLetters(t, b, 10)
+	removals, ended := make(chan Removal, 10), make(chan error, 1)
 	before := b.nc.NumSubscriptions()
-	go func() { ended <- b.FollowRemovals(ctx, func(r Removal) { told <- r }) }()
+	go func() { ended <- b.FollowRemovals(ctx, func(r Removal) { removals <- r }) }()
 	for end := time.Now().Add(time.Minute); b.nc.NumSubscriptions() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("nobody listens")
+			t.Fatal("no subscription")
 		}
 	}
 	if err := b.nc.Flush(); err != nil {
@@ -55,36 +55,36 @@ func TestRemovalsPastCertpostHaveAName(t *testing.T) {
 	if err := stream.SecureDeleteMsg(ctx, 3); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-told; r.Sequence != 3 || r.By.Name != "alice" || r.By.Via != ViaNATS || !strings.HasPrefix(r.By.Address, "127.0.0.1") || r.Ours {
+	if r := <-removals; r.Sequence != 3 || r.By.Name != "alice" || r.By.Via != ViaNATS || !strings.HasPrefix(r.By.Address, "127.0.0.1") || r.Ours {
 		t.Errorf("a deletion: %+v", r)
 	}
-	if err := stream.DeleteMsg(ctx, 3); err == nil { // tells of nothing
+	if err := stream.DeleteMsg(ctx, 3); err == nil { // reports no removal
 		t.Error("deleted twice")
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject("certpost.dead.*.*.ops.e000004")); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-told; r.Sequence != 0 || r.Subject != "certpost.dead.*.*.ops.e000004" || r.Before != 0 {
+	if r := <-removals; r.Sequence != 0 || r.Subject != "certpost.dead.*.*.ops.e000004" || r.Before != 0 {
 		t.Errorf("a purge by subject: %+v", r)
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(8)); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-told; r.Subject != "" || r.Before != 8 {
+	if r := <-removals; r.Subject != "" || r.Before != 8 {
 		t.Errorf("a purge up to a number: %+v", r)
 	}
 	if err := stream.Purge(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-told; r != (Removal{By: Actor{Name: "alice", Via: ViaNATS, Address: r.By.Address}}) {
+	if r := <-removals; r != (Removal{By: Actor{Name: "alice", Via: ViaNATS, Address: r.By.Address}}) {
 		t.Errorf("a purge of all: %+v", r)
 	}
 
-	buryMany(t, b, 1)
+	publishLetters(t, b, 1)
 	if err := b.RemoveLetter(ctx, 11); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-told; r.Sequence != 11 || !r.Ours {
+	if r := <-removals; r.Sequence != 11 || !r.Ours {
 		t.Errorf("a removal of our own: %+v", r)
 	}
 	cancel()

@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// replica answers direct gets in the place of the server, as one that lags or
-// whose answers get lost.
+// replica answers direct gets instead of the server, like a replica that lags or whose
+// answers are lost.
 type replica struct {
 	t      *testing.T
 	b      *Broker
@@ -23,8 +23,8 @@ type replica struct {
 	asked  atomic.Int32
 }
 
-// instead has the stream's direct gets answered by a replica.
-func instead(t *testing.T, b *Broker, stream string) *replica {
+// replaceDirectGet makes a replica answer the stream's direct gets.
+func replaceDirectGet(t *testing.T, b *Broker, stream string) *replica {
 	t.Helper()
 	ctx := context.Background()
 	s, err := b.js.Stream(ctx, stream)
@@ -57,7 +57,7 @@ func (r *replica) send(reply string, header nats.Header, data []byte) {
 	}
 }
 
-// message sends one message; before is the sequence of the one before it.
+// message sends one message; before is the sequence of the previous one.
 func (r *replica) message(reply string, seq, before uint64) {
 	raw, err := r.b.leaderGet(context.Background(), DeadLettersStream, getRequest{Seq: seq})
 	if err != nil {
@@ -79,28 +79,28 @@ func (r *replica) end(reply string, before uint64, pending string) {
 
 func TestReadingFromAReplicaThatLags(t *testing.T) {
 	t.Parallel()
-	b := quiet(t)
-	buryMany(t, b, 10)
-	r := instead(t, b, DeadLettersStream)
+	b := newTestBroker(t)
+	publishLetters(t, b, 10)
+	r := replaceDirectGet(t, b, DeadLettersStream)
 	r.answer = func(request int, seq uint64, reply string) {
 		switch request {
-		case 1: // knows of three
+		case 1: // has three messages
 			r.message(reply, 1, 0)
 			r.message(reply, 2, 1)
 			r.message(reply, 3, 2)
 			r.end(reply, 3, "0")
-		case 2: // knows of none behind the fourth, which the leader gave
+		case 2: // has none after the fourth, which the leader gave
 			r.send(reply, nats.Header{headerStatus: {statusNotFound}}, nil)
-		case 3: // one between got lost
+		case 3: // one in the middle is lost
 			r.message(reply, seq, 0)
 			r.message(reply, seq+2, seq+1)
 			r.end(reply, seq+2, "1")
-		case 4: // the last one got lost
+		case 4: // the last one is lost
 			r.message(reply, seq, 0)
 			r.end(reply, seq+1, "1")
-		case 5: // does not answer for the stream
-			r.send(reply, nats.Header{headerStatus: {statusNobody}}, nil)
-		case 6: // says nothing at all
+		case 5: // does not serve the stream
+			r.send(reply, nats.Header{headerStatus: {statusNoResponders}}, nil)
+		case 6: // does not answer
 		default:
 			r.message(reply, seq, 0)
 			if seq == 10 {
@@ -120,7 +120,7 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 	if !slices.Equal(got, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}) {
 		t.Errorf("read %v", got)
 	}
-	// A single letter that it does not know is asked of the leader.
+	// A single letter that the replica does not have is read from the leader.
 	r.answer = func(_ int, _ uint64, reply string) { r.send(reply, nats.Header{headerStatus: {statusNotFound}}, nil) }
 	if d, err := b.DeadLetter(context.Background(), 9); err != nil || d.Sequence != 9 {
 		t.Errorf("letter 9: %+v, %v", d, err)
@@ -128,7 +128,7 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 	if _, err := b.DeadLetter(context.Background(), 99); !errors.Is(err, ErrNoLetter) {
 		t.Errorf("letter 99: %v", err)
 	}
-	// What never answers is an error in the end, and says what.
+	// A stream that never answers is an error in the end.
 	r.answer = func(_ int, _ uint64, reply string) {
 		r.send(reply, nats.Header{headerStatus: {"408"}, "Description": {"Bad Request"}}, nil)
 	}
@@ -143,29 +143,29 @@ func TestReadingFromAReplicaThatLags(t *testing.T) {
 	}
 }
 
-// What is asked for one by one may come in any order, twice, from replicas that know
-// more or less, or not at all.
+// With one request per message, answers may come in any order, twice, from replicas that
+// have more or fewer messages, or not at all.
 func TestReadingOneByOneFromReplicas(t *testing.T) {
 	t.Parallel()
-	b := quiet(t)
-	buryMany(t, b, 60)
-	r := instead(t, b, DeadLettersStream)
+	b := newTestBroker(t)
+	publishLetters(t, b, 60)
+	r := replaceDirectGet(t, b, DeadLettersStream)
 	var held []func() // answers that come after later ones
 	r.answer = func(request int, seq uint64, reply string) {
 		switch {
-		case request <= fewestAtOnce: // backwards, each twice
+		case request <= minPipeline: // in reverse order, each twice
 			held = append(held, func() { r.message(reply, seq, 0) })
-			if request == fewestAtOnce {
+			if request == minPipeline {
 				for _, send := range slices.Backward(held) {
 					send()
 					send()
 				}
 			}
-		case request == fewestAtOnce+4: // got lost
-		case request == fewestAtOnce+40, seq > 60: // knows of none so late
+		case request == minPipeline+4: // lost
+		case request == minPipeline+40, seq > 60: // has no message so late
 			r.send(reply, nats.Header{headerStatus: {statusNotFound}}, nil)
-		case request == fewestAtOnce+60:
-			r.message(reply, seq-1, 0) // an answer to something else
+		case request == minPipeline+60:
+			r.message(reply, seq-1, 0) // an answer to another request
 		default:
 			r.message(reply, seq, 0)
 		}
@@ -174,7 +174,7 @@ func TestReadingOneByOneFromReplicas(t *testing.T) {
 	for seq := range uint64(60) {
 		want = append(want, seq+1)
 	}
-	if got := collect(t, b, 1); !slices.Equal(got, want) {
+	if got := letterNumbers(t, b, 1); !slices.Equal(got, want) {
 		t.Errorf("read %v", got)
 	}
 }

@@ -16,15 +16,15 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// Endpoint answers one kind of request of the NATS service. Its subject is
-// certpost.<Name>. An error that is a *Refused is answered as it says.
+// Endpoint answers one kind of request of the NATS service, on the subject certpost.<Name>.
+// An error that is a *Refused is sent with its status, text and data.
 type Endpoint struct {
 	Name   string
 	About  string
 	Answer func(ctx context.Context, request []byte) ([]byte, error)
 }
 
-// Refused is an error as it travels over NATS.
+// Refused is an error as sent over NATS.
 type Refused struct {
 	Status int // as in HTTP
 	Text   string
@@ -37,14 +37,14 @@ func (r *Refused) Error() string { return r.Text }
 var ErrNoService = errors.New("no running certpost answers on NATS")
 
 const (
-	serviceName    = "certpost"
-	servicePrefix  = "certpost."
-	servedAtOnce   = 16              // requests of one process; more wait
-	serviceTimeout = 5 * time.Minute // of a request whose context has no end
+	serviceName           = "certpost"
+	servicePrefix         = "certpost."
+	maxConcurrentRequests = 16              // in one process; further requests wait
+	serviceTimeout        = 5 * time.Minute // of a request whose context has no end
 )
 
-// Serve answers requests until the context ends, then finishes those under way.
-// Replicas share them. A version that is no semantic one is served as 0.0.0.
+// Serve answers requests until the context ends, then finishes those in progress. Replicas
+// share the requests. A version that is not semantic is announced as 0.0.0.
 func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint) error {
 	config := micro.Config{Name: serviceName, Version: strings.TrimPrefix(version, "v"), Description: "dead letters of Certpost: list, understand, replay"}
 	s, err := micro.AddService(b.nc, config)
@@ -55,17 +55,17 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 	if err != nil {
 		return fmt.Errorf("NATS service %s: %w", serviceName, err)
 	}
-	h := &hall{places: make(chan struct{}, servedAtOnce)}
-	defer h.close()
-	defer func() { _ = s.Stop() }() // which fails without a connection alone
+	pool := &workerPool{slots: make(chan struct{}, maxConcurrentRequests)}
+	defer pool.drain()
+	defer func() { _ = s.Stop() }() // fails only without a connection
 	for _, e := range endpoints {
 		handle := func(r micro.Request) {
-			if !answerable(r.Reply()) {
-				b.log.Warn().Str("endpoint", e.Name).Str("reply", legible.Clean(r.Reply(), 200)).Msg("a request wants its answer where only Certpost may write; nothing was done")
+			if !replyAllowed(r.Reply()) {
+				b.log.Warn().Str("endpoint", e.Name).Str("reply", legible.Clean(r.Reply(), 200)).Msg("refused a request whose reply subject only Certpost may write to; nothing was done")
 				return
 			}
-			if !h.enter(func() { b.serve(ctx, e, r) }) {
-				_ = r.Error("503", "this process is ending: ask again", nil)
+			if !pool.run(func() { b.serve(ctx, e, r) }) {
+				_ = r.Error("503", "this process is shutting down: retry", nil)
 			}
 		}
 		err := s.AddEndpoint(strings.ReplaceAll(e.Name, ".", "-"), micro.HandlerFunc(handle), micro.WithEndpointSubject(servicePrefix+e.Name),
@@ -78,53 +78,51 @@ func (b *Broker) Serve(ctx context.Context, version string, endpoints []Endpoint
 	return nil
 }
 
-// answerable says whether an answer may go to a subject. It is sent with Certpost's
-// permissions, not with those of whoever asks: he could have it be an order to
-// JetStream (an empty answer deletes a stream), an event, or an entry in the audit.
-func answerable(reply string) bool {
+// replyAllowed reports whether an answer may be sent to a subject. It is sent with
+// Certpost's permissions, not with the client's: the client could make it a JetStream
+// request (an empty answer deletes a stream), an event, or an audit record.
+func replyAllowed(reply string) bool {
 	return !strings.HasPrefix(reply, "$") && !strings.HasPrefix(reply, servicePrefix) && !isEventSubject(reply)
 }
 
-// hall is where requests are worked on, so many at a time.
-type hall struct {
-	places chan struct{}
+// workerPool limits how many requests are worked on at the same time.
+type workerPool struct {
+	slots chan struct{}
 
 	mu      sync.Mutex
 	closed  bool
 	working sync.WaitGroup
 }
 
-// enter begins some work when there is a place for it, and reports false when the
-// hall is closed.
-func (h *hall) enter(work func()) bool {
-	h.places <- struct{}{}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		<-h.places
+// run starts work once a slot is free; false if the pool is closed.
+func (p *workerPool) run(work func()) bool {
+	p.slots <- struct{}{}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		<-p.slots
 		return false
 	}
-	h.working.Go(func() {
-		defer func() { <-h.places }()
+	p.working.Go(func() {
+		defer func() { <-p.slots }()
 		work()
 	})
 	return true
 }
 
-// close lets nobody in any more and waits for those who are.
-func (h *hall) close() {
-	h.mu.Lock()
-	h.closed = true
-	h.mu.Unlock()
-	h.working.Wait()
+// drain closes the pool and waits for the work in progress.
+func (p *workerPool) drain() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.working.Wait()
 }
 
-// serve answers one request. What is under way is finished, also when the program
-// ends.
+// serve answers one request. A request in progress is finished even if the program ends.
 func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 	respond := func(answer []byte, err error) error {
 		if err == nil && int64(len(answer)) > b.nc.MaxPayload() {
-			err = &Refused{Status: 413, Text: "the answer is larger than a NATS message may be: ask for less (size)"}
+			err = &Refused{Status: 413, Text: "the answer exceeds the size limit of a NATS message: request fewer (size)"}
 		}
 		if err == nil {
 			return r.Respond(answer)
@@ -136,7 +134,7 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.log.Error().Str("endpoint", e.Name).Bytes("stack", debug.Stack()).Msg("a defect in answering a request over NATS; please report it")
-			_ = respond(nil, errors.New("a defect in Certpost keeps it from answering; its log has more"))
+			_ = respond(nil, errors.New("a defect in Certpost prevents an answer; see its log"))
 		}
 	}()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), serviceTimeout)
@@ -147,8 +145,8 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 	}
 }
 
-// Ask has a running process answer a request: *Refused when it will not do it,
-// ErrNoService when there is none.
+// Ask sends a request to a running process and returns its answer: *Refused if it was
+// refused, ErrNoService if no process answers.
 func (b *Broker) Ask(ctx context.Context, name string, request []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, serviceTimeout, fmt.Errorf("no answer to %s within %s", servicePrefix+name, serviceTimeout))
 	defer cancel()
@@ -167,7 +165,7 @@ func (b *Broker) Ask(ctx context.Context, name string, request []byte) ([]byte, 
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:
-		return nil, fmt.Errorf("ask %s: %w", servicePrefix+name, err)
+		return nil, fmt.Errorf("request %s: %w", servicePrefix+name, err)
 	}
 	if code := answer.Header.Get(micro.ErrorCodeHeader); code != "" {
 		status, _ := strconv.Atoi(code)
@@ -176,8 +174,8 @@ func (b *Broker) Ask(ctx context.Context, name string, request []byte) ([]byte, 
 	return answer.Data, nil
 }
 
-// watchPermission ends a request that NATS does not let this user make: the server
-// says so on the connection, not in an answer.
+// watchPermission ends a request that this NATS user may not send: the server reports that
+// on the connection, not in an answer.
 func (b *Broker) watchPermission(ctx context.Context, subject string, denied func(error)) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -187,7 +185,7 @@ func (b *Broker) watchPermission(ctx context.Context, subject string, denied fun
 			return
 		case <-tick.C:
 			if err := b.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(strings.ToLower(err.Error()), subject) {
-				denied(fmt.Errorf("NATS does not let this user ask %s: give it permission to publish there", subject))
+				denied(fmt.Errorf("this NATS user may not send requests to %s: grant it permission to publish there", subject))
 				return
 			}
 		}

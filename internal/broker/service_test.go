@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// serviceBroker is a broker whose service echoes.
+// serviceBroker returns a broker whose service has an echo endpoint.
 func serviceBroker(t *testing.T, more ...Endpoint) *Broker {
 	t.Helper()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.Nop())
@@ -64,8 +64,8 @@ func TestService(t *testing.T) {
 	}
 	for name, want := range map[string]Refused{
 		"dead.refuse": {409, "taken  by another", []byte(`{"a":1}`)}, "dead.fail": {500, "no disk", nil},
-		"dead.panic": {500, "a defect in Certpost keeps it from answering; its log has more", nil},
-		"dead.large": {413, "the answer is larger than a NATS message may be: ask for less (size)", nil},
+		"dead.panic": {500, "a defect in Certpost prevents an answer; see its log", nil},
+		"dead.large": {413, "the answer exceeds the size limit of a NATS message: request fewer (size)", nil},
 	} {
 		_, err := client.Ask(t.Context(), name, nil)
 		var got *Refused
@@ -76,7 +76,7 @@ func TestService(t *testing.T) {
 	if _, err := client.Ask(t.Context(), "dead.nothing", nil); !errors.Is(err, ErrNoService) {
 		t.Errorf("without an endpoint: %v", err)
 	}
-	// It can be found.
+	// The service can be discovered.
 	m, err := client.nc.Request("$SRV.INFO.certpost", nil, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func TestService(t *testing.T) {
 	}
 }
 
-// Work under way when the program ends is finished and answered.
+// Requests in progress when the program ends are finished and answered.
 func TestServiceFinishesItsWork(t *testing.T) {
 	t.Parallel()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.Nop())
@@ -125,7 +125,7 @@ func TestServiceFinishesItsWork(t *testing.T) {
 	}
 }
 
-// NATS decides who may ask.
+// NATS permissions decide which users may send requests.
 func TestServiceIsForWhoMay(t *testing.T) {
 	t.Parallel()
 	url := lab.NATS(t, "127.0.0.1:-1", `authorization { users: [
@@ -143,9 +143,9 @@ func TestServiceIsForWhoMay(t *testing.T) {
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	server := open("all")
-	yes := func(context.Context, []byte) ([]byte, error) { return []byte("yes"), nil }
+	answerYes := func(context.Context, []byte) ([]byte, error) { return []byte("yes"), nil }
 	go func() {
-		ended <- server.Serve(ctx, "1.0.0", []Endpoint{{"dead.list", "", yes}, {"dead.replay", "", yes}})
+		ended <- server.Serve(ctx, "1.0.0", []Endpoint{{"dead.list", "", answerYes}, {"dead.replay", "", answerYes}})
 	}()
 	reader := open("reader")
 	for end := time.Now().Add(10 * time.Second); ; {
@@ -157,7 +157,7 @@ func TestServiceIsForWhoMay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := reader.Ask(t.Context(), "dead.replay", nil); err == nil || !strings.Contains(err.Error(), "NATS does not let this user ask certpost.dead.replay") {
+	if _, err := reader.Ask(t.Context(), "dead.replay", nil); err == nil || !strings.Contains(err.Error(), "this NATS user may not send requests to certpost.dead.replay") {
 		t.Errorf("got %v", err)
 	}
 	end()
@@ -166,15 +166,16 @@ func TestServiceIsForWhoMay(t *testing.T) {
 	}
 }
 
-// Who may ask, and nothing else, has Certpost send no answer where he may not write:
-// an empty one would delete a stream, others would be events or entries in the audit.
+// A client that may only send requests cannot make Certpost answer on a subject where the
+// client may not write: an empty answer would delete a stream, others would be events or
+// audit records.
 func TestAnswersGoToNobodyElse(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 1)
 	b := serviceBroker(t, Endpoint{"dead.fail", "", func(_ context.Context, request []byte) ([]byte, error) {
 		select {
 		case asked <- string(request):
-		default: // the first one says enough
+		default: // the first one is enough
 		}
 		return nil, &Refused{Status: 413, Text: "too large"}
 	}})
@@ -195,7 +196,7 @@ func TestAnswersGoToNobodyElse(t *testing.T) {
 	for _, reply := range []string{"$JS.API.STREAM.DELETE.VICTIM", "$KV.CERTPOST_LEDGER.ops.x", "$SYS.REQ.SERVER.PING", "certificate.issued", "certificate.issued.eve", "certpost.audit.x", "certpost.dead.fail"} {
 		ask(reply)
 	}
-	ask("elsewhere.of.ours") // whatever others call their inboxes
+	ask("elsewhere.of.ours") // clients may name their inboxes freely
 	select {
 	case got := <-asked:
 		if got != "elsewhere.of.ours" {

@@ -15,7 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// golden reads a file that an earlier version has written.
+// golden reads a file that an earlier version wrote.
 func golden(t *testing.T, name string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", name))
@@ -25,7 +25,7 @@ func golden(t *testing.T, name string) []byte {
 	return text
 }
 
-// sameJSON compares two JSON texts, whatever the order of their keys.
+// sameJSON compares two JSON texts regardless of the order of their keys.
 func sameJSON(t *testing.T, what string, got, want []byte) {
 	t.Helper()
 	var a, b any
@@ -40,7 +40,7 @@ func sameJSON(t *testing.T, what string, got, want []byte) {
 	}
 }
 
-// What earlier versions stored is read, and is stored again with the same keys.
+// Values stored by earlier versions are read, and are stored again with the same keys.
 func TestStoredFormsStay(t *testing.T) {
 	t.Parallel()
 	outcome := verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "the relay refused the recipient",
@@ -86,7 +86,7 @@ func TestStoredFormsStay(t *testing.T) {
 	}
 }
 
-// Earlier versions kept the certificate in the receipt alone.
+// Earlier versions stored the certificate only in the receipt.
 func TestCertificateOfAnOldReceipt(t *testing.T) {
 	t.Parallel()
 	old, err := readEntry([]byte(`{"state":"sent","receipt":{"certificate":{"cn":"old"}}}`))

@@ -15,24 +15,25 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// Suspension keeps a lane from being fetched from: the value at key
-// suspended.<lane> of the bucket CERTPOST_RELAYS. Without the entry it is over.
+// Suspension keeps all processes from fetching a lane's deliveries: the value at key
+// suspended.<lane> of the bucket CERTPOST_RELAYS. A lane without an entry is not suspended.
 type Suspension struct {
 	Lane   string    `json:"lane"`
 	Reason string    `json:"reason"`
 	By     string    `json:"by"` // user@host
 	Since  time.Time `json:"since"`
-	Until  time.Time `json:"until,omitzero"` // zero: until somebody resumes it
+	Until  time.Time `json:"until,omitzero"` // zero: until an operator resumes it
 
 	Revision uint64 `json:"-"` // of the entry in the bucket
 }
 
 func (s Suspension) Expired(now time.Time) bool { return !s.Until.IsZero() && !s.Until.After(now) }
 
-// ErrNotSuspended says that there is nothing to resume.
+// ErrNotSuspended is returned for a lane to resume that is not suspended.
 var ErrNotSuspended = errors.New("is not suspended")
 
-// Suspend suspends a lane, or gives its suspension another reason and end.
+// Suspend suspends a lane. If the lane is already suspended, the new reason and end replace
+// the old ones.
 func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	var err error
 	if s.Reason, err = CheckReason(s.Reason, true); err != nil {
@@ -59,7 +60,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: by, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
 }
 
-// Resume ends a lane's suspension; ErrNotSuspended when there is none.
+// Resume ends a lane's suspension; ErrNotSuspended if the lane is not suspended.
 func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason string) error {
 	reason, err := CheckReason(reason, false)
 	if err != nil {
@@ -82,8 +83,8 @@ func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason strin
 	return b.EndSuspension(ctx, kv, lane, entry.Revision(), by, reason)
 }
 
-// EndSuspension records the end of a suspension and ends it, unless it is another one by
-// now.
+// EndSuspension records the end of a suspension and deletes its entry. It fails if the
+// entry's revision has changed: the suspension is then another one, or has ended.
 func (b *Broker) EndSuspension(ctx context.Context, kv jetstream.KeyValue, lane string, revision uint64, by Actor, reason string) error {
 	ctx, cancel := Detached(ctx)
 	defer cancel()
@@ -92,7 +93,7 @@ func (b *Broker) EndSuspension(ctx context.Context, kv jetstream.KeyValue, lane 
 	}
 	err := kv.Delete(ctx, SuspendedPrefix+lane, jetstream.LastRevision(revision))
 	if WrongSequence(err) {
-		return fmt.Errorf("lane %s was suspended anew, or resumed, by somebody else a moment ago; look at it again", lane)
+		return fmt.Errorf("another process suspended lane %s again or resumed it meanwhile: check the lane, then retry", lane)
 	}
 	if err != nil {
 		return fmt.Errorf("resume lane %s: %w", lane, err)
@@ -108,7 +109,7 @@ func auditID(lane string, revision uint64) string {
 func (b *Broker) OpenRelays(ctx context.Context) (jetstream.KeyValue, error) {
 	kv, err := b.js.KeyValue(ctx, RelaysBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil, fmt.Errorf("there is no bucket %s at %s: start `certpost run` once, it creates it", RelaysBucket, b.URL())
+		return nil, fmt.Errorf("bucket %s not found at %s: start `certpost run` once to create it", RelaysBucket, b.URL())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", RelaysBucket, err)
@@ -116,20 +117,21 @@ func (b *Broker) OpenRelays(ctx context.Context) (jetstream.KeyValue, error) {
 	return kv, nil
 }
 
-// knownLane keeps a typing mistake from being a suspension of nothing.
+// knownLane returns an error for a lane that has no consumer, so that a mistyped name is
+// rejected.
 func (b *Broker) knownLane(ctx context.Context, lane string) error {
 	names, err := b.laneNames(ctx)
 	if err != nil || slices.Contains(names, lane) {
 		return err
 	}
-	return fmt.Errorf("there is no lane %q: want one of %s", lane, strings.Join(names, ", "))
+	return fmt.Errorf("unknown lane %q: want one of %s", lane, strings.Join(names, ", "))
 }
 
-// laneNames are the lanes that have a consumer, sorted.
+// laneNames returns the lanes that have a consumer, sorted.
 func (b *Broker) laneNames(ctx context.Context) ([]string, error) {
 	stream, err := b.js.Stream(ctx, DeliveriesStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("there is no stream %s at %s: start `certpost run` once, it creates it", DeliveriesStream, b.URL())
+		return nil, fmt.Errorf("stream %s not found at %s: start `certpost run` once to create it", DeliveriesStream, b.URL())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", DeliveriesStream, err)
@@ -148,19 +150,19 @@ func (b *Broker) laneNames(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// LaneInfo is what all processes together know of a lane.
+// LaneInfo is the state of a lane across all processes.
 type LaneInfo struct {
 	Lane       string       `json:"lane"`
-	Waiting    uint64       `json:"waiting"`                       // deliveries not settled and not under way
-	InFlight   int          `json:"in_flight"`                     // under way
-	SentLately int          `json:"sent_last_5_minutes,omitempty"` // mails that a relay took; 0 where nobody has counted
-	Replicas   int          `json:"replicas"`                      // processes that serve it
-	Starting   bool         `json:"starting,omitempty"`            // none has said so yet, and there was no time to
-	Statuses   []LaneStatus `json:"statuses,omitempty"`            // where something is to be said, one for each process
+	Waiting    uint64       `json:"waiting"`                       // deliveries neither settled nor in flight
+	InFlight   int          `json:"in_flight"`                     // deliveries being attempted
+	SentLately int          `json:"sent_last_5_minutes,omitempty"` // mails accepted by a relay; 0 if not counted
+	Replicas   int          `json:"replicas"`                      // processes that serve the lane
+	Starting   bool         `json:"starting,omitempty"`            // no process has reported yet, and it is too early to expect it
+	Statuses   []LaneStatus `json:"statuses,omitempty"`            // one per process whose breaker is not closed or that is paused
 	Suspension *Suspension  `json:"suspension,omitempty"`
 }
 
-// LaneInfos are all lanes, sorted by name.
+// LaneInfos returns all lanes, sorted by name.
 func (b *Broker) LaneInfos(ctx context.Context) ([]LaneInfo, error) {
 	names, err := b.laneNames(ctx)
 	if err != nil {
@@ -192,7 +194,7 @@ func (b *Broker) LaneInfos(ctx context.Context) ([]LaneInfo, error) {
 	return all, b.readRelays(ctx, kv, index)
 }
 
-// readRelays adds to lanes what the bucket says.
+// readRelays adds the suspensions and process statuses of the bucket to lanes.
 func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes map[string]*LaneInfo) error {
 	w, err := kv.WatchFiltered(ctx, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"}, jetstream.IgnoreDeletes())
 	if err != nil {

@@ -32,31 +32,32 @@ const (
 	LaneConsumerPrefix = "lane-"
 )
 
-// How long things are kept.
+// Retention of the streams.
 const (
 	eventsAge = 30 * 24 * time.Hour
-	// ledgerAge is counted from the last change of an entry. It outlives every
-	// certificate a public CA may issue (398 days), so that an event published
-	// again within its certificate's life makes no second mail.
+	// ledgerAge is counted from the last change of an entry. It is longer than the
+	// life of a certificate of a public CA (at most 398 days), so that an event
+	// published again within its certificate's life sends no second mail.
 	ledgerAge     = 400 * 24 * time.Hour
 	deadLetterAge = 400 * 24 * time.Hour
 	auditAge      = 3 * 365 * 24 * time.Hour
 )
 
-// ackWait is how long a message may go without a sign of life before it is
-// delivered again; every message in work gives one each third of it. It is also
-// what a killed process keeps its messages from being tried again.
+// ackWait is how long a message may go without a sign of life before the server delivers it
+// again; every message being processed sends one after each third of it. The messages of a
+// killed process wait this long for the next attempt.
 const ackWait = 30 * time.Second
 
-// maxAckPending bounds what may wait with a NAK's delay on one consumer: due
-// redeliveries are looked for among them all.
+// maxAckPending bounds the messages that may wait with a NAK's delay on one consumer: the
+// server searches all of them for due redeliveries.
 const maxAckPending = 1000
 
-// maxSharedPending is that of a lane shared by several relays, where what a relay
-// that is away has waiting stays pending beside the others'. It costs 3 to 5 % of
-// a core while so many wait.
+// maxSharedPending is maxAckPending of a lane shared by several relays, where the
+// deliveries of an unavailable relay stay pending beside the others'. While that many wait,
+// it costs 3 to 5 % of a core.
 const maxSharedPending = 10_000
 
+// LaneAckPending returns MaxAckPending of a lane's consumer.
 func LaneAckPending(lane string) int {
 	if strings.HasPrefix(lane, verdict.SharedLanePrefix) {
 		return maxSharedPending
@@ -64,7 +65,7 @@ func LaneAckPending(lane string) int {
 	return maxAckPending
 }
 
-// ownerKey marks what Certpost made, in the metadata of streams and consumers.
+// ownerKey marks what Certpost created, in the metadata of streams and consumers.
 const (
 	ownerKey  = "certpost.owner"
 	ownerMark = "certpost"
@@ -72,11 +73,11 @@ const (
 
 var owned = map[string]string{ownerKey: ownerMark}
 
-// ErrNotOurs says that a stream, consumer or bucket with one of our names was
-// made by somebody else, or differs where JetStream allows no update.
-var ErrNotOurs = errors.New("not made by Certpost")
+// ErrNotOurs says that a stream, consumer or bucket with one of our names was not created
+// by Certpost, or differs in a setting that JetStream cannot update.
+var ErrNotOurs = errors.New("not created by Certpost")
 
-// streams are the streams as they have to be.
+// streams returns the required configuration of all streams.
 func (b *Broker) streams() []jetstream.StreamConfig {
 	base := func(name, about string, subjects ...string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
@@ -98,34 +99,35 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	dead.MaxMsgsPerSubject = 1
 	dead.DiscardNewPerSubject = true
 
-	audit := base(AuditStream, "what was done to dead letters, and by whom", auditPrefix+">")
+	audit := base(AuditStream, "actions on dead letters and their actors", auditPrefix+">")
 	audit.MaxAge = auditAge
 	audit.AllowAtomicPublish = true
 
-	// The ledger is a KV bucket; it is made as the stream it is, because the
-	// bucket's own configuration cannot ask for atomic batches.
-	ledger := base("KV_"+LedgerBucket, "what is known of each delivery", "$KV."+LedgerBucket+".>")
+	// The ledger is a KV bucket. It is created as a stream, because a bucket's
+	// configuration cannot enable atomic batches.
+	ledger := base("KV_"+LedgerBucket, "the state of each delivery", "$KV."+LedgerBucket+".>")
 	ledger.MaxAge = ledgerAge
 	ledger.MaxMsgsPerSubject = 1
 	ledger.AllowRollup = true
 	ledger.DenyDelete = true
 	ledger.AllowAtomicPublish = true
 
-	relays := base("KV_"+RelaysBucket, "lanes that are suspended, processes that are there, what relays were given", "$KV."+RelaysBucket+".>")
+	relays := base("KV_"+RelaysBucket, "suspended lanes, running processes, mails per relay", "$KV."+RelaysBucket+".>")
 	relays.MaxMsgsPerSubject = 1
 	relays.AllowRollup = true
 	relays.DenyDelete = true
 
 	desk := base("KV_"+DeskBucketName, "dead letters that are held, replay runs", "$KV."+DeskBucketName+".>")
-	desk.MaxAge = deadLetterAge // no letter to be held is older; runs are swept before
+	desk.MaxAge = deadLetterAge // no held letter is older; runs are removed earlier
 	desk.MaxMsgsPerSubject = 1
 	desk.AllowRollup = true
 	desk.DenyDelete = true
 	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays, desk}
 }
 
-// EnsureTopology creates what is missing, updates what is ours and refuses what
-// is not. It is run at start and again whenever something turns out missing.
+// EnsureTopology creates missing streams and the fan-out consumer, updates those that
+// Certpost created and refuses others. It runs at start and again whenever something is
+// found missing.
 func (b *Broker) EnsureTopology(ctx context.Context) error {
 	if err := b.Disconnected(); err != nil {
 		return err
@@ -140,15 +142,15 @@ func (b *Broker) EnsureTopology(ctx context.Context) error {
 	})
 }
 
-// deletionTime is how long the server is given to delete a stream's files.
+// deletionTime is how long the server gets to delete the files of a stream.
 const deletionTime = time.Second
 
 func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	s, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if _, there := b.seen.Load(want.Name); there {
-			// Somebody has deleted it a moment ago. The server may still be taking it off
-			// the disk, and would take a new one's files along.
+			// The stream was deleted while this process runs. The server may still be
+			// deleting its files, and would delete those of a new stream with them.
 			backoff.Sleep(ctx, deletionTime)
 		}
 		if _, err = b.js.CreateStream(ctx, want); err == nil {
@@ -158,7 +160,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return fmt.Errorf("create stream %s: %w", want.Name, err)
 		}
-		s, err = b.js.Stream(ctx, want.Name) // another replica was faster
+		s, err = b.js.Stream(ctx, want.Name) // another process created it first
 	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", want.Name, err)
@@ -167,23 +169,24 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 	have := s.CachedInfo().Config
 	diff := streamDiff(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
-		return fmt.Errorf("stream %s exists and was %w (%s): rename or remove it, or use another NATS account", want.Name, ErrNotOurs, orSame(diff))
+		return fmt.Errorf("stream %s exists and was %w (%s): rename or remove it, or use another NATS account", want.Name, ErrNotOurs, describeDiff(diff))
 	}
 	if len(diff) == 0 {
 		return nil
 	}
 	if have.Retention != want.Retention || have.Storage != want.Storage {
-		return fmt.Errorf("stream %s differs where JetStream allows no update, so it was %w as it is (%s): recreate it", want.Name, ErrNotOurs, orSame(diff))
+		return fmt.Errorf("stream %s differs in settings that JetStream cannot update, so it was %w in this form (%s): recreate it", want.Name, ErrNotOurs, describeDiff(diff))
 	}
 	if _, err := b.js.UpdateStream(ctx, want); err != nil {
-		return fmt.Errorf("update stream %s (%s): %w", want.Name, orSame(diff), err)
+		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), err)
 	}
-	b.log.Warn().Str("stream", want.Name).Strs("changed", diff).Msg("stream was not as it should be; updated")
+	b.log.Warn().Str("stream", want.Name).Strs("changed", diff).Msg("the stream's settings differed; updated")
 	return nil
 }
 
-// CompleteConsumer adds what all our consumers have in common: explicit acknowledgement, no
-// limit on deliveries, no BackOff (it would add to the delays of our NAKs).
+// CompleteConsumer adds the settings that all our consumers share: explicit
+// acknowledgement, no limit on deliveries, no BackOff (it would add to the delays of our
+// NAKs).
 func (b *Broker) CompleteConsumer(want jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	want.AckPolicy = jetstream.AckExplicitPolicy
 	want.AckWait = b.cfg.AckWait
@@ -193,7 +196,8 @@ func (b *Broker) CompleteConsumer(want jetstream.ConsumerConfig) jetstream.Consu
 	return want
 }
 
-// EnsureConsumer creates a consumer, completed, or puts ours right.
+// EnsureConsumer creates a consumer with the settings of CompleteConsumer, or updates the
+// one that Certpost created.
 func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstream.ConsumerConfig) error {
 	want = b.CompleteConsumer(want)
 	c, err := b.js.Consumer(ctx, stream, want.Durable)
@@ -210,7 +214,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 	have := c.CachedInfo().Config
 	diff := ConsumerDifferences(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
-		return fmt.Errorf("consumer %s on stream %s exists and was %w (%s): remove it", want.Durable, stream, ErrNotOurs, orSame(diff))
+		return fmt.Errorf("consumer %s on stream %s exists and was %w (%s): remove it", want.Durable, stream, ErrNotOurs, describeDiff(diff))
 	}
 	if c.CachedInfo().Paused {
 		b.log.Error().Str("consumer", want.Durable).Msg("the consumer is paused; resuming it")
@@ -222,13 +226,13 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 		return nil
 	}
 	if _, err := b.js.UpdateConsumer(ctx, stream, want); err != nil {
-		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, orSame(diff), err)
+		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), err)
 	}
-	b.log.Warn().Str("consumer", want.Durable).Strs("changed", diff).Msg("consumer was not as it should be; updated")
+	b.log.Warn().Str("consumer", want.Durable).Strs("changed", diff).Msg("the consumer's settings differed; updated")
 	return nil
 }
 
-// streamDiff lists the settings of ours that differ, as "key: is A, wants B".
+// streamDiff lists the settings that differ, as "key: is A, wants B".
 func streamDiff(have, want jetstream.StreamConfig) []string {
 	var d diff
 	d.add("subjects", have.Subjects, want.Subjects)
@@ -250,6 +254,7 @@ func streamDiff(have, want jetstream.StreamConfig) []string {
 	return d
 }
 
+// ConsumerDifferences lists the settings that differ, as "key: is A, wants B".
 func ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
 	var d diff
 	d.add("filter", have.FilterSubject, want.FilterSubject)
@@ -269,7 +274,7 @@ func (d *diff) add(key string, have, want any) {
 	}
 }
 
-func orSame(diff []string) string {
+func describeDiff(diff []string) string {
 	if len(diff) == 0 {
 		return "settings are the same"
 	}

@@ -2,8 +2,8 @@ package broker
 
 import "testing"
 
-// A letter that somebody else has put into the stream is no way to have an operator
-// publish what he does not see, such as an order to JetStream.
+// A letter that another program put into the stream must not make an operator publish
+// something unseen, such as a JetStream request.
 func TestLettersGoWhereEventsGo(t *testing.T) {
 	t.Parallel()
 	for subject, want := range map[string]bool{

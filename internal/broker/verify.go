@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Anchor names one record of the audit and what it must be: "sequence:hash". Kept
-// elsewhere, it proves later that nothing before it was rewritten.
+// Anchor identifies one record of the audit: "sequence:hash". Stored outside NATS, it
+// proves later that nothing up to this record was rewritten.
 type Anchor struct {
 	Sequence uint64
 	Hash     string // SHA-256 of the stored record, hexadecimal
@@ -34,7 +34,7 @@ func ParseAnchor(s string) (Anchor, error) {
 	number, hash, _ := strings.Cut(strings.TrimSpace(s), ":")
 	seq, err := strconv.ParseUint(number, 10, 64)
 	if sum, herr := hex.DecodeString(hash); err != nil || herr != nil || len(sum) != 32 || seq == 0 {
-		return Anchor{}, fmt.Errorf("%q is no anchor: want a record's number, a colon and its SHA-256 in hexadecimal, as `certpost audit verify` prints them", s)
+		return Anchor{}, fmt.Errorf("invalid anchor %q: want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`", s)
 	}
 	return Anchor{seq, strings.ToLower(hash)}, nil
 }
@@ -45,10 +45,10 @@ type BreakKind string
 // The kinds.
 const (
 	BreakRemoved   BreakKind = "removed"   // records are missing between others
-	BreakTruncated BreakKind = "truncated" // records are missing at an end where they cannot have aged out
-	BreakChanged   BreakKind = "changed"   // a record does not follow from the one before it
-	BreakForeign   BreakKind = "foreign"   // a record that Certpost did not write
-	BreakAnchor    BreakKind = "anchor"    // a record is not the one that the anchor names
+	BreakTruncated BreakKind = "truncated" // records are missing at the start or the end and cannot have aged out
+	BreakChanged   BreakKind = "changed"   // a record does not hold the hash of the one before it
+	BreakForeign   BreakKind = "foreign"   // a record was not written by Certpost
+	BreakAnchor    BreakKind = "anchor"    // a record's hash differs from the anchor's
 )
 
 // AuditBreak is the first place where the audit is not what Certpost wrote.
@@ -58,32 +58,33 @@ type AuditBreak struct {
 	What     string    `json:"what"`
 }
 
-// AuditReport is what a look at the whole audit found.
+// AuditReport is the result of VerifyAudit.
 type AuditReport struct {
-	Head    Anchor `json:"head"` // the last record; keep it elsewhere
+	Head    Anchor `json:"head"` // the last record; to be stored outside NATS
 	First   uint64 `json:"first"`
 	Records uint64 `json:"records"`
-	// AgedOut were kept for as long as records are kept; Unchained are from before
-	// Certpost chained them. Neither can be checked.
+	// AgedOut is the number of records that the stream removed at their maximum age;
+	// Unchained is the number of records from before the chain existed. Neither can be
+	// checked.
 	AgedOut   uint64 `json:"aged_out"`
 	Unchained uint64 `json:"unchained"`
 	// Unchecked are anchors whose records have aged out.
 	Unchecked []Anchor    `json:"unchecked,omitempty"`
-	Break     *AuditBreak `json:"break,omitempty"` // nil: it holds
+	Break     *AuditBreak `json:"break,omitempty"` // nil: the audit is intact
 }
 
-// AuditHead is the audit's last record; the zero Anchor when there is none.
+// AuditHead returns the audit's last record; the zero Anchor if there is none.
 func (b *Broker) AuditHead(ctx context.Context) (Anchor, error) {
 	head, err := b.readHead(ctx)
-	if err != nil || head.Hash == noRecord {
+	if err != nil || head.Hash == zeroHash {
 		return Anchor{}, err
 	}
 	return head, nil
 }
 
-// VerifyAudit walks the audit from its oldest record and stops at the first one
-// that is not what Certpost wrote. A chain alone cannot show that records were cut
-// off and the stream made anew: the anchors can.
+// VerifyAudit reads the audit from its oldest record and stops at the first one that is not
+// what Certpost wrote. The chain cannot show that the last records were cut off and the
+// stream was recreated; anchors can.
 func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditReport, error) {
 	s, err := b.js.Stream(ctx, AuditStream)
 	if err != nil {
@@ -103,15 +104,15 @@ func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditRepor
 	return w.report, nil
 }
 
-// walk goes along the chain.
+// walk checks the chain record by record.
 type walk struct {
 	anchors []Anchor
 	young   bool // the stream is too young for records to have aged out
-	began   bool // chained records have come
+	chained bool // a record of the chain was seen
 	report  AuditReport
 }
 
-func (w *walk) broken(sequence uint64, kind BreakKind, format string, args ...any) {
+func (w *walk) setBreak(sequence uint64, kind BreakKind, format string, args ...any) {
 	w.report.Break = &AuditBreak{sequence, kind, fmt.Sprintf(format, args...)}
 }
 
@@ -121,55 +122,55 @@ func (w *walk) step(sequence uint64, stored []byte) {
 	before := w.report.Head
 	switch {
 	case w.report.Records == 0 && sequence > 1 && w.young:
-		w.broken(1, BreakTruncated, "the oldest records, up to number %d, are missing, and the stream is too young for them to have aged out", sequence-1)
+		w.setBreak(1, BreakTruncated, "the oldest records, up to number %d, are missing, and the stream is too young for them to have aged out", sequence-1)
 		return
-	case w.report.Records == 0 && sequence == 1 && r.Previous != "" && r.Previous != noRecord:
-		w.broken(1, BreakTruncated, "record 1 follows one that is not there: the stream was made anew from a part of the audit")
+	case w.report.Records == 0 && sequence == 1 && r.Previous != "" && r.Previous != zeroHash:
+		w.setBreak(1, BreakTruncated, "record 1 refers to an earlier record that does not exist: the stream was recreated from a part of the audit")
 		return
 	case w.report.Records == 0:
 		w.report.First, w.report.AgedOut = sequence, sequence-1
 	case sequence != before.Sequence+1:
-		w.broken(before.Sequence+1, BreakRemoved, "%s missing between others: somebody removed what was recorded there", numbers(before.Sequence+1, sequence-1))
+		w.setBreak(before.Sequence+1, BreakRemoved, "%s missing between other records: removed after being recorded", numbers(before.Sequence+1, sequence-1))
 		return
 	case readable && r.Previous == before.Hash: // as it should be
-	case w.began && (!readable || r.Previous == ""):
-		w.broken(sequence, BreakForeign, "record %d is not part of the chain: it was not written by Certpost", sequence)
+	case w.chained && (!readable || r.Previous == ""):
+		w.setBreak(sequence, BreakForeign, "record %d is not part of the chain: it was not written by Certpost", sequence)
 		return
 	case r.Previous != "":
-		w.broken(sequence, BreakChanged, "record %d does not follow from record %d: one of the two was changed, or %d was not written by Certpost", sequence, before.Sequence, sequence)
+		w.setBreak(sequence, BreakChanged, "record %d does not follow from record %d: one of the two was changed, or %d was not written by Certpost", sequence, before.Sequence, sequence)
 		return
 	}
 	if r.Previous == "" {
 		w.report.Unchained++
 	} else {
-		w.began = true
+		w.chained = true
 	}
 	w.report.Head = Anchor{sequence, hashOf(stored)}
 	w.report.Records++
 	for _, a := range w.anchors {
 		if a.Sequence == sequence && a.Hash != w.report.Head.Hash {
-			w.broken(sequence, BreakAnchor, "record %d is another one than when its anchor was taken: the audit was rewritten up to there", sequence)
+			w.setBreak(sequence, BreakAnchor, "record %d differs from its anchor: the audit was rewritten up to this record", sequence)
 		}
 	}
 }
 
-// end looks at what comes after the last record; last is the stream's own count.
+// end checks what follows the last record; last is the stream's last sequence.
 func (w *walk) end(last uint64) {
 	head := w.report.Head.Sequence
 	switch {
 	case w.report.Records == 0 && last > 0 && w.young:
-		w.broken(1, BreakTruncated, "%s missing: the audit is empty, and the stream is too young for them to have aged out", numbers(1, last))
+		w.setBreak(1, BreakTruncated, "%s missing: the audit is empty, and the stream is too young for them to have aged out", numbers(1, last))
 		return
 	case w.report.Records == 0:
 		w.report.AgedOut, head = last, last
 	case head < last:
-		w.broken(head+1, BreakTruncated, "%s missing at the end: somebody removed what was recorded last", numbers(head+1, last))
+		w.setBreak(head+1, BreakTruncated, "%s missing at the end: removed after being recorded", numbers(head+1, last))
 		return
 	}
 	for _, a := range w.anchors {
 		switch {
 		case a.Sequence > head:
-			w.broken(a.Sequence, BreakTruncated, "the audit ends with record %d, and the anchor is of a later one: the stream was cut off or made anew", head)
+			w.setBreak(a.Sequence, BreakTruncated, "the audit ends with record %d, but the anchor is of a later record: the stream was cut off or recreated", head)
 			return
 		case a.Sequence < w.report.First || w.report.Records == 0:
 			w.report.Unchecked = append(slices.Clip(w.report.Unchecked), a)

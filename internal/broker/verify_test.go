@@ -17,20 +17,20 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 	ctx := context.Background()
 	filled := func(t *testing.T) (*Broker, Anchor) {
 		t.Parallel()
-		b := quiet(t)
+		b := newTestBroker(t)
 		for i := range 10 {
-			if err := b.Append(ctx, noted(i+1)); err != nil {
+			if err := b.Append(ctx, testRecord(i+1)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		return b, holds(t, b, 10).Head
+		return b, requireIntact(t, b, 10).Head
 	}
 	t.Run("a record is removed", func(t *testing.T) {
 		b, _ := filled(t)
 		if err := auditStream(t, b).SecureDeleteMsg(ctx, 5); err != nil {
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 5, BreakRemoved)
+		checkBreak(t, b, 5, BreakRemoved)
 	})
 	t.Run("the last ones are removed", func(t *testing.T) {
 		b, head := filled(t)
@@ -39,28 +39,28 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		breaksAt(t, b, 9, BreakTruncated)
-		breaksAt(t, b, 9, BreakTruncated, head)
-		// What is recorded from now on does not hide it.
+		checkBreak(t, b, 9, BreakTruncated)
+		checkBreak(t, b, 9, BreakTruncated, head)
+		// Later records do not hide it.
 		b.chain.head = nil // as another process
-		if err := b.Append(ctx, noted(11)); err != nil {
+		if err := b.Append(ctx, testRecord(11)); err != nil {
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 9, BreakRemoved)
+		checkBreak(t, b, 9, BreakRemoved)
 	})
 	t.Run("the first ones are removed", func(t *testing.T) {
 		b, _ := filled(t)
 		if err := auditStream(t, b).Purge(ctx, jetstream.WithPurgeSequence(4)); err != nil {
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 1, BreakTruncated)
+		checkBreak(t, b, 1, BreakTruncated)
 	})
 	t.Run("all are removed", func(t *testing.T) {
 		b, _ := filled(t)
 		if err := auditStream(t, b).Purge(ctx); err != nil {
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 1, BreakTruncated)
+		checkBreak(t, b, 1, BreakTruncated)
 	})
 	t.Run("a record is replaced by another wording", func(t *testing.T) {
 		b, _ := filled(t)
@@ -74,25 +74,25 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		if _, err := b.js.Publish(ctx, raw.Subject, []byte(strings.Replace(string(raw.Data), "operator", "nobody", 1))); err != nil {
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 5, BreakRemoved)
+		checkBreak(t, b, 5, BreakRemoved)
 	})
-	t.Run("records are put in by somebody else", func(t *testing.T) {
+	t.Run("records are added by another program", func(t *testing.T) {
 		b, _ := filled(t)
-		forged, err := json.Marshal(noted(99))
+		forged, err := json.Marshal(testRecord(99))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := b.js.Publish(ctx, "certpost.audit.held.ops.e99", forged); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Append(ctx, noted(12)); err != nil { // goes on behind it
+		if err := b.Append(ctx, testRecord(12)); err != nil { // follows the forged record
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 11, BreakForeign)
+		checkBreak(t, b, 11, BreakForeign)
 	})
 	t.Run("a record is put in that claims to follow", func(t *testing.T) {
 		b, _ := filled(t)
-		r := noted(99)
+		r := testRecord(99)
 		r.Previous = strings.Repeat("ab", 32)
 		forged, err := json.Marshal(r)
 		if err != nil {
@@ -101,10 +101,10 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		if _, err := b.js.Publish(ctx, "certpost.audit.held.ops.e99", forged); err != nil {
 			t.Fatal(err)
 		}
-		breaksAt(t, b, 11, BreakChanged)
+		checkBreak(t, b, 11, BreakChanged)
 	})
-	// As from a backup that somebody edited: the same stream, made anew.
-	anew := func(t *testing.T, edit func(msgs []*nats.Msg) []*nats.Msg) (*Broker, Anchor) {
+	// As from an edited backup: the same stream, recreated.
+	recreated := func(t *testing.T, edit func(msgs []*nats.Msg) []*nats.Msg) (*Broker, Anchor) {
 		b, head := filled(t)
 		var msgs []*nats.Msg
 		for raw, err := range b.read(ctx, AuditStream, "", 1) {
@@ -127,41 +127,41 @@ func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 		return b, head
 	}
 	t.Run("a record is changed where it stands", func(t *testing.T) {
-		b, _ := anew(t, func(msgs []*nats.Msg) []*nats.Msg {
+		b, _ := recreated(t, func(msgs []*nats.Msg) []*nats.Msg {
 			msgs[4].Data = []byte(strings.Replace(string(msgs[4].Data), "operator", "nobody", 1))
 			return msgs
 		})
-		breaksAt(t, b, 6, BreakChanged)
+		checkBreak(t, b, 6, BreakChanged)
 	})
-	t.Run("the stream is cut off and made anew", func(t *testing.T) {
-		b, head := anew(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[:7] })
-		holds(t, b, 7) // the chain alone cannot show it
-		breaksAt(t, b, 10, BreakTruncated, head)
+	t.Run("the stream is cut off and recreated", func(t *testing.T) {
+		b, head := recreated(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[:7] })
+		requireIntact(t, b, 7) // the chain itself cannot show it
+		checkBreak(t, b, 10, BreakTruncated, head)
 	})
-	t.Run("the oldest are left out and the stream is made anew", func(t *testing.T) {
-		b, _ := anew(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[3:] })
-		breaksAt(t, b, 1, BreakTruncated)
+	t.Run("the oldest are left out and the stream is recreated", func(t *testing.T) {
+		b, _ := recreated(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs[3:] })
+		checkBreak(t, b, 1, BreakTruncated)
 	})
 	t.Run("the whole chain is forged", func(t *testing.T) {
-		b, head := anew(t, func([]*nats.Msg) []*nats.Msg { return nil })
+		b, head := recreated(t, func([]*nats.Msg) []*nats.Msg { return nil })
 		for i := range 12 {
-			if err := b.Append(ctx, noted(100+i)); err != nil {
+			if err := b.Append(ctx, testRecord(100+i)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		holds(t, b, 12)
-		breaksAt(t, b, 10, BreakAnchor, head)
+		requireIntact(t, b, 12)
+		checkBreak(t, b, 10, BreakAnchor, head)
 	})
 	t.Run("an intact copy holds", func(t *testing.T) {
-		b, head := anew(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs })
-		holds(t, b, 10, head)
+		b, head := recreated(t, func(msgs []*nats.Msg) []*nats.Msg { return msgs })
+		requireIntact(t, b, 10, head)
 	})
 }
 
-// Records from before there was a chain, and those that aged out, are no break.
+// Records from before the chain existed, and those that aged out, are no break.
 func TestOldRecordsAreNoBreak(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	for i := range 3 {
 		old, err := json.Marshal(map[string]any{"action": "replayed", "by": "alice@shell", "time": time.Now(), "letter": DeadLetter{Sequence: uint64(i + 1)}})
 		if err != nil {
@@ -171,10 +171,10 @@ func TestOldRecordsAreNoBreak(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := b.Append(ctx, noted(1), noted(2)); err != nil {
+	if err := b.Append(ctx, testRecord(1), testRecord(2)); err != nil {
 		t.Fatal(err)
 	}
-	report := holds(t, b, 5)
+	report := requireIntact(t, b, 5)
 	if report.Unchained != 3 {
 		t.Errorf("%d unchained, want 3", report.Unchained)
 	}
@@ -184,7 +184,7 @@ func TestOldRecordsAreNoBreak(t *testing.T) {
 		}
 		break
 	}
-	// The walk of a stream that is old enough, three records later.
+	// A walk over a stream that is old enough for three records to have aged out.
 	w := walk{anchors: []Anchor{{2, strings.Repeat("0", 64)}}}
 	for raw, err := range b.read(ctx, AuditStream, "", 4) {
 		if err != nil {

@@ -327,7 +327,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	// A withheld letter cannot be replayed, and says what to do.
 	for _, l := range b.letters() {
 		if strings.HasSuffix(l.Subject, ".leak") {
-			if err := b.broker.Replay(ctx, l, tester, broker.Replay{Uncertain: true}); err == nil || !strings.Contains(err.Error(), "publish the event anew") {
+			if err := b.broker.Replay(ctx, l, tester, broker.Replay{Uncertain: true}); err == nil || !strings.Contains(err.Error(), "publish the event again") {
 				t.Errorf("replay of a withheld letter: %v", err)
 			}
 		}

@@ -50,7 +50,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1"}, tester); err == nil {
 		t.Error("suspended without a reason")
 	}
-	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay9", Reason: "typing"}, tester); err == nil || err.Error() != `there is no lane "relay9": want one of relay1, relay2` {
+	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay9", Reason: "typing"}, tester); err == nil || err.Error() != `unknown lane "relay9": want one of relay1, relay2` {
 		t.Errorf("suspending a lane that is not there: %v", err)
 	}
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "maintenance"}, tester); err != nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A message whose acknowledgement was overdue is given up by two processes at the
-// same time. What the one has just written is no earlier letter to the other.
+// Two processes publish the dead letter of one message whose acknowledgement was
+// overdue. Neither takes the letter of the other for an earlier one.
 func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	for i := range 40 {
 		id := fmt.Sprintf("e%d", i)
-		if err := b.PublishDeadLetter(ctx, letterOf(id), "d1"); err != nil { // of an earlier try
+		if err := b.PublishDeadLetter(ctx, letterOf(id), "d1"); err != nil { // of an earlier delivery
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
@@ -40,18 +40,18 @@ func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	}
 }
 
-// A letter that somebody has acted on is gone, also when the stream still knows its
-// message id; the message that comes again, and fails again, needs another one.
+// A letter that was acted on is gone, even if the stream still knows its message id.
+// If its delivery message is redelivered and fails again, it needs a new letter.
 func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	t.Parallel()
-	b, ctx := quiet(t), context.Background()
+	b, ctx := newTestBroker(t), context.Background()
 	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil { // the same message, again after a crash
 		t.Fatal(err)
 	}
-	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 1 {
+	if numbers := letterNumbers(t, b, 1); len(numbers) != 1 || numbers[0] != 1 {
 		t.Fatalf("letters %v", numbers)
 	}
 	d, err := b.DeadLetter(ctx, 1)
@@ -64,7 +64,7 @@ func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 	if err := b.PublishDeadLetter(ctx, letterOf("e1"), "d1"); err != nil {
 		t.Fatal(err)
 	}
-	if numbers := collect(t, b, 1); len(numbers) != 1 || numbers[0] != 2 {
+	if numbers := letterNumbers(t, b, 1); len(numbers) != 1 || numbers[0] != 2 {
 		t.Errorf("letters %v", numbers)
 	}
 }
