@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -19,17 +18,7 @@ type auditCmd struct {
 }
 
 // recordFilter chooses records as the page of the audit does.
-type recordFilter struct {
-	Action string `help:"Only this action (replayed, discarded, ...)."`
-	By     string `help:"Only by this one." placeholder:"NAME"`
-	Target string `help:"Only about this target." placeholder:"ID"`
-	Lane   string `help:"Only about this lane." placeholder:"LANE"`
-	Event  string `help:"Only about this event." placeholder:"ID"`
-	Letter uint64 `help:"Only about this dead letter." placeholder:"NUMBER"`
-	Replay string `help:"Only about this replay run." placeholder:"ID"`
-	From   string `help:"Only from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
-	To     string `help:"Only from before this moment." placeholder:"TIME"`
-}
+type recordFilter struct{ filterFlags }
 
 // Validate is called when the command line has been read.
 func (f *recordFilter) Validate() error {
@@ -38,49 +27,36 @@ func (f *recordFilter) Validate() error {
 }
 
 func (f *recordFilter) query() (desk.HistoryQuery, error) {
-	times, err := timesOf(f.From, f.To)
-	return desk.HistoryQuery{Action: broker.Action(f.Action), By: f.By, Target: f.Target, Lane: f.Lane, Event: f.Event, Letter: f.Letter, Run: f.Replay,
-		From: times.From, To: times.To}, err
+	return desk.HistoryConditions.ParseFilter(f.values())
 }
 
 type auditListCmd struct {
 	recordFilter
-	Since  time.Duration `help:"Only of this time (24h)." placeholder:"DURATION"`
-	Limit  int           `help:"At most so many; 0 for all." default:"100"`
-	Output string        `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Limit  int    `help:"At most so many; 0 for all." default:"100"`
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
 func (c *auditListCmd) Run(a *app) error {
-	counter, done, err := a.client()
+	client, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	query, err := c.query()
-	if err != nil {
-		return usage("%w", err)
-	}
-	if since := time.Now().Add(-c.Since); c.Since > 0 && since.After(query.From) {
-		query.From = since
-	}
-	all, unsearched, err := recordsOf(a, counter, service.NewHistoryRequest(query), c.Limit)
+	all, unsearched, err := recordsOf(a, client, c.values(), c.Limit)
 	if err != nil {
 		return err
 	}
 	if unsearched != 0 {
 		fmt.Fprintf(a.stderr, "records before %d were not searched: certpost audit export has the same filters, and searches all\n", unsearched)
 	}
-	return printList(a, c.Output, all, "no such records", recordHead, func(r service.NumberedRecord, _ bool) []string {
-		r.AuditRecord.Sequence = r.Sequence
-		return recordRow(r.AuditRecord)
-	})
+	return printList(a, c.Output, all, "no matching records", recordHead, func(r desk.Record, _ bool) []string { return recordRow(r) }, desk.RecordTable)
 }
 
 // recordsOf collects the pages of the history, at most limit records of it (0: all).
 // unsearched is the oldest record that was looked at, where older ones were wanted.
-func recordsOf(a *app, c *client, q service.HistoryRequest, limit int) (all []service.NumberedRecord, unsearched uint64, err error) {
-	all = []service.NumberedRecord{}
-	for {
+func recordsOf(a *app, c *client, filter map[string]string, limit int) (all []desk.Record, unsearched uint64, err error) {
+	all = []desk.Record{}
+	for q := (service.ListRequest{Filtered: service.Filtered{Filter: filter}}); ; {
 		q.Size = service.MaxPage
 		if limit > 0 {
 			q.Size = min(service.MaxPage, limit-len(all))
@@ -101,7 +77,7 @@ func recordsOf(a *app, c *client, q service.HistoryRequest, limit int) (all []se
 
 var recordHead = []string{"RECORD", "TIME", "WHAT", "BY", "VIA", "LETTER", "EVENT", "TARGET", "REASON"}
 
-func recordRow(r broker.AuditRecord) []string {
+func recordRow(r desk.Record) []string {
 	what, letter, target := string(r.Action), "", r.Target
 	if r.Stage == broker.StageIntent {
 		what += " (intended)"
@@ -138,7 +114,7 @@ func (c *auditExportCmd) Run(a *app) error {
 	if err != nil {
 		return usage("%w", err)
 	}
-	fits := query.Filter()
+	fits := query.Matcher()
 	out := json.NewEncoder(a.stdout)
 	out.SetEscapeHTML(false)
 	for r, err := range b.ReadAudit(a.ctx, c.FromRecord) {
@@ -148,7 +124,7 @@ func (c *auditExportCmd) Run(a *app) error {
 		if !fits(&r) {
 			continue
 		}
-		if err := out.Encode(service.NumberedRecord{Sequence: r.Sequence, Hash: r.Hash, AuditRecord: r}); err != nil {
+		if err := out.Encode(desk.NewRecord(r)); err != nil {
 			return err
 		}
 	}

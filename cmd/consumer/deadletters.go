@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
@@ -28,43 +27,13 @@ type deadLettersCmd struct {
 }
 
 // letterFilter chooses open dead letters, as the filters of the page do.
-type letterFilter struct {
-	Group      string `help:"Only this group (its fingerprint; see groups)." placeholder:"FINGERPRINT"`
-	Code       string `help:"Only this code (SMTP_AUTH, ...)."`
-	Class      string `help:"Only this class (network, auth, io_transient, io_permanent, validation)."`
-	Phase      string `help:"Only this phase (rcpt, secrets, ...)."`
-	Lane       string `help:"Only this lane." placeholder:"LANE"`
-	Target     string `help:"Only this target." placeholder:"ID"`
-	Event      string `help:"Only this event." placeholder:"ID"`
-	Certainty  string `help:"Only those not-sent, may-have-been-sent or accepted."`
-	Name       string `help:"Only certificates with this name." placeholder:"DNSNAME"`
-	Text       string `help:"Only those with this text in a field." aliases:"q"`
-	Held       string `help:"Only those held (yes) or not (no)." placeholder:"yes|no"`
-	Superseded string `help:"Only those with a newer certificate at their target (yes) or not (no)." placeholder:"yes|no"`
-	From       string `help:"Only those from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
-	To         string `help:"Only those from before this moment." placeholder:"TIME"`
-	Above      string `help:"None with this number or a lower one." placeholder:"NUMBER"`
-	AsOf       string `help:"None with a higher number." placeholder:"NUMBER"`
-	Order      string `help:"Order: oldest (default), newest, or expiry (of the certificate)." placeholder:"ORDER"`
-}
+type letterFilter struct{ filterFlags }
 
-// values are the conditions given, with the names that they have in addresses.
-func (f letterFilter) values() map[string]string {
-	all := map[string]string{
-		"group": f.Group, "code": strings.ToUpper(f.Code), "class": f.Class, "phase": f.Phase, "lane": f.Lane, "target": f.Target, "event": f.Event,
-		"certainty": f.Certainty, "name": f.Name, "q": f.Text, "held": f.Held, "superseded": f.Superseded, "from": f.From, "to": f.To, "above": f.Above, "as_of": f.AsOf, "order": f.Order,
-	}
-	for key, value := range all {
-		if value == "" {
-			delete(all, key)
-		}
-	}
-	return all
-}
+func newLetterFilter() letterFilter { return letterFilter{newFilterFlags(desk.LetterConditions.All())} }
 
 // Validate is called when the command line has been read.
 func (f *letterFilter) Validate() error {
-	_, err := service.Filtered{Filter: f.values()}.Query()
+	_, err := desk.LetterConditions.ParseFilter(f.values())
 	return err
 }
 
@@ -76,9 +45,11 @@ func none(filtered bool) string {
 	return "no open dead letters"
 }
 
-func (f letterFilter) isSet() bool {
-	f.Order = ""
-	return f != letterFilter{}
+// isSet reports whether anything is left out.
+func (f *letterFilter) isSet() bool {
+	given := f.values()
+	delete(given, "order")
+	return len(given) > 0
 }
 
 type lettersListCmd struct {
@@ -97,12 +68,12 @@ func (c *lettersListCmd) Run(a *app) error {
 	}
 	defer done()
 	filter := c.values()
-	filter["order"] = cmp.Or(c.Order, string(orderOfLists))
+	filter["order"] = cmp.Or(filter["order"], string(orderOfLists))
 	letters, err := lettersOf(a, counter, filter, c.Limit)
 	if err != nil {
 		return err
 	}
-	return printList(a, c.Output, letters, none(c.isSet()), letterHead, letterRow)
+	return printList(a, c.Output, letters, none(c.isSet()), letterHead, letterRow, desk.LetterTable)
 }
 
 var letterHead = []string{"NUMBER", "TIME", "CODE", "TARGET", "EVENT", "SENT?", "REASON"}
@@ -129,7 +100,7 @@ func lettersOf(a *app, c *client, filter map[string]string, limit int) ([]desk.L
 		if limit > 0 {
 			size = min(size, limit-len(all))
 		}
-		page, err := ask[desk.Listing](a.ctx, c, "dead.list", service.PageRequest{Filtered: service.Filtered{Filter: filter}, After: after, Size: size})
+		page, err := ask[desk.Listing](a.ctx, c, "dead.list", service.ListRequest{Filtered: service.Filtered{Filter: filter}, After: after, Size: size})
 		if err != nil {
 			return nil, err
 		}
@@ -167,7 +138,7 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 		func(g desk.Group, _ bool) []string {
 			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Relay, when(g.Last), fmt.Sprint(g.TargetCount),
 				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), g.Remedy}
-		})
+		}, desk.GroupTable)
 	if err == nil && c.Output == "table" {
 		fmt.Fprintln(a.stdout, "\n"+balanceText(answer.Balance))
 	}
@@ -205,7 +176,7 @@ func (c *lettersShowCmd) Run(a *app) error {
 	case err != nil:
 		return err
 	case c.Body && d.Body == "":
-		return fmt.Errorf("dead letter %d has no event any more: %s", c.Number, cmp.Or(d.NotReplay, "it is gone"))
+		return fmt.Errorf("dead letter %d has no event any more: %s", c.Number, cmp.Or(d.NotReplayable, "it is gone"))
 	case c.Body:
 		_, err := a.stdout.Write([]byte(d.Body + "\n"))
 		return err
@@ -261,8 +232,8 @@ func (a *app) printLetter(d *service.LetterAnswer) error {
 			fmt.Fprintf(a.stdout, "\nTo put it on the list again:\n  certpost dead-letters restore %d\n", d.Sequence)
 		}
 		return nil
-	case d.NotReplay != "":
-		fmt.Fprintf(a.stdout, "\nIt cannot be replayed: %s\n", printable(d.NotReplay))
+	case d.NotReplayable != "":
+		fmt.Fprintf(a.stdout, "\nIt cannot be replayed: %s\n", printable(d.NotReplayable))
 		return nil
 	}
 	pipeline := strings.NewReplacer("$NUMBER", fmt.Sprint(d.Sequence), "$REPLAY_SUBJECT", shellWord(printable(d.ReplaySubject)), "\n", "\n  ").Replace(replayWithNATS)
@@ -271,7 +242,7 @@ func (a *app) printLetter(d *service.LetterAnswer) error {
 }
 
 // printHistory prints what was done, oldest first.
-func (a *app) printHistory(records []broker.AuditRecord) error {
+func (a *app) printHistory(records []desk.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
@@ -327,7 +298,7 @@ type chosen struct {
 
 // Validate is called when the command line has been read.
 func (c *chosen) Validate() error {
-	filtered := c.letterFilter != letterFilter{}
+	filtered := len(c.values()) > 0
 	switch {
 	case len(c.Numbers) > 0 && c.All:
 		return errors.New("give numbers or --all, not both")

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -21,60 +19,34 @@ type deliveriesCmd struct {
 }
 
 type deliveriesListCmd struct {
-	Name        string        `help:"Only certificates with this name, or *.suffix." placeholder:"DNSNAME"`
-	Serial      string        `help:"Only the certificate with this serial number (hexadecimal)." placeholder:"HEX"`
-	Fingerprint string        `help:"Only the certificate with this SHA-256 (hexadecimal)." placeholder:"HEX"`
-	Target      string        `help:"Only this target." placeholder:"ID"`
-	Event       string        `help:"Only this event." placeholder:"ID"`
-	State       string        `help:"Only this state: ${enum}." enum:"any,waiting,sending,sent,dead,discarded" default:"any" placeholder:"STATE"`
-	From        string        `help:"Only those whose last attempt was from this moment on (2026-01-31, 2026-01-31T15:04:05Z)." placeholder:"TIME"`
-	To          string        `help:"Only those whose last attempt was before this moment." placeholder:"TIME"`
-	Since       time.Duration `help:"Only those with an attempt in this time (24h)." placeholder:"DURATION"`
-	Limit       int           `help:"At most so many; 0 for all." default:"100"`
-	Output      string        `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	filterFlags
+	Limit  int    `help:"At most so many; 0 for all." default:"100"`
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
 // Validate is called when the command line has been read.
 func (c *deliveriesListCmd) Validate() error {
-	_, err := timesOf(c.From, c.To)
+	_, err := desk.DeliveryConditions.ParseFilter(c.values())
 	return err
 }
 
-// timesOf reads a length of time as the address of a list has it.
-func timesOf(from, to string) (desk.Query, error) {
-	return desk.ParseQuery(url.Values{"from": {from}, "to": {to}})
-}
-
 func (c *deliveriesListCmd) Run(a *app) error {
-	counter, done, err := a.client()
+	client, done, err := a.client()
 	if err != nil {
 		return err
 	}
 	defer done()
-	times, err := timesOf(c.From, c.To)
-	if err != nil {
-		return usage("%w", err)
-	}
-	q := service.DeliveriesRequest{Name: c.Name, Serial: c.Serial, Fingerprint: c.Fingerprint, Target: c.Target, Event: c.Event, From: times.From, To: times.To}
-	if c.State != "any" {
-		q.State = broker.State(c.State)
-	}
-	if since := time.Now().Add(-c.Since); c.Since > 0 && since.After(q.From) {
-		q.From = since
-	}
-	entries, err := entriesOf(a, counter, q, c.Limit)
+	entries, err := entriesOf(a, client, c.values(), c.Limit)
 	if err != nil {
 		return err
 	}
-	// The index knows times to the second.
-	entries = slices.DeleteFunc(entries, func(e broker.Entry) bool { return e.Last.Before(q.From) })
-	return printList(a, c.Output, entries, "no such deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) })
+	return printList(a, c.Output, entries, "no matching deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
 }
 
 // entriesOf collects the pages of a list, at most limit entries of it (0: all).
-func entriesOf(a *app, c *client, q service.DeliveriesRequest, limit int) ([]broker.Entry, error) {
+func entriesOf(a *app, c *client, filter map[string]string, limit int) ([]broker.Entry, error) {
 	all := []broker.Entry{}
-	for {
+	for q := (service.ListRequest{Filtered: service.Filtered{Filter: filter}}); ; {
 		q.Size = service.MaxPage
 		if limit > 0 {
 			q.Size = min(service.MaxPage, limit-len(all))
@@ -123,7 +95,7 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	all, err := entriesOf(a, counter, service.DeliveriesRequest{Event: c.Event, Target: c.Target}, 0)
+	all, err := entriesOf(a, counter, map[string]string{"event": c.Event, "target": c.Target}, 0)
 	if err != nil {
 		return err
 	}
@@ -144,7 +116,7 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 	if len(all) > 1 {
 		return nil
 	}
-	one, err := ask[service.DeliveryAnswer](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: all[0].Target, Event: all[0].Event})
+	one, err := ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: all[0].Target, Event: all[0].Event})
 	if err != nil {
 		return err
 	}

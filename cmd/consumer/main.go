@@ -20,6 +20,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -51,6 +52,21 @@ type cli struct {
 	Schema       schemaCmd       `cmd:"" help:"JSON Schema of events or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Make the hash of a password for http.sign_in.users."`
 	Version      versionCmd      `cmd:"" help:"Print the version."`
+}
+
+// newCLI is the command line with the flags that come from the tables of the lists.
+func newCLI() *cli {
+	c := &cli{}
+	letters := &c.DeadLetters
+	for _, filter := range []*letterFilter{&letters.List.letterFilter, &letters.Groups.letterFilter, &letters.Replay.letterFilter, &letters.Discard.letterFilter, &letters.Hold.letterFilter, &letters.Release.letterFilter} {
+		*filter = newLetterFilter()
+	}
+	for _, filter := range []*recordFilter{&c.Audit.List.recordFilter, &c.Audit.Export.recordFilter} {
+		filter.filterFlags = newFilterFlags(desk.HistoryConditions.All())
+	}
+	c.Deliveries.List.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
+	c.Replays.List.filterFlags = newFilterFlags(desk.RunConditions.All())
+	return c
 }
 
 // app is what a command has to work with.
@@ -93,9 +109,9 @@ func main() {
 
 // execute is the program, without the process around it.
 func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) (code int) {
-	var c cli
+	c := newCLI()
 	exited := -1
-	parser, err := kong.New(&c, kong.Name("certpost"), kong.UsageOnError(), kong.Writers(stdout, stderr),
+	parser, err := kong.New(c, kong.Name("certpost"), kong.UsageOnError(), kong.Writers(stdout, stderr),
 		kong.Description("Deliver issued certificates by e-mail, from events in NATS JetStream."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.Exit(func(code int) { exited = code }))

@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // json prints a value as indented JSON.
@@ -36,7 +38,11 @@ func table(w io.Writer, head []string, rows [][]string) error {
 
 // printList prints items as a table, as JSON or as CSV. short is true for cells of
 // a table, where long texts are cut.
-func printList[T any](a *app, format string, items []T, none string, head []string, row func(item T, short bool) []string) error {
+// As CSV a list has the columns that it has on the pages, if there is a page of it.
+func printList[T any](a *app, format string, items []T, none string, head []string, row func(item T, short bool) []string, page ...desk.Table[T]) error {
+	if format == "csv" && len(page) == 1 {
+		head, row = page[0].Columns, func(item T, _ bool) []string { return page[0].Cells(item) }
+	}
 	switch {
 	case format == "json":
 		return a.json(append([]T{}, items...))

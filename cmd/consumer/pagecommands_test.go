@@ -37,8 +37,7 @@ func TestPagesShowCommandsThatThereAre(t *testing.T) {
 			t.Errorf("a shell cannot read %s: %v", line, err)
 			continue
 		}
-		var c cli
-		parser, err := kong.New(&c, kong.Exit(func(int) {}))
+		parser, err := kong.New(newCLI(), kong.Exit(func(int) {}))
 		if err != nil {
 			t.Fatal(err)
 		}

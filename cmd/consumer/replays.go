@@ -23,7 +23,14 @@ type replaysCmd struct {
 }
 
 type replaysListCmd struct {
+	filterFlags
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *replaysListCmd) Validate() error {
+	_, err := desk.RunConditions.ParseFilter(c.values())
+	return err
 }
 
 func (c *replaysListCmd) Run(a *app) error {
@@ -32,7 +39,7 @@ func (c *replaysListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	answer, err := ask[service.RunsAnswer](a.ctx, counter, "replays.list", struct{}{})
+	answer, err := ask[service.RunsAnswer](a.ctx, counter, "replays.list", service.ListRequest{Filtered: service.Filtered{Filter: c.values()}})
 	if err != nil {
 		return err
 	}
@@ -41,7 +48,7 @@ func (c *replaysListCmd) Run(a *app) error {
 		func(r desk.Run, _ bool) []string {
 			return []string{r.ID, string(r.State), fmt.Sprint(r.Spec.Frozen.Count), fmt.Sprint(r.Published), fmt.Sprint(r.Delivered), fmt.Sprint(r.DeadAgain),
 				fmt.Sprint(r.Gone), fmt.Sprint(r.Failed), when(r.Started), when(r.Ended), r.By.Name, r.Why}
-		})
+		}, desk.RunTable)
 }
 
 type replaysShowCmd struct {

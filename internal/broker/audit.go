@@ -42,6 +42,16 @@ const (
 	ActionRefused   Action = "refused" // a sign-in, or a request without the permission for it
 )
 
+// Actions are all actions, in the order of a letter's life, then those on lanes, runs and
+// the dashboard.
+func Actions() []Action {
+	return []Action{
+		ActionReplayed, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
+		ActionExpired, ActionReplaced, ActionRemoved, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
+		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
+	}
+}
+
 // ending are the actions that take a letter off the list. No later record of the same
 // letter undoes them.
 var ending = []Action{ActionReplayed, ActionDelivered, ActionDiscarded, ActionExpired, ActionReplaced, ActionRemoved}

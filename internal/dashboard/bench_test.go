@@ -61,7 +61,7 @@ func BenchmarkPages(b *testing.B) {
 		o := filled(b, letters)
 		for _, page := range []struct{ name, path string }{
 			{"overview", "/"}, {"list", "/dead-letters"}, {"causes", "/dead-letters?view=groups"}, {"by_expiry", "/dead-letters?order=expiry"}, {"one_code", "/dead-letters?code=SMTP_AUTH"},
-			{"one_target", "/dead-letters?target=target-7"}, {"search", "/dead-letters?q=no+such+user"}, {"news", "/dead-letters/news?since=900"}, {"letter", "/dead-letters/500"},
+			{"one_target", "/dead-letters?target=target-7"}, {"search", "/dead-letters?q=no+such+user"}, {"news", "/dead-letters/news?newer_than=900"}, {"letter", "/dead-letters/500"},
 		} {
 			b.Run(fmt.Sprintf("%s/%d", page.name, letters), func(b *testing.B) {
 				for b.Loop() {

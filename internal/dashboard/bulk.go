@@ -1,7 +1,6 @@
 package dashboard
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -12,13 +11,9 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/access"
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
 )
-
-// deed is an action on exactly the letters of a frozen selection.
-type deed func(context.Context, broker.Actor, desk.Frozen, string) (int, error)
 
 // order is an action on many letters, as the address or the form of the confirm page
 // states it.
@@ -63,12 +58,12 @@ func readOrder(r *request, values url.Values) (order, error) {
 		o.Numbers = append(o.Numbers, n)
 	}
 	for key := range values {
-		if !slices.Contains(orderKeys, key) && !desk.IsCondition(key) {
+		if !slices.Contains(orderKeys, key) && !desk.LetterConditions.Has(key) {
 			return o, wrongf("Unknown filter %q. Nothing was done, because without this filter the action would match more letters", clipped(key))
 		}
 	}
 	var err error
-	if o.Query, err = parseQuery(values); err != nil {
+	if o.Query, err = desk.LetterConditions.Parse(values); err != nil {
 		return o, err
 	}
 	o.List = listed(values.Get("list"), o.Query)
@@ -219,8 +214,8 @@ func (o order) commands(frozen desk.Frozen) []command {
 	var words []string
 	if o.Numbers == nil {
 		o.Query.AsOf = frozen.AsOf
-		request.Filter, request.Hash, request.Superseded, request.Canary = filter(o.Query), frozen.Hash, o.Superseded, o.Action == "replay"
-		words = append(append(words, "--all"), options(o.Query)...)
+		request.Filter, request.Hash, request.Superseded, request.Canary = desk.LetterConditions.Filter(o.Query), frozen.Hash, o.Superseded, o.Action == "replay"
+		words = append(append(words, "--all"), desk.LetterConditions.Flags(o.Query)...)
 		if request.Superseded {
 			words = append(words, "--with-superseded")
 		}

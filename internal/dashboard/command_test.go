@@ -41,7 +41,7 @@ func TestCommandsOfALetter(t *testing.T) {
 	if got := onLetter("discard", []uint64{7, 8}, "--reason=WHY").Line; got != "certpost dead-letters discard 7 8 --reason=WHY" {
 		t.Error(got)
 	}
-	if got := shellLine(options(desk.Query{Text: "two words", Code: "SMTP_AUTH", AsOf: 9})...); got != "--as-of=9 --code=SMTP_AUTH '--text=two words'" {
+	if got := shellLine(desk.LetterConditions.Flags(desk.Query{Text: "two words", Code: "SMTP_AUTH", AsOf: 9})...); got != "--as-of=9 --code=SMTP_AUTH '--text=two words'" {
 		t.Error(got)
 	}
 	if got := service("hold", 7, true).Line; got != `nats req certpost.dead.hold '{"numbers": [7], "reason": "WHY"}'` {

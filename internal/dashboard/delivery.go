@@ -48,39 +48,37 @@ func (p *pages) delivery(r *request) (view, error) {
 	if !events.IsToken(r.PathValue("target")) {
 		return view{}, desk.ErrNotFound // anything but a token could be a wildcard in the bucket
 	}
-	entry, records, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	detail, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
 	if err != nil {
 		return view{}, err
 	}
-	letters := p.desk.Letters(desk.Query{Target: entry.Target, Event: entry.Event}, desk.Page{Size: 1}).Letters
-	v := newDelivery(entry, records, letters)
-	return view{template: "delivery", title: "Delivery of " + entry.Event + " to " + entry.Target, data: v, object: struct {
-		broker.Entry
-		History []chained `json:"history"`
-	}{entry, chain(records)}}, nil
+	letters := p.desk.Letters(desk.Query{Target: detail.Target, Event: detail.Event}, desk.Page{Size: 1}).Letters
+	v := newDelivery(detail, letters)
+	return view{template: "delivery", title: "Delivery of " + detail.Event + " to " + detail.Target, data: v, object: detail}, nil
 }
 
 // named is the delivery of an event, given by its id or by its token. Addresses hold
 // the token, because an id may contain any character; the id cannot be derived from it.
-func (p *pages) named(ctx context.Context, target, event string) (broker.Entry, []broker.AuditRecord, error) {
-	entry, records, err := p.desk.Delivery(ctx, target, event)
+func (p *pages) named(ctx context.Context, target, event string) (desk.DeliveryDetail, error) {
+	detail, err := p.desk.Delivery(ctx, target, event)
 	if !errors.Is(err, desk.ErrNotFound) {
-		return entry, records, err
+		return detail, err
 	}
 	found, err := p.desk.Deliveries(ctx, desk.DeliveryQuery{Target: target, Event: event}, 0, 1)
 	if err != nil {
-		return entry, nil, err
+		return detail, err
 	}
 	if len(found.Entries) == 0 {
-		return entry, nil, desk.ErrNotFound
+		return detail, desk.ErrNotFound
 	}
 	return p.desk.Delivery(ctx, target, found.Entries[0].Event)
 }
 
-func newDelivery(e broker.Entry, records []broker.AuditRecord, letters []desk.Letter) deliveryView {
+func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
+	e := d.Entry
 	token := events.Token(e.Event)
 	v := deliveryView{
-		Entry: e, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(records), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		Entry: e, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
 		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
 		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
 			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},

@@ -35,7 +35,7 @@ func TestPagesOfALivingOffice(t *testing.T) {
 	v.do(http.MethodGet, "/dead-letters/groups/none", "").is(404).says("Not found")
 	v.do(http.MethodGet, "/nowhere", "").is(404).says("Page not found")
 
-	since := v.do(http.MethodGet, "/dead-letters/news?since=2", "").is(200)
+	since := v.do(http.MethodGet, "/dead-letters/news?newer_than=2", "").is(200)
 	if got := textOf(since.doc); got != "1 new, show" {
 		t.Errorf("news after letter 2: %q", got)
 	}

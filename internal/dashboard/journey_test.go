@@ -190,8 +190,8 @@ func TestHostileEventOnEveryPage(t *testing.T) {
 	v.opens("/dead-letters/1").send("Hold", "reason", evil).is(200)
 	v.opens("/dead-letters/2").send("Discard", "reason", evil).is(200)
 	v.opens("/dead-letters").follow("Replay…").is(200).send("Replay 1 letter", "reason", evil).is(200)
-	o.until("the run has ended", func() bool { return !o.desk.Runs()[0].Ended.IsZero() })
-	paths := []string{"/", "/dead-letters", "/dead-letters?view=groups", "/dead-letters/1", "/dead-letters/2", "/dead-letters/3", "/replays", "/replays/" + o.desk.Runs()[0].ID, "/deliveries", "/audit",
+	o.until("the run has ended", func() bool { return !o.desk.Runs(desk.RunQuery{})[0].Ended.IsZero() })
+	paths := []string{"/", "/dead-letters", "/dead-letters?view=groups", "/dead-letters/1", "/dead-letters/2", "/dead-letters/3", "/replays", "/replays/" + o.desk.Runs(desk.RunQuery{})[0].ID, "/deliveries", "/audit",
 		"/dead-letters?q=" + url.QueryEscape(evil), "/dead-letters/confirm?all=yes&action=discard&name=" + url.QueryEscape(evil)}
 	for _, path := range paths {
 		s := v.opens(path)

@@ -2,15 +2,12 @@ package dashboard
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/desk"
-	"github.com/certpost/certpost/internal/verdict"
 )
 
 const lettersPath = "/dead-letters"
@@ -20,7 +17,7 @@ type lettersView struct {
 	Query   desk.Query
 	Chips   []desk.Chip
 	Path    string
-	Form    filterForm
+	Fields  []formField
 	List    []desk.Letter
 	Groups  []groupView // instead of the list
 	Grouped bool
@@ -37,15 +34,6 @@ type lettersView struct {
 	// confirmation of an action on everything that matches; the action is appended.
 	AsList, AsGroups, All string
 	Commands              []command
-}
-
-// filterForm holds the values that the form offers.
-type filterForm struct {
-	Codes     []verdict.Code
-	Phases    []verdict.Phase
-	Lanes     []string
-	Targets   []string
-	Certainty []verdict.Certainty
 }
 
 // sorting is the heading of a column that can be sorted.
@@ -66,17 +54,8 @@ type news struct {
 	Address string // shows the new letters
 }
 
-// query reads the filter of a list from the address.
-func (r *request) query() (desk.Query, error) { return parseQuery(r.URL.Query()) }
-
-// parseQuery is desk.ParseQuery with an error for a page.
-func parseQuery(values url.Values) (desk.Query, error) {
-	q, err := desk.ParseQuery(values)
-	if err != nil {
-		return q, wrongf("Invalid filter: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
-	return q, nil
-}
+// query reads the filter of the list of letters from the address.
+func (r *request) query() (desk.Query, error) { return desk.LetterConditions.Parse(r.URL.Query()) }
 
 func (p *pages) letters(r *request) (view, error) {
 	q, err := r.query()
@@ -89,9 +68,9 @@ func (p *pages) letters(r *request) (view, error) {
 		for _, g := range groups {
 			v.Groups = append(v.Groups, newGroupView(g))
 		}
-		return view{template: "letters", title: "Dead letters by cause", data: v, object: groups, table: groupTable(groups)}, nil
+		return view{template: "letters", title: "Dead letters by cause", data: v, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
 	}
-	return view{template: "letters", title: "Dead letters", data: p.lettersOf(r, q, pageSize(r)), table: letterTable(p.desk, q)}, nil
+	return view{template: "letters", title: "Dead letters", data: p.lettersOf(r, q, pageSize(r)), table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // lettersOf is a page of the list of letters that match a query.
@@ -99,10 +78,10 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
 	v := lettersView{
-		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Lag: p.desk.Lag(), Form: p.filterForm(q),
+		Query: q, Chips: q.Chips(), Path: lettersPath, List: list.Letters, Total: list.Total, Beyond: list.Beyond, Lag: p.desk.Lag(), Fields: p.letterFields(q),
 		AsList: address(lettersPath, values), AsGroups: address(lettersPath, with(values, "view", "groups")),
-		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", strconv.FormatUint(list.AsOf, 10))) + "&action=",
-		News:     news{Since: list.AsOf, Query: with(values, "since", strconv.FormatUint(list.AsOf, 10)).Encode()},
+		All:      address(lettersPath+"/confirm", with(with(values, "all", "yes"), "as_of", numberOrNone(list.AsOf))) + "&action=",
+		News:     news{Since: list.AsOf, Query: with(values, newerThan, strconv.FormatUint(list.AsOf, 10)).Encode()},
 		Commands: listing("list", q),
 	}
 	if list.Next != 0 {
@@ -163,28 +142,23 @@ func pageSize(r *request) int {
 	return size
 }
 
-func (p *pages) filterForm(q desk.Query) filterForm {
-	f := filterForm{Certainty: []verdict.Certainty{verdict.NotSent, verdict.MaybeSent, verdict.Accepted}}
+// letterFields are the fields of the filter form, with what open letters have.
+func (p *pages) letterFields(q desk.Query) []formField {
+	options := map[string][]string{}
 	for _, g := range p.desk.Groups(desk.Query{}) {
-		f.Codes = append(f.Codes, g.Code)
-		f.Phases = append(f.Phases, g.Phase)
-		if g.Relay != "" {
-			f.Lanes = append(f.Lanes, g.Relay)
-		}
+		options["code"] = append(options["code"], string(g.Code))
+		options["phase"] = append(options["phase"], string(g.Phase))
 	}
+	options["code"], options["phase"], options["target"] = once(options["code"]), once(options["phase"]), p.targetIDs()
+	return filterFields(desk.LetterConditions.All(), q.Values(), options)
+}
+
+// targetIDs are the ids of all targets, sorted.
+func (p *pages) targetIDs() (ids []string) {
 	for _, t := range p.desk.Targets() {
-		f.Targets = append(f.Targets, t.ID)
+		ids = append(ids, t.ID)
 	}
-	// The current filter stays selectable when no letter matches it any more; otherwise the
-	// next search would silently drop it.
-	if q.Code != "" {
-		f.Codes = append(f.Codes, q.Code)
-	}
-	if q.Phase != "" {
-		f.Phases = append(f.Phases, q.Phase)
-	}
-	f.Codes, f.Phases, f.Lanes, f.Targets = once(f.Codes), once(f.Phases), once(f.Lanes), once(f.Targets)
-	return f
+	return once(ids)
 }
 
 func once[T ~string](all []T) []T {
@@ -192,15 +166,19 @@ func once[T ~string](all []T) []T {
 	return slices.Compact(all)
 }
 
+// newerThan is the key of an address that counts what is newer than a page: the number of
+// the newest letter or record on it.
+const newerThan = "newer_than"
+
 // news counts the letters that are newer than the list on the page.
 func (p *pages) news(r *request) (view, error) {
 	q, err := r.query()
 	if err != nil {
 		return view{}, err
 	}
-	since, err := strconv.ParseUint(r.FormValue("since"), 10, 64)
+	since, err := strconv.ParseUint(r.FormValue(newerThan), 10, 64)
 	if err != nil {
-		return view{}, wrongf("Invalid since: use the number of a letter")
+		return view{}, wrongf("Invalid %s: use the number of a letter", newerThan)
 	}
 	q.AsOf = 0
 	now := p.desk.Letters(q, desk.Page{Size: 1}).Total
@@ -210,7 +188,7 @@ func (p *pages) news(r *request) (view, error) {
 		before = p.desk.Letters(q, desk.Page{Size: 1}).Total
 	}
 	q.AsOf = 0
-	v := news{Since: since, Count: max(0, now-before), Query: with(q.Values(), "since", strconv.FormatUint(since, 10)).Encode(), Address: address(lettersPath, q.Values())}
+	v := news{Since: since, Count: max(0, now-before), Query: with(q.Values(), newerThan, strconv.FormatUint(since, 10)).Encode(), Address: address(lettersPath, q.Values())}
 	return view{template: "news", title: "New dead letters", data: v, fragment: true, object: map[string]int{"new": v.Count}}, nil
 }
 
@@ -246,64 +224,14 @@ func (p *pages) group(r *request) (view, error) {
 	rest := q
 	rest.Fingerprint = ""
 	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path
-	return view{template: "group", title: "Cause: " + groups[0].Cause, data: v, object: groups[0], table: letterTable(p.desk, q)}, nil
+	return view{template: "group", title: "Cause: " + groups[0].Cause, data: v, object: groups[0], table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // listing is the same list as shell commands.
 func listing(what string, q desk.Query) []command {
-	body, _ := json.Marshal(map[string]any{"filter": filter(q)}) // strings can always be marshalled
-	return []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", what}, options(q)...)...)},
+	body, _ := json.Marshal(map[string]any{"filter": desk.LetterConditions.Filter(q)}) // strings can always be marshalled
+	return []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", what}, desk.LetterConditions.Flags(q)...)...)},
 		{"nats", shellLine("nats", "req", "certpost.dead."+what, string(body))}}
-}
-
-// filter is a query in the form that Certpost's NATS service takes.
-func filter(q desk.Query) map[string]string {
-	all := map[string]string{}
-	for key, values := range q.Values() {
-		all[key] = values[0]
-	}
-	return all
-}
-
-// options are a query as options of the certpost command.
-func options(q desk.Query) []string {
-	var words []string
-	for key, value := range filter(q) {
-		if key == "q" {
-			key = "text"
-		}
-		words = append(words, "--"+strings.ReplaceAll(key, "_", "-")+"="+value)
-	}
-	slices.Sort(words)
-	return words
-}
-
-// letterTable is every letter that matches, for CSV and JSON.
-func letterTable(d *desk.Desk, q desk.Query) *table {
-	return &table{
-		name:    "dead-letters",
-		columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "fingerprint"},
-		rows: rowsOf(d.Each(q), func(l desk.Letter) []string {
-			var cn, serial, expires string
-			if c := l.Certificate; c != nil {
-				cn, serial, expires = c.CommonName, c.Serial, stamp(c.NotAfter)
-			}
-			return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
-				strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
-				cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint}
-		}),
-	}
-}
-
-func groupTable(groups []desk.Group) *table {
-	return &table{
-		name:    "dead-letter-groups",
-		columns: []string{"fingerprint", "code", "phase", "relay", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
-		rows: rowsOf(slices.Values(groups), func(g desk.Group) []string {
-			return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Relay, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
-				strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy}
-		}),
-	}
 }
 
 // stamp is a time in RFC 3339, UTC, for CSV and JSON; "" for none.

@@ -16,26 +16,26 @@ func TestOddRequestsAreAnswered(t *testing.T) {
 	o := openOffice(t, officeConfig{})
 	host := strings.TrimPrefix(o.url, "http://")
 	for line, want := range map[string]int{
-		"CONNECT example.com:443":                   421,
-		"CONNECT /":                                 405,
-		"POST http://localhost":                     404, // without a path
-		"GET http://localhost":                      307,
-		"DELETE http://localhost/":                  405,
-		"GET *":                                     404,
-		"GET //evil.example/":                       404,
-		"GET /%2e%2e/%2e%2e/":                       404,
-		"GET /.json.csv":                            404,
-		"GET /.csv.json":                            404,
-		"GET /dead-letters%2f1.json":                404, // not /dead-letters/1
-		"GET /dead-letters/18446744073709551616":    404,
-		"GET /dead-letters/-1":                      404,
-		"GET /deliveries/*/a":                       404,
-		"GET /deliveries/ops/%3E":                   404,
-		"GET /replays/%00":                          404,
-		"GET /targets?after=18446744073709551615":   200,
-		"GET /dead-letters?size=-9&after=99":        200,
-		"GET /dead-letters/news?since=1&order=none": 400,
-		"TRACE /":                                   405,
+		"CONNECT example.com:443":                        421,
+		"CONNECT /":                                      405,
+		"POST http://localhost":                          404, // without a path
+		"GET http://localhost":                           307,
+		"DELETE http://localhost/":                       405,
+		"GET *":                                          404,
+		"GET //evil.example/":                            404,
+		"GET /%2e%2e/%2e%2e/":                            404,
+		"GET /.json.csv":                                 404,
+		"GET /.csv.json":                                 404,
+		"GET /dead-letters%2f1.json":                     404, // not /dead-letters/1
+		"GET /dead-letters/18446744073709551616":         404,
+		"GET /dead-letters/-1":                           404,
+		"GET /deliveries/*/a":                            404,
+		"GET /deliveries/ops/%3E":                        404,
+		"GET /replays/%00":                               404,
+		"GET /targets?after=18446744073709551615":        200,
+		"GET /dead-letters?size=-9&after=99":             200,
+		"GET /dead-letters/news?newer_than=1&order=none": 400,
+		"TRACE /":                                        405,
 	} {
 		c, err := net.Dial("tcp", host)
 		must(t, err)

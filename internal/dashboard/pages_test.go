@@ -61,9 +61,9 @@ func sampleDetail() desk.Detail {
 			Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "refused"}, Secrets: map[string]string{"vault:secret/smtp#password": "4"}},
 			Tries:   sampleTries(),
 			Receipt: &verdict.Receipt{Relay: "mx.example.com:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", ReplyCode: 250, Reply: "queued"}},
-		History: []broker.AuditRecord{
-			{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password mended", LetterNumber: 3, Letter: &earlier},
-			{Time: noon.Add(-time.Hour), Action: broker.ActionHeld, Actor: broker.Actor{Name: "ann"}, Reason: "asking", LetterNumber: 7},
+		History: []desk.Record{
+			desk.NewRecord(broker.AuditRecord{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password mended", LetterNumber: 3, Letter: &earlier}),
+			desk.NewRecord(broker.AuditRecord{Time: noon.Add(-time.Hour), Action: broker.ActionHeld, Actor: broker.Actor{Name: "ann"}, Reason: "asking", LetterNumber: 7}),
 		},
 		Cause: "The relay rejected the login.", Remedy: "Check username and password, then replay.", Expires: noon.AddDate(1, 0, 0), Siblings: 12, MessageID: "<abc@example.com>",
 	}
@@ -104,7 +104,7 @@ func views(text string) map[string]view {
 		LastSuccess: noon.Add(-time.Minute), Groups: []desk.Group{sampleGroup()}, Runs: []desk.Run{sampleRun()}, Reading: "12,000 of 100,000",
 	}
 	full = spoil(full, text)
-	list := lettersView{Query: spoil(desk.Query{Text: "x", Code: "y", Target: "z", Name: "n", Fingerprint: "f"}, text), Form: spoil(filterForm{Codes: []verdict.Code{"a"}, Phases: []verdict.Phase{"b"}, Targets: []string{"c"}}, text),
+	list := lettersView{Query: spoil(desk.Query{Text: "x", Code: "y", Target: "z", Name: "n", Fingerprint: "f"}, text), Fields: filterFields(desk.LetterConditions.All(), url.Values{"q": {text}, "code": {"SMTP_AUTH"}, "target": {text}, "name": {text}, "group": {text}}, map[string][]string{"code": {"SMTP_AUTH"}, "phase": {"rcpt"}, "target": {"ops" + text}}),
 		Chips: spoil([]desk.Chip{{Label: "code SMTP_AUTH", Without: "target=ops"}}, text), Path: lettersPath, List: spoil([]desk.Letter{sample(7), sample(8)}, text), Total: 1234, Beyond: 12, Lag: "not read",
 		Moment: sorting{"When", "/dead-letters?order=oldest", "descending"}, Expires: sorting{"Certificate expires", "/dead-letters?order=expiry", ""}, Here: "/dead-letters?q=" + url.QueryEscape(text), Choose: "replay", Pager: pager{"/dead-letters", "/dead-letters?after=8"},
 		News: news{Since: 8, Query: "since=8", Count: 12, Address: "/dead-letters"}, AsList: "/dead-letters", AsGroups: "/dead-letters?view=groups", All: "/dead-letters/confirm?all=yes&action=",
@@ -143,7 +143,7 @@ func views(text string) map[string]view {
 		"confirm, empty":   {template: "confirm", title: "Discard", data: confirmView{order: order{Action: "discard"}}},
 		"edit":             {template: "edit", title: "Edit", data: editView{Detail: open, Targets: spoil([]string{"ops", "java"}, text), Allowed: spoil([]string{"*@example.com"}, text), Target: "ops", Recipients: text, Reason: text, Fault: "no " + text}},
 		"edit, looked at":  {template: "edit", title: "Edit", data: editView{Detail: open, Target: text, Rows: spoil([]difference{{What: "target", Values: []string{"ops", "java"}, Changed: true}}, text), Recipients: text}},
-		"replays":          {template: "replays", title: "Replays", data: replaysView{[]desk.Run{running}, []desk.Run{done}, nil}},
+		"replays":          {template: "replays", title: "Replays", data: replaysView{Unfinished: []desk.Run{running}, Finished: []desk.Run{done}, Fields: filterFields(desk.RunConditions.All(), url.Values{"by": {text}}, nil)}},
 		"replays, empty":   {template: "replays", title: "Replays", data: replaysView{}},
 		"run":              {template: "run", title: "Replay r1", data: newRunView(running, results)},
 		"run, paused":      {template: "run", title: "Replay r1", data: newRunView(paused, results)},

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
 	"slices"
 	"strconv"
@@ -15,13 +16,22 @@ const replaysPath = "/replays"
 
 // replaysView is all replays, newest first.
 type replaysView struct {
+	Fields               []formField
+	Chips                []desk.Chip
+	Path, Here           string // the addresses of all replays, and of those that are shown
 	Unfinished, Finished []desk.Run
 	Commands             []command
 }
 
-func (p *pages) replays(*request) (view, error) {
-	runs := p.desk.Runs()
-	v := replaysView{Commands: []command{{"certpost", "certpost replays list"}, {"nats", "nats req certpost.replays.list ''"}}}
+func (p *pages) replays(r *request) (view, error) {
+	q, err := desk.RunConditions.Parse(r.URL.Query())
+	if err != nil {
+		return view{}, err
+	}
+	runs := p.desk.Runs(q)
+	request, _ := json.Marshal(map[string]any{"filter": desk.RunConditions.Filter(q)}) // strings can always be marshalled
+	v := replaysView{Fields: filterFields(desk.RunConditions.All(), desk.RunConditions.Values(q), nil), Chips: desk.RunConditions.Chips(q), Path: replaysPath, Here: r.here(),
+		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "replays", "list"}, desk.RunConditions.Flags(q)...)...)}, {"nats", shellLine("nats", "req", "certpost.replays.list", string(request))}}}
 	for _, run := range runs {
 		if run.Ended.IsZero() {
 			v.Unfinished = append(v.Unfinished, run)
@@ -29,18 +39,7 @@ func (p *pages) replays(*request) (view, error) {
 			v.Finished = append(v.Finished, run)
 		}
 	}
-	return view{template: "replays", title: "Replays", data: v, table: runTable(runs)}, nil
-}
-
-func runTable(runs []desk.Run) *table {
-	return &table{
-		name:    "replays",
-		columns: []string{"id", "state", "why", "by", "started", "ended", "letters", "published", "delivered", "dead_again", "gone", "failed", "rate", "canary", "reason"},
-		rows: rowsOf(slices.Values(runs), func(run desk.Run) []string {
-			return []string{run.ID, string(run.State), run.Why, run.By.Name, stamp(run.Started), stamp(run.Ended), strconv.Itoa(run.Spec.Frozen.Count), strconv.Itoa(run.Published),
-				strconv.Itoa(run.Delivered), strconv.Itoa(run.DeadAgain), strconv.Itoa(run.Gone), strconv.Itoa(run.Failed), run.Spec.Rate.String(), strconv.FormatBool(run.Spec.Canary), run.Spec.Reason}
-		}),
-	}
+	return view{template: "replays", title: "Replays", data: v, table: exported(desk.RunTable, slices.Values(runs))}, nil
 }
 
 // runView is one replay: its progress, and the result of each letter.

@@ -30,15 +30,18 @@ func sampleEntry() broker.Entry {
 	}
 }
 
-func sampleRecords() []broker.AuditRecord {
+func sampleRecords() (all []desk.Record) {
 	ann := broker.Actor{Name: "ann", Role: "operator", Via: broker.ViaPage, Address: "192.0.2.7"}
-	return []broker.AuditRecord{
+	for _, r := range []broker.AuditRecord{
 		{Sequence: 9, Hash: strings.Repeat("ab", 32), Time: noon, Action: broker.ActionReplayed, Stage: broker.StageOutcome, Actor: ann, Reason: "mended", Event: "ev1", Target: "ops", LetterNumber: 7, Run: "r1", NewTarget: "java", NewRecipients: []string{"x@example.com"}},
 		{Sequence: 8, Time: noon.Add(-time.Minute), Action: broker.ActionReplayed, Stage: broker.StageIntent, Actor: ann, Event: "ev1", LetterNumber: 7},
 		{Sequence: 7, Time: noon.Add(-time.Hour), Action: broker.ActionSuspended, Actor: broker.Actor{Name: "bob@host", Via: broker.ViaShell}, Reason: "maintenance", Lane: "relay", Until: noon.Add(time.Hour)},
 		{Sequence: 6, Time: noon.Add(-2 * time.Hour), Action: broker.ActionRestored, Actor: ann, LetterNumber: 3, NewLetter: 5},
 		{Sequence: 5, Unreadable: true},
+	} {
+		all = append(all, desk.NewRecord(r))
 	}
+	return all
 }
 
 func sampleTarget() desk.TargetResult {
@@ -64,31 +67,29 @@ func shelves(text string) map[string]view {
 	entry, records, target, lane := spoil(sampleEntry(), text), spoil(sampleRecords(), text), spoil(sampleTarget(), text), spoil(sampleLane(), text)
 	entry.State = broker.StateSent
 	all := map[string]view{}
-	for _, state := range states {
+	for _, state := range []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded} {
 		one := entry
 		one.State, one.Uncertain = state, state == broker.StateDead
-		all["delivery, "+string(state)] = view{template: "delivery", title: "Delivery", data: newDelivery(one, records, []desk.Letter{sample(7)})}
+		all["delivery, "+string(state)] = view{template: "delivery", title: "Delivery", data: newDelivery(desk.DeliveryDetail{Entry: one, History: records}, []desk.Letter{sample(7)})}
 	}
 	held := lane
 	held.Suspension = &broker.Suspension{Lane: lane.Lane, Reason: "maintenance" + text, By: "ann" + text, Since: noon, Until: noon.Add(time.Hour)}
 	idle := desk.LaneRow{LaneInfo: broker.LaneInfo{Lane: "idle"}}
 	fresh := desk.LaneRow{LaneInfo: broker.LaneInfo{Lane: "fresh", Starting: true}}
-	form := newDeliveryForm(spoil(desk.DeliveryQuery{Name: "x", Serial: "1", Fingerprint: "2", Target: "t", Event: "e"}, text), []string{"ops" + text})
-	form.From = "2026-11-21T10:00"
+	fields := filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(spoil(desk.DeliveryQuery{Name: "x", Serial: "1", Fingerprint: "2", Target: "t", Event: "e", From: noon}, text)), map[string][]string{"target": {"ops" + text}})
 	checked, steady := newTarget(target), newRelay(lane, []string{"ops" + text})
 	checked.take(spoil([]verdict.Finding{{What: "secret", Status: verdict.OK, Message: "version 3"}, {What: "relay", Status: verdict.Warning, Message: "its certificate ends soon"}, {What: "login", Status: verdict.Error, Message: "refused"}}, text))
 	suspended := newRelay(held, nil)
 	suspended.Fault, suspended.Reason = "Say why.", text
 	chips := spoil([]desk.Chip{{Label: "name *.example.com", Without: "target=ops"}}, text)
-	audit := historyView{Form: historyForm{HistoryQuery: spoil(desk.HistoryQuery{By: "a", Target: "t", Event: "e", Lane: "l", Run: "r"}, text), LetterText: "7", From: "2026-11-21T10:00", Actions: recorded, Lanes: []string{"relay" + text}}, Chips: chips, Path: historyPath,
-		List: historyRows(records), Pager: pager{"/audit", "/audit?after=5"}, Head: newChained(records[0]), News: historyNews{Query: "since=9", Count: 100, More: true, Address: "/audit"}, Older: older{5, shellLine("certpost", "audit", "export", "--by="+text)}, Commands: []command{{"certpost", shellLine("certpost", "audit", "list", "--by="+text)}}}
-	audit.List = append(audit.List, historyLines(asked("/audit"), []desk.HistoryLine{folded(records[0], 1998, 998), folded(records[1], 2, 0)})...)
+	audit := historyView{Fields: filterFields(desk.HistoryConditions.All(), desk.HistoryConditions.Values(spoil(desk.HistoryQuery{By: "a", Target: "t", Event: "e", Lane: "l", Run: "r"}, text)), map[string][]string{"lane": {"relay" + text}}), Chips: chips, Path: historyPath,
+		List: historyRows(records), Pager: pager{"/audit", "/audit?after=5"}, Head: records[0], News: historyNews{Query: "newer_than=9", Count: 100, More: true, Address: "/audit"}, Older: older{5, shellLine("certpost", "audit", "export", "--by="+text)}, Commands: []command{{"certpost", shellLine("certpost", "audit", "list", "--by="+text)}}}
 	maps.Copy(all, map[string]view{
-		"deliveries": {template: "deliveries", title: "Deliveries", data: deliveriesView{Form: form, Chips: chips, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(entry), newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t" + text, State: broker.StateWaiting})},
-			Total: 1234, Pager: pager{"/deliveries", "/deliveries?after=7"}, Reading: true, Read: 12000, Of: 100000, Here: "/deliveries?name=x", Commands: newDelivery(entry, nil, nil).Commands}},
+		"deliveries": {template: "deliveries", title: "Deliveries", data: deliveriesView{Fields: fields, Chips: chips, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(entry), newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t" + text, State: broker.StateWaiting})},
+			Total: 1234, Pager: pager{"/deliveries", "/deliveries?after=7"}, Reading: true, Read: 12000, Of: 100000, Here: "/deliveries?name=x", Commands: newDelivery(desk.DeliveryDetail{Entry: entry}, nil).Commands}},
 		"deliveries, empty": {template: "deliveries", title: "Deliveries", data: deliveriesView{}},
 		"deliveries, none":  {template: "deliveries", title: "Deliveries", data: deliveriesView{Chips: chips, Reading: true, Read: 1, Of: 2}},
-		"delivery, bare":    {template: "delivery", title: "Delivery", data: newDelivery(broker.Entry{Event: "e", Target: "t", State: broker.StateWaiting}, nil, nil)},
+		"delivery, bare":    {template: "delivery", title: "Delivery", data: newDelivery(desk.DeliveryDetail{Entry: broker.Entry{Event: "e", Target: "t", State: broker.StateWaiting}}, nil)},
 		"targets":           {template: "targets", title: "Targets", data: targetsView{Text: text, List: []targetRow{newTargetRow(target), newTargetRow(desk.TargetResult{TargetView: verdict.TargetView{ID: "bare"}})}, Total: 2, Pager: pager{"/targets", "/targets?after=1"}}},
 		"targets, empty":    {template: "targets", title: "Targets", data: targetsView{}},
 		"targets, none":     {template: "targets", title: "Targets", data: targetsView{Text: "x" + text}},
@@ -109,12 +110,6 @@ func shelves(text string) map[string]view {
 		"keys":              {template: "keys", title: "Keys"},
 	})
 	return all
-}
-
-// folded is a line that stands for several records.
-func folded(r broker.AuditRecord, records, letters int) desk.HistoryLine {
-	r.Sequence += 1000
-	return desk.HistoryLine{AuditRecord: r, Records: records, Letters: letters}
 }
 
 // The relay's page shows, for each process, the state of each relay and the time of the
@@ -152,7 +147,7 @@ func TestFateOfEachRecipient(t *testing.T) {
 		"dead":      {dead, []string{"later@example.com not delivered"}},
 		"uncertain": {uncertain, []string{"later@example.com may have been sent"}},
 	} {
-		doc, _ := show(t, newTestLook(t), view{template: "delivery", title: "x", data: newDelivery(c.entry, nil, nil)}, access.Viewer)
+		doc, _ := show(t, newTestLook(t), view{template: "delivery", title: "x", data: newDelivery(desk.DeliveryDetail{Entry: c.entry}, nil)}, access.Viewer)
 		text := textOf(doc)
 		for _, want := range append(c.want, "certpost deliveries show ev1 ops", "nats kv get CERTPOST_LEDGER ops.ev1 --raw", "queued as 4XYZ", "TLS 1.3 TLS_AES_128_GCM_SHA256", "vault:secret/smtp#password , version 4", "20 ms") {
 			if !strings.Contains(text, want) {
@@ -196,39 +191,25 @@ func asked(address string) *request {
 	return &request{Request: &http.Request{Method: "GET", URL: u, Header: http.Header{}}, now: noon}
 }
 
-func TestDeliveryQuery(t *testing.T) {
+// The form has what the address says; a condition without a field is sent along.
+func TestFilterFields(t *testing.T) {
 	t.Parallel()
-	r := asked("/deliveries?name=+*.example.com+&serial=03:AA&fingerprint=&target=ops&event=a%2Fb&state=sent&from=2026-11-01&to=2026-11-21T10:30&after=9&size=20")
-	q, err := r.deliveryQuery()
-	want := desk.DeliveryQuery{Name: "*.example.com", Serial: "03:AA", Target: "ops", Event: "a/b", State: broker.StateSent, From: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 11, 21, 10, 30, 0, 0, time.UTC)}
-	if err != nil || q != want {
-		t.Errorf("%+v, %v", q, err)
+	r := asked("/deliveries?name=+*.example.com+&serial=03:AA&fingerprint=&target=ops&event=a%2Fb&state=sent&since=24h&from=2026-11-01&to=2026-11-21T10:30&after=9&size=20")
+	q, err := desk.DeliveryConditions.Parse(r.URL.Query())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if form := newDeliveryForm(q, nil); form.From != "2026-11-01T00:00" || form.Before != "2026-11-21T10:30" {
-		t.Errorf("the form has %q and %q", form.From, form.Before)
+	got := map[string]formField{}
+	for _, f := range filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": {"java"}}) {
+		got[f.Key] = f
 	}
-	chips := r.chips(deliveryConditions)
-	if len(chips) != 7 || chips[0].Label != "name *.example.com" || strings.Contains(chips[0].Without, "name=") || strings.Contains(chips[0].Without, "after=") || !strings.Contains(chips[0].Without, "size=20") {
-		t.Errorf("%+v", chips)
-	}
-	for address, fault := range map[string]string{"?serial=xyz": "hexadecimal", "?fingerprint=0x": "", "?state=lost": "state", "?from=tomorrow": "date", "?fingerprint=" + strings.Repeat("a", 300): "hexadecimal"} {
-		_, err := asked("/deliveries" + address).deliveryQuery()
-		if (err == nil) != (fault == "") || err != nil && !strings.Contains(err.Error(), fault) {
-			t.Errorf("%s: %v, want %q", address, err, fault)
+	for key, want := range map[string]string{"name": "*.example.com", "serial": "03:AA", "fingerprint": "", "target": "ops", "state": "sent", "since": "24h0m0s", "from": "2026-11-01T00:00", "to": "2026-11-21T10:30"} {
+		if f, ok := got[key]; !ok || f.Value != want {
+			t.Errorf("%s: %+v, want %q", key, f, want)
 		}
 	}
-}
-
-func TestHistoryQuery(t *testing.T) {
-	t.Parallel()
-	q, err := asked("/audit?action=discarded&by=ann&target=ops&event=ev1&letter=7&run=r1").historyQuery()
-	if want := (desk.HistoryQuery{Action: broker.ActionDiscarded, By: "ann", Target: "ops", Event: "ev1", Letter: 7, Run: "r1"}); err != nil || q != want {
-		t.Errorf("%+v, %v", q, err)
-	}
-	for _, address := range []string{"?action=drop", "?letter=x", "?letter=0", "?letter=-1"} {
-		if q, err := asked("/audit" + address).historyQuery(); err == nil {
-			t.Errorf("%s: %+v", address, q)
-		}
+	if got["since"].Field != "" || !slices.Equal(got["target"].Options, []string{"java", "ops"}) || len(got["state"].Options) != 5 {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -245,12 +226,12 @@ func TestTargetsAreFound(t *testing.T) {
 // Every recorded action can be selected in the filter.
 func TestActionsCanBeAskedFor(t *testing.T) {
 	t.Parallel()
-	seen := slices.Clone(recorded)
+	seen := broker.Actions()
 	slices.Sort(seen)
-	if n := len(slices.Compact(seen)); n != len(recorded) {
-		t.Errorf("%d actions, %d of them different", len(recorded), n)
+	if n := len(slices.Compact(seen)); n != len(broker.Actions()) {
+		t.Errorf("%d actions, %d of them different", len(broker.Actions()), n)
 	}
-	for _, a := range recorded {
+	for _, a := range broker.Actions() {
 		if actionWords(a) == "" || strings.TrimSpace(fmt.Sprint(a)) == "" {
 			t.Errorf("%q has no text", a)
 		}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // table is an export: the complete list, row by row, not only the page that is shown.
@@ -15,6 +17,11 @@ type table struct {
 	name    string // of the file
 	columns []string
 	rows    iter.Seq2[[]string, any] // the cells for CSV, and the object for JSON
+}
+
+// exported is a list of the desk as an export.
+func exported[T any](t desk.Table[T], all iter.Seq[T]) *table {
+	return &table{name: t.Name, columns: t.Columns, rows: rowsOf(all, t.Cells)}
 }
 
 // rowsOf turns values into the rows of a table.

@@ -136,13 +136,13 @@ func crashChild(plan crashPlan) error {
 		}
 	}
 	fmt.Println("replaying")
-	for len(d.Runs()) == 0 || d.Runs()[0].State != RunDone || d.Balance().Open > 0 {
+	for len(d.Runs(RunQuery{})) == 0 || d.Runs(RunQuery{})[0].State != RunDone || d.Balance().Open > 0 {
 		if ctx.Err() != nil {
-			return fmt.Errorf("the run did not end: %+v, %+v", d.Runs(), d.Balance())
+			return fmt.Errorf("the run did not end: %+v, %+v", d.Runs(RunQuery{}), d.Balance())
 		}
 		backoff.Sleep(ctx, 20*time.Millisecond)
 	}
-	report := crashReport{Run: d.Runs()[0], Results: map[string]int{}}
+	report := crashReport{Run: d.Runs(RunQuery{})[0], Results: map[string]int{}}
 	for after := uint64(0); ; {
 		page, next, err := d.Results(ctx, report.Run.ID, after, maxPage)
 		if err != nil {

@@ -227,7 +227,7 @@ func TestKilledWhileStarting(t *testing.T) {
 	}
 	patient, stop := x.desk(nil)
 	patient.sweep(ctx)
-	if runs := patient.Runs(); len(runs) != 0 {
+	if runs := patient.Runs(RunQuery{}); len(runs) != 0 {
 		t.Fatalf("a start that may be under way was cut short: %+v", runs)
 	}
 	if f := patient.Freeze(Query{}, nil, false); f.Count != 20 || f.InRuns != 0 {
@@ -235,8 +235,8 @@ func TestKilledWhileStarting(t *testing.T) {
 	}
 	stop()
 	d, _ := x.desk(func(d *Desk) { d.pace.orphan = time.Millisecond })
-	x.until("it is a run", func() bool { return len(d.Runs()) == 1 })
-	r := d.Runs()[0]
+	x.until("it is a run", func() bool { return len(d.Runs(RunQuery{})) == 1 })
+	r := d.Runs(RunQuery{})[0]
 	if setPrefix+r.ID != sets[0].Key || r.State != RunCancelled || r.Spec.Frozen.Count != 20 || !strings.Contains(r.Why, "cut short") || r.Ended.IsZero() {
 		t.Errorf("%+v", r)
 	}
@@ -251,7 +251,7 @@ func TestKilledWhileStarting(t *testing.T) {
 	other, _ := x.desk(func(d *Desk) { d.pace.orphan = time.Millisecond })
 	other.sweep(ctx)
 	again := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false)})
-	if again = x.reaches(d, again.ID, RunDone); again.Delivered != 20 || len(d.Runs()) != 2 {
-		t.Errorf("%+v of %d", again, len(d.Runs()))
+	if again = x.reaches(d, again.ID, RunDone); again.Delivered != 20 || len(d.Runs(RunQuery{})) != 2 {
+		t.Errorf("%+v of %d", again, len(d.Runs(RunQuery{})))
 	}
 }

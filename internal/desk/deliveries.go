@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
-	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -42,6 +41,7 @@ type slot struct {
 	names                      uint32 // where they begin
 	count                      uint8  // of names
 	state                      uint8
+	to                         uint8 // recipients, behind the names
 }
 
 // The states as a slot has them; 0 is empty.
@@ -110,6 +110,10 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 			s.count++
 		}
 	}
+	for _, recipient := range recipientsOf(e) {
+		x.names = append(x.names, x.book.exact(recipient))
+		s.to++
+	}
 	x.slots = append(x.slots, s)
 	x.places[key] = s.revision
 	x.tally(&s, 1)
@@ -161,6 +165,32 @@ func namesOf(c *verdict.Certificate) []string {
 	}
 	return names
 }
+
+// recipientsOf are the recipients of a delivery that the ledger names, in lower case, each
+// once: who has the mail, who was refused, and who is still owed it. Before the first
+// attempt the ledger names none.
+func recipientsOf(e *broker.Entry) (all []string) {
+	add := func(address string) {
+		if address = strings.ToLower(address); address != "" && len(all) < maxRecipients && !slices.Contains(all, address) {
+			all = append(all, address)
+		}
+	}
+	for _, address := range slices.Concat(e.Accepted, e.Owed) {
+		add(address)
+	}
+	for _, r := range e.Refused {
+		add(r.Recipient)
+	}
+	if e.Receipt != nil {
+		for _, address := range e.Receipt.Recipients {
+			add(address)
+		}
+	}
+	return all
+}
+
+// maxRecipients are as many recipients as a target can have: to, cc and bcc of 50 each.
+const maxRecipients = 150
 
 // covers reports whether the certificate of a revision is for all these names, in lower
 // case. One of which that is not known any more is not.
@@ -242,7 +272,7 @@ func (x *deliveries) compact() {
 		}
 		from := s.names
 		s.names = uint32(len(names))
-		names = append(names, x.names[from:from+uint32(s.count)]...)
+		names = append(names, x.names[from:from+uint32(s.count)+uint32(s.to)]...)
 		slots = append(slots, s)
 	}
 	x.slots, x.names = slots, slices.Clip(names)
@@ -259,7 +289,6 @@ func (x *deliveries) search(q DeliveryQuery, after uint64, size int) (page []uin
 	case q == DeliveryQuery{State: q.State}:
 		counted = x.states[slotState(q.State)]
 	case q == DeliveryQuery{Target: q.Target}:
-		counted = 0
 		counted = x.of(q.Target).live
 	}
 	for i := len(x.slots) - 1; i >= 0; i-- {
@@ -288,42 +317,8 @@ func (x *deliveries) search(q DeliveryQuery, after uint64, size int) (page []uin
 
 // matcher makes a query ready for many slots.
 func (x *deliveries) matcher(q DeliveryQuery) func(*slot) bool {
-	var tests []func(*slot) bool
-	test := func(wanted bool, t func(*slot) bool) {
-		if wanted {
-			tests = append(tests, t)
-		}
-	}
-	state := slotState(q.State)
-	target, known := x.targets[q.Target]
-	event, token := x.hash.of(events.Token(q.Event)), x.hash.of(q.Event)
-	serial, finger := x.hash.of(hexDigits(q.Serial)), x.hash.of(hexDigits(q.Fingerprint))
-	test(q.State != "", func(s *slot) bool { return s.state == state })
-	test(q.Target != "", func(s *slot) bool { return known && s.target == target })
-	test(q.Event != "", func(s *slot) bool { return s.event == event || s.event == token })
-	test(q.Serial != "", func(s *slot) bool { return s.serial == serial })
-	test(q.Fingerprint != "", func(s *slot) bool { return s.finger == finger })
-	test(!q.From.IsZero(), func(s *slot) bool { return s.last >= seconds(q.From) })
-	test(!q.To.IsZero(), func(s *slot) bool { return s.last < seconds(q.To) })
-	if q.Name != "" {
-		wanted := x.book.wanted(strings.ToLower(q.Name))
-		test(true, func(s *slot) bool {
-			for _, id := range x.names[s.names : s.names+uint32(s.count)] {
-				if wanted(id) {
-					return true
-				}
-			}
-			return false
-		})
-	}
-	return func(s *slot) bool {
-		for _, t := range tests {
-			if !t(s) {
-				return false
-			}
-		}
-		return true
-	}
+	tests := DeliveryConditions.tests(&q)
+	return func(s *slot) bool { return passes(tests, indexed{x, s}) }
 }
 
 // nameBook numbers names without keeping them: each knows the number of the name
@@ -346,6 +341,19 @@ func (b *nameBook) id(name string) uint32 {
 	parent := b.id(rest)
 	id := uint32(len(b.parents))
 	b.parents = append(b.parents, parent)
+	b.ids[key] = id
+	return id
+}
+
+// exact numbers a word that has no parts, such as an address; words and names never have
+// the same number.
+func (b *nameBook) exact(word string) uint32 {
+	key := b.hash.of("\x00", word)
+	if id, ok := b.ids[key]; ok {
+		return id
+	}
+	id := uint32(len(b.parents))
+	b.parents = append(b.parents, 0)
 	b.ids[key] = id
 	return id
 }

@@ -10,6 +10,7 @@ package desk
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -71,8 +72,9 @@ type Group struct {
 	TargetCount   int           `json:"target_count"`
 	SoonestExpiry time.Time     `json:"soonest_expiry,omitzero"` // of a certificate not superseded
 	Reason        string        `json:"reason"`                  // of the newest letter
-	Cause, Remedy string        // in words, by code and phase
-	Example       uint64        `json:"example"` // the newest letter
+	Cause         string        `json:"cause"`                   // in words, by code and phase
+	Remedy        string        `json:"remedy"`                  // likewise
+	Example       uint64        `json:"example"`                 // the newest letter
 }
 
 // Order is how a list is sorted.
@@ -88,22 +90,24 @@ const (
 // Query chooses open letters; the zero value chooses all. Its text form is the
 // query of a page's address, so that every list has a permalink.
 type Query struct {
-	Fingerprint string
-	Code        verdict.Code
-	Class       verdict.Class
-	Phase       verdict.Phase
-	Lane        string
-	Target      string
-	Event       string
-	Certainty   verdict.Certainty
-	Name        string // a name of the certificate, exactly
-	Text        string // free text over the fields that are safe to search
-	Held        *bool
-	Superseded  *bool
-	From, To    time.Time // of the letter
-	Above       uint64    // none with this number or a lower one
-	AsOf        uint64    // none with a higher number
-	Order       Order
+	Fingerprint   string
+	Code          verdict.Code
+	Class         verdict.Class
+	Phase         verdict.Phase
+	Lane          string
+	Target        string
+	Event         string
+	Certainty     verdict.Certainty
+	Name          string // a name of the certificate, exactly
+	Text          string // free text over the fields that are safe to search
+	Held          *bool
+	Superseded    *bool
+	Since         time.Duration // of the letter, before now
+	From, To      time.Time     // of the letter
+	ExpiresBefore time.Time     // of the certificate
+	Above         uint64        // none with this number or a lower one
+	AsOf          uint64        // none with a higher number
+	Order         Order
 }
 
 // Page is one page of a list.
@@ -188,17 +192,17 @@ type Balance struct {
 // Detail is all that is known of one letter.
 type Detail struct {
 	Letter
-	Fate          Fate                 `json:"fate"`
-	End           *broker.AuditRecord  `json:"end,omitempty"`      // what ended it
-	Event         []byte               `json:"-"`                  // the body, "" when it is gone or withheld
-	Delivery      *broker.Entry        `json:"delivery,omitempty"` // the ledger's entry
-	History       []broker.AuditRecord `json:"history"`            // of this letter and its delivery, oldest first
-	Cause         string               `json:"cause"`
-	Remedy        string               `json:"remedy"`
-	Expires       time.Time            `json:"expires"`  // when the stream drops it; of a discarded letter: until when it can be restored
-	Siblings      int                  `json:"siblings"` // other open letters of its group
-	NotReplayable string               `json:"-"`        // why it cannot be replayed, "" if it can
-	MessageID     string               `json:"message_id,omitempty"`
+	Fate          Fate                `json:"fate"`
+	End           *broker.AuditRecord `json:"end,omitempty"`      // what ended it
+	Event         []byte              `json:"-"`                  // the body, "" when it is gone or withheld
+	Delivery      *broker.Entry       `json:"delivery,omitempty"` // the ledger's entry
+	History       []Record            `json:"history"`            // of this letter and its delivery, oldest first
+	Cause         string              `json:"cause"`
+	Remedy        string              `json:"remedy"`
+	Expires       time.Time           `json:"expires,omitzero"`             // when the stream drops it; of a discarded letter: until when it can be restored
+	Siblings      int                 `json:"siblings"`                     // other open letters of its group
+	NotReplayable string              `json:"cannot_be_replayed,omitempty"` // why it cannot be replayed, "" if it can
+	MessageID     string              `json:"message_id,omitempty"`
 }
 
 // RunState is where a replay run stands.
@@ -217,12 +221,27 @@ const (
 
 // RunSpec is what an operator asks for.
 type RunSpec struct {
-	Frozen    Frozen       // as shown on the page that asked
-	Rate      verdict.Rate // zero: as fast as the lanes take it
-	Canary    bool         // 1, then 10, then the rest, each when those before have arrived
-	Uncertain bool         // also what may have been sent: the second yes
-	Force     bool         // Certpost-Force: also what the ledger says was sent
-	Reason    string
+	Frozen    Frozen       `json:"frozen"`                       // as shown on the page that asked
+	Rate      verdict.Rate `json:"rate,omitzero"`                // zero: as fast as the lanes take it
+	Canary    bool         `json:"canary,omitempty"`             // 1, then 10, then the rest, each when those before have arrived
+	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also what may have been sent
+	Force     bool         `json:"force,omitempty"`              // Certpost-Force: also what was already delivered
+	Reason    string       `json:"reason,omitempty"`
+}
+
+// UnmarshalJSON also reads what earlier versions stored, the fields by their names in Go.
+func (s *RunSpec) UnmarshalJSON(text []byte) error {
+	type plain RunSpec
+	var stored struct {
+		plain
+		OldUncertain bool `json:"Uncertain"`
+	}
+	if err := json.Unmarshal(text, &stored); err != nil {
+		return err
+	}
+	*s = RunSpec(stored.plain)
+	s.Uncertain = s.Uncertain || stored.OldUncertain
+	return nil
 }
 
 // Run is a replay of many letters: an object of its own, kept for 90 days.
@@ -256,16 +275,10 @@ type RunResult struct {
 	Letter uint64    `json:"new_letter,omitempty"` // of a delivery that died again
 }
 
-// DeliveryQuery chooses entries of the ledger: the compliance question, what went
-// to whom and when.
-type DeliveryQuery struct {
-	Name        string // of the certificate, exactly, or *.suffix
-	Serial      string // hexadecimal, colons and case do not matter
-	Fingerprint string // SHA-256 of the leaf, likewise
-	Target      string
-	Event       string
-	State       broker.State
-	From, To    time.Time // of the last attempt
+// DeliveryDetail is all that is known of one delivery.
+type DeliveryDetail struct {
+	broker.Entry
+	History []Record `json:"history"` // of its dead letters, oldest first
 }
 
 // DeliveryListing is a page of entries, newest first.
@@ -275,7 +288,8 @@ type DeliveryListing struct {
 	Next    uint64         `json:"next"`
 	// Read and Of say how much of the ledger the index has read; less than all only
 	// in the first moments after the start, or beyond Kept entries.
-	Read, Of uint64
+	Read uint64 `json:"read"`
+	Of   uint64 `json:"of"`
 }
 
 // Overview is the first page at a glance.

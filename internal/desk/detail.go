@@ -53,7 +53,7 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	if d.auditAge > 0 && out.Fate == Discarded && out.End != nil {
 		out.Expires = out.End.Time.Add(d.auditAge)
 	}
-	out.History = d.history.of(number, there.Target, there.Event, maxPage)
+	out.History = records(d.history.of(number, there.Target, there.Event, maxPage))
 	d.mu.RUnlock()
 	if out.Hold != nil && out.NotReplayable == "" {
 		out.NotReplayable = "it is held by " + out.Hold.By + ": " + out.Hold.Reason
@@ -242,7 +242,7 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 		return Overview{}, err
 	}
 	out := Overview{Lanes: lanes, Backlog: backlog, Groups: d.Groups(Query{}), Runs: []Run{}}
-	for _, r := range d.Runs() {
+	for _, r := range d.Runs(RunQuery{}) {
 		if r.State.unfinished() {
 			out.Runs = append(out.Runs, r)
 		}

@@ -27,6 +27,7 @@ func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperse
 
 // choose finds the letters and says what was left out. The lock is held.
 func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) (Frozen, []uint64) {
+	q = q.fixed(time.Now())
 	if known := d.letters.fates.total(); q.AsOf == 0 || q.AsOf > known {
 		q.AsOf = known
 	}

@@ -18,11 +18,29 @@ type history struct {
 	records []record // by sequence
 	next    uint64   // sequence to be read next
 	first   uint64   // sequence of the oldest record that the stream has
-	folds   map[foldKey]*fold
 }
 
 func newHistory(limit int) *history {
-	return &history{limit: limit, next: 1, folds: map[foldKey]*fold{}}
+	return &history{limit: limit, next: 1}
+}
+
+// Record is an audit record with its place in the chain, as every door shows it.
+type Record struct {
+	Sequence uint64 `json:"sequence"`
+	Hash     string `json:"hash"` // SHA-256 of the stored bytes; the next record holds it
+	broker.AuditRecord
+}
+
+// NewRecord is a record as it is shown.
+func NewRecord(r broker.AuditRecord) Record { return Record{r.Sequence, r.Hash, r} }
+
+// records are records as they are shown.
+func records(all []broker.AuditRecord) []Record {
+	out := make([]Record, len(all))
+	for i, r := range all {
+		out[i] = NewRecord(r)
+	}
+	return out
 }
 
 // record is an audit record as the index keeps it.
@@ -36,7 +54,6 @@ type record struct {
 	event                                         string
 	hash                                          [32]byte
 	unreadable                                    bool
-	fold                                          *fold // nil: it stands for itself
 }
 
 func newRecord(r *broker.AuditRecord) record {
@@ -83,14 +100,10 @@ func (h *history) put(r *broker.AuditRecord) {
 		h.forget(max(1, h.limit/16))
 	}
 	h.records = append(h.records, newRecord(r))
-	h.fold(&h.records[len(h.records)-1])
 }
 
 // forget drops the oldest records.
 func (h *history) forget(n int) {
-	for i := range h.records[:n] {
-		h.unfold(&h.records[i])
-	}
 	h.records = slices.Clone(h.records[n:])
 }
 

@@ -16,12 +16,49 @@ type HistoryQuery struct {
 	Event    string
 	Letter   uint64 // a dead letter's number
 	Run      string
-	From, To time.Time // of the record; To itself is not among them
+	Since    time.Duration // before now
+	From, To time.Time     // of the record; To itself is not among them
 }
 
-// Filter reports of a record whether the query chooses it, for who reads the audit
-// himself.
-func (q HistoryQuery) Filter() func(*broker.AuditRecord) bool {
+// HistoryConditions are the conditions of the list of audit records.
+var HistoryConditions = Conditions[HistoryQuery, *record]{
+	text(Condition{Key: "by", Aliases: []string{"who"}, Label: "by", Field: "By", Kind: Search, Help: "Only by this one.", Hint: "NAME"},
+		func(q *HistoryQuery) *string { return &q.By }, recordIs(func(q *HistoryQuery) string { return q.By }, func(r *record) unique.Handle[string] { return r.by })),
+	text(Condition{Key: "action", Label: "action", Field: "Action", Help: "Only this action (replayed, discarded, ...).", Values: values(broker.Actions())},
+		func(q *HistoryQuery) *string { return (*string)(&q.Action) }, recordIs(func(q *HistoryQuery) string { return string(q.Action) }, func(r *record) unique.Handle[string] { return r.action })),
+	text(Condition{Key: "target", Label: "target", Field: "Target", Help: "Only about this target.", Hint: "ID"},
+		func(q *HistoryQuery) *string { return &q.Target }, recordIs(func(q *HistoryQuery) string { return q.Target }, func(r *record) unique.Handle[string] { return r.target })),
+	text(Condition{Key: "lane", Label: "lane", Field: "Lane", Help: "Only about this lane.", Hint: "LANE"},
+		func(q *HistoryQuery) *string { return &q.Lane }, recordIs(func(q *HistoryQuery) string { return q.Lane }, func(r *record) unique.Handle[string] { return r.lane })),
+	text(Condition{Key: "event", Label: "event", Field: "Event", Help: "Only about this event.", Hint: "ID"},
+		func(q *HistoryQuery) *string { return &q.Event }, func(q *HistoryQuery) func(*record) bool { return func(r *record) bool { return r.event == q.Event } }),
+	number(Condition{Key: "letter", Label: "letter", Field: "Letter", Help: "Only about this dead letter.", Hint: "NUMBER"},
+		func(q *HistoryQuery) *uint64 { return &q.Letter }, func(q *HistoryQuery) func(*record) bool { return func(r *record) bool { return r.number == q.Letter } }),
+	text(Condition{Key: "run", Aliases: []string{"replay"}, Label: "replay run", Field: "Replay run", Help: "Only about this replay run.", Hint: "ID"},
+		func(q *HistoryQuery) *string { return &q.Run }, recordIs(func(q *HistoryQuery) string { return q.Run }, func(r *record) unique.Handle[string] { return r.run })),
+	span(Condition{Key: "since", Label: "since", Help: "Only those of this time until now (24h)."},
+		func(q *HistoryQuery) *time.Duration { return &q.Since }, recordFrom),
+	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only from this moment on (2026-01-31, 2026-01-31T15:04:05Z)."},
+		func(q *HistoryQuery) *time.Time { return &q.From }, recordFrom),
+	moment(Condition{Key: "to", Label: "before", Field: "Before (UTC)", Help: "Only from before this moment."},
+		func(q *HistoryQuery) *time.Time { return &q.To }, func(t time.Time) func(*record) bool { return func(r *record) bool { return r.at < t.UnixNano() } }),
+}
+
+func recordIs(want func(*HistoryQuery) string, is func(*record) unique.Handle[string]) func(*HistoryQuery) func(*record) bool {
+	return func(q *HistoryQuery) func(*record) bool {
+		wanted := unique.Make(want(q))
+		return func(r *record) bool { return is(r) == wanted }
+	}
+}
+
+func recordFrom(t time.Time) func(*record) bool {
+	from := t.UnixNano()
+	return func(r *record) bool { return r.at >= from }
+}
+
+// Matcher reports of a record whether the query chooses it, for who reads the stream
+// itself.
+func (q HistoryQuery) Matcher() func(*broker.AuditRecord) bool {
 	f := q.ready()
 	return func(r *broker.AuditRecord) bool {
 		known := newRecord(r)
@@ -32,27 +69,13 @@ func (q HistoryQuery) Filter() func(*broker.AuditRecord) bool {
 // historyFilter is a query made ready for many records.
 type historyFilter struct {
 	HistoryQuery
-	action, by, target, lane, run unique.Handle[string]
-	from, to                      int64 // Unix nanoseconds, 0: no bound
+	tests []func(*record) bool
 }
 
 func (q HistoryQuery) ready() *historyFilter {
-	return &historyFilter{HistoryQuery: q, action: unique.Make(string(q.Action)), by: unique.Make(q.By), target: unique.Make(q.Target),
-		lane: unique.Make(q.Lane), run: unique.Make(q.Run), from: nanoseconds(q.From), to: nanoseconds(q.To)}
+	f := &historyFilter{HistoryQuery: q}
+	f.tests = HistoryConditions.tests(&f.HistoryQuery)
+	return f
 }
 
-func (f *historyFilter) fits(r *record) bool {
-	switch {
-	case f.Action != "" && r.action != f.action,
-		f.By != "" && r.by != f.by,
-		f.Target != "" && r.target != f.target,
-		f.Lane != "" && r.lane != f.lane,
-		f.Run != "" && r.run != f.run,
-		f.Event != "" && r.event != f.Event,
-		f.Letter != 0 && r.number != f.Letter,
-		f.from != 0 && r.at < f.from,
-		f.to != 0 && r.at >= f.to:
-		return false
-	}
-	return true
-}
+func (f *historyFilter) fits(r *record) bool { return passes(f.tests, r) }

@@ -208,18 +208,11 @@ func (d *Desk) Each(q Query) iter.Seq[Letter] {
 // History is a page of the audit, newest first, of those before the record after
 // (0: from the newest); next is for the page that follows, 0 when there is none. The
 // newest 250,000 records are known here: see Unsearched.
-func (d *Desk) History(q HistoryQuery, after uint64, size int) (page []broker.AuditRecord, next uint64) {
+func (d *Desk) History(q HistoryQuery, after uint64, size int) (page []Record, next uint64) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.history.list(q, after, pageSize(size))
-}
-
-// HistoryLines is History for people: what a replay run did to its letters is one line
-// for each action, unless the query asks for a run, a letter or an event.
-func (d *Desk) HistoryLines(q HistoryQuery, after uint64, size int) (page []HistoryLine, next uint64) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.history.lines(q, after, pageSize(size))
+	found, next := d.history.list(q, after, pageSize(size))
+	return records(found), next
 }
 
 // Unsearched is the number of the oldest record that History knows, where the stream

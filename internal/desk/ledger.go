@@ -152,20 +152,19 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 	return out, err
 }
 
-// Delivery is what the ledger says of one delivery, and what was done to its dead
-// letters, oldest first; ErrNotFound when the ledger has no entry.
-func (d *Desk) Delivery(ctx context.Context, target, event string) (broker.Entry, []broker.AuditRecord, error) {
+// Delivery is all that is known of one delivery; ErrNotFound when the ledger has no entry.
+func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDetail, error) {
 	if !events.IsToken(target) || event == "" {
-		return broker.Entry{}, nil, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
+		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
 	}
 	entries, err := d.b.Deliveries(ctx, target, event)
 	if err != nil {
-		return broker.Entry{}, nil, err
+		return DeliveryDetail{}, err
 	}
 	if len(entries) == 0 {
-		return broker.Entry{}, nil, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
+		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return entries[0], d.history.of(0, target, entries[0].Event, maxPage), nil
+	return DeliveryDetail{entries[0], records(d.history.of(0, target, entries[0].Event, maxPage))}, nil
 }

@@ -275,7 +275,7 @@ func (x *letters) groupsOf(q Query, now time.Time) []Group {
 	var chosen []*group
 	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.fates.total()) {
 		for g := range maps.Values(x.groups) {
-			if q.group(g) {
+			if f.group(g) {
 				chosen = append(chosen, g)
 			}
 		}

@@ -1,240 +1,144 @@
 package desk
 
 import (
-	"errors"
-	"fmt"
+	"encoding/json"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Chip is one condition of a query, for showing.
-type Chip struct {
-	Label   string // "code SMTP_AUTH"
-	Without string // the address query that is left without it, not beginning with ?
+// LetterConditions are the conditions of the list of letters.
+var LetterConditions = Conditions[Query, *letter]{
+	ofGroup(Condition{Key: "group", Label: "group", Help: "Only this group (its fingerprint; see groups).", Hint: "FINGERPRINT"},
+		func(q *Query) *string { return &q.Fingerprint }, func(g *group) string { return g.fingerprint }),
+	ofGroup(Condition{Key: "code", Label: "code", Field: "Code", Help: "Only this code (SMTP_AUTH, ...).", Values: values(verdict.Codes())},
+		func(q *Query) *string { return (*string)(&q.Code) }, func(g *group) string { return string(g.code) }),
+	ofGroup(Condition{Key: "class", Label: "class", Help: "Only this class (network, auth, io_transient, io_permanent, validation).", Values: values(verdict.Classes())},
+		func(q *Query) *string { return (*string)(&q.Class) }, func(g *group) string { return string(g.code.Class()) }),
+	ofGroup(Condition{Key: "phase", Label: "phase", Field: "Phase", Help: "Only this phase (rcpt, secrets, ...).", Values: values(verdict.Phases())},
+		func(q *Query) *string { return (*string)(&q.Phase) }, func(g *group) string { return string(g.phase) }),
+	ofGroup(Condition{Key: "lane", Label: "relay", Help: "Only this lane.", Hint: "LANE"},
+		func(q *Query) *string { return &q.Lane }, func(g *group) string { return g.lane }),
+	text(Condition{Key: "target", Label: "target", Field: "Target", Help: "Only this target.", Hint: "ID"},
+		func(q *Query) *string { return &q.Target }, letterIs(func(q *Query) string { return q.Target }, func(l *letter) string { return l.target.Value() })),
+	text(Condition{Key: "event", Label: "event", Help: "Only this event.", Hint: "ID"},
+		func(q *Query) *string { return &q.Event }, letterIs(func(q *Query) string { return q.Event }, func(l *letter) string { return l.event })),
+	text(Condition{Key: "certainty", Field: "Sent?", Help: "Only those not-sent, may-have-been-sent or accepted.", Values: values(verdict.Certainties())},
+		func(q *Query) *string { return (*string)(&q.Certainty) }, letterIs(func(q *Query) string { return string(q.Certainty) }, func(l *letter) string { return l.certainty.Value() })),
+	text(Condition{Key: "name", Label: "name", Field: "Name", Help: "Only certificates with this name.", Hint: "DNSNAME"},
+		func(q *Query) *string { return &q.Name }, func(q *Query) func(*letter) bool {
+			name := strings.ToLower(q.Name)
+			return func(l *letter) bool { return l.named(name) }
+		}),
+	text(Condition{Key: "q", Label: "text", Field: "Search", Kind: Search, Help: "Only those with this text in a field.", Hint: "id, name, reason, reply"},
+		func(q *Query) *string { return &q.Text }, func(q *Query) func(*letter) bool { return newNeedle(q.Text).in }),
+	yesNo(Condition{Key: "held", Label: "held", Help: "Only those held (yes) or not (no)."},
+		func(q *Query) **bool { return &q.Held }, func(l *letter) bool { return l.hold != nil }),
+	yesNo(Condition{Key: "superseded", Label: "superseded", Help: "Only those with a newer certificate at their target (yes) or not (no)."},
+		func(q *Query) **bool { return &q.Superseded }, func(l *letter) bool { return l.superseded != nil }),
+	span(Condition{Key: "since", Label: "since", Field: "Since", Help: "Only those of this time until now (24h)."},
+		func(q *Query) *time.Duration { return &q.Since }, letterFrom),
+	moment(Condition{Key: "from", Label: "from", Help: "Only those from this moment on (2026-01-31, 2026-01-31T15:04:05Z)."},
+		func(q *Query) *time.Time { return &q.From }, letterFrom),
+	moment(Condition{Key: "to", Label: "before", Help: "Only those from before this moment."},
+		func(q *Query) *time.Time { return &q.To }, func(t time.Time) func(*letter) bool { return func(l *letter) bool { return l.at < t.UnixNano() } }),
+	moment(Condition{Key: "expires_before", Label: "expires before", Field: "Expires before (UTC)", Help: "Only certificates that expire before this moment."},
+		func(q *Query) *time.Time { return &q.ExpiresBefore }, func(t time.Time) func(*letter) bool { return func(l *letter) bool { return l.notAfter < t.Unix() } }),
+	number(Condition{Key: "above", Label: "above number", Help: "None with this number or a lower one.", Hint: "NUMBER"},
+		func(q *Query) *uint64 { return &q.Above }, func(q *Query) func(*letter) bool { return func(l *letter) bool { return l.number > q.Above } }),
+	number(Condition{Key: "as_of", Label: "up to number", Help: "None with a higher number.", Hint: "NUMBER"},
+		func(q *Query) *uint64 { return &q.AsOf }, func(q *Query) func(*letter) bool { return func(l *letter) bool { return l.number <= q.AsOf } }),
+	text[Query, *letter](Condition{Key: "order", Label: "order", Help: "Order: oldest (default), newest, or expiry (of the certificate).", Values: values([]Order{Newest, Oldest, Expiry})},
+		func(q *Query) *string { return (*string)(&q.Order) }, nil),
 }
 
-// maxValue bounds one condition, in bytes: longer is nobody's question.
-const maxValue = 400
-
-// A condition is one key of an address query. get gives "" where the condition is
-// not set, and set is never given "".
-type condition struct {
-	key, label string
-	get        func(*Query) string
-	set        func(*Query, string) error
-}
-
-// conditions are all there is, in the order in which they are shown.
-var conditions = []condition{
-	text("group", "group", func(q *Query) *string { return &q.Fingerprint }),
-	text("code", "code", func(q *Query) *string { return (*string)(&q.Code) }),
-	text("class", "class", func(q *Query) *string { return (*string)(&q.Class) }),
-	text("phase", "phase", func(q *Query) *string { return (*string)(&q.Phase) }),
-	text("lane", "relay", func(q *Query) *string { return &q.Lane }),
-	text("target", "target", func(q *Query) *string { return &q.Target }),
-	text("event", "event", func(q *Query) *string { return &q.Event }),
-	text("certainty", "", func(q *Query) *string { return (*string)(&q.Certainty) },
-		string(verdict.NotSent), string(verdict.MaybeSent), string(verdict.Accepted)),
-	text("name", "name", func(q *Query) *string { return &q.Name }),
-	text("q", "text", func(q *Query) *string { return &q.Text }),
-	flag("held", func(q *Query) **bool { return &q.Held }),
-	flag("superseded", func(q *Query) **bool { return &q.Superseded }),
-	moment("from", "from", func(q *Query) *time.Time { return &q.From }),
-	moment("to", "before", func(q *Query) *time.Time { return &q.To }),
-	numbered("above", "above number", func(q *Query) *uint64 { return &q.Above }),
-	numbered("as_of", "up to number", func(q *Query) *uint64 { return &q.AsOf }),
-	text("order", "order", func(q *Query) *string { return (*string)(&q.Order) }, string(Newest), string(Oldest), string(Expiry)),
-}
-
-// text is a condition that is a string, one of those allowed if there are any.
-func text(key, label string, of func(*Query) *string, allowed ...string) condition {
-	return condition{key, label, func(q *Query) string { return *of(q) }, func(q *Query, v string) error {
-		if len(v) > maxValue {
-			return fmt.Errorf("want at most %d bytes", maxValue)
-		}
-		if len(allowed) > 0 && !slices.Contains(allowed, v) {
-			return fmt.Errorf("want one of %s", strings.Join(allowed, ", "))
-		}
-		*of(q) = v
-		return nil
-	}}
-}
-
-// flag is a condition that is yes, no or not set.
-func flag(key string, of func(*Query) **bool) condition {
-	return condition{key, key, func(q *Query) string {
-		switch b := *of(q); {
-		case b == nil:
-			return ""
-		case *b:
-			return "yes"
-		}
-		return "no"
-	}, func(q *Query, v string) error {
-		b := v == "yes" || v == "true"
-		if !b && v != "no" && v != "false" {
-			return errors.New("want yes or no")
-		}
-		*of(q) = &b
-		return nil
-	}}
-}
-
-// numbered is a condition that is the number of a letter, 0 for none.
-func numbered(key, label string, of func(*Query) *uint64) condition {
-	return condition{key, label, func(q *Query) string {
-		if *of(q) == 0 {
-			return ""
-		}
-		return strconv.FormatUint(*of(q), 10)
-	}, func(q *Query, v string) (err error) {
-		if *of(q), err = strconv.ParseUint(v, 10, 64); err != nil {
-			return errors.New("want the number of a dead letter")
-		}
-		return nil
-	}}
-}
-
-// moments are the forms in which a time may be given, UTC where none is said: the
-// second and third are what a browser's fields for date and time send.
-var moments = []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02"}
-
-func moment(key, label string, of func(*Query) *time.Time) condition {
-	return condition{key, label, func(q *Query) string {
-		if of(q).IsZero() {
-			return ""
-		}
-		return of(q).UTC().Format(time.RFC3339)
-	}, func(q *Query, v string) error {
-		t, err := parseMoment(v)
-		*of(q) = t
-		return err
-	}}
-}
-
-func parseMoment(v string) (time.Time, error) {
-	for _, form := range moments {
-		if t, err := time.Parse(form, v); err == nil {
-			return t.UTC(), nil
-		}
+// ofGroup is a condition for which all letters of a group give the same answer.
+func ofGroup(c Condition, of func(*Query) *string, is func(*group) string) condition[Query, *letter] {
+	made := text[Query, *letter](c, of, nil)
+	made.group = func(q *Query) func(*group) bool {
+		want := *of(q)
+		return func(g *group) bool { return is(g) == want }
 	}
-	return time.Time{}, errors.New("want a date (2026-01-31), or a time (2026-01-31T15:04:05Z)")
+	return made
 }
 
-// ParseQuery reads the query of an address. Keys that are not a query's are left
-// to the page. The error names all values that cannot be read; what can be is in
-// the Query all the same.
-func ParseQuery(v url.Values) (Query, error) {
-	var q Query
-	var problems []error
-	for _, c := range conditions {
-		value := strings.TrimSpace(v.Get(c.key))
-		if value == "" {
-			continue
-		}
-		if err := c.set(&q, value); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", c.key, err))
-		}
+func letterIs(want func(*Query) string, is func(*letter) string) func(*Query) func(*letter) bool {
+	return func(q *Query) func(*letter) bool {
+		wanted := want(q)
+		return func(l *letter) bool { return is(l) == wanted }
 	}
-	return q, errors.Join(problems...)
 }
 
-// IsCondition reports whether ParseQuery heeds a key.
-func IsCondition(key string) bool {
-	return slices.ContainsFunc(conditions, func(c condition) bool { return c.key == key })
+func letterFrom(t time.Time) func(*letter) bool {
+	from := t.UnixNano()
+	return func(l *letter) bool { return l.at >= from }
 }
 
-// Values is the query as an address has it; ParseQuery reads it back.
-func (q Query) Values() url.Values {
-	v := url.Values{}
-	for _, c := range conditions {
-		if value := c.get(&q); value != "" {
-			v.Set(c.key, value)
-		}
-	}
-	return v
-}
+// Values is the query as an address has it.
+func (q Query) Values() url.Values { return LetterConditions.Values(q) }
 
 // Chips are the conditions that are set, the order aside.
-func (q Query) Chips() []Chip {
-	var chips []Chip
-	for _, c := range conditions {
-		value := c.get(&q)
-		if value == "" || c.key == "order" {
-			continue
-		}
-		rest := q.Values()
-		rest.Del(c.key)
-		label := strings.TrimSpace(c.label + " " + value)
-		if c.key == "held" || c.key == "superseded" {
-			label = strings.TrimPrefix(map[string]string{"yes": "", "no": "not "}[value]+c.label, " ")
-		}
-		chips = append(chips, Chip{label, rest.Encode()})
+func (q Query) Chips() []Chip { return LetterConditions.Chips(q) }
+
+// MarshalJSON writes the query as a filter: {"code": "SMTP_AUTH"}.
+func (q Query) MarshalJSON() ([]byte, error) { return json.Marshal(LetterConditions.Filter(q)) }
+
+// UnmarshalJSON reads what MarshalJSON writes, and the form in which earlier versions
+// stored the query of a replay run: the fields by their names in Go.
+func (q *Query) UnmarshalJSON(text []byte) (err error) {
+	var filter map[string]string
+	if json.Unmarshal(text, &filter) == nil {
+		*q, err = LetterConditions.ParseFilter(filter)
+		return err
 	}
-	return chips
+	type stored Query
+	return json.Unmarshal(text, (*stored)(q))
+}
+
+// fixed is the query with its times as they are now: later it still chooses the same.
+func (q Query) fixed(now time.Time) Query {
+	if q.Since != 0 {
+		if from := now.Add(-q.Since).UTC(); from.After(q.From) {
+			q.From = from
+		}
+		q.Since = 0
+	}
+	return q
 }
 
 // wholeGroups reports whether the query chooses groups as they are: then their
 // counts are known without looking at letters.
 func (q *Query) wholeGroups() bool {
-	rest := *q
-	rest.Fingerprint, rest.Code, rest.Class, rest.Phase, rest.Lane, rest.Order = "", "", "", "", "", ""
-	rest.AsOf = 0 // looked at where it matters
-	return rest == Query{}
-}
-
-// group reports whether letters of the group may fit.
-func (q *Query) group(g *group) bool {
-	return (q.Fingerprint == "" || q.Fingerprint == g.fingerprint) &&
-		(q.Code == "" || q.Code == g.code) &&
-		(q.Class == "" || q.Class == g.code.Class()) &&
-		(q.Phase == "" || q.Phase == g.phase) &&
-		(q.Lane == "" || q.Lane == g.lane)
+	for _, c := range LetterConditions {
+		whole := c.group != nil || c.Key == "order" || c.Key == "as_of" // the latter is looked at where it matters
+		if !whole && c.get(q) != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // filter is a query made ready for many letters.
 type filter struct {
 	*Query
-	name     string
-	from, to int64 // Unix nanoseconds, 0: no bound
-	text     *needle
+	groups []func(*group) bool
+	others []func(*letter) bool
 }
 
 func (q *Query) ready() *filter {
-	f := &filter{Query: q, name: strings.ToLower(q.Name)}
-	if !q.From.IsZero() {
-		f.from = q.From.UnixNano()
-	}
-	if !q.To.IsZero() {
-		f.to = q.To.UnixNano()
-	}
-	if q.Text != "" {
-		f.text = newNeedle(q.Text)
+	f := &filter{Query: q, others: LetterConditions.tests(q)}
+	for _, c := range LetterConditions {
+		if c.group != nil && c.get(q) != "" {
+			f.groups = append(f.groups, c.group(q))
+		}
 	}
 	return f
 }
 
+// group reports whether letters of the group may match.
+func (f *filter) group(g *group) bool { return passes(f.groups, g) }
+
 // fits reports whether the letter is one of the query's.
-func (f *filter) fits(l *letter) bool {
-	switch {
-	case f.AsOf != 0 && l.number > f.AsOf,
-		l.number <= f.Above,
-		!f.group(l.group),
-		f.Target != "" && f.Target != l.target.Value(),
-		f.Event != "" && f.Event != l.event,
-		f.Certainty != "" && f.Certainty != verdict.Certainty(l.certainty.Value()),
-		f.Held != nil && *f.Held != (l.hold != nil),
-		f.Superseded != nil && *f.Superseded != (l.superseded != nil),
-		f.from != 0 && l.at < f.from,
-		f.to != 0 && l.at >= f.to,
-		f.name != "" && !l.named(f.name),
-		f.text != nil && !f.text.in(l):
-		return false
-	}
-	return true
-}
+func (f *filter) fits(l *letter) bool { return f.group(l.group) && passes(f.others, l) }

@@ -17,6 +17,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		Fingerprint: "0123456789ab", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Lane: "relay", Target: "ops", Event: "e&1=?",
 		Certainty: verdict.MaybeSent, Name: "*.example.com", Text: "no such <user>", Held: &yes, Superseded: &no,
 		From: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), To: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), Above: 7, AsOf: 77, Order: Expiry,
+		Since: 36 * time.Hour, ExpiresBefore: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC),
 	}
 	set := reflect.ValueOf(full)
 	for i := range set.NumField() {
@@ -30,12 +31,12 @@ func TestQueriesAreAddresses(t *testing.T) {
 			t.Fatal(err)
 		}
 		v.Set("view", "list") // the page's own
-		if got, err := ParseQuery(v); err != nil || !reflect.DeepEqual(got, q) {
+		if got, err := LetterConditions.Parse(v); err != nil || !reflect.DeepEqual(got, q) {
 			t.Errorf("%+v, %v; want %+v", got, err, q)
 		}
 	}
 	chips := full.Chips()
-	if len(chips) != 16 {
+	if len(chips) != 18 {
 		t.Errorf("%d chips: %+v", len(chips), chips)
 	}
 	for _, c := range chips {
@@ -43,7 +44,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rest, err := ParseQuery(v); err != nil || len(rest.Chips()) != 15 || rest.Order != Expiry {
+		if rest, err := LetterConditions.Parse(v); err != nil || len(rest.Chips()) != 17 || rest.Order != Expiry {
 			t.Errorf("without %q: %+v, %v", c.Label, rest, err)
 		}
 	}
@@ -61,18 +62,18 @@ func TestQueriesAreAddresses(t *testing.T) {
 func TestQueriesThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	v := url.Values{"held": {"perhaps"}, "from": {"yesterday"}, "as_of": {"-1"}, "order": {"random"}, "certainty": {"sure"}, "q": {strings.Repeat("x", 401)}, "code": {"SMTP_AUTH"}}
-	q, err := ParseQuery(v)
+	q, err := LetterConditions.Parse(v)
 	if err == nil || q.Code != verdict.SMTPAuth || !reflect.DeepEqual(q, Query{Code: verdict.SMTPAuth, AsOf: 0}) {
 		t.Fatalf("%+v, %v", q, err)
 	}
 	for _, key := range []string{"held", "from", "as_of", "order", "certainty", "q"} {
-		if !strings.Contains(err.Error(), key+": want ") {
+		if !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("nothing about %s in %v", key, err)
 		}
 	}
 	for text, want := range map[string]time.Time{"2026-01-31": time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC), "2026-01-31T15:04": time.Date(2026, 1, 31, 15, 4, 0, 0, time.UTC),
 		"2026-01-31T15:04:05+01:00": time.Date(2026, 1, 31, 14, 4, 5, 0, time.UTC)} {
-		if q, err := ParseQuery(url.Values{"to": {text}}); err != nil || !q.To.Equal(want) {
+		if q, err := LetterConditions.Parse(url.Values{"to": {text}}); err != nil || !q.To.Equal(want) {
 			t.Errorf("%s: %v, %v", text, q.To, err)
 		}
 	}

@@ -119,13 +119,16 @@ func (d *Desk) uncertain(set []uint64) (n int) {
 	return n
 }
 
-// Runs are all replay runs that are kept, newest first.
-func (d *Desk) Runs() []Run {
+// Runs are the replay runs that a query chooses, newest first.
+func (d *Desk) Runs(q RunQuery) []Run {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out := make([]Run, 0, len(d.runs.all))
+	tests := RunConditions.tests(&q)
 	for _, r := range d.runs.all {
-		out = append(out, r.view())
+		if run := r.view(); passes(tests, &run) {
+			out = append(out, run)
+		}
 	}
 	slices.SortFunc(out, func(a, b Run) int { return strings.Compare(b.ID, a.ID) }) // ids begin with the time
 	return out

@@ -376,7 +376,7 @@ func TestAskingForARunTwice(t *testing.T) {
 	if _, err := d.StartRun(t.Context(), me, spec); !errors.Is(err, ErrNotFound) {
 		t.Errorf("when it is done: %v", err)
 	}
-	if n := len(d.Runs()); n != 1 {
+	if n := len(d.Runs(RunQuery{})); n != 1 {
 		t.Errorf("%d runs", n)
 	}
 }

@@ -59,7 +59,7 @@ func readAttributes(where func(string) *path, attributes []member) (Event, *Inva
 		if given[name] {
 			continue
 		}
-		if near := nearest(name, extensions...); near != "" {
+		if near := Nearest(name, extensions...); near != "" {
 			return e, refuse(where(name), "required; is %s misspelt?", quoteName(near))
 		}
 		return e, refuse(where(name), "required by CloudEvents 1.0")
@@ -72,7 +72,7 @@ var required = []string{"specversion", "id", "source", "type"}
 func checkExtension(in *path, m member) *Invalid {
 	switch {
 	case !attributeName.MatchString(m.name):
-		if near := nearest(m.name, "specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema"); near != "" {
+		if near := Nearest(m.name, "specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema"); near != "" {
 			return refuse(in, "unknown attribute; did you mean %q?", near)
 		}
 		return refuse(in, "unknown attribute; extensions are named with a-z and 0-9, and the event's own fields belong in data")

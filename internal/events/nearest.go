@@ -2,9 +2,9 @@ package events
 
 import "strings"
 
-// nearest returns the known name that a misspelt one probably meant, or "". Differences
+// Nearest returns the known name that a misspelt one probably meant, or "". Differences
 // in case and between -, _ and nothing do not count.
-func nearest(name string, known ...string) string {
+func Nearest(name string, known ...string) string {
 	const longest = 40
 	if len(name) > longest {
 		return ""

@@ -10,9 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -169,27 +167,51 @@ func (a Caller) actor() broker.Actor {
 	return by
 }
 
-// Filtered chooses letters as the address of a page does: {"code": "SMTP_AUTH"}.
+// Filtered chooses the things of a list as the address of a page does:
+// {"code": "SMTP_AUTH"}.
 type Filtered struct {
 	Filter map[string]string `json:"filter,omitempty"`
 }
 
-func (f Filtered) Query() (desk.Query, error) {
-	values := url.Values{}
-	for key, value := range f.Filter {
-		values.Set(key, value)
+// ListRequest asks for a page of a list. A condition may also stand beside the other keys:
+// {"target": "ops", "size": 10}.
+type ListRequest struct {
+	Filtered
+	After uint64 `json:"after,omitempty"` // the last of the page before
+	Size  int    `json:"size,omitempty"`
+}
+
+// UnmarshalJSON takes every key that is not a ListRequest's for a condition.
+func (r *ListRequest) UnmarshalJSON(text []byte) error {
+	type plain ListRequest
+	if err := json.Unmarshal(text, (*plain)(r)); err != nil {
+		return err
 	}
-	q, err := desk.ParseQuery(values)
-	if err != nil {
-		return q, badRequest("filter: %w", err)
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(text, &keys); err != nil {
+		return err
 	}
-	known := q.Values()
-	for key, value := range f.Filter {
-		if strings.TrimSpace(value) != "" && !known.Has(key) {
-			return q, badRequest("filter: there is no %q", legible.Clean(key, 60))
+	for key, raw := range keys {
+		if key == "filter" || key == "after" || key == "size" {
+			continue
+		}
+		var value any
+		if err := json.Unmarshal(raw, &value); err != nil {
+			return err
+		}
+		if r.Filter == nil {
+			r.Filter = map[string]string{}
+		}
+		switch value := value.(type) {
+		case string:
+			r.Filter[key] = value
+		case float64, bool:
+			r.Filter[key] = string(raw)
+		default:
+			return fmt.Errorf("unknown key %q", key)
 		}
 	}
-	return q, nil
+	return nil
 }
 
 // current waits, for a moment, until the index has what the streams have: who asks
@@ -202,14 +224,8 @@ func (c *API) current(ctx context.Context) error {
 	return nil
 }
 
-type PageRequest struct {
-	Filtered
-	After uint64 `json:"after,omitempty"`
-	Size  int    `json:"size,omitempty"`
-}
-
-func (c *API) list(ctx context.Context, r PageRequest) (desk.Listing, error) {
-	q, err := r.Query()
+func (c *API) list(ctx context.Context, r ListRequest) (desk.Listing, error) {
+	q, err := desk.LetterConditions.ParseFilter(r.Filter)
 	if err != nil {
 		return desk.Listing{}, err
 	}
@@ -230,8 +246,8 @@ type GroupsAnswer struct {
 	Balance desk.Balance `json:"balance"`
 }
 
-func (c *API) groups(ctx context.Context, r Filtered) (GroupsAnswer, error) {
-	q, err := r.Query()
+func (c *API) groups(ctx context.Context, r ListRequest) (GroupsAnswer, error) {
+	q, err := desk.LetterConditions.ParseFilter(r.Filter)
 	if err == nil {
 		err = c.current(ctx)
 	}
@@ -248,8 +264,7 @@ type NumberRequest struct {
 // LetterAnswer is a letter with its event, which holds no secret.
 type LetterAnswer struct {
 	desk.Detail
-	Body      string `json:"body,omitempty"`
-	NotReplay string `json:"cannot_be_replayed,omitempty"` // why
+	Body string `json:"body,omitempty"`
 }
 
 func (c *API) show(ctx context.Context, r NumberRequest) (LetterAnswer, error) {
@@ -260,7 +275,7 @@ func (c *API) show(ctx context.Context, r NumberRequest) (LetterAnswer, error) {
 	if err != nil {
 		return LetterAnswer{}, err
 	}
-	return LetterAnswer{d, string(d.Event), d.NotReplayable}, nil
+	return LetterAnswer{d, string(d.Event)}, nil
 }
 
 type PreflightAnswer struct {
@@ -281,9 +296,13 @@ type RunsAnswer struct {
 	Runs []desk.Run `json:"runs"`
 }
 
-func (c *API) runs(ctx context.Context, _ struct{}) (RunsAnswer, error) {
-	err := c.desk.Ready(ctx)
-	return RunsAnswer{append([]desk.Run{}, c.desk.Runs()...)}, err
+func (c *API) runs(ctx context.Context, r ListRequest) (RunsAnswer, error) {
+	q, err := desk.RunConditions.ParseFilter(r.Filter)
+	if err != nil {
+		return RunsAnswer{}, err
+	}
+	err = c.desk.Ready(ctx)
+	return RunsAnswer{c.desk.Runs(q)}, err
 }
 
 type RunRequest struct {
@@ -343,26 +362,16 @@ func (c *API) orderRun(ctx context.Context, r RunOrder, order func(context.Conte
 	return c.desk.RunOf(r.ID)
 }
 
-type DeliveriesRequest struct {
-	Name        string       `json:"name,omitempty"`
-	Serial      string       `json:"serial,omitempty"`
-	Fingerprint string       `json:"fingerprint,omitempty"`
-	Target      string       `json:"target,omitempty"`
-	Event       string       `json:"event,omitempty"`
-	State       broker.State `json:"state,omitempty"`
-	From        time.Time    `json:"from,omitzero"`
-	To          time.Time    `json:"to,omitzero"`
-	After       uint64       `json:"after,omitempty"`
-	Size        int          `json:"size,omitempty"`
-}
-
-// deliveries waits until the whole ledger was read, which takes some seconds after
-// the start when there are many: half an answer to "what went to whom" is a wrong one.
-func (c *API) deliveries(ctx context.Context, r DeliveriesRequest) (listing desk.DeliveryListing, err error) {
-	if err := c.current(ctx); err != nil {
+// deliveries waits until the whole ledger was read, which takes some seconds after the
+// start when there are many: half an answer to "what went to whom" is a wrong one.
+func (c *API) deliveries(ctx context.Context, r ListRequest) (listing desk.DeliveryListing, err error) {
+	q, err := desk.DeliveryConditions.ParseFilter(r.Filter)
+	if err == nil {
+		err = c.current(ctx)
+	}
+	if err != nil {
 		return listing, err
 	}
-	q := desk.DeliveryQuery{Name: r.Name, Serial: r.Serial, Fingerprint: r.Fingerprint, Target: r.Target, Event: r.Event, State: r.State, From: r.From, To: r.To}
 	late := Until(ctx, func() bool {
 		listing, err = c.desk.Deliveries(ctx, q, r.After, min(r.Size, MaxPage))
 		return err != nil || listing.Read >= listing.Of
@@ -378,12 +387,6 @@ type DeliveryRequest struct {
 	Event  string `json:"event"`
 }
 
-type DeliveryAnswer struct {
-	broker.Entry
-	History []broker.AuditRecord `json:"history"`
-}
-
-func (c *API) delivery(ctx context.Context, r DeliveryRequest) (DeliveryAnswer, error) {
-	entry, history, err := c.desk.Delivery(ctx, r.Target, r.Event)
-	return DeliveryAnswer{entry, append([]broker.AuditRecord{}, history...)}, err
+func (c *API) delivery(ctx context.Context, r DeliveryRequest) (desk.DeliveryDetail, error) {
+	return c.desk.Delivery(ctx, r.Target, r.Event)
 }

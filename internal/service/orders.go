@@ -102,7 +102,7 @@ func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.De
 // frozen nails a filter down. With the hash of a dry run it stands for the letters
 // of that, and the desk says whether it can still be those.
 func (c *API) frozen(o Selection, purpose desk.Purpose) (desk.Frozen, error) {
-	q, err := o.Query()
+	q, err := desk.LetterConditions.ParseFilter(o.Filter)
 	if err != nil {
 		return desk.Frozen{}, err
 	}

@@ -6,6 +6,8 @@ package verdict
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -69,6 +71,21 @@ var codes = map[Code]struct {
 	DeliveryExpired:   {IOTransient, false},
 	DeliveryUncertain: {IOTransient, false},
 }
+
+// Codes are all codes, sorted.
+func Codes() []Code { return slices.Sorted(maps.Keys(codes)) }
+
+// Classes are all classes.
+func Classes() []Class { return []Class{Network, Auth, IOTransient, IOPermanent, Validation} }
+
+// Phases are all phases, in the order of a delivery.
+func Phases() []Phase {
+	return []Phase{PhaseDecode, PhaseResolve, PhaseSecrets, PhasePayload, PhaseRender, PhaseConnect, PhaseBanner, PhaseEHLO, PhaseSTARTTLS, PhaseTLS,
+		PhaseAuth, PhaseMail, PhaseRcpt, PhaseClaim, PhaseData, PhaseContent, PhaseSettle}
+}
+
+// Certainties are all certainties.
+func Certainties() []Certainty { return []Certainty{NotSent, MaybeSent, Accepted} }
 
 // Class returns the class of the code. A code that this build does not know is
 // io_transient, because an unknown code is retried.

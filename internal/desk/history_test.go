@@ -3,7 +3,6 @@ package desk
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
@@ -45,66 +44,12 @@ func recorded(n, limit, letters int) *history {
 	return h
 }
 
-func TestRunsAreFolded(t *testing.T) {
-	t.Parallel()
-	h := recorded(3000, 2000, 200) // the oldest run is not all there any more
-	middle := h.records[len(h.records)/2]
-	for name, q := range map[string]HistoryQuery{
-		"all": {}, "by": {By: "ann"}, "action": {Action: broker.ActionReplayed}, "target": {Target: "target1"}, "lane": {Lane: "relay"},
-		"from": {From: moment0(middle.at)}, "to": {To: moment0(middle.at)}, "both": {By: "bob", From: moment0(middle.at).Add(-time.Hour), To: moment0(middle.at)},
-		"run": {Run: "run3"}, "event": {Event: middle.event}, "letter": {Letter: middle.number}, "nothing": {By: "nobody"},
-	} {
-		records, _ := h.list(q, 0, 10_000)
-		folds := map[string]bool{}
-		stand, letters, want := 0, 0, 0
-		for _, r := range records {
-			if r.Run != "" && r.LetterNumber != 0 && q.Run == "" && q.Event == "" && q.Letter == 0 {
-				folds[r.Run+" "+string(r.Action)] = true
-				if r.Stage == broker.StageOutcome {
-					want++
-				}
-			} else {
-				stand++
-			}
-		}
-		whole, next := h.lines(q, 0, 10_000)
-		if len(whole) != stand+len(folds) || next != 0 {
-			t.Errorf("%s: %d lines, want %d and %d", name, len(whole), stand, len(folds))
-		}
-		total := 0
-		for i, line := range whole {
-			total += line.Records
-			letters += line.Letters
-			if i > 0 && line.Sequence >= whole[i-1].Sequence {
-				t.Errorf("%s: line %d stands in the wrong place", name, i)
-			}
-		}
-		if total != len(records) || letters != want {
-			t.Errorf("%s: the lines stand for %d records and %d letters, want %d and %d", name, total, letters, len(records), want)
-		}
-		// Page by page it is the same.
-		var walked []HistoryLine
-		for after := uint64(0); ; {
-			page, next := h.lines(q, after, 3)
-			walked = append(walked, page...)
-			if after = next; after == 0 {
-				break
-			}
-		}
-		if !slices.EqualFunc(walked, whole, func(a, b HistoryLine) bool {
-			return a.Sequence == b.Sequence && a.Records == b.Records && a.Letters == b.Letters
-		}) {
-			t.Errorf("%s: page by page there are other lines", name)
-		}
-	}
-}
-
 // What the filter says of a record by itself is what the index says of it.
 func TestHistoryFilter(t *testing.T) {
 	t.Parallel()
 	h := recorded(500, 1000, 50)
 	q := HistoryQuery{By: "ann", Target: "target1", From: noon.Add(time.Minute), To: noon.Add(5 * time.Minute)}
-	fits := q.Filter()
+	fits := q.Matcher()
 	n := 0
 	for i := range h.records {
 		r := h.records[i].record()
@@ -135,17 +80,5 @@ func TestUnsearched(t *testing.T) {
 	}
 	if n := newHistory(10).unsearched(HistoryQuery{}); n != 0 {
 		t.Errorf("%d in an empty history", n)
-	}
-}
-
-// BenchmarkHistoryLines is a page of the history when it is full of runs.
-func BenchmarkHistoryLines(b *testing.B) {
-	h := recorded(keptRecords, keptRecords, 20_000)
-	for name, q := range map[string]HistoryQuery{"all": {}, "by": {By: "ann"}, "rare": {By: "cyd", Target: "target9"}} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				h.lines(q, 0, 50)
-			}
-		})
 	}
 }

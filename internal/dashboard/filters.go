@@ -1,0 +1,40 @@
+package dashboard
+
+import (
+	"net/url"
+	"time"
+
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// formField is one field of a filter form. A condition without a field is hidden in it.
+type formField struct {
+	desk.Condition
+	Value   string   // as the input wants it
+	Options []string // to choose from, or to be suggested
+}
+
+// filterFields are the fields of a list's form, from the table of the list's conditions.
+// A condition that is set and has no field is sent along: otherwise the next search would
+// silently drop it. options are suggestions by key, in place of all values.
+func filterFields(all []desk.Condition, set url.Values, options map[string][]string) (fields []formField) {
+	for _, c := range all {
+		f := formField{Condition: c, Value: set.Get(c.Key), Options: c.Values}
+		if c.Field == "" && (f.Value == "" || c.Key == "as_of" || c.Key == "above") {
+			continue
+		}
+		if some, ok := options[c.Key]; ok {
+			f.Options = some
+			if f.Value != "" { // it stays selectable when nothing matches it any more
+				f.Options = once(append(some, f.Value))
+			}
+		}
+		if c.Kind == desk.Moment && c.Field != "" {
+			if t, err := time.Parse(time.RFC3339, f.Value); err == nil {
+				f.Value = fieldTime(t)
+			}
+		}
+		fields = append(fields, f)
+	}
+	return fields
+}

@@ -1,0 +1,354 @@
+package desk
+
+import (
+	"cmp"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/legible"
+)
+
+// Condition is one filter of a list, as every door shows it: the key of an address and of
+// a request, the flag of a command, the field of a form, its help and its values.
+type Condition struct {
+	Key     string   // "expires_before"
+	Aliases []string // other keys under which it is read
+	Label   string   // where it is shown with its value; "" shows the value only
+	Field   string   // the label of its form field; "" for none
+	Help    string   // of the flag
+	Hint    string   // what to type: DNSNAME, 24h
+	Kind    Kind
+	Values  []string // that there are; nil for any
+}
+
+// Flag is the name of the condition's flag.
+func (c *Condition) Flag() string {
+	if c.Key == "q" {
+		return "text"
+	}
+	return strings.ReplaceAll(c.Key, "_", "-")
+}
+
+// Kind is how the value of a condition is typed in.
+type Kind string
+
+// The kinds.
+const (
+	Search Kind = "search" // free text
+	Word   Kind = "word"   // an exact id or name
+	Choice Kind = "choice" // one of Values
+	YesNo  Kind = "yes-no"
+	Moment Kind = "moment" // a date or time, UTC where none is said
+	Span   Kind = "span"   // a Go duration
+	Number Kind = "number"
+)
+
+// condition is a Condition with what it means for a query of type Q and the things of
+// type T in the list.
+type condition[Q, T any] struct {
+	Condition
+	get func(*Q) string // "" where it is not set
+	set func(*Q, string) error
+	// match makes the test for things of the list; nil for what chooses nothing.
+	match func(*Q) func(T) bool
+	// group is in place of match where all letters of a group give the same answer.
+	group func(*Q) func(*group) bool
+}
+
+// Conditions is the one table of a list's conditions. From it come addresses, flags,
+// requests, forms and help, and the errors for values that cannot be read.
+type Conditions[Q, T any] []condition[Q, T]
+
+// All describes the conditions, in the order in which they are shown.
+func (cs Conditions[Q, T]) All() []Condition {
+	all := make([]Condition, len(cs))
+	for i, c := range cs {
+		all[i] = c.Condition
+	}
+	return all
+}
+
+// find is the condition with a key.
+func (cs Conditions[Q, T]) find(key string) (condition[Q, T], bool) {
+	i := slices.IndexFunc(cs, func(c condition[Q, T]) bool { return c.Key == key || slices.Contains(c.Aliases, key) })
+	if i < 0 {
+		return condition[Q, T]{}, false
+	}
+	return cs[i], true
+}
+
+// Has reports whether there is a condition with a key.
+func (cs Conditions[Q, T]) Has(key string) bool {
+	_, ok := cs.find(key)
+	return ok
+}
+
+// Parse reads the query of an address. Keys that are not conditions are left to the page.
+// The error is an *Invalid that names all values that cannot be read; what can be is in
+// the query all the same.
+func (cs Conditions[Q, T]) Parse(v url.Values) (q Q, err error) {
+	var problems []string
+	for key := range v {
+		c, ok := cs.find(key)
+		value := strings.TrimSpace(v.Get(key))
+		if !ok || value == "" || value == "any" && c.Values != nil {
+			continue
+		}
+		if len(value) > maxValue {
+			problems = append(problems, fmt.Sprintf("%s: want at most %d bytes", c.Key, maxValue))
+		} else if err := c.set(&q, value); err != nil {
+			problems = append(problems, fmt.Sprintf("%s: %v", c.Key, err))
+		}
+	}
+	if problems == nil {
+		return q, nil
+	}
+	slices.Sort(problems)
+	return q, invalid("invalid filter: %s", strings.Join(problems, "; "))
+}
+
+// ParseFilter reads the filter of a request or the flags of a command, where every key
+// has to be a condition: without a mistyped filter an action would match more.
+func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (Q, error) {
+	v := url.Values{}
+	for key, value := range filter {
+		if !cs.Has(key) && strings.TrimSpace(value) != "" {
+			var q Q
+			return q, invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
+		}
+		v.Set(key, value)
+	}
+	return cs.Parse(v)
+}
+
+func (cs Conditions[Q, T]) keys() (keys []string) {
+	for _, c := range cs {
+		keys = append(keys, c.Key)
+	}
+	return keys
+}
+
+// meant names what a word was probably meant to be, else all that it can be.
+func meant(word string, known []string) string {
+	if near := events.Nearest(word, known...); near != "" {
+		return ": did you mean " + near + "?"
+	}
+	return ": want one of " + strings.Join(known, ", ")
+}
+
+// Values is a query as an address has it; Parse reads it back.
+func (cs Conditions[Q, T]) Values(q Q) url.Values {
+	v := url.Values{}
+	for _, c := range cs {
+		if value := c.get(&q); value != "" {
+			v.Set(c.Key, value)
+		}
+	}
+	return v
+}
+
+// Filter is a query as a request has it; ParseFilter reads it back.
+func (cs Conditions[Q, T]) Filter(q Q) map[string]string {
+	filter := map[string]string{}
+	for key, values := range cs.Values(q) {
+		filter[key] = values[0]
+	}
+	return filter
+}
+
+// Flags is a query as flags of the commands, sorted.
+func (cs Conditions[Q, T]) Flags(q Q) (flags []string) {
+	for _, c := range cs {
+		if value := c.get(&q); value != "" {
+			flags = append(flags, "--"+c.Flag()+"="+value)
+		}
+	}
+	slices.Sort(flags)
+	return flags
+}
+
+// Chip is one condition of a query, for showing.
+type Chip struct {
+	Label   string // "code SMTP_AUTH"
+	Without string // the address query that is left without it, not beginning with ?
+}
+
+// Chips are the conditions that are set, the order aside.
+func (cs Conditions[Q, T]) Chips(q Q) (chips []Chip) {
+	for _, c := range cs {
+		value := c.get(&q)
+		if value == "" || c.Key == "order" {
+			continue
+		}
+		rest := cs.Values(q)
+		rest.Del(c.Key)
+		label := strings.TrimSpace(c.Label + " " + value)
+		if c.Kind == YesNo {
+			label = map[string]string{"yes": c.Label, "no": "not " + c.Label}[value]
+		}
+		chips = append(chips, Chip{label, rest.Encode()})
+	}
+	return chips
+}
+
+// tests are those of the conditions that are set: what a thing of the list has to pass.
+func (cs Conditions[Q, T]) tests(q *Q) (tests []func(T) bool) {
+	for _, c := range cs {
+		if c.match != nil && c.get(q) != "" {
+			tests = append(tests, c.match(q))
+		}
+	}
+	return tests
+}
+
+// passes reports whether a thing passes all tests.
+func passes[T any](tests []func(T) bool, thing T) bool {
+	for _, test := range tests {
+		if !test(thing) {
+			return false
+		}
+	}
+	return true
+}
+
+// maxValue bounds one condition, in bytes.
+const maxValue = 400
+
+// text is a condition that is a string: any, or with Values one of these.
+func text[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) bool) condition[Q, T] {
+	c.Kind = cmp.Or(c.Kind, Word)
+	if c.Values != nil {
+		c.Kind = Choice
+	}
+	return condition[Q, T]{Condition: c, match: match, get: func(q *Q) string { return *of(q) }, set: func(q *Q, v string) error {
+		if c.Values != nil {
+			i := slices.IndexFunc(c.Values, func(known string) bool { return strings.EqualFold(known, v) })
+			if i < 0 {
+				return fmt.Errorf("unknown value %q%s", legible.Clean(v, 60), meant(v, c.Values))
+			}
+			v = c.Values[i]
+		}
+		*of(q) = v
+		return nil
+	}}
+}
+
+// hexadecimal is a condition that is a hexadecimal number, as certificate viewers write it.
+func hexadecimal[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) bool) condition[Q, T] {
+	made := text(c, of, match)
+	made.set = func(q *Q, v string) error {
+		digits := hexDigits(v)
+		if len(digits)%2 != 0 {
+			digits = "0" + digits
+		}
+		if _, err := hex.DecodeString(digits); err != nil || digits == "" {
+			return fmt.Errorf("%q is not hexadecimal: want digits such as 03:AA:11 or 03aa11", legible.Clean(v, 60))
+		}
+		*of(q) = v
+		return nil
+	}
+	return made
+}
+
+// yesNo is a condition that is yes, no or not set.
+func yesNo[Q, T any](c Condition, of func(*Q) **bool, is func(T) bool) condition[Q, T] {
+	c.Kind = YesNo
+	get := func(q *Q) string {
+		switch b := *of(q); {
+		case b == nil:
+			return ""
+		case *b:
+			return "yes"
+		}
+		return "no"
+	}
+	return condition[Q, T]{Condition: c, get: get, set: func(q *Q, v string) error {
+		b := v == "yes" || v == "true"
+		if !b && v != "no" && v != "false" {
+			return fmt.Errorf("want yes or no, not %q", legible.Clean(v, 60))
+		}
+		*of(q) = &b
+		return nil
+	}, match: func(q *Q) func(T) bool {
+		want := **of(q)
+		return func(thing T) bool { return is(thing) == want }
+	}}
+}
+
+// number is a condition that is a number above 0; 0 is not set.
+func number[Q, T any](c Condition, of func(*Q) *uint64, match func(*Q) func(T) bool) condition[Q, T] {
+	c.Kind = Number
+	return condition[Q, T]{Condition: c, match: match, get: func(q *Q) string {
+		if *of(q) == 0 {
+			return ""
+		}
+		return strconv.FormatUint(*of(q), 10)
+	}, set: func(q *Q, v string) error {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil || n == 0 {
+			return fmt.Errorf("want the number of a dead letter, not %q", legible.Clean(v, 60))
+		}
+		*of(q) = n
+		return nil
+	}}
+}
+
+// moment is a condition that is a time.
+func moment[Q, T any](c Condition, of func(*Q) *time.Time, match func(time.Time) func(T) bool) condition[Q, T] {
+	c.Kind, c.Hint = Moment, cmp.Or(c.Hint, "TIME")
+	return condition[Q, T]{Condition: c, get: func(q *Q) string {
+		if of(q).IsZero() {
+			return ""
+		}
+		return of(q).UTC().Format(time.RFC3339)
+	}, set: func(q *Q, v string) (err error) {
+		*of(q), err = parseMoment(v)
+		return err
+	}, match: func(q *Q) func(T) bool { return match(*of(q)) }}
+}
+
+// span is a condition that is a duration before now.
+func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since time.Time) func(T) bool) condition[Q, T] {
+	c.Kind, c.Hint = Span, "24h"
+	return condition[Q, T]{Condition: c, get: func(q *Q) string {
+		if *of(q) == 0 {
+			return ""
+		}
+		return of(q).String()
+	}, set: func(q *Q, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d <= 0 {
+			return fmt.Errorf("want a duration such as 30m or 24h, not %q", legible.Clean(v, 60))
+		}
+		*of(q) = d
+		return nil
+	}, match: func(q *Q) func(T) bool { return match(time.Now().Add(-*of(q))) }}
+}
+
+// moments are the forms in which a time may be given, UTC where none is said: the
+// second and third are what a browser's fields for date and time send.
+var moments = []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02"}
+
+func parseMoment(v string) (time.Time, error) {
+	for _, form := range moments {
+		if t, err := time.Parse(form, v); err == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not %q", legible.Clean(v, 60))
+}
+
+// values are the values of a type of strings.
+func values[V ~string](all []V) []string {
+	out := make([]string, len(all))
+	for i, v := range all {
+		out[i] = string(v)
+	}
+	return out
+}

@@ -1,0 +1,110 @@
+package desk
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Table is a list as CSV: the same columns at every door.
+type Table[T any] struct {
+	Name    string // of the file
+	Columns []string
+	Cells   func(T) []string
+}
+
+// LetterTable is a list of letters.
+var LetterTable = Table[Letter]{
+	Name:    "dead-letters",
+	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group"},
+	Cells: func(l Letter) []string {
+		var cn, serial, expires string
+		if c := l.Certificate; c != nil {
+			cn, serial, expires = c.CommonName, c.Serial, stamp(c.NotAfter)
+		}
+		return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
+			strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
+			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint}
+	},
+}
+
+// GroupTable is a list of groups.
+var GroupTable = Table[Group]{
+	Name:    "dead-letter-groups",
+	Columns: []string{"group", "code", "phase", "relay", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
+	Cells: func(g Group) []string {
+		return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Relay, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
+			strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy}
+	},
+}
+
+// DeliveryTable is a list of deliveries: recipients, the relay's reply and the certificate.
+var DeliveryTable = Table[broker.Entry]{
+	Name: "deliveries",
+	Columns: []string{"event", "target", "lane", "state", "generation", "attempts", "first_attempt", "last_attempt", "name", "dns_names", "issuer", "serial", "fingerprint", "not_before", "not_after",
+		"accepted", "refused", "owed", "relay", "tls", "reply_code", "reply", "queue_id", "message_id", "size", "possible_duplicates", "uncertain", "code", "phase", "reason"},
+	Cells: func(e broker.Entry) []string {
+		cert, receipt, failure := verdict.Certificate{}, verdict.Receipt{}, broker.FailureRecord{}
+		if c := e.Certificate; c != nil {
+			cert = *c
+		}
+		if e.Receipt != nil {
+			receipt = *e.Receipt
+			if receipt.Certificate != nil {
+				cert = *receipt.Certificate
+			}
+		}
+		if e.Failure != nil {
+			failure = *e.Failure
+		}
+		var refused []string
+		for _, one := range e.Refused {
+			refused = append(refused, one.Recipient)
+		}
+		return []string{e.Event, e.Target, e.Lane, string(e.State), strconv.Itoa(e.Generation), strconv.Itoa(e.Attempts), stamp(e.First), stamp(e.Last),
+			cert.CommonName, strings.Join(cert.DNSNames, " "), cert.Issuer, cert.Serial, cert.Fingerprint, stamp(cert.NotBefore), stamp(cert.NotAfter),
+			strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, some(uint64(receipt.ReplyCode)), receipt.Reply,
+			receipt.QueueID, receipt.MessageID, some(uint64(receipt.Size)), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
+			string(failure.Code), string(failure.Phase), failure.Reason}
+	},
+}
+
+// RecordTable is a list of audit records.
+var RecordTable = Table[Record]{
+	Name:    "audit",
+	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash"},
+	Cells: func(r Record) []string {
+		return []string{strconv.FormatUint(r.Sequence, 10), stamp(r.Time), string(r.Action), string(r.Stage), r.Name, r.Role, string(r.Via), r.Address, r.Reason,
+			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash}
+	},
+}
+
+// RunTable is a list of replay runs.
+var RunTable = Table[Run]{
+	Name:    "replays",
+	Columns: []string{"id", "state", "why", "by", "started", "ended", "letters", "published", "delivered", "dead_again", "gone", "failed", "rate", "canary", "reason"},
+	Cells: func(run Run) []string {
+		return []string{run.ID, string(run.State), run.Why, run.By.Name, stamp(run.Started), stamp(run.Ended), strconv.Itoa(run.Spec.Frozen.Count), strconv.Itoa(run.Published),
+			strconv.Itoa(run.Delivered), strconv.Itoa(run.DeadAgain), strconv.Itoa(run.Gone), strconv.Itoa(run.Failed), run.Spec.Rate.String(), strconv.FormatBool(run.Spec.Canary), run.Spec.Reason}
+	},
+}
+
+// stamp is a time in RFC 3339, UTC; "" for none.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// some is a number, "" for 0, which stands for none.
+func some(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatUint(n, 10)
+}
