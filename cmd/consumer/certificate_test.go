@@ -144,16 +144,16 @@ func TestCertificateReload(t *testing.T) {
 		}
 		step("gone", second, "does not exist")
 		issueSelfSigned(t, now.Add(-2*day), now.Add(-day)).write(t, certFile, keyFile)
-		step("expired", second, "the new certificate has expired")
+		step("expired", second, "the new certificate expired")
 		third := issueSelfSigned(t, now.Add(-day), now.Add(14*day+time.Hour))
 		third.write(t, certFile, keyFile)
 		step("mended", third, "")
-		if said := log.String(); strings.Contains(said, "canary") || strings.Count(said, "loaded anew") != 2 || !strings.Contains(said, "the old one stays in use") {
+		if said := log.String(); strings.Contains(said, "canary") || strings.Count(said, "was reloaded") != 2 || !strings.Contains(said, "the old one stays in use") {
 			t.Errorf("said %s", said)
 		}
 		time.Sleep(time.Hour)
 		step("nearly over", third, "the certificate expires ")
-		for at, want := range map[time.Duration]string{0: "expires ", 15 * day: "has expired ", -2 * day: "is not valid before "} {
+		for at, want := range map[time.Duration]string{0: "expires ", 15 * day: "expired ", -2 * day: "is not valid before "} {
 			if err := validity(third.leaf, now.Add(at+2*time.Hour)); err == nil || !strings.HasPrefix(err.Error(), "the certificate "+want) {
 				t.Errorf("%v: %v, want %q", at, err, want)
 			}
@@ -182,9 +182,9 @@ func TestCertificateFromPKCS12(t *testing.T) {
 		want       string
 	}{
 		{"good", pair.pkcs12(t, "canary-p"), "canary-p\n", ""},
-		{"another passphrase", pair.pkcs12(t, "canary-p"), "canary-q", "is not opened by the passphrase of file:" + passphrase},
-		{"nonsense", []byte("canary-nonsense"), "canary-p", "is no PKCS#12 file"},
-		{"another key", mixed.pkcs12(t, "canary-p"), "canary-p", "the key is not that of the certificate"},
+		{"another passphrase", pair.pkcs12(t, "canary-p"), "canary-q", "cannot be opened with the passphrase of file:" + passphrase},
+		{"nonsense", []byte("canary-nonsense"), "canary-p", "is not a PKCS#12 file"},
+		{"another key", mixed.pkcs12(t, "canary-p"), "canary-p", "the private key does not match the certificate"},
 		{"no passphrase", pair.pkcs12(t, "canary-p"), "", "pkcs12_passphrase"},
 	} {
 		if err := os.WriteFile(file, test.content, 0o600); err != nil {

@@ -162,7 +162,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 
 	// Ended behind the first part: that is done, and the rest as it was.
 	cut := o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d held", partOfFilter, n), "dead-letters", "hold", "--all", "--yes", "--reason", "later")
-	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, and the others are as they were", n)) {
+	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, the others are unchanged", n)) {
 		t.Fatalf("%+v", cut)
 	}
 	var held int
@@ -171,7 +171,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	}
 	counts(held, n)
 	rest := o.at(lab.OpenTerminal(t), "", "dead-letters", "hold", "--all", "--yes", "--reason", "later")
-	if rest.code != exitDone || rest.stdout != fmt.Sprintf("%d dead letters held (left out: %d held)\n", n-held, held) {
+	if rest.code != exitDone || rest.stdout != fmt.Sprintf("%d dead letters held (skipped: %d held)\n", n-held, held) {
 		t.Errorf("%+v", rest)
 	}
 	counts(n, n)
@@ -202,7 +202,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	cut = o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d restored", partOfNumbers, len(numbers)), restore()...)
 	again := strings.Count(cut.stdout, "on the list again as number")
 	if cut.code != exitFailed || again == 0 || again >= len(numbers) || len(o.letters()) != again ||
-		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, and the others are as they were", again, len(numbers))) {
+		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, the others are unchanged", again, len(numbers))) {
 		t.Errorf("%d are on the list, %d were said to be: %+v", len(o.letters()), again, cut)
 	}
 	numbers = numbers[again:]
@@ -218,7 +218,7 @@ func TestInterruptedQuestion(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	a := &app{ctx: ctx, stderr: term.Program, answers: term.Program}
 	go func() {
-		term.Awaits("Type 3 to go on: ")
+		term.Awaits("Type 3 to continue: ")
 		stop()
 	}()
 	if err := a.confirm(&desk.Frozen{Count: 3}, "discarded", false); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "nothing was done") {
