@@ -19,7 +19,7 @@ const rules = `relays:
 
 func TestRelaysCommands(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, rules)
+	o := newFixture(t, rules)
 	client, err := os.ReadFile(o.config)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func TestRelaysCommands(t *testing.T) {
 
 func TestCheckShowsRelays(t *testing.T) {
 	t.Parallel()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.write("c.yaml", rules+`targets:
   - {id: a, host: localhost, from_address: a@example.com, to: [b@example.com], fallback: [{host: backup.example.com}]}
   - {id: b, host: localhost, from_address: a@example.com, to: [b@example.com]}

@@ -66,7 +66,7 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
-// Whoever is asked has to type how many letters it is.
+// The operator has to type the number of letters.
 func TestConfirm(t *testing.T) {
 	t.Parallel()
 	frozen := &desk.Frozen{Count: 12, Held: 2, Superseded: 1}
@@ -86,7 +86,7 @@ func TestConfirm(t *testing.T) {
 		t.Errorf("with --yes: %v", err)
 	}
 	if newBar(&strings.Builder{}).out != nil {
-		t.Error("a bar where nobody watches")
+		t.Error("a progress bar without a terminal")
 	}
 	var out strings.Builder
 	b := &bar{out: &out}
