@@ -17,7 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// plainRelay is the demo's relay, spoken to without TLS.
+// plainRelay is the demo relay, used without TLS.
 func plainRelay(t *testing.T) *devrelay.Relay {
 	t.Helper()
 	relay, err := devrelay.Start(devrelay.Config{})
@@ -47,14 +47,14 @@ func TestRunWithBadConfiguration(t *testing.T) {
 				t.Errorf("exit %d and\n%swant exit 2 and\n%s", code, stderr, test.want)
 			}
 			if _, err := os.Stat(filepath.Join(p.dir, "data")); err == nil {
-				t.Error("it began to work all the same")
+				t.Error("the data directory was created")
 			}
 		})
 	}
 }
 
-// Without NATS it waits, says so, and is not ready; with NATS it works, and so it
-// does when NATS has been away.
+// Without NATS the program waits, logs that, and is not ready. It works once NATS is up,
+// and again after NATS was down.
 func TestRunWithoutNATS(t *testing.T) {
 	t.Parallel()
 	relay, addr := plainRelay(t), lab.FreeAddress(t)
@@ -93,7 +93,7 @@ func TestRunWithoutNATS(t *testing.T) {
 	p.ended()
 }
 
-// natsServer is somebody's NATS with JetStream.
+// natsServer is a separate NATS server with JetStream.
 func natsServer(t *testing.T, addr, store string) (stop func()) {
 	t.Helper()
 	host, portText, err := net.SplitHostPort(addr)
@@ -115,7 +115,7 @@ func natsServer(t *testing.T, addr, store string) (stop func()) {
 	}
 	t.Cleanup(stop)
 	if !s.ReadyForConnections(30 * time.Second) {
-		t.Fatal("NATS does not take connections")
+		t.Fatal("NATS does not accept connections")
 	}
 	return stop
 }
@@ -137,7 +137,7 @@ func TestRunWithLockedStore(t *testing.T) {
 	p.terminate()
 	p.ended()
 
-	// The lock ends with its owner, however that ended.
+	// The lock ends with its process, also with kill -9.
 	p.start()
 	p.ready()
 	if err := p.cmd.Process.Kill(); err != nil {
@@ -149,7 +149,7 @@ func TestRunWithLockedStore(t *testing.T) {
 	p.accountsFor(1, tally{accepted: 1})
 }
 
-// lastLine leaves the log before it aside.
+// lastLine returns the last line, without the log before it.
 func lastLine(text string) string {
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	return lines[len(lines)-1] + "\n"
@@ -182,11 +182,11 @@ func TestRunWithPortTaken(t *testing.T) {
 		if code, stderr := p.fails("run"); code != exitFailed || lastLine(stderr) != want {
 			t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
 		}
-		p.accountsFor(1, tally{accepted: 1}) // and nobody holds the store
+		p.accountsFor(1, tally{accepted: 1}) // and the store is not locked
 	}
 }
 
-// While Vault is away the deliveries that need it wait; they arrive when it comes.
+// While Vault is down the deliveries that need it wait; they are sent when it is up.
 func TestRunWithoutVault(t *testing.T) {
 	t.Parallel()
 	vault, addr := lab.Vault(t), lab.FreeAddress(t)
@@ -233,14 +233,14 @@ targets:
 	p.accountsFor(2, tally{accepted: 2})
 	for _, private := range []string{relayPassword, secret} {
 		if strings.Contains(p.logged(0), private) {
-			t.Error("the log holds a secret")
+			t.Error("the log contains a secret")
 		}
 	}
 	p.terminate()
 	p.ended()
 }
 
-// forward passes connections on to another address.
+// forward forwards connections to another address.
 func forward(t *testing.T, from, to string) {
 	t.Helper()
 	l, err := net.Listen("tcp", from)
@@ -270,8 +270,8 @@ func forward(t *testing.T, from, to string) {
 	}()
 }
 
-// A bad edit changes nothing but the log; a good one mends it. Who publishes in
-// between hears nothing of it.
+// A bad edit of the targets is only logged; a good one takes effect. Publishers are not
+// affected in between.
 func TestRunWithBadEdit(t *testing.T) {
 	t.Parallel()
 	first, second := plainRelay(t), plainRelay(t)
@@ -308,7 +308,8 @@ func TestRunWithBadEdit(t *testing.T) {
 	p.ended()
 }
 
-// Who only talks to the running program needs no targets, and all else.
+// A command that only connects to the running program ignores targets and relays, but
+// not errors elsewhere in the configuration.
 func TestConnectionNeedsNoTargets(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

@@ -29,7 +29,7 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// canaries are secrets that may be found nowhere. Their characters look different
+// canaries are secrets that must not be found anywhere. Their characters look different
 // in every encoding.
 type canaries map[string]string // what it is -> the secret
 
@@ -38,7 +38,7 @@ func (c canaries) add(what string) string {
 	return c[what]
 }
 
-// found says in which clothes a canary sits in the text.
+// found returns the canaries that the text contains, and in which encoding.
 func (c canaries) found(text string) []string {
 	var found []string
 	lower := strings.ToLower(text)
@@ -64,8 +64,8 @@ func (c canaries) found(text string) []string {
 	return found
 }
 
-// The program is run as users run it, through success and every refusal that
-// touches secrets; then all that it has written anywhere is searched.
+// The program runs as users run it, through success and every failure that involves
+// secrets; then everything that it has written anywhere is searched.
 func TestNoSecretAnywhere(t *testing.T) {
 	t.Parallel()
 	c := canaries{}
@@ -176,14 +176,14 @@ targets:
 	}
 	put(map[string]any{"id": "good", "certificate": string(chain), "private_key": ref("secret", "certs/www"),
 		"targets": []string{"keys", "java", "inline", "refused", "echo", "denied", "missing"}})
-	// The confused deputy: an author who wants what is not his.
+	// The confused deputy: events that refer to secrets that their publisher may not use.
 	for i, r := range []map[string]any{
 		ref("secret", "smtp/good"), ref("secret", "certs/../smtp/good"), ref("secret", "certs/%2e%2e/smtp/good"), ref("other", "certs/www"),
 		ref("secret/certs", "www"), {"file": filepath.Join(dir, "nats-password")}, {"vault": map[string]any{"mount": "secret", "path": "certs/www", "key": "other"}},
 	} {
 		put(map[string]any{"id": fmt.Sprintf("deputy-%d", i), "certificate": string(chain), "private_key": r, "targets": []string{"keys"}})
 	}
-	// The key of another domain is no key for this certificate.
+	// A key of another domain does not match this certificate.
 	foreign, _, err := authority.issue("foreign.example.com")
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ targets:
 	}
 	await(t, "three mails and twelve dead letters", func() bool { return relay.Count() == 3 && letters() == 12 })
 
-	// A replay and a discard, so that the audit has something to say.
+	// A replay and a discard, so that the audit has records.
 	env := append(os.Environ(), "CERTPOST_CONFIG="+filepath.Join(dir, "certpost.yaml"))
 	var outputs strings.Builder
 	for _, args := range [][]string{
@@ -249,14 +249,14 @@ targets:
 		fmt.Fprintf(&outputs, "%v %s\n", answer.Header, answer.Data)
 	}
 
-	// An inline private key: its own event is the publisher's, nothing else may have it.
+	// An inline private key: only the event, which the publisher sent, may contain it.
 	leak := canaries{"inline private key": c["private key"]}
 	before := streamed(t, js)
 	put(map[string]any{"id": "leak", "certificate": string(chain), "private_key": string(key)})
 	await(t, "the leak's letter", func() bool { return letters() == 12 })
 	after := streamed(t, js, "CERTPOST_EVENTS")
 
-	// A crash, for what it would leave: a core file, a stack in the log.
+	// A crash, because it could leave a core file, and leaves a stack in the log.
 	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ targets:
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(log), "goroutine ") {
-		t.Error("SIGQUIT left no stack in the log: the search would prove less than it says")
+		t.Error("SIGQUIT left no stack in the log: the search would prove too little")
 	}
 	for where, text := range map[string]string{"the log": string(log), "commands and pages": outputs.String(), "all pages": pagesRead, "the streams": before, "the streams after the leak": after} {
 		if len(text) < 1000 {
@@ -294,7 +294,8 @@ targets:
 	t.Logf("%d files below the temporary and working directory", searched)
 }
 
-// streamed is all that is in JetStream, headers included, without the streams named.
+// streamed returns all messages in JetStream with their headers, except those of the
+// streams named.
 func streamed(t *testing.T, js jetstream.JetStream, without ...string) string {
 	t.Helper()
 	ctx := context.Background()
@@ -344,11 +345,11 @@ func await(t *testing.T, what string, ok func() bool) {
 			return
 		}
 	}
-	t.Fatalf("waited in vain for: %s", what)
+	t.Fatalf("timed out waiting for: %s", what)
 }
 
-// echoingRelay answers AUTH with the password that it was given, in the clear and
-// as base64: what some relays do in their logs and one or two in their replies.
+// echoingRelay repeats the password in its reply to AUTH, in the clear and in base64, as
+// a few relays do.
 func echoingRelay(t *testing.T) string {
 	t.Helper()
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return echo{}, nil }))
@@ -374,7 +375,7 @@ func (echo) Auth(string) (sasl.Server, error) {
 	}), nil
 }
 
-// The search itself must be able to find what it looks for.
+// The search finds a secret in each encoding.
 func TestCanariesAreFound(t *testing.T) {
 	t.Parallel()
 	c := canaries{}

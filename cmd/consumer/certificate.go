@@ -20,31 +20,31 @@ import (
 )
 
 const (
-	// certificateInterval is how often the files are looked at, and certificateRetry
-	// how often ones that could not be used are tried again: the passphrase may come
+	// certificateInterval is how often the files are checked, and certificateRetry how
+	// often files that could not be used are tried again: the passphrase may be stored
 	// later than the file.
 	certificateInterval = 2 * time.Second
 	certificateRetry    = 30 * time.Second
 
-	// expiresSoon is how long before a certificate's end somebody should look.
+	// expiresSoon is how long before its expiry a certificate is reported.
 	expiresSoon = 14 * 24 * time.Hour
 )
 
-// serverCertificate is the dashboard's certificate, as its files are now. New files
-// that cannot be used, or hold an older certificate than a good one in use, leave
-// the one in use where it is.
+// serverCertificate is the dashboard's certificate, as its files are now. If new files
+// cannot be used, or have an expired certificate while the one in use has not expired,
+// the one in use stays.
 type serverCertificate struct {
 	cfg   ServerTLSConfig
 	store *secrets.Store
 	log   zerolog.Logger
-	used  [sha256.Size]byte // the files that were looked at last; watch has it to itself
+	used  [sha256.Size]byte // the files that were used or tried last; only watch uses it
 
 	mu      sync.Mutex
 	current *tls.Certificate // guarded by mu
 	failure error            // of the latest files; guarded by mu
 }
 
-// openCertificate reads it for the first time. nil without an error: there is none.
+// openCertificate reads the files for the first time. It returns nil, nil without TLS.
 func openCertificate(ctx context.Context, cfg ServerTLSConfig, store *secrets.Store, log zerolog.Logger) (*serverCertificate, error) {
 	if !cfg.on() {
 		return nil, nil
@@ -83,7 +83,7 @@ func (c *serverCertificate) parse(ctx context.Context, files [][]byte) (*tls.Cer
 	}
 	pair, err := tls.X509KeyPair(files[0], files[1])
 	if err != nil {
-		// The text is the standard library's, and quotes neither file.
+		// The standard library's text quotes neither file.
 		return nil, fmt.Errorf("%s and %s cannot be used: %w", c.cfg.CertFile, c.cfg.KeyFile, err)
 	}
 	return &pair, nil
@@ -97,16 +97,16 @@ func (c *serverCertificate) parsePKCS12(ctx context.Context, file []byte) (*tls.
 	key, leaf, chain, err := pkcs12.DecodeChain(file, passphrase)
 	switch {
 	case errors.Is(err, pkcs12.ErrIncorrectPassword):
-		return nil, fmt.Errorf("%s is not opened by the passphrase of %v", c.cfg.PKCS12File, c.cfg.PKCS12Passphrase)
+		return nil, fmt.Errorf("%s cannot be opened with the passphrase of %v", c.cfg.PKCS12File, c.cfg.PKCS12Passphrase)
 	case err != nil:
-		return nil, fmt.Errorf("%s is no PKCS#12 file with one certificate and its key", c.cfg.PKCS12File)
+		return nil, fmt.Errorf("%s is not a PKCS#12 file with one certificate and its key", c.cfg.PKCS12File)
 	}
 	pair := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
 	for _, ca := range chain {
 		pair.Certificate = append(pair.Certificate, ca.Raw)
 	}
 	if !keyFits(key, leaf) {
-		return nil, fmt.Errorf("%s: the key is not that of the certificate", c.cfg.PKCS12File)
+		return nil, fmt.Errorf("%s: the private key does not match the certificate", c.cfg.PKCS12File)
 	}
 	return pair, nil
 }
@@ -127,9 +127,9 @@ func (c *serverCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 	return c.current, nil
 }
 
-// watch looks at the files until the context ends. Like target definitions they are
-// polled, and count once they are the same twice in a row: a key and a certificate
-// are never replaced at the same moment.
+// watch checks the files until the context ends. Like target definitions they are
+// polled, and used once two reads in a row are the same, because a key and a
+// certificate are never replaced at the same moment.
 func (c *serverCertificate) watch(ctx context.Context) {
 	ticker := time.NewTicker(certificateInterval)
 	defer ticker.Stop()
@@ -160,7 +160,7 @@ func (c *serverCertificate) watch(ctx context.Context) {
 	}
 }
 
-// renew puts the files' certificate into use.
+// renew starts to use the certificate of the files.
 func (c *serverCertificate) renew(ctx context.Context, files [][]byte) error {
 	next, err := c.parse(ctx, files)
 	if err != nil {
@@ -170,13 +170,13 @@ func (c *serverCertificate) renew(ctx context.Context, files [][]byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.After(next.Leaf.NotAfter) && now.Before(c.current.Leaf.NotAfter) {
-		return fmt.Errorf("the new certificate has expired %s", when(next.Leaf.NotAfter))
+		return fmt.Errorf("the new certificate expired %s", when(next.Leaf.NotAfter))
 	}
 	c.current = next
 	return nil
 }
 
-// report says what became of new files, once.
+// report logs the result of new files, each error once.
 func (c *serverCertificate) report(err error) {
 	c.mu.Lock()
 	before := c.failure
@@ -185,7 +185,7 @@ func (c *serverCertificate) report(err error) {
 	c.mu.Unlock()
 	switch {
 	case err == nil:
-		c.log.Info().Time("not_after", until).Msg("certificate of the dashboard loaded anew")
+		c.log.Info().Time("not_after", until).Msg("the certificate of the dashboard was reloaded")
 	case before == nil || before.Error() != err.Error():
 		c.log.Error().Err(err).Time("not_after", until).Msg("the new certificate of the dashboard cannot be used; the old one stays in use")
 	}
@@ -197,7 +197,7 @@ func (c *serverCertificate) failed() error {
 	return c.failure
 }
 
-// health says what somebody should look at.
+// health returns what the operator should fix: nil, or why the certificate is degraded.
 func (c *serverCertificate) health() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -211,11 +211,11 @@ func (c *serverCertificate) health() error {
 	return fmt.Errorf("%w, and the new files cannot be used: %w", problem, c.failure)
 }
 
-// validity says when a certificate is not good, or not for long.
+// validity returns why a certificate is not valid, or that it expires soon.
 func validity(leaf *x509.Certificate, now time.Time) error {
 	switch {
 	case now.After(leaf.NotAfter):
-		return errors.New("the certificate has expired " + when(leaf.NotAfter))
+		return errors.New("the certificate expired " + when(leaf.NotAfter))
 	case now.Before(leaf.NotBefore):
 		return errors.New("the certificate is not valid before " + when(leaf.NotBefore))
 	case leaf.NotAfter.Sub(now) < expiresSoon:

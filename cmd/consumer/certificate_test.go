@@ -88,8 +88,8 @@ func (s selfSigned) pkcs12(t testing.TB, passphrase string) []byte {
 	return file
 }
 
-// TestCertificateReload: good files are taken up, bad ones leave the good one where
-// it is and say so, and health tells what there is to tell.
+// TestCertificateReload: valid files are used; invalid ones are logged and leave the
+// certificate in use; health reports each problem.
 func TestCertificateReload(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestCertificateReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		writeBlock(t, keyFile, "PRIVATE KEY", der)
-		step("the key alone", first, "cannot be used")
+		step("only the key", first, "cannot be used")
 		writeBlock(t, certFile, "CERTIFICATE", second.leaf.Raw)
 		step("key and certificate", second, "the certificate expires ")
 
@@ -144,16 +144,16 @@ func TestCertificateReload(t *testing.T) {
 		}
 		step("gone", second, "does not exist")
 		issueSelfSigned(t, now.Add(-2*day), now.Add(-day)).write(t, certFile, keyFile)
-		step("expired", second, "the new certificate has expired")
+		step("expired", second, "the new certificate expired")
 		third := issueSelfSigned(t, now.Add(-day), now.Add(14*day+time.Hour))
 		third.write(t, certFile, keyFile)
-		step("mended", third, "")
-		if said := log.String(); strings.Contains(said, "canary") || strings.Count(said, "loaded anew") != 2 || !strings.Contains(said, "the old one stays in use") {
+		step("fixed", third, "")
+		if said := log.String(); strings.Contains(said, "canary") || strings.Count(said, "was reloaded") != 2 || !strings.Contains(said, "the old one stays in use") {
 			t.Errorf("said %s", said)
 		}
 		time.Sleep(time.Hour)
-		step("nearly over", third, "the certificate expires ")
-		for at, want := range map[time.Duration]string{0: "expires ", 15 * day: "has expired ", -2 * day: "is not valid before "} {
+		step("expires soon", third, "the certificate expires ")
+		for at, want := range map[time.Duration]string{0: "expires ", 15 * day: "expired ", -2 * day: "is not valid before "} {
 			if err := validity(third.leaf, now.Add(at+2*time.Hour)); err == nil || !strings.HasPrefix(err.Error(), "the certificate "+want) {
 				t.Errorf("%v: %v, want %q", at, err, want)
 			}
@@ -182,9 +182,9 @@ func TestCertificateFromPKCS12(t *testing.T) {
 		want       string
 	}{
 		{"good", pair.pkcs12(t, "canary-p"), "canary-p\n", ""},
-		{"another passphrase", pair.pkcs12(t, "canary-p"), "canary-q", "is not opened by the passphrase of file:" + passphrase},
-		{"nonsense", []byte("canary-nonsense"), "canary-p", "is no PKCS#12 file"},
-		{"another key", mixed.pkcs12(t, "canary-p"), "canary-p", "the key is not that of the certificate"},
+		{"another passphrase", pair.pkcs12(t, "canary-p"), "canary-q", "cannot be opened with the passphrase of file:" + passphrase},
+		{"nonsense", []byte("canary-nonsense"), "canary-p", "is not a PKCS#12 file"},
+		{"another key", mixed.pkcs12(t, "canary-p"), "canary-p", "the private key does not match the certificate"},
 		{"no passphrase", pair.pkcs12(t, "canary-p"), "", "pkcs12_passphrase"},
 	} {
 		if err := os.WriteFile(file, test.content, 0o600); err != nil {
@@ -203,8 +203,8 @@ func TestCertificateFromPKCS12(t *testing.T) {
 	}
 }
 
-// serve starts the program with this section http, and ends it with the test.
-func serve(t *testing.T, o *office, section string) *instance {
+// serve starts the program with this section http, and stops it when the test ends.
+func serve(t *testing.T, o *fixture, section string) *instance {
 	t.Helper()
 	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: none, sync_interval: 2m}\n"+section)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
@@ -228,11 +228,11 @@ func serve(t *testing.T, o *office, section string) *instance {
 	return s
 }
 
-// TestDashboardOverTLS runs the program as it is reached from other machines: with a
-// certificate that is replaced while it runs, HTTP/2, sign-in and the probes' token.
+// TestDashboardOverTLS runs the program as other machines reach it: with a certificate
+// that is replaced while it runs, HTTP/2, sign-in and a token for probes.
 func TestDashboardOverTLS(t *testing.T) {
 	t.Parallel()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	ca := lab.NewCA(t, o.dir)
 	certFile, keyFile := ca.Issue(t, "localhost", "127.0.0.1")
 	o.write("token", "canary-metrics-token")
@@ -293,7 +293,7 @@ func TestDashboardOverTLS(t *testing.T) {
 		t.Fatalf("%d %s", resp.StatusCode, resp.Request.URL)
 	}
 
-	// The certificate of the lab's CA is valid for a day, and that is soon.
+	// The certificate of the lab's CA is valid for a day, so it is reported.
 	resp, body := ask("GET", "/healthz", nil)
 	answer := read[healthAnswer](t, body)
 	if resp.StatusCode != http.StatusOK || len(answer.Checks) != 4 || answer.Checks[3].Name != "tls" || answer.Checks[3].Tags[0] != "tls" || answer.Checks[3].Status != degraded || !strings.HasPrefix(answer.Checks[3].Message, "the certificate expires ") {
@@ -312,7 +312,7 @@ func TestDashboardOverTLS(t *testing.T) {
 		}
 	}
 
-	// A new one is shown to who connects anew.
+	// New connections get the new certificate.
 	day := 24 * time.Hour
 	renewed := issueSelfSigned(t, time.Now().Add(-day), time.Now().Add(90*day))
 	renewed.write(t, certFile, keyFile)
@@ -333,7 +333,7 @@ func TestDashboardOverTLS(t *testing.T) {
 	}
 }
 
-// `certpost check` says what the dashboard would stumble over.
+// `certpost check` reports the problems that the dashboard would have.
 func TestCheckDashboard(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -369,7 +369,7 @@ func TestCheckDashboard(t *testing.T) {
 	}
 }
 
-// Live it asks the provider, and reads the secrets.
+// With --live it queries the provider, and reads the secrets.
 func TestProbeDashboard(t *testing.T) {
 	t.Parallel()
 	dex := lab.Dex(t, lab.DexClient{ID: "certpost", Secret: "canary", Redirects: []string{"https://certpost.example.com/sign-in/callback"}})

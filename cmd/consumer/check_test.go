@@ -80,7 +80,7 @@ func TestCheck(t *testing.T) {
 
 func TestCheckLive(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	o.write("wrong", "not-the-password")
 	targets := o.target("good", "to: [a@demo.example]") +
 		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.path("passphrase")+"}", "to: [a@demo.example]") +
@@ -136,7 +136,7 @@ func TestCheckLive(t *testing.T) {
 		t.Errorf("checking sent %d mails", n)
 	}
 
-	// Without NATS the rest is checked all the same.
+	// Without NATS the rest is still checked.
 	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\ntargets:\n%s", lab.FreeAddress(t), o.target("good", "to: [a@demo.example]")))
 	said = command(t, nil, "check", "--live", "-c", o.path("alone.yaml"))
 	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
@@ -144,7 +144,7 @@ func TestCheckLive(t *testing.T) {
 	}
 }
 
-// endingRelay is a relay whose certificate has a day to live.
+// endingRelay is a relay whose certificate is valid for a day.
 func endingRelay(t *testing.T, dir string) string {
 	t.Helper()
 	certFile, keyFile := lab.NewCA(t, dir).Issue(t, "localhost")

@@ -16,15 +16,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// client is where commands ask about dead letters: the running program when one
-// answers on NATS, else a clerk of their own, who reads the same streams. Both
-// answer the same, but that a clerk without a program around him knows no targets
-// and works on no runs. docs/decisions/0038 says why.
+// client sends the requests of commands to the running program if one answers on
+// NATS, otherwise to an API in the command's own process, which reads the same streams.
+// Both give the same answers, except that the command's own API knows no targets and
+// works on no runs. docs/decisions/0038 says why.
 type client struct {
 	*broker.Broker
 	log zerolog.Logger
-	own *service.API // nil as long as the program answers
-	end func()       // of the own clerk's desk
+	own *service.API // nil while the running program answers
+	end func()       // stops the desk of own
 }
 
 // client connects a command.
@@ -37,7 +37,7 @@ func (a *app) client() (*client, func(), error) {
 	return c, func() { c.end(); done() }, nil
 }
 
-// ask has one question answered.
+// ask sends one request and decodes the answer.
 func ask[A any](ctx context.Context, c *client, name string, request any) (answer A, err error) {
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -48,7 +48,7 @@ func ask[A any](ctx context.Context, c *client, name string, request any) (answe
 		return answer, err
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
-		return answer, fmt.Errorf("the running certpost answers %s in a way that this version does not understand: use the version that runs", name)
+		return answer, fmt.Errorf("this version cannot read the answer of the running certpost to %s: use the version that is running", name)
 	}
 	return answer, nil
 }
@@ -60,7 +60,7 @@ func (c *client) answer(ctx context.Context, name string, request []byte) ([]byt
 		switch {
 		case errors.As(err, &refused):
 			r := &service.Refusal{Status: refused.Status, Text: refused.Text}
-			_ = json.Unmarshal(refused.Data, r) // another version may say less
+			_ = json.Unmarshal(refused.Data, r) // another version may send less
 			return nil, r
 		case !errors.Is(err, broker.ErrNoService):
 			return text, err
@@ -72,10 +72,10 @@ func (c *client) answer(ctx context.Context, name string, request []byte) ([]byt
 	return c.own.Answer(ctx, name, request)
 }
 
-// openOwn opens a desk for this command alone.
+// openOwn opens a desk that only this command uses.
 func (c *client) openOwn(ctx context.Context) error {
 	d := desk.New(c.Broker, absent{}, c.log)
-	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what is under way when somebody interrupts is finished
+	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // an action in progress is finished also when interrupted
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -86,7 +86,7 @@ func (c *client) openOwn(ctx context.Context) error {
 	return d.Ready(ctx)
 }
 
-// absent is what surrounds a desk in a process that delivers nothing.
+// absent gives a desk its targets and relays in a process that delivers nothing: none.
 type absent struct{}
 
 func (absent) Targets() []verdict.TargetView { return nil }
@@ -97,13 +97,13 @@ func (absent) Check(context.Context, string) []verdict.Finding { return noProgra
 func (absent) Examine(context.Context, string, []byte) []verdict.Finding { return noProgram() }
 
 func noProgram() []verdict.Finding {
-	return []verdict.Finding{{What: "certpost", Status: verdict.Error, Message: "no running certpost answers, which has the targets and may read their secrets: start it, or set nats.service in its configuration"}}
+	return []verdict.Finding{{What: "certpost", Status: verdict.Error, Message: "no running certpost answers, and only a running one has the targets and may read their secrets: start it, or set nats.service: true in its configuration"}}
 }
 
-// me is who asks, for the audit.
+// me is the caller of this command's requests, for the audit.
 func me() service.Caller { return service.Caller{By: actor(), Via: broker.ViaShell} }
 
-// actor is who does this, for the audit.
+// actor is the operator's name in the audit: user@host.
 func actor() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {

@@ -14,7 +14,7 @@ import (
 
 func TestPublish(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	certFile, keyFile, chain := o.issue("www.example.com")
 
 	out := o.certpost("publish", "--cert", certFile).done(t)
@@ -64,7 +64,7 @@ func TestPublish(t *testing.T) {
 
 func TestPublishRefuses(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	certFile, keyFile, chain := o.issue("www.example.com")
 	key, err := os.ReadFile(keyFile)
 	if err != nil {
@@ -111,10 +111,11 @@ func TestPublishRefuses(t *testing.T) {
 	}
 }
 
-// What ACME clients tell their hooks; TestRealRoad has a real certbot.
+// The variables and arguments that ACME clients pass to hooks; TestRealRoad runs a real
+// certbot.
 func TestPublishFromHooks(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	certFile, keyFile, chain := o.issue("hook.example.com")
 	key, err := os.ReadFile(keyFile)
 	if err != nil {
@@ -139,7 +140,7 @@ func TestPublishFromHooks(t *testing.T) {
 	o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys").done(t)
 	o.settled()
 	if letters := o.letters(); len(letters) != 1 || letters[0].Code != verdict.SMTPPayload {
-		t.Errorf("without its key a mail with a key has to end dead: %+v", letters)
+		t.Errorf("want one dead letter, SMTP_PAYLOAD, because the key is missing: %+v", letters)
 	}
 
 	o.certpostWith([]string{"LEGO_CERT_DOMAIN=hook.example.com", "LEGO_CERT_PATH=" + certFile, "LEGO_CERT_KEY_PATH=" + keyFile}, "publish", "--from", "lego").done(t)
@@ -151,12 +152,12 @@ func TestPublishFromHooks(t *testing.T) {
 	said.failed(t, exitDone, "certpost: nothing to publish: the hook was not called for a new certificate\n")
 }
 
-// With --store-key the key is in Vault before anybody hears of the certificate.
+// With --store-key the key is stored in Vault before the event is published.
 func TestPublishStoresKeyInVault(t *testing.T) {
 	t.Parallel()
 	vault := lab.Vault(t)
 	vault.Policy(t, "publisher", `path "secret/data/certs/*" { capabilities = ["create", "update", "patch", "read"] }`)
-	o := newOffice(t, "vault: {address: \""+vault.Address+"\", auth: {method: token, token: {value: \""+vault.RootToken+"\"}}}\n")
+	o := newFixture(t, "vault: {address: \""+vault.Address+"\", auth: {method: token, token: {value: \""+vault.RootToken+"\"}}}\n")
 	o.write("token", vault.Token(t, "1h", "publisher"))
 	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
 	certFile, keyFile, _ := o.issue("*.example.com")
@@ -173,7 +174,8 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 	if data["private_key"] != string(key) {
 		t.Error("Vault does not have the key")
 	}
-	// The office's events may name no secret in Vault: the reference is what was published.
+	// The fixture allows no Vault secrets in events, so this is a dead letter, with the
+	// published reference in its body.
 	o.settled()
 	letters := o.letters()
 	if len(letters) != 1 || letters[0].Code != verdict.SecretDenied || !strings.Contains(string(letters[0].Body), `"vault":{"mount":"secret","path":"certs/_wildcard.example.com","key":"private_key"}`) {
@@ -192,7 +194,7 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 
 func TestDeliveries(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	if out := o.certpost("deliveries", "list").done(t); out != "no matching deliveries\n" {
 		t.Errorf("before any: %q", out)
 	}
@@ -287,14 +289,14 @@ func TestVersion(t *testing.T) {
 
 func TestRender(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	certFile, keyFile, chain := o.issue("www.example.com")
 	key, err := os.ReadFile(keyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	// A file that everybody may read was there before.
+	// A file that all users may read existed before.
 	mail := o.path("mail.eml")
 	if err := os.WriteFile(mail, []byte("old"), 0o644); err != nil {
 		t.Fatal(err)
@@ -314,7 +316,7 @@ func TestRender(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(attachmentOf(t, raw, "www.example.com.pem")) != chain || string(attachmentOf(t, raw, "www.example.com.key.pem")) != string(key) {
-		t.Error("the mail does not hold the certificate and its key")
+		t.Error("the mail does not contain the certificate and its key")
 	}
 
 	p12 := o.path("p12.eml")
@@ -328,7 +330,7 @@ func TestRender(t *testing.T) {
 
 	out := o.certpost("render", "--target", "ops", "--cert", certFile).done(t)
 	if string(attachmentOf(t, []byte(out), "www.example.com.pem")) != chain {
-		t.Error("the mail on standard output does not hold the certificate")
+		t.Error("the mail on standard output does not contain the certificate")
 	}
 	if n := o.relay.Count(); n != 0 {
 		t.Errorf("render sent %d mails", n)

@@ -109,7 +109,7 @@ func TestConfigHTTP(t *testing.T) {
 	}
 }
 
-// `run` ends with code 2 and the line, before anything is opened.
+// `run` exits with code 2 and names the line, before it opens anything.
 func TestOpenDashboardIsNotStarted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -144,7 +144,7 @@ func TestOpenAccess(t *testing.T) {
 	if h.SignIn.Idle != 5*time.Minute || h.SignIn.Max != time.Hour || !slices.Equal(h.SignIn.OIDC.Roles.Operator, []string{"ops", "on-call"}) || h.SignIn.OIDC.RoleClaim != "groups" {
 		t.Errorf("%+v", h.SignIn)
 	}
-	t.Setenv("CLIENT_SECRET", "canary") // read when it is wanted
+	t.Setenv("CLIENT_SECRET", "canary") // read when it is needed
 	store, err := secrets.Open(secrets.Config{}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
@@ -171,8 +171,8 @@ func TestOpenAccess(t *testing.T) {
 	}
 }
 
-// TestAccessManual reads every YAML block of docs/dashboard-access.md. One that a
-// block of text follows has exactly these problems, others have none.
+// TestAccessManual reads every YAML block of docs/dashboard-access.md. A block that is
+// followed by a text block has exactly those problems, the others have none.
 func TestAccessManual(t *testing.T) {
 	page, err := os.ReadFile(root + "/docs/dashboard-access.md")
 	if err != nil {

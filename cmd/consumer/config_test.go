@@ -11,7 +11,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 )
 
-// load writes a configuration to a file called c.yaml, reads it, and gives its
+// load writes a configuration to a file called c.yaml, reads it, and returns its
 // problems without the directory's name.
 func load(t *testing.T, text string, env ...string) (*Config, []string) {
 	t.Helper()

@@ -17,8 +17,8 @@ import (
 	"github.com/certpost/certpost/internal/dashboard"
 )
 
-// crawler reads a dashboard as somebody does who follows every link, looks at every
-// list in every format, and presses every button that looks and changes nothing.
+// crawler reads a whole dashboard: it follows every link, reads every list in every
+// format, and submits every form that changes nothing.
 type crawler struct {
 	t      *testing.T
 	base   *url.URL
@@ -30,11 +30,11 @@ type crawler struct {
 	found  map[string]bool // patterns of routes
 }
 
-// variants is how many queries of one address are followed: orders, filters, pages.
+// variants is how many queries of one address are followed (orders, filters, pages).
 const variants = 8
 
-// crawl returns all that the dashboard at an address answers. A page without a link
-// to it is an error, because what is on it was not looked at.
+// crawl returns all answers of the dashboard at an address. A page that no other links
+// to is an error, because its content was not searched.
 func crawl(t *testing.T, address string) string {
 	t.Helper()
 	guard, err := access.New(access.Config{Listen: "127.0.0.1:0"})
@@ -56,14 +56,14 @@ func crawl(t *testing.T, address string) string {
 		method, path, _ := strings.Cut(route.Pattern, " ")
 		looks := method == http.MethodGet && path != "/events" && route.Kind == access.Page || strings.HasSuffix(path, "/preflight") || strings.HasSuffix(path, "/check") || strings.HasSuffix(path, "/edit")
 		if looks && !c.found[route.Pattern] {
-			t.Errorf("no page leads to %s, so what it shows was not searched", route.Pattern)
+			t.Errorf("no page links to %s, so its content was not searched", route.Pattern)
 		}
 	}
 	t.Logf("%d addresses of the dashboard were read", len(c.done))
 	return c.text.String()
 }
 
-// open reads a page and what it leads to.
+// open reads a page and the pages that it links to.
 func (c *crawler) open(reference string) {
 	c.t.Helper()
 	to, err := c.base.Parse(reference)
@@ -128,7 +128,7 @@ func (c *crawler) send(method string, to *url.URL, form string) {
 	}
 }
 
-// press sends a form that only looks.
+// press submits a form if it changes nothing.
 func (c *crawler) press(page *url.URL, form *html.Node, before string) {
 	c.t.Helper()
 	attr := func(n *html.Node, name string) string {
@@ -157,7 +157,7 @@ func (c *crawler) press(page *url.URL, form *html.Node, before string) {
 		}
 	}
 	if action == "edit" {
-		values.Set("reason", "to look at what would be different")
+		values.Set("reason", "to see what would change")
 	}
 	c.send(http.MethodPost, to, values.Encode())
 }

@@ -17,19 +17,19 @@ import (
 
 type lettersReplayCmd struct {
 	chosen
-	MayHaveBeenSent bool   `help:"Also those that may have been sent already."`
-	Force           bool   `help:"Deliver even if the ledger says that the mail was sent."`
-	Rate            string `help:"At most so many, such as 10/s or 100/min (with --all)." placeholder:"RATE"`
-	Canary          bool   `help:"First 1, then 10, then the rest, each when those before have arrived (with --all)."`
-	Reason          string `help:"Why (kept in the audit); a must with --all."`
-	Wait            bool   `help:"Follow the run to its end (with --all)."`
+	MayHaveBeenSent bool   `help:"Also replay letters that may have been sent already."`
+	Force           bool   `help:"Send again even if the ledger says that the mail was sent."`
+	Rate            string `help:"Rate limit, such as 10/s or 100/min (with --all)." placeholder:"RATE"`
+	Canary          bool   `help:"Replay 1, then 10, then the rest, each step after the one before was delivered (with --all)."`
+	Reason          string `help:"Reason (kept in the audit); required with --all."`
+	Wait            bool   `help:"Show the progress of the run until it ends (with --all)."`
 	Output          string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Validate is called when the command line has been read.
 func (c *lettersReplayCmd) Validate() error {
 	if !c.All && (c.Rate != "" || c.Canary || c.Wait) {
-		return errors.New("--rate, --canary and --wait go with --all: numbers are replayed at once")
+		return errors.New("--rate, --canary and --wait require --all: letters given by number are replayed at once")
 	}
 	if c.Rate != "" {
 		if err := new(verdict.Rate).UnmarshalText([]byte(c.Rate)); err != nil {
@@ -54,7 +54,7 @@ func (c *lettersReplayCmd) Run(a *app) error {
 
 type lettersDiscardCmd struct {
 	chosen
-	Reason string `help:"Why (kept in the audit)." required:""`
+	Reason string `help:"Reason (kept in the audit)." required:""`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -65,7 +65,7 @@ func (c *lettersDiscardCmd) Validate() error {
 
 func reasoned(reason string) error {
 	if strings.TrimSpace(reason) == "" {
-		return errors.New("--reason is empty: say why, for who looks into the audit later")
+		return errors.New("--reason is required: it is kept in the audit")
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (c *lettersDiscardCmd) Run(a *app) error {
 
 type lettersHoldCmd struct {
 	chosen
-	Reason string `help:"Why (kept in the audit)." required:""`
+	Reason string `help:"Reason (kept in the audit)." required:""`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -93,7 +93,7 @@ func (c *lettersHoldCmd) Run(a *app) error {
 
 type lettersReleaseCmd struct {
 	chosen
-	Reason string `help:"Why (kept in the audit)."`
+	Reason string `help:"Reason (kept in the audit)."`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -103,9 +103,9 @@ func (c *lettersReleaseCmd) Run(a *app) error {
 }
 
 type lettersRestoreCmd struct {
-	Numbers []uint64 `arg:"" name:"number" help:"Numbers that the letters had."`
-	Reason  string   `help:"Why (kept in the audit)."`
-	DryRun  bool     `help:"Say which letters it would be, and do nothing."`
+	Numbers []uint64 `arg:"" name:"number" help:"Numbers of the discarded letters."`
+	Reason  string   `help:"Reason (kept in the audit)."`
+	DryRun  bool     `help:"Only print which letters would be restored."`
 	Output  string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -114,8 +114,8 @@ func (c *lettersRestoreCmd) Run(a *app) error {
 	return a.act(&chosen{}, "dead.restore", "restored", &order, &order, c.Output, false)
 }
 
-// act gives an order and says what came of it. An order about all that fit is
-// frozen first: what the count is confirmed for is exactly what is acted on.
+// act sends an order and prints its result. An order with --all is frozen first, so
+// that it acts on exactly the letters whose number the operator confirms.
 func (a *app) act(of *chosen, name, done string, order any, choice *service.Selection, format string, wait bool) error {
 	c, end, err := a.client()
 	if err != nil {
@@ -165,8 +165,7 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 	return err
 }
 
-// confirm asks whoever sits at the terminal. Where nobody does, --yes has to be
-// given.
+// confirm asks the operator at the terminal. Without a terminal, --yes is required.
 func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 	if yes {
 		return nil
@@ -175,7 +174,7 @@ func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 	if a.answers == nil {
 		return usage("%s: add --yes, or --dry-run to see which", what)
 	}
-	fmt.Fprintf(a.stderr, "%s. Type %d to go on: ", what, f.Count)
+	fmt.Fprintf(a.stderr, "%s. Type %d to continue: ", what, f.Count)
 	line, err := a.answer(func() (string, error) { return bufio.NewReader(a.answers).ReadString('\n') })
 	if strings.TrimSpace(line) != fmt.Sprint(f.Count) {
 		return &failure{exitFailed, errors.Join(errors.New("nothing was done"), err)}
@@ -183,11 +182,11 @@ func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 	return nil
 }
 
-// errInterrupted says that somebody ended the program instead of answering it.
+// errInterrupted says that the operator interrupted the program instead of answering.
 var errInterrupted = errors.New("interrupted")
 
-// answer reads from the terminal until the program is to end: reading alone would go
-// on. Then what read reads is lost.
+// answer returns what read reads from the terminal, or errInterrupted if the context
+// ends first. read itself cannot be interrupted; what it reads later is lost.
 func (a *app) answer(read func() (string, error)) (string, error) {
 	type answer struct {
 		text string
@@ -206,7 +205,7 @@ func (a *app) answer(read func() (string, error)) (string, error) {
 	}
 }
 
-// terminal is where somebody answers questions, nil when nobody does.
+// terminal returns in if it is a terminal, where an operator can answer, else nil.
 func terminal(in *os.File) io.Reader {
 	if term.IsTerminal(int(in.Fd())) {
 		return in
@@ -214,7 +213,7 @@ func terminal(in *os.File) io.Reader {
 	return nil
 }
 
-// leftOut says what of a filter's letters is not acted on.
+// leftOut says how many of a filter's letters are skipped, and why.
 func leftOut(f *desk.Frozen) string {
 	var parts []string
 	for _, p := range []struct {
@@ -228,7 +227,7 @@ func leftOut(f *desk.Frozen) string {
 	if parts == nil {
 		return ""
 	}
-	return " (left out: " + strings.Join(parts, ", ") + ")"
+	return " (skipped: " + strings.Join(parts, ", ") + ")"
 }
 
 func (a *app) printOrder(answer service.OrderAnswer, done string) {
@@ -251,7 +250,7 @@ func (a *app) printOrder(answer service.OrderAnswer, done string) {
 	default:
 		fmt.Fprintf(a.stdout, "%s %s%s\n", count(answer.Done, "dead letter"), done, leftOut(f))
 		if passed := f.Count - answer.Done; passed > 0 && (answer.Rest == nil || answer.Rest.Count == 0) {
-			fmt.Fprintf(a.stdout, "%s meanwhile held, or acted on by somebody else: see certpost audit list\n", wasWere(passed, "other"))
+			fmt.Fprintf(a.stdout, "%s held, or acted on by another caller, in the meantime: see certpost audit list\n", wasWere(passed, "other"))
 		}
 	}
 }

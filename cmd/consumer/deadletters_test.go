@@ -39,7 +39,7 @@ func ordered(t *testing.T, s said) service.OrderAnswer {
 
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody, devrelay.Rule{Stage: devrelay.StageRcpt, Recipient: "prod@*", Code: 550, Enhanced: "5.1.1", Text: "not yet", Times: 1})
+	o := newFixture(t, "", refuseNobody, devrelay.Rule{Stage: devrelay.StageRcpt, Recipient: "prod@*", Code: 550, Enhanced: "5.1.1", Text: "not yet", Times: 1})
 	if out := o.certpost("dead-letters", "list").done(t); out != "no open dead letters\n" {
 		t.Errorf("before any: %q", out)
 	}
@@ -207,7 +207,7 @@ func TestReplayOfUncertain(t *testing.T) {
 		}
 		return "250 2.0.0 OK: queued as SLOW1"
 	})
-	o := newOffice(t, "delivery: {on_unknown_outcome: dead_letter}\n")
+	o := newFixture(t, "delivery: {on_unknown_outcome: dead_letter}\n")
 	o.write("targets.yaml", "targets:\n  - {id: slow, host: 127.0.0.1, port: "+port(relay)+", tls_mode: plaintext, auth_method: none, from_address: a@demo.example, to: [b@demo.example]}\n")
 	o.until("the new definition", func() bool { _, ok := o.service.cfg.Book.Current().Get("slow"); return ok })
 	o.publish("unsure", "slow")
@@ -263,7 +263,7 @@ func TestReplayIsDocumented(t *testing.T) {
 }
 
 // publishRaw puts anything into the stream of events.
-func (o *office) publishRaw(subject, body string) {
+func (o *fixture) publishRaw(subject, body string) {
 	o.t.Helper()
 	js := o.jetStream()
 	if _, err := js.Publish(context.Background(), subject, []byte(body)); err != nil {
@@ -271,7 +271,7 @@ func (o *office) publishRaw(subject, body string) {
 	}
 }
 
-func (o *office) jetStream() jetstream.JetStream {
+func (o *fixture) jetStream() jetstream.JetStream {
 	o.t.Helper()
 	nc, err := nats.Connect(o.service.broker.URL())
 	if err != nil {
@@ -286,7 +286,7 @@ func (o *office) jetStream() jetstream.JetStream {
 }
 
 // audited are the records of one action, oldest first.
-func (o *office) audited(action broker.Action) []broker.AuditRecord {
+func (o *fixture) audited(action broker.Action) []broker.AuditRecord {
 	o.t.Helper()
 	stream, err := o.jetStream().Stream(context.Background(), broker.AuditStream)
 	if err != nil {

@@ -75,7 +75,7 @@ func TestDemoOnceTooSlow(t *testing.T) {
 func TestDemoPrintsWhatWorks(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
-	d.until("its words", func() bool { return strings.HasSuffix(d.stdout.String(), "removes its files.\n") })
+	d.until("its output", func() bool { return strings.HasSuffix(d.stdout.String(), "removes its files.\n") })
 	words := d.stdout.String()
 	if !strings.Contains(words, "Three of four sample deliveries have arrived") {
 		t.Errorf("it says\n%s", words)
@@ -123,7 +123,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 		return strings.Count(page, "www.example.com") >= 2 && strings.Contains(page, "java@demo.example")
 	})
 	t.Run("NATS CLI", func(t *testing.T) {
-		env := lab.NATSEnv(t, "nats://127.0.0.1:1") // the command itself has the server
+		env := lab.NATSEnv(t, "nats://127.0.0.1:1") // the command names the server
 		if out := paste(t, env, foreign); !strings.Contains(out, "Stored in Stream: CERTPOST_EVENTS") {
 			t.Errorf("nats pub says %s", out)
 		}

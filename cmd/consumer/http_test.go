@@ -17,7 +17,7 @@ import (
 )
 
 // ask makes a request to the running service.
-func (o *office) ask(method, path string) (*http.Response, string) {
+func (o *fixture) ask(method, path string) (*http.Response, string) {
 	o.t.Helper()
 	req, err := http.NewRequestWithContext(o.t.Context(), method, o.service.http.address()+path, nil)
 	if err != nil {
@@ -42,7 +42,7 @@ type healthAnswer struct {
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "delivery: {retry: {initial: 100ms}}\n")
+	o := newFixture(t, "delivery: {retry: {initial: 100ms}}\n")
 	for path, want := range map[string]string{"/livez": "alive\n", "/readyz": "ready\n"} {
 		if resp, body := o.ask("GET", path); resp.StatusCode != http.StatusOK || body != want || resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 			t.Errorf("%s: %d %q", path, resp.StatusCode, body)
@@ -95,7 +95,7 @@ func TestHealth(t *testing.T) {
 // Without NATS nothing is delivered: not ready, with the reason.
 func TestHealthWithoutStreams(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	o.service.broker.Close()
 	o.until("unready", func() bool {
 		resp, _ := o.ask("GET", "/readyz")
@@ -115,7 +115,7 @@ func TestHealthWithoutStreams(t *testing.T) {
 // A client that disconnects does not make the process unready for the others.
 func TestHealthWithoutPatience(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	gone, hangUp := context.WithCancel(t.Context())
 	hangUp()
 	h := &health{s: o.service}
@@ -130,7 +130,7 @@ func TestHealthWithoutPatience(t *testing.T) {
 // Without access /readyz says that it is not ready, but names no hosts.
 func TestReadinessForStrangers(t *testing.T) {
 	t.Parallel()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.http = ", url: \"http://localhost\", metrics_token: {file: " + o.path("token") + "}, sign_in: {users: [{name: ada, password_hash: \"" + hashFor(t, "x") + "\", role: viewer}]}"
 	o.write("token", "0123456789abcdef")
 	o.furnish("")
@@ -199,7 +199,7 @@ func TestServerLog(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	o.publish("one", "ops", "nobody")
 	o.publish("two", "absent-target")
 	o.publishRaw("certificate.issued", `{"id": "three"}`)

@@ -1,6 +1,6 @@
 // Certpost delivers certificates: it consumes certificate.issued events from NATS
-// JetStream and mails each to whom the targets say. This package is the command
-// line and the wiring; docs/flow.md tells the rest.
+// JetStream and mails each certificate to the recipients that its targets define. This
+// package is the command line and the wiring; docs/flow.md describes the rest.
 package main
 
 import (
@@ -31,26 +31,26 @@ const (
 	exitUsage  = 2 // wrong usage or configuration
 )
 
-// version is set by the linker (-X main.version=v1.2.3); else it is what Go knows
-// of the build.
+// version is set by the linker (-X main.version=v1.2.3). If it is empty,
+// programVersion reads Go's build information.
 var version string
 
-// cli is the command line. The order is that of the help.
+// cli is the command line. The help lists the commands in this order.
 type cli struct {
-	Config string `help:"Configuration file (default: certpost.yaml if there is one)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
+	Config string `help:"Configuration file (default: certpost.yaml, if it exists)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
 
-	Run          runCmd          `cmd:"" help:"Consume events and deliver certificates; serve health and metrics."`
-	Demo         demoCmd         `cmd:"" help:"Everything in one process, with a relay of its own and an inbox to look into."`
+	Run          runCmd          `cmd:"" help:"Consume events and deliver certificates; serve dashboard, health and metrics."`
+	Demo         demoCmd         `cmd:"" help:"Run everything in one process, with a demo relay and an inbox page."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
-	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live relays and secrets too."`
-	Render       renderCmd       `cmd:"" help:"Write the mail that a target would get, without sending it."`
-	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"What ended without success: list, understand, replay, discard."`
-	Replays      replaysCmd      `cmd:"" help:"Replays of many dead letters: list, show, pause, resume, cancel."`
-	Audit        auditCmd        `cmd:"" help:"What was done to dead letters, by whom: list, export, verify."`
+	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
+	Render       renderCmd       `cmd:"" help:"Write the mail for a target to a file or to standard output, without sending it."`
+	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"Dead letters (failed deliveries): list, show, replay, discard."`
+	Replays      replaysCmd      `cmd:"" help:"Replay runs of many dead letters: list, show, pause, resume, cancel."`
+	Audit        auditCmd        `cmd:"" help:"What was done to dead letters, and by whom: list, export, verify."`
 	Relays       relaysCmd       `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
-	Deliveries   deliveriesCmd   `cmd:"" help:"What went to whom, and what is known of it."`
-	Schema       schemaCmd       `cmd:"" help:"JSON Schema of events or of the configuration."`
-	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Make the hash of a password for http.sign_in.users."`
+	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
+	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
+	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
 	Version      versionCmd      `cmd:"" help:"Print the version."`
 }
 
@@ -69,19 +69,19 @@ func newCLI() *cli {
 	return c
 }
 
-// app is what a command has to work with.
+// app is the environment in which a command runs.
 type app struct {
 	ctx            context.Context
 	config         string
 	env            []string
 	stdout, stderr io.Writer
-	answers        io.Reader // nil when nobody sits at a terminal
+	answers        io.Reader // the terminal; nil if standard input is none
 }
 
 // failure is an error with an exit code of its own.
 type failure struct {
 	code int
-	err  error // nil when everything has been said
+	err  error // nil if the message was printed already
 }
 
 func (f *failure) Error() string {
@@ -99,15 +99,15 @@ func usage(format string, args ...any) error {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal ends it at once, as kill -9 would, unless it comes right behind
-	// the first one: that was passed on twice.
+	// A second signal ends the process at once, as kill -9 would. Within a second of the
+	// first it is ignored: it is the same signal, forwarded twice.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	code := execute(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// execute is the program, without the process around it.
+// execute runs a command line and returns the exit code of the process.
 func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) (code int) {
 	c := newCLI()
 	exited := -1
@@ -142,15 +142,15 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	return f.code
 }
 
-// load reads the configuration. If it cannot be used, load prints all that is
-// wrong with it and fails; else what is left are warnings, which `run` and
-// `check` show, and which would be noise elsewhere.
+// load reads the configuration. If it is invalid, load prints all its problems and
+// fails. Otherwise the problems are warnings: `run` and `check` show them, other
+// commands do not.
 func (a *app) load() (cfg *Config, warnings []config.Problem, err error) {
 	cfg, _, problems := loadConfig(a.config, a.env)
 	return cfg, problems, a.usable(problems)
 }
 
-// usable prints the problems of a configuration that cannot be used, and fails.
+// usable prints the problems of an invalid configuration, and fails.
 func (a *app) usable(problems []config.Problem) error {
 	if !config.Failed(problems) {
 		return nil
@@ -161,8 +161,8 @@ func (a *app) usable(problems []config.Problem) error {
 	return &failure{code: exitUsage}
 }
 
-// logger writes JSON, or lines for people when that is asked for or somebody is
-// watching.
+// logger writes JSON, or readable lines if the format is console, or if it is auto and
+// standard error is a terminal.
 func (a *app) logger(cfg LogConfig) zerolog.Logger {
 	out := a.stderr
 	f, isFile := a.stderr.(*os.File)
@@ -176,8 +176,8 @@ func (a *app) logger(cfg LogConfig) zerolog.Logger {
 	return zerolog.New(out).Level(level).With().Timestamp().Logger()
 }
 
-// brokerConfig maps the configuration to the broker's. The password is read from
-// its store at every connect.
+// brokerConfig maps the configuration to the broker's. The password is read again at
+// every connect.
 func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.Config {
 	b := broker.Config{
 		URL: c.NATS.URL, CredentialsFile: c.NATS.CredentialsFile, NKeyFile: c.NATS.NKeyFile, User: c.NATS.User,
@@ -213,7 +213,7 @@ func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func()
 	}
 	if cfg.NATS.URL == "" && cfg.NATS.Listen == "none" {
 		store.Close()
-		return nil, nil, usage("nats.listen is none: the embedded NATS serves its own process alone, and commands cannot reach it")
+		return nil, nil, usage("nats.listen is none: commands cannot reach the embedded NATS, which serves only its own process")
 	}
 	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/config/manual"
 )
 
-var updateManual = flag.Bool("update-manual", false, "write the JSON Schema and the reference of the configuration anew")
+var updateManual = flag.Bool("update-manual", false, "write the JSON Schema and the reference of the configuration")
 
 const (
 	root       = "../.."
@@ -33,7 +33,7 @@ func comments(t *testing.T) manual.Comments {
 	return comments
 }
 
-// upToDate compares a file with what it should hold, or writes it.
+// upToDate compares a file with its expected content; with -update-manual it writes it.
 func upToDate(t *testing.T, path string, want []byte) {
 	t.Helper()
 	if *updateManual {
@@ -110,8 +110,8 @@ func eachSetting(t reflect.Type, path string, visit func(owner reflect.Type, s c
 	}
 }
 
-// TestManualExamples: every example is a configuration, or targets, without a
-// problem, and fits the schema's idea of which keys there are.
+// TestManualExamples: every example is a configuration, or targets, without problems,
+// and certpost.yaml shows every key.
 func TestManualExamples(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"certpost.yaml", "small.yaml"} {
@@ -146,8 +146,8 @@ func TestManualExamples(t *testing.T) {
 	})
 }
 
-// TestManualSaysWhatHappens reads every YAML block of the page. One that a block
-// of text follows has exactly these problems, others have none.
+// TestManualSaysWhatHappens reads every YAML block of the page. A block that is followed
+// by a text block has exactly those problems, the others have none.
 func TestManualSaysWhatHappens(t *testing.T) {
 	page, err := os.ReadFile(manualPage)
 	if err != nil {

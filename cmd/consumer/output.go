@@ -21,8 +21,8 @@ func (a *app) json(v any) error {
 	return enc.Encode(v)
 }
 
-// table prints rows in columns. Cells come from events, relays and certificates:
-// what would move the cursor or hide text is replaced.
+// table prints rows in columns. Cells contain text from events, relays and
+// certificates, so characters that would move the cursor or hide text are replaced.
 func table(w io.Writer, head []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, strings.Join(head, "\t"))
@@ -36,9 +36,9 @@ func table(w io.Writer, head []string, rows [][]string) error {
 	return tw.Flush()
 }
 
-// printList prints items as a table, as JSON or as CSV. short is true for cells of
-// a table, where long texts are cut.
-// As CSV a list has the columns that it has on the pages, if there is a page of it.
+// printList prints items as a table, as JSON or as CSV; instead of an empty table it
+// prints none. short is true for cells of a table, where long texts are shortened. As
+// CSV a list has the columns that it has on the pages, if there is a page of it.
 func printList[T any](a *app, format string, items []T, none string, head []string, row func(item T, short bool) []string, page ...desk.Table[T]) error {
 	if format == "csv" && len(page) == 1 {
 		head, row = page[0].Columns, func(item T, _ bool) []string { return page[0].Cells(item) }
@@ -73,7 +73,7 @@ func printList[T any](a *app, format string, items []T, none string, head []stri
 	return table(a.stdout, head, rows)
 }
 
-// spreadsheetCell keeps a cell that comes from outside from being a formula.
+// spreadsheetCell keeps a spreadsheet from reading text from outside as a formula.
 func spreadsheetCell(s string) string {
 	if s = printable(s); s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
 		return "'" + s
@@ -81,7 +81,7 @@ func spreadsheetCell(s string) string {
 	return s
 }
 
-// pairs prints a record, one field a line; empty ones are left out.
+// pairs prints a record, one field per line, without empty fields.
 func pairs(w io.Writer, fields ...[2]string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fields {
@@ -92,8 +92,8 @@ func pairs(w io.Writer, fields ...[2]string) error {
 	return tw.Flush()
 }
 
-// printable keeps control characters, line ends and invisible directions of
-// writing away from the terminal.
+// printable replaces control characters, line ends and invisible characters (such as
+// those that reverse the direction of text) with question marks.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar {
@@ -103,8 +103,8 @@ func printable(s string) string {
 	}, s)
 }
 
-// reply is a relay's reply on one line. Its text begins with the enhanced code,
-// unless it was left out because it quoted a secret.
+// reply formats a relay's reply on one line. The text begins with the enhanced code,
+// unless it was replaced because it quoted a secret; then reply adds the code.
 func reply(code int, enhanced, text string) string {
 	if code == 0 {
 		return ""
@@ -115,8 +115,8 @@ func reply(code int, enhanced, text string) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", code, text))
 }
 
-// shellWord is a word as a POSIX shell takes it: subjects and paths come from
-// others, and what is printed as a command gets pasted.
+// shellWord quotes a word for a POSIX shell if necessary: subjects and paths come from
+// outside, and operators paste the commands that are printed.
 func shellWord(s string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,"
 	if s != "" && strings.Trim(s, plain) == "" {

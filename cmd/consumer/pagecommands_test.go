@@ -10,10 +10,10 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// What a page shows as a command is one that this program takes.
+// Each command that a page shows is one that this program accepts.
 func TestPagesShowCommandsThatThereAre(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	o.publish("first", "nobody", "absent", "ops")
 	o.settled()
 	o.until("the letters on the page", func() bool {

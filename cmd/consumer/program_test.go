@@ -29,10 +29,10 @@ type program struct {
 	path string
 	dir  string
 	cmd  *exec.Cmd // nil when it does not run
-	log  *os.File  // its standard error, of all its lives
+	log  *os.File  // standard error of all its processes
 	nats string    // URL, known when it is up
 	http string    // URL, known when it is up
-	seen int       // bytes of the log that belong to earlier lives
+	seen int       // bytes of the log that earlier processes wrote
 }
 
 func newProgram(t *testing.T, config string) *program {
@@ -65,8 +65,8 @@ func (p *program) write(name, text string) {
 	}
 }
 
-// start starts it and waits until it says that it is up, which it is without
-// NATS, too.
+// start starts a process and waits until it logs that it is up, which does not require
+// NATS.
 func (p *program) start() {
 	p.t.Helper()
 	p.seen = len(p.logged(0))
@@ -85,7 +85,7 @@ func (p *program) ready() {
 	p.until("ready", func() bool { status, _ := p.readyz(); return status == http.StatusOK })
 }
 
-// readyz is 0 when nobody answers.
+// readyz returns status 0 if there is no answer.
 func (p *program) readyz() (int, string) {
 	resp, err := http.Get(p.http + "/readyz")
 	if err != nil {
@@ -96,7 +96,7 @@ func (p *program) readyz() (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// terminate asks it to end, as an init system does.
+// terminate sends SIGTERM, as an init system does.
 func (p *program) terminate() {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -104,7 +104,7 @@ func (p *program) terminate() {
 	}
 }
 
-// ended waits for its end, and wants it to be a good one.
+// ended waits for the process to end, and requires exit code 0.
 func (p *program) ended() {
 	p.t.Helper()
 	err := p.cmd.Wait()
@@ -114,8 +114,8 @@ func (p *program) ended() {
 	}
 }
 
-// fails runs it to an end that is none of success, and returns exit code and
-// standard error.
+// fails runs a command that must fail and print nothing to standard output. It returns
+// exit code and standard error.
 func (p *program) fails(args ...string) (int, string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
@@ -131,8 +131,8 @@ func (p *program) fails(args ...string) (int, string) {
 	return exit.ExitCode(), stderr.String()
 }
 
-// certpost runs a command with the program's own configuration, or with what
-// more is given, and returns its standard output.
+// certpost runs a command with the program's configuration and its NATS, and returns the
+// standard output.
 func (p *program) certpost(args ...string) string {
 	p.t.Helper()
 	cmd := exec.Command(p.path, args...)
@@ -163,8 +163,8 @@ func (p *program) logged(from int) string {
 	return string(text[from:])
 }
 
-// waitForLine waits until this life's log has a line with the text, and returns
-// the line.
+// waitForLine waits until the current process has logged a line with the text, and
+// returns the line.
 func (p *program) waitForLine(text string) map[string]any {
 	p.t.Helper()
 	var found map[string]any
@@ -186,14 +186,14 @@ func (p *program) until(what string, ok func() bool) {
 			return
 		}
 	}
-	p.t.Fatalf("waited in vain: %s", what)
+	p.t.Fatalf("timed out waiting for: %s", what)
 }
 
-// tally is what became of events that went to one target each.
+// tally counts the outcomes of events that have one target each.
 type tally struct{ accepted, dead, pending int }
 
-// tally counts them in the JetStream that the program uses, or, when it does not
-// run, in what it left on the disk.
+// tally counts the outcomes in the JetStream of the running program or, if it does not
+// run, in its data directory.
 func (p *program) tally() tally {
 	p.t.Helper()
 	ctx := context.Background()
@@ -222,21 +222,21 @@ func (p *program) tally() tally {
 	return sum
 }
 
-// accountsFor wants events = accepted + dead-lettered + pending, as they are said
-// to be, as soon as what is still moving has come to rest.
+// accountsFor waits until the tally is want, in which accepted, dead and pending must
+// add up to events.
 func (p *program) accountsFor(events int, want tally) {
 	p.t.Helper()
 	if want.accepted+want.dead+want.pending != events {
 		p.t.Fatalf("%d events cannot be %+v", events, want)
 	}
 	var got tally
-	// What a killed process had in work comes again after half a minute.
+	// What a killed process was working on is redelivered after half a minute.
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if got = p.tally(); got == want {
 			return
 		}
 	}
-	p.t.Errorf("of %d events there are %+v, want %+v", events, got, want)
+	p.t.Errorf("the tally of %d events is %+v, want %+v", events, got, want)
 }
 
 // smtpTarget is a target at a relay without TLS and without login.

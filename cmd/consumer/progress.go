@@ -9,20 +9,20 @@ import (
 	"github.com/certpost/certpost/internal/service"
 )
 
-// longWork is an order about many letters, given part by part: so that somebody at a
-// terminal sees how far it is, and can end it between two parts.
+// longWork is an order for many letters, sent in parts, so that an operator at a
+// terminal sees the progress, and can interrupt it between two parts.
 type longWork struct {
 	app    *app
 	c      *client
 	name   string // of the endpoint
-	done   string // what is done, in the past tense
+	done   string // the action in the past tense: discarded
 	order  any
-	choice *service.Selection // of the order
+	choice *service.Selection // the order's selection
 	bar    *bar
 }
 
-// How many letters are acted on in one go. Those of a filter are worked on side by
-// side, those named by number one after the other.
+// Letters in one part. Those of a filter are processed in parallel, those given by
+// number one after the other.
 const (
 	partOfFilter  = 200
 	partOfNumbers = 10
@@ -40,7 +40,7 @@ func (l *longWork) ask(ctx context.Context) (service.OrderAnswer, error) {
 	return ask[service.OrderAnswer](ctx, l.c, l.name, l.order)
 }
 
-// freeze nails the letters down: the order is about exactly them from here on.
+// freeze does a dry run, and limits the order to exactly the letters of the dry run.
 func (l *longWork) freeze() (service.OrderAnswer, error) {
 	l.choice.DryRun = true
 	answer, err := l.ask(l.app.ctx)
@@ -56,7 +56,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 	defer l.bar.end()
 	all.Frozen = f
 	for l.choice.Size = partOfFilter; ; {
-		// What is under way is waited for: then it is known how far it came.
+		// An interrupt does not cancel a part, so that its result is known.
 		part, err := l.ask(context.WithoutCancel(l.app.ctx))
 		if err != nil {
 			return all, l.broken(all.Done, f.Count, err)
@@ -73,8 +73,8 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 	}
 }
 
-// byNumber acts on letters in the order in which they were named. All numbers are
-// looked at before anything is done.
+// byNumber acts on letters in the order in which they were given. All numbers are
+// checked before anything is done.
 func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 	numbers := slices.Clone(l.choice.Numbers)
 	if len(numbers) <= partOfNumbers {
@@ -113,12 +113,12 @@ func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 }
 
 func (l *longWork) interrupted(done, of int) error {
-	return &failure{exitFailed, fmt.Errorf("interrupted: %d of %d %s, and the others are as they were", done, of, l.done)}
+	return &failure{exitFailed, fmt.Errorf("interrupted: %d of %d %s, the others are unchanged", done, of, l.done)}
 }
 
 func (l *longWork) broken(done, of int, err error) error {
 	if done == 0 {
 		return err
 	}
-	return fmt.Errorf("%d of %d %s, then: %w", done, of, l.done, err)
+	return fmt.Errorf("%d of %d %s, then an error: %w", done, of, l.done, err)
 }

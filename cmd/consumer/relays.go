@@ -14,16 +14,16 @@ import (
 )
 
 type relaysCmd struct {
-	List    relaysListCmd    `cmd:"" help:"List lanes with their relays: what waits, whether they answer, limits, suspensions."`
-	Suspend relaysSuspendCmd `cmd:"" help:"Fetch nothing more from a lane; its deliveries wait and lose no attempt."`
-	Resume  relaysResumeCmd  `cmd:"" help:"End a lane's suspension."`
+	List    relaysListCmd    `cmd:"" help:"List lanes and their relays: waiting deliveries, breakers, limits, suspensions."`
+	Suspend relaysSuspendCmd `cmd:"" help:"Suspend a lane: its deliveries wait, and no attempts are counted."`
+	Resume  relaysResumeCmd  `cmd:"" help:"Resume a suspended lane."`
 }
 
 type relaysListCmd struct {
 	Output string `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
 }
 
-// laneRow is what configuration and running processes say of a lane.
+// laneRow is a lane as described by the configuration and by the running processes.
 type laneRow struct {
 	broker.LaneInfo
 	Relays []verdict.RelayView `json:"relays"`
@@ -47,7 +47,7 @@ func (c *relaysListCmd) Run(a *app) error {
 		return a.json(rows)
 	}
 	if len(rows) == 0 {
-		fmt.Fprintln(a.stdout, "no lanes: no target is defined, and nothing waits")
+		fmt.Fprintln(a.stdout, "no lanes: no targets are defined, and no deliveries wait")
 		return nil
 	}
 	var cells [][]string
@@ -63,7 +63,7 @@ func (c *relaysListCmd) Run(a *app) error {
 	return table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "BREAKER", "RATE AND CONNECTIONS", "PAUSED", "SUSPENDED UNTIL", "REASON", "BY"}, cells)
 }
 
-// laneRows are the lanes that there are, and those that targets will have.
+// laneRows returns the existing lanes and those that the defined targets use, by name.
 func laneRows(ctx context.Context, b *broker.Broker, defs *delivery.Definitions) ([]laneRow, error) {
 	infos, err := b.LaneInfos(ctx)
 	if err != nil {
@@ -107,7 +107,7 @@ func (r laneRow) limits() (limits []string) {
 	return limits
 }
 
-// limitsText is "14/s, 5 connections", "" without limits.
+// limitsText is "14/s, 5 connections, 20 mails per connection", "" without limits.
 func limitsText(r verdict.RelayView) string {
 	var parts []string
 	if !r.MaxMessageRate.IsZero() {
@@ -117,15 +117,16 @@ func limitsText(r verdict.RelayView) string {
 		parts = append(parts, count(r.MaxConnections, "connection"))
 	}
 	if r.MaxMessagesPerConnection > 0 {
-		parts = append(parts, count(r.MaxMessagesPerConnection, "mail")+" on each")
+		parts = append(parts, count(r.MaxMessagesPerConnection, "mail")+" per connection")
 	}
 	return strings.Join(parts, ", ")
 }
 
-// state is the worst that a process says of the lane's breakers, and why one fetches nothing.
+// state returns the worst state of the lane's breakers that a process reports, and why a
+// process fetches nothing ("": all fetch).
 func (r laneRow) state() (breaker, paused string) {
 	if r.Replicas == 0 {
-		return "", "no process serves it"
+		return "", "no process serves the lane"
 	}
 	worse := map[string]int{broker.BreakerPartly: 1, broker.BreakerOpen: 2}
 	breaker = broker.BreakerClosed
@@ -136,21 +137,21 @@ func (r laneRow) state() (breaker, paused string) {
 		paused = cmp.Or(paused, s.Paused)
 	}
 	if r.Suspension != nil {
-		paused = "suspended" // whether they have said so yet or not
+		paused = "suspended" // also before the processes report it
 	}
 	return breaker, paused
 }
 
 type relaysSuspendCmd struct {
 	Lane   string        `arg:"" help:"The lane (see certpost relays list)."`
-	Reason string        `help:"Why, for those who wonder." required:""`
-	For    time.Duration `help:"How long (2h); until it is resumed if not given." placeholder:"DURATION"`
+	Reason string        `help:"Reason (kept in the audit)." required:""`
+	For    time.Duration `help:"Duration, such as 2h (default: until resumed)." placeholder:"DURATION"`
 }
 
 // Validate is called when the command line has been read.
 func (c *relaysSuspendCmd) Validate() error {
 	if c.For < 0 {
-		return fmt.Errorf("--for wants a time to come, such as 2h")
+		return fmt.Errorf("--for must not be negative: want a duration such as 2h")
 	}
 	return nil
 }
@@ -170,13 +171,13 @@ func (c *relaysSuspendCmd) Run(a *app) error {
 	if err := b.Suspend(a.ctx, s, broker.Actor{Name: actor(), Via: broker.ViaShell}); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "lane %s is suspended %s; what is under way is finished\n", c.Lane, end)
+	fmt.Fprintf(a.stdout, "lane %s is suspended %s; attempts in progress are finished\n", c.Lane, end)
 	return nil
 }
 
 type relaysResumeCmd struct {
 	Lane   string `arg:"" help:"The lane."`
-	Reason string `help:"Why (kept in the audit)."`
+	Reason string `help:"Reason (kept in the audit)."`
 }
 
 func (c *relaysResumeCmd) Run(a *app) error {
@@ -188,6 +189,6 @@ func (c *relaysResumeCmd) Run(a *app) error {
 	if err := b.Resume(a.ctx, c.Lane, broker.Actor{Name: actor(), Via: broker.ViaShell}, c.Reason); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "lane %s goes on\n", c.Lane)
+	fmt.Fprintf(a.stdout, "lane %s is resumed\n", c.Lane)
 	return nil
 }

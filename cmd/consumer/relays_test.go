@@ -19,7 +19,7 @@ const rules = `relays:
 
 func TestRelaysCommands(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, rules)
+	o := newFixture(t, rules)
 	client, err := os.ReadFile(o.config)
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +44,10 @@ func TestRelaysCommands(t *testing.T) {
 	o.certpost("relays", "suspend", "nowhere", "--reason", "x").failed(t, exitFailed, "certpost: unknown lane \"nowhere\": want one of "+lane+"\n")
 	o.certpost("relays", "suspend", lane).failed(t, exitUsage, "certpost: missing flags: --reason=STRING\nSee certpost --help.\n")
 	o.certpost("relays", "resume", lane).failed(t, exitFailed, "certpost: lane "+lane+" is not suspended\n")
-	if text := o.certpost("relays", "suspend", lane, "--reason", "new firewall", "--for", "2h").done(t); !regexp.MustCompile(`^lane ` + lane + ` is suspended until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; what is under way is finished\n$`).MatchString(text) {
+	if text := o.certpost("relays", "suspend", lane, "--reason", "new firewall", "--for", "2h").done(t); !regexp.MustCompile(`^lane ` + lane + ` is suspended until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; attempts in progress are finished\n$`).MatchString(text) {
 		t.Errorf("suspend: %q", text)
 	}
-	o.until("the process knows", func() bool { return len(o.service.runner.Suspensions()) == 1 })
+	o.until("the process knows of the suspension", func() bool { return len(o.service.runner.Suspensions()) == 1 })
 	o.publish("held", "ops")
 	o.until("the delivery waits", func() bool { return list().Waiting == 1 })
 	row := list()
@@ -56,7 +56,7 @@ func TestRelaysCommands(t *testing.T) {
 	}
 	text := o.certpost("relays", "list").done(t)
 	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != 2 || !regexp.MustCompile(`^LANE +RELAYS +WAITING +IN FLIGHT +BREAKER +RATE AND CONNECTIONS +PAUSED +SUSPENDED UNTIL +REASON +BY$`).MatchString(lines[0]) ||
-		!regexp.MustCompile(`^`+lane+` +`+name+` +1 +0 +closed +1000/h, 7 connections, 20 mails on each +suspended +20\S+ \S+Z +new firewall +`+regexp.QuoteMeta(actor())+`$`).MatchString(lines[1]) {
+		!regexp.MustCompile(`^`+lane+` +`+name+` +1 +0 +closed +1000/h, 7 connections, 20 mails per connection +suspended +20\S+ \S+Z +new firewall +`+regexp.QuoteMeta(actor())+`$`).MatchString(lines[1]) {
 		t.Errorf("list:\n%s", text)
 	}
 	resp, body := o.ask("GET", "/healthz")
@@ -64,12 +64,12 @@ func TestRelaysCommands(t *testing.T) {
 		t.Errorf("healthz: %d %s", resp.StatusCode, body)
 	}
 	if resp, _ := o.ask("GET", "/readyz"); resp.StatusCode != http.StatusOK {
-		t.Errorf("readyz: %d for an operator's wish", resp.StatusCode)
+		t.Errorf("readyz: %d while an operator has suspended a lane", resp.StatusCode)
 	}
 	if o.relay.Count() != 0 {
 		t.Errorf("%d mails while suspended", o.relay.Count())
 	}
-	if text := o.certpost("relays", "resume", lane, "--reason", "done").done(t); text != "lane "+lane+" goes on\n" {
+	if text := o.certpost("relays", "resume", lane, "--reason", "done").done(t); text != "lane "+lane+" is resumed\n" {
 		t.Errorf("resume: %q", text)
 	}
 	o.settled()
@@ -81,19 +81,19 @@ func TestRelaysCommands(t *testing.T) {
 		t.Errorf("ledger: %+v, %v", entries, err)
 	}
 	if row := list(); row.Suspension != nil || row.Waiting != 0 {
-		t.Errorf("after all: %+v", row)
+		t.Errorf("after resume: %+v", row)
 	}
 }
 
 func TestCheckShowsRelays(t *testing.T) {
 	t.Parallel()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.write("c.yaml", rules+`targets:
   - {id: a, host: localhost, from_address: a@example.com, to: [b@example.com], fallback: [{host: backup.example.com}]}
   - {id: b, host: localhost, from_address: a@example.com, to: [b@example.com]}
 `)
 	want := `relay backup.example.com:587: 0 targets, fallback of 1 target; 7 connections
-relay localhost:587: 2 targets, fallback of 0 targets; 1000/h, 7 connections, 20 mails on each
+relay localhost:587: 2 targets, fallback of 0 targets; 1000/h, 7 connections, 20 mails per connection
 the configuration is valid: 2 targets on 1 lane, 0 warnings
 `
 	if text := command(t, nil, "-c", o.path("c.yaml"), "check").done(t); text != want {

@@ -74,13 +74,13 @@ func (w *peopleWatch) renew() {
 	roles := has.OIDC.Roles.byRole()
 	switch {
 	case !has.on(): // without sign-in everyone would be the administrator
-		w.log.Warn().Msg("removing sign-in takes a restart; users and roles stay as they are")
+		w.log.Warn().Msg("removing sign-in requires a restart; users and roles stay as they are")
 		return
 	case has.OIDC.Issuer != had.OIDC.Issuer || has.OIDC.RoleClaim != had.OIDC.RoleClaim:
 		roles = nil
-		w.log.Warn().Msg("a change of the provider or of its claim for roles takes a restart; until then sign-in at a provider is refused")
+		w.log.Warn().Msg("a change of the provider or of its claim for roles requires a restart; until then sign-in at a provider is refused")
 	case len(has.Users) > 0 && len(had.Users) == 0:
-		w.log.Warn().Msg("adding the first users with passwords takes a restart")
+		w.log.Warn().Msg("adding the first users with passwords requires a restart")
 	}
 	if ended := w.door.Renew(accounts, roles); ended > 0 {
 		w.log.Info().Int("sessions_ended", ended).Msg("users or roles have changed")

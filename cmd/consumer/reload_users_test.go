@@ -63,9 +63,9 @@ func TestPeopleReload(t *testing.T) {
 			{"another section", user("ada", "viewer") + user("eve", "operator"), "log: {level: warn}\n", "viewer", "operator", ""},
 			{"an error", user("eve", "root"), "", "viewer", "operator", "cannot be used"},
 			{"an error elsewhere", user("eve", "operator"), "nats: {replicas: 2}\n", "viewer", "operator", "cannot be used"},
-			{"another way to sign in", user("ada", "viewer") + user("eve", "operator"), provider, "viewer", "operator", "takes a restart"},
+			{"another way to sign in", user("ada", "viewer") + user("eve", "operator"), provider, "viewer", "operator", "requires a restart"},
 			{"another role", user("ada", "viewer") + user("eve", "viewer"), "", "viewer", "", `"sessions_ended":1`},
-			{"gone, and another way to sign in", user("eve", "viewer"), provider, "", "", "takes a restart"},
+			{"gone, and another way to sign in", user("eve", "viewer"), provider, "", "", "requires a restart"},
 		} {
 			before := len(log.String())
 			write(step.users, step.rest)
@@ -85,7 +85,7 @@ func TestPeopleReload(t *testing.T) {
 }
 
 // TestTheLastUserLeaves: a removed user is signed out even if it is the last one with a
-// password, and even if another change takes a restart.
+// password, and even if another change requires a restart.
 func TestTheLastUserLeaves(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.yaml")

@@ -15,8 +15,8 @@ import (
 	"github.com/certpost/certpost/internal/service"
 )
 
-// A program that is killed amid a replay of a thousand takes it up again: every
-// mail arrives, once, but for those whose fate nobody can know, which say so.
+// A program that is killed during a replay of a thousand letters continues it. Every mail
+// arrives; only those whose outcome was unknown may arrive twice, marked as duplicates.
 func TestKilledAmidAReplay(t *testing.T) {
 	t.Parallel()
 	n := 1000
@@ -38,7 +38,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 	}
 
 	var started service.OrderAnswer
-	if err := json.Unmarshal([]byte(p.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "mended", "-o", "json")), &started); err != nil || started.Run == nil {
+	if err := json.Unmarshal([]byte(p.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "fixed", "-o", "json")), &started); err != nil || started.Run == nil {
 		t.Fatalf("%v, %+v", err, started)
 	}
 	for _, share := range []int{10, 2} { // killed after a tenth, and after half
@@ -46,7 +46,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_ = p.cmd.Wait() // which tells that it was killed
+		_ = p.cmd.Wait() // an error: it was killed
 		p.start()
 		p.ready()
 	}
@@ -76,12 +76,12 @@ func TestKilledAmidAReplay(t *testing.T) {
 		t.Errorf("mails for %d events, want %d", len(mails), n)
 	}
 	if again > 2*16 {
-		t.Errorf("%d mails were sent twice: more than were under way when it was killed", again)
+		t.Errorf("%d mails were sent twice: more than were in progress when it was killed", again)
 	}
 	t.Logf("%d of %d mails were sent twice, and say so", again, n)
 }
 
-// publish sends events to the target ops, as a CA would.
+// publish publishes n events for the target ops.
 func publish(t *testing.T, url string, n int) {
 	t.Helper()
 	b, err := broker.Dial(context.Background(), broker.Config{URL: url}, zerolog.Nop())

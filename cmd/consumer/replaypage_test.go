@@ -15,11 +15,11 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// The commands of docs/replay.md do what the page says, in a shell, with the real
-// NATS CLI.
+// The commands of docs/replay.md print what the page says, in a shell, with the real NATS
+// CLI.
 func TestReplayPage(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	for i := range 4 {
 		o.publish(fmt.Sprintf("e%d", i+1), "nobody")
 		o.settled()
@@ -49,7 +49,7 @@ func TestReplayPage(t *testing.T) {
 		var out []byte
 		var err error
 		want := pattern(step.output)
-		// What is looked at may take a moment to be there; what is done is done once.
+		// A command that only reads is repeated until its output fits; an act runs once.
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 			cmd := exec.CommandContext(t.Context(), "sh", "-euc", step.command)
 			cmd.Env, cmd.Dir = env, o.dir
@@ -71,11 +71,11 @@ func TestReplayPage(t *testing.T) {
 	}
 }
 
-// pageStep is one command of the page and what it prints. Its kind is act for what
-// is done once, fails for what ends badly, and "" for what looks.
+// pageStep is one command of the page and its output. Its kind is act for a command that
+// changes something, fails for one that must fail, and "" for one that only reads.
 type pageStep struct {
 	command, kind, output string
-	mended                bool // the relay is mended first
+	mended                bool // before it, the relay is fixed
 }
 
 func replayPage(t *testing.T) (steps []pageStep) {
@@ -97,8 +97,8 @@ func replayPage(t *testing.T) (steps []pageStep) {
 	return steps
 }
 
-// pattern is what the page says of an output: * is anything within a line, a line
-// of ... any lines, and blanks are as wide as they like.
+// pattern matches an output as the page shows it: * is any text within a line, a line of
+// ... any lines, and two or more spaces are one or more.
 func pattern(text string) *regexp.Regexp {
 	if text == "" {
 		return regexp.MustCompile(``)

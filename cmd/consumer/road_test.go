@@ -25,11 +25,10 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// The whole road with nobody of ours on it but Certpost: Pebble issues to
-// certbot, whose deploy hook publishes; a real Vault keeps key, passphrase and
-// passwords; a real Postfix takes the mails and a real Dovecot gives them out;
-// OpenSSL reads what arrived. The NATS CLI publishes an event by hand, reads its
-// dead letter and replays it, as the README shows.
+// The whole path with real programs: Pebble issues to certbot, whose deploy hook
+// publishes; Vault stores key, passphrase and passwords; Postfix accepts the mails and
+// Dovecot serves them; OpenSSL reads what arrived. The NATS CLI publishes an event by
+// hand, reads its dead letter and replays it, as the README shows.
 func TestRealRoad(t *testing.T) {
 	r := newRoad(t)
 	r.start()
@@ -118,9 +117,9 @@ func TestRealRoad(t *testing.T) {
 			t.Errorf("nats stream get: %s", out)
 		}
 
-		// Mend the target: the definitions are reloaded by themselves.
+		// Fix the target: the definitions are reloaded automatically.
 		r.writeTarget("mistyped", "right")
-		r.until("the mended definition", func() bool { return strings.Contains(r.log(), `"changed":["mistyped"]`) })
+		r.until("the fixed definition", func() bool { return strings.Contains(r.log(), `"changed":["mistyped"]`) })
 		block := readmeBlock(t, "<!-- this block is run by a test -->")
 		shell(t, append(env, "NUMBER="+strconv.FormatUint(letter.Sequence, 10), "REPLAY_SUBJECT="+letter.Subject), block)
 
@@ -143,12 +142,12 @@ func TestRealRoad(t *testing.T) {
 	r.stop()
 	for _, secret := range r.secrets {
 		if strings.Contains(r.log(), secret) {
-			t.Error("the log holds a secret")
+			t.Error("the log contains a secret")
 		}
 	}
 }
 
-// road is a running `certpost run` between the real servers.
+// road is a running `certpost run` with the real servers.
 type road struct {
 	t                               *testing.T
 	program, dir, natsURL, httpAddr string
@@ -263,7 +262,7 @@ func (r *road) start() {
 	})
 }
 
-// stop ends the program as an init system does, and wants it to end well.
+// stop sends SIGTERM, as an init system does, and requires exit code 0.
 func (r *road) stop() {
 	if r.cmd == nil {
 		return
@@ -305,10 +304,10 @@ func (r *road) until(what string, ok func() bool) {
 			return
 		}
 	}
-	r.t.Fatalf("waited in vain for: %s", what)
+	r.t.Fatalf("timed out waiting for: %s", what)
 }
 
-// readmeBlock is the shell block of the README that follows a marker.
+// readmeBlock returns the shell block of the README that follows a marker.
 func readmeBlock(t *testing.T, marker string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(lab.Root(), "README.md"))
@@ -344,8 +343,8 @@ func openssl(t *testing.T, stdin []byte, args ...string) []byte {
 	return out
 }
 
-// attachmentOf takes a mail apart with the standard library and returns one of
-// its files.
+// attachmentOf parses a mail with the standard library and returns one of its
+// attachments.
 func attachmentOf(t *testing.T, raw []byte, name string) []byte {
 	t.Helper()
 	msg, err := mail.ReadMessage(bytes.NewReader(raw))
@@ -385,7 +384,7 @@ func writePEM(t *testing.T, path string, der []byte) {
 	}
 }
 
-// issued is a certificate of the demo's CA.
+// issued returns a certificate of the demo's CA, with its chain.
 func issued(t *testing.T, name string) string {
 	t.Helper()
 	ca, err := newDemoCA()

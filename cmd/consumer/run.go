@@ -23,10 +23,10 @@ import (
 )
 
 type runCmd struct {
-	DataDir string `help:"Directory of the embedded NATS, over data_dir." placeholder:"DIR"`
+	DataDir string `help:"Directory of the embedded NATS; overrides data_dir." placeholder:"DIR"`
 }
 
-// Run consumes and delivers until it is told to end.
+// Run consumes and delivers until it gets SIGTERM or an interrupt.
 func (c *runCmd) Run(a *app) error {
 	cfg, warnings, err := a.load()
 	if err != nil {
@@ -52,7 +52,7 @@ func (c *runCmd) Run(a *app) error {
 		Int("targets", len(cfg.Book.Current().All())).Int("pid", os.Getpid()).Msg("certpost is up")
 	err = s.run(a.ctx)
 	if err == nil {
-		log.Info().Msg("certpost has ended; what was not finished comes back at the next start")
+		log.Info().Msg("certpost has stopped; unfinished deliveries continue at the next start")
 	}
 	return err
 }
@@ -68,10 +68,10 @@ type instance struct {
 	desk    *desk.Desk
 	http    *httpServer
 	seen    *visitors
-	ending  atomic.Bool // the end was asked for
+	ending  atomic.Bool // the shutdown has begun
 }
 
-// newService opens everything that can fail for a reason a person has to mend.
+// newService opens everything that can fail for a reason that the operator has to fix.
 func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instance, err error) {
 	s = &instance{cfg: cfg, log: log}
 	defer func() {
@@ -119,9 +119,9 @@ func (s *instance) close() {
 	}
 }
 
-// run works until the context ends or something needs a person. Health and
-// metrics are served to the last: who asks while mails under way are finished
-// hears that this process is not ready any more.
+// run works until the context ends or an error needs the operator. Health and metrics
+// are served until the end: while mails in progress are finished, probes get the answer
+// that this process is not ready.
 func (s *instance) run(ctx context.Context) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
@@ -140,9 +140,9 @@ func (s *instance) run(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() {
-		// It has nothing to read, and would complain, before the streams are there.
+		// Before the streams exist the desk has nothing to read, and would log errors.
 		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
-			_ = s.desk.Run(ctx) // which ends with the context, and not before
+			_ = s.desk.Run(ctx) // returns only when the context ends
 		}
 	})
 	if s.cfg.NATS.Service {
@@ -156,15 +156,15 @@ func (s *instance) run(ctx context.Context) error {
 	return err
 }
 
-// answer serves the NATS service. Without it everything but the service works, so
-// what keeps it away is no reason to end.
+// answer runs the NATS service. If the service cannot start, the program continues:
+// everything else works without it.
 func (s *instance) answer(ctx context.Context) {
 	if err := s.broker.Serve(ctx, programVersion(), service.New(s.desk).Endpoints()); err != nil {
-		s.log.Error().Err(err).Msg("requests over NATS are not answered; nats.service: false ends the attempt")
+		s.log.Error().Err(err).Msg("the NATS service cannot start, so requests over NATS are not answered; set nats.service: false to switch it off")
 	}
 }
 
-// reloaded says what a change of the target definitions led to.
+// reloaded logs the result of a change of the target definitions.
 func (s *instance) reloaded(c delivery.Change) {
 	for _, p := range c.Problems {
 		level := zerolog.ErrorLevel
@@ -180,7 +180,7 @@ func (s *instance) reloaded(c delivery.Change) {
 	s.log.Info().Strs("added", c.Added).Strs("removed", c.Removed).Strs("changed", c.Changed).Msg("target definitions reloaded")
 }
 
-// settings maps the section delivery to the broker's rules.
+// settings maps the configuration to the settings of the queue.
 func (c *Config) settings() queue.Settings {
 	d := c.Delivery
 	return queue.Settings{

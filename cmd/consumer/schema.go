@@ -3,7 +3,7 @@ package main
 import "github.com/certpost/certpost/internal/events"
 
 type schemaCmd struct {
-	Of string `arg:"" enum:"event,config" help:"event or config."`
+	Of string `arg:"" enum:"event,config" help:"The schema: event or config."`
 }
 
 // Run prints a JSON Schema.

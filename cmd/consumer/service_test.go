@@ -22,7 +22,7 @@ type natsClient struct {
 	nc *nats.Conn
 }
 
-func (o *office) client() natsClient {
+func (o *fixture) client() natsClient {
 	o.t.Helper()
 	nc, err := nats.Connect(o.service.broker.URL())
 	if err != nil {
@@ -53,7 +53,7 @@ func asked[A any](c natsClient, subject, request string) (answer A) {
 
 func TestServiceAnswers(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	for i := range 5 {
 		o.publish(fmt.Sprintf("e%d", i+1), "nobody")
 	}
@@ -189,7 +189,7 @@ func TestServiceAnswers(t *testing.T) {
 // cannot do.
 func TestCommandsWithoutTheService(t *testing.T) {
 	t.Parallel()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.silent = true
 	o.furnish("", refuseNobody)
 	for i := range 3 {
@@ -227,7 +227,7 @@ func TestCommandsWithoutTheService(t *testing.T) {
 
 func TestAuditCommands(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	if out := o.certpost("audit", "list").done(t); out != "no matching records\n" {
 		t.Errorf("before anything: %q", out)
 	}
@@ -282,7 +282,7 @@ func TestAuditCommands(t *testing.T) {
 // What may be changed of a letter is what the configuration lists, whoever asks.
 func TestEditAndReplay(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "", refuseNobody)
+	o := newFixture(t, "", refuseNobody)
 	o.publish("first", "nobody")
 	o.settled()
 	edit := func(more ...string) said {
@@ -295,7 +295,7 @@ func TestEditAndReplay(t *testing.T) {
 	}
 	edit().failed(t, exitUsage, "certpost: dead-letters edit: what is to be different? Give --target, or --to\nSee certpost --help.\n")
 
-	on := newOfficeThatEdits(t)
+	on := newEditingFixture(t)
 	on.publish("first", "nobody")
 	on.settled()
 	o = on
@@ -315,9 +315,9 @@ func TestEditAndReplay(t *testing.T) {
 	}
 }
 
-func newOfficeThatEdits(t *testing.T) *office {
+func newEditingFixture(t *testing.T) *fixture {
 	t.Helper()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.http = ", edit_and_replay: {enabled: true, targets: [prod], recipients: [\"*@help.example\"]}"
 	o.furnish("", refuseNobody)
 	return o
@@ -326,7 +326,7 @@ func newOfficeThatEdits(t *testing.T) *office {
 // A request must not become a message of a stream.
 func TestNoStreamTakesRequests(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	js := o.jetStream()
 	for _, name := range service.Names() {
 		if stream, err := js.StreamNameBySubject(t.Context(), "certpost."+name); err == nil {
@@ -337,7 +337,7 @@ func TestNoStreamTakesRequests(t *testing.T) {
 
 // laneAndTime asks for records by lane and by time, of the running program and of the
 // stream: both find the same.
-func (o *office) laneAndTime(at time.Time) {
+func (o *fixture) laneAndTime(at time.Time) {
 	o.t.Helper()
 	lanes := read[[]struct{ Lane string }](o.t, o.certpost("relays", "list", "-o", "json").done(o.t))
 	if len(lanes) == 0 {

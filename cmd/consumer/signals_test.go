@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// endedAmidAMail is a program that was told to end while its relay had the mail of the
-// event "first", and says that it does. begun has the mails that the relay gets from
-// here on; it answers none until goOn is closed.
+// endedAmidAMail starts a program and sends it SIGTERM while its relay has the mail of the
+// event "first"; /readyz reports the shutdown. begun gets the mails that the relay
+// receives from then on. The relay replies to none until goOn is closed.
 func endedAmidAMail(t *testing.T) (p *program, begun <-chan string, goOn chan<- struct{}) {
 	t.Helper()
 	mails, answering := make(chan string, 10), make(chan struct{})
@@ -35,12 +35,12 @@ func endedAmidAMail(t *testing.T) (p *program, begun <-chan string, goOn chan<- 
 	return p, mails, answering
 }
 
-// SIGTERM amid a mail: no new one is begun, that one is finished, and what came
-// meanwhile is there at the next start.
+// SIGTERM during a mail: that mail is finished, no other is begun, and events published
+// meanwhile are delivered after the next start.
 func TestRunDrainsAtSIGTERM(t *testing.T) {
 	t.Parallel()
 	p, begun, goOn := endedAmidAMail(t)
-	p.publish("second", "slow") // its NATS is up to the last
+	p.publish("second", "slow") // its NATS is up until the end
 	select {
 	case <-begun:
 		t.Error("a mail was begun after SIGTERM")
@@ -65,7 +65,7 @@ func TestRunDrainsAtSIGTERM(t *testing.T) {
 	}
 }
 
-// Who asks twice does not wait for the mail under way; its outcome is unknown then.
+// A second signal does not wait for the mail in progress; its outcome is then unknown.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	p, begun, goOn := endedAmidAMail(t)

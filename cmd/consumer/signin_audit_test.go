@@ -125,7 +125,7 @@ func TestStrangersDoNotFillTheAudit(t *testing.T) {
 		}
 		// An hour is summed up within the minute after it.
 		if strangers > hours*strangersAnHour || sums > hours || strangers+more < hours*tries*99/100 || ofAda != 3 {
-			t.Errorf("%d records of strangers, %d sums with %d more, of %d tries; %d records of ada, want 3", strangers, sums, more, hours*tries, ofAda)
+			t.Errorf("%d records of unknown users, %d sums with %d more, of %d attempts; %d records of ada, want 3", strangers, sums, more, hours*tries, ofAda)
 		}
 	})
 }

@@ -22,18 +22,18 @@ import (
 const (
 	strangersUser     = "ops@lab.test"
 	strangersPassword = "correct-horse-battery"
-	// soon has retries follow each other as fast as a test wants them.
+	// soon configures fast retries.
 	soon = "delivery: {retry: {initial: 100ms, max: 500ms}}\n"
 )
 
-// atStranger is a definition of a target at a relay that was not made for us.
+// atStranger defines a target at a real relay, Exim or Postfix.
 func atStranger(id, address string, ca *lab.CA, lines ...string) string {
 	return fmt.Sprintf("  - id: %s\n    host: localhost\n    port: %s\n    ca_file: %s\n    from_address: certs@lab.test\n    %s\n",
 		id, port(address), ca.File, strings.Join(lines, "\n    "))
 }
 
-// fate is the ledger's entry of a delivery; the zero one before there is any.
-func (o *office) fate(target, event string) broker.Entry {
+// fate returns the ledger's entry of a delivery, or the zero value if there is none.
+func (o *fixture) fate(target, event string) broker.Entry {
 	o.t.Helper()
 	entries, err := o.service.broker.Deliveries(o.t.Context(), target, event)
 	if err != nil || len(entries) > 1 {
@@ -45,7 +45,7 @@ func (o *office) fate(target, event string) broker.Entry {
 	return entries[0]
 }
 
-// contains says how often a file holds a text.
+// contains counts how often a file contains a text.
 func contains(t *testing.T, file, text string) int {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -55,11 +55,11 @@ func contains(t *testing.T, file, text string) int {
 	return strings.Count(string(data), text)
 }
 
-// Exim is the second opinion: whatever Postfix alone lets pass shows here.
+// Exim is a second opinion: it shows mistakes that Postfix tolerates.
 func TestEximTakesEveryPayload(t *testing.T) {
 	t.Parallel()
 	exim := lab.Exim(t, lab.EximOptions{Users: map[string]string{strangersUser: strangersPassword}})
-	o := bareOffice(t)
+	o := bareFixture(t)
 	login := func(method string) string {
 		return fmt.Sprintf("auth_method: %s\n    username: %s\n    password: {value: %s}\n    to: [%s]", method, strangersUser, strangersPassword, strangersUser)
 	}
@@ -102,21 +102,21 @@ func TestEximTakesEveryPayload(t *testing.T) {
 		t.Errorf("the chain arrived as %q", got)
 	}
 	if got := attachmentOf(t, stored["keys"], "www.example.com.key.pem"); !bytes.Equal(got, key) {
-		t.Error("the private key did not arrive as it is")
+		t.Error("the private key in the mail differs from the file")
 	}
 	if _, _, _, err := pkcs12.DecodeChain(attachmentOf(t, stored["java"], "www.example.com.p12"), p12Passphrase); err != nil {
 		t.Errorf("the PKCS#12 file that arrived: %v", err)
 	}
 }
 
-// Each recipient has its own fate at Exim, too: taken, later, never.
+// Each recipient has its own outcome at Exim, too: accepted, deferred, refused.
 func TestEximRefusesSomeRecipients(t *testing.T) {
 	t.Parallel()
 	exim := lab.Exim(t, lab.EximOptions{
 		Users:  map[string]string{strangersUser: strangersPassword},
 		Refuse: map[string]string{"full@lab.test": "452 4.2.2 the mailbox is full"},
 	})
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.open(soon,
 		atStranger("unknown", exim.SMTP, exim.CA, "to: [ops@lab.test, nobody@lab.test]")+
 			atStranger("full", exim.SMTP, exim.CA, "to: [full@lab.test, ops@lab.test]"))
@@ -125,7 +125,7 @@ func TestEximRefusesSomeRecipients(t *testing.T) {
 	o.wantLetter("unknown", 550, "nobody@lab.test")
 	o.publish("e2", "full")
 	var entry broker.Entry
-	o.until("a third try for the full mailbox", func() bool {
+	o.until("a third attempt for the full mailbox", func() bool {
 		entry = o.fate("full", "e2")
 		return entry.Attempts >= 3
 	})
@@ -140,8 +140,9 @@ func TestEximRefusesSomeRecipients(t *testing.T) {
 	}
 }
 
-// wantLetter wants one open dead letter: a refusal at RCPT of this recipient alone.
-func (o *office) wantLetter(target string, reply int, recipient string) {
+// wantLetter requires exactly one open dead letter: a refusal at RCPT of only this
+// recipient.
+func (o *fixture) wantLetter(target string, reply int, recipient string) {
 	o.t.Helper()
 	letters := o.letters()
 	if len(letters) != 1 {
@@ -153,8 +154,8 @@ func (o *office) wantLetter(target string, reply int, recipient string) {
 	}
 }
 
-// greylist is a policy server of Postfix (SMTPD_POLICY_README): it defers
-// everybody until it is told to let them pass.
+// greylist is a policy server for Postfix (SMTPD_POLICY_README). It defers every
+// recipient until letPass is called.
 type greylist struct {
 	address string
 
@@ -219,19 +220,19 @@ func TestPostfixGreylists(t *testing.T) {
 		Users: map[string]string{strangersUser: strangersPassword, second: strangersPassword},
 		Main:  map[string]string{"smtpd_recipient_restrictions": "check_policy_service inet:" + grey.address},
 	})
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.open(soon, atStranger("grey", server.SMTP, server.CA, "to: [ops@lab.test, second@lab.test]"))
 	o.publish("e1", "grey")
 	var entry broker.Entry
-	o.until("being greylisted", func() bool {
+	o.until("a greylisted attempt", func() bool {
 		entry = o.fate("grey", "e1")
 		return entry.Failure != nil
 	})
 	if f := entry.Failure; f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseRcpt || f.ReplyCode != 450 || f.EnhancedCode != "4.7.1" {
-		t.Errorf("greylisting is taken for %+v", f)
+		t.Errorf("greylisting is classified as %+v", f)
 	}
 	if entry.Receipt != nil || len(entry.Accepted) != 0 {
-		t.Errorf("nobody was let pass: %+v", entry)
+		t.Errorf("no recipient was accepted, but the ledger says %+v", entry)
 	}
 	grey.letPass()
 	o.settled()
@@ -259,11 +260,11 @@ func TestPostfixRefusesSomeRecipients(t *testing.T) {
 		Users: map[string]string{strangersUser: strangersPassword},
 		Main: map[string]string{
 			"smtpd_recipient_restrictions": "reject_non_fqdn_recipient, reject_unlisted_recipient, reject_unauth_destination",
-			// Without it the refusal above would not be the one that is tested.
+			// Otherwise another check would refuse the recipient before the one above.
 			"smtpd_reject_unlisted_recipient": "no",
 		},
 	})
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.open(soon, atStranger("mixed", server.SMTP, server.CA, "to: [nobody@lab.test, ops@lab.test]"))
 	o.publish("e1", "mixed")
 	o.settled()
@@ -273,7 +274,7 @@ func TestPostfixRefusesSomeRecipients(t *testing.T) {
 	}
 }
 
-// A mail over the announced limit is not begun: Postfix's summary of the session
+// A mail larger than the announced limit is not begun: Postfix's summary of the session
 // counts no MAIL.
 func TestPostfixTakesLessThanTheMail(t *testing.T) {
 	t.Parallel()
@@ -281,7 +282,7 @@ func TestPostfixTakesLessThanTheMail(t *testing.T) {
 		Users: map[string]string{strangersUser: strangersPassword},
 		Main:  map[string]string{"message_size_limit": "2000"},
 	})
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.open(soon, atStranger("small", server.SMTP, server.CA, "to: [ops@lab.test]"))
 	o.publish("e1", "small")
 	o.settled()
@@ -295,17 +296,17 @@ func TestPostfixTakesLessThanTheMail(t *testing.T) {
 	}
 }
 
-// Too many connections are the relay's trouble: no delivery pays for it with an
-// attempt, and all arrive once when there is room.
+// A refusal because of too many connections is the relay's: no attempt is counted, and
+// all mails arrive once when a connection is free.
 func TestPostfixTakesOneConnection(t *testing.T) {
 	t.Parallel()
 	const mails = 4
 	server := lab.Postfix(t, lab.MailOptions{
 		Users: map[string]string{strangersUser: strangersPassword},
-		// Without exceptions loopback counts as well.
+		// By default the limit does not apply to loopback.
 		Main: map[string]string{"smtpd_client_connection_count_limit": "1", "smtpd_client_event_limit_exceptions": ""},
 	})
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.open(soon, atStranger("narrow", server.SMTP, server.CA, "to: [ops@lab.test]"))
 	held := holdConnection(o, server.SMTP)
 	for i := range mails {
@@ -332,8 +333,8 @@ func TestPostfixTakesOneConnection(t *testing.T) {
 	}
 }
 
-// holdConnection takes the one connection that a relay allows.
-func holdConnection(o *office, address string) net.Conn {
+// holdConnection opens the only connection that a relay allows.
+func holdConnection(o *fixture, address string) net.Conn {
 	o.t.Helper()
 	var held net.Conn
 	o.until("the relay's one connection", func() bool {

@@ -18,7 +18,7 @@ import (
 	"github.com/certpost/certpost/internal/service"
 )
 
-// seat is somebody at a terminal of his own, in which a command runs.
+// seat is a command that runs at its own terminal.
 type seat struct {
 	*lab.Terminal
 	t      *testing.T
@@ -40,19 +40,19 @@ func takeSeat(t *testing.T, args ...string) *seat {
 	return s
 }
 
-// enters types when nothing of it is shown any more.
+// enters waits until the prompt is shown and the echo is off, then types.
 func (s *seat) enters(prompt, keys string) {
 	s.t.Helper()
 	s.Awaits(prompt)
 	for end := time.Now().Add(time.Minute); s.Echoes(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("what is typed behind %q is shown", prompt)
+			s.t.Fatalf("what is typed after %q is shown", prompt)
 		}
 	}
 	s.Type(keys)
 }
 
-// leaves waits for the command's end, after which the terminal is as it was.
+// leaves waits for the command's end, and requires that the echo is on again.
 func (s *seat) leaves(code int) {
 	s.t.Helper()
 	err := s.cmd.Wait()
@@ -117,9 +117,9 @@ func TestHashPasswordAtATerminal(t *testing.T) {
 	})
 }
 
-// at runs a command in this process, at a terminal, and interrupts it when that shows a
-// text ("": not at all).
-func (o *office) at(term *lab.Terminal, interrupt string, args ...string) said {
+// at runs a command in this process, at a terminal, and interrupts it when the terminal
+// shows a text ("": never).
+func (o *fixture) at(term *lab.Terminal, interrupt string, args ...string) said {
 	o.t.Helper()
 	ctx, stop := context.WithCancel(o.t.Context())
 	watched := make(chan struct{})
@@ -141,11 +141,11 @@ func (o *office) at(term *lab.Terminal, interrupt string, args ...string) said {
 	return said{code, stdout.String(), strings.TrimSuffix(term.Shown(), "[the end]")}
 }
 
-// Long work shows how far it is to who sits at a terminal, and to nobody else; it can
-// be ended between two parts, and says what was done by then.
+// Long work shows its progress only at a terminal. It can be interrupted between two
+// parts, and then prints what was done.
 func TestLongWorkAtATerminal(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	const n = 2*partOfFilter + 50
 	for i := range n {
 		o.publish(fmt.Sprintf("e%d", i), "absent")
@@ -160,9 +160,9 @@ func TestLongWorkAtATerminal(t *testing.T) {
 		}
 	}
 
-	// Ended behind the first part: that is done, and the rest as it was.
+	// Interrupted after the first part: that part is done, the rest unchanged.
 	cut := o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d held", partOfFilter, n), "dead-letters", "hold", "--all", "--yes", "--reason", "later")
-	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, and the others are as they were", n)) {
+	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, the others are unchanged", n)) {
 		t.Fatalf("%+v", cut)
 	}
 	var held int
@@ -171,12 +171,12 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	}
 	counts(held, n)
 	rest := o.at(lab.OpenTerminal(t), "", "dead-letters", "hold", "--all", "--yes", "--reason", "later")
-	if rest.code != exitDone || rest.stdout != fmt.Sprintf("%d dead letters held (left out: %d held)\n", n-held, held) {
+	if rest.code != exitDone || rest.stdout != fmt.Sprintf("%d dead letters held (skipped: %d held)\n", n-held, held) {
 		t.Errorf("%+v", rest)
 	}
 	counts(n, n)
 
-	// As JSON, or where nobody watches, there is no bar.
+	// With JSON output, or without a terminal, there is no progress bar.
 	if said := o.at(lab.OpenTerminal(t), "", "dead-letters", "release", "--all", "--yes", "-o", "json"); said.stderr != "" || ordered(t, said).Done != n {
 		t.Errorf("%+v", said)
 	}
@@ -185,7 +185,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 
-	// By number: all are looked at first, then part by part.
+	// By number: all are checked first, then processed part by part.
 	var numbers []string
 	for i := range service.MaxNumbered + 5 {
 		numbers = append(numbers, fmt.Sprint(i+1))
@@ -194,7 +194,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 		return slices.Concat([]string{"dead-letters", "restore", "--reason", "they do"}, numbers, more)
 	}
 	if said := o.certpost(restore(fmt.Sprint(n + 1))...); said.code != exitFailed || said.stdout != "" || !strings.Contains(said.stderr, fmt.Sprintf("no dead letter with the number %d", n+1)) || len(o.letters()) != 0 {
-		t.Errorf("one that there is not: %+v", said)
+		t.Errorf("an unknown number: %+v", said)
 	}
 	if out := o.certpost(restore("--dry-run")...).done(t); strings.Count(out, "would be restored\n") != len(numbers) || len(o.letters()) != 0 {
 		t.Errorf("%s", out)
@@ -202,7 +202,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	cut = o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d restored", partOfNumbers, len(numbers)), restore()...)
 	again := strings.Count(cut.stdout, "on the list again as number")
 	if cut.code != exitFailed || again == 0 || again >= len(numbers) || len(o.letters()) != again ||
-		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, and the others are as they were", again, len(numbers))) {
+		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, the others are unchanged", again, len(numbers))) {
 		t.Errorf("%d are on the list, %d were said to be: %+v", len(o.letters()), again, cut)
 	}
 	numbers = numbers[again:]
@@ -211,14 +211,14 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	}
 }
 
-// Who is asked may interrupt instead of answering.
+// The operator may interrupt instead of answering.
 func TestInterruptedQuestion(t *testing.T) {
 	t.Parallel()
 	term := lab.OpenTerminal(t)
 	ctx, stop := context.WithCancel(t.Context())
 	a := &app{ctx: ctx, stderr: term.Program, answers: term.Program}
 	go func() {
-		term.Awaits("Type 3 to go on: ")
+		term.Awaits("Type 3 to continue: ")
 		stop()
 	}()
 	if err := a.confirm(&desk.Frozen{Count: 3}, "discarded", false); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "nothing was done") {
@@ -226,11 +226,11 @@ func TestInterruptedQuestion(t *testing.T) {
 	}
 }
 
-// Who has gone meanwhile is passed over, and what was not shown is not touched, also
-// between two parts.
+// Letters that another caller has discarded meanwhile are skipped, and letters that are
+// not in the frozen set are unchanged, also between two parts.
 func TestPartsOfAFrozenQuery(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "")
+	o := newFixture(t, "")
 	for i := range 12 {
 		o.publish(fmt.Sprintf("e%d", i), "absent")
 	}
@@ -245,7 +245,7 @@ func TestPartsOfAFrozenQuery(t *testing.T) {
 	if first.Done != 5 || first.Rest == nil || first.Rest.Count != 7 || first.Rest.Query.Above != 5 {
 		t.Fatalf("%+v", first)
 	}
-	asked[service.OrderAnswer](c, "dead.discard", `{"numbers": [7], "reason": "somebody else is faster"}`)
+	asked[service.OrderAnswer](c, "dead.discard", `{"numbers": [7], "reason": "another caller was first"}`)
 	o.publish("late", "absent")
 	o.settled()
 	o.until("the late one", func() bool { return len(o.letters()) == 7 })

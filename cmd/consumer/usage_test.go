@@ -38,14 +38,14 @@ func TestWrongUsage(t *testing.T) {
 		"dead-letters replay":                "dead-letters replay: which ones? Give their numbers (see certpost dead-letters list), or --all",
 		"dead-letters replay 1 --all":        "dead-letters replay: give numbers or --all, not both",
 		"dead-letters replay 1 --code X":     "dead-letters replay: filters, --hash and --with-superseded go with --all, not with numbers",
-		"dead-letters discard 1":             "dead-letters discard: --reason is empty: say why, for who looks into the audit later",
-		"dead-letters discard 1 --reason=":   "dead-letters discard: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters discard 1":             "dead-letters discard: --reason is required: it is kept in the audit",
+		"dead-letters discard 1 --reason=":   "dead-letters discard: --reason is required: it is kept in the audit",
 		"dead-letters discard --reason=x":    "dead-letters discard: which ones? Give their numbers (see certpost dead-letters list), or --all",
 		"dead-letters list --certainty no":   `dead-letters list: invalid filter: certainty: unknown value "no": want one of not-sent, may-have-been-sent, accepted`,
 		"dead-letters list --from today":     "dead-letters list: invalid filter: from: want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not \"today\"",
-		"dead-letters replay 1 --canary":     "dead-letters replay: --rate, --canary and --wait go with --all: numbers are replayed at once",
+		"dead-letters replay 1 --canary":     "dead-letters replay: --rate, --canary and --wait require --all: letters given by number are replayed at once",
 		"dead-letters replay --all --rate":   "--rate: expected string value but got \"EOL\" (<EOL>)",
-		"dead-letters replay --all":          "dead-letters replay: --reason is empty: say why, for who looks into the audit later",
+		"dead-letters replay --all":          "dead-letters replay: --reason is required: it is kept in the audit",
 		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
 		"audit verify --anchor 1":            "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
 		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded`,
@@ -66,7 +66,7 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
-// Whoever is asked has to type how many letters it is.
+// The operator has to type the number of letters.
 func TestConfirm(t *testing.T) {
 	t.Parallel()
 	frozen := &desk.Frozen{Count: 12, Held: 2, Superseded: 1}
@@ -78,7 +78,7 @@ func TestConfirm(t *testing.T) {
 		if (err == nil) != (want == exitDone) || err != nil && (!errors.As(err, &f) || f.code != want) {
 			t.Errorf("%q: %v", answer, err)
 		}
-		if asked.String() != "12 dead letters would be replayed (left out: 2 held, 1 superseded). Type 12 to go on: " {
+		if asked.String() != "12 dead letters would be replayed (skipped: 2 held, 1 superseded). Type 12 to continue: " {
 			t.Errorf("it asks %q", asked.String())
 		}
 	}
@@ -86,7 +86,7 @@ func TestConfirm(t *testing.T) {
 		t.Errorf("with --yes: %v", err)
 	}
 	if newBar(&strings.Builder{}).out != nil {
-		t.Error("a bar where nobody watches")
+		t.Error("a progress bar without a terminal")
 	}
 	var out strings.Builder
 	b := &bar{out: &out}

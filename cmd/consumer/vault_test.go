@@ -20,8 +20,8 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
-// vaultBench is the program in this process, with a real Vault and the demo's
-// relay, which wants a password that lies in that Vault.
+// vaultBench is the program in this process, with a real Vault and the demo relay, whose
+// password is stored in that Vault.
 type vaultBench struct {
 	t        *testing.T
 	vault    *lab.VaultServer
@@ -46,7 +46,7 @@ func newVaultBench(t *testing.T) *vaultBench {
 	return v
 }
 
-// start adds a replica: the first one has the NATS server.
+// start adds a replica; the first one runs the NATS server.
 func (v *vaultBench) start(tokenTTL, cacheTTL string) *instance {
 	v.t.Helper()
 	role, secret := v.vault.AppRole(v.t, tokenTTL, "certpost")
@@ -89,7 +89,7 @@ targets:
 	done := make(chan error, 1)
 	go func() { done <- s.run(ctx) }()
 	v.services = append(v.services, s)
-	v.t.Cleanup(func() { // the last one first: the first one is the server
+	v.t.Cleanup(func() { // the last one first: the first one runs the server
 		cancel()
 		if err := <-done; err != nil {
 			v.t.Error(err)
@@ -115,11 +115,11 @@ func (v *vaultBench) until(what string, ok func() bool) {
 			return
 		}
 	}
-	v.t.Fatalf("waited in vain for: %s", what)
+	v.t.Fatalf("timed out waiting for: %s", what)
 }
 
-// deliveredOnce waits until nothing is pending, then wants one mail for each
-// event and no dead letter.
+// deliveredOnce waits until nothing is pending, then requires one mail for each event and
+// no dead letter.
 func (v *vaultBench) deliveredOnce(n int) {
 	v.t.Helper()
 	b := v.services[0].broker
@@ -143,8 +143,8 @@ func (v *vaultBench) deliveredOnce(n int) {
 	}
 }
 
-// An outage while a thousand deliveries wait: no dead letter, no storm, degraded
-// and ready, and everything arrives once afterwards.
+// Vault is sealed while a thousand deliveries wait: no dead letter, the program is
+// degraded but ready, and afterwards every mail arrives once.
 func TestVaultSealedUnderLoad(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)
@@ -152,7 +152,7 @@ func TestVaultSealedUnderLoad(t *testing.T) {
 	v.publish("before")
 	v.deliveredOnce(1)
 	v.vault.Seal(t)
-	time.Sleep(1100 * time.Millisecond) // the cached password has to go stale
+	time.Sleep(1100 * time.Millisecond) // the cached password must expire
 	for i := range 1000 {
 		v.publish(fmt.Sprintf("e%d", i))
 	}
@@ -172,14 +172,14 @@ func TestVaultSealedUnderLoad(t *testing.T) {
 
 func get(t *testing.T, s *instance, path string) (int, string) {
 	t.Helper()
-	time.Sleep(1100 * time.Millisecond) // an answer is kept for a second
+	time.Sleep(1100 * time.Millisecond) // an answer is cached for a second
 	w := httptest.NewRecorder()
 	s.http.server.Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+path, nil))
 	return w.Code, w.Body.String()
 }
 
-// A token of five seconds over two minutes, with Vault asked every other second:
-// renewed, and logged in for again when it cannot be.
+// A token that lives five seconds, over two minutes, with a request to Vault every other
+// second: it is renewed, or replaced by a new login when it cannot be renewed.
 func TestShortLivedToken(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)
@@ -208,7 +208,7 @@ func TestPasswordRotationUnderLoad(t *testing.T) {
 		n++
 	}
 	// Both have read the first password before it changes: a replica that reads the
-	// new one before the relay knows it ends with SMTP_AUTH, as it has to.
+	// new one before the relay knows it fails with SMTP_AUTH, as it must.
 	v.until("both replicas have read the password", func() bool {
 		publish()
 		return v.vault.Requests(t)["read secret/data/smtp-auth/localhost"] >= 2
@@ -227,8 +227,8 @@ func TestPasswordRotationUnderLoad(t *testing.T) {
 	}
 }
 
-// However many workers ask, and however often: one request to Vault for each
-// reference and period.
+// Vault gets one request per reference and cache period, regardless of the number of
+// workers and deliveries.
 func TestOneRequestPerPeriod(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)

@@ -28,9 +28,9 @@ const (
 	p12Passphrase = "canary-p12-passphrase"
 )
 
-// office is the program at work in this process, the demo's relay beside it, and
-// the configuration with which commands reach it.
-type office struct {
+// fixture is the program running in this process, with the demo relay, and the
+// configuration with which commands reach it.
+type fixture struct {
 	t       *testing.T
 	dir     string
 	ca      *demoCA
@@ -42,17 +42,16 @@ type office struct {
 	log     *writings
 }
 
-// newOffice opens one whose relay has the rules. extra are more lines of its
-// configuration.
-func newOffice(t *testing.T, extra string, rules ...devrelay.Rule) *office {
+// newFixture starts one whose relay has the rules. extra is added to its configuration.
+func newFixture(t *testing.T, extra string, rules ...devrelay.Rule) *fixture {
 	t.Helper()
-	o := bareOffice(t)
+	o := bareFixture(t)
 	o.furnish(extra, rules...)
 	return o
 }
 
-// furnish gives it a relay and targets, and opens it.
-func (o *office) furnish(extra string, rules ...devrelay.Rule) {
+// furnish adds a relay and targets, and starts the program.
+func (o *fixture) furnish(extra string, rules ...devrelay.Rule) {
 	t := o.t
 	t.Helper()
 	var err error
@@ -73,10 +72,10 @@ func (o *office) furnish(extra string, rules ...devrelay.Rule) {
 		o.target("nobody", "to: [nobody@demo.example]"))
 }
 
-// bareOffice has no relay and is not open yet.
-func bareOffice(t *testing.T) *office {
+// bareFixture has no relay, and the program is not started yet.
+func bareFixture(t *testing.T) *fixture {
 	t.Helper()
-	o := &office{t: t, dir: t.TempDir(), log: &writings{}}
+	o := &fixture{t: t, dir: t.TempDir(), log: &writings{}}
 	var err error
 	if o.ca, err = newDemoCA(); err != nil {
 		t.Fatal(err)
@@ -84,8 +83,8 @@ func bareOffice(t *testing.T) *office {
 	return o
 }
 
-// open starts the program with these targets, and ends it with the test.
-func (o *office) open(extra, targets string) {
+// open starts the program with these targets, and stops it when the test ends.
+func (o *fixture) open(extra, targets string) {
 	t := o.t
 	t.Helper()
 	o.write("targets.yaml", "targets:\n"+targets)
@@ -119,15 +118,15 @@ func (o *office) open(extra, targets string) {
 	o.until("ready", func() bool { return o.service.runner.Ready(context.Background()) == nil })
 }
 
-// target is a definition of a target at the office's relay.
-func (o *office) target(id string, lines ...string) string {
+// target is a definition of a target at the fixture's relay.
+func (o *fixture) target(id string, lines ...string) string {
 	return fmt.Sprintf("  - id: %s\n    host: localhost\n    port: %s\n    ca_file: %s/devrelay-ca.pem\n    username: %s\n    password: {file: %s/password}\n    from_address: certpost@demo.example\n    %s\n",
 		id, port(o.relay.Submission()), o.dir, relayUser, o.dir, strings.Join(lines, "\n    "))
 }
 
-func (o *office) path(name string) string { return filepath.Join(o.dir, name) }
+func (o *fixture) path(name string) string { return filepath.Join(o.dir, name) }
 
-func (o *office) write(name, text string) {
+func (o *fixture) write(name, text string) {
 	o.t.Helper()
 	if err := os.WriteFile(o.path(name), []byte(text), 0o600); err != nil {
 		o.t.Fatal(err)
@@ -135,7 +134,7 @@ func (o *office) write(name, text string) {
 }
 
 // issue writes name.pem and name.key, and returns the paths and the chain.
-func (o *office) issue(name string) (certFile, keyFile, chain string) {
+func (o *fixture) issue(name string) (certFile, keyFile, chain string) {
 	o.t.Helper()
 	crt, key, err := o.ca.issue(name)
 	if err != nil {
@@ -146,8 +145,8 @@ func (o *office) issue(name string) (certFile, keyFile, chain string) {
 	return o.path(name + ".pem"), o.path(name + ".key"), string(crt)
 }
 
-// publish sends an event for targets, as anybody would.
-func (o *office) publish(id string, targets ...string) {
+// publish publishes an event for targets, as any publisher would.
+func (o *fixture) publish(id string, targets ...string) {
 	o.t.Helper()
 	_, _, chain := o.issue("www.example.com")
 	ev := &events.Event{ID: id, Certificate: events.Certificate{PEM: chain}, Targets: targets}
@@ -156,21 +155,21 @@ func (o *office) publish(id string, targets ...string) {
 	}
 }
 
-// said is what a command left behind.
+// said is the result of a command.
 type said struct {
 	code           int
 	stdout, stderr string
 }
 
 // certpost runs a command in this process.
-func (o *office) certpost(args ...string) said { return o.certpostWith(nil, args...) }
+func (o *fixture) certpost(args ...string) said { return o.certpostWith(nil, args...) }
 
-func (o *office) certpostWith(env []string, args ...string) said {
+func (o *fixture) certpostWith(env []string, args ...string) said {
 	o.t.Helper()
 	return command(o.t, env, append([]string{"-c", o.config}, args...)...)
 }
 
-// command runs the program in this process. No command may say what is secret.
+// command runs a command line in this process. Its output must contain no secret.
 func command(t *testing.T, env []string, args ...string) said {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -183,7 +182,8 @@ func command(t *testing.T, env []string, args ...string) said {
 	return said{code, stdout.String(), stderr.String()}
 }
 
-// done wants a command to have succeeded, and gives what it printed.
+// done requires that the command succeeded and wrote nothing to standard error. It returns
+// the standard output.
 func (s said) done(t *testing.T) string {
 	t.Helper()
 	if s.code != exitDone || s.stderr != "" {
@@ -192,7 +192,7 @@ func (s said) done(t *testing.T) string {
 	return s.stdout
 }
 
-// failed wants a command to have failed with the code, and to have said exactly this.
+// failed requires exactly this exit code and standard error.
 func (s said) failed(t *testing.T, code int, stderr string) {
 	t.Helper()
 	if s.code != code || s.stderr != stderr {
@@ -200,7 +200,7 @@ func (s said) failed(t *testing.T, code int, stderr string) {
 	}
 }
 
-// read takes JSON that a command has printed.
+// read decodes JSON that a command printed.
 func read[T any](t *testing.T, text string) T {
 	t.Helper()
 	var v T
@@ -211,7 +211,7 @@ func read[T any](t *testing.T, text string) T {
 }
 
 // settled waits until nothing is pending.
-func (o *office) settled() {
+func (o *fixture) settled() {
 	o.t.Helper()
 	o.until("nothing is pending", func() bool {
 		backlog, err := o.service.broker.Backlog(context.Background())
@@ -220,7 +220,7 @@ func (o *office) settled() {
 }
 
 // letters are the open dead letters.
-func (o *office) letters() []broker.DeadLetter {
+func (o *fixture) letters() []broker.DeadLetter {
 	o.t.Helper()
 	var all []broker.DeadLetter
 	for d, err := range o.service.broker.DeadLetters(context.Background(), "") {
@@ -232,8 +232,8 @@ func (o *office) letters() []broker.DeadLetter {
 	return all
 }
 
-// mailTo waits for the n-th mail to somebody.
-func (o *office) mailTo(recipient string, n int) devrelay.Mail {
+// mailTo waits for the n-th mail to exactly this recipient.
+func (o *fixture) mailTo(recipient string, n int) devrelay.Mail {
 	o.t.Helper()
 	var found []devrelay.Mail
 	o.until("a mail to "+recipient, func() bool {
@@ -248,17 +248,17 @@ func (o *office) mailTo(recipient string, n int) devrelay.Mail {
 	return found[n-1]
 }
 
-func (o *office) until(what string, ok func() bool) {
+func (o *fixture) until(what string, ok func() bool) {
 	o.t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	o.t.Fatalf("waited in vain: %s\n%s", what, o.log)
+	o.t.Fatalf("timed out waiting for: %s\n%s", what, o.log)
 }
 
-// writings is a buffer that many may write to.
+// writings is a buffer for concurrent writers.
 type writings struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -276,8 +276,8 @@ func (w *writings) String() string {
 	return w.text.String()
 }
 
-// slowRelay is a relay without TLS that asks what to answer when it has a whole
-// mail; "" is to hang up without a word. It returns its address.
+// slowRelay starts a relay without TLS and returns its address. It replies to a complete
+// mail with what answer returns; "" closes the connection without a reply.
 func slowRelay(t *testing.T, answer func(mail string) string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
