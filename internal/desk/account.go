@@ -9,16 +9,16 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// departure is a letter that was there and is no more, without a word about it.
-type departure struct {
+// missingLetter is a letter that was there and is no more, without a word about it.
+type missingLetter struct {
 	letter *letter // nil: it left before it was read
 	since  time.Time
 }
 
-// lingers is how long a letter may be there whose end the audit has: whoever wrote
+// removeAfter is how long a letter may be there whose end the audit has: whoever wrote
 // that takes the letter off right after. Later he is dead, and the letter is taken
 // off for him.
-const lingers = 10 * time.Second
+const removeAfter = 10 * time.Second
 
 // mostAtOnce bounds the records of one look.
 const mostAtOnce = 500
@@ -33,19 +33,19 @@ func (f *follower) account(ctx context.Context) error {
 	f.mu.Lock()
 	x := f.Desk.letters
 	switch {
-	case x.fates.unexplained == 0:
+	case x.outcomes.unexplained == 0:
 		f.mismatch = time.Time{}
-		clear(f.left)
-	case f.mismatch.IsZero(), x.fates.unexplained < f.lacking:
+		clear(f.missing)
+	case f.mismatch.IsZero(), x.outcomes.unexplained < f.unexplainedBefore:
 		f.mismatch = now // a purge takes a while to be written down: that is no standstill
 	}
-	f.lacking = x.fates.unexplained
-	if x.fates.unexplained > 0 {
-		for _, n := range x.fates.lacking() {
-			left, known := f.left[n]
+	f.unexplainedBefore = x.outcomes.unexplained
+	if x.outcomes.unexplained > 0 {
+		for _, n := range x.outcomes.unexplainedNumbers() {
+			left, known := f.missing[n]
 			if !known {
-				left = departure{since: now}
-				f.left[n] = left
+				left = missingLetter{since: now}
+				f.missing[n] = left
 			}
 			grace := f.pace.grace
 			if left.letter == nil {
@@ -59,17 +59,17 @@ func (f *follower) account(ctx context.Context) error {
 			}
 		}
 	}
-	for n, since := range f.lingering {
+	for n, since := range f.endedOpen {
 		switch {
-		case !x.fates.isOpen(n):
-			delete(f.lingering, n)
-		case now.Sub(since) > lingers && len(taken) < mostAtOnce:
+		case !x.outcomes.isOpen(n):
+			delete(f.endedOpen, n)
+		case now.Sub(since) > removeAfter && len(taken) < mostAtOnce:
 			taken = append(taken, n)
-			f.lingering[n] = now
+			f.endedOpen[n] = now
 		}
 	}
 	f.mu.Unlock()
-	if !f.keeper.Load() || now.Before(f.refused) {
+	if !f.mayRecord.Load() || now.Before(f.auditRetryAt) {
 		return nil
 	}
 	for _, n := range taken {
@@ -85,15 +85,15 @@ func (f *follower) account(ctx context.Context) error {
 	if err := f.observe(ctx, records); err != nil {
 		// What cannot be written down is a difference in the balance. It keeps nobody from
 		// seeing the letters.
-		f.refused = now.Add(refusedFor)
+		f.auditRetryAt = now.Add(auditRetryDelay)
 		f.log.Warn().Err(err).Msg("the audit takes no records of how dead letters left")
 	}
 	_, err := f.readAudit(ctx)
 	return err
 }
 
-// refusedFor is how long an audit that took no record is left alone.
-const refusedFor = 10 * time.Second
+// auditRetryDelay is how long an audit that took no record is left alone.
+const auditRetryDelay = 10 * time.Second
 
 // observers is how many records are on their way at a time; they go into the audit
 // together.
@@ -114,7 +114,7 @@ func (f *follower) observe(ctx context.Context, records []broker.AuditRecord) er
 
 // explain says how a letter left that nobody wrote about; false: it cannot be said
 // yet. The lock is held.
-func (f *follower) explain(number uint64, left departure, now time.Time) (broker.AuditRecord, bool) {
+func (f *follower) explain(number uint64, left missingLetter, now time.Time) (broker.AuditRecord, bool) {
 	r := broker.AuditRecord{LetterNumber: number, Actor: f.itself}
 	l := left.letter
 	if l == nil {
@@ -138,9 +138,9 @@ func (f *follower) explain(number uint64, left departure, now time.Time) (broker
 	switch newer := f.Desk.letters.deliveries[key]; {
 	case f.deliveries.sentSince(key, l.at):
 		r.Action, r.Reason = broker.ActionDelivered, "its delivery succeeded after all"
-	case newer > number || f.leftLater(key, number):
+	case newer > number || f.newerMissing(key, number):
 		r.Action, r.Reason = broker.ActionReplaced, "a newer dead letter of the same delivery took its place"
-	case f.maxAge > 0 && now.Sub(moment0(l.at)) >= f.maxAge-time.Second:
+	case f.maxAge > 0 && now.Sub(fromNanoseconds(l.at)) >= f.maxAge-time.Second:
 		r.Action, r.Reason = broker.ActionExpired, "it was kept for as long as dead letters are kept"
 	default:
 		r.Action, r.Actor = broker.ActionRemoved, f.removers.of(number, letter.Subject)
@@ -148,9 +148,9 @@ func (f *follower) explain(number uint64, left departure, now time.Time) (broker
 	return r, true
 }
 
-// leftLater reports whether a newer letter of the same delivery is gone as well.
-func (f *follower) leftLater(key, number uint64) bool {
-	for n, d := range f.left {
+// newerMissing reports whether a newer letter of the same delivery is gone as well.
+func (f *follower) newerMissing(key, number uint64) bool {
+	for n, d := range f.missing {
 		if n > number && d.letter != nil && f.Desk.letters.delivery(d.letter) == key {
 			return true
 		}
@@ -158,17 +158,17 @@ func (f *follower) leftLater(key, number uint64) bool {
 	return false
 }
 
-// blank is a letter of which it is known that a newer certificate was sent, and not
+// pendingDetail is a letter of which it is known that a newer certificate was sent, and not
 // which one.
-type blank struct {
+type pendingDetail struct {
 	number, revision uint64
 }
 
-// fillIn reads what is missing of newer certificates. An entry that has changed
+// readPendingDetails reads what is missing of newer certificates. An entry that has changed
 // since comes by itself.
-func (f *follower) fillIn(ctx context.Context) {
+func (f *follower) readPendingDetails(ctx context.Context) {
 	read := map[uint64]broker.LedgerChange{}
-	for _, b := range f.blanks {
+	for _, b := range f.pendingDetails {
 		c, known := read[b.revision]
 		if !known {
 			var err error
@@ -179,15 +179,15 @@ func (f *follower) fillIn(ctx context.Context) {
 		}
 		f.mu.Lock()
 		if l := f.Desk.letters.find(b.number); l != nil && l.superseded != nil && l.superseded.Event == "" {
-			l.superseded.name(&c.Entry)
+			l.superseded.setCertificate(&c.Entry)
 		}
 		f.mu.Unlock()
 	}
-	f.blanks = f.blanks[:0]
+	f.pendingDetails = f.pendingDetails[:0]
 }
 
-// name says which certificate it is.
-func (s *Superseded) name(e *broker.Entry) {
+// setCertificate says which certificate it is.
+func (s *Superseded) setCertificate(e *broker.Entry) {
 	s.Event, s.At = e.Event, e.Last
 	if c := e.Certificate; c != nil {
 		s.Serial, s.NotAfter = c.Serial, c.NotAfter

@@ -14,24 +14,24 @@ import (
 )
 
 // stepwise is a desk whose looks the test takes itself.
-func (x *bench) stepwise() *follower {
+func (x *fixture) stepwise() *follower {
 	x.t.Helper()
-	d := New(x.b, surroundings{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.ErrorLevel))
+	d := New(x.b, fakeDeliverer{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.ErrorLevel))
 	d.pace.grace = time.Millisecond
-	d.keeper.Store(true)
+	d.mayRecord.Store(true)
 	f := newFollower(d)
 	x.look(f)
 	return f
 }
 
-func (x *bench) look(f *follower) {
+func (x *fixture) look(f *follower) {
 	x.t.Helper()
 	if err := f.look(x.t.Context()); err != nil {
 		x.t.Fatal(err)
 	}
 }
 
-func (x *bench) actions(number uint64) (told []broker.Action) {
+func (x *fixture) actions(number uint64) (told []broker.Action) {
 	x.t.Helper()
 	for r, err := range x.b.ReadAudit(x.t.Context(), 1) {
 		if err != nil {
@@ -62,7 +62,7 @@ func TestALetterThatEndsBeforeItIsRead(t *testing.T) {
 		x.look(f)
 		backoff.Sleep(t.Context(), 5*time.Millisecond)
 	}
-	if b := f.Desk.balance(); b.Total != 2 || b.Open != 1 || b.Ended[Discarded] != 1 || f.Desk.letters.fates.unexplained != 0 {
+	if b := f.Desk.balance(); b.Total != 2 || b.Open != 1 || b.Ended[Discarded] != 1 || f.Desk.letters.outcomes.unexplained != 0 {
 		t.Errorf("%+v", b)
 	}
 	if told := x.actions(1); !slices.Equal(told, []broker.Action{broker.ActionDiscarded}) {

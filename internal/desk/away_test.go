@@ -34,13 +34,13 @@ func TestNATSIsAway(t *testing.T) {
 	dir := t.TempDir()
 	first := natsServer(t, dir, server.RANDOM_PORT)
 	port := first.Addr().(*net.TCPAddr).Port
-	post := newPostOffice()
+	post := newFakeCourier()
 	b, err := broker.Open(broker.Config{URL: fmt.Sprintf("nats://127.0.0.1:%d", port)}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	x := &bench{t: t, post: post, b: b}
+	x := &fixture{t: t, courier: post, b: b}
 	r := queue.NewRunner(b, post, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	done := make(chan error, 1)
 	ctx := t.Context()
@@ -48,7 +48,7 @@ func TestNATSIsAway(t *testing.T) {
 	t.Cleanup(func() { <-done })
 	x.until("the runner is ready", func() bool { return r.Ready(ctx) == nil })
 	d, _ := x.desk(nil)
-	post.breaks("ops", refusal())
+	post.fail("ops", refusal())
 	for i := range 3 {
 		if _, _, err := b.Publish(ctx, event(fmt.Sprintf("e%d", i), "ops")); err != nil {
 			t.Fatal(err)
@@ -62,7 +62,7 @@ func TestNATSIsAway(t *testing.T) {
 	x.until("it is noticed", func() bool {
 		d.mu.RLock()
 		defer d.mu.RUnlock()
-		return d.away != nil
+		return d.followErr != nil
 	})
 	if l := d.Letters(Query{}, Page{}); l.Total != 3 {
 		t.Errorf("%+v", l)
@@ -73,7 +73,7 @@ func TestNATSIsAway(t *testing.T) {
 
 	second := natsServer(t, dir, port)
 	t.Cleanup(second.Shutdown)
-	post.mends("ops")
+	post.succeed("ops")
 	x.until("a replay succeeds", func() bool { return d.Replay(ctx, me, 1, false, false, "") == nil })
 	x.until("it is delivered and counted", func() bool {
 		b := d.Balance()

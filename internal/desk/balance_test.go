@@ -18,7 +18,7 @@ import (
 
 // model is what became of every letter, as the test did it.
 type model struct {
-	*bench
+	*fixture
 	d        *Desk
 	stop     func()
 	r        *rand.Rand
@@ -80,22 +80,22 @@ func (m *model) step(i int) {
 	switch what := m.r.IntN(9); {
 	case n == 0 || what < 2:
 		id := fmt.Sprintf("s%d", i)
-		m.post.breaks("ops", refusal())
+		m.courier.fail("ops", refusal())
 		m.publish(event(id, "ops"))
 		m.came(id)
 	case what == 2: // by the desk
-		m.post.mends("ops")
+		m.courier.succeed("ops")
 		if err := m.d.Replay(ctx, me, n, false, false, ""); err != nil {
 			m.t.Fatal(err)
 		}
 		m.fate[n] = Replayed
-		m.until("the mail", func() bool { return m.post.mails("ops", m.event[n]) > 0 })
+		m.until("the mail", func() bool { return m.courier.mails("ops", m.event[n]) > 0 })
 	case what == 3: // by hand
-		m.post.mends("ops")
+		m.courier.succeed("ops")
 		m.again(n)
 		m.fate[n] = Replayed
 	case what == 4: // by hand, and in vain
-		m.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
+		m.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 		m.again(n)
 		m.fate[n] = Replaced
 		m.came(m.event[n])
@@ -152,7 +152,7 @@ func (m *model) again(n uint64) {
 	}
 }
 
-func (x *bench) stream() jetstream.Stream {
+func (x *fixture) stream() jetstream.Stream {
 	x.t.Helper()
 	s, err := x.js.Stream(x.t.Context(), broker.DeadLettersStream)
 	if err != nil {
@@ -170,7 +170,7 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			x := start(t)
-			m := &model{bench: x, r: rand.New(rand.NewPCG(seed, 1)), fate: map[uint64]Fate{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
+			m := &model{fixture: x, r: rand.New(rand.NewPCG(seed, 1)), fate: map[uint64]Fate{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
 			m.d, m.stop = x.desk(nil)
 			beside, _ := x.desk(nil)
 			for i := range 60 {
@@ -245,11 +245,11 @@ func TestMismatchIsShown(t *testing.T) {
 	t.Parallel()
 	d := dry()
 	d.pace.mismatch = 0
-	d.letters.fates.reach(3)
-	d.letters.fates.appear(1)
-	d.letters.fates.appear(2)
-	d.letters.fates.appear(3)
-	d.letters.fates.vanish(2)
+	d.letters.outcomes.extendTo(3)
+	d.letters.outcomes.setOpen(1)
+	d.letters.outcomes.setOpen(2)
+	d.letters.outcomes.setOpen(3)
+	d.letters.outcomes.setGone(2)
 	if b := d.Balance(); b.Unexplained != 0 {
 		t.Errorf("at once: %+v", b)
 	}
@@ -257,8 +257,8 @@ func TestMismatchIsShown(t *testing.T) {
 	if b := d.Balance(); b.Unexplained != 1 || b.Open != 2 || b.Total != 3 {
 		t.Errorf("%+v", b)
 	}
-	d.letters.fates.end(2, fateRemoved)
-	d.letters.fates.end(2, fateDiscarded) // the first one stays
+	d.letters.outcomes.setOutcome(2, outcomeRemoved)
+	d.letters.outcomes.setOutcome(2, outcomeDiscarded) // the first one stays
 	if b := d.Balance(); b.Unexplained != 0 || b.Ended[Removed] != 1 || b.Ended[Discarded] != 0 {
 		t.Errorf("%+v", b)
 	}

@@ -73,17 +73,17 @@ func (x *runs) each(yield func(*run) bool) {
 	}
 }
 
-// watchAgain is how long a watch is trusted: it does not hear of a bucket that was
+// rewatchAfter is how long a watch is trusted: it does not hear of a bucket that was
 // purged or replaced.
-const watchAgain = time.Minute
+const rewatchAfter = time.Minute
 
 // followBucket keeps holds and runs.
 func (d *Desk) followBucket(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.hearOfHold(e) })
+		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHold(e) })
 	})
-	wg.Go(func() { d.watch(ctx, runPrefix, d.hearOfRun) })
+	wg.Go(func() { d.watch(ctx, runPrefix, d.applyRun) })
 	wg.Wait()
 }
 
@@ -92,7 +92,7 @@ func (d *Desk) watch(ctx context.Context, prefix string, hear func(context.Conte
 	for ctx.Err() == nil {
 		bucket, err := d.b.Desk(ctx)
 		if err == nil {
-			trusted, cancel := context.WithTimeout(ctx, watchAgain)
+			trusted, cancel := context.WithTimeout(ctx, rewatchAfter)
 			err = d.watchOnce(trusted, bucket, prefix, func(e broker.DeskEntry) { hear(trusted, bucket, e) })
 			cancel()
 		}
@@ -142,7 +142,7 @@ func (d *Desk) bucketKeys(prefix string) (keys []string) {
 	return keys
 }
 
-func (d *Desk) hearOfHold(e broker.DeskEntry) {
+func (d *Desk) applyHold(e broker.DeskEntry) {
 	hold, ok := broker.ParseHold(e)
 	if !ok {
 		return
@@ -163,12 +163,12 @@ func (d *Desk) hearOfHold(e broker.DeskEntry) {
 		d.letters.alter(l, func() { l.hold = kept })
 	}
 	d.mu.Unlock()
-	d.listeners.tell(Change{Letters: true})
+	d.listeners.notify(Change{Letters: true})
 }
 
-// hearOfRun takes in what the bucket says of a run. The numbers of one that is
+// applyRun takes in what the bucket says of a run. The numbers of one that is
 // unfinished are read once.
-func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broker.DeskEntry) {
+func (d *Desk) applyRun(ctx context.Context, bucket *broker.DeskBucket, e broker.DeskEntry) {
 	id := strings.TrimPrefix(e.Key, runPrefix)
 	var record runRecord
 	if !e.Deleted && json.Unmarshal(e.Value, &record) != nil {
@@ -190,7 +190,7 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if known := d.runs.all[id]; known == nil || known.revision != e.Revision || e.Deleted {
-		defer d.listeners.tell(Change{Runs: true, Letters: needed})
+		defer d.listeners.notify(Change{Runs: true, Letters: needed})
 	}
 	if e.Deleted {
 		if known != nil {

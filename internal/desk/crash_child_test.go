@@ -56,16 +56,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// wire is a courier whose relay is at the other end of a socket: one line for each
+// socketCourier is a courier whose relay is at the other end of a socket: one line for each
 // mail, answered when it is taken. Until it is mended it refuses all.
-type wire struct {
-	postOffice
+type socketCourier struct {
+	fakeCourier
 	relay string
 }
 
-func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (w *socketCourier) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	w.mu.Lock()
-	broken := w.broken[a.Target]
+	broken := w.failures[a.Target]
 	w.mu.Unlock()
 	if broken != nil {
 		again := *broken
@@ -97,16 +97,16 @@ func crashChild(plan crashPlan) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	w := &wire{postOffice: *newPostOffice(), relay: plan.Relay}
+	w := &socketCourier{fakeCourier: *newFakeCourier(), relay: plan.Relay}
 	if plan.Letters > 0 {
-		w.breaks("ops", refusal())
+		w.fail("ops", refusal())
 	}
 	r := queue.NewRunner(b, w, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	go func() { _ = r.Run(ctx) }()
 	for r.Ready(ctx) != nil {
 		backoff.Sleep(ctx, 10*time.Millisecond)
 	}
-	d := New(b, surroundings{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	d := New(b, fakeDeliverer{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	d.pace.look, d.pace.lease = 100*time.Millisecond, time.Second
 	if !plan.Rate.IsZero() {
 		d.pace.lease = 100 * time.Millisecond // who takes over shall be too early for the rate
@@ -124,7 +124,7 @@ func crashChild(plan crashPlan) error {
 		for d.Balance().Open < plan.Letters {
 			backoff.Sleep(ctx, 20*time.Millisecond)
 		}
-		w.mends("ops")
+		w.succeed("ops")
 		if plan.Starting {
 			fmt.Println("replaying")
 			if err := dieWhenStarted(b.URL()); err != nil {
@@ -164,7 +164,7 @@ func crashChild(plan crashPlan) error {
 		}
 	}
 	// The balance is that of a desk that knows only what the streams say.
-	fresh := New(b, surroundings{}, zerolog.Nop())
+	fresh := New(b, fakeDeliverer{}, zerolog.Nop())
 	go func() { _ = fresh.Follow(ctx) }()
 	if err := fresh.Ready(ctx); err != nil {
 		return err

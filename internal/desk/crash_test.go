@@ -28,22 +28,22 @@ import (
 
 const crashVariable = "CERTPOST_TEST_DESK_CRASH"
 
-// mailbox is the relay: what it took, by event.
-type mailbox struct {
+// fakeRelay is the relay: what it took, by event.
+type fakeRelay struct {
 	mu      sync.Mutex
 	mails   map[string]int // those not marked as possible duplicates
 	marked  map[string]int
 	address string
 }
 
-func newMailbox(t *testing.T) *mailbox {
+func newFakeRelay(t *testing.T) *fakeRelay {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	m := &mailbox{mails: map[string]int{}, marked: map[string]int{}, address: l.Addr().String()}
+	m := &fakeRelay{mails: map[string]int{}, marked: map[string]int{}, address: l.Addr().String()}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -56,7 +56,7 @@ func newMailbox(t *testing.T) *mailbox {
 	return m
 }
 
-func (m *mailbox) take(conn net.Conn) {
+func (m *fakeRelay) take(conn net.Conn) {
 	defer conn.Close()
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
@@ -73,8 +73,8 @@ func (m *mailbox) take(conn net.Conn) {
 	fmt.Fprintln(conn, "taken")
 }
 
-// live runs a child, which is killed so long after its replay goes on; nil when it was.
-func live(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
+// runChild runs a child, which is killed so long after its replay goes on; nil when it was.
+func runChild(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
 	t.Helper()
 	text, err := json.Marshal(plan)
 	if err != nil {
@@ -119,7 +119,7 @@ func live(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
 // know whether it was; none is lost, none is counted twice.
 func TestKilledAmidAReplay(t *testing.T) {
 	t.Parallel()
-	relay := newMailbox(t)
+	relay := newFakeRelay(t)
 	const n, kills = 1000, 5
 	plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: n}
 	var report *crashReport
@@ -129,7 +129,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 		if life < kills {
 			kill = time.Duration(100+rand.IntN(500)) * time.Millisecond
 		}
-		if report = live(t, plan, kill); report == nil {
+		if report = runChild(t, plan, kill); report == nil {
 			killed++
 		}
 		plan.Letters = 0
@@ -170,7 +170,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 // with what that one may have published and not recorded.
 func TestRateHoldsAcrossKills(t *testing.T) {
 	t.Parallel()
-	relay := newMailbox(t)
+	relay := newFakeRelay(t)
 	const n, kills = 10, 5
 	rate := verdict.Rate{Count: 1, Per: time.Second}
 	plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: n, Rate: rate}
@@ -181,7 +181,7 @@ func TestRateHoldsAcrossKills(t *testing.T) {
 		if life < kills {
 			kill = time.Duration(100+rand.IntN(1400)) * time.Millisecond
 		}
-		if report = live(t, plan, kill); report == nil {
+		if report = runChild(t, plan, kill); report == nil {
 			killed++
 		}
 		plan.Letters = 0
@@ -197,14 +197,14 @@ func TestRateHoldsAcrossKills(t *testing.T) {
 // becomes a run that says what became of it; its letters are free all the while.
 func TestKilledWhileStarting(t *testing.T) {
 	t.Parallel()
-	relay := newMailbox(t)
-	var x *bench
+	relay := newFakeRelay(t)
+	var x *fixture
 	var bucket *broker.DeskBucket
 	var sets []broker.DeskEntry
 	ctx := t.Context()
 	for range 30 { // the run may be there before the signal has come
 		plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: 20, Starting: true}
-		if live(t, plan, time.Minute) != nil {
+		if runChild(t, plan, time.Minute) != nil {
 			t.Fatal("it was not killed")
 		}
 		x = startIn(t, plan.Dir)

@@ -24,7 +24,7 @@ type deliveries struct {
 	results  []results         // by target's number
 	states   [lastState + 1]int
 	sent     hours
-	lately   lately
+	throughput   throughput
 	lastSent int64           // Unix seconds
 	newest   map[uint64]fact // target and name, hashed -> the newest certificate sent
 	next     uint64          // revision to be read next
@@ -82,7 +82,7 @@ type results struct {
 
 func newDeliveries(hash hasher, limit int) *deliveries {
 	return &deliveries{
-		hash: hash, limit: limit, places: map[uint64]uint64{}, lately: lately{map[string]*minutes{}}, targets: map[string]uint32{}, newest: map[uint64]fact{},
+		hash: hash, limit: limit, places: map[uint64]uint64{}, throughput: throughput{map[string]*minutes{}}, targets: map[string]uint32{}, newest: map[uint64]fact{},
 		book: nameBook{hash: hash, ids: map[uint64]uint32{}, parents: []uint32{0}}, next: 1,
 	}
 }
@@ -114,7 +114,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	x.places[key] = s.revision
 	x.tally(&s, 1)
 	if s.state == slotSent {
-		x.lately.add(e.Lane, e.Last.Unix())
+		x.throughput.add(e.Lane, e.Last.Unix())
 	}
 	if s.state == slotSent && cert != nil {
 		f = fact{s.revision, seconds(cert.NotBefore)}

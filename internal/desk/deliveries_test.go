@@ -185,7 +185,7 @@ func TestSupersededByACertificateForAllNames(t *testing.T) {
 			if first == "letters" {
 				letters()
 			}
-			d.enter(&entry)
+			d.applyEntry(&entry)
 			if first == "delivery" {
 				letters()
 			}

@@ -29,14 +29,14 @@ func TestReplayOne(t *testing.T) {
 		detail.Cause == "" || detail.Remedy == "" || detail.Expires.Before(time.Now()) || detail.Siblings != 1 || detail.NotReplayable != "" {
 		t.Fatalf("%+v, %v", detail, err)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	if err := d.Replay(ctx, me, 1, false, false, "password mended"); err != nil {
 		t.Fatal(err)
 	}
 	if l := d.Letters(Query{}, Page{}); l.Total != 1 {
 		t.Errorf("right after the replay %d letters are shown", l.Total)
 	}
-	x.until("the mail", func() bool { return x.post.mails("ops", "e0") == 1 })
+	x.until("the mail", func() bool { return x.courier.mails("ops", "e0") == 1 })
 	var conflict *Conflict
 	if err := d.Replay(ctx, me, 1, false, false, ""); !errors.As(err, &conflict) || conflict.Record.Name != "anna" || conflict.Record.Action != broker.ActionReplayed {
 		t.Errorf("the second replay: %v", err)
@@ -145,7 +145,7 @@ func TestPastCertpost(t *testing.T) {
 		t.Errorf("%+v, end %+v, %v", detail.DeadLetter, detail.End, err)
 	}
 	// A replay by hand, as docs/replay.md has it: the lane takes the letter off.
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	letter, err := x.b.DeadLetter(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +158,7 @@ func TestPastCertpost(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	// A replay that dies again of another cause replaces the letter.
-	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 	if letter, err = x.b.DeadLetter(ctx, 3); err != nil {
 		t.Fatal(err)
 	}
@@ -193,10 +193,10 @@ func TestSuperseded(t *testing.T) {
 	old, newer := event("old", "ops"), event("newer", "ops")
 	old.Certificate.PEM = certificate("shop.example.com", now.Add(-48*time.Hour))
 	newer.Certificate.PEM = certificate("shop.example.com", now.Add(-2*time.Hour))
-	x.post.breaks("ops", refusal())
+	x.courier.fail("ops", refusal())
 	x.publish(old)
 	x.until("the letter", func() bool { return d.Balance().Open == 1 })
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	x.publish(newer)
 	superseded := func(n uint64) *Superseded {
 		for _, l := range d.Letters(Query{}, Page{}).Letters {
@@ -215,8 +215,8 @@ func TestSuperseded(t *testing.T) {
 	}
 	older := event("older", "ops", "web")
 	older.Certificate.PEM = certificate("shop.example.com", now.Add(-72*time.Hour))
-	x.post.breaks("ops", refusal())
-	x.post.breaks("web", refusal())
+	x.courier.fail("ops", refusal())
+	x.courier.fail("web", refusal())
 	x.publish(older)
 	x.until("two more letters", func() bool { return d.Balance().Open == 3 })
 	for _, l := range d.Letters(Query{Event: "older"}, Page{}).Letters {

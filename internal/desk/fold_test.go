@@ -51,7 +51,7 @@ func TestRunsAreFolded(t *testing.T) {
 	middle := h.records[len(h.records)/2]
 	for name, q := range map[string]HistoryQuery{
 		"all": {}, "by": {By: "ann"}, "action": {Action: broker.ActionReplayed}, "target": {Target: "target1"}, "lane": {Lane: "relay"},
-		"from": {From: moment0(middle.at)}, "to": {To: moment0(middle.at)}, "both": {By: "bob", From: moment0(middle.at).Add(-time.Hour), To: moment0(middle.at)},
+		"from": {From: fromNanoseconds(middle.at)}, "to": {To: fromNanoseconds(middle.at)}, "both": {By: "bob", From: fromNanoseconds(middle.at).Add(-time.Hour), To: fromNanoseconds(middle.at)},
 		"run": {Run: "run3"}, "event": {Event: middle.event}, "letter": {Letter: middle.number}, "nothing": {By: "nobody"},
 	} {
 		records, _ := h.list(q, 0, 10_000)
@@ -125,7 +125,7 @@ func TestUnsearched(t *testing.T) {
 	if oldest.sequence == 1 {
 		t.Fatal("nothing was dropped")
 	}
-	late, early := HistoryQuery{From: moment0(oldest.at).Add(time.Hour)}, HistoryQuery{To: moment0(oldest.at)}
+	late, early := HistoryQuery{From: fromNanoseconds(oldest.at).Add(time.Hour)}, HistoryQuery{To: fromNanoseconds(oldest.at)}
 	if h.unsearched(HistoryQuery{}) != oldest.sequence || h.unsearched(early) != oldest.sequence || h.unsearched(late) != 0 {
 		t.Errorf("%d, %d, %d", h.unsearched(HistoryQuery{}), h.unsearched(early), h.unsearched(late))
 	}

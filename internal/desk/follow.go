@@ -17,16 +17,16 @@ type follower struct {
 	letters, audit               uint64               // to be read next
 	lettersCreated, auditCreated time.Time            // of the streams that are read
 	first                        uint64               // the oldest open letter
-	quiet                        time.Time            // until when a count that does not fit is not looked into again
-	left                         map[uint64]departure // letters that are gone without a word
-	lingering                    map[uint64]time.Time // letters that are there although they have ended
-	lacking                      int                  // letters that were gone unexplained at the last look
-	refused                      time.Time            // until when the audit, which took no record, is left alone
-	blanks                       []blank
+	compareAgainAt                        time.Time            // until when a count that does not fit is not looked into again
+	missing                         map[uint64]missingLetter // letters that are gone without a word
+	endedOpen                    map[uint64]time.Time // letters that are there although they have ended
+	unexplainedBefore                      int                  // letters that were gone unexplained at the last look
+	auditRetryAt                      time.Time            // until when the audit, which took no record, is left alone
+	pendingDetails                       []pendingDetail
 }
 
 func newFollower(d *Desk) *follower {
-	return &follower{Desk: d, letters: 1, audit: 1, left: map[uint64]departure{}, lingering: map[uint64]time.Time{}}
+	return &follower{Desk: d, letters: 1, audit: 1, missing: map[uint64]missingLetter{}, endedOpen: map[uint64]time.Time{}}
 }
 
 // followLetters keeps the index of letters and their ends.
@@ -36,10 +36,10 @@ func (d *Desk) followLetters(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		err := f.look(ctx)
-		if err != nil && ctx.Err() == nil && d.setAway(err) {
+		if err != nil && ctx.Err() == nil && d.setFollowErr(err) {
 			d.log.Warn().Err(err).Msg("the dead letters cannot be followed now; what is shown of them stands still")
 		}
-		if err == nil && d.setAway(nil) {
+		if err == nil && d.setFollowErr(nil) {
 			d.log.Info().Msg("the dead letters are followed again")
 		}
 		select {
@@ -48,20 +48,20 @@ func (d *Desk) followLetters(ctx context.Context) {
 		case <-tick.C:
 		case asked := <-d.looks:
 			if err := f.look(ctx); err == nil {
-				_ = d.setAway(nil)
+				_ = d.setFollowErr(nil)
 			}
 			close(asked)
 		}
 	}
 }
 
-// setAway notes whether the streams can be followed, and reports whether that is
+// setFollowErr notes whether the streams can be followed, and reports whether that is
 // news.
-func (d *Desk) setAway(err error) bool {
+func (d *Desk) setFollowErr(err error) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	news := (d.away == nil) != (err == nil)
-	d.away = err
+	news := (d.followErr == nil) != (err == nil)
+	d.followErr = err
 	return news
 }
 
@@ -93,15 +93,15 @@ func (f *follower) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.beginAnew(letters, audit)
-	f.hearOfLedger(ledger)
+	f.restartIfRecreated(letters, audit)
+	f.noteLedgerState(ledger)
 	f.mu.RLock()
 	if x := f.Desk.letters; x.beyond() > 0 && x.byNumber.size < x.limit*3/4 {
 		f.letters = letters.First // there is room for older ones again
 	}
 	f.mu.RUnlock()
 	var change Change
-	defer func() { f.listeners.tell(change) }()
+	defer func() { f.listeners.notify(change) }()
 	if letters.Last >= f.letters {
 		n, err := f.readLetters(ctx, letters.Last)
 		change.Letters, change.Newer = n > 0, n
@@ -125,7 +125,7 @@ func (f *follower) look(ctx context.Context) error {
 	if err := f.account(ctx); err != nil {
 		return err
 	}
-	f.fillIn(ctx)
+	f.readPendingDetails(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.read {
@@ -141,9 +141,9 @@ func (f *follower) look(ctx context.Context) error {
 	return nil
 }
 
-// beginAnew forgets everything when a stream is not the one it was: it was deleted
+// restartIfRecreated forgets everything when a stream is not the one it was: it was deleted
 // and made again, or put back from a backup.
-func (f *follower) beginAnew(letters, audit broker.StreamState) {
+func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 	same := letters.Created.Equal(f.lettersCreated) && audit.Created.Equal(f.auditCreated)
 	if !f.lettersCreated.IsZero() && (!same || letters.Last+1 < f.letters || audit.Last+1 < f.audit) {
 		f.log.Warn().Msg("the stream of dead letters, or the audit, was made anew or put back; reading both from the beginning")
@@ -153,8 +153,8 @@ func (f *follower) beginAnew(letters, audit broker.StreamState) {
 		f.mismatch = time.Time{}
 		f.mu.Unlock()
 		f.letters, f.audit = 1, 1
-		clear(f.left)
-		clear(f.lingering)
+		clear(f.missing)
+		clear(f.endedOpen)
 	}
 	f.lettersCreated, f.auditCreated, f.first = letters.Created, audit.Created, letters.First
 	f.mu.Lock()
@@ -197,7 +197,7 @@ func (f *follower) readLetters(ctx context.Context, last uint64) (n int, err err
 	f.letters = max(f.letters, last+1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.Desk.letters.fates.reach(f.letters - 1)
+	f.Desk.letters.outcomes.extendTo(f.letters - 1)
 	return n, nil
 }
 
@@ -211,15 +211,15 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	if key, ok := x.pairOf(l); ok {
 		if newer, ok := f.deliveries.newest[key]; ok && int64(newer.notBefore) > l.leaf.Value().notBefore && f.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
 			l.superseded = &Superseded{} // which one is read in a moment
-			f.blanks = append(f.blanks, blank{l.number, newer.revision})
+			f.pendingDetails = append(f.pendingDetails, pendingDetail{l.number, newer.revision})
 		}
 	}
 	x.put(d, l)
-	if x.fates.decided(l.number) { // the audit was faster
-		f.lingering[l.number] = time.Now()
+	if x.outcomes.decided(l.number) { // the audit was faster
+		f.endedOpen[l.number] = time.Now()
 	}
 	if l.group != nil {
-		f.runs.letterCame(x.delivery(l), l)
+		f.runs.letterAdded(x.delivery(l), l)
 	}
 }
 
@@ -227,10 +227,10 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 // the last reading.
 func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone bool, err error) {
 	f.mu.RLock()
-	open := uint64(f.Desk.letters.fates.openUpTo(state.Last))
+	open := uint64(f.Desk.letters.outcomes.openUpTo(state.Last))
 	f.mu.RUnlock()
 	now := time.Now()
-	if open == state.Messages || now.Before(f.quiet) {
+	if open == state.Messages || now.Before(f.compareAgainAt) {
 		return false, nil
 	}
 	there, err := f.b.OpenLetters(ctx)
@@ -239,22 +239,22 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	}
 	// The answer is long when much is gone: no more than a tenth of the time is spent
 	// on it.
-	f.quiet = now.Add(9 * time.Since(now))
+	f.compareAgainAt = now.Add(9 * time.Since(now))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x := f.Desk.letters
-	for n := uint64(1); n <= min(there.Last, x.fates.total()); n++ {
-		if !x.fates.isOpen(n) || there.Has(n) {
+	for n := uint64(1); n <= min(there.Last, x.outcomes.total()); n++ {
+		if !x.outcomes.isOpen(n) || there.Has(n) {
 			continue
 		}
 		gone = true
-		if l := x.gone(n); !x.fates.decided(n) {
-			f.left[n] = departure{l, now}
+		if l := x.gone(n); !x.outcomes.decided(n) {
+			f.missing[n] = missingLetter{l, now}
 		}
 	}
-	if uint64(x.fates.openUpTo(there.Last)) < there.Messages {
+	if uint64(x.outcomes.openUpTo(there.Last)) < there.Messages {
 		for n := uint64(1); n <= min(there.Last, f.letters-1); n++ {
-			if there.Has(n) && !x.fates.isOpen(n) {
+			if there.Has(n) && !x.outcomes.isOpen(n) {
 				f.letters = n // it was put back, or a replica did not have it yet
 				break
 			}
@@ -270,7 +270,7 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for i := range some {
-			f.learn(&some[i])
+			f.applyRecord(&some[i])
 		}
 		n += len(some)
 		some = some[:0]
@@ -289,11 +289,11 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// learn takes in one record. The lock is held.
-func (f *follower) learn(r *broker.AuditRecord) {
+// applyRecord takes in one record. The lock is held.
+func (f *follower) applyRecord(r *broker.AuditRecord) {
 	f.history.put(r)
 	for run := range f.runs.each {
-		f.tell(run.tracker, r, causeOf(r))
+		f.trackRecord(run.tracker, r, causeOf(r))
 	}
 	// Both moments are the server's: the clock of who wrote the record may be wrong.
 	if r.Stored.Before(f.lettersCreated.Add(-time.Second)) {
@@ -304,16 +304,16 @@ func (f *follower) learn(r *broker.AuditRecord) {
 	if r.Action == broker.ActionRestored && r.Stage != broker.StageIntent {
 		x.restored++
 	}
-	fate := fateOf(r)
+	fate := outcomeOf(r)
 	if fate == 0 || number == 0 {
 		return
 	}
-	x.fates.end(number, fate)
-	delete(f.left, number)
-	if x.fates.isOpen(number) {
-		f.lingering[number] = time.Now()
+	x.outcomes.setOutcome(number, fate)
+	delete(f.missing, number)
+	if x.outcomes.isOpen(number) {
+		f.endedOpen[number] = time.Now()
 	}
-	if r.Letter != nil && x.fates.count(number) {
+	if r.Letter != nil && x.outcomes.count(number) {
 		x.dead.add(r.Letter.Time.UnixNano(), 1)
 		if x.since.IsZero() || r.Letter.Time.Before(x.since) {
 			x.since = r.Letter.Time

@@ -27,7 +27,7 @@ func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperse
 
 // choose finds the letters and says what was left out. The lock is held.
 func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) (Frozen, []uint64) {
-	if known := d.letters.fates.total(); q.AsOf == 0 || q.AsOf > known {
+	if known := d.letters.outcomes.total(); q.AsOf == 0 || q.AsOf > known {
 		q.AsOf = known
 	}
 	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, Named: numbers != nil, WithSuperseded: withSuperseded}
@@ -73,7 +73,7 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 	return out, set
 }
 
-// thaw gives the letters of a frozen query that are to be acted on: those that were
+// resolve gives the letters of a frozen query that are to be acted on: those that were
 // shown, and what there is to be said of them now. It chooses again by the same query, which is bounded by AsOf, so nothing that
 // has come since is among them, and then:
 //
@@ -84,7 +84,7 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 //     another one: the error is ErrChanged, with both counts.
 //   - What was shown is remembered by the process that showed it. Where it is not (the
 //     page came from another replica, or long ago), only the very same set is acted on.
-func (d *Desk) thaw(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
+func (d *Desk) resolve(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
 	if f.Purpose == "" {
 		f.Purpose = ForReplay
 	}
@@ -124,7 +124,7 @@ func first(set []uint64) []uint64 { return append([]uint64{}, set[:min(len(set),
 // letters, and the rest, whose Count is 0 in the end. The error is ErrChanged as with
 // acting on all of it.
 func (d *Desk) Part(f Frozen, most int) (part, rest Frozen, err error) {
-	now, set, err := d.thaw(f, f.Purpose)
+	now, set, err := d.resolve(f, f.Purpose)
 	if err != nil {
 		return Frozen{}, Frozen{}, err
 	}

@@ -20,9 +20,9 @@ type group struct {
 	phase           verdict.Phase
 	lane, enhanced  string
 	label           string // of the fields above, for searching
-	byNumber        sorted
-	byExpiry        sorted
-	current         sorted // by expiry: those with a certificate, and not superseded
+	byNumber        orderedIndex
+	byExpiry        orderedIndex
+	current         orderedIndex // by expiry: those with a certificate, and not superseded
 	held, uncertain int
 	superseded      int
 	hours           hours
@@ -46,7 +46,7 @@ func newGroup(d *broker.DeadLetter) *group {
 func emptyGroup(g *group) *group {
 	return &group{
 		fingerprint: g.fingerprint, code: g.code, phase: g.phase, lane: g.lane, enhanced: g.enhanced, label: g.label,
-		byNumber: sorted{compare: byNumber}, byExpiry: sorted{compare: byExpiry}, current: sorted{compare: byExpiry},
+		byNumber: orderedIndex{compare: byNumber}, byExpiry: orderedIndex{compare: byExpiry}, current: orderedIndex{compare: byExpiry},
 		targets: map[unique.Handle[string]]int{},
 	}
 }
@@ -112,7 +112,7 @@ func (g *group) view(now time.Time) Group {
 	out := Group{
 		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Relay: g.lane, EnhancedCode: g.enhanced,
 		Count: g.byNumber.size, Held: g.held, Superseded: g.superseded, Uncertain: g.uncertain,
-		First: moment0(oldest.at), Last: moment0(newest.at), Hours: g.hours.last24(now),
+		First: fromNanoseconds(oldest.at), Last: fromNanoseconds(newest.at), Hours: g.hours.last24(now),
 		Targets: slices.Clone(g.top), TargetCount: len(g.targets), Reason: newest.reason.Value(),
 		Cause: cause, Remedy: remedy, Example: newest.number,
 	}

@@ -30,12 +30,12 @@ const (
 // those keeps others waiting.
 type Desk struct {
 	b      *broker.Broker
-	around Surroundings
+	deliverer Surroundings
 	edits  EditRules
 	log    zerolog.Logger
 	itself broker.Actor
 	worker string      // this process, in the leases of runs
-	keeper atomic.Bool // it may write into the audit what it sees
+	mayRecord atomic.Bool // it may write into the audit what it sees
 
 	// mu guards what follows. It is never held while NATS is asked.
 	mu         sync.RWMutex
@@ -46,7 +46,7 @@ type Desk struct {
 	maxAge     time.Duration // of letters
 	auditAge   time.Duration // of records, and so of discarded letters
 	removers   *removers     // of letters, as NATS told
-	away       error         // why the streams cannot be followed now
+	followErr       error         // why the streams cannot be followed now
 	mismatch   time.Time     // since when something is gone unexplained; zero: nothing is
 	read       bool          // the letters and their ends, once
 	began      time.Time     // to follow them
@@ -76,7 +76,7 @@ type pace struct {
 func New(b *broker.Broker, around Surroundings, log zerolog.Logger) *Desk {
 	host, _ := os.Hostname()
 	d := &Desk{
-		b: b, around: around, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
+		b: b, deliverer: around, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
 		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1), removers: newRemovers(),
 		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
@@ -100,7 +100,7 @@ func (d *Desk) forget() {
 // Run follows the streams and works on replay runs until the context ends. NATS
 // being away is no error: it goes on when it is back.
 func (d *Desk) Run(ctx context.Context) error {
-	d.keeper.Store(true)
+	d.mayRecord.Store(true)
 	d.mu.Lock()
 	d.began = time.Now()
 	d.mu.Unlock()
@@ -137,8 +137,8 @@ func (d *Desk) Ready(ctx context.Context) error {
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if d.away != nil {
-		return fmt.Errorf("the dead letters are not read yet: %w", d.away)
+	if d.followErr != nil {
+		return fmt.Errorf("the dead letters are not read yet: %w", d.followErr)
 	}
 	return errors.New("the dead letters are not read yet")
 }
@@ -153,12 +153,12 @@ func (d *Desk) Balance() Balance {
 }
 
 func (d *Desk) balance() Balance {
-	f := &d.letters.fates
+	f := &d.letters.outcomes
 	now := time.Now()
 	out := Balance{Total: f.total(), Open: f.open, Restored: d.letters.restored, Ended: map[Fate]int{}, Since: d.letters.since, AsOf: now.UTC()}
 	for fate, n := range f.ended {
 		if fate != 0 {
-			out.Ended[fateNames[fate]] = n
+			out.Ended[outcomeNames[fate]] = n
 		}
 	}
 	if !d.mismatch.IsZero() && now.Sub(d.mismatch) > d.pace.mismatch {
@@ -179,7 +179,7 @@ func (d *Desk) Letters(q Query, p Page) Listing {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	f := q.ready()
-	out := Listing{AsOf: d.letters.fates.total(), Beyond: d.letters.beyond()}
+	out := Listing{AsOf: d.letters.outcomes.total(), Beyond: d.letters.beyond()}
 	out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
 	return out
 }

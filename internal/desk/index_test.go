@@ -97,7 +97,7 @@ func TestListsAgreeWithPlainCounting(t *testing.T) {
 			if n := 1 + r.Uint64N(max(last, 1)); plain[n] {
 				delete(plain, n)
 				d.letters.gone(n)
-				d.letters.fates.end(n, fateDiscarded)
+				d.letters.outcomes.setOutcome(n, outcomeDiscarded)
 			}
 		case 5:
 			if l := d.letters.find(1 + r.Uint64N(max(last, 1))); l != nil {

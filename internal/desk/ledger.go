@@ -11,8 +11,8 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// hearOfLedger passes on how far the ledger reaches; only the newest word counts.
-func (d *Desk) hearOfLedger(state broker.StreamState) {
+// noteLedgerState passes on how far the ledger reaches; only the newest word counts.
+func (d *Desk) noteLedgerState(state broker.StreamState) {
 	select {
 	case <-d.ledger:
 	default:
@@ -70,7 +70,7 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for i := range some {
-			superseded = d.enter(&some[i]) || superseded
+			superseded = d.applyEntry(&some[i]) || superseded
 		}
 		some = some[:0]
 	}
@@ -88,17 +88,17 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 		d.deliveries.next = max(d.deliveries.next, last+1)
 		d.mu.Unlock()
 	}
-	d.listeners.tell(Change{Lanes: true, Letters: superseded})
+	d.listeners.notify(Change{Lanes: true, Letters: superseded})
 	return err
 }
 
-// enter takes in one entry, and marks the letters whose certificate it makes old: the
+// applyEntry takes in one entry, and marks the letters whose certificate it makes old: the
 // newest one for their name decides, and has to be for all names that they are for. It
 // reports whether there were any. The lock is held.
-func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
+func (d *Desk) applyEntry(c *broker.LedgerChange) (superseded bool) {
 	newer, pairs := d.deliveries.put(c)
 	target, token, _ := strings.Cut(c.Key, ".")
-	d.runs.entryCame(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
+	d.runs.entryChanged(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
 	for _, pair := range pairs {
 		for _, l := range d.letters.named[pair] {
 			if l.leaf.Value().notBefore >= int64(newer.notBefore) {
@@ -107,7 +107,7 @@ func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
 			var s *Superseded
 			if d.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
 				s = &Superseded{}
-				s.name(&c.Entry)
+				s.setCertificate(&c.Entry)
 			}
 			if s == nil && l.superseded == nil {
 				continue

@@ -34,15 +34,15 @@ type letter struct {
 	replyCode            int16
 	hasLeaf              bool
 	withheld             bool // the body is no event
-	odd                  *odd
+	rareFields                  *rareFields
 
 	hold       *broker.Hold
 	superseded *Superseded
 	run        *run // unfinished, that it is part of
 }
 
-// odd is what most letters do not have, or what follows from the rest for most.
-type odd struct {
+// rareFields is what most letters do not have, or what follows from the rest for most.
+type rareFields struct {
 	subject, token, replaySubject, traceParent string
 	restoredFrom                               uint64
 }
@@ -72,39 +72,39 @@ func withheld(body []byte) bool {
 	return bytes.Contains(body, []byte(`"withheld"`)) && json.Unmarshal(body, &instead) == nil && instead.Why != ""
 }
 
-// keepOdd remembers of the letter what does not follow from the rest. The letter
+// setRareFields remembers of the letter what does not follow from the rest. The letter
 // has its group by then.
-func (l *letter) keepOdd(d *broker.DeadLetter) {
-	o := odd{restoredFrom: d.RestoredFrom}
+func (l *letter) setRareFields(d *broker.DeadLetter) {
+	o := rareFields{restoredFrom: d.RestoredFrom}
 	if d.Token != events.Token(l.event) {
 		o.token = strings.Clone(d.Token)
 	}
-	if d.ReplaySubject != l.usualReplay() {
+	if d.ReplaySubject != l.defaultReplaySubject() {
 		o.replaySubject = strings.Clone(d.ReplaySubject)
 	}
 	o.traceParent = strings.Clone(d.TraceParent)
-	l.odd = &o
+	l.rareFields = &o
 	if subject := d.Subject; subject != l.subject() {
 		o.subject = strings.Clone(subject)
 	}
-	if o == (odd{}) {
-		l.odd = nil
+	if o == (rareFields{}) {
+		l.rareFields = nil
 	}
 }
 
 func (l *letter) token() string {
-	if l.odd != nil && l.odd.token != "" {
-		return l.odd.token
+	if l.rareFields != nil && l.rareFields.token != "" {
+		return l.rareFields.token
 	}
 	return events.Token(l.event)
 }
 
-func (l *letter) usualReplay() string {
+func (l *letter) defaultReplaySubject() string {
 	return "certpost.delivery." + l.group.lane + "." + l.target.Value()
 }
 
-// orNobody is a target or a lane as it stands in subjects.
-func orNobody(token string) string {
+// tokenOrUnderscore is a target or a lane as it stands in subjects.
+func tokenOrUnderscore(token string) string {
 	if !events.IsToken(token) {
 		return "_"
 	}
@@ -112,17 +112,17 @@ func orNobody(token string) string {
 }
 
 func (l *letter) replaySubject() string {
-	if l.odd != nil && l.odd.replaySubject != "" {
-		return l.odd.replaySubject
+	if l.rareFields != nil && l.rareFields.replaySubject != "" {
+		return l.rareFields.replaySubject
 	}
-	return l.usualReplay()
+	return l.defaultReplaySubject()
 }
 
 func (l *letter) subject() string {
-	if l.odd != nil && l.odd.subject != "" {
-		return l.odd.subject
+	if l.rareFields != nil && l.rareFields.subject != "" {
+		return l.rareFields.subject
 	}
-	return strings.Join([]string{"certpost.dead", string(l.group.code), orNobody(l.group.lane), orNobody(l.target.Value()), l.token()}, ".")
+	return strings.Join([]string{"certpost.dead", string(l.group.code), tokenOrUnderscore(l.group.lane), tokenOrUnderscore(l.target.Value()), l.token()}, ".")
 }
 
 // letter is the letter as others see it.
@@ -139,15 +139,15 @@ func (l *letter) letter() Letter {
 				Reply:        l.reply.Value(),
 				Certainty:    verdict.Certainty(l.certainty.Value()),
 			},
-			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: moment0(l.first), Last: moment0(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
+			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: fromNanoseconds(l.first), Last: fromNanoseconds(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
 		},
 		Fingerprint: g.fingerprint,
 	}
 	if owed := l.owed.Value(); owed != "" {
 		out.Recipients = strings.Split(owed, ", ")
 	}
-	if l.odd != nil {
-		out.TraceParent, out.RestoredFrom = l.odd.traceParent, l.odd.restoredFrom
+	if l.rareFields != nil {
+		out.TraceParent, out.RestoredFrom = l.rareFields.traceParent, l.rareFields.restoredFrom
 	}
 	if l.hasLeaf {
 		out.Certificate = l.leaf.Value().certificate()
@@ -178,7 +178,7 @@ func nanoseconds(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-func moment0(ns int64) time.Time {
+func fromNanoseconds(ns int64) time.Time {
 	if ns == 0 {
 		return time.Time{}
 	}

@@ -17,16 +17,16 @@ import (
 type letters struct {
 	hash       hasher
 	limit      int // of letters kept in detail
-	byNumber   sorted
-	byExpiry   sorted
+	byNumber   orderedIndex
+	byExpiry   orderedIndex
 	groups     map[string]*group
-	fates      fates
+	outcomes      outcomes
 	restored   int
 	dead       hours                // letters that came, whatever became of them
 	deliveries map[uint64]uint64    // target and event, hashed -> the newest letter of theirs
 	named      map[uint64][]*letter // target and primary name, hashed
 	targets    map[unique.Handle[string]]*tally
-	departed   map[uint64]int64 // when the certificates of letters that left lately expire
+	goneExpiry   map[uint64]int64 // when the certificates of letters that left lately expire
 	since      time.Time        // of the first letter known
 }
 
@@ -36,14 +36,14 @@ type tally struct {
 	last int64 // Unix nanoseconds, of the newest letter there ever was
 }
 
-// maxDeparted bounds what is remembered for those who are turning pages.
-const maxDeparted = 20_000
+// maxGone bounds what is remembered for those who are turning pages.
+const maxGone = 20_000
 
 func newLetters(hash hasher, limit int) *letters {
 	return &letters{
-		hash: hash, limit: limit, byNumber: sorted{compare: byNumber}, byExpiry: sorted{compare: byExpiry},
+		hash: hash, limit: limit, byNumber: orderedIndex{compare: byNumber}, byExpiry: orderedIndex{compare: byExpiry},
 		groups: map[string]*group{}, deliveries: map[uint64]uint64{}, named: map[uint64][]*letter{},
-		targets: map[unique.Handle[string]]*tally{}, departed: map[uint64]int64{},
+		targets: map[unique.Handle[string]]*tally{}, goneExpiry: map[uint64]int64{},
 	}
 }
 
@@ -65,11 +65,11 @@ func (s hasher) of(parts ...string) uint64 {
 
 // put adds a letter that the stream has; l is d, made ready by newLetter.
 func (x *letters) put(d *broker.DeadLetter, l *letter) {
-	if x.fates.isOpen(l.number) && x.find(l.number) != nil {
+	if x.outcomes.isOpen(l.number) && x.find(l.number) != nil {
 		return // read again
 	}
-	x.fates.appear(l.number)
-	if x.fates.count(l.number) {
+	x.outcomes.setOpen(l.number)
+	if x.outcomes.count(l.number) {
 		x.dead.add(l.at, 1)
 	}
 	if at := time.Unix(0, l.at).UTC(); x.since.IsZero() || at.Before(x.since) {
@@ -94,7 +94,7 @@ func (x *letters) put(d *broker.DeadLetter, l *letter) {
 		l.group = newGroup(d)
 		x.groups[fingerprint] = l.group
 	}
-	l.keepOdd(d)
+	l.setRareFields(d)
 	x.byNumber.insert(l)
 	x.byExpiry.insert(l)
 	l.group.add(l)
@@ -131,16 +131,16 @@ func (x *letters) take(l *letter) {
 // gone takes a letter off that the stream no longer has. It returns what the index
 // knew of it, nil when that was nothing.
 func (x *letters) gone(number uint64) *letter {
-	x.fates.vanish(number)
+	x.outcomes.setGone(number)
 	l := x.find(number)
 	if l == nil {
 		return nil
 	}
 	x.take(l)
-	if len(x.departed) >= maxDeparted {
-		clear(x.departed)
+	if len(x.goneExpiry) >= maxGone {
+		clear(x.goneExpiry)
 	}
-	x.departed[number] = l.notAfter
+	x.goneExpiry[number] = l.notAfter
 	return l
 }
 
@@ -154,7 +154,7 @@ func (x *letters) alter(l *letter, change func()) {
 func (x *letters) find(number uint64) *letter { return x.byNumber.find(&letter{number: number}) }
 
 // beyond is how many open letters are too old to be kept in detail.
-func (x *letters) beyond() int { return x.fates.open - x.byNumber.size }
+func (x *letters) beyond() int { return x.outcomes.open - x.byNumber.size }
 
 func (x *letters) delivery(l *letter) uint64 { return x.hash.of(l.target.Value(), l.token()) }
 
@@ -193,7 +193,7 @@ func (x *letters) chosen(f *filter, after uint64) iter.Seq[*letter] {
 		if from != nil {
 			if l := x.find(after); l != nil {
 				from.notAfter = l.notAfter
-			} else if from.notAfter = x.departed[after]; from.notAfter == 0 {
+			} else if from.notAfter = x.goneExpiry[after]; from.notAfter == 0 {
 				from = nil // nobody knows where that was: from the first on
 			}
 		}
@@ -273,7 +273,7 @@ func (x *letters) page(f *filter, after uint64, size int) (page []Letter, next u
 func (x *letters) groupsOf(q Query, now time.Time) []Group {
 	f := q.ready()
 	var chosen []*group
-	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.fates.total()) {
+	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.outcomes.total()) {
 		for g := range maps.Values(x.groups) {
 			if q.group(g) {
 				chosen = append(chosen, g)

@@ -54,8 +54,8 @@ func (d *Desk) Changes(ctx context.Context) <-chan Change {
 	return ch
 }
 
-// tell tells all listeners.
-func (l *listeners) tell(c Change) {
+// notify tells all listeners.
+func (l *listeners) notify(c Change) {
 	if c == (Change{}) {
 		return
 	}

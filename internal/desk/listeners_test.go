@@ -13,10 +13,10 @@ func TestChangesAreCoalesced(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ch := d.Changes(ctx)
 	for range 1000 {
-		d.listeners.tell(Change{Letters: true, Newer: 2})
+		d.listeners.notify(Change{Letters: true, Newer: 2})
 	}
-	d.listeners.tell(Change{Audit: true})
-	d.listeners.tell(Change{})
+	d.listeners.notify(Change{Audit: true})
+	d.listeners.notify(Change{})
 	if c := <-ch; c != (Change{Letters: true, Audit: true, Newer: 2000}) {
 		t.Errorf("%+v", c)
 	}
@@ -39,7 +39,7 @@ func TestChangesAreCoalesced(t *testing.T) {
 	defer stop()
 	for {
 		again := d.Changes(end)
-		d.listeners.tell(Change{Runs: true})
+		d.listeners.notify(Change{Runs: true})
 		if c, open := <-again; open {
 			if !c.Runs {
 				t.Errorf("%+v", c)
@@ -58,11 +58,11 @@ func TestMarkTellsOfMissedChanges(t *testing.T) {
 	if d.Mark() != before || other.Mark() == before {
 		t.Errorf("%s, then %s without a change; %s in another process", before, d.Mark(), other.Mark())
 	}
-	d.listeners.tell(Change{})
+	d.listeners.notify(Change{})
 	if d.Mark() != before {
 		t.Error("no change is one")
 	}
-	d.listeners.tell(Change{Lanes: true})
+	d.listeners.notify(Change{Lanes: true})
 	if d.Mark() == before {
 		t.Error("a change leaves the mark as it was")
 	}

@@ -8,10 +8,10 @@ import (
 // blockSize bounds what an insertion or a removal moves.
 const blockSize = 512
 
-// sorted is a set of letters in an order, kept as they come and go: in blocks,
-// each sorted, one after the other. A letter must not change its place while it is
+// orderedIndex is a set of letters in an order, kept as they come and go: in blocks,
+// each orderedIndex, one after the other. A letter must not change its place while it is
 // in there.
-type sorted struct {
+type orderedIndex struct {
 	compare func(a, b *letter) int
 	blocks  [][]*letter
 	size    int
@@ -40,12 +40,12 @@ func byExpiry(a, b *letter) int {
 }
 
 // block is the first block whose last letter is not before l.
-func (s *sorted) block(l *letter) int {
+func (s *orderedIndex) block(l *letter) int {
 	i, _ := slices.BinarySearchFunc(s.blocks, l, func(b []*letter, l *letter) int { return s.compare(b[len(b)-1], l) })
 	return i
 }
 
-func (s *sorted) insert(l *letter) {
+func (s *orderedIndex) insert(l *letter) {
 	i := s.block(l)
 	if i == len(s.blocks) {
 		// After all others, as new letters mostly are: full blocks stay full.
@@ -73,7 +73,7 @@ func (s *sorted) insert(l *letter) {
 	}
 }
 
-func (s *sorted) remove(l *letter) {
+func (s *orderedIndex) remove(l *letter) {
 	i := s.block(l)
 	if i == len(s.blocks) {
 		return
@@ -90,7 +90,7 @@ func (s *sorted) remove(l *letter) {
 }
 
 // find is the letter that compares equal to l, nil if there is none.
-func (s *sorted) find(l *letter) *letter {
+func (s *orderedIndex) find(l *letter) *letter {
 	i := s.block(l)
 	if i == len(s.blocks) {
 		return nil
@@ -101,14 +101,14 @@ func (s *sorted) find(l *letter) *letter {
 	return nil
 }
 
-func (s *sorted) first() *letter {
+func (s *orderedIndex) first() *letter {
 	if s.size == 0 {
 		return nil
 	}
 	return s.blocks[0][0]
 }
 
-func (s *sorted) last() *letter {
+func (s *orderedIndex) last() *letter {
 	if s.size == 0 {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (s *sorted) last() *letter {
 }
 
 // after yields what comes behind l, or all when l is nil.
-func (s *sorted) after(l *letter) iter.Seq[*letter] {
+func (s *orderedIndex) after(l *letter) iter.Seq[*letter] {
 	return func(yield func(*letter) bool) {
 		i, at := 0, 0
 		if l != nil {
@@ -140,7 +140,7 @@ func (s *sorted) after(l *letter) iter.Seq[*letter] {
 }
 
 // before yields what comes in front of l, or all when l is nil, the last first.
-func (s *sorted) before(l *letter) iter.Seq[*letter] {
+func (s *orderedIndex) before(l *letter) iter.Seq[*letter] {
 	return func(yield func(*letter) bool) {
 		i := len(s.blocks) - 1
 		at := 0

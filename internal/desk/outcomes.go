@@ -2,13 +2,13 @@ package desk
 
 import "github.com/certpost/certpost/internal/broker"
 
-// fates knows of every number that the stream of dead letters ever gave whether its
+// outcomes knows of every number that the stream of dead letters ever gave whether its
 // letter is open, or how it ended: one byte each. Numbers are dense, so the highest
 // is how many letters there ever were, and nothing can leave unnoticed.
-type fates struct {
+type outcomes struct {
 	of          []byte // by number; the first is nobody's
 	open        int
-	ended       [lastFate + 1]int // by fate
+	ended       [lastOutcome + 1]int // by fate
 	unexplained int               // gone, and nothing says how
 	early       map[uint64]byte   // fates of numbers that are not known yet
 }
@@ -20,73 +20,73 @@ const maxEarly = 100_000
 // What of says in its low bits is the fate that the audit gives, also while the letter
 // is still there: an action writes its outcome first and removes after.
 const (
-	fateReplayed = iota + 1
-	fateDiscarded
-	fateExpired
-	fateReplaced
-	fateRemoved
-	lastFate = fateRemoved
+	outcomeReplayed = iota + 1
+	outcomeDiscarded
+	outcomeExpired
+	outcomeReplaced
+	outcomeRemoved
+	lastOutcome = outcomeRemoved
 
-	fateMask = 0x0f
+	outcomeMask = 0x0f
 	isOpen   = 0x80 // in the stream
 	counted  = 0x40 // among the dead of the last hours
 )
 
-var fateNames = [lastFate + 1]Fate{"", Replayed, Discarded, Expired, Replaced, Removed}
+var outcomeNames = [lastOutcome + 1]Fate{"", Replayed, Discarded, Expired, Replaced, Removed}
 
-// fateOf is what an action means for its letter; 0: nothing.
-func fateOf(r *broker.AuditRecord) byte {
+// outcomeOf is what an action means for its letter; 0: nothing.
+func outcomeOf(r *broker.AuditRecord) byte {
 	if r.Stage == broker.StageIntent {
 		return 0
 	}
 	switch r.Action {
 	case broker.ActionReplayed, broker.ActionDelivered:
-		return fateReplayed
+		return outcomeReplayed
 	case broker.ActionDiscarded:
-		return fateDiscarded
+		return outcomeDiscarded
 	case broker.ActionExpired:
-		return fateExpired
+		return outcomeExpired
 	case broker.ActionReplaced:
-		return fateReplaced
+		return outcomeReplaced
 	case broker.ActionRemoved:
-		return fateRemoved
+		return outcomeRemoved
 	}
 	return 0
 }
 
-// reach makes numbers up to last known: those that are new are not there until
+// extendTo makes numbers up to last known: those that are new are not there until
 // appear says so.
-func (f *fates) reach(last uint64) {
+func (f *outcomes) extendTo(last uint64) {
 	if have := uint64(len(f.of)); have <= last {
 		f.unexplained += int(last) + 1 - max(int(have), 1)
 		f.of = append(f.of, make([]byte, last+1-have)...)
 		for number, fate := range f.early {
 			if number <= last {
 				delete(f.early, number)
-				f.end(number, fate)
+				f.setOutcome(number, fate)
 			}
 		}
 	}
 }
 
-func (f *fates) total() uint64 { return uint64(max(len(f.of), 1) - 1) }
+func (f *outcomes) total() uint64 { return uint64(max(len(f.of), 1) - 1) }
 
-func (f *fates) appear(number uint64) {
-	f.reach(number)
+func (f *outcomes) setOpen(number uint64) {
+	f.extendTo(number)
 	f.change(number, f.of[number]|isOpen)
 }
 
-func (f *fates) vanish(number uint64) {
+func (f *outcomes) setGone(number uint64) {
 	if f.isOpen(number) {
 		f.change(number, f.of[number]&^isOpen)
 	}
 }
 
-// end gives a number its fate; the first one stays. A letter may have come and ended
+// setOutcome gives a number its fate; the first one stays. A letter may have come and ended
 // since the letters were read last: then its number is known with the next ones.
-func (f *fates) end(number uint64, fate byte) {
+func (f *outcomes) setOutcome(number uint64, fate byte) {
 	switch known := number <= f.total(); {
-	case known && f.of[number]&fateMask == 0 && number != 0:
+	case known && f.of[number]&outcomeMask == 0 && number != 0:
 		f.change(number, f.of[number]|fate)
 	case !known && f.early[number] == 0 && len(f.early) < maxEarly:
 		if f.early == nil {
@@ -97,14 +97,14 @@ func (f *fates) end(number uint64, fate byte) {
 }
 
 // change keeps the sums.
-func (f *fates) change(number uint64, now byte) {
+func (f *outcomes) change(number uint64, now byte) {
 	f.sum(f.of[number], -1)
 	f.of[number] = now
 	f.sum(now, 1)
 }
 
-func (f *fates) sum(of byte, by int) {
-	switch fate := of & fateMask; {
+func (f *outcomes) sum(of byte, by int) {
+	switch fate := of & outcomeMask; {
 	case of&isOpen != 0:
 		f.open += by
 	case fate != 0:
@@ -114,29 +114,29 @@ func (f *fates) sum(of byte, by int) {
 	}
 }
 
-func (f *fates) isOpen(number uint64) bool {
+func (f *outcomes) isOpen(number uint64) bool {
 	return number < uint64(len(f.of)) && f.of[number]&isOpen != 0
 }
 
 // fate is Open, how the letter ended, or "" for a number that is gone unexplained or
 // was never given.
-func (f *fates) fate(number uint64) Fate {
+func (f *outcomes) fate(number uint64) Fate {
 	switch {
 	case number == 0 || number >= uint64(len(f.of)):
 		return ""
 	case f.of[number]&isOpen != 0:
 		return Open
 	}
-	return fateNames[f.of[number]&fateMask]
+	return outcomeNames[f.of[number]&outcomeMask]
 }
 
 // decided reports whether the audit says how the letter ended, or is to end.
-func (f *fates) decided(number uint64) bool {
-	return number < uint64(len(f.of)) && f.of[number]&fateMask != 0
+func (f *outcomes) decided(number uint64) bool {
+	return number < uint64(len(f.of)) && f.of[number]&outcomeMask != 0
 }
 
 // count reports, once for each number, that it is to be counted among the dead.
-func (f *fates) count(number uint64) bool {
+func (f *outcomes) count(number uint64) bool {
 	if number == 0 || number >= uint64(len(f.of)) || f.of[number]&counted != 0 {
 		return false
 	}
@@ -145,7 +145,7 @@ func (f *fates) count(number uint64) bool {
 }
 
 // openUpTo counts the open ones up to a number.
-func (f *fates) openUpTo(last uint64) int {
+func (f *outcomes) openUpTo(last uint64) int {
 	n := f.open
 	for i := last + 1; i < uint64(len(f.of)); i++ {
 		if f.of[i]&isOpen != 0 {
@@ -155,10 +155,10 @@ func (f *fates) openUpTo(last uint64) int {
 	return n
 }
 
-// lacking are the numbers of letters that are gone unexplained.
-func (f *fates) lacking() (numbers []uint64) {
+// unexplainedNumbers are the numbers of letters that are gone unexplained.
+func (f *outcomes) unexplainedNumbers() (numbers []uint64) {
 	for i := 1; i < len(f.of) && len(numbers) < f.unexplained; i++ {
-		if f.of[i]&(isOpen|fateMask) == 0 {
+		if f.of[i]&(isOpen|outcomeMask) == 0 {
 			numbers = append(numbers, uint64(i))
 		}
 	}

@@ -15,19 +15,19 @@ import (
 // in the audit: see tracker.spent.
 type pacing struct {
 	rate   verdict.Rate // zero: as fast as it goes
-	spells []spell      // of the last rate.Per, in order
+	bursts []burst      // of the last rate.Per, in order
 	spent  int          // letters in them
 	due    time.Time    // of the next letter, if all were evenly spread; zero: now
 }
 
-// spell is letters that were published one close to the other.
-type spell struct {
+// burst is letters that were published one close to the other.
+type burst struct {
 	since, until time.Time
 	letters      int
 }
 
-// catchUp is of how long a time of a rate that was not used is made up for.
-const catchUp = 200 * time.Millisecond
+// maxCatchUp is of how long a time of a rate that was not used is made up for.
+const maxCatchUp = 200 * time.Millisecond
 
 // newPacing goes on from letters that were published at these times.
 func newPacing(rate verdict.Rate, spent []time.Time, now time.Time) *pacing {
@@ -41,8 +41,8 @@ func newPacing(rate verdict.Rate, spent []time.Time, now time.Time) *pacing {
 			p.spend(1, at)
 		}
 	}
-	if last := len(p.spells) - 1; last >= 0 {
-		p.due = p.spells[last].until.Add(p.interval())
+	if last := len(p.bursts) - 1; last >= 0 {
+		p.due = p.bursts[last].until.Add(p.interval())
 	}
 	return p
 }
@@ -54,16 +54,16 @@ func (p *pacing) interval() time.Duration {
 // room is how many letters may be published now, and, if none, when to ask again.
 func (p *pacing) room(now time.Time) (letters int, again time.Time) {
 	if p.rate.IsZero() {
-		return together, now
+		return actsAtOnce, now
 	}
 	over := 0
-	for over < len(p.spells) && now.Sub(p.spells[over].until) >= p.rate.Per {
-		p.spent -= p.spells[over].letters
+	for over < len(p.bursts) && now.Sub(p.bursts[over].until) >= p.rate.Per {
+		p.spent -= p.bursts[over].letters
 		over++
 	}
-	p.spells = slices.Delete(p.spells, 0, over)
+	p.bursts = slices.Delete(p.bursts, 0, over)
 	if p.spent >= p.rate.Count {
-		return 0, p.spells[0].until.Add(p.rate.Per)
+		return 0, p.bursts[0].until.Add(p.rate.Per)
 	}
 	if now.Before(p.due) {
 		return 0, p.due
@@ -71,7 +71,7 @@ func (p *pacing) room(now time.Time) (letters int, again time.Time) {
 	if p.due.IsZero() {
 		p.due = now
 	}
-	if earliest := now.Add(-catchUp); p.due.Before(earliest) {
+	if earliest := now.Add(-maxCatchUp); p.due.Before(earliest) {
 		p.due = earliest
 	}
 	return min(p.rate.Count-p.spent, 1+int(now.Sub(p.due)/p.interval())), now
@@ -86,10 +86,10 @@ func (p *pacing) spend(letters int, now time.Time) {
 	p.spent += letters
 	p.due = p.due.Add(time.Duration(letters) * p.interval())
 	// A thousandth of the span is near enough, and bounds what is remembered.
-	if last := len(p.spells) - 1; last >= 0 && now.Sub(p.spells[last].since) < p.rate.Per/1000 {
-		p.spells[last].until = now
-		p.spells[last].letters += letters
+	if last := len(p.bursts) - 1; last >= 0 && now.Sub(p.bursts[last].since) < p.rate.Per/1000 {
+		p.bursts[last].until = now
+		p.bursts[last].letters += letters
 		return
 	}
-	p.spells = append(p.spells, spell{now, now, letters})
+	p.bursts = append(p.bursts, burst{now, now, letters})
 }

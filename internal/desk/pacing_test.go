@@ -54,7 +54,7 @@ func TestPacing(t *testing.T) {
 					now = again
 					continue
 				}
-				n = min(n, 1+r.IntN(together))
+				n = min(n, 1+r.IntN(actsAtOnce))
 				took := time.Duration(r.Int64N(int64(slow)))
 				for range n {
 					published = append(published, now.Add(time.Duration(r.Int64N(int64(took)+1))))
@@ -69,8 +69,8 @@ func TestPacing(t *testing.T) {
 			if took := now.Sub(began) - time.Duration(taken)*2*time.Second; slow < time.Second && took > want+rate.Per {
 				t.Errorf("%s: %d letters took %v, want at most %v", what, len(published), took, want)
 			}
-			if len(p.spells) > 1002 {
-				t.Errorf("%s: %d spells are remembered", what, len(p.spells))
+			if len(p.bursts) > 1002 {
+				t.Errorf("%s: %d spells are remembered", what, len(p.bursts))
 			}
 		}
 	}
@@ -83,7 +83,7 @@ func TestPacing(t *testing.T) {
 }
 
 // tries are when a run's letters were claimed, which is right before they are published.
-func (x *bench) tries(run string) (times []time.Time) {
+func (x *fixture) tries(run string) (times []time.Time) {
 	x.t.Helper()
 	last := map[uint64]time.Time{}
 	for r, err := range x.b.ReadAudit(x.t.Context(), 1) {
@@ -106,7 +106,7 @@ func TestRateHoldsAcrossPauses(t *testing.T) {
 	ctx := t.Context()
 	const n = 24
 	x.letters(d, "ops", 0, n)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	rate := verdict.Rate{Count: 6, Per: time.Second}
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: rate})
 	for seen := 0; ; {

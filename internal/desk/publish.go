@@ -33,11 +33,11 @@ func (w *worker) batch() (numbers []uint64, again time.Time) {
 	defer w.mu.RUnlock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
-		return nil, now.Add(atWork)
+		return nil, now.Add(workInterval)
 	}
 	t := r.tracker
 	allowed, again := w.pacing.room(now)
-	room := min(together, w.limit(t.published(), t.underWay())-t.published(), allowed)
+	room := min(actsAtOnce, w.limit(t.published(), t.underWay())-t.published(), allowed)
 	for looked := 0; len(numbers) < room && looked < len(t.members) && t.left() > 0; looked++ {
 		if w.next >= len(t.members) {
 			w.next = 0
@@ -49,7 +49,7 @@ func (w *worker) batch() (numbers []uint64, again time.Time) {
 		}
 	}
 	if allowed > 0 {
-		again = now.Add(atWork)
+		again = now.Add(workInterval)
 	}
 	return numbers, again
 }
@@ -74,21 +74,21 @@ func (w *worker) publishAll(ctx context.Context, numbers []uint64) {
 		if mayBePublished(errs[i]) {
 			tried++
 		}
-		w.note(r.tracker, r.tracker.find(n), errs[i], now)
+		w.noteResult(r.tracker, r.tracker.find(n), errs[i], now)
 	}
 	w.pacing.spend(tried, now)
 }
 
-// errUnfit is the refusal of a letter that no replay can help.
-type errUnfit string
+// errUnreplayable is the refusal of a letter that no replay can help.
+type errUnreplayable string
 
-func (e errUnfit) Error() string { return string(e) }
+func (e errUnreplayable) Error() string { return string(e) }
 
 // mayBePublished reports whether a try with this result may have published the letter.
 func mayBePublished(err error) bool {
 	var taken *broker.Taken
 	var held *broker.Held
-	var unfit errUnfit
+	var unfit errUnreplayable
 	return !errors.As(err, &taken) && !errors.As(err, &held) && !errors.As(err, &unfit) &&
 		!errors.Is(err, broker.ErrNoLetter) && !errors.Is(err, broker.ErrUncertain)
 }
@@ -102,7 +102,7 @@ func (w *worker) replay(ctx context.Context, number uint64) error {
 		return fmt.Errorf("dead letter %d came after the run was started, in a stream made anew: %w", number, broker.ErrNoLetter)
 	}
 	if why := letter.Unreplayable(); why != "" {
-		return errUnfit(why)
+		return errUnreplayable(why)
 	}
 	spec := w.record.Spec
 	return w.b.Replay(ctx, letter, w.record.By, broker.Replay{Uncertain: spec.Uncertain, Force: spec.Force, Reason: spec.Reason, Run: w.id})
@@ -118,8 +118,8 @@ func (w *worker) isNewer(letter broker.DeadLetter) bool {
 	return r == nil || letter.Time.After(r.chosen.Add(time.Second))
 }
 
-// note puts down what came of a try. The lock is held.
-func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
+// noteResult puts down what came of a try. The lock is held.
+func (w *worker) noteResult(t *tracker, m *member, err error, now time.Time) {
 	if err == nil && m != nil {
 		w.letters.gone(m.number) // it is, by our own hand
 	}
@@ -131,10 +131,10 @@ func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
 	}
 	var taken *broker.Taken
 	var held *broker.Held
-	var unfit errUnfit
+	var unfit errUnreplayable
 	switch {
 	case err == nil:
-		w.trouble = time.Time{}
+		w.failingSince = time.Time{}
 		w.publish(t, m, now.UnixNano())
 	case errors.As(err, &taken) && taken.Record.Stage == broker.StageIntent:
 		m.again = now.Add(2 * time.Second) // somebody is acting on it
@@ -153,21 +153,21 @@ func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
 		t.set(m, isFailed)
 		m.at, m.note = now.UnixNano(), err.Error()
 	default:
-		if w.trouble.IsZero() {
-			w.trouble = now
+		if w.failingSince.IsZero() {
+			w.failingSince = now
 		}
 		m.note, m.again = err.Error(), now.Add(time.Second)
 		// Given up when it fails again and again while others do not: a success ends
 		// the trouble, so this letter has just begun it anew.
-		if m.tries++; m.tries >= maxTries && w.trouble.Equal(now) {
+		if m.tries++; m.tries >= maxTries && w.failingSince.Equal(now) {
 			t.set(m, isFailed)
 			m.at = now.UnixNano()
 		}
 	}
 }
 
-// lastTrouble is why letters could not be published.
-func (w *worker) lastTrouble() string {
+// lastError is why letters could not be published.
+func (w *worker) lastError() string {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if r := w.runs.all[w.id]; r != nil && r.tracker != nil {

@@ -31,14 +31,14 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if spec.Reason, err = broker.CheckReason(spec.Reason, true); err != nil {
 		return Run{}, err
 	}
-	frozen, set, err := d.thaw(spec.Frozen, ForReplay)
+	frozen, set, err := d.resolve(spec.Frozen, ForReplay)
 	if err != nil {
 		return Run{}, err
 	}
 	if len(set) == 0 {
 		return Run{}, fmt.Errorf("none of the letters can be replayed: %w", ErrNotFound)
 	}
-	if err := d.free(set); err != nil {
+	if err := d.checkFree(set); err != nil {
 		return Run{}, err
 	}
 	if n := d.uncertain(set); n > 0 && !spec.Uncertain {
@@ -78,15 +78,15 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if err != nil {
 		return Run{}, err
 	}
-	d.hearOfRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + record.ID, Value: value, Revision: revision})
+	d.applyRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + record.ID, Value: value, Revision: revision})
 	d.poke()
 	d.CatchUp(ctx)
 	return d.RunOf(record.ID)
 }
 
-// free says why none of a set can be replayed, nil when at least one can. Who asks
+// checkFree says why none of a set can be replayed, nil when at least one can. Who asks
 // twice, because the first answer got lost, is told of the run that he has started.
-func (d *Desk) free(set []uint64) error {
+func (d *Desk) checkFree(set []uint64) error {
 	var taken *run
 	var record runRecord
 	d.mu.RLock()
@@ -104,7 +104,7 @@ func (d *Desk) free(set []uint64) error {
 	if taken == nil {
 		return fmt.Errorf("none of the letters is on the list any more: %w", ErrNotFound)
 	}
-	return d.steered(taken.id, &record)
+	return d.runConflict(taken.id, &record)
 }
 
 // uncertain counts those of a set that may have been sent.
@@ -202,11 +202,11 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 
 // PauseRun lets a run stand still: at once, but for the letters under way.
 func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string) error {
-	return d.steer(ctx, by, id, reason, broker.ActionPaused, func(r *runRecord) bool {
+	return d.changeState(ctx, by, id, reason, broker.ActionPaused, func(r *runRecord) bool {
 		if r.State != RunRunning && r.State != RunWatching {
 			return false
 		}
-		r.State, r.Why = RunPaused, told("paused", by, reason)
+		r.State, r.Why = RunPaused, whyText("paused", by, reason)
 		return true
 	})
 }
@@ -214,7 +214,7 @@ func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string)
 // ResumeRun lets a paused run go on, also when letters of it had died again of
 // another cause, or nothing comes of those under way.
 func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string) error {
-	return d.steer(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
+	return d.changeState(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
 		if r.State != RunPaused {
 			return false
 		}
@@ -226,11 +226,11 @@ func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string
 
 // CancelRun ends a run. What it has not replayed is still on the list.
 func (d *Desk) CancelRun(ctx context.Context, by broker.Actor, id, reason string) error {
-	return d.steer(ctx, by, id, reason, broker.ActionCancelled, func(r *runRecord) bool {
+	return d.changeState(ctx, by, id, reason, broker.ActionCancelled, func(r *runRecord) bool {
 		if !r.State.unfinished() {
 			return false
 		}
-		r.State, r.Why, r.Ended = RunCancelled, told("cancelled", by, reason), time.Now().UTC()
+		r.State, r.Why, r.Ended = RunCancelled, whyText("cancelled", by, reason), time.Now().UTC()
 		return true
 	})
 }
@@ -239,7 +239,7 @@ func noRun(id string) error {
 	return refused{fmt.Errorf("there is no replay run %q", id), ErrNotFound}
 }
 
-func told(what string, by broker.Actor, reason string) string {
+func whyText(what string, by broker.Actor, reason string) string {
 	text := what + " by " + by.Name
 	if reason != "" {
 		text += ": " + reason
@@ -247,9 +247,9 @@ func told(what string, by broker.Actor, reason string) string {
 	return text
 }
 
-// steer changes a run's state, whoever works on it. When the run is not in a state
+// changeState changes a run's state, whoever works on it. When the run is not in a state
 // to be changed so, the error is a *Conflict with what was done to it before.
-func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
+func (d *Desk) changeState(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
 	reason, err := broker.CheckReason(reason, false)
 	if err != nil {
 		return err
@@ -272,7 +272,7 @@ func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, ac
 		}
 		d.recount(id, &record.Run)
 		if !change(&record) {
-			return d.steered(id, &record)
+			return d.runConflict(id, &record)
 		}
 		if e.Value, err = json.Marshal(record); err != nil {
 			return err
@@ -283,7 +283,7 @@ func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, ac
 		if err != nil {
 			return err
 		}
-		d.hearOfRun(ctx, bucket, e)
+		d.applyRun(ctx, bucket, e)
 		d.poke()
 		err = d.b.Append(ctx, broker.AuditRecord{Action: action, Actor: by, Reason: reason, Run: id})
 		d.CatchUp(ctx)
@@ -300,8 +300,8 @@ func (d *Desk) recount(id string, r *Run) {
 	}
 }
 
-// steered is the conflict with what was done to a run before.
-func (d *Desk) steered(id string, record *runRecord) error {
+// runConflict is the conflict with what was done to a run before.
+func (d *Desk) runConflict(id string, record *runRecord) error {
 	by := map[RunState]broker.Action{RunPaused: broker.ActionPaused, RunStopped: broker.ActionStopped, RunCancelled: broker.ActionCancelled, RunDone: broker.ActionDone}
 	first := broker.AuditRecord{Action: cmp.Or(by[record.State], broker.ActionStarted), Run: id}
 	d.mu.RLock()

@@ -14,7 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-func (x *bench) run(d *Desk, spec RunSpec) Run {
+func (x *fixture) run(d *Desk, spec RunSpec) Run {
 	x.t.Helper()
 	spec.Reason = "the password is mended"
 	r, err := d.StartRun(x.t.Context(), me, spec)
@@ -24,7 +24,7 @@ func (x *bench) run(d *Desk, spec RunSpec) Run {
 	return r
 }
 
-func (x *bench) reaches(d *Desk, id string, state RunState) Run {
+func (x *fixture) reaches(d *Desk, id string, state RunState) Run {
 	x.t.Helper()
 	var r Run
 	x.until("run "+string(state), func() bool {
@@ -37,10 +37,10 @@ func (x *bench) reaches(d *Desk, id string, state RunState) Run {
 	return r
 }
 
-func (x *bench) onceEach(target string, n int) {
+func (x *fixture) onceEach(target string, n int) {
 	x.t.Helper()
 	for i := range n {
-		if mails := x.post.mails(target, fmt.Sprintf("e%d", i)); mails != 1 {
+		if mails := x.courier.mails(target, fmt.Sprintf("e%d", i)); mails != 1 {
 			x.t.Errorf("event e%d: %d mails", i, mails)
 		}
 	}
@@ -55,7 +55,7 @@ func TestRunWithCanary(t *testing.T) {
 	const n = 60
 	x.letters(d, "ops", 0, n)
 	x.until("the other desk has them", func() bool { return other.Balance().Open == n })
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	f := d.Freeze(Query{}, nil, false)
 	if f.Count != n {
 		t.Fatalf("%+v", f)
@@ -126,13 +126,13 @@ func TestCanaryPausesForAnotherCause(t *testing.T) {
 	x := start(t)
 	d, _ := x.desk(nil)
 	x.letters(d, "ops", 0, 5)
-	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"}})
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"}})
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	r = x.reaches(d, r.ID, RunPaused)
 	if r.Published != 1 || r.DeadAgain != 1 || !strings.Contains(r.Why, "another cause") {
 		t.Errorf("%+v", r)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	if err := d.ResumeRun(t.Context(), me, r.ID, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestSteerARun(t *testing.T) {
 	other, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 200)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	began := time.Now()
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 20, Per: time.Second}})
 	x.until("some are published", func() bool { r, _ := other.RunOf(r.ID); return r.Published >= 10 })
@@ -215,7 +215,7 @@ func TestFrozen(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	x.until("both know", func() bool { return stranger.Balance().Open == 13 })
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	// Who did not show the page cannot know that nothing was added.
 	if _, err := stranger.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), "9 letters were shown, 7 fit now") {
 		t.Errorf("%v", err)
@@ -266,13 +266,13 @@ func TestRunOfNamedLetters(t *testing.T) {
 	if err != nil || len(results) != 2 || results[0].Number != 2 || !slices.Equal(left, []uint64{4}) {
 		t.Fatalf("%+v, %v", results, err)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	r = x.run(d, RunSpec{Frozen: d.Freeze(Query{}, left, false)})
 	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 1 || !r.Spec.Frozen.Named || r.Spec.Frozen.Count != 1 {
 		t.Errorf("%+v", r)
 	}
 	for event, want := range map[string]int{"e0": 0, "e1": 0, "e2": 0, "e3": 1, "e4": 0} {
-		if got := x.post.mails("ops", event); got != want {
+		if got := x.courier.mails("ops", event); got != want {
 			t.Errorf("%d mails for %s, want %d", got, event, want)
 		}
 	}
@@ -288,7 +288,7 @@ func TestUncertain(t *testing.T) {
 	d, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 1)
-	x.post.breaks("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.MaybeSent}})
+	x.courier.fail("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.MaybeSent}})
 	x.publish(event("e9", "may"))
 	x.until("the letter", func() bool { return d.Balance().Open == 2 })
 	f := d.Freeze(Query{}, nil, false)
@@ -301,8 +301,8 @@ func TestUncertain(t *testing.T) {
 	if err := d.Replay(ctx, me, 2, false, false, "r"); !errors.Is(err, ErrUncertain) {
 		t.Errorf("%v", err)
 	}
-	x.post.mends("ops")
-	x.post.mends("may")
+	x.courier.succeed("ops")
+	x.courier.succeed("may")
 	r := x.run(d, RunSpec{Frozen: f, Uncertain: true})
 	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 2 {
 		t.Errorf("%+v", r)
@@ -316,7 +316,7 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 	x := start(t)
 	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
 	x.letters(d, "ops", 0, 3)
-	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	x.until("it waits, and says how long", func() bool {
 		r, _ := d.RunOf(r.ID)
@@ -326,7 +326,7 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 	if r.Published != 1 || !strings.Contains(r.Why, "away") {
 		t.Errorf("%+v", r)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	if err := d.ResumeRun(t.Context(), me, r.ID, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestRunIsTakenOver(t *testing.T) {
 	quickly := func(d *Desk) { d.pace.lease = time.Second }
 	d, stop := x.desk(quickly)
 	x.letters(d, "ops", 0, 60)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 30, Per: time.Second}})
 	x.until("some are published", func() bool { r, _ := d.RunOf(r.ID); return r.Published >= 5 })
 	stop()
@@ -365,7 +365,7 @@ func TestAskingForARunTwice(t *testing.T) {
 	x := start(t)
 	d, _ := x.desk(nil)
 	x.letters(d, "ops", 0, 20)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	spec := RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 10, Per: time.Second}, Reason: "mended"}
 	r := x.run(d, spec)
 	var conflict *Conflict

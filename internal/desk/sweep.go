@@ -101,6 +101,6 @@ func (d *Desk) cutShort(ctx context.Context, bucket *broker.DeskBucket, id strin
 	if err != nil {
 		return err
 	}
-	d.hearOfRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + id, Value: value, Revision: revision})
+	d.applyRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + id, Value: value, Revision: revision})
 	return d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionCancelled, Actor: d.itself, Reason: record.Why, Run: id})
 }

@@ -2,8 +2,8 @@ package desk
 
 import "time"
 
-// lately counts what went through each lane in the last minutes.
-type lately struct {
+// throughput counts what went through each lane in the last minutes.
+type throughput struct {
 	lanes map[string]*minutes
 }
 
@@ -13,11 +13,11 @@ type minutes struct {
 	counts [8]int
 }
 
-// latelyIs what "lately" means. It is whole minutes, so up to one less is counted.
-const latelyIs = 5 * time.Minute
+// throughputSpan what "lately" means. It is whole minutes, so up to one less is counted.
+const throughputSpan = 5 * time.Minute
 
 // add counts a mail that a relay took at a moment, in Unix seconds.
-func (l *lately) add(lane string, at int64) {
+func (l *throughput) add(lane string, at int64) {
 	m := l.lanes[lane]
 	if m == nil {
 		m = &minutes{}
@@ -29,13 +29,13 @@ func (l *lately) add(lane string, at int64) {
 }
 
 // of is how many mails went through a lane lately.
-func (l *lately) of(lane string, now time.Time) (sum int) {
+func (l *throughput) of(lane string, now time.Time) (sum int) {
 	m := l.lanes[lane]
 	if m == nil {
 		return 0
 	}
 	last := now.Unix() / 60
-	for minute := last - int64(latelyIs/time.Minute) + 1; minute <= last; minute++ {
+	for minute := last - int64(throughputSpan/time.Minute) + 1; minute <= last; minute++ {
 		sum += countOf(m.counts[:], m.newest, minute)
 	}
 	return sum

@@ -12,7 +12,7 @@ func TestLately(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	now := time.Date(2026, 1, 2, 3, 4, 30, 0, time.UTC)
 	for range 200 {
-		l := lately{map[string]*minutes{}}
+		l := throughput{map[string]*minutes{}}
 		var all []int64
 		clock := now
 		for range rng.IntN(300) {
@@ -34,7 +34,7 @@ func TestLately(t *testing.T) {
 			t.Fatalf("%d mails lately, want %d", got, want)
 		}
 	}
-	l := lately{map[string]*minutes{}}
+	l := throughput{map[string]*minutes{}}
 	if l.add("a", now.Unix()); l.of("a", now.Add(time.Hour)) != 0 || l.of("b", now) != 0 {
 		t.Error("what was long ago, or elsewhere, is counted")
 	}

@@ -19,7 +19,7 @@ type tracker struct {
 	members []member           // by number
 	byKey   map[uint64]*member // by delivery, hashed
 	counts  [lastResult + 1]int
-	back    *member // the first that died again of the same cause
+	sameCause    *member // the first that died again of the same cause
 }
 
 // member is one letter of a run.
@@ -60,7 +60,7 @@ func (d *Desk) track(r *run) *tracker {
 	for i, n := range numbers {
 		t.members[i].number = n
 		if l := d.letters.find(n); l != nil {
-			t.name(&t.members[i], d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
+			t.setDelivery(&t.members[i], d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
 		}
 	}
 	// What was recorded before the run was started is not about its letters: when their
@@ -70,13 +70,13 @@ func (d *Desk) track(r *run) *tracker {
 		r := &records[i]
 		if m := t.find(r.number); m != nil {
 			rec := r.record()
-			d.tell(t, &rec, r.cause.Value())
+			d.trackRecord(t, &rec, r.cause.Value())
 		}
 	}
 	for i := range t.members {
-		if m := &t.members[i]; m.result == isWaiting && !d.letters.fates.isOpen(m.number) && d.letters.fates.decided(m.number) {
+		if m := &t.members[i]; m.result == isWaiting && !d.letters.outcomes.isOpen(m.number) && d.letters.outcomes.decided(m.number) {
 			t.set(m, isGone)
-			m.note = string(d.letters.fates.fate(m.number))
+			m.note = string(d.letters.outcomes.fate(m.number))
 		}
 	}
 	return t
@@ -98,8 +98,8 @@ func (t *tracker) find(number uint64) *member {
 	return &t.members[i]
 }
 
-// name says which delivery a member is of.
-func (t *tracker) name(m *member, key uint64, target, event, cause string) {
+// setDelivery says which delivery a member is of.
+func (t *tracker) setDelivery(m *member, key uint64, target, event, cause string) {
 	m.key, m.target, m.event, m.cause = key, target, event, cause
 	t.byKey[key] = m
 }
@@ -132,8 +132,8 @@ func (t *tracker) spent(now time.Time) (times []time.Time) {
 	return times
 }
 
-// tell takes in a record about one of the letters. The lock is held.
-func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
+// trackRecord takes in a record about one of the letters. The lock is held.
+func (d *Desk) trackRecord(t *tracker, r *broker.AuditRecord, cause string) {
 	m := t.find(r.LetterNumber)
 	if m == nil {
 		return
@@ -151,7 +151,7 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 		m.tried, m.unclear = max(m.tried, nanoseconds(r.Time)), false
 	}
 	if m.event == "" && r.Event != "" {
-		t.name(m, d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
+		t.setDelivery(m, d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
 		d.lookUp(t, m)
 	}
 	switch {
@@ -216,16 +216,16 @@ func (t *tracker) died(m *member, l *letter) {
 	t.set(m, isDeadAgain)
 	m.newLetter = l.number
 	m.note = string(l.group.code) + ": " + l.reason.Value()
-	if m.cause == l.group.fingerprint && t.back == nil {
-		t.back = m
+	if m.cause == l.group.fingerprint && t.sameCause == nil {
+		t.sameCause = m
 	}
 }
 
-// letterCame and entryCame tell the trackers of what is new. The lock is held.
-func (x *runs) letterCame(key uint64, l *letter) {
+// letterAdded and entryCame tell the trackers of what is new. The lock is held.
+func (x *runs) letterAdded(key uint64, l *letter) {
 	for r := range x.each {
 		if m := r.tracker.find(l.number); m != nil && m.event == "" { // the run was heard of before the letter
-			r.tracker.name(m, key, l.target.Value(), l.event, l.group.fingerprint)
+			r.tracker.setDelivery(m, key, l.target.Value(), l.event, l.group.fingerprint)
 		}
 		if m := r.tracker.byKey[key]; m != nil && m.number < l.number {
 			r.tracker.died(m, l)
@@ -233,7 +233,7 @@ func (x *runs) letterCame(key uint64, l *letter) {
 	}
 }
 
-func (x *runs) entryCame(key uint64, sent bool) {
+func (x *runs) entryChanged(key uint64, sent bool) {
 	if !sent {
 		return
 	}
@@ -246,5 +246,5 @@ func (x *runs) entryCame(key uint64, sent bool) {
 
 // result is a member as others see it.
 func (m *member) outcome() RunResult {
-	return RunResult{Number: m.number, Target: m.target, Event: m.event, Result: resultNames[m.result], Note: m.note, At: moment0(m.at), Letter: m.newLetter}
+	return RunResult{Number: m.number, Target: m.target, Event: m.event, Result: resultNames[m.result], Note: m.note, At: fromNanoseconds(m.at), Letter: m.newLetter}
 }

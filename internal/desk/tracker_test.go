@@ -27,14 +27,14 @@ func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
 		began := time.Unix(1_800_000_000, 900_000_000)
 		record := broker.AuditRecord{Time: began, Action: broker.ActionReplayed, Stage: broker.StageIntent, Event: letter.Event, Target: letter.Target, LetterNumber: 1, Run: "r1"}
 		published := began.Add(200 * time.Millisecond)
-		d.enter(&broker.LedgerChange{Key: letter.Target + "." + letter.Token, Revision: 1,
+		d.applyEntry(&broker.LedgerChange{Key: letter.Target + "." + letter.Token, Revision: 1,
 			Entry: broker.Entry{Event: letter.Event, Target: letter.Target, State: broker.StateSent, Last: began.Add(c.sent)}})
 		if c.noted {
 			d.publish(tracker, tracker.find(1), published.UnixNano())
 		}
-		d.tell(tracker, &record, "")
+		d.trackRecord(tracker, &record, "")
 		record.Stage, record.Time = broker.StageOutcome, published
-		d.tell(tracker, &record, "")
+		d.trackRecord(tracker, &record, "")
 		if got := tracker.find(1).result; got != c.want {
 			t.Errorf("sent %v after it was taken up: %s, want %s", c.sent, resultNames[got], resultNames[c.want])
 		}

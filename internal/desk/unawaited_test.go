@@ -16,8 +16,8 @@ func TestResumedCanaryGoesOnWithoutWhatIsUnderWay(t *testing.T) {
 	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
 	x.letters(d, "away", 100, 1)
 	x.letters(d, "ops", 0, 30)
-	x.post.breaks("away", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
-	x.post.mends("ops")
+	x.courier.fail("away", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
+	x.courier.succeed("ops")
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	if r = x.reaches(d, r.ID, RunPaused); r.Published != 1 || !strings.Contains(r.Why, "without them") {
 		t.Errorf("%+v", r)

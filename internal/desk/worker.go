@@ -14,7 +14,7 @@ import (
 
 // How a run is worked on.
 const (
-	atWork     = 100 * time.Millisecond // between looks at the run
+	workInterval     = 100 * time.Millisecond // between looks at the run
 	window     = 1000                   // letters under way at a time
 	maxTries   = 5                      // for one letter, where others can be published
 	settleTime = 15 * time.Second       // after which an event that is no letter again has gone its way
@@ -38,7 +38,7 @@ func (d *Desk) workOnRuns(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	mine := map[string]chan struct{}{}
-	tick := time.NewTicker(atWork)
+	tick := time.NewTicker(workInterval)
 	defer tick.Stop()
 	swept := time.Time{}
 	for {
@@ -63,7 +63,7 @@ func (d *Desk) workOnRuns(ctx context.Context) {
 				continue
 			}
 			w := &worker{Desk: d, id: id}
-			if !w.takeUp(ctx) {
+			if !w.acquire(ctx) {
 				continue
 			}
 			done := make(chan struct{})
@@ -112,12 +112,12 @@ type worker struct {
 	next     int       // the member to be looked at next
 	since    time.Time // when something was settled last, or there was nothing to wait for
 	settled  int
-	trouble  time.Time // since when no letter could be published; zero: not so
+	failingSince  time.Time // since when no letter could be published; zero: not so
 	pacing   *pacing   // nil until what was published before is known
 }
 
-// takeUp makes this process the run's worker, if nobody else is faster.
-func (w *worker) takeUp(ctx context.Context) bool {
+// acquire makes this process the run's worker, if nobody else is faster.
+func (w *worker) acquire(ctx context.Context) bool {
 	var err error
 	if w.bucket, err = w.b.Desk(ctx); err != nil {
 		return false
@@ -135,8 +135,8 @@ func (w *worker) takeUp(ctx context.Context) bool {
 	return w.write(ctx) == nil
 }
 
-// errNotMine says that the run is somebody else's by now, or nobody's.
-var errNotMine = errors.New("the run is not worked on here any more")
+// errNotWorker says that the run is somebody else's by now, or nobody's.
+var errNotWorker = errors.New("the run is not worked on here any more")
 
 // work replays the run's letters until there is none left, the run is to stand still,
 // or somebody else has it.
@@ -144,7 +144,7 @@ func (w *worker) work(ctx context.Context) {
 	w.since = time.Now()
 	for ctx.Err() == nil {
 		if err := w.step(ctx); err != nil {
-			if !errors.Is(err, errNotMine) && ctx.Err() == nil {
+			if !errors.Is(err, errNotWorker) && ctx.Err() == nil {
 				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot go on now; it is tried again")
 				backoff.Sleep(ctx, time.Second)
 				continue
@@ -160,11 +160,11 @@ func (w *worker) step(ctx context.Context) error {
 		return err
 	}
 	if w.pacing == nil {
-		if err := w.goOn(ctx); err != nil {
+		if err := w.preparePacing(ctx); err != nil {
 			return err
 		}
 	}
-	if end, err := w.judge(ctx); end || err != nil {
+	if end, err := w.updateState(ctx); end || err != nil {
 		return err
 	}
 	batch, again := w.batch()
@@ -172,13 +172,13 @@ func (w *worker) step(ctx context.Context) error {
 		w.publishAll(ctx, batch)
 		return nil
 	}
-	backoff.Sleep(ctx, min(atWork, max(0, time.Until(again))))
+	backoff.Sleep(ctx, min(workInterval, max(0, time.Until(again))))
 	return nil
 }
 
-// goOn waits until the index has read what an earlier worker has recorded: what is
+// preparePacing waits until the index has read what an earlier worker has recorded: what is
 // done, and what of the rate is used.
-func (w *worker) goOn(ctx context.Context) error {
+func (w *worker) preparePacing(ctx context.Context) error {
 	_, audit, _, err := w.b.StreamStates(ctx)
 	if err != nil {
 		return err
@@ -188,7 +188,7 @@ func (w *worker) goOn(ctx context.Context) error {
 	defer w.mu.RUnlock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
-		return errNotMine
+		return errNotWorker
 	}
 	if audit.Messages > 0 && w.history.next <= audit.Last {
 		return fmt.Errorf("the audit is read up to record %d of %d", w.history.next-1, audit.Last)
@@ -209,13 +209,13 @@ func (w *worker) renew(ctx context.Context) error {
 	}
 	w.mu.RUnlock()
 	if r == nil {
-		return errNotMine
+		return errNotWorker
 	}
 	if revision > w.revision {
 		w.record, w.revision = known, revision
 	}
 	if w.record.Worker != w.worker {
-		return errNotMine
+		return errNotWorker
 	}
 	before := w.record.Run
 	w.recount(w.id, &w.record.Run)
@@ -231,7 +231,7 @@ func (w *worker) renew(ctx context.Context) error {
 		}
 	}
 	if still {
-		return errNotMine
+		return errNotWorker
 	}
 	return nil
 }
@@ -248,13 +248,13 @@ func (w *worker) write(ctx context.Context) error {
 		if gerr != nil {
 			return gerr
 		}
-		w.hearOfRun(ctx, w.bucket, e)
+		w.applyRun(ctx, w.bucket, e)
 		if e.Revision == w.revision {
 			return err // a replica that lags told so
 		}
 		var theirs runRecord
 		if err := json.Unmarshal(e.Value, &theirs); err != nil || theirs.Worker != w.worker {
-			return errNotMine
+			return errNotWorker
 		}
 		w.record, w.revision = theirs, e.Revision
 		return nil // the next step goes by that
@@ -263,25 +263,25 @@ func (w *worker) write(ctx context.Context) error {
 		return err
 	}
 	w.revision, w.written = revision, time.Now()
-	w.hearOfRun(ctx, w.bucket, broker.DeskEntry{Key: runPrefix + w.id, Value: value, Revision: revision})
+	w.applyRun(ctx, w.bucket, broker.DeskEntry{Key: runPrefix + w.id, Value: value, Revision: revision})
 	return nil
 }
 
-// judge ends, stops or pauses the run where that is due, and otherwise says whether it
+// updateState ends, stops or pauses the run where that is due, and otherwise says whether it
 // waits. end: there is nothing more to do.
-func (w *worker) judge(ctx context.Context) (end bool, err error) {
+func (w *worker) updateState(ctx context.Context) (end bool, err error) {
 	w.mu.Lock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
 		w.mu.Unlock()
-		return true, errNotMine
+		return true, errNotWorker
 	}
 	t := r.tracker
 	t.eventsSettled(time.Now())
 	left, underWay, published, deadAgain := t.left(), t.underWay(), t.published(), t.counts[isDeadAgain]
 	var back string
-	if t.back != nil {
-		back = fmt.Sprintf("dead letter %d came back as number %d, of the same cause (%s)", t.back.number, t.back.newLetter, t.back.note)
+	if t.sameCause != nil {
+		back = fmt.Sprintf("dead letter %d came back as number %d, of the same cause (%s)", t.sameCause.number, t.sameCause.newLetter, t.sameCause.note)
 	}
 	w.mu.Unlock()
 
@@ -305,9 +305,9 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 		state, action = RunPaused, broker.ActionPaused
 		w.record.Stalled = underWay
 		why = fmt.Sprintf("nothing of the %d letters under way has come to an end for %s: is the relay away, or its lane suspended? Resume to go on without them", underWay, waited.Round(time.Second))
-	case !w.trouble.IsZero() && time.Since(w.trouble) > w.pace.trouble:
+	case !w.failingSince.IsZero() && time.Since(w.failingSince) > w.pace.trouble:
 		state, action = RunPaused, broker.ActionPaused
-		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.trouble).Round(time.Second), w.lastTrouble())
+		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.failingSince).Round(time.Second), w.lastError())
 	case left == 0 || published >= limit:
 		state = RunWatching
 		why = fmt.Sprintf("waiting since %s for %d under way", w.since.UTC().Format("15:04:05 UTC"), underWay)
@@ -320,7 +320,7 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 		w.record.Ended = time.Now().UTC()
 	}
 	if state == RunPaused {
-		w.trouble = time.Time{}
+		w.failingSince = time.Time{}
 	}
 	if state != RunRunning && state != RunWatching {
 		w.record.Worker = ""
@@ -333,5 +333,5 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 		return false, nil
 	}
 	w.log.Info().Str("run", w.id).Str("state", string(state)).Str("why", why).Int("published", w.record.Published).Msg("replay run")
-	return true, errors.Join(w.b.Append(ctx, broker.AuditRecord{Action: action, Actor: w.itself, Reason: why, Run: w.id}), errNotMine)
+	return true, errors.Join(w.b.Append(ctx, broker.AuditRecord{Action: action, Actor: w.itself, Reason: why, Run: w.id}), errNotWorker)
 }
