@@ -13,24 +13,24 @@ import (
 // deliveries is the index of the ledger: what can be searched for, hashed, and the
 // revision under which the entry itself can be read. Desk.mu guards it.
 type deliveries struct {
-	hash     hasher
-	limit    int
-	slots    []slot            // by revision; those without a state are empty
-	live     int               // slots that are not empty
-	places   map[uint64]uint64 // key, hashed -> revision
-	names    []uint32          // of all slots, one after the other
-	book     nameBook
-	targets  map[string]uint32 // their numbers
-	results  []results         // by target's number
-	states   [lastState + 1]int
-	sent     hours
-	throughput   throughput
-	lastSent int64           // Unix seconds
-	newest   map[uint64]fact // target and name, hashed -> the newest certificate sent
-	next     uint64          // revision to be read next
-	last     uint64          // of the ledger, as far as known
-	entries  uint64          // in the ledger, as far as known
-	dropped  int             // entries older than those kept
+	hash       hasher
+	limit      int
+	slots      []slot            // by revision; those without a state are empty
+	live       int               // slots that are not empty
+	places     map[uint64]uint64 // key, hashed -> revision
+	names      []uint32          // of all slots, one after the other
+	book       nameBook
+	targets    map[string]uint32 // their numbers
+	results    []results         // by target's number
+	states     [lastState + 1]int
+	sent       hours
+	throughput throughput
+	lastSent   int64           // Unix seconds
+	newest     map[uint64]fact // target and name, hashed -> the newest certificate sent
+	next       uint64          // revision to be read next
+	last       uint64          // of the ledger, as far as known
+	entries    uint64          // in the ledger, as far as known
+	dropped    int             // entries older than those kept
 }
 
 // slot is one entry.

@@ -29,11 +29,11 @@ import (
 // fakeCourier is a courier whose relay is this process. What it takes lies in its
 // mailbox; a target that is broken refuses everything, in the way given.
 type fakeCourier struct {
-	mu      sync.Mutex
+	mu        sync.Mutex
 	failures  map[string]*verdict.Failure // by target
 	delivered map[string]int              // target and event -> mails
-	lanes   []string
-	slow    time.Duration
+	lanes     []string
+	slow      time.Duration
 }
 
 func newFakeCourier() *fakeCourier {
@@ -87,10 +87,10 @@ func (p *fakeCourier) mails(target, event string) int {
 
 // fixture is a broker on an embedded server with a runner at work, and desks at it.
 type fixture struct {
-	t    *testing.T
+	t       *testing.T
 	courier *fakeCourier
-	b    *broker.Broker
-	js   jetstream.JetStream // somebody with the means of NATS
+	b       *broker.Broker
+	js      jetstream.JetStream // somebody with the means of NATS
 }
 
 func quick() queue.Settings {

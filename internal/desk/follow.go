@@ -7,29 +7,30 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// chunk is how many changes are made to the index at a time: pages come in between.
+// chunk is how many changes are applied to the index under one lock: page requests are
+// served in between.
 const chunk = 256
 
-// follower is where the reading of letters and audit stands. Only followLetters has
-// it.
+// follower is the state of reading the letters and the audit. Only followLetters uses it.
 type follower struct {
 	*Desk
-	letters, audit               uint64               // to be read next
-	lettersCreated, auditCreated time.Time            // of the streams that are read
-	first                        uint64               // the oldest open letter
-	compareAgainAt                        time.Time            // until when a count that does not fit is not looked into again
-	missing                         map[uint64]missingLetter // letters that are gone without a word
-	endedOpen                    map[uint64]time.Time // letters that are there although they have ended
-	unexplainedBefore                      int                  // letters that were gone unexplained at the last look
-	auditRetryAt                      time.Time            // until when the audit, which took no record, is left alone
-	pendingDetails                       []pendingDetail
+	letters, audit               uint64                   // sequence to be read next
+	lettersCreated, auditCreated time.Time                // when the streams were created
+	first                        uint64                   // the oldest open letter
+	compareAgainAt               time.Time                // no comparison with the stream before this time
+	missing                      map[uint64]missingLetter // letters that are gone without a record, by number
+	endedOpen                    map[uint64]time.Time     // letters still in the stream although their end is recorded
+	unexplainedBefore            int                      // letters that were unexplained at the last look
+	auditRetryAt                 time.Time                // no records are written before this time: the audit refused some
+	pendingDetails               []pendingDetail
 }
 
 func newFollower(d *Desk) *follower {
 	return &follower{Desk: d, letters: 1, audit: 1, missing: map[uint64]missingLetter{}, endedOpen: map[uint64]time.Time{}}
 }
 
-// followLetters keeps the index of letters and their ends.
+// followLetters keeps the index of letters and their ends up to date until the context
+// ends.
 func (d *Desk) followLetters(ctx context.Context) {
 	f := newFollower(d)
 	tick := time.NewTicker(d.pace.look)
@@ -37,10 +38,10 @@ func (d *Desk) followLetters(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := f.look(ctx)
 		if err != nil && ctx.Err() == nil && d.setFollowErr(err) {
-			d.log.Warn().Err(err).Msg("the dead letters cannot be followed now; what is shown of them stands still")
+			d.log.Warn().Err(err).Msg("dead letters cannot be read now; lists show the last known state")
 		}
 		if err == nil && d.setFollowErr(nil) {
-			d.log.Info().Msg("the dead letters are followed again")
+			d.log.Info().Msg("dead letters are read again")
 		}
 		select {
 		case <-ctx.Done():
@@ -55,8 +56,8 @@ func (d *Desk) followLetters(ctx context.Context) {
 	}
 }
 
-// setFollowErr notes whether the streams can be followed, and reports whether that is
-// news.
+// setFollowErr stores whether the streams can be read, and reports whether that is a
+// change.
 func (d *Desk) setFollowErr(err error) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -65,9 +66,9 @@ func (d *Desk) setFollowErr(err error) bool {
 	return news
 }
 
-// CatchUp waits until the index has seen what is in the streams at this moment, so
-// that whoever acted sees what he did; for two seconds at most: the next look comes
-// by itself.
+// CatchUp waits until the index has read what is in the streams at this moment, so that a
+// caller sees its own action (read-your-writes). It waits for two seconds at most: the
+// next look happens anyway.
 func (d *Desk) CatchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -85,9 +86,9 @@ func (d *Desk) CatchUp(ctx context.Context) {
 
 // look reads what is new since the last look, and explains what is gone.
 //
-// Whoever takes a letter off writes into the audit first. So the audit is read after
-// what is gone has been seen: an end that it does not know by then was made past
-// Certpost, or its record is still under way.
+// An action writes its audit record before it removes a letter. So the audit is read
+// after the missing letters were found: an end that is not recorded by then was made
+// outside Certpost, or its record is still on its way.
 func (f *follower) look(ctx context.Context) error {
 	letters, audit, ledger, err := f.b.StreamStates(ctx)
 	if err != nil {
@@ -141,12 +142,12 @@ func (f *follower) look(ctx context.Context) error {
 	return nil
 }
 
-// restartIfRecreated forgets everything when a stream is not the one it was: it was deleted
-// and made again, or put back from a backup.
+// restartIfRecreated empties the index when a stream is not the one it was: it was
+// deleted and created again, or restored from a backup.
 func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 	same := letters.Created.Equal(f.lettersCreated) && audit.Created.Equal(f.auditCreated)
 	if !f.lettersCreated.IsZero() && (!same || letters.Last+1 < f.letters || audit.Last+1 < f.audit) {
-		f.log.Warn().Msg("the stream of dead letters, or the audit, was made anew or put back; reading both from the beginning")
+		f.log.Warn().Msg("the stream of dead letters or the audit was recreated or restored; reading both from the beginning")
 		f.mu.Lock()
 		f.Desk.letters = newLetters(f.Desk.letters.hash, f.Desk.letters.limit)
 		f.history = newHistory(f.history.limit)
@@ -162,8 +163,8 @@ func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 	f.maxAge, f.auditAge, f.history.first = letters.MaxAge, audit.MaxAge, audit.First
 }
 
-// readLetters reads the letters that are new, and returns how many. What is missing
-// up to the number last has left before it could be read.
+// readLetters reads the new letters, and returns how many. Numbers up to last that the
+// stream does not have belong to letters that left before they could be read.
 func (f *follower) readLetters(ctx context.Context, last uint64) (n int, err error) {
 	type pair struct {
 		d broker.DeadLetter
@@ -201,7 +202,8 @@ func (f *follower) readLetters(ctx context.Context, last uint64) (n int, err err
 	return n, nil
 }
 
-// put adds a letter, with what is known of it already. The lock is held.
+// put adds a letter, with what is known of it already: hold, run and newer certificate.
+// The lock is held.
 func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	x := f.Desk.letters
 	if hold, ok := f.runs.holds[l.number]; ok {
@@ -210,12 +212,12 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	l.run = f.runs.of(l.number)
 	if key, ok := x.pairOf(l); ok {
 		if newer, ok := f.deliveries.newest[key]; ok && int64(newer.notBefore) > l.leaf.Value().notBefore && f.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
-			l.superseded = &Superseded{} // which one is read in a moment
+			l.superseded = &Superseded{} // readPendingDetails reads which
 			f.pendingDetails = append(f.pendingDetails, pendingDetail{l.number, newer.revision})
 		}
 	}
 	x.put(d, l)
-	if x.outcomes.decided(l.number) { // the audit was faster
+	if x.outcomes.decided(l.number) { // the audit record was read first
 		f.endedOpen[l.number] = time.Now()
 	}
 	if l.group != nil {
@@ -223,8 +225,8 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	}
 }
 
-// compare looks for letters that are gone since they were read. state is from before
-// the last reading.
+// compare looks for letters that are gone since they were read. state was read before the
+// last call of readLetters.
 func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone bool, err error) {
 	f.mu.RLock()
 	open := uint64(f.Desk.letters.outcomes.openUpTo(state.Last))
@@ -237,7 +239,7 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	if err != nil {
 		return false, err
 	}
-	// The answer is long when much is gone: no more than a tenth of the time is spent
+	// The answer is long when many letters are gone: at most a tenth of the time is spent
 	// on it.
 	f.compareAgainAt = now.Add(9 * time.Since(now))
 	f.mu.Lock()
@@ -255,7 +257,7 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	if uint64(x.outcomes.openUpTo(there.Last)) < there.Messages {
 		for n := uint64(1); n <= min(there.Last, f.letters-1); n++ {
 			if there.Has(n) && !x.outcomes.isOpen(n) {
-				f.letters = n // it was put back, or a replica did not have it yet
+				f.letters = n // it was restored, or the replica did not have it before
 				break
 			}
 		}
@@ -263,7 +265,7 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	return gone, nil
 }
 
-// readAudit reads the records that are new, and returns how many.
+// readAudit reads the new records, and returns how many.
 func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 	var some []broker.AuditRecord
 	apply := func() {
@@ -289,15 +291,16 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// applyRecord takes in one record. The lock is held.
+// applyRecord applies one audit record. The lock is held.
 func (f *follower) applyRecord(r *broker.AuditRecord) {
 	f.history.put(r)
 	for run := range f.runs.each {
 		f.trackRecord(run.tracker, r, causeOf(r))
 	}
-	// Both moments are the server's: the clock of who wrote the record may be wrong.
+	// Both times are the server's: the clock of the process that wrote the record may be
+	// wrong.
 	if r.Stored.Before(f.lettersCreated.Add(-time.Second)) {
-		return // about letters of a stream that is no more
+		return // about a letter of an earlier stream
 	}
 	x := f.Desk.letters
 	number := numberOf(r)
@@ -321,7 +324,7 @@ func (f *follower) applyRecord(r *broker.AuditRecord) {
 	}
 }
 
-// numberOf is the number of the letter that a record is about, 0 for none.
+// numberOf returns the number of the letter that a record is about, 0 for none.
 func numberOf(r *broker.AuditRecord) uint64 {
 	if r.LetterNumber == 0 && r.Letter != nil { // as earlier versions wrote it
 		return r.Letter.Sequence

@@ -34,7 +34,7 @@ type letter struct {
 	replyCode            int16
 	hasLeaf              bool
 	withheld             bool // the body is no event
-	rareFields                  *rareFields
+	rareFields           *rareFields
 
 	hold       *broker.Hold
 	superseded *Superseded

@@ -20,13 +20,13 @@ type letters struct {
 	byNumber   orderedIndex
 	byExpiry   orderedIndex
 	groups     map[string]*group
-	outcomes      outcomes
+	outcomes   outcomes
 	restored   int
 	dead       hours                // letters that came, whatever became of them
 	deliveries map[uint64]uint64    // target and event, hashed -> the newest letter of theirs
 	named      map[uint64][]*letter // target and primary name, hashed
 	targets    map[unique.Handle[string]]*tally
-	goneExpiry   map[uint64]int64 // when the certificates of letters that left lately expire
+	goneExpiry map[uint64]int64 // when the certificates of letters that left lately expire
 	since      time.Time        // of the first letter known
 }
 

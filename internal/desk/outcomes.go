@@ -2,23 +2,23 @@ package desk
 
 import "github.com/certpost/certpost/internal/broker"
 
-// outcomes knows of every number that the stream of dead letters ever gave whether its
-// letter is open, or how it ended: one byte each. Numbers are dense, so the highest
-// is how many letters there ever were, and nothing can leave unnoticed.
+// outcomes records for every number that the stream of dead letters ever assigned whether
+// its letter is open, or how it ended: one byte each. Numbers are dense, so the highest
+// is how many letters there ever were, and every missing one is detected.
 type outcomes struct {
-	of          []byte // by number; the first is nobody's
+	of          []byte // by number; index 0 is unused
 	open        int
-	ended       [lastOutcome + 1]int // by fate
-	unexplained int               // gone, and nothing says how
-	early       map[uint64]byte   // fates of numbers that are not known yet
+	ended       [lastOutcome + 1]int // by outcome
+	unexplained int                  // gone, and no record says how
+	early       map[uint64]byte      // outcomes of numbers that are not known yet
 }
 
-// maxEarly bounds what is remembered of numbers that are not known yet: anybody who may
-// write to the audit can make them up.
+// maxEarly bounds early: anyone with write access to the audit can record any number.
 const maxEarly = 100_000
 
-// What of says in its low bits is the fate that the audit gives, also while the letter
-// is still there: an action writes its outcome first and removes after.
+// The low bits of a byte in of are the outcome that the audit records. They are set while
+// the letter is still there: an action writes its outcome first and removes the letter
+// after.
 const (
 	outcomeReplayed = iota + 1
 	outcomeDiscarded
@@ -28,13 +28,13 @@ const (
 	lastOutcome = outcomeRemoved
 
 	outcomeMask = 0x0f
-	isOpen   = 0x80 // in the stream
-	counted  = 0x40 // among the dead of the last hours
+	isOpen      = 0x80 // in the stream
+	counted     = 0x40 // in letters.dead already
 )
 
 var outcomeNames = [lastOutcome + 1]Fate{"", Replayed, Discarded, Expired, Replaced, Removed}
 
-// outcomeOf is what an action means for its letter; 0: nothing.
+// outcomeOf returns the outcome of an action for its letter, 0 for none.
 func outcomeOf(r *broker.AuditRecord) byte {
 	if r.Stage == broker.StageIntent {
 		return 0
@@ -54,8 +54,8 @@ func outcomeOf(r *broker.AuditRecord) byte {
 	return 0
 }
 
-// extendTo makes numbers up to last known: those that are new are not there until
-// appear says so.
+// extendTo makes numbers up to last known. New ones are unexplained until setOpen or
+// setOutcome is called for them.
 func (f *outcomes) extendTo(last uint64) {
 	if have := uint64(len(f.of)); have <= last {
 		f.unexplained += int(last) + 1 - max(int(have), 1)
@@ -69,6 +69,7 @@ func (f *outcomes) extendTo(last uint64) {
 	}
 }
 
+// total is how many letters there ever were.
 func (f *outcomes) total() uint64 { return uint64(max(len(f.of), 1) - 1) }
 
 func (f *outcomes) setOpen(number uint64) {
@@ -82,8 +83,9 @@ func (f *outcomes) setGone(number uint64) {
 	}
 }
 
-// setOutcome gives a number its fate; the first one stays. A letter may have come and ended
-// since the letters were read last: then its number is known with the next ones.
+// setOutcome sets the outcome of a number; the first one stays. A letter may have come
+// and ended since the letters were last read: its outcome is kept in early until
+// extendTo.
 func (f *outcomes) setOutcome(number uint64, fate byte) {
 	switch known := number <= f.total(); {
 	case known && f.of[number]&outcomeMask == 0 && number != 0:
@@ -96,7 +98,7 @@ func (f *outcomes) setOutcome(number uint64, fate byte) {
 	}
 }
 
-// change keeps the sums.
+// change replaces the byte of a number, and updates the sums.
 func (f *outcomes) change(number uint64, now byte) {
 	f.sum(f.of[number], -1)
 	f.of[number] = now
@@ -118,8 +120,8 @@ func (f *outcomes) isOpen(number uint64) bool {
 	return number < uint64(len(f.of)) && f.of[number]&isOpen != 0
 }
 
-// fate is Open, how the letter ended, or "" for a number that is gone unexplained or
-// was never given.
+// fate returns Open, how the letter ended, or "" for a number that is unexplained or was
+// never assigned.
 func (f *outcomes) fate(number uint64) Fate {
 	switch {
 	case number == 0 || number >= uint64(len(f.of)):
@@ -130,12 +132,13 @@ func (f *outcomes) fate(number uint64) Fate {
 	return outcomeNames[f.of[number]&outcomeMask]
 }
 
-// decided reports whether the audit says how the letter ended, or is to end.
+// decided reports whether the audit records an outcome, also while the letter is still in
+// the stream.
 func (f *outcomes) decided(number uint64) bool {
 	return number < uint64(len(f.of)) && f.of[number]&outcomeMask != 0
 }
 
-// count reports, once for each number, that it is to be counted among the dead.
+// count marks a number as counted in letters.dead, and reports whether it was not before.
 func (f *outcomes) count(number uint64) bool {
 	if number == 0 || number >= uint64(len(f.of)) || f.of[number]&counted != 0 {
 		return false
@@ -144,7 +147,7 @@ func (f *outcomes) count(number uint64) bool {
 	return true
 }
 
-// openUpTo counts the open ones up to a number.
+// openUpTo counts the open letters up to a number.
 func (f *outcomes) openUpTo(last uint64) int {
 	n := f.open
 	for i := last + 1; i < uint64(len(f.of)); i++ {
@@ -155,7 +158,7 @@ func (f *outcomes) openUpTo(last uint64) int {
 	return n
 }
 
-// unexplainedNumbers are the numbers of letters that are gone unexplained.
+// unexplainedNumbers returns the numbers of letters that are gone unexplained.
 func (f *outcomes) unexplainedNumbers() (numbers []uint64) {
 	for i := 1; i < len(f.of) && len(numbers) < f.unexplained; i++ {
 		if f.of[i]&(isOpen|outcomeMask) == 0 {

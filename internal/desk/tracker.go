@@ -14,12 +14,12 @@ import (
 // streams: a process that takes a run over, or shows it only, comes to the same.
 // Desk.mu guards it.
 type tracker struct {
-	run     string
-	force   bool               // what was sent before is sent again
-	members []member           // by number
-	byKey   map[uint64]*member // by delivery, hashed
-	counts  [lastResult + 1]int
-	sameCause    *member // the first that died again of the same cause
+	run       string
+	force     bool               // what was sent before is sent again
+	members   []member           // by number
+	byKey     map[uint64]*member // by delivery, hashed
+	counts    [lastResult + 1]int
+	sameCause *member // the first that died again of the same cause
 }
 
 // member is one letter of a run.

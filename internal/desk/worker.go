@@ -14,10 +14,10 @@ import (
 
 // How a run is worked on.
 const (
-	workInterval     = 100 * time.Millisecond // between looks at the run
-	window     = 1000                   // letters under way at a time
-	maxTries   = 5                      // for one letter, where others can be published
-	settleTime = 15 * time.Second       // after which an event that is no letter again has gone its way
+	workInterval = 100 * time.Millisecond // between looks at the run
+	window       = 1000                   // letters under way at a time
+	maxTries     = 5                      // for one letter, where others can be published
+	settleTime   = 15 * time.Second       // after which an event that is no letter again has gone its way
 )
 
 // canary are the stages of a careful run: how many letters may be published before
@@ -104,16 +104,16 @@ func (d *Desk) abandoned() (ids []string) {
 // worker is one run being worked on by this process.
 type worker struct {
 	*Desk
-	id       string
-	bucket   *broker.DeskBucket
-	record   runRecord // as last written, or read
-	revision uint64
-	written  time.Time
-	next     int       // the member to be looked at next
-	since    time.Time // when something was settled last, or there was nothing to wait for
-	settled  int
-	failingSince  time.Time // since when no letter could be published; zero: not so
-	pacing   *pacing   // nil until what was published before is known
+	id           string
+	bucket       *broker.DeskBucket
+	record       runRecord // as last written, or read
+	revision     uint64
+	written      time.Time
+	next         int       // the member to be looked at next
+	since        time.Time // when something was settled last, or there was nothing to wait for
+	settled      int
+	failingSince time.Time // since when no letter could be published; zero: not so
+	pacing       *pacing   // nil until what was published before is known
 }
 
 // acquire makes this process the run's worker, if nobody else is faster.
