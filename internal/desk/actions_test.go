@@ -10,7 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// What was done is counted, also behind a letter that failed, and no more is begun.
+// When acting on one letter fails, no more are begun, and those that were done are
+// counted, also after the failed one.
 func TestActingOnManyStopsWhenOneFails(t *testing.T) {
 	t.Parallel()
 	d := filled(2000)

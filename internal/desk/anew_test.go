@@ -10,7 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A run is about the letters that were shown. Those of a stream made anew have their
+// A run is about the letters that were shown. Letters of a recreated stream have the same
 // numbers, and are not touched.
 func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	t.Parallel()
@@ -27,7 +27,7 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	if err := x.js.DeleteStream(ctx, broker.DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	backoff.Sleep(ctx, 1100*time.Millisecond) // streams are told apart by their age
+	backoff.Sleep(ctx, 1100*time.Millisecond) // streams are distinguished by when they were created
 	if _, err := x.js.CreateStream(ctx, config); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	}
 	for i := range 10 {
 		if n := x.courier.mails("ops", fmt.Sprintf("n%d", i)); n != 0 {
-			t.Errorf("%d mails of n%d, which nobody asked to replay", n, i)
+			t.Errorf("%d mails of n%d, which no operator chose", n, i)
 		}
 	}
 	if b := d.Balance(); b.Open != 10 {

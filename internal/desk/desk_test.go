@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// One letter's life by the desk's hands: seen, replayed, delivered, and counted.
+// One letter's life with the desk: shown, replayed, delivered and counted.
 func TestReplayOne(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -30,7 +30,7 @@ func TestReplayOne(t *testing.T) {
 		t.Fatalf("%+v, %v", detail, err)
 	}
 	x.courier.succeed("ops")
-	if err := d.Replay(ctx, me, 1, false, false, "password mended"); err != nil {
+	if err := d.Replay(ctx, me, 1, false, false, "password fixed"); err != nil {
 		t.Fatal(err)
 	}
 	if l := d.Letters(Query{}, Page{}); l.Total != 1 {
@@ -125,7 +125,7 @@ func TestDiscardRestoreHoldRelease(t *testing.T) {
 	}
 }
 
-// What is done with the means of NATS is seen, and put into the audit.
+// What is done directly in NATS is noticed, and recorded in the audit.
 func TestPastCertpost(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -144,7 +144,7 @@ func TestPastCertpost(t *testing.T) {
 	if err != nil || detail.Fate != Removed || detail.End == nil || detail.End.Via != broker.ViaNATS || detail.End.Name != "somebody's shell" || detail.DeadLetter.Event != "e1" {
 		t.Errorf("%+v, end %+v, %v", detail.DeadLetter, detail.End, err)
 	}
-	// A replay by hand, as docs/replay.md has it: the lane takes the letter off.
+	// A replay with the NATS CLI, as in docs/replay.md: the lane takes the letter off the list.
 	x.courier.succeed("ops")
 	letter, err := x.b.DeadLetter(ctx, 1)
 	if err != nil {
@@ -182,8 +182,8 @@ func TestPastCertpost(t *testing.T) {
 	}
 }
 
-// A newer certificate that reached the target makes a letter old, whichever comes
-// first: the delivery or the letter.
+// A newer certificate that reached the target supersedes a letter, whichever comes first:
+// the delivery or the letter.
 func TestSuperseded(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -220,7 +220,7 @@ func TestSuperseded(t *testing.T) {
 	x.publish(older)
 	x.until("two more letters", func() bool { return d.Balance().Open == 3 })
 	for _, l := range d.Letters(Query{Event: "older"}, Page{}).Letters {
-		x.until("it says by which", func() bool {
+		x.until("it names the newer certificate", func() bool {
 			s := superseded(l.Sequence)
 			return l.Target == "web" || s != nil && s.Event == "newer" && s.Serial != ""
 		})
@@ -235,7 +235,7 @@ func TestSuperseded(t *testing.T) {
 	_ = ctx
 }
 
-// A stream that is made anew is read anew, and NATS is waited for.
+// A recreated stream is read from the beginning.
 func TestStreamsMadeAnew(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -263,7 +263,7 @@ func TestStreamsMadeAnew(t *testing.T) {
 	}
 }
 
-// What somebody else has written into the ledger keeps nobody from a letter.
+// A letter is shown although its entry in the ledger cannot be read.
 func TestLetterWithAnUnreadableEntry(t *testing.T) {
 	t.Parallel()
 	x := start(t)

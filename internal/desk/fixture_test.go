@@ -26,8 +26,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// fakeCourier is a courier whose relay is this process. What it takes lies in its
-// mailbox; a target that is broken refuses everything, in the way given.
+// fakeCourier is a courier whose relay is this process. It counts the mails it delivers;
+// for a target set to fail it returns that failure.
 type fakeCourier struct {
 	mu        sync.Mutex
 	failures  map[string]*verdict.Failure // by target
@@ -85,12 +85,12 @@ func (p *fakeCourier) mails(target, event string) int {
 	return p.delivered[target+"/"+event]
 }
 
-// fixture is a broker on an embedded server with a runner at work, and desks at it.
+// fixture is a broker on an embedded server with a working runner, and desks.
 type fixture struct {
 	t       *testing.T
 	courier *fakeCourier
 	b       *broker.Broker
-	js      jetstream.JetStream // somebody with the means of NATS
+	js      jetstream.JetStream // another NATS client, as with the NATS CLI
 }
 
 func quick() queue.Settings {
@@ -103,7 +103,7 @@ func start(t *testing.T) *fixture {
 	return startIn(t, t.TempDir())
 }
 
-// startIn starts with what an earlier process has left.
+// startIn starts with the data of an earlier process.
 func startIn(t *testing.T, dir string) *fixture {
 	t.Helper()
 	x := &fixture{t: t, courier: newFakeCourier()}
@@ -135,7 +135,7 @@ func startIn(t *testing.T, dir string) *fixture {
 	return x
 }
 
-// desk is a desk at work, until the test ends or stop is called.
+// desk returns a running desk, which stops when the test ends or stop is called.
 func (x *fixture) desk(change func(*Desk)) (d *Desk, stop func()) {
 	x.t.Helper()
 	d = New(x.b, fakeDeliverer{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.WarnLevel))
@@ -183,7 +183,7 @@ func (x *fixture) until(what string, ok func() bool) {
 			return
 		}
 	}
-	x.t.Fatalf("waited in vain for: %s", what)
+	x.t.Fatalf("timeout while waiting for: %s", what)
 }
 
 func (x *fixture) publish(ev *events.Event) {
@@ -193,14 +193,14 @@ func (x *fixture) publish(ev *events.Event) {
 	}
 }
 
-// letters makes dead letters: so many events for a target that is broken.
+// letters makes n dead letters: events for a target that fails.
 func (x *fixture) letters(d *Desk, target string, from, n int) {
 	x.t.Helper()
 	open := d.Balance().Open
 	x.courier.fail(target, refusal())
 	for i := range n {
 		x.publish(event(fmt.Sprintf("e%d", from+i), target))
-		if n <= 5 { // a few come in order
+		if n <= 5 { // in order, if they are few
 			x.until("the dead letter", func() bool { return d.Balance().Open == open+i+1 })
 		}
 	}
@@ -215,7 +215,7 @@ func event(id string, targets ...string) *events.Event {
 
 var certificates sync.Map
 
-// certificate is a self-signed one, the same one for the same name and day.
+// certificate returns a self-signed one, the same for the same name and hour.
 func certificate(name string, from time.Time) string {
 	from = from.Truncate(time.Hour)
 	key := name + from.String()

@@ -307,11 +307,11 @@ func (f *follower) applyRecord(r *broker.AuditRecord) {
 	if r.Action == broker.ActionRestored && r.Stage != broker.StageIntent {
 		x.restored++
 	}
-	fate := outcomeOf(r)
-	if fate == 0 || number == 0 {
+	outcome := outcomeOf(r)
+	if outcome == 0 || number == 0 {
 		return
 	}
-	x.outcomes.setOutcome(number, fate)
+	x.outcomes.setOutcome(number, outcome)
 	delete(f.missing, number)
 	if x.outcomes.isOpen(number) {
 		f.endedOpen[number] = time.Now()

@@ -73,10 +73,10 @@ type pace struct {
 }
 
 // New creates a desk; Run or Follow fills it.
-func New(b *broker.Broker, around Surroundings, log zerolog.Logger) *Desk {
+func New(b *broker.Broker, deliverer Surroundings, log zerolog.Logger) *Desk {
 	host, _ := os.Hostname()
 	d := &Desk{
-		b: b, deliverer: around, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
+		b: b, deliverer: deliverer, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
 		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1), removers: newRemovers(),
 		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
@@ -155,9 +155,9 @@ func (d *Desk) balance() Balance {
 	f := &d.letters.outcomes
 	now := time.Now()
 	out := Balance{Total: f.total(), Open: f.open, Restored: d.letters.restored, Ended: map[Fate]int{}, Since: d.letters.since, AsOf: now.UTC()}
-	for fate, n := range f.ended {
-		if fate != 0 {
-			out.Ended[outcomeNames[fate]] = n
+	for outcome, n := range f.ended {
+		if outcome != 0 {
+			out.Ended[outcomeNames[outcome]] = n
 		}
 	}
 	if !d.mismatch.IsZero() && now.Sub(d.mismatch) > d.pace.mismatch {

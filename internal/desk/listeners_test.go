@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Who does not listen is not waited for, and hears everything at once later; beyond
-// the bound nobody is kept.
+// A listener that does not receive is not waited for, and receives all changes merged
+// into one later. Beyond the bound no listener is added.
 func TestChangesAreCoalesced(t *testing.T) {
 	t.Parallel()
 	d := dry()
@@ -29,11 +29,11 @@ func TestChangesAreCoalesced(t *testing.T) {
 		d.Changes(ctx)
 	}
 	if _, open := <-d.Changes(ctx); open {
-		t.Error("one too many is kept")
+		t.Error("a listener beyond the bound is added")
 	}
 	cancel()
 	if _, open := <-ch; open {
-		t.Error("told after the end")
+		t.Error("a change after the end of the context")
 	}
 	end, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -49,7 +49,7 @@ func TestChangesAreCoalesced(t *testing.T) {
 	}
 }
 
-// The mark is another one after each change, and in each process.
+// The mark is a different one after each change, and in each process.
 func TestMarkTellsOfMissedChanges(t *testing.T) {
 	t.Parallel()
 	d, other := dry(), dry()
@@ -60,10 +60,10 @@ func TestMarkTellsOfMissedChanges(t *testing.T) {
 	}
 	d.listeners.notify(Change{})
 	if d.Mark() != before {
-		t.Error("no change is one")
+		t.Error("an empty change alters the mark")
 	}
 	d.listeners.notify(Change{Lanes: true})
 	if d.Mark() == before {
-		t.Error("a change leaves the mark as it was")
+		t.Error("a change does not alter the mark")
 	}
 }

@@ -56,102 +56,102 @@ func outcomeOf(r *broker.AuditRecord) byte {
 
 // extendTo makes numbers up to last known. New ones are unexplained until setOpen or
 // setOutcome is called for them.
-func (f *outcomes) extendTo(last uint64) {
-	if have := uint64(len(f.of)); have <= last {
-		f.unexplained += int(last) + 1 - max(int(have), 1)
-		f.of = append(f.of, make([]byte, last+1-have)...)
-		for number, fate := range f.early {
+func (o *outcomes) extendTo(last uint64) {
+	if have := uint64(len(o.of)); have <= last {
+		o.unexplained += int(last) + 1 - max(int(have), 1)
+		o.of = append(o.of, make([]byte, last+1-have)...)
+		for number, outcome := range o.early {
 			if number <= last {
-				delete(f.early, number)
-				f.setOutcome(number, fate)
+				delete(o.early, number)
+				o.setOutcome(number, outcome)
 			}
 		}
 	}
 }
 
 // total is how many letters there ever were.
-func (f *outcomes) total() uint64 { return uint64(max(len(f.of), 1) - 1) }
+func (o *outcomes) total() uint64 { return uint64(max(len(o.of), 1) - 1) }
 
-func (f *outcomes) setOpen(number uint64) {
-	f.extendTo(number)
-	f.change(number, f.of[number]|isOpen)
+func (o *outcomes) setOpen(number uint64) {
+	o.extendTo(number)
+	o.change(number, o.of[number]|isOpen)
 }
 
-func (f *outcomes) setGone(number uint64) {
-	if f.isOpen(number) {
-		f.change(number, f.of[number]&^isOpen)
+func (o *outcomes) setGone(number uint64) {
+	if o.isOpen(number) {
+		o.change(number, o.of[number]&^isOpen)
 	}
 }
 
 // setOutcome sets the outcome of a number; the first one stays. A letter may have come
 // and ended since the letters were last read: its outcome is kept in early until
 // extendTo.
-func (f *outcomes) setOutcome(number uint64, fate byte) {
-	switch known := number <= f.total(); {
-	case known && f.of[number]&outcomeMask == 0 && number != 0:
-		f.change(number, f.of[number]|fate)
-	case !known && f.early[number] == 0 && len(f.early) < maxEarly:
-		if f.early == nil {
-			f.early = map[uint64]byte{}
+func (o *outcomes) setOutcome(number uint64, outcome byte) {
+	switch known := number <= o.total(); {
+	case known && o.of[number]&outcomeMask == 0 && number != 0:
+		o.change(number, o.of[number]|outcome)
+	case !known && o.early[number] == 0 && len(o.early) < maxEarly:
+		if o.early == nil {
+			o.early = map[uint64]byte{}
 		}
-		f.early[number] = fate
+		o.early[number] = outcome
 	}
 }
 
 // change replaces the byte of a number, and updates the sums.
-func (f *outcomes) change(number uint64, now byte) {
-	f.sum(f.of[number], -1)
-	f.of[number] = now
-	f.sum(now, 1)
+func (o *outcomes) change(number uint64, now byte) {
+	o.sum(o.of[number], -1)
+	o.of[number] = now
+	o.sum(now, 1)
 }
 
-func (f *outcomes) sum(of byte, by int) {
-	switch fate := of & outcomeMask; {
+func (o *outcomes) sum(of byte, by int) {
+	switch outcome := of & outcomeMask; {
 	case of&isOpen != 0:
-		f.open += by
-	case fate != 0:
-		f.ended[fate] += by
+		o.open += by
+	case outcome != 0:
+		o.ended[outcome] += by
 	default:
-		f.unexplained += by
+		o.unexplained += by
 	}
 }
 
-func (f *outcomes) isOpen(number uint64) bool {
-	return number < uint64(len(f.of)) && f.of[number]&isOpen != 0
+func (o *outcomes) isOpen(number uint64) bool {
+	return number < uint64(len(o.of)) && o.of[number]&isOpen != 0
 }
 
 // fate returns Open, how the letter ended, or "" for a number that is unexplained or was
 // never assigned.
-func (f *outcomes) fate(number uint64) Fate {
+func (o *outcomes) fate(number uint64) Fate {
 	switch {
-	case number == 0 || number >= uint64(len(f.of)):
+	case number == 0 || number >= uint64(len(o.of)):
 		return ""
-	case f.of[number]&isOpen != 0:
+	case o.of[number]&isOpen != 0:
 		return Open
 	}
-	return outcomeNames[f.of[number]&outcomeMask]
+	return outcomeNames[o.of[number]&outcomeMask]
 }
 
 // decided reports whether the audit records an outcome, also while the letter is still in
 // the stream.
-func (f *outcomes) decided(number uint64) bool {
-	return number < uint64(len(f.of)) && f.of[number]&outcomeMask != 0
+func (o *outcomes) decided(number uint64) bool {
+	return number < uint64(len(o.of)) && o.of[number]&outcomeMask != 0
 }
 
 // count marks a number as counted in letters.dead, and reports whether it was not before.
-func (f *outcomes) count(number uint64) bool {
-	if number == 0 || number >= uint64(len(f.of)) || f.of[number]&counted != 0 {
+func (o *outcomes) count(number uint64) bool {
+	if number == 0 || number >= uint64(len(o.of)) || o.of[number]&counted != 0 {
 		return false
 	}
-	f.of[number] |= counted
+	o.of[number] |= counted
 	return true
 }
 
 // openUpTo counts the open letters up to a number.
-func (f *outcomes) openUpTo(last uint64) int {
-	n := f.open
-	for i := last + 1; i < uint64(len(f.of)); i++ {
-		if f.of[i]&isOpen != 0 {
+func (o *outcomes) openUpTo(last uint64) int {
+	n := o.open
+	for i := last + 1; i < uint64(len(o.of)); i++ {
+		if o.of[i]&isOpen != 0 {
 			n--
 		}
 	}
@@ -159,9 +159,9 @@ func (f *outcomes) openUpTo(last uint64) int {
 }
 
 // unexplainedNumbers returns the numbers of letters that are gone unexplained.
-func (f *outcomes) unexplainedNumbers() (numbers []uint64) {
-	for i := 1; i < len(f.of) && len(numbers) < f.unexplained; i++ {
-		if f.of[i]&(isOpen|outcomeMask) == 0 {
+func (o *outcomes) unexplainedNumbers() (numbers []uint64) {
+	for i := 1; i < len(o.of) && len(numbers) < o.unexplained; i++ {
+		if o.of[i]&(isOpen|outcomeMask) == 0 {
 			numbers = append(numbers, uint64(i))
 		}
 	}

@@ -7,35 +7,35 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// pacing keeps a run to its rate: in any span of rate.Per at most rate.Count letters
-// are published, evenly but for a moment's worth. It reckons with the time at which a
-// publication had ended at the latest, so that a slow one is not too close to the next.
+// pacing keeps a run to its rate: in any span of rate.Per at most rate.Count letters are
+// published, evenly except for what maxCatchUp allows. It assumes the latest time at
+// which a publication can have happened, so that a slow one is not too close to the next.
 //
-// What a worker that takes a run over, or takes it up again, has to know of it stands
-// in the audit: see tracker.spent.
+// A worker that takes a run over, or continues it, gets the earlier publications from the
+// audit: see tracker.spent.
 type pacing struct {
-	rate   verdict.Rate // zero: as fast as it goes
-	bursts []burst      // of the last rate.Per, in order
+	rate   verdict.Rate // zero: no limit
+	bursts []burst      // within the last rate.Per, in order
 	spent  int          // letters in them
-	due    time.Time    // of the next letter, if all were evenly spread; zero: now
+	due    time.Time    // when the next letter is due at an even rate; zero: now
 }
 
-// burst is letters that were published one close to the other.
+// burst is letters that were published shortly after each other.
 type burst struct {
 	since, until time.Time
 	letters      int
 }
 
-// maxCatchUp is of how long a time of a rate that was not used is made up for.
+// maxCatchUp is how much unused time of a rate is made up for.
 const maxCatchUp = 200 * time.Millisecond
 
-// newPacing goes on from letters that were published at these times.
+// newPacing continues after letters that were published at these times.
 func newPacing(rate verdict.Rate, spent []time.Time, now time.Time) *pacing {
 	p := &pacing{rate: rate}
 	slices.SortFunc(spent, time.Time.Compare)
 	for _, at := range spent {
 		if at.After(now) {
-			at = now // by another machine's clock
+			at = now // another machine's clock is ahead
 		}
 		if now.Sub(at) < rate.Per {
 			p.spend(1, at)
@@ -77,15 +77,15 @@ func (p *pacing) room(now time.Time) (letters int, again time.Time) {
 	return min(p.rate.Count-p.spent, 1+int(now.Sub(p.due)/p.interval())), now
 }
 
-// spend notes that letters were published, the last of them before now. What may have
-// been published counts as well.
+// spend records that letters were published, or may have been, the last of them before
+// now.
 func (p *pacing) spend(letters int, now time.Time) {
 	if p.rate.IsZero() || letters == 0 {
 		return
 	}
 	p.spent += letters
 	p.due = p.due.Add(time.Duration(letters) * p.interval())
-	// A thousandth of the span is near enough, and bounds what is remembered.
+	// A thousandth of the span is accurate enough, and bounds the number of bursts.
 	if last := len(p.bursts) - 1; last >= 0 && now.Sub(p.bursts[last].since) < p.rate.Per/1000 {
 		p.bursts[last].until = now
 		p.bursts[last].letters += letters

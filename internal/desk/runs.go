@@ -18,12 +18,12 @@ import (
 // each letter.
 const maxSet = 512 << 10
 
-// startTimeout bounds the start of a run. It does not end with the caller's context: a
-// closed browser leaves no half of it.
+// startTimeout bounds the start of a run. The start does not end with the caller's
+// context, so a closed browser leaves no half-started run.
 const startTimeout = time.Minute
 
-// StartRun starts a replay of many letters, exactly those that were shown (see thaw).
-// The error is ErrChanged when others fit by now, ErrUncertain when some may have been
+// StartRun starts a replay of many letters, exactly those that were shown (see resolve).
+// The error is ErrChanged when others match by now, ErrUncertain when some may have been
 // sent and the spec does not say to send them again, ErrNoReason, ErrNotFound when none
 // is left, or a *Conflict when all that are left are in another run.
 func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run, error) {
@@ -52,8 +52,8 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if err != nil {
 		return Run{}, err
 	}
-	// What the run says of itself is what was found now, not what the caller had to
-	// name it. The set has the numbers; the run's own entry is written again and again.
+	// The run stores the counts found now, not those that the caller sent. The numbers are
+	// only in the set, because the run's own entry is rewritten all the time.
 	frozen.Only = nil
 	spec.Frozen = frozen
 	record := runRecord{Run: Run{ID: events.NewID(), Spec: spec, State: RunRunning, By: by, Started: time.Now().UTC()}}
@@ -63,7 +63,8 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
-	// A death between these leaves a set without a run: see sweepSets.
+	// If the process dies between these writes, a set without a run remains: see
+	// sweepSets.
 	stored, err := bucket.Create(ctx, setPrefix+record.ID, encoded)
 	if err != nil {
 		return Run{}, err
@@ -73,7 +74,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	}
 	revision, err := bucket.Create(ctx, runPrefix+record.ID, value)
 	if errors.Is(err, broker.ErrDeskChanged) {
-		return Run{}, fmt.Errorf("replay run %s took so long to start that it was cancelled; nothing was replayed: start it again", record.ID)
+		return Run{}, fmt.Errorf("replay run %s was cancelled because its start took too long; nothing was replayed: start it again", record.ID)
 	}
 	if err != nil {
 		return Run{}, err
@@ -84,8 +85,9 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	return d.RunOf(record.ID)
 }
 
-// checkFree says why none of a set can be replayed, nil when at least one can. Who asks
-// twice, because the first answer got lost, is told of the run that he has started.
+// checkFree says why none of a set can be replayed, nil when at least one can. A caller
+// that repeats its request, because the answer got lost, is told of the run that it has
+// started.
 func (d *Desk) checkFree(set []uint64) error {
 	var taken *run
 	var record runRecord
@@ -102,12 +104,12 @@ func (d *Desk) checkFree(set []uint64) error {
 	}
 	d.mu.RUnlock()
 	if taken == nil {
-		return fmt.Errorf("none of the letters is on the list any more: %w", ErrNotFound)
+		return fmt.Errorf("none of the letters is still on the list: %w", ErrNotFound)
 	}
 	return d.runConflict(taken.id, &record)
 }
 
-// uncertain counts those of a set that may have been sent.
+// uncertain counts the letters of a set that may have been sent.
 func (d *Desk) uncertain(set []uint64) (n int) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -119,7 +121,7 @@ func (d *Desk) uncertain(set []uint64) (n int) {
 	return n
 }
 
-// Runs are all replay runs that are kept, newest first.
+// Runs returns all replay runs that are kept, newest first.
 func (d *Desk) Runs() []Run {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -131,8 +133,8 @@ func (d *Desk) Runs() []Run {
 	return out
 }
 
-// view is the run as others see it: the counts are those of this moment, wherever it
-// is worked on.
+// view returns the exported form, with the current counts, whichever process works on the
+// run.
 func (r *run) view() Run {
 	out := r.record.Run
 	if r.tracker != nil {
@@ -147,7 +149,7 @@ func (t *tracker) count(r *Run) {
 	r.Gone, r.Failed = t.counts[isGone], t.counts[isFailed]
 }
 
-// RunOf is one run; ErrNotFound when there is none.
+// RunOf returns one run; ErrNotFound when there is none.
 func (d *Desk) RunOf(id string) (Run, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -158,8 +160,8 @@ func (d *Desk) RunOf(id string) (Run, error) {
 	return r.view(), nil
 }
 
-// Results are what became of a run's letters, by number, those above the number after;
-// next is for the page that follows, 0 when there is none.
+// Results returns what became of a run's letters, by number, of those above the number
+// after; next is the after of the following page, 0 when there is none.
 func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (page []RunResult, next uint64, err error) {
 	d.mu.RLock()
 	r := d.runs.all[id]
@@ -181,7 +183,7 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	t := r.tracker
-	if t == nil { // it has ended: what became of its letters is found anew
+	if t == nil { // it has ended: its results are computed again
 		t = d.track(&run{id: id, record: r.record, numbers: numbers})
 	}
 	size = pageSize(size)
@@ -200,7 +202,7 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 	return page, 0, nil
 }
 
-// PauseRun lets a run stand still: at once, but for the letters under way.
+// PauseRun pauses a run: at once, except for letters under way.
 func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string) error {
 	return d.changeState(ctx, by, id, reason, broker.ActionPaused, func(r *runRecord) bool {
 		if r.State != RunRunning && r.State != RunWatching {
@@ -211,8 +213,8 @@ func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string)
 	})
 }
 
-// ResumeRun lets a paused run go on, also when letters of it had died again of
-// another cause, or nothing comes of those under way.
+// ResumeRun continues a paused run, also when letters of it had died again of another
+// cause, or those under way get no result.
 func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string) error {
 	return d.changeState(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
 		if r.State != RunPaused {
@@ -224,7 +226,7 @@ func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string
 	})
 }
 
-// CancelRun ends a run. What it has not replayed is still on the list.
+// CancelRun ends a run. Letters that it has not replayed stay on the list.
 func (d *Desk) CancelRun(ctx context.Context, by broker.Actor, id, reason string) error {
 	return d.changeState(ctx, by, id, reason, broker.ActionCancelled, func(r *runRecord) bool {
 		if !r.State.unfinished() {
@@ -247,8 +249,9 @@ func whyText(what string, by broker.Actor, reason string) string {
 	return text
 }
 
-// changeState changes a run's state, whoever works on it. When the run is not in a state
-// to be changed so, the error is a *Conflict with what was done to it before.
+// changeState changes a run's state, whichever process works on it. When the present
+// state does not allow the change, the error is a *Conflict with the record of the
+// earlier change.
 func (d *Desk) changeState(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
 	reason, err := broker.CheckReason(reason, false)
 	if err != nil {
@@ -291,7 +294,7 @@ func (d *Desk) changeState(ctx context.Context, by broker.Actor, id, reason stri
 	}
 }
 
-// recount sets the counts of a run to those of this moment.
+// recount sets the counts of a run to the current ones.
 func (d *Desk) recount(id string, r *Run) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -300,7 +303,7 @@ func (d *Desk) recount(id string, r *Run) {
 	}
 }
 
-// runConflict is the conflict with what was done to a run before.
+// runConflict returns the conflict with the record of the last change of a run.
 func (d *Desk) runConflict(id string, record *runRecord) error {
 	by := map[RunState]broker.Action{RunPaused: broker.ActionPaused, RunStopped: broker.ActionStopped, RunCancelled: broker.ActionCancelled, RunDone: broker.ActionDone}
 	first := broker.AuditRecord{Action: cmp.Or(by[record.State], broker.ActionStarted), Run: id}
@@ -310,6 +313,6 @@ func (d *Desk) runConflict(id string, record *runRecord) error {
 	if len(page) == 1 {
 		return &Conflict{0, page[0]}
 	}
-	first.Actor, first.Time, first.Reason = record.By, record.Started, record.Why // its record is under way
+	first.Actor, first.Time, first.Reason = record.By, record.Started, record.Why // its record is not read yet
 	return &Conflict{0, first}
 }

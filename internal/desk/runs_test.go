@@ -16,7 +16,7 @@ import (
 
 func (x *fixture) run(d *Desk, spec RunSpec) Run {
 	x.t.Helper()
-	spec.Reason = "the password is mended"
+	spec.Reason = "the password is fixed"
 	r, err := d.StartRun(x.t.Context(), me, spec)
 	if err != nil {
 		x.t.Fatal(err)
@@ -46,7 +46,7 @@ func (x *fixture) onceEach(target string, n int) {
 	}
 }
 
-// A run with a canary delivers all, each once, and both desks know of it.
+// A run with a canary delivers all letters, each once, and both desks know it.
 func TestRunWithCanary(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -89,13 +89,13 @@ func TestRunWithCanary(t *testing.T) {
 	if results, next, err = other.Results(t.Context(), r.ID, next, 50); err != nil || len(results) != 10 || next != 0 {
 		t.Errorf("%d results, next %d, %v", len(results), next, err)
 	}
-	x.until("its end is recorded behind its start", func() bool {
+	x.until("its end is recorded after its start", func() bool {
 		h, _ := d.History(HistoryQuery{Run: r.ID}, 0, 500)
 		return len(h) > n && h[0].Action == broker.ActionDone && h[len(h)-1].Action == broker.ActionStarted
 	})
 }
 
-// What is not mended stops the run with its first letter, and nothing is lost.
+// If the cause is not fixed, the run stops with its first letter, and nothing is lost.
 func TestRunStopsWhenTheSameComesBack(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -120,7 +120,7 @@ func TestRunStopsWhenTheSameComesBack(t *testing.T) {
 	}
 }
 
-// Another cause holds a canary up until somebody has looked.
+// Another cause pauses a canary until an operator resumes it.
 func TestCanaryPausesForAnotherCause(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -194,8 +194,8 @@ func TestSteerARun(t *testing.T) {
 	}
 }
 
-// Exactly what was shown is acted on: what has left is gone, what was not shown is
-// not touched.
+// Exactly what was shown is acted on: letters that have left are counted as gone, and
+// letters that were not shown are not touched.
 func TestFrozen(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -216,8 +216,8 @@ func TestFrozen(t *testing.T) {
 	}
 	x.until("both know", func() bool { return stranger.Balance().Open == 13 })
 	x.courier.succeed("ops")
-	// Who did not show the page cannot know that nothing was added.
-	if _, err := stranger.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), "9 letters were shown, 7 fit now") {
+	// A process that did not show the page cannot know that nothing was added.
+	if _, err := stranger.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), "9 letters were shown, 7 match now") {
 		t.Errorf("%v", err)
 	}
 	if _, err := d.StartRun(ctx, me, RunSpec{Frozen: f}); !errors.Is(err, ErrNoReason) {
@@ -237,7 +237,7 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-// A run of letters that were named is about those, says so, and so is the one that
+// A run of letters given by number is about those and says so, and so is the run that
 // replays what it has left.
 func TestRunOfNamedLetters(t *testing.T) {
 	t.Parallel()
@@ -249,9 +249,9 @@ func TestRunOfNamedLetters(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	shown := d.Freeze(Query{}, []uint64{2, 4, 5}, false)
-	// A page sends back no more than it takes to know the letters again.
+	// A page sends back only what identifies the letters.
 	asked := Frozen{AsOf: shown.AsOf, Count: shown.Count, Hash: shown.Hash, Only: shown.Only}
-	r := x.run(d, RunSpec{Frozen: asked, Canary: true}) // nothing is mended
+	r := x.run(d, RunSpec{Frozen: asked, Canary: true}) // the cause is not fixed
 	r = x.reaches(d, r.ID, RunStopped)
 	if f := r.Spec.Frozen; !f.Named || f.Only != nil || f.Count != 2 || f.Held != 1 || !slices.Equal(f.Numbers, []uint64{2, 4}) || f.Purpose != ForReplay || f.Hash != shown.Hash {
 		t.Errorf("%+v", f)
@@ -281,14 +281,14 @@ func TestRunOfNamedLetters(t *testing.T) {
 	}
 }
 
-// What may have been sent is replayed only with a second yes.
+// A letter whose mail may have been sent is replayed only with a confirmation.
 func TestUncertain(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 1)
-	x.courier.fail("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.MaybeSent}})
+	x.courier.fail("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "the connection was lost", Certainty: verdict.MaybeSent}})
 	x.publish(event("e9", "may"))
 	x.until("the letter", func() bool { return d.Balance().Open == 2 })
 	f := d.Freeze(Query{}, nil, false)
@@ -309,8 +309,7 @@ func TestUncertain(t *testing.T) {
 	}
 }
 
-// A relay that is away makes a run stand still and say so; it goes on when somebody
-// wants it to.
+// A run whose relay is unavailable pauses and says why; it continues when it is resumed.
 func TestRunPausesWhenNothingArrives(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -323,7 +322,7 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 		return r.State == RunWatching && strings.Contains(r.Why, "waiting since") || r.State == RunPaused
 	})
 	r = x.reaches(d, r.ID, RunPaused)
-	if r.Published != 1 || !strings.Contains(r.Why, "away") {
+	if r.Published != 1 || !strings.Contains(r.Why, "is the relay unavailable") {
 		t.Errorf("%+v", r)
 	}
 	x.courier.succeed("ops")
@@ -335,7 +334,7 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 	}
 }
 
-// A process that is gone leaves its run to the others.
+// Another process takes over the run of a process that has ended.
 func TestRunIsTakenOver(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -359,14 +358,15 @@ func TestRunIsTakenOver(t *testing.T) {
 	x.onceEach("ops", 60)
 }
 
-// Who asks again, because the answer got lost, does not start a second run.
+// A caller that repeats its request, because the answer got lost, does not start a second
+// run.
 func TestAskingForARunTwice(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(nil)
 	x.letters(d, "ops", 0, 20)
 	x.courier.succeed("ops")
-	spec := RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 10, Per: time.Second}, Reason: "mended"}
+	spec := RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 10, Per: time.Second}, Reason: "fixed"}
 	r := x.run(d, spec)
 	var conflict *Conflict
 	if _, err := d.StartRun(t.Context(), me, spec); !errors.As(err, &conflict) || conflict.Record.Run != r.ID || conflict.Record.Name != "anna" || conflict.Record.Action != broker.ActionStarted {

@@ -2,21 +2,22 @@ package desk
 
 import "time"
 
-// throughput counts what went through each lane in the last minutes.
+// throughput counts the mails that went through each lane in the last minutes.
 type throughput struct {
 	lanes map[string]*minutes
 }
 
-// minutes are counts by minute; those behind the newest by more are gone.
+// minutes are counts by minute, for the newest eight minutes.
 type minutes struct {
 	newest int64 // minutes since 1970
 	counts [8]int
 }
 
-// throughputSpan what "lately" means. It is whole minutes, so up to one less is counted.
+// throughputSpan is the time that is counted. It is whole minutes, so up to one minute
+// less is covered.
 const throughputSpan = 5 * time.Minute
 
-// add counts a mail that a relay took at a moment, in Unix seconds.
+// add counts a mail that a relay accepted at a time, in Unix seconds.
 func (l *throughput) add(lane string, at int64) {
 	m := l.lanes[lane]
 	if m == nil {
@@ -28,7 +29,7 @@ func (l *throughput) add(lane string, at int64) {
 	}
 }
 
-// of is how many mails went through a lane lately.
+// of returns how many mails went through a lane in the last throughputSpan.
 func (l *throughput) of(lane string, now time.Time) (sum int) {
 	m := l.lanes[lane]
 	if m == nil {

@@ -8,12 +8,12 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// What is sent again by force counts when it was sent since the run took the letter up.
-// A lane may be faster than the record that the letter was published.
+// In a forced run, a mail counts only if it was sent since the run began with the letter.
+// The lane may send before the publication is recorded.
 func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		sent  time.Duration // after the run took the letter up
+		sent  time.Duration // after the run began with the letter
 		noted bool          // by the worker, before the audit was read
 		want  uint8
 	}{{-time.Hour, false, isPublished}, {-time.Hour, true, isPublished}, {50 * time.Millisecond, false, isDelivered},
@@ -36,13 +36,13 @@ func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
 		record.Stage, record.Time = broker.StageOutcome, published
 		d.trackRecord(tracker, &record, "")
 		if got := tracker.find(1).result; got != c.want {
-			t.Errorf("sent %v after it was taken up: %s, want %s", c.sent, resultNames[got], resultNames[c.want])
+			t.Errorf("sent %v after the run began with it: %s, want %s", c.sent, resultNames[got], resultNames[c.want])
 		}
 	}
 }
 
-// When the stream of letters is made anew, the audit still tells of those that had their
-// numbers.
+// When the stream of letters is recreated, the audit still has records of earlier letters
+// with the same numbers.
 func TestARunIsNotAboutLettersOfAnEarlierStream(t *testing.T) {
 	t.Parallel()
 	d := dry()

@@ -8,8 +8,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A canary whose first letter waits for a relay that is away does not hold up those
-// for others, once somebody has said so.
+// A canary whose first letter waits for an unavailable relay does not hold up the letters
+// for others, once an operator has resumed it.
 func TestResumedCanaryGoesOnWithoutWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	x := start(t)

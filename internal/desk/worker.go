@@ -12,19 +12,19 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// How a run is worked on.
+// Intervals and limits of the work on a run.
 const (
-	workInterval = 100 * time.Millisecond // between looks at the run
+	workInterval = 100 * time.Millisecond // between steps of a run
 	window       = 1000                   // letters under way at a time
-	maxTries     = 5                      // for one letter, where others can be published
-	settleTime   = 15 * time.Second       // after which an event that is no letter again has gone its way
+	maxTries     = 5                      // for one letter, while others can be published
+	settleTime   = 15 * time.Second       // after which an event that has not become a letter again counts as delivered
 )
 
-// canary are the stages of a careful run: how many letters may be published before
-// all of those have come to something. Then the rest.
+// canary are the stages of a canary run: how many letters may be published in all before
+// each of those has a result. The rest follows after the last stage.
 var canary = [...]int{1, 11}
 
-// poke wakes the worker.
+// poke wakes workOnRuns.
 func (d *Desk) poke() {
 	select {
 	case d.pokes <- struct{}{}:
@@ -32,8 +32,8 @@ func (d *Desk) poke() {
 	}
 }
 
-// workOnRuns takes runs up that nobody works on, and works on them until the context
-// ends.
+// workOnRuns takes over runs that no process works on, and works on them until the
+// context ends.
 func (d *Desk) workOnRuns(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -86,9 +86,9 @@ func (d *Desk) isReady() bool {
 	}
 }
 
-// abandoned are the runs to be worked on that nobody works on: that have no worker, or
-// whose worker has not been heard of for as long as a lease is. What counts is this
-// process's clock alone, from when it last saw the entry change.
+// abandoned returns the runs to be worked on that no other process works on: they have no
+// worker, their worker is this process, or their entry has not changed for the length of
+// a lease. Only this process's clock counts, from when it last saw the entry change.
 func (d *Desk) abandoned() (ids []string) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -101,22 +101,22 @@ func (d *Desk) abandoned() (ids []string) {
 	return ids
 }
 
-// worker is one run being worked on by this process.
+// worker is the work of this process on one run.
 type worker struct {
 	*Desk
 	id           string
 	bucket       *broker.DeskBucket
-	record       runRecord // as last written, or read
+	record       runRecord // as last written or read
 	revision     uint64
 	written      time.Time
-	next         int       // the member to be looked at next
-	since        time.Time // when something was settled last, or there was nothing to wait for
-	settled      int
-	failingSince time.Time // since when no letter could be published; zero: not so
-	pacing       *pacing   // nil until what was published before is known
+	next         int       // index of the member to look at next
+	since        time.Time // when a letter last got a result, or none was under way
+	settled      int       // letters with a result
+	failingSince time.Time // since when no letter could be published; zero: not failing
+	pacing       *pacing   // nil until earlier publications are known
 }
 
-// acquire makes this process the run's worker, if nobody else is faster.
+// acquire makes this process the run's worker, unless another process is faster.
 func (w *worker) acquire(ctx context.Context) bool {
 	var err error
 	if w.bucket, err = w.b.Desk(ctx); err != nil {
@@ -135,17 +135,17 @@ func (w *worker) acquire(ctx context.Context) bool {
 	return w.write(ctx) == nil
 }
 
-// errNotWorker says that the run is somebody else's by now, or nobody's.
-var errNotWorker = errors.New("the run is not worked on here any more")
+// errNotWorker says that another process works on the run by now, or none.
+var errNotWorker = errors.New("this process no longer works on the run")
 
-// work replays the run's letters until there is none left, the run is to stand still,
-// or somebody else has it.
+// work replays the run's letters until none is left, the run is paused or has ended, or
+// another process works on it.
 func (w *worker) work(ctx context.Context) {
 	w.since = time.Now()
 	for ctx.Err() == nil {
 		if err := w.step(ctx); err != nil {
 			if !errors.Is(err, errNotWorker) && ctx.Err() == nil {
-				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot go on now; it is tried again")
+				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot continue now; retrying")
 				backoff.Sleep(ctx, time.Second)
 				continue
 			}
@@ -154,7 +154,7 @@ func (w *worker) work(ctx context.Context) {
 	}
 }
 
-// step does what can be done at once, and then waits a moment.
+// step does what can be done at once; if there is nothing to publish, it waits a moment.
 func (w *worker) step(ctx context.Context) error {
 	if err := w.renew(ctx); err != nil {
 		return err
@@ -176,8 +176,9 @@ func (w *worker) step(ctx context.Context) error {
 	return nil
 }
 
-// preparePacing waits until the index has read what an earlier worker has recorded: what is
-// done, and what of the rate is used.
+// preparePacing computes from the audit how much of the rate earlier workers have used.
+// It is an error while the index has not read all that they recorded: what is done, and
+// when.
 func (w *worker) preparePacing(ctx context.Context) error {
 	_, audit, _, err := w.b.StreamStates(ctx)
 	if err != nil {
@@ -191,14 +192,15 @@ func (w *worker) preparePacing(ctx context.Context) error {
 		return errNotWorker
 	}
 	if audit.Messages > 0 && w.history.next <= audit.Last {
-		return fmt.Errorf("the audit is read up to record %d of %d", w.history.next-1, audit.Last)
+		return fmt.Errorf("the audit is read only up to record %d of %d", w.history.next-1, audit.Last)
 	}
 	now := time.Now()
 	w.pacing = newPacing(w.record.Spec.Rate, r.tracker.spent(now), now)
 	return nil
 }
 
-// renew writes the counts and keeps the lease, and hears what others want of the run.
+// renew writes the counts and extends the lease, and applies what other processes changed
+// in the run.
 func (w *worker) renew(ctx context.Context) error {
 	w.mu.RLock()
 	r := w.runs.all[w.id]
@@ -224,7 +226,7 @@ func (w *worker) renew(ctx context.Context) error {
 		before.Gone != w.record.Gone || before.Failed != w.record.Failed
 	if still || changed && time.Since(w.written) >= time.Second || time.Since(w.written) >= w.pace.lease/3 {
 		if still {
-			w.record.Worker = "" // whoever is there when it goes on takes it up
+			w.record.Worker = "" // any process may take it over when it is resumed
 		}
 		if err := w.write(ctx); err != nil {
 			return err
@@ -236,7 +238,8 @@ func (w *worker) renew(ctx context.Context) error {
 	return nil
 }
 
-// write stores the run's entry. What somebody else wrote meanwhile counts more.
+// write stores the run's entry. If another process has written it meanwhile, that version
+// is kept.
 func (w *worker) write(ctx context.Context) error {
 	value, err := json.Marshal(w.record)
 	if err != nil {
@@ -250,14 +253,14 @@ func (w *worker) write(ctx context.Context) error {
 		}
 		w.applyRun(ctx, w.bucket, e)
 		if e.Revision == w.revision {
-			return err // a replica that lags told so
+			return err // the entry came from a replica that lags
 		}
 		var theirs runRecord
 		if err := json.Unmarshal(e.Value, &theirs); err != nil || theirs.Worker != w.worker {
 			return errNotWorker
 		}
 		w.record, w.revision = theirs, e.Revision
-		return nil // the next step goes by that
+		return nil // the next step uses that version
 	}
 	if err != nil {
 		return err
@@ -267,8 +270,8 @@ func (w *worker) write(ctx context.Context) error {
 	return nil
 }
 
-// updateState ends, stops or pauses the run where that is due, and otherwise says whether it
-// waits. end: there is nothing more to do.
+// updateState ends, stops or pauses the run when that is due, and otherwise sets whether
+// it is running or waiting. end: the work is finished.
 func (w *worker) updateState(ctx context.Context) (end bool, err error) {
 	w.mu.Lock()
 	r := w.runs.all[w.id]
@@ -281,7 +284,7 @@ func (w *worker) updateState(ctx context.Context) (end bool, err error) {
 	left, underWay, published, deadAgain := t.left(), t.underWay(), t.published(), t.counts[isDeadAgain]
 	var back string
 	if t.sameCause != nil {
-		back = fmt.Sprintf("dead letter %d came back as number %d, of the same cause (%s)", t.sameCause.number, t.sameCause.newLetter, t.sameCause.note)
+		back = fmt.Sprintf("dead letter %d came back as dead letter %d, with the same cause (%s)", t.sameCause.number, t.sameCause.newLetter, t.sameCause.note)
 	}
 	w.mu.Unlock()
 
@@ -300,17 +303,17 @@ func (w *worker) updateState(ctx context.Context) (end bool, err error) {
 		why = fmt.Sprintf("%d letters are published and still under way", underWay)
 	case w.record.Spec.Canary && published <= canary[1] && deadAgain > w.record.Forgiven:
 		state, action = RunPaused, broker.ActionPaused
-		why = fmt.Sprintf("%d of the first %d letters died again, of another cause: look at them, then resume or cancel", deadAgain, published)
+		why = fmt.Sprintf("%d of the first %d letters became dead letters again, with another cause: review them, then resume or cancel", deadAgain, published)
 	case left > 0 && published >= limit && waited > w.pace.patience:
 		state, action = RunPaused, broker.ActionPaused
 		w.record.Stalled = underWay
-		why = fmt.Sprintf("nothing of the %d letters under way has come to an end for %s: is the relay away, or its lane suspended? Resume to go on without them", underWay, waited.Round(time.Second))
+		why = fmt.Sprintf("none of the %d letters under way has had a result for %s: is the relay unavailable, or its lane suspended? Resume to continue without them", underWay, waited.Round(time.Second))
 	case !w.failingSince.IsZero() && time.Since(w.failingSince) > w.pace.trouble:
 		state, action = RunPaused, broker.ActionPaused
 		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.failingSince).Round(time.Second), w.lastError())
 	case left == 0 || published >= limit:
 		state = RunWatching
-		why = fmt.Sprintf("waiting since %s for %d under way", w.since.UTC().Format("15:04:05 UTC"), underWay)
+		why = fmt.Sprintf("waiting since %s for %d letters under way", w.since.UTC().Format("15:04:05 UTC"), underWay)
 	}
 	if state == w.record.State && why == w.record.Why {
 		return false, nil
@@ -332,6 +335,6 @@ func (w *worker) updateState(ctx context.Context) (end bool, err error) {
 	if action == "" || w.record.State != state {
 		return false, nil
 	}
-	w.log.Info().Str("run", w.id).Str("state", string(state)).Str("why", why).Int("published", w.record.Published).Msg("replay run")
+	w.log.Info().Str("run", w.id).Str("state", string(state)).Str("why", why).Int("published", w.record.Published).Msg("replay run changed state")
 	return true, errors.Join(w.b.Append(ctx, broker.AuditRecord{Action: action, Actor: w.itself, Reason: why, Run: w.id}), errNotWorker)
 }
