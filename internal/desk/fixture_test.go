@@ -112,7 +112,7 @@ func startIn(t *testing.T, dir string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(x.b.URL(), nats.Name("somebody's shell"))
+	nc, err := nats.Connect(x.b.URL(), nats.Name("operator's shell"))
 	if err != nil {
 		t.Fatal(err)
 	}
