@@ -9,23 +9,26 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// departure is a letter that was there and is no more, without a word about it.
-type departure struct {
-	letter *letter // nil: it left before it was read
-	since  time.Time
+// missingLetter is a letter that is gone from the stream although no audit record says
+// how it ended.
+type missingLetter struct {
+	letter *letter   // nil: it left the stream before it was read
+	since  time.Time // when this process noticed
 }
 
-// lingers is how long a letter may be there whose end the audit has: whoever wrote
-// that takes the letter off right after. Later he is dead, and the letter is taken
-// off for him.
-const lingers = 10 * time.Second
+// removeAfter is how long a letter may stay in the stream after the audit records its
+// end. The process that writes the record removes the letter right after. If it died
+// before, another process removes the letter.
+const removeAfter = 10 * time.Second
 
-// mostAtOnce bounds the records of one look.
+// mostAtOnce bounds the audit records, and the removals, of one look.
 const mostAtOnce = 500
 
-// account explains what is gone without a word, once its record had the time to
-// arrive, and writes the explanation into the audit: so the next process to read it
-// comes to the same balance. It also notes since when the balance does not add up.
+// account explains letters that are gone without an audit record, after a grace period in
+// which the record may still arrive. It writes each explanation into the audit, so that
+// every process that reads the audit computes the same balance. It also removes letters
+// whose end is recorded but whose removal was not finished, and notes since when the
+// balance does not add up.
 func (f *follower) account(ctx context.Context) error {
 	now := time.Now()
 	var records []broker.AuditRecord
@@ -33,23 +36,23 @@ func (f *follower) account(ctx context.Context) error {
 	f.mu.Lock()
 	x := f.Desk.letters
 	switch {
-	case x.fates.unexplained == 0:
+	case x.outcomes.unexplained == 0:
 		f.mismatch = time.Time{}
-		clear(f.left)
-	case f.mismatch.IsZero(), x.fates.unexplained < f.lacking:
-		f.mismatch = now // a purge takes a while to be written down: that is no standstill
+		clear(f.missing)
+	case f.mismatch.IsZero(), x.outcomes.unexplained < f.unexplainedBefore:
+		f.mismatch = now // recording a purge takes a while; it makes progress
 	}
-	f.lacking = x.fates.unexplained
-	if x.fates.unexplained > 0 {
-		for _, n := range x.fates.lacking() {
-			left, known := f.left[n]
+	f.unexplainedBefore = x.outcomes.unexplained
+	if x.outcomes.unexplained > 0 {
+		for _, n := range x.outcomes.unexplainedNumbers() {
+			left, known := f.missing[n]
 			if !known {
-				left = departure{since: now}
-				f.left[n] = left
+				left = missingLetter{since: now}
+				f.missing[n] = left
 			}
 			grace := f.pace.grace
 			if left.letter == nil {
-				grace *= 2 // another process may have read it, and knows more
+				grace *= 2 // another process may have read the letter, and can record more
 			}
 			if now.Sub(left.since) < grace || len(records) == mostAtOnce {
 				continue
@@ -59,47 +62,46 @@ func (f *follower) account(ctx context.Context) error {
 			}
 		}
 	}
-	for n, since := range f.lingering {
+	for n, since := range f.endedOpen {
 		switch {
-		case !x.fates.isOpen(n):
-			delete(f.lingering, n)
-		case now.Sub(since) > lingers && len(taken) < mostAtOnce:
+		case !x.outcomes.isOpen(n):
+			delete(f.endedOpen, n)
+		case now.Sub(since) > removeAfter && len(taken) < mostAtOnce:
 			taken = append(taken, n)
-			f.lingering[n] = now
+			f.endedOpen[n] = now
 		}
 	}
 	f.mu.Unlock()
-	if !f.keeper.Load() || now.Before(f.refused) {
+	if !f.mayRecord.Load() || now.Before(f.auditRetryAt) {
 		return nil
 	}
 	for _, n := range taken {
 		if err := f.b.TakeOff(ctx, n); err != nil {
-			f.log.Warn().Err(err).Uint64("letter", n).Msg("an earlier action on this dead letter was not finished, and cannot be now")
+			f.log.Warn().Err(err).Uint64("letter", n).Msg("the end of this dead letter is recorded, but removing it from the list failed; retrying")
 			continue
 		}
-		f.log.Info().Uint64("letter", n).Msg("an earlier action on this dead letter was not finished; finished it")
+		f.log.Info().Uint64("letter", n).Msg("removed a dead letter whose end an earlier process recorded without removing it")
 	}
 	if len(records) == 0 {
 		return nil
 	}
 	if err := f.observe(ctx, records); err != nil {
-		// What cannot be written down is a difference in the balance. It keeps nobody from
-		// seeing the letters.
-		f.refused = now.Add(refusedFor)
-		f.log.Warn().Err(err).Msg("the audit takes no records of how dead letters left")
+		// The letters stay visible: ends that cannot be recorded are only a difference in
+		// the balance.
+		f.auditRetryAt = now.Add(auditRetryDelay)
+		f.log.Warn().Err(err).Msg("recording how dead letters ended failed; retrying, and the balance shows them as unexplained until then")
 	}
 	_, err := f.readAudit(ctx)
 	return err
 }
 
-// refusedFor is how long an audit that took no record is left alone.
-const refusedFor = 10 * time.Second
+// auditRetryDelay is how long account waits after the audit refused a record.
+const auditRetryDelay = 10 * time.Second
 
-// observers is how many records are on their way at a time; they go into the audit
-// together.
+// observers bounds the records written concurrently; the audit stores them in batches.
 const observers = 64
 
-// observe writes what was seen into the audit, where nobody else has yet.
+// observe writes records of observed ends into the audit, unless another process has.
 func (f *follower) observe(ctx context.Context, records []broker.AuditRecord) error {
 	var group errgroup.Group
 	group.SetLimit(observers)
@@ -112,20 +114,20 @@ func (f *follower) observe(ctx context.Context, records []broker.AuditRecord) er
 	return group.Wait()
 }
 
-// explain says how a letter left that nobody wrote about; false: it cannot be said
-// yet. The lock is held.
-func (f *follower) explain(number uint64, left departure, now time.Time) (broker.AuditRecord, bool) {
+// explain returns the audit record for a letter that ended without one; false: how it
+// ended cannot be decided yet. The lock is held.
+func (f *follower) explain(number uint64, left missingLetter, now time.Time) (broker.AuditRecord, bool) {
 	r := broker.AuditRecord{LetterNumber: number, Actor: f.itself}
 	l := left.letter
 	if l == nil {
-		// It left before it was read: all that is known is its number. Letters expire
-		// from the oldest on, so one in front of all that are open may have, if the
-		// stream is old enough for that.
+		// It left before it was read, so only its number is known. Letters expire from the
+		// oldest on: one older than all open letters may have expired, if the stream is
+		// older than the maximum age.
 		if number < f.first && f.maxAge > 0 && now.Sub(f.lettersCreated) > f.maxAge {
-			r.Action, r.Reason = broker.ActionExpired, "it is older than all that are open, and nothing else says what became of it"
+			r.Action, r.Reason = broker.ActionExpired, "it is older than all open letters, and no record says how it ended"
 			return r, true
 		}
-		r.Action, r.Reason = broker.ActionRemoved, "it left before Certpost had read it, and nothing says why"
+		r.Action, r.Reason = broker.ActionRemoved, "it was removed before Certpost read it, and no record says why"
 		r.Actor = f.removers.of(number, "")
 		return r, true
 	}
@@ -137,20 +139,20 @@ func (f *follower) explain(number uint64, left departure, now time.Time) (broker
 	key := f.Desk.letters.delivery(l)
 	switch newer := f.Desk.letters.deliveries[key]; {
 	case f.deliveries.sentSince(key, l.at):
-		r.Action, r.Reason = broker.ActionDelivered, "its delivery succeeded after all"
-	case newer > number || f.leftLater(key, number):
-		r.Action, r.Reason = broker.ActionReplaced, "a newer dead letter of the same delivery took its place"
-	case f.maxAge > 0 && now.Sub(moment0(l.at)) >= f.maxAge-time.Second:
-		r.Action, r.Reason = broker.ActionExpired, "it was kept for as long as dead letters are kept"
+		r.Action, r.Reason = broker.ActionDelivered, "its delivery succeeded later"
+	case newer > number || f.newerMissing(key, number):
+		r.Action, r.Reason = broker.ActionReplaced, "a newer dead letter of the same delivery replaced it"
+	case f.maxAge > 0 && now.Sub(fromNanoseconds(l.at)) >= f.maxAge-time.Second:
+		r.Action, r.Reason = broker.ActionExpired, "it reached the maximum age of dead letters"
 	default:
 		r.Action, r.Actor = broker.ActionRemoved, f.removers.of(number, letter.Subject)
 	}
 	return r, true
 }
 
-// leftLater reports whether a newer letter of the same delivery is gone as well.
-func (f *follower) leftLater(key, number uint64) bool {
-	for n, d := range f.left {
+// newerMissing reports whether a newer letter of the same delivery is missing as well.
+func (f *follower) newerMissing(key, number uint64) bool {
+	for n, d := range f.missing {
 		if n > number && d.letter != nil && f.Desk.letters.delivery(d.letter) == key {
 			return true
 		}
@@ -158,17 +160,17 @@ func (f *follower) leftLater(key, number uint64) bool {
 	return false
 }
 
-// blank is a letter of which it is known that a newer certificate was sent, and not
-// which one.
-type blank struct {
+// pendingDetail is a letter that is known to be superseded, while the details of the
+// newer certificate are still to be read from the ledger entry with the revision.
+type pendingDetail struct {
 	number, revision uint64
 }
 
-// fillIn reads what is missing of newer certificates. An entry that has changed
-// since comes by itself.
-func (f *follower) fillIn(ctx context.Context) {
+// readPendingDetails reads the missing details of newer certificates. An entry that has
+// changed since is skipped: followLedger reads its new revision.
+func (f *follower) readPendingDetails(ctx context.Context) {
 	read := map[uint64]broker.LedgerChange{}
-	for _, b := range f.blanks {
+	for _, b := range f.pendingDetails {
 		c, known := read[b.revision]
 		if !known {
 			var err error
@@ -179,15 +181,15 @@ func (f *follower) fillIn(ctx context.Context) {
 		}
 		f.mu.Lock()
 		if l := f.Desk.letters.find(b.number); l != nil && l.superseded != nil && l.superseded.Event == "" {
-			l.superseded.name(&c.Entry)
+			l.superseded.setCertificate(&c.Entry)
 		}
 		f.mu.Unlock()
 	}
-	f.blanks = f.blanks[:0]
+	f.pendingDetails = f.pendingDetails[:0]
 }
 
-// name says which certificate it is.
-func (s *Superseded) name(e *broker.Entry) {
+// setCertificate sets the newer certificate from the ledger entry of its delivery.
+func (s *Superseded) setCertificate(e *broker.Entry) {
 	s.Event, s.At = e.Event, e.Last
 	if c := e.Certificate; c != nil {
 		s.Serial, s.NotAfter = c.Serial, c.NotAfter

@@ -13,25 +13,25 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// stepwise is a desk whose looks the test takes itself.
-func (x *bench) stepwise() *follower {
+// stepwise returns a desk that looks at the streams only when the test calls look.
+func (x *fixture) stepwise() *follower {
 	x.t.Helper()
-	d := New(x.b, surroundings{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.ErrorLevel))
+	d := New(x.b, fakeDeliverer{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.ErrorLevel))
 	d.pace.grace = time.Millisecond
-	d.keeper.Store(true)
+	d.mayRecord.Store(true)
 	f := newFollower(d)
 	x.look(f)
 	return f
 }
 
-func (x *bench) look(f *follower) {
+func (x *fixture) look(f *follower) {
 	x.t.Helper()
 	if err := f.look(x.t.Context()); err != nil {
 		x.t.Fatal(err)
 	}
 }
 
-func (x *bench) actions(number uint64) (told []broker.Action) {
+func (x *fixture) actions(number uint64) (told []broker.Action) {
 	x.t.Helper()
 	for r, err := range x.b.ReadAudit(x.t.Context(), 1) {
 		if err != nil {
@@ -44,8 +44,8 @@ func (x *bench) actions(number uint64) (told []broker.Action) {
 	return told
 }
 
-// A letter may come and end while the index is between letters and audit: the end is
-// read first. Reading a large audit at the start takes seconds.
+// A letter may come and end while the index has read the letters and not yet the audit:
+// then its end is read first. Reading a large audit at the start takes seconds.
 func TestALetterThatEndsBeforeItIsRead(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -62,7 +62,7 @@ func TestALetterThatEndsBeforeItIsRead(t *testing.T) {
 		x.look(f)
 		backoff.Sleep(t.Context(), 5*time.Millisecond)
 	}
-	if b := f.Desk.balance(); b.Total != 2 || b.Open != 1 || b.Ended[Discarded] != 1 || f.Desk.letters.fates.unexplained != 0 {
+	if b := f.Desk.balance(); b.Total != 2 || b.Open != 1 || b.Ended[Discarded] != 1 || f.Desk.letters.outcomes.unexplained != 0 {
 		t.Errorf("%+v", b)
 	}
 	if told := x.actions(1); !slices.Equal(told, []broker.Action{broker.ActionDiscarded}) {
@@ -70,7 +70,7 @@ func TestALetterThatEndsBeforeItIsRead(t *testing.T) {
 	}
 }
 
-// Who recorded an end is believed whatever his clock says.
+// A recorded end counts whatever the clock of its author says.
 func TestEndsByAClockThatIsWrong(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
@@ -92,8 +92,8 @@ func TestEndsByAClockThatIsWrong(t *testing.T) {
 	}
 }
 
-// An audit that takes no records keeps nobody from seeing the letters, and what it
-// does not know is a difference.
+// When the audit takes no records, the letters are still shown, and unrecorded ends are a
+// difference in the balance.
 func TestAnAuditThatTakesNoRecords(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -106,7 +106,7 @@ func TestAnAuditThatTakesNoRecords(t *testing.T) {
 	}
 	whole := audit.CachedInfo().Config
 	full := whole
-	full.MaxMsgs = int64(max(1, audit.CachedInfo().State.Msgs)) // and Discard New, as ever
+	full.MaxMsgs = int64(max(1, audit.CachedInfo().State.Msgs)) // Discard New, as always
 	if audit.CachedInfo().State.Msgs == 0 {
 		if _, err := x.js.Publish(t.Context(), "certpost.audit.held.ops.e9", []byte(`{"action":"held"}`)); err != nil {
 			t.Fatal(err)
@@ -123,11 +123,11 @@ func TestAnAuditThatTakesNoRecords(t *testing.T) {
 	for range 5 {
 		again.CatchUp(t.Context())
 		if lag := again.Lag(); lag != "" {
-			t.Errorf("what is shown is called old: %s", lag)
+			t.Errorf("the lists are reported as outdated: %s", lag)
 		}
 	}
 	if _, err := x.js.UpdateStream(t.Context(), whole); err != nil {
 		t.Fatal(err)
 	}
-	x.until("it is written down", func() bool { b := again.Balance(); return b.Ended[Removed] == 2 && b.Unexplained == 0 })
+	x.until("it is recorded", func() bool { b := again.Balance(); return b.Ended[Removed] == 2 && b.Unexplained == 0 })
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// together is how many letters are acted on at a time: their records share one
+// actsAtOnce is how many letters are acted on at a time: their records share one
 // flush to disk.
-const together = 16
+const actsAtOnce = 16
 
 // Replay publishes one letter again. The error is a *Conflict when somebody else
 // was faster, ErrHeld, ErrUncertain when its mail may have been sent and uncertain
@@ -125,13 +125,13 @@ func (d *Desk) ActOn(ctx context.Context, by broker.Actor, number uint64, purpos
 // eachOf acts on the letters of a frozen query, some at a time, and begins no more
 // when one of them fails.
 func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act func(context.Context, uint64) error) (done int, err error) {
-	_, set, err := d.thaw(frozen, purpose)
+	_, set, err := d.resolve(frozen, purpose)
 	if err != nil {
 		return 0, err
 	}
 	results := make([]error, len(set))
 	var group errgroup.Group
-	group.SetLimit(together)
+	group.SetLimit(actsAtOnce)
 	var failed atomic.Bool
 	begun := 0
 	for ; begun < len(set) && ctx.Err() == nil && !failed.Load(); begun++ {

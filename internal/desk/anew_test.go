@@ -10,7 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A run is about the letters that were shown. Those of a stream made anew have their
+// A run is about the letters that were shown. Letters of a recreated stream have the same
 // numbers, and are not touched.
 func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	t.Parallel()
@@ -18,7 +18,7 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	d, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 10)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 4, Per: time.Second}})
 	if err := d.PauseRun(ctx, me, r.ID, "lunch"); err != nil {
 		t.Fatal(err)
@@ -27,17 +27,17 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	if err := x.js.DeleteStream(ctx, broker.DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	backoff.Sleep(ctx, 1100*time.Millisecond) // streams are told apart by their age
+	backoff.Sleep(ctx, 1100*time.Millisecond) // streams are distinguished by when they were created
 	if _, err := x.js.CreateStream(ctx, config); err != nil {
 		t.Fatal(err)
 	}
 	x.until("the index is empty", func() bool { return d.Balance().Total == 0 })
-	x.post.breaks("ops", refusal())
+	x.courier.fail("ops", refusal())
 	for i := range 10 {
 		x.publish(event(fmt.Sprintf("n%d", i), "ops"))
 	}
 	x.until("the new letters", func() bool { return d.Balance().Open == 10 })
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	if err := d.ResumeRun(ctx, me, r.ID, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -45,8 +45,8 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for i := range 10 {
-		if n := x.post.mails("ops", fmt.Sprintf("n%d", i)); n != 0 {
-			t.Errorf("%d mails of n%d, which nobody asked to replay", n, i)
+		if n := x.courier.mails("ops", fmt.Sprintf("n%d", i)); n != 0 {
+			t.Errorf("%d mails of n%d, which no operator chose", n, i)
 		}
 	}
 	if b := d.Balance(); b.Open != 10 {

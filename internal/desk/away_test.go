@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// natsServer is a server of its own, which can go and come back with what it had.
+// natsServer starts a server of its own, which can stop and start again with its data.
 func natsServer(t *testing.T, dir string, port int) *server.Server {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
@@ -28,27 +28,28 @@ func natsServer(t *testing.T, dir string, port int) *server.Server {
 	return s
 }
 
-// While NATS is away the desk shows what it knew, and says so; then it goes on.
+// While NATS is unavailable the desk shows the last known state and reports that; then it
+// continues.
 func TestNATSIsAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := natsServer(t, dir, server.RANDOM_PORT)
 	port := first.Addr().(*net.TCPAddr).Port
-	post := newPostOffice()
+	courier := newFakeCourier()
 	b, err := broker.Open(broker.Config{URL: fmt.Sprintf("nats://127.0.0.1:%d", port)}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	x := &bench{t: t, post: post, b: b}
-	r := queue.NewRunner(b, post, quick(), queue.NewMetrics(prometheus.NewRegistry()))
+	x := &fixture{t: t, courier: courier, b: b}
+	r := queue.NewRunner(b, courier, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	done := make(chan error, 1)
 	ctx := t.Context()
 	go func() { done <- r.Run(ctx) }()
 	t.Cleanup(func() { <-done })
 	x.until("the runner is ready", func() bool { return r.Ready(ctx) == nil })
 	d, _ := x.desk(nil)
-	post.breaks("ops", refusal())
+	courier.fail("ops", refusal())
 	for i := range 3 {
 		if _, _, err := b.Publish(ctx, event(fmt.Sprintf("e%d", i), "ops")); err != nil {
 			t.Fatal(err)
@@ -62,7 +63,7 @@ func TestNATSIsAway(t *testing.T) {
 	x.until("it is noticed", func() bool {
 		d.mu.RLock()
 		defer d.mu.RUnlock()
-		return d.away != nil
+		return d.followErr != nil
 	})
 	if l := d.Letters(Query{}, Page{}); l.Total != 3 {
 		t.Errorf("%+v", l)
@@ -73,11 +74,11 @@ func TestNATSIsAway(t *testing.T) {
 
 	second := natsServer(t, dir, port)
 	t.Cleanup(second.Shutdown)
-	post.mends("ops")
+	courier.succeed("ops")
 	x.until("a replay succeeds", func() bool { return d.Replay(ctx, me, 1, false, false, "") == nil })
 	x.until("it is delivered and counted", func() bool {
 		b := d.Balance()
-		return post.mails("ops", event) == 1 && b.Open == 2 && b.Ended[Replayed] == 1 && b.Unexplained == 0
+		return courier.mails("ops", event) == 1 && b.Open == 2 && b.Ended[Replayed] == 1 && b.Unexplained == 0
 	})
 	f := d.Freeze(Query{}, nil, false)
 	run := x.run(d, RunSpec{Frozen: f})
@@ -86,8 +87,8 @@ func TestNATSIsAway(t *testing.T) {
 	}
 }
 
-// Beyond its bound the index keeps the newest letters, counts the others, and takes
-// them in when there is room.
+// Beyond its bound the index keeps the newest letters in detail, counts the others, and
+// reads them again when there is room.
 func TestLettersAreBounded(t *testing.T) {
 	t.Parallel()
 	x := start(t)

@@ -16,9 +16,9 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// model is what became of every letter, as the test did it.
+// model is what became of every letter, according to what the test did.
 type model struct {
-	*bench
+	*fixture
 	d        *Desk
 	stop     func()
 	r        *rand.Rand
@@ -40,7 +40,7 @@ func (m *model) with(f Fate) []uint64 {
 	return numbers
 }
 
-// pick is a letter with a fate; 0: there is none.
+// pick returns a letter with a fate, 0 if there is none.
 func (m *model) pick(f Fate) uint64 {
 	numbers := m.with(f)
 	if len(numbers) == 0 {
@@ -72,7 +72,8 @@ func (m *model) agrees(d *Desk) bool {
 	return b.Total == m.last && b.Open == open && b.Restored == m.restored && maps.Equal(b.Ended, sums) && slices.Equal(listed, m.with(Open))
 }
 
-// step does one thing to the letters, by whatever way, and waits until it is done.
+// step does one thing to the letters, by the desk or directly in NATS, and waits for the
+// result.
 func (m *model) step(i int) {
 	m.t.Helper()
 	ctx := m.t.Context()
@@ -80,22 +81,22 @@ func (m *model) step(i int) {
 	switch what := m.r.IntN(9); {
 	case n == 0 || what < 2:
 		id := fmt.Sprintf("s%d", i)
-		m.post.breaks("ops", refusal())
+		m.courier.fail("ops", refusal())
 		m.publish(event(id, "ops"))
 		m.came(id)
-	case what == 2: // by the desk
-		m.post.mends("ops")
+	case what == 2: // with the desk
+		m.courier.succeed("ops")
 		if err := m.d.Replay(ctx, me, n, false, false, ""); err != nil {
 			m.t.Fatal(err)
 		}
 		m.fate[n] = Replayed
-		m.until("the mail", func() bool { return m.post.mails("ops", m.event[n]) > 0 })
-	case what == 3: // by hand
-		m.post.mends("ops")
+		m.until("the mail", func() bool { return m.courier.mails("ops", m.event[n]) > 0 })
+	case what == 3: // with the NATS CLI
+		m.courier.succeed("ops")
 		m.again(n)
 		m.fate[n] = Replayed
-	case what == 4: // by hand, and in vain
-		m.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
+	case what == 4: // with the NATS CLI; it fails again
+		m.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 		m.again(n)
 		m.fate[n] = Replaced
 		m.came(m.event[n])
@@ -123,7 +124,7 @@ func (m *model) step(i int) {
 			m.t.Fatal(err)
 		}
 		m.fate[n] = Removed
-	case what == 8: // the process is started again
+	case what == 8: // the process restarts
 		m.stop()
 		m.d, m.stop = m.desk(nil)
 	}
@@ -152,7 +153,7 @@ func (m *model) again(n uint64) {
 	}
 }
 
-func (x *bench) stream() jetstream.Stream {
+func (x *fixture) stream() jetstream.Stream {
 	x.t.Helper()
 	s, err := x.js.Stream(x.t.Context(), broker.DeadLettersStream)
 	if err != nil {
@@ -161,16 +162,16 @@ func (x *bench) stream() jetstream.Stream {
 	return s
 }
 
-// Whatever is done to letters, and by whatever way, every number has one fate; the
-// desk that saw it, one that was there beside it, and one that reads the streams
-// afterwards say the same.
+// Whatever is done to letters, by the desk or directly in NATS, every number has one
+// fate. The desk that did it, one that ran beside it, and one that reads the streams
+// afterwards agree.
 func TestBalanceOfRandomHistories(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			x := start(t)
-			m := &model{bench: x, r: rand.New(rand.NewPCG(seed, 1)), fate: map[uint64]Fate{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
+			m := &model{fixture: x, r: rand.New(rand.NewPCG(seed, 1)), fate: map[uint64]Fate{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
 			m.d, m.stop = x.desk(nil)
 			beside, _ := x.desk(nil)
 			for i := range 60 {
@@ -198,7 +199,7 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 	}
 }
 
-// purge empties the stream by hand.
+// purge empties the stream as the NATS CLI does.
 func (m *model) purge() {
 	m.t.Helper()
 	if err := m.stream().Purge(m.t.Context()); err != nil {
@@ -210,20 +211,20 @@ func (m *model) purge() {
 	m.settles("the purge")
 }
 
-// expire makes the stream keep letters for two seconds. The server has set itself an
-// alarm for the age that was agreed on before and does not look sooner, so the test
-// does what it would.
+// expire makes the stream keep letters for two seconds. The server has set its timer for
+// the maximum age that was configured before and does not check sooner, so the test
+// purges what it would expire.
 func (m *model) expire(desks ...*Desk) {
 	m.t.Helper()
 	s := m.stream()
 	m.until("they are old enough", func() bool { return time.Since(s.CachedInfo().State.LastTime) > 2*time.Second })
-	// Certpost puts right what it finds to be otherwise, so not before.
+	// Not before that: Certpost restores its own configuration.
 	config := s.CachedInfo().Config
 	config.MaxAge, config.Duplicates = 2*time.Second, time.Second
 	if _, err := m.js.UpdateStream(context.Background(), config); err != nil {
 		m.t.Fatal(err)
 	}
-	for _, d := range desks { // one that does not know takes them for removed
+	for _, d := range desks { // a desk that does not know the maximum age counts them as removed
 		m.until("the desks know how long letters are kept", func() bool {
 			d.mu.RLock()
 			defer d.mu.RUnlock()
@@ -239,17 +240,16 @@ func (m *model) expire(desks ...*Desk) {
 	m.settles("all are expired")
 }
 
-// A letter that is gone without a word, while the audit takes no records, is a
-// difference: shown once it has lasted.
+// A letter that is gone without a record is a difference, shown once it has lasted.
 func TestMismatchIsShown(t *testing.T) {
 	t.Parallel()
 	d := dry()
 	d.pace.mismatch = 0
-	d.letters.fates.reach(3)
-	d.letters.fates.appear(1)
-	d.letters.fates.appear(2)
-	d.letters.fates.appear(3)
-	d.letters.fates.vanish(2)
+	d.letters.outcomes.extendTo(3)
+	d.letters.outcomes.setOpen(1)
+	d.letters.outcomes.setOpen(2)
+	d.letters.outcomes.setOpen(3)
+	d.letters.outcomes.setGone(2)
 	if b := d.Balance(); b.Unexplained != 0 {
 		t.Errorf("at once: %+v", b)
 	}
@@ -257,8 +257,8 @@ func TestMismatchIsShown(t *testing.T) {
 	if b := d.Balance(); b.Unexplained != 1 || b.Open != 2 || b.Total != 3 {
 		t.Errorf("%+v", b)
 	}
-	d.letters.fates.end(2, fateRemoved)
-	d.letters.fates.end(2, fateDiscarded) // the first one stays
+	d.letters.outcomes.setOutcome(2, outcomeRemoved)
+	d.letters.outcomes.setOutcome(2, outcomeDiscarded) // the first one stays
 	if b := d.Balance(); b.Unexplained != 0 || b.Ended[Removed] != 1 || b.Ended[Discarded] != 0 {
 		t.Errorf("%+v", b)
 	}

@@ -13,13 +13,13 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// What the bucket CERTPOST_DESK holds beside the broker's holds.
+// The prefixes of keys in the bucket CERTPOST_DESK, besides the broker's holds.
 const (
 	runPrefix = "run."
 	setPrefix = "set."
 )
 
-// runs is what the bucket says: who holds what, and the replay runs. Desk.mu guards it.
+// runs is what the bucket contains: the holds, and the replay runs. Desk.mu guards it.
 type runs struct {
 	holds map[uint64]broker.Hold
 	all   map[string]*run
@@ -30,31 +30,31 @@ type run struct {
 	id       string
 	record   runRecord
 	revision uint64
-	changed  time.Time // when the revision came here, by this process's clock alone
+	changed  time.Time // when this process saw the revision, by its own clock
 	numbers  []uint64  // of its letters, sorted; nil until they are read
-	chosen   time.Time // when they were stored, by the server's clock
+	chosen   time.Time // when the numbers were stored, by the server's clock
 	tracker  *tracker  // while it is unfinished
 }
 
 // runRecord is the value of run.<id>.
 type runRecord struct {
 	Run
-	// Forgiven are the letters that had died again, of another cause, when somebody
-	// let the run go on all the same.
+	// Forgiven is how many letters had died again of another cause when the run was
+	// resumed: a canary pauses only for more.
 	Forgiven int `json:"forgiven,omitempty"`
-	// Stalled are those under way when the run paused because nothing came of them. If it is
-	// let go on, they are Unawaited: it waits for that many less. Their relay may be away, or
-	// their lane suspended, while others work.
+	// Stalled is how many letters were under way when the run paused because none of them
+	// got a result. When the run is resumed, they become Unawaited: it waits for that many
+	// fewer. Their relay may be unavailable, or their lane suspended, while others work.
 	Stalled   int `json:"stalled,omitempty"`
 	Unawaited int `json:"unawaited,omitempty"`
 }
 
-// unfinished reports whether the run still has something to do.
+// unfinished reports whether the run still has work to do.
 func (s RunState) unfinished() bool { return s == RunRunning || s == RunWatching || s == RunPaused }
 
 func newRuns() *runs { return &runs{holds: map[uint64]broker.Hold{}, all: map[string]*run{}} }
 
-// of is the unfinished run that a letter is part of, nil if there is none.
+// of returns the unfinished run that a letter is part of, nil if there is none.
 func (x *runs) of(number uint64) *run {
 	for _, r := range x.all {
 		if _, found := slices.BinarySearch(r.numbers, number); found && r.record.State.unfinished() {
@@ -73,17 +73,17 @@ func (x *runs) each(yield func(*run) bool) {
 	}
 }
 
-// watchAgain is how long a watch is trusted: it does not hear of a bucket that was
+// rewatchAfter is how long one watch is used: a watch does not report that the bucket was
 // purged or replaced.
-const watchAgain = time.Minute
+const rewatchAfter = time.Minute
 
-// followBucket keeps holds and runs.
+// followBucket keeps holds and runs up to date until the context ends.
 func (d *Desk) followBucket(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.hearOfHold(e) })
+		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHold(e) })
 	})
-	wg.Go(func() { d.watch(ctx, runPrefix, d.hearOfRun) })
+	wg.Go(func() { d.watch(ctx, runPrefix, d.applyRun) })
 	wg.Wait()
 }
 
@@ -92,19 +92,19 @@ func (d *Desk) watch(ctx context.Context, prefix string, hear func(context.Conte
 	for ctx.Err() == nil {
 		bucket, err := d.b.Desk(ctx)
 		if err == nil {
-			trusted, cancel := context.WithTimeout(ctx, watchAgain)
+			trusted, cancel := context.WithTimeout(ctx, rewatchAfter)
 			err = d.watchOnce(trusted, bucket, prefix, func(e broker.DeskEntry) { hear(trusted, bucket, e) })
 			cancel()
 		}
 		if err != nil && ctx.Err() == nil {
-			d.log.Debug().Err(err).Msg("the desk's bucket cannot be followed now")
+			d.log.Debug().Err(err).Msg("holds and replay runs cannot be read now; retrying")
 			backoff.Sleep(ctx, d.pace.look)
 		}
 	}
 }
 
-// watchOnce follows for a while. What was known before and is not there any more, when
-// all that are have come, was removed meanwhile.
+// watchOnce watches until the context ends. Once all present entries are reported, those
+// that were known and are not among them are reported as deleted.
 func (d *Desk) watchOnce(ctx context.Context, bucket *broker.DeskBucket, prefix string, hear func(broker.DeskEntry)) error {
 	seen := map[string]bool{}
 	err := bucket.Watch(ctx, prefix, func(e broker.DeskEntry) {
@@ -121,12 +121,12 @@ func (d *Desk) watchOnce(ctx context.Context, bucket *broker.DeskBucket, prefix 
 		seen = nil
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
-		return nil // time to look anew
+		return nil // time for a new watch
 	}
 	return err
 }
 
-// bucketKeys are the entries known with a prefix.
+// bucketKeys returns the known keys with a prefix.
 func (d *Desk) bucketKeys(prefix string) (keys []string) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -142,7 +142,8 @@ func (d *Desk) bucketKeys(prefix string) (keys []string) {
 	return keys
 }
 
-func (d *Desk) hearOfHold(e broker.DeskEntry) {
+// applyHold applies an entry for a hold: set, or removed.
+func (d *Desk) applyHold(e broker.DeskEntry) {
 	hold, ok := broker.ParseHold(e)
 	if !ok {
 		return
@@ -151,7 +152,7 @@ func (d *Desk) hearOfHold(e broker.DeskEntry) {
 	before, held := d.runs.holds[hold.Letter]
 	if held != e.Deleted && (!held || before == hold) {
 		d.mu.Unlock()
-		return // known
+		return // nothing new
 	}
 	delete(d.runs.holds, hold.Letter)
 	var kept *broker.Hold
@@ -163,16 +164,15 @@ func (d *Desk) hearOfHold(e broker.DeskEntry) {
 		d.letters.alter(l, func() { l.hold = kept })
 	}
 	d.mu.Unlock()
-	d.listeners.tell(Change{Letters: true})
+	d.listeners.notify(Change{Letters: true})
 }
 
-// hearOfRun takes in what the bucket says of a run. The numbers of one that is
-// unfinished are read once.
-func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broker.DeskEntry) {
+// applyRun applies an entry for a run. The numbers of an unfinished run are read once.
+func (d *Desk) applyRun(ctx context.Context, bucket *broker.DeskBucket, e broker.DeskEntry) {
 	id := strings.TrimPrefix(e.Key, runPrefix)
 	var record runRecord
 	if !e.Deleted && json.Unmarshal(e.Value, &record) != nil {
-		d.log.Warn().Str("run", id).Msg("a replay run's entry cannot be read; it is left alone")
+		d.log.Warn().Str("run", id).Msg("a replay run's entry cannot be parsed; it is ignored")
 		return
 	}
 	d.mu.RLock()
@@ -184,13 +184,13 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 	if needed {
 		var err error
 		if numbers, chosen, err = readSet(ctx, bucket, id); err != nil && ctx.Err() == nil {
-			d.log.Warn().Err(err).Str("run", id).Msg("which letters a replay run is about cannot be read now")
+			d.log.Warn().Err(err).Str("run", id).Msg("the letters of a replay run cannot be read now; retrying")
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if known := d.runs.all[id]; known == nil || known.revision != e.Revision || e.Deleted {
-		defer d.listeners.tell(Change{Runs: true, Letters: needed})
+		defer d.listeners.notify(Change{Runs: true, Letters: needed})
 	}
 	if e.Deleted {
 		if known != nil {
@@ -222,8 +222,8 @@ func (d *Desk) hearOfRun(ctx context.Context, bucket *broker.DeskBucket, e broke
 	}
 }
 
-// beginTracking marks the run's letters as its own, once the index has read what became
-// of them so far. The lock is held.
+// beginTracking creates the run's tracker and marks its letters, once the index has read
+// what became of them so far. The lock is held.
 func (d *Desk) beginTracking(r *run) {
 	if !d.read || r.tracker != nil || r.numbers == nil {
 		return
@@ -236,7 +236,7 @@ func (d *Desk) beginTracking(r *run) {
 	}
 }
 
-// endTracking lets them go again. The lock is held.
+// endTracking drops the tracker, and unmarks the letters of the run. The lock is held.
 func (d *Desk) endTracking(r *run) {
 	if r.tracker == nil {
 		return
@@ -249,7 +249,7 @@ func (d *Desk) endTracking(r *run) {
 	r.tracker, r.numbers = nil, nil
 }
 
-// readSet reads the numbers of a run's letters, and when they were chosen.
+// readSet reads the numbers of a run's letters, and when they were stored.
 func readSet(ctx context.Context, bucket *broker.DeskBucket, id string) ([]uint64, time.Time, error) {
 	e, err := bucket.Get(ctx, setPrefix+id)
 	if err != nil {
@@ -257,7 +257,7 @@ func readSet(ctx context.Context, bucket *broker.DeskBucket, id string) ([]uint6
 	}
 	numbers, ok := decodeNumbers(e.Value)
 	if !ok {
-		return nil, time.Time{}, errors.New(setPrefix + id + " is not a list of numbers")
+		return nil, time.Time{}, errors.New(setPrefix + id + " is not a list of letter numbers")
 	}
 	return numbers, e.Time, nil
 }

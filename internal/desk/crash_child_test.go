@@ -24,15 +24,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// crashPlan is what the child is told.
+// crashPlan is what the child process is to do.
 type crashPlan struct {
 	Dir, Relay string
-	Letters    int // to make, and to start the run for; 0: go on with what is there
+	Letters    int // to make, and to start the run for; 0: continue with what the streams have
 	Rate       verdict.Rate
-	Starting   bool // die while the run is being started
+	Starting   bool // be killed while the run is being started
 }
 
-// crashReport is what a child says that lived to the end of the run.
+// crashReport is the result of a child that lived until the end of the run.
 type crashReport struct {
 	Run     Run
 	Balance Balance
@@ -56,23 +56,23 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// wire is a courier whose relay is at the other end of a socket: one line for each
-// mail, answered when it is taken. Until it is mended it refuses all.
-type wire struct {
-	postOffice
+// socketCourier is a courier whose relay is at the other end of a socket: one line for
+// each mail, answered when it is accepted. Until it is set to succeed it refuses all.
+type socketCourier struct {
+	fakeCourier
 	relay string
 }
 
-func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (w *socketCourier) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	w.mu.Lock()
-	broken := w.broken[a.Target]
+	broken := w.failures[a.Target]
 	w.mu.Unlock()
 	if broken != nil {
 		again := *broken
 		return nil, &again
 	}
 	lost := func(err error) *verdict.Failure {
-		return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the relay is gone", Certainty: verdict.MaybeSent}, Cause: err}
+		return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseContent, Reason: "the connection to the relay was lost", Certainty: verdict.MaybeSent}, Cause: err}
 	}
 	conn, err := net.Dial("tcp", w.relay)
 	if err != nil {
@@ -90,26 +90,26 @@ func (w *wire) Deliver(_ context.Context, ev *events.Event, a verdict.Attempt) (
 }
 
 func crashChild(plan crashPlan) error {
-	// Not always flushed: SIGKILL ends a process, not the machine.
+	// No flush for each write: SIGKILL ends the process, not the machine.
 	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	w := &wire{postOffice: *newPostOffice(), relay: plan.Relay}
+	w := &socketCourier{fakeCourier: *newFakeCourier(), relay: plan.Relay}
 	if plan.Letters > 0 {
-		w.breaks("ops", refusal())
+		w.fail("ops", refusal())
 	}
 	r := queue.NewRunner(b, w, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	go func() { _ = r.Run(ctx) }()
 	for r.Ready(ctx) != nil {
 		backoff.Sleep(ctx, 10*time.Millisecond)
 	}
-	d := New(b, surroundings{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	d := New(b, fakeDeliverer{}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	d.pace.look, d.pace.lease = 100*time.Millisecond, time.Second
 	if !plan.Rate.IsZero() {
-		d.pace.lease = 100 * time.Millisecond // who takes over shall be too early for the rate
+		d.pace.lease = 100 * time.Millisecond // the next process takes over before the rate allows a letter
 	}
 	go func() { _ = d.Run(ctx) }()
 	if err := d.Ready(ctx); err != nil {
@@ -124,14 +124,14 @@ func crashChild(plan crashPlan) error {
 		for d.Balance().Open < plan.Letters {
 			backoff.Sleep(ctx, 20*time.Millisecond)
 		}
-		w.mends("ops")
+		w.succeed("ops")
 		if plan.Starting {
 			fmt.Println("replaying")
 			if err := dieWhenStarted(b.URL()); err != nil {
 				return err
 			}
 		}
-		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "mended", Canary: plan.Rate.IsZero(), Rate: plan.Rate}); err != nil {
+		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "fixed", Canary: plan.Rate.IsZero(), Rate: plan.Rate}); err != nil {
 			return err
 		}
 	}
@@ -163,8 +163,8 @@ func crashChild(plan crashPlan) error {
 			report.Tries = append(report.Tries, r.Time)
 		}
 	}
-	// The balance is that of a desk that knows only what the streams say.
-	fresh := New(b, surroundings{}, zerolog.Nop())
+	// The balance is from a new desk, which knows only what the streams contain.
+	fresh := New(b, fakeDeliverer{}, zerolog.Nop())
 	go func() { _ = fresh.Follow(ctx) }()
 	if err := fresh.Ready(ctx); err != nil {
 		return err
@@ -173,8 +173,8 @@ func crashChild(plan crashPlan) error {
 	return json.NewEncoder(os.Stdout).Encode(report)
 }
 
-// dieWhenStarted kills this process as soon as the audit is told that a run starts: its
-// letters are stored by then, and it is not.
+// dieWhenStarted kills this process as soon as the audit records that a run starts: its
+// set is stored by then, and the run is not.
 func dieWhenStarted(url string) error {
 	nc, err := nats.Connect(url)
 	if err != nil {

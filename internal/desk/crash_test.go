@@ -22,28 +22,27 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// The program is killed with SIGKILL in the middle of a replay of 1,000 letters, again
-// and again. The relay is the test's own process, which survives, and so knows what
-// was sent in which life.
+// The program is killed with SIGKILL in the middle of a replay of 1,000 letters, several
+// times. The relay is the test's own process, which survives and so knows what was sent.
 
 const crashVariable = "CERTPOST_TEST_DESK_CRASH"
 
-// mailbox is the relay: what it took, by event.
-type mailbox struct {
+// fakeRelay is the relay: it counts the mails that it accepted, by event.
+type fakeRelay struct {
 	mu      sync.Mutex
 	mails   map[string]int // those not marked as possible duplicates
 	marked  map[string]int
 	address string
 }
 
-func newMailbox(t *testing.T) *mailbox {
+func newFakeRelay(t *testing.T) *fakeRelay {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	m := &mailbox{mails: map[string]int{}, marked: map[string]int{}, address: l.Addr().String()}
+	m := &fakeRelay{mails: map[string]int{}, marked: map[string]int{}, address: l.Addr().String()}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -56,7 +55,7 @@ func newMailbox(t *testing.T) *mailbox {
 	return m
 }
 
-func (m *mailbox) take(conn net.Conn) {
+func (m *fakeRelay) take(conn net.Conn) {
 	defer conn.Close()
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
@@ -73,8 +72,9 @@ func (m *mailbox) take(conn net.Conn) {
 	fmt.Fprintln(conn, "taken")
 }
 
-// live runs a child, which is killed so long after its replay goes on; nil when it was.
-func live(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
+// runChild runs a child process and kills it after the time kill, measured from the start
+// of its replay (0: never); nil when it was killed.
+func runChild(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
 	t.Helper()
 	text, err := json.Marshal(plan)
 	if err != nil {
@@ -115,11 +115,11 @@ func live(t *testing.T, plan crashPlan, kill time.Duration) *crashReport {
 	return &report
 }
 
-// Killed amid a replay of 1,000: each is delivered, and twice only where nobody could
-// know whether it was; none is lost, none is counted twice.
+// Killed during a replay of 1,000 letters: each is delivered, and twice only where it
+// cannot be known whether it was; none is lost, and none is counted twice.
 func TestKilledAmidAReplay(t *testing.T) {
 	t.Parallel()
-	relay := newMailbox(t)
+	relay := newFakeRelay(t)
 	const n, kills = 1000, 5
 	plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: n}
 	var report *crashReport
@@ -129,14 +129,14 @@ func TestKilledAmidAReplay(t *testing.T) {
 		if life < kills {
 			kill = time.Duration(100+rand.IntN(500)) * time.Millisecond
 		}
-		if report = live(t, plan, kill); report == nil {
+		if report = runChild(t, plan, kill); report == nil {
 			killed++
 		}
 		plan.Letters = 0
 	}
 	t.Logf("killed %d times", killed)
 	if killed == 0 {
-		t.Error("no life was cut short")
+		t.Error("no process was killed")
 	}
 	if b := report.Balance; b.Total != n || b.Open != 0 || b.Ended[Replayed] != n || b.Unexplained != 0 {
 		t.Errorf("balance %+v", b)
@@ -166,11 +166,11 @@ func TestKilledAmidAReplay(t *testing.T) {
 	}
 }
 
-// Whoever takes a run over from a process that was killed keeps to its rate, and reckons
-// with what that one may have published and not recorded.
+// A process that takes a run over from a killed one keeps to the rate, and takes into
+// account what the killed one may have published without recording it.
 func TestRateHoldsAcrossKills(t *testing.T) {
 	t.Parallel()
-	relay := newMailbox(t)
+	relay := newFakeRelay(t)
 	const n, kills = 10, 5
 	rate := verdict.Rate{Count: 1, Per: time.Second}
 	plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: n, Rate: rate}
@@ -181,7 +181,7 @@ func TestRateHoldsAcrossKills(t *testing.T) {
 		if life < kills {
 			kill = time.Duration(100+rand.IntN(1400)) * time.Millisecond
 		}
-		if report = live(t, plan, kill); report == nil {
+		if report = runChild(t, plan, kill); report == nil {
 			killed++
 		}
 		plan.Letters = 0
@@ -193,18 +193,18 @@ func TestRateHoldsAcrossKills(t *testing.T) {
 	keepsTo(t, rate, report.Tries)
 }
 
-// A process that was killed while it started a run leaves a list of letters, which
-// becomes a run that says what became of it; its letters are free all the while.
+// A process killed while it starts a run leaves a set of letters. The set becomes a
+// cancelled run that says what happened; its letters stay free.
 func TestKilledWhileStarting(t *testing.T) {
 	t.Parallel()
-	relay := newMailbox(t)
-	var x *bench
+	relay := newFakeRelay(t)
+	var x *fixture
 	var bucket *broker.DeskBucket
 	var sets []broker.DeskEntry
 	ctx := t.Context()
-	for range 30 { // the run may be there before the signal has come
+	for range 30 { // the run may be created before the signal arrives
 		plan := crashPlan{Dir: t.TempDir(), Relay: relay.address, Letters: 20, Starting: true}
-		if live(t, plan, time.Minute) != nil {
+		if runChild(t, plan, time.Minute) != nil {
 			t.Fatal("it was not killed")
 		}
 		x = startIn(t, plan.Dir)
@@ -228,7 +228,7 @@ func TestKilledWhileStarting(t *testing.T) {
 	patient, stop := x.desk(nil)
 	patient.sweep(ctx)
 	if runs := patient.Runs(RunQuery{}); len(runs) != 0 {
-		t.Fatalf("a start that may be under way was cut short: %+v", runs)
+		t.Fatalf("a start that may still be in progress was cancelled: %+v", runs)
 	}
 	if f := patient.Freeze(Query{}, nil, false); f.Count != 20 || f.InRuns != 0 {
 		t.Errorf("%+v", f)
@@ -237,17 +237,17 @@ func TestKilledWhileStarting(t *testing.T) {
 	d, _ := x.desk(func(d *Desk) { d.pace.orphan = time.Millisecond })
 	x.until("it is a run", func() bool { return len(d.Runs(RunQuery{})) == 1 })
 	r := d.Runs(RunQuery{})[0]
-	if setPrefix+r.ID != sets[0].Key || r.State != RunCancelled || r.Spec.Frozen.Count != 20 || !strings.Contains(r.Why, "cut short") || r.Ended.IsZero() {
+	if setPrefix+r.ID != sets[0].Key || r.State != RunCancelled || r.Spec.Frozen.Count != 20 || !strings.Contains(r.Why, "its start was interrupted") || r.Ended.IsZero() {
 		t.Errorf("%+v", r)
 	}
-	// Who had been starting it all the while is refused.
+	// A process that was still starting it is refused.
 	if _, err := bucket.Create(ctx, runPrefix+r.ID, []byte("{}")); !errors.Is(err, broker.ErrDeskChanged) {
 		t.Errorf("%v", err)
 	}
 	if results, _, err := d.Results(ctx, r.ID, 0, 0); err != nil || len(results) != 20 || results[0].Result != "waiting" {
 		t.Errorf("%d results, %v", len(results), err)
 	}
-	// Another run is what it would have been, and no second run comes of the list.
+	// A new run replays the same letters, and no second run comes from the set.
 	other, _ := x.desk(func(d *Desk) { d.pace.orphan = time.Millisecond })
 	other.sweep(ctx)
 	again := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false)})

@@ -12,24 +12,24 @@ import (
 // deliveries is the index of the ledger: what can be searched for, hashed, and the
 // revision under which the entry itself can be read. Desk.mu guards it.
 type deliveries struct {
-	hash     hasher
-	limit    int
-	slots    []slot            // by revision; those without a state are empty
-	live     int               // slots that are not empty
-	places   map[uint64]uint64 // key, hashed -> revision
-	names    []uint32          // of all slots, one after the other
-	book     nameBook
-	targets  map[string]uint32 // their numbers
-	results  []results         // by target's number
-	states   [lastState + 1]int
-	sent     hours
-	lately   lately
-	lastSent int64           // Unix seconds
-	newest   map[uint64]fact // target and name, hashed -> the newest certificate sent
-	next     uint64          // revision to be read next
-	last     uint64          // of the ledger, as far as known
-	entries  uint64          // in the ledger, as far as known
-	dropped  int             // entries older than those kept
+	hash       hasher
+	limit      int
+	slots      []slot            // by revision; those without a state are empty
+	live       int               // slots that are not empty
+	places     map[uint64]uint64 // key, hashed -> revision
+	names      []uint32          // of all slots, one after the other
+	book       nameBook
+	targets    map[string]uint32 // their numbers
+	results    []results         // by target's number
+	states     [lastState + 1]int
+	sent       hours
+	throughput throughput
+	lastSent   int64           // Unix seconds
+	newest     map[uint64]fact // target and name, hashed -> the newest certificate sent
+	next       uint64          // revision to be read next
+	last       uint64          // of the ledger, as far as known
+	entries    uint64          // in the ledger, as far as known
+	dropped    int             // entries older than those kept
 }
 
 // slot is one entry.
@@ -82,7 +82,7 @@ type results struct {
 
 func newDeliveries(hash hasher, limit int) *deliveries {
 	return &deliveries{
-		hash: hash, limit: limit, places: map[uint64]uint64{}, lately: lately{map[string]*minutes{}}, targets: map[string]uint32{}, newest: map[uint64]fact{},
+		hash: hash, limit: limit, places: map[uint64]uint64{}, throughput: throughput{map[string]*minutes{}}, targets: map[string]uint32{}, newest: map[uint64]fact{},
 		book: nameBook{hash: hash, ids: map[uint64]uint32{}, parents: []uint32{0}}, next: 1,
 	}
 }
@@ -118,7 +118,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	x.places[key] = s.revision
 	x.tally(&s, 1)
 	if s.state == slotSent {
-		x.lately.add(e.Lane, e.Last.Unix())
+		x.throughput.add(e.Lane, e.Last.Unix())
 	}
 	if s.state == slotSent && cert != nil {
 		f = fact{s.revision, seconds(cert.NotBefore)}

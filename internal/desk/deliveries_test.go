@@ -15,8 +15,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// someEntry is the n-th delivery. Each certificate is renewed ten times, for the same
-// target.
+// someEntry returns the n-th delivery. Each certificate is renewed ten times, for the
+// same target.
 func someEntry(n uint64, state broker.State) broker.LedgerChange {
 	name := fmt.Sprintf("host-%d.dept-%d.example.com", n/10, n/10%50)
 	target, event := fmt.Sprintf("target-%d", n/10%300), fmt.Sprintf("01JD%022d", n)
@@ -28,8 +28,8 @@ func someEntry(n uint64, state broker.State) broker.LedgerChange {
 	}}
 }
 
-// The index finds what looking at all entries would find, whatever was written again,
-// removed or compacted before.
+// The index finds what a scan of all entries would find, whatever was rewritten, removed
+// or compacted before.
 func TestSearchAgreesWithLookingAtAll(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(5, 6))
@@ -103,7 +103,7 @@ func plainlyDelivered(q DeliveryQuery, e broker.Entry) bool {
 		(q.From.IsZero() || !e.Last.Before(q.From)) && (q.To.IsZero() || e.Last.Before(q.To))
 }
 
-// Beyond its limit the index keeps the newest, and says how many it does not.
+// Beyond its limit the index keeps the newest entries, and counts those that it dropped.
 func TestDeliveriesAreBounded(t *testing.T) {
 	t.Parallel()
 	x := newDeliveries(newHasher(), 1000)
@@ -152,9 +152,9 @@ func BenchmarkMemoryOfDeliveries(b *testing.B) {
 	}
 }
 
-// A newer certificate makes a letter old when it is for all the letter's names: what is
-// left out of a replay because of it leaves no name behind. Whichever comes first, the
-// letter or the delivery, the index says the same.
+// A newer certificate supersedes a letter only if it covers all its names, so that
+// leaving the letter out of a replay leaves no name behind. The order of letter and
+// delivery does not matter.
 func TestSupersededByACertificateForAllNames(t *testing.T) {
 	t.Parallel()
 	old := leaf{cn: "Mail.example.com", names: "mail.example.com IMAP.example.com *.mail.example.com", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}
@@ -185,7 +185,7 @@ func TestSupersededByACertificateForAllNames(t *testing.T) {
 			if first == "letters" {
 				letters()
 			}
-			d.enter(&entry)
+			d.applyEntry(&entry)
 			if first == "delivery" {
 				letters()
 			}

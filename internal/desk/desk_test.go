@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// One letter's life by the desk's hands: seen, replayed, delivered, and counted.
+// One letter's life with the desk: shown, replayed, delivered and counted.
 func TestReplayOne(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -29,14 +29,14 @@ func TestReplayOne(t *testing.T) {
 		detail.Cause == "" || detail.Remedy == "" || detail.Expires.Before(time.Now()) || detail.Siblings != 1 || detail.NotReplayable != "" {
 		t.Fatalf("%+v, %v", detail, err)
 	}
-	x.post.mends("ops")
-	if err := d.Replay(ctx, me, 1, false, false, "password mended"); err != nil {
+	x.courier.succeed("ops")
+	if err := d.Replay(ctx, me, 1, false, false, "password fixed"); err != nil {
 		t.Fatal(err)
 	}
 	if l := d.Letters(Query{}, Page{}); l.Total != 1 {
 		t.Errorf("right after the replay %d letters are shown", l.Total)
 	}
-	x.until("the mail", func() bool { return x.post.mails("ops", "e0") == 1 })
+	x.until("the mail", func() bool { return x.courier.mails("ops", "e0") == 1 })
 	var conflict *Conflict
 	if err := d.Replay(ctx, me, 1, false, false, ""); !errors.As(err, &conflict) || conflict.Record.Name != "anna" || conflict.Record.Action != broker.ActionReplayed {
 		t.Errorf("the second replay: %v", err)
@@ -125,7 +125,7 @@ func TestDiscardRestoreHoldRelease(t *testing.T) {
 	}
 }
 
-// What is done with the means of NATS is seen, and put into the audit.
+// What is done directly in NATS is noticed, and recorded in the audit.
 func TestPastCertpost(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -141,11 +141,11 @@ func TestPastCertpost(t *testing.T) {
 	}
 	x.until("the removal is recorded", func() bool { return d.Balance().Ended[Removed] == 1 })
 	detail, err := d.Letter(ctx, 2)
-	if err != nil || detail.Fate != Removed || detail.End == nil || detail.End.Via != broker.ViaNATS || detail.End.Name != "somebody's shell" || detail.DeadLetter.Event != "e1" {
+	if err != nil || detail.Fate != Removed || detail.End == nil || detail.End.Via != broker.ViaNATS || detail.End.Name != "operator's shell" || detail.DeadLetter.Event != "e1" {
 		t.Errorf("%+v, end %+v, %v", detail.DeadLetter, detail.End, err)
 	}
-	// A replay by hand, as docs/replay.md has it: the lane takes the letter off.
-	x.post.mends("ops")
+	// A replay with the NATS CLI, as in docs/replay.md: the lane takes the letter off the list.
+	x.courier.succeed("ops")
 	letter, err := x.b.DeadLetter(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +158,7 @@ func TestPastCertpost(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	// A replay that dies again of another cause replaces the letter.
-	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 	if letter, err = x.b.DeadLetter(ctx, 3); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestPastCertpost(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.until("the purge is recorded", func() bool { return d.Balance().Ended[Removed] == 2 })
-	if h, _ := d.History(HistoryQuery{Action: broker.ActionRemoved}, 0, 1); len(h) != 1 || h[0].Name != "somebody's shell" {
+	if h, _ := d.History(HistoryQuery{Action: broker.ActionRemoved}, 0, 1); len(h) != 1 || h[0].Name != "operator's shell" {
 		t.Errorf("%+v", h)
 	}
 	want := d.Balance()
@@ -182,8 +182,8 @@ func TestPastCertpost(t *testing.T) {
 	}
 }
 
-// A newer certificate that reached the target makes a letter old, whichever comes
-// first: the delivery or the letter.
+// A newer certificate that reached the target supersedes a letter, whichever comes first:
+// the delivery or the letter.
 func TestSuperseded(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -193,10 +193,10 @@ func TestSuperseded(t *testing.T) {
 	old, newer := event("old", "ops"), event("newer", "ops")
 	old.Certificate.PEM = certificate("shop.example.com", now.Add(-48*time.Hour))
 	newer.Certificate.PEM = certificate("shop.example.com", now.Add(-2*time.Hour))
-	x.post.breaks("ops", refusal())
+	x.courier.fail("ops", refusal())
 	x.publish(old)
 	x.until("the letter", func() bool { return d.Balance().Open == 1 })
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	x.publish(newer)
 	superseded := func(n uint64) *Superseded {
 		for _, l := range d.Letters(Query{}, Page{}).Letters {
@@ -215,12 +215,12 @@ func TestSuperseded(t *testing.T) {
 	}
 	older := event("older", "ops", "web")
 	older.Certificate.PEM = certificate("shop.example.com", now.Add(-72*time.Hour))
-	x.post.breaks("ops", refusal())
-	x.post.breaks("web", refusal())
+	x.courier.fail("ops", refusal())
+	x.courier.fail("web", refusal())
 	x.publish(older)
 	x.until("two more letters", func() bool { return d.Balance().Open == 3 })
 	for _, l := range d.Letters(Query{Event: "older"}, Page{}).Letters {
-		x.until("it says by which", func() bool {
+		x.until("it names the newer certificate", func() bool {
 			s := superseded(l.Sequence)
 			return l.Target == "web" || s != nil && s.Event == "newer" && s.Serial != ""
 		})
@@ -235,7 +235,7 @@ func TestSuperseded(t *testing.T) {
 	_ = ctx
 }
 
-// A stream that is made anew is read anew, and NATS is waited for.
+// A recreated stream is read from the beginning.
 func TestStreamsMadeAnew(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -263,7 +263,7 @@ func TestStreamsMadeAnew(t *testing.T) {
 	}
 }
 
-// What somebody else has written into the ledger keeps nobody from a letter.
+// A letter is shown although its entry in the ledger cannot be read.
 func TestLetterWithAnUnreadableEntry(t *testing.T) {
 	t.Parallel()
 	x := start(t)

@@ -67,7 +67,7 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	if !events.IsToken(out.Target) {
 		return nil
 	}
-	if ids, ok := d.around.(MessageIDs); ok {
+	if ids, ok := d.deliverer.(MessageIDs); ok {
 		out.MessageID = ids.MessageID(out.Target, out.DeadLetter.Event)
 	}
 	entries, err := d.b.Deliveries(ctx, out.Target, out.DeadLetter.Event)
@@ -92,7 +92,7 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 // departed is a letter that is not open any more, from the record of its end.
 func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker.DeadLetter, error) {
 	d.mu.RLock()
-	out.Fate = d.letters.fates.fate(number)
+	out.Fate = d.letters.outcomes.fate(number)
 	record, known := d.history.ended(number)
 	d.mu.RUnlock()
 	if !known {
@@ -105,7 +105,7 @@ func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker
 	out.End, out.Event = &end, end.Body
 	out.NotReplayable = "it is not on the list any more"
 	if out.Fate == "" || out.Fate == Open {
-		out.Fate = fateNames[fateOf(&end)]
+		out.Fate = outcomeNames[outcomeOf(&end)]
 	}
 	letter := broker.DeadLetter{Sequence: number, Event: end.Event, Target: end.Target, Lane: end.Lane}
 	if end.Letter != nil {
@@ -125,7 +125,7 @@ func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding,
 	if why := letter.Unreplayable(); why != "" {
 		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}, nil
 	}
-	return d.around.Examine(ctx, letter.Target, letter.Body), nil
+	return d.deliverer.Examine(ctx, letter.Target, letter.Body), nil
 }
 
 // LaneRow is a lane with the relays that the definitions give it.
@@ -145,24 +145,24 @@ type TargetResult struct {
 
 // Targets are the targets as they are defined now, with what came of them.
 func (d *Desk) Targets() []TargetResult {
-	views := d.around.Targets()
+	views := d.deliverer.Targets()
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out := make([]TargetResult, len(views))
 	for i, view := range views {
 		out[i].TargetView = view
 		if t := d.letters.targets[unique.Make(view.ID)]; t != nil {
-			out[i].Open, out[i].LastDead = t.open, moment0(t.last)
+			out[i].Open, out[i].LastDead = t.open, fromNanoseconds(t.last)
 		}
 		r := d.deliveries.of(view.ID)
-		out[i].Sent, out[i].LastSent = r.sent, moment0(r.last*int64(time.Second))
+		out[i].Sent, out[i].LastSent = r.sent, fromNanoseconds(r.last*int64(time.Second))
 	}
 	return out
 }
 
 // Check looks at a target without sending: its secrets, its relay up to AUTH.
 func (d *Desk) Check(ctx context.Context, target string) []verdict.Finding {
-	return d.around.Check(ctx, target)
+	return d.deliverer.Check(ctx, target)
 }
 
 // lanes are all lanes, as the processes that serve them tell. One that has just begun
@@ -174,7 +174,7 @@ func (d *Desk) lanes(ctx context.Context) ([]broker.LaneInfo, error) {
 	defer d.mu.RUnlock()
 	starting := time.Since(d.began) < d.pace.start
 	for i := range lanes {
-		lanes[i].SentLately = d.deliveries.lately.of(lanes[i].Lane, time.Now())
+		lanes[i].SentLately = d.deliveries.throughput.of(lanes[i].Lane, time.Now())
 		lanes[i].Starting = starting && lanes[i].Replicas == 0
 	}
 	return lanes, err
@@ -184,7 +184,7 @@ func (d *Desk) lanes(ctx context.Context) ([]broker.LaneInfo, error) {
 // breaker has opened, somebody has suspended one from his shell.
 func (d *Desk) followLanes(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := d.b.FollowLanes(ctx, func() { d.listeners.tell(Change{Lanes: true}) })
+		err := d.b.FollowLanes(ctx, func() { d.listeners.notify(Change{Lanes: true}) })
 		if ctx.Err() == nil {
 			d.log.Debug().Err(err).Msg("the lanes cannot be followed now; pages show them as they are when they are loaded")
 			backoff.Sleep(ctx, time.Second)
@@ -199,7 +199,7 @@ func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
 		return nil, err
 	}
 	relays := map[string][]verdict.RelayView{}
-	for _, r := range d.around.Relays() {
+	for _, r := range d.deliverer.Relays() {
 		relays[r.Lane] = append(relays[r.Lane], r)
 	}
 	out := make([]LaneRow, len(lanes))
@@ -227,7 +227,7 @@ func (d *Desk) Resume(ctx context.Context, by broker.Actor, lane, reason string)
 func (d *Desk) lanesChanged(ctx context.Context, err error) {
 	if err == nil {
 		d.CatchUp(ctx)
-		d.listeners.tell(Change{Lanes: true, Audit: true})
+		d.listeners.notify(Change{Lanes: true, Audit: true})
 	}
 }
 
@@ -251,7 +251,7 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out.Balance = d.balance()
-	out.LastSuccess = moment0(d.deliveries.lastSent * int64(time.Second))
+	out.LastSuccess = fromNanoseconds(d.deliveries.lastSent * int64(time.Second))
 	out.Sent24h, out.Dead24h = d.deliveries.sent.last24(now), d.letters.dead.last24(now)
 	if out.Reading = d.lag(); out.Reading == "" && d.deliveries.reading() {
 		out.Reading = fmt.Sprintf("the ledger is being read: %d of %d entries", d.deliveries.live, d.deliveries.entries)
@@ -271,7 +271,7 @@ func (d *Desk) lag() string {
 	switch {
 	case !d.read:
 		return "the dead letters are still being read"
-	case d.away != nil:
+	case d.followErr != nil:
 		return "NATS is away, and what is shown stands still"
 	}
 	return ""

@@ -55,7 +55,7 @@ func (d *Desk) EditTargets(letter Detail) (ids []string) {
 	if letter.Target != "" {
 		ids = append(ids, letter.Target)
 	}
-	for _, t := range d.around.Targets() {
+	for _, t := range d.deliverer.Targets() {
 		if t.ID != letter.Target && !t.Disabled && slices.Contains(d.edits.Targets, t.ID) {
 			ids = append(ids, t.ID)
 		}
@@ -105,7 +105,7 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 }
 
 func (d *Desk) targetView(id string) (verdict.TargetView, bool) {
-	for _, t := range d.around.Targets() {
+	for _, t := range d.deliverer.Targets() {
 		if t.ID == id {
 			return t, true
 		}

@@ -7,40 +7,41 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// chunk is how many changes are made to the index at a time: pages come in between.
+// chunk is how many changes are applied to the index under one lock: page requests are
+// served in between.
 const chunk = 256
 
-// follower is where the reading of letters and audit stands. Only followLetters has
-// it.
+// follower is the state of reading the letters and the audit. Only followLetters uses it.
 type follower struct {
 	*Desk
-	letters, audit               uint64               // to be read next
-	lettersCreated, auditCreated time.Time            // of the streams that are read
-	first                        uint64               // the oldest open letter
-	quiet                        time.Time            // until when a count that does not fit is not looked into again
-	left                         map[uint64]departure // letters that are gone without a word
-	lingering                    map[uint64]time.Time // letters that are there although they have ended
-	lacking                      int                  // letters that were gone unexplained at the last look
-	refused                      time.Time            // until when the audit, which took no record, is left alone
-	blanks                       []blank
+	letters, audit               uint64                   // sequence to be read next
+	lettersCreated, auditCreated time.Time                // when the streams were created
+	first                        uint64                   // the oldest open letter
+	compareAgainAt               time.Time                // no comparison with the stream before this time
+	missing                      map[uint64]missingLetter // letters that are gone without a record, by number
+	endedOpen                    map[uint64]time.Time     // letters still in the stream although their end is recorded
+	unexplainedBefore            int                      // letters that were unexplained at the last look
+	auditRetryAt                 time.Time                // no records are written before this time: the audit refused some
+	pendingDetails               []pendingDetail
 }
 
 func newFollower(d *Desk) *follower {
-	return &follower{Desk: d, letters: 1, audit: 1, left: map[uint64]departure{}, lingering: map[uint64]time.Time{}}
+	return &follower{Desk: d, letters: 1, audit: 1, missing: map[uint64]missingLetter{}, endedOpen: map[uint64]time.Time{}}
 }
 
-// followLetters keeps the index of letters and their ends.
+// followLetters keeps the index of letters and their ends up to date until the context
+// ends.
 func (d *Desk) followLetters(ctx context.Context) {
 	f := newFollower(d)
 	tick := time.NewTicker(d.pace.look)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		err := f.look(ctx)
-		if err != nil && ctx.Err() == nil && d.setAway(err) {
-			d.log.Warn().Err(err).Msg("the dead letters cannot be followed now; what is shown of them stands still")
+		if err != nil && ctx.Err() == nil && d.setFollowErr(err) {
+			d.log.Warn().Err(err).Msg("dead letters cannot be read now; lists show the last known state")
 		}
-		if err == nil && d.setAway(nil) {
-			d.log.Info().Msg("the dead letters are followed again")
+		if err == nil && d.setFollowErr(nil) {
+			d.log.Info().Msg("dead letters are read again")
 		}
 		select {
 		case <-ctx.Done():
@@ -48,26 +49,26 @@ func (d *Desk) followLetters(ctx context.Context) {
 		case <-tick.C:
 		case asked := <-d.looks:
 			if err := f.look(ctx); err == nil {
-				_ = d.setAway(nil)
+				_ = d.setFollowErr(nil)
 			}
 			close(asked)
 		}
 	}
 }
 
-// setAway notes whether the streams can be followed, and reports whether that is
-// news.
-func (d *Desk) setAway(err error) bool {
+// setFollowErr stores whether the streams can be read, and reports whether that is a
+// change.
+func (d *Desk) setFollowErr(err error) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	news := (d.away == nil) != (err == nil)
-	d.away = err
+	news := (d.followErr == nil) != (err == nil)
+	d.followErr = err
 	return news
 }
 
-// CatchUp waits until the index has seen what is in the streams at this moment, so
-// that whoever acted sees what he did; for two seconds at most: the next look comes
-// by itself.
+// CatchUp waits until the index has read what is in the streams at this moment, so that a
+// caller sees its own action (read-your-writes). It waits for two seconds at most: the
+// next look happens anyway.
 func (d *Desk) CatchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -85,23 +86,23 @@ func (d *Desk) CatchUp(ctx context.Context) {
 
 // look reads what is new since the last look, and explains what is gone.
 //
-// Whoever takes a letter off writes into the audit first. So the audit is read after
-// what is gone has been seen: an end that it does not know by then was made past
-// Certpost, or its record is still under way.
+// An action writes its audit record before it removes a letter. So the audit is read
+// after the missing letters were found: an end that is not recorded by then was made
+// outside Certpost, or its record is still on its way.
 func (f *follower) look(ctx context.Context) error {
 	letters, audit, ledger, err := f.b.StreamStates(ctx)
 	if err != nil {
 		return err
 	}
-	f.beginAnew(letters, audit)
-	f.hearOfLedger(ledger)
+	f.restartIfRecreated(letters, audit)
+	f.noteLedgerState(ledger)
 	f.mu.RLock()
 	if x := f.Desk.letters; x.beyond() > 0 && x.byNumber.size < x.limit*3/4 {
 		f.letters = letters.First // there is room for older ones again
 	}
 	f.mu.RUnlock()
 	var change Change
-	defer func() { f.listeners.tell(change) }()
+	defer func() { f.listeners.notify(change) }()
 	if letters.Last >= f.letters {
 		n, err := f.readLetters(ctx, letters.Last)
 		change.Letters, change.Newer = n > 0, n
@@ -125,7 +126,7 @@ func (f *follower) look(ctx context.Context) error {
 	if err := f.account(ctx); err != nil {
 		return err
 	}
-	f.fillIn(ctx)
+	f.readPendingDetails(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.read {
@@ -141,20 +142,20 @@ func (f *follower) look(ctx context.Context) error {
 	return nil
 }
 
-// beginAnew forgets everything when a stream is not the one it was: it was deleted
-// and made again, or put back from a backup.
-func (f *follower) beginAnew(letters, audit broker.StreamState) {
+// restartIfRecreated empties the index when a stream is not the one it was: it was
+// deleted and created again, or restored from a backup.
+func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 	same := letters.Created.Equal(f.lettersCreated) && audit.Created.Equal(f.auditCreated)
 	if !f.lettersCreated.IsZero() && (!same || letters.Last+1 < f.letters || audit.Last+1 < f.audit) {
-		f.log.Warn().Msg("the stream of dead letters, or the audit, was made anew or put back; reading both from the beginning")
+		f.log.Warn().Msg("the stream of dead letters or the audit was recreated or restored; reading both from the beginning")
 		f.mu.Lock()
 		f.Desk.letters = newLetters(f.Desk.letters.hash, f.Desk.letters.limit)
 		f.history = newHistory(f.history.limit)
 		f.mismatch = time.Time{}
 		f.mu.Unlock()
 		f.letters, f.audit = 1, 1
-		clear(f.left)
-		clear(f.lingering)
+		clear(f.missing)
+		clear(f.endedOpen)
 	}
 	f.lettersCreated, f.auditCreated, f.first = letters.Created, audit.Created, letters.First
 	f.mu.Lock()
@@ -162,8 +163,8 @@ func (f *follower) beginAnew(letters, audit broker.StreamState) {
 	f.maxAge, f.auditAge, f.history.first = letters.MaxAge, audit.MaxAge, audit.First
 }
 
-// readLetters reads the letters that are new, and returns how many. What is missing
-// up to the number last has left before it could be read.
+// readLetters reads the new letters, and returns how many. Numbers up to last that the
+// stream does not have belong to letters that left before they could be read.
 func (f *follower) readLetters(ctx context.Context, last uint64) (n int, err error) {
 	type pair struct {
 		d broker.DeadLetter
@@ -197,11 +198,12 @@ func (f *follower) readLetters(ctx context.Context, last uint64) (n int, err err
 	f.letters = max(f.letters, last+1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.Desk.letters.fates.reach(f.letters - 1)
+	f.Desk.letters.outcomes.extendTo(f.letters - 1)
 	return n, nil
 }
 
-// put adds a letter, with what is known of it already. The lock is held.
+// put adds a letter, with what is known of it already: hold, run and newer certificate.
+// The lock is held.
 func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	x := f.Desk.letters
 	if hold, ok := f.runs.holds[l.number]; ok {
@@ -210,52 +212,52 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 	l.run = f.runs.of(l.number)
 	if key, ok := x.pairOf(l); ok {
 		if newer, ok := f.deliveries.newest[key]; ok && int64(newer.notBefore) > l.leaf.Value().notBefore && f.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
-			l.superseded = &Superseded{} // which one is read in a moment
-			f.blanks = append(f.blanks, blank{l.number, newer.revision})
+			l.superseded = &Superseded{} // readPendingDetails reads which
+			f.pendingDetails = append(f.pendingDetails, pendingDetail{l.number, newer.revision})
 		}
 	}
 	x.put(d, l)
-	if x.fates.decided(l.number) { // the audit was faster
-		f.lingering[l.number] = time.Now()
+	if x.outcomes.decided(l.number) { // the audit record was read first
+		f.endedOpen[l.number] = time.Now()
 	}
 	if l.group != nil {
-		f.runs.letterCame(x.delivery(l), l)
+		f.runs.letterAdded(x.delivery(l), l)
 	}
 }
 
-// compare looks for letters that are gone since they were read. state is from before
-// the last reading.
+// compare looks for letters that are gone since they were read. state was read before the
+// last call of readLetters.
 func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone bool, err error) {
 	f.mu.RLock()
-	open := uint64(f.Desk.letters.fates.openUpTo(state.Last))
+	open := uint64(f.Desk.letters.outcomes.openUpTo(state.Last))
 	f.mu.RUnlock()
 	now := time.Now()
-	if open == state.Messages || now.Before(f.quiet) {
+	if open == state.Messages || now.Before(f.compareAgainAt) {
 		return false, nil
 	}
 	there, err := f.b.OpenLetters(ctx)
 	if err != nil {
 		return false, err
 	}
-	// The answer is long when much is gone: no more than a tenth of the time is spent
+	// The answer is long when many letters are gone: at most a tenth of the time is spent
 	// on it.
-	f.quiet = now.Add(9 * time.Since(now))
+	f.compareAgainAt = now.Add(9 * time.Since(now))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x := f.Desk.letters
-	for n := uint64(1); n <= min(there.Last, x.fates.total()); n++ {
-		if !x.fates.isOpen(n) || there.Has(n) {
+	for n := uint64(1); n <= min(there.Last, x.outcomes.total()); n++ {
+		if !x.outcomes.isOpen(n) || there.Has(n) {
 			continue
 		}
 		gone = true
-		if l := x.gone(n); !x.fates.decided(n) {
-			f.left[n] = departure{l, now}
+		if l := x.gone(n); !x.outcomes.decided(n) {
+			f.missing[n] = missingLetter{l, now}
 		}
 	}
-	if uint64(x.fates.openUpTo(there.Last)) < there.Messages {
+	if uint64(x.outcomes.openUpTo(there.Last)) < there.Messages {
 		for n := uint64(1); n <= min(there.Last, f.letters-1); n++ {
-			if there.Has(n) && !x.fates.isOpen(n) {
-				f.letters = n // it was put back, or a replica did not have it yet
+			if there.Has(n) && !x.outcomes.isOpen(n) {
+				f.letters = n // it was restored, or the replica did not have it before
 				break
 			}
 		}
@@ -263,14 +265,14 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	return gone, nil
 }
 
-// readAudit reads the records that are new, and returns how many.
+// readAudit reads the new records, and returns how many.
 func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 	var some []broker.AuditRecord
 	apply := func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for i := range some {
-			f.learn(&some[i])
+			f.applyRecord(&some[i])
 		}
 		n += len(some)
 		some = some[:0]
@@ -289,31 +291,32 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// learn takes in one record. The lock is held.
-func (f *follower) learn(r *broker.AuditRecord) {
+// applyRecord applies one audit record. The lock is held.
+func (f *follower) applyRecord(r *broker.AuditRecord) {
 	f.history.put(r)
 	for run := range f.runs.each {
-		f.tell(run.tracker, r, causeOf(r))
+		f.trackRecord(run.tracker, r, causeOf(r))
 	}
-	// Both moments are the server's: the clock of who wrote the record may be wrong.
+	// Both times are the server's: the clock of the process that wrote the record may be
+	// wrong.
 	if r.Stored.Before(f.lettersCreated.Add(-time.Second)) {
-		return // about letters of a stream that is no more
+		return // about a letter of an earlier stream
 	}
 	x := f.Desk.letters
 	number := numberOf(r)
 	if r.Action == broker.ActionRestored && r.Stage != broker.StageIntent {
 		x.restored++
 	}
-	fate := fateOf(r)
-	if fate == 0 || number == 0 {
+	outcome := outcomeOf(r)
+	if outcome == 0 || number == 0 {
 		return
 	}
-	x.fates.end(number, fate)
-	delete(f.left, number)
-	if x.fates.isOpen(number) {
-		f.lingering[number] = time.Now()
+	x.outcomes.setOutcome(number, outcome)
+	delete(f.missing, number)
+	if x.outcomes.isOpen(number) {
+		f.endedOpen[number] = time.Now()
 	}
-	if r.Letter != nil && x.fates.count(number) {
+	if r.Letter != nil && x.outcomes.count(number) {
 		x.dead.add(r.Letter.Time.UnixNano(), 1)
 		if x.since.IsZero() || r.Letter.Time.Before(x.since) {
 			x.since = r.Letter.Time
@@ -321,7 +324,7 @@ func (f *follower) learn(r *broker.AuditRecord) {
 	}
 }
 
-// numberOf is the number of the letter that a record is about, 0 for none.
+// numberOf returns the number of the letter that a record is about, 0 for none.
 func numberOf(r *broker.AuditRecord) uint64 {
 	if r.LetterNumber == 0 && r.Letter != nil { // as earlier versions wrote it
 		return r.Letter.Sequence

@@ -7,16 +7,15 @@ import (
 	"time"
 )
 
-// Freeze chooses letters for a replay: all that fit the query, or with numbers those
-// alone.
+// Freeze selects letters for a replay: all that match the query, or if numbers is not nil
+// only those.
 func (d *Desk) Freeze(q Query, numbers []uint64, withSuperseded bool) Frozen {
 	return d.FreezeFor(ForReplay, q, numbers, withSuperseded)
 }
 
-// FreezeFor chooses letters for a purpose: all that fit the query, or with numbers
-// those alone. What is shown of them is remembered for a quarter of an hour, so that
-// an action can tell letters that have left meanwhile from letters that were never
-// shown.
+// FreezeFor selects letters for a purpose: all that match the query, or if numbers is not
+// nil only those. The selection is remembered for 15 minutes, so that an action can
+// distinguish letters that have left since from letters that were never shown.
 func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) Frozen {
 	d.mu.RLock()
 	f, set := d.choose(purpose, q, numbers, withSuperseded)
@@ -25,10 +24,10 @@ func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperse
 	return f
 }
 
-// choose finds the letters and says what was left out. The lock is held.
+// choose selects the letters, and counts what was left out. The lock is held.
 func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) (Frozen, []uint64) {
 	q = q.fixed(time.Now())
-	if known := d.letters.fates.total(); q.AsOf == 0 || q.AsOf > known {
+	if known := d.letters.outcomes.total(); q.AsOf == 0 || q.AsOf > known {
 		q.AsOf = known
 	}
 	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, Named: numbers != nil, WithSuperseded: withSuperseded}
@@ -74,23 +73,25 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 	return out, set
 }
 
-// thaw gives the letters of a frozen query that are to be acted on: those that were
-// shown, and what there is to be said of them now. It chooses again by the same query, which is bounded by AsOf, so nothing that
-// has come since is among them, and then:
+// resolve returns the letters of a frozen query that are to be acted on: those that were
+// shown, with their current counts. It selects again by the same query, which is bounded
+// by AsOf, so letters that came later are not among them. Then:
 //
-//   - Letters that were shown and do not fit any more (they have left, are held or in
-//     a run by now) stay in the set: each is looked at when its turn comes and counted
-//     as gone, or refused. Nothing is done that was not shown.
-//   - If a letter fits now that was not shown (its hold was ended, say), the set is
-//     another one: the error is ErrChanged, with both counts.
-//   - What was shown is remembered by the process that showed it. Where it is not (the
-//     page came from another replica, or long ago), only the very same set is acted on.
-func (d *Desk) thaw(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
+//   - Letters that were shown and do not match any more (they have left, are held
+//     or in a run by now) stay in the set. Each is checked when it is acted on,
+//     and counted as gone or refused. Nothing is done to a letter that was not
+//     shown.
+//   - If a letter matches now that was not shown (its hold was released, for
+//     example), the set has changed: the error is ErrChanged, with both counts.
+//   - Only the process that showed a set remembers it. Another process (the page
+//     came from another replica), or the same one after 15 minutes, acts only on
+//     an identical set.
+func (d *Desk) resolve(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
 	if f.Purpose == "" {
 		f.Purpose = ForReplay
 	}
 	if f.Only != nil && (f.Purpose != purpose || f.Hash == "") {
-		// Named one by one, so there is nothing about which the query could differ.
+		// The letters are named by number, so no query can have a different result.
 		d.mu.RLock()
 		defer d.mu.RUnlock()
 		now, set := d.choose(purpose, f.Query, f.Only, f.WithSuperseded)
@@ -112,26 +113,26 @@ func (d *Desk) thaw(f Frozen, purpose Purpose) (Frozen, []uint64, error) {
 		}
 	}
 	if !known {
-		return Frozen{}, nil, fmt.Errorf("%w: %d letters were shown, %d fit now", ErrChanged, f.Count, now.Count)
+		return Frozen{}, nil, fmt.Errorf("%w: %d letters were shown, %d match now", ErrChanged, f.Count, now.Count)
 	}
 	now.Count, now.Hash, now.Numbers, now.Uncertain = len(shown), f.Hash, first(shown), d.uncertain(shown)
 	return now, shown, nil
 }
 
-// first are the numbers of a set that are shown.
+// first returns the numbers of a set that are shown: the first 20.
 func first(set []uint64) []uint64 { return append([]uint64{}, set[:min(len(set), 20)]...) }
 
-// Part splits a frozen query, for long work that is to say how far it is: its first
-// letters, and the rest, whose Count is 0 in the end. The error is ErrChanged as with
-// acting on all of it.
+// Part splits a frozen query, for long work that reports its progress: its first letters,
+// at most most, and the rest, whose Count is 0 in the end. The error is ErrChanged as for
+// the whole query.
 func (d *Desk) Part(f Frozen, most int) (part, rest Frozen, err error) {
-	now, set, err := d.thaw(f, f.Purpose)
+	now, set, err := d.resolve(f, f.Purpose)
 	if err != nil {
 		return Frozen{}, Frozen{}, err
 	}
 	split := min(most, len(set))
 	part, rest = now, now
-	part.Only, part.Named, part.Hash = set[:split], true, "" // what has left of these is passed over
+	part.Only, part.Named, part.Hash = set[:split], true, "" // letters that have left are skipped
 	part.Count, part.Numbers = split, first(part.Only)
 	left := set[split:]
 	if split > 0 {
@@ -142,20 +143,20 @@ func (d *Desk) Part(f Frozen, most int) (part, rest Frozen, err error) {
 	}
 	rest.Count, rest.Hash, rest.Numbers = len(left), hashNumbers(left), first(left)
 	if f.Query.Above != 0 {
-		d.shown.forget(f.Hash) // nobody was shown that but who asked for the part
+		d.shown.forget(f.Hash) // a rest of an earlier Part: only its caller knew it
 	}
 	d.shown.put(rest.Hash, left)
 	return part, rest, nil
 }
 
-// What is remembered of sets that were shown.
+// Limits of the sets that are remembered.
 const (
 	shownFor = 15 * time.Minute
 	maxShown = 100
 	maxBytes = 16 << 20
 )
 
-// shown are the sets that pages have shown lately, by their hash.
+// shown is the sets of letters that were shown recently, by their hash.
 type shown struct {
 	mu    sync.Mutex
 	sets  []shownSet // the oldest first
@@ -186,7 +187,7 @@ func (s *shown) forget(hash string) {
 	s.drop(func(i int) bool { return s.sets[i].hash == hash })
 }
 
-// drop removes the sets that fit. The lock is held.
+// drop removes the sets that match. The lock is held.
 func (s *shown) drop(fits func(i int) bool) {
 	for i := len(s.sets) - 1; i >= 0; i-- {
 		if fits(i) {

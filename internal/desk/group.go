@@ -12,25 +12,25 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// group is the open letters of one cause, with everything that is shown of it kept
-// up to date as they come and go.
+// group is the open letters of one cause, with sums that are updated as letters come and
+// go.
 type group struct {
 	fingerprint     string
 	code            verdict.Code
 	phase           verdict.Phase
 	lane, enhanced  string
-	label           string // of the fields above, for searching
-	byNumber        sorted
-	byExpiry        sorted
-	current         sorted // by expiry: those with a certificate, and not superseded
+	label           string // of the fields above, for text search
+	byNumber        orderedIndex
+	byExpiry        orderedIndex
+	current         orderedIndex // by expiry: letters with a certificate that is not superseded
 	held, uncertain int
 	superseded      int
 	hours           hours
 	targets         map[unique.Handle[string]]int
-	top             []string // of the targets; nil: to be found anew
+	top             []string // targets with the most letters; nil: to be computed by rank
 }
 
-// maxTargets is how many targets of a group are named.
+// maxTargets is how many targets of a group are listed.
 const maxTargets = 20
 
 func newGroup(d *broker.DeadLetter) *group {
@@ -42,11 +42,11 @@ func newGroup(d *broker.DeadLetter) *group {
 	})
 }
 
-// emptyGroup is a group of the same cause without letters.
+// emptyGroup returns a group of the same cause without letters.
 func emptyGroup(g *group) *group {
 	return &group{
 		fingerprint: g.fingerprint, code: g.code, phase: g.phase, lane: g.lane, enhanced: g.enhanced, label: g.label,
-		byNumber: sorted{compare: byNumber}, byExpiry: sorted{compare: byExpiry}, current: sorted{compare: byExpiry},
+		byNumber: orderedIndex{compare: byNumber}, byExpiry: orderedIndex{compare: byExpiry}, current: orderedIndex{compare: byExpiry},
 		targets: map[unique.Handle[string]]int{},
 	}
 }
@@ -71,8 +71,8 @@ func (g *group) remove(l *letter) {
 	g.count(l, -1)
 }
 
-// count adds a letter's state to the sums, or with -1 takes it out; what changes
-// the state does both around it.
+// count adds a letter's state to the sums, or with -1 subtracts it. Whatever changes the
+// state subtracts before and adds after (letters.alter).
 func (g *group) count(l *letter, by int) {
 	if l.hold != nil {
 		g.held += by
@@ -90,7 +90,7 @@ func (g *group) count(l *letter, by int) {
 	}
 }
 
-// rank finds the most touched targets, once after each change. The lock for
+// rank finds the targets with the most letters, once after each change. The lock for
 // writing is held.
 func (g *group) rank() {
 	if g.top != nil {
@@ -105,14 +105,14 @@ func (g *group) rank() {
 	}
 }
 
-// view is the group as others see it; it has letters, and is ranked.
+// view returns the exported form. The group has letters, and is ranked.
 func (g *group) view(now time.Time) Group {
 	oldest, newest := g.byNumber.first(), g.byNumber.last()
 	cause, remedy := Explain(g.code, g.phase)
 	out := Group{
 		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Relay: g.lane, EnhancedCode: g.enhanced,
 		Count: g.byNumber.size, Held: g.held, Superseded: g.superseded, Uncertain: g.uncertain,
-		First: moment0(oldest.at), Last: moment0(newest.at), Hours: g.hours.last24(now),
+		First: fromNanoseconds(oldest.at), Last: fromNanoseconds(newest.at), Hours: g.hours.last24(now),
 		Targets: slices.Clone(g.top), TargetCount: len(g.targets), Reason: newest.reason.Value(),
 		Cause: cause, Remedy: remedy, Example: newest.number,
 	}
@@ -122,14 +122,14 @@ func (g *group) view(now time.Time) Group {
 	return out
 }
 
-// hours counts what happened in each of the last hours. The zero value is ready.
+// hours counts events by hour, for the last 48 hours. The zero value is ready.
 type hours struct {
 	newest int64 // hours since 1970
 	counts [48]int
 }
 
-// add counts something at a moment (Unix nanoseconds), or with -1 takes it back.
-// What is older than the newest by two days is not counted.
+// add counts an event at a time (Unix nanoseconds), or with -1 takes it back. Events 48
+// hours older than the newest are not counted.
 func (h *hours) add(at int64, by int) {
 	if at <= 0 {
 		return
@@ -139,7 +139,7 @@ func (h *hours) add(at int64, by int) {
 	}
 }
 
-// last24 are the 24 hours up to now, the oldest first.
+// last24 returns the counts of the 24 hours up to now, the oldest first.
 func (h *hours) last24(now time.Time) (out [24]int) {
 	last := now.UnixNano() / int64(time.Hour)
 	for i := range out {
@@ -148,8 +148,9 @@ func (h *hours) last24(now time.Time) (out [24]int) {
 	return out
 }
 
-// place is where something is counted in a ring that has the newest spans of time, each
-// under its number; nil when that is too long ago. A newer one takes the oldest's place.
+// place returns the counter of a span of time in a ring of the newest spans; spans are
+// numbered. It is nil for a span older than the ring. A newer span takes the place of the
+// oldest.
 func place(counts []int, newest *int64, span int64) *int {
 	n := int64(len(counts))
 	if span < 0 || span <= *newest-n {
@@ -162,7 +163,7 @@ func place(counts []int, newest *int64, span int64) *int {
 	return &counts[span%n]
 }
 
-// countOf is what a ring has of a span, 0 for one that it does not have.
+// countOf returns the count of a span, 0 if the ring does not have it.
 func countOf(counts []int, newest, span int64) int {
 	n := int64(len(counts))
 	if span > newest || span <= newest-n {

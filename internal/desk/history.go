@@ -81,7 +81,7 @@ func causeOf(r *broker.AuditRecord) string {
 // record is the record as others see it.
 func (r *record) record() broker.AuditRecord {
 	out := broker.AuditRecord{
-		Sequence: r.sequence, Time: moment0(r.at), Until: moment0(r.until), LetterNumber: r.number, NewLetter: r.restored, Delivery: r.delivery,
+		Sequence: r.sequence, Time: fromNanoseconds(r.at), Until: fromNanoseconds(r.until), LetterNumber: r.number, NewLetter: r.restored, Delivery: r.delivery,
 		Action: broker.Action(r.action.Value()), Stage: broker.Stage(r.stage.Value()), Reason: r.reason.Value(),
 		Actor: broker.Actor{Name: r.by.Value(), Role: r.role.Value(), Via: broker.Via(r.via.Value()), Address: r.address.Value()},
 		Event: r.event, Target: r.target.Value(), Lane: r.lane.Value(), Run: r.run.Value(), NewTarget: r.newTarget.Value(),

@@ -70,7 +70,7 @@ func TestUnsearched(t *testing.T) {
 	if oldest.sequence == 1 {
 		t.Fatal("nothing was dropped")
 	}
-	late, early := HistoryQuery{From: moment0(oldest.at).Add(time.Hour)}, HistoryQuery{To: moment0(oldest.at)}
+	late, early := HistoryQuery{From: fromNanoseconds(oldest.at).Add(time.Hour)}, HistoryQuery{To: fromNanoseconds(oldest.at)}
 	if h.unsearched(HistoryQuery{}) != oldest.sequence || h.unsearched(early) != oldest.sequence || h.unsearched(late) != 0 {
 		t.Errorf("%d, %d, %d", h.unsearched(HistoryQuery{}), h.unsearched(early), h.unsearched(late))
 	}

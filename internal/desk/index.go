@@ -16,28 +16,28 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// What one process keeps in memory, at about 0.7 KiB for a letter, 0.1 for a
-// delivery and 0.3 for a record; docs/decisions/0032 has the measurements. What is
-// older is counted, and the pages say so.
+// Bounds of what one process keeps in memory, at about 0.7 KiB for a letter, 0.1 for a
+// delivery and 0.3 for a record; docs/decisions/0032 has the measurements. Older ones are
+// only counted, and the pages say so.
 const (
 	keptLetters    = 500_000
 	keptDeliveries = 2_000_000
 	keptRecords    = 250_000
 )
 
-// Desk is where people work on dead letters. Its methods may be called from
-// anywhere at any time; none waits for NATS but those with a context, and none of
-// those keeps others waiting.
+// Desk is the index of dead letters and the actions on them. Its methods are safe for
+// concurrent use. Only methods with a context wait for NATS, and while they wait they
+// block no other caller.
 type Desk struct {
-	b      *broker.Broker
-	around Surroundings
-	edits  EditRules
-	log    zerolog.Logger
-	itself broker.Actor
-	worker string      // this process, in the leases of runs
-	keeper atomic.Bool // it may write into the audit what it sees
+	b         *broker.Broker
+	deliverer Surroundings
+	edits     EditRules
+	log       zerolog.Logger
+	itself    broker.Actor
+	worker    string      // identifies this process in the leases of runs
+	mayRecord atomic.Bool // this process may record observed ends in the audit
 
-	// mu guards what follows. It is never held while NATS is asked.
+	// mu guards the fields up to began. It is never held during a request to NATS.
 	mu         sync.RWMutex
 	letters    *letters
 	deliveries *deliveries
@@ -45,38 +45,38 @@ type Desk struct {
 	runs       *runs
 	maxAge     time.Duration // of letters
 	auditAge   time.Duration // of records, and so of discarded letters
-	removers   *removers     // of letters, as NATS told
-	away       error         // why the streams cannot be followed now
-	mismatch   time.Time     // since when something is gone unexplained; zero: nothing is
-	read       bool          // the letters and their ends, once
-	began      time.Time     // to follow them
+	removers   *removers     // of letters, as NATS reported
+	followErr  error         // why the streams cannot be read now; nil: they can
+	mismatch   time.Time     // since when letters are unexplained; zero: none is
+	read       bool          // letters and their ends were read once
+	began      time.Time     // when Run began
 
 	ready     chan struct{}           // closed with read
-	pokes     chan struct{}           // wake the worker of runs
-	looks     chan chan struct{}      // answered by a look at the streams
-	ledger    chan broker.StreamState // the newest, for followLedger
+	pokes     chan struct{}           // wake workOnRuns
+	looks     chan chan struct{}      // each is closed after the look that it asks for
+	ledger    chan broker.StreamState // the newest state, for followLedger
 	listeners listeners
 	shown     shown
 	pace      pace
 }
 
-// pace is how often things are looked at; tests have less patience.
+// pace is intervals and time limits; tests shorten them.
 type pace struct {
-	look     time.Duration // at the streams
-	start    time.Duration // until a lane that no process has spoken of is one that none serves
-	grace    time.Duration // until what is gone without a word was removed past Certpost
-	mismatch time.Duration // until a balance that does not add up is called wrong
+	look     time.Duration // between looks at the streams
+	start    time.Duration // until a lane that no process reports is unserved, and not starting
+	grace    time.Duration // until a letter gone without a record counts as removed outside Certpost
+	mismatch time.Duration // until a balance that does not add up is reported
 	lease    time.Duration // of a run's worker
-	patience time.Duration // of a run with letters that come to no end
-	trouble  time.Duration // of a run that can publish none
-	orphan   time.Duration // until a list of letters without a run is one whose start was cut short
+	patience time.Duration // until a run pauses, or ends, because no letter under way gets a result
+	trouble  time.Duration // until a run pauses because it can publish no letter
+	orphan   time.Duration // until a set without a run counts as an interrupted start
 }
 
-// New prepares a desk; Run makes it work.
-func New(b *broker.Broker, around Surroundings, log zerolog.Logger) *Desk {
+// New creates a desk; Run or Follow fills it.
+func New(b *broker.Broker, deliverer Surroundings, log zerolog.Logger) *Desk {
 	host, _ := os.Hostname()
 	d := &Desk{
-		b: b, around: around, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
+		b: b, deliverer: deliverer, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
 		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1), removers: newRemovers(),
 		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
@@ -86,7 +86,7 @@ func New(b *broker.Broker, around Surroundings, log zerolog.Logger) *Desk {
 	return d
 }
 
-// forget empties the index. The lock is held, or nobody else knows d yet.
+// forget empties the index. The lock is held, or d is not shared yet.
 func (d *Desk) forget() {
 	hash := newHasher()
 	d.letters = newLetters(hash, keptLetters)
@@ -97,10 +97,10 @@ func (d *Desk) forget() {
 	}
 }
 
-// Run follows the streams and works on replay runs until the context ends. NATS
-// being away is no error: it goes on when it is back.
+// Run follows the streams and works on replay runs until the context ends. It waits while
+// NATS is unavailable, and never returns an error.
 func (d *Desk) Run(ctx context.Context) error {
-	d.keeper.Store(true)
+	d.mayRecord.Store(true)
 	d.mu.Lock()
 	d.began = time.Now()
 	d.mu.Unlock()
@@ -115,9 +115,8 @@ func (d *Desk) Run(ctx context.Context) error {
 	return nil
 }
 
-// Follow keeps the index until the context ends, and does nothing else: it is Run
-// for a process that is there for a moment, and must not begin what it will not
-// finish.
+// Follow keeps the index up to date until the context ends, and does nothing else. It
+// replaces Run in a short-lived process, which must not begin what it will not finish.
 func (d *Desk) Follow(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { d.followLetters(ctx) })
@@ -127,8 +126,8 @@ func (d *Desk) Follow(ctx context.Context) error {
 	return nil
 }
 
-// Ready waits until the index has read the dead letters and what is known of their
-// ends. The ledger may still be being read: DeliveryListing says how far it is.
+// Ready waits until the index has read the dead letters and how they ended. The ledger
+// may still be being read: DeliveryListing has its progress.
 func (d *Desk) Ready(ctx context.Context) error {
 	select {
 	case <-d.ready:
@@ -137,15 +136,15 @@ func (d *Desk) Ready(ctx context.Context) error {
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if d.away != nil {
-		return fmt.Errorf("the dead letters are not read yet: %w", d.away)
+	if d.followErr != nil {
+		return fmt.Errorf("the dead letters are not read yet: %w", d.followErr)
 	}
 	return errors.New("the dead letters are not read yet")
 }
 
-// Balance says where all dead letters are that there ever were. A difference is
-// shown once it has lasted for five seconds: for a moment every letter on its way
-// out is one.
+// Balance returns how many of all dead letters are open or ended, by outcome. A
+// difference is reported once it has lasted for five seconds: every letter that is being
+// removed causes one for a moment.
 func (d *Desk) Balance() Balance {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -153,12 +152,12 @@ func (d *Desk) Balance() Balance {
 }
 
 func (d *Desk) balance() Balance {
-	f := &d.letters.fates
+	f := &d.letters.outcomes
 	now := time.Now()
 	out := Balance{Total: f.total(), Open: f.open, Restored: d.letters.restored, Ended: map[Fate]int{}, Since: d.letters.since, AsOf: now.UTC()}
-	for fate, n := range f.ended {
-		if fate != 0 {
-			out.Ended[fateNames[fate]] = n
+	for outcome, n := range f.ended {
+		if outcome != 0 {
+			out.Ended[outcomeNames[outcome]] = n
 		}
 	}
 	if !d.mismatch.IsZero() && now.Sub(d.mismatch) > d.pace.mismatch {
@@ -167,25 +166,25 @@ func (d *Desk) balance() Balance {
 	return out
 }
 
-// Groups are the groups of a query's letters, the largest first.
+// Groups returns the groups of a query's letters, the largest first.
 func (d *Desk) Groups(q Query) []Group {
 	d.mu.Lock() // for the ranks
 	defer d.mu.Unlock()
 	return d.letters.groupsOf(q, time.Now())
 }
 
-// Letters is a page of a query's letters.
+// Letters returns a page of a query's letters.
 func (d *Desk) Letters(q Query, p Page) Listing {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	f := q.ready()
-	out := Listing{AsOf: d.letters.fates.total(), Beyond: d.letters.beyond()}
+	out := Listing{AsOf: d.letters.outcomes.total(), Beyond: d.letters.beyond()}
 	out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
 	return out
 }
 
-// Each yields all letters of a query in its order, as they are when their turn
-// comes: it may take as long as a slow download.
+// Each yields all letters of a query in its order, each in its state when it is yielded:
+// the loop may take as long as a slow download.
 func (d *Desk) Each(q Query) iter.Seq[Letter] {
 	return func(yield func(Letter) bool) {
 		f := q.ready()
@@ -205,9 +204,9 @@ func (d *Desk) Each(q Query) iter.Seq[Letter] {
 	}
 }
 
-// History is a page of the audit, newest first, of those before the record after
-// (0: from the newest); next is for the page that follows, 0 when there is none. The
-// newest 250,000 records are known here: see Unsearched.
+// History returns a page of the audit, newest first, of the records before the sequence
+// after (0: from the newest); next is the after of the following page, 0 when there is
+// none. Only the newest 250,000 records are searched: see Unsearched.
 func (d *Desk) History(q HistoryQuery, after uint64, size int) (page []Record, next uint64) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -215,17 +214,19 @@ func (d *Desk) History(q HistoryQuery, after uint64, size int) (page []Record, n
 	return records(found), next
 }
 
-// Unsearched is the number of the oldest record that History knows, where the stream
-// has older ones that the query may fit; 0 where all that there are were searched.
+// Unsearched is the sequence of the oldest record that History searches, where the stream
+// has older ones that may match the query; 0 if all records were searched.
 func (d *Desk) Unsearched(q HistoryQuery) uint64 {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.history.unsearched(q)
 }
 
-// maxPage and pageSize are how much a page may be asked for.
+// maxPage is the largest size of a page.
 const maxPage = 500
 
+// pageSize returns the size of a page for the requested size: 50 by default, at most
+// maxPage.
 func pageSize(size int) int {
 	if size <= 0 {
 		return 50

@@ -20,8 +20,7 @@ import (
 // dry is a desk without streams.
 func dry() *Desk { return New(nil, nil, zerolog.Nop()) }
 
-// someLetter is a letter as there are many of: a few causes, some hundred targets, a
-// certificate of its own.
+// someLetter returns a typical letter: one of a few causes and of some hundred targets.
 func someLetter(n uint64, r *rand.Rand) broker.DeadLetter {
 	code := []verdict.Code{verdict.SMTPAuth, verdict.SMTPPermanent, verdict.SMTPTLS, verdict.DeliveryUncertain}[r.IntN(4)]
 	certainty := verdict.NotSent
@@ -46,8 +45,8 @@ func someLetter(n uint64, r *rand.Rand) broker.DeadLetter {
 	return d
 }
 
-// add puts a letter into the index as if it had been read, with a certificate that
-// was parsed before.
+// add puts a letter into the index as if it had been read from the stream, with a
+// certificate parsed before.
 func (d *Desk) add(letter broker.DeadLetter, c *leaf) {
 	l := newLetter(&letter)
 	if c != nil {
@@ -75,8 +74,8 @@ func filled(n int) *Desk {
 	return d
 }
 
-// The lists are those that sorting and counting everything would give, whatever
-// came, left and changed before.
+// The lists are those that sorting and counting all letters would give, whatever came,
+// left and changed before.
 func TestListsAgreeWithPlainCounting(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -97,7 +96,7 @@ func TestListsAgreeWithPlainCounting(t *testing.T) {
 			if n := 1 + r.Uint64N(max(last, 1)); plain[n] {
 				delete(plain, n)
 				d.letters.gone(n)
-				d.letters.fates.end(n, fateDiscarded)
+				d.letters.outcomes.setOutcome(n, outcomeDiscarded)
 			}
 		case 5:
 			if l := d.letters.find(1 + r.Uint64N(max(last, 1))); l != nil {

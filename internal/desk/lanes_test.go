@@ -10,8 +10,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// A lane of which no process has spoken is starting for a while, and only then one
-// that nobody serves.
+// A lane that no process reports counts as starting for a while, and then as not served.
 func TestLanesStart(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -26,10 +25,10 @@ func TestLanesStart(t *testing.T) {
 	x.publish(event("e1", "ops"))
 	x.until("the lane is served", func() bool { return served().Replicas == 1 })
 	if served().Starting {
-		t.Error("a lane that is served is called starting")
+		t.Error("a served lane is reported as starting")
 	}
 
-	// A consumer that nobody has told of is a lane that nobody serves yet.
+	// A lane with a consumer that no process reports is not served yet.
 	kv, err := x.js.KeyValue(t.Context(), broker.RelaysBucket)
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +46,7 @@ func TestLanesStart(t *testing.T) {
 		}
 		return served().Starting
 	})
-	x.until("pages are told", func() bool {
+	x.until("the change is reported", func() bool {
 		select {
 		case c := <-changes:
 			return c.Lanes
@@ -58,7 +57,7 @@ func TestLanesStart(t *testing.T) {
 	d.mu.Lock()
 	d.began = time.Now().Add(-d.pace.start)
 	d.mu.Unlock()
-	x.until("nobody serves it, or the next heartbeat has come", func() bool { l := served(); return l.Lane != "" && !l.Starting })
+	x.until("it is not served, or the next heartbeat has come", func() bool { l := served(); return l.Lane != "" && !l.Starting })
 	o, err := d.Overview(t.Context())
 	if err != nil || len(o.Lanes) == 0 || o.Lanes[0].Starting {
 		t.Errorf("the overview: %+v, %v", o.Lanes, err)

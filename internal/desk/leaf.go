@@ -14,24 +14,24 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// leaf is what the index keeps of a certificate; letters of one event to many
-// targets share it.
+// leaf is what the index keeps of a certificate. Letters of one event to many targets
+// share it.
 type leaf struct {
-	cn, names, serial   string // names joined by blanks, which no name has
+	cn, names, serial   string // names joined by blanks, which no name contains
 	issuer              unique.Handle[string]
 	fingerprint         [sha256.Size]byte
 	notBefore, notAfter int64 // Unix seconds
 }
 
-// maxNames and maxText bound what is kept of a certificate that somebody made to be
-// large.
+// maxNames and maxText (bytes of one text) bound what is kept of an oversized
+// certificate.
 const (
 	maxNames = 100
 	maxText  = 300
 )
 
-// leafOf finds the certificate that the event in a letter's body is about; false
-// when there is none in it: it is kept elsewhere, or the event cannot be read.
+// leafOf returns the certificate of the event in a letter's body; false if it has none:
+// the event refers to it, or cannot be read.
 func leafOf(body []byte) (unique.Handle[leaf], bool) {
 	cert := pickLeaf([]byte(certificateIn(body)))
 	if cert == nil {
@@ -51,9 +51,9 @@ func leafOf(body []byte) (unique.Handle[leaf], bool) {
 	return intern(l), true
 }
 
-// certificateIn is the PEM text in an event, "" when there is none. Only that is
-// looked for, which is twice as fast as reading the event with all its rules, and a
-// start reads a hundred thousand.
+// certificateIn returns the PEM text in an event, "" if there is none. It reads only that
+// field, which is twice as fast as decoding the event with all its rules: a process reads
+// a hundred thousand events when it starts.
 func certificateIn(body []byte) string {
 	type holder struct {
 		Certificate json.RawMessage `json:"certificate"`
@@ -68,14 +68,14 @@ func certificateIn(body []byte) string {
 	var text string
 	for _, h := range []holder{event.holder, event.Data} {
 		if json.Unmarshal(h.Certificate, &text) == nil && text != "" {
-			break // else it is not there, or a reference
+			break // otherwise it is absent, or a reference
 		}
 	}
 	return text
 }
 
-// pickLeaf is the first certificate that is no authority's, else the first one. The
-// certificate proper was judged by the delivery; here it is only to be recognized.
+// pickLeaf returns the first certificate that is not an authority's, otherwise the first
+// one. The delivery validates the certificate; here it is only identified.
 func pickLeaf(text []byte) *x509.Certificate {
 	var first *x509.Certificate
 	for range maxNames { // a chain has a few
@@ -97,8 +97,8 @@ func pickLeaf(text []byte) *x509.Certificate {
 	return first
 }
 
-// serialText is the serial number in hexadecimal, two digits to a byte, as the
-// ledger has it.
+// serialText returns the serial number in hexadecimal, two digits to a byte, as in the
+// ledger.
 func serialText(cert *x509.Certificate) string {
 	n := cert.SerialNumber.Bytes()
 	if len(n) == 0 {
@@ -122,7 +122,8 @@ func (l leaf) named(name string) bool {
 	return strings.ToLower(l.cn) == name || slices.Contains(strings.Fields(strings.ToLower(l.names)), name)
 }
 
-// allNames are the names that a newer certificate has to be for as well, in lower case.
+// allNames returns the names that a newer certificate must cover to supersede this one,
+// in lower case.
 func (l leaf) allNames() []string {
 	if l.names == "" {
 		return []string{strings.ToLower(l.cn)}
@@ -130,8 +131,8 @@ func (l leaf) allNames() []string {
 	return strings.Fields(strings.ToLower(l.names))
 }
 
-// primaryName is what a certificate is for, in lower case: its common name, if that
-// is one of its names or it has no other, else its first name.
+// primaryName returns the main name of a certificate, in lower case: its common name, if
+// that is one of its DNS names or it has none, otherwise its first DNS name.
 func primaryName(cn string, names []string) string {
 	for _, n := range names {
 		if strings.EqualFold(n, cn) {
@@ -146,8 +147,8 @@ func primaryName(cn string, names []string) string {
 
 func (l leaf) primaryName() string { return primaryName(l.cn, strings.Fields(l.names)) }
 
-// hexDigits are the digits of a serial number or a fingerprint as somebody typed
-// or pasted it: without colons and blanks, in lower case.
+// hexDigits returns the digits of a serial number or a fingerprint as typed or pasted:
+// without colons, hyphens and blanks, in lower case.
 func hexDigits(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == ':' || r == ' ' || r == '-' {

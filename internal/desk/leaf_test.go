@@ -12,7 +12,7 @@ import (
 )
 
 // The certificate of a letter is found in every form in which an event is stored, and
-// nothing else is taken for one.
+// nothing else is mistaken for one.
 func TestLeafOfALetter(t *testing.T) {
 	t.Parallel()
 	text := certificate("leaf.example.com", time.Now())

@@ -11,16 +11,16 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// hearOfLedger passes on how far the ledger reaches; only the newest word counts.
-func (d *Desk) hearOfLedger(state broker.StreamState) {
+// noteLedgerState passes the ledger's state to followLedger, which needs only the newest.
+func (d *Desk) noteLedgerState(state broker.StreamState) {
 	select {
 	case <-d.ledger:
 	default:
 	}
-	d.ledger <- state // there is room: nobody else sends
+	d.ledger <- state // never blocks: this is the only sender
 }
 
-// followLedger keeps the index of deliveries.
+// followLedger keeps the index of deliveries up to date until the context ends.
 func (d *Desk) followLedger(ctx context.Context) {
 	var before broker.StreamState
 	for {
@@ -30,7 +30,7 @@ func (d *Desk) followLedger(ctx context.Context) {
 		case state := <-d.ledger:
 			d.mu.Lock()
 			if !before.Created.IsZero() && (!state.Created.Equal(before.Created) || state.Last < before.Last) {
-				d.log.Warn().Msg("the ledger was made anew or put back; reading it from the beginning")
+				d.log.Warn().Msg("the ledger was recreated or restored; reading it from the beginning")
 				d.forgetDeliveries()
 			}
 			before = state
@@ -44,15 +44,15 @@ func (d *Desk) followLedger(ctx context.Context) {
 				continue
 			}
 			if err := d.readLedger(ctx, from, state.Last); err != nil && ctx.Err() == nil {
-				d.log.Debug().Err(err).Msg("the ledger was not read to its end; it goes on from there")
+				d.log.Debug().Err(err).Msg("reading the ledger was interrupted; continuing from there")
 				backoff.Sleep(ctx, d.pace.look)
 			}
 		}
 	}
 }
 
-// forgetDeliveries empties the index of deliveries, and what letters know from it.
-// The lock is held.
+// forgetDeliveries empties the index of deliveries, and removes from the letters what
+// came from it. The lock is held.
 func (d *Desk) forgetDeliveries() {
 	d.deliveries = newDeliveries(d.deliveries.hash, d.deliveries.limit)
 	for l := range d.letters.byNumber.after(nil) {
@@ -70,7 +70,7 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for i := range some {
-			superseded = d.enter(&some[i]) || superseded
+			superseded = d.applyEntry(&some[i]) || superseded
 		}
 		some = some[:0]
 	}
@@ -88,17 +88,17 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 		d.deliveries.next = max(d.deliveries.next, last+1)
 		d.mu.Unlock()
 	}
-	d.listeners.tell(Change{Lanes: true, Letters: superseded})
+	d.listeners.notify(Change{Lanes: true, Letters: superseded})
 	return err
 }
 
-// enter takes in one entry, and marks the letters whose certificate it makes old: the
-// newest one for their name decides, and has to be for all names that they are for. It
-// reports whether there were any. The lock is held.
-func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
+// applyEntry applies one entry, and updates which letters it supersedes: the newest
+// certificate for a letter's primary name decides, and it must cover all names of the
+// letter's certificate. It reports whether a letter changed. The lock is held.
+func (d *Desk) applyEntry(c *broker.LedgerChange) (superseded bool) {
 	newer, pairs := d.deliveries.put(c)
 	target, token, _ := strings.Cut(c.Key, ".")
-	d.runs.entryCame(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
+	d.runs.entryChanged(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
 	for _, pair := range pairs {
 		for _, l := range d.letters.named[pair] {
 			if l.leaf.Value().notBefore >= int64(newer.notBefore) {
@@ -107,7 +107,7 @@ func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
 			var s *Superseded
 			if d.deliveries.covers(newer.revision, l.leaf.Value().allNames()) {
 				s = &Superseded{}
-				s.name(&c.Entry)
+				s.setCertificate(&c.Entry)
 			}
 			if s == nil && l.superseded == nil {
 				continue
@@ -119,11 +119,11 @@ func (d *Desk) enter(c *broker.LedgerChange) (superseded bool) {
 	return superseded
 }
 
-// reading reports whether the index does not know yet what the ledger says.
+// reading reports whether the index has not read the whole ledger yet.
 func (x *deliveries) reading() bool { return x.next <= x.last }
 
-// sentSince reports whether the ledger says that a delivery (target and event,
-// hashed) was sent after a moment (Unix nanoseconds).
+// sentSince reports whether the ledger says that a delivery (target and event, hashed)
+// was sent at or after a time (Unix nanoseconds, compared in seconds).
 func (x *deliveries) sentSince(key uint64, at int64) bool {
 	revision, ok := x.places[key]
 	if !ok {
@@ -133,7 +133,7 @@ func (x *deliveries) sentSince(key uint64, at int64) bool {
 	return ok && x.slots[i].state == slotSent && int64(x.slots[i].last) >= at/int64(time.Second)
 }
 
-// Deliveries is a page of the ledger's entries that fit, newest first, of those
+// Deliveries returns a page of the ledger's entries that match, newest first, of those
 // before the revision after (0: from the newest).
 func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
 	size = pageSize(size)
@@ -142,17 +142,18 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 	page, total, next := x.search(q, after, size)
 	out := DeliveryListing{Entries: []broker.Entry{}, Total: total, Next: next, Read: uint64(x.live), Of: x.entries}
 	if !x.reading() && x.dropped == 0 {
-		out.Of = out.Read // removals leave markers in the stream, which are no entries
+		out.Of = out.Read // the stream also counts markers of removed entries
 	}
 	d.mu.RUnlock()
-	entries, err := d.b.EntriesAt(ctx, page) // what has just changed comes again as the newest
+	entries, err := d.b.EntriesAt(ctx, page) // without those that changed since: they are the newest now
 	for i := range entries {
 		out.Entries = append(out.Entries, entries[i].Entry)
 	}
 	return out, err
 }
 
-// Delivery is all that is known of one delivery; ErrNotFound when the ledger has no entry.
+// Delivery returns all that is known of one delivery; ErrNotFound when the ledger has no
+// entry.
 func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDetail, error) {
 	if !events.IsToken(target) || event == "" {
 		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)

@@ -13,41 +13,42 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// letter is an open dead letter as the index keeps it: without its body, and what
-// many letters have in common kept once.
+// letter is an open dead letter in the index: without its body, and with values that many
+// letters share stored once.
 type letter struct {
 	number    uint64
-	at        int64 // of the letter, Unix nanoseconds
-	notAfter  int64 // of the certificate, Unix seconds; never where there is none
+	at        int64 // time of the letter, Unix nanoseconds
+	notAfter  int64 // of the certificate, Unix seconds; never if there is none
 	group     *group
 	event     string
 	target    unique.Handle[string]
 	certainty unique.Handle[string]
 	reason    unique.Handle[string]
 	reply     unique.Handle[string]
-	owed      unique.Handle[string] // the recipients, joined by ", "
+	owed      unique.Handle[string] // recipients still owed, joined by ", "
 	secrets   unique.Handle[string]
-	leaf      unique.Handle[leaf] // when hasLeaf
+	leaf      unique.Handle[leaf] // valid if hasLeaf
 
 	first, last          int64 // attempts, Unix nanoseconds, 0: none
 	attempts, generation int32
 	replyCode            int16
 	hasLeaf              bool
-	withheld             bool // the body is no event
-	odd                  *odd
+	withheld             bool // the body does not hold the event
+	rareFields           *rareFields
 
 	hold       *broker.Hold
 	superseded *Superseded
-	run        *run // unfinished, that it is part of
+	run        *run // the unfinished run that it is part of
 }
 
-// odd is what most letters do not have, or what follows from the rest for most.
-type odd struct {
+// rareFields are values that most letters do not have, or that for most follow from the
+// other fields.
+type rareFields struct {
 	subject, token, replaySubject, traceParent string
 	restoredFrom                               uint64
 }
 
-// never is later than any certificate.
+// never is later than the expiry of any certificate.
 const never = math.MaxInt64
 
 func newLetter(d *broker.DeadLetter) *letter {
@@ -64,7 +65,7 @@ func newLetter(d *broker.DeadLetter) *letter {
 	return l
 }
 
-// withheld reports a body that says why there is no event.
+// withheld reports whether a body only says why the event is withheld.
 func withheld(body []byte) bool {
 	var instead struct {
 		Why string `json:"withheld"`
@@ -72,39 +73,39 @@ func withheld(body []byte) bool {
 	return bytes.Contains(body, []byte(`"withheld"`)) && json.Unmarshal(body, &instead) == nil && instead.Why != ""
 }
 
-// keepOdd remembers of the letter what does not follow from the rest. The letter
-// has its group by then.
-func (l *letter) keepOdd(d *broker.DeadLetter) {
-	o := odd{restoredFrom: d.RestoredFrom}
+// setRareFields stores the values that do not follow from the other fields. The letter
+// must have its group.
+func (l *letter) setRareFields(d *broker.DeadLetter) {
+	o := rareFields{restoredFrom: d.RestoredFrom}
 	if d.Token != events.Token(l.event) {
 		o.token = strings.Clone(d.Token)
 	}
-	if d.ReplaySubject != l.usualReplay() {
+	if d.ReplaySubject != l.defaultReplaySubject() {
 		o.replaySubject = strings.Clone(d.ReplaySubject)
 	}
 	o.traceParent = strings.Clone(d.TraceParent)
-	l.odd = &o
+	l.rareFields = &o
 	if subject := d.Subject; subject != l.subject() {
 		o.subject = strings.Clone(subject)
 	}
-	if o == (odd{}) {
-		l.odd = nil
+	if o == (rareFields{}) {
+		l.rareFields = nil
 	}
 }
 
 func (l *letter) token() string {
-	if l.odd != nil && l.odd.token != "" {
-		return l.odd.token
+	if l.rareFields != nil && l.rareFields.token != "" {
+		return l.rareFields.token
 	}
 	return events.Token(l.event)
 }
 
-func (l *letter) usualReplay() string {
+func (l *letter) defaultReplaySubject() string {
 	return "certpost.delivery." + l.group.lane + "." + l.target.Value()
 }
 
-// orNobody is a target or a lane as it stands in subjects.
-func orNobody(token string) string {
+// tokenOrUnderscore returns a target or a lane as it appears in subjects.
+func tokenOrUnderscore(token string) string {
 	if !events.IsToken(token) {
 		return "_"
 	}
@@ -112,20 +113,20 @@ func orNobody(token string) string {
 }
 
 func (l *letter) replaySubject() string {
-	if l.odd != nil && l.odd.replaySubject != "" {
-		return l.odd.replaySubject
+	if l.rareFields != nil && l.rareFields.replaySubject != "" {
+		return l.rareFields.replaySubject
 	}
-	return l.usualReplay()
+	return l.defaultReplaySubject()
 }
 
 func (l *letter) subject() string {
-	if l.odd != nil && l.odd.subject != "" {
-		return l.odd.subject
+	if l.rareFields != nil && l.rareFields.subject != "" {
+		return l.rareFields.subject
 	}
-	return strings.Join([]string{"certpost.dead", string(l.group.code), orNobody(l.group.lane), orNobody(l.target.Value()), l.token()}, ".")
+	return strings.Join([]string{"certpost.dead", string(l.group.code), tokenOrUnderscore(l.group.lane), tokenOrUnderscore(l.target.Value()), l.token()}, ".")
 }
 
-// letter is the letter as others see it.
+// letter returns the exported form.
 func (l *letter) letter() Letter {
 	g := l.group
 	out := Letter{
@@ -139,15 +140,15 @@ func (l *letter) letter() Letter {
 				Reply:        l.reply.Value(),
 				Certainty:    verdict.Certainty(l.certainty.Value()),
 			},
-			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: moment0(l.first), Last: moment0(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
+			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: fromNanoseconds(l.first), Last: fromNanoseconds(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
 		},
 		Fingerprint: g.fingerprint,
 	}
 	if owed := l.owed.Value(); owed != "" {
 		out.Recipients = strings.Split(owed, ", ")
 	}
-	if l.odd != nil {
-		out.TraceParent, out.RestoredFrom = l.odd.traceParent, l.odd.restoredFrom
+	if l.rareFields != nil {
+		out.TraceParent, out.RestoredFrom = l.rareFields.traceParent, l.rareFields.restoredFrom
 	}
 	if l.hasLeaf {
 		out.Certificate = l.leaf.Value().certificate()
@@ -170,7 +171,8 @@ func (l *letter) uncertain() bool { return l.certainty.Value() == string(verdict
 
 func (l *letter) named(name string) bool { return l.hasLeaf && l.leaf.Value().named(name) }
 
-// nanoseconds and moment0 keep the zero time zero.
+// nanoseconds and fromNanoseconds convert times to Unix nanoseconds and back; the zero
+// time is 0.
 func nanoseconds(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -178,21 +180,21 @@ func nanoseconds(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-func moment0(ns int64) time.Time {
+func fromNanoseconds(ns int64) time.Time {
 	if ns == 0 {
 		return time.Time{}
 	}
 	return time.Unix(0, ns).UTC()
 }
 
-// needle is a free text, looked for without regard to the case of ASCII letters.
-// Texts that many letters share are searched once.
+// needle is a free text to search for; the case of ASCII letters is ignored. Values that
+// many letters share are searched once.
 type needle struct {
 	text   string
 	known  map[unique.Handle[string]]bool
 	groups map[*group]bool
-	leaf   unique.Handle[leaf] // of the letter before: those of one event stand together
-	inLeaf bool                // found there
+	leaf   unique.Handle[leaf] // of the previous letter: letters of one event are adjacent
+	inLeaf bool                // found in that leaf
 }
 
 func newNeedle(text string) *needle {
@@ -229,8 +231,8 @@ func (n *needle) inShared(h unique.Handle[string]) bool {
 	return found
 }
 
-// containsFold reports whether s holds text, which is in lower case. It copies
-// nothing: it is asked a million times for one search.
+// containsFold reports whether s contains text, which is in lower case. It does not
+// allocate: one search calls it a million times.
 func containsFold(s, text string) bool {
 	if text == "" {
 		return true
@@ -248,8 +250,8 @@ func containsFold(s, text string) bool {
 	return false
 }
 
-// firstFold is where s first has a byte, or its capital; -1: nowhere. IndexByte looks
-// at many bytes at a time.
+// firstFold returns the first index in s of a byte or its capital, -1 if there is none.
+// IndexByte compares many bytes at a time.
 func firstFold(s string, small byte) int {
 	at := strings.IndexByte(s, small)
 	if small < 'a' || small > 'z' {

@@ -17,38 +17,39 @@ import (
 type letters struct {
 	hash       hasher
 	limit      int // of letters kept in detail
-	byNumber   sorted
-	byExpiry   sorted
+	byNumber   orderedIndex
+	byExpiry   orderedIndex
 	groups     map[string]*group
-	fates      fates
+	outcomes   outcomes
 	restored   int
-	dead       hours                // letters that came, whatever became of them
-	deliveries map[uint64]uint64    // target and event, hashed -> the newest letter of theirs
+	dead       hours                // letters by the hour of their time, also those that have ended
+	deliveries map[uint64]uint64    // target and event, hashed -> number of the newest open letter
 	named      map[uint64][]*letter // target and primary name, hashed
 	targets    map[unique.Handle[string]]*tally
-	departed   map[uint64]int64 // when the certificates of letters that left lately expire
-	since      time.Time        // of the first letter known
+	goneExpiry map[uint64]int64 // number -> expiry of the certificate, of letters that left recently
+	since      time.Time        // time of the oldest known letter
 }
 
-// tally is what is known of a target's letters.
+// tally is counts of a target's letters.
 type tally struct {
 	open int
-	last int64 // Unix nanoseconds, of the newest letter there ever was
+	last int64 // time of the newest letter ever, Unix nanoseconds
 }
 
-// maxDeparted bounds what is remembered for those who are turning pages.
-const maxDeparted = 20_000
+// maxGone bounds goneExpiry, which keeps the place of callers that page through a list by
+// expiry.
+const maxGone = 20_000
 
 func newLetters(hash hasher, limit int) *letters {
 	return &letters{
-		hash: hash, limit: limit, byNumber: sorted{compare: byNumber}, byExpiry: sorted{compare: byExpiry},
+		hash: hash, limit: limit, byNumber: orderedIndex{compare: byNumber}, byExpiry: orderedIndex{compare: byExpiry},
 		groups: map[string]*group{}, deliveries: map[uint64]uint64{}, named: map[uint64][]*letter{},
-		targets: map[unique.Handle[string]]*tally{}, departed: map[uint64]int64{},
+		targets: map[unique.Handle[string]]*tally{}, goneExpiry: map[uint64]int64{},
 	}
 }
 
-// hasher makes the short forms of what is looked up exactly. Two of a million have
-// the same once in 40 million times; they leave the process nowhere.
+// hasher hashes the keys of exact look-ups. The probability that two of a million keys
+// have the same hash is 1 in 40 million. The hashes never leave the process.
 type hasher struct{ seed maphash.Seed }
 
 func newHasher() hasher { return hasher{maphash.MakeSeed()} }
@@ -63,13 +64,13 @@ func (s hasher) of(parts ...string) uint64 {
 	return h.Sum64()
 }
 
-// put adds a letter that the stream has; l is d, made ready by newLetter.
+// put adds a letter that the stream has; newLetter made l from d.
 func (x *letters) put(d *broker.DeadLetter, l *letter) {
-	if x.fates.isOpen(l.number) && x.find(l.number) != nil {
-		return // read again
+	if x.outcomes.isOpen(l.number) && x.find(l.number) != nil {
+		return // known already
 	}
-	x.fates.appear(l.number)
-	if x.fates.count(l.number) {
+	x.outcomes.setOpen(l.number)
+	if x.outcomes.count(l.number) {
 		x.dead.add(l.at, 1)
 	}
 	if at := time.Unix(0, l.at).UTC(); x.since.IsZero() || at.Before(x.since) {
@@ -94,7 +95,7 @@ func (x *letters) put(d *broker.DeadLetter, l *letter) {
 		l.group = newGroup(d)
 		x.groups[fingerprint] = l.group
 	}
-	l.keepOdd(d)
+	l.setRareFields(d)
 	x.byNumber.insert(l)
 	x.byExpiry.insert(l)
 	l.group.add(l)
@@ -106,7 +107,7 @@ func (x *letters) put(d *broker.DeadLetter, l *letter) {
 	}
 }
 
-// take removes a letter from all that is kept in detail.
+// take removes a letter from everything that is kept in detail.
 func (x *letters) take(l *letter) {
 	x.byNumber.remove(l)
 	x.byExpiry.remove(l)
@@ -128,23 +129,23 @@ func (x *letters) take(l *letter) {
 	}
 }
 
-// gone takes a letter off that the stream no longer has. It returns what the index
-// knew of it, nil when that was nothing.
+// gone removes a letter that the stream no longer has. It returns what the index kept of
+// it, nil if nothing.
 func (x *letters) gone(number uint64) *letter {
-	x.fates.vanish(number)
+	x.outcomes.setGone(number)
 	l := x.find(number)
 	if l == nil {
 		return nil
 	}
 	x.take(l)
-	if len(x.departed) >= maxDeparted {
-		clear(x.departed)
+	if len(x.goneExpiry) >= maxGone {
+		clear(x.goneExpiry)
 	}
-	x.departed[number] = l.notAfter
+	x.goneExpiry[number] = l.notAfter
 	return l
 }
 
-// alter changes a letter's state (hold, superseded) and the sums with it.
+// alter changes a letter's state (hold, superseded), and updates the sums of its group.
 func (x *letters) alter(l *letter, change func()) {
 	l.group.count(l, -1)
 	change()
@@ -153,12 +154,13 @@ func (x *letters) alter(l *letter, change func()) {
 
 func (x *letters) find(number uint64) *letter { return x.byNumber.find(&letter{number: number}) }
 
-// beyond is how many open letters are too old to be kept in detail.
-func (x *letters) beyond() int { return x.fates.open - x.byNumber.size }
+// beyond returns how many open letters are too old to be kept in detail.
+func (x *letters) beyond() int { return x.outcomes.open - x.byNumber.size }
 
 func (x *letters) delivery(l *letter) uint64 { return x.hash.of(l.target.Value(), l.token()) }
 
-// pair is the target and the name that a newer certificate would be for.
+// pairOf returns the hash of the target and the primary name for which a newer
+// certificate would supersede the letter; false if it lacks one of them.
 func (x *letters) pairOf(l *letter) (key uint64, ok bool) {
 	if !l.hasLeaf || l.target.Value() == "" {
 		return 0, false
@@ -167,8 +169,8 @@ func (x *letters) pairOf(l *letter) (key uint64, ok bool) {
 	return x.hash.of(l.target.Value(), name), name != ""
 }
 
-// chosen are the letters of a query in its order, beginning behind the letter with
-// the number after (0: with the first).
+// chosen yields the letters of a query in its order, beginning after the letter with the
+// number after (0: with the first).
 func (x *letters) chosen(f *filter, after uint64) iter.Seq[*letter] {
 	numbers, expiries := &x.byNumber, &x.byExpiry
 	if f.Fingerprint != "" {
@@ -193,8 +195,8 @@ func (x *letters) chosen(f *filter, after uint64) iter.Seq[*letter] {
 		if from != nil {
 			if l := x.find(after); l != nil {
 				from.notAfter = l.notAfter
-			} else if from.notAfter = x.departed[after]; from.notAfter == 0 {
-				from = nil // nobody knows where that was: from the first on
+			} else if from.notAfter = x.goneExpiry[after]; from.notAfter == 0 {
+				from = nil // its place is not known any more: from the first on
 			}
 		}
 		all = expiries.after(from)
@@ -213,8 +215,8 @@ func (x *letters) chosen(f *filter, after uint64) iter.Seq[*letter] {
 	}
 }
 
-// total is how many letters fit. Where groups fit as a whole nothing is counted but
-// what is newer than the query.
+// total returns how many letters match. Where groups match as a whole, only letters newer
+// than the query are counted one by one.
 func (x *letters) total(f *filter) int {
 	n := 0
 	if !f.wholeGroups() {
@@ -238,8 +240,8 @@ func (x *letters) total(f *filter) int {
 	return n
 }
 
-// list is a page of a query, and how many fit. The first page is found while they are
-// counted.
+// list returns a page of a query, and how many letters match. The first page is collected
+// while counting.
 func (x *letters) list(f *filter, after uint64, size int) (page []Letter, total int, next uint64) {
 	if after != 0 || f.wholeGroups() {
 		total = x.total(f)
@@ -257,8 +259,8 @@ func (x *letters) list(f *filter, after uint64, size int) (page []Letter, total 
 	return page, total, next
 }
 
-// page is some letters of a query, beginning behind the letter with the number
-// after; next is the last one's number if there are more.
+// page returns at most size letters of a query, beginning after the letter with the
+// number after; next is the number of the last one if there are more.
 func (x *letters) page(f *filter, after uint64, size int) (page []Letter, next uint64) {
 	for l := range x.chosen(f, after) {
 		if len(page) == size {
@@ -269,11 +271,11 @@ func (x *letters) page(f *filter, after uint64, size int) (page []Letter, next u
 	return page, 0
 }
 
-// groupsOf are the groups of a query, the largest first.
+// groupsOf returns the groups of a query, the largest first.
 func (x *letters) groupsOf(q Query, now time.Time) []Group {
 	f := q.ready()
 	var chosen []*group
-	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.fates.total()) {
+	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.outcomes.total()) {
 		for g := range maps.Values(x.groups) {
 			if f.group(g) {
 				chosen = append(chosen, g)
@@ -281,7 +283,7 @@ func (x *letters) groupsOf(q Query, now time.Time) []Group {
 		}
 	} else {
 		parts := map[*group]*group{}
-		f.Order = Oldest // so that all is added at the end
+		f.Order = Oldest // so that every letter is appended, which is cheapest
 		for l := range x.chosen(f, 0) {
 			part := parts[l.group]
 			if part == nil {

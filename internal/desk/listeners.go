@@ -7,31 +7,31 @@ import (
 	"sync"
 )
 
-// maxListeners bounds who is told of changes by one process; the dashboard's own bound
-// on pages that are kept up to date is lower.
+// maxListeners bounds the listeners of one process. The dashboard's own bound on pages
+// that are kept up to date is lower.
 const maxListeners = 600
 
-// listeners are those who want to hear of changes. Nobody waits for them: what one
-// has not taken yet is made one with what comes next.
+// listeners are the channels that receive changes. Sending never waits for a listener: a
+// change that it has not received yet is merged with the next one.
 type listeners struct {
 	mu    sync.Mutex
 	all   map[chan Change]bool
-	count uint64 // of changes ever told of
+	count uint64 // of changes sent so far
 }
 
-// Mark names the state of what the pages show, in this process: it is another one
-// after every Change. Who asks for it before he reads, and listens later, can tell
-// whether he has missed one in between.
+// Mark identifies the state of what the pages show, in this process: every Change makes
+// it a different one. A caller that gets the mark before it reads, and listens later, can
+// tell whether it has missed a change in between.
 func (d *Desk) Mark() string {
 	l := &d.listeners
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return fmt.Sprintf("%s-%d", path.Base(d.worker), l.count) // the worker ends with an id of this process's life
+	return fmt.Sprintf("%s-%d", path.Base(d.worker), l.count) // the last part of worker is unique to this process
 }
 
-// Changes tells of what the pages show being different now, one Change at most
-// waiting to be taken. The channel is closed when the context ends, and at once when
-// there are as many listeners as are kept.
+// Changes returns a channel that reports changes of what the pages show. At most one
+// Change waits in it. The channel is closed when the context ends, and at once if there
+// are already maxListeners.
 func (d *Desk) Changes(ctx context.Context) <-chan Change {
 	ch := make(chan Change, 1)
 	l := &d.listeners
@@ -54,8 +54,8 @@ func (d *Desk) Changes(ctx context.Context) <-chan Change {
 	return ch
 }
 
-// tell tells all listeners.
-func (l *listeners) tell(c Change) {
+// notify sends a change to all listeners.
+func (l *listeners) notify(c Change) {
 	if c == (Change{}) {
 		return
 	}
@@ -73,6 +73,6 @@ func (l *listeners) tell(c Change) {
 			merged.Newer += earlier.Newer
 		default:
 		}
-		ch <- merged // there is room: nobody else sends
+		ch <- merged // never blocks: only notify sends, and it holds the lock
 	}
 }

@@ -5,18 +5,18 @@ import (
 	"testing"
 )
 
-// Who does not listen is not waited for, and hears everything at once later; beyond
-// the bound nobody is kept.
+// A listener that does not receive is not waited for, and receives all changes merged
+// into one later. Beyond the bound no listener is added.
 func TestChangesAreCoalesced(t *testing.T) {
 	t.Parallel()
 	d := dry()
 	ctx, cancel := context.WithCancel(t.Context())
 	ch := d.Changes(ctx)
 	for range 1000 {
-		d.listeners.tell(Change{Letters: true, Newer: 2})
+		d.listeners.notify(Change{Letters: true, Newer: 2})
 	}
-	d.listeners.tell(Change{Audit: true})
-	d.listeners.tell(Change{})
+	d.listeners.notify(Change{Audit: true})
+	d.listeners.notify(Change{})
 	if c := <-ch; c != (Change{Letters: true, Audit: true, Newer: 2000}) {
 		t.Errorf("%+v", c)
 	}
@@ -29,17 +29,17 @@ func TestChangesAreCoalesced(t *testing.T) {
 		d.Changes(ctx)
 	}
 	if _, open := <-d.Changes(ctx); open {
-		t.Error("one too many is kept")
+		t.Error("a listener beyond the bound is added")
 	}
 	cancel()
 	if _, open := <-ch; open {
-		t.Error("told after the end")
+		t.Error("a change after the end of the context")
 	}
 	end, stop := context.WithCancel(t.Context())
 	defer stop()
 	for {
 		again := d.Changes(end)
-		d.listeners.tell(Change{Runs: true})
+		d.listeners.notify(Change{Runs: true})
 		if c, open := <-again; open {
 			if !c.Runs {
 				t.Errorf("%+v", c)
@@ -49,7 +49,7 @@ func TestChangesAreCoalesced(t *testing.T) {
 	}
 }
 
-// The mark is another one after each change, and in each process.
+// The mark is a different one after each change, and in each process.
 func TestMarkTellsOfMissedChanges(t *testing.T) {
 	t.Parallel()
 	d, other := dry(), dry()
@@ -58,12 +58,12 @@ func TestMarkTellsOfMissedChanges(t *testing.T) {
 	if d.Mark() != before || other.Mark() == before {
 		t.Errorf("%s, then %s without a change; %s in another process", before, d.Mark(), other.Mark())
 	}
-	d.listeners.tell(Change{})
+	d.listeners.notify(Change{})
 	if d.Mark() != before {
-		t.Error("no change is one")
+		t.Error("an empty change alters the mark")
 	}
-	d.listeners.tell(Change{Lanes: true})
+	d.listeners.notify(Change{Lanes: true})
 	if d.Mark() == before {
-		t.Error("a change leaves the mark as it was")
+		t.Error("a change does not alter the mark")
 	}
 }

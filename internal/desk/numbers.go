@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// hashNumbers is the SHA-256, hexadecimal, over sorted numbers, eight bytes each.
+// hashNumbers returns the SHA-256, in hexadecimal, of sorted numbers, eight bytes each.
 func hashNumbers(numbers []uint64) string {
 	h := sha256.New()
 	var b [8]byte
@@ -18,8 +18,8 @@ func hashNumbers(numbers []uint64) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// encodeNumbers writes sorted numbers as the differences between them, which are
-// small: one byte for most.
+// encodeNumbers writes sorted numbers as varints of the differences between them: one
+// byte for most.
 func encodeNumbers(numbers []uint64) []byte {
 	var out []byte
 	last := uint64(0)

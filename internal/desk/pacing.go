@@ -7,42 +7,42 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// pacing keeps a run to its rate: in any span of rate.Per at most rate.Count letters
-// are published, evenly but for a moment's worth. It reckons with the time at which a
-// publication had ended at the latest, so that a slow one is not too close to the next.
+// pacing keeps a run to its rate: in any span of rate.Per at most rate.Count letters are
+// published, evenly except for what maxCatchUp allows. It assumes the latest time at
+// which a publication can have happened, so that a slow one is not too close to the next.
 //
-// What a worker that takes a run over, or takes it up again, has to know of it stands
-// in the audit: see tracker.spent.
+// A worker that takes a run over, or continues it, gets the earlier publications from the
+// audit: see tracker.spent.
 type pacing struct {
-	rate   verdict.Rate // zero: as fast as it goes
-	spells []spell      // of the last rate.Per, in order
+	rate   verdict.Rate // zero: no limit
+	bursts []burst      // within the last rate.Per, in order
 	spent  int          // letters in them
-	due    time.Time    // of the next letter, if all were evenly spread; zero: now
+	due    time.Time    // when the next letter is due at an even rate; zero: now
 }
 
-// spell is letters that were published one close to the other.
-type spell struct {
+// burst is letters that were published shortly after each other.
+type burst struct {
 	since, until time.Time
 	letters      int
 }
 
-// catchUp is of how long a time of a rate that was not used is made up for.
-const catchUp = 200 * time.Millisecond
+// maxCatchUp is how much unused time of a rate is made up for.
+const maxCatchUp = 200 * time.Millisecond
 
-// newPacing goes on from letters that were published at these times.
+// newPacing continues after letters that were published at these times.
 func newPacing(rate verdict.Rate, spent []time.Time, now time.Time) *pacing {
 	p := &pacing{rate: rate}
 	slices.SortFunc(spent, time.Time.Compare)
 	for _, at := range spent {
 		if at.After(now) {
-			at = now // by another machine's clock
+			at = now // another machine's clock is ahead
 		}
 		if now.Sub(at) < rate.Per {
 			p.spend(1, at)
 		}
 	}
-	if last := len(p.spells) - 1; last >= 0 {
-		p.due = p.spells[last].until.Add(p.interval())
+	if last := len(p.bursts) - 1; last >= 0 {
+		p.due = p.bursts[last].until.Add(p.interval())
 	}
 	return p
 }
@@ -54,16 +54,16 @@ func (p *pacing) interval() time.Duration {
 // room is how many letters may be published now, and, if none, when to ask again.
 func (p *pacing) room(now time.Time) (letters int, again time.Time) {
 	if p.rate.IsZero() {
-		return together, now
+		return actsAtOnce, now
 	}
 	over := 0
-	for over < len(p.spells) && now.Sub(p.spells[over].until) >= p.rate.Per {
-		p.spent -= p.spells[over].letters
+	for over < len(p.bursts) && now.Sub(p.bursts[over].until) >= p.rate.Per {
+		p.spent -= p.bursts[over].letters
 		over++
 	}
-	p.spells = slices.Delete(p.spells, 0, over)
+	p.bursts = slices.Delete(p.bursts, 0, over)
 	if p.spent >= p.rate.Count {
-		return 0, p.spells[0].until.Add(p.rate.Per)
+		return 0, p.bursts[0].until.Add(p.rate.Per)
 	}
 	if now.Before(p.due) {
 		return 0, p.due
@@ -71,25 +71,25 @@ func (p *pacing) room(now time.Time) (letters int, again time.Time) {
 	if p.due.IsZero() {
 		p.due = now
 	}
-	if earliest := now.Add(-catchUp); p.due.Before(earliest) {
+	if earliest := now.Add(-maxCatchUp); p.due.Before(earliest) {
 		p.due = earliest
 	}
 	return min(p.rate.Count-p.spent, 1+int(now.Sub(p.due)/p.interval())), now
 }
 
-// spend notes that letters were published, the last of them before now. What may have
-// been published counts as well.
+// spend records that letters were published, or may have been, the last of them before
+// now.
 func (p *pacing) spend(letters int, now time.Time) {
 	if p.rate.IsZero() || letters == 0 {
 		return
 	}
 	p.spent += letters
 	p.due = p.due.Add(time.Duration(letters) * p.interval())
-	// A thousandth of the span is near enough, and bounds what is remembered.
-	if last := len(p.spells) - 1; last >= 0 && now.Sub(p.spells[last].since) < p.rate.Per/1000 {
-		p.spells[last].until = now
-		p.spells[last].letters += letters
+	// A thousandth of the span is accurate enough, and bounds the number of bursts.
+	if last := len(p.bursts) - 1; last >= 0 && now.Sub(p.bursts[last].since) < p.rate.Per/1000 {
+		p.bursts[last].until = now
+		p.bursts[last].letters += letters
 		return
 	}
-	p.spells = append(p.spells, spell{now, now, letters})
+	p.bursts = append(p.bursts, burst{now, now, letters})
 }

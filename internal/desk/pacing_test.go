@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// keepsTo checks that no span of the rate has more of the times than it allows.
+// keepsTo checks that no span of the rate contains more of the times than it allows.
 func keepsTo(t *testing.T, rate verdict.Rate, times []time.Time) {
 	t.Helper()
 	slices.SortFunc(times, time.Time.Compare)
@@ -23,8 +23,8 @@ func keepsTo(t *testing.T, rate verdict.Rate, times []time.Time) {
 	}
 }
 
-// Whatever publishing takes, and however often somebody else takes over: no span of
-// the rate has more letters than it allows, and not many less.
+// However long publishing takes, and however often another process takes over: no span of
+// the rate has more letters than it allows, and not many fewer.
 func TestPacing(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []verdict.Rate{{Count: 1, Per: time.Second}, {Count: 10, Per: time.Minute}, {Count: 17, Per: time.Second}, {Count: 20, Per: time.Second},
@@ -41,7 +41,7 @@ func TestPacing(t *testing.T) {
 				if steps > 1_000_000 {
 					t.Fatalf("%s: stuck after %d", what, len(published))
 				}
-				if r.IntN(40) == 0 && taken < 20 { // paused, and taken up by somebody, who has read the audit
+				if r.IntN(40) == 0 && taken < 20 { // paused, and continued by a process that has read the audit
 					taken++
 					now = now.Add(time.Duration(r.Int64N(int64(2 * time.Second))))
 					p = newPacing(rate, slices.Clone(ended), now)
@@ -49,12 +49,12 @@ func TestPacing(t *testing.T) {
 				n, again := p.room(now)
 				if n == 0 {
 					if !again.After(now) {
-						t.Fatalf("%s: none now, and to be asked again at once", what)
+						t.Fatalf("%s: no letter now, and no time to wait", what)
 					}
 					now = again
 					continue
 				}
-				n = min(n, 1+r.IntN(together))
+				n = min(n, 1+r.IntN(actsAtOnce))
 				took := time.Duration(r.Int64N(int64(slow)))
 				for range n {
 					published = append(published, now.Add(time.Duration(r.Int64N(int64(took)+1))))
@@ -64,17 +64,17 @@ func TestPacing(t *testing.T) {
 				p.spend(n, now)
 			}
 			keepsTo(t, rate, published)
-			// Not slower than the rate, but for what publishing and the others take.
+			// Not slower than the rate, except for the time of publishing and of pauses.
 			want := time.Duration(float64(rate.Per) * float64(len(published)) / float64(rate.Count) * 1.1)
 			if took := now.Sub(began) - time.Duration(taken)*2*time.Second; slow < time.Second && took > want+rate.Per {
 				t.Errorf("%s: %d letters took %v, want at most %v", what, len(published), took, want)
 			}
-			if len(p.spells) > 1002 {
-				t.Errorf("%s: %d spells are remembered", what, len(p.spells))
+			if len(p.bursts) > 1002 {
+				t.Errorf("%s: %d spells are remembered", what, len(p.bursts))
 			}
 		}
 	}
-	// Another machine's clock is ahead: nobody waits for it.
+	// Another machine's clock is ahead: the pacing does not wait for it.
 	now := time.Now()
 	p := newPacing(verdict.Rate{Count: 1, Per: time.Second}, []time.Time{now.Add(time.Hour)}, now)
 	if n, again := p.room(now); n != 0 || again.Sub(now) > time.Second {
@@ -82,8 +82,9 @@ func TestPacing(t *testing.T) {
 	}
 }
 
-// tries are when a run's letters were claimed, which is right before they are published.
-func (x *bench) tries(run string) (times []time.Time) {
+// tries returns when a run's letters were claimed, which is right before they are
+// published.
+func (x *fixture) tries(run string) (times []time.Time) {
 	x.t.Helper()
 	last := map[uint64]time.Time{}
 	for r, err := range x.b.ReadAudit(x.t.Context(), 1) {
@@ -91,13 +92,13 @@ func (x *bench) tries(run string) (times []time.Time) {
 			x.t.Fatal(err)
 		}
 		if r.Run == run && r.Stage == broker.StageIntent {
-			last[r.LetterNumber] = r.Time // one that is announced twice is published once, under one message id
+			last[r.LetterNumber] = r.Time // one with two intents is published once, under one message id
 		}
 	}
 	return slices.Collect(maps.Values(last))
 }
 
-// Pausing and resuming is no way around the rate, whoever goes on.
+// Pausing and resuming does not exceed the rate, whichever process continues.
 func TestRateHoldsAcrossPauses(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -106,7 +107,7 @@ func TestRateHoldsAcrossPauses(t *testing.T) {
 	ctx := t.Context()
 	const n = 24
 	x.letters(d, "ops", 0, n)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	rate := verdict.Rate{Count: 6, Per: time.Second}
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: rate})
 	for seen := 0; ; {
@@ -122,7 +123,7 @@ func TestRateHoldsAcrossPauses(t *testing.T) {
 		if err := other.PauseRun(ctx, me, r.ID, ""); err != nil {
 			t.Fatal(err)
 		}
-		x.until("its worker has let go of it", func() bool {
+		x.until("its worker has released it", func() bool {
 			a, _ := d.RunOf(r.ID)
 			b, _ := other.RunOf(r.ID)
 			return a.State == RunPaused && a.Worker == "" && b.Worker == ""

@@ -10,7 +10,8 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// limit is how many letters may be published by now.
+// limit returns how many letters the run may have published in all by now: those with a
+// result, and at most window under way; in a canary at most its stage.
 func (w *worker) limit(published, underWay int) int {
 	underWay = max(0, underWay-w.record.Unawaited)
 	all := published - underWay + window
@@ -25,19 +26,19 @@ func (w *worker) limit(published, underWay int) int {
 	return all
 }
 
-// batch is the letters to be published next, at most as many as go together, and when
-// to look again if there are none.
+// batch returns the letters to publish next, at most actsAtOnce, and when to look again
+// if there are none.
 func (w *worker) batch() (numbers []uint64, again time.Time) {
 	now := time.Now()
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
-		return nil, now.Add(atWork)
+		return nil, now.Add(workInterval)
 	}
 	t := r.tracker
 	allowed, again := w.pacing.room(now)
-	room := min(together, w.limit(t.published(), t.underWay())-t.published(), allowed)
+	room := min(actsAtOnce, w.limit(t.published(), t.underWay())-t.published(), allowed)
 	for looked := 0; len(numbers) < room && looked < len(t.members) && t.left() > 0; looked++ {
 		if w.next >= len(t.members) {
 			w.next = 0
@@ -49,12 +50,12 @@ func (w *worker) batch() (numbers []uint64, again time.Time) {
 		}
 	}
 	if allowed > 0 {
-		again = now.Add(atWork)
+		again = now.Add(workInterval)
 	}
 	return numbers, again
 }
 
-// publishAll replays some letters side by side and notes what came of each.
+// publishAll replays some letters concurrently, and records the result of each.
 func (w *worker) publishAll(ctx context.Context, numbers []uint64) {
 	errs := make([]error, len(numbers))
 	var wg sync.WaitGroup
@@ -74,21 +75,22 @@ func (w *worker) publishAll(ctx context.Context, numbers []uint64) {
 		if mayBePublished(errs[i]) {
 			tried++
 		}
-		w.note(r.tracker, r.tracker.find(n), errs[i], now)
+		w.noteResult(r.tracker, r.tracker.find(n), errs[i], now)
 	}
 	w.pacing.spend(tried, now)
 }
 
-// errUnfit is the refusal of a letter that no replay can help.
-type errUnfit string
+// errUnreplayable is the refusal of a letter that can never be replayed.
+type errUnreplayable string
 
-func (e errUnfit) Error() string { return string(e) }
+func (e errUnreplayable) Error() string { return string(e) }
 
-// mayBePublished reports whether a try with this result may have published the letter.
+// mayBePublished reports whether an attempt with this result may have published the
+// letter.
 func mayBePublished(err error) bool {
 	var taken *broker.Taken
 	var held *broker.Held
-	var unfit errUnfit
+	var unfit errUnreplayable
 	return !errors.As(err, &taken) && !errors.As(err, &held) && !errors.As(err, &unfit) &&
 		!errors.Is(err, broker.ErrNoLetter) && !errors.Is(err, broker.ErrUncertain)
 }
@@ -99,18 +101,18 @@ func (w *worker) replay(ctx context.Context, number uint64) error {
 		return err
 	}
 	if w.isNewer(letter) {
-		return fmt.Errorf("dead letter %d came after the run was started, in a stream made anew: %w", number, broker.ErrNoLetter)
+		return fmt.Errorf("dead letter %d is newer than the run and belongs to a recreated stream: %w", number, broker.ErrNoLetter)
 	}
 	if why := letter.Unreplayable(); why != "" {
-		return errUnfit(why)
+		return errUnreplayable(why)
 	}
 	spec := w.record.Spec
 	return w.b.Replay(ctx, letter, w.record.By, broker.Replay{Uncertain: spec.Uncertain, Force: spec.Force, Reason: spec.Reason, Run: w.id})
 }
 
-// isNewer reports a letter that came after the run's were chosen: when the stream was
-// made anew, it has the number of one of them, and nobody has seen it. Both moments are
-// the server's.
+// isNewer reports whether a letter is newer than the run's set. After the stream was
+// recreated, a new letter can have the number of one in the set, although no operator has
+// chosen it. Both times are the server's.
 func (w *worker) isNewer(letter broker.DeadLetter) bool {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
@@ -118,33 +120,33 @@ func (w *worker) isNewer(letter broker.DeadLetter) bool {
 	return r == nil || letter.Time.After(r.chosen.Add(time.Second))
 }
 
-// note puts down what came of a try. The lock is held.
-func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
+// noteResult records the result of an attempt. The lock is held.
+func (w *worker) noteResult(t *tracker, m *member, err error, now time.Time) {
 	if err == nil && m != nil {
-		w.letters.gone(m.number) // it is, by our own hand
+		w.letters.gone(m.number) // this process has removed it
 	}
 	if m != nil && mayBePublished(err) {
 		m.tried, m.unclear = now.UnixNano(), false
 	}
 	if m == nil || m.result != isWaiting {
-		return // the audit was faster
+		return // the audit record was read first
 	}
 	var taken *broker.Taken
 	var held *broker.Held
-	var unfit errUnfit
+	var unfit errUnreplayable
 	switch {
 	case err == nil:
-		w.trouble = time.Time{}
+		w.failingSince = time.Time{}
 		w.publish(t, m, now.UnixNano())
 	case errors.As(err, &taken) && taken.Record.Stage == broker.StageIntent:
-		m.again = now.Add(2 * time.Second) // somebody is acting on it
+		m.again = now.Add(2 * time.Second) // another action on it is in progress
 	case errors.As(err, &taken) && taken.Record.Run == w.id:
 		w.publish(t, m, nanoseconds(taken.Record.Time)) // by this run, before the process was killed
 	case errors.As(err, &taken):
 		t.set(m, isGone)
 		m.at, m.note = nanoseconds(taken.Record.Time), fmt.Sprintf("%s by %s", taken.Record.Action, taken.Record.Name)
 	case errors.Is(err, broker.ErrNoLetter):
-		// The audit says in a moment what became of it.
+		// The audit record of how it ended will arrive soon.
 		if m.tries++; m.tries >= maxTries {
 			t.set(m, isGone)
 		}
@@ -153,21 +155,21 @@ func (w *worker) note(t *tracker, m *member, err error, now time.Time) {
 		t.set(m, isFailed)
 		m.at, m.note = now.UnixNano(), err.Error()
 	default:
-		if w.trouble.IsZero() {
-			w.trouble = now
+		if w.failingSince.IsZero() {
+			w.failingSince = now
 		}
 		m.note, m.again = err.Error(), now.Add(time.Second)
-		// Given up when it fails again and again while others do not: a success ends
-		// the trouble, so this letter has just begun it anew.
-		if m.tries++; m.tries >= maxTries && w.trouble.Equal(now) {
+		// It fails for good after maxTries while others succeed. A success resets
+		// failingSince, so if that is now, this is the first failure since a success.
+		if m.tries++; m.tries >= maxTries && w.failingSince.Equal(now) {
 			t.set(m, isFailed)
 			m.at = now.UnixNano()
 		}
 	}
 }
 
-// lastTrouble is why letters could not be published.
-func (w *worker) lastTrouble() string {
+// lastError returns why letters could not be published.
+func (w *worker) lastError() string {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if r := w.runs.all[w.id]; r != nil && r.tracker != nil {
@@ -177,11 +179,12 @@ func (w *worker) lastTrouble() string {
 			}
 		}
 	}
-	return "NATS is away"
+	return "NATS is unavailable"
 }
 
-// eventsSettled takes events that never were a delivery for arrived once they had the
-// time to come back as letters: to whom they went is not known here. The lock is held.
+// eventsSettled counts events that never were a delivery as delivered once they had the
+// time to come back as letters: to which targets they went is not known here. The lock is
+// held.
 func (t *tracker) eventsSettled(now time.Time) {
 	if t.underWay() == 0 {
 		return
@@ -189,7 +192,7 @@ func (t *tracker) eventsSettled(now time.Time) {
 	for i := range t.members {
 		if m := &t.members[i]; m.result == isPublished && m.target == "" && now.UnixNano()-m.at > int64(settleTime) {
 			t.arrived(m)
-			m.note = "the event was read and has gone to its targets"
+			m.note = "the event was read and passed on to its targets"
 		}
 	}
 }

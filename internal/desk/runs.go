@@ -18,12 +18,12 @@ import (
 // each letter.
 const maxSet = 512 << 10
 
-// startTimeout bounds the start of a run. It does not end with the caller's context: a
-// closed browser leaves no half of it.
+// startTimeout bounds the start of a run. The start does not end with the caller's
+// context, so a closed browser leaves no half-started run.
 const startTimeout = time.Minute
 
-// StartRun starts a replay of many letters, exactly those that were shown (see thaw).
-// The error is ErrChanged when others fit by now, ErrUncertain when some may have been
+// StartRun starts a replay of many letters, exactly those that were shown (see resolve).
+// The error is ErrChanged when others match by now, ErrUncertain when some may have been
 // sent and the spec does not say to send them again, ErrNoReason, ErrNotFound when none
 // is left, or a *Conflict when all that are left are in another run.
 func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run, error) {
@@ -31,14 +31,14 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if spec.Reason, err = broker.CheckReason(spec.Reason, true); err != nil {
 		return Run{}, err
 	}
-	frozen, set, err := d.thaw(spec.Frozen, ForReplay)
+	frozen, set, err := d.resolve(spec.Frozen, ForReplay)
 	if err != nil {
 		return Run{}, err
 	}
 	if len(set) == 0 {
 		return Run{}, fmt.Errorf("none of the letters can be replayed: %w", ErrNotFound)
 	}
-	if err := d.free(set); err != nil {
+	if err := d.checkFree(set); err != nil {
 		return Run{}, err
 	}
 	if n := d.uncertain(set); n > 0 && !spec.Uncertain {
@@ -52,8 +52,8 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if err != nil {
 		return Run{}, err
 	}
-	// What the run says of itself is what was found now, not what the caller had to
-	// name it. The set has the numbers; the run's own entry is written again and again.
+	// The run stores the counts found now, not those that the caller sent. The numbers are
+	// only in the set, because the run's own entry is rewritten all the time.
 	frozen.Only = nil
 	spec.Frozen = frozen
 	record := runRecord{Run: Run{ID: events.NewID(), Spec: spec, State: RunRunning, By: by, Started: time.Now().UTC()}}
@@ -63,7 +63,8 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
-	// A death between these leaves a set without a run: see sweepSets.
+	// If the process dies between these writes, a set without a run remains: see
+	// sweepSets.
 	stored, err := bucket.Create(ctx, setPrefix+record.ID, encoded)
 	if err != nil {
 		return Run{}, err
@@ -73,20 +74,21 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	}
 	revision, err := bucket.Create(ctx, runPrefix+record.ID, value)
 	if errors.Is(err, broker.ErrDeskChanged) {
-		return Run{}, fmt.Errorf("replay run %s took so long to start that it was cancelled; nothing was replayed: start it again", record.ID)
+		return Run{}, fmt.Errorf("replay run %s was cancelled because its start took too long; nothing was replayed: start it again", record.ID)
 	}
 	if err != nil {
 		return Run{}, err
 	}
-	d.hearOfRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + record.ID, Value: value, Revision: revision})
+	d.applyRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + record.ID, Value: value, Revision: revision})
 	d.poke()
 	d.CatchUp(ctx)
 	return d.RunOf(record.ID)
 }
 
-// free says why none of a set can be replayed, nil when at least one can. Who asks
-// twice, because the first answer got lost, is told of the run that he has started.
-func (d *Desk) free(set []uint64) error {
+// checkFree says why none of a set can be replayed, nil when at least one can. A caller
+// that repeats its request, because the answer got lost, is told of the run that it has
+// started.
+func (d *Desk) checkFree(set []uint64) error {
 	var taken *run
 	var record runRecord
 	d.mu.RLock()
@@ -102,12 +104,12 @@ func (d *Desk) free(set []uint64) error {
 	}
 	d.mu.RUnlock()
 	if taken == nil {
-		return fmt.Errorf("none of the letters is on the list any more: %w", ErrNotFound)
+		return fmt.Errorf("none of the letters is still on the list: %w", ErrNotFound)
 	}
-	return d.steered(taken.id, &record)
+	return d.runConflict(taken.id, &record)
 }
 
-// uncertain counts those of a set that may have been sent.
+// uncertain counts the letters of a set that may have been sent.
 func (d *Desk) uncertain(set []uint64) (n int) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -119,7 +121,7 @@ func (d *Desk) uncertain(set []uint64) (n int) {
 	return n
 }
 
-// Runs are the replay runs that a query chooses, newest first.
+// Runs returns the replay runs that match a query, newest first.
 func (d *Desk) Runs(q RunQuery) []Run {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -134,8 +136,8 @@ func (d *Desk) Runs(q RunQuery) []Run {
 	return out
 }
 
-// view is the run as others see it: the counts are those of this moment, wherever it
-// is worked on.
+// view returns the exported form, with the current counts, whichever process works on the
+// run.
 func (r *run) view() Run {
 	out := r.record.Run
 	if r.tracker != nil {
@@ -150,7 +152,7 @@ func (t *tracker) count(r *Run) {
 	r.Gone, r.Failed = t.counts[isGone], t.counts[isFailed]
 }
 
-// RunOf is one run; ErrNotFound when there is none.
+// RunOf returns one run; ErrNotFound when there is none.
 func (d *Desk) RunOf(id string) (Run, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -161,8 +163,8 @@ func (d *Desk) RunOf(id string) (Run, error) {
 	return r.view(), nil
 }
 
-// Results are what became of a run's letters, by number, those above the number after;
-// next is for the page that follows, 0 when there is none.
+// Results returns what became of a run's letters, by number, of those above the number
+// after; next is the after of the following page, 0 when there is none.
 func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (page []RunResult, next uint64, err error) {
 	d.mu.RLock()
 	r := d.runs.all[id]
@@ -184,7 +186,7 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	t := r.tracker
-	if t == nil { // it has ended: what became of its letters is found anew
+	if t == nil { // it has ended: its results are computed again
 		t = d.track(&run{id: id, record: r.record, numbers: numbers})
 	}
 	size = pageSize(size)
@@ -203,21 +205,21 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 	return page, 0, nil
 }
 
-// PauseRun lets a run stand still: at once, but for the letters under way.
+// PauseRun pauses a run: at once, except for letters under way.
 func (d *Desk) PauseRun(ctx context.Context, by broker.Actor, id, reason string) error {
-	return d.steer(ctx, by, id, reason, broker.ActionPaused, func(r *runRecord) bool {
+	return d.changeState(ctx, by, id, reason, broker.ActionPaused, func(r *runRecord) bool {
 		if r.State != RunRunning && r.State != RunWatching {
 			return false
 		}
-		r.State, r.Why = RunPaused, told("paused", by, reason)
+		r.State, r.Why = RunPaused, whyText("paused", by, reason)
 		return true
 	})
 }
 
-// ResumeRun lets a paused run go on, also when letters of it had died again of
-// another cause, or nothing comes of those under way.
+// ResumeRun continues a paused run, also when letters of it had died again of another
+// cause, or those under way get no result.
 func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string) error {
-	return d.steer(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
+	return d.changeState(ctx, by, id, reason, broker.ActionContinued, func(r *runRecord) bool {
 		if r.State != RunPaused {
 			return false
 		}
@@ -227,13 +229,13 @@ func (d *Desk) ResumeRun(ctx context.Context, by broker.Actor, id, reason string
 	})
 }
 
-// CancelRun ends a run. What it has not replayed is still on the list.
+// CancelRun ends a run. Letters that it has not replayed stay on the list.
 func (d *Desk) CancelRun(ctx context.Context, by broker.Actor, id, reason string) error {
-	return d.steer(ctx, by, id, reason, broker.ActionCancelled, func(r *runRecord) bool {
+	return d.changeState(ctx, by, id, reason, broker.ActionCancelled, func(r *runRecord) bool {
 		if !r.State.unfinished() {
 			return false
 		}
-		r.State, r.Why, r.Ended = RunCancelled, told("cancelled", by, reason), time.Now().UTC()
+		r.State, r.Why, r.Ended = RunCancelled, whyText("cancelled", by, reason), time.Now().UTC()
 		return true
 	})
 }
@@ -242,7 +244,7 @@ func noRun(id string) error {
 	return refused{fmt.Errorf("there is no replay run %q", id), ErrNotFound}
 }
 
-func told(what string, by broker.Actor, reason string) string {
+func whyText(what string, by broker.Actor, reason string) string {
 	text := what + " by " + by.Name
 	if reason != "" {
 		text += ": " + reason
@@ -250,9 +252,10 @@ func told(what string, by broker.Actor, reason string) string {
 	return text
 }
 
-// steer changes a run's state, whoever works on it. When the run is not in a state
-// to be changed so, the error is a *Conflict with what was done to it before.
-func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
+// changeState changes a run's state, whichever process works on it. When the present
+// state does not allow the change, the error is a *Conflict with the record of the
+// earlier change.
+func (d *Desk) changeState(ctx context.Context, by broker.Actor, id, reason string, action broker.Action, change func(*runRecord) bool) error {
 	reason, err := broker.CheckReason(reason, false)
 	if err != nil {
 		return err
@@ -275,7 +278,7 @@ func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, ac
 		}
 		d.recount(id, &record.Run)
 		if !change(&record) {
-			return d.steered(id, &record)
+			return d.runConflict(id, &record)
 		}
 		if e.Value, err = json.Marshal(record); err != nil {
 			return err
@@ -286,7 +289,7 @@ func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, ac
 		if err != nil {
 			return err
 		}
-		d.hearOfRun(ctx, bucket, e)
+		d.applyRun(ctx, bucket, e)
 		d.poke()
 		err = d.b.Append(ctx, broker.AuditRecord{Action: action, Actor: by, Reason: reason, Run: id})
 		d.CatchUp(ctx)
@@ -294,7 +297,7 @@ func (d *Desk) steer(ctx context.Context, by broker.Actor, id, reason string, ac
 	}
 }
 
-// recount sets the counts of a run to those of this moment.
+// recount sets the counts of a run to the current ones.
 func (d *Desk) recount(id string, r *Run) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -303,8 +306,8 @@ func (d *Desk) recount(id string, r *Run) {
 	}
 }
 
-// steered is the conflict with what was done to a run before.
-func (d *Desk) steered(id string, record *runRecord) error {
+// runConflict returns the conflict with the record of the last change of a run.
+func (d *Desk) runConflict(id string, record *runRecord) error {
 	by := map[RunState]broker.Action{RunPaused: broker.ActionPaused, RunStopped: broker.ActionStopped, RunCancelled: broker.ActionCancelled, RunDone: broker.ActionDone}
 	first := broker.AuditRecord{Action: cmp.Or(by[record.State], broker.ActionStarted), Run: id}
 	d.mu.RLock()
@@ -313,6 +316,6 @@ func (d *Desk) steered(id string, record *runRecord) error {
 	if len(page) == 1 {
 		return &Conflict{0, page[0]}
 	}
-	first.Actor, first.Time, first.Reason = record.By, record.Started, record.Why // its record is under way
+	first.Actor, first.Time, first.Reason = record.By, record.Started, record.Why // its record is not read yet
 	return &Conflict{0, first}
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-func (x *bench) run(d *Desk, spec RunSpec) Run {
+func (x *fixture) run(d *Desk, spec RunSpec) Run {
 	x.t.Helper()
-	spec.Reason = "the password is mended"
+	spec.Reason = "the password is fixed"
 	r, err := d.StartRun(x.t.Context(), me, spec)
 	if err != nil {
 		x.t.Fatal(err)
@@ -24,7 +24,7 @@ func (x *bench) run(d *Desk, spec RunSpec) Run {
 	return r
 }
 
-func (x *bench) reaches(d *Desk, id string, state RunState) Run {
+func (x *fixture) reaches(d *Desk, id string, state RunState) Run {
 	x.t.Helper()
 	var r Run
 	x.until("run "+string(state), func() bool {
@@ -37,16 +37,16 @@ func (x *bench) reaches(d *Desk, id string, state RunState) Run {
 	return r
 }
 
-func (x *bench) onceEach(target string, n int) {
+func (x *fixture) onceEach(target string, n int) {
 	x.t.Helper()
 	for i := range n {
-		if mails := x.post.mails(target, fmt.Sprintf("e%d", i)); mails != 1 {
+		if mails := x.courier.mails(target, fmt.Sprintf("e%d", i)); mails != 1 {
 			x.t.Errorf("event e%d: %d mails", i, mails)
 		}
 	}
 }
 
-// A run with a canary delivers all, each once, and both desks know of it.
+// A run with a canary delivers all letters, each once, and both desks know it.
 func TestRunWithCanary(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -55,7 +55,7 @@ func TestRunWithCanary(t *testing.T) {
 	const n = 60
 	x.letters(d, "ops", 0, n)
 	x.until("the other desk has them", func() bool { return other.Balance().Open == n })
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	f := d.Freeze(Query{}, nil, false)
 	if f.Count != n {
 		t.Fatalf("%+v", f)
@@ -89,13 +89,13 @@ func TestRunWithCanary(t *testing.T) {
 	if results, next, err = other.Results(t.Context(), r.ID, next, 50); err != nil || len(results) != 10 || next != 0 {
 		t.Errorf("%d results, next %d, %v", len(results), next, err)
 	}
-	x.until("its end is recorded behind its start", func() bool {
+	x.until("its end is recorded after its start", func() bool {
 		h, _ := d.History(HistoryQuery{Run: r.ID}, 0, 500)
 		return len(h) > n && h[0].Action == broker.ActionDone && h[len(h)-1].Action == broker.ActionStarted
 	})
 }
 
-// What is not mended stops the run with its first letter, and nothing is lost.
+// If the cause is not fixed, the run stops with its first letter, and nothing is lost.
 func TestRunStopsWhenTheSameComesBack(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -120,19 +120,19 @@ func TestRunStopsWhenTheSameComesBack(t *testing.T) {
 	}
 }
 
-// Another cause holds a canary up until somebody has looked.
+// Another cause pauses a canary until an operator resumes it.
 func TestCanaryPausesForAnotherCause(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(nil)
 	x.letters(d, "ops", 0, 5)
-	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"}})
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no such user"}})
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	r = x.reaches(d, r.ID, RunPaused)
 	if r.Published != 1 || r.DeadAgain != 1 || !strings.Contains(r.Why, "another cause") {
 		t.Errorf("%+v", r)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	if err := d.ResumeRun(t.Context(), me, r.ID, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestSteerARun(t *testing.T) {
 	other, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 200)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	began := time.Now()
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 20, Per: time.Second}})
 	x.until("some are published", func() bool { r, _ := other.RunOf(r.ID); return r.Published >= 10 })
@@ -194,8 +194,8 @@ func TestSteerARun(t *testing.T) {
 	}
 }
 
-// Exactly what was shown is acted on: what has left is gone, what was not shown is
-// not touched.
+// Exactly what was shown is acted on: letters that have left are counted as gone, and
+// letters that were not shown are not touched.
 func TestFrozen(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -215,9 +215,9 @@ func TestFrozen(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	x.until("both know", func() bool { return stranger.Balance().Open == 13 })
-	x.post.mends("ops")
-	// Who did not show the page cannot know that nothing was added.
-	if _, err := stranger.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), "9 letters were shown, 7 fit now") {
+	x.courier.succeed("ops")
+	// A process that did not show the page cannot know that nothing was added.
+	if _, err := stranger.StartRun(ctx, me, RunSpec{Frozen: f, Reason: "r"}); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), "9 letters were shown, 7 match now") {
 		t.Errorf("%v", err)
 	}
 	if _, err := d.StartRun(ctx, me, RunSpec{Frozen: f}); !errors.Is(err, ErrNoReason) {
@@ -237,7 +237,7 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-// A run of letters that were named is about those, says so, and so is the one that
+// A run of letters given by number is about those and says so, and so is the run that
 // replays what it has left.
 func TestRunOfNamedLetters(t *testing.T) {
 	t.Parallel()
@@ -249,9 +249,9 @@ func TestRunOfNamedLetters(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	shown := d.Freeze(Query{}, []uint64{2, 4, 5}, false)
-	// A page sends back no more than it takes to know the letters again.
+	// A page sends back only what identifies the letters.
 	asked := Frozen{AsOf: shown.AsOf, Count: shown.Count, Hash: shown.Hash, Only: shown.Only}
-	r := x.run(d, RunSpec{Frozen: asked, Canary: true}) // nothing is mended
+	r := x.run(d, RunSpec{Frozen: asked, Canary: true}) // the cause is not fixed
 	r = x.reaches(d, r.ID, RunStopped)
 	if f := r.Spec.Frozen; !f.Named || f.Only != nil || f.Count != 2 || f.Held != 1 || !slices.Equal(f.Numbers, []uint64{2, 4}) || f.Purpose != ForReplay || f.Hash != shown.Hash {
 		t.Errorf("%+v", f)
@@ -266,13 +266,13 @@ func TestRunOfNamedLetters(t *testing.T) {
 	if err != nil || len(results) != 2 || results[0].Number != 2 || !slices.Equal(left, []uint64{4}) {
 		t.Fatalf("%+v, %v", results, err)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	r = x.run(d, RunSpec{Frozen: d.Freeze(Query{}, left, false)})
 	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 1 || !r.Spec.Frozen.Named || r.Spec.Frozen.Count != 1 {
 		t.Errorf("%+v", r)
 	}
 	for event, want := range map[string]int{"e0": 0, "e1": 0, "e2": 0, "e3": 1, "e4": 0} {
-		if got := x.post.mails("ops", event); got != want {
+		if got := x.courier.mails("ops", event); got != want {
 			t.Errorf("%d mails for %s, want %d", got, event, want)
 		}
 	}
@@ -281,14 +281,14 @@ func TestRunOfNamedLetters(t *testing.T) {
 	}
 }
 
-// What may have been sent is replayed only with a second yes.
+// A letter whose mail may have been sent is replayed only with a confirmation.
 func TestUncertain(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(nil)
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 1)
-	x.post.breaks("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "who knows", Certainty: verdict.MaybeSent}})
+	x.courier.fail("may", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseContent, Reason: "the connection was lost", Certainty: verdict.MaybeSent}})
 	x.publish(event("e9", "may"))
 	x.until("the letter", func() bool { return d.Balance().Open == 2 })
 	f := d.Freeze(Query{}, nil, false)
@@ -301,32 +301,31 @@ func TestUncertain(t *testing.T) {
 	if err := d.Replay(ctx, me, 2, false, false, "r"); !errors.Is(err, ErrUncertain) {
 		t.Errorf("%v", err)
 	}
-	x.post.mends("ops")
-	x.post.mends("may")
+	x.courier.succeed("ops")
+	x.courier.succeed("may")
 	r := x.run(d, RunSpec{Frozen: f, Uncertain: true})
 	if r = x.reaches(d, r.ID, RunDone); r.Delivered != 2 {
 		t.Errorf("%+v", r)
 	}
 }
 
-// A relay that is away makes a run stand still and say so; it goes on when somebody
-// wants it to.
+// A run whose relay is unavailable pauses and says why; it continues when it is resumed.
 func TestRunPausesWhenNothingArrives(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
 	x.letters(d, "ops", 0, 3)
-	x.post.breaks("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	x.until("it waits, and says how long", func() bool {
 		r, _ := d.RunOf(r.ID)
 		return r.State == RunWatching && strings.Contains(r.Why, "waiting since") || r.State == RunPaused
 	})
 	r = x.reaches(d, r.ID, RunPaused)
-	if r.Published != 1 || !strings.Contains(r.Why, "away") {
+	if r.Published != 1 || !strings.Contains(r.Why, "is the relay unavailable") {
 		t.Errorf("%+v", r)
 	}
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	if err := d.ResumeRun(t.Context(), me, r.ID, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -335,14 +334,14 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 	}
 }
 
-// A process that is gone leaves its run to the others.
+// Another process takes over the run of a process that has ended.
 func TestRunIsTakenOver(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	quickly := func(d *Desk) { d.pace.lease = time.Second }
 	d, stop := x.desk(quickly)
 	x.letters(d, "ops", 0, 60)
-	x.post.mends("ops")
+	x.courier.succeed("ops")
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 30, Per: time.Second}})
 	x.until("some are published", func() bool { r, _ := d.RunOf(r.ID); return r.Published >= 5 })
 	stop()
@@ -359,14 +358,15 @@ func TestRunIsTakenOver(t *testing.T) {
 	x.onceEach("ops", 60)
 }
 
-// Who asks again, because the answer got lost, does not start a second run.
+// A caller that repeats its request, because the answer got lost, does not start a second
+// run.
 func TestAskingForARunTwice(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(nil)
 	x.letters(d, "ops", 0, 20)
-	x.post.mends("ops")
-	spec := RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 10, Per: time.Second}, Reason: "mended"}
+	x.courier.succeed("ops")
+	spec := RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 10, Per: time.Second}, Reason: "fixed"}
 	r := x.run(d, spec)
 	var conflict *Conflict
 	if _, err := d.StartRun(t.Context(), me, spec); !errors.As(err, &conflict) || conflict.Record.Run != r.ID || conflict.Record.Name != "anna" || conflict.Record.Action != broker.ActionStarted {

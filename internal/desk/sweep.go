@@ -10,23 +10,23 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// runsKept is how long runs that have ended are kept.
+// runsKept is how long ended runs are kept.
 const runsKept = 90 * 24 * time.Hour
 
-// sweep puts the bucket in order: runs that ended long ago leave, and starts that were
-// cut short become runs that have ended.
+// sweep cleans the bucket up: it removes runs that ended long ago, and turns interrupted
+// starts into cancelled runs.
 func (d *Desk) sweep(ctx context.Context) {
 	bucket, err := d.b.Desk(ctx)
 	if err != nil {
 		return
 	}
 	if err := d.sweepSets(ctx, bucket); err != nil && ctx.Err() == nil {
-		d.log.Debug().Err(err).Msg("lists of letters without a replay run cannot be looked for now")
+		d.log.Debug().Err(err).Msg("looking for interrupted starts of replay runs failed; retrying later")
 	}
 	d.sweepRuns(ctx, bucket)
 }
 
-// sweepRuns removes runs that ended long ago, the list of their letters first.
+// sweepRuns removes runs that ended long ago, the set of their letters first.
 func (d *Desk) sweepRuns(ctx context.Context, bucket *broker.DeskBucket) {
 	d.mu.RLock()
 	old := map[string]uint64{}
@@ -45,15 +45,16 @@ func (d *Desk) sweepRuns(ctx context.Context, bucket *broker.DeskBucket) {
 			err = bucket.Delete(ctx, runPrefix+id, revision)
 		}
 		if err != nil {
-			d.log.Debug().Err(err).Str("run", id).Msg("a replay run that ended long ago could not be removed")
+			d.log.Debug().Err(err).Str("run", id).Msg("removing a replay run that ended long ago failed; retrying later")
 		}
 	}
 }
 
-// sweepSets finds lists of letters that have had no run for a while: who was to start
-// it has died. Such a run is created, as a cancelled one: whoever asked for it finds
-// out what became of it, and the list leaves with it. Should its start be under way
-// after all, however slow, one of the two creates the run, and the other one is refused.
+// sweepSets finds sets that have had no run for a while: the process that was starting it
+// has died. It creates the run as a cancelled one, so that the operator who started it
+// sees what happened; the set is removed with the run later. If the start is still in
+// progress after all, only one of the two processes can create the run, and the other is
+// refused.
 func (d *Desk) sweepSets(ctx context.Context, bucket *broker.DeskBucket) error {
 	sets, err := bucket.Heads(ctx, setPrefix)
 	if err != nil {
@@ -67,15 +68,15 @@ func (d *Desk) sweepSets(ctx context.Context, bucket *broker.DeskBucket) error {
 		if known || time.Since(set.Time) < d.pace.orphan {
 			continue
 		}
-		if err := d.cutShort(ctx, bucket, id, set.Time); err != nil && !errors.Is(err, broker.ErrDeskChanged) {
+		if err := d.cancelStart(ctx, bucket, id, set.Time); err != nil && !errors.Is(err, broker.ErrDeskChanged) {
 			return err
 		}
 	}
 	return nil
 }
 
-// cutShort creates the run whose start was cut short.
-func (d *Desk) cutShort(ctx context.Context, bucket *broker.DeskBucket, id string, started time.Time) error {
+// cancelStart creates the run of an interrupted start, as a cancelled one.
+func (d *Desk) cancelStart(ctx context.Context, bucket *broker.DeskBucket, id string, started time.Time) error {
 	numbers, _, err := readSet(ctx, bucket, id)
 	if errors.Is(err, broker.ErrNoDeskEntry) {
 		return nil
@@ -84,7 +85,7 @@ func (d *Desk) cutShort(ctx context.Context, bucket *broker.DeskBucket, id strin
 		return err
 	}
 	record := runRecord{Run: Run{ID: id, State: RunCancelled, By: d.itself, Started: started.UTC(), Ended: time.Now().UTC(),
-		Why:  "its start was cut short, and nothing was replayed: start another one",
+		Why:  "its start was interrupted, and nothing was replayed: start another one",
 		Spec: RunSpec{Frozen: Frozen{Count: len(numbers), Hash: hashNumbers(numbers), Numbers: first(numbers), Purpose: ForReplay, Named: true}},
 	}}
 	d.mu.RLock()
@@ -101,6 +102,6 @@ func (d *Desk) cutShort(ctx context.Context, bucket *broker.DeskBucket, id strin
 	if err != nil {
 		return err
 	}
-	d.hearOfRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + id, Value: value, Revision: revision})
+	d.applyRun(ctx, bucket, broker.DeskEntry{Key: runPrefix + id, Value: value, Revision: revision})
 	return d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionCancelled, Actor: d.itself, Reason: record.Why, Run: id})
 }

@@ -10,16 +10,16 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// tracker knows what became of each letter of a run. All of it follows from the
-// streams: a process that takes a run over, or shows it only, comes to the same.
-// Desk.mu guards it.
+// tracker knows what became of each letter of a run. All of it follows from the streams:
+// a process that takes a run over, or only shows it, gets the same results. Desk.mu
+// guards it.
 type tracker struct {
-	run     string
-	force   bool               // what was sent before is sent again
-	members []member           // by number
-	byKey   map[uint64]*member // by delivery, hashed
-	counts  [lastResult + 1]int
-	back    *member // the first that died again of the same cause
+	run       string
+	force     bool               // deliveries that were sent before are sent again
+	members   []member           // by number
+	byKey     map[uint64]*member // by delivery, hashed
+	counts    [lastResult + 1]int
+	sameCause *member // the first that died again of the same cause; nil: none has
 }
 
 // member is one letter of a run.
@@ -27,16 +27,16 @@ type member struct {
 	number, newLetter uint64
 	key               uint64 // of its delivery, hashed; 0: not known
 	at                int64  // published, or gone; Unix nanoseconds
-	began             int64  // when this run took it up; Unix nanoseconds
+	began             int64  // when this run wrote its first intent; Unix nanoseconds
 	target, event     string
-	cause             string // its fingerprint, "" when it is not known
+	cause             string // its fingerprint, "" if not known
 	note              string
 	result            uint8
-	intended          bool  // by this run
-	unclear           bool  // whether it was published: no outcome of this run is behind its intent
-	tried             int64 // by this run, when at the latest it was published, if it was; Unix nanoseconds
+	intended          bool  // this run has written an intent
+	unclear           bool  // not known whether it was published: the intent of this run has no outcome yet
+	tried             int64 // the latest time at which this run can have published it; Unix nanoseconds
 	tries             uint8
-	again             time.Time // not to be tried before
+	again             time.Time // not retried before
 }
 
 // The results of a member.
@@ -52,7 +52,7 @@ const (
 
 var resultNames = [lastResult + 1]string{"waiting", "published", "delivered", "dead again", "gone", "failed"}
 
-// track makes a run's tracker from what the index knows. The lock is held.
+// track creates a run's tracker from the index. The lock is held.
 func (d *Desk) track(r *run) *tracker {
 	numbers := r.numbers
 	t := &tracker{run: r.id, force: r.record.Spec.Force, members: make([]member, len(numbers)), byKey: make(map[uint64]*member, len(numbers))}
@@ -60,23 +60,23 @@ func (d *Desk) track(r *run) *tracker {
 	for i, n := range numbers {
 		t.members[i].number = n
 		if l := d.letters.find(n); l != nil {
-			t.name(&t.members[i], d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
+			t.setDelivery(&t.members[i], d.letters.delivery(l), l.target.Value(), l.event, l.group.fingerprint)
 		}
 	}
-	// What was recorded before the run was started is not about its letters: when their
-	// stream was made anew, others had their numbers.
+	// Records from before the run's start are not about its letters: if the stream was
+	// recreated, other letters had their numbers.
 	records := d.history.records[d.history.started(r.id):]
 	for i := range records {
 		r := &records[i]
 		if m := t.find(r.number); m != nil {
 			rec := r.record()
-			d.tell(t, &rec, r.cause.Value())
+			d.trackRecord(t, &rec, r.cause.Value())
 		}
 	}
 	for i := range t.members {
-		if m := &t.members[i]; m.result == isWaiting && !d.letters.fates.isOpen(m.number) && d.letters.fates.decided(m.number) {
+		if m := &t.members[i]; m.result == isWaiting && !d.letters.outcomes.isOpen(m.number) && d.letters.outcomes.decided(m.number) {
 			t.set(m, isGone)
-			m.note = string(d.letters.fates.fate(m.number))
+			m.note = string(d.letters.outcomes.fate(m.number))
 		}
 	}
 	return t
@@ -98,8 +98,8 @@ func (t *tracker) find(number uint64) *member {
 	return &t.members[i]
 }
 
-// name says which delivery a member is of.
-func (t *tracker) name(m *member, key uint64, target, event, cause string) {
+// setDelivery sets which delivery a member is of.
+func (t *tracker) setDelivery(m *member, key uint64, target, event, cause string) {
 	m.key, m.target, m.event, m.cause = key, target, event, cause
 	t.byKey[key] = m
 }
@@ -110,16 +110,16 @@ func (t *tracker) set(m *member, result uint8) {
 	t.counts[result]++
 }
 
-// published, settled and left are sums of the counts.
+// published, underWay and left are sums of the counts.
 func (t *tracker) published() int {
 	return t.counts[isPublished] + t.counts[isDelivered] + t.counts[isDeadAgain]
 }
 func (t *tracker) underWay() int { return t.counts[isPublished] }
 func (t *tracker) left() int     { return t.counts[isWaiting] }
 
-// spent are the times at which letters were published by this run at the latest, or
-// may have been. A process that was killed between intent and outcome may have
-// published until this moment. The lock is held.
+// spent returns the latest times at which this run published letters, or may have. A
+// process that was killed between intent and outcome may have published at any time until
+// now. The lock is held.
 func (t *tracker) spent(now time.Time) (times []time.Time) {
 	for i := range t.members {
 		switch m := &t.members[i]; {
@@ -132,8 +132,8 @@ func (t *tracker) spent(now time.Time) (times []time.Time) {
 	return times
 }
 
-// tell takes in a record about one of the letters. The lock is held.
-func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
+// trackRecord applies a record about one of the run's letters. The lock is held.
+func (d *Desk) trackRecord(t *tracker, r *broker.AuditRecord, cause string) {
 	m := t.find(r.LetterNumber)
 	if m == nil {
 		return
@@ -151,19 +151,19 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 		m.tried, m.unclear = max(m.tried, nanoseconds(r.Time)), false
 	}
 	if m.event == "" && r.Event != "" {
-		t.name(m, d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
+		t.setDelivery(m, d.letters.hash.of(r.Target, events.Token(r.Event)), r.Target, r.Event, cause)
 		d.lookUp(t, m)
 	}
 	switch {
 	case r.Run == t.run && r.Action == broker.ActionReplayed:
 		d.publish(t, m, nanoseconds(r.Time))
-		d.lookUp(t, m) // once more, if its worker is this process and noted it before
+		d.lookUp(t, m) // publish does nothing if the worker in this process has noted it before
 	case r.Action == broker.ActionDelivered && m.intended:
-		// Published by this run, by a process that did not live to say so.
+		// Published by this run, by a process that died before it recorded that.
 		d.publish(t, m, nanoseconds(r.Time))
 		t.arrived(m)
 	case r.Run == t.run && r.Action == broker.ActionFailed && m.result == isWaiting:
-		m.note = r.Reason // the worker tries again, and gives up in the end
+		m.note = r.Reason // the worker retries, up to maxTries
 	case r.Action.Ends() && (m.result == isWaiting || m.result == isFailed):
 		t.set(m, isGone)
 		m.at = nanoseconds(r.Time)
@@ -171,7 +171,7 @@ func (d *Desk) tell(t *tracker, r *broker.AuditRecord, cause string) {
 	}
 }
 
-// publish notes that a member was published, and what is known of its delivery
+// publish records that a member was published, and applies what is known of its delivery
 // already. The lock is held.
 func (d *Desk) publish(t *tracker, m *member, at int64) {
 	if m.result != isWaiting && m.result != isGone && m.result != isFailed {
@@ -182,7 +182,7 @@ func (d *Desk) publish(t *tracker, m *member, at int64) {
 	d.lookUp(t, m)
 }
 
-// lookUp finds out what is known already of a published member's delivery: it may have
+// lookUp applies what is known already of a published member's delivery: it may have
 // ended before this process knew which delivery it is. The lock is held.
 func (d *Desk) lookUp(t *tracker, m *member) {
 	if m.key == 0 || m.result != isPublished {
@@ -196,7 +196,7 @@ func (d *Desk) lookUp(t *tracker, m *member) {
 	}
 	since := int64(0)
 	if t.force {
-		since = cmp.Or(m.began, m.at) // a lane may be faster than the record of what it was given
+		since = cmp.Or(m.began, m.at) // the lane may send before the publication is recorded
 	}
 	if d.deliveries.sentSince(m.key, since) {
 		t.arrived(m)
@@ -216,16 +216,16 @@ func (t *tracker) died(m *member, l *letter) {
 	t.set(m, isDeadAgain)
 	m.newLetter = l.number
 	m.note = string(l.group.code) + ": " + l.reason.Value()
-	if m.cause == l.group.fingerprint && t.back == nil {
-		t.back = m
+	if m.cause == l.group.fingerprint && t.sameCause == nil {
+		t.sameCause = m
 	}
 }
 
-// letterCame and entryCame tell the trackers of what is new. The lock is held.
-func (x *runs) letterCame(key uint64, l *letter) {
+// letterAdded tells the trackers of a new letter. The lock is held.
+func (x *runs) letterAdded(key uint64, l *letter) {
 	for r := range x.each {
-		if m := r.tracker.find(l.number); m != nil && m.event == "" { // the run was heard of before the letter
-			r.tracker.name(m, key, l.target.Value(), l.event, l.group.fingerprint)
+		if m := r.tracker.find(l.number); m != nil && m.event == "" { // the run was read before the letter
+			r.tracker.setDelivery(m, key, l.target.Value(), l.event, l.group.fingerprint)
 		}
 		if m := r.tracker.byKey[key]; m != nil && m.number < l.number {
 			r.tracker.died(m, l)
@@ -233,7 +233,8 @@ func (x *runs) letterCame(key uint64, l *letter) {
 	}
 }
 
-func (x *runs) entryCame(key uint64, sent bool) {
+// entryChanged tells the trackers of a changed entry of the ledger. The lock is held.
+func (x *runs) entryChanged(key uint64, sent bool) {
 	if !sent {
 		return
 	}
@@ -244,7 +245,7 @@ func (x *runs) entryCame(key uint64, sent bool) {
 	}
 }
 
-// result is a member as others see it.
+// outcome returns the exported form.
 func (m *member) outcome() RunResult {
-	return RunResult{Number: m.number, Target: m.target, Event: m.event, Result: resultNames[m.result], Note: m.note, At: moment0(m.at), Letter: m.newLetter}
+	return RunResult{Number: m.number, Target: m.target, Event: m.event, Result: resultNames[m.result], Note: m.note, At: fromNanoseconds(m.at), Letter: m.newLetter}
 }

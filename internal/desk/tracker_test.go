@@ -8,12 +8,12 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// What is sent again by force counts when it was sent since the run took the letter up.
-// A lane may be faster than the record that the letter was published.
+// In a forced run, a mail counts only if it was sent since the run began with the letter.
+// The lane may send before the publication is recorded.
 func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		sent  time.Duration // after the run took the letter up
+		sent  time.Duration // after the run began with the letter
 		noted bool          // by the worker, before the audit was read
 		want  uint8
 	}{{-time.Hour, false, isPublished}, {-time.Hour, true, isPublished}, {50 * time.Millisecond, false, isDelivered},
@@ -27,22 +27,22 @@ func TestForcedRunKnowsWhatWasSentSince(t *testing.T) {
 		began := time.Unix(1_800_000_000, 900_000_000)
 		record := broker.AuditRecord{Time: began, Action: broker.ActionReplayed, Stage: broker.StageIntent, Event: letter.Event, Target: letter.Target, LetterNumber: 1, Run: "r1"}
 		published := began.Add(200 * time.Millisecond)
-		d.enter(&broker.LedgerChange{Key: letter.Target + "." + letter.Token, Revision: 1,
+		d.applyEntry(&broker.LedgerChange{Key: letter.Target + "." + letter.Token, Revision: 1,
 			Entry: broker.Entry{Event: letter.Event, Target: letter.Target, State: broker.StateSent, Last: began.Add(c.sent)}})
 		if c.noted {
 			d.publish(tracker, tracker.find(1), published.UnixNano())
 		}
-		d.tell(tracker, &record, "")
+		d.trackRecord(tracker, &record, "")
 		record.Stage, record.Time = broker.StageOutcome, published
-		d.tell(tracker, &record, "")
+		d.trackRecord(tracker, &record, "")
 		if got := tracker.find(1).result; got != c.want {
-			t.Errorf("sent %v after it was taken up: %s, want %s", c.sent, resultNames[got], resultNames[c.want])
+			t.Errorf("sent %v after the run began with it: %s, want %s", c.sent, resultNames[got], resultNames[c.want])
 		}
 	}
 }
 
-// When the stream of letters is made anew, the audit still tells of those that had their
-// numbers.
+// When the stream of letters is recreated, the audit still has records of earlier letters
+// with the same numbers.
 func TestARunIsNotAboutLettersOfAnEarlierStream(t *testing.T) {
 	t.Parallel()
 	d := dry()

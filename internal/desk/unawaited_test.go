@@ -8,16 +8,16 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// A canary whose first letter waits for a relay that is away does not hold up those
-// for others, once somebody has said so.
+// A canary whose first letter waits for an unavailable relay does not hold up the letters
+// for others, once an operator has resumed it.
 func TestResumedCanaryGoesOnWithoutWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(func(d *Desk) { d.pace.patience = time.Second })
 	x.letters(d, "away", 100, 1)
 	x.letters(d, "ops", 0, 30)
-	x.post.breaks("away", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
-	x.post.mends("ops")
+	x.courier.fail("away", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "away"}, Relay: true})
+	x.courier.succeed("ops")
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Canary: true})
 	if r = x.reaches(d, r.ID, RunPaused); r.Published != 1 || !strings.Contains(r.Why, "without them") {
 		t.Errorf("%+v", r)

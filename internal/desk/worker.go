@@ -12,19 +12,19 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// How a run is worked on.
+// Intervals and limits of the work on a run.
 const (
-	atWork     = 100 * time.Millisecond // between looks at the run
-	window     = 1000                   // letters under way at a time
-	maxTries   = 5                      // for one letter, where others can be published
-	settleTime = 15 * time.Second       // after which an event that is no letter again has gone its way
+	workInterval = 100 * time.Millisecond // between steps of a run
+	window       = 1000                   // letters under way at a time
+	maxTries     = 5                      // for one letter, while others can be published
+	settleTime   = 15 * time.Second       // after which an event that has not become a letter again counts as delivered
 )
 
-// canary are the stages of a careful run: how many letters may be published before
-// all of those have come to something. Then the rest.
+// canary are the stages of a canary run: how many letters may be published in all before
+// each of those has a result. The rest follows after the last stage.
 var canary = [...]int{1, 11}
 
-// poke wakes the worker.
+// poke wakes workOnRuns.
 func (d *Desk) poke() {
 	select {
 	case d.pokes <- struct{}{}:
@@ -32,13 +32,13 @@ func (d *Desk) poke() {
 	}
 }
 
-// workOnRuns takes runs up that nobody works on, and works on them until the context
-// ends.
+// workOnRuns takes over runs that no process works on, and works on them until the
+// context ends.
 func (d *Desk) workOnRuns(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	mine := map[string]chan struct{}{}
-	tick := time.NewTicker(atWork)
+	tick := time.NewTicker(workInterval)
 	defer tick.Stop()
 	swept := time.Time{}
 	for {
@@ -63,7 +63,7 @@ func (d *Desk) workOnRuns(ctx context.Context) {
 				continue
 			}
 			w := &worker{Desk: d, id: id}
-			if !w.takeUp(ctx) {
+			if !w.acquire(ctx) {
 				continue
 			}
 			done := make(chan struct{})
@@ -86,9 +86,9 @@ func (d *Desk) isReady() bool {
 	}
 }
 
-// abandoned are the runs to be worked on that nobody works on: that have no worker, or
-// whose worker has not been heard of for as long as a lease is. What counts is this
-// process's clock alone, from when it last saw the entry change.
+// abandoned returns the runs to be worked on that no other process works on: they have no
+// worker, their worker is this process, or their entry has not changed for the length of
+// a lease. Only this process's clock counts, from when it last saw the entry change.
 func (d *Desk) abandoned() (ids []string) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -101,23 +101,23 @@ func (d *Desk) abandoned() (ids []string) {
 	return ids
 }
 
-// worker is one run being worked on by this process.
+// worker is the work of this process on one run.
 type worker struct {
 	*Desk
-	id       string
-	bucket   *broker.DeskBucket
-	record   runRecord // as last written, or read
-	revision uint64
-	written  time.Time
-	next     int       // the member to be looked at next
-	since    time.Time // when something was settled last, or there was nothing to wait for
-	settled  int
-	trouble  time.Time // since when no letter could be published; zero: not so
-	pacing   *pacing   // nil until what was published before is known
+	id           string
+	bucket       *broker.DeskBucket
+	record       runRecord // as last written or read
+	revision     uint64
+	written      time.Time
+	next         int       // index of the member to look at next
+	since        time.Time // when a letter last got a result, or none was under way
+	settled      int       // letters with a result
+	failingSince time.Time // since when no letter could be published; zero: not failing
+	pacing       *pacing   // nil until earlier publications are known
 }
 
-// takeUp makes this process the run's worker, if nobody else is faster.
-func (w *worker) takeUp(ctx context.Context) bool {
+// acquire makes this process the run's worker, unless another process is faster.
+func (w *worker) acquire(ctx context.Context) bool {
 	var err error
 	if w.bucket, err = w.b.Desk(ctx); err != nil {
 		return false
@@ -135,17 +135,17 @@ func (w *worker) takeUp(ctx context.Context) bool {
 	return w.write(ctx) == nil
 }
 
-// errNotMine says that the run is somebody else's by now, or nobody's.
-var errNotMine = errors.New("the run is not worked on here any more")
+// errNotWorker says that another process works on the run by now, or none.
+var errNotWorker = errors.New("this process no longer works on the run")
 
-// work replays the run's letters until there is none left, the run is to stand still,
-// or somebody else has it.
+// work replays the run's letters until none is left, the run is paused or has ended, or
+// another process works on it.
 func (w *worker) work(ctx context.Context) {
 	w.since = time.Now()
 	for ctx.Err() == nil {
 		if err := w.step(ctx); err != nil {
-			if !errors.Is(err, errNotMine) && ctx.Err() == nil {
-				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot go on now; it is tried again")
+			if !errors.Is(err, errNotWorker) && ctx.Err() == nil {
+				w.log.Warn().Err(err).Str("run", w.id).Msg("a replay run cannot continue now; retrying")
 				backoff.Sleep(ctx, time.Second)
 				continue
 			}
@@ -154,17 +154,17 @@ func (w *worker) work(ctx context.Context) {
 	}
 }
 
-// step does what can be done at once, and then waits a moment.
+// step does what can be done at once; if there is nothing to publish, it waits a moment.
 func (w *worker) step(ctx context.Context) error {
 	if err := w.renew(ctx); err != nil {
 		return err
 	}
 	if w.pacing == nil {
-		if err := w.goOn(ctx); err != nil {
+		if err := w.preparePacing(ctx); err != nil {
 			return err
 		}
 	}
-	if end, err := w.judge(ctx); end || err != nil {
+	if end, err := w.updateState(ctx); end || err != nil {
 		return err
 	}
 	batch, again := w.batch()
@@ -172,13 +172,14 @@ func (w *worker) step(ctx context.Context) error {
 		w.publishAll(ctx, batch)
 		return nil
 	}
-	backoff.Sleep(ctx, min(atWork, max(0, time.Until(again))))
+	backoff.Sleep(ctx, min(workInterval, max(0, time.Until(again))))
 	return nil
 }
 
-// goOn waits until the index has read what an earlier worker has recorded: what is
-// done, and what of the rate is used.
-func (w *worker) goOn(ctx context.Context) error {
+// preparePacing computes from the audit how much of the rate earlier workers have used.
+// It is an error while the index has not read all that they recorded: what is done, and
+// when.
+func (w *worker) preparePacing(ctx context.Context) error {
 	_, audit, _, err := w.b.StreamStates(ctx)
 	if err != nil {
 		return err
@@ -188,17 +189,18 @@ func (w *worker) goOn(ctx context.Context) error {
 	defer w.mu.RUnlock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
-		return errNotMine
+		return errNotWorker
 	}
 	if audit.Messages > 0 && w.history.next <= audit.Last {
-		return fmt.Errorf("the audit is read up to record %d of %d", w.history.next-1, audit.Last)
+		return fmt.Errorf("the audit is read only up to record %d of %d", w.history.next-1, audit.Last)
 	}
 	now := time.Now()
 	w.pacing = newPacing(w.record.Spec.Rate, r.tracker.spent(now), now)
 	return nil
 }
 
-// renew writes the counts and keeps the lease, and hears what others want of the run.
+// renew writes the counts and extends the lease, and applies what other processes changed
+// in the run.
 func (w *worker) renew(ctx context.Context) error {
 	w.mu.RLock()
 	r := w.runs.all[w.id]
@@ -209,13 +211,13 @@ func (w *worker) renew(ctx context.Context) error {
 	}
 	w.mu.RUnlock()
 	if r == nil {
-		return errNotMine
+		return errNotWorker
 	}
 	if revision > w.revision {
 		w.record, w.revision = known, revision
 	}
 	if w.record.Worker != w.worker {
-		return errNotMine
+		return errNotWorker
 	}
 	before := w.record.Run
 	w.recount(w.id, &w.record.Run)
@@ -224,19 +226,20 @@ func (w *worker) renew(ctx context.Context) error {
 		before.Gone != w.record.Gone || before.Failed != w.record.Failed
 	if still || changed && time.Since(w.written) >= time.Second || time.Since(w.written) >= w.pace.lease/3 {
 		if still {
-			w.record.Worker = "" // whoever is there when it goes on takes it up
+			w.record.Worker = "" // any process may take it over when it is resumed
 		}
 		if err := w.write(ctx); err != nil {
 			return err
 		}
 	}
 	if still {
-		return errNotMine
+		return errNotWorker
 	}
 	return nil
 }
 
-// write stores the run's entry. What somebody else wrote meanwhile counts more.
+// write stores the run's entry. If another process has written it meanwhile, that version
+// is kept.
 func (w *worker) write(ctx context.Context) error {
 	value, err := json.Marshal(w.record)
 	if err != nil {
@@ -248,40 +251,40 @@ func (w *worker) write(ctx context.Context) error {
 		if gerr != nil {
 			return gerr
 		}
-		w.hearOfRun(ctx, w.bucket, e)
+		w.applyRun(ctx, w.bucket, e)
 		if e.Revision == w.revision {
-			return err // a replica that lags told so
+			return err // the entry came from a replica that lags
 		}
 		var theirs runRecord
 		if err := json.Unmarshal(e.Value, &theirs); err != nil || theirs.Worker != w.worker {
-			return errNotMine
+			return errNotWorker
 		}
 		w.record, w.revision = theirs, e.Revision
-		return nil // the next step goes by that
+		return nil // the next step uses that version
 	}
 	if err != nil {
 		return err
 	}
 	w.revision, w.written = revision, time.Now()
-	w.hearOfRun(ctx, w.bucket, broker.DeskEntry{Key: runPrefix + w.id, Value: value, Revision: revision})
+	w.applyRun(ctx, w.bucket, broker.DeskEntry{Key: runPrefix + w.id, Value: value, Revision: revision})
 	return nil
 }
 
-// judge ends, stops or pauses the run where that is due, and otherwise says whether it
-// waits. end: there is nothing more to do.
-func (w *worker) judge(ctx context.Context) (end bool, err error) {
+// updateState ends, stops or pauses the run when that is due, and otherwise sets whether
+// it is running or waiting. end: the work is finished.
+func (w *worker) updateState(ctx context.Context) (end bool, err error) {
 	w.mu.Lock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
 		w.mu.Unlock()
-		return true, errNotMine
+		return true, errNotWorker
 	}
 	t := r.tracker
 	t.eventsSettled(time.Now())
 	left, underWay, published, deadAgain := t.left(), t.underWay(), t.published(), t.counts[isDeadAgain]
 	var back string
-	if t.back != nil {
-		back = fmt.Sprintf("dead letter %d came back as number %d, of the same cause (%s)", t.back.number, t.back.newLetter, t.back.note)
+	if t.sameCause != nil {
+		back = fmt.Sprintf("dead letter %d came back as dead letter %d, with the same cause (%s)", t.sameCause.number, t.sameCause.newLetter, t.sameCause.note)
 	}
 	w.mu.Unlock()
 
@@ -300,17 +303,17 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 		why = fmt.Sprintf("%d letters are published and still under way", underWay)
 	case w.record.Spec.Canary && published <= canary[1] && deadAgain > w.record.Forgiven:
 		state, action = RunPaused, broker.ActionPaused
-		why = fmt.Sprintf("%d of the first %d letters died again, of another cause: look at them, then resume or cancel", deadAgain, published)
+		why = fmt.Sprintf("%d of the first %d letters became dead letters again, with another cause: review them, then resume or cancel", deadAgain, published)
 	case left > 0 && published >= limit && waited > w.pace.patience:
 		state, action = RunPaused, broker.ActionPaused
 		w.record.Stalled = underWay
-		why = fmt.Sprintf("nothing of the %d letters under way has come to an end for %s: is the relay away, or its lane suspended? Resume to go on without them", underWay, waited.Round(time.Second))
-	case !w.trouble.IsZero() && time.Since(w.trouble) > w.pace.trouble:
+		why = fmt.Sprintf("none of the %d letters under way has had a result for %s: is the relay unavailable, or its lane suspended? Resume to continue without them", underWay, waited.Round(time.Second))
+	case !w.failingSince.IsZero() && time.Since(w.failingSince) > w.pace.trouble:
 		state, action = RunPaused, broker.ActionPaused
-		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.trouble).Round(time.Second), w.lastTrouble())
+		why = fmt.Sprintf("no letter could be published for %s: %s", time.Since(w.failingSince).Round(time.Second), w.lastError())
 	case left == 0 || published >= limit:
 		state = RunWatching
-		why = fmt.Sprintf("waiting since %s for %d under way", w.since.UTC().Format("15:04:05 UTC"), underWay)
+		why = fmt.Sprintf("waiting since %s for %d letters under way", w.since.UTC().Format("15:04:05 UTC"), underWay)
 	}
 	if state == w.record.State && why == w.record.Why {
 		return false, nil
@@ -320,7 +323,7 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 		w.record.Ended = time.Now().UTC()
 	}
 	if state == RunPaused {
-		w.trouble = time.Time{}
+		w.failingSince = time.Time{}
 	}
 	if state != RunRunning && state != RunWatching {
 		w.record.Worker = ""
@@ -332,6 +335,6 @@ func (w *worker) judge(ctx context.Context) (end bool, err error) {
 	if action == "" || w.record.State != state {
 		return false, nil
 	}
-	w.log.Info().Str("run", w.id).Str("state", string(state)).Str("why", why).Int("published", w.record.Published).Msg("replay run")
-	return true, errors.Join(w.b.Append(ctx, broker.AuditRecord{Action: action, Actor: w.itself, Reason: why, Run: w.id}), errNotMine)
+	w.log.Info().Str("run", w.id).Str("state", string(state)).Str("why", why).Int("published", w.record.Published).Msg("replay run changed state")
+	return true, errors.Join(w.b.Append(ctx, broker.AuditRecord{Action: action, Actor: w.itself, Reason: why, Run: w.id}), errNotWorker)
 }

@@ -26,34 +26,34 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// postOffice is a courier whose relay is this process. What it takes lies in its
-// mailbox; a target that is broken refuses everything, in the way given.
-type postOffice struct {
-	mu      sync.Mutex
-	broken  map[string]*verdict.Failure // by target
-	mailbox map[string]int              // target and event -> mails
-	lanes   []string
-	slow    time.Duration
+// fakeCourier is a courier whose relay is this process. It counts the mails it delivers;
+// for a target set to fail it returns that failure.
+type fakeCourier struct {
+	mu        sync.Mutex
+	failures  map[string]*verdict.Failure // by target
+	delivered map[string]int              // target and event -> mails
+	lanes     []string
+	slow      time.Duration
 }
 
-func newPostOffice() *postOffice {
-	return &postOffice{broken: map[string]*verdict.Failure{}, mailbox: map[string]int{}, lanes: []string{"relay"}}
+func newFakeCourier() *fakeCourier {
+	return &fakeCourier{failures: map[string]*verdict.Failure{}, delivered: map[string]int{}, lanes: []string{"relay"}}
 }
 
 func refusal() *verdict.Failure {
 	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay does not accept the password", ReplyCode: 535, EnhancedCode: "5.7.8", Certainty: verdict.NotSent}}
 }
 
-func (p *postOffice) Lanes() []string                       { return p.lanes }
-func (p *postOffice) Relays(string) [][]verdict.RelayStatus { return nil }
-func (p *postOffice) breaks(target string, f *verdict.Failure) {
+func (p *fakeCourier) Lanes() []string                       { return p.lanes }
+func (p *fakeCourier) Relays(string) [][]verdict.RelayStatus { return nil }
+func (p *fakeCourier) fail(target string, f *verdict.Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.broken[target] = f
+	p.failures[target] = f
 }
-func (p *postOffice) mends(target string) { p.breaks(target, nil) }
+func (p *fakeCourier) succeed(target string) { p.fail(target, nil) }
 
-func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
+func (p *fakeCourier) Resolve(_ context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
 	var routes []verdict.Route
 	for _, t := range ev.Targets {
 		routes = append(routes, verdict.Route{Target: t, Lane: "relay"})
@@ -61,9 +61,9 @@ func (p *postOffice) Resolve(_ context.Context, ev *events.Event) ([]verdict.Rou
 	return routes, nil
 }
 
-func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	p.mu.Lock()
-	f, slow := p.broken[a.Target], p.slow
+	f, slow := p.failures[a.Target], p.slow
 	p.mu.Unlock()
 	if f != nil {
 		again := *f
@@ -75,22 +75,22 @@ func (p *postOffice) Deliver(ctx context.Context, ev *events.Event, a verdict.At
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mailbox[a.Target+"/"+ev.ID]++
+	p.delivered[a.Target+"/"+ev.ID]++
 	return &verdict.Receipt{Relay: "relay:25", ReplyCode: 250, Reply: "2.0.0 Ok", MessageID: "<" + ev.ID + "@example.com>", Recipients: []string{"a@example.com"}}, nil
 }
 
-func (p *postOffice) mails(target, event string) int {
+func (p *fakeCourier) mails(target, event string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.mailbox[target+"/"+event]
+	return p.delivered[target+"/"+event]
 }
 
-// bench is a broker on an embedded server with a runner at work, and desks at it.
-type bench struct {
-	t    *testing.T
-	post *postOffice
-	b    *broker.Broker
-	js   jetstream.JetStream // somebody with the means of NATS
+// fixture is a broker on an embedded server with a working runner, and desks.
+type fixture struct {
+	t       *testing.T
+	courier *fakeCourier
+	b       *broker.Broker
+	js      jetstream.JetStream // another NATS client, as with the NATS CLI
 }
 
 func quick() queue.Settings {
@@ -98,28 +98,28 @@ func quick() queue.Settings {
 		RetryMultiplier: 2, GiveUpAfter: time.Hour, Grace: 5 * time.Second}
 }
 
-func start(t *testing.T) *bench {
+func start(t *testing.T) *fixture {
 	t.Helper()
 	return startIn(t, t.TempDir())
 }
 
-// startIn starts with what an earlier process has left.
-func startIn(t *testing.T, dir string) *bench {
+// startIn starts with the data of an earlier process.
+func startIn(t *testing.T, dir string) *fixture {
 	t.Helper()
-	x := &bench{t: t, post: newPostOffice()}
+	x := &fixture{t: t, courier: newFakeCourier()}
 	var err error
 	x.b, err = broker.Open(broker.Config{DataDir: dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel))
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(x.b.URL(), nats.Name("somebody's shell"))
+	nc, err := nats.Connect(x.b.URL(), nats.Name("operator's shell"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if x.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	r := queue.NewRunner(x.b, x.post, quick(), queue.NewMetrics(prometheus.NewRegistry()))
+	r := queue.NewRunner(x.b, x.courier, quick(), queue.NewMetrics(prometheus.NewRegistry()))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -135,10 +135,10 @@ func startIn(t *testing.T, dir string) *bench {
 	return x
 }
 
-// desk is a desk at work, until the test ends or stop is called.
-func (x *bench) desk(change func(*Desk)) (d *Desk, stop func()) {
+// desk returns a running desk, which stops when the test ends or stop is called.
+func (x *fixture) desk(change func(*Desk)) (d *Desk, stop func()) {
 	x.t.Helper()
-	d = New(x.b, surroundings{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.WarnLevel))
+	d = New(x.b, fakeDeliverer{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.WarnLevel))
 	d.pace.look, d.pace.grace = 50*time.Millisecond, 300*time.Millisecond
 	if change != nil {
 		change(d)
@@ -161,46 +161,46 @@ func (x *bench) desk(change func(*Desk)) (d *Desk, stop func()) {
 	return d, stop
 }
 
-type surroundings struct{}
+type fakeDeliverer struct{}
 
-func (surroundings) Targets() []verdict.TargetView {
+func (fakeDeliverer) Targets() []verdict.TargetView {
 	return []verdict.TargetView{{ID: "ops", Lane: "relay"}}
 }
-func (surroundings) Relays() []verdict.RelayView {
+func (fakeDeliverer) Relays() []verdict.RelayView {
 	return []verdict.RelayView{{Relay: "relay:25", Lane: "relay"}}
 }
-func (surroundings) Check(context.Context, string) []verdict.Finding {
+func (fakeDeliverer) Check(context.Context, string) []verdict.Finding {
 	return []verdict.Finding{{What: "target", Status: verdict.OK}}
 }
-func (surroundings) Examine(_ context.Context, target string, event []byte) []verdict.Finding {
+func (fakeDeliverer) Examine(_ context.Context, target string, event []byte) []verdict.Finding {
 	return []verdict.Finding{{What: target, Status: verdict.OK, Message: fmt.Sprint(len(event) > 0)}}
 }
 
-func (x *bench) until(what string, ok func() bool) {
+func (x *fixture) until(what string, ok func() bool) {
 	x.t.Helper()
 	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	x.t.Fatalf("waited in vain for: %s", what)
+	x.t.Fatalf("timeout while waiting for: %s", what)
 }
 
-func (x *bench) publish(ev *events.Event) {
+func (x *fixture) publish(ev *events.Event) {
 	x.t.Helper()
 	if _, err := x.js.Publish(context.Background(), broker.EventSubject, ev.Encode()); err != nil {
 		x.t.Fatal(err)
 	}
 }
 
-// letters makes dead letters: so many events for a target that is broken.
-func (x *bench) letters(d *Desk, target string, from, n int) {
+// letters makes n dead letters: events for a target that fails.
+func (x *fixture) letters(d *Desk, target string, from, n int) {
 	x.t.Helper()
 	open := d.Balance().Open
-	x.post.breaks(target, refusal())
+	x.courier.fail(target, refusal())
 	for i := range n {
 		x.publish(event(fmt.Sprintf("e%d", from+i), target))
-		if n <= 5 { // a few come in order
+		if n <= 5 { // in order, if they are few
 			x.until("the dead letter", func() bool { return d.Balance().Open == open+i+1 })
 		}
 	}
@@ -215,7 +215,7 @@ func event(id string, targets ...string) *events.Event {
 
 var certificates sync.Map
 
-// certificate is a self-signed one, the same one for the same name and day.
+// certificate returns a self-signed one, the same for the same name and hour.
 func certificate(name string, from time.Time) string {
 	from = from.Truncate(time.Hour)
 	key := name + from.String()

@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Whatever comes in whatever order, what is counted is what a list would count.
+// In whatever order mails are counted, the count is what a list would give.
 func TestLately(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
 	now := time.Date(2026, 1, 2, 3, 4, 30, 0, time.UTC)
 	for range 200 {
-		l := lately{map[string]*minutes{}}
+		l := throughput{map[string]*minutes{}}
 		var all []int64
 		clock := now
 		for range rng.IntN(300) {
 			clock = clock.Add(time.Duration(rng.IntN(90)) * time.Second)
-			at := clock.Add(-time.Duration(rng.IntN(150)) * time.Second).Unix() // replicas' clocks and the order of the ledger differ
+			at := clock.Add(-time.Duration(rng.IntN(150)) * time.Second).Unix() // the clocks of replicas and the order of the ledger differ
 			l.add("a", at)
 			all = append(all, at)
 			if rng.IntN(50) == 0 {
@@ -31,11 +31,11 @@ func TestLately(t *testing.T) {
 			}
 		}
 		if got := l.of("a", clock); got != want {
-			t.Fatalf("%d mails lately, want %d", got, want)
+			t.Fatalf("%d mails, want %d", got, want)
 		}
 	}
-	l := lately{map[string]*minutes{}}
+	l := throughput{map[string]*minutes{}}
 	if l.add("a", now.Unix()); l.of("a", now.Add(time.Hour)) != 0 || l.of("b", now) != 0 {
-		t.Error("what was long ago, or elsewhere, is counted")
+		t.Error("mails of another time or lane are counted")
 	}
 }

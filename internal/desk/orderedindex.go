@@ -5,13 +5,12 @@ import (
 	"slices"
 )
 
-// blockSize bounds what an insertion or a removal moves.
+// blockSize bounds how many letters an insertion or a removal moves.
 const blockSize = 512
 
-// sorted is a set of letters in an order, kept as they come and go: in blocks,
-// each sorted, one after the other. A letter must not change its place while it is
-// in there.
-type sorted struct {
+// orderedIndex is a sorted set of letters: a sequence of sorted blocks. What a letter is
+// sorted by must not change while it is in the set.
+type orderedIndex struct {
 	compare func(a, b *letter) int
 	blocks  [][]*letter
 	size    int
@@ -27,7 +26,7 @@ func byNumber(a, b *letter) int {
 	return 0
 }
 
-// byExpiry has those first whose certificate expires first, and those without one
+// byExpiry orders letters by the expiry of their certificate; letters without one are
 // last.
 func byExpiry(a, b *letter) int {
 	switch {
@@ -39,16 +38,16 @@ func byExpiry(a, b *letter) int {
 	return byNumber(a, b)
 }
 
-// block is the first block whose last letter is not before l.
-func (s *sorted) block(l *letter) int {
+// block returns the index of the first block whose last letter is not before l.
+func (s *orderedIndex) block(l *letter) int {
 	i, _ := slices.BinarySearchFunc(s.blocks, l, func(b []*letter, l *letter) int { return s.compare(b[len(b)-1], l) })
 	return i
 }
 
-func (s *sorted) insert(l *letter) {
+func (s *orderedIndex) insert(l *letter) {
 	i := s.block(l)
 	if i == len(s.blocks) {
-		// After all others, as new letters mostly are: full blocks stay full.
+		// After all others, as most new letters are: full blocks stay full.
 		if i == 0 || len(s.blocks[i-1]) >= blockSize {
 			s.blocks = append(s.blocks, append(make([]*letter, 0, 8), l))
 			s.size++
@@ -73,7 +72,7 @@ func (s *sorted) insert(l *letter) {
 	}
 }
 
-func (s *sorted) remove(l *letter) {
+func (s *orderedIndex) remove(l *letter) {
 	i := s.block(l)
 	if i == len(s.blocks) {
 		return
@@ -89,8 +88,8 @@ func (s *sorted) remove(l *letter) {
 	}
 }
 
-// find is the letter that compares equal to l, nil if there is none.
-func (s *sorted) find(l *letter) *letter {
+// find returns the letter that compares equal to l, nil if there is none.
+func (s *orderedIndex) find(l *letter) *letter {
 	i := s.block(l)
 	if i == len(s.blocks) {
 		return nil
@@ -101,14 +100,14 @@ func (s *sorted) find(l *letter) *letter {
 	return nil
 }
 
-func (s *sorted) first() *letter {
+func (s *orderedIndex) first() *letter {
 	if s.size == 0 {
 		return nil
 	}
 	return s.blocks[0][0]
 }
 
-func (s *sorted) last() *letter {
+func (s *orderedIndex) last() *letter {
 	if s.size == 0 {
 		return nil
 	}
@@ -116,8 +115,8 @@ func (s *sorted) last() *letter {
 	return b[len(b)-1]
 }
 
-// after yields what comes behind l, or all when l is nil.
-func (s *sorted) after(l *letter) iter.Seq[*letter] {
+// after yields the letters after l, or all when l is nil.
+func (s *orderedIndex) after(l *letter) iter.Seq[*letter] {
 	return func(yield func(*letter) bool) {
 		i, at := 0, 0
 		if l != nil {
@@ -139,8 +138,8 @@ func (s *sorted) after(l *letter) iter.Seq[*letter] {
 	}
 }
 
-// before yields what comes in front of l, or all when l is nil, the last first.
-func (s *sorted) before(l *letter) iter.Seq[*letter] {
+// before yields the letters before l, or all when l is nil, the last first.
+func (s *orderedIndex) before(l *letter) iter.Seq[*letter] {
 	return func(yield func(*letter) bool) {
 		i := len(s.blocks) - 1
 		at := 0

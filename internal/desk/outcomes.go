@@ -1,0 +1,169 @@
+package desk
+
+import "github.com/certpost/certpost/internal/broker"
+
+// outcomes records for every number that the stream of dead letters ever assigned whether
+// its letter is open, or how it ended: one byte each. Numbers are dense, so the highest
+// is how many letters there ever were, and every missing one is detected.
+type outcomes struct {
+	of          []byte // by number; index 0 is unused
+	open        int
+	ended       [lastOutcome + 1]int // by outcome
+	unexplained int                  // gone, and no record says how
+	early       map[uint64]byte      // outcomes of numbers that are not known yet
+}
+
+// maxEarly bounds early: anyone with write access to the audit can record any number.
+const maxEarly = 100_000
+
+// The low bits of a byte in of are the outcome that the audit records. They are set while
+// the letter is still there: an action writes its outcome first and removes the letter
+// after.
+const (
+	outcomeReplayed = iota + 1
+	outcomeDiscarded
+	outcomeExpired
+	outcomeReplaced
+	outcomeRemoved
+	lastOutcome = outcomeRemoved
+
+	outcomeMask = 0x0f
+	isOpen      = 0x80 // in the stream
+	counted     = 0x40 // in letters.dead already
+)
+
+var outcomeNames = [lastOutcome + 1]Fate{"", Replayed, Discarded, Expired, Replaced, Removed}
+
+// outcomeOf returns the outcome of an action for its letter, 0 for none.
+func outcomeOf(r *broker.AuditRecord) byte {
+	if r.Stage == broker.StageIntent {
+		return 0
+	}
+	switch r.Action {
+	case broker.ActionReplayed, broker.ActionDelivered:
+		return outcomeReplayed
+	case broker.ActionDiscarded:
+		return outcomeDiscarded
+	case broker.ActionExpired:
+		return outcomeExpired
+	case broker.ActionReplaced:
+		return outcomeReplaced
+	case broker.ActionRemoved:
+		return outcomeRemoved
+	}
+	return 0
+}
+
+// extendTo makes numbers up to last known. New ones are unexplained until setOpen or
+// setOutcome is called for them.
+func (o *outcomes) extendTo(last uint64) {
+	if have := uint64(len(o.of)); have <= last {
+		o.unexplained += int(last) + 1 - max(int(have), 1)
+		o.of = append(o.of, make([]byte, last+1-have)...)
+		for number, outcome := range o.early {
+			if number <= last {
+				delete(o.early, number)
+				o.setOutcome(number, outcome)
+			}
+		}
+	}
+}
+
+// total is how many letters there ever were.
+func (o *outcomes) total() uint64 { return uint64(max(len(o.of), 1) - 1) }
+
+func (o *outcomes) setOpen(number uint64) {
+	o.extendTo(number)
+	o.change(number, o.of[number]|isOpen)
+}
+
+func (o *outcomes) setGone(number uint64) {
+	if o.isOpen(number) {
+		o.change(number, o.of[number]&^isOpen)
+	}
+}
+
+// setOutcome sets the outcome of a number; the first one stays. A letter may have come
+// and ended since the letters were last read: its outcome is kept in early until
+// extendTo.
+func (o *outcomes) setOutcome(number uint64, outcome byte) {
+	switch known := number <= o.total(); {
+	case known && o.of[number]&outcomeMask == 0 && number != 0:
+		o.change(number, o.of[number]|outcome)
+	case !known && o.early[number] == 0 && len(o.early) < maxEarly:
+		if o.early == nil {
+			o.early = map[uint64]byte{}
+		}
+		o.early[number] = outcome
+	}
+}
+
+// change replaces the byte of a number, and updates the sums.
+func (o *outcomes) change(number uint64, now byte) {
+	o.sum(o.of[number], -1)
+	o.of[number] = now
+	o.sum(now, 1)
+}
+
+func (o *outcomes) sum(of byte, by int) {
+	switch outcome := of & outcomeMask; {
+	case of&isOpen != 0:
+		o.open += by
+	case outcome != 0:
+		o.ended[outcome] += by
+	default:
+		o.unexplained += by
+	}
+}
+
+func (o *outcomes) isOpen(number uint64) bool {
+	return number < uint64(len(o.of)) && o.of[number]&isOpen != 0
+}
+
+// fate returns Open, how the letter ended, or "" for a number that is unexplained or was
+// never assigned.
+func (o *outcomes) fate(number uint64) Fate {
+	switch {
+	case number == 0 || number >= uint64(len(o.of)):
+		return ""
+	case o.of[number]&isOpen != 0:
+		return Open
+	}
+	return outcomeNames[o.of[number]&outcomeMask]
+}
+
+// decided reports whether the audit records an outcome, also while the letter is still in
+// the stream.
+func (o *outcomes) decided(number uint64) bool {
+	return number < uint64(len(o.of)) && o.of[number]&outcomeMask != 0
+}
+
+// count marks a number as counted in letters.dead, and reports whether it was not before.
+func (o *outcomes) count(number uint64) bool {
+	if number == 0 || number >= uint64(len(o.of)) || o.of[number]&counted != 0 {
+		return false
+	}
+	o.of[number] |= counted
+	return true
+}
+
+// openUpTo counts the open letters up to a number.
+func (o *outcomes) openUpTo(last uint64) int {
+	n := o.open
+	for i := last + 1; i < uint64(len(o.of)); i++ {
+		if o.of[i]&isOpen != 0 {
+			n--
+		}
+	}
+	return n
+}
+
+// unexplainedNumbers returns the numbers of letters that are gone unexplained.
+func (o *outcomes) unexplainedNumbers() (numbers []uint64) {
+	for i := 1; i < len(o.of) && len(numbers) < o.unexplained; i++ {
+		if o.of[i]&(isOpen|outcomeMask) == 0 {
+			numbers = append(numbers, uint64(i))
+		}
+	}
+	return numbers
+}
