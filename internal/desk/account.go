@@ -21,7 +21,11 @@ type missingLetter struct {
 // before, another process removes the letter.
 const removeAfter = 10 * time.Second
 
-// mostAtOnce bounds the audit records, and the removals, of one look.
+// unknownClient is the recorded actor of a letter that was removed outside Certpost. NATS
+// does not store which client removed a message.
+var unknownClient = broker.Actor{Name: "unknown NATS client", Via: broker.ViaNATS}
+
+// mostAtOnce bounds the audit records of one look.
 const mostAtOnce = 500
 
 // account explains letters that are gone without an audit record, after a grace period in
@@ -128,7 +132,7 @@ func (f *follower) explain(number uint64, left missingLetter, now time.Time) (br
 			return r, true
 		}
 		r.Action, r.Reason = broker.ActionRemoved, "it was removed before Certpost read it, and no record says why"
-		r.Actor = f.removers.of(number, "")
+		r.Actor = unknownClient
 		return r, true
 	}
 	letter := l.letter().DeadLetter
@@ -145,7 +149,7 @@ func (f *follower) explain(number uint64, left missingLetter, now time.Time) (br
 	case f.maxAge > 0 && now.Sub(fromNanoseconds(l.at)) >= f.maxAge-time.Second:
 		r.Action, r.Reason = broker.ActionExpired, "it reached the maximum age of dead letters"
 	default:
-		r.Action, r.Actor = broker.ActionRemoved, f.removers.of(number, letter.Subject)
+		r.Action, r.Actor = broker.ActionRemoved, unknownClient
 	}
 	return r, true
 }

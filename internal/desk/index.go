@@ -45,7 +45,6 @@ type Desk struct {
 	runs       *runs
 	maxAge     time.Duration // of letters
 	auditAge   time.Duration // of records, and so of discarded letters
-	removers   *removers     // of letters, as NATS reported
 	followErr  error         // why the streams cannot be read now; nil: they can
 	mismatch   time.Time     // since when letters are unexplained; zero: none is
 	read       bool          // letters and their ends were read once
@@ -78,7 +77,7 @@ func New(b *broker.Broker, deliverer Surroundings, log zerolog.Logger) *Desk {
 	d := &Desk{
 		b: b, deliverer: deliverer, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
-		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1), removers: newRemovers(),
+		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1),
 		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
 			patience: 15 * time.Minute, trouble: time.Minute, orphan: 10 * time.Minute},
 	}
@@ -108,7 +107,6 @@ func (d *Desk) Run(ctx context.Context) error {
 	wg.Go(func() { d.followLetters(ctx) })
 	wg.Go(func() { d.followLedger(ctx) })
 	wg.Go(func() { d.followBucket(ctx) })
-	wg.Go(func() { d.followRemovals(ctx) })
 	wg.Go(func() { d.followLanes(ctx) })
 	wg.Go(func() { d.workOnRuns(ctx) })
 	wg.Wait()
