@@ -1,8 +1,6 @@
 package dashboard
 
 import (
-	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -23,8 +21,8 @@ type assets struct {
 }
 
 type asset struct {
-	kind          string
-	plain, packed []byte
+	kind    string
+	content []byte
 }
 
 var kinds = map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".txt": "text/plain; charset=utf-8"}
@@ -35,19 +33,15 @@ func newAssets() *assets {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		plain, err := static.ReadFile(name)
+		content, err := static.ReadFile(name)
 		if err != nil {
 			return err
 		}
-		sum := sha256.Sum256(plain)
+		sum := sha256.Sum256(content)
 		own, ext := path.Base(name), path.Ext(name)
 		hashed := "/static/" + strings.TrimSuffix(own, ext) + "." + hex.EncodeToString(sum[:6]) + ext
-		var packed bytes.Buffer
-		z, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression) // the level is a valid one
-		_, _ = z.Write(plain)                                      // to memory
-		_ = z.Close()
 		a.paths[own] = hashed
-		a.files[hashed] = asset{kinds[ext], plain, packed.Bytes()}
+		a.files[hashed] = asset{kinds[ext], content}
 		return nil
 	})
 	if err != nil {
@@ -68,11 +62,5 @@ func (a *assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", file.kind)
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
-	h.Set("Vary", "Accept-Encoding")
-	content := file.plain
-	if acceptsGzip(r) {
-		h.Set("Content-Encoding", "gzip")
-		content = file.packed
-	}
-	_, _ = w.Write(content)
+	_, _ = w.Write(file.content)
 }
