@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
@@ -20,8 +21,8 @@ type visitors struct {
 	// refused is when each refusal was last recorded, so that repeated attempts are only
 	// logged. Only run's goroutine uses it.
 	refused map[[2]string]time.Time
-	// hours are the current hours, by kind. Only run's goroutine uses it.
-	hours map[kind]hour
+	// quotas are by kind. Only run's goroutine uses them.
+	quotas map[kind]*quota
 }
 
 // kind is what is counted together. Not named means that the user is unknown.
@@ -30,10 +31,11 @@ type kind struct {
 	named  bool
 }
 
-// hour counts the records of one kind since it began, and those beyond the limit.
-type hour struct {
-	began            time.Time
-	recorded, beyond int
+// quota limits the records of one kind, and counts the events that were left out.
+type quota struct {
+	limit   *rate.Limiter
+	leftOut int
+	since   time.Time // of the first one left out
 }
 
 const (
@@ -43,12 +45,13 @@ const (
 
 	// The audit is kept for years, and anyone on the network can fail to sign in. So the
 	// records per hour are limited: for all unknown users, and for each kind with a name.
+	// After a quiet hour, as many may be written at once.
 	strangersAnHour = 60
 	visitsAnHour    = 1000
 )
 
 func newVisitors(b *broker.Broker, log zerolog.Logger) *visitors {
-	return &visitors{append: b.Append, log: log, queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{}, hours: map[kind]hour{}}
+	return &visitors{append: b.Append, log: log, queue: make(chan broker.AuditRecord, visitorsWaiting), refused: map[[2]string]time.Time{}, quotas: map[kind]*quota{}}
 }
 
 // record queues an event. It never blocks.
@@ -100,10 +103,15 @@ func (v *visitors) write(ctx context.Context, r broker.AuditRecord) {
 	if r.Action == broker.ActionRefused && !v.isNew([2]string{r.Name + " " + r.Address, r.Reason}, now) {
 		return
 	}
-	v.sumUp(ctx, now.Add(-time.Hour))
-	if v.hasRoom(r, now) {
+	q := v.quotaOf(kind{r.Action, r.Name != ""})
+	if q.limit.AllowN(now, 1) {
 		v.put(ctx, r)
+		return
 	}
+	if q.leftOut == 0 {
+		q.since = now
+	}
+	q.leftOut++
 }
 
 func (v *visitors) put(ctx context.Context, r broker.AuditRecord) {
@@ -114,39 +122,29 @@ func (v *visitors) put(ctx context.Context, r broker.AuditRecord) {
 	}
 }
 
-// hasRoom says whether one more record of that kind may be written in this hour.
-func (v *visitors) hasRoom(r broker.AuditRecord, now time.Time) bool {
-	k := kind{r.Action, r.Name != ""}
-	h, underWay := v.hours[k]
-	if !underWay {
-		h.began = now
+func (v *visitors) quotaOf(k kind) *quota {
+	q, known := v.quotas[k]
+	if !known {
+		most := strangersAnHour
+		if k.named {
+			most = visitsAnHour
+		}
+		q = &quota{limit: rate.NewLimiter(rate.Every(time.Hour/time.Duration(most)), most)}
+		v.quotas[k] = q
 	}
-	most := strangersAnHour
-	if k.named {
-		most = visitsAnHour
-	}
-	room := h.recorded < most
-	if room {
-		h.recorded++
-	} else {
-		h.beyond++
-	}
-	v.hours[k] = h
-	return room
+	return q
 }
 
-// sumUp ends the hours that began before a moment, and records how many events were left
-// out: the audit has their number, and the log each of them.
+// sumUp records how many events were left out since a time before the given one: the
+// audit has their number, and the log each of them.
 func (v *visitors) sumUp(ctx context.Context, before time.Time) {
-	for k, h := range v.hours {
-		if h.began.After(before) {
+	for k, q := range v.quotas {
+		if q.leftOut == 0 || q.since.After(before) {
 			continue
 		}
-		delete(v.hours, k)
-		if h.beyond > 0 {
-			v.put(ctx, broker.AuditRecord{Action: k.action, Actor: broker.Actor{Name: "certpost", Via: broker.ViaItself},
-				Reason: fmt.Sprintf("%d more since %s, only in the log", h.beyond, h.began.UTC().Format("2006-01-02 15:04:05 UTC"))})
-		}
+		v.put(ctx, broker.AuditRecord{Action: k.action, Actor: broker.Actor{Name: "certpost", Via: broker.ViaItself},
+			Reason: fmt.Sprintf("%d more since %s, only in the log", q.leftOut, q.since.UTC().Format("2006-01-02 15:04:05 UTC"))})
+		q.leftOut = 0
 	}
 }
 
