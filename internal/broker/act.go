@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -120,7 +119,7 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 		if err := b.knownLane(ctx, how.Lane); err != nil {
 			return nil, err
 		}
-		m.Subject = DeliveryPrefix + how.Lane + "." + how.Target
+		m.Subject = DeliverySubject(how.Lane, how.Target)
 		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+how.Target+"/letter-"+strconv.FormatUint(d.Sequence, 10))
 		m.Header.Set(HeaderTarget, how.Target)
 		m.Header.Set(HeaderLane, how.Lane)
@@ -147,11 +146,8 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 
 // Unreplayable returns the reason why a letter cannot be replayed; "" if it can.
 func (d *DeadLetter) Unreplayable() string {
-	var body struct {
-		Withheld string `json:"withheld"`
-	}
-	if bytes.Contains(d.Body, []byte(`"withheld"`)) && json.Unmarshal(d.Body, &body) == nil && body.Withheld != "" {
-		return "its event was not stored (" + body.Withheld + "); publish the event again, then discard the letter"
+	if why := WithheldBecause(d.Body); why != "" {
+		return "its event was not stored (" + why + "); publish the event again, then discard the letter"
 	}
 	if d.ReplaySubject == "" {
 		return "its " + HeaderReplaySubject + " header is missing"

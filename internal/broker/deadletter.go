@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,17 +70,20 @@ type DeadLetter struct {
 	Body          []byte        `json:"-"`                       // the event
 }
 
-// subjectOf returns the letter's subject: one per delivery and code.
-func (d *DeadLetter) subjectOf() string {
-	target, lane := d.Target, d.Lane
+// LetterSubject returns the subject of a letter, one per delivery and code:
+// certpost.dead.<code>.<lane>.<target>.<token>. A lane or target that is not a token of a
+// subject becomes NoToken.
+func LetterSubject(code verdict.Code, lane, target, token string) string {
 	if !events.IsToken(target) {
 		target = NoToken
 	}
 	if !events.IsToken(lane) {
 		lane = NoToken
 	}
-	return DeadLetterPrefix + strings.Join([]string{string(d.Code), lane, target, d.Token}, ".")
+	return DeadLetterPrefix + strings.Join([]string{string(code), lane, target, token}, ".")
 }
+
+func (d *DeadLetter) subjectOf() string { return LetterSubject(d.Code, d.Lane, d.Target, d.Token) }
 
 func (d *DeadLetter) message(id string) *nats.Msg {
 	m := nats.NewMsg(d.Subject)
@@ -285,6 +289,19 @@ func (b *Broker) ObserveReplaced(ctx context.Context, d DeadLetter) {
 func Withheld(why string, d *DeadLetter) []byte {
 	body, _ := json.Marshal(map[string]string{"withheld": why, "id": d.Event})
 	return body
+}
+
+// WithheldBecause returns the reason why the body of a letter does not hold the event; ""
+// if it does.
+func WithheldBecause(body []byte) string {
+	var instead struct {
+		Why string `json:"withheld"`
+	}
+	// Bodies are large and few are withheld, so the test for the key comes first.
+	if !bytes.Contains(body, []byte(`"withheld"`)) || json.Unmarshal(body, &instead) != nil {
+		return ""
+	}
+	return instead.Why
 }
 
 // RemoveDeadLetter takes the letters of a delivery that has succeeded off the list. It

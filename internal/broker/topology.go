@@ -32,6 +32,9 @@ const (
 	LaneConsumerPrefix = "lane-"
 )
 
+// DeliverySubject returns the subject of the delivery messages for a target.
+func DeliverySubject(lane, target string) string { return DeliveryPrefix + lane + "." + target }
+
 // Retention of the streams.
 const (
 	eventsAge = 30 * 24 * time.Hour

@@ -1,8 +1,6 @@
 package desk
 
 import (
-	"bytes"
-	"encoding/json"
 	"math"
 	"strings"
 	"time"
@@ -57,20 +55,12 @@ func newLetter(d *broker.DeadLetter) *letter {
 		target: unique.Make(d.Target), certainty: unique.Make(string(d.Certainty)), reason: unique.Make(d.Reason),
 		reply: unique.Make(d.Reply), owed: unique.Make(strings.Join(d.Recipients, ", ")), secrets: unique.Make(d.Secrets),
 		first: nanoseconds(d.First), last: nanoseconds(d.Last), attempts: int32(d.Attempts), generation: int32(d.Generation),
-		replyCode: int16(d.ReplyCode), withheld: withheld(d.Body),
+		replyCode: int16(d.ReplyCode), withheld: broker.WithheldBecause(d.Body) != "",
 	}
 	if leaf, ok := leafOf(d.Body); ok {
 		l.leaf, l.hasLeaf, l.notAfter = leaf, true, leaf.Value().notAfter
 	}
 	return l
-}
-
-// withheld reports whether a body only says why the event is withheld.
-func withheld(body []byte) bool {
-	var instead struct {
-		Why string `json:"withheld"`
-	}
-	return bytes.Contains(body, []byte(`"withheld"`)) && json.Unmarshal(body, &instead) == nil && instead.Why != ""
 }
 
 // setRareFields stores the values that do not follow from the other fields. The letter
@@ -101,15 +91,7 @@ func (l *letter) token() string {
 }
 
 func (l *letter) defaultReplaySubject() string {
-	return "certpost.delivery." + l.group.lane + "." + l.target.Value()
-}
-
-// tokenOrUnderscore returns a target or a lane as it appears in subjects.
-func tokenOrUnderscore(token string) string {
-	if !events.IsToken(token) {
-		return "_"
-	}
-	return token
+	return broker.DeliverySubject(l.group.lane, l.target.Value())
 }
 
 func (l *letter) replaySubject() string {
@@ -123,7 +105,7 @@ func (l *letter) subject() string {
 	if l.rareFields != nil && l.rareFields.subject != "" {
 		return l.rareFields.subject
 	}
-	return strings.Join([]string{"certpost.dead", string(l.group.code), tokenOrUnderscore(l.group.lane), tokenOrUnderscore(l.target.Value()), l.token()}, ".")
+	return broker.LetterSubject(l.group.code, l.group.lane, l.target.Value(), l.token())
 }
 
 // letter returns the exported form.

@@ -199,7 +199,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 
 // delivery returns the delivery message for one target. Its body is the whole event.
 func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
-	m := nats.NewMsg(broker.DeliveryPrefix + route.Lane + "." + route.Target)
+	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
 	m.Data = f.event.Encode()
 	gen := strconv.Itoa(generation)
 	m.Header.Set(nats.MsgIdHdr, f.token+"/"+route.Target+"/"+gen)

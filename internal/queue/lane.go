@@ -155,7 +155,7 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 func laneConsumer(name string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: broker.LaneConsumerPrefix + name, Description: "deliveries of one relay",
-		FilterSubject: broker.DeliveryPrefix + name + ".*", MaxAckPending: broker.LaneAckPending(name),
+		FilterSubject: broker.DeliverySubject(name, "*"), MaxAckPending: broker.LaneAckPending(name),
 	}
 }
 

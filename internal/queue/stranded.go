@@ -73,7 +73,7 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 	}()
 	next := uint64(1)
 	for removed+republished < strandedAtOnce {
-		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliveryPrefix+lane+".*"))
+		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliverySubject(lane, "*")))
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence > floor {
 			return nil
 		}
