@@ -222,7 +222,7 @@ func TestReplayOfUncertain(t *testing.T) {
 	if said := o.certpost("dead-letters", "replay", one); said.code != exitFailed || !strings.Contains(said.stderr, "may have been sent") || !regexp.MustCompile(`look for its Message-ID <\S+@demo\.example> at the relay first`).MatchString(said.stderr) {
 		t.Errorf("replay says %+v", said)
 	}
-	if said := o.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "x"); said.code != exitFailed || !strings.Contains(said.stderr, "1 of the 1 may have been sent") {
+	if said := o.certpost("dead-letters", "replay", "--all", "--yes", "--reason", "x"); said.code != exitFailed || !strings.Contains(said.stderr, "1 of 1 letters: the mail may have been sent") {
 		t.Errorf("replay --all says %+v", said)
 	}
 	if len(o.letters()) != 1 {

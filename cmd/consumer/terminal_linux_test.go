@@ -263,9 +263,9 @@ func TestPartsOfAFrozenQuery(t *testing.T) {
 		t.Errorf("%+v", left)
 	}
 	for request, want := range map[string]string{
-		`dead.replay {"all": true, "size": 5, "reason": "x"}`:     "leave out the size",
-		`dead.hold {"numbers": [13], "size": 5, "reason": "x"}`:   "go with a filter",
-		`dead.discard {"all": true, "size": -1, "reason": "x"}`:   "a size of -1",
+		`dead.replay {"all": true, "size": 5, "reason": "x"}`:     "leave out size",
+		`dead.hold {"numbers": [13], "size": 5, "reason": "x"}`:   "require a filter",
+		`dead.discard {"all": true, "size": -1, "reason": "x"}`:   "invalid size -1",
 		`dead.discard {"filter": {"above": "x"}, "reason": "x"}`:  "above: want the number",
 		`dead.discard {"filter": {"above": "13"}, "reason": "x"}`: "",
 	} {

@@ -42,7 +42,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 		return Run{}, err
 	}
 	if n := d.uncertain(set); n > 0 && !spec.Uncertain {
-		return Run{}, fmt.Errorf("%d of %d: %w", n, len(set), ErrUncertain)
+		return Run{}, fmt.Errorf("%d of %d letters: %w", n, len(set), ErrUncertain)
 	}
 	encoded := encodeNumbers(set)
 	if len(encoded) > maxSet {

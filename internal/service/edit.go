@@ -6,12 +6,12 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// EditOrder replays one letter for another target, or to other recipients.
+// EditOrder is the request to replay one letter for another target, or to other recipients.
 type EditOrder struct {
 	Caller
 	Number     uint64   `json:"number"`
-	Target     string   `json:"target,omitempty"`     // "" leaves the letter's own
-	Recipients []string `json:"recipients,omitempty"` // none: all whom the target names
+	Target     string   `json:"target,omitempty"`     // "": the letter's own
+	Recipients []string `json:"recipients,omitempty"` // none: the target's recipients
 	Uncertain  bool     `json:"may_have_been_sent,omitempty"`
 	Reason     string   `json:"reason"`
 }

@@ -1,6 +1,6 @@
-// Package service is the product's API: what the NATS service and the commands ask and order
-// about dead letters, replay runs, deliveries and the audit, as JSON. It decides nothing: the
-// rules are the desk's, and the pages ask the same desk.
+// Package service is the API of the NATS service and the commands: requests about dead
+// letters, replay runs, deliveries and the audit, in JSON. It makes no decisions: the rules
+// are in package desk, which the pages use too.
 package service
 
 import (
@@ -19,11 +19,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// API answers requests about dead letters, deliveries, replay runs and the audit, in JSON:
-// those of the NATS service and those of the commands. docs/replay.md describes them.
+// API answers the requests. docs/replay.md describes them.
 type API struct{ desk *desk.Desk }
 
-// New makes the API of a desk.
+// New returns the API of a desk.
 func New(d *desk.Desk) *API { return &API{d} }
 
 // endpoint is one kind of request. Its subject is "certpost." and its name.
@@ -35,25 +34,25 @@ type endpoint struct {
 var endpoints = []endpoint{
 	{"dead.list", "list the open dead letters that match a filter, page by page", answering((*API).list)},
 	{"dead.groups", "list the open dead letters by cause", answering((*API).groups)},
-	{"dead.show", "show everything that is known of one dead letter, open or not", answering((*API).show)},
+	{"dead.show", "show one dead letter, open or not, with its history", answering((*API).show)},
 	{"dead.preflight", "check whether a replay would be delivered, without sending", answering((*API).preflight)},
-	{"dead.replay", "replay dead letters: some by number, or all that match, as a run", answering((*API).replay)},
-	{"dead.edit", "replay one dead letter for another target or to other recipients, where that is allowed", answering((*API).editReplay)},
+	{"dead.replay", "replay dead letters: by number, or all that match a filter, as a run", answering((*API).replay)},
+	{"dead.edit", "replay one dead letter for another target or to other recipients, if the configuration allows it", answering((*API).editReplay)},
 	{"dead.discard", "discard dead letters", answering((*API).discard)},
-	{"dead.restore", "put discarded letters on the list again", answering((*API).restore)},
+	{"dead.restore", "restore discarded dead letters", answering((*API).restore)},
 	{"dead.hold", "keep dead letters from being replayed and discarded", answering((*API).hold)},
 	{"dead.release", "end holds", answering((*API).release)},
 	{"replays.list", "list replay runs, newest first", answering((*API).runs)},
 	{"replays.show", "show one replay run and the result of its letters", answering((*API).run)},
 	{"replays.pause", "pause a replay run", answering((*API).pauseRun)},
 	{"replays.resume", "resume a paused replay run", answering((*API).resumeRun)},
-	{"replays.cancel", "cancel a replay run; what it has not replayed stays on the list", answering((*API).cancelRun)},
-	{"deliveries.list", "list what went to whom, by certificate, target, state and time", answering((*API).deliveries)},
+	{"replays.cancel", "cancel a replay run; letters that it has not replayed stay on the list", answering((*API).cancelRun)},
+	{"deliveries.list", "list deliveries, by certificate, recipient, target, state and time", answering((*API).deliveries)},
 	{"deliveries.show", "show one delivery and its history", answering((*API).delivery)},
-	{"history.list", "list what was done and by whom, newest first", answering((*API).history)},
+	{"history.list", "list audit records, newest first", answering((*API).history)},
 }
 
-// Names are the names of all endpoints.
+// Names returns the names of all endpoints.
 func Names() (names []string) {
 	for _, e := range endpoints {
 		names = append(names, e.name)
@@ -61,7 +60,7 @@ func Names() (names []string) {
 	return names
 }
 
-// Answer answers one request with JSON. The error is a *Refusal.
+// Answer answers one request in JSON. The error is a *Refusal.
 func (c *API) Answer(ctx context.Context, name string, request []byte) ([]byte, error) {
 	for _, e := range endpoints {
 		if e.name == name {
@@ -75,7 +74,7 @@ func (c *API) Answer(ctx context.Context, name string, request []byte) ([]byte, 
 	return nil, refusalOf(badRequest("unknown request %q", legible.Clean(name, 60)))
 }
 
-// Endpoints are the endpoints of the NATS service.
+// Endpoints returns the endpoints of the NATS service.
 func (c *API) Endpoints() (all []broker.Endpoint) {
 	for _, e := range endpoints {
 		all = append(all, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {
@@ -90,8 +89,8 @@ func (c *API) Endpoints() (all []broker.Endpoint) {
 	return all
 }
 
-// answering reads the request for a method. Keys that nobody knows are an error:
-// a mistyped filter must not choose all letters.
+// answering decodes the request for a method. Unknown keys are an error: a request with a
+// mistyped filter must not select all letters.
 func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(context.Context, *API, []byte) (any, error) {
 	return func(ctx context.Context, c *API, request []byte) (any, error) {
 		var q Q
@@ -102,20 +101,20 @@ func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(cont
 				return nil, badRequest("the request cannot be read: %w", err)
 			}
 			if _, err := d.Token(); !errors.Is(err, io.EOF) {
-				return nil, badRequest("there is more than one JSON value in the request")
+				return nil, badRequest("the request has more than one JSON value")
 			}
 		}
 		return do(c, ctx, q)
 	}
 }
 
-// badRequest is a request that cannot be read.
+// badRequest returns the error for an invalid request.
 func badRequest(format string, args ...any) error {
 	return &desk.Invalid{Text: fmt.Errorf(format, args...).Error()}
 }
 
-// Refusal is how an error travels: an HTTP status and words, and, when somebody
-// else was faster, what that was.
+// Refusal is an error as it is sent: an HTTP status, a text and, if another action on the
+// letter or run came first, the record of that action.
 type Refusal struct {
 	Status   int                 `json:"status"`
 	Text     string              `json:"error"`
@@ -137,18 +136,18 @@ func refusalOf(err error) *Refusal {
 	return r
 }
 
-// Caller says who asks. A name is what somebody says of himself: NATS knows who may
-// ask at all.
+// Caller is the client that sends a request. Its name is not verified: the permissions in
+// NATS decide which clients may send requests.
 type Caller struct {
 	By  string     `json:"by,omitempty"`
-	Via broker.Via `json:"via,omitempty"` // shell, when a command of ours asks
+	Via broker.Via `json:"via,omitempty"` // shell for a command of Certpost
 }
 
-// maxBy is as many characters of a name as the audit keeps for years, and every list
-// has to hold.
+// maxBy is the length of the longest name, in characters: the audit keeps it for years, and
+// lists show it.
 const maxBy = 128
 
-// check looks at what goes into the audit as it was given.
+// check validates the name, which is stored in the audit.
 func (a Caller) check() error {
 	if utf8.RuneCountInString(a.By) > maxBy {
 		return badRequest("by is longer than %d characters", maxBy)
@@ -159,7 +158,7 @@ func (a Caller) check() error {
 func (a Caller) actor() broker.Actor {
 	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService}
 	if by.Name == "" {
-		by.Name = "somebody over NATS"
+		by.Name = "unnamed NATS client"
 	}
 	if a.Via == broker.ViaShell {
 		by.Via = broker.ViaShell
@@ -167,21 +166,21 @@ func (a Caller) actor() broker.Actor {
 	return by
 }
 
-// Filtered chooses the things of a list as the address of a page does:
+// Filtered selects entries of a list by the same keys as the address of a page:
 // {"code": "SMTP_AUTH"}.
 type Filtered struct {
 	Filter map[string]string `json:"filter,omitempty"`
 }
 
-// ListRequest asks for a page of a list. A condition may also stand beside the other keys:
+// ListRequest is the request for one page of a list. Conditions may also be top-level keys:
 // {"target": "ops", "size": 10}.
 type ListRequest struct {
 	Filtered
-	After uint64 `json:"after,omitempty"` // the last of the page before
+	After uint64 `json:"after,omitempty"` // next of the page before
 	Size  int    `json:"size,omitempty"`
 }
 
-// UnmarshalJSON takes every key that is not a ListRequest's for a condition.
+// UnmarshalJSON treats every key that is not a field of ListRequest as a condition.
 func (r *ListRequest) UnmarshalJSON(text []byte) error {
 	type plain ListRequest
 	if err := json.Unmarshal(text, (*plain)(r)); err != nil {
@@ -214,8 +213,8 @@ func (r *ListRequest) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// current waits, for a moment, until the index has what the streams have: who asks
-// behind a letter, or behind his own order, shall see it.
+// current waits until the index has read what is in the streams now, so that a caller sees
+// its own earlier action (read-your-writes).
 func (c *API) current(ctx context.Context) error {
 	if err := c.desk.Ready(ctx); err != nil {
 		return err
@@ -237,8 +236,8 @@ func (c *API) list(ctx context.Context, r ListRequest) (desk.Listing, error) {
 	return listing, nil
 }
 
-// MaxPage is how many letters or entries one answer has at most; NATS takes
-// 1 MiB in a message.
+// MaxPage is the maximum number of letters or entries in one answer; a NATS message may
+// have 1 MiB.
 const MaxPage = 200
 
 type GroupsAnswer struct {
@@ -261,7 +260,7 @@ type NumberRequest struct {
 	Number uint64 `json:"number"`
 }
 
-// LetterAnswer is a letter with its event, which holds no secret.
+// LetterAnswer is a letter with its event, which contains no secret.
 type LetterAnswer struct {
 	desk.Detail
 	Body string `json:"body,omitempty"`
@@ -308,7 +307,7 @@ func (c *API) runs(ctx context.Context, r ListRequest) (RunsAnswer, error) {
 type RunRequest struct {
 	ID    string `json:"id"`
 	After uint64 `json:"after,omitempty"`
-	Size  int    `json:"size,omitempty"` // of the results; 0: none
+	Size  int    `json:"size,omitempty"` // of the page of results; 0: none
 }
 
 type RunAnswer struct {
@@ -317,7 +316,7 @@ type RunAnswer struct {
 	Next    uint64           `json:"next,omitempty"` // for after; 0: this is the last page
 }
 
-// Over reports whether the run will not go on by itself.
+// Over reports whether the run has ended or waits for an operator.
 func (r *RunAnswer) Over() bool { return r.State != desk.RunRunning && r.State != desk.RunWatching }
 
 func (c *API) run(ctx context.Context, r RunRequest) (a RunAnswer, err error) {
@@ -362,8 +361,8 @@ func (c *API) orderRun(ctx context.Context, r RunOrder, order func(context.Conte
 	return c.desk.RunOf(r.ID)
 }
 
-// deliveries waits until the whole ledger was read, which takes some seconds after the
-// start when there are many: half an answer to "what went to whom" is a wrong one.
+// deliveries waits until the index has read the whole ledger, which takes some seconds after
+// the start when there are many entries: an incomplete list would be wrong.
 func (c *API) deliveries(ctx context.Context, r ListRequest) (listing desk.DeliveryListing, err error) {
 	q, err := desk.DeliveryConditions.ParseFilter(r.Filter)
 	if err == nil {
@@ -377,7 +376,7 @@ func (c *API) deliveries(ctx context.Context, r ListRequest) (listing desk.Deliv
 		return err != nil || listing.Read >= listing.Of
 	})
 	if err == nil && late != nil {
-		err = fmt.Errorf("the ledger is still being read, %d of %d entries: ask again", listing.Read, listing.Of)
+		err = fmt.Errorf("the ledger is still being read, %d of %d entries: retry in a few seconds", listing.Read, listing.Of)
 	}
 	return listing, err
 }

@@ -10,8 +10,8 @@ import (
 type HistoryAnswer struct {
 	Records []desk.Record `json:"records"`
 	Next    uint64        `json:"next,omitempty"`
-	// Unsearched is the oldest record that was searched, where older ones may match; 0:
-	// all were searched.
+	// Unsearched is the oldest record that was searched, if older ones may match; 0: all
+	// were searched.
 	Unsearched uint64 `json:"not_searched_before,omitempty"`
 }
 
@@ -26,7 +26,7 @@ func (c *API) history(ctx context.Context, r ListRequest) (HistoryAnswer, error)
 	records, next := c.desk.History(q, r.After, min(r.Size, MaxPage))
 	a := HistoryAnswer{Records: []desk.Record{}, Next: next, Unsearched: c.desk.Unsearched(q)}
 	for _, record := range records {
-		record.Body = nil // the event of a discarded letter: audit export has it
+		record.Body = nil // the event of a discarded letter; audit export prints it
 		a.Records = append(a.Records, record)
 	}
 	return a, nil

@@ -10,22 +10,21 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Selection says which letters an order is about: some by number, which are worked on
-// one after the other, or all that fit a filter, frozen to exactly those that are
-// there when the order comes.
+// Selection is the letters of an order: some by number, which are processed one after the
+// other, or all that match a filter when the order arrives.
 type Selection struct {
 	Caller
 	Filtered
 	Numbers    []uint64 `json:"numbers,omitempty"`
-	All        bool     `json:"all,omitempty"` // without a filter
+	All        bool     `json:"all,omitempty"` // all open letters; without a filter
 	Superseded bool     `json:"with_superseded,omitempty"`
-	Hash       string   `json:"hash,omitempty"` // of a dry run: only if it would be the same letters again
-	Size       int      `json:"size,omitempty"` // with a filter: at most so many, those with the lowest numbers; 0: all
+	Hash       string   `json:"hash,omitempty"` // of a dry run: refuse the order if it selects other letters now
+	Size       int      `json:"size,omitempty"` // with a filter or all: only this many letters, the lowest numbers first; 0: all
 	DryRun     bool     `json:"dry_run,omitempty"`
 	Reason     string   `json:"reason,omitempty"`
 }
 
-// MaxNumbered bounds an order by number.
+// MaxNumbered is the maximum number of letters in an order by number.
 const MaxNumbered = 100
 
 func (o Selection) check() error {
@@ -33,18 +32,18 @@ func (o Selection) check() error {
 	case len(o.Numbers) > 0 && (filter || o.All), filter && o.All:
 		return badRequest("give one of numbers, filter and all")
 	case len(o.Numbers) == 0 && !filter && !o.All:
-		return badRequest("which ones? Give numbers, a filter, or all")
+		return badRequest("no letters are selected: give numbers, a filter, or all")
 	case len(o.Numbers) > MaxNumbered:
-		return badRequest("%d numbers are more than %d: give a filter", len(o.Numbers), MaxNumbered)
+		return badRequest("%d numbers are too many, the maximum is %d: give a filter", len(o.Numbers), MaxNumbered)
 	case len(o.Numbers) > 0 && (o.Hash != "" || o.Size != 0):
-		return badRequest("a hash and a size go with a filter, or with all")
+		return badRequest("hash and size require a filter, or all")
 	case o.Size < 0:
-		return badRequest("a size of %d is none", o.Size)
+		return badRequest("invalid size %d: want a number above 0", o.Size)
 	}
 	return o.Caller.check()
 }
 
-// LetterResult is what became of one letter of an order.
+// LetterResult is the result of an order for one letter.
 type LetterResult struct {
 	Number    uint64 `json:"number"`
 	Event     string `json:"event"`
@@ -54,19 +53,19 @@ type LetterResult struct {
 	Error     string `json:"error,omitempty"`
 }
 
-// OrderAnswer is what became of an order. By number: Letters. By filter: Frozen
-// says which letters they are; a replay of them is a Run, of others Done counts.
+// OrderAnswer is the result of an order. By number: Letters. By filter: Frozen describes
+// the letters; a replay starts a Run, for other actions Done is the number of letters.
 type OrderAnswer struct {
 	Letters []LetterResult `json:"letters,omitempty"`
 	Frozen  *desk.Frozen   `json:"frozen,omitempty"`
 	DryRun  bool           `json:"dry_run,omitempty"`
 	Run     *desk.Run      `json:"run,omitempty"`
 	Done    int            `json:"done"`
-	Rest    *desk.Frozen   `json:"rest,omitempty"` // of an order with a size: for the next one, with its hash and its filter
+	Rest    *desk.Frozen   `json:"rest,omitempty"` // of an order with a size: the remaining letters; its hash and filter select them in the next order
 }
 
-// each does something to every letter of a number. A number that is none of an
-// open letter stops all before anything is done.
+// each acts on letters given by number. All numbers are checked first: if one is not an
+// open letter, nothing is done. ended allows letters that are not open.
 func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.Detail) (LetterResult, error)) (a OrderAnswer, err error) {
 	var letters []desk.Detail
 	for _, n := range o.Numbers {
@@ -99,8 +98,8 @@ func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.De
 	return a, nil
 }
 
-// frozen nails a filter down. With the hash of a dry run it stands for the letters
-// of that, and the desk says whether it can still be those.
+// frozen selects the letters that match a filter. With the hash of a dry run it stands for
+// the letters of that dry run, and the desk reports whether they can still be selected.
 func (c *API) frozen(o Selection, purpose desk.Purpose) (desk.Frozen, error) {
 	q, err := desk.LetterConditions.ParseFilter(o.Filter)
 	if err != nil {
@@ -116,7 +115,7 @@ func (c *API) frozen(o Selection, purpose desk.Purpose) (desk.Frozen, error) {
 	return f, nil
 }
 
-// prepare is what all orders begin with.
+// prepare validates an order and waits until the index is current.
 func (c *API) prepare(ctx context.Context, o Selection) error {
 	if err := o.check(); err != nil {
 		return err
@@ -126,8 +125,8 @@ func (c *API) prepare(ctx context.Context, o Selection) error {
 
 type ReplayOrder struct {
 	Selection
-	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also those that may have been sent
-	Force     bool         `json:"force,omitempty"`              // also what the ledger says was sent
+	Uncertain bool         `json:"may_have_been_sent,omitempty"` // include letters that may have been sent
+	Force     bool         `json:"force,omitempty"`              // send again even if already delivered
 	Rate      verdict.Rate `json:"rate,omitzero"`
 	Canary    bool         `json:"canary,omitempty"`
 }
@@ -138,7 +137,7 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 	}
 	if len(o.Numbers) > 0 {
 		if o.Canary || !o.Rate.IsZero() {
-			return OrderAnswer{}, badRequest("a canary and a rate are for a run: give a filter, or all")
+			return OrderAnswer{}, badRequest("canary and rate require a filter, or all: letters given by number are replayed at once")
 		}
 		return c.each(ctx, o.Selection, false, func(d desk.Detail) (LetterResult, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
@@ -149,16 +148,13 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 		})
 	}
 	if o.Size != 0 {
-		return OrderAnswer{}, badRequest("a replay of all that fit is a run, which goes on by itself: leave out the size")
+		return OrderAnswer{}, badRequest("leave out size: a replay of all letters that match is one run")
 	}
 	f, err := c.frozen(o.Selection, desk.ForReplay)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
 		return OrderAnswer{Frozen: &f, DryRun: o.DryRun}, err
 	}
 	run, err := c.desk.StartRun(ctx, o.actor(), desk.RunSpec{Frozen: f, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
-	if errors.Is(err, desk.ErrUncertain) {
-		err = fmt.Errorf("%d of the %d may have been sent: %w", f.Uncertain, f.Count, err)
-	}
 	return OrderAnswer{Frozen: &f, Run: &run}, err
 }
 
@@ -181,7 +177,7 @@ func (c *API) release(ctx context.Context, o Selection) (OrderAnswer, error) {
 	return c.many(ctx, o, desk.ForRelease, false, "released", c.desk.Release)
 }
 
-// many does one thing to the letters chosen.
+// many does one action to the selected letters.
 func (c *API) many(ctx context.Context, o Selection, purpose desk.Purpose, reasoned bool, done string, do func(context.Context, broker.Actor, desk.Frozen, string) (int, error)) (OrderAnswer, error) {
 	if _, err := broker.CheckReason(o.Reason, reasoned); err != nil {
 		return OrderAnswer{}, err
@@ -215,7 +211,7 @@ func (c *API) restore(ctx context.Context, o Selection) (OrderAnswer, error) {
 		return OrderAnswer{}, err
 	}
 	if len(o.Numbers) == 0 {
-		return OrderAnswer{}, badRequest("restoring is by number: a filter finds open letters alone")
+		return OrderAnswer{}, badRequest("restore requires numbers: a filter matches only open letters")
 	}
 	return c.each(ctx, o, true, func(d desk.Detail) (LetterResult, error) {
 		n, err := c.desk.Restore(ctx, o.actor(), d.Sequence, o.Reason)
@@ -223,7 +219,7 @@ func (c *API) restore(ctx context.Context, o Selection) (OrderAnswer, error) {
 	})
 }
 
-// Freeze narrows an order to the letters of its dry run.
+// Freeze limits an order to the letters of its dry run.
 func (o *Selection) Freeze(f *desk.Frozen) {
 	o.Hash = f.Hash
 	if o.Filter == nil {
