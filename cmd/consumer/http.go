@@ -51,12 +51,12 @@ func (h *httpServer) withTLS(c *serverCertificate) {
 	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
 }
 
-// serverLog receives lines of the standard library's log. Errors in handshakes and
+// httpLog receives lines of the standard library's log. Errors in handshakes and
 // headers are mostly the client's fault, and are logged at level debug. A panic is a
 // defect of Certpost; its value, in the first line, is left out, because it may quote input.
-type serverLog struct{ log zerolog.Logger }
+type httpLog struct{ log zerolog.Logger }
 
-func (s serverLog) Write(line []byte) (int, error) {
+func (s httpLog) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
 	if _, stack, _ := strings.Cut(text, "\n"); strings.HasPrefix(text, "http: panic") || strings.HasPrefix(text, "http2: panic") {
 		s.log.Error().Str("stack", stack).Msg("a defect: a request handler panicked; please report it with the stack")
@@ -147,7 +147,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 		return nil, nil, err
 	}
 	server.listener = newFairListener(server.listener, connectionsOfOne, cfg.proxies())
-	server.server.ErrorLog = stdlog.New(serverLog{log}, "", 0)
+	server.server.ErrorLog = stdlog.New(httpLog{log}, "", 0)
 	if certificate != nil {
 		server.withTLS(certificate)
 	}

@@ -186,7 +186,7 @@ func TestLocalPages(t *testing.T) {
 func TestServerLog(t *testing.T) {
 	t.Parallel()
 	log := &writings{}
-	server := stdlog.New(serverLog{zerolog.New(log).Level(zerolog.InfoLevel)}, "", 0)
+	server := stdlog.New(httpLog{zerolog.New(log).Level(zerolog.InfoLevel)}, "", 0)
 	server.Printf("http: TLS handshake error from 198.51.100.1:4711: EOF")
 	if got := log.String(); got != "" {
 		t.Errorf("of a handshake: %s", got)

@@ -158,15 +158,15 @@ func safeURL(list string) string {
 	return strings.Join(parts, ",")
 }
 
-// serverLog passes the embedded server's log to zerolog and keeps the last error, which
+// natsLog passes the embedded server's log to zerolog and keeps the last error, which
 // says why the server did not start.
-type serverLog struct {
+type natsLog struct {
 	log       zerolog.Logger
 	mu        sync.Mutex
 	lastError string
 }
 
-func (l *serverLog) reason() string {
+func (l *natsLog) reason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lastError == "" {
@@ -175,7 +175,7 @@ func (l *serverLog) reason() string {
 	return l.lastError
 }
 
-func (l *serverLog) recordError(format string, v []any) string {
+func (l *natsLog) recordError(format string, v []any) string {
 	text := fmt.Sprintf(format, v...)
 	l.mu.Lock()
 	l.lastError = text
@@ -183,9 +183,9 @@ func (l *serverLog) recordError(format string, v []any) string {
 	return text
 }
 
-func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug().Msgf(format, v...) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn().Msgf(format, v...) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error().Msg(l.recordError(format, v)) }
-func (l *serverLog) Fatalf(format string, v ...any)  { l.log.Error().Msg(l.recordError(format, v)) }
-func (l *serverLog) Debugf(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }
-func (l *serverLog) Tracef(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }
+func (l *natsLog) Noticef(format string, v ...any) { l.log.Debug().Msgf(format, v...) }
+func (l *natsLog) Warnf(format string, v ...any)   { l.log.Warn().Msgf(format, v...) }
+func (l *natsLog) Errorf(format string, v ...any)  { l.log.Error().Msg(l.recordError(format, v)) }
+func (l *natsLog) Fatalf(format string, v ...any)  { l.log.Error().Msg(l.recordError(format, v)) }
+func (l *natsLog) Debugf(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }
+func (l *natsLog) Tracef(format string, v ...any)  { l.log.Trace().Msgf(format, v...) }

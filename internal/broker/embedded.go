@@ -59,7 +59,7 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 		e.stop()
 		return nil, fmt.Errorf("embedded NATS: %w", err)
 	}
-	serverLogger := &serverLog{log: log.With().Str("component", "nats-server").Logger()}
+	serverLogger := &natsLog{log: log.With().Str("component", "nats-server").Logger()}
 	e.srv.SetLogger(serverLogger, false, false)
 	e.srv.Start()
 	if !e.srv.ReadyForConnections(30*time.Second) || !e.srv.JetStreamEnabled() {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
 )
@@ -164,7 +165,7 @@ func (d *decoder) unknown(e entry, settings []Setting, path string) {
 	for i, s := range settings {
 		names[i] = s.Name
 	}
-	near := nearest(e.name, names)
+	near := legible.Nearest(e.name, names...)
 	if near != "" {
 		d.doc.failed[Join(path, near)] = true
 		d.problemAt(e.key, path, fmt.Sprintf("unknown key %s: did you mean %s?", quote(e.name), near))

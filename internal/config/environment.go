@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // environment returns "NAME=value" entries as a map.
@@ -96,7 +98,7 @@ func (d *decoder) override(root reflect.Value) {
 }
 
 func unknownVariable(variable string, names []string) string {
-	if near := nearest(variable, names); near != "" {
+	if near := legible.Nearest(variable, names...); near != "" {
 		return "is not a setting: did you mean " + near + "?"
 	}
 	return "is not a setting: see docs/configuration.md for all settings"

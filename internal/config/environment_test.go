@@ -155,16 +155,3 @@ func TestOnly(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
-
-func TestNearest(t *testing.T) {
-	t.Parallel()
-	words := []string{"port", "host", "to", "give_up_after", "tls_mode", "timeout"}
-	for word, want := range map[string]string{
-		"prot": "port", "hosts": "host", "ot": "to", "giveupafter": "give_up_after", "tlsmode": "tls_mode",
-		"tmeout": "timeout", "password": "", "x": "", "": "", "payload": "",
-	} {
-		if got := nearest(word, words); got != want {
-			t.Errorf("nearest to %q is %q, want %q", word, got, want)
-		}
-	}
-}

@@ -38,7 +38,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v := newLetter(d, r.now)
+	v := newLetterView(d, r.now)
 	v.Editable = p.desk.Editable(d)
 	if change != nil {
 		change(&v)
@@ -46,7 +46,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	return view{template: "letter", title: fmt.Sprintf("Dead letter %d", d.Sequence), data: v, object: d}, nil
 }
 
-func newLetter(d desk.Detail, now time.Time) letterView {
+func newLetterView(d desk.Detail, now time.Time) letterView {
 	attempts := attemptsOf(d.Delivery)
 	v := letterView{
 		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, attempts.List, now), Attempts: attempts,

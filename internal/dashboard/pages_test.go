@@ -120,7 +120,7 @@ func views(text string) map[string]view {
 	gone := held
 	gone.Fate, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann" + text}, Reason: "not needed" + text, NewLetter: 9}
 	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Fate: desk.Open, NotReplayable: "it has no event"}
-	examined := newLetter(open, noon)
+	examined := newLetterView(open, noon)
 	examined.Examined, examined.Findings = true, spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text)
 	examined.Actions[0].Fault = "Say why."
 	asked := order{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
@@ -133,10 +133,10 @@ func views(text string) map[string]view {
 	results := spoil([]desk.RunResult{{Number: 7, Target: "ops", Event: "ev1", Result: "delivered", At: noon}, {Number: 8, Target: "ops", Event: "ev2", Result: "dead again", Letter: 9, Note: "refused", At: noon}, {Number: 10, Result: "waiting"}}, text)
 	all := shelves(text)
 	maps.Copy(all, map[string]view{
-		"letter":           {template: "letter", title: "Dead letter 7", data: newLetter(open, noon)},
-		"letter, held":     {template: "letter", title: "Dead letter 7", data: newLetter(held, noon)},
-		"letter, gone":     {template: "letter", title: "Dead letter 7", data: newLetter(gone, noon)},
-		"letter, bare":     {template: "letter", title: "Dead letter 1", data: newLetter(bare, noon)},
+		"letter":           {template: "letter", title: "Dead letter 7", data: newLetterView(open, noon)},
+		"letter, held":     {template: "letter", title: "Dead letter 7", data: newLetterView(held, noon)},
+		"letter, gone":     {template: "letter", title: "Dead letter 7", data: newLetterView(gone, noon)},
+		"letter, bare":     {template: "letter", title: "Dead letter 1", data: newLetterView(bare, noon)},
 		"letter, examined": {template: "letter", title: "Dead letter 7", data: examined},
 		"uncertain":        {template: "uncertain", title: "Has it been sent?", data: uncertainView{open, "because" + text, true, []command{onLetter("replay", []uint64{7})}}},
 		"confirm":          {template: "confirm", title: "Replay", data: confirmed},

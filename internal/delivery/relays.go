@@ -344,7 +344,7 @@ func (v *validation) relayKeys(at string, k RelayKeys) {
 	v.ref(at+".username", k.Username.Ref)
 	v.ref(at+".password", k.Password)
 	v.ref(at+".oauth2.client_secret", k.OAuth2.ClientSecret)
-	if !printable(k.Username.Plain) {
+	if !visible(k.Username.Plain) {
 		v.err(at+".username", "has control characters")
 	}
 }

@@ -147,7 +147,7 @@ func (v *validation) glob(key, pattern string) {
 		v.err(key, "is empty and matches nothing: want a name, or a glob such as *.example.com")
 	case len(pattern) > maxGlob:
 		v.err(key, "is longer than %d characters", maxGlob)
-	case !printable(pattern):
+	case !visible(pattern):
 		v.err(key, "has control characters")
 	}
 }
@@ -242,7 +242,7 @@ func (t *Target) validateKeyInTheClear(v *validation) {
 
 // line checks a text that becomes part of a header.
 func (v *validation) line(key, text string) {
-	if !printable(text) {
+	if !visible(text) {
 		v.err(key, "has control characters")
 	}
 	if n := len([]rune(text)); n > maxHeaderText {
@@ -277,7 +277,7 @@ func wrongAddress(s string) string {
 	const want = ": want an address such as ops@example.com"
 	at := strings.LastIndexByte(s, '@')
 	switch {
-	case !printable(s):
+	case !visible(s):
 		return "has control characters" + want
 	case strings.ContainsAny(s, "<>"):
 		return "has angle brackets: want only the address, such as ops@example.com, without a display name"
@@ -313,11 +313,11 @@ var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_
 // one. Underscores are accepted: container networks have such names.
 func wrongHost(s string) string {
 	const want = "want a name such as smtp.example.com, or an IP address"
-	if addr, err := netip.ParseAddr(s); err == nil && printable(addr.Zone()) {
+	if addr, err := netip.ParseAddr(s); err == nil && visible(addr.Zone()) {
 		return ""
 	}
 	switch {
-	case !printable(s):
+	case !visible(s):
 		return "has control characters: " + want
 	case strings.Contains(s, "://"):
 		return "is a URL: " + want
@@ -351,10 +351,10 @@ func loopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// printable reports whether a text has neither control characters nor invisible ones
+// visible reports whether a text has neither control characters nor invisible ones
 // that change how the rest is shown. Joiners and variation selectors are accepted:
 // words in Persian and emoji contain them.
-func printable(s string) bool {
+func visible(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return legible.Hidden(r) && r != '\u200c' && r != '\u200d' && !unicode.Is(unicode.Variation_Selector, r)
 	})

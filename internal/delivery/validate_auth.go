@@ -11,7 +11,7 @@ import (
 func (t *Target) validateAuth(v *validation) {
 	v.ref("username", t.Username.Ref)
 	v.ref("password", t.Password)
-	if !printable(t.Username.Plain) {
+	if !visible(t.Username.Plain) {
 		v.err("username", "has control characters")
 	}
 	method := t.authMethod()
@@ -72,11 +72,11 @@ func (t *Target) validateOAuth2(v *validation, method string) {
 		v.err("oauth2.client_secret", "is required")
 	}
 	v.ref("oauth2.client_secret", o.ClientSecret)
-	if !printable(o.ClientID) {
+	if !visible(o.ClientID) {
 		v.err("oauth2.client_id", "has control characters")
 	}
 	for i, scope := range o.Scopes {
-		if scope == "" || strings.ContainsAny(scope, " \"\\") || !printable(scope) {
+		if scope == "" || strings.ContainsAny(scope, " \"\\") || !visible(scope) {
 			v.err(fmt.Sprintf("oauth2.scopes[%d]", i), "is not a scope: want one without spaces, quotes and backslashes, such as https://outlook.office365.com/.default")
 		}
 	}
@@ -84,7 +84,7 @@ func (t *Target) validateOAuth2(v *validation, method string) {
 	switch {
 	case o.TokenURL == "":
 		v.err("oauth2.token_url", "is required")
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || !printable(o.TokenURL):
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || !visible(o.TokenURL):
 		v.err("oauth2.token_url", "want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token")
 	case u.User != nil:
 		v.err("oauth2.token_url", "has a user or a password in it: want client_id and client_secret")

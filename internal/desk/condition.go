@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 )
 
@@ -136,7 +135,7 @@ func (cs Conditions[Q, T]) keys() (keys []string) {
 
 // meant names what a word was probably meant to be, else all that it can be.
 func meant(word string, known []string) string {
-	if near := events.Nearest(word, known...); near != "" {
+	if near := legible.Nearest(word, known...); near != "" {
 		return ": did you mean " + near + "?"
 	}
 	return ": want one of " + strings.Join(known, ", ")

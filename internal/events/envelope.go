@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // eventType matches the accepted types: the bare one, and it or its version 1 after a
@@ -59,7 +61,7 @@ func readAttributes(where func(string) *path, attributes []member) (Event, *Inva
 		if given[name] {
 			continue
 		}
-		if near := Nearest(name, extensions...); near != "" {
+		if near := legible.Nearest(name, extensions...); near != "" {
 			return e, refuse(where(name), "required; is %s misspelt?", quoteName(near))
 		}
 		return e, refuse(where(name), "required by CloudEvents 1.0")
@@ -72,7 +74,7 @@ var required = []string{"specversion", "id", "source", "type"}
 func checkExtension(in *path, m member) *Invalid {
 	switch {
 	case !attributeName.MatchString(m.name):
-		if near := Nearest(m.name, "specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema"); near != "" {
+		if near := legible.Nearest(m.name, "specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema"); near != "" {
 			return refuse(in, "unknown attribute; did you mean %q?", near)
 		}
 		return refuse(in, "unknown attribute; extensions are named with a-z and 0-9, and the event's own fields belong in data")

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // Limits of an event's fields, in characters unless noted. The JSON Schema has the
@@ -150,7 +152,7 @@ func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
 	}
 	for _, m := range v.members {
 		known := slices.Contains(referenceKinds, m.name) || m.name == "env"
-		if !known && hasText(m.value) && (m.name == "value" || Nearest(m.name, referenceKinds...) == "") {
+		if !known && hasText(m.value) && (m.name == "value" || legible.Nearest(m.name, referenceKinds...) == "") {
 			return nil, &Invalid{
 				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected vault, transit or file; if it holds the key itself, %s", in.field(m.name), keyAdvice),
 				HoldsKey: true,
@@ -344,7 +346,7 @@ func readLabels(in *path, v value) (map[string]string, *Invalid) {
 
 // unknown refuses a field, naming the nearest known one.
 func unknown(in *path, name string, known ...string) *Invalid {
-	if near := Nearest(name, known...); near != "" {
+	if near := legible.Nearest(name, known...); near != "" {
 		return refuse(in, "unknown field; did you mean %q?", near)
 	}
 	return refuse(in, "unknown field; expected one of %s", strings.Join(known, ", "))

@@ -217,7 +217,7 @@ func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
 
 // addDeadLetter adds a dead letter for the event, or for one target that it names.
 func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
-	d := newLetter(failure)
+	d := letterAbout(failure)
 	d.Target, d.Lane, d.Generation = target, lane, 1
 	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
 	d.TraceParent = broker.TraceParent(f.msg.Headers())

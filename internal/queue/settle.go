@@ -242,7 +242,7 @@ func (j *job) replaceLetter(ctx context.Context, subject string) {
 
 // letter returns the dead letter of this delivery.
 func (j *job) letter(f *verdict.Failure) *broker.DeadLetter {
-	d := newLetter(f)
+	d := letterAbout(f)
 	d.Target, d.Lane, d.Generation = j.target, j.lane.name, max(j.gen, 1)
 	d.Attempts, d.First, d.Last = j.entry.Attempts, j.entry.First, j.entry.Last
 	d.ReplaySubject, d.Body = j.msg.Subject(), j.msg.Data()
@@ -258,7 +258,8 @@ func (j *job) letter(f *verdict.Failure) *broker.DeadLetter {
 	return d
 }
 
-func newLetter(f *verdict.Failure) *broker.DeadLetter {
+// letterAbout returns a dead letter that holds the failure and nothing of the delivery.
+func letterAbout(f *verdict.Failure) *broker.DeadLetter {
 	return &broker.DeadLetter{Outcome: f.Definite(), Recipients: slices.Clone(f.Recipients), Secrets: verdict.Versions(f.Secrets)}
 }
 

@@ -118,5 +118,5 @@ func excess(may []string, needed, where string) []string {
 	if more == nil {
 		return nil
 	}
-	return []string{fmt.Sprintf("Certpost's token may also %s %s, but only needs %s", strings.Join(more, ", "), printable(where), needed)}
+	return []string{fmt.Sprintf("Certpost's token may also %s %s, but only needs %s", strings.Join(more, ", "), clean(where), needed)}
 }

@@ -131,11 +131,11 @@ func (t TLS) apply(conf *tls.Config) error {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return fmt.Errorf("vault.tls.ca_file: %s cannot be read", printable(t.CAFile))
+			return fmt.Errorf("vault.tls.ca_file: %s cannot be read", clean(t.CAFile))
 		}
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("vault.tls.ca_file: %s contains no PEM certificate", printable(t.CAFile))
+			return fmt.Errorf("vault.tls.ca_file: %s contains no PEM certificate", clean(t.CAFile))
 		}
 	}
 	if t.CertFile != "" {
@@ -147,7 +147,7 @@ func (t TLS) apply(conf *tls.Config) error {
 			return &pair, nil
 		}
 		if _, err := load(nil); err != nil {
-			return fmt.Errorf("vault.tls.cert_file: %s and %s are not a PEM certificate and its private key", printable(t.CertFile), printable(t.KeyFile))
+			return fmt.Errorf("vault.tls.cert_file: %s and %s are not a PEM certificate and its private key", clean(t.CertFile), clean(t.KeyFile))
 		}
 		// Read again for each connection: such certificates are valid for hours.
 		conf.GetClientCertificate = load

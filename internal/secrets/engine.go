@@ -46,7 +46,7 @@ func (v *vault) engine(ctx context.Context, ref Ref) (engine, error) {
 			// Without the reference: this answer may serve others of the same mount.
 			return "", 0, &Error{
 				Kind: ErrNotFound, Hint: "use that as the mount, and the rest as the path",
-				What: fmt.Sprintf("nothing is mounted at %s: its engine is mounted at %s", printable(mount), printable(at)),
+				What: fmt.Sprintf("nothing is mounted at %s: its engine is mounted at %s", clean(mount), clean(at)),
 			}
 		}
 		switch {
@@ -77,7 +77,7 @@ func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
 		return Secret{}, refusal(ref, ans.status, where, "update")
 	default:
 		return Secret{}, ref.notFound("it was encrypted with another key, its key version is no longer allowed, or it is cut off",
-			"Vault cannot decrypt the ciphertext with the key %s (status %d)", printable(ref.Transit.Key), ans.status)
+			"Vault cannot decrypt the ciphertext with the key %s (status %d)", clean(ref.Transit.Key), ans.status)
 	}
 	var said struct {
 		Data struct {

@@ -42,7 +42,7 @@ func (v *vault) read(ctx context.Context, ref Ref, eng engine) (*record, error) 
 // readPlain reads the plain path: KV version 1, and every engine that is not KV.
 func (v *vault) readPlain(ctx context.Context, ref Ref) (*record, error) {
 	if ref.Vault.Version != 0 {
-		return nil, ref.notFound("leave the version out", "the engine mounted at %s keeps no versions", printable(ref.Vault.Mount))
+		return nil, ref.notFound("leave the version out", "the engine mounted at %s keeps no versions", clean(ref.Vault.Mount))
 	}
 	where := ref.Vault.Mount + "/" + ref.Vault.Path
 	ans, err := v.do(ctx, request{method: http.MethodGet, path: where})

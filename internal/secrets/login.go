@@ -44,7 +44,7 @@ func (m *method) login(ctx context.Context, c *client) (*token, error) {
 		return nil, err
 	}
 	defer clear(ans.body)
-	at := "auth/" + printable(m.auth.mount())
+	at := "auth/" + clean(m.auth.mount())
 	switch ans.status {
 	case http.StatusOK:
 	case http.StatusNotFound:

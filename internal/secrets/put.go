@@ -25,9 +25,9 @@ func (v *vault) put(ctx context.Context, ref Ref, value Value) error {
 		// A version 1 engine would store a write for version 2 as a secret of another
 		// name, which is never read.
 		return ref.denied("check the mount, and that the policy of Certpost's token has a path below it",
-			"Vault does not say which engine is mounted at %s, so nothing is written there", printable(ref.Vault.Mount))
+			"Vault does not say which engine is mounted at %s, so nothing is written there", clean(ref.Vault.Mount))
 	default:
-		return ref.refuse("the engine mounted at %s is not a KV engine, so nothing is written there", printable(ref.Vault.Mount))
+		return ref.refuse("the engine mounted at %s is not a KV engine, so nothing is written there", clean(ref.Vault.Mount))
 	}
 	v.fields.drop(ref.key())
 	return err

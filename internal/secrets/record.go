@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // record is a secret as Vault stores it: named fields, each still JSON.
@@ -26,14 +28,14 @@ func (r *record) pick(ref Ref) (Value, error) {
 	raw, ok := r.fields[ref.Vault.Key]
 	if !ok {
 		names := slices.Collect(maps.Keys(r.fields))
-		return Value{}, ref.notFound(nearest(ref.Vault.Key, names), "the secret has no field %s", printable(ref.Vault.Key))
+		return Value{}, ref.notFound(existing(ref.Vault.Key, names), "the secret has no field %s", clean(ref.Vault.Key))
 	}
 	var text string
 	if raw[0] != '"' || json.Unmarshal(raw, &text) != nil {
-		return Value{}, ref.notFound("store it as a string", "the field %s is %s, not text", printable(ref.Vault.Key), jsonKind(raw))
+		return Value{}, ref.notFound("store it as a string", "the field %s is %s, not text", clean(ref.Vault.Key), jsonKind(raw))
 	}
 	if text == "" {
-		return Value{}, ref.notFound("", "the field %s is empty", printable(ref.Vault.Key))
+		return Value{}, ref.notFound("", "the field %s is empty", clean(ref.Vault.Key))
 	}
 	return New([]byte(text)), nil
 }
@@ -64,7 +66,7 @@ func answered(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(
 
 // refusal returns the error for a status other than 200 and 404.
 func refusal(ref Ref, status int, where, capability string) *Error {
-	where = printable(where)
+	where = clean(where)
 	switch status {
 	case http.StatusForbidden:
 		return ref.denied(fmt.Sprintf(`its policy needs: path "%s" { capabilities = ["%s"] }`, where, capability),
@@ -86,7 +88,7 @@ func (v *vault) missing(ctx context.Context, ref Ref, listed string) *Error {
 	if ref.Vault.Version != 0 {
 		what = fmt.Sprintf("there is no secret at %s, or no version %d of it", ref.Vault.location(), ref.Vault.Version)
 	}
-	return ref.notFound(nearest(name, v.list(ctx, listed+parent)), "%s", what)
+	return ref.notFound(existing(name, v.list(ctx, listed+parent)), "%s", what)
 }
 
 // list returns the names below a path, none if the token may not list them. It serves
@@ -111,42 +113,23 @@ func (v *vault) list(ctx context.Context, where string) []string {
 	return said.Data.Keys
 }
 
-// nearest returns a hint with the names that are most similar to the wanted one, at
-// most five; "" when there are no names.
-func nearest(want string, names []string) string {
+// existing returns a hint with the names that there are, the most similar to the wanted one
+// first, at most five; "" when there are no names.
+func existing(want string, names []string) string {
 	const most = 5
 	if len(names) == 0 {
 		return ""
 	}
+	const compared = 64 // bytes of each name
+	similarity := func(name string) int {
+		return legible.Distance(want[:min(len(want), compared)], name[:min(len(name), compared)])
+	}
 	names = slices.SortedFunc(slices.Values(names), func(a, b string) int {
-		return cmp.Or(cmp.Compare(distance(want, a), distance(want, b)), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(similarity(a), similarity(b)), cmp.Compare(a, b))
 	})
 	more := ""
 	if len(names) > most {
 		names, more = names[:most], ", ..."
 	}
-	return "existing names: " + printable(strings.Join(names, ", ")) + more
-}
-
-// distance is the Levenshtein distance: the number of bytes that have to be inserted,
-// removed or replaced to turn a into b. Only the first 64 bytes of each are compared.
-func distance(a, b string) int {
-	a, b = a[:min(len(a), 64)], b[:min(len(b), 64)]
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return "existing names: " + clean(strings.Join(names, ", ")) + more
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // Ref is a reference to a secret. Exactly one field is set; the zero Ref refers to no
@@ -81,15 +83,15 @@ func (r Ref) IsZero() bool {
 func (r Ref) String() string {
 	switch {
 	case r.Vault != nil:
-		return "vault:" + r.Vault.location() + "#" + printable(r.Vault.Key) + r.Vault.pin()
+		return "vault:" + r.Vault.location() + "#" + clean(r.Vault.Key) + r.Vault.pin()
 	case r.Transit != nil:
-		return "transit:" + printable(r.Transit.Mount) + "/" + printable(r.Transit.Key)
+		return "transit:" + clean(r.Transit.Mount) + "/" + clean(r.Transit.Key)
 	case r.Env != "":
-		return "env:" + printable(r.Env)
+		return "env:" + clean(r.Env)
 	case r.File != "":
-		return "file:" + printable(r.File)
+		return "file:" + clean(r.File)
 	case r.Credential != "":
-		return "credential:" + printable(r.Credential)
+		return "credential:" + clean(r.Credential)
 	case !r.Value.IsZero():
 		return "value:" + redacted
 	}
@@ -99,9 +101,9 @@ func (r Ref) String() string {
 // location returns mount and path; "//" separates a mount of several segments.
 func (v *VaultRef) location() string {
 	if strings.Contains(v.Mount, "/") {
-		return printable(v.Mount) + "//" + printable(v.Path)
+		return clean(v.Mount) + "//" + clean(v.Path)
 	}
-	return printable(v.Mount) + "/" + printable(v.Path)
+	return clean(v.Mount) + "/" + clean(v.Path)
 }
 
 func (v *VaultRef) pin() string {
@@ -304,21 +306,8 @@ func parseVaultRef(s string) (Ref, error) {
 	return Ref{Vault: ref}, nil
 }
 
-// printable makes any text fit for one line of a log: at most 200 characters, and "?"
-// for every character that is not graphic.
-func printable(s string) string {
-	const most = 200
-	var b strings.Builder
-	n := 0
-	for _, c := range s {
-		if n++; n > most {
-			b.WriteString("...")
-			break
-		}
-		if c == utf8.RuneError || !unicode.IsGraphic(c) {
-			c = '?'
-		}
-		b.WriteRune(c)
-	}
-	return b.String()
-}
+// maxShown is the length, in bytes, of a name or path from outside in a message.
+const maxShown = 200
+
+// clean makes a name or path fit for one line of a log.
+func clean(s string) string { return legible.Clean(s, maxShown) }

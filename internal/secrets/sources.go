@@ -137,7 +137,7 @@ type credentials struct{ files files }
 func (c credentials) read(_ context.Context, ref Ref) (Secret, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {
-		return Secret{}, ref.notFound("add LoadCredential="+printable(ref.Credential)+":PATH to the unit",
+		return Secret{}, ref.notFound("add LoadCredential="+clean(ref.Credential)+":PATH to the unit",
 			"systemd has passed no credentials (CREDENTIALS_DIRECTORY is not set)")
 	}
 	return c.files.readFile(ref, filepath.Join(dir, ref.Credential))

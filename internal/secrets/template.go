@@ -86,7 +86,7 @@ func validateTemplate(field, path string) error {
 	}
 	return walkTemplate(path, func(_, name string) error {
 		if name != "" && !slices.Contains(variables, name) {
-			return fmt.Errorf("%s: {%s} is unknown: use {%s}", field, printable(name), strings.Join(variables, "}, {"))
+			return fmt.Errorf("%s: {%s} is unknown: use {%s}", field, clean(name), strings.Join(variables, "}, {"))
 		}
 		return nil
 	})

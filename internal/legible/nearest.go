@@ -1,4 +1,4 @@
-package events
+package legible
 
 import "strings"
 
@@ -6,13 +6,13 @@ import "strings"
 // in case and between -, _ and nothing do not count.
 func Nearest(name string, known ...string) string {
 	const longest = 40
-	if len(name) > longest {
+	if name == "" || len(name) > longest {
 		return ""
 	}
 	best, least := "", 4
 	for _, k := range known {
 		allowed := min(3, len(k)/3+1)
-		if d := distance(folded(name), folded(k)); d <= allowed && d < least {
+		if d := Distance(folded(name), folded(k)); d <= allowed && d < least {
 			best, least = k, d
 		}
 	}
@@ -23,9 +23,9 @@ func folded(s string) string {
 	return strings.NewReplacer("_", "", "-", "", ".", "").Replace(strings.ToLower(s))
 }
 
-// distance is the optimal string alignment distance: how many letters to insert,
-// remove, replace or swap with their neighbour.
-func distance(a, b string) int {
+// Distance is the optimal string alignment distance: how many bytes to insert, remove,
+// replace or swap with their neighbour. Its time is the product of the lengths.
+func Distance(a, b string) int {
 	var before, last []int
 	row := make([]int, len(b)+1)
 	for j := range row {
