@@ -85,6 +85,9 @@ func (d *Desk) Hold(ctx context.Context, by broker.Actor, frozen Frozen, reason 
 
 // Release ends holds.
 func (d *Desk) Release(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
+	if reason, err = broker.CheckReason(reason, false); err != nil {
+		return 0, err
+	}
 	return d.eachOf(ctx, frozen, ForRelease, func(ctx context.Context, number uint64) error {
 		err := d.b.Release(ctx, number, by, reason)
 		if err == nil {
