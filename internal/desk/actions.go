@@ -186,6 +186,9 @@ func (d *Desk) Restore(ctx context.Context, by broker.Actor, number uint64, reas
 	}
 	d.CatchUp(ctx)
 	if errors.Is(err, broker.ErrNotDiscarded) {
+		if _, unknown := d.Letter(ctx, number); unknown != nil { // there is none: other acts say so too
+			return 0, unknown
+		}
 		return 0, refused{err, ErrNotFound}
 	}
 	return newNumber, d.refusal(number, err)
