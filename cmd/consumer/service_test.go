@@ -293,7 +293,7 @@ func TestEditAndReplay(t *testing.T) {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}
-	edit().failed(t, exitUsage, "certpost: dead-letters edit: what is to be different? Give --target, or --to\nSee certpost --help.\n")
+	edit().failed(t, exitUsage, "certpost: dead-letters edit: nothing is changed: name another target, or recipients\nSee certpost --help.\n")
 
 	on := newEditingFixture(t)
 	on.publish("first", "nobody")

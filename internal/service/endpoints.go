@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -123,6 +124,12 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string { return r.Text }
+
+// WrongValue reports whether a value of the request was refused, and not what was to be
+// done with it.
+func (r *Refusal) WrongValue() bool {
+	return r.Status == http.StatusBadRequest || r.Status == http.StatusUnprocessableEntity
+}
 
 func refusalOf(err error) *Refusal {
 	r := &Refusal{Status: desk.StatusOf(err), Text: err.Error()}

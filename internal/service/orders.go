@@ -124,6 +124,9 @@ func (c *API) prepare(ctx context.Context, o Selection) error {
 	return c.current(ctx)
 }
 
+// ErrForRun is the refusal to replay letters by number with what only a run has.
+var ErrForRun = badRequest("a canary and a rate are for a run: give a filter, or all")
+
 type ReplayOrder struct {
 	Selection
 	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also those that may have been sent
@@ -138,7 +141,7 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 	}
 	if len(o.Numbers) > 0 {
 		if o.Canary || !o.Rate.IsZero() {
-			return OrderAnswer{}, badRequest("a canary and a rate are for a run: give a filter, or all")
+			return OrderAnswer{}, ErrForRun
 		}
 		return c.each(ctx, o.Selection, false, func(d desk.Detail) (LetterResult, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
