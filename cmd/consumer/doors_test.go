@@ -297,3 +297,34 @@ func (d *doors) refuseCondition(l list, c desk.Condition, w wrong) {
 		d.refuse(r)
 	}
 }
+
+// A key that is no condition is refused where an act would match more without it, and by
+// commands and the service also where it only lists. An address of a list may have keys of
+// its page (view, size) and of others (a tracker's), so a list leaves unknown ones alone,
+// and shows what it lists by.
+func TestUnknownConditions(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "", refuseNobody)
+	o.publish("first", "nobody")
+	o.settled()
+	d := o.doors()
+	const unknown = `unknown key "cod": did you mean code?`
+	d.refuse(refusal{want: unknown, status: http.StatusBadRequest, page: "GET /dead-letters/confirm?action=discard&all=yes&cod=SMTP_AUTH", asks: `dead.list {"filter": {"cod": "SMTP_AUTH"}}`})
+	d.refuse(refusal{want: unknown, status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&all=yes&reason=x&cod=SMTP_AUTH", asks: `dead.discard {"filter": {"cod": "SMTP_AUTH"}, "reason": "x"}`})
+	for _, subject := range []string{"dead.list", "dead.groups", "deliveries.list", "history.list", "replays.list"} {
+		d.refuse(refusal{want: `invalid filter: unknown key "nonsense": want one of `, status: http.StatusBadRequest, asks: subject + ` {"filter": {"nonsense": "x"}}`})
+		d.refuse(refusal{want: `invalid filter: unknown key "nonsense": want one of `, status: http.StatusBadRequest, asks: subject + ` {"nonsense": "x"}`})
+	}
+	for _, line := range []string{"dead-letters list", "dead-letters groups", "dead-letters discard --all --yes --reason=x", "deliveries list", "audit list", "audit export", "replays list"} {
+		d.refuse(refusal{want: "unknown flag --nonsense", shell: line + " --nonsense=x", code: exitUsage})
+	}
+	d.refuse(refusal{want: `unknown flag --cod, did you mean one of "--code", "--to"?`, shell: "dead-letters list --cod=SMTP_AUTH", code: exitUsage})
+	for _, page := range []string{"/dead-letters", "/deliveries", "/audit", "/replays"} {
+		if status, text := d.visit("GET " + page + "?nonsense=filterword"); status != http.StatusOK || strings.Contains(text, "filterword") {
+			t.Errorf("%s?nonsense=filterword: %d %s, want the whole list, and nothing of the key", page, status, text)
+		}
+	}
+	if status, text := d.visit("GET /dead-letters?nonsense=filterword"); status != http.StatusOK || !strings.Contains(text, "1 open letter") {
+		t.Errorf("/dead-letters?nonsense=filterword: %d %s, want the one letter", status, text)
+	}
+}

@@ -59,7 +59,7 @@ func readOrder(r *request, values url.Values) (order, error) {
 	}
 	for key := range values {
 		if !slices.Contains(orderKeys, key) && !desk.LetterConditions.Has(key) {
-			return o, wrongf("Unknown filter %q. Nothing was done, because without this filter the action would match more letters", clipped(key))
+			return o, wrongf("%v. Nothing was done, because without this filter the action would match more letters", desk.LetterConditions.Unknown(key))
 		}
 	}
 	var err error

@@ -120,11 +120,16 @@ func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (Q, error) {
 	for key, value := range filter {
 		if !cs.Has(key) && strings.TrimSpace(value) != "" {
 			var q Q
-			return q, invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
+			return q, cs.Unknown(key)
 		}
 		v.Set(key, value)
 	}
 	return cs.Parse(v)
+}
+
+// Unknown is the refusal of a key that is no condition.
+func (cs Conditions[Q, T]) Unknown(key string) error {
+	return invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
 }
 
 func (cs Conditions[Q, T]) keys() (keys []string) {
