@@ -311,7 +311,7 @@ func moment[Q, T any](c Condition, of func(*Q) *time.Time, match func(time.Time)
 		if of(q).IsZero() {
 			return ""
 		}
-		return of(q).UTC().Format(time.RFC3339)
+		return of(q).UTC().Format(time.RFC3339Nano)
 	}, set: func(q *Q, v string) (err error) {
 		*of(q), err = parseMoment(v)
 		return err
