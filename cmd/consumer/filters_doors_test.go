@@ -113,7 +113,7 @@ func TestConditionsAtEveryDoor(t *testing.T) {
 	}
 	run := asked[service.OrderAnswer](d.nats, "dead.replay", `{"filter": {"expires_before": "`+day(500)+`"}, "reason": "mended", "rate": "1/h", "by": "night job"}`).Run
 	o.until("the first letter of the run", func() bool {
-		return asked[service.RunAnswer](d.nats, "replays.show", `{"id": "`+run.ID+`"}`).Delivered == 1
+		return asked[desk.RunPage](d.nats, "replays.show", `{"id": "`+run.ID+`"}`).Delivered == 1
 	})
 	asked[desk.Run](d.nats, "replays.pause", `{"id": "`+run.ID+`", "by": "night job"}`)
 	for _, f := range []filtered{

@@ -268,21 +268,12 @@ type NumberRequest struct {
 	Number uint64 `json:"number"`
 }
 
-// LetterAnswer is a letter with its event, which holds no secret.
-type LetterAnswer struct {
-	desk.Detail
-	Body string `json:"body,omitempty"`
-}
-
-func (c *API) show(ctx context.Context, r NumberRequest) (LetterAnswer, error) {
+func (c *API) show(ctx context.Context, r NumberRequest) (desk.WholeLetter, error) {
 	if err := c.current(ctx); err != nil {
-		return LetterAnswer{}, err
+		return desk.WholeLetter{}, err
 	}
 	d, err := c.desk.Letter(ctx, r.Number)
-	if err != nil {
-		return LetterAnswer{}, err
-	}
-	return LetterAnswer{d, string(d.Event)}, nil
+	return d.Whole(), err
 }
 
 type PreflightAnswer struct {
@@ -318,16 +309,7 @@ type RunRequest struct {
 	Size  int    `json:"size,omitempty"` // of the results; 0: none
 }
 
-type RunAnswer struct {
-	desk.Run
-	Results []desk.RunResult `json:"results,omitempty"`
-	Next    uint64           `json:"next,omitempty"` // for after; 0: this is the last page
-}
-
-// Over reports whether the run will not go on by itself.
-func (r *RunAnswer) Over() bool { return r.State != desk.RunRunning && r.State != desk.RunWatching }
-
-func (c *API) run(ctx context.Context, r RunRequest) (a RunAnswer, err error) {
+func (c *API) run(ctx context.Context, r RunRequest) (a desk.RunPage, err error) {
 	if err = c.desk.Ready(ctx); err != nil {
 		return a, err
 	}
