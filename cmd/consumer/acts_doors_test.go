@@ -53,7 +53,7 @@ func each(want string, status, code int, verbs, number, reason string) (all []re
 
 // An act that is not possible is refused in the same words at every door, and nothing is
 // done.
-func TestRefusalsOfActs(t *testing.T) {
+func TestRefusedActsAreTheSame(t *testing.T) {
 	t.Parallel()
 	d := newDoorsFixture(t)
 	const (
@@ -150,7 +150,7 @@ func TestRefusalsOfActs(t *testing.T) {
 }
 
 // While editing is switched off, every door refuses an edit.
-func TestRefusalsOfEditsWhileOff(t *testing.T) {
+func TestEditsWhileOffAreRefused(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "", refuseNobody)
 	o.publish("first", "nobody")
@@ -185,5 +185,46 @@ func TestLongestReason(t *testing.T) {
 	records := d.audited(broker.ActionHeld)
 	if len(records) != 4 || records[1].Reason != longest || records[2].Reason != longest || records[3].Reason != longest {
 		t.Errorf("the audit has %d records of holds, want 4 of which 3 have the longest reason", len(records))
+	}
+}
+
+// What is no number of a letter is refused by each door where it reads numbers: a page by
+// its address, a command and the service by their kind of value.
+func TestNumbersThatAreNone(t *testing.T) {
+	t.Parallel()
+	d := newDoorsFixture(t)
+	for _, r := range []refusal{
+		{want: "there is no such dead letter", status: http.StatusNotFound, page: "GET /dead-letters/x"},
+		{want: "there is no such dead letter", status: http.StatusNotFound, page: "POST /dead-letters/-1/discard reason=x"},
+		{want: `"x" is not a letter number`, status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x&number=x"},
+		{want: `expected a valid 64 bit uint but got "x"`, code: exitUsage, shell: "dead-letters discard x --reason=x"},
+		{want: "the request cannot be read: ", status: http.StatusBadRequest, asks: `dead.discard {"numbers": ["x"], "reason": "x"}`},
+		{want: "the request cannot be read: ", status: http.StatusBadRequest, asks: `dead.discard {"numbers": [-1], "reason": "x"}`},
+		{want: "there is no dead letter with the number 0", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters discard 0 --reason=x", asks: `dead.discard {"numbers": [0], "reason": "x"}`},
+		{want: "there is no dead letter with the number 0", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters show 0", asks: `dead.show {}`},
+		{want: "there is no dead letter with the number 0", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters preflight 0", asks: `dead.preflight {}`},
+		{want: "there is no dead letter with the number 0", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters restore 0", asks: `dead.restore {"numbers": [0]}`},
+		{want: "there is no dead letter with the number 18446744073709551615", status: http.StatusNotFound, page: "POST /dead-letters/18446744073709551615/discard reason=x",
+			code: exitFailed, shell: "dead-letters discard 18446744073709551615 --reason=x", asks: `dead.discard {"numbers": [18446744073709551615], "reason": "x"}`},
+		{want: "which ones? Give ", status: http.StatusBadRequest, code: exitUsage, shell: "dead-letters discard --reason=x", asks: `dead.discard {"reason": "x"}`},
+		{want: "no letter is selected", status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x"},
+		// One that is none stops the others.
+		{want: "there is no dead letter with the number 77", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters discard 1 77 --reason=x", asks: `dead.discard {"numbers": [1, 77], "reason": "x"}`},
+	} {
+		d.refuse(r)
+	}
+}
+
+// A target or a recipient that is named twice is one.
+func TestEditNamedTwice(t *testing.T) {
+	t.Parallel()
+	d := newDoorsFixture(t)
+	if _, body := d.send("GET", "/dead-letters/edit/1", ""); strings.Count(body, `<option value="prod"`) != 1 || strings.Contains(body, `<option value="off"`) || strings.Contains(body, `<option value="absent"`) {
+		t.Errorf("the form offers\n%s\nwant the target prod once, and neither off nor absent", body)
+	}
+	d.run("dead-letters edit 1 --target=prod --to=desk@help.example --to=desk@help.example --reason=x").done(t)
+	d.settled()
+	if got := strings.Join(d.relay.Mails()[0].Recipients, " "); got != "desk@help.example" {
+		t.Errorf("the mail went to %s, want one desk@help.example", got)
 	}
 }

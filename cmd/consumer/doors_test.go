@@ -255,7 +255,7 @@ var lists = map[string]list{
 
 // A value that a condition cannot read is refused in the same words by every list and
 // every act that has the condition, at every door.
-func TestRefusalsOfConditions(t *testing.T) {
+func TestRefusalsAreTheSame(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "", refuseNobody)
 	o.publish("first", "nobody")
