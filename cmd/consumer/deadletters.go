@@ -171,7 +171,7 @@ func (c *lettersShowCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	d, err := ask[service.LetterAnswer](a.ctx, counter, "dead.show", service.NumberRequest{Number: c.Number})
+	d, err := ask[desk.WholeLetter](a.ctx, counter, "dead.show", service.NumberRequest{Number: c.Number})
 	switch {
 	case err != nil:
 		return err
@@ -186,7 +186,7 @@ func (c *lettersShowCmd) Run(a *app) error {
 	return a.printLetter(&d)
 }
 
-func (a *app) printLetter(d *service.LetterAnswer) error {
+func (a *app) printLetter(d *desk.WholeLetter) error {
 	fields := [][2]string{
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
 		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
@@ -28,8 +29,11 @@ type lettersReplayCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *lettersReplayCmd) Validate() error {
-	if !c.All && (c.Rate != "" || c.Canary || c.Wait) {
-		return errors.New("--rate, --canary and --wait require --all: letters given by number are replayed at once")
+	switch {
+	case !c.All && (c.Rate != "" || c.Canary):
+		return service.ErrForRun
+	case !c.All && c.Wait:
+		return errors.New("--wait requires --all: letters given by number are replayed at once")
 	}
 	if c.Rate != "" {
 		if err := new(verdict.Rate).UnmarshalText([]byte(c.Rate)); err != nil {
@@ -63,11 +67,10 @@ func (c *lettersDiscardCmd) Validate() error {
 	return errors.Join(reasoned(c.Reason), c.chosen.Validate())
 }
 
+// reasoned checks a reason that is required, by the rule of the running program.
 func reasoned(reason string) error {
-	if strings.TrimSpace(reason) == "" {
-		return errors.New("--reason is required: it is kept in the audit")
-	}
-	return nil
+	_, err := broker.CheckReason(reason, true)
+	return err
 }
 
 func (c *lettersDiscardCmd) Run(a *app) error {

@@ -149,7 +149,7 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("other letters: %+v", said)
 		}
 		said := o.certpost(append(all, "--yes", "--hash", dry.Frozen.Hash, "--wait", "-o", "json")...)
-		run := read[service.RunAnswer](t, said.stdout)
+		run := read[desk.RunPage](t, said.stdout)
 		if said.code != exitFailed || run.State != desk.RunDone && run.State != desk.RunStopped || run.Published != 2 || run.By.Name != actor() || run.By.Via != broker.ViaShell {
 			t.Errorf("the run: %+v, %+v", said, run)
 		}

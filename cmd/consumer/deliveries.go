@@ -103,7 +103,13 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		return &failure{exitFailed, errors.New("the ledger knows no such delivery: not attempted yet, or the ids are wrong")}
 	}
 	if c.Output == "json" {
-		return a.json(all)
+		details := make([]desk.DeliveryDetail, len(all))
+		for i, e := range all {
+			if details[i], err = ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: e.Target, Event: e.Event}); err != nil {
+				return err
+			}
+		}
+		return a.json(details)
 	}
 	for i, e := range all {
 		if i > 0 {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
@@ -55,7 +53,7 @@ type lettersEditCmd struct {
 // Validate is called when the command line has been read.
 func (c *lettersEditCmd) Validate() error {
 	if c.Target == "" && len(c.To) == 0 {
-		return errors.New("what is to be different? Give --target, or --to")
+		return desk.ErrNoEdit
 	}
 	return reasoned(c.Reason)
 }

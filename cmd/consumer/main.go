@@ -22,6 +22,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // Exit codes.
@@ -135,6 +136,9 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 		return exitDone
 	}
 	f := &failure{exitFailed, err}
+	if refused := (*service.Refusal)(nil); errors.As(err, &refused) && refused.WrongValue() {
+		f.code = exitUsage
+	}
 	errors.As(err, &f)
 	if f.err != nil {
 		fmt.Fprintln(stderr, "certpost:", f.err)

@@ -51,7 +51,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 		p.ready()
 	}
 	p.accountsFor(n, tally{accepted: n})
-	var run service.RunAnswer
+	var run desk.RunPage
 	p.until("the end of the run", func() bool {
 		return json.Unmarshal([]byte(p.certpost("replays", "show", started.Run.ID, "-o", "json")), &run) == nil && run.Over()
 	})

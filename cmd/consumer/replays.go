@@ -75,24 +75,24 @@ func (c *replaysShowCmd) Run(a *app) error {
 }
 
 // wholeRun is a run with its letters, at most limit of them (0: all).
-func wholeRun(ctx context.Context, c *client, id string, limit int) (service.RunAnswer, error) {
+func wholeRun(ctx context.Context, c *client, id string, limit int) (desk.RunPage, error) {
 	size := func(have int) int {
 		if limit == 0 {
 			return service.MaxPage
 		}
 		return min(service.MaxPage, limit-have)
 	}
-	run, err := ask[service.RunAnswer](ctx, c, "replays.show", service.RunRequest{ID: id, Size: size(0)})
+	run, err := ask[desk.RunPage](ctx, c, "replays.show", service.RunRequest{ID: id, Size: size(0)})
 	for next := run.Next; err == nil && next != 0 && size(len(run.Results)) > 0; {
-		var page service.RunAnswer
-		page, err = ask[service.RunAnswer](ctx, c, "replays.show", service.RunRequest{ID: id, After: next, Size: size(len(run.Results))})
+		var page desk.RunPage
+		page, err = ask[desk.RunPage](ctx, c, "replays.show", service.RunRequest{ID: id, After: next, Size: size(len(run.Results))})
 		run.Results = append(run.Results, page.Results...)
 		next = page.Next
 	}
 	return run, err
 }
 
-func (a *app) printRun(r service.RunAnswer, format string) error {
+func (a *app) printRun(r desk.RunPage, format string) error {
 	if format == "json" {
 		return a.json(r)
 	}
@@ -144,13 +144,13 @@ func yes(b bool) string {
 // follow waits for the end of a run, with a bar where somebody watches, and prints
 // what came of it. It fails when something did not arrive.
 func (a *app) follow(c *client, id, format string) error {
-	var run service.RunAnswer
+	var run desk.RunPage
 	bar := newBar(a.stderr)
 	defer bar.end()
 	started := time.Now()
 	for {
 		var err error
-		if run, err = ask[service.RunAnswer](a.ctx, c, "replays.show", service.RunRequest{ID: id}); err != nil {
+		if run, err = ask[desk.RunPage](a.ctx, c, "replays.show", service.RunRequest{ID: id}); err != nil {
 			return err
 		}
 		bar.show(run.Published+run.Gone+run.Failed, run.Spec.Frozen.Count, fmt.Sprintf("%s, %d delivered, %d dead again", run.State, run.Delivered, run.DeadAgain))

@@ -69,7 +69,7 @@ func TestServiceAnswers(t *testing.T) {
 	if len(groups.Groups) != 1 || groups.Groups[0].Count != 5 || groups.Balance.Open != 5 || groups.Balance.Total != 5 {
 		t.Errorf("groups: %+v", groups)
 	}
-	if one := asked[service.LetterAnswer](c, "dead.show", `{"number": 1}`); one.Fate != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
+	if one := asked[desk.WholeLetter](c, "dead.show", `{"number": 1}`); one.Fate != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
 		t.Errorf("show: %+v", one)
 	}
 	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"number": 1}`); !found.OK || len(found.Findings) < 4 {
@@ -166,7 +166,7 @@ func TestServiceAnswers(t *testing.T) {
 		t.Fatalf("run: %+v", started)
 	}
 	o.until("the end of the run", func() bool {
-		run := asked[service.RunAnswer](c, "replays.show", fmt.Sprintf(`{"id": %q, "size": 10}`, started.Run.ID))
+		run := asked[desk.RunPage](c, "replays.show", fmt.Sprintf(`{"id": %q, "size": 10}`, started.Run.ID))
 		return run.State == desk.RunDone && run.Delivered == 4 && len(run.Results) == 4
 	})
 	if n := o.relay.Count(); n != 5 {
@@ -293,7 +293,7 @@ func TestEditAndReplay(t *testing.T) {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}
-	edit().failed(t, exitUsage, "certpost: dead-letters edit: what is to be different? Give --target, or --to\nSee certpost --help.\n")
+	edit().failed(t, exitUsage, "certpost: dead-letters edit: nothing is changed: name another target, or recipients\nSee certpost --help.\n")
 
 	on := newEditingFixture(t)
 	on.publish("first", "nobody")

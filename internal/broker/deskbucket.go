@@ -79,7 +79,7 @@ func (d *DeskBucket) Delete(ctx context.Context, key string, revision uint64) er
 
 func deskError(what, key string, err error) error {
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound):
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrInvalidKey): // what cannot be a key is in no bucket
 		err = ErrNoDeskEntry
 	case errors.Is(err, jetstream.ErrKeyExists), WrongSequence(err):
 		err = ErrDeskChanged

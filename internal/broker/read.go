@@ -250,6 +250,9 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 // messageAt reads one message by its sequence: from any replica, or from the leader if that
 // replica does not have it.
 func (b *Broker) messageAt(ctx context.Context, stream string, sequence uint64) (*jetstream.RawStreamMsg, error) {
+	if sequence == 0 { // no message has it, and NATS refuses the request instead of saying so
+		return nil, jetstream.ErrMsgNotFound
+	}
 	page, _, err := b.page(ctx, stream, getRequest{Seq: sequence})
 	if err == nil && len(page) == 1 {
 		return page[0], nil

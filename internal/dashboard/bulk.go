@@ -59,7 +59,7 @@ func readOrder(r *request, values url.Values) (order, error) {
 	}
 	for key := range values {
 		if !slices.Contains(orderKeys, key) && !desk.LetterConditions.Has(key) {
-			return o, wrongf("Unknown filter %q. Nothing was done, because without this filter the action would match more letters", clipped(key))
+			return o, wrongf("%v. Nothing was done, because without this filter the action would match more letters", desk.LetterConditions.Unknown(key))
 		}
 	}
 	var err error
@@ -132,8 +132,8 @@ type confirmView struct {
 	With     string  // the address that includes, or excludes, superseded letters
 	Takes    string  // how long it takes at the rate, "" when unknown
 	Fault    string
-	Was      int // the count that was confirmed, when the count has changed
-	Changed  bool
+	Was      int    // the count that was confirmed, when the count has changed
+	Changed  string // the refusal when it has
 	Commands []command
 }
 
@@ -238,7 +238,7 @@ func (p *pages) bulk(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	frozen := o.frozen()
+	frozen, done := o.frozen(), 0
 	to := lettersPath + "?done=" + orders[o.Action].Notice
 	switch o.Action {
 	case "replay":
@@ -246,11 +246,14 @@ func (p *pages) bulk(r *request) (view, error) {
 		run, err = p.desk.StartRun(r.Context(), r.actor(), desk.RunSpec{Frozen: frozen, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
 		to = "/replays/" + url.PathEscape(run.ID) + "?done=started"
 	case "discard":
-		_, err = p.desk.Discard(r.Context(), r.actor(), frozen, o.Reason)
+		done, err = p.desk.Discard(r.Context(), r.actor(), frozen, o.Reason)
 	case "hold":
-		_, err = p.desk.Hold(r.Context(), r.actor(), frozen, o.Reason)
+		done, err = p.desk.Hold(r.Context(), r.actor(), frozen, o.Reason)
 	case "release":
-		_, err = p.desk.Release(r.Context(), r.actor(), frozen, o.Reason)
+		done, err = p.desk.Release(r.Context(), r.actor(), frozen, o.Reason)
+	}
+	if err == nil && done == 0 && o.Action != "replay" {
+		err = p.desk.WhyNone(r.Context(), o.Numbers)
 	}
 	switch {
 	case errors.Is(err, desk.ErrChanged):
@@ -268,7 +271,7 @@ func (p *pages) bulk(r *request) (view, error) {
 func (p *pages) changed(o order) view {
 	v := p.confirmation(o, "")
 	c := v.data.(confirmView)
-	c.Changed, c.Was = true, o.Count
+	c.Changed, c.Was = says(desk.ErrChanged), o.Count
 	v.data = c
 	return refused(v, http.StatusConflict)
 }

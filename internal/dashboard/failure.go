@@ -35,7 +35,7 @@ func (p *pages) failure(r *request, err error) view {
 	switch {
 	case errors.As(err, &conflict):
 		page = problem{Title: "Another action came first", Letter: conflict.Number, First: &conflict.Record,
-			Says: "Your action was not carried out, because another action came before it. Nothing was done twice.",
+			Says: says(err) + " Your action was not carried out, because that one came before it. Nothing was done twice.",
 			Do:   "Check the outcome of that action before you act again."}
 	case status == http.StatusBadRequest:
 		page = problem{Title: "Invalid request", Says: says(err), Do: "Correct the address or the form, or start again from the list."}

@@ -141,7 +141,7 @@ func TestNoneChosen(t *testing.T) {
 	}
 	v.do(http.MethodGet, "/dead-letters/confirm?action=hold", "", "Accept", "application/json").is(http.StatusBadRequest)
 	// Ignoring a mistyped filter would match more letters.
-	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says("Unknown filter", "trget")
+	v.do(http.MethodGet, "/dead-letters/confirm?action=discard&all=yes&trget=ops", "").is(http.StatusBadRequest).says(`unknown key "trget": did you mean target?`, "Nothing was done")
 }
 
 // Between the confirm page and its form more letters match: nothing is done, both counts

@@ -43,7 +43,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	if change != nil {
 		change(&v)
 	}
-	return view{template: "letter", title: fmt.Sprintf("Dead letter %d", d.Sequence), data: v, object: d}, nil
+	return view{template: "letter", title: fmt.Sprintf("Dead letter %d", d.Sequence), data: v, object: d.Whole()}, nil
 }
 
 func newLetterView(d desk.Detail, now time.Time) letterView {

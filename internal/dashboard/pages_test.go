@@ -125,7 +125,7 @@ func views(text string) map[string]view {
 	examined.Actions[0].Fault = "Say why."
 	asked := order{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
 	confirmed := confirmView{order: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
-		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: true, Commands: asked.commands(desk.Frozen{AsOf: 900, Hash: "abcdef"})}
+		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: "It has.", Commands: asked.commands(desk.Frozen{AsOf: 900, Hash: "abcdef"})}
 	paused := running
 	paused.State, paused.Why = desk.RunPaused, "to look"
 	done := running

@@ -83,7 +83,7 @@ func (p *pages) run(r *request) (view, error) {
 	if r.after() != 0 {
 		v.Pager.First = r.with("after", "")
 	}
-	return view{template: "run", title: "Replay " + run.ID, data: v, object: run, table: p.resultTable(r.Context(), run.ID)}, nil
+	return view{template: "run", title: "Replay " + run.ID, data: v, object: desk.RunPage{Run: run, Results: results, Next: next}, table: p.resultTable(r.Context(), run.ID)}, nil
 }
 
 func newRunView(run desk.Run, results []desk.RunResult) runView {

@@ -85,6 +85,9 @@ func (d *Desk) Hold(ctx context.Context, by broker.Actor, frozen Frozen, reason 
 
 // Release ends holds.
 func (d *Desk) Release(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
+	if reason, err = broker.CheckReason(reason, false); err != nil {
+		return 0, err
+	}
 	return d.eachOf(ctx, frozen, ForRelease, func(ctx context.Context, number uint64) error {
 		err := d.b.Release(ctx, number, by, reason)
 		if err == nil {
@@ -183,6 +186,9 @@ func (d *Desk) Restore(ctx context.Context, by broker.Actor, number uint64, reas
 	}
 	d.CatchUp(ctx)
 	if errors.Is(err, broker.ErrNotDiscarded) {
+		if _, unknown := d.Letter(ctx, number); unknown != nil { // there is none: other acts say so too
+			return 0, unknown
+		}
 		return 0, refused{err, ErrNotFound}
 	}
 	return newNumber, d.refusal(number, err)

@@ -54,6 +54,8 @@ type condition[Q, T any] struct {
 	Condition
 	get func(*Q) string // "" where it is not set
 	set func(*Q, string) error
+	// text is where a condition that is a string has its value; nil for other kinds.
+	text func(*Q) *string
 	// match makes the test for things of the list; nil for what chooses nothing.
 	match func(*Q) func(T) bool
 	// group is in place of match where all letters of a group give the same answer.
@@ -119,11 +121,35 @@ func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (Q, error) {
 	for key, value := range filter {
 		if !cs.Has(key) && strings.TrimSpace(value) != "" {
 			var q Q
-			return q, invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
+			return q, cs.Unknown(key)
 		}
 		v.Set(key, value)
 	}
 	return cs.Parse(v)
+}
+
+// stored reads what Filter has written at another time, maybe by another version. A word
+// that is none of a condition's values now is kept: it still says what was chosen then.
+func (cs Conditions[Q, T]) stored(filter map[string]string) (q Q, err error) {
+	for key, value := range filter {
+		c, ok := cs.find(key)
+		switch {
+		case !ok:
+			return q, cs.Unknown(key)
+		case c.text != nil:
+			*c.text(&q) = value
+		default:
+			if err := c.set(&q, value); err != nil {
+				return q, err
+			}
+		}
+	}
+	return q, nil
+}
+
+// Unknown is the refusal of a key that is no condition.
+func (cs Conditions[Q, T]) Unknown(key string) error {
+	return invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
 }
 
 func (cs Conditions[Q, T]) keys() (keys []string) {
@@ -225,7 +251,7 @@ func text[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) boo
 	if c.Values != nil {
 		c.Kind = Choice
 	}
-	return condition[Q, T]{Condition: c, match: match, get: func(q *Q) string { return *of(q) }, set: func(q *Q, v string) error {
+	return condition[Q, T]{Condition: c, match: match, text: of, get: func(q *Q) string { return *of(q) }, set: func(q *Q, v string) error {
 		if c.Values != nil {
 			i := slices.IndexFunc(c.Values, func(known string) bool { return strings.EqualFold(known, v) })
 			if i < 0 {
@@ -305,7 +331,7 @@ func moment[Q, T any](c Condition, of func(*Q) *time.Time, match func(time.Time)
 		if of(q).IsZero() {
 			return ""
 		}
-		return of(q).UTC().Format(time.RFC3339)
+		return of(q).UTC().Format(time.RFC3339Nano)
 	}, set: func(q *Q, v string) (err error) {
 		*of(q), err = parseMoment(v)
 		return err

@@ -205,6 +205,15 @@ type Detail struct {
 	MessageID     string              `json:"message_id,omitempty"`
 }
 
+// WholeLetter is a letter with its event, which holds no secret, as every door shows it.
+type WholeLetter struct {
+	Detail
+	Body string `json:"body,omitempty"`
+}
+
+// Whole is the letter with its event.
+func (d Detail) Whole() WholeLetter { return WholeLetter{d, string(d.Event)} }
+
 // RunState is where a replay run stands.
 type RunState string
 
@@ -274,6 +283,16 @@ type RunResult struct {
 	At     time.Time `json:"at,omitzero"`
 	Letter uint64    `json:"new_letter,omitempty"` // of a delivery that died again
 }
+
+// RunPage is a run with a page of its results, as every door shows it.
+type RunPage struct {
+	Run
+	Results []RunResult `json:"results,omitempty"`
+	Next    uint64      `json:"next,omitempty"` // for after; 0: this is the last page
+}
+
+// Over reports whether the run will not go on by itself.
+func (r *RunPage) Over() bool { return r.State != RunRunning && r.State != RunWatching }
 
 // DeliveryDetail is all that is known of one delivery.
 type DeliveryDetail struct {

@@ -90,7 +90,7 @@ func (q Query) MarshalJSON() ([]byte, error) { return json.Marshal(LetterConditi
 func (q *Query) UnmarshalJSON(text []byte) (err error) {
 	var filter map[string]string
 	if json.Unmarshal(text, &filter) == nil {
-		*q, err = LetterConditions.ParseFilter(filter)
+		*q, err = LetterConditions.stored(filter)
 		return err
 	}
 	type stored Query

@@ -104,6 +104,15 @@ func (d *Desk) whyNot(ctx context.Context, number uint64) error {
 	return fmt.Errorf("dead letter %d %w", number, ErrNotHeld)
 }
 
+// WhyNone says why an action on many letters did nothing: of those that were selected by
+// number the reason of the first.
+func (d *Desk) WhyNone(ctx context.Context, numbers []uint64) error {
+	if len(numbers) > 0 {
+		return d.whyNot(ctx, numbers[0])
+	}
+	return fmt.Errorf("none of the letters is still on the list: %w", ErrNotFound)
+}
+
 // Gone is the refusal to act on a letter that has left the list.
 func Gone(letter Detail) error {
 	if letter.End != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -122,6 +123,12 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string { return r.Text }
+
+// WrongValue reports whether a value of the request was refused, and not what was to be
+// done with it.
+func (r *Refusal) WrongValue() bool {
+	return r.Status == http.StatusBadRequest || r.Status == http.StatusUnprocessableEntity
+}
 
 func refusalOf(err error) *Refusal {
 	r := &Refusal{Status: desk.StatusOf(err), Text: err.Error()}
@@ -260,21 +267,12 @@ type NumberRequest struct {
 	Number uint64 `json:"number"`
 }
 
-// LetterAnswer is a letter with its event, which contains no secret.
-type LetterAnswer struct {
-	desk.Detail
-	Body string `json:"body,omitempty"`
-}
-
-func (c *API) show(ctx context.Context, r NumberRequest) (LetterAnswer, error) {
+func (c *API) show(ctx context.Context, r NumberRequest) (desk.WholeLetter, error) {
 	if err := c.current(ctx); err != nil {
-		return LetterAnswer{}, err
+		return desk.WholeLetter{}, err
 	}
 	d, err := c.desk.Letter(ctx, r.Number)
-	if err != nil {
-		return LetterAnswer{}, err
-	}
-	return LetterAnswer{d, string(d.Event)}, nil
+	return d.Whole(), err
 }
 
 type PreflightAnswer struct {
@@ -310,16 +308,7 @@ type RunRequest struct {
 	Size  int    `json:"size,omitempty"` // of the page of results; 0: none
 }
 
-type RunAnswer struct {
-	desk.Run
-	Results []desk.RunResult `json:"results,omitempty"`
-	Next    uint64           `json:"next,omitempty"` // for after; 0: this is the last page
-}
-
-// Over reports whether the run has ended or waits for an operator.
-func (r *RunAnswer) Over() bool { return r.State != desk.RunRunning && r.State != desk.RunWatching }
-
-func (c *API) run(ctx context.Context, r RunRequest) (a RunAnswer, err error) {
+func (c *API) run(ctx context.Context, r RunRequest) (a desk.RunPage, err error) {
 	if err = c.desk.Ready(ctx); err != nil {
 		return a, err
 	}

@@ -123,6 +123,9 @@ func (c *API) prepare(ctx context.Context, o Selection) error {
 	return c.current(ctx)
 }
 
+// ErrForRun is the refusal to replay letters by number with what only a run has.
+var ErrForRun = badRequest("canary and rate require a filter, or all: letters given by number are replayed at once")
+
 type ReplayOrder struct {
 	Selection
 	Uncertain bool         `json:"may_have_been_sent,omitempty"` // include letters that may have been sent
@@ -137,7 +140,7 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 	}
 	if len(o.Numbers) > 0 {
 		if o.Canary || !o.Rate.IsZero() {
-			return OrderAnswer{}, badRequest("canary and rate require a filter, or all: letters given by number are replayed at once")
+			return OrderAnswer{}, ErrForRun
 		}
 		return c.each(ctx, o.Selection, false, func(d desk.Detail) (LetterResult, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
