@@ -109,7 +109,7 @@ func TestDeadLetters(t *testing.T) {
 		if out := o.certpost("dead-letters", "show", number("event-4 ")).done(t); !strings.Contains(out, "--force-stdin 'certificate.issued.;touch${IFS}here'\n") {
 			t.Errorf("the subject is not quoted:\n%s", out)
 		}
-		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: there is no dead letter with the number 999, and there never was as far as is known\n")
+		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: there is no dead letter with the number 999, and no record of one\n")
 	})
 
 	t.Run("replay", func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestDeadLetters(t *testing.T) {
 		if !dry.DryRun || dry.Run != nil || dry.Frozen.Count != 2 || len(dry.Frozen.Numbers) != 2 || len(dry.Frozen.Hash) != 64 {
 			t.Errorf("the dry run says %+v", dry)
 		}
-		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "the query now finds other letters than those that were shown") {
+		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "the selection has changed") {
 			t.Errorf("other letters: %+v", said)
 		}
 		said := o.certpost(append(all, "--yes", "--hash", dry.Frozen.Hash, "--wait", "-o", "json")...)

@@ -98,7 +98,7 @@ func TestServiceAnswers(t *testing.T) {
 		`replays.show {"id": "none"}`:                                                         `404 `,
 		`replays.pause {"id": "none"}`:                                                        `404 `,
 		`deliveries.show {"target": "nobody", "event": "gone"}`:                               `404 `,
-		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 the query now finds other letters than those that were shown`,
+		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 the selection has changed`,
 	} {
 		subject, body, _ := strings.Cut(request, " ")
 		status, m := c.ask(subject, body)
@@ -289,7 +289,7 @@ func TestEditAndReplay(t *testing.T) {
 		return o.certpost(append([]string{"dead-letters", "edit", "1", "--reason", "they have moved"}, more...)...)
 	}
 	for _, more := range [][]string{{"--target", "prod"}, {"--to", "nobody@demo.example"}} {
-		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "switched off") {
+		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "editing is disabled") {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}

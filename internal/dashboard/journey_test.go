@@ -173,7 +173,7 @@ func TestNATSAway(t *testing.T) {
 	o.broker.Close()
 	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "What still works")
 	o.until("the list says that it may be incomplete", func() bool {
-		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is away")
+		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is unavailable")
 	})
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")
