@@ -140,7 +140,7 @@ func TestDeadLetters(t *testing.T) {
 		}
 		// The others are refused again, in a run, for which somebody has to say yes.
 		all := []string{"dead-letters", "replay", "--all", "--code", "SMTP_PERMANENT", "--reason", "trying"}
-		o.certpost(all...).failed(t, exitUsage, "certpost: 2 dead letters would be replayed: add --yes, or --dry-run to see which\n")
+		o.certpost(all...).failed(t, exitUsage, "certpost: 2 dead letters would be replayed: add --yes to confirm, or --dry-run to see which\n")
 		dry := ordered(t, o.certpost(append(all, "--dry-run", "-o", "json")...))
 		if !dry.DryRun || dry.Run != nil || dry.Frozen.Count != 2 || len(dry.Frozen.Numbers) != 2 || len(dry.Frozen.Hash) != 64 {
 			t.Errorf("the dry run says %+v", dry)
