@@ -12,12 +12,12 @@ import (
 )
 
 type auditCmd struct {
-	List   auditListCmd   `cmd:"" help:"What was done, by whom and why, newest first."`
-	Export auditExportCmd `cmd:"" help:"The audit as JSON, one record a line, oldest first: all of it, or what fits a filter."`
-	Verify auditVerifyCmd `cmd:"" help:"Check that nothing in the audit was changed or left out."`
+	List   auditListCmd   `cmd:"" help:"List audit records, newest first."`
+	Export auditExportCmd `cmd:"" help:"Print audit records as JSON, one per line, oldest first: all, or those that match a filter."`
+	Verify auditVerifyCmd `cmd:"" help:"Check that no audit record was changed or removed."`
 }
 
-// recordFilter chooses records as the page of the audit does.
+// recordFilter selects records by the same conditions as the page.
 type recordFilter struct{ filterFlags }
 
 // Validate is called when the command line has been read.
@@ -32,7 +32,7 @@ func (f *recordFilter) query() (desk.HistoryQuery, error) {
 
 type auditListCmd struct {
 	recordFilter
-	Limit  int    `help:"At most so many; 0 for all." default:"100"`
+	Limit  int    `help:"Maximum number of records; 0: all." default:"100"`
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
@@ -47,13 +47,13 @@ func (c *auditListCmd) Run(a *app) error {
 		return err
 	}
 	if unsearched != 0 {
-		fmt.Fprintf(a.stderr, "records before %d were not searched: certpost audit export has the same filters, and searches all\n", unsearched)
+		fmt.Fprintf(a.stderr, "records before %d were not searched: certpost audit export searches all, with the same filters\n", unsearched)
 	}
 	return printList(a, c.Output, all, "no matching records", recordHead, func(r desk.Record, _ bool) []string { return recordRow(r) }, desk.RecordTable)
 }
 
-// recordsOf collects the pages of the history, at most limit records of it (0: all).
-// unsearched is the oldest record that was looked at, where older ones were wanted.
+// recordsOf requests the pages of the list, at most limit records (0: all). unsearched is the
+// oldest record that was searched, if older ones may match.
 func recordsOf(a *app, c *client, filter map[string]string, limit int) (all []desk.Record, unsearched uint64, err error) {
 	all = []desk.Record{}
 	for q := (service.ListRequest{Filtered: service.Filtered{Filter: filter}}); ; {
@@ -99,11 +99,10 @@ func recordRow(r desk.Record) []string {
 
 type auditExportCmd struct {
 	recordFilter
-	FromRecord uint64 `help:"From this record on." default:"1" placeholder:"RECORD"`
+	FromRecord uint64 `help:"First record to print." default:"1" placeholder:"RECORD"`
 }
 
-// Run reads the stream itself, which has what is too old for the lists. It writes the
-// records as they stand there, which is what their hashes are over.
+// Run reads the stream directly, because it has records that are too old for the lists.
 func (c *auditExportCmd) Run(a *app) error {
 	b, done, err := a.dial(a.ctx)
 	if err != nil {
@@ -132,7 +131,7 @@ func (c *auditExportCmd) Run(a *app) error {
 }
 
 type auditVerifyCmd struct {
-	Anchor []string `help:"What an earlier verify printed, to prove that nothing up to there was rewritten (repeatable)." placeholder:"RECORD:SHA256"`
+	Anchor []string `help:"Anchor that an earlier verify printed: proves that no record up to it was rewritten (repeatable)." placeholder:"RECORD:SHA256"`
 	Output string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -153,7 +152,7 @@ func (c *auditVerifyCmd) anchors() (all []broker.Anchor, err error) {
 	return all, nil
 }
 
-// Run reads the whole audit; exit 1 when it is not as it was written.
+// Run checks the whole audit; exit 1 if it is not as it was written.
 func (c *auditVerifyCmd) Run(a *app) error {
 	b, done, err := a.dial(a.ctx)
 	if err != nil {
@@ -182,14 +181,14 @@ func (c *auditVerifyCmd) Run(a *app) error {
 func printVerification(w io.Writer, r broker.AuditReport) {
 	fmt.Fprintf(w, "%s, from %d to %d", count(int(r.Records), "record"), r.First, r.Head.Sequence)
 	if r.AgedOut > 0 {
-		fmt.Fprintf(w, "; %d aged out", r.AgedOut)
+		fmt.Fprintf(w, "; %d expired", r.AgedOut)
 	}
 	if r.Unchained > 0 {
-		fmt.Fprintf(w, "; %d from before there was a chain", r.Unchained)
+		fmt.Fprintf(w, "; %d older than the chain", r.Unchained)
 	}
 	fmt.Fprintln(w)
 	for _, anchor := range r.Unchecked {
-		fmt.Fprintf(w, "the record of anchor %s has aged out, and was not compared\n", anchor)
+		fmt.Fprintf(w, "the record of anchor %s has expired, and was not compared\n", anchor)
 	}
 	if r.Break == nil && r.Records > 0 {
 		fmt.Fprintf(w, "The audit is as it was written. Keep this line elsewhere, to prove it later:\n  certpost audit verify --anchor %s\n", r.Head)

@@ -86,7 +86,7 @@ func (c *client) openOwn(ctx context.Context) error {
 	return d.Ready(ctx)
 }
 
-// absent gives a desk its targets and relays in a process that delivers nothing: none.
+// absent is the desk's Surroundings in the process of a command, which has no targets.
 type absent struct{}
 
 func (absent) Targets() []verdict.TargetView { return nil }

@@ -245,8 +245,8 @@ func TestDeliveries(t *testing.T) {
 	if one := read[[]broker.Entry](t, o.certpost("deliveries", "show", "second", "ops", "-o", "json").done(t)); len(one) != 1 || one[0].Receipt == nil || one[0].Receipt.ReplyCode != 250 {
 		t.Errorf("deliveries show: %+v", one)
 	}
-	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger knows no such delivery: not attempted yet, or the ids are wrong\n")
-	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: the ledger knows no such delivery: not attempted yet, or the ids are wrong\n")
+	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger has no such delivery: it was not attempted yet, or the ids are wrong\n")
+	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: the ledger has no such delivery: it was not attempted yet, or the ids are wrong\n")
 }
 
 func sameInAnyOrder(a, b []string) bool {

@@ -15,18 +15,18 @@ import (
 
 type deadLettersCmd struct {
 	List      lettersListCmd      `cmd:"" help:"List open dead letters, oldest first."`
-	Groups    lettersGroupsCmd    `cmd:"" help:"Open dead letters by cause, with what to do about each."`
+	Groups    lettersGroupsCmd    `cmd:"" help:"List open dead letters by cause, with what to do about each."`
 	Show      lettersShowCmd      `cmd:"" help:"Show one dead letter, its history, and the commands that replay it."`
-	Preflight lettersPreflightCmd `cmd:"" help:"Say whether a replay would be delivered, without sending."`
-	Replay    lettersReplayCmd    `cmd:"" help:"Publish dead letters again, after what stopped them was mended."`
-	Edit      lettersEditCmd      `cmd:"" help:"Replay one for another target or to other recipients, where that is switched on."`
-	Discard   lettersDiscardCmd   `cmd:"" help:"Give dead letters up, with a reason."`
-	Restore   lettersRestoreCmd   `cmd:"" help:"Put discarded dead letters on the list again."`
+	Preflight lettersPreflightCmd `cmd:"" help:"Check whether a replay would be delivered, without sending."`
+	Replay    lettersReplayCmd    `cmd:"" help:"Publish dead letters again, after their cause is fixed."`
+	Edit      lettersEditCmd      `cmd:"" help:"Replay one dead letter for another target or to other recipients, if http.edit_and_replay allows it."`
+	Discard   lettersDiscardCmd   `cmd:"" help:"Take dead letters off the list, with a reason."`
+	Restore   lettersRestoreCmd   `cmd:"" help:"Restore discarded dead letters."`
 	Hold      lettersHoldCmd      `cmd:"" help:"Keep dead letters from being replayed and discarded."`
 	Release   lettersReleaseCmd   `cmd:"" help:"End holds."`
 }
 
-// letterFilter chooses open dead letters, as the filters of the page do.
+// letterFilter selects open dead letters by the same conditions as the page.
 type letterFilter struct{ filterFlags }
 
 func newLetterFilter() letterFilter { return letterFilter{newFilterFlags(desk.LetterConditions.All())} }
@@ -37,15 +37,15 @@ func (f *letterFilter) Validate() error {
 	return err
 }
 
-// none says that there is nothing, of which a filter may be the reason.
+// none is the message for an empty list.
 func none(filtered bool) string {
 	if filtered {
-		return "no open dead letters that fit the filter"
+		return "no open dead letters match the filter"
 	}
 	return "no open dead letters"
 }
 
-// isSet reports whether anything is left out.
+// isSet reports whether a condition is set.
 func (f *letterFilter) isSet() bool {
 	given := f.values()
 	delete(given, "order")
@@ -54,11 +54,11 @@ func (f *letterFilter) isSet() bool {
 
 type lettersListCmd struct {
 	letterFilter
-	Limit  int    `help:"At most so many; 0 for all." default:"0"`
+	Limit  int    `help:"Maximum number of letters; 0: all." default:"0"`
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
-// orderOfLists has the newest where a terminal's eyes are, at the end.
+// orderOfLists puts the newest letter at the end, next to the prompt of the terminal.
 const orderOfLists = desk.Oldest
 
 func (c *lettersListCmd) Run(a *app) error {
@@ -92,7 +92,7 @@ func letterRow(d desk.Letter, short bool) []string {
 	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, string(d.Certainty), reason}
 }
 
-// lettersOf collects the pages of a list, at most limit letters of it (0: all).
+// lettersOf requests the pages of a list, at most limit letters (0: all).
 func lettersOf(a *app, c *client, filter map[string]string, limit int) ([]desk.Letter, error) {
 	all := []desk.Letter{}
 	for after := uint64(0); ; {
@@ -145,7 +145,7 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 	return err
 }
 
-// balanceText is the honest-loss strip on one line.
+// balanceText is the balance on one line.
 func balanceText(b desk.Balance) string {
 	parts := []string{fmt.Sprintf("%d open", b.Open)}
 	for _, fate := range []desk.Fate{desk.Replayed, desk.Discarded, desk.Expired, desk.Replaced, desk.Removed} {
@@ -161,7 +161,7 @@ func balanceText(b desk.Balance) string {
 
 type lettersShowCmd struct {
 	Number uint64 `arg:"" help:"Number of the letter (its sequence in CERTPOST_DEAD_LETTERS)."`
-	Body   bool   `help:"Print the event alone, as it would be replayed."`
+	Body   bool   `help:"Print only the event, as it would be replayed."`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -176,7 +176,7 @@ func (c *lettersShowCmd) Run(a *app) error {
 	case err != nil:
 		return err
 	case c.Body && d.Body == "":
-		return fmt.Errorf("dead letter %d has no event any more: %s", c.Number, cmp.Or(d.NotReplayable, "it is gone"))
+		return fmt.Errorf("dead letter %d has no event any more: %s", c.Number, cmp.Or(d.NotReplayable, "not stored"))
 	case c.Body:
 		_, err := a.stdout.Write([]byte(d.Body + "\n"))
 		return err
@@ -206,7 +206,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	}
 	fields = append(fields, [2]string{"Replay run", d.Letter.Run}, [2]string{"Cause", d.Cause}, [2]string{"What to do", d.Remedy}, [2]string{"Group", d.Fingerprint})
 	if d.Siblings > 0 {
-		fields = append(fields, [2]string{"Others like it", fmt.Sprint(d.Siblings)})
+		fields = append(fields, [2]string{"Same cause", fmt.Sprint(d.Siblings)})
 	}
 	if d.Fate != desk.Open && d.Fate != "" {
 		fate := string(d.Fate)
@@ -229,11 +229,11 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	switch {
 	case d.Fate != desk.Open && d.Fate != "":
 		if d.Fate == desk.Discarded {
-			fmt.Fprintf(a.stdout, "\nTo put it on the list again:\n  certpost dead-letters restore %d\n", d.Sequence)
+			fmt.Fprintf(a.stdout, "\nTo restore it:\n  certpost dead-letters restore %d\n", d.Sequence)
 		}
 		return nil
 	case d.NotReplayable != "":
-		fmt.Fprintf(a.stdout, "\nIt cannot be replayed: %s\n", printable(d.NotReplayable))
+		fmt.Fprintf(a.stdout, "\nCannot be replayed: %s\n", printable(d.NotReplayable))
 		return nil
 	}
 	pipeline := strings.NewReplacer("$NUMBER", fmt.Sprint(d.Sequence), "$REPLAY_SUBJECT", shellWord(printable(d.ReplaySubject)), "\n", "\n  ").Replace(replayWithNATS)
@@ -241,7 +241,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	return nil
 }
 
-// printHistory prints what was done, oldest first.
+// printHistory prints audit records, oldest first.
 func (a *app) printHistory(records []desk.Record) error {
 	if len(records) == 0 {
 		return nil
@@ -254,8 +254,8 @@ func (a *app) printHistory(records []desk.Record) error {
 	return table(a.stdout, recordHead[1:], rows)
 }
 
-// replayWithNATS replays a dead letter without Certpost; the README has the same
-// lines. It needs nothing that is not everywhere.
+// replayWithNATS replays a dead letter without Certpost, with the NATS CLI and standard
+// tools. The README has the same lines.
 const replayWithNATS = `nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
   sed -n 's/^ *"data": "\([^"]*\)".*/\1/p' | base64 -d |
   nats pub -J --force-stdin $REPLAY_SUBJECT`
@@ -265,7 +265,7 @@ type lettersPreflightCmd struct {
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
-// Run prints what a replay would meet; exit 1 when it would fail.
+// Run prints the findings of the preflight; exit 1 if a replay would fail.
 func (c *lettersPreflightCmd) Run(a *app) error {
 	counter, done, err := a.client()
 	if err != nil {
@@ -276,7 +276,7 @@ func (c *lettersPreflightCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	err = printList(a, c.Output, answer.Findings, "nothing was found", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
+	err = printList(a, c.Output, answer.Findings, "no findings", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
 		return []string{string(f.Status), f.What, f.Message}
 	})
 	if err == nil && !answer.OK {
@@ -285,15 +285,15 @@ func (c *lettersPreflightCmd) Run(a *app) error {
 	return err
 }
 
-// chosen are the letters that a command acts on: by number, or all that fit a filter.
+// chosen are the letters that a command acts on: by number, or all that match a filter.
 type chosen struct {
 	Numbers []uint64 `arg:"" optional:"" name:"number" help:"Numbers of the letters."`
-	All     bool     `help:"All open letters, or all that fit the filter."`
+	All     bool     `help:"All open letters, or all that match the filter."`
 	letterFilter
-	WithSuperseded bool   `help:"Also those for which the target has a newer certificate (with --all)."`
-	DryRun         bool   `help:"Say which letters it would be, and do nothing."`
-	Hash           string `help:"Only if they are the letters of a dry run, which has printed this." placeholder:"HASH"`
-	Yes            bool   `help:"Do not ask." short:"y"`
+	WithSuperseded bool   `help:"Include letters whose target has a newer certificate (with --all)."`
+	DryRun         bool   `help:"Only print which letters are selected."`
+	Hash           string `help:"Hash that a dry run has printed: act only if the same letters are selected." placeholder:"HASH"`
+	Yes            bool   `help:"Skip the confirmation." short:"y"`
 }
 
 // Validate is called when the command line has been read.
@@ -303,16 +303,16 @@ func (c *chosen) Validate() error {
 	case len(c.Numbers) > 0 && c.All:
 		return errors.New("give numbers or --all, not both")
 	case len(c.Numbers) > 0 && (filtered || c.Hash != "" || c.WithSuperseded):
-		return errors.New("filters, --hash and --with-superseded go with --all, not with numbers")
+		return errors.New("filters, --hash and --with-superseded require --all, and are not allowed with numbers")
 	case len(c.Numbers) == 0 && !c.All:
-		return errors.New("which ones? Give their numbers (see certpost dead-letters list), or --all")
+		return errors.New("no letters are selected: give their numbers (see certpost dead-letters list), or --all")
 	case len(c.Numbers) > service.MaxNumbered:
-		return fmt.Errorf("%d numbers are more than %d: use --all and a filter", len(c.Numbers), service.MaxNumbered)
+		return fmt.Errorf("%d numbers are too many, the maximum is %d: use --all and a filter", len(c.Numbers), service.MaxNumbered)
 	}
 	return c.letterFilter.Validate()
 }
 
-// choice is the order without what is to be done.
+// choice returns the selection of an order.
 func (c *chosen) choice(reason string) service.Selection {
 	o := service.Selection{Caller: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
 	if o.Filter = c.values(); len(o.Filter) == 0 {

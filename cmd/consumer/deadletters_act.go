@@ -175,7 +175,7 @@ func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 	}
 	what := fmt.Sprintf("%s would be %s%s", count(f.Count, "dead letter"), done, leftOut(f))
 	if a.answers == nil {
-		return usage("%s: add --yes, or --dry-run to see which", what)
+		return usage("%s: add --yes to confirm, or --dry-run to see which", what)
 	}
 	fmt.Fprintf(a.stderr, "%s. Type %d to continue: ", what, f.Count)
 	line, err := a.answer(func() (string, error) { return bufio.NewReader(a.answers).ReadString('\n') })

@@ -31,7 +31,7 @@ func opensPKCS12(file []byte, passphrase string) error {
 	return err
 }
 
-// ordered is what orders print as JSON.
+// ordered returns the answer to an order, which the command prints as JSON.
 func ordered(t *testing.T, s said) service.OrderAnswer {
 	t.Helper()
 	return read[service.OrderAnswer](t, s.done(t))
@@ -105,15 +105,15 @@ func TestDeadLetters(t *testing.T) {
 		if err != nil || ev.ID != "first" || letter.Event != "first" || letter.Code != verdict.SMTPPermanent || letter.Body+"\n" != body {
 			t.Errorf("the body is not the event: %v, %+v", err, letter)
 		}
-		// What is printed as a command may come from anybody.
+		// The printed command contains a subject that any publisher can choose.
 		if out := o.certpost("dead-letters", "show", number("event-4 ")).done(t); !strings.Contains(out, "--force-stdin 'certificate.issued.;touch${IFS}here'\n") {
 			t.Errorf("the subject is not quoted:\n%s", out)
 		}
-		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: there is no dead letter with the number 999, and there never was as far as is known\n")
+		o.certpost("dead-letters", "show", "999").failed(t, exitFailed, "certpost: there is no dead letter with the number 999, and no record of one\n")
 	})
 
 	t.Run("replay", func(t *testing.T) {
-		// Its relay has come to like the address.
+		// The relay refuses the address only once.
 		out := o.certpost("dead-letters", "replay", number("third prod")).done(t)
 		if !regexp.MustCompile(`^\[1/1\] third prod: published again to certpost\.delivery\.localhost-\d+\.prod\n$`).MatchString(out) {
 			t.Errorf("replay says %q", out)
@@ -126,7 +126,7 @@ func TestDeadLetters(t *testing.T) {
 		if out := o.certpost("deliveries", "show", "third").done(t); !regexp.MustCompile(`(?m)^State +sent$`).MatchString(out) {
 			t.Errorf("the ledger does not know:\n%s", out)
 		}
-		// Whoever comes second hears who was first.
+		// The second action gets the record of the first.
 		gone := number("third prod")
 		want := regexp.MustCompile(`^certpost: dead letter \d+ was (replayed|delivered) by \S+ at 20\S+ \S+ UTC\n$`)
 		if said := o.certpost("dead-letters", "replay", gone); said.code != exitFailed || !want.MatchString(said.stderr) {
@@ -138,14 +138,14 @@ func TestDeadLetters(t *testing.T) {
 		if now := o.letters(); len(now) != 4 {
 			t.Errorf("one wrong number and something was done all the same: %+v", now)
 		}
-		// The others are refused again, in a run, for which somebody has to say yes.
+		// A run needs a confirmation. Its letters are refused again.
 		all := []string{"dead-letters", "replay", "--all", "--code", "SMTP_PERMANENT", "--reason", "trying"}
-		o.certpost(all...).failed(t, exitUsage, "certpost: 2 dead letters would be replayed: add --yes, or --dry-run to see which\n")
+		o.certpost(all...).failed(t, exitUsage, "certpost: 2 dead letters would be replayed: add --yes to confirm, or --dry-run to see which\n")
 		dry := ordered(t, o.certpost(append(all, "--dry-run", "-o", "json")...))
 		if !dry.DryRun || dry.Run != nil || dry.Frozen.Count != 2 || len(dry.Frozen.Numbers) != 2 || len(dry.Frozen.Hash) != 64 {
 			t.Errorf("the dry run says %+v", dry)
 		}
-		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "the query now finds other letters than those that were shown") {
+		if said := o.certpost(append(all, "--yes", "--hash", strings.Repeat("0", 64))...); said.code != exitFailed || !strings.Contains(said.stderr, "the selection has changed") {
 			t.Errorf("other letters: %+v", said)
 		}
 		said := o.certpost(append(all, "--yes", "--hash", dry.Frozen.Hash, "--wait", "-o", "json")...)
@@ -194,7 +194,7 @@ func TestDeadLetters(t *testing.T) {
 	})
 }
 
-// A mail whose fate is not known is replayed by who says so alone.
+// A mail whose outcome is unknown is replayed only with --may-have-been-sent.
 func TestReplayOfUncertain(t *testing.T) {
 	t.Parallel()
 	mails := make(chan string, 10)
@@ -240,7 +240,7 @@ func TestReplayOfUncertain(t *testing.T) {
 		t.Errorf("letters: %+v", o.letters())
 	}
 
-	// Sent is sent: published once more nothing goes out, unless forced.
+	// A delivery that was sent is not sent again, unless forced.
 	o.publish("unsure", "slow")
 	o.settled()
 	select {
@@ -262,7 +262,7 @@ func TestReplayIsDocumented(t *testing.T) {
 	}
 }
 
-// publishRaw puts anything into the stream of events.
+// publishRaw publishes any body to the stream of events.
 func (o *fixture) publishRaw(subject, body string) {
 	o.t.Helper()
 	js := o.jetStream()
@@ -285,7 +285,7 @@ func (o *fixture) jetStream() jetstream.JetStream {
 	return js
 }
 
-// audited are the records of one action, oldest first.
+// audited returns the records of one action, oldest first.
 func (o *fixture) audited(action broker.Action) []broker.AuditRecord {
 	o.t.Helper()
 	stream, err := o.jetStream().Stream(context.Background(), broker.AuditStream)

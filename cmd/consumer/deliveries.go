@@ -15,12 +15,12 @@ import (
 
 type deliveriesCmd struct {
 	List deliveriesListCmd `cmd:"" help:"List deliveries, newest last attempt first."`
-	Show deliveriesShowCmd `cmd:"" help:"Show what is known of one event's deliveries."`
+	Show deliveriesShowCmd `cmd:"" help:"Show the deliveries of one event."`
 }
 
 type deliveriesListCmd struct {
 	filterFlags
-	Limit  int    `help:"At most so many; 0 for all." default:"100"`
+	Limit  int    `help:"Maximum number of deliveries; 0: all." default:"100"`
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
@@ -43,7 +43,7 @@ func (c *deliveriesListCmd) Run(a *app) error {
 	return printList(a, c.Output, entries, "no matching deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
 }
 
-// entriesOf collects the pages of a list, at most limit entries of it (0: all).
+// entriesOf requests the pages of a list, at most limit entries (0: all).
 func entriesOf(a *app, c *client, filter map[string]string, limit int) ([]broker.Entry, error) {
 	all := []broker.Entry{}
 	for q := (service.ListRequest{Filtered: service.Filtered{Filter: filter}}); ; {
@@ -75,7 +75,7 @@ func deliveryRow(e broker.Entry) []string {
 	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), when(e.Last), cert}
 }
 
-// certificateOf is the certificate of a delivery, nil when it is not known.
+// certificateOf returns the certificate of a delivery, nil if it is not known.
 func certificateOf(e broker.Entry) *verdict.Certificate {
 	if e.Certificate == nil && e.Receipt != nil {
 		return e.Receipt.Certificate
@@ -85,7 +85,7 @@ func certificateOf(e broker.Entry) *verdict.Certificate {
 
 type deliveriesShowCmd struct {
 	Event  string `arg:"" help:"Id of the event."`
-	Target string `arg:"" optional:"" help:"Id of the target; all of the event's if not given."`
+	Target string `arg:"" optional:"" help:"Id of the target. Default: all targets of the event."`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -100,7 +100,7 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		return err
 	}
 	if len(all) == 0 {
-		return &failure{exitFailed, errors.New("the ledger knows no such delivery: not attempted yet, or the ids are wrong")}
+		return &failure{exitFailed, errors.New("the ledger has no such delivery: it was not attempted yet, or the ids are wrong")}
 	}
 	if c.Output == "json" {
 		details := make([]desk.DeliveryDetail, len(all))
@@ -132,7 +132,7 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 	return a.printHistory(one.History)
 }
 
-// deliveryFields is one ledger entry for people.
+// deliveryFields returns the fields of a ledger entry, as text.
 func deliveryFields(e broker.Entry) [][2]string {
 	fields := [][2]string{
 		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", string(e.State)},
@@ -141,7 +141,7 @@ func deliveryFields(e broker.Entry) [][2]string {
 		{"Possible duplicates", number(e.PossibleDuplicates)},
 	}
 	for _, r := range e.Refused {
-		fields = append(fields, [2]string{"Refused for good", strings.TrimSpace(fmt.Sprintf("%s: %d %s", r.Recipient, r.ReplyCode, r.Reply))})
+		fields = append(fields, [2]string{"Refused permanently", strings.TrimSpace(fmt.Sprintf("%s: %d %s", r.Recipient, r.ReplyCode, r.Reply))})
 	}
 	if e.State == broker.StateSending {
 		fields = append(fields, [2]string{"Lease", when(e.Lease) + " by " + e.Owner})

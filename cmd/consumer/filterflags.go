@@ -12,13 +12,13 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// filterFlags are the flags of a list's conditions, made from the table of the list.
+// filterFlags are the flags of a list's conditions.
 type filterFlags struct {
 	Flags kong.Plugins `embed:""`
 	keys  []string     // of the conditions, by field
 }
 
-// newFilterFlags makes a flag of each condition: --code=SMTP_AUTH.
+// newFilterFlags makes a flag for each condition: --code=SMTP_AUTH.
 func newFilterFlags(conditions []desk.Condition) filterFlags {
 	var f filterFlags
 	var fields []reflect.StructField
@@ -39,7 +39,7 @@ func newFilterFlags(conditions []desk.Condition) filterFlags {
 	return f
 }
 
-// without are the words that are not the one, each once.
+// without returns the words other than one, without duplicates.
 func without(words []string, one string) (rest []string) {
 	seen := map[string]bool{one: true}
 	for _, w := range words {
@@ -51,7 +51,7 @@ func without(words []string, one string) (rest []string) {
 	return rest
 }
 
-// values are the conditions that were given, by key.
+// values returns the given conditions, by key.
 func (f *filterFlags) values() map[string]string {
 	all := map[string]string{}
 	if len(f.Flags) == 0 {

@@ -22,7 +22,7 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// httpServer serves the dashboard, health and metrics.
+// httpServer serves the dashboard, health checks and metrics.
 type httpServer struct {
 	listener    net.Listener
 	server      *http.Server
@@ -75,7 +75,7 @@ func local(listen string, next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !access.NamesLoopback(r.Host) {
-			plain(w, http.StatusMisdirectedRequest, "open it at localhost\n")
+			plain(w, http.StatusMisdirectedRequest, "open this page at localhost\n")
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -263,11 +263,11 @@ func verdictOn(name, tag, bad string, err error) check {
 }
 
 func (h *health) relays() error {
-	var away, partly, suspended []string
+	var unavailable, partly, suspended []string
 	for _, l := range h.s.runner.LaneStatus() {
 		switch l.Breaker {
 		case broker.BreakerOpen:
-			away = append(away, l.Lane)
+			unavailable = append(unavailable, l.Lane)
 		case broker.BreakerPartly:
 			for _, r := range l.Relays {
 				partly = append(partly, r.Relay)
@@ -285,7 +285,7 @@ func (h *health) relays() error {
 	for _, part := range []struct {
 		what string
 		list []string
-	}{{"no answer from the relay of lane ", away}, {"no answer (other relays are available) from ", partly}, {"suspended: ", suspended}} {
+	}{{"no answer from the relay of lane ", unavailable}, {"no answer (other relays are available) from ", partly}, {"suspended: ", suspended}} {
 		if len(part.list) > 0 {
 			parts = append(parts, part.what+strings.Join(part.list, ", "))
 		}

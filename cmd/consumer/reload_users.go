@@ -57,8 +57,8 @@ func (w *peopleWatch) run(ctx context.Context) {
 	}
 }
 
-// renew reads the configuration again. One with an error changes nothing. A change that
-// requires a restart does not keep removed users signed in.
+// renew reads the configuration again; an invalid one is ignored. Removed users are signed
+// out even if another change requires a restart, unless that is the removal of sign-in.
 func (w *peopleWatch) renew() {
 	next, problems := w.cfg.again()
 	if config.Failed(problems) {

@@ -16,10 +16,10 @@ import (
 
 type replaysCmd struct {
 	List   replaysListCmd   `cmd:"" help:"List replay runs, newest first."`
-	Show   replaysShowCmd   `cmd:"" help:"Show one replay run and what became of its letters."`
+	Show   replaysShowCmd   `cmd:"" help:"Show one replay run and the results of its letters."`
 	Pause  replaysPauseCmd  `cmd:"" help:"Pause a replay run."`
-	Resume replaysResumeCmd `cmd:"" help:"Let a paused replay run go on."`
-	Cancel replaysCancelCmd `cmd:"" help:"End a replay run; what it has not replayed stays on the list."`
+	Resume replaysResumeCmd `cmd:"" help:"Resume a paused replay run."`
+	Cancel replaysCancelCmd `cmd:"" help:"End a replay run; letters that it has not replayed stay on the list."`
 }
 
 type replaysListCmd struct {
@@ -53,8 +53,8 @@ func (c *replaysListCmd) Run(a *app) error {
 
 type replaysShowCmd struct {
 	ID     string `arg:"" help:"Id of the run."`
-	Wait   bool   `help:"Follow it to its end."`
-	Limit  int    `help:"At most so many letters; 0 for all." default:"100"`
+	Wait   bool   `help:"Show the progress of the run until it ends."`
+	Limit  int    `help:"Maximum number of letters; 0: all." default:"100"`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -74,7 +74,7 @@ func (c *replaysShowCmd) Run(a *app) error {
 	return a.printRun(run, c.Output)
 }
 
-// wholeRun is a run with its letters, at most limit of them (0: all).
+// wholeRun requests a run with the results of its letters, at most limit (0: all).
 func wholeRun(ctx context.Context, c *client, id string, limit int) (desk.RunPage, error) {
 	size := func(have int) int {
 		if limit == 0 {
@@ -99,9 +99,9 @@ func (a *app) printRun(r desk.RunPage, format string) error {
 	spec := r.Spec
 	fields := [][2]string{
 		{"Run", r.ID}, {"State", string(r.State)}, {"Why", r.Why}, {"By", r.By.Name}, {"Reason", spec.Reason}, {"Started", when(r.Started)}, {"Ended", when(r.Ended)},
-		{"Letters", fmt.Sprint(spec.Frozen.Count) + leftOut(&spec.Frozen)}, {"Which", which(&spec.Frozen)}, {"Rate", spec.Rate.String()}, {"Canary", yes(spec.Canary)},
-		{"Also uncertain", yes(spec.Uncertain)}, {"Forced", yes(spec.Force)}, {"Published", fmt.Sprint(r.Published)}, {"Delivered", fmt.Sprint(r.Delivered)},
-		{"Dead again", fmt.Sprint(r.DeadAgain)}, {"Gone", number(r.Gone)}, {"Failed", number(r.Failed)}, {"Worked on by", r.Worker},
+		{"Letters", fmt.Sprint(spec.Frozen.Count) + leftOut(&spec.Frozen)}, {"Selection", which(&spec.Frozen)}, {"Rate", spec.Rate.String()}, {"Canary", yes(spec.Canary)},
+		{"May have been sent", yes(spec.Uncertain)}, {"Forced", yes(spec.Force)}, {"Published", fmt.Sprint(r.Published)}, {"Delivered", fmt.Sprint(r.Delivered)},
+		{"Dead again", fmt.Sprint(r.DeadAgain)}, {"Gone", number(r.Gone)}, {"Failed", number(r.Failed)}, {"Worker", r.Worker},
 	}
 	if err := pairs(a.stdout, fields...); err != nil || len(r.Results) == 0 {
 		return err
@@ -118,16 +118,16 @@ func (a *app) printRun(r desk.RunPage, format string) error {
 	return table(a.stdout, []string{"NUMBER", "TARGET", "EVENT", "RESULT", "AT", "NOTE"}, rows)
 }
 
-const allOpen = "all that were open"
+const allOpen = "all open letters"
 
-// which says how letters were chosen.
+// which describes how letters were selected.
 func which(f *desk.Frozen) string {
 	conditions := f.Query.Values()
 	conditions.Del("as_of") // every run has one
 	conditions.Del("order")
 	switch {
 	case f.Named:
-		return "named one by one"
+		return "by number"
 	case len(conditions) == 0:
 		return allOpen
 	}
@@ -141,8 +141,8 @@ func yes(b bool) string {
 	return ""
 }
 
-// follow waits for the end of a run, with a bar where somebody watches, and prints
-// what came of it. It fails when something did not arrive.
+// follow waits for the end of a run, with a progress bar on a terminal, and prints its
+// results. The error says if a letter was not delivered.
 func (a *app) follow(c *client, id, format string) error {
 	var run desk.RunPage
 	bar := newBar(a.stderr)
@@ -158,11 +158,11 @@ func (a *app) follow(c *client, id, format string) error {
 			break
 		}
 		if c.own != nil && run.Worker == "" && time.Since(started) > workerWithin {
-			return fmt.Errorf("replay run %s waits: no running certpost answers that could work on it", id)
+			return fmt.Errorf("replay run %s waits: no certpost process is running that could work on it", id)
 		}
 		select {
 		case <-a.ctx.Done():
-			return fmt.Errorf("interrupted; replay run %s goes on without this command, and nothing of it is lost", id)
+			return fmt.Errorf("interrupted; replay run %s continues without this command", id)
 		case <-time.After(followEvery):
 		}
 	}
@@ -180,16 +180,16 @@ func (a *app) follow(c *client, id, format string) error {
 	return nil
 }
 
-// followEvery is how often a command looks at a run, and workerWithin how long it
-// may take until somebody works on it.
+// followEvery is the time between two requests for the state of a run. workerWithin is the
+// time in which a process must have started to work on it.
 const (
 	followEvery  = 300 * time.Millisecond
 	workerWithin = 10 * time.Second
 )
 
-// bar shows how far long work has got, on a terminal alone.
+// bar shows the progress of long work, only on a terminal.
 type bar struct {
-	out   io.Writer // nil: nobody watches
+	out   io.Writer // nil: not a terminal
 	shown bool
 }
 
@@ -217,10 +217,10 @@ func (b *bar) end() {
 	}
 }
 
-// runCommand is what pause, resume and cancel have in common.
+// runCommand has the arguments of pause, resume and cancel.
 type runCommand struct {
 	ID     string `arg:"" help:"Id of the run."`
-	Reason string `help:"Why (kept in the audit)."`
+	Reason string `help:"Reason (kept in the audit)."`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 

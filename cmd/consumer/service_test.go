@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/service"
 )
 
-// natsClient has a NATS connection and nothing else.
+// natsClient has only a NATS connection.
 type natsClient struct {
 	t  *testing.T
 	nc *nats.Conn
@@ -32,7 +32,7 @@ func (o *fixture) client() natsClient {
 	return natsClient{o.t, nc}
 }
 
-// ask returns the status (0: fine) and what was answered.
+// ask returns the status ("" if there is none) and the answer.
 func (c natsClient) ask(subject, request string) (status string, answer *nats.Msg) {
 	c.t.Helper()
 	m, err := c.nc.Request("certpost."+subject, []byte(request), 30*time.Second)
@@ -76,7 +76,7 @@ func TestServiceAnswers(t *testing.T) {
 		t.Errorf("preflight: %+v", found)
 	}
 
-	// What is wrong with a request is said, and nothing is done.
+	// An invalid request is refused with the reason, and does nothing.
 	for request, want := range map[string]string{
 		`dead.list {"filter": {"cod": "SMTP_AUTH"}}`:                               `400 invalid filter: unknown key "cod": did you mean code?`,
 		`dead.hold {"numbers": [1], "reason": "` + strings.Repeat("é", 501) + `"}`: `422 the reason is longer than 500 characters`,
@@ -98,7 +98,7 @@ func TestServiceAnswers(t *testing.T) {
 		`replays.show {"id": "none"}`:                                                         `404 `,
 		`replays.pause {"id": "none"}`:                                                        `404 `,
 		`deliveries.show {"target": "nobody", "event": "gone"}`:                               `404 `,
-		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 the query now finds other letters than those that were shown`,
+		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 the selection has changed`,
 	} {
 		subject, body, _ := strings.Cut(request, " ")
 		status, m := c.ask(subject, body)
@@ -111,14 +111,14 @@ func TestServiceAnswers(t *testing.T) {
 		t.Fatal("something was done")
 	}
 
-	// A hold keeps everybody away, and its end lets them in again.
+	// A held letter can be replayed only after its release.
 	if held := asked[service.OrderAnswer](c, "dead.hold", `{"numbers": [2], "reason": "looking into it", "by": "Ann\u0000e"}`); held.Done != 1 {
 		t.Errorf("hold: %+v", held)
 	}
 	if status, m := c.ask("dead.replay", `{"numbers": [2]}`); status != "409" || !strings.Contains(string(m.Data), "held") {
 		t.Errorf("replay of a held letter: %s %s", status, m.Data)
 	}
-	// What does not fit how a letter stands is refused as such, with what to do.
+	// An action that the letter's state does not allow is refused, with what to do.
 	for request, want := range map[string]string{
 		`dead.hold {"numbers": [2], "reason": "me too"}`: "409 dead letter 2 is held by Ann�e since ",
 		`dead.discard {"numbers": [2], "reason": "x"}`:   "looking into it; release it first",
@@ -147,7 +147,7 @@ func TestServiceAnswers(t *testing.T) {
 	if err := o.relay.SetRules([]devrelay.Rule{}); err != nil {
 		t.Fatal(err)
 	}
-	if done := asked[service.OrderAnswer](c, "dead.replay", `{"numbers": [2], "by": "night job", "reason": "mended"}`); done.Done != 1 || done.Letters[0].Error != "" {
+	if done := asked[service.OrderAnswer](c, "dead.replay", `{"numbers": [2], "by": "night job", "reason": "fixed"}`); done.Done != 1 || done.Letters[0].Error != "" {
 		t.Errorf("replay: %+v", done)
 	}
 	status, m := c.ask("dead.replay", `{"numbers": [2]}`)
@@ -160,8 +160,8 @@ func TestServiceAnswers(t *testing.T) {
 		t.Errorf("audit: %+v", records)
 	}
 
-	// The rest in a run, which the program works on by itself.
-	started := asked[service.OrderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "mended", "rate": "100/s", "by": "night job"}`)
+	// The rest is replayed by a run, on which the running program works.
+	started := asked[service.OrderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "fixed", "rate": "100/s", "by": "night job"}`)
 	if started.Run == nil || started.Frozen.Count != 4 {
 		t.Fatalf("run: %+v", started)
 	}
@@ -185,7 +185,7 @@ func TestServiceAnswers(t *testing.T) {
 	}
 }
 
-// Without a service the commands read the streams themselves, and say what they
+// Without the NATS service the commands read the streams directly, and report what they
 // cannot do.
 func TestCommandsWithoutTheService(t *testing.T) {
 	t.Parallel()
@@ -216,8 +216,8 @@ func TestCommandsWithoutTheService(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.certpost("dead-letters", "release", "1").done(t)
-	// The program works on the run, of which it hears before it has read the last letter.
-	if out := o.certpost("dead-letters", "replay", "--all", "--yes", "--wait", "--reason", "mended").done(t); !strings.Contains(out, "Delivered") {
+	// The program works on the run, even if it learns of it before it has read the last letter.
+	if out := o.certpost("dead-letters", "replay", "--all", "--yes", "--wait", "--reason", "fixed").done(t); !strings.Contains(out, "Delivered") {
 		t.Errorf("run:\n%s", out)
 	}
 	if n := o.relay.Count(); n != 2 {
@@ -279,7 +279,7 @@ func TestAuditCommands(t *testing.T) {
 	}
 }
 
-// What may be changed of a letter is what the configuration lists, whoever asks.
+// Every caller may change only what the configuration lists.
 func TestEditAndReplay(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "", refuseNobody)
@@ -289,7 +289,7 @@ func TestEditAndReplay(t *testing.T) {
 		return o.certpost(append([]string{"dead-letters", "edit", "1", "--reason", "they have moved"}, more...)...)
 	}
 	for _, more := range [][]string{{"--target", "prod"}, {"--to", "nobody@demo.example"}} {
-		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "switched off") {
+		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "editing is disabled") {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}
@@ -335,8 +335,8 @@ func TestNoStreamTakesRequests(t *testing.T) {
 	}
 }
 
-// laneAndTime asks for records by lane and by time, of the running program and of the
-// stream: both find the same.
+// laneAndTime requests records by lane and by time, from the running program and from the
+// stream: both return the same.
 func (o *fixture) laneAndTime(at time.Time) {
 	o.t.Helper()
 	lanes := read[[]struct{ Lane string }](o.t, o.certpost("relays", "list", "-o", "json").done(o.t))

@@ -44,7 +44,7 @@ func testActions(t *testing.T, c *chromium) {
 func testTwoOperators(t *testing.T, c *chromium, o *office, n numbers) {
 	page := fmt.Sprintf("/dead-letters/%d", n.refused[0])
 	first, second := ways[0].hands(t, c, o.http), ways[0].hands(t, c, o.http)
-	o.mend()
+	o.fixRelay()
 	first.open(page)
 	second.open(page)
 	first.enter("#replay form", "Reason", "I was here first")

@@ -9,15 +9,15 @@ import (
 )
 
 // cutOff is a relay that closes the connection after each mail's final dot, without a
-// reply, so that the client cannot know whether the relay has the mail. Once mended it
+// reply, so that the client cannot know whether the relay has the mail. Once fixed it
 // replies.
 type cutOff struct {
 	listener net.Listener
 	serving  sync.WaitGroup
 
-	mu     sync.Mutex
-	mended bool // guarded by mu
-	taken  int  // mails; guarded by mu
+	mu    sync.Mutex
+	fixed bool // guarded by mu
+	taken int  // mails; guarded by mu
 }
 
 func newCutOff(t *testing.T, address string) *cutOff {
@@ -45,10 +45,10 @@ func newCutOff(t *testing.T, address string) *cutOff {
 
 func (c *cutOff) address() string { return c.listener.Addr().String() }
 
-func (c *cutOff) mend() {
+func (c *cutOff) fix() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mended = true
+	c.fixed = true
 }
 
 // mails is the number of mails received, with or without a reply.
@@ -63,7 +63,7 @@ func (c *cutOff) take() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken++
-	return c.mended
+	return c.fixed
 }
 
 func (c *cutOff) serve(conn net.Conn) {

@@ -53,7 +53,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	}
 
 	// The postmaster fixes the relay. One letter is replayed first.
-	o.mend()
+	o.fixRelay()
 	h.open(fmt.Sprintf("/dead-letters/%d", n.refused[15]))
 	h.enter("#replay form", "Reason", "The addresses are back")
 	h.use("#replay form", "Replay")
@@ -75,7 +75,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 		h.sees(fmt.Sprintf("%d letters", cause.count))
 		h.use("article.cause", "Replay all…")
 		h.arrives("/dead-letters/confirm")
-		h.replayAll("The relay is mended", cause.count)
+		h.replayAll("The relay is fixed", cause.count)
 		h.fits()
 		if got := h.text("#progress"); !contains(got, fmt.Sprintf("Delivered %d", cause.count)) || !contains(got, "Dead again 0") {
 			t.Errorf("the replay says: %s", got)
@@ -90,7 +90,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.open(fmt.Sprintf("/dead-letters/%d", n.uncertain))
 	h.sees("may have been sent")
 	h.enter("#replay form", "Reason", "The branch says that nothing came")
-	o.branch.mend()
+	o.branch.fix()
 	h.use("#replay form", "Replay…")
 	h.sees("Has it been sent?")
 	h.expect("status 409")

@@ -47,7 +47,7 @@ func testNoneChosen(t *testing.T, c *chromium) {
 // suspend suspends a lane, or resumes it if the reason is "", as the CLI does.
 func (o *office) suspend(lane, reason string) {
 	o.t.Helper()
-	by := broker.Actor{Name: "somebody", Via: broker.ViaShell}
+	by := broker.Actor{Name: "bob", Via: broker.ViaShell}
 	o.until("lane "+lane, func() bool { // it appears once the program is up
 		if reason == "" {
 			return o.broker.Resume(o.t.Context(), lane, by, "") == nil
@@ -161,7 +161,7 @@ func testRestart(t *testing.T, c *chromium) {
 	tb.until("a valid token", func() bool {
 		return mustAsk[bool](tb, "performance.getEntriesByType('resource').some(e => e.name.endsWith('/keys') && e.responseEnd > 0)")
 	})
-	tb.fill("Reason (optional)", "mended")
+	tb.fill("Reason (optional)", "fixed")
 	tb.click("Resume")
 	tb.sees("Resumed.")
 	tb.take() // requests failed while the program was down

@@ -39,7 +39,7 @@ type office struct {
 	stopped bool
 }
 
-// refusals are the rules of the office's relay until mend removes them.
+// refusals are the rules of the office's relay until fixRelay removes them.
 var refusals = []devrelay.Rule{
 	{Stage: devrelay.StageRcpt, Recipient: "*@retired.example.com", Code: 550, Enhanced: "5.1.1", Text: "no such user here"},
 	{Stage: devrelay.StageMail, Sender: "*@old.example.com", Code: 554, Enhanced: "5.7.1", Text: "sender is not allowed to send through this relay"},
@@ -216,8 +216,8 @@ func (o *office) stop() {
 	}
 }
 
-// mend removes the relay's rules, so that it accepts everything.
-func (o *office) mend() {
+// fixRelay removes the relay's rules, so that it accepts everything.
+func (o *office) fixRelay() {
 	o.t.Helper()
 	if err := o.relay.SetRules(nil); err != nil {
 		o.t.Fatal(err)

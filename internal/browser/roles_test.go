@@ -110,7 +110,7 @@ func testAdmin(t *testing.T, c *chromium, o *office, open []uint64) (run string)
 	h.use("main form", "Resume")
 	h.sees("Resumed.")
 
-	o.mend()
+	o.fixRelay()
 	h.open("/dead-letters/confirm?action=replay&all=yes&target=partner-portal")
 	h.enter("main form", "Reason", "The postmaster has allowed our sender")
 	h.enter("main form", "Rate limit", "1/h")

@@ -22,7 +22,7 @@ func testSteering(t *testing.T, c *chromium) {
 }
 
 func (w way) steer(t *testing.T, c *chromium, o *office) {
-	o.mend()
+	o.fixRelay()
 	h := w.hands(t, c, o.http)
 	h.open("/dead-letters/confirm?action=replay&all=yes&target=pki-mailbox")
 	h.sees("Replay 8 dead letters?")
@@ -149,7 +149,7 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 	if !mustAsk[bool](h.tab, `document.querySelector("input[name=canary]").checked`) {
 		t.Error("the canary is not selected by default")
 	}
-	h.enter("main form", "Reason", "The postmaster should have mended it")
+	h.enter("main form", "Reason", "The postmaster should have fixed it")
 	h.use("main form", "Replay 8 letters")
 	h.arrivesAtRun("stopped")
 	h.sees("came back")
@@ -160,7 +160,7 @@ func testCanary(t *testing.T, c *chromium, o *office, _ numbers) {
 		t.Errorf("the relay has %d mails, want the 12 from before", got)
 	}
 
-	o.mend()
+	o.fixRelay()
 	h.use("main", "Replay the remaining 7 letters…")
 	h.sees("Replay 7 dead letters?")
 	h.enter("main form", "Reason", "Now they have")

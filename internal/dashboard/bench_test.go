@@ -34,7 +34,7 @@ func filled(b *testing.B, letters int) *office {
 		m := nats.NewMsg("certpost.dead." + code + "." + lane + "." + target + "." + event)
 		m.Data = fmt.Appendf(nil, `{"id":%q,"certificate":%q,"targets":[%q]}`, event, certificate, target)
 		for _, header := range [][2]string{{"Event-Id", event}, {"Target", target}, {"Lane", lane}, {"Generation", "1"}, {"Code", code}, {"Phase", "rcpt"},
-			{"Reason", "the relay refused the recipient; mend that and replay"}, {"Reply-Code", "550"}, {"Enhanced-Code", "5.1.1"}, {"Reply", "no such user"}, {"Attempts", "1"},
+			{"Reason", "the relay refused the recipient; fix that and replay"}, {"Reply-Code", "550"}, {"Enhanced-Code", "5.1.1"}, {"Reply", "no such user"}, {"Attempts", "1"},
 			{"First-Attempt", "2026-11-21T04:00:00Z"}, {"Last-Attempt", "2026-11-21T04:00:01Z"}, {"Certainty", "not-sent"}, {"Recipients", "ops@example.com"},
 			{"Replay-Subject", "certpost.delivery." + lane + "." + target}} {
 			m.Header.Set("Certpost-"+header[0], header[1])

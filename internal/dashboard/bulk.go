@@ -82,10 +82,10 @@ func readOrder(r *request, values url.Values) (order, error) {
 // orderKeys are the keys of an order besides the conditions of its query.
 var orderKeys = []string{"action", "number", "all", "list", "view", "with_superseded", "reason", "rate", "canary", "uncertain", "force", "count", "hash", access.TokenField}
 
-// errNoneChosen says that an order selects no letters.
+// errNoneChosen is the error of an order that selects no letters.
 var errNoneChosen = wrongf("No letter is selected. Select letters in the list, or act on all that match")
 
-// choose leads back to the list, to its notice that letters must be selected first.
+// choose redirects to the list, to its notice that letters must be selected first.
 func (o order) choose() view {
 	path, text, _ := strings.Cut(o.List, "?")
 	query, err := url.ParseQuery(text)
@@ -199,9 +199,9 @@ func takes(count int, o order) string {
 	return span(time.Duration(count) * o.Rate.Per / time.Duration(o.Rate.Count))
 }
 
-// commands are the same order as shell commands, for exactly the same letters: the
-// hash is checked there too. The NATS CLI cannot act on many letters, so its command
-// is a request to Certpost's own NATS service.
+// commands returns the order as shell commands for exactly the same letters: they check the
+// hash too. The NATS CLI cannot act on many letters, so its command is a request to
+// Certpost's NATS service.
 func (o order) commands(frozen desk.Frozen) []command {
 	request := struct {
 		Numbers    []uint64          `json:"numbers,omitempty"`

@@ -16,7 +16,7 @@ import (
 
 const deliveriesPath = "/deliveries"
 
-// deliveriesView is the list of deliveries: what went to whom, and when.
+// deliveriesView is the page of deliveries.
 type deliveriesView struct {
 	Fields   []formField
 	Chips    []desk.Chip
@@ -35,10 +35,10 @@ type deliveryRow struct {
 	broker.Entry
 	Address  string
 	Leaf     *verdict.Certificate
-	To       []string // who has the mail, else who is still owed it; empty: the target's recipients
+	To       []string // the recipients that have the mail, otherwise those still owed it; empty: the target's
 	More     int      // recipients that are not shown
-	Outcome  string   // the relay's reply, or why there is none
-	Doubtful bool     // it is unknown whether the mail was sent
+	Outcome  string   // the relay's reply, or the code and phase of the failure
+	Doubtful bool     // the mail may have been sent
 }
 
 func (p *pages) deliveries(r *request) (view, error) {
@@ -67,7 +67,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 	return view{template: "deliveries", title: "Deliveries", data: v, table: exported(desk.DeliveryTable, p.eachDelivery(r.Context(), q))}, nil
 }
 
-// fieldTime is a time as an input of type datetime-local wants it, "" for none.
+// fieldTime formats a time for an input of type datetime-local; "" for the zero time.
 func fieldTime(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -75,12 +75,12 @@ func fieldTime(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04")
 }
 
-// deliveryAddress is the address of a delivery's page.
+// deliveryAddress returns the address of a delivery's page.
 func deliveryAddress(target, event string) string {
 	return deliveriesPath + "/" + url.PathEscape(target) + "/" + events.Token(event)
 }
 
-// fewRecipients is how many recipients a row shows.
+// fewRecipients is the number of recipients that a row shows.
 const fewRecipients = 2
 
 func newDeliveryRow(e broker.Entry) deliveryRow {
@@ -95,7 +95,7 @@ func newDeliveryRow(e broker.Entry) deliveryRow {
 	return row
 }
 
-// doubtful reports whether a mail may have been sent without its outcome being known.
+// doubtful reports whether the mail may have been sent although its outcome is unknown.
 func doubtful(e *broker.Entry) bool {
 	return e.Uncertain || e.State == broker.StateDead && e.Failure != nil && e.Failure.Certainty == verdict.MaybeSent
 }
@@ -107,7 +107,7 @@ func leafOf(e *broker.Entry) *verdict.Certificate {
 	return e.Certificate
 }
 
-// outcome is the relay's reply in short, or the code and phase of the failure.
+// outcome returns the relay's reply in short, or the code and phase of the failure.
 func outcome(e *broker.Entry) string {
 	switch {
 	case e.State == broker.StateSent && e.Receipt != nil && e.Receipt.QueueID != "":
@@ -120,11 +120,11 @@ func outcome(e *broker.Entry) string {
 	return ""
 }
 
-// whole is how many entries are read at a time for an export.
+// whole is the number of entries that an export reads at a time.
 const whole = 500
 
-// eachDelivery are all entries that match. When reading the ledger fails, the response
-// is aborted, so that a client cannot mistake a part for the whole list.
+// eachDelivery yields all entries that match. If the ledger cannot be read, the response is
+// aborted, so that a client cannot mistake a part for the whole list.
 func (p *pages) eachDelivery(ctx context.Context, q desk.DeliveryQuery) iter.Seq[broker.Entry] {
 	return func(yield func(broker.Entry) bool) {
 		for after, more := uint64(0), true; more; {

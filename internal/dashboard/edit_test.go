@@ -18,7 +18,7 @@ func TestEditIsOffUnlessSwitchedOn(t *testing.T) {
 	if page := v.opens("/dead-letters/1"); strings.Contains(page.body, "Edit and replay") {
 		t.Error("there is a link to what is switched off")
 	}
-	v.do(http.MethodGet, "/dead-letters/edit/1", "").is(http.StatusForbidden).says("Editing is switched off")
+	v.do(http.MethodGet, "/dead-letters/edit/1", "").is(http.StatusForbidden).says("Editing is disabled")
 }
 
 func TestEditAndReplay(t *testing.T) {

@@ -7,16 +7,16 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 )
 
-// formField is one field of a filter form. A condition without a field is hidden in it.
+// formField is one field of a filter form; a condition without a Field is a hidden one.
 type formField struct {
 	desk.Condition
-	Value   string   // as the input wants it
-	Options []string // to choose from, or to be suggested
+	Value   string   // in the format of the input
+	Options []string // the choices, or suggestions
 }
 
-// filterFields are the fields of a list's form, from the table of the list's conditions.
-// A condition that is set and has no field is sent along: otherwise the next search would
-// silently drop it. options are suggestions by key, in place of all values.
+// filterFields returns the fields of a list's form. A condition that is set and has no field
+// is sent as a hidden one: otherwise the next search would drop it silently. options replace
+// the values of conditions, by key.
 func filterFields(all []desk.Condition, set url.Values, options map[string][]string) (fields []formField) {
 	for _, c := range all {
 		f := formField{Condition: c, Value: set.Get(c.Key), Options: c.Values}

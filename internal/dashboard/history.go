@@ -11,7 +11,7 @@ import (
 
 const historyPath = "/audit"
 
-// historyView is the audit: who did what, when and why.
+// historyView is the page of the audit.
 type historyView struct {
 	Fields   []formField
 	Chips    []desk.Chip
@@ -24,7 +24,7 @@ type historyView struct {
 	Commands []command
 }
 
-// older says that the stream has records that were not searched.
+// older describes the records in the stream that were not searched.
 type older struct {
 	Before  uint64 // the oldest record that was searched; 0: all were
 	Command string // searches all records
@@ -46,7 +46,7 @@ type historyNews struct {
 	Address string
 }
 
-// historyRow is a record with the addresses of what it concerns, "" for the rest.
+// historyRow is a record with the addresses of the pages about it, "" if there is none.
 type historyRow struct {
 	desk.Record
 	What         string
@@ -118,7 +118,7 @@ func (p *pages) history(r *request) (view, error) {
 	return view{template: "audit", title: "Audit", data: v, table: exported(desk.RecordTable, eachRecord(p.desk, q))}, nil
 }
 
-// mostNews is the number of new records at which counting stops.
+// mostNews is the maximum number of new records that are counted.
 const mostNews = 100
 
 // historyNews counts the records that are newer than the list on the page.
@@ -146,7 +146,7 @@ func (p *pages) historyNews(r *request) (view, error) {
 	return view{template: "audit-news", title: "New in the audit", data: news, fragment: true, object: map[string]int{"new": news.Count}}, nil
 }
 
-// eachRecord are all records that match, newest first, for CSV and JSON.
+// eachRecord yields all records that match, newest first, for CSV and JSON.
 func eachRecord(d *desk.Desk, q desk.HistoryQuery) iter.Seq[desk.Record] {
 	return func(yield func(desk.Record) bool) {
 		for after, more := uint64(0), true; more; {
@@ -162,7 +162,7 @@ func eachRecord(d *desk.Desk, q desk.HistoryQuery) iter.Seq[desk.Record] {
 	}
 }
 
-// numberOrNone is a number for CSV and forms, "" for 0, which stands for none.
+// numberOrNone formats a number for CSV and forms; "" for 0, which means none.
 func numberOrNone(n uint64) string {
 	if n == 0 {
 		return ""

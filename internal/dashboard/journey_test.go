@@ -23,7 +23,7 @@ func TestReplayOne(t *testing.T) {
 	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Correct the address in the target", "certpost dead-letters replay 1")
 	letter.send("Preflight").is(200).says("What a replay would find now")
 	o.refuses("")
-	gone := letter.send("Replay", "reason", "the address was mended").is(200).says("Published again.", "the address was mended", "This letter is no longer on the list")
+	gone := letter.send("Replay", "reason", "the address was fixed").is(200).says("Published again.", "the address was fixed", "This letter is no longer on the list")
 	sound(t, "a letter that was replayed", gone.doc, false)
 	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
 	v.opens("/dead-letters").says("No open dead letters")
@@ -39,7 +39,7 @@ func TestDiscardAndRestore(t *testing.T) {
 	letter.send("Discard", "reason", "   ").is(http.StatusUnprocessableEntity).says("A reason is required")
 	v.opens("/dead-letters").says("1 open letter")
 	gone := letter.send("Discard", "reason", "nobody wants it").is(200).says("Discarded.", "nobody wants it", "Can be restored until", "in 1,094 days")
-	back := gone.send("Restore", "reason", "somebody does").is(200).says("Restored")
+	back := gone.send("Restore", "reason", "still needed").is(200).says("Restored")
 	if back.url.Path != "/dead-letters/2" {
 		t.Errorf("restoring leads to %s", back.url)
 	}
@@ -150,7 +150,7 @@ func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com", "b.example.com")
-	by := broker.Actor{Name: "somebody", Via: broker.ViaShell}
+	by := broker.Actor{Name: "bob", Via: broker.ViaShell}
 	held := o.desk.FreezeFor(desk.ForHold, desk.Query{}, []uint64{1}, false)
 	_, err := o.desk.Hold(context.Background(), by, held, "later")
 	must(t, err)
@@ -173,7 +173,7 @@ func TestNATSAway(t *testing.T) {
 	o.broker.Close()
 	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "What still works")
 	o.until("the list says that it may be incomplete", func() bool {
-		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is away")
+		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is unavailable")
 	})
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")

@@ -54,7 +54,7 @@ type news struct {
 	Address string // shows the new letters
 }
 
-// query reads the filter of the list of letters from the address.
+// query reads the filter of the letters from the address.
 func (r *request) query() (desk.Query, error) { return desk.LetterConditions.Parse(r.URL.Query()) }
 
 func (p *pages) letters(r *request) (view, error) {
@@ -73,7 +73,7 @@ func (p *pages) letters(r *request) (view, error) {
 	return view{template: "letters", title: "Dead letters", data: p.lettersOf(r, q, pageSize(r)), table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
-// lettersOf is a page of the list of letters that match a query.
+// lettersOf returns one page of the letters that match a query.
 func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	list := p.desk.Letters(q, desk.Page{After: r.after(), Size: size})
 	values := q.Values()
@@ -107,7 +107,7 @@ func with(values url.Values, key, value string) url.Values {
 	return more
 }
 
-// sortings are the sortable columns. The column that the list is sorted by leads to the
+// sortings returns the sortable columns. The column by which the list is sorted links to the
 // reverse order, if there is one.
 func sortings(r *request, q desk.Query) (moment, expires sorting) {
 	at := q.Order
@@ -142,7 +142,7 @@ func pageSize(r *request) int {
 	return size
 }
 
-// letterFields are the fields of the filter form, with what open letters have.
+// letterFields returns the fields of the filter form; they suggest values of open letters.
 func (p *pages) letterFields(q desk.Query) []formField {
 	options := map[string][]string{}
 	for _, g := range p.desk.Groups(desk.Query{}) {
@@ -153,7 +153,7 @@ func (p *pages) letterFields(q desk.Query) []formField {
 	return filterFields(desk.LetterConditions.All(), q.Values(), options)
 }
 
-// targetIDs are the ids of all targets, sorted.
+// targetIDs returns the ids of all targets, sorted.
 func (p *pages) targetIDs() (ids []string) {
 	for _, t := range p.desk.Targets() {
 		ids = append(ids, t.ID)
@@ -166,8 +166,8 @@ func once[T ~string](all []T) []T {
 	return slices.Compact(all)
 }
 
-// newerThan is the key of an address that counts what is newer than a page: the number of
-// the newest letter or record on it.
+// newerThan is the key for the number of the newest letter or record on a page, in the
+// address that counts newer ones.
 const newerThan = "newer_than"
 
 // news counts the letters that are newer than the list on the page.
@@ -227,14 +227,14 @@ func (p *pages) group(r *request) (view, error) {
 	return view{template: "group", title: "Cause: " + groups[0].Cause, data: v, object: groups[0], table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
-// listing is the same list as shell commands.
+// listing returns the shell commands that print the same list.
 func listing(what string, q desk.Query) []command {
 	body, _ := json.Marshal(map[string]any{"filter": desk.LetterConditions.Filter(q)}) // strings can always be marshalled
 	return []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", what}, desk.LetterConditions.Flags(q)...)...)},
 		{"nats", shellLine("nats", "req", "certpost.dead."+what, string(body))}}
 }
 
-// stamp is a time in RFC 3339, UTC, for CSV and JSON; "" for none.
+// stamp formats a time in RFC 3339, UTC, for CSV and JSON; "" for the zero time.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -164,7 +164,7 @@ func TestAuditOfAReplay(t *testing.T) {
 	o.dies("a.example.com", "b.example.com", "c.example.com")
 	o.refuses("")
 	v := o.visitor()
-	v.opens("/dead-letters/confirm?all=yes&action=replay").send("Replay 3 letters", "reason", "mended").is(200)
+	v.opens("/dead-letters/confirm?all=yes&action=replay").send("Replay 3 letters", "reason", "fixed").is(200)
 	o.until("it is done", func() bool { return strings.Count(v.do("GET", "/audit.csv?action=done", "").body, "\n") == 2 })
 	run := o.desk.Runs(desk.RunQuery{})[0].ID
 	v.opens("/audit?run="+run).is(200).says("replay run "+run, "letter 1", "letter 2", "letter 3", "announced", "started", "done")

@@ -48,7 +48,7 @@ func sampleGroup() desk.Group {
 
 func sampleRun() desk.Run {
 	return desk.Run{ID: "r1", State: desk.RunRunning, By: broker.Actor{Name: "ann", Role: "operator", Via: broker.ViaPage}, Started: noon.Add(-time.Minute),
-		Spec:      desk.RunSpec{Frozen: desk.Frozen{Count: 100, Hash: "abc", Numbers: []uint64{1, 2}}, Canary: true, Reason: "password mended", Rate: verdict.Rate{Count: 10, Per: time.Second}},
+		Spec:      desk.RunSpec{Frozen: desk.Frozen{Count: 100, Hash: "abc", Numbers: []uint64{1, 2}}, Canary: true, Reason: "password fixed", Rate: verdict.Rate{Count: 10, Per: time.Second}},
 		Published: 11, Delivered: 9, DeadAgain: 1, Worker: "host/1"}
 }
 
@@ -62,7 +62,7 @@ func sampleDetail() desk.Detail {
 			Tries:   sampleTries(),
 			Receipt: &verdict.Receipt{Relay: "mx.example.com:587", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", ReplyCode: 250, Reply: "queued"}},
 		History: []desk.Record{
-			desk.NewRecord(broker.AuditRecord{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password mended", LetterNumber: 3, Letter: &earlier}),
+			desk.NewRecord(broker.AuditRecord{Time: noon.Add(-5 * time.Hour), Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Reason: "password fixed", LetterNumber: 3, Letter: &earlier}),
 			desk.NewRecord(broker.AuditRecord{Time: noon.Add(-time.Hour), Action: broker.ActionHeld, Actor: broker.Actor{Name: "ann"}, Reason: "asking", LetterNumber: 7}),
 		},
 		Cause: "The relay rejected the login.", Remedy: "Check username and password, then replay.", Expires: noon.AddDate(1, 0, 0), Siblings: 12, MessageID: "<abc@example.com>",

@@ -14,11 +14,11 @@ import (
 
 const replaysPath = "/replays"
 
-// replaysView is all replays, newest first.
+// replaysView is the page of all replay runs, newest first.
 type replaysView struct {
 	Fields               []formField
 	Chips                []desk.Chip
-	Path, Here           string // the addresses of all replays, and of those that are shown
+	Path, Here           string // the addresses of the unfiltered list, and of this page
 	Unfinished, Finished []desk.Run
 	Commands             []command
 }
@@ -42,7 +42,7 @@ func (p *pages) replays(r *request) (view, error) {
 	return view{template: "replays", title: "Replays", data: v, table: exported(desk.RunTable, slices.Values(runs))}, nil
 }
 
-// runView is one replay: its progress, and the result of each letter.
+// runView is the page of one replay run: its progress, and the result of each letter.
 type runView struct {
 	desk.Run
 	Address  string
@@ -113,9 +113,9 @@ func newRunView(run desk.Run, results []desk.RunResult) runView {
 	return v
 }
 
-// anew is the address to replay the letters that a run has left, "" when there are
-// none. It lists the letters by number, because the query of the run may match other
-// letters by now.
+// anew returns the address to replay the letters that an ended run has not replayed, "" if
+// there are none. It names them by number, because the run's query may match other letters
+// now.
 func anew(v runView) string {
 	query := url.Values{"action": {"replay"}}
 	for _, result := range v.Results {
@@ -129,7 +129,7 @@ func anew(v runView) string {
 	return address(lettersPath+"/confirm", query)
 }
 
-// resultTable is the result of every letter of a run, read while it is written.
+// resultTable is the CSV of a run's results. They are read while the response is written.
 func (p *pages) resultTable(ctx context.Context, id string) *table {
 	const atOnce = 500
 	all := func(yield func(desk.RunResult) bool) {

@@ -24,7 +24,7 @@ func TestReplayAll(t *testing.T) {
 	v := o.visitor()
 	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("Replay 3 dead letters?", "All open letters", "Up to number 3", "certpost dead-letters replay --all --as-of=3 --canary --hash=", "nats req certpost.dead.replay", `"filter":{"as_of":"3"}`)
 	confirm.send("Replay 3 letters", "rate", "very fast").is(400).says("Invalid rate")
-	run := confirm.send("Replay 3 letters", "reason", "the relay was mended", "rate", "100/s").is(200).says("The replay has started", "the relay was mended", "100/s", "1, then 10, then the rest")
+	run := confirm.send("Replay 3 letters", "reason", "the relay was fixed", "rate", "100/s").is(200).says("The replay has started", "the relay was fixed", "100/s", "1, then 10, then the rest")
 	sound(t, "a replay", run.doc, false)
 	o.until("all three have arrived", func() bool { return o.relay.Count() == 3 })
 	o.until("the run is done", func() bool { return o.desk.Runs(desk.RunQuery{})[0].State == desk.RunDone })
@@ -56,7 +56,7 @@ func TestReplayIsSteered(t *testing.T) {
 	live.send("Pause", "reason", "to look").is(200).says("Paused.", "to look")
 	live.send("Pause").is(http.StatusConflict).says("Another action came first")
 	v.opens(slow.url.Path).send("Resume").is(200).says("Resumed.")
-	v.opens(slow.url.Path).send("Cancel the replay", "reason", "not mended yet").is(200).says("Cancelled.", "not mended yet")
+	v.opens(slow.url.Path).send("Cancel the replay", "reason", "not fixed yet").is(200).says("Cancelled.", "not fixed yet")
 	// The first letter is now letter 4. The other two were delivered or are on the list.
 	o.until("nothing is lost", func() bool { return o.desk.Balance().Open-1+o.relay.Count() == 2 })
 	if s := v.do(http.MethodPost, run.url.Path+"/resume", "token=forged"); s.status != http.StatusForbidden {

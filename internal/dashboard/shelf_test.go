@@ -33,7 +33,7 @@ func sampleEntry() broker.Entry {
 func sampleRecords() (all []desk.Record) {
 	ann := broker.Actor{Name: "ann", Role: "operator", Via: broker.ViaPage, Address: "192.0.2.7"}
 	for _, r := range []broker.AuditRecord{
-		{Sequence: 9, Hash: strings.Repeat("ab", 32), Time: noon, Action: broker.ActionReplayed, Stage: broker.StageOutcome, Actor: ann, Reason: "mended", Event: "ev1", Target: "ops", LetterNumber: 7, Run: "r1", NewTarget: "java", NewRecipients: []string{"x@example.com"}},
+		{Sequence: 9, Hash: strings.Repeat("ab", 32), Time: noon, Action: broker.ActionReplayed, Stage: broker.StageOutcome, Actor: ann, Reason: "fixed", Event: "ev1", Target: "ops", LetterNumber: 7, Run: "r1", NewTarget: "java", NewRecipients: []string{"x@example.com"}},
 		{Sequence: 8, Time: noon.Add(-time.Minute), Action: broker.ActionReplayed, Stage: broker.StageIntent, Actor: ann, Event: "ev1", LetterNumber: 7},
 		{Sequence: 7, Time: noon.Add(-time.Hour), Action: broker.ActionSuspended, Actor: broker.Actor{Name: "bob@host", Via: broker.ViaShell}, Reason: "maintenance", Lane: "relay", Until: noon.Add(time.Hour)},
 		{Sequence: 6, Time: noon.Add(-2 * time.Hour), Action: broker.ActionRestored, Actor: ann, LetterNumber: 3, NewLetter: 5},

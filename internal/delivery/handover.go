@@ -119,7 +119,7 @@ func noConnection(r smtp.Relay, err error) *verdict.Failure {
 		Outcome: verdict.Outcome{
 			Code:      verdict.SMTPTransient,
 			Phase:     verdict.PhaseConnect,
-			Reason:    fmt.Sprintf("no connection to %s became free in time (max_connections); it is tried again", r.Address()),
+			Reason:    fmt.Sprintf("no connection to %s became free in time (max_connections); Certpost retries", r.Address()),
 			Certainty: verdict.NotSent,
 		},
 		Cause: err,

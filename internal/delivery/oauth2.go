@@ -163,7 +163,7 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 			return f
 		}
 	}
-	f.Reason += "; it is tried again"
+	f.Reason += "; Certpost retries"
 	return f
 }
 

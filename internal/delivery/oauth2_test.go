@@ -181,7 +181,7 @@ func TestWhenThereIsNoToken(t *testing.T) {
 		"no such scope":    {says(400, jsonType, `{"error":"invalid_scope"}`), verdict.SecretDenied, "400 invalid_scope"},
 		"its own words":    {says(403, jsonType, `{"error":"wrong-wrong-secret is wrong"}`), verdict.SecretDenied, "answered 403 to client_id"},
 		"an error and 200": {says(200, jsonType, `{"error":"unauthorized_client"}`), verdict.SecretDenied, "unauthorized_client"},
-		"busy":             {says(429, jsonType, `{}`), verdict.SecretUnavailable, "answered 429; it is tried again"},
+		"busy":             {says(429, jsonType, `{}`), verdict.SecretUnavailable, "answered 429; Certpost retries"},
 		"down":             {says(503, "text/html", "<h1>wrong-wrong-secret</h1>"), verdict.SecretUnavailable, "answered 503"},
 		"for a while":      {says(400, jsonType, `{"error":"temporarily_unavailable"}`), verdict.SecretUnavailable, "temporarily_unavailable"},
 		"no JSON":          {says(200, jsonType, "wrong-wrong-secret"), verdict.SecretUnavailable, "no token"},

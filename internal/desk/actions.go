@@ -12,17 +12,17 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// actsAtOnce is how many letters are acted on at a time: their records share one
+// actsAtOnce is the number of letters that are acted on at a time: their records share one
 // flush to disk.
 const actsAtOnce = 16
 
-// Replay publishes one letter again. The error is a *Conflict when somebody else
-// was faster, ErrHeld, ErrUncertain when its mail may have been sent and uncertain
-// was not said, and ErrNotFound when there never was such a letter.
+// Replay publishes one letter again. The error is a *Conflict if another action came first,
+// ErrHeld, ErrUncertain if its mail may have been sent and uncertain is false, or
+// ErrNotFound if there is no record of the letter.
 func (d *Desk) Replay(ctx context.Context, by broker.Actor, number uint64, uncertain, force bool, reason string) error {
 	letter, err := d.b.DeadLetter(ctx, number)
 	if err != nil {
-		d.CatchUp(ctx) // somebody else was faster: so that it is known who
+		d.CatchUp(ctx) // another action came first: read its record
 		return d.refusal(number, err)
 	}
 	return d.replay(ctx, by, letter, broker.Replay{Uncertain: uncertain, Force: force, Reason: reason})
@@ -38,9 +38,10 @@ func (d *Desk) replay(ctx context.Context, by broker.Actor, letter broker.DeadLe
 	return d.refusal(letter.Sequence, err)
 }
 
-// Discard gives letters up, with a reason; the audit keeps each whole, to restore it.
-// done is how many. Those that somebody else was faster with are passed over; the
-// error tells of them only when there was no other.
+// Discard takes letters off the list, with a reason; the audit keeps each whole, so that it
+// can be restored. done is the number of discarded letters. Letters that are held, or on
+// which another action came first, are skipped; they cause an error only if no letter was
+// discarded.
 func (d *Desk) Discard(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
 	if reason, err = broker.CheckReason(reason, true); err != nil {
 		return 0, err
@@ -57,15 +58,15 @@ func (d *Desk) Discard(ctx context.Context, by broker.Actor, frozen Frozen, reas
 	})
 }
 
-// off takes a letter out of the index that this process has taken off the list: to
-// find it gone by looking would take until the next look.
+// off removes from the index a letter that this process has taken off the list; the next
+// look at the stream would do it later.
 func (d *Desk) off(number uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.letters.gone(number)
 }
 
-// Hold keeps letters from being replayed and discarded until somebody releases them.
+// Hold keeps letters from being replayed and discarded until they are released.
 func (d *Desk) Hold(ctx context.Context, by broker.Actor, frozen Frozen, reason string) (done int, err error) {
 	if reason, err = broker.CheckReason(reason, true); err != nil {
 		return 0, err
@@ -97,7 +98,7 @@ func (d *Desk) Release(ctx context.Context, by broker.Actor, frozen Frozen, reas
 	})
 }
 
-// setHold shows at once what the bucket will tell in a moment.
+// setHold sets a letter's hold in the index before the bucket's watch reports it.
 func (d *Desk) setHold(number uint64, hold *broker.Hold) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,14 +110,14 @@ func (d *Desk) setHold(number uint64, hold *broker.Hold) {
 	}
 }
 
-// ActOn does to one letter what Discard, Hold and Release do to many. The error says why
-// that was not possible.
+// ActOn discards, holds or releases one letter. The error is the reason why that was not
+// possible.
 func (d *Desk) ActOn(ctx context.Context, by broker.Actor, number uint64, purpose Purpose, reason string) error {
 	many := map[Purpose]func(context.Context, broker.Actor, Frozen, string) (int, error){
 		ForDiscard: d.Discard, ForHold: d.Hold, ForRelease: d.Release,
 	}[purpose]
 	if many == nil {
-		return fmt.Errorf("%q is not done to one letter", purpose)
+		return fmt.Errorf("%q is not an action on one letter", purpose)
 	}
 	done, err := many(ctx, by, d.FreezeFor(purpose, Query{}, []uint64{number}, true), reason)
 	if err == nil && done == 0 {
@@ -125,8 +126,8 @@ func (d *Desk) ActOn(ctx context.Context, by broker.Actor, number uint64, purpos
 	return err
 }
 
-// eachOf acts on the letters of a frozen query, some at a time, and begins no more
-// when one of them fails.
+// eachOf acts on the letters of a frozen query, several at a time, and starts no more after
+// one has failed.
 func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act func(context.Context, uint64) error) (done int, err error) {
 	_, set, err := d.resolve(frozen, purpose)
 	if err != nil {
@@ -140,8 +141,8 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 	for ; begun < len(set) && ctx.Err() == nil && !failed.Load(); begun++ {
 		i := begun
 		group.Go(func() error {
-			if results[i] = act(ctx, set[i]); results[i] != nil && !passedOver(results[i]) {
-				failed.Store(true) // most likely so will the others: NATS is away
+			if results[i] = act(ctx, set[i]); results[i] != nil && !skipped(results[i]) {
+				failed.Store(true) // the others will most likely fail too: NATS is unavailable
 			}
 			return nil
 		})
@@ -153,14 +154,14 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 		switch {
 		case result == nil:
 			done++
-		case passedOver(result):
+		case skipped(result):
 			refused = i
 		default:
-			err = cmp.Or(err, d.refusal(set[i], result)) // there may be many, of one cause
+			err = cmp.Or(err, d.refusal(set[i], result)) // the others most likely have the same cause
 		}
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil && len(set) > 1 {
-		err = fmt.Errorf("%d of %d were done, then: %w", done, len(set), err)
+		err = fmt.Errorf("%d of %d letters were done, then an error: %w", done, len(set), err)
 	}
 	if done == 0 && err == nil && refused >= 0 {
 		err = d.refusal(set[refused], results[refused])
@@ -168,17 +169,17 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 	return done, err
 }
 
-// passedOver reports whether a letter was not acted on because of what somebody else
-// did to it.
-func passedOver(err error) bool {
+// skipped reports whether the action does not apply to the letter any more: it is held, not
+// held, gone, or another action has claimed it.
+func skipped(err error) bool {
 	var taken *broker.Taken
 	var held *broker.Held
 	return errors.As(err, &taken) || errors.As(err, &held) || errors.Is(err, broker.ErrNoLetter) || errors.Is(err, broker.ErrNotHeld)
 }
 
-// Restore puts a discarded letter on the list again and returns its new number. The
-// error is a *Conflict when somebody has restored it, and ErrNotFound when it is no
-// discarded letter.
+// Restore puts a discarded letter on the list again and returns its new number. The error
+// is a *Conflict if it is restored already, and ErrNotFound if the number is not a discarded
+// letter's.
 func (d *Desk) Restore(ctx context.Context, by broker.Actor, number uint64, reason string) (newNumber uint64, err error) {
 	record, err := d.endOf(ctx, number)
 	if err == nil {
@@ -194,18 +195,18 @@ func (d *Desk) Restore(ctx context.Context, by broker.Actor, number uint64, reas
 	return newNumber, d.refusal(number, err)
 }
 
-// endOf reads the record of a discarded letter, whole.
+// endOf reads the whole record of a discarded letter.
 func (d *Desk) endOf(ctx context.Context, number uint64) (broker.AuditRecord, error) {
 	d.mu.RLock()
 	record, known := d.history.ended(number)
 	d.mu.RUnlock()
 	if !known || record.Action != broker.ActionDiscarded {
-		return d.b.Discarded(ctx, number) // before all that the index keeps, or just now
+		return d.b.Discarded(ctx, number) // older than the index, or newer than its last look
 	}
 	return d.b.RecordAt(ctx, record.Sequence)
 }
 
-// refusal turns what the broker refuses into what the desk's callers know.
+// refusal converts an error of the broker to the desk's.
 func (d *Desk) refusal(number uint64, err error) error {
 	var taken *broker.Taken
 	var held *broker.Held

@@ -16,7 +16,7 @@ func TestActingOnManyStopsWhenOneFails(t *testing.T) {
 	t.Parallel()
 	d := filled(2000)
 	var begun atomic.Int32
-	broken := errors.New("NATS is away")
+	broken := errors.New("NATS is unavailable")
 	done, err := d.eachOf(t.Context(), d.FreezeFor(ForHold, Query{}, nil, true), ForHold, func(_ context.Context, number uint64) error {
 		begun.Add(1)
 		switch {
@@ -27,7 +27,7 @@ func TestActingOnManyStopsWhenOneFails(t *testing.T) {
 		}
 		return nil
 	})
-	if n := int(begun.Load()); !errors.Is(err, broken) || !strings.Contains(err.Error(), "of 2000 were done") || done < n/2-actsAtOnce || done > n/2+1 || n > 1000 {
+	if n := int(begun.Load()); !errors.Is(err, broken) || !strings.Contains(err.Error(), "of 2000 letters were done") || done < n/2-actsAtOnce || done > n/2+1 || n > 1000 {
 		t.Errorf("%d begun, %d done, %v", n, done, err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// model is what became of every letter, according to what the test did.
+// model has the expected outcome of every letter.
 type model struct {
 	*fixture
 	d        *Desk
@@ -40,7 +40,7 @@ func (m *model) with(f Fate) []uint64 {
 	return numbers
 }
 
-// pick returns a letter with a fate, 0 if there is none.
+// pick returns a letter with an outcome, 0 if there is none.
 func (m *model) pick(f Fate) uint64 {
 	numbers := m.with(f)
 	if len(numbers) == 0 {
@@ -72,7 +72,7 @@ func (m *model) agrees(d *Desk) bool {
 	return b.Total == m.last && b.Open == open && b.Restored == m.restored && maps.Equal(b.Ended, sums) && slices.Equal(listed, m.with(Open))
 }
 
-// step does one thing to the letters, by the desk or directly in NATS, and waits for the
+// step does one action on letters, through the desk or directly in NATS, and waits for the
 // result.
 func (m *model) step(i int) {
 	m.t.Helper()
@@ -162,8 +162,8 @@ func (x *fixture) stream() jetstream.Stream {
 	return s
 }
 
-// Whatever is done to letters, by the desk or directly in NATS, every number has one
-// fate. The desk that did it, one that ran beside it, and one that reads the streams
+// After any sequence of actions, through the desk or directly in NATS, every number has one
+// outcome. The desk that acted, one that ran beside it, and one that reads the streams
 // afterwards agree.
 func TestBalanceOfRandomHistories(t *testing.T) {
 	t.Parallel()

@@ -13,20 +13,20 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// Condition is one filter of a list, as every door shows it: the key of an address and of
-// a request, the flag of a command, the field of a form, its help and its values.
+// Condition is one filter of a list, the same on pages, in commands and in the NATS service:
+// its key in addresses and requests, its flag, its form field, its help and its values.
 type Condition struct {
 	Key     string   // "expires_before"
-	Aliases []string // other keys under which it is read
-	Label   string   // where it is shown with its value; "" shows the value only
-	Field   string   // the label of its form field; "" for none
-	Help    string   // of the flag
-	Hint    string   // what to type: DNSNAME, 24h
+	Aliases []string // other accepted keys
+	Label   string   // shown before the value; "" shows only the value
+	Field   string   // the label of its form field; "": no field
+	Help    string   // the help of its flag
+	Hint    string   // a placeholder for the value: DNSNAME, 24h
 	Kind    Kind
-	Values  []string // that there are; nil for any
+	Values  []string // the valid values; nil: any
 }
 
-// Flag is the name of the condition's flag.
+// Flag returns the name of the condition's flag.
 func (c *Condition) Flag() string {
 	if c.Key == "q" {
 		return "text"
@@ -34,7 +34,7 @@ func (c *Condition) Flag() string {
 	return strings.ReplaceAll(c.Key, "_", "-")
 }
 
-// Kind is how the value of a condition is typed in.
+// Kind is the type of a condition's value.
 type Kind string
 
 // The kinds.
@@ -43,30 +43,29 @@ const (
 	Word   Kind = "word"   // an exact id or name
 	Choice Kind = "choice" // one of Values
 	YesNo  Kind = "yes-no"
-	Moment Kind = "moment" // a date or time, UTC where none is said
+	Moment Kind = "moment" // a date or time; UTC unless it has a zone
 	Span   Kind = "span"   // a Go duration
 	Number Kind = "number"
 )
 
-// condition is a Condition with what it means for a query of type Q and the things of
-// type T in the list.
+// condition is a Condition of queries of type Q, which select entries of type T.
 type condition[Q, T any] struct {
 	Condition
-	get func(*Q) string // "" where it is not set
+	get func(*Q) string // "": not set
 	set func(*Q, string) error
-	// text is where a condition that is a string has its value; nil for other kinds.
+	// text points to the value of a condition that is a string; nil for other kinds.
 	text func(*Q) *string
-	// match makes the test for things of the list; nil for what chooses nothing.
+	// match returns the test for an entry; nil for a condition that does not filter.
 	match func(*Q) func(T) bool
-	// group is in place of match where all letters of a group give the same answer.
+	// group replaces match if the result is the same for all letters of a group.
 	group func(*Q) func(*group) bool
 }
 
-// Conditions is the one table of a list's conditions. From it come addresses, flags,
-// requests, forms and help, and the errors for values that cannot be read.
+// Conditions is the table of a list's conditions. Addresses, flags, requests, forms, help,
+// and the errors for invalid values are made from it.
 type Conditions[Q, T any] []condition[Q, T]
 
-// All describes the conditions, in the order in which they are shown.
+// All returns the conditions, in the order in which they are shown.
 func (cs Conditions[Q, T]) All() []Condition {
 	all := make([]Condition, len(cs))
 	for i, c := range cs {
@@ -75,7 +74,7 @@ func (cs Conditions[Q, T]) All() []Condition {
 	return all
 }
 
-// find is the condition with a key.
+// find returns the condition with a key.
 func (cs Conditions[Q, T]) find(key string) (condition[Q, T], bool) {
 	i := slices.IndexFunc(cs, func(c condition[Q, T]) bool { return c.Key == key || slices.Contains(c.Aliases, key) })
 	if i < 0 {
@@ -84,15 +83,15 @@ func (cs Conditions[Q, T]) find(key string) (condition[Q, T], bool) {
 	return cs[i], true
 }
 
-// Has reports whether there is a condition with a key.
+// Has reports whether a condition has the key.
 func (cs Conditions[Q, T]) Has(key string) bool {
 	_, ok := cs.find(key)
 	return ok
 }
 
-// Parse reads the query of an address. Keys that are not conditions are left to the page.
-// The error is an *Invalid that names all values that cannot be read; what can be is in
-// the query all the same.
+// Parse reads the query of an address. It skips keys that are not conditions: they belong to
+// the page. The error is an *Invalid that names all invalid values; the valid ones are in
+// the query nevertheless.
 func (cs Conditions[Q, T]) Parse(v url.Values) (q Q, err error) {
 	var problems []string
 	for key := range v {
@@ -114,8 +113,8 @@ func (cs Conditions[Q, T]) Parse(v url.Values) (q Q, err error) {
 	return q, invalid("invalid filter: %s", strings.Join(problems, "; "))
 }
 
-// ParseFilter reads the filter of a request or the flags of a command, where every key
-// has to be a condition: without a mistyped filter an action would match more.
+// ParseFilter reads the filter of a request or the flags of a command. An unknown key is an
+// error: without a mistyped filter an action would match more.
 func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (Q, error) {
 	v := url.Values{}
 	for key, value := range filter {
@@ -159,7 +158,7 @@ func (cs Conditions[Q, T]) keys() (keys []string) {
 	return keys
 }
 
-// meant names what a word was probably meant to be, else all that it can be.
+// meant suggests the known word that is most similar, or lists all known words.
 func meant(word string, known []string) string {
 	if near := legible.Nearest(word, known...); near != "" {
 		return ": did you mean " + near + "?"
@@ -167,7 +166,7 @@ func meant(word string, known []string) string {
 	return ": want one of " + strings.Join(known, ", ")
 }
 
-// Values is a query as an address has it; Parse reads it back.
+// Values returns a query in the form of an address; Parse reads it.
 func (cs Conditions[Q, T]) Values(q Q) url.Values {
 	v := url.Values{}
 	for _, c := range cs {
@@ -178,7 +177,7 @@ func (cs Conditions[Q, T]) Values(q Q) url.Values {
 	return v
 }
 
-// Filter is a query as a request has it; ParseFilter reads it back.
+// Filter returns a query in the form of a request; ParseFilter reads it.
 func (cs Conditions[Q, T]) Filter(q Q) map[string]string {
 	filter := map[string]string{}
 	for key, values := range cs.Values(q) {
@@ -187,7 +186,7 @@ func (cs Conditions[Q, T]) Filter(q Q) map[string]string {
 	return filter
 }
 
-// Flags is a query as flags of the commands, sorted.
+// Flags returns a query as flags of the commands, sorted.
 func (cs Conditions[Q, T]) Flags(q Q) (flags []string) {
 	for _, c := range cs {
 		if value := c.get(&q); value != "" {
@@ -198,13 +197,13 @@ func (cs Conditions[Q, T]) Flags(q Q) (flags []string) {
 	return flags
 }
 
-// Chip is one condition of a query, for showing.
+// Chip is one condition of a query, as pages show it.
 type Chip struct {
 	Label   string // "code SMTP_AUTH"
-	Without string // the address query that is left without it, not beginning with ?
+	Without string // the query string without this condition, without the ?
 }
 
-// Chips are the conditions that are set, the order aside.
+// Chips returns the conditions that are set, except the order.
 func (cs Conditions[Q, T]) Chips(q Q) (chips []Chip) {
 	for _, c := range cs {
 		value := c.get(&q)
@@ -222,7 +221,7 @@ func (cs Conditions[Q, T]) Chips(q Q) (chips []Chip) {
 	return chips
 }
 
-// tests are those of the conditions that are set: what a thing of the list has to pass.
+// tests returns the tests of the conditions that are set. An entry matches if it passes all.
 func (cs Conditions[Q, T]) tests(q *Q) (tests []func(T) bool) {
 	for _, c := range cs {
 		if c.match != nil && c.get(q) != "" {
@@ -232,7 +231,7 @@ func (cs Conditions[Q, T]) tests(q *Q) (tests []func(T) bool) {
 	return tests
 }
 
-// passes reports whether a thing passes all tests.
+// passes reports whether an entry passes all tests.
 func passes[T any](tests []func(T) bool, thing T) bool {
 	for _, test := range tests {
 		if !test(thing) {
@@ -242,10 +241,10 @@ func passes[T any](tests []func(T) bool, thing T) bool {
 	return true
 }
 
-// maxValue bounds one condition, in bytes.
+// maxValue is the length of the longest value of a condition, in bytes.
 const maxValue = 400
 
-// text is a condition that is a string: any, or with Values one of these.
+// text returns a condition with a string value: any, or one of Values if they are set.
 func text[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) bool) condition[Q, T] {
 	c.Kind = cmp.Or(c.Kind, Word)
 	if c.Values != nil {
@@ -264,7 +263,8 @@ func text[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) boo
 	}}
 }
 
-// hexadecimal is a condition that is a hexadecimal number, as certificate viewers write it.
+// hexadecimal returns a condition with a hexadecimal number, in the forms that certificate
+// viewers print.
 func hexadecimal[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) bool) condition[Q, T] {
 	made := text(c, of, match)
 	made.set = func(q *Q, v string) error {
@@ -281,7 +281,7 @@ func hexadecimal[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func
 	return made
 }
 
-// yesNo is a condition that is yes, no or not set.
+// yesNo returns a condition that is yes, no or not set.
 func yesNo[Q, T any](c Condition, of func(*Q) **bool, is func(T) bool) condition[Q, T] {
 	c.Kind = YesNo
 	get := func(q *Q) string {
@@ -306,7 +306,7 @@ func yesNo[Q, T any](c Condition, of func(*Q) **bool, is func(T) bool) condition
 	}}
 }
 
-// number is a condition that is a number above 0; 0 is not set.
+// number returns a condition with a number above 0; 0 is not set.
 func number[Q, T any](c Condition, of func(*Q) *uint64, match func(*Q) func(T) bool) condition[Q, T] {
 	c.Kind = Number
 	return condition[Q, T]{Condition: c, match: match, get: func(q *Q) string {
@@ -324,7 +324,7 @@ func number[Q, T any](c Condition, of func(*Q) *uint64, match func(*Q) func(T) b
 	}}
 }
 
-// moment is a condition that is a time.
+// moment returns a condition with a time.
 func moment[Q, T any](c Condition, of func(*Q) *time.Time, match func(time.Time) func(T) bool) condition[Q, T] {
 	c.Kind, c.Hint = Moment, cmp.Or(c.Hint, "TIME")
 	return condition[Q, T]{Condition: c, get: func(q *Q) string {
@@ -338,7 +338,7 @@ func moment[Q, T any](c Condition, of func(*Q) *time.Time, match func(time.Time)
 	}, match: func(q *Q) func(T) bool { return match(*of(q)) }}
 }
 
-// span is a condition that is a duration before now.
+// span returns a condition with a duration before now.
 func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since time.Time) func(T) bool) condition[Q, T] {
 	c.Kind, c.Hint = Span, "24h"
 	return condition[Q, T]{Condition: c, get: func(q *Q) string {
@@ -356,8 +356,8 @@ func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since ti
 	}, match: func(q *Q) func(T) bool { return match(time.Now().Add(-*of(q))) }}
 }
 
-// moments are the forms in which a time may be given, UTC where none is said: the
-// second and third are what a browser's fields for date and time send.
+// moments are the accepted forms of a time, UTC unless it has a zone. The second and third
+// are what a browser's fields for date and time send.
 var moments = []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02"}
 
 func parseMoment(v string) (time.Time, error) {
@@ -369,7 +369,7 @@ func parseMoment(v string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not %q", legible.Clean(v, 60))
 }
 
-// values are the values of a type of strings.
+// values converts a list to strings.
 func values[V ~string](all []V) []string {
 	out := make([]string, len(all))
 	for i, v := range all {

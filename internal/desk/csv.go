@@ -10,14 +10,14 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Table is a list as CSV: the same columns at every door.
+// Table defines the CSV form of a list, the same for pages and commands.
 type Table[T any] struct {
-	Name    string // of the file
+	Name    string // of the file, without extension
 	Columns []string
 	Cells   func(T) []string
 }
 
-// LetterTable is a list of letters.
+// LetterTable is the table of dead letters.
 var LetterTable = Table[Letter]{
 	Name:    "dead-letters",
 	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group"},
@@ -32,7 +32,7 @@ var LetterTable = Table[Letter]{
 	},
 }
 
-// GroupTable is a list of groups.
+// GroupTable is the table of groups.
 var GroupTable = Table[Group]{
 	Name:    "dead-letter-groups",
 	Columns: []string{"group", "code", "phase", "relay", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
@@ -42,7 +42,7 @@ var GroupTable = Table[Group]{
 	},
 }
 
-// DeliveryTable is a list of deliveries: recipients, the relay's reply and the certificate.
+// DeliveryTable is the table of deliveries: recipients, the relay's reply, the certificate.
 var DeliveryTable = Table[broker.Entry]{
 	Name: "deliveries",
 	Columns: []string{"event", "target", "lane", "state", "generation", "attempts", "first_attempt", "last_attempt", "name", "dns_names", "issuer", "serial", "fingerprint", "not_before", "not_after",
@@ -73,7 +73,7 @@ var DeliveryTable = Table[broker.Entry]{
 	},
 }
 
-// RecordTable is a list of audit records.
+// RecordTable is the table of audit records.
 var RecordTable = Table[Record]{
 	Name:    "audit",
 	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash"},
@@ -83,7 +83,7 @@ var RecordTable = Table[Record]{
 	},
 }
 
-// RunTable is a list of replay runs.
+// RunTable is the table of replay runs.
 var RunTable = Table[Run]{
 	Name:    "replays",
 	Columns: []string{"id", "state", "why", "by", "started", "ended", "letters", "published", "delivered", "dead_again", "gone", "failed", "rate", "canary", "reason"},
@@ -93,7 +93,7 @@ var RunTable = Table[Run]{
 	},
 }
 
-// stamp is a time in RFC 3339, UTC; "" for none.
+// stamp formats a time in RFC 3339, UTC; "" for the zero time.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -101,7 +101,7 @@ func stamp(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// some is a number, "" for 0, which stands for none.
+// some formats a number; "" for 0, which means none.
 func some(n uint64) string {
 	if n == 0 {
 		return ""

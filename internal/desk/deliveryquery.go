@@ -9,12 +9,12 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// DeliveryQuery chooses entries of the ledger: the compliance question, what went
-// to whom and when.
+// DeliveryQuery selects entries of the ledger: which recipients got which certificate, and
+// when. The zero value selects all.
 type DeliveryQuery struct {
-	Name        string // of the certificate, exactly, or *.suffix
-	Serial      string // hexadecimal, colons and case do not matter
-	Fingerprint string // SHA-256 of the leaf, likewise
+	Name        string // a name of the certificate, or *.suffix
+	Serial      string // hexadecimal; colons and case are ignored
+	Fingerprint string // SHA-256 of the certificate, in the same form
 	Recipient   string // an address that has the mail, was refused, or is still owed it
 	Target      string
 	Event       string
@@ -23,7 +23,7 @@ type DeliveryQuery struct {
 	From, To    time.Time     // of the last attempt
 }
 
-// indexed is an entry with the index that it stands in.
+// indexed is an entry with its index.
 type indexed struct {
 	*deliveries
 	*slot
@@ -41,7 +41,7 @@ var DeliveryConditions = Conditions[DeliveryQuery, indexed]{
 				return slices.ContainsFunc(e.deliveries.names[e.slot.names:e.slot.names+uint32(e.count)], wanted)
 			}
 		}),
-	text(Condition{Key: "recipient", Label: "recipient", Field: "Recipient", Help: "Only those to this address.", Hint: "ADDRESS"},
+	text(Condition{Key: "recipient", Label: "recipient", Field: "Recipient", Help: "Only deliveries to this address.", Hint: "ADDRESS"},
 		func(q *DeliveryQuery) *string { return &q.Recipient }, func(q *DeliveryQuery) func(indexed) bool {
 			return lookedUp(func(x *deliveries) (uint32, bool) {
 				id, known := x.book.ids[x.hash.of("\x00", strings.ToLower(q.Recipient))]
@@ -76,11 +76,11 @@ var DeliveryConditions = Conditions[DeliveryQuery, indexed]{
 		func(q *DeliveryQuery) *string { return &q.Fingerprint }, func(q *DeliveryQuery) func(indexed) bool {
 			return hashed(hexDigits(q.Fingerprint), func(s *slot) uint64 { return s.finger })
 		}),
-	span(Condition{Key: "since", Label: "since", Help: "Only those with an attempt in this time until now (24h)."},
+	span(Condition{Key: "since", Label: "since", Help: "Only deliveries with an attempt in the last 24h, or another duration."},
 		func(q *DeliveryQuery) *time.Duration { return &q.Since }, attemptFrom),
-	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only those whose last attempt was from this moment on (2026-01-31, 2026-01-31T15:04:05Z)."},
+	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only deliveries whose last attempt was from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *DeliveryQuery) *time.Time { return &q.From }, attemptFrom),
-	moment(Condition{Key: "to", Label: "before", Field: "Before (UTC)", Help: "Only those whose last attempt was before this moment."},
+	moment(Condition{Key: "to", Label: "before", Field: "Before (UTC)", Help: "Only deliveries whose last attempt was before this time."},
 		func(q *DeliveryQuery) *time.Time { return &q.To }, func(t time.Time) func(indexed) bool {
 			before := seconds(t)
 			return func(e indexed) bool { return e.slot.last < before }
@@ -95,7 +95,7 @@ func attemptFrom(t time.Time) func(indexed) bool {
 	return func(e indexed) bool { return e.slot.last >= from }
 }
 
-// hashed compares a text with what a slot has of it; the index has its own hash.
+// hashed compares a text with a hash in the slot. Each index has its own hash function.
 func hashed(text string, is func(*slot) uint64) func(indexed) bool {
 	var want uint64
 	ready := false
@@ -107,8 +107,8 @@ func hashed(text string, is func(*slot) uint64) func(indexed) bool {
 	}
 }
 
-// lookedUp compares the number that the index has for something; what the index does not
-// know no entry has.
+// lookedUp compares the number that the index has assigned to a value. If the index does not
+// know the value, no entry matches.
 func lookedUp(find func(*deliveries) (n uint32, known bool), is func(indexed, uint32) bool) func(indexed) bool {
 	var n uint32
 	known, ready := false, false

@@ -1,11 +1,9 @@
-// Package desk is where people work on what did not arrive: the dead letters
-// grouped by cause, what is known of each, and everything that can be done about
-// them. Pages, commands and the NATS service all act through it, so that an action
-// means the same wherever it comes from, and is recorded once.
+// Package desk manages dead letters: lists, groups by cause, details, and all actions on
+// them. Pages, commands and the NATS service all use it, so that an action has the same
+// effect and the same record, whichever of them requests it.
 //
-// A Desk follows the streams by sequence, never through a consumer, and keeps a
-// bounded index in memory; JetStream has the truth, and two desks of two replicas
-// come to the same view of it.
+// A Desk reads the streams by sequence, never through a consumer, and keeps a bounded index
+// in memory. The state is in JetStream, so the desks of all replicas show the same.
 package desk
 
 import (
@@ -17,10 +15,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Surroundings is what the desk asks of the program around it. All of it may be
-// shown. Examine looks at all that a delivery of the event to the target needs,
-// without sending: the target, its secrets, its relay up to AUTH, whether the key
-// matches and the certificate is valid. Check is the same for a target alone.
+// Surroundings is what the desk needs to know of targets and relays. All results may be
+// shown. Examine checks everything that a delivery of the event to the target needs, and
+// sends nothing: the target, its secrets, its relays up to AUTH, the key and the
+// certificate. Check does the same for a target without an event.
 type Surroundings interface {
 	Targets() []verdict.TargetView
 	Relays() []verdict.RelayView
@@ -28,16 +26,16 @@ type Surroundings interface {
 	Examine(ctx context.Context, target string, event []byte) []verdict.Finding
 }
 
-// MessageIDs is what Surroundings may know besides: the Message-ID of the mail for an
-// event and a target, "" where there can be none.
+// MessageIDs may be implemented by Surroundings: the Message-ID of the mail for an event and
+// a target, "" if there can be none.
 type MessageIDs interface {
 	MessageID(target, event string) string
 }
 
-// Letter is a dead letter as the index has it. Event, subject alternative names and
-// texts come from outside and are shown escaped.
+// Letter is a dead letter in the index. Event, subject alternative names and texts come from
+// outside: escape them.
 type Letter struct {
-	broker.DeadLetter                      // without its body
+	broker.DeadLetter                      // without the body
 	Fingerprint       string               `json:"fingerprint"` // of the cause: code, phase, relay, enhanced code
 	Certificate       *verdict.Certificate `json:"certificate,omitempty"`
 	Hold              *broker.Hold         `json:"hold,omitempty"`
@@ -45,7 +43,7 @@ type Letter struct {
 	Run               string               `json:"run,omitempty"` // the unfinished replay run it is part of
 }
 
-// Superseded says that the target has a newer certificate for that name.
+// Superseded describes the newer certificate with the same names that the target has.
 type Superseded struct {
 	Event    string    `json:"event"`
 	Serial   string    `json:"serial"`
@@ -59,7 +57,7 @@ type Group struct {
 	Code          verdict.Code  `json:"code"`
 	Class         verdict.Class `json:"class"`
 	Phase         verdict.Phase `json:"phase"`
-	Relay         string        `json:"relay"` // the lane, "" for what never had one
+	Relay         string        `json:"relay"` // the lane, "" if there is none
 	EnhancedCode  string        `json:"enhanced_code,omitempty"`
 	Count         int           `json:"count"`
 	Held          int           `json:"held"`
@@ -68,12 +66,12 @@ type Group struct {
 	First         time.Time     `json:"first_seen"`
 	Last          time.Time     `json:"last_seen"`
 	Hours         [24]int       `json:"last_24_hours"` // new letters by hour, the oldest first
-	Targets       []string      `json:"targets"`       // at most 20, the most touched first
+	Targets       []string      `json:"targets"`       // at most 20, those with the most letters first
 	TargetCount   int           `json:"target_count"`
 	SoonestExpiry time.Time     `json:"soonest_expiry,omitzero"` // of a certificate not superseded
 	Reason        string        `json:"reason"`                  // of the newest letter
-	Cause         string        `json:"cause"`                   // in words, by code and phase
-	Remedy        string        `json:"remedy"`                  // likewise
+	Cause         string        `json:"cause"`                   // a text for the code and phase
+	Remedy        string        `json:"remedy"`                  // what to do, likewise
 	Example       uint64        `json:"example"`                 // the newest letter
 }
 
@@ -84,11 +82,11 @@ type Order string
 const (
 	Newest Order = "newest"
 	Oldest Order = "oldest"
-	Expiry Order = "expiry" // the certificate that expires first, first
+	Expiry Order = "expiry" // by the expiry of the certificate, the earliest first
 )
 
-// Query chooses open letters; the zero value chooses all. Its text form is the
-// query of a page's address, so that every list has a permalink.
+// Query selects open letters; the zero value selects all. Its text form is the query of a
+// page's address, so every list has a permalink.
 type Query struct {
 	Fingerprint   string
 	Code          verdict.Code
@@ -119,126 +117,124 @@ type Page struct {
 // Listing is a page of letters.
 type Listing struct {
 	Letters []Letter `json:"letters"`
-	Total   int      `json:"total"` // that fit the query
+	Total   int      `json:"total"` // that match the query
 	Next    uint64   `json:"next"`  // for Page.After; 0: this is the last page
-	AsOf    uint64   `json:"as_of"` // the newest letter the index knew of
-	// Beyond are open letters that are too old to be among the 500,000 that are kept
-	// in memory: counted in the balance, and shown in no list.
+	AsOf    uint64   `json:"as_of"` // the newest letter in the index
+	// Beyond is the number of open letters that are older than the 500,000 in the index:
+	// they are counted in the balance, but not listed.
 	Beyond int `json:"beyond,omitempty"`
 }
 
-// Frozen is a query nailed down: exactly these letters, whatever arrives meanwhile.
+// Frozen is a fixed selection of letters: those that matched a query when it was shown.
 type Frozen struct {
 	Query Query  `json:"query"`
 	AsOf  uint64 `json:"as_of"`
 	Count int    `json:"count"`
 	Hash  string `json:"hash"` // SHA-256 over the numbers, hexadecimal
-	// What of the query was left out, and why.
+	// Letters that match the query and are skipped, by reason.
 	Held       int `json:"held"`
 	Superseded int `json:"superseded"`
 	Withheld   int `json:"withheld"` // without an event to replay
 	InRuns     int `json:"in_runs"`
-	// Uncertain of the Count may have been sent before.
+	// Uncertain is how many of Count may have been sent.
 	Uncertain int `json:"may_have_been_sent"`
-	// Numbers are the first of them, for showing, at most 20.
+	// Numbers are the first letters, at most 20, for display.
 	Numbers []uint64 `json:"numbers"`
 
-	// Purpose is what the letters are chosen for; Only are the numbers that were asked
-	// for, nil for all that fit the query; WithSuperseded is as asked for. Named says
-	// that there was an Only, which a run does not keep: its query then says nothing of
-	// which letters it is about, its Results do.
+	// Purpose is the action; Only are the requested numbers, nil for all that match the
+	// query. Named reports that Only was set: a run does not store Only, and its query does
+	// not describe its letters then; its Results do.
 	Purpose        Purpose  `json:"purpose,omitempty"`
 	Only           []uint64 `json:"only,omitempty"`
 	Named          bool     `json:"named,omitempty"`
 	WithSuperseded bool     `json:"with_superseded,omitempty"`
 }
 
-// Purpose says what letters are chosen for, and so which are left out.
+// Purpose is the action for which letters are selected. It decides which are skipped.
 type Purpose string
 
-// The purposes. Letters in unfinished runs are left out of all but Release.
+// The purposes. All but ForRelease skip letters in unfinished runs.
 const (
-	ForReplay  Purpose = "replay"  // without what is held, withheld, and superseded unless asked for
-	ForDiscard Purpose = "discard" // without what is held
-	ForHold    Purpose = "hold"    // without what is held
-	ForRelease Purpose = "release" // what is held, and nothing else
+	ForReplay  Purpose = "replay"  // skips letters that are held, withheld or, by default, superseded
+	ForDiscard Purpose = "discard" // skips held letters
+	ForHold    Purpose = "hold"    // skips held letters
+	ForRelease Purpose = "release" // selects only held letters
 )
 
-// Fate is how a letter left the list.
+// Fate is the outcome of a letter: whether it is open, or how it left the list.
 type Fate string
 
-// The fates. Every letter there ever was is open or has one.
+// The outcomes. Every letter has one of them.
 const (
 	Open      Fate = "open"
-	Replayed  Fate = "replayed"  // published again, by whatever way
-	Discarded Fate = "discarded" // given up by somebody
-	Expired   Fate = "expired"   // kept for as long as letters are kept
+	Replayed  Fate = "replayed"  // published again, or delivered
+	Discarded Fate = "discarded" // by an operator
+	Expired   Fate = "expired"   // reached the maximum age of the stream
 	Replaced  Fate = "replaced"  // by a newer letter of the same delivery
-	Removed   Fate = "removed"   // from the stream, past Certpost (nats stream rmm)
+	Removed   Fate = "removed"   // from the stream, outside Certpost (nats stream rmm)
 )
 
-// Balance is the honest-loss strip: Total = Open + the sum of Ended, or something
-// is wrong. Unexplained is the difference; it is shown in red once it has lasted.
+// Balance accounts for all letters: Total = Open + the sum of Ended + Unexplained, the
+// letters that are gone without a record. If Unexplained stays above 0, pages show it in red.
 type Balance struct {
 	Total       uint64       `json:"dead_lettered"`
 	Open        int          `json:"open"`
 	Ended       map[Fate]int `json:"ended"`
-	Restored    int          `json:"restored"` // letters of the Total that are a discarded one again
+	Restored    int          `json:"restored"` // letters of Total that are restored ones
 	Unexplained int          `json:"unexplained"`
 	Since       time.Time    `json:"since,omitzero"` // of the first letter
 	AsOf        time.Time    `json:"as_of"`
 }
 
-// Detail is all that is known of one letter.
+// Detail is one letter with its delivery and history.
 type Detail struct {
 	Letter
 	Fate          Fate                `json:"fate"`
-	End           *broker.AuditRecord `json:"end,omitempty"`      // what ended it
-	Event         []byte              `json:"-"`                  // the body, "" when it is gone or withheld
+	End           *broker.AuditRecord `json:"end,omitempty"`      // the record of its end
+	Event         []byte              `json:"-"`                  // the body; nil if it is gone
 	Delivery      *broker.Entry       `json:"delivery,omitempty"` // the ledger's entry
 	History       []Record            `json:"history"`            // of this letter and its delivery, oldest first
 	Cause         string              `json:"cause"`
 	Remedy        string              `json:"remedy"`
-	Expires       time.Time           `json:"expires,omitzero"`             // when the stream drops it; of a discarded letter: until when it can be restored
+	Expires       time.Time           `json:"expires,omitzero"`             // when it expires; for a discarded letter, until when it can be restored
 	Siblings      int                 `json:"siblings"`                     // other open letters of its group
-	NotReplayable string              `json:"cannot_be_replayed,omitempty"` // why it cannot be replayed, "" if it can
+	NotReplayable string              `json:"cannot_be_replayed,omitempty"` // the reason; "" if it can be replayed
 	MessageID     string              `json:"message_id,omitempty"`
 }
 
-// WholeLetter is a letter with its event, which holds no secret, as every door shows it.
+// WholeLetter is a letter with its event, which contains no secret.
 type WholeLetter struct {
 	Detail
 	Body string `json:"body,omitempty"`
 }
 
-// Whole is the letter with its event.
+// Whole returns the letter with its event.
 func (d Detail) Whole() WholeLetter { return WholeLetter{d, string(d.Event)} }
 
-// RunState is where a replay run stands.
+// RunState is the state of a replay run.
 type RunState string
 
-// The states. A run that was cancelled or stopped has lost nothing: what it had not
-// replayed is still on the list.
+// The states. Letters that a cancelled or stopped run has not replayed stay on the list.
 const (
 	RunRunning   RunState = "running"
-	RunWatching  RunState = "watching" // waits for what its canary comes to
+	RunWatching  RunState = "watching" // waits for the results of published letters
 	RunPaused    RunState = "paused"
-	RunStopped   RunState = "stopped" // the same fingerprint came back
+	RunStopped   RunState = "stopped" // a letter came back with the same cause
 	RunCancelled RunState = "cancelled"
 	RunDone      RunState = "done"
 )
 
-// RunSpec is what an operator asks for.
+// RunSpec is the request for a replay run.
 type RunSpec struct {
-	Frozen    Frozen       `json:"frozen"`                       // as shown on the page that asked
-	Rate      verdict.Rate `json:"rate,omitzero"`                // zero: as fast as the lanes take it
-	Canary    bool         `json:"canary,omitempty"`             // 1, then 10, then the rest, each when those before have arrived
-	Uncertain bool         `json:"may_have_been_sent,omitempty"` // also what may have been sent
-	Force     bool         `json:"force,omitempty"`              // Certpost-Force: also what was already delivered
+	Frozen    Frozen       `json:"frozen"`                       // as shown to the operator
+	Rate      verdict.Rate `json:"rate,omitzero"`                // zero: no limit
+	Canary    bool         `json:"canary,omitempty"`             // 1, then 10, then the rest, each step after the one before was delivered
+	Uncertain bool         `json:"may_have_been_sent,omitempty"` // include letters that may have been sent
+	Force     bool         `json:"force,omitempty"`              // Certpost-Force: send again even if already delivered
 	Reason    string       `json:"reason,omitempty"`
 }
 
-// UnmarshalJSON also reads what earlier versions stored, the fields by their names in Go.
+// UnmarshalJSON also reads what earlier versions stored: the fields with their Go names.
 func (s *RunSpec) UnmarshalJSON(text []byte) error {
 	type plain RunSpec
 	var stored struct {
@@ -253,7 +249,7 @@ func (s *RunSpec) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Run is a replay of many letters: an object of its own, kept for 90 days.
+// Run is a replay of many letters. It is kept for 90 days after its end.
 type Run struct {
 	ID      string       `json:"id"`
 	Spec    RunSpec      `json:"spec"`
@@ -262,9 +258,9 @@ type Run struct {
 	By      broker.Actor `json:"by"`
 	Started time.Time    `json:"started"`
 	Ended   time.Time    `json:"ended,omitzero"`
-	// Of Frozen.Count letters: Published were replayed; of those Delivered have
-	// arrived, DeadAgain are letters again, and the others are under way. Gone were
-	// taken off the list by somebody else; Failed could not be published.
+	// Counts of the Frozen.Count letters. Of the Published ones, Delivered were accepted by
+	// the relay, DeadAgain are dead letters again, and the others are under way. Gone were
+	// taken off the list by another action; Failed could not be published.
 	Published int    `json:"published"`
 	Delivered int    `json:"delivered"`
 	DeadAgain int    `json:"dead_again"`
@@ -273,7 +269,7 @@ type Run struct {
 	Worker    string `json:"worker,omitempty"` // the process that works on it
 }
 
-// RunResult is what became of one letter of a run.
+// RunResult is the result of one letter of a run.
 type RunResult struct {
 	Number uint64    `json:"number"`
 	Target string    `json:"target"`
@@ -281,20 +277,20 @@ type RunResult struct {
 	Result string    `json:"result"` // waiting, published, delivered, dead again, gone, failed
 	Note   string    `json:"note,omitempty"`
 	At     time.Time `json:"at,omitzero"`
-	Letter uint64    `json:"new_letter,omitempty"` // of a delivery that died again
+	Letter uint64    `json:"new_letter,omitempty"` // of a delivery that became a dead letter again
 }
 
-// RunPage is a run with a page of its results, as every door shows it.
+// RunPage is a run with a page of its results.
 type RunPage struct {
 	Run
 	Results []RunResult `json:"results,omitempty"`
 	Next    uint64      `json:"next,omitempty"` // for after; 0: this is the last page
 }
 
-// Over reports whether the run will not go on by itself.
+// Over reports whether the run has ended or waits for an operator.
 func (r *RunPage) Over() bool { return r.State != RunRunning && r.State != RunWatching }
 
-// DeliveryDetail is all that is known of one delivery.
+// DeliveryDetail is one delivery with its history.
 type DeliveryDetail struct {
 	broker.Entry
 	History []Record `json:"history"` // of its dead letters, oldest first
@@ -305,13 +301,13 @@ type DeliveryListing struct {
 	Entries []broker.Entry `json:"entries"`
 	Total   int            `json:"total"`
 	Next    uint64         `json:"next"`
-	// Read and Of say how much of the ledger the index has read; less than all only
-	// in the first moments after the start, or beyond Kept entries.
+	// Read and Of are the entries that the index has read, and all in the ledger. Read is
+	// lower in the first seconds after the start, or if the index is full.
 	Read uint64 `json:"read"`
 	Of   uint64 `json:"of"`
 }
 
-// Overview is the first page at a glance.
+// Overview is the data of the first page.
 type Overview struct {
 	Balance     Balance           `json:"balance"`
 	Lanes       []broker.LaneInfo `json:"lanes"`
@@ -324,7 +320,7 @@ type Overview struct {
 	Reading     string            `json:"reading,omitempty"`
 }
 
-// Change says that something the pages show is different now.
+// Change reports what has changed of what the pages show.
 type Change struct {
 	Letters, Runs, Lanes, Audit bool
 	Newer                       int // letters since the last change

@@ -12,7 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// One letter's life with the desk: shown, replayed, delivered and counted.
+// A letter is shown, replayed, delivered and counted.
 func TestReplayOne(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -157,7 +157,7 @@ func TestPastCertpost(t *testing.T) {
 	if h, _ := d.History(HistoryQuery{Letter: 1}, 0, 0); len(h) != 1 || h[0].Action != broker.ActionDelivered {
 		t.Errorf("%+v", h)
 	}
-	// A replay that dies again of another cause replaces the letter.
+	// A replay that fails again with another cause replaces the letter.
 	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 	if letter, err = x.b.DeadLetter(ctx, 3); err != nil {
 		t.Fatal(err)

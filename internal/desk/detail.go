@@ -13,8 +13,8 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Letter is all that is known of one letter, open or not; ErrNotFound when there
-// never was one with the number, or nothing is left of it.
+// Letter returns one letter, open or not, with its delivery and history; ErrNotFound if
+// there never was one with the number, or no record of it is left.
 func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out := Detail{Fate: Open}
 	there, err := d.b.DeadLetter(ctx, number)
@@ -56,13 +56,13 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out.History = records(d.history.of(number, there.Target, there.Event, maxPage))
 	d.mu.RUnlock()
 	if out.Hold != nil && out.NotReplayable == "" {
-		out.NotReplayable = "it is held by " + out.Hold.By + ": " + out.Hold.Reason
+		out.NotReplayable = "held by " + out.Hold.By + ": " + out.Hold.Reason
 	}
 	return out, d.addDelivery(ctx, &out)
 }
 
-// addDelivery adds what the ledger says. Not to have an entry is no error: what never
-// became a delivery has none.
+// addDelivery adds the ledger entry. A letter without one is no error: its event never became
+// a delivery.
 func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	if !events.IsToken(out.Target) {
 		return nil
@@ -72,7 +72,7 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	}
 	entries, err := d.b.Deliveries(ctx, out.Target, out.DeadLetter.Event)
 	if errors.Is(err, broker.ErrUnreadableEntry) {
-		d.log.Warn().Err(err).Uint64("letter", out.Sequence).Msg("a dead letter is shown without what the ledger says of it")
+		d.log.Warn().Err(err).Uint64("letter", out.Sequence).Msg("a dead letter is shown without its ledger entry")
 		return nil
 	}
 	if err != nil || len(entries) == 0 {
@@ -89,7 +89,7 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	return nil
 }
 
-// departed is a letter that is not open any more, from the record of its end.
+// departed returns a letter that is not open any more, from the audit record of its end.
 func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker.DeadLetter, error) {
 	d.mu.RLock()
 	out.Fate = d.letters.outcomes.fate(number)
@@ -103,7 +103,7 @@ func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker
 		return broker.DeadLetter{}, err
 	}
 	out.End, out.Event = &end, end.Body
-	out.NotReplayable = "it is not on the list any more"
+	out.NotReplayable = "not on the list any more"
 	if out.Fate == "" || out.Fate == Open {
 		out.Fate = outcomeNames[outcomeOf(&end)]
 	}
@@ -116,7 +116,7 @@ func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker
 	return letter, nil
 }
 
-// Preflight looks at all that a replay of the letter needs, without sending.
+// Preflight checks everything that a replay of the letter needs, and sends nothing.
 func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding, error) {
 	letter, err := d.b.DeadLetter(ctx, number)
 	if err != nil {
@@ -128,13 +128,13 @@ func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding,
 	return d.deliverer.Examine(ctx, letter.Target, letter.Body), nil
 }
 
-// LaneRow is a lane with the relays that the definitions give it.
+// LaneRow is a lane with its relays, as defined now.
 type LaneRow struct {
 	broker.LaneInfo
 	Relays []verdict.RelayView `json:"relays"`
 }
 
-// TargetResult is a target's definition with what came of it last.
+// TargetResult is a target's definition with its latest results.
 type TargetResult struct {
 	verdict.TargetView
 	LastSent time.Time `json:"last_sent,omitzero"`
@@ -143,7 +143,7 @@ type TargetResult struct {
 	Sent     int       `json:"sent"` // deliveries
 }
 
-// Targets are the targets as they are defined now, with what came of them.
+// Targets returns the targets as defined now, with their latest results.
 func (d *Desk) Targets() []TargetResult {
 	views := d.deliverer.Targets()
 	d.mu.RLock()
@@ -160,14 +160,14 @@ func (d *Desk) Targets() []TargetResult {
 	return out
 }
 
-// Check looks at a target without sending: its secrets, its relay up to AUTH.
+// Check checks a target's secrets, and its relays up to AUTH. It sends nothing.
 func (d *Desk) Check(ctx context.Context, target string) []verdict.Finding {
 	return d.deliverer.Check(ctx, target)
 }
 
-// lanes are all lanes, as the processes that serve them tell. One that has just begun
-// knows of its lanes before it serves them, so what nobody serves is not said of them
-// until it had the time to speak.
+// lanes returns all lanes, as the heartbeats of their processes describe them. A process that
+// has just started has sent none yet, so for a short time a lane without a process counts as
+// starting, not as unserved.
 func (d *Desk) lanes(ctx context.Context) ([]broker.LaneInfo, error) {
 	lanes, err := d.b.LaneInfos(ctx)
 	d.mu.RLock()
@@ -180,19 +180,19 @@ func (d *Desk) lanes(ctx context.Context) ([]broker.LaneInfo, error) {
 	return lanes, err
 }
 
-// followLanes tells the pages when lanes are different: a process has come or gone, a
-// breaker has opened, somebody has suspended one from his shell.
+// followLanes notifies the pages when lanes change: a process starts or ends, a breaker
+// opens, an operator suspends a lane.
 func (d *Desk) followLanes(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := d.b.FollowLanes(ctx, func() { d.listeners.notify(Change{Lanes: true}) })
 		if ctx.Err() == nil {
-			d.log.Debug().Err(err).Msg("the lanes cannot be followed now; pages show them as they are when they are loaded")
+			d.log.Debug().Err(err).Msg("the lanes cannot be watched now; pages show their state as of loading")
 			backoff.Sleep(ctx, time.Second)
 		}
 	}
 }
 
-// Relays are all lanes, with the relays behind them.
+// Relays returns all lanes with their relays.
 func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
 	lanes, err := d.lanes(ctx)
 	if err != nil {
@@ -209,8 +209,8 @@ func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
 	return out, nil
 }
 
-// Suspend keeps a lane from being fetched from, until somebody resumes it or, unless
-// until is zero, until then.
+// Suspend stops fetching from a lane until it is resumed or, unless until is zero, until
+// that time.
 func (d *Desk) Suspend(ctx context.Context, by broker.Actor, lane, reason string, until time.Time) error {
 	err := d.b.Suspend(ctx, broker.Suspension{Lane: lane, Reason: reason, By: by.Name, Until: until}, by)
 	d.lanesChanged(ctx, err)
@@ -231,7 +231,7 @@ func (d *Desk) lanesChanged(ctx context.Context, err error) {
 	}
 }
 
-// Overview is the first page at a glance: some requests to NATS, and the index.
+// Overview returns the data of the first page. It sends some requests to NATS.
 func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	lanes, err := d.lanes(ctx)
 	if err != nil {
@@ -259,8 +259,8 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	return out, nil
 }
 
-// Lag says why the letters may not be all that there are, "" when nothing is known to
-// be missing. Without it an empty list is no good news.
+// Lag returns the reason why lists may be incomplete, "" if there is none. Without it, an
+// empty list would look like success.
 func (d *Desk) Lag() string {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -272,7 +272,7 @@ func (d *Desk) lag() string {
 	case !d.read:
 		return "the dead letters are still being read"
 	case d.followErr != nil:
-		return "NATS is away, and what is shown stands still"
+		return "NATS is unavailable, and lists show the last known state"
 	}
 	return ""
 }

@@ -10,31 +10,31 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// EditRules say what operators may change of a letter for its replay. The zero value
-// allows nothing.
+// EditRules are the changes that operators may make to a letter for its replay. The zero
+// value allows none.
 type EditRules struct {
 	Enabled bool
 	// Targets are the targets to which a letter may be sent instead of its own.
 	Targets []string
 	// Recipients are the addresses to which it may be sent besides the target's own;
-	// *@example.com stands for a whole domain. They are only shown; Allows decides.
+	// *@example.com stands for a domain. They are only shown; Allows decides.
 	Recipients []string
 	// Allows reports whether the mail for a target may go to an address; own are the
-	// recipients that the target defines. It is the courier's rule, and the courier
-	// applies it once more to each delivery.
+	// recipients that the target defines. The courier checks each delivery with the same
+	// rule.
 	Allows func(own []string, address string) bool
 }
 
-// AllowEdits sets the rules, before the desk is used.
+// AllowEdits sets the rules. It must be called before the desk is used.
 func (d *Desk) AllowEdits(rules EditRules) { d.edits = rules }
 
-// EditRules are the rules in force.
+// EditRules returns the rules in force.
 func (d *Desk) EditRules() EditRules { return d.edits }
 
-// Edit is what is changed of a letter for its replay.
+// Edit is the change of a letter for its replay.
 type Edit struct {
-	Target     string   // "" leaves the letter's own
-	Recipients []string // the only ones to get the mail; nil leaves it to the target
+	Target     string   // "": the letter's own
+	Recipients []string // the only ones to get the mail; nil: the target's
 }
 
 // EditRefused is the refusal of one field of an edit.
@@ -45,12 +45,12 @@ type EditRefused struct {
 
 func (e *EditRefused) Unwrap() error { return e.error }
 
-// Editable reports whether a letter can be edited at all.
+// Editable reports whether a letter can be edited.
 func (d *Desk) Editable(letter Detail) bool {
 	return d.edits.Enabled && letter.Fate == Open && letter.NotReplayable == "" && letter.Code != verdict.EventInvalid
 }
 
-// EditTargets are the targets to which a letter may be sent, its own first.
+// EditTargets returns the targets to which a letter may be sent, its own first.
 func (d *Desk) EditTargets(letter Detail) (ids []string) {
 	if letter.Target != "" {
 		ids = append(ids, letter.Target)
@@ -63,16 +63,16 @@ func (d *Desk) EditTargets(letter Detail) (ids []string) {
 	return ids
 }
 
-// EditsAllowed is nil, or ErrNotAllowed when editing is switched off.
+// EditsAllowed returns nil, or ErrNotAllowed if editing is disabled.
 func (d *Desk) EditsAllowed() error {
 	if !d.edits.Enabled {
-		return fmt.Errorf("editing is switched off: %w", ErrNotAllowed)
+		return fmt.Errorf("editing is disabled: %w", ErrNotAllowed)
 	}
 	return nil
 }
 
-// CheckEdit says whether an edit is allowed: nil, ErrNotAllowed when editing is switched
-// off, ErrNoEdit, an *EditRefused, or what keeps the letter from being replayed.
+// CheckEdit returns nil if an edit is allowed, otherwise ErrNotAllowed if editing is
+// disabled, ErrNoEdit, an *EditRefused, or the error of Gone if the letter is not open.
 func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 	if err := d.EditsAllowed(); err != nil {
 		return err

@@ -11,30 +11,30 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// history is the newest of the audit, without the letters and events that its
-// records hold. Desk.mu guards it.
+// history is the index of the newest audit records, without the letters and events in them.
+// Desk.mu guards it.
 type history struct {
 	limit   int
 	records []record // by sequence
 	next    uint64   // sequence to be read next
-	first   uint64   // sequence of the oldest record that the stream has
+	first   uint64   // sequence of the oldest record in the stream
 }
 
 func newHistory(limit int) *history {
 	return &history{limit: limit, next: 1}
 }
 
-// Record is an audit record with its place in the chain, as every door shows it.
+// Record is an audit record with its sequence and hash in the chain.
 type Record struct {
 	Sequence uint64 `json:"sequence"`
-	Hash     string `json:"hash"` // SHA-256 of the stored bytes; the next record holds it
+	Hash     string `json:"hash"` // SHA-256 of the stored bytes, hexadecimal; the next record contains it
 	broker.AuditRecord
 }
 
-// NewRecord is a record as it is shown.
+// NewRecord converts an audit record.
 func NewRecord(r broker.AuditRecord) Record { return Record{r.Sequence, r.Hash, r} }
 
-// records are records as they are shown.
+// records converts audit records.
 func records(all []broker.AuditRecord) []Record {
 	out := make([]Record, len(all))
 	for i, r := range all {
@@ -43,7 +43,7 @@ func records(all []broker.AuditRecord) []Record {
 	return out
 }
 
-// record is an audit record as the index keeps it.
+// record is an audit record in the index.
 type record struct {
 	sequence                                      uint64
 	at, until                                     int64 // Unix nanoseconds
@@ -70,7 +70,7 @@ func newRecord(r *broker.AuditRecord) record {
 	return out
 }
 
-// causeOf is the fingerprint of the letter that a record holds, "" for none.
+// causeOf returns the fingerprint of the letter in a record, "" if it has none.
 func causeOf(r *broker.AuditRecord) string {
 	if r.Letter == nil {
 		return ""
@@ -78,7 +78,7 @@ func causeOf(r *broker.AuditRecord) string {
 	return Fingerprint(r.Letter.Code, r.Letter.Phase, r.Letter.Lane, r.Letter.EnhancedCode)
 }
 
-// record is the record as others see it.
+// record returns the exported form.
 func (r *record) record() broker.AuditRecord {
 	out := broker.AuditRecord{
 		Sequence: r.sequence, Time: fromNanoseconds(r.at), Until: fromNanoseconds(r.until), LetterNumber: r.number, NewLetter: r.restored, Delivery: r.delivery,
@@ -93,7 +93,7 @@ func (r *record) record() broker.AuditRecord {
 	return out
 }
 
-// put adds a record; they come in order.
+// put adds a record. Records are added in the order of their sequences.
 func (h *history) put(r *broker.AuditRecord) {
 	h.next = r.Sequence + 1
 	if len(h.records) >= h.limit {
@@ -107,7 +107,7 @@ func (h *history) forget(n int) {
 	h.records = slices.Clone(h.records[n:])
 }
 
-// list gives a page, newest first, of those before the sequence after (0: from the
+// list returns a page, newest first, of the records before the sequence after (0: from the
 // newest).
 func (h *history) list(q HistoryQuery, after uint64, size int) (page []broker.AuditRecord, next uint64) {
 	f := q.ready()
@@ -124,7 +124,7 @@ func (h *history) list(q HistoryQuery, after uint64, size int) (page []broker.Au
 	return page, 0
 }
 
-// before is how many records have a lower sequence; 0 stands for the end.
+// before counts the records with a lower sequence; for 0, all records.
 func (h *history) before(sequence uint64) int {
 	if sequence == 0 {
 		return len(h.records)
@@ -133,15 +133,15 @@ func (h *history) before(sequence uint64) int {
 	return n
 }
 
-// started is the place of the record that a run was started, 0 when it is older than
-// all that are kept.
+// started returns the index of the record of a run's start, 0 if the record is not in the
+// index.
 func (h *history) started(id string) int {
 	run, action := unique.Make(id), unique.Make(string(broker.ActionStarted))
 	return max(0, slices.IndexFunc(h.records, func(r record) bool { return r.run == run && r.action == action }))
 }
 
-// unsearched is the oldest record of the index, if there are older ones that the query
-// may fit; else 0.
+// unsearched returns the sequence of the oldest record in the index if older ones in the
+// stream may match the query, otherwise 0.
 func (h *history) unsearched(q HistoryQuery) uint64 {
 	if len(h.records) == 0 || h.records[0].sequence <= h.first {
 		return 0
@@ -153,11 +153,11 @@ func (h *history) unsearched(q HistoryQuery) uint64 {
 	return oldest.sequence
 }
 
-// skew is how far the clocks of those who write records may be apart: the times of
-// records are nearly in the order of their sequences.
+// skew is the assumed difference between the clocks of the processes that write records: the
+// times of records are nearly in the order of their sequences.
 const skew = time.Minute
 
-// of is what happened to a letter and to its delivery, oldest first.
+// of returns the newest records about a letter and its delivery, at most most, oldest first.
 func (h *history) of(number uint64, target, event string, most int) []broker.AuditRecord {
 	t := unique.Make(target)
 	var out []broker.AuditRecord
@@ -171,8 +171,7 @@ func (h *history) of(number uint64, target, event string, most int) []broker.Aud
 	return out
 }
 
-// ended is the newest record that ends the letter, or answers the intent of
-// somebody else to.
+// ended returns the newest record of an action that ends the letter, without intents.
 func (h *history) ended(number uint64) (broker.AuditRecord, bool) {
 	for i := len(h.records) - 1; i >= 0; i-- {
 		if r := &h.records[i]; r.number == number && broker.Action(r.action.Value()).Ends() && r.stage.Value() != string(broker.StageIntent) {

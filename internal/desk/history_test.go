@@ -11,8 +11,8 @@ import (
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
-// recorded is a history of n records: of what people did one by one, and of replay
-// runs of so many letters each, of which every tenth could not be published.
+// recorded returns a history of n records: single actions of operators, and replay runs of
+// the given number of letters, of which every tenth could not be published.
 func recorded(n, limit, letters int) *history {
 	h := newHistory(limit)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -44,7 +44,7 @@ func recorded(n, limit, letters int) *history {
 	return h
 }
 
-// What the filter says of a record by itself is what the index says of it.
+// A filter on single records and the index find the same.
 func TestHistoryFilter(t *testing.T) {
 	t.Parallel()
 	h := recorded(500, 1000, 50)
@@ -62,7 +62,7 @@ func TestHistoryFilter(t *testing.T) {
 	}
 }
 
-// That older records are not searched is said where they may fit, and only there.
+// Unsearched is set only if older records may match.
 func TestUnsearched(t *testing.T) {
 	t.Parallel()
 	h := recorded(3000, 2000, 200)

@@ -7,7 +7,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 )
 
-// HistoryQuery chooses audit records; the zero value chooses all.
+// HistoryQuery selects audit records; the zero value selects all.
 type HistoryQuery struct {
 	Action   broker.Action
 	By       string
@@ -17,12 +17,12 @@ type HistoryQuery struct {
 	Letter   uint64 // a dead letter's number
 	Run      string
 	Since    time.Duration // before now
-	From, To time.Time     // of the record; To itself is not among them
+	From, To time.Time     // of the record; To is exclusive
 }
 
 // HistoryConditions are the conditions of the list of audit records.
 var HistoryConditions = Conditions[HistoryQuery, *record]{
-	text(Condition{Key: "by", Aliases: []string{"who"}, Label: "by", Field: "By", Kind: Search, Help: "Only by this one.", Hint: "NAME"},
+	text(Condition{Key: "by", Aliases: []string{"who"}, Label: "by", Field: "By", Kind: Search, Help: "Only actions by this name.", Hint: "NAME"},
 		func(q *HistoryQuery) *string { return &q.By }, recordIs(func(q *HistoryQuery) string { return q.By }, func(r *record) unique.Handle[string] { return r.by })),
 	text(Condition{Key: "action", Label: "action", Field: "Action", Help: "Only this action (replayed, discarded, ...).", Values: values(broker.Actions())},
 		func(q *HistoryQuery) *string { return (*string)(&q.Action) }, recordIs(func(q *HistoryQuery) string { return string(q.Action) }, func(r *record) unique.Handle[string] { return r.action })),
@@ -36,11 +36,11 @@ var HistoryConditions = Conditions[HistoryQuery, *record]{
 		func(q *HistoryQuery) *uint64 { return &q.Letter }, func(q *HistoryQuery) func(*record) bool { return func(r *record) bool { return r.number == q.Letter } }),
 	text(Condition{Key: "run", Aliases: []string{"replay"}, Label: "replay run", Field: "Replay run", Help: "Only about this replay run.", Hint: "ID"},
 		func(q *HistoryQuery) *string { return &q.Run }, recordIs(func(q *HistoryQuery) string { return q.Run }, func(r *record) unique.Handle[string] { return r.run })),
-	span(Condition{Key: "since", Label: "since", Help: "Only those of this time until now (24h)."},
+	span(Condition{Key: "since", Label: "since", Help: "Only records of the last 24h, or another duration."},
 		func(q *HistoryQuery) *time.Duration { return &q.Since }, recordFrom),
-	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only from this moment on (2026-01-31, 2026-01-31T15:04:05Z)."},
+	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only records from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *HistoryQuery) *time.Time { return &q.From }, recordFrom),
-	moment(Condition{Key: "to", Label: "before", Field: "Before (UTC)", Help: "Only from before this moment."},
+	moment(Condition{Key: "to", Label: "before", Field: "Before (UTC)", Help: "Only records before this time."},
 		func(q *HistoryQuery) *time.Time { return &q.To }, func(t time.Time) func(*record) bool { return func(r *record) bool { return r.at < t.UnixNano() } }),
 }
 
@@ -56,8 +56,8 @@ func recordFrom(t time.Time) func(*record) bool {
 	return func(r *record) bool { return r.at >= from }
 }
 
-// Matcher reports of a record whether the query chooses it, for who reads the stream
-// itself.
+// Matcher returns a function that reports whether a record matches, for callers that read
+// the stream directly.
 func (q HistoryQuery) Matcher() func(*broker.AuditRecord) bool {
 	f := q.ready()
 	return func(r *broker.AuditRecord) bool {
@@ -66,7 +66,7 @@ func (q HistoryQuery) Matcher() func(*broker.AuditRecord) bool {
 	}
 }
 
-// historyFilter is a query made ready for many records.
+// historyFilter is a query prepared for many records.
 type historyFilter struct {
 	HistoryQuery
 	tests []func(*record) bool

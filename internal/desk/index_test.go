@@ -17,7 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// dry is a desk without streams.
+// dry returns a desk without streams.
 func dry() *Desk { return New(nil, nil, zerolog.Nop()) }
 
 // someLetter returns a typical letter: one of a few causes and of some hundred targets.
@@ -74,8 +74,8 @@ func filled(n int) *Desk {
 	return d
 }
 
-// The lists are those that sorting and counting all letters would give, whatever came,
-// left and changed before.
+// After any sequence of additions, removals and changes, the lists are those that sorting
+// and counting all letters would give.
 func TestListsAgreeWithPlainCounting(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))

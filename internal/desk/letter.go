@@ -31,7 +31,7 @@ type letter struct {
 	attempts, generation int32
 	replyCode            int16
 	hasLeaf              bool
-	withheld             bool // the body does not hold the event
+	withheld             bool // the body does not contain the event
 	rareFields           *rareFields
 
 	hold       *broker.Hold

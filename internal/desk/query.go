@@ -25,36 +25,36 @@ var LetterConditions = Conditions[Query, *letter]{
 		func(q *Query) *string { return &q.Target }, letterIs(func(q *Query) string { return q.Target }, func(l *letter) string { return l.target.Value() })),
 	text(Condition{Key: "event", Label: "event", Help: "Only this event.", Hint: "ID"},
 		func(q *Query) *string { return &q.Event }, letterIs(func(q *Query) string { return q.Event }, func(l *letter) string { return l.event })),
-	text(Condition{Key: "certainty", Field: "Sent?", Help: "Only those not-sent, may-have-been-sent or accepted.", Values: values(verdict.Certainties())},
+	text(Condition{Key: "certainty", Field: "Sent?", Help: "Only letters with this certainty: not-sent, may-have-been-sent or accepted.", Values: values(verdict.Certainties())},
 		func(q *Query) *string { return (*string)(&q.Certainty) }, letterIs(func(q *Query) string { return string(q.Certainty) }, func(l *letter) string { return l.certainty.Value() })),
 	text(Condition{Key: "name", Label: "name", Field: "Name", Help: "Only certificates with this name.", Hint: "DNSNAME"},
 		func(q *Query) *string { return &q.Name }, func(q *Query) func(*letter) bool {
 			name := strings.ToLower(q.Name)
 			return func(l *letter) bool { return l.named(name) }
 		}),
-	text(Condition{Key: "q", Label: "text", Field: "Search", Kind: Search, Help: "Only those with this text in a field.", Hint: "id, name, reason, reply"},
+	text(Condition{Key: "q", Label: "text", Field: "Search", Kind: Search, Help: "Only letters with this text in a field.", Hint: "id, name, reason, reply"},
 		func(q *Query) *string { return &q.Text }, func(q *Query) func(*letter) bool { return newNeedle(q.Text).in }),
-	yesNo(Condition{Key: "held", Label: "held", Help: "Only those held (yes) or not (no)."},
+	yesNo(Condition{Key: "held", Label: "held", Help: "Only letters that are held (yes) or not held (no)."},
 		func(q *Query) **bool { return &q.Held }, func(l *letter) bool { return l.hold != nil }),
-	yesNo(Condition{Key: "superseded", Label: "superseded", Help: "Only those with a newer certificate at their target (yes) or not (no)."},
+	yesNo(Condition{Key: "superseded", Label: "superseded", Help: "Only letters whose target has a newer certificate (yes) or has none (no)."},
 		func(q *Query) **bool { return &q.Superseded }, func(l *letter) bool { return l.superseded != nil }),
-	span(Condition{Key: "since", Label: "since", Field: "Since", Help: "Only those of this time until now (24h)."},
+	span(Condition{Key: "since", Label: "since", Field: "Since", Help: "Only letters of the last 24h, or another duration."},
 		func(q *Query) *time.Duration { return &q.Since }, letterFrom),
-	moment(Condition{Key: "from", Label: "from", Help: "Only those from this moment on (2026-01-31, 2026-01-31T15:04:05Z)."},
+	moment(Condition{Key: "from", Label: "from", Help: "Only letters from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *Query) *time.Time { return &q.From }, letterFrom),
-	moment(Condition{Key: "to", Label: "before", Help: "Only those from before this moment."},
+	moment(Condition{Key: "to", Label: "before", Help: "Only letters before this time."},
 		func(q *Query) *time.Time { return &q.To }, func(t time.Time) func(*letter) bool { return func(l *letter) bool { return l.at < t.UnixNano() } }),
-	moment(Condition{Key: "expires_before", Label: "expires before", Field: "Expires before (UTC)", Help: "Only certificates that expire before this moment."},
+	moment(Condition{Key: "expires_before", Label: "expires before", Field: "Expires before (UTC)", Help: "Only certificates that expire before this time."},
 		func(q *Query) *time.Time { return &q.ExpiresBefore }, func(t time.Time) func(*letter) bool { return func(l *letter) bool { return l.notAfter < t.Unix() } }),
-	number(Condition{Key: "above", Label: "above number", Help: "None with this number or a lower one.", Hint: "NUMBER"},
+	number(Condition{Key: "above", Label: "above number", Help: "Only letters with a higher number.", Hint: "NUMBER"},
 		func(q *Query) *uint64 { return &q.Above }, func(q *Query) func(*letter) bool { return func(l *letter) bool { return l.number > q.Above } }),
-	number(Condition{Key: "as_of", Label: "up to number", Help: "None with a higher number.", Hint: "NUMBER"},
+	number(Condition{Key: "as_of", Label: "up to number", Help: "Only letters with this number or a lower one.", Hint: "NUMBER"},
 		func(q *Query) *uint64 { return &q.AsOf }, func(q *Query) func(*letter) bool { return func(l *letter) bool { return l.number <= q.AsOf } }),
 	text[Query, *letter](Condition{Key: "order", Label: "order", Help: "Order: oldest (default), newest, or expiry (of the certificate).", Values: values([]Order{Newest, Oldest, Expiry})},
 		func(q *Query) *string { return (*string)(&q.Order) }, nil),
 }
 
-// ofGroup is a condition for which all letters of a group give the same answer.
+// ofGroup returns a condition whose result is the same for all letters of a group.
 func ofGroup(c Condition, of func(*Query) *string, is func(*group) string) condition[Query, *letter] {
 	made := text[Query, *letter](c, of, nil)
 	made.group = func(q *Query) func(*group) bool {
@@ -76,17 +76,17 @@ func letterFrom(t time.Time) func(*letter) bool {
 	return func(l *letter) bool { return l.at >= from }
 }
 
-// Values is the query as an address has it.
+// Values returns the query in the form of an address.
 func (q Query) Values() url.Values { return LetterConditions.Values(q) }
 
-// Chips are the conditions that are set, the order aside.
+// Chips returns the conditions that are set, except the order.
 func (q Query) Chips() []Chip { return LetterConditions.Chips(q) }
 
 // MarshalJSON writes the query as a filter: {"code": "SMTP_AUTH"}.
 func (q Query) MarshalJSON() ([]byte, error) { return json.Marshal(LetterConditions.Filter(q)) }
 
-// UnmarshalJSON reads what MarshalJSON writes, and the form in which earlier versions
-// stored the query of a replay run: the fields by their names in Go.
+// UnmarshalJSON reads what MarshalJSON writes, and what earlier versions stored for a replay
+// run: the fields with their Go names.
 func (q *Query) UnmarshalJSON(text []byte) (err error) {
 	var filter map[string]string
 	if json.Unmarshal(text, &filter) == nil {
@@ -97,7 +97,8 @@ func (q *Query) UnmarshalJSON(text []byte) (err error) {
 	return json.Unmarshal(text, (*stored)(q))
 }
 
-// fixed is the query with its times as they are now: later it still chooses the same.
+// fixed returns the query with Since replaced by From, so that it selects the same letters
+// later.
 func (q Query) fixed(now time.Time) Query {
 	if q.Since != 0 {
 		if from := now.Add(-q.Since).UTC(); from.After(q.From) {
@@ -108,11 +109,11 @@ func (q Query) fixed(now time.Time) Query {
 	return q
 }
 
-// wholeGroups reports whether the query chooses groups as they are: then their
-// counts are known without looking at letters.
+// wholeGroups reports whether the query selects only whole groups, whose counts are known
+// without a look at their letters.
 func (q *Query) wholeGroups() bool {
 	for _, c := range LetterConditions {
-		whole := c.group != nil || c.Key == "order" || c.Key == "as_of" // the latter is looked at where it matters
+		whole := c.group != nil || c.Key == "order" || c.Key == "as_of" // callers apply as_of
 		if !whole && c.get(q) != "" {
 			return false
 		}
@@ -120,7 +121,7 @@ func (q *Query) wholeGroups() bool {
 	return true
 }
 
-// filter is a query made ready for many letters.
+// filter is a query prepared for many letters.
 type filter struct {
 	*Query
 	groups []func(*group) bool
@@ -140,5 +141,5 @@ func (q *Query) ready() *filter {
 // group reports whether letters of the group may match.
 func (f *filter) group(g *group) bool { return passes(f.groups, g) }
 
-// fits reports whether the letter is one of the query's.
+// fits reports whether the letter matches.
 func (f *filter) fits(l *letter) bool { return f.group(l.group) && passes(f.others, l) }

@@ -13,33 +13,33 @@ import (
 // MaxReason is the length of the longest reason for an action, in characters.
 const MaxReason = broker.MaxReason
 
-// The refusals. Pages, commands and the NATS service show their texts; the rules behind
-// them are applied here and in package broker, and nowhere else.
+// The refusals. Pages, commands and the NATS service show their texts; only this package and
+// package broker apply the rules behind them.
 var (
-	ErrNotFound      = errors.New("there is no such dead letter, run or delivery")
-	ErrChanged       = errors.New("the query now finds other letters than those that were shown")
+	ErrNotFound      = errors.New("not found")
+	ErrChanged       = errors.New("the selection has changed")
 	ErrHeld          = errors.New("the dead letter is held")
 	ErrInRun         = errors.New("the dead letter is part of an unfinished replay run")
 	ErrNotHeld       = broker.ErrNotHeld
-	ErrUncertain     = errors.New("the mail may have been sent: replaying it requires a confirmation")
+	ErrUncertain     = errors.New("the mail may have been sent: a replay requires confirmation")
 	ErrNoReason      = broker.ErrNoReason
 	ErrReasonTooLong = broker.ErrReasonTooLong
 	ErrNotAllowed    = errors.New("not allowed by http.edit_and_replay")
-	ErrNoEdit        = errors.New("nothing is changed: name another target, or recipients")
+	ErrNoEdit        = errors.New("the edit changes nothing: name another target, or recipients")
 )
 
-// Invalid is a value that cannot be read: of a filter, of a number, of an address.
+// Invalid is the error for an invalid value: of a filter, a number or an address.
 type Invalid struct{ Text string }
 
 func (e *Invalid) Error() string { return e.Text }
 
 func invalid(format string, args ...any) error { return &Invalid{fmt.Sprintf(format, args...)} }
 
-// StatusOf is the HTTP status of an error, the same at every door: 400 for a value that
-// cannot be read, 403 for what the configuration does not allow, 404, 409 for what the
-// state of a letter or run does not allow, 422 for a reason that is missing or too long
-// and for an edit that changes nothing, and 503 for everything that is no refusal, because
-// it may succeed later.
+// StatusOf returns the HTTP status of an error, for pages, commands and the NATS service:
+// 400 for an invalid value, 403 if the configuration does not allow the action, 404 for what
+// is not found, 409 if the state of the letter or run does not allow it, 422 for a reason
+// that is missing or too long and for an edit that changes nothing, and 503 for every other
+// error, because a retry may succeed.
 func StatusOf(err error) int {
 	var conflict *Conflict
 	var malformed *Invalid
@@ -58,11 +58,10 @@ func StatusOf(err error) int {
 	return http.StatusServiceUnavailable
 }
 
-// Conflict is the answer to who comes second: a letter, or a run, that somebody
-// else has acted on. It is a page with status 409.
+// Conflict is the error for a letter or run on which another action came first.
 type Conflict struct {
-	Number uint64             // of the letter; 0: it is about a run
-	Record broker.AuditRecord // the first one's action
+	Number uint64             // of the letter; 0 for a run
+	Record broker.AuditRecord // of the first action
 }
 
 func (c *Conflict) Error() string {
@@ -80,7 +79,7 @@ func (c *Conflict) subject() string {
 	return "dead letter " + strconv.FormatUint(c.Number, 10)
 }
 
-// refused is a refusal in words of its own, which is one of the above.
+// refused is one of the errors above with a text of its own.
 type refused struct {
 	error
 	is error
@@ -88,7 +87,7 @@ type refused struct {
 
 func (r refused) Unwrap() []error { return []error{r.error, r.is} }
 
-// whyNot says why an action did nothing to a letter, and what to do.
+// whyNot returns the reason why a letter could not be acted on, and what to do.
 func (d *Desk) whyNot(ctx context.Context, number uint64) error {
 	letter, err := d.Letter(ctx, number)
 	switch {
@@ -99,13 +98,13 @@ func (d *Desk) whyNot(ctx context.Context, number uint64) error {
 	case letter.Hold != nil:
 		return refused{fmt.Errorf("%w; release it first", &broker.Held{Hold: *letter.Hold}), ErrHeld}
 	case letter.Run != "":
-		return refused{fmt.Errorf("dead letter %d is part of replay run %s: wait for its end, or cancel it first", number, letter.Run), ErrInRun}
+		return refused{fmt.Errorf("dead letter %d is part of replay run %s: wait until it ends, or cancel it", number, letter.Run), ErrInRun}
 	}
 	return fmt.Errorf("dead letter %d %w", number, ErrNotHeld)
 }
 
-// WhyNone says why an action on many letters did nothing: of those that were selected by
-// number the reason of the first.
+// WhyNone returns why an action on many letters did nothing: for letters selected by
+// number, the reason for the first.
 func (d *Desk) WhyNone(ctx context.Context, numbers []uint64) error {
 	if len(numbers) > 0 {
 		return d.whyNot(ctx, numbers[0])
@@ -113,7 +112,7 @@ func (d *Desk) WhyNone(ctx context.Context, numbers []uint64) error {
 	return fmt.Errorf("none of the letters is still on the list: %w", ErrNotFound)
 }
 
-// Gone is the refusal to act on a letter that has left the list.
+// Gone returns the refusal to act on a letter that has left the list.
 func Gone(letter Detail) error {
 	if letter.End != nil {
 		return &Conflict{Number: letter.Sequence, Record: *letter.End}
@@ -121,7 +120,7 @@ func Gone(letter Detail) error {
 	return refused{fmt.Errorf("dead letter %d is no longer on the list: it was %s", letter.Sequence, letter.Fate), ErrNotFound}
 }
 
-// notFound is ErrNotFound for a letter.
+// notFound returns ErrNotFound for a letter.
 func notFound(number uint64) error {
-	return refused{fmt.Errorf("there is no dead letter with the number %d, and there never was as far as is known", number), ErrNotFound}
+	return refused{fmt.Errorf("there is no dead letter with the number %d, and no record of one", number), ErrNotFound}
 }

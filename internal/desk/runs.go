@@ -23,9 +23,9 @@ const maxSet = 512 << 10
 const startTimeout = time.Minute
 
 // StartRun starts a replay of many letters, exactly those that were shown (see resolve).
-// The error is ErrChanged when others match by now, ErrUncertain when some may have been
-// sent and the spec does not say to send them again, ErrNoReason, ErrNotFound when none
-// is left, or a *Conflict when all that are left are in another run.
+// The error is ErrChanged if other letters match now, ErrUncertain if some may have been
+// sent and spec.Uncertain is not set, ErrNoReason, ErrNotFound if no letter is left, or a
+// *Conflict if all that are left are in another run.
 func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run, error) {
 	var err error
 	if spec.Reason, err = broker.CheckReason(spec.Reason, true); err != nil {
@@ -36,7 +36,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 		return Run{}, err
 	}
 	if len(set) == 0 {
-		return Run{}, fmt.Errorf("none of the letters can be replayed: %w", ErrNotFound)
+		return Run{}, refused{errors.New("none of the letters can be replayed"), ErrNotFound}
 	}
 	if err := d.checkFree(set); err != nil {
 		return Run{}, err
@@ -85,9 +85,9 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	return d.RunOf(record.ID)
 }
 
-// checkFree says why none of a set can be replayed, nil when at least one can. A caller
-// that repeats its request, because the answer got lost, is told of the run that it has
-// started.
+// checkFree returns the reason why no letter of a set can be replayed, nil if at least one
+// can. A caller that repeats its request because the answer was lost gets the run that it
+// has started.
 func (d *Desk) checkFree(set []uint64) error {
 	var taken *run
 	var record runRecord
@@ -104,7 +104,7 @@ func (d *Desk) checkFree(set []uint64) error {
 	}
 	d.mu.RUnlock()
 	if taken == nil {
-		return fmt.Errorf("none of the letters is still on the list: %w", ErrNotFound)
+		return refused{errors.New("none of the letters is on the list any more"), ErrNotFound}
 	}
 	return d.runConflict(taken.id, &record)
 }
@@ -152,7 +152,7 @@ func (t *tracker) count(r *Run) {
 	r.Gone, r.Failed = t.counts[isGone], t.counts[isFailed]
 }
 
-// RunOf returns one run; ErrNotFound when there is none.
+// RunOf returns one run; ErrNotFound if there is none.
 func (d *Desk) RunOf(id string) (Run, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -163,8 +163,8 @@ func (d *Desk) RunOf(id string) (Run, error) {
 	return r.view(), nil
 }
 
-// Results returns what became of a run's letters, by number, of those above the number
-// after; next is the after of the following page, 0 when there is none.
+// Results returns the results of a run's letters whose number is above after, sorted by
+// number; next is the after of the following page, 0 if there is none.
 func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (page []RunResult, next uint64, err error) {
 	d.mu.RLock()
 	r := d.runs.all[id]

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// In whatever order mails are counted, the count is what a list would give.
+// The counts do not depend on the order in which mails are counted.
 func TestLately(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))

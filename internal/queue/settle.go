@@ -72,7 +72,7 @@ func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
 		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
 		defer cancel()
 		if err := j.write(write, e); err != nil {
-			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("the shutdown interrupted this delivery and the ledger could not be updated; it is tried again when its lease ends")
+			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("the shutdown interrupted this delivery and the ledger could not be updated; it is retried when its lease ends")
 		}
 	}
 	j.nak(0, nil)

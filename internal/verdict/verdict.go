@@ -151,8 +151,8 @@ type Outcome struct {
 	Certainty    Certainty `json:"certainty"`               // NotSent unless the relay may have taken the content
 }
 
-// Definite is the outcome with a certainty. An empty one means NotSent: whoever sends
-// content says so when the result is unknown.
+// Definite returns the outcome with a certainty. An empty one means NotSent: code that sends
+// content sets it if the result is unknown.
 func (o Outcome) Definite() Outcome {
 	if o.Certainty == "" {
 		o.Certainty = NotSent
