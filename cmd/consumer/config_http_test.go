@@ -153,13 +153,13 @@ func TestOpenAccess(t *testing.T) {
 	if secret, err := reader(store, h.SignIn.OIDC.ClientSecret)(t.Context()); err != nil || secret != "canary" {
 		t.Errorf("%q %v", secret, err)
 	}
-	door, err := h.openAccess(store, access.Pages{}, func(context.Context, access.Event) {}, zerolog.Nop())
+	guard, err := h.openAccess(store, access.Pages{}, func(context.Context, access.Event) {}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	door.Handle("GET /{$}", access.Viewer, func(http.ResponseWriter, *http.Request, access.Visit) {})
+	guard.Handle("GET /{$}", access.Viewer, func(http.ResponseWriter, *http.Request, access.Visit) {})
 	var paths []string
-	for _, r := range door.Routes() {
+	for _, r := range guard.Routes() {
 		paths = append(paths, r.Pattern)
 	}
 	if want := []string{"GET /sign-in", "POST /sign-out", "POST /sign-in", "GET /sign-in/provider", "GET /sign-in/callback", "GET /{$}"}; !slices.Equal(paths, want) {

@@ -136,7 +136,7 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 	err = printList(a, c.Output, answer.Groups, none(c.isSet()),
 		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"},
 		func(g desk.Group, _ bool) []string {
-			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Relay, when(g.Last), fmt.Sprint(g.TargetCount),
+			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Lane, when(g.Last), fmt.Sprint(g.TargetCount),
 				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), g.Remedy}
 		}, desk.GroupTable)
 	if err == nil && c.Output == "table" {
@@ -148,9 +148,9 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 // balanceText is the balance on one line.
 func balanceText(b desk.Balance) string {
 	parts := []string{fmt.Sprintf("%d open", b.Open)}
-	for _, fate := range []desk.Fate{desk.Replayed, desk.Discarded, desk.Expired, desk.Replaced, desk.Removed} {
-		if n := b.Ended[fate]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, fate))
+	for _, status := range []desk.Status{desk.Replayed, desk.Discarded, desk.Expired, desk.Replaced, desk.Removed} {
+		if n := b.Ended[status]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, status))
 		}
 	}
 	if b.Unexplained != 0 {
@@ -208,12 +208,12 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	if d.Siblings > 0 {
 		fields = append(fields, [2]string{"Same cause", fmt.Sprint(d.Siblings)})
 	}
-	if d.Fate != desk.Open && d.Fate != "" {
-		fate := string(d.Fate)
+	if d.Status != desk.Open && d.Status != "" {
+		status := string(d.Status)
 		if d.End != nil {
-			fate += " by " + d.End.Name + " at " + when(d.End.Time)
+			status += " by " + d.End.Name + " at " + when(d.End.Time)
 		}
-		fields = append(fields, [2]string{"Fate", fate})
+		fields = append(fields, [2]string{"Status", status})
 	} else {
 		fields = append(fields, [2]string{"Kept until", when(d.Expires)})
 	}
@@ -227,8 +227,8 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		return err
 	}
 	switch {
-	case d.Fate != desk.Open && d.Fate != "":
-		if d.Fate == desk.Discarded {
+	case d.Status != desk.Open && d.Status != "":
+		if d.Status == desk.Discarded {
 			fmt.Fprintf(a.stdout, "\nTo restore it:\n  certpost dead-letters restore %d\n", d.Sequence)
 		}
 		return nil
@@ -312,8 +312,8 @@ func (c *chosen) Validate() error {
 	return c.letterFilter.Validate()
 }
 
-// choice returns the selection of an order.
-func (c *chosen) choice(reason string) service.Selection {
+// selection returns the selection of an order.
+func (c *chosen) selection(reason string) service.Selection {
 	o := service.Selection{Caller: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
 	if o.Filter = c.values(); len(o.Filter) == 0 {
 		o.All = c.All

@@ -47,7 +47,7 @@ func (c *lettersReplayCmd) Validate() error {
 }
 
 func (c *lettersReplayCmd) Run(a *app) error {
-	order := service.ReplayOrder{Selection: c.choice(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
+	order := service.ReplayOrder{Selection: c.selection(c.Reason), Uncertain: c.MayHaveBeenSent, Force: c.Force, Canary: c.Canary}
 	if c.Rate != "" {
 		if err := order.Rate.UnmarshalText([]byte(c.Rate)); err != nil {
 			return usage("--rate: %w", err)
@@ -74,7 +74,7 @@ func reasoned(reason string) error {
 }
 
 func (c *lettersDiscardCmd) Run(a *app) error {
-	order := c.choice(c.Reason)
+	order := c.selection(c.Reason)
 	return a.act(&c.chosen, "dead.discard", "discarded", &order, &order, c.Output, false)
 }
 
@@ -90,7 +90,7 @@ func (c *lettersHoldCmd) Validate() error {
 }
 
 func (c *lettersHoldCmd) Run(a *app) error {
-	order := c.choice(c.Reason)
+	order := c.selection(c.Reason)
 	return a.act(&c.chosen, "dead.hold", "held", &order, &order, c.Output, false)
 }
 
@@ -101,7 +101,7 @@ type lettersReleaseCmd struct {
 }
 
 func (c *lettersReleaseCmd) Run(a *app) error {
-	order := c.choice(c.Reason)
+	order := c.selection(c.Reason)
 	return a.act(&c.chosen, "dead.release", "released", &order, &order, c.Output, false)
 }
 

@@ -134,7 +134,7 @@ func (h *httpServer) close() {
 // openHTTP makes the dashboard's access checks and its listener. The caller registers
 // pages and probes with the returned Access before it serves.
 func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages access.Pages, record func(context.Context, access.Event), log zerolog.Logger) (*access.Access, *httpServer, error) {
-	door, err := cfg.openAccess(store, pages, record, log)
+	guard, err := cfg.openAccess(store, pages, record, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,7 +142,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := listenHTTP(cfg.Listen, door)
+	server, err := listenHTTP(cfg.Listen, guard)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -151,8 +151,8 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if certificate != nil {
 		server.withTLS(certificate)
 	}
-	server.people = newPeopleWatch(cfg, door, log)
-	return door, server, nil
+	server.people = newPeopleWatch(cfg, guard, log)
+	return guard, server, nil
 }
 
 // Health of a part and of the whole.
@@ -172,8 +172,8 @@ type check struct {
 
 // health answers for the running service.
 type health struct {
-	s    *instance
-	door *access.Access
+	s     *instance
+	guard *access.Access
 	// The result is kept for a second: probes must not put load on NATS or Vault.
 	mu     sync.Mutex
 	at     time.Time
@@ -182,12 +182,12 @@ type health struct {
 
 // handleHealth registers the probes. Anyone may read whether the process is alive and
 // ready; the others name relays and require access.
-func handleHealth(door *access.Access, s *instance, registry *prometheus.Registry) {
-	h := &health{s: s, door: door}
-	door.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
-	door.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))
-	door.HandleProbe("GET /healthz", access.Viewer, http.HandlerFunc(h.healthz))
-	door.HandleProbe("GET /metrics", access.Viewer, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+func handleHealth(guard *access.Access, s *instance, registry *prometheus.Registry) {
+	h := &health{s: s, guard: guard}
+	guard.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
+	guard.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))
+	guard.HandleProbe("GET /healthz", access.Viewer, http.HandlerFunc(h.healthz))
+	guard.HandleProbe("GET /metrics", access.Viewer, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 }
 
 func plain(w http.ResponseWriter, status int, text string) {
@@ -205,7 +205,7 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 	for _, c := range h.examine(r.Context()) {
 		switch {
 		case c.Status != unhealthy:
-		case h.door.Trusts(r):
+		case h.guard.Trusts(r):
 			plain(w, http.StatusServiceUnavailable, "not ready: "+c.Name+": "+c.Message+"\n")
 			return
 		default:

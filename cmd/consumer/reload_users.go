@@ -15,14 +15,14 @@ import (
 // peopleWatch applies users and roles when the configuration changes, so that a removed
 // user is signed out without a restart. Other changes of the section require one.
 type peopleWatch struct {
-	cfg  *HTTPConfig
-	door *access.Access
-	log  zerolog.Logger
-	used [sha256.Size]byte // the file that was read last
+	cfg   *HTTPConfig
+	guard *access.Access
+	log   zerolog.Logger
+	used  [sha256.Size]byte // the file that was read last
 }
 
-func newPeopleWatch(cfg *HTTPConfig, door *access.Access, log zerolog.Logger) *peopleWatch {
-	w := &peopleWatch{cfg: cfg, door: door, log: log}
+func newPeopleWatch(cfg *HTTPConfig, guard *access.Access, log zerolog.Logger) *peopleWatch {
+	w := &peopleWatch{cfg: cfg, guard: guard, log: log}
 	w.used, _ = w.look()
 	return w
 }
@@ -82,7 +82,7 @@ func (w *peopleWatch) renew() {
 	case len(has.Users) > 0 && len(had.Users) == 0:
 		w.log.Warn().Msg("adding the first users with passwords requires a restart")
 	}
-	if ended := w.door.Renew(accounts, roles); ended > 0 {
+	if ended := w.guard.Renew(accounts, roles); ended > 0 {
 		w.log.Info().Int("sessions_ended", ended).Msg("users or roles have changed")
 	}
 }

@@ -43,17 +43,17 @@ func TestPeopleReload(t *testing.T) {
 			t.Fatal(problems)
 		}
 		log := &writings{}
-		door, err := cfg.HTTP.openAccess(nil, access.Pages{}, nil, zerolog.Nop())
+		guard, err := cfg.HTTP.openAccess(nil, access.Pages{}, nil, zerolog.Nop())
 		if err != nil {
 			t.Fatal(err)
 		}
-		door.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, v access.Visit) {
+		guard.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, v access.Visit) {
 			_, _ = io.WriteString(w, v.User.Role.String())
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go newPeopleWatch(&cfg.HTTP, door, zerolog.New(log)).run(ctx)
-		ada, eve := signedIn(t, door, "ada"), signedIn(t, door, "eve")
+		go newPeopleWatch(&cfg.HTTP, guard, zerolog.New(log)).run(ctx)
+		ada, eve := signedIn(t, guard, "ada"), signedIn(t, guard, "eve")
 		for _, step := range []struct {
 			name, users, rest string
 			ada, eve          string // what the page says; "" is signed out
@@ -103,15 +103,15 @@ func TestTheLastUserLeaves(t *testing.T) {
 			if len(problems) > 0 {
 				t.Fatal(problems)
 			}
-			door, err := cfg.HTTP.openAccess(nil, access.Pages{}, nil, zerolog.Nop())
+			guard, err := cfg.HTTP.openAccess(nil, access.Pages{}, nil, zerolog.Nop())
 			if err != nil {
 				t.Fatal(err)
 			}
-			door.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, v access.Visit) { _, _ = io.WriteString(w, v.User.Name) })
+			guard.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, v access.Visit) { _, _ = io.WriteString(w, v.User.Name) })
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			go newPeopleWatch(&cfg.HTTP, door, zerolog.Nop()).run(ctx)
-			ada := signedIn(t, door, "ada")
+			go newPeopleWatch(&cfg.HTTP, guard, zerolog.Nop()).run(ctx)
+			ada := signedIn(t, guard, "ada")
 			if got := ada(); got != "ada" {
 				t.Errorf("%s: ada sees %q", name, got)
 			}
@@ -122,7 +122,7 @@ func TestTheLastUserLeaves(t *testing.T) {
 				t.Errorf("%s: ada still sees %q", name, got)
 			}
 			w := httptest.NewRecorder()
-			if door.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost:8080/sign-in", nil)); strings.Contains(w.Body.String(), `type="password"`) || !strings.Contains(w.Body.String(), "Sign in with id.example.com") {
+			if guard.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost:8080/sign-in", nil)); strings.Contains(w.Body.String(), `type="password"`) || !strings.Contains(w.Body.String(), "Sign in with id.example.com") {
 				t.Errorf("%s: the page has a form for passwords, but there are no users: %s", name, w.Body)
 			}
 		})
@@ -130,7 +130,7 @@ func TestTheLastUserLeaves(t *testing.T) {
 }
 
 // signedIn signs a user in; the returned function returns the first page's text.
-func signedIn(t *testing.T, door http.Handler, name string) func() string {
+func signedIn(t *testing.T, guard http.Handler, name string) func() string {
 	t.Helper()
 	cookies := map[string]string{}
 	ask := func(method, path string, form url.Values) *httptest.ResponseRecorder {
@@ -141,7 +141,7 @@ func signedIn(t *testing.T, door http.Handler, name string) func() string {
 			r.AddCookie(&http.Cookie{Name: name, Value: value})
 		}
 		w := httptest.NewRecorder()
-		door.ServeHTTP(w, r)
+		guard.ServeHTTP(w, r)
 		for _, c := range w.Result().Cookies() {
 			cookies[c.Name] = c.Value
 		}

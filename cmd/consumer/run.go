@@ -93,14 +93,14 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	s.desk.AllowEdits(s.cfg.HTTP.EditAndReplay.rules())
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
-	door, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
+	guard, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
 	if err != nil {
 		return s, err
 	}
 	s.http = server
-	handleHealth(door, s, registry)
+	handleHealth(guard, s, registry)
 	pages := dashboard.Options{Look: look, Log: log}
-	s.http.server.Handler = dashboard.New(s.desk, door, pages)
+	s.http.server.Handler = dashboard.New(s.desk, guard, pages)
 	return s, nil
 }
 

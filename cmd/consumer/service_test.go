@@ -69,7 +69,7 @@ func TestServiceAnswers(t *testing.T) {
 	if len(groups.Groups) != 1 || groups.Groups[0].Count != 5 || groups.Balance.Open != 5 || groups.Balance.Total != 5 {
 		t.Errorf("groups: %+v", groups)
 	}
-	if one := asked[desk.WholeLetter](c, "dead.show", `{"number": 1}`); one.Fate != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
+	if one := asked[desk.WholeLetter](c, "dead.show", `{"number": 1}`); one.Status != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
 		t.Errorf("show: %+v", one)
 	}
 	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"number": 1}`); !found.OK || len(found.Findings) < 4 {

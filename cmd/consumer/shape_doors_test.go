@@ -21,7 +21,7 @@ type shape struct {
 	ofPage, ofShell, ofNATS string // the way to the thing
 }
 
-// byData are the keys whose maps are keyed by data: references of secrets, fates, ids.
+// byData are the keys whose maps are keyed by data: references of secrets, statuses, ids.
 var byData = map[string]bool{"secrets": true, "ended": true, "query": true}
 
 // keysOf are the paths of all keys of a value, the things of a list under one.

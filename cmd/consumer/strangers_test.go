@@ -32,8 +32,8 @@ func atStranger(id, address string, ca *lab.CA, lines ...string) string {
 		id, port(address), ca.File, strings.Join(lines, "\n    "))
 }
 
-// fate returns the ledger's entry of a delivery, or the zero value if there is none.
-func (o *fixture) fate(target, event string) broker.Entry {
+// entry returns the ledger's entry of a delivery, or the zero value if there is none.
+func (o *fixture) entry(target, event string) broker.Entry {
 	o.t.Helper()
 	entries, err := o.service.broker.Deliveries(o.t.Context(), target, event)
 	if err != nil || len(entries) > 1 {
@@ -82,7 +82,7 @@ func TestEximTakesEveryPayload(t *testing.T) {
 		t.Fatalf("dead letters: %+v", letters)
 	}
 	for _, target := range targets {
-		receipt := o.fate(target, "e1").Receipt
+		receipt := o.entry(target, "e1").Receipt
 		if receipt == nil || receipt.QueueID == "" || contains(t, exim.Log, receipt.QueueID+" <= certs@lab.test") != 1 {
 			t.Errorf("%s: the receipt %+v does not name a mail of Exim's log", target, receipt)
 		}
@@ -126,7 +126,7 @@ func TestEximRefusesSomeRecipients(t *testing.T) {
 	o.publish("e2", "full")
 	var entry broker.Entry
 	o.until("a third attempt for the full mailbox", func() bool {
-		entry = o.fate("full", "e2")
+		entry = o.entry("full", "e2")
 		return entry.Attempts >= 3
 	})
 	if f := entry.Failure; f == nil || f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseRcpt || f.ReplyCode != 452 || f.EnhancedCode != "4.2.2" {
@@ -225,7 +225,7 @@ func TestPostfixGreylists(t *testing.T) {
 	o.publish("e1", "grey")
 	var entry broker.Entry
 	o.until("a greylisted attempt", func() bool {
-		entry = o.fate("grey", "e1")
+		entry = o.entry("grey", "e1")
 		return entry.Failure != nil
 	})
 	if f := entry.Failure; f.Code != verdict.SMTPTransient || f.Phase != verdict.PhaseRcpt || f.ReplyCode != 450 || f.EnhancedCode != "4.7.1" {
@@ -249,7 +249,7 @@ func TestPostfixGreylists(t *testing.T) {
 	if letters := o.letters(); len(letters) != 0 {
 		t.Errorf("dead letters: %+v", letters)
 	}
-	if entry := o.fate("grey", "e1"); entry.State != broker.StateSent || entry.Attempts < 2 || entry.PossibleDuplicates != 0 {
+	if entry := o.entry("grey", "e1"); entry.State != broker.StateSent || entry.Attempts < 2 || entry.PossibleDuplicates != 0 {
 		t.Errorf("in the end: %+v", entry)
 	}
 }
@@ -319,7 +319,7 @@ func TestPostfixTakesOneConnection(t *testing.T) {
 		t.Error("Postfix's log has nothing of the limit")
 	}
 	for i := range mails {
-		if entry := o.fate("narrow", fmt.Sprintf("e%d", i)); entry.Attempts != 0 || entry.Receipt != nil {
+		if entry := o.entry("narrow", fmt.Sprintf("e%d", i)); entry.Attempts != 0 || entry.Receipt != nil {
 			t.Errorf("e%d, without a connection: %+v", i, entry)
 		}
 	}

@@ -27,10 +27,10 @@ func actions(d desk.Detail) []action {
 	n := []uint64{d.Sequence}
 	const because = "--reason=WHY"
 	switch {
-	case d.Fate == desk.Discarded:
+	case d.Status == desk.Discarded:
 		return []action{{Name: "restore", Label: "Restore", Reason: true, Kind: "primary", Open: true, Says: "Puts the letter on the list again, under a new number.",
 			Commands: []command{onLetter("restore", n, because), service("restore", d.Sequence, true)}}}
-	case d.Fate != desk.Open:
+	case d.Status != desk.Open:
 		return nil
 	}
 	var all []action

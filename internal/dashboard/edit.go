@@ -39,7 +39,7 @@ func (p *pages) newEdit(r *request) (editView, error) {
 	if err != nil {
 		return editView{}, err
 	}
-	if d.Fate != desk.Open {
+	if d.Status != desk.Open {
 		return editView{}, desk.Gone(d)
 	}
 	return editView{Detail: d, Target: d.Target, Targets: p.desk.EditTargets(d), Allowed: p.desk.EditRules().Recipients,

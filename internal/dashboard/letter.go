@@ -133,7 +133,7 @@ func timeline(d desk.Detail, tries []attempt, now time.Time) []moment {
 	if s := d.Superseded; s != nil {
 		add(moment{At: s.At, What: "a newer certificate for the same name was delivered to the target"})
 	}
-	if d.Fate == desk.Open && d.Expires.After(now) {
+	if d.Status == desk.Open && d.Expires.After(now) {
 		add(moment{At: d.Expires, What: "expires"})
 	}
 	slices.SortStableFunc(all, func(a, b moment) int { return a.At.Compare(b.At) })

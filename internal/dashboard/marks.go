@@ -25,8 +25,8 @@ func certaintyMark(c verdict.Certainty) template.HTML {
 	return mark("empty", "not sent")
 }
 
-// fateMark says how a letter left the list.
-func fateMark(f desk.Fate) template.HTML {
+// statusMark says how a letter left the list.
+func statusMark(f desk.Status) template.HTML {
 	switch f {
 	case desk.Open:
 		return mark("open", "open")

@@ -59,17 +59,17 @@ type strip struct {
 	Terms []term
 }
 
-// term is one addend: letters with one fate.
+// term is one addend: letters with one status.
 type term struct {
-	Fate  desk.Fate
-	Count int
-	Says  string
+	Status desk.Status
+	Count  int
+	Says   string
 }
 
 func newStrip(b desk.Balance) strip {
 	s := strip{Balance: b, Terms: []term{{desk.Open, b.Open, "on the list"}}}
-	for _, fate := range []struct {
-		fate   desk.Fate
+	for _, status := range []struct {
+		status desk.Status
 		says   string
 		always bool
 	}{
@@ -79,8 +79,8 @@ func newStrip(b desk.Balance) strip {
 		{desk.Replaced, "replaced by a newer letter of the same delivery", false},
 		{desk.Removed, "removed from the stream without Certpost", false},
 	} {
-		if n := b.Ended[fate.fate]; n > 0 || fate.always {
-			s.Terms = append(s.Terms, term{fate.fate, n, fate.says})
+		if n := b.Ended[status.status]; n > 0 || status.always {
+			s.Terms = append(s.Terms, term{status.status, n, status.says})
 		}
 	}
 	return s

@@ -39,7 +39,7 @@ func sample(number uint64) desk.Letter {
 }
 
 func sampleGroup() desk.Group {
-	g := desk.Group{Fingerprint: "f1e2d3c4", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Relay: "relay", EnhancedCode: "5.7.8", Count: 1234, Held: 2, Superseded: 3, Uncertain: 4,
+	g := desk.Group{Fingerprint: "f1e2d3c4", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Lane: "relay", EnhancedCode: "5.7.8", Count: 1234, Held: 2, Superseded: 3, Uncertain: 4,
 		First: noon.Add(-30 * time.Hour), Last: noon, Targets: []string{"ops", "java"}, TargetCount: 2, SoonestExpiry: noon.AddDate(0, 0, 5),
 		Reason: "the relay refused user and password", Cause: "The relay refused the login", Remedy: "Check username and password, then replay.", Example: 7}
 	g.Hours[23], g.Hours[3] = 5, 1
@@ -56,7 +56,7 @@ func sampleRun() desk.Run {
 func sampleDetail() desk.Detail {
 	earlier := sample(3).DeadLetter
 	return desk.Detail{
-		Letter: sample(7), Fate: desk.Open, Event: []byte(`{"id":"ev1","certificate":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n","labels":{"env":"prod"}}`),
+		Letter: sample(7), Status: desk.Open, Event: []byte(`{"id":"ev1","certificate":"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n","labels":{"env":"prod"}}`),
 		Delivery: &broker.Entry{Event: "ev1", Target: "ops", Lane: "relay", State: broker.StateWaiting, Generation: 2, Attempts: 3, First: noon.Add(-4 * time.Hour), Last: noon.Add(-time.Minute), PossibleDuplicates: 1,
 			Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Code: verdict.SMTPConnect, Phase: verdict.PhaseConnect, Reason: "refused"}, Secrets: map[string]string{"vault:secret/smtp#password": "4"}},
 			Tries:   sampleTries(),
@@ -98,7 +98,7 @@ func sampleTries() []broker.Try {
 // the samples unchanged.
 func views(text string) map[string]view {
 	full := desk.Overview{
-		Balance: desk.Balance{Total: 2000, Open: 1234, Ended: map[desk.Fate]int{desk.Replayed: 700, desk.Discarded: 50, desk.Expired: 10, desk.Removed: 3, desk.Replaced: 2}, Restored: 1, Unexplained: 1},
+		Balance: desk.Balance{Total: 2000, Open: 1234, Ended: map[desk.Status]int{desk.Replayed: 700, desk.Discarded: 50, desk.Expired: 10, desk.Removed: 3, desk.Replaced: 2}, Restored: 1, Unexplained: 1},
 		Lanes: []broker.LaneInfo{{Lane: "relay", Waiting: 12, InFlight: 3, Replicas: 2}, {Lane: "gone"}, {Lane: "held", Suspension: &broker.Suspension{Reason: "maintenance", By: "ann", Since: noon}},
 			{Lane: "away", Replicas: 1, Statuses: []broker.LaneStatus{{Lane: "away", Breaker: "open", Relays: []broker.RelayAway{{Relay: "mx:25", Breaker: verdict.Open, Reason: "refused"}}}}}},
 		LastSuccess: noon.Add(-time.Minute), Groups: []desk.Group{sampleGroup()}, Runs: []desk.Run{sampleRun()}, Reading: "12,000 of 100,000",
@@ -114,12 +114,12 @@ func views(text string) map[string]view {
 	grouped := list
 	grouped.Grouped, grouped.Groups = true, []groupView{group}
 	held := spoil(sampleDetail(), text)
-	held.Fate, held.NotReplayable = desk.Open, ""
+	held.Status, held.NotReplayable = desk.Open, ""
 	open := held
 	open.Hold = nil
 	gone := held
-	gone.Fate, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann" + text}, Reason: "not needed" + text, NewLetter: 9}
-	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Fate: desk.Open, NotReplayable: "it has no event"}
+	gone.Status, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann" + text}, Reason: "not needed" + text, NewLetter: 9}
+	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Status: desk.Open, NotReplayable: "it has no event"}
 	examined := newLetterView(open, noon)
 	examined.Examined, examined.Findings = true, spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text)
 	examined.Actions[0].Fault = "Say why."

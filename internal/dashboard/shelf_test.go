@@ -134,7 +134,7 @@ func TestLanesSayWhatProcessesDo(t *testing.T) {
 }
 
 // A delivery's page shows the outcome for each recipient.
-func TestFateOfEachRecipient(t *testing.T) {
+func TestOutcomeOfEachRecipient(t *testing.T) {
 	t.Parallel()
 	dead, uncertain := sampleEntry(), sampleEntry()
 	dead.State, uncertain.State, uncertain.Uncertain = broker.StateDead, broker.StateDead, true

@@ -19,7 +19,7 @@ func words() template.FuncMap {
 	return template.FuncMap{
 		"outside": outside, "plain": plain, "name": name, "block": block,
 		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span, "pace": pace,
-		"args": args, "query": query, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "fate": fateMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
+		"args": args, "query": query, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "status": statusMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "reply": replyText, "hex": grouped, "list": func(items ...any) []any { return items },
 	}
 }

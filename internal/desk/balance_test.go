@@ -22,17 +22,17 @@ type model struct {
 	d        *Desk
 	stop     func()
 	r        *rand.Rand
-	fate     map[uint64]Fate
+	status   map[uint64]Status
 	event    map[uint64]string
 	last     uint64
 	restored int
 	redone   map[uint64]bool // discarded letters that were restored
 }
 
-func (m *model) with(f Fate) []uint64 {
+func (m *model) with(f Status) []uint64 {
 	var numbers []uint64
-	for n, fate := range m.fate {
-		if fate == f {
+	for n, status := range m.status {
+		if status == f {
 			numbers = append(numbers, n)
 		}
 	}
@@ -41,7 +41,7 @@ func (m *model) with(f Fate) []uint64 {
 }
 
 // pick returns a letter with an outcome, 0 if there is none.
-func (m *model) pick(f Fate) uint64 {
+func (m *model) pick(f Status) uint64 {
 	numbers := m.with(f)
 	if len(numbers) == 0 {
 		return 0
@@ -51,14 +51,14 @@ func (m *model) pick(f Fate) uint64 {
 
 func (m *model) came(event string) {
 	m.last++
-	m.fate[m.last], m.event[m.last] = Open, event
+	m.status[m.last], m.event[m.last] = Open, event
 }
 
 func (m *model) agrees(d *Desk) bool {
 	b := d.Balance()
-	sums := map[Fate]int{Discarded: 0, Replayed: 0, Expired: 0, Replaced: 0, Removed: 0}
+	sums := map[Status]int{Discarded: 0, Replayed: 0, Expired: 0, Replaced: 0, Removed: 0}
 	open := 0
-	for _, f := range m.fate {
+	for _, f := range m.status {
 		if f == Open {
 			open++
 		} else {
@@ -89,22 +89,22 @@ func (m *model) step(i int) {
 		if err := m.d.Replay(ctx, me, n, false, false, ""); err != nil {
 			m.t.Fatal(err)
 		}
-		m.fate[n] = Replayed
+		m.status[n] = Replayed
 		m.until("the mail", func() bool { return m.courier.mails("ops", m.event[n]) > 0 })
 	case what == 3: // with the NATS CLI
 		m.courier.succeed("ops")
 		m.again(n)
-		m.fate[n] = Replayed
+		m.status[n] = Replayed
 	case what == 4: // with the NATS CLI; it fails again
 		m.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Reason: "no"}})
 		m.again(n)
-		m.fate[n] = Replaced
+		m.status[n] = Replaced
 		m.came(m.event[n])
 	case what == 5:
 		if done, err := m.d.Discard(ctx, me, m.d.Freeze(Query{}, []uint64{n}, true), "test"); done != 1 || err != nil {
 			m.t.Fatal(done, err)
 		}
-		m.fate[n] = Discarded
+		m.status[n] = Discarded
 	case what == 6:
 		old := m.pick(Discarded)
 		if old == 0 || m.redone[old] {
@@ -123,7 +123,7 @@ func (m *model) step(i int) {
 		if err := m.stream().DeleteMsg(ctx, n); err != nil {
 			m.t.Fatal(err)
 		}
-		m.fate[n] = Removed
+		m.status[n] = Removed
 	case what == 8: // the process restarts
 		m.stop()
 		m.d, m.stop = m.desk(nil)
@@ -136,7 +136,7 @@ func (m *model) settles(what string) {
 	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); !m.agrees(m.d); backoff.Sleep(m.t.Context(), 5*time.Millisecond) {
 		if time.Now().After(end) {
-			m.t.Fatalf("%s: the desk says %+v, want %v; the stream %+v", what, m.d.Balance(), m.fate, m.stream().CachedInfo().State)
+			m.t.Fatalf("%s: the desk says %+v, want %v; the stream %+v", what, m.d.Balance(), m.status, m.stream().CachedInfo().State)
 		}
 	}
 }
@@ -171,7 +171,7 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			x := start(t)
-			m := &model{fixture: x, r: rand.New(rand.NewPCG(seed, 1)), fate: map[uint64]Fate{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
+			m := &model{fixture: x, r: rand.New(rand.NewPCG(seed, 1)), status: map[uint64]Status{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
 			m.d, m.stop = x.desk(nil)
 			beside, _ := x.desk(nil)
 			for i := range 60 {
@@ -185,11 +185,11 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 			x.until("the desk beside agrees", func() bool { return m.agrees(beside) })
 			fresh, _ := x.desk(nil)
 			if !m.agrees(fresh) {
-				t.Errorf("a new desk says %+v, want %d of %v", fresh.Balance(), m.last, m.fate)
+				t.Errorf("a new desk says %+v, want %d of %v", fresh.Balance(), m.last, m.status)
 			}
-			for n, fate := range m.fate {
-				if d, err := fresh.Letter(t.Context(), n); err != nil || d.Fate != fate || d.DeadLetter.Event != m.event[n] {
-					t.Errorf("letter %d: %s of %s, %v; want %s of %s", n, d.Fate, d.DeadLetter.Event, err, fate, m.event[n])
+			for n, status := range m.status {
+				if d, err := fresh.Letter(t.Context(), n); err != nil || d.Status != status || d.DeadLetter.Event != m.event[n] {
+					t.Errorf("letter %d: %s of %s, %v; want %s of %s", n, d.Status, d.DeadLetter.Event, err, status, m.event[n])
 				}
 			}
 			if u := fresh.Balance().Unexplained + m.d.Balance().Unexplained; u != 0 {
@@ -206,7 +206,7 @@ func (m *model) purge() {
 		m.t.Fatal(err)
 	}
 	for _, n := range m.with(Open) {
-		m.fate[n] = Removed
+		m.status[n] = Removed
 	}
 	m.settles("the purge")
 }
@@ -235,7 +235,7 @@ func (m *model) expire(desks ...*Desk) {
 		m.t.Fatal(err)
 	}
 	for _, n := range m.with(Open) {
-		m.fate[n] = Expired
+		m.status[n] = Expired
 	}
 	m.settles("all are expired")
 }

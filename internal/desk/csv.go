@@ -35,9 +35,9 @@ var LetterTable = Table[Letter]{
 // GroupTable is the table of groups.
 var GroupTable = Table[Group]{
 	Name:    "dead-letter-groups",
-	Columns: []string{"group", "code", "phase", "relay", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
+	Columns: []string{"group", "code", "phase", "lane", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
 	Cells: func(g Group) []string {
-		return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Relay, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
+		return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Lane, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
 			strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy}
 	},
 }

@@ -57,7 +57,7 @@ type Group struct {
 	Code          verdict.Code  `json:"code"`
 	Class         verdict.Class `json:"class"`
 	Phase         verdict.Phase `json:"phase"`
-	Relay         string        `json:"relay"` // the lane, "" if there is none
+	Lane          string        `json:"lane,omitempty"`
 	EnhancedCode  string        `json:"enhanced_code,omitempty"`
 	Count         int           `json:"count"`
 	Held          int           `json:"held"`
@@ -161,35 +161,35 @@ const (
 	ForRelease Purpose = "release" // selects only held letters
 )
 
-// Fate is the outcome of a letter: whether it is open, or how it left the list.
-type Fate string
+// Status is the outcome of a letter: whether it is open, or how it left the list.
+type Status string
 
 // The outcomes. Every letter has one of them.
 const (
-	Open      Fate = "open"
-	Replayed  Fate = "replayed"  // published again, or delivered
-	Discarded Fate = "discarded" // by an operator
-	Expired   Fate = "expired"   // reached the maximum age of the stream
-	Replaced  Fate = "replaced"  // by a newer letter of the same delivery
-	Removed   Fate = "removed"   // from the stream, outside Certpost (nats stream rmm)
+	Open      Status = "open"
+	Replayed  Status = "replayed"  // published again, or delivered
+	Discarded Status = "discarded" // by an operator
+	Expired   Status = "expired"   // reached the maximum age of the stream
+	Replaced  Status = "replaced"  // by a newer letter of the same delivery
+	Removed   Status = "removed"   // from the stream, outside Certpost (nats stream rmm)
 )
 
 // Balance accounts for all letters: Total = Open + the sum of Ended + Unexplained, the
 // letters that are gone without a record. If Unexplained stays above 0, pages show it in red.
 type Balance struct {
-	Total       uint64       `json:"dead_lettered"`
-	Open        int          `json:"open"`
-	Ended       map[Fate]int `json:"ended"`
-	Restored    int          `json:"restored"` // letters of Total that are restored ones
-	Unexplained int          `json:"unexplained"`
-	Since       time.Time    `json:"since,omitzero"` // of the first letter
-	AsOf        time.Time    `json:"as_of"`
+	Total       uint64         `json:"dead_lettered"`
+	Open        int            `json:"open"`
+	Ended       map[Status]int `json:"ended"`
+	Restored    int            `json:"restored"` // letters of Total that are restored ones
+	Unexplained int            `json:"unexplained"`
+	Since       time.Time      `json:"since,omitzero"` // of the first letter
+	AsOf        time.Time      `json:"as_of"`
 }
 
 // Detail is one letter with its delivery and history.
 type Detail struct {
 	Letter
-	Fate          Fate                `json:"fate"`
+	Status        Status              `json:"fate"`
 	End           *broker.AuditRecord `json:"end,omitempty"`      // the record of its end
 	Event         []byte              `json:"-"`                  // the body; nil if it is gone
 	Delivery      *broker.Entry       `json:"delivery,omitempty"` // the ledger's entry

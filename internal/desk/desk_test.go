@@ -25,7 +25,7 @@ func TestReplayOne(t *testing.T) {
 		t.Fatalf("%+v", list)
 	}
 	detail, err := d.Letter(ctx, 1)
-	if err != nil || detail.Fate != Open || len(detail.Event) == 0 || detail.Delivery == nil || detail.Delivery.State != broker.StateDead ||
+	if err != nil || detail.Status != Open || len(detail.Event) == 0 || detail.Delivery == nil || detail.Delivery.State != broker.StateDead ||
 		detail.Cause == "" || detail.Remedy == "" || detail.Expires.Before(time.Now()) || detail.Siblings != 1 || detail.NotReplayable != "" {
 		t.Fatalf("%+v, %v", detail, err)
 	}
@@ -45,7 +45,7 @@ func TestReplayOne(t *testing.T) {
 		t.Errorf("a letter that never was: %v", err)
 	}
 	detail, err = d.Letter(ctx, 1)
-	if err != nil || detail.Fate != Replayed || detail.End == nil || detail.End.Name != "anna" || detail.Event != nil || detail.DeadLetter.Event != "e0" || len(detail.History) < 2 {
+	if err != nil || detail.Status != Replayed || detail.End == nil || detail.End.Name != "anna" || detail.Event != nil || detail.DeadLetter.Event != "e0" || len(detail.History) < 2 {
 		t.Errorf("%+v, %v", detail, err)
 	}
 	if b := d.Balance(); b.Total != 2 || b.Open != 1 || b.Ended[Replayed] != 1 || b.Unexplained != 0 {
@@ -117,7 +117,7 @@ func TestDiscardRestoreHoldRelease(t *testing.T) {
 		})
 	}
 	detail, err := d.Letter(ctx, 3)
-	if err != nil || detail.Fate != Discarded || detail.End.Reason != "test" || len(detail.Event) == 0 {
+	if err != nil || detail.Status != Discarded || detail.End.Reason != "test" || len(detail.Event) == 0 {
 		t.Errorf("%+v, %v", detail, err)
 	}
 	if h, next := d.History(HistoryQuery{Action: broker.ActionDiscarded, By: "anna"}, 0, 2); len(h) < 2 || next == 0 || h[0].Sequence < h[1].Sequence {
@@ -141,7 +141,7 @@ func TestPastCertpost(t *testing.T) {
 	}
 	x.until("the removal is recorded", func() bool { return d.Balance().Ended[Removed] == 1 })
 	detail, err := d.Letter(ctx, 2)
-	if err != nil || detail.Fate != Removed || detail.End == nil || detail.End.Via != broker.ViaNATS || detail.End.Name != "unknown NATS client" || detail.DeadLetter.Event != "e1" {
+	if err != nil || detail.Status != Removed || detail.End == nil || detail.End.Via != broker.ViaNATS || detail.End.Name != "unknown NATS client" || detail.DeadLetter.Event != "e1" {
 		t.Errorf("%+v, end %+v, %v", detail.DeadLetter, detail.End, err)
 	}
 	// A replay with the NATS CLI, as in docs/replay.md: the lane takes the letter off the list.

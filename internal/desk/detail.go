@@ -16,7 +16,7 @@ import (
 // Letter returns one letter, open or not, with its delivery and history; ErrNotFound if
 // there never was one with the number, or no record of it is left.
 func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
-	out := Detail{Fate: Open}
+	out := Detail{Status: Open}
 	there, err := d.b.DeadLetter(ctx, number)
 	switch {
 	case err == nil:
@@ -37,20 +37,20 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 		out.Certificate = leaf.Value().certificate()
 	}
 	d.mu.RLock()
-	if l := d.letters.find(number); l != nil && out.Fate == Open {
+	if l := d.letters.find(number); l != nil && out.Status == Open {
 		known := l.letter()
 		out.Hold, out.Superseded, out.Run = known.Hold, known.Superseded, known.Run
 	}
 	if g := d.letters.groups[out.Fingerprint]; g != nil {
 		out.Siblings = g.byNumber.size
-		if out.Fate == Open {
+		if out.Status == Open {
 			out.Siblings = max(0, out.Siblings-1)
 		}
 	}
-	if d.maxAge > 0 && out.Fate == Open {
+	if d.maxAge > 0 && out.Status == Open {
 		out.Expires = there.Time.Add(d.maxAge)
 	}
-	if d.auditAge > 0 && out.Fate == Discarded && out.End != nil {
+	if d.auditAge > 0 && out.Status == Discarded && out.End != nil {
 		out.Expires = out.End.Time.Add(d.auditAge)
 	}
 	out.History = records(d.history.of(number, there.Target, there.Event, maxPage))
@@ -92,7 +92,7 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 // departed returns a letter that is not open any more, from the audit record of its end.
 func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker.DeadLetter, error) {
 	d.mu.RLock()
-	out.Fate = d.letters.outcomes.fate(number)
+	out.Status = d.letters.outcomes.status(number)
 	record, known := d.history.ended(number)
 	d.mu.RUnlock()
 	if !known {
@@ -104,8 +104,8 @@ func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker
 	}
 	out.End, out.Event = &end, end.Body
 	out.NotReplayable = "not on the list any more"
-	if out.Fate == "" || out.Fate == Open {
-		out.Fate = outcomeNames[outcomeOf(&end)]
+	if out.Status == "" || out.Status == Open {
+		out.Status = outcomeNames[outcomeOf(&end)]
 	}
 	letter := broker.DeadLetter{Sequence: number, Event: end.Event, Target: end.Target, Lane: end.Lane}
 	if end.Letter != nil {

@@ -47,7 +47,7 @@ func (e *EditRefused) Unwrap() error { return e.error }
 
 // Editable reports whether a letter can be edited.
 func (d *Desk) Editable(letter Detail) bool {
-	return d.edits.Enabled && letter.Fate == Open && letter.NotReplayable == "" && letter.Code != verdict.EventInvalid
+	return d.edits.Enabled && letter.Status == Open && letter.NotReplayable == "" && letter.Code != verdict.EventInvalid
 }
 
 // EditTargets returns the targets to which a letter may be sent, its own first.
@@ -78,7 +78,7 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 		return err
 	}
 	switch {
-	case letter.Fate != Open:
+	case letter.Status != Open:
 		return Gone(letter)
 	case edit.Target == letter.Target && len(edit.Recipients) == 0, edit.Target == "" && len(edit.Recipients) == 0:
 		return ErrNoEdit

@@ -110,7 +110,7 @@ func (g *group) view(now time.Time) Group {
 	oldest, newest := g.byNumber.first(), g.byNumber.last()
 	cause, remedy := Explain(g.code, g.phase)
 	out := Group{
-		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Relay: g.lane, EnhancedCode: g.enhanced,
+		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Lane: g.lane, EnhancedCode: g.enhanced,
 		Count: g.byNumber.size, Held: g.held, Superseded: g.superseded, Uncertain: g.uncertain,
 		First: fromNanoseconds(oldest.at), Last: fromNanoseconds(newest.at), Hours: g.hours.last24(now),
 		Targets: slices.Clone(g.top), TargetCount: len(g.targets), Reason: newest.reason.Value(),

@@ -152,7 +152,7 @@ func (d *Desk) Balance() Balance {
 func (d *Desk) balance() Balance {
 	f := &d.letters.outcomes
 	now := time.Now()
-	out := Balance{Total: f.total(), Open: f.open, Restored: d.letters.restored, Ended: map[Fate]int{}, Since: d.letters.since, AsOf: now.UTC()}
+	out := Balance{Total: f.total(), Open: f.open, Restored: d.letters.restored, Ended: map[Status]int{}, Since: d.letters.since, AsOf: now.UTC()}
 	for outcome, n := range f.ended {
 		if outcome != 0 {
 			out.Ended[outcomeNames[outcome]] = n

@@ -32,7 +32,7 @@ const (
 	counted     = 0x40 // in letters.dead already
 )
 
-var outcomeNames = [lastOutcome + 1]Fate{"", Replayed, Discarded, Expired, Replaced, Removed}
+var outcomeNames = [lastOutcome + 1]Status{"", Replayed, Discarded, Expired, Replaced, Removed}
 
 // outcomeOf returns the outcome of an action for its letter, 0 for none.
 func outcomeOf(r *broker.AuditRecord) byte {
@@ -120,9 +120,9 @@ func (o *outcomes) isOpen(number uint64) bool {
 	return number < uint64(len(o.of)) && o.of[number]&isOpen != 0
 }
 
-// fate returns Open, how the letter ended, or "" for a number that is unexplained or was
+// status returns Open, how the letter ended, or "" for a number that is unexplained or was
 // never assigned.
-func (o *outcomes) fate(number uint64) Fate {
+func (o *outcomes) status(number uint64) Status {
 	switch {
 	case number == 0 || number >= uint64(len(o.of)):
 		return ""

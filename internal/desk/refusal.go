@@ -93,7 +93,7 @@ func (d *Desk) whyNot(ctx context.Context, number uint64) error {
 	switch {
 	case err != nil:
 		return err
-	case letter.Fate != Open:
+	case letter.Status != Open:
 		return Gone(letter)
 	case letter.Hold != nil:
 		return refused{fmt.Errorf("%w; release it first", &broker.Held{Hold: *letter.Hold}), ErrHeld}
@@ -117,7 +117,7 @@ func Gone(letter Detail) error {
 	if letter.End != nil {
 		return &Conflict{Number: letter.Sequence, Record: *letter.End}
 	}
-	return refused{fmt.Errorf("dead letter %d is no longer on the list: it was %s", letter.Sequence, letter.Fate), ErrNotFound}
+	return refused{fmt.Errorf("dead letter %d is no longer on the list: it was %s", letter.Sequence, letter.Status), ErrNotFound}
 }
 
 // notFound returns ErrNotFound for a letter.

@@ -76,7 +76,7 @@ func (d *Desk) track(r *run) *tracker {
 	for i := range t.members {
 		if m := &t.members[i]; m.result == isWaiting && !d.letters.outcomes.isOpen(m.number) && d.letters.outcomes.decided(m.number) {
 			t.set(m, isGone)
-			m.note = string(d.letters.outcomes.fate(m.number))
+			m.note = string(d.letters.outcomes.status(m.number))
 		}
 	}
 	return t

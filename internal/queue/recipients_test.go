@@ -47,7 +47,7 @@ var (
 )
 
 // Every recipient has its own outcome, and there is one letter at the end.
-func TestRecipientsHaveTheirOwnFates(t *testing.T) {
+func TestRecipientsHaveTheirOwnOutcomes(t *testing.T) {
 	t.Parallel()
 	type answer = func() (*verdict.Receipt, *verdict.Failure)
 	says := func(taken, later, never []string) answer {

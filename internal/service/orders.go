@@ -73,7 +73,7 @@ func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.De
 		switch {
 		case err != nil:
 			return a, err
-		case !ended && d.Fate != desk.Open:
+		case !ended && d.Status != desk.Open:
 			return a, desk.Gone(d)
 		}
 		letters = append(letters, d)
