@@ -124,12 +124,16 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 		if err == nil && int64(len(answer)) > b.nc.MaxPayload() {
 			err = &Refused{Status: 413, Text: "the answer exceeds the size limit of a NATS message: request fewer (size)"}
 		}
-		if err == nil {
-			return r.Respond(answer)
+		// r.Respond and r.Error note a failure in the request, which the library reads when its
+		// handler has returned; that is before this work ends.
+		m := &nats.Msg{Subject: r.Reply(), Data: answer}
+		if err != nil {
+			refused := &Refused{Status: 500, Text: err.Error()}
+			errors.As(err, &refused)
+			m.Header = nats.Header{micro.ErrorHeader: {HeaderText(refused.Text)}, micro.ErrorCodeHeader: {strconv.Itoa(refused.Status)}}
+			m.Data = refused.Data
 		}
-		refused := &Refused{Status: 500, Text: err.Error()}
-		errors.As(err, &refused)
-		return r.Error(strconv.Itoa(refused.Status), HeaderText(refused.Text), refused.Data)
+		return b.nc.PublishMsg(m)
 	}
 	defer func() {
 		if p := recover(); p != nil {
