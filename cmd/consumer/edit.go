@@ -44,7 +44,7 @@ func (e *EditConfig) rules() desk.EditRules {
 type lettersEditCmd struct {
 	Number          uint64   `arg:"" help:"Number of the letter."`
 	Target          string   `help:"Deliver to this target instead." placeholder:"ID"`
-	To              []string `help:"Send to these addresses alone (repeatable)." placeholder:"ADDRESS"`
+	To              []string `help:"Send only to these addresses (repeatable)." placeholder:"ADDRESS"`
 	MayHaveBeenSent bool     `help:"Also if it may have been sent already."`
 	Reason          string   `help:"Why (kept in the audit)." required:""`
 	Output          string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`

@@ -77,7 +77,7 @@ func (h *hands) isRefused(address, needs string) {
 	h.t.Helper()
 	h.open(address)
 	h.sees("Permission denied")
-	h.sees("takes the role " + needs)
+	h.sees("requires the role " + needs)
 	h.expect("status 403")
 }
 
@@ -162,8 +162,8 @@ func (h *hands) editAndReplay(o *office, number uint64) {
 	h.fill("Recipients", "standby@example.com, thief@evil.example")
 	h.fill("Reason", "The web team has no mailbox any more")
 	h.use("main form", "Review changes")
-	h.sees("thief@evil.example is not allowed: it is neither a recipient of the target nor")
-	h.expect("status 422")
+	h.sees("thief@evil.example is not one of the target's: not allowed by http.edit_and_replay")
+	h.expect("status 403")
 	h.holds("the error to be beside its field, which has the focus", `(field => field === document.activeElement && field.ariaInvalid === "true"
 		&& field.getAttribute("aria-describedby") === document.querySelector("[role=alert]").id && field.value === "standby@example.com, thief@evil.example")(document.querySelector("input[name=recipients]"))`)
 	h.accessible("after a recipient was refused")

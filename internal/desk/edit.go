@@ -98,7 +98,7 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 	view, _ := d.targetView(target)
 	for _, recipient := range edit.Recipients {
 		if d.edits.Allows == nil || !d.edits.Allows(view.To, recipient) {
-			return &EditRefused{"recipients", fmt.Errorf("recipient %s is neither one of the target's nor in its recipients: %w", legible.Clean(recipient, 100), ErrNotAllowed)}
+			return &EditRefused{"recipients", fmt.Errorf("recipient %s is not one of the target's: %w", legible.Clean(recipient, 100), ErrNotAllowed)}
 		}
 	}
 	return nil
