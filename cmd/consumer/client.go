@@ -75,6 +75,7 @@ func (c *client) answer(ctx context.Context, name string, request []byte) ([]byt
 // openOwn opens a desk that only this command uses.
 func (c *client) openOwn(ctx context.Context) error {
 	d := desk.New(c.Broker, absent{}, c.log)
+	d.AllowEdits(desk.EditRules{Unknown: errNoProgram})
 	following, cancel := context.WithCancel(context.WithoutCancel(ctx)) // an action in progress is finished also when interrupted
 	ended := make(chan struct{})
 	go func() {
@@ -86,7 +87,7 @@ func (c *client) openOwn(ctx context.Context) error {
 	return d.Ready(ctx)
 }
 
-// absent is the desk's Surroundings in the process of a command, which has no targets.
+// absent is the desk's Deliverer in the process of a command, which has no targets.
 type absent struct{}
 
 func (absent) Targets() []verdict.TargetView { return nil }
@@ -96,8 +97,10 @@ func (absent) Check(context.Context, string) []verdict.Finding { return noProgra
 
 func (absent) Examine(context.Context, string, []byte) []verdict.Finding { return noProgram() }
 
+var errNoProgram = errors.New("no running certpost answers, and only a running one has the targets and may read their secrets: start it, or set nats.service: true in its configuration")
+
 func noProgram() []verdict.Finding {
-	return []verdict.Finding{{What: "certpost", Status: verdict.Error, Message: "no running certpost answers, and only a running one has the targets and may read their secrets: start it, or set nats.service: true in its configuration"}}
+	return []verdict.Finding{{What: "certpost", Status: verdict.Error, Message: errNoProgram.Error()}}
 }
 
 // me is the caller of this command's requests, for the audit.

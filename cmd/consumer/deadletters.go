@@ -237,7 +237,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		return nil
 	}
 	pipeline := strings.NewReplacer("$NUMBER", fmt.Sprint(d.Sequence), "$REPLAY_SUBJECT", shellWord(printable(d.ReplaySubject)), "\n", "\n  ").Replace(replayWithNATS)
-	fmt.Fprintf(a.stdout, "\nTo replay it, when what stopped it has been mended:\n  certpost dead-letters replay %d\nor with the NATS CLI:\n  %s\n", d.Sequence, pipeline)
+	fmt.Fprintf(a.stdout, "\nTo replay it after its cause is fixed:\n  certpost dead-letters replay %d\nor with the NATS CLI:\n  %s\n", d.Sequence, pipeline)
 	return nil
 }
 

@@ -52,7 +52,7 @@ func (p *pages) failure(r *request, err error) view {
 	case status == http.StatusConflict:
 		page = problem{Title: "Action not possible", Letter: r.number(), Says: says(err) + " Nothing was done.", Do: "Check the letter's page."}
 	case status == http.StatusUnprocessableEntity:
-		page = problem{Title: "A reason is required", Says: says(err) + " Nothing was done.", Do: "Go back and enter a reason."}
+		page = problem{Title: "Check what was entered", Says: says(err) + " Nothing was done.", Do: "Go back and correct it."}
 	default:
 		page = problem{Title: "Temporarily unavailable", Says: "Data for this page cannot be read or changed at the moment: " + sentence(err.Error()),
 			Do: "Certpost keeps retrying. Reload this page in a moment. Nothing is lost: messages that are not acknowledged stay in NATS.",

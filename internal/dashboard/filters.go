@@ -12,6 +12,7 @@ type formField struct {
 	desk.Condition
 	Value   string   // in the format of the input
 	Options []string // the choices, or suggestions
+	Step    string   // of a time: "any" if it is not a whole minute; "" for the browser's default
 }
 
 // filterFields returns the fields of a list's form. A condition that is set and has no field
@@ -32,6 +33,9 @@ func filterFields(all []desk.Condition, set url.Values, options map[string][]str
 		if c.Kind == desk.Moment && c.Field != "" {
 			if t, err := time.Parse(time.RFC3339, f.Value); err == nil {
 				f.Value = fieldTime(t)
+				if t.Truncate(time.Minute) != t {
+					f.Value, f.Step = t.UTC().Format("2006-01-02T15:04:05.999"), "any"
+				}
 			}
 		}
 		fields = append(fields, f)

@@ -294,6 +294,7 @@ func yesNo[Q, T any](c Condition, of func(*Q) **bool, is func(T) bool) condition
 		return "no"
 	}
 	return condition[Q, T]{Condition: c, get: get, set: func(q *Q, v string) error {
+		v = strings.ToLower(v)
 		b := v == "yes" || v == "true"
 		if !b && v != "no" && v != "false" {
 			return fmt.Errorf("want yes or no, not %q", legible.Clean(v, 60))
@@ -356,9 +357,9 @@ func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since ti
 	}, match: func(q *Q) func(T) bool { return match(time.Now().Add(-*of(q))) }}
 }
 
-// moments are the accepted forms of a time, UTC unless it has a zone. The second and third
+// moments are the accepted forms of a time, UTC unless it has a zone. The second to fourth
 // are what a browser's fields for date and time send.
-var moments = []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02"}
+var moments = []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02"}
 
 func parseMoment(v string) (time.Time, error) {
 	for _, form := range moments {

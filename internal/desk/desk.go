@@ -15,18 +15,18 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Surroundings is what the desk needs to know of targets and relays. All results may be
+// Deliverer is what the desk needs to know of targets and relays. All results may be
 // shown. Examine checks everything that a delivery of the event to the target needs, and
 // sends nothing: the target, its secrets, its relays up to AUTH, the key and the
 // certificate. Check does the same for a target without an event.
-type Surroundings interface {
+type Deliverer interface {
 	Targets() []verdict.TargetView
 	Relays() []verdict.RelayView
 	Check(ctx context.Context, target string) []verdict.Finding
 	Examine(ctx context.Context, target string, event []byte) []verdict.Finding
 }
 
-// MessageIDs may be implemented by Surroundings: the Message-ID of the mail for an event and
+// MessageIDs may be implemented by a Deliverer: the Message-ID of the mail for an event and
 // a target, "" if there can be none.
 type MessageIDs interface {
 	MessageID(target, event string) string

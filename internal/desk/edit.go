@@ -14,6 +14,8 @@ import (
 // value allows none.
 type EditRules struct {
 	Enabled bool
+	// Unknown is why this process does not know the rules; nil if it does.
+	Unknown error
 	// Targets are the targets to which a letter may be sent instead of its own.
 	Targets []string
 	// Recipients are the addresses to which it may be sent besides the target's own;
@@ -63,9 +65,12 @@ func (d *Desk) EditTargets(letter Detail) (ids []string) {
 	return ids
 }
 
-// EditsAllowed returns nil, or ErrNotAllowed if editing is disabled.
+// EditsAllowed returns nil, ErrNotAllowed if editing is disabled, or why that is unknown.
 func (d *Desk) EditsAllowed() error {
-	if !d.edits.Enabled {
+	switch {
+	case d.edits.Unknown != nil:
+		return fmt.Errorf("editing: %w", d.edits.Unknown)
+	case !d.edits.Enabled:
 		return fmt.Errorf("editing is disabled: %w", ErrNotAllowed)
 	}
 	return nil

@@ -30,7 +30,7 @@ const (
 // block no other caller.
 type Desk struct {
 	b         *broker.Broker
-	deliverer Surroundings
+	deliverer Deliverer
 	edits     EditRules
 	log       zerolog.Logger
 	itself    broker.Actor
@@ -72,7 +72,7 @@ type pace struct {
 }
 
 // New creates a desk; Run or Follow fills it.
-func New(b *broker.Broker, deliverer Surroundings, log zerolog.Logger) *Desk {
+func New(b *broker.Broker, deliverer Deliverer, log zerolog.Logger) *Desk {
 	host, _ := os.Hostname()
 	d := &Desk{
 		b: b, deliverer: deliverer, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
