@@ -140,7 +140,7 @@ func TestConfigProblems(t *testing.T) {
 			`CERTPOST_EVENTS_FILE_ROOTS: events.file_roots[0]: is not an absolute path`,
 			`CERTPOST_LOG_LEVEL: log.level: want debug, info, warn or error`,
 			`CERTPOST_NATS_ULR: is not a setting: did you mean CERTPOST_NATS_URL?`,
-			`CERTPOST_TARGETS: is not a setting: see docs/configuration.md for all settings`}},
+			`CERTPOST_TARGETS: is not a setting: did you mean CERTPOST_TARGETS_DIR?`}},
 		{"broken YAML is the only problem", "nats: {url: x\n", nil, []string{`c.yaml:1:7: a { is not closed by }`}},
 	}
 	for _, test := range tests {
