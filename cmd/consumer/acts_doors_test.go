@@ -107,14 +107,14 @@ func TestRefusedActsAreTheSame(t *testing.T) {
 		r.asks += "}"
 		return r
 	}
-	const noEdit = "nothing is changed: name another target, or recipients"
+	const noEdit = "the edit changes nothing: name another target, or recipients"
 	all = append(all,
-		edit(`target "off" is disabled: not allowed by http.edit_and_replay`, forbidden, exitFailed, "1", "off", "", "x"),
+		edit(`target "off" is disabled`, forbidden, exitFailed, "1", "off", "", "x"),
 		edit(`target "absent" is not defined`, notFound, exitFailed, "1", "absent", "", "x"),
-		edit(`target "nowhere": not allowed by http.edit_and_replay`, forbidden, exitFailed, "1", "nowhere", "", "x"),
-		edit(`target "ops": not allowed by http.edit_and_replay`, forbidden, exitFailed, "1", "ops", "", "x"),
-		edit(`recipient thief@evil.example is neither one of the target's nor in its recipients: not allowed by http.edit_and_replay`, forbidden, exitFailed, "1", "prod", "thief@evil.example", "x"),
-		edit(`recipient nonsense is neither one of the target's`, forbidden, exitFailed, "1", "", "nonsense", "x"),
+		edit(`target "nowhere" is not in http.edit_and_replay.targets`, forbidden, exitFailed, "1", "nowhere", "", "x"),
+		edit(`target "ops" is not in http.edit_and_replay.targets`, forbidden, exitFailed, "1", "ops", "", "x"),
+		edit(`recipient thief@evil.example is neither a recipient of the target nor in http.edit_and_replay.recipients`, forbidden, exitFailed, "1", "prod", "thief@evil.example", "x"),
+		edit(`recipient nonsense is neither a recipient of the target`, forbidden, exitFailed, "1", "", "nonsense", "x"),
 		edit(noEdit, wrongText, exitUsage, "1", "nobody", "", "x"),
 		edit(noEdit, wrongText, exitUsage, "1", "", "", "x"),
 		edit(noReason, wrongText, exitUsage, "1", "prod", "", ""),
@@ -129,7 +129,7 @@ func TestRefusedActsAreTheSame(t *testing.T) {
 		refusal{want: "canary and rate require a filter, or all: ", status: http.StatusBadRequest, shell: "dead-letters replay 1 --canary", code: exitUsage, asks: `dead.replay {"numbers": [1], "canary": true}`},
 		refusal{want: "canary and rate require a filter, or all: ", status: http.StatusBadRequest, shell: "dead-letters replay 1 --rate=1/s", code: exitUsage, asks: `dead.replay {"numbers": [1], "rate": "1/s"}`})
 	for _, verb := range []string{"replay", "discard", "hold", "release"} {
-		all = append(all, refusal{"the query now finds other letters than those that were shown", conflict, "POST /dead-letters/bulk all=yes&reason=x&action=" + verb + "&hash=" + zeros,
+		all = append(all, refusal{"the selection has changed", conflict, "POST /dead-letters/bulk all=yes&reason=x&action=" + verb + "&hash=" + zeros,
 			"dead-letters " + verb + " --all --yes --reason=x --hash=" + zeros, exitFailed, "dead." + verb + ` {"all": true, "reason": "x", "hash": "` + zeros + `"}`})
 	}
 	for _, verb := range []string{"pause", "resume", "cancel"} {
@@ -156,7 +156,7 @@ func TestEditsWhileOffAreRefused(t *testing.T) {
 	o.publish("first", "nobody")
 	o.settled()
 	d := o.doors()
-	const off = "editing is switched off: not allowed by http.edit_and_replay"
+	const off = "editing is disabled: http.edit_and_replay.enabled is not set"
 	d.refuse(refusal{off, http.StatusForbidden, "GET /dead-letters/edit/1", "dead-letters edit 1 --target=prod --reason=x", exitFailed, `dead.edit {"number": 1, "target": "prod", "reason": "x"}`})
 	d.refuse(refusal{off, http.StatusForbidden, "POST /dead-letters/1/edit target=prod&reason=x&confirm=yes", "dead-letters edit 1 --to=nobody@demo.example --reason=x", exitFailed, `dead.edit {"number": 1, "recipients": ["nobody@demo.example"], "reason": "x"}`})
 }
@@ -194,8 +194,8 @@ func TestNumbersThatAreNone(t *testing.T) {
 	t.Parallel()
 	d := newDoorsFixture(t)
 	for _, r := range []refusal{
-		{want: "there is no such dead letter", status: http.StatusNotFound, page: "GET /dead-letters/x"},
-		{want: "there is no such dead letter", status: http.StatusNotFound, page: "POST /dead-letters/-1/discard reason=x"},
+		{want: "not found", status: http.StatusNotFound, page: "GET /dead-letters/x"},
+		{want: "not found", status: http.StatusNotFound, page: "POST /dead-letters/-1/discard reason=x"},
 		{want: `"x" is not a letter number`, status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x&number=x"},
 		{want: `expected a valid 64 bit uint but got "x"`, code: exitUsage, shell: "dead-letters discard x --reason=x"},
 		{want: "the request cannot be read: ", status: http.StatusBadRequest, asks: `dead.discard {"numbers": ["x"], "reason": "x"}`},
@@ -206,7 +206,7 @@ func TestNumbersThatAreNone(t *testing.T) {
 		{want: "there is no dead letter with the number 0", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters restore 0", asks: `dead.restore {"numbers": [0]}`},
 		{want: "there is no dead letter with the number 18446744073709551615", status: http.StatusNotFound, page: "POST /dead-letters/18446744073709551615/discard reason=x",
 			code: exitFailed, shell: "dead-letters discard 18446744073709551615 --reason=x", asks: `dead.discard {"numbers": [18446744073709551615], "reason": "x"}`},
-		{want: "which ones? Give ", status: http.StatusBadRequest, code: exitUsage, shell: "dead-letters discard --reason=x", asks: `dead.discard {"reason": "x"}`},
+		{want: "no letters are selected: give ", status: http.StatusBadRequest, code: exitUsage, shell: "dead-letters discard --reason=x", asks: `dead.discard {"reason": "x"}`},
 		{want: "no letter is selected", status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x"},
 		// One that is none stops the others.
 		{want: "there is no dead letter with the number 77", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters discard 1 77 --reason=x", asks: `dead.discard {"numbers": [1, 77], "reason": "x"}`},

@@ -27,12 +27,12 @@ func (f *recordFilter) Validate() error {
 }
 
 func (f *recordFilter) query() (desk.HistoryQuery, error) {
-	return desk.HistoryConditions.ParseFilter(f.values())
+	return parseFlags(desk.HistoryConditions, &f.filterFlags)
 }
 
 type auditListCmd struct {
 	recordFilter
-	Limit  int    `help:"Maximum number of records; 0: all." default:"100"`
+	Limit  uint   `help:"Maximum number of records; 0: all." default:"100"`
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
@@ -42,7 +42,7 @@ func (c *auditListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	all, unsearched, err := recordsOf(a, client, c.values(), c.Limit)
+	all, unsearched, err := recordsOf(a, client, c.values(), int(c.Limit))
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func newLetterFilter() letterFilter { return letterFilter{newFilterFlags(desk.Le
 
 // Validate is called when the command line has been read.
 func (f *letterFilter) Validate() error {
-	_, err := desk.LetterConditions.ParseFilter(f.values())
+	_, err := parseFlags(desk.LetterConditions, &f.filterFlags)
 	return err
 }
 
@@ -54,7 +54,7 @@ func (f *letterFilter) isSet() bool {
 
 type lettersListCmd struct {
 	letterFilter
-	Limit  int    `help:"Maximum number of letters; 0: all." default:"0"`
+	Limit  uint   `help:"Maximum number of letters; 0: all." default:"0"`
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
@@ -69,7 +69,7 @@ func (c *lettersListCmd) Run(a *app) error {
 	defer done()
 	filter := c.values()
 	filter["order"] = cmp.Or(filter["order"], string(orderOfLists))
-	letters, err := lettersOf(a, counter, filter, c.Limit)
+	letters, err := lettersOf(a, counter, filter, int(c.Limit))
 	if err != nil {
 		return err
 	}
@@ -315,8 +315,8 @@ func (c *chosen) Validate() error {
 // selection returns the selection of an order.
 func (c *chosen) selection(reason string) service.Selection {
 	o := service.Selection{Caller: me(), Numbers: slices.Clone(c.Numbers), Superseded: c.WithSuperseded, Hash: c.Hash, DryRun: c.DryRun, Reason: reason}
-	if o.Filter = c.values(); len(o.Filter) == 0 {
-		o.All = c.All
+	if o.All = c.All && !c.isSet(); !o.All {
+		o.Filter = c.values()
 	}
 	return o
 }

@@ -29,21 +29,22 @@ type lettersReplayCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *lettersReplayCmd) Validate() error {
+	if c.Rate != "" {
+		if err := new(verdict.Rate).UnmarshalText([]byte(c.Rate)); err != nil {
+			return fmt.Errorf("--rate: %w", err)
+		}
+	}
 	switch {
 	case !c.All && (c.Rate != "" || c.Canary):
 		return service.ErrForRun
 	case !c.All && c.Wait:
 		return errors.New("--wait requires --all: letters given by number are replayed at once")
 	}
-	if c.Rate != "" {
-		if err := new(verdict.Rate).UnmarshalText([]byte(c.Rate)); err != nil {
-			return fmt.Errorf("--rate: %w", err)
-		}
-	}
-	if err := c.chosen.Validate(); err != nil || !c.All || c.DryRun {
+	if err := c.chosen.Validate(); err != nil {
 		return err
 	}
-	return reasoned(c.Reason)
+	_, err := broker.CheckReason(c.Reason, c.All && !c.DryRun)
+	return err
 }
 
 func (c *lettersReplayCmd) Run(a *app) error {

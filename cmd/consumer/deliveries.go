@@ -20,13 +20,13 @@ type deliveriesCmd struct {
 
 type deliveriesListCmd struct {
 	filterFlags
-	Limit  int    `help:"Maximum number of deliveries; 0: all." default:"100"`
+	Limit  uint   `help:"Maximum number of deliveries; 0: all." default:"100"`
 	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
 }
 
 // Validate is called when the command line has been read.
 func (c *deliveriesListCmd) Validate() error {
-	_, err := desk.DeliveryConditions.ParseFilter(c.values())
+	_, err := parseFlags(desk.DeliveryConditions, &c.filterFlags)
 	return err
 }
 
@@ -36,7 +36,7 @@ func (c *deliveriesListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	entries, err := entriesOf(a, client, c.values(), c.Limit)
+	entries, err := entriesOf(a, client, c.values(), int(c.Limit))
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,11 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	all, err := entriesOf(a, counter, map[string]string{"event": c.Event, "target": c.Target}, 0)
+	filter := map[string]string{"event": c.Event}
+	if c.Target != "" {
+		filter["target"] = c.Target
+	}
+	all, err := entriesOf(a, counter, filter, 0)
 	if err != nil {
 		return err
 	}

@@ -26,13 +26,16 @@ func newFilterFlags(conditions []desk.Condition) filterFlags {
 		aliases := slices.Concat([]string{c.Key}, c.Aliases, []string{strings.ReplaceAll(c.Key, "_", "-")})
 		var tag strings.Builder
 		fmt.Fprintf(&tag, "name:%s help:%s", strconv.Quote(c.Flag()), strconv.Quote(c.Help))
+		hint := strings.ToUpper(c.Flag())
 		if c.Hint != "" && !strings.Contains(c.Hint, ",") {
-			fmt.Fprintf(&tag, " placeholder:%s", strconv.Quote(strings.Fields(c.Hint)[0]))
+			hint = strings.Fields(c.Hint)[0]
 		}
+		fmt.Fprintf(&tag, " sep:\"none\" placeholder:%s", strconv.Quote(hint))
 		if other := without(aliases, c.Flag()); len(other) > 0 {
 			fmt.Fprintf(&tag, " aliases:%s", strconv.Quote(strings.Join(other, ",")))
 		}
-		fields = append(fields, reflect.StructField{Name: "Flag" + strconv.Itoa(i), Type: reflect.TypeFor[string](), Tag: reflect.StructTag(tag.String())})
+		// A list, so that a flag that is given twice or without a value is noticed.
+		fields = append(fields, reflect.StructField{Name: "Flag" + strconv.Itoa(i), Type: reflect.TypeFor[[]string](), Tag: reflect.StructTag(tag.String())})
 		f.keys = append(f.keys, c.Key)
 	}
 	f.Flags = kong.Plugins{reflect.New(reflect.StructOf(fields)).Interface()}
@@ -51,6 +54,19 @@ func without(words []string, one string) (rest []string) {
 	return rest
 }
 
+// parseFlags reads the query that the flags state.
+func parseFlags[Q, T any](conditions desk.Conditions[Q, T], f *filterFlags) (q Q, err error) {
+	if len(f.Flags) > 0 {
+		flags := reflect.ValueOf(f.Flags[0]).Elem()
+		for i, key := range f.keys {
+			if flags.Field(i).Len() > 1 {
+				return q, &desk.Invalid{Text: "invalid filter: " + key + ": is given twice"}
+			}
+		}
+	}
+	return conditions.ParseFilter(f.values())
+}
+
 // values returns the given conditions, by key.
 func (f *filterFlags) values() map[string]string {
 	all := map[string]string{}
@@ -59,8 +75,8 @@ func (f *filterFlags) values() map[string]string {
 	}
 	flags := reflect.ValueOf(f.Flags[0]).Elem()
 	for i, key := range f.keys {
-		if value := flags.Field(i).String(); value != "" {
-			all[key] = value
+		if given := flags.Field(i); given.Len() > 0 {
+			all[key] = given.Index(given.Len() - 1).String()
 		}
 	}
 	return all

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // json prints a value as indented JSON.
@@ -54,7 +55,7 @@ func printList[T any](a *app, format string, items []T, none string, head []stri
 		for _, item := range items {
 			cells := row(item, false)
 			for i, cell := range cells {
-				cells[i] = spreadsheetCell(cell)
+				cells[i] = legible.Cell(cell)
 			}
 			if err := w.Write(cells); err != nil {
 				return err
@@ -71,14 +72,6 @@ func printList[T any](a *app, format string, items []T, none string, head []stri
 		rows[i] = row(item, true)
 	}
 	return table(a.stdout, head, rows)
-}
-
-// spreadsheetCell keeps a spreadsheet from reading text from outside as a formula.
-func spreadsheetCell(s string) string {
-	if s = printable(s); s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
-		return "'" + s
-	}
-	return s
 }
 
 // pairs prints a record, one field per line, without empty fields.

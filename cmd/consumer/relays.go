@@ -153,7 +153,7 @@ func (c *relaysSuspendCmd) Validate() error {
 	if c.For < 0 {
 		return fmt.Errorf("--for must not be negative: want a duration such as 2h")
 	}
-	return nil
+	return reasoned(c.Reason)
 }
 
 func (c *relaysSuspendCmd) Run(a *app) error {

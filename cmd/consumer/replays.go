@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
 )
@@ -29,7 +30,7 @@ type replaysListCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *replaysListCmd) Validate() error {
-	_, err := desk.RunConditions.ParseFilter(c.values())
+	_, err := parseFlags(desk.RunConditions, &c.filterFlags)
 	return err
 }
 
@@ -54,7 +55,7 @@ func (c *replaysListCmd) Run(a *app) error {
 type replaysShowCmd struct {
 	ID     string `arg:"" help:"Id of the run."`
 	Wait   bool   `help:"Show the progress of the run until it ends."`
-	Limit  int    `help:"Maximum number of letters; 0: all." default:"100"`
+	Limit  uint   `help:"Maximum number of letters; 0: all." default:"100"`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
@@ -67,7 +68,7 @@ func (c *replaysShowCmd) Run(a *app) error {
 	if c.Wait {
 		return a.follow(counter, c.ID, c.Output)
 	}
-	run, err := wholeRun(a.ctx, counter, c.ID, c.Limit)
+	run, err := wholeRun(a.ctx, counter, c.ID, int(c.Limit))
 	if err != nil {
 		return err
 	}
@@ -222,6 +223,12 @@ type runCommand struct {
 	ID     string `arg:"" help:"Id of the run."`
 	Reason string `help:"Reason (kept in the audit)."`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *runCommand) Validate() error {
+	_, err := broker.CheckReason(c.Reason, false)
+	return err
 }
 
 func (c *runCommand) order(a *app, name string) error {

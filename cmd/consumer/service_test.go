@@ -82,7 +82,7 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.hold {"numbers": [1], "reason": "` + strings.Repeat("é", 501) + `"}`: `422 the reason is longer than 500 characters`,
 		`dead.replay {"numbers": [1], "by": "` + strings.Repeat("a", 129) + `"}`:   `400 by is longer than 128 characters`,
 		`replays.pause {"id": "x", "reason": "` + strings.Repeat("a", 501) + `"}`:  `422 the reason is longer than 500 characters`,
-		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`:                              `400 the request cannot be read: unknown key "filtre"`,
+		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`:                              `400 invalid filter: unknown key "filtre": want one of `,
 		`dead.list {}{}`: `400 the request has more than one JSON value`,
 		`dead.list [`:    `400 the request cannot be read: `,
 		`dead.list {"filter": {"certainty": "maybe"}}`: `400 invalid filter: certainty: unknown value "maybe": want one of`,
@@ -293,14 +293,14 @@ func TestEditAndReplay(t *testing.T) {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}
-	edit().failed(t, exitUsage, "certpost: dead-letters edit: nothing is changed: name another target, or recipients\nSee certpost --help.\n")
+	edit().failed(t, exitUsage, "certpost: dead-letters edit: the edit changes nothing: name another target, or recipients\nSee certpost --help.\n")
 
 	on := newEditingFixture(t)
 	on.publish("first", "nobody")
 	on.settled()
 	o = on
 	for _, more := range [][]string{{"--target", "keys"}, {"--target", "prod", "--to", "thief@evil.example"}, {"--to", "prod@demo.example"}} {
-		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "not allowed by http.edit_and_replay") {
+		if said := edit(more...); said.code != exitFailed || !strings.Contains(said.stderr, "in http.edit_and_replay.") {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // MaxReason is the length of the longest reason for an action, in characters: the audit
@@ -17,14 +19,18 @@ var (
 	ErrReasonTooLong = fmt.Errorf("the reason is longer than %d characters: shorten it", MaxReason)
 )
 
-// CheckReason returns the reason of an action without the space around it. The error is
-// ErrReasonTooLong, or ErrNoReason when a reason is required and there is none.
+// CheckReason returns the reason of an action as it is stored: on one line, and without
+// invisible characters. The error is ErrReasonTooLong, or ErrNoReason when a reason is
+// required and there is nothing to read in it.
 func CheckReason(reason string, required bool) (string, error) {
-	reason = strings.TrimSpace(reason)
-	switch {
-	case utf8.RuneCountInString(reason) > MaxReason:
+	if reason = strings.TrimSpace(reason); utf8.RuneCountInString(reason) > MaxReason {
 		return "", ErrReasonTooLong
-	case required && reason == "":
+	}
+	reason = legible.Clean(reason, utf8.UTFMax*MaxReason)
+	if strings.Trim(reason, " \ufffd") == "" {
+		reason = ""
+	}
+	if required && reason == "" {
 		return "", ErrNoReason
 	}
 	return reason, nil

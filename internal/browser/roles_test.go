@@ -162,7 +162,7 @@ func (h *hands) editAndReplay(o *office, number uint64) {
 	h.fill("Recipients", "standby@example.com, thief@evil.example")
 	h.fill("Reason", "The web team has no mailbox any more")
 	h.use("main form", "Review changes")
-	h.sees("thief@evil.example is not one of the target's: not allowed by http.edit_and_replay")
+	h.sees("thief@evil.example is neither a recipient of the target nor in http.edit_and_replay.recipients")
 	h.expect("status 403")
 	h.holds("the error to be beside its field, which has the focus", `(field => field === document.activeElement && field.ariaInvalid === "true"
 		&& field.getAttribute("aria-describedby") === document.querySelector("[role=alert]").id && field.value === "standby@example.com, thief@evil.example")(document.querySelector("input[name=recipients]"))`)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,14 +56,9 @@ func readOrder(r *request, values url.Values) (order, error) {
 		}
 		o.Numbers = append(o.Numbers, n)
 	}
-	for key := range values {
-		if !slices.Contains(orderKeys, key) && !desk.LetterConditions.Has(key) {
-			return o, wrongf("%v. Nothing was done, because without this filter the action would match more letters", desk.LetterConditions.Unknown(key))
-		}
-	}
 	var err error
-	if o.Query, err = desk.LetterConditions.Parse(values); err != nil {
-		return o, err
+	if o.Query, err = desk.LetterConditions.Parse(values, orderKeys...); err != nil {
+		return o, wrongf("%v. Nothing was done", err)
 	}
 	o.List = listed(values.Get("list"), o.Query)
 	if o.Numbers == nil && values.Get("all") != "yes" {

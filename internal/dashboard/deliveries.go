@@ -42,7 +42,7 @@ type deliveryRow struct {
 }
 
 func (p *pages) deliveries(r *request) (view, error) {
-	q, err := desk.DeliveryConditions.Parse(r.URL.Query())
+	q, err := desk.DeliveryConditions.Parse(r.URL.Query(), listKeys...)
 	if err != nil {
 		return view{}, err
 	}

@@ -31,12 +31,12 @@ func TestEditAndReplay(t *testing.T) {
 	form := v.opens("/dead-letters/1").follow("Edit and replay…").is(200).says("The event itself is not changed")
 	sound(t, "edit", form.doc, false)
 	form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "").is(422).says("A reason is required")
-	form.send("Review changes", "target", "elsewhere", "reason", "x").is(403).says("Target \"elsewhere\": not allowed by http.edit_and_replay")
-	form.send("Review changes", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(403).says("Recipient thief@evil.test is not one of the target's: not allowed by http.edit_and_replay")
+	form.send("Review changes", "target", "elsewhere", "reason", "x").is(403).says("Target \"elsewhere\" is not in http.edit_and_replay.targets")
+	form.send("Review changes", "target", "java", "recipients", "thief@evil.test", "reason", "x").is(403).says("Recipient thief@evil.test is neither a recipient of the target nor in http.edit_and_replay.recipients")
 	// The courier's rule: the spelling of a domain does not matter, but a local part is
 	// case-sensitive.
 	form.send("Review changes", "target", "java", "recipients", "any@XN--MNCHEN-3YA.example", "reason", "x").is(200).says("As edited")
-	form.send("Review changes", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(403).says("JAVA@example.com is not one of the target's")
+	form.send("Review changes", "target", "java", "recipients", "JAVA@example.com", "reason", "x").is(403).says("JAVA@example.com is neither a recipient of the target")
 	looked := form.send("Review changes", "target", "java", "recipients", "java@example.com", "reason", "ops are away").is(200).says("changed", "java@example.com", "ops@example.com")
 	if o.relay.Count() != 0 {
 		t.Fatal("reviewing the changes has sent the mail")

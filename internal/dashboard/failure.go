@@ -42,8 +42,8 @@ func (p *pages) failure(r *request, err error) view {
 	case status == http.StatusForbidden:
 		page = problem{Title: "Not allowed", Letter: r.number(), Says: says(err) + " Nothing was done.", Do: "Ask the administrator of Certpost to allow it in the configuration."}
 	case status == http.StatusNotFound:
-		page = problem{Title: "Not found", Says: says(err) + " A group disappears when its last letter leaves the list.",
-			Do: "Search the audit for letters that are no longer on the list."}
+		page = problem{Title: "Not found", Says: says(err),
+			Do: "It may have left the list. The audit has every action on a letter and every replay run."}
 	case errors.Is(err, desk.ErrHeld):
 		page = problem{Title: "The letter is held", Letter: r.number(), Says: says(err) + " A held letter cannot be replayed or discarded. Nothing was done.",
 			Do: "The letter's page shows who holds it and why. Release it, or wait."}
@@ -62,12 +62,12 @@ func (p *pages) failure(r *request, err error) view {
 			p.log.Warn().Err(err).Str("method", r.Method).Str("page", section(r.URL.Path)).Msg("a page could not be served")
 		}
 	}
-	return view{template: "problem", title: page.Title, status: status, data: page, object: map[string]string{"error": page.Title, "says": page.Says, "do": page.Do}}
+	return view{template: "problem", title: page.Title, status: status, data: page, object: map[string]any{"status": status, "error": err.Error(), "do": page.Do}}
 }
 
-// sentence adds a full stop to a text that has none.
+// sentence adds a full stop to a text that does not end a sentence.
 func sentence(text string) string {
-	if text == "" || text[len(text)-1] == '.' {
+	if text == "" || strings.ContainsRune(".?!", rune(text[len(text)-1])) {
 		return text
 	}
 	return text + "."

@@ -91,7 +91,7 @@ func historyRows(records []desk.Record) []historyRow {
 }
 
 func (p *pages) history(r *request) (view, error) {
-	q, err := desk.HistoryConditions.Parse(r.URL.Query())
+	q, err := desk.HistoryConditions.Parse(r.URL.Query(), listKeys...)
 	if err != nil {
 		return view{}, err
 	}
@@ -123,7 +123,7 @@ const mostNews = 100
 
 // historyNews counts the records that are newer than the list on the page.
 func (p *pages) historyNews(r *request) (view, error) {
-	q, err := desk.HistoryConditions.Parse(r.URL.Query())
+	q, err := desk.HistoryConditions.Parse(r.URL.Query(), listKeys...)
 	if err != nil {
 		return view{}, err
 	}

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/url"
 	"slices"
@@ -55,7 +56,9 @@ type news struct {
 }
 
 // query reads the filter of the letters from the address.
-func (r *request) query() (desk.Query, error) { return desk.LetterConditions.Parse(r.URL.Query()) }
+func (r *request) query() (desk.Query, error) {
+	return desk.LetterConditions.Parse(r.URL.Query(), listKeys...)
+}
 
 func (p *pages) letters(r *request) (view, error) {
 	q, err := r.query()
@@ -229,6 +232,9 @@ func (p *pages) group(r *request) (view, error) {
 
 // listing returns the shell commands that print the same list.
 func listing(what string, q desk.Query) []command {
+	if what == "list" {
+		q.Order = cmp.Or(q.Order, desk.Newest) // the command's default is the reverse
+	}
 	body, _ := json.Marshal(map[string]any{"filter": desk.LetterConditions.Filter(q)}) // strings can always be marshalled
 	return []command{{"certpost", shellLine(append([]string{"certpost", "dead-letters", what}, desk.LetterConditions.Flags(q)...)...)},
 		{"nats", shellLine("nats", "req", "certpost.dead."+what, string(body))}}

@@ -212,7 +212,7 @@ func (p *pages) resume(r *request) (view, error) {
 	err := p.desk.Resume(r.Context(), r.actor(), r.PathValue("lane"), r.reason())
 	if errors.Is(err, broker.ErrNotSuspended) {
 		says := problem{Title: "The lane is not suspended", Says: "It was already resumed, or the suspension has ended.", Do: "Nothing to do: the lane delivers."}
-		return view{template: "problem", title: says.Title, status: http.StatusConflict, data: says, object: map[string]string{"error": says.Title, "says": says.Says}}, nil
+		return view{template: "problem", title: says.Title, status: http.StatusConflict, data: says, object: map[string]any{"status": http.StatusConflict, "error": says.Says}}, nil
 	}
 	if err != nil {
 		return view{}, err

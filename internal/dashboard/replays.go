@@ -24,7 +24,7 @@ type replaysView struct {
 }
 
 func (p *pages) replays(r *request) (view, error) {
-	q, err := desk.RunConditions.Parse(r.URL.Query())
+	q, err := desk.RunConditions.Parse(r.URL.Query(), listKeys...)
 	if err != nil {
 		return view{}, err
 	}

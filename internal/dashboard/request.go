@@ -48,6 +48,9 @@ const (
 	chooseKey = "choose" // the action for which no letter was selected
 )
 
+// listKeys are the keys of a list's address besides its conditions.
+var listKeys = []string{"view", "after", "size", newerThan, doneKey, chooseKey}
+
 func lasting(query url.Values) url.Values {
 	query.Del(doneKey)
 	query.Del(chooseKey)

@@ -195,7 +195,7 @@ func asked(address string) *request {
 func TestFilterFields(t *testing.T) {
 	t.Parallel()
 	r := asked("/deliveries?name=+*.example.com+&serial=03:AA&fingerprint=&target=ops&event=a%2Fb&state=sent&since=24h&from=2026-11-01&to=2026-11-21T10:30&after=9&size=20")
-	q, err := desk.DeliveryConditions.Parse(r.URL.Query())
+	q, err := desk.DeliveryConditions.Parse(r.URL.Query(), listKeys...)
 	if err != nil {
 		t.Fatal(err)
 	}

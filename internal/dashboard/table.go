@@ -6,10 +6,10 @@ import (
 	"io"
 	"iter"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // table is an export: the complete list, row by row, not only the page that is shown.
@@ -54,21 +54,13 @@ func (t *table) csv(w http.ResponseWriter) {
 	_ = out.Write(t.columns) // the writer keeps the error for the next Write
 	for cells := range t.rows {
 		for i, cell := range cells {
-			cells[i] = inert(cell)
+			cells[i] = legible.Cell(cell)
 		}
 		if out.Write(cells) != nil {
 			return // the client has closed the connection
 		}
 	}
 	out.Flush()
-}
-
-// inert prevents spreadsheets from reading a text as a formula (OWASP, CSV Injection).
-func inert(cell string) string {
-	if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
-		return "'" + cell
-	}
-	return cell
 }
 
 // json writes an array with an object on each line.

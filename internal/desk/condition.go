@@ -89,21 +89,36 @@ func (cs Conditions[Q, T]) Has(key string) bool {
 	return ok
 }
 
-// Parse reads the query of an address. It skips keys that are not conditions: they belong to
-// the page. The error is an *Invalid that names all invalid values; the valid ones are in
-// the query nevertheless.
-func (cs Conditions[Q, T]) Parse(v url.Values) (q Q, err error) {
+// Parse reads the query of an address; own are the keys of the page itself, and any other
+// that is not a condition is an error. Fields of a form that were left empty are not set.
+// The error is an *Invalid that names all invalid values; the valid ones are in the query
+// nevertheless.
+func (cs Conditions[Q, T]) Parse(v url.Values, own ...string) (q Q, err error) {
 	var problems []string
-	for key := range v {
-		c, ok := cs.find(key)
-		value := strings.TrimSpace(v.Get(key))
-		if !ok || value == "" || value == "any" && c.Values != nil {
+	given := map[string]bool{}
+	for key, all := range v {
+		if slices.Contains(own, key) {
 			continue
 		}
-		if len(value) > maxValue {
-			problems = append(problems, fmt.Sprintf("%s: want at most %d bytes", c.Key, maxValue))
-		} else if err := c.set(&q, value); err != nil {
-			problems = append(problems, fmt.Sprintf("%s: %v", c.Key, err))
+		c, ok := cs.find(key)
+		if !ok {
+			return q, cs.Unknown(key)
+		}
+		for _, value := range all {
+			value = strings.TrimSpace(value)
+			switch {
+			case value == "" || value == "any" && c.Values != nil:
+				continue
+			case given[c.Key]:
+				problems = append(problems, c.Key+": is given twice")
+			case len(value) > maxValue:
+				problems = append(problems, fmt.Sprintf("%s: want at most %d bytes", c.Key, maxValue))
+			default:
+				if err := c.set(&q, value); err != nil {
+					problems = append(problems, fmt.Sprintf("%s: %v", c.Key, err))
+				}
+			}
+			given[c.Key] = true
 		}
 	}
 	if problems == nil {
@@ -113,18 +128,31 @@ func (cs Conditions[Q, T]) Parse(v url.Values) (q Q, err error) {
 	return q, invalid("invalid filter: %s", strings.Join(problems, "; "))
 }
 
-// ParseFilter reads the filter of a request or the flags of a command. An unknown key is an
-// error: without a mistyped filter an action would match more.
-func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (Q, error) {
+// ParseFilter reads the filter of a request or the flags of a command. A condition without a
+// value is an error, because an action without a filter that was meant would match more.
+func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (q Q, err error) {
 	v := url.Values{}
 	for key, value := range filter {
-		if !cs.Has(key) && strings.TrimSpace(value) != "" {
-			var q Q
+		c, ok := cs.find(key)
+		switch {
+		case !ok:
 			return q, cs.Unknown(key)
+		case strings.TrimSpace(value) == "":
+			return q, invalid("invalid filter: %s: has no value: give one, or leave the filter out", c.Key)
 		}
-		v.Set(key, value)
+		v.Add(key, value)
 	}
 	return cs.Parse(v)
+}
+
+// SelectsAll reports whether no condition of a query is set that leaves anything out.
+func (cs Conditions[Q, T]) SelectsAll(q Q) bool {
+	for _, c := range cs {
+		if c.Key != "order" && c.get(&q) != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // stored reads what Filter has written at another time, maybe by another version. A word
@@ -361,9 +389,15 @@ func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since ti
 // are what a browser's fields for date and time send.
 var moments = []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02"}
 
+// Times outside these years do not fit the nanoseconds in which the index compares them.
+const firstYear, lastYear = 1700, 2200
+
 func parseMoment(v string) (time.Time, error) {
 	for _, form := range moments {
 		if t, err := time.Parse(form, v); err == nil {
+			if year := t.UTC().Year(); year < firstYear || year > lastYear {
+				return time.Time{}, fmt.Errorf("want a time between the years %d and %d, not %q", firstYear, lastYear, legible.Clean(v, 60))
+			}
 			return t.UTC(), nil
 		}
 	}

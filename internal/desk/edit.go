@@ -2,8 +2,10 @@ package desk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/legible"
@@ -71,7 +73,7 @@ func (d *Desk) EditsAllowed() error {
 	case d.edits.Unknown != nil:
 		return fmt.Errorf("editing: %w", d.edits.Unknown)
 	case !d.edits.Enabled:
-		return fmt.Errorf("editing is disabled: %w", ErrNotAllowed)
+		return refused{errors.New("editing is disabled: http.edit_and_replay.enabled is not set"), ErrNotAllowed}
 	}
 	return nil
 }
@@ -92,18 +94,21 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 	if edit.Target != "" && edit.Target != letter.Target {
 		target = edit.Target
 		if !slices.Contains(d.edits.Targets, target) {
-			return &EditRefused{"target", fmt.Errorf("target %q: %w", legible.Clean(target, 80), ErrNotAllowed)}
+			return &EditRefused{"target", refused{fmt.Errorf("target %q is not in http.edit_and_replay.targets", legible.Clean(target, 80)), ErrNotAllowed}}
 		}
 		if view, defined := d.targetView(target); !defined {
 			return &EditRefused{"target", refused{fmt.Errorf("target %q is not defined", legible.Clean(target, 80)), ErrNotFound}}
 		} else if view.Disabled {
-			return &EditRefused{"target", fmt.Errorf("target %q is disabled: %w", legible.Clean(target, 80), ErrNotAllowed)}
+			return &EditRefused{"target", refused{fmt.Errorf("target %q is disabled", legible.Clean(target, 80)), ErrNotAllowed}}
 		}
 	}
 	view, _ := d.targetView(target)
+	if target == letter.Target && sameSet(edit.Recipients, view.To) {
+		return ErrNoEdit
+	}
 	for _, recipient := range edit.Recipients {
 		if d.edits.Allows == nil || !d.edits.Allows(view.To, recipient) {
-			return &EditRefused{"recipients", fmt.Errorf("recipient %s is not one of the target's: %w", legible.Clean(recipient, 100), ErrNotAllowed)}
+			return &EditRefused{"recipients", refused{fmt.Errorf("recipient %s is neither a recipient of the target nor in http.edit_and_replay.recipients", legible.Clean(recipient, 100)), ErrNotAllowed}}
 		}
 	}
 	return nil
@@ -142,4 +147,17 @@ func (d *Desk) ReplayEdited(ctx context.Context, by broker.Actor, number uint64,
 		how.Target, how.Lane = edit.Target, view.Lane
 	}
 	return d.replay(ctx, by, letter, how)
+}
+
+// sameSet reports whether two lists hold the same addresses.
+func sameSet(a, b []string) bool {
+	lower := func(all []string) []string {
+		out := make([]string, len(all))
+		for i, one := range all {
+			out[i] = strings.ToLower(one)
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	return slices.Equal(lower(a), lower(b))
 }

@@ -31,7 +31,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 			t.Fatal(err)
 		}
 		v.Set("view", "list") // the page's own
-		if got, err := LetterConditions.Parse(v); err != nil || !reflect.DeepEqual(got, q) {
+		if got, err := LetterConditions.Parse(v, "view"); err != nil || !reflect.DeepEqual(got, q) {
 			t.Errorf("%+v, %v; want %+v", got, err, q)
 		}
 	}

@@ -97,3 +97,15 @@ func Moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") 
 
 // Seconds formats a duration for a sentence, to a tenth of a second.
 func Seconds(d time.Duration) string { return d.Round(100 * time.Millisecond).String() }
+
+// maxCell is the length of the longest cell, in bytes, that spreadsheets read.
+const maxCell = 32_767
+
+// Cell is Clean for a cell of CSV. It keeps spreadsheets from reading a text as a formula
+// (OWASP, CSV Injection).
+func Cell(s string) string {
+	if s = Clean(s, maxCell-1); s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
+		return "'" + s
+	}
+	return s
+}

@@ -5,12 +5,14 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"unicode/utf8"
 
@@ -99,7 +101,7 @@ func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(cont
 			d := json.NewDecoder(bytes.NewReader(request))
 			d.DisallowUnknownFields()
 			if err := d.Decode(&q); err != nil {
-				return nil, badRequest("the request cannot be read: %w", err)
+				return nil, unreadable(err)
 			}
 			if _, err := d.Token(); !errors.Is(err, io.EOF) {
 				return nil, badRequest("the request has more than one JSON value")
@@ -107,6 +109,30 @@ func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(cont
 		}
 		return do(c, ctx, q)
 	}
+}
+
+// unreadable returns the error for a request that cannot be decoded. It names the key, and
+// not a type of this program.
+func unreadable(err error) error {
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return badRequest("the request cannot be read: %s: want %s, not %s", cmp.Or(wrong.Field, "the whole"), kindOf(wrong.Type), wrong.Value)
+	}
+	return badRequest("the request cannot be read: %w", err)
+}
+
+// kindOf returns the JSON type for a type.
+func kindOf(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return "a number"
 }
 
 // badRequest returns the error for an invalid request.
@@ -197,9 +223,15 @@ func (r *ListRequest) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &keys); err != nil {
 		return err
 	}
+	if r.Size < 0 {
+		return fmt.Errorf("size: want a number above 0, not %d", r.Size)
+	}
 	for key, raw := range keys {
 		if key == "filter" || key == "after" || key == "size" {
 			continue
+		}
+		if _, twice := r.Filter[key]; twice {
+			return fmt.Errorf("%s: is given twice", legible.Clean(key, 60))
 		}
 		var value any
 		if err := json.Unmarshal(raw, &value); err != nil {
@@ -213,8 +245,10 @@ func (r *ListRequest) UnmarshalJSON(text []byte) error {
 			r.Filter[key] = value
 		case float64, bool:
 			r.Filter[key] = string(raw)
+		case nil:
+			r.Filter[key] = "" // refused, as a condition without a value
 		default:
-			return fmt.Errorf("unknown key %q", key)
+			r.Filter[key] = string(raw) // refused where it is no condition, else as a value
 		}
 	}
 	return nil

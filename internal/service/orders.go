@@ -39,6 +39,17 @@ func (o Selection) check() error {
 		return badRequest("hash and size require a filter, or all")
 	case o.Size < 0:
 		return badRequest("invalid size %d: want a number above 0", o.Size)
+	case filter:
+		q, err := desk.LetterConditions.ParseFilter(o.Filter)
+		if err != nil {
+			return err
+		}
+		if desk.LetterConditions.SelectsAll(q) {
+			return badRequest("the filter leaves no letter out: give all instead")
+		}
+	}
+	if _, err := broker.CheckReason(o.Reason, false); err != nil {
+		return err
 	}
 	return o.Caller.check()
 }
