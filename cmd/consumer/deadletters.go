@@ -276,9 +276,13 @@ func (c *lettersPreflightCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	err = printList(a, c.Output, answer.Findings, "no findings", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
-		return []string{string(f.Status), f.What, f.Message}
-	})
+	if c.Output == "json" {
+		err = a.json(answer)
+	} else {
+		err = printList(a, c.Output, answer.Findings, "no findings", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
+			return []string{string(f.Status), f.What, f.Message}
+		})
+	}
 	if err == nil && !answer.OK {
 		return &failure{exitFailed, errors.New("a replay would not be delivered now")}
 	}

@@ -113,6 +113,9 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 				return err
 			}
 		}
+		if c.Target != "" {
+			return a.json(details[0]) // there is one per event and target
+		}
 		return a.json(details)
 	}
 	for i, e := range all {

@@ -81,7 +81,7 @@ func TestOneShape(t *testing.T) {
 		{"a group", "/dead-letters.json?view=groups", "dead-letters groups", `dead.groups`, "0", "0", "groups 0"},
 		{"a delivery that was sent", "/deliveries.json?state=sent", "deliveries list --state=sent", `deliveries.list {"state": "sent"}`, "0", "0", "entries 0"},
 		{"a delivery that failed", "/deliveries.json?state=dead", "deliveries list --state=dead", `deliveries.list {"state": "dead"}`, "0", "0", "entries 0"},
-		{"a delivery by its event", "/deliveries/prod/mended.json", "deliveries show mended prod", `deliveries.show {"target": "prod", "event": "mended"}`, "", "0", ""},
+		{"a delivery by its event", "/deliveries/prod/mended.json", "deliveries show mended prod", `deliveries.show {"target": "prod", "event": "mended"}`, "", "", ""},
 		{"a record of the start of a run", "/audit.json?action=started", "audit list --action=started", `history.list {"action": "started"}`, "0", "0", "records 0"},
 		{"a record of a discard", "/audit.json?action=discarded", "audit list --action=discarded", `history.list {"action": "discarded"}`, "0", "0", "records 0"},
 		{"a record of a hold", "/audit.json?action=held", "audit list --action=held", `history.list {"action": "held"}`, "0", "0", "records 0"},
