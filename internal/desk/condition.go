@@ -83,12 +83,6 @@ func (cs Conditions[Q, T]) find(key string) (condition[Q, T], bool) {
 	return cs[i], true
 }
 
-// Has reports whether a condition has the key.
-func (cs Conditions[Q, T]) Has(key string) bool {
-	_, ok := cs.find(key)
-	return ok
-}
-
 // Parse reads the query of an address; own are the keys of the page itself, and any other
 // that is not a condition is an error. Fields of a form that were left empty are not set.
 // The error is an *Invalid that names all invalid values; the valid ones are in the query
@@ -102,7 +96,7 @@ func (cs Conditions[Q, T]) Parse(v url.Values, own ...string) (q Q, err error) {
 		}
 		c, ok := cs.find(key)
 		if !ok {
-			return q, cs.Unknown(key)
+			return q, cs.unknown(key)
 		}
 		for _, value := range all {
 			value = strings.TrimSpace(value)
@@ -136,7 +130,7 @@ func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (q Q, err error
 		c, ok := cs.find(key)
 		switch {
 		case !ok:
-			return q, cs.Unknown(key)
+			return q, cs.unknown(key)
 		case strings.TrimSpace(value) == "":
 			return q, invalid("invalid filter: %s: has no value: give one, or leave the filter out", c.Key)
 		}
@@ -162,7 +156,7 @@ func (cs Conditions[Q, T]) stored(filter map[string]string) (q Q, err error) {
 		c, ok := cs.find(key)
 		switch {
 		case !ok:
-			return q, cs.Unknown(key)
+			return q, cs.unknown(key)
 		case c.text != nil:
 			*c.text(&q) = value
 		default:
@@ -174,8 +168,8 @@ func (cs Conditions[Q, T]) stored(filter map[string]string) (q Q, err error) {
 	return q, nil
 }
 
-// Unknown is the refusal of a key that is no condition.
-func (cs Conditions[Q, T]) Unknown(key string) error {
+// unknown is the refusal of a key that is no condition.
+func (cs Conditions[Q, T]) unknown(key string) error {
 	return invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
 }
 
