@@ -208,10 +208,23 @@ func TestNumbersThatAreNone(t *testing.T) {
 			code: exitFailed, shell: "dead-letters discard 18446744073709551615 --reason=x", asks: `dead.discard {"numbers": [18446744073709551615], "reason": "x"}`},
 		{want: "no letters are selected: give ", status: http.StatusBadRequest, code: exitUsage, shell: "dead-letters discard --reason=x", asks: `dead.discard {"reason": "x"}`},
 		{want: "no letter is selected", status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x"},
+		{want: "names letters by number and all that match", status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x&number=1&all=yes"},
+		{want: "give one of numbers, filter and all", status: http.StatusBadRequest, asks: `dead.discard {"reason": "x", "numbers": [1], "all": true}`},
 		// One that is none stops the others.
 		{want: "there is no dead letter with the number 77", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters discard 1 77 --reason=x", asks: `dead.discard {"numbers": [1, 77], "reason": "x"}`},
 	} {
 		d.refuse(r)
+	}
+}
+
+// A number that is given twice is one.
+func TestNumbersGivenTwice(t *testing.T) {
+	t.Parallel()
+	d := newDoorsFixture(t)
+	for _, dry := range []string{"--dry-run", "--output=text"} {
+		if said := d.run("dead-letters discard 1 1 --reason=x " + dry); said.code != 0 || !strings.HasPrefix(said.stdout, "[1/1] first nobody: ") {
+			t.Errorf("discard 1 1 %s: %+v, want letter 1 once", dry, said)
+		}
 	}
 }
 

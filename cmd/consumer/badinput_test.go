@@ -70,7 +70,7 @@ func TestRunWithoutNATS(t *testing.T) {
 		t.Errorf("/readyz: %d %q", status, body)
 	}
 	code, stderr := p.fails("dead-letters", "list")
-	if want := "certpost: NATS at nats://" + addr + " does not answer (nats: no servers available for connection): is `certpost run` or the NATS server up, and is nats.url right?\n"; code != exitFailed || stderr != want {
+	if want := "certpost: NATS at nats://" + addr + " does not answer (nats: no servers available for connection): check that `certpost run` or the NATS server is running, and that nats.url is right\n"; code != exitFailed || stderr != want {
 		t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
 	}
 

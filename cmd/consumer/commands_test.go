@@ -106,7 +106,7 @@ func TestPublishRefuses(t *testing.T) {
 	o.write("elsewhere.yaml", "nats: {url: \"nats://"+gone+"\"}\n")
 	said := command(t, nil, "-c", o.path("elsewhere.yaml"), "publish", "--cert", certFile)
 	if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: NATS at nats://"+gone+" does not answer (") ||
-		!strings.HasSuffix(said.stderr, "): is `certpost run` or the NATS server up, and is nats.url right?\n") {
+		!strings.HasSuffix(said.stderr, "): check that `certpost run` or the NATS server is running, and that nats.url is right\n") {
 		t.Errorf("exit %d: %s", said.code, said.stderr)
 	}
 }

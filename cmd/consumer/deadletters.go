@@ -22,8 +22,8 @@ type deadLettersCmd struct {
 	Edit      lettersEditCmd      `cmd:"" help:"Replay one dead letter for another target or to other recipients, if http.edit_and_replay allows it."`
 	Discard   lettersDiscardCmd   `cmd:"" help:"Take dead letters off the list, with a reason."`
 	Restore   lettersRestoreCmd   `cmd:"" help:"Restore discarded dead letters."`
-	Hold      lettersHoldCmd      `cmd:"" help:"Keep dead letters from being replayed and discarded."`
-	Release   lettersReleaseCmd   `cmd:"" help:"End holds."`
+	Hold      lettersHoldCmd      `cmd:"" help:"Block replay and discard of dead letters until they are released."`
+	Release   lettersReleaseCmd   `cmd:"" help:"Release dead letters from a hold."`
 }
 
 // letterFilter selects open dead letters by the same conditions as the page.
@@ -191,7 +191,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
 		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
 		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
-		{"Sent?", string(d.Certainty)}, {"Message-ID", d.MessageID}, {"Owed to", strings.Join(d.Recipients, ", ")},
+		{"Sent?", string(d.Certainty)}, {"Message-ID", d.MessageID}, {"Not yet sent to", strings.Join(d.Recipients, ", ")},
 		{"Attempts", number(d.Attempts)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
 	}

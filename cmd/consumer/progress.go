@@ -76,7 +76,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 // byNumber acts on letters in the order in which they were given. All numbers are
 // checked before anything is done.
 func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
-	numbers := slices.Clone(l.choice.Numbers)
+	numbers := desk.Once(l.choice.Numbers)
 	if len(numbers) <= partOfNumbers {
 		return l.ask(l.app.ctx)
 	}

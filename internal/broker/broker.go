@@ -108,7 +108,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 		opts = append(opts, nats.Timeout(time.Until(end)))
 	}
 	if b.nc, err = nats.Connect(cfg.URL, opts...); err != nil {
-		return nil, fmt.Errorf("NATS at %s does not answer (%w): is `certpost run` or the NATS server up, and is nats.url right?", safeURL(cfg.URL), err)
+		return nil, fmt.Errorf("NATS at %s does not answer (%w): check that `certpost run` or the NATS server is running, and that nats.url is right", safeURL(cfg.URL), err)
 	}
 	if b.js, err = openJetStream(b.nc); err != nil {
 		b.Close()

@@ -61,7 +61,10 @@ func readOrder(r *request, values url.Values) (order, error) {
 		return o, wrongf("%v. Nothing was done", err)
 	}
 	o.List = listed(values.Get("list"), o.Query)
-	if o.Numbers == nil && values.Get("all") != "yes" {
+	switch all := values.Get("all") == "yes"; {
+	case all && o.Numbers != nil:
+		return o, wrongf("The form names letters by number and all that match. Select one of both. Nothing was done")
+	case !all && o.Numbers == nil:
 		return o, errNoneChosen
 	}
 	o.Count, _ = strconv.Atoi(values.Get("count"))

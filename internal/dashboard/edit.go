@@ -59,10 +59,10 @@ func (p *pages) editReplay(r *request) (view, error) {
 	v.Target, v.Recipients, v.Reason = r.PostFormValue("target"), strings.TrimSpace(r.PostFormValue("recipients")), r.reason()
 	recipients := strings.FieldsFunc(v.Recipients, func(c rune) bool { return strings.ContainsRune(",; \t\r\n", c) })
 	edit := desk.Edit{Target: v.Target, Recipients: recipients}
-	if err := p.desk.CheckEdit(v.Detail, edit); err != nil {
+	if _, err := broker.CheckReason(v.Reason, true); err != nil {
 		return v.refuse(err)
 	}
-	if _, err := broker.CheckReason(v.Reason, true); err != nil {
+	if err := p.desk.CheckEdit(v.Detail, edit); err != nil {
 		return v.refuse(err)
 	}
 	switch r.PostFormValue("confirm") {

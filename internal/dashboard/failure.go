@@ -24,6 +24,8 @@ type problem struct {
 	Works []string
 }
 
+const problemTemplate = "problem"
+
 // wrongf is a request that cannot be read: status 400.
 func wrongf(format string, a ...any) error { return &desk.Invalid{Text: fmt.Sprintf(format, a...)} }
 
@@ -62,7 +64,7 @@ func (p *pages) failure(r *request, err error) view {
 			p.log.Warn().Err(err).Str("method", r.Method).Str("page", section(r.URL.Path)).Msg("a page could not be served")
 		}
 	}
-	return view{template: "problem", title: page.Title, status: status, data: page, object: map[string]any{"status": status, "error": err.Error(), "do": page.Do}}
+	return view{template: problemTemplate, title: page.Title, status: status, data: page, object: map[string]any{"status": status, "error": err.Error(), "do": page.Do}}
 }
 
 // sentence adds a full stop to a text that does not end a sentence.

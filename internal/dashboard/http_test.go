@@ -59,6 +59,18 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%q: %v", s.body, err)
 		}
 	}
+	for _, path := range []string{"/dead-letters.csv?code=FOO", "/deliveries.csv?state=FOO", "/audit.csv?action=FOO", "/replays.csv?state=FOO"} {
+		s := v.do(http.MethodGet, path, "").is(http.StatusBadRequest).says("unknown value \"FOO\"")
+		if kind := s.header.Get("Content-Type"); !strings.HasPrefix(kind, "text/plain") {
+			t.Errorf("%s: a refusal as %s, want text/plain", path, kind)
+		}
+	}
+	for _, path := range []string{"/deliveries?state=FOO", "/audit?action=FOO", "/replays?state=FOO"} {
+		list, _, _ := strings.Cut(path, "?")
+		if s := v.do(http.MethodGet, path, "").is(http.StatusBadRequest); !strings.Contains(s.body, `<a class="button" href="`+list+`"`) {
+			t.Errorf("%s does not lead back to %s:\n%s", path, list, s.body)
+		}
+	}
 	var groups []desk.Group
 	if s := v.do(http.MethodGet, "/dead-letters.json?view=groups", ""); json.Unmarshal([]byte(s.body), &groups) != nil || len(groups) != 1 || groups[0].Count != 2 {
 		t.Errorf("%s", s.body)

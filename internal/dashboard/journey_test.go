@@ -158,7 +158,7 @@ func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 	confirm := v.opens("/dead-letters").follow("Discard…").is(200).says("Discard 1 dead letter?")
 	_, err = o.desk.Release(context.Background(), by, o.desk.FreezeFor(desk.ForRelease, desk.Query{}, []uint64{1}, false), "")
 	must(t, err)
-	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("The selection has changed", "You confirmed 1 letter", "the query now finds 2 letters")
+	again := confirm.send("Discard 1 letter", "reason", "because").is(http.StatusConflict).says("The selection has changed", "You confirmed 1 letter", "The same conditions now match 2 letters")
 	o.dies("c.example.com") // never shown, so not discarded
 	again.send("Discard 2 letters", "reason", "because").is(200).says("1 open letter")
 }

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ func (l *Look) Access() access.Pages {
 			l.html(w, &request{Request: r, now: time.Now().UTC()}, view{template: "sign-in", title: "Sign in", status: v.Status, data: v})
 		},
 		Refused: func(w http.ResponseWriter, r *http.Request, status int, title, text string) {
-			l.html(w, &request{Request: r, now: time.Now().UTC()}, view{template: "problem", title: title, status: status, data: problem{Title: title, Says: text}})
+			l.html(w, &request{Request: r, now: time.Now().UTC()}, view{template: problemTemplate, title: title, status: status, data: problem{Title: title, Says: text}})
 		},
 	}
 }
@@ -124,6 +125,19 @@ func (l *Look) execute(to *bytes.Buffer, v view, f frame) error {
 		name = "main"
 	}
 	return l.pages[v.template+".html"].ExecuteTemplate(to, name, f)
+}
+
+// place is an entry of the navigation.
+type place struct{ Path, Title string }
+
+var places = []place{{"", "Overview"}, {"dead-letters", "Dead letters"}, {"replays", "Replays"}, {"deliveries", "Deliveries"}, {"targets", "Targets"}, {"relays", "Relays"}, {"audit", "Audit"}}
+
+// placeOf is the entry of a section; for one without an entry, the dead letters.
+func placeOf(section string) place {
+	if i := slices.IndexFunc(places[1:], func(p place) bool { return p.Path == section }); i >= 0 {
+		return places[1+i]
+	}
+	return places[1]
 }
 
 // section is the first part of a path, "" if the path is empty, as it is for CONNECT.

@@ -63,6 +63,9 @@ func (p *pages) render(w http.ResponseWriter, r *request, v view) {
 		p.export(w, r, v.table.json)
 	case wants == asCSV && v.table != nil:
 		p.export(w, r, v.table.csv)
+	case wants == asCSV && v.template == problemTemplate:
+		about := v.data.(problem)
+		http.Error(w, about.Says+" "+about.Do, v.status)
 	default:
 		p.html(w, r, v)
 	}

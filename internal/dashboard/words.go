@@ -17,7 +17,7 @@ const maxShown = 300
 // words are the functions that templates can call.
 func words() template.FuncMap {
 	return template.FuncMap{
-		"outside": outside, "plain": plain, "name": name, "block": block,
+		"sections": func() []place { return places }, "sectionOf": placeOf, "outside": outside, "plain": plain, "name": name, "block": block,
 		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span, "pace": pace,
 		"args": args, "query": query, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "status": statusMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "reply": replyText, "hex": grouped, "list": func(items ...any) []any { return items },

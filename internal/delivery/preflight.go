@@ -161,7 +161,7 @@ func (e *examination) mail(p *provisions) {
 		return
 	}
 	e.msg = msg
-	e.say("mail", verdict.OK, "it can be made; number of recipients: %d", len(msg.recipients))
+	e.say("mail", verdict.OK, "the mail can be built; number of recipients: %d", len(msg.recipients))
 }
 
 // relays checks each relay of the target. An error of a fallback is only a warning,

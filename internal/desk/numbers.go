@@ -4,8 +4,19 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"strconv"
 )
+
+// Once returns the numbers without those that were given before.
+func Once(numbers []uint64) []uint64 {
+	given := map[uint64]bool{}
+	return slices.DeleteFunc(slices.Clone(numbers), func(n uint64) bool {
+		again := given[n]
+		given[n] = true
+		return again
+	})
+}
 
 // hashNumbers returns the SHA-256, in hexadecimal, of sorted numbers, eight bytes each.
 func hashNumbers(numbers []uint64) string {

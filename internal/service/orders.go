@@ -79,7 +79,7 @@ type OrderAnswer struct {
 // open letter, nothing is done. ended allows letters that are not open.
 func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.Detail) (LetterResult, error)) (a OrderAnswer, err error) {
 	var letters []desk.Detail
-	for _, n := range o.Numbers {
+	for _, n := range desk.Once(o.Numbers) {
 		d, err := c.desk.Letter(ctx, n)
 		switch {
 		case err != nil:

@@ -154,7 +154,7 @@ func TestReasonsReadWell(t *testing.T) {
 		want  string
 	}{
 		{fault{phase: verdict.PhaseRcpt, err: &textproto.Error{Code: 550, Msg: "5.1.1 nobody"}},
-			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply says why; fix that, then replay"},
+			"mx.test:25 answered 550 5.1.1 to RCPT TO; the relay's reply has the cause; remove the cause, then replay"},
 		{fault{phase: verdict.PhaseBanner, err: &textproto.Error{Code: 421, Msg: "busy"}},
 			"mx.test:25 answered 421 to the connection; Certpost retries"},
 		{fault{phase: verdict.PhaseContent, dot: true, err: os.ErrDeadlineExceeded, waited: 30 * time.Second},

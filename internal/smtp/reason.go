@@ -32,7 +32,7 @@ var phaseNames = map[verdict.Phase]string{
 var remedies = map[verdict.Code]string{
 	verdict.SMTPConnect:    "Certpost retries; if it keeps failing, check host, port and firewall",
 	verdict.SMTPTransient:  "Certpost retries",
-	verdict.SMTPPermanent:  "the relay's reply says why; fix that, then replay",
+	verdict.SMTPPermanent:  "the relay's reply has the cause; remove the cause, then replay",
 	verdict.SMTPValidation: "check from_address and the recipients, then replay",
 	verdict.SMTPAuth:       "check username, password and auth_method, then replay",
 	verdict.SMTPTLS:        "check tls_mode and the relay's TLS settings, then replay",
