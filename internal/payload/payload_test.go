@@ -233,6 +233,40 @@ func TestBuildPayloadRefuses(t *testing.T) {
 	}
 }
 
+// The encoder writes what it is given: every kind of key that Build takes, leaves alone and
+// with chains, both encodings.
+func TestPKCS12IsReadBack(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"rsa", "rsa4096", "p256", "p384", "p521", "ed25519"} {
+		for _, encoding := range []string{Modern2023, LegacyDES} {
+			t.Run(kind+" "+encoding, func(t *testing.T) {
+				t.Parallel()
+				p := lab.NewPKI(t, kind)
+				for _, text := range [][]byte{lab.PEM(p.Leaf), lab.PEM(p.Leaf, p.Intermediate), lab.PEM(p.Leaf, p.Intermediate, p.Root)} {
+					b, err := ParseBundle(text)
+					if err != nil {
+						t.Fatal(err)
+					}
+					files, err := Build(PKCS12, Settings{PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
+					if err != nil {
+						t.Fatal(err)
+					}
+					key, leaf, chain, err := pkcs12.DecodeChain(files[0].Data, passphrase)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(p.Leaf.Key) {
+						t.Errorf("the file with %d certificates has another key", len(b.Chain)+1)
+					}
+					if !leaf.Equal(b.Leaf) || !slices.EqualFunc(chain, b.Chain, (*x509.Certificate).Equal) {
+						t.Errorf("the file with %d certificates has others", len(b.Chain)+1)
+					}
+				}
+			})
+		}
+	}
+}
+
 // Four independent programs open every PKCS#12 file that Build makes: OpenSSL, Java,
 // GnuTLS and NSS; NSS cannot read Ed25519.
 func TestPKCS12Readers(t *testing.T) {
