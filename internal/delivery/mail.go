@@ -76,10 +76,8 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		m.messageIDDomain = addresses.from.domain()
 	}
 	id := messageID(m.eventID, t.ID, m.messageIDDomain)
-	text, html, err := renderBodies(newMailView(t, m))
-	if err != nil {
-		return nil, renderFailure("the text of the mail cannot be rendered", err)
-	}
+	view := newMailView(t, m)
+	text, html := view.text(), view.html()
 
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))

@@ -3,12 +3,9 @@ package delivery
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/hex"
 	"fmt"
-	htmltemplate "html/template"
 	"strings"
-	texttemplate "text/template"
 	"time"
 	"unicode/utf8"
 
@@ -205,58 +202,3 @@ func notes(t *Target, m mailFacts) (list []string) {
 	}
 	return list
 }
-
-//go:embed templates/mail.txt
-var textSource string
-
-//go:embed templates/mail.html
-var htmlSource string
-
-// The templates of the two bodies.
-var (
-	textBody = texttemplate.Must(texttemplate.New("mail.txt").Funcs(texttemplate.FuncMap{
-		"wrap": wrap, "pad": pad, "underline": underline,
-	}).Parse(textSource))
-	htmlBody = htmltemplate.Must(htmltemplate.New("mail.html").Parse(htmlSource))
-)
-
-func renderBodies(v *mailView) (text, html string, err error) {
-	var t, h strings.Builder
-	if err := textBody.Execute(&t, v); err != nil {
-		return "", "", err
-	}
-	if err := htmlBody.Execute(&h, v); err != nil {
-		return "", "", err
-	}
-	return t.String(), h.String(), nil
-}
-
-// wrap breaks a paragraph at spaces into lines of at most 72 characters; prefix is put
-// in front of each but the first.
-func wrap(prefix, s string) string {
-	const width = 72
-	var b strings.Builder
-	column := utf8.RuneCountInString(prefix)
-	for i, word := range strings.Fields(s) {
-		n := utf8.RuneCountInString(word)
-		switch {
-		case i == 0:
-		case column+1+n > width:
-			b.WriteString("\n" + prefix)
-			column = utf8.RuneCountInString(prefix)
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += n
-	}
-	return b.String()
-}
-
-// pad fills s up to width characters.
-func pad(width int, s string) string {
-	return s + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
-}
-
-func underline(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) }
