@@ -6,19 +6,10 @@ package payload
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/fips140"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
-	"slices"
-	"strings"
 
 	"github.com/certpost/certpost/internal/legible"
-	"software.sslmate.com/src/go-pkcs12"
 )
 
 // Content types are fixed here, not read from the system's MIME table. File names end
@@ -52,10 +43,6 @@ type Settings struct {
 	// PKCS12Encoding selects the encryption of a PKCS#12 file: modern2023 (default) or legacydes.
 	PKCS12Encoding string
 }
-
-// maxKey is cert-manager's limit for a private key since CVE-2024-12401, in
-// bytes of PEM; an RSA key of 16,384 bits fits.
-const maxKey = 13_000
 
 // Attachment is one file of a mail.
 type Attachment struct {
@@ -108,125 +95,4 @@ func Build(kind string, s Settings, b *Bundle, key, passphrase []byte) ([]Attach
 		return nil, payloadFailure(nil, "the private key cannot be encoded as PEM")
 	}
 	return []Attachment{chain, {base + ".key.pem", TypePEM, "the private key, not encrypted (PKCS#8)", out.Bytes()}}, nil
-}
-
-// parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
-// claims) and checks that it is the key of leaf. Certificates in the same text are
-// ignored: HAProxy's files have them. Errors quote nothing of the text.
-func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
-	if len(text) > maxKey {
-		return nil, payloadFailure(nil, "the private key has %d bytes; the limit is %d", len(text), maxKey)
-	}
-	blocks, err := readPEM(text)
-	if err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
-	}
-	defer func() {
-		for _, block := range blocks {
-			clear(block.der)
-		}
-	}()
-
-	var found []pemBlock
-	for _, block := range blocks {
-		switch {
-		case block.kind == "ENCRYPTED PRIVATE KEY" || block.encrypted:
-			return nil, payloadFailure(nil, "the private key is encrypted; decrypt it (`openssl pkey`) and store it in the secret store, which protects it, then replay")
-		case block.kind == "OPENSSH PRIVATE KEY":
-			return nil, payloadFailure(nil, "the private key is in OpenSSH format; convert it with `ssh-keygen -p -m PKCS8`, then replay")
-		case block.kind == "PRIVATE KEY" || block.kind == "RSA PRIVATE KEY" || block.kind == "EC PRIVATE KEY":
-			found = append(found, block)
-		case strings.HasSuffix(block.kind, "PRIVATE KEY"):
-			return nil, payloadFailure(nil, "the private key has an unsupported type (%s); use RSA, ECDSA or Ed25519", block.kind)
-		}
-	}
-	switch {
-	case len(found) == 0:
-		return nil, payloadFailure(nil, "the event's private_key contains no private key, only %s; fix the stored key or the reference, then replay", kinds(blocks))
-	case len(found) > 1:
-		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
-	}
-	key := decodeKey(found[0].der)
-	if key == nil {
-		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
-	}
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(leaf.PublicKey) {
-		return nil, payloadFailure(nil, "the private key does not match the certificate %s; store the key of this certificate, then replay", ShortName(leaf))
-	}
-	return key, nil
-}
-
-// decodeKey tries the three encodings and returns nil if none fits. It returns no
-// error, because the parsers' errors may quote their input.
-func decodeKey(der []byte) crypto.Signer {
-	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
-		switch key := key.(type) {
-		case *rsa.PrivateKey:
-			return key
-		case *ecdsa.PrivateKey:
-			return key
-		case ed25519.PrivateKey:
-			return key
-		}
-		return nil // X25519 and similar: never the key of a certificate
-	}
-	if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
-		return key
-	}
-	if key, err := x509.ParseECPrivateKey(der); err == nil {
-		return key
-	}
-	return nil
-}
-
-func kinds(blocks []pemBlock) string {
-	var names []string
-	for _, block := range blocks {
-		if !slices.Contains(names, block.kind) {
-			names = append(names, block.kind)
-		}
-	}
-	return legible.Clean(strings.Join(names, ", "), 120)
-}
-
-// encodePKCS12 packs key and certificates. The caller has checked that they belong together.
-// The result is not read back, because that costs more than the encoding: the passphrase is
-// stretched again for each part. That the encoder writes what it is given, for every kind of
-// key that Build takes, is for tests and their independent readers to prove.
-func encodePKCS12(encoding string, b *Bundle, key crypto.PrivateKey, passphrase []byte) ([]byte, error) {
-	encoder := pkcs12.Modern2023
-	switch encoding {
-	case "", Modern2023:
-	case LegacyDES:
-		encoder = pkcs12.LegacyDES
-	default:
-		return nil, payloadFailure(nil, "unknown pkcs12_encoding %s; use modern2023 or legacydes, then replay", legible.Clean(encoding, 40))
-	}
-	if fips140.Enforced() {
-		// The local key id of every PKCS#12 file is a SHA-1 hash, and SHA-1 panics in this mode.
-		return nil, payloadFailure(nil, "a PKCS#12 file cannot be created with GODEBUG=fips140=only, because the format requires SHA-1; use fips140=on or another payload, then replay")
-	}
-	if err := checkPassphrase(passphrase); err != nil {
-		return nil, payloadFailure(nil, "%s", err)
-	}
-	data, err := encoder.Encode(key, b.Leaf, b.Chain, string(passphrase))
-	if err != nil {
-		return nil, payloadFailure(nil, "the PKCS#12 file cannot be created with this key (%s)", KeyKind(b.Leaf))
-	}
-	return data, nil
-}
-
-// checkPassphrase accepts only passphrases that every PKCS#12 reader supports: Java 17
-// cannot open a file whose passphrase is not ASCII. Empty or blank ones are refused.
-func checkPassphrase(passphrase []byte) error {
-	if len(bytes.TrimSpace(passphrase)) == 0 {
-		return errors.New("pkcs12_passphrase is empty; set it, then replay")
-	}
-	for _, c := range passphrase {
-		if c < ' ' || c > '~' {
-			return errors.New("pkcs12_passphrase has a character that is not printable ASCII (perhaps a line break), so some programs could not open the file; change it, then replay")
-		}
-	}
-	return nil
 }
