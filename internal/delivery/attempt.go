@@ -82,7 +82,7 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	attachments, err := payload.Build(a.target.Payload, a.target.settings(), a.p.bundle, a.p.key, a.p.passphrase)
+	attachments, err := payload.Build(a.target.settings(a.p.vars), a.p.bundle, a.p.key, a.p.passphrase, now)
 	if err != nil {
 		return nil, asFailure(err)
 	}

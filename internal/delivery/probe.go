@@ -54,7 +54,7 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
-	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.PKCS12Passphrase, false}} {
+	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase(), false}} {
 		if secret.ref.IsZero() || fallback && !secret.login {
 			continue
 		}

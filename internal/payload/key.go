@@ -95,4 +95,3 @@ func kinds(blocks []pemBlock) string {
 	}
 	return legible.Clean(strings.Join(names, ", "), 120)
 }
-
