@@ -66,6 +66,7 @@ type RelayScript struct {
 	PerRcpt  map[string]string // replies to RCPT by address
 	NoEHLO   bool              // knows HELO alone
 	NoUTF8   bool              // refuses SMTPUTF8, whatever it offers, as Exchange does
+	Bare     bool              // replies have no text: a code and CRLF, also as the last line of several
 	Lies     ScramLies
 	Clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
 }
@@ -290,6 +291,9 @@ func (c *conversation) say(a RelayAct) bool {
 	if a.Reply == "" {
 		return true
 	}
+	if c.Bare {
+		a.Reply = bare(a.Reply)
+	}
 	text := a.Reply + "\r\n" + a.Behind
 	for {
 		packets := [][]byte{[]byte(text)}
@@ -428,6 +432,16 @@ func (c *conversation) keep() {
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	c.mails = append(c.mails, c.mail)
+}
+
+// bare takes the text from a reply of one line, and adds an empty last line to others.
+func bare(reply string) string {
+	begin := strings.LastIndex(reply, "\n") + 1
+	if begin == 0 {
+		return reply[:3]
+	}
+	last := reply[begin:]
+	return reply[:begin] + last[:3] + "-" + last[4:] + "\r\n" + last[:3]
 }
 
 func decoded(text string) string {

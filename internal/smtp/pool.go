@@ -197,7 +197,7 @@ func (p *Pool) Put(s *Session, t Terms) {
 // closes the connection, or when its time is over, unless Acquire has taken it before.
 func (p *Pool) watchIdle(h *relayConns, s *Session) {
 	defer close(s.idleEnded)
-	_, err := s.text.R.Peek(1)
+	_, err := s.in.Peek(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.dead = s.dead || !errors.Is(err, os.ErrDeadlineExceeded)

@@ -1,7 +1,9 @@
 package smtp
 
 import (
+	"bufio"
 	"errors"
+	"io"
 	"net/textproto"
 	"regexp"
 	"strconv"
@@ -10,6 +12,67 @@ import (
 
 // maxReplyText limits how much of a reply's text is stored, in bytes.
 const maxReplyText = 512
+
+// errMalformed is the error of a reply that does not follow RFC 5321 section 4.2.
+const errMalformed = textproto.ProtocolError("malformed reply")
+
+// readReply reads one reply, of one line or several (RFC 5321 section 4.2): each line is
+// the code, then a hyphen if another line follows, and text, which may be missing
+// together with the space before it. net/textproto wants the space, and would wait for
+// more lines after a last one without it. The text has the lines without the code,
+// joined by line feeds. A line without a code within a reply counts as text.
+func readReply(r *bufio.Reader) (code int, text string, err error) {
+	var lines []string
+	for {
+		line, err := r.ReadString('\n')
+		line = strings.TrimRight(line, "\r\n")
+		number, separator, text := parseReplyLine(line)
+		if err != nil && !(errors.Is(err, io.EOF) && separator != 0) {
+			return 0, "", err // a line that was cut off behind its separator says enough
+		}
+		switch {
+		case code == 0 && number == 0:
+			return 0, "", errMalformed
+		case code == 0:
+			code = number
+		case number == code:
+		case number != 0 && separator != '-':
+			return 0, "", errMalformed // it is unclear which of the codes is meant
+		default:
+			text, separator = line, '-'
+		}
+		lines = append(lines, text)
+		if separator != '-' {
+			return code, strings.Join(lines, "\n"), nil
+		}
+	}
+}
+
+// parseReplyLine splits a line into its code (0 if it has none), the separator (0 at the
+// end of the line) and the text.
+func parseReplyLine(line string) (code int, separator byte, text string) {
+	const digits = 3
+	if len(line) < digits || strings.Trim(line[:digits], "0123456789") != "" || line[0] == '0' {
+		return 0, 0, ""
+	}
+	code, _ = strconv.Atoi(line[:digits])
+	switch {
+	case len(line) == digits:
+		return code, 0, ""
+	case line[digits] == ' ' || line[digits] == '-':
+		return code, line[digits], line[digits+1:]
+	}
+	return 0, 0, ""
+}
+
+// matches reports whether a code is the expected one; expect may be a prefix of one or
+// two digits, and 0 matches every code.
+func matches(code, expect int) bool {
+	for code > 0 && code != expect {
+		code /= 10
+	}
+	return code == expect
+}
 
 // replyCode is the code of the relay's reply in err, 0 if there is none.
 func replyCode(err error) int {

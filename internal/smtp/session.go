@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"net/textproto"
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
@@ -20,7 +19,7 @@ import (
 // Session is one connection to a relay, after TLS and AUTH. It carries one mail
 // after the other and belongs to one goroutine at a time.
 //
-// It uses textproto directly, because go-mail's client has one call for several
+// It speaks SMTP itself, because go-mail's client has one call for several
 // phases: a verdict needs to know which recipient was refused, in which phase, and
 // whether the final dot was sent.
 type Session struct {
@@ -32,9 +31,9 @@ type Session struct {
 	key       poolKey       // which mails may reuse it
 	idleEnded chan struct{} // closed when Pool.watchIdle has returned
 
-	tcp    net.Conn // the socket, which abort closes directly
-	wire   *wire    // the connection in use: tcp, or TLS over it
-	text   *textproto.Reader
+	tcp    net.Conn             // the socket, which abort closes directly
+	wire   *wire                // the connection in use: tcp, or TLS over it
+	in     *bufio.Reader        // replies, read from wire
 	offers offers               // the relay's extensions, since the last EHLO
 	tls    *tls.ConnectionState // nil in plaintext
 
@@ -110,7 +109,7 @@ func (s *Session) connect(ctx context.Context) *verdict.Failure {
 func (s *Session) setConn(conn net.Conn) {
 	s.wire = &wire{Conn: conn}
 	s.wire.expect(1)
-	s.text = textproto.NewReader(bufio.NewReader(s.wire))
+	s.in = bufio.NewReader(s.wire)
 }
 
 // readGreeting reads the relay's greeting.
@@ -153,7 +152,7 @@ func (s *Session) startTLS(ctx context.Context, config *tls.Config) *verdict.Fai
 		if _, _, err := s.command(220, "STARTTLS"); err != nil {
 			return err
 		}
-		if s.text.R.Buffered() > 0 {
+		if s.in.Buffered() > 0 {
 			return errInjected
 		}
 		return nil
@@ -228,7 +227,7 @@ func (s *Session) abort() {
 // Close ends the session in the background: a relay that is slow to answer QUIT must
 // not delay the verdict on a mail it has accepted, and its answer changes nothing.
 func (s *Session) Close() {
-	if s.dead || s.text == nil {
+	if s.dead || s.in == nil {
 		s.abort()
 		return
 	}

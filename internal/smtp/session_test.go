@@ -128,6 +128,8 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 			want outcome
 		}{
 			"4yz":              {lab.RelayAct{Reply: soft}, row.soft},
+			"4yz without text": {lab.RelayAct{Reply: "450"}, row.soft},
+			"5yz without text": {lab.RelayAct{Reply: "554"}, row.hard},
 			"4yz in two lines": {lab.RelayAct{Reply: "450-4.7.1 later\r\n450 4.7.1 or never"}, row.soft},
 			"421 and drop":     {lab.RelayAct{Reply: closing, Drop: true}, row.closing},
 			"5yz":              {lab.RelayAct{Reply: hard}, row.hard},
@@ -245,6 +247,41 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 	}
 	if len(server.Taken()) != 1 {
 		t.Error("the mail did not arrive")
+	}
+}
+
+// RFC 5321 section 4.2 lets a reply be its code alone, in every phase. Taken for garbage,
+// one such reply to the final dot would send the mail again and again.
+func TestRepliesWithoutText(t *testing.T) {
+	t.Parallel()
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	cert := ca.Issue(t, nil)
+	for _, method := range []string{AuthPlain, AuthLogin, AuthCRAMMD5, AuthXOAUTH2, AuthSCRAMSHA256} {
+		for _, pipelining := range []string{"PIPELINING", "8BITMIME"} {
+			t.Run(method+"/"+pipelining, func(t *testing.T) {
+				t.Parallel()
+				server := lab.StartRelay(t, lab.RelayScript{
+					Bare: true, Cert: cert, Users: map[string]string{"certs": "hunter2hunter2"},
+					Offers: []string{pipelining, "STARTTLS", "AUTH " + strings.ToUpper(method)},
+				})
+				r := clientOf(server)
+				r.TLSMode, r.roots = TLSStartTLS, ca.Pool()
+				r.AuthMethod, r.Username, r.Password = method, "certs", secrets.New([]byte("hunter2hunter2"))
+				s := mustDial(t, r)
+				for range 2 {
+					receipt, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
+					if f != nil {
+						t.Fatal(f)
+					}
+					if receipt.ReplyCode != 250 || receipt.Reply != "" || receipt.QueueID != "" || !strings.HasPrefix(receipt.TLS, "TLS 1.3") {
+						t.Errorf("receipt %+v", receipt)
+					}
+				}
+				if mails := server.Taken(); len(mails) != 2 || mails[1].User != "certs" || mails[1].Content != string(someMail) {
+					t.Errorf("the relay holds %+v", mails)
+				}
+			})
+		}
 	}
 }
 
