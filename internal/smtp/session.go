@@ -188,8 +188,17 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 // step runs one phase under its deadline and turns an error into a failure. After any
 // failure other than a plain refusal the session is dead.
 func (s *Session) step(ctx context.Context, phase verdict.Phase, do func() error) *verdict.Failure {
+	return s.stepBy(ctx, time.Now().Add(phaseTimeout(phase)), phase, do)
+}
+
+// stepBy is step with a deadline that may be earlier than the phase's. The context has to
+// be the one given to closeOnDone: a context derived from it may be cancelled only after
+// the socket is closed, and a shutdown would look like a closed connection.
+func (s *Session) stepBy(ctx context.Context, limit time.Time, phase verdict.Phase, do func() error) *verdict.Failure {
 	started := time.Now()
-	limit := started.Add(phaseTimeout(phase))
+	if end := started.Add(phaseTimeout(phase)); end.Before(limit) {
+		limit = end
+	}
 	if end, ok := ctx.Deadline(); ok && end.Before(limit) {
 		limit = end
 	}

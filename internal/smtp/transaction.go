@@ -109,9 +109,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		got.Failure = claimFailure(err)
 		return got
 	}
-	ctx, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
-	reply, failure := s.data(ctx, raw)
+	reply, failure := s.data(ctx, until, raw)
 	if failure != nil {
 		got.Failure = failure
 		return got
@@ -254,9 +252,9 @@ func connectionEnded(ctx context.Context, f *verdict.Failure) bool {
 	return ctx.Err() == nil && (f.ReplyCode == 421 || f.ReplyCode == 0 && (isCut(f.Cause) || isAlert(f.Cause)))
 }
 
-// data sends the content and returns the reply to the final dot.
-func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
-	failure = s.step(ctx, verdict.PhaseData, func() error {
+// data sends the content and returns the reply to the final dot, if it is there by until.
+func (s *Session) data(ctx context.Context, until time.Time, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
+	failure = s.stepBy(ctx, until, verdict.PhaseData, func() error {
 		_, _, err := s.command(354, "DATA")
 		return err
 	})
@@ -265,7 +263,7 @@ func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, 
 	}
 	s.inTransaction = false // any reply to the final dot ends the transaction
 
-	failure = s.step(ctx, verdict.PhaseContent, func() (err error) {
+	failure = s.stepBy(ctx, until, verdict.PhaseContent, func() (err error) {
 		if err := s.content(raw); err != nil {
 			return err
 		}
