@@ -27,10 +27,23 @@ func (c *conversation) auth(rest string) bool {
 	if a, scripted := c.next(AtAuth); scripted {
 		return c.perform(a, "")
 	}
+	if len("AUTH "+rest+"\r\n") > 512 {
+		return c.say(RelayAct{Reply: "500 5.5.6 line too long"})
+	}
 	method, initial, _ := strings.Cut(rest, " ")
 	method = strings.ToUpper(method)
 	var user string
 	var known, ok bool
+	if initial == "" && (method == "PLAIN" || method == "XOAUTH2") {
+		answer, more := c.challenge("")
+		if !more {
+			return false
+		}
+		initial = base64.StdEncoding.EncodeToString([]byte(answer))
+		c.Mu.Lock()
+		c.Prompted++
+		c.Mu.Unlock()
+	}
 	switch method {
 	case "PLAIN":
 		parts := strings.Split(decoded(initial), "\x00")

@@ -88,6 +88,7 @@ type ScriptedRelay struct {
 	mails    []testMail
 	commands []string // verbs, in order of arrival
 	Ahead    int      // commands that were there before the one ahead of them was answered
+	Prompted int      // PLAIN and XOAUTH2 without an initial response
 	Seen     map[string]int
 	open     map[net.Conn]bool
 	accepted int
