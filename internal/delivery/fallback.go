@@ -42,7 +42,8 @@ func allUnavailable(before, f *verdict.Failure) *verdict.Failure {
 }
 
 // deliverVia gives the mail to one relay, unless its breaker is open. A reused connection
-// that proves closed before MAIL is replaced by a new one, once.
+// that proves closed before MAIL, or on which the relay wants no more mails, is replaced by
+// a new one, once.
 func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp.Result {
 	permits, failure := a.admit(t, fallback)
 	if failure != nil {
@@ -54,7 +55,7 @@ func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp
 	if failure == nil {
 		got = a.sendTo(ctx, h, false)
 	}
-	if got.Stale {
+	if got.Redial {
 		got = a.sendTo(ctx, h, true)
 	}
 	permits.judge(got.Failure)

@@ -64,11 +64,19 @@ type RelayScript struct {
 	MaxTLS   uint16
 	Users    map[string]string // AUTH succeeds for these; nil takes anybody
 	PerRcpt  map[string]string // replies to RCPT by address
-	NoEHLO   bool              // knows HELO alone
-	NoUTF8   bool              // refuses SMTPUTF8, whatever it offers, as Exchange does
-	Bare     bool              // replies have no text: a code and CRLF, also as the last line of several
+	Session  SessionLimit
+	NoEHLO   bool // knows HELO alone
+	NoUTF8   bool // refuses SMTPUTF8, whatever it offers, as Exchange does
+	Bare     bool // replies have no text: a code and CRLF, also as the last line of several
 	Lies     ScramLies
 	Clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
+}
+
+// SessionLimit is how many mails a scripted relay takes on one connection.
+type SessionLimit struct {
+	Mails  int    // 0: any number
+	Moment string // of the refusal of further ones: AtMail, AtRcpt, AtData or AtDot
+	Reply  string
 }
 
 type testMail struct {
@@ -206,6 +214,7 @@ type conversation struct {
 	tls  bool
 	user string // who has logged in
 	left bool   // said QUIT
+	kept int    // mails kept on this connection
 }
 
 func (r *ScriptedRelay) serve(conn net.Conn) {
@@ -227,6 +236,9 @@ func (c *conversation) leave() {
 
 // next reports whether the script has something for the moment, this time.
 func (c *conversation) next(moment string) (RelayAct, bool) {
+	if limit := c.Session; limit.Mails > 0 && c.kept >= limit.Mails && moment == limit.Moment {
+		return RelayAct{Reply: limit.Reply}, true
+	}
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	c.Seen[moment]++
@@ -378,7 +390,8 @@ func (c *conversation) command() bool {
 		if !scripted {
 			reply = "250 2.1.5 recipient fine"
 		}
-		if strings.HasPrefix(reply, "2") {
+		refused := c.Session.Mails > 0 && c.kept >= c.Session.Mails && c.Session.Moment == AtRcpt
+		if strings.HasPrefix(reply, "2") && !refused {
 			c.mail.Recipients = append(c.mail.Recipients, path(rest))
 		}
 		return c.at(AtRcpt, reply)
@@ -433,6 +446,7 @@ func (c *conversation) keep() {
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	c.mails = append(c.mails, c.mail)
+	c.kept++
 }
 
 // bare takes the text from a reply of one line, and adds an empty last line to others.

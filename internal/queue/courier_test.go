@@ -16,6 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 	"github.com/rs/zerolog"
@@ -382,5 +383,35 @@ targets:
 		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts != 1 {
 			t.Errorf("event e%d: %d attempts", i, e.Attempts)
 		}
+	}
+}
+
+// A limit of mails per session costs connections and no attempts, also when the relay
+// mentions it only after the claim.
+func TestSessionLimitCostsNoAttempt(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []lab.SessionLimit{
+		{Mails: 5, Moment: lab.AtMail, Reply: "452 4.4.5 Maximum number of messages per session exceeded"},
+		{Mails: 5, Moment: lab.AtData, Reply: "452 4.4.5 Maximum number of messages per session exceeded"},
+	} {
+		t.Run(limit.Moment, func(t *testing.T) {
+			t.Parallel()
+			relay := lab.StartRelay(t, lab.RelayScript{Session: limit})
+			courier, _ := realCourier(t, fmt.Sprintf("targets:\n  - {id: ops, host: 127.0.0.1, port: %d, tls_mode: plaintext, %s}\n", relay.Port(), mailKeys))
+			b := startWith(t, courier)
+			const n = 60
+			for i := range n {
+				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+			}
+			b.settled()
+			if taken := relay.Taken(); len(taken) != n {
+				t.Errorf("the relay holds %d mails, want %d", len(taken), n)
+			}
+			for i := range n {
+				if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.State != broker.StateSent || e.Attempts != 1 || e.PossibleDuplicates != 0 {
+					t.Errorf("event e%d: %+v", i, e)
+				}
+			}
+		})
 	}
 }

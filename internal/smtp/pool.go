@@ -181,7 +181,7 @@ func (p *Pool) Put(s *Session, t Terms) {
 	defer p.mu.Unlock()
 	h := p.relays[s.relay.name()]
 	left := min(t.Idle, t.Age-time.Since(s.created))
-	if s.dead || p.closed || s.mails >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
+	if s.dead || s.spent || p.closed || s.mails >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
 		p.closeLater(h, s)
 		return
 	}

@@ -108,6 +108,19 @@ func enhancedCode(code int, text string) string {
 	return first
 }
 
+// speaksOfSession reports whether a temporary refusal concerns the connection, as a limit
+// of mails per session does (452 4.4.5), and not the mail: on another connection the
+// relay may take it. Only here the text of a reply counts, because relays have no common
+// code for it; it never changes the verdict on a mail, and at worst costs a connection.
+func speaksOfSession(err error) bool {
+	reply, ok := errors.AsType[*textproto.Error](err)
+	if !ok || reply.Code/100 != 4 {
+		return false
+	}
+	text := strings.ToLower(reply.Msg)
+	return enhancedCode(reply.Code, reply.Msg) == "4.4.5" || strings.Contains(text, "session") || strings.Contains(text, "connection")
+}
+
 // queueIDs match the relay's queue id in its reply to the final dot, in the form that
 // the relay's log has.
 var queueIDs = []*regexp.Regexp{

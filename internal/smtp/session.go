@@ -40,8 +40,9 @@ type Session struct {
 	transcript transcript // of the current mail; for the first mail it includes Dial
 
 	inTransaction bool // a transaction was begun and not ended: RSET before the next
-	answered      bool // the relay has replied to a command of the current mail
+	answered      bool // the relay has replied to MAIL of the current mail
 	contentSent   bool // the content and the final dot were sent
+	spent         bool // the relay wants no more mails on this connection
 	dead          bool // no further command is possible
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"time"
 
@@ -32,7 +33,15 @@ type Result struct {
 	refused    []rejection         // recipients refused one by one at RCPT
 	Failure    *verdict.Failure    // why the transaction failed as a whole, else nil
 	transcript *verdict.Transcript // set if there is a Failure or a refused recipient
-	Stale      bool                // a reused connection had already ended: the Failure says nothing about the mail
+	Redial     bool                // the reused connection is at fault, not the mail, and nothing was sent: retry once on a new one
+}
+
+// speaksOfSession reports whether a reply to this mail concerns the connection.
+func (r Result) speaksOfSession() bool {
+	if r.Failure != nil && speaksOfSession(r.Failure.Cause) {
+		return true
+	}
+	return slices.ContainsFunc(r.refused, func(no rejection) bool { return speaksOfSession(no.failure.Cause) })
 }
 
 // rejection is one recipient that the relay refused.
@@ -60,7 +69,7 @@ func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 }
 
 // Send sends one mail. raw has CRLF line ends and is not dot-stuffed. claim is
-// called once, after the relay has accepted at least one recipient and before
+// called at most once, after the relay has accepted at least one recipient and before
 // DATA, with the time by which the outcome will be known; if it fails, nothing is
 // sent.
 func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func(until time.Time) error) (got Result) {
@@ -75,6 +84,10 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		s.transcript = transcript{kept: true}
 	}
 	defer func() {
+		if got.speaksOfSession() {
+			s.spent = true
+			got.Redial = got.Redial || !fresh && got.receipt == nil
+		}
 		if got.Failure != nil || len(got.refused) > 0 {
 			got.transcript = s.snapshot()
 		}
@@ -87,7 +100,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	taken, refused, failure := s.sendEnvelope(ctx, env, len(raw))
 	got.refused, got.Failure = refused, failure
 	if failure != nil {
-		got.Stale = !fresh && !s.answered && connectionEnded(ctx, failure)
+		got.Redial = !fresh && !s.answered && connectionEnded(ctx, failure)
 		return got
 	}
 	switch {
@@ -216,7 +229,7 @@ func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (tak
 			}
 			return err
 		})
-		s.answered = s.answered || !s.dead
+		s.answered = s.answered || !s.dead && q.line != reset
 		switch {
 		case failure != nil: // replies after a refused MAIL are read but mean nothing
 		case no == nil && q.phase == verdict.PhaseRcpt:

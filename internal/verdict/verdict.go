@@ -294,9 +294,10 @@ type Attempt struct {
 	// PossibleDuplicate marks a mail whose earlier outcome is unknown: it gets the
 	// same Message-ID, and a header that says so.
 	PossibleDuplicate bool
-	// Claim is called once, after the relay has accepted the envelope and before any
-	// content is sent; when it fails, nothing may be sent. until is the time by which
-	// the outcome will be known.
+	// Claim is called after the relay has accepted the envelope and before any content
+	// is sent; when it fails, nothing may be sent. until is the time by which the outcome
+	// will be known. It is called again if the relay then refuses and the same attempt
+	// goes on with a new connection.
 	Claim func(until time.Time) error
 	// Limits is asked before mail goes to a relay that has limits; nil means that no
 	// limit applies.
