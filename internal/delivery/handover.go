@@ -96,7 +96,7 @@ func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Resu
 	if failure := h.count(); failure != nil { // right before MAIL
 		return smtp.Result{Failure: failure}
 	}
-	envelope := smtp.Envelope{From: a.msg.from, Recipients: a.msg.recipients, UTF8: a.msg.needsUTF8, AllOrNothing: h.target.AllOrNothing}
+	envelope := smtp.Envelope{From: a.msg.from, Recipients: a.msg.recipients, ID: a.msg.envelopeID, UTF8: a.msg.needsUTF8, AllOrNothing: h.target.AllOrNothing}
 	return s.Send(ctx, envelope, a.msg.raw, a.order.Claim)
 }
 

@@ -84,6 +84,7 @@ type testMail struct {
 	From       string
 	Recipients []string
 	Content    string
+	Parameters []string // of MAIL, then of each RCPT
 }
 
 // ScriptedRelay is an SMTP server in the process that fails where it is told.
@@ -381,7 +382,7 @@ func (c *conversation) command() bool {
 		if c.NoUTF8 && strings.Contains(rest, " SMTPUTF8") {
 			return c.say(RelayAct{Reply: "502 5.3.3 command not implemented"})
 		}
-		c.mail = testMail{From: path(rest), User: c.user}
+		c.mail = testMail{From: path(rest), User: c.user, Parameters: []string{parameters(rest)}}
 		return c.at(AtMail, "250 2.1.0 sender fine")
 	case "RCPT":
 		c.Mu.Lock()
@@ -393,6 +394,7 @@ func (c *conversation) command() bool {
 		refused := c.Session.Mails > 0 && c.kept >= c.Session.Mails && c.Session.Moment == AtRcpt
 		if strings.HasPrefix(reply, "2") && !refused {
 			c.mail.Recipients = append(c.mail.Recipients, path(rest))
+			c.mail.Parameters = append(c.mail.Parameters, parameters(rest))
 		}
 		return c.at(AtRcpt, reply)
 	case "DATA":
@@ -478,6 +480,12 @@ func path(argument string) string {
 	_, rest, _ := strings.Cut(argument, "<")
 	address, _, _ := strings.Cut(rest, ">")
 	return address
+}
+
+// parameters are those behind the path of MAIL or RCPT.
+func parameters(argument string) string {
+	_, rest, _ := strings.Cut(argument, "> ")
+	return rest
 }
 
 // TLSAuthority issues certificates for scripted relays.

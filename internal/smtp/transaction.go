@@ -21,8 +21,9 @@ const reset = "RSET"
 type Envelope struct {
 	From         string // "" is the null sender
 	Recipients   []string
-	UTF8         bool // an address needs SMTPUTF8 (RFC 6531)
-	AllOrNothing bool // if one recipient is refused, no recipient gets the mail
+	ID           string // names the delivery in bounces (ENVID): at most 100 bytes; "" is none
+	UTF8         bool   // an address needs SMTPUTF8 (RFC 6531)
+	AllOrNothing bool   // if one recipient is refused, no recipient gets the mail
 }
 
 // Result is the outcome of one transaction. The relay accepted the mail for
@@ -137,6 +138,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		Peer:       s.tcp.RemoteAddr().String(),
 		Recipients: taken,
 		Size:       len(raw),
+		DSN:        s.OffersDSN(),
 		Timings:    verdict.Timings{Send: time.Since(started)},
 	}
 	if fresh {
@@ -196,9 +198,10 @@ func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
 	if env.UTF8 {
 		mail += " SMTPUTF8"
 	}
+	mail += s.dsnOfMail(env)
 	all = append(all, envelopeCommand{phase: verdict.PhaseMail, line: mail, expect: 250})
 	for _, recipient := range env.Recipients {
-		all = append(all, envelopeCommand{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
+		all = append(all, envelopeCommand{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">" + s.dsnOfRcpt(env), 25, recipient})
 	}
 	return all
 }

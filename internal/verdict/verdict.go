@@ -263,8 +263,10 @@ type Receipt struct {
 	Definition  string            `json:"definition,omitempty"` // of the target: see Transcript
 	Recipients  []string          `json:"recipients"`
 	Certificate *Certificate      `json:"certificate,omitempty"`
-	Secrets     map[string]string `json:"secrets,omitempty"` // reference -> version, never the value
-	Size        int               `json:"size"`              // of the mail, bytes
+	Secrets     map[string]string `json:"secrets,omitempty"`  // reference -> version, never the value
+	Size        int               `json:"size"`               // of the mail, bytes
+	DSN         bool              `json:"dsn,omitempty"`      // the relay was told (RFC 3461) that bounces return only headers
+	Warnings    []string          `json:"warnings,omitempty"` // Certpost's texts
 	Timings     Timings           `json:"timings"`
 }
 
