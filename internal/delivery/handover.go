@@ -14,13 +14,14 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Default limits of the connections to a relay. Postfix closes its own connections
+// Defaults of RelayLimits. Postfix closes its own connections
 // after the same age; a busy relay may close them earlier, which costs only another
 // dial.
 const (
 	mailsPerConnection = 100
 	maxConnectionIdle  = 30 * time.Second
 	maxConnectionAge   = 5 * time.Minute
+	defaultLimitPause  = time.Hour // RelayLimits.LimitPause
 )
 
 // termsOf returns the terms for the connections to a relay, with this process's share

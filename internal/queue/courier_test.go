@@ -415,3 +415,51 @@ func TestSessionLimitCostsNoAttempt(t *testing.T) {
 		})
 	}
 }
+
+// A relay that is at a limit of its own, such as mails per day, pauses its lane. No delivery
+// loses an attempt or becomes a dead letter, and all arrive when the limit is over.
+func TestRelayLimitPausesTheLane(t *testing.T) {
+	t.Parallel()
+	for name, reply := range map[string]string{
+		"daily": "550 5.4.5 Daily user sending limit exceeded",
+		"rate":  "451 4.7.1 Rate limit exceeded, try again later",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			relay := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtDot: {Reply: reply}}})
+			courier, _ := realCourier(t, fmt.Sprintf(`relays:
+  rules: [{host: 127.0.0.1, limit_pause: 1s}]
+targets:
+  - {id: ops, host: 127.0.0.1, port: %d, tls_mode: plaintext, %s}
+`, relay.Port(), mailKeys))
+			b := startWith(t, courier)
+			const n = 20
+			for i := range n {
+				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+			}
+			b.until("the lane to say that the relay is at its limit", func() bool {
+				s := b.onlyLane()
+				return s.Paused == pausedRelayLimit && len(s.Relays) == 1 && s.Relays[0].Limit && strings.Contains(s.Relays[0].Reason, "limit of the relay")
+			})
+			relay.Mu.Lock()
+			relay.Acts = nil
+			refused := relay.Seen[lab.AtDot]
+			relay.Mu.Unlock()
+			if most := 3 * b.set.Concurrency; refused > most {
+				t.Errorf("the relay refused %d mails, want at most %d: those under way, and a probe each second", refused, most)
+			}
+			b.settled()
+			if taken := relay.Taken(); len(taken) != n {
+				t.Errorf("the relay holds %d mails, want %d", len(taken), n)
+			}
+			if l := b.letters(); len(l) > 0 {
+				t.Errorf("letters: %+v", l)
+			}
+			for i := range n {
+				if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.State != broker.StateSent || e.Attempts != 1 || e.PossibleDuplicates != 0 {
+					t.Errorf("event e%d: %+v", i, e)
+				}
+			}
+		})
+	}
+}

@@ -170,7 +170,7 @@ func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Fa
 	}
 	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
-	j.nak(j.r.set.retryDelay(tries), nil)
+	j.nak(max(j.r.set.retryDelay(tries), f.After), nil) // After: the relay reached its limit at a later recipient
 }
 
 // relayFailed NAKs the message until the relay may be tried again. This does not count

@@ -45,6 +45,20 @@ func (r Result) speaksOfSession() bool {
 	return slices.ContainsFunc(r.refused, func(no rejection) bool { return speaksOfSession(no.failure.Cause) })
 }
 
+// Limit returns the failure that says that the relay is at a limit of its own; nil if there
+// is none. The mail may have been accepted for other recipients.
+func (r Result) Limit() *verdict.Failure {
+	if r.Failure != nil && r.Failure.Limit {
+		return r.Failure
+	}
+	for _, no := range r.refused {
+		if no.failure.Limit {
+			return no.failure
+		}
+	}
+	return nil
+}
+
 // rejection is one recipient that the relay refused.
 type rejection struct {
 	recipient string
@@ -109,6 +123,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		got.Failure, got.refused = allOrNothing(got.refused, len(env.Recipients)), nil
 		return got
 	case len(taken) == 0:
+		got.Failure = got.Limit() // which concerns the mail as a whole
 		return got
 	}
 

@@ -168,6 +168,9 @@ type Failure struct {
 	// Relay is set when the relay as a whole failed (no connection, 421 greeting).
 	// Such an attempt does not count as an attempt of the delivery.
 	Relay bool
+	// Limit is set, with Relay, when the relay refused the mail because of a limit of its
+	// own, such as mails per day, and would refuse others too.
+	Limit bool
 	// Untried is set when no relay was tried, because the breakers or the limits of
 	// all of them forbid it now. The delivery comes back unchanged.
 	Untried bool
