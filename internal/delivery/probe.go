@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -113,6 +114,9 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), int(left.Hours()/24))})
 		}
 	}
+	if !s.OffersDSN() && payload.NeedsKey(t.Payload) {
+		all = append(all, verdict.Finding{What: "bounces", Status: verdict.Warning, Message: keyInBounces(smtp.RelayName(t.Host, t.Port), t.Payload)})
+	}
 	if msg == nil {
 		return all, false
 	}
@@ -132,6 +136,15 @@ func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*
 		return nil, failure
 	}
 	return c.dial(ctx, t, p, r)
+}
+
+// keyInBounces is the warning for a mail with a private key to a relay without DSN.
+func keyInBounces(relay, kind string) string {
+	key := "the private key"
+	if payload.NeedsPassphrase(kind) {
+		key = "the encrypted private key"
+	}
+	return fmt.Sprintf("%s does not offer DSN (RFC 3461), so a bounce may return the whole mail with %s to from_address; let only people who may have the key read that mailbox, or use a relay with DSN", relay, key)
 }
 
 func sizeText(size, limit int) string {

@@ -199,18 +199,19 @@ func uncertain(why string) *verdict.Failure {
 }
 
 // claim returns the function that writes `sending` with a lease to the ledger: the
-// last step before content is sent.
+// last step before content is sent. A second call in the same attempt extends the lease.
 func (j *job) claim(ctx context.Context) func(until time.Time) error {
 	return func(until time.Time) error {
 		e := j.entry
 		e.State, e.Owner, e.Lease = broker.StateSending, j.r.owner, until.Add(leaseMargin)
-		if e.Uncertain {
+		duplicate := e.Uncertain && !j.claimed // one that is claimed again was refused: it is the same mail
+		if duplicate {
 			e.PossibleDuplicates++
 		}
 		j.r.reached(pointClaiming)
 		j.claimErr = j.write(ctx, e)
-		j.claimed = j.claimErr == nil
-		if j.claimed && e.Uncertain {
+		j.claimed = j.claimed || j.claimErr == nil
+		if j.claimErr == nil && duplicate {
 			j.r.metrics.duplicates.Inc()
 		}
 		j.r.reached(pointClaimed)

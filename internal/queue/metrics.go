@@ -51,7 +51,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "certpost_breaker_state", Help: "Breakers of the lane's relays: 0 all closed, 1 some closed, 2 none closed.",
 		}, []string{"lane"}),
 		paused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, rate, connections.",
+			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, relay_limit, rate, connections.",
 		}, []string{"lane", "reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "certpost_delivery_seconds", Help: "Seconds from the publication of a delivery to its settling, by state.",

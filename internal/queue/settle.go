@@ -40,6 +40,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	case failure.Relay && receipt == nil:
 		j.relayFailed(ctx, failure)
 	case failure.Untried && receipt == nil:
+		j.releaseClaim(ctx, failure)
 		j.nak(failure.After, nil) // not tried, so it does not expire, however old it is
 	default:
 		final := failure
@@ -64,18 +65,25 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 // interrupted NAKs a delivery that the shutdown interrupted. It does not count as an
 // attempt, and does not make a dead letter, however old the delivery is.
 func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
-	if j.claimed {
-		e := j.entry
-		e.State, e.Owner, e.Lease = broker.StateWaiting, "", time.Time{}
-		e.Attempts--
-		e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.MaybeSent
-		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
-		defer cancel()
-		if err := j.write(write, e); err != nil {
-			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("the shutdown interrupted this delivery and the ledger could not be updated; it is retried when its lease ends")
-		}
-	}
+	j.releaseClaim(ctx, f)
 	j.nak(0, nil)
+}
+
+// releaseClaim ends the lease of a delivery that was claimed in an attempt that does not
+// count, so that the next one finds neither a lease nor an unknown outcome.
+func (j *job) releaseClaim(ctx context.Context, f *verdict.Failure) {
+	if !j.claimed {
+		return
+	}
+	e := j.entry
+	e.State, e.Owner, e.Lease = broker.StateWaiting, "", time.Time{}
+	e.Attempts--
+	e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.MaybeSent
+	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
+	defer cancel()
+	if err := j.write(write, e); err != nil {
+		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("this attempt did not count, and the ledger could not be updated; it is retried when its lease ends")
+	}
 }
 
 // tooOld reports whether the delivery has reached the age GiveUpAfter.
@@ -162,7 +170,7 @@ func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Fa
 	}
 	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
-	j.nak(j.r.set.retryDelay(tries), nil)
+	j.nak(max(j.r.set.retryDelay(tries), f.After), nil) // After: the relay reached its limit at a later recipient
 }
 
 // relayFailed NAKs the message until the relay may be tried again. This does not count
@@ -173,6 +181,7 @@ func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
 		j.dead(ctx, expired(f, time.Since(j.since)))
 		return
 	}
+	j.releaseClaim(ctx, f)
 	if !f.Untried {
 		j.log("", "relay_failed", f)
 	}
