@@ -108,8 +108,8 @@ func (a *attempt) complete(r *verdict.Receipt) {
 	r.Certificate, r.Secrets = verdict.CertificateOf(a.p.bundle.Leaf), a.p.versions
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
-	if !r.DSN && payload.NeedsKey(a.target.Payload) {
-		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, a.target.Payload))
+	if settings := a.target.settings(nil); !r.DSN && settings.NeedsKey() {
+		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, settings))
 	}
 }
 

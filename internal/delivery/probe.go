@@ -114,8 +114,8 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), int(left.Hours()/24))})
 		}
 	}
-	if !s.OffersDSN() && payload.NeedsKey(t.Payload) {
-		all = append(all, verdict.Finding{What: "bounces", Status: verdict.Warning, Message: keyInBounces(smtp.RelayName(t.Host, t.Port), t.Payload)})
+	if settings := t.settings(nil); !s.OffersDSN() && settings.NeedsKey() {
+		all = append(all, verdict.Finding{What: "bounces", Status: verdict.Warning, Message: keyInBounces(smtp.RelayName(t.Host, t.Port), settings)})
 	}
 	if msg == nil {
 		return all, false
@@ -139,9 +139,9 @@ func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*
 }
 
 // keyInBounces is the warning for a mail with a private key to a relay without DSN.
-func keyInBounces(relay, kind string) string {
+func keyInBounces(relay string, s payload.Settings) string {
 	key := "the private key"
-	if payload.NeedsPassphrase(kind) {
+	if !s.KeyInClear() {
 		key = "the encrypted private key"
 	}
 	return fmt.Sprintf("%s does not offer DSN (RFC 3461), so a bounce may return the whole mail with %s to from_address; let only people who may have the key read that mailbox, or use a relay with DSN", relay, key)
