@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strconv"
@@ -94,7 +95,7 @@ func nakAll(group []jetstream.Msg) {
 type fanned struct {
 	msg         jetstream.Msg
 	seq         uint64
-	redelivered bool // the server has delivered it before
+	maybeStored bool // an earlier try may have stored its deliveries
 	event       *events.Event
 	token       string
 	deliveries  []*nats.Msg
@@ -116,16 +117,40 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		all = append(all, f)
 		deliveries = append(deliveries, f.deliveries...)
 	}
-	if err := r.PublishAll(ctx, deliveries, r.publishedBefore(all)); err != nil {
+	if err := r.publishDeliveries(ctx, all, deliveries); err != nil {
 		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events are retried")
 		for _, f := range all {
-			_ = f.msg.NakWithDelay(backoff.Jitter(5 * time.Second))
+			_ = f.msg.NakWithDelay(backoff.Jitter(2 * time.Second)) // if it fails: delivered again when the acknowledgement wait ends
 		}
 		return
 	}
 	r.reached(pointPublished)
+	// All of the group share this time: if the letters cannot be read or written now, that
+	// is found out once, not for each event.
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
 	for _, f := range all {
 		r.settleEvent(ctx, f)
+	}
+}
+
+// publishPatience is how long the deliveries of a group of events are tried to publish while
+// the stream does not answer. After that others may try.
+const publishPatience = 20 * time.Second
+
+// publishDeliveries publishes the deliveries, and tries again while the stream does not
+// answer: after a leader's death the next one gets them at once.
+func (r *Runner) publishDeliveries(ctx context.Context, all []*fanned, deliveries []*nats.Msg) error {
+	known := r.publishedBefore(all)
+	for until := time.Now().Add(publishPatience); ; {
+		err := r.PublishAll(ctx, deliveries, known)
+		if err == nil || !broker.Unanswered(err) || ctx.Err() != nil || time.Now().After(until) {
+			return err
+		}
+		for _, f := range all {
+			f.maybeStored = true
+		}
+		backoff.Sleep(ctx, backoff.Jitter(200*time.Millisecond))
 	}
 }
 
@@ -138,7 +163,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.nakDelay, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq, f.redelivered = meta.Sequence.Stream, meta.NumDelivered > 1
+	f.seq, f.maybeStored = meta.Sequence.Stream, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
@@ -192,21 +217,29 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.letters, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, f.delivery(route, 1))
+		f.deliveries = append(f.deliveries, f.delivery(route))
 	}
 	return f
 }
 
+// firstGeneration is the generation of deliveries that are made from events.
+const firstGeneration = "1"
+
+// messageID returns the message id of the delivery to a target.
+func (f *fanned) messageID(target string) string {
+	return f.token + "/" + target + "/" + firstGeneration
+}
+
 // delivery returns the delivery message for one target. Its body is the whole event.
-func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
+func (f *fanned) delivery(route verdict.Route) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
 	m.Data = f.event.Encode()
-	gen := strconv.Itoa(generation)
-	m.Header.Set(nats.MsgIdHdr, f.token+"/"+route.Target+"/"+gen)
+	m.Header.Set(nats.MsgIdHdr, f.messageID(route.Target))
 	m.Header.Set(broker.HeaderEventID, broker.HeaderText(f.event.ID))
 	m.Header.Set(broker.HeaderTarget, route.Target)
 	m.Header.Set(broker.HeaderLane, route.Lane)
-	m.Header.Set(broker.HeaderGeneration, gen)
+	m.Header.Set(broker.HeaderGeneration, firstGeneration)
+	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(f.seq, 10))
 	for _, h := range []string{"traceparent", "tracestate"} {
 		if v := f.msg.Headers().Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
@@ -231,27 +264,58 @@ func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 }
 
 // publishedBefore returns what to do with a delivery whose message id is in the stream's
-// duplicate window. If the server delivered the event again, because an acknowledgement
-// was lost or the event was NAKed, the delivery counts as stored already. If the event was
-// published again, the stream must not drop the delivery as a duplicate: it may be a
-// replay of a dead one, or another certificate with an event id that is used already.
-// It is published with a message id of its own, and the ledger decides.
-func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg) error {
+// duplicate window. If an earlier try to publish the deliveries of this event has stored
+// it, there is nothing to do. If the event was published again, the stream must not drop
+// the delivery as a duplicate: it may be a replay of a dead one, or another certificate
+// with an event id that is used already. It is published with a message id of its own,
+// and the ledger decides.
+func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 	from := map[*nats.Msg]*fanned{}
 	for _, f := range all {
 		for _, d := range f.deliveries {
 			from[d] = f
 		}
 	}
-	return func(ctx context.Context, m *nats.Msg) error {
-		f := from[m]
-		if f.redelivered {
-			return nil
+	return func(ctx context.Context, m *nats.Msg, sequence uint64) error {
+		f, target := from[m], m.Header.Get(broker.HeaderTarget)
+		if m.Header.Get(nats.MsgIdHdr) != f.messageID(target) {
+			return nil // stored by an earlier try, under its own id
 		}
-		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
-		_, err := r.JetStream().PublishMsg(ctx, m)
-		return err
+		if f.maybeStored {
+			stored, err := r.storedFor(ctx, f, target, sequence)
+			if err != nil || stored {
+				return err
+			}
+		}
+		m.Header.Set(nats.MsgIdHdr, f.messageID(target)+"/"+strconv.FormatUint(f.seq, 10))
+		return broker.Persist(ctx, func(ctx context.Context) error {
+			_, err := r.JetStream().PublishMsg(ctx, m)
+			return err
+		})
 	}
+}
+
+// storedFor reports whether the delivery with a sequence in CERTPOST_DELIVERIES was made
+// from this event, and not from an earlier publication of the same event id. If it is no
+// longer there, it was settled, and the ledger says from which event it was made.
+func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequence uint64) (bool, error) {
+	var event uint64
+	err := broker.Persist(ctx, func(ctx context.Context) (err error) {
+		event, err = r.EventOfDelivery(ctx, sequence)
+		return err
+	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		var entry broker.Entry
+		err = broker.Persist(ctx, func(ctx context.Context) (err error) {
+			entry, _, err = r.ledger.Get(ctx, broker.LedgerKey(target, f.token))
+			return err
+		})
+		if errors.Is(err, broker.ErrNoEntry) {
+			return false, nil
+		}
+		event = entry.EventSequence
+	}
+	return event == f.seq, err
 }
 
 // settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs
@@ -273,7 +337,13 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 			Str("reason", d.Reason).Msg("dead letter")
 	}
 	if len(f.letters) == 0 && f.event != nil {
-		r.removeEventLetters(ctx, f)
+		if err := r.removeEventLetters(ctx, f); err != nil {
+			delay := backoff.Jitter(lettersDelay)
+			r.log.Warn().Err(err).Str("event", f.event.ID).Dur("again_in", delay).
+				Msg("the event was resolved; whether it has a dead letter on the list could not be found out, or the letter could not be removed; the event is taken again")
+			_ = f.msg.NakWithDelay(delay) // if it fails: delivered again when the acknowledgement wait ends
+			return
+		}
 	}
 	r.metrics.events.WithLabelValues(f.outcome).Inc()
 	// The acknowledgement is not confirmed: if it is lost, the event is delivered again,
@@ -285,7 +355,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 
 // removeEventLetters removes the dead letters of the event itself (those without a lane)
 // after the event was published again and could be resolved.
-func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) {
+func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) error {
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
 		if err == nil && d.IsOfAnother(f.event.Digest()) {
 			continue
@@ -298,8 +368,8 @@ func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) {
 			err = r.RemoveLetter(ctx, d.Sequence)
 		}
 		if err != nil {
-			r.log.Warn().Err(err).Str("event", f.event.ID).Msg("the event was resolved, but its dead letter could not be removed; discard it")
-			return
+			return err
 		}
 	}
+	return nil
 }

@@ -78,6 +78,7 @@ type Runner struct {
 	set      Settings
 	metrics  *Metrics
 	owner    string // of leases: this process; unique to each start
+	started  time.Time
 	lanes    *lanes
 	ledger   broker.Ledger // set by prepare
 	replicas *replicaSet
@@ -96,7 +97,7 @@ const embeddedOwner = "/embedded"
 func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	host, _ := os.Hostname()
 	r := &Runner{
-		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"),
+		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"), started: time.Now(),
 		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()),
 	}
 	if b.Embedded() {
