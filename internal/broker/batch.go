@@ -42,7 +42,9 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) 
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
-			_, err = b.PublishBatch(ctx, part)
+			once, cancel := context.WithTimeout(ctx, RequestTimeout)
+			_, err = b.PublishBatch(once, part)
+			cancel()
 		}
 		if errors.Is(err, errBatchRefused) {
 			err = b.publishEach(ctx, part, known)
@@ -105,7 +107,7 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 	}
 	commit.Header.Set(headerBatchCommit, "1")
 	// A server that dies with the batch never answers.
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	reply, err := b.nc.RequestMsgWithContext(ctx, commit)
 	if err != nil {

@@ -351,11 +351,7 @@ func (d *DeadLetter) IsOfAnother(digest string) bool {
 func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		for next := uint64(1); ; {
-			var raw *jetstream.RawStreamMsg
-			err := Persist(ctx, func(ctx context.Context) (err error) {
-				raw, err = b.leaderGet(ctx, DeadLettersStream, getRequest{Seq: next, Next: filter})
-				return err
-			})
+			raw, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Seq: next, Next: filter})
 			if errors.Is(err, jetstream.ErrMsgNotFound) {
 				return
 			}

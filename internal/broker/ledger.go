@@ -329,7 +329,9 @@ func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}
-	return b.PublishBatch(context.Background(), msgs)
+	ctx, cancel := context.WithTimeout(context.Background(), RequestTimeout)
+	defer cancel()
+	return b.PublishBatch(ctx, msgs)
 }
 
 // WrongSequence reports whether err is a failed compare-and-set. Plain and replicated

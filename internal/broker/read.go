@@ -207,15 +207,20 @@ func rawMessage(answer *nats.Msg) (*jetstream.RawStreamMsg, error) {
 }
 
 // leaderGet reads one message from the stream's leader, which has all acknowledged
-// messages; jetstream.ErrMsgNotFound if there is none.
+// messages; jetstream.ErrMsgNotFound if there is none. It asks again while there is no
+// leader, for apiTimeout at most.
 func (b *Broker) leaderGet(ctx context.Context, stream string, request getRequest) (*jetstream.RawStreamMsg, error) {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	reply, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, body)
+	var reply *nats.Msg
+	err = Persist(ctx, func(ctx context.Context) (err error) {
+		reply, err = b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, body)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

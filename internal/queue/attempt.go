@@ -201,6 +201,9 @@ func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint
 	defer cancel()
 	err = broker.Persist(ctx, func(ctx context.Context) error {
 		entry, revision, err = j.r.ledger.Get(ctx, j.key)
+		if broker.Unanswered(err) { // an answer may be another replica's, and says nothing of the leader
+			j.r.progress.note(keepLedger, err)
+		}
 		return err
 	})
 	if errors.Is(err, broker.ErrNoEntry) {
@@ -233,8 +236,8 @@ func uncertain(why string) *verdict.Failure {
 }
 
 // claimer returns the function that writes `sending` with a lease to the ledger: the
-// last step before content is sent. It tries for half of the time that the relay gives, so
-// that the other half is left for sending.
+// last step before content is sent. It tries for half of the time that is left, so that the
+// other half is left for sending, but at least twice.
 func (j *job) claimer(ctx context.Context) func(until time.Time) error {
 	return func(until time.Time) error {
 		e, now := j.entry, time.Now()
@@ -244,7 +247,7 @@ func (j *job) claimer(ctx context.Context) func(until time.Time) error {
 		}
 		j.claim = e
 		j.r.reached(pointClaiming)
-		ctx, cancel := context.WithTimeout(ctx, min(time.Until(until)/2, longestClaim))
+		ctx, cancel := context.WithTimeout(ctx, min(max(time.Until(until)/2, 2*broker.RequestTimeout), longestClaim))
 		defer cancel()
 		j.claimErr = broker.Persist(ctx, func(ctx context.Context) error { return j.write(ctx, e) })
 		j.claimed = j.claimErr == nil
@@ -283,6 +286,7 @@ func (j *job) unclaim(ctx context.Context) {
 // write stores the entry by compare-and-set and keeps it with its new revision.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	rev, err := j.r.ledger.Put(ctx, j.key, e, j.revision)
+	j.r.progress.note(keepLedger, err)
 	if err != nil {
 		return err
 	}

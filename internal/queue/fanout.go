@@ -23,60 +23,90 @@ const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
+	var consumer jetstream.Consumer // nil until fetched from
 	var lastLogged time.Time
-	for ctx.Err() == nil {
-		failed := r.fanoutOnce(ctx, work)
-		if failed == nil || ctx.Err() != nil {
+	for failures := 0; ctx.Err() == nil; {
+		err := r.fanoutOnce(ctx, work, &consumer)
+		if ctx.Err() != nil {
+			return
+		}
+		r.progress.note(fetchEvents, err)
+		if err == nil {
+			failures = 0
 			continue
 		}
-		backoff.Sleep(ctx, time.Second)
-		err := r.EnsureTopology(ctx)
-		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be unavailable for a day
-			continue
+		if time.Since(lastLogged) > time.Minute { // NATS may be unavailable for a day
+			lastLogged = time.Now()
+			r.log.Warn().Err(err).Msg("events could not be fetched; trying again")
 		}
-		lastLogged = time.Now()
-		if err != nil {
-			r.log.Error().Err(err).Msg("the streams could not be checked or restored; trying again")
-		} else {
-			r.log.Warn().Err(failed).Msg("events could not be fetched; trying again")
-		}
+		r.afterFailedFetch(ctx, failures, err)
+		failures++
 	}
 }
 
-// fanoutOnce turns events into deliveries until ctx ends or fetching fails.
-func (r *Runner) fanoutOnce(ctx, work context.Context) error {
-	consumer, err := r.JetStream().Consumer(work, broker.EventsStream, broker.FanoutConsumer)
+const (
+	// fetchPause is the wait after a fetch has failed. A consumer has a new leader seconds
+	// after the old one has died, and its messages shall not wait for longer.
+	fetchPause = 250 * time.Millisecond
+	// checkAfter is the number of failed fetches in a row after which streams and consumers
+	// are checked. That happens elsewhere (lanes.run): each request of a check may take its
+	// time, and a fetch may succeed meanwhile.
+	checkAfter = 4
+)
+
+// afterFailedFetch waits until the next fetch is to be tried, and requests a check of
+// streams and consumers if one is missing or the failure lasts.
+func (r *Runner) afterFailedFetch(ctx context.Context, failures int, err error) {
+	if !broker.Unanswered(err) || failures%checkAfter == checkAfter-1 {
+		r.lanes.check()
+	}
+	backoff.Sleep(ctx, backoff.Jitter(fetchPause))
+}
+
+// fetchHeartbeat is the interval of the server's signs of life while a fetch waits. After
+// two intervals without one the fetch was lost with its server.
+const fetchHeartbeat = 750 * time.Millisecond
+
+// fetch asks a consumer for messages. If the consumer has no leader, the error is
+// jetstream.ErrNoHeartbeat.
+func (r *Runner) fetch(ctx context.Context, consumer *jetstream.Consumer, stream, name string, n int) (jetstream.MessageBatch, error) {
+	if *consumer == nil { // its name is all that a fetch needs: it is asked for once
+		ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+		defer cancel()
+		found, err := r.JetStream().Consumer(ctx, stream, name)
+		if err != nil {
+			return nil, err
+		}
+		*consumer = found
+	}
+	return (*consumer).Fetch(n, jetstream.FetchMaxWait(fetchWait), jetstream.FetchHeartbeat(fetchHeartbeat))
+}
+
+// fanoutOnce turns the events of one fetch into deliveries.
+func (r *Runner) fanoutOnce(ctx, work context.Context, consumer *jetstream.Consumer) error {
+	batch, err := r.fetch(work, consumer, broker.EventsStream, broker.FanoutConsumer, fanoutBatch)
 	if err != nil {
 		return err
 	}
-	for ctx.Err() == nil {
-		batch, err := consumer.Fetch(fanoutBatch, jetstream.FetchMaxWait(fetchWait))
-		if err != nil {
-			return err
-		}
-		for msg := range batch.Messages() {
-			group := []jetstream.Msg{msg}
-			for more := true; more; {
-				select {
-				case m, ok := <-batch.Messages():
-					if more = ok; ok {
-						group = append(group, m)
-					}
-				default:
-					more = false
+	for msg := range batch.Messages() {
+		group := []jetstream.Msg{msg}
+		for more := true; more; {
+			select {
+			case m, ok := <-batch.Messages():
+				if more = ok; ok {
+					group = append(group, m)
 				}
+			default:
+				more = false
 			}
-			if ctx.Err() != nil {
-				nakAll(group)
-				continue
-			}
-			r.fanOut(work, group)
 		}
-		if err := batch.Error(); err != nil {
-			return err
+		if ctx.Err() != nil {
+			nakAll(group)
+			continue
 		}
+		r.fanOut(work, group)
 	}
-	return nil
+	return batch.Error()
 }
 
 // atOnce is the delay of a NAK after which the message may be delivered again at once.
@@ -144,6 +174,9 @@ func (r *Runner) publishDeliveries(ctx context.Context, all []*fanned, deliverie
 	known := r.publishedBefore(all)
 	for until := time.Now().Add(publishPatience); ; {
 		err := r.PublishAll(ctx, deliveries, known)
+		if len(deliveries) > 0 {
+			r.progress.note(publishDeliveries, err)
+		}
 		if err == nil || !broker.Unanswered(err) || ctx.Err() != nil || time.Now().After(until) {
 			return err
 		}
@@ -299,11 +332,7 @@ func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 // from this event, and not from an earlier publication of the same event id. If it is no
 // longer there, it was settled, and the ledger says from which event it was made.
 func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequence uint64) (bool, error) {
-	var event uint64
-	err := broker.Persist(ctx, func(ctx context.Context) (err error) {
-		event, err = r.EventOfDelivery(ctx, sequence)
-		return err
-	})
+	event, err := r.EventOfDelivery(ctx, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		var entry broker.Entry
 		err = broker.Persist(ctx, func(ctx context.Context) (err error) {
@@ -327,7 +356,9 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 		return
 	}
 	for i, d := range f.letters {
-		if err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i)); err != nil {
+		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
+		r.progress.note(storeLetters, err)
+		if err != nil {
 			r.metrics.deadLetterFailures.Inc()
 			r.log.Error().Err(err).Str("event", d.Event).Msg("the dead letter could not be stored; the event is retried")
 			_ = f.msg.NakWithDelay(r.set.deadLetterDelay())

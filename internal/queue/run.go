@@ -84,9 +84,13 @@ type Runner struct {
 	replicas *replicaSet
 	meter    *meter // set by prepare
 
+	progress *progress
+
 	mu       sync.Mutex
-	ready    error
-	storeErr error // why the last heartbeat was not stored
+	ready    error // why nothing is delivered; nil otherwise
+	storeErr error // why the server refused to store the last heartbeat
+	late     error // why it is not known whether the last heartbeat was stored
+	unsure   error // why it is not known whether all streams are there
 }
 
 // embeddedOwner is the suffix of an owner that runs the embedded server. Only one
@@ -105,6 +109,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	}
 	r.lanes = newLanes(r)
 	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
+	r.progress = newProgress()
 	return r
 }
 
@@ -132,6 +137,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
+	wg.Go(func() { r.probe(ctx) })
 	wg.Go(func() { r.watchStore(ctx, fail) })
 	wg.Wait()
 	if err := context.Cause(ctx); errors.Is(err, broker.ErrStoreFailed) {
@@ -200,8 +206,9 @@ func (r *Runner) prepare(ctx context.Context) error {
 	}
 }
 
-// Ready returns nil when deliveries are handled, otherwise the reason why not.
-func (r *Runner) Ready(ctx context.Context) error {
+// Ready returns nil when events and deliveries get on, otherwise the reason why not. It
+// says what the work has shown, and asks nobody, so it answers at once.
+func (r *Runner) Ready(context.Context) error {
 	if err := r.Disconnected(); err != nil {
 		return err
 	}
@@ -214,25 +221,67 @@ func (r *Runner) Ready(ctx context.Context) error {
 	if storeErr != nil {
 		return fmt.Errorf("JetStream cannot store messages: %w", storeErr)
 	}
-	return r.Health(ctx)
+	stands, _ := r.progress.state(time.Now())
+	return stands
 }
 
-// setStored records whether the last heartbeat could be stored. Without a connection
-// nothing can be stored; Ready reports that by itself.
+// Degraded returns what does not work although events and deliveries get on; nil if
+// everything does.
+func (r *Runner) Degraded() error {
+	_, hurts := r.progress.state(time.Now())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []string
+	for what, err := range map[string]error{
+		"this process's heartbeat is late, so that rates and connections may be shared wrongly": r.late,
+		"not all streams could be checked": r.unsure,
+		"not every lane gets on":           hurts,
+	} {
+		if err != nil {
+			all = append(all, what+": "+why(err))
+		}
+	}
+	return joined(all)
+}
+
+// setStored records whether the last heartbeat could be stored. A server that refuses it
+// stores nothing else either. If it does not answer, that says nothing of other streams.
+// Without a connection nothing can be stored; Ready reports that by itself.
 func (r *Runner) setStored(err error) {
 	if err != nil && !r.Conn().IsConnected() {
 		return
 	}
 	r.mu.Lock()
 	before := r.storeErr
-	r.storeErr = err
+	r.storeErr, r.late = nil, nil
+	if broker.Unanswered(err) {
+		r.late = err
+	} else {
+		r.storeErr = err
+	}
+	after := r.storeErr
 	r.mu.Unlock()
 	switch {
-	case err != nil && before == nil:
+	case after != nil && before == nil:
 		r.log.Error().Err(err).Msg("JetStream cannot store messages; deliveries wait")
-	case err == nil && before != nil:
+	case after == nil && before != nil:
 		r.log.Info().Msg("JetStream stores messages again")
 	}
+}
+
+// setChecked records the result of checking the streams. If one does not answer, the work
+// shows whether that matters.
+func (r *Runner) setChecked(err error) {
+	if broker.Unanswered(err) {
+		r.mu.Lock()
+		r.unsure = err
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Lock()
+	r.unsure = nil
+	r.mu.Unlock()
+	r.setReady(err)
 }
 
 // setReady records the reason for not being ready, nil when ready. errStopping is final.

@@ -243,7 +243,9 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		d.Certainty = verdict.Accepted // for recipients other than those still owed
 	}
 	j.r.reached(pointDeadLettering)
-	if err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
+	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10))
+	j.r.progress.note(storeLetters, err)
+	if err != nil {
 		j.r.metrics.deadLetterFailures.Inc()
 		j.log("the dead letter could not be stored; the delivery waits", "dead_letter_not_stored", f)
 		j.nak(j.r.set.deadLetterDelay(), err)
