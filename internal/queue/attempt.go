@@ -65,11 +65,11 @@ type job struct {
 func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.count()
-	defer j.contain(ctx)
+	defer j.contain()
 	j.stopKeepAlive = sync.OnceFunc(keepAlive(r.AckWait(), msg))
 	defer j.stopKeepAlive()
 	if failure := j.read(); failure != nil {
-		j.dead(ctx, failure)
+		j.dead(failure)
 		return
 	}
 	if !j.due(ctx) {
@@ -135,23 +135,23 @@ func (j *job) due(ctx context.Context) bool {
 	switch {
 	case entry.Digest != j.event.Digest():
 		j.entry = broker.Entry{} // the stored one belongs to the other event: do not overwrite it
-		j.dead(ctx, verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+		j.dead(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
 			fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", entry.State)))
 		return false
 	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq):
 		// The process that delivered it may have died before it removed the letter. The
 		// server forgets at kill -9 that it delivered the message; its sequence says so too.
-		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff(ctx, "") {
+		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff("") {
 			return false
 		}
-		j.finish(ctx, "duplicate", nil)
+		j.finish("duplicate", nil)
 		return false
 	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && entry.Sequence == j.seq:
 		// The process died before the acknowledgement.
-		if entry.DeadLetter != "" && !j.takeLettersOff(ctx, entry.DeadLetter) {
+		if entry.DeadLetter != "" && !j.takeLettersOff(entry.DeadLetter) {
 			return false
 		}
-		j.finish(ctx, "dead", nil)
+		j.finish("dead", nil)
 		return false
 	case left > 0:
 		j.nak(left+backoff.Jitter(time.Second), nil)
@@ -159,7 +159,7 @@ func (j *job) due(ctx context.Context) bool {
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == broker.StateWaiting && entry.Decided():
-		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
+		j.dead(verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
 		return false
 	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead or discarded
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
@@ -177,7 +177,7 @@ func (j *job) due(ctx context.Context) bool {
 		j.entry.Consented = j.entry.Uncertain && entry.State == broker.StateDead
 	}
 	if j.entry.Uncertain && !j.entry.Consented && j.r.set.DeadLetterUnknown {
-		j.dead(ctx, uncertain("an earlier attempt ended before the relay's reply to the content was recorded"))
+		j.dead(uncertain("an earlier attempt ended before the relay's reply to the content was recorded"))
 		return false
 	}
 	j.entry.Attempts++
@@ -262,12 +262,12 @@ func (j *job) claimer(ctx context.Context) func(until time.Time) error {
 // unclaim takes back a claim of which it is not known whether it was stored, because its
 // acknowledgement did not come. Nothing was sent, and the entry shall not say that the
 // outcome is unknown. A claim that was refused, or that another process has won, is none.
-func (j *job) unclaim(ctx context.Context) {
+func (j *job) unclaim() {
 	if !broker.Unanswered(j.claimErr) && !errors.Is(j.claimErr, context.Canceled) {
 		return
 	}
 	until := time.Now().Add(leaseMargin)
-	if err := j.persist(ctx, j.claim, until); err != nil { // the same write again: now it is known
+	if err := j.persist(j.claim, until); err != nil { // the same write again: now it is known
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a claim could not be taken back")
 		return
 	}
@@ -278,7 +278,7 @@ func (j *job) unclaim(ctx context.Context) {
 		e.PossibleDuplicates--
 	}
 	e.Release()
-	if err := j.persist(ctx, e, until); err != nil {
+	if err := j.persist(e, until); err != nil {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a claim could not be taken back")
 	}
 }
@@ -317,7 +317,7 @@ func (j *job) count() {
 }
 
 // contain recovers from a panic, so that it affects only the delivery that caused it.
-func (j *job) contain(ctx context.Context) {
+func (j *job) contain() {
 	p := recover()
 	if p == nil {
 		return
@@ -328,7 +328,7 @@ func (j *job) contain(ctx context.Context) {
 		Str("lane", j.lane.name).Str("target", j.target).Msg("a defect: handling a delivery panicked; please report it with the stack")
 	if j.event == nil {
 		if meta, err := j.msg.Metadata(); err == nil && meta.NumDelivered >= maxPanics {
-			j.dead(ctx, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost: reading this event panicked; please report it with the stack from the log"}})
+			j.dead(&verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost: reading this event panicked; please report it with the stack from the log"}})
 			return
 		}
 		j.nak(backoff.Jitter(10*time.Second), nil)
@@ -341,10 +341,10 @@ func (j *job) contain(ctx context.Context) {
 	}
 	if j.entry.Panics >= maxPanics {
 		f.Code = verdict.SMTPPayload
-		j.dead(ctx, f)
+		j.dead(f)
 		return
 	}
-	j.retry(ctx, nil, f)
+	j.retry(nil, f)
 }
 
 // keepAlive extends the acknowledgement wait of the messages, at every third of it,

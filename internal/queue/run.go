@@ -85,12 +85,18 @@ type Runner struct {
 	meter    *meter // set by prepare
 
 	progress *progress
+	// stores ends when the embedded store has failed: nothing can be recorded after that.
+	stores     context.Context
+	endStoring context.CancelFunc
 
 	mu       sync.Mutex
 	ready    error // why nothing is delivered; nil otherwise
 	storeErr error // why the server refused to store the last heartbeat
-	late     error // why it is not known whether the last heartbeat was stored
-	unsure   error // why it is not known whether all streams are there
+	// storeFailed says why the embedded store can no longer be written; it stays when the
+	// process stops because of it.
+	storeFailed error
+	late        error // why it is not known whether the last heartbeat was stored
+	unsure      error // why it is not known whether all streams are there
 }
 
 // embeddedOwner is the suffix of an owner that runs the embedded server. Only one
@@ -107,6 +113,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	if b.Embedded() {
 		r.owner += embeddedOwner
 	}
+	r.stores, r.endStoring = context.WithCancel(context.Background())
 	r.lanes = newLanes(r)
 	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
 	r.progress = newProgress()
@@ -138,7 +145,15 @@ func (r *Runner) Run(ctx context.Context) error {
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.probe(ctx) })
-	wg.Go(func() { r.watchStore(ctx, fail) })
+	wg.Go(func() {
+		r.watchStore(ctx, func(err error) {
+			// Nothing that is in work can be recorded any more. A mail that is cut off
+			// before its end is sent once, by the next process.
+			r.endStoring()
+			abort()
+			fail(err)
+		})
+	})
 	wg.Wait()
 	if err := context.Cause(ctx); errors.Is(err, broker.ErrStoreFailed) {
 		return err
@@ -146,19 +161,27 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
-// watchStore calls fail when the embedded store has failed. Two checks in a row must say
-// so: a stream that is deleted during a write looks the same until it is gone.
-func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
-	for r.Embedded() && ctx.Err() == nil {
-		if r.StoreFailed() != nil {
-			backoff.Sleep(ctx, broker.StoreLookEvery/5)
-			if err := r.StoreFailed(); err != nil {
-				r.log.Error().Err(err).Msg("certpost stops, because nothing can be stored")
-				fail(err)
-				return
-			}
+// outlast returns a context for what shall be stored although the work has been told to
+// stop. It ends after a time, and with the store.
+func (r *Runner) outlast(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(r.stores, d)
+}
+
+// watchStore calls fail when the embedded store has failed, and tells why by Ready from the
+// moment it is noticed. Two checks in a row must say so: a stream that is deleted during a
+// write looks the same until it is gone.
+func (r *Runner) watchStore(ctx context.Context, fail func(error)) {
+	for before := false; r.Embedded() && ctx.Err() == nil; backoff.Sleep(ctx, broker.StoreLookEvery) {
+		err := r.StoreFailed()
+		r.mu.Lock()
+		r.storeFailed = err
+		r.mu.Unlock()
+		if err != nil && before {
+			r.log.Error().Err(err).Msg("certpost stops, because nothing can be stored")
+			fail(err)
+			return
 		}
-		backoff.Sleep(ctx, broker.StoreLookEvery)
+		before = err != nil
 	}
 }
 
@@ -213,8 +236,11 @@ func (r *Runner) Ready(context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	err, storeErr := r.ready, r.storeErr
+	err, storeErr, failed := r.ready, r.storeErr, r.storeFailed
 	r.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
 	if err != nil {
 		return err
 	}

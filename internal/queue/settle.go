@@ -20,7 +20,7 @@ import (
 // and acknowledges the message, NAKs it or makes it a dead letter.
 func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *verdict.Failure) {
 	if j.claimErr != nil && receipt == nil {
-		j.unclaim(ctx)
+		j.unclaim()
 		j.nak(backoff.Jitter(time.Second), j.claimErr)
 		return
 	}
@@ -33,15 +33,15 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	}
 	switch {
 	case failure == nil && receipt != nil:
-		j.sent(ctx)
+		j.sent()
 	case failure == nil:
 		// A courier that returns neither a receipt nor a failure has a defect. The
 		// delivery must not be lost because of it.
-		j.retry(ctx, nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt returned neither a receipt nor a failure"}})
+		j.retry(nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt returned neither a receipt nor a failure"}})
 	case ctx.Err() != nil && receipt == nil:
-		j.interrupted(ctx, failure)
+		j.interrupted(failure)
 	case failure.Relay && receipt == nil:
-		j.relayFailed(ctx, failure)
+		j.relayFailed(failure)
 	case failure.Untried && receipt == nil:
 		j.nak(failure.After, nil) // not tried, so it does not expire, however old it is
 	default:
@@ -51,29 +51,29 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 			final = uncertain(failure.Reason)
 			final.Transcript = failure.Transcript
 		case failure.Retry() && !j.tooOld():
-			j.retry(ctx, receipt, failure)
+			j.retry(receipt, failure)
 			return
 		case failure.Retry():
 			final = expired(failure, time.Since(j.since))
 		}
 		// Record who has the mail before the dead letter is published: publishing may
 		// fail, and the next attempt must not send to them again.
-		if receipt == nil || j.record(ctx, j.entry.Waiting(final), j.leaseEnd()) {
-			j.dead(ctx, final)
+		if receipt == nil || j.record(j.entry.Waiting(final), j.leaseEnd()) {
+			j.dead(final)
 		}
 	}
 }
 
 // interrupted NAKs a delivery that the shutdown interrupted. It does not count as an
 // attempt, and does not make a dead letter, however old the delivery is.
-func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
+func (j *job) interrupted(f *verdict.Failure) {
 	if j.claimed {
 		e := j.entry
 		e.State = broker.StateWaiting
 		e.Release()
 		e.Attempts--
 		e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.MaybeSent
-		if err := j.persist(ctx, e, time.Now().Add(leaseMargin)); err != nil {
+		if err := j.persist(e, time.Now().Add(leaseMargin)); err != nil {
 			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("the shutdown interrupted this delivery and the ledger could not be updated; it is retried when its lease ends")
 		}
 	}
@@ -94,30 +94,30 @@ func expired(f *verdict.Failure, age time.Duration) *verdict.Failure {
 }
 
 // sent records the relay's reply in the ledger, and only then acknowledges.
-func (j *job) sent(ctx context.Context) {
+func (j *job) sent() {
 	e := j.entry
 	wasDead := e.DeadLetter != ""
 	e.State, e.Failure, e.DeadLetter, e.Consented = broker.StateSent, nil, "", false
 	e.Release()
-	if !j.record(ctx, e, j.leaseEnd()) {
+	if !j.record(e, j.leaseEnd()) {
 		return
 	}
 	j.r.reached(pointRecorded)
 	j.conclude("sent", nil)
 	if wasDead || j.mayHaveLetter() {
-		if !j.takeLettersOff(ctx, "") {
+		if !j.takeLettersOff("") {
 			return
 		}
 	}
-	j.ack(ctx)
+	j.ack()
 }
 
 // record writes the outcome of the attempt to the ledger, and retries until the given
 // time, which is not after the end of the lease. It returns false when it could not
 // write, and has NAKed the message then. If the delivery was claimed, the next process
 // that reads the entry finds an expired lease, which means an unknown outcome.
-func (j *job) record(ctx context.Context, e broker.Entry, until time.Time) bool {
-	err := j.persist(ctx, e, until)
+func (j *job) record(e broker.Entry, until time.Time) bool {
+	err := j.persist(e, until)
 	if err == nil {
 		return true
 	}
@@ -130,8 +130,8 @@ func (j *job) record(ctx context.Context, e broker.Entry, until time.Time) bool 
 // has ended: what is known shall be stored. Each try has its own short deadline, because
 // one acknowledgement that is lost with a server must not take all of the time: another
 // server answers the next try.
-func (j *job) persist(ctx context.Context, e broker.Entry, until time.Time) error {
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
+func (j *job) persist(e broker.Entry, until time.Time) error {
+	ctx, cancel := j.r.outlast(time.Until(until))
 	defer cancel()
 	return broker.PersistUnless(ctx, lostClaim, func(ctx context.Context) error { return j.write(ctx, e) })
 }
@@ -166,8 +166,8 @@ func (j *job) mayHaveLetter() bool {
 // second process, may have left one under another code. It returns false when that was not
 // possible, and has NAKed the message then: when the server delivers it again, due finds
 // it settled and tries again, in whatever process.
-func (j *job) takeLettersOff(ctx context.Context, keep string) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deathPatience)
+func (j *job) takeLettersOff(keep string) bool {
+	ctx, cancel := j.r.outlast(deathPatience)
 	defer cancel()
 	var err error
 	if keep == "" {
@@ -191,12 +191,12 @@ const lettersDelay = 5 * time.Second
 // retry records the failure and NAKs the message with a growing delay. The delay
 // starts again at the first one when the relay accepted the mail for some recipients:
 // otherwise a relay that accepts two recipients at a time would be tried once an hour.
-func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Failure) {
+func (j *job) retry(receipt *verdict.Receipt, f *verdict.Failure) {
 	until, tries := time.Now().Add(leaseMargin), max(j.entry.Attempts, 1)
 	if receipt != nil {
 		until, tries = j.leaseEnd(), 1
 	}
-	if !j.record(ctx, j.entry.Waiting(f), until) {
+	if !j.record(j.entry.Waiting(f), until) {
 		return
 	}
 	j.r.reached(pointWaiting)
@@ -206,10 +206,10 @@ func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Fa
 
 // relayFailed NAKs the message until the relay may be tried again. This does not count
 // as an attempt. A delivery that is too old becomes a dead letter instead.
-func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
+func (j *job) relayFailed(f *verdict.Failure) {
 	if j.tooOld() {
 		j.lane.overdue.Store(true) // the next ones may be too old as well
-		j.dead(ctx, expired(f, time.Since(j.since)))
+		j.dead(expired(f, time.Since(j.since)))
 		return
 	}
 	if !f.Untried {
@@ -229,8 +229,8 @@ const deathPatience = 10 * time.Second
 // dead publishes the dead letter, then writes the ledger, then acknowledges, in this
 // order: if the process dies in between, the server delivers the message again. An
 // attempt may be made again then, and its letter is stored only once per subject.
-func (j *job) dead(ctx context.Context, f *verdict.Failure) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deathPatience)
+func (j *job) dead(f *verdict.Failure) {
+	ctx, cancel := j.r.outlast(deathPatience)
 	defer cancel()
 	if j.entry.Uncertain && f.Definite().Certainty == verdict.NotSent {
 		// This attempt sent nothing, but an earlier one may have.
@@ -261,19 +261,19 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		e.State, e.DeadLetter, e.Consented = broker.StateDead, d.Subject, false
 		e.Release()
 		e.Owed, e.Uncertain = e.Missing(), f.Definite().Certainty == verdict.MaybeSent
-		if err := j.persist(ctx, e, time.Now().Add(leaseMargin)); err != nil {
+		if err := j.persist(e, time.Now().Add(leaseMargin)); err != nil {
 			j.nak(backoff.Jitter(5*time.Second), err)
 			return
 		}
 		j.r.reached(pointDead)
 		j.conclude("dead", f)
-		if j.takeLettersOff(ctx, d.Subject) {
-			j.ack(ctx)
+		if j.takeLettersOff(d.Subject) {
+			j.ack()
 		}
 		return
 	}
 	j.r.reached(pointDead)
-	j.finish(ctx, "dead", f)
+	j.finish("dead", f)
 }
 
 // letter returns the dead letter of this delivery.
@@ -316,8 +316,8 @@ func unreadable(d *broker.DeadLetter, f *verdict.Failure, place string) {
 }
 
 // finish acknowledges, and counts and logs the outcome.
-func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
-	j.ack(ctx)
+func (j *job) finish(state string, f *verdict.Failure) {
+	j.ack()
 	j.conclude(state, f)
 }
 
@@ -329,8 +329,8 @@ func (j *job) conclude(state string, f *verdict.Failure) {
 
 // ack acknowledges and waits until the server confirms it. If it does not within
 // leaseMargin, the server delivers the message again, which is then settled the same way.
-func (j *job) ack(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
+func (j *job) ack() {
+	ctx, cancel := j.r.outlast(leaseMargin)
 	defer cancel()
 	if err := broker.Persist(ctx, j.msg.DoubleAck); err != nil {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("the acknowledgement of a delivery was not confirmed")
@@ -355,7 +355,7 @@ func (j *job) nak(delay time.Duration, why error) {
 // of that time: later the message may be in work elsewhere, and a NAK would take it away.
 // No sign of life may be sent for the message any more, because that would end the delay.
 func (r *Runner) nak(msg jetstream.Msg, delay time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), r.AckWait()/3)
+	ctx, cancel := r.outlast(r.AckWait() / 3)
 	defer cancel()
 	body := fmt.Appendf(nil, "-NAK {\"delay\": %d}", max(delay, atOnce).Nanoseconds())
 	return broker.Persist(ctx, func(ctx context.Context) error {
