@@ -22,23 +22,29 @@ const maxBatch = 200
 // remove: as much as 10 to 20 messages that are flushed one by one (docs/performance.md).
 const batchFrom = 12
 
-// publishTimeout bounds the wait for the acknowledgements of asynchronous messages and of a
-// batch; the client has such a bound only for single messages.
-const publishTimeout = 10 * time.Second
+// apiTimeout bounds a request of the JetStream API that has no deadline of its own: creating
+// a stream, or counting in a large one, may take long.
+const apiTimeout = 10 * time.Second
+
+// Known says what to do with a message whose id the stream has seen within its duplicate
+// window: sequence is that of the message that was stored with this id.
+type Known func(ctx context.Context, m *nats.Msg, sequence uint64) error
 
 // PublishAll publishes messages to one stream, in batches if those are cheaper, and returns
 // when all are stored. Each message needs a Nats-Msg-Id, so that publishing all of them
 // again after an error stores none twice: known is called for each message that is a
 // duplicate. A batch that contains a duplicate is refused as a whole, and then its messages
 // are published one by one.
-func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
+func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) error {
 	for len(msgs) > 0 {
 		n := min(len(msgs), maxBatch)
 		part := msgs[:n]
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
-			_, err = b.PublishBatch(ctx, part)
+			once, cancel := context.WithTimeout(ctx, RequestTimeout)
+			_, err = b.PublishBatch(once, part)
+			cancel()
 		}
 		if errors.Is(err, errBatchRefused) {
 			err = b.publishEach(ctx, part, known)
@@ -101,7 +107,7 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 	}
 	commit.Header.Set(headerBatchCommit, "1")
 	// A server that dies with the batch never answers.
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	reply, err := b.nc.RequestMsgWithContext(ctx, commit)
 	if err != nil {
@@ -128,11 +134,9 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 	return ack.Seq, nil
 }
 
-// publishEach publishes messages one by one, in order, and waits for the acknowledgements
-// once all are sent.
-func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
-	wait, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
+// publishEach publishes messages one by one, in order, and then waits for the
+// acknowledgements, RequestTimeout for each that follows another.
+func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known) error {
 	sent := make([]jetstream.PubAckFuture, len(msgs))
 	for i, m := range msgs {
 		var err error
@@ -140,20 +144,25 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known func(c
 			return fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 	}
+	overdue := time.NewTimer(RequestTimeout)
+	defer overdue.Stop()
 	for i, m := range msgs {
 		var err error
 		select {
 		case ack := <-sent[i].Ok():
 			if ack.Duplicate {
-				err = known(ctx, m)
+				err = known(ctx, m, ack.Sequence)
 			}
 		case err = <-sent[i].Err():
-		case <-wait.Done():
-			err = wait.Err()
+		case <-overdue.C:
+			err = nats.ErrTimeout
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
 		if err != nil {
 			return fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
+		overdue.Reset(RequestTimeout)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func TestPublishAllStoresEachOnce(t *testing.T) {
 					m.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("event/%d", i))
 					msgs = append(msgs, m)
 				}
-				err := b.PublishAll(t.Context(), msgs, func(context.Context, *nats.Msg) error { duplicates++; return nil })
+				err := b.PublishAll(t.Context(), msgs, func(context.Context, *nats.Msg, uint64) error { duplicates++; return nil })
 				if err != nil {
 					t.Fatal(err)
 				}

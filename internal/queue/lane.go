@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -81,7 +80,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 // message is stranded. It returns all lanes that have a consumer.
 func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	err := ls.r.EnsureTopology(ctx)
-	ls.r.setReady(err)
+	ls.r.setChecked(err)
 	if err != nil {
 		return nil, err
 	}
@@ -168,12 +167,17 @@ func (ls *lanes) open(ctx context.Context, name string) error {
 	_, running := ls.running[name]
 	ls.mu.Unlock()
 	if !running {
-		select {
-		case ls.trigger <- struct{}{}:
-		default: // requested already
-		}
+		ls.check()
 	}
 	return nil
+}
+
+// check requests a reconcile now.
+func (ls *lanes) check() {
+	select {
+	case ls.trigger <- struct{}{}:
+	default: // requested already
+	}
 }
 
 // forget makes the next ensure create the lane's consumer again.
@@ -227,6 +231,7 @@ type lane struct {
 	// owned by run
 	consumer   jetstream.Consumer // nil until fetched from
 	away       map[string]bool    // relays whose breaker was not closed when last observed
+	failures   int                // of fetches, since one succeeded
 	lastLogged time.Time          // when a failed fetch was last logged
 }
 
@@ -252,13 +257,15 @@ func (l *lane) run(ctx, work context.Context) {
 		l.releaseSlots(n - admitted.n)
 		l.setPaused(admitted.why)
 		if admitted.n == 0 {
+			l.r.progress.rest(fetchLane(l.name))
 			l.pause(ctx, admitted)
 			continue
 		}
 		unused, err := l.fetch(ctx, work, admitted.n, &wg)
 		l.releaseSlots(unused)
-		if err != nil && ctx.Err() == nil {
-			l.recoverConsumer(ctx, err)
+		if ctx.Err() == nil {
+			l.r.progress.note(fetchLane(l.name), err)
+			l.settleFetch(ctx, err)
 		}
 		if admitted.probe {
 			// The result of the probe decides how many may be fetched next.
@@ -267,33 +274,25 @@ func (l *lane) run(ctx, work context.Context) {
 	}
 }
 
-// recoverConsumer ensures the lane's consumer after a fetch has failed. It logs at most
-// once a minute, because NATS may be unavailable for a day.
-func (l *lane) recoverConsumer(ctx context.Context, why error) {
-	l.consumer = nil
-	l.r.lanes.forget(l.name)
-	backoff.Sleep(ctx, time.Second)
-	err := l.r.lanes.ensure(ctx, l.name)
-	if ctx.Err() != nil || time.Since(l.lastLogged) < time.Minute {
+// settleFetch counts failed fetches, and waits after each. It logs at most once a minute,
+// because NATS may be unavailable for a day.
+func (l *lane) settleFetch(ctx context.Context, err error) {
+	if err == nil {
+		l.failures = 0
 		return
 	}
-	l.lastLogged = time.Now()
-	if err != nil {
-		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the consumer of the lane could not be created; trying again")
-	} else {
-		l.r.log.Warn().Err(why).Str("lane", l.name).Msg("deliveries could not be fetched from the lane; trying again")
+	if time.Since(l.lastLogged) > time.Minute {
+		l.lastLogged = time.Now()
+		l.r.log.Warn().Err(err).Str("lane", l.name).Msg("deliveries could not be fetched from the lane; trying again")
 	}
+	l.r.afterFailedFetch(ctx, l.failures, err)
+	l.failures++
 }
 
 // fetch fetches up to n messages and starts an attempt for each, which holds a slot until
 // it ends. It returns how many slots were not used.
 func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
-	if l.consumer == nil {
-		if l.consumer, err = l.r.JetStream().Consumer(work, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name); err != nil {
-			return n, err
-		}
-	}
-	batch, err := l.consumer.Fetch(n, jetstream.FetchMaxWait(fetchWait))
+	batch, err := l.r.fetch(work, &l.consumer, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name, n)
 	if err != nil {
 		return n, err
 	}

@@ -532,7 +532,7 @@ func TestLeaseOfTheDead(t *testing.T) {
 	ctx := context.Background()
 	ev := event("e1", "ops")
 	// The owner is a replica that connects to the embedded server by its URL.
-	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Now().Add(2 * time.Second)}
+	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Claimed: time.Now(), Lease: time.Now().Add(2 * time.Second)}
 	if _, err := b.runner.ledger.Put(ctx, "ops.e1", left, 0); err != nil {
 		t.Fatal(err)
 	}
