@@ -80,7 +80,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"a key beside the certificate", "--cert " + o.path("both.pem"),
 			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference", exitUsage},
 		{"no file", "--cert " + absent, "--cert: open " + absent + ": no such file or directory", exitUsage},
-		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain", exitUsage},
+		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": the certificate file cannot be used: it is empty", exitUsage},
 		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event can reference keys only in vault: or file:", exitUsage},
 		{"a key on the command line", "--cert " + certFile + " --key-ref value:x", "--key-ref: a secret itself is not allowed on a command line, because every process can read it", exitUsage},
 		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "the event is invalid: $.private_key.file: not an absolute path", exitUsage},

@@ -212,7 +212,7 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, ev *even
 
 // commonName is the certificate's name in a form for a path in Vault.
 func commonName(ev *events.Event) (string, error) {
-	leaf, err := leafOf(ev)
+	leaf, err := ev.Leaf()
 	if err != nil {
 		return "", usage("the certificate: %w", err)
 	}

@@ -5,12 +5,12 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"slices"
 	"strings"
 	"time"
 	"unique"
 
+	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -78,12 +78,9 @@ func certificateIn(body []byte) string {
 // one. The delivery validates the certificate; here it is only identified.
 func pickLeaf(text []byte) *x509.Certificate {
 	var first *x509.Certificate
-	for range maxNames { // a chain has a few
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			break
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+	blocks, _, _ := pemtext.Certificates(text)
+	for _, block := range blocks {
+		cert, err := x509.ParseCertificate(block.DER)
 		if err != nil {
 			continue
 		}

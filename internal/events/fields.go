@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/pemtext"
 )
 
 // Limits of an event's fields, in characters unless noted. The JSON Schema has the
@@ -19,7 +20,7 @@ import (
 const (
 	maxID          = 256
 	maxSource      = 1024
-	maxCertificate = 256 << 10 // bytes; cert-manager allows 95,000 for a chain
+	maxCertificate = pemtext.MaxCertificates // bytes
 	maxTargets     = 1000
 	maxTarget      = 256 // more than a target id may have, so that a dead letter can name an unknown one
 	maxLabels      = 64

@@ -184,7 +184,7 @@ func TestHooksGoneWrong(t *testing.T) {
 		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated passed no certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},
 		{name: "dehydrated with too few", client: "dehydrated", args: []string{"deploy_cert", "www.example.com", "key"}, reason: `dehydrated's deploy_cert has 2 arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE`},
 		{name: "a key in the certificate's file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("both.pem")}, reason: h.path("both.pem") + `: the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference`},
-		{name: "no certificate in the file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("live/README")}, reason: h.path("live/README") + `: no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain`},
+		{name: "no certificate in the file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("live/README")}, reason: h.path("live/README") + `: the certificate file cannot be used: it has no PEM block: no line starts with -----BEGIN`},
 	} {
 		var read []string
 		if _, err := FromHook(tt.client, h.host(tt.env, &read, tt.args...)); err == nil || err.Error() != tt.reason {
