@@ -137,6 +137,11 @@ func TestPublishFromHooks(t *testing.T) {
 	if again := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "keys").done(t); again != "event "+id+" was published already\n" {
 		t.Errorf("the hook run again says %q", again)
 	}
+	// The same certificate for another target is not swallowed as a duplicate.
+	if other := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "java").done(t); other != "event "+id+" published (sequence 2)\n" {
+		t.Errorf("for another target, the hook says %q", other)
+	}
+	o.mailTo("java@demo.example", 1)
 	o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys").done(t)
 	o.settled()
 	if letters := o.letters(); len(letters) != 1 || letters[0].Code != verdict.SMTPPayload {
