@@ -183,7 +183,7 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 	// published reference in its body.
 	o.settled()
 	letters := o.letters()
-	if len(letters) != 1 || letters[0].Code != verdict.SecretDenied || !strings.Contains(string(letters[0].Body), `"vault":{"mount":"secret","path":"certs/_wildcard.example.com","key":"private_key"}`) {
+	if len(letters) != 1 || letters[0].Code != verdict.SecretDenied || !strings.Contains(string(letters[0].Body), `"vault":{"mount":"secret","path":"certs/_wildcard.example.com","key":"private_key","version":1}`) {
 		t.Errorf("dead letters: %+v", letters)
 	}
 

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -78,6 +79,7 @@ func TestHooks(t *testing.T) {
 		env          map[string]string
 		args         []string
 		source, key  string
+		lineage      string // "" for www.example.com
 		domains      []string
 	}{
 		{
@@ -98,7 +100,8 @@ func TestHooks(t *testing.T) {
 				"LEGO_HOOK_CERT_NAME": "*.example.com", "LEGO_HOOK_CERT_PATH": h.path("lego/certificates/_.example.com.crt"),
 				"LEGO_HOOK_CERT_KEY_PATH": h.path("lego/certificates/_.example.com.key"), "LEGO_HOOK_CERT_DOMAINS": "*.example.com,example.com",
 			},
-			source: "lego://web1/%2A.example.com", key: h.path("lego/certificates/_.example.com.key"),
+			lineage: "*.example.com",
+			source:  "lego://web1/%2A.example.com", key: h.path("lego/certificates/_.example.com.key"),
 			domains: []string{"*.example.com", "example.com"},
 		},
 		{
@@ -116,7 +119,8 @@ func TestHooks(t *testing.T) {
 				"Le_Domain": "www.example.com", "CERT_PATH": h.path("acme/www.example.com_ecc/www.example.com.cer"), "CA_CERT_PATH": h.path("acme/www.example.com_ecc/ca.cer"),
 				"CERT_KEY_PATH": h.path("acme/www.example.com_ecc/www.example.com.key"), "CERT_FULLCHAIN_PATH": h.path("acme/www.example.com_ecc/fullchain.cer"),
 			},
-			source: "acme.sh://web1/www.example.com", key: h.path("acme/www.example.com_ecc/www.example.com.key"),
+			lineage: "www.example.com_ecc",
+			source:  "acme.sh://web1/www.example.com", key: h.path("acme/www.example.com_ecc/www.example.com.key"),
 			domains: []string{"www.example.com", "example.com"},
 		},
 		{
@@ -141,6 +145,9 @@ func TestHooks(t *testing.T) {
 			}
 			if issued.Source != tt.source || issued.KeyFile != tt.key || !slices.Equal(issued.Domains, tt.domains) {
 				t.Errorf("got %s, %s, %q\nwant %s, %s, %q", issued.Source, issued.KeyFile, issued.Domains, tt.source, tt.key, tt.domains)
+			}
+			if want := cmp.Or(tt.lineage, "www.example.com"); issued.Lineage != want {
+				t.Errorf("lineage %s, want %s", issued.Lineage, want)
 			}
 			if slices.Contains(read, tt.key) || len(read) != 1 {
 				t.Errorf("read %q; the hook must not read the key's file", read)

@@ -63,6 +63,7 @@ type Issued struct {
 	KeyFile string   // path of the private key's file, never its content; "" if not passed
 	Domains []string // as the client lists them, else the certificate's
 	Source  string   // <client>://<host>/<name of the certificate>
+	Lineage string   // how the client tells its certificates apart: certbot's lineage, acme.sh's directory
 }
 
 // Event makes the event for the certificate, with the key's file as reference. Its id is

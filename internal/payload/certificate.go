@@ -202,7 +202,7 @@ func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool
 	case len(leaves) == 0:
 		return nil, payloadFailure(nil, "the certificate text has only CA certificates (%s) and no leaf; publish the full chain, not only the chain", shortNames(certs))
 	case len(leaves) > 1:
-		return nil, payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), shortNames(leaves))
+		return nil, payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), namesAndSerials(leaves))
 	case len(loose) > 0:
 		return nil, payloadFailure(nil, "the chain is broken: %s issued neither %s nor any of its issuers", shortNames(loose), ShortName(leaves[0]))
 	}
@@ -222,17 +222,24 @@ func CheckDates(b *Bundle, now time.Time, policy string) (warnings []string, err
 	return nil, payloadFailure(nil, "%s; to deliver it with a warning, set events.invalid_dates: warn, then replay", problem)
 }
 
+// The words of DateProblem.
+const (
+	NeverValid  = "never valid"
+	Expired     = "expired"
+	NotYetValid = "not yet valid"
+)
+
 // DateProblem describes what is wrong with the leaf's dates, in a word and in a
 // sentence; both are empty if they are valid.
 func (b *Bundle) DateProblem(now time.Time) (word, sentence string) {
 	from, to := b.Leaf.NotBefore, b.Leaf.NotAfter
 	switch {
 	case to.Before(from):
-		return "never valid", fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
+		return NeverValid, fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
 	case now.After(to):
-		return "expired", fmt.Sprintf("the certificate expired on %s", legible.Moment(to))
+		return Expired, fmt.Sprintf("the certificate expired on %s", legible.Moment(to))
 	case now.Add(clockSkew).Before(from):
-		return "not yet valid", fmt.Sprintf("the certificate is not valid before %s", legible.Moment(from))
+		return NotYetValid, fmt.Sprintf("the certificate is not valid before %s", legible.Moment(from))
 	}
 	return "", ""
 }
@@ -253,11 +260,21 @@ func (b *Bundle) Name() string { return CertificateName(b.Leaf, 100) }
 // ShortName is the certificate's display name in double quotes, at most 60 bytes inside them.
 func ShortName(cert *x509.Certificate) string { return `"` + CertificateName(cert, 60) + `"` }
 
-func shortNames(certs []*x509.Certificate) string {
+// namesAndSerials tells certificates apart that have the same name, such as the RSA and the ECDSA
+// certificate of a host, or an old and a new one.
+func namesAndSerials(certs []*x509.Certificate) string {
+	return joined(certs, func(cert *x509.Certificate) string {
+		return ShortName(cert) + " with serial " + legible.Clean(verdict.SerialNumber(cert), 40)
+	})
+}
+
+func shortNames(certs []*x509.Certificate) string { return joined(certs, ShortName) }
+
+func joined(certs []*x509.Certificate, text func(*x509.Certificate) string) string {
 	const max = 4
 	var names []string
 	for _, cert := range certs[:min(len(certs), max)] {
-		names = append(names, ShortName(cert))
+		names = append(names, text(cert))
 	}
 	if len(certs) > max {
 		names = append(names, fmt.Sprintf("%d more", len(certs)-max))

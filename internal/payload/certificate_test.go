@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -152,7 +154,7 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"with its key", slices.Concat(leaf, key), "contains a private key"},
 		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "contains a private key"},
 		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "contains a private key"},
-		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
+		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), fmt.Sprintf(`2 leaf certificates ("*.example.com" with serial %s, "mail.example.com" with serial %s)`, verdict.SerialNumber(p.Leaf.Certificate), verdict.SerialNumber(other.Certificate))},
 		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `the chain is broken: "Another Root" issued neither "*.example.com"`},
 		{"missing link", slices.Concat(leaf, root), `the chain is broken: "Test Root"`},
 		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `the chain is broken: "Test CA 1"`},
@@ -218,6 +220,25 @@ func TestParseBundleCaps(t *testing.T) {
 	text = append(text, lab.PEM(lab.Issue(t, issuer, key, "leaf"))...)
 	if _, err := ParseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
 		t.Errorf("a chain of %d bytes: %v", len(text), err)
+	}
+}
+
+// The limits in docs/events.md are those of the code.
+func TestDocumentedLimits(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "events.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(page)), " ")
+	grouped := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
+	for _, want := range []string{
+		fmt.Sprintf("at most %d KiB", pemtext.MaxCertificates>>10), "each certificate at most " + grouped(maxLeaf) + " bytes",
+		"the chain at most " + grouped(maxChain) + " bytes", fmt.Sprintf("at most %d certificates", maxCertificates),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("docs/events.md does not say: %s", want)
+		}
 	}
 }
 

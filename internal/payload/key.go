@@ -17,6 +17,13 @@ import (
 // bytes of PEM; an RSA key of 16,384 bits fits.
 const maxKey = 13_000
 
+// CheckKey returns why a private key cannot be delivered with a certificate: text is not a usable key
+// in PEM, or the key of another certificate. Errors quote nothing of the text.
+func CheckKey(text []byte, leaf *x509.Certificate) error {
+	_, err := parseKey(text, leaf)
+	return err
+}
+
 // parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
 // claims) and checks that it is the key of leaf. Certificates in the same text are
 // ignored: HAProxy's files have them. Errors quote nothing of the text.
