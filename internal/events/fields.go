@@ -31,6 +31,10 @@ const (
 	maxCiphertext  = 64 << 10 // bytes
 )
 
+// optional are the fields of an event that may be left out. null means the same: encoders write it
+// for what is not set.
+var optional = []string{"source", "time", "private_key", "targets", "labels"}
+
 // readData reads the event's own object. It does not require an id: in a CloudEvent
 // the envelope has it.
 func readData(where *path, data value) (Event, *Invalid) {
@@ -43,6 +47,9 @@ func readData(where *path, data value) (Event, *Invalid) {
 		return e, refuse(where, "%s, expected an object", data.kind)
 	}
 	for _, m := range data.members {
+		if m.kind == aNull && slices.Contains(optional, m.name) {
+			continue
+		}
 		in := where.field(m.name)
 		var invalid *Invalid
 		switch m.name {
@@ -188,7 +195,12 @@ func readReference(in *path, v value) (*Reference, *Invalid) {
 		return nil, refuse(in, "%s, expected a reference: an object with %s", v.kind, one)
 	}
 	var ref Reference
+	given := 0
 	for _, m := range v.members {
+		if m.kind == aNull && slices.Contains(referenceKinds, m.name) {
+			continue
+		}
+		given++
 		in := in.field(m.name)
 		var invalid *Invalid
 		switch m.name {
@@ -210,8 +222,8 @@ func readReference(in *path, v value) (*Reference, *Invalid) {
 			return nil, invalid
 		}
 	}
-	if len(v.members) != 1 {
-		return nil, refuse(in, "%d kinds of reference, expected %s", len(v.members), one)
+	if given != 1 {
+		return nil, refuse(in, "%d kinds of reference, expected %s", given, one)
 	}
 	return &ref, nil
 }
@@ -278,6 +290,9 @@ next:
 	for _, m := range v.members {
 		for _, f := range fields {
 			if f.name == m.name {
+				if m.kind == aNull && !f.required {
+					continue next
+				}
 				if invalid := f.read(in.field(m.name), m.value); invalid != nil {
 					return invalid
 				}
