@@ -13,6 +13,7 @@ import (
 
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // storeKey writes the key to Vault and references it in the event, with the version that was
@@ -125,7 +126,7 @@ func pathPart(name string) (string, bool) {
 
 // primaryName is the certificate's CN, else its first alternative name of any kind; "" without both.
 func primaryName(leaf *x509.Certificate) string {
-	for _, name := range append([]string{leaf.Subject.CommonName}, payload.AlternativeNames(leaf)...) {
+	for _, name := range append([]string{leaf.Subject.CommonName}, verdict.AlternativeNames(leaf)...) {
 		if name != "" {
 			return name
 		}

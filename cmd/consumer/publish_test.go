@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -245,4 +246,22 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\n")
 	o.write("good.pem", string(lab.PEM(first, ca)))
 	command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", o.path("good.pem"), "--target", "elsewhere").done(t)
+}
+
+// A certificate without CN has a name wherever it is listed: its first alternative name.
+func TestCertificateWithoutCN(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "", refuseNobody)
+	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	leaf := lab.Issue(t, ca, lab.NewKey(t, "p256"), "", today, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP("192.0.2.7")} })
+	o.write("ip.pem", string(lab.PEM(leaf, ca)))
+	o.certpost("publish", "--cert", o.path("ip.pem"), "--id", "bare", "--target", "ops", "--target", "nobody").done(t)
+	if mail := o.mailTo("ops@demo.example", 1); !strings.Contains(string(mail.Raw), "192.0.2.7") {
+		t.Error("the mail does not name the certificate")
+	}
+	o.settled()
+	for _, args := range [][]string{{"deliveries", "list"}, {"deliveries", "list", "-o", "csv"}, {"deliveries", "list", "--name", "192.0.2.7"}, {"deliveries", "show", "bare", "ops"},
+		{"dead-letters", "list", "-o", "csv"}, {"dead-letters", "list", "--name", "192.0.2.7", "-o", "csv"}, {"dead-letters", "show", "1"}} {
+		o.until(strings.Join(args, " "), func() bool { return strings.Contains(o.certpost(args...).done(t), "192.0.2.7") })
+	}
 }

@@ -284,26 +284,12 @@ func joined(certs []*x509.Certificate, text func(*x509.Certificate) string) stri
 
 // CertificateName is the name that Bundle.Name describes, cleaned and at most max bytes.
 func CertificateName(cert *x509.Certificate, max int) string {
-	for _, name := range append([]string{cert.Subject.CommonName}, AlternativeNames(cert)...) {
+	for _, name := range append([]string{cert.Subject.CommonName}, verdict.AlternativeNames(cert)...) {
 		if name := legible.Clean(name, max); name != "" {
 			return name
 		}
 	}
 	return "serial " + legible.Clean(verdict.SerialNumber(cert), max)
-}
-
-// AlternativeNames returns all subject alternative names, unchanged: DNS names, IP
-// addresses, mail addresses, URIs.
-func AlternativeNames(cert *x509.Certificate) []string {
-	names := append([]string(nil), cert.DNSNames...)
-	for _, ip := range cert.IPAddresses {
-		names = append(names, ip.String())
-	}
-	names = append(names, cert.EmailAddresses...)
-	for _, uri := range cert.URIs {
-		names = append(names, uri.String())
-	}
-	return names
 }
 
 // KeyKind describes the certificate's public key, "RSA, 2048 bits".
