@@ -260,21 +260,11 @@ func (b *Bundle) Name() string { return CertificateName(b.Leaf, 100) }
 // ShortName is the certificate's display name in double quotes, at most 60 bytes inside them.
 func ShortName(cert *x509.Certificate) string { return `"` + CertificateName(cert, 60) + `"` }
 
-// namesAndSerials tells certificates apart that have the same name, such as the RSA and the ECDSA
-// certificate of a host, or an old and a new one.
-func namesAndSerials(certs []*x509.Certificate) string {
-	return joined(certs, func(cert *x509.Certificate) string {
-		return ShortName(cert) + " with serial " + legible.Clean(verdict.SerialNumber(cert), 40)
-	})
-}
-
-func shortNames(certs []*x509.Certificate) string { return joined(certs, ShortName) }
-
-func joined(certs []*x509.Certificate, text func(*x509.Certificate) string) string {
+func shortNames(certs []*x509.Certificate) string {
 	const max = 4
 	var names []string
 	for _, cert := range certs[:min(len(certs), max)] {
-		names = append(names, text(cert))
+		names = append(names, ShortName(cert))
 	}
 	if len(certs) > max {
 		names = append(names, fmt.Sprintf("%d more", len(certs)-max))
