@@ -13,6 +13,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Block is one block of a PEM text.
@@ -117,6 +119,10 @@ func (p *parser) piece(piece []byte, number int) error {
 		return p.end(piece[len(endMark):], number)
 	case mark >= 0 && bytes.Contains(piece[mark:], []byte(beginMark)):
 		return fmt.Errorf("line %d has text before -----BEGIN; a block must begin on its own line", number)
+	case p.open.Kind == "" && mark >= 0 && bytes.Contains(piece[mark:], []byte(endMark)):
+		return unopened(number)
+	case p.open.Kind == "" && damagedMark(piece):
+		return fmt.Errorf("the BEGIN line on line %d is damaged", number)
 	case p.open.Kind == "": // text around the blocks
 	case p.headers && bytes.IndexByte(piece, ':') > 0:
 		p.open.Encrypted = p.open.Encrypted || bytes.HasPrefix(piece, []byte("Proc-Type")) && bytes.Contains(piece, []byte("ENCRYPTED"))
@@ -147,7 +153,7 @@ func (p *parser) end(label []byte, number int) error {
 	kind, ok := kindOf(label)
 	switch {
 	case p.open.Kind == "":
-		return fmt.Errorf("its beginning is cut off: line %d ends a block that has no BEGIN line", number)
+		return unopened(number)
 	case !ok || kind != p.open.Kind:
 		return fmt.Errorf("the %s block that begins on line %d has a different END line on line %d", p.open.Kind, p.open.Line, number)
 	}
@@ -161,6 +167,22 @@ func (p *parser) end(label []byte, number int) error {
 	p.blocks = append(p.blocks, p.open)
 	p.open = Block{}
 	return nil
+}
+
+func unopened(number int) error {
+	return fmt.Errorf("its beginning is cut off: line %d ends a block that has no BEGIN line", number)
+}
+
+// damagedMark reports whether a line between blocks looks like the BEGIN of a certificate: with
+// other dashes, as word processors make them, too few, or in lower case. Its block would be skipped
+// as text.
+func damagedMark(line []byte) bool {
+	first, _ := utf8.DecodeRune(line)
+	if !unicode.Is(unicode.Pd, first) {
+		return false
+	}
+	line = bytes.ToUpper(line)
+	return bytes.Contains(line, []byte("BEGIN")) && bytes.Contains(line, []byte("CERTIFICATE"))
 }
 
 // kindOf parses the rest of a BEGIN or END line: the label and five dashes.
