@@ -90,7 +90,7 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 			Duplicates: 2 * time.Minute, AllowDirect: true,
 		}
 	}
-	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".*")
+	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".>")
 	events.MaxAge = eventsAge
 
 	deliveries := base(DeliveriesStream, "one message per event and target, until settled", DeliveryPrefix+"*.*")
