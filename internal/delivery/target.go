@@ -79,14 +79,13 @@ type Target struct {
 	// FromAddress is the envelope sender and the address in the From header (RFC 5322
 	// addr-spec). Example: certs@example.com.
 	FromAddress string `yaml:"from_address" required:"true"`
-	// FromName is the display name in the From header.
+	// FromName is the display name in the From header; at most 128 characters.
 	FromName string `yaml:"from_name"`
-	// To are the recipients in the To header; at least one. To, CC and BCC may have 50
-	// addresses together.
+	// To are the recipients in the To header: 1 to 50 addresses.
 	To []string `yaml:"to" required:"true"`
-	// CC are the recipients in the Cc header.
+	// CC are the recipients in the Cc header; at most 50.
 	CC []string `yaml:"cc"`
-	// BCC are the recipients that appear in no header.
+	// BCC are the recipients that appear in no header; at most 50.
 	BCC []string `yaml:"bcc"`
 	// AllOrNothing sends the mail to no recipient if the relay refuses one of them.
 	// Otherwise the accepted recipients get it, and the refused ones are retried or

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/legible"
@@ -17,9 +18,11 @@ import (
 )
 
 const (
-	maxRecipients = 50
-	maxHeaderText = 100 // characters; leaves room for the CN on one line
-	maxGlob       = 512 // characters
+	maxAddresses  = 50               // in each of to, cc and bcc
+	maxRecipients = 3 * maxAddresses // of one mail
+	maxHeaderText = 100              // characters; leaves room for the CN on one line
+	maxName       = 128              // characters of from_name
+	maxGlob       = 512              // characters
 	maxFallbacks  = 5
 )
 
@@ -145,7 +148,7 @@ func (v *validation) glob(key, pattern string) {
 	switch {
 	case pattern == "":
 		v.err(key, "is empty and matches nothing: want a name, or a glob such as *.example.com")
-	case len(pattern) > maxGlob:
+	case utf8.RuneCountInString(pattern) > maxGlob:
 		v.err(key, "is longer than %d characters", maxGlob)
 	case !visible(pattern):
 		v.err(key, "has control characters")
@@ -203,7 +206,7 @@ func (t *Target) relay() string {
 func (t *Target) validateAddresses(v *validation) {
 	v.address("from_address", t.FromAddress)
 	v.address("reply_to", t.ReplyTo)
-	v.line("from_name", t.FromName)
+	v.line("from_name", t.FromName, maxName)
 	for key, list := range map[string][]string{"to": t.To, "cc": t.CC, "bcc": t.BCC} {
 		for i, address := range list {
 			at := fmt.Sprintf("%s[%d]", key, i)
@@ -212,14 +215,14 @@ func (t *Target) validateAddresses(v *validation) {
 			}
 			v.address(at, address)
 		}
-	}
-	if n := len(t.To) + len(t.CC) + len(t.BCC); n > maxRecipients {
-		v.err("to", "to, cc and bcc have %d addresses in all: at most %d are allowed", n, maxRecipients)
+		if n := len(list); n > maxAddresses {
+			v.err(key, "has %d addresses: at most %d are allowed", n, maxAddresses)
+		}
 	}
 }
 
 func (t *Target) validatePayload(v *validation) {
-	v.line("subject_prefix", t.SubjectPrefix)
+	v.line("subject_prefix", t.SubjectPrefix, maxHeaderText)
 	settings := t.settings(nil)
 	for _, secret := range []struct {
 		key string
@@ -247,7 +250,7 @@ func (t *Target) validatePayload(v *validation) {
 	case strings.ContainsAny(places, "{}"):
 		v.err("alias", "has an unknown place: want {cn} or {target}")
 	}
-	v.line("alias", t.Alias)
+	v.line("alias", t.Alias, maxHeaderText)
 	if t.PKCS12Iterations > payload.MinIterations && t.Payload != payload.PKCS12 && t.Payload != payload.TrustStore {
 		v.warn("pkcs12_iterations", "is not used with payload %s", t.Payload)
 	}
@@ -267,13 +270,13 @@ func (t *Target) validateKeyInTheClear(v *validation) {
 	}
 }
 
-// line checks a text that becomes part of a header.
-func (v *validation) line(key, text string) {
+// line checks a text that becomes part of a header; most is in characters.
+func (v *validation) line(key, text string, most int) {
 	if !visible(text) {
 		v.err(key, "has control characters")
 	}
-	if n := len([]rune(text)); n > maxHeaderText {
-		v.err(key, "has %d characters: at most %d are allowed", n, maxHeaderText)
+	if n := utf8.RuneCountInString(text); n > most {
+		v.err(key, "has %d characters: at most %d are allowed", n, most)
 	}
 }
 
@@ -391,7 +394,7 @@ func visible(s string) bool {
 // configuration's section delivery.
 func (o Options) Validate() []config.Problem {
 	v := &validation{}
-	v.line("product_name", o.Product)
+	v.line("product_name", o.Product, maxHeaderText)
 	for key, name := range map[string]string{"message_id_domain": o.MessageIDDomain, "helo_name": o.HELO} {
 		if message := wrongHost(name); name != "" && message != "" {
 			v.err(key, "%s", message)

@@ -174,12 +174,18 @@ func TestValidate(t *testing.T) {
 			"6:7: bcc[0]: has more than 64 bytes before the @",
 			"7:11: reply_to: is not an address: want an address such as ops@example.com"}},
 		{"good addresses", []string{"to: [root@localhost, ops@bücher.example, \"o'brien+x@example.com\", '\"a b\"@example.com', \"a@[127.0.0.1]\", jörg@example.com]"}, nil},
-		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, []string{
-			"4:5: to: to, cc and bcc have 51 addresses in all: at most 50 are allowed"}},
-		{"50 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 49), ", ") + "]"}, nil},
+		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 51), ", ") + "]"}, []string{
+			"5:5: cc: has 51 addresses: at most 50 are allowed"}},
+		{"50 recipients in each list", []string{
+			"to: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]",
+			"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]",
+			"bcc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, nil},
 		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is required"}},
 		{"header texts", []string{`from_name: "a\u202eb"`, "subject_prefix: " + strings.Repeat("x", 101)}, []string{
 			"5:12: from_name: has control characters", "6:17: subject_prefix: has 101 characters: at most 100 are allowed"}},
+		{"a name of 128 characters", []string{"from_name: " + strings.Repeat("ü", 128)}, nil},
+		{"a name of 129 characters", []string{"from_name: " + strings.Repeat("x", 129)}, []string{
+			"5:12: from_name: has 129 characters: at most 128 are allowed"}},
 		{"header texts with emoji", []string{`from_name: "❤️ 👩‍💻"`}, nil},
 
 		{"payload", []string{"payload: rar"}, []string{`5:10: payload: want pem, pem_and_key, pkcs12, jks, der, pkcs7, pkcs12_truststore or zip, got rar`}},
@@ -214,6 +220,7 @@ func TestValidate(t *testing.T) {
 		{"keys in plaintext to this machine", []string{"host: 127.0.0.1", "payload: pem_and_key", "tls_mode: opportunistic"}, nil},
 
 		{"match", []string{"match: {dns_names: [\"*.example.com\"], issuers: [\"*R11*\"], labels: {env: prod}}"}, nil},
+		{"a glob of 512 characters that has more bytes", []string{"match: {issuers: [" + strings.Repeat("ü", 512) + "]}"}, nil},
 		{"a match of nothing", []string{"match: {dns_names: []}"}, []string{
 			`5:8: match: want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`}},
 		{"match: a key without a value is no match", []string{"match: null"}, nil},
