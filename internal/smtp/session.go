@@ -43,6 +43,7 @@ type Session struct {
 	answered      bool // the relay has replied to MAIL of the current mail
 	contentSent   bool // the content and the final dot were sent
 	spent         bool // the relay wants no more mails on this connection
+	alone         bool // the envelope of the current mail has a single recipient
 	dead          bool // no further command is possible
 }
 
@@ -209,7 +210,7 @@ func (s *Session) stepBy(ctx context.Context, limit time.Time, phase verdict.Pha
 	if err == nil {
 		return nil
 	}
-	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent}
+	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent, alone: s.alone}
 	s.dead = s.dead || f.ends() || s.wire.broken
 	return f.Failure()
 }
