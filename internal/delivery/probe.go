@@ -99,7 +99,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	defer cancel()
 	s, failure := c.probeSession(ctx, t, p)
 	if failure != nil {
-		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error()}}, failure.Relay
+		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error() + shownInstead(t, failure)}}, failure.Relay
 	}
 	defer s.Close()
 	text := s.Describe()
@@ -108,6 +108,10 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	}
 	all = []verdict.Finding{{What: "relay", Status: verdict.OK, Message: text}}
 	if shown := s.PeerCertificate(); shown != nil {
+		if t.TLSSkipVerify && t.TLSFingerprint == "" {
+			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
+				Message: "its certificate is not verified (tls_skip_verify); if the relay's operator confirms it, set instead tls_fingerprint: " + smtp.CertificateFingerprint(shown).String()})
+		}
 		end := shown.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
@@ -124,6 +128,15 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 		return append(all, verdict.Finding{What: "size", Status: verdict.Error, Message: refused.Error()}), false
 	}
 	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())}), false
+}
+
+// shownInstead names the certificate of a relay that failed verification, so that it
+// can be compared with the relay's own.
+func shownInstead(t *Target, f *verdict.Failure) string {
+	if f.Code != verdict.SMTPTLS || t.TLSFingerprint != "" || f.Transcript == nil || f.Transcript.PeerCertificate == nil {
+		return "" // with tls_fingerprint the reason names it
+	}
+	return "; the SHA-256 of the certificate (tls_fingerprint) is " + f.Transcript.PeerCertificate.Fingerprint
 }
 
 // probeSession opens a session with the relay, including AUTH.

@@ -49,6 +49,11 @@ type RelayKeys struct {
 	TLSMode string `yaml:"tls_mode" enum:"starttls,smtps,opportunistic,plaintext"`
 	// TLSSkipVerify accepts every certificate of the relay, as in a target.
 	TLSSkipVerify *bool `yaml:"tls_skip_verify"`
+	// TLSServerName is the name in the relay's certificate, as in a target.
+	TLSServerName string `yaml:"tls_server_name"`
+	// TLSFingerprint is the SHA-256 of the relay's certificate or public key, as in a
+	// target.
+	TLSFingerprint string `yaml:"tls_fingerprint"`
 	// CAFile is a PEM file with the CAs to trust, as in a target.
 	CAFile string `yaml:"ca_file"`
 	// ClientCertFile is a PEM file with the client certificate, as in a target.
@@ -352,4 +357,5 @@ func (v *validation) relayKeys(at string, k RelayKeys) {
 	if !visible(k.Username.Plain) {
 		v.err(at+".username", "has control characters")
 	}
+	v.identity(at+".", k.TLSServerName, k.TLSFingerprint)
 }

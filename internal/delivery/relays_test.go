@@ -51,6 +51,7 @@ func TestRelayKeysAreThoseOfTargets(t *testing.T) {
 
 func TestRulesCompleteTargets(t *testing.T) {
 	t.Parallel()
+	const pin = "abababababababababababababababababababababababababababababababab"
 	const head = `relays:
   default: {timeout: 50s, ca_file: /etc/ca.pem, max_connections: 20}
   rules:
@@ -59,6 +60,7 @@ func TestRulesCompleteTargets(t *testing.T) {
     - {host: "*.example.com", username: rule, password: {env: P}, tls_skip_verify: true, allow_insecure_auth: true, max_messages_per_connection: 50, timeout: 40s}
     - {host: "bücher.example", port: 465}
     - {host: "192.0.2.*", port: 25, tls_mode: starttls}
+    - {host: pinned.example.net, username: never, password: {env: N}, tls_server_name: mx.example.net, tls_fingerprint: ` + pin + `}
     - {host: "**", username: never, password: {env: N}}
 targets:
 `
@@ -77,6 +79,8 @@ targets:
 		{"host: xn--bcher-kva.example, auth_method: none", "xn--bcher-kva.example:465 smtps skip=false ca=/etc/ca.pem none  insecure=false 50s 20 0 "},
 		{"host: bücher.example, port: 587", "bücher.example:587 starttls skip=false ca=/etc/ca.pem none  insecure=false 50s 20 0 "},
 		{"host: 192.0.2.7", "192.0.2.7:25 starttls skip=false ca=/etc/ca.pem none  insecure=false 50s 20 0 "},
+		{"host: pinned.example.net", "pinned.example.net:587 starttls skip=false ca=/etc/ca.pem plain never insecure=false 50s 20 0  name=mx.example.net pin=abab"},
+		{"host: pinned.example.net, tls_server_name: own.example.net, tls_fingerprint: '" + strings.Repeat("cd", 32) + "'", "pinned.example.net:587 starttls skip=false ca=/etc/ca.pem plain never insecure=false 50s 20 0  name=own.example.net pin=cdcd"},
 		{"host: a.b.example.com", "a.b.example.com:587 starttls skip=false ca=/etc/ca.pem plain never insecure=false 50s 20 0 "},
 	} {
 		d, problems := loadRelays(t, head+"  - {id: a, "+test.target+rest)
@@ -92,8 +96,12 @@ targets:
 
 func shown(d *Definitions, t *Target) string {
 	limits := d.limits[smtp.RelayName(t.Host, t.Port)]
-	return fmt.Sprintf("%s:%d %s skip=%v ca=%s %s %s insecure=%v %v %d %d %s", t.Host, t.Port, t.TLSMode, t.TLSSkipVerify, t.CAFile,
-		t.AuthMethod, t.Username.Plain, t.AllowInsecureAuth, t.Timeout, limits.MaxConnections, limits.MaxMessagesPerConnection, limits.MaxMessageRate)
+	identity := ""
+	if t.TLSServerName != "" || t.TLSFingerprint != "" {
+		identity = fmt.Sprintf(" name=%s pin=%.4s", t.TLSServerName, t.TLSFingerprint)
+	}
+	return fmt.Sprintf("%s:%d %s skip=%v ca=%s %s %s insecure=%v %v %d %d %s%s", t.Host, t.Port, t.TLSMode, t.TLSSkipVerify, t.CAFile,
+		t.AuthMethod, t.Username.Plain, t.AllowInsecureAuth, t.Timeout, limits.MaxConnections, limits.MaxMessagesPerConnection, limits.MaxMessageRate, identity)
 }
 
 func TestFallbacksFollowTheRulesToo(t *testing.T) {

@@ -25,7 +25,7 @@ type Target struct {
 	Match *Match `yaml:"match"`
 
 	// Host is the relay's DNS name or IP address. The relay's certificate must be valid
-	// for it.
+	// for it, unless tls_server_name or tls_fingerprint is set.
 	Host string `yaml:"host" required:"true"`
 	// Port is the relay's TCP port. The default of tls_mode depends on it.
 	Port int `yaml:"port" min:"1" max:"65535"`
@@ -37,6 +37,15 @@ type Target struct {
 	// TLSSkipVerify accepts every certificate of the relay, without verification; gives
 	// a warning.
 	TLSSkipVerify bool `yaml:"tls_skip_verify"`
+	// TLSServerName is the name or IP address that the relay's certificate must be valid
+	// for, if that is not host: for a relay that is reached by its address or by another
+	// name. It is sent in SNI. Default: host.
+	TLSServerName string `yaml:"tls_server_name"`
+	// TLSFingerprint is the SHA-256 of the relay's certificate or of its public key, 64
+	// hexadecimal digits with or without colons. A certificate with this fingerprint is
+	// accepted, whatever its CA, name and dates, and no other. Several are separated by
+	// commas, such as the present and the next one.
+	TLSFingerprint string `yaml:"tls_fingerprint"`
 	// CAFile is a PEM file with the CAs to trust. Default: the system's CAs.
 	CAFile string `yaml:"ca_file"`
 	// ClientCertFile is a PEM file with the client certificate for the relay and its

@@ -169,8 +169,18 @@ func (t *Target) validateRelay(v *validation) {
 	case mode == smtp.TLSStartTLS && t.Port == 465:
 		v.warn("tls_mode", "most relays expect TLS from the first byte on port 465: want smtps, or port 587")
 	}
-	if t.TLSSkipVerify {
-		v.warn("tls_skip_verify", "anyone on the network path to %s can impersonate the relay: want ca_file with its CA", t.relay())
+	v.identity("", t.TLSServerName, t.TLSFingerprint)
+	switch clear := t.tlsMode() == smtp.TLSPlaintext; {
+	case clear && t.TLSFingerprint != "":
+		v.warn("tls_fingerprint", "is not used with tls_mode plaintext")
+	case clear && t.TLSServerName != "":
+		v.warn("tls_server_name", "is not used with tls_mode plaintext")
+	}
+	switch {
+	case t.TLSSkipVerify && t.TLSFingerprint != "":
+		v.warn("tls_fingerprint", "verifies the relay, so tls_skip_verify is not used")
+	case t.TLSSkipVerify:
+		v.warn("tls_skip_verify", "anyone on the network path to %s can impersonate the relay: want ca_file with its CA, or tls_fingerprint", t.relay())
 	}
 	switch {
 	case t.ClientCertFile == "" && t.ClientKeyFile != "":
@@ -179,6 +189,19 @@ func (t *Target) validateRelay(v *validation) {
 		v.err("client_key_file", "is required: client_cert_file is set")
 	case t.ClientCertFile != "" && t.tlsMode() == smtp.TLSPlaintext:
 		v.warn("client_cert_file", "is not used with tls_mode plaintext")
+	}
+}
+
+// identity checks how a relay proves who it is; at is before the keys.
+func (v *validation) identity(at, serverName, fingerprint string) {
+	if message := wrongHost(serverName); serverName != "" && message != "" {
+		v.err(at+"tls_server_name", "%s", message)
+	}
+	if fingerprint == "" {
+		return
+	}
+	if _, err := smtp.ParseFingerprints(fingerprint); err != nil {
+		v.err(at+"tls_fingerprint", "%v", err)
 	}
 }
 

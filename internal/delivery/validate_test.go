@@ -80,7 +80,18 @@ func TestValidate(t *testing.T) {
 		{"plaintext", []string{"port: 25"}, []string{
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"no verification", []string{"tls_skip_verify: true"}, []string{
-			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
+		{"a server name", []string{"host: 192.0.2.7", "tls_server_name: smtp.example.com"}, nil},
+		{"no server name", []string{"tls_server_name: smtp.example.com:587"}, []string{
+			"5:18: tls_server_name: has a port: want the port in the key port"}},
+		{"a fingerprint instead of no verification", []string{"username: a", "password: " + env, "tls_fingerprint: sha256:" + strings.Repeat("aB", 32) + ", " + strings.TrimSuffix(strings.Repeat("0a:", 32), ":")}, nil},
+		{"a fingerprint and no verification", []string{"username: a", "password: " + env, "tls_skip_verify: true", "tls_fingerprint: " + strings.Repeat("ab", 32)}, []string{
+			"8:18: warning: tls_fingerprint: verifies the relay, so tls_skip_verify is not used"}},
+		{"a SHA-1 fingerprint", []string{"tls_fingerprint: " + strings.Repeat("ab", 20)}, []string{
+			"5:18: tls_fingerprint: want the SHA-256 of the relay's certificate or public key: 64 hexadecimal digits, with or without colons"}},
+		{"identity in plaintext", []string{"host: 127.0.0.1", "port: 25", "tls_server_name: a.example", "tls_fingerprint: " + strings.Repeat("ab", 32)}, []string{
+			"1:1: warning: tls_mode: mails to 127.0.0.1 are not encrypted: anyone on the network path can read and change them",
+			"7:18: warning: tls_fingerprint: is not used with tls_mode plaintext"}},
 		{"smtps on 587", []string{"tls_mode: smtps"}, []string{
 			"5:11: warning: tls_mode: most relays expect STARTTLS on port 587: want starttls, or port 465"}},
 		{"starttls on 465", []string{"port: 465", "tls_mode: starttls"}, []string{
@@ -94,7 +105,7 @@ func TestValidate(t *testing.T) {
 		{"cram-md5", []string{"auth_method: cram-md5", "username: a", "password: " + env}, nil},
 		{"scram-sha-256", []string{"auth_method: scram-sha-256", "username: a", "password: " + env}, nil},
 		{"scram-sha-256 without verification", []string{"auth_method: scram-sha-256", "username: a", "password: " + env, "tls_skip_verify: true"}, []string{
-			"8:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"8:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
 		{"cram-md5 in plaintext", []string{"auth_method: cram-md5", "username: a", "password: " + env, "port: 25"}, []string{
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them",
 			"5:14: warning: auth_method: cram-md5 without TLS protects the password only if it cannot be guessed: want starttls or smtps"}},
@@ -135,8 +146,8 @@ func TestValidate(t *testing.T) {
 			"1:1: tls_mode: plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true",
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"auth without verification", []string{"tls_skip_verify: true", "username: a", "password: " + env}, []string{
-			"5:18: tls_skip_verify: would send the password to anyone who impersonates the relay: want ca_file, or allow_insecure_auth: true",
-			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"5:18: tls_skip_verify: would send the password to anyone who impersonates the relay: want ca_file or tls_fingerprint, or allow_insecure_auth: true",
+			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
 		{"auth in plaintext, allowed", []string{"port: 25", "username: a", "password: " + env, "allow_insecure_auth: true"}, []string{
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"opportunistic auth waits for TLS", []string{"tls_mode: opportunistic", "username: a", "password: " + env}, nil},

@@ -175,6 +175,8 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 		err := secured.HandshakeContext(ctx)
 		if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(untrusted.UnverifiedCertificates) > 0 {
 			s.transcript.untrusted = untrusted.UnverifiedCertificates[0]
+		} else if stranger, ok := errors.AsType[*strangerError](err); ok {
+			s.transcript.untrusted = stranger.cert
 		}
 		return err
 	})
