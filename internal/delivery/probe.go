@@ -78,7 +78,11 @@ func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets
 	if err != nil {
 		return []verdict.Finding{{What: "secret", Status: verdict.Error, Message: err.Error()}}, false
 	}
-	all = append(all, verdict.Finding{What: "secret", Status: verdict.OK, Message: ref.String() + " can be read"})
+	text := ref.String() + " can be read"
+	if ref.Vault != nil && ref.Vault.Key == "" && found.Field != "" {
+		text += "; it names no key, and Certpost takes the field " + legible.Clean(found.Field, 100)
+	}
+	all = append(all, verdict.Finding{What: "secret", Status: verdict.OK, Message: text})
 	for _, w := range found.Warnings {
 		all = append(all, verdict.Finding{What: "secret", Status: verdict.Warning, Message: ref.String() + ": " + w})
 	}

@@ -75,6 +75,25 @@ type RelayKeys struct {
 	Timeout *time.Duration `yaml:"timeout" min:"1s" max:"600s"`
 }
 
+// Hint returns what to write instead of a key that is not one of a relay or target, "" if
+// that is unknown: secrets are references, never keys of their own.
+func (RelayKeys) Hint(key string) string {
+	switch key {
+	case "vault_mount", "vault_path", "vault_key", "password_path", "password_vault_path":
+		return "want password: {vault: {mount: secret, path: smtp-auth/relay, key: password}}"
+	case "password_file":
+		return "want password: {file: /run/secrets/smtp-password}"
+	case "password_env":
+		return "want password: {env: SMTP_PASSWORD}"
+	case "key_data", "key_file", "private_key":
+		return "a definition has no private key: the event's private_key says where the key is stored"
+	}
+	return ""
+}
+
+// Hint is that of RelayKeys.
+func (Target) Hint(key string) string { return RelayKeys{}.Hint(key) }
+
 // RelayLimits are the limits of a relay, by host and port. The number of connections
 // and the rate apply to all replicas together.
 type RelayLimits struct {

@@ -2,6 +2,8 @@ package delivery
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -157,8 +159,25 @@ func TestValidate(t *testing.T) {
 			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"two sources", []string{"username: a", "password: {env: X, file: y}"}, []string{
 			"6:11: password: names more than one source (env, file): set exactly one"}},
-		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, []string{
-			"6:11: password: vault.key: is empty"}},
+		{"a vault reference without a key", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, nil},
+		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, key: x}}"}, []string{
+			"6:11: password: vault.path: is empty"}},
+		{"other names for a vault reference", []string{"username: a", "password: {vault_mount: secret, vault_path: x, key_data: y}"}, []string{
+			`6:12: password: unknown key "vault_mount": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:33: password: unknown key "vault_path": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:48: password: unknown key "key_data": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`}},
+		{"a vault reference without the word", []string{"username: a", "password: {mount: secret, path: x, key: y}"}, []string{
+			`6:12: password: unknown key "mount": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:27: password: unknown key "path": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:36: password: unknown key "key": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`}},
+		{"other names in a vault reference", []string{"username: a", "password: {vault: {vault_mount: secret, vault_path: x, key_data: y}}"}, []string{
+			`6:20: password.vault: unknown key "vault_mount": want mount`,
+			`6:41: password.vault: unknown key "vault_path": want path`,
+			`6:56: password.vault: unknown key "key_data": want key`}},
+		{"other names of a target", []string{"vault_mount: secret", "vault_path: x", "key_data: y"}, []string{
+			`5:1: unknown key "vault_mount": want password: {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:1: unknown key "vault_path": want password: {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`7:1: unknown key "key_data": a definition has no private key: the event's private_key says where the key is stored`}},
 		{"a password in the open is a value", []string{"username: a", "password: hunter2"}, []string{
 			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"a password in the wrong brackets is not shown", []string{"username: a", "password: [hunter2]"}, []string{
@@ -314,5 +333,47 @@ func TestValidateTargetsTogether(t *testing.T) {
 	}
 	if _, ok := d.Get("b"); !ok || len(d.All()) != 2 || !slices.Equal(d.Lanes(), []string{"smtp_example_com-587"}) {
 		t.Errorf("definitions: %+v, lanes %v", d.All(), d.Lanes())
+	}
+}
+
+// A secret that an environment variable holds is not written in the configuration; one
+// of which a part or the default is written there is.
+func TestSecretsFromVariables(t *testing.T) {
+	t.Parallel()
+	const secret = "canary-of-the-variable"
+	for password, shown := range map[string]string{
+		"${SMTP_PASSWORD}":                "env:SMTP_PASSWORD",
+		`"${SMTP_PASSWORD}"`:              "env:SMTP_PASSWORD",
+		"{value: '${SMTP_PASSWORD}'}":     "env:SMTP_PASSWORD",
+		"${SMTP_PASSWORD:-other}":         "env:SMTP_PASSWORD",
+		"${UNSET:-other}":                 "value:[redacted]",
+		"x${SMTP_PASSWORD}":               "value:[redacted]",
+		"${UNSET:-other}${SMTP_PASSWORD}": "value:[redacted]",
+		"plain":                           "value:[redacted]",
+	} {
+		t.Run(password, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "c.yaml")
+			text := strings.Join(slices.Concat(goodTarget, []string{"username: certs", "password: " + password}), "\n") + "\n"
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d, problems := Source{File: path, Environ: []string{"SMTP_PASSWORD=" + secret}}.Load()
+			if d == nil {
+				t.Fatal(problems)
+			}
+			if got := d.targets[0].Password.String(); got != shown {
+				t.Errorf("the password is shown as %s, want %s", got, shown)
+			}
+			if got, want := len(problems), strings.Count(shown, "redacted"); got != want {
+				t.Errorf("%d warnings, want %d: %v", got, want, problems)
+			}
+			if strings.HasPrefix(shown, "env:") && string(d.targets[0].Password.Value.Reveal()) != secret {
+				t.Error("another password")
+			}
+			if strings.Contains(fmt.Sprintf("%+v %#v", problems, d.targets[0]), secret) {
+				t.Error("the secret is shown")
+			}
+		})
 	}
 }
