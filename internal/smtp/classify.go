@@ -137,6 +137,7 @@ type fault struct {
 	phase  verdict.Phase
 	dot    bool   // the whole content, including the final dot, had been sent
 	alone  bool   // the envelope has a single recipient
+	login  string // what the connection lacks for a reply that demands it: wantsLogin, wantsTLS or ""
 	relay  string // host:port
 	err    error
 	ctx    error         // of the caller's context

@@ -38,6 +38,12 @@ var remedies = map[verdict.Code]string{
 	verdict.SMTPTLS:        "check tls_mode and the relay's TLS settings, then replay",
 }
 
+// The remedies for a reply of 530 on a connection without a login, and without TLS.
+const (
+	wantsLogin = "the relay wants a login: set username and password, then replay"
+	wantsTLS   = "the relay wants TLS or a login, and the connection has neither: set tls_mode to starttls or smtps, and username and password if it wants a login, then replay"
+)
+
 // reason says what happened, where, and what to do. It names no recipient and
 // quotes no reply text, so it is safe in any log.
 func (f fault) reason(happened kind, ruling ruling) string {
@@ -51,6 +57,9 @@ func (f fault) reason(happened kind, ruling ruling) string {
 	}
 	if ruling.limit {
 		remedy = "this is a limit of the relay itself: Certpost pauses the relay for limit_pause and retries, without counting an attempt"
+	}
+	if replyCode(f.err) == 530 && f.login != "" && f.phase != verdict.PhaseBanner && f.phase != verdict.PhaseEHLO && ruling == never {
+		remedy = f.login
 	}
 	switch happened {
 	case replied4, replied421, replied5, repliedSyntax, limited, tooMany:

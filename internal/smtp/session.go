@@ -212,9 +212,21 @@ func (s *Session) stepBy(ctx context.Context, limit time.Time, phase verdict.Pha
 	if err == nil {
 		return nil
 	}
-	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent, alone: s.alone}
+	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent, alone: s.alone, login: s.lacks()}
 	s.dead = s.dead || f.ends() || s.wire.broken
 	return f.Failure()
+}
+
+// lacks says what a relay that answers 530 probably demands (RFC 4954 section 6, RFC 3207
+// section 4): a login, or TLS and then perhaps a login.
+func (s *Session) lacks() string {
+	switch method := s.relay.AuthMethod; {
+	case method != "" && method != AuthNone:
+		return ""
+	case s.tls == nil:
+		return wantsTLS
+	}
+	return wantsLogin
 }
 
 // closeOnDone closes the socket as soon as the context is done, which makes a blocked

@@ -397,6 +397,34 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 	}
 }
 
+// A relay that demands a login or TLS says so with 530.
+func TestRelayWantsALogin(t *testing.T) {
+	t.Parallel()
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	for name, test := range map[string]struct {
+		mode, method, at, want string
+	}{
+		"at MAIL":             {TLSStartTLS, AuthNone, lab.AtMail, wantsLogin},
+		"at MAIL, no method":  {TLSStartTLS, "", lab.AtMail, wantsLogin},
+		"at RCPT":             {TLSStartTLS, AuthNone, lab.AtRcpt, wantsLogin},
+		"at DATA":             {TLSStartTLS, AuthNone, lab.AtData, wantsLogin},
+		"in plaintext":        {TLSPlaintext, AuthNone, lab.AtMail, wantsTLS},
+		"although logged in":  {TLSStartTLS, AuthPlain, lab.AtMail, remedies[verdict.SMTPPermanent]},
+		"to EHLO, before TLS": {TLSStartTLS, AuthNone, lab.AtEHLO, remedies[verdict.SMTPPermanent]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Acts: map[string]lab.RelayAct{test.at: {Reply: "530 5.7.0 first say who you are"}}})
+			r := clientOf(server)
+			r.TLSMode, r.roots, r.AuthMethod, r.Username, r.Password = test.mode, ca.Pool(), test.method, "certs", secrets.New([]byte("hunter2hunter2"))
+			_, f := attempt(lab.Patient(t), r, someone, someMail).Verdicts()
+			if f == nil || f.Code != verdict.SMTPPermanent || f.ReplyCode != 530 || !strings.HasSuffix(f.Reason, "; "+test.want) {
+				t.Errorf("%+v, want %q", f, test.want)
+			}
+		})
+	}
+}
+
 // A bare 552 to the only recipient is a full mailbox: one recipient is never too many.
 func TestBare552ToTheOnlyRecipient(t *testing.T) {
 	t.Parallel()
