@@ -101,11 +101,18 @@ func needsCertificate(ref secrets.Ref) bool {
 func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg *message) (all []verdict.Finding, away bool) {
 	ctx, cancel := context.WithTimeout(ctx, t.SendTimeout())
 	defer cancel()
+	// A check counts as a connection, so that it does not exceed max_connections.
+	slot, limit := smtp.Relay{Host: t.Host, Port: t.Port}, c.book.Current().limits[smtp.RelayName(t.Host, t.Port)].MaxConnections
+	if _, err := c.pool.Acquire(ctx, slot, smtp.Terms{Connections: limit}, true); err != nil {
+		return []verdict.Finding{{What: "relay", Status: verdict.Warning,
+			Message: "not tried, because deliveries use all connections that max_connections allows"}}, false
+	}
 	s, failure := c.probeSession(ctx, t, p)
 	if failure != nil {
+		c.pool.Release(slot)
 		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error() + shownInstead(t, failure)}}, failure.Relay
 	}
-	defer s.Close()
+	defer func() { c.pool.Put(s, smtp.Terms{Connections: limit}) }() // Mails is 0: the pool closes it
 	text := s.Describe()
 	if t.AuthMethod != smtp.AuthNone {
 		text += ", AUTH " + t.AuthMethod + " accepted"
