@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -135,6 +137,17 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 		}
 		add("nats", "connection", "connected, all streams exist", err)
 	})
+	if !cfg.NATS.Password.IsZero() {
+		within(func(ctx context.Context) {
+			all = append(all, secretFindings(ctx, store, "nats", "password", cfg.NATS.Password)...)
+		})
+	}
+	credentials := cfg.Vault.Auth.Refs()
+	for _, key := range slices.Sorted(maps.Keys(credentials)) {
+		if ref := credentials[key]; !ref.IsZero() {
+			within(func(ctx context.Context) { all = append(all, secretFindings(ctx, store, "vault", key, ref)...) })
+		}
+	}
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
 

@@ -45,6 +45,22 @@ func (h *HTTPConfig) unwise(leaf *x509.Certificate, now time.Time) error {
 	return nil
 }
 
+// secretFindings checks one secret of a section, without showing it.
+func secretFindings(ctx context.Context, store *secrets.Store, of, what string, ref secrets.Ref) []finding {
+	checked, err := store.Check(ctx, ref, nil)
+	if err != nil {
+		return []finding{{of, what, "error", err.Error()}}
+	}
+	found := []finding{{of, what, "ok", "readable: " + ref.String()}}
+	for _, warning := range checked.Warnings {
+		if warning == ref.Warning() {
+			continue // the check of the configuration says it where it matters
+		}
+		found = append(found, finding{of, what, "warning", ref.String() + ": " + warning})
+	}
+	return found
+}
+
 // probe checks what `run` needs from other services: secrets and the OpenID Connect
 // provider.
 func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []finding) {
@@ -73,8 +89,7 @@ func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []f
 		ref  secrets.Ref
 	}{{"metrics_token", h.MetricsToken}, {"client_secret", h.SignIn.OIDC.ClientSecret}} {
 		if !secret.ref.IsZero() {
-			_, err := reader(store, secret.ref)(ctx)
-			add(secret.what, "readable: "+secret.ref.String(), err)
+			found = append(found, secretFindings(ctx, store, "http", secret.what, secret.ref)...)
 		}
 	}
 	provider, err := h.SignIn.OIDC.provider(store)

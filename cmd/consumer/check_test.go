@@ -91,11 +91,14 @@ func TestCheckLive(t *testing.T) {
 		"  - {id: down2, host: 127.0.0.1, port: " + port(lab.FreeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example], fallback: [{host: localhost, port: " +
 		port(o.relay.Submission()) + ", ca_file: " + o.path("devrelay-ca.pem") + "}]}\n" +
 		"  - {id: ending, host: localhost, port: " + port(endingRelay(t, o.dir)) + ", tls_mode: smtps, ca_file: " + o.path("ca.pem") + ", from_address: a@demo.example, to: [b@demo.example]}\n"
-	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\ntargets:\n%s", o.service.broker.URL(), targets))
+	o.write("odd", "secret-with-a-blank\t\n")
+	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\nhttp: {metrics_token: {file: %s}}\ntargets:\n%s", o.service.broker.URL(), o.path("odd"), targets))
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,
 		`ok       vault: server: .*`,
+		`ok       http: metrics_token: readable: file:.*/odd`,
+		`warning  http: metrics_token: file:.*/odd: the secret ends with a blank: correct it if that is not meant`,
 		`ok       target/good: secret: file:.*/password can be read`,
 		`ok       target/good: relay: localhost:\d+ answers, TLS 1\.3 \S+, AUTH plain accepted`,
 		`ok       target/java: secret: file:.*/password can be read`,
@@ -128,7 +131,7 @@ func TestCheckLive(t *testing.T) {
 
 	said = command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "good", "--target", "ending", "-o", "json")
 	answer := read[struct{ Live []finding }](t, said.stdout)
-	if said.code != exitDone || len(answer.Live) != 6 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[3].Of != "target/good" || answer.Live[5].Status != "warning" {
+	if said.code != exitDone || len(answer.Live) != 8 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[5].Of != "target/good" || answer.Live[7].Status != "warning" {
 		t.Errorf("exit %d, %+v", said.code, answer)
 	}
 	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target\n")

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/config"
@@ -225,8 +224,8 @@ func (s *SignInConfig) validate(f *findings) {
 	seen := map[string]int{}
 	for i, u := range s.Users {
 		path := fmt.Sprintf("http.sign_in.users[%d]", i)
-		if strings.ContainsFunc(u.Name, func(r rune) bool { return !unicode.IsGraphic(r) }) || len([]rune(u.Name)) > 64 || strings.TrimSpace(u.Name) != u.Name {
-			f.err(path+".name", "want 1 to 64 characters without spaces at the ends")
+		if u.Name != "" && !access.ValidName(u.Name) {
+			f.err(path+".name", fmt.Sprintf("want 1 to %d visible characters without spaces at the ends", access.MaxName))
 		} else if first, twice := seen[u.Name]; twice && u.Name != "" {
 			f.err(path+".name", fmt.Sprintf("is already the name of users[%d]: names must be unique", first))
 		}

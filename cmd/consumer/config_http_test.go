@@ -69,7 +69,7 @@ func TestConfigHTTP(t *testing.T) {
 			`c.yaml:4:36: http.sign_in.users[0].password_hash: is not an Argon2id string such as $argon2id$v=19$m=32768,t=3,p=1$...$...: ` + "`certpost hash-password` makes one",
 			`c.yaml:4:51: http.sign_in.users[0].role: want viewer, operator or admin, got root`,
 			`c.yaml:5:16: http.sign_in.users[1].name: is already the name of users[0]: names must be unique`,
-			`c.yaml:6:16: http.sign_in.users[2].name: want 1 to 64 characters without spaces at the ends`,
+			`c.yaml:6:16: http.sign_in.users[2].name: want 1 to 64 visible characters without spaces at the ends`,
 			`c.yaml:7:9: http.sign_in.users[3].name: is required`,
 			`c.yaml:7:9: http.sign_in.users[3].password_hash: is required`}},
 		{"sessions", "http: {sign_in: {idle: 10s, max: 1s}}\n", []string{

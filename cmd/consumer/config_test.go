@@ -98,6 +98,8 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:8:11: nats.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses`,
 			`c.yaml:9:14: nats.max_store: want a size such as 500MiB or 10GiB`}},
 		{"a cluster takes a server", "nats: {replicas: 3}\n", nil, []string{`c.yaml:1:18: nats.replicas: more than 1 requires a NATS cluster: set nats.url`}},
+		{"nats password from a variable in the file", "nats: {url: nats://x, user: a, password: '${NATS_PASSWORD}'}\n", []string{"NATS_PASSWORD=hunter2"}, nil},
+		{"nats password from a variable alone", "nats: {url: nats://x, user: a}\n", []string{"CERTPOST_NATS_PASSWORD=hunter2"}, nil},
 		{"nats password in the open", "nats: {url: nats://x, user: a, password: hunter2}\n", nil, []string{
 			`c.yaml:1:42: warning: nats.password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
 		{"vault", "vault: {address: vault.example.com, auth: {method: approle, secret_id: {env: X}}}\n", nil, []string{

@@ -58,7 +58,7 @@ func (w *peopleWatch) run(ctx context.Context) {
 }
 
 // renew reads the configuration again; an invalid one is ignored. Removed users are signed
-// out even if another change requires a restart, unless that is the removal of sign-in.
+// out even if another change requires a restart, also if that is the removal of sign-in.
 func (w *peopleWatch) renew() {
 	next, problems := w.cfg.again()
 	if config.Failed(problems) {
@@ -74,8 +74,7 @@ func (w *peopleWatch) renew() {
 	roles := has.OIDC.Roles.byRole()
 	switch {
 	case !has.on(): // without sign-in everyone would be the administrator
-		w.log.Warn().Msg("removing sign-in requires a restart; users and roles stay as they are")
-		return
+		w.log.Warn().Msg("removing sign-in requires a restart; until then nobody can sign in")
 	case has.OIDC.Issuer != had.OIDC.Issuer || has.OIDC.RoleClaim != had.OIDC.RoleClaim:
 		roles = nil
 		w.log.Warn().Msg("a change of the provider or of its claim for roles requires a restart; until then sign-in at a provider is refused")

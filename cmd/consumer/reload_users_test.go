@@ -84,6 +84,59 @@ func TestPeopleReload(t *testing.T) {
 	})
 }
 
+// TestSignInIsRemoved: without the section sign_in nobody stays signed in, and nobody
+// becomes the local administrator before the restart that this requires.
+func TestSignInIsRemoved(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	users := "http: {sign_in: {users: [{name: ada, password_hash: \"" + hashFor(t, "canary-password") + "\", role: admin}]}}\n"
+	write(users)
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _, problems := loadConfig(path, nil)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		log := &writings{}
+		guard, err := cfg.HTTP.openAccess(nil, access.Pages{}, nil, zerolog.Nop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		guard.Handle("GET /{$}", access.Viewer, func(w http.ResponseWriter, _ *http.Request, v access.Visit) { _, _ = io.WriteString(w, v.User.Name) })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go newPeopleWatch(&cfg.HTTP, guard, zerolog.New(log)).run(ctx)
+		settle := func() {
+			time.Sleep(3 * delivery.PollInterval)
+			synctest.Wait()
+		}
+		ada := signedIn(t, guard, "ada")
+		write("http: {listen: \"127.0.0.1:8080\"}\n")
+		settle()
+		if got := ada(); got != "" {
+			t.Errorf("ada still sees %q", got)
+		}
+		stranger := httptest.NewRequestWithContext(t.Context(), "GET", "http://127.0.0.1:8080/", nil)
+		w := httptest.NewRecorder()
+		if guard.ServeHTTP(w, stranger); w.Code == http.StatusOK {
+			t.Errorf("without sign-in everyone is %q", w.Body)
+		}
+		if said := log.String(); !strings.Contains(said, "removing sign-in requires a restart; until then nobody can sign in") || !strings.Contains(said, `"sessions_ended":1`) {
+			t.Errorf("said %s", said)
+		}
+		write(users)
+		settle()
+		if got := signedIn(t, guard, "ada")(); got != "ada" {
+			t.Errorf("after sign-in is back, ada sees %q", got)
+		}
+	})
+}
+
 // TestTheLastUserLeaves: a removed user is signed out even if it is the last one with a
 // password, and even if another change requires a restart.
 func TestTheLastUserLeaves(t *testing.T) {

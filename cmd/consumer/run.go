@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type runCmd struct {
@@ -131,7 +133,14 @@ func (s *instance) run(ctx context.Context) error {
 	defer served()
 	defer cancel()
 	wg.Go(func() { s.seen.run(serving) })
-	wg.Go(func() { s.cfg.Book.Watch(ctx, delivery.PollInterval, s.reloaded) })
+	prober := s.courier.Inspector().Prober(s.probed)
+	wg.Go(func() { prober.Run(ctx) })
+	wg.Go(func() {
+		s.cfg.Book.Watch(ctx, delivery.PollInterval, func(c delivery.Change) {
+			s.reloaded(c)
+			prober.Add(slices.Concat(c.Added, c.Changed)...)
+		})
+	})
 	failed := make(chan error, 1)
 	wg.Go(func() {
 		if err := s.http.serve(serving); err != nil {
@@ -178,6 +187,26 @@ func (s *instance) reloaded(c delivery.Change) {
 		return
 	}
 	s.log.Info().Strs("added", c.Added).Strs("removed", c.Removed).Strs("changed", c.Changed).Msg("target definitions reloaded")
+}
+
+// probed logs what a check of new and changed targets has found.
+func (s *instance) probed(p delivery.Probed) {
+	const shown = 10
+	targets := p.Targets[:min(len(p.Targets), shown)]
+	for _, f := range p.Findings {
+		level := zerolog.InfoLevel
+		switch f.Status {
+		case verdict.Warning:
+			level = zerolog.WarnLevel
+		case verdict.Error:
+			level = zerolog.ErrorLevel
+		}
+		e := s.log.WithLevel(level).Strs("targets", targets).Str("check", f.What).Str("finding", f.Message)
+		if more := len(p.Targets) - len(targets); more > 0 {
+			e = e.Int("more_targets", more)
+		}
+		e.Msg("check of changed targets")
+	}
 }
 
 // settings maps the configuration to the settings of the queue.

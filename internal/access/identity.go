@@ -170,13 +170,13 @@ func (p *provider) identity(subject string, claims map[string]any) *identity {
 		who.values = texts(value)
 	}
 	for _, claim := range []string{"preferred_username", "email", "name"} {
-		if name, isText := claims[claim].(string); isText && shown(name, maxName) != "" {
-			who.name = shown(name, maxName)
+		if name, isText := claims[claim].(string); isText && shown(name, MaxName) != "" {
+			who.name = shown(name, MaxName)
 			break
 		}
 	}
 	if who.name == "" {
-		who.name = shown(subject, maxName)
+		who.name = shown(subject, MaxName)
 	}
 	for _, name := range slices.Sorted(maps.Keys(claims)) {
 		if len(who.claims) < 50 {

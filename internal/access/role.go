@@ -63,7 +63,7 @@ func (u User) Recorded() string {
 
 // Account is a user who signs in with a name and a password.
 type Account struct {
-	Name string // 1 to 64 characters
+	Name string // see ValidName
 	Hash Hash
 	Role Role
 }

@@ -92,6 +92,38 @@ func TestSignInFails(t *testing.T) {
 	}
 }
 
+// The longest name that an account may have signs in, in any script, and none longer is
+// looked up.
+func TestLongestName(t *testing.T) {
+	t.Parallel()
+	for _, letter := range []string{"x", "\u00fc", "\U00020000"} {
+		longest := strings.Repeat(letter, MaxName)
+		if !ValidName(longest) || ValidName(longest+letter) {
+			t.Errorf("%d letters %q: %v, one more: %v", MaxName, letter, ValidName(longest), ValidName(longest+letter))
+		}
+		var events []Event
+		a := door(t, func(c *Config) {
+			c.Accounts[0].Name = longest
+			c.Record = func(_ context.Context, e Event) { events = append(events, e) }
+		})
+		form := func(name string) url.Values {
+			return url.Values{"name": {name}, "password": {passwordOf("viewer")}}
+		}
+		if got := newBrowser(t, a, home).post("/sign-in", "/sign-in", form(longest)); got.Code != http.StatusSeeOther || len(events) != 1 || events[0].User.Name != longest {
+			t.Errorf("%q: %d, %+v", letter, got.Code, events)
+		}
+		events = nil
+		if got := newBrowser(t, a, home).post("/sign-in", "/sign-in", form(longest+letter)); got.Code != http.StatusUnauthorized || len(events) != 0 {
+			t.Errorf("one letter more: %d, %+v", got.Code, events)
+		}
+	}
+	for _, name := range []string{"", " a", "a ", "a\nb", "a\u202eb"} {
+		if ValidName(name) {
+			t.Errorf("%q is valid", name)
+		}
+	}
+}
+
 // A number that an attacker planted before the sign-in is useless after it.
 func TestFixation(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // The paths of sign-in and sign-out. callbackPath must be registered at the provider.
@@ -18,7 +20,18 @@ const (
 	callbackPath = signInPath + "/callback"
 )
 
-const maxName = 64 // characters of an account's name
+// MaxName is the length of the longest name of an account, in characters.
+const MaxName = 64
+
+// longName reports whether no account can have a name.
+func longName(name string) bool { return utf8.RuneCountInString(name) > MaxName }
+
+// ValidName reports whether an account can have a name: 1 to MaxName visible characters,
+// without spaces at the ends.
+func ValidName(name string) bool {
+	return name != "" && !longName(name) && strings.TrimSpace(name) == name &&
+		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
+}
 
 func (a *Access) handleSignIn() {
 	a.Handle("GET "+signInPath, Anyone, a.showSignIn)
@@ -63,12 +76,12 @@ func (a *Access) signInView(v Visit, there string) SignInView {
 func (a *Access) signInWithPassword(w http.ResponseWriter, r *http.Request, v Visit) {
 	name, password := strings.TrimSpace(r.PostForm.Get("name")), r.PostForm.Get("password")
 	view := a.signInView(v, LocalPath(r.PostForm.Get("return")))
-	view.Name = shown(name, maxName)
+	view.Name = shown(name, MaxName)
 	fail := func(status int, message string) {
 		view.Status, view.Message = status, message
 		a.pages.SignIn(w, r, view)
 	}
-	if name == "" || password == "" || len(name) > 4*maxName || len(password) > MaxPassword {
+	if name == "" || password == "" || longName(name) || len(password) > MaxPassword {
 		fail(http.StatusUnauthorized, wrongPassword)
 		return
 	}

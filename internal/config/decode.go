@@ -125,7 +125,7 @@ func (d *decoder) decodeStruct(n ast.Node, v reflect.Value, path string) {
 			}
 			d.decode(e.value, v.FieldByIndex(s.Index), Join(path, e.name))
 		} else {
-			d.unknown(e, settings, path)
+			d.unknown(e, settings, v, path)
 			d.doc.failed[path] = d.doc.failed[path] || IsScalar(v.Type())
 		}
 	}
@@ -158,9 +158,22 @@ func named(settings []Setting, name string) *Setting {
 	return nil
 }
 
+// hinter is a struct that knows other names for its keys.
+type hinter interface {
+	// Hint returns what to write instead of an unknown key, "" if it does not know.
+	Hint(key string) string
+}
+
 // unknown reports an unknown key. A key without a value is quoted only if it is similar
 // to a setting: {hunter2} may be a secret that was put into braces by mistake.
-func (d *decoder) unknown(e entry, settings []Setting, path string) {
+func (d *decoder) unknown(e entry, settings []Setting, v reflect.Value, path string) {
+	if h, ok := v.Interface().(hinter); ok {
+		if hint := h.Hint(e.name); hint != "" {
+			d.doc.failed[Join(path, e.name)] = true
+			d.problemAt(e.key, path, fmt.Sprintf("unknown key %s: %s", quote(e.name), hint))
+			return
+		}
+	}
 	names := make([]string, len(settings))
 	for i, s := range settings {
 		names[i] = s.Name

@@ -62,6 +62,29 @@ func (d *decoder) expand(text string) (result string, expanded bool, complaint s
 	}
 }
 
+// fromVariable is a scalar that needs to know the environment variable that all of its
+// text comes from: a secret that is not written in the document.
+type fromVariable interface{ FromVariable(name string) }
+
+// note tells a scalar which variable its text comes from.
+func note(v reflect.Value, variable string) {
+	if own, ok := v.Addr().Interface().(fromVariable); ok && variable != "" {
+		own.FromVariable(variable)
+	}
+}
+
+// variable returns the name of the variable whose value is the whole of a text, "" if a
+// part of the text, or its default, is written in the document.
+func (d *decoder) variable(text string) string {
+	inner, opens := strings.CutPrefix(text, "${")
+	inner, closes := strings.CutSuffix(inner, "}")
+	name, _, _ := strings.Cut(inner, ":-")
+	if !opens || !closes || strings.Contains(inner, "}") || d.variables[name] == "" {
+		return ""
+	}
+	return name
+}
+
 type overrides struct {
 	prefix   string
 	environ  []string
@@ -149,7 +172,9 @@ func (d *decoder) set(o overridable, v reflect.Value, variable, value string) {
 	if complaint := set(v, value); complaint != "" {
 		d.doc.failed[o.path] = true
 		d.problems = append(d.problems, Problem{Variable: variable, Path: o.path, Message: complaint})
+		return
 	}
+	note(v, variable)
 }
 
 // keepOnly clears all fields of a struct except one. In a struct that is also a scalar

@@ -48,7 +48,9 @@ func (d *decoder) decodeScalar(n ast.Node, v reflect.Value, path string) {
 			// The text of the document: the value of a variable is not shown.
 			d.problems[len(d.problems)-1].Got = shown(raw)
 		}
+		return
 	}
+	note(v, d.variable(raw))
 }
 
 // shown returns a value for a message, in quotes if it needs them.

@@ -166,6 +166,7 @@ func beforeMail(phase verdict.Phase) bool {
 func (t *Target) login() string {
 	return strings.Join([]string{
 		smtp.RelayName(t.Host, t.Port), t.TLSMode, fmt.Sprint(t.TLSSkipVerify, t.AllowInsecureAuth), t.CAFile,
+		t.TLSServerName, t.TLSFingerprint,
 		t.ClientCertFile, t.ClientKeyFile,
 		t.AuthMethod, t.Username.Plain, t.Username.Ref.String(), t.Password.String(),
 		t.OAuth2.TokenURL, t.OAuth2.ClientID, t.OAuth2.ClientSecret.String(), strings.Join(t.OAuth2.Scopes, " "),

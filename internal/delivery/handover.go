@@ -168,6 +168,13 @@ func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verd
 	if t.TLSMode == smtp.TLSPlaintext {
 		return r, nil
 	}
+	r.ServerName = t.TLSServerName
+	if t.TLSFingerprint != "" {
+		var err error
+		if r.Fingerprints, err = smtp.ParseFingerprints(t.TLSFingerprint); err != nil {
+			return r, verdict.Fail(verdict.TargetInvalid, verdict.PhaseConnect, "the target's tls_fingerprint "+err.Error())
+		}
+	}
 	if t.CAFile != "" {
 		if r.CAPEM, failure = readTargetFile("ca_file", t.CAFile); failure != nil {
 			return r, failure

@@ -54,12 +54,14 @@ type mailFacts struct {
 }
 
 // Limits on text from outside, in bytes. Together they keep every header line below
-// the 998 bytes of RFC 5322 section 2.1.1, even if it has no spaces to be folded at.
+// the 998 bytes of RFC 5322 section 2.1.1, even if it has no spaces to be folded at:
+// text that is not ASCII is written in encoded words, which are short. Text that the
+// configuration allows is never cut: the limits there are in characters.
 const (
 	maxShownName = 100
-	maxPrefix    = 200
-	maxFromName  = 200
-	maxProduct   = 60
+	maxPrefix    = maxHeaderText * utf8.UTFMax
+	maxFromName  = maxName * utf8.UTFMax
+	maxProduct   = maxHeaderText * utf8.UTFMax
 	maxEventID   = 200
 )
 

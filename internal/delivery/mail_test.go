@@ -21,6 +21,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
@@ -476,21 +477,46 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-func TestFiftyRecipients(t *testing.T) {
+// The longest lists and texts that a definition may have arrive whole.
+func TestLongestDefinition(t *testing.T) {
 	t.Parallel()
-	target := testTarget()
-	target.To = nil
-	for _, name := range lab.ManyNames(50) {
-		target.To = append(target.To, strings.Repeat("x", 50)+"@"+name)
-	}
-	m, err := renderMail(target, goldenFacts(t, target))
-	if err != nil {
-		t.Fatal(err)
-	}
-	goodWire(t, m)
-	list, err := read(t, m.raw).header.AddressList("To")
-	if err != nil || len(list) != 50 || len(m.recipients) != 50 {
-		t.Errorf("To has %d addresses, the envelope %d: %v", len(list), len(m.recipients), err)
+	for name, letter := range map[string]string{"ASCII": "x", "wide": "𠀀"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := testTarget()
+			target.SetDefaults()
+			target.FromName, target.SubjectPrefix = strings.Repeat(letter, 128), strings.Repeat(letter, 100)
+			names := lab.ManyNames(150)
+			for i, list := range []*[]string{&target.To, &target.CC, &target.BCC} {
+				*list = nil
+				for _, name := range names[50*i : 50*i+50] {
+					*list = append(*list, strings.Repeat("x", 50)+"@"+name)
+				}
+			}
+			if _, problems := NewDefinitions([]Target{*target}); config.Failed(problems) {
+				t.Fatal(problems)
+			}
+			facts := goldenFacts(t, target)
+			facts.product = strings.Repeat(letter, 100)
+			m, err := renderMail(target, facts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			goodWire(t, m)
+			header := read(t, m.raw).header
+			to, _ := header.AddressList("To")
+			cc, _ := header.AddressList("Cc")
+			from, err := header.AddressList("From")
+			if err != nil || len(to) != 50 || len(cc) != 50 || len(m.recipients) != 150 {
+				t.Errorf("To has %d addresses, Cc %d, the envelope %d: %v", len(to), len(cc), len(m.recipients), err)
+			}
+			if len(from) != 1 || from[0].Name != target.FromName {
+				t.Errorf("From is %v", from)
+			}
+			if subject := subjectOf(t, read(t, m.raw)); !strings.HasPrefix(subject, target.SubjectPrefix+" "+facts.product+": ") {
+				t.Errorf("the subject is %q", subject)
+			}
+		})
 	}
 }
 

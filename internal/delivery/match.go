@@ -60,14 +60,20 @@ type matcher struct {
 
 type dnsGlob struct{ ascii, unicode glob }
 
+func newDNSGlob(pattern string) dnsGlob {
+	n := nameOf(pattern)
+	return dnsGlob{newGlob(n.ascii, '.'), newGlob(n.unicode, '.')}
+}
+
+func (g dnsGlob) match(n name) bool { return g.ascii.match(n.ascii) || g.unicode.match(n.unicode) }
+
 func newMatcher(m *Match) matcher {
 	var made matcher
 	if m == nil {
 		return made
 	}
 	for _, pattern := range m.DNSNames {
-		n := nameOf(pattern)
-		made.dnsNames = append(made.dnsNames, dnsGlob{newGlob(n.ascii, '.'), newGlob(n.unicode, '.')})
+		made.dnsNames = append(made.dnsNames, newDNSGlob(pattern))
 	}
 	for _, pattern := range m.Issuers {
 		made.issuers = append(made.issuers, newGlob(strings.ToLower(pattern), 0))
@@ -92,7 +98,7 @@ func (t *Target) matches(f facts) bool {
 func (m *matcher) fitsNames(names []name) bool {
 	for _, g := range m.dnsNames {
 		for _, n := range names {
-			if g.ascii.match(n.ascii) || g.unicode.match(n.unicode) {
+			if g.match(n) {
 				return true
 			}
 		}

@@ -206,6 +206,39 @@ func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 	}
 }
 
+// A relay that cannot be verified is shown with the fingerprint that tls_fingerprint wants.
+func TestCheckShowsFingerprints(t *testing.T) {
+	t.Parallel()
+	stranger := lab.NewTLSAuthority(t, "Own CA")
+	server := lab.StartRelay(t, lab.RelayScript{Cert: stranger.Issue(t, nil)})
+	o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.TLSMode = smtp.TLSStartTLS })
+	_, f := o.deliver(t.Context())
+	if f == nil || f.Code != verdict.SMTPTLS || f.Transcript.PeerCertificate == nil {
+		t.Fatalf("%+v", f)
+	}
+	fingerprint := f.Transcript.PeerCertificate.Fingerprint
+	if found := o.Inspector().Check(t.Context(), o.target.ID); !finds(found, "error relay", "(tls_fingerprint) is "+fingerprint) {
+		t.Errorf("%q", spoken(found))
+	}
+	o.redefine(func(target *Target) { target.TLSSkipVerify = true })
+	if found := o.Inspector().Check(t.Context(), o.target.ID); !finds(found, "warning relay", "tls_fingerprint: "+fingerprint) {
+		t.Errorf("%q", spoken(found))
+	}
+	o.redefine(func(target *Target) { target.TLSSkipVerify, target.TLSFingerprint = false, fingerprint })
+	for _, found := range o.Inspector().Check(t.Context(), o.target.ID) {
+		if found.What == "relay" && (found.Status == verdict.Error || strings.Contains(found.Message, "tls_")) {
+			t.Errorf("%q", spoken([]verdict.Finding{found}))
+		}
+	}
+	if receipt := o.mustDeliver(); receipt.TLS == "" {
+		t.Errorf("%+v", receipt)
+	}
+	o.redefine(func(target *Target) { target.TLSFingerprint = strings.Repeat("ab", 32) })
+	if _, f := o.deliver(t.Context()); f == nil || f.Code != verdict.SMTPTLS {
+		t.Errorf("a kept connection was used, although the fingerprint has changed: %+v", f)
+	}
+}
+
 // The whole definition is shown, without its secrets.
 func TestTargetViews(t *testing.T) {
 	t.Parallel()

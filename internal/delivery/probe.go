@@ -78,7 +78,11 @@ func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets
 	if err != nil {
 		return []verdict.Finding{{What: "secret", Status: verdict.Error, Message: err.Error()}}, false
 	}
-	all = append(all, verdict.Finding{What: "secret", Status: verdict.OK, Message: ref.String() + " can be read"})
+	text := ref.String() + " can be read"
+	if ref.Vault != nil && ref.Vault.Key == "" && found.Field != "" {
+		text += "; it names no key, and Certpost takes the field " + legible.Clean(found.Field, 100)
+	}
+	all = append(all, verdict.Finding{What: "secret", Status: verdict.OK, Message: text})
 	for _, w := range found.Warnings {
 		all = append(all, verdict.Finding{What: "secret", Status: verdict.Warning, Message: ref.String() + ": " + w})
 	}
@@ -97,17 +101,28 @@ func needsCertificate(ref secrets.Ref) bool {
 func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg *message) (all []verdict.Finding, away bool) {
 	ctx, cancel := context.WithTimeout(ctx, t.SendTimeout())
 	defer cancel()
+	// A check counts as a connection, so that it does not exceed max_connections.
+	slot, limit := smtp.Relay{Host: t.Host, Port: t.Port}, c.book.Current().limits[smtp.RelayName(t.Host, t.Port)].MaxConnections
+	if _, err := c.pool.Acquire(ctx, slot, smtp.Terms{Connections: limit}, true); err != nil {
+		return []verdict.Finding{{What: "relay", Status: verdict.Warning,
+			Message: "not tried, because deliveries use all connections that max_connections allows"}}, false
+	}
 	s, failure := c.probeSession(ctx, t, p)
 	if failure != nil {
-		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error()}}, failure.Relay
+		c.pool.Release(slot)
+		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error() + shownInstead(t, failure)}}, failure.Relay
 	}
-	defer s.Close()
+	defer func() { c.pool.Put(s, smtp.Terms{Connections: limit}) }() // Mails is 0: the pool closes it
 	text := s.Describe()
 	if t.AuthMethod != smtp.AuthNone {
 		text += ", AUTH " + t.AuthMethod + " accepted"
 	}
 	all = []verdict.Finding{{What: "relay", Status: verdict.OK, Message: text}}
 	if shown := s.PeerCertificate(); shown != nil {
+		if t.TLSSkipVerify && t.TLSFingerprint == "" {
+			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
+				Message: "its certificate is not verified (tls_skip_verify); if the relay's operator confirms it, set instead tls_fingerprint: " + smtp.CertificateFingerprint(shown).String()})
+		}
 		end := shown.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
@@ -124,6 +139,15 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 		return append(all, verdict.Finding{What: "size", Status: verdict.Error, Message: refused.Error()}), false
 	}
 	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())}), false
+}
+
+// shownInstead names the certificate of a relay that failed verification, so that it
+// can be compared with the relay's own.
+func shownInstead(t *Target, f *verdict.Failure) string {
+	if f.Code != verdict.SMTPTLS || t.TLSFingerprint != "" || f.Transcript == nil || f.Transcript.PeerCertificate == nil {
+		return "" // with tls_fingerprint the reason names it
+	}
+	return "; the SHA-256 of the certificate (tls_fingerprint) is " + f.Transcript.PeerCertificate.Fingerprint
 }
 
 // probeSession opens a session with the relay, including AUTH.

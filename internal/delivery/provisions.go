@@ -101,7 +101,7 @@ func (c *Courier) secret(ctx context.Context, ref secrets.Ref, p *provisions) (s
 
 func (p *provisions) remember(ref secrets.Ref, s secrets.Secret) {
 	if s.Version != "" {
-		p.versions[ref.String()] = s.Version
+		p.versions[ref.WithField(s).String()] = s.Version
 	}
 }
 

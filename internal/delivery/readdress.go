@@ -70,7 +70,7 @@ func (r Recipients) readdress(t *Target, wanted []string) (others []mailbox, fai
 			"the recipient "+legible.Clean(address, 100)+" of the replay "+why)
 	}
 	if len(wanted) > maxRecipients {
-		return nil, refuse(wanted[maxRecipients], "exceeds the limit: at most 50 are allowed")
+		return nil, refuse(wanted[maxRecipients], "exceeds the limit: at most "+strconv.Itoa(maxRecipients)+" are allowed")
 	}
 	own := mailboxes(slices.Concat(t.To, t.CC, t.BCC))
 	for _, address := range wanted {

@@ -96,3 +96,42 @@ func TestVersionOfADefinition(t *testing.T) {
 		t.Errorf("a changed definition has the name %q", after)
 	}
 }
+
+// The version of a definition is that of its settings, wherever they are written.
+func TestVersionFollowsTheSettings(t *testing.T) {
+	t.Parallel()
+	const target = "targets:\n  - {id: a, host: a.example.com, from_address: a@example.com, to: [b@example.com]"
+	const fallback = ", fallback: [{host: b.example.com}]"
+	version := func(text string) string {
+		t.Helper()
+		d, problems := loadRelays(t, text)
+		if d == nil {
+			t.Fatal(problems)
+		}
+		return d.version(d.targets[0])
+	}
+	want := version(target + ", timeout: 50s}\n")
+	many := ", match: {issuers: [" + strings.Repeat(strings.Repeat("x", maxGlob)+", ", maxRow/maxGlob+1)
+	for _, same := range []string{
+		"relays: {default: {timeout: 50s}}\n" + target + "}\n",
+		"relays: {rules: [{host: a.example.com, timeout: 50s}]}\n" + target + "}\n",
+		"relays: {rules: [{host: x.example.com}, {host: '**', timeout: 50s}]}\n" + target + "}\n",
+		target + ", timeout: 50s, port: 587}\n", // 587 is the default
+	} {
+		if got := version(same); got != want {
+			t.Errorf("another version of the same settings:\n%s", same)
+		}
+	}
+	for name, pair := range map[string][2]string{
+		"a value": {target + ", timeout: 50s}\n", target + ", timeout: 51s}\n"},
+		"a rule for the fallback": {
+			"relays: {rules: [{host: b.example.com, port: 465}]}\n" + target + fallback + "}\n",
+			"relays: {rules: [{host: b.example.com, port: 587}]}\n" + target + fallback + "}\n"},
+		"the end of a long list": {
+			target + many + "one]}}\n", target + many + "two]}}\n"},
+	} {
+		if version(pair[0]) == version(pair[1]) {
+			t.Errorf("%s changes, and the version does not", name)
+		}
+	}
+}

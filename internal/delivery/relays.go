@@ -1,12 +1,15 @@
 package delivery
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -32,8 +35,14 @@ type RelayDefault struct {
 // RelayRule are the settings of the relays that it matches.
 type RelayRule struct {
 	// Host is a glob on the relay's name or address: * matches any characters except a
-	// dot, ** any characters. Example: *.mail.example.net.
-	Host string `yaml:"host" required:"true"`
+	// dot, ** any characters. Required without domain; default: all relays. Example:
+	// *.mail.example.net.
+	Host string `yaml:"host"`
+	// Domain is a glob on the domain of the recipients, with the same wildcards: the rule
+	// matches targets whose recipients (to, cc and bcc) are all in such domains. {domain}
+	// in a Vault path of this rule is the domain of the recipients, not that of the
+	// certificate. A rule with domain has no limits.
+	Domain string `yaml:"domain"`
 	// OnlyPort limits the rule to relays with this port. Default: all ports.
 	OnlyPort *int `yaml:"only_port" min:"1" max:"65535"`
 
@@ -49,6 +58,11 @@ type RelayKeys struct {
 	TLSMode string `yaml:"tls_mode" enum:"starttls,smtps,opportunistic,plaintext"`
 	// TLSSkipVerify accepts every certificate of the relay, as in a target.
 	TLSSkipVerify *bool `yaml:"tls_skip_verify"`
+	// TLSServerName is the name in the relay's certificate, as in a target.
+	TLSServerName string `yaml:"tls_server_name"`
+	// TLSFingerprint is the SHA-256 of the relay's certificate or public key, as in a
+	// target.
+	TLSFingerprint string `yaml:"tls_fingerprint"`
 	// CAFile is a PEM file with the CAs to trust, as in a target.
 	CAFile string `yaml:"ca_file"`
 	// ClientCertFile is a PEM file with the client certificate, as in a target.
@@ -69,6 +83,25 @@ type RelayKeys struct {
 	// Timeout is the time limit for sending one mail, as in a target.
 	Timeout *time.Duration `yaml:"timeout" min:"1s" max:"600s"`
 }
+
+// Hint returns what to write instead of a key that is not one of a relay or target, "" if
+// that is unknown: secrets are references, never keys of their own.
+func (RelayKeys) Hint(key string) string {
+	switch key {
+	case "vault_mount", "vault_path", "vault_key", "password_path", "password_vault_path":
+		return "want password: {vault: {mount: secret, path: smtp-auth/relay, key: password}}"
+	case "password_file":
+		return "want password: {file: /run/secrets/smtp-password}"
+	case "password_env":
+		return "want password: {env: SMTP_PASSWORD}"
+	case "key_data", "key_file", "private_key":
+		return "a definition has no private key: the event's private_key says where the key is stored"
+	}
+	return ""
+}
+
+// Hint is that of RelayKeys.
+func (Target) Hint(key string) string { return RelayKeys{}.Hint(key) }
 
 // RelayLimits are the limits of a relay, by host and port. The number of connections
 // and the rate apply to all replicas together.
@@ -183,17 +216,28 @@ func (k *RelayKeys) complete(others RelayKeys, path string, from map[string]stri
 // ruleBook is a compiled Relays: globs split, names in lower case.
 type ruleBook struct {
 	Relays
-	hosts []dnsGlob // of the rules
-	names map[string]name
+	hosts   []dnsGlob // of the rules
+	domains []dnsGlob // of the rules; used only if the rule has a domain
+	names   map[string]name
 }
 
 func newRuleBook(r Relays) *ruleBook {
 	b := &ruleBook{Relays: r, names: make(map[string]name)}
 	for _, rule := range r.Rules {
-		n := nameOf(rule.Host)
-		b.hosts = append(b.hosts, dnsGlob{newGlob(n.ascii, '.'), newGlob(n.unicode, '.')})
+		b.hosts = append(b.hosts, newDNSGlob(cmp.Or(rule.Host, "**")))
+		b.domains = append(b.domains, newDNSGlob(rule.Domain))
 	}
 	return b
+}
+
+// nameOf is the function nameOf with a memory: many targets have the same relay.
+func (b *ruleBook) nameOf(s string) name {
+	n, known := b.names[s]
+	if !known {
+		n = nameOf(s)
+		b.names[s] = n
+	}
+	return n
 }
 
 // allRelayOptions returns the relays of each target. It does not change targets.
@@ -205,21 +249,51 @@ func (b *ruleBook) allRelayOptions(targets []Target) [][]relayOption {
 	return all
 }
 
-// rule returns the index of the first rule that matches a relay, or -1. If port is
-// nil, the port is that of the rule, of default, or defaultPort.
-func (b *ruleBook) rule(host string, port *int) int {
-	n, known := b.names[host]
-	if !known {
-		n = nameOf(host)
-		b.names[host] = n
-	}
+// rule returns the index of the first rule that matches a relay and the domains of
+// recipients, or -1. If port is nil, the port is that of the rule, of default, or
+// defaultPort. Without domains, no rule with a domain matches.
+func (b *ruleBook) rule(host string, port *int, domains []string) int {
 	for i, r := range b.Rules {
-		matches := b.hosts[i].ascii.match(n.ascii) || b.hosts[i].unicode.match(n.unicode)
-		if matches && (r.OnlyPort == nil || *r.OnlyPort == firstPort(port, r.Port, b.Default.Port)) {
+		if b.hosts[i].match(b.nameOf(host)) && b.matchesDomains(i, domains) &&
+			(r.OnlyPort == nil || *r.OnlyPort == firstPort(port, r.Port, b.Default.Port)) {
 			return i
 		}
 	}
 	return -1
+}
+
+// matchesDomains reports whether a rule has no domain, or one that matches all domains.
+func (b *ruleBook) matchesDomains(rule int, domains []string) bool {
+	if b.Rules[rule].Domain == "" {
+		return true
+	}
+	for _, domain := range domains {
+		if !b.domains[rule].match(b.nameOf(domain)) {
+			return false
+		}
+	}
+	return len(domains) > 0
+}
+
+// domains returns the domains of the target's recipients, in lower case and A-labels,
+// sorted, each once.
+func (t *Target) domains() []string {
+	var all []string
+	for b := range mailboxes(slices.Concat(t.To, t.CC, t.BCC)) {
+		all = append(all, b.domain())
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// forDomain returns the keys with {domain} in the paths of their secrets replaced.
+func (k RelayKeys) forDomain(domain string) RelayKeys {
+	for _, ref := range []*secrets.Ref{&k.Username.Ref, &k.Password, &k.OAuth2.ClientSecret} {
+		if filled, err := ref.With("domain", domain); err == nil { // else validate reports it
+			*ref = filled
+		}
+	}
+	return k
 }
 
 func firstPort(ports ...*int) int {
@@ -232,15 +306,22 @@ func firstPort(ports ...*int) int {
 }
 
 // completed sets the target's relay keys from its own, then from the first rule that
-// matches, then from default. from has the path of each key that is not its own.
-func (b *ruleBook) completed(t *Target, own RelayKeys) (from map[string]string) {
+// matches, then from default. from has the path of each key that is not its own;
+// byDomain says that the rule has a domain.
+func (b *ruleBook) completed(t *Target, own RelayKeys) (from map[string]string, byDomain bool) {
 	from = make(map[string]string)
-	if i := b.rule(t.Host, own.Port); i >= 0 {
-		own.complete(b.Rules[i].RelayKeys, rulePath(i), from)
+	domains := t.domains()
+	if i := b.rule(t.Host, own.Port, domains); i >= 0 {
+		keys := b.Rules[i].RelayKeys
+		byDomain = b.Rules[i].Domain != ""
+		if byDomain && len(domains) == 1 {
+			keys = keys.forDomain(domains[0])
+		}
+		own.complete(keys, rulePath(i), from)
 	}
 	own.complete(b.Default.RelayKeys, "relays.default", from)
 	t.apply(own)
-	return from
+	return from, byDomain
 }
 
 func rulePath(i int) string { return fmt.Sprintf("relays.rules[%d]", i) }
@@ -248,7 +329,7 @@ func rulePath(i int) string { return fmt.Sprintf("relays.rules[%d]", i) }
 // limits returns the limits of a relay, the same for all targets that use it.
 func (b *ruleBook) limits(host string, port int) RelayLimits {
 	limits := b.Default.RelayLimits
-	if i := b.rule(host, &port); i >= 0 {
+	if i := b.rule(host, &port, nil); i >= 0 {
 		own := b.Rules[i].RelayLimits
 		setDefault(&own.MaxConnections, limits.MaxConnections)
 		setDefault(&own.MaxMessagesPerConnection, limits.MaxMessagesPerConnection)
@@ -266,13 +347,16 @@ type relayOption struct {
 	*Target
 	path string            // of its keys below the target: "", or "fallback[0]"
 	from map[string]string // key -> path of the rule or default that gave it
+
+	byDomain bool // the rule was chosen by the domain of the recipients
 }
 
 // relayOptions returns a target's relays in the order in which they are tried: its own,
 // then its fallbacks. It completes the target itself by the rules.
 func (b *ruleBook) relayOptions(t *Target) []relayOption {
 	own := t.ownKeys()
-	all := []relayOption{{Target: t, from: b.completed(t, own)}}
+	from, byDomain := b.completed(t, own)
+	all := []relayOption{{Target: t, from: from, byDomain: byDomain}}
 	for i, f := range t.Fallback {
 		variant := *t
 		variant.Host = f.Host
@@ -285,7 +369,8 @@ func (b *ruleBook) relayOptions(t *Target) []relayOption {
 		if f.Timeout == nil {
 			f.Timeout = own.Timeout // the target's own applies to all of its relays
 		}
-		all = append(all, relayOption{&variant, fmt.Sprintf("fallback[%d]", i), b.completed(&variant, f.RelayKeys)})
+		from, byDomain := b.completed(&variant, f.RelayKeys)
+		all = append(all, relayOption{&variant, fmt.Sprintf("fallback[%d]", i), from, byDomain})
 	}
 	return all
 }
@@ -309,6 +394,9 @@ func (o relayOption) validate() (own, ruled []config.Problem) {
 	} else {
 		o.Target.validateForRelay(v)
 	}
+	if o.byDomain {
+		o.validateDomain(v)
+	}
 	for _, p := range v.found {
 		key, rest := p.Path, ""
 		if i := strings.IndexAny(p.Path, ".["); i >= 0 {
@@ -327,12 +415,40 @@ func (o relayOption) validate() (own, ruled []config.Problem) {
 	return own, ruled
 }
 
+// validateDomain reports secrets of a rule with a domain in whose path {domain} could not
+// be replaced: it would be read as that of the certificate.
+func (o relayOption) validateDomain(v *validation) {
+	for key, ref := range map[string]secrets.Ref{"username": o.Username.Ref, "password": o.Password, "oauth2.client_secret": o.OAuth2.ClientSecret} {
+		section, _, _ := strings.Cut(key, ".")
+		if !strings.HasPrefix(o.from[section], "relays.rules[") || !slices.Contains(ref.Needs(), "domain") {
+			continue
+		}
+		domains := o.domains()
+		want := "an address whose domain can be part of a path"
+		if len(domains) > 1 {
+			want = "recipients in one domain, or a path without {domain}"
+		}
+		v.err(key, "{domain} is the domain of the recipients, but those of target %s are in %s: want %s",
+			o.ID, legible.Clean(strings.Join(domains, ", "), 200), want)
+	}
+}
+
 // Validate returns the problems of the section relays; paths start with "relays".
 func (r Relays) Validate() []config.Problem {
 	v := &validation{config.Check(r, "relays")}
 	v.relayKeys("relays.default", r.Default.RelayKeys)
 	for i, rule := range r.Rules {
 		at := rulePath(i)
+		if rule.Host == "" && rule.Domain == "" {
+			v.err(at+".host", "is required, unless domain is set")
+		}
+		if rule.Domain != "" {
+			v.glob(at+".domain", rule.Domain)
+			v.noLimits(at, rule.RelayLimits)
+		}
+		if strings.Contains(rule.Domain, "@") {
+			v.err(at+".domain", "is an address: want only the domain after the @")
+		}
 		if rule.Host != "" {
 			v.glob(at+".host", rule.Host)
 			if rule.OnlyPort == nil && strings.Contains(rule.Host, ":") && strings.Count(rule.Host, ":") == 1 {
@@ -344,6 +460,17 @@ func (r Relays) Validate() []config.Problem {
 	return v.found
 }
 
+// noLimits reports the limits of a rule with a domain: limits are those of a relay,
+// whoever the recipients are.
+func (v *validation) noLimits(at string, limits RelayLimits) {
+	of := reflect.ValueOf(limits)
+	for _, s := range config.Settings(of.Type()) {
+		if !of.FieldByIndex(s.Index).IsZero() {
+			v.err(at+"."+s.Name, "applies to the relay, not to a domain: set it in a rule without domain")
+		}
+	}
+}
+
 // relayKeys checks the keys of a rule as far as possible without a target.
 func (v *validation) relayKeys(at string, k RelayKeys) {
 	v.ref(at+".username", k.Username.Ref)
@@ -352,4 +479,5 @@ func (v *validation) relayKeys(at string, k RelayKeys) {
 	if !visible(k.Username.Plain) {
 		v.err(at+".username", "has control characters")
 	}
+	v.identity(at+".", k.TLSServerName, k.TLSFingerprint)
 }

@@ -51,6 +51,7 @@ func TestRelayKeysAreThoseOfTargets(t *testing.T) {
 
 func TestRulesCompleteTargets(t *testing.T) {
 	t.Parallel()
+	const pin = "abababababababababababababababababababababababababababababababab"
 	const head = `relays:
   default: {timeout: 50s, ca_file: /etc/ca.pem, max_connections: 20}
   rules:
@@ -59,6 +60,7 @@ func TestRulesCompleteTargets(t *testing.T) {
     - {host: "*.example.com", username: rule, password: {env: P}, tls_skip_verify: true, allow_insecure_auth: true, max_messages_per_connection: 50, timeout: 40s}
     - {host: "bücher.example", port: 465}
     - {host: "192.0.2.*", port: 25, tls_mode: starttls}
+    - {host: pinned.example.net, username: never, password: {env: N}, tls_server_name: mx.example.net, tls_fingerprint: ` + pin + `}
     - {host: "**", username: never, password: {env: N}}
 targets:
 `
@@ -77,6 +79,8 @@ targets:
 		{"host: xn--bcher-kva.example, auth_method: none", "xn--bcher-kva.example:465 smtps skip=false ca=/etc/ca.pem none  insecure=false 50s 20 0 "},
 		{"host: bücher.example, port: 587", "bücher.example:587 starttls skip=false ca=/etc/ca.pem none  insecure=false 50s 20 0 "},
 		{"host: 192.0.2.7", "192.0.2.7:25 starttls skip=false ca=/etc/ca.pem none  insecure=false 50s 20 0 "},
+		{"host: pinned.example.net", "pinned.example.net:587 starttls skip=false ca=/etc/ca.pem plain never insecure=false 50s 20 0  name=mx.example.net pin=abab"},
+		{"host: pinned.example.net, tls_server_name: own.example.net, tls_fingerprint: '" + strings.Repeat("cd", 32) + "'", "pinned.example.net:587 starttls skip=false ca=/etc/ca.pem plain never insecure=false 50s 20 0  name=own.example.net pin=cdcd"},
 		{"host: a.b.example.com", "a.b.example.com:587 starttls skip=false ca=/etc/ca.pem plain never insecure=false 50s 20 0 "},
 	} {
 		d, problems := loadRelays(t, head+"  - {id: a, "+test.target+rest)
@@ -92,8 +96,82 @@ targets:
 
 func shown(d *Definitions, t *Target) string {
 	limits := d.limits[smtp.RelayName(t.Host, t.Port)]
-	return fmt.Sprintf("%s:%d %s skip=%v ca=%s %s %s insecure=%v %v %d %d %s", t.Host, t.Port, t.TLSMode, t.TLSSkipVerify, t.CAFile,
-		t.AuthMethod, t.Username.Plain, t.AllowInsecureAuth, t.Timeout, limits.MaxConnections, limits.MaxMessagesPerConnection, limits.MaxMessageRate)
+	identity := ""
+	if t.TLSServerName != "" || t.TLSFingerprint != "" {
+		identity = fmt.Sprintf(" name=%s pin=%.4s", t.TLSServerName, t.TLSFingerprint)
+	}
+	return fmt.Sprintf("%s:%d %s skip=%v ca=%s %s %s insecure=%v %v %d %d %s%s", t.Host, t.Port, t.TLSMode, t.TLSSkipVerify, t.CAFile,
+		t.AuthMethod, t.Username.Plain, t.AllowInsecureAuth, t.Timeout, limits.MaxConnections, limits.MaxMessagesPerConnection, limits.MaxMessageRate, identity)
+}
+
+// A rule may choose credentials by the domain of the recipients.
+func TestRulesByDomain(t *testing.T) {
+	t.Parallel()
+	const relays = `relays:
+  default: {timeout: 50s}
+  rules:
+    - {domain: customer.example, username: customer, password: {vault: {mount: secret, path: "smtp-auth/{domain}/{host}", key: password}}}
+    - {host: "*.example.net", domain: "**.example.org", username: org, password: {vault: {mount: secret, path: "org/{cn}"}}}
+    - {domain: "bücher.example", username: {vault: {mount: secret, path: "users/{domain}", key: name}}, password: {env: B}}
+    - {host: smtp.example.net, max_connections: 3, username: rest, password: {vault: {mount: secret, path: "certs/{domain}", key: password}}}
+targets:
+`
+	const rest = ", from_address: a@example.com"
+	for _, test := range []struct {
+		target string // its keys
+		want   string
+	}{
+		{"host: smtp.example.net, to: [a@customer.example, B@CUSTOMER.example]", "customer vault:secret/smtp-auth/customer.example/{host}#password 3"},
+		{"host: other.example.net, to: [a@customer.example], cc: [c@customer.example], bcc: [d@customer.example]", "customer vault:secret/smtp-auth/customer.example/{host}#password 0"},
+		{"host: smtp.example.net, to: [a@customer.example], bcc: [b@example.com]", "rest vault:secret/certs/{domain}#password 3"},
+		{"host: smtp.example.net, to: [a@mail.customer.example]", "rest vault:secret/certs/{domain}#password 3"},
+		{"host: smtp.example.net, to: [a@a.example.org, b@b.c.example.org]", "org vault:secret/org/{cn} 3"},
+		{"host: smtp.example.com, to: [a@a.example.org], auth_method: none", "  0"},
+		{"host: smtp.example.net, to: [a@xn--bcher-kva.example]", "vault:secret/users/xn--bcher-kva.example#name env:B 3"},
+		{"host: smtp.example.net, username: own, password: {vault: {mount: secret, path: 'own/{domain}', key: k}}, to: [a@customer.example]", "own vault:secret/own/{domain}#k 3"},
+	} {
+		d, problems := loadRelays(t, relays+"  - {id: a, "+test.target+rest+"}\n")
+		if d == nil {
+			t.Errorf("%s: %v", test.target, problems)
+			continue
+		}
+		a := d.targets[0]
+		user, password := a.Username.Plain, ""
+		if user == "" && !a.Username.Ref.IsZero() {
+			user = a.Username.Ref.String()
+		}
+		if !a.Password.IsZero() {
+			password = a.Password.String()
+		}
+		if got := fmt.Sprint(user, " ", password, " ", d.limits[smtp.RelayName(a.Host, a.Port)].MaxConnections); got != test.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", test.target, got, test.want)
+		}
+	}
+
+	// A fallback follows the rules as well, with the recipients of the target.
+	d, problems := loadRelays(t, relays+"  - {id: a, host: smtp.example.com, auth_method: none, to: [a@a.example.org], fallback: [{host: b.example.net}]"+rest+"}\n")
+	if d == nil || d.relays["a"][1].Username.Plain != "org" {
+		t.Errorf("%v, %+v", problems, d)
+	}
+
+	_, problems = loadRelays(t, `relays:
+  rules:
+    - {domain: "**.example.com", username: u, password: {vault: {mount: secret, path: "x/{domain}", key: k}}, max_message_rate: 1/s}
+    - {domain: ops@example.org}
+    - {username: u}
+targets:
+  - {id: two, host: smtp.example.net, to: [a@b.example.com, a@a.example.com], from_address: a@example.com}
+  - {id: one, host: smtp.example.net, to: [a@b.example.com], from_address: a@example.com}
+`)
+	want := []string{
+		"3:57: relays.rules[0].password: {domain} is the domain of the recipients, but those of target two are in a.example.com, b.example.com: want recipients in one domain, or a path without {domain}",
+		"3:129: relays.rules[0].max_message_rate: applies to the relay, not to a domain: set it in a rule without domain",
+		"4:16: relays.rules[1].domain: is an address: want only the domain after the @",
+		"5:7: relays.rules[2].host: is required, unless domain is set",
+	}
+	if !slices.Equal(problems, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(problems, "\n"), strings.Join(want, "\n"))
+	}
 }
 
 func TestFallbacksFollowTheRulesToo(t *testing.T) {
@@ -144,7 +222,7 @@ func TestProblemsOfRelaysStandWhereTheyCome(t *testing.T) {
 	}{
 		{"keys", "relays:\n  defaults: {}\n  rules:\n    - {port: 0, max_message_rate: 14/sec, max_connections: -1, timeout: 0s}\n    - {host: \"smtp.example.com:587\", usernam: x}\ntargets: []\n", []string{
 			`2:3: relays: unknown key "defaults": did you mean default?`,
-			`4:7: relays.rules[0].host: is required`,
+			`4:7: relays.rules[0].host: is required, unless domain is set`,
 			`4:14: relays.rules[0].port: want 1 to 65535, got 0`,
 			`4:35: relays.rules[0].max_message_rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day`,
 			`4:60: relays.rules[0].max_connections: want 0 to 10000, got -1`,

@@ -25,7 +25,7 @@ type Target struct {
 	Match *Match `yaml:"match"`
 
 	// Host is the relay's DNS name or IP address. The relay's certificate must be valid
-	// for it.
+	// for it, unless tls_server_name or tls_fingerprint is set.
 	Host string `yaml:"host" required:"true"`
 	// Port is the relay's TCP port. The default of tls_mode depends on it.
 	Port int `yaml:"port" min:"1" max:"65535"`
@@ -37,6 +37,15 @@ type Target struct {
 	// TLSSkipVerify accepts every certificate of the relay, without verification; gives
 	// a warning.
 	TLSSkipVerify bool `yaml:"tls_skip_verify"`
+	// TLSServerName is the name or IP address that the relay's certificate must be valid
+	// for, if that is not host: for a relay that is reached by its address or by another
+	// name. It is sent in SNI. Default: host.
+	TLSServerName string `yaml:"tls_server_name"`
+	// TLSFingerprint is the SHA-256 of the relay's certificate or of its public key, 64
+	// hexadecimal digits with or without colons. A certificate with this fingerprint is
+	// accepted, whatever its CA, name and dates, and no other. Several are separated by
+	// commas, such as the present and the next one.
+	TLSFingerprint string `yaml:"tls_fingerprint"`
 	// CAFile is a PEM file with the CAs to trust. Default: the system's CAs.
 	CAFile string `yaml:"ca_file"`
 	// ClientCertFile is a PEM file with the client certificate for the relay and its
@@ -79,14 +88,13 @@ type Target struct {
 	// FromAddress is the envelope sender and the address in the From header (RFC 5322
 	// addr-spec). Example: certs@example.com.
 	FromAddress string `yaml:"from_address" required:"true"`
-	// FromName is the display name in the From header.
+	// FromName is the display name in the From header; at most 128 characters.
 	FromName string `yaml:"from_name"`
-	// To are the recipients in the To header; at least one. To, CC and BCC may have 50
-	// addresses together.
+	// To are the recipients in the To header: 1 to 50 addresses.
 	To []string `yaml:"to" required:"true"`
-	// CC are the recipients in the Cc header.
+	// CC are the recipients in the Cc header; at most 50.
 	CC []string `yaml:"cc"`
-	// BCC are the recipients that appear in no header.
+	// BCC are the recipients that appear in no header; at most 50.
 	BCC []string `yaml:"bcc"`
 	// AllOrNothing sends the mail to no recipient if the relay refuses one of them.
 	// Otherwise the accepted recipients get it, and the refused ones are retried or

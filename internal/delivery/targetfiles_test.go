@@ -103,7 +103,7 @@ func TestSourceLoad(t *testing.T) {
 			"d/b.yaml:1:7: port: want 1 to 65535, got 70000",
 			"d/c.yaml:6:9: targets[1].id: same is already the id of the target in line 7 of d/a.yaml: every target needs its own"}},
 		{"a warning does no harm", map[string]string{"d/a.yaml": single("a") + "tls_skip_verify: true\n"}, Source{Dir: "d"}, []string{"a"}, []string{
-			"d/a.yaml:5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"d/a.yaml:5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -92,7 +92,7 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 		value := of.FieldByIndex(s.Index)
 		r.add(s.Name, value, given(s.Name, value, unset.FieldByIndex(s.Index)))
 	}
-	v.Rows, v.Version = r.all, versionOf(r.all)
+	v.Rows, v.Version = r.shown(), versionOf(d.relays[t.ID])
 	return v
 }
 
@@ -100,19 +100,48 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 // compared.
 func (d *Definitions) version(t *Target) string { return d.view(t).Version }
 
-// versionOf returns 8 hexadecimal digits that are the same for the same keys and values.
-func versionOf(settings []verdict.TargetRow) string {
+// versionOf returns 8 hexadecimal digits that are the same for the same settings of a
+// target and its fallbacks, whether they are set in the target, in a rule, or by default.
+func versionOf(relays []*Target) string {
 	hash := sha256.New()
-	for _, row := range settings {
-		fmt.Fprintf(hash, "%q %q\n", row.Key, row.Value)
+	for i, relay := range relays {
+		for _, s := range config.Settings(reflect.TypeFor[Target]()) {
+			if s.Name == "fallback" || i > 0 && !fallbackKeys[s.Name] {
+				continue
+			}
+			var r rows
+			r.add(s.Name, reflect.ValueOf(relay).Elem().FieldByIndex(s.Index), true)
+			for _, setting := range r.all {
+				fmt.Fprintf(hash, "%d %q %q\n", i, setting.key, setting.text)
+			}
+		}
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:4])
 }
 
 // rows are settings as text.
 type rows struct {
-	all  []verdict.TargetRow
+	all  []setting
 	from map[string]string // key -> path of the rule or default that gave it
+}
+
+// setting is one setting as text.
+type setting struct {
+	key, text string
+	from      string // the path of the rule or default that gave it; "" for the target itself
+	unset     bool   // nothing sets it: it has its default
+}
+
+// shown returns the settings for display, each on one line that is not too long.
+func (r *rows) shown() (all []verdict.TargetRow) {
+	for _, s := range r.all {
+		row := verdict.TargetRow{Key: s.key, Value: legible.Clean(s.text, maxRow), Default: s.unset}
+		if s.from != "" {
+			row.Value += " (from " + s.from + ")"
+		}
+		all = append(all, row)
+	}
+	return all
 }
 
 // add adds a row for a setting, or for a mapping one for each of its keys. An empty
@@ -127,10 +156,8 @@ func (r *rows) add(key string, v reflect.Value, given bool) {
 	text, plain := settingText(v.Interface())
 	switch {
 	case plain && text == "":
-	case plain && r.from[key] != "":
-		r.all = append(r.all, verdict.TargetRow{Key: key, Value: text + " (from " + r.from[key] + ")"})
 	case plain:
-		r.all = append(r.all, verdict.TargetRow{Key: key, Value: text, Default: !given})
+		r.all = append(r.all, setting{key, text, r.from[key], !given && r.from[key] == ""})
 	case v.Kind() == reflect.Struct:
 		for _, s := range config.Settings(v.Type()) {
 			r.add(config.Join(key, s.Name), v.FieldByIndex(s.Index), true)
@@ -142,7 +169,7 @@ func (r *rows) add(key string, v reflect.Value, given bool) {
 	}
 }
 
-// settingText returns a value on one line; plain is false for a value with keys of
+// settingText returns a value as text; plain is false for a value with keys of
 // its own. A secret is shown as its reference, which does not contain it.
 func settingText(v any) (text string, plain bool) {
 	switch v := v.(type) {
@@ -155,20 +182,20 @@ func settingText(v any) (text string, plain bool) {
 		if !v.Ref.IsZero() {
 			return v.Ref.String(), true
 		}
-		return legible.Clean(v.Plain, maxRow), true
+		return v.Plain, true
 	case time.Duration:
 		return config.Written(v), true
 	case []string:
-		return legible.Clean(strings.Join(v, ", "), maxRow), true
+		return strings.Join(v, ", "), true
 	case map[string]string:
 		var pairs []string
 		for name, value := range v {
 			pairs = append(pairs, name+"="+value)
 		}
 		slices.Sort(pairs)
-		return legible.Clean(strings.Join(pairs, ", "), maxRow), true
+		return strings.Join(pairs, ", "), true
 	case string:
-		return legible.Clean(v, maxRow), true
+		return v, true
 	case bool, int:
 		return fmt.Sprint(v), true
 	}

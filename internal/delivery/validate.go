@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/legible"
@@ -17,9 +18,11 @@ import (
 )
 
 const (
-	maxRecipients = 50
-	maxHeaderText = 100 // characters; leaves room for the CN on one line
-	maxGlob       = 512 // characters
+	maxAddresses  = 50               // in each of to, cc and bcc
+	maxRecipients = 3 * maxAddresses // of one mail
+	maxHeaderText = 100              // characters; leaves room for the CN on one line
+	maxName       = 128              // characters of from_name
+	maxGlob       = 512              // characters
 	maxFallbacks  = 5
 )
 
@@ -145,7 +148,7 @@ func (v *validation) glob(key, pattern string) {
 	switch {
 	case pattern == "":
 		v.err(key, "is empty and matches nothing: want a name, or a glob such as *.example.com")
-	case len(pattern) > maxGlob:
+	case utf8.RuneCountInString(pattern) > maxGlob:
 		v.err(key, "is longer than %d characters", maxGlob)
 	case !visible(pattern):
 		v.err(key, "has control characters")
@@ -166,8 +169,18 @@ func (t *Target) validateRelay(v *validation) {
 	case mode == smtp.TLSStartTLS && t.Port == 465:
 		v.warn("tls_mode", "most relays expect TLS from the first byte on port 465: want smtps, or port 587")
 	}
-	if t.TLSSkipVerify {
-		v.warn("tls_skip_verify", "anyone on the network path to %s can impersonate the relay: want ca_file with its CA", t.relay())
+	v.identity("", t.TLSServerName, t.TLSFingerprint)
+	switch clear := t.tlsMode() == smtp.TLSPlaintext; {
+	case clear && t.TLSFingerprint != "":
+		v.warn("tls_fingerprint", "is not used with tls_mode plaintext")
+	case clear && t.TLSServerName != "":
+		v.warn("tls_server_name", "is not used with tls_mode plaintext")
+	}
+	switch {
+	case t.TLSSkipVerify && t.TLSFingerprint != "":
+		v.warn("tls_fingerprint", "verifies the relay, so tls_skip_verify is not used")
+	case t.TLSSkipVerify:
+		v.warn("tls_skip_verify", "anyone on the network path to %s can impersonate the relay: want ca_file with its CA, or tls_fingerprint", t.relay())
 	}
 	switch {
 	case t.ClientCertFile == "" && t.ClientKeyFile != "":
@@ -176,6 +189,19 @@ func (t *Target) validateRelay(v *validation) {
 		v.err("client_key_file", "is required: client_cert_file is set")
 	case t.ClientCertFile != "" && t.tlsMode() == smtp.TLSPlaintext:
 		v.warn("client_cert_file", "is not used with tls_mode plaintext")
+	}
+}
+
+// identity checks how a relay proves who it is; at is before the keys.
+func (v *validation) identity(at, serverName, fingerprint string) {
+	if message := wrongHost(serverName); serverName != "" && message != "" {
+		v.err(at+"tls_server_name", "%s", message)
+	}
+	if fingerprint == "" {
+		return
+	}
+	if _, err := smtp.ParseFingerprints(fingerprint); err != nil {
+		v.err(at+"tls_fingerprint", "%v", err)
 	}
 }
 
@@ -203,7 +229,7 @@ func (t *Target) relay() string {
 func (t *Target) validateAddresses(v *validation) {
 	v.address("from_address", t.FromAddress)
 	v.address("reply_to", t.ReplyTo)
-	v.line("from_name", t.FromName)
+	v.line("from_name", t.FromName, maxName)
 	for key, list := range map[string][]string{"to": t.To, "cc": t.CC, "bcc": t.BCC} {
 		for i, address := range list {
 			at := fmt.Sprintf("%s[%d]", key, i)
@@ -212,14 +238,14 @@ func (t *Target) validateAddresses(v *validation) {
 			}
 			v.address(at, address)
 		}
-	}
-	if n := len(t.To) + len(t.CC) + len(t.BCC); n > maxRecipients {
-		v.err("to", "to, cc and bcc have %d addresses in all: at most %d are allowed", n, maxRecipients)
+		if n := len(list); n > maxAddresses {
+			v.err(key, "has %d addresses: at most %d are allowed", n, maxAddresses)
+		}
 	}
 }
 
 func (t *Target) validatePayload(v *validation) {
-	v.line("subject_prefix", t.SubjectPrefix)
+	v.line("subject_prefix", t.SubjectPrefix, maxHeaderText)
 	settings := t.settings(nil)
 	for _, secret := range []struct {
 		key string
@@ -247,7 +273,7 @@ func (t *Target) validatePayload(v *validation) {
 	case strings.ContainsAny(places, "{}"):
 		v.err("alias", "has an unknown place: want {cn} or {target}")
 	}
-	v.line("alias", t.Alias)
+	v.line("alias", t.Alias, maxHeaderText)
 	if t.PKCS12Iterations > payload.MinIterations && t.Payload != payload.PKCS12 && t.Payload != payload.TrustStore {
 		v.warn("pkcs12_iterations", "is not used with payload %s", t.Payload)
 	}
@@ -267,13 +293,13 @@ func (t *Target) validateKeyInTheClear(v *validation) {
 	}
 }
 
-// line checks a text that becomes part of a header.
-func (v *validation) line(key, text string) {
+// line checks a text that becomes part of a header; most is in characters.
+func (v *validation) line(key, text string, most int) {
 	if !visible(text) {
 		v.err(key, "has control characters")
 	}
-	if n := len([]rune(text)); n > maxHeaderText {
-		v.err(key, "has %d characters: at most %d are allowed", n, maxHeaderText)
+	if n := utf8.RuneCountInString(text); n > most {
+		v.err(key, "has %d characters: at most %d are allowed", n, most)
 	}
 }
 
@@ -391,7 +417,7 @@ func visible(s string) bool {
 // configuration's section delivery.
 func (o Options) Validate() []config.Problem {
 	v := &validation{}
-	v.line("product_name", o.Product)
+	v.line("product_name", o.Product, maxHeaderText)
 	for key, name := range map[string]string{"message_id_domain": o.MessageIDDomain, "helo_name": o.HELO} {
 		if message := wrongHost(name); name != "" && message != "" {
 			v.err(key, "%s", message)

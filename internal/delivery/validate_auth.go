@@ -52,8 +52,8 @@ func (t *Target) validateLogin(v *validation, method string) {
 	case !smtp.TellsPassword(method):
 	case clear:
 		v.err("tls_mode", "plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true")
-	case t.TLSSkipVerify:
-		v.err("tls_skip_verify", "would send the password to anyone who impersonates the relay: want ca_file, or allow_insecure_auth: true")
+	case t.TLSSkipVerify && t.TLSFingerprint == "":
+		v.err("tls_skip_verify", "would send the password to anyone who impersonates the relay: want ca_file or tls_fingerprint, or allow_insecure_auth: true")
 	}
 }
 

@@ -2,6 +2,8 @@ package delivery
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -80,7 +82,18 @@ func TestValidate(t *testing.T) {
 		{"plaintext", []string{"port: 25"}, []string{
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"no verification", []string{"tls_skip_verify: true"}, []string{
-			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
+		{"a server name", []string{"host: 192.0.2.7", "tls_server_name: smtp.example.com"}, nil},
+		{"no server name", []string{"tls_server_name: smtp.example.com:587"}, []string{
+			"5:18: tls_server_name: has a port: want the port in the key port"}},
+		{"a fingerprint instead of no verification", []string{"username: a", "password: " + env, "tls_fingerprint: sha256:" + strings.Repeat("aB", 32) + ", " + strings.TrimSuffix(strings.Repeat("0a:", 32), ":")}, nil},
+		{"a fingerprint and no verification", []string{"username: a", "password: " + env, "tls_skip_verify: true", "tls_fingerprint: " + strings.Repeat("ab", 32)}, []string{
+			"8:18: warning: tls_fingerprint: verifies the relay, so tls_skip_verify is not used"}},
+		{"a SHA-1 fingerprint", []string{"tls_fingerprint: " + strings.Repeat("ab", 20)}, []string{
+			"5:18: tls_fingerprint: want the SHA-256 of the relay's certificate or public key: 64 hexadecimal digits, with or without colons"}},
+		{"identity in plaintext", []string{"host: 127.0.0.1", "port: 25", "tls_server_name: a.example", "tls_fingerprint: " + strings.Repeat("ab", 32)}, []string{
+			"1:1: warning: tls_mode: mails to 127.0.0.1 are not encrypted: anyone on the network path can read and change them",
+			"7:18: warning: tls_fingerprint: is not used with tls_mode plaintext"}},
 		{"smtps on 587", []string{"tls_mode: smtps"}, []string{
 			"5:11: warning: tls_mode: most relays expect STARTTLS on port 587: want starttls, or port 465"}},
 		{"starttls on 465", []string{"port: 465", "tls_mode: starttls"}, []string{
@@ -94,7 +107,7 @@ func TestValidate(t *testing.T) {
 		{"cram-md5", []string{"auth_method: cram-md5", "username: a", "password: " + env}, nil},
 		{"scram-sha-256", []string{"auth_method: scram-sha-256", "username: a", "password: " + env}, nil},
 		{"scram-sha-256 without verification", []string{"auth_method: scram-sha-256", "username: a", "password: " + env, "tls_skip_verify: true"}, []string{
-			"8:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"8:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
 		{"cram-md5 in plaintext", []string{"auth_method: cram-md5", "username: a", "password: " + env, "port: 25"}, []string{
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them",
 			"5:14: warning: auth_method: cram-md5 without TLS protects the password only if it cannot be guessed: want starttls or smtps"}},
@@ -135,8 +148,8 @@ func TestValidate(t *testing.T) {
 			"1:1: tls_mode: plaintext would expose the password to anyone on the network path: want starttls or smtps, or allow_insecure_auth: true",
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"auth without verification", []string{"tls_skip_verify: true", "username: a", "password: " + env}, []string{
-			"5:18: tls_skip_verify: would send the password to anyone who impersonates the relay: want ca_file, or allow_insecure_auth: true",
-			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA"}},
+			"5:18: tls_skip_verify: would send the password to anyone who impersonates the relay: want ca_file or tls_fingerprint, or allow_insecure_auth: true",
+			"5:18: warning: tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint"}},
 		{"auth in plaintext, allowed", []string{"port: 25", "username: a", "password: " + env, "allow_insecure_auth: true"}, []string{
 			"1:1: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"opportunistic auth waits for TLS", []string{"tls_mode: opportunistic", "username: a", "password: " + env}, nil},
@@ -146,8 +159,25 @@ func TestValidate(t *testing.T) {
 			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"two sources", []string{"username: a", "password: {env: X, file: y}"}, []string{
 			"6:11: password: names more than one source (env, file): set exactly one"}},
-		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, []string{
-			"6:11: password: vault.key: is empty"}},
+		{"a vault reference without a key", []string{"username: a", "password: {vault: {mount: secret, path: x}}"}, nil},
+		{"half a vault reference", []string{"username: a", "password: {vault: {mount: secret, key: x}}"}, []string{
+			"6:11: password: vault.path: is empty"}},
+		{"other names for a vault reference", []string{"username: a", "password: {vault_mount: secret, vault_path: x, key_data: y}"}, []string{
+			`6:12: password: unknown key "vault_mount": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:33: password: unknown key "vault_path": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:48: password: unknown key "key_data": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`}},
+		{"a vault reference without the word", []string{"username: a", "password: {mount: secret, path: x, key: y}"}, []string{
+			`6:12: password: unknown key "mount": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:27: password: unknown key "path": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:36: password: unknown key "key": want {vault: {mount: secret, path: smtp-auth/relay, key: password}}`}},
+		{"other names in a vault reference", []string{"username: a", "password: {vault: {vault_mount: secret, vault_path: x, key_data: y}}"}, []string{
+			`6:20: password.vault: unknown key "vault_mount": want mount`,
+			`6:41: password.vault: unknown key "vault_path": want path`,
+			`6:56: password.vault: unknown key "key_data": want key`}},
+		{"other names of a target", []string{"vault_mount: secret", "vault_path: x", "key_data: y"}, []string{
+			`5:1: unknown key "vault_mount": want password: {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`6:1: unknown key "vault_path": want password: {vault: {mount: secret, path: smtp-auth/relay, key: password}}`,
+			`7:1: unknown key "key_data": a definition has no private key: the event's private_key says where the key is stored`}},
 		{"a password in the open is a value", []string{"username: a", "password: hunter2"}, []string{
 			"6:11: warning: password: the secret itself is in the configuration: move it to vault, env, file or credential"}},
 		{"a password in the wrong brackets is not shown", []string{"username: a", "password: [hunter2]"}, []string{
@@ -174,12 +204,18 @@ func TestValidate(t *testing.T) {
 			"6:7: bcc[0]: has more than 64 bytes before the @",
 			"7:11: reply_to: is not an address: want an address such as ops@example.com"}},
 		{"good addresses", []string{"to: [root@localhost, ops@bücher.example, \"o'brien+x@example.com\", '\"a b\"@example.com', \"a@[127.0.0.1]\", jörg@example.com]"}, nil},
-		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, []string{
-			"4:5: to: to, cc and bcc have 51 addresses in all: at most 50 are allowed"}},
-		{"50 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 49), ", ") + "]"}, nil},
+		{"51 recipients", []string{"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 51), ", ") + "]"}, []string{
+			"5:5: cc: has 51 addresses: at most 50 are allowed"}},
+		{"50 recipients in each list", []string{
+			"to: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]",
+			"cc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]",
+			"bcc: [" + strings.TrimSuffix(strings.Repeat("a@b.example, ", 50), ", ") + "]"}, nil},
 		{"an empty list of recipients", []string{"to: []", "bcc: [a@example.com]"}, []string{"4:5: to: is required"}},
 		{"header texts", []string{`from_name: "a\u202eb"`, "subject_prefix: " + strings.Repeat("x", 101)}, []string{
 			"5:12: from_name: has control characters", "6:17: subject_prefix: has 101 characters: at most 100 are allowed"}},
+		{"a name of 128 characters", []string{"from_name: " + strings.Repeat("ü", 128)}, nil},
+		{"a name of 129 characters", []string{"from_name: " + strings.Repeat("x", 129)}, []string{
+			"5:12: from_name: has 129 characters: at most 128 are allowed"}},
 		{"header texts with emoji", []string{`from_name: "❤️ 👩‍💻"`}, nil},
 
 		{"payload", []string{"payload: rar"}, []string{`5:10: payload: want pem, pem_and_key, pkcs12, jks, der, pkcs7, pkcs12_truststore or zip, got rar`}},
@@ -214,6 +250,7 @@ func TestValidate(t *testing.T) {
 		{"keys in plaintext to this machine", []string{"host: 127.0.0.1", "payload: pem_and_key", "tls_mode: opportunistic"}, nil},
 
 		{"match", []string{"match: {dns_names: [\"*.example.com\"], issuers: [\"*R11*\"], labels: {env: prod}}"}, nil},
+		{"a glob of 512 characters that has more bytes", []string{"match: {issuers: [" + strings.Repeat("ü", 512) + "]}"}, nil},
 		{"a match of nothing", []string{"match: {dns_names: []}"}, []string{
 			`5:8: match: want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`}},
 		{"match: a key without a value is no match", []string{"match: null"}, nil},
@@ -296,5 +333,47 @@ func TestValidateTargetsTogether(t *testing.T) {
 	}
 	if _, ok := d.Get("b"); !ok || len(d.All()) != 2 || !slices.Equal(d.Lanes(), []string{"smtp_example_com-587"}) {
 		t.Errorf("definitions: %+v, lanes %v", d.All(), d.Lanes())
+	}
+}
+
+// A secret that an environment variable holds is not written in the configuration; one
+// of which a part or the default is written there is.
+func TestSecretsFromVariables(t *testing.T) {
+	t.Parallel()
+	const secret = "canary-of-the-variable"
+	for password, shown := range map[string]string{
+		"${SMTP_PASSWORD}":                "env:SMTP_PASSWORD",
+		`"${SMTP_PASSWORD}"`:              "env:SMTP_PASSWORD",
+		"{value: '${SMTP_PASSWORD}'}":     "env:SMTP_PASSWORD",
+		"${SMTP_PASSWORD:-other}":         "env:SMTP_PASSWORD",
+		"${UNSET:-other}":                 "value:[redacted]",
+		"x${SMTP_PASSWORD}":               "value:[redacted]",
+		"${UNSET:-other}${SMTP_PASSWORD}": "value:[redacted]",
+		"plain":                           "value:[redacted]",
+	} {
+		t.Run(password, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "c.yaml")
+			text := strings.Join(slices.Concat(goodTarget, []string{"username: certs", "password: " + password}), "\n") + "\n"
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d, problems := Source{File: path, Environ: []string{"SMTP_PASSWORD=" + secret}}.Load()
+			if d == nil {
+				t.Fatal(problems)
+			}
+			if got := d.targets[0].Password.String(); got != shown {
+				t.Errorf("the password is shown as %s, want %s", got, shown)
+			}
+			if got, want := len(problems), strings.Count(shown, "redacted"); got != want {
+				t.Errorf("%d warnings, want %d: %v", got, want, problems)
+			}
+			if strings.HasPrefix(shown, "env:") && string(d.targets[0].Password.Value.Reveal()) != secret {
+				t.Error("another password")
+			}
+			if strings.Contains(fmt.Sprintf("%+v %#v", problems, d.targets[0]), secret) {
+				t.Error("the secret is shown")
+			}
+		})
 	}
 }

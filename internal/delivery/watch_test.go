@@ -128,7 +128,7 @@ func TestReloadFile(t *testing.T) {
 
 	w.write("t.yaml", list(definition("e", "    tls_skip_verify: true")))
 	w.says("targets: 1 added (e)",
-		"t.yaml:6:22: warning: targets[0].tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA")
+		"t.yaml:6:22: warning: targets[0].tls_skip_verify: anyone on the network path to smtp.example.com can impersonate the relay: want ca_file with its CA, or tls_fingerprint")
 }
 
 func TestHalfWrittenFileIsNotRead(t *testing.T) {

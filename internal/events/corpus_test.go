@@ -348,6 +348,10 @@ var badEvents = []struct {
 	{name: "text as private key", body: `{"id":"e1","certificate":$PEM,"private_key":"vault:secret/certs/x#k"}`, reason: `the event carries a private key, or what looks like one, at $.private_key: ` + keyAdvice, id: "e1", holdsKey: true},
 	{name: "a blank as private key", body: `{"id":"e1","certificate":$PEM,"private_key":" "}`, reason: `$.private_key: a string, expected a reference (an object with vault, transit or file); if it is the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
 	{name: "an unknown kind without text", body: `{"id":"e1","certificate":$PEM,"private_key":{"hsm":{"slot":[3]}}}`, reason: `$.private_key.hsm: unknown field; expected one of vault, transit, file`, id: "e1"},
+	{name: "other names for vault as private key", body: `{"id":"e1","certificate":$PEM,"private_key":{"vault_mount":"secret","vault_path":"x","key_data":"y"}}`,
+		reason: `$.private_key.vault_mount: unknown kind of reference, expected {"vault": {"mount": "secret", "path": "certs/web1", "key": "private_key"}}; if it holds the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
+	{name: "other names for the fields of vault", body: `{"id":"e1","certificate":$PEM,"private_key":{"vault":{"mount":"secret","vault_path":"x","key":"y"}}}`,
+		reason: `$.private_key.vault.vault_path: unknown field; want path of {"vault": {"mount": "secret", "path": "certs/web1", "key": "private_key"}}`, id: "e1"},
 	{name: "value as private key", body: `{"id":"e1","certificate":$PEM,"private_key":{"value":"hush"}}`, reason: `$.private_key.value: unknown kind of reference, expected vault, transit or file; if it holds the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
 	{name: "pem as private key", body: `{"id":"e1","certificate":$PEM,"private_key":{"pem":["hush"]}}`, reason: `$.private_key.pem: unknown kind of reference, expected vault, transit or file; if it holds the key itself, ` + keyAdvice, id: "e1", holdsKey: true},
 }

@@ -162,7 +162,7 @@ func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
 		known := slices.Contains(referenceKinds, m.name) || m.name == "env"
 		if !known && hasText(m.value) && (m.name == "value" || legible.Nearest(m.name, referenceKinds...) == "") {
 			return nil, &Invalid{
-				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected vault, transit or file; if it holds the key itself, %s", in.field(m.name), keyAdvice),
+				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected %s; if it holds the key itself, %s", in.field(m.name), expectedInstead(m.name), keyAdvice),
 				HoldsKey: true,
 			}
 		}
@@ -185,6 +185,17 @@ func hasText(v value) bool {
 		}
 	}
 	return false
+}
+
+// vaultForm is a reference to a secret in Vault.
+const vaultForm = `{"vault": {"mount": "secret", "path": "certs/web1", "key": "private_key"}}`
+
+// expectedInstead is the kind of reference that was probably meant.
+func expectedInstead(name string) string {
+	if vaultWords[name] != "" {
+		return vaultForm
+	}
+	return "vault, transit or file"
 }
 
 var referenceKinds = []string{"vault", "transit", "file"}
@@ -360,8 +371,14 @@ func readLabels(in *path, v value) (map[string]string, *Invalid) {
 	return labels, nil
 }
 
+// vaultWords are other names for the fields of a reference to Vault.
+var vaultWords = map[string]string{"vault_mount": "mount", "vault_path": "path", "vault_key": "key", "key_data": "key"}
+
 // unknown refuses a field, naming the nearest known one.
 func unknown(in *path, name string, known ...string) *Invalid {
+	if where := vaultWords[name]; where != "" {
+		return refuse(in, "unknown field; want %s of %s", where, vaultForm)
+	}
 	if near := legible.Nearest(name, known...); near != "" {
 		return refuse(in, "unknown field; did you mean %q?", near)
 	}

@@ -12,8 +12,8 @@ import (
 
 // Finding is the result of Check for a reference that can be read.
 type Finding struct {
-	// Version as in Secret.
-	Version string
+	// Version and Field as in Secret.
+	Version, Field string
 	// Read says whether the secret itself was read. A dynamic secret is not read,
 	// because reading creates a new one.
 	Read bool
@@ -30,7 +30,7 @@ func (s *Store) Check(ctx context.Context, ref Ref, vars Vars) (Finding, error) 
 		if err != nil {
 			return Finding{}, err
 		}
-		found := Finding{Version: secret.Version, Read: true}
+		found := Finding{Version: secret.Version, Read: true, Warnings: warnings(secret)}
 		if warning := ref.Warning(); warning != "" {
 			found.Warnings = append(found.Warnings, warning)
 		}
@@ -80,8 +80,20 @@ func (v *vault) check(ctx context.Context, ref Ref) (Finding, error) {
 		return found, nil
 	}
 	secret, err := v.get(ctx, ref, readAndForget)
-	found.Version, found.Read = secret.Version, err == nil
-	return found, err
+	if err != nil {
+		return found, err
+	}
+	found.Version, found.Field, found.Read = secret.Version, secret.Field, true
+	found.Warnings = append(found.Warnings, warnings(secret)...)
+	return found, nil
+}
+
+// warnings names what looks like a mistake in a secret, without showing any of it.
+func warnings(s Secret) (all []string) {
+	for _, odd := range oddities(s.Value) {
+		all = append(all, "the secret "+odd+": correct it if that is not meant")
+	}
+	return all
 }
 
 // capabilities returns what Certpost's token may do at a path; known is false when

@@ -175,7 +175,7 @@ func (a Auth) validate(found *problems) {
 	if method == "jwt" && a.JWT.IsZero() == (a.JWTFile == "") {
 		found.add("auth.jwt", "set either jwt or jwt_file")
 	}
-	for key, ref := range a.refs() {
+	for key, ref := range a.Refs() {
 		if ref.IsZero() {
 			continue
 		}
@@ -214,7 +214,8 @@ func (a Auth) given() bool {
 	return false
 }
 
-func (a Auth) refs() map[string]Ref {
+// Refs returns the secrets for the login by their keys, also those that are not set.
+func (a Auth) Refs() map[string]Ref {
 	return map[string]Ref{
 		"token": a.Token, "role_id": a.RoleID, "secret_id": a.SecretID, "jwt": a.JWT, "username": a.Username, "password": a.Password,
 	}
@@ -223,7 +224,7 @@ func (a Auth) refs() map[string]Ref {
 // keys reports for each key, except method and mount, whether it is set.
 func (a Auth) keys() map[string]bool {
 	given := map[string]bool{"secret_id_wrapped": a.SecretIDWrapped, "role": a.Role != "", "jwt_file": a.JWTFile != ""}
-	for key, ref := range a.refs() {
+	for key, ref := range a.Refs() {
 		given[key] = !ref.IsZero()
 	}
 	return given

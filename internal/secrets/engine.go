@@ -86,9 +86,10 @@ func (v *vault) decrypt(ctx context.Context, ref Ref) (Secret, error) {
 	}
 	err = json.Unmarshal(ans.body, &said)
 	defer clear(said.Data.Plaintext)
-	if err != nil || len(said.Data.Plaintext) == 0 {
+	plaintext := trimmed(said.Data.Plaintext)
+	if err != nil || len(plaintext) == 0 {
 		return Secret{}, ref.notFound("", "the decrypted ciphertext is empty")
 	}
 	version, _, _ := strings.Cut(strings.TrimPrefix(ref.Transit.Ciphertext, "vault:"), ":")
-	return Secret{Value: New(said.Data.Plaintext), Version: version}, nil
+	return Secret{Value: New(plaintext), Version: version}, nil
 }

@@ -118,6 +118,5 @@ func (v *vault) leased(ctx context.Context, ref Ref, since time.Time) (Secret, e
 	if err != nil {
 		return Secret{}, about(ref, err)
 	}
-	value, err := rec.pick(ref)
-	return Secret{Value: value}, err
+	return rec.pick(ref)
 }

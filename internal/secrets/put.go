@@ -43,8 +43,10 @@ func (v *vault) putKV2(ctx context.Context, ref Ref, value Value) (written Writt
 	case err == nil:
 		defer there.clear()
 		// A field that is absent or no text is replaced, like any other.
-		written.Before, _ = there.pick(ref)
-		if !written.Before.IsZero() && written.Before.Equal(value) {
+		before, _ := there.pick(ref)
+		written.Before = before.Value
+		// It is read without the line break at its end that the value may have.
+		if !before.Value.IsZero() && before.Value.Equal(New(trimmed(value.Reveal()))) {
 			written.Version, err = strconv.Atoi(there.version)
 			return written, err
 		}
@@ -142,7 +144,8 @@ func (v *vault) putKV1(ctx context.Context, ref Ref, value Value) (before Value,
 	}
 	rec := record{fields: said.Data}
 	defer rec.clear()
-	before, _ = rec.pick(ref)
+	old, _ := rec.pick(ref)
+	before = old.Value
 	if said.Data[ref.Vault.Key], err = json.Marshal(revealed(value)); err != nil {
 		return Value{}, err
 	}

@@ -3,6 +3,7 @@ package secrets
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,7 +77,7 @@ func TestPutKV2(t *testing.T) {
 
 			created := mustRef(t, "vault:"+dir+"new#private_key")
 			put(created, key)
-			wantSecret(t, o, admin.Fresh, created, key, "1")
+			wantSecret(t, o, admin.Fresh, created, strings.TrimSuffix(key, "\n"), "1")
 
 			v.Put(t, dir+"full", map[string]any{"other": spare, "number": 1, "list": []int{1, 2}})
 			updated := mustRef(t, "vault:"+dir+"full#private_key")
@@ -96,7 +97,7 @@ func TestPutKV2(t *testing.T) {
 			v.Call(t, "DELETE", dir[:7]+"data/"+dir[7:]+"gone", nil)
 			gone := mustRef(t, "vault:"+dir+"gone#private_key")
 			put(gone, key)
-			wantSecret(t, o, admin.Fresh, gone, key, "2")
+			wantSecret(t, o, admin.Fresh, gone, strings.TrimSuffix(key, "\n"), "2")
 		})
 	}
 }

@@ -24,21 +24,49 @@ type record struct {
 }
 
 // pick returns the field that ref names.
-func (r *record) pick(ref Ref) (Value, error) {
-	raw, ok := r.fields[ref.Vault.Key]
+func (r *record) pick(ref Ref) (Secret, error) {
+	key, err := r.field(ref)
+	if err != nil {
+		return Secret{}, err
+	}
+	raw, ok := r.fields[key]
 	if !ok {
-		names := slices.Collect(maps.Keys(r.fields))
-		return Value{}, ref.notFound(existing(ref.Vault.Key, names), "the secret has no field %s", clean(ref.Vault.Key))
+		return Secret{}, ref.notFound(existing(key, r.names()), "the secret has no field %s", clean(key))
 	}
 	var text string
 	if raw[0] != '"' || json.Unmarshal(raw, &text) != nil {
-		return Value{}, ref.notFound("store it as a string", "the field %s is %s, not text", clean(ref.Vault.Key), jsonKind(raw))
+		return Secret{}, ref.notFound("store it as a string", "the field %s is %s, not text", clean(key), jsonKind(raw))
 	}
-	if text == "" {
-		return Value{}, ref.notFound("", "the field %s is empty", clean(ref.Vault.Key))
+	value := New(trimmed([]byte(text)))
+	if value.IsZero() {
+		return Secret{}, ref.notFound("", "the field %s is empty", clean(key))
 	}
-	return New([]byte(text)), nil
+	return Secret{Value: value, Version: r.version, Field: key}, nil
 }
+
+// field returns the key of ref. Without one it is password, else key, else the only
+// field.
+func (r *record) field(ref Ref) (string, error) {
+	if ref.Vault.Key != "" {
+		return ref.Vault.Key, nil
+	}
+	for _, usual := range []string{"password", "key"} {
+		if _, ok := r.fields[usual]; ok {
+			return usual, nil
+		}
+	}
+	names := r.names()
+	if len(names) == 1 {
+		return names[0], nil
+	}
+	hint := "set key to one of its fields"
+	if more := existing("password", names); more != "" {
+		hint += "; " + more
+	}
+	return "", ref.notFound(hint, "the reference names no key, and the secret has %d fields, neither password nor key among them", len(names))
+}
+
+func (r *record) names() []string { return slices.Collect(maps.Keys(r.fields)) }
 
 // clear overwrites the fields in memory.
 func (r *record) clear() {

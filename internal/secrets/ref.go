@@ -20,7 +20,7 @@ type Ref struct {
 	Transit *TransitRef `yaml:"transit"`
 	// Env is the name of an environment variable. Example: SMTP_PASSWORD.
 	Env string `yaml:"env"`
-	// File is the path of a file, read at every use, without one trailing newline.
+	// File is the path of a file, read at every use.
 	// Example: /run/secrets/smtp-password.
 	File string `yaml:"file"`
 	// Credential is the name of a systemd credential (LoadCredential=, read from
@@ -38,7 +38,8 @@ type VaultRef struct {
 	// Path is the path of the secret below the mount. {host}, {target}, {domain} and
 	// {cn} in it are replaced. Example: smtp-auth/{host}.
 	Path string `yaml:"path"`
-	// Key is the field of the secret. Example: password.
+	// Key is the field of the secret. Default: password, else key, else the only field.
+	// Example: password.
 	Key string `yaml:"key"`
 	// Version is the KV v2 version to read. Default: 0, the newest.
 	Version int `yaml:"version"`
@@ -53,6 +54,33 @@ type TransitRef struct {
 	Key string `yaml:"key"`
 	// Ciphertext is the output of the transit engine ("vault:v1:...").
 	Ciphertext string `yaml:"ciphertext"`
+}
+
+// Hint returns what to write instead of a key that is not one of a reference, "" if that
+// is unknown.
+func (Ref) Hint(key string) string {
+	switch key {
+	case "vault_mount", "vault_path", "vault_key", "key_data", "mount", "path", "key", "field", "secret_path":
+		return inVault
+	}
+	return ""
+}
+
+const inVault = "want {vault: {mount: secret, path: smtp-auth/relay, key: password}}"
+
+// Hint is that of Ref, for the keys of a vault reference.
+func (VaultRef) Hint(key string) string {
+	switch key {
+	case "vault_mount", "engine":
+		return "want mount"
+	case "vault_path", "secret_path", "secret":
+		return "want path"
+	case "vault_key", "key_data", "key_name", "field", "data":
+		return "want key"
+	case "vault_version":
+		return "want version"
+	}
+	return ""
 }
 
 // UnmarshalYAML reads a mapping as a reference, and a plain string as the secret
@@ -83,7 +111,7 @@ func (r Ref) IsZero() bool {
 func (r Ref) String() string {
 	switch {
 	case r.Vault != nil:
-		return "vault:" + r.Vault.location() + "#" + clean(r.Vault.Key) + r.Vault.pin()
+		return "vault:" + r.Vault.location() + r.Vault.field() + r.Vault.pin()
 	case r.Transit != nil:
 		return "transit:" + clean(r.Transit.Mount) + "/" + clean(r.Transit.Key)
 	case r.Env != "":
@@ -92,10 +120,26 @@ func (r Ref) String() string {
 		return "file:" + clean(r.File)
 	case r.Credential != "":
 		return "credential:" + clean(r.Credential)
+	case r.Value.variable != "":
+		return "env:" + clean(r.Value.variable)
 	case !r.Value.IsZero():
 		return "value:" + redacted
 	}
 	return "none"
+}
+
+// FromVariable records that the value of the secret comes from an environment variable
+// and is not written in the configuration: password: ${SMTP_PASSWORD}.
+func (r *Ref) FromVariable(name string) { r.Value.FromVariable(name) }
+
+// WithField returns the reference with the field that was read, if it names none.
+func (r Ref) WithField(s Secret) Ref {
+	if r.Vault == nil || r.Vault.Key != "" {
+		return r
+	}
+	named := *r.Vault
+	named.Key = s.Field
+	return Ref{Vault: &named}
 }
 
 // location returns mount and path; "//" separates a mount of several segments.
@@ -104,6 +148,14 @@ func (v *VaultRef) location() string {
 		return clean(v.Mount) + "//" + clean(v.Path)
 	}
 	return clean(v.Mount) + "/" + clean(v.Path)
+}
+
+// field is the field after a #; "" if the reference names none.
+func (v *VaultRef) field() string {
+	if v.Key == "" {
+		return ""
+	}
+	return "#" + clean(v.Key)
 }
 
 func (v *VaultRef) pin() string {
@@ -115,7 +167,7 @@ func (v *VaultRef) pin() string {
 
 // Warning returns a warning about a valid reference, "" when there is none.
 func (r Ref) Warning() string {
-	if r.Value.IsZero() {
+	if r.Value.IsZero() || r.Value.variable != "" {
 		return ""
 	}
 	return "the secret itself is in the configuration: move it to vault, env, file or credential"
@@ -171,8 +223,10 @@ func (v *VaultRef) validate() error {
 	if err := validateTemplate("vault.path", v.Path); err != nil {
 		return err
 	}
-	if err := validateText("vault.key", v.Key); err != nil {
-		return err
+	if v.Key != "" {
+		if err := validateText("vault.key", v.Key); err != nil {
+			return err
+		}
 	}
 	if v.Version < 0 {
 		return errors.New("vault.version: is negative; leave it out for the newest")
@@ -289,6 +343,9 @@ func parseVaultRef(s string) (Ref, error) {
 	location, key, found := strings.Cut(s, "#")
 	if !found {
 		return Ref{}, errors.New("a vault reference needs the field after a #: vault:secret/certs/x#private_key")
+	}
+	if key == "" {
+		return Ref{}, errors.New("vault.key: is empty: want the field after the #, as in vault:secret/certs/x#private_key")
 	}
 	mount, path, found := strings.Cut(location, "//")
 	if !found {

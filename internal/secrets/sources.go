@@ -1,7 +1,6 @@
 package secrets
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -52,10 +51,10 @@ func (environment) read(_ context.Context, ref Ref) (Secret, error) {
 	switch {
 	case !set:
 		return Secret{}, ref.notFound("", "the environment variable is not set")
-	case text == "":
+	case len(trimmed([]byte(text))) == 0:
 		return Secret{}, ref.notFound("", "the environment variable is empty")
 	}
-	return Secret{Value: New([]byte(text))}, nil
+	return Secret{Value: New(trimmed([]byte(text)))}, nil
 }
 
 // files reads files at every use, so a rotated secret needs no restart.
@@ -97,7 +96,7 @@ func (f files) readFile(ref Ref, path string) (Secret, error) {
 		return Secret{}, fileError(ref, err)
 	}
 	content := buffer[:n]
-	text := bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
+	text := trimmed(content)
 	if len(text) == 0 {
 		return Secret{}, ref.notFound("", "the file is empty")
 	}

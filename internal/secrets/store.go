@@ -15,6 +15,9 @@ import (
 type Secret struct {
 	Value   Value
 	Version string
+	// Field is the field of a secret in Vault that was read. It says what a reference
+	// without a key took.
+	Field string
 }
 
 // Store resolves references. It is safe for concurrent use.
@@ -106,6 +109,8 @@ func (s *Store) Put(ctx context.Context, ref Ref, value Value) (Written, error) 
 	switch {
 	case ref.Vault == nil:
 		return Written{}, ref.refuse("secrets can be written only to Vault")
+	case ref.Vault.Key == "":
+		return Written{}, ref.refuse("a secret is written into a field: add it after a #")
 	case ref.Vault.Version != 0:
 		return Written{}, ref.refuse("a version cannot be written: leave it out, and Vault makes a new one")
 	case value.IsZero():

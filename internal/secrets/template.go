@@ -59,6 +59,21 @@ func (r Ref) fill(vars Vars) (Ref, error) {
 	return Ref{Vault: &filled}, nil
 }
 
+// With returns the reference with one template of its path replaced, and leaves the
+// others. It is for values that are known before the secret is read.
+func (r Ref) With(name, value string) (Ref, error) {
+	if !slices.Contains(r.Needs(), name) {
+		return r, nil
+	}
+	inPath, err := segment(value)
+	if err != nil {
+		return Ref{}, r.refuse("{%s} in the path cannot be replaced: %v", name, err)
+	}
+	filled := *r.Vault
+	filled.Path = strings.ReplaceAll(filled.Path, "{"+name+"}", inPath)
+	return Ref{Vault: &filled}, nil
+}
+
 // segment checks a value and makes it fit for one path segment. A wildcard name is
 // written as in file names: *.example.com becomes _wildcard.example.com.
 func segment(value string) (string, error) {

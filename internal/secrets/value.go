@@ -7,8 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // redacted is the text that a Value prints as.
@@ -17,7 +21,10 @@ const redacted = "[redacted]"
 // Value holds a secret in a closure: fmt prints every field that it can reach by
 // reflection, exported or not, even if the type has its own methods, but it cannot
 // look into a function. The zero Value holds no secret.
-type Value struct{ reveal func() []byte }
+type Value struct {
+	reveal   func() []byte
+	variable string // the environment variable that the configuration took it from; "" if none
+}
 
 // New returns a Value with a copy of b. If b is empty, it returns the zero Value: an
 // empty secret is always a mistake.
@@ -79,6 +86,51 @@ func (v *Value) UnmarshalYAML(unmarshal func(any) error) error {
 		// The parser's own error would quote what it could not read.
 		return errors.New("a secret value is a string, not a list or a mapping")
 	}
-	*v = New([]byte(text))
+	*v = New(trimmed([]byte(text)))
 	return nil
+}
+
+// FromVariable is that of Ref.
+func (v *Value) FromVariable(name string) {
+	if !v.IsZero() {
+		v.variable = name
+	}
+}
+
+// trimmed removes what editors and shells add to a secret: a byte order mark (UTF-8) at
+// the beginning and one line break at the end. The rule is the same for all sources.
+func trimmed(text []byte) []byte {
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
+}
+
+// oddities names what is probably a mistake in a secret, without showing any of it:
+// blanks at its ends, control and invisible characters, quotes around it.
+func oddities(v Value) (found []string) {
+	text := v.Reveal()
+	defer clear(text)
+	if !utf8.Valid(text) {
+		return []string{"is not UTF-8"}
+	}
+	first, _ := utf8.DecodeRune(text)
+	last, _ := utf8.DecodeLastRune(text)
+	if unicode.IsSpace(first) {
+		found = append(found, "begins with a blank")
+	}
+	if unicode.IsSpace(last) {
+		found = append(found, "ends with a blank")
+	}
+	if len(text) > 1 && first == last && (first == '"' || first == '\'') {
+		found = append(found, "is in quotes")
+	}
+	inside := bytes.TrimFunc(text, unicode.IsSpace)
+	switch {
+	case bytes.ContainsAny(inside, "\r\n"):
+		found = append(found, "has a line break inside")
+	case bytes.ContainsFunc(inside, unicode.IsControl):
+		found = append(found, "has a control character")
+	case bytes.ContainsFunc(inside, func(r rune) bool { return r != ' ' && (legible.Hidden(r) || unicode.IsSpace(r)) }):
+		found = append(found, "has an invisible character")
+	}
+	return found
 }

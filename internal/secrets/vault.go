@@ -93,8 +93,8 @@ func (v *vault) get(ctx context.Context, ref Ref, how reading) (Secret, error) {
 			return Secret{}, 0, err
 		}
 		defer rec.clear()
-		value, err := rec.pick(ref)
-		return Secret{Value: value, Version: rec.version}, ttl, err
+		secret, err := rec.pick(ref)
+		return secret, ttl, err
 	})
 }
 

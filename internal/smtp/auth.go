@@ -58,8 +58,8 @@ func (s *Session) mayAuthenticate(method string) *verdict.Failure {
 	case s.relay.AllowInsecureAuth, !TellsPassword(method):
 	case s.tls == nil:
 		return s.authFailure("the connection to " + s.address + " is not encrypted, so the password was not sent; set tls_mode to starttls or smtps, or allow_insecure_auth: true, then replay")
-	case s.relay.SkipVerify:
-		return s.authFailure("tls_skip_verify is set, so the identity of " + s.address + " is not verified and the password was not sent; set ca_file instead, or allow_insecure_auth: true, then replay")
+	case s.relay.unverified():
+		return s.authFailure("tls_skip_verify is set, so the identity of " + s.address + " is not verified and the password was not sent; set ca_file or tls_fingerprint instead, or allow_insecure_auth: true, then replay")
 	}
 	offered := s.offers.mechanisms()
 	if slices.Contains(offered, method) {

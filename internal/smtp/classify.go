@@ -136,6 +136,8 @@ func phaseTimeout(phase verdict.Phase) time.Duration { return rowOf(phase, false
 type fault struct {
 	phase  verdict.Phase
 	dot    bool   // the whole content, including the final dot, had been sent
+	alone  bool   // the envelope has a single recipient
+	login  string // what the connection lacks for a reply that demands it: wantsLogin, wantsTLS or ""
 	relay  string // host:port
 	err    error
 	ctx    error         // of the caller's context
@@ -155,7 +157,7 @@ var (
 // kind classifies the fault by the type of its error, never by its text.
 func (f fault) kind() kind {
 	if reply, ok := errors.AsType[*textproto.Error](f.err); ok {
-		return replyKind(f.phase, reply)
+		return replyKind(f.phase, reply, f.alone)
 	}
 	var network net.Error
 	switch {
@@ -174,7 +176,10 @@ func (f fault) kind() kind {
 	return dropped
 }
 
-func replyKind(phase verdict.Phase, reply *textproto.Error) kind {
+// replyKind classifies a reply. A bare 552 to RCPT is "too many recipients" (RFC 5321
+// section 4.5.3.1.10) or "mailbox full" (section 4.2.2); a single recipient is never too
+// many.
+func replyKind(phase verdict.Phase, reply *textproto.Error, alone bool) kind {
 	enhanced := enhancedCode(reply.Code, reply.Msg)
 	switch {
 	case isLimit(phase, reply):
@@ -185,7 +190,7 @@ func replyKind(phase verdict.Phase, reply *textproto.Error) kind {
 		return replied4
 	case reply.Code/100 != 5:
 		return garbled
-	case phase == verdict.PhaseRcpt && (enhanced == "5.5.3" || reply.Code == 552 && enhanced == ""):
+	case phase == verdict.PhaseRcpt && (enhanced == "5.5.3" || reply.Code == 552 && enhanced == "" && !alone):
 		return tooMany
 	case reply.Code == 500, reply.Code == 501, reply.Code == 503, reply.Code == 553:
 		return repliedSyntax

@@ -56,9 +56,7 @@ func (s *Session) command(expect int, line string) (code int, text string, err e
 	return s.readReply(expect)
 }
 
-// sendLines sends lines in one packet; each gets a reply. The lines (at most 52, for 50
-// recipients) and their replies are short enough to fit into the buffers of both sides, so
-// that neither side has to read before the other has finished writing.
+// sendLines sends lines in one packet, at most maxPipelined; each gets a reply.
 func (s *Session) sendLines(lines ...string) error {
 	if err := s.checkNoExtraReply(); err != nil {
 		return err

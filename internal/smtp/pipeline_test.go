@@ -174,19 +174,39 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 	}
 }
 
-func TestFiftyRecipientsInOneGroup(t *testing.T) {
+// The largest envelope goes out in groups that fit into the buffers of both sides, and
+// nothing more is sent after a refused MAIL.
+func TestManyRecipientsInGroups(t *testing.T) {
 	t.Parallel()
 	replies := map[string]string{}
 	env := Envelope{From: "certs@example.com"}
-	for n := range 50 {
+	for n := range 150 {
 		address := fmt.Sprintf("%s-%d@example.com", strings.Repeat("x", 50), n)
 		env.Recipients = append(env.Recipients, address)
-		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 1,050 lines in all
+		replies[address] = strings.Repeat("250-2.1.5 chatter\r\n", 20) + "250 2.1.5 fine" // 3,150 lines in all
 	}
 	server := lab.StartRelay(t, lab.RelayScript{PerRcpt: replies})
 	receipt, f := attempt(lab.Patient(t), clientOf(server), env, someMail).Verdicts()
-	if f != nil || len(receipt.Recipients) != 50 {
+	if f != nil || !slices.Equal(receipt.Recipients, env.Recipients) {
 		t.Fatalf("%+v, %v", receipt, f)
+	}
+
+	server = lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "550 5.7.1 no", Only: 1}}})
+	s := mustDial(t, clientOf(server))
+	if _, f := s.Send(lab.Patient(t), env, someMail, claimed).Verdicts(); f == nil || f.Phase != verdict.PhaseMail {
+		t.Fatalf("%+v", f)
+	}
+	asked := 0
+	for _, line := range server.Heard() {
+		if strings.HasPrefix(line, "RCPT") {
+			asked++
+		}
+	}
+	if asked == 0 || asked > maxPipelined {
+		t.Errorf("%d RCPT after a refused MAIL", asked)
+	}
+	if receipt, f := s.Send(lab.Patient(t), env, someMail, claimed).Verdicts(); f != nil || len(receipt.Recipients) != 150 {
+		t.Errorf("the next mail: %+v, %v", receipt, f)
 	}
 }
 

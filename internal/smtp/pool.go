@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -261,10 +262,14 @@ func (p *Pool) key(r Relay) poolKey {
 	if r.AllowInsecureAuth {
 		flags[1] = 1
 	}
+	var fingerprints []byte
+	for _, f := range r.Fingerprints {
+		fingerprints = append(fingerprints, f[:]...)
+	}
 	hash := hmac.New(sha256.New, p.salt[:])
 	for _, part := range [][]byte{
 		[]byte(r.name()), []byte(r.TLSMode), flags, r.CAPEM, r.ClientCert, clientKey,
-		[]byte(r.HELO), []byte(r.AuthMethod), []byte(r.Username), password,
+		[]byte(r.HELO), []byte(r.AuthMethod), []byte(r.Username), password, []byte(strings.ToLower(r.serverName())), fingerprints,
 	} {
 		var size [8]byte
 		binary.BigEndian.PutUint64(size[:], uint64(len(part)))

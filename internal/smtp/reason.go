@@ -38,6 +38,12 @@ var remedies = map[verdict.Code]string{
 	verdict.SMTPTLS:        "check tls_mode and the relay's TLS settings, then replay",
 }
 
+// The remedies for a reply of 530 on a connection without a login, and without TLS.
+const (
+	wantsLogin = "the relay wants a login: set username and password, then replay"
+	wantsTLS   = "the relay wants TLS or a login, and the connection has neither: set tls_mode to starttls or smtps, and username and password if it wants a login, then replay"
+)
+
 // reason says what happened, where, and what to do. It names no recipient and
 // quotes no reply text, so it is safe in any log.
 func (f fault) reason(happened kind, ruling ruling) string {
@@ -51,6 +57,9 @@ func (f fault) reason(happened kind, ruling ruling) string {
 	}
 	if ruling.limit {
 		remedy = "this is a limit of the relay itself: Certpost pauses the relay for limit_pause and retries, without counting an attempt"
+	}
+	if replyCode(f.err) == 530 && f.login != "" && f.phase != verdict.PhaseBanner && f.phase != verdict.PhaseEHLO && ruling == never {
+		remedy = f.login
 	}
 	switch happened {
 	case replied4, replied421, replied5, repliedSyntax, limited, tooMany:
@@ -145,16 +154,19 @@ func (f fault) tlsReason(now time.Time) string {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](f.err); ok {
 		return f.relay + " has " + invalidReason(invalid, now) + ", so nothing was sent; fix the relay's certificate, then replay"
 	}
+	if other, ok := errors.AsType[*strangerError](f.err); ok {
+		return fmt.Sprintf("%s has a certificate that tls_fingerprint does not name (SHA-256 %s, of its key %s), so nothing was sent; if the relay's operator confirms this certificate, correct tls_fingerprint, then replay",
+			f.relay, CertificateFingerprint(other.cert), KeyFingerprint(other.cert))
+	}
 	if wrong, ok := errors.AsType[x509.HostnameError](f.err); ok {
-		return fmt.Sprintf("%s has a certificate for %s, not for %s, so nothing was sent; fix host or the relay's certificate, then replay",
-			f.relay, certificateNames(wrong.Certificate), legible.Clean(wrong.Host, 100))
+		return fmt.Sprintf("%s has a certificate %s, so nothing was sent; %s, then replay", f.relay, forWhom(wrong), nameRemedy(wrong))
 	}
 	if stranger, ok := errors.AsType[x509.UnknownAuthorityError](f.err); ok {
 		issuer := "an unknown CA"
 		if stranger.Cert != nil {
 			issuer = fmt.Sprintf("%q, which is not a trusted CA", legible.Clean(stranger.Cert.Issuer.String(), 120))
 		}
-		return fmt.Sprintf("%s has a certificate issued by %s, so nothing was sent; set ca_file to the relay's CA, then replay", f.relay, issuer)
+		return fmt.Sprintf("%s has a certificate issued by %s, so nothing was sent; set ca_file to the relay's CA, or tls_fingerprint to its certificate's, then replay", f.relay, issuer)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](f.err); ok {
 		return f.relay + " has a certificate that cannot be verified, so nothing was sent; fix the relay's certificate, then replay"
@@ -193,6 +205,34 @@ func invalidReason(invalid x509.CertificateInvalidError, now time.Time) string {
 		return "a certificate that is not valid before " + legible.Moment(cert.NotBefore)
 	}
 	return "a certificate that expired on " + legible.Moment(cert.NotAfter)
+}
+
+// forWhom says what a certificate for another name is valid for. Since RFC 6125 programs
+// ignore the common name; a certificate with nothing else has no name for them.
+func forWhom(wrong x509.HostnameError) string {
+	host := legible.Clean(wrong.Host, 100)
+	cert := wrong.Certificate
+	if onlyCommonName(cert) {
+		return fmt.Sprintf("whose only name is its common name (CN) %s, which does not count: it has no subject alternative name for %s",
+			legible.Clean(cert.Subject.CommonName, 100), host)
+	}
+	return fmt.Sprintf("for %s, not for %s", certificateNames(cert), host)
+}
+
+// nameRemedy is what helps against a certificate for another name.
+func nameRemedy(wrong x509.HostnameError) string {
+	switch cert := wrong.Certificate; {
+	case onlyCommonName(cert):
+		return "have it issued with the name as a subject alternative name, or set tls_fingerprint"
+	case cert != nil && len(cert.DNSNames) == 1 && !strings.Contains(cert.DNSNames[0], "*"):
+		return "fix host or the relay's certificate, or set tls_server_name if " + legible.Clean(cert.DNSNames[0], 100) + " is the relay"
+	}
+	return "fix host or the relay's certificate, or set tls_server_name to the relay's name in it"
+}
+
+func onlyCommonName(cert *x509.Certificate) bool {
+	return cert != nil && cert.Subject.CommonName != "" &&
+		len(cert.DNSNames)+len(cert.IPAddresses)+len(cert.EmailAddresses)+len(cert.URIs) == 0
 }
 
 // certificateNames lists the names and IP addresses of a certificate, at most five.

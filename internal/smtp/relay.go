@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -37,11 +38,14 @@ const (
 // Relay is everything that a connection to one SMTP server depends on: a change of
 // any field requires a new connection.
 type Relay struct {
-	Host    string // a name or an IP address; its certificate has to be valid for it
+	Host    string // a name or an IP address; its certificate has to be valid for it, or for ServerName
 	Port    int
 	TLSMode string // one of the TLS constants
 
-	SkipVerify bool           // accept any certificate
+	ServerName   string        // the name or IP address in the relay's certificate, and in SNI; "": Host
+	Fingerprints []Fingerprint // accept a certificate with one of these and no other, whatever CAs and names say
+
+	SkipVerify bool           // accept any certificate, unless there are fingerprints
 	roots      *x509.CertPool // CAs to trust; nil: those of caPEM, else the system's
 	CAPEM      []byte         // content of caFile
 	CAFile     string
@@ -78,7 +82,12 @@ func (r Relay) dialAddress() string {
 }
 
 // serverName is the name that the relay's certificate must be valid for.
-func (r Relay) serverName() string { return strings.TrimSuffix(asciiHost(r.Host), ".") }
+func (r Relay) serverName() string {
+	return strings.TrimSuffix(asciiHost(cmp.Or(r.ServerName, r.Host)), ".")
+}
+
+// unverified reports whether anybody could be the relay.
+func (r Relay) unverified() bool { return r.SkipVerify && len(r.Fingerprints) == 0 }
 
 // tlsConfig returns the TLS configuration of one connection, nil in plaintext.
 func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
@@ -96,6 +105,9 @@ func (r Relay) tlsConfig() (*tls.Config, *verdict.Failure) {
 		if !config.RootCAs.AppendCertsFromPEM(r.CAPEM) {
 			return nil, Unusable("ca_file", r.CAFile, "contains no PEM certificate", nil)
 		}
+	}
+	if len(r.Fingerprints) > 0 {
+		pinned(config, r.Fingerprints)
 	}
 	if r.ClientCert == nil {
 		return config, nil

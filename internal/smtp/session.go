@@ -43,6 +43,7 @@ type Session struct {
 	answered      bool // the relay has replied to MAIL of the current mail
 	contentSent   bool // the content and the final dot were sent
 	spent         bool // the relay wants no more mails on this connection
+	alone         bool // the envelope of the current mail has a single recipient
 	dead          bool // no further command is possible
 }
 
@@ -174,6 +175,8 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 		err := secured.HandshakeContext(ctx)
 		if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(untrusted.UnverifiedCertificates) > 0 {
 			s.transcript.untrusted = untrusted.UnverifiedCertificates[0]
+		} else if stranger, ok := errors.AsType[*strangerError](err); ok {
+			s.transcript.untrusted = stranger.cert
 		}
 		return err
 	})
@@ -209,9 +212,21 @@ func (s *Session) stepBy(ctx context.Context, limit time.Time, phase verdict.Pha
 	if err == nil {
 		return nil
 	}
-	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent}
+	f := fault{phase: phase, relay: s.address, err: err, ctx: ctx.Err(), waited: time.Since(started), dot: s.contentSent, alone: s.alone, login: s.lacks()}
 	s.dead = s.dead || f.ends() || s.wire.broken
 	return f.Failure()
+}
+
+// lacks says what a relay that answers 530 probably demands (RFC 4954 section 6, RFC 3207
+// section 4): a login, or TLS and then perhaps a login.
+func (s *Session) lacks() string {
+	switch method := s.relay.AuthMethod; {
+	case method != "" && method != AuthNone:
+		return ""
+	case s.tls == nil:
+		return wantsTLS
+	}
+	return wantsLogin
 }
 
 // closeOnDone closes the socket as soon as the context is done, which makes a blocked

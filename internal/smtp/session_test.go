@@ -334,13 +334,14 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 		"one refused for a bit": {map[string]string{"a@example.com": "450 4.2.0 greylisted"}, []string{"b@example.com", "c@example.com"}, []string{"a@example.com"}, verdict.SMTPTransient, 450},
 		"both kinds": {map[string]string{"a@example.com": "550 5.1.1 nobody", "b@example.com": "451 4.3.0 later"},
 			[]string{"c@example.com"}, []string{"a@example.com", "b@example.com"}, verdict.SMTPTransient, 451},
-		"malformed":                  {map[string]string{"c@example.com": "553 5.1.3 syntax"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPValidation, 553},
-		"452 too many":               {map[string]string{"c@example.com": "452 4.5.3 too many"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 452},
-		"552 too many":               {map[string]string{"c@example.com": "552 too many recipients"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 552},
-		"5.5.3 too many":             {map[string]string{"c@example.com": "550 5.5.3 too many"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 550},
-		"552 mailbox full":           {map[string]string{"c@example.com": "552 5.2.2 mailbox full"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPPermanent, 552},
-		"all refused for good":       {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "550 5.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPPermanent, 550},
-		"all refused, one for a bit": {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "451 4.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPTransient, 451},
+		"malformed":                     {map[string]string{"c@example.com": "553 5.1.3 syntax"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPValidation, 553},
+		"452 too many":                  {map[string]string{"c@example.com": "452 4.5.3 too many"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 452},
+		"552 too many":                  {map[string]string{"c@example.com": "552 too many recipients"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 552},
+		"552 too many, the others full": {map[string]string{"a@example.com": "552 too many recipients", "b@example.com": "550 5.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPTransient, 552},
+		"5.5.3 too many":                {map[string]string{"c@example.com": "550 5.5.3 too many"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPTransient, 550},
+		"552 mailbox full":              {map[string]string{"c@example.com": "552 5.2.2 mailbox full"}, []string{"a@example.com", "b@example.com"}, []string{"c@example.com"}, verdict.SMTPPermanent, 552},
+		"all refused for good":          {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "550 5.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPPermanent, 550},
+		"all refused, one for a bit":    {map[string]string{"a@example.com": "550 5.1.1 x", "b@example.com": "451 4.1.1 x", "c@example.com": "550 5.1.1 x"}, nil, three.Recipients, verdict.SMTPTransient, 451},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -391,6 +392,61 @@ func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 			}
 			if reset := slices.Contains(server.Heard(), "RSET"); reset != (len(test.taken) == 0) {
 				t.Errorf("heard %v: RSET has to follow a transaction that was left open, and only that", server.Heard())
+			}
+		})
+	}
+}
+
+// A relay that demands a login or TLS says so with 530.
+func TestRelayWantsALogin(t *testing.T) {
+	t.Parallel()
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	for name, test := range map[string]struct {
+		mode, method, at, want string
+	}{
+		"at MAIL":             {TLSStartTLS, AuthNone, lab.AtMail, wantsLogin},
+		"at MAIL, no method":  {TLSStartTLS, "", lab.AtMail, wantsLogin},
+		"at RCPT":             {TLSStartTLS, AuthNone, lab.AtRcpt, wantsLogin},
+		"at DATA":             {TLSStartTLS, AuthNone, lab.AtData, wantsLogin},
+		"in plaintext":        {TLSPlaintext, AuthNone, lab.AtMail, wantsTLS},
+		"although logged in":  {TLSStartTLS, AuthPlain, lab.AtMail, remedies[verdict.SMTPPermanent]},
+		"to EHLO, before TLS": {TLSStartTLS, AuthNone, lab.AtEHLO, remedies[verdict.SMTPPermanent]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Acts: map[string]lab.RelayAct{test.at: {Reply: "530 5.7.0 first say who you are"}}})
+			r := clientOf(server)
+			r.TLSMode, r.roots, r.AuthMethod, r.Username, r.Password = test.mode, ca.Pool(), test.method, "certs", secrets.New([]byte("hunter2hunter2"))
+			_, f := attempt(lab.Patient(t), r, someone, someMail).Verdicts()
+			if f == nil || f.Code != verdict.SMTPPermanent || f.ReplyCode != 530 || !strings.HasSuffix(f.Reason, "; "+test.want) {
+				t.Errorf("%+v, want %q", f, test.want)
+			}
+		})
+	}
+}
+
+// A bare 552 to the only recipient is a full mailbox: one recipient is never too many.
+func TestBare552ToTheOnlyRecipient(t *testing.T) {
+	t.Parallel()
+	for reply, want := range map[string]verdict.Code{
+		"552 mailbox full":                 verdict.SMTPPermanent,
+		"552 too many recipients":          verdict.SMTPPermanent,
+		"552 5.2.2 mailbox full":           verdict.SMTPPermanent,
+		"552 5.5.3 too many":               verdict.SMTPTransient,
+		"452 4.5.3 too many, for this day": verdict.SMTPTransient,
+	} {
+		t.Run(reply, func(t *testing.T) {
+			t.Parallel()
+			server := lab.StartRelay(t, lab.RelayScript{PerRcpt: map[string]string{"a@example.com": reply}})
+			s := mustDial(t, clientOf(server))
+			pair := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com"}}
+			_, f := s.Send(lab.Patient(t), pair, someMail, claimed).Verdicts()
+			if bare := !strings.Contains(reply, "5.2.2"); f == nil || bare && f.Code != verdict.SMTPTransient {
+				t.Fatalf("with another recipient: %+v", f)
+			}
+			pair.Recipients = pair.Recipients[:1] // the one still owed the mail
+			if _, f = s.Send(lab.Patient(t), pair, someMail, claimed).Verdicts(); f == nil || f.Code != want {
+				t.Errorf("alone: %+v, want %s", f, want)
 			}
 		})
 	}

@@ -94,7 +94,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		return got
 	}
 	fresh := s.mails == 0
-	s.mails, s.answered = s.mails+1, false
+	s.mails, s.answered, s.alone = s.mails+1, false, len(env.Recipients) == 1
 	if !fresh {
 		s.transcript = transcript{kept: true}
 	}
@@ -225,20 +225,28 @@ func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
 	return all
 }
 
-// sendEnvelope sends MAIL and one RCPT for each recipient: in one packet if the relay
-// offers PIPELINING (RFC 2920), else command by command. Each reply is matched to its
+// maxPipelined limits the commands that are sent before their replies are read: RSET, MAIL
+// and 50 recipients. They and their replies are short enough to fit into the buffers of
+// both sides, so that neither side has to read before the other has finished writing.
+const maxPipelined = 52
+
+// sendEnvelope sends MAIL and one RCPT for each recipient: maxPipelined in one packet if the
+// relay offers PIPELINING (RFC 2920), else command by command. Each reply is matched to its
 // command. A failure concerns the mail as a whole: then taken is nil, but refused still
 // has the recipients refused so far.
 func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (taken []string, refused []rejection, failure *verdict.Failure) {
 	all := s.envelopeCommands(env, size)
 	atOnce := s.offers.has("PIPELINING")
-	if atOnce {
-		failure := s.step(ctx, verdict.PhaseMail, func() error { return s.sendLines(linesOf(all)...) })
-		if failure != nil {
-			return nil, nil, failure
+	for i, q := range all {
+		if atOnce && i%maxPipelined == 0 {
+			if failure != nil {
+				break
+			}
+			next := all[i:min(i+maxPipelined, len(all))]
+			if failure = s.step(ctx, q.phase, func() error { return s.sendLines(linesOf(next)...) }); failure != nil {
+				break
+			}
 		}
-	}
-	for _, q := range all {
 		no := s.step(ctx, q.phase, func() error {
 			if !atOnce {
 				if err := s.sendLines(q.line); err != nil {
