@@ -371,7 +371,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 		if err := r.removeEventLetters(ctx, f); err != nil {
 			delay := backoff.Jitter(lettersDelay)
 			r.log.Warn().Err(err).Str("event", f.event.ID).Dur("again_in", delay).
-				Msg("the event was resolved; whether it has a dead letter on the list could not be found out, or the letter could not be removed; the event is taken again")
+				Msg("the event was resolved; looking for earlier dead letters of it, or removing one, failed; trying again")
 			_ = f.msg.NakWithDelay(delay) // if it fails: delivered again when the acknowledgement wait ends
 			return
 		}

@@ -188,7 +188,7 @@ func (j *job) takeLettersOff(keep string) bool {
 	}
 	delay := backoff.Jitter(lettersDelay)
 	j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Dur("again_in", delay).
-		Msg("the delivery is settled; whether it has an earlier dead letter on the list could not be found out, or the letter could not be removed; this is tried again")
+		Msg("the outcome is recorded; looking for earlier dead letters of this delivery, or removing one, failed; trying again")
 	j.nak(delay, nil)
 	return false
 }
