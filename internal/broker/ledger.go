@@ -233,7 +233,7 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var kve jetstream.KeyValueEntry
-	err := Persist(ctx, func(ctx context.Context) (err error) {
+	err := l.b.Persist(ctx, func(ctx context.Context) (err error) {
 		kve, err = l.kv.Get(ctx, key)
 		return err
 	})
@@ -266,7 +266,7 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var rev uint64
-	err = Persist(ctx, func(ctx context.Context) (err error) {
+	err = l.b.Persist(ctx, func(ctx context.Context) (err error) {
 		rev, err = write(ctx, entryWrite{key, value, revision})
 		return err
 	})
@@ -311,7 +311,7 @@ func (l Ledger) LeaseLeft(ctx context.Context, e Entry) (time.Duration, error) {
 		return 0, nil
 	}
 	var stream jetstream.Stream
-	err := Persist(ctx, func(ctx context.Context) (err error) {
+	err := l.b.Persist(ctx, func(ctx context.Context) (err error) {
 		stream, err = l.b.js.Stream(ctx, "KV_"+LedgerBucket)
 		return err
 	})
@@ -337,7 +337,7 @@ func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), RequestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), b.RequestTimeout())
 	defer cancel()
 	return b.PublishBatch(ctx, msgs)
 }
