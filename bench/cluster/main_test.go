@@ -46,13 +46,13 @@ func TestVerdict(t *testing.T) {
 		change func(*tally)
 		wrong  bool
 	}{
-		"all is well":                             {func(*tally) {}, false},
-		"lost":                                    {func(t *tally) { t.lost = 1 }, true},
-		"not settled":                             {func(t *tally) { t.unsettled = 1 }, true},
-		"dead":                                    {func(t *tally) { t.dead = 1 }, true},
-		"twice without a kill":                    {func(t *tally) { t.duplicates, t.unknown = 1, 1 }, true},
-		"twice after a kill":                      {func(t *tally) { t.duplicates, t.unknown, t.killed = 1, 1, true }, false},
-		"twice after a kill, not marked":          {func(t *tally) { t.duplicates, t.unknown, t.unmarked, t.killed = 1, 1, 1, true }, true},
+		"all is well":                    {func(*tally) {}, false},
+		"lost":                           {func(t *tally) { t.lost = 1 }, true},
+		"not settled":                    {func(t *tally) { t.unsettled = 1 }, true},
+		"dead":                           {func(t *tally) { t.dead = 1 }, true},
+		"twice without a kill":           {func(t *tally) { t.duplicates, t.unknown = 1, 1 }, true},
+		"twice after a kill":             {func(t *tally) { t.duplicates, t.unknown, t.killed = 1, 1, true }, false},
+		"twice after a kill, not marked": {func(t *tally) { t.duplicates, t.unknown, t.unmarked, t.killed = 1, 1, 1, true }, true},
 		"more often than the ledger has outcomes": {func(t *tally) { t.duplicates, t.unknown, t.killed = 2, 1, true }, true},
 	} {
 		got := ok

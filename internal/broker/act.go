@@ -90,7 +90,7 @@ func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time)
 	lost := func(err error) bool {
 		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
 	}
-	err = PersistUnless(ctx, func(err error) bool { return !lost(err) }, func(ctx context.Context) error {
+	err = b.PersistUnless(ctx, func(err error) bool { return !lost(err) }, func(ctx context.Context) error {
 		ack, err = b.js.PublishMsg(ctx, m)
 		return err
 	})

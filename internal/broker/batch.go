@@ -42,7 +42,7 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) 
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
-			once, cancel := context.WithTimeout(ctx, RequestTimeout)
+			once, cancel := context.WithTimeout(ctx, b.RequestTimeout())
 			_, err = b.PublishBatch(once, part)
 			cancel()
 		}
@@ -144,7 +144,7 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known)
 			return fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 	}
-	overdue := time.NewTimer(RequestTimeout)
+	overdue := time.NewTimer(b.RequestTimeout())
 	defer overdue.Stop()
 	for i, m := range msgs {
 		var err error
@@ -162,7 +162,7 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known)
 		if err != nil {
 			return fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
-		overdue.Reset(RequestTimeout)
+		overdue.Reset(b.RequestTimeout())
 	}
 	return nil
 }

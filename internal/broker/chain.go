@@ -225,7 +225,7 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 // appendOnce makes one attempt and returns the links that are still to be written.
 func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, err error) {
 	if b.chain.head == nil {
-		ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+		ctx, cancel := context.WithTimeout(ctx, b.RequestTimeout())
 		defer cancel()
 		head, err := b.readHead(ctx)
 		if err != nil {
@@ -233,7 +233,7 @@ func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, e
 		}
 		b.chain.head = &head
 	}
-	rest = runChecks(ctx, group)
+	rest = b.runChecks(ctx, group)
 	if len(rest) == 0 {
 		return nil, nil
 	}
@@ -243,7 +243,7 @@ func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, e
 
 // runChecks returns the links of a group that are to be written. All checks run at once,
 // because the server may be far away.
-func runChecks(ctx context.Context, group []*link) (rest []*link) {
+func (b *Broker) runChecks(ctx context.Context, group []*link) (rest []*link) {
 	write := make([]bool, len(group))
 	var wg sync.WaitGroup
 	for i, l := range group {
@@ -252,7 +252,7 @@ func runChecks(ctx context.Context, group []*link) (rest []*link) {
 			continue
 		}
 		wg.Go(func() {
-			l.err = Persist(ctx, func(ctx context.Context) (err error) {
+			l.err = b.Persist(ctx, func(ctx context.Context) (err error) {
 				write[i], err = l.check(ctx)
 				return err
 			})
@@ -275,7 +275,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return 0, err
 		}
-		batch, cancel := context.WithTimeout(ctx, RequestTimeout)
+		batch, cancel := context.WithTimeout(ctx, b.RequestTimeout())
 		_, err = b.PublishBatch(batch, msgs)
 		cancel()
 		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
@@ -294,7 +294,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return i, err
 		}
-		one, cancel := context.WithTimeout(ctx, RequestTimeout)
+		one, cancel := context.WithTimeout(ctx, b.RequestTimeout())
 		ack, err := b.js.PublishMsg(one, msgs[0])
 		cancel()
 		if err != nil && !b.isStored(ctx, head.Sequence+1, msgs[0], err) {
@@ -337,7 +337,7 @@ func (b *Broker) isStored(ctx context.Context, sequence uint64, m *nats.Msg, err
 	if errors.Is(err, errBatchRefused) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.RequestTimeout())
 	defer cancel()
 	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Seq: sequence})
 	return err == nil && raw.Subject == m.Subject && bytes.Equal(raw.Data, m.Data)

@@ -262,7 +262,7 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 // publishOnce publishes a message that has an id, and tries again while the stream does not
 // answer: the id makes another publication harmless.
 func (b *Broker) publishOnce(ctx context.Context, m *nats.Msg) (ack *jetstream.PubAck, err error) {
-	err = Persist(ctx, func(ctx context.Context) error {
+	err = b.Persist(ctx, func(ctx context.Context) error {
 		ack, err = b.js.PublishMsg(ctx, m)
 		return err
 	})
@@ -368,7 +368,7 @@ func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[Dead
 }
 
 func (b *Broker) RemoveLetter(ctx context.Context, seq uint64) error {
-	err := Persist(ctx, func(ctx context.Context) error {
+	err := b.Persist(ctx, func(ctx context.Context) error {
 		stream, err := b.js.Stream(ctx, DeadLettersStream)
 		if err != nil {
 			return err

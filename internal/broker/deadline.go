@@ -11,10 +11,20 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 )
 
-// RequestTimeout bounds one request to JetStream. An answer takes milliseconds; one that has
-// not come after this time was lost, mostly because the leader of the stream has died. The
-// next leader answers the same request, so it is sent again rather than waited for.
-const RequestTimeout = 2 * time.Second
+// requestTimeout bounds one request to a server in another process. An answer takes
+// milliseconds; one that has not come after this time was lost, mostly because the leader
+// of the stream has died. The next leader answers the same request, so it is sent again
+// rather than waited for.
+const requestTimeout = 2 * time.Second
+
+// RequestTimeout bounds one request to JetStream. The embedded server does not lose
+// requests: if it takes long, the machine is busy, and sending again makes it worse.
+func (b *Broker) RequestTimeout() time.Duration {
+	if b.server != nil {
+		return apiTimeout
+	}
+	return requestTimeout
+}
 
 // The pauses between two sendings of a request: the first one, and the longest. A request
 // that was refused at once, because there is no leader, is repeated often enough to find
@@ -28,15 +38,15 @@ const (
 // RequestTimeout, because one that takes all the time there is leaves none for a second
 // one. The request must have the same effect when it is sent twice. The error is that of
 // the last sending.
-func Persist(ctx context.Context, request func(context.Context) error) error {
-	return PersistUnless(ctx, func(err error) bool { return !Unanswered(err) }, request)
+func (b *Broker) Persist(ctx context.Context, request func(context.Context) error) error {
+	return b.PersistUnless(ctx, func(err error) bool { return !Unanswered(err) }, request)
 }
 
 // PersistUnless is Persist for a request that is sent again after every error except those
 // that are final.
-func PersistUnless(ctx context.Context, final func(error) bool, request func(context.Context) error) error {
+func (b *Broker) PersistUnless(ctx context.Context, final func(error) bool, request func(context.Context) error) error {
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		once, cancel := context.WithTimeout(ctx, RequestTimeout)
+		once, cancel := context.WithTimeout(ctx, b.RequestTimeout())
 		err := request(once)
 		cancel()
 		if err == nil || ctx.Err() != nil || final(err) {

@@ -230,9 +230,13 @@ func LedgerKey(target, eventToken string) string { return target + "." + eventTo
 // Get returns the entry and its revision; ErrNoEntry and revision 0 if there is none. It may
 // be answered by a replica that lags: a write by its revision is then refused.
 func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	kve, err := l.kv.Get(ctx, key)
+	var kve jetstream.KeyValueEntry
+	err := l.b.Persist(ctx, func(ctx context.Context) (err error) {
+		kve, err = l.kv.Get(ctx, key)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Entry{}, 0, ErrNoEntry
 	}
@@ -249,7 +253,7 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 
 // Put writes the entry if its revision is still the one given (0: no entry yet) and returns
 // the new one; ErrClaimLost if it is not. After another error the entry may be stored all
-// the same; the same Put then says so. Each request to the server has its own deadline.
+// the same; the same Put then says so.
 func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
 	value, err := e.stored()
 	if err != nil {
@@ -259,7 +263,13 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 	if l.groups != nil {
 		write = l.groups.put
 	}
-	rev, err := write(ctx, entryWrite{key, value, revision})
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	var rev uint64
+	err = l.b.Persist(ctx, func(ctx context.Context) (err error) {
+		rev, err = write(ctx, entryWrite{key, value, revision})
+		return err
+	})
 	if errors.Is(err, jetstream.ErrKeyExists) || WrongSequence(err) {
 		return l.storedBefore(ctx, key, value)
 	}
@@ -301,7 +311,7 @@ func (l Ledger) LeaseLeft(ctx context.Context, e Entry) (time.Duration, error) {
 		return 0, nil
 	}
 	var stream jetstream.Stream
-	err := Persist(ctx, func(ctx context.Context) (err error) {
+	err := l.b.Persist(ctx, func(ctx context.Context) (err error) {
 		stream, err = l.b.js.Stream(ctx, "KV_"+LedgerBucket)
 		return err
 	})
@@ -312,8 +322,6 @@ func (l Ledger) LeaseLeft(ctx context.Context, e Entry) (time.Duration, error) {
 }
 
 func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
-	defer cancel()
 	if e.revision == 0 {
 		return l.kv.Create(ctx, e.key, e.value)
 	}
@@ -329,7 +337,7 @@ func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), RequestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), b.RequestTimeout())
 	defer cancel()
 	return b.PublishBatch(ctx, msgs)
 }

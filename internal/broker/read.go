@@ -217,7 +217,7 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var reply *nats.Msg
-	err = Persist(ctx, func(ctx context.Context) (err error) {
+	err = b.Persist(ctx, func(ctx context.Context) (err error) {
 		reply, err = b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, body)
 		return err
 	})

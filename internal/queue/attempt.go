@@ -199,7 +199,7 @@ func (j *job) due(ctx context.Context) bool {
 func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint64, left time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseMargin)
 	defer cancel()
-	err = broker.Persist(ctx, func(ctx context.Context) error {
+	err = j.r.Persist(ctx, func(ctx context.Context) error {
 		entry, revision, err = j.r.ledger.Get(ctx, j.key)
 		if broker.Unanswered(err) { // an answer may be another replica's, and says nothing of the leader
 			j.r.progress.note(keepLedger, err)
@@ -249,9 +249,9 @@ func (j *job) claimer(ctx context.Context) func(until time.Time) error {
 		}
 		j.claim = e
 		j.r.reached(pointClaiming)
-		ctx, cancel := context.WithTimeout(ctx, min(max(time.Until(until)/2, 2*broker.RequestTimeout), longestClaim))
+		ctx, cancel := context.WithTimeout(ctx, min(max(time.Until(until)/2, 2*j.r.RequestTimeout()), longestClaim))
 		defer cancel()
-		j.claimErr = broker.Persist(ctx, func(ctx context.Context) error { return j.write(ctx, e) })
+		j.claimErr = j.r.Persist(ctx, func(ctx context.Context) error { return j.write(ctx, e) })
 		j.claimed = j.claimed || j.claimErr == nil
 		if j.claimErr == nil && duplicate {
 			j.r.metrics.duplicates.Inc()

@@ -71,7 +71,7 @@ const fetchHeartbeat = 750 * time.Millisecond
 // jetstream.ErrNoHeartbeat.
 func (r *Runner) fetch(ctx context.Context, consumer *jetstream.Consumer, stream, name string, n int) (jetstream.MessageBatch, error) {
 	if *consumer == nil { // its name is all that a fetch needs: it is asked for once
-		ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+		ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout())
 		defer cancel()
 		found, err := r.JetStream().Consumer(ctx, stream, name)
 		if err != nil {
@@ -79,7 +79,11 @@ func (r *Runner) fetch(ctx context.Context, consumer *jetstream.Consumer, stream
 		}
 		*consumer = found
 	}
-	return (*consumer).Fetch(n, jetstream.FetchMaxWait(fetchWait), jetstream.FetchHeartbeat(fetchHeartbeat))
+	options := []jetstream.FetchOpt{jetstream.FetchMaxWait(fetchWait)}
+	if !r.Embedded() { // that one has no other leader
+		options = append(options, jetstream.FetchHeartbeat(fetchHeartbeat))
+	}
+	return (*consumer).Fetch(n, options...)
 }
 
 // fanoutOnce turns the events of one fetch into deliveries.
@@ -155,12 +159,9 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		return
 	}
 	r.reached(pointPublished)
-	// All of the group share this time: if the letters cannot be read or written now, that
-	// is found out once, not for each event.
-	ctx, cancel := context.WithTimeout(ctx, publishPatience)
-	defer cancel()
+	lettersFail := false
 	for _, f := range all {
-		r.settleEvent(ctx, f)
+		lettersFail = !r.settleEvent(ctx, f, lettersFail) || lettersFail
 	}
 }
 
@@ -321,7 +322,7 @@ func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 			}
 		}
 		m.Header.Set(nats.MsgIdHdr, f.messageID(target)+"/"+strconv.FormatUint(f.seq, 10))
-		return broker.Persist(ctx, func(ctx context.Context) error {
+		return r.Persist(ctx, func(ctx context.Context) error {
 			_, err := r.JetStream().PublishMsg(ctx, m)
 			return err
 		})
@@ -335,7 +336,7 @@ func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequen
 	event, err := r.EventOfDelivery(ctx, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		var entry broker.Entry
-		err = broker.Persist(ctx, func(ctx context.Context) (err error) {
+		err = r.Persist(ctx, func(ctx context.Context) (err error) {
 			entry, _, err = r.ledger.Get(ctx, broker.LedgerKey(target, f.token))
 			return err
 		})
@@ -348,13 +349,20 @@ func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequen
 }
 
 // settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs
-// it.
-func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
+// it. It returns false when letters cannot be read or written now. With lettersFail, that
+// was found out by another event of the group, and is not tried.
+func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (ok bool) {
 	if f.nakDelay > 0 {
 		r.metrics.events.WithLabelValues(f.outcome).Inc()
 		_ = f.msg.NakWithDelay(f.nakDelay)
-		return
+		return true
 	}
+	if lettersFail {
+		_ = f.msg.NakWithDelay(backoff.Jitter(lettersDelay))
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
 	for i, d := range f.letters {
 		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
 		r.progress.note(storeLetters, err)
@@ -362,7 +370,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 			r.metrics.deadLetterFailures.Inc()
 			r.log.Error().Err(err).Str("event", d.Event).Msg("the dead letter could not be stored; the event is retried")
 			_ = f.msg.NakWithDelay(r.set.deadLetterDelay())
-			return
+			return false
 		}
 		r.log.Warn().Str("event", d.Event).Str("target", d.Target).Str("code", string(d.Code)).Str("phase", string(d.Phase)).
 			Str("reason", d.Reason).Msg("dead letter")
@@ -371,9 +379,9 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 		if err := r.removeEventLetters(ctx, f); err != nil {
 			delay := backoff.Jitter(lettersDelay)
 			r.log.Warn().Err(err).Str("event", f.event.ID).Dur("again_in", delay).
-				Msg("the event was resolved; whether it has a dead letter on the list could not be found out, or the letter could not be removed; the event is taken again")
+				Msg("the event was resolved; looking for earlier dead letters of it, or removing one, failed; trying again")
 			_ = f.msg.NakWithDelay(delay) // if it fails: delivered again when the acknowledgement wait ends
-			return
+			return false
 		}
 	}
 	r.metrics.events.WithLabelValues(f.outcome).Inc()
@@ -382,6 +390,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 	if err := f.msg.Ack(); err != nil {
 		r.log.Debug().Err(err).Uint64("sequence", f.seq).Msg("the acknowledgement of an event could not be sent")
 	}
+	return true
 }
 
 // removeEventLetters removes the dead letters of the event itself (those without a lane)

@@ -125,7 +125,7 @@ func (p *progress) state(now time.Time) (stands, hurts error) {
 // is clearer.
 func why(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Sprintf("no answer within %s: it may have no leader", broker.RequestTimeout)
+		return "no answer in time: it may have no leader"
 	}
 	return err.Error()
 }
@@ -156,7 +156,7 @@ func (r *Runner) probe(ctx context.Context) {
 		var wg sync.WaitGroup
 		for _, name := range r.progress.silent(time.Now()) {
 			wg.Go(func() {
-				once, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+				once, cancel := context.WithTimeout(ctx, r.RequestTimeout())
 				defer cancel()
 				_, err := r.JetStream().Stream(once, name)
 				r.progress.note(noAnswer(name), err)

@@ -100,7 +100,7 @@ func TestProgress(t *testing.T) {
 	p = newProgress()
 	p.note(keepLedger, fmt.Errorf("write: %w", context.DeadlineExceeded))
 	p.note(keepLedger, context.Canceled) // a shutdown proves nothing
-	if stands, _ := p.state(time.Now()); stands == nil || !strings.Contains(stands.Error(), "no answer within 2s") {
+	if stands, _ := p.state(time.Now()); stands == nil || !strings.Contains(stands.Error(), "no answer in time") {
 		t.Errorf("the ledger does not answer: %v", stands)
 	}
 	p.note(keepLedger, broker.ErrClaimLost) // an answer

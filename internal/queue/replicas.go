@@ -224,7 +224,7 @@ func (rs *replicaSet) runHeartbeats(ctx context.Context, process string, status 
 	for {
 		value, err := json.Marshal(broker.Heartbeat{Process: process, Lanes: status()})
 		if err == nil {
-			once, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+			once, cancel := context.WithTimeout(ctx, rs.every)
 			_, err = rs.kv.Put(once, broker.ReplicaPrefix+rs.id, value)
 			cancel()
 		}
@@ -295,7 +295,7 @@ func (r *Runner) tidy(ctx context.Context) {
 			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("an expired suspension could not be removed; it has no effect")
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout())
 	defer cancel()
 	stream, err := r.JetStream().Stream(ctx, "KV_"+broker.RelaysBucket)
 	if err != nil {

@@ -141,7 +141,7 @@ func (j *job) record(e broker.Entry, until time.Time) bool {
 func (j *job) persist(e broker.Entry, until time.Time) error {
 	ctx, cancel := j.r.outlast(time.Until(until))
 	defer cancel()
-	return broker.PersistUnless(ctx, lostClaim, func(ctx context.Context) error { return j.write(ctx, e) })
+	return j.r.PersistUnless(ctx, lostClaim, func(ctx context.Context) error { return j.write(ctx, e) })
 }
 
 func lostClaim(err error) bool { return errors.Is(err, broker.ErrClaimLost) }
@@ -188,7 +188,7 @@ func (j *job) takeLettersOff(keep string) bool {
 	}
 	delay := backoff.Jitter(lettersDelay)
 	j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Dur("again_in", delay).
-		Msg("the delivery is settled; whether it has an earlier dead letter on the list could not be found out, or the letter could not be removed; this is tried again")
+		Msg("the outcome is recorded; looking for earlier dead letters of this delivery, or removing one, failed; trying again")
 	j.nak(delay, nil)
 	return false
 }
@@ -341,7 +341,7 @@ func (j *job) conclude(state string, f *verdict.Failure) {
 func (j *job) ack() {
 	ctx, cancel := j.r.outlast(leaseMargin)
 	defer cancel()
-	if err := broker.Persist(ctx, j.msg.DoubleAck); err != nil {
+	if err := j.r.Persist(ctx, j.msg.DoubleAck); err != nil {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("the acknowledgement of a delivery was not confirmed")
 	}
 	j.r.reached(pointSettled)
@@ -367,7 +367,7 @@ func (r *Runner) nak(msg jetstream.Msg, delay time.Duration) error {
 	ctx, cancel := r.outlast(r.AckWait() / 3)
 	defer cancel()
 	body := fmt.Appendf(nil, "-NAK {\"delay\": %d}", max(delay, atOnce).Nanoseconds())
-	return broker.Persist(ctx, func(ctx context.Context) error {
+	return r.Persist(ctx, func(ctx context.Context) error {
 		_, err := r.Conn().RequestWithContext(ctx, msg.Reply(), body)
 		return err
 	})
