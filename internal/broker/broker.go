@@ -168,6 +168,15 @@ func (b *Broker) Health(ctx context.Context) error {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
 	}
+	// Pages and actions need these, deliveries do not wait for the answer: a stream whose
+	// leader is being elected is there.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, name := range []string{AuditStream, "KV_" + LedgerBucket, "KV_" + RelaysBucket, "KV_" + DeskBucketName} {
+		if _, err := b.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("stream %s does not exist", name)
+		}
+	}
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/html"
+
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -170,13 +172,32 @@ func TestNATSAway(t *testing.T) {
 	o.dies("a.example.com")
 	v := o.visitor()
 	v.client.Timeout = time.Minute
+	hold := v.opens("/dead-letters/1")
 	o.broker.Close()
-	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "What still works")
+	away := v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "renews itself", "What still works")
+	if after := away.header.Get("Retry-After"); after != "5" || len(renewals(away.doc)) != 2 {
+		t.Errorf("Retry-After %q, %q; want 5 seconds there, for browsers without scripts, and for the script", after, renewals(away.doc))
+	}
+	// An action is not repeated by itself, and its address is no page.
+	hold = hold.send("Hold").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "Go back, check whether the action was carried out")
+	if after := hold.header.Get("Retry-After"); after != "" || len(renewals(hold.doc)) != 0 {
+		t.Errorf("an action: Retry-After %q, %q", after, renewals(hold.doc))
+	}
 	o.until("the list says that it may be incomplete", func() bool {
 		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is unavailable")
 	})
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")
+}
+
+// renewals are the elements by which a page asks for itself again after five seconds.
+func renewals(doc *html.Node) (found []string) {
+	for _, n := range all(doc, "noscript", "main") {
+		if n.Data == "main" && attr(n, "data-renew") == "5" || n.Data == "noscript" && n.FirstChild != nil && n.FirstChild.Data == `<meta http-equiv="refresh" content="5">` {
+			found = append(found, n.Data)
+		}
+	}
+	return found
 }
 
 // Hostile texts take the whole route: from certificates and forms through the streams to

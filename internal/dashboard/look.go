@@ -72,6 +72,7 @@ type frame struct {
 	About   string
 	JSON    string // the address of the page as JSON, "" when there is none
 	CSV     string
+	Renew   int    // seconds after which the page asks for itself again, 0 for never
 	Mark    string // the state of the desk that the page shows: it needs later changes
 	Data    any
 }
@@ -104,6 +105,9 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 		f.JSON, f.CSV = r.as("json"), r.as("csv")
 	case v.object != nil:
 		f.JSON = r.as("json")
+	}
+	if v.renews {
+		f.Renew = renewEvery
 	}
 	var text bytes.Buffer
 	if err := l.execute(&text, v, f); err != nil {

@@ -10,6 +10,18 @@
     if (live) live.textContent = text;
   }
 
+  // A page that could not be served asks for itself again, and is loaded when it can be. Like
+  // every automatic request, this must not extend the session (see live.js).
+  var waiting = document.querySelector("main[data-renew]");
+  function renew() {
+    if (document.hidden) return wait();
+    fetch(location.href, { headers: { "HX-Request": "true", Accept: "text/html" } }).then(function (answer) {
+      if (answer.status < 500) location.reload(); else wait();
+    }, wait);
+  }
+  function wait() { setTimeout(renew, 1000 * waiting.dataset.renew); }
+  if (waiting) wait();
+
   // A copy button follows the text that it copies.
   document.addEventListener("click", function (event) {
     var button = event.target.closest("[data-copy]");
