@@ -189,9 +189,6 @@ func (b *Broker) Disconnected() error {
 	return fmt.Errorf("not connected to NATS at %s", b.URL())
 }
 
-// Connected reports whether there is a connection to NATS at this moment.
-func (b *Broker) Connected() bool { return b.nc.IsConnected() }
-
 // JetStream is the connection to JetStream, for the work of the queue.
 func (b *Broker) JetStream() jetstream.JetStream { return b.js }
 

@@ -276,7 +276,8 @@ func TestValidateTargetsTogether(t *testing.T) {
 		targets = append(targets, target)
 	}
 	var got []string
-	for _, p := range ValidateTargets(targets) {
+	d, problems := Relays{}.Define(targets)
+	for _, p := range problems {
 		got = append(got, p.Error())
 	}
 	want := []string{
@@ -287,11 +288,10 @@ func TestValidateTargetsTogether(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if d, _ := NewDefinitions(targets); d != nil {
+	if d != nil {
 		t.Error("there are definitions in spite of errors")
 	}
-	d, problems := NewDefinitions(targets[:2])
-	if d == nil {
+	if d, problems = (Relays{}).Define(targets[:2]); d == nil {
 		t.Fatal(problems)
 	}
 	if _, ok := d.Get("b"); !ok || len(d.All()) != 2 || !slices.Equal(d.Lanes(), []string{"smtp_example_com-587"}) {
