@@ -35,7 +35,7 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 			t.Errorf("with a clock that is off by %v, while the claim lives: %v", clock, err)
 		}
 		b.cfg.ClaimLife = time.Second
-		time.Sleep(b.cfg.ClaimLife) // the server's clock is what ends it
+		waitForClaimEnd(t, b, d)
 		if err := b.Discard(t.Context(), d, operator, "x"); err != nil {
 			t.Errorf("with a clock that is off by %v, when the claim has expired: %v", clock, err)
 		}
@@ -44,12 +44,29 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 
 // delayAfterClaim delays the next action that has claimed a letter until the claim has
 // expired, then calls act.
-func delayAfterClaim(b *Broker, act func()) {
+func delayAfterClaim(t *testing.T, b *Broker, d DeadLetter, act func()) {
 	b.cfg.Reached = func(string) {
 		b.cfg.Reached = nil
-		time.Sleep(b.cfg.ClaimLife) // by the server's clock, which is what ends it
+		waitForClaimEnd(t, b, d)
 		act()
 	}
+}
+
+// waitForClaimEnd waits until no claim on a letter is active, by the server's clock.
+func waitForClaimEnd(t *testing.T, b *Broker, d DeadLetter) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		s, err := b.auditStateOf(context.Background(), AuditRecord{Event: d.Event, Target: d.Target, LetterNumber: d.Sequence})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if alive, err := b.claimActive(context.Background(), s); err != nil {
+			t.Fatal(err)
+		} else if !alive {
+			return
+		}
+	}
+	t.Fatal("the claim does not end")
 }
 
 // A process that is so slow that another one takes the letter over does nothing more
@@ -58,7 +75,7 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	delayAfterClaim(b, func() {
+	delayAfterClaim(t, b, d, func() {
 		if err := b.Replay(context.Background(), d, Actor{Name: "bob"}, Replay{}); err != nil {
 			t.Error(err)
 		}
@@ -76,7 +93,7 @@ func TestALateReplayIsNotPublished(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	delayAfterClaim(b, func() {
+	delayAfterClaim(t, b, d, func() {
 		if err := b.Discard(context.Background(), d, Actor{Name: "bob"}, "not needed"); err != nil {
 			t.Error(err)
 		}
@@ -116,11 +133,13 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.EnsureTopology(ctx); err != nil { // sees that the stream is there
+		t.Fatal(err)
+	}
 	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1100 * time.Millisecond) // streams are distinguished by their creation time
-	if err := b.EnsureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil { // waits until the server has deleted the files
 		t.Fatal(err)
 	}
 	publishLetters(t, b, 1)

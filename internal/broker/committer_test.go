@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 )
@@ -114,8 +115,8 @@ func TestWaitingWritersMayLeave(t *testing.T) {
 		if err := <-outcome["in the group"]; err != nil {
 			t.Errorf("written with its group: %v", err)
 		}
-		if s.seq != uint64(maxSingleWrites+batchFrom) {
-			t.Errorf("%d entries written, want %d: nothing of the one that left", s.seq, maxSingleWrites+batchFrom)
+		if s.seq != uint64(maxSingleWrites+batchFrom) || len(s.groups) != 1 || slices.Contains(s.groups[0], "leaves") || slices.Contains(s.single, "leaves") {
+			t.Errorf("%d entries written, in groups %q, singly %q; want nothing of the one that left", s.seq, s.groups, s.single)
 		}
 	})
 }

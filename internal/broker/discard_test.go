@@ -14,7 +14,7 @@ func TestALateDiscardGivesWayToANewerIntent(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	delayAfterClaim(b, func() {
+	delayAfterClaim(t, b, d, func() {
 		if err := b.Begin(context.Background(), AuditRecord{Action: ActionReplayed, Actor: Actor{Name: "bob"}, Event: d.Event, Target: d.Target, LetterNumber: 1}); err != nil {
 			t.Error(err)
 		}

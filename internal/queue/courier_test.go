@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
@@ -101,6 +100,8 @@ type relayProxy struct {
 	open     bool
 	conns    []net.Conn
 	accepted int
+	now      int // connections that are open
+	most     int // of them at a time
 }
 
 // newRelayProxy returns a proxy that is not open: it closes each connection at once.
@@ -146,7 +147,15 @@ func (d *relayProxy) handle(c net.Conn) {
 		return
 	}
 	d.conns = append(d.conns, behind)
-	go func() { _, _ = io.Copy(behind, c); _ = behind.Close() }()
+	d.now++
+	d.most = max(d.most, d.now)
+	go func() {
+		_, _ = io.Copy(behind, c)
+		d.mu.Lock()
+		d.now--
+		d.mu.Unlock()
+		_ = behind.Close()
+	}()
 	go func() { _, _ = io.Copy(c, behind); _ = c.Close() }()
 }
 
@@ -160,6 +169,13 @@ func (d *relayProxy) connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.accepted
+}
+
+// atOnce returns how many connections were open at a time.
+func (d *relayProxy) atOnce() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.most
 }
 
 const mailKeys = "from_address: a@example.com, to: [b@example.com]"
@@ -355,33 +371,38 @@ type oneLane struct {
 
 func (o *oneLane) Lanes() []string { return []string{o.lane} }
 
-// The limits of a relay's rules are respected, and every mail arrives.
+// The limits of a relay's rules are respected; what is above them waits.
 func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
+	proxy := newRelayProxy(t, relay.Plain())
+	proxy.enable()
 	courier, _ := realCourier(t, fmt.Sprintf(`relays:
-  rules: [{host: 127.0.0.1, max_message_rate: 20/s, max_connections: 2}]
+  rules: [{host: 127.0.0.1, max_message_rate: 20/h, max_connections: 2}]
 targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}
-`, portOf(relay.Plain()), mailKeys))
+`, portOf(proxy.Addr().String()), mailKeys))
 	b := startWith(t, courier)
 	const n = 70
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
-	b.settled()
-	onceEach(t, relay, n)
-	mails := relay.Mails()
-	slices.SortFunc(mails, func(a, b devrelay.Mail) int { return a.Received.Compare(b.Received) })
-	for i := 20; i < len(mails); i++ {
-		// A mail is counted at MAIL and received at the final dot.
-		if span := mails[i].Received.Sub(mails[i-20].Received); span < 800*time.Millisecond {
-			t.Errorf("21 mails within %v", span)
-		}
+	b.until("the rest waits for the rate", func() bool {
+		backlog, err := b.broker.Backlog(context.Background())
+		s := b.onlyLane()
+		return err == nil && backlog.Events == 0 && s.Paused == pausedRate && s.InFlight == 0
+	})
+	onceEach(t, relay, 20)
+	if most := proxy.atOnce(); most > 2 {
+		t.Errorf("%d connections at a time, want at most 2", most)
+	}
+	backlog, err := b.broker.Backlog(context.Background())
+	if err != nil || backlog.Deliveries != n-20 || backlog.Dead != 0 {
+		t.Errorf("%+v, %v; want %d that wait", backlog, err, n-20)
 	}
 	for i := range n {
-		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts != 1 {
-			t.Errorf("event e%d: %d attempts", i, e.Attempts)
+		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts > 1 || e.State == broker.StateWaiting {
+			t.Errorf("event e%d: %+v; waiting for the rate is no attempt", i, e)
 		}
 	}
 }
