@@ -62,7 +62,7 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 	for i := range 300 {
 		id := fmt.Sprintf("e%d", i)
 		ids = append(ids, id)
-		b.publishPatiently(id)
+		b.publishPatiently(id, "ops")
 		if i%100 == 50 {
 			stream := []string{broker.DeliveriesStream, "KV_" + broker.LedgerBucket, broker.EventsStream}[i/100]
 			down := c.KillLeader(b.broker.JetStream(), stream)
@@ -76,11 +76,11 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 
 // publishPatiently publishes an event until it is acknowledged, as a careful publisher
 // does.
-func (b *fixture) publishPatiently(id string) {
+func (b *fixture) publishPatiently(id string, targets ...string) {
 	b.t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		_, _, err := b.broker.Publish(ctx, event(id, "ops"))
+		_, _, err := b.broker.Publish(ctx, event(id, targets...))
 		cancel()
 		if err == nil {
 			return
@@ -192,7 +192,7 @@ func TestPartitionFromNATS(t *testing.T) {
 	for i := range 200 {
 		id := fmt.Sprintf("e%d", i)
 		ids = append(ids, id)
-		direct.publishPatiently(id)
+		direct.publishPatiently(id, "ops")
 		switch i {
 		case 40:
 			wire.block(time.Second)
@@ -296,7 +296,7 @@ func randomFaults(t *testing.T, seed uint64) {
 	for i := range 60 {
 		id := fmt.Sprintf("s%d-%d", seed, i)
 		ids = append(ids, id)
-		direct.publishPatiently(id)
+		direct.publishPatiently(id, "ops")
 		if n := i / 10; i%10 == 5 && n < len(chosen) {
 			names = append(names, chosen[n].name)
 			chosen[n].do()

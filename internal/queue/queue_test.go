@@ -567,20 +567,34 @@ func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
 	}
 }
 
+// Two processes, one with the embedded server and one that connects to it, share the
+// lanes: both send, and each event is sent once.
 func TestTwoReplicasShareTheLanes(t *testing.T) {
 	t.Parallel()
-	b := start(t, newFakeCourier("ops"), nil)
-	second := &fixture{t: t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
-	second.run()
-	defer second.stop()
-	const n = 200
-	for i := range n {
-		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}}
+	b.start()
+	second := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: b.broker.URL()}}
+	second.start()
+	n := 0
+	publish := func() {
+		b.publish(event(fmt.Sprintf("e%d", n), "ops"))
+		n++
 	}
+	for range 200 {
+		publish()
+	}
+	b.until("both have sent mails", func() bool {
+		publish()
+		return b.fake.tried("ops") > 0 && second.fake.tried("ops") > 0
+	})
 	b.settled()
 	for i := range n {
-		if got := len(b.fake.mails(fmt.Sprintf("e%d", i))); got != 1 {
-			t.Errorf("event e%d: %d mails", i, got)
+		id := fmt.Sprintf("e%d", i)
+		if got := len(b.fake.mails(id)) + len(second.fake.mails(id)); got != 1 {
+			t.Errorf("event %s: %d mails", id, got)
+		}
+		if e := b.entry("ops", id); e.State != broker.StateSent || e.Attempts != 1 {
+			t.Errorf("event %s: ledger %+v", id, e)
 		}
 	}
 }
