@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 // Two Certposts and three NATS servers, all of them processes: the server that leads the
 // ledger is killed, one and two are stopped, and the Certposts are restarted. Nothing is
 // lost and no mail is sent twice. For real results, run the program for longer.
+//
+// Fault: servers killed or stopped, servers and Certposts restarted one after another, all
+// as processes. Result: nothing lost, no second mail; mails go again within about two
+// seconds of the next leader.
 func TestProcessesOfAClusterTakenAway(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -46,13 +50,13 @@ func TestVerdict(t *testing.T) {
 		change func(*tally)
 		wrong  bool
 	}{
-		"all is well":                             {func(*tally) {}, false},
-		"lost":                                    {func(t *tally) { t.lost = 1 }, true},
-		"not settled":                             {func(t *tally) { t.unsettled = 1 }, true},
-		"dead":                                    {func(t *tally) { t.dead = 1 }, true},
-		"twice without a kill":                    {func(t *tally) { t.duplicates, t.unknown = 1, 1 }, true},
-		"twice after a kill":                      {func(t *tally) { t.duplicates, t.unknown, t.killed = 1, 1, true }, false},
-		"twice after a kill, not marked":          {func(t *tally) { t.duplicates, t.unknown, t.unmarked, t.killed = 1, 1, 1, true }, true},
+		"all is well":                    {func(*tally) {}, false},
+		"lost":                           {func(t *tally) { t.lost = 1 }, true},
+		"not settled":                    {func(t *tally) { t.unsettled = 1 }, true},
+		"dead":                           {func(t *tally) { t.dead = 1 }, true},
+		"twice without a kill":           {func(t *tally) { t.duplicates, t.unknown = 1, 1 }, true},
+		"twice after a kill":             {func(t *tally) { t.duplicates, t.unknown, t.killed = 1, 1, true }, false},
+		"twice after a kill, not marked": {func(t *tally) { t.duplicates, t.unknown, t.unmarked, t.killed = 1, 1, 1, true }, true},
 		"more often than the ledger has outcomes": {func(t *tally) { t.duplicates, t.unknown, t.killed = 2, 1, true }, true},
 	} {
 		got := ok

@@ -145,6 +145,8 @@ func (v *vaultBench) deliveredOnce(n int) {
 
 // Vault is sealed while a thousand deliveries wait: no dead letter, the program is
 // degraded but ready, and afterwards every mail arrives once.
+//
+// Fault: Vault sealed. Result: retried (SECRET_UNAVAILABLE).
 func TestVaultSealedUnderLoad(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)
@@ -185,6 +187,9 @@ func get(s *instance, path string) (int, string) {
 // A token that lives five seconds, with a request to Vault every second: it is renewed, or
 // replaced by a new login when it cannot be renewed, again and again, and no mail waits
 // for ever.
+//
+// Fault: a token that has expired or was revoked. Result: renewed in time, or one new
+// login.
 func TestShortLivedToken(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)
@@ -204,6 +209,9 @@ func TestShortLivedToken(t *testing.T) {
 
 // The password changes in Vault and then at the relay, under load and on two
 // replicas: no mail is lost, none is sent twice, nothing is restarted.
+//
+// Fault: 5yz during AUTH. Result: after one retry with the secret fetched again.
+// Fault: a password rotated between reading and use. Result: read again, retried once.
 func TestPasswordRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)

@@ -93,6 +93,8 @@ func TestSignInFails(t *testing.T) {
 }
 
 // A number that an attacker planted before the sign-in is useless after it.
+//
+// Fault: session fixation. Result: new session at sign-in.
 func TestFixation(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -165,6 +167,7 @@ func TestRefusalsAreRecorded(t *testing.T) {
 	}
 }
 
+// Fault: stolen or endless sessions. Result: sessions end.
 func TestSessionsEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -244,6 +247,9 @@ func TestStreamsEnd(t *testing.T) {
 
 // A browser without scripts asks again and again for a page that cannot be served. That is
 // no use of the session, and takes nothing from a use meanwhile.
+//
+// Fault: a stream or bucket that a page needs is missing or cannot be read. Result: without
+// keeping the session alive.
 func TestPagesThatAreAwayUseNoSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -339,6 +345,7 @@ func TestRenewAmidASignIn(t *testing.T) {
 	})
 }
 
+// Fault: stolen or endless sessions. Result: sessions and streams are limited in number.
 func TestSessionsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -25,6 +25,8 @@ func appendIntent(t *testing.T, b *Broker, clock time.Duration, action Action) {
 }
 
 // The life of a claim does not depend on the clocks of the processes.
+//
+// Fault: or differ between processes. Result: claims and outcomes use the server's clock.
 func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
@@ -71,6 +73,9 @@ func waitForClaimEnd(t *testing.T, b *Broker, d DeadLetter) {
 
 // A process that is so slow that another one takes the letter over does nothing more
 // to the letter, and does not report that it did.
+//
+// Fault: an operator's process is delayed for longer than its claim lasts. Result: it does
+// nothing further, and says so.
 func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -89,6 +94,8 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	}
 }
 
+// Fault: an operator's process is delayed for longer than its claim lasts. Result: it does
+// nothing further.
 func TestALateReplayIsNotPublished(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -126,6 +133,9 @@ func TestOwnIntentIsRecognized(t *testing.T) {
 
 // Numbers restart when the stream is recreated. An end recorded before belongs to another
 // letter: it neither blocks nor removes the new letter with the same number.
+//
+// Fault: the stream of letters is created again. Result: its letters are not confused with
+// earlier ones: not blocked; not removed.
 func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)

@@ -13,6 +13,8 @@ import (
 
 // Two processes, each with its own connection, publish the dead letter of one message whose acknowledgement was
 // overdue. Neither takes the letter of the other for an earlier one.
+//
+// Fault: two processes dead-letter the same message. Result: one dead letter.
 func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

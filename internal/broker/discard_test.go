@@ -10,6 +10,9 @@ import (
 
 // A discard whose claim has expired gives way to a newer intent, even before that has an
 // outcome: nothing was done yet, so the newer caller decides.
+//
+// Fault: an operator's process is delayed for longer than its claim lasts. Result: it does
+// nothing further, and says so.
 func TestALateDiscardGivesWayToANewerIntent(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)

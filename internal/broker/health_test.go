@@ -8,6 +8,9 @@ import (
 )
 
 // Pages and actions need streams that deliveries do not: ready means that all are there.
+//
+// Fault: a stream or bucket that a page needs is missing or cannot be read. Result: not
+// ready while one is missing.
 func TestReadyWantsEveryStream(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -65,6 +65,9 @@ func TestHoldAndRelease(t *testing.T) {
 }
 
 // The second operator is told who acted first, when, and what they did.
+//
+// Fault: two operators act on one dead letter. Result: the second is told what the first
+// did.
 func TestSecondOperatorIsTold(t *testing.T) {
 	t.Parallel()
 	account := func(name string) access.Account {
@@ -166,6 +169,9 @@ func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 }
 
 // When NATS is down, the error page says what still works.
+//
+// Fault: a stream or bucket that a page needs is missing or cannot be read. Result: the
+// page says so and renews itself.
 func TestNATSAway(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})

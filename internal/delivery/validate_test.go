@@ -47,6 +47,8 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 
 const env = "{env: X}"
 
+// Fault: recipients with line breaks, brackets, control characters. Result: refused when
+// targets are loaded.
 func TestValidate(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -328,6 +328,9 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 }
 
 // Another process takes over the run of a process that has ended.
+//
+// Fault: kill -9 during a replay of many dead letters. Result: the replay continues; each
+// is sent once.
 func TestRunIsTakenOver(t *testing.T) {
 	t.Parallel()
 	x := start(t)

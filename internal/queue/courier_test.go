@@ -182,6 +182,9 @@ const mailKeys = "from_address: a@example.com, to: [b@example.com]"
 
 // The first relay does not answer, or refuses connections: the fallback accepts each
 // mail exactly once, and the ledger says so.
+//
+// Fault: the first relay is unavailable and there is a fallback. Result: the fallback gets
+// all mails; once each.
 func TestFallbackTakesAll(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(t *testing.T) string{
@@ -228,6 +231,9 @@ func TestFallbackTakesAll(t *testing.T) {
 }
 
 // When the first relay answers again, it is used again.
+//
+// Fault: the first relay is unavailable and there is a fallback. Result: the first is used
+// again when it answers.
 func TestFirstRelayIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	first, second := relayAt(t, devrelay.Config{}), relayAt(t, devrelay.Config{})
@@ -256,6 +262,8 @@ func TestFirstRelayIsUsedAgain(t *testing.T) {
 }
 
 // A relay's reply to a mail is final: the fallback is not tried.
+//
+// Fault: the first relay is unavailable and there is a fallback. Result: only before MAIL.
 func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	t.Parallel()
 	first := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no"}}})
@@ -372,6 +380,8 @@ type oneLane struct {
 func (o *oneLane) Lanes() []string { return []string{o.lane} }
 
 // The limits of a relay's rules are respected; what is above them waits.
+//
+// Fault: accepts few connections. Result: no more are opened than the limits allow.
 func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
@@ -409,6 +419,8 @@ targets:
 
 // A limit of mails per session costs connections and no attempts, also when the relay
 // mentions it only after the claim.
+//
+// Fault: takes only some mails on one connection (452 4.4.5. Result: no attempt counted.
 func TestSessionLimitCostsNoAttempt(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []lab.SessionLimit{
@@ -439,6 +451,9 @@ func TestSessionLimitCostsNoAttempt(t *testing.T) {
 
 // A relay that is at a limit of its own, such as mails per day, pauses its lane. No delivery
 // loses an attempt or becomes a dead letter, and all arrive when the limit is over.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: the lane pauses for
+// limit_pause (1h) and says so; no attempt counted; no dead letter before give_up_after.
 func TestRelayLimitPausesTheLane(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]string{

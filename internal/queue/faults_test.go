@@ -50,6 +50,7 @@ func (b *fixture) invariant(ids []string, target string) {
 	b.t.Logf("%d events, %d dead, %d mails too many, %d outcomes unknown", len(ids), len(dead), doubled, possible)
 }
 
+// Fault: leaders killed. Result: the ledger prevents a second mail.
 func TestLeadersKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	c := lab.NewNATSCluster(t)
@@ -178,6 +179,7 @@ func (c *link) reset() {
 	}
 }
 
+// Fault: network cut. Result: reconnects; the ledger prevents a second mail.
 func TestPartitionFromNATS(t *testing.T) {
 	t.Parallel()
 	srv := lab.NATS(t, lab.FreeAddress(t), "")
@@ -209,6 +211,11 @@ func TestPartitionFromNATS(t *testing.T) {
 // Two to four faults per round, chosen by a seed that is printed; the same seed chooses
 // the same faults. CERTPOST_FAULT_SEED repeats a seed, CERTPOST_FAULT_TIME is how long to
 // continue.
+//
+// Fault: a panic while a message is handled. Result: contained and counted.
+// Fault: accepts the mail, then drops the connection or hangs before its reply. Result:
+// unknown.
+// Fault: connections reset. Result: the ledger prevents a second mail.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	long := 20 * time.Second

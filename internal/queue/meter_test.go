@@ -35,6 +35,7 @@ func (p *fakeCourier) rated(target string, limit func() verdict.Rate) (given fun
 	}
 }
 
+// Fault: two replicas. Result: share the rates of relays.
 func TestReplicasShareARate(t *testing.T) {
 	t.Parallel()
 	limit := verdict.Rate{Count: 40, Per: time.Hour}

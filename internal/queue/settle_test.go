@@ -18,6 +18,9 @@ import (
 )
 
 // An event that became no delivery is acknowledged only when its dead letter is stored.
+//
+// Fault: the dead letter of an event cannot be stored. Result: the event is retried, and is
+// not acknowledged without its letter.
 func TestEventWaitsForItsDeadLetter(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}

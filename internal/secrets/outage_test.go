@@ -58,6 +58,10 @@ func (o *observer) openAt(t testing.TB, address string, timeout time.Duration) *
 }
 
 // Every failure of Vault as a whole is ErrUnavailable, in Certpost's own words.
+//
+// Fault: Vault sealed, in standby, busy, slow, unavailable. Result: retried
+// (SECRET_UNAVAILABLE).
+// Fault: huge and slow answers. Result: SECRET_UNAVAILABLE, after limits of size and time.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
 	status := func(code int, body string) http.HandlerFunc {
@@ -120,6 +124,9 @@ func TestNonsense(t *testing.T) {
 
 // A maintenance page or the sign-in form of a proxy says nothing about the secret,
 // whatever its status is. When Vault answers again, the same store reads the secret.
+//
+// Fault: an answer that is not Vault's, such as the HTML page of a proxy, with 200 or
+// another status. Result: retried (SECRET_UNAVAILABLE).
 func TestAnswersThatAreNotVaults(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
@@ -152,6 +159,8 @@ func TestAnswersThatAreNotVaults(t *testing.T) {
 	}
 }
 
+// Fault: redirects to another host. Result: SECRET_UNAVAILABLE; the token is not sent
+// anywhere else.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -179,6 +188,7 @@ func TestRedirects(t *testing.T) {
 	wantSecret(t, o, store.Fresh, ref, secret, "1")
 }
 
+// Fault: unavailable. Result: retried (SECRET_UNAVAILABLE).
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -223,6 +233,8 @@ func TestTLS(t *testing.T) {
 // Vault is sealed under load: no secret is reported as denied or not found because of
 // it, the number of requests is bounded, and after the unsealing reads succeed without a
 // new login.
+//
+// Fault: Vault sealed. Result: retried (SECRET_UNAVAILABLE).
 func TestSealAndUnseal(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
