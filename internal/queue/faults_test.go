@@ -7,11 +7,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/lab"
@@ -67,12 +70,28 @@ func TestLeadersKilledUnderLoad(t *testing.T) {
 		if i%100 == 50 {
 			stream := []string{broker.DeliveriesStream, "KV_" + broker.LedgerBucket, broker.EventsStream}[i/100]
 			down := c.KillLeader(b.broker.JetStream(), stream)
-			time.AfterFunc(2*time.Second, func() { c.Start(down) })
-			time.Sleep(3 * time.Second)
+			ids = append(ids, stream)
+			b.publishPatiently(stream, "ops")
+			b.until("a mail without that server", func() bool { return len(b.fake.mails(stream)) > 0 })
+			c.Start(down)
+			b.until("the server has caught up", func() bool { return b.inSync(stream) })
 		}
 	}
 	b.settled()
 	b.invariant(ids, "ops")
+}
+
+// inSync reports whether a stream has its leader and all of its replicas.
+func (b *fixture) inSync(stream string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	s, err := b.broker.JetStream().Stream(ctx, stream)
+	if err != nil {
+		return false
+	}
+	cluster := s.CachedInfo().Cluster
+	return cluster.Leader != "" && len(cluster.Replicas) == 2 &&
+		!slices.ContainsFunc(cluster.Replicas, func(p *jetstream.PeerInfo) bool { return p.Offline || !p.Current })
 }
 
 // publishPatiently publishes an event until it is acknowledged, as a careful publisher
