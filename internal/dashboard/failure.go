@@ -26,8 +26,8 @@ type problem struct {
 	Renews bool
 }
 
-// renewEvery is how often a page that is temporarily unavailable asks for itself again,
-// in seconds.
+// renewEvery is how often a page that waits for something asks for itself again, in
+// seconds: one that is temporarily unavailable, or shows less than there is.
 const renewEvery = 5
 
 const problemTemplate = "problem"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +193,14 @@ func TestNATSAway(t *testing.T) {
 	o.until("the list says that it may be incomplete", func() bool {
 		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is unavailable")
 	})
+	// The script renews what may be incomplete; without it, only a page without rows to select
+	// does that.
+	for path, want := range map[string][]string{"/dead-letters": {"main"}, "/dead-letters?code=SMTP_TLS": {"noscript", "main"}, "/dead-letters?view=groups": {"main"}} {
+		s := v.opens(path)
+		if got := renewals(s.doc); !slices.Equal(got, want) || (s.header.Get("Retry-After") != "") != (len(want) == 2) {
+			t.Errorf("%s is renewed by %q, Retry-After %q; want %q", path, got, s.header.Get("Retry-After"), want)
+		}
+	}
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")
 }

@@ -10,14 +10,19 @@
     if (live) live.textContent = text;
   }
 
-  // A page that could not be served asks for itself again, and is loaded when it can be. Like
-  // every automatic request, this must not extend the session (see live.js).
+  // A page that could not be served, or shows less than there is, asks for itself again, and
+  // is loaded when it waits for nothing any more; not while rows are selected or a field is in
+  // use. Like every automatic request, this must not extend the session (see live.js).
   var waiting = document.querySelector("main[data-renew]");
   function renew() {
-    if (document.hidden) return wait();
+    var inUse = document.querySelector("main input:checked, main :is(input, select, textarea):focus");
+    if (document.hidden || inUse) return wait();
     fetch(location.href, { headers: { "HX-Request": "true", Accept: "text/html" } }).then(function (answer) {
-      if (answer.status < 500) location.reload(); else wait();
-    }, wait);
+      if (answer.status >= 500) return wait();
+      return answer.text().then(function (text) {
+        if (new DOMParser().parseFromString(text, "text/html").querySelector("main[data-renew]")) wait(); else location.reload();
+      });
+    }).catch(wait);
   }
   function wait() { setTimeout(renew, 1000 * waiting.dataset.renew); }
   if (waiting) wait();
