@@ -157,8 +157,7 @@ func (b *Broker) URL() string {
 }
 
 // Health returns what is wrong with JetStream right now; nil if all streams are there, and
-// those that a delivery passes answer. It makes one request for each and is meant for
-// readiness.
+// those that a delivery passes answer. It makes one request for each.
 func (b *Broker) Health(ctx context.Context) error {
 	if err := b.Disconnected(); err != nil {
 		return err

@@ -7,10 +7,10 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Pages and actions need streams that deliveries do not: ready means that all are there.
+// Pages and actions need streams that deliveries do not: all have to be there.
 //
-// Fault: a stream or bucket that a page needs is missing or cannot be read. Result: not
-// ready while one is missing.
+// Fault: a stream or bucket that a page needs is missing or cannot be read. Result:
+// check --live names a missing one.
 func TestReadyWantsEveryStream(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
