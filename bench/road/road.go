@@ -72,7 +72,7 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 		log = zerolog.New(o.Log)
 	}
 	log = log.Level(zerolog.InfoLevel).With().Timestamp().Logger()
-	definitions, problems := delivery.NewDefinitions(o.Targets)
+	definitions, problems := delivery.Relays{}.Define(o.Targets)
 	if definitions == nil {
 		return r, fmt.Errorf("targets: %w", problems[0])
 	}
@@ -134,9 +134,6 @@ func (r *Road) Stored(ctx context.Context, deliveries int) error {
 		return err
 	})
 }
-
-// Backlog counts the events, deliveries and dead letters in the streams.
-func (r *Road) Backlog(ctx context.Context) (broker.Backlog, error) { return r.broker.Backlog(ctx) }
 
 // GivenUp waits until the breaker of a relay is not closed.
 func (r *Road) GivenUp(ctx context.Context) error {

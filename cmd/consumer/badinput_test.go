@@ -55,6 +55,8 @@ func TestRunWithBadConfiguration(t *testing.T) {
 
 // Without NATS the program waits, logs that, and is not ready. It works once NATS is up,
 // and again after NATS was down.
+//
+// Fault: unavailable at start, restarted later. Result: and is not ready meanwhile.
 func TestRunWithoutNATS(t *testing.T) {
 	t.Parallel()
 	relay, addr := plainRelay(t), lab.FreeAddress(t)
@@ -120,6 +122,8 @@ func natsServer(t *testing.T, addr, store string) (stop func()) {
 	return stop
 }
 
+// Fault: a second process on the same store. Result: refused at start; the message names
+// the store or port.
 func TestRunWithLockedStore(t *testing.T) {
 	t.Parallel()
 	relay := plainRelay(t)
@@ -155,6 +159,7 @@ func lastLine(text string) string {
 	return lines[len(lines)-1] + "\n"
 }
 
+// Fault: a port in use. Result: refused at start; the message names the store or port.
 func TestRunWithPortTaken(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -187,6 +192,8 @@ func TestRunWithPortTaken(t *testing.T) {
 }
 
 // While Vault is down the deliveries that need it wait; they are sent when it is up.
+//
+// Fault: unavailable. Result: retried (SECRET_UNAVAILABLE).
 func TestRunWithoutVault(t *testing.T) {
 	t.Parallel()
 	vault, addr := lab.Vault(t), lab.FreeAddress(t)

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// Fault: a memory limit of the container. Result: Go's limit follows the container's.
 func TestMemoryLimit(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })

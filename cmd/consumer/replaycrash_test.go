@@ -17,6 +17,9 @@ import (
 
 // A program that is killed during a replay of a thousand letters continues it. Every mail
 // arrives; only those whose outcome was unknown may arrive twice, marked as duplicates.
+//
+// Fault: kill -9 during a replay of many dead letters, or another action on one. Result:
+// the replay continues; each is sent once, none is lost.
 func TestKilledAmidAReplay(t *testing.T) {
 	t.Parallel()
 	n := 1000

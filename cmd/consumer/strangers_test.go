@@ -110,6 +110,9 @@ func TestEximTakesEveryPayload(t *testing.T) {
 }
 
 // Each recipient has its own outcome at Exim, too: accepted, deferred, refused.
+//
+// Fault: some recipients refused. Result: only those with 4yz are retried; those with 5yz
+// end in one letter that names them.
 func TestEximRefusesSomeRecipients(t *testing.T) {
 	t.Parallel()
 	exim := lab.Exim(t, lab.EximOptions{
@@ -212,6 +215,7 @@ func (g *greylist) letPass() {
 	g.open = true
 }
 
+// Fault: 4yz in any phase. Result: retried (SMTP_TRANSIENT).
 func TestPostfixGreylists(t *testing.T) {
 	t.Parallel()
 	grey := newGreylist(t)
@@ -254,6 +258,7 @@ func TestPostfixGreylists(t *testing.T) {
 	}
 }
 
+// Fault: some recipients refused. Result: those with 5yz end in one letter that names them.
 func TestPostfixRefusesSomeRecipients(t *testing.T) {
 	t.Parallel()
 	server := lab.Postfix(t, lab.MailOptions{
@@ -276,6 +281,8 @@ func TestPostfixRefusesSomeRecipients(t *testing.T) {
 
 // A mail larger than the announced limit is not begun: Postfix's summary of the session
 // counts no MAIL.
+//
+// Fault: accepts only smaller mails (SIZE). Result: dead (SMTP_PERMANENT), before MAIL.
 func TestPostfixTakesLessThanTheMail(t *testing.T) {
 	t.Parallel()
 	server := lab.Postfix(t, lab.MailOptions{
@@ -298,6 +305,9 @@ func TestPostfixTakesLessThanTheMail(t *testing.T) {
 
 // A refusal because of too many connections is the relay's: no attempt is counted, and
 // all mails arrive once when a connection is free.
+//
+// Fault: accepts few connections. Result: treated as unavailable: nothing is lost; no
+// attempt counted.
 func TestPostfixTakesOneConnection(t *testing.T) {
 	t.Parallel()
 	const mails = 4

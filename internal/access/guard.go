@@ -139,13 +139,21 @@ func (a *Access) guard(w http.ResponseWriter, r *http.Request, needs Role, handl
 		defer context.AfterFunc(who.session.over, cancel)()
 	}
 	handler(w, r.WithContext(ctx), Visit{User: who.user, Token: a.token(who.number), SignedIn: who.session != nil})
+	if who.unuse != nil && w.Header().Get(NotServed) != "" {
+		who.unuse()
+	}
 }
+
+// NotServed is the header of a response that asks the client to come again: a browser
+// without scripts does so by itself, so such a request is no use of the session.
+const NotServed = "Retry-After"
 
 // caller is what is known about the sender of a request.
 type caller struct {
 	user    User
 	number  string   // in the cookie that form tokens are bound to; "" for none
 	session *session // nil for none
+	unuse   func()   // takes back that this request was a use of the session; nil if it was none
 }
 
 func (c caller) known() bool { return c.number != "" }
@@ -161,8 +169,11 @@ func (a *Access) identify(r *http.Request) caller {
 		return who
 	}
 	if number := a.cookie(r, sessionCookie); number != "" {
-		if s := a.sessions.find(number, !isStream(r)); s != nil {
+		if s := a.sessions.find(number); s != nil {
 			who := caller{user: s.user, number: number, session: s}
+			if !isStream(r) { // a page that refreshes itself must not keep a session alive
+				who.unuse = a.sessions.use(s)
+			}
 			who.user.Address = address
 			return who
 		}

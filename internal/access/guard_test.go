@@ -12,6 +12,8 @@ import (
 
 // Every route with every role. The dashboard's tests try all its pages in the same way:
 // Routes lists everything that can be reached.
+//
+// Fault: forged roles. Result: refused.
 func TestEveryRouteWithEveryRole(t *testing.T) {
 	t.Parallel()
 	a := door(t, func(c *Config) {
@@ -84,6 +86,7 @@ func TestRoutesNeedMethodAndRole(t *testing.T) {
 	}
 }
 
+// Fault: framing. Result: refused.
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -194,6 +197,7 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// Fault: requests from other sites. Result: refused.
 func TestCrossSiteRequests(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)

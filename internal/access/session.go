@@ -86,24 +86,34 @@ func (s *sessions) makeRoom(subject string) {
 	}
 }
 
-// find returns the session with this number, or nil. active says that a person caused
-// the request: a page that refreshes itself must not keep a session alive.
-func (s *sessions) find(number string, active bool) *session {
+// find returns the session with this number, or nil.
+func (s *sessions) find(number string) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found := s.byKey[sha256.Sum256([]byte(number))]
-	if found == nil {
-		return nil
-	}
-	if s.left(found) <= 0 {
+	if found != nil && s.left(found) <= 0 {
 		s.remove(found)
 		return nil
 	}
-	if active {
-		found.seen = time.Now()
-		found.timer.Reset(s.left(found))
-	}
 	return found
+}
+
+// use notes that a person used the session now. unuse takes that back, unless the session
+// was used again since.
+func (s *sessions) use(of *session) (unuse func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, now := of.seen, time.Now()
+	of.seen = now
+	of.timer.Reset(s.left(of))
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if of.seen.Equal(now) {
+			of.seen = before
+			of.timer.Reset(s.left(of))
+		}
+	}
 }
 
 // left is how long the session lasts without further use. The caller holds mu.
@@ -131,6 +141,9 @@ func (s *sessions) finish(of *session) {
 	defer s.mu.Unlock()
 	s.remove(of)
 }
+
+// end ends the session with this number, if there is one.
+func (s *sessions) end(number string) { s.finishKey(sha256.Sum256([]byte(number))) }
 
 // finishKey ends the session with this key, if there is one.
 func (s *sessions) finishKey(key sessionKey) {

@@ -125,6 +125,8 @@ func TestLongestName(t *testing.T) {
 }
 
 // A number that an attacker planted before the sign-in is useless after it.
+//
+// Fault: session fixation. Result: new session at sign-in.
 func TestFixation(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -197,6 +199,7 @@ func TestRefusalsAreRecorded(t *testing.T) {
 	}
 }
 
+// Fault: stolen or endless sessions. Result: sessions end.
 func TestSessionsEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -274,6 +277,48 @@ func TestStreamsEnd(t *testing.T) {
 	})
 }
 
+// A browser without scripts asks again and again for a page that cannot be served. That is
+// no use of the session, and takes nothing from a use meanwhile.
+//
+// Fault: a stream or bucket that a page needs is missing or cannot be read. Result: without
+// keeping the session alive.
+func TestPagesThatAreAwayUseNoSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := door(t, func(c *Config) { c.Idle = 30 * time.Minute })
+		var b *browser
+		meanwhile := func() {}
+		a.Handle("GET /away", Viewer, func(w http.ResponseWriter, _ *http.Request, _ Visit) {
+			meanwhile()
+			w.Header().Set(NotServed, "5")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		b = as(t, a, "viewer")
+		for range 29 {
+			time.Sleep(time.Minute)
+			if got := b.get("/away"); got.Code != http.StatusServiceUnavailable {
+				t.Fatalf("a page that is away: %d", got.Code)
+			}
+		}
+		meanwhile = func() {
+			time.Sleep(time.Second)
+			if b.get("/").Code != http.StatusOK {
+				t.Error("signed out after less than half an hour")
+			}
+		}
+		b.get("/away")
+		meanwhile = func() {}
+		time.Sleep(29 * time.Minute)
+		if got := b.get("/away"); got.Code != http.StatusServiceUnavailable {
+			t.Errorf("signed out although another page was used: %d", got.Code)
+		}
+		time.Sleep(2 * time.Minute)
+		if b.get("/").Code == http.StatusOK {
+			t.Error("a page that asks again by itself keeps the session alive")
+		}
+	})
+}
+
 func TestRenew(t *testing.T) {
 	t.Parallel()
 	a := door(t, nil)
@@ -332,6 +377,7 @@ func TestRenewAmidASignIn(t *testing.T) {
 	})
 }
 
+// Fault: stolen or endless sessions. Result: sessions and streams are limited in number.
 func TestSessionsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -341,7 +387,7 @@ func TestSessionsAreBounded(t *testing.T) {
 			numbers = append(numbers, s.begin(session{user: User{Subject: "user:ada"}}))
 			time.Sleep(time.Second)
 		}
-		if len(s.byKey) != maxSessionsOfAUser || s.find(numbers[4], false) != nil || s.find(numbers[5], false) == nil {
+		if len(s.byKey) != maxSessionsOfAUser || s.find(numbers[4]) != nil || s.find(numbers[5]) == nil {
 			t.Errorf("%d sessions of one user", len(s.byKey))
 		}
 		for i := range maxSessions - maxSessionsOfAUser { // with begin, each would search all of them
@@ -352,7 +398,7 @@ func TestSessionsAreBounded(t *testing.T) {
 		for i := range maxSessionsOfAUser {
 			s.begin(session{user: User{Subject: fmt.Sprint(i)}})
 		}
-		if len(s.byKey) != maxSessions || s.find(numbers[24], false) != nil {
+		if len(s.byKey) != maxSessions || s.find(numbers[24]) != nil {
 			t.Errorf("%d sessions", len(s.byKey))
 		}
 		s.finishUnless(func(*session) bool { return false })

@@ -139,11 +139,11 @@ func inWords(seconds int) string {
 func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made session, way string) bool {
 	number := a.sessions.begin(made)
 	if !a.stillGood(&made) { // after begin: Renew ends only sessions that exist
-		a.sessions.finish(a.sessions.find(number, false))
+		a.sessions.end(number)
 		return false
 	}
 	if old := a.cookie(r, sessionCookie); old != "" {
-		a.sessions.finish(a.sessions.find(old, false))
+		a.sessions.end(old)
 	}
 	a.setCookie(w, sessionCookie, number, http.SameSiteStrictMode, 0)
 	a.dropCookie(w, visitorCookie)

@@ -46,6 +46,8 @@ func countDeliveries(t *testing.T, b *Broker) uint64 {
 	return s.CachedInfo().State.Msgs
 }
 
+// Fault: two operators act on one dead letter. Result: the second is told what the first
+// did.
 func TestTwoOperatorsActOnOneLetter(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

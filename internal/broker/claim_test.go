@@ -25,6 +25,8 @@ func appendIntent(t *testing.T, b *Broker, clock time.Duration, action Action) {
 }
 
 // The life of a claim does not depend on the clocks of the processes.
+//
+// Fault: or differ between processes. Result: claims and outcomes use the server's clock.
 func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
@@ -35,7 +37,7 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 			t.Errorf("with a clock that is off by %v, while the claim lives: %v", clock, err)
 		}
 		b.cfg.ClaimLife = time.Second
-		time.Sleep(b.cfg.ClaimLife) // the server's clock is what ends it
+		waitForClaimEnd(t, b, d)
 		if err := b.Discard(t.Context(), d, operator, "x"); err != nil {
 			t.Errorf("with a clock that is off by %v, when the claim has expired: %v", clock, err)
 		}
@@ -44,21 +46,41 @@ func TestClaimsOfProcessesWhoseClocksDiffer(t *testing.T) {
 
 // delayAfterClaim delays the next action that has claimed a letter until the claim has
 // expired, then calls act.
-func delayAfterClaim(b *Broker, act func()) {
+func delayAfterClaim(t *testing.T, b *Broker, d DeadLetter, act func()) {
 	b.cfg.Reached = func(string) {
 		b.cfg.Reached = nil
-		time.Sleep(b.cfg.ClaimLife) // by the server's clock, which is what ends it
+		waitForClaimEnd(t, b, d)
 		act()
 	}
 }
 
+// waitForClaimEnd waits until no claim on a letter is active, by the server's clock.
+func waitForClaimEnd(t *testing.T, b *Broker, d DeadLetter) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		s, err := b.auditStateOf(context.Background(), AuditRecord{Event: d.Event, Target: d.Target, LetterNumber: d.Sequence})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if alive, err := b.claimActive(context.Background(), s); err != nil {
+			t.Fatal(err)
+		} else if !alive {
+			return
+		}
+	}
+	t.Fatal("the claim does not end")
+}
+
 // A process that is so slow that another one takes the letter over does nothing more
 // to the letter, and does not report that it did.
+//
+// Fault: an operator's process is delayed for longer than its claim lasts. Result: it does
+// nothing further, and says so.
 func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	delayAfterClaim(b, func() {
+	delayAfterClaim(t, b, d, func() {
 		if err := b.Replay(context.Background(), d, Actor{Name: "bob"}, Replay{}); err != nil {
 			t.Error(err)
 		}
@@ -72,11 +94,13 @@ func TestAClaimThatWasTakenOverEndsNothing(t *testing.T) {
 	}
 }
 
+// Fault: an operator's process is delayed for longer than its claim lasts. Result: it does
+// nothing further.
 func TestALateReplayIsNotPublished(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
 	b.cfg.ClaimLife = time.Second
-	delayAfterClaim(b, func() {
+	delayAfterClaim(t, b, d, func() {
 		if err := b.Discard(context.Background(), d, Actor{Name: "bob"}, "not needed"); err != nil {
 			t.Error(err)
 		}
@@ -109,6 +133,9 @@ func TestOwnIntentIsRecognized(t *testing.T) {
 
 // Numbers restart when the stream is recreated. An end recorded before belongs to another
 // letter: it neither blocks nor removes the new letter with the same number.
+//
+// Fault: the stream of letters is created again. Result: its letters are not confused with
+// earlier ones: not blocked; not removed.
 func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
@@ -116,11 +143,13 @@ func TestEndsOfAnEarlierStreamAreNoEnds(t *testing.T) {
 	if err := b.Replay(ctx, d, operator, Replay{}); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.EnsureTopology(ctx); err != nil { // sees that the stream is there
+		t.Fatal(err)
+	}
 	if err := b.js.DeleteStream(ctx, DeadLettersStream); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1100 * time.Millisecond) // streams are distinguished by their creation time
-	if err := b.EnsureTopology(ctx); err != nil {
+	if err := b.EnsureTopology(ctx); err != nil { // waits until the server has deleted the files
 		t.Fatal(err)
 	}
 	publishLetters(t, b, 1)

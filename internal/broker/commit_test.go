@@ -166,6 +166,8 @@ func TestGroupCommitGivesEachItsRevision(t *testing.T) {
 
 // If many workers claim the same entry, one gets it and the others get ErrClaimLost;
 // writes of other entries are not affected.
+//
+// Fault: two replicas. Result: each delivery is sent once.
 func TestGroupCommitOneClaimWins(t *testing.T) {
 	t.Parallel()
 	_, l := openLedgerForTest(t)
@@ -242,6 +244,8 @@ func TestGroupCommitOutcomeUnknown(t *testing.T) {
 // The connection is lost repeatedly while groups are written. A worker that gets an
 // error retries the same write, as a delivery that was sent does, and is never
 // refused, because no other worker wrote the entry.
+//
+// Fault: connections reset. Result: reconnects.
 func TestGroupCommitConnectionLost(t *testing.T) {
 	t.Parallel()
 	b, l := openLedgerForTest(t)

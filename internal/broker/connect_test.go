@@ -61,6 +61,8 @@ func TestTakenPortIsNamed(t *testing.T) {
 	}
 }
 
+// Fault: another owner's stream or consumer under our name. Result: refused at start, with
+// the differences.
 func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 	t.Parallel()
 	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())

@@ -8,22 +8,38 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 )
 
-// Two processes publish the dead letter of one message whose acknowledgement was
+// Two processes, each with its own connection, publish the dead letter of one message whose acknowledgement was
 // overdue. Neither takes the letter of the other for an earlier one.
+//
+// Fault: two processes dead-letter the same message. Result: one dead letter.
 func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	t.Parallel()
-	b, ctx := newTestBroker(t), context.Background()
+	ctx := context.Background()
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	if err := b.EnsureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(Config{URL: b.URL()}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(other.Close)
 	for i := range 40 {
 		id := fmt.Sprintf("e%d", i)
 		if err := b.PublishDeadLetter(ctx, letterOf(id), "d1"); err != nil { // of an earlier delivery
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
-		for range 4 {
+		for _, process := range []*Broker{b, other, b, other} {
 			wg.Go(func() {
-				if err := b.PublishDeadLetter(ctx, letterOf(id), "d2"); err != nil {
+				if err := process.PublishDeadLetter(ctx, letterOf(id), "d2"); err != nil {
 					t.Error(err)
 				}
 			})
@@ -37,6 +53,9 @@ func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 		if err != nil || raw.Header.Get("Nats-Msg-Id") != id+"/d2/dead" {
 			t.Errorf("%v, %v", raw.Header, err)
 		}
+	}
+	if numbers := letterNumbers(t, b, 1); len(numbers) != 40 {
+		t.Errorf("%d letters of 40 deliveries: %v", len(numbers), numbers)
 	}
 }
 

@@ -49,6 +49,9 @@ func TestHolds(t *testing.T) {
 }
 
 // A hold that cannot be recorded is not in force.
+//
+// Fault: the audit accepts no records. Result: a hold that cannot be recorded is not in
+// force.
 func TestAHoldAndItsRecord(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)

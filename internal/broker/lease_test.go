@@ -7,6 +7,9 @@ import (
 
 // A lease lasts as long as its owner meant, from when the server stored it, whatever the
 // clocks of owner and reader say.
+//
+// Fault: clocks that jump, or differ between processes. Result: a lease lasts as long as
+// its owner meant; by the server's clock.
 func TestLeaseByTheServersClock(t *testing.T) {
 	t.Parallel()
 	_, l := openLedgerForTest(t)

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// Fault: audit records changed. Result: the break in the chain is named.
 func TestTamperingWithTheAuditIsNamed(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -1,11 +1,14 @@
 package browser
 
 import (
+	"errors"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/broker"
 )
@@ -15,6 +18,7 @@ import (
 func testLive(t *testing.T, c *chromium) {
 	t.Run("in use", func(t *testing.T) { testPartsInUse(t, c) })
 	t.Run("none chosen", func(t *testing.T) { testNoneChosen(t, c) })
+	t.Run("renewal", func(t *testing.T) { testRenewal(t, c) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, c) })
 	t.Run("signed out", func(t *testing.T) { testSignedOut(t, c) })
 }
@@ -131,6 +135,31 @@ func testPartsInUse(t *testing.T, c *chromium) {
 	tb.sees("maintenance three")
 	mustAsk[int](tb, "getSelection().removeAllRanges(), 1")
 	tb.holds("the end of the suspension", `!squeeze(document.body.innerText).includes("maintenance three")`)
+}
+
+// testRenewal opens a page while the bucket that it reads is gone. The page shows what it
+// should as soon as Certpost has made the bucket again.
+func testRenewal(t *testing.T, c *chromium) {
+	o := newOffice(t, "")
+	for _, w := range []way{ways[0], ways[2]} {
+		t.Run(w.name, func(t *testing.T) {
+			h := w.hands(t, c, o.http)
+			h.until("the page without its bucket", func() bool {
+				err := o.broker.JetStream().DeleteStream(t.Context(), "KV_"+broker.RelaysBucket)
+				if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+					t.Fatal(err)
+				}
+				h.open("/relays")
+				return strings.Contains(h.text("h1"), "Temporarily unavailable")
+			})
+			h.sees(o.lanes[0])
+			h.at("/relays")
+			if w.scripts {
+				h.sees("delivers") // with the first heartbeat in the new bucket
+			}
+			h.take() // the answers with status 503
+		})
+	}
 }
 
 // testRestart stops the program while a page is open, and starts it again.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -185,6 +186,14 @@ func (o *office) start() {
 			o.t.Fatal("certpost run ended before it was up")
 		}
 		return false
+	})
+	o.until("the program to be ready", func() bool {
+		answer, err := http.Get(o.http + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
 	})
 	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
 	defer cancel()

@@ -64,7 +64,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 	if r.after() != 0 {
 		v.Pager.First = r.with("after", "")
 	}
-	return view{template: "deliveries", title: "Deliveries", data: v, table: exported(desk.DeliveryTable, p.eachDelivery(r.Context(), q))}, nil
+	return view{template: "deliveries", title: "Deliveries", data: v, renews: v.Reading, hasRows: len(v.List) > 0, table: exported(desk.DeliveryTable, p.eachDelivery(r.Context(), q))}, nil
 }
 
 // fieldTime formats a time for an input of type datetime-local; "" for the zero time.

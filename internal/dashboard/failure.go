@@ -22,7 +22,13 @@ type problem struct {
 	First *broker.AuditRecord
 	// Works lists what still works.
 	Works []string
+	// Renews says that the page asks for itself again until it can be shown.
+	Renews bool
 }
+
+// renewEvery is how often a page that waits for something asks for itself again, in
+// seconds: one that is temporarily unavailable, or shows less than there is.
+const renewEvery = 5
 
 const problemTemplate = "problem"
 
@@ -57,14 +63,17 @@ func (p *pages) failure(r *request, err error) view {
 		page = problem{Title: "Check what was entered", Says: says(err) + " Nothing was done.", Do: "Go back and correct it."}
 	default:
 		page = problem{Title: "Temporarily unavailable", Says: "Data for this page cannot be read or changed at the moment: " + sentence(err.Error()),
-			Do: "Certpost keeps retrying. Reload this page in a moment. Nothing is lost: messages that are not acknowledged stay in NATS.",
+			Do: "Certpost keeps retrying, and this page renews itself when the data is back. Nothing is lost: messages that are not acknowledged stay in NATS.",
 			Works: []string{"The list of dead letters and the groups show what was last read.", "/healthz names each component that is unavailable; the log has details.",
 				"Deliveries wait in JetStream and go out when it is available again."}}
+		if page.Renews = r.Method == http.MethodGet; !page.Renews {
+			page.Do = "Certpost keeps retrying. Go back, check whether the action was carried out, and repeat it if it was not. Nothing is lost: messages that are not acknowledged stay in NATS."
+		}
 		if r.Context().Err() == nil { // otherwise the browser has left the page
 			p.log.Warn().Err(err).Str("method", r.Method).Str("page", section(r.URL.Path)).Msg("a page could not be served")
 		}
 	}
-	return view{template: problemTemplate, title: page.Title, status: status, data: page, object: map[string]any{"status": status, "error": err.Error(), "do": page.Do}}
+	return view{template: problemTemplate, title: page.Title, status: status, data: page, renews: page.Renews, object: map[string]any{"status": status, "error": err.Error(), "do": page.Do}}
 }
 
 // sentence adds a full stop to a text that does not end a sentence.

@@ -83,6 +83,8 @@ func poison(v reflect.Value, text string) reflect.Value {
 // TestHostileTexts puts each text into every field of every page. The text must create
 // no element, no attribute and no link, contain no hidden characters, and be isolated in
 // its writing direction.
+//
+// Fault: scripts in every field. Result: shown as text.
 func TestHostileTexts(t *testing.T) {
 	t.Parallel()
 	look := newTestLook(t)
@@ -141,6 +143,8 @@ func within(n *html.Node, names ...string) bool {
 }
 
 // Names that imitate other names by mixing scripts are marked on the page.
+//
+// Fault: internationalized names. Result: mixed scripts are marked.
 func TestMixedScriptsAreMarked(t *testing.T) {
 	t.Parallel()
 	v := views("")["letter"]

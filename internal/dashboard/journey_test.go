@@ -4,9 +4,12 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/html"
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
@@ -63,6 +66,9 @@ func TestHoldAndRelease(t *testing.T) {
 }
 
 // The second operator is told who acted first, when, and what they did.
+//
+// Fault: two operators act on one dead letter. Result: the second is told what the first
+// did.
 func TestSecondOperatorIsTold(t *testing.T) {
 	t.Parallel()
 	account := func(name string) access.Account {
@@ -164,19 +170,49 @@ func TestConfirmedSetIsAnotherByNow(t *testing.T) {
 }
 
 // When NATS is down, the error page says what still works.
+//
+// Fault: a stream or bucket that a page needs is missing or cannot be read. Result: the
+// page says so and renews itself.
 func TestNATSAway(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com")
 	v := o.visitor()
 	v.client.Timeout = time.Minute
+	hold := v.opens("/dead-letters/1")
 	o.broker.Close()
-	v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "What still works")
+	away := v.do(http.MethodGet, "/dead-letters/1", "").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "renews itself", "What still works")
+	if after := away.header.Get("Retry-After"); after != "5" || len(renewals(away.doc)) != 2 {
+		t.Errorf("Retry-After %q, %q; want 5 seconds there, for browsers without scripts, and for the script", after, renewals(away.doc))
+	}
+	// An action is not repeated by itself, and its address is no page.
+	hold = hold.send("Hold").is(http.StatusServiceUnavailable).says("Temporarily unavailable", "Go back, check whether the action was carried out")
+	if after := hold.header.Get("Retry-After"); after != "" || len(renewals(hold.doc)) != 0 {
+		t.Errorf("an action: Retry-After %q, %q", after, renewals(hold.doc))
+	}
 	o.until("the list says that it may be incomplete", func() bool {
 		return strings.Contains(textOf(v.opens("/dead-letters").doc), "This page may be incomplete: NATS is unavailable")
 	})
+	// The script renews what may be incomplete; without it, only a page without rows to select
+	// does that.
+	for path, want := range map[string][]string{"/dead-letters": {"main"}, "/dead-letters?code=SMTP_TLS": {"noscript", "main"}, "/dead-letters?view=groups": {"main"}} {
+		s := v.opens(path)
+		if got := renewals(s.doc); !slices.Equal(got, want) || (s.header.Get("Retry-After") != "") != (len(want) == 2) {
+			t.Errorf("%s is renewed by %q, Retry-After %q; want %q", path, got, s.header.Get("Retry-After"), want)
+		}
+	}
 	v.opens("/dead-letters").says("1 open letter", "a.example.com")
 	v.opens("/dead-letters?code=SMTP_TLS").says("Not known yet")
+}
+
+// renewals are the elements by which a page asks for itself again after five seconds.
+func renewals(doc *html.Node) (found []string) {
+	for _, n := range all(doc, "noscript", "main") {
+		if n.Data == "main" && attr(n, "data-renew") == "5" || n.Data == "noscript" && n.FirstChild != nil && n.FirstChild.Data == `<meta http-equiv="refresh" content="5">` {
+			found = append(found, n.Data)
+		}
+	}
+	return found
 }
 
 // Hostile texts take the whole route: from certificates and forms through the streams to

@@ -71,9 +71,10 @@ func (p *pages) letters(r *request) (view, error) {
 		for _, g := range groups {
 			v.Groups = append(v.Groups, newGroupView(g))
 		}
-		return view{template: "letters", title: "Dead letters by cause", data: v, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
+		return view{template: "letters", title: "Dead letters by cause", data: v, renews: v.Lag != "", hasRows: len(groups) > 0, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
 	}
-	return view{template: "letters", title: "Dead letters", data: p.lettersOf(r, q, pageSize(r)), table: exported(desk.LetterTable, p.desk.Each(q))}, nil
+	v := p.lettersOf(r, q, pageSize(r))
+	return view{template: "letters", title: "Dead letters", data: v, renews: v.Lag != "", hasRows: len(v.List) > 0, table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // lettersOf returns one page of the letters that match a query.

@@ -95,6 +95,8 @@ func TestEventsTellWhatWasMissed(t *testing.T) {
 }
 
 // Streams beyond the limit are refused, and a stream that ends frees its place.
+//
+// Fault: endless streams. Result: sessions and streams are limited in number.
 func TestStreamsAreLimited(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})

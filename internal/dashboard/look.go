@@ -72,6 +72,8 @@ type frame struct {
 	About   string
 	JSON    string // the address of the page as JSON, "" when there is none
 	CSV     string
+	Renew   int    // seconds after which the page asks for itself again by script, 0 for never
+	Refresh int    // the same without scripts
 	Mark    string // the state of the desk that the page shows: it needs later changes
 	Data    any
 }
@@ -104,6 +106,12 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 		f.JSON, f.CSV = r.as("json"), r.as("csv")
 	case v.object != nil:
 		f.JSON = r.as("json")
+	}
+	if v.renews {
+		f.Renew = renewEvery
+		if !v.hasRows {
+			f.Refresh = renewEvery
+		}
 	}
 	var text bytes.Buffer
 	if err := l.execute(&text, v, f); err != nil {

@@ -29,7 +29,7 @@ func (p *pages) overview(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	return view{template: "overview", title: "Overview", data: newOverview(o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
+	return view{template: "overview", title: "Overview", renews: o.Reading != "", data: newOverview(o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
 }
 
 func newOverview(o desk.Overview, asOf uint64) overviewView {

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/desk"
@@ -19,6 +20,8 @@ type view struct {
 	table  *table // the response in CSV, and in JSON if object is nil
 
 	fragment bool           // the template is rendered without the layout
+	renews   bool           // waits for something: the page asks for itself again every renewEvery
+	hasRows  bool           // has rows to select: only the script renews it, which sees a selection
 	to       string         // redirect here instead; a successful POST has nothing else
 	cookies  []*http.Cookie // to set; used only by /settings
 }
@@ -50,6 +53,9 @@ func (p *pages) render(w http.ResponseWriter, r *request, v view) {
 	}
 	if v.status == 0 {
 		v.status = http.StatusOK
+	}
+	if v.renews && !v.hasRows {
+		w.Header().Set(access.NotServed, strconv.Itoa(renewEvery))
 	}
 	w.Header().Set("Vary", "Accept, Accept-Encoding, Cookie")
 	switch wants := r.format(); {

@@ -14,6 +14,8 @@ import (
 // Every route is tried with every role and in every form of its address. A role below
 // the required one is refused before the request is read any further; other roles are
 // not refused. Methods that a route does not have are refused for all roles.
+//
+// Fault: forged roles. Result: refused.
 func TestEveryRouteWithEveryRole(t *testing.T) {
 	t.Parallel()
 	roles := []access.Role{access.Anyone, access.Viewer, access.Operator, access.Admin}

@@ -35,6 +35,9 @@ func (o *fixture) withKey() (key []byte) {
 // A relay that accepts a mail and cannot pass it on returns it to from_address, whose
 // readers are others than the recipients. Postfix returns the whole mail unless DSN says
 // otherwise: the first mail shows that.
+//
+// Fault: accepts a mail with a private key and bounces it later. Result: the bounce returns
+// only headers and names the delivery.
 func TestBouncesDoNotReturnTheKey(t *testing.T) {
 	t.Parallel()
 	const sender = "certs@lab.test"
@@ -91,6 +94,9 @@ func portOf(address string) string { return address[strings.LastIndexByte(addres
 
 // A mail with a key to a relay without DSN is sent, and its receipt and the check say what
 // that means.
+//
+// Fault: accepts a mail with a private key and bounces it later. Result: if not; receipt;
+// preflight and check --live warn.
 func TestKeyToARelayWithoutDSN(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -152,6 +152,9 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 }
 
 // A connection that the relay closes while it is idle is removed before the next mail.
+//
+// Fault: closes kept connections at any time. Result: one new connection in the same
+// attempt.
 func TestRelaysMayCloseIdleConnections(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -188,6 +191,9 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 // A connection that the relay closes just as the next mail is sent costs a redial, but
 // only if the relay has not answered MAIL. TestSessionLimits has the replies that speak of
 // the connection.
+//
+// Fault: closes kept connections at any time. Result: one new connection in the same
+// attempt; only before MAIL.
 func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	t.Parallel()
 	const busy = "421 4.3.2 too many mails on this connection"
@@ -327,6 +333,7 @@ func TestChangesLeadToNewConnections(t *testing.T) {
 	}
 }
 
+// Fault: accepts few connections. Result: no more are opened than the limits allow.
 func TestConnectionsAreLimited(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -383,6 +390,8 @@ func TestClosingThePool(t *testing.T) {
 
 // Many deliveries at once to a relay that closes connections at random: each mail
 // arrives, or its failure says that it did not.
+//
+// Fault: closes kept connections at any time. Result: no mail is lost.
 func TestThePoolUnderAMoodyRelay(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})
@@ -433,6 +442,8 @@ func TestThePoolUnderAMoodyRelay(t *testing.T) {
 }
 
 // Connections to Postfix are used again, and its restart costs no mail.
+//
+// Fault: closes kept connections at any time. Result: no mail is lost.
 func TestPostfixAndThePool(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct-horse-battery"

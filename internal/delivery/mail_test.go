@@ -327,6 +327,7 @@ func lineFits(want, got string) bool {
 	return true
 }
 
+// Fault: bidi and very long text in names. Result: one header line each.
 func TestMailHeaders(t *testing.T) {
 	t.Parallel()
 	target := testTarget()
@@ -415,6 +416,7 @@ func TestMessageID(t *testing.T) {
 	}
 }
 
+// Fault: internationalized names. Result: A-labels on the wire.
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -626,6 +628,9 @@ var hostile = map[string]string{
 
 // Whatever text a certificate, an event or a target contains, a mail passes goodWire,
 // has only the headers of Certpost, and its HTML has no element from that text.
+//
+// Fault: CR, LF, NUL, bidi and very long text in names, prefixes, ids and file names.
+// Result: cleaned; one header line each; no new header.
 func TestHostileText(t *testing.T) {
 	t.Parallel()
 	for name, text := range hostile {
@@ -653,6 +658,8 @@ func TestHostileText(t *testing.T) {
 
 // TestHostileCombinations combines pieces that are each known to cause problems
 // somewhere. The seed is fixed, so a failure can be reproduced.
+//
+// Fault: CR; LF; NUL; bidi and very long text in names. Result: no new header.
 func TestHostileCombinations(t *testing.T) {
 	t.Parallel()
 	pieces := []string{

@@ -169,7 +169,7 @@ func TestMatchingKeepsTheOrder(t *testing.T) {
 		targets = append(targets, target)
 	}
 	targets[2].Match = nil
-	d, problems := NewDefinitions(targets)
+	d, problems := Relays{}.Define(targets)
 	if d == nil {
 		t.Fatal(problems)
 	}
@@ -228,7 +228,7 @@ func TestLanesAreShared(t *testing.T) {
 			target.SetDefaults()
 			targets = append(targets, target)
 		}
-		d, problems := NewDefinitions(targets)
+		d, problems := Relays{}.Define(targets)
 		if d == nil {
 			t.Fatal(problems)
 		}

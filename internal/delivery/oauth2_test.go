@@ -136,6 +136,9 @@ func TestTokensAreUsedUntilTheyExpire(t *testing.T) {
 
 // A token that the relay refuses is replaced once. If the relay refuses the new one
 // too, the delivery fails.
+//
+// Fault: 5yz during AUTH. Result: dead (SMTP_AUTH), after one retry with the secret fetched
+// again.
 func TestRefusedTokensAreReplacedOnce(t *testing.T) {
 	t.Parallel()
 	grants := newTokenServer(t)

@@ -178,13 +178,9 @@ func TestExamineMoodyRelays(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, test.script)
 			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
-			started := time.Now()
-			found := o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode())
+			found := o.Inspector().Examine(lab.Patient(t), o.target.ID, o.event.Encode())
 			if !finds(found, test.want[0], test.want[1]) {
 				t.Errorf("nothing says %q in\n%s", test.want, strings.Join(spoken(found), "\n"))
-			}
-			if took := time.Since(started); took > 10*time.Second {
-				t.Errorf("it took %v", took)
 			}
 			if all, _ := server.Dials(); all != 1 || len(server.Taken()) > 0 || slices.Contains(server.Heard(), "MAIL") {
 				t.Errorf("%d connections, heard %v", all, server.Heard())

@@ -11,6 +11,9 @@ import (
 )
 
 // A content filter quotes the line of the mail that it refuses.
+//
+// Fault: or a line of the mail. Result: classified by its code; the text is left out of
+// logs, letters, ledger and pages.
 func TestNoReplyQuotesTheMail(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})

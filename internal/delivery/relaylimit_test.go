@@ -26,6 +26,9 @@ func refuse(relay *lab.ScriptedRelay, reply string) {
 
 // A relay at a limit of its own is not asked again before limit_pause is over, and the
 // delivery comes back then.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: the lane pauses for
+// limit_pause (1h) and says so.
 func TestRelayAtItsOwnLimitIsPaused(t *testing.T) {
 	t.Parallel()
 	for configured, want := range map[time.Duration]time.Duration{0: time.Hour, 20 * time.Minute: 20 * time.Minute} {
@@ -56,6 +59,9 @@ func TestRelayAtItsOwnLimitIsPaused(t *testing.T) {
 }
 
 // A fallback gets the mails of a relay that is at its limit.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: or a fallback is
+// used.
 func TestFallbackOfARelayAtItsOwnLimit(t *testing.T) {
 	t.Parallel()
 	first, second := lab.StartRelay(t, lab.RelayScript{}), lab.StartRelay(t, lab.RelayScript{})

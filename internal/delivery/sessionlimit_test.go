@@ -10,6 +10,10 @@ import (
 
 // A relay that takes no more mails on a connection gets the mail on another one, in the
 // same attempt, whatever the reply and the phase.
+//
+// Fault: takes only some mails on one connection (452 4.4.5, or another 4yz that speaks of
+// the session; 421). Result: that connection is closed, the mail goes on with a new one; no
+// attempt counted.
 func TestSessionLimits(t *testing.T) {
 	t.Parallel()
 	const mails, perSession = 40, 7
@@ -52,6 +56,9 @@ func TestSessionLimits(t *testing.T) {
 
 // A new connection that refuses its first mail with the same words is refused: it is no use
 // to dial again. But the next mail gets another connection.
+//
+// Fault: takes only some mails on one connection (452 4.4.5. Result: that connection is
+// closed.
 func TestSessionLimitOnANewConnection(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "452 4.4.5 too many messages per session"}}})
@@ -69,6 +76,9 @@ func TestSessionLimitOnANewConnection(t *testing.T) {
 
 // A refusal of one of several recipients that speaks of the session ends the session
 // behind the mail, which the others get once.
+//
+// Fault: takes only some mails on one connection (452 4.4.5. Result: the mail goes on with
+// a new one.
 func TestSessionLimitForSomeRecipients(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{PerRcpt: map[string]string{"dev@example.com": "452 4.5.3 too many recipients in this session"}})
@@ -88,6 +98,9 @@ func TestSessionLimitForSomeRecipients(t *testing.T) {
 }
 
 // Exim counts the mails of a connection and closes it with a 421, also behind RSET.
+//
+// Fault: or another 4yz that speaks of the session. Result: the mail goes on with a new
+// one.
 func TestEximLimitsTheMailsOfAConnection(t *testing.T) {
 	t.Parallel()
 	const user = "ops@lab.test"

@@ -131,14 +131,14 @@ type Target struct {
 	SubjectPrefix string `yaml:"subject_prefix"`
 
 	given   map[string]bool // keys that were read; nil for targets made in Go
-	lane    string          // set by NewDefinitions
+	lane    string          // set by Relays.Define
 	matcher matcher
 }
 
 // SetDefaults sets empty fields to their defaults. The configuration's decoder
 // calls it on each new target before it reads the keys; code that makes targets
-// calls it before NewDefinitions. TLSMode and AuthMethod depend on other keys:
-// NewDefinitions sets them.
+// calls it before Relays.Define, which sets TLSMode and AuthMethod: they depend on other
+// keys.
 func (t *Target) SetDefaults() {
 	setDefault(&t.Type, "smtp")
 	setDefault(&t.Port, defaultPort)
@@ -196,7 +196,7 @@ type Match struct {
 }
 
 // Lane is the queue of the target's relay: [A-Za-z0-9_-]{1,64}. It is empty
-// until NewDefinitions has set it.
+// until Relays.Define has set it.
 func (t *Target) Lane() string { return t.lane }
 
 // SendTimeout returns Timeout, or its default.

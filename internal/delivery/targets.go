@@ -29,15 +29,10 @@ type Definitions struct {
 	views sync.Map
 }
 
-// NewDefinitions validates targets together and completes them: it sets the lane,
-// TLSMode and AuthMethod of each. The paths of problems start with "targets[i]". The
-// definitions are nil if one of the problems is an error.
-func NewDefinitions(targets []Target) (*Definitions, []config.Problem) {
-	return Relays{}.Define(targets)
-}
-
-// Define is NewDefinitions with rules for relays, which complete the targets. The
-// paths of problems with the rules start with "relays".
+// Define validates targets together and completes them by the rules for relays: it sets
+// the lane, TLSMode and AuthMethod of each. The paths of problems start with "targets[i]",
+// those of problems with the rules with "relays". The definitions are nil if one of the
+// problems is an error.
 func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
 	options, problems := r.relayOptionsOf(targets)
 	if config.Failed(problems) {

@@ -28,13 +28,6 @@ const (
 
 var targetID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// ValidateTargets returns all errors and warnings for a set of targets. Paths start
-// with "targets[i]".
-func ValidateTargets(targets []Target) []config.Problem {
-	_, problems := Relays{}.relayOptionsOf(targets)
-	return problems
-}
-
 // relayOptionsOf completes targets by the rules and returns all problems of both.
 // Paths start with "targets[i]" and "relays".
 func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Problem) {

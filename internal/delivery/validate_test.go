@@ -49,6 +49,8 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 
 const env = "{env: X}"
 
+// Fault: recipients with line breaks, brackets, control characters. Result: refused when
+// targets are loaded.
 func TestValidate(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -313,7 +315,8 @@ func TestValidateTargetsTogether(t *testing.T) {
 		targets = append(targets, target)
 	}
 	var got []string
-	for _, p := range ValidateTargets(targets) {
+	d, problems := Relays{}.Define(targets)
+	for _, p := range problems {
 		got = append(got, p.Error())
 	}
 	want := []string{
@@ -324,11 +327,10 @@ func TestValidateTargetsTogether(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if d, _ := NewDefinitions(targets); d != nil {
+	if d != nil {
 		t.Error("there are definitions in spite of errors")
 	}
-	d, problems := NewDefinitions(targets[:2])
-	if d == nil {
+	if d, problems = (Relays{}).Define(targets[:2]); d == nil {
 		t.Fatal(problems)
 	}
 	if _, ok := d.Get("b"); !ok || len(d.All()) != 2 || !slices.Equal(d.Lanes(), []string{"smtp_example_com-587"}) {

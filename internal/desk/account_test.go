@@ -71,6 +71,8 @@ func TestALetterThatEndsBeforeItIsRead(t *testing.T) {
 }
 
 // A recorded end counts whatever the clock of its author says.
+//
+// Fault: or differ between processes. Result: claims and outcomes use the server's clock.
 func TestEndsByAClockThatIsWrong(t *testing.T) {
 	t.Parallel()
 	for _, clock := range []time.Duration{-time.Hour, time.Hour} {
@@ -94,6 +96,9 @@ func TestEndsByAClockThatIsWrong(t *testing.T) {
 
 // When the audit takes no records, the letters are still shown, and unrecorded ends are a
 // difference in the balance.
+//
+// Fault: the audit accepts no records. Result: letters are shown; outcomes that it lacks
+// are shown as a difference.
 func TestAnAuditThatTakesNoRecords(t *testing.T) {
 	t.Parallel()
 	x := start(t)

@@ -155,6 +155,9 @@ func BenchmarkMemoryOfDeliveries(b *testing.B) {
 // A newer certificate supersedes a letter only if it covers all its names, so that
 // leaving the letter out of a replay leaves no name behind. The order of letter and
 // delivery does not matter.
+//
+// Fault: meanwhile a newer certificate for the same name. Result: if the newer one covers
+// all of its names.
 func TestSupersededByACertificateForAllNames(t *testing.T) {
 	t.Parallel()
 	old := leaf{cn: "Mail.example.com", names: "mail.example.com IMAP.example.com *.mail.example.com", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}

@@ -126,6 +126,9 @@ func TestDiscardRestoreHoldRelease(t *testing.T) {
 }
 
 // What is done directly in NATS is noticed, and recorded in the audit.
+//
+// Fault: letters changed outside Certpost, with the NATS CLI. Result: noticed and recorded,
+// as an action of an unknown NATS client.
 func TestPastCertpost(t *testing.T) {
 	t.Parallel()
 	x := start(t)
@@ -184,6 +187,8 @@ func TestPastCertpost(t *testing.T) {
 
 // A newer certificate that reached the target supersedes a letter, whichever comes first:
 // the delivery or the letter.
+//
+// Fault: meanwhile a newer certificate for the same name. Result: the dead letter says so.
 func TestSuperseded(t *testing.T) {
 	t.Parallel()
 	x := start(t)

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -152,23 +151,17 @@ func TestSteerARun(t *testing.T) {
 	ctx := t.Context()
 	x.letters(d, "ops", 0, 200)
 	x.courier.succeed("ops")
-	began := time.Now()
 	r := x.run(d, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Rate: verdict.Rate{Count: 20, Per: time.Second}})
 	x.until("some are published", func() bool { r, _ := other.RunOf(r.ID); return r.Published >= 10 })
-	if took := time.Since(began); took < 400*time.Millisecond {
-		t.Errorf("10 letters within %v at 20 a second", took)
-	}
 	if err := other.PauseRun(ctx, me, r.ID, "lunch"); err != nil {
 		t.Fatal(err)
 	}
 	x.reaches(d, r.ID, RunPaused)
 	var still int
 	x.until("it stands still", func() bool {
-		before, _ := d.RunOf(r.ID)
-		backoff.Sleep(ctx, 300*time.Millisecond)
-		after, _ := d.RunOf(r.ID)
-		still = after.Published
-		return before.Published == after.Published && after.Worker == ""
+		r, _ := d.RunOf(r.ID)
+		still = r.Published
+		return r.Worker == "" // which its worker writes as its last act
 	})
 	if still > 60 {
 		t.Errorf("%d letters were published before the run stood still", still)
@@ -335,6 +328,9 @@ func TestRunPausesWhenNothingArrives(t *testing.T) {
 }
 
 // Another process takes over the run of a process that has ended.
+//
+// Fault: kill -9 during a replay of many dead letters. Result: the replay continues; each
+// is sent once.
 func TestRunIsTakenOver(t *testing.T) {
 	t.Parallel()
 	x := start(t)

@@ -30,6 +30,9 @@ func TestGoodEvents(t *testing.T) {
 	}
 }
 
+// Fault: much too large. Result: refused before it is parsed.
+// Fault: not JSON, wrong, empty, binary, deeply nested, duplicate keys. Result: dead
+// (EVENT_INVALID).
 func TestBadEvents(t *testing.T) {
 	t.Parallel()
 	for _, tt := range badEvents {

@@ -217,6 +217,7 @@ func inBody(hide func([]byte) string) func([]byte) (header, []byte) {
 	return func(k []byte) (header, []byte) { return nil, body(hide(k)) }
 }
 
+// Fault: a private key in the event. Result: refused.
 func TestKeysAreFound(t *testing.T) {
 	t.Parallel()
 	for kind, key := range keys(t) {
@@ -339,6 +340,7 @@ func firstVersion(t *testing.T, ca *x509.Certificate, key crypto.Signer) []byte 
 	return der
 }
 
+// Fault: a private key in the event. Result: its body is not copied anywhere.
 func TestOversizedBodyCountsAsHolding(t *testing.T) {
 	t.Parallel()
 	if !HoldsPrivateKey(make([]byte, MaxSize+1)) || HoldsPrivateKey(make([]byte, MaxSize)) {

@@ -2,6 +2,7 @@ package legible
 
 import "testing"
 
+// Fault: internationalized names. Result: mixed scripts are marked.
 func TestName(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ in, text, note string }{

@@ -48,6 +48,8 @@ func refusal(t *testing.T, err error) string {
 	return f.Reason
 }
 
+// Fault: PEM with a byte order mark, CRLF, escaped line breaks, in any order. Result:
+// understood, encoded again.
 func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -120,6 +122,8 @@ func oneLine(c *lab.Issued) []byte {
 	return slices.Concat(lines[0], []byte("\n"), bytes.Join(lines[1:len(lines)-1], nil), []byte("\n"), lines[len(lines)-1])
 }
 
+// Fault: PEM truncated, DER instead, a key in the certificate's place, several leaves.
+// Result: dead (SMTP_PAYLOAD); the text says what was found.
 func TestParseBundleRefuses(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -188,6 +192,8 @@ func inUTF16(text []byte) []byte {
 }
 
 // Input that exceeds a limit is refused before it is examined further.
+//
+// Fault: much too large. Result: refused before it is parsed.
 func TestParseBundleCaps(t *testing.T) {
 	t.Parallel()
 	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
@@ -266,6 +272,9 @@ func TestParseBundleCrossSigned(t *testing.T) {
 }
 
 // CAs that have signed each other form a loop.
+//
+// Fault: CAs that have signed each other. Result: the chain ends with them, or the text
+// says where it is broken.
 func TestParseBundleLoop(t *testing.T) {
 	t.Parallel()
 	keyA, keyB := lab.NewKey(t, "p256"), lab.NewKey(t, "p256")
@@ -289,6 +298,7 @@ func TestParseBundleLoop(t *testing.T) {
 	}
 }
 
+// Fault: expired, not yet valid. Result: refused, or sent with a warning, as configured.
 func TestCheckDates(t *testing.T) {
 	t.Parallel()
 	between := func(from, to time.Duration) *Bundle {
@@ -401,6 +411,8 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 }
 
 // A parser's error may quote its input; the reason must not.
+//
+// Fault: PEM truncated. Result: and quotes nothing.
 func TestReasonsQuoteNothing(t *testing.T) {
 	t.Parallel()
 	c := lab.Issue(t, nil, lab.SeededKey(1), "x", lab.DNSNames("canary-name.example"))

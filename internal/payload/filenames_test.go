@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// Fault: ids and file names. Result: safe file names.
 func TestFileName(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

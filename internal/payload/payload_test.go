@@ -68,6 +68,8 @@ func TestParseKeyTakesEveryEncoding(t *testing.T) {
 	}
 }
 
+// Fault: a key that does not match, is encrypted, or has an unsupported type. Result: dead
+// (SMTP_PAYLOAD); the text has no key bytes.
 func TestParseKeyRefuses(t *testing.T) {
 	t.Parallel()
 	key, another := lab.NewKey(t, "p256"), lab.NewKey(t, "p256")
@@ -192,6 +194,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 	}
 }
 
+// Fault: a key that does not match. Result: dead (SMTP_PAYLOAD).
 func TestBuildPayloadRefuses(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")

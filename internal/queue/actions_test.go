@@ -151,6 +151,7 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	}
 }
 
+// Fault: unavailable at start. Result: Certpost waits without a time limit.
 func TestNATSThatComesLaterIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)

@@ -3,15 +3,12 @@ package queue
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
@@ -92,80 +89,13 @@ func onceEach(t *testing.T, r *devrelay.Relay, events int) {
 	}
 }
 
-// relayProxy listens in front of a relay and forwards connections to it only when open.
-type relayProxy struct {
-	net.Listener
-	to string
-
-	mu       sync.Mutex
-	open     bool
-	conns    []net.Conn
-	accepted int
-}
-
-// newRelayProxy returns a proxy that is not open: it closes each connection at once.
-func newRelayProxy(t *testing.T, to string) *relayProxy {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &relayProxy{Listener: l, to: to}
-	t.Cleanup(func() {
-		_ = l.Close()
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		for _, c := range d.conns {
-			_ = c.Close()
-		}
-	})
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			d.handle(c)
-		}
-	}()
-	return d
-}
-
-func (d *relayProxy) handle(c net.Conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.accepted++
-	d.conns = append(d.conns, c)
-	if !d.open {
-		_ = c.Close()
-		return
-	}
-	behind, err := net.Dial("tcp", d.to)
-	if err != nil {
-		_ = c.Close()
-		return
-	}
-	d.conns = append(d.conns, behind)
-	go func() { _, _ = io.Copy(behind, c); _ = behind.Close() }()
-	go func() { _, _ = io.Copy(c, behind); _ = c.Close() }()
-}
-
-func (d *relayProxy) enable() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.open = true
-}
-
-func (d *relayProxy) connections() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.accepted
-}
-
 const mailKeys = "from_address: a@example.com, to: [b@example.com]"
 
 // The first relay does not answer, or refuses connections: the fallback accepts each
 // mail exactly once, and the ledger says so.
+//
+// Fault: the first relay is unavailable and there is a fallback. Result: the fallback gets
+// all mails; once each.
 func TestFallbackTakesAll(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(t *testing.T) string{
@@ -212,6 +142,9 @@ func TestFallbackTakesAll(t *testing.T) {
 }
 
 // When the first relay answers again, it is used again.
+//
+// Fault: the first relay is unavailable and there is a fallback. Result: the first is used
+// again when it answers.
 func TestFirstRelayIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	first, second := relayAt(t, devrelay.Config{}), relayAt(t, devrelay.Config{})
@@ -240,6 +173,8 @@ func TestFirstRelayIsUsedAgain(t *testing.T) {
 }
 
 // A relay's reply to a mail is final: the fallback is not tried.
+//
+// Fault: the first relay is unavailable and there is a fallback. Result: only before MAIL.
 func TestRefusalIsNotTakenElsewhere(t *testing.T) {
 	t.Parallel()
 	first := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{{Stage: devrelay.StageRcpt, Code: 550, Enhanced: "5.1.1", Text: "no"}}})
@@ -355,39 +290,48 @@ type oneLane struct {
 
 func (o *oneLane) Lanes() []string { return []string{o.lane} }
 
-// The limits of a relay's rules are respected, and every mail arrives.
+// The limits of a relay's rules are respected; what is above them waits.
+//
+// Fault: accepts few connections. Result: no more are opened than the limits allow.
 func TestRelayIsNotGivenMoreThanItsRules(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
+	proxy := newRelayProxy(t, relay.Plain())
+	proxy.enable()
 	courier, _ := realCourier(t, fmt.Sprintf(`relays:
-  rules: [{host: 127.0.0.1, max_message_rate: 20/s, max_connections: 2}]
+  rules: [{host: 127.0.0.1, max_message_rate: 20/h, max_connections: 2}]
 targets:
   - {id: ops, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s}
-`, portOf(relay.Plain()), mailKeys))
+`, portOf(proxy.Addr().String()), mailKeys))
 	b := startWith(t, courier)
 	const n = 70
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
-	b.settled()
-	onceEach(t, relay, n)
-	mails := relay.Mails()
-	slices.SortFunc(mails, func(a, b devrelay.Mail) int { return a.Received.Compare(b.Received) })
-	for i := 20; i < len(mails); i++ {
-		// A mail is counted at MAIL and received at the final dot.
-		if span := mails[i].Received.Sub(mails[i-20].Received); span < 800*time.Millisecond {
-			t.Errorf("21 mails within %v", span)
-		}
+	b.until("the rest waits for the rate", func() bool {
+		backlog, err := b.broker.Backlog(context.Background())
+		s := b.onlyLane()
+		return err == nil && backlog.Events == 0 && s.Paused == pausedRate && s.InFlight == 0
+	})
+	onceEach(t, relay, 20)
+	if most := proxy.atOnce(); most > 2 {
+		t.Errorf("%d connections at a time, want at most 2", most)
+	}
+	backlog, err := b.broker.Backlog(context.Background())
+	if err != nil || backlog.Deliveries != n-20 || backlog.Dead != 0 {
+		t.Errorf("%+v, %v; want %d that wait", backlog, err, n-20)
 	}
 	for i := range n {
-		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts != 1 {
-			t.Errorf("event e%d: %d attempts", i, e.Attempts)
+		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts > 1 || e.State == broker.StateWaiting {
+			t.Errorf("event e%d: %+v; waiting for the rate is no attempt", i, e)
 		}
 	}
 }
 
 // A limit of mails per session costs connections and no attempts, also when the relay
 // mentions it only after the claim.
+//
+// Fault: takes only some mails on one connection (452 4.4.5. Result: no attempt counted.
 func TestSessionLimitCostsNoAttempt(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []lab.SessionLimit{
@@ -418,6 +362,9 @@ func TestSessionLimitCostsNoAttempt(t *testing.T) {
 
 // A relay that is at a limit of its own, such as mails per day, pauses its lane. No delivery
 // loses an attempt or becomes a dead letter, and all arrive when the limit is over.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: the lane pauses for
+// limit_pause (1h) and says so; no attempt counted; no dead letter before give_up_after.
 func TestRelayLimitPausesTheLane(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]string{

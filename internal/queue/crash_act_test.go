@@ -105,6 +105,7 @@ func restoreAll(ctx context.Context, b *broker.Broker) error {
 	return nil
 }
 
+// Fault: or another action on one. Result: none is lost.
 func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 	for action, points := range map[string][]string{
 		"replay":  {broker.PointIntended, broker.PointRepublished, broker.PointConcluded},

@@ -109,7 +109,7 @@ func crashChild(plan crashPlan) error {
 		}
 		targets = append(targets, t)
 	}
-	definitions, problems := delivery.NewDefinitions(targets)
+	definitions, problems := delivery.Relays{}.Define(targets)
 	if definitions == nil {
 		return fmt.Errorf("targets: %v", problems)
 	}

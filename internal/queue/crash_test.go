@@ -21,6 +21,15 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
+// Fault: kill -9 before the final dot. Result: the message is redelivered; the relay
+// discards the unfinished mail.
+// Fault: kill -9 after the final dot, before the relay's reply was read. Result: the
+// outcome is unknown: sent again under the same Message-ID and marked; as
+// on_unknown_outcome says.
+// Fault: kill -9 after the ledger's entry, before the acknowledgement. Result: acknowledged
+// without a mail when it is redelivered.
+// Fault: kill -9 between the dead letter and the settling of its delivery. Result: the
+// letter is written once.
 func TestCrashAtEveryPoint(t *testing.T) {
 	for _, c := range []struct {
 		point, target string
@@ -162,6 +171,9 @@ func newKillingProxy(t *testing.T, relay, point string, kill func()) (addr strin
 
 // Killed repeatedly under load: no event is lost, and there are no more duplicate mails
 // than unknown outcomes.
+//
+// Fault: kill -9 again and again under load. Result: nothing is lost; at most as many
+// duplicates as unknown outcomes.
 func TestKilledAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})
@@ -219,6 +231,9 @@ func TestKilledAgainAndAgain(t *testing.T) {
 
 // A disk without room is found before anything is said to be ready: the program does not
 // start, and says why.
+//
+// Fault: the disk has no room at the start. Result: the program does not start, and says
+// why.
 func TestNoRoomAtTheStart(t *testing.T) {
 	t.Parallel()
 	plan := crashPlan{Dir: t.TempDir(), Relay: "127.0.0.1:9", Events: 1, Target: "good", FileLimit: 100 << 10}
@@ -234,6 +249,9 @@ func TestNoRoomAtTheStart(t *testing.T) {
 // When the disk is full or fails, the embedded server never writes to it again. The
 // program ends with the reason, and says it instead of being ready, and the next process
 // finds every acknowledged event.
+//
+// Fault: the disk is full or fails. Result: not ready with that reason at once, and the
+// program ends within seconds; acknowledged messages are there at the next start.
 func TestStoreThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})

@@ -89,6 +89,8 @@ func TestLaneWithAFallbackGoesOn(t *testing.T) {
 }
 
 // There are never more deliveries in work than this process may have connections.
+//
+// Fault: accepts few connections. Result: no more are opened than the limits allow.
 func TestLaneKeepsToItsConnections(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops@relay1")

@@ -50,6 +50,8 @@ func TestALetterOfWhatWasDeliveredIsTakenOff(t *testing.T) {
 
 // Two certificates with one event id are a publisher's mistake, and make two letters. When
 // one of them is delivered, the letter of the other stays.
+//
+// Fault: the same id for another certificate. Result: not lost.
 func TestALetterOfAnotherCertificateStays(t *testing.T) {
 	t.Parallel()
 	b, fixed := deadLetterFixture(t)

@@ -36,6 +36,9 @@ func refusedOnce(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure
 // The letter is stored, the process dies before the ledger says so, and the next attempt
 // fails with another code: one letter is left on the list, the newer one, and the audit
 // says what became of the other.
+//
+// Fault: kill -9 between the dead letter and the ledger's entry, and the next attempt ends
+// otherwise. Result: the newer letter replaces the one that was left.
 func TestOneLetterAfterACrashAndAnotherCode(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -61,6 +64,9 @@ func TestOneLetterAfterACrashAndAnotherCode(t *testing.T) {
 
 // As before, but the next attempt succeeds, in a process that started after the message
 // was published: the server may have forgotten that it delivered the message.
+//
+// Fault: kill -9 between the dead letter and the ledger's entry, and the next attempt ends
+// otherwise. Result: after a success none is left.
 func TestNoLetterAfterACrashAndASuccess(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -90,6 +96,9 @@ func TestNoLetterAfterACrashAndASuccess(t *testing.T) {
 // The list of letters cannot be read when a replayed delivery has succeeded, or an event
 // that had a letter was resolved. That is tried again until the letter is off the list;
 // the mail is sent once.
+//
+// Fault: the list of letters cannot be read after a success. Result: the message is settled
+// only when the delivery's letter is off the list; tried again until then.
 func TestLettersAreTakenOffLater(t *testing.T) {
 	t.Parallel()
 	const unreadable = 8 // requests: more than one attempt makes
@@ -161,6 +170,9 @@ func TestLettersAreTakenOffLater(t *testing.T) {
 // certificate or its delivery is to be tried again, and the process that fetches it stops
 // before it has published anything: its delivery is not dropped as a duplicate of the
 // first one.
+//
+// Fault: the same event again, and its fetcher stops before it publishes anything. Result:
+// its delivery is not dropped as a duplicate.
 func TestSecondPublicationThatIsNAKedFirst(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -193,6 +205,8 @@ func TestSecondPublicationThatIsNAKedFirst(t *testing.T) {
 
 // An event is delivered again by the server after its deliveries were published, and after
 // the delivery ended dead: that is no replay.
+//
+// Fault: the same event again. Result: an event that only comes again is no replay.
 func TestRedeliveredEventIsNoReplay(t *testing.T) {
 	t.Parallel()
 	for _, gone := range []bool{false, true} { // whether the first delivery is settled when the event comes again

@@ -14,6 +14,9 @@ import (
 // A request or its answer is lost, as when a leader is killed: it is sent again within
 // seconds, while the process still has its lease, and neither a second mail nor a second
 // letter comes of it.
+//
+// Fault: a request or its answer is lost with a server. Result: sent again after 2 s, while
+// the lease lasts; no second mail and no second letter.
 func TestLostRequestsAreSentAgain(t *testing.T) {
 	t.Parallel()
 	toServer := func(subject, data string) func(lab.NATSMessage) bool {

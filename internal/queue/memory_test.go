@@ -12,6 +12,9 @@ import (
 // Waiting deliveries are stored on disk: a backlog of many times the bound, for a relay
 // that does not answer, does not grow the heap, the embedded server included. Other tests
 // must not use the heap meanwhile, so this one is not parallel.
+//
+// Fault: little memory. Result: waiting deliveries are on disk.
+// Fault: is slow, with very many deliveries waiting. Result: limited memory.
 func TestBacklogIsNotHeldInMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("20,000 deliveries take long")

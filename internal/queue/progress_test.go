@@ -14,6 +14,10 @@ import (
 
 // Ready is what the work shows: a stream that no delivery needs does not matter, and one
 // that all need does, whether or not there is work at the moment.
+//
+// Fault: a stream or consumer without a leader. Result: not ready if events or deliveries
+// need it, with the reason, and answered at once; a late heartbeat, or one lane of several
+// for less than a minute, is degraded.
 func TestReadinessIsWhatTheWorkShows(t *testing.T) {
 	t.Parallel()
 	const info = "$JS.API.STREAM.INFO."
@@ -71,6 +75,9 @@ func TestReadinessIsWhatTheWorkShows(t *testing.T) {
 	}
 }
 
+// Fault: a stream or consumer without a leader. Result: not ready if events or deliveries
+// need it, with the reason, and answered at once; a late heartbeat, or one lane of several
+// for less than a minute, is degraded.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

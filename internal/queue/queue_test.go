@@ -38,6 +38,8 @@ func TestEventBecomesMail(t *testing.T) {
 
 // The second publication is a new message without a message id: only the ledger can
 // prevent a second mail.
+//
+// Fault: the same event again. Result: sent once.
 func TestSameEventAgainIsSentOnce(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -67,6 +69,8 @@ func TestSameEventAgainIsSentOnce(t *testing.T) {
 
 // Both are published within the stream's duplicate window, so close together that they
 // share a batch.
+//
+// Fault: the same id for another certificate. Result: dead, not lost.
 func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -80,6 +84,7 @@ func TestSameIDForAnotherCertificateAtOnce(t *testing.T) {
 	}
 }
 
+// Fault: the same id for another certificate. Result: dead, not lost.
 func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -102,6 +107,7 @@ func TestSameIDForAnotherCertificateIsNotLost(t *testing.T) {
 	}
 }
 
+// Fault: 4yz in any phase. Result: retried (SMTP_TRANSIENT).
 func TestTransientFailureComesBack(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -239,6 +245,8 @@ func TestReplayByHand(t *testing.T) {
 
 // An event that is published again within the stream's duplicate window is delivered
 // again too.
+//
+// Fault: the same event again. Result: delivered again if it was dead.
 func TestEventAgainReplaysDead(t *testing.T) {
 	t.Parallel()
 	b, fixed := deadLetterFixture(t)
@@ -287,6 +295,8 @@ func audits(t *testing.T, b *fixture, action string) int {
 	return n
 }
 
+// Fault: not JSON. Result: dead (EVENT_INVALID).
+// Fault: unknown target, no matching target. Result: dead (TARGET_UNKNOWN).
 func TestWhatNeverBecomesADelivery(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -349,6 +359,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	}
 }
 
+// Fault: no matching target. Result: or ignored as configured.
 func TestUnmatchedCanBeIgnored(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.IgnoreUnmatched = true })
@@ -359,6 +370,8 @@ func TestUnmatchedCanBeIgnored(t *testing.T) {
 	}
 }
 
+// Fault: before the relay's reply was read. Result: the outcome is unknown: sent again
+// under the same Message-ID and marked; as on_unknown_outcome says.
 func TestUnknownOutcomeIsSentAgainAndSaysSo(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -383,6 +396,8 @@ func loseFirstReply(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Fail
 	return lostReply, f
 }
 
+// Fault: before the relay's reply was read. Result: or dead (DELIVERY_UNCERTAIN); as
+// on_unknown_outcome says.
 func TestUnknownOutcomeCanBeADeadLetter(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), func(s *Settings) { s.DeadLetterUnknown = true })
@@ -434,6 +449,8 @@ func TestPartlyTakenGoesOnWithTheRest(t *testing.T) {
 	}
 }
 
+// Fault: connection refused. Result: the relay is not tried for a while; without counting
+// an attempt; other relays are unaffected.
 func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 	t.Parallel()
 	var back atomic.Bool
@@ -483,6 +500,8 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 	}
 }
 
+// Fault: a panic while a message is handled. Result: contained and counted; a dead letter
+// after the third, other messages unaffected.
 func TestPanicIsContainedAndEnds(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("bad", "good"), nil)
@@ -499,6 +518,8 @@ func TestPanicIsContainedAndEnds(t *testing.T) {
 	}
 }
 
+// Fault: SIGTERM with a mail in DATA. Result: the rest waits for the next start; never a
+// dead letter because of it.
 func TestShutdownIsNotAFailure(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -526,6 +547,9 @@ func TestShutdownIsNotAFailure(t *testing.T) {
 
 // A process that died between claim and reply leaves a lease: until it ends no other
 // process sends, and then the outcome counts as unknown.
+//
+// Fault: kill -9 after the final dot. Result: the outcome is unknown: sent again under the
+// same Message-ID and marked.
 func TestLeaseOfTheDead(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -567,24 +591,41 @@ func TestLeaseOfAnEarlierProcessOnOurStore(t *testing.T) {
 	}
 }
 
+// Two processes, one with the embedded server and one that connects to it, share the
+// lanes: both send, and each event is sent once.
+//
+// Fault: two replicas. Result: share the lanes; each delivery is sent once.
 func TestTwoReplicasShareTheLanes(t *testing.T) {
 	t.Parallel()
-	b := start(t, newFakeCourier("ops"), nil)
-	second := &fixture{t: t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
-	second.run()
-	defer second.stop()
-	const n = 200
-	for i := range n {
-		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}}
+	b.start()
+	second := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: b.broker.URL()}}
+	second.start()
+	n := 0
+	publish := func() {
+		b.publish(event(fmt.Sprintf("e%d", n), "ops"))
+		n++
 	}
+	for range 200 {
+		publish()
+	}
+	b.until("both have sent mails", func() bool {
+		publish()
+		return b.fake.tried("ops") > 0 && second.fake.tried("ops") > 0
+	})
 	b.settled()
 	for i := range n {
-		if got := len(b.fake.mails(fmt.Sprintf("e%d", i))); got != 1 {
-			t.Errorf("event e%d: %d mails", i, got)
+		id := fmt.Sprintf("e%d", i)
+		if got := len(b.fake.mails(id)) + len(second.fake.mails(id)); got != 1 {
+			t.Errorf("event %s: %d mails", id, got)
+		}
+		if e := b.entry("ops", id); e.State != broker.StateSent || e.Attempts != 1 {
+			t.Errorf("event %s: ledger %+v", id, e)
 		}
 	}
 }
 
+// Fault: changed. Result: the delivery waits; and is not settled without its letter.
 func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -621,6 +662,7 @@ func TestDeadLetterThatCannotBeStoredKeepsTheDelivery(t *testing.T) {
 	b.settled()
 }
 
+// Fault: streams and consumers deleted. Result: repaired.
 func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -640,6 +682,9 @@ func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 }
 
 // A lane that no target uses any more is still served.
+//
+// Fault: unknown target. Result: dead (TARGET_UNKNOWN).
+// Fault: messages on a lane that no process serves. Result: the lane gets its consumer.
 func TestMessageOnAForgottenLane(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)
@@ -697,6 +742,8 @@ func TestLedgerKnowsTheCertificate(t *testing.T) {
 
 // An attempt that was claimed, refused, and then found no connection to go on with does
 // not count, and leaves neither a lease to wait for nor an unknown outcome.
+//
+// Fault: takes only some mails on one connection (452 4.4.5. Result: no attempt counted.
 func TestClaimedAndThenNoRelay(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*verdict.Failure){
@@ -731,6 +778,9 @@ func TestClaimedAndThenNoRelay(t *testing.T) {
 
 // An attempt that claims twice, because the relay refused the first DATA for its session's
 // sake, makes one mail, which counts as one possible duplicate at most.
+//
+// Fault: takes only some mails on one connection (452 4.4.5. Result: the mail goes on with
+// a new one.
 func TestClaimedTwiceInOneAttempt(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)

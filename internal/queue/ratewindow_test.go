@@ -54,6 +54,7 @@ func TestWindowHoldsInEverySpan(t *testing.T) {
 	}
 }
 
+// Fault: clocks that jump. Result: and rates from the future are not waited for.
 func TestWindowWhenLimitsAndClocksChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		day := verdict.Rate{Count: 500, Per: 24 * time.Hour}

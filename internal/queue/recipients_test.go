@@ -47,6 +47,9 @@ var (
 )
 
 // Every recipient has its own outcome, and there is one letter at the end.
+//
+// Fault: some recipients refused. Result: recipients that have the mail never get it again;
+// only those with 4yz are retried; those with 5yz end in one letter that names them.
 func TestRecipientsHaveTheirOwnOutcomes(t *testing.T) {
 	t.Parallel()
 	type answer = func() (*verdict.Receipt, *verdict.Failure)
@@ -162,6 +165,9 @@ func TestExpiryNamesTheRefusedToo(t *testing.T) {
 
 // The accepted recipients are recorded even while the dead letter of the others cannot be
 // stored: no recipient gets the mail twice when the delivery is retried.
+//
+// Fault: dead letters cannot be stored: stream missing. Result: who has the mail is
+// recorded all the same.
 func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), slowReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -207,6 +213,9 @@ func TestAcceptedIsWrittenBeforeTheLetter(t *testing.T) {
 }
 
 // End to end: the relay's reply to each recipient, and the mails that each gets.
+//
+// Fault: some recipients refused. Result: recipients that have the mail never get it again;
+// only those with 4yz are retried; those with 5yz end in one letter that names them.
 func TestEachRecipientGetsTheMailOnce(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{Rules: []devrelay.Rule{

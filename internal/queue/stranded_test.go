@@ -20,6 +20,9 @@ import (
 // message leaves a store in which the consumer is ahead of the stream. The test makes
 // such a store from two copies: the messages from before the acknowledgements, and
 // everything else from after them.
+//
+// Fault: kill -9 between the acknowledgement and the removal of a message. Result: settled
+// as the ledger says; or published again.
 func TestStrandedDeliveriesAreSettled(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops", "db")
@@ -121,6 +124,9 @@ func (b *fixture) acknowledgeAll(lane string, n int) {
 }
 
 // A delivery in work is not stranded, however many were settled after it.
+//
+// Fault: kill -9 between the acknowledgement and the removal of a message. Result: what is
+// in work stays.
 func TestWhatIsPendingIsNotStranded(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops", "slow")
@@ -166,6 +172,9 @@ func TestWhatIsPendingIsNotStranded(t *testing.T) {
 
 // A message that cannot be read has no entry in the ledger. Its copy has the same body
 // and headers, except the Nats- headers about the original.
+//
+// Fault: kill -9 between the acknowledgement and the removal of a message. Result: or
+// published again.
 func TestCopiesOfStrandedDeliveries(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}

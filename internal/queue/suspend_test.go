@@ -176,6 +176,8 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 }
 
 // A watch does not report that its bucket was deleted and created again.
+//
+// Fault: streams and consumers deleted. Result: noticed within seconds.
 func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("quiet@relay1"), nil)

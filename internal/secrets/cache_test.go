@@ -190,6 +190,8 @@ func TestRequestsUnderConcurrency(t *testing.T) {
 
 // A password changes under load: Fresh never returns one from before the call, and from
 // then on no caller gets an older one.
+//
+// Fault: a password rotated between reading and use. Result: read again.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ type request struct {
 }
 
 // answer is an answer of Vault about the request itself: its status is below 500, not
-// a redirect, and not 429.
+// a redirect, and not 429, and its body, if it has one, is a JSON object.
 type answer struct {
 	status int
 	body   []byte
@@ -247,8 +248,18 @@ func judge(status int, body []byte) (answer, *Error) {
 		return unavailable("", "this Vault node is a standby that cannot answer (%d)", status)
 	case status >= 500:
 		return unavailable("", "Vault answers with status %d", status)
+	case len(body) == 0 && (status == http.StatusNoContent || status == http.StatusNotFound): // 404: a patch of what is not there
+	case !isObject(body):
+		return unavailable("check vault.address and what is between Certpost and Vault",
+			"the answer (status %d) is not Vault's JSON, but that of a proxy or another server", status)
 	}
 	return answer{status: status, body: body}, nil
+}
+
+// isObject reports whether body is a JSON object. Every body of Vault is one, that of a
+// refusal too.
+func isObject(body []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) && json.Valid(body)
 }
 
 var (

@@ -11,6 +11,8 @@ import (
 // A path that the token's policy does not allow is denied after at most one new login,
 // and the error says what the policy needs; a thousand such deliveries do not cause a
 // thousand logins.
+//
+// Fault: still denied after a new login. Result: dead (SECRET_DENIED).
 func TestDenied(t *testing.T) {
 	t.Parallel()
 	o := observe(t)

@@ -9,6 +9,8 @@ import (
 const readAll = `path "secret/*" { capabilities = ["read", "list"] }
 path "old/*" { capabilities = ["read", "list"] }`
 
+// Fault: path, field or version not found or of the wrong kind. Result: dead
+// (SECRET_NOT_FOUND).
 func TestKV2(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -47,6 +49,8 @@ func TestKV2(t *testing.T) {
 	wantError(t, o, store.Fresh, mustRef(t, "vault:secret/p12/ops#passphrase@1"), ErrNotFound, "version 1 is destroyed")
 }
 
+// Fault: path, field or version not found or of the wrong kind. Result: dead
+// (SECRET_NOT_FOUND).
 func TestKV1(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)

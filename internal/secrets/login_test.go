@@ -349,6 +349,9 @@ func TestTokenFromWhereVaultKeepsIt(t *testing.T) {
 
 // A token with a lifetime of two seconds causes no failures: it is renewed up to its
 // maximum lifetime and replaced before that ends.
+//
+// Fault: a token that has expired or was revoked. Result: renewed in time, or one new
+// login.
 func TestRenewalAndExpiry(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -371,6 +374,7 @@ func TestRenewalAndExpiry(t *testing.T) {
 	}
 }
 
+// Fault: a token that has expired or was revoked. Result: or one new login.
 func TestRevokedToken(t *testing.T) {
 	t.Parallel()
 	o := observe(t)

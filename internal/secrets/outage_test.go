@@ -58,6 +58,10 @@ func (o *observer) openAt(t testing.TB, address string, timeout time.Duration) *
 }
 
 // Every failure of Vault as a whole is ErrUnavailable, in Certpost's own words.
+//
+// Fault: Vault sealed, in standby, busy, slow, unavailable. Result: retried
+// (SECRET_UNAVAILABLE).
+// Fault: huge and slow answers. Result: SECRET_UNAVAILABLE, after limits of size and time.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
 	status := func(code int, body string) http.HandlerFunc {
@@ -102,12 +106,12 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// An invalid answer about one secret does not make Vault unavailable.
+// An object without the fields of a secret is the answer of another engine. Such an answer
+// about one secret does not make Vault unavailable.
 func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
-		"no JSON": `<html>hello</html>`, "a list": `[]`, "no data": `{}`, "null": `{"data":{"data":null,"metadata":{"version":1}}}`,
-		"other types": `{"data":{"data":[1],"metadata":"x"}}`, "empty": ``,
+		"no data": `{}`, "null": `{"data":{"data":null,"metadata":{"version":1}}}`, "other types": `{"data":{"data":[1],"metadata":"x"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -118,6 +122,45 @@ func TestNonsense(t *testing.T) {
 	}
 }
 
+// A maintenance page or the sign-in form of a proxy says nothing about the secret,
+// whatever its status is. When Vault answers again, the same store reads the secret.
+//
+// Fault: an answer that is not Vault's, such as the HTML page of a proxy, with 200 or
+// another status. Result: retried (SECRET_UNAVAILABLE).
+func TestAnswersThatAreNotVaults(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"an HTML page": `<!doctype html><html>Down for maintenance</html>`, "empty": ``, "a list": `[]`, "a number": `1`,
+		"text": `404 page not found`, "JSON that is cut off": `{"data":{"data":{"k":"`, "two objects": `{"data":{}}{}`,
+	} {
+		for _, status := range []int{http.StatusOK, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound} {
+			if status == http.StatusNotFound && body == "" {
+				continue // Vault's own answer to a patch
+			}
+			t.Run(fmt.Sprint(name, " ", status), func(t *testing.T) {
+				t.Parallel()
+				o := observe(t)
+				secret := o.secret("behind the page")
+				var back atomic.Bool
+				server := imitate(t, func(w http.ResponseWriter, _ *http.Request) {
+					if back.Load() {
+						fmt.Fprint(w, kv2Answer(secret))
+						return
+					}
+					w.WriteHeader(status)
+					fmt.Fprint(w, body)
+				})
+				store, ref := o.openAt(t, server.URL, time.Second), mustRef(t, "vault:secret/x#k")
+				wantError(t, o, store.Get, ref, ErrUnavailable, "not Vault's JSON", "check vault.address")
+				back.Store(true)
+				wantSecret(t, o, store.Fresh, ref, secret, "1")
+			})
+		}
+	}
+}
+
+// Fault: redirects to another host. Result: SECRET_UNAVAILABLE; the token is not sent
+// anywhere else.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -145,6 +188,7 @@ func TestRedirects(t *testing.T) {
 	wantSecret(t, o, store.Fresh, ref, secret, "1")
 }
 
+// Fault: unavailable. Result: retried (SECRET_UNAVAILABLE).
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -189,6 +233,8 @@ func TestTLS(t *testing.T) {
 // Vault is sealed under load: no secret is reported as denied or not found because of
 // it, the number of requests is bounded, and after the unsealing reads succeed without a
 // new login.
+//
+// Fault: Vault sealed. Result: retried (SECRET_UNAVAILABLE).
 func TestSealAndUnseal(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -280,7 +326,8 @@ func TestHealth(t *testing.T) {
 		"standby":       {`{"initialized":true,"standby":true}`, "standby"},
 		"sealed":        {`{"initialized":true,"sealed":true}`, "sealed"},
 		"uninitialized": {`{}`, "not initialized"},
-		"something":     {`<html>`, "not a Vault server"},
+		"something":     {`<html>`, "not Vault's JSON"},
+		"another API":   {`{"sealed":"no"}`, "not a Vault server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -43,6 +43,7 @@ func TestInline(t *testing.T) {
 	wantError(t, o, store.Get, Ref{Env: "1", Value: ref.Value}, ErrNotFound, "more than one source")
 }
 
+// Fault: path. Result: dead (SECRET_NOT_FOUND).
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -99,6 +100,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// Fault: a file that Certpost may not read; one that cannot be read at the moment. Result:
+// dead (SECRET_DENIED); retried (SECRET_UNAVAILABLE).
 func TestFileErrors(t *testing.T) {
 	t.Parallel()
 	o := observe(t)

@@ -36,6 +36,7 @@ func failTimes(t *testing.T, b *breaker, n int) {
 // within80to120 reports whether d is the pause with jitter, 80 to 120 % of it.
 func within80to120(d, pause time.Duration) bool { return d >= pause*8/10 && d <= pause*12/10 }
 
+// Fault: connection refused. Result: the relay is not tried for a while.
 func TestBreakerOpensAfterConsecutiveFailuresAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(3)
@@ -149,6 +150,9 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 
 // A limit of the relay opens the breaker at once, for a time that mails under way do not
 // change; then a probe decides.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: the lane pauses for
+// limit_pause (1h) and says so.
 func TestBreakerPausesForALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(3)

@@ -81,6 +81,8 @@ func codesAsMarkdown() string {
 }
 
 // Every phase has a ruling for every kind that can happen in it.
+//
+// Fault: hangs in any phase. Result: retried before the final dot; unknown after it.
 func TestThePhaseTableIsComplete(t *testing.T) {
 	t.Parallel()
 	for _, row := range phaseTable {

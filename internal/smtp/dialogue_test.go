@@ -38,6 +38,8 @@ func TestParseOffers(t *testing.T) {
 	}
 }
 
+// Fault: bare LF, a line with only a dot. Result: encoded and stuffed; no bare CR or LF is
+// sent.
 func TestStuff(t *testing.T) {
 	t.Parallel()
 	for raw, want := range map[string]string{

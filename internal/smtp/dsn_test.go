@@ -10,6 +10,9 @@ import (
 )
 
 // Wherever DSN is offered, bounces are to return only headers, and name the delivery.
+//
+// Fault: accepts a mail with a private key and bounces it later. Result: the bounce returns
+// only headers and names the delivery; if the relay offers DSN (RFC 3461).
 func TestDSNIsUsedWhereItIsOffered(t *testing.T) {
 	t.Parallel()
 	two := []string{"ops@example.com", "dev@example.com"}

@@ -12,6 +12,9 @@ import (
 
 // The replies of relays at their limits, and their neighbours, which are about one mail, one
 // recipient or one connection.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5), a rate (4.7.x). Result:
+// greylisting is not taken for it.
 func TestIsLimit(t *testing.T) {
 	t.Parallel()
 	const (
@@ -61,6 +64,9 @@ func TestIsLimit(t *testing.T) {
 }
 
 // A limit of the relay is no verdict on the mail, in whichever phase the relay mentions it.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5), a rate (4.7.x). Result: no
+// attempt counted.
 func TestLimitsOfTheRelay(t *testing.T) {
 	t.Parallel()
 	const daily, rate, flood = "550 5.4.5 Daily user sending limit exceeded", "451 4.7.1 Rate limit exceeded, try again later", "421 4.7.28 unusual rate"
@@ -90,6 +96,8 @@ func TestLimitsOfTheRelay(t *testing.T) {
 
 // A limit that is reached between two recipients: the first has the mail, the second is
 // retried, and is no dead letter.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: no attempt counted.
 func TestLimitBetweenRecipients(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{PerRcpt: map[string]string{"late@example.com": "550 5.4.5 Daily user sending limit exceeded"}})

@@ -16,6 +16,8 @@ import (
 var three = Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
 
 // Commands sent in one packet are each judged by their own reply.
+//
+// Fault: unsolicited replies. Result: never taken for another reply.
 func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 	t.Parallel()
 	const nobody, later = "550 5.1.1 nobody", "450 4.2.0 later"
@@ -78,6 +80,8 @@ func TestPipelinedRepliesBelongToTheirCommands(t *testing.T) {
 
 // An extra reply must not be taken for the reply to another command, least of all for
 // the acceptance of a mail.
+//
+// Fault: unsolicited replies. Result: never taken for another reply.
 func TestRepliesThatNobodyAskedFor(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

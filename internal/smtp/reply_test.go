@@ -9,6 +9,8 @@ import (
 	"testing"
 )
 
+// Fault: also as the last line of several. Result: valid (RFC 5321 section 4.2): the code
+// decides.
 func TestReadReply(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -12,6 +12,8 @@ import (
 
 // SCRAM authenticates both sides: a relay that does not know the password, or uses an
 // order of steps that avoids proving it, is not trusted.
+//
+// Fault: SCRAM-SHA-256. Result: a relay that does not prove itself (SCRAM) is not trusted.
 func TestSCRAMRelaysHaveToProveThemselves(t *testing.T) {
 	t.Parallel()
 	const password = "correct-horse-battery"

@@ -90,6 +90,20 @@ type outcome struct {
 }
 
 // TestEveryFaultInEveryPhase repeats the phase table by hand, independently of classify.go.
+//
+// Fault: hangs in any phase; without end; or in lines without end. Result: limited replies;
+// retried before the final dot; unknown after it.
+// Fault: in every phase. Result: valid (RFC 5321 section 4.2): the code decides.
+// Fault: garbage; a code that has no meaning there. Result: retried.
+// Fault: 4yz in any phase, including 421 and 454. Result: retried (SMTP_TRANSIENT).
+// Fault: 5yz to banner or EHLO. Result: dead (SMTP_PERMANENT).
+// Fault: 5yz during AUTH. Result: dead (SMTP_AUTH).
+// Fault: 4yz during AUTH. Result: retried.
+// Fault: 5yz to MAIL, RCPT, DATA or the content. Result: dead: 500; 501; 503; 553
+// SMTP_VALIDATION; else SMTP_PERMANENT.
+// Fault: accepts the mail, then drops the connection or hangs before its reply. Result:
+// unknown, as above.
+// Fault: 454 to STARTTLS. Result: retried.
 func TestEveryFaultInEveryPhase(t *testing.T) {
 	t.Parallel()
 	const (
@@ -201,6 +215,8 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 	}
 }
 
+// Fault: stops reading, or resets during the content. Result: not sent, retried; no QUIT
+// after half a mail.
 func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 	t.Parallel()
 	// Larger than the buffers of both sides, so that the write fails.
@@ -240,6 +256,7 @@ func TestContentThatDoesNotGoOutIsNotSent(t *testing.T) {
 	}
 }
 
+// Fault: answers byte by byte. Result: a reply byte by byte is understood in time.
 func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{
@@ -256,6 +273,9 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 
 // RFC 5321 section 4.2 lets a reply be its code alone, in every phase. Taken for garbage,
 // one such reply to the final dot would send the mail again and again.
+//
+// Fault: replies without text (250, 334), in every phase, also as the last line of several.
+// Result: valid (RFC 5321 section 4.2): the code decides, the mail is sent once.
 func TestRepliesWithoutText(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -290,6 +310,8 @@ func TestRepliesWithoutText(t *testing.T) {
 }
 
 // A slow reply, byte by byte, does not extend the deadline of its phase.
+//
+// Fault: answers byte by byte. Result: a deadline for each phase.
 func TestSlowRepliesRunIntoTheDeadline(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "250-", Slowly: true, Endless: true}}})
@@ -318,6 +340,7 @@ func TestRelaysThatKnowOnlyHELO(t *testing.T) {
 	}
 }
 
+// Fault: RCPT. Result: too many recipients (452; 552) is retried.
 func TestRecipientsAreJudgedOneByOne(t *testing.T) {
 	t.Parallel()
 	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
@@ -453,6 +476,8 @@ func TestBare552ToTheOnlyRecipient(t *testing.T) {
 }
 
 // A permanent refusal of a recipient counts, whatever the outcome of the mail.
+//
+// Fault: some recipients refused. Result: those with 5yz end in one letter that names them.
 func TestRefusalsOutliveTheTransaction(t *testing.T) {
 	t.Parallel()
 	three := Envelope{From: "certs@example.com", Recipients: []string{"a@example.com", "b@example.com", "c@example.com"}}
@@ -635,6 +660,8 @@ func TestClaimedNoLongerThanThePhasesTake(t *testing.T) {
 	})
 }
 
+// Fault: SIGTERM with a mail in DATA. Result: after the grace period the connection is
+// closed at once.
 func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, moment := range []string{lab.AtBanner, lab.AtEHLO, lab.AtMail, lab.AtRcpt, lab.AtData, lab.AtDot} {
@@ -666,6 +693,7 @@ func TestCancellingClosesTheConnectionAtOnce(t *testing.T) {
 	}
 }
 
+// Fault: connections fail in every way. Result: no socket stays open.
 func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -694,6 +722,7 @@ func TestFailedDialsLeaveNoSocketOpen(t *testing.T) {
 	}
 }
 
+// Fault: connection refused, no route, unknown host name. Result: retried (SMTP_CONNECT).
 func TestUnreachableRelays(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -730,6 +759,7 @@ func TestUnreachableRelays(t *testing.T) {
 	}
 }
 
+// Fault: accepts only smaller mails (SIZE). Result: dead (SMTP_PERMANENT), before MAIL.
 func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"SIZE 40"}})
@@ -749,6 +779,8 @@ func TestSizeIsCheckedBeforeAnythingIsSaid(t *testing.T) {
 	}
 }
 
+// Fault: recipients with line breaks, brackets, control characters. Result: never sent to a
+// relay.
 func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"8BITMIME"}})
@@ -780,6 +812,9 @@ func TestEnvelopesThatCannotBeSpoken(t *testing.T) {
 }
 
 // Exchange offers SMTPUTF8 but refuses it: only mails that need it request it.
+//
+// Fault: offers SMTPUTF8 and refuses it (Exchange). Result: requested only for mails that
+// need it.
 func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{NoUTF8: true})
@@ -799,6 +834,8 @@ func TestSMTPUTF8IsAskedForWhereItIsNeeded(t *testing.T) {
 	}
 }
 
+// Fault: certificate expired, for another name, from an unknown CA; no common version.
+// Result: dead (SMTP_TLS); the text says which.
 func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 	t.Parallel()
 	ca, stranger := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Evil\u202eCA")
@@ -847,6 +884,7 @@ func TestRelaysThatCannotProveWhoTheyAre(t *testing.T) {
 	}
 }
 
+// Fault: handshake interrupted or hanging. Result: retried.
 func TestHandshakesThatAreCutShort(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -869,6 +907,8 @@ func TestHandshakesThatAreCutShort(t *testing.T) {
 	}
 }
 
+// Fault: STARTTLS not offered, stripped, or followed by plaintext. Result: dead (SMTP_TLS);
+// nothing is sent in plaintext.
 func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -900,6 +940,9 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 }
 
 // AUTH lines may have 512 octets (RFC 4954 section 4); a longer initial response waits for 334.
+//
+// Fault: a token or password that makes the AUTH command longer than 512 octets. Result: no
+// initial response: it follows the relay's 334 (RFC 4954 section 4).
 func TestLongCredentialsWaitForTheChallenge(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -939,6 +982,9 @@ func TestLongCredentialsWaitForTheChallenge(t *testing.T) {
 }
 
 // A refused long login is a wrong password, and is shown as little as a short one.
+//
+// Fault: a token or password that makes the AUTH command longer than 512 octets. Result: no
+// initial response: it follows the relay's 334 (RFC 4954 section 4).
 func TestLongCredentialsRefused(t *testing.T) {
 	t.Parallel()
 	ca := lab.NewTLSAuthority(t, "Test CA")
@@ -957,6 +1003,8 @@ func TestLongCredentialsRefused(t *testing.T) {
 	}
 }
 
+// Fault: a login over a connection that is not encrypted or not verified. Result: dead
+// (SMTP_AUTH) before the password is sent, unless the target allows it.
 func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {
 	t.Parallel()
 	const password = "correct-horse-battery"

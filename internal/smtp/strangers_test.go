@@ -26,6 +26,7 @@ func at(t testing.TB, address, mode string) Relay {
 	return Relay{Host: host, Port: port, TLSMode: mode}
 }
 
+// Fault: a line with only a dot. Result: encoded and stuffed.
 func TestDevrelayTakesOurMail(t *testing.T) {
 	t.Parallel()
 	server, err := devrelay.Start(devrelay.Config{
@@ -131,6 +132,9 @@ func TestPostfixTakesOurMail(t *testing.T) {
 }
 
 // The methods that do not send the password, with the most common relay.
+//
+// Fault: AUTH with a real server: PLAIN; LOGIN; CRAM-MD5; SCRAM-SHA-256. Result: logged in;
+// a wrong password or token is SMTP_AUTH.
 func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct horse, battery=staple"
@@ -175,6 +179,10 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 }
 
 // Dovecot asks the issuer about each token, and the issuer's answer decides.
+//
+// Fault: XOAUTH2. Result: logged in; a wrong password or token is SMTP_AUTH.
+// Fault: a token or password that makes the AUTH command longer than 512 octets. Result: no
+// initial response: it follows the relay's 334 (RFC 4954 section 4).
 func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	t.Parallel()
 	const user = "ops@lab.test"
@@ -207,6 +215,10 @@ func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 }
 
 // smtp-sink is Postfix's test server, which can produce faults.
+//
+// Fault: 5yz to banner or EHLO. Result: dead (SMTP_PERMANENT).
+// Fault: accepts the mail, then drops the connection or hangs before its reply. Result:
+// unknown.
 func TestSMTPSinkFailsUs(t *testing.T) {
 	t.Parallel()
 	sink := lab.Need(t, "smtp-sink")

@@ -10,6 +10,23 @@
     if (live) live.textContent = text;
   }
 
+  // A page that could not be served, or shows less than there is, asks for itself again, and
+  // is loaded when it waits for nothing any more; not while rows are selected or a field is in
+  // use. Like every automatic request, this must not extend the session (see live.js).
+  var waiting = document.querySelector("main[data-renew]");
+  function renew() {
+    var inUse = document.querySelector("main input:checked, main :is(input, select, textarea):focus");
+    if (document.hidden || inUse) return wait();
+    fetch(location.href, { headers: { "HX-Request": "true", Accept: "text/html" } }).then(function (answer) {
+      if (answer.status >= 500) return wait();
+      return answer.text().then(function (text) {
+        if (new DOMParser().parseFromString(text, "text/html").querySelector("main[data-renew]")) wait(); else location.reload();
+      });
+    }).catch(wait);
+  }
+  function wait() { setTimeout(renew, 1000 * waiting.dataset.renew); }
+  if (waiting) wait();
+
   // A copy button follows the text that it copies.
   document.addEventListener("click", function (event) {
     var button = event.target.closest("[data-copy]");
