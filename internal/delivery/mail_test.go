@@ -495,7 +495,7 @@ func TestLongestDefinition(t *testing.T) {
 					*list = append(*list, strings.Repeat("x", 50)+"@"+name)
 				}
 			}
-			if _, problems := NewDefinitions([]Target{*target}); config.Failed(problems) {
+			if _, problems := (Relays{}).Define([]Target{*target}); config.Failed(problems) {
 				t.Fatal(problems)
 			}
 			facts := goldenFacts(t, target)
