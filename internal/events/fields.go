@@ -1,10 +1,8 @@
 package events
 
 import (
-	"fmt"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +52,7 @@ func readData(where *path, data value) (Event, *Invalid) {
 		case "certificate":
 			e.Certificate, invalid = readCertificate(in, m.value)
 		case "private_key":
-			e.PrivateKey, invalid = readPrivateKey(in, m.value)
+			e.PrivateKey, invalid = readReference(in, m.value)
 		case "targets":
 			e.Targets, invalid = readTargets(in, m.value)
 		case "labels":
@@ -139,44 +137,6 @@ func readCertificate(in *path, v value) (Certificate, *Invalid) {
 		return Certificate{}, refuse(in, "has a control character other than tab and line break; expected PEM text")
 	}
 	return Certificate{PEM: v.text}, nil
-}
-
-// readPrivateKey reads the reference to the key. Text in place of a reference may be
-// the key itself, in any format, and is treated as one.
-func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
-	if v.kind == aString && v.text != "" {
-		return nil, &Invalid{
-			Reason:   fmt.Sprintf("%s: a string, expected a reference (an object with vault, transit or file); if it is the key itself, %s", in, keyAdvice),
-			HoldsKey: true,
-		}
-	}
-	for _, m := range v.members {
-		known := slices.Contains(referenceKinds, m.name) || m.name == "env"
-		if !known && hasText(m.value) && (m.name == "value" || legible.Nearest(m.name, referenceKinds...) == "") {
-			return nil, &Invalid{
-				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected vault, transit or file; if it holds the key itself, %s", in.field(m.name), keyAdvice),
-				HoldsKey: true,
-			}
-		}
-	}
-	return readReference(in, v)
-}
-
-func hasText(v value) bool {
-	if v.kind == aString {
-		return v.text != ""
-	}
-	for _, item := range v.items {
-		if hasText(item) {
-			return true
-		}
-	}
-	for _, m := range v.members {
-		if hasText(m.value) {
-			return true
-		}
-	}
-	return false
 }
 
 var referenceKinds = []string{"vault", "transit", "file"}
