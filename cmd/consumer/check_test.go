@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -91,11 +92,17 @@ func TestCheckLive(t *testing.T) {
 		"  - {id: down2, host: 127.0.0.1, port: " + port(lab.FreeAddress(t)) + ", from_address: a@demo.example, to: [b@demo.example], fallback: [{host: localhost, port: " +
 		port(o.relay.Submission()) + ", ca_file: " + o.path("devrelay-ca.pem") + "}]}\n" +
 		"  - {id: ending, host: localhost, port: " + port(endingRelay(t, o.dir)) + ", tls_mode: smtps, ca_file: " + o.path("ca.pem") + ", from_address: a@demo.example, to: [b@demo.example]}\n"
-	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\ntargets:\n%s", o.service.broker.URL(), targets))
+	if err := errors.Join(os.MkdirAll(o.path("certs/web1"), 0o700), os.Symlink(o.path("wrong"), o.path("certs/outside.pem"))); err != nil {
+		t.Fatal(err)
+	}
+	o.write("certs/web1/key.pem", "any")
+	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\nevents: {file_roots: [%q]}\ntargets:\n%s", o.service.broker.URL(), o.path("certs"), targets))
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,
 		`ok       vault: server: .*`,
+		`ok       events: file_roots: .*/certs: 1 file can be read`,
+		`warning  events: file_roots: .*/certs/outside.pem is a symbolic link to .*/wrong, which is outside events\.file_roots; .*`,
 		`ok       target/good: secret: file:.*/password can be read`,
 		`ok       target/good: relay: localhost:\d+ answers, TLS 1\.3 \S+, AUTH plain accepted`,
 		`ok       target/java: secret: file:.*/password can be read`,
@@ -128,7 +135,7 @@ func TestCheckLive(t *testing.T) {
 
 	said = command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "good", "--target", "ending", "-o", "json")
 	answer := read[struct{ Live []finding }](t, said.stdout)
-	if said.code != exitDone || len(answer.Live) != 6 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[3].Of != "target/good" || answer.Live[5].Status != "warning" {
+	if said.code != exitDone || len(answer.Live) != 8 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[5].Of != "target/good" || answer.Live[7].Status != "warning" {
 		t.Errorf("exit %d, %+v", said.code, answer)
 	}
 	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target\n")
@@ -137,9 +144,9 @@ func TestCheckLive(t *testing.T) {
 	}
 
 	// Without NATS the rest is still checked.
-	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\ntargets:\n%s", lab.FreeAddress(t), o.target("good", "to: [a@demo.example]")))
+	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\nevents: {file_roots: [%q]}\ntargets:\n%s", lab.FreeAddress(t), o.path("none"), o.target("good", "to: [a@demo.example]")))
 	said = command(t, nil, "check", "--live", "-c", o.path("alone.yaml"))
-	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
+	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nerror    events: file_roots: file:"+o.path("none")+": "+o.path("none")+" does not exist\n") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
 		t.Errorf("without NATS: exit %d and\n%s", said.code, said.stdout)
 	}
 }
