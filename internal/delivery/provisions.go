@@ -129,7 +129,7 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 		}
 		text = s.Value.Reveal()
 	}
-	b, err := payload.ParseBundle(text)
+	b, err := c.bundles.Parse(text)
 	if err != nil {
 		return nil, asFailure(err)
 	}

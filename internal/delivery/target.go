@@ -119,6 +119,10 @@ type Target struct {
 	// ZipPrivateKey adds the private key, not encrypted, to the zip payload.
 	ZipPrivateKey bool `yaml:"zip_private_key"`
 
+	// StrictChain refuses an event with a certificate that does not belong to the chain of
+	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
+	StrictChain bool `yaml:"strict_chain"`
+
 	// SubjectPrefix is text before the subject, such as [PROD]; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
 
