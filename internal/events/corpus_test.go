@@ -67,6 +67,11 @@ var goodEvents = []struct {
 		want: `{"id":"e1","source":"certbot://web1/x","time":"2026-01-31T12:00:00.5Z","certificate":$PEM,"private_key":$REF,"targets":["t2","t1"],"labels":{"a":"1","b":"2","empty":""}}`,
 	},
 	{
+		name: "a time in lower case",
+		body: `{"id":"e1","certificate":$PEM,"time":"2026-01-31t13:00:00.5z"}`,
+		want: `{"id":"e1","time":"2026-01-31T13:00:00.5Z","certificate":$PEM}`,
+	},
+	{
 		name: "references of every kind",
 		body: `{"id":"e1","certificate":{"vault":{"mount":"secret","path":"certs/x","key":"chain","version":7}},"private_key":{"transit":{"mount":"transit","key":"certs","ciphertext":"vault:v1:AAAA"}}}`,
 		want: `{"id":"e1","certificate":{"vault":{"mount":"secret","path":"certs/x","key":"chain","version":7}},"private_key":{"transit":{"mount":"transit","key":"certs","ciphertext":"vault:v1:AAAA"}}}`,

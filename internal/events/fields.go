@@ -104,14 +104,14 @@ func readSource(in *path, v value) (string, *Invalid) {
 	return source, nil
 }
 
-// readTime reads an RFC 3339 time. It refuses years that cannot be encoded again,
+// readTime reads an RFC 3339 time, in which t and z may be lower case (section 5.6). It refuses years that cannot be encoded again,
 // and those before 1970.
 func readTime(in *path, v value) (time.Time, *Invalid) {
 	if v.kind != aString {
 		return time.Time{}, refuse(in, "%s, expected a string", v.kind)
 	}
 	var t time.Time
-	if t.UnmarshalText([]byte(v.text)) != nil {
+	if t.UnmarshalText([]byte(strings.ToUpper(v.text))) != nil {
 		return time.Time{}, refuse(in, "not a time of RFC 3339, such as 2026-01-31T12:00:00Z")
 	}
 	if t = t.UTC(); t.Year() < 1970 || t.Year() > 9999 {

@@ -164,6 +164,21 @@ func (b *Bundle) PEM() []byte {
 // DNS name, IP address, mail address or URI, else its serial number.
 func (b *Bundle) Name() string { return CertificateName(b.Leaf, 100) }
 
+// ShortName is the certificate's display name in double quotes, at most 60 bytes inside them.
+func ShortName(cert *x509.Certificate) string { return `"` + CertificateName(cert, 60) + `"` }
+
+func shortNames(certs []*x509.Certificate) string {
+	const max = 4
+	var names []string
+	for _, cert := range certs[:min(len(certs), max)] {
+		names = append(names, ShortName(cert))
+	}
+	if len(certs) > max {
+		names = append(names, fmt.Sprintf("%d more", len(certs)-max))
+	}
+	return strings.Join(names, ", ")
+}
+
 // CertificateName is the name that Bundle.Name describes, cleaned and at most max bytes.
 func CertificateName(cert *x509.Certificate, max int) string {
 	for _, name := range append([]string{cert.Subject.CommonName}, AlternativeNames(cert)...) {

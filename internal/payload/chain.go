@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Limits of the signatures that are checked. A publisher chooses the certificates, and
@@ -178,19 +177,4 @@ func issuedAny(parent *x509.Certificate, certs []*x509.Certificate) bool {
 
 func twoLeaves(leaves []*x509.Certificate) error {
 	return payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), shortNames(leaves))
-}
-
-// ShortName is the certificate's display name in double quotes, at most 60 bytes inside them.
-func ShortName(cert *x509.Certificate) string { return `"` + CertificateName(cert, 60) + `"` }
-
-func shortNames(certs []*x509.Certificate) string {
-	const max = 4
-	var names []string
-	for _, cert := range certs[:min(len(certs), max)] {
-		names = append(names, ShortName(cert))
-	}
-	if len(certs) > max {
-		names = append(names, fmt.Sprintf("%d more", len(certs)-max))
-	}
-	return strings.Join(names, ", ")
 }
