@@ -112,7 +112,11 @@ func (c *Courier) certificateWarnings(t *Target, b *payload.Bundle, now time.Tim
 		return nil, err
 	}
 	strays, err := payload.CheckChain(b, t.StrictChain)
-	return append(dates, strays...), err
+	if err != nil {
+		return nil, err
+	}
+	unsupported, err := payload.CheckSupported(b, t.Payload, t.AllowUnsupportedCertificate)
+	return slices.Concat(dates, strays, unsupported), err
 }
 
 // complete adds to a receipt what is not known from the conversation with the relay.

@@ -122,6 +122,10 @@ type Target struct {
 	// StrictChain refuses an event with a certificate that does not belong to the chain of
 	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
 	StrictChain bool `yaml:"strict_chain"`
+	// AllowUnsupportedCertificate delivers, as payload pem, a certificate that Certpost
+	// cannot parse as a whole (a brainpool curve, a negative serial number), byte by byte and
+	// with a warning. Certpost then verifies neither its key nor its signature.
+	AllowUnsupportedCertificate bool `yaml:"allow_unsupported_certificate"`
 
 	// SubjectPrefix is text before the subject, such as [PROD]; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`

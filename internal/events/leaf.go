@@ -5,6 +5,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"strings"
+
+	"github.com/certpost/certpost/internal/oddities"
 )
 
 // maxBlocks limits the search for the leaf; a chain has only a few certificates.
@@ -31,7 +33,8 @@ func (e *Event) Leaf() (*x509.Certificate, error) {
 		if !strings.HasSuffix(block.Type, "CERTIFICATE") {
 			continue
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+		// A certificate that Go refuses is still the event's, and not its issuer's.
+		cert, _, err := oddities.Certificate(block.Bytes)
 		if err != nil {
 			continue
 		}

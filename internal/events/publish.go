@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+
+	"github.com/certpost/certpost/internal/oddities"
 )
 
 // FromPEM makes an event with a new id from a certificate file: leaf, then chain. It
@@ -39,8 +41,9 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 			continue
 		}
 		count++
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil { // not wrapped: its text may quote the certificate
+		// What Go's parser refuses may be published: a target decides whether it takes it.
+		cert, _, err := oddities.Certificate(block.Bytes)
+		if err != nil {
 			return nil, nil, fmt.Errorf("certificate %d in the file cannot be parsed: is the file complete?", count)
 		}
 		if leaf == nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -36,6 +37,9 @@ type Bundle struct {
 	// Chain contains the issuers, the leaf's first. A self-signed root is kept if the event
 	// has it: the publisher decides whether it is delivered.
 	Chain []*x509.Certificate
+	// Unsupported says which certificate Certpost cannot parse as a whole, and why; "" if
+	// there is none. Nothing of it was verified. CheckSupported says what follows.
+	Unsupported string
 	// Strays names the certificates of the event that do not belong to the chain, in a
 	// clause; "" if there are none. CheckChain says what follows.
 	Strays string
@@ -83,9 +87,12 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		if encodedSize(block.der) > maxLeaf || size > maxLeaf+maxChain {
 			return nil, payloadFailure(nil, "the certificate on line %d is too large: the limit is %d bytes for one certificate and %d for all", block.line, maxLeaf, maxLeaf+maxChain)
 		}
-		cert, err := x509.ParseCertificate(block.der)
+		cert, odd, err := oddities.Certificate(block.der)
 		if err != nil {
 			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.line)
+		}
+		if odd != "" && b.Unsupported == "" {
+			b.Unsupported = fmt.Sprintf("%s on line %d cannot be verified: %s", ShortName(cert), block.line, odd)
 		}
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
 			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; the limit is %d", block.line, key.N.BitLen(), maxRSABits)

@@ -64,6 +64,22 @@ func CheckChain(b *Bundle, strict bool) (warnings []string, err error) {
 	return []string{"the event has a certificate that does not belong to the chain, and was left out: " + b.Strays}, nil
 }
 
+// CheckSupported checks that Certpost can parse every certificate. One that it cannot parse
+// may only be passed on as it is, as payload pem, if the target allows that; the mail then
+// has the warning.
+func CheckSupported(b *Bundle, kind string, allowed bool) (warnings []string, err error) {
+	asIs := kind == "" || kind == PEM
+	switch {
+	case b.Unsupported == "":
+		return nil, nil
+	case asIs && allowed:
+		return []string{b.Unsupported}, nil
+	case asIs:
+		return nil, payloadFailure(nil, "the certificate %s; to deliver it as it is, set allow_unsupported_certificate for the target, then replay", b.Unsupported)
+	}
+	return nil, payloadFailure(nil, "the certificate %s; only payload pem can deliver it, with allow_unsupported_certificate", b.Unsupported)
+}
+
 // climber collects the issuers of a leaf.
 type climber struct {
 	bundle  *Bundle

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/oddities"
 )
 
 // maxKey is cert-manager's limit for a private key since CVE-2024-12401, in
@@ -53,6 +54,9 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
 	}
 	key := decodeKey(found[0].der)
+	if odd := oddities.Key(found[0].der); key == nil && odd != "" {
+		return nil, payloadFailure(nil, "the private key is %s, then replay", odd)
+	}
 	if key == nil {
 		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
 	}
