@@ -14,6 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -261,5 +262,6 @@ func leafOf(ev *events.Event) (*x509.Certificate, error) {
 	if block == nil {
 		return nil, errors.New("the event contains no certificate")
 	}
-	return x509.ParseCertificate(block.Bytes)
+	cert, _, err := oddities.Certificate(block.Bytes)
+	return cert, err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -83,7 +84,7 @@ func pickLeaf(text []byte) *x509.Certificate {
 		if block, text = pem.Decode(text); block == nil {
 			break
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, _, err := oddities.Certificate(block.Bytes)
 		if err != nil {
 			continue
 		}

@@ -27,7 +27,9 @@ func (p Policy) Validate() []Problem {
 	var found problems
 	for i, glob := range p.Paths {
 		at := fmt.Sprintf("secret_paths[%d]", i)
-		if err := validateSegments("glob", strings.ReplaceAll(glob, "**", "x")); err != nil {
+		if strings.HasPrefix(strings.TrimPrefix(glob, "/"), "v1/") || strings.Contains(glob, "://") {
+			found.add(at, "is a path of Vault's API or a URL: begin with the mount, such as secret/certs/*")
+		} else if err := validateSegments("glob", strings.ReplaceAll(glob, "**", "x")); err != nil {
 			found.add(at, strings.TrimPrefix(err.Error(), "glob: "))
 		} else if _, err := path.Match(glob, ""); err != nil {
 			found.add(at, "is not a valid glob: a [ without a ]")
@@ -76,6 +78,12 @@ func (p Policy) allowsPath(ref Ref, location string) error {
 	for _, glob := range p.Paths {
 		if globMatches(glob, location) {
 			return nil
+		}
+	}
+	for _, glob := range p.Paths {
+		if mount, rest, found := strings.Cut(glob, "/data/"); found && globMatches(mount+"/"+rest, location) {
+			return ref.denied("write "+clean(mount+"/"+rest)+" in events.secret_paths: references and globs leave out the data/ of KV version 2",
+				"an event may not name it: it is outside events.secret_paths")
 		}
 	}
 	return ref.denied("add its path to events.secret_paths if events should name it",
