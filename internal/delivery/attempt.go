@@ -21,7 +21,7 @@ type attempt struct {
 	p      *provisions
 	msg    *message
 
-	warnings []string // in the mail
+	warnings []string // for the receipt
 
 	started, fetched, rendered time.Time
 	steps                      []verdict.Step // before the first relay was tried
@@ -84,7 +84,11 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	a.warnings = warnings
+	if _, expired := a.p.bundle.DateProblem(now); expired != "" {
+		a.warnings = warnings[1:] // the receipt has the dates themselves
+	} else {
+		a.warnings = warnings
+	}
 	attachments, err := payload.Build(a.target.settings(a.p.vars), a.p.bundle, a.p.key, a.p.passphrase, now)
 	if err != nil {
 		return nil, asFailure(err)
