@@ -18,7 +18,7 @@ import (
 )
 
 type checkCmd struct {
-	Live    bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH) and read every secret. Sends no mail."`
+	Live    bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH), read every secret and try events.file_roots. Sends no mail."`
 	Target  []string      `help:"Check only this target (repeatable; requires --live)." placeholder:"ID"`
 	Timeout time.Duration `help:"Time limit of each live check." default:"30s"`
 	Output  string        `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
@@ -26,7 +26,7 @@ type checkCmd struct {
 
 // finding is one result of `check --live`.
 type finding struct {
-	Of      string `json:"of"`     // nats, vault, http, or target/ID
+	Of      string `json:"of"`     // nats, vault, http, events, or target/ID
 	What    string `json:"what"`   // connection, secret, relay, certificate, ...
 	Status  string `json:"status"` // ok, warning, error
 	Message string `json:"message"`
@@ -150,6 +150,14 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	}
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
+	within(func(ctx context.Context) {
+		for _, root := range cfg.courierOptions().EventSecrets.TryRoots(ctx) {
+			add("events", "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
+			for _, warning := range root.Warnings {
+				all = append(all, finding{"events", "file_roots", "warning", warning})
+			}
+		}
+	})
 
 	inspector := delivery.NewCourier(cfg.Book, store, cfg.courierOptions()).Inspector()
 	targets, err := c.targets(cfg)

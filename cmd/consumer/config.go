@@ -107,7 +107,9 @@ type EventsConfig struct {
 	// matches one level, ** at the end all levels below. Example: secret/certs/*.
 	// Default: none.
 	SecretPaths []string `yaml:"secret_paths"`
-	// FileRoots are absolute directories below which events may name files. Default: none.
+	// FileRoots are absolute directories below which events may name files: regular ones
+	// without further hard links. Certpost must be allowed to read and enter every directory
+	// on the way, also where symbolic links lead. Default: none.
 	FileRoots []string `yaml:"file_roots"`
 	// Unmatched says what happens to an event that matches no target: dead_letter
 	// stores a dead letter, ignore only writes a line to the log.

@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
 
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/legible"
@@ -23,18 +27,94 @@ func (a *app) json(v any) error {
 }
 
 // table prints rows in columns. Cells contain text from events, relays and
-// certificates, so characters that would move the cursor or hide text are replaced.
+// certificates, so characters that would move the cursor or hide text are replaced. In a
+// terminal long cells are shortened so that a row fits on a line.
 func table(w io.Writer, head []string, rows [][]string) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, strings.Join(head, "\t"))
+	all := [][]string{head}
 	for _, row := range rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
 			cells[i] = printable(cell)
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		all = append(all, cells)
+	}
+	fitColumns(all, terminalWidth(w))
+	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
+	for _, row := range all {
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
 	}
 	return tw.Flush()
+}
+
+// columnGap is the number of spaces between columns, narrowestColumn the width to which
+// cells are shortened at most.
+const (
+	columnGap       = 2
+	narrowestColumn = 16
+)
+
+// fitColumns shortens the cells of the widest columns until a row fits into width
+// characters, if it is known. Where that is impossible the rows stay longer.
+func fitColumns(rows [][]string, width int) {
+	if width <= 0 {
+		return
+	}
+	columns := make([]int, len(rows[0]))
+	total := -columnGap
+	for i := range columns {
+		for _, row := range rows {
+			if i < len(row) {
+				columns[i] = max(columns[i], utf8.RuneCountInString(row[i]))
+			}
+		}
+		total += columns[i] + columnGap
+	}
+	for total > width {
+		widest, second := 0, narrowestColumn
+		for i, w := range columns {
+			if w > columns[widest] {
+				widest = i
+			}
+		}
+		for i, w := range columns {
+			if i != widest {
+				second = max(second, w)
+			}
+		}
+		// At once down to the next widest column, then in turn.
+		less := min(total-width, max(1, columns[widest]-second))
+		if columns[widest]-less < narrowestColumn {
+			return
+		}
+		columns[widest] -= less
+		total -= less
+		for _, row := range rows {
+			if widest < len(row) {
+				row[widest] = shortened(row[widest], columns[widest])
+			}
+		}
+	}
+}
+
+// shortened cuts a text to a number of characters, the last of which says so.
+func shortened(s string, most int) string {
+	if utf8.RuneCountInString(s) <= most {
+		return s
+	}
+	return string([]rune(s)[:most-1]) + "…"
+}
+
+// terminalWidth is the number of columns of the terminal that w is, 0 if it is none.
+func terminalWidth(w io.Writer) int {
+	file, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // printList prints items as a table, as JSON or as CSV; instead of an empty table it

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,12 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 		}
 	}
 	problems = append(problems, c.unknownTargets(a, cfg, ev.Targets)...)
+	if bundle != nil && bundle.Unsupported != "" && !c.takenUnsupported(cfg, ev.Targets) {
+		problems = append(problems, bundle.Unsupported+"; no target has allow_unsupported_certificate")
+	}
+	if bundle != nil && bundle.Strays != "" {
+		fmt.Fprintln(a.stderr, "certpost: warning: the chain has certificates that do not belong to it and are left out:", bundle.Strays)
+	}
 	for _, problem := range problems {
 		if !c.Force {
 			return usage("this cannot be delivered: %s; --force publishes it all the same", problem)
@@ -41,9 +48,6 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 // publisher's own configuration may have no targets, or targets with errors; then nothing is known
 // of them, and the program that runs decides.
 func (c *publishCmd) unknownTargets(a *app, cfg *Config, ids []string) (problems []string) {
-	if len(ids) == 0 {
-		return nil
-	}
 	cfg.openBook(configPath(a.config, a.env), a.env) // with errors there is no book
 	if cfg.Book == nil || len(cfg.Book.Current().All()) == 0 {
 		return nil
@@ -56,6 +60,20 @@ func (c *publishCmd) unknownTargets(a *app, cfg *Config, ids []string) (problems
 		}
 	}
 	return problems
+}
+
+// takenUnsupported reports whether one of the targets, or any if none is named, may take a
+// certificate that cannot be verified. Without targets in the configuration it may.
+func (c *publishCmd) takenUnsupported(cfg *Config, ids []string) bool {
+	if cfg.Book == nil || len(cfg.Book.Current().All()) == 0 {
+		return true
+	}
+	for _, t := range cfg.Book.Current().All() {
+		if t.AllowUnsupportedCertificate && !t.Disabled && (len(ids) == 0 || slices.Contains(ids, t.ID)) {
+			return true
+		}
+	}
+	return false
 }
 
 // reasonOf is the reason of a failure, without the advice to replay: there is nothing to replay yet.

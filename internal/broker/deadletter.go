@@ -72,11 +72,15 @@ type DeadLetter struct {
 }
 
 // LetterSubject returns the subject of a letter, one per delivery and code:
-// certpost.dead.<code>.<lane>.<target>.<token>. A lane or target that is not a token of a
-// subject becomes NoToken.
+// certpost.dead.<code>.<lane>.<target>.<token>. What is missing becomes NoToken, and a
+// target that is not a token of a subject becomes its hash: an event may name several
+// such targets, each with a letter of its own.
 func LetterSubject(code verdict.Code, lane, target, token string) string {
-	if !events.IsToken(target) {
+	switch {
+	case target == "":
 		target = NoToken
+	case !events.IsToken(target):
+		target = events.Token(target)
 	}
 	if !events.IsToken(lane) {
 		lane = NoToken

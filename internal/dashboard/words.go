@@ -131,6 +131,12 @@ func ago(t, now time.Time) string {
 		return ""
 	}
 	switch d := now.Sub(t); {
+	case legible.Endless(t):
+		return "no expiry date"
+	case legible.Days(now, t) >= 2:
+		return "in " + plural(legible.Days(now, t), "day")
+	case legible.Days(t, now) >= 2:
+		return plural(legible.Days(t, now), "day") + " ago"
 	case d < -time.Second:
 		return "in " + span(-d)
 	case d < time.Second:

@@ -21,6 +21,8 @@ type attempt struct {
 	p      *provisions
 	msg    *message
 
+	warnings []string // for the receipt
+
 	started, fetched, rendered time.Time
 	steps                      []verdict.Step // before the first relay was tried
 }
@@ -78,9 +80,14 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	if failure != nil {
 		return nil, failure
 	}
-	warnings, err := payload.CheckDates(a.p.bundle, now, a.opts.InvalidDates)
+	warnings, err := a.certificateWarnings(a.target, a.p.bundle, now)
 	if err != nil {
 		return nil, asFailure(err)
+	}
+	if _, expired := a.p.bundle.DateProblem(now); expired != "" {
+		a.warnings = warnings[1:] // the receipt has the dates themselves
+	} else {
+		a.warnings = warnings
 	}
 	attachments, err := payload.Build(a.target.settings(a.p.vars), a.p.bundle, a.p.key, a.p.passphrase, now)
 	if err != nil {
@@ -102,12 +109,27 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	return msg, nil
 }
 
+// certificateWarnings checks the certificate by the policies of configuration and target.
+func (c *Courier) certificateWarnings(t *Target, b *payload.Bundle, now time.Time) ([]string, error) {
+	dates, err := payload.CheckDates(b, now, c.opts.InvalidDates)
+	if err != nil {
+		return nil, err
+	}
+	strays, err := payload.CheckChain(b, t.StrictChain)
+	if err != nil {
+		return nil, err
+	}
+	unsupported, err := payload.CheckSupported(b, t.Payload, t.AllowUnsupportedCertificate)
+	return slices.Concat(dates, strays, unsupported), err
+}
+
 // complete adds to a receipt what is not known from the conversation with the relay.
 func (a *attempt) complete(r *verdict.Receipt) {
 	r.MessageID, r.Size = a.msg.messageID, len(a.msg.raw)
 	r.Certificate, r.Secrets = verdict.CertificateOf(a.p.bundle.Leaf), a.p.versions
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
+	r.Warnings = append(r.Warnings, a.warnings...)
 	if settings := a.target.settings(nil); !r.DSN && settings.NeedsKey() {
 		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, settings))
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -43,6 +44,7 @@ type Courier struct {
 	tokens *tokens
 
 	breakers smtp.Breakers
+	bundles  payload.Cache
 }
 
 // NewCourier returns a courier for the targets in book.

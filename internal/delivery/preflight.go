@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
@@ -108,12 +109,16 @@ func (e *examination) certificate(ctx context.Context) {
 	}
 	e.bundle = b
 	now := time.Now()
-	warnings, err := payload.CheckDates(b, now, e.courier.opts.InvalidDates)
+	t := e.t
+	if t == nil {
+		t = &Target{}
+	}
+	warnings, err := e.courier.certificateWarnings(t, b, now)
 	switch {
 	case err != nil:
 		e.say("certificate", verdict.Error, "%s", asFailure(err).Reason)
 	case len(warnings) > 0:
-		e.say("certificate", verdict.Warning, "%s; the mail has this warning", warnings[0])
+		e.say("certificate", verdict.Warning, "%s; the mail has this warning", strings.Join(warnings, "; "))
 	default:
 		e.say("certificate", verdict.OK, "%s: %s", payload.ShortName(b.Leaf), validity(b.Leaf.NotAfter, now))
 	}
@@ -151,9 +156,9 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	return err == nil
 }
 
-// mail renders the mail that would be sent. Invalid dates are already reported.
+// mail renders the mail that would be sent. A refused certificate is already reported.
 func (e *examination) mail(p *provisions) {
-	if _, err := payload.CheckDates(p.bundle, time.Now(), e.courier.opts.InvalidDates); err != nil {
+	if _, err := e.courier.certificateWarnings(e.t, p.bundle, time.Now()); err != nil {
 		return
 	}
 	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: e.t, p: p}).render()

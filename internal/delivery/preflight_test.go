@@ -62,6 +62,9 @@ func TestExamine(t *testing.T) {
 		leaf := lab.Issue(t, p.Intermediate, p.Leaf.Key, "*.example.com", lab.DNSNames("*.example.com"), validFor(now, days))
 		return func(e *events.Event) { e.Certificate.PEM = string(lab.PEM(leaf, p.Intermediate)) }
 	}
+	stray := func(e *events.Event) {
+		e.Certificate.PEM += string(lab.PEM(lab.Issue(t, nil, p.Leaf.Key, "Another Root", lab.AsCA)))
+	}
 	key := file("key.pem", lab.KeyPEM(t, p.Leaf.Key))
 	other := file("other.pem", lab.KeyPEM(t, lab.NewKey(t, "p256")))
 	submission := server.Submission()
@@ -86,19 +89,21 @@ func TestExamine(t *testing.T) {
 			{"ok target", "payload pkcs12, relay localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "pkcs12 file can be made"},
 			{"ok mail", "number of recipients: 1"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "accepts up to 200000"},
 		}, not: []string{"error", "warning relay"}},
-		"no such target":       {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
-		"disabled":             {target: func(t *Target) { t.Disabled = true }, want: [][2]string{{"error target", "is disabled"}}},
-		"no event":             {body: "{", want: [][2]string{{"error event", "cannot be read"}, {"ok relay", ""}}, not: []string{"ok certificate"}},
-		"expired":              {event: valid(-3), want: [][2]string{{"error certificate", "the certificate expired on"}, {"ok key", ""}, {"ok relay", ""}}, not: []string{"ok mail"}},
-		"another key":          {event: func(e *events.Event) { e.PrivateKey.File = other }, want: [][2]string{{"error key", "does not match"}, {"ok relay", ""}}},
-		"no key":               {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event has no private_key"}}},
-		"a key out of bounds":  {event: func(e *events.Event) { e.PrivateKey.File = "/etc/hostname" }, want: [][2]string{{"error key", "SECRET_DENIED"}}},
-		"no passphrase":        {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "gone")} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
-		"a passphrase by name": {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: opening} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
-		"no password":          {target: func(t *Target) { t.Password = secrets.Ref{File: filepath.Join(dir, "none")} }, want: [][2]string{{"error secret", "none"}, {"warning relay", "not tried"}, {"ok key", ""}}},
-		"wrong password":       {target: func(t *Target) { t.Password = secrets.Ref{File: wrong} }, want: [][2]string{{"error relay", "SMTP_AUTH"}}},
-		"unknown CA":           {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},
-		"the relay is away":    {target: func(t *Target) { t.Port = 1 }, want: [][2]string{{"error relay", "SMTP_CONNECT"}}},
+		"no such target":                {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
+		"disabled":                      {target: func(t *Target) { t.Disabled = true }, want: [][2]string{{"error target", "is disabled"}}},
+		"no event":                      {body: "{", want: [][2]string{{"error event", "cannot be read"}, {"ok relay", ""}}, not: []string{"ok certificate"}},
+		"expired":                       {event: valid(-3), want: [][2]string{{"error certificate", "the certificate expired on"}, {"ok key", ""}, {"ok relay", ""}}, not: []string{"ok mail"}},
+		"a stray certificate":           {event: stray, want: [][2]string{{"warning certificate", `was left out: "Another Root" issued neither`}, {"ok key", ""}, {"ok mail", ""}}, not: []string{"error"}},
+		"a stray certificate, strictly": {target: func(t *Target) { t.StrictChain = true }, event: stray, want: [][2]string{{"error certificate", `the chain is broken: "Another Root" issued neither`}}, not: []string{"ok mail"}},
+		"another key":                   {event: func(e *events.Event) { e.PrivateKey.File = other }, want: [][2]string{{"error key", "does not match"}, {"ok relay", ""}}},
+		"no key":                        {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event has no private_key"}}},
+		"a key out of bounds":           {event: func(e *events.Event) { e.PrivateKey.File = "/etc/hostname" }, want: [][2]string{{"error key", "SECRET_DENIED"}}},
+		"no passphrase":                 {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "gone")} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
+		"a passphrase by name":          {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: opening} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
+		"no password":                   {target: func(t *Target) { t.Password = secrets.Ref{File: filepath.Join(dir, "none")} }, want: [][2]string{{"error secret", "none"}, {"warning relay", "not tried"}, {"ok key", ""}}},
+		"wrong password":                {target: func(t *Target) { t.Password = secrets.Ref{File: wrong} }, want: [][2]string{{"error relay", "SMTP_AUTH"}}},
+		"unknown CA":                    {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},
+		"the relay is away":             {target: func(t *Target) { t.Port = 1 }, want: [][2]string{{"error relay", "SMTP_CONNECT"}}},
 		"the relay is away, its fallback is not": {target: func(t *Target) {
 			t.Fallback = []Fallback{{Host: t.Host, RelayKeys: t.ownKeys()}}
 			t.Port = 1
@@ -290,7 +295,7 @@ targets:
 		"allow_insecure_auth=false (default)", "allow_plaintext_key=false (default)", "retry_auth=false (default)", "retry_tls=false (default)",
 		"timeout=50s (from relays.default.timeout)", "fallback[0].host=two.example.net", "fallback[0].port=465", "fallback[0].auth_method=none",
 		"from_address=a@example.com", "to=b@example.com", "cc=c@example.com", "bcc=d@example.com", "all_or_nothing=false (default)",
-		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)", "pkcs12_iterations=2048 (default)", "zip_private_key=false (default)",
+		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)", "pkcs12_iterations=2048 (default)", "zip_private_key=false (default)", "strict_chain=false (default)", "allow_unsupported_certificate=false (default)",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

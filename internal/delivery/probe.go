@@ -126,7 +126,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 		end := shown.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
-				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), int(left.Hours()/24))})
+				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), legible.Days(time.Now(), end))})
 		}
 	}
 	if settings := t.settings(nil); !s.OffersDSN() && settings.NeedsKey() {

@@ -129,7 +129,7 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 		}
 		text = s.Value.Reveal()
 	}
-	b, err := payload.ParseBundle(text)
+	b, err := c.bundles.Parse(text)
 	if err != nil {
 		return nil, asFailure(err)
 	}
@@ -146,10 +146,7 @@ func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.R
 	if v := r.Transit; v != nil {
 		ref.Transit = &secrets.TransitRef{Mount: v.Mount, Key: v.Key, Ciphertext: v.Ciphertext}
 	}
-	if err := c.opts.EventSecrets.Allows(ref); err != nil {
-		return ref, secrets.Secret{}, secretFailure(err)
-	}
-	s, err := c.store.Uncached(ctx, ref, nil)
+	s, err := c.store.OfEvent(ctx, c.opts.EventSecrets, ref)
 	if err != nil {
 		return ref, secrets.Secret{}, secretFailure(err)
 	}

@@ -127,6 +127,14 @@ type Target struct {
 	// ZipPrivateKey adds the private key, not encrypted, to the zip payload.
 	ZipPrivateKey bool `yaml:"zip_private_key"`
 
+	// StrictChain refuses an event with a certificate that does not belong to the chain of
+	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
+	StrictChain bool `yaml:"strict_chain"`
+	// AllowUnsupportedCertificate delivers, as payload pem, a certificate that Certpost
+	// cannot parse as a whole (a brainpool curve, a negative serial number), byte by byte and
+	// with a warning. Certpost then verifies neither its key nor its signature.
+	AllowUnsupportedCertificate bool `yaml:"allow_unsupported_certificate"`
+
 	// SubjectPrefix is text before the subject, such as [PROD]; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
 

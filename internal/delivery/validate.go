@@ -273,6 +273,9 @@ func (t *Target) validatePayload(v *validation) {
 	if t.ZipPrivateKey && t.Payload != payload.ZIP {
 		v.warn("zip_private_key", "is not used with payload %s", t.Payload)
 	}
+	if t.AllowUnsupportedCertificate && t.Payload != payload.PEM {
+		v.warn("allow_unsupported_certificate", "is not used with payload %s: only pem can deliver what cannot be parsed", t.Payload)
+	}
 }
 
 // validateKeyInTheClear rejects a key that is not encrypted over a connection that may be unencrypted,

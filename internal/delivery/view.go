@@ -134,8 +134,10 @@ func colons(hexadecimal string) (lines []legible.Shown) {
 // does no harm.
 func validity(until, now time.Time) string {
 	date := until.UTC().Format(time.DateOnly)
-	days := int(until.Sub(now).Hours() / 24)
+	days := legible.Days(now, until)
 	switch {
+	case legible.Endless(until):
+		return "It has no expiry date (" + date + ")."
 	case now.After(until):
 		return "It expired on " + date + "."
 	case days == 0:

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -87,7 +88,7 @@ func pickLeaf(text []byte) *x509.Certificate {
 	var first *x509.Certificate
 	blocks, _, _ := pemtext.Certificates(text)
 	for _, block := range blocks {
-		cert, err := x509.ParseCertificate(block.DER)
+		cert, _, err := oddities.Certificate(block.DER)
 		if err != nil {
 			continue
 		}

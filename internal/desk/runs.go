@@ -38,7 +38,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if len(set) == 0 {
 		return Run{}, refused{errors.New("none of the letters can be replayed"), ErrNotFound}
 	}
-	if err := d.checkFree(set); err != nil {
+	if err := d.checkFree(ctx, set); err != nil {
 		return Run{}, err
 	}
 	if n := d.uncertain(set); n > 0 && !spec.Uncertain {
@@ -88,7 +88,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 // checkFree returns the reason why no letter of a set can be replayed, nil if at least one
 // can. A caller that repeats its request because the answer was lost gets the run that it
 // has started.
-func (d *Desk) checkFree(set []uint64) error {
+func (d *Desk) checkFree(ctx context.Context, set []uint64) error {
 	var taken *run
 	var record runRecord
 	d.mu.RLock()
@@ -106,7 +106,7 @@ func (d *Desk) checkFree(set []uint64) error {
 	if taken == nil {
 		return refused{errors.New("none of the letters is on the list any more"), ErrNotFound}
 	}
-	return d.runConflict(taken.id, &record)
+	return d.runConflict(ctx, taken.id, &record)
 }
 
 // uncertain counts the letters of a set that may have been sent.
@@ -278,7 +278,7 @@ func (d *Desk) changeState(ctx context.Context, by broker.Actor, id, reason stri
 		}
 		d.recount(id, &record.Run)
 		if !change(&record) {
-			return d.runConflict(id, &record)
+			return d.runConflict(ctx, id, &record)
 		}
 		if e.Value, err = json.Marshal(record); err != nil {
 			return err
@@ -307,7 +307,8 @@ func (d *Desk) recount(id string, r *Run) {
 }
 
 // runConflict returns the conflict with the record of the last change of a run.
-func (d *Desk) runConflict(id string, record *runRecord) error {
+func (d *Desk) runConflict(ctx context.Context, id string, record *runRecord) error {
+	d.CatchUp(ctx) // the record of a moment ago says who did it
 	by := map[RunState]broker.Action{RunPaused: broker.ActionPaused, RunStopped: broker.ActionStopped, RunCancelled: broker.ActionCancelled, RunDone: broker.ActionDone}
 	first := broker.AuditRecord{Action: cmp.Or(by[record.State], broker.ActionStarted), Run: id}
 	d.mu.RLock()

@@ -38,7 +38,7 @@ var byCode = map[verdict.Code]words{
 	verdict.SecretUnavailable: {"A secret could not be fetched: its store did not respond.",
 		"Check that Vault is up, unsealed and reachable, then replay."},
 	verdict.SecretDenied: {"Certpost is not allowed to read a secret that the delivery needs.",
-		"Allow the path in Vault's policy or in events.secret_paths, then replay."},
+		"The reason says what refused it: Vault's policy, events.secret_paths, events.file_roots or a file's permissions. Allow it there, then replay."},
 	verdict.SecretNotFound: {"A secret that the delivery needs does not exist.",
 		"Store the secret, or correct the reference to it, then replay."},
 	verdict.DeliveryExpired: {"The delivery was retried until its time limit (delivery.give_up_after).",

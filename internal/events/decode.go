@@ -58,12 +58,13 @@ func decode(header map[string][]string, body []byte) (*Event, *Invalid) {
 	root, badJSON := readJSON(at("$"), body)
 	id := readableID(append(attributes, root.members...))
 
+	key := keyIn(at("$"), body, root, badJSON)
 	e, invalid := (*Event)(nil), (*Invalid)(nil)
 	switch {
 	case headersHoldKey(header):
 		invalid = keyFound("in the headers")
-	case HoldsPrivateKey(body):
-		invalid = keyFound(keyPlace(root))
+	case key != nil:
+		invalid = key
 	case badHeader != nil:
 		invalid = badHeader
 	case badJSON != nil:
@@ -144,10 +145,11 @@ func readEncoded(where *path, encoded value) (value, *Invalid) {
 	if encoded.kind != aString || err != nil {
 		return value{}, refuse(where, "expected a JSON object as base64 (RFC 4648 section 4, with padding)")
 	}
-	if HoldsPrivateKey(text) {
-		return value{}, keyFound("at " + where.String())
+	data, bad := readJSON(where, text)
+	if key := keyIn(where, text, data, bad); key != nil {
+		return value{}, key
 	}
-	return readJSON(where, text)
+	return data, bad
 }
 
 // fromBinary reads a CloudEvent in binary mode: attributes from headers, data
@@ -231,53 +233,19 @@ func keyFound(place string) *Invalid {
 // might copy them.
 func headersHoldKey(header map[string][]string) bool {
 	var all []byte
-	for name, values := range header {
-		for _, v := range values {
+	values := value{kind: anObject}
+	for name, texts := range header {
+		bare := strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(name), "ce-"), "x-")
+		for _, v := range texts {
+			if namesKey(bare) && strings.TrimSpace(v) != "" {
+				return true
+			}
 			all = append(all, name+": "+v+"\n"...)
+			values.members = append(values.members, member{name, value{kind: aString, text: v}})
 		}
 	}
-	return HoldsPrivateKey(all)
-}
-
-// keyPlace says where in the body the key is, without names that may be part of
-// the key.
-func keyPlace(root value) string {
-	if where := findKey(at("$"), root); where != nil {
-		return "at " + where.String()
-	}
-	return "in the body"
-}
-
-// findKey returns the first value that contains a key by itself, or the object
-// around a name that does.
-func findKey(where *path, v value) *path {
-	if v.kind == aString && HoldsPrivateKey([]byte(v.text)) {
-		return where
-	}
-	for i, item := range v.items {
-		if found := findKey(where.item(i), item); found != nil {
-			return found
-		}
-	}
-	for _, m := range v.members {
-		alone := fmt.Sprintf("{%q:%q}", m.name, m.text)
-		if HoldsPrivateKey([]byte(m.name)) {
-			return where
-		}
-		if found := findKey(where.field(m.name), m.value); found != nil {
-			return found
-		}
-		if m.kind == aString && HoldsPrivateKey([]byte(alone)) {
-			return where.field(m.name)
-		}
-	}
-	_, isJWK := v.get("kty")
-	_, private := v.get("d")
-	_, symmetric := v.get("k")
-	if isJWK && (private || symmetric) {
-		return where
-	}
-	return nil
+	slices.SortStableFunc(values.members, byName) // a map has no order
+	return HoldsPrivateKey(all) || joinsToKey(values)
 }
 
 func headerPath(attribute string) *path {

@@ -1,7 +1,6 @@
 package events
 
 import (
-	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
@@ -62,7 +61,7 @@ func readData(where *path, data value) (Event, *Invalid) {
 		case "certificate":
 			e.Certificate, invalid = readCertificate(in, m.value)
 		case "private_key":
-			e.PrivateKey, invalid = readPrivateKey(in, m.value)
+			e.PrivateKey, invalid = readReference(in, m.value)
 		case "targets":
 			e.Targets, invalid = readTargets(in, m.value)
 		case "labels":
@@ -114,14 +113,14 @@ func readSource(in *path, v value) (string, *Invalid) {
 	return source, nil
 }
 
-// readTime reads an RFC 3339 time. It refuses years that cannot be encoded again,
+// readTime reads an RFC 3339 time, in which t and z may be lower case (section 5.6). It refuses years that cannot be encoded again,
 // and those before 1970.
 func readTime(in *path, v value) (time.Time, *Invalid) {
 	if v.kind != aString {
 		return time.Time{}, refuse(in, "%s, expected a string", v.kind)
 	}
 	var t time.Time
-	if t.UnmarshalText([]byte(v.text)) != nil {
+	if t.UnmarshalText([]byte(strings.ToUpper(v.text))) != nil {
 		return time.Time{}, refuse(in, "not a time of RFC 3339, such as 2026-01-31T12:00:00Z")
 	}
 	if t = t.UTC(); t.Year() < 1970 || t.Year() > 9999 {
@@ -149,54 +148,8 @@ func readCertificate(in *path, v value) (Certificate, *Invalid) {
 	return Certificate{PEM: v.text}, nil
 }
 
-// readPrivateKey reads the reference to the key. Text in place of a reference may be
-// the key itself, in any format, and is treated as one.
-func readPrivateKey(in *path, v value) (*Reference, *Invalid) {
-	if v.kind == aString && v.text != "" {
-		return nil, &Invalid{
-			Reason:   fmt.Sprintf("%s: a string, expected a reference (an object with vault, transit or file); if it is the key itself, %s", in, keyAdvice),
-			HoldsKey: true,
-		}
-	}
-	for _, m := range v.members {
-		known := slices.Contains(referenceKinds, m.name) || m.name == "env"
-		if !known && hasText(m.value) && (m.name == "value" || legible.Nearest(m.name, referenceKinds...) == "") {
-			return nil, &Invalid{
-				Reason:   fmt.Sprintf("%s: unknown kind of reference, expected %s; if it holds the key itself, %s", in.field(m.name), expectedInstead(m.name), keyAdvice),
-				HoldsKey: true,
-			}
-		}
-	}
-	return readReference(in, v)
-}
-
-func hasText(v value) bool {
-	if v.kind == aString {
-		return v.text != ""
-	}
-	for _, item := range v.items {
-		if hasText(item) {
-			return true
-		}
-	}
-	for _, m := range v.members {
-		if hasText(m.value) {
-			return true
-		}
-	}
-	return false
-}
-
 // vaultForm is a reference to a secret in Vault.
 const vaultForm = `{"vault": {"mount": "secret", "path": "certs/web1", "key": "private_key"}}`
-
-// expectedInstead is the kind of reference that was probably meant.
-func expectedInstead(name string) string {
-	if vaultWords[name] != "" {
-		return vaultForm
-	}
-	return "vault, transit or file"
-}
 
 var referenceKinds = []string{"vault", "transit", "file"}
 

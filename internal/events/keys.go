@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -22,11 +23,11 @@ const (
 //
 //   - PEM and PuTTY blocks, OpenSSH keys, openssl's text form; encrypted ones too
 //   - PKCS#8, PKCS#1, SEC 1 and DSA keys in DER; PKCS#12 files, Java key stores
-//   - JSON Web Keys with a private or symmetric part
-//   - text under a name such as private_key
+//   - JSON Web Keys with a private or symmetric part, .NET's RSAKeyValue and RSAParameters
+//   - what stands under a name such as private_key and does not begin like a reference
 //
-// each of them as it is, with JSON or percent escapes, in UTF-16, as base64 or as
-// hexadecimal. Keys in compressed or otherwise encrypted data are not found. A body
+// each of them as it is, with JSON, Python or percent escapes, in UTF-16, as base64, as
+// hexadecimal, or as a list of bytes. Keys in compressed or otherwise encrypted data are not found. A body
 // over MaxSize is not searched and counts as containing one.
 func HoldsPrivateKey(body []byte) bool {
 	return len(body) > MaxSize || holdsKey(body, maxEncodings)
@@ -44,7 +45,10 @@ func holdsKey(b []byte, encodings int) bool {
 			return true
 		}
 		text := withoutBlanks(b)
-		if textKey(text) || encodings > 0 && encodedKey(text, encodings-1) {
+		if textKey(text) || jsonWebKey(b) || encodings > 0 && encodedKey(text, encodings-1) {
+			return true
+		}
+		if list := writtenBytes(b); encodings > 0 && len(list) > 0 && holdsKey(list, encodings-1) {
 			return true
 		}
 		plain, changed := unescape(b)
@@ -74,14 +78,8 @@ var keyMarks = [][]byte{
 	[]byte("Private-Lines:"),   // PuTTY
 	[]byte("Private-Key:("),    // openssl pkey -text
 	[]byte("privateExponent:"), // openssl rsa -text
-	[]byte("<InverseQ>"),       // RSAKeyValue in XML, with a private part
-}
-
-// keyNames are names that publishers give to keys. One with text as its value holds a
-// key; the event's own private_key is an object.
-var keyNames = [][]byte{
-	[]byte(`"private_key":"`), []byte(`"privateKey":"`), []byte(`"private-key":"`), []byte(`"privatekey":"`),
-	[]byte(`"PrivateKey":"`), []byte(`"PRIVATE_KEY":"`), []byte(`"privkey":"`), []byte(`"private_key_pem":"`), []byte(`"privateKeyPem":"`),
+	[]byte("InverseQ"),         // .NET's RSAKeyValue in XML and RSAParameters in JSON, with a private part
+	[]byte(`"Primes":[`),       // Go's rsa.PrivateKey in JSON
 }
 
 func textKey(text []byte) bool {
@@ -90,25 +88,45 @@ func textKey(text []byte) bool {
 			return true
 		}
 	}
-	if pemKey(text) {
+	if bytes.Contains(text, []byte("Modulus")) && (bytes.Contains(text, []byte("<D>")) || bytes.Contains(text, []byte(`"D":`))) {
 		return true
 	}
-	if !bytes.Contains(text, []byte(`":"`)) {
-		return false // no name has text as its value
-	}
-	for _, name := range keyNames {
-		for rest := text; ; {
-			i := bytes.Index(rest, name)
-			if i < 0 {
-				break
-			}
-			if rest = rest[i+len(name):]; len(rest) > 0 && rest[0] != '"' {
-				return true
-			}
+	return pemKey(text) || namedKey(text)
+}
+
+// namedKey looks for a quoted name of private keys with a value that neither is empty
+// nor begins like a reference.
+func namedKey(text []byte) bool {
+	for i := 0; ; i++ {
+		colon := bytes.IndexByte(text[i:], ':')
+		if colon < 0 {
+			return false
+		}
+		i += colon
+		if i < 2 || text[i-1] != '"' && text[i-1] != '\'' {
+			continue
+		}
+		before := text[max(0, i-1-longestKeyName-1) : i-1]
+		quote := bytes.LastIndexByte(before, text[i-1])
+		if quote >= 0 && namesKey(string(before[quote+1:])) && !emptyOrReference.Match(text[i+1:min(len(text), i+20)]) {
+			return true
 		}
 	}
-	return bytes.Contains(text, []byte(`"kty":`)) && (bytes.Contains(text, []byte(`"d":"`)) || bytes.Contains(text, []byte(`"k":"`)))
 }
+
+// emptyOrReference matches the start of a value without white space.
+var emptyOrReference = regexp.MustCompile(`^(?:$|""|\'\'|null|true|false|\[\]|\{\}|\{["'](?:vault|transit|file)["']:)`)
+
+// jsonWebKey looks for a JSON Web Key (RFC 7517) with a private or symmetric part, in
+// JSON, as Python and JavaScript print it, or in YAML.
+func jsonWebKey(b []byte) bool {
+	return bytes.Contains(b, []byte("kty")) && keyType.Match(b) && keyPart.Match(b)
+}
+
+var (
+	keyType = regexp.MustCompile(`kty["']?\s*[:=]`)
+	keyPart = regexp.MustCompile(`(?:^|[\s{,"'])[dk]["']?\s*[:=]\s*["']?[A-Za-z0-9+/_-]`)
+)
 
 // pemKey looks for BEGIN ... PRIVATE KEY or for PRIVATE KEY ... --, without white
 // space: one end of the boundary is enough.
@@ -218,7 +236,7 @@ var digitOf = func() (of [256]byte) {
 
 func isHex(c byte) bool { return digitOf[c]&hexDigit != 0 }
 
-// unescape resolves the escapes of JSON strings and of percent-encoding once, at any
+// unescape resolves the escapes of JSON and Python strings and of percent-encoding once, at any
 // position, and reports whether there were any. Two-byte UTF-8 characters of Latin-1
 // become single bytes, for binary data that was encoded as text.
 func unescape(b []byte) ([]byte, bool) {
@@ -274,6 +292,11 @@ func escape(b []byte) (plain rune, size int) {
 		}
 		if unit, ok := escapedUnit(b, 1); ok {
 			return unit, 6
+		}
+		if len(b) >= 4 && b[1] == 'x' && isHex(b[2]) && isHex(b[3]) {
+			var c [1]byte
+			hex.Decode(c[:], b[2:4])
+			return rune(c[0]), 4
 		}
 	}
 	return 0, 0

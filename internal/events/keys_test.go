@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,12 @@ func keys(tb testing.TB) map[string][]byte {
 	jwk := func(members string) []byte { return []byte(`{"kty":"EC","crv":"P-256",` + members + `}`) }
 	scalar := base64.RawURLEncoding.EncodeToString(must(p256.Bytes()))
 	all["JWK"] = jwk(`"x":"AA", "d" : "` + scalar + `"`)
+	all["JWK in single quotes"] = []byte(`{'kty': 'EC', 'crv': 'P-256', 'd': '` + scalar + `'}`)
+	all["JWK in YAML"] = []byte("kty: EC\ncrv: P-256\nd: " + scalar + "\n")
+	all[".NET RSAKeyValue"] = []byte("<RSAKeyValue><Modulus>3q2+7w==</Modulus><Exponent>AQAB</Exponent><P>3q0=</P><DP>3q0=</DP><InverseQ>3q0=</InverseQ><D>3q2+7w==</D></RSAKeyValue>")
+	all[".NET RSAKeyValue, D alone"] = []byte("<RSAKeyValue><Modulus>3q2+7w==</Modulus><Exponent>AQAB</Exponent><D>3q2+7w==</D></RSAKeyValue>")
+	all[".NET RSAParameters in JSON"] = []byte(`{"D":"3q2+7w==","Exponent":"AQAB","Modulus":"3q2+7w=="}`)
+	all["Go's rsa.PrivateKey in JSON"] = must(json.Marshal(rsaKey))
 	all["JWK, symmetric"] = []byte(`{"k":"` + scalar + `","kty":"oct"}`)
 	return all
 }
@@ -187,6 +194,38 @@ var hidings = map[string]struct {
 	"hexadecimal": {false, inBody(func(k []byte) string {
 		return `{"id":"e1","certificate":$PEM,"labels":{"note":"` + hex.EncodeToString(k) + `"}}`
 	})},
+	"hexadecimal with colons":  {false, inBody(func(k []byte) string { return note(jsonString(listed(k, "%02x", ":"))) })},
+	"hexadecimal in lines":     {false, inBody(func(k []byte) string { return note(`"` + wrapped(string(listed(k, "%02X", ":")), 45, `:\n    `) + `"`) })},
+	"hexadecimal with hyphens": {false, inBody(func(k []byte) string { return note(jsonString(listed(k, "%02X", "-"))) })},
+	"a C array":                {false, inBody(func(k []byte) string { return note(jsonString(listed(k, "0x%x", ", "))) })},
+	"Python's bytes":           {false, inBody(func(k []byte) string { return note(jsonString([]byte("b'" + string(listed(k, `\x%02x`, "")) + "'"))) })},
+	"a Buffer":                 {false, inBody(func(k []byte) string { return note(`{"type":"Buffer","data":[` + string(listed(k, "%d", ",")) + `]}`) })},
+	"a list of numbers":        {false, inBody(func(k []byte) string { return note("[" + string(listed(k, "%d", ",\n ")) + "]") })},
+	"Go's fmt":                 {false, inBody(func(k []byte) string { return note(jsonString([]byte(fmt.Sprint(k)))) })},
+	"Java's bytes": {false, inBody(func(k []byte) string {
+		signed := make([]int8, len(k))
+		for i, c := range k {
+			signed[i] = int8(c)
+		}
+		return note(string(must(json.Marshal(signed))))
+	})},
+	"an Uint8Array": {false, inBody(func(k []byte) string {
+		return note("{" + list(len(k), func(i int) string { return fmt.Sprintf(`"%d": %d`, i, k[i]) }) + "}")
+	})},
+	"labels, cut in pieces":                   {true, inBody(func(k []byte) string { return labelled("part%d", false, string(k)) })},
+	"labels, as pieces of base64":             {false, inBody(func(k []byte) string { return labelled("part%d", false, base64.StdEncoding.EncodeToString(k)) })},
+	"labels, as pieces in the order of names": {false, inBody(func(k []byte) string { return labelled("k%03d", true, base64.StdEncoding.EncodeToString(k)) })},
+	"labels, as pieces that are numbered":     {false, inBody(func(k []byte) string { return labelled("k-%d", true, base64.StdEncoding.EncodeToString(k)) })},
+	"targets, cut in pieces": {false, inBody(func(k []byte) string {
+		return `{"id":"e1","certificate":$PEM,"targets":` + string(must(json.Marshal(pieces(base64.StdEncoding.EncodeToString(k))))) + `}`
+	})},
+	"attributes' headers, as pieces": {false, func(k []byte) (header, []byte) {
+		h := binaryHeader()
+		for i, piece := range pieces(base64.StdEncoding.EncodeToString(k)) {
+			h[fmt.Sprintf("ce-part%d", i)] = []string{piece}
+		}
+		return h, body(`{"certificate":$PEM}`)
+	}},
 	"data_base64": {false, inBody(func(k []byte) string {
 		return `{"specversion":"1.0","type":"certificate.issued","source":"/ca","id":"e1","data_base64":"` + base64.StdEncoding.EncodeToString(k) + `"}`
 	})},
@@ -211,6 +250,43 @@ var hidings = map[string]struct {
 		return header{"X-Note": {"ok", base64.StdEncoding.EncodeToString(k)}}, body(`{"id":"e1","certificate":$PEM}`)
 	}},
 	"binary data": {false, func(k []byte) (header, []byte) { return binaryHeader(), k }},
+}
+
+// note is an event with a JSON value in a label.
+func note(value string) string {
+	return `{"id":"e1","certificate":$PEM,"labels":{"note":` + value + `}}`
+}
+
+// listed writes each byte by a format of fmt.
+func listed(k []byte, format, separator string) []byte {
+	var out []string
+	for _, c := range k {
+		out = append(out, fmt.Sprintf(format, c))
+	}
+	return []byte(strings.Join(out, separator))
+}
+
+// pieces cuts a text into pieces in which nothing is found.
+func pieces(s string) []string {
+	var all []string
+	for len(s) > 13 {
+		all = append(all, s[:13])
+		s = s[13:]
+	}
+	return append(all, s)
+}
+
+// labelled is an event with a text cut into labels, which are in the reverse of their
+// order if wanted.
+func labelled(name string, reverse bool, text string) string {
+	var members []string
+	for i, piece := range pieces(text) {
+		members = append(members, fmt.Sprintf(`"`+name+`":%s`, i, jsonString([]byte(piece))))
+	}
+	if reverse {
+		slices.Reverse(members)
+	}
+	return `{"id":"e1","certificate":$PEM,"labels":{` + strings.Join(members, ",") + `}}`
 }
 
 func inBody(hide func([]byte) string) func([]byte) (header, []byte) {

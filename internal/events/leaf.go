@@ -4,6 +4,8 @@ import (
 	"crypto/x509"
 	"errors"
 
+	"github.com/certpost/certpost/internal/oddities"
+
 	"github.com/certpost/certpost/internal/pemtext"
 )
 
@@ -20,10 +22,10 @@ func (e *Event) Leaf() (*x509.Certificate, error) {
 		return e.leaf, nil
 	}
 	// What cannot be read is not reported here: the delivery says it. The certificates before it
-	// still identify the event.
+	// still identify the event, and one that Go refuses is still the event's, not its issuer's.
 	blocks, _, _ := pemtext.Certificates([]byte(e.Certificate.PEM))
 	for _, block := range blocks {
-		cert, err := x509.ParseCertificate(block.DER)
+		cert, _, err := oddities.Certificate(block.DER)
 		if err != nil {
 			continue
 		}

@@ -1,7 +1,6 @@
 package payload
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -36,6 +36,12 @@ type Bundle struct {
 	// Chain contains the issuers, the leaf's first. A self-signed root is kept if the event
 	// has it: the publisher decides whether it is delivered.
 	Chain []*x509.Certificate
+	// Unsupported says which certificate Certpost cannot parse as a whole, and why; "" if
+	// there is none. Nothing of it was verified. CheckSupported says what follows.
+	Unsupported string
+	// Strays names the certificates of the event that do not belong to the chain, in a
+	// clause; "" if there are none. CheckChain says what follows.
+	Strays string
 	// Notes describe what ParseBundle corrected or skipped, for the recipient.
 	Notes []string
 }
@@ -68,9 +74,12 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		if encodedSize(block.DER) > maxLeaf || size > maxLeaf+maxChain {
 			return nil, payloadFailure(nil, "the certificate on line %d is too large: the limit is %d bytes for one certificate and %d for all", block.Line, maxLeaf, maxLeaf+maxChain)
 		}
-		cert, err := x509.ParseCertificate(block.DER)
+		cert, odd, err := oddities.Certificate(block.DER)
 		if err != nil {
 			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.Line)
+		}
+		if odd != "" && b.Unsupported == "" {
+			b.Unsupported = fmt.Sprintf("%s on line %d cannot be verified: %s", ShortName(cert), block.Line, odd)
 		}
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
 			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; the limit is %d", block.Line, key.N.BitLen(), maxRSABits)
@@ -109,104 +118,6 @@ func known(certs []*x509.Certificate, cert *x509.Certificate) bool {
 		}
 	}
 	return false
-}
-
-// order finds the leaf, the one certificate that issued none of the others, and sets
-// Chain to the certificates that lead up from it, each after one that it issued.
-func (b *Bundle) order(certs []*x509.Certificate) error {
-	issuers := make(map[*x509.Certificate][]*x509.Certificate, len(certs))
-	issuedOthers := make(map[*x509.Certificate]bool, len(certs))
-	for _, child := range certs {
-		// Issuers that lead further up come before self-signed ones, so that with a
-		// cross-signed root the path to the other root stays contiguous.
-		var roots []*x509.Certificate
-		for _, parent := range certs {
-			if child == parent || !issued(parent, child) {
-				continue
-			}
-			issuedOthers[parent] = true
-			if selfIssued(parent) {
-				roots = append(roots, parent)
-			} else {
-				issuers[child] = append(issuers[child], parent)
-			}
-		}
-		issuers[child] = append(issuers[child], roots...)
-	}
-
-	leaf, err := pickLeaf(certs, issuedOthers)
-	if err != nil {
-		return err
-	}
-	b.Leaf = leaf
-	if leaf.IsCA {
-		b.Notes = append(b.Notes, "the certificate is a CA certificate")
-	}
-	seen := map[*x509.Certificate]bool{leaf: true}
-	b.climb(leaf, issuers, seen)
-	for _, cert := range certs {
-		if !seen[cert] {
-			return payloadFailure(nil, "the chain is broken: %s issued neither %s nor any of its issuers", ShortName(cert), ShortName(leaf))
-		}
-	}
-	return nil
-}
-
-// climb appends cert's issuers and their issuers, depth first; seen prevents endless
-// recursion when CAs have signed each other.
-func (b *Bundle) climb(cert *x509.Certificate, issuers map[*x509.Certificate][]*x509.Certificate, seen map[*x509.Certificate]bool) {
-	for _, issuer := range issuers[cert] {
-		if !seen[issuer] {
-			seen[issuer] = true
-			b.Chain = append(b.Chain, issuer)
-			b.climb(issuer, issuers, seen)
-		}
-	}
-}
-
-// issued reports whether parent issued child: by name, by key identifier if both have
-// one, and by signature. A signature whose algorithm Certpost cannot check counts as
-// valid; the recipient's software checks it.
-func issued(parent, child *x509.Certificate) bool {
-	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return false
-	}
-	if len(child.AuthorityKeyId) > 0 && len(parent.SubjectKeyId) > 0 && !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
-		return false
-	}
-	err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature)
-	var insecure x509.InsecureAlgorithmError
-	return err == nil || errors.As(err, &insecure) || errors.Is(err, x509.ErrUnsupportedAlgorithm)
-}
-
-func selfIssued(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, cert.RawSubject) }
-
-// pickLeaf returns the one certificate that issued none of the others, and an error
-// if there is not exactly one. A single certificate is the leaf, even a CA's; several
-// certificates that are all of CAs are more likely a chain file used by mistake.
-func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool) (*x509.Certificate, error) {
-	if len(certs) == 1 {
-		return certs[0], nil
-	}
-	var leaves, loose []*x509.Certificate // loose: CA certificates that issued none of the others
-	for _, cert := range certs {
-		switch {
-		case issuedOthers[cert]:
-		case cert.IsCA || cert.Version < 3 && selfIssued(cert):
-			loose = append(loose, cert)
-		default:
-			leaves = append(leaves, cert)
-		}
-	}
-	switch {
-	case len(leaves) == 0:
-		return nil, payloadFailure(nil, "the certificate text has only CA certificates (%s) and no leaf; publish the full chain, not only the chain", shortNames(certs))
-	case len(leaves) > 1:
-		return nil, payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), namesAndSerials(leaves))
-	case len(loose) > 0:
-		return nil, payloadFailure(nil, "the chain is broken: %s issued neither %s nor any of its issuers", shortNames(loose), ShortName(leaves[0]))
-	}
-	return leaves[0], nil
 }
 
 // CheckDates checks the leaf's dates by policy: refuse (the default, also for "")

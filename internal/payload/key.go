@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/pemtext"
 )
 
@@ -61,6 +62,9 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
 	}
 	key := decodeKey(found[0].DER)
+	if odd := oddities.Key(found[0].DER); key == nil && odd != "" {
+		return nil, payloadFailure(nil, "the private key is %s, then replay", odd)
+	}
 	if key == nil {
 		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
 	}

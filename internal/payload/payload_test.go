@@ -97,7 +97,7 @@ func TestParseKeyRefuses(t *testing.T) {
 		{"cut off", text[:len(text)-50], "cut off"},
 		{"damaged", bytes.Replace(text, []byte("M"), []byte("*"), 1), "not base64"},
 		{"not a key", block("PRIVATE KEY"), "damaged or has an unsupported type"},
-		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unsupported type"},
+		{"of key agreement", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x25519}), "unsupported type X25519"},
 		{"DSA", block("DSA PRIVATE KEY"), "unsupported type (DSA PRIVATE KEY)"},
 		{"OpenSSH", block("OPENSSH PRIVATE KEY"), "OpenSSH format"},
 		{"encrypted PKCS#8", block("ENCRYPTED PRIVATE KEY"), "is encrypted"},

@@ -23,6 +23,7 @@ const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
+	defer r.slow.Wait()
 	var consumer jetstream.Consumer // nil until fetched from
 	var lastLogged time.Time
 	for failures := 0; ctx.Err() == nil; {
@@ -138,21 +139,15 @@ type fanned struct {
 	outcome     string        // the label in certpost_events_total
 }
 
-// fanOut publishes the deliveries of a group of events, and only then acknowledges the
+// publish publishes the deliveries of resolved events, and only then acknowledges the
 // events.
-func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
-	stop := keepAlive(r.AckWait(), group...)
-	defer stop()
-	r.reached(pointFetched)
-	all := make([]*fanned, 0, len(group))
+func (r *Runner) publish(ctx context.Context, all []*fanned) {
 	var deliveries []*nats.Msg
-	for _, msg := range group {
-		f := r.resolve(ctx, msg)
-		all = append(all, f)
+	for _, f := range all {
 		deliveries = append(deliveries, f.deliveries...)
 	}
 	if err := r.publishDeliveries(ctx, all, deliveries); err != nil {
-		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events are retried")
+		r.log.Warn().Err(err).Int("events", len(all)).Msg("deliveries could not be published; the events are retried")
 		for _, f := range all {
 			_ = f.msg.NakWithDelay(backoff.Jitter(2 * time.Second)) // if it fails: delivered again when the acknowledgement wait ends
 		}
@@ -219,7 +214,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		return f
 	}
 	f.token = events.Token(f.event.ID)
-	routes, failure := r.courier.Resolve(ctx, f.event)
+	routes, failure := r.resolveRoutes(ctx, f.event)
 	switch {
 	case failure != nil && ctx.Err() != nil:
 		f.nakDelay, f.outcome = time.Millisecond, "retried"

@@ -21,6 +21,9 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 	case "duplicate":
 		level = zerolog.DebugLevel
 	}
+	if r := j.entry.Receipt; r != nil && len(r.Warnings) > 0 && level == zerolog.InfoLevel {
+		level = zerolog.WarnLevel
+	}
 	line := j.r.log.WithLevel(level)
 	if j.event != nil {
 		line.Str("event", j.event.ID)
@@ -44,6 +47,9 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 			Str("message_id", r.MessageID).Int("size", r.Size).Int("recipients", len(r.Recipients)).
 			Dur("secrets_ms", r.Timings.Secrets).Dur("render_ms", r.Timings.Render).Dur("dial_ms", r.Timings.Dial).
 			Dur("send_ms", r.Timings.Send).Dur("total_ms", r.Timings.Total)
+		if len(r.Warnings) > 0 {
+			line.Strs("warnings", r.Warnings)
+		}
 		if r.Certificate != nil {
 			line.Str("cn", r.Certificate.Name()).Str("fingerprint", r.Certificate.Fingerprint)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -311,6 +312,8 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	put(`{"id":"leak","certificate":"x","private_key":"-----BEGIN PRIVATE KEY-----\n` + canary + `\n-----END PRIVATE KEY-----"}`)
 	b.publish(event("lost", "nobody-here", "ops"))
 	b.publish(event("homeless"))
+	odd := []string{"no token!", "no token?", "a.b", "a.c", "Zürich", strings.Repeat("x", 65)}
+	b.publish(event("odd", odd...))
 	b.settled()
 	want := map[string]string{
 		"certpost.dead.EVENT_INVALID._._.event-1":         "not json",
@@ -318,8 +321,14 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 		"certpost.dead.TARGET_UNKNOWN._.nobody-here.lost": `"id":"lost"`,
 		"certpost.dead.TARGET_UNKNOWN._._.homeless":       `"id":"homeless"`,
 	}
+	for _, target := range odd { // a letter for each, with its name
+		want["certpost.dead.TARGET_UNKNOWN._."+events.Token(target)+".odd"] = `"id":"odd"`
+	}
 	for _, l := range b.letters() {
 		part, ok := want[l.Subject]
+		if l.Event == "odd" && !slices.Contains(odd, l.Target) {
+			t.Errorf("a letter names the target %q", l.Target)
+		}
 		if !ok || !strings.Contains(string(l.Body), part) {
 			t.Errorf("letter %s: %s: %q", l.Subject, l.Reason, l.Body)
 		}

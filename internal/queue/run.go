@@ -83,6 +83,7 @@ type Runner struct {
 	ledger   broker.Ledger // set by prepare
 	replicas *replicaSet
 	meter    *meter // set by prepare
+	slow     lateGroups
 
 	progress *progress
 	// stores ends when the embedded store has failed: nothing can be recorded after that.

@@ -137,16 +137,52 @@ func (c Config) Validate() []Problem {
 }
 
 func (c Config) validateAddress(found *problems) {
-	if c.Address == "" || strings.HasPrefix(c.Address, "unix:///") {
+	if c.Address == "" {
+		for _, name := range []string{"VAULT_AGENT_ADDR", "VAULT_ADDR"} { // as the client prefers them
+			if address := os.Getenv(name); address != "" {
+				validateURL(address, func(message string) { found.add("address", "is not set, and the environment's "+name+" "+message) })
+				return
+			}
+		}
 		return
 	}
-	u, err := url.Parse(c.Address)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		found.add("address", "is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		found.add("address", "contains more than scheme, host, port and path: remove user, query and fragment")
+	validateURL(c.Address, func(message string) { found.add("address", message) })
+}
+
+func validateURL(address string, add func(message string)) {
+	if strings.HasPrefix(address, "unix:///") {
+		return
 	}
+	u, err := url.Parse(address)
+	page := ""
+	if err == nil {
+		page = webPage(u)
+	}
+	switch {
+	case page != "":
+		add(page)
+	case strings.Trim(address, " \t\r\n") != address:
+		add("begins or ends with a space or a line break: remove it")
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		add("is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		add("contains more than scheme, host, port and path: remove user, query and fragment")
+	}
+}
+
+// webPage says what is wrong with an address that was copied from a browser, or from a
+// request of Vault's API.
+func webPage(u *url.URL) string {
+	segments := strings.Split(strings.Trim(u.Path, "/"), "/")
+	for i, segment := range segments {
+		switch {
+		case segment == "v1":
+			return "ends with the path /v1, which Certpost adds by itself: remove it and what follows"
+		case segment == "ui" && (i == len(segments)-1 || segments[i+1] == "vault"):
+			return "is the address of Vault's web page: remove /ui and what follows"
+		}
+	}
+	return ""
 }
 
 func (a Auth) validate(found *problems) {
@@ -157,7 +193,9 @@ func (a Auth) validate(found *problems) {
 		return
 	}
 	if a.Mount != "" {
-		if err := validateSegments("mount", a.Mount); err != nil {
+		if rest, ok := strings.CutPrefix(strings.TrimPrefix(a.Mount, "v1/"), "auth/"); ok {
+			found.add("auth.mount", "begins with auth/, which Certpost adds by itself: write "+clean(strings.TrimSuffix(strings.Trim(rest, "/"), "/login")))
+		} else if err := validateSegments("mount", a.Mount); err != nil {
 			found.add("auth.mount", strings.TrimPrefix(err.Error(), "mount: "))
 		}
 	}

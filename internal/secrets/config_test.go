@@ -43,6 +43,15 @@ func TestConfigValidate(t *testing.T) {
 		{Config{Address: "https://user:" + canary + "@vault"}, "address", "more than scheme"},
 		{Config{Address: "https://" + canary + "\x00"}, "address", "URL"},
 		{Config{Address: at + "?x=1"}, "address", "more than scheme"},
+		{Config{Address: at + "/v1"}, "address", "ends with the path /v1"},
+		{Config{Address: at + "/v1/"}, "address", "ends with the path /v1"},
+		{Config{Address: at + "/v1/sys/health"}, "address", "ends with the path /v1"},
+		{Config{Address: at + "/prefix/v1"}, "address", "ends with the path /v1"},
+		{Config{Address: at + "/ui"}, "address", "Vault's web page"},
+		{Config{Address: at + "/ui/vault/secrets"}, "address", "Vault's web page"},
+		{Config{Address: at + " "}, "address", "begins or ends with a space"},
+		{Config{Address: at, Auth: Auth{Method: "approle", Mount: "auth/team", RoleID: value}}, "auth.mount", "begins with auth/, which Certpost adds by itself: write team"},
+		{Config{Address: at, Auth: Auth{Method: "approle", Mount: "v1/auth/approle/login", RoleID: value}}, "auth.mount", "write approle"},
 		{Config{Auth: Auth{Method: "approle", RoleID: value}}, "address", "is required"},
 		{Config{Address: at, Namespace: "a b"}, "namespace", "space"},
 		{Config{Address: at, Timeout: time.Millisecond}, "timeout", "want 1s to 1m0s"},
@@ -70,6 +79,11 @@ func TestConfigValidate(t *testing.T) {
 			t.Errorf("the problem contains the secret: %v", problems)
 		}
 	}
+	t.Setenv("VAULT_ADDR", at+"/v1")
+	if problems := (Config{}).Validate(); len(problems) != 1 || problems[0].Path != "address" || !strings.Contains(problems[0].Message, "the environment's VAULT_ADDR ends with the path /v1") {
+		t.Errorf("VAULT_ADDR: found %v", problems)
+	}
+	t.Setenv("VAULT_ADDR", "")
 	// All at once, in order.
 	problems := Config{Address: "x", Timeout: -1, Auth: Auth{Method: "userpass", JWTFile: "x"}}.Validate()
 	if len(problems) != 5 {

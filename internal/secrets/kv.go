@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -92,6 +93,9 @@ func (v *vault) readKV2(ctx context.Context, ref Ref) (*record, error) {
 		return nil, ref.notFound("name another version, or write the secret again", "version %d is destroyed", meta.Version)
 	case parsed && meta.DeletionTime != "" && said.Data.Data == nil:
 		return nil, ref.notFound("undelete it, name another version, or write the secret again", "version %d is deleted", meta.Version)
+	case ans.status == http.StatusNotFound && strings.HasPrefix(ref.Vault.Path, "data/"):
+		return nil, ref.notFound("leave out data/ at the beginning of the path, which belongs to the API of KV version 2 and which Certpost adds by itself",
+			"there is no secret at %s", ref.Vault.location())
 	case ans.status == http.StatusNotFound:
 		return nil, v.missing(ctx, ref, ref.Vault.Mount+"/metadata")
 	case !parsed || meta.Version == 0 || said.Data.Data == nil:

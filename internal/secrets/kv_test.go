@@ -26,16 +26,17 @@ func TestKV2(t *testing.T) {
 	wantSecret(t, o, store.Get, mustRef(t, "vault:secret/p12/ops#passphrase@1"), first, "1")
 	wantSecret(t, o, store.Get, mustRef(t, "vault:secret/p12/ops#passphrase@2"), second, "2")
 	for ref, texts := range map[string][]string{
-		"vault:secret/p12/ops#passphase":    {"vault:secret/p12/ops#passphase: ", "no field passphase", "existing names: passphrase, passphrases"},
-		"vault:secret/p12/ops#number":       {"the field number is a number", "string"},
-		"vault:secret/p12/ops#list":         {"a list"},
-		"vault:secret/p12/ops#object":       {"an object"},
-		"vault:secret/p12/ops#nothing":      {"null"},
-		"vault:secret/p12/ops#yes":          {"true or false"},
-		"vault:secret/p12/ops#empty":        {"is empty"},
-		"vault:secret/p12/opps#passphrase":  {"no secret at secret/p12/opps", "existing names: ops"},
-		"vault:secret/none/ops#passphrase":  {"no secret at secret/none/ops"},
-		"vault:secret/p12/ops#passphrase@9": {"no version 9"},
+		"vault:secret/p12/ops#passphase":       {"vault:secret/p12/ops#passphase: ", "no field passphase", "existing names: passphrase, passphrases"},
+		"vault:secret/p12/ops#number":          {"the field number is a number", "string"},
+		"vault:secret/p12/ops#list":            {"a list"},
+		"vault:secret/p12/ops#object":          {"an object"},
+		"vault:secret/p12/ops#nothing":         {"null"},
+		"vault:secret/p12/ops#yes":             {"true or false"},
+		"vault:secret/p12/ops#empty":           {"is empty"},
+		"vault:secret/p12/opps#passphrase":     {"no secret at secret/p12/opps", "existing names: ops"},
+		"vault:secret/none/ops#passphrase":     {"no secret at secret/none/ops"},
+		"vault:secret/p12/ops#passphrase@9":    {"no version 9"},
+		"vault:secret/data/p12/ops#passphrase": {"no secret at secret/data/p12/ops", "leave out data/"},
 	} {
 		wantError(t, o, store.Get, mustRef(t, ref), ErrNotFound, texts...)
 	}

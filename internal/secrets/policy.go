@@ -17,7 +17,7 @@ type Policy struct {
 	// more segments.
 	Paths []string
 	// FileRoots are directories. A file is allowed when it is below one of them after
-	// all symbolic links are resolved.
+	// all symbolic links are resolved, and is a regular file without further hard links.
 	FileRoots []string
 }
 
@@ -27,7 +27,9 @@ func (p Policy) Validate() []Problem {
 	var found problems
 	for i, glob := range p.Paths {
 		at := fmt.Sprintf("secret_paths[%d]", i)
-		if err := validateSegments("glob", strings.ReplaceAll(glob, "**", "x")); err != nil {
+		if strings.HasPrefix(strings.TrimPrefix(glob, "/"), "v1/") || strings.Contains(glob, "://") {
+			found.add(at, "is a path of Vault's API or a URL: begin with the mount, such as secret/certs/*")
+		} else if err := validateSegments("glob", strings.ReplaceAll(glob, "**", "x")); err != nil {
 			found.add(at, strings.TrimPrefix(err.Error(), "glob: "))
 		} else if _, err := path.Match(glob, ""); err != nil {
 			found.add(at, "is not a valid glob: a [ without a ]")
@@ -40,13 +42,16 @@ func (p Policy) Validate() []Problem {
 	for i, root := range p.FileRoots {
 		if !filepath.IsAbs(root) {
 			found.add(fmt.Sprintf("file_roots[%d]", i), "is not an absolute path")
+		} else if filepath.Clean(root) == filepath.Dir(root) {
+			found.add(fmt.Sprintf("file_roots[%d]", i), "is the whole file system: name the directory that has the certificates")
 		}
 	}
 	return found
 }
 
-// Allows returns nil, or an ErrDenied that says why an event may not name the
-// reference. It fetches nothing.
+// Allows returns nil, or an error that says why an event may not name the reference. It
+// fetches nothing. A file may change afterwards, so Store.OfEvent reads the one that it
+// has judged.
 func (p Policy) Allows(ref Ref) error {
 	if err := ref.Validate(); err != nil {
 		return ref.refuse("an event may not name it: %v", err)
@@ -60,7 +65,11 @@ func (p Policy) Allows(ref Ref) error {
 	case ref.Transit != nil:
 		return p.allowsPath(ref, ref.Transit.Mount+"/"+ref.Transit.Key)
 	case ref.File != "":
-		return p.allowsFile(ref)
+		file, err := p.open(ref)
+		if err == nil {
+			file.Close()
+		}
+		return err
 	}
 	return ref.refuse("an event may name only secrets in vault, transit and file")
 }
@@ -69,6 +78,12 @@ func (p Policy) allowsPath(ref Ref, location string) error {
 	for _, glob := range p.Paths {
 		if globMatches(glob, location) {
 			return nil
+		}
+	}
+	for _, glob := range p.Paths {
+		if mount, rest, found := strings.Cut(glob, "/data/"); found && globMatches(mount+"/"+rest, location) {
+			return ref.denied("write "+clean(mount+"/"+rest)+" in events.secret_paths: references and globs leave out the data/ of KV version 2",
+				"an event may not name it: it is outside events.secret_paths")
 		}
 	}
 	return ref.denied("add its path to events.secret_paths if events should name it",
@@ -90,38 +105,4 @@ func globMatches(glob, location string) bool {
 		}
 	}
 	return true
-}
-
-func (p Policy) allowsFile(ref Ref) error {
-	if !filepath.IsAbs(ref.File) || filepath.Clean(ref.File) != ref.File {
-		return ref.refuse("an event may not name it: the path is not absolute and clean")
-	}
-	for _, root := range p.FileRoots {
-		inside, err := liesBelow(root, ref.File)
-		if err != nil {
-			continue // the root, or the file below it, does not exist
-		}
-		if inside {
-			return nil
-		}
-	}
-	// The author of an event must not learn whether a file outside the roots exists:
-	// the answer is the same for a file that does not.
-	return ref.denied("add its directory to events.file_roots if events should name it",
-		"an event may not name it: it is not a file below events.file_roots")
-}
-
-// liesBelow reports whether file is below root after all symbolic links of both are
-// resolved.
-func liesBelow(root, file string) (bool, error) {
-	realRoot, err := filepath.EvalSymlinks(root)
-	if err != nil {
-		return false, err
-	}
-	realFile, err := filepath.EvalSymlinks(file)
-	if err != nil {
-		return false, err
-	}
-	rel, err := filepath.Rel(realRoot, realFile)
-	return err == nil && rel != "." && filepath.IsLocal(rel), err
 }

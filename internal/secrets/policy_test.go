@@ -49,6 +49,22 @@ func TestPolicyPaths(t *testing.T) {
 	}
 }
 
+// TestPolicyWithKV2Data: globs copied from Vault's policies have data/, references do not.
+func TestPolicyWithKV2Data(t *testing.T) {
+	t.Parallel()
+	policy := Policy{Paths: []string{"secret/data/certs/*"}}
+	err := policy.Allows(Ref{Vault: &VaultRef{Mount: "secret", Path: "certs/web1", Key: "k"}})
+	if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "write secret/certs/* in events.secret_paths") {
+		t.Error(err)
+	}
+	if err := policy.Allows(Ref{Vault: &VaultRef{Mount: "secret", Path: "data/certs/web1", Key: "k"}}); err != nil {
+		t.Errorf("a path that begins with data: %v", err)
+	}
+	if err := policy.Allows(Ref{Vault: &VaultRef{Mount: "secret", Path: "smtp/x", Key: "k"}}); !errors.Is(err, ErrDenied) || strings.Contains(err.Error(), "data/") {
+		t.Error(err)
+	}
+}
+
 func TestPolicyFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -86,10 +102,15 @@ func TestPolicyFiles(t *testing.T) {
 	}
 	for _, file := range []string{
 		secret, link(secret, root, "climbs.pem"), link("../outside", root, "out") + "/secret.pem", root + "/../outside/secret.pem", root, root + "/", "archive/web1/privkey1.pem",
-		filepath.Join(dir, "root-and-more", "x.pem"), filepath.Join(root, "none.pem"), root + "//archive/web1/privkey1.pem", filepath.Join(dir, "missing", "x"),
+		filepath.Join(dir, "root-and-more", "x.pem"), root + "//archive/web1/privkey1.pem",
 		link(root, root, "self"), "",
 	} {
 		if err := policy.Allows(Ref{File: file}); !errors.Is(err, ErrDenied) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	for _, file := range []string{filepath.Join(root, "none.pem"), filepath.Join(dir, "missing", "x"), filepath.Join(archived, "x"), link("none", root, "dangling")} {
+		if err := policy.Allows(Ref{File: file}); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
@@ -103,8 +124,8 @@ func TestPolicyFiles(t *testing.T) {
 func TestPolicyValidate(t *testing.T) {
 	t.Parallel()
 	found := Policy{
-		Paths:     []string{"secret/certs/*", "secret", "", "secret/../x", "secret/[a", "secret/**/x", "secret/a**", "secret//x", "secret/certs/", "a/**"},
-		FileRoots: []string{"/etc/letsencrypt", "relative"},
+		Paths:     []string{"secret/certs/*", "secret", "", "secret/../x", "secret/[a", "secret/**/x", "secret/a**", "secret//x", "secret/certs/", "a/**", "v1/secret/certs/*", "https://vault/v1/secret/*"},
+		FileRoots: []string{"/etc/letsencrypt", "relative", "/"},
 	}.Validate()
 	var at []string
 	for _, p := range found {
@@ -113,7 +134,7 @@ func TestPolicyValidate(t *testing.T) {
 			t.Errorf("%s: no message", p.Path)
 		}
 	}
-	want := []string{"secret_paths[1]", "secret_paths[2]", "secret_paths[3]", "secret_paths[4]", "secret_paths[5]", "secret_paths[6]", "secret_paths[7]", "secret_paths[8]", "file_roots[1]"}
+	want := []string{"secret_paths[1]", "secret_paths[2]", "secret_paths[3]", "secret_paths[4]", "secret_paths[5]", "secret_paths[6]", "secret_paths[7]", "secret_paths[8]", "secret_paths[10]", "secret_paths[11]", "file_roots[1]", "file_roots[2]"}
 	if !slices.Equal(at, want) {
 		t.Errorf("found %v", found)
 	}

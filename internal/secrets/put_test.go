@@ -204,6 +204,7 @@ func TestPutWithTheAnswerLost(t *testing.T) {
 	server := imitate(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet { // this token may not read
 			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, `{"errors":["permission denied"]}`)
 			return
 		}
 		writes.Add(1)

@@ -191,7 +191,7 @@ func (r Ref) Validate() error {
 	case r.Env != "":
 		return validateEnvName(r.Env)
 	case r.File != "":
-		return validateText("file", r.File)
+		return validateFile(r.File)
 	case r.Credential != "":
 		return validateCredential(r.Credential)
 	}
@@ -213,8 +213,38 @@ func (r Ref) sources() (given []string) {
 	return given
 }
 
+// validateFile refuses what only a shell or a browser understands.
+func validateFile(path string) error {
+	switch {
+	case strings.HasPrefix(path, "file:"):
+		return errors.New("file: is a URL: write the path alone")
+	case strings.HasPrefix(path, "~"), strings.HasPrefix(path, "$HOME"):
+		return errors.New("file: begins with ~ or $HOME, which only a shell replaces: write the whole path")
+	case strings.TrimSpace(path) != path:
+		return errors.New("file: begins or ends with a space: remove it")
+	case len(path) > 1 && strings.ContainsAny(path[:1], `"'`) && path[len(path)-1] == path[0]:
+		return errors.New("file: has quotes around it that belong to the path: remove them")
+	}
+	return validateText("file", path)
+}
+
+// validateMount refuses a mount that was copied with the rest of an API path or a URL.
+func validateMount(field, mount string) error {
+	switch {
+	case strings.Contains(mount, "://"):
+		return fmt.Errorf("%s: is a URL: write the mount alone, such as secret", field)
+	case strings.HasPrefix(strings.TrimPrefix(mount, "/"), "v1/"):
+		return fmt.Errorf("%s: begins with v1/, which belongs to the API and not to the mount: remove it", field)
+	case strings.TrimSpace(mount) != mount:
+		return fmt.Errorf("%s: begins or ends with a space: remove it", field)
+	case strings.Trim(mount, "/") != mount && strings.Trim(mount, "/") != "":
+		return fmt.Errorf("%s: has a slash at its beginning or end: write %s", field, clean(strings.Trim(mount, "/")))
+	}
+	return validateSegments(field, mount)
+}
+
 func (v *VaultRef) validate() error {
-	if err := validateSegments("vault.mount", v.Mount); err != nil {
+	if err := validateMount("vault.mount", v.Mount); err != nil {
 		return err
 	}
 	if strings.ContainsAny(v.Mount, "{}") {
@@ -235,7 +265,7 @@ func (v *VaultRef) validate() error {
 }
 
 func (t *TransitRef) validate() error {
-	if err := validateSegments("transit.mount", t.Mount); err != nil {
+	if err := validateMount("transit.mount", t.Mount); err != nil {
 		return err
 	}
 	if err := validateSegments("transit.key", t.Key); err != nil {

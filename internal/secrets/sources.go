@@ -76,14 +76,26 @@ func (f files) readFile(ref Ref, path string) (Secret, error) {
 	if !info.Mode().IsRegular() {
 		return Secret{}, ref.notFound("", "it is not a regular file")
 	}
-	if info.Size() > maxSecret {
-		return Secret{}, ref.notFound("", "the file is larger than 1 MiB, too large for a secret")
-	}
 	file, err := os.Open(path)
 	if err != nil {
 		return Secret{}, fileError(ref, err)
 	}
+	return f.readOpen(ref, path, file)
+}
+
+// readOpen reads an open file and closes it.
+func (f files) readOpen(ref Ref, path string, file *os.File) (Secret, error) {
 	defer file.Close()
+	info, err := file.Stat() // of the open file: the one at its path may be another by now
+	if err != nil {
+		return Secret{}, fileError(ref, err)
+	}
+	if !info.Mode().IsRegular() {
+		return Secret{}, ref.notFound("", "it is not a regular file")
+	}
+	if info.Size() > maxSecret {
+		return Secret{}, ref.notFound("", "the file is larger than 1 MiB, too large for a secret")
+	}
 	// One byte more than the size detects a file that has grown since. The buffer is
 	// allocated once, because growing it would leave copies of the secret in memory.
 	buffer := make([]byte, info.Size()+1)

@@ -65,6 +65,23 @@ func (s *Store) Uncached(ctx context.Context, ref Ref, vars Vars) (Secret, error
 	return s.resolve(ctx, ref, vars, readAndForget)
 }
 
+// OfEvent is Uncached for a secret that an event names: it reads what the policy
+// allows and nothing else. A file is judged and read through one descriptor, so that a
+// link that changes in between leads nowhere else.
+func (s *Store) OfEvent(ctx context.Context, policy Policy, ref Ref) (Secret, error) {
+	if ref.Validate() != nil || ref.File == "" {
+		if err := policy.Allows(ref); err != nil {
+			return Secret{}, err
+		}
+		return s.Uncached(ctx, ref, nil)
+	}
+	file, err := policy.open(ref)
+	if err != nil {
+		return Secret{}, err
+	}
+	return s.files.readOpen(ref, ref.File, file)
+}
+
 // reading says whether a value from Vault may come from the cache, and stay there.
 type reading int
 

@@ -1,0 +1,69 @@
+package payload
+
+import (
+	"crypto/sha256"
+	"errors"
+	"sync"
+
+	"github.com/certpost/certpost/internal/pemtext"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// Limits of a Cache: entries, and bytes of certificate text in all of them.
+const (
+	maxCached      = 256
+	maxCachedBytes = 8 << 20
+)
+
+// Cache keeps parsed bundles by the digest of their text: an event is parsed when it is
+// resolved and again for each of its targets and attempts. The zero Cache is empty. It
+// is safe for concurrent use; callers must not change the bundles that it returns.
+type Cache struct {
+	mu      sync.Mutex
+	entries map[[sha256.Size]byte]*cached
+	oldest  [][sha256.Size]byte // digests, in the order of their arrival
+	bytes   int
+}
+
+type cached struct {
+	once   sync.Once
+	size   int
+	bundle *Bundle
+	err    error
+}
+
+// Parse returns what ParseBundle returns for the text. Callers with the same text wait
+// for the first one.
+func (c *Cache) Parse(pemText []byte) (*Bundle, error) {
+	if len(pemText) > pemtext.MaxCertificates {
+		return ParseBundle(pemText) // refuses it
+	}
+	entry := c.entry(sha256.Sum256(pemText), len(pemText))
+	entry.once.Do(func() { entry.bundle, entry.err = ParseBundle(pemText) })
+	if failure := (*verdict.Failure)(nil); errors.As(entry.err, &failure) {
+		own := *failure // callers add to it
+		return nil, &own
+	}
+	return entry.bundle, entry.err
+}
+
+func (c *Cache) entry(digest [sha256.Size]byte, size int) *cached {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if entry := c.entries[digest]; entry != nil {
+		return entry
+	}
+	if c.entries == nil {
+		c.entries = map[[sha256.Size]byte]*cached{}
+	}
+	for len(c.oldest) > 0 && (len(c.oldest) >= maxCached || c.bytes+size > maxCachedBytes) {
+		c.bytes -= c.entries[c.oldest[0]].size
+		delete(c.entries, c.oldest[0])
+		c.oldest = c.oldest[1:]
+	}
+	entry := &cached{size: size}
+	c.entries[digest] = entry
+	c.oldest = append(c.oldest, digest)
+	c.bytes += size
+	return entry
+}
