@@ -225,7 +225,7 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	}
 	e, err := readEntry(kve.Value())
 	if err != nil {
-		return Entry{}, 0, fmt.Errorf("ledger entry %s cannot be read (%w): inspect it with `nats kv get %s %s`", key, err, LedgerBucket, key)
+		return Entry{}, 0, fmt.Errorf("%w: entry %s (%v): inspect it with `nats kv get %s %s`", ErrUnreadableEntry, key, err, LedgerBucket, key)
 	}
 	return e, kve.Revision(), nil
 }

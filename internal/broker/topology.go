@@ -35,6 +35,11 @@ const (
 // DeliverySubject returns the subject of the delivery messages for a target.
 func DeliverySubject(lane, target string) string { return DeliveryPrefix + lane + "." + target }
 
+// DeliveryTarget returns the target of a delivery message: the last token of its subject.
+func DeliveryTarget(subject string) string {
+	return subject[strings.LastIndexByte(subject, '.')+1:]
+}
+
 // Retention of the streams.
 const (
 	eventsAge = 30 * 24 * time.Hour

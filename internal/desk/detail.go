@@ -241,7 +241,11 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	if err != nil {
 		return Overview{}, err
 	}
-	out := Overview{Lanes: lanes, Backlog: backlog, Groups: d.Groups(Query{}), Runs: []Run{}}
+	standstills, err := d.b.Standstills(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	out := Overview{Lanes: lanes, Backlog: backlog, Standstills: standstills, Groups: d.Groups(Query{}), Runs: []Run{}}
 	for _, r := range d.Runs(RunQuery{}) {
 		if r.State.unfinished() {
 			out.Runs = append(out.Runs, r)

@@ -74,7 +74,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx), Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
-		r.metrics.attempt(l.name, failure)
+		r.metrics.attempt(l.label, failure)
 	}
 	j.settle(ctx, receipt, failure)
 }
@@ -85,7 +85,7 @@ func (j *job) read() *verdict.Failure {
 	if meta, err := j.msg.Metadata(); err == nil {
 		j.seq, j.since = meta.Sequence.Stream, meta.Timestamp
 	}
-	j.target = j.msg.Subject()[strings.LastIndexByte(j.msg.Subject(), '.')+1:]
+	j.target = broker.DeliveryTarget(j.msg.Subject())
 	h := j.msg.Headers()
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.force = strings.EqualFold(h.Get(broker.HeaderForce), "true")
@@ -114,6 +114,7 @@ func invalid(err error) *verdict.Failure {
 // has settled or NAKed the message.
 func (j *job) due(ctx context.Context) bool {
 	entry, revision, err := j.r.ledger.Get(ctx, j.key)
+	j.r.ledgerAnswered(ctx, j.key, err)
 	if err != nil && !errors.Is(err, broker.ErrNoEntry) {
 		j.nak(backoff.Jitter(2*time.Second), err)
 		return false
@@ -221,6 +222,7 @@ func (j *job) claim(ctx context.Context) func(until time.Time) error {
 // write stores the entry by compare-and-set and keeps it with its new revision.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	rev, err := j.r.ledger.Put(ctx, j.key, e, j.revision)
+	j.r.ledgerAnswered(ctx, j.key, err)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 		if failed == nil || ctx.Err() != nil {
 			continue
 		}
+		r.standstills.report(partFanout, fetching, failed)
 		backoff.Sleep(ctx, time.Second)
 		err := r.EnsureTopology(ctx)
 		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be unavailable for a day
@@ -49,7 +50,7 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		batch, err := consumer.Fetch(fanoutBatch, jetstream.FetchMaxWait(fetchWait))
+		batch, err := fetchFrom(consumer, fanoutBatch)
 		if err != nil {
 			return err
 		}
@@ -74,6 +75,7 @@ func (r *Runner) fanoutOnce(ctx, work context.Context) error {
 		if err := batch.Error(); err != nil {
 			return err
 		}
+		r.standstills.report(partFanout, fetching, nil)
 	}
 	return nil
 }
@@ -116,7 +118,9 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		all = append(all, f)
 		deliveries = append(deliveries, f.deliveries...)
 	}
-	if err := r.PublishAll(ctx, deliveries, r.publishedBefore(all)); err != nil {
+	err := r.PublishAll(ctx, deliveries, r.publishedBefore(all))
+	r.standstills.report(partFanout, publishing, err)
+	if err != nil {
 		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events are retried")
 		for _, f := range all {
 			_ = f.msg.NakWithDelay(backoff.Jitter(5 * time.Second))
@@ -263,7 +267,9 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 		return
 	}
 	for i, d := range f.letters {
-		if err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i)); err != nil {
+		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
+		r.standstills.report(partDeadLetters, "", err)
+		if err != nil {
 			r.metrics.deadLetterFailures.Inc()
 			r.log.Error().Err(err).Str("event", d.Event).Msg("the dead letter could not be stored; the event is retried")
 			_ = f.msg.NakWithDelay(r.set.deadLetterDelay())

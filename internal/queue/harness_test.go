@@ -82,6 +82,13 @@ func (p *fakeCourier) Lanes() []string {
 	return lanes
 }
 
+func (p *fakeCourier) LaneOf(target string) (lane string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lane, ok = p.targets[target]
+	return lane, ok
+}
+
 func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -200,7 +200,9 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 		d.Certainty = verdict.Accepted // for recipients other than those still owed
 	}
 	j.r.reached(pointDeadLettering)
-	if err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10)); err != nil {
+	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10))
+	j.r.standstills.report(partDeadLetters, j.lane.label, err)
+	if err != nil {
 		j.r.metrics.deadLetterFailures.Inc()
 		j.log("the dead letter could not be stored; the delivery waits", "dead_letter_not_stored", f)
 		j.nak(j.r.set.deadLetterDelay(), err)
@@ -289,7 +291,7 @@ func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("the acknowledgement of a delivery was not confirmed")
 	}
 	j.r.reached(pointSettled)
-	j.r.metrics.settle(j.lane.name, state, j.since)
+	j.r.metrics.settle(j.lane.label, state, j.since)
 	j.log("", state, f)
 }
 
