@@ -27,28 +27,40 @@ const batchFrom = 12
 const publishTimeout = 10 * time.Second
 
 // PublishAll publishes messages to one stream, in batches if those are cheaper, and returns
-// when all are stored. Each message needs a Nats-Msg-Id, so that publishing all of them
+// their sequences when all are stored. Each message needs a Nats-Msg-Id, so that publishing all of them
 // again after an error stores none twice: known is called for each message that is a
-// duplicate. A batch that contains a duplicate is refused as a whole, and then its messages
+// duplicate, with the sequence of the stored one, and returns the one that counts. A batch that contains a duplicate is refused as a whole, and then its messages
 // are published one by one.
-func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
+func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) ([]uint64, error) {
+	sequences := make([]uint64, 0, len(msgs))
 	for len(msgs) > 0 {
 		n := min(len(msgs), maxBatch)
 		part := msgs[:n]
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
-			_, err = b.PublishBatch(ctx, part)
+			var last uint64
+			if last, err = b.PublishBatch(ctx, part); err == nil {
+				for i := range uint64(n) {
+					sequences = append(sequences, last-uint64(n)+1+i)
+				}
+			}
 		}
 		if errors.Is(err, errBatchRefused) {
-			err = b.publishEach(ctx, part, known)
+			var stored []uint64
+			stored, err = b.publishEach(ctx, part, known)
+			sequences = append(sequences, stored...)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return sequences, nil
 }
+
+// Known is called for a message that the stream has stored before, under a sequence; it
+// returns the sequence of the message that counts.
+type Known func(ctx context.Context, m *nats.Msg, stored uint64) (uint64, error)
 
 // flushesEachWrite reports whether batches save anything: they do if the store flushes
 // every write to disk before it acknowledges it. An external server does not tell; by
@@ -130,30 +142,31 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 
 // publishEach publishes messages one by one, in order, and waits for the acknowledgements
 // once all are sent.
-func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known func(context.Context, *nats.Msg) error) error {
+func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known) ([]uint64, error) {
+	stored := make([]uint64, len(msgs))
 	wait, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	sent := make([]jetstream.PubAckFuture, len(msgs))
 	for i, m := range msgs {
 		var err error
 		if sent[i], err = b.js.PublishMsgAsync(m); err != nil {
-			return fmt.Errorf("publish to %s: %w", m.Subject, err)
+			return nil, fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 	}
 	for i, m := range msgs {
 		var err error
 		select {
 		case ack := <-sent[i].Ok():
-			if ack.Duplicate {
-				err = known(ctx, m)
+			if stored[i] = ack.Sequence; ack.Duplicate {
+				stored[i], err = known(ctx, m, ack.Sequence)
 			}
 		case err = <-sent[i].Err():
 		case <-wait.Done():
 			err = wait.Err()
 		}
 		if err != nil {
-			return fmt.Errorf("publish to %s: %w", m.Subject, err)
+			return nil, fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 	}
-	return nil
+	return stored, nil
 }

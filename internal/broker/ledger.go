@@ -29,6 +29,10 @@ const (
 	StateDiscarded State = "discarded" // its dead letter was discarded
 )
 
+// Final reports whether the state is an outcome: no message of the delivery has to be in
+// the stream.
+func (s State) Final() bool { return s == StateSent || s == StateDead || s == StateDiscarded }
+
 // Entry is what the ledger stores of one delivery: the value at key <target>.<event> of the
 // bucket CERTPOST_LEDGER. It holds no secret.
 type Entry struct {

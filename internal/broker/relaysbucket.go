@@ -35,7 +35,7 @@ type Heartbeat struct {
 // Standstill is a part of the work of one process that makes no progress.
 type Standstill struct {
 	Process string    `json:"process,omitempty"` // host/pid/id, if those of several processes are listed
-	Part    string    `json:"part"`              // topology, consumer, fetch, progress, fanout, ledger, dead_letters, rate, stranded
+	Part    string    `json:"part"`              // topology, consumer, fetch, progress, fanout, ledger, dead_letters, rate, reconcile, stranded
 	Name    string    `json:"name,omitempty"`    // of the lane or relay, if it concerns only one
 	Since   time.Time `json:"since"`
 	Reason  string    `json:"reason"`

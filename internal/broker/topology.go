@@ -20,6 +20,7 @@ const (
 	DeliveriesStream  = "CERTPOST_DELIVERIES"
 	DeadLettersStream = "CERTPOST_DEAD_LETTERS"
 	AuditStream       = "CERTPOST_AUDIT"
+	ManifestStream    = "CERTPOST_MANIFEST"
 	LedgerBucket      = "CERTPOST_LEDGER"
 	RelaysBucket      = "CERTPOST_RELAYS"
 	DeskBucketName    = "CERTPOST_DESK"
@@ -28,6 +29,7 @@ const (
 	DeliveryPrefix     = "certpost.delivery."
 	DeadLetterPrefix   = "certpost.dead."
 	auditPrefix        = "certpost.audit."
+	manifestSubject    = "certpost.manifest"
 	FanoutConsumer     = "fanout"
 	LaneConsumerPrefix = "lane-"
 )
@@ -111,6 +113,9 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	audit.MaxAge = auditAge
 	audit.AllowAtomicPublish = true
 
+	manifest := base(ManifestStream, "the deliveries that events became", manifestSubject)
+	manifest.MaxAge = eventsAge
+
 	// The ledger is a KV bucket. It is created as a stream, because a bucket's
 	// configuration cannot enable atomic batches.
 	ledger := base("KV_"+LedgerBucket, "the state of each delivery", "$KV."+LedgerBucket+".>")
@@ -130,7 +135,7 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	desk.MaxMsgsPerSubject = 1
 	desk.AllowRollup = true
 	desk.DenyDelete = true
-	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays, desk}
+	return []jetstream.StreamConfig{events, deliveries, manifest, dead, audit, ledger, relays, desk}
 }
 
 // EnsureTopology creates missing streams and the fan-out consumer, updates those that

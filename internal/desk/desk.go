@@ -319,7 +319,9 @@ type Overview struct {
 	Runs        []Run             `json:"runs"` // unfinished
 	// Standstills are what keeps events or deliveries from moving in a running process.
 	Standstills []broker.Standstill `json:"standstills,omitempty"`
-	Reading     string              `json:"reading,omitempty"`
+	// Recovered24h counts deliveries and letters that the streams had lost.
+	Recovered24h int    `json:"recovered_last_24_hours,omitempty"`
+	Reading      string `json:"reading,omitempty"`
 }
 
 // Change reports what has changed of what the pages show.

@@ -255,6 +255,7 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out.Balance = d.balance()
+	out.Recovered24h = d.history.recovered(now.Add(-24 * time.Hour))
 	out.LastSuccess = fromNanoseconds(d.deliveries.lastSent * int64(time.Second))
 	out.Sent24h, out.Dead24h = d.deliveries.sent.last24(now), d.letters.dead.last24(now)
 	if out.Reading = d.lag(); out.Reading == "" && d.deliveries.reading() {

@@ -96,10 +96,12 @@ func nakAll(group []jetstream.Msg) {
 type fanned struct {
 	msg         jetstream.Msg
 	seq         uint64
+	stored      time.Time
 	redelivered bool // the server has delivered it before
 	event       *events.Event
 	token       string
 	deliveries  []*nats.Msg
+	routes      []verdict.Route // of the deliveries
 	letters     []*broker.DeadLetter
 	nakDelay    time.Duration // > 0: NAK the event with this delay
 	outcome     string        // the label in certpost_events_total
@@ -118,7 +120,10 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		all = append(all, f)
 		deliveries = append(deliveries, f.deliveries...)
 	}
-	err := r.PublishAll(ctx, deliveries, r.publishedBefore(all))
+	sequences, err := r.PublishAll(ctx, deliveries, r.publishedBefore(all))
+	if err == nil {
+		err = r.writeManifest(ctx, all, sequences)
+	}
 	r.standstills.report(partFanout, publishing, err)
 	if err != nil {
 		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events are retried")
@@ -142,13 +147,13 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.nakDelay, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq, f.redelivered = meta.Sequence.Stream, meta.NumDelivered > 1
+	f.seq, f.stored, f.redelivered = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
 			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
 				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked; please report it with the stack")
-			f.deliveries, f.nakDelay, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
+			f.deliveries, f.routes, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(10*time.Second), "retried"
 			if meta.NumDelivered >= maxPanics {
 				f.nakDelay = 0
 				f.addDeadLetter(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
@@ -193,26 +198,28 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		}
 		if err := r.lanes.open(ctx, route.Lane); err != nil {
 			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the consumer of the lane could not be created; the event is retried")
-			f.deliveries, f.letters, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
+			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, f.delivery(route, 1))
+		f.deliveries = append(f.deliveries, deliveryOf(f.event, f.token, route, 1, f.msg.Headers()))
+		f.routes = append(f.routes, route)
 	}
 	return f
 }
 
-// delivery returns the delivery message for one target. Its body is the whole event.
-func (f *fanned) delivery(route verdict.Route, generation int) *nats.Msg {
+// deliveryOf returns the delivery message of an event for one target. Its body is the whole
+// event; of the headers of the event's message it keeps the trace context.
+func deliveryOf(ev *events.Event, token string, route verdict.Route, generation int, headers nats.Header) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
-	m.Data = f.event.Encode()
+	m.Data = ev.Encode()
 	gen := strconv.Itoa(generation)
-	m.Header.Set(nats.MsgIdHdr, f.token+"/"+route.Target+"/"+gen)
-	m.Header.Set(broker.HeaderEventID, broker.HeaderText(f.event.ID))
+	m.Header.Set(nats.MsgIdHdr, token+"/"+route.Target+"/"+gen)
+	m.Header.Set(broker.HeaderEventID, broker.HeaderText(ev.ID))
 	m.Header.Set(broker.HeaderTarget, route.Target)
 	m.Header.Set(broker.HeaderLane, route.Lane)
 	m.Header.Set(broker.HeaderGeneration, gen)
 	for _, h := range []string{"traceparent", "tracestate"} {
-		if v := f.msg.Headers().Get(h); v != "" {
+		if v := headers.Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
 		}
 	}
@@ -240,22 +247,46 @@ func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 // published again, the stream must not drop the delivery as a duplicate: it may be a
 // replay of a dead one, or another certificate with an event id that is used already.
 // It is published with a message id of its own, and the ledger decides.
-func (r *Runner) publishedBefore(all []*fanned) func(context.Context, *nats.Msg) error {
+func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 	from := map[*nats.Msg]*fanned{}
 	for _, f := range all {
 		for _, d := range f.deliveries {
 			from[d] = f
 		}
 	}
-	return func(ctx context.Context, m *nats.Msg) error {
+	return func(ctx context.Context, m *nats.Msg, stored uint64) (uint64, error) {
 		f := from[m]
 		if f.redelivered {
-			return nil
+			return stored, nil
 		}
 		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
-		_, err := r.JetStream().PublishMsg(ctx, m)
-		return err
+		ack, err := r.JetStream().PublishMsg(ctx, m)
+		if err != nil {
+			return 0, err
+		}
+		return ack.Sequence, nil
 	}
+}
+
+// writeManifest records the deliveries of the events; sequences are those of all
+// deliveries, in order.
+func (r *Runner) writeManifest(ctx context.Context, all []*fanned, sequences []uint64) error {
+	var m broker.Manifest
+	for _, f := range all {
+		if len(f.routes) == 0 {
+			continue
+		}
+		e := broker.ManifestEvent{Sequence: f.seq, Time: f.stored, Token: f.token}
+		for i, route := range f.routes {
+			e.Deliveries = append(e.Deliveries, broker.ManifestDelivery{Target: route.Target, Lane: route.Lane, Sequence: sequences[i]})
+		}
+		sequences = sequences[len(f.routes):]
+		m.Events = append(m.Events, e)
+	}
+	if m.Events == nil {
+		return nil
+	}
+	return r.WriteManifest(ctx, m)
 }
 
 // settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs

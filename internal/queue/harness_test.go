@@ -254,6 +254,7 @@ func (b *fixture) run() {
 	}
 	if b.fastReconcile {
 		b.runner.lanes.every, b.runner.lanes.strandedEvery = 100*time.Millisecond, 90*time.Millisecond
+		b.runner.reconciler.every, b.runner.reconciler.after = 100*time.Millisecond, 0
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -86,6 +86,7 @@ type Runner struct {
 	meter    *meter // set by prepare
 
 	standstills *standstills
+	reconciler  *reconciler
 
 	mu       sync.Mutex
 	ready    error
@@ -107,6 +108,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 		r.owner += embeddedOwner
 	}
 	r.lanes = newLanes(r)
+	r.reconciler = newReconciler(r)
 	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
 	return r
 }
@@ -134,6 +136,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	wg.Go(func() { r.replicas.follow(ctx) })
 	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.heartbeat, r.tidy, r.setStored) })
 	wg.Go(func() { r.watchStandstills(ctx) })
+	wg.Go(func() { r.reconciler.run(ctx) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.watchStore(ctx, fail) })

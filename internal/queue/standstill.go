@@ -37,6 +37,7 @@ const (
 	partLedger      = "ledger"       // the ledger can neither be read nor written
 	partDeadLetters = "dead_letters" // dead letters cannot be stored
 	partRate        = "rate"         // the mails to a relay cannot be counted
+	partReconcile   = "reconcile"    // the manifest cannot be compared with the streams
 	partStranded    = "stranded"     // stranded or stray deliveries cannot be settled
 )
 
@@ -51,7 +52,7 @@ const (
 // are named, and there may be any number of them.
 const placesAtOnce = 1000
 
-var standstillParts = []string{partTopology, partConsumer, partFetch, partProgress, partFanout, partLedger, partDeadLetters, partRate, partStranded}
+var standstillParts = []string{partTopology, partConsumer, partFetch, partProgress, partFanout, partLedger, partDeadLetters, partRate, partReconcile, partStranded}
 
 // standstills knows which parts of the work fail, and since when. Every loop that tries
 // again without limit reports its failures and successes here, so that none can fail for

@@ -161,7 +161,7 @@ no_auth_user: lab`)
 	}
 	stray := nats.NewMsg(broker.DeliverySubject("elsewhere", "moved"))
 	stray.Data = event("stray").Encode()
-	if err := b.broker.PublishAll(t.Context(), append(msgs, stray), func(context.Context, *nats.Msg) error { return nil }); err != nil {
+	if _, err := b.broker.PublishAll(t.Context(), append(msgs, stray), func(context.Context, *nats.Msg, uint64) (uint64, error) { return 0, nil }); err != nil {
 		t.Fatal(err)
 	}
 	b.run()

@@ -73,7 +73,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 		{"batches forbidden", change("KV_"+broker.LedgerBucket, func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false })},
 	}
 	before := map[string]jetstream.StreamConfig{}
-	for _, name := range []string{broker.EventsStream, broker.DeliveriesStream, broker.DeadLettersStream, broker.AuditStream, "KV_" + broker.LedgerBucket, "KV_" + broker.RelaysBucket} {
+	for _, name := range []string{broker.EventsStream, broker.DeliveriesStream, broker.DeadLettersStream, broker.AuditStream, broker.ManifestStream, "KV_" + broker.LedgerBucket, "KV_" + broker.RelaysBucket} {
 		s, err := js.Stream(ctx, name)
 		if err != nil {
 			t.Fatal(err)
