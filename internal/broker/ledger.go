@@ -272,7 +272,7 @@ func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
 func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 	msgs := make([]*nats.Msg, len(entries))
 	for i, e := range entries {
-		msgs[i] = nats.NewMsg("$KV." + LedgerBucket + "." + e.key)
+		msgs[i] = nats.NewMsg(b.ledgerSubject(e.key))
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}

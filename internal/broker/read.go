@@ -136,7 +136,7 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 		return nil, false, err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+	if err := b.nc.PublishRequest(b.apiPrefix()+"DIRECT.GET."+stream, inbox, body); err != nil {
 		return nil, false, err
 	}
 	overdue := time.NewTimer(readTimeout)
@@ -214,7 +214,7 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	reply, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, body)
+	reply, err := b.nc.RequestWithContext(ctx, b.apiPrefix()+"STREAM.MSG.GET."+stream, body)
 	if err != nil {
 		return nil, err
 	}

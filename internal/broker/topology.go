@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,12 +68,12 @@ const maxAckPending = 1000
 // it costs 3 to 5 % of a core.
 const maxSharedPending = 10_000
 
-// LaneAckPending returns MaxAckPending of a lane's consumer.
-func LaneAckPending(lane string) int {
-	if strings.HasPrefix(lane, verdict.SharedLanePrefix) {
+// LaneAckPending returns MaxAckPending of a lane's consumer: the configured number, if any.
+func (b *Broker) LaneAckPending(lane string) int {
+	if b.cfg.MaxAckPending == 0 && strings.HasPrefix(lane, verdict.SharedLanePrefix) {
 		return maxSharedPending
 	}
-	return maxAckPending
+	return cmp.Or(b.cfg.MaxAckPending, maxAckPending)
 }
 
 // ownerKey marks what Certpost created, in the metadata of streams and consumers.
@@ -93,8 +94,8 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name: name, Description: about, Subjects: subjects, Metadata: owned,
 			Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, Discard: jetstream.DiscardNew,
-			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
-			Duplicates: 2 * time.Minute, AllowDirect: true,
+			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: cmp.Or(b.cfg.MaxBytes[name], -1), MaxMsgSize: -1, MaxMsgsPerSubject: -1,
+			Duplicates: cmp.Or(b.cfg.DuplicateWindow, defaultDuplicates), AllowDirect: true,
 		}
 	}
 	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".*")
@@ -151,7 +152,7 @@ func (b *Broker) EnsureTopology(ctx context.Context) error {
 		}
 	}
 	return b.EnsureConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
-		Durable: FanoutConsumer, Description: "events to deliveries", MaxAckPending: maxAckPending,
+		Durable: FanoutConsumer, Description: "events to deliveries", MaxAckPending: b.LaneAckPending(""),
 	})
 }
 
@@ -171,15 +172,16 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 			return nil
 		}
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return fmt.Errorf("create stream %s: %w", want.Name, err)
+			return fmt.Errorf("create stream %s: %w", want.Name, explain(err, want.Name))
 		}
 		s, err = b.js.Stream(ctx, want.Name) // another process created it first
 	}
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", want.Name, err)
+		return fmt.Errorf("stream %s: %w", want.Name, explain(err, want.Name))
 	}
 	b.seen.Store(want.Name, true)
 	have := s.CachedInfo().Config
+	want = b.keptStream(have, want)
 	diff := streamDiff(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
 		return fmt.Errorf("stream %s exists and was %w (%s): rename or remove it, or use another NATS account", want.Name, ErrNotOurs, describeDiff(diff))
@@ -191,7 +193,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 		return fmt.Errorf("stream %s differs in settings that JetStream cannot update, so it was %w in this form (%s): recreate it", want.Name, ErrNotOurs, describeDiff(diff))
 	}
 	if _, err := b.js.UpdateStream(ctx, want); err != nil {
-		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), err)
+		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), explain(err, want.Name))
 	}
 	b.log.Warn().Str("stream", want.Name).Strs("changed", diff).Msg("the stream's settings differed; updated")
 	return nil
@@ -216,7 +218,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 	c, err := b.js.Consumer(ctx, stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if _, err := b.js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
-			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, explain(err, stream))
 		}
 		b.log.Info().Str("consumer", want.Durable).Str("stream", stream).Msg("consumer created")
 		return nil
@@ -225,7 +227,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 		return fmt.Errorf("consumer %s on %s: %w", want.Durable, stream, err)
 	}
 	have := c.CachedInfo().Config
-	diff := ConsumerDifferences(have, want)
+	diff := b.ConsumerDifferences(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
 		return fmt.Errorf("consumer %s on stream %s exists and was %w (%s): remove it", want.Durable, stream, ErrNotOurs, describeDiff(diff))
 	}
@@ -238,8 +240,8 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 	if len(diff) == 0 {
 		return nil
 	}
-	if _, err := b.js.UpdateConsumer(ctx, stream, want); err != nil {
-		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), err)
+	if _, err := b.js.UpdateConsumer(ctx, stream, b.keptConsumer(have, want)); err != nil {
+		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), explain(err, stream))
 	}
 	b.log.Warn().Str("consumer", want.Durable).Strs("changed", diff).Msg("the consumer's settings differed; updated")
 	return nil
@@ -267,8 +269,10 @@ func streamDiff(have, want jetstream.StreamConfig) []string {
 	return d
 }
 
-// ConsumerDifferences lists the settings that differ, as "key: is A, wants B".
-func ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
+// ConsumerDifferences lists the settings that differ and are not to be kept, as "key: is A,
+// wants B".
+func (b *Broker) ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
+	want = b.keptConsumer(have, want)
 	var d diff
 	d.add("filter", have.FilterSubject, want.FilterSubject)
 	d.add("ack_policy", have.AckPolicy, want.AckPolicy)
@@ -276,6 +280,7 @@ func ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
 	d.add("max_deliver", have.MaxDeliver, want.MaxDeliver)
 	d.add("max_ack_pending", have.MaxAckPending, want.MaxAckPending)
 	d.add("backoff", len(have.BackOff), len(want.BackOff))
+	d.add("inactive_threshold", have.InactiveThreshold, want.InactiveThreshold)
 	return d
 }
 

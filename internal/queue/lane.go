@@ -111,7 +111,7 @@ func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
 		}
 		now.byLane[name] = info.AckFloor.Stream
 		ls.checkProgress(name, info)
-		if info.Paused || len(broker.ConsumerDifferences(info.Config, ls.r.CompleteConsumer(laneConsumer(name)))) > 0 {
+		if info.Paused || len(ls.r.ConsumerDifferences(info.Config, ls.r.laneConsumer(name))) > 0 {
 			want[name] = true // changed by another client: restore it
 		} else {
 			have[name] = true
@@ -188,7 +188,7 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 	if known {
 		return nil
 	}
-	err := ls.r.EnsureConsumer(ctx, broker.DeliveriesStream, laneConsumer(name))
+	err := ls.r.EnsureConsumer(ctx, broker.DeliveriesStream, ls.r.laneConsumer(name))
 	if ctx.Err() == nil {
 		ls.r.standstills.report(partConsumer, name, err)
 	}
@@ -201,11 +201,11 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 	return nil
 }
 
-func laneConsumer(name string) jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
+func (r *Runner) laneConsumer(name string) jetstream.ConsumerConfig {
+	return r.CompleteConsumer(jetstream.ConsumerConfig{
 		Durable: broker.LaneConsumerPrefix + name, Description: "deliveries of one relay",
-		FilterSubject: broker.DeliverySubject(name, "*"), MaxAckPending: broker.LaneAckPending(name),
-	}
+		FilterSubject: broker.DeliverySubject(name, "*"), MaxAckPending: r.LaneAckPending(name),
+	})
 }
 
 // open ensures that the lane has a consumer, and requests a worker if it has none.

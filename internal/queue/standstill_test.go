@@ -121,7 +121,9 @@ func (b *fixture) expectStandstill(part, name string) string {
 func TestServerLimitsRequests(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)
-	lab.NATS(t, addr, "jetstream { limits { max_request_batch: 8 } }")
+	opts := lab.NATSOptions(t, addr, t.TempDir(), "")
+	opts.JetStreamLimits.MaxRequestBatch = 8
+	lab.RunNATS(t, opts)
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: "nats://" + addr}}
 	b.set.Concurrency = 16
 	b.start()

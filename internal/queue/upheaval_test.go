@@ -96,7 +96,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 		b.until("ready after: "+u.name, func() bool { return b.runner.Ready(ctx) == nil })
 		b.until("the lane's consumer is as it should be after: "+u.name, func() bool {
 			c, err := js.Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
-			return err == nil && len(broker.ConsumerDifferences(c.CachedInfo().Config, b.broker.CompleteConsumer(laneConsumer("relay")))) == 0
+			return err == nil && len(b.broker.ConsumerDifferences(c.CachedInfo().Config, b.runner.laneConsumer("relay"))) == 0
 		})
 	}
 	b.settled()
