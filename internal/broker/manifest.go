@@ -226,10 +226,8 @@ var ErrNoEvent = errors.New("the event is no longer in " + EventsStream)
 // Reconciled is how far the streams have been compared: the value at key reconciled of the
 // bucket CERTPOST_RELAYS.
 type Reconciled struct {
-	Manifest uint64    `json:"manifest"`                  // the first record with a delivery that is not settled
-	Letters  time.Time `json:"letters_created"`           // when CERTPOST_DEAD_LETTERS was created
-	Number   uint64    `json:"last_letter"`               // its last number
-	Checked  time.Time `json:"letters_compared,omitzero"` // when its letters were last compared with the ledger
+	Manifest uint64    `json:"manifest"`        // the first record with a delivery that is not settled
+	Letters  time.Time `json:"letters_created"` // when CERTPOST_DEAD_LETTERS was created, as far as compared
 }
 
 const reconciledKey = "reconciled"

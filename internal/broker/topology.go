@@ -167,7 +167,12 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 			// deleting its files, and would delete those of a new stream with them.
 			backoff.Sleep(ctx, deletionTime)
 		}
-		if _, err = b.js.CreateStream(ctx, want); err == nil {
+		_, deleted := b.seen.Load(want.Name)
+		if _, err = b.js.CreateStream(ctx, want); err == nil && deleted {
+			b.log.Error().Str("stream", want.Name).Msg("the stream was deleted while certpost runs, and is created again; what it held is gone, and recovered as far as the other streams have it")
+			return nil
+		}
+		if err == nil {
 			b.log.Info().Str("stream", want.Name).Msg("stream created")
 			return nil
 		}

@@ -116,7 +116,11 @@ func (rc *reconciler) round(ctx context.Context) error {
 			return err
 		}
 	}
-	return rc.save(ctx)
+	letters, err := rc.restoreLetters(ctx)
+	if err != nil {
+		return err
+	}
+	return rc.save(ctx, letters)
 }
 
 // readOn reads records that are old enough, some at a time.
@@ -394,14 +398,13 @@ func (rc *reconciler) tell(ctx context.Context, what string, told []broker.Audit
 	}
 }
 
-// save stores how far everything is settled, if that has changed.
-func (rc *reconciler) save(ctx context.Context) error {
-	done := rc.done
-	done.Manifest = rc.next
+// save stores how far everything is settled and compared, if that has changed.
+func (rc *reconciler) save(ctx context.Context, letters time.Time) error {
+	done := broker.Reconciled{Manifest: rc.next, Letters: letters}
 	for _, o := range rc.open {
 		done.Manifest = min(done.Manifest, o.record)
 	}
-	if done == rc.done {
+	if done.Manifest == rc.done.Manifest && done.Letters.Equal(rc.done.Letters) {
 		return nil
 	}
 	if err := rc.r.StoreReconciled(ctx, done); err != nil {

@@ -268,3 +268,71 @@ func TestLedgerAndDeliveriesDeleted(t *testing.T) {
 	}
 	b.settled()
 }
+
+// The stream of dead letters is deleted: the letters are written again, whole and without
+// a mail, but not those that had ended.
+func TestLettersStreamDeleted(t *testing.T) {
+	t.Parallel()
+	b := startReconciling(t, "ops")
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPPermanent, verdict.PhaseRcpt)
+	})
+	for _, id := range []string{"e1", "e2", "removed", "gone"} {
+		b.publish(event(id, "ops"))
+	}
+	b.settled()
+	before := map[string]broker.DeadLetter{}
+	for _, l := range b.letters() {
+		before[l.Event] = l
+	}
+	if len(before) != 4 {
+		t.Fatalf("letters: %+v", before)
+	}
+	ctx := t.Context()
+	removed := before["removed"]
+	if err := b.broker.RemoveLetter(ctx, removed.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.broker.Append(ctx, broker.AuditRecord{Action: broker.ActionRemoved, Actor: tester, Event: "removed", Target: "ops", LetterNumber: removed.Sequence}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := b.broker.JetStream().Stream(ctx, broker.EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sequence := range uint64(4) {
+		if msg, err := stream.GetMsg(ctx, sequence+1); err == nil && strings.Contains(string(msg.Data), `"gone"`) {
+			err = stream.DeleteMsg(ctx, sequence+1)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.until("compared once", func() bool {
+		done, err := b.broker.ReadReconciled(ctx)
+		return err == nil && !done.Letters.IsZero()
+	})
+	if err := b.broker.JetStream().DeleteStream(ctx, broker.DeadLettersStream); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the letters are back", func() bool { records, _ := b.recovered("dead_letter"); return len(records) == 3 })
+	if _, counted := b.recovered("dead_letter"); counted != 3 {
+		t.Errorf("%d counted", counted)
+	}
+	for _, l := range b.letters() {
+		was := before[l.Event]
+		body := string(was.Body)
+		if l.Event == "gone" {
+			if broker.WithheldBecause(l.Body) == "" {
+				t.Errorf("the body of a letter whose event is gone: %s", l.Body)
+			}
+			body = string(l.Body)
+		}
+		if l.Event == "removed" || l.Subject != was.Subject || l.Code != was.Code || l.Reason != was.Reason || l.ReplyCode != was.ReplyCode || l.Attempts != was.Attempts || string(l.Body) != body || l.ReplaySubject != was.ReplaySubject {
+			t.Errorf("letter: %+v\nit was %+v", l, was)
+		}
+	}
+	if n := len(b.fake.mails("e1")); n != 0 {
+		t.Errorf("%d mails", n)
+	}
+}
