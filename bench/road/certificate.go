@@ -1,6 +1,7 @@
 package road
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,13 +13,18 @@ import (
 )
 
 // NewChain returns a leaf certificate for name and its intermediate in PEM, of the same
-// size as certificates from public CAs.
+// size as certificates from public CAs. The leaf has a key of its own.
 func NewChain(name string) (string, error) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return NewChainFor(name, &key.PublicKey)
+}
+
+// NewChainFor is NewChain for a given public key.
+func NewChainFor(name string, public crypto.PublicKey) (string, error) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", err
 	}
@@ -35,8 +41,8 @@ func NewChain(name string) (string, error) {
 	text := ""
 	for _, c := range []struct {
 		cert   *x509.Certificate
-		public *ecdsa.PublicKey
-	}{{leaf, &key.PublicKey}, {ca, &caKey.PublicKey}} {
+		public crypto.PublicKey
+	}{{leaf, public}, {ca, &caKey.PublicKey}} {
 		der, err := x509.CreateCertificate(rand.Reader, c.cert, ca, c.public, caKey)
 		if err != nil {
 			return "", err

@@ -160,6 +160,9 @@ func deliveryFields(e broker.Entry) [][2]string {
 	if r := e.Receipt; r != nil {
 		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", reply(r.ReplyCode, "", r.Reply)},
 			[2]string{"Queue id", r.QueueID}, [2]string{"Message-ID", r.MessageID}, [2]string{"Size", fmt.Sprintf("%d bytes", r.Size)})
+		for _, warning := range r.Warnings {
+			fields = append(fields, [2]string{"Warning", warning})
+		}
 		for _, ref := range slices.Sorted(maps.Keys(r.Secrets)) {
 			fields = append(fields, [2]string{"Secret", ref + " version " + r.Secrets[ref]})
 		}

@@ -243,7 +243,7 @@ func (h *health) examine(ctx context.Context) []check {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	h.checks = []check{
-		verdictOn("nats", "nats", unhealthy, h.s.runner.Ready(ctx)),
+		h.nats(ctx),
 		verdictOn("vault", "vault", degraded, h.s.store.Health(ctx)),
 		verdictOn("relays", "relay", degraded, h.relays()),
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
@@ -253,6 +253,15 @@ func (h *health) examine(ctx context.Context) []check {
 	}
 	h.at = time.Now()
 	return h.checks
+}
+
+// nats is unhealthy while events or deliveries do not get on, and degraded while something
+// else does not.
+func (h *health) nats(ctx context.Context) check {
+	if err := h.s.runner.Ready(ctx); err != nil {
+		return verdictOn("nats", "nats", unhealthy, err)
+	}
+	return verdictOn("nats", "nats", degraded, h.s.runner.Degraded())
 }
 
 func verdictOn(name, tag, bad string, err error) check {

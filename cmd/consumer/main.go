@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -38,13 +39,18 @@ var version string
 
 // cli is the command line. The help lists the commands in this order.
 type cli struct {
-	Config string `help:"Configuration file (default: certpost.yaml, if it exists)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
+	Config      string           `help:"Configuration file (default: certpost.yaml, if it exists)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version and exit."`
 
 	Run          runCmd          `cmd:"" help:"Consume events and deliver certificates; serve dashboard, health and metrics."`
 	Demo         demoCmd         `cmd:"" help:"Run everything in one process, with a demo relay and an inbox page."`
+	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
 	Render       renderCmd       `cmd:"" help:"Write the mail for a target to a file or to standard output, without sending it."`
+	SendTest     sendTestCmd     `cmd:"" name:"send-test" help:"Send a target's mail with a test certificate, without NATS."`
+	Status       statusCmd       `cmd:"" help:"What waits, what ended as dead letters, and which lanes do not deliver."`
+	Targets      targetsCmd      `cmd:"" help:"Targets of the configuration: list, show."`
 	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"Dead letters (failed deliveries): list, show, replay, discard."`
 	Replays      replaysCmd      `cmd:"" help:"Replay runs of many dead letters: list, show, pause, resume, cancel."`
 	Audit        auditCmd        `cmd:"" help:"What was done to dead letters, and by whom: list, export, verify."`
@@ -52,6 +58,9 @@ type cli struct {
 	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
 	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
+	Completion   completionCmd   `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
+	Complete     completeCmd     `cmd:"" hidden:""`
+	Help         helpCmd         `cmd:"" help:"Show the help of a command."`
 	Version      versionCmd      `cmd:"" help:"Print the version."`
 }
 
@@ -113,6 +122,7 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	c := newCLI()
 	exited := -1
 	parser, err := kong.New(c, kong.Name("certpost"), kong.UsageOnError(), kong.Writers(stdout, stderr),
+		kong.Vars{"version": "certpost " + programVersion() + " (" + goVersion() + ")"},
 		kong.Description("Deliver issued certificates by e-mail, from events in NATS JetStream."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.Exit(func(code int) { exited = code }))
@@ -120,18 +130,20 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "certpost:", err)
 		return exitFailed
 	}
+	if len(args) > 0 && args[0] == "help" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h") {
+		args = append(args[1:len(args):len(args)], "--help")
+	}
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
 	k, err := parser.Parse(args)
-	if exited >= 0 { // --help has been printed
+	if exited >= 0 { // --help or --version has been printed
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "certpost: %v\nSee certpost --help.\n", err)
-		return exitUsage
+		return misused(err, args, stderr)
 	}
-	err = k.Run(&app{ctx, c.Config, env, stdout, stderr, terminal(os.Stdin)})
+	err = k.Run(&app{ctx, c.Config, env, stdout, stderr, terminal(os.Stdin)}, parser)
 	if err == nil {
 		return exitDone
 	}
@@ -144,6 +156,40 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, "certpost:", f.err)
 	}
 	return f.code
+}
+
+// helpCmd is only in the help: execute turns `help CMD` into `CMD --help`.
+type helpCmd struct {
+	Command []string `arg:"" optional:"" help:"The command."`
+}
+
+// misused prints what is wrong with a command line, and the command whose help helps. A group
+// without its command is a question: its help answers it.
+func misused(err error, args []string, stderr io.Writer) int {
+	command := "certpost"
+	var wrong *kong.ParseError
+	if errors.As(err, &wrong) && wrong.Context != nil {
+		node := named(wrong.Context.Model.Node, args)
+		if !node.Leaf() && node.Name == args[len(args)-1] {
+			wrong.Context.Stdout = stderr
+			if wrong.Context.PrintUsage(false) == nil {
+				return exitUsage
+			}
+		}
+		command = node.FullPath()
+	}
+	fmt.Fprintf(stderr, "certpost: %v\nSee %s --help.\n", err, command)
+	return exitUsage
+}
+
+// named returns the innermost command that the arguments name.
+func named(node *kong.Node, args []string) *kong.Node {
+	for _, arg := range args {
+		if i := slices.IndexFunc(node.Children, func(n *kong.Node) bool { return n.Name == arg }); i >= 0 {
+			node = node.Children[i]
+		}
+	}
+	return node
 }
 
 // load reads the configuration. If it is invalid, load prints all its problems and

@@ -12,7 +12,7 @@ import (
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	whole := command(t, nil, "--help").done(t)
-	for _, name := range []string{"run", "demo", "publish", "check", "render", "dead-letters", "replays", "audit", "deliveries", "schema", "version"} {
+	for _, name := range []string{"run", "demo", "init", "publish", "check", "render", "send-test", "status", "targets", "completion", "help", "dead-letters", "replays", "audit", "deliveries", "schema", "version"} {
 		if !regexp.MustCompile(`(?m)^  ` + name + ` +[A-Z]`).MatchString(whole) {
 			t.Errorf("the help has no line for %s:\n%s", name, whole)
 		}
@@ -32,7 +32,6 @@ func TestWrongUsage(t *testing.T) {
 		"run --dat x":                        "unknown flag --dat, did you mean \"--data-dir\"?",
 		"run fast":                           "unexpected argument fast",
 		"--config":                           "--config: expected string value but got \"EOL\" (<EOL>)",
-		"dead-letters":                       `expected one of "list", "groups", "show", "preflight", "replay", ...`,
 		"dead-letters show":                  `expected "<number>"`,
 		"dead-letters show one":              `<number>: expected a valid 64 bit uint but got "one"`,
 		"dead-letters replay":                "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
@@ -63,7 +62,40 @@ func TestWrongUsage(t *testing.T) {
 		"render":                             "missing flags: --cert=FILE, --target=ID",
 		"schema target":                      `<of> must be one of "event","config" but got "target"`,
 	} {
-		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee certpost --help.\n")
+		// The error leads to the help of the command that was meant.
+		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee "+meantCommand(args)+" --help.\n")
+	}
+}
+
+// meantCommand is the longest beginning of a command line that is a command.
+func meantCommand(line string) string {
+	command := "certpost"
+	for _, word := range strings.Fields(line) {
+		if strings.HasPrefix(word, "-") || !commandWords[word] {
+			break
+		}
+		command += " " + word
+	}
+	return command
+}
+
+// commandWords are the commands in the lines of TestWrongUsage.
+var commandWords = map[string]bool{"run": true, "dead-letters": true, "show": true, "replay": true, "discard": true, "list": true, "audit": true, "verify": true,
+	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true}
+
+// A group of commands alone is a question, and so is help.
+func TestHelpOfGroups(t *testing.T) {
+	t.Parallel()
+	want := command(t, nil, "dead-letters", "--help").done(t)
+	if got := command(t, nil, "help", "dead-letters").done(t); got != want {
+		t.Errorf("help dead-letters:\n%s\nwant\n%s", got, want)
+	}
+	command(t, nil, "dead-letters").failed(t, exitUsage, want)
+	if got, want := command(t, nil, "--version").done(t), command(t, nil, "version").done(t); got != want {
+		t.Errorf("--version prints %q, version %q", got, want)
+	}
+	if got, want := command(t, nil, "help", "dead-letters", "list").done(t), command(t, nil, "dead-letters", "list", "--help").done(t); got != want {
+		t.Errorf("help dead-letters list:\n%s\nwant\n%s", got, want)
 	}
 }
 

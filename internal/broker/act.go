@@ -25,10 +25,6 @@ func Detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
 }
 
-// publishAttemptTimeout bounds one attempt to publish a replay. If the acknowledgement was
-// lost, the message id makes another attempt harmless.
-const publishAttemptTimeout = 5 * time.Second
-
 // ErrUncertain is returned for a letter whose mail may have been sent, unless
 // Replay.Uncertain confirms the replay.
 var ErrUncertain = errors.New("the mail may already have been sent: search the relay's log for its Message-ID, then replay with explicit confirmation")
@@ -87,17 +83,18 @@ func (b *Broker) Replay(ctx context.Context, d DeadLetter, by Actor, how Replay)
 
 // publishUntil publishes a message that has an id, and retries until the claim ends: after
 // that another process may act on the letter.
-func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time) (*jetstream.PubAck, error) {
+func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time) (ack *jetstream.PubAck, err error) {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
 	defer cancel()
-	for {
-		try, cancel := context.WithTimeout(ctx, publishAttemptTimeout)
-		ack, err := b.js.PublishMsg(try, m)
-		cancel()
-		if lost := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout); !lost || ctx.Err() != nil {
-			return ack, err
-		}
+	// If an acknowledgement was lost, the message id makes another publication harmless.
+	lost := func(err error) bool {
+		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
 	}
+	err = PersistUnless(ctx, func(err error) bool { return !lost(err) }, func(ctx context.Context) error {
+		ack, err = b.js.PublishMsg(ctx, m)
+		return err
+	})
+	return ack, err
 }
 
 // replayOf builds the message that replays a letter.

@@ -22,15 +22,15 @@ const maxBatch = 200
 // remove: as much as 10 to 20 messages that are flushed one by one (docs/performance.md).
 const batchFrom = 12
 
-// publishTimeout bounds the wait for the acknowledgements of asynchronous messages and of a
-// batch; the client has such a bound only for single messages.
-const publishTimeout = 10 * time.Second
+// apiTimeout bounds a request of the JetStream API that has no deadline of its own: creating
+// a stream, or counting in a large one, may take long.
+const apiTimeout = 10 * time.Second
 
 // PublishAll publishes messages to one stream, in batches if those are cheaper, and returns
-// their sequences when all are stored. Each message needs a Nats-Msg-Id, so that publishing all of them
-// again after an error stores none twice: known is called for each message that is a
-// duplicate, with the sequence of the stored one, and returns the one that counts. A batch that contains a duplicate is refused as a whole, and then its messages
-// are published one by one.
+// their sequences when all are stored. Each message needs a Nats-Msg-Id, so that publishing
+// all of them again after an error stores none twice: known is called for each message that
+// is a duplicate. A batch that contains a duplicate is refused as a whole, and then its
+// messages are published one by one.
 func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) ([]uint64, error) {
 	sequences := make([]uint64, 0, len(msgs))
 	for len(msgs) > 0 {
@@ -40,11 +40,13 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) 
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
 			var last uint64
-			if last, err = b.PublishBatch(ctx, part); err == nil {
+			once, cancel := context.WithTimeout(ctx, RequestTimeout)
+			if last, err = b.PublishBatch(once, part); err == nil {
 				for i := range uint64(n) {
 					sequences = append(sequences, last-uint64(n)+1+i)
 				}
 			}
+			cancel()
 		}
 		if errors.Is(err, errBatchRefused) {
 			var stored []uint64
@@ -58,8 +60,9 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) 
 	return sequences, nil
 }
 
-// Known is called for a message that the stream has stored before, under a sequence; it
-// returns the sequence of the message that counts.
+// Known says what to do with a message whose id the stream has seen within its duplicate
+// window: stored is the sequence of the message that was stored with this id. It returns
+// that of the message that counts.
 type Known func(ctx context.Context, m *nats.Msg, stored uint64) (uint64, error)
 
 // flushesEachWrite reports whether batches save anything: they do if the store flushes
@@ -113,7 +116,7 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 	}
 	commit.Header.Set(headerBatchCommit, "1")
 	// A server that dies with the batch never answers.
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	reply, err := b.nc.RequestMsgWithContext(ctx, commit)
 	if err != nil {
@@ -140,12 +143,10 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 	return ack.Seq, nil
 }
 
-// publishEach publishes messages one by one, in order, and waits for the acknowledgements
-// once all are sent.
+// publishEach publishes messages one by one, in order, and then waits for the
+// acknowledgements, RequestTimeout for each that follows another.
 func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known) ([]uint64, error) {
 	stored := make([]uint64, len(msgs))
-	wait, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
 	sent := make([]jetstream.PubAckFuture, len(msgs))
 	for i, m := range msgs {
 		var err error
@@ -153,6 +154,8 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known)
 			return nil, fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 	}
+	overdue := time.NewTimer(RequestTimeout)
+	defer overdue.Stop()
 	for i, m := range msgs {
 		var err error
 		select {
@@ -161,12 +164,15 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known)
 				stored[i], err = known(ctx, m, ack.Sequence)
 			}
 		case err = <-sent[i].Err():
-		case <-wait.Done():
-			err = wait.Err()
+		case <-overdue.C:
+			err = nats.ErrTimeout
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
 		if err != nil {
 			return nil, fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
+		overdue.Reset(RequestTimeout)
 	}
 	return stored, nil
 }

@@ -164,7 +164,7 @@ func (b *Broker) ledgerSubject(key string) string {
 }
 
 func openJetStream(nc *nats.Conn, prefix string) (jetstream.JetStream, error) {
-	js, err := jetstream.NewWithAPIPrefix(nc, prefix, jetstream.WithDefaultTimeout(publishTimeout), jetstream.WithPublishAsyncTimeout(publishTimeout))
+	js, err := jetstream.NewWithAPIPrefix(nc, prefix, jetstream.WithDefaultTimeout(apiTimeout), jetstream.WithPublishAsyncTimeout(RequestTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}

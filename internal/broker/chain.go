@@ -22,12 +22,8 @@ import (
 // zeroHash is the previous hash in the first record of the audit.
 var zeroHash = strings.Repeat("0", 64)
 
-// appendTimeout bounds all attempts to append a group of records, appendRequestTimeout one
-// request: a stream whose leader has died does not answer.
-const (
-	appendTimeout        = 30 * time.Second
-	appendRequestTimeout = 3 * time.Second
-)
+// appendTimeout bounds all attempts to append a group of records.
+const appendTimeout = 30 * time.Second
 
 // chain appends records to the audit, each with the hash of the one before it. An append
 // succeeds only if the stream's last record is the one whose hash the new record holds, so
@@ -218,7 +214,7 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 			return err
 		case WrongSequence(err):
 			backoff.Sleep(ctx, backoff.Jitter(pause))
-		case unanswered(err):
+		case Unanswered(err):
 			backoff.Sleep(ctx, backoff.Jitter(10*pause))
 		default:
 			return err
@@ -226,17 +222,10 @@ func (b *Broker) appendGroup(ctx context.Context, group []*link) error {
 	}
 }
 
-// unanswered reports that a request may have been lost, for example while a stream has no
-// leader.
-func unanswered(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
-		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse)
-}
-
 // appendOnce makes one attempt and returns the links that are still to be written.
 func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, err error) {
 	if b.chain.head == nil {
-		ctx, cancel := context.WithTimeout(ctx, appendRequestTimeout)
+		ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
 		defer cancel()
 		head, err := b.readHead(ctx)
 		if err != nil {
@@ -262,7 +251,12 @@ func runChecks(ctx context.Context, group []*link) (rest []*link) {
 			write[i] = true
 			continue
 		}
-		wg.Go(func() { write[i], l.err = l.check(ctx) })
+		wg.Go(func() {
+			l.err = Persist(ctx, func(ctx context.Context) (err error) {
+				write[i], err = l.check(ctx)
+				return err
+			})
+		})
 	}
 	wg.Wait()
 	for i, l := range group {
@@ -281,7 +275,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return 0, err
 		}
-		batch, cancel := context.WithTimeout(ctx, appendRequestTimeout)
+		batch, cancel := context.WithTimeout(ctx, RequestTimeout)
 		_, err = b.PublishBatch(batch, msgs)
 		cancel()
 		if err == nil || b.isStored(ctx, head.Sequence+1, msgs[0], err) {
@@ -300,7 +294,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		if err != nil {
 			return i, err
 		}
-		one, cancel := context.WithTimeout(ctx, appendRequestTimeout)
+		one, cancel := context.WithTimeout(ctx, RequestTimeout)
 		ack, err := b.js.PublishMsg(one, msgs[0])
 		cancel()
 		if err != nil && !b.isStored(ctx, head.Sequence+1, msgs[0], err) {
@@ -343,7 +337,7 @@ func (b *Broker) isStored(ctx context.Context, sequence uint64, m *nats.Msg, err
 	if errors.Is(err, errBatchRefused) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, appendRequestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
 	defer cancel()
 	raw, err := b.leaderGet(ctx, AuditStream, getRequest{Seq: sequence})
 	return err == nil && raw.Subject == m.Subject && bytes.Equal(raw.Data, m.Data)

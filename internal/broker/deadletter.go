@@ -26,6 +26,7 @@ const (
 	HeaderTarget        = "Certpost-Target"
 	HeaderLane          = "Certpost-Lane"
 	HeaderGeneration    = "Certpost-Generation"
+	HeaderEventSequence = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
 	HeaderForce         = "Certpost-Force"
 	HeaderCode          = "Certpost-Code"
 	HeaderClass         = "Certpost-Class"
@@ -223,7 +224,7 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 	}
 	var earlier *DeadLetter
 	for range publishLetterTries {
-		ack, err := b.js.PublishMsg(ctx, m)
+		ack, err := b.publishOnce(ctx, m)
 		var api *jetstream.APIError
 		occupied := errors.As(err, &api) && api.ErrorCode == codeStoreFailed
 		if err != nil && !occupied {
@@ -258,21 +259,33 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 	return fmt.Errorf("dead letter %s: other processes publish and remove it at the same time", d.Subject)
 }
 
-// RemoveEarlier removes an earlier letter from a subject and returns it; nil if there is
-// none.
-func (b *Broker) RemoveEarlier(ctx context.Context, subject string) (*DeadLetter, error) {
-	there, err := b.leaderGet(ctx, DeadLettersStream, getRequest{Last: subject})
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
+// publishOnce publishes a message that has an id, and tries again while the stream does not
+// answer: the id makes another publication harmless.
+func (b *Broker) publishOnce(ctx context.Context, m *nats.Msg) (ack *jetstream.PubAck, err error) {
+	err = Persist(ctx, func(ctx context.Context) error {
+		ack, err = b.js.PublishMsg(ctx, m)
+		return err
+	})
+	return ack, err
+}
+
+// RemoveOlder removes the open letters of a delivery except the one with the subject keep,
+// and records them as replaced. digest is that of the event: a letter about another
+// certificate, published under the same id, stays.
+func (b *Broker) RemoveOlder(ctx context.Context, target, token, digest, keep string) error {
+	for d, err := range b.LettersUnder(ctx, DeadLetterPrefix+"*.*."+target+"."+token) {
+		if err != nil {
+			return err
+		}
+		if d.Subject == keep || d.IsOfAnother(digest) {
+			continue
+		}
+		if err := b.RemoveLetter(ctx, d.Sequence); err != nil {
+			return err
+		}
+		b.ObserveReplaced(ctx, d)
 	}
-	if err == nil {
-		err = b.RemoveLetter(ctx, there.Sequence)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("dead letter %s: replace the earlier one: %w", subject, err)
-	}
-	d := parseDeadLetter(there)
-	return &d, nil
+	return nil
 }
 
 // ObserveReplaced records that a newer letter replaced this one. A failure is only logged:
@@ -355,11 +368,14 @@ func (b *Broker) LettersUnder(ctx context.Context, filter string) iter.Seq2[Dead
 }
 
 func (b *Broker) RemoveLetter(ctx context.Context, seq uint64) error {
-	stream, err := b.js.Stream(ctx, DeadLettersStream)
+	err := Persist(ctx, func(ctx context.Context) error {
+		stream, err := b.js.Stream(ctx, DeadLettersStream)
+		if err != nil {
+			return err
+		}
+		return stream.DeleteMsg(ctx, seq)
+	})
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", DeadLettersStream, err)
-	}
-	if err := stream.DeleteMsg(ctx, seq); err != nil {
 		// A letter that is already gone is no error: a newer one may have replaced it.
 		if gone, gerr := b.gone(ctx, seq); gerr != nil || !gone {
 			return fmt.Errorf("remove dead letter %d: %w", seq, err)

@@ -50,6 +50,10 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 	if e.lock, err = lockStore(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if err := checkRoom(cfg.DataDir); err != nil {
+		e.stop()
+		return nil, err
+	}
 	opts, err := e.serverOptions(cfg)
 	if err != nil {
 		e.stop()
@@ -67,6 +71,44 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 		return nil, fmt.Errorf("embedded NATS did not start on %s below %s: %s", cfg.listen(), cfg.DataDir, serverLogger.reason())
 	}
 	return e, nil
+}
+
+// The room that a start requires, in pieces: enough for the largest event, its deliveries
+// and a dead letter.
+const (
+	roomPieces = 32
+	roomPiece  = 256 << 10 // bytes
+)
+
+// checkRoom writes some files, closes and removes them, to find out whether the disk has
+// room: on a full disk the server starts, and fails some seconds later. Free blocks would
+// say nothing of quotas and limits.
+func checkRoom(dir string) (err error) {
+	probe := filepath.Join(dir, "room")
+	// It is there if a process was killed meanwhile.
+	if err := errors.Join(os.RemoveAll(probe), os.Mkdir(probe, 0o700)); err != nil {
+		return noRoom(dir, err)
+	}
+	defer func() {
+		if rerr := os.RemoveAll(probe); rerr != nil && err == nil {
+			err = noRoom(dir, rerr)
+		}
+	}()
+	piece := make([]byte, roomPiece)
+	for i := range roomPieces {
+		if err := os.WriteFile(filepath.Join(probe, strconv.Itoa(i)), piece, 0o600); err != nil {
+			return noRoom(dir, err)
+		}
+	}
+	return nil
+}
+
+func noRoom(dir string, err error) error {
+	if perr := (*os.PathError)(nil); errors.As(err, &perr) {
+		err = perr.Err // the path is that of a file that is already gone
+	}
+	return fmt.Errorf("data_dir %s: %w (%d MiB could not be written: %w): make room on the disk or repair it; all that was acknowledged is stored",
+		dir, ErrStoreFailed, roomPieces*roomPiece>>20, err)
 }
 
 // serverOptions builds configuration text and parses it, because only then the server
@@ -140,7 +182,7 @@ func unwrapListen(err error) error {
 }
 
 // StoreLookEvery is the interval between two checks of the store.
-const StoreLookEvery = 5 * time.Second
+const StoreLookEvery = time.Second
 
 // ErrStoreFailed says that the embedded store could not be written. The server then
 // acknowledges no message and does not retry until it is restarted, whatever the state of

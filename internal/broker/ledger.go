@@ -45,15 +45,20 @@ type Entry struct {
 	// Sequence is that of the delivery message (in CERTPOST_DELIVERIES) that brought the
 	// entry to its state: the same message again is already settled, a newer one is a
 	// replay.
-	Sequence uint64    `json:"sequence"`
-	Attempts int       `json:"attempts"`
-	First    time.Time `json:"first_attempt"`
-	Last     time.Time `json:"last_attempt"`
+	Sequence uint64 `json:"sequence"`
+	// EventSequence is that of the newest event (in CERTPOST_EVENTS) whose delivery was
+	// attempted; 0 if none is known.
+	EventSequence uint64    `json:"event_sequence,omitempty"`
+	Attempts      int       `json:"attempts"`
+	First         time.Time `json:"first_attempt"`
+	Last          time.Time `json:"last_attempt"`
 
 	// Owner is the process that sends, Lease the time by which the outcome is known. The
-	// writer of `sending` owns the entry until then.
-	Owner string    `json:"owner,omitempty"`
-	Lease time.Time `json:"lease,omitzero"`
+	// writer of `sending`, at the time Claimed, owns the entry until then. Both times are by
+	// the writer's clock, so others use the time between them (Ledger.LeaseLeft).
+	Owner   string    `json:"owner,omitempty"`
+	Claimed time.Time `json:"claimed,omitzero"`
+	Lease   time.Time `json:"lease,omitzero"`
 	// Uncertain is set while the outcome of an earlier attempt is unknown;
 	// PossibleDuplicates counts the mails sent in spite of it.
 	Uncertain          bool `json:"uncertain,omitempty"`
@@ -81,7 +86,13 @@ type Entry struct {
 	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail accepted
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
+
+	// Stored is when the server stored this revision, by its clock; set when it is read.
+	Stored time.Time `json:"-"`
 }
+
+// Release ends the lease.
+func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.Time{} }
 
 // Learn records what an attempt found out about the recipients.
 func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
@@ -151,7 +162,8 @@ func (e Entry) Failed(f *verdict.Failure) Entry {
 // Waiting returns the entry after an attempt that failed temporarily.
 func (e Entry) Waiting(f *verdict.Failure) Entry {
 	e = e.Failed(f)
-	e.State, e.Owner, e.Lease = StateWaiting, "", time.Time{}
+	e.State = StateWaiting
+	e.Release()
 	e.Uncertain = e.Uncertain || f.Certainty == verdict.MaybeSent
 	return e
 }
@@ -178,6 +190,7 @@ var ErrUnreadableEntry = errors.New("the ledger's entry cannot be read")
 // Ledger is the bucket CERTPOST_LEDGER; all writes are compare-and-set on the revision
 // read.
 type Ledger struct {
+	b      *Broker
 	kv     jetstream.KeyValue
 	groups *committer // nil: every entry is written singly
 }
@@ -187,7 +200,7 @@ func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
 	if err != nil {
 		return Ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
 	}
-	l := Ledger{kv: kv}
+	l := Ledger{b: b, kv: kv}
 	if b.flushesEachWrite() {
 		l.groups = &committer{writeSingle: l.write, writeGroup: b.writeEntries}
 	}
@@ -218,8 +231,11 @@ func readEntry(stored []byte) (Entry, error) {
 
 func LedgerKey(target, eventToken string) string { return target + "." + eventToken }
 
-// Get returns the entry and its revision; ErrNoEntry and revision 0 if there is none.
+// Get returns the entry and its revision; ErrNoEntry and revision 0 if there is none. It may
+// be answered by a replica that lags: a write by its revision is then refused.
 func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	defer cancel()
 	kve, err := l.kv.Get(ctx, key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return Entry{}, 0, ErrNoEntry
@@ -231,11 +247,13 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	if err != nil {
 		return Entry{}, 0, fmt.Errorf("%w: entry %s (%v): inspect it with `nats kv get %s %s`", ErrUnreadableEntry, key, err, LedgerBucket, key)
 	}
+	e.Stored = kve.Created()
 	return e, kve.Revision(), nil
 }
 
 // Put writes the entry if its revision is still the one given (0: no entry yet) and returns
-// the new one; ErrClaimLost if it is not.
+// the new one; ErrClaimLost if it is not. After another error the entry may be stored all
+// the same; the same Put then says so. Each request to the server has its own deadline.
 func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
 	value, err := e.stored()
 	if err != nil {
@@ -246,21 +264,60 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 		write = l.groups.put
 	}
 	rev, err := write(ctx, entryWrite{key, value, revision})
+	if errors.Is(err, jetstream.ErrKeyExists) || WrongSequence(err) {
+		return l.storedBefore(ctx, key, value)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
+	}
+	return rev, nil
+}
+
+// storedBefore returns the revision of a value that a refused write wanted to store:
+// the write may have been stored before and its acknowledgement lost. It asks the leader,
+// because another replica may not have the value yet; ErrClaimLost if there is another.
+func (l Ledger) storedBefore(ctx context.Context, key string, value []byte) (uint64, error) {
+	raw, err := l.b.leaderGet(ctx, "KV_"+LedgerBucket, getRequest{Last: "$KV." + LedgerBucket + "." + key})
 	switch {
-	case err == nil:
-		return rev, nil
-	case errors.Is(err, jetstream.ErrKeyExists), WrongSequence(err):
-		// Our own write may have been stored and its acknowledgement lost.
-		if kve, gerr := l.kv.Get(ctx, key); gerr == nil && bytes.Equal(kve.Value(), value) {
-			return kve.Revision(), nil
-		}
+	case err == nil && bytes.Equal(raw.Data, value):
+		return raw.Sequence, nil
+	case err == nil || errors.Is(err, jetstream.ErrMsgNotFound):
 		return 0, fmt.Errorf("ledger entry %s: %w", key, ErrClaimLost)
 	default:
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
 }
 
+// longestLease is longer than any send takes. A longer lease is an error, and counts as
+// expired.
+const longestLease = 24 * time.Hour
+
+// LeaseLeft returns how long the lease of an entry that Get has returned still lasts; zero or
+// less if it has ended. The server's clock says how long ago the entry was written, because
+// the clocks of writer and reader may differ by any amount.
+func (l Ledger) LeaseLeft(ctx context.Context, e Entry) (time.Duration, error) {
+	begun := e.Claimed
+	if begun.IsZero() {
+		begun = e.Last // written by a version that did not store Claimed: earlier by some seconds at most
+	}
+	length := e.Lease.Sub(begun)
+	if length <= 0 || length > longestLease {
+		return 0, nil
+	}
+	var stream jetstream.Stream
+	err := Persist(ctx, func(ctx context.Context) (err error) {
+		stream, err = l.b.js.Stream(ctx, "KV_"+LedgerBucket)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("stream KV_%s: %w", LedgerBucket, err)
+	}
+	return length - stream.CachedInfo().TimeStamp.Sub(e.Stored), nil
+}
+
 func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	defer cancel()
 	if e.revision == 0 {
 		return l.kv.Create(ctx, e.key, e.value)
 	}
@@ -276,7 +333,9 @@ func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}
-	return b.PublishBatch(context.Background(), msgs)
+	ctx, cancel := context.WithTimeout(context.Background(), RequestTimeout)
+	defer cancel()
+	return b.PublishBatch(ctx, msgs)
 }
 
 // WrongSequence reports whether err is a failed compare-and-set. Plain and replicated

@@ -44,7 +44,7 @@ func (b *Broker) WriteManifest(ctx context.Context, m Manifest) error {
 	if err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	if _, err := b.js.Publish(ctx, manifestSubject, value); err != nil {
 		return fmt.Errorf("manifest: %w", err)

@@ -206,15 +206,20 @@ func rawMessage(answer *nats.Msg) (*jetstream.RawStreamMsg, error) {
 }
 
 // leaderGet reads one message from the stream's leader, which has all acknowledged
-// messages; jetstream.ErrMsgNotFound if there is none.
+// messages; jetstream.ErrMsgNotFound if there is none. It asks again while there is no
+// leader, for apiTimeout at most.
 func (b *Broker) leaderGet(ctx context.Context, stream string, request getRequest) (*jetstream.RawStreamMsg, error) {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	reply, err := b.nc.RequestWithContext(ctx, b.apiPrefix()+"STREAM.MSG.GET."+stream, body)
+	var reply *nats.Msg
+	err = Persist(ctx, func(ctx context.Context) (err error) {
+		reply, err = b.nc.RequestWithContext(ctx, b.apiPrefix()+"STREAM.MSG.GET."+stream, body)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -244,6 +249,18 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 		}
 	}
 	return m, nil
+}
+
+// EventOfDelivery returns the sequence in CERTPOST_EVENTS of the event from which the
+// delivery with a sequence in CERTPOST_DELIVERIES was made; 0 if it does not say, and
+// jetstream.ErrMsgNotFound if the delivery was settled.
+func (b *Broker) EventOfDelivery(ctx context.Context, sequence uint64) (uint64, error) {
+	raw, err := b.leaderGet(ctx, DeliveriesStream, getRequest{Seq: sequence})
+	if err != nil {
+		return 0, err
+	}
+	event, _ := strconv.ParseUint(raw.Header.Get(HeaderEventSequence), 10, 64)
+	return event, nil
 }
 
 // messageAt reads one message by its sequence: from any replica, or from the leader if that

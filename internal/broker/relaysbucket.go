@@ -54,7 +54,7 @@ type LaneStatus struct {
 	Process  string      `json:"process,omitempty"` // host/pid/id, if statuses of several processes are listed
 	Breaker  string      `json:"breaker"`
 	Relays   []RelayAway `json:"relays,omitempty"`
-	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, rate, connections
+	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, relay_limit, rate, connections
 	InFlight int         `json:"in_flight"`
 }
 
@@ -63,6 +63,7 @@ type RelayAway struct {
 	Relay   string          `json:"relay"`
 	Breaker verdict.Breaker `json:"breaker"`
 	Reason  string          `json:"reason"`
+	Limit   bool            `json:"limit,omitempty"`      // because of a limit of its own
 	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: with the next delivery
 }
 

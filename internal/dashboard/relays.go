@@ -45,6 +45,8 @@ func laneWord(s broker.LaneStatus) string {
 		return "relay does not answer"
 	case broker.BreakerPartly:
 		return "skips a relay"
+	case "relay_limit":
+		return "at the relay's own limit"
 	case "rate":
 		return "at its rate limit"
 	case "connections":

@@ -26,7 +26,7 @@ func sampleEntry() broker.Entry {
 		Tries:   sampleTries(),
 		Failure: &broker.FailureRecord{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseRcpt, Reason: "it was put off", ReplyCode: 451, EnhancedCode: "4.3.0", Reply: "try later", Certainty: verdict.NotSent}, Secrets: map[string]string{"vault:secret/smtp#password": "3"}},
 		Receipt: &verdict.Receipt{Relay: "mx.example.com:587", ReplyCode: 250, Reply: "queued as 4XYZ", QueueID: "4XYZ", MessageID: "<abc@example.com>", TLS: "TLS 1.3 TLS_AES_128_GCM_SHA256", Recipients: []string{"ops@example.com"},
-			Certificate: sample(7).Certificate, Secrets: map[string]string{"vault:secret/smtp#password": "4"}, Size: 4321, Timings: verdict.Timings{Render: time.Millisecond, Send: 20 * time.Millisecond, Total: 25 * time.Millisecond}},
+			Certificate: sample(7).Certificate, Secrets: map[string]string{"vault:secret/smtp#password": "4"}, Size: 4321, Warnings: []string{"a bounce may return the key"}, Timings: verdict.Timings{Render: time.Millisecond, Send: 20 * time.Millisecond, Total: 25 * time.Millisecond}},
 	}
 }
 
@@ -56,7 +56,9 @@ func sampleLane() desk.LaneRow {
 		LaneInfo: broker.LaneInfo{Lane: "relay", Waiting: 12, InFlight: 3, Replicas: 2, Statuses: []broker.LaneStatus{
 			{Lane: "relay", Process: "host/1/abc", Breaker: "open", InFlight: 1, Paused: "breaker", Relays: []broker.RelayAway{
 				{Relay: "mx.example.com:587", Breaker: verdict.Open, Reason: "connection refused", Again: noon.Add(30 * time.Second)}, {Relay: "mx2.example.com:25", Breaker: verdict.HalfOpen, Reason: "greeting 421"}}},
-			{Lane: "relay", Process: "host/2/def", Breaker: "closed", Paused: "rate"}}},
+			{Lane: "relay", Process: "host/2/def", Breaker: "closed", Paused: "rate"},
+			{Lane: "relay", Process: "host/3/ghi", Breaker: "open", Paused: "relay_limit", Relays: []broker.RelayAway{
+				{Relay: "mx3.example.com:587", Breaker: verdict.Open, Reason: "550 5.4.5", Limit: true, Again: noon.Add(time.Hour)}}}}},
 		Relays: []verdict.RelayView{{Relay: "mx.example.com:587", Lane: "relay", Targets: 2, MaxConnections: 5, MaxMessagesPerConnection: 100, MaxMessageRate: verdict.Rate{Count: 14, Per: time.Second}}, {Relay: "mx2.example.com:25", Fallback: 1}},
 	}
 }
@@ -149,9 +151,29 @@ func TestOutcomeOfEachRecipient(t *testing.T) {
 	} {
 		doc, _ := show(t, newTestLook(t), view{template: "delivery", title: "x", data: newDelivery(desk.DeliveryDetail{Entry: c.entry}, nil)}, access.Viewer)
 		text := textOf(doc)
-		for _, want := range append(c.want, "certpost deliveries show ev1 ops", "nats kv get CERTPOST_LEDGER ops.ev1 --raw", "queued as 4XYZ", "TLS 1.3 TLS_AES_128_GCM_SHA256", "vault:secret/smtp#password , version 4", "20 ms") {
+		for _, want := range append(c.want, "certpost deliveries show ev1 ops", "nats kv get CERTPOST_LEDGER ops.ev1 --raw", "queued as 4XYZ", "a bounce may return the key", "TLS 1.3 TLS_AES_128_GCM_SHA256", "vault:secret/smtp#password , version 4", "20 ms") {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: the page does not say %q", name, want)
+			}
+		}
+	}
+}
+
+// A lane whose relay is at a limit of its own says so, on both pages, and until when.
+func TestLaneAtTheLimitOfItsRelay(t *testing.T) {
+	t.Parallel()
+	lane := sampleLane()
+	lane.Statuses = lane.Statuses[2:]
+	for name, v := range map[string]view{
+		"lane":  {template: "relay", title: "x", data: newRelay(lane, nil)},
+		"lanes": {template: "relays", title: "x", data: relaysView{List: []laneRow{newLaneRow(lane)}}},
+	} {
+		doc, _ := show(t, newTestLook(t), v, access.Viewer)
+		text := textOf(doc)
+		want := map[string][]string{"lane": {"at the relay's own limit", "550 5.4.5", "in 1 h"}, "lanes": {"at the relay's own limit"}}[name]
+		for _, words := range want {
+			if !strings.Contains(text, words) {
+				t.Errorf("%s: the page does not say %q:\n%s", name, words, text)
 			}
 		}
 	}

@@ -82,7 +82,7 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	attachments, err := payload.Build(a.target.Payload, a.target.settings(), a.p.bundle, a.p.key, a.p.passphrase)
+	attachments, err := payload.Build(a.target.settings(a.p.vars), a.p.bundle, a.p.key, a.p.passphrase, now)
 	if err != nil {
 		return nil, asFailure(err)
 	}
@@ -108,6 +108,9 @@ func (a *attempt) complete(r *verdict.Receipt) {
 	r.Certificate, r.Secrets = verdict.CertificateOf(a.p.bundle.Leaf), a.p.versions
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
+	if settings := a.target.settings(nil); !r.DSN && settings.NeedsKey() {
+		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, settings))
+	}
 }
 
 // explain adds to a failure the versions of the definition and the secrets that the

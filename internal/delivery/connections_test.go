@@ -186,7 +186,8 @@ func TestRelaysMayCloseIdleConnections(t *testing.T) {
 }
 
 // A connection that the relay closes just as the next mail is sent costs a redial, but
-// only if the relay has not answered MAIL.
+// only if the relay has not answered MAIL. TestSessionLimits has the replies that speak of
+// the connection.
 func TestOneRedialBeforeMAILAlone(t *testing.T) {
 	t.Parallel()
 	const busy = "421 4.3.2 too many mails on this connection"
@@ -203,10 +204,11 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 		"closed at RSET":             {acts: map[string]lab.RelayAct{lab.AtRset: {Drop: true, Only: 1}}, refuse: true, dials: 2},
 		"421 at RSET":                {acts: map[string]lab.RelayAct{lab.AtRset: {Reply: busy, Drop: true, Only: 1}}, refuse: true, dials: 2},
 		"closed at MAIL each time":   {acts: map[string]lab.RelayAct{lab.AtMail: {Drop: true}}, dials: 2, code: verdict.SMTPTransient},
-		"closed at MAIL behind RSET": {acts: map[string]lab.RelayAct{lab.AtMail: {Drop: true, Only: 2}}, refuse: true, dials: 1, code: verdict.SMTPTransient},
+		"closed at MAIL behind RSET": {acts: map[string]lab.RelayAct{lab.AtMail: {Drop: true, Only: 2}}, refuse: true, dials: 2},
+		"421 at MAIL behind RSET":    {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: busy, Drop: true, Only: 2}}, refuse: true, dials: 2},
 		"closed at RCPT":             {acts: map[string]lab.RelayAct{lab.AtRcpt: {Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient},
 		"closed at DATA":             {acts: map[string]lab.RelayAct{lab.AtData: {Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient},
-		"421 at RCPT":                {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: busy, Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 421},
+		"421 at RCPT":                {acts: map[string]lab.RelayAct{lab.AtRcpt: {Reply: "421 4.3.2 going down", Drop: true, Only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 421},
 		"refused for now at MAIL":    {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "451 4.3.0 later", Only: 2}}, dials: 1, code: verdict.SMTPTransient, reply: 451},
 		"refused for good at MAIL":   {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "550 5.7.1 no", Only: 2}}, dials: 1, code: verdict.SMTPPermanent, reply: 550},
 		"garbage at MAIL":            {acts: map[string]lab.RelayAct{lab.AtMail: {Reply: "what?", Only: 2}}, dials: 1, code: verdict.SMTPTransient},

@@ -10,7 +10,6 @@ import (
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
-	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -120,7 +119,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	}
 	p := newProvisions(t, b)
 	p.key = key
-	if payload.NeedsPassphrase(t.Payload) {
+	if t.settings(p.vars).Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure
 		}

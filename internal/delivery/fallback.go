@@ -42,7 +42,8 @@ func allUnavailable(before, f *verdict.Failure) *verdict.Failure {
 }
 
 // deliverVia gives the mail to one relay, unless its breaker is open. A reused connection
-// that proves closed before MAIL is replaced by a new one, once.
+// that proves closed before MAIL, or on which the relay wants no more mails, is replaced by
+// a new one, once.
 func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp.Result {
 	permits, failure := a.admit(t, fallback)
 	if failure != nil {
@@ -54,10 +55,10 @@ func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp
 	if failure == nil {
 		got = a.sendTo(ctx, h, false)
 	}
-	if got.Stale {
+	if got.Redial {
 		got = a.sendTo(ctx, h, true)
 	}
-	permits.judge(got.Failure)
+	permits.judge(got, a.defs.limits[smtp.RelayName(t.Host, t.Port)].LimitPause)
 	return got
 }
 
@@ -85,11 +86,18 @@ func (a *attempt) admit(t *Target, fallback bool) (p permits, failure *verdict.F
 	return p, nil
 }
 
-// judge reports the result of the attempt to the breakers.
-func (p permits) judge(f *verdict.Failure) {
-	judge(p.relay, f)
+// judge reports the result of the attempt to the breakers. pause is for a relay that is at
+// a limit of its own.
+func (p permits) judge(got smtp.Result, pause time.Duration) {
+	if limit := got.Limit(); limit != nil {
+		setDefault(&pause, defaultLimitPause)
+		p.relay.Pause(limit.Reason, pause)
+		limit.After = pause
+	} else {
+		judge(p.relay, got.Failure)
+	}
 	if p.login != nil {
-		judgeFallback(p.login, f)
+		judgeFallback(p.login, got.Failure)
 	}
 }
 
@@ -186,7 +194,7 @@ func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
 			if i > 0 && s.Wait == 0 {
 				login := verdict.RelayStatus{}
 				if c.breakers.Get(relay.login(), 1).Status(&login); login.Breaker != verdict.Closed {
-					s.Breaker, s.Wait, s.Reason = login.Breaker, login.Wait, login.Reason
+					s.Breaker, s.Wait, s.Reason, s.Limit = login.Breaker, login.Wait, login.Reason, false
 				}
 			}
 			list[i] = s

@@ -14,13 +14,14 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Default limits of the connections to a relay. Postfix closes its own connections
+// Defaults of RelayLimits. Postfix closes its own connections
 // after the same age; a busy relay may close them earlier, which costs only another
 // dial.
 const (
 	mailsPerConnection = 100
 	maxConnectionIdle  = 30 * time.Second
 	maxConnectionAge   = 5 * time.Minute
+	defaultLimitPause  = time.Hour // RelayLimits.LimitPause
 )
 
 // termsOf returns the terms for the connections to a relay, with this process's share
@@ -96,7 +97,7 @@ func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Resu
 	if failure := h.count(); failure != nil { // right before MAIL
 		return smtp.Result{Failure: failure}
 	}
-	envelope := smtp.Envelope{From: a.msg.from, Recipients: a.msg.recipients, UTF8: a.msg.needsUTF8, AllOrNothing: h.target.AllOrNothing}
+	envelope := smtp.Envelope{From: a.msg.from, Recipients: a.msg.recipients, ID: a.msg.envelopeID, UTF8: a.msg.needsUTF8, AllOrNothing: h.target.AllOrNothing}
 	return s.Send(ctx, envelope, a.msg.raw, a.order.Claim)
 }
 

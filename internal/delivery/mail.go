@@ -13,6 +13,7 @@ import (
 
 	gomail "github.com/wneessen/go-mail"
 
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/verdict"
@@ -24,6 +25,7 @@ type message struct {
 	recipients []string // envelope: deduplicated, A-labels
 	raw        []byte   // CRLF line ends, not dot-stuffed; holds the private key when the payload does
 	messageID  string   // with its angle brackets
+	envelopeID string   // names the delivery in bounces
 	needsUTF8  bool     // an address needs SMTPUTF8 (RFC 6531)
 }
 
@@ -76,10 +78,8 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		m.messageIDDomain = addresses.from.domain()
 	}
 	id := messageID(m.eventID, t.ID, m.messageIDDomain)
-	text, html, err := renderBodies(newMailView(t, m))
-	if err != nil {
-		return nil, renderFailure("the text of the mail cannot be rendered", err)
-	}
+	view := newMailView(t, m)
+	text, html := view.text(), view.html()
 
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
@@ -118,7 +118,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	}
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: raw.Bytes(),
-		messageID: id, needsUTF8: addresses.utf8,
+		messageID: id, envelopeID: envelopeID(m.eventID, t.ID), needsUTF8: addresses.utf8,
 	}, nil
 }
 
@@ -222,6 +222,18 @@ func messageID(eventID, target, domain string) string {
 		domain = rest
 	}
 	return "<" + hash + "@" + domain + ">"
+}
+
+// envelopeID returns the ENVID of a delivery, which comes back in bounces as their
+// Original-Envelope-Id: target.event, as the ledger's key. A long event id is hashed,
+// because an ENVID has at most 100 characters.
+func envelopeID(eventID, target string) string {
+	const most = 100
+	id := target + "." + events.Token(eventID)
+	if len(id) > most {
+		id = target + "." + events.Token("\x00"+eventID) // not a token, so it is hashed
+	}
+	return id
 }
 
 // mailbox is an address with its local part unquoted and its domain in lower case

@@ -212,7 +212,7 @@ func goldenPKI(t testing.TB) (b *payload.Bundle, key []byte) {
 func goldenFacts(t testing.TB, target *Target) mailFacts {
 	t.Helper()
 	b, key := goldenPKI(t)
-	files, err := payload.Build(target.Payload, target.settings(), b, key, []byte(passphrase))
+	files, err := payload.Build(target.settings(nil), b, key, []byte(passphrase), lab.TestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -504,7 +504,7 @@ func TestBodiesSayTheSame(t *testing.T) {
 	}
 	target := testTarget()
 	target.Payload = payload.PEMAndKey
-	files, err := payload.Build(target.Payload, target.settings(), b, lab.KeyPEM(t, leaf.Key), nil)
+	files, err := payload.Build(target.settings(nil), b, lab.KeyPEM(t, leaf.Key), nil, lab.TestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -656,7 +656,7 @@ func hostileMail(t testing.TB, b *payload.Bundle, text string) {
 	b.Notes = []string{text}
 	target := testTarget()
 	target.ID, target.FromName, target.SubjectPrefix = text, text, text
-	files, err := payload.Build(target.Payload, target.settings(), b, nil, nil)
+	files, err := payload.Build(target.settings(nil), b, nil, nil, lab.TestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -783,7 +783,7 @@ func BenchmarkMail(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				files, err := payload.Build(target.Payload, target.settings(), parsed, key, []byte(passphrase))
+				files, err := payload.Build(target.settings(nil), parsed, key, []byte(passphrase), lab.TestNow)
 				if err != nil {
 					b.Fatal(err)
 				}

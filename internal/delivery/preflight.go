@@ -122,29 +122,30 @@ func (e *examination) certificate(ctx context.Context) {
 // keyAndPayload fetches the private key and builds the payload, which checks that the
 // key matches the certificate. It reports whether the mail can be rendered.
 func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
-	if !payload.NeedsKey(e.t.Payload) {
-		return true
+	settings, what := e.t.settings(p.vars), "payload"
+	if settings.NeedsKey() {
+		what = "key"
+		var failure *verdict.Failure
+		if p.key, failure = e.courier.privateKey(ctx, e.ev, p); failure != nil {
+			e.say("key", verdict.Error, "%s", failure.Error())
+			return false
+		}
 	}
-	var failure *verdict.Failure
-	if p.key, failure = e.courier.privateKey(ctx, e.ev, p); failure != nil {
-		e.say("key", verdict.Error, "%s", failure.Error())
-		return false
-	}
-	if payload.NeedsPassphrase(e.t.Payload) {
+	if settings.Passphrase() != "" {
 		if failure := e.courier.fetchPassphrase(ctx, e.t, p); failure != nil {
 			return false // the check of the target's secrets reports it
 		}
 	}
-	files, err := payload.Build(e.t.Payload, e.t.settings(), p.bundle, p.key, p.passphrase)
+	files, err := payload.Build(settings, p.bundle, p.key, p.passphrase, time.Now())
 	for _, f := range files {
 		clear(f.Data)
 	}
-	switch {
+	switch encrypted := settings.Passphrase() != ""; {
 	case err != nil:
-		e.say("key", verdict.Error, "%s", asFailure(err).Error())
-	case e.t.Payload == payload.PKCS12:
-		e.say("key", verdict.OK, "it can be read, matches the certificate, and the PKCS#12 file can be made")
-	default:
+		e.say(what, verdict.Error, "%s", asFailure(err).Error())
+	case settings.NeedsKey() && encrypted:
+		e.say("key", verdict.OK, "it can be read, matches the certificate, and the %s file can be made", e.t.Payload)
+	case settings.NeedsKey():
 		e.say("key", verdict.OK, "it can be read and matches the certificate")
 	}
 	return err == nil

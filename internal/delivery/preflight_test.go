@@ -83,7 +83,7 @@ func TestExamine(t *testing.T) {
 		not    []string // no finding begins like that
 	}{
 		"all well": {want: [][2]string{
-			{"ok target", "payload pkcs12, relay localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "PKCS#12 file can be made"},
+			{"ok target", "payload pkcs12, relay localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "pkcs12 file can be made"},
 			{"ok mail", "number of recipients: 1"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "accepts up to 200000"},
 		}, not: []string{"error", "warning relay"}},
 		"no such target":       {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
@@ -261,7 +261,7 @@ targets:
 		"allow_insecure_auth=false (default)", "allow_plaintext_key=false (default)", "retry_auth=false (default)", "retry_tls=false (default)",
 		"timeout=50s (from relays.default.timeout)", "fallback[0].host=two.example.net", "fallback[0].port=465", "fallback[0].auth_method=none",
 		"from_address=a@example.com", "to=b@example.com", "cc=c@example.com", "bcc=d@example.com", "all_or_nothing=false (default)",
-		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)",
+		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)", "pkcs12_iterations=2048 (default)", "zip_private_key=false (default)",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -54,7 +55,7 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
-	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.PKCS12Passphrase, false}} {
+	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase(), false}} {
 		if secret.ref.IsZero() || fallback && !secret.login {
 			continue
 		}
@@ -113,6 +114,9 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), int(left.Hours()/24))})
 		}
 	}
+	if settings := t.settings(nil); !s.OffersDSN() && settings.NeedsKey() {
+		all = append(all, verdict.Finding{What: "bounces", Status: verdict.Warning, Message: keyInBounces(smtp.RelayName(t.Host, t.Port), settings)})
+	}
 	if msg == nil {
 		return all, false
 	}
@@ -132,6 +136,15 @@ func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*
 		return nil, failure
 	}
 	return c.dial(ctx, t, p, r)
+}
+
+// keyInBounces is the warning for a mail with a private key to a relay without DSN.
+func keyInBounces(relay string, s payload.Settings) string {
+	key := "the private key"
+	if !s.KeyInClear() {
+		key = "the encrypted private key"
+	}
+	return fmt.Sprintf("%s does not offer DSN (RFC 3461), so a bounce may return the whole mail with %s to from_address; let only people who may have the key read that mailbox, or use a relay with DSN", relay, key)
 }
 
 func sizeText(size, limit int) string {

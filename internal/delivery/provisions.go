@@ -45,12 +45,13 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	if payload.NeedsKey(t.Payload) {
+	settings := t.settings(p.vars)
+	if settings.NeedsKey() {
 		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
 			return p, failure
 		}
 	}
-	if payload.NeedsPassphrase(t.Payload) {
+	if settings.Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return p, failure
 		}
@@ -58,9 +59,9 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 	return p, c.login(ctx, t, p)
 }
 
-// fetchPassphrase fetches the passphrase of the PKCS#12 file.
+// fetchPassphrase fetches the passphrase of the payload's file.
 func (c *Courier) fetchPassphrase(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
-	value, failure := c.secret(ctx, t.PKCS12Passphrase, p)
+	value, failure := c.secret(ctx, t.passphrase(), p)
 	if failure == nil {
 		p.passphrase = value.Reveal()
 	}

@@ -88,6 +88,10 @@ type RelayLimits struct {
 	// length, from all replicas together: 14/s, 100/min, 1000/h, 500/day. Default: no
 	// limit.
 	MaxMessageRate verdict.Rate `yaml:"max_message_rate" pattern:"^ *[0-9]+ */ *(s|min|h|day) *$"`
+	// LimitPause is how long the relay is not used after it replied that it is at a limit
+	// of its own, such as mails per day (550 5.4.5) or a rate (4.7.x). Its deliveries wait, or
+	// go to a fallback, and no attempt is counted. Default: 1h.
+	LimitPause time.Duration `yaml:"limit_pause" min:"0s" max:"24h"`
 }
 
 // Fallback is a relay that is tried when those before it do not answer.
@@ -251,6 +255,7 @@ func (b *ruleBook) limits(host string, port int) RelayLimits {
 		setDefault(&own.MaxConnectionIdle, limits.MaxConnectionIdle)
 		setDefault(&own.MaxConnectionAge, limits.MaxConnectionAge)
 		setDefault(&own.MaxMessageRate, limits.MaxMessageRate)
+		setDefault(&own.LimitPause, limits.LimitPause)
 		return own
 	}
 	return limits

@@ -1,8 +1,10 @@
 package delivery
 
 import (
+	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 )
@@ -94,14 +96,28 @@ type Target struct {
 	ReplyTo string `yaml:"reply_to"`
 
 	// Payload is the attachment: pem (leaf and chain), pem_and_key (also the private
-	// key) or pkcs12 (leaf, chain and private key in one file with a passphrase).
-	Payload string `yaml:"payload" enum:"pem,pem_and_key,pkcs12"`
+	// key), pkcs12 or jks (leaf, chain and private key in one encrypted file), der (leaf
+	// and chain, binary, in a zip), pkcs7 (leaf and chain, .p7b), pkcs12_truststore (the
+	// chain as trusted certificates) or zip (the PEM files apart).
+	Payload string `yaml:"payload" enum:"pem,pem_and_key,pkcs12,jks,der,pkcs7,pkcs12_truststore,zip"`
 	// PKCS12Passphrase is the passphrase of the pkcs12 payload, as a secret reference;
 	// ASCII, not empty.
 	PKCS12Passphrase secrets.Ref `yaml:"pkcs12_passphrase"`
-	// PKCS12Encoding is the encryption of the pkcs12 payload: modern2023 (AES-256), or
-	// legacydes for Windows Server 2016, macOS 14, Android 13 and older.
-	PKCS12Encoding string `yaml:"pkcs12_encoding" enum:"modern2023,legacydes"`
+	// KeystorePassword is the password of the jks and pkcs12_truststore payloads, as a
+	// secret reference; ASCII, at least 6 characters.
+	KeystorePassword secrets.Ref `yaml:"keystore_password"`
+	// PKCS12Encoding is the encryption of the pkcs12 and pkcs12_truststore payloads:
+	// modern2023 (AES-256); legacydes for Windows Server 2016, macOS 14, Android 13 and
+	// older; modern2026 (RFC 9579), which few programs read yet.
+	PKCS12Encoding string `yaml:"pkcs12_encoding" enum:"modern2023,legacydes,modern2026"`
+	// PKCS12Iterations is how often the passphrase is stretched. 100,000 cost 44 ms of
+	// processor time for each mail.
+	PKCS12Iterations int `yaml:"pkcs12_iterations" min:"2048" max:"100000"`
+	// Alias names the key's entry in a pkcs12 (friendly name) or jks file; {cn} stands for
+	// the certificate's name, {target} for the target's id. Java shows it in lower case.
+	Alias string `yaml:"alias"`
+	// ZipPrivateKey adds the private key, not encrypted, to the zip payload.
+	ZipPrivateKey bool `yaml:"zip_private_key"`
 
 	// SubjectPrefix is text before the subject, such as [PROD]; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
@@ -121,6 +137,7 @@ func (t *Target) SetDefaults() {
 	setDefault(&t.Timeout, defaultTimeout)
 	setDefault(&t.Payload, payload.PEM)
 	setDefault(&t.PKCS12Encoding, payload.Modern2023)
+	setDefault(&t.PKCS12Iterations, payload.MinIterations)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -182,7 +199,24 @@ func (t *Target) SendTimeout() time.Duration {
 	return t.Timeout
 }
 
-// settings returns the target's settings for the files of its payload.
-func (t *Target) settings() payload.Settings {
-	return payload.Settings{PKCS12Encoding: t.PKCS12Encoding}
+// settings returns the target's settings for the files of its payload, with the places of
+// the alias filled from vars.
+func (t *Target) settings(vars secrets.Vars) payload.Settings {
+	alias := strings.NewReplacer("{cn}", vars["cn"], "{target}", t.ID).Replace(t.Alias)
+	return payload.Settings{Kind: t.Payload, PKCS12Encoding: t.PKCS12Encoding, Iterations: t.PKCS12Iterations, WithKey: t.ZipPrivateKey,
+		Alias: legible.Clean(alias, maxAlias)}
+}
+
+// maxAlias limits the name of a key's entry, in bytes: the certificate's name is in it.
+const maxAlias = 120
+
+// passphrase returns the secret that the payload's file is protected with; zero for none.
+func (t *Target) passphrase() secrets.Ref {
+	switch t.settings(nil).Passphrase() {
+	case "pkcs12_passphrase":
+		return t.PKCS12Passphrase
+	case "keystore_password":
+		return t.KeystorePassword
+	}
+	return secrets.Ref{}
 }

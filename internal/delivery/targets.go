@@ -16,6 +16,7 @@ import (
 type Definitions struct {
 	targets []*Target
 	byID    map[string]*Target
+	index   *matchIndex // of targets
 	// relays has, by target, its relays in the order in which they are tried: the target
 	// itself, and for each fallback the target as if that were its only relay.
 	relays     map[string][]*Target
@@ -61,6 +62,7 @@ func define(b *ruleBook, targets [][]relayOption) *Definitions {
 		d.byID[t.ID] = t
 	}
 	assignLanes(d.targets)
+	d.index = newMatchIndex(d.targets)
 	d.laneRelays = laneRelaysOf(d)
 	return d
 }
@@ -90,8 +92,8 @@ func (d *Definitions) Lanes() []string {
 func (d *Definitions) Matching(leaf *x509.Certificate, labels map[string]string) []*Target {
 	facts := factsOf(leaf, labels)
 	var matching []*Target
-	for _, t := range d.targets {
-		if t.matches(facts) {
+	for _, i := range d.index.candidates(facts) {
+		if t := d.targets[i]; t.matches(facts) {
 			matching = append(matching, t)
 		}
 	}

@@ -220,23 +220,50 @@ func (t *Target) validateAddresses(v *validation) {
 
 func (t *Target) validatePayload(v *validation) {
 	v.line("subject_prefix", t.SubjectPrefix)
-	v.ref("pkcs12_passphrase", t.PKCS12Passphrase)
-	switch {
-	case payload.NeedsPassphrase(t.Payload) && t.PKCS12Passphrase.IsZero():
-		v.err("pkcs12_passphrase", "is required by payload pkcs12")
-	case !payload.NeedsPassphrase(t.Payload) && !t.PKCS12Passphrase.IsZero():
-		v.warn("pkcs12_passphrase", "is not used with payload %s", t.Payload)
+	settings := t.settings(nil)
+	for _, secret := range []struct {
+		key string
+		ref secrets.Ref
+	}{{"pkcs12_passphrase", t.PKCS12Passphrase}, {"keystore_password", t.KeystorePassword}} {
+		v.ref(secret.key, secret.ref)
+		switch needed := settings.Passphrase() == secret.key; {
+		case needed && secret.ref.IsZero():
+			v.err(secret.key, "is required by payload %s", t.Payload)
+		case !needed && !secret.ref.IsZero():
+			v.warn(secret.key, "is not used with payload %s", t.Payload)
+		case needed && !secret.ref.Value.IsZero():
+			if problem := payload.CheckPassphrase(secret.key, secret.ref.Value.Reveal()); problem != "" {
+				v.err(secret.key, "%s", problem)
+			}
+		}
+	}
+	if problem := settings.FIPSProblem(); problem != "" {
+		v.err("payload", "%s", problem)
+	}
+	named := t.Payload == payload.PKCS12 || t.Payload == payload.JKS
+	switch places := strings.NewReplacer("{cn}", "", "{target}", "").Replace(t.Alias); {
+	case t.Alias != "" && !named:
+		v.warn("alias", "is not used with payload %s: only pkcs12 and jks name the key", t.Payload)
+	case strings.ContainsAny(places, "{}"):
+		v.err("alias", "has an unknown place: want {cn} or {target}")
+	}
+	v.line("alias", t.Alias)
+	if t.PKCS12Iterations > payload.MinIterations && t.Payload != payload.PKCS12 && t.Payload != payload.TrustStore {
+		v.warn("pkcs12_iterations", "is not used with payload %s", t.Payload)
+	}
+	if t.ZipPrivateKey && t.Payload != payload.ZIP {
+		v.warn("zip_private_key", "is not used with payload %s", t.Payload)
 	}
 }
 
-// validateKeyInTheClear rejects pem_and_key over a connection that may be unencrypted,
+// validateKeyInTheClear rejects a key that is not encrypted over a connection that may be unencrypted,
 // except to this machine or with allow_plaintext_key.
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
-	if t.Payload == payload.PEMAndKey && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
-		v.err("payload", "pem_and_key with tls_mode %s would expose private keys to anyone on the network path to %s: want starttls or smtps, or allow_plaintext_key: true",
-			mode, t.relay())
+	if t.settings(nil).KeyInClear() && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
+		v.err("payload", "%s with tls_mode %s would expose private keys to anyone on the network path to %s: want starttls or smtps, or allow_plaintext_key: true",
+			t.Payload, mode, t.relay())
 	}
 }
 

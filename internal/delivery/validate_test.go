@@ -182,10 +182,27 @@ func TestValidate(t *testing.T) {
 			"5:12: from_name: has control characters", "6:17: subject_prefix: has 101 characters: at most 100 are allowed"}},
 		{"header texts with emoji", []string{`from_name: "❤️ 👩‍💻"`}, nil},
 
-		{"payload", []string{"payload: der"}, []string{`5:10: payload: want pem, pem_and_key or pkcs12, got der`}},
+		{"payload", []string{"payload: rar"}, []string{`5:10: payload: want pem, pem_and_key, pkcs12, jks, der, pkcs7, pkcs12_truststore or zip, got rar`}},
+		{"payloads without secrets", []string{"payload: der"}, nil},
+		{"jks", []string{"payload: jks", "keystore_password: " + env, "alias: web {cn} {target}"}, nil},
+		{"jks without a password", []string{"payload: jks"}, []string{`1:1: keystore_password: is required by payload jks`}},
+		{"a trust store with a passphrase", []string{"payload: pkcs12_truststore", "keystore_password: " + env, "pkcs12_passphrase: " + env}, []string{`7:20: warning: pkcs12_passphrase: is not used with payload pkcs12_truststore`}},
+		{"a short password", []string{"payload: jks", "keystore_password: {value: abc}"}, []string{
+			`6:20: keystore_password: has less than 6 characters, which keytool refuses; change it`,
+			`6:20: warning: keystore_password: the secret itself is in the configuration: move it to vault, env, file or credential`}},
+		{"a passphrase that is not ASCII", []string{"payload: pkcs12", "pkcs12_passphrase: {value: pässword}"}, []string{
+			`6:20: pkcs12_passphrase: has a character that is not printable ASCII (perhaps a line break), so some programs could not open the file; change it`,
+			`6:20: warning: pkcs12_passphrase: the secret itself is in the configuration: move it to vault, env, file or credential`}},
+		{"unknown place in an alias", []string{"payload: jks", "keystore_password: " + env, "alias: '{domain}'"}, []string{`7:8: alias: has an unknown place: want {cn} or {target}`}},
+		{"alias of nothing", []string{"alias: web"}, []string{`5:8: warning: alias: is not used with payload pem: only pkcs12 and jks name the key`}},
+		{"few iterations", []string{"payload: pkcs12", "pkcs12_passphrase: " + env, "pkcs12_iterations: 1000"}, []string{`7:20: pkcs12_iterations: want 2048 to 100000, got 1000`}},
+		{"settings of other payloads", []string{"pkcs12_iterations: 5000", "zip_private_key: true"}, []string{`5:20: warning: pkcs12_iterations: is not used with payload pem`, `6:18: warning: zip_private_key: is not used with payload pem`}},
+		{"key of a zip in the clear", []string{"payload: zip", "zip_private_key: true", "tls_mode: plaintext"}, []string{
+			"5:10: payload: zip with tls_mode plaintext would expose private keys to anyone on the network path to smtp.example.com: want starttls or smtps, or allow_plaintext_key: true",
+			"7:11: warning: tls_mode: mails to smtp.example.com are not encrypted: anyone on the network path can read and change them"}},
 		{"pkcs12", []string{"payload: pkcs12", "pkcs12_passphrase: " + env, "pkcs12_encoding: legacydes"}, nil},
 		{"pkcs12 without a passphrase", []string{"payload: pkcs12"}, []string{"1:1: pkcs12_passphrase: is required by payload pkcs12"}},
-		{"pkcs12_encoding", []string{"pkcs12_encoding: rc2"}, []string{`5:18: pkcs12_encoding: want modern2023 or legacydes, got rc2`}},
+		{"pkcs12_encoding", []string{"pkcs12_encoding: rc2"}, []string{`5:18: pkcs12_encoding: want modern2023, legacydes or modern2026, got rc2`}},
 		{"a passphrase for nothing", []string{"pkcs12_passphrase: " + env}, []string{"5:20: warning: pkcs12_passphrase: is not used with payload pem"}},
 		{"keys over starttls", []string{"payload: pem_and_key"}, nil},
 		{"keys in plaintext", []string{"payload: pem_and_key", "tls_mode: plaintext"}, []string{

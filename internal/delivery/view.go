@@ -3,12 +3,9 @@ package delivery
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/hex"
 	"fmt"
-	htmltemplate "html/template"
 	"strings"
-	texttemplate "text/template"
 	"time"
 	"unicode/utf8"
 
@@ -167,27 +164,44 @@ func sentence(s string) string {
 	return strings.ToUpper(string(first)) + strings.TrimRight(s[n:], ".") + "."
 }
 
-// instructions returns how to open the attachments. It names the place of a
-// passphrase only if that is Vault: the name of a variable or a file on Certpost's
-// machine is of no use to a recipient.
-func instructions(t *Target) []viewText {
-	switch t.Payload {
-	case payload.PEMAndKey:
-		return []viewText{{Care: true, Text: "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names above. " +
-			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."}}
-	case payload.PKCS12:
-		if ref := t.PKCS12Passphrase; ref.Vault != nil {
-			return []viewText{{Text: "The .p12 file requires a passphrase, which is not in this mail. The passphrase is in Vault: " +
-				legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."}}
-		}
-		ask := t.ReplyTo
-		if ask == "" {
-			ask = t.FromAddress
-		}
-		return []viewText{{Text: "The .p12 file requires a passphrase, which is not in this mail and is never sent by mail. " +
-			"If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."}}
+// instructions returns how to open the attachments, and what to take care of.
+func instructions(t *Target) (all []viewText) {
+	settings := t.settings(nil)
+	if settings.KeyInClear() {
+		all = append(all, viewText{Care: true, Text: "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names above. " +
+			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."})
 	}
-	return nil
+	if settings.Passphrase() != "" {
+		all = append(all, viewText{Text: passphrasePlace(t)})
+	}
+	if text := howToOpen[t.Payload]; text != "" {
+		all = append(all, viewText{Text: text})
+	}
+	return all
+}
+
+// passphrasePlace says where a recipient finds the passphrase. It names the place only if
+// that is Vault: the name of a variable or a file on Certpost's machine is of no use there.
+func passphrasePlace(t *Target) string {
+	const says = "The file requires a passphrase, which is not in this mail"
+	if ref := t.passphrase(); ref.Vault != nil {
+		return says + ". The passphrase is in Vault: " + legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."
+	}
+	ask := t.ReplyTo
+	if ask == "" {
+		ask = t.FromAddress
+	}
+	return says + " and is never sent by mail. If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."
+}
+
+// howToOpen has, by kind of payload, one line for each program that a recipient may have.
+var howToOpen = map[string]string{
+	payload.PKCS12:     "To look into the .p12 file: openssl pkcs12 -info -nokeys -in FILE. To import it: double-click it on Windows or macOS; for Java, keytool -list -storetype PKCS12 -keystore FILE.",
+	payload.JKS:        "To look into the .jks file: keytool -list -v -keystore FILE. Key and store have the same password.",
+	payload.DER:        "The archive has binary certificates. To look at one: openssl x509 -inform der -text -in leaf.der. On Windows and macOS, unpack the archive and double-click the certificate.",
+	payload.PKCS7:      "To look into the .p7b file: openssl pkcs7 -inform der -print_certs -in FILE. To import it: double-click it on Windows; for a key in a Java key store, keytool -importcert -alias NAME -keystore STORE -file FILE.",
+	payload.TrustStore: "To look into the trust store: keytool -list -storetype PKCS12 -keystore FILE. To use it in Java: -Djavax.net.ssl.trustStore=FILE -Djavax.net.ssl.trustStoreType=PKCS12.",
+	payload.ZIP:        "The archive has PEM files: cert.pem (the certificate), chain.pem (its issuers) and fullchain.pem (both, for most servers).",
 }
 
 // notes returns information that needs no action by a recipient.
@@ -205,58 +219,3 @@ func notes(t *Target, m mailFacts) (list []string) {
 	}
 	return list
 }
-
-//go:embed templates/mail.txt
-var textSource string
-
-//go:embed templates/mail.html
-var htmlSource string
-
-// The templates of the two bodies.
-var (
-	textBody = texttemplate.Must(texttemplate.New("mail.txt").Funcs(texttemplate.FuncMap{
-		"wrap": wrap, "pad": pad, "underline": underline,
-	}).Parse(textSource))
-	htmlBody = htmltemplate.Must(htmltemplate.New("mail.html").Parse(htmlSource))
-)
-
-func renderBodies(v *mailView) (text, html string, err error) {
-	var t, h strings.Builder
-	if err := textBody.Execute(&t, v); err != nil {
-		return "", "", err
-	}
-	if err := htmlBody.Execute(&h, v); err != nil {
-		return "", "", err
-	}
-	return t.String(), h.String(), nil
-}
-
-// wrap breaks a paragraph at spaces into lines of at most 72 characters; prefix is put
-// in front of each but the first.
-func wrap(prefix, s string) string {
-	const width = 72
-	var b strings.Builder
-	column := utf8.RuneCountInString(prefix)
-	for i, word := range strings.Fields(s) {
-		n := utf8.RuneCountInString(word)
-		switch {
-		case i == 0:
-		case column+1+n > width:
-			b.WriteString("\n" + prefix)
-			column = utf8.RuneCountInString(prefix)
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += n
-	}
-	return b.String()
-}
-
-// pad fills s up to width characters.
-func pad(width int, s string) string {
-	return s + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
-}
-
-func underline(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) }

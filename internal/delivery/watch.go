@@ -172,5 +172,5 @@ func same(a, b Target) bool {
 }
 
 func (t *Target) refs() []*secrets.Ref {
-	return []*secrets.Ref{&t.Username.Ref, &t.Password, &t.OAuth2.ClientSecret, &t.PKCS12Passphrase}
+	return []*secrets.Ref{&t.Username.Ref, &t.Password, &t.OAuth2.ClientSecret, &t.PKCS12Passphrase, &t.KeystorePassword}
 }

@@ -105,7 +105,7 @@ func (r *Relay) serve(listener net.Listener, secure *tls.Config) {
 	server.MaxMessageBytes = r.config.MaxMailBytes
 	server.MaxRecipients = 100
 	server.ReadTimeout, server.WriteTimeout = readTimeout, writeTimeout
-	server.EnableSMTPUTF8 = true
+	server.EnableSMTPUTF8, server.EnableDSN = true, true
 	server.ErrorLog = log.New(io.Discard, "", 0) // clients get their errors as replies
 	r.servers = append(r.servers, server)
 	r.serving.Go(func() { _ = server.Serve(listener) })

@@ -15,6 +15,8 @@ type Mail struct {
 	Recipients []string // envelope recipients
 	User       string   // authenticated user, "" without AUTH
 	TLS        bool
+	EnvelopeID string // ENVID, "" without it (RFC 3461)
+	Return     string // RET: FULL, HDRS, or "" without it
 	Raw        []byte // as received, without dot-stuffing; must not be changed
 }
 

@@ -18,6 +18,7 @@ type session struct {
 
 	user       string // authenticated user, or ""
 	from       string
+	options    smtp.MailOptions
 	recipients []string
 }
 
@@ -76,14 +77,14 @@ func (l *loginServer) Next(response []byte) (challenge []byte, done bool, err er
 }
 
 // Mail begins a transaction.
-func (s *session) Mail(from string, _ *smtp.MailOptions) error {
+func (s *session) Mail(from string, options *smtp.MailOptions) error {
 	if len(s.relay.config.Users) > 0 && s.user == "" {
 		return &smtp.SMTPError{Code: 530, EnhancedCode: smtp.EnhancedCode{5, 7, 0}, Message: "Authentication required"}
 	}
 	if reply := s.relay.rules.answer(StageMail, from, nil); reply != nil {
 		return reply
 	}
-	s.from = from
+	s.from, s.options = from, *options
 	return nil
 }
 
@@ -113,12 +114,13 @@ func (s *session) Data(content io.Reader) error {
 	id := s.relay.mailbox.add(Mail{
 		Received: time.Now(), From: s.from, Recipients: s.recipients,
 		User: s.user, TLS: secure, Raw: raw.Bytes(),
+		EnvelopeID: s.options.EnvelopeID, Return: string(s.options.Return),
 	}, !s.relay.config.Discard)
 	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: fmt.Sprintf("OK: queued as D%06d", id)}
 }
 
 // Reset discards the transaction.
-func (s *session) Reset() { s.from, s.recipients = "", nil }
+func (s *session) Reset() { s.from, s.options, s.recipients = "", smtp.MailOptions{}, nil }
 
 // Logout ends the session.
 func (s *session) Logout() error { return nil }

@@ -29,7 +29,7 @@ type Issued struct {
 	Key crypto.Signer
 }
 
-// NewKey makes a key; kinds are ed25519, p256, p384, rsa.
+// NewKey makes a key; kinds are ed25519, p256, p384, p521, rsa (2,048 bits), rsa4096.
 func NewKey(t testing.TB, kind string) crypto.Signer {
 	t.Helper()
 	var key crypto.Signer
@@ -41,8 +41,12 @@ func NewKey(t testing.TB, kind string) crypto.Signer {
 		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case "p384":
 		key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "p521":
+		key, err = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	case "rsa":
 		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	case "rsa4096":
+		key, err = rsa.GenerateKey(rand.Reader, 4096)
 	default:
 		t.Fatalf("no key of kind %s", kind)
 	}

@@ -188,6 +188,7 @@ anvil         unix  - - n - 1 anvil
 showq         unix  n - n - - showq
 error         unix  - - n - - error
 retry         unix  - - n - - error
+smtp          unix  - - n - - smtp
 lmtp          unix  - - n - - lmtp
 postlog       unix-dgram n - n - 1 postlogd
 `

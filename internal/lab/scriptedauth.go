@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -26,10 +27,23 @@ func (c *conversation) auth(rest string) bool {
 	if a, scripted := c.next(AtAuth); scripted {
 		return c.perform(a, "")
 	}
+	if len("AUTH "+rest+"\r\n") > 512 {
+		return c.say(RelayAct{Reply: "500 5.5.6 line too long"})
+	}
 	method, initial, _ := strings.Cut(rest, " ")
 	method = strings.ToUpper(method)
 	var user string
 	var known, ok bool
+	if initial == "" && (method == "PLAIN" || method == "XOAUTH2") {
+		answer, more := c.challenge("")
+		if !more {
+			return false
+		}
+		initial = base64.StdEncoding.EncodeToString([]byte(answer))
+		c.Mu.Lock()
+		c.Prompted++
+		c.Mu.Unlock()
+	}
 	switch method {
 	case "PLAIN":
 		parts := strings.Split(decoded(initial), "\x00")
@@ -38,9 +52,9 @@ func (c *conversation) auth(rest string) bool {
 		}
 		user, known, ok = parts[1], c.knows(parts[1], parts[2]), true
 	case "LOGIN":
-		if user, ok = c.challenge("Username:"); ok {
+		if user, ok = c.prompt("Username:"); ok {
 			var password string
-			password, ok = c.challenge("Password:")
+			password, ok = c.prompt("Password:")
 			known = c.knows(user, password)
 		}
 	case "CRAM-MD5":
@@ -62,9 +76,21 @@ func (c *conversation) auth(rest string) bool {
 	return c.say(RelayAct{Reply: "235 2.7.0 welcome"})
 }
 
+// prompt is challenge with a text that means nothing to the client.
+func (c *conversation) prompt(text string) (string, bool) {
+	if c.Bare {
+		text = ""
+	}
+	return c.challenge(text)
+}
+
 // challenge says 334 and returns the answer.
 func (c *conversation) challenge(text string) (string, bool) {
-	if !c.say(RelayAct{Reply: "334 " + base64.StdEncoding.EncodeToString([]byte(text))}) {
+	line := "334 " + base64.StdEncoding.EncodeToString([]byte(text)) + "\r\n"
+	if c.Bare && text == "" {
+		line = "334\r\n"
+	}
+	if _, err := io.WriteString(c.conn, line); err != nil {
 		return "", false
 	}
 	line, ok := c.line()

@@ -64,10 +64,19 @@ type RelayScript struct {
 	MaxTLS   uint16
 	Users    map[string]string // AUTH succeeds for these; nil takes anybody
 	PerRcpt  map[string]string // replies to RCPT by address
-	NoEHLO   bool              // knows HELO alone
-	NoUTF8   bool              // refuses SMTPUTF8, whatever it offers, as Exchange does
+	Session  SessionLimit
+	NoEHLO   bool // knows HELO alone
+	NoUTF8   bool // refuses SMTPUTF8, whatever it offers, as Exchange does
+	Bare     bool // replies have no text: a code and CRLF, also as the last line of several
 	Lies     ScramLies
 	Clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
+}
+
+// SessionLimit is how many mails a scripted relay takes on one connection.
+type SessionLimit struct {
+	Mails  int    // 0: any number
+	Moment string // of the refusal of further ones: AtMail, AtRcpt, AtData or AtDot
+	Reply  string
 }
 
 type testMail struct {
@@ -75,6 +84,7 @@ type testMail struct {
 	From       string
 	Recipients []string
 	Content    string
+	Parameters []string // of MAIL, then of each RCPT
 }
 
 // ScriptedRelay is an SMTP server in the process that fails where it is told.
@@ -87,6 +97,7 @@ type ScriptedRelay struct {
 	mails    []testMail
 	commands []string // verbs, in order of arrival
 	Ahead    int      // commands that were there before the one ahead of them was answered
+	Prompted int      // PLAIN and XOAUTH2 without an initial response
 	Seen     map[string]int
 	open     map[net.Conn]bool
 	accepted int
@@ -204,6 +215,7 @@ type conversation struct {
 	tls  bool
 	user string // who has logged in
 	left bool   // said QUIT
+	kept int    // mails kept on this connection
 }
 
 func (r *ScriptedRelay) serve(conn net.Conn) {
@@ -225,6 +237,9 @@ func (c *conversation) leave() {
 
 // next reports whether the script has something for the moment, this time.
 func (c *conversation) next(moment string) (RelayAct, bool) {
+	if limit := c.Session; limit.Mails > 0 && c.kept >= limit.Mails && moment == limit.Moment {
+		return RelayAct{Reply: limit.Reply}, true
+	}
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	c.Seen[moment]++
@@ -289,6 +304,9 @@ func (c *conversation) stall() {
 func (c *conversation) say(a RelayAct) bool {
 	if a.Reply == "" {
 		return true
+	}
+	if c.Bare {
+		a.Reply = bare(a.Reply)
 	}
 	text := a.Reply + "\r\n" + a.Behind
 	for {
@@ -364,7 +382,7 @@ func (c *conversation) command() bool {
 		if c.NoUTF8 && strings.Contains(rest, " SMTPUTF8") {
 			return c.say(RelayAct{Reply: "502 5.3.3 command not implemented"})
 		}
-		c.mail = testMail{From: path(rest), User: c.user}
+		c.mail = testMail{From: path(rest), User: c.user, Parameters: []string{parameters(rest)}}
 		return c.at(AtMail, "250 2.1.0 sender fine")
 	case "RCPT":
 		c.Mu.Lock()
@@ -373,8 +391,10 @@ func (c *conversation) command() bool {
 		if !scripted {
 			reply = "250 2.1.5 recipient fine"
 		}
-		if strings.HasPrefix(reply, "2") {
+		refused := c.Session.Mails > 0 && c.kept >= c.Session.Mails && c.Session.Moment == AtRcpt
+		if strings.HasPrefix(reply, "2") && !refused {
 			c.mail.Recipients = append(c.mail.Recipients, path(rest))
+			c.mail.Parameters = append(c.mail.Parameters, parameters(rest))
 		}
 		return c.at(AtRcpt, reply)
 	case "DATA":
@@ -428,6 +448,17 @@ func (c *conversation) keep() {
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	c.mails = append(c.mails, c.mail)
+	c.kept++
+}
+
+// bare takes the text from a reply of one line, and adds an empty last line to others.
+func bare(reply string) string {
+	begin := strings.LastIndex(reply, "\n") + 1
+	if begin == 0 {
+		return reply[:3]
+	}
+	last := reply[begin:]
+	return reply[:begin] + last[:3] + "-" + last[4:] + "\r\n" + last[:3]
 }
 
 func decoded(text string) string {
@@ -449,6 +480,12 @@ func path(argument string) string {
 	_, rest, _ := strings.Cut(argument, "<")
 	address, _, _ := strings.Cut(rest, ">")
 	return address
+}
+
+// parameters are those behind the path of MAIL or RCPT.
+func parameters(argument string) string {
+	_, rest, _ := strings.Cut(argument, "> ")
+	return rest
 }
 
 // TLSAuthority issues certificates for scripted relays.

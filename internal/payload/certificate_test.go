@@ -131,7 +131,7 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"nothing", nil, "it is empty"},
 		{"white space", []byte(" \n\t"), "it is empty"},
 		{"DER", p.Leaf.Raw, "binary (DER"},
-		{"UTF-16", utf16(leaf), "UTF-16"},
+		{"UTF-16", inUTF16(leaf), "UTF-16"},
 		{"other text", []byte("no certificate here"), "no PEM block"},
 		{"base64 alone", bytes.Join(bytes.Split(leaf, []byte("\n"))[1:5], []byte("\n")), "without the -----BEGIN"},
 		{"escaped line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\n`)), `the two characters \ and n`},
@@ -176,7 +176,7 @@ func TestParseBundleRefuses(t *testing.T) {
 	}
 }
 
-func utf16(text []byte) []byte {
+func inUTF16(text []byte) []byte {
 	out := []byte("\xff\xfe")
 	for _, c := range text {
 		out = append(out, c, 0)

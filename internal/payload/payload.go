@@ -5,57 +5,74 @@
 package payload
 
 import (
-	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/fips140"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/certpost/certpost/internal/legible"
-	"software.sslmate.com/src/go-pkcs12"
 )
 
-// Content types are fixed here, not read from the system's MIME table. File names end
-// in .pem and .p12, because Outlook blocks .cer, .crt and .der.
+// Content types are fixed here, not read from the system's MIME table. No file has a name
+// ending in .cer, .crt or .der, because Outlook blocks these.
 const (
 	TypePEM    = "application/x-pem-file"
 	typePKCS12 = "application/x-pkcs12"
+	typePKCS7  = "application/x-pkcs7-certificates"
+	typeJKS    = "application/x-java-keystore"
+	typeZIP    = "application/zip"
 )
 
 // The kinds of payload.
 const (
-	PEM       = "pem"         // leaf and chain
-	PEMAndKey = "pem_and_key" // and the private key, not encrypted
-	PKCS12    = "pkcs12"      // leaf, chain and private key in one encrypted file
+	PEM        = "pem"               // leaf and chain
+	PEMAndKey  = "pem_and_key"       // and the private key, not encrypted
+	PKCS12     = "pkcs12"            // leaf, chain and private key in one encrypted file
+	JKS        = "jks"               // the same as a Java key store
+	DER        = "der"               // leaf and chain, binary, in one archive
+	PKCS7      = "pkcs7"             // leaf and chain in one .p7b
+	TrustStore = "pkcs12_truststore" // the issuers as trusted certificates
+	ZIP        = "zip"               // leaf, chain, both, and on request the key, as PEM files
 )
 
-// The values of Settings.PKCS12Encoding.
-const (
-	Modern2023 = "modern2023"
-	LegacyDES  = "legacydes"
-)
+// Kinds lists all kinds of payload.
+var Kinds = []string{PEM, PEMAndKey, PKCS12, JKS, DER, PKCS7, TrustStore, ZIP}
 
-// NeedsKey reports whether a kind of payload contains the private key.
-func NeedsKey(kind string) bool { return kind == PEMAndKey || kind == PKCS12 }
-
-// NeedsPassphrase reports whether a kind of payload is encrypted with a passphrase.
-func NeedsPassphrase(kind string) bool { return kind == PKCS12 }
-
-// Settings are a target's payload settings other than the kind.
+// Settings are a target's payload settings.
 type Settings struct {
-	// PKCS12Encoding selects the encryption of a PKCS#12 file: modern2023 (default) or legacydes.
+	Kind string // one of Kinds; "" is pem
+	// PKCS12Encoding selects the encryption of a PKCS#12 file: modern2023 (default),
+	// legacydes or modern2026.
 	PKCS12Encoding string
+	// Iterations is how often the passphrase of a PKCS#12 file is stretched, from
+	// MinIterations, which 0 stands for, to MaxIterations.
+	Iterations int
+	// Alias names the key's entry in a pkcs12 or jks; "" is no name for pkcs12, and for jks
+	// the certificate's name.
+	Alias string
+	// WithKey puts the private key into a zip.
+	WithKey bool
 }
 
-// maxKey is cert-manager's limit for a private key since CVE-2024-12401, in
-// bytes of PEM; an RSA key of 16,384 bits fits.
-const maxKey = 13_000
+// NeedsKey reports whether the files contain the private key.
+func (s Settings) NeedsKey() bool {
+	return s.Kind == PEMAndKey || s.Kind == PKCS12 || s.Kind == JKS || s.Kind == ZIP && s.WithKey
+}
+
+// KeyInClear reports whether the files contain the private key without encryption.
+func (s Settings) KeyInClear() bool { return s.NeedsKey() && s.Passphrase() == "" }
+
+// Passphrase returns the name of the setting with the passphrase that the file is protected
+// with: pkcs12_passphrase, keystore_password, or "" for none.
+func (s Settings) Passphrase() string {
+	switch s.Kind {
+	case PKCS12:
+		return "pkcs12_passphrase"
+	case JKS, TrustStore:
+		return "keystore_password"
+	}
+	return ""
+}
 
 // Attachment is one file of a mail.
 type Attachment struct {
@@ -65,171 +82,86 @@ type Attachment struct {
 	Data        []byte
 }
 
+// artefact is what a kind's files are made of.
+type artefact struct {
+	Settings
+	*Bundle
+	base       string            // of the file names
+	key        crypto.PrivateKey // nil if the kind has none
+	passphrase []byte
+	now        time.Time
+}
+
 // Build returns the files of one kind of payload, named after the certificate:
 //
-//	pem          <name>.pem      leaf and chain
-//	pem_and_key  and also <name>.key.pem, the private key in PKCS#8
-//	pkcs12       <name>.p12      leaf, chain and key, encrypted
+//	pem                <name>.pem      leaf and chain
+//	pem_and_key        and also <name>.key.pem, the private key in PKCS#8
+//	pkcs12             <name>.p12      leaf, chain and key, encrypted
+//	jks                <name>.jks      the same for Java
+//	der                <name>.zip      leaf.der, chain1.der, ...
+//	pkcs7              <name>.p7b      leaf and chain
+//	pkcs12_truststore  <name>.trust.p12  the chain, or the leaf if there is none
+//	zip                <name>.zip      cert.pem, chain.pem, fullchain.pem, and privkey.pem on request
 //
-// An empty kind is pem. key is the private key as PEM text, nil if the event has none.
-// Build only reads key and passphrase; the caller clears them, and clears the attachments
-// once they are in the mail. Errors are *verdict.Failure with SMTP_PAYLOAD.
-func Build(kind string, s Settings, b *Bundle, key, passphrase []byte) ([]Attachment, error) {
-	base := FileName(CertificateName(b.Leaf, 255))
-	chain := Attachment{base + ".pem", TypePEM, "the certificate and its chain", b.PEM()}
-	if kind == "" || kind == PEM {
-		return []Attachment{chain}, nil
+// key is the private key as PEM text, nil if the event has none. now dates the entries of
+// key stores and archives. Build only reads key and passphrase; the caller clears them, and
+// clears the attachments once they are in the mail. Errors are *verdict.Failure with
+// SMTP_PAYLOAD.
+func Build(s Settings, b *Bundle, key, passphrase []byte, now time.Time) ([]Attachment, error) {
+	if s.Kind == "" {
+		s.Kind = PEM
 	}
-	if !NeedsKey(kind) {
-		return nil, payloadFailure(nil, "unknown payload %s; use pem, pem_and_key or pkcs12, then replay", legible.Clean(kind, 40))
+	build := builders[s.Kind]
+	if build == nil {
+		return nil, payloadFailure(nil, "unknown payload %s; use %s or %s, then replay", legible.Clean(s.Kind, 40), strings.Join(Kinds[:len(Kinds)-1], ", "), Kinds[len(Kinds)-1])
 	}
-	if len(key) == 0 {
-		return nil, payloadFailure(nil, "payload %s requires the private key, but the event has no private_key; publish the event again with private_key, or set payload: pem, then replay", kind)
-	}
-	private, err := parseKey(key, b.Leaf)
-	if err != nil {
-		return nil, err
-	}
-	if kind == PKCS12 {
-		data, err := encodePKCS12(s.PKCS12Encoding, b, private, passphrase)
-		if err != nil {
+	a := &artefact{Settings: s, Bundle: b, base: FileName(CertificateName(b.Leaf, 255)), passphrase: passphrase, now: now}
+	if s.NeedsKey() {
+		if len(key) == 0 {
+			return nil, payloadFailure(nil, "payload %s requires the private key, but the event has no private_key; publish the event again with private_key, or set payload: pem, then replay", s.Kind)
+		}
+		var err error
+		if a.key, err = parseKey(key, b.Leaf); err != nil {
 			return nil, err
 		}
-		return []Attachment{{base + ".p12", typePKCS12, "the certificate, its chain and the private key, encrypted (PKCS#12)", data}}, nil
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be encoded as PKCS#8")
+	if name := s.Passphrase(); name != "" {
+		if problem := CheckPassphrase(name, passphrase); problem != "" {
+			return nil, payloadFailure(nil, "%s %s, then replay", name, problem)
+		}
 	}
-	defer clear(der)
-	var out bytes.Buffer
-	out.Grow(2*len(der) + 128) // growing later would leave copies of the key in memory
-	if err := pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be encoded as PEM")
-	}
-	return []Attachment{chain, {base + ".key.pem", TypePEM, "the private key, not encrypted (PKCS#8)", out.Bytes()}}, nil
+	return build(a)
 }
 
-// parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
-// claims) and checks that it is the key of leaf. Certificates in the same text are
-// ignored: HAProxy's files have them. Errors quote nothing of the text.
-func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
-	if len(text) > maxKey {
-		return nil, payloadFailure(nil, "the private key has %d bytes; the limit is %d", len(text), maxKey)
-	}
-	blocks, err := readPEM(text)
-	if err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
-	}
-	defer func() {
-		for _, block := range blocks {
-			clear(block.der)
-		}
-	}()
+var builders = map[string]func(*artefact) ([]Attachment, error){
+	PEM: (*artefact).pem, PEMAndKey: (*artefact).pemAndKey, PKCS12: (*artefact).pkcs12, JKS: (*artefact).jks,
+	DER: (*artefact).der, PKCS7: (*artefact).pkcs7, TrustStore: (*artefact).trustStore, ZIP: (*artefact).zip,
+}
 
-	var found []pemBlock
-	for _, block := range blocks {
-		switch {
-		case block.kind == "ENCRYPTED PRIVATE KEY" || block.encrypted:
-			return nil, payloadFailure(nil, "the private key is encrypted; decrypt it (`openssl pkey`) and store it in the secret store, which protects it, then replay")
-		case block.kind == "OPENSSH PRIVATE KEY":
-			return nil, payloadFailure(nil, "the private key is in OpenSSH format; convert it with `ssh-keygen -p -m PKCS8`, then replay")
-		case block.kind == "PRIVATE KEY" || block.kind == "RSA PRIVATE KEY" || block.kind == "EC PRIVATE KEY":
-			found = append(found, block)
-		case strings.HasSuffix(block.kind, "PRIVATE KEY"):
-			return nil, payloadFailure(nil, "the private key has an unsupported type (%s); use RSA, ECDSA or Ed25519", block.kind)
-		}
+// certificates are the leaf and its chain.
+func (a *artefact) certificates() [][]byte {
+	all := [][]byte{a.Leaf.Raw}
+	for _, c := range a.Chain {
+		all = append(all, c.Raw)
 	}
+	return all
+}
+
+// minKeystorePassword is what keytool demands of a store's password, in characters.
+const minKeystorePassword = 6
+
+// CheckPassphrase returns what is wrong with the passphrase of a setting that
+// Settings.Passphrase names, or "". It accepts only passphrases that every reader takes:
+// Java 17 cannot open a file whose passphrase is not ASCII, and keytool wants six
+// characters. Empty or blank ones are refused.
+func CheckPassphrase(setting string, passphrase []byte) string {
 	switch {
-	case len(found) == 0:
-		return nil, payloadFailure(nil, "the event's private_key contains no private key, only %s; fix the stored key or the reference, then replay", kinds(blocks))
-	case len(found) > 1:
-		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
+	case len(strings.TrimSpace(string(passphrase))) == 0:
+		return "is empty; set it"
+	case slices.ContainsFunc(passphrase, func(c byte) bool { return c < ' ' || c > '~' }):
+		return "has a character that is not printable ASCII (perhaps a line break), so some programs could not open the file; change it"
+	case setting == "keystore_password" && len(passphrase) < minKeystorePassword:
+		return "has less than 6 characters, which keytool refuses; change it"
 	}
-	key := decodeKey(found[0].der)
-	if key == nil {
-		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
-	}
-	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(leaf.PublicKey) {
-		return nil, payloadFailure(nil, "the private key does not match the certificate %s; store the key of this certificate, then replay", ShortName(leaf))
-	}
-	return key, nil
-}
-
-// decodeKey tries the three encodings and returns nil if none fits. It returns no
-// error, because the parsers' errors may quote their input.
-func decodeKey(der []byte) crypto.Signer {
-	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
-		switch key := key.(type) {
-		case *rsa.PrivateKey:
-			return key
-		case *ecdsa.PrivateKey:
-			return key
-		case ed25519.PrivateKey:
-			return key
-		}
-		return nil // X25519 and similar: never the key of a certificate
-	}
-	if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
-		return key
-	}
-	if key, err := x509.ParseECPrivateKey(der); err == nil {
-		return key
-	}
-	return nil
-}
-
-func kinds(blocks []pemBlock) string {
-	var names []string
-	for _, block := range blocks {
-		if !slices.Contains(names, block.kind) {
-			names = append(names, block.kind)
-		}
-	}
-	return legible.Clean(strings.Join(names, ", "), 120)
-}
-
-// encodePKCS12 packs key and certificates, then decodes the result to check it,
-// because the encoder does not.
-func encodePKCS12(encoding string, b *Bundle, key crypto.PrivateKey, passphrase []byte) ([]byte, error) {
-	encoder := pkcs12.Modern2023
-	switch encoding {
-	case "", Modern2023:
-	case LegacyDES:
-		encoder = pkcs12.LegacyDES
-	default:
-		return nil, payloadFailure(nil, "unknown pkcs12_encoding %s; use modern2023 or legacydes, then replay", legible.Clean(encoding, 40))
-	}
-	if fips140.Enforced() {
-		// The local key id of every PKCS#12 file is a SHA-1 hash, and SHA-1 panics in this mode.
-		return nil, payloadFailure(nil, "a PKCS#12 file cannot be created with GODEBUG=fips140=only, because the format requires SHA-1; use fips140=on or another payload, then replay")
-	}
-	if err := checkPassphrase(passphrase); err != nil {
-		return nil, payloadFailure(nil, "%s", err)
-	}
-	data, err := encoder.Encode(key, b.Leaf, b.Chain, string(passphrase))
-	if err != nil {
-		return nil, payloadFailure(nil, "the PKCS#12 file cannot be created with this key (%s)", KeyKind(b.Leaf))
-	}
-	gotKey, leaf, chain, err := pkcs12.DecodeChain(data, string(passphrase))
-	same, ok := gotKey.(interface{ Equal(crypto.PrivateKey) bool })
-	if err != nil || !ok || !same.Equal(key) || !leaf.Equal(b.Leaf) || !slices.EqualFunc(chain, b.Chain, (*x509.Certificate).Equal) {
-		return nil, payloadFailure(nil, "the new PKCS#12 file could not be read back unchanged, so it was not sent; this is a bug in Certpost, please report it")
-	}
-	return data, nil
-}
-
-// checkPassphrase accepts only passphrases that every PKCS#12 reader supports: Java 17
-// cannot open a file whose passphrase is not ASCII. Empty or blank ones are refused.
-func checkPassphrase(passphrase []byte) error {
-	if len(bytes.TrimSpace(passphrase)) == 0 {
-		return errors.New("pkcs12_passphrase is empty; set it, then replay")
-	}
-	for _, c := range passphrase {
-		if c < ' ' || c > '~' {
-			return errors.New("pkcs12_passphrase has a character that is not printable ASCII (perhaps a line break), so some programs could not open the file; change it, then replay")
-		}
-	}
-	return nil
+	return ""
 }

@@ -156,7 +156,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 	key := lab.KeyPEM(t, p.Leaf.Key)
 
 	for _, kind := range []string{"", PEM} {
-		files, err := Build(kind, Settings{}, b, nil, nil)
+		files, err := Build(Settings{Kind: kind}, b, nil, nil, lab.TestNow)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		}
 	}
 
-	files, err := Build(PEMAndKey, Settings{}, b, key, nil)
+	files, err := Build(Settings{Kind: PEMAndKey}, b, key, nil, lab.TestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestBuildPayloadKinds(t *testing.T) {
 		t.Error("the key is in the wrong file, or not PKCS#8")
 	}
 
-	files, err = Build(PKCS12, Settings{}, b, key, []byte(passphrase))
+	files, err = Build(Settings{Kind: PKCS12}, b, key, []byte(passphrase), lab.TestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,26 +202,34 @@ func TestBuildPayloadRefuses(t *testing.T) {
 	key := lab.KeyPEM(t, p.Leaf.Key)
 	for _, c := range []struct {
 		name       string
-		kind       string
 		settings   Settings
 		key        []byte
 		passphrase string
 		want       string
 	}{
-		{"no key", PEMAndKey, Settings{}, nil, "", "payload pem_and_key requires the private key"},
-		{"no key for pkcs12", PKCS12, Settings{}, nil, passphrase, "payload pkcs12 requires the private key"},
-		{"another key", PEMAndKey, Settings{}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
-		{"no passphrase", PKCS12, Settings{}, key, "", "pkcs12_passphrase is empty"},
-		{"blank passphrase", PKCS12, Settings{}, key, "  ", "pkcs12_passphrase is empty"},
-		{"passphrase that is not ASCII", PKCS12, Settings{}, key, "canary-ü", "not printable ASCII"},
-		{"passphrase beyond the BMP", PKCS12, Settings{}, key, "canary-😀", "not printable ASCII"},
-		{"passphrase with a line break", PKCS12, Settings{}, key, "canary\n", "not printable ASCII"},
-		{"unknown payload", "zip\r\n", Settings{}, key, "", "unknown payload zip;"},
-		{"unknown encoding", PKCS12, Settings{PKCS12Encoding: "legacyrc2"}, key, passphrase, "unknown pkcs12_encoding legacyrc2;"},
+		{"no key", Settings{Kind: PEMAndKey}, nil, "", "payload pem_and_key requires the private key"},
+		{"no key for pkcs12", Settings{Kind: PKCS12}, nil, passphrase, "payload pkcs12 requires the private key"},
+		{"no key for jks", Settings{Kind: JKS}, nil, passphrase, "payload jks requires the private key"},
+		{"no key for a zip that wants it", Settings{Kind: ZIP, WithKey: true}, nil, "", "payload zip requires the private key"},
+		{"another key", Settings{Kind: PEMAndKey}, lab.KeyPEM(t, lab.NewKey(t, "p256")), "", "does not match"},
+		{"another key for jks", Settings{Kind: JKS}, lab.KeyPEM(t, lab.NewKey(t, "p256")), passphrase, "does not match"},
+		{"no passphrase", Settings{Kind: PKCS12}, key, "", "pkcs12_passphrase is empty"},
+		{"no password", Settings{Kind: JKS}, key, "", "keystore_password is empty"},
+		{"short password", Settings{Kind: JKS}, key, "ab3de", "keystore_password has less than 6 characters"},
+		{"short password of a trust store", Settings{Kind: TrustStore}, nil, "ab3de", "keystore_password has less than 6 characters"},
+		{"blank passphrase", Settings{Kind: PKCS12}, key, "  ", "pkcs12_passphrase is empty"},
+		{"passphrase that is not ASCII", Settings{Kind: PKCS12}, key, "canary-ü", "not printable ASCII"},
+		{"password that is not ASCII", Settings{Kind: JKS}, key, "canary-ü", "not printable ASCII"},
+		{"passphrase beyond the BMP", Settings{Kind: PKCS12}, key, "canary-😀", "not printable ASCII"},
+		{"passphrase with a line break", Settings{Kind: PKCS12}, key, "canary\n", "not printable ASCII"},
+		{"alias beyond the BMP", Settings{Kind: PKCS12, Alias: "😀"}, key, passphrase, "cannot be given the alias"},
+		{"unknown payload", Settings{Kind: "rar\r\n"}, key, "", "unknown payload rar; use pem, pem_and_key, pkcs12, jks, der, pkcs7, pkcs12_truststore or zip"},
+		{"unknown encoding", Settings{Kind: PKCS12, PKCS12Encoding: "legacyrc2"}, key, passphrase, "unknown pkcs12_encoding legacyrc2;"},
+		{"too many iterations", Settings{Kind: PKCS12, Iterations: 100_001}, key, passphrase, "pkcs12_iterations is 100001; want a number from 2048 to 100000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			files, err := Build(c.kind, c.settings, b, c.key, []byte(c.passphrase))
+			files, err := Build(c.settings, b, c.key, []byte(c.passphrase), lab.TestNow)
 			if files != nil {
 				t.Error("Build returned files and an error")
 			}
@@ -230,6 +238,41 @@ func TestBuildPayloadRefuses(t *testing.T) {
 			}
 			quotesNothing(t, err, c.key)
 		})
+	}
+}
+
+// The encoder writes what it is given: every kind of key that Build takes, leaves alone and
+// with chains, every encoding, with and without an alias.
+func TestPKCS12IsReadBack(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"rsa", "rsa4096", "p256", "p384", "p521", "ed25519"} {
+		for _, encoding := range []string{Modern2023, LegacyDES, Modern2026} {
+			t.Run(kind+" "+encoding, func(t *testing.T) {
+				t.Parallel()
+				p := lab.NewPKI(t, kind)
+				for _, text := range [][]byte{lab.PEM(p.Leaf), lab.PEM(p.Leaf, p.Intermediate), lab.PEM(p.Leaf, p.Intermediate, p.Root)} {
+					b, err := ParseBundle(text)
+					if err != nil {
+						t.Fatal(err)
+					}
+					alias := []string{"", "{cn}", "Straße 7"}[len(b.Chain)]
+					files, err := Build(Settings{Kind: PKCS12, PKCS12Encoding: encoding, Alias: alias}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase), lab.TestNow)
+					if err != nil {
+						t.Fatal(err)
+					}
+					key, leaf, chain, err := pkcs12.DecodeChain(files[0].Data, passphrase)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if same, ok := key.(interface{ Equal(crypto.PrivateKey) bool }); !ok || !same.Equal(p.Leaf.Key) {
+						t.Errorf("the file with %d certificates has another key", len(b.Chain)+1)
+					}
+					if !leaf.Equal(b.Leaf) || !slices.EqualFunc(chain, b.Chain, (*x509.Certificate).Equal) {
+						t.Errorf("the file with %d certificates has others", len(b.Chain)+1)
+					}
+				}
+			})
+		}
 	}
 }
 
@@ -246,7 +289,7 @@ func TestPKCS12Readers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				files, err := Build(PKCS12, Settings{PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase))
+				files, err := Build(Settings{Kind: PKCS12, PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase), lab.TestNow)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -322,11 +365,11 @@ func TestFIPSOnlyRefusesPKCS12(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := lab.KeyPEM(t, p.Leaf.Key)
-	_, err = Build(PKCS12, Settings{}, b, key, []byte(passphrase))
+	_, err = Build(Settings{Kind: PKCS12}, b, key, []byte(passphrase), lab.TestNow)
 	if reason := refusal(t, err); !strings.Contains(reason, "fips140=only") {
 		t.Errorf("got %q", reason)
 	}
-	if _, err := Build(PEMAndKey, Settings{}, b, key, nil); err != nil {
+	if _, err := Build(Settings{Kind: PEMAndKey}, b, key, nil, lab.TestNow); err != nil {
 		t.Errorf("pem_and_key: %v", err)
 	}
 }

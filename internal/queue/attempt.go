@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,9 +26,10 @@ const maxPanics = 3
 // write that records the outcome.
 const leaseMargin = 10 * time.Second
 
-// longestLease is longer than any send takes. A lease that ends later than this
-// was written by a wrong clock and counts as expired.
-const longestLease = 24 * time.Hour
+// longestClaim is how long a claim is tried at most: a cluster has a new leader after some
+// seconds, and the relay, which has accepted the envelope, waits for minutes (RFC 5321,
+// section 4.5.3.2).
+const longestClaim = 15 * time.Second
 
 // job is one delivery message that is being handled.
 type job struct {
@@ -41,15 +43,20 @@ type job struct {
 	token  string // of the event id, for subjects and keys
 	key    string // in the ledger
 	gen    int
-	force  bool
+	// eventSeq is the event's sequence in CERTPOST_EVENTS; 0 for a replay.
+	eventSeq uint64
+	force    bool
 	// recipients, when not nil, are the only recipients of a replay.
 	recipients []string
 
 	entry    broker.Entry // as last read or written, with this attempt's changes
 	revision uint64       // of the stored entry; 0: none
 	claimed  bool
-	counted  bool // no longer included in the lane's uncounted
+	claim    broker.Entry // as last written, or tried to be written, with `sending`
+	counted  bool         // no longer included in the lane's uncounted
 	claimErr error
+
+	stopKeepAlive func() // no more signs of life for the message; may be called again
 }
 
 // attempt handles one fetched delivery message: it makes an attempt if one is due,
@@ -58,11 +65,11 @@ type job struct {
 func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.count()
-	defer j.contain(ctx)
-	stop := keepAlive(r.AckWait(), msg)
-	defer stop()
+	defer j.contain()
+	j.stopKeepAlive = sync.OnceFunc(keepAlive(r.AckWait(), msg))
+	defer j.stopKeepAlive()
 	if failure := j.read(); failure != nil {
-		j.dead(ctx, failure)
+		j.dead(failure)
 		return
 	}
 	if !j.due(ctx) {
@@ -71,7 +78,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claim(ctx), Limits: j, Override: j.recipients,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
 		r.metrics.attempt(l.label, failure)
@@ -88,6 +95,7 @@ func (j *job) read() *verdict.Failure {
 	j.target = broker.DeliveryTarget(j.msg.Subject())
 	h := j.msg.Headers()
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
+	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
 	j.force = strings.EqualFold(h.Get(broker.HeaderForce), "true")
 	if list := h.Get(broker.HeaderRecipients); list != "" {
 		j.recipients = strings.Split(list, ", ")
@@ -113,9 +121,8 @@ func invalid(err error) *verdict.Failure {
 // due reads the ledger and reports whether an attempt is to be made now. If not, it
 // has settled or NAKed the message.
 func (j *job) due(ctx context.Context) bool {
-	entry, revision, err := j.r.ledger.Get(ctx, j.key)
-	j.r.ledgerAnswered(ctx, j.key, err)
-	if err != nil && !errors.Is(err, broker.ErrNoEntry) {
+	entry, revision, left, err := j.readLedger(ctx)
+	if err != nil {
 		j.nak(backoff.Jitter(2*time.Second), err)
 		return false
 	}
@@ -128,27 +135,31 @@ func (j *job) due(ctx context.Context) bool {
 	switch {
 	case entry.Digest != j.event.Digest():
 		j.entry = broker.Entry{} // the stored one belongs to the other event: do not overwrite it
-		j.dead(ctx, verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+		j.dead(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
 			fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", entry.State)))
 		return false
 	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq):
-		if j.redelivered() { // the process that delivered it may have died before it removed the letter
-			detached, cancel := broker.Detached(ctx)
-			j.removeDeadLetter(detached)
-			cancel()
+		// The process that delivered it may have died before it removed the letter. The
+		// server forgets at kill -9 that it delivered the message; its sequence says so too.
+		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff("") {
+			return false
 		}
-		j.finish(ctx, "duplicate", nil)
+		j.finish("duplicate", nil)
 		return false
 	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && entry.Sequence == j.seq:
-		j.finish(ctx, "dead", nil) // the process died before the acknowledgement
+		// The process died before the acknowledgement.
+		if entry.DeadLetter != "" && !j.takeLettersOff(entry.DeadLetter) {
+			return false
+		}
+		j.finish("dead", nil)
 		return false
-	case entry.State == broker.StateSending && entry.Lease.After(now) && entry.Lease.Before(now.Add(longestLease)) && !j.orphaned(entry):
-		j.nak(time.Until(entry.Lease)+backoff.Jitter(time.Second), nil)
+	case left > 0:
+		j.nak(left+backoff.Jitter(time.Second), nil)
 		return false
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == broker.StateWaiting && entry.Decided():
-		j.dead(ctx, verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
+		j.dead(verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
 		return false
 	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead or discarded
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
@@ -166,10 +177,13 @@ func (j *job) due(ctx context.Context) bool {
 		j.entry.Consented = j.entry.Uncertain && entry.State == broker.StateDead
 	}
 	if j.entry.Uncertain && !j.entry.Consented && j.r.set.DeadLetterUnknown {
-		j.dead(ctx, uncertain("an earlier attempt ended before the relay's reply to the content was recorded"))
+		j.dead(uncertain("an earlier attempt ended before the relay's reply to the content was recorded"))
 		return false
 	}
 	j.entry.Attempts++
+	if j.eventSeq != 0 {
+		j.entry.EventSequence = j.eventSeq
+	}
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
 	if j.entry.Certificate == nil {
 		if leaf, err := j.event.Leaf(); err == nil {
@@ -177,6 +191,29 @@ func (j *job) due(ctx context.Context) bool {
 		}
 	}
 	return true
+}
+
+// readLedger returns the delivery's entry and its revision, 0 if there is none, and how
+// long the lease of another attempt still lasts. It waits for the next leader: a message
+// that is NAKed meanwhile is lost sight of for longer.
+func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint64, left time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseMargin)
+	defer cancel()
+	err = broker.Persist(ctx, func(ctx context.Context) error {
+		entry, revision, err = j.r.ledger.Get(ctx, j.key)
+		if broker.Unanswered(err) { // an answer may be another replica's, and says nothing of the leader
+			j.r.progress.note(keepLedger, err)
+		}
+		return err
+	})
+	j.r.ledgerAnswered(ctx, j.key, err)
+	if errors.Is(err, broker.ErrNoEntry) {
+		return entry, 0, 0, nil
+	}
+	if err == nil && entry.State == broker.StateSending && !j.orphaned(entry) {
+		left, err = j.r.ledger.LeaseLeft(ctx, entry)
+	}
+	return entry, revision, left, err
 }
 
 // orphaned reports whether the owner of the lease has certainly ended: it ran the
@@ -199,19 +236,25 @@ func uncertain(why string) *verdict.Failure {
 	}
 }
 
-// claim returns the function that writes `sending` with a lease to the ledger: the
-// last step before content is sent.
-func (j *job) claim(ctx context.Context) func(until time.Time) error {
+// claimer returns the function that writes `sending` with a lease to the ledger: the
+// last step before content is sent. A second call in the same attempt extends the lease.
+// It tries for half of the time that is left, so that the other half is left for sending,
+// but at least twice.
+func (j *job) claimer(ctx context.Context) func(until time.Time) error {
 	return func(until time.Time) error {
-		e := j.entry
-		e.State, e.Owner, e.Lease = broker.StateSending, j.r.owner, until.Add(leaseMargin)
-		if e.Uncertain {
+		e, now := j.entry, time.Now()
+		e.State, e.Owner, e.Claimed, e.Lease = broker.StateSending, j.r.owner, now, until.Add(leaseMargin)
+		duplicate := e.Uncertain && !j.claimed // one that is claimed again was refused: it is the same mail
+		if duplicate {
 			e.PossibleDuplicates++
 		}
+		j.claim = e
 		j.r.reached(pointClaiming)
-		j.claimErr = j.write(ctx, e)
-		j.claimed = j.claimErr == nil
-		if j.claimed && e.Uncertain {
+		ctx, cancel := context.WithTimeout(ctx, min(max(time.Until(until)/2, 2*broker.RequestTimeout), longestClaim))
+		defer cancel()
+		j.claimErr = broker.Persist(ctx, func(ctx context.Context) error { return j.write(ctx, e) })
+		j.claimed = j.claimed || j.claimErr == nil
+		if j.claimErr == nil && duplicate {
 			j.r.metrics.duplicates.Inc()
 		}
 		j.r.reached(pointClaimed)
@@ -219,9 +262,34 @@ func (j *job) claim(ctx context.Context) func(until time.Time) error {
 	}
 }
 
+// unclaim takes back a claim of which it is not known whether it was stored, because its
+// acknowledgement did not come. Nothing was sent, and the entry shall not say that the
+// outcome is unknown. A claim that was refused, or that another process has won, is none.
+func (j *job) unclaim() {
+	if !broker.Unanswered(j.claimErr) && !errors.Is(j.claimErr, context.Canceled) {
+		return
+	}
+	until := time.Now().Add(leaseMargin)
+	if err := j.persist(j.claim, until); err != nil { // the same write again: now it is known
+		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a claim could not be taken back")
+		return
+	}
+	e := j.entry
+	e.State = broker.StateWaiting
+	e.Attempts--
+	if e.Uncertain {
+		e.PossibleDuplicates--
+	}
+	e.Release()
+	if err := j.persist(e, until); err != nil {
+		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a claim could not be taken back")
+	}
+}
+
 // write stores the entry by compare-and-set and keeps it with its new revision.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	rev, err := j.r.ledger.Put(ctx, j.key, e, j.revision)
+	j.r.progress.note(keepLedger, err)
 	j.r.ledgerAnswered(ctx, j.key, err)
 	if err != nil {
 		return err
@@ -253,7 +321,7 @@ func (j *job) count() {
 }
 
 // contain recovers from a panic, so that it affects only the delivery that caused it.
-func (j *job) contain(ctx context.Context) {
+func (j *job) contain() {
 	p := recover()
 	if p == nil {
 		return
@@ -264,7 +332,7 @@ func (j *job) contain(ctx context.Context) {
 		Str("lane", j.lane.name).Str("target", j.target).Msg("a defect: handling a delivery panicked; please report it with the stack")
 	if j.event == nil {
 		if meta, err := j.msg.Metadata(); err == nil && meta.NumDelivered >= maxPanics {
-			j.dead(ctx, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost: reading this event panicked; please report it with the stack from the log"}})
+			j.dead(&verdict.Failure{Outcome: verdict.Outcome{Code: verdict.EventInvalid, Phase: verdict.PhaseDecode, Reason: "a defect in Certpost: reading this event panicked; please report it with the stack from the log"}})
 			return
 		}
 		j.nak(backoff.Jitter(10*time.Second), nil)
@@ -277,10 +345,10 @@ func (j *job) contain(ctx context.Context) {
 	}
 	if j.entry.Panics >= maxPanics {
 		f.Code = verdict.SMTPPayload
-		j.dead(ctx, f)
+		j.dead(f)
 		return
 	}
-	j.retry(ctx, nil, f)
+	j.retry(nil, f)
 }
 
 // keepAlive extends the acknowledgement wait of the messages, at every third of it,

@@ -16,6 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 	"github.com/rs/zerolog"
@@ -382,5 +383,83 @@ targets:
 		if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.Attempts != 1 {
 			t.Errorf("event e%d: %d attempts", i, e.Attempts)
 		}
+	}
+}
+
+// A limit of mails per session costs connections and no attempts, also when the relay
+// mentions it only after the claim.
+func TestSessionLimitCostsNoAttempt(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []lab.SessionLimit{
+		{Mails: 5, Moment: lab.AtMail, Reply: "452 4.4.5 Maximum number of messages per session exceeded"},
+		{Mails: 5, Moment: lab.AtData, Reply: "452 4.4.5 Maximum number of messages per session exceeded"},
+	} {
+		t.Run(limit.Moment, func(t *testing.T) {
+			t.Parallel()
+			relay := lab.StartRelay(t, lab.RelayScript{Session: limit})
+			courier, _ := realCourier(t, fmt.Sprintf("targets:\n  - {id: ops, host: 127.0.0.1, port: %d, tls_mode: plaintext, %s}\n", relay.Port(), mailKeys))
+			b := startWith(t, courier)
+			const n = 60
+			for i := range n {
+				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+			}
+			b.settled()
+			if taken := relay.Taken(); len(taken) != n {
+				t.Errorf("the relay holds %d mails, want %d", len(taken), n)
+			}
+			for i := range n {
+				if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.State != broker.StateSent || e.Attempts != 1 || e.PossibleDuplicates != 0 {
+					t.Errorf("event e%d: %+v", i, e)
+				}
+			}
+		})
+	}
+}
+
+// A relay that is at a limit of its own, such as mails per day, pauses its lane. No delivery
+// loses an attempt or becomes a dead letter, and all arrive when the limit is over.
+func TestRelayLimitPausesTheLane(t *testing.T) {
+	t.Parallel()
+	for name, reply := range map[string]string{
+		"daily": "550 5.4.5 Daily user sending limit exceeded",
+		"rate":  "451 4.7.1 Rate limit exceeded, try again later",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			relay := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtDot: {Reply: reply}}})
+			courier, _ := realCourier(t, fmt.Sprintf(`relays:
+  rules: [{host: 127.0.0.1, limit_pause: 1s}]
+targets:
+  - {id: ops, host: 127.0.0.1, port: %d, tls_mode: plaintext, %s}
+`, relay.Port(), mailKeys))
+			b := startWith(t, courier)
+			const n = 20
+			for i := range n {
+				b.publish(event(fmt.Sprintf("e%d", i), "ops"))
+			}
+			b.until("the lane to say that the relay is at its limit", func() bool {
+				s := b.onlyLane()
+				return s.Paused == pausedRelayLimit && len(s.Relays) == 1 && s.Relays[0].Limit && strings.Contains(s.Relays[0].Reason, "limit of the relay")
+			})
+			relay.Mu.Lock()
+			relay.Acts = nil
+			refused := relay.Seen[lab.AtDot]
+			relay.Mu.Unlock()
+			if most := 3 * b.set.Concurrency; refused > most {
+				t.Errorf("the relay refused %d mails, want at most %d: those under way, and a probe each second", refused, most)
+			}
+			b.settled()
+			if taken := relay.Taken(); len(taken) != n {
+				t.Errorf("the relay holds %d mails, want %d", len(taken), n)
+			}
+			if l := b.letters(); len(l) > 0 {
+				t.Errorf("letters: %+v", l)
+			}
+			for i := range n {
+				if e := b.entry("ops", fmt.Sprintf("e%d", i)); e.State != broker.StateSent || e.Attempts != 1 || e.PossibleDuplicates != 0 {
+					t.Errorf("event e%d: %+v", i, e)
+				}
+			}
+		})
 	}
 }

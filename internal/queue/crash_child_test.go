@@ -5,6 +5,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -138,7 +139,11 @@ func crashChild(plan crashPlan) error {
 			if err := os.WriteFile(filepath.Join(plan.Dir, "acknowledged"), []byte(strconv.Itoa(i)), 0o600); err != nil {
 				return err
 			}
-			return <-done
+			err := <-done
+			if ready := r.Ready(ctx); !errors.Is(ready, broker.ErrStoreFailed) {
+				return fmt.Errorf("not ready because of: %v", ready)
+			}
+			return err
 		}
 		if err != nil {
 			return err

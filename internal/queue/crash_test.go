@@ -4,6 +4,7 @@ package queue
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -216,8 +217,23 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	t.Logf("%d mails for %d events, %d outcomes unknown", relay.Count(), n, possible)
 }
 
+// A disk without room is found before anything is said to be ready: the program does not
+// start, and says why.
+func TestNoRoomAtTheStart(t *testing.T) {
+	t.Parallel()
+	plan := crashPlan{Dir: t.TempDir(), Relay: "127.0.0.1:9", Events: 1, Target: "good", FileLimit: 100 << 10}
+	report, err := runChild(t, plan, func(*os.Process) {})
+	if report != nil || err == nil || !strings.Contains(err.Error(), broker.ErrStoreFailed.Error()) || !strings.Contains(err.Error(), "8 MiB could not be written") {
+		t.Fatalf("ended with %+v, %v", report, err)
+	}
+	if _, err := os.Stat(filepath.Join(plan.Dir, "room")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the files that were tried are still there: %v", err)
+	}
+}
+
 // When the disk is full or fails, the embedded server never writes to it again. The
-// program ends with the reason, and the next process finds every acknowledged event.
+// program ends with the reason, and says it instead of being ready, and the next process
+// finds every acknowledged event.
 func TestStoreThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	relay, err := devrelay.Start(devrelay.Config{MaxMails: 10_000})

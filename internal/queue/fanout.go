@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strconv"
@@ -22,62 +23,101 @@ const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
+	var consumer jetstream.Consumer // nil until fetched from
 	var lastLogged time.Time
-	for ctx.Err() == nil {
-		failed := r.fanoutOnce(ctx, work)
-		if failed == nil || ctx.Err() != nil {
+	for failures := 0; ctx.Err() == nil; {
+		err := r.fanoutOnce(ctx, work, &consumer)
+		if ctx.Err() != nil {
+			return
+		}
+		r.progress.note(fetchEvents, err)
+		r.standstills.report(partFanout, fetching, err)
+		if err == nil {
+			failures = 0
 			continue
 		}
-		r.standstills.report(partFanout, fetching, failed)
-		backoff.Sleep(ctx, time.Second)
-		err := r.EnsureTopology(ctx)
-		if ctx.Err() != nil || time.Since(lastLogged) < time.Minute { // NATS may be unavailable for a day
-			continue
+		if time.Since(lastLogged) > time.Minute { // NATS may be unavailable for a day
+			lastLogged = time.Now()
+			r.log.Warn().Err(err).Msg("events could not be fetched; trying again")
 		}
-		lastLogged = time.Now()
-		if err != nil {
-			r.log.Error().Err(err).Msg("the streams could not be checked or restored; trying again")
-		} else {
-			r.log.Warn().Err(failed).Msg("events could not be fetched; trying again")
-		}
+		r.afterFailedFetch(ctx, failures, err)
+		failures++
 	}
 }
 
-// fanoutOnce turns events into deliveries until ctx ends or fetching fails.
-func (r *Runner) fanoutOnce(ctx, work context.Context) error {
-	consumer, err := r.JetStream().Consumer(work, broker.EventsStream, broker.FanoutConsumer)
+const (
+	// fetchPause is the wait after a fetch has failed. A consumer has a new leader seconds
+	// after the old one has died, and its messages shall not wait for longer.
+	fetchPause = 250 * time.Millisecond
+	// checkAfter is the number of failed fetches in a row after which streams and consumers
+	// are checked. That happens elsewhere (lanes.run): each request of a check may take its
+	// time, and a fetch may succeed meanwhile.
+	checkAfter = 4
+)
+
+// afterFailedFetch waits until the next fetch is to be tried, and requests a check of
+// streams and consumers if one is missing or the failure lasts.
+func (r *Runner) afterFailedFetch(ctx context.Context, failures int, err error) {
+	if !broker.Unanswered(err) || failures%checkAfter == checkAfter-1 {
+		r.lanes.check()
+	}
+	backoff.Sleep(ctx, backoff.Jitter(fetchPause))
+}
+
+// fetchHeartbeat is the interval of the server's signs of life while a fetch waits. After
+// two intervals without one the fetch was lost with its server.
+const fetchHeartbeat = 750 * time.Millisecond
+
+// fetch asks a consumer for messages. If the consumer has no leader, the error is
+// jetstream.ErrNoHeartbeat.
+func (r *Runner) fetch(ctx context.Context, consumer *jetstream.Consumer, stream, name string, n int) (jetstream.MessageBatch, error) {
+	if *consumer == nil { // its name is all that a fetch needs: it is asked for once
+		ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+		defer cancel()
+		found, err := r.JetStream().Consumer(ctx, stream, name)
+		if err != nil {
+			return nil, err
+		}
+		*consumer = found
+	}
+	n, wait := allowed(*consumer, n)
+	return (*consumer).Fetch(n, jetstream.FetchMaxWait(wait), jetstream.FetchHeartbeat(min(fetchHeartbeat, wait/3)))
+}
+
+// fanoutOnce turns the events of one fetch into deliveries.
+func (r *Runner) fanoutOnce(ctx, work context.Context, consumer *jetstream.Consumer) error {
+	batch, err := r.fetch(work, consumer, broker.EventsStream, broker.FanoutConsumer, fanoutBatch)
 	if err != nil {
 		return err
 	}
-	for ctx.Err() == nil {
-		batch, err := fetchFrom(consumer, fanoutBatch)
-		if err != nil {
-			return err
-		}
-		for msg := range batch.Messages() {
-			group := []jetstream.Msg{msg}
-			for more := true; more; {
-				select {
-				case m, ok := <-batch.Messages():
-					if more = ok; ok {
-						group = append(group, m)
-					}
-				default:
-					more = false
+	for msg := range batch.Messages() {
+		group := []jetstream.Msg{msg}
+		for more := true; more; {
+			select {
+			case m, ok := <-batch.Messages():
+				if more = ok; ok {
+					group = append(group, m)
 				}
+			default:
+				more = false
 			}
-			if ctx.Err() != nil {
-				nakAll(group)
-				continue
-			}
-			r.fanOut(work, group)
 		}
-		if err := batch.Error(); err != nil {
-			return err
+		if ctx.Err() != nil {
+			nakAll(group)
+			continue
 		}
-		r.standstills.report(partFanout, fetching, nil)
+		r.fanOut(work, group)
 	}
-	return nil
+	return forgetRefused(consumer, batch.Error())
+}
+
+// forgetRefused forgets a consumer that has refused a fetch: its limits may be other ones
+// now.
+func forgetRefused(consumer *jetstream.Consumer, err error) error {
+	if err != nil && !broker.Unanswered(err) && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		*consumer = nil
+	}
+	return err
 }
 
 // atOnce is the delay of a NAK after which the message may be delivered again at once.
@@ -96,8 +136,8 @@ func nakAll(group []jetstream.Msg) {
 type fanned struct {
 	msg         jetstream.Msg
 	seq         uint64
-	stored      time.Time
-	redelivered bool // the server has delivered it before
+	stored      time.Time // in CERTPOST_EVENTS
+	maybeStored bool      // an earlier try may have stored its deliveries
 	event       *events.Event
 	token       string
 	deliveries  []*nats.Msg
@@ -120,21 +160,47 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 		all = append(all, f)
 		deliveries = append(deliveries, f.deliveries...)
 	}
-	sequences, err := r.PublishAll(ctx, deliveries, r.publishedBefore(all))
-	if err == nil {
-		err = r.writeManifest(ctx, all, sequences)
-	}
-	r.standstills.report(partFanout, publishing, err)
-	if err != nil {
+	if err := r.publishDeliveries(ctx, all, deliveries); err != nil {
 		r.log.Warn().Err(err).Int("events", len(group)).Msg("deliveries could not be published; the events are retried")
 		for _, f := range all {
-			_ = f.msg.NakWithDelay(backoff.Jitter(5 * time.Second))
+			_ = f.msg.NakWithDelay(backoff.Jitter(2 * time.Second)) // if it fails: delivered again when the acknowledgement wait ends
 		}
 		return
 	}
 	r.reached(pointPublished)
+	// All of the group share this time: if the letters cannot be read or written now, that
+	// is found out once, not for each event.
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
 	for _, f := range all {
 		r.settleEvent(ctx, f)
+	}
+}
+
+// publishPatience is how long the deliveries of a group of events are tried to publish while
+// the stream does not answer. After that others may try.
+const publishPatience = 20 * time.Second
+
+// publishDeliveries publishes the deliveries, and tries again while the stream does not
+// answer: after a leader's death the next one gets them at once.
+func (r *Runner) publishDeliveries(ctx context.Context, all []*fanned, deliveries []*nats.Msg) error {
+	known := r.publishedBefore(all)
+	for until := time.Now().Add(publishPatience); ; {
+		sequences, err := r.PublishAll(ctx, deliveries, known)
+		if err == nil {
+			err = r.writeManifest(ctx, all, sequences)
+		}
+		if len(deliveries) > 0 {
+			r.progress.note(publishDeliveries, err)
+			r.standstills.report(partFanout, publishing, err)
+		}
+		if err == nil || !broker.Unanswered(err) || ctx.Err() != nil || time.Now().After(until) {
+			return err
+		}
+		for _, f := range all {
+			f.maybeStored = true
+		}
+		backoff.Sleep(ctx, backoff.Jitter(200*time.Millisecond))
 	}
 }
 
@@ -147,7 +213,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.nakDelay, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq, f.stored, f.redelivered = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered > 1
+	f.seq, f.stored, f.maybeStored = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
@@ -201,23 +267,32 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, deliveryOf(f.event, f.token, route, 1, f.msg.Headers()))
+		f.deliveries = append(f.deliveries, deliveryOf(f.event, f.seq, route, f.msg.Headers()))
 		f.routes = append(f.routes, route)
 	}
 	return f
 }
 
+// firstGeneration is the generation of deliveries that are made from events.
+const firstGeneration = "1"
+
+// messageID returns the message id of the delivery to a target.
+func messageID(token, target string) string {
+	return token + "/" + target + "/" + firstGeneration
+}
+
 // deliveryOf returns the delivery message of an event for one target. Its body is the whole
-// event; of the headers of the event's message it keeps the trace context.
-func deliveryOf(ev *events.Event, token string, route verdict.Route, generation int, headers nats.Header) *nats.Msg {
+// event; seq is that of the event, and of the headers of the event's message the trace
+// context is kept.
+func deliveryOf(ev *events.Event, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
 	m.Data = ev.Encode()
-	gen := strconv.Itoa(generation)
-	m.Header.Set(nats.MsgIdHdr, token+"/"+route.Target+"/"+gen)
+	m.Header.Set(nats.MsgIdHdr, messageID(events.Token(ev.ID), route.Target))
 	m.Header.Set(broker.HeaderEventID, broker.HeaderText(ev.ID))
 	m.Header.Set(broker.HeaderTarget, route.Target)
 	m.Header.Set(broker.HeaderLane, route.Lane)
-	m.Header.Set(broker.HeaderGeneration, gen)
+	m.Header.Set(broker.HeaderGeneration, firstGeneration)
+	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(seq, 10))
 	for _, h := range []string{"traceparent", "tracestate"} {
 		if v := headers.Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
@@ -242,11 +317,11 @@ func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 }
 
 // publishedBefore returns what to do with a delivery whose message id is in the stream's
-// duplicate window. If the server delivered the event again, because an acknowledgement
-// was lost or the event was NAKed, the delivery counts as stored already. If the event was
-// published again, the stream must not drop the delivery as a duplicate: it may be a
-// replay of a dead one, or another certificate with an event id that is used already.
-// It is published with a message id of its own, and the ledger decides.
+// duplicate window. If an earlier try to publish the deliveries of this event has stored
+// it, there is nothing to do. If the event was published again, the stream must not drop
+// the delivery as a duplicate: it may be a replay of a dead one, or another certificate
+// with an event id that is used already. It is published with a message id of its own,
+// and the ledger decides.
 func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 	from := map[*nats.Msg]*fanned{}
 	for _, f := range all {
@@ -254,17 +329,26 @@ func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 			from[d] = f
 		}
 	}
-	return func(ctx context.Context, m *nats.Msg, stored uint64) (uint64, error) {
-		f := from[m]
-		if f.redelivered {
-			return stored, nil
+	return func(ctx context.Context, m *nats.Msg, sequence uint64) (uint64, error) {
+		f, target := from[m], m.Header.Get(broker.HeaderTarget)
+		if m.Header.Get(nats.MsgIdHdr) != messageID(f.token, target) {
+			return sequence, nil // stored by an earlier try, under its own id
 		}
-		m.Header.Set(nats.MsgIdHdr, m.Header.Get(nats.MsgIdHdr)+"/"+strconv.FormatUint(f.seq, 10))
-		ack, err := r.JetStream().PublishMsg(ctx, m)
-		if err != nil {
-			return 0, err
+		if f.maybeStored {
+			stored, err := r.storedFor(ctx, f, target, sequence)
+			if err != nil || stored {
+				return sequence, err
+			}
 		}
-		return ack.Sequence, nil
+		m.Header.Set(nats.MsgIdHdr, messageID(f.token, target)+"/"+strconv.FormatUint(f.seq, 10))
+		err := broker.Persist(ctx, func(ctx context.Context) error {
+			ack, err := r.JetStream().PublishMsg(ctx, m)
+			if err == nil {
+				sequence = ack.Sequence
+			}
+			return err
+		})
+		return sequence, err
 	}
 }
 
@@ -289,6 +373,25 @@ func (r *Runner) writeManifest(ctx context.Context, all []*fanned, sequences []u
 	return r.WriteManifest(ctx, m)
 }
 
+// storedFor reports whether the delivery with a sequence in CERTPOST_DELIVERIES was made
+// from this event, and not from an earlier publication of the same event id. If it is no
+// longer there, it was settled, and the ledger says from which event it was made.
+func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequence uint64) (bool, error) {
+	event, err := r.EventOfDelivery(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		var entry broker.Entry
+		err = broker.Persist(ctx, func(ctx context.Context) (err error) {
+			entry, _, err = r.ledger.Get(ctx, broker.LedgerKey(target, f.token))
+			return err
+		})
+		if errors.Is(err, broker.ErrNoEntry) {
+			return false, nil
+		}
+		event = entry.EventSequence
+	}
+	return event == f.seq, err
+}
+
 // settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs
 // it.
 func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
@@ -299,6 +402,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 	}
 	for i, d := range f.letters {
 		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
+		r.progress.note(storeLetters, err)
 		r.standstills.report(partDeadLetters, "", err)
 		if err != nil {
 			r.metrics.deadLetterFailures.Inc()
@@ -310,7 +414,13 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 			Str("reason", d.Reason).Msg("dead letter")
 	}
 	if len(f.letters) == 0 && f.event != nil {
-		r.removeEventLetters(ctx, f)
+		if err := r.removeEventLetters(ctx, f); err != nil {
+			delay := backoff.Jitter(lettersDelay)
+			r.log.Warn().Err(err).Str("event", f.event.ID).Dur("again_in", delay).
+				Msg("the event was resolved; whether it has a dead letter on the list could not be found out, or the letter could not be removed; the event is taken again")
+			_ = f.msg.NakWithDelay(delay) // if it fails: delivered again when the acknowledgement wait ends
+			return
+		}
 	}
 	r.metrics.events.WithLabelValues(f.outcome).Inc()
 	// The acknowledgement is not confirmed: if it is lost, the event is delivered again,
@@ -322,7 +432,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned) {
 
 // removeEventLetters removes the dead letters of the event itself (those without a lane)
 // after the event was published again and could be resolved.
-func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) {
+func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) error {
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
 		if err == nil && d.IsOfAnother(f.event.Digest()) {
 			continue
@@ -335,8 +445,8 @@ func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) {
 			err = r.RemoveLetter(ctx, d.Sequence)
 		}
 		if err != nil {
-			r.log.Warn().Err(err).Str("event", f.event.ID).Msg("the event was resolved, but its dead letter could not be removed; discard it")
-			return
+			return err
 		}
 	}
+	return nil
 }

@@ -16,6 +16,7 @@ const recheckAfter = 5 * time.Second
 const (
 	pausedSuspended   = "suspended"   // by an operator
 	pausedBreaker     = "breaker"     // no relay of any target may be tried
+	pausedRelayLimit  = "relay_limit" // the same, because the relays said that they are at limits of their own
 	pausedRate        = "rate"        // the relay's rate limit is reached
 	pausedConnections = "connections" // all connections of this process's share are in use
 )
@@ -48,10 +49,12 @@ func (l *lane) admit(ctx context.Context, want int) admission {
 	}
 	got := admission{probe: true, why: pausedBreaker, wait: recheckAfter}
 	asked := make(map[string]bool)
+	limits := true // the relays that may not be tried are at limits of their own
 	for _, relays := range relayLists {
 		next, wait := firstOpen(relays)
 		if next == nil {
 			got.wait = min(got.wait, wait)
+			limits = limits && relays[0].Limit
 			continue
 		}
 		if asked[next.Relay] {
@@ -67,6 +70,9 @@ func (l *lane) admit(ctx context.Context, want int) admission {
 		}
 	}
 	if got.n == 0 {
+		if got.why == pausedBreaker && limits {
+			got.why = pausedRelayLimit
+		}
 		return admission{why: got.why, wait: got.wait}
 	}
 	return admission{n: min(got.n, want), probe: got.probe}
@@ -128,7 +134,7 @@ func (l *lane) observe(relayLists [][]verdict.RelayStatus) {
 				}
 				continue
 			}
-			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason}
+			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason, Limit: relay.Limit}
 			if relay.Wait > 0 {
 				away.Again = time.Now().Add(relay.Wait).UTC().Truncate(time.Second)
 			}

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -48,6 +49,7 @@ type fakeCourier struct {
 	tries   map[string]int
 	mailbox []mail
 	relays  map[string][][]verdict.RelayStatus // by lane
+	gives   time.Duration                      // the time for claim and content; 0: one second
 }
 
 type mail struct {
@@ -133,14 +135,14 @@ func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.A
 	if script != nil {
 		if receipt, failure := script(try, a); receipt != nil || failure != nil {
 			if receipt == lostReply {
-				if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+				if err := a.Claim(time.Now().Add(cmp.Or(p.gives, time.Second))); err != nil {
 					return nil, claimLost(err)
 				}
 				take()
 				return nil, failure
 			}
 			if receipt != nil { // accepted for some recipients
-				if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+				if err := a.Claim(time.Now().Add(cmp.Or(p.gives, time.Second))); err != nil {
 					return nil, claimLost(err)
 				}
 				a.Recipients = receipt.Recipients
@@ -149,7 +151,7 @@ func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.A
 			return receipt, failure
 		}
 	}
-	if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+	if err := a.Claim(time.Now().Add(cmp.Or(p.gives, time.Second))); err != nil {
 		return nil, claimLost(err)
 	}
 	if ctx.Err() != nil {

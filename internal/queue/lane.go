@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -38,15 +37,15 @@ type lanes struct {
 	running map[string]*lane
 
 	// owned by run
-	strays   map[string]bool      // lanes without a consumer, at the last look
-	progress map[string]*progress // of the lanes' consumers, at the last look
-	fanout   progress             // of the consumer fanout
+	strays   map[string]bool     // lanes without a consumer, at the last look
+	progress map[string]*handout // of the lanes' consumers, at the last look
+	fanout   handout             // of the consumer fanout
 }
 
 func newLanes(r *Runner) *lanes {
 	return &lanes{
 		r: r, every: reconcileEvery, strandedEvery: strandedEvery, trigger: make(chan struct{}, 1),
-		known: map[string]bool{}, running: map[string]*lane{}, progress: map[string]*progress{},
+		known: map[string]bool{}, running: map[string]*lane{}, progress: map[string]*handout{},
 	}
 }
 
@@ -90,7 +89,7 @@ func (ls *lanes) run(ctx, work context.Context) {
 // keep the others from theirs.
 func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
 	err := ls.r.EnsureTopology(ctx)
-	ls.r.setReady(err)
+	ls.r.setChecked(err)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +162,7 @@ func (ls *lanes) checkProgress(name string, info *jetstream.ConsumerInfo) {
 	l := ls.running[name]
 	ls.mu.Unlock()
 	if ls.progress[name] == nil {
-		ls.progress[name] = &progress{}
+		ls.progress[name] = &handout{}
 	}
 	ls.r.standstills.report(partProgress, name, ls.progress[name].check(info, l != nil && l.asking()))
 }
@@ -217,12 +216,17 @@ func (ls *lanes) open(ctx context.Context, name string) error {
 	_, running := ls.running[name]
 	ls.mu.Unlock()
 	if !running {
-		select {
-		case ls.trigger <- struct{}{}:
-		default: // requested already
-		}
+		ls.check()
 	}
 	return nil
+}
+
+// check requests a reconcile now.
+func (ls *lanes) check() {
+	select {
+	case ls.trigger <- struct{}{}:
+	default: // requested already
+	}
 }
 
 // forget makes the next ensure create the lane's consumer again.
@@ -277,6 +281,7 @@ type lane struct {
 	// owned by run
 	consumer   jetstream.Consumer // nil until fetched from
 	away       map[string]bool    // relays whose breaker was not closed when last observed
+	failures   int                // of fetches, since one succeeded
 	lastLogged time.Time          // when a failed fetch was last logged
 }
 
@@ -302,16 +307,16 @@ func (l *lane) run(ctx, work context.Context) {
 		l.releaseSlots(n - admitted.n)
 		l.setPaused(admitted.why)
 		if admitted.n == 0 {
+			l.r.progress.rest(fetchLane(l.name))
 			l.pause(ctx, admitted)
 			continue
 		}
 		unused, err := l.fetch(ctx, work, admitted.n, &wg)
 		l.releaseSlots(unused)
 		if ctx.Err() == nil {
+			l.r.progress.note(fetchLane(l.name), err)
 			l.r.standstills.report(partFetch, l.name, err)
-		}
-		if err != nil && ctx.Err() == nil {
-			l.recoverConsumer(ctx, err)
+			l.settleFetch(ctx, err)
 		}
 		if admitted.probe {
 			// The result of the probe decides how many may be fetched next.
@@ -320,33 +325,25 @@ func (l *lane) run(ctx, work context.Context) {
 	}
 }
 
-// recoverConsumer ensures the lane's consumer after a fetch has failed. It logs at most
-// once a minute, because NATS may be unavailable for a day.
-func (l *lane) recoverConsumer(ctx context.Context, why error) {
-	l.consumer = nil
-	l.r.lanes.forget(l.name)
-	backoff.Sleep(ctx, time.Second)
-	err := l.r.lanes.ensure(ctx, l.name)
-	if ctx.Err() != nil || time.Since(l.lastLogged) < time.Minute {
+// settleFetch counts failed fetches, and waits after each. It logs at most once a minute,
+// because NATS may be unavailable for a day.
+func (l *lane) settleFetch(ctx context.Context, err error) {
+	if err == nil {
+		l.failures = 0
 		return
 	}
-	l.lastLogged = time.Now()
-	if err != nil {
-		l.r.log.Error().Err(err).Str("lane", l.name).Msg("the consumer of the lane could not be created; trying again")
-	} else {
-		l.r.log.Warn().Err(why).Str("lane", l.name).Msg("deliveries could not be fetched from the lane; trying again")
+	if time.Since(l.lastLogged) > time.Minute {
+		l.lastLogged = time.Now()
+		l.r.log.Warn().Err(err).Str("lane", l.name).Msg("deliveries could not be fetched from the lane; trying again")
 	}
+	l.r.afterFailedFetch(ctx, l.failures, err)
+	l.failures++
 }
 
 // fetch fetches up to n messages and starts an attempt for each, which holds a slot until
 // it ends. It returns how many slots were not used.
 func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
-	if l.consumer == nil {
-		if l.consumer, err = l.r.JetStream().Consumer(work, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name); err != nil {
-			return n, err
-		}
-	}
-	batch, err := fetchFrom(l.consumer, n)
+	batch, err := l.r.fetch(work, &l.consumer, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name, n)
 	if err != nil {
 		return n, err
 	}
@@ -367,16 +364,16 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 			l.r.attempt(work, l, msg)
 		})
 	}
-	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err := forgetRefused(&l.consumer, batch.Error()); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return n, err
 	}
 	return n, nil
 }
 
-// fetchFrom fetches at most n messages, and not more or for longer than the consumer
-// allows: a server may limit the size of requests (jetstream.limits.max_request_batch),
-// and an administrator both on our consumer. A request beyond the limits brings nothing.
-func fetchFrom(c jetstream.Consumer, n int) (jetstream.MessageBatch, error) {
+// allowed returns how many messages a fetch may ask a consumer for, and how long it may
+// wait: a server may limit the size of requests (jetstream.limits.max_request_batch), and
+// an administrator both on our consumer. A request beyond the limits brings nothing.
+func allowed(c jetstream.Consumer, n int) (int, time.Duration) {
 	wait, limits := fetchWait, c.CachedInfo().Config
 	if limits.MaxRequestBatch > 0 {
 		n = min(n, limits.MaxRequestBatch)
@@ -384,7 +381,7 @@ func fetchFrom(c jetstream.Consumer, n int) (jetstream.MessageBatch, error) {
 	if limits.MaxRequestExpires > 0 {
 		wait = min(wait, limits.MaxRequestExpires)
 	}
-	return c.Fetch(n, jetstream.FetchMaxWait(wait))
+	return n, wait
 }
 
 // unwanted reports whether a fetched message must be NAKed, and with which delay: the

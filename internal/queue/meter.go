@@ -144,6 +144,8 @@ func (w *rateWindow) after(limit verdict.Rate, now time.Time) time.Duration {
 
 func (m *meter) read(ctx context.Context, relay string) (w rateWindow, revision uint64, err error) {
 	w.Relay = relay
+	ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+	defer cancel()
 	entry, err := m.kv.Get(ctx, rateKey(relay))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return w, 0, nil
@@ -164,6 +166,8 @@ func (m *meter) write(ctx context.Context, w rateWindow, revision uint64) error 
 	if err != nil {
 		return fmt.Errorf("rate of %s: %w", w.Relay, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+	defer cancel()
 	if revision == 0 {
 		_, err = m.kv.Create(ctx, rateKey(w.Relay), value)
 	} else {

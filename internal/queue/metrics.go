@@ -53,7 +53,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "certpost_breaker_state", Help: "Breakers of the lane's relays: 0 all closed, 1 some closed, 2 none closed.",
 		}, []string{"lane"}),
 		paused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, rate, connections.",
+			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, relay_limit, rate, connections.",
 		}, []string{"lane", "reason"}),
 		standstill: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_standstill", Help: "Number of standstills of this part of the work: events or deliveries have not moved for a minute. Alert on any.",

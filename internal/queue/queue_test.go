@@ -532,7 +532,7 @@ func TestLeaseOfTheDead(t *testing.T) {
 	ctx := context.Background()
 	ev := event("e1", "ops")
 	// The owner is a replica that connects to the embedded server by its URL.
-	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Lease: time.Now().Add(2 * time.Second)}
+	left := broker.Entry{Event: "e1", Target: "ops", Digest: ev.Digest(), State: broker.StateSending, Attempts: 1, Owner: "elsewhere/4711/X", Claimed: time.Now(), Lease: time.Now().Add(2 * time.Second)}
 	if _, err := b.runner.ledger.Put(ctx, "ops.e1", left, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -692,5 +692,63 @@ func TestLedgerKnowsTheCertificate(t *testing.T) {
 	kve, err := kv.Get(context.Background(), "later.e2")
 	if err != nil || strings.Count(string(kve.Value()), fetched.Fingerprint) != 1 {
 		t.Errorf("stored: %s, %v", kve.Value(), err)
+	}
+}
+
+// An attempt that was claimed, refused, and then found no connection to go on with does
+// not count, and leaves neither a lease to wait for nor an unknown outcome.
+func TestClaimedAndThenNoRelay(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*verdict.Failure){
+		"unavailable":   func(f *verdict.Failure) { f.Relay, f.After = true, time.Millisecond },
+		"at its limits": func(f *verdict.Failure) { f.Untried, f.After = true, time.Millisecond },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, newFakeCourier("ops"), nil)
+			b.fake.plan("ops", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+				if try > 1 {
+					return nil, nil
+				}
+				if err := a.Claim(time.Now().Add(time.Hour)); err != nil {
+					return nil, claimLost(err)
+				}
+				f := fail(verdict.SMTPConnect, verdict.PhaseConnect)
+				change(f)
+				return nil, f
+			})
+			b.publish(event("e1", "ops"))
+			b.settled()
+			if got := b.fake.mails("e1"); len(got) != 1 || got[0].duplicate {
+				t.Errorf("mails: %+v, want one that is not marked", got)
+			}
+			if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.Attempts != 1 || e.PossibleDuplicates != 0 {
+				t.Errorf("ledger: %+v", e)
+			}
+		})
+	}
+}
+
+// An attempt that claims twice, because the relay refused the first DATA for its session's
+// sake, makes one mail, which counts as one possible duplicate at most.
+func TestClaimedTwiceInOneAttempt(t *testing.T) {
+	t.Parallel()
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("ops", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try == 1 {
+			return loseFirstReply(try, a)
+		}
+		if err := a.Claim(time.Now().Add(time.Second)); err != nil {
+			return nil, claimLost(err)
+		}
+		return nil, nil // the fake claims again, and takes the mail
+	})
+	b.publish(event("e1", "ops"))
+	b.settled()
+	if got := b.fake.mails("e1"); len(got) != 2 || !got[1].duplicate {
+		t.Fatalf("mails: %+v, want two, the second marked", got)
+	}
+	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.PossibleDuplicates != 1 || e.Attempts != 2 {
+		t.Errorf("ledger: %+v", e)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -317,8 +318,14 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 		return nil, 0, err
 	case entry.State.Final():
 		return nil, 0, nil
-	case entry.State == broker.StateSending && entry.Lease.After(time.Now()) && entry.Lease.Before(time.Now().Add(longestLease)):
-		return nil, d.sequence, nil // an attempt is under way
+	case entry.State == broker.StateSending:
+		read, _, err := rc.r.ledger.Get(ctx, d.key())
+		if err != nil {
+			return nil, 0, err
+		}
+		if left, err := rc.r.ledger.LeaseLeft(ctx, read); err != nil || left > 0 {
+			return nil, d.sequence, err // an attempt is under way
+		}
 	}
 	ev, headers, err := rc.r.EventAt(ctx, d.event, d.token)
 	if errors.Is(err, broker.ErrNoEvent) {
@@ -335,12 +342,13 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 		return nil, 0, err
 	}
 	if d.uncertain && errors.Is(missing, broker.ErrNoEntry) {
-		entry.Event, entry.Digest, entry.Lane, entry.State, entry.Uncertain = ev.ID, ev.Digest(), lane, broker.StateWaiting, true
+		entry.Event, entry.EventSequence, entry.Digest, entry.Lane, entry.State, entry.Uncertain = ev.ID, d.event, ev.Digest(), lane, broker.StateWaiting, true
 		if _, err := rc.r.ledger.Put(ctx, d.key(), entry, revision); err != nil {
 			return nil, 0, err
 		}
 	}
-	m := deliveryOf(ev, d.token, verdict.Route{Target: d.Target, Lane: lane}, max(entry.Generation, 1), headers)
+	m := deliveryOf(ev, d.event, verdict.Route{Target: d.Target, Lane: lane}, headers)
+	m.Header.Set(broker.HeaderGeneration, strconv.Itoa(max(entry.Generation, 1)))
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/lost%d", m.Header.Get(nats.MsgIdHdr), d.sequence))
 	ack, err := rc.r.JetStream().PublishMsg(ctx, m)
 	if err != nil {

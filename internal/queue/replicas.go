@@ -224,7 +224,9 @@ func (rs *replicaSet) runHeartbeats(ctx context.Context, status func() broker.He
 	for {
 		value, err := json.Marshal(status())
 		if err == nil {
-			_, err = rs.kv.Put(ctx, broker.ReplicaPrefix+rs.id, value)
+			once, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+			_, err = rs.kv.Put(once, broker.ReplicaPrefix+rs.id, value)
+			cancel()
 		}
 		if ctx.Err() == nil {
 			report(err)
@@ -293,6 +295,8 @@ func (r *Runner) tidy(ctx context.Context) {
 			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("an expired suspension could not be removed; it has no effect")
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, broker.RequestTimeout)
+	defer cancel()
 	stream, err := r.JetStream().Stream(ctx, "KV_"+broker.RelaysBucket)
 	if err != nil {
 		return

@@ -80,6 +80,7 @@ type Runner struct {
 	set      Settings
 	metrics  *Metrics
 	owner    string // of leases: this process; unique to each start
+	started  time.Time
 	lanes    *lanes
 	ledger   broker.Ledger // set by prepare
 	replicas *replicaSet
@@ -88,9 +89,19 @@ type Runner struct {
 	standstills *standstills
 	reconciler  *reconciler
 
+	progress *progress
+	// stores ends when the embedded store has failed: nothing can be recorded after that.
+	stores     context.Context
+	endStoring context.CancelFunc
+
 	mu       sync.Mutex
-	ready    error
-	storeErr error // why the last heartbeat was not stored
+	ready    error // why nothing is delivered; nil otherwise
+	storeErr error // why the server refused to store the last heartbeat
+	// storeFailed says why the embedded store can no longer be written; it stays when the
+	// process stops because of it.
+	storeFailed error
+	late        error // why it is not known whether the last heartbeat was stored
+	unsure      error // why it is not known whether all streams are there
 }
 
 // embeddedOwner is the suffix of an owner that runs the embedded server. Only one
@@ -101,15 +112,17 @@ const embeddedOwner = "/embedded"
 func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	host, _ := os.Hostname()
 	r := &Runner{
-		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"),
+		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"), started: time.Now(),
 		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()), standstills: newStandstills(),
 	}
 	if b.Embedded() {
 		r.owner += embeddedOwner
 	}
+	r.stores, r.endStoring = context.WithCancel(context.Background())
 	r.lanes = newLanes(r)
 	r.reconciler = newReconciler(r)
 	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
+	r.progress = newProgress()
 	return r
 }
 
@@ -139,7 +152,16 @@ func (r *Runner) Run(ctx context.Context) error {
 	wg.Go(func() { r.reconciler.run(ctx) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
-	wg.Go(func() { r.watchStore(ctx, fail) })
+	wg.Go(func() { r.probe(ctx) })
+	wg.Go(func() {
+		r.watchStore(ctx, func(err error) {
+			// Nothing that is in work can be recorded any more. A mail that is cut off
+			// before its end is sent once, by the next process.
+			r.endStoring()
+			abort()
+			fail(err)
+		})
+	})
 	wg.Wait()
 	if err := context.Cause(ctx); errors.Is(err, broker.ErrStoreFailed) {
 		return err
@@ -147,19 +169,27 @@ func (r *Runner) Run(ctx context.Context) error {
 	return nil
 }
 
-// watchStore calls fail when the embedded store has failed. Two checks in a row must say
-// so: a stream that is deleted during a write looks the same until it is gone.
-func (r *Runner) watchStore(ctx context.Context, fail context.CancelCauseFunc) {
-	for r.Embedded() && ctx.Err() == nil {
-		if r.StoreFailed() != nil {
-			backoff.Sleep(ctx, broker.StoreLookEvery/5)
-			if err := r.StoreFailed(); err != nil {
-				r.log.Error().Err(err).Msg("certpost stops, because nothing can be stored")
-				fail(err)
-				return
-			}
+// outlast returns a context for what shall be stored although the work has been told to
+// stop. It ends after a time, and with the store.
+func (r *Runner) outlast(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(r.stores, d)
+}
+
+// watchStore calls fail when the embedded store has failed, and tells why by Ready from the
+// moment it is noticed. Two checks in a row must say so: a stream that is deleted during a
+// write looks the same until it is gone.
+func (r *Runner) watchStore(ctx context.Context, fail func(error)) {
+	for before := false; r.Embedded() && ctx.Err() == nil; backoff.Sleep(ctx, broker.StoreLookEvery) {
+		err := r.StoreFailed()
+		r.mu.Lock()
+		r.storeFailed = err
+		r.mu.Unlock()
+		if err != nil && before {
+			r.log.Error().Err(err).Msg("certpost stops, because nothing can be stored")
+			fail(err)
+			return
 		}
-		backoff.Sleep(ctx, broker.StoreLookEvery)
+		before = err != nil
 	}
 }
 
@@ -207,21 +237,26 @@ func (r *Runner) prepare(ctx context.Context) error {
 	}
 }
 
-// Ready returns nil when deliveries are handled, otherwise the reason why not.
-func (r *Runner) Ready(ctx context.Context) error {
+// Ready returns nil when events and deliveries get on, otherwise the reason why not. It
+// says what the work has shown, and asks nobody, so it answers at once.
+func (r *Runner) Ready(context.Context) error {
 	if err := r.Disconnected(); err != nil {
 		return err
 	}
 	r.mu.Lock()
-	err, storeErr := r.ready, r.storeErr
+	err, storeErr, failed := r.ready, r.storeErr, r.storeFailed
 	r.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
 	if err != nil {
 		return err
 	}
 	if storeErr != nil {
 		return fmt.Errorf("JetStream cannot store messages: %w", storeErr)
 	}
-	return r.Health(ctx)
+	stands, _ := r.progress.state(time.Now())
+	return stands
 }
 
 // heartbeat returns what this process reports of itself.
@@ -229,22 +264,63 @@ func (r *Runner) heartbeat() broker.Heartbeat {
 	return broker.Heartbeat{Process: r.owner, Lanes: r.LaneStatus(), Standstills: r.standstills.current()}
 }
 
-// setStored records whether the last heartbeat could be stored. Without a connection
-// nothing can be stored; Ready reports that by itself.
+// Degraded returns what does not work although events and deliveries get on; nil if
+// everything does.
+func (r *Runner) Degraded() error {
+	_, hurts := r.progress.state(time.Now())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []string
+	for what, err := range map[string]error{
+		"this process's heartbeat is late, so that rates and connections may be shared wrongly": r.late,
+		"not all streams could be checked": r.unsure,
+		"not every lane gets on":           hurts,
+	} {
+		if err != nil {
+			all = append(all, what+": "+why(err))
+		}
+	}
+	return joined(all)
+}
+
+// setStored records whether the last heartbeat could be stored. A server that refuses it
+// stores nothing else either. If it does not answer, that says nothing of other streams.
+// Without a connection nothing can be stored; Ready reports that by itself.
 func (r *Runner) setStored(err error) {
 	if err != nil && !r.Conn().IsConnected() {
 		return
 	}
 	r.mu.Lock()
 	before := r.storeErr
-	r.storeErr = err
+	r.storeErr, r.late = nil, nil
+	if broker.Unanswered(err) {
+		r.late = err
+	} else {
+		r.storeErr = err
+	}
+	after := r.storeErr
 	r.mu.Unlock()
 	switch {
-	case err != nil && before == nil:
+	case after != nil && before == nil:
 		r.log.Error().Err(err).Msg("JetStream cannot store messages; deliveries wait")
-	case err == nil && before != nil:
+	case after == nil && before != nil:
 		r.log.Info().Msg("JetStream stores messages again")
 	}
+}
+
+// setChecked records the result of checking the streams. If one does not answer, the work
+// shows whether that matters.
+func (r *Runner) setChecked(err error) {
+	if broker.Unanswered(err) {
+		r.mu.Lock()
+		r.unsure = err
+		r.mu.Unlock()
+		return
+	}
+	r.mu.Lock()
+	r.unsure = nil
+	r.mu.Unlock()
+	r.setReady(err)
 }
 
 // setReady records the reason for not being ready, nil when ready. errStopping is final.

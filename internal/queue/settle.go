@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
@@ -18,6 +20,7 @@ import (
 // and acknowledges the message, NAKs it or makes it a dead letter.
 func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *verdict.Failure) {
 	if j.claimErr != nil && receipt == nil {
+		j.unclaim()
 		j.nak(backoff.Jitter(time.Second), j.claimErr)
 		return
 	}
@@ -30,16 +33,17 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	}
 	switch {
 	case failure == nil && receipt != nil:
-		j.sent(ctx)
+		j.sent()
 	case failure == nil:
 		// A courier that returns neither a receipt nor a failure has a defect. The
 		// delivery must not be lost because of it.
-		j.retry(ctx, nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt returned neither a receipt nor a failure"}})
+		j.retry(nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt returned neither a receipt nor a failure"}})
 	case ctx.Err() != nil && receipt == nil:
-		j.interrupted(ctx, failure)
+		j.interrupted(failure)
 	case failure.Relay && receipt == nil:
-		j.relayFailed(ctx, failure)
+		j.relayFailed(failure)
 	case failure.Untried && receipt == nil:
+		j.releaseClaim(failure)
 		j.nak(failure.After, nil) // not tried, so it does not expire, however old it is
 	default:
 		final := failure
@@ -48,34 +52,40 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 			final = uncertain(failure.Reason)
 			final.Transcript = failure.Transcript
 		case failure.Retry() && !j.tooOld():
-			j.retry(ctx, receipt, failure)
+			j.retry(receipt, failure)
 			return
 		case failure.Retry():
 			final = expired(failure, time.Since(j.since))
 		}
 		// Record who has the mail before the dead letter is published: publishing may
 		// fail, and the next attempt must not send to them again.
-		if receipt == nil || j.record(ctx, j.entry.Waiting(final), j.leaseEnd()) {
-			j.dead(ctx, final)
+		if receipt == nil || j.record(j.entry.Waiting(final), j.leaseEnd()) {
+			j.dead(final)
 		}
 	}
 }
 
 // interrupted NAKs a delivery that the shutdown interrupted. It does not count as an
 // attempt, and does not make a dead letter, however old the delivery is.
-func (j *job) interrupted(ctx context.Context, f *verdict.Failure) {
-	if j.claimed {
-		e := j.entry
-		e.State, e.Owner, e.Lease = broker.StateWaiting, "", time.Time{}
-		e.Attempts--
-		e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.MaybeSent
-		write, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseMargin)
-		defer cancel()
-		if err := j.write(write, e); err != nil {
-			j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("the shutdown interrupted this delivery and the ledger could not be updated; it is retried when its lease ends")
-		}
-	}
+func (j *job) interrupted(f *verdict.Failure) {
+	j.releaseClaim(f)
 	j.nak(0, nil)
+}
+
+// releaseClaim ends the lease of a delivery that was claimed in an attempt that does not
+// count, so that the next one finds neither a lease nor an unknown outcome.
+func (j *job) releaseClaim(f *verdict.Failure) {
+	if !j.claimed {
+		return
+	}
+	e := j.entry
+	e.State = broker.StateWaiting
+	e.Release()
+	e.Attempts--
+	e.Uncertain = e.Uncertain || f.Definite().Certainty == verdict.MaybeSent
+	if err := j.persist(e, time.Now().Add(leaseMargin)); err != nil {
+		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Msg("this attempt did not count, and the ledger could not be updated; it is retried when its lease ends")
+	}
 }
 
 // tooOld reports whether the delivery has reached the age GiveUpAfter.
@@ -92,40 +102,49 @@ func expired(f *verdict.Failure, age time.Duration) *verdict.Failure {
 }
 
 // sent records the relay's reply in the ledger, and only then acknowledges.
-func (j *job) sent(ctx context.Context) {
+func (j *job) sent() {
 	e := j.entry
 	wasDead := e.DeadLetter != ""
-	e.State, e.Owner, e.Lease, e.Failure, e.DeadLetter, e.Consented = broker.StateSent, "", time.Time{}, nil, "", false
-	if !j.record(ctx, e, j.leaseEnd()) {
+	e.State, e.Failure, e.DeadLetter, e.Consented = broker.StateSent, nil, "", false
+	e.Release()
+	if !j.record(e, j.leaseEnd()) {
 		return
 	}
 	j.r.reached(pointRecorded)
-	if wasDead || j.gen != 1 || j.redelivered() { // 0: published without headers
-		j.removeDeadLetter(ctx)
+	j.conclude("sent", nil)
+	if wasDead || j.mayHaveLetter() {
+		if !j.takeLettersOff("") {
+			return
+		}
 	}
-	j.finish(ctx, "sent", nil)
+	j.ack()
 }
 
 // record writes the outcome of the attempt to the ledger, and retries until the given
 // time, which is not after the end of the lease. It returns false when it could not
 // write, and has NAKed the message then. If the delivery was claimed, the next process
 // that reads the entry finds an expired lease, which means an unknown outcome.
-func (j *job) record(ctx context.Context, e broker.Entry, until time.Time) bool {
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
-	defer cancel()
-	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		err := j.write(ctx, e)
-		if err == nil {
-			return true
-		}
-		if errors.Is(err, broker.ErrClaimLost) || ctx.Err() != nil {
-			j.log("the outcome of this attempt could not be recorded in the ledger; the mail may be sent again", "not_recorded", nil)
-			j.nak(backoff.Jitter(5*time.Second), err)
-			return false
-		}
-		backoff.Sleep(ctx, delay)
+func (j *job) record(e broker.Entry, until time.Time) bool {
+	err := j.persist(e, until)
+	if err == nil {
+		return true
 	}
+	j.log("the outcome of this attempt could not be recorded in the ledger; the mail may be sent again", "not_recorded", nil)
+	j.nak(backoff.Jitter(5*time.Second), err)
+	return false
 }
+
+// persist writes the entry, and tries again until the given time, also after the context
+// has ended: what is known shall be stored. Each try has its own short deadline, because
+// one acknowledgement that is lost with a server must not take all of the time: another
+// server answers the next try.
+func (j *job) persist(e broker.Entry, until time.Time) error {
+	ctx, cancel := j.r.outlast(time.Until(until))
+	defer cancel()
+	return broker.PersistUnless(ctx, lostClaim, func(ctx context.Context) error { return j.write(ctx, e) })
+}
+
+func lostClaim(err error) bool { return errors.Is(err, broker.ErrClaimLost) }
 
 // leaseEnd returns the end of the lease; leaseMargin from now when there is none.
 func (j *job) leaseEnd() time.Time {
@@ -141,38 +160,67 @@ func (j *job) redelivered() bool {
 	return err == nil && meta.NumDelivered > 1
 }
 
-// removeDeadLetter removes the open dead letters of a delivery that has succeeded.
-func (j *job) removeDeadLetter(ctx context.Context) {
-	if err := j.r.RemoveDeadLetter(ctx, j.target, j.token, j.event.Digest(), broker.ProcessActor(j.r.owner)); err != nil {
-		j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).
-			Msg("delivered, but its dead letter could not be removed; discard it")
-	}
+// mayHaveLetter reports whether an earlier attempt at the delivery may have left a dead
+// letter of which the ledger does not know. Most deliveries succeed at the first attempt,
+// and need not look.
+func (j *job) mayHaveLetter() bool {
+	return j.gen != 1 || // 0: published without headers
+		j.redelivered() || j.entry.Attempts > 1 ||
+		j.since.Before(j.r.started) // a server that was killed with the process forgets that it delivered the message
 }
+
+// takeLettersOff removes the open dead letters of a settled delivery: all of a sent one, all
+// but its newest (keep) of a dead one. A process that died between letter and ledger, or a
+// second process, may have left one under another code. It returns false when that was not
+// possible, and has NAKed the message then: when the server delivers it again, due finds
+// it settled and tries again, in whatever process.
+func (j *job) takeLettersOff(keep string) bool {
+	ctx, cancel := j.r.outlast(deathPatience)
+	defer cancel()
+	var err error
+	if keep == "" {
+		err = j.r.RemoveDeadLetter(ctx, j.target, j.token, j.event.Digest(), broker.ProcessActor(j.r.owner))
+	} else {
+		err = j.r.RemoveOlder(ctx, j.target, j.token, j.event.Digest(), keep)
+	}
+	if err == nil {
+		return true
+	}
+	delay := backoff.Jitter(lettersDelay)
+	j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Dur("again_in", delay).
+		Msg("the delivery is settled; whether it has an earlier dead letter on the list could not be found out, or the letter could not be removed; this is tried again")
+	j.nak(delay, nil)
+	return false
+}
+
+// lettersDelay is the time after which letters that could not be removed are tried again.
+const lettersDelay = 5 * time.Second
 
 // retry records the failure and NAKs the message with a growing delay. The delay
 // starts again at the first one when the relay accepted the mail for some recipients:
 // otherwise a relay that accepts two recipients at a time would be tried once an hour.
-func (j *job) retry(ctx context.Context, receipt *verdict.Receipt, f *verdict.Failure) {
+func (j *job) retry(receipt *verdict.Receipt, f *verdict.Failure) {
 	until, tries := time.Now().Add(leaseMargin), max(j.entry.Attempts, 1)
 	if receipt != nil {
 		until, tries = j.leaseEnd(), 1
 	}
-	if !j.record(ctx, j.entry.Waiting(f), until) {
+	if !j.record(j.entry.Waiting(f), until) {
 		return
 	}
 	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
-	j.nak(j.r.set.retryDelay(tries), nil)
+	j.nak(max(j.r.set.retryDelay(tries), f.After), nil) // After: the relay reached its limit at a later recipient
 }
 
 // relayFailed NAKs the message until the relay may be tried again. This does not count
 // as an attempt. A delivery that is too old becomes a dead letter instead.
-func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
+func (j *job) relayFailed(f *verdict.Failure) {
 	if j.tooOld() {
 		j.lane.overdue.Store(true) // the next ones may be too old as well
-		j.dead(ctx, expired(f, time.Since(j.since)))
+		j.dead(expired(f, time.Since(j.since)))
 		return
 	}
+	j.releaseClaim(f)
 	if !f.Untried {
 		j.log("", "relay_failed", f)
 	}
@@ -183,11 +231,15 @@ func (j *job) relayFailed(ctx context.Context, f *verdict.Failure) {
 	j.nak(delay, nil)
 }
 
+// deathPatience is how long a dead letter is tried to store, after which its delivery is
+// NAKed. It is longer than a cluster needs to find a new leader.
+const deathPatience = 10 * time.Second
+
 // dead publishes the dead letter, then writes the ledger, then acknowledges, in this
 // order: if the process dies in between, the server delivers the message again. An
 // attempt may be made again then, and its letter is stored only once per subject.
-func (j *job) dead(ctx context.Context, f *verdict.Failure) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+func (j *job) dead(f *verdict.Failure) {
+	ctx, cancel := j.r.outlast(deathPatience)
 	defer cancel()
 	if j.entry.Uncertain && f.Definite().Certainty == verdict.NotSent {
 		// This attempt sent nothing, but an earlier one may have.
@@ -201,6 +253,7 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	}
 	j.r.reached(pointDeadLettering)
 	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10))
+	j.r.progress.note(storeLetters, err)
 	j.r.standstills.report(partDeadLetters, j.lane.label, err)
 	if err != nil {
 		j.r.metrics.deadLetterFailures.Inc()
@@ -213,33 +266,24 @@ func (j *job) dead(ctx context.Context, f *verdict.Failure) {
 	// another event must not overwrite the entry of that event.
 	if j.event != nil && (j.entry.Digest == j.event.Digest()) {
 		e := j.entry
-		old := e.DeadLetter
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
 		e = e.Failed(f)
-		e.State, e.Owner, e.Lease, e.DeadLetter, e.Consented = broker.StateDead, "", time.Time{}, d.Subject, false
+		e.State, e.DeadLetter, e.Consented = broker.StateDead, d.Subject, false
+		e.Release()
 		e.Owed, e.Uncertain = e.Missing(), f.Definite().Certainty == verdict.MaybeSent
-		if err := j.write(ctx, e); err != nil {
+		if err := j.persist(e, time.Now().Add(leaseMargin)); err != nil {
 			j.nak(backoff.Jitter(5*time.Second), err)
 			return
 		}
-		if old != "" && old != d.Subject {
-			j.replaceLetter(ctx, old)
+		j.r.reached(pointDead)
+		j.conclude("dead", f)
+		if j.takeLettersOff(d.Subject) {
+			j.ack()
 		}
+		return
 	}
 	j.r.reached(pointDead)
-	j.finish(ctx, "dead", f)
-}
-
-// replaceLetter removes the letter of an earlier generation that had another code, and
-// records that it was replaced.
-func (j *job) replaceLetter(ctx context.Context, subject string) {
-	earlier, err := j.r.RemoveEarlier(ctx, subject)
-	if err != nil {
-		j.r.log.Warn().Err(err).Str("subject", subject).Msg("an earlier dead letter of the same delivery could not be removed; discard it")
-	}
-	if earlier != nil {
-		j.r.ObserveReplaced(ctx, *earlier)
-	}
+	j.finish("dead", f)
 }
 
 // letter returns the dead letter of this delivery.
@@ -281,18 +325,27 @@ func unreadable(d *broker.DeadLetter, f *verdict.Failure, place string) {
 	d.Token = events.Token(d.Event)
 }
 
-// finish acknowledges and waits until the server confirms it.
-func (j *job) finish(ctx context.Context, state string, f *verdict.Failure) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+// finish acknowledges, and counts and logs the outcome.
+func (j *job) finish(state string, f *verdict.Failure) {
+	j.ack()
+	j.conclude(state, f)
+}
+
+// conclude counts and logs the outcome.
+func (j *job) conclude(state string, f *verdict.Failure) {
+	j.r.metrics.settle(j.lane.label, state, j.since)
+	j.log("", state, f)
+}
+
+// ack acknowledges and waits until the server confirms it. If it does not within
+// leaseMargin, the server delivers the message again, which is then settled the same way.
+func (j *job) ack() {
+	ctx, cancel := j.r.outlast(leaseMargin)
 	defer cancel()
-	if err := j.msg.DoubleAck(ctx); err != nil {
-		// If it was lost, the server delivers the message again, which is then settled
-		// the same way.
+	if err := broker.Persist(ctx, j.msg.DoubleAck); err != nil {
 		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("the acknowledgement of a delivery was not confirmed")
 	}
 	j.r.reached(pointSettled)
-	j.r.metrics.settle(j.lane.label, state, j.since)
-	j.log("", state, f)
 }
 
 // nak NAKs the message: the server delivers it again after the delay. why, when not nil,
@@ -301,7 +354,22 @@ func (j *job) nak(delay time.Duration, why error) {
 	if why != nil {
 		j.r.log.Warn().Err(why).Str("lane", j.lane.name).Str("target", j.target).Dur("again_in", delay).Msg("the delivery was not settled; it is retried")
 	}
-	if err := j.msg.NakWithDelay(max(delay, atOnce)); err != nil {
-		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a NAK could not be sent; the server delivers the message again when its acknowledgement wait ends")
+	j.stopKeepAlive()
+	if err := j.r.nak(j.msg, delay); err != nil {
+		j.r.log.Debug().Err(err).Str("lane", j.lane.name).Msg("a NAK was not confirmed; the server delivers the message again when its acknowledgement wait ends at the latest")
 	}
+}
+
+// nak NAKs a message with a delay and waits until the server confirms it: a NAK that is
+// lost with a server costs the whole acknowledgement wait. It is tried again for a third
+// of that time: later the message may be in work elsewhere, and a NAK would take it away.
+// No sign of life may be sent for the message any more, because that would end the delay.
+func (r *Runner) nak(msg jetstream.Msg, delay time.Duration) error {
+	ctx, cancel := r.outlast(r.AckWait() / 3)
+	defer cancel()
+	body := fmt.Appendf(nil, "-NAK {\"delay\": %d}", max(delay, atOnce).Nanoseconds())
+	return broker.Persist(ctx, func(ctx context.Context) error {
+		_, err := r.Conn().RequestWithContext(ctx, msg.Reply(), body)
+		return err
+	})
 }

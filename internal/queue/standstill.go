@@ -207,16 +207,16 @@ func (r *Runner) ledgerAnswered(ctx context.Context, key string, err error) {
 // errHandsOutNothing is the reason of a standstill without any error.
 var errHandsOutNothing = errors.New("messages wait, and the server hands out none of them")
 
-// progress notices that the server hands out nothing of a consumer although messages wait
+// handout notices that the server hands out nothing of a consumer although messages wait
 // and this process asks for them.
-type progress struct {
+type handout struct {
 	delivered uint64 // by the consumer, redeliveries included
 	seen      bool
 }
 
 // check compares the consumer's state with the last one. asking says that this process
 // could take a message now.
-func (p *progress) check(info *jetstream.ConsumerInfo, asking bool) error {
+func (p *handout) check(info *jetstream.ConsumerInfo, asking bool) error {
 	same := p.seen && p.delivered == info.Delivered.Consumer
 	p.delivered, p.seen = info.Delivered.Consumer, true
 	full := info.Config.MaxAckPending > 0 && info.NumAckPending >= info.Config.MaxAckPending // they wait for their retries

@@ -76,7 +76,7 @@ func TestNothingHandedOutIsNoticed(t *testing.T) {
 	state := func(delivered, pending uint64, unacknowledged int) *jetstream.ConsumerInfo {
 		return &jetstream.ConsumerInfo{Config: jetstream.ConsumerConfig{MaxAckPending: 10}, Delivered: jetstream.SequenceInfo{Consumer: delivered}, NumPending: pending, NumAckPending: unacknowledged}
 	}
-	var p progress
+	var p handout
 	for i, look := range []struct {
 		info   *jetstream.ConsumerInfo
 		asking bool

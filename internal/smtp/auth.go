@@ -19,6 +19,10 @@ import (
 // method, takes three.
 const maxAuthRounds = 8
 
+// maxCommandLine is the longest command line in octets, CRLF included (RFC 5321 section
+// 4.5.3.1.4), which holds for AUTH too (RFC 4954 section 4). Tokens are often longer.
+const maxCommandLine = 512
+
 var errAuthRounds = errors.New("unexpected AUTH challenge")
 
 // authenticate runs AUTH, unless the target's auth_method is none.
@@ -76,8 +80,9 @@ func (s *Session) authFailure(reason string) *verdict.Failure {
 	return verdict.Fail(verdict.SMTPAuth, verdict.PhaseAuth, reason)
 }
 
-// exchange runs AUTH with a mechanism (RFC 4954 section 4). It appends every response,
-// in base64 as sent, to spoken.
+// exchange runs AUTH with a mechanism (RFC 4954 section 4): an initial response that makes
+// the command too long is sent after the relay's first, empty challenge instead. exchange
+// appends every response, in base64 as sent, to spoken.
 func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	name, response, err := mechanism.Start(&smtp.ServerInfo{
 		Name: s.relay.Host,
@@ -87,11 +92,15 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 	if err != nil {
 		return errAuthRounds
 	}
-	line := "AUTH " + name
+	line, held := "AUTH "+name, ""
 	if len(response) > 0 {
 		said := base64.StdEncoding.EncodeToString(response)
 		*spoken = append(*spoken, said)
-		line += " " + said
+		if whole := line + " " + said; len(whole+"\r\n") <= maxCommandLine {
+			line = whole
+		} else {
+			held = said
+		}
 	}
 	for range maxAuthRounds {
 		code, text, err := s.command(0, line)
@@ -103,6 +112,10 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 			return err
 		case code != 334:
 			return &textproto.Error{Code: code, Msg: text}
+		}
+		if held != "" {
+			line, held = held, ""
+			continue
 		}
 		challenge, err := base64.StdEncoding.DecodeString(text)
 		if err != nil {

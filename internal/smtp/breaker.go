@@ -31,6 +31,8 @@ type breaker struct {
 	until    time.Time     // end of the pause
 	probing  bool          // a probe is running
 	reason   string        // of the last failure
+	limit    bool          // the relay itself limits its use: the pause is one of Pause
+	pauses   int           // calls of Pause
 	busy     int           // permits not yet ended
 }
 
@@ -38,13 +40,14 @@ func newBreaker(threshold int) *breaker {
 	return &breaker{threshold: threshold, first: breakerFirst, max: breakerMax}
 }
 
-// Permit is the permission to try a relay once. The holder calls Success or Failure if
+// Permit is the permission to try a relay once. The holder calls Success, Failure or Pause if
 // the result is known, and always defers End, which without a result only allows the
 // next probe.
 type Permit struct {
 	breaker *breaker
 	probe   bool
-	over    bool // Success or Failure was called
+	over    bool // Success, Failure or Pause was called
+	pauses  int  // the breaker's, when the permit was given
 }
 
 // Admit returns a permit, or nil with how long to wait and why.
@@ -54,7 +57,7 @@ func (b *breaker) Admit() (p *Permit, wait time.Duration, reason string) {
 	if wait := b.wait(); wait > 0 {
 		return nil, wait, b.reason
 	}
-	p = &Permit{breaker: b, probe: b.pause > 0}
+	p = &Permit{breaker: b, probe: b.pause > 0, pauses: b.pauses}
 	b.probing = p.probe
 	b.busy++
 	return p, 0, ""
@@ -73,13 +76,33 @@ func (b *breaker) wait() time.Duration {
 	return 0
 }
 
-// Success closes the breaker: the relay answered, even if it refused the mail.
+// Success closes the breaker: the relay answered, even if it refused the mail. A mail that
+// was under way when the relay reached its limit does not end the limit's pause.
 func (p *Permit) Success() {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p.over = true
-	b.failures, b.pause, b.probing, b.reason = 0, 0, false, ""
+	if p.probe {
+		b.probing = false
+	}
+	if p.pauses == b.pauses {
+		b.failures, b.pause, b.probing, b.reason, b.limit = 0, 0, false, "", false
+	}
+}
+
+// Pause opens the breaker at once, for a time: the relay said that it is at a limit of its
+// own, and would refuse the next mails too. After it comes one probe, as after any pause.
+func (p *Permit) Pause(reason string, pause time.Duration) {
+	b := p.breaker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p.over = true
+	if p.probe {
+		b.probing = false
+	}
+	b.pauses++
+	b.pause, b.until, b.reason, b.limit = b.first, time.Now().Add(pause), reason, true
 }
 
 // Failure counts a failure of the relay and returns how long to wait before the next
@@ -90,7 +113,10 @@ func (p *Permit) Failure(reason string) (away time.Duration) {
 	defer b.mu.Unlock()
 	p.over = true
 	b.failures++
-	b.reason = reason
+	if b.limit && !p.probe { // it was under way, and says less than the limit
+		return max(time.Until(b.until), 0) + backoff.Jitter(b.first)
+	}
+	b.reason, b.limit = reason, false
 	switch {
 	case p.probe:
 		b.pause, b.probing = min(2*b.pause, b.max), false
@@ -120,7 +146,7 @@ func (p *Permit) End() {
 func (b *breaker) Status(s *verdict.RelayStatus) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.Breaker, s.Wait, s.Reason, s.Busy = verdict.Closed, b.wait(), b.reason, b.busy
+	s.Breaker, s.Wait, s.Reason, s.Limit, s.Busy = verdict.Closed, b.wait(), b.reason, b.limit, b.busy
 	switch {
 	case b.pause == 0:
 		s.Reason = ""

@@ -146,3 +146,58 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 		}
 	})
 }
+
+// A limit of the relay opens the breaker at once, for a time that mails under way do not
+// change; then a probe decides.
+func TestBreakerPausesForALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		first, lucky, unlucky, second := mustEnter(t, b), mustEnter(t, b), mustEnter(t, b), mustEnter(t, b)
+		first.Pause("it is at its limit", time.Hour)
+		time.Sleep(time.Minute)
+		lucky.Success()
+		if away := unlucky.Failure("it closed the connection"); away < 59*time.Minute {
+			t.Errorf("away for %v", away)
+		}
+		for _, p := range []*Permit{first, lucky, unlucky} {
+			p.End()
+		}
+		var s verdict.RelayStatus
+		b.Status(&s)
+		if want := (verdict.RelayStatus{Breaker: verdict.Open, Wait: 59 * time.Minute, Reason: "it is at its limit", Limit: true, Busy: 1}); s != want {
+			t.Fatalf("got %+v, want %+v", s, want)
+		}
+		time.Sleep(59 * time.Minute)
+		probe := mustEnter(t, b)
+		if p, wait, _ := b.Admit(); p != nil || wait != probeTime {
+			t.Errorf("a second probe: %v, wait %v", p, wait)
+		}
+		probe.Pause("it is at its limit", time.Hour)
+		probe.End()
+		time.Sleep(time.Hour)
+		probe = mustEnter(t, b)
+		second.Pause("it is at its limit", time.Minute) // a mail that took two hours
+		second.End()
+		probe.Success()
+		probe.End()
+		if b.Status(&s); s.Breaker != verdict.Open || s.Wait != time.Minute {
+			t.Errorf("got %+v", s)
+		}
+		time.Sleep(time.Minute)
+		probe = mustEnter(t, b)
+		probe.Success()
+		probe.End()
+		if b.Status(&s); s != (verdict.RelayStatus{Breaker: verdict.Closed}) {
+			t.Errorf("got %+v after a probe that was accepted", s)
+		}
+		// A relay that goes down behind its limit is down.
+		probe = mustEnter(t, b)
+		probe.Pause("it is at its limit", time.Minute)
+		probe.End()
+		time.Sleep(time.Minute)
+		failTimes(t, b, 1)
+		if b.Status(&s); s.Limit || s.Reason != "it is down" || !within80to120(s.Wait, 2*breakerFirst) {
+			t.Errorf("got %+v", s)
+		}
+	})
+}

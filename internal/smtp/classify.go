@@ -31,6 +31,7 @@ const (
 	replied421                // 421: the relay is about to close the connection
 	replied5                  // 5yz
 	repliedSyntax             // 500, 501, 503, 553: syntax or order of the command, or form of an address
+	limited                   // the relay's own limit: mails per day, rate
 	tooMany                   // RCPT: more recipients than it accepts at once (RFC 5321 section 4.5.3.1.10)
 	dropped                   // refused, unreachable, closed, reset
 	hung                      // the deadline passed
@@ -40,25 +41,27 @@ const (
 	kindCount
 )
 
-var kindNames = [kindCount]string{"4yz", "421", "5yz", "500, 501, 503, 553", "too many recipients",
+var kindNames = [kindCount]string{"4yz", "421", "5yz", "500, 501, 503, 553", "relay's limit", "too many recipients",
 	"refused, closed", "time-out", "garbage", "TLS failure", "shutdown"}
 
 // ruling is the verdict on a kind in a phase.
 type ruling struct {
 	code  verdict.Code
 	relay bool // the relay as a whole is at fault: its breaker counts it, the delivery's attempts do not
+	limit bool // the relay's breaker opens at once, for limit_pause
 	maybe bool // the relay may have accepted the mail
 }
 
 var (
-	down     = ruling{code: verdict.SMTPConnect, relay: true}
-	busy     = ruling{code: verdict.SMTPTransient, relay: true}
-	later    = ruling{code: verdict.SMTPTransient}
-	never    = ruling{code: verdict.SMTPPermanent}
-	invalid  = ruling{code: verdict.SMTPValidation}
-	distrust = ruling{code: verdict.SMTPTLS}
-	denied   = ruling{code: verdict.SMTPAuth}
-	unknown  = ruling{code: verdict.SMTPTransient, maybe: true}
+	down      = ruling{code: verdict.SMTPConnect, relay: true}
+	busy      = ruling{code: verdict.SMTPTransient, relay: true}
+	exhausted = ruling{code: verdict.SMTPTransient, relay: true, limit: true}
+	later     = ruling{code: verdict.SMTPTransient}
+	never     = ruling{code: verdict.SMTPPermanent}
+	invalid   = ruling{code: verdict.SMTPValidation}
+	distrust  = ruling{code: verdict.SMTPTLS}
+	denied    = ruling{code: verdict.SMTPAuth}
+	unknown   = ruling{code: verdict.SMTPTransient, maybe: true}
 )
 
 // phaseRow is one phase of the conversation with a relay: its time limit and the
@@ -80,39 +83,39 @@ var phaseTable = []phaseRow{
 		dropped: down, hung: down, untrusted: distrust, stopped: later,
 	}},
 	{phase: verdict.PhaseBanner, timeout: 60 * time.Second, rulings: [kindCount]ruling{
-		replied4: busy, replied421: busy, replied5: never, repliedSyntax: never,
+		replied4: busy, replied421: busy, replied5: never, repliedSyntax: never, limited: exhausted,
 		dropped: down, hung: down, garbled: down, untrusted: distrust, stopped: later,
 	}},
 	{phase: verdict.PhaseEHLO, timeout: 300 * time.Second, rulings: [kindCount]ruling{
-		replied4: busy, replied421: busy, replied5: never, repliedSyntax: never,
+		replied4: busy, replied421: busy, replied5: never, repliedSyntax: never, limited: exhausted,
 		dropped: down, hung: down, garbled: down, untrusted: distrust, stopped: later,
 	}},
 	{phase: verdict.PhaseSTARTTLS, timeout: 60 * time.Second, rulings: [kindCount]ruling{
-		replied4: busy, replied421: busy, replied5: distrust, repliedSyntax: distrust,
+		replied4: busy, replied421: busy, replied5: distrust, repliedSyntax: distrust, limited: exhausted,
 		dropped: down, hung: down, garbled: down, untrusted: distrust, stopped: later,
 	}},
 	{phase: verdict.PhaseAuth, timeout: 120 * time.Second, rulings: [kindCount]ruling{
-		replied4: later, replied421: later, replied5: denied, repliedSyntax: denied,
+		replied4: later, replied421: later, replied5: denied, repliedSyntax: denied, limited: exhausted,
 		dropped: later, hung: later, garbled: later, untrusted: denied, stopped: later,
 	}},
 	{phase: verdict.PhaseMail, timeout: 300 * time.Second, rulings: [kindCount]ruling{
-		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
+		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid, limited: exhausted,
 		dropped: later, hung: later, garbled: later, stopped: later,
 	}},
 	{phase: verdict.PhaseRcpt, timeout: 300 * time.Second, rulings: [kindCount]ruling{
-		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid, tooMany: later,
+		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid, limited: exhausted, tooMany: later,
 		dropped: later, hung: later, garbled: later, stopped: later,
 	}},
 	{phase: verdict.PhaseData, timeout: 120 * time.Second, rulings: [kindCount]ruling{
-		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
+		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid, limited: exhausted,
 		dropped: later, hung: later, garbled: later, stopped: later,
 	}},
 	{phase: verdict.PhaseContent, timeout: 600 * time.Second, rulings: [kindCount]ruling{
-		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
+		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid, limited: exhausted,
 		dropped: later, hung: later, garbled: later, stopped: later,
 	}},
 	{phase: verdict.PhaseContent, dot: true, timeout: 600 * time.Second, rulings: [kindCount]ruling{
-		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid,
+		replied4: later, replied421: later, replied5: never, repliedSyntax: invalid, limited: exhausted,
 		dropped: unknown, hung: unknown, garbled: unknown, untrusted: unknown, stopped: unknown,
 	}},
 }
@@ -174,6 +177,8 @@ func (f fault) kind() kind {
 func replyKind(phase verdict.Phase, reply *textproto.Error) kind {
 	enhanced := enhancedCode(reply.Code, reply.Msg)
 	switch {
+	case isLimit(phase, reply):
+		return limited
 	case reply.Code == 421:
 		return replied421
 	case reply.Code/100 == 4:
@@ -221,8 +226,8 @@ func isCut(err error) bool {
 // sides agree on what comes next.
 func (f fault) ends() bool {
 	switch f.kind() {
-	case replied4, replied5, repliedSyntax, tooMany:
-		return false
+	case replied4, replied5, repliedSyntax, limited, tooMany:
+		return replyCode(f.err) == 421
 	}
 	return !errors.Is(f.err, errNoSTARTTLS)
 }
@@ -236,7 +241,7 @@ func (f fault) Failure() *verdict.Failure {
 	}
 	failure := &verdict.Failure{
 		Outcome: verdict.Outcome{Code: ruling.code, Phase: f.phase, Reason: f.reason(happened, ruling), Certainty: verdict.NotSent},
-		Relay:   ruling.relay, Cause: f.err,
+		Relay:   ruling.relay, Limit: ruling.limit, Cause: f.err,
 	}
 	if ruling.maybe {
 		failure.Certainty = verdict.MaybeSent

@@ -54,7 +54,9 @@ func phasesAsMarkdown() string {
 		fmt.Fprintf(&b, "| %s (%s)", name, row.timeout)
 		for _, ruling := range row.rulings {
 			cell := string(ruling.code)
-			if ruling.relay {
+			if ruling.limit {
+				cell += ", limit_pause"
+			} else if ruling.relay {
 				cell += ", breaker"
 			}
 			if ruling.maybe {
@@ -88,7 +90,7 @@ func TestThePhaseTableIsComplete(t *testing.T) {
 		speaks := row.phase != verdict.PhaseConnect && row.phase != verdict.PhaseTLS
 		for k := range kindCount {
 			needed := k == dropped || k == hung || k == stopped ||
-				speaks && (k == replied4 || k == replied421 || k == replied5 || k == repliedSyntax || k == garbled) ||
+				speaks && (k == replied4 || k == replied421 || k == replied5 || k == repliedSyntax || k == limited || k == garbled) ||
 				k == tooMany && row.phase == verdict.PhaseRcpt || k == untrusted && (row.phase == verdict.PhaseTLS || row.phase == verdict.PhaseAuth)
 			if ruling := row.rulings[k]; needed && ruling.code == "" {
 				t.Errorf("%s has no ruling for %s", row.phase, kindNames[k])
@@ -163,6 +165,8 @@ func TestReasonsReadWell(t *testing.T) {
 			"mx.test:25 answered EHLO with more than 100 lines; Certpost retries; if it keeps failing, check host, port and firewall"},
 		{fault{phase: verdict.PhaseAuth, err: &textproto.Error{Code: 535, Msg: "5.7.8 no"}},
 			"mx.test:25 answered 535 5.7.8 to AUTH; check username, password and auth_method, then replay"},
+		{fault{phase: verdict.PhaseMail, err: &textproto.Error{Code: 550, Msg: "5.4.5 Daily user sending limit exceeded"}},
+			"mx.test:25 answered 550 5.4.5 to MAIL FROM; this is a limit of the relay itself: Certpost pauses the relay for limit_pause and retries, without counting an attempt"},
 	} {
 		test.fault.relay = "mx.test:25"
 		if got := test.fault.Failure().Reason; got != test.want {

@@ -74,7 +74,7 @@ func (s *Session) sendLines(lines ...string) error {
 // for the reply to the next command, in the worst case for the acceptance of the mail. If
 // it is a refusal, the error is that refusal, else errExtraReply.
 func (s *Session) checkNoExtraReply() error {
-	if s.text.R.Buffered() == 0 {
+	if s.in.Buffered() == 0 {
 		return nil
 	}
 	code, text, err := s.readReply(0)
@@ -98,7 +98,10 @@ func (s *Session) write(p []byte) error {
 // readReply reads the next reply. It is an error if its code does not match expect, which
 // may be a prefix; 0 accepts any code.
 func (s *Session) readReply(expect int) (code int, text string, err error) {
-	code, text, err = s.text.ReadResponse(expect)
+	code, text, err = readReply(s.in)
+	if err == nil && !matches(code, expect) {
+		err = &textproto.Error{Code: code, Msg: text}
+	}
 	s.transcript.recordReply(code, text)
 	return code, text, err
 }

@@ -181,7 +181,7 @@ func (p *Pool) Put(s *Session, t Terms) {
 	defer p.mu.Unlock()
 	h := p.relays[s.relay.name()]
 	left := min(t.Idle, t.Age-time.Since(s.created))
-	if s.dead || p.closed || s.mails >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
+	if s.dead || s.spent || p.closed || s.mails >= t.Mails || left <= 0 || t.Connections > 0 && h.open > t.Connections {
 		p.closeLater(h, s)
 		return
 	}
@@ -197,7 +197,7 @@ func (p *Pool) Put(s *Session, t Terms) {
 // closes the connection, or when its time is over, unless Acquire has taken it before.
 func (p *Pool) watchIdle(h *relayConns, s *Session) {
 	defer close(s.idleEnded)
-	_, err := s.text.R.Peek(1)
+	_, err := s.in.Peek(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.dead = s.dead || !errors.Is(err, os.ErrDeadlineExceeded)

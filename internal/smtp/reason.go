@@ -49,8 +49,11 @@ func (f fault) reason(happened kind, ruling ruling) string {
 	if ruling.maybe {
 		remedy = "it is unknown whether the relay accepted the mail"
 	}
+	if ruling.limit {
+		remedy = "this is a limit of the relay itself: Certpost pauses the relay for limit_pause and retries, without counting an attempt"
+	}
 	switch happened {
-	case replied4, replied421, replied5, repliedSyntax, tooMany:
+	case replied4, replied421, replied5, repliedSyntax, limited, tooMany:
 		return fmt.Sprintf("%s answered %s to %s; %s", f.relay, f.codes(), what, remedy)
 	case garbled:
 		return fmt.Sprintf("%s answered %s with %s; %s", f.relay, what, f.garbage(), remedy)

@@ -1,15 +1,81 @@
 package smtp
 
 import (
+	"bufio"
 	"errors"
+	"io"
 	"net/textproto"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // maxReplyText limits how much of a reply's text is stored, in bytes.
 const maxReplyText = 512
+
+// errMalformed is the error of a reply that does not follow RFC 5321 section 4.2.
+const errMalformed = textproto.ProtocolError("malformed reply")
+
+// readReply reads one reply, of one line or several (RFC 5321 section 4.2): each line is
+// the code, then a hyphen if another line follows, and text, which may be missing
+// together with the space before it. net/textproto wants the space, and would wait for
+// more lines after a last one without it. The text has the lines without the code,
+// joined by line feeds. A line without a code within a reply counts as text.
+func readReply(r *bufio.Reader) (code int, text string, err error) {
+	var lines []string
+	for {
+		line, err := r.ReadString('\n')
+		line = strings.TrimRight(line, "\r\n")
+		number, separator, text := parseReplyLine(line)
+		if err != nil && !(errors.Is(err, io.EOF) && separator != 0) {
+			return 0, "", err // a line that was cut off behind its separator says enough
+		}
+		switch {
+		case code == 0 && number == 0:
+			return 0, "", errMalformed
+		case code == 0:
+			code = number
+		case number == code:
+		case number != 0 && separator != '-':
+			return 0, "", errMalformed // it is unclear which of the codes is meant
+		default:
+			text, separator = line, '-'
+		}
+		lines = append(lines, text)
+		if separator != '-' {
+			return code, strings.Join(lines, "\n"), nil
+		}
+	}
+}
+
+// parseReplyLine splits a line into its code (0 if it has none), the separator (0 at the
+// end of the line) and the text.
+func parseReplyLine(line string) (code int, separator byte, text string) {
+	const digits = 3
+	if len(line) < digits || strings.Trim(line[:digits], "0123456789") != "" || line[0] == '0' {
+		return 0, 0, ""
+	}
+	code, _ = strconv.Atoi(line[:digits])
+	switch {
+	case len(line) == digits:
+		return code, 0, ""
+	case line[digits] == ' ' || line[digits] == '-':
+		return code, line[digits], line[digits+1:]
+	}
+	return 0, 0, ""
+}
+
+// matches reports whether a code is the expected one; expect may be a prefix of one or
+// two digits, and 0 matches every code.
+func matches(code, expect int) bool {
+	for code > 0 && code != expect {
+		code /= 10
+	}
+	return code == expect
+}
 
 // replyCode is the code of the relay's reply in err, 0 if there is none.
 func replyCode(err error) int {
@@ -43,6 +109,50 @@ func enhancedCode(code int, text string) string {
 		}
 	}
 	return first
+}
+
+// speaksOfSession reports whether a temporary refusal concerns the connection, as a limit
+// of mails per session does (452 4.4.5), and not the mail: on another connection the
+// relay may take it. Its text counts, because relays have no common
+// code for it; it never changes the verdict on a mail, and at worst costs a connection.
+func speaksOfSession(err error) bool {
+	reply, ok := errors.AsType[*textproto.Error](err)
+	if !ok || reply.Code/100 != 4 {
+		return false
+	}
+	text := strings.ToLower(reply.Msg)
+	return enhancedCode(reply.Code, reply.Msg) == "4.4.5" || strings.Contains(text, "session") || strings.Contains(text, "connection")
+}
+
+// limitWords are the words by which relays tell a limit of rate from another reason for
+// 4.7.x, such as greylisting.
+var limitWords = regexp.MustCompile(`(?i)\b(rate|rates|rate-?limit\w*|limits?|quotas?|exceed\w*|throttl\w*|too (many|much|fast|quickly)|mail flood)\b`)
+
+// isLimit reports whether a refusal is a limit of the relay on all mails of its client, so
+// that each further mail would be refused too:
+//
+//   - 5.4.5 (Google) and 5.1.90 (Exchange Online): the mails of the day are used up.
+//   - 4.7.28, mail flood detected, and 4.7.x with the words of a limit.
+//   - 4yz without an enhanced code, with these words (Amazon SES: 454 Throttling failure);
+//     at RCPT they mean the recipients of one mail.
+//
+// The words choose only between two ways to retry. Before AUTH a limit is one of
+// connections, which ends soon.
+func isLimit(phase verdict.Phase, reply *textproto.Error) bool {
+	enhanced := enhancedCode(reply.Code, reply.Msg)
+	switch {
+	case enhanced == "5.4.5", enhanced == "5.1.90":
+		return true
+	case reply.Code/100 != 4 || speaksOfSession(reply):
+		return false
+	case slices.Contains([]verdict.Phase{verdict.PhaseBanner, verdict.PhaseEHLO, verdict.PhaseSTARTTLS}, phase):
+		return false
+	case enhanced == "4.7.28":
+		return true
+	case strings.HasPrefix(enhanced, "4.7."), enhanced == "" && phase != verdict.PhaseRcpt:
+		return limitWords.MatchString(reply.Msg)
+	}
+	return false
 }
 
 // queueIDs match the relay's queue id in its reply to the final dot, in the form that

@@ -1,10 +1,70 @@
 package smtp
 
 import (
+	"bufio"
+	"errors"
+	"io"
 	"net"
 	"strings"
 	"testing"
 )
+
+func TestReadReply(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		wire string
+		code int
+		text string
+		rest string
+		err  error
+	}{
+		"one line":                        {"250 2.0.0 Ok\r\n", 250, "2.0.0 Ok", "", nil},
+		"code and space":                  {"250 \r\n", 250, "", "", nil},
+		"code":                            {"250\r\n", 250, "", "", nil},
+		"code and line feed":              {"334\n", 334, "", "", nil},
+		"last line without text":          {"250-relay.test\r\n250-STARTTLS\r\n250\r\n", 250, "relay.test\nSTARTTLS\n", "", nil},
+		"no line has text":                {"220-\r\n220\r\n", 220, "\n", "", nil},
+		"the next reply stays":            {"250\r\n354\r\n", 250, "", "354\r\n", nil},
+		"a line without a code":           {"554-see\r\nour page\r\n554 bye\r\n", 554, "see\nour page\nbye", "", nil},
+		"a line that begins with a digit": {"554-see\r\n1st page\r\n554 bye\r\n", 554, "see\n1st page\nbye", "", nil},
+		"two codes":                       {"250-yes\r\n550 no\r\n", 0, "", "", errMalformed},
+		"two codes without text":          {"250-\r\n550\r\n", 0, "", "", errMalformed},
+		"no code":                         {"hello\r\n", 0, "", "", errMalformed},
+		"two digits":                      {"25\r\n", 0, "", "", errMalformed},
+		"four digits":                     {"2500\r\n", 0, "", "", errMalformed},
+		"no separator":                    {"250Ok\r\n", 0, "", "", errMalformed},
+		"a sign":                          {"+25 Ok\r\n", 0, "", "", errMalformed},
+		"a zero":                          {"050 Ok\r\n", 0, "", "", errMalformed},
+		"empty line":                      {"\r\n", 0, "", "", errMalformed},
+		"nothing":                         {"", 0, "", "", io.EOF},
+		"cut off in the code":             {"25", 0, "", "", io.EOF},
+		"cut off behind the code":         {"250", 0, "", "", io.EOF}, // of 250-, perhaps
+		"cut off in the text":             {"250 2.0.0 O", 250, "2.0.0 O", "", nil},
+		"cut off before the last line":    {"250-relay.test\r\n", 0, "", "", io.EOF},
+	} {
+		r := bufio.NewReader(strings.NewReader(test.wire))
+		code, text, err := readReply(r)
+		rest, _ := io.ReadAll(r)
+		if code != test.code || text != test.text || string(rest) != test.rest || !errors.Is(err, test.err) {
+			t.Errorf("%s: %q is read as %d %q, rest %q, %v", name, test.wire, code, text, rest, err)
+		}
+	}
+}
+
+func TestReplyMatches(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		code, expect int
+		want         bool
+	}{
+		{250, 250, true}, {250, 25, true}, {251, 25, true}, {251, 2, true}, {250, 0, true},
+		{251, 250, false}, {221, 25, false}, {354, 2, false}, {252, 52, false},
+	} {
+		if got := matches(test.code, test.expect); got != test.want {
+			t.Errorf("matches(%d, %d) = %t", test.code, test.expect, got)
+		}
+	}
+}
 
 func TestEnhancedCode(t *testing.T) {
 	t.Parallel()

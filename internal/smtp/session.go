@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"net/textproto"
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
@@ -20,7 +19,7 @@ import (
 // Session is one connection to a relay, after TLS and AUTH. It carries one mail
 // after the other and belongs to one goroutine at a time.
 //
-// It uses textproto directly, because go-mail's client has one call for several
+// It speaks SMTP itself, because go-mail's client has one call for several
 // phases: a verdict needs to know which recipient was refused, in which phase, and
 // whether the final dot was sent.
 type Session struct {
@@ -32,17 +31,18 @@ type Session struct {
 	key       poolKey       // which mails may reuse it
 	idleEnded chan struct{} // closed when Pool.watchIdle has returned
 
-	tcp    net.Conn // the socket, which abort closes directly
-	wire   *wire    // the connection in use: tcp, or TLS over it
-	text   *textproto.Reader
+	tcp    net.Conn             // the socket, which abort closes directly
+	wire   *wire                // the connection in use: tcp, or TLS over it
+	in     *bufio.Reader        // replies, read from wire
 	offers offers               // the relay's extensions, since the last EHLO
 	tls    *tls.ConnectionState // nil in plaintext
 
 	transcript transcript // of the current mail; for the first mail it includes Dial
 
 	inTransaction bool // a transaction was begun and not ended: RSET before the next
-	answered      bool // the relay has replied to a command of the current mail
+	answered      bool // the relay has replied to MAIL of the current mail
 	contentSent   bool // the content and the final dot were sent
+	spent         bool // the relay wants no more mails on this connection
 	dead          bool // no further command is possible
 }
 
@@ -110,7 +110,7 @@ func (s *Session) connect(ctx context.Context) *verdict.Failure {
 func (s *Session) setConn(conn net.Conn) {
 	s.wire = &wire{Conn: conn}
 	s.wire.expect(1)
-	s.text = textproto.NewReader(bufio.NewReader(s.wire))
+	s.in = bufio.NewReader(s.wire)
 }
 
 // readGreeting reads the relay's greeting.
@@ -153,7 +153,7 @@ func (s *Session) startTLS(ctx context.Context, config *tls.Config) *verdict.Fai
 		if _, _, err := s.command(220, "STARTTLS"); err != nil {
 			return err
 		}
-		if s.text.R.Buffered() > 0 {
+		if s.in.Buffered() > 0 {
 			return errInjected
 		}
 		return nil
@@ -189,8 +189,17 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 // step runs one phase under its deadline and turns an error into a failure. After any
 // failure other than a plain refusal the session is dead.
 func (s *Session) step(ctx context.Context, phase verdict.Phase, do func() error) *verdict.Failure {
+	return s.stepBy(ctx, time.Now().Add(phaseTimeout(phase)), phase, do)
+}
+
+// stepBy is step with a deadline that may be earlier than the phase's. The context has to
+// be the one given to closeOnDone: a context derived from it may be cancelled only after
+// the socket is closed, and a shutdown would look like a closed connection.
+func (s *Session) stepBy(ctx context.Context, limit time.Time, phase verdict.Phase, do func() error) *verdict.Failure {
 	started := time.Now()
-	limit := started.Add(phaseTimeout(phase))
+	if end := started.Add(phaseTimeout(phase)); end.Before(limit) {
+		limit = end
+	}
 	if end, ok := ctx.Deadline(); ok && end.Before(limit) {
 		limit = end
 	}
@@ -228,7 +237,7 @@ func (s *Session) abort() {
 // Close ends the session in the background: a relay that is slow to answer QUIT must
 // not delay the verdict on a mail it has accepted, and its answer changes nothing.
 func (s *Session) Close() {
-	if s.dead || s.text == nil {
+	if s.dead || s.in == nil {
 		s.abort()
 		return
 	}

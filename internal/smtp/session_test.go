@@ -128,6 +128,8 @@ func TestEveryFaultInEveryPhase(t *testing.T) {
 			want outcome
 		}{
 			"4yz":              {lab.RelayAct{Reply: soft}, row.soft},
+			"4yz without text": {lab.RelayAct{Reply: "450"}, row.soft},
+			"5yz without text": {lab.RelayAct{Reply: "554"}, row.hard},
 			"4yz in two lines": {lab.RelayAct{Reply: "450-4.7.1 later\r\n450 4.7.1 or never"}, row.soft},
 			"421 and drop":     {lab.RelayAct{Reply: closing, Drop: true}, row.closing},
 			"5yz":              {lab.RelayAct{Reply: hard}, row.hard},
@@ -245,6 +247,41 @@ func TestRepliesByteByByteAreUnderstood(t *testing.T) {
 	}
 	if len(server.Taken()) != 1 {
 		t.Error("the mail did not arrive")
+	}
+}
+
+// RFC 5321 section 4.2 lets a reply be its code alone, in every phase. Taken for garbage,
+// one such reply to the final dot would send the mail again and again.
+func TestRepliesWithoutText(t *testing.T) {
+	t.Parallel()
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	cert := ca.Issue(t, nil)
+	for _, method := range []string{AuthPlain, AuthLogin, AuthCRAMMD5, AuthXOAUTH2, AuthSCRAMSHA256} {
+		for _, pipelining := range []string{"PIPELINING", "8BITMIME"} {
+			t.Run(method+"/"+pipelining, func(t *testing.T) {
+				t.Parallel()
+				server := lab.StartRelay(t, lab.RelayScript{
+					Bare: true, Cert: cert, Users: map[string]string{"certs": "hunter2hunter2"},
+					Offers: []string{pipelining, "STARTTLS", "AUTH " + strings.ToUpper(method)},
+				})
+				r := clientOf(server)
+				r.TLSMode, r.roots = TLSStartTLS, ca.Pool()
+				r.AuthMethod, r.Username, r.Password = method, "certs", secrets.New([]byte("hunter2hunter2"))
+				s := mustDial(t, r)
+				for range 2 {
+					receipt, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
+					if f != nil {
+						t.Fatal(f)
+					}
+					if receipt.ReplyCode != 250 || receipt.Reply != "" || receipt.QueueID != "" || !strings.HasPrefix(receipt.TLS, "TLS 1.3") {
+						t.Errorf("receipt %+v", receipt)
+					}
+				}
+				if mails := server.Taken(); len(mails) != 2 || mails[1].User != "certs" || mails[1].Content != string(someMail) {
+					t.Errorf("the relay holds %+v", mails)
+				}
+			})
+		}
 	}
 }
 
@@ -800,6 +837,64 @@ func TestSTARTTLSThatIsMissingOrTampered(t *testing.T) {
 		t.Errorf("injected: %+v", f)
 	}
 	injected.Idle(t)
+}
+
+// AUTH lines may have 512 octets (RFC 4954 section 4); a longer initial response waits for 334.
+func TestLongCredentialsWaitForTheChallenge(t *testing.T) {
+	t.Parallel()
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	cert := ca.Issue(t, nil)
+	// Octets of a PLAIN response for "certs" besides the password, and how many fit into
+	// the line behind "AUTH PLAIN ", as base64.
+	const around, room = len("\x00certs\x00"), (512 - len("AUTH PLAIN \r\n")) / 4 * 3
+	for name, test := range map[string]struct {
+		method   string
+		size     int // of the password or token
+		prompted int
+	}{
+		"plain, as long as fits":    {AuthPlain, room - around, 0},
+		"plain, one octet more":     {AuthPlain, room - around + 1, 1},
+		"plain, far longer":         {AuthPlain, 4000, 1},
+		"login, far longer":         {AuthLogin, 4000, 0}, // has no initial response
+		"xoauth2, short token":      {AuthXOAUTH2, 100, 0},
+		"xoauth2, token of a cloud": {AuthXOAUTH2, 2500, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			password := strings.Repeat("Pa55-word", test.size/9+1)[:test.size]
+			server := lab.StartRelay(t, lab.RelayScript{
+				Cert: cert, Users: map[string]string{"certs": password}, Offers: []string{"STARTTLS", "AUTH PLAIN LOGIN XOAUTH2"},
+			})
+			r := clientOf(server)
+			r.TLSMode, r.roots = TLSStartTLS, ca.Pool()
+			r.AuthMethod, r.Username, r.Password = test.method, "certs", secrets.New([]byte(password))
+			mustDial(t, r)
+			server.Mu.Lock()
+			defer server.Mu.Unlock()
+			if server.Prompted != test.prompted {
+				t.Errorf("prompted %d times for the initial response, want %d", server.Prompted, test.prompted)
+			}
+		})
+	}
+}
+
+// A refused long login is a wrong password, and is shown as little as a short one.
+func TestLongCredentialsRefused(t *testing.T) {
+	t.Parallel()
+	ca := lab.NewTLSAuthority(t, "Test CA")
+	token := strings.Repeat("tok3n-", 400)
+	server := lab.StartRelay(t, lab.RelayScript{Cert: ca.Issue(t, nil), Users: map[string]string{}, Offers: []string{"STARTTLS", "AUTH XOAUTH2"}})
+	r := clientOf(server)
+	r.TLSMode, r.roots = TLSStartTLS, ca.Pool()
+	r.AuthMethod, r.Username, r.Password = AuthXOAUTH2, "certs", secrets.New([]byte(token))
+	_, f := Dial(lab.Patient(t), r)
+	if f == nil || f.Code != verdict.SMTPAuth || f.ReplyCode != 535 {
+		t.Fatalf("got %+v", f)
+	}
+	want := []string{"C: AUTH XOAUTH2", "S: 334", "C: (credentials)", "S: 334", "C: (credentials)", "S: 535 5.7.8"}
+	if lines := f.Transcript.Dialogue; !slices.Equal(lines[max(len(lines)-len(want), 0):], want) {
+		t.Errorf("dialogue %q", lines)
+	}
 }
 
 func TestPasswordsGoOnlyWhereTheyBelong(t *testing.T) {

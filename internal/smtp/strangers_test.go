@@ -134,7 +134,18 @@ func TestPostfixTakesOurMail(t *testing.T) {
 func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 	t.Parallel()
 	const user, password = "ops@lab.test", "correct horse, battery=staple"
-	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password}, Mechanisms: "plain login cram-md5 scram-sha-256"})
+	long := strings.Repeat("a-password-that-a-program-made.", 30)
+	const robot = "robot@lab.test"
+	server := lab.Postfix(t, lab.MailOptions{Users: map[string]string{user: password, robot: long}, Mechanisms: "plain login cram-md5 scram-sha-256"})
+	for _, method := range []string{AuthPlain, AuthLogin} {
+		r := at(t, server.SMTPS, "smtps")
+		r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, method, robot, secrets.New([]byte(long))
+		if s, f := Dial(lab.Patient(t), r); f != nil {
+			t.Errorf("%s with a long password: %v", method, f)
+		} else {
+			s.quit()
+		}
+	}
 	for n, method := range []string{AuthCRAMMD5, AuthSCRAMSHA256, AuthPlain, AuthLogin} {
 		r := at(t, []string{server.Submission, server.SMTPS}[n%2], []string{"starttls", "smtps"}[n%2])
 		r.roots, r.AuthMethod, r.Username, r.Password = server.CA.Pool, method, user, secrets.New([]byte(password))
@@ -166,7 +177,8 @@ func TestPostfixWithDovecotLogsUsIn(t *testing.T) {
 // Dovecot asks the issuer about each token, and the issuer's answer decides.
 func TestPostfixWithDovecotTakesTokens(t *testing.T) {
 	t.Parallel()
-	const user, token = "ops@lab.test", "ya29.a0-token/with+all=kinds~of_letters"
+	const user = "ops@lab.test"
+	token := "ya29.a0-token/with+all=kinds~of_letters" + strings.Repeat("-and_2,500~octets", 147)
 	var asked atomic.Int32
 	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)

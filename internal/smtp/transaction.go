@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,8 +21,9 @@ const reset = "RSET"
 type Envelope struct {
 	From         string // "" is the null sender
 	Recipients   []string
-	UTF8         bool // an address needs SMTPUTF8 (RFC 6531)
-	AllOrNothing bool // if one recipient is refused, no recipient gets the mail
+	ID           string // names the delivery in bounces (ENVID): at most 100 bytes; "" is none
+	UTF8         bool   // an address needs SMTPUTF8 (RFC 6531)
+	AllOrNothing bool   // if one recipient is refused, no recipient gets the mail
 }
 
 // Result is the outcome of one transaction. The relay accepted the mail for
@@ -32,7 +34,29 @@ type Result struct {
 	refused    []rejection         // recipients refused one by one at RCPT
 	Failure    *verdict.Failure    // why the transaction failed as a whole, else nil
 	transcript *verdict.Transcript // set if there is a Failure or a refused recipient
-	Stale      bool                // a reused connection had already ended: the Failure says nothing about the mail
+	Redial     bool                // the reused connection is at fault, not the mail, and nothing was sent: retry once on a new one
+}
+
+// speaksOfSession reports whether a reply to this mail concerns the connection.
+func (r Result) speaksOfSession() bool {
+	if r.Failure != nil && speaksOfSession(r.Failure.Cause) {
+		return true
+	}
+	return slices.ContainsFunc(r.refused, func(no rejection) bool { return speaksOfSession(no.failure.Cause) })
+}
+
+// Limit returns the failure that says that the relay is at a limit of its own; nil if there
+// is none. The mail may have been accepted for other recipients.
+func (r Result) Limit() *verdict.Failure {
+	if r.Failure != nil && r.Failure.Limit {
+		return r.Failure
+	}
+	for _, no := range r.refused {
+		if no.failure.Limit {
+			return no.failure
+		}
+	}
+	return nil
 }
 
 // rejection is one recipient that the relay refused.
@@ -60,7 +84,7 @@ func (r Result) Verdicts() (*verdict.Receipt, *verdict.Failure) {
 }
 
 // Send sends one mail. raw has CRLF line ends and is not dot-stuffed. claim is
-// called once, after the relay has accepted at least one recipient and before
+// called at most once, after the relay has accepted at least one recipient and before
 // DATA, with the time by which the outcome will be known; if it fails, nothing is
 // sent.
 func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func(until time.Time) error) (got Result) {
@@ -75,6 +99,10 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		s.transcript = transcript{kept: true}
 	}
 	defer func() {
+		if got.speaksOfSession() {
+			s.spent = true
+			got.Redial = got.Redial || !fresh && got.receipt == nil
+		}
 		if got.Failure != nil || len(got.refused) > 0 {
 			got.transcript = s.snapshot()
 		}
@@ -87,7 +115,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	taken, refused, failure := s.sendEnvelope(ctx, env, len(raw))
 	got.refused, got.Failure = refused, failure
 	if failure != nil {
-		got.Stale = !fresh && !s.answered && connectionEnded(ctx, failure)
+		got.Redial = !fresh && !s.answered && connectionEnded(ctx, failure)
 		return got
 	}
 	switch {
@@ -95,6 +123,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		got.Failure, got.refused = allOrNothing(got.refused, len(env.Recipients)), nil
 		return got
 	case len(taken) == 0:
+		got.Failure = got.Limit() // which concerns the mail as a whole
 		return got
 	}
 
@@ -109,9 +138,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		got.Failure = claimFailure(err)
 		return got
 	}
-	ctx, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
-	reply, failure := s.data(ctx, raw)
+	reply, failure := s.data(ctx, until, raw)
 	if failure != nil {
 		got.Failure = failure
 		return got
@@ -126,6 +153,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		Peer:       s.tcp.RemoteAddr().String(),
 		Recipients: taken,
 		Size:       len(raw),
+		DSN:        s.OffersDSN(),
 		Timings:    verdict.Timings{Send: time.Since(started)},
 	}
 	if fresh {
@@ -185,9 +213,10 @@ func (s *Session) envelopeCommands(env Envelope, size int) []envelopeCommand {
 	if env.UTF8 {
 		mail += " SMTPUTF8"
 	}
+	mail += s.dsnOfMail(env)
 	all = append(all, envelopeCommand{phase: verdict.PhaseMail, line: mail, expect: 250})
 	for _, recipient := range env.Recipients {
-		all = append(all, envelopeCommand{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">", 25, recipient})
+		all = append(all, envelopeCommand{verdict.PhaseRcpt, "RCPT TO:<" + recipient + ">" + s.dsnOfRcpt(env), 25, recipient})
 	}
 	return all
 }
@@ -218,7 +247,7 @@ func (s *Session) sendEnvelope(ctx context.Context, env Envelope, size int) (tak
 			}
 			return err
 		})
-		s.answered = s.answered || !s.dead
+		s.answered = s.answered || !s.dead && q.line != reset
 		switch {
 		case failure != nil: // replies after a refused MAIL are read but mean nothing
 		case no == nil && q.phase == verdict.PhaseRcpt:
@@ -254,9 +283,9 @@ func connectionEnded(ctx context.Context, f *verdict.Failure) bool {
 	return ctx.Err() == nil && (f.ReplyCode == 421 || f.ReplyCode == 0 && (isCut(f.Cause) || isAlert(f.Cause)))
 }
 
-// data sends the content and returns the reply to the final dot.
-func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
-	failure = s.step(ctx, verdict.PhaseData, func() error {
+// data sends the content and returns the reply to the final dot, if it is there by until.
+func (s *Session) data(ctx context.Context, until time.Time, raw []byte) (reply textproto.Error, failure *verdict.Failure) {
+	failure = s.stepBy(ctx, until, verdict.PhaseData, func() error {
 		_, _, err := s.command(354, "DATA")
 		return err
 	})
@@ -265,7 +294,7 @@ func (s *Session) data(ctx context.Context, raw []byte) (reply textproto.Error, 
 	}
 	s.inTransaction = false // any reply to the final dot ends the transaction
 
-	failure = s.step(ctx, verdict.PhaseContent, func() (err error) {
+	failure = s.stepBy(ctx, until, verdict.PhaseContent, func() (err error) {
 		if err := s.content(raw); err != nil {
 			return err
 		}

@@ -25,6 +25,9 @@ type RelayStatus struct {
 	Wait time.Duration
 	// Reason is why the breaker is not closed; "" when it is closed.
 	Reason string
+	// Limit is set if the breaker is not closed because the relay said that it is at a
+	// limit of its own.
+	Limit bool
 	// Busy is the number of deliveries that use a connection to the relay or are
 	// opening one.
 	Busy int

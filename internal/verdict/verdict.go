@@ -168,6 +168,9 @@ type Failure struct {
 	// Relay is set when the relay as a whole failed (no connection, 421 greeting).
 	// Such an attempt does not count as an attempt of the delivery.
 	Relay bool
+	// Limit is set, with Relay, when the relay refused the mail because of a limit of its
+	// own, such as mails per day, and would refuse others too.
+	Limit bool
 	// Untried is set when no relay was tried, because the breakers or the limits of
 	// all of them forbid it now. The delivery comes back unchanged.
 	Untried bool
@@ -263,8 +266,10 @@ type Receipt struct {
 	Definition  string            `json:"definition,omitempty"` // of the target: see Transcript
 	Recipients  []string          `json:"recipients"`
 	Certificate *Certificate      `json:"certificate,omitempty"`
-	Secrets     map[string]string `json:"secrets,omitempty"` // reference -> version, never the value
-	Size        int               `json:"size"`              // of the mail, bytes
+	Secrets     map[string]string `json:"secrets,omitempty"`  // reference -> version, never the value
+	Size        int               `json:"size"`               // of the mail, bytes
+	DSN         bool              `json:"dsn,omitempty"`      // the relay was told (RFC 3461) that bounces return only headers
+	Warnings    []string          `json:"warnings,omitempty"` // Certpost's texts
 	Timings     Timings           `json:"timings"`
 }
 
@@ -294,9 +299,10 @@ type Attempt struct {
 	// PossibleDuplicate marks a mail whose earlier outcome is unknown: it gets the
 	// same Message-ID, and a header that says so.
 	PossibleDuplicate bool
-	// Claim is called once, after the relay has accepted the envelope and before any
-	// content is sent; when it fails, nothing may be sent. until is the time by which
-	// the outcome will be known.
+	// Claim is called after the relay has accepted the envelope and before any content
+	// is sent; when it fails, nothing may be sent. until is the time by which the outcome
+	// will be known. It is called again if the relay then refuses and the same attempt
+	// goes on with a new connection.
 	Claim func(until time.Time) error
 	// Limits is asked before mail goes to a relay that has limits; nil means that no
 	// limit applies.

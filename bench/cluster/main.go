@@ -1,0 +1,138 @@
+//go:build unix
+
+// Cluster runs several `certpost run` processes on a cluster of three NATS servers, each a
+// process of its own that keeps everything three times, and takes processes away while
+// mails go: it kills servers (kill -9), stops one or two of them (SIGSTOP), restarts
+// servers and Certposts one after another, and kills Certposts. It checks the outcome of
+// every event, and exits with 1 if
+//
+//   - an event is lost, not settled, or became a dead letter;
+//   - a mail was sent twice although no Certpost was killed in the round, or without being
+//     marked as a possible duplicate, or more often than the ledger knows of.
+//
+// For each fault it prints how long the streams had no leader, and how long after that
+// the next mail arrived.
+//
+//	go run ./bench/cluster                          # all faults, two Certposts
+//	go run ./bench/cluster -fault kill -rounds 10   # one of them
+//	go run ./bench/cluster -certposts 4
+//	go run ./bench/cluster -help                    # the other flags
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/certpost/certpost/bench/road"
+)
+
+// options are the flags.
+type options struct {
+	dir, program, fault string
+	certposts, rounds   int
+	// lasts is how long a process is away, pause the time between two faults.
+	lasts, pause time.Duration
+	rate         int // events per second
+}
+
+func main() {
+	if serveNATS() {
+		return
+	}
+	var o options
+	flag.StringVar(&o.dir, "dir", os.TempDir(), "directory for stores and logs; they are kept after a failure")
+	flag.StringVar(&o.program, "program", "", "the certpost binary (default: build it)")
+	flag.StringVar(&o.fault, "fault", "all", "one of "+strings.Join(faultNames(), ", ")+", or several with commas, or all")
+	flag.IntVar(&o.certposts, "certposts", 2, "number of certpost processes")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often each fault is made")
+	flag.DurationVar(&o.lasts, "lasts", 4*time.Second, "how long a process is away")
+	flag.DurationVar(&o.pause, "pause", 8*time.Second, "time between two faults, from when all is back")
+	flag.IntVar(&o.rate, "rate", 50, "events per second, with two targets each")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	chosen, err := choose(o.fault)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(o.dir, "cluster-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			err = os.RemoveAll(dir)
+		} else {
+			err = fmt.Errorf("%w (stores and logs are in %s)", err, dir)
+		}
+	}()
+	if o.program == "" {
+		o.program = filepath.Join(dir, "certpost")
+		if text, err := exec.CommandContext(ctx, "go", "build", "-o", o.program, "github.com/certpost/certpost/cmd/consumer").CombinedOutput(); err != nil {
+			return fmt.Errorf("go build: %w\n%s", err, text)
+		}
+	}
+	relay, err := road.Mailbox()
+	if err != nil {
+		return err
+	}
+	defer relay.Close()
+	c, err := newCluster(o, dir, relay)
+	if err != nil {
+		return err
+	}
+	defer c.end()
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+
+	p, err := newPublisher(c.urls)
+	if err != nil {
+		return err
+	}
+	publishing, enough := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.run(publishing, o.rate) })
+	w := &watcher{cluster: c, relay: relay}
+	wg.Go(func() { w.run(publishing) })
+	err = w.await(ctx, func() bool { return relay.Count() > 0 })
+	for _, f := range chosen {
+		for round := 0; round < o.rounds && err == nil; round++ {
+			err = c.make(ctx, f, round, o, w, out)
+		}
+	}
+	enough()
+	wg.Wait()
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return err
+	}
+	if err := p.finish(ctx); err != nil {
+		return err
+	}
+	found, err := c.settle(ctx)
+	if err != nil {
+		return err
+	}
+	t := count(p.ids, relay.Mails(), found)
+	t.killed = c.killed
+	fmt.Fprintf(out, "%d certposts, all settled %v after the last event\n%s", o.certposts, found.took.Round(time.Second), t)
+	return t.verdict()
+}

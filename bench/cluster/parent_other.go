@@ -1,0 +1,9 @@
+//go:build unix && !linux
+
+package main
+
+import "syscall"
+
+// endWithParent returns attributes of a process that ends with its parent: this system has
+// none.
+func endWithParent() *syscall.SysProcAttr { return nil }

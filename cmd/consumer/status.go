@@ -1,0 +1,98 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
+)
+
+type statusCmd struct {
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// overview is what `status` knows.
+type overview struct {
+	NATS    string         `json:"nats"` // the address that answered
+	Backlog broker.Backlog `json:"backlog"`
+	Groups  []desk.Group   `json:"dead_letter_groups"`
+	Lanes   []laneRow      `json:"lanes"`
+	Serving bool           `json:"serving"` // a process serves each lane with waiting deliveries
+}
+
+// Run prints what waits, what ended, and which lanes do not deliver. It exits with 1 if
+// deliveries wait that no process serves.
+func (c *statusCmd) Run(a *app) error {
+	cfg, _, err := a.load()
+	if err != nil {
+		return err
+	}
+	client, done, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer done()
+	o := overview{NATS: client.URL(), Serving: true}
+	if o.Backlog, err = client.Backlog(a.ctx); err != nil {
+		return err
+	}
+	if o.Lanes, err = laneRows(a.ctx, client.Broker, cfg.Book.Current()); err != nil {
+		return err
+	}
+	groups, err := ask[service.GroupsAnswer](a.ctx, client, "dead.groups", service.ListRequest{})
+	if err != nil {
+		return err
+	}
+	o.Groups = groups.Groups
+	for _, lane := range o.Lanes {
+		o.Serving = o.Serving && (lane.Waiting == 0 || lane.Replicas > 0 || lane.Starting)
+	}
+	if c.Output == "json" {
+		err = a.json(o)
+	} else {
+		err = o.print(a)
+	}
+	if err == nil && !o.Serving {
+		err = &failure{exitFailed, fmt.Errorf("deliveries wait in lanes that no process serves: start `certpost run`")}
+	}
+	return err
+}
+
+func (o overview) print(a *app) error {
+	oldest := ""
+	if !o.Backlog.Oldest.IsZero() {
+		oldest = ", the oldest for " + time.Since(o.Backlog.Oldest).Round(time.Second).String()
+	}
+	letters := count(int(o.Backlog.Dead), "dead letter")
+	if n := len(o.Groups); n > 0 {
+		letters += " of " + count(n, "cause")
+	}
+	err := pairs(a.stdout, [2]string{"NATS", o.NATS}, [2]string{"Events", count(int(o.Backlog.Events), "event") + " to resolve"},
+		[2]string{"Deliveries", count(int(o.Backlog.Deliveries), "delivery") + " waiting" + oldest}, [2]string{"Dead letters", letters})
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, lane := range o.Lanes {
+		breaker, paused := lane.state()
+		state := cmp.Or(paused, map[string]string{broker.BreakerOpen: "the relay is not available", broker.BreakerPartly: "the relay is partly available"}[breaker], "served")
+		if lane.Starting {
+			state = "starting"
+		}
+		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), fmt.Sprint(lane.SentLately), state})
+	}
+	if len(rows) > 0 {
+		fmt.Fprintln(a.stdout)
+		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "SENT, 5 MIN", "STATE"}, rows); err != nil {
+			return err
+		}
+	}
+	if len(o.Groups) > 0 {
+		fmt.Fprintln(a.stdout, "\nThe causes of the dead letters: certpost dead-letters groups")
+	}
+	return nil
+}

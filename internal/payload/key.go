@@ -1,0 +1,97 @@
+package payload
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"slices"
+	"strings"
+
+	"github.com/certpost/certpost/internal/legible"
+)
+
+// maxKey is cert-manager's limit for a private key since CVE-2024-12401, in
+// bytes of PEM; an RSA key of 16,384 bits fits.
+const maxKey = 13_000
+
+// parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
+// claims) and checks that it is the key of leaf. Certificates in the same text are
+// ignored: HAProxy's files have them. Errors quote nothing of the text.
+func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
+	if len(text) > maxKey {
+		return nil, payloadFailure(nil, "the private key has %d bytes; the limit is %d", len(text), maxKey)
+	}
+	blocks, err := readPEM(text)
+	if err != nil {
+		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
+	}
+	defer func() {
+		for _, block := range blocks {
+			clear(block.der)
+		}
+	}()
+
+	var found []pemBlock
+	for _, block := range blocks {
+		switch {
+		case block.kind == "ENCRYPTED PRIVATE KEY" || block.encrypted:
+			return nil, payloadFailure(nil, "the private key is encrypted; decrypt it (`openssl pkey`) and store it in the secret store, which protects it, then replay")
+		case block.kind == "OPENSSH PRIVATE KEY":
+			return nil, payloadFailure(nil, "the private key is in OpenSSH format; convert it with `ssh-keygen -p -m PKCS8`, then replay")
+		case block.kind == "PRIVATE KEY" || block.kind == "RSA PRIVATE KEY" || block.kind == "EC PRIVATE KEY":
+			found = append(found, block)
+		case strings.HasSuffix(block.kind, "PRIVATE KEY"):
+			return nil, payloadFailure(nil, "the private key has an unsupported type (%s); use RSA, ECDSA or Ed25519", block.kind)
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return nil, payloadFailure(nil, "the event's private_key contains no private key, only %s; fix the stored key or the reference, then replay", kinds(blocks))
+	case len(found) > 1:
+		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
+	}
+	key := decodeKey(found[0].der)
+	if key == nil {
+		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
+	}
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return nil, payloadFailure(nil, "the private key does not match the certificate %s; store the key of this certificate, then replay", ShortName(leaf))
+	}
+	return key, nil
+}
+
+// decodeKey tries the three encodings and returns nil if none fits. It returns no
+// error, because the parsers' errors may quote their input.
+func decodeKey(der []byte) crypto.Signer {
+	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		switch key := key.(type) {
+		case *rsa.PrivateKey:
+			return key
+		case *ecdsa.PrivateKey:
+			return key
+		case ed25519.PrivateKey:
+			return key
+		}
+		return nil // X25519 and similar: never the key of a certificate
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return key
+	}
+	if key, err := x509.ParseECPrivateKey(der); err == nil {
+		return key
+	}
+	return nil
+}
+
+func kinds(blocks []pemBlock) string {
+	var names []string
+	for _, block := range blocks {
+		if !slices.Contains(names, block.kind) {
+			names = append(names, block.kind)
+		}
+	}
+	return legible.Clean(strings.Join(names, ", "), 120)
+}

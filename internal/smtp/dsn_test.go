@@ -1,0 +1,45 @@
+package smtp
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// Wherever DSN is offered, bounces are to return only headers, and name the delivery.
+func TestDSNIsUsedWhereItIsOffered(t *testing.T) {
+	t.Parallel()
+	two := []string{"ops@example.com", "dev@example.com"}
+	for name, test := range map[string]struct {
+		offers []string
+		env    Envelope
+		want   []string
+	}{
+		"offered":           {[]string{"DSN"}, Envelope{From: "certs@example.com", Recipients: two, ID: "ops.e1"}, []string{"RET=HDRS ENVID=ops.e1", "NOTIFY=FAILURE,DELAY", "NOTIFY=FAILURE,DELAY"}},
+		"in one packet":     {[]string{"PIPELINING", "dsn"}, Envelope{From: "certs@example.com", Recipients: two, ID: "ops.e1"}, []string{"RET=HDRS ENVID=ops.e1", "NOTIFY=FAILURE,DELAY", "NOTIFY=FAILURE,DELAY"}},
+		"not offered":       {[]string{"PIPELINING"}, Envelope{From: "certs@example.com", Recipients: two, ID: "ops.e1"}, []string{"", "", ""}},
+		"without an id":     {[]string{"DSN"}, Envelope{From: "certs@example.com", Recipients: two[:1]}, []string{"RET=HDRS", "NOTIFY=FAILURE,DELAY"}},
+		"an odd id":         {[]string{"DSN"}, Envelope{From: "certs@example.com", Recipients: two[:1], ID: "a b+c=d\r\né"}, []string{"RET=HDRS ENVID=a+20b+2Bc+3Dd+0D+0A+C3+A9", "NOTIFY=FAILURE,DELAY"}},
+		"an id of 100":      {[]string{"DSN"}, Envelope{From: "certs@example.com", Recipients: two[:1], ID: strings.Repeat("x", 100)}, []string{"RET=HDRS ENVID=" + strings.Repeat("x", 100), "NOTIFY=FAILURE,DELAY"}},
+		"an id of 101":      {[]string{"DSN"}, Envelope{From: "certs@example.com", Recipients: two[:1], ID: strings.Repeat("x", 101)}, []string{"RET=HDRS", "NOTIFY=FAILURE,DELAY"}},
+		"a null sender":     {[]string{"DSN"}, Envelope{Recipients: two[:1], ID: "ops.e1"}, []string{"RET=HDRS ENVID=ops.e1", ""}},
+		"with other things": {[]string{"SIZE 10000", "8BITMIME", "DSN"}, Envelope{From: "certs@example.com", Recipients: two[:1], ID: "ops.e1"}, []string{"SIZE=58 BODY=8BITMIME RET=HDRS ENVID=ops.e1", "NOTIFY=FAILURE,DELAY"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := lab.StartRelay(t, lab.RelayScript{Offers: test.offers})
+			receipt, f := attempt(lab.Patient(t), clientOf(server), test.env, someMail).Verdicts()
+			if f != nil {
+				t.Fatal(f)
+			}
+			if mails := server.Taken(); len(mails) != 1 || !slices.Equal(mails[0].Parameters, test.want) {
+				t.Errorf("the relay holds %+v, want the parameters %q", mails, test.want)
+			}
+			if receipt.DSN != (name != "not offered") {
+				t.Errorf("receipt %+v", receipt)
+			}
+		})
+	}
+}
