@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +11,6 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
-	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -245,13 +242,4 @@ func writePrivately(path string, content []byte) error {
 		return err
 	}
 	return f.Close()
-}
-
-// leafOf returns the first certificate of an event that this program has just made.
-func leafOf(ev *events.Event) (*x509.Certificate, error) {
-	block, _ := pem.Decode([]byte(ev.Certificate.PEM))
-	if block == nil {
-		return nil, errors.New("the event contains no certificate")
-	}
-	return x509.ParseCertificate(block.Bytes)
 }

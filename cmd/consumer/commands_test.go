@@ -80,7 +80,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"a key beside the certificate", "--cert " + o.path("both.pem"),
 			"--cert " + o.path("both.pem") + ": the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference", exitUsage},
 		{"no file", "--cert " + absent, "--cert: open " + absent + ": no such file or directory", exitUsage},
-		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain", exitUsage},
+		{"no certificate", "--cert " + o.path("empty.pem"), "--cert " + o.path("empty.pem") + ": the certificate file cannot be used: it is empty", exitUsage},
 		{"a key in the environment", "--cert " + certFile + " --key-ref env:KEY", "--key-ref env:KEY: an event can reference keys only in vault: or file:", exitUsage},
 		{"a key on the command line", "--cert " + certFile + " --key-ref value:x", "--key-ref: a secret itself is not allowed on a command line, because every process can read it", exitUsage},
 		{"a relative file", "--cert " + certFile + " --key-ref file:www.key", "the event is invalid: $.private_key.file: not an absolute path", exitUsage},
@@ -137,6 +137,11 @@ func TestPublishFromHooks(t *testing.T) {
 	if again := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "keys").done(t); again != "event "+id+" was published already\n" {
 		t.Errorf("the hook run again says %q", again)
 	}
+	// The same certificate for another target is not swallowed as a duplicate.
+	if other := o.certpostWith(certbot, "publish", "--from", "certbot", "--target", "java").done(t); other != "event "+id+" published (sequence 2)\n" {
+		t.Errorf("for another target, the hook says %q", other)
+	}
+	o.mailTo("java@demo.example", 1)
 	o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys").done(t)
 	o.settled()
 	if letters := o.letters(); len(letters) != 1 || letters[0].Code != verdict.SMTPPayload {
@@ -178,7 +183,7 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 	// published reference in its body.
 	o.settled()
 	letters := o.letters()
-	if len(letters) != 1 || letters[0].Code != verdict.SecretDenied || !strings.Contains(string(letters[0].Body), `"vault":{"mount":"secret","path":"certs/_wildcard.example.com","key":"private_key"}`) {
+	if len(letters) != 1 || letters[0].Code != verdict.SecretDenied || !strings.Contains(string(letters[0].Body), `"vault":{"mount":"secret","path":"certs/_wildcard.example.com","key":"private_key","version":1}`) {
 		t.Errorf("dead letters: %+v", letters)
 	}
 

@@ -196,7 +196,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
 	}
 	if cert := d.Certificate; cert != nil {
-		fields = append(fields, [2]string{"Certificate", cert.CommonName + " until " + when(cert.NotAfter)}, [2]string{"Serial", cert.Serial})
+		fields = append(fields, [2]string{"Certificate", cert.Name() + " until " + when(cert.NotAfter)}, [2]string{"Serial", cert.Serial})
 	}
 	if s := d.Superseded; s != nil {
 		fields = append(fields, [2]string{"Superseded", fmt.Sprintf("by event %s, valid until %s, delivered %s", s.Event, when(s.NotAfter), when(s.At))})

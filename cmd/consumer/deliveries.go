@@ -70,7 +70,7 @@ func deliveryRow(e broker.Entry) []string {
 		code = string(e.Failure.Code)
 	}
 	if c := certificateOf(e); c != nil {
-		cert = c.CommonName
+		cert = c.Name()
 	}
 	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), when(e.Last), cert}
 }
@@ -168,7 +168,7 @@ func deliveryFields(e broker.Entry) [][2]string {
 		}
 	}
 	if c := certificateOf(e); c != nil {
-		fields = append(fields, [2]string{"Certificate", c.CommonName}, [2]string{"Names", strings.Join(c.DNSNames, ", ")}, [2]string{"Issuer", c.Issuer},
+		fields = append(fields, [2]string{"Certificate", c.Name()}, [2]string{"Names", strings.Join(c.AllNames(), ", ")}, [2]string{"Issuer", c.Issuer},
 			[2]string{"Serial", c.Serial}, [2]string{"SHA-256", c.Fingerprint}, [2]string{"Valid", when(c.NotBefore) + " to " + when(c.NotAfter)})
 	}
 	return append(fields, [2]string{"Dead letter", e.DeadLetter})

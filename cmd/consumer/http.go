@@ -273,15 +273,26 @@ func verdictOn(name, tag, bad string, err error) check {
 }
 
 func (h *health) relays() error {
-	var unavailable, partly, suspended []string
+	var unavailable, partly, limited, suspended []string
 	for _, l := range h.s.runner.LaneStatus() {
-		switch l.Breaker {
-		case broker.BreakerOpen:
-			unavailable = append(unavailable, l.Lane)
-		case broker.BreakerPartly:
-			for _, r := range l.Relays {
-				partly = append(partly, r.Relay)
+		var silent []string // the others are at limits of their own
+		for _, r := range l.Relays {
+			if !r.Limit {
+				silent = append(silent, r.Relay)
+				continue
 			}
+			text := r.Relay
+			if !r.Again.IsZero() {
+				text += " until " + when(r.Again)
+			}
+			limited = append(limited, fmt.Sprintf("%s (%s)", text, r.Reason))
+		}
+		switch {
+		case len(silent) == 0:
+		case l.Breaker == broker.BreakerOpen:
+			unavailable = append(unavailable, l.Lane)
+		case l.Breaker == broker.BreakerPartly:
+			partly = append(partly, silent...)
 		}
 	}
 	for _, s := range h.s.runner.Suspensions() {
@@ -295,7 +306,7 @@ func (h *health) relays() error {
 	for _, part := range []struct {
 		what string
 		list []string
-	}{{"no answer from the relay of lane ", unavailable}, {"no answer (other relays are available) from ", partly}, {"suspended: ", suspended}} {
+	}{{"no answer from the relay of lane ", unavailable}, {"no answer (other relays are available) from ", partly}, {"at a limit of the relay itself: ", limited}, {"suspended: ", suspended}} {
 		if len(part.list) > 0 {
 			parts = append(parts, part.what+strings.Join(part.list, ", "))
 		}

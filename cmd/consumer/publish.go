@@ -20,13 +20,14 @@ type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
 	From     string            `help:"Read what an ACME client passes to its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is stored: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
-	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
+	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`
 	NoKey    bool              `name:"no-key" help:"With --from: do not reference the client's key file." xor:"key"`
 	Target   []string          `help:"Deliver to this target (repeatable) instead of those that match." placeholder:"ID"`
 	Label    map[string]string `help:"Label to match on (repeatable)." placeholder:"K=V"`
 	ID       string            `name:"id" help:"Id of the event (default: with --from derived from certificate and source, else new)."`
 	Source   string            `help:"Source of the event." placeholder:"URI"`
+	Force    bool              `name:"force" help:"Publish even what cannot be delivered as it is."`
 	Output   string            `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 	Args     []string          `arg:"" optional:"" help:"What the client passes to its hook."`
 }
@@ -51,7 +52,7 @@ func (c *publishCmd) Run(a *app) error {
 	if err := a.usable(problems); err != nil {
 		return err
 	}
-	ev, keyFile, err := c.event(a)
+	p, err := c.publication(a)
 	if errors.Is(err, events.ErrNotIssued) {
 		fmt.Fprintln(a.stderr, "certpost: nothing to publish:", events.ErrNotIssued)
 		return nil
@@ -59,17 +60,19 @@ func (c *publishCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := c.check(a, cfg, p); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(a.ctx, publishTimeout)
 	defer cancel()
 	if c.StoreKey != "" {
-		if err := c.storeKey(ctx, a, cfg, ev, keyFile); err != nil {
+		if err := c.storeKey(ctx, a, cfg, p); err != nil {
 			return err
 		}
 	}
-	// Decode the event as the consumer will, so that an invalid one is refused here and
-	// not published.
-	if ev, err = events.Decode(nil, ev.Encode()); err != nil {
-		return usage("the event is invalid: %w", err)
+	ev, err := decoded(p.ev)
+	if err != nil {
+		return err
 	}
 	b, done, err := a.dialWith(ctx, cfg)
 	if err != nil {
@@ -91,22 +94,30 @@ func (c *publishCmd) Run(a *app) error {
 	return nil
 }
 
-// event makes the event and returns the path of the private key's file, if it is known.
-func (c *publishCmd) event(a *app) (ev *events.Event, keyFile string, err error) {
+// publication is an event, and what the publisher knows beyond it.
+type publication struct {
+	ev      *events.Event
+	keyFile string // path of the private key's file; "" if not known
+	lineage string // of the ACME client; "" without one
+}
+
+// publication makes the event.
+func (c *publishCmd) publication(a *app) (p publication, err error) {
 	if c.From != "" {
-		ev, keyFile, err = c.fromHook(a)
+		p, err = c.fromHook(a)
 	} else {
-		ev, err = eventFromFile(c.Cert)
+		p.ev, err = eventFromFile(c.Cert)
 	}
 	if err != nil {
-		return nil, "", err
+		return p, err
 	}
+	ev := p.ev
 	if c.Key != "" {
-		keyFile = c.Key
+		p.keyFile = c.Key
 	}
 	if c.KeyRef != "" {
 		if ev.PrivateKey, err = keyReference(c.KeyRef); err != nil {
-			return nil, "", err
+			return p, err
 		}
 	}
 	if c.NoKey {
@@ -122,7 +133,17 @@ func (c *publishCmd) event(a *app) (ev *events.Event, keyFile string, err error)
 		ev.Time = time.Now().UTC().Truncate(time.Millisecond)
 	}
 	ev.Targets, ev.Labels = c.Target, c.Label
-	return ev, keyFile, nil
+	return p, nil
+}
+
+// decoded is the event as the consumer will decode it, so that an invalid one is refused here and
+// not published.
+func decoded(ev *events.Event) (*events.Event, error) {
+	ev, err := events.Decode(nil, ev.Encode())
+	if err != nil {
+		return nil, usage("the event is invalid: %w", err)
+	}
+	return ev, nil
 }
 
 func eventFromFile(path string) (*events.Event, error) {
@@ -137,17 +158,17 @@ func eventFromFile(path string) (*events.Event, error) {
 	return ev, nil
 }
 
-func (c *publishCmd) fromHook(a *app) (*events.Event, string, error) {
+func (c *publishCmd) fromHook(a *app) (publication, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
 	}
 	issued, err := events.FromHook(c.From, events.Host{Name: host, Env: a.getenv, Args: c.Args, ReadFile: os.ReadFile})
 	if err != nil {
-		return nil, "", usage("--from: %w", err)
+		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
-	return ev, issued.KeyFile, err
+	return publication{ev, issued.KeyFile, issued.Lineage}, err
 }
 
 func (a *app) getenv(name string) string {
@@ -172,62 +193,4 @@ func keyReference(text string) (*events.Reference, error) {
 		return &events.Reference{File: ref.File}, nil
 	}
 	return nil, usage("--key-ref %s: an event can reference keys only in vault: or file:", ref)
-}
-
-// storeKey writes the key to Vault and references it in the event. It runs before the
-// publication: a published event must never reference a key that does not exist.
-func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, ev *events.Event, keyFile string) error {
-	if keyFile == "" {
-		return usage("--store-key needs --key FILE: the private key to store")
-	}
-	cn, err := commonName(ev)
-	if err != nil {
-		return err
-	}
-	place := strings.NewReplacer("{cn}", cn, "{domain}", strings.TrimPrefix(cn, "_wildcard.")).Replace(c.StoreKey)
-	ref, err := secrets.ParseRef(place)
-	if err != nil {
-		return usage("--store-key: %w", err)
-	}
-	if ref.Vault == nil {
-		return usage("--store-key %s: keys can be stored only in vault:", ref)
-	}
-	text, err := os.ReadFile(keyFile)
-	if err != nil {
-		return usage("the private key: %w", err)
-	}
-	value := secrets.New(text)
-	clear(text)
-	store, err := secrets.Open(cfg.Vault, a.logger(LogConfig{Level: "error", Format: cfg.Log.Format}))
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	if err := store.Put(ctx, ref, value); err != nil {
-		return fmt.Errorf("store the private key: %w", err)
-	}
-	ev.PrivateKey, err = keyReference(place)
-	return err
-}
-
-// commonName is the certificate's name in a form for a path in Vault.
-func commonName(ev *events.Event) (string, error) {
-	leaf, err := leafOf(ev)
-	if err != nil {
-		return "", usage("the certificate: %w", err)
-	}
-	name := leaf.Subject.CommonName
-	if name == "" && len(leaf.DNSNames) > 0 {
-		name = leaf.DNSNames[0]
-	}
-	name = strings.Replace(name, "*.", "_wildcard.", 1)
-	for _, r := range name {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
-			return "", usage("--store-key: the certificate's name cannot be used for {cn}; give the path in full")
-		}
-	}
-	if name == "" || strings.Trim(name, ".") == "" {
-		return "", usage("--store-key: the certificate has no name for {cn}; give the path in full")
-	}
-	return name, nil
 }

@@ -52,7 +52,7 @@ func (c *relaysListCmd) Run(a *app) error {
 	}
 	var cells [][]string
 	for _, r := range rows {
-		until, reason, by := "", "", ""
+		until, reason, by := "", r.away(), ""
 		breaker, paused := r.state()
 		if s := r.Suspension; s != nil {
 			until, reason, by = cmp.Or(when(s.Until), "resumed"), s.Reason, s.By
@@ -120,6 +120,16 @@ func limitsText(r verdict.RelayView) string {
 		parts = append(parts, count(r.MaxMessagesPerConnection, "mail")+" per connection")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// away is why a process skips a relay of the lane, "" if none does.
+func (r laneRow) away() string {
+	for _, s := range r.Statuses {
+		if len(s.Relays) > 0 {
+			return s.Relays[0].Reason
+		}
+	}
+	return ""
 }
 
 // state returns the worst state of the lane's breakers that a process reports, and why a

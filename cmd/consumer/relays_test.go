@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -82,6 +83,28 @@ func TestRelaysCommands(t *testing.T) {
 	}
 	if row := list(); row.Suspension != nil || row.Waiting != 0 {
 		t.Errorf("after resume: %+v", row)
+	}
+}
+
+// A relay at a limit of its own is shown with its reply, by the command and by the health
+// check, and no letter is written.
+func TestRelaysListShowsALimit(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, rules)
+	if err := o.relay.SetRules([]devrelay.Rule{{Stage: devrelay.StageMail, Code: 550, Enhanced: "5.4.5", Text: "Daily user sending limit exceeded"}}); err != nil {
+		t.Fatal(err)
+	}
+	o.publish("e1", "ops")
+	row := regexp.MustCompile(`(?m)^localhost-\d+ +localhost:\d+ +1 +0 +open +.* +relay_limit +localhost:\d+ answered 550 5\.4\.5 to MAIL FROM; this is a limit of the relay itself`)
+	o.until("the limit to be listed", func() bool { return row.MatchString(o.certpost("relays", "list").done(t)) })
+	if _, body := o.ask("GET", "/healthz"); !strings.Contains(body, `"degraded","message":"at a limit of the relay itself: localhost:`) || !strings.Contains(body, "550 5.4.5") {
+		t.Errorf("healthz: %s", body)
+	}
+	if n := o.relay.Count(); n != 0 {
+		t.Errorf("%d mails", n)
+	}
+	if text := o.certpost("dead-letters", "list", "-o", "json").done(t); strings.Contains(text, "5.4.5") {
+		t.Errorf("dead letters: %s", text)
 	}
 }
 

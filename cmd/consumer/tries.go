@@ -34,7 +34,7 @@ func (a *app) printTries(e *broker.Entry) error {
 	}
 	fmt.Fprintf(a.stdout, "\nThe last attempt, step by step\n  %s\n", strings.Join(steps, ", "))
 	if c := last.PeerCertificate; c != nil {
-		fmt.Fprintf(a.stdout, "  the relay's certificate: %s\n", printable(fmt.Sprintf("%s, issued by %s, expires %s, SHA-256 %s", c.CommonName, c.Issuer, when(c.NotAfter), c.Fingerprint)))
+		fmt.Fprintf(a.stdout, "  the relay's certificate: %s\n", printable(fmt.Sprintf("%s, issued by %s, expires %s, SHA-256 %s", c.Name(), c.Issuer, when(c.NotAfter), c.Fingerprint)))
 	}
 	for _, line := range last.Dialogue {
 		fmt.Fprintf(a.stdout, "  %s\n", printable(line))

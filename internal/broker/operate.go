@@ -1,7 +1,10 @@
 package broker
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"github.com/certpost/certpost/internal/events"
 )
@@ -19,12 +23,20 @@ func isEventSubject(subject string) bool {
 }
 
 // Publish publishes an event to Certpost and returns once the stream has stored it. The
-// same event again, within the stream's window, is a duplicate and no error.
+// same event again, within the stream's window, is a duplicate and no error; sequence is then
+// that of the first. Another event is never one, even with the same id.
 func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64, duplicate bool, err error) {
 	m := nats.NewMsg(EventSubject)
 	m.Data = ev.Encode()
-	m.Header.Set(nats.MsgIdHdr, events.Token(ev.ID))
+	id := publicationID(ev)
+	m.Header.Set(nats.MsgIdHdr, id)
 	ack, err := b.js.PublishMsg(ctx, m)
+	if err == nil && ack.Duplicate && !b.stores(ctx, ack.Sequence, ev) {
+		// The message id was used for something else, or what it was used for is gone. Stored
+		// twice, an event is still delivered once; taken for a duplicate, it would be lost.
+		m.Header.Set(nats.MsgIdHdr, id+"/"+nuid.Next())
+		ack, err = b.js.PublishMsg(ctx, m)
+	}
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return 0, false, fmt.Errorf("no stream for %s at %s: start `certpost run` once to create %s", EventSubject, b.URL(), EventsStream)
 	}
@@ -32,6 +44,38 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 		return 0, false, fmt.Errorf("publish the event: %w", err)
 	}
 	return ack.Sequence, ack.Duplicate, nil
+}
+
+// publicationID is the Nats-Msg-Id of an event: its id, and a hash of what is delivered. With the id alone, the stream would drop the same
+// certificate for other targets, and another certificate under the same id.
+func publicationID(ev *events.Event) string {
+	sum := sha256.Sum256(substance(ev))
+	return events.Token(ev.ID) + "/" + hex.EncodeToString(sum[:16])
+}
+
+// substance is the event in its canonical form, without its time, which differs when a hook runs
+// again, and without its source: neither changes who gets what.
+func substance(ev *events.Event) []byte {
+	e := *ev
+	e.Time, e.Source = time.Time{}, ""
+	return e.Encode()
+}
+
+// compareTimeout bounds the reading of the event that a duplicate is compared with: NATS does not
+// answer a publisher who may not read the stream.
+const compareTimeout = 2 * time.Second
+
+// stores reports whether the stream has this event at a sequence. Anybody who
+// may publish can use any message id.
+func (b *Broker) stores(ctx context.Context, sequence uint64, ev *events.Event) bool {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	there, err := b.leaderGet(ctx, EventsStream, getRequest{Seq: sequence})
+	if err != nil || there.Subject != EventSubject {
+		return false
+	}
+	stored, err := events.Decode(there.Header, there.Data)
+	return err == nil && bytes.Equal(substance(stored), substance(ev))
 }
 
 // Deliveries returns the ledger entries of a target and an event id, newest attempt last;

@@ -98,7 +98,7 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 			Duplicates: cmp.Or(b.cfg.DuplicateWindow, defaultDuplicates), AllowDirect: true,
 		}
 	}
-	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".*")
+	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".>")
 	events.MaxAge = eventsAge
 
 	deliveries := base(DeliveriesStream, "one message per event and target, until settled", DeliveryPrefix+"*.*")

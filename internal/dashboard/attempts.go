@@ -74,7 +74,7 @@ func factsOf(c *verdict.Transcript, secrets map[string]string, phase verdict.Pha
 		connection = map[bool]string{true: "reused", false: "new"}[c.Kept]
 	}
 	if shown := c.PeerCertificate; shown != nil {
-		certificate = shown.CommonName + " " + shown.Fingerprint[:min(len(shown.Fingerprint), 8)]
+		certificate = shown.Name() + " " + shown.Fingerprint[:min(len(shown.Fingerprint), 8)]
 	} else if c.Peer != "" && tls == "" {
 		tls = "none"
 	}

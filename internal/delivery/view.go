@@ -92,7 +92,7 @@ func (v *mailView) add(label string, code bool, lines ...legible.Shown) {
 
 // namesOf returns the subject alternative names, those beyond maxNames as a number.
 func namesOf(b *payload.Bundle) (lines []legible.Shown) {
-	all := payload.AlternativeNames(b.Leaf)
+	all := verdict.AlternativeNames(b.Leaf)
 	for _, n := range all[:min(len(all), maxNames)] {
 		if shown := legible.Name(n, maxShownName); shown.Text != "" {
 			lines = append(lines, shown)

@@ -24,7 +24,7 @@ var LetterTable = Table[Letter]{
 	Cells: func(l Letter) []string {
 		var cn, serial, expires string
 		if c := l.Certificate; c != nil {
-			cn, serial, expires = c.CommonName, c.Serial, stamp(c.NotAfter)
+			cn, serial, expires = c.Name(), c.Serial, stamp(c.NotAfter)
 		}
 		return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
 			strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
@@ -49,6 +49,7 @@ var DeliveryTable = Table[broker.Entry]{
 		"accepted", "refused", "owed", "relay", "tls", "reply_code", "reply", "queue_id", "message_id", "size", "possible_duplicates", "uncertain", "code", "phase", "reason"},
 	Cells: func(e broker.Entry) []string {
 		cert, receipt, failure := verdict.Certificate{}, verdict.Receipt{}, broker.FailureRecord{}
+		name := ""
 		if c := e.Certificate; c != nil {
 			cert = *c
 		}
@@ -58,6 +59,9 @@ var DeliveryTable = Table[broker.Entry]{
 				cert = *receipt.Certificate
 			}
 		}
+		if cert.Serial != "" {
+			name = cert.Name()
+		}
 		if e.Failure != nil {
 			failure = *e.Failure
 		}
@@ -66,7 +70,7 @@ var DeliveryTable = Table[broker.Entry]{
 			refused = append(refused, one.Recipient)
 		}
 		return []string{e.Event, e.Target, e.Lane, string(e.State), strconv.Itoa(e.Generation), strconv.Itoa(e.Attempts), stamp(e.First), stamp(e.Last),
-			cert.CommonName, strings.Join(cert.DNSNames, " "), cert.Issuer, cert.Serial, cert.Fingerprint, stamp(cert.NotBefore), stamp(cert.NotAfter),
+			name, strings.Join(cert.DNSNames, " "), cert.Issuer, cert.Serial, cert.Fingerprint, stamp(cert.NotBefore), stamp(cert.NotAfter),
 			strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, some(uint64(receipt.ReplyCode)), receipt.Reply,
 			receipt.QueueID, receipt.MessageID, some(uint64(receipt.Size)), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
 			string(failure.Code), string(failure.Phase), failure.Reason}

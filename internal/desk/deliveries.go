@@ -158,7 +158,7 @@ func (x *deliveries) of(id string) results {
 // namesOf are the names of a certificate, in lower case, each once.
 func namesOf(c *verdict.Certificate) []string {
 	var names []string
-	for _, n := range append([]string{c.CommonName}, c.DNSNames...) {
+	for _, n := range append([]string{c.CommonName}, c.AllNames()...) {
 		if n = strings.ToLower(n); n != "" && len(names) < maxNames && !slices.Contains(names, n) {
 			names = append(names, n)
 		}

@@ -5,19 +5,20 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"slices"
 	"strings"
 	"time"
 	"unique"
 
+	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
 // leaf is what the index keeps of a certificate. Letters of one event to many targets
 // share it.
 type leaf struct {
-	cn, names, serial   string // names joined by blanks, which no name contains
+	cn, serial          string
+	names, others       string // DNS names, other names; joined by blanks, which no name contains
 	issuer              unique.Handle[string]
 	fingerprint         [sha256.Size]byte
 	notBefore, notAfter int64 // Unix seconds
@@ -41,14 +42,20 @@ func leafOf(body []byte) (unique.Handle[leaf], bool) {
 		cn: cut(cert.Subject.CommonName), issuer: unique.Make(cut(cert.Issuer.String())), serial: serialText(cert),
 		fingerprint: sha256.Sum256(cert.Raw), notBefore: cert.NotBefore.Unix(), notAfter: cert.NotAfter.Unix(),
 	}
-	var names []string
-	for _, n := range cert.DNSNames[:min(len(cert.DNSNames), maxNames)] {
+	all := verdict.AlternativeNames(cert)
+	dns := min(len(cert.DNSNames), maxNames)
+	l.names, l.others = joined(all[:dns]), joined(all[len(cert.DNSNames):][:min(len(all)-len(cert.DNSNames), maxNames-dns)])
+	return intern(l), true
+}
+
+func joined(names []string) string {
+	var kept []string
+	for _, n := range names {
 		if n = cut(n); n != "" && !strings.Contains(n, " ") {
-			names = append(names, n)
+			kept = append(kept, n)
 		}
 	}
-	l.names = strings.Join(names, " ")
-	return intern(l), true
+	return strings.Join(kept, " ")
 }
 
 // certificateIn returns the PEM text in an event, "" if there is none. It reads only that
@@ -78,12 +85,9 @@ func certificateIn(body []byte) string {
 // one. The delivery validates the certificate; here it is only identified.
 func pickLeaf(text []byte) *x509.Certificate {
 	var first *x509.Certificate
-	for range maxNames { // a chain has a few
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			break
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+	blocks, _, _ := pemtext.Certificates(text)
+	for _, block := range blocks {
+		cert, err := x509.ParseCertificate(block.DER)
 		if err != nil {
 			continue
 		}
@@ -111,7 +115,7 @@ func cut(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)],
 
 func (l leaf) certificate() *verdict.Certificate {
 	return &verdict.Certificate{
-		CommonName: l.cn, DNSNames: strings.Fields(l.names), Issuer: l.issuer.Value(), Serial: l.serial,
+		CommonName: l.cn, DNSNames: strings.Fields(l.names), OtherNames: strings.Fields(l.others), Issuer: l.issuer.Value(), Serial: l.serial,
 		Fingerprint: hex.EncodeToString(l.fingerprint[:]),
 		NotBefore:   time.Unix(l.notBefore, 0).UTC(), NotAfter: time.Unix(l.notAfter, 0).UTC(),
 	}
@@ -119,20 +123,20 @@ func (l leaf) certificate() *verdict.Certificate {
 
 // named reports whether the certificate has the name, which is in lower case.
 func (l leaf) named(name string) bool {
-	return strings.ToLower(l.cn) == name || slices.Contains(strings.Fields(strings.ToLower(l.names)), name)
+	return strings.ToLower(l.cn) == name || slices.Contains(strings.Fields(strings.ToLower(l.names+" "+l.others)), name)
 }
 
 // allNames returns the names that a newer certificate must cover to supersede this one,
 // in lower case.
 func (l leaf) allNames() []string {
-	if l.names == "" {
-		return []string{strings.ToLower(l.cn)}
+	if names := strings.Fields(strings.ToLower(l.names + " " + l.others)); len(names) > 0 {
+		return names
 	}
-	return strings.Fields(strings.ToLower(l.names))
+	return []string{strings.ToLower(l.cn)}
 }
 
 // primaryName returns the main name of a certificate, in lower case: its common name, if
-// that is one of its DNS names or it has none, otherwise its first DNS name.
+// that is one of its alternative names or it has none, otherwise the first of these.
 func primaryName(cn string, names []string) string {
 	for _, n := range names {
 		if strings.EqualFold(n, cn) {
@@ -145,7 +149,7 @@ func primaryName(cn string, names []string) string {
 	return strings.ToLower(cn)
 }
 
-func (l leaf) primaryName() string { return primaryName(l.cn, strings.Fields(l.names)) }
+func (l leaf) primaryName() string { return primaryName(l.cn, strings.Fields(l.names+" "+l.others)) }
 
 // hexDigits returns the digits of a serial number or a fingerprint as typed or pasted:
 // without colons, hyphens and blanks, in lower case.

@@ -5,10 +5,13 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"net"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 )
 
 // The certificate of a letter is found in every form in which an event is stored, and
@@ -37,6 +40,18 @@ func TestLeafOfALetter(t *testing.T) {
 		if l := h.Value(); !l.named("alt.leaf.example.com") || l.named("example.com") || l.primaryName() != "leaf.example.com" {
 			t.Errorf("%s: names of %+v", name, c)
 		}
+	}
+	// Without CN and DNS names, the other names identify it.
+	bare := lab.Issue(t, nil, lab.SeededKey(1), "", func(c *x509.Certificate) {
+		c.IPAddresses, c.EmailAddresses = []net.IP{net.ParseIP("192.0.2.7")}, []string{"Ops@example.com"}
+	})
+	h, ok := leafOf((&events.Event{ID: "e1", Certificate: events.Certificate{PEM: string(lab.PEM(bare))}}).Encode())
+	if !ok {
+		t.Fatal("none of a certificate without CN")
+	}
+	if l := h.Value(); l.certificate().Name() != "192.0.2.7" || !l.named("192.0.2.7") || !l.named("ops@example.com") || l.primaryName() != "192.0.2.7" ||
+		!slices.Equal(l.allNames(), []string{"192.0.2.7", "ops@example.com"}) || !slices.Equal(namesOf(l.certificate()), l.allNames()) {
+		t.Errorf("without CN: %+v", l)
 	}
 	for name, body := range map[string]string{
 		"nothing": "", "no JSON": "{", "withheld": `{"withheld":"it holds a key"}`, "a reference": `{"certificate":{"file":"/etc/x.pem"}}`,

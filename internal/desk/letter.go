@@ -199,7 +199,7 @@ func (n *needle) in(l *letter) bool {
 	}
 	if l.hasLeaf && l.leaf != n.leaf {
 		c := l.leaf.Value()
-		n.leaf, n.inLeaf = l.leaf, containsFold(c.names, n.text) || containsFold(c.cn, n.text) || containsFold(c.serial, n.text) || n.inShared(c.issuer)
+		n.leaf, n.inLeaf = l.leaf, containsFold(c.names, n.text) || containsFold(c.others, n.text) || containsFold(c.cn, n.text) || containsFold(c.serial, n.text) || n.inShared(c.issuer)
 	}
 	return l.hasLeaf && n.inLeaf
 }

@@ -83,6 +83,8 @@ func fromForm(header map[string][]string, attributes []member, root value) (*Eve
 	_, enveloped := root.get("specversion")
 	media := contentType(header)
 	switch {
+	case (media == ContentType || media == "application/cloudevents") && len(attributes) > 0 && !enveloped:
+		return nil, refuse(at("header Content-Type"), "%s means structured mode, where the body is the whole CloudEvent, but the attributes are in ce- headers; send the data with Content-Type: application/json, or the CloudEvent without ce- headers", media)
 	case media == ContentType || media == "application/cloudevents":
 		return fromEnvelope(root)
 	case strings.HasPrefix(media, "application/cloudevents-batch"):
@@ -118,6 +120,8 @@ func fromEnvelope(root value) (*Event, *Invalid) {
 	}
 	data, inline := root.get("data")
 	encoded, isEncoded := root.get("data_base64")
+	inline = inline && !(isEncoded && data.kind == aNull)
+	isEncoded = isEncoded && !(inline && encoded.kind == aNull)
 	where := at("$").field("data")
 	switch {
 	case inline && isEncoded:
@@ -297,8 +301,9 @@ func mediaType(s string) string {
 	return strings.ToLower(strings.TrimSpace(media))
 }
 
-// attributesOf reads the ce- headers, sorted by name (CloudEvents NATS protocol
-// binding 1.0.3, section 3.1.3).
+// attributesOf reads the ce- headers, sorted by name. A value is the attribute as it is, as the
+// CloudEvents SDK for Go writes and reads it: a percent sign in it encodes nothing
+// (docs/decisions/0043-headers-are-taken-as-they-are.md).
 func attributesOf(header map[string][]string) ([]member, *Invalid) {
 	const prefix = "ce-"
 	var attributes []member
@@ -307,57 +312,19 @@ func attributesOf(header map[string][]string) ([]member, *Invalid) {
 			continue
 		}
 		for _, v := range values {
-			attributes = append(attributes, member{strings.ToLower(name[len(prefix):]), value{kind: aString, text: v}})
+			attributes = append(attributes, member{strings.ToLower(name[len(prefix):]), value{kind: aString, text: strings.Trim(v, " \t")}})
 		}
 	}
 	slices.SortFunc(attributes, func(a, b member) int {
 		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.text, b.text))
 	})
-	var invalid *Invalid
-	for i := range attributes {
-		a := &attributes[i]
-		text, ok := decodeHeader(a.text)
+	for i, a := range attributes {
 		switch {
-		case invalid != nil:
-		case !ok:
-			invalid = refuse(headerPath(a.name), "not valid percent-encoded UTF-8")
+		case !utf8.ValidString(a.text):
+			return attributes, refuse(headerPath(a.name), "not UTF-8")
 		case i > 0 && a.name == attributes[i-1].name:
-			invalid = refuse(headerPath(a.name), "given twice; keep one of them")
+			return attributes, refuse(headerPath(a.name), "given twice; keep one of them")
 		}
-		a.text = text
 	}
-	return attributes, invalid
-}
-
-// decodeHeader reverses the binding's encoding of a header value: a quoted string
-// (RFC 7230 section 3.2.6) first, then one round of percent-encoding.
-func decodeHeader(s string) (string, bool) {
-	s = strings.Trim(s, " \t")
-	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
-		var plain strings.Builder
-		for i := 1; i < len(s)-1; i++ {
-			if s[i] == '\\' && i+1 < len(s)-1 {
-				i++
-			}
-			plain.WriteByte(s[i])
-		}
-		s = plain.String()
-	}
-	plain := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			plain = append(plain, s[i])
-			continue
-		}
-		c, size := escape([]byte(s[i:min(len(s), i+3)]))
-		if size == 0 {
-			return "", false
-		}
-		plain = append(plain, byte(c))
-		i += size - 1
-	}
-	if !utf8.Valid(plain) {
-		return "", false
-	}
-	return string(plain), true
+	return attributes, nil
 }

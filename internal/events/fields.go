@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/pemtext"
 )
 
 // Limits of an event's fields, in characters unless noted. The JSON Schema has the
@@ -19,7 +20,7 @@ import (
 const (
 	maxID          = 256
 	maxSource      = 1024
-	maxCertificate = 256 << 10 // bytes; cert-manager allows 95,000 for a chain
+	maxCertificate = pemtext.MaxCertificates // bytes
 	maxTargets     = 1000
 	maxTarget      = 256 // more than a target id may have, so that a dead letter can name an unknown one
 	maxLabels      = 64
@@ -29,6 +30,10 @@ const (
 	maxFilePath    = 4096
 	maxCiphertext  = 64 << 10 // bytes
 )
+
+// optional are the fields of an event that may be left out. null means the same: encoders write it
+// for what is not set.
+var optional = []string{"source", "time", "private_key", "targets", "labels"}
 
 // readData reads the event's own object. It does not require an id: in a CloudEvent
 // the envelope has it.
@@ -42,6 +47,9 @@ func readData(where *path, data value) (Event, *Invalid) {
 		return e, refuse(where, "%s, expected an object", data.kind)
 	}
 	for _, m := range data.members {
+		if m.kind == aNull && slices.Contains(optional, m.name) {
+			continue
+		}
 		in := where.field(m.name)
 		var invalid *Invalid
 		switch m.name {
@@ -187,7 +195,12 @@ func readReference(in *path, v value) (*Reference, *Invalid) {
 		return nil, refuse(in, "%s, expected a reference: an object with %s", v.kind, one)
 	}
 	var ref Reference
+	given := 0
 	for _, m := range v.members {
+		if m.kind == aNull && slices.Contains(referenceKinds, m.name) {
+			continue
+		}
+		given++
 		in := in.field(m.name)
 		var invalid *Invalid
 		switch m.name {
@@ -209,8 +222,8 @@ func readReference(in *path, v value) (*Reference, *Invalid) {
 			return nil, invalid
 		}
 	}
-	if len(v.members) != 1 {
-		return nil, refuse(in, "%d kinds of reference, expected %s", len(v.members), one)
+	if given != 1 {
+		return nil, refuse(in, "%d kinds of reference, expected %s", given, one)
 	}
 	return &ref, nil
 }
@@ -277,6 +290,9 @@ next:
 	for _, m := range v.members {
 		for _, f := range fields {
 			if f.name == m.name {
+				if m.kind == aNull && !f.required {
+					continue next
+				}
 				if invalid := f.read(in.field(m.name), m.value); invalid != nil {
 					return invalid
 				}

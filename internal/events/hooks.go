@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -29,9 +30,11 @@ type hook struct {
 	read func(Host) (told, error)
 }
 
-// told is what a client passes to its hook; chain and key are paths.
+// told is what a client passes to its hook; chain and key are paths. lineage is empty where name
+// already tells the client's certificates apart.
 type told struct {
 	name, chain, key string
+	lineage          string
 	domains          []string
 }
 
@@ -79,6 +82,7 @@ func FromHook(client string, host Host) (Issued, error) {
 	issued := Issued{
 		Chain:   chain,
 		Domains: told.domains,
+		Lineage: cmp.Or(told.lineage, told.name),
 		Source:  (&url.URL{Scheme: client, Host: host.Name, Path: "/" + told.name}).String(),
 	}
 	if told.key != "" {
@@ -131,7 +135,8 @@ func fromLego(h Host) (told, error) {
 // issue and after renewals (the renew hook has the same variables). It also runs after
 // a failed attempt, without the variables, and then FromHook returns an error.
 func fromAcmeSh(h Host) (told, error) {
-	return told{name: h.Env("Le_Domain"), chain: h.Env("CERT_FULLCHAIN_PATH"), key: h.Env("CERT_KEY_PATH")}, nil
+	chain := h.Env("CERT_FULLCHAIN_PATH")
+	return told{name: h.Env("Le_Domain"), chain: chain, key: h.Env("CERT_KEY_PATH"), lineage: directory(chain)}, nil
 }
 
 // fromDehydrated reads the arguments of dehydrated's hook, which is called for every
@@ -146,5 +151,14 @@ func fromDehydrated(h Host) (told, error) {
 	if len(h.Args) < 5 {
 		return told{}, fmt.Errorf("dehydrated's deploy_cert has %d arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE", len(h.Args)-1)
 	}
-	return told{name: h.Args[1], key: h.Args[2], chain: h.Args[4]}, nil
+	return told{name: h.Args[1], key: h.Args[2], chain: h.Args[4], lineage: directory(h.Args[4])}, nil
+}
+
+// directory is the name of the directory of a certificate's file. acme.sh and dehydrated keep the RSA
+// and the ECDSA certificate of one domain in two directories (example.com_ecc, an alias).
+func directory(file string) string {
+	if file == "" {
+		return ""
+	}
+	return filepath.Base(filepath.Dir(file))
 }

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -78,6 +79,7 @@ func TestHooks(t *testing.T) {
 		env          map[string]string
 		args         []string
 		source, key  string
+		lineage      string // "" for www.example.com
 		domains      []string
 	}{
 		{
@@ -98,7 +100,8 @@ func TestHooks(t *testing.T) {
 				"LEGO_HOOK_CERT_NAME": "*.example.com", "LEGO_HOOK_CERT_PATH": h.path("lego/certificates/_.example.com.crt"),
 				"LEGO_HOOK_CERT_KEY_PATH": h.path("lego/certificates/_.example.com.key"), "LEGO_HOOK_CERT_DOMAINS": "*.example.com,example.com",
 			},
-			source: "lego://web1/%2A.example.com", key: h.path("lego/certificates/_.example.com.key"),
+			lineage: "*.example.com",
+			source:  "lego://web1/%2A.example.com", key: h.path("lego/certificates/_.example.com.key"),
 			domains: []string{"*.example.com", "example.com"},
 		},
 		{
@@ -116,7 +119,8 @@ func TestHooks(t *testing.T) {
 				"Le_Domain": "www.example.com", "CERT_PATH": h.path("acme/www.example.com_ecc/www.example.com.cer"), "CA_CERT_PATH": h.path("acme/www.example.com_ecc/ca.cer"),
 				"CERT_KEY_PATH": h.path("acme/www.example.com_ecc/www.example.com.key"), "CERT_FULLCHAIN_PATH": h.path("acme/www.example.com_ecc/fullchain.cer"),
 			},
-			source: "acme.sh://web1/www.example.com", key: h.path("acme/www.example.com_ecc/www.example.com.key"),
+			lineage: "www.example.com_ecc",
+			source:  "acme.sh://web1/www.example.com", key: h.path("acme/www.example.com_ecc/www.example.com.key"),
 			domains: []string{"www.example.com", "example.com"},
 		},
 		{
@@ -141,6 +145,9 @@ func TestHooks(t *testing.T) {
 			}
 			if issued.Source != tt.source || issued.KeyFile != tt.key || !slices.Equal(issued.Domains, tt.domains) {
 				t.Errorf("got %s, %s, %q\nwant %s, %s, %q", issued.Source, issued.KeyFile, issued.Domains, tt.source, tt.key, tt.domains)
+			}
+			if want := cmp.Or(tt.lineage, "www.example.com"); issued.Lineage != want {
+				t.Errorf("lineage %s, want %s", issued.Lineage, want)
 			}
 			if slices.Contains(read, tt.key) || len(read) != 1 {
 				t.Errorf("read %q; the hook must not read the key's file", read)
@@ -184,7 +191,7 @@ func TestHooksGoneWrong(t *testing.T) {
 		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated passed no certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},
 		{name: "dehydrated with too few", client: "dehydrated", args: []string{"deploy_cert", "www.example.com", "key"}, reason: `dehydrated's deploy_cert has 2 arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE`},
 		{name: "a key in the certificate's file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("both.pem")}, reason: h.path("both.pem") + `: the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference`},
-		{name: "no certificate in the file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("live/README")}, reason: h.path("live/README") + `: no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain`},
+		{name: "no certificate in the file", client: "lego", env: map[string]string{"LEGO_CERT_DOMAIN": "x", "LEGO_CERT_PATH": h.path("live/README")}, reason: h.path("live/README") + `: the certificate file cannot be used: it has no PEM block: no line starts with -----BEGIN`},
 	} {
 		var read []string
 		if _, err := FromHook(tt.client, h.host(tt.env, &read, tt.args...)); err == nil || err.Error() != tt.reason {

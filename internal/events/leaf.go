@@ -2,13 +2,10 @@ package events
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"strings"
-)
 
-// maxBlocks limits the search for the leaf; a chain has only a few certificates.
-const maxBlocks = 100
+	"github.com/certpost/certpost/internal/pemtext"
+)
 
 // ErrNoLeaf says that the event contains no readable certificate: it has only a
 // reference, or its text has no certificate that can be parsed.
@@ -22,16 +19,11 @@ func (e *Event) Leaf() (*x509.Certificate, error) {
 	if e.leaf != nil {
 		return e.leaf, nil
 	}
-	rest := []byte(strings.TrimSpace(e.Certificate.PEM))
-	for range maxBlocks {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if !strings.HasSuffix(block.Type, "CERTIFICATE") {
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+	// What cannot be read is not reported here: the delivery says it. The certificates before it
+	// still identify the event.
+	blocks, _, _ := pemtext.Certificates([]byte(e.Certificate.PEM))
+	for _, block := range blocks {
+		cert, err := x509.ParseCertificate(block.DER)
 		if err != nil {
 			continue
 		}

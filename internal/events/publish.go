@@ -1,17 +1,17 @@
 package events
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
+
+	"github.com/certpost/certpost/internal/pemtext"
 )
 
 // FromPEM makes an event with a new id from a certificate file: leaf, then chain. It
 // takes only the certificates and encodes them anew; a file that also contains a
-// private key is refused.
+// private key, or a part that cannot be used, is refused.
 func FromPEM(cert []byte) (*Event, error) {
 	chain, _, err := readChain(cert)
 	if err != nil {
@@ -20,49 +20,41 @@ func FromPEM(cert []byte) (*Event, error) {
 	return &Event{ID: NewID(), Certificate: Certificate{PEM: string(chain)}}, nil
 }
 
-// readChain returns the certificates of a file as PEM, and the first one, which ACME
-// clients make the leaf.
+// readChain returns the certificates of a file as PEM, and the leaf. Each certificate that the file
+// begins must be readable: without its leaf, a chain would be taken for the certificate of its issuer.
 func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
+	const disclosed = "the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference"
 	switch {
 	case len(file) > MaxSize:
 		return nil, nil, fmt.Errorf("the certificate file has %d bytes, which is too large for a certificate chain", len(file))
 	case HoldsPrivateKey(file):
-		return nil, nil, errors.New("the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference")
-	}
-	count := 0
-	for rest := bytes.TrimPrefix(file, []byte("\xef\xbb\xbf")); ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		count++
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil { // not wrapped: its text may quote the certificate
-			return nil, nil, fmt.Errorf("certificate %d in the file cannot be parsed: is the file complete?", count)
-		}
-		if leaf == nil {
-			leaf = cert
-		}
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
-	}
-	// pem.Decode skips damaged blocks; without its leaf, a chain would be taken for the
-	// certificate of its issuer.
-	if begun := bytes.Count(file, []byte("-----BEGIN CERTIFICATE-----")); begun != count {
-		return nil, nil, fmt.Errorf("%d certificates begin in the file, but %d can be parsed: is the file complete?", begun, count)
-	}
-	switch {
-	case leaf != nil && len(chain) > maxCertificate:
-		return nil, nil, fmt.Errorf("the chain has %d bytes, at most %d fit into an event", len(chain), maxCertificate)
-	case leaf != nil:
-		return chain, leaf, nil
+		return nil, nil, errors.New(disclosed)
 	}
 	if _, err := x509.ParseCertificate(file); err == nil {
 		return nil, nil, errors.New("the certificate file is DER: convert it with openssl x509 -inform der")
 	}
-	return nil, nil, errors.New("no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain")
+	blocks, _, err := pemtext.Certificates(file)
+	switch {
+	case errors.Is(err, pemtext.ErrPrivateKey):
+		return nil, nil, errors.New(disclosed)
+	case err != nil:
+		return nil, nil, fmt.Errorf("the certificate file cannot be used: %w", err)
+	}
+	var ders [][]byte
+	for _, block := range blocks {
+		cert, err := x509.ParseCertificate(block.DER)
+		if err != nil { // not wrapped: its text may quote the certificate
+			return nil, nil, fmt.Errorf("the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.Line)
+		}
+		if leaf == nil || leaf.IsCA && !cert.IsCA {
+			leaf = cert
+		}
+		ders = append(ders, cert.Raw)
+	}
+	if chain = pemtext.Encode(ders...); len(chain) > pemtext.MaxCertificates {
+		return nil, nil, fmt.Errorf("the chain has %d bytes, at most %d fit into an event", len(chain), pemtext.MaxCertificates)
+	}
+	return chain, leaf, nil
 }
 
 // Issued is what an ACME client passed to its hook about one certificate.
@@ -71,6 +63,7 @@ type Issued struct {
 	KeyFile string   // path of the private key's file, never its content; "" if not passed
 	Domains []string // as the client lists them, else the certificate's
 	Source  string   // <client>://<host>/<name of the certificate>
+	Lineage string   // how the client tells its certificates apart: certbot's lineage, acme.sh's directory
 }
 
 // Event makes the event for the certificate, with the key's file as reference. Its id is

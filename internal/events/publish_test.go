@@ -39,16 +39,16 @@ func TestFromPEM(t *testing.T) {
 	key := keys(t)["RSA as PKCS#8 in PEM"]
 	block, _ := pem.Decode([]byte(chainPEM))
 	for name, tt := range map[string]struct{ file, reason string }{
-		"nothing":            {"", "no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain"},
-		"no certificate":     {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})), "no certificate found: expected a PEM file with a CERTIFICATE block for the leaf, then its chain"},
+		"nothing":            {"", "the certificate file cannot be used: it is empty"},
+		"no certificate":     {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})), "the certificate file cannot be used: it has no CERTIFICATE block"},
 		"a key behind it":    {chainPEM + string(key), "the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference"},
 		"a key alone":        {string(key), "the certificate file holds a private key, which must not be published: give a file with only the certificates, and name the key by a reference"},
 		"DER":                {string(block.Bytes), "the certificate file is DER: convert it with openssl x509 -inform der"},
-		"a broken second":    {chainPEM[:strings.LastIndex(chainPEM, "-----BEGIN")] + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes[:100]})), "certificate 2 in the file cannot be parsed: is the file complete?"},
+		"a broken second":    {chainPEM[:strings.LastIndex(chainPEM, "-----BEGIN")] + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes[:100]})), "the block on line 13 is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`"},
 		"far too large":      {strings.Repeat(" ", MaxSize+1), "the certificate file has 1048577 bytes, which is too large for a certificate chain"},
-		"too long a chain":   {strings.Repeat(chainPEM, 220), "the chain has 290180 bytes, at most 262144 fit into an event"},
-		"cut off in the PEM": {chainPEM[:500], "1 certificates begin in the file, but 0 can be parsed: is the file complete?"},
-		"a damaged leaf":     {strings.Replace(chainPEM, "MII", "M*I", 1), "2 certificates begin in the file, but 1 can be parsed: is the file complete?"},
+		"too long a chain":   {strings.Repeat(chainPEM, 220), "the certificate file cannot be used: it has 290180 bytes; the limit is 262144"},
+		"cut off in the PEM": {chainPEM[:500], "the certificate file cannot be used: it is cut off: the CERTIFICATE block that begins on line 1 has no END line"},
+		"a damaged leaf":     {strings.Replace(chainPEM, "MII", "M*I", 1), "the certificate file cannot be used: the CERTIFICATE block on lines 1 to 12 is damaged: its content is not base64"},
 	} {
 		if _, err := FromPEM([]byte(tt.file)); err == nil || err.Error() != tt.reason {
 			t.Errorf("%s:\n got %v\nwant %s", name, err, tt.reason)

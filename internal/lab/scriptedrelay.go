@@ -65,9 +65,10 @@ type RelayScript struct {
 	Users    map[string]string // AUTH succeeds for these; nil takes anybody
 	PerRcpt  map[string]string // replies to RCPT by address
 	Session  SessionLimit
-	NoEHLO   bool // knows HELO alone
-	NoUTF8   bool // refuses SMTPUTF8, whatever it offers, as Exchange does
-	Bare     bool // replies have no text: a code and CRLF, also as the last line of several
+	NoEHLO   bool   // knows HELO alone
+	NoDSN    string // refuses the parameters of DSN at AtMail or AtRcpt, whatever it offers
+	NoUTF8   bool   // refuses SMTPUTF8, whatever it offers, as Exchange does
+	Bare     bool   // replies have no text: a code and CRLF, also as the last line of several
 	Lies     ScramLies
 	Clients  *x509.CertPool // whose certificates a client has to show; nil asks for none
 }
@@ -382,9 +383,15 @@ func (c *conversation) command() bool {
 		if c.NoUTF8 && strings.Contains(rest, " SMTPUTF8") {
 			return c.say(RelayAct{Reply: "502 5.3.3 command not implemented"})
 		}
+		if c.NoDSN == AtMail && strings.Contains(rest, "RET=") {
+			return c.say(RelayAct{Reply: "555 5.5.4 Unsupported option: RET=HDRS"})
+		}
 		c.mail = testMail{From: path(rest), User: c.user, Parameters: []string{parameters(rest)}}
 		return c.at(AtMail, "250 2.1.0 sender fine")
 	case "RCPT":
+		if c.NoDSN == AtRcpt && strings.Contains(rest, "NOTIFY=") {
+			return c.say(RelayAct{Reply: "501 5.5.4 Syntax error in parameters"})
+		}
 		c.Mu.Lock()
 		reply, scripted := c.PerRcpt[path(rest)]
 		c.Mu.Unlock()

@@ -6,25 +6,24 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
 // Limits for certificates, checked before they are parsed. maxLeaf and maxChain are
-// cert-manager's since CVE-2024-12401, in bytes of PEM; maxCertificateText leaves room
-// for what `openssl x509 -text` writes around the blocks.
+// cert-manager's since CVE-2024-12401, in bytes of PEM.
 const (
-	maxCertificateText = 256 << 10
-	maxLeaf            = 36_500
-	maxChain           = 95_000
-	maxCertificates    = 32
-	maxRSABits         = 16_384 // limits the cost of a signature check
+	maxLeaf         = 36_500
+	maxChain        = 95_000
+	maxCertificates = 32
+	maxRSABits      = 16_384 // limits the cost of a signature check
 )
 
 // clockSkew is how far in the future a certificate's notBefore may be: CAs set it
@@ -50,43 +49,31 @@ func payloadFailure(cause error, reason string, args ...any) error {
 // ParseBundle reads the certificate text of an event: one leaf and its issuers
 // in any order. Only the parsed certificates are passed on, never the text itself.
 func ParseBundle(pemText []byte) (*Bundle, error) {
-	if len(pemText) > maxCertificateText {
-		return nil, payloadFailure(nil, "the certificate text has %d bytes; the limit is %d", len(pemText), maxCertificateText)
-	}
-	if bytes.Contains(pemText, []byte("PRIVATE KEY-----")) || bytes.Contains(pemText, []byte("PRIVATE KEY BLOCK-----")) {
+	blocks, skipped, err := pemtext.Certificates(pemText)
+	switch {
+	case errors.Is(err, pemtext.ErrPrivateKey):
 		return nil, payloadFailure(nil, "the certificate text contains a private key; treat this key as disclosed. Keep keys in a secret store, and put only a reference into the event")
-	}
-	blocks, err := readPEM(pemText)
-	if err != nil {
+	case err != nil:
 		return nil, payloadFailure(nil, "the certificate text cannot be used: %s", err)
 	}
 
 	b := &Bundle{}
+	for _, kind := range skipped {
+		b.Notes = append(b.Notes, fmt.Sprintf("a %s block was skipped", kind))
+	}
 	var certs []*x509.Certificate
 	size := 0
 	for _, block := range blocks {
-		switch {
-		case block.kind == "CERTIFICATE" || block.kind == "X509 CERTIFICATE":
-		case block.kind == "PKCS7" || block.kind == "CMS":
-			return nil, payloadFailure(nil, "the certificate text is PKCS#7; convert it to PEM with `openssl pkcs7 -print_certs`")
-		case strings.HasSuffix(block.kind, "CERTIFICATE REQUEST"):
-			return nil, payloadFailure(nil, "the certificate text contains a certificate request (line %d); publish the issued certificate instead", block.line)
-		case block.kind == "TRUSTED CERTIFICATE":
-			return nil, payloadFailure(nil, "line %d begins a TRUSTED CERTIFICATE, a format that only OpenSSL uses; convert it with `openssl x509`", block.line)
-		default:
-			b.Notes = append(b.Notes, fmt.Sprintf("a %s block was skipped", block.kind))
-			continue
+		size += encodedSize(block.DER)
+		if encodedSize(block.DER) > maxLeaf || size > maxLeaf+maxChain {
+			return nil, payloadFailure(nil, "the certificate on line %d is too large: the limit is %d bytes for one certificate and %d for all", block.Line, maxLeaf, maxLeaf+maxChain)
 		}
-		size += encodedSize(block.der)
-		if encodedSize(block.der) > maxLeaf || size > maxLeaf+maxChain {
-			return nil, payloadFailure(nil, "the certificate on line %d is too large: the limit is %d bytes for one certificate and %d for all", block.line, maxLeaf, maxLeaf+maxChain)
-		}
-		cert, err := x509.ParseCertificate(block.der)
+		cert, err := x509.ParseCertificate(block.DER)
 		if err != nil {
-			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.line)
+			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.Line)
 		}
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
-			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; the limit is %d", block.line, key.N.BitLen(), maxRSABits)
+			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; the limit is %d", block.Line, key.N.BitLen(), maxRSABits)
 		}
 		if known(certs, cert) {
 			b.Notes = append(b.Notes, fmt.Sprintf("%s was given twice", ShortName(cert)))
@@ -95,9 +82,6 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		if certs = append(certs, cert); len(certs) > maxCertificates {
 			return nil, payloadFailure(nil, "the certificate text has more than %d certificates", maxCertificates)
 		}
-	}
-	if len(certs) == 0 {
-		return nil, payloadFailure(nil, "the certificate text has no CERTIFICATE block")
 	}
 	if err := b.order(certs); err != nil {
 		return nil, err
@@ -110,6 +94,12 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		return nil, payloadFailure(nil, "the chain has %d bytes of PEM; the limit is %d", chain, maxChain)
 	}
 	return b, nil
+}
+
+// encodedSize returns the length in bytes of a DER certificate as a PEM block.
+func encodedSize(der []byte) int {
+	n := base64.StdEncoding.EncodedLen(len(der))
+	return n + (n+63)/64 + len("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
 }
 
 func known(certs []*x509.Certificate, cert *x509.Certificate) bool {
@@ -212,7 +202,7 @@ func pickLeaf(certs []*x509.Certificate, issuedOthers map[*x509.Certificate]bool
 	case len(leaves) == 0:
 		return nil, payloadFailure(nil, "the certificate text has only CA certificates (%s) and no leaf; publish the full chain, not only the chain", shortNames(certs))
 	case len(leaves) > 1:
-		return nil, payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), shortNames(leaves))
+		return nil, payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), namesAndSerials(leaves))
 	case len(loose) > 0:
 		return nil, payloadFailure(nil, "the chain is broken: %s issued neither %s nor any of its issuers", shortNames(loose), ShortName(leaves[0]))
 	}
@@ -232,28 +222,35 @@ func CheckDates(b *Bundle, now time.Time, policy string) (warnings []string, err
 	return nil, payloadFailure(nil, "%s; to deliver it with a warning, set events.invalid_dates: warn, then replay", problem)
 }
 
+// The words of DateProblem.
+const (
+	NeverValid  = "never valid"
+	Expired     = "expired"
+	NotYetValid = "not yet valid"
+)
+
 // DateProblem describes what is wrong with the leaf's dates, in a word and in a
 // sentence; both are empty if they are valid.
 func (b *Bundle) DateProblem(now time.Time) (word, sentence string) {
 	from, to := b.Leaf.NotBefore, b.Leaf.NotAfter
 	switch {
 	case to.Before(from):
-		return "never valid", fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
+		return NeverValid, fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
 	case now.After(to):
-		return "expired", fmt.Sprintf("the certificate expired on %s", legible.Moment(to))
+		return Expired, fmt.Sprintf("the certificate expired on %s", legible.Moment(to))
 	case now.Add(clockSkew).Before(from):
-		return "not yet valid", fmt.Sprintf("the certificate is not valid before %s", legible.Moment(from))
+		return NotYetValid, fmt.Sprintf("the certificate is not valid before %s", legible.Moment(from))
 	}
 	return "", ""
 }
 
 // PEM returns leaf and chain as CERTIFICATE blocks.
 func (b *Bundle) PEM() []byte {
-	var out bytes.Buffer
-	for _, cert := range append([]*x509.Certificate{b.Leaf}, b.Chain...) {
-		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	ders := [][]byte{b.Leaf.Raw}
+	for _, cert := range b.Chain {
+		ders = append(ders, cert.Raw)
 	}
-	return out.Bytes()
+	return pemtext.Encode(ders...)
 }
 
 // Name is the certificate's display name, at most 100 bytes: its CN, else its first
@@ -277,26 +274,12 @@ func shortNames(certs []*x509.Certificate) string {
 
 // CertificateName is the name that Bundle.Name describes, cleaned and at most max bytes.
 func CertificateName(cert *x509.Certificate, max int) string {
-	for _, name := range append([]string{cert.Subject.CommonName}, AlternativeNames(cert)...) {
+	for _, name := range append([]string{cert.Subject.CommonName}, verdict.AlternativeNames(cert)...) {
 		if name := legible.Clean(name, max); name != "" {
 			return name
 		}
 	}
 	return "serial " + legible.Clean(verdict.SerialNumber(cert), max)
-}
-
-// AlternativeNames returns all subject alternative names, unchanged: DNS names, IP
-// addresses, mail addresses, URIs.
-func AlternativeNames(cert *x509.Certificate) []string {
-	names := append([]string(nil), cert.DNSNames...)
-	for _, ip := range cert.IPAddresses {
-		names = append(names, ip.String())
-	}
-	names = append(names, cert.EmailAddresses...)
-	for _, uri := range cert.URIs {
-		names = append(names, uri.String())
-	}
-	return names
 }
 
 // KeyKind describes the certificate's public key, "RSA, 2048 bits".

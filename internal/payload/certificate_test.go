@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/pemtext"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -65,8 +67,8 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 		{"leaf last", slices.Concat(intermediate, root, leaf), want, 0},
 		{"upside down", slices.Concat(root, intermediate, leaf), want, 0},
 		{"leaf in the middle", slices.Concat(root, leaf, intermediate), want, 0},
-		{"byte order mark", slices.Concat([]byte(utf8BOM), full), want, 0},
-		{"byte order marks between files", slices.Concat([]byte(utf8BOM), leaf, []byte(utf8BOM), intermediate), "*.example.com < Test CA 1", 0},
+		{"byte order mark", slices.Concat([]byte("\ufeff"), full), want, 0},
+		{"byte order marks between files", slices.Concat([]byte("\ufeff"), leaf, []byte("\ufeff"), intermediate), "*.example.com < Test CA 1", 0},
 		{"CRLF", bytes.ReplaceAll(full, []byte("\n"), []byte("\r\n")), want, 0},
 		{"CR alone", bytes.ReplaceAll(full, []byte("\n"), []byte("\r")), want, 0},
 		{"indented", append([]byte("  "), bytes.ReplaceAll(full, []byte("\n"), []byte("\n  "))...), want, 0},
@@ -75,6 +77,11 @@ func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 		{"glued together", slices.Concat(bytes.TrimSpace(leaf), bytes.TrimSpace(intermediate), bytes.TrimSpace(root)), want, 0},
 		{"what openssl writes around", slices.Concat([]byte("subject=CN = *.example.com\nissuer=CN = Test CA 1\n"), leaf, []byte("---\nServer certificate\n"), intermediate, []byte("\n\n---\nAcceptable client CAs\n")), "*.example.com < Test CA 1", 0},
 		{"base64 on one line", oneLine(p.Leaf), "*.example.com", 0},
+		{"UTF-16", inUTF16(full), want, 0},
+		{"escaped line breaks", bytes.ReplaceAll(full, []byte("\n"), []byte(`\n`)), want, 0},
+		{"escaped CRLF", bytes.ReplaceAll(full, []byte("\n"), []byte(`\r\n`)), want, 0},
+		{"spaces for line breaks", bytes.ReplaceAll(full, []byte("\n"), []byte(" ")), want, 0},
+		{"lost line breaks", bytes.ReplaceAll(full, []byte("\n"), nil), want, 0},
 		{"old label", bytes.ReplaceAll(full, []byte(" CERTIFICATE-"), []byte(" X509 CERTIFICATE-")), want, 0},
 		{"the same twice", slices.Concat(full, leaf, intermediate), want, 2},
 		{"DH parameters", slices.Concat(full, []byte("-----BEGIN DH PARAMETERS-----\nMAYCAQcCAQI=\n-----END DH PARAMETERS-----\n")), want, 1},
@@ -131,12 +138,8 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"nothing", nil, "it is empty"},
 		{"white space", []byte(" \n\t"), "it is empty"},
 		{"DER", p.Leaf.Raw, "binary (DER"},
-		{"UTF-16", inUTF16(leaf), "UTF-16"},
 		{"other text", []byte("no certificate here"), "no PEM block"},
 		{"base64 alone", bytes.Join(bytes.Split(leaf, []byte("\n"))[1:5], []byte("\n")), "without the -----BEGIN"},
-		{"escaped line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\n`)), `the two characters \ and n`},
-		{"escaped CRLF", bytes.ReplaceAll(leaf, []byte("\n"), []byte(`\r\n`)), `the two characters \ and n`},
-		{"spaces for line breaks", bytes.ReplaceAll(leaf, []byte("\n"), []byte(" ")), "line breaks"},
 		{"cut off at the end", leaf[:len(leaf)/2], "cut off: the CERTIFICATE block that begins on line 1"},
 		{"cut off at the front", leaf[40:], "its beginning is cut off"},
 		{"cut off in the middle", slices.Concat(leaf[:len(leaf)/2], []byte("\n"), intermediate), "has no END line before the next block"},
@@ -151,12 +154,12 @@ func TestParseBundleRefuses(t *testing.T) {
 		{"with its key", slices.Concat(leaf, key), "contains a private key"},
 		{"with its key, cut off", slices.Concat(leaf, key[:len(key)-60]), "contains a private key"},
 		{"with a PGP key", slices.Concat(leaf, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nAAAA\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n")), "contains a private key"},
-		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), `2 leaf certificates ("*.example.com", "mail.example.com")`},
+		{"two leaves", slices.Concat(leaf, lab.PEM(other), intermediate), fmt.Sprintf(`2 leaf certificates ("*.example.com" with serial %s, "mail.example.com" with serial %s)`, verdict.SerialNumber(p.Leaf.Certificate), verdict.SerialNumber(other.Certificate))},
 		{"a root of others", slices.Concat(leaf, intermediate, lab.PEM(stranger)), `the chain is broken: "Another Root" issued neither "*.example.com"`},
 		{"missing link", slices.Concat(leaf, root), `the chain is broken: "Test Root"`},
 		{"an issuer in name only", slices.Concat(leaf, lab.PEM(impostor)), `the chain is broken: "Test CA 1"`},
 		{"chain without leaf", slices.Concat(intermediate, root), "and no leaf"},
-		{"over 256 KiB", bytes.Repeat([]byte("x"), 1<<20), "has 1048576 bytes"},
+		{"over 256 KiB", bytes.Repeat([]byte("x"), 1<<20), "it has 1048576 bytes"},
 		{"10,000 certificates", bytes.Repeat(leaf, 10_000), "the limit is 262144"},
 		{"65 blocks", bytes.Repeat([]byte("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"), 65), "more than 64 blocks"},
 	} {
@@ -217,6 +220,25 @@ func TestParseBundleCaps(t *testing.T) {
 	text = append(text, lab.PEM(lab.Issue(t, issuer, key, "leaf"))...)
 	if _, err := ParseBundle(text); !strings.Contains(refusal(t, err), "chain has") {
 		t.Errorf("a chain of %d bytes: %v", len(text), err)
+	}
+}
+
+// The limits in docs/events.md are those of the code.
+func TestDocumentedLimits(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "events.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(page)), " ")
+	grouped := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
+	for _, want := range []string{
+		fmt.Sprintf("at most %d KiB", pemtext.MaxCertificates>>10), "each certificate at most " + grouped(maxLeaf) + " bytes",
+		"the chain at most " + grouped(maxChain) + " bytes", fmt.Sprintf("at most %d certificates", maxCertificates),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("docs/events.md does not say: %s", want)
+		}
 	}
 }
 
@@ -393,7 +415,7 @@ func FuzzParseBundle(f *testing.F) {
 	ca := lab.Issue(f, nil, lab.SeededKey(1), "CA", lab.AsCA)
 	leaf := lab.Issue(f, ca, lab.SeededKey(2), "leaf", lab.DNSNames("a.example.com"))
 	f.Add(lab.PEM(ca, leaf))
-	f.Add(append([]byte(utf8BOM), bytes.ReplaceAll(lab.PEM(leaf), []byte("\n"), []byte("\r\n"))...))
+	f.Add(append([]byte("\ufeff"), bytes.ReplaceAll(lab.PEM(leaf), []byte("\n"), []byte("\r\n"))...))
 	f.Add([]byte("-----BEGIN CERTIFICATE----------BEGIN CERTIFICATE-----"))
 	f.Add([]byte("-----END CERTIFICATE----------BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
 	f.Fuzz(func(t *testing.T, text []byte) {

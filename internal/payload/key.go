@@ -10,11 +10,19 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/pemtext"
 )
 
 // maxKey is cert-manager's limit for a private key since CVE-2024-12401, in
 // bytes of PEM; an RSA key of 16,384 bits fits.
 const maxKey = 13_000
+
+// CheckKey returns why a private key cannot be delivered with a certificate: text is not a usable key
+// in PEM, or the key of another certificate. Errors quote nothing of the text.
+func CheckKey(text []byte, leaf *x509.Certificate) error {
+	_, err := parseKey(text, leaf)
+	return err
+}
 
 // parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
 // claims) and checks that it is the key of leaf. Certificates in the same text are
@@ -23,27 +31,27 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	if len(text) > maxKey {
 		return nil, payloadFailure(nil, "the private key has %d bytes; the limit is %d", len(text), maxKey)
 	}
-	blocks, err := readPEM(text)
+	blocks, err := pemtext.Read(text)
+	defer func() {
+		for _, block := range blocks {
+			clear(block.DER)
+		}
+	}()
 	if err != nil {
 		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
 	}
-	defer func() {
-		for _, block := range blocks {
-			clear(block.der)
-		}
-	}()
 
-	var found []pemBlock
+	var found []pemtext.Block
 	for _, block := range blocks {
 		switch {
-		case block.kind == "ENCRYPTED PRIVATE KEY" || block.encrypted:
+		case block.Kind == "ENCRYPTED PRIVATE KEY" || block.Encrypted:
 			return nil, payloadFailure(nil, "the private key is encrypted; decrypt it (`openssl pkey`) and store it in the secret store, which protects it, then replay")
-		case block.kind == "OPENSSH PRIVATE KEY":
+		case block.Kind == "OPENSSH PRIVATE KEY":
 			return nil, payloadFailure(nil, "the private key is in OpenSSH format; convert it with `ssh-keygen -p -m PKCS8`, then replay")
-		case block.kind == "PRIVATE KEY" || block.kind == "RSA PRIVATE KEY" || block.kind == "EC PRIVATE KEY":
+		case block.Kind == "PRIVATE KEY" || block.Kind == "RSA PRIVATE KEY" || block.Kind == "EC PRIVATE KEY":
 			found = append(found, block)
-		case strings.HasSuffix(block.kind, "PRIVATE KEY"):
-			return nil, payloadFailure(nil, "the private key has an unsupported type (%s); use RSA, ECDSA or Ed25519", block.kind)
+		case strings.HasSuffix(block.Kind, "PRIVATE KEY"):
+			return nil, payloadFailure(nil, "the private key has an unsupported type (%s); use RSA, ECDSA or Ed25519", block.Kind)
 		}
 	}
 	switch {
@@ -52,7 +60,7 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	case len(found) > 1:
 		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
 	}
-	key := decodeKey(found[0].der)
+	key := decodeKey(found[0].DER)
 	if key == nil {
 		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
 	}
@@ -86,11 +94,11 @@ func decodeKey(der []byte) crypto.Signer {
 	return nil
 }
 
-func kinds(blocks []pemBlock) string {
+func kinds(blocks []pemtext.Block) string {
 	var names []string
 	for _, block := range blocks {
-		if !slices.Contains(names, block.kind) {
-			names = append(names, block.kind)
+		if !slices.Contains(names, block.Kind) {
+			names = append(names, block.Kind)
 		}
 	}
 	return legible.Clean(strings.Join(names, ", "), 120)

@@ -45,7 +45,7 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 			Dur("secrets_ms", r.Timings.Secrets).Dur("render_ms", r.Timings.Render).Dur("dial_ms", r.Timings.Dial).
 			Dur("send_ms", r.Timings.Send).Dur("total_ms", r.Timings.Total)
 		if r.Certificate != nil {
-			line.Str("cn", r.Certificate.CommonName).Str("fingerprint", r.Certificate.Fingerprint)
+			line.Str("cn", r.Certificate.Name()).Str("fingerprint", r.Certificate.Fingerprint)
 		}
 		if j.r.set.LogAddresses {
 			line.Strs("addresses", r.Recipients)

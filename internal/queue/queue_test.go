@@ -293,7 +293,7 @@ func TestWhatNeverBecomesADelivery(t *testing.T) {
 	const canary = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCANARYCANARYCANARYc"
 	ctx := context.Background()
 	put := func(body string) {
-		if _, err := b.broker.JetStream().Publish(ctx, broker.EventSubject+".hand", []byte(body)); err != nil {
+		if _, err := b.broker.JetStream().Publish(ctx, broker.EventSubject+".www.example.com", []byte(body)); err != nil {
 			t.Fatal(err)
 		}
 	}

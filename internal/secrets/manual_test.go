@@ -115,7 +115,7 @@ func TestManual(t *testing.T) {
 
 	key := o.secret("key")
 	for _, text := range []string{"vault:secret/certs/web1#private_key", "vault:secret/certs/new#private_key"} {
-		if err := publisher.Put(t.Context(), mustRef(t, text), New([]byte(key))); o.said(err) != nil {
+		if err := putError(t, publisher, mustRef(t, text), New([]byte(key))); o.said(err) != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 		wantError(t, o, publisher.Get, mustRef(t, text), ErrDenied)
@@ -124,7 +124,7 @@ func TestManual(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	isError(t, o, certpost.Put(t.Context(), mustRef(t, "vault:secret/certs/web1#k"), New([]byte("x"))), ErrDenied)
+	isError(t, o, putError(t, certpost, mustRef(t, "vault:secret/certs/web1#k"), New([]byte("x"))), ErrDenied)
 
 	made := v.Call(t, "PUT", "transit/encrypt/certpost", map[string]any{"plaintext": []byte(key)})
 	transit := Ref{Transit: &TransitRef{Mount: "transit", Key: "certpost", Ciphertext: made["data"].(map[string]any)["ciphertext"].(string)}}

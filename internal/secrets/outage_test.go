@@ -309,7 +309,7 @@ func TestHealth(t *testing.T) {
 			t.Error(err)
 		}
 		wantError(t, o, store.Get, mustRef(t, "vault:secret/x#k"), ErrNotFound, "Vault is not configured", "vault.address")
-		isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte("x"))), ErrNotFound, "Vault is not configured")
+		isError(t, o, putError(t, store, mustRef(t, "vault:secret/x#k"), New([]byte("x"))), ErrNotFound, "Vault is not configured")
 	})
 }
 

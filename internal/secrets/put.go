@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 )
 
 // putTries is the number of attempts at a write while other clients write the same
@@ -11,61 +12,82 @@ import (
 const putTries = 5
 
 // put writes one field of a secret and leaves the others unchanged.
-func (v *vault) put(ctx context.Context, ref Ref, value Value) error {
+func (v *vault) put(ctx context.Context, ref Ref, value Value) (Written, error) {
 	eng, err := v.engine(ctx, ref)
 	if err != nil {
-		return err
+		return Written{}, err
 	}
+	var written Written
 	switch eng {
 	case kv1:
-		err = v.putKV1(ctx, ref, value)
+		written.Before, err = v.putKV1(ctx, ref, value)
 	case kv2:
-		err = v.putKV2(ctx, ref, value)
+		written, err = v.putKV2(ctx, ref, value)
 	case kvGuessed:
 		// A version 1 engine would store a write for version 2 as a secret of another
 		// name, which is never read.
-		return ref.denied("check the mount, and that the policy of Certpost's token has a path below it",
+		return Written{}, ref.denied("check the mount, and that the policy of Certpost's token has a path below it",
 			"Vault does not say which engine is mounted at %s, so nothing is written there", clean(ref.Vault.Mount))
 	default:
-		return ref.refuse("the engine mounted at %s is not a KV engine, so nothing is written there", clean(ref.Vault.Mount))
+		return Written{}, ref.refuse("the engine mounted at %s is not a KV engine, so nothing is written there", clean(ref.Vault.Mount))
 	}
 	v.fields.drop(ref.key())
-	return err
+	return written, err
 }
 
-// putKV2 patches the field. Vault merges, so no right to read is needed. If there is
-// nothing to patch, or patching is not allowed, the whole secret is written, on
+// putKV2 writes the field, unless the newest version has it already: an ACME client's hook may
+// run twice for one certificate.
+func (v *vault) putKV2(ctx context.Context, ref Ref, value Value) (written Written, err error) {
+	there, err := v.readKV2(ctx, ref)
+	switch {
+	case err == nil:
+		defer there.clear()
+		// A field that is absent or no text is replaced, like any other.
+		written.Before, _ = there.pick(ref)
+		if !written.Before.IsZero() && written.Before.Equal(value) {
+			written.Version, err = strconv.Atoi(there.version)
+			return written, err
+		}
+	case !answered(err):
+		return Written{}, err
+	}
+	written.Version, err = v.replaceKV2(ctx, ref, value)
+	return written, err
+}
+
+// replaceKV2 patches the field and returns the new version. Vault merges, so no right to read is
+// needed. If there is nothing to patch, or patching is not allowed, the whole secret is written, on
 // condition that its version has not changed since it was read (cas).
-func (v *vault) putKV2(ctx context.Context, ref Ref, value Value) error {
+func (v *vault) replaceKV2(ctx context.Context, ref Ref, value Value) (version int, err error) {
 	where := ref.Vault.Mount + "/data/" + ref.Vault.Path
 	for range putTries {
-		patched, err := v.write(ctx, http.MethodPatch, where, map[string]any{
+		patched, version, err := v.write(ctx, http.MethodPatch, where, map[string]any{
 			"data": map[string]string{ref.Vault.Key: revealed(value)},
 		})
 		if err != nil || patched == http.StatusOK {
-			return err
+			return version, err
 		}
-		fields, version, err := v.current(ctx, ref, where, patched)
+		fields, before, err := v.current(ctx, ref, where, patched)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if fields[ref.Vault.Key], err = json.Marshal(revealed(value)); err != nil {
-			return err
+			return 0, err
 		}
-		written, err := v.write(ctx, http.MethodPut, where, map[string]any{
-			"data": fields, "options": map[string]int{"cas": version},
+		written, version, err := v.write(ctx, http.MethodPut, where, map[string]any{
+			"data": fields, "options": map[string]int{"cas": before},
 		})
 		rec := record{fields: fields}
 		rec.clear()
 		switch {
 		case err != nil || written == http.StatusOK:
-			return err
+			return version, err
 		case written != http.StatusBadRequest:
-			return refusal(ref, written, where, "create")
+			return 0, refusal(ref, written, where, "create")
 		}
 		// 400: another client has written in between. Its write must not be lost.
 	}
-	return ref.unavailable("", "other clients keep writing the same secret")
+	return 0, ref.unavailable("", "other clients keep writing the same secret")
 }
 
 // current reads what a write must keep: the fields, and the version that must still be
@@ -96,13 +118,13 @@ func (v *vault) current(ctx context.Context, ref Ref, where string, patched int)
 	return fields, said.Data.Metadata.Version, nil
 }
 
-// putKV1 reads, merges and writes. Version 1 has no patch and no cas, so a field that
+// putKV1 reads, merges and writes, and returns the field's value before. Version 1 has no patch and no cas, so a field that
 // another client writes in between is lost.
-func (v *vault) putKV1(ctx context.Context, ref Ref, value Value) error {
+func (v *vault) putKV1(ctx context.Context, ref Ref, value Value) (before Value, err error) {
 	where := ref.Vault.Mount + "/" + ref.Vault.Path
 	ans, err := v.do(ctx, request{method: http.MethodGet, path: where})
 	if err != nil {
-		return err
+		return Value{}, err
 	}
 	defer clear(ans.body)
 	var said struct {
@@ -111,32 +133,39 @@ func (v *vault) putKV1(ctx context.Context, ref Ref, value Value) error {
 	switch {
 	case ans.status == http.StatusNotFound:
 	case ans.status != http.StatusOK:
-		return refusal(ref, ans.status, where, "read")
+		return Value{}, refusal(ref, ans.status, where, "read")
 	case json.Unmarshal(ans.body, &said) != nil:
-		return ref.notFound("", "Vault's answer is not a secret with fields")
+		return Value{}, ref.notFound("", "Vault's answer is not a secret with fields")
 	}
 	if said.Data == nil {
 		said.Data = map[string]json.RawMessage{}
 	}
 	rec := record{fields: said.Data}
 	defer rec.clear()
+	before, _ = rec.pick(ref)
 	if said.Data[ref.Vault.Key], err = json.Marshal(revealed(value)); err != nil {
-		return err
+		return Value{}, err
 	}
-	status, err := v.write(ctx, http.MethodPut, where, said.Data)
+	status, _, err := v.write(ctx, http.MethodPut, where, said.Data)
 	if err != nil || status < 300 {
-		return err
+		return before, err
 	}
-	return refusal(ref, status, where, "update")
+	return Value{}, refusal(ref, status, where, "update")
 }
 
-// write sends body as JSON and returns the status.
-func (v *vault) write(ctx context.Context, method, where string, body any) (status int, err error) {
+// write sends body as JSON and returns the status, and the version that KV version 2 made.
+func (v *vault) write(ctx context.Context, method, where string, body any) (status, version int, err error) {
 	sent, err := json.Marshal(body)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	ans, err := v.do(ctx, request{method: method, path: where, body: sent})
+	var said struct {
+		Data struct {
+			Version int `json:"version"`
+		} `json:"data"`
+	}
+	_ = json.Unmarshal(ans.body, &said) // KV version 1 answers nothing
 	clear(ans.body)
-	return ans.status, err
+	return ans.status, said.Data.Version, err
 }

@@ -11,6 +11,46 @@ import (
 	"github.com/certpost/certpost/internal/lab"
 )
 
+// putError is the error of Put alone.
+func putError(t *testing.T, s *Store, ref Ref, value Value) error {
+	t.Helper()
+	_, err := s.Put(t.Context(), ref, value)
+	return err
+}
+
+// Put returns the version that has the value, and what the field held before if it may read it. A
+// value that is there already makes no new version.
+func TestPutReturnsTheVersion(t *testing.T) {
+	t.Parallel()
+	v, o := lab.Vault(t), observe(t)
+	v.Mount(t, "old", "kv-v1")
+	reads := o.open(t, v, o.asAppRole(t, v, "1h", `path "+/*" { capabilities = ["create", "update", "patch", "read"] }`))
+	blind := o.open(t, v, o.asAppRole(t, v, "1h", `path "secret/data/*" { capabilities = ["create", "patch"] }`))
+	first, second := o.secret("first"), o.secret("second")
+	for _, c := range []struct {
+		name      string
+		store     *Store
+		at, value string
+		version   int
+		before    string
+	}{
+		{"new", reads, "vault:secret/x#k", first, 1, ""},
+		{"the same again", reads, "vault:secret/x#k", first, 1, first},
+		{"another", reads, "vault:secret/x#k", second, 2, first},
+		{"another field", reads, "vault:secret/x#j", first, 3, ""},
+		{"without the right to read", blind, "vault:secret/x#k", first, 4, ""},
+		{"the same, without the right to read", blind, "vault:secret/x#k", first, 5, ""},
+		{"new, without the right to read", blind, "vault:secret/y#k", first, 1, ""},
+		{"version 1, new", reads, "vault:old/x#k", first, 0, ""},
+		{"version 1, another", reads, "vault:old/x#k", second, 0, first},
+	} {
+		written, err := c.store.Put(t.Context(), mustRef(t, c.at), New([]byte(c.value)))
+		if o.said(err) != nil || written.Version != c.version || !written.Before.Equal(New([]byte(c.before))) {
+			t.Errorf("%s: version %d, want %d; before as expected: %v; %v", c.name, written.Version, c.version, written.Before.Equal(New([]byte(c.before))), err)
+		}
+	}
+}
+
 func TestPutKV2(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)
@@ -29,7 +69,7 @@ func TestPutKV2(t *testing.T) {
 			key := o.keep("-----BEGIN PRIVATE KEY-----\n" + o.secret("key") + "\"\\<&>é\n-----END PRIVATE KEY-----\n")
 			put := func(ref Ref, secret string) {
 				t.Helper()
-				if err := store.Put(t.Context(), ref, New([]byte(secret))); o.said(err) != nil {
+				if err := putError(t, store, ref, New([]byte(secret))); o.said(err) != nil {
 					t.Errorf("%s: %v", ref, err)
 				}
 			}
@@ -75,7 +115,7 @@ func TestPutAtTheSameTime(t *testing.T) {
 		for i := range 4 {
 			workers.Go(func() {
 				ref := mustRef(t, fmt.Sprintf("vault:secret/%s#k%d", name, i))
-				if err := store.Put(t.Context(), ref, New([]byte(o.secret("x")))); o.said(err) != nil {
+				if err := putError(t, store, ref, New([]byte(o.secret("x")))); o.said(err) != nil {
 					t.Errorf("%s: %v", ref, err)
 				}
 			})
@@ -97,7 +137,7 @@ func TestPutKV1(t *testing.T) {
 	v.Put(t, "old/full", map[string]any{"other": spare})
 	for _, at := range []string{"old/full", "old/new"} {
 		ref := mustRef(t, "vault:"+at+"#private_key")
-		if err := store.Put(t.Context(), ref, New([]byte(key))); o.said(err) != nil {
+		if err := putError(t, store, ref, New([]byte(key))); o.said(err) != nil {
 			t.Errorf("%s: %v", ref, err)
 		}
 		wantSecret(t, o, store.Get, ref, key, "")
@@ -113,7 +153,7 @@ func TestPutAndGet(t *testing.T) {
 	ref := mustRef(t, "vault:secret/x#k")
 	for i := range 3 {
 		secret := o.secret("x")
-		if err := store.Put(t.Context(), ref, New([]byte(secret))); o.said(err) != nil {
+		if err := putError(t, store, ref, New([]byte(secret))); o.said(err) != nil {
 			t.Fatal(err)
 		}
 		wantSecret(t, o, store.Get, ref, secret, fmt.Sprint(i+1))
@@ -134,17 +174,17 @@ func TestPutRefused(t *testing.T) {
 		kind error
 		says string
 	}{
-		"no right":       {reader.Put(t.Context(), mustRef(t, "vault:secret/full#k"), key), ErrDenied, "may not create secret/data/full"},
-		"no right, new":  {reader.Put(t.Context(), mustRef(t, "vault:secret/new#k"), key), ErrDenied, "may not create secret/data/new"},
-		"would destroy":  {blind.Put(t.Context(), mustRef(t, "vault:secret/full#k"), key), ErrDenied, `capabilities = ["patch"]`},
-		"no mount":       {reader.Put(t.Context(), mustRef(t, "vault:nowhere/x#k"), key), ErrDenied, "which engine is mounted at nowhere"},
-		"no KV":          {root.Put(t.Context(), mustRef(t, "vault:transit/keys/x#k"), key), ErrDenied, "not a KV engine"},
-		"version":        {root.Put(t.Context(), mustRef(t, "vault:secret/full#k@2"), key), ErrDenied, "version"},
-		"nothing":        {root.Put(t.Context(), mustRef(t, "vault:secret/full#k"), Value{}), ErrDenied, "empty"},
-		"not text":       {root.Put(t.Context(), mustRef(t, "vault:secret/full#k"), New([]byte{0xff})), ErrDenied, "UTF-8"},
-		"elsewhere":      {root.Put(t.Context(), mustRef(t, "file:/tmp/x"), key), ErrDenied, "only to Vault"},
-		"templates":      {root.Put(t.Context(), mustRef(t, "vault:secret/{host}#k"), key), ErrDenied, "no value here"},
-		"not a good ref": {root.Put(t.Context(), Ref{Vault: &VaultRef{Mount: "secret", Path: "../sys", Key: "k"}}, key), ErrDenied, `".."`},
+		"no right":       {putError(t, reader, mustRef(t, "vault:secret/full#k"), key), ErrDenied, "may not create secret/data/full"},
+		"no right, new":  {putError(t, reader, mustRef(t, "vault:secret/new#k"), key), ErrDenied, "may not create secret/data/new"},
+		"would destroy":  {putError(t, blind, mustRef(t, "vault:secret/full#k"), key), ErrDenied, `capabilities = ["patch"]`},
+		"no mount":       {putError(t, reader, mustRef(t, "vault:nowhere/x#k"), key), ErrDenied, "which engine is mounted at nowhere"},
+		"no KV":          {putError(t, root, mustRef(t, "vault:transit/keys/x#k"), key), ErrDenied, "not a KV engine"},
+		"version":        {putError(t, root, mustRef(t, "vault:secret/full#k@2"), key), ErrDenied, "version"},
+		"nothing":        {putError(t, root, mustRef(t, "vault:secret/full#k"), Value{}), ErrDenied, "empty"},
+		"not text":       {putError(t, root, mustRef(t, "vault:secret/full#k"), New([]byte{0xff})), ErrDenied, "UTF-8"},
+		"elsewhere":      {putError(t, root, mustRef(t, "file:/tmp/x"), key), ErrDenied, "only to Vault"},
+		"templates":      {putError(t, root, mustRef(t, "vault:secret/{host}#k"), key), ErrDenied, "no value here"},
+		"not a good ref": {putError(t, root, Ref{Vault: &VaultRef{Mount: "secret", Path: "../sys", Key: "k"}}, key), ErrDenied, `".."`},
 	} {
 		t.Run(name, func(t *testing.T) { isError(t, o, test.err, test.kind, test.says) })
 	}
@@ -160,14 +200,16 @@ func TestPutWithTheAnswerLost(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
 	var writes atomic.Int64
-	server := imitate(t, func(_ http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPatch {
-			writes.Add(1)
+	server := imitate(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet { // this token may not read
+			w.WriteHeader(http.StatusForbidden)
+			return
 		}
+		writes.Add(1)
 		panic(http.ErrAbortHandler)
 	})
 	store := o.openAt(t, server.URL, time.Second)
-	isError(t, o, store.Put(t.Context(), mustRef(t, "vault:secret/x#k"), New([]byte(o.secret("key")))), ErrUnavailable, "cut off")
+	isError(t, o, putError(t, store, mustRef(t, "vault:secret/x#k"), New([]byte(o.secret("key")))), ErrUnavailable, "cut off")
 	if writes.Load() != 1 {
 		t.Errorf("written %d times, want once", writes.Load())
 	}

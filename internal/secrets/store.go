@@ -89,31 +89,42 @@ func (s *Store) resolve(ctx context.Context, ref Ref, vars Vars, how reading) (S
 	return secret, explained(ctx, ref, err)
 }
 
+// Written is the result of Put.
+type Written struct {
+	// Version is the version of the secret that has the value; 0 on KV version 1.
+	Version int
+	// Before is the field's value before Put; zero if there was none, or Certpost's token may
+	// not read it.
+	Before Value
+}
+
 // Put writes the value into the field of a KV secret and leaves its other fields
 // unchanged; it creates the secret if it does not exist. On KV v2 it makes a new
-// version. The reference must be a vault reference without templates and version.
-func (s *Store) Put(ctx context.Context, ref Ref, value Value) error {
+// version, unless the newest one is known to have the value already. The reference must be a
+// vault reference without templates and version.
+func (s *Store) Put(ctx context.Context, ref Ref, value Value) (Written, error) {
 	switch {
 	case ref.Vault == nil:
-		return ref.refuse("secrets can be written only to Vault")
+		return Written{}, ref.refuse("secrets can be written only to Vault")
 	case ref.Vault.Version != 0:
-		return ref.refuse("a version cannot be written: leave it out, and Vault makes a new one")
+		return Written{}, ref.refuse("a version cannot be written: leave it out, and Vault makes a new one")
 	case value.IsZero():
-		return ref.refuse("an empty secret is not written")
+		return Written{}, ref.refuse("an empty secret is not written")
 	case !utf8.Valid(value.Reveal()):
-		return ref.refuse("Vault stores text, and the secret is not UTF-8: encode it first")
+		return Written{}, ref.refuse("Vault stores text, and the secret is not UTF-8: encode it first")
 	}
 	if err := ref.Validate(); err != nil {
-		return ref.refuse("invalid reference: %v", err)
+		return Written{}, ref.refuse("invalid reference: %v", err)
 	}
 	ref, err := ref.fill(nil)
 	if err != nil {
-		return err
+		return Written{}, err
 	}
 	if s.vault == nil {
-		return noVault(ref)
+		return Written{}, noVault(ref)
 	}
-	return explained(ctx, ref, s.vault.put(ctx, ref, value))
+	written, err := s.vault.put(ctx, ref, value)
+	return written, explained(ctx, ref, err)
 }
 
 // Health returns an ErrUnavailable when Vault is unreachable, sealed or on standby, or

@@ -2,7 +2,10 @@ package smtp
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // maxEnvelopeID is the longest ENVID before it is encoded (RFC 3461 section 4.4).
@@ -32,6 +35,20 @@ func (s *Session) dsnOfRcpt(env Envelope) string {
 		return ""
 	}
 	return " NOTIFY=FAILURE,DELAY"
+}
+
+// refusesDSN reports whether the envelope was refused with a code that may mean the
+// parameters of DSN, although the relay offers it. A mail is worth more than its bounce.
+func (s *Session) refusesDSN(failure *verdict.Failure, refused []rejection) bool {
+	if !s.OffersDSN() || s.dead {
+		return false
+	}
+	const syntax, parameter, notImplemented = 501, 504, 555 // RFC 5321 section 4.2.3
+	codes := []int{syntax, parameter, notImplemented}
+	if failure != nil {
+		return slices.Contains(codes, failure.ReplyCode)
+	}
+	return slices.ContainsFunc(refused, func(no rejection) bool { return slices.Contains(codes, no.failure.ReplyCode) })
 }
 
 // xtext encodes a parameter's value (RFC 3461 section 4): every octet that is not a

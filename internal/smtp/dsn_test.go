@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // Wherever DSN is offered, bounces are to return only headers, and name the delivery.
@@ -41,5 +42,50 @@ func TestDSNIsUsedWhereItIsOffered(t *testing.T) {
 				t.Errorf("receipt %+v", receipt)
 			}
 		})
+	}
+}
+
+// A relay that offers DSN and refuses its parameters gets the mail without them.
+func TestDSNThatIsOfferedAndRefused(t *testing.T) {
+	t.Parallel()
+	for _, moment := range []string{lab.AtMail, lab.AtRcpt} {
+		for _, pipelining := range []string{"PIPELINING", "8BITMIME"} {
+			t.Run(moment+"/"+pipelining, func(t *testing.T) {
+				t.Parallel()
+				server := lab.StartRelay(t, lab.RelayScript{NoDSN: moment, Offers: []string{pipelining, "DSN"}})
+				s := mustDial(t, clientOf(server))
+				for n := range 2 {
+					receipt, f := s.Send(lab.Patient(t), someone, someMail, claimed).Verdicts()
+					if f != nil {
+						t.Fatal(f)
+					}
+					if receipt.DSN {
+						t.Errorf("mail %d: the receipt says that DSN was used", n)
+					}
+				}
+				if mails := server.Taken(); len(mails) != 2 || len(mails[0].Recipients) != 1 || strings.Join(mails[0].Parameters, "") != map[string]string{"PIPELINING": "", "8BITMIME": "BODY=8BITMIME"}[pipelining] {
+					t.Errorf("the relay holds %+v", mails)
+				}
+				mailed := 0
+				for _, verb := range server.Heard() {
+					if verb == "MAIL" {
+						mailed++
+					}
+				}
+				if mailed != 3 {
+					t.Errorf("%d times MAIL for two mails, want one more", mailed)
+				}
+			})
+		}
+	}
+}
+
+// An address that is refused for its syntax is refused without the parameters too.
+func TestSyntaxIsNotDSN(t *testing.T) {
+	t.Parallel()
+	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"DSN"}, PerRcpt: map[string]string{"ops@example.com": "501 5.1.3 bad address"}})
+	_, f := attempt(lab.Patient(t), clientOf(server), someone, someMail).Verdicts()
+	if f == nil || f.Code != verdict.SMTPValidation || f.ReplyCode != 501 || len(f.Refused) != 1 {
+		t.Errorf("got %+v", f)
 	}
 }

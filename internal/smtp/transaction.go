@@ -113,6 +113,10 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	defer s.closeOnDone(ctx)()
 
 	taken, refused, failure := s.sendEnvelope(ctx, env, len(raw))
+	if len(taken) == 0 && s.refusesDSN(failure, refused) {
+		delete(s.offers, "DSN")
+		taken, refused, failure = s.sendEnvelope(ctx, env, len(raw))
+	}
 	got.refused, got.Failure = refused, failure
 	if failure != nil {
 		got.Redial = !fresh && !s.answered && connectionEnded(ctx, failure)

@@ -97,8 +97,9 @@ func (s *Session) snapshot() *verdict.Transcript {
 	}
 	if peer != nil {
 		c.PeerCertificate = verdict.CertificateOf(peer)
-		names := &c.PeerCertificate.DNSNames
-		*names = (*names)[:min(len(*names), maxPeerNames)]
+		for _, names := range []*[]string{&c.PeerCertificate.DNSNames, &c.PeerCertificate.OtherNames} {
+			*names = (*names)[:min(len(*names), maxPeerNames)]
+		}
 	}
 	for i, line := range s.transcript.lines {
 		if more := len(s.transcript.lines) - maxDialogue; more > 0 && i >= headLines && i < headLines+more {

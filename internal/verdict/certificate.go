@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
@@ -14,6 +15,7 @@ import (
 type Certificate struct {
 	CommonName  string    `json:"cn"`
 	DNSNames    []string  `json:"dns_names,omitempty"`
+	OtherNames  []string  `json:"other_names,omitempty"` // IP addresses, mail addresses, URIs
 	Issuer      string    `json:"issuer,omitempty"`
 	Serial      string    `json:"serial"`      // hexadecimal
 	Fingerprint string    `json:"fingerprint"` // SHA-256 of the leaf, hexadecimal
@@ -34,10 +36,48 @@ func CertificateOf(leaf *x509.Certificate) *Certificate {
 		NotBefore:   leaf.NotBefore.UTC(),
 		NotAfter:    leaf.NotAfter.UTC(),
 	}
-	for _, n := range leaf.DNSNames[:min(len(leaf.DNSNames), maxNames)] {
-		c.DNSNames = append(c.DNSNames, legible.Clean(n, 255))
+	for i, n := range AlternativeNames(leaf) {
+		switch n = legible.Clean(n, 255); {
+		case i == maxNames:
+			return c
+		case i < len(leaf.DNSNames):
+			c.DNSNames = append(c.DNSNames, n)
+		default:
+			c.OtherNames = append(c.OtherNames, n)
+		}
 	}
 	return c
+}
+
+// Name is the name under which a certificate is shown in lists: its CN, else its first DNS name,
+// else its first other name, else its serial number. Certificates of public CAs often have no CN any
+// more.
+func (c *Certificate) Name() string {
+	for _, names := range [][]string{{c.CommonName}, c.DNSNames, c.OtherNames} {
+		for _, name := range names {
+			if name != "" {
+				return name
+			}
+		}
+	}
+	return "serial " + c.Serial
+}
+
+// AllNames returns DNS names and other names.
+func (c *Certificate) AllNames() []string { return slices.Concat(c.DNSNames, c.OtherNames) }
+
+// AlternativeNames returns all subject alternative names of a certificate, unchanged: DNS names, IP
+// addresses, mail addresses, URIs.
+func AlternativeNames(cert *x509.Certificate) []string {
+	names := slices.Clone(cert.DNSNames)
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	names = append(names, cert.EmailAddresses...)
+	for _, uri := range cert.URIs {
+		names = append(names, uri.String())
+	}
+	return names
 }
 
 // SerialNumber returns a certificate's serial number in hexadecimal, two digits per

@@ -27,6 +27,7 @@ var tools = []tool{
 	{module: "pebble", programs: []string{"pebble", "pebble-challtestsrv"}, pkg: "tool"},
 	{module: "nats", programs: []string{"nats"}, pkg: "tool"},
 	{module: "vault", programs: []string{"vault-dev"}, pkg: "."},
+	{module: "cloudevents", programs: []string{"cloudevents-publish"}, pkg: "."},
 	{module: "dex", programs: []string{"dex-dev"}, pkg: "."},
 }
 

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// storeKey writes the key to Vault and references it in the event, with the version that was
+// written: a delivery that waits, or is replayed after the next renewal, then still finds the key of
+// its certificate. It runs before the publication: a published event must never reference a key that
+// does not exist.
+func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p publication) error {
+	if p.keyFile == "" {
+		return usage("--store-key needs --key FILE: the private key to store")
+	}
+	leaf, err := p.ev.Leaf()
+	if err != nil {
+		return usage("the certificate: %w", err)
+	}
+	place, err := keyPlace(c.StoreKey, leaf, p.lineage)
+	if err != nil {
+		return err
+	}
+	ref, err := secrets.ParseRef(place)
+	if err != nil {
+		return usage("--store-key: %w", err)
+	}
+	if ref.Vault == nil {
+		return usage("--store-key %s: keys can be stored only in vault:", ref)
+	}
+	text, err := os.ReadFile(p.keyFile)
+	if err != nil {
+		return usage("the private key: %w", err)
+	}
+	defer clear(text)
+	if err := payload.CheckKey(text, leaf); err != nil {
+		if !c.Force {
+			return usage("%s: %s; --force stores it all the same", p.keyFile, reasonOf(err))
+		}
+		fmt.Fprintf(a.stderr, "certpost: warning: %s: %s\n", p.keyFile, reasonOf(err))
+	}
+	store, err := secrets.Open(cfg.Vault, a.logger(LogConfig{Level: "error", Format: cfg.Log.Format}))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	written, err := store.Put(ctx, ref, secrets.New(text))
+	if err != nil {
+		return fmt.Errorf("store the private key: %w", err)
+	}
+	if before := written.Before.Reveal(); before != nil {
+		if payload.CheckKey(before, leaf) != nil {
+			fmt.Fprintln(a.stderr, "certpost: warning:", replacedKey(ref, written.Version))
+		}
+		clear(before)
+	}
+	if p.ev.PrivateKey, err = keyReference(place); err != nil {
+		return err
+	}
+	p.ev.PrivateKey.Vault.Version = written.Version
+	return nil
+}
+
+// replacedKey says what became of the key that was stored there before. At a renewal that is usual;
+// two certificates that share a path look the same.
+func replacedKey(ref secrets.Ref, version int) string {
+	const advice = "unless this is a renewal, give each certificate its own path, with {lineage} or {key_type}"
+	if version == 0 {
+		return fmt.Sprintf("%s held another private key, which is overwritten; deliveries that wait for it will fail: %s", ref, advice)
+	}
+	return fmt.Sprintf("%s held another private key; the event references version %d, which has the new one: %s", ref, version, advice)
+}
+
+// keyPlace replaces the placeholders of --store-key.
+func keyPlace(template string, leaf *x509.Certificate, lineage string) (string, error) {
+	values := map[string]func() string{
+		"{lineage}":  func() string { return lineage },
+		"{key_type}": func() string { return keyType(leaf) },
+		"{cn}":       func() string { return primaryName(leaf) },
+		"{domain}":   func() string { return strings.TrimPrefix(primaryName(leaf), "*.") },
+	}
+	place := template
+	for placeholder, value := range values {
+		if !strings.Contains(template, placeholder) {
+			continue
+		}
+		if placeholder == "{lineage}" && lineage == "" {
+			return "", usage("--store-key: {lineage} is known only with --from; use {cn} and {key_type}, or give the path in full")
+		}
+		part, ok := pathPart(value())
+		if !ok {
+			return "", usage("--store-key: the certificate has no name that can be used for %s; give the path in full", placeholder)
+		}
+		place = strings.ReplaceAll(place, placeholder, part)
+	}
+	return place, nil
+}
+
+// pathPart is a name as one element of a path in Vault: *.example.com becomes
+// _wildcard.example.com, and the colons of an IPv6 address become underscores.
+func pathPart(name string) (string, bool) {
+	if rest, ok := strings.CutPrefix(name, "*."); ok {
+		name = "_wildcard." + rest
+	}
+	if net.ParseIP(name) != nil {
+		name = strings.ReplaceAll(name, ":", "_")
+	}
+	for _, r := range name {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
+			return "", false
+		}
+	}
+	return name, strings.Trim(name, ".") != ""
+}
+
+// primaryName is the certificate's CN, else its first alternative name of any kind; "" without both.
+func primaryName(leaf *x509.Certificate) string {
+	for _, name := range append([]string{leaf.Subject.CommonName}, verdict.AlternativeNames(leaf)...) {
+		if name != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// keyType tells the RSA and the ECDSA certificate of one name apart: rsa-2048, ecdsa-p256, ed25519.
+func keyType(leaf *x509.Certificate) string {
+	switch key := leaf.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("rsa-%d", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ecdsa-" + strings.ToLower(strings.ReplaceAll(key.Params().Name, "-", ""))
+	case ed25519.PublicKey:
+		return "ed25519"
+	}
+	return ""
+}

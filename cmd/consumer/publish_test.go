@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/payload"
+)
+
+// A certificate file means the same to publish and to a delivery of its text: both take the same
+// leaf and chain, or both refuse it for the same reason.
+func TestPublishAndDeliveryReadTheSamePEM(t *testing.T) {
+	t.Parallel()
+	p := lab.NewPKI(t, "p256")
+	leaf, ca := lab.PEM(p.Leaf), lab.PEM(p.Intermediate)
+	full := slices.Concat(leaf, ca)
+	block := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+	replaced := func(old, with string) []byte { return bytes.ReplaceAll(full, []byte(old), []byte(with)) }
+	pkcs7 := []byte("\x30\x82\x01\x00\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x82")
+	for name, c := range map[string]struct {
+		text []byte
+		want string // reason of both; "" if both take it
+	}{
+		"as it is":                      {full, ""},
+		"X509 CERTIFICATE leaf":         {slices.Concat(block("X509 CERTIFICATE", p.Leaf.Raw), ca), ""},
+		"glued":                         {slices.Concat(bytes.TrimSpace(leaf), ca), ""},
+		"indented":                      {append([]byte("  "), replaced("\n", "\n  ")...), ""},
+		"mark in the middle":            {slices.Concat(leaf, []byte("\ufeff"), ca), ""},
+		"CR":                            {replaced("\n", "\r"), ""},
+		"one line":                      {replaced("\n", ""), ""},
+		"escaped":                       {replaced("\n", `\n`), ""},
+		"UTF-16":                        {utf16LE(full), ""},
+		"issuer first":                  {slices.Concat(ca, leaf), ""},
+		"TRUSTED CERTIFICATE leaf":      {slices.Concat(block("TRUSTED CERTIFICATE", p.Leaf.Raw), ca), "line 1 begins a TRUSTED CERTIFICATE"},
+		"PKCS#7 labelled CERTIFICATE":   {slices.Concat(block("CERTIFICATE", pkcs7), ca), "line 1 begins PKCS#7 under the label CERTIFICATE"},
+		"damaged leaf":                  {slices.Concat(bytes.Replace(leaf, []byte("MII"), []byte("M*I"), 1), ca), "is damaged: its content is not base64"},
+		"leaf without its END":          {slices.Concat(leaf[:300], []byte("\n"), ca), "has no END line before the next block"},
+		"leaf that is no certificate":   {slices.Concat(block("CERTIFICATE", []byte("hello")), ca), "the block on line 1 is not an X.509 certificate, or it is damaged"},
+		"base64 alone, on one line":     {bytes.Join(bytes.Split(leaf, []byte("\n"))[1:5], nil), "it is base64 without the -----BEGIN"},
+		"leaf commented out":            {slices.Concat([]byte("# "), full), "line 1 has text before -----BEGIN"},
+		"nothing that is a certificate": {block("PUBLIC KEY", []byte("x")), "it has no CERTIFICATE block"},
+	} {
+		file := filepath.Join(t.TempDir(), "cert.pem")
+		lab.Write(t, file, c.text)
+		ev, published := eventFromFile(file)
+		bundle, delivered := payload.ParseBundle(c.text)
+		switch {
+		case c.want != "":
+			if published == nil || !strings.Contains(published.Error(), c.want) {
+				t.Errorf("%s: publish says %v, want %q in it", name, published, c.want)
+			}
+			if delivered == nil || !strings.Contains(delivered.Error(), c.want) {
+				t.Errorf("%s: the delivery says %v, want %q in it", name, delivered, c.want)
+			}
+		case published != nil || delivered != nil:
+			t.Errorf("%s: publish says %v, the delivery %v", name, published, delivered)
+		default:
+			again, err := payload.ParseBundle([]byte(ev.Certificate.PEM))
+			if err != nil || !bytes.Equal(again.PEM(), bundle.PEM()) || !bytes.Equal(bundle.PEM(), full) {
+				t.Errorf("%s: published\n%s\ndelivered\n%s\n%v", name, ev.Certificate.PEM, bundle.PEM(), err)
+			}
+			if named, err := ev.Leaf(); err != nil || !bytes.Equal(named.Raw, p.Leaf.Raw) {
+				t.Errorf("%s: the event's leaf is another: %v", name, err)
+			}
+		}
+	}
+}
+
+// utf16LE is what Windows PowerShell makes of ASCII.
+func utf16LE(text []byte) []byte {
+	out := []byte("\xff\xfe")
+	for _, c := range text {
+		out = append(out, c, 0)
+	}
+	return out
+}
+
+// today makes a certificate valid now.
+func today(c *x509.Certificate) {
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+}
+
+// published is the event at a sequence of the stream.
+func (o *fixture) published(sequence uint64) *events.Event {
+	o.t.Helper()
+	s, err := o.service.broker.JetStream().Stream(context.Background(), broker.EventsStream)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	m, err := s.GetMsg(context.Background(), sequence)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	ev, err := events.Decode(nil, m.Data)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return ev
+}
+
+// Three lineages that are stored at one path: each event references the version with its own key,
+// and the publisher is warned. With {lineage} or {key_type} each has its own path.
+func TestEachLineageKeepsItsKey(t *testing.T) {
+	t.Parallel()
+	vault := lab.Vault(t)
+	o := newFixture(t, "")
+	o.write("token", vault.RootToken)
+	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
+	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	lineages := map[string]*lab.Issued{
+		"example.com":          lab.Issue(t, ca, lab.NewKey(t, "p256"), "example.com", lab.DNSNames("example.com"), today),
+		"example.com-rsa":      lab.Issue(t, ca, lab.NewKey(t, "rsa"), "example.com", lab.DNSNames("example.com"), today),
+		"wildcard.example.com": lab.Issue(t, ca, lab.NewKey(t, "p256"), "*.example.com", lab.DNSNames("*.example.com"), today),
+	}
+	names := []string{"example.com", "example.com-rsa", "wildcard.example.com"}
+	for name, cert := range lineages {
+		if err := os.MkdirAll(o.path(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		o.write(name+"/fullchain.pem", string(lab.PEM(cert, ca)))
+		o.write(name+"/privkey.pem", string(lab.KeyPEM(t, cert.Key)))
+	}
+	store := func(name, at string) said {
+		return command(t, []string{"RENEWED_LINEAGE=" + o.path(name)}, "-c", o.path("publisher.yaml"), "publish", "--from", "certbot", "--store-key", at, "--target", "ops")
+	}
+	sequence := uint64(0)
+	keyOf := func(name string) (path string, version int) {
+		t.Helper()
+		sequence++
+		ref := o.published(sequence).PrivateKey.Vault
+		field := vault.Call(t, "GET", fmt.Sprintf("secret/data/%s?version=%d", ref.Path, ref.Version), nil)["data"].(map[string]any)["data"].(map[string]any)[ref.Key]
+		if field != string(lab.KeyPEM(t, lineages[name].Key)) {
+			t.Errorf("%s: version %d of %s is not its key", name, ref.Version, ref.Path)
+		}
+		return ref.Path, ref.Version
+	}
+
+	const shared = "vault:secret/certs/{domain}#private_key"
+	for i, name := range names {
+		s := store(name, shared)
+		warned := fmt.Sprintf("certpost: warning: vault:secret/certs/example.com#private_key held another private key; the event references version %d, which has the new one: "+
+			"unless this is a renewal, give each certificate its own path, with {lineage} or {key_type}\n", i+1)
+		if i == 0 {
+			warned = ""
+		}
+		s.failed(t, exitDone, warned)
+	}
+	for i, name := range names {
+		if path, version := keyOf(name); path != "certs/example.com" || version != i+1 {
+			t.Errorf("%s: version %d of %s", name, version, path)
+		}
+	}
+
+	for _, name := range names {
+		store(name, "vault:secret/certs/by-lineage/{lineage}#private_key").done(t)
+		if path, version := keyOf(name); path != "certs/by-lineage/"+name || version != 1 {
+			t.Errorf("%s: version %d of %s", name, version, path)
+		}
+	}
+	for _, name := range names {
+		store(name, "vault:secret/certs/by-type/{cn}/{key_type}#private_key").done(t)
+	}
+	for _, want := range []string{"example.com/ecdsa-p256", "example.com/rsa-2048", "_wildcard.example.com/ecdsa-p256"} {
+		sequence++
+		if ref := o.published(sequence).PrivateKey.Vault; ref.Path != "certs/by-type/"+want || ref.Version != 1 {
+			t.Errorf("version %d of %s, want 1 of %s", ref.Version, ref.Path, want)
+		}
+	}
+
+	// The hook runs again: no new version, and the event is a duplicate.
+	if out := store("example.com", "vault:secret/certs/by-lineage/{lineage}#private_key").done(t); !strings.Contains(out, "published already") {
+		t.Errorf("again: %s", out)
+	}
+	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com/privkey.pem"), "--store-key", "vault:secret/{lineage}#k").
+		failed(t, exitUsage, "certpost: --store-key: {lineage} is known only with --from; use {cn} and {key_type}, or give the path in full\n")
+	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com-rsa/privkey.pem"), "--store-key", "vault:secret/x#k").
+		failed(t, exitUsage, "certpost: "+o.path("example.com-rsa/privkey.pem")+": the private key does not match the certificate \"example.com\"; store the key of this certificate; --force stores it all the same\n")
+}
+
+// What could only become a dead letter is refused before anything is published, unless --force says
+// so.
+func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	key := lab.NewKey(t, "p256")
+	numbered := func(n int64) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.SerialNumber = big.NewInt(n) }
+	}
+	first := lab.Issue(t, ca, key, "www.example.com", lab.DNSNames("www.example.com"), today, numbered(0x1234))
+	second := lab.Issue(t, ca, key, "www.example.com", lab.DNSNames("www.example.com"), today, numbered(0x5678))
+	large := lab.Issue(t, ca, key, "large", lab.DNSNames(lab.ManyNames(1500)...), today)
+	old := lab.Issue(t, ca, key, "old.example.com", lab.DNSNames("old.example.com"))
+	soon := lab.Issue(t, ca, key, "soon.example.com", lab.DNSNames("soon.example.com"), func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
+	})
+	for i, c := range []struct {
+		name   string
+		file   []byte
+		target string
+		want   string
+	}{
+		{"two leaves of one name", lab.PEM(first, second, ca), "ops",
+			`the certificate text has 2 leaf certificates ("www.example.com" with serial 1234, "www.example.com" with serial 5678); an event carries exactly one`},
+		{"1,500 names", lab.PEM(large, ca), "ops", "the certificate on line 1 is too large: the limit is 36500 bytes for one certificate and 131500 for all"},
+		{"authorities without a leaf", lab.PEM(ca, lab.Issue(t, nil, key, "Another CA", lab.AsCA)), "ops", "only CA certificates"},
+		{"unknown target", lab.PEM(first, ca), "opss", `target "opss" is not defined in the configuration`},
+		{"expired", lab.PEM(old, ca), "ops", "the certificate expired on 2026-06-01 12:00 UTC"},
+	} {
+		file := fmt.Sprintf("case%d.pem", i)
+		o.write(file, string(c.file))
+		args := []string{"publish", "--cert", o.path(file), "--target", c.target, "--id", fmt.Sprint("forced-", i)}
+		s := o.certpost(args...)
+		if s.code != exitUsage || !strings.HasPrefix(s.stderr, "certpost: this cannot be delivered: ") || !strings.Contains(s.stderr, c.want) || !strings.HasSuffix(s.stderr, "; --force publishes it all the same\n") {
+			t.Errorf("%s: exit %d, %s", c.name, s.code, s.stderr)
+		}
+		if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog.Dead != uint64(i) {
+			t.Errorf("%s: %+v, %v: something was published", c.name, backlog, err)
+		}
+		s = o.certpost(append(args, "--force")...)
+		if s.code != exitDone || !strings.HasPrefix(s.stderr, "certpost: warning: this cannot be delivered as it is: ") || !strings.Contains(s.stderr, c.want) {
+			t.Errorf("%s, forced: exit %d, %s", c.name, s.code, s.stderr)
+		}
+		o.until("the dead letter of "+c.name, func() bool { return len(o.letters()) == i+1 })
+	}
+	o.write("soon.pem", string(lab.PEM(soon, ca)))
+	o.certpost("publish", "--cert", o.path("soon.pem"), "--target", "ops").done(t) // can be replayed when it is valid
+
+	// A publisher whose configuration has no targets cannot know them.
+	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\n")
+	o.write("good.pem", string(lab.PEM(first, ca)))
+	command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", o.path("good.pem"), "--target", "elsewhere").done(t)
+}
+
+// A certificate without CN has a name wherever it is listed: its first alternative name.
+func TestCertificateWithoutCN(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "", refuseNobody)
+	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	leaf := lab.Issue(t, ca, lab.NewKey(t, "p256"), "", today, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP("192.0.2.7")} })
+	o.write("ip.pem", string(lab.PEM(leaf, ca)))
+	o.certpost("publish", "--cert", o.path("ip.pem"), "--id", "bare", "--target", "ops", "--target", "nobody").done(t)
+	if mail := o.mailTo("ops@demo.example", 1); !strings.Contains(string(mail.Raw), "192.0.2.7") {
+		t.Error("the mail does not name the certificate")
+	}
+	o.settled()
+	for _, args := range [][]string{{"deliveries", "list"}, {"deliveries", "list", "-o", "csv"}, {"deliveries", "list", "--name", "192.0.2.7"}, {"deliveries", "show", "bare", "ops"},
+		{"dead-letters", "list", "-o", "csv"}, {"dead-letters", "list", "--name", "192.0.2.7", "-o", "csv"}, {"dead-letters", "show", "1"}} {
+		o.until(strings.Join(args, " "), func() bool { return strings.Contains(o.certpost(args...).done(t), "192.0.2.7") })
+	}
+}
