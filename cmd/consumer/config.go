@@ -4,15 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/examples"
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
@@ -74,6 +77,25 @@ type NATSConfig struct {
 	TLS TLSConfig `yaml:"tls"`
 	// Replicas is the number of copies of streams and buckets; 3 and 5 require a cluster.
 	Replicas int `yaml:"replicas" enum:"1,3,5"`
+	// Domain is the JetStream domain of the server that stores the streams, if Certpost
+	// connects to a leaf node of it. Set only one of domain and api_prefix.
+	Domain string `yaml:"domain" pattern:"^[A-Za-z0-9_-]+$"`
+	// APIPrefix is the prefix under which this account imports the JetStream API of
+	// another one, such as JS.hub.API. Default: $JS.API.
+	APIPrefix string `yaml:"api_prefix" pattern:"^[^ *>]+[^. *>]$"`
+	// InboxPrefix replaces _INBOX in the subjects for replies, for a user who may not
+	// subscribe to _INBOX.>.
+	InboxPrefix string `yaml:"inbox_prefix" pattern:"^[^ *>]+[^. *>]$"`
+	// MaxBytes is the most that each stream may store, for accounts that require a limit.
+	// A full stream refuses new messages; nothing stored is removed.
+	MaxBytes StreamSizes `yaml:"max_bytes"`
+	// DuplicateWindow is how long the streams remember message ids, at least 10s. Set it
+	// if the server allows less than 2m. Default: 2m, or what an administrator has set.
+	DuplicateWindow time.Duration `yaml:"duplicate_window"`
+	// MaxAckPending is how many messages of one consumer may wait for their retry or be
+	// in work, 1 to 10000. Set it if the server allows less. Default: 1000 (10000 for
+	// lanes that relays share), or what an administrator has set.
+	MaxAckPending int `yaml:"max_ack_pending"`
 	// Service answers requests about dead letters on certpost.dead.* and other NATS
 	// subjects (docs/replay.md). Every client that NATS lets publish to these subjects
 	// can replay and discard dead letters.
@@ -88,6 +110,38 @@ type NATSConfig struct {
 	// MaxStore is the maximum size of the embedded server's data, such as 500MiB or
 	// 10GiB. When it is reached, new events are refused; nothing stored is removed.
 	MaxStore Size `yaml:"max_store" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+}
+
+// StreamSizes are limits of streams, such as 500MiB or 10GiB. Default: none, or what an
+// administrator has set.
+type StreamSizes struct {
+	// Events is the limit of CERTPOST_EVENTS: events of 30 days.
+	Events Size `yaml:"events" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// Deliveries is the limit of CERTPOST_DELIVERIES: deliveries that are not settled.
+	Deliveries Size `yaml:"deliveries" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// Manifest is the limit of CERTPOST_MANIFEST: about 100 bytes for each delivery of 30 days.
+	Manifest Size `yaml:"manifest" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// DeadLetters is the limit of CERTPOST_DEAD_LETTERS: dead letters of 400 days.
+	DeadLetters Size `yaml:"dead_letters" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// Audit is the limit of CERTPOST_AUDIT: records of three years.
+	Audit Size `yaml:"audit" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// Ledger is the limit of the bucket CERTPOST_LEDGER: 1 to 4 KiB for each delivery of 400 days.
+	Ledger Size `yaml:"ledger" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// Relays is the limit of the bucket CERTPOST_RELAYS; 10MiB are plenty.
+	Relays Size `yaml:"relays" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+	// Desk is the limit of the bucket CERTPOST_DESK: holds and replay runs; 100MiB are plenty.
+	Desk Size `yaml:"desk" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
+}
+
+// byStream returns the limits that are set, in bytes, by the name of the stream.
+func (s StreamSizes) byStream() map[string]int64 {
+	limits := map[string]int64{
+		broker.EventsStream: int64(s.Events), broker.DeliveriesStream: int64(s.Deliveries), broker.ManifestStream: int64(s.Manifest),
+		broker.DeadLettersStream: int64(s.DeadLetters), broker.AuditStream: int64(s.Audit), "KV_" + broker.LedgerBucket: int64(s.Ledger),
+		"KV_" + broker.RelaysBucket: int64(s.Relays), "KV_" + broker.DeskBucketName: int64(s.Desk),
+	}
+	maps.DeleteFunc(limits, func(_ string, limit int64) bool { return limit == 0 })
+	return limits
 }
 
 // TLSConfig are the PEM files of a client's TLS.
@@ -338,6 +392,8 @@ func (c *Config) courierOptions() delivery.Options {
 	}
 }
 
+var domainName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
 func (n *NATSConfig) validate(f *findings) {
 	for address := range strings.SplitSeq(n.URL, ",") {
 		u, err := url.Parse(strings.TrimSpace(address))
@@ -378,6 +434,26 @@ func (n *NATSConfig) validate(f *findings) {
 	}
 	if d, err := time.ParseDuration(n.SyncInterval); n.SyncInterval != "always" && (err != nil || d <= 0) {
 		f.err("nats.sync_interval", "want always, or a duration such as 2m")
+	}
+	for _, prefix := range []struct{ key, value string }{{"nats.api_prefix", n.APIPrefix}, {"nats.inbox_prefix", n.InboxPrefix}} {
+		if strings.ContainsAny(prefix.value, " \t\r\n*>") || strings.HasSuffix(prefix.value, ".") || strings.HasPrefix(prefix.value, ".") || strings.Contains(prefix.value, "..") {
+			f.err(prefix.key, "want a prefix of subjects, without wildcards, blanks and a dot at its end")
+		}
+	}
+	if n.Domain != "" && !domainName.MatchString(n.Domain) {
+		f.err("nats.domain", "want a name of letters, digits, - and _")
+	}
+	if n.Domain != "" && n.APIPrefix != "" {
+		f.err("nats", "sets domain and api_prefix: set only one")
+	}
+	if n.URL == "" && (n.Domain != "" || n.APIPrefix != "") {
+		f.err("nats", "domain and api_prefix are for a NATS server elsewhere: set nats.url")
+	}
+	if n.DuplicateWindow != 0 && (n.DuplicateWindow < 10*time.Second || n.DuplicateWindow > 24*time.Hour) {
+		f.err("nats.duplicate_window", "want 10s to 24h")
+	}
+	if n.MaxAckPending != 0 && (n.MaxAckPending < 1 || n.MaxAckPending > 10_000) {
+		f.err("nats.max_ack_pending", "want 1 to 10000")
 	}
 	if n.URL == "" && n.Replicas > 1 {
 		f.err("nats.replicas", "more than 1 requires a NATS cluster: set nats.url")

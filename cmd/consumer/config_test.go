@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 )
 
@@ -97,6 +98,13 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:7:18: nats.sync_interval: want always, or a duration such as 2m`,
 			`c.yaml:8:11: nats.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses`,
 			`c.yaml:9:14: nats.max_store: want a size such as 500MiB or 10GiB`}},
+		{"nats rules", "nats: {domain: a, api_prefix: b.API, duplicate_window: 1s, max_ack_pending: 20000, inbox_prefix: \"a.>\", max_bytes: {events: 1GB}}\n", nil, []string{
+			`c.yaml:1:7: nats: domain and api_prefix are for a NATS server elsewhere: set nats.url`,
+			`c.yaml:1:7: nats: sets domain and api_prefix: set only one`,
+			`c.yaml:1:56: nats.duplicate_window: want 10s to 24h`,
+			`c.yaml:1:77: nats.max_ack_pending: want 1 to 10000`,
+			`c.yaml:1:98: nats.inbox_prefix: want a prefix of subjects, without wildcards, blanks and a dot at its end`,
+			`c.yaml:1:125: nats.max_bytes.events: want a size such as 500MiB or 10GiB`}},
 		{"a cluster takes a server", "nats: {replicas: 3}\n", nil, []string{`c.yaml:1:18: nats.replicas: more than 1 requires a NATS cluster: set nats.url`}},
 		{"nats password from a variable in the file", "nats: {url: nats://x, user: a, password: '${NATS_PASSWORD}'}\n", []string{"NATS_PASSWORD=hunter2"}, nil},
 		{"nats password from a variable alone", "nats: {url: nats://x, user: a}\n", []string{"CERTPOST_NATS_PASSWORD=hunter2"}, nil},
@@ -222,5 +230,18 @@ func TestSize(t *testing.T) {
 		if err := s.UnmarshalYAML(func(into any) error { *into.(*string) = text; return nil }); err == nil {
 			t.Errorf("%q is read as %d", text, s)
 		}
+	}
+}
+
+// The settings for servers with rules reach the broker, and wrong ones are named.
+func TestNATSRules(t *testing.T) {
+	t.Parallel()
+	cfg, problems := load(t, `nats: {url: "nats://127.0.0.1:4222", domain: hub, inbox_prefix: _mine, duplicate_window: 30s, max_ack_pending: 50, max_bytes: {events: 1GiB, ledger: 2MiB}}`)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	b := cfg.brokerConfig(t.Context(), nil)
+	if b.Domain != "hub" || b.InboxPrefix != "_mine" || b.DuplicateWindow != 30*time.Second || b.MaxAckPending != 50 || len(b.MaxBytes) != 2 || b.MaxBytes[broker.EventsStream] != 1<<30 || b.MaxBytes["KV_"+broker.LedgerBucket] != 2<<20 {
+		t.Errorf("%+v", b)
 	}
 }

@@ -246,6 +246,7 @@ func (h *health) examine(ctx context.Context) []check {
 		h.nats(ctx),
 		verdictOn("vault", "vault", degraded, h.s.store.Health(ctx)),
 		verdictOn("relays", "relay", degraded, h.relays()),
+		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 	}
 	if c := h.s.http.certificate; c != nil {
 		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))

@@ -234,6 +234,8 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 		CAFile: c.NATS.TLS.CAFile, CertFile: c.NATS.TLS.CertFile, KeyFile: c.NATS.TLS.KeyFile, Replicas: c.NATS.Replicas,
 		DataDir: c.DataDir, Listen: c.NATS.Listen, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
 	}
+	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
+	b.InboxPrefix, b.Domain, b.APIPrefix = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix
 	if !c.NATS.Password.IsZero() {
 		b.Password = func() ([]byte, error) {
 			s, err := store.Get(ctx, c.NATS.Password, nil)

@@ -24,6 +24,8 @@ const (
 	ActionReplaced  Action = "replaced"  // by a newer letter of the same delivery
 	ActionRemoved   Action = "removed"   // from the stream, not through Certpost
 
+	ActionRecovered Action = "recovered" // a delivery or letter that the streams had lost is stored again
+
 	ActionRestored  Action = "restored"  // a discarded letter is on the list again, under a new number
 	ActionFailed    Action = "failed"    // an intended action failed; the letter is unchanged
 	ActionHeld      Action = "held"      // may be neither replayed nor discarded
@@ -47,7 +49,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		ActionReplayed, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
-		ActionExpired, ActionReplaced, ActionRemoved, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
+		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 	}
 }

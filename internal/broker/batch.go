@@ -26,35 +26,44 @@ const batchFrom = 12
 // a stream, or counting in a large one, may take long.
 const apiTimeout = 10 * time.Second
 
-// Known says what to do with a message whose id the stream has seen within its duplicate
-// window: sequence is that of the message that was stored with this id.
-type Known func(ctx context.Context, m *nats.Msg, sequence uint64) error
-
 // PublishAll publishes messages to one stream, in batches if those are cheaper, and returns
-// when all are stored. Each message needs a Nats-Msg-Id, so that publishing all of them
-// again after an error stores none twice: known is called for each message that is a
-// duplicate. A batch that contains a duplicate is refused as a whole, and then its messages
-// are published one by one.
-func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) error {
+// their sequences when all are stored. Each message needs a Nats-Msg-Id, so that publishing
+// all of them again after an error stores none twice: known is called for each message that
+// is a duplicate. A batch that contains a duplicate is refused as a whole, and then its
+// messages are published one by one.
+func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) ([]uint64, error) {
+	sequences := make([]uint64, 0, len(msgs))
 	for len(msgs) > 0 {
 		n := min(len(msgs), maxBatch)
 		part := msgs[:n]
 		msgs = msgs[n:]
 		err := errBatchRefused
 		if n >= batchFrom && b.flushesEachWrite() {
+			var last uint64
 			once, cancel := context.WithTimeout(ctx, b.RequestTimeout())
-			_, err = b.PublishBatch(once, part)
+			if last, err = b.PublishBatch(once, part); err == nil {
+				for i := range uint64(n) {
+					sequences = append(sequences, last-uint64(n)+1+i)
+				}
+			}
 			cancel()
 		}
 		if errors.Is(err, errBatchRefused) {
-			err = b.publishEach(ctx, part, known)
+			var stored []uint64
+			stored, err = b.publishEach(ctx, part, known)
+			sequences = append(sequences, stored...)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return sequences, nil
 }
+
+// Known says what to do with a message whose id the stream has seen within its duplicate
+// window: stored is the sequence of the message that was stored with this id. It returns
+// that of the message that counts.
+type Known func(ctx context.Context, m *nats.Msg, stored uint64) (uint64, error)
 
 // flushesEachWrite reports whether batches save anything: they do if the store flushes
 // every write to disk before it acknowledges it. An external server does not tell; by
@@ -136,12 +145,13 @@ func (b *Broker) PublishBatch(ctx context.Context, msgs []*nats.Msg) (last uint6
 
 // publishEach publishes messages one by one, in order, and then waits for the
 // acknowledgements, RequestTimeout for each that follows another.
-func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known) error {
+func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known) ([]uint64, error) {
+	stored := make([]uint64, len(msgs))
 	sent := make([]jetstream.PubAckFuture, len(msgs))
 	for i, m := range msgs {
 		var err error
 		if sent[i], err = b.js.PublishMsgAsync(m); err != nil {
-			return fmt.Errorf("publish to %s: %w", m.Subject, err)
+			return nil, fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 	}
 	overdue := time.NewTimer(b.RequestTimeout())
@@ -150,8 +160,8 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known)
 		var err error
 		select {
 		case ack := <-sent[i].Ok():
-			if ack.Duplicate {
-				err = known(ctx, m, ack.Sequence)
+			if stored[i] = ack.Sequence; ack.Duplicate {
+				stored[i], err = known(ctx, m, ack.Sequence)
 			}
 		case err = <-sent[i].Err():
 		case <-overdue.C:
@@ -160,9 +170,9 @@ func (b *Broker) publishEach(ctx context.Context, msgs []*nats.Msg, known Known)
 			err = ctx.Err()
 		}
 		if err != nil {
-			return fmt.Errorf("publish to %s: %w", m.Subject, err)
+			return nil, fmt.Errorf("publish to %s: %w", m.Subject, err)
 		}
 		overdue.Reset(b.RequestTimeout())
 	}
-	return nil
+	return stored, nil
 }

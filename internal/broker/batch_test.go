@@ -45,9 +45,20 @@ func TestPublishAllStoresEachOnce(t *testing.T) {
 					m.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("event/%d", i))
 					msgs = append(msgs, m)
 				}
-				err := b.PublishAll(t.Context(), msgs, func(context.Context, *nats.Msg, uint64) error { duplicates++; return nil })
+				stored, err := b.PublishAll(t.Context(), msgs, func(_ context.Context, _ *nats.Msg, sequence uint64) (uint64, error) {
+					duplicates++
+					return sequence, nil
+				})
 				if err != nil {
 					t.Fatal(err)
+				}
+				for i, sequence := range stored {
+					if sequence != uint64(i+1) {
+						t.Errorf("message %d is said to have sequence %d", i, sequence)
+					}
+				}
+				if len(stored) != n {
+					t.Errorf("%d sequences of %d messages", len(stored), n)
 				}
 			}
 			publish(test.n)

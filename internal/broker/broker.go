@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,19 @@ type Config struct {
 	CAFile, CertFile, KeyFile string
 	// Replicas of streams, consumers and bucket: 1, 3 or 5.
 	Replicas int
+	// MaxBytes are limits of streams, by name, for accounts that require them; a full
+	// stream refuses what is new. Streams without an entry have the limit that they have.
+	MaxBytes map[string]int64
+	// DuplicateWindow of the streams; 0: 2 minutes, or what an administrator has set.
+	DuplicateWindow time.Duration
+	// MaxAckPending of all consumers; 0: 1,000, 10,000 for lanes shared by several relays,
+	// or what an administrator has set.
+	MaxAckPending int
+	// InboxPrefix replaces _INBOX in the subjects for replies.
+	InboxPrefix string
+	// Domain is JetStream's domain, APIPrefix the prefix of its subjects as imported from
+	// another account; at most one is set.
+	Domain, APIPrefix string
 
 	// DataDir holds the embedded server's store.
 	DataDir string
@@ -85,7 +99,7 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 		b.Close()
 		return nil, err
 	}
-	if b.js, err = openJetStream(b.nc); err != nil {
+	if b.js, err = openJetStream(b.nc, b.apiPrefix()); err != nil {
 		b.Close()
 		return nil, err
 	}
@@ -111,7 +125,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 	if b.nc, err = nats.Connect(cfg.URL, opts...); err != nil {
 		return nil, fmt.Errorf("NATS at %s does not answer (%w): check that `certpost run` or the NATS server is running, and that nats.url is right", safeURL(cfg.URL), err)
 	}
-	if b.js, err = openJetStream(b.nc); err != nil {
+	if b.js, err = openJetStream(b.nc, b.apiPrefix()); err != nil {
 		b.Close()
 		return nil, err
 	}
@@ -129,8 +143,29 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 	return &Broker{cfg: cfg, log: log}
 }
 
-func openJetStream(nc *nats.Conn) (jetstream.JetStream, error) {
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout), jetstream.WithPublishAsyncTimeout(apiTimeout))
+// apiPrefix is the prefix of JetStream's subjects, with the last dot.
+func (b *Broker) apiPrefix() string {
+	switch {
+	case b.cfg.Domain != "":
+		return "$JS." + b.cfg.Domain + ".API."
+	case b.cfg.APIPrefix != "":
+		return strings.TrimSuffix(b.cfg.APIPrefix, ".") + "."
+	}
+	return jetstream.DefaultAPIPrefix
+}
+
+// ledgerSubject is the subject to publish a ledger entry to. Outside of JetStream's own
+// domain or account the subjects of buckets have its prefix as well.
+func (b *Broker) ledgerSubject(key string) string {
+	subject := "$KV." + LedgerBucket + "." + key
+	if prefix := b.apiPrefix(); prefix != jetstream.DefaultAPIPrefix {
+		return prefix + subject
+	}
+	return subject
+}
+
+func openJetStream(nc *nats.Conn, prefix string) (jetstream.JetStream, error) {
+	js, err := jetstream.NewWithAPIPrefix(nc, prefix, jetstream.WithDefaultTimeout(apiTimeout), jetstream.WithPublishAsyncTimeout(apiTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
@@ -173,7 +208,7 @@ func (b *Broker) Health(ctx context.Context) error {
 		if _, err := b.js.Stream(asking, want.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("stream %s does not exist", want.Name)
 		} else if err != nil && passed {
-			return fmt.Errorf("stream %s: %w", want.Name, err)
+			return fmt.Errorf("stream %s: %w", want.Name, explain(err, want.Name))
 		}
 	}
 	return nil

@@ -71,13 +71,20 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
-				log.Error().Err(err).Msg("NATS denies this user permission for a subject")
+				advice := "NATS denies this user permission for a subject"
+				if strings.Contains(err.Error(), nats.InboxPrefix) {
+					advice += ": set nats.inbox_prefix to the prefix that the user may subscribe to"
+				}
+				log.Error().Err(err).Msg(advice)
 				return
 			}
 			log.Debug().Err(err).Msg("NATS reports an asynchronous error")
 		}),
 	}
 	opts = append(opts, logReconnectErrors(log))
+	if cfg.InboxPrefix != "" {
+		opts = append(opts, nats.CustomInboxPrefix(cfg.InboxPrefix))
+	}
 	if cfg.CredentialsFile != "" {
 		if err := checkReadable("nats.credentials_file", cfg.CredentialsFile); err != nil {
 			return nil, err

@@ -29,6 +29,10 @@ const (
 	StateDiscarded State = "discarded" // its dead letter was discarded
 )
 
+// Final reports whether the state is an outcome: no message of the delivery has to be in
+// the stream.
+func (s State) Final() bool { return s == StateSent || s == StateDead || s == StateDiscarded }
+
 // Entry is what the ledger stores of one delivery: the value at key <target>.<event> of the
 // bucket CERTPOST_LEDGER. It holds no secret.
 type Entry struct {
@@ -245,7 +249,7 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 	}
 	e, err := readEntry(kve.Value())
 	if err != nil {
-		return Entry{}, 0, fmt.Errorf("ledger entry %s cannot be read (%w): inspect it with `nats kv get %s %s`", key, err, LedgerBucket, key)
+		return Entry{}, 0, fmt.Errorf("%w: entry %s (%v): inspect it with `nats kv get %s %s`", ErrUnreadableEntry, key, err, LedgerBucket, key)
 	}
 	e.Stored = kve.Created()
 	return e, kve.Revision(), nil
@@ -333,7 +337,7 @@ func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
 func (b *Broker) writeEntries(entries []entryWrite) (last uint64, err error) {
 	msgs := make([]*nats.Msg, len(entries))
 	for i, e := range entries {
-		msgs[i] = nats.NewMsg("$KV." + LedgerBucket + "." + e.key)
+		msgs[i] = nats.NewMsg(b.ledgerSubject(e.key))
 		msgs[i].Data = e.value
 		msgs[i].Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(e.revision, 10))
 	}

@@ -81,7 +81,7 @@ func (b *Broker) requestAll(ctx context.Context, stream string, requests []strin
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	for i, request := range requests {
-		if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox+strconv.Itoa(i), []byte(request)); err != nil {
+		if err := b.nc.PublishRequest(b.apiPrefix()+"DIRECT.GET."+stream, inbox+strconv.Itoa(i), []byte(request)); err != nil {
 			return answered, err
 		}
 	}

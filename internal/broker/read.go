@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strconv"
 	"time"
 
@@ -137,7 +136,7 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 		return nil, false, err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+	if err := b.nc.PublishRequest(b.apiPrefix()+"DIRECT.GET."+stream, inbox, body); err != nil {
 		return nil, false, err
 	}
 	overdue := time.NewTimer(readTimeout)
@@ -218,7 +217,7 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 	defer cancel()
 	var reply *nats.Msg
 	err = b.Persist(ctx, func(ctx context.Context) (err error) {
-		reply, err = b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, body)
+		reply, err = b.nc.RequestWithContext(ctx, b.apiPrefix()+"STREAM.MSG.GET."+stream, body)
 		return err
 	})
 	if err != nil {
@@ -378,36 +377,9 @@ func stateOf(info *jetstream.StreamInfo) StreamState {
 	return StreamState{First: s.FirstSeq, Last: s.LastSeq, Messages: s.Msgs, Created: info.Created, MaxAge: info.Config.MaxAge}
 }
 
-// OpenLetters is the set of the numbers of open letters.
-type OpenLetters struct {
-	StreamState
-	gone []uint64 // removed, between First and Last, sorted
-}
-
-// Has reports whether the letter is open.
-func (o *OpenLetters) Has(number uint64) bool {
-	if o.Messages == 0 || number < o.First || number > o.Last {
-		return false
-	}
-	_, gone := slices.BinarySearch(o.gone, number)
-	return !gone
-}
-
 // OpenLetters asks the leader which letters are open. The answer lists those that are not,
 // some bytes for each letter removed after the oldest open one, so it is meant for when the
 // counts of StreamStates are unexpected.
-func (b *Broker) OpenLetters(ctx context.Context) (*OpenLetters, error) {
-	stream, err := b.js.Stream(ctx, DeadLettersStream)
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
-	}
-	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", DeadLettersStream, err)
-	}
-	open := &OpenLetters{stateOf(info), info.State.Deleted}
-	if !slices.IsSorted(open.gone) {
-		slices.Sort(open.gone)
-	}
-	return open, nil
+func (b *Broker) OpenLetters(ctx context.Context) (*Sequences, error) {
+	return b.held(ctx, DeadLettersStream)
 }

@@ -48,7 +48,7 @@ func publishLetters(t testing.TB, b *Broker, n int) {
 		msgs = append(msgs, d.message(""))
 	}
 	for part := range slices.Chunk(msgs, 1000) {
-		if err := b.publishEach(context.Background(), part, nil); err != nil {
+		if _, err := b.publishEach(context.Background(), part, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

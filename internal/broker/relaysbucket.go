@@ -28,6 +28,17 @@ const (
 type Heartbeat struct {
 	Process string       `json:"process"` // host/pid/id
 	Lanes   []LaneStatus `json:"lanes,omitempty"`
+	// Standstills are what has kept events or deliveries from moving for a minute or longer.
+	Standstills []Standstill `json:"standstills,omitempty"`
+}
+
+// Standstill is a part of the work of one process that makes no progress.
+type Standstill struct {
+	Process string    `json:"process,omitempty"` // host/pid/id, if those of several processes are listed
+	Part    string    `json:"part"`              // topology, consumer, fetch, progress, fanout, ledger, dead_letters, rate, reconcile, stranded
+	Name    string    `json:"name,omitempty"`    // of the lane or relay, if it concerns only one
+	Since   time.Time `json:"since"`
+	Reason  string    `json:"reason"`
 }
 
 // The combined breaker state of a lane's relays.

@@ -194,9 +194,57 @@ func (b *Broker) LaneInfos(ctx context.Context) ([]LaneInfo, error) {
 	return all, b.readRelays(ctx, kv, index)
 }
 
+// Standstills returns what the running processes report to stand still, the oldest first.
+func (b *Broker) Standstills(ctx context.Context) ([]Standstill, error) {
+	kv, err := b.OpenRelays(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Standstill
+	err = readBeats(ctx, kv, []string{ReplicaPrefix + "*"}, func(e jetstream.KeyValueEntry) {
+		if beat, ok := heartbeatOf(e); ok {
+			for _, s := range beat.Standstills {
+				s.Process = beat.Process
+				all = append(all, s)
+			}
+		}
+	})
+	slices.SortFunc(all, func(a, b Standstill) int { return a.Since.Compare(b.Since) })
+	return all, err
+}
+
+// heartbeatOf reads a heartbeat; false if its process counts as gone, or if the entry is
+// another one.
+func heartbeatOf(e jetstream.KeyValueEntry) (beat Heartbeat, ok bool) {
+	ok = time.Since(e.Created()) <= ReplicaGoneAfter && json.Unmarshal(e.Value(), &beat) == nil
+	return beat, ok
+}
+
 // readRelays adds the suspensions and process statuses of the bucket to lanes.
 func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes map[string]*LaneInfo) error {
-	w, err := kv.WatchFiltered(ctx, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"}, jetstream.IgnoreDeletes())
+	return readBeats(ctx, kv, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"}, func(e jetstream.KeyValueEntry) {
+		if lane, ok := strings.CutPrefix(e.Key(), SuspendedPrefix); ok {
+			if s := ReadSuspension(lane, e); lanes[lane] != nil && !s.Expired(time.Now()) {
+				lanes[lane].Suspension = &s
+			}
+			return
+		}
+		beat, ok := heartbeatOf(e)
+		if !ok {
+			return
+		}
+		for _, s := range beat.Lanes {
+			if info := lanes[s.Lane]; info != nil {
+				s.Process = beat.Process
+				info.add(s)
+			}
+		}
+	})
+}
+
+// readBeats calls read for each entry of the bucket at the keys.
+func readBeats(ctx context.Context, kv jetstream.KeyValue, keys []string, read func(jetstream.KeyValueEntry)) error {
+	w, err := kv.WatchFiltered(ctx, keys, jetstream.IgnoreDeletes())
 	if err != nil {
 		return fmt.Errorf("read %s: %w", RelaysBucket, err)
 	}
@@ -209,22 +257,7 @@ func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes ma
 			if !ok || e == nil {
 				return nil
 			}
-			if lane, ok := strings.CutPrefix(e.Key(), SuspendedPrefix); ok && lanes[lane] != nil {
-				if s := ReadSuspension(lane, e); !s.Expired(time.Now()) {
-					lanes[lane].Suspension = &s
-				}
-				continue
-			}
-			var beat Heartbeat
-			if time.Since(e.Created()) > ReplicaGoneAfter || json.Unmarshal(e.Value(), &beat) != nil {
-				continue
-			}
-			for _, s := range beat.Lanes {
-				if info := lanes[s.Lane]; info != nil {
-					s.Process = beat.Process
-					info.add(s)
-				}
-			}
+			read(e)
 		}
 	}
 }

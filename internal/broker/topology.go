@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ const (
 	DeliveriesStream  = "CERTPOST_DELIVERIES"
 	DeadLettersStream = "CERTPOST_DEAD_LETTERS"
 	AuditStream       = "CERTPOST_AUDIT"
+	ManifestStream    = "CERTPOST_MANIFEST"
 	LedgerBucket      = "CERTPOST_LEDGER"
 	RelaysBucket      = "CERTPOST_RELAYS"
 	DeskBucketName    = "CERTPOST_DESK"
@@ -28,12 +30,18 @@ const (
 	DeliveryPrefix     = "certpost.delivery."
 	DeadLetterPrefix   = "certpost.dead."
 	auditPrefix        = "certpost.audit."
+	manifestSubject    = "certpost.manifest"
 	FanoutConsumer     = "fanout"
 	LaneConsumerPrefix = "lane-"
 )
 
 // DeliverySubject returns the subject of the delivery messages for a target.
 func DeliverySubject(lane, target string) string { return DeliveryPrefix + lane + "." + target }
+
+// DeliveryTarget returns the target of a delivery message: the last token of its subject.
+func DeliveryTarget(subject string) string {
+	return subject[strings.LastIndexByte(subject, '.')+1:]
+}
 
 // Retention of the streams.
 const (
@@ -60,12 +68,12 @@ const maxAckPending = 1000
 // it costs 3 to 5 % of a core.
 const maxSharedPending = 10_000
 
-// LaneAckPending returns MaxAckPending of a lane's consumer.
-func LaneAckPending(lane string) int {
-	if strings.HasPrefix(lane, verdict.SharedLanePrefix) {
+// LaneAckPending returns MaxAckPending of a lane's consumer: the configured number, if any.
+func (b *Broker) LaneAckPending(lane string) int {
+	if b.cfg.MaxAckPending == 0 && strings.HasPrefix(lane, verdict.SharedLanePrefix) {
 		return maxSharedPending
 	}
-	return maxAckPending
+	return cmp.Or(b.cfg.MaxAckPending, maxAckPending)
 }
 
 // ownerKey marks what Certpost created, in the metadata of streams and consumers.
@@ -86,8 +94,8 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name: name, Description: about, Subjects: subjects, Metadata: owned,
 			Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, Discard: jetstream.DiscardNew,
-			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
-			Duplicates: 2 * time.Minute, AllowDirect: true,
+			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: cmp.Or(b.cfg.MaxBytes[name], -1), MaxMsgSize: -1, MaxMsgsPerSubject: -1,
+			Duplicates: cmp.Or(b.cfg.DuplicateWindow, defaultDuplicates), AllowDirect: true,
 		}
 	}
 	events := base(EventsStream, "certificate.issued events", EventSubject, EventSubject+".>")
@@ -105,6 +113,9 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	audit := base(AuditStream, "actions on dead letters and their actors", auditPrefix+">")
 	audit.MaxAge = auditAge
 	audit.AllowAtomicPublish = true
+
+	manifest := base(ManifestStream, "the deliveries that events became", manifestSubject)
+	manifest.MaxAge = eventsAge
 
 	// The ledger is a KV bucket. It is created as a stream, because a bucket's
 	// configuration cannot enable atomic batches.
@@ -125,7 +136,7 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	desk.MaxMsgsPerSubject = 1
 	desk.AllowRollup = true
 	desk.DenyDelete = true
-	return []jetstream.StreamConfig{events, deliveries, dead, audit, ledger, relays, desk}
+	return []jetstream.StreamConfig{events, deliveries, manifest, dead, audit, ledger, relays, desk}
 }
 
 // EnsureTopology creates missing streams and the fan-out consumer, updates those that
@@ -141,7 +152,7 @@ func (b *Broker) EnsureTopology(ctx context.Context) error {
 		}
 	}
 	return b.EnsureConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
-		Durable: FanoutConsumer, Description: "events to deliveries", MaxAckPending: maxAckPending,
+		Durable: FanoutConsumer, Description: "events to deliveries", MaxAckPending: b.LaneAckPending(""),
 	})
 }
 
@@ -156,20 +167,26 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 			// deleting its files, and would delete those of a new stream with them.
 			backoff.Sleep(ctx, deletionTime)
 		}
-		if _, err = b.js.CreateStream(ctx, want); err == nil {
+		_, deleted := b.seen.Load(want.Name)
+		if _, err = b.js.CreateStream(ctx, want); err == nil && deleted {
+			b.log.Error().Str("stream", want.Name).Msg("the stream was deleted while certpost runs, and is created again; what it held is gone, and recovered as far as the other streams have it")
+			return nil
+		}
+		if err == nil {
 			b.log.Info().Str("stream", want.Name).Msg("stream created")
 			return nil
 		}
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return fmt.Errorf("create stream %s: %w", want.Name, err)
+			return fmt.Errorf("create stream %s: %w", want.Name, explain(err, want.Name))
 		}
 		s, err = b.js.Stream(ctx, want.Name) // another process created it first
 	}
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", want.Name, err)
+		return fmt.Errorf("stream %s: %w", want.Name, explain(err, want.Name))
 	}
 	b.seen.Store(want.Name, true)
 	have := s.CachedInfo().Config
+	want = b.keptStream(have, want)
 	diff := streamDiff(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
 		return fmt.Errorf("stream %s exists and was %w (%s): rename or remove it, or use another NATS account", want.Name, ErrNotOurs, describeDiff(diff))
@@ -181,7 +198,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 		return fmt.Errorf("stream %s differs in settings that JetStream cannot update, so it was %w in this form (%s): recreate it", want.Name, ErrNotOurs, describeDiff(diff))
 	}
 	if _, err := b.js.UpdateStream(ctx, want); err != nil {
-		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), err)
+		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), explain(err, want.Name))
 	}
 	b.log.Warn().Str("stream", want.Name).Strs("changed", diff).Msg("the stream's settings differed; updated")
 	return nil
@@ -206,7 +223,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 	c, err := b.js.Consumer(ctx, stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if _, err := b.js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
-			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, err)
+			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, explain(err, stream))
 		}
 		b.log.Info().Str("consumer", want.Durable).Str("stream", stream).Msg("consumer created")
 		return nil
@@ -215,7 +232,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 		return fmt.Errorf("consumer %s on %s: %w", want.Durable, stream, err)
 	}
 	have := c.CachedInfo().Config
-	diff := ConsumerDifferences(have, want)
+	diff := b.ConsumerDifferences(have, want)
 	if have.Metadata[ownerKey] != ownerMark {
 		return fmt.Errorf("consumer %s on stream %s exists and was %w (%s): remove it", want.Durable, stream, ErrNotOurs, describeDiff(diff))
 	}
@@ -228,8 +245,8 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 	if len(diff) == 0 {
 		return nil
 	}
-	if _, err := b.js.UpdateConsumer(ctx, stream, want); err != nil {
-		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), err)
+	if _, err := b.js.UpdateConsumer(ctx, stream, b.keptConsumer(have, want)); err != nil {
+		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), explain(err, stream))
 	}
 	b.log.Warn().Str("consumer", want.Durable).Strs("changed", diff).Msg("the consumer's settings differed; updated")
 	return nil
@@ -257,8 +274,10 @@ func streamDiff(have, want jetstream.StreamConfig) []string {
 	return d
 }
 
-// ConsumerDifferences lists the settings that differ, as "key: is A, wants B".
-func ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
+// ConsumerDifferences lists the settings that differ and are not to be kept, as "key: is A,
+// wants B".
+func (b *Broker) ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
+	want = b.keptConsumer(have, want)
 	var d diff
 	d.add("filter", have.FilterSubject, want.FilterSubject)
 	d.add("ack_policy", have.AckPolicy, want.AckPolicy)
@@ -266,6 +285,7 @@ func ConsumerDifferences(have, want jetstream.ConsumerConfig) []string {
 	d.add("max_deliver", have.MaxDeliver, want.MaxDeliver)
 	d.add("max_ack_pending", have.MaxAckPending, want.MaxAckPending)
 	d.add("backoff", len(have.BackOff), len(want.BackOff))
+	d.add("inactive_threshold", have.InactiveThreshold, want.InactiveThreshold)
 	return d
 }
 

@@ -98,6 +98,7 @@ func sampleTries() []broker.Try {
 // the samples unchanged.
 func views(text string) map[string]view {
 	full := desk.Overview{
+		Recovered24h: 3, Standstills: []broker.Standstill{{Process: "web1/1/x", Part: "consumer", Name: "relay", Since: noon.Add(-2 * time.Minute), Reason: "maximum consumers limit reached"}},
 		Balance: desk.Balance{Total: 2000, Open: 1234, Ended: map[desk.Status]int{desk.Replayed: 700, desk.Discarded: 50, desk.Expired: 10, desk.Removed: 3, desk.Replaced: 2}, Restored: 1, Unexplained: 1},
 		Lanes: []broker.LaneInfo{{Lane: "relay", Waiting: 12, InFlight: 3, Replicas: 2}, {Lane: "gone"}, {Lane: "held", Suspension: &broker.Suspension{Reason: "maintenance", By: "ann", Since: noon}},
 			{Lane: "away", Replicas: 1, Statuses: []broker.LaneStatus{{Lane: "away", Breaker: "open", Relays: []broker.RelayAway{{Relay: "mx:25", Breaker: verdict.Open, Reason: "refused"}}}}}},

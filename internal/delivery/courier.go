@@ -59,6 +59,15 @@ func (c *Courier) Close() { c.pool.Close() }
 // Lanes returns the lanes of the current targets.
 func (c *Courier) Lanes() []string { return c.book.Current().Lanes() }
 
+// LaneOf returns the lane of a target; false if the target is not defined or disabled.
+func (c *Courier) LaneOf(target string) (lane string, ok bool) {
+	t, failure := lookUp(c.book.Current(), target)
+	if failure != nil {
+		return "", false
+	}
+	return t.Lane(), true
+}
+
 // Resolve returns the targets that get an event: those that it names, or those
 // that match it. The failure concerns the event as a whole.
 func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {

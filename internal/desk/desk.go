@@ -317,7 +317,11 @@ type Overview struct {
 	Dead24h     [24]int           `json:"dead_last_24_hours"`
 	Groups      []Group           `json:"groups"`
 	Runs        []Run             `json:"runs"` // unfinished
-	Reading     string            `json:"reading,omitempty"`
+	// Standstills are what keeps events or deliveries from moving in a running process.
+	Standstills []broker.Standstill `json:"standstills,omitempty"`
+	// Recovered24h counts deliveries and letters that the streams had lost.
+	Recovered24h int    `json:"recovered_last_24_hours,omitempty"`
+	Reading      string `json:"reading,omitempty"`
 }
 
 // Change reports what has changed of what the pages show.

@@ -241,7 +241,11 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	if err != nil {
 		return Overview{}, err
 	}
-	out := Overview{Lanes: lanes, Backlog: backlog, Groups: d.Groups(Query{}), Runs: []Run{}}
+	standstills, err := d.b.Standstills(ctx)
+	if err != nil {
+		return Overview{}, err
+	}
+	out := Overview{Lanes: lanes, Backlog: backlog, Standstills: standstills, Groups: d.Groups(Query{}), Runs: []Run{}}
 	for _, r := range d.Runs(RunQuery{}) {
 		if r.State.unfinished() {
 			out.Runs = append(out.Runs, r)
@@ -251,6 +255,7 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out.Balance = d.balance()
+	out.Recovered24h = d.history.recovered(now.Add(-24 * time.Hour))
 	out.LastSuccess = fromNanoseconds(d.deliveries.lastSent * int64(time.Second))
 	out.Sent24h, out.Dead24h = d.deliveries.sent.last24(now), d.letters.dead.last24(now)
 	if out.Reading = d.lag(); out.Reading == "" && d.deliveries.reading() {

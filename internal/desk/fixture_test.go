@@ -44,7 +44,13 @@ func refusal() *verdict.Failure {
 	return &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPAuth, Phase: verdict.PhaseAuth, Reason: "the relay does not accept the password", ReplyCode: 535, EnhancedCode: "5.7.8", Certainty: verdict.NotSent}}
 }
 
-func (p *fakeCourier) Lanes() []string                       { return p.lanes }
+func (p *fakeCourier) Lanes() []string { return p.lanes }
+func (p *fakeCourier) LaneOf(string) (string, bool) {
+	if len(p.lanes) == 0 {
+		return "", false
+	}
+	return p.lanes[0], true
+}
 func (p *fakeCourier) Relays(string) [][]verdict.RelayStatus { return nil }
 func (p *fakeCourier) fail(target string, f *verdict.Failure) {
 	p.mu.Lock()

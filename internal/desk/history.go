@@ -124,6 +124,17 @@ func (h *history) list(q HistoryQuery, after uint64, size int) (page []broker.Au
 	return page, 0
 }
 
+// recovered counts what was lost from the streams and stored again since a time.
+func (h *history) recovered(since time.Time) (n int) {
+	action := unique.Make(string(broker.ActionRecovered))
+	for i := len(h.records) - 1; i >= 0 && h.records[i].at >= since.Add(-skew).UnixNano(); i-- {
+		if r := &h.records[i]; r.action == action && r.at >= since.UnixNano() {
+			n++
+		}
+	}
+	return n
+}
+
 // before counts the records with a lower sequence; for 0, all records.
 func (h *history) before(sequence uint64) int {
 	if sequence == 0 {

@@ -82,3 +82,22 @@ func TestUnsearched(t *testing.T) {
 		t.Errorf("%d in an empty history", n)
 	}
 }
+
+// Recoveries of the last day are counted, however many other records there are.
+func TestRecoveriesAreCounted(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	h := newHistory(100)
+	for i, r := range []broker.AuditRecord{
+		{Time: now.Add(-25 * time.Hour), Action: broker.ActionRecovered},
+		{Time: now.Add(-2 * time.Hour), Action: broker.ActionRecovered},
+		{Time: now.Add(-time.Hour), Action: broker.ActionDiscarded},
+		{Time: now, Action: broker.ActionRecovered},
+	} {
+		r.Sequence = uint64(i + 1)
+		h.put(&r)
+	}
+	if n := h.recovered(now.Add(-24 * time.Hour)); n != 2 {
+		t.Errorf("%d recoveries", n)
+	}
+}

@@ -81,7 +81,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
-		r.metrics.attempt(l.name, failure)
+		r.metrics.attempt(l.label, failure)
 	}
 	j.settle(ctx, receipt, failure)
 }
@@ -92,7 +92,7 @@ func (j *job) read() *verdict.Failure {
 	if meta, err := j.msg.Metadata(); err == nil {
 		j.seq, j.since = meta.Sequence.Stream, meta.Timestamp
 	}
-	j.target = j.msg.Subject()[strings.LastIndexByte(j.msg.Subject(), '.')+1:]
+	j.target = broker.DeliveryTarget(j.msg.Subject())
 	h := j.msg.Headers()
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
@@ -206,6 +206,7 @@ func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint
 		}
 		return err
 	})
+	j.r.ledgerAnswered(ctx, j.key, err)
 	if errors.Is(err, broker.ErrNoEntry) {
 		return entry, 0, 0, nil
 	}
@@ -289,6 +290,7 @@ func (j *job) unclaim() {
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	rev, err := j.r.ledger.Put(ctx, j.key, e, j.revision)
 	j.r.progress.note(keepLedger, err)
+	j.r.ledgerAnswered(ctx, j.key, err)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 			return
 		}
 		r.progress.note(fetchEvents, err)
+		r.standstills.report(partFanout, fetching, err)
 		if err == nil {
 			failures = 0
 			continue
@@ -80,9 +81,10 @@ func (r *Runner) fetch(ctx context.Context, consumer *jetstream.Consumer, stream
 		}
 		*consumer = found
 	}
-	options := []jetstream.FetchOpt{jetstream.FetchMaxWait(fetchWait)}
+	n, wait := allowed(*consumer, n)
+	options := []jetstream.FetchOpt{jetstream.FetchMaxWait(wait)}
 	if !r.Embedded() { // that one has no other leader
-		options = append(options, jetstream.FetchHeartbeat(fetchHeartbeat))
+		options = append(options, jetstream.FetchHeartbeat(min(fetchHeartbeat, wait/3)))
 	}
 	return (*consumer).Fetch(n, options...)
 }
@@ -111,7 +113,16 @@ func (r *Runner) fanoutOnce(ctx, work context.Context, consumer *jetstream.Consu
 		}
 		r.fanOut(work, group)
 	}
-	return batch.Error()
+	return forgetRefused(consumer, batch.Error())
+}
+
+// forgetRefused forgets a consumer that has refused a fetch: its limits may be other ones
+// now.
+func forgetRefused(consumer *jetstream.Consumer, err error) error {
+	if err != nil && !broker.Unanswered(err) && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		*consumer = nil
+	}
+	return err
 }
 
 // atOnce is the delay of a NAK after which the message may be delivered again at once.
@@ -130,10 +141,12 @@ func nakAll(group []jetstream.Msg) {
 type fanned struct {
 	msg         jetstream.Msg
 	seq         uint64
-	maybeStored bool // an earlier try may have stored its deliveries
+	stored      time.Time // in CERTPOST_EVENTS
+	maybeStored bool      // an earlier try may have stored its deliveries
 	event       *events.Event
 	token       string
 	deliveries  []*nats.Msg
+	routes      []verdict.Route // of the deliveries
 	letters     []*broker.DeadLetter
 	nakDelay    time.Duration // > 0: NAK the event with this delay
 	outcome     string        // the label in certpost_events_total
@@ -169,9 +182,13 @@ const publishPatience = 20 * time.Second
 func (r *Runner) publishDeliveries(ctx context.Context, all []*fanned, deliveries []*nats.Msg) error {
 	known := r.publishedBefore(all)
 	for until := time.Now().Add(publishPatience); ; {
-		err := r.PublishAll(ctx, deliveries, known)
+		sequences, err := r.PublishAll(ctx, deliveries, known)
+		if err == nil {
+			err = r.writeManifest(ctx, all, sequences)
+		}
 		if len(deliveries) > 0 {
 			r.progress.note(publishDeliveries, err)
+			r.standstills.report(partFanout, publishing, err)
 		}
 		if err == nil || !broker.Unanswered(err) || ctx.Err() != nil || time.Now().After(until) {
 			return err
@@ -192,13 +209,13 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.nakDelay, f.outcome = backoff.Jitter(5*time.Second), "retried"
 		return f
 	}
-	f.seq, f.maybeStored = meta.Sequence.Stream, meta.NumDelivered > 1
+	f.seq, f.stored, f.maybeStored = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered > 1
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
 			r.log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("stack", string(debug.Stack())).
 				Uint64("sequence", f.seq).Msg("a defect: resolving an event panicked; please report it with the stack")
-			f.deliveries, f.nakDelay, f.outcome = nil, backoff.Jitter(10*time.Second), "retried"
+			f.deliveries, f.routes, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(10*time.Second), "retried"
 			if meta.NumDelivered >= maxPanics {
 				f.nakDelay = 0
 				f.addDeadLetter(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
@@ -243,10 +260,11 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		}
 		if err := r.lanes.open(ctx, route.Lane); err != nil {
 			r.log.Warn().Err(err).Str("lane", route.Lane).Msg("the consumer of the lane could not be created; the event is retried")
-			f.deliveries, f.letters, f.nakDelay, f.outcome = nil, nil, backoff.Jitter(5*time.Second), "retried"
+			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, f.delivery(route))
+		f.deliveries = append(f.deliveries, deliveryOf(f.event, f.seq, route, f.msg.Headers()))
+		f.routes = append(f.routes, route)
 	}
 	return f
 }
@@ -255,22 +273,24 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 const firstGeneration = "1"
 
 // messageID returns the message id of the delivery to a target.
-func (f *fanned) messageID(target string) string {
-	return f.token + "/" + target + "/" + firstGeneration
+func messageID(token, target string) string {
+	return token + "/" + target + "/" + firstGeneration
 }
 
-// delivery returns the delivery message for one target. Its body is the whole event.
-func (f *fanned) delivery(route verdict.Route) *nats.Msg {
+// deliveryOf returns the delivery message of an event for one target. Its body is the whole
+// event; seq is that of the event, and of the headers of the event's message the trace
+// context is kept.
+func deliveryOf(ev *events.Event, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
-	m.Data = f.event.Encode()
-	m.Header.Set(nats.MsgIdHdr, f.messageID(route.Target))
-	m.Header.Set(broker.HeaderEventID, broker.HeaderText(f.event.ID))
+	m.Data = ev.Encode()
+	m.Header.Set(nats.MsgIdHdr, messageID(events.Token(ev.ID), route.Target))
+	m.Header.Set(broker.HeaderEventID, broker.HeaderText(ev.ID))
 	m.Header.Set(broker.HeaderTarget, route.Target)
 	m.Header.Set(broker.HeaderLane, route.Lane)
 	m.Header.Set(broker.HeaderGeneration, firstGeneration)
-	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(f.seq, 10))
+	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(seq, 10))
 	for _, h := range []string{"traceparent", "tracestate"} {
-		if v := f.msg.Headers().Get(h); v != "" {
+		if v := headers.Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
 		}
 	}
@@ -305,23 +325,48 @@ func (r *Runner) publishedBefore(all []*fanned) broker.Known {
 			from[d] = f
 		}
 	}
-	return func(ctx context.Context, m *nats.Msg, sequence uint64) error {
+	return func(ctx context.Context, m *nats.Msg, sequence uint64) (uint64, error) {
 		f, target := from[m], m.Header.Get(broker.HeaderTarget)
-		if m.Header.Get(nats.MsgIdHdr) != f.messageID(target) {
-			return nil // stored by an earlier try, under its own id
+		if m.Header.Get(nats.MsgIdHdr) != messageID(f.token, target) {
+			return sequence, nil // stored by an earlier try, under its own id
 		}
 		if f.maybeStored {
 			stored, err := r.storedFor(ctx, f, target, sequence)
 			if err != nil || stored {
-				return err
+				return sequence, err
 			}
 		}
-		m.Header.Set(nats.MsgIdHdr, f.messageID(target)+"/"+strconv.FormatUint(f.seq, 10))
-		return r.Persist(ctx, func(ctx context.Context) error {
-			_, err := r.JetStream().PublishMsg(ctx, m)
+		m.Header.Set(nats.MsgIdHdr, messageID(f.token, target)+"/"+strconv.FormatUint(f.seq, 10))
+		err := r.Persist(ctx, func(ctx context.Context) error {
+			ack, err := r.JetStream().PublishMsg(ctx, m)
+			if err == nil {
+				sequence = ack.Sequence
+			}
 			return err
 		})
+		return sequence, err
 	}
+}
+
+// writeManifest records the deliveries of the events; sequences are those of all
+// deliveries, in order.
+func (r *Runner) writeManifest(ctx context.Context, all []*fanned, sequences []uint64) error {
+	var m broker.Manifest
+	for _, f := range all {
+		if len(f.routes) == 0 {
+			continue
+		}
+		e := broker.ManifestEvent{Sequence: f.seq, Time: f.stored, Token: f.token}
+		for i, route := range f.routes {
+			e.Deliveries = append(e.Deliveries, broker.ManifestDelivery{Target: route.Target, Lane: route.Lane, Sequence: sequences[i]})
+		}
+		sequences = sequences[len(f.routes):]
+		m.Events = append(m.Events, e)
+	}
+	if m.Events == nil {
+		return nil
+	}
+	return r.WriteManifest(ctx, m)
 }
 
 // storedFor reports whether the delivery with a sequence in CERTPOST_DELIVERIES was made
@@ -361,6 +406,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (
 	for i, d := range f.letters {
 		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
 		r.progress.note(storeLetters, err)
+		r.standstills.report(partDeadLetters, "", err)
 		if err != nil {
 			r.metrics.deadLetterFailures.Inc()
 			r.log.Error().Err(err).Str("event", d.Event).Msg("the dead letter could not be stored; the event is retried")

@@ -84,6 +84,13 @@ func (p *fakeCourier) Lanes() []string {
 	return lanes
 }
 
+func (p *fakeCourier) LaneOf(target string) (lane string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lane, ok = p.targets[target]
+	return lane, ok
+}
+
 func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -249,6 +256,7 @@ func (b *fixture) run() {
 	}
 	if b.fastReconcile {
 		b.runner.lanes.every, b.runner.lanes.strandedEvery = 100*time.Millisecond, 90*time.Millisecond
+		b.runner.reconciler.every, b.runner.reconciler.after = 100*time.Millisecond, 0
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

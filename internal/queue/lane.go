@@ -35,12 +35,17 @@ type lanes struct {
 	mu      sync.Mutex
 	known   map[string]bool // consumers ensured by this process
 	running map[string]*lane
+
+	// owned by run
+	strays   map[string]bool     // lanes without a consumer, at the last look
+	progress map[string]*handout // of the lanes' consumers, at the last look
+	fanout   handout             // of the consumer fanout
 }
 
 func newLanes(r *Runner) *lanes {
 	return &lanes{
 		r: r, every: reconcileEvery, strandedEvery: strandedEvery, trigger: make(chan struct{}, 1),
-		known: map[string]bool{}, running: map[string]*lane{},
+		known: map[string]bool{}, running: map[string]*lane{}, progress: map[string]*handout{},
 	}
 }
 
@@ -50,7 +55,10 @@ func (ls *lanes) run(ctx, work context.Context) {
 	tick := time.NewTicker(ls.every)
 	defer tick.Stop()
 	for {
-		names, err := ls.reconcile(ctx)
+		names, err := ls.reconcile(ctx, work)
+		if ctx.Err() == nil {
+			ls.r.standstills.report(partTopology, "", err)
+		}
 		if err != nil && ctx.Err() == nil {
 			ls.r.log.Warn().Err(err).Msg("the lanes could not be compared with the stream; trying again")
 		}
@@ -76,9 +84,10 @@ func (ls *lanes) run(ctx, work context.Context) {
 }
 
 // reconcile ensures that the streams exist with their settings, that every lane of a
-// target and every lane with a message has its consumer with its settings, and that no
-// message is stranded. It returns all lanes that have a consumer.
-func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
+// target has its consumer with its settings, and that no message is stranded or stray. It
+// returns all lanes that have a consumer. A lane that cannot get its consumer does not
+// keep the others from theirs.
+func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
 	err := ls.r.EnsureTopology(ctx)
 	ls.r.setChecked(err)
 	if err != nil {
@@ -86,6 +95,9 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	}
 	stream, err := ls.r.JetStream().Stream(ctx, broker.DeliveriesStream)
 	if err != nil {
+		return nil, err
+	}
+	if err := ls.checkFanout(ctx); err != nil {
 		return nil, err
 	}
 	have, want := map[string]bool{}, map[string]bool{}
@@ -97,7 +109,8 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 			continue
 		}
 		now.byLane[name] = info.AckFloor.Stream
-		if info.Paused || len(broker.ConsumerDifferences(info.Config, ls.r.CompleteConsumer(laneConsumer(name)))) > 0 {
+		ls.checkProgress(name, info)
+		if info.Paused || len(ls.r.ConsumerDifferences(info.Config, ls.r.laneConsumer(name))) > 0 {
 			want[name] = true // changed by another client: restore it
 		} else {
 			have[name] = true
@@ -109,32 +122,64 @@ func (ls *lanes) reconcile(ctx context.Context) ([]string, error) {
 	for _, name := range ls.r.courier.Lanes() {
 		want[name] = true
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(broker.DeliveryPrefix+">"))
-	if err != nil {
-		return nil, err
-	}
-	for subject := range info.State.Subjects {
-		if lane, _, ok := strings.Cut(strings.TrimPrefix(subject, broker.DeliveryPrefix), "."); ok {
-			want[lane] = true
-		}
-	}
-	for name := range want {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if have[name] {
 			continue
 		}
 		ls.forget(name)
-		if err := ls.ensure(ctx, name); err != nil {
-			return nil, err
-		}
-		have[name] = true
+		have[name] = ls.ensure(ctx, name) == nil || now.has(name)
 	}
-	if err := ls.settleStranded(ctx, stream, info.State, now); err != nil && ctx.Err() == nil {
-		ls.r.log.Warn().Err(err).Msg("stranded deliveries could not be settled; trying again") // the lanes are served all the same
-	}
-	return slices.Collect(maps.Keys(have)), nil
+	maps.DeleteFunc(have, func(_ string, has bool) bool { return !has })
+	return slices.Collect(maps.Keys(have)), ls.settleLeftovers(ctx, work, stream, now, want)
 }
 
-// ensure creates the lane's consumer unless this process has ensured it already.
+// settleLeftovers settles what no consumer hands out: stranded and stray messages.
+func (ls *lanes) settleLeftovers(ctx, work context.Context, stream jetstream.Stream, now floors, want map[string]bool) error {
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(broker.DeliveryPrefix+">"))
+	if err != nil {
+		return err
+	}
+	strays := map[string]bool{}
+	for subject := range info.State.Subjects {
+		if lane, _, ok := strings.Cut(strings.TrimPrefix(subject, broker.DeliveryPrefix), "."); ok && !want[lane] && !now.has(lane) {
+			strays[lane] = true
+		}
+	}
+	err = errors.Join(ls.settleStranded(ctx, stream, info.State, now), ls.settleStrays(work, stream, strays))
+	if ctx.Err() != nil {
+		return nil
+	}
+	ls.r.standstills.report(partStranded, "", err)
+	if err != nil {
+		ls.r.log.Warn().Err(err).Msg("stranded or stray deliveries could not be settled; trying again") // the lanes are served all the same
+	}
+	return nil
+}
+
+// checkProgress notices a lane from which this process fetches in vain.
+func (ls *lanes) checkProgress(name string, info *jetstream.ConsumerInfo) {
+	ls.mu.Lock()
+	l := ls.running[name]
+	ls.mu.Unlock()
+	if ls.progress[name] == nil {
+		ls.progress[name] = &handout{}
+	}
+	ls.r.standstills.report(partProgress, name, ls.progress[name].check(info, l != nil && l.asking()))
+}
+
+// checkFanout notices that no event is handed out, or that the same ones are being
+// resolved all the time.
+func (ls *lanes) checkFanout(ctx context.Context) error {
+	c, err := ls.r.JetStream().Consumer(ctx, broker.EventsStream, broker.FanoutConsumer)
+	if err != nil {
+		return err
+	}
+	ls.r.standstills.report(partFanout, handingOut, ls.fanout.check(c.CachedInfo(), true))
+	return nil
+}
+
+// ensure creates the lane's consumer unless this process has ensured it already. An error
+// is a standstill if it lasts.
 func (ls *lanes) ensure(ctx context.Context, name string) error {
 	ls.mu.Lock()
 	known := ls.known[name]
@@ -142,7 +187,11 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 	if known {
 		return nil
 	}
-	if err := ls.r.EnsureConsumer(ctx, broker.DeliveriesStream, laneConsumer(name)); err != nil {
+	err := ls.r.EnsureConsumer(ctx, broker.DeliveriesStream, ls.r.laneConsumer(name))
+	if ctx.Err() == nil {
+		ls.r.standstills.report(partConsumer, name, err)
+	}
+	if err != nil {
 		return err
 	}
 	ls.mu.Lock()
@@ -151,11 +200,11 @@ func (ls *lanes) ensure(ctx context.Context, name string) error {
 	return nil
 }
 
-func laneConsumer(name string) jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
+func (r *Runner) laneConsumer(name string) jetstream.ConsumerConfig {
+	return r.CompleteConsumer(jetstream.ConsumerConfig{
 		Durable: broker.LaneConsumerPrefix + name, Description: "deliveries of one relay",
-		FilterSubject: broker.DeliverySubject(name, "*"), MaxAckPending: broker.LaneAckPending(name),
-	}
+		FilterSubject: broker.DeliverySubject(name, "*"), MaxAckPending: r.LaneAckPending(name),
+	})
 }
 
 // open ensures that the lane has a consumer, and requests a worker if it has none.
@@ -219,6 +268,7 @@ func (r *Runner) LaneStatus() []broker.LaneStatus {
 // lane serves the queue of one relay, or of several relays that share it.
 type lane struct {
 	name      string
+	label     string // of the lane in the metrics
 	r         *Runner
 	slots     chan struct{} // one token for each delivery in work or requested by a fetch
 	woken     chan struct{} // something changed that may allow a fetch
@@ -237,7 +287,7 @@ type lane struct {
 
 func newLane(r *Runner, name string) *lane {
 	return &lane{
-		name: name, r: r, slots: make(chan struct{}, r.set.Concurrency), woken: make(chan struct{}, 1),
+		name: name, label: name, r: r, slots: make(chan struct{}, r.set.Concurrency), woken: make(chan struct{}, 1),
 		away: map[string]bool{},
 	}
 }
@@ -265,6 +315,7 @@ func (l *lane) run(ctx, work context.Context) {
 		l.releaseSlots(unused)
 		if ctx.Err() == nil {
 			l.r.progress.note(fetchLane(l.name), err)
+			l.r.standstills.report(partFetch, l.name, err)
 			l.settleFetch(ctx, err)
 		}
 		if admitted.probe {
@@ -313,10 +364,24 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 			l.r.attempt(work, l, msg)
 		})
 	}
-	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err := forgetRefused(&l.consumer, batch.Error()); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return n, err
 	}
 	return n, nil
+}
+
+// allowed returns how many messages a fetch may ask a consumer for, and how long it may
+// wait: a server may limit the size of requests (jetstream.limits.max_request_batch), and
+// an administrator both on our consumer. A request beyond the limits brings nothing.
+func allowed(c jetstream.Consumer, n int) (int, time.Duration) {
+	wait, limits := fetchWait, c.CachedInfo().Config
+	if limits.MaxRequestBatch > 0 {
+		n = min(n, limits.MaxRequestBatch)
+	}
+	if limits.MaxRequestExpires > 0 {
+		wait = min(wait, limits.MaxRequestExpires)
+	}
+	return n, wait
 }
 
 // unwanted reports whether a fetched message must be NAKed, and with which delay: the

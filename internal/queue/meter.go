@@ -23,16 +23,17 @@ import (
 // meter counts mails to relays that have a rate limit, for all processes together
 // (docs/decisions/0021).
 type meter struct {
-	kv  jetstream.KeyValue
-	log zerolog.Logger
+	kv     jetstream.KeyValue
+	log    zerolog.Logger
+	report func(part, relay string, err error) // gets the result of each count
 
 	mu      sync.Mutex
 	queues  map[string][]chan<- time.Duration // callers that wait for an answer, by relay
 	serving map[string]bool                   // relays for which serve runs
 }
 
-func newMeter(kv jetstream.KeyValue, log zerolog.Logger) *meter {
-	return &meter{kv: kv, log: log, queues: map[string][]chan<- time.Duration{}, serving: map[string]bool{}}
+func newMeter(kv jetstream.KeyValue, log zerolog.Logger, report func(part, relay string, err error)) *meter {
+	return &meter{kv: kv, log: log, report: report, queues: map[string][]chan<- time.Duration{}, serving: map[string]bool{}}
 }
 
 // meterTimeout bounds one request to the bucket, retries included; meterPause is the wait
@@ -59,6 +60,7 @@ func (m *meter) room(ctx context.Context, relay string, limit verdict.Rate) (n i
 	ctx, cancel := context.WithTimeout(ctx, meterTimeout)
 	defer cancel()
 	w, _, err := m.read(ctx, relay)
+	m.report(partRate, relay, err)
 	if err != nil {
 		m.log.Warn().Err(err).Str("relay", relay).Msg("the count of mails to the relay cannot be read; its lane waits")
 		return 0, backoff.Jitter(meterPause)
@@ -121,10 +123,12 @@ func (m *meter) reserve(relay string, limit verdict.Rate, mails int) (granted in
 			w.Limit = limit.String()
 			w.add(limit, granted, now)
 			if err = m.write(ctx, w, revision); err == nil {
+				m.report(partRate, relay, nil)
 				return granted, w.after(limit, now)
 			}
 		}
 		if !errors.Is(err, broker.ErrClaimLost) || ctx.Err() != nil {
+			m.report(partRate, relay, err)
 			m.log.Warn().Err(err).Str("relay", relay).Msg("mails to the relay cannot be counted; the deliveries wait")
 			return 0, backoff.Jitter(meterPause)
 		}

@@ -20,6 +20,8 @@ type Metrics struct {
 	breakerOpen        *prometheus.CounterVec
 	breaker            *prometheus.GaugeVec
 	paused             *prometheus.GaugeVec
+	standstill         *prometheus.GaugeVec
+	recovered          *prometheus.CounterVec
 	duration           *prometheus.HistogramVec
 }
 
@@ -53,12 +55,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		paused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, relay_limit, rate, connections.",
 		}, []string{"lane", "reason"}),
+		standstill: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "certpost_standstill", Help: "Number of standstills of this part of the work: events or deliveries have not moved for a minute. Alert on any.",
+		}, []string{"part"}),
+		recovered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certpost_recovered_total", Help: "Deliveries and dead letters that the streams had lost and that were stored again. Alert on any.",
+		}, []string{"what"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "certpost_delivery_seconds", Help: "Seconds from the publication of a delivery to its settling, by state.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400},
 		}, []string{"state"}),
 	}
-	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.duration)
+	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.standstill, m.recovered, m.duration)
 	return m
 }
 

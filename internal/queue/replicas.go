@@ -218,11 +218,11 @@ func (rs *replicaSet) heartbeatNow() {
 // runHeartbeats stores a heartbeat every few seconds until the context ends, and then
 // deletes it. report gets the result of each write, which also tells whether anything
 // can be stored.
-func (rs *replicaSet) runHeartbeats(ctx context.Context, process string, status func() []broker.LaneStatus, tidy func(context.Context), report func(error)) {
+func (rs *replicaSet) runHeartbeats(ctx context.Context, status func() broker.Heartbeat, tidy func(context.Context), report func(error)) {
 	tick := time.NewTicker(rs.every)
 	defer tick.Stop()
 	for {
-		value, err := json.Marshal(broker.Heartbeat{Process: process, Lanes: status()})
+		value, err := json.Marshal(status())
 		if err == nil {
 			once, cancel := context.WithTimeout(ctx, rs.every)
 			_, err = rs.kv.Put(once, broker.ReplicaPrefix+rs.id, value)

@@ -34,13 +34,15 @@ import (
 // have it. It calls a.Claim once, before any content is sent, and sends nothing when
 // that fails.
 //
-// Lanes returns the lanes of the targets as they are defined now. Relays returns the
+// Lanes returns the lanes of the targets as they are defined now, LaneOf that of one
+// target; false: the target is not defined, or disabled. Relays returns the
 // state of the relays of a lane: for each different list of relays that a target of
 // the lane has, the relays in the order in which they are tried.
 type Courier interface {
 	Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure)
 	Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
 	Lanes() []string
+	LaneOf(target string) (lane string, ok bool)
 	Relays(lane string) [][]verdict.RelayStatus
 }
 
@@ -85,6 +87,9 @@ type Runner struct {
 	meter    *meter // set by prepare
 	slow     lateGroups
 
+	standstills *standstills
+	reconciler  *reconciler
+
 	progress *progress
 	// stores ends when the embedded store has failed: nothing can be recorded after that.
 	stores     context.Context
@@ -109,13 +114,14 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	host, _ := os.Hostname()
 	r := &Runner{
 		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"), started: time.Now(),
-		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()),
+		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()), standstills: newStandstills(),
 	}
 	if b.Embedded() {
 		r.owner += embeddedOwner
 	}
 	r.stores, r.endStoring = context.WithCancel(context.Background())
 	r.lanes = newLanes(r)
+	r.reconciler = newReconciler(r)
 	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
 	r.progress = newProgress()
 	return r
@@ -142,7 +148,9 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { r.replicas.follow(ctx) })
-	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.owner, r.LaneStatus, r.tidy, r.setStored) })
+	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.heartbeat, r.tidy, r.setStored) })
+	wg.Go(func() { r.watchStandstills(ctx) })
+	wg.Go(func() { r.reconciler.run(ctx) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.probe(ctx) })
@@ -192,7 +200,7 @@ func (r *Runner) openRelays(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.meter = newMeter(kv, r.log)
+	r.meter = newMeter(kv, r.log, r.standstills.report)
 	return r.replicas.open(ctx, kv)
 }
 
@@ -250,6 +258,11 @@ func (r *Runner) Ready(context.Context) error {
 	}
 	stands, _ := r.progress.state(time.Now())
 	return stands
+}
+
+// heartbeat returns what this process reports of itself.
+func (r *Runner) heartbeat() broker.Heartbeat {
+	return broker.Heartbeat{Process: r.owner, Lanes: r.LaneStatus(), Standstills: r.standstills.current()}
 }
 
 // Degraded returns what does not work although events and deliveries get on; nil if

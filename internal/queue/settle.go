@@ -254,6 +254,7 @@ func (j *job) dead(f *verdict.Failure) {
 	j.r.reached(pointDeadLettering)
 	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10))
 	j.r.progress.note(storeLetters, err)
+	j.r.standstills.report(partDeadLetters, j.lane.label, err)
 	if err != nil {
 		j.r.metrics.deadLetterFailures.Inc()
 		j.log("the dead letter could not be stored; the delivery waits", "dead_letter_not_stored", f)
@@ -332,7 +333,7 @@ func (j *job) finish(state string, f *verdict.Failure) {
 
 // conclude counts and logs the outcome.
 func (j *job) conclude(state string, f *verdict.Failure) {
-	j.r.metrics.settle(j.lane.name, state, j.since)
+	j.r.metrics.settle(j.lane.label, state, j.since)
 	j.log("", state, f)
 }
 

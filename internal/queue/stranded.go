@@ -36,6 +36,12 @@ type floors struct {
 	byLane map[string]uint64
 }
 
+// has reports whether the lane had a consumer.
+func (f floors) has(lane string) bool {
+	_, ok := f.byLane[lane]
+	return ok
+}
+
 // settleStranded settles the messages below the floors of the previous search. state is
 // the stream's state, read after the floors in now.
 func (ls *lanes) settleStranded(ctx context.Context, stream jetstream.Stream, state jetstream.StreamState, now floors) error {
@@ -85,15 +91,12 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 			return err
 		}
 		if !settled {
-			if err := r.republish(ctx, msg); err != nil {
+			if err := r.republish(ctx, msg, lane, broker.DeliveryTarget(msg.Subject)); err != nil {
 				return err
 			}
 		}
-		if err := stream.DeleteMsg(ctx, msg.Sequence); err != nil {
-			// If it is gone, another process has found and removed it.
-			if _, gerr := stream.GetMsg(ctx, msg.Sequence); !errors.Is(gerr, jetstream.ErrMsgNotFound) {
-				return fmt.Errorf("remove delivery %d: %w", msg.Sequence, err)
-			}
+		if err := deleteDelivery(ctx, stream, msg.Sequence); err != nil {
+			return err
 		}
 		if settled {
 			removed++
@@ -105,6 +108,17 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 	return nil
 }
 
+// deleteDelivery removes a message from CERTPOST_DELIVERIES. It is no error if the message
+// is gone: another process has found and removed it.
+func deleteDelivery(ctx context.Context, stream jetstream.Stream, sequence uint64) error {
+	if err := stream.DeleteMsg(ctx, sequence); err != nil {
+		if _, gerr := stream.GetMsg(ctx, sequence); !errors.Is(gerr, jetstream.ErrMsgNotFound) {
+			return fmt.Errorf("remove delivery %d: %w", sequence, err)
+		}
+	}
+	return nil
+}
+
 // settled reports whether the ledger says that this message, or a later one of the same
 // delivery, was settled.
 func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool, error) {
@@ -112,8 +126,7 @@ func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool
 	if err != nil {
 		return false, nil // a message that cannot be read has no entry
 	}
-	target := msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
-	entry, _, err := r.ledger.Get(ctx, broker.LedgerKey(target, events.Token(ev.ID)))
+	entry, _, err := r.ledger.Get(ctx, broker.LedgerKey(broker.DeliveryTarget(msg.Subject), events.Token(ev.ID)))
 	if errors.Is(err, broker.ErrNoEntry) {
 		return false, nil
 	}
@@ -127,18 +140,19 @@ func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool
 	return false, nil
 }
 
-// republish publishes a copy of a message, so that it is delivered. The copy's message
-// id is made from the sequence of the original: two processes that find the message make
+// republish publishes a copy of a message in a lane, so that it is delivered. The copy's
+// message id is made from the sequence of the original: two processes that find the message make
 // one copy, and so does a process that dies before it has removed the original and finds
 // it again.
-func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg) error {
-	m := nats.NewMsg(msg.Subject)
+func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg, lane, target string) error {
+	m := nats.NewMsg(broker.DeliverySubject(lane, target))
 	m.Data = msg.Data
 	for name, values := range msg.Header {
 		if !strings.HasPrefix(name, "Nats-") { // Nats- headers are about the original
 			m.Header[name] = values
 		}
 	}
+	m.Header.Set(broker.HeaderLane, lane)
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
 	if _, err := r.JetStream().PublishMsg(ctx, m); err != nil {
 		return fmt.Errorf("publish delivery %d again: %w", msg.Sequence, err)

@@ -76,7 +76,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 		{"batches forbidden", change("KV_"+broker.LedgerBucket, func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false })},
 	}
 	before := map[string]jetstream.StreamConfig{}
-	for _, name := range []string{broker.EventsStream, broker.DeliveriesStream, broker.DeadLettersStream, broker.AuditStream, "KV_" + broker.LedgerBucket, "KV_" + broker.RelaysBucket} {
+	for _, name := range []string{broker.EventsStream, broker.DeliveriesStream, broker.DeadLettersStream, broker.AuditStream, broker.ManifestStream, "KV_" + broker.LedgerBucket, "KV_" + broker.RelaysBucket} {
 		s, err := js.Stream(ctx, name)
 		if err != nil {
 			t.Fatal(err)
@@ -100,7 +100,7 @@ func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 		b.until("ready after: "+u.name, func() bool { return b.runner.Ready(ctx) == nil })
 		b.until("the lane's consumer is as it should be after: "+u.name, func() bool {
 			c, err := js.Consumer(ctx, broker.DeliveriesStream, broker.LaneConsumerPrefix+"relay")
-			return err == nil && len(broker.ConsumerDifferences(c.CachedInfo().Config, b.broker.CompleteConsumer(laneConsumer("relay")))) == 0
+			return err == nil && len(b.broker.ConsumerDifferences(c.CachedInfo().Config, b.runner.laneConsumer("relay"))) == 0
 		})
 	}
 	b.settled()

@@ -1,0 +1,112 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/broker"
+)
+
+// A stray is a delivery in a lane that no definition has and that has no consumer:
+// another client published it, or the consumer was removed after its last target. Such a
+// lane gets no consumer, because anybody who may publish deliveries could use up the
+// consumers of the account with invented names. A stray is published again in the lane of
+// its target; if there is no such target, it ends as a dead letter.
+
+// straysAtOnce is the maximum number of strays that one search settles.
+const straysAtOnce = 1000
+
+// strayLabel is the lane of strays in the metrics: their lanes' names are anybody's choice.
+const strayLabel = broker.NoToken
+
+// settleStrays settles the strays of lanes without a consumer. A lane must have been
+// found without one by the previous search as well: another process, with newer
+// definitions, may be about to create it.
+func (ls *lanes) settleStrays(ctx context.Context, stream jetstream.Stream, lanes map[string]bool) error {
+	before := ls.strays
+	ls.strays = lanes
+	left := straysAtOnce
+	moved, settled := 0, 0
+	defer func() {
+		if moved+settled > 0 {
+			ls.r.log.Warn().Int("moved", moved).Int("settled", settled).
+				Msg("found deliveries in lanes that no target has; moved them to the lanes of their targets, or settled them")
+		}
+	}()
+	for name := range lanes {
+		if !before[name] {
+			continue
+		}
+		next := uint64(1)
+		for ; left > 0; left-- {
+			msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliverySubject(name, "*")))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("stream %s, lane %s: %w", broker.DeliveriesStream, name, err)
+			}
+			next = msg.Sequence + 1
+			wasMoved, err := ls.settleStray(ctx, stream, name, msg)
+			if err != nil {
+				return fmt.Errorf("delivery %d in lane %s, which no target has: %w", msg.Sequence, name, err)
+			}
+			if wasMoved {
+				moved++
+			} else {
+				settled++
+			}
+		}
+	}
+	return nil
+}
+
+// settleStray moves one stray to the lane of its target. Without such a target it is
+// attempted as if it had been fetched, which ends in a dead letter.
+func (ls *lanes) settleStray(ctx context.Context, stream jetstream.Stream, name string, msg *jetstream.RawStreamMsg) (moved bool, err error) {
+	target := broker.DeliveryTarget(msg.Subject)
+	lane, ok := ls.r.courier.LaneOf(target)
+	if !ok {
+		l := newLane(ls.r, name)
+		l.label = strayLabel
+		l.uncounted.Add(1)
+		ls.r.attempt(ctx, l, strayMsg{raw: msg, stream: stream})
+		return false, nil
+	}
+	if err := ls.ensure(ctx, lane); err != nil {
+		return false, err
+	}
+	settled, err := ls.r.settled(ctx, msg)
+	if err == nil && !settled {
+		err = ls.r.republish(ctx, msg, lane, target)
+	}
+	if err != nil {
+		return false, err
+	}
+	return !settled, deleteDelivery(ctx, stream, msg.Sequence)
+}
+
+// strayMsg is a stored message in the place of a fetched one. Its acknowledgement removes
+// it; a NAK leaves it for the next search.
+type strayMsg struct {
+	jetstream.Msg // nil: the methods below are all that an attempt uses
+	raw           *jetstream.RawStreamMsg
+	stream        jetstream.Stream
+}
+
+func (m strayMsg) Metadata() (*jetstream.MsgMetadata, error) {
+	return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: m.raw.Sequence}, NumDelivered: 1, Timestamp: m.raw.Time, Stream: broker.DeliveriesStream}, nil
+}
+func (m strayMsg) Subject() string      { return m.raw.Subject }
+func (m strayMsg) Data() []byte         { return m.raw.Data }
+func (m strayMsg) Headers() nats.Header { return m.raw.Header }
+func (m strayMsg) DoubleAck(ctx context.Context) error {
+	return deleteDelivery(ctx, m.stream, m.raw.Sequence)
+}
+func (m strayMsg) NakWithDelay(time.Duration) error { return nil }
+func (m strayMsg) InProgress() error                { return nil }
