@@ -142,7 +142,7 @@ func formerMaterial(files []*file, path string, certs []*x509.Certificate) (Mate
 
 // keyIn returns the first private key of a file, in PEM; nil if there is none.
 func keyIn(path string) []byte {
-	data, err := os.ReadFile(path)
+	data, err := readFile(path)
 	if err != nil {
 		return nil
 	}
@@ -155,17 +155,10 @@ func keyIn(path string) []byte {
 	return nil
 }
 
-// maxFile is the size of a file that is read for certificates, in bytes.
-const maxFile = 1 << 20
-
 // certificatesIn returns the certificates of a file in their order; nil if it has none, or
 // one of them cannot be read.
 func certificatesIn(path string) (certs []*x509.Certificate) {
-	info, err := os.Stat(path)
-	if err != nil || info.Size() > maxFile {
-		return nil
-	}
-	data, err := os.ReadFile(path)
+	data, err := readFile(path)
 	if err != nil {
 		return nil
 	}

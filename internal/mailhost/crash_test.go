@@ -169,7 +169,7 @@ func wantPair(t testing.TB, d Deployment, former, next Material, between bool) {
 		t.Fatalf("there is no certificate (%d) or no key", len(certs))
 	}
 	for _, m := range []Material{former, next} {
-		if certs[0].Equal(m.Bundle.Leaf) && (string(key) == string(m.Key) || between && !d.combined()) {
+		if certs[0].Equal(m.Bundle.Leaf) && (string(key) == string(m.Key) || between && !combined(d)) {
 			return
 		}
 	}

@@ -41,7 +41,7 @@ func TestDeploy(t *testing.T) {
 		if d.ChainPath != "" {
 			want[d.CertPath], want[d.ChainPath] = leaf, chain
 		}
-		if d.combined() {
+		if combined(d) {
 			want[d.KeyPath] = slices.Concat(key, leaf, chain)
 		}
 		for path, bytes := range want {
@@ -154,6 +154,13 @@ func TestFailuresRestoreEverything(t *testing.T) {
 			d.ReloadCommand = script(t, "test -e "+mark+" && exit 0; touch "+mark+"; echo stopped >&2; exit 1")
 		}, verdict.DeployReload, StepReload, Restored},
 		"reload always": {func(t *testing.T, d *Deployment) { d.ReloadCommand = Command{"false"} }, verdict.DeployReload, StepReload, RollbackFailed},
+		"reload hangs": {func(t *testing.T, d *Deployment) {
+			d.ReloadCommand, d.CommandTimeout = Command{"sleep", "600"}, 100*time.Millisecond
+		}, verdict.DeployReload, StepReload, RollbackFailed},
+		"validate hangs": {func(t *testing.T, d *Deployment) {
+			d.ValidateCommand, d.CommandTimeout = Command{"sleep", "600"}, 100*time.Millisecond
+		}, verdict.DeployValidate, StepValidate, NotNeeded},
+		"no such command": {func(t *testing.T, d *Deployment) { d.ReloadCommand = Command{"no-such-program"} }, verdict.DeployReload, StepReload, RollbackFailed},
 		"verify": {func(t *testing.T, d *Deployment) {
 			d.Verify = Verification{Endpoints: []Endpoint{{silent, TLS}}, Attempts: 1}
 		}, verdict.DeployVerify, StepVerify, RollbackFailed},

@@ -85,7 +85,7 @@ const (
 	defaultAttempts       = 5
 )
 
-// Postfix, Dovecot and Files return the defaults of the three types of target.
+// Postfix returns the defaults of a target of type postfix.
 func Postfix() Deployment {
 	return Deployment{CertPath: "/etc/postfix/certs/cert.pem", KeyPath: "/etc/postfix/certs/key.pem",
 		ValidateCommand: Command{"postfix", "check"}, ReloadCommand: Command{"postfix", "reload"}, BackupRetention: 3}
@@ -164,20 +164,20 @@ const (
 	maxAttempts  = 20
 )
 
-// combined reports whether certificate and key are one file by their names. Symbolic
-// links may make one file of two names: then the plan of the transaction finds out.
-func (d Deployment) combined() bool { return d.CertPath == d.KeyPath }
-
-// Longest is the longest time that a deployment takes from Claim to its end: validation,
-// twice a reload and a verification, and all of that again for the rollback.
+// Longest is the longest time that a deployment takes from Claim to its end: validation, a
+// reload and a verification (two with several files, see serve), and the same once more for
+// the rollback.
 func (d Deployment) Longest() time.Duration {
 	d = d.withDefaults()
 	command := d.CommandTimeout + killDelay
-	verify := time.Duration(0)
+	endpoint := time.Duration(0)
 	for attempt := range d.Verify.Attempts {
-		verify += 2*d.Verify.Timeout + pause(attempt)*2 // twice: see Verification.probe
+		endpoint += 2*d.Verify.Timeout + 2*pause(attempt) // two connections (see probe), and jitter
 	}
-	verify *= time.Duration(len(d.Verify.Endpoints))
+	rounds := time.Duration(2)
+	if d.CertPath != d.KeyPath || d.ChainPath != "" {
+		rounds++
+	}
 	const files = 30 * time.Second // writing and syncing a few kilobytes on a slow disk
-	return command + 4*(command+verify) + files
+	return command + rounds*(command+endpoint*time.Duration(len(d.Verify.Endpoints))) + files
 }

@@ -3,6 +3,8 @@ package mailhost
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
@@ -71,6 +73,13 @@ func fail(code verdict.Code, step Step, reason string, args ...any) *Failure {
 	return f
 }
 
+// writeFailure is the failure of an operation on files.
+func writeFailure(step Step, err error) *Failure {
+	f := fail(verdict.DeployWrite, step, "%s", explain(err))
+	f.cause = err
+	return f
+}
+
 // maxError is the maximum length of another's error text in a reason, in bytes.
 const maxError = 600
 
@@ -79,5 +88,23 @@ func failureOf(err error) *Failure {
 	if f, ok := errors.AsType[*Failure](err); ok {
 		return f
 	}
-	return fail(verdict.DeployWrite, StepWrite, "%s", err)
+	return writeFailure(StepWrite, err)
+}
+
+// explain returns the text of an error of the file system, with what to do about it.
+func explain(err error) string {
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		hint = "; free some space on this disk"
+	case errors.Is(err, syscall.EROFS):
+		hint = "; the file system is read-only for Certpost: with systemd, add the directory to ReadWritePaths"
+	case errors.Is(err, syscall.EXDEV), errors.Is(err, syscall.EBUSY):
+		hint = "; the file seems to be mounted by itself, so it cannot be replaced: mount its directory instead"
+	case errors.Is(err, syscall.EPERM):
+		hint = "; Certpost must own the file or run as root, and the file must not be immutable (`lsattr`)"
+	case errors.Is(err, fs.ErrPermission):
+		hint = "; the user of Certpost needs write permission for the directory"
+	}
+	return legible.Clean(err.Error(), maxError) + hint
 }

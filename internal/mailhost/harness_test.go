@@ -73,6 +73,8 @@ var layouts = map[string]func(dir string) Deployment{
 	},
 }
 
+func combined(d Deployment) bool { return d.CertPath == d.KeyPath }
+
 // eachLayout runs a test for every layout, in a directory of its own.
 func eachLayout(t *testing.T, test func(t *testing.T, d Deployment)) {
 	for name, layout := range layouts {

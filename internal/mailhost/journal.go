@@ -85,7 +85,7 @@ func (t *transaction) readJournal() (*journal, error) {
 func (t *transaction) recover() error {
 	j, err := t.readJournal()
 	if err != nil {
-		return fail(verdict.DeployWrite, StepRecover, "%s", explain(err))
+		return writeFailure(StepRecover, err)
 	}
 	if j == nil {
 		return t.tidy()

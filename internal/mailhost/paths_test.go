@@ -173,6 +173,40 @@ func TestTwoNamesOfOneFile(t *testing.T) {
 	}
 }
 
+// TestModeAndOwnerComeBeforeContent: a key is never in a file that others may read.
+func TestModeAndOwnerComeBeforeContent(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	a := newAuthority(t)
+	eachLayout(t, func(t *testing.T, d Deployment) {
+		d.KeyOwner, d.KeyGroup, d.KeyMode, d.CertMode = "1", "8", 0o640, 0o444
+		created, written := map[string]entry{}, map[string]entry{}
+		h := deployer()
+		h.Reached = func(point string) {
+			for name, e := range snapshot(t, filepath.Dir(d.CertPath)) {
+				if !strings.HasSuffix(name, ".certpost-new") {
+					continue
+				}
+				if _, ok := created[name]; !ok && point == pointCreated {
+					created[name] = e
+				}
+				written[name] = e
+			}
+		}
+		mustDeploy(t, h, d, a.fresh(t), Deployed)
+		for name, e := range written {
+			first := created[name]
+			if first.content != "" || e.content == "" || first.inode != e.inode || first.mode != e.mode || first.uid != e.uid || first.gid != e.gid {
+				t.Errorf("%s: %+v, then %+v", name, first, e)
+			}
+		}
+		key := created[filepath.Base(d.KeyPath)+".certpost-new"]
+		if key.mode != 0o640 || key.uid != 1 || key.gid != 8 {
+			t.Errorf("%+v", key)
+		}
+	})
+}
+
 func TestOwners(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -184,7 +218,7 @@ func TestOwners(t *testing.T) {
 			t.Helper()
 			now := snapshot(t, filepath.Dir(d.CertPath))
 			cert, key := now[filepath.Base(d.CertPath)], now[filepath.Base(d.KeyPath)]
-			if key.uid != keyUID || key.gid != keyGID || key.mode != 0o640 || !d.combined() && (cert.uid != uid || cert.gid != gid) {
+			if key.uid != keyUID || key.gid != keyGID || key.mode != 0o640 || !combined(d) && (cert.uid != uid || cert.gid != gid) {
 				t.Errorf("cert %+v, key %+v", cert, key)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
@@ -87,7 +88,7 @@ func (f *file) own(owner, group string) error {
 	if info, err := os.Lstat(f.path); err == nil {
 		f.uid, f.gid = ownerOf(info)
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fail(verdict.DeployWrite, StepPaths, "%s", err)
+		return writeFailure(StepPaths, err)
 	}
 	if owner != "" {
 		id := owner
@@ -124,7 +125,7 @@ func (f *file) current() (bool, error) {
 		return false, err
 	}
 	uid, gid := ownerOf(info)
-	if info.Mode().Perm() != f.mode || !owns(f.uid, uid) || !owns(f.gid, gid) {
+	if info.Mode().Perm() != f.mode || !owns(f.uid, uid) || !owns(f.gid, gid) || info.Size() != int64(len(f.data)) {
 		return false, nil
 	}
 	sum, err := digest(f.path)
@@ -142,12 +143,27 @@ func (f *file) isNew() bool {
 
 // digest returns the SHA-256 of a file in hexadecimal.
 func digest(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := readFile(path)
 	if err != nil {
 		return "", err
 	}
 	defer clear(data)
 	return digestOf(data), nil
+}
+
+// maxFile is the size of a file that may hold certificates, in bytes; a path may lead to
+// anything.
+const maxFile = 1 << 20
+
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s has %d bytes, too many for a certificate", path, info.Size())
+	}
+	return os.ReadFile(path)
 }
 
 func digestOf(data []byte) string {

@@ -41,9 +41,10 @@ func startServers(t *testing.T, layout string) *servers {
 	for _, d := range []Deployment{s.postfix, s.dovecot} {
 		mustDeploy(t, deployer(), d, s.initial, Deployed)
 	}
-	main := map[string]string{"smtpd_tls_chain_files": s.postfix.CertPath}
+	main, dovecot := manual(t, s.postfix.CertPath, s.dovecot.CertPath)
 	if layout != "combined" {
 		main = map[string]string{"smtpd_tls_chain_files": "", "smtpd_tls_cert_file": s.postfix.CertPath, "smtpd_tls_key_file": s.postfix.KeyPath}
+		dovecot += fmt.Sprintf("ssl_key = <%s\n", s.dovecot.KeyPath)
 	}
 	protocols := "imap lmtp"
 	ports := map[Protocol]string{}
@@ -53,7 +54,6 @@ func startServers(t *testing.T, layout string) *servers {
 	port := func(p Protocol) string { _, n, _ := net.SplitHostPort(ports[p]); return n }
 	listeners := `
 service imap-login {
-  service_count = 0
   inet_listener imap {
     port = ` + port(IMAP) + `
   }
@@ -71,7 +71,6 @@ service lmtp {
 		all = append(all, Endpoint{ports[POP3], POP3}, Endpoint{ports[Sieve], Sieve})
 		listeners += `
 service pop3-login {
-  service_count = 0
   inet_listener pop3 {
     port = ` + port(POP3) + `
   }
@@ -80,7 +79,6 @@ service pop3-login {
   }
 }
 service managesieve-login {
-  service_count = 0
   inet_listener sieve {
     port = ` + port(Sieve) + `
   }
@@ -89,7 +87,7 @@ service managesieve-login {
 	} else if os.Getenv("CI") == "true" {
 		t.Fatal("dovecot-pop3d and dovecot-managesieved are not installed: `go run -C tools/test .` installs what the tests need")
 	}
-	s.mail = lab.Postfix(t, lab.MailOptions{Main: main, Dovecot: fmt.Sprintf("protocols = %s\nssl_cert = <%s\nssl_key = <%s\n", protocols, s.dovecot.CertPath, s.dovecot.KeyPath) + listeners})
+	s.mail = lab.Postfix(t, lab.MailOptions{Main: main, Dovecot: "protocols = " + protocols + "\n" + dovecot + listeners})
 
 	s.postfix.ValidateCommand = Command{"postfix", "-c", s.mail.ConfigDir, "check"}
 	s.postfix.ReloadCommand = Command{"postfix", "-c", s.mail.ConfigDir, "reload"}
@@ -98,6 +96,29 @@ service managesieve-login {
 	s.dovecot.ReloadCommand = Command{"doveadm", "-c", s.mail.DovecotConf, "reload"}
 	s.dovecot.Verify = Verification{Endpoints: append(all, Endpoint{s.mail.IMAPS, TLS}), ServerName: serverName, Roots: s.roots}
 	return s
+}
+
+// manual returns the settings that docs/mail-hosts.md recommends, for other paths.
+func manual(t *testing.T, postfix, dovecot string) (main map[string]string, conf string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "mail-hosts.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind, path, ours string) string {
+		_, after, _ := strings.Cut(string(text), "\n```"+kind+"\n")
+		block, _, _ := strings.Cut(after, "```")
+		if !strings.Contains(block, path) {
+			t.Fatalf("docs/mail-hosts.md has no settings for %s with %s", kind, path)
+		}
+		return strings.ReplaceAll(block, path, ours)
+	}
+	main = map[string]string{}
+	for line := range strings.Lines(block("postfix", "/etc/postfix/certs/mx1.pem", postfix)) {
+		key, value, _ := strings.Cut(line, "=")
+		main[strings.TrimSpace(key)] = strings.TrimSpace(value)
+	}
+	return main, block("dovecot", "/etc/dovecot/certs/mx1.pem", dovecot)
 }
 
 func (s *servers) each(t *testing.T, test func(t *testing.T, d Deployment)) {

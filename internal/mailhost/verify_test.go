@@ -316,3 +316,13 @@ func TestServedChainMustLeadToTheRoots(t *testing.T) {
 	d.Verify.Roots = nil
 	mustDeploy(t, deployer(), d, m, Deployed)
 }
+
+// closedAddress is an address where nothing listens.
+func closedAddress(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
