@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/certpost/certpost/internal/payload"
 )
@@ -24,9 +26,10 @@ type childPlan struct {
 	Cert, Key   []byte // PEM
 	Reload      Command
 	KeyOwner    string
-	Point       string // where it kills itself; "" nowhere
-	Nth         int    // the Nth time that it gets there
-	UID         int    // the user to become
+	Point       string        // where it kills itself; "" nowhere
+	Nth         int           // the Nth time that it gets there
+	UID         int           // the user to become
+	KillAfter   time.Duration // it is killed from outside after this time; 0: it is not
 }
 
 const childVariable = "CERTPOST_TEST_DEPLOYMENT"
@@ -73,11 +76,20 @@ func runChild(t testing.TB, p childPlan) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	ctx := t.Context()
+	if p.KillAfter > 0 {
+		timed, cancel := context.WithTimeout(ctx, p.KillAfter)
+		defer cancel()
+		ctx = timed
+	}
+	cmd := exec.CommandContext(ctx, os.Args[0]) // ends it with SIGKILL
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return errKilled
 	}
 	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s.Signaled() && s.Signal() == syscall.SIGKILL {
 		return errKilled
@@ -218,6 +230,51 @@ func TestRecoveryIsKilled(t *testing.T) {
 				mustDeploy(t, deployer(), d, next, map[bool]State{true: Unchanged, false: Deployed}[want.Bundle == next.Bundle])
 				former, next = next, a.fresh(t)
 				first.Cert, first.Key = next.Bundle.PEM(), next.Key
+			}
+		})
+	}
+}
+
+// TestKilledAtAnyMoment: not only at the points that have a name.
+func TestKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	for layout := range layouts {
+		t.Run(layout, func(t *testing.T) {
+			t.Parallel()
+			dir := privateDir(t)
+			d := layouts[layout](dir)
+			present := a.fresh(t)
+			mustDeploy(t, deployer(), d, present, Deployed)
+			longest, killed := 100*time.Millisecond, 0
+			for range 40 {
+				next := a.fresh(t)
+				p := childPlan{Layout: layout, Dir: dir, Cert: next.Bundle.PEM(), Key: next.Key, Reload: Command{"true"}, KillAfter: rand.N(longest) + 1}
+				began := time.Now()
+				switch err := runChild(t, p); {
+				case errors.Is(err, errKilled):
+					killed++
+				case err != nil:
+					t.Fatal(err)
+				default:
+					longest = time.Since(began) // so that most are killed on the way
+				}
+				wantPair(t, d, present, next, true)
+				if _, err := deployer().Recover(t.Context(), d); err != nil {
+					t.Fatal(err)
+				}
+				wantPair(t, d, present, next, false)
+				wantNoStrays(t, d)
+				if certificatesIn(d.CertPath)[0].Equal(next.Bundle.Leaf) {
+					present = next
+				}
+				wantContents(t, d, present)
+				if killed == 0 {
+					longest = longest * 3 / 4
+				}
+			}
+			if killed == 0 {
+				t.Error("no child was killed before its end")
 			}
 		})
 	}
