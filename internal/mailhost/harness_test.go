@@ -169,6 +169,9 @@ func wantContents(t testing.TB, d Deployment, m Material) {
 		t.Fatal(err)
 	}
 	files, err := plan(d.withDefaults(), c)
+	if err == nil {
+		err = ownAll(d.withDefaults(), files)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

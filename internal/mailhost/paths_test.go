@@ -229,11 +229,11 @@ func TestOwners(t *testing.T) {
 		mustDeploy(t, deployer(), d, m, Deployed)
 		want(1, 1, 1, 8)
 		before := snapshot(t, filepath.Dir(d.CertPath))
-		for _, c := range []Deployment{{Owner: "no-such-user"}, {KeyGroup: "no-such-group"}} {
+		for _, c := range []Deployment{{Owner: "no-such-user"}, {KeyGroup: "no-such-group"}, {Owner: "-5"}} {
 			wrong := d
 			wrong.Owner, wrong.KeyGroup = c.Owner, c.KeyGroup
 			f := wantFailure(t, deployer(), wrong, a.fresh(t), "DEPLOY_WRITE", StepPaths, NotNeeded)
-			if !strings.Contains(f.Reason, "no-such-") {
+			if !strings.Contains(f.Reason, "there is no ") {
 				t.Error(f)
 			}
 			wantSame(t, before, snapshot(t, filepath.Dir(d.CertPath)))

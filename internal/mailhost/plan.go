@@ -70,15 +70,22 @@ func plan(d Deployment, c *contents) ([]*file, error) {
 	}
 	for _, f := range files {
 		f.sum = digestOf(f.data)
+	}
+	return files, nil
+}
+
+// ownAll sets the owners of all files. The files have to be locked.
+func ownAll(d Deployment, files []*file) error {
+	for _, f := range files {
 		owner, group := d.Owner, d.Group
 		if f.holdsKey {
 			owner, group = d.KeyOwner, d.KeyGroup
 		}
 		if err := f.own(owner, group); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return files, nil
+	return nil
 }
 
 // own sets the numbers of the file's owner and group: those given, else those of the
@@ -90,28 +97,42 @@ func (f *file) own(owner, group string) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return writeFailure(StepPaths, err)
 	}
-	if owner != "" {
-		id := owner
-		if _, err := strconv.Atoi(owner); err != nil {
-			u, err := user.Lookup(owner)
-			if err != nil {
-				return fail(verdict.DeployWrite, StepPaths, "there is no user %q on this host: fix owner or key_owner", legible.Clean(owner, 64))
-			}
-			id = u.Uid
+	userID := func(name string) (string, error) {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return "", err
 		}
-		f.uid, _ = strconv.Atoi(id)
+		return u.Uid, nil
 	}
-	if group != "" {
-		id := group
-		if _, err := strconv.Atoi(group); err != nil {
-			g, err := user.LookupGroup(group)
-			if err != nil {
-				return fail(verdict.DeployWrite, StepPaths, "there is no group %q on this host: fix group or key_group", legible.Clean(group, 64))
-			}
-			id = g.Gid
+	groupID := func(name string) (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
 		}
-		f.gid, _ = strconv.Atoi(id)
+		return g.Gid, nil
 	}
+	if owner != "" && number(owner, userID, &f.uid) != nil {
+		return fail(verdict.DeployWrite, StepPaths, "there is no user %q on this host: fix owner or key_owner", legible.Clean(owner, 64))
+	}
+	if group != "" && number(group, groupID, &f.gid) != nil {
+		return fail(verdict.DeployWrite, StepPaths, "there is no group %q on this host: fix group or key_group", legible.Clean(group, 64))
+	}
+	return nil
+}
+
+// number sets id to that of a user or group, which is given by number or by name.
+func number(name string, lookup func(string) (string, error), id *int) error {
+	n, err := strconv.ParseUint(name, 10, 31)
+	if err != nil {
+		text, err := lookup(name)
+		if err != nil {
+			return err
+		}
+		if n, err = strconv.ParseUint(text, 10, 31); err != nil {
+			return err
+		}
+	}
+	*id = int(n)
 	return nil
 }
 

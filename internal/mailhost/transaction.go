@@ -44,7 +44,11 @@ func (h Deployer) begin(ctx context.Context, d Deployment, c *contents) (*transa
 		return nil, err
 	}
 	t := &transaction{Deployer: h, ctx: ctx, d: d, files: files, want: c, stamp: h.now().UTC().Format(stampLayout)}
-	if err := t.lock(files); err != nil {
+	err = t.lock(files)
+	if err == nil {
+		err = ownAll(d, files)
+	}
+	if err != nil {
 		t.unlock()
 		return nil, err
 	}
