@@ -5,14 +5,6 @@ import "github.com/certpost/certpost/internal/verdict"
 // words say what happened and what to fix.
 type words struct{ cause, remedy string }
 
-// The deployment codes are those of mail hosts. Their phases have no words of their own.
-const (
-	deployWrite    verdict.Code = "DEPLOY_WRITE"
-	deployValidate verdict.Code = "DEPLOY_VALIDATE"
-	deployReload   verdict.Code = "DEPLOY_RELOAD"
-	deployVerify   verdict.Code = "DEPLOY_VERIFY"
-)
-
 // byCode holds the words for every phase that is not in byPhase.
 var byCode = map[verdict.Code]words{
 	verdict.SMTPConnect: {"The relay could not be reached.",
@@ -45,13 +37,13 @@ var byCode = map[verdict.Code]words{
 		"Fix the cause of the last failure, then replay."},
 	verdict.DeliveryUncertain: {"The connection ended after the mail was sent and before the relay replied: the mail may have arrived.",
 		"Look for the Message-ID at the relay or the recipient. If it is there, discard this letter; if not, replay it."},
-	deployWrite: {"The certificate could not be written to the mail host.",
+	verdict.DeployWrite: {"The certificate could not be written to the mail host.",
 		"Check the directory, its owner and the free disk space, then replay."},
-	deployValidate: {"The mail server rejected its configuration with the new certificate, so the certificate was rolled back.",
+	verdict.DeployValidate: {"The mail server rejected its configuration with the new certificate, so the certificate was rolled back.",
 		"Read the server's error in the reason, fix its configuration, then replay."},
-	deployReload: {"The mail server did not reload the new certificate.",
+	verdict.DeployReload: {"The mail server did not reload the new certificate.",
 		"Check that the server runs and that Certpost may reload it, then replay."},
-	deployVerify: {"After the reload the mail server did not present the new certificate.",
+	verdict.DeployVerify: {"After the reload the mail server did not present the new certificate.",
 		"Check which certificate the server's services are configured to use, then replay."},
 }
 

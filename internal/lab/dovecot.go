@@ -31,6 +31,8 @@ type MailOptions struct {
 	Introspection string
 	// Main are settings of Postfix's main.cf; they override the lab's own.
 	Main map[string]string
+	// Dovecot are further lines of Dovecot's configuration; they override the lab's own.
+	Dovecot string
 }
 
 // Mailboxes is a running Dovecot: it serves mailboxes by IMAP, checks passwords for
@@ -40,6 +42,8 @@ type Mailboxes struct {
 	IMAPS string
 	// Users maps mail addresses, which are the user names, to passwords.
 	Users map[string]string
+	// DovecotConf is Dovecot's configuration file.
+	DovecotConf string
 	// CA issued the server's certificate, for 127.0.0.1, localhost and mail.lab.test.
 	CA *CA
 
@@ -64,8 +68,8 @@ func Dovecot(t testing.TB, o MailOptions) *Mailboxes {
 	}
 	m := newMailboxes(t, o)
 	log := filepath.Join(m.dir, "dovecot.log")
-	config := writeFile(t, filepath.Join(m.dir, "dovecot.conf"), m.dovecotConf(t, o, log), 0o644)
-	p := startProcess(t, "dovecot", log, exec.Command(dovecot, "-F", "-c", config))
+	m.DovecotConf = writeFile(t, filepath.Join(m.dir, "dovecot.conf"), m.dovecotConf(t, o, log)+o.Dovecot, 0o644)
+	p := startProcess(t, "dovecot", log, exec.Command(dovecot, "-F", "-c", m.DovecotConf))
 	logOnFailure(t, log)
 	p.await(t, "waiting for IMAP", func() error { return answers(m.IMAPS) })
 	return m

@@ -37,6 +37,12 @@ const (
 
 	DeliveryExpired   Code = "DELIVERY_EXPIRED"
 	DeliveryUncertain Code = "DELIVERY_UNCERTAIN"
+
+	// Of mail hosts, by the step that failed (internal/mailhost).
+	DeployWrite    Code = "DEPLOY_WRITE"
+	DeployValidate Code = "DEPLOY_VALIDATE"
+	DeployReload   Code = "DEPLOY_RELOAD"
+	DeployVerify   Code = "DEPLOY_VERIFY"
 )
 
 // Class groups codes by the area that an operator has to check.
@@ -70,6 +76,10 @@ var codes = map[Code]struct {
 	SecretNotFound:    {Validation, false},
 	DeliveryExpired:   {IOTransient, false},
 	DeliveryUncertain: {IOTransient, false},
+	DeployWrite:       {IOPermanent, false},
+	DeployValidate:    {IOPermanent, false},
+	DeployReload:      {IOPermanent, false},
+	DeployVerify:      {IOPermanent, false},
 }
 
 // Codes are all codes, sorted.

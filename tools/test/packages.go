@@ -32,6 +32,8 @@ var needs = []need{
 	{"dovecot", []string{"dovecot-core"}, "AUTH by and delivery into a real Dovecot"},
 	{"/usr/lib/dovecot/imap", []string{"dovecot-imapd"}, "reading mail by IMAP"},
 	{"/usr/lib/dovecot/lmtp", []string{"dovecot-lmtpd"}, "delivery into a real mailbox"},
+	{"/usr/lib/dovecot/pop3", []string{"dovecot-pop3d"}, "certificates of a real POP3 server"},
+	{"/usr/lib/dovecot/managesieve", []string{"dovecot-managesieved"}, "certificates of a real ManageSieve server"},
 	{"certbot", []string{"certbot"}, "certbot's deploy hook"},
 	{"openssl", []string{"openssl"}, "reading attachments with OpenSSL"},
 	{"certtool", []string{"gnutls-bin"}, "reading attachments with GnuTLS"},
