@@ -17,11 +17,10 @@ import (
 // bench is what all measurements share.
 type bench struct {
 	options
-	chains  []string // a leaf with a key of its own and its CA, PEM; one for each mail
-	key     string   // file of an RSA key
-	keyed   []string // as chains, all with leaves of that key
-	serial  int      // of the next directory
-	current *sink    // of the running measurement
+	chains []string // a leaf with a key of its own and its CA, PEM; one for each mail
+	key    string   // file of an RSA key
+	keyed  []string // as chains, all with leaves of that key
+	serial int      // of the next directory
 }
 
 // gentle is the number of mails of the measurements that send one at a time, and keyedMails

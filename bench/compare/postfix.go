@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -137,7 +138,9 @@ func (p *postfix) run(ctx context.Context, program string, args ...string) error
 	return nil
 }
 
-// release lets the queued mails go.
+// release lets the queued mails go. The queue manager starts again to read its configuration,
+// and may miss the request to flush its queue meanwhile, so that is repeated until a mail
+// has arrived.
 func (p *postfix) release(ctx context.Context) error {
 	if err := p.run(ctx, "postconf", "-e", "defer_transports="); err != nil {
 		return err
@@ -145,7 +148,19 @@ func (p *postfix) release(ctx context.Context) error {
 	if err := p.master.Process.Signal(syscall.SIGHUP); err != nil {
 		return err
 	}
-	return p.run(ctx, "postqueue", "-f")
+	for range 60 {
+		if err := p.run(ctx, "postqueue", "-f"); err != nil {
+			return err
+		}
+		select {
+		case <-p.sink.next():
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return errors.New("no mail of the queue of Postfix arrives")
 }
 
 func (p *postfix) close() {

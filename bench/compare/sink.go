@@ -83,6 +83,18 @@ func (s *sink) read(line []byte) {
 	s.news = make(chan struct{})
 }
 
+// next returns a channel that is closed as soon as a mail has arrived.
+func (s *sink) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.taken) > 0 {
+		return closed
+	}
+	return s.news
+}
+
+var closed = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
+
 // stalled is how long no mail may arrive before a measurement is given up.
 const stalled = 2 * time.Minute
 
