@@ -301,6 +301,10 @@ func TestJournalThatEndsEarly(t *testing.T) {
 }
 
 // TestAsAnotherUser: what a process without root's rights may and may not do.
+//
+// Fault: missing rights. Result: fails (DEPLOY_WRITE); the former files keep their owners
+// and modes.
+// Fault: a path that another user could swap. Result: fails (DEPLOY_WRITE).
 func TestAsAnotherUser(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -75,6 +75,9 @@ func TestUnchangedIsMoreThanBytes(t *testing.T) {
 	})
 }
 
+// Fault: key of another certificate; encrypted or no key; chain for the leaf; garbage;
+// expired; broken or missing chain. Result: fails (SMTP_PAYLOAD or DEPLOY_VALIDATE) before
+// anything is touched.
 func TestMaterialIsChecked(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)

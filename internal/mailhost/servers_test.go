@@ -162,6 +162,9 @@ func TestServersServeWhatIsDeployed(t *testing.T) {
 
 // TestWrongFilesAreNeverServed: every row of files with which Postfix and Dovecot stop
 // TLS, or serve what clients refuse. The servers' own checks and reloads accept them all.
+//
+// Fault: key of another certificate; encrypted or no key; chain for the leaf; garbage;
+// empty; expired; broken or missing chain. Result: the servers keep the former certificate.
 func TestWrongFilesAreNeverServed(t *testing.T) {
 	t.Parallel()
 	s := startServers(t, "apart")
