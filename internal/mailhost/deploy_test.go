@@ -141,6 +141,9 @@ var encryptedKey = []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIGbMFcGCSqGSI
 
 // TestFailuresRestoreEverything: after a failure in any step the directory is what it
 // was, to the inode; and the program was reloaded again if it may have seen the new files.
+//
+// Fault: a command fails; hangs; does not exist. Result: fails (DEPLOY_VALIDATE or
+// DEPLOY_RELOAD); the former files are back.
 func TestFailuresRestoreEverything(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
