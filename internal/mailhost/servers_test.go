@@ -221,6 +221,9 @@ func TestWrongFilesAreNeverServed(t *testing.T) {
 }
 
 // TestServersThatDoNotTakeIt: a server that is configured for other files, or is down.
+//
+// Fault: the server is down; or configured for other files. Result: fails (DEPLOY_RELOAD or
+// DEPLOY_VERIFY); the former files are back and served.
 func TestServersThatDoNotTakeIt(t *testing.T) {
 	t.Parallel()
 	s := startServers(t, "combined")
@@ -288,6 +291,8 @@ func connectAllTheTime(t *testing.T, v Verification, e Endpoint, known func(*x50
 // TestRotationUnderConnections: with one file for key, leaf and chain, no client's handshake
 // fails while the certificate is replaced again and again; with two files some may, and
 // after the deployment none does.
+//
+// Fault: connections during a rotation. Result: none fails with the combined file.
 func TestRotationUnderConnections(t *testing.T) {
 	t.Parallel()
 	for _, layout := range []string{"combined", "apart"} {
