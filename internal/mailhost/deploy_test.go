@@ -219,6 +219,8 @@ func wantSame(t testing.TB, before, after map[string]entry) {
 	}
 }
 
+// Fault: a clock that is behind the newest backup. Result: only the files and the newest
+// backups are left.
 func TestBackups(t *testing.T) {
 	t.Parallel()
 	eachLayout(t, func(t *testing.T, d Deployment) {
@@ -274,6 +276,7 @@ func TestBackups(t *testing.T) {
 	})
 }
 
+// Fault: very many rotations. Result: their number stays the same.
 func TestRotationsLeaveNoStray(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -296,6 +299,8 @@ func TestRotationsLeaveNoStray(t *testing.T) {
 }
 
 // TestConcurrentDeployments: one after the other, and no reload sees a mixed pair.
+//
+// Fault: several deployments at the same time. Result: no reload sees a mixed pair.
 func TestConcurrentDeployments(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")
@@ -327,6 +332,8 @@ func TestConcurrentDeployments(t *testing.T) {
 }
 
 // TestLockIsWaitedFor: until the context ends; then nothing has happened.
+//
+// Fault: several deployments at the same time. Result: one after the other.
 func TestLockIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	eachLayout(t, func(t *testing.T, d Deployment) {
@@ -348,6 +355,8 @@ func TestLockIsWaitedFor(t *testing.T) {
 	})
 }
 
+// Fault: a shutdown during a deployment; a claim that is lost. Result: the deployment is
+// completed; without a claim nothing is changed.
 func TestClaim(t *testing.T) {
 	t.Parallel()
 	eachLayout(t, func(t *testing.T, d Deployment) {

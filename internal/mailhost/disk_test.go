@@ -174,7 +174,10 @@ func TestImmutable(t *testing.T) {
 }
 
 // TestRollbackFails: the files cannot be put back, the failure says so, and the next
-// deployment ends it first.
+// deployment gets no further before recovery has put them back.
+//
+// Fault: the rollback itself fails. Result: the failure says so; the next deployment fails
+// (DEPLOY_WRITE) until it is ended; recovery puts the former files back.
 func TestRollbackFails(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

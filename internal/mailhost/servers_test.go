@@ -336,6 +336,9 @@ func TestRotationUnderConnections(t *testing.T) {
 
 // TestServersSurviveAKill: the servers serve the former certificate or the new one after a
 // deployment was killed, and after the next start all of them serve what the files have.
+//
+// Fault: kill -9 at any point. Result: readers find the former or the new file; the next
+// start finishes or rolls back.
 func TestServersSurviveAKill(t *testing.T) {
 	t.Parallel()
 	s := startServers(t, "combined")
