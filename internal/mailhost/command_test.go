@@ -67,6 +67,9 @@ func TestParseCommand(t *testing.T) {
 }
 
 // TestCommandIsKilled: with everything that it has started.
+//
+// Fault: hangs. Result: the error says why; a command that hangs is killed with all that it
+// started.
 func TestCommandIsKilled(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pid")
@@ -101,6 +104,8 @@ func isZombie(pid int) bool {
 
 // TestCommandLeavesADaemon: a daemon that a command has started keeps its output open, and
 // is neither waited for nor killed.
+//
+// Fault: or leaves a daemon. Result: a daemon is neither waited for nor killed.
 func TestCommandLeavesADaemon(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pid")
@@ -124,6 +129,7 @@ func TestCommandLeavesADaemon(t *testing.T) {
 	}
 }
 
+// Fault: a command fails; does not exist. Result: the error says why.
 func TestCommandErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -147,6 +153,8 @@ func TestCommandErrors(t *testing.T) {
 }
 
 // TestCommandEnvironment: the secrets of this process stay with it.
+//
+// Fault: or looks for Certpost's secrets. Result: its environment has none.
 func TestCommandEnvironment(t *testing.T) {
 	t.Setenv("CERTPOST_VAULT_TOKEN", "canary-token")
 	err := script(t, "env; exit 1").run(t.Context(), time.Minute, []string{"CERTPOST_NEW_CERT=/here"})
@@ -156,6 +164,8 @@ func TestCommandEnvironment(t *testing.T) {
 }
 
 // TestErrorsQuoteNoKey: whatever a command prints of the key, in whichever form.
+//
+// Fault: a command prints the key. Result: its output is left out.
 func TestErrorsQuoteNoKey(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")
@@ -187,6 +197,8 @@ func TestErrorsQuoteNoKey(t *testing.T) {
 }
 
 // TestFormerKeyIsNotQuoted: by the reload, which sees the former key during the rollback.
+//
+// Fault: a command prints the key. Result: its output is left out.
 func TestFormerKeyIsNotQuoted(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)

@@ -102,6 +102,9 @@ var errKilled = errors.New("killed")
 // TestKilledAtEveryPoint: the file or pair that readers find is the former or the new one
 // (with two files, between their renames, neither until the next start), and the next start
 // finishes or rolls back, leaving nothing behind.
+//
+// Fault: kill -9 at any point; during a rollback. Result: readers find the former or the
+// new file; the next start finishes or rolls back.
 func TestKilledAtEveryPoint(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -189,6 +192,9 @@ func wantPair(t testing.TB, d Deployment, former, next Material, between bool) {
 }
 
 // TestRecoveryIsKilled: recovery is killed as well.
+//
+// Fault: during a recovery. Result: readers find the former or the new file; the next start
+// finishes or rolls back.
 func TestRecoveryIsKilled(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -236,6 +242,9 @@ func TestRecoveryIsKilled(t *testing.T) {
 }
 
 // TestKilledAtAnyMoment: not only at the points that have a name.
+//
+// Fault: kill -9 at any point. Result: readers find the former or the new file; the next
+// start finishes or rolls back.
 func TestKilledAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -281,6 +290,9 @@ func TestKilledAtAnyMoment(t *testing.T) {
 }
 
 // TestJournalThatEndsEarly: nothing was replaced yet.
+//
+// Fault: a journal that ends early. Result: removed; the former files stay; the next
+// deployment works.
 func TestJournalThatEndsEarly(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -301,6 +313,10 @@ func TestJournalThatEndsEarly(t *testing.T) {
 }
 
 // TestAsAnotherUser: what a process without root's rights may and may not do.
+//
+// Fault: missing rights. Result: fails (DEPLOY_WRITE); the former files keep their owners
+// and modes.
+// Fault: a path that another user could swap. Result: fails (DEPLOY_WRITE).
 func TestAsAnotherUser(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

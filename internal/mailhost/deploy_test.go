@@ -75,6 +75,9 @@ func TestUnchangedIsMoreThanBytes(t *testing.T) {
 	})
 }
 
+// Fault: key of another certificate; encrypted or no key; chain for the leaf; garbage;
+// expired; broken or missing chain. Result: fails (SMTP_PAYLOAD or DEPLOY_VALIDATE) before
+// anything is touched.
 func TestMaterialIsChecked(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -138,6 +141,9 @@ var encryptedKey = []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIGbMFcGCSqGSI
 
 // TestFailuresRestoreEverything: after a failure in any step the directory is what it
 // was, to the inode; and the program was reloaded again if it may have seen the new files.
+//
+// Fault: a command fails; hangs; does not exist. Result: fails (DEPLOY_VALIDATE or
+// DEPLOY_RELOAD); the former files are back.
 func TestFailuresRestoreEverything(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -213,6 +219,8 @@ func wantSame(t testing.TB, before, after map[string]entry) {
 	}
 }
 
+// Fault: a clock that is behind the newest backup. Result: only the files and the newest
+// backups are left.
 func TestBackups(t *testing.T) {
 	t.Parallel()
 	eachLayout(t, func(t *testing.T, d Deployment) {
@@ -268,6 +276,7 @@ func TestBackups(t *testing.T) {
 	})
 }
 
+// Fault: very many rotations. Result: their number stays the same.
 func TestRotationsLeaveNoStray(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -290,6 +299,8 @@ func TestRotationsLeaveNoStray(t *testing.T) {
 }
 
 // TestConcurrentDeployments: one after the other, and no reload sees a mixed pair.
+//
+// Fault: several deployments at the same time. Result: no reload sees a mixed pair.
 func TestConcurrentDeployments(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")
@@ -321,6 +332,8 @@ func TestConcurrentDeployments(t *testing.T) {
 }
 
 // TestLockIsWaitedFor: until the context ends; then nothing has happened.
+//
+// Fault: several deployments at the same time. Result: one after the other.
 func TestLockIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	eachLayout(t, func(t *testing.T, d Deployment) {
@@ -342,6 +355,8 @@ func TestLockIsWaitedFor(t *testing.T) {
 	})
 }
 
+// Fault: a shutdown during a deployment; a claim that is lost. Result: the deployment is
+// completed; without a claim nothing is changed.
 func TestClaim(t *testing.T) {
 	t.Parallel()
 	eachLayout(t, func(t *testing.T, d Deployment) {

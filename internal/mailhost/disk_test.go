@@ -32,6 +32,9 @@ func mount(t *testing.T, options string) string {
 
 // TestDiskFull: with every amount of space, and of inodes, that is too little: the former
 // files stay, and no part of the new ones.
+//
+// Fault: the disk has no space or no inodes. Result: fails (DEPLOY_WRITE); the files are as
+// before; no part of a new file is left.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -77,6 +80,7 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// Fault: is read-only. Result: fails (DEPLOY_WRITE); the files are as before.
 func TestReadOnlyFileSystem(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -100,6 +104,9 @@ func TestReadOnlyFileSystem(t *testing.T) {
 }
 
 // TestMountedFile: containers mount single files; these cannot be replaced.
+//
+// Fault: the file is a mount point. Result: fails (DEPLOY_WRITE); the files are as before;
+// no part of a new file is left.
 func TestMountedFile(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -144,6 +151,8 @@ func mutable(t *testing.T, path string) {
 	}
 }
 
+// Fault: the file or its directory is immutable. Result: fails (DEPLOY_WRITE); the files
+// are as before; no part of a new file is left.
 func TestImmutable(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -165,7 +174,10 @@ func TestImmutable(t *testing.T) {
 }
 
 // TestRollbackFails: the files cannot be put back, the failure says so, and the next
-// deployment ends it first.
+// deployment gets no further before recovery has put them back.
+//
+// Fault: the rollback itself fails. Result: the failure says so; the next deployment fails
+// (DEPLOY_WRITE) until it is ended; recovery puts the former files back.
 func TestRollbackFails(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

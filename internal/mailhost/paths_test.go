@@ -60,6 +60,9 @@ func mode(text string) os.FileMode {
 	return os.FileMode(m)
 }
 
+// Fault: a path that another user could swap; links in circles; pipes; directories. Result:
+// the path is refused.
+// Fault: symbolic links of trusted owners. Result: the links are followed.
 func TestResolve(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -123,6 +126,8 @@ func TestResolve(t *testing.T) {
 }
 
 // TestSymbolicLinksStay: what they lead to is replaced.
+//
+// Fault: symbolic links of trusted owners. Result: the links are followed; and stay.
 func TestSymbolicLinksStay(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -155,6 +160,8 @@ func TestSymbolicLinksStay(t *testing.T) {
 }
 
 // TestTwoNamesOfOneFile: links make a combined file of two names.
+//
+// Fault: two names of one file. Result: the one file gets all; with the mode of a key.
 func TestTwoNamesOfOneFile(t *testing.T) {
 	t.Parallel()
 	dir := privateDir(t)
@@ -174,6 +181,9 @@ func TestTwoNamesOfOneFile(t *testing.T) {
 }
 
 // TestModeAndOwnerComeBeforeContent: a key is never in a file that others may read.
+//
+// Fault: another user reads the directory while a key is written. Result: a new file has
+// its owner and mode before it has content.
 func TestModeAndOwnerComeBeforeContent(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -207,6 +217,8 @@ func TestModeAndOwnerComeBeforeContent(t *testing.T) {
 	})
 }
 
+// Fault: unknown owner or group. Result: fails (DEPLOY_WRITE); the former files keep their
+// owners and modes.
 func TestOwners(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -162,6 +162,9 @@ func TestServersServeWhatIsDeployed(t *testing.T) {
 
 // TestWrongFilesAreNeverServed: every row of files with which Postfix and Dovecot stop
 // TLS, or serve what clients refuse. The servers' own checks and reloads accept them all.
+//
+// Fault: key of another certificate; encrypted or no key; chain for the leaf; garbage;
+// empty; expired; broken or missing chain. Result: the servers keep the former certificate.
 func TestWrongFilesAreNeverServed(t *testing.T) {
 	t.Parallel()
 	s := startServers(t, "apart")
@@ -218,6 +221,9 @@ func TestWrongFilesAreNeverServed(t *testing.T) {
 }
 
 // TestServersThatDoNotTakeIt: a server that is configured for other files, or is down.
+//
+// Fault: the server is down; or configured for other files. Result: fails (DEPLOY_RELOAD or
+// DEPLOY_VERIFY); the former files are back and served.
 func TestServersThatDoNotTakeIt(t *testing.T) {
 	t.Parallel()
 	s := startServers(t, "combined")
@@ -285,6 +291,8 @@ func connectAllTheTime(t *testing.T, v Verification, e Endpoint, known func(*x50
 // TestRotationUnderConnections: with one file for key, leaf and chain, no client's handshake
 // fails while the certificate is replaced again and again; with two files some may, and
 // after the deployment none does.
+//
+// Fault: connections during a rotation. Result: none fails with the combined file.
 func TestRotationUnderConnections(t *testing.T) {
 	t.Parallel()
 	for _, layout := range []string{"combined", "apart"} {
@@ -328,6 +336,9 @@ func TestRotationUnderConnections(t *testing.T) {
 
 // TestServersSurviveAKill: the servers serve the former certificate or the new one after a
 // deployment was killed, and after the next start all of them serve what the files have.
+//
+// Fault: kill -9 at any point. Result: readers find the former or the new file; the next
+// start finishes or rolls back.
 func TestServersSurviveAKill(t *testing.T) {
 	t.Parallel()
 	s := startServers(t, "combined")

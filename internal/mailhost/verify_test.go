@@ -159,6 +159,9 @@ func TestProtocolsAreSpoken(t *testing.T) {
 
 // TestWhatIsNotServed: every way in which a server does not serve the certificate fails the
 // deployment, and the former files come back.
+//
+// Fault: STARTTLS not offered or refused; plaintext before TLS; another certificate; a
+// chain that is not sent; silence; endless answers. Result: fails (DEPLOY_VERIFY).
 func TestWhatIsNotServed(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -218,6 +221,8 @@ func pathOf(d Deployment) string { return d.CertPath[:strings.LastIndex(d.CertPa
 
 // TestSlowReload: the program loads the files only a while after its reload, and drops a
 // connection meanwhile.
+//
+// Fault: the server loads the files late; drops a connection. Result: verified again.
 func TestSlowReload(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -242,6 +247,8 @@ func TestSlowReload(t *testing.T) {
 
 // TestTwoFilesAreReloadedAgain: with two files a process may have loaded one of each; then
 // TLS is refused until the next reload.
+//
+// Fault: or has loaded one of two. Result: reloaded a second time.
 func TestTwoFilesAreReloadedAgain(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -302,6 +309,8 @@ func TestServerNameIsSent(t *testing.T) {
 }
 
 // TestServedChainMustLeadToTheRoots: the server leaves out what it was given.
+//
+// Fault: a chain that is not sent. Result: fails (DEPLOY_VERIFY).
 func TestServedChainMustLeadToTheRoots(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
