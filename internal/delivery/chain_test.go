@@ -16,6 +16,9 @@ import (
 
 // TestStrayCertificates: a certificate that does not belong to the chain is left out, with
 // a warning in mail and receipt; a target with strict_chain refuses it.
+//
+// Fault: a stray root or intermediate. Result: left out, with a warning in mail and
+// receipt; dead (SMTP_PAYLOAD) if the target has strict_chain.
 func TestStrayCertificates(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -50,6 +53,10 @@ func TestStrayCertificates(t *testing.T) {
 
 // TestUnsupportedCertificates: what Certpost cannot parse is refused, with the reason and the
 // name of that certificate; a target may have it delivered byte by byte, as pem alone.
+//
+// Fault: certificates that Go's parser refuses: brainpool. Result: dead (SMTP_PAYLOAD); the
+// text says what is odd, and names the certificate; as pem with a warning if the target has
+// allow_unsupported_certificate.
 func TestUnsupportedCertificates(t *testing.T) {
 	t.Parallel()
 	openssl, dir := lab.Need(t, "openssl"), t.TempDir()

@@ -480,6 +480,9 @@ func TestAddresses(t *testing.T) {
 }
 
 // The longest lists and texts that a definition may have arrive whole.
+//
+// Fault: a mail to the most recipients that a target can have (150). Result: its header
+// names To and Cc whole.
 func TestLongestDefinition(t *testing.T) {
 	t.Parallel()
 	for name, letter := range map[string]string{"ASCII": "x", "wide": "𠀀"} {

@@ -36,6 +36,8 @@ func finds(findings []verdict.Finding, start, text string) bool {
 }
 
 // A preflight finds what a delivery would find, and sends no mail.
+//
+// Fault: a stray root or intermediate. Result: the preflight warns, too.
 func TestExamine(t *testing.T) {
 	t.Parallel()
 	const password, phrase = "hunter2-canary", "open-sesame-canary"
@@ -208,6 +210,11 @@ func TestCheckSaysWhatStandsInTheWay(t *testing.T) {
 }
 
 // A relay that cannot be verified is shown with the fingerprint that tls_fingerprint wants.
+//
+// Fault: from an unknown CA. Result: dead (SMTP_TLS); or with tls_fingerprint and then no
+// other; the check shows its fingerprint.
+// Fault: tls_fingerprint or tls_skip_verify is changed while connections are kept. Result:
+// those are not used again.
 func TestCheckShowsFingerprints(t *testing.T) {
 	t.Parallel()
 	stranger := lab.NewTLSAuthority(t, "Own CA")

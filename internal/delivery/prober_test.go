@@ -31,6 +31,9 @@ func (o *fixture) variants(limits RelayLimits, changes map[string]func(*Target))
 
 // New and changed targets are checked in the background: one check for those that need
 // the same, none for those that are disabled or gone.
+//
+// Fault: a mistake in new or changed definitions that only the relay or the store of
+// secrets shows. Result: checked in the background when they are saved.
 func TestProberChecksChangedTargets(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{}})
@@ -104,6 +107,9 @@ func TestSameChecks(t *testing.T) {
 }
 
 // A check takes one of the connections that max_connections allows, and gives it back.
+//
+// Fault: accepts few connections. Result: no more are opened than the limits allow, not for
+// checks either.
 func TestChecksKeepToTheLimit(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{})

@@ -7,6 +7,9 @@ import (
 	"testing"
 )
 
+// Fault: a CloudEvent in binary mode whose attributes have percent signs, quotes or letters
+// beyond ASCII; null for what is left out. Result: the attributes are taken as they are;
+// null is left out.
 func TestGoodEvents(t *testing.T) {
 	t.Parallel()
 	for _, tt := range goodEvents {
@@ -33,6 +36,10 @@ func TestGoodEvents(t *testing.T) {
 // Fault: much too large. Result: refused before it is parsed.
 // Fault: not JSON, wrong, empty, binary, deeply nested, duplicate keys. Result: dead
 // (EVENT_INVALID).
+// Fault: ce- headers with the content type of structured mode, and no envelope. Result:
+// dead (EVENT_INVALID); the reason names both.
+// Fault: a private key in disguise: numbers; text or unknown fields under private_key in
+// place of a reference. Result: refused as a key.
 func TestBadEvents(t *testing.T) {
 	t.Parallel()
 	for _, tt := range badEvents {

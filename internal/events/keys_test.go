@@ -294,6 +294,9 @@ func inBody(hide func([]byte) string) func([]byte) (header, []byte) {
 }
 
 // Fault: a private key in the event. Result: refused.
+// Fault: a private key in disguise: numbers, colons, other quotes, pieces over labels; text
+// or unknown fields under private_key in place of a reference. Result: refused as a key;
+// the reason quotes none of it.
 func TestKeysAreFound(t *testing.T) {
 	t.Parallel()
 	for kind, key := range keys(t) {

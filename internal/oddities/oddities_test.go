@@ -47,6 +47,9 @@ func curve(name string, more ...string) []string {
 var explicit = []string{"-pkeyopt", "ec_param_enc:explicit"}
 
 // TestCertificatesThatGoRefuses: what openssl makes and crypto/x509 does not take.
+//
+// Fault: certificates that Go's parser refuses: brainpool, explicit curves, negative serial
+// numbers. Result: the text says what is odd.
 func TestCertificatesThatGoRefuses(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -84,6 +87,8 @@ func isOdd(t *testing.T, raw []byte, want string) {
 
 // TestNamesThatGoRefuses: certificates whose names are changed after they were signed; the
 // signature does not matter here.
+//
+// Fault: UniversalString, odd alternative names. Result: the text says what is odd.
 func TestNamesThatGoRefuses(t *testing.T) {
 	t.Parallel()
 	raw := func(value string) asn1.RawValue { return asn1.RawValue{FullBytes: []byte(value)} }
@@ -184,6 +189,8 @@ func FuzzCertificate(f *testing.F) {
 	})
 }
 
+// Fault: keys with explicit curve parameters, RSA keys without primes or CRT values.
+// Result: the text says which.
 func TestKeysThatGoRefuses(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -48,8 +48,8 @@ func refusal(t *testing.T, err error) string {
 	return f.Reason
 }
 
-// Fault: PEM with a byte order mark, CRLF, escaped line breaks, in any order. Result:
-// understood, encoded again.
+// Fault: PEM with byte order marks, UTF-16, any line ends, escaped or lost line breaks,
+// indented, glued together, in any order. Result: encoded again.
 func TestParseBundleTakesWhatPeopleHave(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -122,8 +122,9 @@ func oneLine(c *lab.Issued) []byte {
 	return slices.Concat(lines[0], []byte("\n"), bytes.Join(lines[1:len(lines)-1], nil), []byte("\n"), lines[len(lines)-1])
 }
 
-// Fault: PEM truncated, DER instead, a key in the certificate's place, several leaves.
-// Result: dead (SMTP_PAYLOAD); the text says what was found.
+// Fault: PEM truncated, DER instead, damaged content, a key in the certificate's place,
+// several leaves. Result: dead (SMTP_PAYLOAD); the text says what was found.
+// Fault: a CA's own chain. Result: else dead (SMTP_PAYLOAD).
 func TestParseBundleRefuses(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -411,7 +412,7 @@ func TestOpenSSLVerifiesChain(t *testing.T) {
 
 // A parser's error may quote its input; the reason must not.
 //
-// Fault: PEM truncated. Result: and quotes nothing.
+// Fault: damaged content. Result: and quotes nothing.
 func TestReasonsQuoteNothing(t *testing.T) {
 	t.Parallel()
 	c := lab.Issue(t, nil, lab.SeededKey(1), "x", lab.DNSNames("canary-name.example"))

@@ -18,6 +18,10 @@ import (
 
 // TestChainsWithStrays: what does not belong to the chain is left out with a warning, and
 // refused by a strict target. A chain of CA certificates has one clear bottom.
+//
+// Fault: a stray root or intermediate, a missing link. Result: left out; dead
+// (SMTP_PAYLOAD) if the target has strict_chain.
+// Fault: a CA's own chain. Result: accepted, if one certificate is at the bottom.
 func TestChainsWithStrays(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -63,6 +67,8 @@ func TestChainsWithStrays(t *testing.T) {
 
 // TestSignaturesOfKeptLinksAlone: the certificates that are not part of the chain cost no
 // signature check.
+//
+// Fault: many of one name. Result: signatures only of links that are kept.
 func TestSignaturesOfKeptLinksAlone(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -115,6 +121,9 @@ func bomb(t *testing.T, issuer, subject string, bits, exponent int) *lab.Issued 
 }
 
 // TestSignaturesThatCostTooMuch: they are refused before they are checked.
+//
+// Fault: certificates made to cost time: RSA keys of 16384 bits, huge exponents. Result:
+// refused before a signature is checked.
 func TestSignaturesThatCostTooMuch(t *testing.T) {
 	t.Parallel()
 	const huge = 1<<31 - 1
@@ -139,6 +148,8 @@ func TestSignaturesThatCostTooMuch(t *testing.T) {
 }
 
 // TestManyCertificatesOfOneName: the number of signature checks is limited.
+//
+// Fault: many of one name. Result: at most 64.
 func TestManyCertificatesOfOneName(t *testing.T) {
 	t.Parallel()
 	same := func(c *x509.Certificate) { c.SubjectKeyId = []byte{1} }
@@ -154,6 +165,7 @@ func TestManyCertificatesOfOneName(t *testing.T) {
 	}
 }
 
+// Fault: one for many targets. Result: a text is parsed once.
 func TestCache(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")

@@ -24,6 +24,9 @@ func wide(text []byte, order binary.AppendByteOrder) []byte {
 }
 
 // A text whose meaning is plain gives the same two certificates in every disguise.
+//
+// Fault: PEM with byte order marks, UTF-16, any line ends, escaped or lost line breaks,
+// indented, glued together. Result: encoded again.
 func TestCertificatesInEveryForm(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -66,6 +69,10 @@ func TestCertificatesInEveryForm(t *testing.T) {
 }
 
 // What cannot be used is named with its line; nothing is skipped that might be the leaf.
+//
+// Fault: a TRUSTED CERTIFICATE, PKCS#7 (also under the label CERTIFICATE), a damaged block,
+// before or among certificates. Result: never skipped, because the next certificate would
+// be taken for the leaf.
 func TestCertificatesRefuses(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -122,6 +129,9 @@ func TestCertificatesBeforeTheDamage(t *testing.T) {
 }
 
 // What OpenSSL writes with -trustout and as PKCS#7 is recognised.
+//
+// Fault: a TRUSTED CERTIFICATE, PKCS#7 (also under the label CERTIFICATE). Result: never
+// skipped.
 func TestOpenSSLsOtherForms(t *testing.T) {
 	t.Parallel()
 	openssl := lab.Need(t, "openssl")

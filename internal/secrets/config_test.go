@@ -9,6 +9,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// Fault: addresses, mounts and paths as they are pasted: /v1, /ui, auth/. Result: refused
+// when the configuration is read.
 func TestConfigValidate(t *testing.T) {
 	for _, name := range []string{"VAULT_ADDR", "VAULT_AGENT_ADDR", "VAULT_CLIENT_CERT"} {
 		t.Setenv(name, "")

@@ -8,6 +8,9 @@ import (
 )
 
 // A reference without a key takes password, else key, else the only field.
+//
+// Fault: a reference without a key, and several fields to choose from. Result: dead
+// (SECRET_NOT_FOUND); the text names the fields.
 func TestReferenceWithoutAKey(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)

@@ -61,6 +61,9 @@ func asAnotherUser(t *testing.T, f func()) {
 }
 
 // TestPermissionsBelowARoot: the error says what stops Certpost, and where.
+//
+// Fault: a file below a root that Certpost may not read. Result: dead (SECRET_DENIED); the
+// text names the directory or link.
 func TestPermissionsBelowARoot(t *testing.T) {
 	t.Parallel()
 	root, live := certbot(t)
@@ -103,6 +106,9 @@ func TestPermissionsBelowARoot(t *testing.T) {
 
 // TestLinksOutOfARoot: file_roots that name live/ alone do not cover archive/, and the
 // error names the directory that is missing.
+//
+// Fault: or whose link leads out of the roots. Result: dead (SECRET_DENIED); the text names
+// the directory or link.
 func TestLinksOutOfARoot(t *testing.T) {
 	t.Parallel()
 	root, live := certbot(t)
@@ -130,6 +136,9 @@ func TestLinksOutOfARoot(t *testing.T) {
 }
 
 // TestLinkThatIsFlipped: whenever a link changes, nothing outside the root is read.
+//
+// Fault: a link below a root that changes between check and read. Result: nothing outside
+// the roots is read.
 func TestLinkThatIsFlipped(t *testing.T) {
 	t.Parallel()
 	o := observe(t)
@@ -171,6 +180,8 @@ func TestLinkThatIsFlipped(t *testing.T) {
 }
 
 // TestFilesThatAreNotTheRootsOwn: hard links, devices, FIFOs and sockets.
+//
+// Fault: hard links, devices, FIFOs. Result: refused (SECRET_DENIED).
 func TestFilesThatAreNotTheRootsOwn(t *testing.T) {
 	t.Parallel()
 	dir := publicDir(t)

@@ -11,6 +11,7 @@ path "old/*" { capabilities = ["read", "list"] }`
 
 // Fault: path, field or version not found or of the wrong kind. Result: dead
 // (SECRET_NOT_FOUND).
+// Fault: data/. Result: or named in the reason.
 func TestKV2(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)

@@ -108,6 +108,9 @@ func TestUnavailable(t *testing.T) {
 
 // An object without the fields of a secret is the answer of another engine. Such an answer
 // about one secret does not make Vault unavailable.
+//
+// Fault: an answer without the fields of a secret, as of another engine. Result: dead
+// (SECRET_NOT_FOUND).
 func TestNonsense(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{

@@ -50,6 +50,8 @@ func TestPolicyPaths(t *testing.T) {
 }
 
 // TestPolicyWithKV2Data: globs copied from Vault's policies have data/, references do not.
+//
+// Fault: data/. Result: or named in the reason.
 func TestPolicyWithKV2Data(t *testing.T) {
 	t.Parallel()
 	policy := Policy{Paths: []string{"secret/data/certs/*"}}
@@ -121,6 +123,8 @@ func TestPolicyFiles(t *testing.T) {
 	}
 }
 
+// Fault: mounts and paths as they are pasted: /v1, URLs. Result: refused when the
+// configuration is read.
 func TestPolicyValidate(t *testing.T) {
 	t.Parallel()
 	found := Policy{

@@ -51,6 +51,8 @@ func TestRefIsZero(t *testing.T) {
 	}
 }
 
+// Fault: mounts and paths as they are pasted: /v1, URLs, quotes, ~. Result: refused when
+// the configuration is read.
 func TestRefValidate(t *testing.T) {
 	t.Parallel()
 	vault := func(mount, path, key string) Ref { return Ref{Vault: &VaultRef{Mount: mount, Path: path, Key: key}} }

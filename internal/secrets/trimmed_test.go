@@ -13,6 +13,9 @@ import (
 
 // A byte order mark and one line break at the end do not belong to a secret, wherever it
 // is stored.
+//
+// Fault: a line break or a byte order mark that an editor added. Result: removed, by one
+// rule for all sources; other blanks and line breaks are kept.
 func TestOneRuleForAllSources(t *testing.T) {
 	v, o := lab.Vault(t), observe(t)
 	v.Mount(t, "old", "kv-v1")
@@ -68,6 +71,9 @@ func TestOneRuleForAllSources(t *testing.T) {
 }
 
 // Check names what is probably a mistake in a secret, and shows none of it.
+//
+// Fault: blanks at the ends of a secret, quotes around it, control or invisible characters.
+// Result: the check names them, and shows nothing of the secret.
 func TestOddSecrets(t *testing.T) {
 	t.Parallel()
 	v, o := lab.Vault(t), observe(t)

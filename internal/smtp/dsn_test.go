@@ -49,6 +49,9 @@ func TestDSNIsUsedWhereItIsOffered(t *testing.T) {
 }
 
 // A relay that offers DSN and refuses its parameters gets the mail without them.
+//
+// Fault: offers DSN and refuses its parameters (501 or 555). Result: the mail is sent
+// without them; the receipt does not say that DSN was used.
 func TestDSNThatIsOfferedAndRefused(t *testing.T) {
 	t.Parallel()
 	for _, moment := range []string{lab.AtMail, lab.AtRcpt} {
@@ -84,6 +87,9 @@ func TestDSNThatIsOfferedAndRefused(t *testing.T) {
 }
 
 // An address that is refused for its syntax is refused without the parameters too.
+//
+// Fault: offers DSN and refuses an address (501). Result: dead (SMTP_VALIDATION), as
+// without DSN.
 func TestSyntaxIsNotDSN(t *testing.T) {
 	t.Parallel()
 	server := lab.StartRelay(t, lab.RelayScript{Offers: []string{"DSN"}, PerRcpt: map[string]string{"ops@example.com": "501 5.1.3 bad address"}})

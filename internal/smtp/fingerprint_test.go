@@ -92,6 +92,10 @@ func leafOf(t testing.TB, c *tls.Certificate) *x509.Certificate {
 }
 
 // A relay may prove who it is by another name than host, or by its fingerprint.
+//
+// Fault: certificate with only a common name, for another name, from an unknown CA. Result:
+// dead (SMTP_TLS); accepted with tls_server_name for that name, or with tls_fingerprint and
+// then no other.
 func TestOtherProofsOfIdentity(t *testing.T) {
 	t.Parallel()
 	ca, stranger := lab.NewTLSAuthority(t, "Test CA"), lab.NewTLSAuthority(t, "Own CA")
@@ -164,6 +168,9 @@ func sum(b []byte) []byte {
 }
 
 // Connections are interchangeable only if the relay has proved the same.
+//
+// Fault: tls_server_name, tls_fingerprint or tls_skip_verify is changed while connections
+// are kept. Result: those are not used again.
 func TestIdentityIsInThePoolsKey(t *testing.T) {
 	t.Parallel()
 	p := NewPool()

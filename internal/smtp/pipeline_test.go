@@ -180,6 +180,9 @@ func TestPipeliningIsForThoseWhoOfferIt(t *testing.T) {
 
 // The largest envelope goes out in groups that fit into the buffers of both sides, and
 // nothing more is sent after a refused MAIL.
+//
+// Fault: a mail to the most recipients that a target can have (150). Result: sent in groups
+// that fit into the buffers of both sides.
 func TestManyRecipientsInGroups(t *testing.T) {
 	t.Parallel()
 	replies := map[string]string{}

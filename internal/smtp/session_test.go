@@ -449,6 +449,8 @@ func TestRelayWantsALogin(t *testing.T) {
 }
 
 // A bare 552 to the only recipient is a full mailbox: one recipient is never too many.
+//
+// Fault: RCPT. Result: 552 to the only recipient is a full mailbox.
 func TestBare552ToTheOnlyRecipient(t *testing.T) {
 	t.Parallel()
 	for reply, want := range map[string]verdict.Code{

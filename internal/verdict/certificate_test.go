@@ -12,6 +12,9 @@ import (
 )
 
 // A certificate without CN is shown under its first alternative name, of any kind.
+//
+// Fault: a certificate without CN. Result: shown under its first alternative name of any
+// kind (DNS, IP, mail, URI), else its serial number.
 func TestCertificateName(t *testing.T) {
 	t.Parallel()
 	spiffe, err := url.Parse("spiffe://example.com/web")
