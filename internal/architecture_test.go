@@ -163,7 +163,7 @@ func libraries(table map[string]rule) map[string][]string {
 func TestRulesAreRead(t *testing.T) {
 	t.Parallel()
 	table := rules(t)
-	for name, imports := range map[string][]string{"legible": nil, "events": {"legible", "pemtext"}, "broker": {"events", "backoff", "legible", "verdict"}} {
+	for name, imports := range map[string][]string{"legible": nil, "events": {"legible", "oddities", "pemtext"}, "broker": {"events", "backoff", "legible", "verdict"}} {
 		if r, ok := table[name]; !ok || r.anything || !slices.Equal(r.imports, imports) {
 			t.Errorf("%s: %+v", name, r)
 		}

@@ -79,6 +79,10 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// Every finding of check --live has its line; nothing is mailed, and the rest is checked
+// without NATS too.
+//
+// Fault: or whose link leads out of the roots. Result: check --live finds it.
 func TestCheckLive(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "")

@@ -8,6 +8,10 @@ import (
 
 // Saving definitions checks the new and changed targets in the background, and the log
 // says what was found.
+//
+// Fault: a mistake in new or changed definitions that only the relay or the store of
+// secrets shows. Result: checked in the background when they are saved; the log names it
+// before a certificate is due.
 func TestSavedTargetsAreProbed(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "")

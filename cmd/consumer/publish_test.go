@@ -23,6 +23,12 @@ import (
 
 // A certificate file means the same to publish and to a delivery of its text: both take the same
 // leaf and chain, or both refuse it for the same reason.
+//
+// Fault: PEM with byte order marks, UTF-16, escaped or lost line breaks, indented, glued
+// together, in any order. Result: understood by publish and in deliveries, encoded again.
+// Fault: a TRUSTED CERTIFICATE, a damaged block, before or among certificates. Result:
+// refused by publish and in deliveries with the line; never skipped, because the next
+// certificate would be taken for the leaf.
 func TestPublishAndDeliveryReadTheSamePEM(t *testing.T) {
 	t.Parallel()
 	p := lab.NewPKI(t, "p256")
@@ -114,6 +120,10 @@ func (o *fixture) published(sequence uint64) *events.Event {
 
 // Three lineages that are stored at one path: each event references the version with its own key,
 // and the publisher is warned. With {lineage} or {key_type} each has its own path.
+//
+// Fault: a key that does not match. Result: refused (exit 2) with the reason.
+// Fault: several certificates whose keys --store-key writes to one path. Result: each event
+// references the version with its own key; a warning says that another key was there.
 func TestEachLineageKeepsItsKey(t *testing.T) {
 	t.Parallel()
 	vault := lab.Vault(t)
@@ -193,6 +203,10 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 
 // What could only become a dead letter is refused before anything is published, unless --force says
 // so.
+//
+// Fault: publish of what can never be delivered: several leaves, too large, only CA
+// certificates, expired, an unknown target. Result: refused (exit 2) with the reason,
+// nothing is published; --force publishes it.
 func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "")
@@ -247,6 +261,8 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 }
 
 // A certificate without CN has a name wherever it is listed: its first alternative name.
+//
+// Fault: a certificate without CN. Result: in lists, letters, mails.
 func TestCertificateWithoutCN(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "", refuseNobody)

@@ -22,6 +22,8 @@ import (
 
 // TestPeopleReload: a user who is removed from the configuration is signed out; an
 // invalid configuration changes nothing.
+//
+// Fault: users, removed from the configuration. Result: their sessions end within seconds.
 func TestPeopleReload(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.yaml")
@@ -86,6 +88,9 @@ func TestPeopleReload(t *testing.T) {
 
 // TestSignInIsRemoved: without the section sign_in nobody stays signed in, and nobody
 // becomes the local administrator before the restart that this requires.
+//
+// Fault: or sign-in as a whole, removed from the configuration. Result: their sessions end
+// within seconds; without sign-in nobody becomes the administrator before a restart.
 func TestSignInIsRemoved(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.yaml")
@@ -139,6 +144,8 @@ func TestSignInIsRemoved(t *testing.T) {
 
 // TestTheLastUserLeaves: a removed user is signed out even if it is the last one with a
 // password, and even if another change requires a restart.
+//
+// Fault: users, removed from the configuration. Result: their sessions end within seconds.
 func TestTheLastUserLeaves(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "c.yaml")

@@ -171,7 +171,7 @@ func TestAFailedReplayFreesTheLetter(t *testing.T) {
 	t.Parallel()
 	b, d := brokerWithLetter(t)
 	ctx := context.Background()
-	d.ReplaySubject = EventSubject + ".nobody.listens"
+	d.ReplaySubject = DeliveryPrefix + "nobody" // no stream has subjects of three tokens
 	if err := b.Replay(ctx, d, operator, Replay{}); err == nil {
 		t.Fatal("replayed to a subject without a stream")
 	}

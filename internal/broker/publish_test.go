@@ -36,6 +36,10 @@ func publishing(t *testing.T) (*Broker, func(*events.Event) (uint64, bool)) {
 }
 
 // Only an event that says the same is a duplicate. Others are stored, whatever id they have.
+//
+// Fault: the same id, within the stream's duplicate window, for other targets, labels,
+// another key or certificate. Result: published; publish compares a duplicate with what the
+// stream has.
 func TestPublishStoresWhatIsNotADuplicate(t *testing.T) {
 	t.Parallel()
 	_, publish := publishing(t)
@@ -72,6 +76,9 @@ func TestPublishStoresWhatIsNotADuplicate(t *testing.T) {
 }
 
 // Nobody can make an event a duplicate by using its message id first.
+//
+// Fault: a message id that somebody used before. Result: published; publish compares a
+// duplicate with what the stream has.
 func TestPublishIsNotSwallowedByAUsedMessageID(t *testing.T) {
 	t.Parallel()
 	for name, there := range map[string]func(*testing.T, *Broker, *events.Event, *nats.Msg){
@@ -105,6 +112,8 @@ func TestPublishIsNotSwallowedByAUsedMessageID(t *testing.T) {
 }
 
 // An event whose first publication was removed from the stream is published again.
+//
+// Fault: an event that was removed from the stream. Result: published.
 func TestPublishAgainWhatWasRemoved(t *testing.T) {
 	t.Parallel()
 	b, publish := publishing(t)
@@ -123,6 +132,8 @@ func TestPublishAgainWhatWasRemoved(t *testing.T) {
 }
 
 // A publisher who may not read the stream cannot compare, and publishes again.
+//
+// Fault: a publisher that may not read the stream. Result: published.
 func TestPublishWithoutTheRightToRead(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)
@@ -149,6 +160,8 @@ func TestPublishWithoutTheRightToRead(t *testing.T) {
 }
 
 // A source may have dots, as host names do.
+//
+// Fault: an event on a subject whose source has dots. Result: stored.
 func TestSubjectsOfSourcesWithDots(t *testing.T) {
 	t.Parallel()
 	b, _ := publishing(t)
@@ -161,6 +174,9 @@ func TestSubjectsOfSourcesWithDots(t *testing.T) {
 }
 
 // A stream of an older version, which took sources of one token, is updated at start and keeps its events.
+//
+// Fault: an event on a subject whose source has dots. Result: the stream of an older
+// version is updated.
 func TestOlderStreamTakesSourcesWithDots(t *testing.T) {
 	t.Parallel()
 	b, publish := publishing(t)

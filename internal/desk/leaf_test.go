@@ -16,6 +16,8 @@ import (
 
 // The certificate of a letter is found in every form in which an event is stored, and
 // nothing else is mistaken for one.
+//
+// Fault: a certificate without CN. Result: letters.
 func TestLeafOfALetter(t *testing.T) {
 	t.Parallel()
 	text := certificate("leaf.example.com", time.Now())

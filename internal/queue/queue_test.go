@@ -690,10 +690,11 @@ func TestDeletedLaneConsumerIsMadeAgain(t *testing.T) {
 	}
 }
 
-// A lane that no target uses any more is still served.
+// A delivery in a lane that no target uses any more, for a target that is gone too, becomes
+// a dead letter.
 //
 // Fault: unknown target. Result: dead (TARGET_UNKNOWN).
-// Fault: messages on a lane that no process serves. Result: the lane gets its consumer.
+// Fault: messages on lanes that no target has. Result: or dead (TARGET_UNKNOWN).
 func TestMessageOnAForgottenLane(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)

@@ -76,6 +76,9 @@ func (b *fixture) recovered(what string) (records []broker.AuditRecord, counted 
 
 // An administrator removes a delivery that was never attempted, and one that waits for its
 // next attempt: both are mailed, once, and the audit names them.
+//
+// Fault: deliveries removed from their stream by an administrator. Result: published again
+// from the event, recorded as recovered, counted in the metrics.
 func TestRemovedDeliveriesAreMailed(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops", "greylisted", "other"), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -123,6 +126,9 @@ func TestRemovedDeliveriesAreMailed(t *testing.T) {
 
 // The whole stream is deleted while deliveries wait: all are published again. Those whose
 // event is gone too get a dead letter.
+//
+// Fault: the stream of deliveries deleted while deliveries wait. Result: published again
+// from their events, or a dead letter if the event is gone too.
 func TestDeliveriesStreamDeletedWhileDeliveriesWait(t *testing.T) {
 	t.Parallel()
 	b := startReconciling(t, "ops")
@@ -170,6 +176,10 @@ func TestDeliveriesStreamDeletedWhileDeliveriesWait(t *testing.T) {
 // Nothing is found lost that is not: deliveries that are settled, wait, or are copies of
 // stranded ones; nor by a second process or the next start, which reads only
 // what is not settled.
+//
+// Fault: deliveries that are settled, that wait, or that have a copy because they were
+// stranded; compared by a second process, or again at the next start. Result: not taken for
+// lost, no second mail.
 func TestNothingElseIsFoundLost(t *testing.T) {
 	t.Parallel()
 	b := startReconciling(t, "ops", "dead", "later")
@@ -249,6 +259,9 @@ func TestNothingElseIsFoundLost(t *testing.T) {
 // The ledger is deleted together with the deliveries: whether they were attempted is
 // unknown, so they are mailed again and marked, as after every unknown outcome. What was
 // settled before, and whose message is gone from an older stream, is not.
+//
+// Fault: the stream of deliveries and the ledger deleted together. Result: the outcome is
+// unknown: sent again and marked.
 func TestLedgerAndDeliveriesDeleted(t *testing.T) {
 	t.Parallel()
 	b := startReconciling(t, "ops")
@@ -271,6 +284,9 @@ func TestLedgerAndDeliveriesDeleted(t *testing.T) {
 
 // The stream of dead letters is deleted: the letters are written again, whole and without
 // a mail, but not those that had ended.
+//
+// Fault: the stream of dead letters deleted. Result: the letters are written again from
+// ledger and events, except those whose end the audit has.
 func TestLettersStreamDeleted(t *testing.T) {
 	t.Parallel()
 	b := startReconciling(t, "ops")

@@ -48,6 +48,9 @@ func (p *fakeCourier) taken() []mail {
 
 // TestSlowEventsDelayNoOthers: while events that take long are resolved, those of others
 // are delivered, whether they were fetched together or later.
+//
+// Fault: an event that takes long to resolve. Result: other events are delivered meanwhile;
+// its time is limited.
 func TestSlowEventsDelayNoOthers(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops")
@@ -78,6 +81,9 @@ func TestSlowEventsDelayNoOthers(t *testing.T) {
 
 // TestSlowEventsSurviveAStop: an event that is being resolved when the process stops is
 // delivered by the next one.
+//
+// Fault: an event that takes long to resolve. Result: if the process stops meanwhile, the
+// next one delivers it.
 func TestSlowEventsSurviveAStop(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops")

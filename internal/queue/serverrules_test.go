@@ -23,6 +23,10 @@ var allStreams = []string{broker.EventsStream, broker.DeliveriesStream, broker.M
 
 // Servers and accounts with rules: without the setting the error names it, with it mails
 // are delivered.
+//
+// Fault: servers and accounts with rules: required size limits, a shorter duplicate window,
+// fewer pending messages, JetStream switched off. Result: the error says which; with the
+// setting all works.
 func TestServersWithRules(t *testing.T) {
 	t.Parallel()
 	account := func(limits string) string {
@@ -92,6 +96,8 @@ func TestServersWithRules(t *testing.T) {
 
 // A leaf node: JetStream is in another domain, and the user may subscribe to one prefix of
 // replies only. Events, ledger, dead letters and reads go through the domain.
+//
+// Fault: JetStream in another domain. Result: with the setting all works.
 func TestJetStreamInAnotherDomain(t *testing.T) {
 	t.Parallel()
 	hub, leafs, leaf := lab.FreeAddress(t), lab.FreeAddress(t), lab.FreeAddress(t)
@@ -138,6 +144,9 @@ authorization { users: [{user: app, password: app, permissions: {publish: ">", s
 
 // What an administrator has set on streams and consumers is kept if it is safe, also when
 // something else has to be put back.
+//
+// Fault: an administrator sets limits on our streams and consumers. Result: kept if safe,
+// otherwise put back.
 func TestSafeSettingsAreKept(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)

@@ -19,6 +19,9 @@ import (
 
 // Work that fails for a minute is a standstill until it succeeds; what fails for less, or
 // is no longer tried, is none.
+//
+// Fault: events or deliveries do not move for a minute, with an error. Result: noticed;
+// over when the work succeeds.
 func TestStandstillsBeginAndEnd(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -71,6 +74,8 @@ func TestStandstillsBeginAndEnd(t *testing.T) {
 
 // The server hands out nothing although messages wait: that is noticed without any error,
 // but not while all of them wait for a retry, or this process asks for none.
+//
+// Fault: or without one. Result: noticed.
 func TestNothingHandedOutIsNoticed(t *testing.T) {
 	t.Parallel()
 	state := func(delivered, pending uint64, unacknowledged int) *jetstream.ConsumerInfo {
@@ -118,6 +123,9 @@ func (b *fixture) expectStandstill(part, name string) string {
 }
 
 // A server that answers no request for more than 8 messages, with workers for 16.
+//
+// Fault: a server that limits the size of requests (max_request_batch). Result: fewer
+// messages are requested at a time.
 func TestServerLimitsRequests(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)
@@ -141,6 +149,11 @@ func TestServerLimitsRequests(t *testing.T) {
 // An account with room for three consumers, and a thousand deliveries in invented lanes:
 // every lane of a target is served that can be, invented lanes get no consumer, and the
 // lane without one makes the process unhealthy, with the server's reason.
+//
+// Fault: messages on lanes that no target has. Result: moved to the lane of their target,
+// or dead (TARGET_UNKNOWN); such a lane gets no consumer.
+// Fault: a lane cannot get its consumer: the account's limit is reached. Result: the other
+// lanes are served; unhealthy after a minute, with the server's reason.
 func TestLanesWithoutConsumers(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)
@@ -206,6 +219,9 @@ no_auth_user: lab`)
 }
 
 // A ledger entry that cannot be read keeps its delivery for ever, and others from nothing.
+//
+// Fault: events or deliveries do not move for a minute, with an error. Result: unhealthy,
+// with the reason.
 func TestUnreadableEntryIsAStandstill(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops"), nil)

@@ -21,6 +21,8 @@ import (
 //
 // Fault: streams and consumers deleted, changed, paused. Result: noticed within seconds,
 // repaired, logged.
+// Fault: an administrator sets limits on our streams and consumers. Result: otherwise put
+// back.
 func TestStreamsAndConsumersTamperedWith(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
