@@ -141,7 +141,7 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 func decoded(ev *events.Event) (*events.Event, error) {
 	ev, err := events.Decode(nil, ev.Encode())
 	if err != nil {
-		return nil, usage("the event is invalid: %w", err)
+		return nil, usage("the event is invalid: %s", events.BeforePublication(err))
 	}
 	return ev, nil
 }

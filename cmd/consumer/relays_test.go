@@ -43,7 +43,7 @@ func TestRelaysCommands(t *testing.T) {
 	}
 
 	o.certpost("relays", "suspend", "nowhere", "--reason", "x").failed(t, exitFailed, "certpost: unknown lane \"nowhere\": want one of "+lane+"\n")
-	o.certpost("relays", "suspend", lane).failed(t, exitUsage, "certpost: relays suspend: a reason is required: the audit keeps it\nSee certpost --help.\n")
+	o.certpost("relays", "suspend", lane).failed(t, exitUsage, "certpost: relays suspend: a reason is required: the audit keeps it\nSee certpost relays suspend --help.\n")
 	o.certpost("relays", "resume", lane).failed(t, exitFailed, "certpost: lane "+lane+" is not suspended\n")
 	if text := o.certpost("relays", "suspend", lane, "--reason", "new firewall", "--for", "2h").done(t); !regexp.MustCompile(`^lane ` + lane + ` is suspended until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; attempts in progress are finished\n$`).MatchString(text) {
 		t.Errorf("suspend: %q", text)

@@ -293,7 +293,7 @@ func TestEditAndReplay(t *testing.T) {
 			t.Errorf("%v: %+v", more, said)
 		}
 	}
-	edit().failed(t, exitUsage, "certpost: dead-letters edit: the edit changes nothing: name another target, or recipients\nSee certpost --help.\n")
+	edit().failed(t, exitUsage, "certpost: dead-letters edit: the edit changes nothing: name another target, or recipients\nSee certpost dead-letters edit --help.\n")
 
 	on := newEditingFixture(t)
 	on.publish("first", "nobody")

@@ -126,7 +126,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 		end := shown.NotAfter
 		if left := time.Until(end); left < certificateWarning {
 			all = append(all, verdict.Finding{What: "relay", Status: verdict.Warning,
-				Message: fmt.Sprintf("its certificate expires on %s, in %d days", legible.Moment(end), legible.Days(time.Now(), end))})
+				Message: fmt.Sprintf("its certificate expires on %s, in %s", legible.Moment(end), days(legible.Days(time.Now(), end)))})
 		}
 	}
 	if settings := t.settings(nil); !s.OffersDSN() && settings.NeedsKey() {
@@ -176,4 +176,11 @@ func sizeText(size, limit int) string {
 		return fmt.Sprintf("the mail has %d bytes, and the relay announces no limit", size)
 	}
 	return fmt.Sprintf("the mail has %d bytes, and the relay accepts up to %d", size, limit)
+}
+
+func days(n int) string {
+	if n == 1 {
+		return "1 day"
+	}
+	return fmt.Sprintf("%d days", n)
 }

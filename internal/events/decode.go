@@ -222,6 +222,16 @@ func readableID(members []member) string {
 	return id
 }
 
+// BeforePublication returns an error's text without the advice about a key that has been
+// disclosed: an event that is checked before it is published has disclosed nothing.
+func BeforePublication(err error) string {
+	text, _, _ := strings.Cut(err.Error(), ifKey)
+	return text
+}
+
+// ifKey begins the advice in the reason of what may be a key.
+const ifKey = "; if it holds the key itself, "
+
 // keyAdvice ends every reason about a private key in an event.
 const keyAdvice = "store the key in Vault, publish a reference to it as private_key, and replace this key, because the stream now holds it"
 

@@ -20,7 +20,7 @@ func keyIn(where *path, text []byte, root value, bad *Invalid) *Invalid {
 	}
 	switch unlike := noReference(where, root); {
 	case unlike != nil && bad != nil:
-		return &Invalid{Reason: bad.Reason + "; what private_key has before that is no reference; if it holds the key itself, " + keyAdvice, HoldsKey: true}
+		return &Invalid{Reason: bad.Reason + "; what private_key has before that is no reference" + ifKey + keyAdvice, HoldsKey: true}
 	case unlike != nil:
 		return unlike
 	case found:
@@ -101,7 +101,7 @@ func noReference(where *path, v value) *Invalid {
 			if m.name != "private_key" {
 				return keyFound("at " + in.String())
 			}
-			invalid.Reason += "; if it holds the key itself, " + keyAdvice
+			invalid.Reason += ifKey + keyAdvice
 			invalid.HoldsKey = true
 			return invalid
 		}
