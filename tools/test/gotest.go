@@ -34,7 +34,7 @@ func (s *session) runTests(ctx context.Context, o options) error {
 		args = append(args, "-run", o.run)
 	}
 	cmd := s.command(ctx, "go", append(args, o.packages...)...)
-	cmd.Env = append(cmd.Environ(), "CERTPOST_SKIPS_ARE_LISTED=yes") // in the summary: internal/skips_test.go need not fail
+	cmd.Env = append(cmd.Environ(), "SKIPPED_TESTS_ARE_LISTED=yes") // in the summary: internal/skips_test.go need not fail
 	cmd.Stdout = nil
 	out, err := cmd.StdoutPipe()
 	if err != nil {
