@@ -81,6 +81,12 @@ type Broker struct {
 
 	chain chain    // the audit
 	seen  sync.Map // names of streams that this process has found
+
+	numbers struct { // of dead letters
+		sync.Mutex
+		seen, noted uint64    // the highest; guarded
+		at          time.Time // of the last note; guarded
+	}
 }
 
 // Open starts the embedded server or connects to the configured one. An unreachable

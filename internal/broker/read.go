@@ -356,6 +356,7 @@ func (b *Broker) EntryAt(ctx context.Context, revision uint64) (LedgerChange, er
 type StreamState struct {
 	First, Last, Messages uint64
 	Created               time.Time     // of the stream; another time means that it was recreated
+	Base                  uint64        // the sequences up to it were those of an earlier stream
 	MaxAge                time.Duration // of its messages; 0: unlimited
 }
 
@@ -374,7 +375,7 @@ func (b *Broker) StreamStates(ctx context.Context) (letters, audit, ledger Strea
 
 func stateOf(info *jetstream.StreamInfo) StreamState {
 	s := info.State
-	return StreamState{First: s.FirstSeq, Last: s.LastSeq, Messages: s.Msgs, Created: info.Created, MaxAge: info.Config.MaxAge}
+	return StreamState{First: s.FirstSeq, Last: s.LastSeq, Messages: s.Msgs, Created: info.Created, MaxAge: info.Config.MaxAge, Base: max(info.Config.FirstSeq, 1) - 1}
 }
 
 // OpenLetters asks the leader which letters are open. The answer lists those that are not,

@@ -168,6 +168,11 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 			backoff.Sleep(ctx, deletionTime)
 		}
 		_, deleted := b.seen.Load(want.Name)
+		if want.Name == DeadLettersStream {
+			if want.FirstSeq, err = b.firstLetter(ctx); err != nil {
+				return err
+			}
+		}
 		if _, err = b.js.CreateStream(ctx, want); err == nil && deleted {
 			b.log.Error().Str("stream", want.Name).Msg("the stream was deleted while certpost runs, and is created again; what it held is gone, and recovered as far as the other streams have it")
 			return nil

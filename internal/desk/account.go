@@ -149,7 +149,7 @@ func (f *follower) explain(number uint64, left missingLetter, now time.Time) (br
 	case f.maxAge > 0 && now.Sub(fromNanoseconds(l.at)) >= f.maxAge-time.Second:
 		r.Action, r.Reason = broker.ActionExpired, "it reached the maximum age of dead letters"
 	default:
-		r.Action, r.Actor = broker.ActionRemoved, unknownClient
+		r.Action, r.Actor, r.Reason = broker.ActionRemoved, unknownClient, "it is gone from the stream: a NATS client removed it, or the store lost it"
 	}
 	return r, true
 }

@@ -33,7 +33,10 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 	if err := x.b.EnsureTopology(ctx); err != nil { // waits until the server has deleted the files
 		t.Fatal(err)
 	}
-	x.until("the index is empty", func() bool { return d.Balance().Total == 0 })
+	x.until("no letter is open", func() bool { return d.Balance().Open == 0 })
+	if info, err := x.js.Stream(ctx, broker.DeadLettersStream); err != nil || info.CachedInfo().Config.FirstSeq <= 10 {
+		t.Errorf("the new stream begins at %d, %v: want numbers that no letter had", info.CachedInfo().Config.FirstSeq, err)
+	}
 	x.courier.fail("ops", refusal())
 	for i := range 10 {
 		x.publish(event(fmt.Sprintf("n%d", i), "ops"))
@@ -51,7 +54,15 @@ func TestRunLeavesLettersOfANewStreamAlone(t *testing.T) {
 			t.Errorf("%d mails of n%d, which no operator chose", n, i)
 		}
 	}
-	if b := d.Balance(); b.Open != 10 {
+	if b := d.Balance(); b.Open != 10 || b.Unexplained != 0 {
 		t.Errorf("%+v", b)
+	}
+	for number := uint64(1); number <= 10; number++ {
+		if detail, err := d.Letter(ctx, number); err == nil && detail.Status == Open {
+			t.Errorf("letter %d is open again", number)
+		}
+	}
+	if h, _ := d.History(HistoryQuery{Action: broker.ActionRemoved}, 0, 1); len(h) != 0 {
+		t.Errorf("letters lost with their stream are recorded as removed by somebody: %+v", h[0])
 	}
 }

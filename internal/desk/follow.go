@@ -110,6 +110,9 @@ func (f *follower) look(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := f.b.NoteLetters(ctx, letters.Last); err != nil {
+		f.log.Debug().Err(err).Msg("the number of the newest dead letter could not be noted; trying again")
+	}
 	gone, err := f.compare(ctx, letters)
 	change.Letters = change.Letters || gone
 	if err != nil {
@@ -161,6 +164,7 @@ func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.maxAge, f.auditAge, f.history.first = letters.MaxAge, audit.MaxAge, audit.First
+	f.Desk.letters.outcomes.base = letters.Base
 }
 
 // readLetters reads the new letters, and returns how many. Numbers up to last that the
@@ -245,7 +249,7 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x := f.Desk.letters
-	for n := uint64(1); n <= min(there.Last, x.outcomes.total()); n++ {
+	for n := uint64(1); n <= min(there.Last, x.outcomes.highest()); n++ {
 		if !x.outcomes.isOpen(n) || there.Has(n) {
 			continue
 		}

@@ -27,7 +27,7 @@ func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperse
 // choose selects the letters, and counts what was left out. The lock is held.
 func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) (Frozen, []uint64) {
 	q = q.fixed(time.Now())
-	if known := d.letters.outcomes.total(); q.AsOf == 0 || q.AsOf > known {
+	if known := d.letters.outcomes.highest(); q.AsOf == 0 || q.AsOf > known {
 		q.AsOf = known
 	}
 	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, Named: numbers != nil, WithSuperseded: withSuperseded}

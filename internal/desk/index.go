@@ -176,7 +176,7 @@ func (d *Desk) Letters(q Query, p Page) Listing {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	f := q.ready()
-	out := Listing{AsOf: d.letters.outcomes.total(), Beyond: d.letters.beyond()}
+	out := Listing{AsOf: d.letters.outcomes.highest(), Beyond: d.letters.beyond()}
 	out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
 	return out
 }

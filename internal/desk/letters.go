@@ -275,7 +275,7 @@ func (x *letters) page(f *filter, after uint64, size int) (page []Letter, next u
 func (x *letters) groupsOf(q Query, now time.Time) []Group {
 	f := q.ready()
 	var chosen []*group
-	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.outcomes.total()) {
+	if q.wholeGroups() && (q.AsOf == 0 || q.AsOf >= x.outcomes.highest()) {
 		for g := range maps.Values(x.groups) {
 			if f.group(g) {
 				chosen = append(chosen, g)

@@ -7,6 +7,7 @@ import "github.com/certpost/certpost/internal/broker"
 // is how many letters there ever were, and every missing one is detected.
 type outcomes struct {
 	of          []byte // by number; index 0 is unused
+	base        uint64 // the numbers up to it were assigned by an earlier stream, if at all
 	open        int
 	ended       [lastOutcome + 1]int // by outcome
 	unexplained int                  // gone, and no record says how
@@ -55,10 +56,13 @@ func outcomeOf(r *broker.AuditRecord) byte {
 }
 
 // extendTo makes numbers up to last known. New ones are unexplained until setOpen or
-// setOutcome is called for them.
+// setOutcome is called for them; those of an earlier stream need no explanation, because they
+// were lost with it.
 func (o *outcomes) extendTo(last uint64) {
 	if have := uint64(len(o.of)); have <= last {
-		o.unexplained += int(last) + 1 - max(int(have), 1)
+		if first := max(have, o.base+1); first <= last {
+			o.unexplained += int(last + 1 - first)
+		}
 		o.of = append(o.of, make([]byte, last+1-have)...)
 		for number, outcome := range o.early {
 			if number <= last {
@@ -69,8 +73,17 @@ func (o *outcomes) extendTo(last uint64) {
 	}
 }
 
-// total is how many letters there ever were.
-func (o *outcomes) total() uint64 { return uint64(max(len(o.of), 1) - 1) }
+// highest is the highest number known.
+func (o *outcomes) highest() uint64 { return uint64(max(len(o.of), 1) - 1) }
+
+// total is how many letters there ever were, as far as is known of those of an earlier stream.
+func (o *outcomes) total() uint64 {
+	n := o.open + o.unexplained
+	for _, ended := range o.ended {
+		n += ended
+	}
+	return uint64(n)
+}
 
 func (o *outcomes) setOpen(number uint64) {
 	o.extendTo(number)
@@ -87,7 +100,7 @@ func (o *outcomes) setGone(number uint64) {
 // and ended since the letters were last read: its outcome is kept in early until
 // extendTo.
 func (o *outcomes) setOutcome(number uint64, outcome byte) {
-	switch known := number <= o.total(); {
+	switch known := number <= o.highest(); {
 	case known && o.of[number]&outcomeMask == 0 && number != 0:
 		o.change(number, o.of[number]|outcome)
 	case !known && o.early[number] == 0 && len(o.early) < maxEarly:
@@ -100,18 +113,18 @@ func (o *outcomes) setOutcome(number uint64, outcome byte) {
 
 // change replaces the byte of a number, and updates the sums.
 func (o *outcomes) change(number uint64, now byte) {
-	o.sum(o.of[number], -1)
+	o.sum(number, o.of[number], -1)
 	o.of[number] = now
-	o.sum(now, 1)
+	o.sum(number, now, 1)
 }
 
-func (o *outcomes) sum(of byte, by int) {
+func (o *outcomes) sum(number uint64, of byte, by int) {
 	switch outcome := of & outcomeMask; {
 	case of&isOpen != 0:
 		o.open += by
 	case outcome != 0:
 		o.ended[outcome] += by
-	default:
+	case number > o.base:
 		o.unexplained += by
 	}
 }
@@ -160,9 +173,9 @@ func (o *outcomes) openUpTo(last uint64) int {
 
 // unexplainedNumbers returns the numbers of letters that are gone unexplained.
 func (o *outcomes) unexplainedNumbers() (numbers []uint64) {
-	for i := 1; i < len(o.of) && len(numbers) < o.unexplained; i++ {
+	for i := o.base + 1; i < uint64(len(o.of)) && len(numbers) < o.unexplained; i++ {
 		if o.of[i]&(isOpen|outcomeMask) == 0 {
-			numbers = append(numbers, uint64(i))
+			numbers = append(numbers, i)
 		}
 	}
 	return numbers
