@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ type publishCmd struct {
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`
 	NoKey    bool              `name:"no-key" help:"With --from: do not reference the client's key file." xor:"key"`
-	Target   []string          `help:"Deliver to this target (repeatable) instead of those that match." placeholder:"ID"`
+	Target   []string          `help:"Deliver to this target (repeatable) instead of those that match." placeholder:"ID" sep:"none"`
 	Label    map[string]string `help:"Label to match on (repeatable)." placeholder:"K=V"`
 	ID       string            `name:"id" help:"Id of the event (default: with --from derived from certificate and source, else new)."`
 	Source   string            `help:"Source of the event." placeholder:"URI"`
@@ -34,7 +35,16 @@ type publishCmd struct {
 
 // Validate checks the command line after it was parsed.
 func (c *publishCmd) Validate() error {
+	// Several in one flag are separated by commas. An empty one is a mistake, such as a variable
+	// that is not set.
+	var targets []string
+	for _, given := range c.Target {
+		targets = append(targets, strings.Split(given, ",")...)
+	}
+	c.Target = targets
 	switch {
+	case slices.Contains(c.Target, ""):
+		return errors.New("--target is empty: an event without targets goes to all targets that match, so leave the flag out if that is meant")
 	case len(c.Args) > 0 && c.From == "":
 		return fmt.Errorf("unexpected argument %s: arguments are allowed only with --from, from the client's hook", c.Args[0])
 	case c.NoKey && c.From == "":

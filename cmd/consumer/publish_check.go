@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -31,6 +32,13 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 	problems = append(problems, c.unknownTargets(a, cfg, ev.Targets)...)
 	if bundle != nil && bundle.Unsupported != "" && !c.takenUnsupported(cfg, ev.Targets) {
 		problems = append(problems, bundle.Unsupported+"; no target has allow_unsupported_certificate")
+	}
+	if c.KeyRef != "" {
+		if ref, err := secrets.ParseRef(c.KeyRef); err == nil {
+			if problem := unnameable(cfg, ref); problem != "" {
+				problems = append(problems, problem)
+			}
+		}
 	}
 	if bundle != nil && bundle.Strays != "" {
 		fmt.Fprintln(a.stderr, "certpost: warning: the chain has certificates that do not belong to it and are left out:", bundle.Strays)
@@ -74,6 +82,18 @@ func (c *publishCmd) takenUnsupported(cfg *Config, ids []string) bool {
 		}
 	}
 	return false
+}
+
+// unnameable returns why an event may not name a secret, "" if it may. A publisher's own
+// configuration may say nothing of it; then the program that runs decides.
+func unnameable(cfg *Config, ref secrets.Ref) string {
+	if len(cfg.Events.SecretPaths) == 0 && len(cfg.Events.FileRoots) == 0 {
+		return ""
+	}
+	if err := cfg.courierOptions().EventSecrets.Allows(ref); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // reasonOf is the reason of a failure, without the advice to replay: there is nothing to replay yet.

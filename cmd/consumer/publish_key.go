@@ -39,6 +39,9 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p public
 	if ref.Vault == nil {
 		return usage("--store-key %s: keys can be stored only in vault:", ref)
 	}
+	if problem := unnameable(cfg, ref); problem != "" && !c.Force {
+		return usage("--store-key: %s; --force stores it all the same", problem)
+	}
 	text, err := os.ReadFile(p.keyFile)
 	if err != nil {
 		return usage("the private key: %w", err)

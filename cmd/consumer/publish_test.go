@@ -204,8 +204,8 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 // What could only become a dead letter is refused before anything is published, unless --force says
 // so.
 //
-// Fault: publish of what can never be delivered: several leaves, too large, only CA
-// certificates, expired, an unknown target. Result: refused (exit 2) with the reason,
+// Fault: publish of what can never be delivered: several leaves, too large, several CA
+// chains, expired, an unknown target. Result: refused (exit 2) with the reason,
 // nothing is published; --force publishes it.
 func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 	t.Parallel()
@@ -277,5 +277,36 @@ func TestCertificateWithoutCN(t *testing.T) {
 	for _, args := range [][]string{{"deliveries", "list"}, {"deliveries", "list", "-o", "csv"}, {"deliveries", "list", "--name", "192.0.2.7"}, {"deliveries", "show", "bare", "ops"},
 		{"dead-letters", "list", "-o", "csv"}, {"dead-letters", "list", "--name", "192.0.2.7", "-o", "csv"}, {"dead-letters", "show", "1"}} {
 		o.until(strings.Join(args, " "), func() bool { return strings.Contains(o.certpost(args...).done(t), "192.0.2.7") })
+	}
+}
+
+// What only a lenient target takes is published to such a target, and refused to others: the
+// publisher's door knows the same certificates as the delivery's.
+func TestPublishUnsupportedCertificate(t *testing.T) {
+	t.Parallel()
+	o := bareFixture(t)
+	o.write("targets.yaml", "")
+	cert := o.path("odd.pem")
+	lab.Output(t, lab.Need(t, "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:brainpoolP256r1", "-nodes", "-subj", "/CN=odd.example.com",
+		"-addext", "subjectAltName=DNS:odd.example.com", "-days", "30", "-keyout", o.path("odd.key"), "-out", cert)
+	target := "  - {id: %s, host: 127.0.0.1, port: 9, auth_method: none, tls_mode: plaintext, from_address: a@demo.example, to: [b@demo.example]%s}\n"
+	o.open("", fmt.Sprintf(target, "strict", "")+fmt.Sprintf(target, "lenient", ", allow_unsupported_certificate: true"))
+	said := o.certpost("publish", "--cert", cert, "--target", "strict")
+	if said.code != exitUsage || !strings.Contains(said.stderr, "no target has allow_unsupported_certificate") {
+		t.Errorf("%+v", said)
+	}
+	if out := o.certpost("publish", "--cert", cert, "--target", "lenient").done(t); !strings.Contains(out, "published") {
+		t.Errorf("%s", out)
+	}
+	said = o.certpost("publish", "--cert", cert, "--target", "")
+	if said.code != exitUsage || !strings.Contains(said.stderr, "--target is empty") {
+		t.Errorf("%+v", said)
+	}
+	for ref, want := range map[string]string{"vault:secret/elsewhere/x#k": "outside events.secret_paths", "file:/etc/hostname": "file_roots"} {
+		o.write("narrow.yaml", "events: {secret_paths: [\"secret/certs/*\"], file_roots: ["+o.dir+"]}\nnats: {url: \""+o.service.broker.URL()+"\"}\n")
+		said = command(t, nil, "publish", "-c", o.path("narrow.yaml"), "--cert", cert, "--key-ref", ref)
+		if said.code != exitUsage || !strings.Contains(said.stderr, want) {
+			t.Errorf("%s: %+v", ref, said)
+		}
 	}
 }

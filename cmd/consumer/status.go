@@ -72,7 +72,7 @@ func (o overview) print(a *app) error {
 		letters += " of " + count(n, "cause")
 	}
 	err := pairs(a.stdout, [2]string{"NATS", o.NATS}, [2]string{"Events", count(int(o.Backlog.Events), "event") + " to resolve"},
-		[2]string{"Deliveries", count(int(o.Backlog.Deliveries), "delivery") + " waiting" + oldest}, [2]string{"Dead letters", letters})
+		[2]string{"Deliveries", deliveriesText(o.Backlog.Deliveries) + " waiting" + oldest}, [2]string{"Dead letters", letters})
 	if err != nil {
 		return err
 	}
@@ -83,11 +83,11 @@ func (o overview) print(a *app) error {
 		if lane.Starting {
 			state = "starting"
 		}
-		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), fmt.Sprint(lane.SentLately), state})
+		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), state})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(a.stdout)
-		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "SENT, 5 MIN", "STATE"}, rows); err != nil {
+		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE"}, rows); err != nil {
 			return err
 		}
 	}
@@ -95,4 +95,11 @@ func (o overview) print(a *app) error {
 		fmt.Fprintln(a.stdout, "\nThe causes of the dead letters: certpost dead-letters groups")
 	}
 	return nil
+}
+
+func deliveriesText(n uint64) string {
+	if n == 1 {
+		return "1 delivery"
+	}
+	return fmt.Sprintf("%d deliveries", n)
 }

@@ -123,7 +123,7 @@ type RelayLimits struct {
 	MaxMessageRate verdict.Rate `yaml:"max_message_rate" pattern:"^ *[0-9]+ */ *(s|min|h|day) *$"`
 	// LimitPause is how long the relay is not used after it replied that it is at a limit
 	// of its own, such as mails per day (550 5.4.5) or a rate (4.7.x). Its deliveries wait, or
-	// go to a fallback, and no attempt is counted. Default: 1h.
+	// go to a fallback, and no attempt is counted. 0s is the default, 1h.
 	LimitPause time.Duration `yaml:"limit_pause" min:"0s" max:"24h"`
 }
 

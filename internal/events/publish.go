@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/certpost/certpost/internal/oddities"
 	"github.com/certpost/certpost/internal/pemtext"
 )
 
@@ -42,7 +43,8 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 	}
 	var ders [][]byte
 	for _, block := range blocks {
-		cert, err := x509.ParseCertificate(block.DER)
+		// What Go's parser refuses may be published: a target decides whether it takes it.
+		cert, _, err := oddities.Certificate(block.DER)
 		if err != nil { // not wrapped: its text may quote the certificate
 			return nil, nil, fmt.Errorf("the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.Line)
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 )
@@ -40,6 +41,7 @@ type crashPlan struct {
 	Point      string // where the child is killed; "": nowhere
 	Events     int    // number of events to publish before the runner starts
 	Target     string
+	PEM        string // of all events, the same in every life; set by runChild
 	// Action is what the child does to dead letters; it is killed the Nth time that it
 	// reaches the point.
 	Action    string
@@ -133,7 +135,9 @@ func crashChild(plan crashPlan) error {
 	}
 	for i := range plan.Events {
 		short, stop := context.WithTimeout(ctx, 10*time.Second)
-		_, _, err := b.Publish(short, event(fmt.Sprintf("e%d", i), plan.Target))
+		ev := event(fmt.Sprintf("e%d", i), plan.Target)
+		ev.Certificate.PEM = plan.PEM
+		_, _, err := b.Publish(short, ev)
 		stop()
 		if err != nil && plan.FileLimit > 0 {
 			if err := os.WriteFile(filepath.Join(plan.Dir, "acknowledged"), []byte(strconv.Itoa(i)), 0o600); err != nil {
@@ -183,6 +187,7 @@ func crashChild(plan crashPlan) error {
 // child was killed. child gets its process.
 func runChild(t *testing.T, plan crashPlan, child func(*os.Process)) (*crashReport, error) {
 	t.Helper()
+	plan.PEM = lab.SelfSigned("www.example.com") // lab makes it once in a process
 	text, err := json.Marshal(plan)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/verdict"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 )
 
@@ -176,12 +177,13 @@ func TestProcessesKnowEachOther(t *testing.T) {
 	}
 	second.stop()
 	b.until("the first is alone again", func() bool { return len(b.runner.replicas.live(time.Now())) == 1 })
-	b.runner.tidy(context.Background())
-	stream, err := b.broker.JetStream().Stream(context.Background(), "KV_"+broker.RelaysBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := stream.CachedInfo().State.Msgs; n != 1 {
-		t.Errorf("%d entries in the bucket, want only this process's", n)
-	}
+	b.until("only this process's entry is in the bucket", func() bool {
+		b.runner.tidy(context.Background())
+		stream, err := b.broker.JetStream().Stream(context.Background(), "KV_"+broker.RelaysBucket)
+		if err != nil {
+			return false
+		}
+		info, err := stream.Info(context.Background(), jetstream.WithSubjectFilter("$KV."+broker.RelaysBucket+"."+broker.ReplicaPrefix+">"))
+		return err == nil && len(info.State.Subjects) == 1
+	})
 }

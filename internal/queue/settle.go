@@ -228,8 +228,13 @@ func (j *job) relayFailed(f *verdict.Failure) {
 	if delay <= 0 {
 		delay = backoff.Jitter(j.r.set.RetryInitial)
 	}
-	j.nak(delay, nil)
+	// The breaker keeps the lane from its relay for as long as it takes. The messages come back
+	// earlier, so that a corrected target gets them at once.
+	j.nak(min(delay, backoff.Jitter(longestRelayDelay)), nil)
 }
+
+// longestRelayDelay is the longest delay of a delivery whose relay is not available.
+const longestRelayDelay = time.Minute
 
 // deathPatience is how long a dead letter is tried to store, after which its delivery is
 // NAKed. It is longer than a cluster needs to find a new leader.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // putTries is the number of attempts at a write while other clients write the same
@@ -38,6 +39,9 @@ func (v *vault) put(ctx context.Context, ref Ref, value Value) (Written, error) 
 // putKV2 writes the field, unless the newest version has it already: an ACME client's hook may
 // run twice for one certificate.
 func (v *vault) putKV2(ctx context.Context, ref Ref, value Value) (written Written, err error) {
+	if strings.HasPrefix(ref.Vault.Path, "data/") {
+		return Written{}, ref.refuse("the path begins with data/, which belongs to the API of KV version 2 and which Certpost adds by itself: leave it out")
+	}
 	there, err := v.readKV2(ctx, ref)
 	switch {
 	case err == nil:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -222,7 +223,7 @@ func (f *Failure) Retry() bool { return f.RetryAnyway || f.Code.Retried() }
 func (f *Failure) Error() string {
 	reply := ""
 	if f.ReplyCode != 0 {
-		reply = fmt.Sprintf(" (reply %d %s)", f.ReplyCode, f.EnhancedCode)
+		reply = strings.TrimRight(fmt.Sprintf(" (reply %d %s", f.ReplyCode, f.EnhancedCode), " ") + ")"
 	}
 	return fmt.Sprintf("%s in %s%s: %s", f.Code, f.Phase, reply, f.Reason)
 }
