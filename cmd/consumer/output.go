@@ -205,11 +205,16 @@ func when(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
-func count(n int, what string) string {
-	if n != 1 {
-		what += "s"
+// count is a number with its noun: "1 letter", "20 letters". An irregular plural is given as
+// the second noun.
+func count(n int, noun ...string) string {
+	switch {
+	case n == 1:
+		return "1 " + noun[0]
+	case len(noun) > 1:
+		return fmt.Sprintf("%d %s", n, noun[1])
 	}
-	return fmt.Sprintf("%d %s", n, what)
+	return fmt.Sprintf("%d %ss", n, noun[0])
 }
 
 func number(n int) string {

@@ -72,7 +72,7 @@ func (o overview) print(a *app) error {
 		letters += " of " + count(n, "cause")
 	}
 	err := pairs(a.stdout, [2]string{"NATS", o.NATS}, [2]string{"Events", count(int(o.Backlog.Events), "event") + " to resolve"},
-		[2]string{"Deliveries", deliveriesText(o.Backlog.Deliveries) + " waiting" + oldest}, [2]string{"Dead letters", letters})
+		[2]string{"Deliveries", count(int(o.Backlog.Deliveries), "delivery", "deliveries") + " waiting" + oldest}, [2]string{"Dead letters", letters})
 	if err != nil {
 		return err
 	}
@@ -95,11 +95,4 @@ func (o overview) print(a *app) error {
 		fmt.Fprintln(a.stdout, "\nThe causes of the dead letters: certpost dead-letters groups")
 	}
 	return nil
-}
-
-func deliveriesText(n uint64) string {
-	if n == 1 {
-		return "1 delivery"
-	}
-	return fmt.Sprintf("%d deliveries", n)
 }

@@ -35,15 +35,21 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.A
 	if failure := a.prepare(ctx); failure != nil {
 		return nil, a.explain(failure)
 	}
+	receipt, failure := a.transmit(ctx)
+	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
+		failure.Recipients = a.msg.recipients // fewer than the target names
+	}
+	return receipt, a.target.allowRetry(a.explain(failure))
+}
+
+// transmit sends the rendered mail, and completes and redacts what is known of it then.
+func (a *attempt) transmit(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
 	receipt, failure := a.send(ctx).Verdicts()
 	newRedactor(a.msg, a.p).redact(receipt, failure)
 	if receipt != nil {
 		a.complete(receipt)
 	}
-	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
-		failure.Recipients = a.msg.recipients // fewer than the target names
-	}
-	return receipt, a.target.allowRetry(a.explain(failure))
+	return receipt, failure
 }
 
 // prepare looks the target up, fetches its secrets and renders the mail.

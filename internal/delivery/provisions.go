@@ -45,18 +45,23 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	settings := t.settings(p.vars)
-	if settings.NeedsKey() {
+	if t.settings(p.vars).NeedsKey() {
 		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
 			return p, failure
 		}
 	}
-	if settings.Passphrase() != "" {
+	return p, c.ownSecrets(ctx, t, p)
+}
+
+// ownSecrets fetches the target's own secrets: the passphrase of the payload's file, and the
+// credentials.
+func (c *Courier) ownSecrets(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
+	if t.settings(p.vars).Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
-			return p, failure
+			return failure
 		}
 	}
-	return p, c.login(ctx, t, p)
+	return c.login(ctx, t, p)
 }
 
 // fetchPassphrase fetches the passphrase of the payload's file.

@@ -27,12 +27,7 @@ func (c *Courier) SendTest(ctx context.Context, ev *events.Event, target string,
 	}
 	a.p = newProvisions(t, b)
 	a.p.key = key
-	if t.settings(a.p.vars).Passphrase() != "" {
-		if failure := c.fetchPassphrase(ctx, t, a.p); failure != nil {
-			return nil, a.explain(failure)
-		}
-	}
-	if failure := c.login(ctx, t, a.p); failure != nil {
+	if failure := c.ownSecrets(ctx, t, a.p); failure != nil {
 		return nil, a.explain(failure)
 	}
 	a.fetched = time.Now()
@@ -40,10 +35,6 @@ func (c *Courier) SendTest(ctx context.Context, ev *events.Event, target string,
 		return nil, a.explain(failure)
 	}
 	a.rendered = time.Now()
-	receipt, failure := a.send(ctx).Verdicts()
-	newRedactor(a.msg, a.p).redact(receipt, failure)
-	if receipt != nil {
-		a.complete(receipt)
-	}
+	receipt, failure := a.transmit(ctx)
 	return receipt, a.explain(failure)
 }

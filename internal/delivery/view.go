@@ -134,18 +134,16 @@ func colons(hexadecimal string) (lines []legible.Shown) {
 // does no harm.
 func validity(until, now time.Time) string {
 	date := until.UTC().Format(time.DateOnly)
-	days := legible.Days(now, until)
+	left := legible.Days(now, until)
 	switch {
 	case legible.Endless(until):
 		return "It has no expiry date (" + date + ")."
 	case now.After(until):
 		return "It expired on " + date + "."
-	case days == 0:
+	case left == 0:
 		return "It is valid until " + date + ", less than a day left."
-	case days == 1:
-		return "It is valid until " + date + ", 1 day left."
 	default:
-		return fmt.Sprintf("It is valid until %s, %d days left.", date, days)
+		return "It is valid until " + date + ", " + days(left) + " left."
 	}
 }
 
