@@ -25,11 +25,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"text/tabwriter"
 	"time"
+
+	"github.com/certpost/certpost/bench/road"
 )
 
 // options are the flags.
@@ -79,11 +79,8 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 			err = os.RemoveAll(dir)
 		}
 	}()
-	if o.program == "" {
-		o.program = filepath.Join(dir, "certpost")
-		if text, err := exec.CommandContext(ctx, "go", "build", "-o", o.program, "github.com/certpost/certpost/cmd/consumer").CombinedOutput(); err != nil {
-			return fmt.Errorf("go build: %w\n%s", err, text)
-		}
+	if o.program, err = road.Program(ctx, o.program, dir); err != nil {
+		return err
 	}
 	return measureIn(ctx, o, dir, out)
 }

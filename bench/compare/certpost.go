@@ -291,5 +291,5 @@ func gently(ctx context.Context, s *sink, mails int, send func(i int) error) (Re
 		// A send that returns after the 250 has taken until then.
 		took = append(took, float64(max(taken[i].Sub(start), time.Since(start)))/float64(time.Millisecond))
 	}
-	return Result{Mails: mails, P50: median(took), Rate: float64(mails) / time.Since(begin).Seconds()}, nil
+	return Result{Mails: mails, P50: road.Median(took), Rate: float64(mails) / time.Since(begin).Seconds()}, nil
 }

@@ -24,12 +24,12 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/certpost/certpost/bench/road"
 )
 
 // options are the flags.
@@ -80,12 +80,8 @@ func compare(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := os.Chmod(o.dir, 0o755); err != nil {
 		return err
 	}
-	if o.program == "" {
-		o.program = filepath.Join(o.dir, "certpost")
-		build := exec.CommandContext(ctx, "go", "build", "-o", o.program, "github.com/certpost/certpost/cmd/consumer")
-		if text, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build the program: %w\n%s", err, text)
-		}
+	if o.program, err = road.Program(ctx, o.program, o.dir); err != nil {
+		return err
 	}
 	b, err := newBench(o)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/certpost/certpost/bench/road"
 	"github.com/certpost/certpost/internal/lab"
 )
 
@@ -58,7 +59,7 @@ func TestEveryContestantDelivers(t *testing.T) {
 func TestMedian(t *testing.T) {
 	t.Parallel()
 	for want, values := range map[float64][]float64{2: {3, 1, 2}, 2.5: {4, 1, 2, 3}, 7: {7}} {
-		if got := median(values); got != want {
+		if got := road.Median(values); got != want {
 			t.Errorf("median of %v: %v, want %v", values, got, want)
 		}
 	}

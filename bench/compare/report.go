@@ -8,6 +8,8 @@ import (
 	"slices"
 	"text/tabwriter"
 	"time"
+
+	"github.com/certpost/certpost/bench/road"
 )
 
 // Result is one measurement.
@@ -33,19 +35,12 @@ func rate(r Result) float64 { return r.Rate }
 func cpu(r Result) float64  { return r.CPU }
 func p50(r Result) float64  { return r.P50 }
 
-// median returns the middle value, the mean of the middle two of an even number.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
-}
-
 func medianOf(all []Result, by func(Result) float64) float64 {
 	var values []float64
 	for _, r := range all {
 		values = append(values, by(r))
 	}
-	return median(values)
+	return road.Median(values)
 }
 
 // ratios returns, by round, a figure's ratio.
@@ -75,7 +70,7 @@ func report(out io.Writer, chosen []figure, all map[string][]Result) {
 		if f.Wanted > 0 {
 			wanted = fmt.Sprintf("%.2f", f.Wanted)
 		}
-		m := median(ratios)
+		m := road.Median(ratios)
 		fmt.Fprintf(table, "%s\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s / %s, %s\n", f.Name, m, slices.Min(ratios), slices.Max(ratios), wanted, f.reached(m), f.Of, f.To, f.Unit)
 	}
 	fmt.Fprintln(table, "\nCONTESTANT\tMAILS/S\tCPU-MS/MAIL\tPEAK MIB\tP50 MS")
@@ -107,7 +102,7 @@ func document(chosen []figure, all map[string][]Result) Document {
 	d := Document{Time: time.Now().UTC(), Processors: runtime.NumCPU(), Go: runtime.Version(), Measurements: all}
 	for _, f := range chosen {
 		ratios := f.ratios(all)
-		d.Figures = append(d.Figures, FigureResult{f.Name, median(ratios), ratios, f.Wanted})
+		d.Figures = append(d.Figures, FigureResult{f.Name, road.Median(ratios), ratios, f.Wanted})
 	}
 	return d
 }

@@ -20,9 +20,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -69,11 +67,8 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 			err = fmt.Errorf("%w (store and log are in %s)", err, dir)
 		}
 	}()
-	if o.program == "" {
-		o.program = filepath.Join(dir, "certpost")
-		if text, err := exec.CommandContext(ctx, "go", "build", "-o", o.program, "github.com/certpost/certpost/cmd/consumer").CombinedOutput(); err != nil {
-			return fmt.Errorf("go build: %w\n%s", err, text)
-		}
+	if o.program, err = road.Program(ctx, o.program, dir); err != nil {
+		return err
 	}
 	relay, err := road.Mailbox()
 	if err != nil {

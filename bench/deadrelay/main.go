@@ -26,7 +26,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -130,13 +129,8 @@ func measure(ctx context.Context, o options, out io.Writer) (loss float64, err e
 		ratios, work = append(ratios, b.rate/a.rate), append(work, b.work/a.work)
 		fmt.Fprintf(table, "%d\t%.0f\t%.0f\t%.3f\t%.2f\t%.2f\t%.3f\t\n", i+1, a.rate, b.rate, b.rate/a.rate, a.work, b.work, b.work/a.work)
 	}
-	fmt.Fprintf(table, "median\t\t\t%.3f\t\t\t%.3f\t\n", median(ratios), median(work))
-	return 1 - median(ratios), table.Flush()
-}
-
-func median(all []float64) float64 {
-	all = slices.Sorted(slices.Values(all))
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+	fmt.Fprintf(table, "median\t\t\t%.3f\t\t\t%.3f\t\n", road.Median(ratios), road.Median(work))
+	return 1 - road.Median(ratios), table.Flush()
 }
 
 // fill stores the deliveries for the dead relay and closes the store.
