@@ -31,8 +31,7 @@ func (r *Runner) runFanout(ctx, work context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.progress.note(fetchEvents, err)
-		r.standstills.report(partFanout, fetching, err)
+		r.noted(fetchEvents, partFanout, fetching, err)
 		if err == nil {
 			failures = 0
 			continue
@@ -187,8 +186,7 @@ func (r *Runner) publishDeliveries(ctx context.Context, all []*fanned, deliverie
 			err = r.writeManifest(ctx, all, sequences)
 		}
 		if len(deliveries) > 0 {
-			r.progress.note(publishDeliveries, err)
-			r.standstills.report(partFanout, publishing, err)
+			r.noted(publishDeliveries, partFanout, publishing, err)
 		}
 		if err == nil || !broker.Unanswered(err) || ctx.Err() != nil || time.Now().After(until) {
 			return err
@@ -405,8 +403,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (
 	defer cancel()
 	for i, d := range f.letters {
 		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
-		r.progress.note(storeLetters, err)
-		r.standstills.report(partDeadLetters, "", err)
+		r.noted(storeLetters, partDeadLetters, "", err)
 		if err != nil {
 			r.metrics.deadLetterFailures.Inc()
 			r.log.Error().Err(err).Str("event", d.Event).Msg("the dead letter could not be stored; the event is retried")

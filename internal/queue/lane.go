@@ -314,8 +314,7 @@ func (l *lane) run(ctx, work context.Context) {
 		unused, err := l.fetch(ctx, work, admitted.n, &wg)
 		l.releaseSlots(unused)
 		if ctx.Err() == nil {
-			l.r.progress.note(fetchLane(l.name), err)
-			l.r.standstills.report(partFetch, l.name, err)
+			l.r.noted(fetchLane(l.name), partFetch, l.name, err)
 			l.settleFetch(ctx, err)
 		}
 		if admitted.probe {

@@ -258,8 +258,7 @@ func (j *job) dead(f *verdict.Failure) {
 	}
 	j.r.reached(pointDeadLettering)
 	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10))
-	j.r.progress.note(storeLetters, err)
-	j.r.standstills.report(partDeadLetters, j.lane.label, err)
+	j.r.noted(storeLetters, partDeadLetters, j.lane.label, err)
 	if err != nil {
 		j.r.metrics.deadLetterFailures.Inc()
 		j.log("the dead letter could not be stored; the delivery waits", "dead_letter_not_stored", f)

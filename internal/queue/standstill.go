@@ -102,6 +102,13 @@ func (s *standstills) report(part, name string, err error) {
 	}
 }
 
+// noted records the result of work where both readiness and standstills are judged by it:
+// progress answers at once what fails now, standstills what has failed for a minute.
+func (r *Runner) noted(w work, part, name string, err error) {
+	r.progress.note(w, err)
+	r.standstills.report(part, name, err)
+}
+
 // current returns the standstills of this moment, the oldest first.
 func (s *standstills) current() []broker.Standstill {
 	s.mu.Lock()
