@@ -248,6 +248,9 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("relays", "relay", degraded, h.relays()),
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 	}
+	if err := h.s.keys.health(); err != nil {
+		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
+	}
 	if c := h.s.http.certificate; c != nil {
 		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))
 	}

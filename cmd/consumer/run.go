@@ -70,6 +70,7 @@ type instance struct {
 	desk    *desk.Desk
 	http    *httpServer
 	seen    *visitors
+	keys    *keyWatch
 	ending  atomic.Bool // the shutdown has begun
 }
 
@@ -90,6 +91,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
+	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
 	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	s.desk.AllowEdits(s.cfg.HTTP.EditAndReplay.rules())
@@ -135,9 +137,11 @@ func (s *instance) run(ctx context.Context) error {
 	wg.Go(func() { s.seen.run(serving) })
 	prober := s.courier.Inspector().Prober(s.probed)
 	wg.Go(func() { prober.Run(ctx) })
+	wg.Go(func() { s.keys.run(ctx) })
 	wg.Go(func() {
 		s.cfg.Book.Watch(ctx, delivery.PollInterval, func(c delivery.Change) {
 			s.reloaded(c)
+			s.keys.check()
 			prober.Add(slices.Concat(c.Added, c.Changed)...)
 		})
 	})

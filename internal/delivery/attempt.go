@@ -64,7 +64,7 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	if failure != nil {
 		return failure
 	}
-	a.msg, failure = a.render()
+	a.msg, failure = a.render(ctx)
 	a.step(verdict.PhaseRender, a.fetched, failure)
 	a.rendered = time.Now()
 	return failure
@@ -80,9 +80,13 @@ func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Fa
 }
 
 // render builds the payload and the mail, in memory.
-func (a *attempt) render() (*message, *verdict.Failure) {
+func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	now := time.Now()
 	owed, others, failure := a.opts.Readdress.recipients(a.target, a.order)
+	if failure != nil {
+		return nil, failure
+	}
+	sealing, failure := a.sealing(ctx, a.target, a.p, others, now)
 	if failure != nil {
 		return nil, failure
 	}
@@ -99,6 +103,9 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	if err != nil {
 		return nil, asFailure(err)
 	}
+	if attachments, err = sealing.files(attachments); err != nil {
+		return nil, asFailure(err)
+	}
 	defer func() {
 		for _, att := range attachments {
 			clear(att.Data)
@@ -107,7 +114,7 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 	msg, err := renderMail(a.target, mailFacts{
 		eventID: a.event.ID, source: a.event.Source, time: a.event.Time, now: now, bundle: a.p.bundle, attachments: attachments,
 		recipients: owed, accepted: a.order.Accepted, others: others, possibleDuplicate: a.order.PossibleDuplicate, warnings: warnings,
-		product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+		sealing: sealing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
 	})
 	if err != nil {
 		return nil, asFailure(err)
@@ -136,8 +143,8 @@ func (a *attempt) complete(r *verdict.Receipt) {
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
 	r.Warnings = append(r.Warnings, a.warnings...)
-	if settings := a.target.settings(nil); !r.DSN && settings.NeedsKey() {
-		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, settings))
+	if !r.DSN && a.target.settings(nil).NeedsKey() {
+		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, a.target))
 	}
 }
 

@@ -126,7 +126,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 			return nil, failure
 		}
 	}
-	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).render()
+	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).render(ctx)
 	if failure != nil {
 		return nil, failure
 	}

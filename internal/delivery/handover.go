@@ -198,16 +198,20 @@ func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verd
 const maxTargetFile = 4 << 20
 
 func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
-	info, err := os.Stat(path)
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
-		err = errors.New("not a regular file of at most 4 MiB")
-	}
-	var text []byte
-	if err == nil {
-		text, err = os.ReadFile(path)
-	}
+	text, err := readRegular(path)
 	if err != nil {
 		return nil, smtp.Unusable(key, path, "cannot be read", err)
 	}
 	return text, nil
+}
+
+func readRegular(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
+		err = errors.New("not a regular file of at most 4 MiB")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }

@@ -31,7 +31,7 @@ func (c *Courier) SendTest(ctx context.Context, ev *events.Event, target string,
 		return nil, a.explain(failure)
 	}
 	a.fetched = time.Now()
-	if a.msg, failure = a.render(); failure != nil {
+	if a.msg, failure = a.render(ctx); failure != nil {
 		return nil, a.explain(failure)
 	}
 	a.rendered = time.Now()

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
@@ -127,6 +128,23 @@ type Target struct {
 	// ZipPrivateKey adds the private key, not encrypted, to the zip payload.
 	ZipPrivateKey bool `yaml:"zip_private_key"`
 
+	// Encryption encrypts to the recipients, so that no passphrase travels: none, smime (the
+	// whole mail, S/MIME), openpgp (the whole mail, PGP/MIME) or age (each attachment, as
+	// NAME.age). It cannot be combined with bcc.
+	Encryption string `yaml:"encryption" enum:"none,smime,openpgp,age"`
+	// RecipientKeys are the public keys to encrypt to, as secret references by address: an
+	// S/MIME certificate in PEM, an OpenPGP key, armored, or age and SSH public keys, one in
+	// a line. Each address of to and cc needs one. Example: {ops@example.com: {file:
+	// /etc/certpost/recipients/ops.pem}}.
+	RecipientKeys map[string]secrets.Ref `yaml:"recipient_keys"`
+	// RecipientKeysDir is a directory with the keys of addresses that recipient_keys does
+	// not have. The file is named after the address in lower case: ADDRESS.pem for smime,
+	// ADDRESS.asc for openpgp, ADDRESS.pub for age. A changed file is used at once.
+	RecipientKeysDir string `yaml:"recipient_keys_dir"`
+	// SMIMEOAEP encrypts S/MIME mails to RSA keys with OAEP. OpenSSL and Thunderbird read it,
+	// Outlook of today and older programs may not.
+	SMIMEOAEP bool `yaml:"smime_oaep"`
+
 	// StrictChain refuses an event with a certificate that does not belong to the chain of
 	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
 	StrictChain bool `yaml:"strict_chain"`
@@ -154,6 +172,7 @@ func (t *Target) SetDefaults() {
 	setDefault(&t.Payload, payload.PEM)
 	setDefault(&t.PKCS12Encoding, payload.Modern2023)
 	setDefault(&t.PKCS12Iterations, payload.MinIterations)
+	setDefault(&t.Encryption, encryption.None)
 }
 
 func setDefault[T comparable](field *T, value T) {

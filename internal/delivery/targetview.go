@@ -187,6 +187,13 @@ func settingText(v any) (text string, plain bool) {
 		return config.Written(v), true
 	case []string:
 		return strings.Join(v, ", "), true
+	case map[string]secrets.Ref:
+		var pairs []string
+		for name, ref := range v {
+			pairs = append(pairs, name+"="+ref.String())
+		}
+		slices.Sort(pairs)
+		return strings.Join(pairs, ", "), true
 	case map[string]string:
 		var pairs []string
 		for name, value := range v {

@@ -104,6 +104,7 @@ func (t *Target) validate(v *validation) {
 	t.validateMatch(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
+	t.validateEncryption(v)
 	t.validateForRelay(v)
 }
 
@@ -283,7 +284,7 @@ func (t *Target) validatePayload(v *validation) {
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
-	if t.settings(nil).KeyInClear() && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
+	if t.keyInClear() && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
 		v.err("payload", "%s with tls_mode %s would expose private keys to anyone on the network path to %s: want starttls or smtps, or allow_plaintext_key: true",
 			t.Payload, mode, t.relay())
 	}

@@ -41,6 +41,9 @@ var needs = []need{
 	{"python3", []string{"python3"}, "reading mails with Python"},
 	{"chromium", []string{"chromium"}, "the dashboard in a browser"},
 	{"/usr/share/fonts/opentype/inter/Inter-Regular.otf", []string{"fonts-inter", "fonts-dejavu-core"}, "the dashboard in the typeface of its pictures"},
+	{"gpg", []string{"gpg", "gpg-agent"}, "reading OpenPGP mails with GnuPG"},
+	{"age", []string{"age"}, "reading files encrypted with age"},
+	{"ssh-keygen", []string{"openssh-client"}, "encrypting to SSH keys with age"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 
