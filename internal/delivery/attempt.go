@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -90,6 +91,10 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	if failure != nil {
 		return nil, failure
 	}
+	signing, failure := a.signing(ctx, a.target, a.p, now)
+	if failure != nil {
+		return nil, failure
+	}
 	warnings, err := a.certificateWarnings(a.target, a.p.bundle, now)
 	if err != nil {
 		return nil, asFailure(err)
@@ -103,23 +108,42 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	if attachments, err = sealing.files(attachments); err != nil {
-		return nil, asFailure(err)
-	}
 	defer func() {
 		for _, att := range attachments {
 			clear(att.Data)
 		}
 	}()
+	if attachments, err = sealing.files(attachments); err != nil {
+		return nil, asFailure(err)
+	}
+	if failure := a.target.tooLarge(attachments); failure != nil {
+		return nil, failure
+	}
 	msg, err := renderMail(a.target, mailFacts{
 		eventID: a.event.ID, source: a.event.Source, time: a.event.Time, now: now, bundle: a.p.bundle, attachments: attachments,
 		recipients: owed, accepted: a.order.Accepted, others: others, possibleDuplicate: a.order.PossibleDuplicate, warnings: warnings,
-		sealing: sealing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+		sealing: sealing, signing: signing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
 	})
 	if err != nil {
 		return nil, asFailure(err)
 	}
+	if n := len(msg.raw); n > a.target.MaxMessageBytes && a.target.MaxMessageBytes > 0 {
+		clear(msg.raw)
+		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhaseRender,
+			fmt.Sprintf("the mail has %d bytes; max_message_bytes allows %d", n, a.target.MaxMessageBytes))
+	}
 	return msg, nil
+}
+
+// tooLarge returns the failure for an attachment above max_attachment_bytes.
+func (t *Target) tooLarge(attachments []payload.Attachment) *verdict.Failure {
+	for _, a := range attachments {
+		if n := len(a.Data); n > t.MaxAttachmentBytes && t.MaxAttachmentBytes > 0 {
+			return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload,
+				fmt.Sprintf("the attachment %s has %d bytes; max_attachment_bytes allows %d", a.Name, n, t.MaxAttachmentBytes))
+		}
+	}
+	return nil
 }
 
 // certificateWarnings checks the certificate by the policies of configuration and target.

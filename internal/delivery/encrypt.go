@@ -111,10 +111,14 @@ func (s *sealing) files(list []payload.Attachment) ([]payload.Attachment, error)
 	if s.kind != encryption.Age {
 		return list, nil
 	}
+	defer func() {
+		for _, a := range list {
+			clear(a.Data)
+		}
+	}()
 	var all []payload.Attachment
 	for _, a := range list {
 		data, err := encryption.Encrypt(s.keys, a.Data, s.options, s.now)
-		clear(a.Data)
 		if err != nil {
 			return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, "a file cannot be encrypted with age").Because(err)
 		}

@@ -46,6 +46,7 @@ type mailFacts struct {
 	possibleDuplicate bool
 	// sealing encrypts the mail; nil encrypts nothing.
 	sealing *sealing
+	signing signing
 	// warnings are shown at the top of the mail; the subject then says WARNING.
 	warnings []string
 	// product is the name of the product in subject and bodies; "" is Certpost.
@@ -115,6 +116,9 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		size += len(a.Data)
 	}
 
+	if err := m.signing.message(msg); err != nil {
+		return nil, renderFailure("the mail cannot be signed with sign.smime", err)
+	}
 	var raw bytes.Buffer
 	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key in memory
 	if _, err := msg.WriteTo(&raw); err != nil {
@@ -125,6 +129,9 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		if wire, err = m.sealing.mail(wire); err != nil {
 			return nil, err
 		}
+	}
+	if wire, err = m.signing.wire(wire); err != nil {
+		return nil, err
 	}
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: wire,

@@ -145,6 +145,17 @@ type Target struct {
 	// Outlook of today and older programs may not.
 	SMIMEOAEP bool `yaml:"smime_oaep"`
 
+	// Sign signs the mails as their sender.
+	Sign Sign `yaml:"sign"`
+	// DKIM signs the mails for a domain.
+	DKIM DKIM `yaml:"dkim"`
+
+	// MaxAttachmentBytes limits one attachment, decoded. A delivery with a larger one becomes
+	// a dead letter (SMTP_PAYLOAD), and no relay is dialled.
+	MaxAttachmentBytes int `yaml:"max_attachment_bytes" min:"1" max:"1073741824"`
+	// MaxMessageBytes limits the whole mail as it is sent, likewise.
+	MaxMessageBytes int `yaml:"max_message_bytes" min:"1" max:"1073741824"`
+
 	// StrictChain refuses an event with a certificate that does not belong to the chain of
 	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
 	StrictChain bool `yaml:"strict_chain"`
@@ -173,6 +184,8 @@ func (t *Target) SetDefaults() {
 	setDefault(&t.PKCS12Encoding, payload.Modern2023)
 	setDefault(&t.PKCS12Iterations, payload.MinIterations)
 	setDefault(&t.Encryption, encryption.None)
+	setDefault(&t.MaxAttachmentBytes, defaultMaxAttachment)
+	setDefault(&t.MaxMessageBytes, defaultMaxMessage)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -185,6 +198,9 @@ func setDefault[T comparable](field *T, value T) {
 const (
 	defaultPort    = 587
 	defaultTimeout = 30 * time.Second
+
+	defaultMaxAttachment = 25 << 20
+	defaultMaxMessage    = 50 << 20
 )
 
 // OAuth2 is a grant of client credentials (RFC 6749 section 4.4). Tokens are used

@@ -105,6 +105,7 @@ func (t *Target) validate(v *validation) {
 	t.validateAddresses(v)
 	t.validatePayload(v)
 	t.validateEncryption(v)
+	t.validateSigning(v)
 	t.validateForRelay(v)
 }
 

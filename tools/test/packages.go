@@ -43,6 +43,8 @@ var needs = []need{
 	{"/usr/share/fonts/opentype/inter/Inter-Regular.otf", []string{"fonts-inter", "fonts-dejavu-core"}, "the dashboard in the typeface of its pictures"},
 	{"gpg", []string{"gpg", "gpg-agent"}, "reading OpenPGP mails with GnuPG"},
 	{"age", []string{"age"}, "reading files encrypted with age"},
+	{"opendkim", []string{"opendkim"}, "verifying DKIM signatures with OpenDKIM"},
+	{"/usr/lib/python3/dist-packages/dkim/__init__.py", []string{"python3-dkim", "python3-nacl", "python3-dnspython"}, "verifying DKIM signatures with dkimpy"},
 	{"ssh-keygen", []string{"openssh-client"}, "encrypting to SSH keys with age"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
