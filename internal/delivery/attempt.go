@@ -59,7 +59,9 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 		a.step(verdict.PhaseResolve, a.started, failure)
 		return failure
 	}
-	a.p, failure = a.provisions(ctx, a.target, a.event)
+	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil {
+		failure = a.address()
+	}
 	a.step(verdict.PhaseSecrets, a.started, failure)
 	a.fetched = time.Now()
 	if failure != nil {
@@ -68,6 +70,15 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	a.msg, failure = a.render(ctx)
 	a.step(verdict.PhaseRender, a.fetched, failure)
 	a.rendered = time.Now()
+	return failure
+}
+
+// address fills the places of the target's recipients.
+func (a *attempt) address() *verdict.Failure {
+	filled, failure := a.target.addressed(a.p.bundle, a.event)
+	if failure == nil {
+		a.target = filled
+	}
 	return failure
 }
 

@@ -119,6 +119,9 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	if failure != nil {
 		return nil, failure
 	}
+	if t, failure = t.addressed(b, ev); failure != nil {
+		return nil, failure
+	}
 	p := newProvisions(t, b)
 	p.key = key
 	if t.settings(p.vars).Passphrase() != "" {

@@ -159,10 +159,15 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 
 // mail renders the mail that would be sent. A refused certificate is already reported.
 func (e *examination) mail(ctx context.Context, p *provisions) {
+	addressed, failure := e.t.addressed(p.bundle, e.ev)
+	if failure != nil {
+		e.say("mail", verdict.Error, "%s", failure.Error())
+		return
+	}
 	if _, err := e.courier.certificateWarnings(e.t, p.bundle, time.Now()); err != nil {
 		return
 	}
-	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: e.t, p: p}).render(ctx)
+	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: addressed, p: p}).render(ctx)
 	if failure != nil {
 		e.say("mail", verdict.Error, "%s", failure.Error())
 		return

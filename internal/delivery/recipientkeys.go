@@ -64,7 +64,7 @@ func (c *Courier) recipientKeys(ctx context.Context, t *Target, now time.Time) (
 		return nil
 	}
 	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
-	for _, address := range slices.Concat(t.To, t.CC) {
+	for _, address := range slices.DeleteFunc(slices.Concat(t.To, t.CC), hasPlace) {
 		state := RecipientKey{Target: t.ID, Address: address}
 		key, failure := c.recipientKey(ctx, t, p, address)
 		if failure != nil {

@@ -278,8 +278,8 @@ func (b *ruleBook) matchesDomains(rule int, domains []string) bool {
 // domains returns the domains of the target's recipients, in lower case and A-labels,
 // sorted, each once.
 func (t *Target) domains() []string {
-	var all []string
-	for b := range mailboxes(slices.Concat(t.To, t.CC, t.BCC)) {
+	all := slices.Clone(t.ToDomains) // of recipients that each event fills
+	for b := range mailboxes(slices.DeleteFunc(slices.Concat(t.To, t.CC, t.BCC), hasPlace)) {
 		all = append(all, b.domain())
 	}
 	slices.Sort(all)

@@ -27,6 +27,9 @@ func (c *Courier) SendTest(ctx context.Context, ev *events.Event, target string,
 	}
 	a.p = newProvisions(t, b)
 	a.p.key = key
+	if failure := a.address(); failure != nil {
+		return nil, a.explain(failure)
+	}
 	if failure := c.ownSecrets(ctx, t, a.p); failure != nil {
 		return nil, a.explain(failure)
 	}

@@ -91,12 +91,18 @@ type Target struct {
 	FromAddress string `yaml:"from_address" required:"true"`
 	// FromName is the display name in the From header; at most 128 characters.
 	FromName string `yaml:"from_name"`
-	// To are the recipients in the To header: 1 to 50 addresses.
+	// To are the recipients in the To header: 1 to 50 addresses. {email} stands for the e-mail
+	// addresses in the certificate, {labels.NAME} for a label of the event; both need
+	// to_domains.
 	To []string `yaml:"to" required:"true"`
 	// CC are the recipients in the Cc header; at most 50.
 	CC []string `yaml:"cc"`
 	// BCC are the recipients that appear in no header; at most 50.
 	BCC []string `yaml:"bcc"`
+	// ToDomains are globs on the domains that recipients with {email} or {labels.NAME} may be
+	// in, in to, cc and bcc; * matches any characters except a dot, ** any characters. Other
+	// addresses become a dead letter (SMTP_VALIDATION). Example: [example.com].
+	ToDomains []string `yaml:"to_domains"`
 	// AllOrNothing sends the mail to no recipient if the relay refuses one of them.
 	// Otherwise the accepted recipients get it, and the refused ones are retried or
 	// become a dead letter.
@@ -236,6 +242,17 @@ type Match struct {
 	// Labels are globs on labels of the event, by name; * matches any characters. All of
 	// them must match. Example: {env: prod}.
 	Labels map[string]string `yaml:"labels"`
+	// Emails are globs on the certificate's e-mail addresses; * matches any characters. One
+	// glob must match. Example: ["*@example.com"].
+	Emails []string `yaml:"emails"`
+	// IPAddresses are IP addresses and networks; one of the certificate's IP addresses must
+	// be in one of them. Example: [192.0.2.0/24].
+	IPAddresses []string `yaml:"ip_addresses"`
+	// ExtKeyUsages are uses; the certificate must be for one of them: any, client_auth,
+	// code_signing, email_protection, ocsp_signing, server_auth, time_stamping.
+	ExtKeyUsages []string `yaml:"ext_key_usages"`
+	// KeyTypes are kinds of keys: rsa, ecdsa, ed25519. The certificate's must be one of them.
+	KeyTypes []string `yaml:"key_types"`
 }
 
 // Lane is the queue of the target's relay: [A-Za-z0-9_-]{1,64}. It is empty

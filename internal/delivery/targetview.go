@@ -68,6 +68,9 @@ func (d *Definitions) Remark(doc *config.Document, problems []config.Problem) {
 func (d *Definitions) view(t *Target) verdict.TargetView {
 	known, ok := d.views.Load(t.ID)
 	if !ok {
+		if defined := d.byID[t.ID]; defined != nil {
+			t = defined // not a copy that was changed for one mail
+		}
 		known, _ = d.views.LoadOrStore(t.ID, d.newView(t))
 	}
 	return known.(verdict.TargetView)

@@ -44,6 +44,12 @@ func (t *Target) validateEncryption(v *validation) {
 	}
 	for key, list := range map[string][]string{"to": t.To, "cc": t.CC} {
 		for i, address := range list {
+			if hasPlace(address) {
+				if t.RecipientKeysDir == "" {
+					v.err(fmt.Sprintf("%s[%d]", key, i), "is filled by each event: want recipient_keys_dir with the keys of all who may get a mail")
+				}
+				continue
+			}
 			if wrongAddress(address) == "" {
 				t.validateRecipientKey(v, fmt.Sprintf("%s[%d]", key, i), address)
 			}
