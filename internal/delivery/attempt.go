@@ -40,7 +40,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.A
 	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
 		failure.Recipients = a.msg.recipients // fewer than the target names
 	}
-	return receipt, a.target.allowRetry(a.explain(failure))
+	return receipt, a.target.allowRetry(a.target.explainLogin(a.explain(failure)))
 }
 
 // transmit sends the rendered mail, and completes and redacts what is known of it then.

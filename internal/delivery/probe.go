@@ -113,7 +113,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	s, failure := c.probeSession(ctx, t, p)
 	if failure != nil {
 		c.pool.Release(slot)
-		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error() + shownInstead(t, failure)}}, failure.Relay
+		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: t.explainLogin(failure).Error() + shownInstead(t, failure)}}, failure.Relay
 	}
 	defer func() { c.pool.Put(s, smtp.Terms{Connections: limit}) }() // Mails is 0: the pool closes it
 	text := s.Describe()

@@ -354,6 +354,7 @@ type relayOption struct {
 // relayOptions returns a target's relays in the order in which they are tried: its own,
 // then its fallbacks. It completes the target itself by the rules.
 func (b *ruleBook) relayOptions(t *Target) []relayOption {
+	t.applyPreset()
 	own := t.ownKeys()
 	from, byDomain := b.completed(t, own)
 	all := []relayOption{{Target: t, from: from, byDomain: byDomain}}

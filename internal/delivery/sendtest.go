@@ -39,5 +39,5 @@ func (c *Courier) SendTest(ctx context.Context, ev *events.Event, target string,
 	}
 	a.rendered = time.Now()
 	receipt, failure := a.transmit(ctx)
-	return receipt, a.explain(failure)
+	return receipt, a.target.explainLogin(a.explain(failure))
 }

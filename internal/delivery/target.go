@@ -25,9 +25,13 @@ type Target struct {
 	// must match. A target without match gets only events that name it.
 	Match *Match `yaml:"match"`
 
+	// Preset sets host, port and tls_mode for a provider, and the user name where it is the
+	// same for all customers; keys of the target come first. A refused login then says what
+	// the provider expects. ses needs host: it depends on the region.
+	Preset string `yaml:"preset" enum:"gmail,outlook,office365,yahoo,sendgrid,mailgun,ses,postmark"`
 	// Host is the relay's DNS name or IP address. The relay's certificate must be valid
-	// for it, unless tls_server_name or tls_fingerprint is set.
-	Host string `yaml:"host" required:"true"`
+	// for it, unless tls_server_name or tls_fingerprint is set. Required without preset.
+	Host string `yaml:"host"`
 	// Port is the relay's TCP port. The default of tls_mode depends on it.
 	Port int `yaml:"port" min:"1" max:"65535"`
 	// TLSMode is one of starttls (STARTTLS is required, no downgrade), smtps (TLS from

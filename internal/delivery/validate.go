@@ -103,6 +103,7 @@ func (t *Target) validate(v *validation) {
 	if t.ID != "" && !targetID.MatchString(t.ID) {
 		v.err("id", "want 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
+	t.validatePreset(v)
 	t.validateMatch(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
