@@ -79,7 +79,7 @@ func (b *bench) openCertpost(ctx context.Context, j job) (c *certpost, err error
 		return nil, err
 	}
 	if err = poll(ctx, func() error { return ready(health) }); err == nil {
-		c.broker, err = broker.Dial(ctx, broker.Config{URL: "nats://" + address}, zerolog.Nop())
+		c.broker, err = broker.Dial(ctx, broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address}, zerolog.Nop())
 	}
 	if err != nil {
 		text, _ := os.ReadFile(log.Name())

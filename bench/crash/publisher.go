@@ -16,16 +16,16 @@ import (
 
 // publisher publishes each event until it is acknowledged.
 type publisher struct {
-	url   string
+	nats  broker.Config
 	chain string
 
 	mu  sync.Mutex
 	ids map[string]bool // true: acknowledged
 }
 
-func newPublisher(url string) (*publisher, error) {
+func newPublisher(nats broker.Config) (*publisher, error) {
 	chain, err := road.NewChain("www.example.com")
-	return &publisher{url: url, chain: chain, ids: map[string]bool{}}, err
+	return &publisher{nats: nats, chain: chain, ids: map[string]bool{}}, err
 }
 
 // count returns the number of events that were acknowledged or may be stored.
@@ -89,7 +89,7 @@ func (p *publisher) publishAll(ctx context.Context, ids <-chan string) {
 		p.note(id, acknowledged)
 		for !acknowledged && ctx.Err() == nil {
 			if b == nil {
-				b = dial(ctx, p.url)
+				b = dial(ctx, p.nats)
 			}
 			if b != nil {
 				acknowledged = p.publish(ctx, b, id)
@@ -121,10 +121,10 @@ func (p *publisher) publish(ctx context.Context, b *broker.Broker, id string) bo
 }
 
 // dial returns a connection, or nil if it cannot connect within a second.
-func dial(ctx context.Context, url string) *broker.Broker {
+func dial(ctx context.Context, nats broker.Config) *broker.Broker {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	b, err := broker.Dial(ctx, broker.Config{URL: url}, zerolog.Nop())
+	b, err := broker.Dial(ctx, nats, zerolog.Nop())
 	if err != nil {
 		return nil
 	}

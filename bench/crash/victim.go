@@ -21,7 +21,7 @@ import (
 // victim is the `certpost run` process that is killed.
 type victim struct {
 	program, config string
-	nats            string // URL
+	nats            broker.Config
 	log             string
 	process         *exec.Cmd
 	ended           chan error // receives the result of the process when it ends
@@ -32,7 +32,7 @@ func newVictim(o options, dir string, relay *devrelay.Relay) (*victim, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &victim{program: o.program, config: filepath.Join(dir, "certpost.yaml"), nats: "nats://" + address, log: filepath.Join(dir, "log.json")}
+	v := &victim{program: o.program, config: filepath.Join(dir, "certpost.yaml"), nats: broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address}, log: filepath.Join(dir, "log.json")}
 	t, err := road.SubmissionTarget("", relay, dir)
 	if err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func TestCheckLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.write("certs/web1/key.pem", "any")
-	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\nhttp: {metrics_token: {file: %s}}\nevents: {file_roots: [%q]}\ntargets:\n%s", o.service.broker.URL(), o.path("odd"), o.path("certs"), targets))
+	o.write("live.yaml", fmt.Sprintf("%shttp: {metrics_token: {file: %s}}\nevents: {file_roots: [%q]}\ntargets:\n%s", o.connection(), o.path("odd"), o.path("certs"), targets))
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,

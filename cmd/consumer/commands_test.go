@@ -164,7 +164,7 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 	vault.Policy(t, "publisher", `path "secret/data/certs/*" { capabilities = ["create", "update", "patch", "read"] }`)
 	o := newFixture(t, "vault: {address: \""+vault.Address+"\", auth: {method: token, token: {value: \""+vault.RootToken+"\"}}}\n")
 	o.write("token", vault.Token(t, "1h", "publisher"))
-	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
+	o.write("publisher.yaml", o.connection()+"vault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
 	certFile, keyFile, _ := o.issue("*.example.com")
 	out := command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", certFile, "--key", keyFile,
 		"--store-key", "vault:secret/certs/{cn}#private_key", "--target", "keys", "--id", "stored").done(t)

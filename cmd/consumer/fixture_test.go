@@ -38,6 +38,7 @@ type fixture struct {
 	service *instance
 	silent  bool   // the NATS service is off
 	http    string // more of the section http
+	nats    string // more of the section nats
 	config  string // of the commands
 	log     *writings
 }
@@ -89,7 +90,7 @@ func (o *fixture) open(extra, targets string) {
 	t.Helper()
 	o.write("targets.yaml", "targets:\n"+targets)
 	common := "http: {listen: \"127.0.0.1:0\"" + o.http + "}\ntargets_file: " + o.dir + "/targets.yaml\n"
-	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m}\n"+common+
+	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m"+o.nats+"}\n"+common+
 		"events: {file_roots: ["+o.dir+"]}\n"+extra)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
 	if config.Failed(problems) {
@@ -114,8 +115,19 @@ func (o *fixture) open(extra, targets string) {
 		}
 	})
 	o.config = o.path("client.yaml")
-	o.write("client.yaml", fmt.Sprintf("nats: {url: %q}\n", o.service.broker.URL())+common)
+	o.write("client.yaml", o.connection()+common)
 	o.until("ready", func() bool { return o.service.runner.Ready(context.Background()) == nil })
+}
+
+// connection is the configuration with which commands reach the fixture's embedded NATS.
+func (o *fixture) connection() string {
+	return connection(o.path("data"), o.service.broker.URL())
+}
+
+// connection is the configuration with which commands reach the NATS server that a program
+// with this data directory embeds.
+func connection(dataDir, url string) string {
+	return fmt.Sprintf("data_dir: %q\nnats: {listen: %q}\n", dataDir, strings.TrimPrefix(url, "nats://"))
 }
 
 // target is a definition of a target at the fixture's relay.

@@ -138,7 +138,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
-	certificate, err := openCertificate(ctx, cfg.TLS, store, log)
+	certificate, err := openCertificate(ctx, dashboardTLS, cfg.TLS, store, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -253,6 +253,9 @@ func (h *health) examine(ctx context.Context) []check {
 	}
 	if c := h.s.http.certificate; c != nil {
 		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))
+	}
+	if c := h.s.natsCertificate; c != nil {
+		h.checks = append(h.checks, verdictOn("nats-tls", "nats-tls", degraded, c.health()))
 	}
 	h.at = time.Now()
 	return h.checks

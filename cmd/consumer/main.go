@@ -231,8 +231,14 @@ func (a *app) logger(cfg LogConfig) zerolog.Logger {
 func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.Config {
 	b := broker.Config{
 		URL: c.NATS.URL, CredentialsFile: c.NATS.CredentialsFile, NKeyFile: c.NATS.NKeyFile, User: c.NATS.User,
-		CAFile: c.NATS.TLS.CAFile, CertFile: c.NATS.TLS.CertFile, KeyFile: c.NATS.TLS.KeyFile, Replicas: c.NATS.Replicas,
-		DataDir: c.DataDir, Listen: c.NATS.Listen, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
+		Replicas: c.NATS.Replicas,
+		DataDir:  c.DataDir, Listen: c.NATS.Listen, Anonymous: c.NATS.Anonymous, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
+	}
+	if b.URL == "" {
+		b.CredentialsFile = "" // the embedded server has no JWTs
+		b.DialTLS = c.NATS.commandTLS()
+	} else {
+		b.CAFile, b.CertFile, b.KeyFile = c.NATS.TLS.CAFile, c.NATS.TLS.CertFile, c.NATS.TLS.KeyFile
 	}
 	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
 	b.InboxPrefix, b.Domain, b.APIPrefix = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix
@@ -257,7 +263,9 @@ func (a *app) dial(ctx context.Context) (*broker.Broker, func(), error) {
 	return a.dialWith(ctx, cfg)
 }
 
-func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func(), error) {
+// dialWith connects in the first of the roles that this process can prove to the embedded
+// server; without one as an administrator.
+func (a *app) dialWith(ctx context.Context, cfg *Config, roles ...broker.Role) (*broker.Broker, func(), error) {
 	log := a.logger(LogConfig{Level: "error", Format: cfg.Log.Format})
 	store, err := secrets.Open(cfg.Vault, log)
 	if err != nil {
@@ -267,7 +275,7 @@ func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func()
 		store.Close()
 		return nil, nil, usage("nats.listen is none: commands cannot reach the embedded NATS, which serves only its own process")
 	}
-	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log)
+	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log, roles...)
 	if err != nil {
 		store.Close()
 		return nil, nil, err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/secrets"
 )
@@ -84,7 +85,7 @@ func (c *publishCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	b, done, err := a.dialWith(ctx, cfg)
+	b, done, err := a.dialWith(ctx, cfg, broker.Administrator, broker.Publisher)
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,7 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 	vault := lab.Vault(t)
 	o := newFixture(t, "")
 	o.write("token", vault.RootToken)
-	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
+	o.write("publisher.yaml", o.connection()+"vault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
 	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
 	lineages := map[string]*lab.Issued{
 		"example.com":          lab.Issue(t, ca, lab.NewKey(t, "p256"), "example.com", lab.DNSNames("example.com"), today),
@@ -255,7 +255,7 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 	o.certpost("publish", "--cert", o.path("soon.pem"), "--target", "ops").done(t) // can be replayed when it is valid
 
 	// A publisher whose configuration has no targets cannot know them.
-	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\n")
+	o.write("publisher.yaml", o.connection())
 	o.write("good.pem", string(lab.PEM(first, ca)))
 	command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", o.path("good.pem"), "--target", "elsewhere").done(t)
 }
@@ -303,7 +303,7 @@ func TestPublishUnsupportedCertificate(t *testing.T) {
 		t.Errorf("%+v", said)
 	}
 	for ref, want := range map[string]string{"vault:secret/elsewhere/x#k": "outside events.secret_paths", "file:/etc/hostname": "file_roots"} {
-		o.write("narrow.yaml", "events: {secret_paths: [\"secret/certs/*\"], file_roots: ["+o.dir+"]}\nnats: {url: \""+o.service.broker.URL()+"\"}\n")
+		o.write("narrow.yaml", "events: {secret_paths: [\"secret/certs/*\"], file_roots: ["+o.dir+"]}\n"+o.connection())
 		said = command(t, nil, "publish", "-c", o.path("narrow.yaml"), "--cert", cert, "--key-ref", ref)
 		if said.code != exitUsage || !strings.Contains(said.stderr, want) {
 			t.Errorf("%s: %+v", ref, said)

@@ -71,7 +71,9 @@ type instance struct {
 	http    *httpServer
 	seen    *visitors
 	keys    *keyWatch
-	ending  atomic.Bool // the shutdown has begun
+	// natsCertificate is the embedded server's; nil without TLS.
+	natsCertificate *serverCertificate
+	ending          atomic.Bool // the shutdown has begun
 }
 
 // newService opens everything that can fail for a reason that the operator has to fix.
@@ -85,7 +87,11 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if s.store, err = secrets.Open(cfg.Vault, log); err != nil {
 		return s, err
 	}
-	if s.broker, err = broker.Open(cfg.brokerConfig(ctx, s.store), log); err != nil {
+	connection := cfg.brokerConfig(ctx, s.store)
+	if s.natsCertificate, connection.ServerTLS, err = cfg.NATS.openNATSCertificate(ctx, s.store, log); err != nil {
+		return s, err
+	}
+	if s.broker, err = broker.Open(connection, log); err != nil {
 		return s, err
 	}
 	registry := prometheus.NewRegistry()
@@ -135,6 +141,9 @@ func (s *instance) run(ctx context.Context) error {
 	defer served()
 	defer cancel()
 	wg.Go(func() { s.seen.run(serving) })
+	if s.natsCertificate != nil {
+		wg.Go(func() { s.natsCertificate.watch(serving) })
+	}
 	prober := s.courier.Inspector().Prober(s.probed)
 	wg.Go(func() { prober.Run(ctx) })
 	wg.Go(func() { s.keys.run(ctx) })

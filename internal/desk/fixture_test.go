@@ -22,6 +22,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -118,10 +119,7 @@ func startIn(t *testing.T, dir string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(x.b.URL(), nats.Name("operator's shell"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc := lab.Admin(t, x.b.URL(), dir, nats.Name("operator's shell"))
 	if x.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}

@@ -608,7 +608,7 @@ func TestTwoReplicasShareTheLanes(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}}
 	b.start()
-	second := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: b.broker.URL()}}
+	second := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: b.broker.URL(), NKeyFile: lab.Seed(b.cfg.DataDir, "admin")}}
 	second.start()
 	n := 0
 	publish := func() {
