@@ -219,8 +219,13 @@ func (a *Access) readForm(w http.ResponseWriter, r *http.Request, who caller) bo
 		a.pages.Refused(w, r, http.StatusUnsupportedMediaType, "Not a form", "This address accepts only a form of this dashboard (application/x-www-form-urlencoded).")
 		return false
 	}
-	if err := r.ParseForm(); err != nil {
+	err = error(&http.MaxBytesError{Limit: maxBody})
+	if r.ContentLength <= maxBody { // otherwise nothing is read, and a client that waits for "100 Continue" gets the answer at once
+		err = r.ParseForm()
+	}
+	if err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+			w.Header().Set("Connection", "close") // the rest of the form is not read
 			a.pages.Refused(w, r, http.StatusRequestEntityTooLarge, "Form too large", "The form is larger than the dashboard accepts. Nothing was done.")
 		} else {
 			a.pages.Refused(w, r, http.StatusBadRequest, "Invalid form", "The form could not be read. Nothing was done.")
