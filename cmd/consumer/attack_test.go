@@ -207,6 +207,23 @@ func TestSmuggledRequests(t *testing.T) {
 	}
 }
 
+// TLS 1.0 and 1.1 are refused; 1.2 and 1.3 are not.
+func TestOldTLS(t *testing.T) {
+	t.Parallel()
+	f := newFortress(t, nil).opens()
+	for version, want := range map[uint16]bool{tls.VersionTLS10: false, tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
+		trust := f.trust.Clone()
+		trust.MinVersion, trust.MaxVersion = version, version
+		c, err := tls.Dial("tcp", f.address, trust)
+		if (err == nil) != want {
+			t.Errorf("%s: %v", tls.VersionName(version), err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
 // A client that sends nothing, or sends or reads too slowly, loses its connection, whatever
 // it is in the middle of.
 //
