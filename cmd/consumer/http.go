@@ -45,9 +45,17 @@ func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
 	}}, nil
 }
 
+// Limits of a connection with HTTP/2. The timeouts of requests apply to each stream, but
+// not to a client that stops reading the connection, or is no longer there.
+const (
+	streamsOfConnection = 100
+	silentConnection    = time.Minute
+)
+
 // withTLS enables TLS 1.2 and later, and HTTP/2.
 func (h *httpServer) withTLS(c *serverCertificate) {
 	h.certificate = c
+	h.server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streamsOfConnection, SendPingTimeout: silentConnection, WriteByteTimeout: silentConnection}
 	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
 }
 

@@ -285,9 +285,13 @@ func (a *app) dialWith(ctx context.Context, cfg *Config, roles ...broker.Role) (
 
 type versionCmd struct {
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	SBOM   bool   `name:"sbom" help:"Print what the program is built from, as CycloneDX JSON."`
 }
 
 func (c *versionCmd) Run(a *app) error {
+	if c.SBOM {
+		return a.sbom()
+	}
 	v := map[string]string{"version": programVersion(), "go": goVersion()}
 	if c.Output == "json" {
 		return a.json(v)

@@ -63,6 +63,15 @@ func sampleLane() desk.LaneRow {
 	}
 }
 
+func sampleSessions() []access.Session {
+	ann := access.User{Name: "ann", Subject: "user:ann", Role: access.Admin, Address: "192.0.2.7"}
+	return []access.Session{
+		{ID: "one", User: ann, LastAddress: "192.0.2.7", Way: "password", Browser: "Firefox on Linux", Since: noon.Add(-time.Hour), Seen: noon, Ends: noon.Add(time.Hour), Own: true, Current: true},
+		{ID: "two", User: ann, LastAddress: "198.51.100.7", Way: "password", Since: noon.Add(-2 * time.Hour), Seen: noon.Add(-time.Minute), Ends: noon.Add(time.Hour), Own: true},
+		{ID: "three", User: access.User{Name: "bob", Subject: "https://id.example.com#17", Role: access.Viewer, Address: "2001:db8::7"}, LastAddress: "2001:db8::7", Way: "provider", Browser: "Safari on iOS", Since: noon.Add(-3 * time.Hour), Seen: noon.Add(-30 * time.Minute), Ends: noon.Add(30 * time.Minute)},
+	}
+}
+
 // shelves are the pages that are not about dead letters, full and empty; views adds the
 // pages about letters.
 func shelves(text string) map[string]view {
@@ -108,6 +117,8 @@ func shelves(text string) map[string]view {
 		"audit, empty":      {template: "audit", title: "Audit", data: historyView{}},
 		"audit, none":       {template: "audit", title: "Audit", data: historyView{Chips: chips}},
 		"audit news":        {template: "audit-news", title: "New", data: audit.News, fragment: true},
+		"sessions":          {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
+		"sessions, none":    {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
 		"settings":          {template: "settings", title: "Settings", data: newSettings("dark", "off")},
 		"keys":              {template: "keys", title: "Keys"},
 	})
