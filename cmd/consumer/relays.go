@@ -16,7 +16,7 @@ import (
 type relaysCmd struct {
 	List    relaysListCmd    `cmd:"" help:"List lanes and their relays: waiting deliveries, breakers, limits, suspensions."`
 	Suspend relaysSuspendCmd `cmd:"" help:"Suspend a lane: its deliveries wait, and no attempts are counted."`
-	Resume  relaysResumeCmd  `cmd:"" help:"Resume a suspended lane."`
+	Resume  relaysResumeCmd  `cmd:"" help:"Resume a suspended lane, and end the pauses of its relays at limits of their own."`
 }
 
 type relaysListCmd struct {

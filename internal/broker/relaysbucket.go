@@ -15,6 +15,7 @@ const (
 	ReplicaPrefix   = "replica."   // <id>: a Heartbeat
 	SuspendedPrefix = "suspended." // <lane>: a Suspension
 	RatePrefix      = "rate."      // <relay>: a window
+	PausePrefix     = "pause."     // <relay>: a verdict.RelayPause
 )
 
 const (
@@ -63,6 +64,7 @@ type RelayAway struct {
 	Relay   string          `json:"relay"`
 	Breaker verdict.Breaker `json:"breaker"`
 	Reason  string          `json:"reason"`
+	Reply   string          `json:"reply,omitempty"`      // the relay's text, cleaned and cut
 	Limit   bool            `json:"limit,omitempty"`      // because of a limit of its own
 	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: with the next delivery
 }
@@ -76,6 +78,15 @@ func ReadSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
 	}
 	s.Lane, s.Revision = lane, e.Revision()
 	return s
+}
+
+// ReadPause reads an entry. An unreadable entry is a pause that is over: the relay says
+// again that it is at its limit.
+func ReadPause(e jetstream.KeyValueEntry) (p verdict.RelayPause) {
+	if err := json.Unmarshal(e.Value(), &p); err != nil {
+		return verdict.RelayPause{}
+	}
+	return p
 }
 
 // ErrWatchEnded says that the server ended the watch of a bucket.

@@ -311,6 +311,12 @@ func (j *job) Share(connections int) int {
 	return j.r.replicas.share(connections, time.Now())
 }
 
+// Pause shares the pause of a relay; it implements verdict.Limits.
+func (j *job) Pause(p verdict.RelayPause) {
+	j.r.replicas.pauses.share(p)
+	j.r.replicas.heartbeatNow() // which stores it
+}
+
 // count removes this delivery from the lane's uncounted, once: the rate meter has
 // counted its mail, or no longer has to.
 func (j *job) count() {

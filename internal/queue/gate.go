@@ -134,7 +134,7 @@ func (l *lane) observe(relayLists [][]verdict.RelayStatus) {
 				}
 				continue
 			}
-			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason, Limit: relay.Limit}
+			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason, Reply: relay.Reply, Limit: relay.Limit}
 			if relay.Wait > 0 {
 				away.Again = time.Now().Add(relay.Wait).UTC().Truncate(time.Second)
 			}

@@ -143,7 +143,7 @@ func TestRateEntryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)
 	limit := verdict.Rate{Count: 100, Per: 500 * time.Millisecond}
-	if _, err := b.runner.meter.kv.PutString(context.Background(), rateKey("relay1:25"), "what?"); err != nil {
+	if _, err := b.runner.meter.kv.PutString(context.Background(), relayKey(broker.RatePrefix, "relay1:25"), "what?"); err != nil {
 		t.Fatal(err)
 	}
 	if wait := b.runner.meter.take("relay1:25", limit); wait <= 0 || wait > windowLength(limit) {
@@ -155,11 +155,11 @@ func TestRateEntryThatCannotBeRead(t *testing.T) {
 func TestRateKeys(t *testing.T) {
 	t.Parallel()
 	for relay, want := range map[string]string{"smtp.example.com:587": "rate.smtp.example.com=587", "[2001:db8::1]:25": "rate.2001=db8==1=25"} {
-		if got := rateKey(relay); got != want {
+		if got := relayKey(broker.RatePrefix, relay); got != want {
 			t.Errorf("%s: %s", relay, got)
 		}
 	}
-	if key := rateKey("[fe80::1%eth0]:25"); !validKey.MatchString(key) {
+	if key := relayKey(broker.RatePrefix, "[fe80::1%eth0]:25"); !validKey.MatchString(key) {
 		t.Errorf("%s is not a valid key", key)
 	}
 }
