@@ -49,13 +49,23 @@ const (
 	BreakerOpen   = "open"   // no relay is tried
 )
 
+// The reasons for which nothing is fetched from a lane. They are labels of the metric
+// certpost_lane_paused; people get the words of package desk.
+const (
+	PausedSuspended   = "suspended"   // by an operator
+	PausedBreaker     = "breaker"     // no relay of any target may be tried
+	PausedLimit       = "relay_limit" // the same, because the relays said that they are at limits of their own
+	PausedRate        = "rate"        // the relay's rate limit is reached
+	PausedConnections = "connections" // all connections of this process's share are in use
+)
+
 // LaneStatus is the state of a lane in one process, for pages and health checks.
 type LaneStatus struct {
 	Lane     string      `json:"lane"`
 	Process  string      `json:"process,omitempty"` // host/pid/id, if statuses of several processes are listed
 	Breaker  string      `json:"breaker"`
 	Relays   []RelayAway `json:"relays,omitempty"`
-	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, relay_limit, rate, connections
+	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: one of the reasons above
 	InFlight int         `json:"in_flight"`
 }
 

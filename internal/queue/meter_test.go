@@ -51,7 +51,7 @@ func TestReplicasShareARate(t *testing.T) {
 	}
 	b.until("both wait for the rate", func() bool {
 		for _, s := range append(b.runner.LaneStatus(), second.runner.LaneStatus()...) {
-			if s.Paused != pausedRate || s.InFlight > 0 {
+			if s.Paused != broker.PausedRate || s.InFlight > 0 {
 				return false
 			}
 		}
@@ -89,11 +89,11 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
 	b.until("five mails", func() bool { return len(given()) == limit.Count })
-	b.laneState("the limit", "relay1", pausedFor(pausedRate))
+	b.laneState("the limit", "relay1", pausedFor(broker.PausedRate))
 	b.close()
 	b.open()
 	b.run()
-	b.laneState("the limit after a restart", "relay1", pausedFor(pausedRate))
+	b.laneState("the limit after a restart", "relay1", pausedFor(broker.PausedRate))
 	b.until("nothing is in work", func() bool {
 		c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, "lane-relay1")
 		return err == nil && c.CachedInfo().NumPending+uint64(c.CachedInfo().NumAckPending) == n-5
@@ -123,7 +123,7 @@ func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 			t.Fatalf("wait %v", wait)
 		}
 	}
-	b.laneState("the limit", "relay1", pausedFor(pausedRate))
+	b.laneState("the limit", "relay1", pausedFor(broker.PausedRate))
 	for i := range 10 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}

@@ -18,14 +18,14 @@ import (
 // deliveries are moved to the new lane within seconds; once each, they keep their age.
 func TestDeliveriesFollowTheirTargetFromAPausedLane(t *testing.T) {
 	t.Parallel()
-	for _, why := range []string{pausedBreaker, pausedSuspended} {
+	for _, why := range []string{broker.PausedBreaker, broker.PausedSuspended} {
 		t.Run(why, func(t *testing.T) {
 			t.Parallel()
 			fake := newFakeCourier("ops@one", "other@one", "third@two")
 			b := &fixture{t: t, fake: fake, set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
 			b.start()
 			b.laneState("the lane", "one", func(broker.LaneStatus) bool { return true })
-			if why == pausedSuspended {
+			if why == broker.PausedSuspended {
 				if err := b.broker.Suspend(t.Context(), broker.Suspension{Lane: "one", Reason: "test"}, tester); err != nil {
 					t.Fatal(err)
 				}

@@ -30,7 +30,7 @@ func (b *fixture) suspend() (resume func()) {
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay", Reason: "test"}, tester); err != nil {
 		b.t.Fatal(err)
 	}
-	b.until("the suspension", func() bool { return b.runner.LaneStatus()[0].Paused == pausedSuspended })
+	b.until("the suspension", func() bool { return b.runner.LaneStatus()[0].Paused == broker.PausedSuspended })
 	return func() {
 		if err := b.broker.Resume(ctx, "relay", tester, ""); err != nil {
 			b.t.Fatal(err)

@@ -27,7 +27,7 @@ func atDailyLimit(t *testing.T) (b *fixture, relay *lab.ScriptedRelay, text, lan
 	b.start()
 	b.publish(event("e1", "ops"))
 	lane = definitions.Lanes()[0]
-	b.laneState("the pause", lane, pausedFor(pausedRelayLimit))
+	b.laneState("the pause", lane, pausedFor(broker.PausedLimit))
 	return b, relay, text, lane
 }
 
@@ -64,14 +64,14 @@ func TestPauseOfALimitIsShared(t *testing.T) {
 	courier, _ := realCourier(t, text)
 	second := &fixture{t: t, courier: courier, set: b.set, relayDelay: b.relayDelay, cfg: b.cfg, broker: b.broker}
 	second.run()
-	second.laneState("the pause in the second process", lane, pausedFor(pausedRelayLimit))
+	second.laneState("the pause in the second process", lane, pausedFor(broker.PausedLimit))
 	var wg sync.WaitGroup
 	wg.Go(second.stop)
 	b.stop()
 	wg.Wait()
 	b.courier, _ = realCourier(t, text)
 	b.run()
-	b.laneState("the pause after a restart", lane, pausedFor(pausedRelayLimit))
+	b.laneState("the pause after a restart", lane, pausedFor(broker.PausedLimit))
 	if s := b.onlyLane(); len(s.Relays) != 1 || s.Relays[0].Reply != dailyLimit[4:] || time.Until(s.Relays[0].Again) < 50*time.Minute {
 		t.Errorf("status: %+v", s)
 	}
@@ -154,7 +154,7 @@ func TestPausesByOtherHands(t *testing.T) {
 			return errors.Is(err, jetstream.ErrKeyNotFound)
 		})
 	}
-	b.laneState("the pause still", lane, pausedFor(pausedRelayLimit))
+	b.laneState("the pause still", lane, pausedFor(broker.PausedLimit))
 	if err := kv.Delete(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
