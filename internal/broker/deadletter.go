@@ -28,6 +28,8 @@ const (
 	HeaderGeneration    = "Certpost-Generation"
 	HeaderEventSequence = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
 	HeaderForce         = "Certpost-Force"
+	HeaderCopyOf        = "Certpost-Copy-Of"   // the sequence of the delivery that was moved, or stranded
+	HeaderPublished     = "Certpost-Published" // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
 	HeaderCode          = "Certpost-Code"
 	HeaderClass         = "Certpost-Class"
 	HeaderPhase         = "Certpost-Phase"

@@ -217,7 +217,7 @@ func (d *Desk) Suspend(ctx context.Context, by broker.Actor, lane, reason string
 	return err
 }
 
-// Resume ends a lane's suspension.
+// Resume ends a lane's suspension and the pauses of its relays.
 func (d *Desk) Resume(ctx context.Context, by broker.Actor, lane, reason string) error {
 	err := d.b.Resume(ctx, lane, by, reason)
 	d.lanesChanged(ctx, err)

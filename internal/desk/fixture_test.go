@@ -53,6 +53,8 @@ func (p *fakeCourier) LaneOf(string) (string, bool) {
 	return p.lanes[0], true
 }
 func (p *fakeCourier) Relays(string) [][]verdict.RelayStatus { return nil }
+func (p *fakeCourier) PauseRelay(verdict.RelayPause)         {}
+func (p *fakeCourier) ResumeRelay(string)                    {}
 func (p *fakeCourier) fail(target string, f *verdict.Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

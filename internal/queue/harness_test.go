@@ -97,6 +97,9 @@ func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	return p.relays[lane]
 }
 
+func (p *fakeCourier) PauseRelay(verdict.RelayPause) {}
+func (p *fakeCourier) ResumeRelay(string)            {}
+
 // setRelays sets the relays of a lane.
 func (p *fakeCourier) setRelays(lane string, relayLists ...[]verdict.RelayStatus) {
 	p.mu.Lock()
@@ -212,9 +215,10 @@ type fixture struct {
 	courier       Courier
 	set           Settings
 	runner        *Runner
-	slowReconcile bool   // reconcile only when triggered
-	fastReconcile bool   // reconcile all the time, and search for stranded messages each time
-	stop          func() // stops the runner and waits until it has ended
+	relayDelay    time.Duration // that of the runner, unless 0
+	slowReconcile bool          // reconcile only when triggered
+	fastReconcile bool          // reconcile all the time, and search for stranded messages each time
+	stop          func()        // stops the runner and waits until it has ended
 }
 
 func quick() Settings {
@@ -251,6 +255,7 @@ func (b *fixture) run() {
 		b.courier = b.fake
 	}
 	b.runner = NewRunner(b.broker, b.courier, b.set, newTestMetrics())
+	b.runner.relayDelay = cmp.Or(b.relayDelay, b.runner.relayDelay)
 	if b.slowReconcile {
 		b.runner.lanes.every = time.Hour
 	}
@@ -272,7 +277,7 @@ func (b *fixture) run() {
 
 // replica starts a second runner on the same streams.
 func (b *fixture) replica() *fixture {
-	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
+	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set, relayDelay: b.relayDelay}
 	second.run()
 	return second
 }

@@ -482,7 +482,7 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 	b.fake.setRelays("relay1", []verdict.RelayStatus{away})
 	b.until("the lane has seen it", func() bool {
 		s := b.runner.LaneStatus()
-		return s[0].Paused == pausedBreaker && s[0].InFlight == 0
+		return s[0].Paused == broker.PausedBreaker && s[0].InFlight == 0
 	})
 	tried := b.fake.tried("down")
 	for i := range 20 {

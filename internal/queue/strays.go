@@ -90,12 +90,18 @@ func (ls *lanes) settleStray(ctx context.Context, stream jetstream.Stream, name 
 		ls.r.attempt(ctx, l, strayMsg{raw: msg, stream: stream})
 		return false, nil
 	}
+	return ls.move(ctx, stream, msg, lane)
+}
+
+// move moves a delivery to another lane, unless the ledger says that it is settled; then it
+// only removes it.
+func (ls *lanes) move(ctx context.Context, stream jetstream.Stream, msg *jetstream.RawStreamMsg, lane string) (moved bool, err error) {
 	if err := ls.ensure(ctx, lane); err != nil {
 		return false, err
 	}
 	settled, err := ls.r.settled(ctx, msg)
 	if err == nil && !settled {
-		err = ls.r.republish(ctx, msg, lane, target)
+		err = ls.r.republish(ctx, msg, lane, broker.DeliveryTarget(msg.Subject))
 	}
 	if err != nil {
 		return false, err
