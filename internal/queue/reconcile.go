@@ -347,7 +347,7 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 			return nil, 0, err
 		}
 	}
-	m := deliveryOf(ev, d.event, verdict.Route{Target: d.Target, Lane: lane}, headers)
+	m := rc.r.deliveryOf(ev, ev.Body(), d.event, verdict.Route{Target: d.Target, Lane: lane}, headers)
 	m.Header.Set(broker.HeaderGeneration, strconv.Itoa(max(entry.Generation, 1)))
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/lost%d", m.Header.Get(nats.MsgIdHdr), d.sequence))
 	ack, err := rc.r.JetStream().PublishMsg(ctx, m)
