@@ -200,6 +200,9 @@ func keyReference(text string) (*events.Reference, error) {
 	if err != nil {
 		return nil, usage("--key-ref: %w", err)
 	}
+	if len(ref.Needs()) > 0 { // in the configuration a path may have them
+		return nil, usage("--key-ref: %s: placeholders are replaced only in --store-key", ref)
+	}
 	if found := eventReference(ref); found != nil {
 		return found, nil
 	}

@@ -94,25 +94,28 @@ func replacedKey(ref secrets.Ref, version int) string {
 
 // keyPlace replaces the placeholders of --store-key.
 func keyPlace(template string, leaf *x509.Certificate, lineage string) (string, error) {
-	values := map[string]func() string{
-		"{lineage}":  func() string { return lineage },
-		"{key_type}": func() string { return keyType(leaf) },
-		"{cn}":       func() string { return primaryName(leaf) },
-		"{domain}":   func() string { return strings.TrimPrefix(primaryName(leaf), "*.") },
-	}
 	place := template
-	for placeholder, value := range values {
-		if !strings.Contains(template, placeholder) {
+	for _, placeholder := range []struct{ name, value string }{
+		{"{lineage}", lineage},
+		{"{key_type}", keyType(leaf)},
+		{"{cn}", primaryName(leaf)},
+		{"{domain}", strings.TrimPrefix(primaryName(leaf), "*.")},
+	} {
+		if !strings.Contains(template, placeholder.name) {
 			continue
 		}
-		if placeholder == "{lineage}" && lineage == "" {
+		if placeholder.name == "{lineage}" && lineage == "" {
 			return "", usage("--store-key: {lineage} is known only with --from; use {cn} and {key_type}, or give the path in full")
 		}
-		part, ok := pathPart(value())
+		part, ok := pathPart(placeholder.value)
 		if !ok {
-			return "", usage("--store-key: the certificate has no name that can be used for %s; give the path in full", placeholder)
+			return "", usage("--store-key: the certificate has no name that can be used for %s; give the path in full", placeholder.name)
 		}
-		place = strings.ReplaceAll(place, placeholder, part)
+		place = strings.ReplaceAll(place, placeholder.name, part)
+	}
+	if i := strings.IndexAny(place, "{}"); i >= 0 {
+		unknown, _, _ := strings.Cut(place[i:], "}")
+		return "", usage("--store-key: %s} is unknown: use {lineage}, {key_type}, {cn} and {domain}", printable(unknown))
 	}
 	return place, nil
 }
