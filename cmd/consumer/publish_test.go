@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // A certificate file means the same to publish and to a delivery of its text: both take the same
@@ -276,6 +278,8 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 // publishes it.
 // Fault: publish for several targets of which some cannot get it. Result: published, with a
 // warning that names them.
+// Fault: the preflight of a dead letter whose id was used for another certificate. Result: an error
+// at page, command and NATS service, because a replay fails again.
 func TestPublishKnowsTheTargets(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "")
@@ -326,6 +330,26 @@ func TestPublishKnowsTheTargets(t *testing.T) {
 		failed(t, exitDone, "certpost: warning: this cannot be delivered to all targets: "+used+"\n")
 	o.certpost("publish", "--cert", org, "--id", "some", "--target", "ops", "--force").
 		failed(t, exitDone, "certpost: warning: this cannot be delivered as it is: "+used+"\n")
+
+	// The preflight of its letter says at every door that a replay fails again.
+	o.settled() // the newer of two letters about one delivery replaces the other
+	letter := uint64(0)
+	for _, l := range o.letters() {
+		if l.Code == verdict.EventInvalid {
+			letter = l.Sequence
+		}
+	}
+	const again = `the event id is already used for another certificate (that delivery is "sent"); publish this event with a new id, and discard this dead letter: a replay fails again`
+	if s := o.certpost("dead-letters", "preflight", fmt.Sprint(letter)); s.code != exitFailed || !strings.Contains(s.stdout, again) {
+		t.Errorf("%+v", s)
+	}
+	d := o.doors()
+	if status, text := d.visit(fmt.Sprintf("POST /dead-letters/%d/preflight ", letter)); status != http.StatusOK || !strings.Contains(strings.ToLower(text), again) {
+		t.Errorf("%d, %s", status, text)
+	}
+	if _, text := d.request(fmt.Sprintf(`dead.preflight {"number": %d}`, letter)); !strings.Contains(strings.ReplaceAll(text, `\"`, `"`), again) || !strings.Contains(text, `"ok":false`) {
+		t.Errorf("%s", text)
+	}
 }
 
 // A certificate without CN has a name wherever it is listed: its first alternative name.
