@@ -43,6 +43,9 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 	}
 	if c.KeyRef != "" {
 		if ref, err := secrets.ParseRef(c.KeyRef); err == nil {
+			if warning := ref.Warning(); warning != "" {
+				fmt.Fprintln(a.stderr, "certpost: warning: --key-ref:", warning)
+			}
 			if problem := unnameable(cfg, ref); problem != "" && !slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, problem) }) {
 				problems = append(problems, problem)
 			}
