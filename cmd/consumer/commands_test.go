@@ -256,8 +256,8 @@ func TestDeliveries(t *testing.T) {
 	if one := read[broker.Entry](t, o.certpost("deliveries", "show", "second", "ops", "-o", "json").done(t)); one.Receipt == nil || one.Receipt.ReplyCode != 250 {
 		t.Errorf("deliveries show: %+v", one)
 	}
-	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger has no such delivery: it was not attempted yet, or the ids are wrong\n")
-	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: the ledger has no such delivery: it was not attempted yet, or the ids are wrong\n")
+	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger has no delivery of this event: give the target, too, to see whether one waits for its first attempt, or correct the id\n")
+	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: neither the ledger nor the queue has such a delivery: check the ids, and that the event was published\n")
 }
 
 func sameInAnyOrder(a, b []string) bool {

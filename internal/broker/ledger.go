@@ -51,8 +51,8 @@ type Entry struct {
 	// attempted; 0 if none is known.
 	EventSequence uint64    `json:"event_sequence,omitempty"`
 	Attempts      int       `json:"attempts"`
-	First         time.Time `json:"first_attempt"`
-	Last          time.Time `json:"last_attempt"`
+	First         time.Time `json:"first_attempt,omitzero"`
+	Last          time.Time `json:"last_attempt,omitzero"`
 
 	// Owner is the process that sends, Lease the time by which the outcome is known. The
 	// writer of `sending`, at the time Claimed, owns the entry until then. Both times are by
