@@ -153,6 +153,9 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	within(func(ctx context.Context) {
 		for _, root := range cfg.courierOptions().EventSecrets.TryRoots(ctx) {
 			add("events", "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
+			if root.Err == nil && root.Files == 0 {
+				all[len(all)-1] = finding{"events", "file_roots", "warning", root.Root + ": has no file that Certpost can read, so no event can name one"}
+			}
 			for _, warning := range root.Warnings {
 				all = append(all, finding{"events", "file_roots", "warning", warning})
 			}

@@ -384,8 +384,14 @@ func (f *findings) warn(path, message string) {
 func (c *Config) validate() []config.Problem {
 	var f findings
 	c.NATS.validate(&f)
-	for _, p := range c.Vault.Validate() {
+	vault := c.Vault.Validate()
+	for _, p := range vault {
 		f.err(strings.TrimSuffix("vault."+p.Path, "."), p.Message)
+	}
+	if len(vault) == 0 {
+		for _, p := range c.Vault.Warnings() {
+			f.warn("vault."+p.Path, p.Message)
+		}
 	}
 	c.HTTP.validate(&f)
 	for _, p := range (secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots}).Validate() {
@@ -420,6 +426,12 @@ func (n *NATSConfig) validate(f *findings) {
 			f.err("nats.url", "want a URL such as nats://127.0.0.1:4222, or several of one cluster, separated by commas")
 		case u.User != nil:
 			f.err("nats.url", "contains a user or a token, which could be logged: use nats.user and nats.password")
+		case secrets.WrongPort(u) != "":
+			f.err("nats.url", secrets.WrongPort(u))
+		case u.Port() == "8222":
+			f.warn("nats.url", "has the port 8222, where a NATS server usually has its monitoring page: clients connect to another, usually 4222")
+		case strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws"), u.RawQuery != "", u.Fragment != "":
+			f.warn("nats.url", "has more than scheme, host and port: the rest is ignored")
 		}
 	}
 	var ways []string

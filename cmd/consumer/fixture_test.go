@@ -36,10 +36,11 @@ type fixture struct {
 	ca      *demoCA
 	relay   *devrelay.Relay
 	service *instance
-	silent  bool   // the NATS service is off
-	http    string // more of the section http
-	nats    string // more of the section nats
-	config  string // of the commands
+	silent  bool          // the NATS service is off
+	http    string        // more of the section http
+	nats    string        // more of the section nats
+	config  string        // of the commands
+	more    func() string // more targets; may be nil
 	log     *writings
 }
 
@@ -66,11 +67,15 @@ func (o *fixture) furnish(extra string, rules ...devrelay.Rule) {
 	}
 	o.write("password", relayPassword)
 	o.write("passphrase", p12Passphrase)
+	more := ""
+	if o.more != nil {
+		more = o.more()
+	}
 	o.open(extra, o.target("ops", "match: {dns_names: [\"**.example.com\"]}", "to: [ops@demo.example]")+
 		o.target("prod", "match: {labels: {env: prod}}", "to: [prod@demo.example]")+
 		o.target("keys", "payload: pem_and_key", "to: [keys@demo.example]")+
 		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.dir+"/passphrase}", "to: [java@demo.example]")+
-		o.target("nobody", "to: [nobody@demo.example]"))
+		o.target("nobody", "to: [nobody@demo.example]")+more)
 }
 
 // bareFixture has no relay, and the program is not started yet.

@@ -136,6 +136,9 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	if err := emptyValue(parser, args); err != nil {
+		return misused(err, args, stderr)
+	}
 	k, err := parser.Parse(args)
 	if exited >= 0 { // --help or --version has been printed
 		return exited
@@ -168,6 +171,9 @@ type helpCmd struct {
 func misused(err error, args []string, stderr io.Writer) int {
 	command := "certpost"
 	var wrong *kong.ParseError
+	if empty := (*emptyError)(nil); errors.As(err, &empty) {
+		command = empty.command
+	}
 	if errors.As(err, &wrong) && wrong.Context != nil {
 		node := named(wrong.Context.Model.Node, args)
 		if !node.Leaf() && node.Name == args[len(args)-1] {

@@ -144,13 +144,7 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 // fromEvent fetches a secret that the event names. It fetches only what the
 // configuration allows events to name, and caches nothing.
 func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.Ref, secrets.Secret, *verdict.Failure) {
-	ref := secrets.Ref{File: r.File}
-	if v := r.Vault; v != nil {
-		ref.Vault = &secrets.VaultRef{Mount: v.Mount, Path: v.Path, Key: v.Key, Version: v.Version}
-	}
-	if v := r.Transit; v != nil {
-		ref.Transit = &secrets.TransitRef{Mount: v.Mount, Key: v.Key, Ciphertext: v.Ciphertext}
-	}
+	ref := refOf(r)
 	s, err := c.store.OfEvent(ctx, c.opts.EventSecrets, ref)
 	if err != nil {
 		return ref, secrets.Secret{}, secretFailure(err)

@@ -255,14 +255,17 @@ func readableID(members []member) string {
 // disclosed: an event that is checked before it is published has disclosed nothing.
 func BeforePublication(err error) string {
 	text, _, _ := strings.Cut(err.Error(), ifKey)
-	return text
+	return strings.TrimSuffix(text, disclosed)
 }
 
 // ifKey begins the advice in the reason of what may be a key.
 const ifKey = "; if it holds the key itself, "
 
 // keyAdvice ends every reason about a private key in an event.
-const keyAdvice = "store the key in Vault, publish a reference to it as private_key, and replace this key, because the stream now holds it"
+const keyAdvice = "store the key in Vault, publish a reference to it as private_key" + disclosed
+
+// disclosed ends keyAdvice in the reason of an event that was published.
+const disclosed = ", and replace this key, because the stream now holds it"
 
 func keyFound(place string) *Invalid {
 	return &Invalid{Reason: "the event carries a private key, or what looks like one, " + place + ": " + keyAdvice, HoldsKey: true}

@@ -146,12 +146,12 @@ func (j *job) due(ctx context.Context) bool {
 	}
 	j.entry, j.revision = entry, revision
 
-	switch {
-	case entry.Digest != j.event.Digest():
+	if failure := entry.Refuses(j.event); failure != nil {
 		j.entry = broker.Entry{} // the stored one belongs to the other event: do not overwrite it
-		j.dead(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
-			fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", entry.State)))
+		j.dead(failure)
 		return false
+	}
+	switch {
 	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq || entry.Sequence == j.copyOf):
 		// The process that delivered it may have died before it removed the letter. The
 		// server forgets at kill -9 that it delivered the message; its sequence says so too.

@@ -21,6 +21,9 @@ type Policy struct {
 	FileRoots []string
 }
 
+// IsZero reports whether nothing is set.
+func (p Policy) IsZero() bool { return len(p.Paths) == 0 && len(p.FileRoots) == 0 }
+
 // Validate returns the problems of the policy: globs that match nothing, and roots
 // that are not absolute. Problem.Path is such as "secret_paths[0]".
 func (p Policy) Validate() []Problem {
