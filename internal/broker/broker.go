@@ -69,6 +69,9 @@ type Config struct {
 	// AckWait is how long a fetched message may go without a sign of life before the
 	// server delivers it again; 0 is 30 s. Tests make it shorter.
 	AckWait time.Duration
+	// Unprotected leaves out the streams' deny_delete and deny_purge where the program does
+	// not depend on them. Tests lose messages with it.
+	Unprotected bool
 	// ClaimLife is how long an intent to act on a dead letter blocks other actions;
 	// 0 is claimLife. Tests make it shorter.
 	ClaimLife time.Duration

@@ -421,9 +421,9 @@ func TestFurtherAdministrators(t *testing.T) {
 }
 
 // A store of a version without seeds, whose streams are in the account of a server without
-// accounts, is used on; and that version can use it again.
+// accounts, is used on; and a server without accounts can use it again.
 //
-// Fault: a store that a version without seeds made. Result: used as it is, and can go back.
+// Fault: a store that a version without seeds made. Result: used as it is.
 func TestStoreWithoutSeeds(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -17,7 +17,7 @@ import (
 // startReconciling starts a runner that compares all the time.
 func startReconciling(t *testing.T, targets ...string) *fixture {
 	t.Helper()
-	b := &fixture{t: t, fake: newFakeCourier(targets...), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: newFakeCourier(targets...), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Unprotected: true}}
 	b.start()
 	return b
 }
