@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,13 +47,18 @@ type Options struct {
 	Log io.Writer
 }
 
+// leaves is the number of different certificates: more than the program keeps parsed, so that
+// each event of a measurement is one that it has not met before.
+const leaves = 512
+
 // Road is a running path. It is safe for concurrent use.
 type Road struct {
 	*Clock
 	broker *broker.Broker
 	runner *queue.Runner
 	store  *secrets.Store
-	chain  string // the certificates of all events, in PEM
+	chains []string // the certificates of the events, in PEM, in turn
+	next   atomic.Int64
 	stop   func() error
 }
 
@@ -64,8 +70,12 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	if r.chain, err = NewChain("www.example.com"); err != nil {
-		return r, err
+	for range leaves {
+		chain, err := NewChain("www.example.com")
+		if err != nil {
+			return r, err
+		}
+		r.chains = append(r.chains, chain)
 	}
 	log := zerolog.New(io.Discard)
 	if o.Log != nil {
@@ -117,7 +127,8 @@ func (r *Road) Close() error {
 // Publish publishes an event with this id for the targets and returns when the
 // stream has stored it.
 func (r *Road) Publish(ctx context.Context, id string, targets ...string) error {
-	ev := &events.Event{ID: id, Source: "bench://ca", Time: time.Now(), Certificate: events.Certificate{PEM: r.chain}, Targets: targets}
+	chain := r.chains[int(r.next.Add(1))%len(r.chains)]
+	ev := &events.Event{ID: id, Source: "bench://ca", Time: time.Now(), Certificate: events.Certificate{PEM: chain}, Targets: targets}
 	r.published(id)
 	_, _, err := r.broker.Publish(ctx, ev)
 	return err
