@@ -1,12 +1,15 @@
 package broker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -16,6 +19,7 @@ const (
 	SuspendedPrefix = "suspended." // <lane>: a Suspension
 	RatePrefix      = "rate."      // <relay>: a window
 	PausePrefix     = "pause."     // <relay>: a verdict.RelayPause
+	sealKey         = "seal"       // the key with which deliveries are sealed, shared by all processes
 )
 
 const (
@@ -97,6 +101,41 @@ func ReadPause(e jetstream.KeyValueEntry) (p verdict.RelayPause) {
 		return verdict.RelayPause{}
 	}
 	return p
+}
+
+// OpenSeal returns the seal of deliveries. The first process makes its key; one that cannot
+// be read is replaced. Processes with different keys read each other's deliveries as
+// unsealed ones.
+func (b *Broker) OpenSeal(ctx context.Context) (events.Seal, error) {
+	kv, err := b.OpenRelays(ctx)
+	if err != nil {
+		return events.Seal{}, err
+	}
+	for {
+		stored, err := kv.Get(ctx, sealKey)
+		revision := uint64(0)
+		switch {
+		case err == nil:
+			if seal, err := events.ReadSeal(string(stored.Value())); err == nil {
+				return seal, nil
+			}
+			revision = stored.Revision()
+		case !errors.Is(err, jetstream.ErrKeyNotFound):
+			return events.Seal{}, fmt.Errorf("%s in %s: %w", sealKey, RelaysBucket, err)
+		}
+		key := events.NewSealKey()
+		if revision == 0 {
+			_, err = kv.Create(ctx, sealKey, []byte(key))
+		} else {
+			_, err = kv.Update(ctx, sealKey, []byte(key), revision)
+		}
+		if err == nil {
+			return events.ReadSeal(key)
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) && !WrongSequence(err) { // else another process was first
+			return events.Seal{}, fmt.Errorf("%s in %s: %w", sealKey, RelaysBucket, err)
+		}
+	}
 }
 
 // ErrWatchEnded says that the server ended the watch of a bucket.

@@ -40,7 +40,8 @@ type Event struct {
 	Targets    []string          `json:"targets,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 
-	leaf *x509.Certificate // result of Leaf
+	leaf   *x509.Certificate // result of Leaf
+	digest string            // result of Digest, if it is known
 }
 
 // Certificate is either PEM text or a reference, never both. In JSON it is a
@@ -116,6 +117,9 @@ func (e *Event) CloudEvent() []byte {
 // certificates with one id, which is a publisher's mistake; the same certificate
 // for other targets or with other labels is the same event.
 func (e *Event) Digest() string {
+	if e.digest != "" {
+		return e.digest
+	}
 	sum := sha256.Sum256(encode(e.Certificate))
 	return hex.EncodeToString(sum[:])
 }

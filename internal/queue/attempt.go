@@ -108,7 +108,7 @@ func (j *job) read() *verdict.Failure {
 	if list := h.Get(broker.HeaderRecipients); list != "" {
 		j.recipients = strings.Split(list, ", ")
 	}
-	ev, err := events.Decode(h, j.msg.Data())
+	ev, err := j.r.seal.Decode(h, j.msg.Data())
 	if err != nil {
 		return invalid(err)
 	}

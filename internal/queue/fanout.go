@@ -251,6 +251,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.addDeadLetter(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
 			"no target matches this event: name targets in the event, add a target whose match fits it, or set events.unmatched to ignore"), "", "")
 	}
+	body := f.event.Body()
 	for _, route := range routes {
 		if route.Failure != nil {
 			f.addDeadLetter(route.Failure, route.Target, route.Lane)
@@ -261,7 +262,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, deliveryOf(f.event, f.seq, route, f.msg.Headers()))
+		f.deliveries = append(f.deliveries, r.deliveryOf(f.event, body, f.seq, route, f.msg.Headers()))
 		f.routes = append(f.routes, route)
 	}
 	return f
@@ -277,10 +278,11 @@ func messageID(token, target string) string {
 
 // deliveryOf returns the delivery message of an event for one target. Its body is the whole
 // event; seq is that of the event, and of the headers of the event's message the trace
-// context is kept.
-func deliveryOf(ev *events.Event, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
+// context is kept. It is sealed: whoever delivers it reads it without searching it for
+// private keys again (docs/decisions/0069).
+func (r *Runner) deliveryOf(ev *events.Event, body events.Body, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
-	m.Data = ev.Encode()
+	m.Data = body.Bytes
 	m.Header.Set(nats.MsgIdHdr, messageID(events.Token(ev.ID), route.Target))
 	m.Header.Set(broker.HeaderEventID, broker.HeaderText(ev.ID))
 	m.Header.Set(broker.HeaderTarget, route.Target)
@@ -292,6 +294,7 @@ func deliveryOf(ev *events.Event, seq uint64, route verdict.Route, headers nats.
 			m.Header.Set(h, broker.HeaderText(v))
 		}
 	}
+	r.seal.Mark(m.Header, body)
 	return m
 }
 

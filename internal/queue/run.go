@@ -89,7 +89,8 @@ type Runner struct {
 	lanes    *lanes
 	ledger   broker.Ledger // set by prepare
 	replicas *replicaSet
-	meter    *meter // set by prepare
+	meter    *meter      // set by prepare
+	seal     events.Seal // set by prepare
 	slow     lateGroups
 	// relayDelay is the longest delay of a delivery whose relay is not available.
 	relayDelay time.Duration
@@ -224,6 +225,9 @@ func (r *Runner) prepare(ctx context.Context) error {
 		}
 		if err == nil {
 			err = r.openRelays(ctx)
+		}
+		if err == nil {
+			r.seal, err = r.OpenSeal(ctx)
 		}
 		if err == nil {
 			r.setReady(nil)
