@@ -274,7 +274,10 @@ func (t *Target) SendTimeout() time.Duration {
 // settings returns the target's settings for the files of its payload, with the places of
 // the alias filled from vars.
 func (t *Target) settings(vars secrets.Vars) payload.Settings {
-	alias := strings.NewReplacer("{cn}", vars["cn"], "{target}", t.ID).Replace(t.Alias)
+	alias := t.Alias
+	if strings.Contains(alias, "{") {
+		alias = strings.NewReplacer("{cn}", vars["cn"], "{target}", t.ID).Replace(alias)
+	}
 	return payload.Settings{Kind: t.Payload, PKCS12Encoding: t.PKCS12Encoding, Iterations: t.PKCS12Iterations, WithKey: t.ZipPrivateKey,
 		Alias: legible.Clean(alias, maxAlias)}
 }
