@@ -192,7 +192,8 @@ type EventsConfig struct {
 // DeliveryConfig is the section delivery.
 type DeliveryConfig struct {
 	// Concurrency is the maximum number of deliveries at a time, per lane (the queue
-	// of a relay) and process.
+	// of a relay) and process. The number of connections to the relay has a limit of its
+	// own, max_connections.
 	Concurrency int `yaml:"concurrency" min:"1" max:"1000"`
 	// Retry says how long the pauses between attempts are.
 	Retry RetryConfig `yaml:"retry"`
@@ -274,7 +275,7 @@ func defaultConfig() *Config {
 		HTTP:    defaultHTTP(),
 		Events:  EventsConfig{Unmatched: "dead_letter", InvalidDates: "refuse"},
 		Delivery: DeliveryConfig{
-			Concurrency: 16, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
+			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
 		Log: LogConfig{Level: "info", Format: "auto"},

@@ -39,7 +39,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Fatalf("problems without a configuration: %v", problems)
 	}
 	if cfg.DataDir != "./data" || cfg.NATS.Replicas != 1 || cfg.NATS.SyncInterval != "always" || cfg.HTTP.Listen != "127.0.0.1:8080" ||
-		cfg.Delivery.Concurrency != 16 || cfg.Delivery.Retry != (RetryConfig{5 * time.Second, time.Hour, 2}) || cfg.Delivery.GiveUpAfter != 72*time.Hour ||
+		cfg.Delivery.Concurrency != 64 || cfg.Delivery.Retry != (RetryConfig{5 * time.Second, time.Hour, 2}) || cfg.Delivery.GiveUpAfter != 72*time.Hour ||
 		cfg.Delivery.OnUnknownOutcome != "resend" || cfg.Events.Unmatched != "dead_letter" || cfg.Events.InvalidDates != "refuse" ||
 		cfg.Delivery.ProductName != "Certpost" || cfg.Log.Level != "info" {
 		t.Errorf("defaults: %+v", cfg)

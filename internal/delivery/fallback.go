@@ -53,6 +53,7 @@ func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp
 	h, failure := a.handover(ctx, t, fallback)
 	got := smtp.Result{Failure: failure}
 	if failure == nil {
+		h.permit = permits.relay
 		got = a.sendTo(ctx, h, false)
 	}
 	if got.Redial {
@@ -159,7 +160,7 @@ func judge(p *smtp.Permit, f *verdict.Failure) {
 	switch {
 	case f == nil:
 		p.Success()
-	case f.Relay:
+	case f.Relay && !f.Untried:
 		f.After = p.Failure(f.Outcome)
 	case f.Untried, f.Phase == verdict.PhaseSecrets, f.Phase == verdict.PhaseConnect, isStopped(f):
 		// the relay was not tried, or had no time to answer

@@ -107,7 +107,7 @@ func (Target) Hint(key string) string { return RelayKeys{}.Hint(key) }
 // and the rate apply to all replicas together.
 type RelayLimits struct {
 	// MaxConnections is the maximum number of connections to the relay at a time, from
-	// all replicas together. Default: no limit.
+	// all replicas together. Default: 20 from each process.
 	MaxConnections int `yaml:"max_connections" min:"0" max:"10000"`
 	// MaxMessagesPerConnection is the number of mails after which a connection is
 	// closed; 1 opens a connection for every mail. Default: 100.

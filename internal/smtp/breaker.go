@@ -76,6 +76,18 @@ func (b *breaker) wait() time.Duration {
 	return 0
 }
 
+// Revoked returns for how long the permit is of no use any more, and why: the breaker has
+// opened since it was given. 0: it is valid. That of a probe stays valid.
+func (p *Permit) Revoked() (wait time.Duration, reason string) {
+	b := p.breaker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.probe || b.pause == 0 {
+		return 0, ""
+	}
+	return max(b.wait(), probeTime), b.last.Reason
+}
+
 // Success closes the breaker: the relay answered, even if it refused the mail. A mail that
 // was under way when the relay reached its limit does not end the limit's pause.
 func (p *Permit) Success() {

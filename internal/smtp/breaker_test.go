@@ -148,6 +148,37 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 	})
 }
 
+// TestPermitsAreRevoked checks what those learn who have a permit and wait for a connection
+// when the breaker opens.
+func TestPermitsAreRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		waiting := mustEnter(t, b)
+		failTimes(t, b, 2)
+		if wait, _ := waiting.Revoked(); wait != 0 {
+			t.Errorf("revoked for %v before the breaker opened", wait)
+		}
+		failTimes(t, b, 1)
+		if wait, reason := waiting.Revoked(); !within80to120(wait, breakerFirst) || reason != "it is down" {
+			t.Errorf("revoked for %v (%s), want the breaker's pause", wait, reason)
+		}
+		time.Sleep(2 * breakerFirst)
+		probe := mustEnter(t, b)
+		if wait, _ := probe.Revoked(); wait != 0 {
+			t.Errorf("the probe is revoked for %v", wait)
+		}
+		if wait, _ := waiting.Revoked(); wait != probeTime {
+			t.Errorf("revoked for %v while the probe runs, want %v", wait, probeTime)
+		}
+		probe.Success()
+		probe.End()
+		if wait, _ := waiting.Revoked(); wait != 0 {
+			t.Errorf("revoked for %v although the relay answers again", wait)
+		}
+		waiting.End()
+	})
+}
+
 // A limit of the relay opens the breaker at once, for a time that mails under way do not
 // change; then a probe decides.
 //
