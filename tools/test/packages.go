@@ -29,6 +29,7 @@ var needs = []need{
 	{"gcc", []string{"gcc", "libc6-dev"}, "tests run without the race detector"},
 	{"git", []string{"git"}, "rules about the files that belong to the checkout"},
 	{"postfix", []string{"postfix"}, "delivery through a real Postfix"},
+	{"strace", []string{"strace"}, "flushes to disk of a mail"},
 	{"dovecot", []string{"dovecot-core"}, "AUTH by and delivery into a real Dovecot"},
 	{"/usr/lib/dovecot/imap", []string{"dovecot-imapd"}, "reading mail by IMAP"},
 	{"/usr/lib/dovecot/lmtp", []string{"dovecot-lmtpd"}, "delivery into a real mailbox"},
