@@ -166,9 +166,9 @@ func (r *Runner) publish(ctx context.Context, all []*fanned) {
 		return
 	}
 	r.reached(pointPublished)
-	lettersFail := false
+	var known groupLetters
 	for _, f := range all {
-		lettersFail = !r.settleEvent(ctx, f, lettersFail) || lettersFail
+		known.fail = !r.settleEvent(ctx, f, &known) || known.fail
 	}
 }
 
@@ -390,21 +390,22 @@ func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequen
 }
 
 // settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs
-// it. It returns false when letters cannot be read or written now. With lettersFail, that
-// was found out by another event of the group, and is not tried.
-func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (ok bool) {
+// it. It returns false when letters cannot be read or written now. With known.fail, that was
+// found out by another event of the group, and is not tried.
+func (r *Runner) settleEvent(ctx context.Context, f *fanned, known *groupLetters) (ok bool) {
 	if f.nakDelay > 0 {
 		r.metrics.events.WithLabelValues(f.outcome).Inc()
 		_ = f.msg.NakWithDelay(f.nakDelay)
 		return true
 	}
-	if lettersFail {
+	if known.fail {
 		_ = f.msg.NakWithDelay(backoff.Jitter(lettersDelay))
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishPatience)
 	defer cancel()
 	for i, d := range f.letters {
+		known.none = false
 		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
 		r.noted(storeLetters, partDeadLetters, "", err)
 		if err != nil {
@@ -417,7 +418,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (
 			Str("reason", d.Reason).Msg("dead letter")
 	}
 	if len(f.letters) == 0 && f.event != nil {
-		if err := r.removeEventLetters(ctx, f); err != nil {
+		if err := r.removeEventLetters(ctx, f, known); err != nil {
 			delay := backoff.Jitter(lettersDelay)
 			r.log.Warn().Err(err).Str("event", f.event.ID).Dur("again_in", delay).
 				Msg("the event was resolved; looking for earlier dead letters of it, or removing one, failed; trying again")
@@ -434,9 +435,30 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (
 	return true
 }
 
+// groupLetters is what the events of a group have found out about dead letters.
+type groupLetters struct {
+	fail bool // they cannot be read or written now
+	none bool // there is none of any event itself: no event of the group has to look for its own
+	some bool // there are such letters
+}
+
 // removeEventLetters removes the dead letters of the event itself (those without a lane)
 // after the event was published again and could be resolved.
-func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) error {
+func (r *Runner) removeEventLetters(ctx context.Context, f *fanned, known *groupLetters) error {
+	if !known.none && !known.some {
+		known.none = true
+		for _, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".>") {
+			known.none = false
+			if err != nil {
+				return err
+			}
+			known.some = true
+			break
+		}
+	}
+	if known.none {
+		return nil
+	}
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
 		if err == nil && d.IsOfAnother(f.event.Digest()) {
 			continue
