@@ -29,6 +29,9 @@ import (
 	"github.com/certpost/certpost/internal/smtp"
 )
 
+// patience is how long a Road waits for what must happen: far longer than it takes.
+const patience = 10 * time.Minute
+
 // Options configure a Road. The zero value has no targets and is not useful.
 type Options struct {
 	// Dir is the directory of the store. It must be on a real disk, otherwise the figures
@@ -93,7 +96,7 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 	done := make(chan error, 1)
 	go func() { done <- r.runner.Run(running) }()
 	r.stop = func() error { cancel(); return <-done }
-	return r, poll(ctx, func() error { return r.runner.Ready(ctx) })
+	return r, Poll(ctx, patience, func() error { return r.runner.Ready(ctx) })
 }
 
 // Close stops the Road after the deliveries in progress have finished.
@@ -126,7 +129,7 @@ func (r *Road) Publish(ctx context.Context, id string, targets ...string) error 
 // Stored waits until at least that many deliveries are in their stream and no event
 // waits for the fan-out.
 func (r *Road) Stored(ctx context.Context, deliveries int) error {
-	return poll(ctx, func() error {
+	return Poll(ctx, patience, func() error {
 		b, err := r.broker.Backlog(ctx)
 		if err == nil && (b.Events > 0 || b.Deliveries < uint64(deliveries)) {
 			err = fmt.Errorf("%d events and %d deliveries are in the streams, want 0 and %d", b.Events, b.Deliveries, deliveries)
@@ -137,7 +140,7 @@ func (r *Road) Stored(ctx context.Context, deliveries int) error {
 
 // GivenUp waits until the breaker of a relay is not closed.
 func (r *Road) GivenUp(ctx context.Context) error {
-	return poll(ctx, func() error {
+	return Poll(ctx, patience, func() error {
 		for _, lane := range r.runner.LaneStatus() {
 			if lane.Breaker != "closed" {
 				return nil
@@ -183,20 +186,6 @@ func (r *Road) send(ctx context.Context, id, target string) error {
 		return context.Cause(ctx)
 	case <-time.After(time.Minute):
 		return fmt.Errorf("event %s was not delivered within a minute", id)
-	}
-}
-
-func poll(ctx context.Context, done func() error) error {
-	for {
-		err := done()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(10 * time.Millisecond):
-		}
 	}
 }
 
