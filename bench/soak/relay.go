@@ -173,6 +173,8 @@ func (c *conversation) handshake() bool {
 	cert := c.cert
 	if a, does := c.whim("tls"); does {
 		if a.reply != "" {
+			_ = c.conn.SetReadDeadline(time.Now().Add(silence))
+			_, _ = c.in.Peek(1) // the client has begun
 			_, _ = io.WriteString(c.conn, a.reply)
 			return false
 		}

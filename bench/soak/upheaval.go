@@ -59,8 +59,13 @@ var upheavals = []upheaval{
 	{"definitions changed", 3, func(_ context.Context, w *world, random *rand.Rand) error {
 		return w.define(random.IntN(3) > 0, "")
 	}},
-	{"definitions spoilt", 1, func(_ context.Context, w *world, _ *rand.Rand) error {
-		return w.define(true, "  - {id: [broken")
+	{"definitions spoilt for a while", 1, func(ctx context.Context, w *world, random *rand.Rand) error {
+		// A Certpost that starts meanwhile would refuse to, as it should.
+		if err := w.define(true, "  - {id: [broken"); err != nil {
+			return err
+		}
+		backoff.Sleep(ctx, 5*time.Second)
+		return w.define(random.IntN(3) > 0, "")
 	}},
 	{"a lane suspended", 2, func(ctx context.Context, w *world, random *rand.Rand) error {
 		return w.order(ctx, "relays", "suspend", w.lane(random), "--for", fmt.Sprintf("%ds", 3+random.IntN(10)), "--reason", "soak")
