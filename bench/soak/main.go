@@ -37,7 +37,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"text/tabwriter"
@@ -116,6 +118,9 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		a.fault("not everything was settled: %v", unsettled)
 	}
 	w.report(out, c, a, took)
+	if err := os.WriteFile(filepath.Join(dir, "faults.txt"), []byte(strings.Join(a.broken, "\n")), 0o600); err != nil {
+		return err
+	}
 	for _, p := range w.certposts {
 		if err := p.End(syscall.SIGTERM); err != nil {
 			a.fault("%v", err)
@@ -166,7 +171,7 @@ func (w *world) report(out io.Writer, c *counts, a *account, took time.Duration)
 	_ = table.Flush()
 	for i, text := range a.broken {
 		if i == 30 {
-			fmt.Fprintf(out, "and %d more\n", len(a.broken)-i)
+			fmt.Fprintf(out, "and %d more, see faults.txt\n", len(a.broken)-i)
 			break
 		}
 		fmt.Fprintln(out, text)

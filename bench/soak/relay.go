@@ -33,6 +33,7 @@ type traits struct {
 
 // accepted is a mail that a relay has accepted: it is stored before the reply is sent.
 type accepted struct {
+	number        uint64 // of the relay's mails
 	event, target string
 	recipients    []string
 	marked        bool // X-Certpost-Possible-Duplicate
@@ -276,12 +277,14 @@ func (c *conversation) command() bool {
 		return c.reply("MAIL", "250 2.1.0 sender fine")
 	case "RCPT":
 		a, does := c.whim("RCPT")
+		if a.reply == "" && !a.cut { // not refused
+			_, rest, _ = strings.Cut(rest, "<")
+			address, _, _ := strings.Cut(rest, ">")
+			c.recipients = append(c.recipients, address)
+		}
 		if does {
 			return c.perform(a, "250 2.1.5 recipient fine")
 		}
-		_, rest, _ = strings.Cut(rest, "<")
-		address, _, _ := strings.Cut(rest, ">")
-		c.recipients = append(c.recipients, address)
 		return c.say("250 2.1.5 recipient fine")
 	case "DATA":
 		if len(c.recipients) == 0 {
@@ -411,7 +414,7 @@ func (c *conversation) accept(text string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mails = append(c.mails, accepted{
-		event: read.Header.Get("X-Certpost-Event-Id"), target: read.Header.Get("X-Certpost-Target"),
+		number: uint64(len(c.mails)), event: read.Header.Get("X-Certpost-Event-Id"), target: read.Header.Get("X-Certpost-Target"),
 		recipients: c.recipients, marked: read.Header.Get("X-Certpost-Possible-Duplicate") != "",
 	})
 	return nil

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/internal/broker"
@@ -26,7 +27,7 @@ func TestInvariant(t *testing.T) {
 	t.Parallel()
 	const to = "a@example.com"
 	one := []accepted{{}}
-	sent, dead, given := broker.Entry{State: broker.StateSent}, broker.Entry{State: broker.StateDead}, broker.Entry{State: broker.StateDiscarded}
+	sent, again, dead, given := broker.Entry{State: broker.StateSent}, broker.Entry{State: broker.StateSent, PossibleDuplicates: 1}, broker.Entry{State: broker.StateDead}, broker.Entry{State: broker.StateDiscarded}
 	letter := []broker.DeadLetter{{}}
 	for name, c := range map[string]struct {
 		entry     *broker.Entry
@@ -37,8 +38,9 @@ func TestInvariant(t *testing.T) {
 		want      string // part of the one fault
 	}{
 		"sent":                             {entry: &sent, mails: one},
-		"sent, twice, marked":              {entry: &sent, mails: []accepted{{}, {marked: true}}},
-		"sent, twice, not marked":          {entry: &sent, mails: []accepted{{}, {}}, want: "is not marked"},
+		"sent, twice, marked":              {entry: &again, mails: []accepted{{}, {number: 1, marked: true}}},
+		"sent, twice, without a reason":    {entry: &sent, mails: []accepted{{}, {number: 1, marked: true}}, want: "0 unknown outcomes"},
+		"sent, twice, not marked":          {entry: &again, mails: []accepted{{}, {}}, want: "is not marked"},
 		"sent without a mail":              {entry: &sent, want: "LOST"},
 		"sent, with a letter":              {entry: &sent, letters: letter, mails: one, want: "LOST"},
 		"sent, never to be sent":           {entry: &sent, mails: one, never: true, want: "was sent"},
@@ -182,14 +184,16 @@ func TestRelay(t *testing.T) {
 		want string
 		kept int
 	}{
-		{act{moment: "dot", chance: 1, cut: true}, "", 2}, // accepted, and the reply is lost
-		{act{moment: "dot", chance: 1, reply: "452 4.3.1 full"}, "452", 2},
+		{act{moment: "RCPT", chance: 1, wait: time.Nanosecond}, "250", 2}, // late, and accepted
+		{act{moment: "dot", chance: 1, cut: true}, "", 3},                 // accepted, and the reply is lost
+		{act{moment: "dot", chance: 1, reply: "452 4.3.1 full"}, "452", 3},
 	} {
 		if err := r.feel(mood{acts: []act{f.act}}); err != nil {
 			t.Fatal(err)
 		}
-		if send(dial(), f.want); len(r.taken()) != f.kept {
-			t.Errorf("%+v: %d mails kept, want %d", f.act, len(r.taken()), f.kept)
+		send(dial(), f.want)
+		if got := r.taken(); len(got) != f.kept || len(got[f.kept-1].recipients) != 1 {
+			t.Errorf("%+v: %d mails kept, want %d, each with its recipient: %+v", f.act, len(got), f.kept, got)
 		}
 	}
 	if err := r.feel(mood{away: true}); err != nil {
