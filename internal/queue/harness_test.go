@@ -137,6 +137,10 @@ func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.A
 	take := func() { p.take(ev, a) }
 	if script != nil {
 		if receipt, failure := script(try, a); receipt != nil || failure != nil {
+			if receipt == untilCancelled {
+				<-ctx.Done()
+				return nil, failure
+			}
 			if receipt == lostReply {
 				if err := a.Claim(time.Now().Add(cmp.Or(p.gives, time.Second))); err != nil {
 					return nil, claimLost(err)
@@ -170,6 +174,9 @@ func claimLost(err error) *verdict.Failure {
 
 // lostReply tells the courier to accept the mail and then return the failure.
 var lostReply = &verdict.Receipt{}
+
+// untilCancelled tells the courier to return the failure when the attempt is cancelled.
+var untilCancelled = &verdict.Receipt{}
 
 func (p *fakeCourier) take(ev *events.Event, a verdict.Attempt) {
 	p.mu.Lock()

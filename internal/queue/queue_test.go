@@ -531,18 +531,15 @@ func TestPanicIsContainedAndEnds(t *testing.T) {
 // dead letter because of it.
 func TestShutdownIsNotAFailure(t *testing.T) {
 	t.Parallel()
-	release := make(chan struct{})
 	b := start(t, newFakeCourier("slow"), func(s *Settings) { s.Grace = 100 * time.Millisecond })
 	b.fake.plan("slow", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try == 1 {
-			<-release
-			return nil, fail(verdict.SMTPPermanent, verdict.PhaseConnect) // what a cancelled dial may look like
+			return untilCancelled, fail(verdict.SMTPPermanent, verdict.PhaseConnect) // what a cancelled dial may look like
 		}
 		return nil, nil
 	})
 	b.publish(event("e1", "slow"))
 	b.until("the first try", func() bool { return b.fake.tried("slow") == 1 })
-	time.AfterFunc(time.Second, func() { close(release) })
 	b.stop()
 	if l := b.letters(); len(l) != 0 {
 		t.Fatalf("the shutdown made a dead letter: %+v", l)
