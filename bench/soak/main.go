@@ -47,6 +47,7 @@ import (
 
 	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
+	"github.com/certpost/certpost/internal/broker"
 )
 
 // options are the flags.
@@ -138,7 +139,7 @@ func (w *world) suffer(ctx context.Context, o options) (*counts, error) {
 	c := &counts{n: map[string]int{}}
 	span, cancel := context.WithTimeout(ctx, o.span)
 	defer cancel()
-	p := harness.NewPublisher(w.url, w.source.send)
+	p := harness.NewPublisher(broker.Config{URL: w.url}, w.source.send)
 	var wg sync.WaitGroup
 	failed := make([]error, len(w.relays)+1)
 	for i, r := range w.relays {
