@@ -18,8 +18,8 @@ import (
 
 // Publisher publishes each event until it is acknowledged, as a careful publisher does.
 type Publisher struct {
-	nats broker.Config
-	send func(ctx context.Context, b *broker.Broker, id string) error
+	config broker.Config
+	send   func(ctx context.Context, b *broker.Broker, id string) error
 
 	mu  sync.Mutex
 	ids map[string]bool // true: acknowledged
@@ -27,8 +27,8 @@ type Publisher struct {
 
 // NewPublisher returns a publisher to the servers of a configuration. send
 // publishes the event with an id and returns nil when it is acknowledged.
-func NewPublisher(nats broker.Config, send func(ctx context.Context, b *broker.Broker, id string) error) *Publisher {
-	return &Publisher{nats: nats, send: send, ids: map[string]bool{}}
+func NewPublisher(config broker.Config, send func(ctx context.Context, b *broker.Broker, id string) error) *Publisher {
+	return &Publisher{config: config, send: send, ids: map[string]bool{}}
 }
 
 // SendTo returns a function for NewPublisher: every event has the same certificate, and these
@@ -123,7 +123,7 @@ func (p *Publisher) publishAll(ctx context.Context, ids <-chan string) {
 		p.note(id, false)
 		for ctx.Err() == nil {
 			if b == nil {
-				b = Dial(ctx, p.nats)
+				b = Dial(ctx, p.config)
 			}
 			if b != nil && p.publish(ctx, b, id) {
 				break
@@ -154,10 +154,10 @@ func (p *Publisher) note(id string, acknowledged bool) {
 }
 
 // Dial returns a connection, or nil if it cannot connect within a second.
-func Dial(ctx context.Context, nats broker.Config) *broker.Broker {
+func Dial(ctx context.Context, config broker.Config) *broker.Broker {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	b, err := broker.Dial(ctx, nats, zerolog.Nop())
+	b, err := broker.Dial(ctx, config, zerolog.Nop())
 	if err != nil {
 		return nil
 	}

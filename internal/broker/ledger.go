@@ -108,7 +108,8 @@ func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.
 // Learn records what an attempt found out about the recipients.
 func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if receipt != nil {
-		e.Receipt, e.Uncertain = receipt, false
+		// Recipients that this mail did not reach may have an earlier one.
+		e.Receipt, e.Uncertain = receipt, e.Uncertain && failure != nil
 		if receipt.Certificate != nil {
 			e.Certificate = receipt.Certificate
 		}

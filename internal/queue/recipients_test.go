@@ -141,6 +141,61 @@ func sameSet(x, y []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(x)), slices.Sorted(slices.Values(y)))
 }
 
+// An attempt whose outcome is unknown was for every recipient. A later mail that reaches
+// only some of them says nothing about the others: their next mail is marked too, and a
+// letter about them says that they may have it.
+//
+// Fault: some recipients refused. Result: only those with 4yz are retried; those with 5yz end
+// in one letter that names them.
+func TestOutcomeStaysUnknownForOtherRecipients(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		second, third func() (*verdict.Receipt, *verdict.Failure)
+		marked        []bool // of the attempts
+		certainty     verdict.Certainty
+	}{
+		"refused for a while": {
+			func() (*verdict.Receipt, *verdict.Failure) { return mixed(bob, alice, nil) },
+			func() (*verdict.Receipt, *verdict.Failure) { return mixed(alice, nil, nil) },
+			[]bool{false, true, true}, "",
+		},
+		"refused for good": {
+			func() (*verdict.Receipt, *verdict.Failure) { return mixed(bob, nil, alice) },
+			nil, []bool{false, true}, verdict.MaybeSent,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, newFakeCourier("two"), nil)
+			var marked []bool
+			b.fake.plan("two", func(try int, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+				marked = append(marked, a.PossibleDuplicate)
+				switch try {
+				case 1:
+					f := fail(verdict.SMTPTransient, verdict.PhaseContent)
+					f.Certainty = verdict.MaybeSent
+					return lostReply, f
+				case 2:
+					return c.second()
+				}
+				return c.third()
+			})
+			b.publish(event("e1", "two"))
+			b.settled()
+			if e := b.entry("two", "e1"); !slices.Equal(marked, c.marked) || e.PossibleDuplicates != len(c.marked)-1 || e.Uncertain != (c.certainty != "") {
+				t.Errorf("marked: %v, want %v; ledger: %+v", marked, c.marked, e)
+			}
+			letters := b.letters()
+			if c.certainty == "" && len(letters) == 0 {
+				return
+			}
+			if len(letters) != 1 || letters[0].Certainty != c.certainty || !slices.Equal(letters[0].Recipients, alice) {
+				t.Errorf("letters: %+v", letters)
+			}
+		})
+	}
+}
+
 // When a delivery expires, one letter names the recipients refused temporarily and those
 // refused permanently before.
 func TestExpiryNamesTheRefusedToo(t *testing.T) {
