@@ -178,3 +178,29 @@ func TestEmbeddedNATSIsNotOpen(t *testing.T) {
 		}
 	}
 }
+
+// check finds what would stop the embedded server, and seeds that others can read.
+func TestCheckEmbeddedNATS(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "nats"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(broker.SeedFile(dir, broker.Publisher), []byte("any"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n := NATSConfig{TLS: NATSTLSConfig{CertFile: filepath.Join(dir, "none.pem"), KeyFile: filepath.Join(dir, "none.key"), ClientCAFile: broker.SeedFile(dir, broker.Publisher)}}
+	var got []string
+	for _, p := range n.inspect(t.Context(), dir, time.Now()) {
+		got = append(got, p.Error())
+	}
+	for i, want := range []string{"nats.tls: " + n.TLS.CertFile + " ", "nats.tls.client_ca_file: " + n.TLS.ClientCAFile + " contains no certificate", "warning: data_dir: " + n.TLS.ClientCAFile + " can be read by other users"} {
+		if len(got) != 3 || !strings.Contains(got[i], want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	n.URL = "nats://elsewhere"
+	if problems := n.inspect(t.Context(), dir, time.Now()); problems != nil {
+		t.Errorf("a server elsewhere: %v", problems)
+	}
+}
