@@ -82,24 +82,15 @@ func certificateIn(body []byte) string {
 	return text
 }
 
-// pickLeaf returns the first certificate that is not an authority's, otherwise the first
-// one. The delivery validates the certificate; here it is only identified.
+// pickLeaf returns the certificate that the text is about. The delivery validates it; here it
+// is only identified.
 func pickLeaf(text []byte) *x509.Certificate {
-	var first *x509.Certificate
 	blocks, _, _ := pemtext.Certificates(text)
-	for _, block := range blocks {
-		cert, _, err := oddities.Certificate(block.DER)
-		if err != nil {
-			continue
-		}
-		if !cert.IsCA {
-			return cert
-		}
-		if first == nil {
-			first = cert
-		}
+	ders := make([][]byte, len(blocks))
+	for i, block := range blocks {
+		ders[i] = block.DER
 	}
-	return first
+	return oddities.Leaf(ders)
 }
 
 // serialText returns the serial number in hexadecimal, two digits to a byte, as in the

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/certpost/certpost/internal/oddities"
-
 	"github.com/certpost/certpost/internal/pemtext"
 )
 
@@ -13,8 +12,8 @@ import (
 // reference, or its text has no certificate that can be parsed.
 var ErrNoLeaf = errors.New("the event's certificate is a reference, or its text holds no certificate that can be parsed")
 
-// Leaf is the event's certificate: the first in its text that is not a CA's, else the
-// first one. It is for display and comparison; whether it may be delivered is checked
+// Leaf is the event's certificate: the first in its text that is not a CA's, else the only
+// one that issued none of the others (oddities.Leaf). It is for display and comparison; whether it may be delivered is checked
 // when the payload is built. It is parsed once and kept, so Leaf must not be called by
 // two goroutines at the same time.
 func (e *Event) Leaf() (*x509.Certificate, error) {
@@ -24,19 +23,11 @@ func (e *Event) Leaf() (*x509.Certificate, error) {
 	// What cannot be read is not reported here: the delivery says it. The certificates before it
 	// still identify the event, and one that Go refuses is still the event's, not its issuer's.
 	blocks, _, _ := pemtext.Certificates([]byte(e.Certificate.PEM))
-	for _, block := range blocks {
-		cert, _, err := oddities.Certificate(block.DER)
-		if err != nil {
-			continue
-		}
-		if !cert.IsCA {
-			e.leaf = cert
-			return cert, nil
-		}
-		if e.leaf == nil {
-			e.leaf = cert
-		}
+	ders := make([][]byte, len(blocks))
+	for i, block := range blocks {
+		ders[i] = block.DER
 	}
+	e.leaf = oddities.Leaf(ders)
 	if e.leaf == nil {
 		return nil, ErrNoLeaf
 	}

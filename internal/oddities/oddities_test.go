@@ -229,3 +229,40 @@ func TestKeysThatGoRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestLeafAmongStrays: the certificate that an event is about, whatever else its text has.
+//
+// Fault: a stray root or intermediate. Result: lists and letters name the leaf.
+func TestLeafAmongStrays(t *testing.T) {
+	t.Parallel()
+	authority := func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }
+	root := lab.Issue(t, nil, lab.SeededKey(11), "Root", authority)
+	sub := lab.Issue(t, root, lab.SeededKey(12), "Issuing CA", authority)
+	other := lab.Issue(t, root, lab.SeededKey(15), "Other CA", authority)
+	leaf := lab.Issue(t, sub, lab.SeededKey(13), "leaf.example.com")
+	stray := lab.Issue(t, nil, lab.SeededKey(14), "Stray Root", authority)
+	for name, c := range map[string]struct {
+		text []*lab.Issued
+		want string
+	}{
+		"leaf behind a stray": {[]*lab.Issued{stray, sub, leaf}, "leaf.example.com"},
+		"stray+int":           {[]*lab.Issued{stray, sub}, "Issuing CA"},
+		"stray, root and int": {[]*lab.Issued{stray, root, sub}, "Issuing CA"},
+		"int+stray":           {[]*lab.Issued{sub, stray}, "Issuing CA"},
+		"two bottoms":         {[]*lab.Issued{root, sub, other}, "Root"},
+		"a root":              {[]*lab.Issued{root}, "Root"},
+		"nothing":             {nil, ""},
+	} {
+		var ders [][]byte
+		for _, issued := range c.text {
+			ders = append(ders, issued.Raw)
+		}
+		got := ""
+		if cert := Leaf(append(ders, []byte("no certificate"))); cert != nil {
+			got = cert.Subject.CommonName
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}

@@ -1,11 +1,12 @@
 package payload
 
 import (
-	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
+
+	"github.com/certpost/certpost/internal/oddities"
 )
 
 // Limits of the signatures that are checked. A publisher chooses the certificates, and
@@ -37,7 +38,7 @@ func (b *Bundle) order(certs []*x509.Certificate) error {
 	for _, cert := range certs {
 		switch {
 		case c.seen[cert]:
-		case !isAuthority(cert):
+		case !oddities.IsAuthority(cert):
 			return twoLeaves([]*x509.Certificate{leaf, cert})
 		default:
 			strays = append(strays, cert)
@@ -58,7 +59,7 @@ func CheckChain(b *Bundle, strict bool) (warnings []string, err error) {
 		return nil, nil
 	case strict:
 		return nil, payloadFailure(nil, "the chain is broken: %s; publish the leaf and its own issuers, or remove strict_chain from the target, then replay", b.Strays)
-	case len(b.Chain) == 0 && !selfIssued(b.Leaf):
+	case len(b.Chain) == 0 && !oddities.SelfIssued(b.Leaf):
 		return []string{"the chain is broken: " + b.Strays + ", and was left out; no issuer of the certificate is attached"}, nil
 	}
 	return []string{"the event has a certificate that does not belong to the chain, and was left out: " + b.Strays}, nil
@@ -94,7 +95,7 @@ type climber struct {
 func (c *climber) climb(cert *x509.Certificate) error {
 	for _, root := range []bool{false, true} {
 		for _, parent := range c.certs {
-			if c.seen[parent] || selfIssued(parent) != root || !named(parent, cert) {
+			if c.seen[parent] || oddities.SelfIssued(parent) != root || !oddities.MayIssue(parent, cert) {
 				continue
 			}
 			if c.checked++; c.checked > maxSignatures {
@@ -117,13 +118,6 @@ func (c *climber) climb(cert *x509.Certificate) error {
 	return nil
 }
 
-// named reports whether parent may have issued child: by name, and by key identifier if
-// both have one.
-func named(parent, child *x509.Certificate) bool {
-	return parent != child && bytes.Equal(child.RawIssuer, parent.RawSubject) &&
-		(len(child.AuthorityKeyId) == 0 || len(parent.SubjectKeyId) == 0 || bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId))
-}
-
 // signed reports whether child has parent's signature. A signature whose algorithm
 // Certpost cannot check counts as valid; the recipient's software checks it. One that
 // would take too long is an error.
@@ -137,14 +131,6 @@ func signed(parent, child *x509.Certificate) (bool, error) {
 	return err == nil || errors.As(err, &insecure) || errors.Is(err, x509.ErrUnsupportedAlgorithm), nil
 }
 
-func selfIssued(cert *x509.Certificate) bool { return bytes.Equal(cert.RawIssuer, cert.RawSubject) }
-
-// isAuthority reports whether a certificate is a CA's; before version 3 no certificate
-// says so, and a self-issued one is taken for a root.
-func isAuthority(cert *x509.Certificate) bool {
-	return cert.IsCA || cert.Version < 3 && selfIssued(cert)
-}
-
 // pickLeaf returns the one certificate that the others lead up from, by their names, and
 // an error if there is not exactly one: the only one that is not a CA's, or, of CA
 // certificates alone, the only one that issued none of the others.
@@ -154,22 +140,17 @@ func pickLeaf(certs []*x509.Certificate) (*x509.Certificate, error) {
 	}
 	var ends, lowest []*x509.Certificate // not CAs; those that issued none of the others
 	for _, cert := range certs {
-		if !isAuthority(cert) {
+		if !oddities.IsAuthority(cert) {
 			ends = append(ends, cert)
 		}
 	}
-	candidates := ends
-	if len(ends) == 0 {
-		for _, cert := range certs {
-			if !selfIssued(cert) {
-				candidates = append(candidates, cert)
-			}
-		}
-	}
-	for _, cert := range candidates {
-		if !issuedAny(cert, certs) {
+	for _, cert := range ends {
+		if !oddities.IssuedAny(cert, certs) {
 			lowest = append(lowest, cert)
 		}
+	}
+	if len(ends) == 0 {
+		lowest = oddities.Lowest(certs)
 	}
 	switch {
 	case len(ends) == 1:
@@ -180,15 +161,6 @@ func pickLeaf(certs []*x509.Certificate) (*x509.Certificate, error) {
 		return nil, payloadFailure(nil, "the certificate text has only CA certificates (%s) and no leaf; publish the full chain, not only the chain", shortNames(certs))
 	}
 	return nil, twoLeaves(ends)
-}
-
-func issuedAny(parent *x509.Certificate, certs []*x509.Certificate) bool {
-	for _, child := range certs {
-		if named(parent, child) {
-			return true
-		}
-	}
-	return false
 }
 
 func twoLeaves(leaves []*x509.Certificate) error {

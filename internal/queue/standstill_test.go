@@ -184,8 +184,8 @@ no_auth_user: lab`)
 	b.until("a letter for each invented lane", func() bool { return len(b.letters()) == invented })
 	b.until("the stray in the lane of its target", func() bool { return len(b.fake.mails("stray")) == 1 })
 	b.settled()
-	for _, l := range b.letters() {
-		if l.Code != verdict.TargetUnknown || !strings.HasPrefix(l.Lane, "lane-") || l.ReplaySubject != broker.DeliverySubject(l.Lane, "x") {
+	for _, l := range b.letters() { // of one cause, not of as many as there are lanes
+		if l.Code != verdict.TargetUnknown || l.Lane != broker.NoToken || !strings.HasPrefix(l.ReplaySubject, broker.DeliveryPrefix+"lane-") {
 			t.Fatalf("letter: %+v", l)
 		}
 	}

@@ -27,8 +27,9 @@ const (
 	straysTogether = 16
 )
 
-// strayLabel is the lane of strays in the metrics: their lanes' names are anybody's choice.
-const strayLabel = broker.NoToken
+// strayLane is the lane of strays in metrics and dead letters: the names of their own lanes are
+// anybody's choice, and 300 invented lanes are one cause. The replay subject has the name.
+const strayLane = broker.NoToken
 
 // settleStrays settles the strays of lanes without a consumer. A lane must have been
 // found without one by the previous search as well: another process, with newer
@@ -65,7 +66,7 @@ func (ls *lanes) settleStraysOf(ctx context.Context, stream jetstream.Stream, na
 			return fmt.Errorf("stream %s, lane %s: %w", broker.DeliveriesStream, name, err)
 		}
 		next = msg.Sequence + 1
-		wasMoved, err := ls.settleStray(ctx, stream, name, msg)
+		wasMoved, err := ls.settleStray(ctx, stream, msg)
 		if err != nil {
 			return fmt.Errorf("delivery %d in lane %s, which no target has: %w", msg.Sequence, name, err)
 		}
@@ -80,12 +81,11 @@ func (ls *lanes) settleStraysOf(ctx context.Context, stream jetstream.Stream, na
 
 // settleStray moves one stray to the lane of its target. Without such a target it is
 // attempted as if it had been fetched, which ends in a dead letter.
-func (ls *lanes) settleStray(ctx context.Context, stream jetstream.Stream, name string, msg *jetstream.RawStreamMsg) (moved bool, err error) {
+func (ls *lanes) settleStray(ctx context.Context, stream jetstream.Stream, msg *jetstream.RawStreamMsg) (moved bool, err error) {
 	target := broker.DeliveryTarget(msg.Subject)
 	lane, ok := ls.r.courier.LaneOf(target)
 	if !ok {
-		l := newLane(ls.r, name)
-		l.label = strayLabel
+		l := newLane(ls.r, strayLane)
 		l.uncounted.Add(1)
 		ls.r.attempt(ctx, l, strayMsg{raw: msg, stream: stream})
 		return false, nil
