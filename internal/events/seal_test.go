@@ -139,7 +139,7 @@ func TestSealKeys(t *testing.T) {
 			t.Errorf("%q is taken for a key", key)
 		}
 	}
-	if NewSealKey() == NewSealKey() {
+	if first, second := NewSealKey(), NewSealKey(); first == second {
 		t.Error("two keys are the same")
 	}
 }
