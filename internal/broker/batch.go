@@ -54,7 +54,7 @@ func (b *Broker) PublishAll(ctx context.Context, msgs []*nats.Msg, known Known) 
 			sequences = append(sequences, stored...)
 		}
 		if err != nil {
-			return nil, err
+			return nil, Explain(err, DeliveriesStream)
 		}
 	}
 	return sequences, nil

@@ -260,7 +260,7 @@ func (b *Broker) Health(ctx context.Context) error {
 		if _, err := b.js.Stream(asking, want.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("stream %s does not exist", want.Name)
 		} else if err != nil && passed {
-			return fmt.Errorf("stream %s: %w", want.Name, explain(err, want.Name))
+			return fmt.Errorf("stream %s: %w", want.Name, Explain(err, want.Name))
 		}
 	}
 	return nil

@@ -272,7 +272,7 @@ func (b *Broker) publishOnce(ctx context.Context, m *nats.Msg) (ack *jetstream.P
 		ack, err = b.js.PublishMsg(ctx, m)
 		return err
 	})
-	return ack, err
+	return ack, Explain(err, DeadLettersStream)
 }
 
 // RemoveOlder removes the open letters of a delivery except the one with the subject keep,

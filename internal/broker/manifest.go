@@ -47,7 +47,7 @@ func (b *Broker) WriteManifest(ctx context.Context, m Manifest) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	if _, err := b.js.Publish(ctx, manifestSubject, value); err != nil {
-		return fmt.Errorf("manifest: %w", err)
+		return fmt.Errorf("manifest: %w", Explain(err, ManifestStream))
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 		return 0, false, fmt.Errorf("no stream for %s at %s: start `certpost run` once to create %s", EventSubject, b.URL(), EventsStream)
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("publish the event: %w", err)
+		return 0, false, fmt.Errorf("publish the event: %w", Explain(err, EventsStream))
 	}
 	return ack.Sequence, ack.Duplicate, nil
 }

@@ -79,11 +79,14 @@ const (
 	codeNotEnabled       = 10076
 	codeMaxBytesRequired = 10113
 	codeAckPending       = 10121
+	codeNoResources      = 10023
+	codeMessageTooLarge  = 10054
 	codeMaxBytesExceeded = 10122
 )
 
-// explain adds to an error about a stream or one of its consumers which setting helps.
-func explain(err error, stream string) error {
+// Explain adds to an error about a stream, one of its consumers or a message for it which
+// setting helps.
+func Explain(err error, stream string) error {
 	if err == nil {
 		return nil
 	}
@@ -109,6 +112,14 @@ func adviceOn(err error, stream string) string {
 		return "set nats.max_bytes." + settingOf(stream) + ", the most that this stream may store (and nats.max_bytes of all other streams)"
 	case codeMaxBytesExceeded, codeStorageExceeded, codeMemoryExceeded, codeAccountResources:
 		return "set a lower nats.max_bytes." + settingOf(stream) + ", or raise the limit of the account or server"
+	case codeNoResources:
+		return "the store is full: raise nats.max_store (embedded NATS), or the limits of the server or account and the room on its disk"
+	case codeStoreFailed: // also of a subject that has its letter already, which is no fault
+		if strings.Contains(api.Description, "maximum bytes") {
+			return "the stream is full: raise nats.max_bytes." + settingOf(stream) + ", or the max_bytes that an administrator gave the stream"
+		}
+	case codeMessageTooLarge:
+		return "raise the max_msg_size that an administrator gave the stream"
 	case codeAckPending:
 		return "set a lower nats.max_ack_pending"
 	case codeMaxConsumers:

@@ -189,12 +189,12 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 			return nil
 		}
 		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return fmt.Errorf("create stream %s: %w", want.Name, explain(err, want.Name))
+			return fmt.Errorf("create stream %s: %w", want.Name, Explain(err, want.Name))
 		}
 		s, err = b.js.Stream(ctx, want.Name) // another process created it first
 	}
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", want.Name, explain(err, want.Name))
+		return fmt.Errorf("stream %s: %w", want.Name, Explain(err, want.Name))
 	}
 	b.seen.Store(want.Name, true)
 	have := s.CachedInfo().Config
@@ -210,7 +210,7 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 		return fmt.Errorf("stream %s differs in settings that JetStream cannot update, so it was %w in this form (%s): recreate it", want.Name, ErrNotOurs, describeDiff(diff))
 	}
 	if _, err := b.js.UpdateStream(ctx, want); err != nil {
-		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), explain(err, want.Name))
+		return fmt.Errorf("update stream %s (%s): %w", want.Name, describeDiff(diff), Explain(err, want.Name))
 	}
 	b.log.Warn().Str("stream", want.Name).Strs("changed", diff).Msg("the stream's settings differed; updated")
 	return nil
@@ -235,7 +235,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 	c, err := b.js.Consumer(ctx, stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if _, err := b.js.CreateOrUpdateConsumer(ctx, stream, want); err != nil {
-			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, explain(err, stream))
+			return fmt.Errorf("create consumer %s on %s: %w", want.Durable, stream, Explain(err, stream))
 		}
 		b.log.Info().Str("consumer", want.Durable).Str("stream", stream).Msg("consumer created")
 		return nil
@@ -258,7 +258,7 @@ func (b *Broker) EnsureConsumer(ctx context.Context, stream string, want jetstre
 		return nil
 	}
 	if _, err := b.js.UpdateConsumer(ctx, stream, b.keptConsumer(have, want)); err != nil {
-		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), explain(err, stream))
+		return fmt.Errorf("update consumer %s on %s (%s): %w", want.Durable, stream, describeDiff(diff), Explain(err, stream))
 	}
 	b.log.Warn().Str("consumer", want.Durable).Strs("changed", diff).Msg("the consumer's settings differed; updated")
 	return nil

@@ -309,13 +309,13 @@ func (r *Runner) setStored(err error) {
 	if broker.Unanswered(err) {
 		r.late = err
 	} else {
-		r.storeErr = err
+		r.storeErr = broker.Explain(err, "KV_"+broker.RelaysBucket)
 	}
 	after := r.storeErr
 	r.mu.Unlock()
 	switch {
 	case after != nil && before == nil:
-		r.log.Error().Err(err).Msg("JetStream cannot store messages; deliveries wait")
+		r.log.Error().Err(after).Msg("JetStream cannot store messages; deliveries wait")
 	case after == nil && before != nil:
 		r.log.Info().Msg("JetStream stores messages again")
 	}

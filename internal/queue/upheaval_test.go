@@ -330,7 +330,7 @@ func TestLostAcknowledgement(t *testing.T) {
 // A store that has reached its limit accepts nothing and loses nothing.
 //
 // Fault: the store is at its size limit. Result: publishers are refused, nothing is
-// dropped, not ready.
+// dropped, not ready; both name nats.max_store.
 func TestStoreIsFull(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", MaxStore: 2 << 20}}
@@ -347,7 +347,7 @@ func TestStoreIsFull(t *testing.T) {
 	for {
 		id := fmt.Sprintf("e%d", len(ids))
 		if _, _, err := b.broker.Publish(ctx, event(id, "ops")); err != nil {
-			if !strings.Contains(err.Error(), "insufficient resources") {
+			if !strings.Contains(err.Error(), "insufficient resources") || !strings.Contains(err.Error(), "raise nats.max_store") {
 				t.Fatalf("after %d events: %v", len(ids), err)
 			}
 			break
@@ -356,7 +356,7 @@ func TestStoreIsFull(t *testing.T) {
 	}
 	b.until("not ready", func() bool {
 		err := b.runner.Ready(ctx)
-		return err != nil && strings.Contains(err.Error(), "cannot store messages")
+		return err != nil && strings.Contains(err.Error(), "cannot store messages") && strings.Contains(err.Error(), "raise nats.max_store")
 	})
 	close(hold)
 	b.close()
