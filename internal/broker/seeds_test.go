@@ -225,7 +225,7 @@ func otherSeed(t *testing.T) nats.Option {
 // Commands find their seed, and say what is missing.
 //
 // Fault: a file that is no seed. Result: refused.
-// Fault: a command that has that of another server. Result: fails; the text says which file,
+// Fault: a command has that of another server. Result: fails; the text says which file,
 // and what to do.
 func TestDialFindsTheSeed(t *testing.T) {
 	t.Parallel()
