@@ -151,10 +151,13 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
 	within(func(ctx context.Context) {
-		for _, root := range cfg.courierOptions().EventSecrets.TryRoots(ctx) {
-			add("events", "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
-			for _, warning := range root.Warnings {
-				all = append(all, finding{"events", "file_roots", "warning", warning})
+		roots := cfg.courierOptions().Roots()
+		for _, of := range slices.Sorted(maps.Keys(roots)) {
+			for _, root := range roots[of].TryRoots(ctx) {
+				add(of, "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
+				for _, warning := range root.Warnings {
+					all = append(all, finding{of, "file_roots", "warning", warning})
+				}
 			}
 		}
 	})

@@ -38,6 +38,7 @@ type fixture struct {
 	service *instance
 	silent  bool   // the NATS service is off
 	http    string // more of the section http
+	events  string // more of the section events
 	config  string // of the commands
 	log     *writings
 }
@@ -90,7 +91,7 @@ func (o *fixture) open(extra, targets string) {
 	o.write("targets.yaml", "targets:\n"+targets)
 	common := "http: {listen: \"127.0.0.1:0\"" + o.http + "}\ntargets_file: " + o.dir + "/targets.yaml\n"
 	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m}\n"+common+
-		"events: {file_roots: ["+o.dir+"]}\n"+extra)
+		"events: {file_roots: ["+o.dir+"]"+o.events+"}\n"+extra)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
 	if config.Failed(problems) {
 		t.Fatal(problems)

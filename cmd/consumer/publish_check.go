@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/payload"
-	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -33,13 +33,11 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 	if bundle != nil && bundle.Unsupported != "" && !c.takenUnsupported(cfg, ev.Targets) {
 		problems = append(problems, bundle.Unsupported+"; no target has allow_unsupported_certificate")
 	}
-	if c.KeyRef != "" {
-		if ref, err := secrets.ParseRef(c.KeyRef); err == nil {
-			if problem := unnameable(cfg, ref); problem != "" {
-				problems = append(problems, problem)
-			}
-		}
+	named := *ev
+	if c.KeyRef == "" && (cfg.Events.Sources == nil || c.StoreKey != "") {
+		named.PrivateKey = nil // the client's file, which may be on another host, or is to be stored elsewhere
 	}
+	problems = append(problems, closed(cfg, &named)...)
 	if bundle != nil && bundle.Strays != "" {
 		fmt.Fprintln(a.stderr, "certpost: warning: the chain has certificates that do not belong to it and are left out:", bundle.Strays)
 	}
@@ -84,16 +82,16 @@ func (c *publishCmd) takenUnsupported(cfg *Config, ids []string) bool {
 	return false
 }
 
-// unnameable returns why an event may not name a secret, "" if it may. A publisher's own
+// closed returns why an event may not name what it names, by its source. A publisher's own
 // configuration may say nothing of it; then the program that runs decides.
-func unnameable(cfg *Config, ref secrets.Ref) string {
-	if len(cfg.Events.SecretPaths) == 0 && len(cfg.Events.FileRoots) == 0 {
-		return ""
+func closed(cfg *Config, ev *events.Event) (problems []string) {
+	if len(cfg.Events.SecretPaths) == 0 && len(cfg.Events.FileRoots) == 0 && cfg.Events.Sources == nil {
+		return nil
 	}
-	if err := cfg.courierOptions().EventSecrets.Allows(ref); err != nil {
-		return err.Error()
+	for _, reason := range cfg.courierOptions().Refusals(ev) {
+		problems = append(problems, strings.Replace(reason, ", then replay", "", 1))
 	}
-	return ""
+	return problems
 }
 
 // reasonOf is the reason of a failure, without the advice to replay: there is nothing to replay yet.

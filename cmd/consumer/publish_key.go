@@ -39,8 +39,12 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p public
 	if ref.Vault == nil {
 		return usage("--store-key %s: keys can be stored only in vault:", ref)
 	}
-	if problem := unnameable(cfg, ref); problem != "" && !c.Force {
-		return usage("--store-key: %s; --force stores it all the same", problem)
+	named := *p.ev
+	if named.PrivateKey, err = keyReference(place); err != nil {
+		return err
+	}
+	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
+		return usage("--store-key: %s; --force stores it all the same", problems[0])
 	}
 	text, err := os.ReadFile(p.keyFile)
 	if err != nil {

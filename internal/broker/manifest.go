@@ -217,6 +217,7 @@ func (b *Broker) EventAt(ctx context.Context, sequence uint64, token string) (*e
 	if err != nil || events.Token(ev.ID) != token {
 		return nil, nil, ErrNoEvent
 	}
+	ev.Subject = raw.Subject
 	return ev, raw.Header, nil
 }
 

@@ -125,7 +125,7 @@ func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding,
 	if why := letter.Unreplayable(); why != "" {
 		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}, nil
 	}
-	return d.deliverer.Examine(ctx, letter.Target, letter.Body), nil
+	return d.deliverer.Examine(ctx, letter.Target, letter.EventSubject, letter.Body), nil
 }
 
 // LaneRow is a lane with its relays, as defined now.
