@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,6 +40,7 @@ type fixture struct {
 	silent  bool   // the NATS service is off
 	http    string // more of the section http
 	events  string // more of the section events
+	nats    string // the section nats; "" for an embedded server
 	config  string // of the commands
 	log     *writings
 }
@@ -90,7 +92,7 @@ func (o *fixture) open(extra, targets string) {
 	t.Helper()
 	o.write("targets.yaml", "targets:\n"+targets)
 	common := "http: {listen: \"127.0.0.1:0\"" + o.http + "}\ntargets_file: " + o.dir + "/targets.yaml\n"
-	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m}\n"+common+
+	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: "+cmp.Or(o.nats, `{listen: "127.0.0.1:0", sync_interval: 2m}`)+"\n"+common+
 		"events: {file_roots: ["+o.dir+"]"+o.events+"}\n"+extra)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
 	if config.Failed(problems) {

@@ -63,6 +63,17 @@ func Names() (names []string) {
 	return names
 }
 
+// Reads returns the names of the endpoints that change nothing, and reach no relay.
+func Reads() (names []string) {
+	for _, name := range Names() {
+		switch _, act, _ := strings.Cut(name, "."); act {
+		case "list", "show", "groups":
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Answer answers one request in JSON. The error is a *Refusal.
 func (c *API) Answer(ctx context.Context, name string, request []byte) ([]byte, error) {
 	for _, e := range endpoints {
