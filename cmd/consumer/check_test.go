@@ -143,7 +143,7 @@ func TestCheckLive(t *testing.T) {
 
 	said = command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "good", "--target", "ending", "-o", "json")
 	answer := read[struct{ Live []finding }](t, said.stdout)
-	if said.code != exitDone || len(answer.Live) != 10 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[7].Of != "target/good" || answer.Live[9].Status != "warning" {
+	if said.code != exitDone || len(answer.Live) != 11 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[8].Of != "target/good" || answer.Live[10].Status != "warning" {
 		t.Errorf("exit %d, %+v", said.code, answer)
 	}
 	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target\n")

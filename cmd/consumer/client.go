@@ -69,7 +69,7 @@ func (c *client) answer(ctx context.Context, name string, request []byte) ([]byt
 			return nil, err
 		}
 	}
-	return c.own.Answer(ctx, name, request)
+	return c.own.Answer(ctx, name, "", request)
 }
 
 // openOwn opens a desk that only this command uses.

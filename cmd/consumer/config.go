@@ -86,6 +86,10 @@ type NATSConfig struct {
 	// InboxPrefix replaces _INBOX in the subjects for replies, for a user who may not
 	// subscribe to _INBOX.>.
 	InboxPrefix string `yaml:"inbox_prefix" pattern:"^[^ *>]+[^. *>]$"`
+	// TrustRequestInfo takes the user who sent a request from the header Nats-Request-Info,
+	// which servers set in requests that an account imports with share: true. Set it only if
+	// no other user of Certpost's own account may send requests: it could write the header.
+	TrustRequestInfo bool `yaml:"trust_request_info"`
 	// MaxBytes is the most that each stream may store, for accounts that require a limit.
 	// A full stream refuses new messages; nothing stored is removed.
 	MaxBytes StreamSizes `yaml:"max_bytes"`

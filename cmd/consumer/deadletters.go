@@ -212,7 +212,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	if d.Status != desk.Open && d.Status != "" {
 		status := string(d.Status)
 		if d.End != nil {
-			status += " by " + d.End.Name + " at " + when(d.End.Time)
+			status += " by " + d.End.Shown() + " at " + when(d.End.Time)
 		}
 		fields = append(fields, [2]string{"Status", status})
 	} else {

@@ -236,7 +236,7 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 		DataDir: c.DataDir, Listen: c.NATS.Listen, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
 	}
 	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
-	b.InboxPrefix, b.Domain, b.APIPrefix = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix
+	b.InboxPrefix, b.Domain, b.APIPrefix, b.TrustRequestInfo = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix, c.NATS.TrustRequestInfo
 	if !c.NATS.Password.IsZero() {
 		b.Password = func() ([]byte, error) {
 			s, err := store.Get(ctx, c.NATS.Password, nil)
