@@ -53,7 +53,7 @@ func (f *office) start(sync string) (err error) {
 	if f.http, err = road.FreeAddress(); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("data_dir: %q\nnats: {listen: %q, sync_interval: %q}\nhttp: {listen: %q}\nlog: {format: json}\ntargets_file: %q\n",
+	text := fmt.Sprintf("data_dir: %q\nnats: {listen: %q, sync_interval: %q, user: bench, password: {value: bench}}\nhttp: {listen: %q}\nlog: {format: json}\ntargets_file: %q\n",
 		filepath.Join(f.dir, "data"), f.nats, sync, f.http, f.targets)
 	config := filepath.Join(f.dir, "certpost.yaml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -95,7 +95,7 @@ func (f *office) stop() error {
 // dial connects to the program's NATS; it retries for a minute.
 func (f *office) dial(ctx context.Context) (b *broker.Broker, err error) {
 	return b, f.poll(ctx, time.Minute, "NATS", func() error {
-		b, err = broker.Dial(ctx, broker.Config{URL: "nats://" + f.nats}, zerolog.Nop())
+		b, err = broker.Dial(ctx, broker.Config{DataDir: filepath.Join(f.dir, "data"), Listen: f.nats}, zerolog.Nop())
 		return err
 	})
 }

@@ -45,7 +45,7 @@ func dialWire(ctx context.Context, address string) (*wire, error) {
 	}
 	w := &wire{conn: conn, inbox: "_INBOX.bigstore", answers: make(chan []byte, window), out: bufio.NewWriterSize(conn, 1<<20)}
 	go w.listen()
-	_, err = fmt.Fprintf(w.out, "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"name\":\"bigstore\",\"lang\":\"go\",\"version\":\"1\"}\r\nSUB %s 1\r\n", w.inbox)
+	_, err = fmt.Fprintf(w.out, "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"name\":\"bigstore\",\"user\":\"bench\",\"pass\":\"bench\",\"lang\":\"go\",\"version\":\"1\"}\r\nSUB %s 1\r\n", w.inbox)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
-	"github.com/certpost/certpost/bench/road"
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/devrelay"
@@ -28,7 +28,7 @@ var targetIDs = []string{"first", "second"}
 
 // cluster is all processes.
 type cluster struct {
-	servers, certposts []*member
+	servers, certposts []*harness.Process
 	urls               []string
 	killed             bool           // a Certpost was killed
 	observer           *broker.Broker // this program's own connection
@@ -38,26 +38,21 @@ type cluster struct {
 func newCluster(o options, dir string, relay *devrelay.Relay) (*cluster, error) {
 	c := &cluster{}
 	var err error
-	if c.servers, c.urls, err = newServers(dir); err != nil {
+	if c.servers, c.urls, err = harness.NewServers(dir); err != nil {
 		return nil, err
 	}
-	t, err := road.SubmissionTarget("", relay, dir)
+	targets, err := harness.Targets(targetIDs, relay, dir)
 	if err != nil {
 		return nil, err
 	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "nats: {url: %q, replicas: 3}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\ntargets:\n", strings.Join(c.urls, ","))
-	for _, id := range targetIDs {
-		fmt.Fprintf(&text, "  - {id: %s, host: %s, port: %d, ca_file: %q, username: %q, password: {file: %q}, from_address: %s, to: [%s]}\n",
-			id, t.Host, t.Port, t.CAFile, t.Username.Plain, t.Password.File, t.FromAddress, t.To[0])
-	}
 	config := filepath.Join(dir, "certpost.yaml")
-	if err := os.WriteFile(config, []byte(text.String()), 0o600); err != nil {
+	text := fmt.Sprintf("nats: {url: %q, replicas: 3}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\n%s", strings.Join(c.urls, ","), targets)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	for i := range o.certposts {
 		name := fmt.Sprintf("certpost%d", i+1)
-		c.certposts = append(c.certposts, &member{name: name, log: filepath.Join(dir, name+".log"), command: func() *exec.Cmd {
+		c.certposts = append(c.certposts, &harness.Process{Name: name, Log: filepath.Join(dir, name+".log"), Command: func() *exec.Cmd {
 			cmd := exec.Command(o.program, "run", "-c", config)
 			cmd.Dir = dir
 			return cmd
@@ -69,12 +64,12 @@ func newCluster(o options, dir string, relay *devrelay.Relay) (*cluster, error) 
 // start starts everything and waits until the streams have leaders.
 func (c *cluster) start(ctx context.Context) error {
 	for _, m := range c.servers {
-		if err := m.start(); err != nil {
+		if err := m.Start(); err != nil {
 			return err
 		}
 	}
 	for _, m := range c.certposts {
-		if err := m.start(); err != nil {
+		if err := m.Start(); err != nil {
 			return err
 		}
 	}
@@ -91,7 +86,7 @@ func (c *cluster) end() {
 		c.observer.Close()
 	}
 	for _, m := range append(c.certposts, c.servers...) {
-		_ = m.end(syscall.SIGKILL)
+		_ = m.End(syscall.SIGKILL)
 	}
 }
 
@@ -138,49 +133,28 @@ func (c *cluster) led(ctx context.Context) error {
 }
 
 // leader returns the server that leads the ledger.
-func (c *cluster) leader(ctx context.Context) (*member, error) {
+func (c *cluster) leader(ctx context.Context) (*harness.Process, error) {
 	if err := c.led(ctx); err != nil {
 		return nil, err
 	}
 	name := c.ledBy.Load()
 	for _, m := range c.servers {
-		if name != nil && m.name == *name {
+		if name != nil && m.Name == *name {
 			return m, nil
 		}
 	}
 	return nil, errors.New("the server that leads the ledger is not known")
 }
 
-// outcome is the state of the deliveries as the ledger has it.
-type outcome struct {
-	entries []broker.Entry
-	dead    uint64
-	took    time.Duration // until everything was settled
-}
-
 // settle waits until everything is settled, reads the outcome, and stops the Certposts with
 // SIGTERM.
-func (c *cluster) settle(ctx context.Context) (outcome, error) {
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	var left broker.Backlog
-	for {
-		var err error
-		if left, err = c.observer.Backlog(ctx); err == nil && left.Events == 0 && left.Deliveries == 0 {
-			break
-		}
-		if ctx.Err() != nil {
-			return outcome{}, fmt.Errorf("not everything was settled: %+v, %w", left, errors.Join(err, ctx.Err()))
-		}
-		backoff.Sleep(ctx, look)
+func (c *cluster) settle(ctx context.Context) (harness.Outcome, error) {
+	found, err := harness.Settle(ctx, c.observer, 5*time.Minute)
+	if err != nil {
+		return found, err
 	}
-	took := time.Since(began)
-	entries, err := c.observer.Deliveries(ctx, "", "")
 	for _, m := range c.certposts {
-		if serr := m.end(syscall.SIGTERM); serr != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", m.name, serr))
-		}
+		err = errors.Join(err, m.End(syscall.SIGTERM))
 	}
-	return outcome{entries, left.Dead, took}, err
+	return found, err
 }

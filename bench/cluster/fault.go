@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/internal/backoff"
 )
 
@@ -63,24 +64,24 @@ var faults = []fault{
 }
 
 // away ends a process and starts it again after a while.
-func away(ctx context.Context, m *member, how syscall.Signal, lasts time.Duration) error {
-	if err := m.end(how); err != nil {
-		return fmt.Errorf("%s: %w", m.name, err)
+func away(ctx context.Context, m *harness.Process, how syscall.Signal, lasts time.Duration) error {
+	if err := m.End(how); err != nil {
+		return err
 	}
 	backoff.Sleep(ctx, lasts)
-	return m.start()
+	return m.Start()
 }
 
 // stopped stops processes for a while, as a machine that swaps or is moved does.
-func stopped(ctx context.Context, lasts time.Duration, members ...*member) error {
+func stopped(ctx context.Context, lasts time.Duration, members ...*harness.Process) error {
 	for _, m := range members {
-		if err := m.signal(syscall.SIGSTOP); err != nil {
+		if err := m.Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
 	}
 	backoff.Sleep(ctx, lasts)
 	for _, m := range members {
-		if err := m.signal(syscall.SIGCONT); err != nil {
+		if err := m.Signal(syscall.SIGCONT); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
+	"github.com/certpost/certpost/internal/broker"
 )
 
 // options are the flags.
@@ -44,7 +46,7 @@ type options struct {
 }
 
 func main() {
-	if serveNATS() {
+	if harness.ServeNATS() {
 		return
 	}
 	var o options
@@ -99,13 +101,14 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 
-	p, err := newPublisher(c.urls)
+	send, err := harness.SendTo("cluster://bench", targetIDs)
 	if err != nil {
 		return err
 	}
+	p := harness.NewPublisher(broker.Config{URL: strings.Join(c.urls, ",")}, send)
 	publishing, enough := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.run(publishing, o.rate) })
+	wg.Go(func() { p.Run(publishing, publishers, harness.AtRate(publishing, o.rate, "e")) })
 	w := &watcher{cluster: c, relay: relay}
 	wg.Go(func() { w.run(publishing) })
 	err = w.await(ctx, func() bool { return relay.Count() > 0 })
@@ -119,15 +122,26 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
-	if err := p.finish(ctx); err != nil {
+	if err := p.Finish(ctx); err != nil {
 		return err
 	}
 	found, err := c.settle(ctx)
 	if err != nil {
 		return err
 	}
-	t := count(p.ids, relay.Mails(), found)
-	t.killed = c.killed
-	fmt.Fprintf(out, "%d certposts, all settled %v after the last event\n%s", o.certposts, found.took.Round(time.Second), t)
-	return t.verdict()
+	t := harness.Count(p.IDs(), targetIDs, relay.Mails(), found)
+	fmt.Fprintf(out, "%d certposts, all settled %v after the last event\n%s", o.certposts, found.Took.Round(time.Second), t)
+	return errors.Join(t.Verdict(), withoutKill(t, c.killed))
+}
+
+// publishers is how many events are published at once at most. While the stream has no
+// leader, that many wait.
+const publishers = 32
+
+// withoutKill returns an error if mails were sent twice although no Certpost was killed.
+func withoutKill(t harness.Tally, killed bool) error {
+	if t.Duplicates > 0 && !killed {
+		return errors.New("mails were sent twice although no Certpost was killed")
+	}
+	return nil
 }

@@ -8,12 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/internal/lab"
 )
 
 func TestMain(m *testing.M) {
-	if serveNATS() {
+	if harness.ServeNATS() {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
@@ -43,31 +43,11 @@ func TestProcessesOfAClusterTakenAway(t *testing.T) {
 	}
 }
 
-// The verdict finds each of the faults that it is to find.
-func TestVerdict(t *testing.T) {
-	ok := tally{events: 1, mails: 2}
-	for name, c := range map[string]struct {
-		change func(*tally)
-		wrong  bool
-	}{
-		"all is well":                    {func(*tally) {}, false},
-		"lost":                           {func(t *tally) { t.lost = 1 }, true},
-		"not settled":                    {func(t *tally) { t.unsettled = 1 }, true},
-		"dead":                           {func(t *tally) { t.dead = 1 }, true},
-		"twice without a kill":           {func(t *tally) { t.duplicates, t.unknown = 1, 1 }, true},
-		"twice after a kill":             {func(t *tally) { t.duplicates, t.unknown, t.killed = 1, 1, true }, false},
-		"twice after a kill, not marked": {func(t *tally) { t.duplicates, t.unknown, t.unmarked, t.killed = 1, 1, 1, true }, true},
-		"more often than the ledger has outcomes": {func(t *tally) { t.duplicates, t.unknown, t.killed = 2, 1, true }, true},
-	} {
-		got := ok
-		c.change(&got)
-		if err := got.verdict(); (err != nil) != c.wrong {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	for name, list := range map[string][]string{"one event": {"e1"}, "two events": {"e1", "e2"}} {
-		if got := count(list, []devrelay.Mail{}, outcome{}); got.lost != 2*len(list) || got.unsettled != 2*len(list) {
-			t.Errorf("%s: %+v", name, got)
-		}
+// Only a killed Certpost excuses a mail that is sent twice.
+func TestWithoutKill(t *testing.T) {
+	t.Parallel()
+	twice := harness.Tally{Duplicates: 1}
+	if withoutKill(twice, false) == nil || withoutKill(twice, true) != nil || withoutKill(harness.Tally{}, false) != nil {
+		t.Error("the verdict is another one")
 	}
 }

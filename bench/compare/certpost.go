@@ -78,8 +78,8 @@ func (b *bench) openCertpost(ctx context.Context, j job) (c *certpost, err error
 	if err := c.process.Start(); err != nil {
 		return nil, err
 	}
-	if err = poll(ctx, func() error { return ready(health) }); err == nil {
-		c.broker, err = broker.Dial(ctx, broker.Config{URL: "nats://" + address}, zerolog.Nop())
+	if err = road.Poll(ctx, stalled, func() error { return ready(health) }); err == nil {
+		c.broker, err = broker.Dial(ctx, broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address}, zerolog.Nop())
 	}
 	if err != nil {
 		text, _ := os.ReadFile(log.Name())
@@ -198,7 +198,7 @@ func certpostBacklog(sync string) func(context.Context, *bench) (Result, error) 
 		if err := c.publish(ctx, c.events(b.mails)); err != nil {
 			return Result{}, err
 		}
-		err = poll(ctx, func() error {
+		err = road.Poll(ctx, stalled, func() error {
 			left, err := c.broker.Backlog(ctx)
 			if err == nil && (left.Events > 0 || left.Deliveries != uint64(b.mails)) {
 				err = fmt.Errorf("%d events and %d deliveries wait, want 0 and %d", left.Events, left.Deliveries, b.mails)

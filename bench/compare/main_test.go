@@ -30,7 +30,7 @@ func TestEveryContestantDelivers(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "figures.json")
 	var out strings.Builder
-	if err := compare(t.Context(), options{dir: os.TempDir(), rounds: 1, mails: 100, json: file}, &out); err != nil {
+	if err := compare(t.Context(), options{dir: os.TempDir(), program: lab.Build(t), rounds: 1, mails: 100, json: file}, &out); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
 	text, err := os.ReadFile(file)

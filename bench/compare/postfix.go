@@ -121,7 +121,7 @@ func (b *bench) openPostfix(ctx context.Context, held bool) (p *postfix, err err
 	if err := p.master.Start(); err != nil {
 		return nil, err
 	}
-	return p, poll(ctx, func() error {
+	return p, road.Poll(ctx, stalled, func() error {
 		c, err := net.Dial("tcp", p.address)
 		if err == nil {
 			err = c.Close()

@@ -48,7 +48,7 @@ func openSink(ctx context.Context) (*sink, error) {
 			s.read(lines.Bytes())
 		}
 	}()
-	return s, poll(ctx, func() error {
+	return s, road.Poll(ctx, stalled, func() error {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			err = c.Close()
@@ -124,19 +124,4 @@ func (s *sink) close() {
 	_ = s.process.Process.Kill() // it keeps nothing
 	<-s.ended
 	_ = s.process.Wait()
-}
-
-func poll(ctx context.Context, done func() error) error {
-	for deadline := time.Now().Add(stalled); ; {
-		err := done()
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case time.Now().After(deadline):
-			return err
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }

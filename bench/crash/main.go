@@ -21,10 +21,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
+	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/devrelay"
 )
 
 // options are the flags.
@@ -79,32 +83,47 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer v.end(os.Kill)
+	defer v.End(os.Kill)
 
-	p, err := newPublisher(v.nats)
+	send, err := harness.SendTo("crash://bench", targetIDs)
 	if err != nil {
 		return err
 	}
+	p := harness.NewPublisher(v.nats, send)
 	publishing, enough := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		p.run(publishing, func() bool { return p.count()*len(targetIDs)-relay.Count() < o.backlog })
-	})
+	wg.Go(func() { p.Run(publishing, 8, backlog(publishing, p, relay, o.backlog)) })
 	kills, err := v.killAgainAndAgain(ctx, o)
 	enough()
 	wg.Wait()
 	if err == nil {
-		err = errors.Join(v.start(), p.finish(ctx))
+		err = errors.Join(v.Start(), p.Finish(ctx))
 	}
 	if err != nil {
 		return err
 	}
-	found, err := v.settle(ctx)
+	found, stranded, err := v.settle(ctx)
 	if err != nil {
 		return err
 	}
-	t := count(p.ids, relay.Mails(), found)
+	t := harness.Count(p.IDs(), targetIDs, relay.Mails(), found)
 	fmt.Fprintf(out, "killed %d times, every %v, with sync_interval %s; all settled %v after the last start\n%sstranded messages found and settled: %d\n",
-		kills, o.every, o.sync, found.took.Round(time.Second), t, found.stranded)
-	return t.verdict()
+		kills, o.every, o.sync, found.Took.Round(time.Second), t, stranded)
+	return t.Verdict()
+}
+
+// backlog returns a function that returns the next id whenever fewer deliveries than these
+// wait.
+func backlog(ctx context.Context, p *harness.Publisher, relay *devrelay.Relay, deliveries int) func() string {
+	n := 0
+	return func() string {
+		for ctx.Err() == nil && p.Count()*len(targetIDs)-relay.Count() >= deliveries {
+			backoff.Sleep(ctx, 5*time.Millisecond)
+		}
+		if ctx.Err() != nil {
+			return ""
+		}
+		n++
+		return strconv.Itoa(n)
+	}
 }

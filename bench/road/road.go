@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,9 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 )
+
+// patience is how long a Road waits for what must happen: far longer than it takes.
+const patience = 10 * time.Minute
 
 // Options configure a Road. The zero value has no targets and is not useful.
 type Options struct {
@@ -46,13 +50,18 @@ type Options struct {
 	Log io.Writer
 }
 
+// leaves is the number of different certificates: more than the program keeps parsed, so that
+// each event of a measurement is one that it has not met before.
+const leaves = 512
+
 // Road is a running path. It is safe for concurrent use.
 type Road struct {
 	*Clock
 	broker *broker.Broker
 	runner *queue.Runner
 	store  *secrets.Store
-	chain  string // the certificates of all events, in PEM
+	chains []string // the certificates of the events, in PEM, in turn
+	next   atomic.Int64
 	stop   func() error
 }
 
@@ -64,8 +73,12 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	if r.chain, err = NewChain("www.example.com"); err != nil {
-		return r, err
+	for range leaves {
+		chain, err := NewChain("www.example.com")
+		if err != nil {
+			return r, err
+		}
+		r.chains = append(r.chains, chain)
 	}
 	log := zerolog.New(io.Discard)
 	if o.Log != nil {
@@ -93,7 +106,7 @@ func Open(ctx context.Context, o Options) (r *Road, err error) {
 	done := make(chan error, 1)
 	go func() { done <- r.runner.Run(running) }()
 	r.stop = func() error { cancel(); return <-done }
-	return r, poll(ctx, func() error { return r.runner.Ready(ctx) })
+	return r, Poll(ctx, patience, func() error { return r.runner.Ready(ctx) })
 }
 
 // Close stops the Road after the deliveries in progress have finished.
@@ -117,7 +130,8 @@ func (r *Road) Close() error {
 // Publish publishes an event with this id for the targets and returns when the
 // stream has stored it.
 func (r *Road) Publish(ctx context.Context, id string, targets ...string) error {
-	ev := &events.Event{ID: id, Source: "bench://ca", Time: time.Now(), Certificate: events.Certificate{PEM: r.chain}, Targets: targets}
+	chain := r.chains[int(r.next.Add(1))%len(r.chains)]
+	ev := &events.Event{ID: id, Source: "bench://ca", Time: time.Now(), Certificate: events.Certificate{PEM: chain}, Targets: targets}
 	r.published(id)
 	_, _, err := r.broker.Publish(ctx, ev)
 	return err
@@ -126,7 +140,7 @@ func (r *Road) Publish(ctx context.Context, id string, targets ...string) error 
 // Stored waits until at least that many deliveries are in their stream and no event
 // waits for the fan-out.
 func (r *Road) Stored(ctx context.Context, deliveries int) error {
-	return poll(ctx, func() error {
+	return Poll(ctx, patience, func() error {
 		b, err := r.broker.Backlog(ctx)
 		if err == nil && (b.Events > 0 || b.Deliveries < uint64(deliveries)) {
 			err = fmt.Errorf("%d events and %d deliveries are in the streams, want 0 and %d", b.Events, b.Deliveries, deliveries)
@@ -137,7 +151,7 @@ func (r *Road) Stored(ctx context.Context, deliveries int) error {
 
 // GivenUp waits until the breaker of a relay is not closed.
 func (r *Road) GivenUp(ctx context.Context) error {
-	return poll(ctx, func() error {
+	return Poll(ctx, patience, func() error {
 		for _, lane := range r.runner.LaneStatus() {
 			if lane.Breaker != "closed" {
 				return nil
@@ -183,20 +197,6 @@ func (r *Road) send(ctx context.Context, id, target string) error {
 		return context.Cause(ctx)
 	case <-time.After(time.Minute):
 		return fmt.Errorf("event %s was not delivered within a minute", id)
-	}
-}
-
-func poll(ctx context.Context, done func() error) error {
-	for {
-		err := done()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(10 * time.Millisecond):
-		}
 	}
 }
 

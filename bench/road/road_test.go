@@ -138,7 +138,7 @@ func await(b *testing.B, r *Road) []Taken {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 	defer cancel()
-	err := poll(ctx, func() error {
+	err := Poll(ctx, patience, func() error {
 		if n := r.Count("bench"); n < b.N {
 			return fmt.Errorf("%d of %d mails were delivered", n, b.N)
 		}
@@ -207,7 +207,7 @@ func sink(b *testing.B) delivery.Target {
 	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	ctx, cancel := context.WithTimeout(b.Context(), 30*time.Second)
 	defer cancel()
-	err = poll(ctx, func() error {
+	err = Poll(ctx, patience, func() error {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()

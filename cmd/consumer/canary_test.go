@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"mime/quotedprintable"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/emersion/go-sasl"
-	"github.com/emersion/go-smtp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -75,8 +72,8 @@ func TestNoSecretAnywhere(t *testing.T) {
 	dir := t.TempDir()
 	password, wrong := c.add("smtp password"), c.add("refused smtp password")
 	passphrase, other := c.add("passphrase"), c.add("secret of another path")
-	natsPassword, inline := c.add("nats password"), c.add("inline value")
-	relay, err := devrelay.Start(devrelay.Config{Users: map[string]string{"certs": password, "inline": inline}})
+	natsPassword, inline, environment := c.add("nats password"), c.add("inline value"), c.add("value in the environment")
+	relay, err := devrelay.Start(devrelay.Config{Users: map[string]string{"certs": password, "inline": inline, "environment": environment}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +103,7 @@ path "secret/data/certs/*" { capabilities = ["read"] }`)
 	c["secret id"], c["root token"] = secretID, vault.RootToken
 
 	natsAddr, httpAddr, echo := lab.FreeAddress(t), lab.FreeAddress(t), echoingRelay(t)
+	hangs, hang, asked := hangingRelay(t)
 	target := func(id, at, more string) string {
 		return fmt.Sprintf("  - id: %s\n    host: localhost\n    port: %s\n    ca_file: %s\n    from_address: certs@example.com\n    to: [ops@example.com]\n%s", id, port(at), ca, more)
 	}
@@ -124,6 +122,8 @@ targets:
 		target("keys", relay.Submission(), login("smtp/good")+"    payload: pem_and_key\n") +
 		target("java", relay.SMTPS(), "    tls_mode: smtps\n"+login("smtp/good")+"    payload: pkcs12\n    pkcs12_passphrase: {vault: {mount: secret, path: p12/java, key: passphrase}}\n") +
 		target("inline", relay.Submission(), "    username: inline\n    password: {value: \""+inline+"\"}\n") +
+		target("environment", relay.Submission(), "    username: environment\n    password: {env: CANARY_RELAY_PASSWORD}\n") +
+		target("hangs", hangs, "    tls_mode: plaintext\n    allow_insecure_auth: true\n"+login("smtp/good")+"    payload: pem_and_key\n    allow_plaintext_key: true\n") +
 		target("refused", relay.Submission(), login("smtp/wrong")) +
 		target("echo", echo, "    tls_mode: plaintext\n    allow_insecure_auth: true\n"+login("smtp/wrong")) +
 		target("denied", relay.Submission(), login("closed/other")) +
@@ -145,7 +145,7 @@ targets:
 	}
 	defer logFile.Close()
 	cmd := exec.Command(program, "run", "-c", filepath.Join(dir, "certpost.yaml"))
-	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp, "CANARY_RELAY_PASSWORD="+environment)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, temp
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ targets:
 		return map[string]any{"vault": map[string]any{"mount": mount, "path": path, "key": "private_key"}}
 	}
 	put(map[string]any{"id": "good", "certificate": string(chain), "private_key": ref("secret", "certs/www"),
-		"targets": []string{"keys", "java", "inline", "refused", "echo", "denied", "missing"}})
+		"targets": []string{"keys", "java", "inline", "environment", "refused", "echo", "denied", "missing"}})
 	// The confused deputy: events that refer to secrets that their publisher may not use.
 	for i, r := range []map[string]any{
 		ref("secret", "smtp/good"), ref("secret", "certs/../smtp/good"), ref("secret", "certs/%2e%2e/smtp/good"), ref("other", "certs/www"),
@@ -199,10 +199,10 @@ targets:
 		}
 		return int(s.CachedInfo().State.Msgs)
 	}
-	await(t, "three mails and twelve dead letters", func() bool { return relay.Count() == 3 && letters() == 12 })
+	await(t, "four mails and twelve dead letters", func() bool { return relay.Count() == 4 && letters() == 12 })
 
 	// A replay and a discard, so that the audit has records.
-	env := append(os.Environ(), "CERTPOST_CONFIG="+filepath.Join(dir, "certpost.yaml"))
+	env := append(os.Environ(), "CANARY_RELAY_PASSWORD="+environment, "CERTPOST_CONFIG="+filepath.Join(dir, "certpost.yaml"))
 	var outputs strings.Builder
 	for _, args := range [][]string{
 		{"dead-letters", "list"}, {"dead-letters", "list", "-o", "json"}, {"dead-letters", "list", "-o", "csv"}, {"dead-letters", "groups", "-o", "json"},
@@ -258,7 +258,41 @@ targets:
 	await(t, "the leak's letter", func() bool { return letters() == 12 })
 	after := streamed(t, js, "CERTPOST_EVENTS")
 
-	// A crash, because it could leave a core file, and leaves a stack in the log.
+	// Nothing serves profiles, variables or dumps of the running process.
+	for _, path := range []string{"/debug", "/debug/", "/debug/pprof", "/debug/pprof/", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap", "/debug/pprof/cmdline", "/debug/vars", "/debug/requests", "/debug/events"} {
+		resp, err := http.Get("http://" + httpAddr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	for _, what := range []string{"PROFILEZ", "EXPVARZ", "VARZ", "SUBSZ"} {
+		if answer, err := nc.Request("$SYS.REQ.SERVER.PING."+what, []byte(`{"name": "goroutine", "debug": 2}`), 5*time.Second); !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("the NATS server answers %s: %v, %v", what, answer, err)
+		}
+	}
+	connections, err := nc.Request("$SYS.REQ.SERVER.PING.CONNZ", []byte(`{"auth": true, "subscriptions_detail": true}`), 5*time.Second) // of its own account
+	if err != nil {
+		t.Fatal(err)
+	}
+	outputs.Write(connections.Data)
+	commandLine, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+	if err != nil || !strings.Contains(string(commandLine), "certpost.yaml") {
+		t.Errorf("the command line: %q, %v", commandLine, err)
+	}
+
+	// A dump of all goroutines, of which one is amid AUTH with the password and has the key:
+	// a crash leaves the same in the log, and could leave a core file.
+	hang()
+	put(map[string]any{"id": "hangs", "certificate": string(chain), "private_key": ref("secret", "certs/www"), "targets": []string{"hangs"}})
+	select {
+	case <-asked:
+	case <-time.After(2 * time.Minute):
+		t.Fatal("nobody signs in to the relay that hangs")
+	}
 	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
@@ -267,10 +301,10 @@ targets:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(log), "goroutine ") {
-		t.Error("SIGQUIT left no stack in the log: the search would prove too little")
+	if dump := string(log); strings.Count(dump, "\ngoroutine ") < 10 || !strings.Contains(dump, "internal/smtp.") {
+		t.Errorf("SIGQUIT left %d stacks in the log, or none of the conversation with the relay: the search would prove too little", strings.Count(dump, "\ngoroutine "))
 	}
-	for where, text := range map[string]string{"the log": string(log), "commands and pages": outputs.String(), "all pages": pagesRead, "the streams": before, "the streams after the leak": after} {
+	for where, text := range map[string]string{"the log": string(log), "the command line": strings.Repeat(string(commandLine), 50), "commands and pages": outputs.String(), "all pages": pagesRead, "the streams": before, "the streams after the leak": after} {
 		if len(text) < 1000 {
 			t.Errorf("%s: only %d bytes to search", where, len(text))
 		}
@@ -348,33 +382,6 @@ func await(t *testing.T, what string, ok func() bool) {
 		}
 	}
 	t.Fatalf("timed out waiting for: %s", what)
-}
-
-// echoingRelay repeats the password in its reply to AUTH, in the clear and in base64, as
-// a few relays do.
-func echoingRelay(t *testing.T) string {
-	t.Helper()
-	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return echo{}, nil }))
-	server.AllowInsecureAuth = true
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go server.Serve(l)
-	t.Cleanup(func() { server.Close() })
-	return l.Addr().String()
-}
-
-type echo struct{ smtp.Session }
-
-func (echo) Logout() error            { return nil }
-func (echo) AuthMechanisms() []string { return []string{sasl.Plain} }
-
-func (echo) Auth(string) (sasl.Server, error) {
-	return sasl.NewPlainServer(func(_, user, password string) error {
-		return &smtp.SMTPError{Code: 535, EnhancedCode: smtp.EnhancedCode{5, 7, 8},
-			Message: fmt.Sprintf("wrong: %s %s %s", user, password, base64.StdEncoding.EncodeToString([]byte("\x00"+user+"\x00"+password)))}
-	}), nil
 }
 
 // The search finds a secret in each encoding.

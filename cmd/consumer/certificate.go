@@ -30,10 +30,19 @@ const (
 	expiresSoon = 14 * 24 * time.Hour
 )
 
-// serverCertificate is the dashboard's certificate, as its files are now. If new files
+// A certificate's use, for logs and errors: the section of the configuration, and its server.
+type certificateUse struct{ section, server string }
+
+var (
+	dashboardTLS = certificateUse{"http.tls", "the dashboard"}
+	embeddedNATS = certificateUse{"nats.tls", "the embedded NATS"}
+)
+
+// serverCertificate is the certificate of one of our servers, as its files are now. If new files
 // cannot be used, or have an expired certificate while the one in use has not expired,
 // the one in use stays.
 type serverCertificate struct {
+	use   certificateUse
 	cfg   ServerTLSConfig
 	store *secrets.Store
 	log   zerolog.Logger
@@ -45,18 +54,18 @@ type serverCertificate struct {
 }
 
 // openCertificate reads the files for the first time. It returns nil, nil without TLS.
-func openCertificate(ctx context.Context, cfg ServerTLSConfig, store *secrets.Store, log zerolog.Logger) (*serverCertificate, error) {
+func openCertificate(ctx context.Context, use certificateUse, cfg ServerTLSConfig, store *secrets.Store, log zerolog.Logger) (*serverCertificate, error) {
 	if !cfg.on() {
 		return nil, nil
 	}
-	c := &serverCertificate{cfg: cfg, store: store, log: log}
+	c := &serverCertificate{use: use, cfg: cfg, store: store, log: log}
 	files, err := c.read()
 	if err == nil {
 		c.used = digest(files)
 		c.current, err = c.parse(ctx, files)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("http.tls: %w", err)
+		return nil, fmt.Errorf("%s: %w", use.section, err)
 	}
 	return c, nil
 }
@@ -185,9 +194,9 @@ func (c *serverCertificate) report(err error) {
 	c.mu.Unlock()
 	switch {
 	case err == nil:
-		c.log.Info().Time("not_after", until).Msg("the certificate of the dashboard was reloaded")
+		c.log.Info().Time("not_after", until).Msg("the certificate of " + c.use.server + " was reloaded")
 	case before == nil || before.Error() != err.Error():
-		c.log.Error().Err(err).Time("not_after", until).Msg("the new certificate of the dashboard cannot be used; the old one stays in use")
+		c.log.Error().Err(err).Time("not_after", until).Msg("the new certificate of " + c.use.server + " cannot be used; the old one stays in use")
 	}
 }
 

@@ -100,7 +100,7 @@ func TestCertificateReload(t *testing.T) {
 		first := issueSelfSigned(t, now.Add(-day), now.Add(90*day))
 		first.write(t, certFile, keyFile)
 		log := &writings{}
-		c, err := openCertificate(t.Context(), ServerTLSConfig{CertFile: certFile, KeyFile: keyFile}, nil, zerolog.New(log))
+		c, err := openCertificate(t.Context(), dashboardTLS, ServerTLSConfig{CertFile: certFile, KeyFile: keyFile}, nil, zerolog.New(log))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +193,7 @@ func TestCertificateFromPKCS12(t *testing.T) {
 		if err := os.WriteFile(passphrase, []byte(test.passphrase), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c, err := openCertificate(t.Context(), cfg, store, zerolog.Nop())
+		c, err := openCertificate(t.Context(), dashboardTLS, cfg, store, zerolog.Nop())
 		if (err == nil) != (test.want == "") || err != nil && (!strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "canary")) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}

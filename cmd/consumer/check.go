@@ -46,7 +46,7 @@ func (c *checkCmd) Validate() error {
 func (c *checkCmd) Run(a *app) error {
 	cfg, doc, problems := loadConfig(a.config, a.env)
 	if !config.Failed(problems) {
-		problems = config.Sort(append(problems, doc.Locate(cfg.HTTP.inspect(a.ctx, time.Now()))...))
+		problems = config.Sort(append(problems, doc.Locate(slices.Concat(cfg.HTTP.inspect(a.ctx, time.Now()), cfg.NATS.inspect(a.ctx, cfg.DataDir, time.Now())))...))
 	}
 	failed := config.Failed(problems)
 	var findings []finding
@@ -167,6 +167,9 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 		for _, of := range slices.Sorted(maps.Keys(roots)) {
 			for _, root := range roots[of].TryRoots(ctx) {
 				add(of, "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
+				if root.Err == nil && root.Files == 0 {
+					all[len(all)-1] = finding{of, "file_roots", "warning", root.Root + ": has no file that Certpost can read, so no event can name one"}
+				}
 				for _, warning := range root.Warnings {
 					all = append(all, finding{of, "file_roots", "warning", warning})
 				}
@@ -195,7 +198,7 @@ func natsRights(ctx context.Context, b *broker.Broker) (all []finding) {
 	if err != nil {
 		return []finding{{"nats", "permissions", "warning", err.Error()}}
 	}
-	role, user := b.Role(service.Names()), "user "+cmp.Or(rights.User, "without a name")
+	role, user := b.OwnRole(service.Names()), "user "+cmp.Or(rights.User, "without a name")
 	for _, what := range rights.Missing(role) {
 		all = append(all, finding{"nats", "permissions", "error", user + " " + what + "; certpost nats-account prints what it needs"})
 	}

@@ -19,7 +19,7 @@ import (
 func (h *HTTPConfig) inspect(ctx context.Context, now time.Time) []config.Problem {
 	var f findings
 	if h.TLS.CertFile != "" && h.TLS.KeyFile != "" {
-		c, err := openCertificate(ctx, h.TLS, nil, zerolog.Nop())
+		c, err := openCertificate(ctx, dashboardTLS, h.TLS, nil, zerolog.Nop())
 		if err != nil {
 			f.err("http.tls", errors.Unwrap(err).Error())
 		} else if unwise := h.unwise(c.current.Leaf, now); unwise != nil {
@@ -72,7 +72,7 @@ func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []f
 		found = append(found, f)
 	}
 	if h.TLS.on() {
-		c, err := openCertificate(ctx, h.TLS, store, zerolog.Nop())
+		c, err := openCertificate(ctx, dashboardTLS, h.TLS, store, zerolog.Nop())
 		switch {
 		case err != nil:
 			add("certificate", "", err)

@@ -97,20 +97,21 @@ func TestCheckLive(t *testing.T) {
 		port(o.relay.Submission()) + ", ca_file: " + o.path("devrelay-ca.pem") + "}]}\n" +
 		"  - {id: ending, host: localhost, port: " + port(endingRelay(t, o.dir)) + ", tls_mode: smtps, ca_file: " + o.path("ca.pem") + ", from_address: a@demo.example, to: [b@demo.example]}\n"
 	o.write("odd", "secret-with-a-blank\t\n")
-	if err := errors.Join(os.MkdirAll(o.path("certs/web1"), 0o700), os.Symlink(o.path("wrong"), o.path("certs/outside.pem"))); err != nil {
+	if err := errors.Join(os.MkdirAll(o.path("certs/web1"), 0o700), os.MkdirAll(o.path("empty/live"), 0o700), os.Symlink(o.path("wrong"), o.path("certs/outside.pem"))); err != nil {
 		t.Fatal(err)
 	}
 	o.write("certs/web1/key.pem", "any")
-	o.write("live.yaml", fmt.Sprintf("nats: {url: %q}\nhttp: {metrics_token: {file: %s}}\nevents: {file_roots: [%q]}\ntargets:\n%s", o.service.broker.URL(), o.path("odd"), o.path("certs"), targets))
+	o.write("live.yaml", fmt.Sprintf("%shttp: {metrics_token: {file: %s}}\nevents: {file_roots: [%q, %q]}\ntargets:\n%s", o.connection(), o.path("odd"), o.path("certs"), o.path("empty"), targets))
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,
 		`warning  nats: permissions: user .* has no permissions, so it may do everything in its account; .*`,
 		`ok       vault: server: .*`,
 		`ok       http: metrics_token: readable: file:.*/odd`,
-		`warning  http: metrics_token: file:.*/odd: the secret ends with a blank: correct it if that is not meant`,
+		`warning  http: metrics_token: file:.*/odd: the secret ends with a tab: correct it if that is not meant`,
 		`ok       events: file_roots: .*/certs: 1 file can be read`,
 		`warning  events: file_roots: .*/certs/outside.pem is a symbolic link to .*/wrong, which is outside events\.file_roots; .*`,
+		`warning  events: file_roots: .*/empty: has no file that Certpost can read, so no event can name one`,
 		`ok       target/good: secret: file:.*/password can be read`,
 		`ok       target/good: relay: localhost:\d+ answers, TLS 1\.3 \S+, AUTH plain accepted`,
 		`ok       target/java: secret: file:.*/password can be read`,
@@ -152,9 +153,9 @@ func TestCheckLive(t *testing.T) {
 	}
 
 	// Without NATS the rest is still checked.
-	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\nevents: {file_roots: [%q]}\ntargets:\n%s", lab.FreeAddress(t), o.path("none"), o.target("good", "to: [a@demo.example]")))
+	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\nevents: {file_roots: [%q, %q]}\ntargets:\n%s", lab.FreeAddress(t), o.path("none"), o.path("odd"), o.target("good", "to: [a@demo.example]")))
 	said = command(t, nil, "check", "--live", "-c", o.path("alone.yaml"))
-	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nerror    events: file_roots: file:"+o.path("none")+": "+o.path("none")+" does not exist\n") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
+	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nerror    events: file_roots: file:"+o.path("none")+": "+o.path("none")+" does not exist\nerror    events: file_roots: file:"+o.path("odd")+": it is not a directory: name the one that has the files\n") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
 		t.Errorf("without NATS: exit %d and\n%s", said.code, said.stdout)
 	}
 }

@@ -22,7 +22,10 @@ import (
 func TestCloudEventsSDK(t *testing.T) {
 	t.Parallel()
 	program := lab.Need(t, "cloudevents-publish")
-	o := newFixture(t, "")
+	o := bareFixture(t)
+	o.nats = ", user: sdk, password: {value: sdk}" // the SDK's program logs in by its URL
+	o.furnish("")
+	url := strings.Replace(o.service.broker.URL(), "nats://", "nats://sdk:sdk@", 1)
 	_, _, chain := o.issue("www.example.com")
 	attributes := []map[string]any{
 		{"id": "plain", "source": "/ca"},
@@ -49,7 +52,7 @@ func TestCloudEventsSDK(t *testing.T) {
 	}
 	sequence := uint64(0)
 	for _, mode := range []string{"-structured=false", "-structured=true"} {
-		cmd := exec.CommandContext(t.Context(), program, "-url", o.service.broker.URL(), "-stream", broker.EventsStream, "-subject", "certificate.issued.sdk.example.com", mode)
+		cmd := exec.CommandContext(t.Context(), program, "-url", url, "-stream", broker.EventsStream, "-subject", "certificate.issued.sdk.example.com", mode)
 		cmd.Stdin = strings.NewReader(lines.String())
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", mode, err, out)

@@ -88,6 +88,10 @@ func TestPublishRefuses(t *testing.T) {
 		{"nowhere to store", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/certs/{cn}#private_key",
 			"store the private key: vault:secret/certs/www.example.com#private_key: Vault is not configured; set vault.address in the configuration, or VAULT_ADDR", exitFailed},
 		{"another store", "--cert " + certFile + " --key " + keyFile + " --store-key file:" + o.path("kept"), "--store-key file:" + o.path("kept") + ": keys can be stored only in vault:", exitUsage},
+		{"an unknown placeholder", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/{foo}#private_key", "--store-key: {foo} is unknown: use {lineage}, {key_type}, {cn} and {domain}", exitUsage},
+		{"a placeholder of the configuration", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/{cn}/{target}#private_key", "--store-key: {target} is unknown: use {lineage}, {key_type}, {cn} and {domain}", exitUsage},
+		{"a placeholder in a reference", "--cert " + certFile + " --key-ref vault:secret/{cn}#private_key", "--key-ref: vault:secret/{cn}#private_key: placeholders are replaced only in --store-key", exitUsage},
+		{"a label that is called a key", "--cert " + certFile + " --label private_key=x", "the event is invalid: the event carries a private key, or what looks like one, at $.labels.private_key: store the key in Vault, publish a reference to it as private_key", exitUsage},
 		{"no such client", "--from bot", `--from: unknown ACME client "bot"; expected one of certbot, lego, acme.sh, dehydrated`, exitUsage},
 		{"not called by the client", "--from certbot", "--from: certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
 	} {
@@ -142,7 +146,9 @@ func TestPublishFromHooks(t *testing.T) {
 		t.Errorf("for another target, the hook says %q", other)
 	}
 	o.mailTo("java@demo.example", 1)
-	o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys").done(t)
+	if s := o.certpostWith(certbot, "publish", "--from", "certbot", "--no-key", "--id", "keyless", "--target", "keys", "--force"); s.code != exitDone {
+		t.Errorf("%+v", s)
+	}
 	o.settled()
 	if letters := o.letters(); len(letters) != 1 || letters[0].Code != verdict.SMTPPayload {
 		t.Errorf("want one dead letter, SMTP_PAYLOAD, because the key is missing: %+v", letters)
@@ -164,7 +170,7 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 	vault.Policy(t, "publisher", `path "secret/data/certs/*" { capabilities = ["create", "update", "patch", "read"] }`)
 	o := newFixture(t, "vault: {address: \""+vault.Address+"\", auth: {method: token, token: {value: \""+vault.RootToken+"\"}}}\n")
 	o.write("token", vault.Token(t, "1h", "publisher"))
-	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
+	o.write("publisher.yaml", o.connection()+"vault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
 	certFile, keyFile, _ := o.issue("*.example.com")
 	out := command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", certFile, "--key", keyFile,
 		"--store-key", "vault:secret/certs/{cn}#private_key", "--target", "keys", "--id", "stored").done(t)
@@ -250,8 +256,8 @@ func TestDeliveries(t *testing.T) {
 	if one := read[broker.Entry](t, o.certpost("deliveries", "show", "second", "ops", "-o", "json").done(t)); one.Receipt == nil || one.Receipt.ReplyCode != 250 {
 		t.Errorf("deliveries show: %+v", one)
 	}
-	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger has no such delivery: it was not attempted yet, or the ids are wrong\n")
-	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: the ledger has no such delivery: it was not attempted yet, or the ids are wrong\n")
+	o.certpost("deliveries", "show", "third").failed(t, exitFailed, "certpost: the ledger has no delivery of this event: give the target, too, to see whether one waits for its first attempt, or correct the id\n")
+	o.certpost("deliveries", "show", "second", "nobody").failed(t, exitFailed, "certpost: neither the ledger nor the queue has such a delivery: check the ids, and that the event was published\n")
 }
 
 func sameInAnyOrder(a, b []string) bool {

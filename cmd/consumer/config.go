@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/examples"
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
@@ -66,15 +67,18 @@ type NATSConfig struct {
 	// CredentialsFile is a .creds file with a user's JWT and seed. Set only one of
 	// credentials_file, nkey_file and user.
 	CredentialsFile string `yaml:"credentials_file"`
-	// NKeyFile is a file with a user's NKey seed.
+	// NKeyFile is a file with a user's NKey seed. Commands use it instead of the seeds in
+	// data_dir; the embedded server accepts it as an administrator's, unless it is a copy of
+	// the publishers' seed.
 	NKeyFile string `yaml:"nkey_file"`
-	// User is the NATS user name; it requires password. The embedded server then
-	// accepts only clients that log in with both.
+	// User is the NATS user name; it requires password. The embedded server then also
+	// accepts administrators who log in with both.
 	User string `yaml:"user"`
 	// Password is the password of user, as a secret reference.
 	Password secrets.Ref `yaml:"password"`
-	// TLS holds the CA and the client certificate of the connection to nats.url.
-	TLS TLSConfig `yaml:"tls"`
+	// TLS holds the CA and the client certificate of the connection to nats.url, or the
+	// certificate of the embedded server.
+	TLS NATSTLSConfig `yaml:"tls"`
 	// Replicas is the number of copies of streams and buckets; 3 and 5 require a cluster.
 	Replicas int `yaml:"replicas" enum:"1,3,5"`
 	// Domain is the JetStream domain of the server that stores the streams, if Certpost
@@ -106,7 +110,13 @@ type NATSConfig struct {
 	Service bool `yaml:"service"`
 
 	// Listen is the embedded server's address for other clients; none allows no clients.
+	// They log in with the seed of a role: data_dir/nats/admin.nk may do everything,
+	// data_dir/nats/publisher.nk may only publish events.
 	Listen string `yaml:"listen" required:"true"`
+	// Anonymous lets clients on this machine use the embedded server without a seed, as
+	// administrators: each local user can then read certificates, change records and
+	// delete streams. It requires a listen address on loopback.
+	Anonymous bool `yaml:"anonymous"`
 	// SyncInterval is how often the embedded server flushes to disk (fsync): always
 	// (after every message; a power cut loses nothing that was acknowledged), or a
 	// duration such as 2m (faster; a power cut can lose the messages of that time).
@@ -148,14 +158,20 @@ func (s StreamSizes) byStream() map[string]int64 {
 	return limits
 }
 
-// TLSConfig are the PEM files of a client's TLS.
-type TLSConfig struct {
-	// CAFile is a PEM file with the CAs to trust. Default: the system's CAs.
+// NATSTLSConfig are PEM files for TLS. The embedded server uses TLS if it has cert_file and
+// key_file, which are read again when they change.
+type NATSTLSConfig struct {
+	// CAFile is a PEM file with the CAs to trust. Default: the system's CAs; for the
+	// embedded server, exactly the certificate in cert_file.
 	CAFile string `yaml:"ca_file"`
-	// CertFile is a PEM file with the client certificate; it requires key_file.
+	// CertFile is a PEM file with the client certificate for nats.url, or with the
+	// embedded server's certificate and its chain; it requires key_file.
 	CertFile string `yaml:"cert_file"`
 	// KeyFile is a PEM file with the private key of cert_file.
 	KeyFile string `yaml:"key_file"`
+	// ClientCAFile is a PEM file with the CAs of clients; the embedded server then also
+	// requires a certificate of them, in addition to the seed.
+	ClientCAFile string `yaml:"client_ca_file"`
 }
 
 // EventsConfig is the section events. The author of an event is not the operator:
@@ -190,7 +206,8 @@ type EventsConfig struct {
 // DeliveryConfig is the section delivery.
 type DeliveryConfig struct {
 	// Concurrency is the maximum number of deliveries at a time, per lane (the queue
-	// of a relay) and process.
+	// of a relay) and process. The number of connections to the relay has a limit of its
+	// own, max_connections.
 	Concurrency int `yaml:"concurrency" min:"1" max:"1000"`
 	// Retry says how long the pauses between attempts are.
 	Retry RetryConfig `yaml:"retry"`
@@ -272,7 +289,7 @@ func defaultConfig() *Config {
 		HTTP:    defaultHTTP(),
 		Events:  EventsConfig{Unmatched: "dead_letter", InvalidDates: "refuse"},
 		Delivery: DeliveryConfig{
-			Concurrency: 16, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
+			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
 		Log: LogConfig{Level: "info", Format: "auto"},
@@ -382,8 +399,14 @@ func (f *findings) warn(path, message string) {
 func (c *Config) validate() []config.Problem {
 	var f findings
 	c.NATS.validate(&f)
-	for _, p := range c.Vault.Validate() {
+	vault := c.Vault.Validate()
+	for _, p := range vault {
 		f.err(strings.TrimSuffix("vault."+p.Path, "."), p.Message)
+	}
+	if len(vault) == 0 {
+		for _, p := range c.Vault.Warnings() {
+			f.warn("vault."+p.Path, p.Message)
+		}
 	}
 	c.HTTP.validate(&f)
 	c.Events.validate(&f)
@@ -452,6 +475,12 @@ func (n *NATSConfig) validate(f *findings) {
 			f.err("nats.url", "want a URL such as nats://127.0.0.1:4222, or several of one cluster, separated by commas")
 		case u.User != nil:
 			f.err("nats.url", "contains a user or a token, which could be logged: use nats.user and nats.password")
+		case secrets.WrongPort(u) != "":
+			f.err("nats.url", secrets.WrongPort(u))
+		case u.Port() == "8222":
+			f.warn("nats.url", "has the port 8222, where a NATS server usually has its monitoring page: clients connect to another, usually 4222")
+		case strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws"), u.RawQuery != "", u.Fragment != "":
+			f.warn("nats.url", "has more than scheme, host and port: the rest is ignored")
 		}
 	}
 	var ways []string
@@ -481,6 +510,7 @@ func (n *NATSConfig) validate(f *findings) {
 	if n.Listen != "none" {
 		f.address("nats.listen", n.Listen)
 	}
+	n.validateEmbedded(f)
 	if d, err := time.ParseDuration(n.SyncInterval); n.SyncInterval != "always" && (err != nil || d <= 0) {
 		f.err("nats.sync_interval", "want always, or a duration such as 2m")
 	}
@@ -506,6 +536,43 @@ func (n *NATSConfig) validate(f *findings) {
 	}
 	if n.URL == "" && n.Replicas > 1 {
 		f.err("nats.replicas", "more than 1 requires a NATS cluster: set nats.url")
+	}
+}
+
+// validateEmbedded checks who can reach the embedded server.
+func (n *NATSConfig) validateEmbedded(f *findings) {
+	if n.URL != "" {
+		if n.Anonymous {
+			f.warn("nats.anonymous", "has no effect: nats.url names a server elsewhere")
+		}
+		if n.TLS.ClientCAFile != "" {
+			f.warn("nats.tls.client_ca_file", "has no effect: nats.url names a server elsewhere")
+		}
+		return
+	}
+	if n.TLS.CertFile == "" && n.TLS.CAFile+n.TLS.ClientCAFile != "" {
+		f.err("nats.tls", "has no certificate for the embedded server: set cert_file and key_file")
+	}
+	if n.CredentialsFile != "" {
+		f.warn("nats.credentials_file", "has no effect: it is for the server in nats.url, and the embedded server uses the seeds in data_dir/nats")
+	}
+	if n.Listen == "none" || n.Listen == "" {
+		return
+	}
+	beyond := false
+	if _, _, err := net.SplitHostPort(n.Listen); err == nil {
+		beyond = !access.IsLoopback(n.Listen)
+	}
+	switch {
+	case n.Anonymous && beyond:
+		f.err("nats.anonymous", "opens the embedded server to everybody who reaches "+n.Listen+": set nats.listen to 127.0.0.1:4222, or remove anonymous")
+	case n.Anonymous && n.User != "":
+		f.err("nats.anonymous", "lets clients in without the password that nats.user requires: set only one of them")
+	case n.Anonymous:
+		f.warn("nats.anonymous", "every process on this machine can read certificates, change records and delete streams: remove it, and use the seeds in data_dir/nats")
+	}
+	if beyond && n.TLS.CertFile == "" {
+		f.err("nats.listen", n.Listen+" can be reached from other machines, and certificates would cross the network in clear text: set nats.tls.cert_file and nats.tls.key_file, or listen on loopback, such as 127.0.0.1:4222")
 	}
 }
 

@@ -198,6 +198,9 @@ func (h *HTTPConfig) home() (*url.URL, error) {
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("want only scheme and host, such as https://certpost.example.com")
 	}
+	if problem := secrets.WrongPort(u); problem != "" {
+		return nil, errors.New(problem)
+	}
 	return &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
 }
 
@@ -252,6 +255,8 @@ func (o *OIDCConfig) validate(f *findings) {
 	}
 	if u, err := url.Parse(o.Issuer); err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !loopbackURL(u)) {
 		f.err(path+".issuer", "want a URL such as https://id.example.com/realms/ops")
+	} else if problem := secrets.WrongPort(u); problem != "" {
+		f.err(path+".issuer", problem)
 	}
 	if o.ClientID == "" {
 		f.err(path+".client_id", "is required")

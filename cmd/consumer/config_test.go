@@ -39,7 +39,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Fatalf("problems without a configuration: %v", problems)
 	}
 	if cfg.DataDir != "./data" || cfg.NATS.Replicas != 1 || cfg.NATS.SyncInterval != "always" || cfg.HTTP.Listen != "127.0.0.1:8080" ||
-		cfg.Delivery.Concurrency != 16 || cfg.Delivery.Retry != (RetryConfig{5 * time.Second, time.Hour, 2}) || cfg.Delivery.GiveUpAfter != 72*time.Hour ||
+		cfg.Delivery.Concurrency != 64 || cfg.Delivery.Retry != (RetryConfig{5 * time.Second, time.Hour, 2}) || cfg.Delivery.GiveUpAfter != 72*time.Hour ||
 		cfg.Delivery.OnUnknownOutcome != "resend" || cfg.Events.Unmatched != "dead_letter" || cfg.Events.InvalidDates != "refuse" ||
 		cfg.Delivery.ProductName != "Certpost" || cfg.Log.Level != "info" {
 		t.Errorf("defaults: %+v", cfg)
@@ -105,6 +105,14 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:1:77: nats.max_ack_pending: want 1 to 10000`,
 			`c.yaml:1:98: nats.inbox_prefix: want a prefix of subjects, without wildcards, blanks and a dot at its end`,
 			`c.yaml:1:125: nats.max_bytes.events: want a size such as 500MiB or 10GiB`}},
+		{"nats at another port", "nats: {url: \"nats://a:8222,nats://b:820000\"}\n", nil, []string{
+			`c.yaml:1:13: nats.url: has the port 820000: want 1 to 65535`,
+			`c.yaml:1:13: warning: nats.url: has the port 8222, where a NATS server usually has its monitoring page: clients connect to another, usually 4222`}},
+		{"nats with a path", "nats: {url: \"nats://a:4222/x,nats://b:,nats://c:4222/\"}\n", nil, []string{
+			`c.yaml:1:13: nats.url: ends with a colon, but has no port after it`,
+			`c.yaml:1:13: warning: nats.url: has more than scheme, host and port: the rest is ignored`}},
+		{"nats without a scheme", "nats: {url: \"localhost:4222\"}\n", nil, []string{
+			`c.yaml:1:13: nats.url: want a URL such as nats://127.0.0.1:4222, or several of one cluster, separated by commas`}},
 		{"a cluster takes a server", "nats: {replicas: 3}\n", nil, []string{`c.yaml:1:18: nats.replicas: more than 1 requires a NATS cluster: set nats.url`}},
 		{"nats password from a variable in the file", "nats: {url: nats://x, user: a, password: '${NATS_PASSWORD}'}\n", []string{"NATS_PASSWORD=hunter2"}, nil},
 		{"nats password from a variable alone", "nats: {url: nats://x, user: a}\n", []string{"CERTPOST_NATS_PASSWORD=hunter2"}, nil},
@@ -113,6 +121,12 @@ func TestConfigProblems(t *testing.T) {
 		{"vault", "vault: {address: vault.example.com, auth: {method: approle, secret_id: {env: X}}}\n", nil, []string{
 			`c.yaml:1:18: vault.address: is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock`,
 			`c.yaml:1:43: vault.auth.role_id: is required by auth.method approle`}},
+		{"vault in the clear", "vault: {address: \"http://vault.example.com:8200\"}\n", nil, []string{
+			`c.yaml:1:18: warning: vault.address: begins with http://: everybody on the network between can read Vault's token and the secrets; use https://`}},
+		{"vault in the clear on this machine", "vault: {address: \"http://127.0.0.1:8200\"}\n", nil, nil},
+		{"other ports", "vault: {address: \"https://vault:82000\"}\nhttp: {url: \"https://certpost.example.com:0\"}\n", nil, []string{
+			`c.yaml:1:18: vault.address: has the port 82000: want 1 to 65535`,
+			`c.yaml:2:13: http.url: has the port 0: want 1 to 65535`}},
 		{"http", "http: {listen: localhost}\n", nil, []string{`c.yaml:1:16: http.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses`}},
 		{"events", "events: {secret_paths: [\"secret/../x\"], file_roots: [etc], unmatched: drop, invalid_dates: \"no\"}\n", nil, []string{
 			`c.yaml:1:25: events.secret_paths[0]: has a segment ".."`,

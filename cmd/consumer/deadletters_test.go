@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"software.sslmate.com/src/go-pkcs12"
 
@@ -273,11 +272,7 @@ func (o *fixture) publishRaw(subject, body string) {
 
 func (o *fixture) jetStream() jetstream.JetStream {
 	o.t.Helper()
-	nc, err := nats.Connect(o.service.broker.URL())
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	o.t.Cleanup(nc.Close)
+	nc := lab.Admin(o.t, o.service.broker.URL(), o.path("data"))
 	js, err := jetstream.New(nc)
 	if err != nil {
 		o.t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -104,7 +105,7 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		return err
 	}
 	if len(all) == 0 {
-		return &failure{exitFailed, errors.New("the ledger has no such delivery: it was not attempted yet, or the ids are wrong")}
+		return c.showWaiting(a, counter)
 	}
 	if c.Output == "json" {
 		details := make([]desk.DeliveryDetail, len(all))
@@ -137,6 +138,29 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		return err
 	}
 	return a.printHistory(one.History)
+}
+
+// showWaiting shows a delivery that the ledger does not know, because it waits for its first
+// attempt.
+func (c *deliveriesShowCmd) showWaiting(a *app, counter *client) error {
+	if c.Target == "" {
+		return &failure{exitFailed, errors.New("the ledger has no delivery of this event: give the target, too, to see whether one waits for its first attempt, or correct the id")}
+	}
+	one, err := ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: c.Target, Event: c.Event})
+	var refused *service.Refusal
+	switch {
+	case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
+		return &failure{exitFailed, errors.New("neither the ledger nor the queue has such a delivery: check the ids, and that the event was published")}
+	case err != nil:
+		return err
+	case c.Output == "json":
+		return a.json(one)
+	}
+	fields := deliveryFields(one.Entry)
+	if !one.WaitingSince.IsZero() { // else it was attempted just now, and the list lags behind the ledger
+		fields = append([][2]string{{"Waits", fmt.Sprintf("in lane %s since %s, not tried yet", one.Lane, when(one.WaitingSince))}}, fields...)
+	}
+	return pairs(a.stdout, fields...)
 }
 
 // deliveryFields returns the fields of a ledger entry, as text.

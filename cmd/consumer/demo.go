@@ -361,12 +361,15 @@ In another terminal:
 Publish another event, with Certpost or with the NATS CLI:
   %[5]s publish --cert www.example.com.pem --target ops-archive
   %[5]s publish --cert www.example.com.pem --key-ref "file:$PWD/keys/www.example.com.key" --target java-keystore
-  nats --server %[3]s pub -J --force-stdin certificate.issued < event.json
+  nats --server %[3]s --nkey data/nats/publisher.nk pub -J --force-stdin certificate.issued < event.json
 
 List the dead letter, check whether a replay would succeed, and replay it (the relay will refuse it again):
   %[5]s dead-letters list
   %[5]s dead-letters preflight 1
   %[5]s dead-letters replay 1
+
+All with the NATS CLI, as an administrator of the embedded NATS:
+  nats --server %[3]s --nkey data/nats/admin.nk stream subjects CERTPOST_DEAD_LETTERS
 
 Ctrl-C ends the demo and removes its files.
 `, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), program)

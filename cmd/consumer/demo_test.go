@@ -109,7 +109,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 			mine = append(mine, command)
 		}
 	}
-	if len(mine) != 7 || len(foreign) != 3 {
+	if len(mine) != 7 || len(foreign) != 4 {
 		t.Fatalf("commands: %q, %q", mine, foreign)
 	}
 	out := paste(t, os.Environ(), mine)
@@ -124,8 +124,8 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 	})
 	t.Run("NATS CLI", func(t *testing.T) {
 		env := lab.NATSEnv(t, "nats://127.0.0.1:1") // the command names the server
-		if out := paste(t, env, foreign); !strings.Contains(out, "Stored in Stream: CERTPOST_EVENTS") {
-			t.Errorf("nats pub says %s", out)
+		if out := paste(t, env, foreign); !strings.Contains(out, "Stored in Stream: CERTPOST_EVENTS") || !strings.Contains(out, "certpost.dead.") {
+			t.Errorf("nats says %s", out)
 		}
 		d.until("the mail of the event", func() bool { return strings.Contains(page(t, inbox[1]), "ftp.example.com") })
 	})

@@ -334,7 +334,7 @@ func TestUnknownConditions(t *testing.T) {
 	} {
 		d.refuse(refusal{want: want, status: http.StatusBadRequest, asks: "dead.discard " + input + `, "reason": "x"}`})
 	}
-	d.refuse(refusal{want: "code: has no value", shell: "dead-letters discard --all --yes --reason=x --code=", code: exitUsage})
+	d.refuse(refusal{want: "--code is empty: give a value", shell: "dead-letters discard --all --yes --reason=x --code=", code: exitUsage})
 	for _, twice := range []refusal{
 		{want: "code: is given twice", shell: "dead-letters discard --all --yes --reason=x --code=SMTP_AUTH --code=SMTP_PERMANENT", code: exitUsage},
 		{want: "code: is given twice", status: http.StatusBadRequest, page: "GET /dead-letters?code=SMTP_AUTH&code=SMTP_PERMANENT"},

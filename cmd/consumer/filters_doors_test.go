@@ -66,15 +66,22 @@ func (o *fixture) publishUntil(id string, days int, targets ...string) {
 // it.
 func TestConditionsAtEveryDoor(t *testing.T) {
 	t.Parallel()
-	const gap = 5 * time.Second // longer than a door takes to answer
 	o := newFixture(t, "", refuseNobody, devrelay.Rule{Stage: devrelay.StageRcpt, Recipient: "prod@*", Code: 550, Enhanced: "5.1.1", Text: "not yet", Times: 1})
 	d := o.doors()
 	o.publishUntil("e0", 90, "prod")
 	o.certpost("dead-letters", "replay", "--all", "--yes", "--wait", "--reason", "mended").done(t)
 	o.publishUntil("e1", 10, "nobody", "ops")
-	then := time.Now().Add(time.Second) // the list of deliveries has whole seconds
-	time.Sleep(gap)
-	between := then.Add(gap / 2).UTC()
+	nextSecond := func() time.Time { // the list of deliveries has whole seconds
+		before := time.Now()
+		o.until("the next second", func() bool { return time.Now().Truncate(time.Second).After(before) })
+		return time.Now()
+	}
+	then := nextSecond()
+	// What follows comes later than a door takes to answer: later than all of them took.
+	o.until("the page has the letter", func() bool { return strings.Count(d.listed("/dead-letters", nil), "<tr data-row>") == 1 })
+	d.finds(filtered{"/dead-letters", map[string]string{}, 1}, then)
+	between := time.Now().UTC()
+	nextSecond()
 	o.publishUntil("e2", 20, "nobody")
 	o.publishUntil("e3", 400, "nobody", "prod")
 	o.until("the pages have read everything", func() bool { // commands and service wait for that

@@ -37,11 +37,13 @@ type fixture struct {
 	ca      *demoCA
 	relay   *devrelay.Relay
 	service *instance
-	silent  bool   // the NATS service is off
-	http    string // more of the section http
-	events  string // more of the section events
-	nats    string // the section nats; "" for an embedded server
-	config  string // of the commands
+	silent  bool          // the NATS service is off
+	http    string        // more of the section http
+	nats    string        // more of the section nats
+	server  string        // the whole section nats, for a server elsewhere
+	events  string        // more of the section events
+	config  string        // of the commands
+	more    func() string // more targets; may be nil
 	log     *writings
 }
 
@@ -68,11 +70,15 @@ func (o *fixture) furnish(extra string, rules ...devrelay.Rule) {
 	}
 	o.write("password", relayPassword)
 	o.write("passphrase", p12Passphrase)
+	more := ""
+	if o.more != nil {
+		more = o.more()
+	}
 	o.open(extra, o.target("ops", "match: {dns_names: [\"**.example.com\"]}", "to: [ops@demo.example]")+
 		o.target("prod", "match: {labels: {env: prod}}", "to: [prod@demo.example]")+
 		o.target("keys", "payload: pem_and_key", "to: [keys@demo.example]")+
 		o.target("java", "payload: pkcs12", "pkcs12_passphrase: {file: "+o.dir+"/passphrase}", "to: [java@demo.example]")+
-		o.target("nobody", "to: [nobody@demo.example]"))
+		o.target("nobody", "to: [nobody@demo.example]")+more)
 }
 
 // bareFixture has no relay, and the program is not started yet.
@@ -92,7 +98,7 @@ func (o *fixture) open(extra, targets string) {
 	t.Helper()
 	o.write("targets.yaml", "targets:\n"+targets)
 	common := "http: {listen: \"127.0.0.1:0\"" + o.http + "}\ntargets_file: " + o.dir + "/targets.yaml\n"
-	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: "+cmp.Or(o.nats, `{listen: "127.0.0.1:0", sync_interval: 2m}`)+"\n"+common+
+	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: "+cmp.Or(o.server, "{listen: \"127.0.0.1:0\", sync_interval: 2m"+o.nats+"}")+"\n"+common+
 		"events: {file_roots: ["+o.dir+"]"+o.events+"}\n"+extra)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
 	if config.Failed(problems) {
@@ -117,8 +123,19 @@ func (o *fixture) open(extra, targets string) {
 		}
 	})
 	o.config = o.path("client.yaml")
-	o.write("client.yaml", fmt.Sprintf("nats: {url: %q}\n", o.service.broker.URL())+common)
+	o.write("client.yaml", o.connection()+common)
 	o.until("ready", func() bool { return o.service.runner.Ready(context.Background()) == nil })
+}
+
+// connection is the configuration with which commands reach the fixture's embedded NATS.
+func (o *fixture) connection() string {
+	return connection(o.path("data"), o.service.broker.URL())
+}
+
+// connection is the configuration with which commands reach the NATS server that a program
+// with this data directory embeds.
+func connection(dataDir, url string) string {
+	return fmt.Sprintf("data_dir: %q\nnats: {listen: %q}\n", dataDir, strings.TrimPrefix(url, "nats://"))
 }
 
 // target is a definition of a target at the fixture's relay.

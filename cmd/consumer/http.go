@@ -45,9 +45,17 @@ func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
 	}}, nil
 }
 
+// Limits of a connection with HTTP/2. The timeouts of requests apply to each stream, but
+// not to a client that stops reading the connection, or is no longer there.
+const (
+	streamsOfConnection = 100
+	silentConnection    = time.Minute
+)
+
 // withTLS enables TLS 1.2 and later, and HTTP/2.
 func (h *httpServer) withTLS(c *serverCertificate) {
 	h.certificate = c
+	h.server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streamsOfConnection, SendPingTimeout: silentConnection, WriteByteTimeout: silentConnection}
 	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
 }
 
@@ -138,7 +146,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
-	certificate, err := openCertificate(ctx, cfg.TLS, store, log)
+	certificate, err := openCertificate(ctx, dashboardTLS, cfg.TLS, store, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -248,8 +256,14 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("relays", "relay", degraded, h.relays()),
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 	}
+	if err := h.s.keys.health(); err != nil {
+		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
+	}
 	if c := h.s.http.certificate; c != nil {
 		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))
+	}
+	if c := h.s.natsCertificate; c != nil {
+		h.checks = append(h.checks, verdictOn("nats-tls", "nats-tls", degraded, c.health()))
 	}
 	h.at = time.Now()
 	return h.checks

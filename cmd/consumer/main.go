@@ -137,6 +137,9 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	if err := emptyValue(parser, args); err != nil {
+		return misused(err, args, stderr)
+	}
 	k, err := parser.Parse(args)
 	if exited >= 0 { // --help or --version has been printed
 		return exited
@@ -169,6 +172,9 @@ type helpCmd struct {
 func misused(err error, args []string, stderr io.Writer) int {
 	command := "certpost"
 	var wrong *kong.ParseError
+	if empty := (*emptyError)(nil); errors.As(err, &empty) {
+		command = empty.command
+	}
 	if errors.As(err, &wrong) && wrong.Context != nil {
 		node := named(wrong.Context.Model.Node, args)
 		if !node.Leaf() && node.Name == args[len(args)-1] {
@@ -232,8 +238,14 @@ func (a *app) logger(cfg LogConfig) zerolog.Logger {
 func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.Config {
 	b := broker.Config{
 		URL: c.NATS.URL, CredentialsFile: c.NATS.CredentialsFile, NKeyFile: c.NATS.NKeyFile, User: c.NATS.User,
-		CAFile: c.NATS.TLS.CAFile, CertFile: c.NATS.TLS.CertFile, KeyFile: c.NATS.TLS.KeyFile, Replicas: c.NATS.Replicas,
-		DataDir: c.DataDir, Listen: c.NATS.Listen, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
+		Replicas: c.NATS.Replicas,
+		DataDir:  c.DataDir, Listen: c.NATS.Listen, Anonymous: c.NATS.Anonymous, SyncInterval: c.NATS.SyncInterval, MaxStore: int64(c.NATS.MaxStore),
+	}
+	if b.URL == "" {
+		b.CredentialsFile = "" // the embedded server has no JWTs
+		b.DialTLS = c.NATS.commandTLS()
+	} else {
+		b.CAFile, b.CertFile, b.KeyFile = c.NATS.TLS.CAFile, c.NATS.TLS.CertFile, c.NATS.TLS.KeyFile
 	}
 	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
 	b.InboxPrefix, b.Domain, b.APIPrefix, b.TrustRequestInfo = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix, c.NATS.TrustRequestInfo
@@ -258,7 +270,9 @@ func (a *app) dial(ctx context.Context) (*broker.Broker, func(), error) {
 	return a.dialWith(ctx, cfg)
 }
 
-func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func(), error) {
+// dialWith connects in the first of the roles that this process can prove to the embedded
+// server; without one as an administrator.
+func (a *app) dialWith(ctx context.Context, cfg *Config, roles ...broker.Role) (*broker.Broker, func(), error) {
 	log := a.logger(LogConfig{Level: "error", Format: cfg.Log.Format})
 	store, err := secrets.Open(cfg.Vault, log)
 	if err != nil {
@@ -268,7 +282,7 @@ func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func()
 		store.Close()
 		return nil, nil, usage("nats.listen is none: commands cannot reach the embedded NATS, which serves only its own process")
 	}
-	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log)
+	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log, roles...)
 	if err != nil {
 		store.Close()
 		return nil, nil, err
@@ -278,9 +292,13 @@ func (a *app) dialWith(ctx context.Context, cfg *Config) (*broker.Broker, func()
 
 type versionCmd struct {
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	SBOM   bool   `name:"sbom" help:"Print what the program is built from, as CycloneDX JSON."`
 }
 
 func (c *versionCmd) Run(a *app) error {
+	if c.SBOM {
+		return a.sbom()
+	}
 	v := map[string]string{"version": programVersion(), "go": goVersion()}
 	if c.Output == "json" {
 		return a.json(v)

@@ -72,7 +72,7 @@ func (c *natsAccountCmd) names(cfg *Config) broker.RoleNames {
 	return n
 }
 
-func (c *natsAccountCmd) print(w io.Writer, roles []broker.Role) {
+func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {
 	fmt.Fprintf(w, "accounts {\n  %s {\n    jetstream: enabled\n    users: [\n", c.Account)
 	for _, r := range roles {
 		variable := "$NATS_" + strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_"))

@@ -79,7 +79,7 @@ func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 	})
 	r := &roles{fixture: bareFixture(t)}
 	r.url = lab.NATS(t, lab.FreeAddress(t), block).ClientURL()
-	r.nats = r.section("certpost")
+	r.server = r.section("certpost")
 	r.furnish("", rules...)
 	return r
 }

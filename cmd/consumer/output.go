@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -28,8 +29,14 @@ func (a *app) json(v any) error {
 
 // table prints rows in columns. Cells contain text from events, relays and
 // certificates, so characters that would move the cursor or hide text are replaced. In a
-// terminal long cells are shortened so that a row fits on a line.
+// terminal columns without any text are left out, and long cells are shortened so that a row
+// fits on a line; where that is impossible, each row is a record with a line for each cell.
 func table(w io.Writer, head []string, rows [][]string) error {
+	return tableWithin(w, head, rows, terminalWidth(w))
+}
+
+// tableWithin is table in a terminal with width columns; 0: there is none.
+func tableWithin(w io.Writer, head []string, rows [][]string, width int) error {
 	all := [][]string{head}
 	for _, row := range rows {
 		cells := make([]string, len(row))
@@ -38,12 +45,57 @@ func table(w io.Writer, head []string, rows [][]string) error {
 		}
 		all = append(all, cells)
 	}
-	fitColumns(all, terminalWidth(w))
+	if width > 0 {
+		all = withoutEmpty(all)
+		whole := make([][]string, len(all))
+		for i, row := range all {
+			whole[i] = slices.Clone(row)
+		}
+		if !fitColumns(all, width) {
+			return records(w, whole[0], whole[1:])
+		}
+	}
 	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
 	for _, row := range all {
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
 	}
 	return tw.Flush()
+}
+
+// withoutEmpty returns the rows without the columns that have only a head.
+func withoutEmpty(rows [][]string) [][]string {
+	if len(rows) == 1 {
+		return rows
+	}
+	kept := make([][]string, len(rows))
+	for column := range rows[0] {
+		if !slices.ContainsFunc(rows[1:], func(row []string) bool { return column < len(row) && row[column] != "" }) {
+			continue
+		}
+		for i, row := range rows {
+			if column < len(row) {
+				kept[i] = append(kept[i], row[column])
+			}
+		}
+	}
+	return kept
+}
+
+// records prints each row as a record, with an empty line between two.
+func records(w io.Writer, head []string, rows [][]string) error {
+	for i, row := range rows {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fields := make([][2]string, len(row))
+		for j, cell := range row {
+			fields[j] = [2]string{head[j], cell}
+		}
+		if err := pairs(w, fields...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // columnGap is the number of spaces between columns, narrowestColumn the width to which
@@ -54,10 +106,10 @@ const (
 )
 
 // fitColumns shortens the cells of the widest columns until a row fits into width
-// characters, if it is known. Where that is impossible the rows stay longer.
-func fitColumns(rows [][]string, width int) {
+// characters, if it is known. It reports whether that was possible.
+func fitColumns(rows [][]string, width int) bool {
 	if width <= 0 {
-		return
+		return true
 	}
 	columns := make([]int, len(rows[0]))
 	total := -columnGap
@@ -84,7 +136,7 @@ func fitColumns(rows [][]string, width int) {
 		// At once down to the next widest column, then in turn.
 		less := min(total-width, max(1, columns[widest]-second))
 		if columns[widest]-less < narrowestColumn {
-			return
+			return false
 		}
 		columns[widest] -= less
 		total -= less
@@ -94,6 +146,7 @@ func fitColumns(rows [][]string, width int) {
 			}
 		}
 	}
+	return true
 }
 
 // shortened cuts a text to a number of characters, the last of which says so.

@@ -44,3 +44,40 @@ func TestTablesFitTheTerminal(t *testing.T) {
 		t.Errorf("%v\n%s", err, &out)
 	}
 }
+
+// A list that does not fit the terminal is printed as records, in whole: in 80 columns the
+// groups of dead letters have eleven fields.
+func TestWideTablesBecomeRecords(t *testing.T) {
+	t.Parallel()
+	head := []string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"}
+	remedy := "Check username, password and auth_method of the target, then replay."
+	rows := [][]string{
+		{"abcdef123456", "300", "SMTP_AUTH", "auth", "smtp-example-com-587", "2026-11-29 02:00:00Z", "3", "", "", "2027-11-29 02:00:00Z", remedy},
+		{"bbcdef123456", "1", "SMTP_AUTH", "auth", "smtp-example-com-465", "2026-11-29 02:00:00Z", "1", "", "", "2027-11-29 02:00:00Z", remedy},
+	}
+	var out bytes.Buffer
+	if err := tableWithin(&out, head, rows, 80); err != nil {
+		t.Fatal(err)
+	}
+	records := strings.Split(out.String(), "\n\n")
+	if len(records) != 2 || strings.Contains(out.String(), "HELD") || strings.Contains(out.String(), "…") ||
+		!strings.HasPrefix(records[0], "GROUP       abcdef123456\nCOUNT       300\n") || !strings.HasSuffix(records[0], "\nWHAT TO DO  "+remedy) {
+		t.Errorf("got\n%s", &out)
+	}
+	out.Reset()
+	if err := tableWithin(&out, head, rows, 160); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 3 || strings.Contains(lines[0], "HELD") || utf8.RuneCountInString(lines[1]) > 160 {
+		t.Errorf("got\n%s", &out)
+	}
+	// The lanes have a table in 80 columns.
+	out.Reset()
+	if err := tableWithin(&out, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "RATE AND CONNECTIONS"},
+		[][]string{{"smtp-example-com-587", "smtp.example.com:587 backup.example.com:587", "12000", "16", "at the relay's own limit", ""}}, 80); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || utf8.RuneCountInString(lines[1]) > 80 || !strings.Contains(lines[1], "12000") {
+		t.Errorf("got\n%s", &out)
+	}
+}

@@ -39,7 +39,7 @@ func TestSavedTargetsAreProbed(t *testing.T) {
 	})
 	o.until("the wrong one to be checked", func() bool {
 		return line(`"level":"error"`, `"targets":["wrong"]`, `"check":"relay"`, "535") &&
-			line(`"level":"warn"`, `"targets":["wrong"]`, `"check":"secret"`, "ends with a blank")
+			line(`"level":"warn"`, `"targets":["wrong"]`, `"check":"secret"`, "ends with a space")
 	})
 	if strings.Contains(o.log.String(), relayPassword) {
 		t.Error("the log has the password")

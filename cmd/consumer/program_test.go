@@ -137,7 +137,7 @@ func (p *program) certpost(args ...string) string {
 	p.t.Helper()
 	cmd := exec.Command(p.path, args...)
 	cmd.Dir = p.dir
-	cmd.Env = append(os.Environ(), "CERTPOST_NATS_URL="+p.nats)
+	cmd.Env = append(os.Environ(), "CERTPOST_NATS_LISTEN="+strings.TrimPrefix(p.nats, "nats://"))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -192,12 +192,17 @@ func (p *program) until(what string, ok func() bool) {
 // tally counts the outcomes of events that have one target each.
 type tally struct{ accepted, dead, pending int }
 
+// connection is that of another process with the program's NATS.
+func (p *program) connection() broker.Config {
+	return broker.Config{DataDir: filepath.Join(p.dir, "data"), Listen: strings.TrimPrefix(p.nats, "nats://")}
+}
+
 // tally counts the outcomes in the JetStream of the running program or, if it does not
 // run, in its data directory.
 func (p *program) tally() tally {
 	p.t.Helper()
 	ctx := context.Background()
-	b, err := broker.Dial(ctx, broker.Config{URL: p.nats}, zerolog.Nop())
+	b, err := broker.Dial(ctx, p.connection(), zerolog.Nop())
 	if p.cmd == nil {
 		b, err = broker.Open(broker.Config{DataDir: filepath.Join(p.dir, "data"), Listen: "none"}, zerolog.Nop())
 	}

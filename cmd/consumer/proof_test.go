@@ -30,9 +30,9 @@ func TestNamesInRequestsAreProvedOrNot(t *testing.T) {
 				QUIET { users: [{user: dave, password: x}], imports: [{service: {account: CERTPOST, subject: "certpost.dead.*"}}] }
 			}`).ClientURL()
 			o.write("x", "x")
-			o.nats = fmt.Sprintf("{url: %q, user: certpost, password: {file: %s/x}, trust_request_info: %v}", url, o.dir, trusted)
+			o.server = fmt.Sprintf("{url: %q, user: certpost, password: {file: %s/x}, trust_request_info: %v}", url, o.dir, trusted)
 			o.furnish("", refuseNobody)
-			o.write("client.yaml", "nats: "+o.nats+"\n")
+			o.write("client.yaml", "nats: "+o.server+"\n")
 			o.publish("e1", "nobody")
 			o.settled()
 			o.until("the letter is in the index", func() bool { return strings.Contains(o.certpost("dead-letters", "list").stdout, "SMTP_PERMANENT") })

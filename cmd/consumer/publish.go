@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/secrets"
 )
@@ -32,6 +33,8 @@ type publishCmd struct {
 	Force    bool              `name:"force" help:"Publish even what cannot be delivered as it is."`
 	Output   string            `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 	Args     []string          `arg:"" optional:"" help:"What the client passes to its hook."`
+
+	targets []string // that can get the event, as far as the configuration knows
 }
 
 // Validate checks the command line after it was parsed.
@@ -87,11 +90,14 @@ func (c *publishCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	b, done, err := a.dialWith(ctx, cfg)
+	b, done, err := a.dialWith(ctx, cfg, broker.Administrator, broker.Publisher)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if err := c.checkID(ctx, a, b, ev); err != nil {
+		return err
+	}
 	sequence, duplicate, err := b.Publish(ctx, ev)
 	if err != nil {
 		return err
@@ -199,12 +205,23 @@ func keyReference(text string) (*events.Reference, error) {
 	if err != nil {
 		return nil, usage("--key-ref: %w", err)
 	}
+	if len(ref.Needs()) > 0 { // in the configuration a path may have them
+		return nil, usage("--key-ref: %s: placeholders are replaced only in --store-key", ref)
+	}
+	if found := eventReference(ref); found != nil {
+		return found, nil
+	}
+	return nil, usage("--key-ref %s: an event can reference keys only in vault: or file:", ref)
+}
+
+// eventReference returns a reference as one of an event; nil if events cannot have it.
+func eventReference(ref secrets.Ref) *events.Reference {
 	switch {
 	case ref.Vault != nil:
 		v := ref.Vault
-		return &events.Reference{Vault: &events.VaultReference{Mount: v.Mount, Path: v.Path, Key: v.Key, Version: v.Version}}, nil
+		return &events.Reference{Vault: &events.VaultReference{Mount: v.Mount, Path: v.Path, Key: v.Key, Version: v.Version}}
 	case ref.File != "":
-		return &events.Reference{File: ref.File}, nil
+		return &events.Reference{File: ref.File}
 	}
-	return nil, usage("--key-ref %s: an event can reference keys only in vault: or file:", ref)
+	return nil
 }

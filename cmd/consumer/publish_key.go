@@ -21,28 +21,16 @@ import (
 // its certificate. It runs before the publication: a published event must never reference a key that
 // does not exist.
 func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p publication) error {
-	if p.keyFile == "" {
-		return usage("--store-key needs --key FILE: the private key to store")
-	}
 	leaf, err := p.ev.Leaf()
 	if err != nil {
 		return usage("the certificate: %w", err)
 	}
-	place, err := keyPlace(c.StoreKey, leaf, p.lineage)
+	ref, err := c.storePlace(p, leaf)
 	if err != nil {
 		return err
-	}
-	ref, err := secrets.ParseRef(place)
-	if err != nil {
-		return usage("--store-key: %w", err)
-	}
-	if ref.Vault == nil {
-		return usage("--store-key %s: keys can be stored only in vault:", ref)
 	}
 	named := *p.ev
-	if named.PrivateKey, err = keyReference(place); err != nil {
-		return err
-	}
+	named.PrivateKey = eventReference(ref)
 	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
 		return usage("--store-key: %s; --force stores it all the same", problems[0])
 	}
@@ -72,11 +60,28 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p public
 		}
 		clear(before)
 	}
-	if p.ev.PrivateKey, err = keyReference(place); err != nil {
-		return err
-	}
+	p.ev.PrivateKey = eventReference(ref)
 	p.ev.PrivateKey.Vault.Version = written.Version
 	return nil
+}
+
+// storePlace is where --store-key stores the key of a certificate.
+func (c *publishCmd) storePlace(p publication, leaf *x509.Certificate) (secrets.Ref, error) {
+	if p.keyFile == "" {
+		return secrets.Ref{}, usage("--store-key needs --key FILE: the private key to store")
+	}
+	place, err := keyPlace(c.StoreKey, leaf, p.lineage)
+	if err != nil {
+		return secrets.Ref{}, err
+	}
+	ref, err := secrets.ParseRef(place)
+	if err != nil {
+		return ref, usage("--store-key: %w", err)
+	}
+	if ref.Vault == nil {
+		return ref, usage("--store-key %s: keys can be stored only in vault:", ref)
+	}
+	return ref, nil
 }
 
 // replacedKey says what became of the key that was stored there before. At a renewal that is usual;
@@ -91,25 +96,28 @@ func replacedKey(ref secrets.Ref, version int) string {
 
 // keyPlace replaces the placeholders of --store-key.
 func keyPlace(template string, leaf *x509.Certificate, lineage string) (string, error) {
-	values := map[string]func() string{
-		"{lineage}":  func() string { return lineage },
-		"{key_type}": func() string { return keyType(leaf) },
-		"{cn}":       func() string { return primaryName(leaf) },
-		"{domain}":   func() string { return strings.TrimPrefix(primaryName(leaf), "*.") },
-	}
 	place := template
-	for placeholder, value := range values {
-		if !strings.Contains(template, placeholder) {
+	for _, placeholder := range []struct{ name, value string }{
+		{"{lineage}", lineage},
+		{"{key_type}", keyType(leaf)},
+		{"{cn}", primaryName(leaf)},
+		{"{domain}", strings.TrimPrefix(primaryName(leaf), "*.")},
+	} {
+		if !strings.Contains(template, placeholder.name) {
 			continue
 		}
-		if placeholder == "{lineage}" && lineage == "" {
+		if placeholder.name == "{lineage}" && lineage == "" {
 			return "", usage("--store-key: {lineage} is known only with --from; use {cn} and {key_type}, or give the path in full")
 		}
-		part, ok := pathPart(value())
+		part, ok := pathPart(placeholder.value)
 		if !ok {
-			return "", usage("--store-key: the certificate has no name that can be used for %s; give the path in full", placeholder)
+			return "", usage("--store-key: the certificate has no name that can be used for %s; give the path in full", placeholder.name)
 		}
-		place = strings.ReplaceAll(place, placeholder, part)
+		place = strings.ReplaceAll(place, placeholder.name, part)
+	}
+	if i := strings.IndexAny(place, "{}"); i >= 0 {
+		unknown, _, _ := strings.Cut(place[i:], "}")
+		return "", usage("--store-key: %s} is unknown: use {lineage}, {key_type}, {cn} and {domain}", printable(unknown))
 	}
 	return place, nil
 }

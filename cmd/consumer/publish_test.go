@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // A certificate file means the same to publish and to a delivery of its text: both take the same
@@ -129,7 +131,7 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 	vault := lab.Vault(t)
 	o := newFixture(t, "")
 	o.write("token", vault.RootToken)
-	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\nvault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
+	o.write("publisher.yaml", o.connection()+"vault: {address: \""+vault.Address+"\", auth: {method: token, token: {file: "+o.path("token")+"}}}\n")
 	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
 	lineages := map[string]*lab.Issued{
 		"example.com":          lab.Issue(t, ca, lab.NewKey(t, "p256"), "example.com", lab.DNSNames("example.com"), today),
@@ -197,7 +199,7 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 	}
 	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com/privkey.pem"), "--store-key", "vault:secret/{lineage}#k").
 		failed(t, exitUsage, "certpost: --store-key: {lineage} is known only with --from; use {cn} and {key_type}, or give the path in full\n")
-	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com-rsa/privkey.pem"), "--store-key", "vault:secret/x#k").
+	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com-rsa/privkey.pem"), "--store-key", "vault:secret/x#k", "--target", "ops").
 		failed(t, exitUsage, "certpost: "+o.path("example.com-rsa/privkey.pem")+": the private key does not match the certificate \"example.com\"; store the key of this certificate; --force stores it all the same\n")
 }
 
@@ -205,11 +207,14 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 // so.
 //
 // Fault: publish of what can never be delivered: several leaves, too large, several CA
-// chains, expired, an unknown target. Result: refused (exit 2) with the reason,
+// chains, expired, not yet valid, an unknown target, no key for a payload that has one, a stray
+// certificate for a strict target. Result: refused (exit 2) with the reason,
 // nothing is published; --force publishes it.
 func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 	t.Parallel()
-	o := newFixture(t, "")
+	o := bareFixture(t)
+	o.more = func() string { return o.target("strict", "strict_chain: true", "to: [strict@demo.example]") }
+	o.furnish("")
 	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
 	key := lab.NewKey(t, "p256")
 	numbered := func(n int64) func(*x509.Certificate) {
@@ -222,6 +227,8 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 	soon := lab.Issue(t, ca, key, "soon.example.com", lab.DNSNames("soon.example.com"), func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
 	})
+	stray := lab.Issue(t, nil, key, "Another CA", lab.AsCA)
+	dead := 0
 	for i, c := range []struct {
 		name   string
 		file   []byte
@@ -231,9 +238,14 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 		{"two leaves of one name", lab.PEM(first, second, ca), "ops",
 			`the certificate text has 2 leaf certificates ("www.example.com" with serial 1234, "www.example.com" with serial 5678); an event carries exactly one`},
 		{"1,500 names", lab.PEM(large, ca), "ops", "the certificate on line 1 is too large: the limit is 36500 bytes for one certificate and 131500 for all"},
-		{"authorities without a leaf", lab.PEM(ca, lab.Issue(t, nil, key, "Another CA", lab.AsCA)), "ops", "only CA certificates"},
-		{"unknown target", lab.PEM(first, ca), "opss", `target "opss" is not defined in the configuration`},
+		{"authorities without a leaf", lab.PEM(ca, stray), "ops", "only CA certificates"},
+		{"unknown target", lab.PEM(first, ca), "opss", `target "opss" is not defined: add it to the targets`},
 		{"expired", lab.PEM(old, ca), "ops", "the certificate expired on 2026-06-01 12:00 UTC"},
+		{"not yet valid", lab.PEM(soon, ca), "ops", "the certificate is not valid before "},
+		{"no key for a payload that has one", lab.PEM(first, ca), "keys", `target "keys": payload pem_and_key requires the private key`},
+		{"no key for a PKCS#12 file", lab.PEM(first, ca), "java", `target "java": payload pkcs12 requires the private key`},
+		{"a stray for a strict target", lab.PEM(first, ca, stray), "strict", `target "strict": the chain is broken: "Another CA" issued neither`},
+		{"two targets that cannot get it", lab.PEM(first, ca), "keys,opss", `target "opss" is not defined`},
 	} {
 		file := fmt.Sprintf("case%d.pem", i)
 		o.write(file, string(c.file))
@@ -242,22 +254,102 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 		if s.code != exitUsage || !strings.HasPrefix(s.stderr, "certpost: this cannot be delivered: ") || !strings.Contains(s.stderr, c.want) || !strings.HasSuffix(s.stderr, "; --force publishes it all the same\n") {
 			t.Errorf("%s: exit %d, %s", c.name, s.code, s.stderr)
 		}
-		if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog.Dead != uint64(i) {
+		if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog.Dead != uint64(dead) {
 			t.Errorf("%s: %+v, %v: something was published", c.name, backlog, err)
 		}
 		s = o.certpost(append(args, "--force")...)
 		if s.code != exitDone || !strings.HasPrefix(s.stderr, "certpost: warning: this cannot be delivered as it is: ") || !strings.Contains(s.stderr, c.want) {
 			t.Errorf("%s, forced: exit %d, %s", c.name, s.code, s.stderr)
 		}
-		o.until("the dead letter of "+c.name, func() bool { return len(o.letters()) == i+1 })
+		dead += strings.Count(c.target, ",") + 1
+		o.until("the dead letters of "+c.name, func() bool { return len(o.letters()) == dead })
 	}
-	o.write("soon.pem", string(lab.PEM(soon, ca)))
-	o.certpost("publish", "--cert", o.path("soon.pem"), "--target", "ops").done(t) // can be replayed when it is valid
 
 	// A publisher whose configuration has no targets cannot know them.
-	o.write("publisher.yaml", "nats: {url: \""+o.service.broker.URL()+"\"}\n")
+	o.write("publisher.yaml", o.connection())
 	o.write("good.pem", string(lab.PEM(first, ca)))
 	command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", o.path("good.pem"), "--target", "elsewhere").done(t)
+}
+
+// An event that no target matches, an id that was used for another certificate, and an event that
+// only some of its targets can get.
+//
+// Fault: no matching target, an id used for another certificate. Result: refused (exit 2) with the reason, nothing is published; --force
+// publishes it.
+// Fault: publish for several targets of which some cannot get it. Result: published, with a
+// warning that names them.
+// Fault: the preflight of a dead letter whose id was used for another certificate. Result: an error
+// at page, command and NATS service, because a replay fails again.
+func TestPublishKnowsTheTargets(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	ca := lab.Issue(t, nil, lab.NewKey(t, "p256"), "CA", lab.AsCA)
+	for _, name := range []string{"www.example.com", "www.example.org"} {
+		leaf := lab.Issue(t, ca, lab.NewKey(t, "p256"), name, lab.DNSNames(name), today)
+		o.write(name+".pem", string(lab.PEM(leaf, ca)))
+		o.write(name+".key", string(lab.KeyPEM(t, leaf.Key)))
+	}
+	com, org := o.path("www.example.com.pem"), o.path("www.example.org.pem")
+
+	client, err := os.ReadFile(o.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const none = "no target matches: name targets with --target, or add a target whose match fits the certificate and the labels"
+	o.certpost("publish", "--cert", org).failed(t, exitUsage, "certpost: this cannot be delivered: "+none+"; --force publishes it all the same\n")
+	o.certpost("publish", "--cert", org, "--label", "env=prod").done(t)
+	o.write("ignoring.yaml", "events: {unmatched: ignore}\n"+string(client))
+	command(t, nil, "-c", o.path("ignoring.yaml"), "publish", "--cert", org).
+		failed(t, exitDone, "certpost: warning: no target matches, so the event will be ignored (events.unmatched: ignore)\n")
+
+	some := o.certpost("publish", "--cert", com, "--id", "some", "--target", "ops", "--target", "keys", "--target", "opss")
+	want := "certpost: warning: this cannot be delivered to all targets: target \"keys\": payload pem_and_key requires the private key, but the event has no private_key; " +
+		"publish the event again with private_key, or set payload: pem\n" +
+		"certpost: warning: this cannot be delivered to all targets: target \"opss\" is not defined: add it to the targets, or correct the event\n"
+	some.failed(t, exitDone, want)
+	o.mailTo("ops@demo.example", 1)
+
+	// A reference that events may not name counts only for targets that fetch the key.
+	o.write("narrow.yaml", "events: {secret_paths: [\"secret/certs/*\"]}\n"+string(client))
+	lego := []string{"LEGO_CERT_DOMAIN=www.example.com", "LEGO_CERT_PATH=" + com, "LEGO_CERT_KEY_PATH=" + o.path("www.example.com.key")}
+	narrow := command(t, lego, "-c", o.path("narrow.yaml"), "publish", "--from", "lego", "--target", "keys")
+	if narrow.code != exitUsage || !strings.Contains(narrow.stderr, `target "keys": file:`) || !strings.Contains(narrow.stderr, "file_roots") {
+		t.Errorf("%+v", narrow)
+	}
+	command(t, lego, "-c", o.path("narrow.yaml"), "publish", "--from", "lego", "--target", "ops").done(t)
+
+	// "some" has reached ops with the certificate of www.example.com.
+	used := `target "ops": the event id is already used for another certificate (that delivery is "sent"); publish this event with a new id`
+	o.until("the ledger knows the delivery", func() bool {
+		entries, err := o.service.broker.Deliveries(t.Context(), "ops", "some")
+		return err == nil && len(entries) == 1 && entries[0].State == broker.StateSent
+	})
+	o.certpost("publish", "--cert", org, "--id", "some", "--target", "ops").
+		failed(t, exitUsage, "certpost: this cannot be delivered: "+used+"; --force publishes it all the same\n")
+	o.certpost("publish", "--cert", org, "--id", "some", "--target", "ops", "--target", "prod").
+		failed(t, exitDone, "certpost: warning: this cannot be delivered to all targets: "+used+"\n")
+	o.certpost("publish", "--cert", org, "--id", "some", "--target", "ops", "--force").
+		failed(t, exitDone, "certpost: warning: this cannot be delivered as it is: "+used+"\n")
+
+	// The preflight of its letter says at every door that a replay fails again.
+	o.settled() // the newer of two letters about one delivery replaces the other
+	letter := uint64(0)
+	for _, l := range o.letters() {
+		if l.Code == verdict.EventInvalid {
+			letter = l.Sequence
+		}
+	}
+	const again = `the event id is already used for another certificate (that delivery is "sent"); publish this event with a new id, and discard this dead letter: a replay fails again`
+	if s := o.certpost("dead-letters", "preflight", fmt.Sprint(letter)); s.code != exitFailed || !strings.Contains(s.stdout, again) {
+		t.Errorf("%+v", s)
+	}
+	d := o.doors()
+	if status, text := d.visit(fmt.Sprintf("POST /dead-letters/%d/preflight ", letter)); status != http.StatusOK || !strings.Contains(strings.ToLower(text), again) {
+		t.Errorf("%d, %s", status, text)
+	}
+	if _, text := d.request(fmt.Sprintf(`dead.preflight {"number": %d}`, letter)); !strings.Contains(strings.ReplaceAll(text, `\"`, `"`), again) || !strings.Contains(text, `"ok":false`) {
+		t.Errorf("%s", text)
+	}
 }
 
 // A certificate without CN has a name wherever it is listed: its first alternative name.
@@ -292,7 +384,7 @@ func TestPublishUnsupportedCertificate(t *testing.T) {
 	target := "  - {id: %s, host: 127.0.0.1, port: 9, auth_method: none, tls_mode: plaintext, from_address: a@demo.example, to: [b@demo.example]%s}\n"
 	o.open("", fmt.Sprintf(target, "strict", "")+fmt.Sprintf(target, "lenient", ", allow_unsupported_certificate: true"))
 	said := o.certpost("publish", "--cert", cert, "--target", "strict")
-	if said.code != exitUsage || !strings.Contains(said.stderr, "no target has allow_unsupported_certificate") {
+	if said.code != exitUsage || !strings.Contains(said.stderr, "set allow_unsupported_certificate for the target") {
 		t.Errorf("%+v", said)
 	}
 	if out := o.certpost("publish", "--cert", cert, "--target", "lenient").done(t); !strings.Contains(out, "published") {
@@ -303,7 +395,7 @@ func TestPublishUnsupportedCertificate(t *testing.T) {
 		t.Errorf("%+v", said)
 	}
 	for ref, want := range map[string]string{"vault:secret/elsewhere/x#k": "outside events.secret_paths", "file:/etc/hostname": "file_roots"} {
-		o.write("narrow.yaml", "events: {secret_paths: [\"secret/certs/*\"], file_roots: ["+o.dir+"]}\nnats: {url: \""+o.service.broker.URL()+"\"}\n")
+		o.write("narrow.yaml", "events: {secret_paths: [\"secret/certs/*\"], file_roots: ["+o.dir+"]}\n"+o.connection())
 		said = command(t, nil, "publish", "-c", o.path("narrow.yaml"), "--cert", cert, "--key-ref", ref)
 		if said.code != exitUsage || !strings.Contains(said.stderr, want) {
 			t.Errorf("%s: %+v", ref, said)

@@ -4,19 +4,21 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
 type relaysCmd struct {
 	List    relaysListCmd    `cmd:"" help:"List lanes and their relays: waiting deliveries, breakers, limits, suspensions."`
 	Suspend relaysSuspendCmd `cmd:"" help:"Suspend a lane: its deliveries wait, and no attempts are counted."`
-	Resume  relaysResumeCmd  `cmd:"" help:"Resume a suspended lane."`
+	Resume  relaysResumeCmd  `cmd:"" help:"Resume a suspended lane, and end the pauses of its relays at limits of their own."`
 }
 
 type relaysListCmd struct {
@@ -52,15 +54,32 @@ func (c *relaysListCmd) Run(a *app) error {
 	}
 	var cells [][]string
 	for _, r := range rows {
-		until, reason, by := "", r.away(), ""
-		breaker, paused := r.state()
-		if s := r.Suspension; s != nil {
-			until, reason, by = cmp.Or(when(s.Until), "resumed"), s.Reason, s.By
-		}
 		cells = append(cells, []string{r.Lane, strings.Join(r.names(), " "), fmt.Sprint(r.Waiting), fmt.Sprint(r.InFlight),
-			breaker, strings.Join(r.limits(), "; "), paused, until, reason, by})
+			desk.StateOf(r.LaneInfo).Words, strings.Join(r.limits(), "; ")})
 	}
-	return table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "BREAKER", "RATE AND CONNECTIONS", "PAUSED", "SUSPENDED UNTIL", "REASON", "BY"}, cells)
+	err = table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "RATE AND CONNECTIONS"}, cells)
+	for _, r := range rows {
+		if err == nil {
+			err = r.explain(a.stdout)
+		}
+	}
+	return err
+}
+
+// explain prints why a lane does not deliver as it should, in whole: these texts are too long
+// for a table.
+func (r laneRow) explain(w io.Writer) error {
+	state := desk.StateOf(r.LaneInfo)
+	if state.Why == "" {
+		return nil
+	}
+	until := when(state.Until)
+	if r.Suspension != nil {
+		until = cmp.Or(until, "resumed")
+	}
+	fmt.Fprintln(w)
+	return pairs(w, [2]string{"Lane", r.Lane}, [2]string{"State", state.Words}, [2]string{"Until", until}, [2]string{"By", state.By},
+		[2]string{"Reason", state.Why}, [2]string{"Reply", state.Reply})
 }
 
 // laneRows returns the existing lanes and those that the defined targets use, by name.
@@ -120,36 +139,6 @@ func limitsText(r verdict.RelayView) string {
 		parts = append(parts, count(r.MaxMessagesPerConnection, "mail")+" per connection")
 	}
 	return strings.Join(parts, ", ")
-}
-
-// away is why a process skips a relay of the lane, "" if none does.
-func (r laneRow) away() string {
-	for _, s := range r.Statuses {
-		if len(s.Relays) > 0 {
-			return s.Relays[0].Reason
-		}
-	}
-	return ""
-}
-
-// state returns the worst state of the lane's breakers that a process reports, and why a
-// process fetches nothing ("": all fetch).
-func (r laneRow) state() (breaker, paused string) {
-	if r.Replicas == 0 {
-		return "", "no process serves the lane"
-	}
-	worse := map[string]int{broker.BreakerPartly: 1, broker.BreakerOpen: 2}
-	breaker = broker.BreakerClosed
-	for _, s := range r.Statuses {
-		if worse[s.Breaker] > worse[breaker] {
-			breaker = s.Breaker
-		}
-		paused = cmp.Or(paused, s.Paused)
-	}
-	if r.Suspension != nil {
-		paused = "suspended" // also before the processes report it
-	}
-	return breaker, paused
 }
 
 type relaysSuspendCmd struct {

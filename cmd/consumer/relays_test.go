@@ -56,8 +56,9 @@ func TestRelaysCommands(t *testing.T) {
 		t.Errorf("suspension: %+v", s)
 	}
 	text := o.certpost("relays", "list").done(t)
-	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != 2 || !regexp.MustCompile(`^LANE +RELAYS +WAITING +IN FLIGHT +BREAKER +RATE AND CONNECTIONS +PAUSED +SUSPENDED UNTIL +REASON +BY$`).MatchString(lines[0]) ||
-		!regexp.MustCompile(`^`+lane+` +`+name+` +1 +0 +closed +1000/h, 7 connections, 20 mails per connection +suspended +20\S+ \S+Z +new firewall +`+regexp.QuoteMeta(actor())+`$`).MatchString(lines[1]) {
+	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != 8 || !regexp.MustCompile(`^LANE +RELAYS +WAITING +IN FLIGHT +STATE +RATE AND CONNECTIONS$`).MatchString(lines[0]) ||
+		!regexp.MustCompile(`^`+lane+` +`+name+` +1 +0 +suspended +1000/h, 7 connections, 20 mails per connection$`).MatchString(lines[1]) ||
+		!regexp.MustCompile(`^Lane +`+lane+`\nState +suspended\nUntil +20\S+ \S+Z\nBy +`+regexp.QuoteMeta(actor())+`\nReason +new firewall$`).MatchString(strings.Join(lines[3:], "\n")) {
 		t.Errorf("list:\n%s", text)
 	}
 	resp, body := o.ask("GET", "/healthz")
@@ -86,8 +87,8 @@ func TestRelaysCommands(t *testing.T) {
 	}
 }
 
-// A relay at a limit of its own is shown with its reply, by the command and by the health
-// check, and no letter is written.
+// A relay at a limit of its own is shown with its reply and the end of the pause, by the
+// command and by the health check, and no letter is written. The command ends the pause.
 func TestRelaysListShowsALimit(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, rules)
@@ -95,17 +96,27 @@ func TestRelaysListShowsALimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.publish("e1", "ops")
-	row := regexp.MustCompile(`(?m)^localhost-\d+ +localhost:\d+ +1 +0 +open +.* +relay_limit +localhost:\d+ answered 550 5\.4\.5 to MAIL FROM; this is a limit of the relay itself`)
+	row := regexp.MustCompile(`(?m)^localhost-\d+ +localhost:\d+ +1 +0 +at the relay's own limit *\n\nLane +localhost-\d+\nState +at the relay's own limit\nUntil +20\S+ \S+Z\n` +
+		`Reason +localhost:\d+ answered 550 5\.4\.5 to MAIL FROM; this is a limit of the relay itself.*\nReply +5\.4\.5 Daily user sending limit exceeded\n$`)
 	o.until("the limit to be listed", func() bool { return row.MatchString(o.certpost("relays", "list").done(t)) })
-	if _, body := o.ask("GET", "/healthz"); !strings.Contains(body, `"degraded","message":"at a limit of the relay itself: localhost:`) || !strings.Contains(body, "550 5.4.5") {
-		t.Errorf("healthz: %s", body)
-	}
+	o.until("the health check to name the limit", func() bool {
+		_, body := o.ask("GET", "/healthz")
+		return strings.Contains(body, `"degraded","message":"at a limit of the relay itself: localhost:`) && strings.Contains(body, "550 5.4.5")
+	})
 	if n := o.relay.Count(); n != 0 {
 		t.Errorf("%d mails", n)
 	}
 	if text := o.certpost("dead-letters", "list", "-o", "json").done(t); strings.Contains(text, "5.4.5") {
 		t.Errorf("dead letters: %s", text)
 	}
+	if err := o.relay.SetRules(nil); err != nil {
+		t.Fatal(err)
+	}
+	lane := "localhost-" + port(o.relay.Submission())
+	o.certpost("relays", "resume", lane).done(t)
+	o.publish("e2", "ops")
+	o.until("a mail after the pause was ended", func() bool { return o.relay.Count() > 0 })
+	o.certpost("relays", "resume", lane).failed(t, exitFailed, "certpost: lane "+lane+" is not suspended\n")
 }
 
 func TestCheckShowsRelays(t *testing.T) {

@@ -34,7 +34,7 @@ func TestKilledAmidAReplay(t *testing.T) {
 	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("ops", relay.Plain()))
 	p.start()
 	p.ready()
-	publish(t, p.nats, n)
+	publish(t, p.connection(), n)
 	p.accountsFor(n, tally{dead: n})
 	if err := relay.SetRules([]devrelay.Rule{}); err != nil {
 		t.Fatal(err)
@@ -85,9 +85,9 @@ func TestKilledAmidAReplay(t *testing.T) {
 }
 
 // publish publishes n events for the target ops.
-func publish(t *testing.T, url string, n int) {
+func publish(t *testing.T, connection broker.Config, n int) {
 	t.Helper()
-	b, err := broker.Dial(context.Background(), broker.Config{URL: url}, zerolog.Nop())
+	b, err := broker.Dial(context.Background(), connection, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,7 +27,32 @@ func TestReplayPage(t *testing.T) {
 	}
 	o.publish("e5", "absent")
 	o.settled()
-	env := append(lab.NATSEnv(t, o.service.broker.URL()), "CERTPOST_CONFIG="+o.config)
+	steps := pageSteps(t, "replay.md")
+	if len(steps) < 25 {
+		t.Fatalf("only %d commands", len(steps))
+	}
+	o.runPage(steps)
+}
+
+// The commands of docs/embedded-nats.md do what the page says.
+func TestEmbeddedNATSPage(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	_, _, chain := o.issue("www.example.com")
+	body, err := json.Marshal(map[string]any{"id": "by-hand-1", "certificate": chain, "targets": []string{"ops"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.write("event.json", string(body))
+	o.runPage(pageSteps(t, "embedded-nats.md"))
+	o.mailTo("ops@demo.example", 1)
+}
+
+// runPage runs the commands of a page in a shell, with certpost and the NATS CLI.
+func (o *fixture) runPage(steps []pageStep) {
+	t := o.t
+	t.Helper()
+	env := append(lab.NATSEnv(t, o.service.broker.URL(), lab.SeedEnv(o.path("data"), "admin")), "CERTPOST_CONFIG="+o.config)
 	bin := t.TempDir()
 	if err := os.Symlink(lab.Build(t), filepath.Join(bin, "certpost")); err != nil {
 		t.Fatal(err)
@@ -35,10 +61,6 @@ func TestReplayPage(t *testing.T) {
 		if path, ok := strings.CutPrefix(v, "PATH="); ok {
 			env[i] = "PATH=" + bin + ":" + path
 		}
-	}
-	steps := replayPage(t)
-	if len(steps) < 25 {
-		t.Fatalf("only %d commands", len(steps))
 	}
 	for _, step := range steps {
 		if step.mended {
@@ -78,9 +100,9 @@ type pageStep struct {
 	mended                bool // before it, the relay is fixed
 }
 
-func replayPage(t *testing.T) (steps []pageStep) {
+func pageSteps(t *testing.T, page string) (steps []pageStep) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "replay.md"))
+	text, err := os.ReadFile(filepath.Join(lab.Root(), "docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func TestRealRoad(t *testing.T) {
 	})
 
 	t.Run("dead letter with the NATS CLI", func(t *testing.T) {
-		nats := lab.NATSCLI(t, r.natsURL)
+		nats := lab.NATSCLI(t, r.natsURL, lab.SeedEnv(filepath.Join(r.dir, "data"), "admin"))
 		event := filepath.Join(t.TempDir(), "event.json")
 		body, err := json.Marshal(map[string]any{"id": "by-hand-1", "certificate": issued(t, "hand.lab.test"), "targets": []string{"mistyped"}})
 		if err != nil {
@@ -94,7 +94,7 @@ func TestRealRoad(t *testing.T) {
 		if err := os.WriteFile(event, body, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		env := lab.NATSEnv(t, r.natsURL)
+		env := lab.NATSEnv(t, r.natsURL, lab.SeedEnv(filepath.Join(r.dir, "data"), "admin"))
 		shell(t, env, "nats pub -J --force-stdin certificate.issued < "+event)
 
 		var letter struct {
@@ -121,7 +121,7 @@ func TestRealRoad(t *testing.T) {
 		r.writeTarget("mistyped", "right")
 		r.until("the fixed definition", func() bool { return strings.Contains(r.log(), `"changed":["mistyped"]`) })
 		block := readmeBlock(t, "<!-- this block is run by a test -->")
-		shell(t, append(env, "NUMBER="+strconv.FormatUint(letter.Sequence, 10), "REPLAY_SUBJECT="+letter.Subject), block)
+		shell(t, append(env, "NUMBER="+strconv.FormatUint(letter.Sequence, 10), "REPLAY_SUBJECT="+letter.Subject), "cd "+r.dir+"\n"+block)
 
 		r.mail.Fetch(t, "ops@lab.test", func(mails [][]byte) bool {
 			for _, m := range mails {
@@ -187,7 +187,7 @@ events: {secret_paths: ["secret/certs/*"]}
 targets_dir: %s/targets
 log: {format: json}
 `, r.dir, natsAddr, r.httpAddr, vault.Address, role, r.dir, r.dir))
-	r.write("publisher.yaml", fmt.Sprintf("nats: {url: %q}\nvault: {address: %q, auth: {method: token, token: {file: %s/token}}}\n", r.natsURL, vault.Address, r.dir))
+	r.write("publisher.yaml", fmt.Sprintf("%svault: {address: %q, auth: {method: token, token: {file: %s/token}}}\n", connection(filepath.Join(r.dir, "data"), r.natsURL), vault.Address, r.dir))
 	if err := os.Mkdir(filepath.Join(r.dir, "targets"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,10 @@ type instance struct {
 	desk    *desk.Desk
 	http    *httpServer
 	seen    *visitors
-	ending  atomic.Bool // the shutdown has begun
+	keys    *keyWatch
+	// natsCertificate is the embedded server's; nil without TLS.
+	natsCertificate *serverCertificate
+	ending          atomic.Bool // the shutdown has begun
 }
 
 // newService opens everything that can fail for a reason that the operator has to fix.
@@ -84,12 +87,17 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if s.store, err = secrets.Open(cfg.Vault, log); err != nil {
 		return s, err
 	}
-	if s.broker, err = broker.Open(cfg.brokerConfig(ctx, s.store), log); err != nil {
+	connection := cfg.brokerConfig(ctx, s.store)
+	if s.natsCertificate, connection.ServerTLS, err = cfg.NATS.openNATSCertificate(ctx, s.store, log); err != nil {
+		return s, err
+	}
+	if s.broker, err = broker.Open(connection, log); err != nil {
 		return s, err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
+	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
 	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	edits := s.cfg.HTTP.EditAndReplay.rules()
@@ -135,12 +143,17 @@ func (s *instance) run(ctx context.Context) error {
 	defer served()
 	defer cancel()
 	wg.Go(func() { s.seen.run(serving) })
+	if s.natsCertificate != nil {
+		wg.Go(func() { s.natsCertificate.watch(serving) })
+	}
 	prober := s.courier.Inspector().Prober(s.probed)
 	wg.Go(func() { prober.Run(ctx) })
+	wg.Go(func() { s.keys.run(ctx) })
 	wg.Go(func() {
 		s.cfg.Book.Watch(ctx, delivery.PollInterval, func(c delivery.Change) {
 			s.reloaded(c)
 			s.unnamed(c)
+			s.keys.check()
 			prober.Add(slices.Concat(c.Added, c.Changed)...)
 		})
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/service"
 )
 
@@ -24,11 +25,7 @@ type natsClient struct {
 
 func (o *fixture) client() natsClient {
 	o.t.Helper()
-	nc, err := nats.Connect(o.service.broker.URL())
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	o.t.Cleanup(nc.Close)
+	nc := lab.Admin(o.t, o.service.broker.URL(), o.path("data"))
 	return natsClient{o.t, nc}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -78,12 +77,7 @@ func (o overview) print(a *app) error {
 	}
 	var rows [][]string
 	for _, lane := range o.Lanes {
-		breaker, paused := lane.state()
-		state := cmp.Or(paused, map[string]string{broker.BreakerOpen: "the relay is not available", broker.BreakerPartly: "the relay is partly available"}[breaker], "served")
-		if lane.Starting {
-			state = "starting"
-		}
-		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), state})
+		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), desk.StateOf(lane.LaneInfo).Words})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(a.stdout)

@@ -2,9 +2,13 @@ package main
 
 import (
 	"errors"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/certpost/certpost/internal/desk"
 )
@@ -38,7 +42,7 @@ func TestWrongUsage(t *testing.T) {
 		"dead-letters replay 1 --all":        "dead-letters replay: give numbers or --all, not both",
 		"dead-letters replay 1 --code X":     "dead-letters replay: filters, --hash and --with-superseded require --all, and are not allowed with numbers",
 		"dead-letters discard 1":             "dead-letters discard: a reason is required: the audit keeps it",
-		"dead-letters discard 1 --reason=":   "dead-letters discard: a reason is required: the audit keeps it",
+		"dead-letters discard 1 --reason=":   "--reason is empty: give a value, or leave the flag out",
 		"dead-letters discard --reason=x":    "dead-letters discard: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
 		"dead-letters list --certainty no":   `dead-letters list: invalid filter: certainty: unknown value "no": want one of not-sent, may-have-been-sent, accepted`,
 		"dead-letters list --from today":     "dead-letters list: invalid filter: from: want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not \"today\"",
@@ -64,6 +68,61 @@ func TestWrongUsage(t *testing.T) {
 	} {
 		// The error leads to the help of the command that was meant.
 		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee "+meantCommand(args)+" --help.\n")
+	}
+}
+
+// A flag or an argument that is given empty, as by a variable that is not set, is an error for
+// every command; it does not count as left out.
+//
+// Fault: a flag or an argument that is given empty, such as by a variable that is not set.
+// Result: refused (exit 2).
+func TestEmptyValues(t *testing.T) {
+	t.Parallel()
+	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	var try func(node *kong.Node, words []string)
+	try = func(node *kong.Node, words []string) {
+		for _, child := range node.Children {
+			try(child, append(slices.Clip(words), child.Name))
+		}
+		for _, f := range node.Flags {
+			kind := f.Target.Type()
+			if kind.Kind() == reflect.Slice {
+				kind = kind.Elem()
+			}
+			if !node.Leaf() || kind.Kind() != reflect.String {
+				continue
+			}
+			tried++
+			for _, given := range [][]string{{"--" + f.Name + "="}, {"--" + f.Name, ""}, {"--" + f.Name, " "}} {
+				args := append(slices.Clip(words), given...)
+				if err := emptyValue(parser, args); err == nil || err.Error() != "--"+f.Name+" is empty: give a value, or leave the flag out" {
+					t.Errorf("%q: %v", args, err)
+				}
+			}
+			if err := emptyValue(parser, append(slices.Clip(words), "--"+f.Name, "x")); err != nil {
+				t.Errorf("%s %s: %v", words, f.Name, err)
+			}
+		}
+	}
+	try(parser.Model.Node, nil)
+	if tried < 60 {
+		t.Errorf("%d flags were tried", tried)
+	}
+	for want, args := range map[string][]string{
+		"--id is empty: give a value, or leave the flag out\nSee certpost publish":           {"publish", "--cert", "a", "--id", ""},
+		"--key-ref is empty: give a value, or leave the flag out\nSee certpost publish":      {"publish", "--cert", "a", "--key-ref", " "},
+		"--label is empty: give a value, or leave the flag out\nSee certpost publish":        {"publish", "--cert", "a", "--label="},
+		"--config is empty: give a value, or leave the flag out\nSee certpost status":        {"-c", "", "status"},
+		"--to is empty: give a value, or leave the flag out\nSee certpost dead-letters edit": {"dead-letters", "edit", "1", "--reason", "x", "--to", "a@example.com", "--to", ""},
+		"<event> is empty\nSee certpost deliveries show":                                     {"deliveries", "show", ""},
+		"[<target>] is empty\nSee certpost deliveries show":                                  {"deliveries", "show", "e", ""},
+		"--out is empty: give a value, or leave the flag out\nSee certpost render":           {"render", "--cert", "a", "--target", "b", "-o", ""},
+	} {
+		command(t, nil, args...).failed(t, exitUsage, "certpost: "+want+" --help.\n")
 	}
 }
 

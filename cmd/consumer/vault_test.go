@@ -56,7 +56,7 @@ func (v *vaultBench) start(tokenTTL, cacheTTL string) *instance {
 	}
 	nats := fmt.Sprintf("{listen: %q, sync_interval: 2m}", lab.FreeAddress(v.t))
 	if len(v.services) > 0 {
-		nats = fmt.Sprintf("{url: %q}", v.services[0].broker.URL())
+		nats = fmt.Sprintf("{url: %q, nkey_file: %q}", v.services[0].broker.URL(), lab.Seed(filepath.Join(v.dir, "data"), "admin"))
 	}
 	file := filepath.Join(v.dir, fmt.Sprintf("certpost%d.yaml", len(v.services)))
 	text := fmt.Sprintf(`data_dir: %s/data

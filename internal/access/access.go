@@ -136,8 +136,8 @@ func New(cfg Config) (*Access, error) {
 	return a, nil
 }
 
-// signIn says whether sign-in is configured.
-func (a *Access) signIn() bool { return len(a.cfg.Accounts) > 0 || a.provider != nil }
+// SignsIn says whether sign-in is configured. Without it there are no sessions.
+func (a *Access) SignsIn() bool { return len(a.cfg.Accounts) > 0 || a.provider != nil }
 
 // Renew replaces the accounts and roles. It ends the sessions of accounts that were
 // removed or have another password or role now, and of provider users whose claim

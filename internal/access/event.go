@@ -14,8 +14,8 @@ type EventKind string
 const (
 	SignedIn     EventKind = "signed-in"
 	SignInFailed EventKind = "sign-in-failed"
-	SignedOut    EventKind = "signed-out"
-	Refused      EventKind = "refused" // a request that requires a higher role
+	SignedOut    EventKind = "signed-out" // with a reason: another session than the user's current one
+	Refused      EventKind = "refused"    // a request that requires a higher role
 )
 
 // Event is a sign-in, sign-out or refusal, for the audit.
@@ -26,8 +26,10 @@ type Event struct {
 	// users type passwords into the wrong field.
 	User User
 	// Way is how the user signs in: password or provider.
-	Way    string
-	Reason string // of a failed sign-in: why; of a refusal: method and path
+	Way string
+	// Reason is why a sign-in failed, method and path of what was refused, or whose session
+	// was ended from the list of sessions.
+	Reason string
 }
 
 // The ways to sign in.

@@ -24,6 +24,8 @@ type Visit struct {
 	Token string
 	// SignedIn says that there is a session, which POST /sign-out ends.
 	SignedIn bool
+
+	session *session // nil for none
 }
 
 // Route is a registered route.
@@ -82,7 +84,7 @@ func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 // Host header that names this machine and not through a proxy. That excludes pages whose
 // own name resolves to this machine (DNS rebinding).
 func (a *Access) Trusts(r *http.Request) bool {
-	return !a.exposed && a.answers(r.Host) && !isForwarded(r) || a.showsProbeToken(r) || a.signIn() && a.identify(r).session != nil
+	return !a.exposed && a.answers(r.Host) && !isForwarded(r) || a.showsProbeToken(r) || a.SignsIn() && a.identify(r).session != nil
 }
 
 // Routes are all routes, in the order in which they were registered.
@@ -110,7 +112,7 @@ func (a *Access) guard(w http.ResponseWriter, r *http.Request, needs Role, handl
 		a.pages.Refused(w, r, http.StatusForbidden, "Not sent by this dashboard",
 			"The request did not come from a page of this dashboard. Nothing was done. Programs use the command line or NATS instead.")
 		return
-	case !a.signIn() && isForwarded(r):
+	case !a.SignsIn() && isForwarded(r):
 		a.pages.Refused(w, r, http.StatusForbidden, "Sign-in is not set up",
 			"A proxy forwarded this request. Behind a proxy the dashboard needs http.url and http.sign_in.")
 		return
@@ -138,7 +140,7 @@ func (a *Access) guard(w http.ResponseWriter, r *http.Request, needs Role, handl
 		defer cancel()
 		defer context.AfterFunc(who.session.over, cancel)()
 	}
-	handler(w, r.WithContext(ctx), Visit{User: who.user, Token: a.token(who.number), SignedIn: who.session != nil})
+	handler(w, r.WithContext(ctx), Visit{User: who.user, Token: a.token(who.number), SignedIn: who.session != nil, session: who.session})
 	if who.unuse != nil && w.Header().Get(NotServed) != "" {
 		who.unuse()
 	}
@@ -161,7 +163,7 @@ func (c caller) known() bool { return c.number != "" }
 // identify finds the caller of a request.
 func (a *Access) identify(r *http.Request) caller {
 	address := a.clientAddress(r)
-	if !a.signIn() {
+	if !a.SignsIn() {
 		who := caller{user: User{Name: a.cfg.Local, Subject: "local", Role: Admin, Address: address}}
 		if number := a.cookie(r, visitorCookie); isNumber(number) {
 			who.number = number
@@ -172,7 +174,7 @@ func (a *Access) identify(r *http.Request) caller {
 		if s := a.sessions.find(number); s != nil {
 			who := caller{user: s.user, number: number, session: s}
 			if !isStream(r) { // a page that refreshes itself must not keep a session alive
-				who.unuse = a.sessions.use(s)
+				who.unuse = a.sessions.use(s, address, browserFamily(r.UserAgent()))
 			}
 			who.user.Address = address
 			return who
@@ -217,8 +219,13 @@ func (a *Access) readForm(w http.ResponseWriter, r *http.Request, who caller) bo
 		a.pages.Refused(w, r, http.StatusUnsupportedMediaType, "Not a form", "This address accepts only a form of this dashboard (application/x-www-form-urlencoded).")
 		return false
 	}
-	if err := r.ParseForm(); err != nil {
+	err = error(&http.MaxBytesError{Limit: maxBody})
+	if r.ContentLength <= maxBody { // otherwise nothing is read, and a client that waits for "100 Continue" gets the answer at once
+		err = r.ParseForm()
+	}
+	if err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+			w.Header().Set("Connection", "close") // the rest of the form is not read
 			a.pages.Refused(w, r, http.StatusRequestEntityTooLarge, "Form too large", "The form is larger than the dashboard accepts. Nothing was done.")
 		} else {
 			a.pages.Refused(w, r, http.StatusBadRequest, "Invalid form", "The form could not be read. Nothing was done.")

@@ -31,7 +31,8 @@ type sessionKey [sha256.Size]byte
 // session is one browser of one user.
 type session struct {
 	key    sessionKey
-	user   User
+	id     string   // its name on pages: random, and of no use in a cookie
+	user   User     // with the address of the sign-in
 	values []string // of the provider's claim; nil for an account
 	hash   Hash     // of the account's password
 	began  time.Time
@@ -40,8 +41,10 @@ type session struct {
 	over context.Context
 	end  context.CancelFunc
 
-	seen  time.Time   // guarded by sessions.mu
-	timer *time.Timer // fires when the session is idle for too long, or too old
+	seen    time.Time   // guarded by sessions.mu
+	address string      // of the last use; guarded by sessions.mu
+	browser string      // of the last use; guarded by sessions.mu
+	timer   *time.Timer // fires when the session is idle for too long, or too old
 }
 
 func newSessions(idle, max time.Duration) *sessions {
@@ -53,8 +56,9 @@ func newSessions(idle, max time.Duration) *sessions {
 func (s *sessions) begin(made session) (number string) {
 	number = randomText()
 	made.key = sha256.Sum256([]byte(number))
+	made.id = rand.Text()
 	made.began = time.Now()
-	made.seen = made.began
+	made.seen, made.address = made.began, made.user.Address
 	made.over, made.end = context.WithCancel(context.Background())
 	fresh := &made
 	s.mu.Lock()
@@ -98,13 +102,13 @@ func (s *sessions) find(number string) *session {
 	return found
 }
 
-// use notes that a person used the session now. unuse takes that back, unless the session
-// was used again since.
-func (s *sessions) use(of *session) (unuse func()) {
+// use notes that a person used the session now, and from where. unuse takes the time
+// back, unless the session was used again since.
+func (s *sessions) use(of *session, address, browser string) (unuse func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, now := of.seen, time.Now()
-	of.seen = now
+	of.seen, of.address, of.browser = now, address, browser
 	of.timer.Reset(s.left(of))
 	return func() {
 		s.mu.Lock()

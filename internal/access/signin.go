@@ -137,6 +137,7 @@ func inWords(seconds int) string {
 // false if accounts or roles were changed during the sign-in, so that the user would
 // not get this session any more.
 func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made session, way string) bool {
+	made.browser = browserFamily(r.UserAgent())
 	number := a.sessions.begin(made)
 	if !a.stillGood(&made) { // after begin: Renew ends only sessions that exist
 		a.sessions.end(number)
@@ -154,11 +155,7 @@ func (a *Access) beginSession(w http.ResponseWriter, r *http.Request, made sessi
 func (a *Access) signOut(w http.ResponseWriter, r *http.Request, v Visit) {
 	if s := a.identify(r).session; s != nil {
 		a.sessions.finish(s)
-		way := byPassword
-		if s.values != nil {
-			way = byProvider
-		}
-		a.record(r.Context(), Event{Kind: SignedOut, User: v.User, Way: way})
+		a.record(r.Context(), Event{Kind: SignedOut, User: v.User, Way: s.way()})
 	}
 	a.dropCookie(w, sessionCookie)
 	http.Redirect(w, r, signInPath+"?signed-out", http.StatusSeeOther)

@@ -7,6 +7,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,8 +24,8 @@ import (
 type Config struct {
 	// URL of a NATS server or cluster, comma separated; "" embeds one.
 	URL string
-	// CredentialsFile, NKeyFile, or User and Password authenticate; an embedded
-	// server asks its clients for the same User and Password.
+	// CredentialsFile, NKeyFile, or User and Password authenticate; NKeyFile's user, and User
+	// with Password, are administrators of an embedded server.
 	CredentialsFile string
 	NKeyFile        string
 	User            string
@@ -55,6 +56,12 @@ type Config struct {
 	// Listen is the embedded server's address; "" is 127.0.0.1:4222, "none" accepts
 	// connections from this process only.
 	Listen string
+	// ServerTLS is the TLS of the embedded server; nil: none. DialTLS is how Dial connects
+	// to such a server.
+	ServerTLS, DialTLS *tls.Config
+	// Anonymous opens the embedded server to clients that do not log in: they may do what an
+	// administrator may.
+	Anonymous bool
 	// SyncInterval is how often the embedded store is flushed to disk: "always"
 	// (after every write) or a Go duration. "" is always.
 	SyncInterval string
@@ -65,6 +72,9 @@ type Config struct {
 	// AckWait is how long a fetched message may go without a sign of life before the
 	// server delivers it again; 0 is 30 s. Tests make it shorter.
 	AckWait time.Duration
+	// Unprotected leaves out the streams' deny_delete and deny_purge where the program does
+	// not depend on them. Tests lose messages with it.
+	Unprotected bool
 	// ClaimLife is how long an intent to act on a dead letter blocks other actions;
 	// 0 is claimLife. Tests make it shorter.
 	ClaimLife time.Duration
@@ -81,6 +91,8 @@ type Broker struct {
 	server *embedded // nil with an external server
 	nc     *nats.Conn
 	js     jetstream.JetStream
+
+	denied *denials // to the user of the connection
 
 	chain chain    // the audit
 	seen  sync.Map // names of streams that this process has found
@@ -104,7 +116,7 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 			return nil, err
 		}
 	}
-	if b.nc, err = connect(cfg, b.server, log); err != nil {
+	if b.nc, err = connect(cfg, b.server, b.denied, log); err != nil {
 		b.Close()
 		return nil, err
 	}
@@ -117,21 +129,42 @@ func Open(cfg Config, log zerolog.Logger) (*Broker, error) {
 
 // Dial connects as a command does: once, within the context's deadline, and without
 // starting a server. Without a URL it connects to the address where `certpost run` serves
-// its embedded server.
-func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) {
-	if cfg.URL == "" {
-		cfg.URL = "nats://" + cfg.listen()
-	}
-	b := newBroker(cfg, log)
-	opts, err := options(cfg, log)
+// its embedded server, and logs in, if the configuration does not say how, with the seed of
+// the first of the roles whose seed it can read; no role means Administrator.
+func Dial(ctx context.Context, cfg Config, log zerolog.Logger, roles ...Role) (*Broker, error) {
+	login, err := credentials(cfg, log)
 	if err != nil {
 		return nil, err
 	}
+	seed := ""
+	if cfg.URL == "" {
+		cfg.URL = "nats://" + cfg.listen()
+		if cfg.NKeyFile == "" && cfg.User == "" {
+			var option nats.Option
+			if option, seed, err = cfg.seedLogin(roles); err != nil {
+				return nil, err
+			}
+			if option != nil {
+				login = append(login, option)
+			}
+		}
+		if cfg.DialTLS != nil {
+			login = append(login, nats.Secure(cfg.DialTLS))
+		}
+	}
+	b := newBroker(cfg, log)
+	opts := append(options(cfg, b.denied, log), login...)
 	opts = append(opts, nats.RetryOnFailedConnect(false))
 	if end, ok := ctx.Deadline(); ok {
 		opts = append(opts, nats.Timeout(time.Until(end)))
 	}
-	if b.nc, err = nats.Connect(cfg.URL, opts...); err != nil {
+	b.nc, err = nats.Connect(cfg.URL, opts...)
+	switch {
+	case errors.Is(err, nats.ErrAuthorization) && seed != "":
+		return nil, fmt.Errorf("NATS at %s does not accept the seed %s: check that data_dir is that of the certpost that runs there, or remove the seed and restart it, which makes a new one", safeURL(cfg.URL), seed)
+	case errors.Is(err, nats.ErrAuthorization):
+		return nil, fmt.Errorf("NATS at %s does not let this user in (%w): %s", safeURL(cfg.URL), err, cfg.adviceOnLogin())
+	case err != nil:
 		return nil, fmt.Errorf("NATS at %s does not answer (%w): check that `certpost run` or the NATS server is running, and that nats.url is right", safeURL(cfg.URL), err)
 	}
 	if b.js, err = openJetStream(b.nc, b.apiPrefix()); err != nil {
@@ -139,6 +172,19 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger) (*Broker, error) 
 		return nil, err
 	}
 	return b, nil
+}
+
+// adviceOnLogin says what to do when a server refuses this configuration's user.
+func (c Config) adviceOnLogin() string {
+	switch {
+	case c.CredentialsFile != "":
+		return "check nats.credentials_file"
+	case c.NKeyFile != "":
+		return "check that the server knows the user of nats.nkey_file"
+	case c.User != "":
+		return "check nats.user and nats.password"
+	}
+	return "set nats.credentials_file, nats.nkey_file or nats.user; for the server that another certpost embeds, nats.nkey_file names " + SeedFile("its data_dir", Administrator) + " or a copy of it"
 }
 
 func newBroker(cfg Config, log zerolog.Logger) *Broker {
@@ -149,7 +195,7 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 	if cfg.ClaimLife == 0 {
 		cfg.ClaimLife = claimLife
 	}
-	return &Broker{cfg: cfg, log: log}
+	return &Broker{cfg: cfg, log: log, denied: &denials{reads: make(chan struct{})}}
 }
 
 // apiPrefix is the prefix of JetStream's subjects, with the last dot.

@@ -66,7 +66,7 @@ func TestManyAppendToOneChain(t *testing.T) {
 	if head, err := first.AuditHead(ctx); err != nil || head != (Anchor{}) {
 		t.Errorf("head of an empty audit: %v, %v", head, err)
 	}
-	second, err := Dial(ctx, Config{URL: first.URL()}, zerolog.Nop())
+	second, err := Dial(ctx, clientOf(first), zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,15 +19,17 @@ const maxPayload = 4 << 20
 
 // connect returns a connection that retries without limit: an unreachable broker is waited
 // for, for a minute or for a day.
-func connect(cfg Config, srv *embedded, log zerolog.Logger) (*nats.Conn, error) {
-	opts, err := options(cfg, log)
-	if err != nil {
-		return nil, err
-	}
+func connect(cfg Config, srv *embedded, denied *denials, log zerolog.Logger) (*nats.Conn, error) {
 	url := cfg.URL
+	var opts []nats.Option
 	if srv != nil {
-		url = ""
-		opts = append(opts, nats.InProcessServer(srv.srv))
+		opts = append(options(cfg, denied, log), srv.seeds.login(Administrator), nats.InProcessServer(srv.srv))
+	} else {
+		login, err := credentials(cfg, log)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(options(cfg, denied, log), login...)
 	}
 	nc, err := nats.Connect(url, opts...)
 	if err != nil {
@@ -42,7 +44,22 @@ func connect(cfg Config, srv *embedded, log zerolog.Logger) (*nats.Conn, error) 
 // clientName is the program's client name in NATS, followed by "@" and the host's name.
 const clientName = "certpost"
 
-func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
+// denials remembers what NATS has denied to this process's user.
+type denials struct {
+	once  sync.Once
+	reads chan struct{} // closed when it may not read events
+}
+
+func (d *denials) add(err error) (known bool) {
+	if !strings.Contains(err.Error(), ".STREAM.MSG.GET."+EventsStream) {
+		return false
+	}
+	d.once.Do(func() { close(d.reads) })
+	return true
+}
+
+// options are those of every connection; credentials says who connects.
+func options(cfg Config, denied *denials, log zerolog.Logger) []nats.Option {
 	host, _ := os.Hostname()
 	opts := []nats.Option{
 		nats.Name(clientName + "@" + host),
@@ -71,6 +88,10 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
+				if denied.add(err) {
+					log.Debug().Err(err).Msg("this user may publish events, and not read them")
+					return
+				}
 				advice := "NATS denies this user permission for a subject"
 				if strings.Contains(err.Error(), nats.InboxPrefix) {
 					advice += ": set nats.inbox_prefix to the prefix that the user may subscribe to"
@@ -85,6 +106,11 @@ func options(cfg Config, log zerolog.Logger) ([]nats.Option, error) {
 	if cfg.InboxPrefix != "" {
 		opts = append(opts, nats.CustomInboxPrefix(cfg.InboxPrefix))
 	}
+	return opts
+}
+
+// credentials are the options that the configuration gives for logging in and for TLS.
+func credentials(cfg Config, log zerolog.Logger) (opts []nats.Option, err error) {
 	if cfg.CredentialsFile != "" {
 		if err := checkReadable("nats.credentials_file", cfg.CredentialsFile); err != nil {
 			return nil, err

@@ -29,6 +29,8 @@ const (
 	HeaderEventSequence = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
 	HeaderEventSubject  = "Certpost-Event-Subject"  // that the event was published on: its source
 	HeaderForce         = "Certpost-Force"
+	HeaderCopyOf        = "Certpost-Copy-Of"   // the sequence of the delivery that was moved, or stranded
+	HeaderPublished     = "Certpost-Published" // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
 	HeaderCode          = "Certpost-Code"
 	HeaderClass         = "Certpost-Class"
 	HeaderPhase         = "Certpost-Phase"

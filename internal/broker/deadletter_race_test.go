@@ -26,7 +26,7 @@ func TestTwoProcessesBuryOneDelivery(t *testing.T) {
 	if err := b.EnsureTopology(ctx); err != nil {
 		t.Fatal(err)
 	}
-	other, err := Open(Config{URL: b.URL()}, zerolog.Nop())
+	other, err := Open(clientOf(b), zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

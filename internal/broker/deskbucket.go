@@ -122,12 +122,7 @@ func (d *DeskBucket) watch(ctx context.Context, prefix string, each func(DeskEnt
 	}
 }
 
-// List returns all entries whose key begins with the prefix ("hold.").
-func (d *DeskBucket) List(ctx context.Context, prefix string) ([]DeskEntry, error) {
-	return d.list(ctx, prefix)
-}
-
-// Heads is List without the values.
+// Heads returns all entries whose key begins with the prefix ("hold."), without the values.
 func (d *DeskBucket) Heads(ctx context.Context, prefix string) ([]DeskEntry, error) {
 	return d.list(ctx, prefix, jetstream.MetaOnly())
 }

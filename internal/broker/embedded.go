@@ -18,6 +18,10 @@ import (
 
 const defaultListen = "127.0.0.1:4222"
 
+// loginTimeout is how long a client of the embedded server may take to log in, and for the TLS
+// handshake before. The server's own limit of 2 seconds is too short for a busy machine.
+const loginTimeout = 10 * time.Second
+
 // syncAlways is the SyncInterval of a store that flushes every write to disk.
 const syncAlways = "always"
 
@@ -38,6 +42,7 @@ func (c Config) listen() string {
 type embedded struct {
 	srv     *server.Server
 	lock    *flock.Flock
+	seeds   seeds
 	listens bool // accepts connections of other programs
 }
 
@@ -53,6 +58,13 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 	if err := checkRoom(cfg.DataDir); err != nil {
 		e.stop()
 		return nil, err
+	}
+	if e.seeds, err = openSeeds(cfg.DataDir, log); err != nil {
+		e.stop()
+		return nil, err
+	}
+	if cfg.Anonymous {
+		log.Warn().Str("listen", cfg.listen()).Msg("nats.anonymous is true: every process on this machine may read certificates, forge records and delete streams in the embedded NATS")
 	}
 	opts, err := e.serverOptions(cfg)
 	if err != nil {
@@ -122,12 +134,12 @@ func (e *embedded) serverOptions(cfg Config) (*server.Options, error) {
 	if maxStore == 0 {
 		maxStore = defaultMaxStore
 	}
-	dir, err := filepath.Abs(filepath.Join(cfg.DataDir, "nats"))
+	dir, err := filepath.Abs(filepath.Join(cfg.DataDir, natsDir))
 	if err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", cfg.DataDir, err)
 	}
 	text := fmt.Sprintf("server_name: certpost\nmax_payload: %d\njetstream { store_dir: %s, sync_interval: %s, max_memory_store: 64MB, max_file_store: %d }\n",
-		maxPayload, strconv.Quote(dir), strconv.Quote(sync), maxStore)
+		maxPayload, strconv.Quote(dir), strconv.Quote(sync), maxStore) + cfg.accountsText(e.seeds)
 	opts := &server.Options{}
 	if err := opts.ProcessConfigString(text); err != nil {
 		return nil, fmt.Errorf("embedded NATS: %w", err)
@@ -150,16 +162,12 @@ func (e *embedded) serverOptions(cfg Config) (*server.Options, error) {
 			opts.Port = server.RANDOM_PORT
 		}
 	}
-	if cfg.User != "" {
-		opts.Username = cfg.User
-		if cfg.Password != nil {
-			pw, err := cfg.Password()
-			if err != nil {
-				return nil, fmt.Errorf("nats.password: %w", err)
-			}
-			opts.Password = string(pw)
-			clear(pw)
-		}
+	if cfg.ServerTLS != nil {
+		opts.TLS, opts.TLSConfig, opts.TLSTimeout = true, cfg.ServerTLS, loginTimeout.Seconds()
+	}
+	opts.AuthTimeout = loginTimeout.Seconds()
+	if err := cfg.finishUsers(opts, e.seeds); err != nil {
+		return nil, err
 	}
 	return opts, nil
 }

@@ -25,3 +25,8 @@ func testEvent(id string, targets ...string) *events.Event {
 
 // operator acts on dead letters in these tests.
 var operator = Actor{Name: "operator", Via: ViaShell}
+
+// clientOf is the configuration of another process that uses the embedded server of b.
+func clientOf(b *Broker) Config {
+	return Config{URL: b.URL(), NKeyFile: SeedFile(b.cfg.DataDir, Administrator)}
+}

@@ -83,25 +83,6 @@ func (b *Broker) Release(ctx context.Context, number uint64, by Actor, reason st
 	return desk.Delete(ctx, entry.Key, entry.Revision)
 }
 
-// Holds returns all holds, including those of letters that are gone but not yet released.
-func (b *Broker) Holds(ctx context.Context) ([]Hold, error) {
-	desk, err := b.Desk(ctx)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := desk.List(ctx, holdPrefix)
-	if err != nil {
-		return nil, err
-	}
-	var all []Hold
-	for _, e := range entries {
-		if h, ok := ParseHold(e); ok {
-			all = append(all, h)
-		}
-	}
-	return all, nil
-}
-
 // ParseHold reads a hold from a bucket entry; false for other entries.
 func ParseHold(e DeskEntry) (Hold, bool) {
 	text, ok := strings.CutPrefix(e.Key, holdPrefix)

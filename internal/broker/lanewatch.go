@@ -10,15 +10,15 @@ import (
 )
 
 // FollowLanes calls changed whenever the result of LaneInfos may have changed: a process
-// has started, has gone or reports another state, or a lane was suspended or resumed. It
-// returns when the context ends, or when the bucket CERTPOST_RELAYS can no longer be
+// has started, has gone or reports another state, a lane was suspended or resumed, or the
+// pause of a relay began or ended. It returns when the context ends, or when the bucket CERTPOST_RELAYS can no longer be
 // watched.
 func (b *Broker) FollowLanes(ctx context.Context, changed func()) error {
 	kv, err := b.OpenRelays(ctx)
 	if err != nil {
 		return err
 	}
-	w, err := kv.WatchFiltered(ctx, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"})
+	w, err := kv.WatchFiltered(ctx, []string{SuspendedPrefix + "*", ReplicaPrefix + "*", PausePrefix + ">"})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", RelaysBucket, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -53,8 +54,8 @@ type Entry struct {
 	// headers; "" if it is not known.
 	EventSubject string    `json:"event_subject,omitempty"`
 	Attempts     int       `json:"attempts"`
-	First        time.Time `json:"first_attempt"`
-	Last         time.Time `json:"last_attempt"`
+	First        time.Time `json:"first_attempt,omitzero"`
+	Last         time.Time `json:"last_attempt,omitzero"`
 
 	// Owner is the process that sends, Lease the time by which the outcome is known. The
 	// writer of `sending`, at the time Claimed, owns the entry until then. Both times are by
@@ -92,6 +93,16 @@ type Entry struct {
 
 	// Stored is when the server stored this revision, by its clock; set when it is read.
 	Stored time.Time `json:"-"`
+}
+
+// Refuses returns the failure of a delivery of an event whose id was used for another
+// certificate, nil if the entry is about this one.
+func (e Entry) Refuses(ev *events.Event) *verdict.Failure {
+	if e.Digest == ev.Digest() {
+		return nil
+	}
+	return verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
+		fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", e.State))
 }
 
 // Release ends the lease.

@@ -203,22 +203,29 @@ func (b *Broker) WaitingFor(ctx context.Context, target string, found func(token
 	return nil
 }
 
-// EventAt returns the event with a sequence in CERTPOST_EVENTS and the headers of its
-// message. ErrNoEvent: it is no longer stored, or another one has the sequence.
-func (b *Broker) EventAt(ctx context.Context, sequence uint64, token string) (*events.Event, map[string][]string, error) {
+// StoredEvent is an event in CERTPOST_EVENTS.
+type StoredEvent struct {
+	*events.Event
+	Headers   map[string][]string
+	Published time.Time // by the server's clock
+}
+
+// EventAt returns the event with a sequence in CERTPOST_EVENTS; ErrNoEvent if it is gone, or
+// another one than the token says.
+func (b *Broker) EventAt(ctx context.Context, sequence uint64, token string) (StoredEvent, error) {
 	raw, err := b.messageAt(ctx, EventsStream, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil, ErrNoEvent
+		return StoredEvent{}, ErrNoEvent
 	}
 	if err != nil {
-		return nil, nil, b.readError(ctx, EventsStream, err)
+		return StoredEvent{}, b.readError(ctx, EventsStream, err)
 	}
 	ev, err := events.Decode(raw.Header, raw.Data)
 	if err != nil || events.Token(ev.ID) != token {
-		return nil, nil, ErrNoEvent
+		return StoredEvent{}, ErrNoEvent
 	}
 	ev.Subject = raw.Subject
-	return ev, raw.Header, nil
+	return StoredEvent{ev, raw.Header, raw.Time}, nil
 }
 
 // ErrNoEvent says that an event is no longer stored.

@@ -17,7 +17,7 @@ import (
 // Publish does.
 func publishing(t *testing.T) (*Broker, func(*events.Event) (uint64, bool)) {
 	t.Helper()
-	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Unprotected: true}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

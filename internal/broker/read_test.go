@@ -19,7 +19,7 @@ import (
 // newTestBroker returns a broker with its streams, on an embedded server, without a queue.
 func newTestBroker(t testing.TB) *Broker {
 	t.Helper()
-	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}, zerolog.Nop())
+	b, err := Open(Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Unprotected: true}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,15 @@
 package broker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -15,6 +18,8 @@ const (
 	ReplicaPrefix   = "replica."   // <id>: a Heartbeat
 	SuspendedPrefix = "suspended." // <lane>: a Suspension
 	RatePrefix      = "rate."      // <relay>: a window
+	PausePrefix     = "pause."     // <relay>: a verdict.RelayPause
+	sealKey         = "seal"       // the key with which deliveries are sealed, shared by all processes
 )
 
 const (
@@ -48,13 +53,23 @@ const (
 	BreakerOpen   = "open"   // no relay is tried
 )
 
+// The reasons for which nothing is fetched from a lane. They are labels of the metric
+// certpost_lane_paused; people get the words of package desk.
+const (
+	PausedSuspended   = "suspended"   // by an operator
+	PausedBreaker     = "breaker"     // no relay of any target may be tried
+	PausedLimit       = "relay_limit" // the same, because the relays said that they are at limits of their own
+	PausedRate        = "rate"        // the relay's rate limit is reached
+	PausedConnections = "connections" // all connections of this process's share are in use
+)
+
 // LaneStatus is the state of a lane in one process, for pages and health checks.
 type LaneStatus struct {
 	Lane     string      `json:"lane"`
 	Process  string      `json:"process,omitempty"` // host/pid/id, if statuses of several processes are listed
 	Breaker  string      `json:"breaker"`
 	Relays   []RelayAway `json:"relays,omitempty"`
-	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: suspended, breaker, relay_limit, rate, connections
+	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: one of the reasons above
 	InFlight int         `json:"in_flight"`
 }
 
@@ -63,6 +78,7 @@ type RelayAway struct {
 	Relay   string          `json:"relay"`
 	Breaker verdict.Breaker `json:"breaker"`
 	Reason  string          `json:"reason"`
+	Reply   string          `json:"reply,omitempty"`      // the relay's text, cleaned and cut
 	Limit   bool            `json:"limit,omitempty"`      // because of a limit of its own
 	Again   time.Time       `json:"tried_again,omitzero"` // when it may be tried; zero: with the next delivery
 }
@@ -76,6 +92,50 @@ func ReadSuspension(lane string, e jetstream.KeyValueEntry) Suspension {
 	}
 	s.Lane, s.Revision = lane, e.Revision()
 	return s
+}
+
+// ReadPause reads an entry. An unreadable entry is a pause that is over: the relay says
+// again that it is at its limit.
+func ReadPause(e jetstream.KeyValueEntry) (p verdict.RelayPause) {
+	if err := json.Unmarshal(e.Value(), &p); err != nil {
+		return verdict.RelayPause{}
+	}
+	return p
+}
+
+// OpenSeal returns the seal of deliveries. The first process makes its key; one that cannot
+// be read is replaced. Processes with different keys read each other's deliveries as
+// unsealed ones.
+func (b *Broker) OpenSeal(ctx context.Context) (events.Seal, error) {
+	kv, err := b.OpenRelays(ctx)
+	if err != nil {
+		return events.Seal{}, err
+	}
+	for {
+		stored, err := kv.Get(ctx, sealKey)
+		revision := uint64(0)
+		switch {
+		case err == nil:
+			if seal, err := events.ReadSeal(string(stored.Value())); err == nil {
+				return seal, nil
+			}
+			revision = stored.Revision()
+		case !errors.Is(err, jetstream.ErrKeyNotFound):
+			return events.Seal{}, fmt.Errorf("%s in %s: %w", sealKey, RelaysBucket, err)
+		}
+		key := events.NewSealKey()
+		if revision == 0 {
+			_, err = kv.Create(ctx, sealKey, []byte(key))
+		} else {
+			_, err = kv.Update(ctx, sealKey, []byte(key), revision)
+		}
+		if err == nil {
+			return events.ReadSeal(key)
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) && !WrongSequence(err) { // else another process was first
+			return events.Seal{}, fmt.Errorf("%s in %s: %w", sealKey, RelaysBucket, err)
+		}
+	}
 }
 
 // ErrWatchEnded says that the server ended the watch of a bucket.

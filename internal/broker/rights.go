@@ -112,7 +112,7 @@ func overlap(a, b string) bool {
 }
 
 // Missing returns what a role needs and the rights do not give, as sentences.
-func (r Rights) Missing(role Role) (all []string) {
+func (r Rights) Missing(role UserRole) (all []string) {
 	for _, subject := range role.Publish {
 		if !r.Publish.covers(subject) {
 			all = append(all, "may not publish "+subject)
@@ -136,7 +136,7 @@ type excess struct {
 
 // Excess returns what the rights give and a role does not need, as sentences: those acts
 // by which a stolen login does harm beyond the role.
-func (r Rights) Excess(role Role) (all []string) {
+func (r Rights) Excess(role UserRole) (all []string) {
 	if !r.limited {
 		return []string{"has no permissions, so it may do everything in its account"}
 	}
@@ -174,8 +174,8 @@ func (r Rights) Excess(role Role) (all []string) {
 	return all
 }
 
-// Role returns the role of Certpost for this connection's settings.
-func (b *Broker) Role(requests []string) Role {
+// OwnRole returns the role of Certpost for this connection's settings.
+func (b *Broker) OwnRole(requests []string) UserRole {
 	return CertpostRole(RoleNames{APIPrefix: b.apiPrefix(), Inbox: b.inboxPrefix(), Requests: requests})
 }
 

@@ -9,9 +9,9 @@ import (
 	"github.com/certpost/certpost/internal/events"
 )
 
-// Role is what one kind of NATS user may do: the subjects that it may publish and
+// UserRole is what one kind of NATS user may do: the subjects that it may publish and
 // subscribe to, and no others.
-type Role struct {
+type UserRole struct {
 	Name, About        string
 	Publish, Subscribe []string
 	// Answers says that the user may also publish to the reply subjects of requests that it
@@ -43,8 +43,8 @@ var noName = regexp.MustCompile(`[^A-Za-z0-9-]`)
 const defaultInbox = "_INBOX_"
 
 // Roles returns the roles of an account that Certpost has for itself.
-func Roles(n RoleNames) []Role {
-	roles := []Role{CertpostRole(n)}
+func Roles(n RoleNames) []UserRole {
+	roles := []UserRole{CertpostRole(n)}
 	taken := map[string]bool{}
 	for _, source := range n.Sources {
 		name := "publisher"
@@ -68,9 +68,9 @@ func Roles(n RoleNames) []Role {
 	)
 }
 
-func role(name, about string, publish ...string) Role {
+func role(name, about string, publish ...string) UserRole {
 	inbox := defaultInbox + name
-	return Role{Name: name, About: about, Publish: append(publish, userInfo), Subscribe: []string{inbox + ".>"}, Inbox: inbox}
+	return UserRole{Name: name, About: about, Publish: append(publish, userInfo), Subscribe: []string{inbox + ".>"}, Inbox: inbox}
 }
 
 func requestSubjects(names []string) []string {
@@ -82,7 +82,7 @@ func requestSubjects(names []string) []string {
 }
 
 // CertpostRole is what the program itself needs.
-func CertpostRole(n RoleNames) Role {
+func CertpostRole(n RoleNames) UserRole {
 	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
 	api := prefix + "."
 	r := role("certpost", "the program: creates its streams, delivers, answers requests",

@@ -28,6 +28,8 @@ func (b *Broker) keptStream(have, want jetstream.StreamConfig) jetstream.StreamC
 	out.DiscardNewPerSubject, out.MaxMsgs, out.MaxMsgSize = want.DiscardNewPerSubject, want.MaxMsgs, want.MaxMsgSize
 	out.MaxMsgsPerSubject, out.AllowAtomicPublish, out.AllowDirect = want.MaxMsgsPerSubject, want.AllowAtomicPublish, want.AllowDirect
 	out.AllowRollup, out.DenyDelete, out.Description = want.AllowRollup, want.DenyDelete, want.Description
+	// JetStream cannot take deny_purge back. Only rollups, where they are needed, exclude it.
+	out.DenyPurge = want.DenyPurge || have.DenyPurge && !want.AllowRollup
 	if b.cfg.MaxBytes[want.Name] != 0 { // otherwise any limit is safe: a full stream refuses, and drops nothing
 		out.MaxBytes = want.MaxBytes
 	}

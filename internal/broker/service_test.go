@@ -48,7 +48,7 @@ func TestService(t *testing.T) {
 		Endpoint{"dead.panic", "", func(context.Context, string, []byte) ([]byte, error) { panic("canary-in-a-panic") }},
 		Endpoint{"dead.large", "", func(context.Context, string, []byte) ([]byte, error) { return make([]byte, 9<<20), nil }},
 	)
-	client, err := Dial(t.Context(), Config{URL: b.URL()}, zerolog.Nop())
+	client, err := Dial(t.Context(), clientOf(b), zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestAnswersGoToNobodyElse(t *testing.T) {
 		}
 		return nil, &Refused{Status: 413, Text: "too large"}
 	}})
-	client, err := Dial(t.Context(), Config{URL: b.URL()}, zerolog.Nop())
+	client, err := Dial(t.Context(), clientOf(b), zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

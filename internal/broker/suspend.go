@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // Suspension keeps all processes from fetching a lane's deliveries: the value at key
@@ -29,7 +31,8 @@ type Suspension struct {
 
 func (s Suspension) Expired(now time.Time) bool { return !s.Until.IsZero() && !s.Until.After(now) }
 
-// ErrNotSuspended is returned for a lane to resume that is not suspended.
+// ErrNotSuspended is returned for a lane to resume that is not suspended, and of whose relays
+// none is paused.
 var ErrNotSuspended = errors.New("is not suspended")
 
 // Suspend suspends a lane. If the lane is already suspended, the new reason and end replace
@@ -60,7 +63,8 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: by, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
 }
 
-// Resume ends a lane's suspension; ErrNotSuspended if the lane is not suspended.
+// Resume ends a lane's suspension, and the pauses of its relays for limits of their own;
+// ErrNotSuspended if there are none.
 func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason string) error {
 	reason, err := CheckReason(reason, false)
 	if err != nil {
@@ -74,13 +78,28 @@ func (b *Broker) Resume(ctx context.Context, lane string, by Actor, reason strin
 		return fmt.Errorf("lane %q %w", lane, ErrNotSuspended)
 	}
 	entry, err := kv.Get(ctx, SuspendedPrefix+lane)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return fmt.Errorf("lane %s %w", lane, ErrNotSuspended)
+	suspended := err == nil
+	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return fmt.Errorf("resume lane %s: %w", lane, err)
 	}
+	pauses, err := b.pausesOf(ctx, kv, lane)
 	if err != nil {
 		return fmt.Errorf("resume lane %s: %w", lane, err)
 	}
-	return b.EndSuspension(ctx, kv, lane, entry.Revision(), by, reason)
+	if !suspended && len(pauses) == 0 {
+		return fmt.Errorf("lane %s %w", lane, ErrNotSuspended)
+	}
+	if suspended {
+		if err := b.EndSuspension(ctx, kv, lane, entry.Revision(), by, reason); err != nil {
+			return err
+		}
+	}
+	for _, p := range pauses {
+		if err := b.endPause(ctx, kv, lane, p, by, reason); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // EndSuspension records the end of a suspension and deletes its entry. It fails if the
@@ -160,6 +179,8 @@ type LaneInfo struct {
 	Starting   bool         `json:"starting,omitempty"`            // no process has reported yet, and it is too early to expect it
 	Statuses   []LaneStatus `json:"statuses,omitempty"`            // one per process whose breaker is not closed or that is paused
 	Suspension *Suspension  `json:"suspension,omitempty"`
+	// Pauses are those of its relays for limits of their own, by relay.
+	Pauses []verdict.RelayPause `json:"relay_pauses,omitempty"`
 }
 
 // LaneInfos returns all lanes, sorted by name.
@@ -220,9 +241,17 @@ func heartbeatOf(e jetstream.KeyValueEntry) (beat Heartbeat, ok bool) {
 	return beat, ok
 }
 
-// readRelays adds the suspensions and process statuses of the bucket to lanes.
+// readRelays adds the suspensions, the process statuses and the pauses of the bucket to
+// lanes.
 func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes map[string]*LaneInfo) error {
-	return readBeats(ctx, kv, []string{SuspendedPrefix + "*", ReplicaPrefix + "*"}, func(e jetstream.KeyValueEntry) {
+	var pauses []verdict.RelayPause
+	err := readBeats(ctx, kv, []string{SuspendedPrefix + "*", ReplicaPrefix + "*", PausePrefix + ">"}, func(e jetstream.KeyValueEntry) {
+		if strings.HasPrefix(e.Key(), PausePrefix) {
+			if p := ReadPause(e); !p.Over(time.Now()) {
+				pauses = append(pauses, p)
+			}
+			return
+		}
 		if lane, ok := strings.CutPrefix(e.Key(), SuspendedPrefix); ok {
 			if s := ReadSuspension(lane, e); lanes[lane] != nil && !s.Expired(time.Now()) {
 				lanes[lane].Suspension = &s
@@ -240,6 +269,15 @@ func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes ma
 			}
 		}
 	})
+	for _, info := range lanes {
+		for _, p := range pauses {
+			if info.uses(p) {
+				info.Pauses = append(info.Pauses, p)
+			}
+		}
+		slices.SortFunc(info.Pauses, func(a, b verdict.RelayPause) int { return cmp.Compare(a.Relay, b.Relay) })
+	}
+	return err
 }
 
 // readBeats calls read for each entry of the bucket at the keys.
@@ -260,6 +298,14 @@ func readBeats(ctx context.Context, kv jetstream.KeyValue, keys []string, read f
 			read(e)
 		}
 	}
+}
+
+// uses reports whether the paused relay is one of the lane's: one when the pause began, or
+// one that a process reports.
+func (i *LaneInfo) uses(p verdict.RelayPause) bool {
+	return slices.Contains(p.Lanes, i.Lane) || slices.ContainsFunc(i.Statuses, func(s LaneStatus) bool {
+		return slices.ContainsFunc(s.Relays, func(away RelayAway) bool { return away.Relay == p.Relay })
+	})
 }
 
 func (i *LaneInfo) add(s LaneStatus) {

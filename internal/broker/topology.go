@@ -122,7 +122,6 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	ledger := base("KV_"+LedgerBucket, "the state of each delivery", "$KV."+LedgerBucket+".>")
 	ledger.MaxAge = ledgerAge
 	ledger.MaxMsgsPerSubject = 1
-	ledger.AllowRollup = true
 	ledger.DenyDelete = true
 	ledger.AllowAtomicPublish = true
 
@@ -136,6 +135,14 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	desk.MaxMsgsPerSubject = 1
 	desk.AllowRollup = true
 	desk.DenyDelete = true
+	if !b.cfg.Unprotected {
+		// What the program never does. It deletes deliveries (stranded.go) and dead letters, and
+		// an operator may purge the latter, which is recorded as their removal.
+		for _, s := range []*jetstream.StreamConfig{&events, &manifest, &audit} {
+			s.DenyDelete, s.DenyPurge = true, true
+		}
+		deliveries.DenyPurge, ledger.DenyPurge = true, true
+	}
 	return []jetstream.StreamConfig{events, deliveries, manifest, dead, audit, ledger, relays, desk}
 }
 
@@ -276,6 +283,7 @@ func streamDiff(have, want jetstream.StreamConfig) []string {
 	d.add("allow_direct", have.AllowDirect, want.AllowDirect)
 	d.add("allow_rollup_hdrs", have.AllowRollup, want.AllowRollup)
 	d.add("deny_delete", have.DenyDelete, want.DenyDelete)
+	d.add("deny_purge", have.DenyPurge, want.DenyPurge)
 	return d
 }
 

@@ -3,11 +3,14 @@ package browser
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp/kb"
 	"github.com/nats-io/nats.go"
+
+	"github.com/certpost/certpost/internal/lab"
 )
 
 func contains(text, part string) bool { return strings.Contains(text, part) }
@@ -259,11 +262,7 @@ func testCheck(t *testing.T, c *chromium, o *office, _ numbers) {
 
 // testAccepted shows a letter whose headers say that a relay accepted the mail.
 func testAccepted(t *testing.T, c *chromium, o *office, _ numbers) {
-	nc, err := nats.Connect(o.nats)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc := lab.Admin(t, o.nats, filepath.Join(o.dir, "data"))
 	m := nats.NewMsg("certpost.dead.SMTP_PERMANENT." + o.lanes[0] + ".ops-archive.accepted-1")
 	m.Data = []byte(`{"id": "accepted-1", "targets": ["ops-archive"]}`)
 	for _, header := range [][2]string{

@@ -200,7 +200,7 @@ func (o *office) start() {
 	})
 	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
 	defer cancel()
-	if o.broker, err = broker.Dial(ctx, broker.Config{URL: o.nats}, zerolog.Nop()); err != nil {
+	if o.broker, err = broker.Dial(ctx, broker.Config{URL: o.nats, NKeyFile: lab.Seed(filepath.Join(o.dir, "data"), "admin")}, zerolog.Nop()); err != nil {
 		o.t.Fatal(err)
 	}
 }

@@ -56,6 +56,10 @@ func testRoles(t *testing.T, c *chromium) {
 
 	viewer := ways[0].hands(t, c, o.http)
 	viewer.signIn("viewer")
+	operator.open("/settings")
+	operator.click("Where you are signed in")
+	operator.sees("this browser")
+	testSessions(t, c, o)
 	viewer.open("/")
 	cause := mustAsk[string](viewer.tab, `document.querySelector("article.cause h3 a").getAttribute("href")`)
 	for _, page := range []string{
@@ -70,6 +74,23 @@ func testRoles(t *testing.T, c *chromium) {
 	}
 	viewer.isRefused("/dead-letters/confirm?action=replay&all=yes", "operator")
 	viewer.isRefused(edit, "admin")
+}
+
+// testSessions signs an operator out from an administrator's list, by keyboard and
+// without scripts.
+func testSessions(t *testing.T, c *chromium, o *office) {
+	for _, way := range ways[1:3] {
+		lost := way.hands(t, c, o.http)
+		lost.signIn("operator")
+		admin := way.hands(t, c, o.http)
+		admin.signIn("admin")
+		admin.open("/sessions?q=operator&size=1") // the last one used is the first
+		admin.looks("sessions")
+		admin.use("tr form", "Sign out")
+		admin.sees("Signed out there.")
+		lost.open("/")
+		lost.sees("Password")
+	}
 }
 
 // isRefused opens an address that requires a higher role.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/certpost/certpost/internal/lab"
 )
 
 // filled is an office with the given number of dead letters of six causes, written as
@@ -22,9 +24,7 @@ func filled(b *testing.B, letters int) *office {
 	address := free.Addr().String()
 	must(b, free.Close())
 	o := openOffice(b, officeConfig{listen: address})
-	nc, err := nats.Connect("nats://" + address)
-	must(b, err)
-	defer nc.Close()
+	nc := lab.Admin(b, "nats://"+address, o.dataDir)
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(2000))
 	must(b, err)
 	certificate := selfSigned(b, "web1.example.com")

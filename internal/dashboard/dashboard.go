@@ -34,8 +34,9 @@ type Options struct {
 // pages holds what all page functions share.
 type pages struct {
 	*Look
-	desk *desk.Desk
-	live *live
+	guard *access.Access
+	desk  *desk.Desk
+	live  *live
 	// exports counts the complete lists that are being written.
 	exports *live
 	log     zerolog.Logger
@@ -48,11 +49,15 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	p := &pages{Look: opts.Look, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), log: opts.Log, now: opts.Now}
+	p := &pages{Look: opts.Look, guard: guard, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
 	// For pages without a <link rel="icon">: the guard's redirect pages.
 	guard.HandleFiles("GET /favicon.ico", http.RedirectHandler(p.assets.path("icon.svg"), http.StatusFound))
-	for _, route := range p.routes() {
+	routes := p.routes()
+	if guard.SignsIn() {
+		routes = append(routes, p.sessionRoutes()...)
+	}
+	for _, route := range routes {
 		guard.Handle(route.pattern, route.needs, p.serve(route.page))
 	}
 	guard.Handle("GET /events", access.Viewer, p.events)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"html/template"
 	"slices"
+	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -16,18 +17,19 @@ import (
 // evidence for it.
 type deliveryView struct {
 	broker.Entry
-	Leaf       *verdict.Certificate
-	Recipients []recipient
-	Steps      []step
-	Tries      attemptsView
-	Doubtful   bool   // it is unknown whether the mail was sent
-	Letter     uint64 // the open dead letter, 0 for none
-	History    []historyRow
-	TargetPage string // addresses
-	LanePage   string
-	SameEvent  string // all deliveries of the event
-	SameLeaf   string // all deliveries of the certificate, "" when the certificate is unknown
-	Commands   []command
+	WaitingSince time.Time // of a delivery that was never attempted
+	Leaf         *verdict.Certificate
+	Recipients   []recipient
+	Steps        []step
+	Tries        attemptsView
+	Doubtful     bool   // it is unknown whether the mail was sent
+	Letter       uint64 // the open dead letter, 0 for none
+	History      []historyRow
+	TargetPage   string // addresses
+	LanePage     string
+	SameEvent    string // all deliveries of the event
+	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
+	Commands     []command
 }
 
 // recipient is one address and the outcome of the mail for it.
@@ -78,7 +80,7 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 	e := d.Entry
 	token := events.Token(e.Event)
 	v := deliveryView{
-		Entry: e, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		Entry: e, WaitingSince: d.WaitingSince, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
 		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
 		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
 			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},

@@ -43,6 +43,7 @@ type office struct {
 	guard  *access.Access
 	// handler is what the server at url serves.
 	handler http.Handler
+	dataDir string // of the embedded NATS
 }
 
 // officeConfig overrides the defaults of an office.
@@ -75,11 +76,11 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	t.Cleanup(store.Close)
 	courier := delivery.NewCourier(delivery.NewBook(definitions, source), store, delivery.Options{})
 	t.Cleanup(courier.Close)
-	o := &office{t: t, relay: relay}
+	o := &office{t: t, relay: relay, dataDir: t.TempDir()}
 	if c.listen == "" {
 		c.listen = "none"
 	}
-	o.broker, err = broker.Open(broker.Config{DataDir: t.TempDir(), Listen: c.listen, SyncInterval: "2m"}, log)
+	o.broker, err = broker.Open(broker.Config{DataDir: o.dataDir, Listen: c.listen, SyncInterval: "2m"}, log)
 	must(t, err)
 	runner := queue.NewRunner(o.broker, courier, queue.Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, RetryMultiplier: 2,
 		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, queue.NewMetrics(prometheus.NewRegistry()))

@@ -86,30 +86,24 @@ func newStrip(b desk.Balance) strip {
 	return s
 }
 
-// laneView is a lane with a short text for its state.
+// laneView is a lane with its state in words.
 type laneView struct {
 	broker.LaneInfo
-	Mark string // the class of a mark
-	Word string
-	Why  string
+	State desk.LaneState
+	Mark  string // the class of a mark
 }
 
 func newLaneView(lane broker.LaneInfo) laneView {
-	v := laneView{LaneInfo: lane, Mark: "good", Word: "delivers"}
+	v := laneView{LaneInfo: lane, State: desk.StateOf(lane), Mark: "good"}
 	switch {
 	case lane.Suspension != nil:
-		v.Mark, v.Word, v.Why = "held", "suspended", lane.Suspension.Reason
+		v.Mark = "held"
 	case lane.Starting:
-		v.Mark, v.Word, v.Why = "busy", "starting", "no process has reported yet that it serves the lane"
-	case lane.Replicas == 0:
-		v.Mark, v.Word, v.Why = "warn", "not served", "no process has reported recently that it serves the lane"
-	case len(lane.Statuses) > 0:
-		v.Mark, v.Word = "warn", laneWord(lane.Statuses[0])
-		for _, status := range lane.Statuses {
-			for _, relay := range status.Relays {
-				v.Mark, v.Why = "bad", relay.Relay+" "+string(relay.Breaker)+": "+relay.Reason
-			}
-		}
+		v.Mark = "busy"
+	case slices.ContainsFunc(lane.Statuses, func(s broker.LaneStatus) bool { return len(s.Relays) > 0 }):
+		v.Mark = "bad"
+	case lane.Replicas == 0, len(lane.Statuses) > 0, len(lane.Pauses) > 0:
+		v.Mark = "warn"
 	}
 	return v
 }

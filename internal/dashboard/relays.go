@@ -38,23 +38,6 @@ type relayRow struct {
 	Limits string
 }
 
-// laneWord is the state of a lane in one process, in words for people.
-func laneWord(s broker.LaneStatus) string {
-	switch cmp.Or(s.Paused, s.Breaker) {
-	case "breaker", broker.BreakerOpen:
-		return "relay does not answer"
-	case broker.BreakerPartly:
-		return "skips a relay"
-	case "relay_limit":
-		return "at the relay's own limit"
-	case "rate":
-		return "at its rate limit"
-	case "connections":
-		return "at its connection limit"
-	}
-	return cmp.Or(s.Paused, s.Breaker)
-}
-
 func laneAddress(lane string) string { return relaysPath + "/" + url.PathEscape(lane) }
 
 func newLaneRow(lane desk.LaneRow) laneRow {
@@ -146,7 +129,7 @@ func newRelay(lane desk.LaneRow, targets []string) relayView {
 		{"certpost", shellLine("certpost", "relays", "suspend", lane.Lane, "--reason=WHY", "--for=2h")},
 		{"nats", shellLine("nats", "consumer", "info", broker.DeliveriesStream, "lane-"+lane.Lane)},
 	}}
-	if lane.Suspension != nil {
+	if lane.Suspension != nil || len(lane.Pauses) > 0 {
 		v.Commands[0] = command{"certpost", shellLine("certpost", "relays", "resume", lane.Lane)}
 	}
 	return v
@@ -213,7 +196,7 @@ func (p *pages) resume(r *request) (view, error) {
 	}
 	err := p.desk.Resume(r.Context(), r.actor(), r.PathValue("lane"), r.reason())
 	if errors.Is(err, broker.ErrNotSuspended) {
-		says := problem{Title: "The lane is not suspended", Says: "It was already resumed, or the suspension has ended.", Do: "Nothing to do: the lane delivers."}
+		says := problem{Title: "The lane is not suspended", Says: "It was already resumed, or the suspension or pause has ended.", Do: "Nothing to do: the lane delivers."}
 		return view{template: "problem", title: says.Title, status: http.StatusConflict, data: says, object: map[string]any{"status": http.StatusConflict, "error": says.Says}}, nil
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/lab"
 )
 
 // A replay of all matching letters is confirmed, followed, and shown with the result of
@@ -74,9 +75,7 @@ func TestMayHaveBeenSent(t *testing.T) {
 	address := free.Addr().String()
 	must(t, free.Close())
 	o := openOffice(t, officeConfig{listen: address})
-	nc, err := nats.Connect("nats://" + address)
-	must(t, err)
-	defer nc.Close()
+	nc := lab.Admin(t, "nats://"+address, o.dataDir)
 	lane := o.lane()
 	certificate := selfSigned(t, "a.example.com")
 	for _, event := range []string{"ev1", "ev2"} {

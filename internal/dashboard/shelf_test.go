@@ -58,8 +58,17 @@ func sampleLane() desk.LaneRow {
 				{Relay: "mx.example.com:587", Breaker: verdict.Open, Reason: "connection refused", Again: noon.Add(30 * time.Second)}, {Relay: "mx2.example.com:25", Breaker: verdict.HalfOpen, Reason: "greeting 421"}}},
 			{Lane: "relay", Process: "host/2/def", Breaker: "closed", Paused: "rate"},
 			{Lane: "relay", Process: "host/3/ghi", Breaker: "open", Paused: "relay_limit", Relays: []broker.RelayAway{
-				{Relay: "mx3.example.com:587", Breaker: verdict.Open, Reason: "550 5.4.5", Limit: true, Again: noon.Add(time.Hour)}}}}},
+				{Relay: "mx3.example.com:587", Breaker: verdict.Open, Reason: "550 5.4.5", Reply: "5.4.5 Daily limit", Limit: true, Again: noon.Add(time.Hour)}}}}},
 		Relays: []verdict.RelayView{{Relay: "mx.example.com:587", Lane: "relay", Targets: 2, MaxConnections: 5, MaxMessagesPerConnection: 100, MaxMessageRate: verdict.Rate{Count: 14, Per: time.Second}}, {Relay: "mx2.example.com:25", Fallback: 1}},
+	}
+}
+
+func sampleSessions() []access.Session {
+	ann := access.User{Name: "ann", Subject: "user:ann", Role: access.Admin, Address: "192.0.2.7"}
+	return []access.Session{
+		{ID: "one", User: ann, LastAddress: "192.0.2.7", Way: "password", Browser: "Firefox on Linux", Since: noon.Add(-time.Hour), Seen: noon, Ends: noon.Add(time.Hour), Own: true, Current: true},
+		{ID: "two", User: ann, LastAddress: "198.51.100.7", Way: "password", Since: noon.Add(-2 * time.Hour), Seen: noon.Add(-time.Minute), Ends: noon.Add(time.Hour), Own: true},
+		{ID: "three", User: access.User{Name: "bob", Subject: "https://id.example.com#17", Role: access.Viewer, Address: "2001:db8::7"}, LastAddress: "2001:db8::7", Way: "provider", Browser: "Safari on iOS", Since: noon.Add(-3 * time.Hour), Seen: noon.Add(-30 * time.Minute), Ends: noon.Add(30 * time.Minute)},
 	}
 }
 
@@ -108,6 +117,8 @@ func shelves(text string) map[string]view {
 		"audit, empty":      {template: "audit", title: "Audit", data: historyView{}},
 		"audit, none":       {template: "audit", title: "Audit", data: historyView{Chips: chips}},
 		"audit news":        {template: "audit-news", title: "New", data: audit.News, fragment: true},
+		"sessions":          {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
+		"sessions, none":    {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
 		"settings":          {template: "settings", title: "Settings", data: newSettings("dark", "off")},
 		"keys":              {template: "keys", title: "Keys"},
 	})
@@ -120,7 +131,7 @@ func TestLanesSayWhatProcessesDo(t *testing.T) {
 	t.Parallel()
 	doc, _ := show(t, newTestLook(t), shelves("")["relay"], access.Viewer)
 	text := textOf(doc)
-	for _, want := range []string{"host/1/abc", "mx.example.com:587 open connection refused", "in 30 s", "mx2.example.com:25 half open greeting 421 with the next delivery", "host/2/def closed nothing is fetched: rate", "at most 14/s, 5 connections, 100 mails on each"} {
+	for _, want := range []string{"host/1/abc", "mx.example.com:587 not used connection refused", "in 30 s", "mx2.example.com:25 being tried again greeting 421 with the next delivery", "host/2/def in use nothing is fetched: at its rate limit", "at most 14/s, 5 connections, 100 mails on each"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}
@@ -164,13 +175,20 @@ func TestLaneAtTheLimitOfItsRelay(t *testing.T) {
 	t.Parallel()
 	lane := sampleLane()
 	lane.Statuses = lane.Statuses[2:]
+	lane.Pauses = []verdict.RelayPause{{Relay: "mx3.example.com:587", Until: noon.Add(time.Hour)}}
 	for name, v := range map[string]view{
 		"lane":  {template: "relay", title: "x", data: newRelay(lane, nil)},
 		"lanes": {template: "relays", title: "x", data: relaysView{List: []laneRow{newLaneRow(lane)}}},
 	} {
-		doc, _ := show(t, newTestLook(t), v, access.Viewer)
+		doc, _ := show(t, newTestLook(t), v, access.Operator)
 		text := textOf(doc)
-		want := map[string][]string{"lane": {"at the relay's own limit", "550 5.4.5", "in 1 h"}, "lanes": {"at the relay's own limit"}}[name]
+		want := map[string][]string{"lane": {"at the relay's own limit", "550 5.4.5", "in 1 h", "Reply: 5.4.5 Daily limit", "End the pause", "mx3.example.com:587 is not used until", "certpost relays resume relay"},
+			"lanes": {"at the relay's own limit", "until 13:00:00", "Reply: 5.4.5 Daily limit"}}[name]
+		for _, token := range []string{"relay_limit", "half-open", "breaker"} {
+			if strings.Contains(text, token) {
+				t.Errorf("%s: the page says %q", name, token)
+			}
+		}
 		for _, words := range want {
 			if !strings.Contains(text, words) {
 				t.Errorf("%s: the page does not say %q:\n%s", name, words, text)

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -39,7 +40,7 @@ func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.A
 	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
 		failure.Recipients = a.msg.recipients // fewer than the target names
 	}
-	return receipt, a.target.allowRetry(a.explain(failure))
+	return receipt, a.target.allowRetry(a.target.explainLogin(a.explain(failure)))
 }
 
 // transmit sends the rendered mail, and completes and redacts what is known of it then.
@@ -61,13 +62,15 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 		a.step(failure.Phase, a.started, failure)
 		return failure
 	}
-	a.p, failure = a.provisions(ctx, a.target, a.event)
+	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil {
+		failure = a.address()
+	}
 	a.step(verdict.PhaseSecrets, a.started, failure)
 	a.fetched = time.Now()
 	if failure != nil {
 		return failure
 	}
-	a.msg, failure = a.render()
+	a.msg, failure = a.render(ctx)
 	a.step(verdict.PhaseRender, a.fetched, failure)
 	a.rendered = time.Now()
 	return failure
@@ -83,6 +86,15 @@ func (a *attempt) permit() *verdict.Failure {
 	return failure
 }
 
+// address fills the places of the target's recipients.
+func (a *attempt) address() *verdict.Failure {
+	filled, failure := a.target.addressed(a.p.bundle, a.event)
+	if failure == nil {
+		a.target = filled
+	}
+	return failure
+}
+
 // step records a step. A failed step gets the phase of its failure: fetching the secrets
 // may also show that the certificate is invalid.
 func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Failure) {
@@ -93,9 +105,17 @@ func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Fa
 }
 
 // render builds the payload and the mail, in memory.
-func (a *attempt) render() (*message, *verdict.Failure) {
+func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	now := time.Now()
 	owed, others, failure := a.opts.Readdress.recipients(a.target, a.order)
+	if failure != nil {
+		return nil, failure
+	}
+	sealing, failure := a.sealing(ctx, a.target, a.p, others, now)
+	if failure != nil {
+		return nil, failure
+	}
+	signing, failure := a.signing(ctx, a.target, a.p, now)
 	if failure != nil {
 		return nil, failure
 	}
@@ -117,15 +137,37 @@ func (a *attempt) render() (*message, *verdict.Failure) {
 			clear(att.Data)
 		}
 	}()
+	if attachments, err = sealing.files(attachments); err != nil {
+		return nil, asFailure(err)
+	}
+	if failure := a.target.tooLarge(attachments); failure != nil {
+		return nil, failure
+	}
 	msg, err := renderMail(a.target, mailFacts{
 		eventID: a.event.ID, source: a.event.Source, time: a.event.Time, now: now, bundle: a.p.bundle, attachments: attachments,
 		recipients: owed, accepted: a.order.Accepted, others: others, possibleDuplicate: a.order.PossibleDuplicate, warnings: warnings,
-		product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+		sealing: sealing, signing: signing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
 	})
 	if err != nil {
 		return nil, asFailure(err)
 	}
+	if n := len(msg.raw); n > a.target.MaxMessageBytes && a.target.MaxMessageBytes > 0 {
+		clear(msg.raw)
+		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhaseRender,
+			fmt.Sprintf("the mail has %d bytes; max_message_bytes allows %d", n, a.target.MaxMessageBytes))
+	}
 	return msg, nil
+}
+
+// tooLarge returns the failure for an attachment above max_attachment_bytes.
+func (t *Target) tooLarge(attachments []payload.Attachment) *verdict.Failure {
+	for _, a := range attachments {
+		if n := len(a.Data); n > t.MaxAttachmentBytes && t.MaxAttachmentBytes > 0 {
+			return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload,
+				fmt.Sprintf("the attachment %s has %d bytes; max_attachment_bytes allows %d", a.Name, n, t.MaxAttachmentBytes))
+		}
+	}
+	return nil
 }
 
 // certificateWarnings checks the certificate by the policies of configuration and target.
@@ -149,8 +191,8 @@ func (a *attempt) complete(r *verdict.Receipt) {
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
 	r.Warnings = append(r.Warnings, a.warnings...)
-	if settings := a.target.settings(nil); !r.DSN && settings.NeedsKey() {
-		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, settings))
+	if !r.DSN && a.target.settings(nil).NeedsKey() {
+		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, a.target))
 	}
 }
 

@@ -135,6 +135,9 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 	if failure != nil {
 		return nil, failure
 	}
+	if t, failure = t.addressed(b, ev); failure != nil {
+		return nil, failure
+	}
 	p := newProvisions(t, b)
 	p.key = key
 	if t.settings(p.vars).Passphrase() != "" {
@@ -142,7 +145,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 			return nil, failure
 		}
 	}
-	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).render()
+	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).render(ctx)
 	if failure != nil {
 		return nil, failure
 	}

@@ -53,12 +53,20 @@ func (a *attempt) deliverVia(ctx context.Context, t *Target, fallback bool) smtp
 	h, failure := a.handover(ctx, t, fallback)
 	got := smtp.Result{Failure: failure}
 	if failure == nil {
+		h.permit = permits.relay
 		got = a.sendTo(ctx, h, false)
 	}
 	if got.Redial {
 		got = a.sendTo(ctx, h, true)
 	}
-	permits.judge(got, a.defs.limits[smtp.RelayName(t.Host, t.Port)].LimitPause)
+	if limit := got.Limit(); limit != nil {
+		a.pause(permits.relay, smtp.RelayName(t.Host, t.Port), limit)
+	} else {
+		judge(permits.relay, got.Failure)
+	}
+	if permits.login != nil {
+		judgeFallback(permits.login, got.Failure)
+	}
 	return got
 }
 
@@ -86,27 +94,51 @@ func (a *attempt) admit(t *Target, fallback bool) (p permits, failure *verdict.F
 	return p, nil
 }
 
-// judge reports the result of the attempt to the breakers. pause is for a relay that is at
-// a limit of its own.
-func (p permits) judge(got smtp.Result, pause time.Duration) {
-	if limit := got.Limit(); limit != nil {
-		setDefault(&pause, defaultLimitPause)
-		p.relay.Pause(limit.Reason, pause)
-		limit.After = pause
-	} else {
-		judge(p.relay, got.Failure)
-	}
-	if p.login != nil {
-		judgeFallback(p.login, got.Failure)
-	}
-}
-
 // end returns the permits to the breakers.
 func (p permits) end() {
 	p.relay.End()
 	if p.login != nil {
 		p.login.End()
 	}
+}
+
+// pause keeps all processes from a relay that said that it is at a limit of its own, for the
+// relay's limit_pause.
+func (a *attempt) pause(permit *smtp.Permit, relay string, limit *verdict.Failure) {
+	pause := a.defs.limits[relay].LimitPause
+	setDefault(&pause, defaultLimitPause)
+	until := permit.Pause(limit.Outcome, pause)
+	limit.After = pause
+	if a.order.Limits != nil {
+		a.order.Limits.Pause(verdict.RelayPause{
+			Relay: relay, Lanes: a.defs.lanesOf(relay), Reason: limit.Reason, Reply: limit.Reply,
+			Since: time.Now().UTC(), Until: until.UTC(),
+		})
+	}
+}
+
+// lanesOf returns the lanes whose targets have the relay as their first one or as a
+// fallback, sorted.
+func (d *Definitions) lanesOf(relay string) []string {
+	var lanes []string
+	for lane, relayLists := range d.laneRelays {
+		if slices.ContainsFunc(slices.Concat(relayLists...), func(t *Target) bool { return smtp.RelayName(t.Host, t.Port) == relay }) {
+			lanes = append(lanes, lane)
+		}
+	}
+	slices.Sort(lanes)
+	return lanes
+}
+
+// PauseRelay keeps this process from a relay that is at a limit of its own, as another
+// process has learnt, or this one before a restart.
+func (c *Courier) PauseRelay(p verdict.RelayPause) {
+	c.breakers.Get(p.Relay, smtp.BreakerThreshold).Hold(verdict.Outcome{Reason: p.Reason, Reply: p.Reply}, p.Until)
+}
+
+// ResumeRelay ends the pause of a relay for a limit of its own: the next mail is the probe.
+func (c *Courier) ResumeRelay(relay string) {
+	c.breakers.Get(relay, smtp.BreakerThreshold).Resume()
 }
 
 // breakerOpen is the verdict on a delivery to a relay whose breaker is open.
@@ -128,8 +160,8 @@ func judge(p *smtp.Permit, f *verdict.Failure) {
 	switch {
 	case f == nil:
 		p.Success()
-	case f.Relay:
-		f.After = p.Failure(f.Reason)
+	case f.Relay && !f.Untried:
+		f.After = p.Failure(f.Outcome)
 	case f.Untried, f.Phase == verdict.PhaseSecrets, f.Phase == verdict.PhaseConnect, isStopped(f):
 		// the relay was not tried, or had no time to answer
 	default:
@@ -147,7 +179,7 @@ func judgeFallback(p *smtp.Permit, f *verdict.Failure) {
 		// the relay's own breaker counts it, or it says nothing about the login
 	default:
 		f.Relay = true
-		f.After = p.Failure(f.Reason)
+		f.After = p.Failure(f.Outcome)
 	}
 }
 
@@ -195,7 +227,7 @@ func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
 			if i > 0 && s.Wait == 0 {
 				login := verdict.RelayStatus{}
 				if c.breakers.Get(relay.login(), 1).Status(&login); login.Breaker != verdict.Closed {
-					s.Breaker, s.Wait, s.Reason, s.Limit = login.Breaker, login.Wait, login.Reason, false
+					s.Breaker, s.Wait, s.Reason, s.Reply, s.Limit = login.Breaker, login.Wait, login.Reason, login.Reply, false
 				}
 			}
 			list[i] = s

@@ -21,7 +21,12 @@ const (
 	mailsPerConnection = 100
 	maxConnectionIdle  = 30 * time.Second
 	maxConnectionAge   = 5 * time.Minute
-	defaultLimitPause  = time.Hour // RelayLimits.LimitPause
+	// connectionsPerProcess is the number of connections that each process opens to a relay
+	// without MaxConnections: as many as Postfix by default (default_destination_concurrency_limit).
+	// More deliveries than that are in work at a time: the others are being read, rendered or
+	// recorded (docs/decisions/0070).
+	connectionsPerProcess = 20
+	defaultLimitPause     = time.Hour // RelayLimits.LimitPause
 )
 
 // termsOf returns the terms for the connections to a relay, with this process's share
@@ -31,7 +36,10 @@ func termsOf(limits RelayLimits, shared verdict.Limits) smtp.Terms {
 	setDefault(&of.Mails, mailsPerConnection)
 	setDefault(&of.Idle, maxConnectionIdle)
 	setDefault(&of.Age, maxConnectionAge)
-	if of.Connections > 0 && shared != nil {
+	switch {
+	case of.Connections == 0:
+		of.Connections = connectionsPerProcess
+	case shared != nil:
 		of.Connections = shared.Share(of.Connections)
 	}
 	return of
@@ -43,6 +51,7 @@ type handover struct {
 	relay  smtp.Relay
 	terms  smtp.Terms
 	count  func() *verdict.Failure // counts the mail against the relay's rate, once
+	permit *smtp.Permit            // of the relay's breaker
 }
 
 // handover prepares sending to a relay: its address and certificate files, the
@@ -81,6 +90,14 @@ func (a *attempt) sendTo(ctx context.Context, h *handover, fresh bool) smtp.Resu
 	s, err := a.pool.Acquire(ctx, h.relay, h.terms, fresh)
 	if err != nil {
 		return smtp.Result{Failure: noConnection(h.relay, err)}
+	}
+	if wait, reason := h.permit.Revoked(); wait > 0 { // while this mail waited for a connection
+		if s == nil {
+			a.pool.Release(h.relay)
+		} else {
+			a.pool.Put(s, h.terms)
+		}
+		return smtp.Result{Failure: breakerOpen(smtp.RelayName(h.target.Host, h.target.Port), wait, reason)}
 	}
 	// The wait for a free connection does not count against the target's timeout.
 	ctx, cancel := context.WithTimeout(ctx, h.target.Timeout)
@@ -198,16 +215,20 @@ func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verd
 const maxTargetFile = 4 << 20
 
 func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
-	info, err := os.Stat(path)
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
-		err = errors.New("not a regular file of at most 4 MiB")
-	}
-	var text []byte
-	if err == nil {
-		text, err = os.ReadFile(path)
-	}
+	text, err := readRegular(path)
 	if err != nil {
 		return nil, smtp.Unusable(key, path, "cannot be read", err)
 	}
 	return text, nil
+}
+
+func readRegular(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
+		err = errors.New("not a regular file of at most 4 MiB")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }

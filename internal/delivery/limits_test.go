@@ -20,6 +20,8 @@ type grants struct {
 	wait  time.Duration
 	share int
 	asked []string
+
+	pauses []verdict.RelayPause
 }
 
 func (g *grants) Take(relay string, limit verdict.Rate) time.Duration {
@@ -28,6 +30,8 @@ func (g *grants) Take(relay string, limit verdict.Rate) time.Duration {
 }
 
 func (g *grants) Share(connections int) int { return min(connections, g.share) }
+
+func (g *grants) Pause(p verdict.RelayPause) { g.pauses = append(g.pauses, p) }
 
 // A mail for a relay at its limits is not sent, neither to it nor to another relay, and
 // the delivery comes back unchanged.

@@ -44,6 +44,9 @@ type mailFacts struct {
 	others []mailbox
 	// possibleDuplicate marks a mail whose earlier outcome is unknown.
 	possibleDuplicate bool
+	// sealing encrypts the mail; nil encrypts nothing.
+	sealing *sealing
+	signing signing
 	// warnings are shown at the top of the mail; the subject then says WARNING.
 	warnings []string
 	// product is the name of the product in subject and bodies; "" is Certpost.
@@ -91,7 +94,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	// Exchange sends automatic replies in spite of Auto-Submitted. Not "All": that
 	// would also suppress bounces.
 	msg.SetGenHeader("X-Auto-Response-Suppress", "OOF, AutoReply")
-	msg.SetGenHeader("X-Certpost-Event-Id", legible.Header(m.eventID, maxEventID))
+	msg.SetGenHeader("X-Certpost-Event-Id", legible.Header(shownEventID(t, m.eventID), maxEventID))
 	msg.SetGenHeader("X-Certpost-Target", legible.Header(t.ID, 64))
 	if m.possibleDuplicate {
 		msg.SetGenHeader("X-Certpost-Possible-Duplicate", "yes")
@@ -113,15 +116,37 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		size += len(a.Data)
 	}
 
+	if err := m.signing.message(msg); err != nil {
+		return nil, renderFailure("the mail cannot be signed with sign.smime", err)
+	}
 	var raw bytes.Buffer
 	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key in memory
 	if _, err := msg.WriteTo(&raw); err != nil {
 		return nil, renderFailure("the mail cannot be assembled", err)
 	}
+	wire := raw.Bytes()
+	if m.sealing != nil {
+		if wire, err = m.sealing.mail(wire); err != nil {
+			return nil, err
+		}
+	}
+	if wire, err = m.signing.wire(wire); err != nil {
+		return nil, err
+	}
 	return &message{
-		from: addresses.from.wire(), recipients: addresses.envelope, raw: raw.Bytes(),
-		messageID: id, envelopeID: envelopeID(m.eventID, t.ID), needsUTF8: addresses.utf8,
+		from: addresses.from.wire(), recipients: addresses.envelope, raw: wire,
+		messageID: id, envelopeID: envelopeID(shownEventID(t, m.eventID), t.ID), needsUTF8: addresses.utf8,
 	}, nil
+}
+
+// shownEventID returns what an event is called where everybody can read it: in a header and
+// in the envelope. The id may have names of the certificate in it, so that of an encrypted
+// mail is a hash, the one that the ledger uses for ids that are no tokens.
+func shownEventID(t *Target, id string) string {
+	if t.encrypts() {
+		return events.Token("\x00" + id)
+	}
+	return id
 }
 
 func renderFailure(reason string, cause error) error {
@@ -143,11 +168,16 @@ func fromName(t *Target, product string) string {
 }
 
 // subject returns the subject: {prefix} Certpost: certificate for {CN} issued,
-// expires {NotAfter}; with a warning at the end if there is one.
+// expires {NotAfter}; with a warning at the end if there is one. That of an encrypted mail
+// tells nothing.
 func subject(t *Target, m mailFacts) string {
+	prefix := legible.Header(t.SubjectPrefix, maxPrefix)
+	if t.encrypts() {
+		return strings.TrimSpace(prefix + " " + m.product + ": encrypted certificate")
+	}
 	s := m.product + ": certificate for " + legible.Header(legible.Name(m.bundle.Name(), maxShownName).Text, maxShownName) +
 		" issued, expires " + m.bundle.Leaf.NotAfter.UTC().Format(time.DateOnly)
-	if prefix := legible.Header(t.SubjectPrefix, maxPrefix); prefix != "" {
+	if prefix != "" {
 		s = prefix + " " + s
 	}
 	if len(m.warnings) > 0 {

@@ -19,6 +19,7 @@ type facts struct {
 	dnsNames []name   // of the leaf; its CN if it has no DNS names
 	issuers  []string // the issuer's RFC 2253 name and its CN, in lower case
 	labels   map[string]string
+	leaf     *x509.Certificate
 }
 
 // name is a DNS name in both forms, lower case: "xn--bcher-kva.example" and
@@ -26,7 +27,7 @@ type facts struct {
 type name struct{ ascii, unicode string }
 
 func factsOf(leaf *x509.Certificate, labels map[string]string) facts {
-	f := facts{labels: labels}
+	f := facts{labels: labels, leaf: leaf}
 	dns := leaf.DNSNames
 	if len(dns) == 0 && leaf.Subject.CommonName != "" {
 		dns = []string{leaf.Subject.CommonName}
@@ -56,6 +57,7 @@ type matcher struct {
 	dnsNames []dnsGlob
 	issuers  []glob
 	labels   map[string]glob
+	kinds    kindMatcher
 }
 
 type dnsGlob struct{ ascii, unicode glob }
@@ -78,6 +80,7 @@ func newMatcher(m *Match) matcher {
 	for _, pattern := range m.Issuers {
 		made.issuers = append(made.issuers, newGlob(strings.ToLower(pattern), 0))
 	}
+	made.kinds = newKindMatcher(m)
 	for key, pattern := range m.Labels {
 		if made.labels == nil {
 			made.labels = make(map[string]glob, len(m.Labels))
@@ -92,7 +95,7 @@ func newMatcher(m *Match) matcher {
 // such event.
 func (t *Target) matches(f facts) bool {
 	return t.Match != nil && !t.Disabled &&
-		t.matcher.fitsNames(f.dnsNames) && t.matcher.fitsIssuers(f.issuers) && t.matcher.fitsLabels(f.labels)
+		t.matcher.fitsNames(f.dnsNames) && t.matcher.fitsIssuers(f.issuers) && t.matcher.fitsLabels(f.labels) && t.matcher.kinds.fits(f.leaf)
 }
 
 func (m *matcher) fitsNames(names []name) bool {

@@ -38,11 +38,12 @@ func (i Inspector) Examine(ctx context.Context, target, subject string, event []
 	}
 	defer p.clear()
 	if e.bundle != nil && e.keyAndPayload(ctx, p) {
-		e.mail(p)
+		e.mail(ctx, p)
 	}
 	if e.msg != nil {
 		defer clear(e.msg.raw)
 	}
+	e.found = append(e.found, e.courier.probeKeys(ctx, e.t)...)
 	e.relays(ctx, p)
 	return e.found
 }
@@ -175,11 +176,16 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 }
 
 // mail renders the mail that would be sent. A refused certificate is already reported.
-func (e *examination) mail(p *provisions) {
+func (e *examination) mail(ctx context.Context, p *provisions) {
+	addressed, failure := e.t.addressed(p.bundle, e.ev)
+	if failure != nil {
+		e.say("mail", verdict.Error, "%s", failure.Error())
+		return
+	}
 	if _, err := e.courier.certificateWarnings(e.t, p.bundle, time.Now()); err != nil {
 		return
 	}
-	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: e.t, p: p}).render()
+	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: addressed, p: p}).render(ctx)
 	if failure != nil {
 		e.say("mail", verdict.Error, "%s", failure.Error())
 		return

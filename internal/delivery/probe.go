@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
-	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -28,6 +27,9 @@ const certificateWarning = 21 * 24 * time.Hour
 func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	defs := i.courier.book.Current()
 	all := targetState(defs, target)
+	if t, failure := lookUp(defs, target); failure == nil {
+		all = append(all, i.courier.probeKeys(ctx, t)...)
+	}
 	for n, relay := range defs.relays[target] {
 		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": relay.Host, "target": relay.ID}}
 		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil)
@@ -55,7 +57,8 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
-	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase(), false}} {
+	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase(), false},
+		{t.Sign.SMIME.Certificate, false}, {t.Sign.SMIME.PrivateKey, false}, {t.DKIM.PrivateKey, false}} {
 		if secret.ref.IsZero() || fallback && !secret.login {
 			continue
 		}
@@ -110,7 +113,7 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	s, failure := c.probeSession(ctx, t, p)
 	if failure != nil {
 		c.pool.Release(slot)
-		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: failure.Error() + shownInstead(t, failure)}}, failure.Relay
+		return []verdict.Finding{{What: "relay", Status: verdict.Error, Message: t.explainLogin(failure).Error() + shownInstead(t, failure)}}, failure.Relay
 	}
 	defer func() { c.pool.Put(s, smtp.Terms{Connections: limit}) }() // Mails is 0: the pool closes it
 	text := s.Describe()
@@ -129,8 +132,8 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 				Message: fmt.Sprintf("its certificate expires on %s, in %s", legible.Moment(end), days(legible.Days(time.Now(), end)))})
 		}
 	}
-	if settings := t.settings(nil); !s.OffersDSN() && settings.NeedsKey() {
-		all = append(all, verdict.Finding{What: "bounces", Status: verdict.Warning, Message: keyInBounces(smtp.RelayName(t.Host, t.Port), settings)})
+	if !s.OffersDSN() && t.settings(nil).NeedsKey() {
+		all = append(all, verdict.Finding{What: "bounces", Status: verdict.Warning, Message: keyInBounces(smtp.RelayName(t.Host, t.Port), t)})
 	}
 	if msg == nil {
 		return all, false
@@ -163,9 +166,9 @@ func (c *Courier) probeSession(ctx context.Context, t *Target, p *provisions) (*
 }
 
 // keyInBounces is the warning for a mail with a private key to a relay without DSN.
-func keyInBounces(relay string, s payload.Settings) string {
+func keyInBounces(relay string, t *Target) string {
 	key := "the private key"
-	if !s.KeyInClear() {
+	if !t.keyInClear() {
 		key = "the encrypted private key"
 	}
 	return fmt.Sprintf("%s does not offer DSN (RFC 3461), so a bounce may return the whole mail with %s to from_address; let only people who may have the key read that mailbox, or use a relay with DSN", relay, key)

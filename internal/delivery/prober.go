@@ -120,7 +120,10 @@ func (d *Definitions) sameChecks(ids []string) [][]string {
 
 // checkKey is equal for targets whose check has the same result.
 func (d *Definitions) checkKey(t *Target) string {
-	parts := []string{t.PKCS12Passphrase.String(), t.KeystorePassword.String()}
+	parts := []string{t.PKCS12Passphrase.String(), t.KeystorePassword.String(), t.Sign.SMIME.Certificate.String(), t.Sign.SMIME.PrivateKey.String(), t.DKIM.PrivateKey.String()}
+	if t.encrypts() {
+		parts = append(parts, t.ID) // its keys are those of its own recipients
+	}
 	for _, relay := range d.relays[t.ID] {
 		parts = append(parts, relay.login())
 		for _, ref := range relay.refs() {

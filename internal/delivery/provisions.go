@@ -156,18 +156,6 @@ func (c *Courier) fromEvent(ctx context.Context, ev *events.Event, r *events.Ref
 	return ref, s, nil
 }
 
-// refOf returns a reference of an event as one that the secret store reads.
-func refOf(r *events.Reference) secrets.Ref {
-	ref := secrets.Ref{File: r.File}
-	if v := r.Vault; v != nil {
-		ref.Vault = &secrets.VaultRef{Mount: v.Mount, Path: v.Path, Key: v.Key, Version: v.Version}
-	}
-	if v := r.Transit; v != nil {
-		ref.Transit = &secrets.TransitRef{Mount: v.Mount, Key: v.Key, Ciphertext: v.Ciphertext}
-	}
-	return ref
-}
-
 // secretFailure turns an error of the secret store into a verdict. The store's error
 // texts are those of Certpost and contain no secret.
 func secretFailure(err error) *verdict.Failure {

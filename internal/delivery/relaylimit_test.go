@@ -3,6 +3,7 @@ package delivery
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,9 +110,19 @@ targets:
 	}
 	c := NewCourier(NewBook(d, Source{}), nil, Options{})
 	t.Cleanup(c.Close)
-	a := &attempt{Courier: c, defs: d, target: d.byID["a"], p: &provisions{vars: secrets.Vars{}}, order: verdict.Attempt{Claim: claimedAtOnce},
+	shared := &grants{}
+	a := &attempt{Courier: c, defs: d, target: d.byID["a"], p: &provisions{vars: secrets.Vars{}}, order: verdict.Attempt{Claim: claimedAtOnce, Limits: shared},
 		msg: &message{from: "a@example.com", recipients: []string{"b@example.com"}, raw: []byte("Subject: x\r\n\r\nx\r\n")}}
 	if _, f := a.send(t.Context()).Verdicts(); f == nil || !f.Limit || f.After != 90*time.Second {
 		t.Errorf("got %+v", f)
+	}
+	want := verdict.RelayPause{Relay: server.Address(), Lanes: []string{d.byID["a"].Lane()}, Reason: "127.0.0.1", Reply: "4.7.1 Rate limit exceeded, try again later"}
+	if len(shared.pauses) != 1 {
+		t.Fatalf("shared with the other processes: %+v", shared.pauses)
+	}
+	got := shared.pauses[0]
+	if got.Relay != want.Relay || !slices.Equal(got.Lanes, want.Lanes) || got.Reply != want.Reply || !strings.HasPrefix(got.Reason, want.Reason) ||
+		got.Until.Sub(got.Since).Round(time.Second) != 90*time.Second {
+		t.Errorf("shared %+v, want %+v", got, want)
 	}
 }

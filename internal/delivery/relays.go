@@ -107,7 +107,7 @@ func (Target) Hint(key string) string { return RelayKeys{}.Hint(key) }
 // and the rate apply to all replicas together.
 type RelayLimits struct {
 	// MaxConnections is the maximum number of connections to the relay at a time, from
-	// all replicas together. Default: no limit.
+	// all replicas together. Default: 20 from each process.
 	MaxConnections int `yaml:"max_connections" min:"0" max:"10000"`
 	// MaxMessagesPerConnection is the number of mails after which a connection is
 	// closed; 1 opens a connection for every mail. Default: 100.
@@ -278,8 +278,8 @@ func (b *ruleBook) matchesDomains(rule int, domains []string) bool {
 // domains returns the domains of the target's recipients, in lower case and A-labels,
 // sorted, each once.
 func (t *Target) domains() []string {
-	var all []string
-	for b := range mailboxes(slices.Concat(t.To, t.CC, t.BCC)) {
+	all := slices.Clone(t.ToDomains) // of recipients that each event fills
+	for b := range mailboxes(slices.DeleteFunc(slices.Concat(t.To, t.CC, t.BCC), hasPlace)) {
 		all = append(all, b.domain())
 	}
 	slices.Sort(all)
@@ -354,6 +354,7 @@ type relayOption struct {
 // relayOptions returns a target's relays in the order in which they are tried: its own,
 // then its fallbacks. It completes the target itself by the rules.
 func (b *ruleBook) relayOptions(t *Target) []relayOption {
+	t.applyPreset()
 	own := t.ownKeys()
 	from, byDomain := b.completed(t, own)
 	all := []relayOption{{Target: t, from: from, byDomain: byDomain}}

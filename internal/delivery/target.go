@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
@@ -24,9 +25,13 @@ type Target struct {
 	// must match. A target without match gets only events that name it.
 	Match *Match `yaml:"match"`
 
+	// Preset sets host, port and tls_mode for a provider, and the user name where it is the
+	// same for all customers; keys of the target come first. A refused login then says what
+	// the provider expects. ses needs host: it depends on the region.
+	Preset string `yaml:"preset" enum:"gmail,outlook,office365,yahoo,sendgrid,mailgun,ses,postmark"`
 	// Host is the relay's DNS name or IP address. The relay's certificate must be valid
-	// for it, unless tls_server_name or tls_fingerprint is set.
-	Host string `yaml:"host" required:"true"`
+	// for it, unless tls_server_name or tls_fingerprint is set. Required without preset.
+	Host string `yaml:"host"`
 	// Port is the relay's TCP port. The default of tls_mode depends on it.
 	Port int `yaml:"port" min:"1" max:"65535"`
 	// TLSMode is one of starttls (STARTTLS is required, no downgrade), smtps (TLS from
@@ -90,12 +95,18 @@ type Target struct {
 	FromAddress string `yaml:"from_address" required:"true"`
 	// FromName is the display name in the From header; at most 128 characters.
 	FromName string `yaml:"from_name"`
-	// To are the recipients in the To header: 1 to 50 addresses.
+	// To are the recipients in the To header: 1 to 50 addresses. {email} stands for the e-mail
+	// addresses in the certificate, {labels.NAME} for a label of the event; both need
+	// to_domains.
 	To []string `yaml:"to" required:"true"`
 	// CC are the recipients in the Cc header; at most 50.
 	CC []string `yaml:"cc"`
 	// BCC are the recipients that appear in no header; at most 50.
 	BCC []string `yaml:"bcc"`
+	// ToDomains are globs on the domains that recipients with {email} or {labels.NAME} may be
+	// in, in to, cc and bcc; * matches any characters except a dot, ** any characters. Other
+	// addresses become a dead letter (SMTP_VALIDATION). Example: [example.com].
+	ToDomains []string `yaml:"to_domains"`
 	// AllOrNothing sends the mail to no recipient if the relay refuses one of them.
 	// Otherwise the accepted recipients get it, and the refused ones are retried or
 	// become a dead letter.
@@ -127,6 +138,34 @@ type Target struct {
 	// ZipPrivateKey adds the private key, not encrypted, to the zip payload.
 	ZipPrivateKey bool `yaml:"zip_private_key"`
 
+	// Encryption encrypts to the recipients, so that no passphrase travels: none, smime (the
+	// whole mail, S/MIME), openpgp (the whole mail, PGP/MIME) or age (each attachment, as
+	// NAME.age). It cannot be combined with bcc.
+	Encryption string `yaml:"encryption" enum:"none,smime,openpgp,age"`
+	// RecipientKeys are the public keys to encrypt to, as secret references by address: an
+	// S/MIME certificate in PEM, an OpenPGP key, armored, or age and SSH public keys, one in
+	// a line. Each address of to and cc needs one. Example: {ops@example.com: {file:
+	// /etc/certpost/recipients/ops.pem}}.
+	RecipientKeys map[string]secrets.Ref `yaml:"recipient_keys"`
+	// RecipientKeysDir is a directory with the keys of addresses that recipient_keys does
+	// not have. The file is named after the address in lower case: ADDRESS.pem for smime,
+	// ADDRESS.asc for openpgp, ADDRESS.pub for age. A changed file is used at once.
+	RecipientKeysDir string `yaml:"recipient_keys_dir"`
+	// SMIMEOAEP encrypts S/MIME mails to RSA keys with OAEP. OpenSSL and Thunderbird read it,
+	// Outlook of today and older programs may not.
+	SMIMEOAEP bool `yaml:"smime_oaep"`
+
+	// Sign signs the mails as their sender.
+	Sign Sign `yaml:"sign"`
+	// DKIM signs the mails for a domain.
+	DKIM DKIM `yaml:"dkim"`
+
+	// MaxAttachmentBytes limits one attachment, decoded. A delivery with a larger one becomes
+	// a dead letter (SMTP_PAYLOAD), and no relay is dialled.
+	MaxAttachmentBytes int `yaml:"max_attachment_bytes" min:"1" max:"1073741824"`
+	// MaxMessageBytes limits the whole mail as it is sent, likewise.
+	MaxMessageBytes int `yaml:"max_message_bytes" min:"1" max:"1073741824"`
+
 	// StrictChain refuses an event with a certificate that does not belong to the chain of
 	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
 	StrictChain bool `yaml:"strict_chain"`
@@ -154,6 +193,9 @@ func (t *Target) SetDefaults() {
 	setDefault(&t.Payload, payload.PEM)
 	setDefault(&t.PKCS12Encoding, payload.Modern2023)
 	setDefault(&t.PKCS12Iterations, payload.MinIterations)
+	setDefault(&t.Encryption, encryption.None)
+	setDefault(&t.MaxAttachmentBytes, defaultMaxAttachment)
+	setDefault(&t.MaxMessageBytes, defaultMaxMessage)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -166,6 +208,9 @@ func setDefault[T comparable](field *T, value T) {
 const (
 	defaultPort    = 587
 	defaultTimeout = 30 * time.Second
+
+	defaultMaxAttachment = 25 << 20
+	defaultMaxMessage    = 50 << 20
 )
 
 // OAuth2 is a grant of client credentials (RFC 6749 section 4.4). Tokens are used
@@ -201,6 +246,17 @@ type Match struct {
 	// Labels are globs on labels of the event, by name; * matches any characters. All of
 	// them must match. Example: {env: prod}.
 	Labels map[string]string `yaml:"labels"`
+	// Emails are globs on the certificate's e-mail addresses; * matches any characters. One
+	// glob must match. Example: ["*@example.com"].
+	Emails []string `yaml:"emails"`
+	// IPAddresses are IP addresses and networks; one of the certificate's IP addresses must
+	// be in one of them. Example: [192.0.2.0/24].
+	IPAddresses []string `yaml:"ip_addresses"`
+	// ExtKeyUsages are uses; the certificate must be for one of them: any, client_auth,
+	// code_signing, email_protection, ocsp_signing, server_auth, time_stamping.
+	ExtKeyUsages []string `yaml:"ext_key_usages"`
+	// KeyTypes are kinds of keys: rsa, ecdsa, ed25519. The certificate's must be one of them.
+	KeyTypes []string `yaml:"key_types"`
 }
 
 // Lane is the queue of the target's relay: [A-Za-z0-9_-]{1,64}. It is empty
@@ -218,7 +274,10 @@ func (t *Target) SendTimeout() time.Duration {
 // settings returns the target's settings for the files of its payload, with the places of
 // the alias filled from vars.
 func (t *Target) settings(vars secrets.Vars) payload.Settings {
-	alias := strings.NewReplacer("{cn}", vars["cn"], "{target}", t.ID).Replace(t.Alias)
+	alias := t.Alias
+	if strings.Contains(alias, "{") {
+		alias = strings.NewReplacer("{cn}", vars["cn"], "{target}", t.ID).Replace(alias)
+	}
 	return payload.Settings{Kind: t.Payload, PKCS12Encoding: t.PKCS12Encoding, Iterations: t.PKCS12Iterations, WithKey: t.ZipPrivateKey,
 		Alias: legible.Clean(alias, maxAlias)}
 }

@@ -68,6 +68,9 @@ func (d *Definitions) Remark(doc *config.Document, problems []config.Problem) {
 func (d *Definitions) view(t *Target) verdict.TargetView {
 	known, ok := d.views.Load(t.ID)
 	if !ok {
+		if defined := d.byID[t.ID]; defined != nil {
+			t = defined // not a copy that was changed for one mail
+		}
 		known, _ = d.views.LoadOrStore(t.ID, d.newView(t))
 	}
 	return known.(verdict.TargetView)
@@ -187,6 +190,13 @@ func settingText(v any) (text string, plain bool) {
 		return config.Written(v), true
 	case []string:
 		return strings.Join(v, ", "), true
+	case map[string]secrets.Ref:
+		var pairs []string
+		for name, ref := range v {
+			pairs = append(pairs, name+"="+ref.String())
+		}
+		slices.Sort(pairs)
+		return strings.Join(pairs, ", "), true
 	case map[string]string:
 		var pairs []string
 		for name, value := range v {

@@ -2,10 +2,12 @@ package delivery
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/mail"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -101,9 +103,12 @@ func (t *Target) validate(v *validation) {
 	if t.ID != "" && !targetID.MatchString(t.ID) {
 		v.err("id", "want 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
+	t.validatePreset(v)
 	t.validateMatch(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
+	t.validateEncryption(v)
+	t.validateSigning(v)
 	t.validateForRelay(v)
 }
 
@@ -119,9 +124,10 @@ func (t *Target) validateMatch(v *validation) {
 	if m == nil {
 		return
 	}
-	if len(m.DNSNames) == 0 && len(m.Issuers) == 0 && len(m.Labels) == 0 {
-		v.err("match", `want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`)
+	if m.isZero() {
+		v.err("match", `want at least one condition, such as dns_names; issuers: ["*"] matches every certificate`)
 	}
+	m.validateLists(v)
 	for i, pattern := range m.DNSNames {
 		v.glob(fmt.Sprintf("match.dns_names[%d]", i), pattern)
 	}
@@ -223,9 +229,13 @@ func (t *Target) validateAddresses(v *validation) {
 	v.address("from_address", t.FromAddress)
 	v.address("reply_to", t.ReplyTo)
 	v.line("from_name", t.FromName, maxName)
+	t.validateToDomains(v)
 	for key, list := range map[string][]string{"to": t.To, "cc": t.CC, "bcc": t.BCC} {
 		for i, address := range list {
 			at := fmt.Sprintf("%s[%d]", key, i)
+			if t.validatePlaces(v, at, address) {
+				continue
+			}
 			if address == "" {
 				v.err(at, "is empty: want an address such as ops@example.com")
 			}
@@ -233,6 +243,29 @@ func (t *Target) validateAddresses(v *validation) {
 		}
 		if n := len(list); n > maxAddresses {
 			v.err(key, "has %d addresses: at most %d are allowed", n, maxAddresses)
+		}
+	}
+}
+
+// validateMatchLists checks the conditions that are lists of known words or addresses.
+func (m *Match) validateLists(v *validation) {
+	for i, pattern := range m.Emails {
+		v.glob(fmt.Sprintf("match.emails[%d]", i), pattern)
+	}
+	for i, text := range m.IPAddresses {
+		if _, err := parseIPs(text); err != nil {
+			v.err(fmt.Sprintf("match.ip_addresses[%d]", i), "want an IP address or a network, such as 192.0.2.7 or 2001:db8::/32")
+		}
+	}
+	for _, list := range []struct {
+		key   string
+		words []string
+		known []string
+	}{{"match.ext_key_usages", m.ExtKeyUsages, slices.Sorted(maps.Keys(extKeyUsages))}, {"match.key_types", m.KeyTypes, keyTypes}} {
+		for i, word := range list.words {
+			if !slices.Contains(list.known, word) {
+				v.err(fmt.Sprintf("%s[%d]", list.key, i), "want one of %s", strings.Join(list.known, ", "))
+			}
 		}
 	}
 }
@@ -283,7 +316,7 @@ func (t *Target) validatePayload(v *validation) {
 func (t *Target) validateKeyInTheClear(v *validation) {
 	mode := t.tlsMode()
 	clear := mode == smtp.TLSPlaintext || mode == smtp.TLSOpportunistic
-	if t.settings(nil).KeyInClear() && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
+	if t.keyInClear() && clear && !loopback(t.Host) && !t.AllowPlaintextKey {
 		v.err("payload", "%s with tls_mode %s would expose private keys to anyone on the network path to %s: want starttls or smtps, or allow_plaintext_key: true",
 			t.Payload, mode, t.relay())
 	}

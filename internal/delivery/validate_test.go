@@ -254,7 +254,7 @@ func TestValidate(t *testing.T) {
 		{"match", []string{"match: {dns_names: [\"*.example.com\"], issuers: [\"*R11*\"], labels: {env: prod}}"}, nil},
 		{"a glob of 512 characters that has more bytes", []string{"match: {issuers: [" + strings.Repeat("ü", 512) + "]}"}, nil},
 		{"a match of nothing", []string{"match: {dns_names: []}"}, []string{
-			`5:8: match: want at least one of dns_names, issuers and labels; issuers: ["*"] matches every certificate`}},
+			`5:8: match: want at least one condition, such as dns_names; issuers: ["*"] matches every certificate`}},
 		{"match: a key without a value is no match", []string{"match: null"}, nil},
 		{"bad globs", []string{"match: {dns_names: [\"\"], issuers: [\"a\\u0007\"], labels: {\"\": x, \"a.b\": " + strings.Repeat("x", 513) + "}}"}, []string{
 			"5:21: match.dns_names[0]: is empty and matches nothing: want a name, or a glob such as *.example.com",

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/verdict"
@@ -167,7 +168,14 @@ func sentence(s string) string {
 // instructions returns how to open the attachments, and what to take care of.
 func instructions(t *Target) (all []viewText) {
 	settings := t.settings(nil)
-	if settings.KeyInClear() {
+	if text := howToDecrypt[t.Encryption]; text != "" {
+		all = append(all, viewText{Text: text})
+	}
+	if settings.KeyInClear() && t.encrypts() {
+		all = append(all, viewText{Care: true, Text: "Once decrypted, the private key is not protected any more. Anyone who has the key can impersonate the names above. " +
+			"Store it where only the server can read it, and delete other decrypted copies."})
+	}
+	if t.keyInClear() {
 		all = append(all, viewText{Care: true, Text: "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names above. " +
 			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."})
 	}
@@ -192,6 +200,13 @@ func passphrasePlace(t *Target) string {
 		ask = t.FromAddress
 	}
 	return says + " and is never sent by mail. If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."
+}
+
+// howToDecrypt has, by kind of encryption, what a recipient has to know.
+var howToDecrypt = map[string]string{
+	encryption.SMIME:   "This mail was encrypted with the S/MIME certificates of its recipients.",
+	encryption.OpenPGP: "This mail was encrypted with the OpenPGP keys of its recipients.",
+	encryption.Age:     "The files were encrypted with the age or SSH keys of the recipients. To decrypt one: age --decrypt -i KEYFILE -o NAME NAME.age. This text was not encrypted.",
 }
 
 // howToOpen has, by kind of payload, one line for each program that a recipient may have.

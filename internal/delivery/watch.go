@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -161,16 +162,28 @@ func sameRelays(old, now *Definitions, id string) bool {
 // definitions are behind functions, which reflection cannot compare.
 func same(a, b Target) bool {
 	a.Fallback, b.Fallback, a.given, b.given = nil, nil, nil, nil // fallbacks are compared as relays
+	if !maps.EqualFunc(a.RecipientKeys, b.RecipientKeys, sameRef) {
+		return false
+	}
+	a.RecipientKeys, b.RecipientKeys = nil, nil
 	mine, theirs := a.refs(), b.refs()
 	for i := range mine {
-		if !mine[i].Value.Equal(theirs[i].Value) {
+		if !sameRef(*mine[i], *theirs[i]) {
 			return false
 		}
-		mine[i].Value, theirs[i].Value = secrets.Value{}, secrets.Value{}
+		*mine[i], *theirs[i] = secrets.Ref{}, secrets.Ref{}
 	}
 	return reflect.DeepEqual(a, b)
 }
 
+func sameRef(a, b secrets.Ref) bool {
+	equal := a.Value.Equal(b.Value)
+	a.Value, b.Value = secrets.Value{}, secrets.Value{}
+	return equal && reflect.DeepEqual(a, b)
+}
+
+// refs are the target's own secrets. The keys of recipients are public.
 func (t *Target) refs() []*secrets.Ref {
-	return []*secrets.Ref{&t.Username.Ref, &t.Password, &t.OAuth2.ClientSecret, &t.PKCS12Passphrase, &t.KeystorePassword}
+	return []*secrets.Ref{&t.Username.Ref, &t.Password, &t.OAuth2.ClientSecret, &t.PKCS12Passphrase, &t.KeystorePassword,
+		&t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -127,7 +128,7 @@ func crashChild(plan crashPlan) error {
 		w.succeed("ops")
 		if plan.Starting {
 			fmt.Println("replaying")
-			if err := dieWhenStarted(b.URL()); err != nil {
+			if err := dieWhenStarted(b.URL(), lab.Seed(plan.Dir, "admin")); err != nil {
 				return err
 			}
 		}
@@ -175,8 +176,12 @@ func crashChild(plan crashPlan) error {
 
 // dieWhenStarted kills this process as soon as the audit records that a run starts: its
 // set is stored by then, and the run is not.
-func dieWhenStarted(url string) error {
-	nc, err := nats.Connect(url)
+func dieWhenStarted(url, seed string) error {
+	login, err := nats.NkeyOptionFromSeed(seed)
+	if err != nil {
+		return err
+	}
+	nc, err := nats.Connect(url, login)
 	if err != nil {
 		return err
 	}

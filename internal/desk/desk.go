@@ -294,6 +294,9 @@ func (r *RunPage) Over() bool { return r.State != RunRunning && r.State != RunWa
 type DeliveryDetail struct {
 	broker.Entry
 	History []Record `json:"history"` // of its dead letters, oldest first
+	// WaitingSince is when a delivery was stored that waits for its first attempt, so that the
+	// ledger does not know it yet; zero for all others.
+	WaitingSince time.Time `json:"waiting_since,omitzero"`
 }
 
 // DeliveryListing is a page of entries, newest first.

@@ -125,7 +125,29 @@ func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding,
 	if why := letter.Unreplayable(); why != "" {
 		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}, nil
 	}
-	return d.deliverer.Examine(ctx, letter.Target, letter.EventSubject, letter.Body), nil
+	return append(d.deliverer.Examine(ctx, letter.Target, letter.EventSubject, letter.Body), d.examineLedger(ctx, letter)...), nil
+}
+
+// examineLedger checks whether a replay would be refused, or send nothing, because of what the
+// ledger says of the delivery.
+func (d *Desk) examineLedger(ctx context.Context, letter broker.DeadLetter) []verdict.Finding {
+	ev, err := events.Decode(nil, letter.Body)
+	if err != nil || !events.IsToken(letter.Target) {
+		return nil // Examine says so
+	}
+	entries, err := d.b.Deliveries(ctx, letter.Target, ev.ID)
+	if err != nil {
+		return []verdict.Finding{{What: "ledger", Status: verdict.Warning, Message: "what was delivered before cannot be read now: " + err.Error()}}
+	}
+	for _, entry := range entries {
+		if failure := entry.Refuses(ev); failure != nil {
+			return []verdict.Finding{{What: "event", Status: verdict.Error, Message: failure.Reason + ", and discard this dead letter: a replay fails again"}}
+		}
+		if entry.State == broker.StateSent {
+			return []verdict.Finding{{What: "ledger", Status: verdict.Warning, Message: "it was delivered, so a replay sends nothing, unless it is forced"}}
+		}
+	}
+	return nil
 }
 
 // LaneRow is a lane with its relays, as defined now.
@@ -217,7 +239,7 @@ func (d *Desk) Suspend(ctx context.Context, by broker.Actor, lane, reason string
 	return err
 }
 
-// Resume ends a lane's suspension.
+// Resume ends a lane's suspension and the pauses of its relays.
 func (d *Desk) Resume(ctx context.Context, by broker.Actor, lane, reason string) error {
 	err := d.b.Resume(ctx, lane, by, reason)
 	d.lanesChanged(ctx, err)

@@ -22,6 +22,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -52,6 +53,8 @@ func (p *fakeCourier) LaneOf(string) (string, bool) {
 	return p.lanes[0], true
 }
 func (p *fakeCourier) Relays(string) [][]verdict.RelayStatus { return nil }
+func (p *fakeCourier) PauseRelay(verdict.RelayPause)         {}
+func (p *fakeCourier) ResumeRelay(string)                    {}
 func (p *fakeCourier) fail(target string, f *verdict.Failure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,10 +121,7 @@ func startIn(t *testing.T, dir string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(x.b.URL(), nats.Name("operator's shell"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	nc := lab.Admin(t, x.b.URL(), dir, nats.Name("operator's shell"))
 	if x.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}

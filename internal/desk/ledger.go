@@ -2,6 +2,7 @@ package desk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -163,9 +164,19 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 		return DeliveryDetail{}, err
 	}
 	if len(entries) == 0 {
-		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
+		return d.waitingDelivery(ctx, target, event)
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return DeliveryDetail{entries[0], records(d.history.of(0, target, entries[0].Event, maxPage))}, nil
+	return DeliveryDetail{Entry: entries[0], History: records(d.history.of(0, target, entries[0].Event, maxPage))}, nil
+}
+
+// waitingDelivery returns a delivery that the ledger does not know, because it was never
+// attempted.
+func (d *Desk) waitingDelivery(ctx context.Context, target, event string) (DeliveryDetail, error) {
+	w, err := d.b.WaitingDelivery(ctx, target, event)
+	if errors.Is(err, broker.ErrNoEntry) {
+		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
+	}
+	return DeliveryDetail{Entry: w.Entry, WaitingSince: w.Since, History: []Record{}}, err
 }

@@ -258,6 +258,8 @@ var badEvents = []struct {
 	{name: "time without a zone", body: `{"id":"e1","time":"2026-01-31T12:00:00","certificate":$PEM}`, reason: `$.time: not a time of RFC 3339, such as 2026-01-31T12:00:00Z`, id: "e1"},
 	{name: "time as a number", body: `{"id":"e1","time":1769860800,"certificate":$PEM}`, reason: `$.time: a number, expected a string`, id: "e1"},
 	{name: "time on no day", body: `{"id":"e1","time":"2026-02-30T12:00:00Z","certificate":$PEM}`, reason: `$.time: not a time of RFC 3339, such as 2026-01-31T12:00:00Z`, id: "e1"},
+	{name: "leap second within a month", body: `{"id":"e1","time":"2026-06-15T23:59:60Z","certificate":$PEM}`, reason: `$.time: not a time of RFC 3339, such as 2026-01-31T12:00:00Z`, id: "e1", beyondSchema: true},
+	{name: "leap second within a day", body: `{"id":"e1","time":"2026-06-30T22:59:60Z","certificate":$PEM}`, reason: `$.time: not a time of RFC 3339, such as 2026-01-31T12:00:00Z`, id: "e1"},
 	{name: "time long ago", body: `{"id":"e1","time":"0001-01-01T00:00:00Z","certificate":$PEM}`, reason: `$.time: not between the years 1970 and 9999`, id: "e1"},
 	{name: "time after the last year", body: `{"id":"e1","time":"9999-12-31T23:59:59-01:00","certificate":$PEM}`, reason: `$.time: not between the years 1970 and 9999`, id: "e1", beyondSchema: true},
 

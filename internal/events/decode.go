@@ -194,10 +194,39 @@ func complete(e Event, invalid *Invalid) (*Event, *Invalid) {
 	if invalid != nil {
 		return nil, invalid
 	}
-	if n := len(e.Encode()); n > MaxSize-roomForHeaders {
-		return nil, refuse(at("$"), "%d bytes as a delivery, at most %d are allowed; use fewer targets or labels", n, MaxSize-roomForHeaders)
+	const most = MaxSize - roomForHeaders
+	if e.longest() <= most {
+		return &e, nil
+	}
+	if n := len(e.Encode()); n > most {
+		return nil, refuse(at("$"), "%d bytes as a delivery, at most %d are allowed; use fewer targets or labels", n, most)
 	}
 	return &e, nil
+}
+
+// longest returns a length that Encode's result does not exceed, in bytes. JSON takes at most
+// six for one (\u2028), and the names of the fields, a time and punctuation fit into 1 KiB.
+func (e *Event) longest() int {
+	n := len(e.ID) + len(e.Source) + len(e.Certificate.PEM)
+	for _, target := range e.Targets {
+		n += len(target) + len(`"",`)
+	}
+	for name, text := range e.Labels {
+		n += len(name) + len(text) + len(`"":"",`)
+	}
+	for _, ref := range []*Reference{e.Certificate.Ref, e.PrivateKey} {
+		if ref == nil {
+			continue
+		}
+		n += len(ref.File)
+		if v := ref.Vault; v != nil {
+			n += len(v.Mount) + len(v.Path) + len(v.Key)
+		}
+		if t := ref.Transit; t != nil {
+			n += len(t.Mount) + len(t.Key) + len(t.Ciphertext)
+		}
+	}
+	return 6*n + 1<<10
 }
 
 // roomForHeaders is reserved for the headers of a delivery or a dead letter, in
@@ -226,14 +255,17 @@ func readableID(members []member) string {
 // disclosed: an event that is checked before it is published has disclosed nothing.
 func BeforePublication(err error) string {
 	text, _, _ := strings.Cut(err.Error(), ifKey)
-	return text
+	return strings.TrimSuffix(text, disclosed)
 }
 
 // ifKey begins the advice in the reason of what may be a key.
 const ifKey = "; if it holds the key itself, "
 
 // keyAdvice ends every reason about a private key in an event.
-const keyAdvice = "store the key in Vault, publish a reference to it as private_key, and replace this key, because the stream now holds it"
+const keyAdvice = "store the key in Vault, publish a reference to it as private_key" + disclosed
+
+// disclosed ends keyAdvice in the reason of an event that was published.
+const disclosed = ", and replace this key, because the stream now holds it"
 
 func keyFound(place string) *Invalid {
 	return &Invalid{Reason: "the event carries a private key, or what looks like one, " + place + ": " + keyAdvice, HoldsKey: true}

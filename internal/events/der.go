@@ -11,6 +11,7 @@ var (
 
 const (
 	tagInteger     = 0x02
+	tagBitString   = 0x03
 	tagOctetString = 0x04
 	tagOID         = 0x06
 	tagSequence    = 0x30

@@ -45,7 +45,8 @@ type Event struct {
 	// must not be able to choose it.
 	Subject string `json:"-"`
 
-	leaf *x509.Certificate // result of Leaf
+	leaf   *x509.Certificate // result of Leaf
+	digest string            // result of Digest, if it is known
 }
 
 // Certificate is either PEM text or a reference, never both. In JSON it is a
@@ -121,6 +122,9 @@ func (e *Event) CloudEvent() []byte {
 // certificates with one id, which is a publisher's mistake; the same certificate
 // for other targets or with other labels is the same event.
 func (e *Event) Digest() string {
+	if e.digest != "" {
+		return e.digest
+	}
 	sum := sha256.Sum256(encode(e.Certificate))
 	return hex.EncodeToString(sum[:])
 }

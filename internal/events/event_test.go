@@ -101,3 +101,20 @@ func TestDigest(t *testing.T) {
 		t.Error("another version of the referenced certificate: same digest")
 	}
 }
+
+// A leap second of UTC is read as the second before it, also where it is written in another zone.
+//
+// Fault: an event's time in a leap second. Result: read as the second before it.
+func TestLeapSeconds(t *testing.T) {
+	t.Parallel()
+	want := time.Date(2016, 12, 31, 23, 59, 59, 0, time.UTC)
+	for _, text := range []string{"2016-12-31T23:59:60Z", "2016-12-31t23:59:60z", "2017-01-01T00:59:60+01:00", "2016-12-31T15:59:60-08:00"} {
+		got, invalid := readTime(nil, value{kind: aString, text: text})
+		if invalid != nil || !got.Equal(want) {
+			t.Errorf("%s: %v, %v", text, got, invalid)
+		}
+	}
+	if got, _ := readTime(nil, value{kind: aString, text: "2016-12-31T23:59:60.25Z"}); !got.Equal(want.Add(250 * time.Millisecond)) {
+		t.Errorf("with a fraction: %v", got)
+	}
+}

@@ -114,19 +114,36 @@ func readSource(in *path, v value) (string, *Invalid) {
 }
 
 // readTime reads an RFC 3339 time, in which t and z may be lower case (section 5.6). It refuses years that cannot be encoded again,
-// and those before 1970.
+// and those before 1970. A leap second (23:59:60 UTC at the end of a month, section 5.7) is read as the second before it, because a
+// time.Time has none.
 func readTime(in *path, v value) (time.Time, *Invalid) {
 	if v.kind != aString {
 		return time.Time{}, refuse(in, "%s, expected a string", v.kind)
 	}
 	var t time.Time
-	if t.UnmarshalText([]byte(strings.ToUpper(v.text))) != nil {
+	text, leap := withoutLeapSecond(strings.ToUpper(v.text))
+	if t.UnmarshalText([]byte(text)) != nil || leap && !lastOfMonth(t.UTC()) {
 		return time.Time{}, refuse(in, "not a time of RFC 3339, such as 2026-01-31T12:00:00Z")
 	}
 	if t = t.UTC(); t.Year() < 1970 || t.Year() > 9999 {
 		return time.Time{}, refuse(in, "not between the years 1970 and 9999")
 	}
 	return t, nil
+}
+
+// withoutLeapSecond replaces the second 60 of a time of RFC 3339 by 59, and reports whether it had it.
+func withoutLeapSecond(text string) (string, bool) {
+	const minutes = "2006-01-02T15:04"
+	if len(text) > len(minutes) && strings.HasPrefix(text[len(minutes):], ":60") {
+		return text[:len(minutes)] + ":59" + text[len(minutes)+len(":60"):], true
+	}
+	return text, false
+}
+
+// lastOfMonth reports whether t is in the last second of its month.
+func lastOfMonth(t time.Time) bool {
+	next := t.Truncate(time.Second).Add(time.Second)
+	return next.Day() == 1 && next.Hour() == 0 && next.Minute() == 0 && next.Second() == 0
 }
 
 // readCertificate accepts any text: errors in the PEM are reported when the payload

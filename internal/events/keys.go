@@ -30,7 +30,11 @@ const (
 // hexadecimal, or as a list of bytes. Keys in compressed or otherwise encrypted data are not found. A body
 // over MaxSize is not searched and counts as containing one.
 func HoldsPrivateKey(body []byte) bool {
-	return len(body) > MaxSize || holdsKey(body, maxEncodings)
+	if len(body) > MaxSize {
+		return true
+	}
+	rest, certificates := cutCertificates(body)
+	return holdsKey(rest, maxEncodings) || len(certificates) > 0 && holdsKey(certificates, maxEncodings-1)
 }
 
 func holdsKey(b []byte, encodings int) bool {

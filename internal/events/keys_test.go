@@ -391,6 +391,41 @@ func TestPublicThingsAreNoKeys(t *testing.T) {
 	}
 }
 
+// TestKeysInCertificatesAreFound checks that a block in PEM is searched although it is a
+// whole certificate, and that nothing else passes for one.
+func TestKeysInCertificatesAreFound(t *testing.T) {
+	t.Parallel()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	der := must(x509.MarshalPKCS8PrivateKey(key))
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	ca := selfSigned(t, key, 1)
+	for name, hidden := range map[string][]byte{
+		"DER": der, "PEM": text, "base64": []byte(base64.StdEncoding.EncodeToString(der)), "nothing": []byte("nothing"),
+	} {
+		with := *ca
+		with.ExtraExtensions = []pkix.Extension{{Id: []int{1, 3, 6, 1, 4, 1, 99999, 1}, Value: hidden}}
+		cert := must(x509.CreateCertificate(rand.Reader, &with, ca, key.Public(), key))
+		for form, found := range map[string]bool{
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})):                                 name != "nothing",
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: slices.Concat(cert, der)})):             true,
+			beginCertificate + "\n" + base64.StdEncoding.EncodeToString(der) + "\n" + endCertificate:                 true,
+			beginCertificate + "\n" + base64.StdEncoding.EncodeToString(cert) + "\n" + string(text):                  true,
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})) + string(text):                true,
+			string(text) + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})):                true,
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})) + " ":                         false,
+			strings.ReplaceAll(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})), "\n", ""): false,
+		} {
+			for eol, body := range map[string]string{"LF": form, "CRLF": strings.ReplaceAll(form, "\n", "\r\n")} {
+				for _, body := range []string{body, jsonString([]byte(body)), jsonString([]byte(jsonString([]byte(body))))} {
+					if HoldsPrivateKey([]byte(body)) != found {
+						t.Errorf("%s, %s: found %v, want %v in %.80q", name, eol, !found, found, body)
+					}
+				}
+			}
+		}
+	}
+}
+
 // firstVersion makes a certificate of X.509 version 1 with the serial number 1,
 // whose content begins like PKCS#8.
 func firstVersion(t *testing.T, ca *x509.Certificate, key crypto.Signer) []byte {

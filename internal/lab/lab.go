@@ -47,6 +47,10 @@ func needRoot(t testing.TB, server string) {
 
 // Find returns the path of a program as Need does, or "".
 func Find(program string) string {
+	if filepath.IsAbs(program) {
+		path, _ := exec.LookPath(program)
+		return path
+	}
 	dirs := []string{filepath.Join(Root(), ".tools", "bin")}
 	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
 	dirs = append(dirs, "/usr/sbin", "/sbin", "/usr/lib/postfix/sbin", "/usr/lib/dovecot",

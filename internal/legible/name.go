@@ -14,6 +14,9 @@ import (
 // valid internationalised name keeps its form in both.
 func Domain(s string) (ascii, unicode string) {
 	s = strings.ToLower(norm.NFC.String(strings.TrimSuffix(s, ".")))
+	if !Internationalised(s) && !strings.Contains(s, "xn--") {
+		return s, s // most names; every mail asks for its relay's several times
+	}
 	labels := strings.Split(s, ".")
 	a, u := make([]string, len(labels)), make([]string, len(labels))
 	for i, label := range labels {

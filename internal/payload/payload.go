@@ -59,6 +59,14 @@ func (s Settings) NeedsKey() bool {
 	return s.Kind == PEMAndKey || s.Kind == PKCS12 || s.Kind == JKS || s.Kind == ZIP && s.WithKey
 }
 
+// RequireKey returns why files that contain the private key cannot be built without one.
+func (s Settings) RequireKey(given bool) error {
+	if given || !s.NeedsKey() {
+		return nil
+	}
+	return payloadFailure(nil, "payload %s requires the private key, but the event has no private_key; publish the event again with private_key, or set payload: pem, then replay", s.Kind)
+}
+
 // KeyInClear reports whether the files contain the private key without encryption.
 func (s Settings) KeyInClear() bool { return s.NeedsKey() && s.Passphrase() == "" }
 
@@ -116,10 +124,10 @@ func Build(s Settings, b *Bundle, key, passphrase []byte, now time.Time) ([]Atta
 		return nil, payloadFailure(nil, "unknown payload %s; use %s or %s, then replay", legible.Clean(s.Kind, 40), strings.Join(Kinds[:len(Kinds)-1], ", "), Kinds[len(Kinds)-1])
 	}
 	a := &artefact{Settings: s, Bundle: b, base: FileName(CertificateName(b.Leaf, 255)), passphrase: passphrase, now: now}
+	if err := s.RequireKey(len(key) > 0); err != nil {
+		return nil, err
+	}
 	if s.NeedsKey() {
-		if len(key) == 0 {
-			return nil, payloadFailure(nil, "payload %s requires the private key, but the event has no private_key; publish the event again with private_key, or set payload: pem, then replay", s.Kind)
-		}
 		var err error
 		if a.key, err = parseKey(key, b.Leaf); err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/backoff"
@@ -37,7 +38,7 @@ type job struct {
 	lane   *lane
 	msg    jetstream.Msg
 	seq    uint64    // in CERTPOST_DELIVERIES
-	since  time.Time // when the message was published
+	since  time.Time // when the message, or the one of which it is a copy, was published
 	event  *events.Event
 	target string
 	token  string // of the event id, for subjects and keys
@@ -45,7 +46,10 @@ type job struct {
 	gen    int
 	// eventSeq is the event's sequence in CERTPOST_EVENTS; 0 for a replay.
 	eventSeq uint64
-	force    bool
+	// copyOf is the sequence of the message of which this one is a copy in another lane; 0 if
+	// it is none. That one may have been in work.
+	copyOf uint64
+	force  bool
 	// recipients, when not nil, are the only recipients of a replay.
 	recipients []string
 
@@ -94,13 +98,17 @@ func (j *job) read() *verdict.Failure {
 	}
 	j.target = broker.DeliveryTarget(j.msg.Subject())
 	h := j.msg.Headers()
+	if first, err := time.Parse(time.RFC3339Nano, h.Get(broker.HeaderPublished)); err == nil && first.Before(j.since) {
+		j.since = first
+	}
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
+	j.copyOf, _ = strconv.ParseUint(h.Get(broker.HeaderCopyOf), 10, 64)
 	j.force = strings.EqualFold(h.Get(broker.HeaderForce), "true")
 	if list := h.Get(broker.HeaderRecipients); list != "" {
 		j.recipients = strings.Split(list, ", ")
 	}
-	ev, err := events.Decode(h, j.msg.Data())
+	ev, err := j.r.seal.Decode(h, j.msg.Data())
 	if err != nil {
 		return invalid(err)
 	}
@@ -108,6 +116,12 @@ func (j *job) read() *verdict.Failure {
 	j.event, j.token = ev, events.Token(ev.ID)
 	j.key = broker.LedgerKey(j.target, j.token)
 	return nil
+}
+
+// setPublished records in a copy of a delivery when the first one was published: its age
+// counts from there.
+func setPublished(h nats.Header, at time.Time) {
+	h.Set(broker.HeaderPublished, at.UTC().Format(time.RFC3339Nano))
 }
 
 // invalid returns the failure of a message that is not a valid event.
@@ -136,13 +150,13 @@ func (j *job) due(ctx context.Context) bool {
 		j.event.Subject = entry.EventSubject // published again without headers
 	}
 
-	switch {
-	case entry.Digest != j.event.Digest():
+	if failure := entry.Refuses(j.event); failure != nil {
 		j.entry = broker.Entry{} // the stored one belongs to the other event: do not overwrite it
-		j.dead(verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
-			fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", entry.State)))
+		j.dead(failure)
 		return false
-	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq):
+	}
+	switch {
+	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq || entry.Sequence == j.copyOf):
 		// The process that delivered it may have died before it removed the letter. The
 		// server forgets at kill -9 that it delivered the message; its sequence says so too.
 		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff("") {
@@ -314,6 +328,12 @@ func (j *job) Take(relay string, limit verdict.Rate) (wait time.Duration) {
 // verdict.Limits.
 func (j *job) Share(connections int) int {
 	return j.r.replicas.share(connections, time.Now())
+}
+
+// Pause shares the pause of a relay; it implements verdict.Limits.
+func (j *job) Pause(p verdict.RelayPause) {
+	j.r.replicas.pauses.share(p)
+	j.r.replicas.heartbeatNow() // which stores it
 }
 
 // count removes this delivery from the lane's uncounted, once: the rate meter has

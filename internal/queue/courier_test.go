@@ -311,7 +311,7 @@ targets:
 	b.until("the rest waits for the rate", func() bool {
 		backlog, err := b.broker.Backlog(context.Background())
 		s := b.onlyLane()
-		return err == nil && backlog.Events == 0 && s.Paused == pausedRate && s.InFlight == 0
+		return err == nil && backlog.Events == 0 && s.Paused == broker.PausedRate && s.InFlight == 0
 	})
 	onceEach(t, relay, 20)
 	if most := proxy.atOnce(); most > 2 {
@@ -386,7 +386,7 @@ targets:
 			}
 			b.until("the lane to say that the relay is at its limit", func() bool {
 				s := b.onlyLane()
-				return s.Paused == pausedRelayLimit && len(s.Relays) == 1 && s.Relays[0].Limit && strings.Contains(s.Relays[0].Reason, "limit of the relay")
+				return s.Paused == broker.PausedLimit && len(s.Relays) == 1 && s.Relays[0].Limit && strings.Contains(s.Relays[0].Reason, "limit of the relay")
 			})
 			relay.Mu.Lock()
 			relay.Acts = nil

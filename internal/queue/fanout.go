@@ -166,9 +166,9 @@ func (r *Runner) publish(ctx context.Context, all []*fanned) {
 		return
 	}
 	r.reached(pointPublished)
-	lettersFail := false
+	var known groupLetters
 	for _, f := range all {
-		lettersFail = !r.settleEvent(ctx, f, lettersFail) || lettersFail
+		known.fail = !r.settleEvent(ctx, f, &known) || known.fail
 	}
 }
 
@@ -252,6 +252,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.addDeadLetter(verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
 			"no target matches this event: name targets in the event, add a target whose match fits it, or set events.unmatched to ignore"), "", "")
 	}
+	body := f.event.Body()
 	for _, route := range routes {
 		if route.Failure != nil {
 			f.addDeadLetter(route.Failure, route.Target, route.Lane)
@@ -262,7 +263,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, deliveryOf(f.event, f.seq, route, f.msg.Headers()))
+		f.deliveries = append(f.deliveries, r.deliveryOf(f.event, body, f.seq, route, f.msg.Headers()))
 		f.routes = append(f.routes, route)
 	}
 	return f
@@ -278,10 +279,11 @@ func messageID(token, target string) string {
 
 // deliveryOf returns the delivery message of an event for one target. Its body is the whole
 // event; seq is that of the event, and of the headers of the event's message the trace
-// context is kept.
-func deliveryOf(ev *events.Event, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
+// context is kept. It is sealed: whoever delivers it reads it without searching it for
+// private keys again (docs/decisions/0069).
+func (r *Runner) deliveryOf(ev *events.Event, body events.Body, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
-	m.Data = ev.Encode()
+	m.Data = body.Bytes
 	m.Header.Set(nats.MsgIdHdr, messageID(events.Token(ev.ID), route.Target))
 	m.Header.Set(broker.HeaderEventID, broker.HeaderText(ev.ID))
 	m.Header.Set(broker.HeaderTarget, route.Target)
@@ -294,6 +296,7 @@ func deliveryOf(ev *events.Event, seq uint64, route verdict.Route, headers nats.
 			m.Header.Set(h, broker.HeaderText(v))
 		}
 	}
+	r.seal.Mark(m.Header, body)
 	return m
 }
 
@@ -389,21 +392,22 @@ func (r *Runner) storedFor(ctx context.Context, f *fanned, target string, sequen
 }
 
 // settleEvent publishes the dead letters of the event and acknowledges the event, or NAKs
-// it. It returns false when letters cannot be read or written now. With lettersFail, that
-// was found out by another event of the group, and is not tried.
-func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (ok bool) {
+// it. It returns false when letters cannot be read or written now. With known.fail, that was
+// found out by another event of the group, and is not tried.
+func (r *Runner) settleEvent(ctx context.Context, f *fanned, known *groupLetters) (ok bool) {
 	if f.nakDelay > 0 {
 		r.metrics.events.WithLabelValues(f.outcome).Inc()
 		_ = f.msg.NakWithDelay(f.nakDelay)
 		return true
 	}
-	if lettersFail {
+	if known.fail {
 		_ = f.msg.NakWithDelay(backoff.Jitter(lettersDelay))
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishPatience)
 	defer cancel()
 	for i, d := range f.letters {
+		known.none = false
 		err := r.PublishDeadLetter(ctx, d, fmt.Sprintf("%s/e%d.%d", d.Target, f.seq, i))
 		r.noted(storeLetters, partDeadLetters, "", err)
 		if err != nil {
@@ -416,7 +420,7 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (
 			Str("reason", d.Reason).Msg("dead letter")
 	}
 	if len(f.letters) == 0 && f.event != nil {
-		if err := r.removeEventLetters(ctx, f); err != nil {
+		if err := r.removeEventLetters(ctx, f, known); err != nil {
 			delay := backoff.Jitter(lettersDelay)
 			r.log.Warn().Err(err).Str("event", f.event.ID).Dur("again_in", delay).
 				Msg("the event was resolved; looking for earlier dead letters of it, or removing one, failed; trying again")
@@ -433,9 +437,30 @@ func (r *Runner) settleEvent(ctx context.Context, f *fanned, lettersFail bool) (
 	return true
 }
 
+// groupLetters is what the events of a group have found out about dead letters.
+type groupLetters struct {
+	fail bool // they cannot be read or written now
+	none bool // there is none of any event itself: no event of the group has to look for its own
+	some bool // there are such letters
+}
+
 // removeEventLetters removes the dead letters of the event itself (those without a lane)
 // after the event was published again and could be resolved.
-func (r *Runner) removeEventLetters(ctx context.Context, f *fanned) error {
+func (r *Runner) removeEventLetters(ctx context.Context, f *fanned, known *groupLetters) error {
+	if !known.none && !known.some {
+		known.none = true
+		for _, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".>") {
+			known.none = false
+			if err != nil {
+				return err
+			}
+			known.some = true
+			break
+		}
+	}
+	if known.none {
+		return nil
+	}
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
 		if err == nil && d.IsOfAnother(f.event.Digest()) {
 			continue

@@ -12,20 +12,11 @@ import (
 // may fetch: definitions may have changed.
 const recheckAfter = 5 * time.Second
 
-// The reasons for which nothing is fetched from a lane.
-const (
-	pausedSuspended   = "suspended"   // by an operator
-	pausedBreaker     = "breaker"     // no relay of any target may be tried
-	pausedRelayLimit  = "relay_limit" // the same, because the relays said that they are at limits of their own
-	pausedRate        = "rate"        // the relay's rate limit is reached
-	pausedConnections = "connections" // all connections of this process's share are in use
-)
-
 // admission says what may be fetched from a lane.
 type admission struct {
 	n     int           // number of deliveries
 	probe bool          // the deliveries test whether a relay answers again
-	why   string        // with n = 0: one of the reasons above
+	why   string        // with n = 0: one of the reasons of package broker
 	wait  time.Duration // with n = 0: until the next check
 }
 
@@ -38,7 +29,7 @@ func (l *lane) admit(ctx context.Context, want int) admission {
 		if !s.Until.IsZero() {
 			wait = s.Until.Sub(now)
 		}
-		return admission{why: pausedSuspended, wait: wait}
+		return admission{why: broker.PausedSuspended, wait: wait}
 	}
 	relayLists := l.r.courier.Relays(l.name)
 	l.observe(relayLists)
@@ -47,7 +38,7 @@ func (l *lane) admit(ctx context.Context, want int) admission {
 		// delivery expired, and the next ones may have to expire too.
 		return admission{n: want}
 	}
-	got := admission{probe: true, why: pausedBreaker, wait: recheckAfter}
+	got := admission{probe: true, why: broker.PausedBreaker, wait: recheckAfter}
 	asked := make(map[string]bool)
 	limits := true // the relays that may not be tried are at limits of their own
 	for _, relays := range relayLists {
@@ -70,8 +61,8 @@ func (l *lane) admit(ctx context.Context, want int) admission {
 		}
 	}
 	if got.n == 0 {
-		if got.why == pausedBreaker && limits {
-			got.why = pausedRelayLimit
+		if got.why == broker.PausedBreaker && limits {
+			got.why = broker.PausedLimit
 		}
 		return admission{why: got.why, wait: got.wait}
 	}
@@ -101,13 +92,13 @@ func (l *lane) room(ctx context.Context, relay *verdict.RelayStatus, want int) (
 	if relay.MaxConnections > 0 {
 		busy := max(relay.Busy, int(l.inWork.Load()))
 		if n = min(n, l.r.replicas.share(relay.MaxConnections, time.Now())-busy); n <= 0 {
-			return 0, pausedConnections, time.Second
+			return 0, broker.PausedConnections, time.Second
 		}
 	}
 	if !relay.MaxRate.IsZero() {
 		free, wait := l.r.meter.room(ctx, relay.Relay, relay.MaxRate)
 		if free -= int(l.uncounted.Load()); free <= 0 {
-			return 0, pausedRate, max(wait, 50*time.Millisecond)
+			return 0, broker.PausedRate, max(wait, 50*time.Millisecond)
 		}
 		n = min(n, free)
 	}
@@ -134,7 +125,7 @@ func (l *lane) observe(relayLists [][]verdict.RelayStatus) {
 				}
 				continue
 			}
-			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason, Limit: relay.Limit}
+			away := broker.RelayAway{Relay: relay.Relay, Breaker: relay.Breaker, Reason: relay.Reason, Reply: relay.Reply, Limit: relay.Limit}
 			if relay.Wait > 0 {
 				away.Again = time.Now().Add(relay.Wait).UTC().Truncate(time.Second)
 			}

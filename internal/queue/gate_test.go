@@ -123,7 +123,7 @@ func TestSharesOfConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sets := make([]*replicaSet, 3)
 		for i, id := range []string{"a", "b", "c"} {
-			sets[i] = newReplicaSet(zerolog.Nop(), func() {})
+			sets[i] = newReplicaSet(zerolog.Nop(), newRelayPauses(nil, zerolog.Nop()), func() {})
 			sets[i].id, sets[i].joined = id, time.Now()
 		}
 		hear := func(who *replicaSet, of ...string) {

@@ -97,6 +97,9 @@ func (p *fakeCourier) Relays(lane string) [][]verdict.RelayStatus {
 	return p.relays[lane]
 }
 
+func (p *fakeCourier) PauseRelay(verdict.RelayPause) {}
+func (p *fakeCourier) ResumeRelay(string)            {}
+
 // setRelays sets the relays of a lane.
 func (p *fakeCourier) setRelays(lane string, relayLists ...[]verdict.RelayStatus) {
 	p.mu.Lock()
@@ -134,6 +137,10 @@ func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.A
 	take := func() { p.take(ev, a) }
 	if script != nil {
 		if receipt, failure := script(try, a); receipt != nil || failure != nil {
+			if receipt == untilCancelled {
+				<-ctx.Done()
+				return nil, failure
+			}
 			if receipt == lostReply {
 				if err := a.Claim(time.Now().Add(cmp.Or(p.gives, time.Second))); err != nil {
 					return nil, claimLost(err)
@@ -167,6 +174,9 @@ func claimLost(err error) *verdict.Failure {
 
 // lostReply tells the courier to accept the mail and then return the failure.
 var lostReply = &verdict.Receipt{}
+
+// untilCancelled tells the courier to return the failure when the attempt is cancelled.
+var untilCancelled = &verdict.Receipt{}
 
 func (p *fakeCourier) take(ev *events.Event, a verdict.Attempt) {
 	p.mu.Lock()
@@ -212,9 +222,10 @@ type fixture struct {
 	courier       Courier
 	set           Settings
 	runner        *Runner
-	slowReconcile bool   // reconcile only when triggered
-	fastReconcile bool   // reconcile all the time, and search for stranded messages each time
-	stop          func() // stops the runner and waits until it has ended
+	relayDelay    time.Duration // that of the runner, unless 0
+	slowReconcile bool          // reconcile only when triggered
+	fastReconcile bool          // reconcile all the time, and search for stranded messages each time
+	stop          func()        // stops the runner and waits until it has ended
 }
 
 func quick() Settings {
@@ -251,6 +262,7 @@ func (b *fixture) run() {
 		b.courier = b.fake
 	}
 	b.runner = NewRunner(b.broker, b.courier, b.set, newTestMetrics())
+	b.runner.relayDelay = cmp.Or(b.relayDelay, b.runner.relayDelay)
 	if b.slowReconcile {
 		b.runner.lanes.every = time.Hour
 	}
@@ -272,7 +284,7 @@ func (b *fixture) run() {
 
 // replica starts a second runner on the same streams.
 func (b *fixture) replica() *fixture {
-	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set}
+	second := &fixture{t: b.t, cfg: b.cfg, broker: b.broker, fake: b.fake, set: b.set, relayDelay: b.relayDelay}
 	second.run()
 	return second
 }

@@ -38,6 +38,7 @@ type lanes struct {
 
 	// owned by run
 	strays   map[string]bool     // lanes without a consumer, at the last look
+	moving   map[string]bool     // subjects in paused lanes whose targets have another lane, at the last look
 	progress map[string]*handout // of the lanes' consumers, at the last look
 	fanout   handout             // of the consumer fanout
 }
@@ -133,7 +134,8 @@ func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
 	return slices.Collect(maps.Keys(have)), ls.settleLeftovers(ctx, work, stream, now, want)
 }
 
-// settleLeftovers settles what no consumer hands out: stranded and stray messages.
+// settleLeftovers settles what no consumer hands out: stranded and stray messages, and those in
+// paused lanes whose targets have another lane now.
 func (ls *lanes) settleLeftovers(ctx, work context.Context, stream jetstream.Stream, now floors, want map[string]bool) error {
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(broker.DeliveryPrefix+">"))
 	if err != nil {
@@ -145,13 +147,13 @@ func (ls *lanes) settleLeftovers(ctx, work context.Context, stream jetstream.Str
 			strays[lane] = true
 		}
 	}
-	err = errors.Join(ls.settleStranded(ctx, stream, info.State, now), ls.settleStrays(work, stream, strays))
+	err = errors.Join(ls.settleStranded(ctx, stream, info.State, now), ls.settleStrays(work, stream, strays), ls.moveOn(work, stream, info.State.Subjects))
 	if ctx.Err() != nil {
 		return nil
 	}
 	ls.r.standstills.report(partStranded, "", err)
 	if err != nil {
-		ls.r.log.Warn().Err(err).Msg("stranded or stray deliveries could not be settled; trying again") // the lanes are served all the same
+		ls.r.log.Warn().Err(err).Msg("stranded, stray or moved deliveries could not be settled; trying again") // the lanes are served all the same
 	}
 	return nil
 }

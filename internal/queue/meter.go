@@ -45,13 +45,13 @@ const (
 
 var validKey = regexp.MustCompile(`^[A-Za-z0-9_=.-]+$`)
 
-// rateKey returns the relay's key in the bucket, such as rate.smtp.example.com=587. A
+// relayKey returns the relay's key in the bucket, such as rate.smtp.example.com=587. A
 // name that is not valid in a key is replaced by a hash.
-func rateKey(relay string) string {
+func relayKey(prefix, relay string) string {
 	if key := strings.NewReplacer("[", "", "]", "", ":", "=").Replace(relay); validKey.MatchString(key) {
-		return broker.RatePrefix + key
+		return prefix + key
 	}
-	return broker.RatePrefix + events.Token(relay)
+	return prefix + events.Token(relay)
 }
 
 // room returns how many mails the relay may be given now; when it is none, also how long
@@ -144,7 +144,7 @@ func (w *rateWindow) after(limit verdict.Rate, now time.Time) time.Duration {
 
 func (m *meter) read(ctx context.Context, relay string) (w rateWindow, revision uint64, err error) {
 	w.Relay = relay
-	entry, err := m.kv.Get(ctx, rateKey(relay))
+	entry, err := m.kv.Get(ctx, relayKey(broker.RatePrefix, relay))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return w, 0, nil
 	}
@@ -165,9 +165,9 @@ func (m *meter) write(ctx context.Context, w rateWindow, revision uint64) error 
 		return fmt.Errorf("rate of %s: %w", w.Relay, err)
 	}
 	if revision == 0 {
-		_, err = m.kv.Create(ctx, rateKey(w.Relay), value)
+		_, err = m.kv.Create(ctx, relayKey(broker.RatePrefix, w.Relay), value)
 	} else {
-		_, err = m.kv.Update(ctx, rateKey(w.Relay), value, revision)
+		_, err = m.kv.Update(ctx, relayKey(broker.RatePrefix, w.Relay), value, revision)
 	}
 	if errors.Is(err, jetstream.ErrKeyExists) || broker.WrongSequence(err) {
 		return broker.ErrClaimLost

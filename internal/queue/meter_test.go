@@ -51,7 +51,7 @@ func TestReplicasShareARate(t *testing.T) {
 	}
 	b.until("both wait for the rate", func() bool {
 		for _, s := range append(b.runner.LaneStatus(), second.runner.LaneStatus()...) {
-			if s.Paused != pausedRate || s.InFlight > 0 {
+			if s.Paused != broker.PausedRate || s.InFlight > 0 {
 				return false
 			}
 		}
@@ -89,11 +89,11 @@ func TestRatePerDaySurvivesRestarts(t *testing.T) {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
 	b.until("five mails", func() bool { return len(given()) == limit.Count })
-	b.laneState("the limit", "relay1", pausedFor(pausedRate))
+	b.laneState("the limit", "relay1", pausedFor(broker.PausedRate))
 	b.close()
 	b.open()
 	b.run()
-	b.laneState("the limit after a restart", "relay1", pausedFor(pausedRate))
+	b.laneState("the limit after a restart", "relay1", pausedFor(broker.PausedRate))
 	b.until("nothing is in work", func() bool {
 		c, err := b.broker.JetStream().Consumer(context.Background(), broker.DeliveriesStream, "lane-relay1")
 		return err == nil && c.CachedInfo().NumPending+uint64(c.CachedInfo().NumAckPending) == n-5
@@ -123,7 +123,7 @@ func TestNothingIsFetchedWithoutRoom(t *testing.T) {
 			t.Fatalf("wait %v", wait)
 		}
 	}
-	b.laneState("the limit", "relay1", pausedFor(pausedRate))
+	b.laneState("the limit", "relay1", pausedFor(broker.PausedRate))
 	for i := range 10 {
 		b.publish(event(fmt.Sprintf("e%d", i), "ops"))
 	}
@@ -143,7 +143,7 @@ func TestRateEntryThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)
 	limit := verdict.Rate{Count: 100, Per: 500 * time.Millisecond}
-	if _, err := b.runner.meter.kv.PutString(context.Background(), rateKey("relay1:25"), "what?"); err != nil {
+	if _, err := b.runner.meter.kv.PutString(context.Background(), relayKey(broker.RatePrefix, "relay1:25"), "what?"); err != nil {
 		t.Fatal(err)
 	}
 	if wait := b.runner.meter.take("relay1:25", limit); wait <= 0 || wait > windowLength(limit) {
@@ -155,11 +155,11 @@ func TestRateEntryThatCannotBeRead(t *testing.T) {
 func TestRateKeys(t *testing.T) {
 	t.Parallel()
 	for relay, want := range map[string]string{"smtp.example.com:587": "rate.smtp.example.com=587", "[2001:db8::1]:25": "rate.2001=db8==1=25"} {
-		if got := rateKey(relay); got != want {
+		if got := relayKey(broker.RatePrefix, relay); got != want {
 			t.Errorf("%s: %s", relay, got)
 		}
 	}
-	if key := rateKey("[fe80::1%eth0]:25"); !validKey.MatchString(key) {
+	if key := relayKey(broker.RatePrefix, "[fe80::1%eth0]:25"); !validKey.MatchString(key) {
 		t.Errorf("%s is not a valid key", key)
 	}
 }

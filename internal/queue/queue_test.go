@@ -482,7 +482,7 @@ func TestRelayAwayCostsNoAttemptAndHurtsNoOtherLane(t *testing.T) {
 	b.fake.setRelays("relay1", []verdict.RelayStatus{away})
 	b.until("the lane has seen it", func() bool {
 		s := b.runner.LaneStatus()
-		return s[0].Paused == pausedBreaker && s[0].InFlight == 0
+		return s[0].Paused == broker.PausedBreaker && s[0].InFlight == 0
 	})
 	tried := b.fake.tried("down")
 	for i := range 20 {
@@ -531,18 +531,15 @@ func TestPanicIsContainedAndEnds(t *testing.T) {
 // dead letter because of it.
 func TestShutdownIsNotAFailure(t *testing.T) {
 	t.Parallel()
-	release := make(chan struct{})
 	b := start(t, newFakeCourier("slow"), func(s *Settings) { s.Grace = 100 * time.Millisecond })
 	b.fake.plan("slow", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		if try == 1 {
-			<-release
-			return nil, fail(verdict.SMTPPermanent, verdict.PhaseConnect) // what a cancelled dial may look like
+			return untilCancelled, fail(verdict.SMTPPermanent, verdict.PhaseConnect) // what a cancelled dial may look like
 		}
 		return nil, nil
 	})
 	b.publish(event("e1", "slow"))
 	b.until("the first try", func() bool { return b.fake.tried("slow") == 1 })
-	time.AfterFunc(time.Second, func() { close(release) })
 	b.stop()
 	if l := b.letters(); len(l) != 0 {
 		t.Fatalf("the shutdown made a dead letter: %+v", l)
@@ -608,7 +605,7 @@ func TestTwoReplicasShareTheLanes(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", SyncInterval: "2m"}}
 	b.start()
-	second := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: b.broker.URL()}}
+	second := &fixture{t: t, fake: newFakeCourier("ops"), set: quick(), cfg: broker.Config{URL: b.broker.URL(), NKeyFile: lab.Seed(b.cfg.DataDir, "admin")}}
 	second.start()
 	n := 0
 	publish := func() {

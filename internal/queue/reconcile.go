@@ -327,7 +327,7 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 			return nil, d.sequence, err // an attempt is under way
 		}
 	}
-	ev, headers, err := rc.r.EventAt(ctx, d.event, d.token)
+	stored, err := rc.r.EventAt(ctx, d.event, d.token)
 	if errors.Is(err, broker.ErrNoEvent) {
 		told, err := rc.lostForGood(ctx, d, entry, revision)
 		return told, 0, err
@@ -335,6 +335,7 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 	if err != nil {
 		return nil, 0, err
 	}
+	ev := stored.Event
 	lane, ok := rc.r.courier.LaneOf(d.Target)
 	if !ok {
 		lane = d.Lane // ends as TARGET_UNKNOWN
@@ -347,7 +348,12 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 			return nil, 0, err
 		}
 	}
-	m := deliveryOf(ev, d.event, verdict.Route{Target: d.Target, Lane: lane}, headers)
+	m := rc.r.deliveryOf(ev, ev.Body(), d.event, verdict.Route{Target: d.Target, Lane: lane}, stored.Headers)
+	published := stored.Published
+	if entry.Generation > 1 {
+		published = entry.First // of the replay: about its publication, which is not known
+	}
+	setPublished(m.Header, published)
 	m.Header.Set(broker.HeaderGeneration, strconv.Itoa(max(entry.Generation, 1)))
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/lost%d", m.Header.Get(nats.MsgIdHdr), d.sequence))
 	ack, err := rc.r.JetStream().PublishMsg(ctx, m)

@@ -17,7 +17,7 @@ import (
 // startReconciling starts a runner that compares all the time.
 func startReconciling(t *testing.T, targets ...string) *fixture {
 	t.Helper()
-	b := &fixture{t: t, fake: newFakeCourier(targets...), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
+	b := &fixture{t: t, fake: newFakeCourier(targets...), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Unprotected: true}}
 	b.start()
 	return b
 }
@@ -30,7 +30,7 @@ func (b *fixture) suspend() (resume func()) {
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay", Reason: "test"}, tester); err != nil {
 		b.t.Fatal(err)
 	}
-	b.until("the suspension", func() bool { return b.runner.LaneStatus()[0].Paused == pausedSuspended })
+	b.until("the suspension", func() bool { return b.runner.LaneStatus()[0].Paused == broker.PausedSuspended })
 	return func() {
 		if err := b.broker.Resume(ctx, "relay", tester, ""); err != nil {
 			b.t.Fatal(err)
@@ -78,7 +78,7 @@ func (b *fixture) recovered(what string) (records []broker.AuditRecord, counted 
 // next attempt: both are mailed, once, and the audit names them.
 //
 // Fault: deliveries removed from their stream by an administrator. Result: published again
-// from the event, recorded as recovered, counted in the metrics.
+// from the event, recorded as recovered, counted in the metrics; they keep their age.
 func TestRemovedDeliveriesAreMailed(t *testing.T) {
 	t.Parallel()
 	b := &fixture{t: t, fake: newFakeCourier("ops", "greylisted", "other"), set: quick(), fastReconcile: true, cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m"}}
@@ -105,6 +105,22 @@ func TestRemovedDeliveriesAreMailed(t *testing.T) {
 		}
 	}
 	b.until("both recovered", func() bool { records, _ := b.recovered("delivery"); return len(records) == 2 })
+	for copied, of := range map[uint64]uint64{4: 1, 5: 2} { // in any order
+		m, err := stream.GetMsg(t.Context(), copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Header.Get(broker.HeaderEventID) != fmt.Sprintf("e%d", of) {
+			of = 3 - of
+		}
+		first, err := b.broker.EventAt(t.Context(), of, fmt.Sprintf("e%d", of))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.Header.Get(broker.HeaderPublished); got != first.Published.UTC().Format(time.RFC3339Nano) {
+			t.Errorf("the delivery of e%d was first published %q, want %v", of, got, first.Published)
+		}
+	}
 	resume()
 	b.until("all mails", func() bool { return len(b.fake.mails("e1")) == 1 && len(b.fake.mails("e2")) == 2 })
 	b.settled()

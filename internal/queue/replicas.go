@@ -30,7 +30,8 @@ type replicaSet struct {
 	log              zerolog.Logger
 	every            time.Duration // between heartbeats
 	rewatch          time.Duration // between copies
-	changed          func()        // called when a suspension began or ended
+	changed          func()        // called when a suspension or a pause of a relay began or ended
+	pauses           *relayPauses
 	heartbeatRequest chan struct{} // requests a heartbeat now
 
 	mu        sync.Mutex
@@ -47,9 +48,9 @@ type peer struct {
 	lastSeen time.Time
 }
 
-func newReplicaSet(log zerolog.Logger, changed func()) *replicaSet {
+func newReplicaSet(log zerolog.Logger, pauses *relayPauses, changed func()) *replicaSet {
 	return &replicaSet{
-		id: nuid.Next(), log: log, every: broker.HeartbeatEvery, rewatch: rewatchAfter, changed: changed, heartbeatRequest: make(chan struct{}, 1),
+		id: nuid.Next(), log: log, every: broker.HeartbeatEvery, rewatch: rewatchAfter, changed: changed, pauses: pauses, heartbeatRequest: make(chan struct{}, 1),
 		others: map[string]peer{}, suspended: map[string]broker.Suspension{}, gone: map[string]bool{},
 	}
 }
@@ -87,7 +88,7 @@ func (rs *replicaSet) follow(ctx context.Context) {
 // watch copies the bucket and then applies its changes until the context ends; with once,
 // it returns when the copy is complete.
 func (rs *replicaSet) watch(ctx context.Context, once bool) error {
-	w, err := rs.kv.WatchFiltered(ctx, []string{broker.SuspendedPrefix + "*", broker.ReplicaPrefix + "*"})
+	w, err := rs.kv.WatchFiltered(ctx, []string{broker.SuspendedPrefix + "*", broker.ReplicaPrefix + "*", broker.PausePrefix + ">"})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", broker.RelaysBucket, err)
 	}
@@ -126,11 +127,12 @@ func (rs *replicaSet) reload(entries []jetstream.KeyValueEntry) {
 	for _, e := range entries {
 		there[e.Key()] = true
 	}
+	resumed := rs.pauses.keep(there)
 	rs.mu.Lock()
 	before := len(rs.suspended)
 	maps.DeleteFunc(rs.suspended, func(lane string, _ broker.Suspension) bool { return !there[broker.SuspendedPrefix+lane] })
 	maps.DeleteFunc(rs.others, func(id string, _ peer) bool { return !there[broker.ReplicaPrefix+id] })
-	resumed := len(rs.suspended) < before
+	resumed = resumed || len(rs.suspended) < before
 	rs.mu.Unlock()
 	if resumed {
 		rs.changed()
@@ -142,6 +144,11 @@ func (rs *replicaSet) reload(entries []jetstream.KeyValueEntry) {
 
 // apply updates the copy with one entry.
 func (rs *replicaSet) apply(e jetstream.KeyValueEntry) {
+	if strings.HasPrefix(e.Key(), broker.PausePrefix) {
+		rs.pauses.apply(e)
+		go rs.changed()
+		return
+	}
 	removed := e.Operation() != jetstream.KeyValuePut
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -288,8 +295,10 @@ func (rs *replicaSet) expired(now time.Time) (list []broker.Suspension) {
 func (r *Runner) Suspensions() []broker.Suspension { return r.replicas.inForce(time.Now()) }
 
 // tidy ends expired suspensions, so that the audit has a record of it, and removes the
-// keys of ended processes. All replicas do this; the result is the same.
+// keys of ended processes; it stores the new pauses of relays and removes those that are
+// over. All replicas do this; the result is the same.
 func (r *Runner) tidy(ctx context.Context) {
+	r.replicas.pauses.store(ctx, r.replicas.kv, r.RequestTimeout())
 	for _, s := range r.replicas.expired(time.Now()) {
 		if err := r.EndSuspension(ctx, r.replicas.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "the suspension expired"); err != nil {
 			r.log.Debug().Err(err).Str("lane", s.Lane).Msg("an expired suspension could not be removed; it has no effect")

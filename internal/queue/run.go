@@ -38,12 +38,17 @@ import (
 // target; false: the target is not defined, or disabled. Relays returns the
 // state of the relays of a lane: for each different list of relays that a target of
 // the lane has, the relays in the order in which they are tried.
+//
+// PauseRelay keeps this process from a relay that is at a limit of its own until the pause
+// ends; a later end replaces an earlier one. ResumeRelay ends the pause.
 type Courier interface {
 	Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure)
 	Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure)
 	Lanes() []string
 	LaneOf(target string) (lane string, ok bool)
 	Relays(lane string) [][]verdict.RelayStatus
+	PauseRelay(p verdict.RelayPause)
+	ResumeRelay(relay string)
 }
 
 // Settings are the settings of fan-out and delivery.
@@ -84,8 +89,11 @@ type Runner struct {
 	lanes    *lanes
 	ledger   broker.Ledger // set by prepare
 	replicas *replicaSet
-	meter    *meter // set by prepare
+	meter    *meter      // set by prepare
+	seal     events.Seal // set by prepare
 	slow     lateGroups
+	// relayDelay is the longest delay of a delivery whose relay is not available.
+	relayDelay time.Duration
 
 	standstills *standstills
 	reconciler  *reconciler
@@ -114,7 +122,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	host, _ := os.Hostname()
 	r := &Runner{
 		Broker: b, log: b.Log(), courier: c, set: set, metrics: m, ready: errors.New("starting"), started: time.Now(),
-		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()), standstills: newStandstills(),
+		owner: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next()), standstills: newStandstills(), relayDelay: longestRelayDelay,
 	}
 	if b.Embedded() {
 		r.owner += embeddedOwner
@@ -122,7 +130,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 	r.stores, r.endStoring = context.WithCancel(context.Background())
 	r.lanes = newLanes(r)
 	r.reconciler = newReconciler(r)
-	r.replicas = newReplicaSet(r.log, r.lanes.wakeAll)
+	r.replicas = newReplicaSet(r.log, newRelayPauses(c, r.log), r.lanes.wakeAll)
 	r.progress = newProgress()
 	return r
 }
@@ -164,6 +172,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		})
 	})
 	wg.Wait()
+	r.savePauses()
 	if err := context.Cause(ctx); errors.Is(err, broker.ErrStoreFailed) {
 		return err
 	}
@@ -216,6 +225,9 @@ func (r *Runner) prepare(ctx context.Context) error {
 		}
 		if err == nil {
 			err = r.openRelays(ctx)
+		}
+		if err == nil {
+			r.seal, err = r.OpenSeal(ctx)
 		}
 		if err == nil {
 			r.setReady(nil)

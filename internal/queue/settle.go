@@ -44,7 +44,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		j.relayFailed(failure)
 	case failure.Untried && receipt == nil:
 		j.releaseClaim(failure)
-		j.nak(failure.After, nil) // not tried, so it does not expire, however old it is
+		j.nak(j.r.untilRelay(failure.After), nil) // not tried, so it does not expire, however old it is
 	default:
 		final := failure
 		switch {
@@ -209,7 +209,7 @@ func (j *job) retry(receipt *verdict.Receipt, f *verdict.Failure) {
 	}
 	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
-	j.nak(max(j.r.set.retryDelay(tries), f.After), nil) // After: the relay reached its limit at a later recipient
+	j.nak(max(j.r.set.retryDelay(tries), j.r.untilRelay(f.After)), nil) // After: the relay reached its limit at a later recipient
 }
 
 // relayFailed NAKs the message until the relay may be tried again. This does not count
@@ -228,13 +228,19 @@ func (j *job) relayFailed(f *verdict.Failure) {
 	if delay <= 0 {
 		delay = backoff.Jitter(j.r.set.RetryInitial)
 	}
-	// The breaker keeps the lane from its relay for as long as it takes. The messages come back
-	// earlier, so that a corrected target gets them at once.
-	j.nak(min(delay, backoff.Jitter(longestRelayDelay)), nil)
+	j.nak(j.r.untilRelay(delay), nil)
 }
 
-// longestRelayDelay is the longest delay of a delivery whose relay is not available.
+// longestRelayDelay is the Runner's relayDelay.
 const longestRelayDelay = time.Minute
+
+// untilRelay returns the delay of a delivery whose relay is not available for a time, which
+// may be a day. Breakers and limits keep the lane from its relay for as long as it takes. The
+// messages come back earlier, so that a corrected target, or a relay that an operator has
+// resumed, gets them soon.
+func (r *Runner) untilRelay(wait time.Duration) time.Duration {
+	return min(wait, backoff.Jitter(r.relayDelay))
+}
 
 // deathPatience is how long a dead letter is tried to store, after which its delivery is
 // NAKed. It is longer than a cluster needs to find a new leader.

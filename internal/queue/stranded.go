@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -153,6 +154,10 @@ func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg, lan
 		}
 	}
 	m.Header.Set(broker.HeaderLane, lane)
+	if m.Header.Get(broker.HeaderPublished) == "" {
+		setPublished(m.Header, msg.Time)
+	}
+	m.Header.Set(broker.HeaderCopyOf, strconv.FormatUint(msg.Sequence, 10))
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
 	if _, err := r.JetStream().PublishMsg(ctx, m); err != nil {
 		return fmt.Errorf("publish delivery %d again: %w", msg.Sequence, err)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/certpost/certpost/internal/broker"
 )
@@ -18,8 +20,12 @@ import (
 // consumers of the account with invented names. A stray is published again in the lane of
 // its target; if there is no such target, it ends as a dead letter.
 
-// straysAtOnce is the maximum number of strays that one search settles.
-const straysAtOnce = 1000
+// straysAtOnce is the maximum number of strays that one search settles, and straysTogether
+// the maximum number that are settled at the same time.
+const (
+	straysAtOnce   = 1000
+	straysTogether = 16
+)
 
 // strayLabel is the lane of strays in the metrics: their lanes' names are anybody's choice.
 const strayLabel = broker.NoToken
@@ -30,37 +36,43 @@ const strayLabel = broker.NoToken
 func (ls *lanes) settleStrays(ctx context.Context, stream jetstream.Stream, lanes map[string]bool) error {
 	before := ls.strays
 	ls.strays = lanes
-	left := straysAtOnce
-	moved, settled := 0, 0
-	defer func() {
-		if moved+settled > 0 {
-			ls.r.log.Warn().Int("moved", moved).Int("settled", settled).
-				Msg("found deliveries in lanes that no target has; moved them to the lanes of their targets, or settled them")
-		}
-	}()
+	var left, moved, settled atomic.Int64
+	left.Store(straysAtOnce)
+	var together errgroup.Group // without a context: an error of one lane stops no other
+	together.SetLimit(straysTogether)
 	for name := range lanes {
-		if !before[name] {
-			continue
+		if before[name] {
+			together.Go(func() error { return ls.settleStraysOf(ctx, stream, name, &left, &moved, &settled) })
 		}
-		next := uint64(1)
-		for ; left > 0; left-- {
-			msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliverySubject(name, "*")))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				break
-			}
-			if err != nil {
-				return fmt.Errorf("stream %s, lane %s: %w", broker.DeliveriesStream, name, err)
-			}
-			next = msg.Sequence + 1
-			wasMoved, err := ls.settleStray(ctx, stream, name, msg)
-			if err != nil {
-				return fmt.Errorf("delivery %d in lane %s, which no target has: %w", msg.Sequence, name, err)
-			}
-			if wasMoved {
-				moved++
-			} else {
-				settled++
-			}
+	}
+	err := together.Wait()
+	if moved.Load()+settled.Load() > 0 {
+		ls.r.log.Warn().Int64("moved", moved.Load()).Int64("settled", settled.Load()).
+			Msg("found deliveries in lanes that no target has; moved them to the lanes of their targets, or settled them")
+	}
+	return err
+}
+
+// settleStraysOf settles the strays of one lane, as long as left is above zero.
+func (ls *lanes) settleStraysOf(ctx context.Context, stream jetstream.Stream, name string, left, moved, settled *atomic.Int64) error {
+	for next := uint64(1); left.Add(-1) >= 0; {
+		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliverySubject(name, "*")))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			left.Add(1)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("stream %s, lane %s: %w", broker.DeliveriesStream, name, err)
+		}
+		next = msg.Sequence + 1
+		wasMoved, err := ls.settleStray(ctx, stream, name, msg)
+		if err != nil {
+			return fmt.Errorf("delivery %d in lane %s, which no target has: %w", msg.Sequence, name, err)
+		}
+		if wasMoved {
+			moved.Add(1)
+		} else {
+			settled.Add(1)
 		}
 	}
 	return nil
@@ -78,12 +90,18 @@ func (ls *lanes) settleStray(ctx context.Context, stream jetstream.Stream, name 
 		ls.r.attempt(ctx, l, strayMsg{raw: msg, stream: stream})
 		return false, nil
 	}
+	return ls.move(ctx, stream, msg, lane)
+}
+
+// move moves a delivery to another lane, unless the ledger says that it is settled; then it
+// only removes it.
+func (ls *lanes) move(ctx context.Context, stream jetstream.Stream, msg *jetstream.RawStreamMsg, lane string) (moved bool, err error) {
 	if err := ls.ensure(ctx, lane); err != nil {
 		return false, err
 	}
 	settled, err := ls.r.settled(ctx, msg)
 	if err == nil && !settled {
-		err = ls.r.republish(ctx, msg, lane, target)
+		err = ls.r.republish(ctx, msg, lane, broker.DeliveryTarget(msg.Subject))
 	}
 	if err != nil {
 		return false, err

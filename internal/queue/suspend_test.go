@@ -56,7 +56,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "maintenance"}, tester); err != nil {
 		t.Fatal(err)
 	}
-	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended), second.runner)
+	b.laneState("the suspension", "relay1", pausedFor(broker.PausedSuspended), second.runner)
 	const n = 30
 	for i := range n {
 		b.publish(event(fmt.Sprintf("e%d", i), "quiet", "loud"))
@@ -71,7 +71,7 @@ func TestSuspendedLaneWaitsAndLosesNothing(t *testing.T) {
 	second.stop()
 	b.stop()
 	b.run()
-	b.laneState("the suspension after a restart", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension after a restart", "relay1", pausedFor(broker.PausedSuspended))
 	b.untouched("relay1", n)
 	if tried := b.fake.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times while suspended", tried)
@@ -117,7 +117,7 @@ func TestSuspensionHoldsBackWhatAnOpenFetchBrings(t *testing.T) {
 	}
 	b.until("the runner knows", func() bool { _, s := b.runner.replicas.suspension("relay1", time.Now()); return s })
 	b.publish(event("e1", "quiet"))
-	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension", "relay1", pausedFor(broker.PausedSuspended))
 	if tried := b.fake.tried("quiet"); tried != 0 {
 		t.Fatalf("tried %d times", tried)
 	}
@@ -143,7 +143,7 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 	}
 	end := time.Now().Add(2 * fetchWait)
 	suspend(end)
-	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension", "relay1", pausedFor(broker.PausedSuspended))
 	b.publish(event("e1", "quiet"))
 	b.settled()
 	if first := b.entry("quiet", "e1").First; first.Before(end) {
@@ -162,7 +162,7 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 	}
 
 	suspend(time.Time{})
-	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension", "relay1", pausedFor(broker.PausedSuspended))
 	b.publish(event("e2", "quiet"))
 	if err := kv.Delete(ctx, "suspended.relay1"); err != nil { // as `nats kv del` does
 		t.Fatal(err)
@@ -172,7 +172,7 @@ func TestSuspensionEndsByItselfOrByAnyHand(t *testing.T) {
 	if _, err := kv.PutString(ctx, "suspended.relay1", "stop!"); err != nil {
 		t.Fatal(err)
 	}
-	b.laneState("the suspension by hand", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension by hand", "relay1", pausedFor(broker.PausedSuspended))
 }
 
 // A watch does not report that its bucket was deleted and created again.
@@ -192,7 +192,7 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "before"}, tester); err != nil {
 		t.Fatal(err)
 	}
-	b.laneState("the suspension", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension", "relay1", pausedFor(broker.PausedSuspended))
 	if err := b.broker.JetStream().DeleteStream(ctx, "KV_"+broker.RelaysBucket); err != nil {
 		t.Fatal(err)
 	}
@@ -201,5 +201,5 @@ func TestSuspensionIsNoticedInABucketMadeAgain(t *testing.T) {
 	if err := b.broker.Suspend(ctx, broker.Suspension{Lane: "relay1", Reason: "after"}, tester); err != nil {
 		t.Fatal(err)
 	}
-	b.laneState("the suspension in the new bucket", "relay1", pausedFor(pausedSuspended))
+	b.laneState("the suspension in the new bucket", "relay1", pausedFor(broker.PausedSuspended))
 }

@@ -6,9 +6,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -257,7 +259,7 @@ func (b *fixture) refusedAndDelivered(ids []string) {
 // the time; the message is not served to another worker.
 func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	t.Parallel()
-	b := &fixture{t: t, fake: newFakeCourier("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: time.Second}}
+	b := &fixture{t: t, fake: newFakeCourier("slow"), set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", AckWait: 3 * time.Second}}
 	release := make(chan struct{})
 	b.fake.plan("slow", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 		<-release
@@ -266,9 +268,20 @@ func TestSlowDeliveryIsNotServedTwice(t *testing.T) {
 	b.start()
 	second := b.replica()
 	defer second.stop()
+	var reports atomic.Int64
+	if _, err := b.broker.Conn().Subscribe("$JS.ACK."+broker.DeliveriesStream+".>", func(m *nats.Msg) {
+		if string(m.Data) == "+WPI" {
+			reports.Add(1)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	b.publish(event("e1", "slow"))
 	b.until("the first try", func() bool { return b.fake.tried("slow") == 1 })
-	time.AfterFunc(4*b.cfg.AckWait, func() { close(release) })
+	// Each third of the wait the message is reported to be in work. After the fourth report
+	// its first wait is over.
+	b.until("four reports", func() bool { return reports.Load() >= 4 })
+	close(release)
 	b.settled()
 	if tried, mails := b.fake.tried("slow"), len(b.fake.mails("e1")); tried != 1 || mails != 1 {
 		t.Errorf("tried %d times, %d mails", tried, mails)

@@ -9,7 +9,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Fault: addresses, mounts and paths as they are pasted: /v1, /ui, auth/. Result: refused
+// Fault: addresses, mounts and paths as they are pasted: /v1, /ui, auth/, ports. Result: refused
 // when the configuration is read.
 func TestConfigValidate(t *testing.T) {
 	for _, name := range []string{"VAULT_ADDR", "VAULT_AGENT_ADDR", "VAULT_CLIENT_CERT"} {
@@ -45,6 +45,8 @@ func TestConfigValidate(t *testing.T) {
 		{Config{Address: "https://user:" + canary + "@vault"}, "address", "more than scheme"},
 		{Config{Address: "https://" + canary + "\x00"}, "address", "URL"},
 		{Config{Address: at + "?x=1"}, "address", "more than scheme"},
+		{Config{Address: "https://vault:820000"}, "address", "has the port 820000: want 1 to 65535"},
+		{Config{Address: "https://vault:"}, "address", "ends with a colon"},
 		{Config{Address: at + "/v1"}, "address", "ends with the path /v1"},
 		{Config{Address: at + "/v1/"}, "address", "ends with the path /v1"},
 		{Config{Address: at + "/v1/sys/health"}, "address", "ends with the path /v1"},
@@ -90,6 +92,15 @@ func TestConfigValidate(t *testing.T) {
 	problems := Config{Address: "x", Timeout: -1, Auth: Auth{Method: "userpass", JWTFile: "x"}}.Validate()
 	if len(problems) != 5 {
 		t.Errorf("found %v", problems)
+	}
+	for address, want := range map[string]bool{"http://vault.example.com:8200": true, "http://10.0.0.1:8200": true, "http://127.0.0.1:8200": false, "http://localhost": false, "http://[::1]:8200": false, "https://vault": false, "unix:///run/vault.sock": false} {
+		if got := (Config{Address: address}).Warnings(); len(got) > 0 != want || want && !strings.Contains(got[0].Message, "begins with http://") {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+	t.Setenv("VAULT_ADDR", "http://vault.example.com:8200")
+	if got := (Config{}).Warnings(); len(got) != 1 || !strings.Contains(got[0].Message, "the environment's VAULT_ADDR begins with http://") {
+		t.Errorf("VAULT_ADDR: %v", got)
 	}
 	t.Setenv("VAULT_ADDR", at)
 	if problems := (Config{Auth: Auth{Method: "approle", RoleID: value}}).Validate(); problems != nil {

@@ -41,6 +41,9 @@ func (o Origin) event() string {
 
 func (o Origin) setting(key string) string { return cmp.Or(o.Setting, "events") + "." + key }
 
+// IsZero reports whether nothing is set.
+func (p Policy) IsZero() bool { return len(p.Paths) == 0 && len(p.FileRoots) == 0 }
+
 // Validate returns the problems of the policy: globs that match nothing, and roots
 // that are not absolute. Problem.Path is such as "secret_paths[0]".
 func (p Policy) Validate() []Problem {

@@ -167,6 +167,16 @@ func (v *VaultRef) pin() string {
 
 // Warning returns a warning about a valid reference, "" when there is none.
 func (r Ref) Warning() string {
+	if v := r.Vault; v != nil {
+		rest, mounted := strings.CutPrefix(v.Path, v.Mount+"/")
+		rest, api := strings.CutPrefix(rest, "data/")
+		switch {
+		case mounted:
+			return fmt.Sprintf("vault.path begins with the mount: write %s, unless a directory below the mount has its name", clean(rest))
+		case api:
+			return fmt.Sprintf("vault.path begins with data/, which belongs to the API of KV version 2 and which Certpost adds by itself: write %s, unless this is KV version 1", clean(rest))
+		}
+	}
 	if r.Value.IsZero() || r.Value.variable != "" {
 		return ""
 	}

@@ -141,6 +141,17 @@ func TestRefWarning(t *testing.T) {
 	if (Ref{Env: "X"}).Warning() != "" || !strings.Contains((Ref{Value: New([]byte("x"))}).Warning(), "configuration") {
 		t.Error("want a warning only for a secret in the configuration")
 	}
+	for pasted, want := range map[string]string{
+		"vault:secret/data/certs/x#k":        "vault.path begins with data/, which belongs to the API of KV version 2 and which Certpost adds by itself: write certs/x, unless",
+		"vault:secret/secret/certs/x#k":      "vault.path begins with the mount: write certs/x, unless",
+		"vault:secret/secret/data/certs/x#k": "vault.path begins with the mount: write certs/x, unless",
+		"vault:secret/certs/data/x#k":        "",
+		"vault:secret/database/x#k":          "",
+	} {
+		if got := mustRef(t, pasted).Warning(); got == "" != (want == "") || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q", pasted, got)
+		}
+	}
 }
 
 func TestParseRef(t *testing.T) {

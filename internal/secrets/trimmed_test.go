@@ -85,17 +85,17 @@ func TestOddSecrets(t *testing.T) {
 		secret + " four words long":     nil,
 		"ü" + secret + "€":              nil,
 		secret + "\n":                   nil, // removed
-		" " + secret:                    {"begins with a blank"},
-		secret + "\t":                   {"ends with a blank"},
-		"\u00a0" + secret + "\u00a0":    {"begins with a blank", "ends with a blank"},
-		secret + "\n\n":                 {"ends with a blank"},
+		" " + secret:                    {"begins with a space"},
+		secret + "\t":                   {"ends with a tab"},
+		"\u00a0" + secret + "\u00a0":    {"begins with a blank (U+00A0)", "ends with a blank (U+00A0)"},
+		secret + "\n\n":                 {"ends with a line break"},
 		secret + "\n" + secret:          {"has a line break inside"},
 		secret + "\x00" + secret:        {"has a control character"},
 		secret + "\u200b" + secret:      {"has an invisible character"},
 		secret + "\u00a0" + secret:      {"has an invisible character"},
 		`"` + secret + `"`:              {"is in quotes"},
-		"'" + secret + "' ":             {"ends with a blank"},
-		" \u202e" + secret + "\x1b[0m ": {"begins with a blank", "ends with a blank", "has a control character"},
+		"'" + secret + "' ":             {"ends with a space"},
+		" \u202e" + secret + "\x1b[0m ": {"begins with a space", "ends with a space", "has a control character"},
 		secret + "\xff":                 {"is not UTF-8"},
 	} {
 		refs := []Ref{{File: file}}

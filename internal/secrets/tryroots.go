@@ -53,6 +53,8 @@ func (p Policy) TryRoots(ctx context.Context) []RootFinding {
 			case err != nil:
 				warn(p.unopened(Ref{File: path}, path, err))
 			case entry.IsDir():
+			case path == root.real:
+				found.Err = ref.refuse("it is not a directory: name the one that has the files")
 			default:
 				file, err := p.open(Ref{File: path})
 				if err != nil {

@@ -104,6 +104,19 @@ func trimmed(text []byte) []byte {
 	return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
 }
 
+// blank is the name of a character that cannot be seen.
+func blank(r rune) string {
+	switch r {
+	case ' ':
+		return "a space"
+	case '\t':
+		return "a tab"
+	case '\n', '\r':
+		return "a line break"
+	}
+	return fmt.Sprintf("a blank (%U)", r)
+}
+
 // oddities names what is probably a mistake in a secret, without showing any of it:
 // blanks at its ends, control and invisible characters, quotes around it.
 func oddities(v Value) (found []string) {
@@ -115,10 +128,10 @@ func oddities(v Value) (found []string) {
 	first, _ := utf8.DecodeRune(text)
 	last, _ := utf8.DecodeLastRune(text)
 	if unicode.IsSpace(first) {
-		found = append(found, "begins with a blank")
+		found = append(found, "begins with "+blank(first))
 	}
 	if unicode.IsSpace(last) {
-		found = append(found, "ends with a blank")
+		found = append(found, "ends with "+blank(last))
 	}
 	if len(text) > 1 && first == last && (first == '"' || first == '\'') {
 		found = append(found, "is in quotes")

@@ -26,14 +26,14 @@ type breaker struct {
 	max       time.Duration // pauses double up to this
 
 	mu       sync.Mutex
-	failures int           // consecutive
-	pause    time.Duration // the current pause; 0 when closed
-	until    time.Time     // end of the pause
-	probing  bool          // a probe is running
-	reason   string        // of the last failure
-	limit    bool          // the relay itself limits its use: the pause is one of Pause
-	pauses   int           // calls of Pause
-	busy     int           // permits not yet ended
+	failures int             // consecutive
+	pause    time.Duration   // the current pause; 0 when closed
+	until    time.Time       // end of the pause
+	probing  bool            // a probe is running
+	last     verdict.Outcome // the last failure: its reason and the relay's reply
+	limit    bool            // the relay itself limits its use: the pause is one of Pause
+	pauses   int             // calls of Pause
+	busy     int             // permits not yet ended
 }
 
 func newBreaker(threshold int) *breaker {
@@ -55,7 +55,7 @@ func (b *breaker) Admit() (p *Permit, wait time.Duration, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if wait := b.wait(); wait > 0 {
-		return nil, wait, b.reason
+		return nil, wait, b.last.Reason
 	}
 	p = &Permit{breaker: b, probe: b.pause > 0, pauses: b.pauses}
 	b.probing = p.probe
@@ -76,6 +76,18 @@ func (b *breaker) wait() time.Duration {
 	return 0
 }
 
+// Revoked returns for how long the permit is of no use any more, and why: the breaker has
+// opened since it was given. 0: it is valid. That of a probe stays valid.
+func (p *Permit) Revoked() (wait time.Duration, reason string) {
+	b := p.breaker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.probe || b.pause == 0 {
+		return 0, ""
+	}
+	return max(b.wait(), probeTime), b.last.Reason
+}
+
 // Success closes the breaker: the relay answered, even if it refused the mail. A mail that
 // was under way when the relay reached its limit does not end the limit's pause.
 func (p *Permit) Success() {
@@ -87,13 +99,14 @@ func (p *Permit) Success() {
 		b.probing = false
 	}
 	if p.pauses == b.pauses {
-		b.failures, b.pause, b.probing, b.reason, b.limit = 0, 0, false, "", false
+		b.failures, b.pause, b.probing, b.last, b.limit = 0, 0, false, verdict.Outcome{}, false
 	}
 }
 
 // Pause opens the breaker at once, for a time: the relay said that it is at a limit of its
 // own, and would refuse the next mails too. After it comes one probe, as after any pause.
-func (p *Permit) Pause(reason string, pause time.Duration) {
+// Pause returns its end.
+func (p *Permit) Pause(refusal verdict.Outcome, pause time.Duration) (until time.Time) {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -101,13 +114,38 @@ func (p *Permit) Pause(reason string, pause time.Duration) {
 	if p.probe {
 		b.probing = false
 	}
+	b.open(refusal, time.Now().Add(pause))
+	return b.until
+}
+
+// open opens the breaker until a time, because of a limit of the relay.
+func (b *breaker) open(refusal verdict.Outcome, until time.Time) {
 	b.pauses++
-	b.pause, b.until, b.reason, b.limit = b.first, time.Now().Add(pause), reason, true
+	b.pause, b.until, b.last, b.limit = b.first, until, refusal, true
+}
+
+// Hold opens the breaker until a time, unless it is already open that long for a limit: the
+// relay told another process of its limit, or this one before a restart.
+func (b *breaker) Hold(refusal verdict.Outcome, until time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if until.After(time.Now()) && !(b.limit && !until.After(b.until)) {
+		b.open(refusal, until)
+	}
+}
+
+// Resume ends the pause for a limit of the relay: the next mail is the probe.
+func (b *breaker) Resume() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := time.Now(); b.limit && b.until.After(now) {
+		b.until = now
+	}
 }
 
 // Failure counts a failure of the relay and returns how long to wait before the next
 // try. Permits given before the breaker opened do not lengthen its pause.
-func (p *Permit) Failure(reason string) (away time.Duration) {
+func (p *Permit) Failure(last verdict.Outcome) (away time.Duration) {
 	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -116,7 +154,7 @@ func (p *Permit) Failure(reason string) (away time.Duration) {
 	if b.limit && !p.probe { // it was under way, and says less than the limit
 		return max(time.Until(b.until), 0) + backoff.Jitter(b.first)
 	}
-	b.reason, b.limit = reason, false
+	b.last, b.limit = last, false
 	switch {
 	case p.probe:
 		b.pause, b.probing = min(2*b.pause, b.max), false
@@ -142,14 +180,14 @@ func (p *Permit) End() {
 	}
 }
 
-// Status sets Breaker, Wait, Reason and Busy of s.
+// Status sets Breaker, Wait, Reason, Reply, Limit and Busy of s.
 func (b *breaker) Status(s *verdict.RelayStatus) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.Breaker, s.Wait, s.Reason, s.Limit, s.Busy = verdict.Closed, b.wait(), b.reason, b.limit, b.busy
+	s.Breaker, s.Wait, s.Reason, s.Reply, s.Limit, s.Busy = verdict.Closed, b.wait(), b.last.Reason, b.last.Reply, b.limit, b.busy
 	switch {
 	case b.pause == 0:
-		s.Reason = ""
+		s.Reason, s.Reply = "", ""
 	case s.Wait == 0 || b.probing:
 		s.Breaker = verdict.HalfOpen
 	default:

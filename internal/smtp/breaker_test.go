@@ -28,7 +28,7 @@ func failTimes(t *testing.T, b *breaker, n int) {
 	t.Helper()
 	for range n {
 		p := mustEnter(t, b)
-		p.Failure("it is down")
+		p.Failure(because("it is down"))
 		p.End()
 	}
 }
@@ -104,7 +104,7 @@ func TestBreakerLetsOneProbeThrough(t *testing.T) {
 		}
 		probe.End() // a shutdown: no result
 		probe = mustEnter(t, b)
-		if away := probe.Failure("it is still down"); !within80to120(away, 2*breakerFirst) {
+		if away := probe.Failure(because("it is still down")); !within80to120(away, 2*breakerFirst) {
 			t.Errorf("away for %v", away)
 		}
 		probe.End()
@@ -123,7 +123,7 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 		failTimes(t, b, 3)
 		var before, after verdict.RelayStatus
 		b.Status(&before)
-		if away := late.Failure("it is down"); away < before.Wait {
+		if away := late.Failure(because("it is down")); away < before.Wait {
 			t.Errorf("away for %v, before the pause of %v is over", away, before.Wait)
 		}
 		late.End()
@@ -138,13 +138,44 @@ func TestBreakerAndWhatWasUnderWay(t *testing.T) {
 		if got := b.position(); got != verdict.Closed {
 			t.Errorf("%s after the relay has answered", got)
 		}
-		probe.Failure("too late")
+		probe.Failure(because("too late"))
 		probe.End()
 		if p, wait, _ := b.Admit(); p != nil {
 			_ = wait // whether closed or half-open, the next try decides
 			p.Success()
 			p.End()
 		}
+	})
+}
+
+// TestPermitsAreRevoked checks what those learn who have a permit and wait for a connection
+// when the breaker opens.
+func TestPermitsAreRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		waiting := mustEnter(t, b)
+		failTimes(t, b, 2)
+		if wait, _ := waiting.Revoked(); wait != 0 {
+			t.Errorf("revoked for %v before the breaker opened", wait)
+		}
+		failTimes(t, b, 1)
+		if wait, reason := waiting.Revoked(); !within80to120(wait, breakerFirst) || reason != "it is down" {
+			t.Errorf("revoked for %v (%s), want the breaker's pause", wait, reason)
+		}
+		time.Sleep(2 * breakerFirst)
+		probe := mustEnter(t, b)
+		if wait, _ := probe.Revoked(); wait != 0 {
+			t.Errorf("the probe is revoked for %v", wait)
+		}
+		if wait, _ := waiting.Revoked(); wait != probeTime {
+			t.Errorf("revoked for %v while the probe runs, want %v", wait, probeTime)
+		}
+		probe.Success()
+		probe.End()
+		if wait, _ := waiting.Revoked(); wait != 0 {
+			t.Errorf("revoked for %v although the relay answers again", wait)
+		}
+		waiting.End()
 	})
 }
 
@@ -157,10 +188,10 @@ func TestBreakerPausesForALimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(3)
 		first, lucky, unlucky, second := mustEnter(t, b), mustEnter(t, b), mustEnter(t, b), mustEnter(t, b)
-		first.Pause("it is at its limit", time.Hour)
+		first.Pause(because("it is at its limit"), time.Hour)
 		time.Sleep(time.Minute)
 		lucky.Success()
-		if away := unlucky.Failure("it closed the connection"); away < 59*time.Minute {
+		if away := unlucky.Failure(because("it closed the connection")); away < 59*time.Minute {
 			t.Errorf("away for %v", away)
 		}
 		for _, p := range []*Permit{first, lucky, unlucky} {
@@ -176,11 +207,11 @@ func TestBreakerPausesForALimit(t *testing.T) {
 		if p, wait, _ := b.Admit(); p != nil || wait != probeTime {
 			t.Errorf("a second probe: %v, wait %v", p, wait)
 		}
-		probe.Pause("it is at its limit", time.Hour)
+		probe.Pause(because("it is at its limit"), time.Hour)
 		probe.End()
 		time.Sleep(time.Hour)
 		probe = mustEnter(t, b)
-		second.Pause("it is at its limit", time.Minute) // a mail that took two hours
+		second.Pause(because("it is at its limit"), time.Minute) // a mail that took two hours
 		second.End()
 		probe.Success()
 		probe.End()
@@ -196,12 +227,52 @@ func TestBreakerPausesForALimit(t *testing.T) {
 		}
 		// A relay that goes down behind its limit is down.
 		probe = mustEnter(t, b)
-		probe.Pause("it is at its limit", time.Minute)
+		probe.Pause(because("it is at its limit"), time.Minute)
 		probe.End()
 		time.Sleep(time.Minute)
 		failTimes(t, b, 1)
 		if b.Status(&s); s.Limit || s.Reason != "it is down" || !within80to120(s.Wait, 2*breakerFirst) {
 			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+func because(reason string) verdict.Outcome { return verdict.Outcome{Reason: reason} }
+
+// A pause that another process has begun, or this one before a restart, keeps all mails
+// away; an operator can end it.
+//
+// Fault: is at a limit of its own: mails per day (550 5.4.5). Result: the pause outlives the
+// process.
+func TestBreakerTakesOverAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(3)
+		refusal := verdict.Outcome{Reason: "it is at its limit", Reply: "5.4.5 Daily limit"}
+		b.Hold(refusal, time.Now()) // over
+		mustEnter(t, b).End()
+		b.Hold(refusal, time.Now().Add(time.Hour))
+		b.Hold(because("earlier"), time.Now().Add(time.Minute))
+		var s verdict.RelayStatus
+		b.Status(&s)
+		if want := (verdict.RelayStatus{Breaker: verdict.Open, Wait: time.Hour, Reason: refusal.Reason, Reply: refusal.Reply, Limit: true}); s != want {
+			t.Fatalf("got %+v, want %+v", s, want)
+		}
+		b.Resume()
+		probe := mustEnter(t, b)
+		if p, _, _ := b.Admit(); p != nil {
+			t.Error("two probes after the end of the pause")
+		}
+		probe.Success()
+		probe.End()
+		if b.Status(&s); s != (verdict.RelayStatus{Breaker: verdict.Closed}) {
+			t.Errorf("got %+v after the probe", s)
+		}
+		// Only a limit's pause can be ended: a relay that is down is down.
+		failTimes(t, b, 3)
+		before := b.until
+		b.Resume()
+		if !b.until.Equal(before) {
+			t.Error("a breaker that is open for failures was resumed")
 		}
 	})
 }

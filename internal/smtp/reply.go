@@ -6,11 +6,8 @@ import (
 	"io"
 	"net/textproto"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/certpost/certpost/internal/verdict"
 )
 
 // maxReplyText limits how much of a reply's text is stored, in bytes.
@@ -122,37 +119,6 @@ func speaksOfSession(err error) bool {
 	}
 	text := strings.ToLower(reply.Msg)
 	return enhancedCode(reply.Code, reply.Msg) == "4.4.5" || strings.Contains(text, "session") || strings.Contains(text, "connection")
-}
-
-// limitWords are the words by which relays tell a limit of rate from another reason for
-// 4.7.x, such as greylisting.
-var limitWords = regexp.MustCompile(`(?i)\b(rate|rates|rate-?limit\w*|limits?|quotas?|exceed\w*|throttl\w*|too (many|much|fast|quickly)|mail flood)\b`)
-
-// isLimit reports whether a refusal is a limit of the relay on all mails of its client, so
-// that each further mail would be refused too:
-//
-//   - 5.4.5 (Google) and 5.1.90 (Exchange Online): the mails of the day are used up.
-//   - 4.7.28, mail flood detected, and 4.7.x with the words of a limit.
-//   - 4yz without an enhanced code, with these words (Amazon SES: 454 Throttling failure);
-//     at RCPT they mean the recipients of one mail.
-//
-// The words choose only between two ways to retry. Before AUTH a limit is one of
-// connections, which ends soon.
-func isLimit(phase verdict.Phase, reply *textproto.Error) bool {
-	enhanced := enhancedCode(reply.Code, reply.Msg)
-	switch {
-	case enhanced == "5.4.5", enhanced == "5.1.90":
-		return true
-	case reply.Code/100 != 4 || speaksOfSession(reply):
-		return false
-	case slices.Contains([]verdict.Phase{verdict.PhaseBanner, verdict.PhaseEHLO, verdict.PhaseSTARTTLS}, phase):
-		return false
-	case enhanced == "4.7.28":
-		return true
-	case strings.HasPrefix(enhanced, "4.7."), enhanced == "" && phase != verdict.PhaseRcpt:
-		return limitWords.MatchString(reply.Msg)
-	}
-	return false
 }
 
 // queueIDs match the relay's queue id in its reply to the final dot, in the form that

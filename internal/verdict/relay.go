@@ -25,6 +25,8 @@ type RelayStatus struct {
 	Wait time.Duration
 	// Reason is why the breaker is not closed; "" when it is closed.
 	Reason string
+	// Reply is the text of the relay's reply, cleaned and cut; "" if it gave none.
+	Reply string
 	// Limit is set if the breaker is not closed because the relay said that it is at a
 	// limit of its own.
 	Limit bool
@@ -44,4 +46,21 @@ type Limits interface {
 	Take(relay string, limit Rate) (wait time.Duration)
 	// Share returns this process's part of a number of connections; it may be 0.
 	Share(connections int) int
+	// Pause tells the other processes that a relay is at a limit of its own. It does not
+	// wait until they know.
+	Pause(p RelayPause)
 }
+
+// RelayPause is a pause of a relay that said that it is at a limit of its own, such as
+// mails per day. It holds for all processes.
+type RelayPause struct {
+	Relay  string    `json:"relay"`           // host:port
+	Lanes  []string  `json:"lanes,omitempty"` // that use the relay
+	Reason string    `json:"reason"`          // Certpost's text
+	Reply  string    `json:"reply,omitempty"` // the relay's text, cleaned and cut
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
+}
+
+// Over reports whether the pause has ended.
+func (p RelayPause) Over(now time.Time) bool { return !p.Until.After(now) }

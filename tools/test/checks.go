@@ -5,12 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 type check struct {
@@ -26,6 +23,7 @@ func (s *session) checks() []check {
 	return []check{
 		{"gofmt", s.checkFormat},
 		{"go.mod is tidy", goRun("mod", "tidy", "-diff")},
+		{"modules are those of go.sum", goRun("mod", "verify")},
 		{"go vet", goRun("vet", "./...")},
 		{"tools/test itself", goRun("test", "-C", "tools/test", "-vet=all", "./...")},
 		{"Taskfile.yml", goRun("tool", "-modfile=tools/task/go.mod", "task", "--list-all", "--color=false")},
@@ -54,42 +52,4 @@ func (s *session) checkFormat(ctx context.Context) error {
 
 func (s *session) runStaticcheck(ctx context.Context) error {
 	return s.command(ctx, filepath.Join(s.root, ".tools", "bin", "staticcheck"), "./...").Run()
-}
-
-// runGovulncheck needs the vulnerability database, which is on the network
-// (GOVULNDB sets another one). If it is not reachable, the check is only noted
-// as not done.
-func (s *session) runGovulncheck(ctx context.Context) error {
-	database := os.Getenv("GOVULNDB")
-	if database == "" {
-		database = "https://vuln.go.dev"
-	}
-	if err := reachable(ctx, database); err != nil {
-		s.note("not checked for known vulnerabilities: the database is not reachable: %v", err)
-		return nil
-	}
-	return s.command(ctx, filepath.Join(s.root, ".tools", "bin", "govulncheck"), "./...").Run()
-}
-
-// reachable returns an error if the vulnerability database does not answer. A
-// file: database is not checked.
-func reachable(ctx context.Context, database string) error {
-	if strings.HasPrefix(database, "file:") {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, strings.TrimSuffix(database, "/")+"/index/db.json", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answered %s", database, resp.Status)
-	}
-	return nil
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,42 +13,58 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // skip is one test that did not run.
 type skip struct{ pkg, test, reason string }
 
-// runTests runs the tests of the main module. Without a C compiler it runs them
-// without the race detector, which is an error only in CI.
+// runTests runs the tests of the main module in two go commands at the same time: one for
+// the packages whose tests mostly wait for real programs, one with the race detector for the
+// others. Without a C compiler there is no race detector, which is an error only in CI.
 func (s *session) runTests(ctx context.Context, o options) error {
-	args := []string{"test", "-json", "-count=1", "-timeout=20m"}
+	flags := []string{"test", "-json", "-count=1", "-timeout=20m"}
+	if o.short {
+		flags = append(flags, "-short")
+	}
+	if o.run != "" {
+		flags = append(flags, "-run", o.run)
+	}
+	race := slices.Clone(flags)
 	if hasRaceDetector(ctx) {
-		args = append(args, "-race")
+		race = append(race, "-race")
 	} else if s.ci {
 		return fmt.Errorf("the race detector needs a C compiler: install gcc and libc6-dev")
 	} else {
 		s.note("the tests run without the race detector: no C compiler found")
 	}
-	if o.short {
-		args = append(args, "-short")
-	}
-	if o.run != "" {
-		args = append(args, "-run", o.run)
-	}
-	cmd := s.command(ctx, "go", append(args, o.packages...)...)
-	cmd.Env = append(cmd.Environ(), "SKIPPED_TESTS_ARE_LISTED=yes") // in the summary: internal/skips_test.go need not fail
-	cmd.Stdout = nil
-	out, err := cmd.StdoutPipe()
+	list := s.command(ctx, "go", append([]string{"list"}, o.packages...)...)
+	list.Stdout = nil
+	found, err := list.Output()
 	if err != nil {
-		return err
+		return fmt.Errorf("go list: %w", err)
 	}
-	if err := cmd.Start(); err != nil {
-		return err
+	programs, others := split(strings.Fields(string(found)))
+	// Tests that wait leave the processor to those that do not: one package more at a time.
+	commands := [][]string{append(append(flags, "-p=1"), programs...), append(race, others...)}
+	if len(others) == 0 {
+		commands = commands[:1]
+	} else if len(programs) == 0 {
+		commands = commands[1:]
 	}
+
+	results := make([]result, len(commands))
+	var wg sync.WaitGroup
+	out := &lockedWriter{w: os.Stdout}
+	for i, args := range commands {
+		wg.Go(func() { results[i] = s.goTest(ctx, args, out) })
+	}
+	wg.Wait()
 	var ran int
-	ran, s.skipped, err = report(out, os.Stdout)
-	if failed := cmd.Wait(); failed != nil {
-		return fmt.Errorf("go test: %w", failed)
+	for _, r := range results {
+		ran += r.ran
+		s.skipped = append(s.skipped, r.skipped...)
+		err = errors.Join(err, r.err)
 	}
 	if err != nil {
 		return err
@@ -59,6 +77,64 @@ func (s *session) runTests(ctx context.Context, o options) error {
 		return fmt.Errorf("%d tests were skipped; with CI=true this is a failure", len(s.skipped))
 	}
 	return nil
+}
+
+// split separates the packages whose tests drive programs from outside (a browser,
+// NATS servers, Certpost itself, each a process of its own), where a race detector finds
+// little, and sorts both so that the slowest packages begin first: the last package to
+// end is then a short one.
+func split(packages []string) (programs, others []string) {
+	slowest := []string{"/internal/browser/", "/cmd/consumer/", "/internal/queue/", "/bench/", "/internal/broker/", "/internal/desk/", "/internal/delivery/", "/internal/secrets/"}
+	place := func(pkg string) int {
+		i := slices.IndexFunc(slowest, func(part string) bool { return strings.Contains(pkg+"/", part) })
+		return cmp.Or(i+1, len(slowest)+1)
+	}
+	slices.SortStableFunc(packages, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
+	for _, p := range packages {
+		if strings.Contains(p, "/bench/") || strings.HasSuffix(p, "/internal/browser") {
+			programs = append(programs, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return programs, others
+}
+
+// result is what became of one go command.
+type result struct {
+	ran     int
+	skipped []skip
+	err     error
+}
+
+func (s *session) goTest(ctx context.Context, args []string, out io.Writer) (r result) {
+	cmd := s.command(ctx, "go", args...)
+	cmd.Env = append(cmd.Environ(), "SKIPPED_TESTS_ARE_LISTED=yes") // in the summary: internal/skips_test.go need not fail
+	cmd.Stdout = nil
+	events, err := cmd.StdoutPipe()
+	if err != nil {
+		return result{err: err}
+	}
+	if err := cmd.Start(); err != nil {
+		return result{err: err}
+	}
+	r.ran, r.skipped, r.err = report(events, out)
+	if failed := cmd.Wait(); failed != nil {
+		r.err = fmt.Errorf("go test: %w", failed)
+	}
+	return r
+}
+
+// lockedWriter lets several reports write whole texts to one output.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(text)
 }
 
 func hasRaceDetector(ctx context.Context) bool {

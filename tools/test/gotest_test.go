@@ -86,6 +86,22 @@ func TestPanics(t *testing.T) { panic("out of cheese") }
 	}
 }
 
+func TestSplit(t *testing.T) {
+	t.Parallel()
+	var packages []string
+	for _, name := range []string{"bench/crash", "cmd/consumer", "internal", "internal/browser", "internal/events", "internal/queue", "internal/secrets"} {
+		packages = append(packages, "example.test/m/"+name)
+	}
+	programs, others := split(packages)
+	if want := []string{"example.test/m/internal/browser", "example.test/m/bench/crash"}; !slices.Equal(programs, want) {
+		t.Errorf("programs: %q, want %q", programs, want)
+	}
+	want := []string{"example.test/m/cmd/consumer", "example.test/m/internal/queue", "example.test/m/internal/secrets", "example.test/m/internal", "example.test/m/internal/events"}
+	if !slices.Equal(others, want) {
+		t.Errorf("others: %q, want %q", others, want)
+	}
+}
+
 func TestGroupSkips(t *testing.T) {
 	t.Parallel()
 	got := groupSkips([]skip{

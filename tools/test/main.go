@@ -29,6 +29,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "run only the tests that match this `pattern`, without source checks")
 	flag.BoolVar(&o.skipInstall, "skip-install", false, "install and build nothing: use what is already on the machine")
 	flag.BoolVar(&o.lint, "lint", false, "only check the source, without tests")
+	flag.BoolVar(&o.reproducible, "reproducible", false, "only build the program twice, and compare")
 	flag.DurationVar(&o.fuzz, "fuzz", 0, "only fuzz: run each fuzz test for this `time`")
 	flag.Parse()
 	o.packages = flag.Args()
@@ -46,10 +47,11 @@ func main() {
 }
 
 type options struct {
-	short, skipInstall, lint bool
-	run                      string
-	packages                 []string // to test, relative to the checkout's root
-	fuzz                     time.Duration
+	short, skipInstall, lint, reproducible bool
+
+	run      string
+	packages []string // to test, relative to the checkout's root
+	fuzz     time.Duration
 }
 
 // run executes all steps, even after one has failed, so that one run reports
@@ -65,6 +67,10 @@ func run(ctx context.Context, o options) error {
 	s := &session{root: root, ci: os.Getenv("CI") == "true", started: time.Now()}
 	if o.fuzz > 0 {
 		s.step(ctx, "fuzzing", func(ctx context.Context) error { return s.fuzz(ctx, o.fuzz) })
+		return s.summary(ctx)
+	}
+	if o.reproducible {
+		s.step(ctx, "reproducible build", s.reproducible)
 		return s.summary(ctx)
 	}
 	if !o.skipInstall {

@@ -29,6 +29,7 @@ var needs = []need{
 	{"gcc", []string{"gcc", "libc6-dev"}, "tests run without the race detector"},
 	{"git", []string{"git"}, "rules about the files that belong to the checkout"},
 	{"postfix", []string{"postfix"}, "delivery through a real Postfix"},
+	{"strace", []string{"strace"}, "flushes to disk of a mail"},
 	{"dovecot", []string{"dovecot-core"}, "AUTH by and delivery into a real Dovecot"},
 	{"/usr/lib/dovecot/imap", []string{"dovecot-imapd"}, "reading mail by IMAP"},
 	{"/usr/lib/dovecot/lmtp", []string{"dovecot-lmtpd"}, "delivery into a real mailbox"},
@@ -41,6 +42,11 @@ var needs = []need{
 	{"python3", []string{"python3"}, "reading mails with Python"},
 	{"chromium", []string{"chromium"}, "the dashboard in a browser"},
 	{"/usr/share/fonts/opentype/inter/Inter-Regular.otf", []string{"fonts-inter", "fonts-dejavu-core"}, "the dashboard in the typeface of its pictures"},
+	{"gpg", []string{"gpg", "gpg-agent"}, "reading OpenPGP mails with GnuPG"},
+	{"age", []string{"age"}, "reading files encrypted with age"},
+	{"opendkim", []string{"opendkim"}, "verifying DKIM signatures with OpenDKIM"},
+	{"/usr/lib/python3/dist-packages/dkim/__init__.py", []string{"python3-dkim", "python3-nacl", "python3-dnspython"}, "verifying DKIM signatures with dkimpy"},
+	{"ssh-keygen", []string{"openssh-client"}, "encrypting to SSH keys with age"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 

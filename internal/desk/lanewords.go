@@ -1,0 +1,116 @@
+package desk
+
+import (
+	"slices"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// laneWords say why a process fetches nothing from a lane, or which of its relays it does not
+// use, the worst first.
+var laneWords = []struct{ state, words string }{
+	{broker.PausedSuspended, "suspended"},
+	{broker.PausedBreaker, "relay does not answer"},
+	{broker.BreakerOpen, "relay does not answer"},
+	{broker.PausedLimit, "at the relay's own limit"},
+	{broker.BreakerPartly, "skips a relay"},
+	{broker.PausedRate, "at its rate limit"},
+	{broker.PausedConnections, "at its connection limit"},
+}
+
+// standstillWords say what stands still.
+var standstillWords = map[string]string{
+	"topology": "streams and consumers", "consumer": "consumer of a lane", "fetch": "fetching deliveries", "progress": "handing out deliveries",
+	"fanout": "resolving events", "ledger": "ledger", "dead_letters": "storing dead letters", "rate": "counting mails", "reconcile": "comparing the streams",
+	"stranded": "moving deliveries",
+}
+
+// StandstillWords says what a standstill's part is; a part of another version is shown as it
+// is called.
+func StandstillWords(part string) string {
+	if words, known := standstillWords[part]; known {
+		return words
+	}
+	return part
+}
+
+// stateOf is the state of a lane in one process that laneWords describe.
+func stateOf(s broker.LaneStatus) string {
+	switch {
+	case s.Paused != "":
+		return s.Paused
+	case s.Breaker == broker.BreakerOpen && len(s.Relays) > 0 && !slices.ContainsFunc(s.Relays, func(r broker.RelayAway) bool { return !r.Limit }):
+		return broker.PausedLimit
+	}
+	return s.Breaker
+}
+
+// StatusWords says what a lane does in one process.
+func StatusWords(s broker.LaneStatus) string {
+	state := stateOf(s)
+	for _, w := range laneWords {
+		if w.state == state {
+			return w.words
+		}
+	}
+	return "delivers"
+}
+
+// BreakerWords says how a relay is used that does not answer, or is at its limit.
+func BreakerWords(r broker.RelayAway) string {
+	switch {
+	case r.Breaker == verdict.HalfOpen:
+		return "being tried again"
+	case r.Limit:
+		return "not used: at the relay's own limit"
+	}
+	return "not used"
+}
+
+// LaneState is the state of a lane in words, the same on pages and in commands.
+type LaneState struct {
+	Words string    // what the lane does
+	Why   string    // Certpost's or the operator's reason; "" if the words say it all
+	Reply string    // the relay's reply, if that is the reason; cleaned
+	By    string    // who suspended the lane
+	Until time.Time // when the state ends by itself; zero: unknown, or not by itself
+}
+
+// StateOf returns the state of a lane: that of its suspension, else the worst that a process
+// reports.
+func StateOf(l broker.LaneInfo) LaneState {
+	switch {
+	case l.Suspension != nil:
+		return LaneState{Words: "suspended", Why: l.Suspension.Reason, By: l.Suspension.By, Until: l.Suspension.Until}
+	case l.Starting:
+		return LaneState{Words: "starting", Why: "no process has reported yet that it serves the lane"}
+	case l.Replicas == 0:
+		return LaneState{Words: "not served", Why: "no process has reported recently that it serves the lane"}
+	}
+	for _, w := range laneWords {
+		for _, s := range l.Statuses {
+			if stateOf(s) != w.state {
+				continue
+			}
+			state := LaneState{Words: w.words}
+			if len(s.Relays) > 0 {
+				away := s.Relays[0]
+				if i := slices.IndexFunc(s.Relays, func(r broker.RelayAway) bool { return r.Limit }); i >= 0 && w.state == broker.PausedLimit {
+					away = s.Relays[i]
+				}
+				state.Why, state.Reply = away.Reason, away.Reply
+				if away.Limit {
+					state.Until = away.Again
+				}
+			}
+			return state
+		}
+	}
+	if len(l.Pauses) > 0 { // no process has reported it yet
+		p := l.Pauses[0]
+		return LaneState{Words: "at the relay's own limit", Why: p.Reason, Reply: p.Reply, Until: p.Until}
+	}
+	return LaneState{Words: "delivers"}
+}

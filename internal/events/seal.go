@@ -1,0 +1,170 @@
+package events
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// HeaderSeal is the header that holds a message's seal.
+const HeaderSeal = "Certpost-Seal"
+
+// sealRules is the version of the rules that Decode checks. It changes when they become
+// stricter: what an earlier version has sealed is checked again then.
+const sealRules = "1"
+
+// sealKeySize is the size of a seal's key, in bytes.
+const sealKeySize = sha256.Size
+
+// Seal marks messages that Certpost itself has made from an event that Decode has accepted,
+// so that whoever delivers them need not search them for private keys again: a keyed hash of
+// body and headers. The zero Seal marks nothing and recognizes nothing. It is safe for
+// concurrent use.
+type Seal struct{ key []byte }
+
+// NewSealKey returns a random key, as text for ReadSeal.
+func NewSealKey() string {
+	key := make([]byte, sealKeySize)
+	rand.Read(key) // never fails: crypto/rand crashes the program instead
+	return hex.EncodeToString(key)
+}
+
+// ReadSeal returns the seal with a key that NewSealKey has made.
+func ReadSeal(key string) (Seal, error) {
+	raw, err := hex.DecodeString(key)
+	if err != nil || len(raw) != sealKeySize {
+		return Seal{}, errors.New("not a key of a seal: want 64 hexadecimal digits")
+	}
+	return Seal{raw}, nil
+}
+
+// Mark sets the seal of a message in its headers. They must not change after that, except
+// those in unsealed.
+func (s Seal) Mark(header map[string][]string, body Body) {
+	if s.key != nil {
+		header[HeaderSeal] = []string{hex.EncodeToString(s.sum(header, body))}
+	}
+}
+
+// Decode returns what the function Decode returns for the message. It reads one with a valid
+// seal without the checks that it passed when it was sealed.
+func (s Seal) Decode(header map[string][]string, body []byte) (*Event, error) {
+	if marks := header[HeaderSeal]; s.key != nil && len(marks) == 1 {
+		cut := cutBody(body)
+		mark, err := hex.DecodeString(marks[0])
+		if err == nil && hmac.Equal(mark, s.sum(header, cut)) {
+			if e, ok := cut.event(); ok {
+				return e, nil
+			}
+		}
+	}
+	return Decode(header, body)
+}
+
+// unsealed are the headers that publishing sets or changes.
+var unsealed = []string{HeaderSeal, "Nats-Msg-Id", "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"}
+
+// sum returns the keyed hash of headers and body. Each text is preceded by its length, so
+// that two messages have the same input only if they are equal.
+func (s Seal) sum(header map[string][]string, body Body) []byte {
+	mac := hmac.New(sha256.New, s.key)
+	var input []byte
+	add := func(text string) {
+		input = append(input, byte(len(text)>>24), byte(len(text)>>16), byte(len(text)>>8), byte(len(text)))
+		input = append(input, text...)
+	}
+	add(sealRules)
+	for _, name := range slices.Sorted(maps.Keys(header)) {
+		if slices.Contains(unsealed, name) {
+			continue
+		}
+		for _, v := range header[name] {
+			add(name)
+			add(v)
+		}
+	}
+	add("")
+	add(string(body.before))
+	add(string(body.after))
+	mac.Write(append(input, body.digest[:]...))
+	return mac.Sum(nil)
+}
+
+// Body is the canonical form of an event as the body of messages, one for each target.
+type Body struct {
+	Bytes []byte
+
+	before, certificate, after []byte            // Bytes
+	digest                     [sha256.Size]byte // of certificate; the event's digest
+}
+
+// Body returns the event's canonical form as a body.
+func (e *Event) Body() Body { return cutBody(e.Encode()) }
+
+// cutBody cuts a body around its certificate if that is a text. Only strings precede it in
+// the canonical form, and in strings quotes are escaped, so the first match is the field.
+func cutBody(body []byte) Body {
+	const name = `"certificate":`
+	p := Body{Bytes: body, before: body}
+	i := bytes.Index(body, []byte(name))
+	if i >= 0 {
+		i += len(name)
+		if n := stringAt(body[i:]); n > 0 {
+			p.before, p.certificate, p.after = body[:i], body[i:i+n], body[i+n:]
+		}
+	}
+	p.digest = sha256.Sum256(p.certificate)
+	return p
+}
+
+// stringAt returns the length of the JSON string at the start of b, 0 if there is none, or
+// if it has escapes other than \n.
+func stringAt(b []byte) int {
+	if len(b) == 0 || b[0] != '"' {
+		return 0
+	}
+	n := bytes.IndexByte(b[1:], '"')
+	if n < 0 {
+		return 0
+	}
+	text := b[1 : 1+n]
+	if bytes.Count(text, []byte{'\\'}) != bytes.Count(text, []byte(`\n`)) {
+		return 0
+	}
+	return n + 2
+}
+
+// event reads a body that Encode has written.
+func (p Body) event() (*Event, bool) {
+	var e Event
+	if p.certificate == nil {
+		var stored struct {
+			*Event
+			Certificate Reference `json:"certificate"`
+		}
+		stored.Event = &e
+		if json.Unmarshal(p.before, &stored) != nil || stored.Certificate == (Reference{}) {
+			return nil, false
+		}
+		e.Certificate.Ref = &stored.Certificate
+		return &e, true
+	}
+	var stored struct {
+		*Event
+		Certificate string `json:"certificate"`
+	}
+	stored.Event = &e
+	if json.Unmarshal(slices.Concat(p.before, []byte(`""`), p.after), &stored) != nil {
+		return nil, false
+	}
+	e.Certificate.PEM = strings.ReplaceAll(string(p.certificate[1:len(p.certificate)-1]), `\n`, "\n")
+	e.digest = hex.EncodeToString(p.digest[:])
+	return &e, true
+}
