@@ -263,7 +263,7 @@ func TestNATSAccountCommand(t *testing.T) {
 			t.Errorf("the account has %s", not)
 		}
 	}
-	if said := o.certpost("nats-account", "--source=a..b"); said.code != exitUsage || !strings.Contains(said.stderr, "--source a..b: begins or ends with a dot") {
+	if said := command(t, nil, "nats-account", "--source=a..b"); said.code != exitUsage || !strings.Contains(said.stderr, "--source a..b: begins or ends with a dot") {
 		t.Errorf("exit %d, %s", said.code, said.stderr)
 	}
 }

@@ -31,19 +31,19 @@ func TestSources(t *testing.T) {
 
 	// Before the publication, with the rules of the program.
 	running := o.config
-	client := fmt.Sprintf("nats: {url: %q}\ntargets_file: %s/targets.yaml\nevents: {sources: {web1: {file_roots: [%q], targets: [ops, keys]}}}\n",
-		o.service.broker.URL(), o.dir, o.dir)
+	client := fmt.Sprintf("nats: {url: %q, nkey_file: %s/data/nats/admin.nk}\ntargets_file: %s/targets.yaml\nevents: {sources: {web1: {file_roots: [%q], targets: [ops, keys]}}}\n",
+		o.service.broker.URL(), o.dir, o.dir, o.dir)
 	o.write("publisher.yaml", client)
 	o.config = o.path("publisher.yaml")
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
-		"no source":       {[]string{"--target=ops"}, `this cannot be delivered: certificate.issued (no source) has no entry in events.sources: add events.sources[""], or set events.other_sources to allow; if nobody should publish there, find out who did; --force`},
-		"another source":  {[]string{"--as=web2", "--target=ops"}, `this cannot be delivered: the source "web2" has no entry in events.sources: add events.sources.web2,`},
-		"another target":  {[]string{"--as=web1", "--target=java"}, `this cannot be delivered: the source "web1" may not send to target "java": add it to events.sources.web1.targets if it should; --force`},
+		"no source":       {[]string{"--target=ops"}, `this cannot be delivered: certificate.issued (no source) has no entry in events.sources: if nobody should publish there, find out who did; else add events.sources[""], or set events.other_sources to allow; --force`},
+		"another source":  {[]string{"--as=web2", "--target=ops"}, `this cannot be delivered: the source "web2" has no entry in events.sources: if nobody should publish there, find out who did; else add events.sources.web2,`},
+		"another target":  {[]string{"--as=web1", "--target=java"}, `the source "web1" may not send to target "java": add it to events.sources.web1.targets if it should; --force`},
 		"another secret":  {[]string{"--as=web1", "--target=keys", "--key-ref=file:" + secret + "/other.key"}, `an event of the source "web1" may not name it: it is not a file below events.sources.web1.file_roots`},
-		"another's vault": {[]string{"--as=web1", "--target=keys", "--store-key=vault:secret/x#k", "--key=" + key}, `--store-key: vault:secret/x#k: an event of the source "web1" may not name it: it is outside events.sources.web1.secret_paths`},
+		"another's vault": {[]string{"--as=web1", "--target=keys", "--store-key=vault:secret/x#k", "--key=" + key}, `vault:secret/x#k: an event of the source "web1" may not name it: it is outside events.sources.web1.secret_paths`},
 		"no subject":      {[]string{"--as=web 1"}, "--as web 1: has a blank, a control character, * or >; want what follows certificate.issued., such as web1"},
 	} {
 		said := o.certpost(append([]string{"publish", "--cert=" + cert}, c.args...)...)
@@ -80,7 +80,7 @@ func TestSources(t *testing.T) {
 		phase  verdict.Phase
 		reason string
 	}{
-		"stranger": {verdict.EventInvalid, verdict.PhaseSource, `the source "web2" has no entry in events.sources: add events.sources.web2, or set events.other_sources to allow, then replay; if nobody should publish there, find out who did`},
+		"stranger": {verdict.EventInvalid, verdict.PhaseSource, `the source "web2" has no entry in events.sources: if nobody should publish there, find out who did; else add events.sources.web2, or set events.other_sources to allow, then replay`},
 		"target":   {verdict.EventInvalid, verdict.PhaseSource, `the source "web1" may not send to target "java": add it to events.sources.web1.targets if it should, then replay`},
 		"secret": {verdict.SecretDenied, verdict.PhaseSecrets, "file:" + secret + `/other.key: an event of the source "web1" may not name it: it is not a file below events.sources.web1.file_roots; ` +
 			`add its directory to events.sources.web1.file_roots if events should name it`},

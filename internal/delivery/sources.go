@@ -132,7 +132,7 @@ func (b *sourceBook) of(ev *events.Event) (rights, *verdict.Failure) {
 		return rights{source: shown, secrets: b.general}, nil
 	}
 	return rights{}, verdict.Fail(verdict.EventInvalid, verdict.PhaseSource, fmt.Sprintf(
-		"%s has no entry in events.sources: add %s, or set events.other_sources to allow, then replay; if nobody should publish there, find out who did",
+		"%s has no entry in events.sources: if nobody should publish there, find out who did; else add %s, or set events.other_sources to allow, then replay",
 		shown, legible.Clean(settingOf(source), 2*maxShownSource)))
 }
 

@@ -86,7 +86,7 @@ func TestSourcesAtEveryDoor(t *testing.T) {
 	}
 	key := func(d string) *events.Reference { return &events.Reference{File: filepath.Join(d, "key.pem")} }
 	const (
-		noEntry   = `the source "web9" has no entry in events.sources: add events.sources.web9, or set events.other_sources to allow`
+		noEntry   = `the source "web9" has no entry in events.sources: if nobody should publish there, find out who did; else add events.sources.web9, or set events.other_sources to allow`
 		noTarget  = `the source "none" may not send to target "ops": add it to events.sources.none.targets`
 		noMatch   = `the source "none" may not send to the targets that match the event (ops): add one to events.sources.none.targets`
 		notBelow  = `an event of the source "web1" may not name it: it is not a file below events.sources.web1.file_roots; add its directory to events.sources.web1.file_roots`
@@ -111,7 +111,7 @@ func TestSourcesAtEveryDoor(t *testing.T) {
 		"not listed, matched":     {source: "web9", sources: Sources{Listed: listed}, change: func(e *events.Event) { e.Targets = nil }, code: verdict.EventInvalid, want: noEntry},
 		"not listed, allowed":     {source: "web9", sources: Sources{Listed: listed, AllowOthers: true}},
 		"allowed, elsewhere":      {source: "web9", sources: Sources{Listed: listed, AllowOthers: true}, change: func(e *events.Event) { e.PrivateKey = key(elsewhere) }, code: verdict.SecretDenied, want: noGeneral},
-		"no source":               {sources: Sources{Listed: listed}, code: verdict.EventInvalid, want: `certificate.issued (no source) has no entry in events.sources: add events.sources[""]`},
+		"no source":               {sources: Sources{Listed: listed}, code: verdict.EventInvalid, want: `certificate.issued (no source) has no entry in events.sources: if nobody should publish there, find out who did; else add events.sources[""]`},
 		"no source, opened":       {sources: Sources{Listed: map[string]Opened{"": {FileRoots: []string{dir}, Targets: []string{"ops"}}}}},
 		"unknown subject":         {unknown: true, sources: Sources{Listed: listed}, code: verdict.EventInvalid, want: "has no entry"},
 		"another target":          {source: "none", sources: Sources{Listed: listed}, code: verdict.EventInvalid, want: noTarget},
