@@ -94,7 +94,7 @@ func recordRow(r desk.Record) []string {
 	if target == "" {
 		target = r.Lane
 	}
-	return []string{fmt.Sprint(r.Sequence), when(r.Time), what, r.Name, string(r.Via), letter, r.Event, target, r.Reason}
+	return []string{fmt.Sprint(r.Sequence), when(r.Time), what, r.Shown(), string(r.Via), letter, r.Event, target, r.Reason}
 }
 
 type auditExportCmd struct {

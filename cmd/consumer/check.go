@@ -14,6 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -131,11 +132,22 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	}
 	within(func(ctx context.Context) {
 		b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log)
-		if err == nil {
-			defer b.Close()
-			err = b.Health(ctx)
+		if err != nil {
+			add("nats", "connection", "", err)
+			return
 		}
-		add("nats", "connection", "connected, all streams exist", err)
+		defer b.Close()
+		var rights []finding
+		if cfg.NATS.URL != "" {
+			rights = natsRights(ctx, b)
+		}
+		// A request that the user may not send gets no answer.
+		if slices.ContainsFunc(rights, func(f finding) bool { return f.Status == "error" }) {
+			add("nats", "connection", "connected; the streams were not looked at, because permissions are missing", nil)
+		} else {
+			add("nats", "connection", "connected, all streams exist", b.Health(ctx))
+		}
+		all = append(all, rights...)
 	})
 	if !cfg.NATS.Password.IsZero() {
 		within(func(ctx context.Context) {
@@ -151,13 +163,16 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
 	within(func(ctx context.Context) {
-		for _, root := range cfg.courierOptions().EventSecrets.TryRoots(ctx) {
-			add("events", "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
-			if root.Err == nil && root.Files == 0 {
-				all[len(all)-1] = finding{"events", "file_roots", "warning", root.Root + ": has no file that Certpost can read, so no event can name one"}
-			}
-			for _, warning := range root.Warnings {
-				all = append(all, finding{"events", "file_roots", "warning", warning})
+		roots := cfg.courierOptions().Roots()
+		for _, of := range slices.Sorted(maps.Keys(roots)) {
+			for _, root := range roots[of].TryRoots(ctx) {
+				add(of, "file_roots", fmt.Sprintf("%s: %s can be read", root.Root, count(root.Files, "file")), root.Err)
+				if root.Err == nil && root.Files == 0 {
+					all[len(all)-1] = finding{of, "file_roots", "warning", root.Root + ": has no file that Certpost can read, so no event can name one"}
+				}
+				for _, warning := range root.Warnings {
+					all = append(all, finding{of, "file_roots", "warning", warning})
+				}
 			}
 		}
 	})
@@ -175,6 +190,25 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 		})
 	}
 	return all, nil
+}
+
+// natsRights compares the permissions of the program's NATS user with those of its role.
+func natsRights(ctx context.Context, b *broker.Broker) (all []finding) {
+	rights, err := b.Rights(ctx)
+	if err != nil {
+		return []finding{{"nats", "permissions", "warning", err.Error()}}
+	}
+	role, user := b.OwnRole(service.Names()), "user "+cmp.Or(rights.User, "without a name")
+	for _, what := range rights.Missing(role) {
+		all = append(all, finding{"nats", "permissions", "error", user + " " + what + "; certpost nats-account prints what it needs"})
+	}
+	for _, what := range rights.Excess(role) {
+		all = append(all, finding{"nats", "permissions", "warning", user + " " + what + "; certpost nats-account prints what is enough"})
+	}
+	if len(all) == 0 {
+		all = append(all, finding{"nats", "permissions", "ok", user + " has the permissions of its role and no others"})
+	}
+	return all
 }
 
 func (c *checkCmd) targets(cfg *Config) ([]*delivery.Target, error) {

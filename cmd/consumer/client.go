@@ -69,7 +69,7 @@ func (c *client) answer(ctx context.Context, name string, request []byte) ([]byt
 			return nil, err
 		}
 	}
-	return c.own.Answer(ctx, name, request)
+	return c.own.Answer(ctx, name, "", request)
 }
 
 // openOwn opens a desk that only this command uses.
@@ -95,7 +95,7 @@ func (absent) Relays() []verdict.RelayView   { return nil }
 
 func (absent) Check(context.Context, string) []verdict.Finding { return noProgram() }
 
-func (absent) Examine(context.Context, string, []byte) []verdict.Finding { return noProgram() }
+func (absent) Examine(context.Context, string, string, []byte) []verdict.Finding { return noProgram() }
 
 var errNoProgram = errors.New("no running certpost answers, and only a running one has the targets and may read their secrets: start it, or set nats.service: true in its configuration")
 

@@ -90,6 +90,10 @@ type NATSConfig struct {
 	// InboxPrefix replaces _INBOX in the subjects for replies, for a user who may not
 	// subscribe to _INBOX.>.
 	InboxPrefix string `yaml:"inbox_prefix" pattern:"^[^ *>]+[^. *>]$"`
+	// TrustRequestInfo takes the user who sent a request from the header Nats-Request-Info,
+	// which servers set in requests that an account imports with share: true. Set it only if
+	// no other user of Certpost's own account may send requests: it could write the header.
+	TrustRequestInfo bool `yaml:"trust_request_info"`
 	// MaxBytes is the most that each stream may store, for accounts that require a limit.
 	// A full stream refuses new messages; nothing stored is removed.
 	MaxBytes StreamSizes `yaml:"max_bytes"`
@@ -181,6 +185,16 @@ type EventsConfig struct {
 	// without further hard links. Certpost must be allowed to read and enter every directory
 	// on the way, also where symbolic links lead. Default: none.
 	FileRoots []string `yaml:"file_roots"`
+	// Sources limit publishers: what events on certificate.issued.web1 may name, by the key
+	// web1. A key is all that follows certificate.issued., also with dots; in it * matches
+	// any characters except a dot, ** any characters. The most specific key counts. Once
+	// there are sources, secret_paths and file_roots are for other_sources only. Default:
+	// none; all events have the same rights.
+	Sources map[string]delivery.Opened `yaml:"sources"`
+	// OtherSources says what happens to events of sources without a key in sources: refuse
+	// makes dead letters (EVENT_INVALID), allow lets them name secret_paths, file_roots and
+	// every target. Default: refuse, if there are sources.
+	OtherSources string `yaml:"other_sources" enum:"refuse,allow"`
 	// Unmatched says what happens to an event that matches no target: dead_letter
 	// stores a dead letter, ignore only writes a line to the log.
 	Unmatched string `yaml:"unmatched" enum:"dead_letter,ignore"`
@@ -365,6 +379,7 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 	}
 	if definitions != nil {
 		c.Book = delivery.NewBook(definitions, source)
+		problems = append(problems, c.Events.undefined(definitions)...)
 	}
 	return problems
 }
@@ -394,9 +409,7 @@ func (c *Config) validate() []config.Problem {
 		}
 	}
 	c.HTTP.validate(&f)
-	for _, p := range (secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots}).Validate() {
-		f.err("events."+p.Path, p.Message)
-	}
+	c.Events.validate(&f)
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {
 		f.err("delivery.retry.max", fmt.Sprintf("is shorter than the first pause, %v", c.Delivery.Retry.Initial))
 	}
@@ -406,10 +419,46 @@ func (c *Config) validate() []config.Problem {
 	return f
 }
 
+func (e *EventsConfig) validate(f *findings) {
+	for _, p := range e.general().Validate() {
+		f.err("events."+p.Path, p.Message)
+	}
+	for _, p := range e.sources().Validate() {
+		p.Path = "events." + p.Path
+		*f = append(*f, p)
+	}
+	switch {
+	case e.Sources == nil && e.OtherSources == "refuse":
+		f.err("events.other_sources", "refuses every event: give events.sources, or leave it out")
+	case e.Sources == nil && e.OtherSources != "":
+		f.warn("events.other_sources", "has no effect without events.sources")
+	case e.Sources != nil && e.OtherSources != "allow" && len(e.SecretPaths)+len(e.FileRoots) > 0:
+		f.warn("events.sources", "replace events.secret_paths and events.file_roots, which apply to no event: move them to the sources, or set events.other_sources to allow")
+	}
+}
+
+// general is what events may name without sources, and those of other sources.
+func (e *EventsConfig) general() secrets.Policy {
+	return secrets.Policy{Paths: e.SecretPaths, FileRoots: e.FileRoots}
+}
+
+func (e *EventsConfig) sources() delivery.Sources {
+	return delivery.Sources{Listed: e.Sources, AllowOthers: e.OtherSources == "allow"}
+}
+
+// undefined returns a problem for each target that the sources name and nothing defines.
+func (e *EventsConfig) undefined(d *delivery.Definitions) []config.Problem {
+	problems := e.sources().Undefined(d)
+	for i := range problems {
+		problems[i].Path = "events." + problems[i].Path
+	}
+	return problems
+}
+
 // courierOptions returns the settings of the courier.
 func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
-		EventSecrets: secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots},
+		EventSecrets: c.Events.general(), Sources: c.Events.sources(),
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
 		MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, Readdress: c.HTTP.EditAndReplay.recipients(),
 	}

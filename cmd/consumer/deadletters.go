@@ -194,6 +194,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Sent?", string(d.Certainty)}, {"Message-ID", d.MessageID}, {"Not yet sent to", strings.Join(d.Recipients, ", ")},
 		{"Attempts", number(d.Attempts)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
+		{"Published on", d.EventSubject},
 	}
 	if cert := d.Certificate; cert != nil {
 		fields = append(fields, [2]string{"Certificate", cert.Name() + " until " + when(cert.NotAfter)}, [2]string{"Serial", cert.Serial})
@@ -211,7 +212,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	if d.Status != desk.Open && d.Status != "" {
 		status := string(d.Status)
 		if d.End != nil {
-			status += " by " + d.End.Name + " at " + when(d.End.Time)
+			status += " by " + d.End.Shown() + " at " + when(d.End.Time)
 		}
 		fields = append(fields, [2]string{"Status", status})
 	} else {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,6 +40,8 @@ type fixture struct {
 	silent  bool          // the NATS service is off
 	http    string        // more of the section http
 	nats    string        // more of the section nats
+	server  string        // the whole section nats, for a server elsewhere
+	events  string        // more of the section events
 	config  string        // of the commands
 	more    func() string // more targets; may be nil
 	log     *writings
@@ -95,8 +98,8 @@ func (o *fixture) open(extra, targets string) {
 	t.Helper()
 	o.write("targets.yaml", "targets:\n"+targets)
 	common := "http: {listen: \"127.0.0.1:0\"" + o.http + "}\ntargets_file: " + o.dir + "/targets.yaml\n"
-	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: {listen: \"127.0.0.1:0\", sync_interval: 2m"+o.nats+"}\n"+common+
-		"events: {file_roots: ["+o.dir+"]}\n"+extra)
+	o.write("service.yaml", "data_dir: "+o.dir+"/data\nnats: "+cmp.Or(o.server, "{listen: \"127.0.0.1:0\", sync_interval: 2m"+o.nats+"}")+"\n"+common+
+		"events: {file_roots: ["+o.dir+"]"+o.events+"}\n"+extra)
 	cfg, _, problems := loadConfig(o.path("service.yaml"), nil)
 	if config.Failed(problems) {
 		t.Fatal(problems)

@@ -58,6 +58,7 @@ type cli struct {
 	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
 	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
+	NATSAccount  natsAccountCmd  `cmd:"" name:"nats-account" help:"Print a NATS account with a user for each role, and what each may do."`
 	Completion   completionCmd   `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
 	Complete     completeCmd     `cmd:"" hidden:""`
 	Help         helpCmd         `cmd:"" help:"Show the help of a command."`
@@ -247,7 +248,7 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 		b.CAFile, b.CertFile, b.KeyFile = c.NATS.TLS.CAFile, c.NATS.TLS.CertFile, c.NATS.TLS.KeyFile
 	}
 	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
-	b.InboxPrefix, b.Domain, b.APIPrefix = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix
+	b.InboxPrefix, b.Domain, b.APIPrefix, b.TrustRequestInfo = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix, c.NATS.TrustRequestInfo
 	if !c.NATS.Password.IsZero() {
 		b.Password = func() ([]byte, error) {
 			s, err := store.Get(ctx, c.NATS.Password, nil)

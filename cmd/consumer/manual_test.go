@@ -101,7 +101,7 @@ func eachSetting(t reflect.Type, path string, visit func(owner reflect.Type, s c
 		at := config.Join(path, s.Name)
 		visit(t, s, at)
 		inner := s.Field.Type
-		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice || inner.Kind() == reflect.Map {
 			inner = inner.Elem()
 		}
 		if inner.Kind() == reflect.Struct {

@@ -28,7 +28,8 @@ type publishCmd struct {
 	Target   []string          `help:"Deliver to this target (repeatable) instead of those that match." placeholder:"ID" sep:"none"`
 	Label    map[string]string `help:"Label to match on (repeatable)." placeholder:"K=V"`
 	ID       string            `name:"id" help:"Id of the event (default: with --from derived from certificate and source, else new)."`
-	Source   string            `help:"Source of the event." placeholder:"URI"`
+	Source   string            `help:"Source in the event." placeholder:"URI"`
+	As       string            `name:"as" help:"Publish on certificate.issued.SOURCE, as the source that NATS and events.sources know." placeholder:"SOURCE"`
 	Force    bool              `name:"force" help:"Publish even what cannot be delivered as it is."`
 	Output   string            `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 	Args     []string          `arg:"" optional:"" help:"What the client passes to its hook."`
@@ -52,6 +53,8 @@ func (c *publishCmd) Validate() error {
 		return fmt.Errorf("unexpected argument %s: arguments are allowed only with --from, from the client's hook", c.Args[0])
 	case c.NoKey && c.From == "":
 		return errors.New("--no-key requires --from: without --from the event has no key file")
+	case events.WrongSource(c.As) != "":
+		return fmt.Errorf("--as %s: %s; want what follows certificate.issued., such as web1", printable(c.As), events.WrongSource(c.As))
 	case c.Key != "" && c.StoreKey == "":
 		return errors.New("--key requires --store-key: to reference a stored key use --key-ref")
 	}
@@ -148,18 +151,19 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 	if ev.Time.IsZero() {
 		ev.Time = time.Now().UTC().Truncate(time.Millisecond)
 	}
-	ev.Targets, ev.Labels = c.Target, c.Label
+	ev.Targets, ev.Labels, ev.Subject = c.Target, c.Label, events.SourceSubject(c.As)
 	return p, nil
 }
 
 // decoded is the event as the consumer will decode it, so that an invalid one is refused here and
 // not published.
 func decoded(ev *events.Event) (*events.Event, error) {
-	ev, err := events.Decode(nil, ev.Encode())
+	read, err := events.Decode(nil, ev.Encode())
 	if err != nil {
 		return nil, usage("the event is invalid: %s", events.BeforePublication(err))
 	}
-	return ev, nil
+	read.Subject = ev.Subject
+	return read, nil
 }
 
 func eventFromFile(path string) (*events.Event, error) {

@@ -46,9 +46,15 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 			if warning := ref.Warning(); warning != "" {
 				fmt.Fprintln(a.stderr, "certpost: warning: --key-ref:", warning)
 			}
-			if problem := unnameable(cfg, ref); problem != "" && !slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, problem) }) {
-				problems = append(problems, problem)
-			}
+		}
+	}
+	named := *ev
+	if c.KeyRef == "" && (cfg.Events.Sources == nil || c.StoreKey != "") {
+		named.PrivateKey = nil // the client's file, which may be on another host, or is to be stored elsewhere
+	}
+	for _, problem := range closed(cfg, &named) {
+		if !slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, problem) }) {
+			problems = append(problems, problem)
 		}
 	}
 	if err := c.refuse(a, problems); err != nil {
@@ -154,17 +160,16 @@ func (c *publishCmd) checkID(ctx context.Context, a *app, b *broker.Broker, ev *
 	return nil
 }
 
-// unnameable returns why an event may not name a secret, "" if it may. A publisher's own
+// closed returns why an event may not name what it names, by its source. A publisher's own
 // configuration may say nothing of it; then the program that runs decides.
-func unnameable(cfg *Config, ref secrets.Ref) string {
-	policy := cfg.courierOptions().EventSecrets
-	if policy.IsZero() {
-		return ""
+func closed(cfg *Config, ev *events.Event) (problems []string) {
+	if cfg.Events.general().IsZero() && cfg.Events.Sources == nil {
+		return nil
 	}
-	if err := policy.Allows(ref); err != nil {
-		return err.Error()
+	for _, reason := range cfg.courierOptions().Refusals(ev) {
+		problems = append(problems, strings.Replace(reason, ", then replay", "", 1))
 	}
-	return ""
+	return problems
 }
 
 // reasonOf is the reason of a failure, without the advice to replay: there is nothing to replay yet.

@@ -29,8 +29,10 @@ func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p public
 	if err != nil {
 		return err
 	}
-	if problem := unnameable(cfg, ref); problem != "" && !c.Force {
-		return usage("--store-key: %s; --force stores it all the same", problem)
+	named := *p.ev
+	named.PrivateKey = eventReference(ref)
+	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
+		return usage("--store-key: %s; --force stores it all the same", problems[0])
 	}
 	text, err := os.ReadFile(p.keyFile)
 	if err != nil {

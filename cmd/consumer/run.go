@@ -100,7 +100,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
 	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
-	s.desk.AllowEdits(s.cfg.HTTP.EditAndReplay.rules())
+	edits := s.cfg.HTTP.EditAndReplay.rules()
+	edits.Opens = s.courier.Opens
+	s.desk.AllowEdits(edits)
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
 	guard, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
@@ -150,6 +152,7 @@ func (s *instance) run(ctx context.Context) error {
 	wg.Go(func() {
 		s.cfg.Book.Watch(ctx, delivery.PollInterval, func(c delivery.Change) {
 			s.reloaded(c)
+			s.unnamed(c)
 			s.keys.check()
 			prober.Add(slices.Concat(c.Added, c.Changed)...)
 		})
@@ -200,6 +203,17 @@ func (s *instance) reloaded(c delivery.Change) {
 		return
 	}
 	s.log.Info().Strs("added", c.Added).Strs("removed", c.Removed).Strs("changed", c.Changed).Msg("target definitions reloaded")
+}
+
+// unnamed warns of targets that events.sources name and that are no longer defined: it does no
+// harm now, but the next start refuses them.
+func (s *instance) unnamed(c delivery.Change) {
+	if len(c.Removed) == 0 {
+		return
+	}
+	for _, p := range s.cfg.Events.undefined(s.cfg.Book.Current()) {
+		s.log.Warn().Str("problem", p.Path+": "+p.Message).Msg("correct events.sources before the next start")
+	}
 }
 
 // probed logs what a check of new and changed targets has found.

@@ -135,6 +135,9 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	if how.Force {
 		m.Header.Set(HeaderForce, "true")
 	}
+	if d.EventSubject != "" && !isEventSubject(m.Subject) {
+		m.Header.Set(HeaderEventSubject, HeaderText(d.EventSubject)) // the source's limits hold for a replay too
+	}
 	if d.TraceParent != "" {
 		m.Header.Set("traceparent", HeaderText(d.TraceParent))
 	}

@@ -107,7 +107,7 @@ func TestReplaySaysWhatItDid(t *testing.T) {
 	if recorded := history(t, b, 1); recorded != nil {
 		t.Errorf("a refused replay left %q", recorded)
 	}
-	if err := b.Replay(ctx, d, Actor{"alice", "operator", ViaPage, "192.0.2.7"}, Replay{Uncertain: true, Force: true, Reason: "fixed", Run: "r1", Recipients: []string{"a@example.com", "b@example.com"}}); err != nil {
+	if err := b.Replay(ctx, d, Actor{Name: "alice", Role: "operator", Via: ViaPage, Address: "192.0.2.7"}, Replay{Uncertain: true, Force: true, Reason: "fixed", Run: "r1", Recipients: []string{"a@example.com", "b@example.com"}}); err != nil {
 		t.Fatal(err)
 	}
 	var last AuditRecord

@@ -76,6 +76,10 @@ type Actor struct {
 	Role    string `json:"role,omitempty"`
 	Via     Via    `json:"via,omitempty"`
 	Address string `json:"address,omitempty"` // of the browser or the NATS client
+	// Proved says whether Name was proved, NATSUser which NATS user sent the request, as
+	// ACCOUNT/USER, if the server has proved that.
+	Proved   Proof  `json:"proved,omitzero"`
+	NATSUser string `json:"nats_user,omitempty"`
 }
 
 // Via is the way of access by which an action was requested.

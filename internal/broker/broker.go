@@ -44,6 +44,9 @@ type Config struct {
 	MaxAckPending int
 	// InboxPrefix replaces _INBOX in the subjects for replies.
 	InboxPrefix string
+	// TrustRequestInfo believes the server's header about who sent a request. It is safe only
+	// if all requests come from other accounts.
+	TrustRequestInfo bool
 	// Domain is JetStream's domain, APIPrefix the prefix of its subjects as imported from
 	// another account; at most one is set.
 	Domain, APIPrefix string

@@ -27,6 +27,7 @@ const (
 	HeaderLane          = "Certpost-Lane"
 	HeaderGeneration    = "Certpost-Generation"
 	HeaderEventSequence = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
+	HeaderEventSubject  = "Certpost-Event-Subject"  // that the event was published on: its source
 	HeaderForce         = "Certpost-Force"
 	HeaderCopyOf        = "Certpost-Copy-Of"   // the sequence of the delivery that was moved, or stranded
 	HeaderPublished     = "Certpost-Published" // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
@@ -68,6 +69,7 @@ type DeadLetter struct {
 	Recipients    []string      `json:"recipients,omitempty"`      // those still owed
 	Secrets       string        `json:"secret_versions,omitempty"` // "reference=version, ..." used by the last attempt
 	ReplaySubject string        `json:"replay_subject"`
+	EventSubject  string        `json:"event_subject,omitempty"` // that the event was published on
 	TraceParent   string        `json:"traceparent,omitempty"`
 	RestoredFrom  uint64        `json:"restored_from,omitempty"` // its number when it was discarded
 	Body          []byte        `json:"-"`                       // the event
@@ -121,6 +123,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(HeaderRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
 	set(HeaderReplaySubject, d.ReplaySubject)
+	set(HeaderEventSubject, d.EventSubject)
 	if d.RestoredFrom != 0 {
 		set(headerRestoredFrom, strconv.FormatUint(d.RestoredFrom, 10))
 	}
@@ -142,6 +145,10 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 			Certainty:    verdict.Certainty(h.Get(HeaderCertainty)),
 		},
 		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
+	}
+	d.EventSubject = SubjectOfEvent(h)
+	if d.EventSubject == "" && isEventSubject(d.ReplaySubject) {
+		d.EventSubject = d.ReplaySubject
 	}
 	if parts := strings.Split(strings.TrimPrefix(raw.Subject, DeadLetterPrefix), "."); len(parts) == 4 {
 		d.Token = parts[3]
@@ -189,6 +196,15 @@ func HeaderText(s string) string {
 // traceContext is the form of a W3C traceparent. Other values are not passed on, because
 // any publisher can set them.
 var traceContext = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+
+// SubjectOfEvent returns the subject that the event of a delivery was published on, as the
+// fan-out has noted it in the headers; "" if they do not say.
+func SubjectOfEvent(h nats.Header) string {
+	if subject := h.Get(HeaderEventSubject); isEventSubject(subject) {
+		return subject
+	}
+	return ""
+}
 
 // TraceParent returns the traceparent header if it is well-formed, else "".
 func TraceParent(h nats.Header) string {

@@ -49,10 +49,13 @@ type Entry struct {
 	Sequence uint64 `json:"sequence"`
 	// EventSequence is that of the newest event (in CERTPOST_EVENTS) whose delivery was
 	// attempted; 0 if none is known.
-	EventSequence uint64    `json:"event_sequence,omitempty"`
-	Attempts      int       `json:"attempts"`
-	First         time.Time `json:"first_attempt,omitzero"`
-	Last          time.Time `json:"last_attempt,omitzero"`
+	EventSequence uint64 `json:"event_sequence,omitempty"`
+	// EventSubject is the subject that this event was published on, for a replay without
+	// headers; "" if it is not known.
+	EventSubject string    `json:"event_subject,omitempty"`
+	Attempts     int       `json:"attempts"`
+	First        time.Time `json:"first_attempt,omitzero"`
+	Last         time.Time `json:"last_attempt,omitzero"`
 
 	// Owner is the process that sends, Lease the time by which the outcome is known. The
 	// writer of `sending`, at the time Claimed, owns the entry until then. Both times are by

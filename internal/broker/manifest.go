@@ -224,6 +224,7 @@ func (b *Broker) EventAt(ctx context.Context, sequence uint64, token string) (St
 	if err != nil || events.Token(ev.ID) != token {
 		return StoredEvent{}, ErrNoEvent
 	}
+	ev.Subject = raw.Subject
 	return StoredEvent{ev, raw.Header, raw.Time}, nil
 }
 

@@ -2,12 +2,12 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,14 +19,16 @@ import (
 
 // isEventSubject reports whether events are published to a subject.
 func isEventSubject(subject string) bool {
-	return subject == EventSubject || strings.HasPrefix(subject, EventSubject+".")
+	_, ok := events.SourceOf(subject)
+	return ok
 }
 
-// Publish publishes an event to Certpost and returns once the stream has stored it. The
+// Publish publishes an event to Certpost, on its Subject ("" is EventSubject), and returns once the stream has stored it. The
 // same event again, within the stream's window, is a duplicate and no error; sequence is then
 // that of the first. Another event is never one, even with the same id.
 func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64, duplicate bool, err error) {
-	m := nats.NewMsg(EventSubject)
+	subject := cmp.Or(ev.Subject, EventSubject)
+	m := nats.NewMsg(subject)
 	m.Data = ev.Encode()
 	id := publicationID(ev)
 	m.Header.Set(nats.MsgIdHdr, id)
@@ -38,7 +40,7 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 		ack, err = b.js.PublishMsg(ctx, m)
 	}
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return 0, false, fmt.Errorf("no stream for %s at %s: start `certpost run` once to create %s", EventSubject, b.URL(), EventsStream)
+		return 0, false, fmt.Errorf("no stream for %s at %s: start `certpost run` once to create %s", subject, b.URL(), EventsStream)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("publish the event: %w", Explain(err, EventsStream))
@@ -78,7 +80,7 @@ func (b *Broker) stores(ctx context.Context, sequence uint64, ev *events.Event) 
 		}
 	}()
 	there, err := b.leaderGet(ctx, EventsStream, getRequest{Seq: sequence})
-	if err != nil || there.Subject != EventSubject {
+	if err != nil || there.Subject != cmp.Or(ev.Subject, EventSubject) {
 		return false
 	}
 	stored, err := events.Decode(there.Header, there.Data)

@@ -19,9 +19,10 @@ import (
 // Endpoint answers one kind of request of the NATS service, on the subject certpost.<Name>.
 // An error that is a *Refused is sent with its status, text and data.
 type Endpoint struct {
-	Name   string
-	About  string
-	Answer func(ctx context.Context, request []byte) ([]byte, error)
+	Name  string
+	About string
+	// Answer gets the request, and the NATS user who sent it; "" if that is not proved.
+	Answer func(ctx context.Context, sender string, request []byte) ([]byte, error)
 }
 
 // Refused is an error as sent over NATS.
@@ -40,6 +41,7 @@ const (
 	serviceName           = "certpost"
 	servicePrefix         = "certpost."
 	maxConcurrentRequests = 16              // in one process; further requests wait
+	maxSender             = 300             // characters of a user's name
 	serviceTimeout        = 5 * time.Minute // of a request whose context has no end
 )
 
@@ -143,7 +145,11 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 	}()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), serviceTimeout)
 	defer cancel()
-	answer, err := e.Answer(ctx, r.Data())
+	sender := ""
+	if b.cfg.TrustRequestInfo {
+		sender = legible.Clean(senderOf(nats.Header(r.Headers())), maxSender)
+	}
+	answer, err := e.Answer(ctx, sender, r.Data())
 	if err := respond(answer, err); err != nil {
 		b.log.Debug().Err(err).Str("endpoint", e.Name).Msg("an answer could not be sent")
 	}

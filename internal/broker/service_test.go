@@ -26,7 +26,7 @@ func serviceBroker(t *testing.T, more ...Endpoint) *Broker {
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- b.Serve(ctx, "development", append(more, Endpoint{"dead.echo", "says it again", func(_ context.Context, request []byte) ([]byte, error) { return request, nil }}))
+		ended <- b.Serve(ctx, "development", append(more, Endpoint{"dead.echo", "says it again", func(_ context.Context, _ string, request []byte) ([]byte, error) { return request, nil }}))
 	}()
 	t.Cleanup(func() {
 		end()
@@ -41,12 +41,12 @@ func serviceBroker(t *testing.T, more ...Endpoint) *Broker {
 func TestService(t *testing.T) {
 	t.Parallel()
 	b := serviceBroker(t,
-		Endpoint{"dead.refuse", "", func(context.Context, []byte) ([]byte, error) {
+		Endpoint{"dead.refuse", "", func(context.Context, string, []byte) ([]byte, error) {
 			return nil, fmt.Errorf("wrapped: %w", &Refused{409, "taken\r\nby another", []byte(`{"a":1}`)})
 		}},
-		Endpoint{"dead.fail", "", func(context.Context, []byte) ([]byte, error) { return nil, errors.New("no disk") }},
-		Endpoint{"dead.panic", "", func(context.Context, []byte) ([]byte, error) { panic("canary-in-a-panic") }},
-		Endpoint{"dead.large", "", func(context.Context, []byte) ([]byte, error) { return make([]byte, 9<<20), nil }},
+		Endpoint{"dead.fail", "", func(context.Context, string, []byte) ([]byte, error) { return nil, errors.New("no disk") }},
+		Endpoint{"dead.panic", "", func(context.Context, string, []byte) ([]byte, error) { panic("canary-in-a-panic") }},
+		Endpoint{"dead.large", "", func(context.Context, string, []byte) ([]byte, error) { return make([]byte, 9<<20), nil }},
 	)
 	client, err := Dial(t.Context(), clientOf(b), zerolog.Nop())
 	if err != nil {
@@ -98,7 +98,7 @@ func TestServiceFinishesItsWork(t *testing.T) {
 	began, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	ctx, end := context.WithCancel(context.Background())
 	go func() {
-		ended <- b.Serve(ctx, "v1.2.3", []Endpoint{{"dead.slow", "", func(ctx context.Context, _ []byte) ([]byte, error) {
+		ended <- b.Serve(ctx, "v1.2.3", []Endpoint{{"dead.slow", "", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 			close(began)
 			<-goOn
 			return []byte("done"), ctx.Err()
@@ -143,7 +143,7 @@ func TestServiceIsForWhoMay(t *testing.T) {
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	server := open("all")
-	answerYes := func(context.Context, []byte) ([]byte, error) { return []byte("yes"), nil }
+	answerYes := func(context.Context, string, []byte) ([]byte, error) { return []byte("yes"), nil }
 	go func() {
 		ended <- server.Serve(ctx, "1.0.0", []Endpoint{{"dead.list", "", answerYes}, {"dead.replay", "", answerYes}})
 	}()
@@ -172,7 +172,7 @@ func TestServiceIsForWhoMay(t *testing.T) {
 func TestAnswersGoToNobodyElse(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 1)
-	b := serviceBroker(t, Endpoint{"dead.fail", "", func(_ context.Context, request []byte) ([]byte, error) {
+	b := serviceBroker(t, Endpoint{"dead.fail", "", func(_ context.Context, _ string, request []byte) ([]byte, error) {
 		select {
 		case asked <- string(request):
 		default: // the first one is enough

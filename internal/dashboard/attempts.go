@@ -126,11 +126,11 @@ type phase struct {
 // optional phases an attempt goes through.
 var (
 	way = []verdict.Phase{
-		verdict.PhaseDecode, verdict.PhaseResolve, verdict.PhaseSecrets, verdict.PhasePayload, verdict.PhaseRender, verdict.PhaseConnect, verdict.PhaseBanner,
+		verdict.PhaseDecode, verdict.PhaseSource, verdict.PhaseResolve, verdict.PhaseSecrets, verdict.PhasePayload, verdict.PhaseRender, verdict.PhaseConnect, verdict.PhaseBanner,
 		verdict.PhaseEHLO, verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth, verdict.PhaseMail, verdict.PhaseRcpt, verdict.PhaseClaim, verdict.PhaseData,
 		verdict.PhaseContent, verdict.PhaseSettle,
 	}
-	optional = []verdict.Phase{verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth}
+	optional = []verdict.Phase{verdict.PhaseSource, verdict.PhaseSTARTTLS, verdict.PhaseTLS, verdict.PhaseAuth}
 )
 
 // stepsOf are the phases that an attempt went through, and those that would have come

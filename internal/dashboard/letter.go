@@ -114,7 +114,7 @@ func timeline(d desk.Detail, tries []attempt, now time.Time) []moment {
 		if record.Stage == broker.StageIntent {
 			continue
 		}
-		m := moment{At: record.Time, What: actionWords(record.Action), Who: record.Name, Via: record.Via, Why: record.Reason}
+		m := moment{At: record.Time, What: actionWords(record.Action), Who: record.Shown(), Via: record.Via, Why: record.Reason}
 		if record.Action == broker.ActionDelivered {
 			m.Kind = "good"
 		}

@@ -53,10 +53,13 @@ func (a *attempt) transmit(ctx context.Context) (*verdict.Receipt, *verdict.Fail
 	return receipt, failure
 }
 
-// prepare looks the target up, fetches its secrets and renders the mail.
+// prepare checks what the source may do, looks the target up, fetches its secrets and renders the mail.
 func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
-	if a.target, failure = lookUp(a.defs, a.order.Target); failure != nil {
-		a.step(verdict.PhaseResolve, a.started, failure)
+	if failure = a.permit(); failure == nil {
+		a.target, failure = lookUp(a.defs, a.order.Target)
+	}
+	if failure != nil {
+		a.step(failure.Phase, a.started, failure)
 		return failure
 	}
 	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil {
@@ -70,6 +73,16 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	a.msg, failure = a.render(ctx)
 	a.step(verdict.PhaseRender, a.fetched, failure)
 	a.rendered = time.Now()
+	return failure
+}
+
+// permit checks that the event's source may send to the target, by the configuration of
+// now: that the event became a delivery, or was replayed, opens nothing.
+func (a *attempt) permit() *verdict.Failure {
+	may, failure := a.sources.of(a.event)
+	if failure == nil {
+		failure = may.target(a.order.Target)
+	}
 	return failure
 }
 

@@ -26,7 +26,7 @@ func (o *fixture) withKey() (key []byte) {
 	if err := os.WriteFile(path, key, 0o600); err != nil {
 		o.t.Fatal(err)
 	}
-	o.opts.EventSecrets = secrets.Policy{FileRoots: []string{dir}}
+	o.sources = newSourceBook(Sources{}, secrets.Policy{FileRoots: []string{dir}})
 	o.event.Certificate.PEM = string(lab.PEM(p.Leaf, p.Intermediate))
 	o.event.PrivateKey = &events.Reference{File: path}
 	return key
@@ -127,7 +127,7 @@ func TestKeyToARelayWithoutDSN(t *testing.T) {
 			}
 			for what, found := range map[string][]verdict.Finding{
 				"check":     o.Inspector().Check(t.Context(), o.target.ID),
-				"preflight": o.Inspector().Examine(t.Context(), o.target.ID, o.event.Encode()),
+				"preflight": o.Inspector().Examine(t.Context(), o.target.ID, "", o.event.Encode()),
 			} {
 				if finds(found, "warning bounces", test.warns) != (test.warns != "") {
 					t.Errorf("%s finds %q", what, spoken(found))

@@ -20,6 +20,8 @@ import (
 type Options struct {
 	// EventSecrets says which secrets events may name.
 	EventSecrets secrets.Policy
+	// Sources limit what events may name by the source that published them.
+	Sources Sources
 	// InvalidDates is refuse (default) or warn, for certificates that have expired
 	// or are not valid yet.
 	InvalidDates string
@@ -36,9 +38,10 @@ type Options struct {
 
 // Courier knows the targets and delivers to them. It is safe for concurrent use.
 type Courier struct {
-	book  *Book
-	store *secrets.Store
-	opts  Options
+	book    *Book
+	store   *secrets.Store
+	opts    Options
+	sources *sourceBook
 
 	pool   *smtp.Pool
 	tokens *tokens
@@ -49,7 +52,7 @@ type Courier struct {
 
 // NewCourier returns a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
-	return &Courier{book: book, store: store, opts: opts, pool: smtp.NewPool(), tokens: newTokens()}
+	return &Courier{book: book, store: store, opts: opts, sources: newSourceBook(opts.Sources, opts.EventSecrets), pool: smtp.NewPool(), tokens: newTokens()}
 }
 
 // Close closes the idle connections to the relays. It does not interrupt deliveries
@@ -69,13 +72,22 @@ func (c *Courier) LaneOf(target string) (lane string, ok bool) {
 }
 
 // Resolve returns the targets that get an event: those that it names, or those
-// that match it. The failure concerns the event as a whole.
+// that match it, as far as they are opened to the event's source. The failure concerns the
+// event as a whole.
 func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Route, *verdict.Failure) {
 	defs := c.book.Current()
+	may, failure := c.sources.of(ev)
+	if failure != nil {
+		return nil, failure
+	}
 	if len(ev.Targets) > 0 {
 		var routes []verdict.Route
 		for _, id := range ev.Targets {
-			t, failure := lookUp(defs, id)
+			failure := may.target(id) // first: a source learns nothing of targets of others
+			var t *Target
+			if failure == nil {
+				t, failure = lookUp(defs, id)
+			}
 			if failure != nil {
 				routes = append(routes, verdict.Route{Target: id, Failure: failure})
 				continue
@@ -88,8 +100,12 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 	if failure != nil {
 		return nil, failure
 	}
+	matching, failure := may.filter(defs.Matching(b.Leaf, ev.Labels))
+	if failure != nil {
+		return nil, failure
+	}
 	var routes []verdict.Route
-	for _, t := range defs.Matching(b.Leaf, ev.Labels) {
+	for _, t := range matching {
 		routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
 	}
 	return routes, nil

@@ -50,7 +50,7 @@ func (c *Courier) foresee(ctx context.Context, t *Target, b *payload.Bundle, ev 
 		return asFailure(err)
 	}
 	if settings.NeedsKey() {
-		return c.mayName(ev.PrivateKey)
+		return c.mayName(ev)
 	}
 	if settings.Passphrase() != "" || t.encrypts() || !t.Sign.IsZero() || !t.DKIM.IsZero() {
 		return nil // the mail cannot be made without these secrets
@@ -59,13 +59,15 @@ func (c *Courier) foresee(ctx context.Context, t *Target, b *payload.Bundle, ev 
 	return failure
 }
 
-// mayName returns why an event may not name a secret, nil if it may or if the configuration
+// mayName returns why an event may not name its private key, nil if it may or if the configuration
 // has no rules for that.
-func (c *Courier) mayName(r *events.Reference) *verdict.Failure {
-	if policy := c.opts.EventSecrets; !policy.IsZero() {
-		if err := policy.Allows(refOf(r)); err != nil {
-			return secretFailure(err)
-		}
+func (c *Courier) mayName(ev *events.Event) *verdict.Failure {
+	may, failure := c.sources.of(ev)
+	if failure != nil || !c.sources.limited && may.secrets.IsZero() {
+		return failure
+	}
+	if err := may.secrets.Allows(refOf(ev.PrivateKey)); err != nil {
+		return secretFailure(err)
 	}
 	return nil
 }

@@ -16,14 +16,17 @@ import (
 )
 
 // Examine checks whether a delivery of an event to a target would succeed now, and
-// sends nothing. It checks the target, the event, its certificate and key, the
-// target's secrets, the mail, and each relay up to AUTH, each once and within the
-// target's timeout. An Error among the findings means that the delivery would fail.
-func (i Inspector) Examine(ctx context.Context, target string, event []byte) []verdict.Finding {
+// sends nothing. It checks the target, the event, what its source may name, its
+// certificate and key, the target's secrets, the mail, and each relay up to AUTH, each once
+// and within the target's timeout. subject is the one that the event was published on, ""
+// if that is not known. An Error among the findings means that the delivery would fail.
+func (i Inspector) Examine(ctx context.Context, target, subject string, event []byte) []verdict.Finding {
 	e := examination{courier: i.courier, defs: i.courier.book.Current()}
 	e.target(target)
 	e.event(event)
 	if e.ev != nil {
+		e.ev.Subject = subject
+		e.source(target)
 		e.certificate(ctx)
 	}
 	if e.t == nil {
@@ -100,6 +103,21 @@ func (e *examination) event(body []byte) {
 	}
 	e.ev = ev
 	e.say("event", verdict.OK, "the event can be read")
+}
+
+// source reports what the event's source may not do; that it may is said only where sources
+// are limited. The secrets that it may not name are reported where they are fetched.
+func (e *examination) source(target string) {
+	may, failure := e.courier.sources.of(e.ev)
+	if failure == nil && target != "" {
+		failure = may.target(target)
+	}
+	switch {
+	case failure != nil:
+		e.say("source", verdict.Error, "%s", failure.Reason)
+	case may.source != "":
+		e.say("source", verdict.OK, "%s may send to the target", may.source)
+	}
 }
 
 func (e *examination) certificate(ctx context.Context) {

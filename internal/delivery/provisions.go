@@ -116,7 +116,7 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 	if ev.PrivateKey == nil {
 		return nil, nil
 	}
-	ref, s, failure := c.fromEvent(ctx, ev.PrivateKey)
+	ref, s, failure := c.fromEvent(ctx, ev, ev.PrivateKey)
 	if failure != nil {
 		return nil, failure
 	}
@@ -128,7 +128,7 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
 	text := []byte(ev.Certificate.PEM)
 	if ev.Certificate.Ref != nil {
-		_, s, failure := c.fromEvent(ctx, ev.Certificate.Ref)
+		_, s, failure := c.fromEvent(ctx, ev, ev.Certificate.Ref)
 		if failure != nil {
 			return nil, failure
 		}
@@ -142,10 +142,14 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 }
 
 // fromEvent fetches a secret that the event names. It fetches only what the
-// configuration allows events to name, and caches nothing.
-func (c *Courier) fromEvent(ctx context.Context, r *events.Reference) (secrets.Ref, secrets.Secret, *verdict.Failure) {
+// configuration allows events of its source to name, and caches nothing.
+func (c *Courier) fromEvent(ctx context.Context, ev *events.Event, r *events.Reference) (secrets.Ref, secrets.Secret, *verdict.Failure) {
 	ref := refOf(r)
-	s, err := c.store.OfEvent(ctx, c.opts.EventSecrets, ref)
+	may, failure := c.sources.of(ev)
+	if failure != nil {
+		return ref, secrets.Secret{}, failure
+	}
+	s, err := c.store.OfEvent(ctx, may.secrets, ref)
 	if err != nil {
 		return ref, secrets.Secret{}, secretFailure(err)
 	}

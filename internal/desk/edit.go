@@ -27,6 +27,10 @@ type EditRules struct {
 	// recipients that the target defines. The courier checks each delivery with the same
 	// rule.
 	Allows func(own []string, address string) bool
+	// Opens returns why an event that was published on a subject may not go to a target, nil
+	// if it may; nil means that sources are not limited. The courier checks each delivery
+	// with the same rule.
+	Opens func(subject, target string) error
 }
 
 // AllowEdits sets the rules. It must be called before the desk is used.
@@ -100,6 +104,11 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 			return &EditRefused{"target", refused{fmt.Errorf("target %q is not defined", legible.Clean(target, 80)), ErrNotFound}}
 		} else if view.Disabled {
 			return &EditRefused{"target", refused{fmt.Errorf("target %q is disabled", legible.Clean(target, 80)), ErrNotAllowed}}
+		}
+	}
+	if d.edits.Opens != nil {
+		if err := d.edits.Opens(letter.EventSubject, target); err != nil {
+			return &EditRefused{"target", refused{err, ErrNotAllowed}}
 		}
 	}
 	view, _ := d.targetView(target)

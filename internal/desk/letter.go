@@ -25,7 +25,8 @@ type letter struct {
 	reply     unique.Handle[string]
 	owed      unique.Handle[string] // recipients still owed, joined by ", "
 	secrets   unique.Handle[string]
-	leaf      unique.Handle[leaf] // valid if hasLeaf
+	published unique.Handle[string] // subject of the event
+	leaf      unique.Handle[leaf]   // valid if hasLeaf
 
 	first, last          int64 // attempts, Unix nanoseconds, 0: none
 	attempts, generation int32
@@ -54,7 +55,8 @@ func newLetter(d *broker.DeadLetter) *letter {
 		number: d.Sequence, at: d.Time.UnixNano(), notAfter: never, event: strings.Clone(d.Event),
 		target: unique.Make(d.Target), certainty: unique.Make(string(d.Certainty)), reason: unique.Make(d.Reason),
 		reply: unique.Make(d.Reply), owed: unique.Make(strings.Join(d.Recipients, ", ")), secrets: unique.Make(d.Secrets),
-		first: nanoseconds(d.First), last: nanoseconds(d.Last), attempts: int32(d.Attempts), generation: int32(d.Generation),
+		published: unique.Make(d.EventSubject),
+		first:     nanoseconds(d.First), last: nanoseconds(d.Last), attempts: int32(d.Attempts), generation: int32(d.Generation),
 		replyCode: int16(d.ReplyCode), withheld: broker.WithheldBecause(d.Body) != "",
 	}
 	if leaf, ok := leafOf(d.Body); ok {
@@ -122,7 +124,7 @@ func (l *letter) letter() Letter {
 				Reply:        l.reply.Value(),
 				Certainty:    verdict.Certainty(l.certainty.Value()),
 			},
-			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: fromNanoseconds(l.first), Last: fromNanoseconds(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(),
+			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: fromNanoseconds(l.first), Last: fromNanoseconds(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(), EventSubject: l.published.Value(),
 		},
 		Fingerprint: g.fingerprint,
 	}

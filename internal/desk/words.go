@@ -30,7 +30,7 @@ var byCode = map[verdict.Code]words{
 	verdict.SecretUnavailable: {"A secret could not be fetched: its store did not respond.",
 		"Check that Vault is up, unsealed and reachable, then replay."},
 	verdict.SecretDenied: {"Certpost is not allowed to read a secret that the delivery needs.",
-		"The reason says what refused it: Vault's policy, events.secret_paths, events.file_roots or a file's permissions. Allow it there, then replay."},
+		"The reason says what refused it: Vault's policy, events.secret_paths, events.file_roots, those of the source in events.sources, or a file's permissions. Allow it there, then replay."},
 	verdict.SecretNotFound: {"A secret that the delivery needs does not exist.",
 		"Store the secret, or correct the reference to it, then replay."},
 	verdict.DeliveryExpired: {"The delivery was retried until its time limit (delivery.give_up_after).",
@@ -92,6 +92,8 @@ var byPhase = map[occasion]words{
 		"Report it with the stack trace from the log; replay once it is fixed."},
 	{verdict.EventInvalid, verdict.PhaseResolve}: {"The event's id was already used for another certificate.",
 		"Have the publisher use a new id for every certificate and publish the event again, then discard this letter."},
+	{verdict.EventInvalid, verdict.PhaseSource}: {"The source that published the event may not send it there.",
+		"The reason names the source and the setting (events.sources, events.other_sources). If it should be allowed, allow it there, restart Certpost and replay; if not, find out who published the event, and discard it."},
 	{verdict.SecretDenied, verdict.PhaseResolve}: {"The event refers to a secret that events may not use. Nothing was fetched.",
 		"If the reference is right, allow it in events.secret_paths or events.file_roots and replay; if not, find out who published the event."},
 }

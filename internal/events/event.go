@@ -40,6 +40,11 @@ type Event struct {
 	Targets    []string          `json:"targets,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 
+	// Subject is the subject that the event was published on, set by the program that
+	// received it; "" if that is not known. It is not part of the message: a publisher
+	// must not be able to choose it.
+	Subject string `json:"-"`
+
 	leaf   *x509.Certificate // result of Leaf
 	digest string            // result of Digest, if it is known
 }

@@ -112,6 +112,7 @@ func (j *job) read() *verdict.Failure {
 	if err != nil {
 		return invalid(err)
 	}
+	ev.Subject = broker.SubjectOfEvent(h)
 	j.event, j.token = ev, events.Token(ev.ID)
 	j.key = broker.LedgerKey(j.target, j.token)
 	return nil
@@ -145,6 +146,9 @@ func (j *job) due(ctx context.Context) bool {
 		entry = broker.Entry{Event: j.event.ID, Target: j.target, Digest: j.event.Digest(), First: now}
 	}
 	j.entry, j.revision = entry, revision
+	if j.event.Subject == "" && entry.Digest == j.event.Digest() {
+		j.event.Subject = entry.EventSubject // published again without headers
+	}
 
 	if failure := entry.Refuses(j.event); failure != nil {
 		j.entry = broker.Entry{} // the stored one belongs to the other event: do not overwrite it
@@ -198,6 +202,7 @@ func (j *job) due(ctx context.Context) bool {
 	if j.eventSeq != 0 {
 		j.entry.EventSequence = j.eventSeq
 	}
+	j.entry.EventSubject = j.event.Subject
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
 	if j.entry.Certificate == nil {
 		if leaf, err := j.event.Leaf(); err == nil {

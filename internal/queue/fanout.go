@@ -228,6 +228,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		f.addDeadLetter(invalid(err), "", "")
 		return f
 	}
+	f.event.Subject = msg.Subject() // whatever its headers say
 	f.token = events.Token(f.event.ID)
 	routes, failure := r.resolveRoutes(ctx, f.event)
 	switch {
@@ -289,6 +290,7 @@ func (r *Runner) deliveryOf(ev *events.Event, body events.Body, seq uint64, rout
 	m.Header.Set(broker.HeaderLane, route.Lane)
 	m.Header.Set(broker.HeaderGeneration, firstGeneration)
 	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(seq, 10))
+	m.Header.Set(broker.HeaderEventSubject, broker.HeaderText(ev.Subject))
 	for _, h := range []string{"traceparent", "tracestate"} {
 		if v := headers.Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
@@ -302,7 +304,7 @@ func (r *Runner) deliveryOf(ev *events.Event, body events.Body, seq uint64, rout
 func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 	d := letterAbout(failure)
 	d.Target, d.Lane, d.Generation = target, lane, 1
-	d.ReplaySubject, d.Body = f.msg.Subject(), f.msg.Data()
+	d.ReplaySubject, d.EventSubject, d.Body = f.msg.Subject(), f.msg.Subject(), f.msg.Data()
 	d.TraceParent = broker.TraceParent(f.msg.Headers())
 	if f.event != nil {
 		d.Event, d.Token = f.event.ID, events.Token(f.event.ID)

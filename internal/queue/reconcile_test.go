@@ -124,6 +124,9 @@ func TestRemovedDeliveriesAreMailed(t *testing.T) {
 	resume()
 	b.until("all mails", func() bool { return len(b.fake.mails("e1")) == 1 && len(b.fake.mails("e2")) == 2 })
 	b.settled()
+	if e := b.entry("ops", "e2"); e.EventSubject != broker.EventSubject {
+		t.Errorf("the recovered delivery is of an event on %q, want %s", e.EventSubject, broker.EventSubject)
+	}
 	records, counted := b.recovered("delivery")
 	if counted != 2 || len(records) != 2 {
 		t.Fatalf("%d counted, records: %+v", counted, records)

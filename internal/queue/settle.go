@@ -306,8 +306,10 @@ func (j *job) letter(f *verdict.Failure) *broker.DeadLetter {
 	if missing := j.entry.Missing(); missing != nil {
 		d.Recipients = missing // including those refused in earlier attempts
 	}
+	d.EventSubject = broker.SubjectOfEvent(j.msg.Headers())
 	if j.event != nil {
 		d.Event, d.Token = j.event.ID, j.token
+		d.EventSubject = j.event.Subject
 		return d
 	}
 	unreadable(d, f, "delivery-"+strconv.FormatUint(j.seq, 10))

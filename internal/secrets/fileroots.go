@@ -29,7 +29,7 @@ func (p Policy) open(ref Ref) (*os.File, error) {
 	if err != nil {
 		return nil, p.unopened(ref, place.path(), err)
 	}
-	if err := ownFile(ref, info); err != nil {
+	if err := p.ownFile(ref, info); err != nil {
 		return nil, err
 	}
 	file, err := root.OpenFile(place.rel, os.O_RDONLY|nonblock, 0)
@@ -37,7 +37,7 @@ func (p Policy) open(ref Ref) (*os.File, error) {
 		return nil, p.unopened(ref, place.path(), err)
 	}
 	if info, err = file.Stat(); err == nil {
-		err = ownFile(ref, info)
+		err = p.ownFile(ref, info)
 	}
 	if err != nil {
 		file.Close()
@@ -47,13 +47,13 @@ func (p Policy) open(ref Ref) (*os.File, error) {
 }
 
 // ownFile refuses what may be below a root without belonging to it.
-func ownFile(ref Ref, info fs.FileInfo) error {
+func (p Policy) ownFile(ref Ref, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
-		return ref.refuse("an event may not name it: it is not a regular file")
+		return ref.refuse("%s may not name it: it is not a regular file", p.Of.event())
 	}
 	if n := hardLinks(info); n > 1 {
 		return ref.denied("make it a file of its own: cp it, and mv the copy over it",
-			"an event may not name it: the file has %d hard links, so it may also be a file outside events.file_roots", n)
+			"%s may not name it: the file has %d hard links, so it may also be a file outside %s", p.Of.event(), n, p.Of.setting("file_roots"))
 	}
 	return nil
 }
@@ -80,13 +80,13 @@ func (p place) path() string { return filepath.Join(p.root, p.rel) }
 // roots: the author of an event must not learn whether a file there exists.
 func (p Policy) resolve(ref Ref) (place, error) {
 	if !filepath.IsAbs(ref.File) || filepath.Clean(ref.File) != ref.File {
-		return place{}, ref.refuse("an event may not name it: the path is not absolute and clean")
+		return place{}, ref.refuse("%s may not name it: the path is not absolute and clean", p.Of.event())
 	}
 	roots := p.roots()
 	at, rel := start(roots, ref.File)
 	if rel == "" {
-		return place{}, ref.denied("add its directory to events.file_roots if events should name it",
-			"an event may not name it: it is not a file below events.file_roots")
+		return place{}, ref.denied("add its directory to "+p.Of.setting("file_roots")+" if events should name it",
+			"%s may not name it: it is not a file below %s", p.Of.event(), p.Of.setting("file_roots"))
 	}
 	if at.real == "" {
 		return place{}, p.unopened(ref, at.named, at.err)
@@ -108,15 +108,15 @@ func (p Policy) resolve(ref Ref) (place, error) {
 		}
 		to, err := os.Readlink(next)
 		if links++; err != nil || links > maxLinks {
-			return place{}, ref.refuse("an event may not name it: %s is a symbolic link that leads nowhere", clean(next))
+			return place{}, ref.refuse("%s may not name it: %s is a symbolic link that leads nowhere", p.Of.event(), clean(next))
 		}
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(current, to)
 		}
 		at, rel := start(roots, filepath.Clean(to))
 		if rel == "" || at.real == "" {
-			return place{}, ref.denied(fmt.Sprintf("add %s to events.file_roots if events should name its files", clean(filepath.Dir(to))),
-				"an event may not name it: %s is a symbolic link to %s, which is outside events.file_roots", clean(next), clean(to))
+			return place{}, ref.denied(fmt.Sprintf("add %s to %s if events should name its files", clean(filepath.Dir(to)), p.Of.setting("file_roots")),
+				"%s may not name it: %s is a symbolic link to %s, which is outside %s", p.Of.event(), clean(next), clean(to), p.Of.setting("file_roots"))
 		}
 		current, todo = at.real, append(segments(rel), todo[1:]...)
 	}
@@ -125,7 +125,7 @@ func (p Policy) resolve(ref Ref) (place, error) {
 			return place{r.real, rel}, nil
 		}
 	}
-	return place{}, ref.refuse("an event may not name it: it is a directory of events.file_roots")
+	return place{}, ref.refuse("%s may not name it: it is a directory of %s", p.Of.event(), p.Of.setting("file_roots"))
 }
 
 // maxLinks is the number of symbolic links that one path may have, as in Linux.

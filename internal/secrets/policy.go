@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -19,7 +20,26 @@ type Policy struct {
 	// FileRoots are directories. A file is allowed when it is below one of them after
 	// all symbolic links are resolved, and is a regular file without further hard links.
 	FileRoots []string
+	// Of says whose policy this is, for errors: that of one source of events. The zero value
+	// means all events.
+	Of Origin
 }
+
+// Origin names the source that a policy applies to, and the setting that holds it.
+type Origin struct {
+	Source  string // as errors show it: `source "web1"`
+	Setting string // without .secret_paths: events.sources.web1
+}
+
+// event is "an event", with its source if the policy is that of one.
+func (o Origin) event() string {
+	if o.Source == "" {
+		return "an event"
+	}
+	return "an event of " + o.Source
+}
+
+func (o Origin) setting(key string) string { return cmp.Or(o.Setting, "events") + "." + key }
 
 // IsZero reports whether nothing is set.
 func (p Policy) IsZero() bool { return len(p.Paths) == 0 && len(p.FileRoots) == 0 }
@@ -57,12 +77,12 @@ func (p Policy) Validate() []Problem {
 // has judged.
 func (p Policy) Allows(ref Ref) error {
 	if err := ref.Validate(); err != nil {
-		return ref.refuse("an event may not name it: %v", err)
+		return ref.refuse("%s may not name it: %v", p.Of.event(), err)
 	}
 	switch {
 	case ref.Vault != nil:
 		if strings.ContainsAny(ref.Vault.Path, "{}") {
-			return ref.refuse("an event may not use path templates")
+			return ref.refuse("%s may not use path templates", p.Of.event())
 		}
 		return p.allowsPath(ref, ref.Vault.Mount+"/"+ref.Vault.Path)
 	case ref.Transit != nil:
@@ -74,7 +94,7 @@ func (p Policy) Allows(ref Ref) error {
 		}
 		return err
 	}
-	return ref.refuse("an event may name only secrets in vault, transit and file")
+	return ref.refuse("%s may name only secrets in vault, transit and file", p.Of.event())
 }
 
 func (p Policy) allowsPath(ref Ref, location string) error {
@@ -85,12 +105,12 @@ func (p Policy) allowsPath(ref Ref, location string) error {
 	}
 	for _, glob := range p.Paths {
 		if mount, rest, found := strings.Cut(glob, "/data/"); found && globMatches(mount+"/"+rest, location) {
-			return ref.denied("write "+clean(mount+"/"+rest)+" in events.secret_paths: references and globs leave out the data/ of KV version 2",
-				"an event may not name it: it is outside events.secret_paths")
+			return ref.denied("write "+clean(mount+"/"+rest)+" in "+p.Of.setting("secret_paths")+": references and globs leave out the data/ of KV version 2",
+				"%s may not name it: it is outside %s", p.Of.event(), p.Of.setting("secret_paths"))
 		}
 	}
-	return ref.denied("add its path to events.secret_paths if events should name it",
-		"an event may not name it: it is outside events.secret_paths")
+	return ref.denied("add its path to "+p.Of.setting("secret_paths")+" if events should name it",
+		"%s may not name it: it is outside %s", p.Of.event(), p.Of.setting("secret_paths"))
 }
 
 // globMatches compares segment by segment. Both are clean: no empty segments, no dots.

@@ -31,7 +31,7 @@ func New(d *desk.Desk) *API { return &API{d} }
 // endpoint is one kind of request. Its subject is "certpost." and its name.
 type endpoint struct {
 	name, about string
-	answer      func(ctx context.Context, c *API, request []byte) (any, error)
+	answer      func(ctx context.Context, c *API, sender string, request []byte) (any, error)
 }
 
 var endpoints = []endpoint{
@@ -63,11 +63,23 @@ func Names() (names []string) {
 	return names
 }
 
-// Answer answers one request in JSON. The error is a *Refusal.
-func (c *API) Answer(ctx context.Context, name string, request []byte) ([]byte, error) {
+// Reads returns the names of the endpoints that change nothing, and reach no relay.
+func Reads() (names []string) {
+	for _, name := range Names() {
+		switch _, act, _ := strings.Cut(name, "."); act {
+		case "list", "show", "groups":
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Answer answers one request in JSON. sender is the NATS user who sent it, "" if that is not
+// proved. The error is a *Refusal.
+func (c *API) Answer(ctx context.Context, name, sender string, request []byte) ([]byte, error) {
 	for _, e := range endpoints {
 		if e.name == name {
-			answer, err := e.answer(ctx, c, request)
+			answer, err := e.answer(ctx, c, sender, request)
 			if err != nil {
 				return nil, refusalOf(err)
 			}
@@ -80,8 +92,8 @@ func (c *API) Answer(ctx context.Context, name string, request []byte) ([]byte, 
 // Endpoints returns the endpoints of the NATS service.
 func (c *API) Endpoints() (all []broker.Endpoint) {
 	for _, e := range endpoints {
-		all = append(all, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, request []byte) ([]byte, error) {
-			text, err := c.Answer(ctx, e.name, request)
+		all = append(all, broker.Endpoint{Name: e.name, About: e.about, Answer: func(ctx context.Context, sender string, request []byte) ([]byte, error) {
+			text, err := c.Answer(ctx, e.name, sender, request)
 			if r := (*Refusal)(nil); errors.As(err, &r) {
 				data, _ := json.Marshal(r) // every field can be marshalled
 				return nil, &broker.Refused{Status: r.Status, Text: r.Text, Data: data}
@@ -94,8 +106,8 @@ func (c *API) Endpoints() (all []broker.Endpoint) {
 
 // answering decodes the request for a method. Unknown keys are an error: a request with a
 // mistyped filter must not select all letters.
-func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(context.Context, *API, []byte) (any, error) {
-	return func(ctx context.Context, c *API, request []byte) (any, error) {
+func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(context.Context, *API, string, []byte) (any, error) {
+	return func(ctx context.Context, c *API, sender string, request []byte) (any, error) {
 		var q Q
 		if len(bytes.TrimSpace(request)) > 0 {
 			d := json.NewDecoder(bytes.NewReader(request))
@@ -106,6 +118,9 @@ func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(cont
 			if _, err := d.Token(); !errors.Is(err, io.EOF) {
 				return nil, badRequest("the request has more than one JSON value")
 			}
+		}
+		if asked, ok := any(&q).(interface{ sentBy(string) }); ok {
+			asked.sentBy(sender)
 		}
 		return do(c, ctx, q)
 	}
@@ -169,12 +184,17 @@ func refusalOf(err error) *Refusal {
 	return r
 }
 
-// Caller is the client that sends a request. Its name is not verified: the permissions in
-// NATS decide which clients may send requests.
+// Caller is the client that sends a request. It chooses its name, which is proved only if it is
+// that of the NATS user who sends the request: the permissions in NATS decide which clients may
+// send requests.
 type Caller struct {
 	By  string     `json:"by,omitempty"`
 	Via broker.Via `json:"via,omitempty"` // shell for a command of Certpost
+
+	sender string // the NATS user, ACCOUNT/USER, if the server has proved it
 }
+
+func (a *Caller) sentBy(sender string) { a.sender = sender }
 
 // maxBy is the length of the longest name, in characters: the audit keeps it for years, and
 // lists show it.
@@ -189,8 +209,12 @@ func (a Caller) check() error {
 }
 
 func (a Caller) actor() broker.Actor {
-	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService}
-	if by.Name == "" {
+	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService, Proved: broker.Unproved, NATSUser: a.sender}
+	_, user, _ := strings.Cut(a.sender, "/")
+	switch {
+	case a.sender != "" && (by.Name == "" || by.Name == user || by.Name == a.sender):
+		by.Name, by.Proved = a.sender, broker.Proved
+	case by.Name == "":
 		by.Name = "unnamed NATS client"
 	}
 	if a.Via == broker.ViaShell {

@@ -91,7 +91,7 @@ func Classes() []Class { return []Class{Network, Auth, IOTransient, IOPermanent,
 
 // Phases are all phases, in the order of a delivery.
 func Phases() []Phase {
-	return []Phase{PhaseDecode, PhaseResolve, PhaseSecrets, PhasePayload, PhaseRender, PhaseConnect, PhaseBanner, PhaseEHLO, PhaseSTARTTLS, PhaseTLS,
+	return []Phase{PhaseDecode, PhaseSource, PhaseResolve, PhaseSecrets, PhasePayload, PhaseRender, PhaseConnect, PhaseBanner, PhaseEHLO, PhaseSTARTTLS, PhaseTLS,
 		PhaseAuth, PhaseMail, PhaseRcpt, PhaseClaim, PhaseData, PhaseContent, PhaseSettle}
 }
 
@@ -120,6 +120,7 @@ type Phase string
 // The phases, in the order of a delivery.
 const (
 	PhaseDecode   Phase = "decode"   // reading the event
+	PhaseSource   Phase = "source"   // what the event's source may name
 	PhaseResolve  Phase = "resolve"  // finding the target
 	PhaseSecrets  Phase = "secrets"  // fetching secrets
 	PhasePayload  Phase = "payload"  // certificate, key, PKCS#12

@@ -93,15 +93,18 @@ func heading(t reflect.Type) string {
 }
 
 func elementOf(t reflect.Type) reflect.Type {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 		t = t.Elem()
 	}
 	return t
 }
 
 func suffix(t reflect.Type) string {
-	if t.Kind() == reflect.Slice {
+	switch t.Kind() {
+	case reflect.Slice:
 		return "[]"
+	case reflect.Map:
+		return ".KEY"
 	}
 	return ""
 }
@@ -142,6 +145,8 @@ func kind(t reflect.Type, tag reflect.StructTag) string {
 		return "list of mappings"
 	case kind == reflect.Slice:
 		return "list of " + kindOf(t.Elem(), "")
+	case kind == reflect.Map && t.Elem().Kind() == reflect.Struct:
+		return "mapping of mappings"
 	}
 	return kindOf(t, tag)
 }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/service"
+)
+
+type natsAccountCmd struct {
+	Source  []string `help:"Publisher on certificate.issued.SOURCE (repeatable). Default: the keys of events.sources." placeholder:"SOURCE" sep:"none"`
+	Account string   `help:"Name of the account." default:"CERTPOST"`
+	Auth    string   `help:"How the users log in: password or nkey." enum:"password,nkey" default:"password"`
+	Output  string   `help:"Format: text (configuration of a NATS server) or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate checks the command line after it was parsed.
+func (c *natsAccountCmd) Validate() error {
+	for _, source := range c.Source {
+		if problem := events.WrongSource(source); problem != "" {
+			return fmt.Errorf("--source %s: %s", printable(source), problem)
+		}
+	}
+	if !accountName.MatchString(c.Account) {
+		return fmt.Errorf("--account %s: want a name of letters, digits, - and _", printable(c.Account))
+	}
+	return nil
+}
+
+var accountName = domainName
+
+// Run prints the account with one user for each role. It knows no passwords: the text has
+// variables, which the NATS server reads from its environment.
+func (c *natsAccountCmd) Run(a *app) error {
+	cfg, problems := loadConnection(a.config, a.env)
+	if err := a.usable(problems); err != nil {
+		return err
+	}
+	roles := broker.Roles(c.names(cfg))
+	if c.Output == "json" {
+		var all []map[string]any
+		for _, r := range roles {
+			all = append(all, map[string]any{"role": r.Name, "about": r.About, "publish": r.Publish, "subscribe": r.Subscribe, "allow_responses": r.Answers, "inbox_prefix": r.Inbox})
+		}
+		return a.json(all)
+	}
+	c.print(a.stdout, roles)
+	return nil
+}
+
+// names are the names of the configuration.
+func (c *natsAccountCmd) names(cfg *Config) broker.RoleNames {
+	n := broker.RoleNames{APIPrefix: cfg.NATS.APIPrefix, Inbox: cfg.NATS.InboxPrefix, Sources: c.Source, Requests: service.Names(), Reads: service.Reads()}
+	if cfg.NATS.Domain != "" {
+		n.APIPrefix = "$JS." + cfg.NATS.Domain + ".API"
+	}
+	if len(n.Sources) == 0 {
+		for _, key := range slices.Sorted(maps.Keys(cfg.Events.Sources)) {
+			if !strings.Contains(key, "*") { // a publisher has one subject
+				n.Sources = append(n.Sources, key)
+			}
+		}
+	}
+	if len(n.Sources) == 0 {
+		n.Sources = []string{""}
+	}
+	return n
+}
+
+func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {
+	fmt.Fprintf(w, "accounts {\n  %s {\n    jetstream: enabled\n    users: [\n", c.Account)
+	for _, r := range roles {
+		variable := "$NATS_" + strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_"))
+		login := fmt.Sprintf("user: %s, password: %s_PASSWORD", r.Name, variable)
+		if c.Auth == "nkey" {
+			login = fmt.Sprintf("nkey: %s_NKEY", variable)
+		}
+		fmt.Fprintf(w, "      # %s: %s.\n      # Its setting: nats.inbox_prefix: %s\n      {%s, permissions: {\n", r.Name, r.About, r.Inbox, login)
+		subjects(w, "publish", r.Publish)
+		subjects(w, "subscribe", r.Subscribe)
+		if r.Answers {
+			fmt.Fprintln(w, `        allow_responses: {max: 1, expires: "10m"}`)
+		}
+		fmt.Fprintln(w, "      }}")
+	}
+	fmt.Fprintln(w, "    ]\n  }\n}")
+}
+
+// subjects prints a list in quotes: outside them $ begins a variable.
+func subjects(w io.Writer, key string, list []string) {
+	fmt.Fprintf(w, "        %s: {allow: [\n", key)
+	for _, subject := range list {
+		fmt.Fprintf(w, "          %q\n", subject)
+	}
+	fmt.Fprintln(w, "        ]}")
+}

@@ -1,0 +1,123 @@
+package broker
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/certpost/certpost/internal/events"
+)
+
+// UserRole is what one kind of NATS user may do: the subjects that it may publish and
+// subscribe to, and no others.
+type UserRole struct {
+	Name, About        string
+	Publish, Subscribe []string
+	// Answers says that the user may also publish to the reply subjects of requests that it
+	// gets, for some minutes.
+	Answers bool
+	// Inbox is the prefix of the subjects on which the user gets answers. Each role has its
+	// own: who may subscribe to the inbox of others reads what they read.
+	Inbox string
+}
+
+// RoleNames says for which setting of a program the roles are.
+type RoleNames struct {
+	APIPrefix string   // of JetStream; "" is $JS.API
+	Inbox     string   // of Certpost itself; "" is _INBOX_certpost
+	Sources   []string // publishers; "" is one on certificate.issued
+	Requests  []string // all requests of the NATS service
+	Reads     []string // those of them that change nothing
+}
+
+// userInfo is the request that every role may send: the server answers with what it knows of
+// the user that asks.
+const userInfo = "$SYS.REQ.USER.INFO"
+
+// noName matches what the name of a user does not have, so that the names of its variable and
+// its inbox can be made of it.
+var noName = regexp.MustCompile(`[^A-Za-z0-9-]`)
+
+// defaultInbox is the prefix of a role's inbox.
+const defaultInbox = "_INBOX_"
+
+// Roles returns the roles of an account that Certpost has for itself.
+func Roles(n RoleNames) []UserRole {
+	roles := []UserRole{CertpostRole(n)}
+	taken := map[string]bool{}
+	for _, source := range n.Sources {
+		name := "publisher"
+		if source != "" {
+			name += "-" + noName.ReplaceAllString(source, "-")
+		}
+		for taken[name] { // web.1 and web-1
+			name += "-2"
+		}
+		taken[name] = true
+		roles = append(roles, role(name, "publishes events on "+events.SourceSubject(source)+", and gets their acknowledgements",
+			events.SourceSubject(source)))
+	}
+	api := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".") + "."
+	return append(roles,
+		role("operator", "sends all requests of the NATS service: lists, replays, edits, discards, holds", requestSubjects(n.Requests)...),
+		role("auditor", "reads letters, deliveries and the audit, and verifies it", slices.Concat(requestSubjects(n.Reads), []string{
+			api + "STREAM.INFO." + AuditStream, api + "STREAM.MSG.GET." + AuditStream, api + "DIRECT.GET." + AuditStream,
+		})...),
+		role("dashboard", "a program that shows dead letters and deliveries, and changes nothing", requestSubjects(n.Reads)...),
+	)
+}
+
+func role(name, about string, publish ...string) UserRole {
+	inbox := defaultInbox + name
+	return UserRole{Name: name, About: about, Publish: append(publish, userInfo), Subscribe: []string{inbox + ".>"}, Inbox: inbox}
+}
+
+func requestSubjects(names []string) []string {
+	var subjects []string
+	for _, name := range names {
+		subjects = append(subjects, servicePrefix+name)
+	}
+	return subjects
+}
+
+// CertpostRole is what the program itself needs.
+func CertpostRole(n RoleNames) UserRole {
+	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
+	api := prefix + "."
+	r := role("certpost", "the program: creates its streams, delivers, answers requests",
+		EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
+	kv := "$KV."
+	if prefix != "$JS.API" { // clients then publish the subjects of buckets below the prefix, too
+		kv = api + kv
+	}
+	for _, bucket := range []string{LedgerBucket, RelaysBucket, DeskBucketName} {
+		r.Publish = append(r.Publish, kv+bucket+".>")
+	}
+	for _, stream := range []string{EventsStream, DeliveriesStream, ManifestStream, DeadLettersStream, AuditStream,
+		"KV_" + LedgerBucket, "KV_" + RelaysBucket, "KV_" + DeskBucketName} {
+		r.Publish = append(r.Publish,
+			api+"STREAM.CREATE."+stream, api+"STREAM.UPDATE."+stream, api+"STREAM.INFO."+stream, api+"STREAM.MSG.GET."+stream,
+			api+"DIRECT.GET."+stream, api+"DIRECT.GET."+stream+".>")
+		if stream == DeliveriesStream || stream == DeadLettersStream {
+			r.Publish = append(r.Publish, api+"STREAM.MSG.DELETE."+stream)
+		}
+		if stream == EventsStream || stream == DeliveriesStream || strings.HasPrefix(stream, "KV_") {
+			r.Publish = append(r.Publish, api+"CONSUMER.*."+stream, api+"CONSUMER.*."+stream+".>", api+"CONSUMER.MSG.NEXT."+stream+".*")
+		}
+		if stream == EventsStream || stream == DeliveriesStream {
+			r.Publish = append(r.Publish, "$JS.ACK."+stream+".>", "$JS.ACK.*.*."+stream+".>") // in both formats of servers
+		}
+		if strings.HasPrefix(stream, "KV_") {
+			r.Publish = append(r.Publish, "$JS.FC."+stream+".>") // flow control of watches
+		}
+	}
+	if n.Inbox != "" {
+		r.Inbox = n.Inbox
+		r.Subscribe = []string{n.Inbox + ".>"}
+	}
+	r.Answers = true
+	r.Subscribe = append(r.Subscribe, requestSubjects(n.Requests)...)
+	r.Subscribe = append(r.Subscribe, "$SRV.>")
+	return r
+}
