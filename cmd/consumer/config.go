@@ -41,6 +41,8 @@ type Config struct {
 	Events EventsConfig `yaml:"events"`
 	// Delivery says how deliveries are made and retried.
 	Delivery DeliveryConfig `yaml:"delivery"`
+	// Audit is the protection of the audit and of the receipts (docs/audit.md).
+	Audit AuditConfig `yaml:"audit"`
 	// Relays are credentials, TLS and limits of relays, for all targets that use them.
 	Relays delivery.Relays `yaml:"relays" override:"false"`
 	// Targets define who receives which certificates. Set only one of targets,
@@ -187,6 +189,15 @@ type EventsConfig struct {
 	// InvalidDates says what happens to certificates that have expired or are not
 	// valid yet: refuse makes a dead letter, warn sends the mail with a warning.
 	InvalidDates string `yaml:"invalid_dates" enum:"refuse,warn"`
+}
+
+// AuditConfig is the section audit.
+type AuditConfig struct {
+	// Key is a reference to the keys that sign the audit and the receipts: 32 bytes each in
+	// base64, as printed by certpost audit key, the newest first. All processes on one NATS need
+	// the same keys. Default: the file audit.key in data_dir, which is made at the first start
+	// with the embedded NATS; with nats.url and without that file, nothing is signed.
+	Key secrets.Ref `yaml:"key"`
 }
 
 // DeliveryConfig is the section delivery.
@@ -394,6 +405,7 @@ func (c *Config) validate() []config.Problem {
 		}
 	}
 	c.HTTP.validate(&f)
+	c.Audit.validate(&f, c)
 	for _, p := range (secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots}).Validate() {
 		f.err("events."+p.Path, p.Message)
 	}
@@ -412,6 +424,20 @@ func (c *Config) courierOptions() delivery.Options {
 		EventSecrets: secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots},
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
 		MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, Readdress: c.HTTP.EditAndReplay.recipients(),
+	}
+}
+
+func (k *AuditConfig) validate(f *findings, c *Config) {
+	_, err := os.Lstat(c.auditKeyPath())
+	switch {
+	case !k.Key.IsZero():
+		if err := k.Key.Validate(); err != nil {
+			f.err("audit.key", err.Error())
+		} else if warning := k.Key.Warning(); warning != "" {
+			f.warn("audit.key", warning)
+		}
+	case c.NATS.URL != "" && err != nil:
+		f.warn("audit.key", "is not set, so audit and receipts are not signed, and any client that may write to NATS can forge them: store a key (`certpost audit key`) where all processes can read it")
 	}
 }
 

@@ -274,6 +274,10 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
+	signing := l.b.sealer()
+	if signing != nil {
+		value = signing.sealEntry(key, value, revision)
+	}
 	write := l.write
 	if l.groups != nil {
 		write = l.groups.put
@@ -286,10 +290,16 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 		return err
 	})
 	if errors.Is(err, jetstream.ErrKeyExists) || WrongSequence(err) {
-		return l.storedBefore(ctx, key, value)
+		rev, err = l.storedBefore(ctx, key, value)
+		if err != nil {
+			return 0, err
+		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
+	}
+	if signing != nil && e.Receipt != nil {
+		l.b.noteReceipt(leafOf(key, value, rev))
 	}
 	return rev, nil
 }

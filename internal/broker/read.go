@@ -307,6 +307,10 @@ type LedgerChange struct {
 	Entry    Entry
 	// Deleted: the entry was removed. Unreadable: it was not written by Certpost.
 	Deleted, Unreadable bool
+	// Sealed: this process verifies entries, and its HMAC is right. After is the revision that
+	// it replaced.
+	Sealed bool
+	After  uint64
 }
 
 // ReadEntries yields the ledger's entries from a revision on, in the order in which they
@@ -318,7 +322,11 @@ func (b *Broker) ReadEntries(ctx context.Context, from uint64) iter.Seq2[LedgerC
 				yield(LedgerChange{}, err)
 				return
 			}
-			if !yield(ledgerChange(raw), nil) {
+			c := ledgerChange(raw)
+			if a := b.auditor.Load(); a != nil {
+				a.examine(raw, &c)
+			}
+			if !yield(c, nil) {
 				return
 			}
 		}

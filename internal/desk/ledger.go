@@ -97,8 +97,11 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 // certificate for a letter's primary name decides, and it must cover all names of the
 // letter's certificate. It reports whether a letter changed. The lock is held.
 func (d *Desk) applyEntry(c *broker.LedgerChange) (superseded bool) {
-	newer, pairs := d.deliveries.put(c)
 	target, token, _ := strings.Cut(c.Key, ".")
+	if known, there := d.deliveries.places[d.deliveries.hash.of(target, token)]; there && c.Sealed && c.After < known {
+		d.b.RolledBack(c, known)
+	}
+	newer, pairs := d.deliveries.put(c)
 	d.runs.entryChanged(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
 	for _, pair := range pairs {
 		for _, l := range d.letters.named[pair] {
