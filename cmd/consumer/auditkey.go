@@ -49,6 +49,14 @@ func (c *Config) auditKeys(b *broker.Config, store *secrets.Store) {
 	}
 }
 
+// unsignedWarning says that nothing is signed, "" if a key is configured.
+func (c *Config) unsignedWarning() string {
+	if _, err := os.Lstat(c.auditKeyPath()); err == nil || c.NATS.URL == "" || !c.Audit.Key.IsZero() {
+		return ""
+	}
+	return "audit.key is not set, so audit and receipts are not signed, and every client that may write to NATS can forge them: store a key (`certpost audit key`) where all processes can read it"
+}
+
 // readAuditKeys reads the keys from a file that only its owner may read.
 func readAuditKeys(path string) (*broker.AuditKeys, error) {
 	info, err := os.Stat(path)

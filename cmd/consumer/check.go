@@ -147,6 +147,9 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 			all = append(all, secretFindings(ctx, store, "audit", "key", cfg.Audit.Key)...)
 		})
 	}
+	if warning := cfg.unsignedWarning(); warning != "" {
+		all = append(all, finding{"audit", "key", "warning", warning})
+	}
 	credentials := cfg.Vault.Auth.Refs()
 	for _, key := range slices.Sorted(maps.Keys(credentials)) {
 		if ref := credentials[key]; !ref.IsZero() {

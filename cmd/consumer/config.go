@@ -405,7 +405,7 @@ func (c *Config) validate() []config.Problem {
 		}
 	}
 	c.HTTP.validate(&f)
-	c.Audit.validate(&f, c)
+	c.Audit.validate(&f)
 	for _, p := range (secrets.Policy{Paths: c.Events.SecretPaths, FileRoots: c.Events.FileRoots}).Validate() {
 		f.err("events."+p.Path, p.Message)
 	}
@@ -427,17 +427,14 @@ func (c *Config) courierOptions() delivery.Options {
 	}
 }
 
-func (k *AuditConfig) validate(f *findings, c *Config) {
-	_, err := os.Lstat(c.auditKeyPath())
-	switch {
-	case !k.Key.IsZero():
-		if err := k.Key.Validate(); err != nil {
-			f.err("audit.key", err.Error())
-		} else if warning := k.Key.Warning(); warning != "" {
-			f.warn("audit.key", warning)
-		}
-	case c.NATS.URL != "" && err != nil:
-		f.warn("audit.key", "is not set, so audit and receipts are not signed, and any client that may write to NATS can forge them: store a key (`certpost audit key`) where all processes can read it")
+func (k *AuditConfig) validate(f *findings) {
+	if k.Key.IsZero() {
+		return
+	}
+	if err := k.Key.Validate(); err != nil {
+		f.err("audit.key", err.Error())
+	} else if warning := k.Key.Warning(); warning != "" {
+		f.warn("audit.key", warning)
 	}
 }
 

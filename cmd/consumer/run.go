@@ -41,6 +41,9 @@ func (c *runCmd) Run(a *app) error {
 	for _, w := range warnings {
 		log.Warn().Str("problem", w.Error()).Msg("configuration")
 	}
+	if warning := cfg.unsignedWarning(); warning != "" {
+		log.Warn().Msg(warning)
+	}
 	limitMemory(memlimit.FromCgroup, log)
 	if err := secrets.ForbidCoreDumps(); err != nil {
 		log.Warn().Err(err).Send()
