@@ -2,12 +2,14 @@ package main
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 )
 
 // The first start makes the key, all is signed, and a rotation is taken over by the running
@@ -65,6 +67,59 @@ func TestTheAuditHolds(t *testing.T) {
 	said := o.certpost("audit", "verify")
 	if said.code != exitFailed || !strings.Contains(said.stdout, "ops.e-9: unsigned: it has no HMAC") || said.stderr != "certpost: the ledger is not as it was written: 1 entry\n" {
 		t.Errorf("verify of a forged entry: %+v", said)
+	}
+}
+
+// Every way of asking tells who got the key of a name, and what was sent.
+func TestWhoGotTheKey(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	certFile, keyFile, _ := o.issue("key.example.com")
+	o.certpost("publish", "--cert", certFile, "--key-ref", "file:"+keyFile, "--id", "e-key", "--target", "keys", "--target", "java", "--target", "nobody").done(t)
+	o.until("delivered", func() bool {
+		return strings.Count(o.certpost("deliveries", "list", "--state", "sent", "-o", "csv").stdout, "e-key") == 3
+	})
+	all := read[[]desk.Handover](t, o.certpost("deliveries", "who", "--name", "key.example.com", "-o", "json").done(t))
+	if len(all) != 3 {
+		t.Fatalf("%d mails: %+v", len(all), all)
+	}
+	keys := read[[]desk.Handover](t, o.certpost("deliveries", "who", "--name", "*.example.com", "--key", "-o", "json").done(t))
+	got := map[string]string{}
+	for _, h := range keys {
+		got[strings.Join(h.Recipients, " ")] = strings.Join([]string{string(h.PrivateKey), h.Payload, strings.Join(h.Files, " "), string(h.Proof)}, ", ")
+		if h.At.IsZero() || h.Serial == "" || h.Definition == "" || h.MessageID == "" || h.Relay == "" {
+			t.Errorf("not complete: %+v", h)
+		}
+	}
+	want := map[string]string{
+		"keys@demo.example": "clear, pem_and_key, key.example.com.pem key.example.com.key.pem, signed",
+		"java@demo.example": "encrypted, pkcs12, key.example.com.p12, signed",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	table := o.certpost("deliveries", "who", "--name", "key.example.com").done(t)
+	for _, says := range []string{"sent, not encrypted", "sent, encrypted", "not sent"} {
+		if !strings.Contains(table, says) {
+			t.Errorf("the table does not say %q:\n%s", says, table)
+		}
+	}
+	if said := o.certpost("deliveries", "who", "--name", "other.example.net").done(t); !strings.Contains(said, "nobody was sent") {
+		t.Errorf("%q", said)
+	}
+	for path, says := range map[string]string{
+		"/deliveries":            `href="/deliveries/who"`,
+		"/deliveries/keys/e-key": "/deliveries/who?key=yes&amp;name=key.example.com",
+		"/deliveries/who?name=key.example.com&key=yes":    "sent, encrypted",
+		"/deliveries/who.csv?name=key.example.com":        "key.example.com.p12",
+		"/deliveries.csv?name=key.example.com&state=sent": "pem_and_key,key.example.com.pem key.example.com.key.pem,clear",
+	} {
+		if status, page := o.get(path); status != http.StatusOK || !strings.Contains(page, says) {
+			t.Errorf("%s: %d, does not say %q", path, status, says)
+		}
+	}
+	if said := o.certpost("deliveries", "show", "e-key", "keys").done(t); !strings.Contains(said, "sent, not encrypted") || !strings.Contains(said, "key.example.com.key.pem") {
+		t.Errorf("show: %s", said)
 	}
 }
 

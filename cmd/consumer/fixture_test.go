@@ -120,7 +120,7 @@ func (o *fixture) open(extra, targets string) {
 		}
 	})
 	o.config = o.path("client.yaml")
-	o.write("client.yaml", "data_dir: "+o.path("data")+"\n"+o.connection()+common)
+	o.write("client.yaml", o.connection()+common)
 	o.until("ready", func() bool { return o.service.runner.Ready(context.Background()) == nil })
 }
 

@@ -85,6 +85,10 @@ type Entry struct {
 	Failure *FailureRecord   `json:"failure,omitempty"` // of the last failed attempt
 	Tries   []Try            `json:"tries,omitempty"`   // failed attempts: the first and the last ones
 	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail accepted
+	// Earlier are the receipts before it, in short, the oldest first: of other recipients, or of a
+	// replay that sent the mail again. Only the last ones are kept; EarlierDropped are not.
+	Earlier        []verdict.Receipt `json:"earlier_receipts,omitempty"`
+	EarlierDropped int               `json:"earlier_receipts_dropped,omitempty"`
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 
@@ -108,6 +112,7 @@ func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.
 // Learn records what an attempt found out about the recipients.
 func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if receipt != nil {
+		e.supersede()
 		e.Receipt, e.Uncertain = receipt, false
 		if receipt.Certificate != nil {
 			e.Certificate = receipt.Certificate
@@ -122,6 +127,29 @@ func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if failure.Recipients != nil {
 		e.Owed = slices.DeleteFunc(slices.Clone(failure.Recipients), e.isRefused)
 	}
+}
+
+// maxEarlier is how many earlier receipts an entry keeps.
+const maxEarlier = 20
+
+// supersede moves the receipt to the earlier ones.
+func (e *Entry) supersede() {
+	if e.Receipt == nil {
+		return
+	}
+	e.Earlier = append(slices.Clip(e.Earlier), e.Receipt.Brief())
+	if more := len(e.Earlier) - maxEarlier; more > 0 {
+		e.Earlier = slices.Clone(e.Earlier[more:])
+		e.EarlierDropped += more
+	}
+}
+
+// Receipts are all receipts of the delivery that are kept, the oldest first.
+func (e *Entry) Receipts() []verdict.Receipt {
+	if e.Receipt == nil {
+		return e.Earlier
+	}
+	return append(slices.Clip(e.Earlier), *e.Receipt)
 }
 
 func (e *Entry) isRefused(recipient string) bool {

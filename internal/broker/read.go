@@ -311,6 +311,37 @@ type LedgerChange struct {
 	// it replaced.
 	Sealed bool
 	After  uint64
+	// Proof says in words what the HMAC of an entry read by EntriesAt shows; "" if this process
+	// has no key.
+	Proof Proof
+}
+
+// Proof is what the HMAC of an entry shows.
+type Proof string
+
+// The values.
+const (
+	ProofSigned   Proof = "signed"   // a Certpost with the key wrote it as it is
+	ProofUnsigned Proof = "unsigned" // without HMAC: from before there was a key, or not written by Certpost
+	ProofBroken   Proof = "broken"   // changed, or not written by a Certpost with the key
+)
+
+// prove sets the proof of an entry that was read.
+func (b *Broker) prove(raw *jetstream.RawStreamMsg, c *LedgerChange) {
+	b.seals.mu.Lock()
+	keys := b.seals.keys
+	b.seals.mu.Unlock()
+	if keys == nil {
+		return
+	}
+	switch keys.checkEntry(c.Key, raw.Data).result {
+	case authentic:
+		c.Proof = ProofSigned
+	case unsigned:
+		c.Proof = ProofUnsigned
+	default:
+		c.Proof = ProofBroken
+	}
 }
 
 // ReadEntries yields the ledger's entries from a revision on, in the order in which they
@@ -355,7 +386,9 @@ func (b *Broker) EntryAt(ctx context.Context, revision uint64) (LedgerChange, er
 	if err != nil {
 		return LedgerChange{}, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
-	return ledgerChange(raw), nil
+	c := ledgerChange(raw)
+	b.prove(raw, &c)
+	return c, nil
 }
 
 // StreamState is the range of a stream's sequences. They are dense: Last is the number of

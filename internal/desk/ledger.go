@@ -140,6 +140,15 @@ func (x *deliveries) sentSince(key uint64, at int64) bool {
 // Deliveries returns a page of the ledger's entries that match, newest first, of those
 // before the revision after (0: from the newest).
 func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
+	out, entries, err := d.deliveriesPage(ctx, q, after, size)
+	for i := range entries {
+		out.Entries = append(out.Entries, entries[i].Entry)
+	}
+	return out, err
+}
+
+// deliveriesPage is Deliveries; the entries come with what their HMAC shows.
+func (d *Desk) deliveriesPage(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, []broker.LedgerChange, error) {
 	size = pageSize(size)
 	d.mu.RLock()
 	x := d.deliveries
@@ -150,10 +159,7 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 	}
 	d.mu.RUnlock()
 	entries, err := d.b.EntriesAt(ctx, page) // without those that changed since: they are the newest now
-	for i := range entries {
-		out.Entries = append(out.Entries, entries[i].Entry)
-	}
-	return out, err
+	return out, entries, err
 }
 
 // Delivery returns all that is known of one delivery; ErrNotFound when the ledger has no
