@@ -239,7 +239,7 @@ func (c *deliveriesWhoCmd) Run(a *app) error {
 	return printList(a, c.Output, all, "nobody was sent a certificate with this name", whoHead, func(h desk.Handover, _ bool) []string { return whoRow(h) }, desk.WhoTable)
 }
 
-var whoHead = []string{"TIME", "RECIPIENTS", "PRIVATE KEY", "FILES", "CERTIFICATE", "SERIAL", "TARGET", "EVENT", "PROOF"}
+var whoHead = []string{"TIME", "RECIPIENTS", "KEY", "FILES", "CERTIFICATE", "SERIAL", "TARGET", "EVENT", "PROOF"}
 
 func whoRow(h desk.Handover) []string {
 	key := keyText(h.PrivateKey)
