@@ -227,7 +227,7 @@ func TestRotationOfTheKey(t *testing.T) {
 	if err := late.PrepareAudit(t.Context()); !errors.Is(err, ErrAuditKey) || !strings.Contains(err.Error(), newest) {
 		t.Errorf("a process that has only the old key: %v", err)
 	}
-	thief, _ := newKeyring(old).read(nil)
+	thief, _ := newKeyring(old).read(t.Context())
 	head, _ := b.readHead(t.Context())
 	r := testRecord(7)
 	r.Previous = head.Hash
