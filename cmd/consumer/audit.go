@@ -14,7 +14,9 @@ import (
 type auditCmd struct {
 	List   auditListCmd   `cmd:"" help:"List audit records, newest first."`
 	Export auditExportCmd `cmd:"" help:"Print audit records as JSON, one per line, oldest first: all, or those that match a filter."`
-	Verify auditVerifyCmd `cmd:"" help:"Check that no audit record was changed or removed."`
+	Verify auditVerifyCmd `cmd:"" help:"Check that no audit record and no receipt was forged, changed or removed."`
+	Rotate auditRotateCmd `cmd:"" help:"Put a new key in force for the records to come."`
+	Key    auditKeyCmd    `cmd:"" help:"Print a new key, for audit.key."`
 }
 
 // recordFilter selects records by the same conditions as the page.
@@ -163,19 +165,50 @@ func (c *auditVerifyCmd) Run(a *app) error {
 	if err != nil {
 		return usage("%w", err)
 	}
-	report, err := b.VerifyAudit(a.ctx, anchors...)
+	report, receipts, err := b.VerifyReceipts(a.ctx, anchors...)
 	if err != nil {
 		return err
 	}
 	if c.Output == "json" {
-		err = a.json(report)
+		err = a.json(verification{report, receipts})
 	} else {
 		printVerification(a.stdout, report)
+		printReceipts(a.stdout, receipts)
 	}
-	if err == nil && report.Break != nil {
+	switch {
+	case err != nil:
+		return err
+	case report.Break != nil:
 		return &failure{exitFailed, fmt.Errorf("the audit is not as it was written: %s", report.Break.What)}
+	case receipts != nil && receipts.Broken > 0:
+		return &failure{exitFailed, fmt.Errorf("the ledger is not as it was written: %s", count(int(receipts.Broken), "entry"))}
 	}
-	return err
+	return nil
+}
+
+// verification is the result of audit verify as JSON.
+type verification struct {
+	broker.AuditReport
+	Receipts *broker.ReceiptReport `json:"receipts,omitempty"`
+}
+
+func printReceipts(w io.Writer, r *broker.ReceiptReport) {
+	if r == nil {
+		return
+	}
+	fmt.Fprintf(w, "%s covered by checkpoints, %d not yet", count(int(r.Covered), "receipt"), r.NotCovered)
+	for _, more := range []struct {
+		n    uint64
+		what string
+	}{{r.Expired, "expired"}, {r.Unsigned, "older than the key"}, {r.Unverified, "signed with a lost key"}} {
+		if more.n > 0 {
+			fmt.Fprintf(w, "; %d %s", more.n, more.what)
+		}
+	}
+	fmt.Fprintln(w)
+	for _, b := range r.Breaks {
+		fmt.Fprintf(w, "revision %d %s: %s: %s\n", b.Revision, b.Key, b.Kind, b.What)
+	}
 }
 
 func printVerification(w io.Writer, r broker.AuditReport) {
@@ -185,6 +218,12 @@ func printVerification(w io.Writer, r broker.AuditReport) {
 	}
 	if r.Unchained > 0 {
 		fmt.Fprintf(w, "; %d older than the chain", r.Unchained)
+	}
+	if r.Signed > 0 {
+		fmt.Fprintf(w, "; %d signed, all from %d on", r.Signed, r.SignedFrom)
+	}
+	if r.Unverified > 0 {
+		fmt.Fprintf(w, "; %d signed with a lost key", r.Unverified)
 	}
 	fmt.Fprintln(w)
 	for _, anchor := range r.Unchecked {

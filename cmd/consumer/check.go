@@ -154,6 +154,14 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 			all = append(all, secretFindings(ctx, store, "nats", "password", cfg.NATS.Password)...)
 		})
 	}
+	if !cfg.Audit.Key.IsZero() {
+		within(func(ctx context.Context) {
+			all = append(all, secretFindings(ctx, store, "audit", "key", cfg.Audit.Key)...)
+		})
+	}
+	if warning := cfg.unsignedWarning(); warning != "" {
+		all = append(all, finding{"audit", "key", "warning", warning})
+	}
 	credentials := cfg.Vault.Auth.Refs()
 	for _, key := range slices.Sorted(maps.Keys(credentials)) {
 		if ref := credentials[key]; !ref.IsZero() {

@@ -17,6 +17,7 @@ import (
 type deliveriesCmd struct {
 	List deliveriesListCmd `cmd:"" help:"List deliveries, newest last attempt first."`
 	Show deliveriesShowCmd `cmd:"" help:"Show the deliveries of one event."`
+	Who  deliveriesWhoCmd  `cmd:"" help:"List who got the certificates of a name, when, and whether with the private key."`
 }
 
 type deliveriesListCmd struct {
@@ -184,6 +185,7 @@ func deliveryFields(e broker.Entry) [][2]string {
 	if r := e.Receipt; r != nil {
 		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", reply(r.ReplyCode, "", r.Reply)},
 			[2]string{"Queue id", r.QueueID}, [2]string{"Message-ID", r.MessageID}, [2]string{"Size", fmt.Sprintf("%d bytes", r.Size)})
+		fields = append(fields, [2]string{"Payload", r.Payload}, [2]string{"Files", strings.Join(r.Files, ", ")}, [2]string{"Private key", keyText(r.PrivateKey)}, [2]string{"Definition", r.Definition})
 		for _, warning := range r.Warnings {
 			fields = append(fields, [2]string{"Warning", warning})
 		}
@@ -196,4 +198,53 @@ func deliveryFields(e broker.Entry) [][2]string {
 			[2]string{"Serial", c.Serial}, [2]string{"SHA-256", c.Fingerprint}, [2]string{"Valid", when(c.NotBefore) + " to " + when(c.NotAfter)})
 	}
 	return append(fields, [2]string{"Dead letter", e.DeadLetter})
+}
+
+// keyText says whether a private key was in a mail; "" if that is not known.
+func keyText(k verdict.KeySent) string {
+	switch k {
+	case verdict.KeyNone:
+		return "not sent"
+	case verdict.KeyClear:
+		return "sent, not encrypted"
+	case verdict.KeyEncrypted:
+		return "sent, encrypted"
+	}
+	return string(k)
+}
+
+type deliveriesWhoCmd struct {
+	Name   string `help:"A name of the certificate, or *.suffix." required:"" placeholder:"NAME"`
+	Key    bool   `help:"Only mails with the private key, and those of which that was not recorded."`
+	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+}
+
+func (c *deliveriesWhoCmd) Run(a *app) error {
+	client, done, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer done()
+	all := []desk.Handover{}
+	for q := (service.WhoRequest{Name: c.Name, Key: c.Key, Size: service.MaxPage}); ; {
+		page, err := ask[desk.WhoListing](a.ctx, client, "deliveries.who", q)
+		if err != nil {
+			return err
+		}
+		all = append(all, page.Handovers...)
+		if q.After = page.Next; q.After == 0 {
+			break
+		}
+	}
+	return printList(a, c.Output, all, "nobody was sent a certificate with this name", whoHead, func(h desk.Handover, _ bool) []string { return whoRow(h) }, desk.WhoTable)
+}
+
+var whoHead = []string{"TIME", "RECIPIENTS", "KEY", "FILES", "CERTIFICATE", "SERIAL", "TARGET", "EVENT", "PROOF"}
+
+func whoRow(h desk.Handover) []string {
+	key := keyText(h.PrivateKey)
+	if key == "" {
+		key = "not recorded"
+	}
+	return []string{when(h.At), strings.Join(h.Recipients, ", "), key, strings.Join(h.Files, ", "), h.Name, h.Serial, h.Target, h.Event, string(h.Proof)}
 }

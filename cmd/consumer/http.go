@@ -255,6 +255,7 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("vault", "vault", degraded, h.s.store.Health(ctx)),
 		verdictOn("relays", "relay", degraded, h.relays()),
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
+		verdictOn("audit", "audit", degraded, h.s.auditor.Problem()),
 	}
 	if err := h.s.keys.health(); err != nil {
 		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))

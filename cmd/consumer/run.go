@@ -41,6 +41,9 @@ func (c *runCmd) Run(a *app) error {
 	for _, w := range warnings {
 		log.Warn().Str("problem", w.Error()).Msg("configuration")
 	}
+	if warning := cfg.unsignedWarning(); warning != "" {
+		log.Warn().Msg(warning)
+	}
 	limitMemory(memlimit.FromCgroup, log)
 	if err := secrets.ForbidCoreDumps(); err != nil {
 		log.Warn().Err(err).Send()
@@ -68,6 +71,7 @@ type instance struct {
 	courier *delivery.Courier
 	runner  *queue.Runner
 	desk    *desk.Desk
+	auditor *broker.Auditor
 	http    *httpServer
 	seen    *visitors
 	keys    *keyWatch
@@ -87,6 +91,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if s.store, err = secrets.Open(cfg.Vault, log); err != nil {
 		return s, err
 	}
+	if err = cfg.makeAuditKey(); err != nil {
+		return s, err
+	}
 	connection := cfg.brokerConfig(ctx, s.store)
 	if s.natsCertificate, connection.ServerTLS, err = cfg.NATS.openNATSCertificate(ctx, s.store, log); err != nil {
 		return s, err
@@ -99,6 +106,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
 	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
 	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
+	s.auditor = s.broker.NewAuditor(auditMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	edits := s.cfg.HTTP.EditAndReplay.rules()
 	edits.Opens = s.courier.Opens
@@ -162,6 +170,11 @@ func (s *instance) run(ctx context.Context) error {
 		if err := s.http.serve(serving); err != nil {
 			failed <- fmt.Errorf("http: %w", err)
 			cancel()
+		}
+	})
+	wg.Go(func() {
+		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+			s.auditor.Run(ctx)
 		}
 	})
 	wg.Go(func() {

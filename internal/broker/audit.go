@@ -42,6 +42,10 @@ const (
 	ActionSignedIn  Action = "signed-in" // on the dashboard
 	ActionSignedOut Action = "signed-out"
 	ActionRefused   Action = "refused" // a sign-in, or a request without the permission for it
+
+	ActionSealed     Action = "sealed"     // from this record on, all are signed
+	ActionRekeyed    Action = "rekeyed"    // the key with which they are signed was replaced
+	ActionCheckpoint Action = "checkpoint" // which receipts the ledger has; in exports only
 )
 
 // Actions are all actions, in the order of a letter's life, then those on lanes, runs and
@@ -51,6 +55,7 @@ func Actions() []Action {
 		ActionReplayed, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
 		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
+		ActionSealed, ActionRekeyed,
 	}
 }
 
@@ -128,7 +133,9 @@ type AuditRecord struct {
 	Letter        *DeadLetter `json:"letter,omitempty"`
 	Body          []byte      `json:"body,omitempty"` // the discarded letter's event
 	// TooLarge says that the letter's event did not fit into the record.
-	TooLarge bool `json:"too_large,omitempty"`
+	TooLarge   bool        `json:"too_large,omitempty"`
+	Sealing    *Sealing    `json:"sealing,omitempty"`    // of sealed and rekeyed
+	Checkpoint *Checkpoint `json:"checkpoint,omitempty"` // of a checkpoint
 	// Previous is the SHA-256, hexadecimal, of the record before this one, over its
 	// stored bytes; 64 zeros in the first, "" in records from before the chain existed.
 	Previous string `json:"previous,omitempty"`

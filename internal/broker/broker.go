@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -69,6 +70,13 @@ type Config struct {
 	// refuses events; it never drops stored messages.
 	MaxStore int64
 
+	// AuditKeys returns the keys that sign the audit and the ledger; nil: neither is signed.
+	// It is called again when the audit says that another key is in force.
+	AuditKeys func(context.Context) (*AuditKeys, error)
+	// AuditMemory is a file in which a process keeps the audit's last verified record, out of
+	// reach of NATS clients; "": none.
+	AuditMemory string
+
 	// AckWait is how long a fetched message may go without a sign of life before the
 	// server delivers it again; 0 is 30 s. Tests make it shorter.
 	AckWait time.Duration
@@ -94,8 +102,12 @@ type Broker struct {
 
 	denied *denials // to the user of the connection
 
-	chain chain    // the audit
-	seen  sync.Map // names of streams that this process has found
+	chain chain // the audit
+	seals seals // what signs it, and the ledger
+	// receipts are those that no checkpoint covers yet.
+	receipts receiptLog
+	auditor  atomic.Pointer[Auditor] // nil: this process does not verify what it reads
+	seen     sync.Map                // names of streams that this process has found
 
 	numbers struct { // of dead letters
 		sync.Mutex
@@ -195,7 +207,7 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 	if cfg.ClaimLife == 0 {
 		cfg.ClaimLife = claimLife
 	}
-	return &Broker{cfg: cfg, log: log, denied: &denials{reads: make(chan struct{})}}
+	return &Broker{cfg: cfg, log: log, denied: &denials{reads: make(chan struct{})}, receipts: receiptLog{full: make(chan struct{}, 1)}}
 }
 
 // apiPrefix is the prefix of JetStream's subjects, with the last dot.

@@ -47,6 +47,8 @@ type link struct {
 	// check is called when the chain's head is known and says whether to write the record.
 	// A record added by another process after that makes the append fail. nil: write it.
 	check func(context.Context) (write bool, err error)
+	// key signs the record instead of the key in force; nil: that one.
+	key *auditKey
 
 	done    chan struct{}
 	written bool
@@ -161,6 +163,9 @@ func (c *chain) removeWaiting(l *link) bool {
 	return i >= 0
 }
 
+// changesKey reports whether the records after this one are signed with another key.
+func (l *link) changesKey() bool { return l.key != nil || l.record.Action == ActionRekeyed }
+
 func (b *Broker) appendWaiting() {
 	for {
 		group := b.chain.nextGroup()
@@ -188,7 +193,7 @@ func (c *chain) nextGroup() []*link {
 	letters := map[uint64]bool{}
 	for _, l := range c.waiting {
 		n := l.record.LetterNumber
-		if len(group) == maxBatch || letters[n] {
+		if len(group) == maxBatch || letters[n] || len(group) > 0 && (l.key != nil || group[len(group)-1].changesKey()) {
 			rest = append(rest, l)
 			continue
 		}
@@ -237,7 +242,13 @@ func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, e
 	if len(rest) == 0 {
 		return nil, nil
 	}
-	n, err := b.extend(ctx, *b.chain.head, rest)
+	key := rest[0].key
+	if key == nil {
+		if key, err = b.signer(ctx); err != nil {
+			return rest, err
+		}
+	}
+	n, err := b.extend(ctx, *b.chain.head, rest, key)
 	return rest[n:], err
 }
 
@@ -267,11 +278,11 @@ func (b *Broker) runChecks(ctx context.Context, group []*link) (rest []*link) {
 	return rest
 }
 
-// extend appends links after the head, many in one batch, few one by one. It returns how
-// many it wrote.
-func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int, err error) {
+// extend appends links after the head, signed with a key unless it is nil, many in one batch,
+// few one by one. It returns how many it wrote.
+func (b *Broker) extend(ctx context.Context, head Anchor, links []*link, key *auditKey) (n int, err error) {
 	if len(links) >= batchFrom {
-		msgs, next, err := buildMessages(head, links)
+		msgs, next, err := buildMessages(head, links, key)
 		if err != nil {
 			return 0, err
 		}
@@ -282,6 +293,9 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 			for _, l := range links {
 				l.written = true
 			}
+			if links[len(links)-1].changesKey() {
+				b.forgetKey()
+			}
 			b.chain.head = &next
 			return len(links), nil
 		}
@@ -290,7 +304,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 		}
 	}
 	for i, l := range links {
-		msgs, next, err := buildMessages(head, links[i:i+1])
+		msgs, next, err := buildMessages(head, links[i:i+1], key)
 		if err != nil {
 			return i, err
 		}
@@ -301,6 +315,9 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 			return i, err
 		}
 		l.written = true
+		if l.changesKey() {
+			b.forgetKey()
+		}
 		if err != nil || !ack.Duplicate {
 			head = next
 			b.chain.head = &next
@@ -310,7 +327,7 @@ func (b *Broker) extend(ctx context.Context, head Anchor, links []*link) (n int,
 }
 
 // buildMessages returns the messages that follow a head, and the new head.
-func buildMessages(head Anchor, links []*link) ([]*nats.Msg, Anchor, error) {
+func buildMessages(head Anchor, links []*link, key *auditKey) ([]*nats.Msg, Anchor, error) {
 	msgs := make([]*nats.Msg, len(links))
 	for i, l := range links {
 		l.record.Previous = head.Hash
@@ -321,6 +338,9 @@ func buildMessages(head Anchor, links []*link) ([]*nats.Msg, Anchor, error) {
 		}
 		if l.id != "" {
 			m.Header.Set(nats.MsgIdHdr, l.id)
+		}
+		if key != nil {
+			m.Header.Set(headerProof, key.proof(labelRecord, head.Sequence+1, l.subject, m.Data))
 		}
 		if i == 0 { // a batch allows it in its first message only; the others follow it
 			m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(head.Sequence, 10))
@@ -363,5 +383,6 @@ func (b *Broker) readHead(ctx context.Context) (Anchor, error) {
 		return Anchor{}, fmt.Errorf("the last record of %s: %w", AuditStream, err)
 	}
 	head.Hash = hashOf(raw.Data)
+	b.noteHead(raw)
 	return head, nil
 }

@@ -88,6 +88,10 @@ type Entry struct {
 	Failure *FailureRecord   `json:"failure,omitempty"` // of the last failed attempt
 	Tries   []Try            `json:"tries,omitempty"`   // failed attempts: the first and the last ones
 	Receipt *verdict.Receipt `json:"receipt,omitempty"` // of the last mail accepted
+	// Earlier are the receipts before it, in short, the oldest first: of other recipients, or of a
+	// replay that sent the mail again. Only the last ones are kept; EarlierDropped are not.
+	Earlier        []verdict.Receipt `json:"earlier_receipts,omitempty"`
+	EarlierDropped int               `json:"earlier_receipts_dropped,omitempty"`
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 
@@ -111,6 +115,7 @@ func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.
 // Learn records what an attempt found out about the recipients.
 func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if receipt != nil {
+		e.supersede()
 		// Recipients that this mail did not reach may have an earlier one.
 		e.Receipt, e.Uncertain = receipt, e.Uncertain && failure != nil
 		if receipt.Certificate != nil {
@@ -126,6 +131,29 @@ func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 	if failure.Recipients != nil {
 		e.Owed = slices.DeleteFunc(slices.Clone(failure.Recipients), e.isRefused)
 	}
+}
+
+// maxEarlier is how many earlier receipts an entry keeps.
+const maxEarlier = 20
+
+// supersede moves the receipt to the earlier ones.
+func (e *Entry) supersede() {
+	if e.Receipt == nil {
+		return
+	}
+	e.Earlier = append(slices.Clip(e.Earlier), e.Receipt.Brief())
+	if more := len(e.Earlier) - maxEarlier; more > 0 {
+		e.Earlier = slices.Clone(e.Earlier[more:])
+		e.EarlierDropped += more
+	}
+}
+
+// Receipts are all receipts of the delivery that are kept, the oldest first.
+func (e *Entry) Receipts() []verdict.Receipt {
+	if e.Receipt == nil {
+		return e.Earlier
+	}
+	return append(slices.Clip(e.Earlier), *e.Receipt)
 }
 
 func (e *Entry) isRefused(recipient string) bool {
@@ -278,6 +306,10 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
 	}
+	signing := l.b.sealer()
+	if signing != nil {
+		value = signing.sealEntry(key, value, revision)
+	}
 	write := l.write
 	if l.groups != nil {
 		write = l.groups.put
@@ -290,10 +322,16 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 		return err
 	})
 	if errors.Is(err, jetstream.ErrKeyExists) || WrongSequence(err) {
-		return l.storedBefore(ctx, key, value)
+		rev, err = l.storedBefore(ctx, key, value)
+		if err != nil {
+			return 0, err
+		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)
+	}
+	if signing != nil && e.Receipt != nil {
+		l.b.noteReceipt(leafOf(key, value, rev))
 	}
 	return rev, nil
 }

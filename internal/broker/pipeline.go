@@ -120,7 +120,9 @@ func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerCha
 	for i, answer := range answered {
 		if answer != nil && serverHeader(answer, headerSequence) != "" {
 			if m, err := rawMessage(answer); err == nil && m.Sequence == revisions[i] {
-				entries = append(entries, ledgerChange(m))
+				c := ledgerChange(m)
+				b.prove(m, &c)
+				entries = append(entries, c)
 				continue
 			}
 		}

@@ -307,6 +307,41 @@ type LedgerChange struct {
 	Entry    Entry
 	// Deleted: the entry was removed. Unreadable: it was not written by Certpost.
 	Deleted, Unreadable bool
+	// Sealed: this process verifies entries, and its HMAC is right. After is the revision that
+	// it replaced.
+	Sealed bool
+	After  uint64
+	// Proof says in words what the HMAC of an entry read by EntriesAt shows; "" if this process
+	// has no key.
+	Proof Signature
+}
+
+// Signature is what the HMAC of an entry shows.
+type Signature string
+
+// The values.
+const (
+	ProofSigned   Signature = "signed"   // a Certpost with the key wrote it as it is
+	ProofUnsigned Signature = "unsigned" // without HMAC: from before there was a key, or not written by Certpost
+	ProofBroken   Signature = "broken"   // changed, or not written by a Certpost with the key
+)
+
+// prove sets the proof of an entry that was read.
+func (b *Broker) prove(raw *jetstream.RawStreamMsg, c *LedgerChange) {
+	b.seals.mu.Lock()
+	keys := b.seals.keys
+	b.seals.mu.Unlock()
+	if keys == nil {
+		return
+	}
+	switch keys.checkEntry(c.Key, raw.Data).result {
+	case authentic:
+		c.Proof = ProofSigned
+	case unsigned:
+		c.Proof = ProofUnsigned
+	default:
+		c.Proof = ProofBroken
+	}
 }
 
 // ReadEntries yields the ledger's entries from a revision on, in the order in which they
@@ -318,7 +353,11 @@ func (b *Broker) ReadEntries(ctx context.Context, from uint64) iter.Seq2[LedgerC
 				yield(LedgerChange{}, err)
 				return
 			}
-			if !yield(ledgerChange(raw), nil) {
+			c := ledgerChange(raw)
+			if a := b.auditor.Load(); a != nil {
+				a.examine(raw, &c)
+			}
+			if !yield(c, nil) {
 				return
 			}
 		}
@@ -347,7 +386,9 @@ func (b *Broker) EntryAt(ctx context.Context, revision uint64) (LedgerChange, er
 	if err != nil {
 		return LedgerChange{}, b.readError(ctx, "KV_"+LedgerBucket, err)
 	}
-	return ledgerChange(raw), nil
+	c := ledgerChange(raw)
+	b.prove(raw, &c)
+	return c, nil
 }
 
 // StreamState is the range of a stream's sequences. They are dense: Last is the number of

@@ -33,6 +33,8 @@ const (
 type Heartbeat struct {
 	Process string       `json:"process"` // host/pid/id
 	Lanes   []LaneStatus `json:"lanes,omitempty"`
+	// AuditKey is the id of the key with which it signs records; "" for none.
+	AuditKey string `json:"audit_key,omitempty"`
 	// Standstills are what has kept events or deliveries from moving for a minute or longer.
 	Standstills []Standstill `json:"standstills,omitempty"`
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Anchor identifies one record of the audit: "sequence:hash". Stored outside NATS, it
@@ -49,6 +51,9 @@ const (
 	BreakChanged   BreakKind = "changed"   // a record does not hold the hash of the one before it
 	BreakForeign   BreakKind = "foreign"   // a record was not written by Certpost
 	BreakAnchor    BreakKind = "anchor"    // a record's hash differs from the anchor's
+	BreakUnsigned  BreakKind = "unsigned"  // a record has no HMAC although earlier ones have
+	BreakForged    BreakKind = "forged"    // a record's HMAC is wrong, or made with a key that is not in force
+	BreakKey       BreakKind = "key"       // records are signed with a key that is not given
 )
 
 // AuditBreak is the first place where the audit is not what Certpost wrote.
@@ -68,6 +73,12 @@ type AuditReport struct {
 	// checked.
 	AgedOut   uint64 `json:"aged_out"`
 	Unchained uint64 `json:"unchained"`
+	// SignedFrom is the record from which on all are signed, 0 if there is none. Signed is the
+	// number of records with an HMAC that was checked; Unverified that of records signed with
+	// a key that an operator declared lost. Without a key no HMAC is checked.
+	SignedFrom uint64 `json:"signed_from,omitempty"`
+	Signed     uint64 `json:"signed"`
+	Unverified uint64 `json:"unverified,omitempty"`
 	// Unchecked are anchors whose records have aged out.
 	Unchecked []Anchor    `json:"unchecked,omitempty"`
 	Break     *AuditBreak `json:"break,omitempty"` // nil: the audit is intact
@@ -84,41 +95,73 @@ func (b *Broker) AuditHead(ctx context.Context) (Anchor, error) {
 
 // VerifyAudit reads the audit from its oldest record and stops at the first one that is not
 // what Certpost wrote. The chain cannot show that the last records were cut off and the
-// stream was recreated; anchors can.
+// stream was recreated; anchors can. An HMAC is checked if the configuration has the keys.
 func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditReport, error) {
+	w, err := b.verifyAudit(ctx, anchors)
+	return w.report, err
+}
+
+// verifyAudit is VerifyAudit; the walk can be continued with later records.
+func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, error) {
+	w := &walk{anchors: anchors, ledger: ledgerRules{replaced: map[string]time.Time{}, covered: map[uint64]cover{}}}
+	if b.cfg.AuditKeys != nil {
+		var err error
+		if w.keys, err = b.cfg.AuditKeys(ctx); err != nil {
+			return w, fmt.Errorf("the audit's key cannot be read: %w", err)
+		}
+	}
+	w.ledger.keys = w.keys
+	if memory := readMemory(b.cfg.AuditMemory); memory != nil && w.keys != nil {
+		w.remembered = memory
+		w.anchors = append(slices.Clip(anchors), memory.anchors()...)
+	}
 	s, err := b.js.Stream(ctx, AuditStream)
 	if err != nil {
-		return AuditReport{}, fmt.Errorf("stream %s: %w", AuditStream, err)
+		return w, fmt.Errorf("stream %s: %w", AuditStream, err)
 	}
 	info := s.CachedInfo()
-	w := walk{anchors: anchors, young: time.Since(info.Created) < auditAge}
+	w.created, w.young = info.Created, time.Since(info.Created) < auditAge
 	for raw, err := range b.read(ctx, AuditStream, "", 1) {
 		if err != nil {
-			return w.report, err
+			return w, err
 		}
-		if w.step(raw.Sequence, raw.Data); w.report.Break != nil {
-			return w.report, nil
+		if w.step(raw); w.report.Break != nil {
+			return w, nil
 		}
 	}
 	w.end(info.State.LastSeq)
-	return w.report, nil
+	return w, nil
 }
 
 // walk checks the chain record by record.
 type walk struct {
-	anchors []Anchor
-	young   bool // the stream is too young for records to have aged out
-	chained bool // a record of the chain was seen
-	report  AuditReport
+	anchors    []Anchor
+	keys       *AuditKeys   // nil: no HMAC is checked
+	remembered *auditMemory // nil: nothing is
+	created    time.Time    // of the stream
+	young      bool         // the stream is too young for records to have aged out
+	chained    bool         // a record of the chain was seen
+	inForce    string       // the id of the key in force; "" until a record says so
+	strange    strange
+	ledger     ledgerRules
+	report     AuditReport
+}
+
+// strange are the records signed with a key that is not given, since the last one that is
+// accepted.
+type strange struct {
+	first, count uint64
+	key          string
 }
 
 func (w *walk) setBreak(sequence uint64, kind BreakKind, format string, args ...any) {
 	w.report.Break = &AuditBreak{sequence, kind, fmt.Sprintf(format, args...)}
 }
 
-func (w *walk) step(sequence uint64, stored []byte) {
+func (w *walk) step(raw *jetstream.RawStreamMsg) {
+	sequence := raw.Sequence
 	var r AuditRecord
-	readable := json.Unmarshal(stored, &r) == nil
+	readable := json.Unmarshal(raw.Data, &r) == nil
 	before := w.report.Head
 	switch {
 	case w.report.Records == 0 && sequence > 1 && w.young:
@@ -140,16 +183,66 @@ func (w *walk) step(sequence uint64, stored []byte) {
 		w.setBreak(sequence, BreakChanged, "record %d does not follow from record %d: one of the two was changed, or %d was not written by Certpost", sequence, before.Sequence, sequence)
 		return
 	}
+	if w.keys != nil {
+		if w.stepHMAC(raw, &r); w.report.Break != nil {
+			return
+		}
+	}
 	if r.Previous == "" {
 		w.report.Unchained++
 	} else {
 		w.chained = true
 	}
-	w.report.Head = Anchor{sequence, hashOf(stored)}
+	w.report.Head = Anchor{sequence, hashOf(raw.Data)}
 	w.report.Records++
 	for _, a := range w.anchors {
 		if a.Sequence == sequence && a.Hash != w.report.Head.Hash {
 			w.setBreak(sequence, BreakAnchor, "record %d differs from its anchor: the audit was rewritten up to this record", sequence)
+		}
+	}
+}
+
+// stepHMAC checks the HMAC of one record. From the record `sealed` on, each has one, made with
+// the key in force.
+func (w *walk) stepHMAC(raw *jetstream.RawStreamMsg, r *AuditRecord) {
+	n, rep := raw.Sequence, &w.report
+	result, key := w.keys.checkRecord(raw)
+	if rep.Records == 0 && n > 1 && result == authentic { // the record `sealed` has aged out
+		rep.SignedFrom, w.inForce = n, key
+	}
+	anew := result == authentic && r.Action == ActionSealed && r.Sealing != nil && (rep.SignedFrom == 0 || r.Sealing.Lost)
+	switch {
+	case result == forged:
+		w.setBreak(n, BreakForged, "the HMAC of record %d is wrong: the record was changed, or it was not written by Certpost", n)
+	case result == unsigned && (rep.SignedFrom != 0 || w.strange.count > 0):
+		w.setBreak(n, BreakUnsigned, "record %d has no HMAC, although earlier ones have: it was not written by a Certpost with the key", n)
+	case result == unsigned:
+	case anew:
+		first := rep.SignedFrom == 0
+		rep.Unverified += w.strange.count
+		w.strange = strange{}
+		if first {
+			rep.SignedFrom = n
+		}
+		w.inForce = r.Sealing.Key
+		rep.Signed++
+		_ = w.ledger.learn(raw, r, first) // never fails for this action
+	case result == unknownKey && (rep.SignedFrom == 0 || key == w.inForce):
+		if w.strange.count == 0 {
+			w.strange = strange{first: n, key: key}
+		}
+		w.strange.count++
+	case result == unknownKey, rep.SignedFrom != 0 && key != w.inForce:
+		w.setBreak(n, BreakForged, "record %d is signed with key %s, which is not in force there", n, key)
+	default:
+		rep.Signed++
+		if r.Action == ActionRekeyed && r.Sealing != nil && rep.SignedFrom != 0 {
+			w.ledger.replaced[w.inForce] = raw.Time
+			w.inForce = r.Sealing.Key
+			delete(w.ledger.replaced, w.inForce) // used again
+		}
+		if err := w.ledger.learn(raw, r, false); err != nil {
+			w.setBreak(n, BreakForged, "record %d is no checkpoint: %v", n, err)
 		}
 	}
 }
@@ -166,6 +259,9 @@ func (w *walk) end(last uint64) {
 	case head < last:
 		w.setBreak(head+1, BreakTruncated, "%s missing at the end: removed after being recorded", numbers(head+1, last))
 		return
+	case w.strange.count > 0:
+		w.setBreak(w.strange.first, BreakKey, "records from %d on are signed with key %s, which is not among the keys that are given: the key is missing, or the records were not written by Certpost", w.strange.first, w.strange.key)
+		return
 	}
 	for _, a := range w.anchors {
 		switch {
@@ -175,6 +271,9 @@ func (w *walk) end(last uint64) {
 		case a.Sequence < w.report.First || w.report.Records == 0:
 			w.report.Unchecked = append(slices.Clip(w.report.Unchecked), a)
 		}
+	}
+	if w.remembered != nil && w.remembered.Sealed && w.report.SignedFrom == 0 && w.report.Records > 0 {
+		w.setBreak(w.report.First, BreakUnsigned, "no record has an HMAC any more, but this process has seen them signed: the audit was rewritten")
 	}
 }
 

@@ -191,7 +191,7 @@ func TestOldRecordsAreNoBreak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.step(raw.Sequence, raw.Data)
+		w.step(raw)
 	}
 	w.end(5)
 	if r := w.report; r.Break != nil || r.AgedOut != 3 || r.Records != 2 || len(r.Unchecked) != 1 {

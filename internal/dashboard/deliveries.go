@@ -27,6 +27,7 @@ type deliveriesView struct {
 	Reading  bool // the index has not read all of the ledger yet
 	Read, Of uint64
 	Here     string // the address of this page of the list
+	Who      string // who got the certificates of the name that is searched for
 	Commands []command
 }
 
@@ -54,6 +55,10 @@ func (p *pages) deliveries(r *request) (view, error) {
 		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
+	}
+	v.Who = whoPath
+	if q.Name != "" {
+		v.Who = whoAddress(q.Name, false)
 	}
 	for _, e := range found.Entries {
 		v.List = append(v.List, newDeliveryRow(e))

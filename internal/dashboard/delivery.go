@@ -29,6 +29,7 @@ type deliveryView struct {
 	LanePage     string
 	SameEvent    string // all deliveries of the event
 	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
+	Who          string // who got the key of its name, "" likewise
 	Commands     []command
 }
 
@@ -87,6 +88,7 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 	}
 	if v.Leaf != nil {
 		v.SameLeaf = address(deliveriesPath, queryOf("fingerprint", v.Leaf.Fingerprint))
+		v.Who = whoAddress(v.Leaf.Name(), true)
 	}
 	if len(letters) > 0 {
 		v.Letter = letters[0].Sequence

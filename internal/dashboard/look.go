@@ -74,6 +74,7 @@ type frame struct {
 	CSV     string
 	Renew   int    // seconds after which the page asks for itself again by script, 0 for never
 	Refresh int    // the same without scripts
+	Broken  string // why audit or ledger is not what Certpost wrote; "" if it is
 	Mark    string // the state of the desk that the page shows: it needs later changes
 	Data    any
 }
@@ -97,7 +98,7 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
 		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
-		Who: newWho(r.visit), Mark: r.mark,
+		Who: newWho(r.visit), Mark: r.mark, Broken: r.broken,
 	}
 	switch {
 	case r.Method == http.MethodPost:

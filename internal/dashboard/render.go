@@ -30,7 +30,7 @@ type view struct {
 // view, or the page of its error.
 func (p *pages) serve(make page) access.Handler {
 	return func(w http.ResponseWriter, req *http.Request, v access.Visit) {
-		r := &request{req, v, p.now().UTC(), p.desk.Mark()}
+		r := &request{req, v, p.now().UTC(), p.desk.Mark(), p.desk.Broken()}
 		var found view
 		err := desk.ErrNotFound
 		if r.PathValue("number") == "" || r.number() != 0 {

@@ -15,9 +15,10 @@ import (
 // request is the input of a page function.
 type request struct {
 	*http.Request
-	visit access.Visit
-	now   time.Time
-	mark  string // the desk's mark before the page read from the desk
+	visit  access.Visit
+	now    time.Time
+	mark   string // the desk's mark before the page read from the desk
+	broken string // why audit or ledger is not what Certpost wrote; "" if it is
 }
 
 // actor is the user of the request, for the audit.

@@ -28,6 +28,7 @@ func (p *pages) routes() []route {
 		{"POST /replays/{id}/cancel", access.Operator, p.cancelRun},
 
 		{"GET /deliveries", access.Viewer, p.deliveries},
+		{"GET /deliveries/who", access.Viewer, p.who},
 		{"GET /deliveries/{target}/{event}", access.Viewer, p.delivery},
 
 		{"GET /targets", access.Viewer, p.targets},

@@ -98,6 +98,12 @@ func shelves(text string) map[string]view {
 	maps.Copy(all, map[string]view{
 		"deliveries": {template: "deliveries", title: "Deliveries", data: deliveriesView{Fields: fields, Chips: chips, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(entry), newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t" + text, State: broker.StateWaiting})},
 			Total: 1234, Pager: pager{"/deliveries", "/deliveries?after=7"}, Reading: true, Read: 12000, Of: 100000, Here: "/deliveries?name=x", Commands: newDelivery(desk.DeliveryDetail{Entry: entry}, nil).Commands}},
+		"who": {template: "who", title: "Who", data: whoView{Name: "www.example.com" + text, Key: true, Reading: true, Pager: pager{"/deliveries/who", "/deliveries/who?after=7"}, Commands: []command{{"certpost", shellLine("certpost", "deliveries", "who", "--name", text)}},
+			List: []handoverRow{{spoil(desk.Handover{At: noon, Recipients: []string{"ops@example.com"}, PrivateKey: verdict.KeyClear, Payload: "pem_and_key", Files: []string{"www.pem"}, Target: "ops", Event: "e", Name: "www.example.com", Serial: "1f", Relay: "relay:25"}, text), "/deliveries/ops/e"},
+				{desk.Handover{At: noon, PrivateKey: verdict.KeyEncrypted, Proof: broker.ProofSigned, NotShown: 2}, "/deliveries/ops/f"}, {desk.Handover{At: noon, PrivateKey: verdict.KeyNone, Proof: broker.ProofBroken}, "/deliveries/ops/g"},
+				{desk.Handover{At: noon, Proof: broker.ProofUnsigned}, "/deliveries/ops/h"}}}},
+		"who, none":         {template: "who", title: "Who", data: whoView{Name: "www.example.com"}},
+		"who, empty":        {template: "who", title: "Who", data: whoView{}},
 		"deliveries, empty": {template: "deliveries", title: "Deliveries", data: deliveriesView{}},
 		"deliveries, none":  {template: "deliveries", title: "Deliveries", data: deliveriesView{Chips: chips, Reading: true, Read: 1, Of: 2}},
 		"delivery, bare":    {template: "delivery", title: "Delivery", data: newDelivery(desk.DeliveryDetail{Entry: broker.Entry{Event: "e", Target: "t", State: broker.StateWaiting}}, nil)},

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -191,9 +192,23 @@ func (a *attempt) complete(r *verdict.Receipt) {
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
 	r.Warnings = append(r.Warnings, a.warnings...)
-	if !r.DSN && a.target.settings(nil).NeedsKey() {
+	settings := a.target.settings(nil)
+	r.At, r.Payload, r.Files, r.PrivateKey = time.Now().UTC().Truncate(time.Millisecond), cmp.Or(settings.Kind, payload.PEM), a.msg.files, a.target.keySent()
+	if !r.DSN && settings.NeedsKey() {
 		r.Warnings = append(r.Warnings, keyInBounces(r.Relay, a.target))
 	}
+}
+
+// keySent says whether a mail to the target has the private key, and whether that, or the
+// mail, is encrypted.
+func (t *Target) keySent() verdict.KeySent {
+	switch {
+	case !t.settings(nil).NeedsKey():
+		return verdict.KeyNone
+	case t.keyInClear():
+		return verdict.KeyClear
+	}
+	return verdict.KeyEncrypted
 }
 
 // explain adds to a failure the versions of the definition and the secrets that the

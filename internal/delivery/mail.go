@@ -27,6 +27,7 @@ type message struct {
 	messageID  string   // with its angle brackets
 	envelopeID string   // names the delivery in bounces
 	needsUTF8  bool     // an address needs SMTPUTF8 (RFC 6531)
+	files      []string // names of the attachments
 }
 
 // mailFacts is the content of a mail.
@@ -110,7 +111,9 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	msg.SetBodyString(gomail.TypeTextPlain, text)
 	msg.AddAlternativeString(gomail.TypeTextHTML, html)
 	size := len(text) + len(html)
+	files := make([]string, 0, len(m.attachments))
 	for _, a := range m.attachments {
+		files = append(files, a.Name)
 		msg.AttachReadSeeker(a.Name, bytes.NewReader(a.Data),
 			gomail.WithFileContentType(gomail.ContentType(a.ContentType)), gomail.WithFileEncoding(gomail.EncodingB64))
 		size += len(a.Data)
@@ -136,6 +139,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: wire,
 		messageID: id, envelopeID: envelopeID(shownEventID(t, m.eventID), t.ID), needsUTF8: addresses.utf8,
+		files: files,
 	}, nil
 }
 

@@ -46,7 +46,8 @@ var GroupTable = Table[Group]{
 var DeliveryTable = Table[broker.Entry]{
 	Name: "deliveries",
 	Columns: []string{"event", "target", "lane", "state", "generation", "attempts", "first_attempt", "last_attempt", "name", "dns_names", "issuer", "serial", "fingerprint", "not_before", "not_after",
-		"accepted", "refused", "owed", "relay", "tls", "reply_code", "reply", "queue_id", "message_id", "size", "possible_duplicates", "uncertain", "code", "phase", "reason"},
+		"accepted", "refused", "owed", "relay", "tls", "reply_code", "reply", "queue_id", "message_id", "size", "possible_duplicates", "uncertain", "code", "phase", "reason",
+		"payload", "files", "private_key", "definition"},
 	Cells: func(e broker.Entry) []string {
 		cert, receipt, failure := verdict.Certificate{}, verdict.Receipt{}, broker.FailureRecord{}
 		name := ""
@@ -73,7 +74,17 @@ var DeliveryTable = Table[broker.Entry]{
 			name, strings.Join(cert.DNSNames, " "), cert.Issuer, cert.Serial, cert.Fingerprint, stamp(cert.NotBefore), stamp(cert.NotAfter),
 			strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, some(uint64(receipt.ReplyCode)), receipt.Reply,
 			receipt.QueueID, receipt.MessageID, some(uint64(receipt.Size)), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
-			string(failure.Code), string(failure.Phase), failure.Reason}
+			string(failure.Code), string(failure.Phase), failure.Reason, receipt.Payload, strings.Join(receipt.Files, " "), string(receipt.PrivateKey), receipt.Definition}
+	},
+}
+
+// WhoTable is the table of handovers: who got which certificate, and whether with its key.
+var WhoTable = Table[Handover]{
+	Name:    "who",
+	Columns: []string{"at", "recipients", "private_key", "payload", "files", "name", "serial", "sha256", "target", "definition", "event", "relay", "message_id", "proof", "earlier_not_shown"},
+	Cells: func(h Handover) []string {
+		return []string{stamp(h.At), strings.Join(h.Recipients, " "), string(h.PrivateKey), h.Payload, strings.Join(h.Files, " "), h.Name, h.Serial, h.SHA256, h.Target,
+			h.Definition, h.Event, h.Relay, h.MessageID, string(h.Proof), some(uint64(h.NotShown))}
 	},
 }
 

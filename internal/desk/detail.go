@@ -303,3 +303,11 @@ func (d *Desk) lag() string {
 	}
 	return ""
 }
+
+// Broken says why audit or ledger is not what Certpost wrote, "" if nothing like that was found.
+func (d *Desk) Broken() string {
+	if err := d.b.AuditProblem(); err != nil {
+		return err.Error()
+	}
+	return ""
+}

@@ -285,11 +285,14 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 		if err = rerr; err != nil {
 			break
 		}
+		f.audit = r.Sequence + 1
+		if r.Action == broker.ActionCheckpoint {
+			continue // once a minute, and about no letter: lists leave them out
+		}
 		r.Body = nil
 		if some = append(some, r); len(some) == chunk {
 			apply()
 		}
-		f.audit = r.Sequence + 1
 	}
 	apply()
 	return n, err

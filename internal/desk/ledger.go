@@ -97,8 +97,11 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 // certificate for a letter's primary name decides, and it must cover all names of the
 // letter's certificate. It reports whether a letter changed. The lock is held.
 func (d *Desk) applyEntry(c *broker.LedgerChange) (superseded bool) {
-	newer, pairs := d.deliveries.put(c)
 	target, token, _ := strings.Cut(c.Key, ".")
+	if known, there := d.deliveries.places[d.deliveries.hash.of(target, token)]; there && c.Sealed && c.After < known {
+		d.b.RolledBack(c, known)
+	}
+	newer, pairs := d.deliveries.put(c)
 	d.runs.entryChanged(d.deliveries.hash.of(target, token), c.Entry.State == broker.StateSent)
 	for _, pair := range pairs {
 		for _, l := range d.letters.named[pair] {
@@ -137,6 +140,15 @@ func (x *deliveries) sentSince(key uint64, at int64) bool {
 // Deliveries returns a page of the ledger's entries that match, newest first, of those
 // before the revision after (0: from the newest).
 func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
+	out, entries, err := d.deliveriesPage(ctx, q, after, size)
+	for i := range entries {
+		out.Entries = append(out.Entries, entries[i].Entry)
+	}
+	return out, err
+}
+
+// deliveriesPage is Deliveries; the entries come with what their HMAC shows.
+func (d *Desk) deliveriesPage(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, []broker.LedgerChange, error) {
 	size = pageSize(size)
 	d.mu.RLock()
 	x := d.deliveries
@@ -147,10 +159,7 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 	}
 	d.mu.RUnlock()
 	entries, err := d.b.EntriesAt(ctx, page) // without those that changed since: they are the newest now
-	for i := range entries {
-		out.Entries = append(out.Entries, entries[i].Entry)
-	}
-	return out, err
+	return out, entries, err
 }
 
 // Delivery returns all that is known of one delivery; ErrNotFound when the ledger has no

@@ -137,7 +137,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 
 // Run works until the context ends. Then it stops fetching, lets the deliveries in work
 // finish within the grace period and NAKs the rest. It returns early only with
-// ErrNotOurs or ErrStoreFailed, which an operator has to fix before anything can be
+// ErrNotOurs, ErrAuditKey or ErrStoreFailed, which an operator has to fix before anything can be
 // delivered.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
@@ -162,6 +162,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.probe(ctx) })
+	wg.Go(func() { r.RunCheckpoints(ctx) })
 	wg.Go(func() {
 		r.watchStore(ctx, func(err error) {
 			// Nothing that is in work can be recorded any more. A mail that is cut off
@@ -176,8 +177,16 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err := context.Cause(ctx); errors.Is(err, broker.ErrStoreFailed) {
 		return err
 	}
+	end, cancel := r.outlast(lastCheckpoint)
+	defer cancel()
+	if err := r.WriteCheckpoint(end); err != nil {
+		r.log.Debug().Err(err).Msg("the audit does not cover the receipts of the last deliveries; the next process covers them")
+	}
 	return nil
 }
+
+// lastCheckpoint bounds the last checkpoint, for which the process waits before it ends.
+const lastCheckpoint = 5 * time.Second
 
 // outlast returns a context for what shall be stored although the work has been told to
 // stop. It ends after a time, and with the store.
@@ -214,12 +223,15 @@ func (r *Runner) openRelays(ctx context.Context) error {
 }
 
 // prepare ensures the topology and opens the buckets. It retries until that succeeds or
-// ctx ends, but returns at once with ErrNotOurs.
+// ctx ends, but returns at once with ErrNotOurs and ErrAuditKey.
 func (r *Runner) prepare(ctx context.Context) error {
 	connected := r.Conn().StatusChanged(nats.CONNECTED)
 	defer r.Conn().RemoveStatusListener(connected)
 	for delay := time.Second; ; delay = min(2*delay, 30*time.Second) {
 		err := r.EnsureTopology(ctx)
+		if err == nil {
+			err = r.PrepareAudit(ctx)
+		}
 		if err == nil {
 			r.ledger, err = r.OpenLedger(ctx)
 		}
@@ -233,7 +245,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 			r.setReady(nil)
 			return nil
 		}
-		if errors.Is(err, broker.ErrNotOurs) {
+		if errors.Is(err, broker.ErrNotOurs) || errors.Is(err, broker.ErrAuditKey) {
 			r.setReady(err)
 			return err
 		}
@@ -274,7 +286,8 @@ func (r *Runner) Ready(context.Context) error {
 
 // heartbeat returns what this process reports of itself.
 func (r *Runner) heartbeat() broker.Heartbeat {
-	return broker.Heartbeat{Process: r.owner, Lanes: r.LaneStatus(), Standstills: r.standstills.current()}
+	_, key := r.Sealed()
+	return broker.Heartbeat{Process: r.owner, Lanes: r.LaneStatus(), Standstills: r.standstills.current(), AuditKey: key}
 }
 
 // Degraded returns what does not work although events and deliveries get on; nil if

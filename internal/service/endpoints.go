@@ -52,6 +52,7 @@ var endpoints = []endpoint{
 	{"replays.cancel", "cancel a replay run; letters that it has not replayed stay on the list", answering((*API).cancelRun)},
 	{"deliveries.list", "list deliveries, by certificate, recipient, target, state and time", answering((*API).deliveries)},
 	{"deliveries.show", "show one delivery and its history", answering((*API).delivery)},
+	{"deliveries.who", "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
 	{"history.list", "list audit records, newest first", answering((*API).history)},
 }
 
@@ -435,4 +436,27 @@ type DeliveryRequest struct {
 
 func (c *API) delivery(ctx context.Context, r DeliveryRequest) (desk.DeliveryDetail, error) {
 	return c.desk.Delivery(ctx, r.Target, r.Event)
+}
+
+// WhoRequest asks who got the certificates of a name.
+type WhoRequest struct {
+	Name  string `json:"name"`
+	Key   bool   `json:"key,omitempty"`
+	After uint64 `json:"after,omitempty"` // next of the page before
+	Size  int    `json:"size,omitempty"`  // deliveries on the page
+}
+
+// who waits like deliveries until the index has read the whole ledger.
+func (c *API) who(ctx context.Context, r WhoRequest) (listing desk.WhoListing, err error) {
+	if err := c.current(ctx); err != nil {
+		return listing, err
+	}
+	late := Until(ctx, func() bool {
+		listing, err = c.desk.Who(ctx, desk.WhoQuery{Name: r.Name, Key: r.Key}, r.After, min(r.Size, MaxPage))
+		return err != nil || listing.Read >= listing.Of
+	})
+	if err == nil && late != nil {
+		err = fmt.Errorf("the ledger is still being read, %d of %d entries: retry in a few seconds", listing.Read, listing.Of)
+	}
+	return listing, err
 }

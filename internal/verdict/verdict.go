@@ -273,9 +273,13 @@ type Receipt struct {
 	Reply       string            `json:"reply"` // cleaned and cut
 	QueueID     string            `json:"queue_id,omitempty"`
 	MessageID   string            `json:"message_id"`
-	TLS         string            `json:"tls,omitempty"`        // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
-	Peer        string            `json:"peer,omitempty"`       // the address that answered, IP:port
-	Definition  string            `json:"definition,omitempty"` // of the target: see Transcript
+	TLS         string            `json:"tls,omitempty"`         // "TLS 1.3 TLS_AES_128_GCM_SHA256"; "" in plaintext
+	Peer        string            `json:"peer,omitempty"`        // the address that answered, IP:port
+	Definition  string            `json:"definition,omitempty"`  // of the target: see Transcript
+	At          time.Time         `json:"at,omitzero"`           // when the relay's reply came
+	Payload     string            `json:"payload,omitempty"`     // its kind, such as pem
+	Files       []string          `json:"files,omitempty"`       // names of the attachments
+	PrivateKey  KeySent           `json:"private_key,omitempty"` // "" in receipts of versions that did not store it
 	Recipients  []string          `json:"recipients"`
 	Certificate *Certificate      `json:"certificate,omitempty"`
 	Secrets     map[string]string `json:"secrets,omitempty"`  // reference -> version, never the value
@@ -283,6 +287,26 @@ type Receipt struct {
 	DSN         bool              `json:"dsn,omitempty"`      // the relay was told (RFC 3461) that bounces return only headers
 	Warnings    []string          `json:"warnings,omitempty"` // Certpost's texts
 	Timings     Timings           `json:"timings"`
+}
+
+// KeySent says whether a private key was in a mail.
+type KeySent string
+
+// The values.
+const (
+	KeyNone      KeySent = "none"
+	KeyClear     KeySent = "clear"     // not encrypted
+	KeyEncrypted KeySent = "encrypted" // in a file protected with a passphrase
+)
+
+// Sent reports whether a private key was in the mail.
+func (k KeySent) Sent() bool { return k == KeyClear || k == KeyEncrypted }
+
+// Brief returns the part of a receipt that is kept when a later one of the same delivery
+// replaces it: what went out, when, where and to whom.
+func (r *Receipt) Brief() Receipt {
+	return Receipt{Relay: r.Relay, ReplyCode: r.ReplyCode, QueueID: r.QueueID, MessageID: r.MessageID, TLS: r.TLS, Definition: r.Definition,
+		At: r.At, Payload: r.Payload, Files: r.Files, PrivateKey: r.PrivateKey, Recipients: r.Recipients, Size: r.Size}
 }
 
 // Timings says how long the parts of an attempt took.

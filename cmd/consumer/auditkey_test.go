@@ -1,0 +1,174 @@
+package main
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+)
+
+// The first start makes the key, all is signed, and a rotation is taken over by the running
+// program. An entry that is forged later shows everywhere.
+func TestTheAuditHolds(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	info, err := os.Stat(o.path("data/audit.key"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	o.until("signed", func() bool { sealed, _ := o.service.broker.Sealed(); return sealed })
+	o.publish("e-1", "ops")
+	o.until("delivered", func() bool {
+		return strings.Contains(o.certpost("deliveries", "list", "--state", "sent").stdout, "e-1")
+	})
+	if said := o.certpost("audit", "verify").done(t); !strings.Contains(said, "1 signed, all from 1 on") || !strings.Contains(said, "0 receipts covered by checkpoints, 1 not yet") {
+		t.Errorf("verify: %s", said)
+	}
+	if said := o.certpost("audit", "rotate", "--reason", "yearly").done(t); !strings.Contains(said, "is in force") {
+		t.Errorf("rotate: %s", said)
+	}
+	keys, err := readAuditKeys(o.path("data/audit.key"))
+	if err != nil || len(keys.IDs()) != 2 {
+		t.Fatalf("%v, %v", keys, err)
+	}
+	if err := o.service.broker.WriteCheckpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if said := o.certpost("audit", "verify").done(t); !strings.Contains(said, "3 signed, all from 1 on") || !strings.Contains(said, "1 receipt covered by checkpoints, 0 not yet") {
+		t.Errorf("verify after the rotation: %s", said)
+	}
+	if _, id := o.service.broker.Sealed(); id != keys.Newest() {
+		t.Errorf("the running program signs with %s, not %s", id, keys.Newest())
+	}
+	status, page := o.get("/healthz")
+	if status != http.StatusOK || !strings.Contains(page, `"name":"audit","tags":["audit"],"status":"healthy"`) {
+		t.Errorf("healthz: %d %s", status, page)
+	}
+
+	forged := `{"event":"e-9","target":"ops","state":"sent","receipt":{"relay":"relay:25","recipients":["ops@demo.example"]}}`
+	if _, err := o.service.broker.JetStream().Publish(t.Context(), "$KV."+broker.LedgerBucket+".ops.e-9", []byte(forged)); err != nil {
+		t.Fatal(err)
+	}
+	o.until("noticed", func() bool { return o.service.auditor.Problem() != nil })
+	o.until("degraded", func() bool {
+		status, page := o.get("/healthz")
+		return status == http.StatusOK && strings.Contains(page, `"status":"degraded"`) && strings.Contains(page, "the ledger is not as Certpost wrote it")
+	})
+	for path, want := range map[string]string{"/": "Audit and receipts cannot be trusted", "/deliveries": "Audit and receipts cannot be trusted", "/metrics": `certpost_audit_breaks_total{where="ledger"} 1`} {
+		if _, page := o.get(path); !strings.Contains(page, want) {
+			t.Errorf("%s does not say %q", path, want)
+		}
+	}
+	said := o.certpost("audit", "verify")
+	if said.code != exitFailed || !strings.Contains(said.stdout, "ops.e-9: unsigned: it has no HMAC") || said.stderr != "certpost: the ledger is not as it was written: 1 entry\n" {
+		t.Errorf("verify of a forged entry: %+v", said)
+	}
+}
+
+// Every way of asking tells who got the key of a name, and what was sent.
+func TestWhoGotTheKey(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	certFile, keyFile, _ := o.issue("key.example.com")
+	o.certpost("publish", "--cert", certFile, "--key-ref", "file:"+keyFile, "--id", "e-key", "--target", "keys", "--target", "java", "--target", "nobody").done(t)
+	o.until("delivered", func() bool {
+		return strings.Count(o.certpost("deliveries", "list", "--state", "sent", "-o", "csv").stdout, "e-key") == 3
+	})
+	all := read[[]desk.Handover](t, o.certpost("deliveries", "who", "--name", "key.example.com", "-o", "json").done(t))
+	if len(all) != 3 {
+		t.Fatalf("%d mails: %+v", len(all), all)
+	}
+	keys := read[[]desk.Handover](t, o.certpost("deliveries", "who", "--name", "*.example.com", "--key", "-o", "json").done(t))
+	got := map[string]string{}
+	for _, h := range keys {
+		got[strings.Join(h.Recipients, " ")] = strings.Join([]string{string(h.PrivateKey), h.Payload, strings.Join(h.Files, " "), string(h.Proof)}, ", ")
+		if h.At.IsZero() || h.Serial == "" || h.Definition == "" || h.MessageID == "" || h.Relay == "" {
+			t.Errorf("not complete: %+v", h)
+		}
+	}
+	want := map[string]string{
+		"keys@demo.example": "clear, pem_and_key, key.example.com.pem key.example.com.key.pem, signed",
+		"java@demo.example": "encrypted, pkcs12, key.example.com.p12, signed",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	table := o.certpost("deliveries", "who", "--name", "key.example.com").done(t)
+	for _, says := range []string{"sent, not encrypted", "sent, encrypted", "not sent"} {
+		if !strings.Contains(table, says) {
+			t.Errorf("the table does not say %q:\n%s", says, table)
+		}
+	}
+	if said := o.certpost("deliveries", "who", "--name", "other.example.net").done(t); !strings.Contains(said, "nobody was sent") {
+		t.Errorf("%q", said)
+	}
+	for path, says := range map[string]string{
+		"/deliveries":            `href="/deliveries/who"`,
+		"/deliveries/keys/e-key": "/deliveries/who?key=yes&amp;name=key.example.com",
+		"/deliveries/who?name=key.example.com&key=yes":    "sent, encrypted",
+		"/deliveries/who.csv?name=key.example.com":        "key.example.com.p12",
+		"/deliveries.csv?name=key.example.com&state=sent": "pem_and_key,key.example.com.pem key.example.com.key.pem,clear",
+	} {
+		if status, page := o.get(path); status != http.StatusOK || !strings.Contains(page, says) {
+			t.Errorf("%s: %d, does not say %q", path, status, says)
+		}
+	}
+	if said := o.certpost("deliveries", "show", "e-key", "keys").done(t); !strings.Contains(said, "sent, not encrypted") || !strings.Contains(said, "key.example.com.key.pem") {
+		t.Errorf("show: %s", said)
+	}
+}
+
+// get reads a page of the running program.
+func (o *fixture) get(path string) (status int, body string) {
+	o.t.Helper()
+	resp, err := http.Get("http://" + strings.TrimPrefix(o.service.http.address(), "http://") + path)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// A key that others may read, or that is gone, keeps the program from starting.
+func TestTheAuditsKeyFile(t *testing.T) {
+	t.Parallel()
+	cfg := defaultConfig()
+	cfg.DataDir = t.TempDir() + "/data"
+	if err := cfg.makeAuditKey(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := readAuditKeys(cfg.auditKeyPath())
+	if err != nil || len(before.IDs()) != 1 {
+		t.Fatalf("%v, %v", before, err)
+	}
+	if err := cfg.makeAuditKey(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := readAuditKeys(cfg.auditKeyPath()); err != nil || after.Newest() != before.Newest() {
+		t.Errorf("the second start made another key: %v", err)
+	}
+	if err := os.Chmod(cfg.auditKeyPath(), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readAuditKeys(cfg.auditKeyPath()); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a key that the group may read: %v", err)
+	}
+	if err := os.Remove(cfg.auditKeyPath()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.DataDir+"/"+auditMemoryFile, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.makeAuditKey(); err == nil || !strings.Contains(err.Error(), "--lost-key") {
+		t.Errorf("the key of a signed audit is gone: %v", err)
+	}
+}
