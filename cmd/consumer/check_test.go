@@ -105,7 +105,6 @@ func TestCheckLive(t *testing.T) {
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,
-		`warning  nats: permissions: user .* has no permissions, so it may do everything in its account; .*`,
 		`warning  audit: key: audit.key is not set, so audit and receipts are not signed, .*`,
 		`ok       vault: server: .*`,
 		`ok       http: metrics_token: readable: file:.*/odd`,
