@@ -105,7 +105,6 @@ func TestCheckLive(t *testing.T) {
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,
-		`warning  audit: key: audit.key is not set, so audit and receipts are not signed, .*`,
 		`ok       vault: server: .*`,
 		`ok       http: metrics_token: readable: file:.*/odd`,
 		`warning  http: metrics_token: file:.*/odd: the secret ends with a tab: correct it if that is not meant`,
