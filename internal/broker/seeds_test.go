@@ -225,7 +225,7 @@ func otherSeed(t *testing.T) nats.Option {
 // Commands find their seed, and say what is missing.
 //
 // Fault: a file that is no seed. Result: refused.
-// Fault: a command has that of another server. Result: fails; the text says which file,
+// Fault: its seed is that of another server. Result: fails; the text says which file,
 // and what to do.
 func TestDialFindsTheSeed(t *testing.T) {
 	t.Parallel()
@@ -293,7 +293,7 @@ func TestDialFindsTheSeed(t *testing.T) {
 	fails(dial(Config{DataDir: elsewhere}), "is a directory")
 }
 
-// Fault: a command that may not read the seed. Result: fails; the text says which file, whose it
+// Fault: a command may not read the seed. Result: fails; the text says which file, whose it
 // is, and what to do.
 func TestExplainSeed(t *testing.T) {
 	t.Parallel()

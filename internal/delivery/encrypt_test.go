@@ -145,7 +145,7 @@ func encryptedFixture(t *testing.T, kind string, dir string, change func(*Target
 	o.event.ID = "canary.example.com-2026"
 	o.event.Certificate.PEM = string(lab.PEM(leaf, p.Intermediate))
 	o.event.PrivateKey = &events.Reference{File: key}
-	o.opts.EventSecrets = secrets.Policy{FileRoots: []string{dir}}
+	o.sources = newSourceBook(Sources{}, secrets.Policy{FileRoots: []string{dir}})
 	return o, holders
 }
 

@@ -702,7 +702,7 @@ func TestMessageOnAForgottenLane(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("the letter", func() bool { return len(b.letters()) == 1 })
-	if l := b.letters()[0]; l.Code != verdict.TargetUnknown || l.Lane != "old-relay" {
+	if l := b.letters()[0]; l.Code != verdict.TargetUnknown || l.Lane != broker.NoToken || l.ReplaySubject != broker.DeliverySubject("old-relay", "gone") {
 		t.Fatalf("letter: %+v", l)
 	}
 }
