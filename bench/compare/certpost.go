@@ -79,7 +79,7 @@ func (b *bench) openCertpost(ctx context.Context, j job) (c *certpost, err error
 		return nil, err
 	}
 	if err = road.Poll(ctx, stalled, func() error { return ready(health) }); err == nil {
-		c.broker, err = broker.Dial(ctx, broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address}, zerolog.Nop())
+		c.broker, err = broker.Dial(ctx, broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address, AuditKeys: auditKeys(filepath.Join(dir, "data", "audit.key"))}, zerolog.Nop())
 	}
 	if err != nil {
 		text, _ := os.ReadFile(log.Name())
@@ -292,4 +292,16 @@ func gently(ctx context.Context, s *sink, mails int, send func(i int) error) (Re
 		took = append(took, float64(max(taken[i].Sub(start), time.Since(start)))/float64(time.Millisecond))
 	}
 	return Result{Mails: mails, P50: road.Median(took), Rate: float64(mails) / time.Since(begin).Seconds()}, nil
+}
+
+// auditKeys returns a function that reads the keys of the audit, in which suspensions are
+// recorded.
+func auditKeys(path string) func(context.Context) (*broker.AuditKeys, error) {
+	return func(context.Context) (*broker.AuditKeys, error) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		return broker.ParseAuditKeys(text)
+	}
 }

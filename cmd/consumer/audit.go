@@ -172,8 +172,7 @@ func (c *auditVerifyCmd) Run(a *app) error {
 	if c.Output == "json" {
 		err = a.json(verification{report, receipts})
 	} else {
-		printVerification(a.stdout, report)
-		printReceipts(a.stdout, receipts)
+		printVerification(a.stdout, report, receipts)
 	}
 	switch {
 	case err != nil:
@@ -211,7 +210,7 @@ func printReceipts(w io.Writer, r *broker.ReceiptReport) {
 	}
 }
 
-func printVerification(w io.Writer, r broker.AuditReport) {
+func printVerification(w io.Writer, r broker.AuditReport, receipts *broker.ReceiptReport) {
 	fmt.Fprintf(w, "%s, from %d to %d", count(int(r.Records), "record"), r.First, r.Head.Sequence)
 	if r.AgedOut > 0 {
 		fmt.Fprintf(w, "; %d expired", r.AgedOut)
@@ -226,6 +225,7 @@ func printVerification(w io.Writer, r broker.AuditReport) {
 		fmt.Fprintf(w, "; %d signed with a lost key", r.Unverified)
 	}
 	fmt.Fprintln(w)
+	printReceipts(w, receipts)
 	for _, anchor := range r.Unchecked {
 		fmt.Fprintf(w, "the record of anchor %s has expired, and was not compared\n", anchor)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-//go:generate go test -run TestManual -update-manual
+//go:generate go test -run TestManual|TestNATSAccountOnThePage -update-manual
 
 // Config is the whole configuration. Its comments are the manual and the
 // descriptions in the JSON Schema; docs/configuration.md describes what applies to

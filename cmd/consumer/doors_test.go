@@ -143,14 +143,18 @@ func (d *doors) refuse(r refusal) {
 			d.t.Errorf("%s %s\nsays %d %s\nwant %d %s", door, input, got, text, want, r.want)
 		}
 	}
-	before := d.everything()
+	before, want := d.everything(), r.want
 	if r.page != "" {
 		status, text := d.visit(r.page)
 		same("page", r.page, status, r.status, text)
 	}
 	if r.shell != "" {
 		said := d.run(r.shell)
+		if strings.Contains(r.shell+" ", "--reason=+") { // the shell refuses every flag without a value, in the same words
+			r.want = "--reason is empty: give a value, or leave the flag out"
+		}
 		same("certpost", r.shell, said.code, r.code, said.stderr)
+		r.want = want
 	}
 	if r.asks != "" {
 		status, text := d.request(r.asks)

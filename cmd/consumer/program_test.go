@@ -194,6 +194,9 @@ type tally struct{ accepted, dead, pending int }
 
 // connection is that of another process with the program's NATS.
 func (p *program) connection() broker.Config {
+	if _, err := os.Stat(filepath.Join(p.dir, "data", "nats")); err != nil {
+		return broker.Config{URL: p.nats} // not embedded
+	}
 	return broker.Config{DataDir: filepath.Join(p.dir, "data"), Listen: strings.TrimPrefix(p.nats, "nats://")}
 }
 
