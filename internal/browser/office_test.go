@@ -200,9 +200,18 @@ func (o *office) start() {
 	})
 	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
 	defer cancel()
-	if o.broker, err = broker.Dial(ctx, broker.Config{URL: o.nats, NKeyFile: lab.Seed(filepath.Join(o.dir, "data"), "admin")}, zerolog.Nop()); err != nil {
+	if o.broker, err = broker.Dial(ctx, broker.Config{URL: o.nats, NKeyFile: lab.Seed(filepath.Join(o.dir, "data"), "admin"), AuditKeys: o.auditKeys}, zerolog.Nop()); err != nil {
 		o.t.Fatal(err)
 	}
+}
+
+// auditKeys reads the keys that the program signs the audit with.
+func (o *office) auditKeys(context.Context) (*broker.AuditKeys, error) {
+	text, err := os.ReadFile(filepath.Join(o.dir, "data", "audit.key"))
+	if err != nil {
+		return nil, err
+	}
+	return broker.ParseAuditKeys(text)
 }
 
 // stop sends SIGTERM to the program, as an init system does, and kills it if it does not
