@@ -707,6 +707,27 @@ func TestMessageOnAForgottenLane(t *testing.T) {
 	}
 }
 
+// A stray that cannot be settled yet is settled by a later search.
+//
+// Fault: such a message cannot be settled. Result: left for the next search.
+func TestStrayIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("gone", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		if try == 1 {
+			return nil, fail(verdict.SMTPTransient, verdict.PhaseConnect)
+		}
+		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve, Reason: "not defined"}}
+	})
+	if _, err := b.broker.JetStream().Publish(context.Background(), broker.DeliveryPrefix+"old-relay.gone", event("e1").Encode()); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the letter", func() bool { return len(b.letters()) == 1 })
+	if l := b.letters()[0]; l.Attempts != 2 {
+		t.Errorf("letter: %+v", l)
+	}
+}
+
 func TestLedgerKnowsTheCertificate(t *testing.T) {
 	t.Parallel()
 	fake := newFakeCourier("ops", "later")

@@ -377,6 +377,9 @@ func (j *job) nak(delay time.Duration, why error) {
 // of that time: later the message may be in work elsewhere, and a NAK would take it away.
 // No sign of life may be sent for the message any more, because that would end the delay.
 func (r *Runner) nak(msg jetstream.Msg, delay time.Duration) error {
+	if msg.Reply() == "" {
+		return nil // a stray: the next search finds it
+	}
 	ctx, cancel := r.outlast(r.AckWait() / 3)
 	defer cancel()
 	body := fmt.Appendf(nil, "-NAK {\"delay\": %d}", max(delay, atOnce).Nanoseconds())

@@ -110,12 +110,13 @@ func (ls *lanes) move(ctx context.Context, stream jetstream.Stream, msg *jetstre
 }
 
 // strayMsg is a stored message in the place of a fetched one. Its acknowledgement removes
-// it; a NAK leaves it for the next search.
+// it; a NAK leaves it for the next search. It has no reply subject: no consumer waits for it.
 type strayMsg struct {
-	jetstream.Msg // nil: the methods below are all that an attempt uses
-	raw           *jetstream.RawStreamMsg
-	stream        jetstream.Stream
+	raw    *jetstream.RawStreamMsg
+	stream jetstream.Stream
 }
+
+var _ jetstream.Msg = strayMsg{}
 
 func (m strayMsg) Metadata() (*jetstream.MsgMetadata, error) {
 	return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: m.raw.Sequence}, NumDelivered: 1, Timestamp: m.raw.Time, Stream: broker.DeliveriesStream}, nil
@@ -123,8 +124,13 @@ func (m strayMsg) Metadata() (*jetstream.MsgMetadata, error) {
 func (m strayMsg) Subject() string      { return m.raw.Subject }
 func (m strayMsg) Data() []byte         { return m.raw.Data }
 func (m strayMsg) Headers() nats.Header { return m.raw.Header }
+func (m strayMsg) Reply() string        { return "" }
 func (m strayMsg) DoubleAck(ctx context.Context) error {
 	return deleteDelivery(ctx, m.stream, m.raw.Sequence)
 }
+func (m strayMsg) Ack() error                       { return m.DoubleAck(context.Background()) }
+func (m strayMsg) Term() error                      { return m.Ack() }
+func (m strayMsg) TermWithReason(string) error      { return m.Ack() }
+func (m strayMsg) Nak() error                       { return nil }
 func (m strayMsg) NakWithDelay(time.Duration) error { return nil }
 func (m strayMsg) InProgress() error                { return nil }
