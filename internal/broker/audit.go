@@ -18,6 +18,7 @@ type Action string
 // The actions. Ends reports those that take a letter off the list.
 const (
 	ActionReplayed  Action = "replayed"  // published again
+	ActionSent      Action = "sent"      // the mail of a replay: the relay has accepted it
 	ActionDelivered Action = "delivered" // its delivery succeeded after all
 	ActionDiscarded Action = "discarded" // by an operator, with a reason
 	ActionExpired   Action = "expired"   // the stream removed it at the letters' maximum age
@@ -52,7 +53,7 @@ const (
 // the dashboard.
 func Actions() []Action {
 	return []Action{
-		ActionReplayed, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
+		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
 		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 		ActionSealed, ActionRekeyed,
@@ -126,6 +127,10 @@ type AuditRecord struct {
 	LetterNumber uint64 `json:"letter_number,omitempty"`
 	NewLetter    uint64 `json:"new_letter,omitempty"`
 	Delivery     uint64 `json:"delivery,omitempty"`
+	// Generation is that of the delivery in a record `sent`, OrderedBy who ordered the replay, if
+	// that is known.
+	Generation int    `json:"generation,omitempty"`
+	OrderedBy  *Actor `json:"ordered_by,omitempty"`
 	// NewTarget and NewRecipients are what the operator changed for a replay.
 	NewTarget     string      `json:"new_target,omitempty"`
 	NewRecipients []string    `json:"new_recipients,omitempty"`
