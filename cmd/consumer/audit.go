@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -102,6 +103,15 @@ func recordRow(r desk.Record) []string {
 type auditExportCmd struct {
 	recordFilter
 	FromRecord uint64 `help:"First record to print." default:"1" placeholder:"RECORD"`
+	Signed     bool   `help:"Print the records as they are stored, with their HMAC: audit verify --file checks them elsewhere, without NATS."`
+}
+
+// Validate is called when the command line has been read.
+func (c *auditExportCmd) Validate() error {
+	if c.Signed && len(c.values()) > 0 {
+		return errors.New("--signed exports all records: a part cannot be verified, so it takes no filter but --from-record")
+	}
+	return c.recordFilter.Validate()
 }
 
 // Run reads the stream directly, because it has records that are too old for the lists.
@@ -111,6 +121,9 @@ func (c *auditExportCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
+	if c.Signed {
+		return b.ExportAudit(a.ctx, c.FromRecord, a.stdout)
+	}
 	query, err := c.query()
 	if err != nil {
 		return usage("%w", err)
@@ -133,12 +146,17 @@ func (c *auditExportCmd) Run(a *app) error {
 }
 
 type auditVerifyCmd struct {
-	Anchor []string `help:"Anchor that an earlier verify printed: proves that no record up to it was rewritten (repeatable)." placeholder:"RECORD:SHA256"`
-	Output string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	Anchor  []string `help:"Anchor that an earlier verify printed: proves that no record up to it was rewritten (repeatable)." placeholder:"RECORD:SHA256"`
+	File    string   `help:"Verify this export (audit export --signed) instead of the running audit, without NATS; -: standard input." placeholder:"FILE"`
+	KeyFile string   `help:"File with the keys for --file, instead of the configuration's." placeholder:"FILE"`
+	Output  string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Validate is called when the command line has been read.
 func (c *auditVerifyCmd) Validate() error {
+	if c.KeyFile != "" && c.File == "" {
+		return errors.New("--key-file goes with --file")
+	}
 	_, err := c.anchors()
 	return err
 }
@@ -156,6 +174,9 @@ func (c *auditVerifyCmd) anchors() (all []broker.Anchor, err error) {
 
 // Run checks the whole audit; exit 1 if it is not as it was written.
 func (c *auditVerifyCmd) Run(a *app) error {
+	if c.File != "" {
+		return c.verifyFile(a)
+	}
 	b, done, err := a.dial(a.ctx)
 	if err != nil {
 		return err
@@ -170,7 +191,7 @@ func (c *auditVerifyCmd) Run(a *app) error {
 		return err
 	}
 	if c.Output == "json" {
-		err = a.json(verification{report, receipts})
+		err = a.json(verification{AuditReport: report, Receipts: receipts})
 	} else {
 		printVerification(a.stdout, report)
 		printReceipts(a.stdout, receipts)
@@ -190,6 +211,7 @@ func (c *auditVerifyCmd) Run(a *app) error {
 type verification struct {
 	broker.AuditReport
 	Receipts *broker.ReceiptReport `json:"receipts,omitempty"`
+	Export   *broker.ExportEnd     `json:"export,omitempty"` // of a file: its end
 }
 
 func printReceipts(w io.Writer, r *broker.ReceiptReport) {

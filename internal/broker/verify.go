@@ -103,7 +103,7 @@ func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditRepor
 
 // verifyAudit is VerifyAudit; the walk can be continued with later records.
 func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, error) {
-	w := &walk{anchors: anchors, ledger: ledgerRules{replaced: map[string]time.Time{}, covered: map[uint64]cover{}}}
+	w := newWalk(nil, anchors)
 	if b.cfg.AuditKeys != nil {
 		var err error
 		if w.keys, err = b.cfg.AuditKeys(ctx); err != nil {
@@ -131,6 +131,10 @@ func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, erro
 	}
 	w.end(info.State.LastSeq)
 	return w, nil
+}
+
+func newWalk(keys *AuditKeys, anchors []Anchor) *walk {
+	return &walk{anchors: anchors, keys: keys, ledger: ledgerRules{keys: keys, replaced: map[string]time.Time{}, covered: map[uint64]cover{}}}
 }
 
 // walk checks the chain record by record.
