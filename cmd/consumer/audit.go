@@ -16,6 +16,7 @@ type auditCmd struct {
 	List   auditListCmd   `cmd:"" help:"List audit records, newest first."`
 	Export auditExportCmd `cmd:"" help:"Print audit records as JSON, one per line, oldest first: all, or those that match a filter."`
 	Verify auditVerifyCmd `cmd:"" help:"Check that no audit record and no receipt was forged, changed or removed."`
+	Accept auditAcceptCmd `cmd:"" help:"Record that you have looked into a break: it no longer counts."`
 	Rotate auditRotateCmd `cmd:"" help:"Put a new key in force for the records to come."`
 	Key    auditKeyCmd    `cmd:"" help:"Print a new key, for audit.key."`
 }
@@ -222,7 +223,7 @@ func printReceipts(w io.Writer, r *broker.ReceiptReport) {
 	for _, more := range []struct {
 		n    uint64
 		what string
-	}{{r.Expired, "expired"}, {r.Unsigned, "older than the key"}, {r.Unverified, "signed with a lost key"}} {
+	}{{r.Expired, "expired"}, {r.Unsigned, "older than the key"}, {r.Unverified, "signed with a lost key"}, {r.Accepted, "accepted by an operator"}} {
 		if more.n > 0 {
 			fmt.Fprintf(w, "; %d %s", more.n, more.what)
 		}
@@ -248,6 +249,9 @@ func printVerification(w io.Writer, r broker.AuditReport) {
 		fmt.Fprintf(w, "; %d signed with a lost key", r.Unverified)
 	}
 	fmt.Fprintln(w)
+	for _, a := range r.Accepted {
+		fmt.Fprintf(w, "record %d: %s; accepted in record %d by %s: %s\n", a.Record, a.What, a.Sequence, a.By, a.Reason)
+	}
 	for _, anchor := range r.Unchecked {
 		fmt.Fprintf(w, "the record of anchor %s has expired, and was not compared\n", anchor)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -20,8 +21,14 @@ func (c *auditVerifyCmd) verifyFile(a *app) error {
 	if err != nil {
 		return err
 	}
-	var in io.Reader = os.Stdin
-	if c.File != "-" {
+	var in io.ReadSeeker
+	if c.File == "-" {
+		text, err := io.ReadAll(os.Stdin)
+		if err != nil {
+			return fmt.Errorf("standard input: %w", err)
+		}
+		in = bytes.NewReader(text)
+	} else {
 		f, err := os.Open(c.File)
 		if err != nil {
 			return usage("--file: %w", err)

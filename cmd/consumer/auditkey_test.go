@@ -70,6 +70,16 @@ func TestTheAuditHolds(t *testing.T) {
 	if said.code != exitFailed || !strings.Contains(said.stdout, "ops.e-9: unsigned: it has no HMAC") || said.stderr != "certpost: the ledger is not as it was written: 1 entry\n" {
 		t.Errorf("verify of a forged entry: %+v", said)
 	}
+	revision, _, _ := strings.Cut(said.stdout[strings.Index(said.stdout, "\nrevision ")+len("\nrevision "):], " ")
+	if said := o.certpost("audit", "accept", "--revision", revision+"0", "--reason", "x"); said.code != exitUsage {
+		t.Errorf("accepts what is no break: %+v", said)
+	}
+	if said := o.certpost("audit", "accept", "--revision", revision, "--reason", "our own test").done(t); !strings.Contains(said, "Accepted, and recorded") {
+		t.Errorf("accept: %s", said)
+	}
+	if said := o.certpost("audit", "verify").done(t); !strings.Contains(said, "1 accepted by an operator") {
+		t.Errorf("verify of an accepted entry: %s", said)
+	}
 }
 
 // verifyElsewhere verifies an export with the key only, and by the configuration.

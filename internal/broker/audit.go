@@ -46,6 +46,7 @@ const (
 
 	ActionSealed     Action = "sealed"     // from this record on, all are signed
 	ActionRekeyed    Action = "rekeyed"    // the key with which they are signed was replaced
+	ActionAccepted   Action = "accepted"   // a break of the audit or the ledger, by an operator
 	ActionCheckpoint Action = "checkpoint" // which receipts the ledger has; in exports only
 )
 
@@ -56,7 +57,7 @@ func Actions() []Action {
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
 		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
-		ActionSealed, ActionRekeyed,
+		ActionSealed, ActionRekeyed, ActionAccepted,
 	}
 }
 
@@ -141,6 +142,7 @@ type AuditRecord struct {
 	TooLarge   bool        `json:"too_large,omitempty"`
 	Sealing    *Sealing    `json:"sealing,omitempty"`    // of sealed and rekeyed
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"` // of a checkpoint
+	Accepted   *Acceptance `json:"accepted,omitempty"`   // of accepted
 	// Previous is the SHA-256, hexadecimal, of the record before this one, over its
 	// stored bytes; 64 zeros in the first, "" in records from before the chain existed.
 	Previous string `json:"previous,omitempty"`

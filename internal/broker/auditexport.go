@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -98,42 +99,81 @@ func writeLine(w *bufio.Writer, line exportLine, record []byte) error {
 const longestLine = 96 << 20
 
 // VerifyExport verifies what ExportAudit has written, without NATS: each record, that none is
-// missing between them, and the end. Without keys no HMAC is checked.
-func VerifyExport(in io.Reader, keys *AuditKeys, anchors ...Anchor) (AuditReport, *ExportEnd, error) {
+// missing between them, and the end. Without keys no HMAC is checked. It reads the file twice,
+// because what an operator has accepted stands behind it.
+func VerifyExport(in io.ReadSeeker, keys *AuditKeys, anchors ...Anchor) (AuditReport, *ExportEnd, error) {
 	w := newWalk(keys, anchors)
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, longestLine)
-	for n := 1; lines.Scan(); n++ {
-		var line exportLine
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil || (line.Sequence == 0) == (line.End == nil) {
-			w.setBreak(w.report.Head.Sequence+1, BreakForeign, "line %d is not that of an export: write one with `certpost audit export --signed`", n)
-			return w.report, nil, nil
-		}
-		if line.End != nil {
-			end := w.endOfFile(line)
-			if w.report.Break == nil && lines.Scan() {
-				w.setBreak(w.report.Head.Sequence+1, BreakForeign, "the file has lines after its end, in line %d", n+1)
+	lines := newExportReader(in)
+	for lines.next() {
+		if raw := lines.line.stored(); strings.HasPrefix(raw.Subject, auditPrefix+string(ActionAccepted)+".") {
+			if a := acceptedIn(keys, raw); a != nil {
+				w.accepted = append(w.accepted, *a)
 			}
-			return w.report, end, lines.Err()
-		}
-		data := line.Bytes
-		if line.Record != nil {
-			data = line.Record
-		}
-		header := nats.Header{}
-		if line.HMAC != "" {
-			header.Set(headerProof, line.HMAC)
-		}
-		w.step(&jetstream.RawStreamMsg{Sequence: line.Sequence, Subject: line.Subject, Time: line.Stored, Header: header, Data: bytes.Clone(data)})
-		if w.report.Break != nil {
-			return w.report, nil, nil
 		}
 	}
-	if err := lines.Err(); err != nil {
+	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return w.report, nil, err
 	}
-	w.setBreak(w.report.Head.Sequence+1, BreakTruncated, "the file has no end: lines after record %d are missing", w.report.Head.Sequence)
+	for lines = newExportReader(in); lines.next(); {
+		if lines.line.End != nil {
+			end := w.endOfFile(lines.line)
+			if w.report.Break == nil && lines.lines.Scan() {
+				w.setBreak(w.report.Head.Sequence+1, BreakForeign, "the file has lines after its end, in line %d", lines.n+1)
+			}
+			return w.report, end, lines.lines.Err()
+		}
+		if w.step(lines.line.stored()); w.report.Break != nil {
+			return w.report, nil, nil
+		}
+	}
+	head := w.report.Head.Sequence
+	switch err := lines.lines.Err(); {
+	case err != nil:
+		return w.report, nil, err
+	case lines.foreign:
+		w.setBreak(head+1, BreakForeign, "line %d is not that of an export: write one with `certpost audit export --signed`", lines.n)
+	default:
+		w.setBreak(head+1, BreakTruncated, "the file has no end: lines after record %d are missing", head)
+	}
 	return w.report, nil, nil
+}
+
+// exportReader reads an export line by line.
+type exportReader struct {
+	lines   *bufio.Scanner
+	line    exportLine
+	n       int
+	foreign bool // line n is not that of an export
+}
+
+func newExportReader(in io.Reader) *exportReader {
+	r := &exportReader{lines: bufio.NewScanner(in)}
+	r.lines.Buffer(nil, longestLine)
+	return r
+}
+
+// next reads the next line; false at the end and at a line that is not that of an export.
+func (r *exportReader) next() bool {
+	if !r.lines.Scan() {
+		return false
+	}
+	r.n++
+	r.line = exportLine{}
+	err := json.Unmarshal(r.lines.Bytes(), &r.line)
+	r.foreign = err != nil || (r.line.Sequence == 0) == (r.line.End == nil)
+	return !r.foreign
+}
+
+// stored returns the record of a line as it is in the stream.
+func (l *exportLine) stored() *jetstream.RawStreamMsg {
+	raw := &jetstream.RawStreamMsg{Sequence: l.Sequence, Subject: l.Subject, Time: l.Stored, Header: nats.Header{}, Data: l.Bytes}
+	if l.Record != nil {
+		raw.Data = l.Record
+	}
+	if l.HMAC != "" {
+		raw.Header.Set(headerProof, l.HMAC)
+	}
+	return raw
 }
 
 // endOfFile checks the last line of an export.
@@ -159,7 +199,7 @@ func (w *walk) endOfFile(line exportLine) *ExportEnd {
 	}
 	switch {
 	case head != end.Head && head.Sequence < end.Head.Sequence:
-		w.setBreak(head.Sequence+1, BreakTruncated, "%s missing in the file", numbers(head.Sequence+1, end.Head.Sequence))
+		w.setBreak(head.Sequence+1, BreakTruncated, "%s missing at the end of the file", numbers(head.Sequence+1, end.Head.Sequence))
 	case w.report.First > end.From && end.Exported.Sub(end.Created) < auditAge:
 		w.setBreak(end.From, BreakTruncated, "%s missing at the start of the file, and the stream was too young for them to have aged out", numbers(end.From, w.report.First-1))
 	case head != end.Head || w.report.Records != end.Records:

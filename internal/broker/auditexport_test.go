@@ -127,7 +127,7 @@ func TestAnExportKeepsEveryByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys, _ := ring.read(t.Context())
-	report, _, err := VerifyExport(&out, keys)
+	report, _, err := VerifyExport(bytes.NewReader(out.Bytes()), keys)
 	if err != nil || report.Break != nil || report.First != 3 || report.Records != 2 || report.AgedOut != 0 {
 		t.Errorf("a part: %+v %+v, %v", report, report.Break, err)
 	}

@@ -35,11 +35,14 @@ func (k *keyring) read(context.Context) (*AuditKeys, error) {
 }
 
 // openSigned opens a store; without keys, as a version before them did.
-func openSigned(t testing.TB, dir string, keys *keyring) *Broker {
+func openSigned(t testing.TB, dir string, keys *keyring, changes ...func(*Config)) *Broker {
 	t.Helper()
 	cfg := Config{DataDir: dir, Listen: "none", SyncInterval: "2m"}
 	if keys != nil {
 		cfg.AuditKeys, cfg.AuditMemory = keys.read, filepath.Join(dir, "audit.head")
+	}
+	for _, change := range changes {
+		change(&cfg)
 	}
 	b, err := Open(cfg, zerolog.Nop())
 	if err != nil {
@@ -53,10 +56,10 @@ func openSigned(t testing.TB, dir string, keys *keyring) *Broker {
 }
 
 // newSignedBroker is newTestBroker with a key that is in force.
-func newSignedBroker(t testing.TB) (*Broker, *keyring) {
+func newSignedBroker(t testing.TB, changes ...func(*Config)) (*Broker, *keyring) {
 	t.Helper()
 	keys := newKeyring(NewAuditKey())
-	b := openSigned(t, t.TempDir(), keys)
+	b := openSigned(t, t.TempDir(), keys, changes...)
 	if err := errors.Join(b.PrepareAudit(t.Context()), b.Seal(t.Context(), operator)); err != nil {
 		t.Fatal(err)
 	}
