@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -249,6 +250,9 @@ func printVerification(w io.Writer, r broker.AuditReport) {
 		fmt.Fprintf(w, "; %d signed with a lost key", r.Unverified)
 	}
 	fmt.Fprintln(w)
+	if c := r.Closing; c != nil {
+		fmt.Fprintf(w, "records 1 to %d ended by retention: record %d says so of the records up to %d, until %s\n", r.First-1, c.Record, c.To, c.Expires.Format(time.DateOnly))
+	}
 	for _, a := range r.Accepted {
 		fmt.Fprintf(w, "record %d: %s; accepted in record %d by %s: %s\n", a.Record, a.What, a.Sequence, a.By, a.Reason)
 	}

@@ -47,6 +47,7 @@ const (
 	ActionSealed     Action = "sealed"     // from this record on, all are signed
 	ActionRekeyed    Action = "rekeyed"    // the key with which they are signed was replaced
 	ActionAccepted   Action = "accepted"   // a break of the audit or the ledger, by an operator
+	ActionClosed     Action = "closed"     // records that will expire, by the program
 	ActionCheckpoint Action = "checkpoint" // which receipts the ledger has; in exports only
 )
 
@@ -57,7 +58,7 @@ func Actions() []Action {
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
 		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
-		ActionSealed, ActionRekeyed, ActionAccepted,
+		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,
 	}
 }
 
@@ -142,6 +143,7 @@ type AuditRecord struct {
 	TooLarge   bool        `json:"too_large,omitempty"`
 	Sealing    *Sealing    `json:"sealing,omitempty"`    // of sealed and rekeyed
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"` // of a checkpoint
+	Closing    *Closing    `json:"closing,omitempty"`    // of closed
 	Accepted   *Acceptance `json:"accepted,omitempty"`   // of accepted
 	// Previous is the SHA-256, hexadecimal, of the record before this one, over its
 	// stored bytes; 64 zeros in the first, "" in records from before the chain existed.

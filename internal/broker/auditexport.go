@@ -205,7 +205,12 @@ func (w *walk) endOfFile(line exportLine) *ExportEnd {
 	case head != end.Head || w.report.Records != end.Records:
 		w.setBreak(head.Sequence, BreakChanged, "the file's end is about other records: %d up to %s, not %d up to %s", end.Records, end.Head, w.report.Records, head)
 	default:
-		w.end(head.Sequence)
+		if end.From == 1 {
+			w.checkFront(end.Exported)
+		}
+		if w.report.Break == nil {
+			w.end(head.Sequence)
+		}
 	}
 	if end.From > 1 {
 		w.report.AgedOut = w.report.First - min(end.From, w.report.First)

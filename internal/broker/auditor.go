@@ -38,6 +38,7 @@ type Auditor struct {
 	suspect bool              // entries seem to be gone: verify all
 
 	// Used by Run only.
+	closed   time.Time   // when it last looked for records that expire
 	ledger   StreamState // as last seen
 	accepted uint64      // the last record `accepted` that was seen
 }
@@ -229,6 +230,12 @@ func (a *Auditor) look(ctx context.Context, w *walk) error {
 	}
 	a.mu.Unlock()
 	a.recover()
+	if now := time.Now(); w.report.Break == nil && w.report.SignedFrom != 0 && now.Sub(a.closed) > closingEvery {
+		if err := a.b.closeOld(ctx, now); err != nil {
+			return err
+		}
+		a.closed = now
+	}
 	return a.lookForAccepted(ctx)
 }
 
@@ -296,7 +303,7 @@ func (a *Auditor) remember(w *walk) error {
 	if a.b.cfg.AuditMemory == "" || w.keys == nil || w.report.Break != nil || w.report.Records == 0 {
 		return nil
 	}
-	m := auditMemory{Head: w.report.Head, Sealed: w.report.SignedFrom != 0}
+	m := auditMemory{Head: w.report.Head, Sealed: w.report.SignedFrom != 0, Closed: w.closedTo}
 	if w.remembered != nil && *w.remembered == m {
 		return nil
 	}

@@ -85,6 +85,8 @@ type AuditReport struct {
 	// Unchecked are anchors whose records have aged out.
 	Unchecked []Anchor    `json:"unchecked,omitempty"`
 	Break     *AuditBreak `json:"break,omitempty"` // nil: the audit is intact
+	// Closing is the record that says of the records before First that they expire; nil: none.
+	Closing *Closing `json:"closing,omitempty"`
 	// Accepted are the breaks that operators have accepted.
 	Accepted []AcceptedBreak `json:"accepted,omitempty"`
 }
@@ -137,7 +139,10 @@ func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, erro
 			return w, nil
 		}
 	}
-	w.end(info.State.LastSeq)
+	w.checkFront(time.Now())
+	if w.report.Break == nil {
+		w.end(info.State.LastSeq)
+	}
 	return w, nil
 }
 
@@ -157,7 +162,11 @@ type walk struct {
 	inForce    string          // the id of the key in force; "" until a record says so
 	strange    strange
 	ledger     ledgerRules
-	report     AuditReport
+	// firstPrevious is the hash of the record before the first one, according to that one;
+	// closedTo the last record of which a record says that it expires.
+	firstPrevious string
+	closedTo      uint64
+	report        AuditReport
 }
 
 // strange are the records signed with a key that is not given, since the last one that is
@@ -211,7 +220,7 @@ func (w *walk) step(raw *jetstream.RawStreamMsg) {
 		return
 	}
 	if w.report.Records == 0 {
-		w.report.First, w.report.AgedOut = sequence, sequence-1
+		w.report.First, w.report.AgedOut, w.firstPrevious = sequence, sequence-1, r.Previous
 	}
 	if w.keys != nil {
 		if w.stepHMAC(raw, &r); w.report.Break != nil {
@@ -266,6 +275,7 @@ func (w *walk) stepHMAC(raw *jetstream.RawStreamMsg, r *AuditRecord) {
 		w.wrong(raw, BreakForged, "record %d is signed with key %s, which is not in force there", n, key)
 	default:
 		rep.Signed++
+		w.noteClosing(r, n)
 		if r.Action == ActionRekeyed && r.Sealing != nil && rep.SignedFrom != 0 {
 			w.ledger.replaced[w.inForce] = raw.Time
 			w.inForce = r.Sealing.Key
