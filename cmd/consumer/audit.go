@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -15,6 +17,7 @@ type auditCmd struct {
 	List   auditListCmd   `cmd:"" help:"List audit records, newest first."`
 	Export auditExportCmd `cmd:"" help:"Print audit records as JSON, one per line, oldest first: all, or those that match a filter."`
 	Verify auditVerifyCmd `cmd:"" help:"Check that no audit record and no receipt was forged, changed or removed."`
+	Accept auditAcceptCmd `cmd:"" help:"Record that you have looked into a break: it no longer counts."`
 	Rotate auditRotateCmd `cmd:"" help:"Put a new key in force for the records to come."`
 	Key    auditKeyCmd    `cmd:"" help:"Print a new key, for audit.key."`
 }
@@ -102,6 +105,15 @@ func recordRow(r desk.Record) []string {
 type auditExportCmd struct {
 	recordFilter
 	FromRecord uint64 `help:"First record to print." default:"1" placeholder:"RECORD"`
+	Signed     bool   `help:"Print the records as they are stored, with their HMAC: audit verify --file checks them elsewhere, without NATS."`
+}
+
+// Validate is called when the command line has been read.
+func (c *auditExportCmd) Validate() error {
+	if c.Signed && len(c.values()) > 0 {
+		return errors.New("--signed exports all records: a part cannot be verified, so it takes no filter but --from-record")
+	}
+	return c.recordFilter.Validate()
 }
 
 // Run reads the stream directly, because it has records that are too old for the lists.
@@ -111,6 +123,9 @@ func (c *auditExportCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
+	if c.Signed {
+		return b.ExportAudit(a.ctx, c.FromRecord, a.stdout)
+	}
 	query, err := c.query()
 	if err != nil {
 		return usage("%w", err)
@@ -133,12 +148,17 @@ func (c *auditExportCmd) Run(a *app) error {
 }
 
 type auditVerifyCmd struct {
-	Anchor []string `help:"Anchor that an earlier verify printed: proves that no record up to it was rewritten (repeatable)." placeholder:"RECORD:SHA256"`
-	Output string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	Anchor  []string `help:"Anchor that an earlier verify printed: proves that no record up to it was rewritten (repeatable)." placeholder:"RECORD:SHA256"`
+	File    string   `help:"Verify this export (audit export --signed) instead of the running audit, without NATS; -: standard input." placeholder:"FILE"`
+	KeyFile string   `help:"File with the keys for --file, instead of the configuration's." placeholder:"FILE"`
+	Output  string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Validate is called when the command line has been read.
 func (c *auditVerifyCmd) Validate() error {
+	if c.KeyFile != "" && c.File == "" {
+		return errors.New("--key-file goes with --file")
+	}
 	_, err := c.anchors()
 	return err
 }
@@ -156,6 +176,9 @@ func (c *auditVerifyCmd) anchors() (all []broker.Anchor, err error) {
 
 // Run checks the whole audit; exit 1 if it is not as it was written.
 func (c *auditVerifyCmd) Run(a *app) error {
+	if c.File != "" {
+		return c.verifyFile(a)
+	}
 	b, done, err := a.dial(a.ctx)
 	if err != nil {
 		return err
@@ -170,7 +193,7 @@ func (c *auditVerifyCmd) Run(a *app) error {
 		return err
 	}
 	if c.Output == "json" {
-		err = a.json(verification{report, receipts})
+		err = a.json(verification{AuditReport: report, Receipts: receipts})
 	} else {
 		printVerification(a.stdout, report, receipts)
 	}
@@ -189,6 +212,7 @@ func (c *auditVerifyCmd) Run(a *app) error {
 type verification struct {
 	broker.AuditReport
 	Receipts *broker.ReceiptReport `json:"receipts,omitempty"`
+	Export   *broker.ExportEnd     `json:"export,omitempty"` // of a file: its end
 }
 
 func printReceipts(w io.Writer, r *broker.ReceiptReport) {
@@ -199,7 +223,7 @@ func printReceipts(w io.Writer, r *broker.ReceiptReport) {
 	for _, more := range []struct {
 		n    uint64
 		what string
-	}{{r.Expired, "expired"}, {r.Unsigned, "older than the key"}, {r.Unverified, "signed with a lost key"}} {
+	}{{r.Expired, "expired"}, {r.Unsigned, "older than the key"}, {r.Unverified, "signed with a lost key"}, {r.Accepted, "accepted by an operator"}} {
 		if more.n > 0 {
 			fmt.Fprintf(w, "; %d %s", more.n, more.what)
 		}
@@ -225,6 +249,12 @@ func printVerification(w io.Writer, r broker.AuditReport, receipts *broker.Recei
 		fmt.Fprintf(w, "; %d signed with a lost key", r.Unverified)
 	}
 	fmt.Fprintln(w)
+	if c := r.Closing; c != nil {
+		fmt.Fprintf(w, "records 1 to %d ended by retention: record %d says so of the records up to %d, until %s\n", r.First-1, c.Record, c.To, c.Expires.Format(time.DateOnly))
+	}
+	for _, a := range r.Accepted {
+		fmt.Fprintf(w, "record %d: %s; accepted in record %d by %s: %s\n", a.Record, a.What, a.Sequence, a.By, a.Reason)
+	}
 	printReceipts(w, receipts)
 	for _, anchor := range r.Unchecked {
 		fmt.Fprintf(w, "the record of anchor %s has expired, and was not compared\n", anchor)

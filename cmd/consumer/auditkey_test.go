@@ -50,6 +50,8 @@ func TestTheAuditHolds(t *testing.T) {
 		t.Errorf("healthz: %d %s", status, page)
 	}
 
+	verifyElsewhere(t, o)
+
 	forged := `{"event":"e-9","target":"ops","state":"sent","receipt":{"relay":"relay:25","recipients":["ops@demo.example"]}}`
 	if _, err := o.service.broker.JetStream().Publish(t.Context(), "$KV."+broker.LedgerBucket+".ops.e-9", []byte(forged)); err != nil {
 		t.Fatal(err)
@@ -67,6 +69,44 @@ func TestTheAuditHolds(t *testing.T) {
 	said := o.certpost("audit", "verify")
 	if said.code != exitFailed || !strings.Contains(said.stdout, "ops.e-9: unsigned: it has no HMAC") || said.stderr != "certpost: the ledger is not as it was written: 1 entry\n" {
 		t.Errorf("verify of a forged entry: %+v", said)
+	}
+	revision, _, _ := strings.Cut(said.stdout[strings.Index(said.stdout, "\nrevision ")+len("\nrevision "):], " ")
+	if said := o.certpost("audit", "accept", "--revision", revision+"0", "--reason", "x"); said.code != exitUsage {
+		t.Errorf("accepts what is no break: %+v", said)
+	}
+	if said := o.certpost("audit", "accept", "--revision", revision, "--reason", "our own test").done(t); !strings.Contains(said, "Accepted, and recorded") {
+		t.Errorf("accept: %s", said)
+	}
+	if said := o.certpost("audit", "verify").done(t); !strings.Contains(said, "1 accepted by an operator") {
+		t.Errorf("verify of an accepted entry: %s", said)
+	}
+}
+
+// verifyElsewhere verifies an export with the key only, and by the configuration.
+func verifyElsewhere(t *testing.T, o *fixture) {
+	t.Helper()
+	export := o.certpost("audit", "export", "--signed").done(t)
+	file := o.path("audit.jsonl")
+	if err := os.WriteFile(file, []byte(export), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, said := range []said{
+		command(t, nil, "audit", "verify", "--file", file, "--key-file", o.path("data/audit.key")), o.certpost("audit", "verify", "--file", file),
+	} {
+		if text := said.done(t); !strings.Contains(text, "3 signed, all from 1 on") || !strings.Contains(text, "complete up to record 3") {
+			t.Errorf("verify --file: %s", text)
+		}
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(export, "yearly", "hourly", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said := o.certpost("audit", "verify", "--file", file); said.code != exitFailed || !strings.Contains(said.stderr, "the exported audit is not as it was written: the HMAC of record 2 is wrong") {
+		t.Errorf("verify of a changed file: %+v", said)
+	}
+	for _, args := range [][]string{{"--file", file + "x"}, {"--file", file, "--key-file", file}} {
+		if said := o.certpost(append([]string{"audit", "verify"}, args...)...); said.code != exitUsage {
+			t.Errorf("%q: %+v, want exit %d", args, said, exitUsage)
+		}
 	}
 }
 

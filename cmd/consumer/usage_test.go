@@ -51,6 +51,10 @@ func TestWrongUsage(t *testing.T) {
 		"dead-letters replay --all --rate":   "--rate: expected string value but got \"EOL\" (<EOL>)",
 		"dead-letters replay --all":          "dead-letters replay: a reason is required: the audit keeps it",
 		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
+		"audit accept --record 1":            "audit accept: a reason is required: the audit keeps it",
+		"audit accept":                       "audit accept: --record or --revision is required: the number at which audit verify found a break",
+		"audit verify --key-file k":          "audit verify: --key-file goes with --file",
+		"audit export --signed --lane a":     "audit export: --signed exports all records: a part cannot be verified, so it takes no filter but --from-record",
 		"audit verify --anchor 1":            "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
 		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded`,
 		"deliveries list --since 3":          `deliveries list: invalid filter: since: want a duration such as 30m or 24h, not "3"`,
@@ -139,7 +143,7 @@ func meantCommand(line string) string {
 }
 
 // commandWords are the commands in the lines of TestWrongUsage.
-var commandWords = map[string]bool{"run": true, "dead-letters": true, "show": true, "replay": true, "discard": true, "list": true, "audit": true, "verify": true,
+var commandWords = map[string]bool{"run": true, "dead-letters": true, "show": true, "replay": true, "discard": true, "list": true, "audit": true, "verify": true, "export": true, "accept": true,
 	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true}
 
 // A group of commands alone is a question, and so is help.

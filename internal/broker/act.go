@@ -108,6 +108,9 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	m := nats.NewMsg(d.ReplaySubject)
 	m.Data = d.Body
 	m.Header.Set(HeaderEventID, HeaderText(d.Event))
+	if d.Lane != "" || how.Target != "" { // a delivery: the success is recorded as that of this replay
+		m.Header.Set(HeaderLetter, strconv.FormatUint(d.Sequence, 10))
+	}
 	switch {
 	case how.Target != "":
 		if !events.IsToken(how.Target) || !events.IsToken(how.Lane) {

@@ -18,6 +18,7 @@ type Action string
 // The actions. Ends reports those that take a letter off the list.
 const (
 	ActionReplayed  Action = "replayed"  // published again
+	ActionSent      Action = "sent"      // the mail of a replay: the relay has accepted it
 	ActionDelivered Action = "delivered" // its delivery succeeded after all
 	ActionDiscarded Action = "discarded" // by an operator, with a reason
 	ActionExpired   Action = "expired"   // the stream removed it at the letters' maximum age
@@ -45,6 +46,8 @@ const (
 
 	ActionSealed     Action = "sealed"     // from this record on, all are signed
 	ActionRekeyed    Action = "rekeyed"    // the key with which they are signed was replaced
+	ActionAccepted   Action = "accepted"   // a break of the audit or the ledger, by an operator
+	ActionClosed     Action = "closed"     // records that will expire, by the program
 	ActionCheckpoint Action = "checkpoint" // which receipts the ledger has; in exports only
 )
 
@@ -52,10 +55,10 @@ const (
 // the dashboard.
 func Actions() []Action {
 	return []Action{
-		ActionReplayed, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
+		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
 		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
-		ActionSealed, ActionRekeyed,
+		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,
 	}
 }
 
@@ -126,6 +129,10 @@ type AuditRecord struct {
 	LetterNumber uint64 `json:"letter_number,omitempty"`
 	NewLetter    uint64 `json:"new_letter,omitempty"`
 	Delivery     uint64 `json:"delivery,omitempty"`
+	// Generation is that of the delivery in a record `sent`, OrderedBy who ordered the replay, if
+	// that is known.
+	Generation int    `json:"generation,omitempty"`
+	OrderedBy  *Actor `json:"ordered_by,omitempty"`
 	// NewTarget and NewRecipients are what the operator changed for a replay.
 	NewTarget     string      `json:"new_target,omitempty"`
 	NewRecipients []string    `json:"new_recipients,omitempty"`
@@ -136,6 +143,8 @@ type AuditRecord struct {
 	TooLarge   bool        `json:"too_large,omitempty"`
 	Sealing    *Sealing    `json:"sealing,omitempty"`    // of sealed and rekeyed
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"` // of a checkpoint
+	Closing    *Closing    `json:"closing,omitempty"`    // of closed
+	Accepted   *Acceptance `json:"accepted,omitempty"`   // of accepted
 	// Previous is the SHA-256, hexadecimal, of the record before this one, over its
 	// stored bytes; 64 zeros in the first, "" in records from before the chain existed.
 	Previous string `json:"previous,omitempty"`

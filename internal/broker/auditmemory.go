@@ -12,6 +12,8 @@ import (
 type auditMemory struct {
 	Head   Anchor `json:"head"`   // the last record that was verified
 	Sealed bool   `json:"sealed"` // records are signed
+	// Closed is the last record of which the audit says that it expires.
+	Closed uint64 `json:"closed,omitempty"`
 }
 
 // anchors returns the anchor of the last verified record.

@@ -36,6 +36,11 @@ type Auditor struct {
 	last    uint64            // the ledger's revision up to which receipts were compared
 	waiting map[uint64]waiter // receipts later than that, not covered yet, by revision
 	suspect bool              // entries seem to be gone: verify all
+
+	// Used by Run only.
+	closed   time.Time   // when it last looked for records that expire
+	ledger   StreamState // as last seen
+	accepted uint64      // the last record `accepted` that was seen
 }
 
 // waiter is a receipt that no checkpoint covers yet.
@@ -62,6 +67,9 @@ type AuditFinding struct {
 	Kind  BreakKind `json:"kind"`
 	What  string    `json:"what"`
 	Since time.Time `json:"since"` // when this process found it
+	// Record is its number in the audit, Revision that in the ledger.
+	Record   uint64 `json:"record,omitempty"`
+	Revision uint64 `json:"revision,omitempty"`
 }
 
 // AuditState is what this process knows of the integrity of audit and ledger.
@@ -85,7 +93,6 @@ func (a *Auditor) Run(ctx context.Context) {
 	defer a.b.auditor.Store(nil)
 	var w *walk
 	var due time.Time
-	var before StreamState // of the ledger
 	for ctx.Err() == nil {
 		err := a.seal(ctx)
 		if now := time.Now(); err == nil && (w == nil || a.doubts() && !now.Before(due)) {
@@ -94,7 +101,7 @@ func (a *Auditor) Run(ctx context.Context) {
 			}
 		}
 		if err == nil {
-			before, err = a.look(ctx, w, before)
+			err = a.look(ctx, w)
 		}
 		a.setFault(err)
 		backoff.Sleep(ctx, a.pace.look)
@@ -175,10 +182,11 @@ func (a *Auditor) verifyAll(ctx context.Context) (*walk, error) {
 		return nil, fmt.Errorf("stream KV_%s: %w", LedgerBucket, err)
 	}
 	ledger := stateOf(stream.CachedInfo())
+	a.ledger = ledger // from here on entries that disappear are noticed
 	var receipts *ReceiptReport
 	var notCovered []leaf
 	if w.report.SignedFrom != 0 && w.report.Break == nil {
-		if receipts, notCovered, err = a.b.verifyLedger(ctx, &w.ledger); err != nil {
+		if receipts, notCovered, err = a.b.verifyLedger(ctx, &w.ledger, w.accepted); err != nil {
 			return nil, err
 		}
 	}
@@ -189,6 +197,7 @@ func (a *Auditor) verifyAll(ctx context.Context) (*walk, error) {
 		a.setRules(w)
 		a.created, a.last = ledger.Created, ledger.Last
 	}
+	a.settleAccepted(w.accepted)
 	a.mu.Unlock()
 	for _, l := range notCovered {
 		a.wait(l)
@@ -196,37 +205,45 @@ func (a *Auditor) verifyAll(ctx context.Context) (*walk, error) {
 	a.noteBreak(w.report.Break)
 	if receipts != nil {
 		for _, b := range receipts.Breaks {
-			a.note("ledger", b.Kind, entryName(b)+": "+b.What)
+			a.note("ledger", b.Kind, b.Revision, entryName(b)+": "+b.What)
 		}
 	}
 	return w, a.remember(w)
 }
 
 // look verifies the records that are new, and looks whether entries of the ledger are gone.
-func (a *Auditor) look(ctx context.Context, w *walk, before StreamState) (StreamState, error) {
+func (a *Auditor) look(ctx context.Context, w *walk) error {
 	_, audit, ledger, err := a.b.StreamStates(ctx)
 	if err != nil {
-		return before, err
+		return err
 	}
 	if w.report.Break == nil {
 		if err := a.lookAtRecords(ctx, w, audit); err != nil {
-			return before, err
+			return err
 		}
 	}
+	before := a.ledger
+	a.ledger = ledger
 	a.mu.Lock()
-	if !before.Created.IsZero() && (!ledger.Created.Equal(before.Created) || ledger.Messages < before.Messages || ledger.Last < before.Last) {
+	if !ledger.Created.Equal(before.Created) || ledger.Messages < before.Messages || ledger.Last < before.Last {
 		a.suspect = true
 	}
 	a.mu.Unlock()
 	a.recover()
-	return ledger, nil
+	if now := time.Now(); w.report.Break == nil && w.report.SignedFrom != 0 && now.Sub(a.closed) > closingEvery {
+		if err := a.b.closeOld(ctx, now); err != nil {
+			return err
+		}
+		a.closed = now
+	}
+	return a.lookForAccepted(ctx)
 }
 
 func (a *Auditor) lookAtRecords(ctx context.Context, w *walk, audit StreamState) error {
 	head := w.report.Head.Sequence
 	if !audit.Created.Equal(w.created) || audit.Last < head {
-		a.note("audit", BreakTruncated, fmt.Sprintf("the stream was recreated or cut off: record %d was verified, and the last one is %d", head, audit.Last))
-		w.report.Break = &AuditBreak{head, BreakTruncated, "the stream was recreated or cut off"}
+		a.note("audit", BreakTruncated, head, fmt.Sprintf("the stream was recreated or cut off: record %d was verified, and the last one is %d", head, audit.Last))
+		w.setBreak(head, BreakTruncated, "the stream was recreated or cut off")
 		return nil
 	}
 	if audit.Last == head {
@@ -286,7 +303,7 @@ func (a *Auditor) remember(w *walk) error {
 	if a.b.cfg.AuditMemory == "" || w.keys == nil || w.report.Break != nil || w.report.Records == 0 {
 		return nil
 	}
-	m := auditMemory{Head: w.report.Head, Sealed: w.report.SignedFrom != 0}
+	m := auditMemory{Head: w.report.Head, Sealed: w.report.SignedFrom != 0, Closed: w.closedTo}
 	if w.remembered != nil && *w.remembered == m {
 		return nil
 	}
@@ -314,7 +331,7 @@ func (a *Auditor) examine(raw *jetstream.RawStreamMsg, c *LedgerChange) {
 	}
 	if kind, what := rules.judge(seal, raw.Sequence, raw.Time, created); kind != "" {
 		b := EntryBreak{c.Key, raw.Sequence, kind, what}
-		a.note("ledger", kind, entryName(b)+": "+what)
+		a.note("ledger", kind, raw.Sequence, entryName(b)+": "+what)
 		return
 	}
 	if c.Entry.Receipt != nil && seal.result == authentic {
@@ -351,7 +368,7 @@ func (a *Auditor) recover() {
 func (b *Broker) RolledBack(c *LedgerChange, known uint64) {
 	if a := b.auditor.Load(); a != nil {
 		e := EntryBreak{Key: c.Key, Revision: c.Revision}
-		a.note("ledger", BreakRolledBack, fmt.Sprintf("%s: it is an old value: it does not follow revision %d", entryName(e), known))
+		a.note("ledger", BreakRolledBack, c.Revision, fmt.Sprintf("%s: it is an old value: it does not follow revision %d", entryName(e), known))
 	}
 }
 
@@ -379,13 +396,18 @@ func entryName(b EntryBreak) string {
 
 func (a *Auditor) noteBreak(b *AuditBreak) {
 	if b != nil {
-		a.note("audit", b.Kind, b.What)
+		a.note("audit", b.Kind, b.Sequence, b.What)
 	}
 }
 
-// note keeps a break for as long as the process runs, and tells of it once.
-func (a *Auditor) note(where string, kind BreakKind, what string) {
-	f := AuditFinding{where, kind, what, time.Now().UTC()}
+// note keeps a break until an operator accepts it, or the process ends, and tells of it once.
+func (a *Auditor) note(where string, kind BreakKind, number uint64, what string) {
+	f := AuditFinding{Where: where, Kind: kind, What: what, Since: time.Now().UTC()}
+	if where == "audit" {
+		f.Record = number
+	} else {
+		f.Revision = number
+	}
 	a.mu.Lock()
 	_, known := a.broken[where+what]
 	if known || len(a.broken) >= 10*mostBreaks {

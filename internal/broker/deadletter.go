@@ -29,6 +29,7 @@ const (
 	HeaderEventSequence = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
 	HeaderEventSubject  = "Certpost-Event-Subject"  // that the event was published on: its source
 	HeaderForce         = "Certpost-Force"
+	HeaderLetter        = "Certpost-Letter"    // the number of the dead letter that a delivery replays
 	HeaderCopyOf        = "Certpost-Copy-Of"   // the sequence of the delivery that was moved, or stranded
 	HeaderPublished     = "Certpost-Published" // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
 	HeaderCode          = "Certpost-Code"

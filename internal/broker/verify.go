@@ -61,6 +61,9 @@ type AuditBreak struct {
 	Sequence uint64    `json:"sequence"` // of the record
 	Kind     BreakKind `json:"kind"`
 	What     string    `json:"what"`
+	// To is the last record that is missing, Hash that of the record that is there.
+	To   uint64 `json:"to,omitempty"`
+	Hash string `json:"hash,omitempty"`
 }
 
 // AuditReport is the result of VerifyAudit.
@@ -82,6 +85,10 @@ type AuditReport struct {
 	// Unchecked are anchors whose records have aged out.
 	Unchecked []Anchor    `json:"unchecked,omitempty"`
 	Break     *AuditBreak `json:"break,omitempty"` // nil: the audit is intact
+	// Closing is the record that says of the records before First that they expire; nil: none.
+	Closing *Closing `json:"closing,omitempty"`
+	// Accepted are the breaks that operators have accepted.
+	Accepted []AcceptedBreak `json:"accepted,omitempty"`
 }
 
 // AuditHead returns the audit's last record; the zero Anchor if there is none.
@@ -103,7 +110,7 @@ func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditRepor
 
 // verifyAudit is VerifyAudit; the walk can be continued with later records.
 func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, error) {
-	w := &walk{anchors: anchors, ledger: ledgerRules{replaced: map[string]time.Time{}, covered: map[uint64]cover{}}}
+	w := newWalk(nil, anchors)
 	if b.cfg.AuditKeys != nil {
 		var err error
 		if w.keys, err = b.cfg.AuditKeys(ctx); err != nil {
@@ -119,6 +126,9 @@ func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, erro
 	if err != nil {
 		return w, fmt.Errorf("stream %s: %w", AuditStream, err)
 	}
+	if w.accepted, err = b.readAccepted(ctx, w.keys); err != nil {
+		return w, err
+	}
 	info := s.CachedInfo()
 	w.created, w.young = info.Created, time.Since(info.Created) < auditAge
 	for raw, err := range b.read(ctx, AuditStream, "", 1) {
@@ -129,22 +139,34 @@ func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, erro
 			return w, nil
 		}
 	}
-	w.end(info.State.LastSeq)
+	w.checkFront(time.Now())
+	if w.report.Break == nil {
+		w.end(info.State.LastSeq)
+	}
 	return w, nil
+}
+
+func newWalk(keys *AuditKeys, anchors []Anchor) *walk {
+	return &walk{anchors: anchors, keys: keys, ledger: ledgerRules{keys: keys, replaced: map[string]time.Time{}, covered: map[uint64]cover{}}}
 }
 
 // walk checks the chain record by record.
 type walk struct {
 	anchors    []Anchor
-	keys       *AuditKeys   // nil: no HMAC is checked
-	remembered *auditMemory // nil: nothing is
-	created    time.Time    // of the stream
-	young      bool         // the stream is too young for records to have aged out
-	chained    bool         // a record of the chain was seen
-	inForce    string       // the id of the key in force; "" until a record says so
+	accepted   []AcceptedBreak // by operators
+	keys       *AuditKeys      // nil: no HMAC is checked
+	remembered *auditMemory    // nil: nothing is
+	created    time.Time       // of the stream
+	young      bool            // the stream is too young for records to have aged out
+	chained    bool            // a record of the chain was seen
+	inForce    string          // the id of the key in force; "" until a record says so
 	strange    strange
 	ledger     ledgerRules
-	report     AuditReport
+	// firstPrevious is the hash of the record before the first one, according to that one;
+	// closedTo the last record of which a record says that it expires.
+	firstPrevious string
+	closedTo      uint64
+	report        AuditReport
 }
 
 // strange are the records signed with a key that is not given, since the last one that is
@@ -154,8 +176,25 @@ type strange struct {
 	key          string
 }
 
+// setBreak ends the walk.
 func (w *walk) setBreak(sequence uint64, kind BreakKind, format string, args ...any) {
-	w.report.Break = &AuditBreak{sequence, kind, fmt.Sprintf(format, args...)}
+	w.report.Break = &AuditBreak{Sequence: sequence, Kind: kind, What: fmt.Sprintf(format, args...)}
+}
+
+// wrong is setBreak for the record that is read, unless an operator has accepted it.
+func (w *walk) wrong(raw *jetstream.RawStreamMsg, kind BreakKind, format string, args ...any) {
+	w.found(AuditBreak{Sequence: raw.Sequence, Kind: kind, What: fmt.Sprintf(format, args...), Hash: hashOf(raw.Data)})
+}
+
+// missing is setBreak for records that are not there, unless an operator has accepted that.
+func (w *walk) missing(from, to uint64, kind BreakKind, format string, args ...any) {
+	w.found(AuditBreak{Sequence: from, To: to, Kind: kind, What: fmt.Sprintf(format, args...)})
+}
+
+func (w *walk) found(found AuditBreak) {
+	if !w.accepts(&found) {
+		w.report.Break = &found
+	}
 }
 
 func (w *walk) step(raw *jetstream.RawStreamMsg) {
@@ -165,23 +204,23 @@ func (w *walk) step(raw *jetstream.RawStreamMsg) {
 	before := w.report.Head
 	switch {
 	case w.report.Records == 0 && sequence > 1 && w.young:
-		w.setBreak(1, BreakTruncated, "the oldest records, up to number %d, are missing, and the stream is too young for them to have aged out", sequence-1)
-		return
+		w.missing(1, sequence-1, BreakTruncated, "the oldest records, up to number %d, are missing, and the stream is too young for them to have aged out", sequence-1)
 	case w.report.Records == 0 && sequence == 1 && r.Previous != "" && r.Previous != zeroHash:
-		w.setBreak(1, BreakTruncated, "record 1 refers to an earlier record that does not exist: the stream was recreated from a part of the audit")
-		return
+		w.wrong(raw, BreakTruncated, "record 1 refers to an earlier record that does not exist: the stream was recreated from a part of the audit")
 	case w.report.Records == 0:
-		w.report.First, w.report.AgedOut = sequence, sequence-1
 	case sequence != before.Sequence+1:
-		w.setBreak(before.Sequence+1, BreakRemoved, "%s missing between other records: removed after being recorded", numbers(before.Sequence+1, sequence-1))
-		return
+		w.missing(before.Sequence+1, sequence-1, BreakRemoved, "%s missing between other records: removed after being recorded", numbers(before.Sequence+1, sequence-1))
 	case readable && r.Previous == before.Hash: // as it should be
 	case w.chained && (!readable || r.Previous == ""):
-		w.setBreak(sequence, BreakForeign, "record %d is not part of the chain: it was not written by Certpost", sequence)
-		return
+		w.wrong(raw, BreakForeign, "record %d is not part of the chain: it was not written by Certpost", sequence)
 	case r.Previous != "":
-		w.setBreak(sequence, BreakChanged, "record %d does not follow from record %d: one of the two was changed, or %d was not written by Certpost", sequence, before.Sequence, sequence)
+		w.wrong(raw, BreakChanged, "record %d does not follow from record %d: one of the two was changed, or %d was not written by Certpost", sequence, before.Sequence, sequence)
+	}
+	if w.report.Break != nil {
 		return
+	}
+	if w.report.Records == 0 {
+		w.report.First, w.report.AgedOut, w.firstPrevious = sequence, sequence-1, r.Previous
 	}
 	if w.keys != nil {
 		if w.stepHMAC(raw, &r); w.report.Break != nil {
@@ -197,7 +236,7 @@ func (w *walk) step(raw *jetstream.RawStreamMsg) {
 	w.report.Records++
 	for _, a := range w.anchors {
 		if a.Sequence == sequence && a.Hash != w.report.Head.Hash {
-			w.setBreak(sequence, BreakAnchor, "record %d differs from its anchor: the audit was rewritten up to this record", sequence)
+			w.wrong(raw, BreakAnchor, "record %d differs from its anchor: the audit was rewritten up to this record", sequence)
 		}
 	}
 }
@@ -213,9 +252,9 @@ func (w *walk) stepHMAC(raw *jetstream.RawStreamMsg, r *AuditRecord) {
 	anew := result == authentic && r.Action == ActionSealed && r.Sealing != nil && (rep.SignedFrom == 0 || r.Sealing.Lost)
 	switch {
 	case result == forged:
-		w.setBreak(n, BreakForged, "the HMAC of record %d is wrong: the record was changed, or it was not written by Certpost", n)
+		w.wrong(raw, BreakForged, "the HMAC of record %d is wrong: the record was changed, or it was not written by Certpost", n)
 	case result == unsigned && (rep.SignedFrom != 0 || w.strange.count > 0):
-		w.setBreak(n, BreakUnsigned, "record %d has no HMAC, although earlier ones have: it was not written by a Certpost with the key", n)
+		w.wrong(raw, BreakUnsigned, "record %d has no HMAC, although earlier ones have: it was not written by a Certpost with the key", n)
 	case result == unsigned:
 	case anew:
 		first := rep.SignedFrom == 0
@@ -233,16 +272,17 @@ func (w *walk) stepHMAC(raw *jetstream.RawStreamMsg, r *AuditRecord) {
 		}
 		w.strange.count++
 	case result == unknownKey, rep.SignedFrom != 0 && key != w.inForce:
-		w.setBreak(n, BreakForged, "record %d is signed with key %s, which is not in force there", n, key)
+		w.wrong(raw, BreakForged, "record %d is signed with key %s, which is not in force there", n, key)
 	default:
 		rep.Signed++
+		w.noteClosing(r, n)
 		if r.Action == ActionRekeyed && r.Sealing != nil && rep.SignedFrom != 0 {
 			w.ledger.replaced[w.inForce] = raw.Time
 			w.inForce = r.Sealing.Key
 			delete(w.ledger.replaced, w.inForce) // used again
 		}
 		if err := w.ledger.learn(raw, r, false); err != nil {
-			w.setBreak(n, BreakForged, "record %d is no checkpoint: %v", n, err)
+			w.wrong(raw, BreakForged, "record %d is no checkpoint: %v", n, err)
 		}
 	}
 }
@@ -252,12 +292,12 @@ func (w *walk) end(last uint64) {
 	head := w.report.Head.Sequence
 	switch {
 	case w.report.Records == 0 && last > 0 && w.young:
-		w.setBreak(1, BreakTruncated, "%s missing: the audit is empty, and the stream is too young for them to have aged out", numbers(1, last))
+		w.missing(1, last, BreakTruncated, "%s missing: the audit is empty, and the stream is too young for them to have aged out", numbers(1, last))
 		return
 	case w.report.Records == 0:
 		w.report.AgedOut, head = last, last
 	case head < last:
-		w.setBreak(head+1, BreakTruncated, "%s missing at the end: removed after being recorded", numbers(head+1, last))
+		w.missing(head+1, last, BreakTruncated, "%s missing at the end: removed after being recorded", numbers(head+1, last))
 		return
 	case w.strange.count > 0:
 		w.setBreak(w.strange.first, BreakKey, "records from %d on are signed with key %s, which is not among the keys that are given: the key is missing, or the records were not written by Certpost", w.strange.first, w.strange.key)
@@ -266,14 +306,16 @@ func (w *walk) end(last uint64) {
 	for _, a := range w.anchors {
 		switch {
 		case a.Sequence > head:
-			w.setBreak(a.Sequence, BreakTruncated, "the audit ends with record %d, but the anchor is of a later record: the stream was cut off or recreated", head)
-			return
+			w.missing(a.Sequence, a.Sequence, BreakTruncated, "the audit ends with record %d, but the anchor is of a later record: the stream was cut off or recreated", head)
+			if w.report.Break != nil {
+				return
+			}
 		case a.Sequence < w.report.First || w.report.Records == 0:
 			w.report.Unchecked = append(slices.Clip(w.report.Unchecked), a)
 		}
 	}
 	if w.remembered != nil && w.remembered.Sealed && w.report.SignedFrom == 0 && w.report.Records > 0 {
-		w.setBreak(w.report.First, BreakUnsigned, "no record has an HMAC any more, but this process has seen them signed: the audit was rewritten")
+		w.missing(w.report.First, 0, BreakUnsigned, "no record has an HMAC any more, but this process has seen them signed: the audit was rewritten")
 	}
 }
 

@@ -37,6 +37,7 @@ type ReceiptReport struct {
 	Unsigned   uint64 `json:"unsigned,omitempty"`
 	Unverified uint64 `json:"unverified,omitempty"`
 	Expired    uint64 `json:"expired,omitempty"`
+	Accepted   uint64 `json:"accepted,omitempty"` // breaks that an operator has accepted
 	// Breaks are the first entries that are not what Certpost wrote, Broken is their number.
 	Breaks []EntryBreak `json:"breaks,omitempty"`
 	Broken uint64       `json:"broken"`
@@ -133,13 +134,13 @@ func (b *Broker) VerifyReceipts(ctx context.Context, anchors ...Anchor) (AuditRe
 	if err != nil || w.report.Break != nil || w.report.SignedFrom == 0 {
 		return w.report, nil, err
 	}
-	receipts, _, err := b.verifyLedger(ctx, &w.ledger)
+	receipts, _, err := b.verifyLedger(ctx, &w.ledger, w.accepted)
 	return w.report, receipts, err
 }
 
 // verifyLedger reads the ledger and compares each entry with the rules. It also returns the
 // leaves of the entries that are right and not covered yet, at most mostPending.
-func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules) (report *ReceiptReport, notCovered []leaf, err error) {
+func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules, accepted []AcceptedBreak) (report *ReceiptReport, notCovered []leaf, err error) {
 	s, err := b.js.Stream(ctx, "KV_"+LedgerBucket)
 	if err != nil {
 		return nil, nil, fmt.Errorf("stream KV_%s: %w", LedgerBucket, err)
@@ -193,6 +194,13 @@ func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules) (report *
 		}
 		broken[key] = EntryBreak{Revision: cover.revision, Kind: BreakDeleted, What: "a checkpoint covers this revision, and the ledger has no entry of that delivery any more: it was removed, not by Certpost"}
 	}
+	maps.DeleteFunc(broken, func(_ uint64, e EntryBreak) bool {
+		ok := slices.ContainsFunc(accepted, func(a AcceptedBreak) bool { return a.Revision == e.Revision && a.Kind == e.Kind })
+		if ok {
+			report.Accepted++
+		}
+		return ok
+	})
 	report.setBreaks(slices.Collect(maps.Values(broken)))
 	return report, notCovered, nil
 }

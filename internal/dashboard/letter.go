@@ -115,7 +115,7 @@ func timeline(d desk.Detail, tries []attempt, now time.Time) []moment {
 			continue
 		}
 		m := moment{At: record.Time, What: actionWords(record.Action), Who: record.Shown(), Via: record.Via, Why: record.Reason}
-		if record.Action == broker.ActionDelivered {
+		if record.Action == broker.ActionDelivered || record.Action == broker.ActionSent {
 			m.Kind = "good"
 		}
 		if record.LetterNumber != 0 && record.LetterNumber != d.Sequence {
@@ -145,6 +145,8 @@ func actionWords(a broker.Action) string {
 	switch a {
 	case broker.ActionReplayed:
 		return "published again"
+	case broker.ActionSent:
+		return "sent: the replay succeeded"
 	case broker.ActionDelivered:
 		return "delivered; the letter left the list"
 	case broker.ActionFailed:

@@ -166,8 +166,9 @@ func TestAuditOfAReplay(t *testing.T) {
 	v := o.visitor()
 	v.opens("/dead-letters/confirm?all=yes&action=replay").send("Replay 3 letters", "reason", "fixed").is(200)
 	o.until("it is done", func() bool { return strings.Count(v.do("GET", "/audit.csv?action=done", "").body, "\n") == 2 })
+	o.until("all mails are recorded", func() bool { return strings.Count(v.do("GET", "/audit.csv?action=sent", "").body, "\n") == 4 })
 	run := o.desk.Runs(desk.RunQuery{})[0].ID
-	v.opens("/audit?run="+run).is(200).says("replay run "+run, "letter 1", "letter 2", "letter 3", "announced", "started", "done")
+	v.opens("/audit?run="+run).is(200).says("replay run "+run, "letter 1", "letter 2", "letter 3", "announced", "started", "done", "the replay of letter 2, ordered by")
 	v.opens("/audit?letter=2").says("published again", "letter 2")
 	var records []desk.Record
 	must(t, json.Unmarshal([]byte(v.do("GET", "/audit.json?action=replayed", "").is(200).body), &records))
@@ -185,8 +186,8 @@ func TestAuditOfAReplay(t *testing.T) {
 			break
 		}
 	}
-	if len(walked) != 8 { // the intents and outcomes of three letters, and the start and end of the run
-		t.Errorf("walking page by page found the records %v, want 8", walked)
+	if len(walked) != 11 { // the intents, outcomes and mails of three letters, and the start and end of the run
+		t.Errorf("walking page by page found the records %v, want 11", walked)
 	}
 }
 

@@ -135,7 +135,7 @@ func (t *tracker) spent(now time.Time) (times []time.Time) {
 // trackRecord applies a record about one of the run's letters. The lock is held.
 func (d *Desk) trackRecord(t *tracker, r *broker.AuditRecord, cause string) {
 	m := t.find(r.LetterNumber)
-	if m == nil {
+	if m == nil || r.Action == broker.ActionSent { // the ledger tells of the success
 		return
 	}
 	if r.Stage == broker.StageIntent {

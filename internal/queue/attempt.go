@@ -48,8 +48,9 @@ type job struct {
 	eventSeq uint64
 	// copyOf is the sequence of the message of which this one is a copy in another lane; 0 if
 	// it is none. That one may have been in work.
-	copyOf uint64
-	force  bool
+	copyOf   uint64
+	replayOf uint64 // the dead letter that it replays; 0: none, or not known
+	force    bool
 	// recipients, when not nil, are the only recipients of a replay.
 	recipients []string
 
@@ -104,6 +105,7 @@ func (j *job) read() *verdict.Failure {
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
 	j.copyOf, _ = strconv.ParseUint(h.Get(broker.HeaderCopyOf), 10, 64)
+	j.replayOf, _ = strconv.ParseUint(h.Get(broker.HeaderLetter), 10, 64)
 	j.force = strings.EqualFold(h.Get(broker.HeaderForce), "true")
 	if list := h.Get(broker.HeaderRecipients); list != "" {
 		j.recipients = strings.Split(list, ", ")
@@ -160,6 +162,9 @@ func (j *job) due(ctx context.Context) bool {
 		// The process that delivered it may have died before it removed the letter. The
 		// server forgets at kill -9 that it delivered the message; its sequence says so too.
 		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff("") {
+			return false
+		}
+		if (entry.Sequence == j.seq || entry.Sequence == j.copyOf) && !j.recordReplay(true) {
 			return false
 		}
 		j.finish("duplicate", nil)

@@ -162,9 +162,16 @@ func TestCrashWhileActingOnDeadLetters(t *testing.T) {
 					case "restore":
 						want = []string{"outcome discarded", "outcome restored"}
 					}
-					// The delivery may be recorded before the replay is.
-					if action == "replay" && len(outcomes) > 0 {
-						outcomes[0] = want[0]
+					// The delivery may be recorded before the replay is, and its mail has a record of
+					// its own.
+					if sent := slices.Index(outcomes, "outcome sent"); action == "replay" && len(outcomes) > 0 {
+						if sent < 0 || slices.Contains(outcomes[sent+1:], "outcome sent") {
+							t.Errorf("letter %d: %q, want one record that it was sent", i+1, outcomes)
+						}
+						outcomes = slices.DeleteFunc(outcomes, func(s string) bool { return s == "outcome sent" })
+						if len(outcomes) > 0 {
+							outcomes[0] = want[0]
+						}
 						outcomes = slices.Compact(outcomes)
 					}
 					if !slices.Equal(outcomes, want) {

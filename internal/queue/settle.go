@@ -117,7 +117,30 @@ func (j *job) sent() {
 			return
 		}
 	}
+	if !j.recordReplay(false) {
+		return
+	}
 	j.ack()
+}
+
+// recordReplay records the success of a replay in the audit, after the ledger says `sent`; other
+// deliveries cost no record. again says that an earlier process may have done so. It returns
+// false when that was not possible, and has NAKed the message then: due tries again.
+func (j *job) recordReplay(again bool) bool {
+	if j.replayOf == 0 && j.entry.Generation <= 1 {
+		return true
+	}
+	ctx, cancel := j.r.outlast(deathPatience)
+	defer cancel()
+	err := j.r.RecordSent(ctx, broker.ProcessActor(j.r.owner), j.entry, j.replayOf, again)
+	if err == nil {
+		return true
+	}
+	delay := backoff.Jitter(lettersDelay)
+	j.r.log.Warn().Err(err).Str("event", j.event.ID).Str("target", j.target).Dur("again_in", delay).
+		Msg("the replay was sent and the ledger says so; the audit does not yet; trying again")
+	j.nak(delay, nil)
+	return false
 }
 
 // record writes the outcome of the attempt to the ledger, and retries until the given
