@@ -71,7 +71,7 @@ type Group struct {
 	SoonestExpiry time.Time     `json:"soonest_expiry,omitzero"` // of a certificate not superseded
 	Reason        string        `json:"reason"`                  // of the newest letter
 	Cause         string        `json:"cause"`                   // a text for the code and phase
-	Remedy        string        `json:"remedy"`                  // what to do, likewise
+	Remedy        string        `json:"remedy"`                  // what to do: the advice of the reasons if they agree, else a text for the code and phase
 	Example       uint64        `json:"example"`                 // the newest letter
 }
 

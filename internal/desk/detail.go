@@ -32,7 +32,7 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out.DeadLetter = there
 	out.Body = nil
 	out.Letter.Fingerprint = Fingerprint(there.Code, there.Phase, there.Lane, there.EnhancedCode)
-	out.Cause, out.Remedy = Explain(there.Code, there.Phase)
+	out.Cause, out.Remedy = Explain(there.Code, there.Phase, adviceOf(there.Code, there.Phase, there.Reason))
 	if leaf, ok := leafOf(there.Body); ok {
 		out.Certificate = leaf.Value().certificate()
 	}
