@@ -109,6 +109,12 @@ func (e Entry) Refuses(ev *events.Event) *verdict.Failure {
 		fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", e.State))
 }
 
+// Untried reports whether the delivery waits for its first attempt, so that the ledger has no
+// entry of it.
+func (e Entry) Untried() bool {
+	return e.State == StateWaiting && e.Attempts == 0 && e.Last.IsZero() && e.Failure == nil
+}
+
 // Release ends the lease.
 func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.Time{} }
 
