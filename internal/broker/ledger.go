@@ -384,11 +384,13 @@ func (l Ledger) LeaseLeft(ctx context.Context, e Entry) (time.Duration, error) {
 	return length - stream.CachedInfo().TimeStamp.Sub(e.Stored), nil
 }
 
-func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
+func (l Ledger) write(ctx context.Context, e entryWrite) (revision uint64, err error) {
 	if e.revision == 0 {
-		return l.kv.Create(ctx, e.key, e.value)
+		revision, err = l.kv.Create(ctx, e.key, e.value)
+	} else {
+		revision, err = l.kv.Update(ctx, e.key, e.value, e.revision)
 	}
-	return l.kv.Update(ctx, e.key, e.value, e.revision)
+	return revision, Explain(err, "KV_"+LedgerBucket)
 }
 
 // writeEntries writes entries of different keys in one atomic batch. The server checks the

@@ -58,7 +58,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	defer cancel()
 	revision, err := kv.Put(ctx, SuspendedPrefix+s.Lane, value)
 	if err != nil {
-		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
+		return fmt.Errorf("suspend lane %s: %w", s.Lane, Explain(err, "KV_"+RelaysBucket))
 	}
 	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: by, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
 }
