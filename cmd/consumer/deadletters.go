@@ -82,12 +82,12 @@ func letterRow(d desk.Letter, short bool) []string {
 	reason := d.Reason
 	if short {
 		reason = shorten(reason, 80)
-		if d.Superseded != nil {
-			reason = "(superseded) " + reason
-		}
-		if d.Hold != nil {
-			reason = "(held by " + d.Hold.Shown() + ") " + reason
-		}
+	}
+	if d.Superseded != nil {
+		reason = "(superseded) " + reason
+	}
+	if d.Hold != nil {
+		reason = "(held by " + d.Hold.Shown() + ") " + reason
 	}
 	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, string(d.Certainty), reason}
 }
