@@ -82,12 +82,12 @@ func letterRow(d desk.Letter, short bool) []string {
 	reason := d.Reason
 	if short {
 		reason = shorten(reason, 80)
-		if d.Superseded != nil {
-			reason = "(superseded) " + reason
-		}
-		if d.Hold != nil {
-			reason = "(held by " + d.Hold.By + ") " + reason
-		}
+	}
+	if d.Superseded != nil {
+		reason = "(superseded) " + reason
+	}
+	if d.Hold != nil {
+		reason = "(held by " + d.Hold.Shown() + ") " + reason
 	}
 	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, string(d.Certainty), reason}
 }
@@ -203,7 +203,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		fields = append(fields, [2]string{"Superseded", fmt.Sprintf("by event %s, valid until %s, delivered %s", s.Event, when(s.NotAfter), when(s.At))})
 	}
 	if h := d.Hold; h != nil {
-		fields = append(fields, [2]string{"Held", fmt.Sprintf("by %s since %s: %s", h.By, when(h.Since), h.Reason)})
+		fields = append(fields, [2]string{"Held", fmt.Sprintf("by %s since %s: %s", h.Shown(), when(h.Since), h.Reason)})
 	}
 	fields = append(fields, [2]string{"Replay run", d.Letter.Run}, [2]string{"Cause", d.Cause}, [2]string{"What to do", d.Remedy}, [2]string{"Group", d.Fingerprint})
 	if d.Siblings > 0 {

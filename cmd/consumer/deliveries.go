@@ -38,16 +38,20 @@ func (c *deliveriesListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	entries, err := entriesOf(a, client, c.values(), int(c.Limit))
+	entries, unlisted, err := entriesOf(a, client, c.values(), int(c.Limit))
 	if err != nil {
 		return err
+	}
+	if unlisted > 0 {
+		fmt.Fprintf(a.stderr, "%d older deliveries in the queue are not listed unless they were attempted before; show one with `certpost deliveries show EVENT TARGET`\n", unlisted)
 	}
 	return printList(a, c.Output, entries, "no matching deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
 }
 
-// entriesOf requests the pages of a list, at most limit entries (0: all).
-func entriesOf(a *app, c *client, filter map[string]string, limit int) ([]broker.Entry, error) {
-	all := []broker.Entry{}
+// entriesOf requests the pages of a list, at most limit entries (0: all). unlisted is how many
+// deliveries the list may lack, see desk.DeliveryListing.
+func entriesOf(a *app, c *client, filter map[string]string, limit int) (all []broker.Entry, unlisted uint64, err error) {
+	all = []broker.Entry{}
 	for q := (service.ListRequest{Filtered: service.Filtered{Filter: filter}}); ; {
 		q.Size = service.MaxPage
 		if limit > 0 {
@@ -55,11 +59,12 @@ func entriesOf(a *app, c *client, filter map[string]string, limit int) ([]broker
 		}
 		page, err := ask[desk.DeliveryListing](a.ctx, c, "deliveries.list", q)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		all = append(all, page.Entries...)
+		unlisted += page.Unlisted
 		if q.After = page.Next; q.After == 0 || len(all) == limit {
-			return all, nil
+			return all, unlisted, nil
 		}
 	}
 }
@@ -74,7 +79,11 @@ func deliveryRow(e broker.Entry) []string {
 	if c := certificateOf(e); c != nil {
 		cert = c.Name()
 	}
-	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), when(e.Last), cert}
+	last := when(e.Last)
+	if e.Untried() {
+		last = "not tried yet"
+	}
+	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), last, cert}
 }
 
 // certificateOf returns the certificate of a delivery, nil if it is not known.
@@ -101,11 +110,11 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 	if c.Target != "" {
 		filter["target"] = c.Target
 	}
-	all, err := entriesOf(a, counter, filter, 0)
+	all, _, err := entriesOf(a, counter, filter, 0)
 	if err != nil {
 		return err
 	}
-	if len(all) == 0 {
+	if len(all) == 0 || c.Target != "" && all[0].Untried() {
 		return c.showWaiting(a, counter)
 	}
 	if c.Output == "json" {
@@ -124,11 +133,19 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 		if i > 0 {
 			fmt.Fprintln(a.stdout)
 		}
-		if err := pairs(a.stdout, deliveryFields(e)...); err != nil {
+		fields := deliveryFields(e)
+		if e.Untried() {
+			one, err := ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: e.Target, Event: e.Event})
+			if err != nil {
+				return err
+			}
+			fields = detailFields(one)
+		}
+		if err := pairs(a.stdout, fields...); err != nil {
 			return err
 		}
 	}
-	if len(all) > 1 {
+	if len(all) > 1 || all[0].Untried() {
 		return nil
 	}
 	one, err := ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: all[0].Target, Event: all[0].Event})
@@ -157,11 +174,16 @@ func (c *deliveriesShowCmd) showWaiting(a *app, counter *client) error {
 	case c.Output == "json":
 		return a.json(one)
 	}
+	return pairs(a.stdout, detailFields(one)...)
+}
+
+// detailFields returns the fields of a delivery of which there may be no ledger entry.
+func detailFields(one desk.DeliveryDetail) [][2]string {
 	fields := deliveryFields(one.Entry)
 	if !one.WaitingSince.IsZero() { // else it was attempted just now, and the list lags behind the ledger
 		fields = append([][2]string{{"Waits", fmt.Sprintf("in lane %s since %s, not tried yet", one.Lane, when(one.WaitingSince))}}, fields...)
 	}
-	return pairs(a.stdout, fields...)
+	return fields
 }
 
 // deliveryFields returns the fields of a ledger entry, as text.

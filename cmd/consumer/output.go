@@ -30,13 +30,29 @@ func (a *app) json(v any) error {
 // table prints rows in columns. Cells contain text from events, relays and
 // certificates, so characters that would move the cursor or hide text are replaced. In a
 // terminal columns without any text are left out, and long cells are shortened so that a row
-// fits on a line; where that is impossible, each row is a record with a line for each cell.
+// fits on a line; where that is impossible, each row is a record with a field for each cell.
 func table(w io.Writer, head []string, rows [][]string) error {
-	return tableWithin(w, head, rows, terminalWidth(w))
+	return tableWithin(w, head, rows, rows, terminalWidth(w))
 }
 
-// tableWithin is table in a terminal with width columns; 0: there is none.
-func tableWithin(w io.Writer, head []string, rows [][]string, width int) error {
+// tableWithin is table in a terminal with width columns; 0: there is none. Records are made of
+// whole, which has the same rows without shortened texts.
+func tableWithin(w io.Writer, head []string, rows, whole [][]string, width int) error {
+	all := printableTable(head, rows)
+	if width > 0 {
+		if all = withoutEmpty(all); !fitColumns(all, width) {
+			whole = withoutEmpty(printableTable(head, whole))
+			return records(w, whole[0], whole[1:], width)
+		}
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
+	for _, row := range all {
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	return tw.Flush()
+}
+
+func printableTable(head []string, rows [][]string) [][]string {
 	all := [][]string{head}
 	for _, row := range rows {
 		cells := make([]string, len(row))
@@ -45,21 +61,7 @@ func tableWithin(w io.Writer, head []string, rows [][]string, width int) error {
 		}
 		all = append(all, cells)
 	}
-	if width > 0 {
-		all = withoutEmpty(all)
-		whole := make([][]string, len(all))
-		for i, row := range all {
-			whole[i] = slices.Clone(row)
-		}
-		if !fitColumns(all, width) {
-			return records(w, whole[0], whole[1:])
-		}
-	}
-	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
-	for _, row := range all {
-		fmt.Fprintln(tw, strings.Join(row, "\t"))
-	}
-	return tw.Flush()
+	return all
 }
 
 // withoutEmpty returns the rows without the columns that have only a head.
@@ -82,7 +84,7 @@ func withoutEmpty(rows [][]string) [][]string {
 }
 
 // records prints each row as a record, with an empty line between two.
-func records(w io.Writer, head []string, rows [][]string) error {
+func records(w io.Writer, head []string, rows [][]string, width int) error {
 	for i, row := range rows {
 		if i > 0 {
 			fmt.Fprintln(w)
@@ -91,7 +93,7 @@ func records(w io.Writer, head []string, rows [][]string) error {
 		for j, cell := range row {
 			fields[j] = [2]string{head[j], cell}
 		}
-		if err := pairs(w, fields...); err != nil {
+		if err := pairsWithin(w, width, fields...); err != nil {
 			return err
 		}
 	}
@@ -200,22 +202,59 @@ func printList[T any](a *app, format string, items []T, none string, head []stri
 		fmt.Fprintln(a.stdout, none)
 		return nil
 	}
-	rows := make([][]string, len(items))
+	rows, whole := make([][]string, len(items)), make([][]string, len(items))
 	for i, item := range items {
-		rows[i] = row(item, true)
+		rows[i], whole[i] = row(item, true), row(item, false)
 	}
-	return table(a.stdout, head, rows)
+	return tableWithin(a.stdout, head, rows, whole, terminalWidth(a.stdout))
 }
 
-// pairs prints a record, one field per line, without empty fields.
+// pairs prints a record, one field per line, without empty fields. In a terminal long texts
+// are wrapped between words.
 func pairs(w io.Writer, fields ...[2]string) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	return pairsWithin(w, terminalWidth(w), fields...)
+}
+
+// pairsWithin is pairs in a terminal with width columns; 0: there is none.
+func pairsWithin(w io.Writer, width int, fields ...[2]string) error {
+	label := 0
 	for _, f := range fields {
 		if f[1] != "" {
-			fmt.Fprintf(tw, "%s\t%s\n", f[0], printable(f[1]))
+			label = max(label, utf8.RuneCountInString(f[0]))
+		}
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
+	for _, f := range fields {
+		if f[1] == "" {
+			continue
+		}
+		name := f[0]
+		for _, line := range wrapped(printable(f[1]), width-label-columnGap) {
+			fmt.Fprintf(tw, "%s\t%s\n", name, line)
+			name = ""
 		}
 	}
 	return tw.Flush()
+}
+
+// wrapped returns a text in lines of at most width characters, if that is no less than
+// narrowestColumn; a longer word has a line of its own.
+func wrapped(text string, width int) (lines []string) {
+	if width < narrowestColumn || utf8.RuneCountInString(text) <= width {
+		return []string{text}
+	}
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= width:
+			line += " " + word
+		default:
+			lines, line = append(lines, line), word
+		}
+	}
+	return append(lines, line)
 }
 
 // printable replaces control characters, line ends and invisible characters (such as

@@ -56,7 +56,7 @@ func TestWideTablesBecomeRecords(t *testing.T) {
 		{"bbcdef123456", "1", "SMTP_AUTH", "auth", "smtp-example-com-465", "2026-11-29 02:00:00Z", "1", "", "", "2027-11-29 02:00:00Z", remedy},
 	}
 	var out bytes.Buffer
-	if err := tableWithin(&out, head, rows, 80); err != nil {
+	if err := tableWithin(&out, head, rows, rows, 80); err != nil {
 		t.Fatal(err)
 	}
 	records := strings.Split(out.String(), "\n\n")
@@ -65,7 +65,7 @@ func TestWideTablesBecomeRecords(t *testing.T) {
 		t.Errorf("got\n%s", &out)
 	}
 	out.Reset()
-	if err := tableWithin(&out, head, rows, 160); err != nil {
+	if err := tableWithin(&out, head, rows, rows, 160); err != nil {
 		t.Fatal(err)
 	}
 	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 3 || strings.Contains(lines[0], "HELD") || utf8.RuneCountInString(lines[1]) > 160 {
@@ -73,11 +73,41 @@ func TestWideTablesBecomeRecords(t *testing.T) {
 	}
 	// The lanes have a table in 80 columns.
 	out.Reset()
-	if err := tableWithin(&out, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "RATE AND CONNECTIONS"},
-		[][]string{{"smtp-example-com-587", "smtp.example.com:587 backup.example.com:587", "12000", "16", "at the relay's own limit", ""}}, 80); err != nil {
+	lanes := [][]string{{"smtp-example-com-587", "smtp.example.com:587 backup.example.com:587", "12000", "16", "at the relay's own limit", ""}}
+	if err := tableWithin(&out, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "RATE AND CONNECTIONS"}, lanes, lanes, 80); err != nil {
 		t.Fatal(err)
 	}
 	if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); len(lines) != 2 || utf8.RuneCountInString(lines[1]) > 80 || !strings.Contains(lines[1], "12000") {
 		t.Errorf("got\n%s", &out)
+	}
+}
+
+// Records have the whole text, not the one that was shortened for a table, and wrap it between words.
+func TestRecordsHaveTheWholeText(t *testing.T) {
+	t.Parallel()
+	const whole = "localhost:40497 answered 550 5.1.1 to RCPT TO; the relay's reply has the cause; remove the cause, then replay"
+	head := []string{"NUMBER", "TARGET", "EVENT", "CODE", "TIME", "REASON"}
+	row := func(reason string) [][]string {
+		return [][]string{{"1", "wrong-address", "demo-3", "SMTP_PERMANENT", "2026-11-29 02:24:50Z", reason}}
+	}
+	var out bytes.Buffer
+	if err := tableWithin(&out, head, row("localhost:40497 answered 550…"), row(whole), 64); err != nil {
+		t.Fatal(err)
+	}
+	want := "TIME    2026-11-29 02:24:50Z\n" +
+		"REASON  localhost:40497 answered 550 5.1.1 to RCPT TO; the\n" +
+		"        relay's reply has the cause; remove the cause, then\n" +
+		"        replay\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("got\n%s", &out)
+	}
+	link := "https://example.com/" + strings.Repeat("x", 80)
+	for text, want := range map[string][]string{"short": {"short"}, "see " + link + " first": {"see", link, "first"}} {
+		if got := wrapped(text, 40); !slices.Equal(got, want) {
+			t.Errorf("%q", got)
+		}
+	}
+	if got := wrapped(whole, -12); len(got) != 1 || got[0] != whole {
+		t.Errorf("without a terminal: %q", got)
 	}
 }

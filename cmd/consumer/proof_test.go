@@ -77,6 +77,13 @@ func TestNamesInRequestsAreProvedOrNot(t *testing.T) {
 					"forges within the account": {Name: "ada", Proved: broker.Unproved},
 				}
 				shown = "ada, unproved"
+				if refused := o.certpost("dead-letters", "replay", "1", "--reason", "x"); !strings.Contains(refused.stderr, "dead letter 1 is held by ada, unproved since ") {
+					t.Errorf("the refusal: %+v", refused)
+				}
+				d := &doors{fixture: o, browser: http.DefaultClient}
+				if _, seen := d.visit("GET /dead-letters/1"); !strings.Contains(seen, "Held by ada, unproved since ") {
+					t.Errorf("the letter's page: %s", seen)
+				}
 			}
 			var text string
 			o.until("the history has all", func() bool {

@@ -236,7 +236,7 @@ func TestPublishRefusesWhatCannotBeDelivered(t *testing.T) {
 		want   string
 	}{
 		{"two leaves of one name", lab.PEM(first, second, ca), "ops",
-			`the certificate text has 2 leaf certificates ("www.example.com" with serial 1234, "www.example.com" with serial 5678); an event carries exactly one`},
+			`the certificate text has 2 leaf certificates ("www.example.com" with serial 1234, "www.example.com" with serial 5678); publish an event for each of them`},
 		{"1,500 names", lab.PEM(large, ca), "ops", "the certificate on line 1 is too large: the limit is 36500 bytes for one certificate and 131500 for all"},
 		{"authorities without a leaf", lab.PEM(ca, stray), "ops", "only CA certificates"},
 		{"unknown target", lab.PEM(first, ca), "opss", `target "opss" is not defined: add it to the targets`},

@@ -48,7 +48,7 @@ func (c *replaysListCmd) Run(a *app) error {
 		[]string{"RUN", "STATE", "LETTERS", "PUBLISHED", "DELIVERED", "DEAD AGAIN", "GONE", "FAILED", "STARTED", "ENDED", "BY", "WHY"},
 		func(r desk.Run, _ bool) []string {
 			return []string{r.ID, string(r.State), fmt.Sprint(r.Spec.Frozen.Count), fmt.Sprint(r.Published), fmt.Sprint(r.Delivered), fmt.Sprint(r.DeadAgain),
-				fmt.Sprint(r.Gone), fmt.Sprint(r.Failed), when(r.Started), when(r.Ended), r.By.Name, r.Why}
+				fmt.Sprint(r.Gone), fmt.Sprint(r.Failed), when(r.Started), when(r.Ended), r.By.Shown(), r.Why}
 		}, desk.RunTable)
 }
 
@@ -99,7 +99,7 @@ func (a *app) printRun(r desk.RunPage, format string) error {
 	}
 	spec := r.Spec
 	fields := [][2]string{
-		{"Run", r.ID}, {"State", string(r.State)}, {"Why", r.Why}, {"By", r.By.Name}, {"Reason", spec.Reason}, {"Started", when(r.Started)}, {"Ended", when(r.Ended)},
+		{"Run", r.ID}, {"State", string(r.State)}, {"Why", r.Why}, {"By", r.By.Shown()}, {"Reason", spec.Reason}, {"Started", when(r.Started)}, {"Ended", when(r.Ended)},
 		{"Letters", fmt.Sprint(spec.Frozen.Count) + leftOut(&spec.Frozen)}, {"Selection", which(&spec.Frozen)}, {"Rate", spec.Rate.String()}, {"Canary", yes(spec.Canary)},
 		{"May have been sent", yes(spec.Uncertain)}, {"Forced", yes(spec.Force)}, {"Published", fmt.Sprint(r.Published)}, {"Delivered", fmt.Sprint(r.Delivered)},
 		{"Dead again", fmt.Sprint(r.DeadAgain)}, {"Gone", number(r.Gone)}, {"Failed", number(r.Failed)}, {"Worker", r.Worker},

@@ -117,9 +117,9 @@ func TestServiceAnswers(t *testing.T) {
 	}
 	// An action that the letter's state does not allow is refused, with what to do.
 	for request, want := range map[string]string{
-		`dead.hold {"numbers": [2], "reason": "me too"}`: "409 dead letter 2 is held by Ann�e since ",
+		`dead.hold {"numbers": [2], "reason": "me too"}`: "409 dead letter 2 is held by Ann�e, unproved since ",
 		`dead.discard {"numbers": [2], "reason": "x"}`:   "looking into it; release it first",
-		`dead.replay {"numbers": [2]}`:                   "409 dead letter 2 is held by Ann�e since ",
+		`dead.replay {"numbers": [2]}`:                   "409 dead letter 2 is held by Ann�e, unproved since ",
 		`dead.release {"numbers": [3]}`:                  "409 dead letter 3 is not held",
 		`dead.restore {"numbers": [3]}`:                  "404 number 3 is not a discarded dead letter",
 		`replays.pause {"id": "none"}`:                   `404 there is no replay run "none"`,

@@ -3,9 +3,11 @@ package main
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 )
 
@@ -13,7 +15,7 @@ import (
 // not know it.
 //
 // Fault: a delivery that was never attempted, such as in a suspended lane. Result: shown as waiting
-// with its lane and since when, at page, command and NATS service.
+// with its lane and since when, and listed, at page, command and NATS service.
 func TestWaitingDeliveryIsShown(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "")
@@ -47,6 +49,35 @@ func TestWaitingDeliveryIsShown(t *testing.T) {
 		t.Errorf("%d, %s", status, text)
 	}
 	if status, text := d.request(`deliveries.show {"target": "prod", "event": "waits/here"}`); status != http.StatusNotFound {
+		t.Errorf("%d, %s", status, text)
+	}
+	for _, flags := range [][]string{{"--state", "waiting"}, {"--event", "waits/here"}, {"--name", "*.example.com", "--state", "waiting"}} {
+		list := read[[]broker.Entry](t, o.certpost(append([]string{"deliveries", "list", "-o", "json"}, flags...)...).done(t))
+		var targets []string
+		for _, e := range list {
+			if e.Event == "waits/here" && e.Untried() {
+				targets = append(targets, e.Target)
+			}
+		}
+		if slices.Sort(targets); !slices.Equal(targets, []string{"nobody", "ops"}) {
+			t.Errorf("%v lists %v of %+v", flags, targets, list)
+		}
+	}
+	if list := o.certpost("deliveries", "list", "--state", "waiting", "--target", "ops").done(t); !regexp.MustCompile(`(?m)^waits/here +ops +waiting +0 +not tried yet +www`).MatchString(list) {
+		t.Errorf("%s", list)
+	}
+	for _, flags := range [][]string{{"--state", "sent"}, {"--since", "24h", "--event", "waits/here"}, {"--recipient", "a@example.com"}, {"--target", "prod"}} {
+		if list := o.certpost(append([]string{"deliveries", "list"}, flags...)...).done(t); strings.Contains(list, "waits/here") {
+			t.Errorf("%v lists %s", flags, list)
+		}
+	}
+	if out := o.certpost("deliveries", "show", "waits/here").done(t); strings.Count(out, "not tried yet") != 2 {
+		t.Errorf("%s", out)
+	}
+	if status, text := d.visit("GET /deliveries?state=waiting"); status != http.StatusOK || !strings.Contains(text, "not tried yet waiting ops") {
+		t.Errorf("%d, %s", status, text)
+	}
+	if status, text := d.request(`deliveries.list {"filter": {"state": "waiting"}, "size": 1}`); status != http.StatusOK || !strings.Contains(text, `"waits/here"`) || !strings.Contains(text, `"unlisted":`) {
 		t.Errorf("%d, %s", status, text)
 	}
 	o.certpost("relays", "resume", lane).done(t)

@@ -94,7 +94,11 @@ func (b *Broker) publishUntil(ctx context.Context, m *nats.Msg, until time.Time)
 		ack, err = b.js.PublishMsg(ctx, m)
 		return err
 	})
-	return ack, err
+	stream := EventsStream
+	if strings.HasPrefix(m.Subject, DeliveryPrefix) {
+		stream = DeliveriesStream
+	}
+	return ack, Explain(err, stream)
 }
 
 // replayOf builds the message that replays a letter.

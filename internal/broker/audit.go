@@ -110,6 +110,14 @@ type Hold struct {
 	Reason string    `json:"reason"`
 	By     string    `json:"by"`
 	Since  time.Time `json:"since"`
+	// Proved and NATSUser are those of the Actor.
+	Proved   Proof  `json:"proved,omitzero"`
+	NATSUser string `json:"nats_user,omitempty"`
+}
+
+// Shown is who holds the letter, in the words of Actor.Shown.
+func (h Hold) Shown() string {
+	return Actor{Name: h.By, Proved: h.Proved, NATSUser: h.NATSUser}.Shown()
 }
 
 // AuditRecord is one entry of CERTPOST_AUDIT. The record of a discard holds the whole

@@ -249,7 +249,7 @@ func (b *Broker) appendOnce(ctx context.Context, group []*link) (rest []*link, e
 		}
 	}
 	n, err := b.extend(ctx, *b.chain.head, rest, key)
-	return rest[n:], err
+	return rest[n:], Explain(err, AuditStream)
 }
 
 // runChecks returns the links of a group that are to be written. All checks run at once,

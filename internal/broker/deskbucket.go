@@ -83,6 +83,8 @@ func deskError(what, key string, err error) error {
 		err = ErrNoDeskEntry
 	case errors.Is(err, jetstream.ErrKeyExists), WrongSequence(err):
 		err = ErrDeskChanged
+	default:
+		err = Explain(err, "KV_"+DeskBucketName)
 	}
 	return fmt.Errorf("%s %s in %s: %w", what, key, DeskBucketName, err)
 }

@@ -18,7 +18,7 @@ const holdPrefix = "hold."
 type Held struct{ Hold Hold }
 
 func (h *Held) Error() string {
-	return fmt.Sprintf("dead letter %d is held by %s since %s: %s", h.Hold.Letter, h.Hold.By, h.Hold.Since.UTC().Format("2006-01-02 15:04:05 UTC"), h.Hold.Reason)
+	return fmt.Sprintf("dead letter %d is held by %s since %s: %s", h.Hold.Letter, h.Hold.Shown(), h.Hold.Since.UTC().Format("2006-01-02 15:04:05 UTC"), h.Hold.Reason)
 }
 
 // ErrNotHeld is returned for a letter to release that is not held.
@@ -31,7 +31,7 @@ func (b *Broker) Hold(ctx context.Context, d DeadLetter, by Actor, reason string
 	if err != nil {
 		return Hold{}, err
 	}
-	h := Hold{Letter: d.Sequence, Event: d.Event, Target: d.Target, Reason: reason, By: by.Name, Since: time.Now().UTC()}
+	h := Hold{Letter: d.Sequence, Event: d.Event, Target: d.Target, Reason: reason, By: by.Name, Proved: by.Proved, NATSUser: by.NATSUser, Since: time.Now().UTC()}
 	value, err := json.Marshal(h)
 	if err != nil {
 		return h, fmt.Errorf("hold dead letter %d: %w", d.Sequence, err)

@@ -109,6 +109,12 @@ func (e Entry) Refuses(ev *events.Event) *verdict.Failure {
 		fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", e.State))
 }
 
+// Untried reports whether the delivery waits for its first attempt, so that the ledger has no
+// entry of it.
+func (e Entry) Untried() bool {
+	return e.State == StateWaiting && e.Attempts == 0 && e.Last.IsZero() && e.Failure == nil
+}
+
 // Release ends the lease.
 func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.Time{} }
 
@@ -378,11 +384,13 @@ func (l Ledger) LeaseLeft(ctx context.Context, e Entry) (time.Duration, error) {
 	return length - stream.CachedInfo().TimeStamp.Sub(e.Stored), nil
 }
 
-func (l Ledger) write(ctx context.Context, e entryWrite) (uint64, error) {
+func (l Ledger) write(ctx context.Context, e entryWrite) (revision uint64, err error) {
 	if e.revision == 0 {
-		return l.kv.Create(ctx, e.key, e.value)
+		revision, err = l.kv.Create(ctx, e.key, e.value)
+	} else {
+		revision, err = l.kv.Update(ctx, e.key, e.value, e.revision)
 	}
-	return l.kv.Update(ctx, e.key, e.value, e.revision)
+	return revision, Explain(err, "KV_"+LedgerBucket)
 }
 
 // writeEntries writes entries of different keys in one atomic batch. The server checks the

@@ -271,7 +271,7 @@ func (b *Broker) StoreReconciled(ctx context.Context, r Reconciled) error {
 		return err
 	}
 	if _, err := kv.Put(ctx, reconciledKey, value); err != nil {
-		return fmt.Errorf("%s in %s: %w", reconciledKey, RelaysBucket, err)
+		return fmt.Errorf("%s in %s: %w", reconciledKey, RelaysBucket, Explain(err, "KV_"+RelaysBucket))
 	}
 	return nil
 }

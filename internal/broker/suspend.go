@@ -25,8 +25,16 @@ type Suspension struct {
 	By     string    `json:"by"` // user@host
 	Since  time.Time `json:"since"`
 	Until  time.Time `json:"until,omitzero"` // zero: until an operator resumes it
+	// Proved and NATSUser are those of the Actor.
+	Proved   Proof  `json:"proved,omitzero"`
+	NATSUser string `json:"nats_user,omitempty"`
 
 	Revision uint64 `json:"-"` // of the entry in the bucket
+}
+
+// Shown is who suspended the lane, in the words of Actor.Shown.
+func (s Suspension) Shown() string {
+	return Actor{Name: s.By, Proved: s.Proved, NATSUser: s.NATSUser}.Shown()
 }
 
 func (s Suspension) Expired(now time.Time) bool { return !s.Until.IsZero() && !s.Until.After(now) }
@@ -49,7 +57,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	if err != nil {
 		return err
 	}
-	s.By, s.Since = by.Name, time.Now().UTC()
+	s.By, s.Proved, s.NATSUser, s.Since = by.Name, by.Proved, by.NATSUser, time.Now().UTC()
 	value, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
@@ -58,7 +66,7 @@ func (b *Broker) Suspend(ctx context.Context, s Suspension, by Actor) error {
 	defer cancel()
 	revision, err := kv.Put(ctx, SuspendedPrefix+s.Lane, value)
 	if err != nil {
-		return fmt.Errorf("suspend lane %s: %w", s.Lane, err)
+		return fmt.Errorf("suspend lane %s: %w", s.Lane, Explain(err, "KV_"+RelaysBucket))
 	}
 	return b.audit(ctx, AuditRecord{Action: ActionSuspended, Actor: by, Reason: s.Reason, Lane: s.Lane, Until: s.Until}, auditID(s.Lane, revision))
 }

@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,21 +55,57 @@ func (b *Broker) WaitingDelivery(ctx context.Context, target, event string) (Wai
 		case err != nil:
 			return Waiting{}, b.readError(ctx, DeliveriesStream, err)
 		}
-		if found, ok := waitingOf(raw, target, token); ok {
-			return found, nil
+		if found, ok := waitingOf(raw); ok && found.Entry.Target == target && events.Token(found.Entry.Event) == token {
+			return found, nil // another one has the sequence if the stream was created again
 		}
 	}
 	return Waiting{}, ErrNoEntry
 }
 
-// waitingOf is the delivery of a message; false if it is another one, because the stream was
-// created again.
-func waitingOf(raw *jetstream.RawStreamMsg, target, token string) (Waiting, bool) {
+// NewestWaiting returns the newest of the deliveries in the stream, attempted or not, newest
+// first, at most limit, and how many older ones the stream has.
+func (b *Broker) NewestWaiting(ctx context.Context, limit int) (list []Waiting, older uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, waitingTimeout)
+	defer cancel()
+	held, err := b.HeldDeliveries(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var requests []string
+	for sequence := held.Last; held.Messages > 0 && sequence >= held.First && len(requests) < limit; sequence-- {
+		if held.Has(sequence) {
+			requests = append(requests, fmt.Sprintf(`{"seq":%d}`, sequence))
+		}
+	}
+	older = held.Messages - min(held.Messages, uint64(len(requests)))
+	for part := range slices.Chunk(requests, maxPipeline) {
+		answers, err := b.requestAll(ctx, DeliveriesStream, part)
+		if err != nil {
+			return nil, 0, b.readError(ctx, DeliveriesStream, err)
+		}
+		for _, answer := range answers {
+			if serverHeader(answer, headerSequence) == "" {
+				continue // settled since
+			}
+			raw, err := rawMessage(answer)
+			if err != nil {
+				return nil, 0, err
+			}
+			if w, ok := waitingOf(raw); ok {
+				list = append(list, w)
+			}
+		}
+	}
+	return list, older, nil
+}
+
+// waitingOf is the delivery of a message; false if the message is none.
+func waitingOf(raw *jetstream.RawStreamMsg) (Waiting, bool) {
 	ev, err := events.Decode(raw.Header, raw.Data)
-	if err != nil || events.Token(ev.ID) != token || DeliveryTarget(raw.Subject) != target {
+	if err != nil {
 		return Waiting{}, false
 	}
-	w := Waiting{Since: raw.Time, Entry: Entry{Event: ev.ID, Target: target, Lane: raw.Header.Get(HeaderLane), Digest: ev.Digest(),
+	w := Waiting{Since: raw.Time, Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: raw.Header.Get(HeaderLane), Digest: ev.Digest(),
 		State: StateWaiting, Sequence: raw.Sequence}}
 	if leaf, err := ev.Leaf(); err == nil {
 		w.Entry.Certificate = verdict.CertificateOf(leaf)

@@ -23,6 +23,7 @@ type deliveriesView struct {
 	Path     string
 	List     []deliveryRow
 	Total    int
+	Unlisted uint64 // older deliveries that the list may lack
 	Pager    pager
 	Reading  bool // the index has not read all of the ledger yet
 	Read, Of uint64
@@ -52,7 +53,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 		return view{}, err
 	}
 	v := deliveriesView{
-		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total,
+		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Unlisted: found.Unlisted,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}

@@ -228,7 +228,7 @@ func laneTable(lanes []desk.LaneRow) *table {
 			cells := []string{l.Lane, strings.Join(relays, " "), strings.Join(allowed, "; "), strconv.FormatUint(l.Waiting, 10), strconv.Itoa(l.InFlight), strconv.Itoa(l.Replicas),
 				strings.Join(breakers, "; "), strings.Join(once(paused), ", "), "", "", "", ""}
 			if s := l.Suspension; s != nil {
-				copy(cells[8:], []string{s.By, stamp(s.Since), stamp(s.Until), s.Reason})
+				copy(cells[8:], []string{s.Shown(), stamp(s.Since), stamp(s.Until), s.Reason})
 			}
 			return cells
 		}),

@@ -155,7 +155,7 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	if n := len(msg.raw); n > a.target.MaxMessageBytes && a.target.MaxMessageBytes > 0 {
 		clear(msg.raw)
 		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhaseRender,
-			fmt.Sprintf("the mail has %d bytes; max_message_bytes allows %d", n, a.target.MaxMessageBytes))
+			fmt.Sprintf("the mail has %d bytes, and max_message_bytes allows %d; raise it or choose a smaller payload, then replay", n, a.target.MaxMessageBytes))
 	}
 	return msg, nil
 }
@@ -165,7 +165,7 @@ func (t *Target) tooLarge(attachments []payload.Attachment) *verdict.Failure {
 	for _, a := range attachments {
 		if n := len(a.Data); n > t.MaxAttachmentBytes && t.MaxAttachmentBytes > 0 {
 			return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload,
-				fmt.Sprintf("the attachment %s has %d bytes; max_attachment_bytes allows %d", a.Name, n, t.MaxAttachmentBytes))
+				fmt.Sprintf("the attachment %s has %d bytes, and max_attachment_bytes allows %d; raise it or choose a smaller payload, then replay", a.Name, n, t.MaxAttachmentBytes))
 		}
 	}
 	return nil

@@ -303,7 +303,9 @@ func (x *deliveries) search(q DeliveryQuery, after uint64, size int) (page []uin
 		if len(page) < size {
 			page = append(page, s.revision)
 		} else if next == 0 {
-			next = page[size-1]
+			if next = s.revision + 1; size > 0 {
+				next = page[size-1]
+			}
 			if counted >= 0 {
 				break
 			}

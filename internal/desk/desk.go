@@ -71,7 +71,7 @@ type Group struct {
 	SoonestExpiry time.Time     `json:"soonest_expiry,omitzero"` // of a certificate not superseded
 	Reason        string        `json:"reason"`                  // of the newest letter
 	Cause         string        `json:"cause"`                   // a text for the code and phase
-	Remedy        string        `json:"remedy"`                  // what to do, likewise
+	Remedy        string        `json:"remedy"`                  // what to do: the advice of the reasons if they agree, else a text for the code and phase
 	Example       uint64        `json:"example"`                 // the newest letter
 }
 
@@ -304,6 +304,9 @@ type DeliveryListing struct {
 	Entries []broker.Entry `json:"entries"`
 	Total   int            `json:"total"`
 	Next    uint64         `json:"next"`
+	// Unlisted are the older deliveries in the queue that are not listed unless they were attempted
+	// before: the first page has the newest of those that were not.
+	Unlisted uint64 `json:"unlisted,omitempty"`
 	// Read and Of are the entries that the index has read, and all in the ledger. Read is
 	// lower in the first seconds after the start, or if the index is full.
 	Read uint64 `json:"read"`

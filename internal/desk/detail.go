@@ -32,7 +32,7 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out.DeadLetter = there
 	out.Body = nil
 	out.Letter.Fingerprint = Fingerprint(there.Code, there.Phase, there.Lane, there.EnhancedCode)
-	out.Cause, out.Remedy = Explain(there.Code, there.Phase)
+	out.Cause, out.Remedy = Explain(there.Code, there.Phase, adviceOf(there.Code, there.Phase, there.Reason))
 	if leaf, ok := leafOf(there.Body); ok {
 		out.Certificate = leaf.Value().certificate()
 	}
@@ -56,7 +56,7 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out.History = records(d.history.of(number, there.Target, there.Event, maxPage))
 	d.mu.RUnlock()
 	if out.Hold != nil && out.NotReplayable == "" {
-		out.NotReplayable = "held by " + out.Hold.By + ": " + out.Hold.Reason
+		out.NotReplayable = "held by " + out.Hold.Shown() + ": " + out.Hold.Reason
 	}
 	return out, d.addDelivery(ctx, &out)
 }
@@ -234,7 +234,7 @@ func (d *Desk) Relays(ctx context.Context) ([]LaneRow, error) {
 // Suspend stops fetching from a lane until it is resumed or, unless until is zero, until
 // that time.
 func (d *Desk) Suspend(ctx context.Context, by broker.Actor, lane, reason string, until time.Time) error {
-	err := d.b.Suspend(ctx, broker.Suspension{Lane: lane, Reason: reason, By: by.Name, Until: until}, by)
+	err := d.b.Suspend(ctx, broker.Suspension{Lane: lane, Reason: reason, Until: until}, by)
 	d.lanesChanged(ctx, err)
 	return err
 }

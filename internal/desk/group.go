@@ -27,7 +27,8 @@ type group struct {
 	superseded      int
 	hours           hours
 	targets         map[unique.Handle[string]]int
-	top             []string // targets with the most letters; nil: to be computed by rank
+	top             []string       // targets with the most letters; nil: to be computed by rank
+	advice          map[string]int // letters by the advice of their reason (adviceOf)
 }
 
 // maxTargets is how many targets of a group are listed.
@@ -47,7 +48,7 @@ func emptyGroup(g *group) *group {
 	return &group{
 		fingerprint: g.fingerprint, code: g.code, phase: g.phase, lane: g.lane, enhanced: g.enhanced, label: g.label,
 		byNumber: orderedIndex{compare: byNumber}, byExpiry: orderedIndex{compare: byExpiry}, current: orderedIndex{compare: byExpiry},
-		targets: map[unique.Handle[string]]int{},
+		targets: map[unique.Handle[string]]int{}, advice: map[string]int{},
 	}
 }
 
@@ -56,6 +57,7 @@ func (g *group) add(l *letter) {
 	g.byExpiry.insert(l)
 	g.hours.add(l.at, 1)
 	g.targets[l.target]++
+	g.countAdvice(l, 1)
 	g.top = nil
 	g.count(l, 1)
 }
@@ -67,6 +69,7 @@ func (g *group) remove(l *letter) {
 	if g.targets[l.target]--; g.targets[l.target] == 0 {
 		delete(g.targets, l.target)
 	}
+	g.countAdvice(l, -1)
 	g.top = nil
 	g.count(l, -1)
 }
@@ -90,6 +93,23 @@ func (g *group) count(l *letter, by int) {
 	}
 }
 
+func (g *group) countAdvice(l *letter, by int) {
+	advice := adviceOf(g.code, g.phase, l.reason.Value())
+	if g.advice[advice] += by; g.advice[advice] == 0 {
+		delete(g.advice, advice)
+	}
+}
+
+// commonAdvice returns the advice that all reasons of the group have, "" if they differ.
+func (g *group) commonAdvice() string {
+	if len(g.advice) == 1 {
+		for advice := range g.advice {
+			return advice
+		}
+	}
+	return ""
+}
+
 // rank finds the targets with the most letters, once after each change. The lock for
 // writing is held.
 func (g *group) rank() {
@@ -108,7 +128,7 @@ func (g *group) rank() {
 // view returns the exported form. The group has letters, and is ranked.
 func (g *group) view(now time.Time) Group {
 	oldest, newest := g.byNumber.first(), g.byNumber.last()
-	cause, remedy := Explain(g.code, g.phase)
+	cause, remedy := Explain(g.code, g.phase, g.commonAdvice())
 	out := Group{
 		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Lane: g.lane, EnhancedCode: g.enhanced,
 		Count: g.byNumber.size, Held: g.held, Superseded: g.superseded, Uncertain: g.uncertain,

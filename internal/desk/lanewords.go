@@ -83,7 +83,7 @@ type LaneState struct {
 func StateOf(l broker.LaneInfo) LaneState {
 	switch {
 	case l.Suspension != nil:
-		return LaneState{Words: "suspended", Why: l.Suspension.Reason, By: l.Suspension.By, Until: l.Suspension.Until}
+		return LaneState{Words: "suspended", Why: l.Suspension.Reason, By: l.Suspension.Shown(), Until: l.Suspension.Until}
 	case l.Starting:
 		return LaneState{Words: "starting", Why: "no process has reported yet that it serves the lane"}
 	case l.Replicas == 0:

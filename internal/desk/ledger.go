@@ -137,19 +137,31 @@ func (x *deliveries) sentSince(key uint64, at int64) bool {
 	return ok && x.slots[i].state == slotSent && int64(x.slots[i].last) >= at/int64(time.Second)
 }
 
-// Deliveries returns a page of the ledger's entries that match, newest first, of those
-// before the revision after (0: from the newest).
+// Deliveries returns a page of the deliveries that match, of the ledger's entries newest
+// first, of those before the revision after (0: from the newest). The first page begins with those
+// that wait for their first attempt, which the ledger does not have.
 func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
-	out, entries, err := d.deliveriesPage(ctx, q, after, size)
+	size = pageSize(size)
+	var first untried
+	if after == 0 {
+		var err error
+		if first, err = d.untried(ctx, q, size); err != nil {
+			return DeliveryListing{}, err
+		}
+	}
+	out, entries, err := d.deliveriesPage(ctx, q, after, size-len(first.entries))
+	out.Entries = append(out.Entries, first.entries...)
 	for i := range entries {
 		out.Entries = append(out.Entries, entries[i].Entry)
 	}
+	out.Total += len(first.entries)
+	out.Unlisted = first.unlisted
 	return out, err
 }
 
-// deliveriesPage is Deliveries; the entries come with what their HMAC shows.
+// deliveriesPage is Deliveries without those that wait for their first attempt; the entries come
+// with what their HMAC shows.
 func (d *Desk) deliveriesPage(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, []broker.LedgerChange, error) {
-	size = pageSize(size)
 	d.mu.RLock()
 	x := d.deliveries
 	page, total, next := x.search(q, after, size)

@@ -69,7 +69,7 @@ func (c *Conflict) Error() string {
 	if c.Record.Stage == broker.StageIntent {
 		was = " is being "
 	}
-	return c.subject() + was + string(c.Record.Action) + " by " + c.Record.Name + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
+	return c.subject() + was + string(c.Record.Action) + " by " + c.Record.Shown() + " at " + c.Record.Time.UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
 func (c *Conflict) subject() string {

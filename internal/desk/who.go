@@ -49,7 +49,7 @@ func (d *Desk) Who(ctx context.Context, q WhoQuery, after uint64, size int) (Who
 	if q.Name = strings.TrimSpace(q.Name); q.Name == "" {
 		return out, &Invalid{Text: "name: is required: a name of the certificate, or *.suffix"}
 	}
-	listing, entries, err := d.deliveriesPage(ctx, DeliveryQuery{Name: q.Name}, after, size)
+	listing, entries, err := d.deliveriesPage(ctx, DeliveryQuery{Name: q.Name}, after, pageSize(size))
 	if err != nil {
 		return out, err
 	}

@@ -1,6 +1,10 @@
 package desk
 
-import "github.com/certpost/certpost/internal/verdict"
+import (
+	"strings"
+
+	"github.com/certpost/certpost/internal/verdict"
+)
 
 // words say what happened and what to fix.
 type words struct{ cause, remedy string }
@@ -19,8 +23,8 @@ var byCode = map[verdict.Code]words{
 		"The relay's reply says why. Fix it with the relay's operator, then replay."},
 	verdict.SMTPValidation: {"The relay rejected an address or a command as invalid.",
 		"Check from_address and the recipients of the target, then replay."},
-	verdict.SMTPPayload: {"The mail could not be built from this certificate and key.",
-		"Fix the certificate or key as the reason says, publish a new event, then discard this letter."},
+	verdict.SMTPPayload: {"The mail could not be built from the certificate, its key and the target's settings.",
+		"Fix what the reason says. " + afterFix},
 	verdict.EventInvalid: {"The published message is not a valid event.",
 		"Fix the publisher and publish the event again under a new id, then discard this letter."},
 	verdict.TargetUnknown: {"No target was found for the event.",
@@ -86,8 +90,8 @@ var byPhase = map[occasion]words{
 		"Check from_address of the target, then replay."},
 	{verdict.SMTPValidation, verdict.PhaseRcpt}: {"The relay rejected a recipient address as invalid.",
 		"Check to, cc and bcc of the target; the reply says which address. Then replay."},
-	{verdict.SMTPPayload, verdict.PhaseRender}: {"The mail could not be rendered from its template.",
-		"Check the templates and the target's texts with certpost render, then replay."},
+	{verdict.SMTPPayload, verdict.PhaseRender}: {"The mail is too large, or could not be written.",
+		"Fix what the reason says. " + afterFix},
 	{verdict.SMTPPayload, verdict.PhaseSettle}: {"A defect in Certpost prevents this delivery.",
 		"Report it with the stack trace from the log; replay once it is fixed."},
 	{verdict.EventInvalid, verdict.PhaseResolve}: {"The event's id was already used for another certificate.",
@@ -98,13 +102,43 @@ var byPhase = map[occasion]words{
 		"If the reference is right, allow it in events.secret_paths or events.file_roots and replay; if not, find out who published the event."},
 }
 
-// Explain returns what a code in a phase means, and what to do about it. For a code that
-// this build does not know, it refers to the letter's own reason.
-func Explain(code verdict.Code, phase verdict.Phase) (cause, remedy string) {
-	if w, ok := byPhase[occasion{code, phase}]; ok {
-		return w.cause, w.remedy
+// afterFix is what holds for every failure that a certificate, a key or a setting may have caused.
+const afterFix = "If the event itself has to change, publish a corrected one and discard this letter; otherwise replay."
+
+// adviceOf returns what to do as the reason itself says it, behind its last semicolon: the code has
+// one text for a dozen faults of certificates, keys and settings, and only the reason knows which.
+// "" if the code's own text is right for every reason, or the reason has no advice.
+func adviceOf(code verdict.Code, phase verdict.Phase, reason string) string {
+	if code != verdict.SMTPPayload || phase == verdict.PhaseSettle {
+		return ""
 	}
-	if w, ok := byCode[code]; ok {
+	if i := strings.LastIndex(reason, "; "); i >= 0 {
+		return reason[i+len("; "):]
+	}
+	return ""
+}
+
+// remedyOf makes a sentence of a reason's advice, and adds how to go on if it does not say so.
+func remedyOf(advice string) string {
+	advice = strings.ToUpper(advice[:1]) + strings.TrimSuffix(advice[1:], ".") + "."
+	if strings.HasSuffix(advice, "then replay.") || strings.Contains(advice, "please report") {
+		return advice
+	}
+	return advice + " " + afterFix
+}
+
+// Explain returns what a code in a phase means, and what to do about it. advice is that of the
+// letter's reason (adviceOf), "" for none or if several letters differ in it. For a code that
+// this build does not know, it refers to the letter's own reason.
+func Explain(code verdict.Code, phase verdict.Phase, advice string) (cause, remedy string) {
+	w, ok := byPhase[occasion{code, phase}]
+	if !ok {
+		w, ok = byCode[code]
+	}
+	if ok && advice != "" {
+		return w.cause, remedyOf(advice)
+	}
+	if ok {
 		return w.cause, w.remedy
 	}
 	return "The delivery failed with a code that this version does not know.", "Read the letter's reason, fix what it says, then replay."

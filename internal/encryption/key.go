@@ -30,7 +30,7 @@ var errPrivate = errors.New("it contains a private key: want only the public key
 // age or SSH public key. Errors begin with "it" and quote nothing of the text.
 func Parse(kind string, text []byte) (*Key, error) {
 	if len(text) > MaxKey {
-		return nil, fmt.Errorf("it has %d bytes; the limit is %d", len(text), MaxKey)
+		return nil, fmt.Errorf("it has %d bytes, the limit is %d", len(text), MaxKey)
 	}
 	if bytes.Contains(text, []byte("PRIVATE KEY")) || bytes.Contains(bytes.ToUpper(text), []byte("AGE-SECRET-KEY-")) {
 		return nil, errPrivate

@@ -46,7 +46,7 @@ func TestFromPEM(t *testing.T) {
 		"DER":                {string(block.Bytes), "the certificate file is DER: convert it with openssl x509 -inform der"},
 		"a broken second":    {chainPEM[:strings.LastIndex(chainPEM, "-----BEGIN")] + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes[:100]})), "the block on line 13 is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`"},
 		"far too large":      {strings.Repeat(" ", MaxSize+1), "the certificate file has 1048577 bytes, which is too large for a certificate chain"},
-		"too long a chain":   {strings.Repeat(chainPEM, 220), "the certificate file cannot be used: it has 290180 bytes; the limit is 262144"},
+		"too long a chain":   {strings.Repeat(chainPEM, 220), "the certificate file cannot be used: it has 290180 bytes, the limit is 262144"},
 		"cut off in the PEM": {chainPEM[:500], "the certificate file cannot be used: it is cut off: the CERTIFICATE block that begins on line 1 has no END line"},
 		"a damaged leaf":     {strings.Replace(chainPEM, "MII", "M*I", 1), "the certificate file cannot be used: the CERTIFICATE block on lines 1 to 12 is damaged: its content is not base64"},
 	} {

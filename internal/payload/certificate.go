@@ -82,7 +82,7 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 			b.Unsupported = fmt.Sprintf("%s on line %d cannot be verified: %s", ShortName(cert), block.Line, odd)
 		}
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
-			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits; the limit is %d", block.Line, key.N.BitLen(), maxRSABits)
+			return nil, payloadFailure(nil, "the certificate on line %d has an RSA key of %d bits, the limit is %d", block.Line, key.N.BitLen(), maxRSABits)
 		}
 		if known(certs, cert) {
 			b.Notes = append(b.Notes, fmt.Sprintf("%s was given twice", ShortName(cert)))
@@ -100,7 +100,7 @@ func ParseBundle(pemText []byte) (*Bundle, error) {
 		chain += encodedSize(cert.Raw)
 	}
 	if chain > maxChain {
-		return nil, payloadFailure(nil, "the chain has %d bytes of PEM; the limit is %d", chain, maxChain)
+		return nil, payloadFailure(nil, "the chain has %d bytes of PEM, the limit is %d", chain, maxChain)
 	}
 	return b, nil
 }

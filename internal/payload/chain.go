@@ -78,7 +78,7 @@ func CheckSupported(b *Bundle, kind string, allowed bool) (warnings []string, er
 	case asIs:
 		return nil, payloadFailure(nil, "the certificate %s; to deliver it as it is, set allow_unsupported_certificate for the target, then replay", b.Unsupported)
 	}
-	return nil, payloadFailure(nil, "the certificate %s; only payload pem can deliver it, with allow_unsupported_certificate", b.Unsupported)
+	return nil, payloadFailure(nil, "the certificate %s; only payload pem can deliver it: set payload: pem and allow_unsupported_certificate for the target, then replay", b.Unsupported)
 }
 
 // climber collects the issuers of a leaf.
@@ -123,7 +123,7 @@ func (c *climber) climb(cert *x509.Certificate) error {
 // would take too long is an error.
 func signed(parent, child *x509.Certificate) (bool, error) {
 	if key, ok := parent.PublicKey.(*rsa.PublicKey); ok && (key.N.BitLen() > maxSignatureBits || key.E > maxExponent) {
-		return false, payloadFailure(nil, "%s has an RSA key of %d bits with the exponent %d; Certpost checks signatures of at most %d bits with an exponent of at most %d, so it cannot be part of the chain",
+		return false, payloadFailure(nil, "%s has an RSA key of %d bits with the exponent %d, and Certpost checks signatures of at most %d bits with an exponent of at most %d, so it cannot be part of the chain",
 			ShortName(parent), key.N.BitLen(), key.E, maxSignatureBits, maxExponent)
 	}
 	err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature)
@@ -164,5 +164,5 @@ func pickLeaf(certs []*x509.Certificate) (*x509.Certificate, error) {
 }
 
 func twoLeaves(leaves []*x509.Certificate) error {
-	return payloadFailure(nil, "the certificate text has %d leaf certificates (%s); an event carries exactly one", len(leaves), namesAndSerials(leaves))
+	return payloadFailure(nil, "the certificate text has %d leaf certificates (%s); publish an event for each of them", len(leaves), namesAndSerials(leaves))
 }

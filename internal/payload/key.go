@@ -30,7 +30,7 @@ func CheckKey(text []byte, leaf *x509.Certificate) error {
 // ignored: HAProxy's files have them. Errors quote nothing of the text.
 func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	if len(text) > maxKey {
-		return nil, payloadFailure(nil, "the private key has %d bytes; the limit is %d", len(text), maxKey)
+		return nil, payloadFailure(nil, "the private key has %d bytes, the limit is %d", len(text), maxKey)
 	}
 	blocks, err := pemtext.Read(text)
 	defer func() {
@@ -59,14 +59,14 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	case len(found) == 0:
 		return nil, payloadFailure(nil, "the event's private_key contains no private key, only %s; fix the stored key or the reference, then replay", kinds(blocks))
 	case len(found) > 1:
-		return nil, payloadFailure(nil, "the event's private_key contains %d private keys; exactly one is required", len(found))
+		return nil, payloadFailure(nil, "the event's private_key contains %d private keys, and exactly one is required", len(found))
 	}
 	key := decodeKey(found[0].DER)
 	if odd := oddities.Key(found[0].DER); key == nil && odd != "" {
 		return nil, payloadFailure(nil, "the private key is %s, then replay", odd)
 	}
 	if key == nil {
-		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; it must be RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1")
+		return nil, payloadFailure(nil, "the private key is damaged or has an unsupported type; store it as RSA, ECDSA or Ed25519 in PKCS#8, PKCS#1 or SEC 1, then replay")
 	}
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(leaf.PublicKey) {

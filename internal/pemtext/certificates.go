@@ -21,7 +21,7 @@ var ErrPrivateKey = errors.New("it contains a private key")
 // With an error it returns what it read before.
 func Certificates(text []byte) (certs []Block, skipped []string, err error) {
 	if len(text) > MaxCertificates {
-		return nil, nil, fmt.Errorf("it has %d bytes; the limit is %d", len(text), MaxCertificates)
+		return nil, nil, fmt.Errorf("it has %d bytes, the limit is %d", len(text), MaxCertificates)
 	}
 	blocks, err := Read(text)
 	if holdsKey(text, blocks) {

@@ -105,7 +105,7 @@ func TestCertificatesRefuses(t *testing.T) {
 		{"a key", slices.Concat(leaf, key), ErrPrivateKey.Error()},
 		{"a key in UTF-16", wide(slices.Concat(leaf, key), binary.LittleEndian), ErrPrivateKey.Error()},
 		{"a key that is cut off", slices.Concat(leaf, key[:60]), ErrPrivateKey.Error()},
-		{"too large", bytes.Repeat([]byte(" "), MaxCertificates+1), "it has 262145 bytes; the limit is 262144"},
+		{"too large", bytes.Repeat([]byte(" "), MaxCertificates+1), "it has 262145 bytes, the limit is 262144"},
 	} {
 		if _, _, err := Certificates(c.text); err == nil || err.Error() != c.want {
 			t.Errorf("%s:\n got %v\nwant %s", c.name, err, c.want)

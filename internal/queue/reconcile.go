@@ -358,7 +358,7 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/lost%d", m.Header.Get(nats.MsgIdHdr), d.sequence))
 	ack, err := rc.r.JetStream().PublishMsg(ctx, m)
 	if err != nil {
-		return nil, 0, fmt.Errorf("publish a lost delivery again: %w", err)
+		return nil, 0, fmt.Errorf("publish a lost delivery again: %w", broker.Explain(err, broker.DeliveriesStream))
 	}
 	if ack.Duplicate {
 		return nil, ack.Sequence, nil

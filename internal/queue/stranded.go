@@ -160,7 +160,7 @@ func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg, lan
 	m.Header.Set(broker.HeaderCopyOf, strconv.FormatUint(msg.Sequence, 10))
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
 	if _, err := r.JetStream().PublishMsg(ctx, m); err != nil {
-		return fmt.Errorf("publish delivery %d again: %w", msg.Sequence, err)
+		return fmt.Errorf("publish delivery %d again: %w", msg.Sequence, broker.Explain(err, broker.DeliveriesStream))
 	}
 	return nil
 }
