@@ -79,13 +79,26 @@ func (b *bench) openCertpost(ctx context.Context, j job) (c *certpost, err error
 		return nil, err
 	}
 	if err = road.Poll(ctx, stalled, func() error { return ready(health) }); err == nil {
-		c.broker, err = broker.Dial(ctx, broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address, AuditKeys: auditKeys(filepath.Join(dir, "data", "audit.key"))}, zerolog.Nop())
+		data := filepath.Join(dir, "data")
+		c.broker, err = broker.Dial(ctx, broker.Config{DataDir: data, Listen: address, AuditKeys: auditKeys(data)}, zerolog.Nop())
 	}
 	if err != nil {
 		text, _ := os.ReadFile(log.Name())
 		err = fmt.Errorf("%w\n%s", err, text)
 	}
 	return c, err
+}
+
+// auditKeys returns the keys that the program has made. Without them nobody may suspend a lane,
+// because that is a signed record of the audit.
+func auditKeys(data string) func(context.Context) (*broker.AuditKeys, error) {
+	return func(context.Context) (*broker.AuditKeys, error) {
+		text, err := os.ReadFile(filepath.Join(data, "audit.key"))
+		if err != nil {
+			return nil, err
+		}
+		return broker.ParseAuditKeys(text)
+	}
 }
 
 // ready returns nil if the program says that it delivers.
@@ -292,16 +305,4 @@ func gently(ctx context.Context, s *sink, mails int, send func(i int) error) (Re
 		took = append(took, float64(max(taken[i].Sub(start), time.Since(start)))/float64(time.Millisecond))
 	}
 	return Result{Mails: mails, P50: road.Median(took), Rate: float64(mails) / time.Since(begin).Seconds()}, nil
-}
-
-// auditKeys returns a function that reads the keys of the audit, in which suspensions are
-// recorded.
-func auditKeys(path string) func(context.Context) (*broker.AuditKeys, error) {
-	return func(context.Context) (*broker.AuditKeys, error) {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		return broker.ParseAuditKeys(text)
-	}
 }

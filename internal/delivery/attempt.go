@@ -22,6 +22,9 @@ type attempt struct {
 	target *Target
 	p      *provisions
 	msg    *message
+	// release lets go of the payload's files, once rendered. A delivery holds them to its
+	// end, so that the others of the event that are in work meanwhile need not build them.
+	release func()
 
 	warnings []string // for the receipt
 
@@ -105,6 +108,12 @@ func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Fa
 	a.steps = append(a.steps, verdict.Step{Phase: phase, Took: time.Since(since)})
 }
 
+// preview renders a mail that is not sent by this attempt.
+func (a *attempt) preview(ctx context.Context) (*message, *verdict.Failure) {
+	defer a.releaseFiles()
+	return a.render(ctx)
+}
+
 // render builds the payload and the mail, in memory.
 func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	now := time.Now()
@@ -129,15 +138,11 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	} else {
 		a.warnings = warnings
 	}
-	attachments, err := payload.Build(a.target.settings(a.p.vars), a.p.bundle, a.p.key, a.p.passphrase, now)
+	attachments, release, err := a.files.Build(a.target.settings(a.p.vars), a.p.bundle, a.p.key, a.p.passphrase, now)
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	defer func() {
-		for _, att := range attachments {
-			clear(att.Data)
-		}
-	}()
+	a.release = release
 	if attachments, err = sealing.files(attachments); err != nil {
 		return nil, asFailure(err)
 	}
@@ -244,5 +249,12 @@ func (a *attempt) clear() {
 	a.p.clear()
 	if a.msg != nil {
 		clear(a.msg.raw)
+	}
+	a.releaseFiles()
+}
+
+func (a *attempt) releaseFiles() {
+	if a.release != nil {
+		a.release()
 	}
 }

@@ -48,6 +48,7 @@ type Courier struct {
 
 	breakers smtp.Breakers
 	bundles  payload.Cache
+	files    payload.Shared
 }
 
 // NewCourier returns a courier for the targets in book.
@@ -145,7 +146,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 			return nil, failure
 		}
 	}
-	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).render(ctx)
+	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).preview(ctx)
 	if failure != nil {
 		return nil, failure
 	}

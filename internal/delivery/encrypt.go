@@ -106,16 +106,10 @@ func (t *Target) recipientKeyRef(address string) secrets.Ref {
 var keyFileEndings = map[string]string{encryption.SMIME: ".pem", encryption.OpenPGP: ".asc", encryption.Age: ".pub"}
 
 // files encrypts the attachments with age; for the other kinds it returns them as they are.
-// It clears what it has encrypted.
 func (s *sealing) files(list []payload.Attachment) ([]payload.Attachment, error) {
 	if s.kind != encryption.Age {
 		return list, nil
 	}
-	defer func() {
-		for _, a := range list {
-			clear(a.Data)
-		}
-	}()
 	var all []payload.Attachment
 	for _, a := range list {
 		data, err := encryption.Encrypt(s.keys, a.Data, s.options, s.now)

@@ -185,7 +185,7 @@ func (e *examination) mail(ctx context.Context, p *provisions) {
 	if _, err := e.courier.certificateWarnings(e.t, p.bundle, time.Now()); err != nil {
 		return
 	}
-	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: addressed, p: p}).render(ctx)
+	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: addressed, p: p}).preview(ctx)
 	if failure != nil {
 		e.say("mail", verdict.Error, "%s", failure.Error())
 		return
