@@ -36,9 +36,9 @@ func TestMoreUntriedDeliveriesThanRows(t *testing.T) {
 	t.Parallel()
 	x := start(t)
 	d, _ := x.desk(nil)
-	if err := d.Suspend(t.Context(), me, "relay", "maintenance", time.Time{}); err != nil {
-		t.Fatal(err)
-	}
+	x.until("the lane is there and suspended", func() bool {
+		return d.Suspend(t.Context(), me, "relay", "maintenance", time.Time{}) == nil
+	})
 	const all = 12
 	for i := range all {
 		x.publish(event(fmt.Sprintf("e%d", i), "ops"))
