@@ -256,11 +256,10 @@ func TestOneRedialBeforeMAILAlone(t *testing.T) {
 // A restarted relay has closed all connections: one redial is enough nevertheless.
 func TestOneRedialForManyStaleConnections(t *testing.T) {
 	t.Parallel()
-	server := lab.StartRelay(t, lab.RelayScript{})
+	gate := make(chan struct{})
+	server := lab.StartRelay(t, lab.RelayScript{Acts: map[string]lab.RelayAct{lab.AtDot: {Wait: gate, Take: true}}})
 	o := newFixture(t, server.Address(), RelayLimits{}, nil)
 	var all sync.WaitGroup
-	gate := make(chan struct{})
-	server.Acts = map[string]lab.RelayAct{lab.AtDot: {Wait: gate, Take: true}}
 	for range 4 {
 		all.Go(func() { o.mustDeliver() })
 	}
