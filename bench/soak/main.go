@@ -168,7 +168,7 @@ func (w *world) report(out io.Writer, c *counts, a *account, took time.Duration)
 	}
 	fmt.Fprintf(table, "deliveries deleted\t%d\norders refused\t%d\n", w.deleted, w.refused)
 	fmt.Fprintf(table, "events\t%d\ndeliveries\t%d\nsent\t%d\ndead letters\t%d\ndiscarded\t%d\n", a.events, a.deliveries, a.sent, a.dead, a.given)
-	fmt.Fprintf(table, "second mails, all marked\t%d\nunknown outcomes\t%d\nsettled after\t%v\nfaults\t%d\n", a.duplicates, a.unknown, took.Round(time.Second), len(a.broken))
+	fmt.Fprintf(table, "second mails\t%d\nunknown outcomes\t%d\nsettled after\t%v\nfaults\t%d\n", a.duplicates, a.unknown, took.Round(time.Second), len(a.broken))
 	_ = table.Flush()
 	for i, text := range a.broken {
 		if i == 30 {
