@@ -297,7 +297,7 @@ func (b *fixture) close() {
 // until waits until ok returns true.
 func (b *fixture) until(what string, ok func() bool) {
 	b.t.Helper()
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -146,7 +146,7 @@ func TestServerLimitsRequests(t *testing.T) {
 	}
 }
 
-// An account with room for three consumers, and 250 deliveries in invented lanes:
+// An account with room for three consumers, and 60 deliveries in invented lanes:
 // every lane of a target is served that can be, invented lanes get no consumer, and the
 // lane without one makes the process unhealthy, with the server's reason.
 //
@@ -167,7 +167,7 @@ no_auth_user: lab`)
 	if err := b.broker.EnsureTopology(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	const invented = 250
+	const invented = 60
 	var msgs []*nats.Msg
 	for i := range invented {
 		m := nats.NewMsg(broker.DeliverySubject(fmt.Sprintf("lane-%d", i), "x"))

@@ -45,7 +45,7 @@ func (s *session) runTests(ctx context.Context, o options) error {
 		return fmt.Errorf("go list: %w", err)
 	}
 	programs, others := split(strings.Fields(string(found)))
-	// Tests that wait leave the processor to those that do not: one package more at a time.
+	// One after the other: on two cores, tests beside a browser wait too long for each other.
 	commands := [][]string{append(append(flags, "-p=1"), programs...), append(race, others...)}
 	if len(others) == 0 {
 		commands = commands[:1]
@@ -54,12 +54,10 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	}
 
 	results := make([]result, len(commands))
-	var wg sync.WaitGroup
 	out := &lockedWriter{w: os.Stdout}
 	for i, args := range commands {
-		wg.Go(func() { results[i] = s.goTest(ctx, args, out) })
+		results[i] = s.goTest(ctx, args, out)
 	}
-	wg.Wait()
 	var ran int
 	for _, r := range results {
 		ran += r.ran
