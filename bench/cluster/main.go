@@ -73,17 +73,10 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(o.dir, "cluster-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err == nil {
-			err = os.RemoveAll(dir)
-		} else {
-			err = fmt.Errorf("%w (stores and logs are in %s)", err, dir)
-		}
-	}()
+	return harness.InDirectory(o.dir, "cluster-", func(dir string) error { return runIn(ctx, o, dir, out, chosen) })
+}
+
+func runIn(ctx context.Context, o options, dir string, out io.Writer, chosen []fault) (err error) {
 	if o.program, err = road.Program(ctx, o.program, dir); err != nil {
 		return err
 	}

@@ -81,17 +81,10 @@ func main() {
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
-	dir, err := os.MkdirTemp(o.dir, "soak-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err == nil {
-			err = os.RemoveAll(dir)
-		} else {
-			err = fmt.Errorf("%w (stores and logs are in %s)", err, dir)
-		}
-	}()
+	return harness.InDirectory(o.dir, "soak-", func(dir string) error { return runIn(ctx, o, dir, out) })
+}
+
+func runIn(ctx context.Context, o options, dir string, out io.Writer) (err error) {
 	if o.program, err = road.Program(ctx, o.program, dir); err != nil {
 		return err
 	}
