@@ -120,7 +120,10 @@ func (d *Definitions) sameChecks(ids []string) [][]string {
 
 // checkKey is equal for targets whose check has the same result.
 func (d *Definitions) checkKey(t *Target) string {
-	parts := []string{t.PKCS12Passphrase.String(), t.KeystorePassword.String(), t.Sign.SMIME.Certificate.String(), t.Sign.SMIME.PrivateKey.String(), t.DKIM.PrivateKey.String()}
+	var parts []string
+	for _, ref := range t.mailRefs() {
+		parts = append(parts, ref.String())
+	}
 	if t.encrypts() {
 		parts = append(parts, t.ID) // its keys are those of its own recipients
 	}

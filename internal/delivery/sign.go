@@ -13,13 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"net/textproto"
-	"slices"
 	"time"
 
 	"github.com/emersion/go-msgauth/dkim"
 	gomail "github.com/wneessen/go-mail"
 
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/smime"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -122,15 +122,14 @@ func smimeSigner(certificate, key []byte, now time.Time) (*tls.Certificate, erro
 	default:
 		return nil, errors.New("the key must be RSA or ECDSA")
 	}
-	switch {
-	case now.After(leaf.NotAfter):
-		return nil, errors.New("the certificate expired on " + leaf.NotAfter.UTC().Format(time.DateOnly))
-	case now.Before(leaf.NotBefore):
-		return nil, errors.New("the certificate is not valid before " + leaf.NotBefore.UTC().Format(time.DateOnly))
-	case leaf.KeyUsage != 0 && leaf.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0:
+	if err := smime.InDate(leaf, now); err != nil {
+		return nil, err
+	}
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
 		return nil, errors.New("the certificate's key usage does not include digitalSignature")
-	case len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageEmailProtection) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny):
-		return nil, errors.New("the certificate is not for e-mail: its extended key usage does not include emailProtection")
+	}
+	if err := smime.ForMail(leaf); err != nil {
+		return nil, err
 	}
 	return &pair, nil
 }

@@ -184,6 +184,10 @@ func sameRef(a, b secrets.Ref) bool {
 
 // refs are the target's own secrets. The keys of recipients are public.
 func (t *Target) refs() []*secrets.Ref {
-	return []*secrets.Ref{&t.Username.Ref, &t.Password, &t.OAuth2.ClientSecret, &t.PKCS12Passphrase, &t.KeystorePassword,
-		&t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
+	return append([]*secrets.Ref{&t.Username.Ref, &t.Password, &t.OAuth2.ClientSecret}, t.mailRefs()...)
+}
+
+// mailRefs are those of them that making the mail needs, whatever the relay.
+func (t *Target) mailRefs() []*secrets.Ref {
+	return []*secrets.Ref{&t.PKCS12Passphrase, &t.KeystorePassword, &t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
 }

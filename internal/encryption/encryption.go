@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"filippo.io/age"
@@ -132,13 +133,7 @@ func encryptPGP(keys []*Key, content []byte, now time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := plain.Write(content); err != nil {
-		return nil, err
-	}
-	if err := plain.Close(); err != nil {
-		return nil, err
-	}
-	if err := text.Close(); err != nil {
+	if err := errors.Join(writeAll(plain, content), text.Close()); err != nil {
 		return nil, err
 	}
 	out.WriteByte('\n')
@@ -155,11 +150,13 @@ func encryptAge(keys []*Key, content []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := plain.Write(content); err != nil {
-		return nil, err
-	}
-	if err := plain.Close(); err != nil {
+	if err := writeAll(plain, content); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+func writeAll(w io.WriteCloser, content []byte) error {
+	_, err := w.Write(content)
+	return errors.Join(err, w.Close())
 }

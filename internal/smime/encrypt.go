@@ -52,11 +52,8 @@ type Options struct {
 // Readers open mails to expired certificates and to those that are only for signatures
 // without complaint; not to use them is a rule of ours.
 func Usable(c *x509.Certificate, o Options, now time.Time) error {
-	switch {
-	case now.After(c.NotAfter):
-		return errors.New("the certificate expired on " + c.NotAfter.UTC().Format(time.DateOnly))
-	case now.Before(c.NotBefore):
-		return errors.New("the certificate is not valid before " + c.NotBefore.UTC().Format(time.DateOnly))
+	if err := InDate(c, now); err != nil {
+		return err
 	}
 	usage, name := x509.KeyUsageKeyEncipherment, "keyEncipherment"
 	switch key := c.PublicKey.(type) {
@@ -78,6 +75,22 @@ func Usable(c *x509.Certificate, o Options, now time.Time) error {
 	if c.KeyUsage != 0 && c.KeyUsage&usage == 0 {
 		return errors.New("the certificate's key usage does not include " + name)
 	}
+	return ForMail(c)
+}
+
+// InDate returns why a certificate is not valid at a time, nil if it is.
+func InDate(c *x509.Certificate, now time.Time) error {
+	switch {
+	case now.After(c.NotAfter):
+		return errors.New("the certificate expired on " + c.NotAfter.UTC().Format(time.DateOnly))
+	case now.Before(c.NotBefore):
+		return errors.New("the certificate is not valid before " + c.NotBefore.UTC().Format(time.DateOnly))
+	}
+	return nil
+}
+
+// ForMail returns an error if a certificate is for other uses than e-mail alone.
+func ForMail(c *x509.Certificate) error {
 	if !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageEmailProtection) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) && len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 {
 		return errors.New("the certificate is not for e-mail: its extended key usage does not include emailProtection")
 	}
