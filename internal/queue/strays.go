@@ -37,29 +37,31 @@ const strayLane = broker.NoToken
 func (ls *lanes) settleStrays(ctx context.Context, stream jetstream.Stream, lanes map[string]bool) error {
 	before := ls.strays
 	ls.strays = lanes
-	var left, moved, settled atomic.Int64
-	left.Store(straysAtOnce)
+	var done strayTally
 	var together errgroup.Group // without a context: an error of one lane stops no other
 	together.SetLimit(straysTogether)
 	for name := range lanes {
 		if before[name] {
-			together.Go(func() error { return ls.settleStraysOf(ctx, stream, name, &left, &moved, &settled) })
+			together.Go(func() error { return ls.settleStraysOf(ctx, stream, name, &done) })
 		}
 	}
 	err := together.Wait()
-	if moved.Load()+settled.Load() > 0 {
-		ls.r.log.Warn().Int64("moved", moved.Load()).Int64("settled", settled.Load()).
+	if moved, settled := done.moved.Load(), done.settled.Load(); moved+settled > 0 {
+		ls.r.log.Warn().Int64("moved", moved).Int64("settled", settled).
 			Msg("found deliveries in lanes that no target has; moved them to the lanes of their targets, or settled them")
 	}
 	return err
 }
 
-// settleStraysOf settles the strays of one lane, as long as left is above zero.
-func (ls *lanes) settleStraysOf(ctx context.Context, stream jetstream.Stream, name string, left, moved, settled *atomic.Int64) error {
-	for next := uint64(1); left.Add(-1) >= 0; {
+// strayTally counts what the lanes of one search have taken and done, all together.
+type strayTally struct{ taken, moved, settled atomic.Int64 }
+
+// settleStraysOf settles the strays of one lane, up to the maximum of the search.
+func (ls *lanes) settleStraysOf(ctx context.Context, stream jetstream.Stream, name string, done *strayTally) error {
+	for next := uint64(1); done.taken.Add(1) <= straysAtOnce; {
 		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(broker.DeliverySubject(name, "*")))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			left.Add(1)
+			done.taken.Add(-1)
 			return nil
 		}
 		if err != nil {
@@ -71,9 +73,9 @@ func (ls *lanes) settleStraysOf(ctx context.Context, stream jetstream.Stream, na
 			return fmt.Errorf("delivery %d in lane %s, which no target has: %w", msg.Sequence, name, err)
 		}
 		if wasMoved {
-			moved.Add(1)
+			done.moved.Add(1)
 		} else {
-			settled.Add(1)
+			done.settled.Add(1)
 		}
 	}
 	return nil
