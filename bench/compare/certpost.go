@@ -89,7 +89,7 @@ func (b *bench) openCertpost(ctx context.Context, j job) (c *certpost, err error
 	return c, err
 }
 
-// auditKeys returns the keys that the program has made. Without them nobody may suspend a lane,
+// auditKeys returns the keys that the program has made. Without them a lane cannot be suspended,
 // because that is a signed record of the audit.
 func auditKeys(data string) func(context.Context) (*broker.AuditKeys, error) {
 	return func(context.Context) (*broker.AuditKeys, error) {

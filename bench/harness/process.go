@@ -67,7 +67,7 @@ func (p *Process) End(s os.Signal) error {
 	return fmt.Errorf("%s: %w", p.Name, err)
 }
 
-// EndedByItself returns an error if the process has ended although nobody ended it.
+// EndedByItself returns an error if the process has ended and End was not called.
 func (p *Process) EndedByItself() error {
 	if p.process == nil {
 		return nil

@@ -30,7 +30,7 @@ type costs struct {
 	kilobytes   float64 // allocated
 }
 
-// TestCostsOfAMail fails when a mail costs more than it did. Whoever makes it cost less lowers
+// TestCostsOfAMail fails when a mail costs more than it did. If it costs less, lower
 // the limits.
 func TestCostsOfAMail(t *testing.T) {
 	for sync, most := range map[string]costs{
@@ -130,7 +130,7 @@ func sendCounted(t *testing.T, r *Road) {
 		})
 	}
 	publishers.Wait()
-	err := Poll(ctx, time.Minute, func() error { // asks nobody, so that it costs no requests
+	err := Poll(ctx, time.Minute, func() error { // the relay counts, which costs no requests
 		if n := r.Count("bench"); n < countedMails {
 			return fmt.Errorf("%d mails of %d", n, countedMails)
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // Each address of the running program has a row in docs/security.md, with the role that it
-// needs. An address that somebody adds or opens is noticed here.
+// needs. It fails for an address that is new or newly open.
 //
 // Fault: forged roles. Result: refused.
 func TestAddressesAndRoles(t *testing.T) {
