@@ -81,7 +81,11 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 	if failure != nil {
 		return nil, failure
 	}
+	ev.ChainVerified = false // nothing that resolves an event trusts what it says
 	if len(ev.Targets) > 0 {
+		if ev.Certificate.Ref == nil {
+			_, _ = c.verified(ctx, ev) // a certificate that cannot be delivered is each delivery's failure
+		}
 		var routes []verdict.Route
 		for _, id := range ev.Targets {
 			failure := may.target(id) // first: a source learns nothing of targets of others
@@ -97,7 +101,7 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 		}
 		return routes, nil
 	}
-	b, failure := c.certificate(ctx, ev)
+	b, failure := c.verified(ctx, ev)
 	if failure != nil {
 		return nil, failure
 	}
@@ -110,6 +114,14 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 		routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
 	}
 	return routes, nil
+}
+
+// verified returns the event's certificate, and notes in the event that the chain was verified,
+// so that its deliveries need not verify it again.
+func (c *Courier) verified(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
+	b, failure := c.certificate(ctx, ev)
+	ev.ChainVerified = failure == nil && b.Verified && ev.Certificate.Ref == nil
+	return b, failure
 }
 
 func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {

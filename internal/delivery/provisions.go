@@ -126,15 +126,15 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 
 // certificate parses the event's certificate, from the event or from its reference.
 func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
-	text := []byte(ev.Certificate.PEM)
+	text, verified := []byte(ev.Certificate.PEM), ev.ChainVerified
 	if ev.Certificate.Ref != nil {
 		_, s, failure := c.fromEvent(ctx, ev, ev.Certificate.Ref)
 		if failure != nil {
 			return nil, failure
 		}
-		text = s.Value.Reveal()
+		text, verified = s.Value.Reveal(), false // it may be another one than at that time
 	}
-	b, err := c.bundles.Parse(text)
+	b, err := c.bundles.Parse(text, verified)
 	if err != nil {
 		return nil, asFailure(err)
 	}

@@ -45,6 +45,10 @@ type Event struct {
 	// must not be able to choose it.
 	Subject string `json:"-"`
 
+	// ChainVerified says that the signatures of the certificate's text were checked when the
+	// event was resolved, and that each fits (payload.Bundle.Verified). Only a seal carries it.
+	ChainVerified bool `json:"-"`
+
 	leaf   *x509.Certificate // result of Leaf
 	digest string            // result of Digest, if it is known
 }

@@ -16,8 +16,15 @@ import (
 // HeaderSeal is the header that holds a message's seal.
 const HeaderSeal = "Certpost-Seal"
 
-// sealRules is the version of the rules that Decode checks. It changes when they become
-// stricter: what an earlier version has sealed is checked again then.
+// headerChain is the header that holds chainVerified if Event.ChainVerified is set. It counts
+// only below a valid seal.
+const (
+	headerChain   = "Certpost-Chain"
+	chainVerified = "verified"
+)
+
+// sealRules is the version of the rules that Decode checks, and by which chains are verified.
+// It changes when they become stricter: what an earlier version has sealed is checked again then.
 const sealRules = "1"
 
 // sealKeySize is the size of a seal's key, in bytes.
@@ -49,6 +56,9 @@ func ReadSeal(key string) (Seal, error) {
 // those in unsealed.
 func (s Seal) Mark(header map[string][]string, body Body) {
 	if s.key != nil {
+		if body.chainVerified {
+			header[headerChain] = []string{chainVerified}
+		}
 		header[HeaderSeal] = []string{hex.EncodeToString(s.sum(header, body))}
 	}
 }
@@ -61,6 +71,7 @@ func (s Seal) Decode(header map[string][]string, body []byte) (*Event, error) {
 		mark, err := hex.DecodeString(marks[0])
 		if err == nil && hmac.Equal(mark, s.sum(header, cut)) {
 			if e, ok := cut.event(); ok {
+				e.ChainVerified = slices.Equal(header[headerChain], []string{chainVerified})
 				return e, nil
 			}
 		}
@@ -103,10 +114,15 @@ type Body struct {
 
 	before, certificate, after []byte            // Bytes
 	digest                     [sha256.Size]byte // of certificate; the event's digest
+	chainVerified              bool
 }
 
 // Body returns the event's canonical form as a body.
-func (e *Event) Body() Body { return cutBody(e.Encode()) }
+func (e *Event) Body() Body {
+	body := cutBody(e.Encode())
+	body.chainVerified = e.ChainVerified
+	return body
+}
 
 // cutBody cuts a body around its certificate if that is a text. Only strings precede it in
 // the canonical form, and in strings quotes are escaped, so the first match is the field.

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -98,6 +99,39 @@ func TestSealIsOfOneMessage(t *testing.T) {
 		}
 		if read := e.digest != ""; read != tt.sealed {
 			t.Errorf("%s: read by the seal %v, want %v", name, read, tt.sealed)
+		}
+	}
+}
+
+// TestVerifiedChainsAreSealed: that a chain was verified is known to whoever reads the sealed
+// message, and to nobody who reads it in full.
+//
+// Fault: a message that says of itself that its chain was verified. Result: verified again.
+func TestVerifiedChainsAreSealed(t *testing.T) {
+	t.Parallel()
+	seal := newSeal(t)
+	for _, verified := range []bool{true, false} {
+		e := sample()
+		e.ChainVerified = verified
+		header, text := marked(seal, e)
+		for name, tt := range map[string]struct {
+			seal Seal
+			set  []string
+			want bool
+		}{
+			"as sealed":      {seal, header[headerChain], verified},
+			"set by others":  {seal, []string{chainVerified, chainVerified}, false},
+			"a wrong word":   {seal, []string{"yes"}, false},
+			"taken away":     {seal, nil, false},
+			"without a seal": {Seal{}, []string{chainVerified}, false},
+		} {
+			h := maps.Clone(header)
+			if h[headerChain] = tt.set; tt.set == nil {
+				delete(h, headerChain)
+			}
+			if got, err := tt.seal.Decode(h, text); err != nil || got.ChainVerified != tt.want {
+				t.Errorf("verified %v, %s: %v, want %v; %v", verified, name, got.ChainVerified, tt.want, err)
+			}
 		}
 	}
 }

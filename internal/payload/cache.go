@@ -32,14 +32,20 @@ type cached struct {
 	err    error
 }
 
-// Parse returns what ParseBundle returns for the text. Callers with the same text wait
-// for the first one.
-func (c *Cache) Parse(pemText []byte) (*Bundle, error) {
+// Parse returns what ParseBundle returns for the text, with the work of ParseVerified if
+// verified is true. Callers with the same text wait for the first one.
+func (c *Cache) Parse(pemText []byte, verified bool) (*Bundle, error) {
 	if len(pemText) > pemtext.MaxCertificates {
 		return ParseBundle(pemText) // refuses it
 	}
 	entry := c.entry(sha256.Sum256(pemText), len(pemText))
-	entry.once.Do(func() { entry.bundle, entry.err = ParseBundle(pemText) })
+	entry.once.Do(func() {
+		if verified {
+			entry.bundle, entry.err = ParseVerified(pemText)
+		} else {
+			entry.bundle, entry.err = ParseBundle(pemText)
+		}
+	})
 	if failure := (*verdict.Failure)(nil); errors.As(entry.err, &failure) {
 		own := *failure // callers add to it
 		return nil, &own

@@ -21,7 +21,7 @@ const (
 // order finds the leaf, and sets Chain to the certificates that lead up from it, each
 // after one that it issued. It climbs from the leaf, so that only signatures of links
 // that may be kept are checked. What does not belong to the chain is left out.
-func (b *Bundle) order(certs []*x509.Certificate) error {
+func (b *Bundle) order(certs []*x509.Certificate, issued func(parent, child *x509.Certificate) (bool, error)) error {
 	leaf, err := pickLeaf(certs)
 	if err != nil {
 		return err
@@ -30,7 +30,8 @@ func (b *Bundle) order(certs []*x509.Certificate) error {
 	if leaf.IsCA {
 		b.Notes = append(b.Notes, "the certificate is a CA certificate")
 	}
-	c := climber{bundle: b, certs: certs, seen: map[*x509.Certificate]bool{leaf: true}}
+	b.Verified = true
+	c := climber{bundle: b, certs: certs, issued: issued, seen: map[*x509.Certificate]bool{leaf: true}}
 	if err := c.climb(leaf); err != nil {
 		return err
 	}
@@ -85,6 +86,7 @@ func CheckSupported(b *Bundle, kind string, allowed bool) (warnings []string, er
 type climber struct {
 	bundle  *Bundle
 	certs   []*x509.Certificate
+	issued  func(parent, child *x509.Certificate) (bool, error)
 	seen    map[*x509.Certificate]bool // prevents endless recursion when CAs have signed each other
 	checked int                        // signatures
 }
@@ -101,11 +103,12 @@ func (c *climber) climb(cert *x509.Certificate) error {
 			if c.checked++; c.checked > maxSignatures {
 				return payloadFailure(nil, "too many certificates of the chain have the same name; publish only the issuers of the certificate")
 			}
-			ok, err := signed(parent, cert)
+			ok, err := c.issued(parent, cert)
 			if err != nil {
 				return err
 			}
 			if !ok {
+				c.bundle.Verified = false
 				continue
 			}
 			c.seen[parent] = true

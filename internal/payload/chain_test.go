@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +53,14 @@ func TestChainsWithStrays(t *testing.T) {
 			}
 			if got := chainNames(b); got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
+			}
+			if inName := slices.Contains(c.certs, impostor); b.Verified == inName {
+				t.Errorf("verified %v, with an issuer in name only %v", b.Verified, inName)
+			}
+			if b.Verified {
+				if again, err := ParseVerified(lab.PEM(c.certs...)); err != nil || !reflect.DeepEqual(again, b) {
+					t.Errorf("parsed again without signatures: %s, %v", chainNames(again), err)
+				}
 			}
 			warnings, err := CheckChain(b, false)
 			if err != nil || strings.Join(warnings, "|") != c.warning {
@@ -171,31 +180,31 @@ func TestCache(t *testing.T) {
 	p := lab.NewPKI(t, "p256")
 	var c Cache
 	text := lab.PEM(p.Leaf, p.Intermediate)
-	first, err := c.Parse(text)
-	again, errAgain := c.Parse(slices.Clone(text))
+	first, err := c.Parse(text, false)
+	again, errAgain := c.Parse(slices.Clone(text), false)
 	if err != nil || errAgain != nil || first != again || chainNames(first) != "*.example.com < Test CA 1" {
 		t.Fatalf("%v, %v: parsed twice: %v", err, errAgain, first != again)
 	}
 	for range 2 { // failures, too
-		if _, err := c.Parse([]byte("x")); !strings.Contains(refusal(t, err), "no PEM block") {
+		if _, err := c.Parse([]byte("x"), false); !strings.Contains(refusal(t, err), "no PEM block") {
 			t.Error(err)
 		}
 	}
-	if _, err := c.Parse(make([]byte, pemtext.MaxCertificates+1)); !strings.Contains(refusal(t, err), "the limit is 262144") {
+	if _, err := c.Parse(make([]byte, pemtext.MaxCertificates+1), false); !strings.Contains(refusal(t, err), "the limit is 262144") {
 		t.Error(err)
 	}
 	for i := range maxCached + 10 {
-		c.Parse(slices.Concat(text, slices.Repeat([]byte("\n"), i+1)))
+		c.Parse(slices.Concat(text, slices.Repeat([]byte("\n"), i+1)), false)
 	}
 	if len(c.entries) != maxCached || len(c.oldest) != maxCached {
 		t.Errorf("it holds %d entries", len(c.entries))
 	}
-	if now, err := c.Parse(text); err != nil || now == first {
+	if now, err := c.Parse(text, false); err != nil || now == first {
 		t.Error("the oldest entry was not dropped")
 	}
 	c = Cache{}
 	for i := range 100 {
-		c.Parse(slices.Repeat([]byte("x"), 200_000+i))
+		c.Parse(slices.Repeat([]byte("x"), 200_000+i), false)
 	}
 	if c.bytes > maxCachedBytes || len(c.entries) != maxCachedBytes/200_099+1 && len(c.entries) != maxCachedBytes/200_099 {
 		t.Errorf("it holds %d bytes in %d entries", c.bytes, len(c.entries))
