@@ -75,8 +75,8 @@ func Reads() (names []string) {
 	return names
 }
 
-// Answer answers one request in JSON. sender is the NATS user who sent it, "" if that is not
-// proved. The error is a *Refusal.
+// Answer answers one request in JSON. sender is the NATS user or account who sent it, as
+// broker.Endpoint gets it. The error is a *Refusal.
 func (c *API) Answer(ctx context.Context, name, sender string, request []byte) ([]byte, error) {
 	for _, e := range endpoints {
 		if e.name == name {
@@ -192,7 +192,7 @@ type Caller struct {
 	By  string     `json:"by,omitempty"`
 	Via broker.Via `json:"via,omitempty"` // shell for a command of Certpost
 
-	sender string // the NATS user, ACCOUNT/USER, if the server has proved it
+	sender string // the NATS user or account that the server has proved, as broker.Endpoint gets it
 }
 
 func (a *Caller) sentBy(sender string) { a.sender = sender }
@@ -211,9 +211,8 @@ func (a Caller) check() error {
 
 func (a Caller) actor() broker.Actor {
 	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService, Proved: broker.Unproved, NATSUser: a.sender}
-	_, user, _ := strings.Cut(a.sender, "/")
 	switch {
-	case a.sender != "" && (by.Name == "" || by.Name == user || by.Name == a.sender):
+	case broker.SenderProves(a.sender, by.Name):
 		by.Name, by.Proved = a.sender, broker.Proved
 	case by.Name == "":
 		by.Name = "unnamed NATS client"
