@@ -41,6 +41,7 @@ type Auditor struct {
 	closed   time.Time   // when it last looked for records that expire
 	ledger   StreamState // as last seen
 	accepted uint64      // the last record `accepted` that was seen
+	urgent   bool        // an operator has accepted a break: verify all now
 }
 
 // waiter is a receipt that no checkpoint covers yet.
@@ -95,8 +96,9 @@ func (a *Auditor) Run(ctx context.Context) {
 	var due time.Time
 	for ctx.Err() == nil {
 		err := a.seal(ctx)
-		if now := time.Now(); err == nil && (w == nil || a.doubts() && !now.Before(due)) {
+		if now := time.Now(); err == nil && (w == nil || a.urgent || a.doubts() && !now.Before(due)) {
 			if w, err = a.verifyAll(ctx); err == nil {
+				a.urgent = false
 				due = time.Now().Add(max(a.pace.full, a.pace.share*time.Since(now)))
 			}
 		}

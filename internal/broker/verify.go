@@ -163,9 +163,11 @@ type walk struct {
 	strange    strange
 	ledger     ledgerRules
 	// firstPrevious is the hash of the record before the first one, according to that one;
-	// closedTo the last record of which a record says that it expires.
+	// closedTo the last record of which a record says that it expires; due is the newest missing
+	// record of which one says when.
 	firstPrevious string
 	closedTo      uint64
+	due           ClosingDay
 	report        AuditReport
 }
 
