@@ -144,6 +144,33 @@ func (b *Broker) AuditProblem() error {
 	return nil
 }
 
+// Unsigned says why no record is signed, "" if they are, or if that is not known yet. It is no
+// break: without a key nothing can be signed.
+func (a *Auditor) Unsigned() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.at.IsZero():
+		return ""
+	case a.b.cfg.AuditKeys == nil:
+		return UnsignedWithoutKey
+	case a.report.SignedFrom == 0 && a.report.Break == nil:
+		return "audit and receipts are not signed yet: some running processes do not have the audit's key"
+	}
+	return ""
+}
+
+// UnsignedWithoutKey says what it means that the configuration has no key.
+const UnsignedWithoutKey = "audit.key is not set, so audit and receipts are not signed, and every client that may write to NATS can forge them: store a key (`certpost audit key`) where all processes can read it"
+
+// Unsigned returns what the running Auditor says; "" if none runs.
+func (b *Broker) Unsigned() string {
+	if a := b.auditor.Load(); a != nil {
+		return a.Unsigned()
+	}
+	return ""
+}
+
 // seal records that everything is signed from now on, when every running process has the key.
 func (a *Auditor) seal(ctx context.Context) error {
 	key, err := a.b.signer(ctx)
