@@ -55,10 +55,7 @@ func (c *natsAccountCmd) Run(a *app) error {
 
 // names are the names of the configuration.
 func (c *natsAccountCmd) names(cfg *Config) broker.RoleNames {
-	n := broker.RoleNames{APIPrefix: cfg.NATS.APIPrefix, Inbox: cfg.NATS.InboxPrefix, Sources: c.Source, Requests: service.Names(), Reads: service.Reads()}
-	if cfg.NATS.Domain != "" {
-		n.APIPrefix = "$JS." + cfg.NATS.Domain + ".API"
-	}
+	n := broker.RoleNames{Domain: cfg.NATS.Domain, APIPrefix: cfg.NATS.APIPrefix, Inbox: cfg.NATS.InboxPrefix, Sources: c.Source, Requests: service.Names(), Reads: service.Reads()}
 	if len(n.Sources) == 0 {
 		for _, key := range slices.Sorted(maps.Keys(cfg.Events.Sources)) {
 			if !strings.Contains(key, "*") { // a publisher has one subject

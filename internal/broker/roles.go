@@ -1,10 +1,11 @@
 package broker
 
 import (
-	"cmp"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/events"
 )
@@ -20,15 +21,17 @@ type UserRole struct {
 	// Inbox is the prefix of the subjects on which the user gets answers. Each role has its
 	// own: who may subscribe to the inbox of others reads what they read.
 	Inbox string
+
+	apiPrefix string // of JetStream, with the last dot
 }
 
 // RoleNames says for which setting of a program the roles are.
 type RoleNames struct {
-	APIPrefix string   // of JetStream; "" is $JS.API
-	Inbox     string   // of Certpost itself; "" is _INBOX_certpost
-	Sources   []string // publishers; "" is one on certificate.issued
-	Requests  []string // all requests of the NATS service
-	Reads     []string // those of them that change nothing
+	Domain, APIPrefix string   // of JetStream, as in Config; at most one of them
+	Inbox             string   // of Certpost itself; "" is _INBOX_certpost
+	Sources           []string // publishers; "" is one on certificate.issued
+	Requests          []string // all requests of the NATS service
+	Reads             []string // those of them that change nothing
 }
 
 // userInfo is the request that every role may send: the server answers with what it knows of
@@ -58,7 +61,7 @@ func Roles(n RoleNames) []UserRole {
 		roles = append(roles, role(name, "publishes events on "+events.SourceSubject(source)+", and gets their acknowledgements",
 			events.SourceSubject(source)))
 	}
-	api := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".") + "."
+	api := apiPrefix(n.Domain, n.APIPrefix)
 	return append(roles,
 		role("operator", "sends all requests of the NATS service: lists, replays, edits, discards, holds", requestSubjects(n.Requests)...),
 		role("auditor", "reads letters, deliveries and the audit, and verifies it", slices.Concat(requestSubjects(n.Reads), []string{
@@ -81,16 +84,21 @@ func requestSubjects(names []string) []string {
 	return subjects
 }
 
+// apiSubjects returns the beginnings of JetStream's subjects and of those of buckets, for a prefix.
+func apiSubjects(prefix string) (api, kv string) {
+	const buckets = "$KV."
+	if prefix != jetstream.DefaultAPIPrefix { // clients then publish the subjects of buckets below the prefix, too
+		return prefix, prefix + buckets
+	}
+	return prefix, buckets
+}
+
 // CertpostRole is what the program itself needs.
 func CertpostRole(n RoleNames) UserRole {
-	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
-	api := prefix + "."
 	r := role("certpost", "the program: creates its streams, delivers, answers requests",
 		EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
-	kv := "$KV."
-	if prefix != "$JS.API" { // clients then publish the subjects of buckets below the prefix, too
-		kv = api + kv
-	}
+	r.apiPrefix = apiPrefix(n.Domain, n.APIPrefix)
+	api, kv := apiSubjects(r.apiPrefix)
 	for _, bucket := range []string{LedgerBucket, RelaysBucket, DeskBucketName} {
 		r.Publish = append(r.Publish, kv+bucket+".>")
 	}
