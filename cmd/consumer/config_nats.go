@@ -47,8 +47,9 @@ type NATSConfig struct {
 	// subscribe to _INBOX.>.
 	InboxPrefix string `yaml:"inbox_prefix" pattern:"^[^ *>]+[^. *>]$"`
 	// TrustRequestInfo takes the user who sent a request from the header Nats-Request-Info,
-	// which servers set in requests that an account imports with share: true. Set it only if
-	// no other user of Certpost's own account may send requests: it could write the header.
+	// which servers set in requests that an account imports with share: true, for users with
+	// NKey or JWT. Set it only if no other user of Certpost's own account may send requests: it
+	// could write the header.
 	TrustRequestInfo bool `yaml:"trust_request_info"`
 	// MaxBytes is the most that each stream may store, for accounts that require a limit.
 	// A full stream refuses new messages; nothing stored is removed.

@@ -82,6 +82,9 @@ type AuditReport struct {
 	SignedFrom uint64 `json:"signed_from,omitempty"`
 	Signed     uint64 `json:"signed"`
 	Unverified uint64 `json:"unverified,omitempty"`
+	// Keyless says that no HMAC was checked, because there was no key: whoever can write to the
+	// stream could have written all of the audit anew.
+	Keyless bool `json:"keyless,omitempty"`
 	// Unchecked are anchors whose records have aged out.
 	Unchecked []Anchor    `json:"unchecked,omitempty"`
 	Break     *AuditBreak `json:"break,omitempty"` // nil: the audit is intact
@@ -117,7 +120,7 @@ func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, erro
 			return w, fmt.Errorf("the audit's key cannot be read: %w", err)
 		}
 	}
-	w.ledger.keys = w.keys
+	w.ledger.keys, w.report.Keyless = w.keys, w.keys == nil
 	if memory := readMemory(b.cfg.AuditMemory); memory != nil && w.keys != nil {
 		w.remembered = memory
 		w.anchors = append(slices.Clip(anchors), memory.anchors()...)
@@ -163,9 +166,11 @@ type walk struct {
 	strange    strange
 	ledger     ledgerRules
 	// firstPrevious is the hash of the record before the first one, according to that one;
-	// closedTo the last record of which a record says that it expires.
+	// closedTo the last record of which a record says that it expires; due is the newest missing
+	// record of which one says when.
 	firstPrevious string
 	closedTo      uint64
+	due           ClosingDay
 	report        AuditReport
 }
 
