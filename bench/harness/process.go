@@ -80,3 +80,6 @@ func (p *Process) EndedByItself() error {
 		return nil
 	}
 }
+
+// PID returns the number of the running process.
+func (p *Process) PID() int { return p.process.Process.Pid }
