@@ -28,14 +28,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
-	"github.com/certpost/certpost/internal/backoff"
-	"github.com/certpost/certpost/internal/devrelay"
 )
 
 // options are the flags.
@@ -100,7 +97,7 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer) (err error
 	p := harness.NewPublisher(v.nats, send)
 	publishing, enough := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.Run(publishing, 8, backlog(publishing, p, relay, o.backlog)) })
+	wg.Go(func() { p.Run(publishing, 8, harness.Backlog(publishing, p, relay, len(targetIDs), o.backlog)) })
 	kills, err := v.killAgainAndAgain(ctx, o)
 	enough()
 	wg.Wait()
@@ -125,20 +122,4 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer) (err error
 		err = errors.New("the audit does not verify")
 	}
 	return errors.Join(t.Verdict(), err)
-}
-
-// backlog returns a function that returns the next id whenever fewer deliveries than these
-// wait.
-func backlog(ctx context.Context, p *harness.Publisher, relay *devrelay.Relay, deliveries int) func() string {
-	n := 0
-	return func() string {
-		for ctx.Err() == nil && p.Count()*len(targetIDs)-relay.Count() >= deliveries {
-			backoff.Sleep(ctx, 5*time.Millisecond)
-		}
-		if ctx.Err() != nil {
-			return ""
-		}
-		n++
-		return strconv.Itoa(n)
-	}
 }
