@@ -76,7 +76,9 @@ type NATSConfig struct {
 	Anonymous bool `yaml:"anonymous"`
 	// SyncInterval is how often the embedded server flushes to disk (fsync): always
 	// (after every message; a power cut loses nothing that was acknowledged), or a
-	// duration such as 2m (faster; a power cut can lose the messages of that time).
+	// duration such as 2m (faster; a power cut loses everything of that time: events
+	// that were acknowledged, and the records of mails that were sent, so that those
+	// may go out again without a mark, and audit verify reports receipts as deleted).
 	SyncInterval string `yaml:"sync_interval" pattern:"^(always|[0-9].*)$"`
 	// MaxStore is the maximum size of the embedded server's data, such as 500MiB or
 	// 10GiB. When it is reached, new events are refused; nothing stored is removed.
