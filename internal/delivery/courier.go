@@ -140,7 +140,7 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	p.key = key
+	p.key, p.trial = key, true
 	if t.settings(p.vars).Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure

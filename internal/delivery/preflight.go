@@ -36,6 +36,7 @@ func (i Inspector) Examine(ctx context.Context, target, subject string, event []
 	if e.bundle != nil {
 		p = newProvisions(e.t, e.bundle)
 	}
+	p.trial = true
 	defer p.clear()
 	if e.bundle != nil && e.keyAndPayload(ctx, p) {
 		e.mail(ctx, p)

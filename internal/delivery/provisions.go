@@ -18,10 +18,14 @@ type provisions struct {
 	bundle     *payload.Bundle
 	key        []byte // PEM, nil if the payload has none
 	passphrase []byte
-	username   string
-	password   secrets.Value
-	vars       secrets.Vars
-	versions   map[string]string // of the secrets, by reference
+	// passphraseAt is where the passphrase is, for the recipient; zero if that is not known.
+	passphraseAt secrets.Ref
+	// trial says that nothing is sent, so that no passphrase is made.
+	trial    bool
+	username string
+	password secrets.Value
+	vars     secrets.Vars
+	versions map[string]string // of the secrets, by reference
 }
 
 func (p *provisions) clear() {
@@ -64,11 +68,16 @@ func (c *Courier) ownSecrets(ctx context.Context, t *Target, p *provisions) *ver
 	return c.login(ctx, t, p)
 }
 
-// fetchPassphrase fetches the passphrase of the payload's file.
+// fetchPassphrase fetches the passphrase of the payload's file, or has it made.
 func (c *Courier) fetchPassphrase(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
-	value, failure := c.secret(ctx, t.passphrase(), p)
+	phrase := t.passphrase()
+	if phrase.Generates() {
+		return c.generatePassphrase(ctx, t, p)
+	}
+	value, failure := c.secret(ctx, phrase.Ref, p)
 	if failure == nil {
 		p.passphrase = value.Reveal()
+		p.passphraseAt, _ = phrase.Filled(p.vars)
 	}
 	return failure
 }
