@@ -140,7 +140,10 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	p.key, p.trial = key, true
+	p.trial = true
+	if p.key, failure = c.openKey(ctx, t, p, key); failure != nil {
+		return nil, failure
+	}
 	if t.settings(p.vars).Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure

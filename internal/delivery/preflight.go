@@ -151,7 +151,7 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	if settings.NeedsKey() {
 		what = "key"
 		var failure *verdict.Failure
-		if p.key, failure = e.courier.privateKey(ctx, e.ev, p); failure != nil {
+		if p.key, failure = e.courier.privateKey(ctx, e.t, e.ev, p); failure != nil {
 			e.say("key", verdict.Error, "%s", failure.Error())
 			return false
 		}

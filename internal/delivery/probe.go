@@ -57,7 +57,7 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
-	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase().Ref, false},
+	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase().Ref, false}, {t.keyPassphrase(), false},
 		{t.Sign.SMIME.Certificate, false}, {t.Sign.SMIME.PrivateKey, false}, {t.DKIM.PrivateKey, false}} {
 		if secret.ref.IsZero() || fallback && !secret.login {
 			continue

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/certpost/certpost/internal/events"
@@ -50,7 +51,7 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 	}
 	p := newProvisions(t, b)
 	if t.settings(p.vars).NeedsKey() {
-		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
+		if p.key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
 			return p, failure
 		}
 	}
@@ -119,9 +120,9 @@ func (p *provisions) remember(ref secrets.Ref, s secrets.Secret) {
 	}
 }
 
-// privateKey fetches the key that the event names, if events may name it. Without a
-// key in the event it returns nil; payload.Build fails if it needs one.
-func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
+// privateKey fetches the key that the event names, if events may name it, and decrypts it.
+// Without a key in the event it returns nil; payload.Build fails if it needs one.
+func (c *Courier) privateKey(ctx context.Context, t *Target, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
 	if ev.PrivateKey == nil {
 		return nil, nil
 	}
@@ -130,7 +131,47 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 		return nil, failure
 	}
 	p.remember(ref, s)
-	return s.Value.Reveal(), nil
+	return c.openKey(ctx, t, p, s.Value.Reveal())
+}
+
+// openKey decrypts a private key with the target's private_key_passphrase, and clears the
+// encrypted one. A key that is not encrypted it returns as it is.
+func (c *Courier) openKey(ctx context.Context, t *Target, p *provisions, text []byte) ([]byte, *verdict.Failure) {
+	ref := t.PrivateKeyPassphrase
+	if ref.IsZero() || !payload.KeyIsEncrypted(text) {
+		return text, nil // payload.Build says what is wrong with an encrypted one
+	}
+	defer clear(text)
+	value, failure := c.secret(ctx, ref, p)
+	if failure != nil {
+		return nil, failure
+	}
+	key, err := decrypted(text, value)
+	if errors.Is(err, payload.ErrWrongPassphrase) {
+		// Key and passphrase may have been replaced since the passphrase was cached.
+		fresh, again := c.store.Fresh(ctx, ref, p.vars)
+		if again != nil {
+			return nil, secretFailure(again)
+		}
+		p.remember(ref, fresh)
+		if !fresh.Value.Equal(value) {
+			key, err = decrypted(text, fresh.Value)
+		}
+	}
+	if errors.Is(err, payload.ErrWrongPassphrase) {
+		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload,
+			fmt.Sprintf("the private key cannot be decrypted with private_key_passphrase (%s): %s; store the passphrase of this key there, then replay", ref, err))
+	}
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	return key, nil
+}
+
+func decrypted(text []byte, passphrase secrets.Value) ([]byte, error) {
+	plain := passphrase.Reveal()
+	defer clear(plain)
+	return payload.DecryptKey(text, plain)
 }
 
 // certificate parses the event's certificate, from the event or from its reference.

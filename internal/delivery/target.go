@@ -126,6 +126,10 @@ type Target struct {
 	// reference; ASCII, at least 6 characters. With generate Certpost makes one for each
 	// certificate.
 	KeystorePassword Passphrase `yaml:"keystore_password"`
+	// PrivateKeyPassphrase is the passphrase of private keys that are stored as encrypted
+	// PKCS#8, as a secret reference. Example: {vault: {mount: secret, path: "certs/{cn}", key:
+	// passphrase}}.
+	PrivateKeyPassphrase secrets.Ref `yaml:"private_key_passphrase"`
 	// PKCS12Encoding is the encryption of the pkcs12 and pkcs12_truststore payloads:
 	// modern2023 (AES-256); legacydes for Windows Server 2016, macOS 14, Android 13 and
 	// older; modern2026 (RFC 9579), which few programs read yet.
@@ -295,4 +299,13 @@ func (t *Target) passphrase() Passphrase {
 		return t.KeystorePassword
 	}
 	return Passphrase{}
+}
+
+// keyPassphrase returns the secret that private keys are decrypted with; zero if the payload
+// has none.
+func (t *Target) keyPassphrase() secrets.Ref {
+	if !t.settings(nil).NeedsKey() {
+		return secrets.Ref{}
+	}
+	return t.PrivateKeyPassphrase
 }

@@ -290,6 +290,10 @@ func (t *Target) validatePayload(v *validation) {
 			}
 		}
 	}
+	v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
+	if !t.PrivateKeyPassphrase.IsZero() && !settings.NeedsKey() {
+		v.warn("private_key_passphrase", "is not used with payload %s, which has no private key", t.Payload)
+	}
 	if problem := settings.FIPSProblem(); problem != "" {
 		v.err("payload", "%s", problem)
 	}
