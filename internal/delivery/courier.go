@@ -152,7 +152,10 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	p.key = key
+	p.trial = true
+	if p.key, failure = c.openKey(ctx, t, p, key); failure != nil {
+		return nil, failure
+	}
 	if t.settings(p.vars).Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure

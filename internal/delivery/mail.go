@@ -16,6 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -45,6 +46,8 @@ type mailFacts struct {
 	others []mailbox
 	// possibleDuplicate marks a mail whose earlier outcome is unknown.
 	possibleDuplicate bool
+	// passphraseAt is where the passphrase of the file is; only a place in Vault is shown.
+	passphraseAt secrets.Ref
 	// sealing encrypts the mail; nil encrypts nothing.
 	sealing *sealing
 	signing signing

@@ -239,7 +239,7 @@ func TestGoldenMails(t *testing.T) {
 		}},
 		"pkcs12": {target: func(t *Target) {
 			t.Payload = payload.PKCS12
-			t.PKCS12Passphrase = secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}
+			t.PKCS12Passphrase = Passphrase{Ref: secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}}
 		}},
 		"warned_duplicate": {facts: func(m *mailFacts) {
 			m.possibleDuplicate = true
@@ -590,7 +590,7 @@ func TestPassphraseInstructions(t *testing.T) {
 		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask the operators of this service (certs@example.com)"},
 	} {
 		target := testTarget()
-		target.Payload, target.PKCS12Passphrase = payload.PKCS12, c.ref
+		target.Payload, target.PKCS12Passphrase = payload.PKCS12, Passphrase{Ref: c.ref}
 		m, err := renderMail(target, goldenFacts(t, target))
 		if err != nil {
 			t.Fatal(err)

@@ -181,6 +181,11 @@ func settingText(v any) (text string, plain bool) {
 			return "", true
 		}
 		return v.String(), true
+	case Passphrase:
+		if v.IsZero() {
+			return "", true
+		}
+		return v.String(), true
 	case Text:
 		if !v.Ref.IsZero() {
 			return v.Ref.String(), true

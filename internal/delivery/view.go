@@ -12,6 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -71,7 +72,7 @@ func newMailView(t *Target, m mailFacts) *mailView {
 	for _, a := range m.attachments {
 		v.Attachments = append(v.Attachments, viewFile{a.Name, size(len(a.Data)), a.About})
 	}
-	v.Instructions = instructions(t)
+	v.Instructions = instructions(t, m.passphraseAt)
 	v.Notes = notes(t, m)
 
 	fingerprint := sha256.Sum256(leaf.Raw)
@@ -166,7 +167,7 @@ func sentence(s string) string {
 }
 
 // instructions returns how to open the attachments, and what to take care of.
-func instructions(t *Target) (all []viewText) {
+func instructions(t *Target, passphraseAt secrets.Ref) (all []viewText) {
 	settings := t.settings(nil)
 	if text := howToDecrypt[t.Encryption]; text != "" {
 		all = append(all, viewText{Text: text})
@@ -180,7 +181,7 @@ func instructions(t *Target) (all []viewText) {
 			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."})
 	}
 	if settings.Passphrase() != "" {
-		all = append(all, viewText{Text: passphrasePlace(t)})
+		all = append(all, viewText{Text: passphrasePlace(t, passphraseAt)})
 	}
 	if text := howToOpen[t.Payload]; text != "" {
 		all = append(all, viewText{Text: text})
@@ -190,16 +191,28 @@ func instructions(t *Target) (all []viewText) {
 
 // passphrasePlace says where a recipient finds the passphrase. It names the place only if
 // that is Vault: the name of a variable or a file on Certpost's machine is of no use there.
-func passphrasePlace(t *Target) string {
+func passphrasePlace(t *Target, at secrets.Ref) string {
 	const says = "The file requires a passphrase, which is not in this mail"
-	if ref := t.passphrase(); ref.Vault != nil {
-		return says + ". The passphrase is in Vault: " + legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."
+	ref := at
+	if ref.IsZero() {
+		ref = t.passphrase().Place()
+	}
+	if ref.Vault != nil {
+		return says + ". The passphrase is in Vault: " + legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (" + shapeOf(ref) + ")."
 	}
 	ask := t.ReplyTo
 	if ask == "" {
 		ask = t.FromAddress
 	}
 	return says + " and is never sent by mail. If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."
+}
+
+// shapeOf says how to read a place in Vault.
+func shapeOf(ref secrets.Ref) string {
+	if ref.Vault.Version != 0 {
+		return fmt.Sprintf("mount/path#field@version; version %d was made for this certificate", ref.Vault.Version)
+	}
+	return "mount/path#field"
 }
 
 // howToDecrypt has, by kind of encryption, what a recipient has to know.

@@ -189,5 +189,5 @@ func (t *Target) refs() []*secrets.Ref {
 
 // mailRefs are those of them that making the mail needs, whatever the relay.
 func (t *Target) mailRefs() []*secrets.Ref {
-	return []*secrets.Ref{&t.PKCS12Passphrase, &t.KeystorePassword, &t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
+	return []*secrets.Ref{&t.PKCS12Passphrase.Ref, &t.KeystorePassword.Ref, &t.PrivateKeyPassphrase, &t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
 }
