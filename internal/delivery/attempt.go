@@ -153,6 +153,7 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 		eventID: a.event.ID, source: a.event.Source, time: a.event.Time, now: now, bundle: a.p.bundle, attachments: attachments,
 		recipients: owed, accepted: a.order.Accepted, others: others, possibleDuplicate: a.order.PossibleDuplicate, warnings: warnings,
 		passphraseAt: a.p.passphraseAt, sealing: sealing, signing: signing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+		words: a.opts.Words, labels: a.event.Labels,
 	})
 	if err != nil {
 		return nil, asFailure(err)

@@ -179,11 +179,20 @@ type Target struct {
 	// with a warning. Certpost then verifies neither its key nor its signature.
 	AllowUnsupportedCertificate bool `yaml:"allow_unsupported_certificate"`
 
+	// Headers are more headers of the mail, such as {X-Team: web}: Comments, Importance,
+	// Keywords, List-Archive, List-Help, List-Id, List-Owner, List-Unsubscribe, Organization,
+	// Priority, Sensitivity, and others that begin with X-. At most 20, of 200 characters each.
+	// Their text is sent as it is, also with an encrypted mail.
+	Headers map[string]string `yaml:"headers"`
 	// SubjectPrefix is text before the subject, such as [PROD]; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
+	// Templates are files with templates for subject and bodies, instead of the words of the
+	// default mail. They are read again when they change.
+	Templates Templates `yaml:"templates"`
 
 	given   map[string]bool // keys that were read; nil for targets made in Go
 	lane    string          // set by Relays.Define
+	words   *Words          // of Templates; set by Relays.Define
 	matcher matcher
 }
 

@@ -118,6 +118,9 @@ func versionOf(relays []*Target) string {
 				fmt.Fprintf(hash, "%d %q %q\n", i, setting.key, setting.text)
 			}
 		}
+		if i == 0 && relay.words != nil {
+			fmt.Fprintf(hash, "templates %q\n", relay.words.digest)
+		}
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:4])
 }

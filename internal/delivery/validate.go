@@ -109,6 +109,8 @@ func (t *Target) validate(v *validation) {
 	t.validatePayload(v)
 	t.validateEncryption(v)
 	t.validateSigning(v)
+	t.validateTemplates(v)
+	t.validateHeaders(v)
 	t.validateForRelay(v)
 }
 
@@ -471,6 +473,10 @@ func visible(s string) bool {
 func (o Options) Validate() []config.Problem {
 	v := &validation{}
 	v.line("product_name", o.Product, maxHeaderText)
+	for _, p := range o.Words.Problems() {
+		p.Path = "templates." + p.Path
+		v.found = append(v.found, p)
+	}
 	for key, name := range map[string]string{"message_id_domain": o.MessageIDDomain, "helo_name": o.HELO} {
 		if message := wrongHost(name); name != "" && message != "" {
 			v.err(key, "%s", message)
