@@ -6,6 +6,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -183,6 +184,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger, roles ...Role) (*
 		b.Close()
 		return nil, err
 	}
+	b.js = commandJetStream{b.js, b}
 	return b, nil
 }
 
@@ -207,7 +209,7 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 	if cfg.ClaimLife == 0 {
 		cfg.ClaimLife = claimLife
 	}
-	return &Broker{cfg: cfg, log: log, denied: &denials{reads: make(chan struct{})}, receipts: receiptLog{full: make(chan struct{}, 1)}}
+	return &Broker{cfg: cfg, log: log, denied: &denials{inbox: cmp.Or(cfg.InboxPrefix, strings.TrimSuffix(nats.InboxPrefix, "."))}, receipts: receiptLog{full: make(chan struct{}, 1)}}
 }
 
 // apiPrefix is the prefix of JetStream's subjects, with the last dot.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 // Rights are the permissions of a NATS user, as its server reports them.
@@ -150,12 +149,5 @@ func (r Rights) Excess(role UserRole) (all []string) {
 
 // OwnRole returns the role of Certpost for this connection's settings.
 func (b *Broker) OwnRole(requests []string) UserRole {
-	return CertpostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix, Inbox: b.inboxPrefix(), Requests: requests})
-}
-
-func (b *Broker) inboxPrefix() string {
-	if b.cfg.InboxPrefix != "" {
-		return b.cfg.InboxPrefix
-	}
-	return strings.TrimSuffix(nats.InboxPrefix, ".")
+	return CertpostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix, Inbox: b.denied.inbox, Requests: requests})
 }
