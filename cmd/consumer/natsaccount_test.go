@@ -145,6 +145,9 @@ func TestNATSRoles(t *testing.T) {
 		r.as(role, "deliveries", "list").done(t)
 		r.as(role, "replays", "list").done(t)
 	}
+	if said := r.as("certpost", "status").done(t); !strings.Contains(said, "Dead letters") {
+		t.Errorf("status: %s", said)
+	}
 	if said := r.as("certpost", "relays", "list").done(t); !strings.Contains(said, "localhost") {
 		t.Errorf("relays: %s", said)
 	}

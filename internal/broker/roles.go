@@ -153,6 +153,7 @@ func CertpostRole(n RoleNames) UserRole {
 		r.Subscribe = []string{n.Inbox + ".>"}
 	}
 	r.Answers = true
+	r.Publish = append(r.Publish, requestSubjects(n.Requests)...) // commands with the program's configuration
 	r.Subscribe = append(r.Subscribe, requestSubjects(n.Requests)...)
 	r.Subscribe = append(r.Subscribe, "$SRV.>")
 	return r
