@@ -116,7 +116,7 @@ func (r Rights) Excess(role UserRole) (all []string) {
 	api, kv := apiSubjects(role.apiPrefix)
 	for _, e := range []excess{
 		{"delete streams", api + "STREAM.DELETE.*", ""},
-		{"empty streams", api + "STREAM.PURGE.*", ""},
+		{"empty streams", api + "STREAM.PURGE." + DeadLettersStream, ""},
 		{"restore streams", api + "STREAM.RESTORE.*", ""},
 		{"read whole streams as a backup", api + "STREAM.SNAPSHOT.*", ""},
 		{"remove audit records", api + "STREAM.MSG.DELETE." + AuditStream, ""},
