@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -73,7 +75,7 @@ func newLedgerBreaks() ledgerBreaks {
 func (l ledgerBreaks) add(key uint64, entry string, at breakAt, what func() string) {
 	l.all[key] = at
 	if len(l.words) < mostWords {
-		l.words[key] = EntryBreak{entry, at.revision, at.kind, what()}
+		l.words[key] = EntryBreak{strings.Clone(entry), at.revision, at.kind, what()} // of a message's headers
 	}
 }
 
@@ -186,6 +188,10 @@ func (rules *ledgerRules) judge(seal entrySeal, revision uint64, stored, created
 	return "", ""
 }
 
+// manyEntries is from how many entries on the garbage of a whole reading is given back to the
+// system at once. Go would keep as much again as is in use.
+const manyEntries = 100_000
+
 // VerifyReceipts verifies the audit and then compares the ledger with its checkpoints. The
 // second report is nil if no key is configured, nothing is signed yet, or the audit is broken.
 func (b *Broker) VerifyReceipts(ctx context.Context, anchors ...Anchor) (AuditReport, *ReceiptReport, error) {
@@ -244,6 +250,9 @@ func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules, accepted 
 				notCovered = append(notCovered, full)
 			}
 		}
+	}
+	if len(seen) >= manyEntries {
+		debug.FreeOSMemory()
 	}
 	for key, cover := range rules.covered {
 		if _, there := seen[key]; there {
