@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -188,10 +187,6 @@ func (rules *ledgerRules) judge(seal entrySeal, revision uint64, stored, created
 	return "", ""
 }
 
-// manyEntries is from how many entries on the garbage of a whole reading is given back to the
-// system at once. Go would keep as much again as is in use.
-const manyEntries = 100_000
-
 // VerifyReceipts verifies the audit and then compares the ledger with its checkpoints. The
 // second report is nil if no key is configured, nothing is signed yet, or the audit is broken.
 func (b *Broker) VerifyReceipts(ctx context.Context, anchors ...Anchor) (AuditReport, *ReceiptReport, error) {
@@ -250,9 +245,6 @@ func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules, accepted 
 				notCovered = append(notCovered, full)
 			}
 		}
-	}
-	if len(seen) >= manyEntries {
-		debug.FreeOSMemory()
 	}
 	for key, cover := range rules.covered {
 		if _, there := seen[key]; there {
