@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -238,15 +237,9 @@ func (a *Auditor) verifyAll(ctx context.Context) (*walk, error) {
 			a.note("ledger", b.Kind, b.Revision, entryName(b)+": "+b.What)
 		}
 	}
-	if ledger.Messages >= manyEntries {
-		debug.FreeOSMemory()
-	}
+	ReturnMemory(ledger.Messages)
 	return w, a.remember(w)
 }
-
-// manyEntries is from how many entries on the garbage of verifying all of them is given back to
-// the system at once. Go would keep as much again as is in use.
-const manyEntries = 100_000
 
 // look verifies the records that are new, and looks whether entries of the ledger are gone.
 func (a *Auditor) look(ctx context.Context, w *walk) error {
