@@ -239,6 +239,7 @@ func (a *Auditor) verifyAll(ctx context.Context) (*walk, error) {
 			a.note("ledger", b.Kind, b.Revision, entryName(b)+": "+b.What)
 		}
 	}
+	ReturnMemory(ledger.Messages)
 	return w, a.remember(w)
 }
 

@@ -41,6 +41,9 @@ type Config struct {
 	MaxBytes map[string]int64
 	// DuplicateWindow of the streams; 0: 2 minutes, or what an administrator has set.
 	DuplicateWindow time.Duration
+	// LedgerAge is how long the ledger keeps an entry after its last change, at least
+	// MinLedgerAge; 0: 400 days, or more if an administrator has set more.
+	LedgerAge time.Duration
 	// MaxAckPending of all consumers; 0: 1,000, 10,000 for lanes shared by several relays,
 	// or what an administrator has set.
 	MaxAckPending int
