@@ -303,7 +303,7 @@ targets:
 		"timeout=50s (from relays.default.timeout)", "fallback[0].host=two.example.net", "fallback[0].port=465", "fallback[0].auth_method=none",
 		"from_address=a@example.com", "to=b@example.com", "cc=c@example.com", "bcc=d@example.com", "all_or_nothing=false (default)",
 		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)", "pkcs12_iterations=2048 (default)", "zip_private_key=false (default)",
-		"encryption=none (default)", "smime_oaep=false (default)", "max_attachment_bytes=26214400 (default)", "max_message_bytes=52428800 (default)",
+		"encryption=none (default)", "smime_oaep=false (default)", "max_attachment_bytes=26214400 (default)", "max_message_bytes=52428800 (default)", "superseded=deliver (default)",
 		"strict_chain=false (default)", "allow_unsupported_certificate=false (default)",
 	}
 	if !slices.Equal(got, want) {
