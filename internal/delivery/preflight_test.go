@@ -404,3 +404,46 @@ func TestMessageIDsAreKnown(t *testing.T) {
 		}
 	}
 }
+
+// What the rules for passphrases refuse is said by the check, too, for every kind that has one, and shows
+// nothing of it.
+//
+// Fault: a passphrase that Java or keytool could not use. Result: refused when targets are loaded or the
+// secret is fetched (SMTP_PAYLOAD); `check --live` and preflight say so before.
+func TestChecksOfPassphrases(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for phrase, says := range map[string]string{
+		"correct-horse-canary": "", "canäry-horse": "is not printable ASCII", "canary\nhorse": "perhaps a line break", "   ": "is empty", "canar": "less than 6 characters",
+	} {
+		for _, kind := range []string{payload.PKCS12, payload.JKS, payload.TrustStore} {
+			want := says
+			if kind == payload.PKCS12 && strings.HasPrefix(says, "less") {
+				want = "" // only keytool makes that rule
+			}
+			file := filepath.Join(dir, fmt.Sprintf("%x", phrase))
+			lab.Write(t, file, []byte(phrase))
+			o := newFixture(t, "127.0.0.1:1", RelayLimits{}, func(target *Target) {
+				target.Payload = kind
+				target.PKCS12Passphrase, target.KeystorePassword = Passphrase{Ref: secrets.Ref{File: file}}, Passphrase{Ref: secrets.Ref{File: file}}
+			})
+			found := o.Inspector().Check(t.Context(), o.target.ID)
+			if bad := finds(found, "error secret", want); bad != (want != "") {
+				t.Errorf("%s with %q: want an error with %q:\n%s", kind, phrase, want, strings.Join(spoken(found), "\n"))
+			}
+			if strings.Contains(strings.Join(spoken(found), "\n"), phrase) && want != "" && strings.TrimSpace(phrase) != "" {
+				t.Error("the passphrase is shown")
+			}
+			o.withKey()
+			if _, failure := o.deliver(t.Context()); want != "" && (failure == nil || failure.Code != verdict.SMTPPayload && failure.Code != verdict.SecretNotFound) {
+				t.Errorf("%s with %q is delivered: %v", kind, phrase, failure)
+			}
+			v, inline := &validation{}, o.target
+			inline.PKCS12Passphrase = Passphrase{Ref: secrets.Ref{Value: secrets.New([]byte(phrase))}}
+			inline.KeystorePassword = inline.PKCS12Passphrase
+			if inline.validatePayload(v); config.Failed(v.found) != (want != "") {
+				t.Errorf("%s with %q in the configuration: %v", kind, phrase, v.found)
+			}
+		}
+	}
+}
