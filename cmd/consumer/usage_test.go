@@ -56,7 +56,7 @@ func TestWrongUsage(t *testing.T) {
 		"audit verify --key-file k":          "audit verify: --key-file goes with --file",
 		"audit export --signed --lane a":     "audit export: --signed exports all records: a part cannot be verified, so it takes no filter but --from-record",
 		"audit verify --anchor 1":            "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
-		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded`,
+		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded, skipped`,
 		"deliveries list --since 3":          `deliveries list: invalid filter: since: want a duration such as 30m or 24h, not "3"`,
 		"deliveries show":                    `expected "<event>"`,
 		"publish":                            "missing flags: --cert=FILE or --from=CLIENT",

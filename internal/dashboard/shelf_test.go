@@ -78,7 +78,7 @@ func shelves(text string) map[string]view {
 	entry, records, target, lane := spoil(sampleEntry(), text), spoil(sampleRecords(), text), spoil(sampleTarget(), text), spoil(sampleLane(), text)
 	entry.State = broker.StateSent
 	all := map[string]view{}
-	for _, state := range []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded} {
+	for _, state := range []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded, broker.StateSkipped} {
 		one := entry
 		one.State, one.Uncertain = state, state == broker.StateDead
 		all["delivery, "+string(state)] = view{template: "delivery", title: "Delivery", data: newDelivery(desk.DeliveryDetail{Entry: one, History: records}, []desk.Letter{sample(7)})}
@@ -254,7 +254,7 @@ func TestFilterFields(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", key, f, want)
 		}
 	}
-	if got["since"].Field != "" || !slices.Equal(got["target"].Options, []string{"java", "ops"}) || len(got["state"].Options) != 5 {
+	if got["since"].Field != "" || !slices.Equal(got["target"].Options, []string{"java", "ops"}) || len(got["state"].Options) != 6 {
 		t.Errorf("%+v", got)
 	}
 }

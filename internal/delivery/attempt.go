@@ -62,6 +62,9 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	if failure = a.permit(); failure == nil {
 		a.target, failure = lookUp(a.defs, a.order.Target)
 	}
+	if failure == nil {
+		failure = a.checkNewer(ctx)
+	}
 	if failure != nil {
 		a.step(failure.Phase, a.started, failure)
 		return failure
@@ -179,7 +182,7 @@ func (t *Target) tooLarge(attachments []payload.Attachment) *verdict.Failure {
 
 // certificateWarnings checks the certificate by the policies of configuration and target.
 func (c *Courier) certificateWarnings(t *Target, b *payload.Bundle, now time.Time) ([]string, error) {
-	dates, err := payload.CheckDates(b, now, c.opts.InvalidDates)
+	dates, err := payload.CheckDates(b, now, cmp.Or(t.InvalidDates, c.opts.InvalidDates))
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@
 package verdict
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -189,6 +190,9 @@ type Failure struct {
 	// After is the delay before the next attempt after Relay or Untried; 0 lets the
 	// broker choose it.
 	After time.Duration
+	// Skip is set when nothing is to be sent, by the target's policy, and nobody has to look at
+	// it: the delivery is settled without a mail and without a dead letter.
+	Skip bool
 	// RetryAnyway is set when the target has this otherwise final code retried.
 	RetryAnyway bool
 	// Recipients are the addresses still owed the mail; nil means all of the attempt.
@@ -340,6 +344,11 @@ type Attempt struct {
 	// will be known. It is called again if the relay then refuses and the same attempt
 	// goes on with a new connection.
 	Claim func(until time.Time) error
+	// Newer returns the certificate that supersedes a given one at the target, in a few words; ""
+	// if there is none. Once it was called, the given one is recorded as delivered when it is
+	// sent. It is called only for targets whose policy depends on it; nil means that nothing is
+	// known of others.
+	Newer func(ctx context.Context, c *Certificate) (string, error)
 	// Limits is asked before mail goes to a relay that has limits; nil means that no
 	// limit applies.
 	Limits Limits
