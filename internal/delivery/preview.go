@@ -86,7 +86,7 @@ func (s *stage) set(ev *events.Event) *verdict.Failure {
 	}
 	var err error
 	if sample {
-		s.bundle, s.key, err = sampleBundle(s.owner(), s.now)
+		s.bundle, s.key, err = sampleBundle(s.emails(), s.now)
 	} else if s.bundle, err = payload.ParseBundle([]byte(ev.Certificate.PEM)); err == nil && needsKey && s.key == nil {
 		s.bundle, s.key, err = standIn(s.bundle)
 		s.note("a new key that nobody uses, and a certificate like the event's for it: serial number, dates and names are the event's, key and fingerprint are not")
@@ -147,6 +147,14 @@ func (s *stage) owner() string {
 	return "owner@" + domain
 }
 
+// emails are the addresses in the sample certificate.
+func (s *stage) emails() []string {
+	if s.target.places() {
+		return []string{s.owner()}
+	}
+	return nil
+}
+
 func (s *stage) view(msg *message) *verdict.MailView {
 	v := &verdict.MailView{Target: s.target.ID, Raw: msg.raw, Bytes: len(msg.raw), Text: msg.words.text, HTML: msg.words.html, Instead: s.instead, Files: msg.attached}
 	read, err := mail.ReadMessage(bytes.NewReader(msg.raw))
@@ -164,17 +172,17 @@ func (s *stage) view(msg *message) *verdict.MailView {
 }
 
 // sampleBundle issues a certificate for www.example.com, with its issuer.
-func sampleBundle(owner string, now time.Time) (*payload.Bundle, []byte, error) {
+func sampleBundle(emails []string, now time.Time) (*payload.Bundle, []byte, error) {
 	issuerKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
 	ca := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "Certpost Sample CA, do not trust"}, SerialNumber: big.NewInt(1), NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
+		Subject: pkix.Name{CommonName: "Certpost Sample CA"}, SerialNumber: big.NewInt(1), NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
 		KeyUsage: x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
 	}
 	leaf := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "www.example.com"}, DNSNames: []string{"www.example.com", "example.com"}, EmailAddresses: []string{owner},
+		Subject: pkix.Name{CommonName: "www.example.com"}, DNSNames: []string{"www.example.com", "example.com"}, EmailAddresses: emails,
 		SerialNumber: big.NewInt(0x4a7be5), NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(0, 0, 90).Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}

@@ -84,7 +84,9 @@ func TestPreviewOfAnEvent(t *testing.T) {
 	p := lab.NewPKI(t, "rsa")
 	leaf := lab.Issue(t, p.Intermediate, p.Leaf.Key, "www.example.com", lab.DNSNames("www.example.com", "host.example.org"), validFor(lab.TestNow, 20_000))
 	ev := &events.Event{ID: "e1", Certificate: events.Certificate{PEM: string(lab.PEM(leaf, p.Intermediate))}, Labels: map[string]string{"owner": "web@example.com"}}
-	_, to, text, _, instead := previewOf(t, ev, func(target *Target) { target.To, target.ToDomains = []string{"{labels.owner}"}, []string{"example.com"} })
+	_, to, text, _, instead := previewOf(t, ev, func(target *Target) {
+		target.To, target.ToDomains = []string{"{labels.owner}"}, []string{"example.com"}
+	})
 	if to != "<web@example.com>" || !strings.Contains(text, "RSA, 2048 bits") || len(instead) > 0 {
 		t.Errorf("to %s, instead %q, text\n%s", to, instead, text)
 	}
