@@ -79,6 +79,10 @@ func TestCommandsForAge(t *testing.T) {
 	if want := "[{age age --decrypt -i KEYFILE -o web1.pem web1.pem.age} {OpenSSL openssl x509 -in web1.pem -noout -text}]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	target.Encryption = ""
+	if got := howToOpen(target, []payload.Attachment{{Name: "KEY.FILE.pem"}})[0].Command; got != "openssl x509 -in KEY.FILE.pem -noout -text" {
+		t.Errorf("got %s", got)
+	}
 	if !slices.Equal(howToOpen(target, nil), nil) {
 		t.Error("commands for no file")
 	}
