@@ -47,7 +47,7 @@ type cli struct {
 	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
-	Render       renderCmd       `cmd:"" help:"Write the mail for a target to a file or to standard output, without sending it."`
+	Render       renderCmd       `cmd:"" help:"Write the mails that targets would get, without sending them, without secrets and without a network."`
 	SendTest     sendTestCmd     `cmd:"" name:"send-test" help:"Send a target's mail with a test certificate, without NATS."`
 	Status       statusCmd       `cmd:"" help:"What waits, what ended as dead letters, and which lanes do not deliver."`
 	Targets      targetsCmd      `cmd:"" help:"Targets of the configuration: list, show."`

@@ -67,7 +67,7 @@ func TestWrongUsage(t *testing.T) {
 		"publish --cert a --label b":         `--label: expected "<key>=<value>" but got "b"`,
 		"check --target a":                   "check: --target requires --live: without --live all targets are checked",
 		"check -o xml":                       `--output must be one of "text","json" but got "xml"`,
-		"render":                             "missing flags: --cert=FILE, --target=ID",
+		"render --cert a --event b":          "--cert and --event can't be used together",
 		"schema target":                      `<of> must be one of "event","config" but got "target"`,
 	} {
 		// The error leads to the help of the command that was meant.

@@ -209,6 +209,19 @@ const maxBody = 256 << 10
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
+// Frames changes the policy of a page that has a frame with another page of this origin.
+func Frames(h http.Header) {
+	h.Set("Content-Security-Policy", policy+"; frame-src 'self'")
+}
+
+// Framed changes the policy of a document for a frame on a page of this origin. The document
+// is somebody else's: it runs no script, loads nothing, sends nothing, and has an origin of
+// its own, also when it is opened by itself.
+func Framed(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'self'; base-uri 'none'; sandbox")
+	h.Set("X-Frame-Options", "SAMEORIGIN")
+}
+
 // setHeaders sets the headers of every response. A handler of files whose names are
 // hashes of their content replaces Cache-Control.
 func (a *Access) setHeaders(h http.Header) {

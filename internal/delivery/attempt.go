@@ -132,6 +132,11 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	if failure != nil {
 		return nil, failure
 	}
+	return a.assemble(now, sealing, signing, owed, others)
+}
+
+// assemble makes payload and mail of what was fetched.
+func (a *attempt) assemble(now time.Time, sealing *sealing, signing signing, owed []string, others []mailbox) (*message, *verdict.Failure) {
 	warnings, err := a.certificateWarnings(a.target, a.p.bundle, now)
 	if err != nil {
 		return nil, asFailure(err)
