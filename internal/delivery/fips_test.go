@@ -23,6 +23,7 @@ import (
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // fipsCase is one thing that a mail can be made with. refused is the key that a problem names with
@@ -214,8 +215,12 @@ func fipsMail(t *testing.T, c fipsCase, dir string) (result fipsResult) {
 	defer store.Close()
 	courier := NewCourier(NewBook(definitions, Source{}), store, Options{InvalidDates: "warn"})
 	defer courier.Close()
-	ev := &events.Event{ID: "e1", Source: "test://ca", Certificate: events.Certificate{PEM: string(read("event.pem"))}}
-	if _, failure := courier.Render(t.Context(), ev, target.ID, read("event.key")); failure != nil {
+	courier.sources = newSourceBook(Sources{}, secrets.Policy{FileRoots: []string{dir}})
+	ev := &events.Event{ID: "e1", Source: "test://ca", Certificate: events.Certificate{PEM: string(read("event.pem"))},
+		PrivateKey: &events.Reference{File: filepath.Join(dir, "event.key")}}
+	a := &attempt{Courier: courier, order: verdict.Attempt{Target: target.ID, Number: 1}, event: ev, defs: definitions}
+	defer a.clear()
+	if failure := a.prepare(t.Context()); failure != nil {
 		result.Failure = failure.Error()
 	}
 	return result
