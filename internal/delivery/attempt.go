@@ -72,6 +72,9 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil {
 		failure = a.address()
 	}
+	if a.p != nil && a.event.Certificate.Ref == nil && a.order.Parsed != nil {
+		a.order.Parsed(a.p.bundle.Leaf)
+	}
 	a.step(verdict.PhaseSecrets, a.started, failure)
 	a.fetched = time.Now()
 	if failure != nil {
