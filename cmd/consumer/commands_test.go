@@ -109,10 +109,10 @@ func TestPublishRefuses(t *testing.T) {
 	}
 
 	gone := slowRelay(t, nil) // speaks no NATS
-	o.write("elsewhere.yaml", "nats: {url: \"nats://"+gone+"\"}\n")
-	said := command(t, nil, "-c", o.path("elsewhere.yaml"), "publish", "--cert", certFile)
-	if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: NATS at nats://"+gone+" does not answer (") ||
-		!strings.HasSuffix(said.stderr, "): check that `certpost run` or the NATS server is running, and that nats.url is right\n") {
+	o.write("elsewhere.yaml", "data_dir: "+o.path("elsewhere")+"\nnats: {url: \"nats://"+gone+"\"}\n")
+	said := command(t, nil, "-c", o.path("elsewhere.yaml"), "publish", "--cert", certFile, "--id", "late")
+	if said.code != exitKept || !strings.HasPrefix(said.stderr, "certpost: event late is not published yet: NATS at nats://"+gone+" does not answer (") ||
+		!strings.Contains(said.stderr, "): check that `certpost run` or the NATS server is running, and that nats.url is right; it is kept in "+o.path("elsewhere/spool")+", and published by ") {
 		t.Errorf("exit %d: %s", said.code, said.stderr)
 	}
 }
@@ -197,7 +197,7 @@ func TestPublishStoresKeyInVault(t *testing.T) {
 
 	vault.Seal(t)
 	said := command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--cert", certFile, "--key", keyFile, "--store-key", "vault:secret/certs/{cn}#private_key", "--id", "unstored")
-	if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: store the private key: ") {
+	if said.code != exitKept || !strings.HasPrefix(said.stderr, "certpost: event unstored is not published yet: store the private key: ") {
 		t.Errorf("with a sealed Vault: exit %d, %s", said.code, said.stderr)
 	}
 	if backlog, err := o.service.broker.Backlog(t.Context()); err != nil || backlog.Events != 0 || len(o.letters()) != 1 {

@@ -31,6 +31,9 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2 // wrong usage or configuration
+	// exitKept: publish could not publish yet, and keeps the event in the spool. It is the
+	// number of EX_TEMPFAIL in sysexits.h.
+	exitKept = 75
 )
 
 // version is set by the linker (-X main.version=v1.2.3). If it is empty,

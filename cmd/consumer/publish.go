@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/spool"
 )
 
 // publishTimeout limits a whole publication, because an ACME client waits for its
@@ -21,6 +20,7 @@ const publishTimeout = 30 * time.Second
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
 	From     string            `help:"Read what an ACME client passes to its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
+	Flush    bool              `help:"Publish only what earlier calls had to keep in the spool." xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is stored: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`
@@ -61,12 +61,14 @@ func (c *publishCmd) Validate() error {
 	return nil
 }
 
-// Run publishes one event. The exit code tells an ACME client whether the event is
-// stored.
+// Run publishes one event. What cannot be published now is kept in the spool.
 func (c *publishCmd) Run(a *app) error {
 	cfg, problems := loadConnection(a.config, a.env)
 	if err := a.usable(problems); err != nil {
 		return err
+	}
+	if c.Flush {
+		return c.flushSpool(a, cfg)
 	}
 	p, err := c.publication(a)
 	if errors.Is(err, events.ErrNotIssued) {
@@ -79,38 +81,17 @@ func (c *publishCmd) Run(a *app) error {
 	if err := c.check(a, cfg, p); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, publishTimeout)
-	defer cancel()
+	entry := &spool.Entry{}
 	if c.StoreKey != "" {
-		if err := c.storeKey(ctx, a, cfg, p); err != nil {
+		if entry.StoreKey, err = c.keyToStore(a, cfg, p); err != nil {
 			return err
 		}
+		p.ev.PrivateKey = nil
 	}
-	ev, err := decoded(p.ev)
-	if err != nil {
+	if entry.Event, err = decoded(p.ev); err != nil {
 		return err
 	}
-	b, done, err := a.dialWith(ctx, cfg, broker.Administrator, broker.Publisher)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if err := c.checkID(ctx, a, b, ev); err != nil {
-		return err
-	}
-	sequence, duplicate, err := b.Publish(ctx, ev)
-	if err != nil {
-		return err
-	}
-	if c.Output == "json" {
-		return a.json(map[string]any{"id": ev.ID, "sequence": sequence, "duplicate": duplicate})
-	}
-	if duplicate {
-		fmt.Fprintf(a.stdout, "event %s was published already\n", ev.ID)
-		return nil
-	}
-	fmt.Fprintf(a.stdout, "event %s published (sequence %d)\n", ev.ID, sequence)
-	return nil
+	return c.send(a, cfg, entry)
 }
 
 // publication is an event, and what the publisher knows beyond it.
