@@ -19,7 +19,7 @@ const publishTimeout = 30 * time.Second
 
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
-	From     string            `help:"Read what an ACME client passes to its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
+	From     string            `help:"Read what a CA's client passes to its hook: certbot, lego, acme.sh, dehydrated or step." placeholder:"CLIENT" xor:"what" required:""`
 	Flush    bool              `help:"Publish only what earlier calls had to keep in the spool." xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is stored: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
@@ -63,20 +63,29 @@ func (c *publishCmd) Validate() error {
 
 // Run publishes one event. What cannot be published now is kept in the spool.
 func (c *publishCmd) Run(a *app) error {
+	var p publication
+	var err error
+	if !c.Flush {
+		// Before anything else: dehydrated calls its hook at every step, and stops if one fails.
+		if p, err = c.publication(a); errors.Is(err, events.ErrNotIssued) {
+			return nil
+		}
+	}
 	cfg, problems := loadConnection(a.config, a.env)
-	if err := a.usable(problems); err != nil {
+	if err := errors.Join(err, a.usable(problems)); err != nil {
 		return err
 	}
 	if c.Flush {
 		return c.flushSpool(a, cfg)
 	}
-	p, err := c.publication(a)
-	if errors.Is(err, events.ErrNotIssued) {
-		fmt.Fprintln(a.stderr, "certpost: nothing to publish:", events.ErrNotIssued)
-		return nil
-	}
-	if err != nil {
-		return err
+	if p.again {
+		published, err := cfg.spool().Remembers(p.ev.ID)
+		if err != nil {
+			fmt.Fprintln(a.stderr, "certpost: warning: the certificate may be published once more:", err)
+		}
+		if published {
+			return c.flushQuietly(a, cfg)
+		}
 	}
 	if err := c.check(a, cfg, p); err != nil {
 		return err
@@ -99,6 +108,7 @@ type publication struct {
 	ev      *events.Event
 	keyFile string // path of the private key's file; "" if not known
 	lineage string // of the ACME client; "" without one
+	again   bool   // the client says that the certificate is not new
 }
 
 // publication makes the event.
@@ -169,7 +179,7 @@ func (c *publishCmd) fromHook(a *app) (publication, error) {
 		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
-	return publication{ev, issued.KeyFile, issued.Lineage}, err
+	return publication{ev, issued.KeyFile, issued.Lineage, issued.Again}, err
 }
 
 func (a *app) getenv(name string) string {

@@ -16,6 +16,9 @@ func (c *publishCmd) send(a *app, cfg *Config, e *spool.Entry) error {
 	out := a.outbox(cfg, func(text string) { fmt.Fprintln(a.stderr, "certpost: warning:", text) })
 	defer out.close()
 	notKept := out.add(a.ctx, e)
+	if c.From != "" && notKept == nil {
+		out.remember(a.ctx, e)
+	}
 	ctx, cancel := context.WithTimeout(a.ctx, publishTimeout)
 	defer cancel()
 	err := out.dial(ctx)
@@ -34,6 +37,9 @@ func (c *publishCmd) send(a *app, cfg *Config, e *spool.Entry) error {
 	refusal := (*spool.Refusal)(nil)
 	switch {
 	case err == nil:
+		if c.From != "" && notKept != nil {
+			out.remember(a.ctx, e)
+		}
 		return c.report(a, e.Event.ID, result)
 	case errors.As(err, &refusal), errors.Is(err, secrets.ErrNotFound): // no Vault, or no such engine: the command is wrong
 		return errors.Join(err, out.discard(e))
@@ -57,7 +63,19 @@ func (o *outbox) discard(e *spool.Entry) error {
 	if e.Number == 0 {
 		return nil
 	}
-	return o.spool.Remove(e.Number)
+	return errors.Join(o.spool.Remove(e.Number), o.spool.Forget(context.Background(), e.Event.ID))
+}
+
+// remember records that an event was published, or waits in the spool. It comes after the
+// spool, so what is remembered is not lost.
+func (o *outbox) remember(ctx context.Context, e *spool.Entry) {
+	leaf, err := e.Event.Leaf()
+	if err == nil {
+		err = o.spool.Remember(context.WithoutCancel(ctx), map[string]time.Time{e.Event.ID: leaf.NotAfter})
+	}
+	if err != nil {
+		o.warn("the certificate may be published once more: " + err.Error())
+	}
 }
 
 // publish publishes what waits in the spool and then, if it is not kept there, the event. The
@@ -145,6 +163,27 @@ func (c *publishCmd) complain(a *app, failures []spool.Failure) {
 		}
 		fmt.Fprintf(a.stderr, "certpost: %s %s: %v\n", printable(id), what, f.Err)
 	}
+}
+
+// flushQuietly publishes what waits, if something does. A hook has nothing to say about it.
+func (c *publishCmd) flushQuietly(a *app, cfg *Config) error {
+	if state, err := cfg.spool().State(); err != nil || state.Waiting == 0 {
+		return err
+	}
+	out := a.outbox(cfg, func(text string) { fmt.Fprintln(a.stderr, "certpost: warning:", text) })
+	defer out.close()
+	ctx, cancel := context.WithTimeout(a.ctx, publishTimeout)
+	defer cancel()
+	err := out.dial(ctx)
+	var failures []spool.Failure
+	if err == nil {
+		failures, err = out.flush(ctx)
+	}
+	c.complain(a, failures)
+	if err != nil {
+		fmt.Fprintln(a.stderr, "certpost: what waits in the spool is not published yet:", err)
+	}
+	return nil
 }
 
 // flushTimeout bounds --flush: a full spool takes longer than a hook may.

@@ -90,7 +90,7 @@ func anonymous(t *testing.T, url string) jetstream.JetStream {
 // eventStream makes the stream of events as the program does, without running it.
 func eventStream(t *testing.T, url string, maxBytes int64) jetstream.Stream {
 	t.Helper()
-	s, err := anonymous(t, url).CreateStream(t.Context(), jetstream.StreamConfig{Name: broker.EventsStream, Subjects: []string{broker.EventSubject, broker.EventSubject + ".>"}, MaxBytes: maxBytes, Discard: jetstream.DiscardNew, Duplicates: 100 * time.Millisecond})
+	s, err := anonymous(t, url).CreateStream(t.Context(), jetstream.StreamConfig{Name: broker.EventsStream, Subjects: []string{broker.EventSubject, broker.EventSubject + ".>"}, MaxBytes: maxBytes, Discard: jetstream.DiscardNew})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@
 //
 //	1769860800000001.json          waits
 //	1769860800000002.refused.json  will never be published as it is; has the reason
+//	published.json                 ids of the events that were added before
 //	lock, flush.lock               held by processes that add, or publish
 //
 // Files hold events and references, never a private key: for an event whose key is yet to
