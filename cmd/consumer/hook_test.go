@@ -187,7 +187,7 @@ func TestPublishFromStep(t *testing.T) {
 	}
 	host, _ := os.Hostname()
 	ev, err := events.Decode(nil, m.Data)
-	if err != nil || ev.Source != "step://"+host+cert || ev.PrivateKey.File != key {
+	if err != nil || ev.Source != "file://"+host+cert || ev.PrivateKey.File != key {
 		t.Errorf("%s, %v", m.Data, err)
 	}
 	p.publish(nil, "--from", "step").failed(t, exitUsage, "certpost: --from: step passed no certificate: this works only as step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY\n")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/certfiles"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
@@ -137,7 +138,7 @@ func (o *outbox) storeKey(ctx context.Context, e *spool.Entry) (*events.Referenc
 	if err != nil {
 		return nil, &spool.Refusal{Err: err}
 	}
-	text, err := os.ReadFile(e.StoreKey.File)
+	text, err := o.readKey(ctx, e.StoreKey)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &spool.Refusal{Err: fmt.Errorf("the private key is to be stored at %s, but its file %s is gone", ref, e.StoreKey.File)}
 	}
@@ -148,10 +149,8 @@ func (o *outbox) storeKey(ctx context.Context, e *spool.Entry) (*events.Referenc
 	if err := payload.CheckKey(text, leaf); err != nil && !e.StoreKey.Unchecked {
 		return nil, &spool.Refusal{Err: fmt.Errorf("the private key is to be stored at %s, but %s has another one now: %s", ref, e.StoreKey.File, reasonOf(err))}
 	}
-	if o.keys == nil {
-		if o.keys, err = secrets.Open(o.cfg.Vault, o.app.logger(LogConfig{Level: "error", Format: o.cfg.Log.Format})); err != nil {
-			return nil, err
-		}
+	if err := o.openKeys(); err != nil {
+		return nil, err
 	}
 	written, err := o.keys.Put(ctx, ref, secrets.New(text))
 	if err != nil {
@@ -166,4 +165,35 @@ func (o *outbox) storeKey(ctx context.Context, e *spool.Entry) (*events.Referenc
 	stored := eventReference(ref)
 	stored.Vault.Version = written.Version
 	return stored, nil
+}
+
+func (o *outbox) openKeys() (err error) {
+	if o.keys == nil {
+		o.keys, err = secrets.Open(o.cfg.Vault, o.app.logger(LogConfig{Level: "error", Format: o.cfg.Log.Format}))
+	}
+	return err
+}
+
+// readKey returns the private key in PEM.
+func (o *outbox) readKey(ctx context.Context, k *spool.StoreKey) ([]byte, error) {
+	data, err := os.ReadFile(k.File)
+	if err != nil || k.Passphrase == "" {
+		return data, err
+	}
+	defer clear(data)
+	ref, err := secrets.ParseRef(k.Passphrase)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.openKeys(); err != nil {
+		return nil, err
+	}
+	passphrase, err := o.keys.Get(ctx, ref, nil)
+	if err != nil {
+		return nil, err
+	}
+	opened := passphrase.Value.Reveal()
+	defer clear(opened)
+	_, key, err := certfiles.PKCS12(data, string(opened))
+	return key, err
 }

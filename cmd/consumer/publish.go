@@ -87,20 +87,31 @@ func (c *publishCmd) Run(a *app) error {
 			return c.flushQuietly(a, cfg)
 		}
 	}
-	if err := c.check(a, cfg, p); err != nil {
+	entry, err := c.prepare(a, cfg, p)
+	if err != nil {
 		return err
+	}
+	return c.send(a, cfg, entry)
+}
+
+// prepare returns the entry for the spool. It refuses what could never be delivered, with exit
+// code 2.
+func (c *publishCmd) prepare(a *app, cfg *Config, p publication) (*spool.Entry, error) {
+	err := c.check(a, cfg, p)
+	if err != nil {
+		return nil, err
 	}
 	entry := &spool.Entry{}
 	if c.StoreKey != "" {
 		if entry.StoreKey, err = c.keyToStore(a, cfg, p); err != nil {
-			return err
+			return nil, err
 		}
 		p.ev.PrivateKey = nil
 	}
 	if entry.Event, err = decoded(p.ev); err != nil {
-		return err
+		return nil, err
 	}
-	return c.send(a, cfg, entry)
+	return entry, nil
 }
 
 // publication is an event, and what the publisher knows beyond it.
@@ -109,6 +120,8 @@ type publication struct {
 	keyFile string // path of the private key's file; "" if not known
 	lineage string // of the ACME client; "" without one
 	again   bool   // the client says that the certificate is not new
+	// passphrase refers to the passphrase of keyFile, if that is a PKCS#12 file.
+	passphrase string
 }
 
 // publication makes the event.
@@ -179,7 +192,7 @@ func (c *publishCmd) fromHook(a *app) (publication, error) {
 		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
-	return publication{ev, issued.KeyFile, issued.Lineage, issued.Again}, err
+	return publication{ev: ev, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
 }
 
 func (a *app) getenv(name string) string {

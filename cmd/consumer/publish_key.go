@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -34,12 +33,14 @@ func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.Stor
 	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
 		return nil, usage("--store-key: %s; --force stores it all the same", problems[0])
 	}
-	text, err := os.ReadFile(p.keyFile)
+	key := &spool.StoreKey{Place: ref.String(), File: p.keyFile, Passphrase: p.passphrase}
+	out := a.outbox(cfg, nil)
+	defer out.close()
+	text, err := out.readKey(a.ctx, key)
 	if err != nil {
 		return nil, usage("the private key: %w", err)
 	}
 	defer clear(text)
-	key := &spool.StoreKey{Place: ref.String(), File: p.keyFile}
 	if err := payload.CheckKey(text, leaf); err != nil {
 		if !c.Force {
 			return nil, usage("%s: %s; --force stores it all the same", p.keyFile, reasonOf(err))

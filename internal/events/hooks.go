@@ -36,7 +36,8 @@ type told struct {
 	name, chain, key string
 	lineage          string
 	domains          []string
-	again            bool // the client says that the certificate is not new
+	again            bool   // the client says that the certificate is not new
+	scheme           string // of the source; "" is the client
 }
 
 // hooks is the table of clients. A new client needs a row here, a row in
@@ -86,7 +87,7 @@ func FromHook(client string, host Host) (Issued, error) {
 		Domains: told.domains,
 		Lineage: cmp.Or(told.lineage, told.name),
 		Again:   told.again,
-		Source:  (&url.URL{Scheme: client, Host: host.Name, Path: "/" + told.name}).String(),
+		Source:  (&url.URL{Scheme: cmp.Or(told.scheme, client), Host: host.Name, Path: "/" + told.name}).String(),
 	}
 	if told.key != "" {
 		// The consumer's working directory differs from the hook's.
@@ -162,7 +163,8 @@ func fromDehydrated(h Host) (told, error) {
 
 // fromStep reads the arguments that are written into step's --exec, because step itself passes
 // none: the file of the certificate, and of the key if events shall reference it. The file's
-// path is the name of the certificate: two of one name may exist in two directories.
+// path is the name of the certificate: two of one name may exist in two directories. A watcher,
+// which cannot tell step's files from others, gives them the same name.
 func fromStep(h Host) (told, error) {
 	if len(h.Args) == 0 || len(h.Args) > 2 {
 		return told{}, nil
@@ -171,7 +173,7 @@ func fromStep(h Host) (told, error) {
 	if err != nil {
 		return told{}, fmt.Errorf("find the certificate's file: %w", err)
 	}
-	t := told{name: strings.Trim(filepath.ToSlash(chain), "/"), chain: chain, lineage: strings.TrimSuffix(filepath.Base(chain), filepath.Ext(chain))}
+	t := told{scheme: "file", name: strings.Trim(filepath.ToSlash(chain), "/"), chain: chain, lineage: strings.TrimSuffix(filepath.Base(chain), filepath.Ext(chain))}
 	if len(h.Args) == 2 {
 		t.key = h.Args[1]
 	}

@@ -135,7 +135,7 @@ func TestHooks(t *testing.T) {
 		{
 			name: "step", client: "step",
 			args:    []string{h.path("live/www.example.com/fullchain.pem"), h.path("live/www.example.com/privkey.pem")},
-			lineage: "fullchain", source: "step://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
+			lineage: "fullchain", source: "file://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
 			domains: []string{"www.example.com", "example.com"},
 		},
 	} {

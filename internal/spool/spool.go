@@ -71,6 +71,8 @@ type StoreKey struct {
 	Place string `json:"place"`
 	// File is the path of the key's file, which the CA's client keeps.
 	File string `json:"file"`
+	// Passphrase is a reference to the passphrase of File, if that is a PKCS#12 file.
+	Passphrase string `json:"passphrase,omitempty"`
 	// Unchecked stores a key that does not match the certificate, too.
 	Unchecked bool `json:"unchecked,omitempty"`
 }
