@@ -118,7 +118,7 @@ func TestLayouts(t *testing.T) {
 		"certbot": {func(tr tree) {
 			for n, pair := range [][2][]byte{{older, olderKey}, {full, key}} {
 				tr.write(fmt.Sprintf("archive/www.example.com/fullchain%d.pem", n+1), pair[0])
-				tr.write(fmt.Sprintf("archive/www.example.com/cert%d.pem", n+1), pair[0][:len(leaf)])
+				tr.write(fmt.Sprintf("archive/www.example.com/cert%d.pem", n+1), firstOf(pair[0]))
 				tr.write(fmt.Sprintf("archive/www.example.com/chain%d.pem", n+1), ca)
 				tr.write(fmt.Sprintf("archive/www.example.com/privkey%d.pem", n+1), pair[1])
 			}
@@ -165,7 +165,7 @@ func TestLayouts(t *testing.T) {
 		"dehydrated, with an alias": {func(tr tree) {
 			for stamp, pair := range map[string][2][]byte{"1760000000": {older, olderKey}, "1769860800": {full, key}} {
 				tr.write("certs/web/fullchain-"+stamp+".pem", pair[0])
-				tr.write("certs/web/cert-"+stamp+".pem", pair[0][:len(leaf)])
+				tr.write("certs/web/cert-"+stamp+".pem", firstOf(pair[0]))
 				tr.write("certs/web/chain-"+stamp+".pem", ca)
 				tr.write("certs/web/privkey-"+stamp+".pem", pair[1])
 			}
@@ -229,6 +229,13 @@ func TestLayouts(t *testing.T) {
 			t.Errorf("%s: %v: the hook makes\n%s\nthe watcher\n%s", name, err, hooks.Encode(), ours.Encode())
 		}
 	}
+}
+
+// firstOf is the first certificate of a chain.
+func firstOf(chain []byte) []byte {
+	const end = "-----END CERTIFICATE-----\n"
+	first, _, _ := strings.Cut(string(chain), end)
+	return []byte(first + end)
 }
 
 // hookCall is how a client calls its hook.
