@@ -119,6 +119,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	}
 	s.http = server
 	handleHealth(guard, s, registry)
+	if err = s.serveIngest(guard); err != nil {
+		return s, err
+	}
 	pages := dashboard.Options{Look: look, Log: log}
 	s.http.server.Handler = dashboard.New(s.desk, guard, pages)
 	return s, nil

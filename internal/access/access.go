@@ -14,6 +14,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -70,7 +71,8 @@ type Access struct {
 
 	mux         *http.ServeMux
 	routes      []Route
-	secret      [32]byte // of this process: key of form tokens and sealed cookies
+	bodies      map[string]int64 // limits of bodies by pattern; maxBody for others
+	secret      [32]byte         // of this process: key of form tokens and sealed cookies
 	crossOrigin *http.CrossOriginProtection
 	sessions    *sessions
 	throttle    *throttle
@@ -110,7 +112,7 @@ func New(cfg Config) (*Access, error) {
 	a := &Access{
 		cfg: cfg, exposed: exposed, pages: cfg.Pages.orPlain(),
 		secure: cfg.TLS || cfg.URL != nil && cfg.URL.Scheme == "https",
-		mux:    http.NewServeMux(), crossOrigin: http.NewCrossOriginProtection(),
+		mux:    http.NewServeMux(), bodies: map[string]int64{}, crossOrigin: http.NewCrossOriginProtection(),
 		sessions: newSessions(cfg.Idle, cfg.Max), throttle: newThrottle(),
 	}
 	_, _ = rand.Read(a.secret[:]) // never fails
@@ -171,6 +173,7 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	handler, pattern := a.mux.Handler(r)
+	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(a.bodies[pattern], maxBody))
 	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
 		return
