@@ -44,7 +44,6 @@ type house struct {
 	t       *testing.T
 	handler *Handler
 	log     bytes.Buffer
-	answers map[string]map[int]bool // statuses by method and path, for the description
 
 	mu      sync.Mutex
 	stream  []*events.Event
