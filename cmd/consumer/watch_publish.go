@@ -32,7 +32,7 @@ func (w *dirWatcher) look(ctx context.Context) (settling bool) {
 	now := time.Now()
 	present := map[string]bool{}
 	for _, p := range problems {
-		at := p.Path + "\x00" + p.Reason
+		at := problemAt(p)
 		present[at] = true
 		since, known := w.told[at]
 		switch {
@@ -85,6 +85,8 @@ func (w *dirWatcher) endSkip(ctx context.Context) {
 
 // watched is what the memory has for the directories. It cannot be the id of a certificate's event.
 func (w *dirWatcher) watched() string { return "watched:" + strings.Join(w.cmd.Dir, "\x00") }
+
+func problemAt(p certfiles.Problem) string { return p.Path + "\x00" + p.Reason }
 
 func (w *dirWatcher) report(p certfiles.Problem) {
 	w.log.Warn().Str("file", printable(p.Path)).Str("reason", printable(p.Reason)).Msg("not published")
@@ -283,7 +285,9 @@ func (w *dirWatcher) once(ctx context.Context) error {
 	}
 	_, problems := w.scanner.Scan(w.cmd.Dir)
 	for _, p := range problems {
-		w.report(p)
+		if since, known := w.told[problemAt(p)]; !known || !since.IsZero() {
+			w.report(p)
+		}
 	}
 	left, err := w.flush(ctx)
 	switch {

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -350,10 +351,13 @@ func (s *Scanner) parse(path string, f *file) {
 		s.parsePKCS12(text, f)
 	case ext == ".key" || bytes.Contains(text, []byte("PRIVATE KEY")) && !bytes.Contains(text, []byte("BEGIN CERTIFICATE")):
 		f.kind = key
-	case bytes.Contains(text, []byte("CERTIFICATE")):
+	case anyCertificate.Match(text):
 		f.take(text)
 	}
 }
+
+// anyCertificate finds certificates under all their labels, and no requests.
+var anyCertificate = regexp.MustCompile(`BEGIN (X509 |TRUSTED )?CERTIFICATE-`)
 
 // take reads a certificate's text. Files of authorities are of no interest.
 func (f *file) take(text []byte) {

@@ -127,7 +127,7 @@ func TestLayouts(t *testing.T) {
 			}
 			tr.write("live/README", []byte("This directory contains your keys and certificates."))
 			tr.write("keys/0001_key-certbot.pem", key)
-			tr.write("csr/0001_csr-certbot.pem", []byte("-----BEGIN X509 REQUEST-----\n"))
+			tr.write("csr/0001_csr-certbot.pem", []byte("-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n"))
 			tr.write("renewal/www.example.com.conf", []byte("version = 2.1.0"))
 			tr.write("ssl-dhparams.pem", []byte("-----BEGIN DH PARAMETERS-----\n-----END DH PARAMETERS-----\n"))
 		}, source("certbot", "www.example.com") + " live/www.example.com/privkey.pem", func(tr tree) *hookCall {

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -146,4 +147,42 @@ func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string
 	}
 	t.Logf("certbot: %s", out)
 	return filepath.Join(dir, "config", "live", domains[0])
+}
+
+// Lego runs Debian's lego to get a first certificate for a domain, with a hook. Its files are
+// in dir/certificates.
+func Lego(t testing.TB, a *ACME, dir, domain, hook string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), Need(t, "lego"), "--server", a.Directory, "--accept-tos", "--email", "ops@lab.test", "--path", dir,
+		"--domains", domain, "--http", "--http.port", loopback(a.HTTPPort), "run", "--run-hook", hook)
+	cmd.Env = append(os.Environ(), "LEGO_CA_CERTIFICATES="+a.CAFile)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("lego: %v\n%s", err, out)
+	}
+	t.Logf("lego: %s", out)
+}
+
+// Dehydrated runs Debian's dehydrated for a domain, with a hook. Its files are in dir/certs. Run
+// again, it finds that the certificate is still good.
+func Dehydrated(t testing.TB, a *ACME, dir, domain, hook string) {
+	t.Helper()
+	dehydrated := Need(t, "dehydrated")
+	challenges := mkdir(t, dir, "challenges")
+	config := writeFile(t, filepath.Join(dir, "config"), fmt.Sprintf("CA=%q\nBASEDIR=%q\nWELLKNOWN=%q\nCURL_OPTS=\"--cacert %s\"\nHOOK=%q\nKEY_ALGO=prime256v1\nCONTACT_EMAIL=ops@lab.test\n",
+		a.Directory, dir, challenges, a.CAFile, hook), 0o600)
+	l, err := net.Listen("tcp", loopback(a.HTTPPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.StripPrefix("/.well-known/acme-challenge/", http.FileServer(http.Dir(challenges)))}
+	go server.Serve(l)
+	defer server.Close()
+	for _, args := range [][]string{{"--register", "--accept-terms"}, {"--cron", "--domain", domain}} {
+		out, err := exec.CommandContext(t.Context(), dehydrated, append([]string{"--config", config}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("dehydrated: %v\n%s", err, out)
+		}
+		t.Logf("dehydrated: %s", out)
+	}
 }
