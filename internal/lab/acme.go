@@ -27,6 +27,8 @@ type ACME struct {
 	CAFile string
 	// HTTPPort is the port from which the answer to an http-01 challenge is fetched.
 	HTTPPort int
+	// TLSPort is the port that tls-alpn-01 challenges are sent to.
+	TLSPort int
 
 	management string // URL
 	client     *http.Client
@@ -45,6 +47,7 @@ func Pebble(t testing.TB) *ACME {
 		Directory:  "https://" + acmeAddr + "/dir",
 		CAFile:     ca.File,
 		HTTPPort:   freePort(t),
+		TLSPort:    freePort(t),
 		management: "https://" + managementAddr,
 		client: &http.Client{
 			Timeout:   30 * time.Second,
@@ -57,7 +60,7 @@ func Pebble(t testing.TB) *ACME {
 		"certificate":             certFile,
 		"privateKey":              keyFile,
 		"httpPort":                a.HTTPPort,
-		"tlsPort":                 freePort(t),
+		"tlsPort":                 a.TLSPort,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -150,11 +153,11 @@ func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string
 }
 
 // Lego runs Debian's lego to get a first certificate for a domain, with a hook. Its files are
-// in dir/certificates.
+// in dir/certificates. It uses TLSPort, so another client may run at the same time.
 func Lego(t testing.TB, a *ACME, dir, domain, hook string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), Need(t, "lego"), "--server", a.Directory, "--accept-tos", "--email", "ops@lab.test", "--path", dir,
-		"--domains", domain, "--http", "--http.port", loopback(a.HTTPPort), "run", "--run-hook", hook)
+		"--domains", domain, "--tls", "--tls.port", loopback(a.TLSPort), "run", "--run-hook", hook)
 	cmd.Env = append(os.Environ(), "LEGO_CA_CERTIFICATES="+a.CAFile)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
