@@ -165,15 +165,15 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: to}
 	defer a.contain(w, r)
 	a.setHeaders(w.Header())
-	if r.ContentLength > maxBody || len(r.TransferEncoding) > 0 {
+	handler, pattern := a.mux.Handler(r)
+	limit := cmp.Or(a.bodies[pattern], maxBody)
+	if r.ContentLength > limit || len(r.TransferEncoding) > 0 {
 		// A body that is too large is not read, whoever refuses the request: else the answer would wait for it. And
 		// after a body in chunks the connection must end if the request also gave a length (RFC 9112, section 6.1),
 		// which net/http does not tell.
 		w.Header().Set("Connection", "close")
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	handler, pattern := a.mux.Handler(r)
-	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(a.bodies[pattern], maxBody))
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
 		return

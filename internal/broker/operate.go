@@ -77,24 +77,10 @@ const compareTimeout = 2 * time.Second
 // stores reports whether the stream has this event at a sequence. Anybody who
 // may publish can use any message id.
 func (b *Broker) stores(ctx context.Context, sequence uint64, ev *events.Event) bool {
-	ctx, cancel := b.reading(ctx)
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	there, err := b.leaderGet(ctx, EventsStream, getRequest{Seq: sequence})
-	if err != nil || there.Subject != cmp.Or(ev.Subject, EventSubject) {
 	return err == nil && same(there, ev)
-}
-
-// reading bounds the reading of events; it ends at once if NATS denies it.
-func (b *Broker) reading(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
-	go func() {
-		select {
-		case <-b.denied.reads:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
 }
 
 // same reports whether a message of the stream is this event, published on its subject.
@@ -111,7 +97,7 @@ func same(there *jetstream.RawStreamMsg, ev *events.Event) bool {
 // that the ledger knows. It reports false if that cannot be found out, as by a user who may only
 // publish: the ledger then keeps a second publication from being delivered again.
 func (b *Broker) Known(ctx context.Context, ev *events.Event) bool {
-	ctx, cancel := b.reading(ctx)
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	if last, err := b.leaderGet(ctx, EventsStream, getRequest{Last: cmp.Or(ev.Subject, EventSubject)}); err == nil && same(last, ev) {
 		return true
