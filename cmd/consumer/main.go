@@ -49,6 +49,7 @@ type cli struct {
 	Demo         demoCmd         `cmd:"" help:"Run everything in one process, with a demo relay and an inbox page."`
 	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
+	Issue        issueCmd        `cmd:"" help:"Have Vault's PKI engine issue a certificate, store its key, and publish it."`
 	Watch        watchCmd        `cmd:"" help:"Publish the certificates that appear in directories, and what hooks had to leave in the spool."`
 	Hook         hookCmd         `cmd:"" help:"Hooks of ACME clients: install."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`

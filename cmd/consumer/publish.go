@@ -183,16 +183,22 @@ func eventFromFile(path string) (*events.Event, error) {
 }
 
 func (c *publishCmd) fromHook(a *app) (publication, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
+	host := hostname()
 	issued, err := events.FromHook(c.From, events.Host{Name: host, Env: a.getenv, Args: c.Args, ReadFile: os.ReadFile})
 	if err != nil {
 		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
 	return publication{ev: ev, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
+}
+
+// hostname is this machine's name, for sources.
+func hostname() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return host
 }
 
 func (a *app) getenv(name string) string {

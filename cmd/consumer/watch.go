@@ -99,12 +99,8 @@ type refusedCertificate struct {
 }
 
 func newDirWatcher(a *app, c *watchCmd, cfg *Config) *dirWatcher {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
 	w := &dirWatcher{app: a, cmd: c, cfg: cfg, log: a.logger(cfg.Log), handled: map[string]bool{}, refused: map[string]refusedCertificate{}, told: map[string]time.Time{},
-		scanner: &certfiles.Scanner{Host: host, NoKey: c.NoKey}}
+		scanner: &certfiles.Scanner{Host: hostname(), NoKey: c.NoKey}}
 	if c.Passphrase != "" {
 		w.scanner.Passphrase = w.passphrase
 	}
