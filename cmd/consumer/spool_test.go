@@ -253,6 +253,18 @@ func TestPublishedButStillInTheSpool(t *testing.T) {
 	if o.settled(); o.relay.Count() != 3 {
 		t.Errorf("%d mails", o.relay.Count())
 	}
+
+	// A publisher who may only publish cannot know: the event is stored twice, and mailed once.
+	o.write("publisher.yaml", fmt.Sprintf("data_dir: %s/publisher\nnats: {url: %q, nkey_file: %s/data/nats/publisher.nk}\n", o.dir, o.service.broker.URL(), o.dir))
+	cfg, _ = loadConnection(o.path("publisher.yaml"), nil)
+	if err := cfg.spool().Add(t.Context(), &spool.Entry{Event: ev, Added: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--flush").done(t)
+	o.until("the fan-out", func() bool { return strings.Join(ids(t, stream), " ") == "killed later last killed" })
+	if o.settled(); o.relay.Count() != 3 {
+		t.Errorf("%d mails", o.relay.Count())
+	}
 }
 
 func subjected(ev *events.Event) *events.Event {
