@@ -52,7 +52,6 @@ func TestClientsWhileNATSIsAway(t *testing.T) {
 	lab.NATS(t, addr, "")
 	stream := eventStream(t, "nats://"+addr, -1)
 	p.publish(nil, "--flush").done(t)
-	lab.Dehydrated(t, acme, p.path("dehydrated"), "dehydrated.lab.test", p.path("hooks/dehydrated"))
 	dirs := []string{p.path("certbot"), p.path("lego"), p.path("dehydrated")}
 	watch := func(config string, dirs ...string) said {
 		return command(t, nil, append([]string{"-c", p.path(config), "watch", "--once", "--label", "team=web 1"}, dirs...)...)

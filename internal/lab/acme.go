@@ -181,7 +181,11 @@ func Dehydrated(t testing.TB, a *ACME, dir, domain, hook string) {
 	server := &http.Server{Handler: http.StripPrefix("/.well-known/acme-challenge/", http.FileServer(http.Dir(challenges)))}
 	go server.Serve(l)
 	defer server.Close()
-	for _, args := range [][]string{{"--register", "--accept-terms"}, {"--cron", "--domain", domain}} {
+	steps := [][]string{{"--register", "--accept-terms"}, {"--cron", "--domain", domain}}
+	if _, err := os.Stat(filepath.Join(dir, "accounts")); err == nil {
+		steps = steps[1:]
+	}
+	for _, args := range steps {
 		out, err := exec.CommandContext(t.Context(), dehydrated, append([]string{"--config", config}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("dehydrated: %v\n%s", err, out)
