@@ -325,7 +325,7 @@ func addressesOf(t *Target, owed, accepted []string, others []mailbox) (*address
 		{"bcc", t.BCC, &bcc, true},
 	} {
 		for _, address := range list.in {
-			b, err := parseMailbox(list.key, address)
+			b, err := t.mailbox(list.key, address)
 			if err != nil {
 				return nil, err
 			}
@@ -369,6 +369,25 @@ func mailboxes(list []string) map[mailbox]bool {
 		}
 	}
 	return set
+}
+
+// mailbox parses an address of the target's definition, unless define has.
+func (t *Target) mailbox(key, address string) (mailbox, error) {
+	if b, known := t.mailboxes[address]; known {
+		return b, nil
+	}
+	return parseMailbox(key, address)
+}
+
+// parseAddresses parses the addresses of the definition that are valid and the same for each
+// mail.
+func (t *Target) parseAddresses() {
+	t.mailboxes = make(map[string]mailbox)
+	for _, address := range slices.Concat(given(t.FromAddress), given(t.ReplyTo), t.To, t.CC, t.BCC) {
+		if b, err := parseMailbox("", address); err == nil {
+			t.mailboxes[address] = b
+		}
+	}
 }
 
 func given(s string) []string {

@@ -203,6 +203,8 @@ type Target struct {
 	lane    string          // set by Relays.Define
 	words   *Words          // of Templates; set by Relays.Define
 	matcher matcher
+	// mailboxes are the addresses of the definition, parsed; set by Relays.Define.
+	mailboxes map[string]mailbox
 }
 
 // SetDefaults sets empty fields to their defaults. The configuration's decoder

@@ -48,6 +48,7 @@ func define(b *ruleBook, targets [][]relayOption) *Definitions {
 		t := options[0].Target
 		d.sources[t.ID] = options[0].from
 		t.matcher = newMatcher(t.Match)
+		t.parseAddresses()
 		for _, o := range options {
 			o.TLSMode, o.AuthMethod = o.tlsMode(), o.authMethod()
 			d.relays[t.ID] = append(d.relays[t.ID], o.Target)

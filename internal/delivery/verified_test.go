@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"crypto/x509"
+	"maps"
 	"path/filepath"
 	"testing"
 
@@ -50,5 +51,28 @@ func TestChainsAreVerifiedOnce(t *testing.T) {
 		if o.event.ChainVerified != tt.want {
 			t.Errorf("%s: verified %v, want %v", name, o.event.ChainVerified, tt.want)
 		}
+	}
+}
+
+// TestAddressesAreParsedOnce: what define has parsed is not parsed again, and an address that a
+// mail has instead of a place is.
+func TestAddressesAreParsedOnce(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "localhost:1", RelayLimits{}, func(target *Target) {
+		target.To, target.CC, target.ReplyTo = []string{"Ops@Example.COM", "{email}"}, []string{"info@bücher.example"}, "help@example.com"
+		target.ToDomains = []string{"example.com"}
+	})
+	got, _ := o.book.Current().Get(o.target.ID)
+	want := map[string]mailbox{"Ops@Example.COM": "Ops@example.com", "info@bücher.example": "info@xn--bcher-kva.example", "help@example.com": "help@example.com", got.FromAddress: mailbox(got.FromAddress)}
+	if !maps.Equal(got.mailboxes, want) {
+		t.Errorf("parsed %v, want %v", got.mailboxes, want)
+	}
+	for address, box := range map[string]mailbox{"Ops@Example.COM": "Ops@example.com", "other@example.com": "other@example.com"} {
+		if b, err := got.mailbox("to", address); err != nil || b != box {
+			t.Errorf("%s: %s, %v", address, b, err)
+		}
+	}
+	if _, err := got.mailbox("to", "nobody"); err == nil {
+		t.Error("an address without a domain was taken")
 	}
 }
