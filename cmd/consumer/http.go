@@ -9,6 +9,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +20,9 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // httpServer serves the dashboard, health checks and metrics.
@@ -257,6 +260,9 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 		verdictOn("audit", "audit", degraded, h.s.auditor.Problem()),
 	}
+	if away, there := h.hosts(ctx); there {
+		h.checks = append(h.checks, verdictOn("mail_hosts", "mail_host", degraded, away))
+	}
 	if err := h.s.keys.health(); err != nil {
 		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
 	}
@@ -268,6 +274,28 @@ func (h *health) examine(ctx context.Context) []check {
 	}
 	h.at = time.Now()
 	return h.checks
+}
+
+// hosts says which mail hosts are away; there is false if no target is on one.
+func (h *health) hosts(ctx context.Context) (away error, there bool) {
+	if there = slices.ContainsFunc(h.s.courier.Lanes(), verdict.OnHost); !there {
+		return nil, false
+	}
+	lanes, err := h.s.broker.LaneInfos(ctx)
+	if err != nil {
+		return fmt.Errorf("not known: %w", err), true
+	}
+	var texts []string
+	for _, lane := range lanes {
+		// Just started, this process may not have reported its own lane yet.
+		if lane.Away() && lane.Lane != h.s.cfg.hostLane() {
+			texts = append(texts, desk.AwayWords(lane))
+		}
+	}
+	if len(texts) > 0 {
+		return errors.New(strings.Join(texts, "; ")), true
+	}
+	return nil, true
 }
 
 // nats is unhealthy while events or deliveries do not get on, and degraded while something

@@ -186,6 +186,7 @@ func (s *instance) run(ctx context.Context) error {
 	if s.cfg.NATS.Service {
 		wg.Go(func() { s.answer(ctx) })
 	}
+	s.courier.RecoverHost(ctx, s.recovered)
 	err := s.runner.Run(ctx)
 	select {
 	case err = <-failed:
@@ -229,6 +230,15 @@ func (s *instance) unnamed(c delivery.Change) {
 	}
 }
 
+// recovered logs what became of a deployment that a crash had interrupted.
+func (s *instance) recovered(target, text string, problem bool) {
+	level := zerolog.WarnLevel
+	if problem {
+		level = zerolog.ErrorLevel
+	}
+	s.log.WithLevel(level).Str("target", target).Str("result", text).Msg("files of this mail host at the start")
+}
+
 // probed logs what a check of new and changed targets has found.
 func (s *instance) probed(p delivery.Probed) {
 	const shown = 10
@@ -255,6 +265,6 @@ func (c *Config) settings() queue.Settings {
 	return queue.Settings{
 		Concurrency: d.Concurrency, RetryInitial: d.Retry.Initial, RetryMax: d.Retry.Max, RetryMultiplier: d.Retry.Multiplier,
 		GiveUpAfter: d.GiveUpAfter, DeadLetterUnknown: d.OnUnknownOutcome == "dead_letter",
-		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses,
+		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses, HostLane: c.hostLane(),
 	}
 }

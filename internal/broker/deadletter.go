@@ -44,6 +44,7 @@ const (
 	HeaderLastAttempt   = "Certpost-Last-Attempt"
 	HeaderCertainty     = "Certpost-Certainty"
 	HeaderRecipients    = "Certpost-Recipients"
+	HeaderRollback      = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
 	headerSecrets       = "Certpost-Secret-Versions"
 	HeaderReplaySubject = "Certpost-Replay-Subject"
 	headerRestoredFrom  = "Certpost-Restored-From"
@@ -121,6 +122,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(HeaderFirstAttempt, timeText(d.First))
 	set(HeaderLastAttempt, timeText(d.Last))
 	set(HeaderCertainty, string(d.Certainty))
+	set(HeaderRollback, string(verdict.RollbackOf(d.Outcome, d.Lane)))
 	set(HeaderRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
 	set(HeaderReplaySubject, d.ReplaySubject)
@@ -144,6 +146,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 			EnhancedCode: h.Get(HeaderEnhancedCode),
 			Reply:        h.Get(headerReply),
 			Certainty:    verdict.Certainty(h.Get(HeaderCertainty)),
+			Rollback:     verdict.Rollback(h.Get(HeaderRollback)),
 		},
 		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}

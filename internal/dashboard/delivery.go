@@ -22,6 +22,7 @@ type deliveryView struct {
 	Recipients   []recipient
 	Steps        []step
 	Tries        attemptsView
+	OnHost       bool   // a deployment onto a mail host
 	Doubtful     bool   // it is unknown whether the mail was sent
 	Letter       uint64 // the open dead letter, 0 for none
 	History      []historyRow
@@ -81,7 +82,7 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 	e := d.Entry
 	token := events.Token(e.Event)
 	v := deliveryView{
-		Entry: e, WaitingSince: d.WaitingSince, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		Entry: e, WaitingSince: d.WaitingSince, OnHost: verdict.OnHost(e.Lane), Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
 		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
 		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
 			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},
@@ -95,6 +96,10 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 	}
 	if e.Receipt != nil {
 		t := e.Receipt.Timings
+		if v.OnHost {
+			v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Deployment", span(t.Send)}, {"Total", span(t.Total)}}
+			return v
+		}
 		v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Writing the mail", span(t.Render)}, {"Connecting, TLS and login", "reused connection"}, {"From MAIL to the reply", span(t.Send)}, {"Total", span(t.Total)}}
 		if t.Dial > 0 {
 			v.Steps[2].Took = span(t.Dial)

@@ -103,8 +103,13 @@ func (t *Target) validate(v *validation) {
 	if t.ID != "" && !targetID.MatchString(t.ID) {
 		v.err("id", "want 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
-	t.validatePreset(v)
+	t.validateKeys(v)
 	t.validateMatch(v)
+	if t.onHost() {
+		t.validateHost(v)
+		return
+	}
+	t.validatePreset(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
 	t.validateEncryption(v)
@@ -226,6 +231,12 @@ func (t *Target) relay() string {
 }
 
 func (t *Target) validateAddresses(v *validation) {
+	if t.FromAddress == "" {
+		v.err("from_address", "is required")
+	}
+	if len(t.To) == 0 {
+		v.err("to", "is required")
+	}
 	v.address("from_address", t.FromAddress)
 	v.address("reply_to", t.ReplyTo)
 	v.line("from_name", t.FromName, maxName)

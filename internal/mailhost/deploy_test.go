@@ -251,7 +251,7 @@ func TestBackups(t *testing.T) {
 		}
 		// Back to the pair before, and forward again: what is the newest other one.
 		for _, want := range []Material{all[3], all[4]} {
-			if r, err := deployer().Former(t.Context(), d); err != nil || r.State != Deployed {
+			if r, err := deployer().Former(t.Context(), d, ""); err != nil || r.State != Deployed {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			if got := certificatesIn(d.CertPath); !got[0].Equal(want.Bundle.Leaf) {
@@ -269,7 +269,7 @@ func TestBackups(t *testing.T) {
 		if got := len(snapshot(t, dir)); got != len(files) {
 			t.Errorf("%d files with backup_retention 0, want %d", got, len(files))
 		}
-		_, err := deployer().Former(t.Context(), d)
+		_, err := deployer().Former(t.Context(), d, "")
 		if f, ok := errors.AsType[*Failure](err); !ok || !strings.Contains(f.Reason, "no backup") {
 			t.Error(err)
 		}

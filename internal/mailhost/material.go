@@ -69,6 +69,11 @@ func (c *contents) check(d Deployment, now time.Time) error {
 	if _, err := tls.X509KeyPair(slices.Concat(c.leafPEM, c.chainPEM), c.keyPEM); err != nil {
 		return fail(verdict.SMTPPayload, StepCheck, "the certificate %s cannot be loaded with its key", payload.ShortName(c.leaf))
 	}
+	return c.checkPublic(d, now)
+}
+
+// checkPublic is check without the key.
+func (c *contents) checkPublic(d Deployment, now time.Time) error {
 	if c.leaf.IsCA {
 		return fail(verdict.SMTPPayload, StepCheck, "%s is a CA's certificate, not a server's; publish the leaf", payload.ShortName(c.leaf))
 	}

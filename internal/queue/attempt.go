@@ -77,6 +77,10 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		j.dead(failure)
 		return
 	}
+	if lane, moved := j.movedAway(); moved {
+		j.moveTo(ctx, lane)
+		return
+	}
 	if !j.due(ctx) {
 		return
 	}
@@ -176,9 +180,11 @@ func (j *job) due(ctx context.Context) bool {
 		}
 		j.finish("dead", nil)
 		return false
-	case left > 0:
+	case left > 0 && !verdict.OnHost(j.lane.name): // the files of a host have a lock of their own
 		j.nak(left+backoff.Jitter(time.Second), nil)
 		return false
+	case entry.State == broker.StateSending && verdict.OnHost(j.lane.name):
+		// A deployment is repeated without harm: the same files are `unchanged`.
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == broker.StateWaiting && entry.Decided():

@@ -70,6 +70,9 @@ type Settings struct {
 	// Grace is how long deliveries in work may continue after the process was told to
 	// stop.
 	Grace time.Duration
+	// HostLane is the lane of the mail host that this process runs on; "" for none. Other
+	// hosts' lanes are left to the processes there.
+	HostLane string
 	// LogAddresses includes the recipients' addresses in the log.
 	LogAddresses bool
 	// Reached, when set, is called at each named point (points.go). Tests kill the
