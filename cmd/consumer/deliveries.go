@@ -18,6 +18,9 @@ type deliveriesCmd struct {
 	List deliveriesListCmd `cmd:"" help:"List deliveries, newest last attempt first."`
 	Show deliveriesShowCmd `cmd:"" help:"Show the deliveries of one event."`
 	Who  deliveriesWhoCmd  `cmd:"" help:"List who got the certificates of a name, when, and whether with the private key."`
+
+	Rollback deliveriesRollbackCmd `cmd:"" help:"Put the files back that a deployment has replaced on its mail host."`
+	Plan     deliveriesPlanCmd     `cmd:"" help:"Say what a deployment onto a mail host would do, without doing it."`
 }
 
 type deliveriesListCmd struct {

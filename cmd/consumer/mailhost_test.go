@@ -67,6 +67,14 @@ func (o *hostFixture) entry(event, target string, state broker.State) (e broker.
 	return e
 }
 
+// refuses runs a command that must fail with a text in its error.
+func (o *hostFixture) refuses(text string, args ...string) {
+	o.t.Helper()
+	if s := o.certpost(args...); s.code == 0 || !strings.Contains(s.stderr, text) {
+		o.t.Errorf("certpost %s: exit %d, %s, want an error with %q", strings.Join(args, " "), s.code, s.stderr, text)
+	}
+}
+
 func (o *hostFixture) content(name string) string {
 	text, err := os.ReadFile(filepath.Join(o.files, name))
 	if err != nil {
@@ -220,4 +228,122 @@ func TestMailHostThatIsAway(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// A rollback by command puts the former pair back, and says so in receipt, audit and at every
+// door; it is refused for mails, a second time, and while the host is away.
+func TestRollbackByCommand(t *testing.T) {
+	t.Parallel()
+	o := newHostFixture(t)
+	o.issueTo("e1", "file")
+	o.entry("e1", "file", broker.StateSent)
+	former := o.content("file.pem")
+	o.refuses("no deployment that can be rolled back", "deliveries", "rollback", "e1") // the first one replaced nothing
+	o.issueTo("e2", "file", "nobody")
+	o.entry("e2", "file", broker.StateSent)
+	o.mailTo("nobody@demo.example", 1)
+	o.entry("e2", "nobody", broker.StateSent)
+	if o.content("file.pem") == former {
+		t.Fatal("the second certificate is not there")
+	}
+	o.refuses("a mail cannot be taken back; if it must not be used, revoke the certificate at its CA", "deliveries", "rollback", "e2", "nobody")
+	text := o.certpost("deliveries", "rollback", "e2", "--reason", "clients reject it").done(t)
+	if !strings.Contains(text, "target file on mail host mx1") || !strings.Contains(text, "e1.example.com") {
+		t.Errorf("rollback: %s", text)
+	}
+	if o.content("file.pem") != former {
+		t.Error("the former file is not back")
+	}
+	if text, _ := os.ReadFile(o.path("reloads")); strings.Count(string(text), "reloaded") != 3 {
+		t.Errorf("reloads: %q", text)
+	}
+	e := o.entry("e2", "file", broker.StateSent)
+	if back := e.Receipt.RolledBack; back == nil || back.Reason != "clients reject it" || back.Certificate == nil || back.Certificate.Name() != "e1.example.com" || e.Receipt.CanRollBack() {
+		t.Errorf("the receipt says %+v", back)
+	}
+	shown := o.certpost("deliveries", "show", "e2", "file").done(t)
+	if !strings.Contains(shown, "Rolled back") || !strings.Contains(shown, "clients reject it") {
+		t.Errorf("deliveries show: %s", shown)
+	}
+	o.refuses("the former certificate is back", "deliveries", "rollback", "e2", "file")
+	log := o.certpost("audit", "list").done(t)
+	for _, want := range []string{"rollback-ordered", "rolled-back", "clients reject it"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the audit lacks %s:\n%s", want, log)
+		}
+	}
+	if r := o.certpost("audit", "verify"); r.code != 0 {
+		t.Errorf("audit verify after a rollback: %s%s", r.stdout, r.stderr)
+	}
+
+	// Another certificate came meanwhile: a rollback of the one before does not touch it.
+	o.issueTo("e3", "file")
+	o.entry("e3", "file", broker.StateSent)
+	o.issueTo("e4", "file")
+	o.entry("e4", "file", broker.StateSent)
+	there := o.content("file.pem")
+	o.refuses("not the certificate of this deployment", "deliveries", "rollback", "e3", "file")
+	if o.content("file.pem") != there {
+		t.Error("a rollback of an earlier deployment has touched the file")
+	}
+	if log := o.certpost("audit", "list").done(t); !strings.Contains(log, "rollback-failed") {
+		t.Errorf("the audit has no record of the refusal:\n%s", log)
+	}
+
+	// The page has the same rule.
+	_, page := get(o.service, "/deliveries/file/"+events.Token("e4"))
+	if !strings.Contains(page, "/rollback") || !strings.Contains(page, "certpost deliveries rollback e4 file") {
+		t.Error("the page of a deployment offers no rollback")
+	}
+	if _, page := get(o.service, "/deliveries/nobody/"+events.Token("e2")); strings.Contains(page, "/rollback") || !strings.Contains(page, "revoke the certificate at its CA") {
+		t.Error("the page of a mail offers a rollback, or not its remedy")
+	}
+	if status, body := o.doors().visit("POST /deliveries/file/" + events.Token("e4") + "/rollback reason=by+page"); status != 303 {
+		t.Errorf("rollback on the page: %d %s", status, body)
+	}
+	if back := o.entry("e4", "file", broker.StateSent).Receipt.RolledBack; back == nil || back.Reason != "by page" || back.Certificate.Name() != "e3.example.com" {
+		t.Errorf("the receipt after the page's rollback says %+v", back)
+	}
+}
+
+// deliveries plan says what a deployment would do, and does nothing.
+func TestPlanOfADeployment(t *testing.T) {
+	t.Parallel()
+	o := newHostFixture(t)
+	o.issueTo("e1", "file")
+	o.entry("e1", "file", broker.StateSent)
+	before := o.content("file.pem")
+	cert, key, _ := o.issue("plan.example.com")
+	text := o.certpost("deliveries", "plan", "--target", "file", "--cert", cert, "--key-ref", "file:"+key).done(t)
+	for _, want := range []string{"plan.example.com", "file.pem would be replaced, mode 0600", "would run after that"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the plan lacks %q:\n%s", want, text)
+		}
+	}
+	same := o.certpost("deliveries", "plan", "--target", "file", "--cert", o.path("e1.example.com.pem"), "--key-ref", "file:"+o.path("e1.example.com.key")).done(t)
+	if !strings.Contains(same, "unchanged: nothing would be written") {
+		t.Errorf("the plan for the same certificate: %s", same)
+	}
+	wrong := o.certpost("deliveries", "plan", "--target", "file", "--cert", cert, "--key-ref", "file:"+o.path("e1.example.com.key"))
+	if wrong.code != exitFailed || !strings.Contains(wrong.stdout, "SMTP_PAYLOAD") {
+		t.Errorf("the plan with a wrong key: %d %s%s", wrong.code, wrong.stdout, wrong.stderr)
+	}
+	o.refuses("mail host mx2: no process runs on this mail host now", "deliveries", "plan", "--target", "away", "--cert", cert, "--key-ref", "file:"+key)
+	o.refuses("certpost render shows it", "deliveries", "plan", "--target", "ops", "--cert", cert)
+	// On the host itself the command looks, also at a key in a file.
+	o.write("here.yaml", "mail_host: mx1\n"+string(must(os.ReadFile(o.config))))
+	here := command(t, nil, "-c", o.path("here.yaml"), "deliveries", "plan", "--target", "file", "--cert", cert, "--key", key, "-o", "json").done(t)
+	if !strings.Contains(here, `"ok": true`) {
+		t.Errorf("the plan on the host: %s", here)
+	}
+	if o.content("file.pem") != before {
+		t.Error("a plan has changed the file")
+	}
+}
+
+func must[A any](a A, err error) A {
+	if err != nil {
+		panic(err)
+	}
+	return a
 }

@@ -105,7 +105,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
 	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
-	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
+	settings := cfg.settings()
+	settings.Host = s.courier
+	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
 	s.auditor = s.broker.NewAuditor(auditMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	edits := s.cfg.HTTP.EditAndReplay.rules()

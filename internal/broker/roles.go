@@ -86,7 +86,7 @@ func CertpostRole(n RoleNames) UserRole {
 	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
 	api := prefix + "."
 	r := role("certpost", "the program: creates its streams, delivers, answers requests",
-		EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
+		hostOrderSubject("*"), EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
 	kv := "$KV."
 	if prefix != "$JS.API" { // clients then publish the subjects of buckets below the prefix, too
 		kv = api + kv
@@ -118,6 +118,6 @@ func CertpostRole(n RoleNames) UserRole {
 	}
 	r.Answers = true
 	r.Subscribe = append(r.Subscribe, requestSubjects(n.Requests)...)
-	r.Subscribe = append(r.Subscribe, "$SRV.>")
+	r.Subscribe = append(r.Subscribe, "$SRV.>", hostOrderSubject("*"))
 	return r
 }

@@ -31,6 +31,7 @@ type deliveryView struct {
 	SameEvent    string // all deliveries of the event
 	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
 	Who          string // who got the key of its name, "" likewise
+	Rollback     string // the address of the rollback, "" if it is not possible
 	Commands     []command
 }
 
@@ -91,6 +92,10 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		v.SameLeaf = address(deliveriesPath, queryOf("fingerprint", v.Leaf.Fingerprint))
 		v.Who = whoAddress(v.Leaf.Name(), true)
 	}
+	if d.RollbackAvailable {
+		v.Rollback = deliveryAddress(e.Target, e.Event) + "/rollback"
+		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "rollback", e.Event, e.Target, "--reason=WHY")})
+	}
 	if len(letters) > 0 {
 		v.Letter = letters[0].Sequence
 	}
@@ -106,6 +111,18 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		}
 	}
 	return v
+}
+
+// rollBack puts the files back that the deployment has replaced on its mail host.
+func (p *pages) rollBack(r *request) (view, error) {
+	if !events.IsToken(r.PathValue("target")) {
+		return view{}, desk.ErrNotFound
+	}
+	detail, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	if err == nil {
+		_, err = p.desk.RollBack(r.Context(), r.actor(), detail.Target, detail.Event, r.reason())
+	}
+	return view{to: deliveryAddress(r.PathValue("target"), detail.Event) + "?done=rolled-back"}, err
 }
 
 // recipients are all addresses that the ledger knows. Those without the mail come

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/mailhost"
 	"github.com/certpost/certpost/internal/payload"
@@ -136,6 +137,42 @@ func (c *Courier) RollBack(ctx context.Context, target, fingerprint string) (*ve
 	a := &attempt{Courier: c, defs: defs, target: t, started: started, fetched: started,
 		p: &provisions{bundle: &payload.Bundle{Leaf: result.Leaf}}, warnings: result.Notes}
 	return a.deployed(result), nil
+}
+
+// Plan says what a delivery of an event to a target on this mail host would do, and changes
+// nothing. It fetches the key as a delivery does.
+func (c *Courier) Plan(ctx context.Context, ev *events.Event, target string) []verdict.Finding {
+	return c.PlanWithKey(ctx, ev, target, nil)
+}
+
+// PlanWithKey is Plan with the certificate's private key in PEM; nil: the event says where it is.
+func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target string, key []byte) []verdict.Finding {
+	failed := func(what string, f *verdict.Failure) []verdict.Finding {
+		return []verdict.Finding{{What: what, Status: verdict.Error, Message: f.Error()}}
+	}
+	t, failure := lookUp(c.book.Current(), target)
+	if failure == nil && !t.onHost() {
+		failure = verdict.Fail(verdict.TargetInvalid, verdict.PhaseResolve, fmt.Sprintf("target %s is a mail: certpost render shows it", t.ID))
+	}
+	if failure != nil {
+		return failed("target", failure)
+	}
+	b, failure := c.certificate(ctx, ev)
+	if failure != nil {
+		return failed("certificate", failure)
+	}
+	if _, err := c.certificateWarnings(t, b, time.Now()); err != nil {
+		return failed("certificate", asFailure(err))
+	}
+	if key == nil {
+		p := newProvisions(t, b)
+		defer p.clear()
+		if key, failure = c.privateKey(ctx, ev, p); failure != nil {
+			return failed("key", failure)
+		}
+		defer clear(key)
+	}
+	return c.planned(ctx, t, &mailhost.Material{Bundle: b, Key: key})
 }
 
 // probeHost checks what a deployment to a target on a mail host needs.

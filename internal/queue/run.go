@@ -73,6 +73,8 @@ type Settings struct {
 	// HostLane is the lane of the mail host that this process runs on; "" for none. Other
 	// hosts' lanes are left to the processes there.
 	HostLane string
+	// Host takes the orders for that host; not nil with HostLane.
+	Host Host
 	// LogAddresses includes the recipients' addresses in the log.
 	LogAddresses bool
 	// Reached, when set, is called at each named point (points.go). Tests kill the
@@ -162,6 +164,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.heartbeat, r.tidy, r.setStored) })
 	wg.Go(func() { r.watchStandstills(ctx) })
 	wg.Go(func() { r.reconciler.run(ctx) })
+	wg.Go(func() { r.serveHost(ctx) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
 	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.probe(ctx) })

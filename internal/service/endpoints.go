@@ -53,6 +53,8 @@ var endpoints = []endpoint{
 	{"deliveries.list", "list deliveries, by certificate, recipient, target, state and time", answering((*API).deliveries)},
 	{"deliveries.show", "show one delivery and its history", answering((*API).delivery)},
 	{"deliveries.who", "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
+	{"deliveries.rollback", "put the files back that a deployment has replaced on its mail host", answering((*API).rollBack)},
+	{"deliveries.plan", "say what a deployment onto a mail host would do, without doing it", answering((*API).plan)},
 	{"history.list", "list audit records, newest first", answering((*API).history)},
 }
 
