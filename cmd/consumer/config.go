@@ -55,6 +55,9 @@ type Config struct {
 	// Log is the log on standard error.
 	Log LogConfig `yaml:"log"`
 
+	// agent says that this process serves the lane of its mail host and nothing else.
+	agent bool
+
 	// Book contains the definitions of the targets; nil when they have errors.
 	Book *delivery.Book `yaml:"-"`
 }

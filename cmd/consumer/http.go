@@ -278,7 +278,7 @@ func (h *health) examine(ctx context.Context) []check {
 
 // hosts says which mail hosts are away; there is false if no target is on one.
 func (h *health) hosts(ctx context.Context) (away error, there bool) {
-	if there = slices.ContainsFunc(h.s.courier.Lanes(), verdict.OnHost); !there {
+	if there = !h.s.cfg.agent && slices.ContainsFunc(h.s.courier.Lanes(), verdict.OnHost); !there { // an agent may not look at other lanes
 		return nil, false
 	}
 	lanes, err := h.s.broker.LaneInfos(ctx)

@@ -8,15 +8,18 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type natsAccountCmd struct {
-	Source  []string `help:"Publisher on certificate.issued.SOURCE (repeatable). Default: the keys of events.sources." placeholder:"SOURCE" sep:"none"`
-	Account string   `help:"Name of the account." default:"CERTPOST"`
-	Auth    string   `help:"How the users log in: password or nkey." enum:"password,nkey" default:"password"`
-	Output  string   `help:"Format: text (configuration of a NATS server) or json." enum:"text,json" default:"text" short:"o"`
+	Source   []string `help:"Publisher on certificate.issued.SOURCE (repeatable). Default: the keys of events.sources." placeholder:"SOURCE" sep:"none"`
+	MailHost []string `help:"Mail host that has a process of its own (repeatable). Default: the hosts of the targets." placeholder:"NAME"`
+	Account  string   `help:"Name of the account." default:"CERTPOST"`
+	Auth     string   `help:"How the users log in: password or nkey." enum:"password,nkey" default:"password"`
+	Output   string   `help:"Format: text (configuration of a NATS server) or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Validate checks the command line after it was parsed.
@@ -24,6 +27,11 @@ func (c *natsAccountCmd) Validate() error {
 	for _, source := range c.Source {
 		if problem := events.WrongSource(source); problem != "" {
 			return fmt.Errorf("--source %s: %s", printable(source), problem)
+		}
+	}
+	for _, host := range c.MailHost {
+		if problems := delivery.ValidateHost(host); problems != nil {
+			return fmt.Errorf("--mail-host %s: %s", printable(host), problems[0].Message)
 		}
 	}
 	if !accountName.MatchString(c.Account) {
@@ -41,6 +49,7 @@ func (c *natsAccountCmd) Run(a *app) error {
 	if err := a.usable(problems); err != nil {
 		return err
 	}
+	_ = cfg.openBook(configPath(a.config, a.env), a.env) // problems of targets are not this command's
 	roles := broker.Roles(c.names(cfg))
 	if c.Output == "json" {
 		var all []map[string]any
@@ -69,7 +78,34 @@ func (c *natsAccountCmd) names(cfg *Config) broker.RoleNames {
 	if len(n.Sources) == 0 {
 		n.Sources = []string{""}
 	}
+	n.Hosts = c.hosts(cfg)
 	return n
+}
+
+// hosts are the mail hosts, with the targets that the configuration defines there. Without any the
+// ledger entries of all targets are a host's.
+func (c *natsAccountCmd) hosts(cfg *Config) (all []broker.MailHost) {
+	known := map[string][]string{}
+	names := slices.Clone(c.MailHost)
+	if cfg.Book != nil {
+		for _, t := range cfg.Book.Current().All() {
+			if !verdict.OnHost(t.Lane()) {
+				continue
+			}
+			known[t.Lane()] = append(known[t.Lane()], t.ID)
+			if len(c.MailHost) == 0 && !slices.ContainsFunc(names, func(name string) bool { return delivery.HostLane(name) == t.Lane() }) {
+				names = append(names, t.Host)
+			}
+		}
+	}
+	for _, name := range names {
+		host := broker.MailHost{Name: name, Lane: delivery.HostLane(name), Targets: known[delivery.HostLane(name)]}
+		if host.Targets == nil {
+			host.Targets = []string{"*"}
+		}
+		all = append(all, host)
+	}
+	return all
 }
 
 func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {

@@ -19,7 +19,7 @@ const permissionsPage = root + "/docs/nats-permissions.md"
 // printedAccount is what the page shows: the output of the command.
 func printedAccount(t *testing.T) string {
 	t.Helper()
-	return command(t, nil, "nats-account", "--source=web1", "--source=web2").done(t)
+	return command(t, nil, "nats-account", "--source=web1", "--source=web2", "--mail-host=mx1").done(t)
 }
 
 // The account on the page is what the command prints.
@@ -63,6 +63,14 @@ func (r *roles) as(role string, args ...string) said {
 // withRoles starts a NATS server with the account on the page, and the program as its user certpost.
 func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 	t.Helper()
+	r := openRoles(t)
+	r.furnish("", rules...)
+	return r
+}
+
+// openRoles is withRoles before the program is started.
+func openRoles(t *testing.T) *roles {
+	t.Helper()
 	page, err := os.ReadFile(permissionsPage)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +88,6 @@ func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 	r := &roles{fixture: bareFixture(t)}
 	r.url = lab.NATS(t, lab.FreeAddress(t), block).ClientURL()
 	r.server = r.section("certpost")
-	r.furnish("", rules...)
 	return r
 }
 

@@ -25,7 +25,8 @@ import (
 )
 
 type runCmd struct {
-	DataDir string `help:"Directory of the embedded NATS; overrides data_dir." placeholder:"DIR"`
+	DataDir  string `help:"Directory of the embedded NATS; overrides data_dir." placeholder:"DIR"`
+	MailHost string `help:"Name of the mail host that this process runs on; overrides mail_host. With nats.url the process deploys on this host and does nothing else." placeholder:"NAME"`
 }
 
 // Run consumes and delivers until it gets SIGTERM or an interrupt.
@@ -36,6 +37,12 @@ func (c *runCmd) Run(a *app) error {
 	}
 	if c.DataDir != "" {
 		cfg.DataDir = c.DataDir
+	}
+	if c.MailHost != "" {
+		if problems := delivery.ValidateHost(c.MailHost); problems != nil {
+			return usage("--mail-host: %s", problems[0].Message)
+		}
+		cfg.MailHost, cfg.agent = c.MailHost, cfg.NATS.URL != ""
 	}
 	log := a.logger(cfg.Log)
 	for _, w := range warnings {
@@ -122,7 +129,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	s.http = server
 	handleHealth(guard, s, registry)
 	pages := dashboard.Options{Look: look, Log: log}
-	s.http.server.Handler = dashboard.New(s.desk, guard, pages)
+	if s.http.server.Handler = guard; !cfg.agent { // an agent has its probes, and may read nothing that pages show
+		s.http.server.Handler = dashboard.New(s.desk, guard, pages)
+	}
 	return s, nil
 }
 
@@ -175,17 +184,17 @@ func (s *instance) run(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() {
-		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+		if !s.cfg.agent && service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
 			s.auditor.Run(ctx)
 		}
 	})
 	wg.Go(func() {
 		// Before the streams exist the desk has nothing to read, and would log errors.
-		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+		if !s.cfg.agent && service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
 			_ = s.desk.Run(ctx) // returns only when the context ends
 		}
 	})
-	if s.cfg.NATS.Service {
+	if s.cfg.NATS.Service && !s.cfg.agent {
 		wg.Go(func() { s.answer(ctx) })
 	}
 	s.courier.RecoverHost(ctx, s.recovered)
@@ -267,6 +276,6 @@ func (c *Config) settings() queue.Settings {
 	return queue.Settings{
 		Concurrency: d.Concurrency, RetryInitial: d.Retry.Initial, RetryMax: d.Retry.Max, RetryMultiplier: d.Retry.Multiplier,
 		GiveUpAfter: d.GiveUpAfter, DeadLetterUnknown: d.OnUnknownOutcome == "dead_letter",
-		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses, HostLane: c.hostLane(),
+		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses, HostLane: c.hostLane(), OnlyHost: c.agent,
 	}
 }

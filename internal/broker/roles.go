@@ -24,11 +24,19 @@ type UserRole struct {
 
 // RoleNames says for which setting of a program the roles are.
 type RoleNames struct {
-	APIPrefix string   // of JetStream; "" is $JS.API
-	Inbox     string   // of Certpost itself; "" is _INBOX_certpost
-	Sources   []string // publishers; "" is one on certificate.issued
-	Requests  []string // all requests of the NATS service
-	Reads     []string // those of them that change nothing
+	APIPrefix string     // of JetStream; "" is $JS.API
+	Inbox     string     // of Certpost itself; "" is _INBOX_certpost
+	Sources   []string   // publishers; "" is one on certificate.issued
+	Hosts     []MailHost // with agents
+	Requests  []string   // all requests of the NATS service
+	Reads     []string   // those of them that change nothing
+}
+
+// MailHost is a mail host whose process serves nothing but its lane.
+type MailHost struct {
+	Name    string
+	Lane    string
+	Targets []string // on it; its ledger entries are theirs
 }
 
 // userInfo is the request that every role may send: the server answers with what it knows of
@@ -58,6 +66,9 @@ func Roles(n RoleNames) []UserRole {
 		roles = append(roles, role(name, "publishes events on "+events.SourceSubject(source)+", and gets their acknowledgements",
 			events.SourceSubject(source)))
 	}
+	for _, host := range n.Hosts {
+		roles = append(roles, MailHostRole(n, host))
+	}
 	api := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".") + "."
 	return append(roles,
 		role("operator", "sends all requests of the NATS service: lists, replays, edits, discards, holds", requestSubjects(n.Requests)...),
@@ -73,12 +84,45 @@ func role(name, about string, publish ...string) UserRole {
 	return UserRole{Name: name, About: about, Publish: append(publish, userInfo), Subscribe: []string{inbox + ".>"}, Inbox: inbox}
 }
 
+// MailHostRole is what `certpost run --mail-host` needs: one lane, the ledger entries of its
+// targets, and to make letters and audit records of them.
+func MailHostRole(n RoleNames, host MailHost) UserRole {
+	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
+	api, kv, consumer := prefix+".", "$KV.", LaneConsumerPrefix+host.Lane
+	if prefix != "$JS.API" {
+		kv = api + kv
+	}
+	ledger, relays := "KV_"+LedgerBucket, "KV_"+RelaysBucket
+	r := role("mailhost-"+noName.ReplaceAllString(host.Name, "-"), "certpost run --mail-host "+host.Name+": deploys on that host",
+		api+"STREAM.INFO."+DeliveriesStream, api+"CONSUMER.INFO."+DeliveriesStream+"."+consumer, api+"CONSUMER.MSG.NEXT."+DeliveriesStream+"."+consumer,
+		"$JS.ACK."+DeliveriesStream+"."+consumer+".>", "$JS.ACK.*.*."+DeliveriesStream+"."+consumer+".>", // in both formats of servers
+		api+"STREAM.INFO."+ledger, api+"STREAM.MSG.GET."+ledger,
+		api+"STREAM.INFO."+relays, kv+RelaysBucket+"."+ReplicaPrefix+host.Lane, kv+RelaysBucket+"."+HostPrefix+host.Lane,
+		api+"DIRECT.GET."+relays+".$KV."+RelaysBucket+"."+SuspendedPrefix+host.Lane,
+		DeadLetterPrefix+"*."+host.Lane+".*.*", api+"STREAM.INFO."+DeadLettersStream, api+"STREAM.MSG.GET."+DeadLettersStream, api+"STREAM.MSG.DELETE."+DeadLettersStream,
+		auditPrefix+">", api+"STREAM.INFO."+AuditStream, api+"STREAM.MSG.GET."+AuditStream, api+"DIRECT.GET."+AuditStream, api+"DIRECT.GET."+AuditStream+".>")
+	for _, target := range host.Targets {
+		r.Publish = append(r.Publish, kv+LedgerBucket+"."+target+".*", api+"DIRECT.GET."+ledger+".$KV."+LedgerBucket+"."+target+".*")
+	}
+	r.Subscribe = append(r.Subscribe, hostOrderSubject(host.Lane))
+	r.Answers = true
+	return r
+}
+
 func requestSubjects(names []string) []string {
 	var subjects []string
 	for _, name := range names {
 		subjects = append(subjects, servicePrefix+name)
 	}
 	return subjects
+}
+
+// OwnHostRole is the role of an agent for this connection's settings.
+func (b *Broker) OwnHostRole(host MailHost) UserRole {
+	r := MailHostRole(RoleNames{APIPrefix: b.apiPrefix()}, host)
+	r.Inbox = b.inboxPrefix()
+	r.Subscribe[0] = r.Inbox + ".>"
+	return r
 }
 
 // CertpostRole is what the program itself needs.

@@ -77,11 +77,17 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		j.dead(failure)
 		return
 	}
-	if lane, moved := j.movedAway(); moved {
+	lane, moved := j.movedAway()
+	if moved && !r.set.OnlyHost {
 		j.moveTo(ctx, lane)
 		return
 	}
 	if !j.due(ctx) {
+		return
+	}
+	if moved { // an agent may not publish in other lanes
+		j.settle(ctx, nil, verdict.Fail(verdict.TargetInvalid, verdict.PhaseResolve,
+			fmt.Sprintf("target %s is in lane %s by the definitions on this mail host: correct them here, or replay once they are the same everywhere", j.target, lane)))
 		return
 	}
 	r.reached(pointDue)

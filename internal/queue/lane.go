@@ -92,6 +92,9 @@ func (ls *lanes) run(ctx, work context.Context) {
 // returns all lanes that have a consumer and that this process serves. A lane that cannot get
 // its consumer does not keep the others from theirs.
 func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
+	if ls.r.set.OnlyHost {
+		return ls.reconcileHost(ctx)
+	}
 	err := ls.r.EnsureTopology(ctx)
 	ls.r.setChecked(err)
 	if err != nil {
@@ -231,7 +234,7 @@ func (ls *lanes) open(ctx context.Context, name string) error {
 // serves reports whether this process makes the deliveries of a lane: those of a mail host
 // only if it runs there.
 func (r *Runner) serves(lane string) bool {
-	return !verdict.OnHost(lane) || lane == r.set.HostLane
+	return !verdict.OnHost(lane) && !r.set.OnlyHost || lane == r.set.HostLane
 }
 
 // check requests a reconcile now.

@@ -320,6 +320,9 @@ func (rs *replicaSet) sawHost(ctx context.Context, lane string, record func(cont
 // over. All replicas do this; the result is the same.
 func (r *Runner) tidy(ctx context.Context) {
 	r.replicas.sawHost(ctx, r.set.HostLane, r.SawHost, r.owner)
+	if r.set.OnlyHost {
+		return
+	}
 	r.replicas.pauses.store(ctx, r.replicas.kv, r.RequestTimeout())
 	for _, s := range r.replicas.expired(time.Now()) {
 		if err := r.EndSuspension(ctx, r.replicas.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "the suspension expired"); err != nil {
