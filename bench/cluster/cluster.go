@@ -46,7 +46,7 @@ func newCluster(o options, dir string, relay *devrelay.Relay) (*cluster, error) 
 		return nil, err
 	}
 	config := filepath.Join(dir, "certpost.yaml")
-	text := fmt.Sprintf("nats: {url: %q, replicas: 3}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\n%s", strings.Join(c.urls, ","), targets)
+	text := fmt.Sprintf("nats: {url: %q, replicas: 3}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\ndelivery: {concurrency: %d}\n%s", strings.Join(c.urls, ","), o.concurrency, targets)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

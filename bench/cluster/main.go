@@ -10,12 +10,17 @@
 //   - a mail was sent twice although no Certpost was killed in the round, or without being
 //     marked as a possible duplicate, or more often than the ledger knows of.
 //
+// With -scale it measures throughput instead: from a backlog to a relay that takes 20 ms
+// for each mail, with these numbers of Certposts in turn. At the end, with the most of them,
+// a Certpost and the server that leads the ledger are killed at the same time.
+//
 // For each fault it prints how long the streams had no leader, and how long after that
 // the next mail arrived.
 //
 //	go run ./bench/cluster                          # all faults, two Certposts
 //	go run ./bench/cluster -fault kill -rounds 10   # one of them
 //	go run ./bench/cluster -certposts 4
+//	go run ./bench/cluster -scale 1,2,4 -concurrency 2
 //	go run ./bench/cluster -help                    # the other flags
 package main
 
@@ -43,6 +48,10 @@ type options struct {
 	// lasts is how long a process is away, pause the time between two faults.
 	lasts, pause time.Duration
 	rate         int // events per second
+	scale        string
+	delay        time.Duration // of the relay
+	window       time.Duration // of a measurement with -scale
+	concurrency  int
 }
 
 func main() {
@@ -58,6 +67,10 @@ func main() {
 	flag.DurationVar(&o.lasts, "lasts", 4*time.Second, "how long a process is away")
 	flag.DurationVar(&o.pause, "pause", 8*time.Second, "time between two faults, from when all is back")
 	flag.IntVar(&o.rate, "rate", 50, "events per second, with two targets each")
+	flag.StringVar(&o.scale, "scale", "", "measure throughput with these numbers of certpost processes, such as 1,2,4")
+	flag.DurationVar(&o.delay, "delay", 20*time.Millisecond, "how long the relay takes for a mail, with -scale")
+	flag.DurationVar(&o.window, "window", 10*time.Second, "how long each measurement takes, with -scale")
+	flag.IntVar(&o.concurrency, "concurrency", 64, "delivery.concurrency")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -72,6 +85,9 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	chosen, err := choose(o.fault)
 	if err != nil {
 		return err
+	}
+	if o.scale != "" {
+		return harness.InDirectory(o.dir, "cluster-", func(dir string) error { return scale(ctx, o, dir, out) })
 	}
 	return harness.InDirectory(o.dir, "cluster-", func(dir string) error { return runIn(ctx, o, dir, out, chosen) })
 }

@@ -31,7 +31,7 @@ func TestProcessesOfAClusterTakenAway(t *testing.T) {
 		t.Skip("takes a minute")
 	}
 	var out strings.Builder
-	o := options{dir: t.TempDir(), program: lab.Build(t), fault: "leader,stop,stop2,roll-certpost", certposts: 2, rounds: 1, lasts: 2 * time.Second, pause: 2 * time.Second, rate: 20}
+	o := options{dir: t.TempDir(), program: lab.Build(t), concurrency: 64, fault: "leader,stop,stop2,roll-certpost", certposts: 2, rounds: 1, lasts: 2 * time.Second, pause: 2 * time.Second, rate: 20}
 	if err := run(t.Context(), o, &out); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
 )
 
@@ -99,9 +100,9 @@ func since(start time.Time, taken []time.Time) float64 {
 }
 
 // spent completes a result with what a process used since before.
-func spent(r Result, pid int, before usage) (Result, error) {
-	now, err := usageOf(pid)
-	r.CPU = float64(now.cpu-before.cpu) / float64(time.Millisecond) / float64(r.Mails)
-	r.Memory = float64(now.peak) / (1 << 20)
+func spent(r Result, pid int, before harness.Usage) (Result, error) {
+	now, err := harness.UsageOf(pid)
+	r.CPU = float64(now.CPU-before.CPU) / float64(time.Millisecond) / float64(r.Mails)
+	r.Memory = float64(now.Peak) / (1 << 20)
 	return r, err
 }

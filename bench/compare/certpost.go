@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
@@ -221,7 +222,7 @@ func certpostBacklog(sync string) func(context.Context, *bench) (Result, error) 
 		if err != nil {
 			return Result{}, err
 		}
-		before, err := usageOf(c.process.Process.Pid)
+		before, err := harness.UsageOf(c.process.Process.Pid)
 		if err != nil {
 			return Result{}, err
 		}
@@ -249,7 +250,7 @@ func certpostRoad(j job) func(context.Context, *bench) (Result, error) {
 			mails = b.keyedMails()
 		}
 		mails = mails / j.targets * j.targets
-		before, err := usageOf(c.process.Process.Pid)
+		before, err := harness.UsageOf(c.process.Process.Pid)
 		if err != nil {
 			return Result{}, err
 		}
@@ -274,7 +275,7 @@ func certpostIdle(sync string) func(context.Context, *bench) (Result, error) {
 			return Result{}, err
 		}
 		defer c.close()
-		before, err := usageOf(c.process.Process.Pid)
+		before, err := harness.UsageOf(c.process.Process.Pid)
 		if err != nil {
 			return Result{}, err
 		}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
 )
 
@@ -185,7 +186,7 @@ func postfixBacklog(ctx context.Context, b *bench) (Result, error) {
 		return Result{}, err
 	}
 	time.Sleep(2 * time.Second) // until the queue manager has put all of them aside
-	before, err := usageOf(p.master.Process.Pid)
+	before, err := harness.UsageOf(p.master.Process.Pid)
 	if err != nil {
 		return Result{}, err
 	}
@@ -206,7 +207,7 @@ func postfixRoad(ctx context.Context, b *bench) (Result, error) {
 		return Result{}, err
 	}
 	defer p.close()
-	before, err := usageOf(p.master.Process.Pid)
+	before, err := harness.UsageOf(p.master.Process.Pid)
 	if err != nil {
 		return Result{}, err
 	}

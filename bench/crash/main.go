@@ -6,14 +6,21 @@
 // two targets, STARTTLS and AUTH. Publishers keep a backlog of deliveries waiting, and
 // publish each event until it is acknowledged, as a careful publisher does. The relay and
 // the publishers run in this process and are not killed. After the last kill Certpost is
-// started once more and must settle everything that is left.
+// started once more, must settle everything that is left, and its audit must verify.
+//
+// With -power-cut the store is on a file system of its own, and at each kill everything is
+// thrown away that Certpost has written to it and not flushed, as in a power cut (see disk;
+// needs Linux and root). Then the kills come at random times, so that some hit the start.
 //
 //	go run ./bench/crash                      # every 2 s, for 2 minutes
 //	go run ./bench/crash -every 500ms -for 1m
+//	go run ./bench/crash -power-cut
+//	go run ./bench/crash -power-cut -sync 2m  # exits with 1: shows what that setting can lose
 //	go run ./bench/crash -help                # the other flags
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,14 +28,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
-	"github.com/certpost/certpost/internal/backoff"
-	"github.com/certpost/certpost/internal/devrelay"
 )
 
 // options are the flags.
@@ -36,6 +40,7 @@ type options struct {
 	dir, program, sync string
 	every, span        time.Duration
 	backlog            int
+	powerCut           bool
 }
 
 func main() {
@@ -46,6 +51,7 @@ func main() {
 	flag.DurationVar(&o.every, "every", 2*time.Second, "time between two kills")
 	flag.DurationVar(&o.span, "for", 2*time.Minute, "how long to continue killing")
 	flag.IntVar(&o.backlog, "backlog", 1000, "number of deliveries to keep waiting")
+	flag.BoolVar(&o.powerCut, "power-cut", false, "also throw away what is not flushed, and kill at random times up to twice -every after the start")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -72,8 +78,14 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer) (err error
 		return err
 	}
 	defer relay.Close()
-	v, err := newVictim(o, dir, relay)
-	if err != nil {
+	v := &victim{}
+	if o.powerCut {
+		if v.disk, err = newDisk(ctx, dir); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, v.disk.unmount(context.WithoutCancel(ctx))) }()
+	}
+	if err := v.configure(o, dir, relay); err != nil {
 		return err
 	}
 	defer v.End(os.Kill)
@@ -85,7 +97,7 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer) (err error
 	p := harness.NewPublisher(v.nats, send)
 	publishing, enough := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.Run(publishing, 8, backlog(publishing, p, relay, o.backlog)) })
+	wg.Go(func() { p.Run(publishing, 8, harness.Backlog(publishing, p, relay, len(targetIDs), o.backlog)) })
 	kills, err := v.killAgainAndAgain(ctx, o)
 	enough()
 	wg.Wait()
@@ -100,23 +112,14 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer) (err error
 		return err
 	}
 	t := harness.Count(p.IDs(), targetIDs, relay.Mails(), found)
-	fmt.Fprintf(out, "killed %d times, every %v, with sync_interval %s; all settled %v after the last start\n%sstranded messages found and settled: %d\n",
-		kills, o.every, o.sync, found.Took.Round(time.Second), t, stranded)
-	return t.Verdict()
-}
-
-// backlog returns a function that returns the next id whenever fewer deliveries than these
-// wait.
-func backlog(ctx context.Context, p *harness.Publisher, relay *devrelay.Relay, deliveries int) func() string {
-	n := 0
-	return func() string {
-		for ctx.Err() == nil && p.Count()*len(targetIDs)-relay.Count() >= deliveries {
-			backoff.Sleep(ctx, 5*time.Millisecond)
-		}
-		if ctx.Err() != nil {
-			return ""
-		}
-		n++
-		return strconv.Itoa(n)
+	way := "killed"
+	if o.powerCut {
+		way = "power cut"
 	}
+	fmt.Fprintf(out, "%s %d times, every %v, with sync_interval %s; all settled %v after the last start\n%sstranded messages found and settled: %d\naudit: %s\n",
+		way, kills, o.every, o.sync, found.Took.Round(time.Second), t, stranded, cmp.Or(v.broken, "verified"))
+	if v.broken != "" {
+		err = errors.New("the audit does not verify")
+	}
+	return errors.Join(t.Verdict(), err)
 }

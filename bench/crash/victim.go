@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,42 +24,60 @@ import (
 // victim is the `certpost run` process that is killed.
 type victim struct {
 	*harness.Process
-	nats broker.Config
+	nats   broker.Config
+	disk   *disk                                     // of the store; nil: the one of everything else
+	verify func(ctx context.Context) ([]byte, error) // certpost audit verify
+	broken string                                    // what that said, if not that all is well
 }
 
-func newVictim(o options, dir string, relay *devrelay.Relay) (*victim, error) {
+// configure writes the configuration.
+func (v *victim) configure(o options, dir string, relay *devrelay.Relay) error {
 	address, err := road.FreeAddress()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	targets, err := harness.Targets(targetIDs, relay, dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	config := filepath.Join(dir, "certpost.yaml")
+	config, data := filepath.Join(dir, "certpost.yaml"), filepath.Join(dir, "data")
+	if v.disk != nil {
+		data = filepath.Join(v.disk.dir, "data")
+	}
 	text := fmt.Sprintf("data_dir: %q\nnats: {listen: %q, sync_interval: %q}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {format: json}\n%s",
-		filepath.Join(dir, "data"), address, o.sync, targets)
-	return &victim{
-		Process: &harness.Process{Name: "certpost", Log: filepath.Join(dir, "log.json"), Command: func() *exec.Cmd {
-			return exec.Command(o.program, "run", "-c", config)
-		}},
-		nats: broker.Config{DataDir: filepath.Join(dir, "data"), Listen: address},
-	}, os.WriteFile(config, []byte(text), 0o600)
+		data, address, o.sync, targets)
+	v.Process = &harness.Process{Name: "certpost", Log: filepath.Join(dir, "log.json"), Command: func() *exec.Cmd {
+		return exec.Command(o.program, "run", "-c", config)
+	}}
+	v.nats = broker.Config{DataDir: data, Listen: address}
+	v.verify = func(ctx context.Context) ([]byte, error) {
+		return exec.CommandContext(ctx, o.program, "audit", "verify", "-c", config).CombinedOutput()
+	}
+	return os.WriteFile(config, []byte(text), 0o600)
 }
 
 // killAgainAndAgain starts and kills the victim for o.span and returns the number of
 // kills. Afterwards the victim does not run.
 func (v *victim) killAgainAndAgain(ctx context.Context, o options) (kills int, err error) {
+	wait := func() time.Duration { return o.every }
+	if v.disk != nil {
+		wait = func() time.Duration { return rand.N(2 * o.every) }
+	}
 	for begin := time.Now(); time.Since(begin) < o.span; kills++ {
 		if err := v.Start(); err != nil {
 			return kills, err
 		}
-		backoff.Sleep(ctx, o.every)
+		backoff.Sleep(ctx, wait())
 		if err := errors.Join(ctx.Err(), v.EndedByItself()); err != nil {
 			return kills, err
 		}
 		if err := v.End(syscall.SIGKILL); err != nil {
 			return kills, err
+		}
+		if v.disk != nil {
+			if err := v.disk.cut(ctx); err != nil {
+				return kills, err
+			}
 		}
 	}
 	return kills, nil
@@ -80,6 +99,9 @@ func (v *victim) settle(ctx context.Context) (found harness.Outcome, stranded in
 	defer b.Close()
 	if found, err = harness.Settle(ctx, b, 10*time.Minute); err != nil {
 		return found, 0, err
+	}
+	if said, err := v.verify(ctx); err != nil {
+		v.broken = strings.TrimSpace(string(said)) + " (" + err.Error() + ")"
 	}
 	if err := v.End(syscall.SIGTERM); err != nil {
 		return found, 0, err

@@ -43,39 +43,49 @@ func ServeNATS() (served bool) {
 // NewServers returns three NATS servers of one cluster, not started yet, with stores, logs
 // and configurations in the directory, and their URLs.
 func NewServers(dir string) (servers []*Process, urls []string, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	var routes, clients []string
+	var routes []string
 	for range 3 {
-		for _, list := range []*[]string{&routes, &clients} {
-			address, err := road.FreeAddress()
-			if err != nil {
-				return nil, nil, err
-			}
-			*list = append(*list, address)
-		}
-	}
-	for i := range 3 {
-		name := fmt.Sprintf("nats%d", i+1)
-		host, port, err := net.SplitHostPort(clients[i])
+		address, err := road.FreeAddress()
 		if err != nil {
 			return nil, nil, err
 		}
-		file := filepath.Join(dir, name+".conf")
-		text := fmt.Sprintf("server_name: %s\nhost: %s\nport: %s\njetstream { store_dir: %q, max_file_store: 4GB }\n"+
-			"cluster { name: bench, listen: %q, routes: [nats-route://%s] }\nlame_duck_duration: \"30s\"\n",
-			name, host, port, filepath.Join(dir, name), routes[i], strings.Join(routes, ", nats-route://"))
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		routes = append(routes, address)
+	}
+	for i, route := range routes {
+		cluster := fmt.Sprintf("cluster { name: bench, listen: %q, routes: [nats-route://%s] }\n", route, strings.Join(routes, ", nats-route://"))
+		server, url, err := newServer(dir, fmt.Sprintf("nats%d", i+1), cluster)
+		if err != nil {
 			return nil, nil, err
 		}
-		servers = append(servers, &Process{Name: name, Log: filepath.Join(dir, name+".log"), Command: func() *exec.Cmd {
-			cmd := exec.Command(self)
-			cmd.Env = append(os.Environ(), natsConfig+"="+file)
-			return cmd
-		}})
-		urls = append(urls, "nats://"+clients[i])
+		servers, urls = append(servers, server), append(urls, url)
 	}
 	return servers, urls, nil
+}
+
+// NewServer returns a NATS server on its own, as NewServers does.
+func NewServer(dir, name string) (server *Process, url string, err error) {
+	return newServer(dir, name, "")
+}
+
+func newServer(dir, name, more string) (*Process, string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, "", err
+	}
+	address, err := road.FreeAddress()
+	if err != nil {
+		return nil, "", err
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, "", err
+	}
+	file := filepath.Join(dir, name+".conf")
+	text := fmt.Sprintf("server_name: %s\nhost: %s\nport: %s\njetstream { store_dir: %q, max_file_store: 16GB }\nlame_duck_duration: \"30s\"\n%s",
+		name, host, port, filepath.Join(dir, name), more)
+	return &Process{Name: name, Log: filepath.Join(dir, name+".log"), Command: func() *exec.Cmd {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), natsConfig+"="+file)
+		return cmd
+	}}, "nats://" + address, os.WriteFile(file, []byte(text), 0o600)
 }

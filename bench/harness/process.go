@@ -80,3 +80,9 @@ func (p *Process) EndedByItself() error {
 		return nil
 	}
 }
+
+// PID returns the number of the running process.
+func (p *Process) PID() int { return p.process.Process.Pid }
+
+// Runs reports whether the process was started and End was not called since.
+func (p *Process) Runs() bool { return p.process != nil }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/certpost/certpost/bench/road"
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
 )
 
@@ -83,6 +85,22 @@ func AtRate(ctx context.Context, rate int, prefix string) func() string {
 			n++
 			return fmt.Sprintf("%s%d", prefix, n)
 		}
+	}
+}
+
+// Backlog returns a function for Run: the next id whenever fewer deliveries than these wait.
+// Each event has that many targets, and all mails arrive at the relay.
+func Backlog(ctx context.Context, p *Publisher, relay *devrelay.Relay, targets, deliveries int) func() string {
+	n := 0
+	return func() string {
+		for ctx.Err() == nil && p.Count()*targets-relay.Count() >= deliveries {
+			backoff.Sleep(ctx, 5*time.Millisecond)
+		}
+		if ctx.Err() != nil {
+			return ""
+		}
+		n++
+		return strconv.Itoa(n)
 	}
 }
 

@@ -232,8 +232,11 @@ func Relay(login bool) (*devrelay.Relay, error) {
 }
 
 // Mailbox starts a relay that requires a login and keeps up to 1,048,576 mails.
-func Mailbox() (*devrelay.Relay, error) {
-	return devrelay.Start(devrelay.Config{MaxMails: 1 << 20, Users: map[string]string{user: password}})
+func Mailbox() (*devrelay.Relay, error) { return SlowMailbox(0) }
+
+// SlowMailbox is Mailbox with a relay that takes that long to accept a mail.
+func SlowMailbox(delay time.Duration) (*devrelay.Relay, error) {
+	return devrelay.Start(devrelay.Config{MaxMails: 1 << 20, Users: map[string]string{user: password}, Delay: delay})
 }
 
 // SubmissionTarget returns a target as in production: STARTTLS with a verified

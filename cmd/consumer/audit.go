@@ -259,7 +259,15 @@ func printVerification(w io.Writer, r broker.AuditReport, receipts *broker.Recei
 	for _, anchor := range r.Unchecked {
 		fmt.Fprintf(w, "the record of anchor %s has expired, and was not compared\n", anchor)
 	}
-	if r.Break == nil && r.Records > 0 {
-		fmt.Fprintf(w, "The audit is as it was written. Keep this line elsewhere, to prove it later:\n  certpost audit verify --anchor %s\n", r.Head)
+	if r.Break != nil || r.Records == 0 {
+		return
 	}
+	said := "The audit is as it was written."
+	switch {
+	case r.Keyless:
+		said = "The chain of the records is unbroken. No HMAC was checked, because audit.key is not set here: whoever can write to NATS may have written all of them anew, except up to an --anchor."
+	case r.SignedFrom == 0:
+		said = "The chain of the records is unbroken. None is signed yet: whoever can write to NATS may have written all of them anew, except up to an --anchor."
+	}
+	fmt.Fprintf(w, "%s Keep this line elsewhere, to prove it later:\n  certpost audit verify --anchor %s\n", said, r.Head)
 }

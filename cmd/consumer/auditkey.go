@@ -54,7 +54,7 @@ func (c *Config) unsignedWarning() string {
 	if _, err := os.Lstat(c.auditKeyPath()); err == nil || c.NATS.URL == "" || !c.Audit.Key.IsZero() {
 		return ""
 	}
-	return "audit.key is not set, so audit and receipts are not signed, and every client that may write to NATS can forge them: store a key (`certpost audit key`) where all processes can read it"
+	return broker.UnsignedWithoutKey
 }
 
 // readAuditKeys reads the keys from a file that only its owner may read.

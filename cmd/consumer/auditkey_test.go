@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/lab"
 )
 
 // The first start makes the key, all is signed, and a rotation is taken over by the running
@@ -210,5 +212,40 @@ func TestTheAuditsKeyFile(t *testing.T) {
 	}
 	if err := cfg.makeAuditKey(); err == nil || !strings.Contains(err.Error(), "--lost-key") {
 		t.Errorf("the key of a signed audit is gone: %v", err)
+	}
+}
+
+// Everything that speaks of the audit says that nothing is signed, where that is so.
+//
+// Fault: a NATS server elsewhere, and no key for the audit. Result: the log, `check --live`, /healthz, the page and
+// `audit verify` say that nothing is signed.
+func TestNothingIsSignedWithoutAKey(t *testing.T) {
+	t.Parallel()
+	o := bareFixture(t)
+	url := lab.NATS(t, lab.FreeAddress(t), "").ClientURL()
+	o.server = fmt.Sprintf("{url: %q}", url)
+	o.furnish("")
+	o.write("client.yaml", "nats: "+o.server+"\ntargets_file: "+o.path("targets.yaml")+"\n")
+	o.publish("e-1", "nobody")
+	o.settled()
+	if err := o.service.broker.Append(t.Context(), broker.AuditRecord{Action: broker.ActionSuspended, Actor: broker.Actor{Name: "ada"}, Lane: "l"}); err != nil {
+		t.Fatal(err)
+	}
+	const says = "audit.key is not set, so audit and receipts are not signed"
+	o.until("/healthz says it", func() bool {
+		_, page := o.get("/healthz")
+		return strings.Contains(page, `"name":"audit","tags":["audit"],"status":"healthy","message":"`+says)
+	})
+	if _, page := o.get("/audit"); !strings.Contains(page, says) {
+		t.Errorf("the page does not say it: %s", page)
+	}
+	if said := o.certpost("audit", "verify").done(t); !strings.Contains(said, "No HMAC was checked, because audit.key is not set here") || strings.Contains(said, "as it was written") {
+		t.Errorf("verify: %s", said)
+	}
+	if said := read[broker.AuditReport](t, o.certpost("audit", "verify", "-o", "json").done(t)); !said.Keyless {
+		t.Errorf("verify in JSON: %+v", said)
+	}
+	if said := o.certpost("check", "--live", "--target", "ops"); !strings.Contains(said.stdout, "warning  audit: key: "+says) {
+		t.Errorf("check: %+v", said)
 	}
 }

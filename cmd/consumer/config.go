@@ -126,6 +126,11 @@ type DeliveryConfig struct {
 	HELOName string `yaml:"helo_name"`
 	// ProductName is the name of the product in subjects and bodies of mails.
 	ProductName string `yaml:"product_name" required:"true"`
+	// Templates are files with templates for the mails of targets that have none of their
+	// own. They are read at the start.
+	Templates delivery.Templates `yaml:"templates"`
+
+	words *delivery.Words // of Templates, set by validate
 }
 
 // RetryConfig is the section delivery.retry. Each pause is multiplier times as long
@@ -214,12 +219,12 @@ func loadConfig(path string, env []string) (*Config, *config.Document, []config.
 }
 
 // loadConnection is loadConfig for commands that talk to the running program. They
-// need no targets: errors in targets and relays, with which the running program
+// need no targets: errors in targets, relays and templates, with which the running program
 // keeps its old definitions, must not stop an ACME client's hook from publishing.
 func loadConnection(path string, env []string) (*Config, []config.Problem) {
 	cfg, doc, problems := readConfig(path, env)
 	problems = slices.DeleteFunc(problems, func(p config.Problem) bool {
-		return strings.HasPrefix(p.Path, "targets") || strings.HasPrefix(p.Path, "relays")
+		return strings.HasPrefix(p.Path, "targets") || strings.HasPrefix(p.Path, "relays") || strings.HasPrefix(p.Path, "delivery.templates")
 	})
 	return cfg, doc.Locate(problems)
 }
@@ -316,8 +321,10 @@ func (c *Config) validate() []config.Problem {
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {
 		f.err("delivery.retry.max", fmt.Sprintf("is shorter than the first pause, %v", c.Delivery.Retry.Initial))
 	}
+	c.Delivery.words = delivery.ReadTemplates(c.Delivery.Templates)
 	for _, p := range c.courierOptions().Validate() {
-		f.err("delivery."+p.Path, p.Message)
+		p.Path = "delivery." + p.Path
+		f = append(f, p)
 	}
 	return f
 }
@@ -371,7 +378,7 @@ func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
 		EventSecrets: c.Events.general(), Sources: c.Events.sources(),
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
-		MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Readdress: c.HTTP.EditAndReplay.recipients(),
+		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Readdress: c.HTTP.EditAndReplay.recipients(),
 	}
 }
 

@@ -47,8 +47,9 @@ type NATSConfig struct {
 	// subscribe to _INBOX.>.
 	InboxPrefix string `yaml:"inbox_prefix" pattern:"^[^ *>]+[^. *>]$"`
 	// TrustRequestInfo takes the user who sent a request from the header Nats-Request-Info,
-	// which servers set in requests that an account imports with share: true. Set it only if
-	// no other user of Certpost's own account may send requests: it could write the header.
+	// which servers set in requests that an account imports with share: true, for users with
+	// NKey or JWT. Set it only if no other user of Certpost's own account may send requests: it
+	// could write the header.
 	TrustRequestInfo bool `yaml:"trust_request_info"`
 	// MaxBytes is the most that each stream may store, for accounts that require a limit.
 	// A full stream refuses new messages; nothing stored is removed.
@@ -75,7 +76,9 @@ type NATSConfig struct {
 	Anonymous bool `yaml:"anonymous"`
 	// SyncInterval is how often the embedded server flushes to disk (fsync): always
 	// (after every message; a power cut loses nothing that was acknowledged), or a
-	// duration such as 2m (faster; a power cut can lose the messages of that time).
+	// duration such as 2m (faster; a power cut loses everything of that time: events
+	// that were acknowledged, and the records of mails that were sent, so that those
+	// may go out again without a mark, and audit verify reports receipts as deleted).
 	SyncInterval string `yaml:"sync_interval" pattern:"^(always|[0-9].*)$"`
 	// MaxStore is the maximum size of the embedded server's data, such as 500MiB or
 	// 10GiB. When it is reached, new events are refused; nothing stored is removed.

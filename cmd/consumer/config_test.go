@@ -87,7 +87,7 @@ func TestConfigProblems(t *testing.T) {
 		{"unknown keys", "nat: {}\nnats: {ulr: x}\ndelivery: {retries: 3}\n", nil, []string{
 			`c.yaml:1:1: unknown key "nat": did you mean nats?`,
 			`c.yaml:2:8: nats: unknown key "ulr": did you mean url?`,
-			`c.yaml:3:12: delivery: unknown key "retries": want concurrency, retry, give_up_after, on_unknown_outcome, grace, message_id_domain, helo_name or product_name`}},
+			`c.yaml:3:12: delivery: unknown key "retries": want concurrency, retry, give_up_after, on_unknown_outcome, grace, message_id_domain, helo_name, product_name or templates`}},
 		{"nats", "nats:\n  url: http://x,nats://u:hunter2@y\n  user: a\n  nkey_file: b\n  tls: {cert_file: c}\n  replicas: 2\n  sync_interval: never\n  listen: \"4222\"\n  max_store: 10GB\n", nil, []string{
 			`c.yaml:2:3: nats: sets more than one way to log in (nkey_file, user): set only one`,
 			`c.yaml:2:3: nats.password: is required: nats.user is set`,

@@ -58,7 +58,7 @@ type cli struct {
 	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
 	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
-	NATSAccount  natsAccountCmd  `cmd:"" name:"nats-account" help:"Print a NATS account with a user for each role, and what each may do."`
+	NATSAccount  natsAccountCmd  `cmd:"" name:"nats-account" help:"Print NATS accounts with a user for each role, and what each may do."`
 	Completion   completionCmd   `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
 	Complete     completeCmd     `cmd:"" hidden:""`
 	Help         helpCmd         `cmd:"" help:"Show the help of a command."`

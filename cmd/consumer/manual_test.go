@@ -146,19 +146,23 @@ func TestManualExamples(t *testing.T) {
 	})
 }
 
-// TestManualSaysWhatHappens reads every YAML block of the page. A block that is followed
+// TestManualSaysWhatHappens reads every YAML block of the pages. A block that is followed
 // by a text block has exactly those problems, the others have none.
 func TestManualSaysWhatHappens(t *testing.T) {
-	page, err := os.ReadFile(manualPage)
-	if err != nil {
-		t.Fatal(err)
+	var pages []byte
+	for _, name := range []string{manualPage, root + "/docs/payloads.md"} {
+		page, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, page...)
 	}
 	t.Chdir(t.TempDir())
 	if err := os.Mkdir("targets", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	env := []string{"SMTP_HOST=smtp.example.com", "SMTP_PORT=2525"}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```(\n+```text\n(.*?)```)?").FindAllStringSubmatch(string(page), -1)
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```(\n+```text\n(.*?)```)?").FindAllStringSubmatch(string(pages), -1)
 	if len(blocks) < 5 {
 		t.Fatalf("%d blocks of YAML", len(blocks))
 	}

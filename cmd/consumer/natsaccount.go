@@ -17,7 +17,7 @@ import (
 type natsAccountCmd struct {
 	Source   []string `help:"Publisher on certificate.issued.SOURCE (repeatable). Default: the keys of events.sources." placeholder:"SOURCE" sep:"none"`
 	MailHost []string `help:"Mail host that has a process of its own (repeatable). Default: the hosts of the targets." placeholder:"NAME"`
-	Account  string   `help:"Name of the account." default:"CERTPOST"`
+	Account  string   `help:"Name of the program's account, and the beginning of those of the others." default:"CERTPOST"`
 	Auth     string   `help:"How the users log in: password or nkey." enum:"password,nkey" default:"password"`
 	Output   string   `help:"Format: text (configuration of a NATS server) or json." enum:"text,json" default:"text" short:"o"`
 }
@@ -42,7 +42,7 @@ func (c *natsAccountCmd) Validate() error {
 
 var accountName = domainName
 
-// Run prints the account with one user for each role. It knows no passwords: the text has
+// Run prints one account with one user for each role. It knows no passwords: the text has
 // variables, which the NATS server reads from its environment.
 func (c *natsAccountCmd) Run(a *app) error {
 	cfg, problems := loadConnection(a.config, a.env)
@@ -54,7 +54,8 @@ func (c *natsAccountCmd) Run(a *app) error {
 	if c.Output == "json" {
 		var all []map[string]any
 		for _, r := range roles {
-			all = append(all, map[string]any{"role": r.Name, "about": r.About, "publish": r.Publish, "subscribe": r.Subscribe, "allow_responses": r.Answers, "inbox_prefix": r.Inbox})
+			all = append(all, map[string]any{"role": r.Name, "account": c.account(r), "about": r.About, "publish": r.Publish, "subscribe": r.Subscribe, "allow_responses": r.Answers,
+				"inbox_prefix": r.Inbox, "api_prefix": r.APIPrefix, "imports": r.Imports})
 		}
 		return a.json(all)
 	}
@@ -64,10 +65,7 @@ func (c *natsAccountCmd) Run(a *app) error {
 
 // names are the names of the configuration.
 func (c *natsAccountCmd) names(cfg *Config) broker.RoleNames {
-	n := broker.RoleNames{APIPrefix: cfg.NATS.APIPrefix, Inbox: cfg.NATS.InboxPrefix, Sources: c.Source, Requests: service.Names(), Reads: service.Reads()}
-	if cfg.NATS.Domain != "" {
-		n.APIPrefix = "$JS." + cfg.NATS.Domain + ".API"
-	}
+	n := broker.RoleNames{Domain: cfg.NATS.Domain, APIPrefix: cfg.NATS.APIPrefix, Inbox: cfg.NATS.InboxPrefix, Sources: c.Source, Requests: service.Names(), Reads: service.Reads()}
 	if len(n.Sources) == 0 {
 		for _, key := range slices.Sorted(maps.Keys(cfg.Events.Sources)) {
 			if !strings.Contains(key, "*") { // a publisher has one subject
@@ -108,23 +106,87 @@ func (c *natsAccountCmd) hosts(cfg *Config) (all []broker.MailHost) {
 	return all
 }
 
-func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {
-	fmt.Fprintf(w, "accounts {\n  %s {\n    jetstream: enabled\n    users: [\n", c.Account)
-	for _, r := range roles {
-		variable := "$NATS_" + strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_"))
-		login := fmt.Sprintf("user: %s, password: %s_PASSWORD", r.Name, variable)
-		if c.Auth == "nkey" {
-			login = fmt.Sprintf("nkey: %s_NKEY", variable)
-		}
-		fmt.Fprintf(w, "      # %s: %s.\n      # Its setting: nats.inbox_prefix: %s\n      {%s, permissions: {\n", r.Name, r.About, r.Inbox, login)
-		subjects(w, "publish", r.Publish)
-		subjects(w, "subscribe", r.Subscribe)
-		if r.Answers {
-			fmt.Fprintln(w, `        allow_responses: {max: 1, expires: "10m"}`)
-		}
-		fmt.Fprintln(w, "      }}")
+// account is the name of a role's account.
+func (c *natsAccountCmd) account(r broker.UserRole) string {
+	if r.Imports == nil {
+		return c.Account
 	}
-	fmt.Fprintln(w, "    ]\n  }\n}")
+	return c.Account + "-" + r.Name
+}
+
+func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {
+	fmt.Fprintf(w, "accounts {\n")
+	for i, r := range roles {
+		if i > 0 && r.Imports == nil {
+			continue // a user of the program's account, which is the first
+		}
+		fmt.Fprintf(w, "  %s {\n", c.account(r))
+		users := []broker.UserRole{r}
+		if i == 0 {
+			users = slices.DeleteFunc(slices.Clone(roles), func(r broker.UserRole) bool { return r.Imports != nil })
+			fmt.Fprintln(w, "    jetstream: enabled")
+			c.printExports(w, roles)
+		} else {
+			fmt.Fprintln(w, "    imports: [")
+			for _, i := range r.Imports {
+				to := ""
+				if i.To != "" {
+					to = fmt.Sprintf(", to: %q", i.To)
+				}
+				fmt.Fprintf(w, "      {service: {account: %s, subject: %q}%s, share: true}\n", c.Account, i.Subject, to)
+			}
+			fmt.Fprintln(w, "    ]")
+		}
+		fmt.Fprintln(w, "    users: [")
+		for _, user := range users {
+			c.printUser(w, user)
+		}
+		fmt.Fprintln(w, "    ]\n  }")
+	}
+	fmt.Fprintln(w, "}")
+}
+
+// printExports prints what the program's account opens to those of other roles. An answer may take
+// minutes, and reading the audit has many answers to one request.
+func (c *natsAccountCmd) printExports(w io.Writer, roles []broker.UserRole) {
+	importers := map[string][]string{}
+	var services []broker.Import
+	for _, r := range roles {
+		for _, i := range r.Imports {
+			if importers[i.Subject] == nil {
+				services = append(services, i)
+			}
+			importers[i.Subject] = append(importers[i.Subject], c.account(r))
+		}
+	}
+	fmt.Fprintln(w, "    exports: [")
+	for _, s := range services {
+		response := "singleton"
+		if s.AnswersInParts() {
+			response = "stream"
+		}
+		fmt.Fprintf(w, "      {service: %q, response: %s, threshold: \"10m\", accounts: [%s]}\n", s.Subject, response, strings.Join(importers[s.Subject], ", "))
+	}
+	fmt.Fprintln(w, "    ]")
+}
+
+func (c *natsAccountCmd) printUser(w io.Writer, r broker.UserRole) {
+	variable := "$NATS_" + strings.ToUpper(strings.ReplaceAll(r.Name, "-", "_"))
+	login := fmt.Sprintf("user: %s, password: %s_PASSWORD", r.Name, variable)
+	if c.Auth == "nkey" {
+		login = fmt.Sprintf("nkey: %s_NKEY", variable)
+	}
+	api := ""
+	if r.APIPrefix != "" {
+		api = ", api_prefix: " + r.APIPrefix
+	}
+	fmt.Fprintf(w, "      # %s: %s.\n      # Its settings: nats: {inbox_prefix: %s%s}\n      {%s, permissions: {\n", r.Name, r.About, r.Inbox, api, login)
+	subjects(w, "publish", r.Publish)
+	subjects(w, "subscribe", r.Subscribe)
+	if r.Answers {
+		fmt.Fprintln(w, `        allow_responses: {max: 1, expires: "10m"}`)
+	}
+	fmt.Fprintln(w, "      }}")
 }
 
 // subjects prints a list in quotes: outside them $ begins a variable.

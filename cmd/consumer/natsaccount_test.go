@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -50,7 +51,11 @@ func password(role string) string { return "canary-of-" + role }
 // section is the section nats of a role's configuration.
 func (r *roles) section(role string) string {
 	r.write("nats-"+role, password(role))
-	return fmt.Sprintf("{url: %q, user: %s, password: {file: %s}, inbox_prefix: _INBOX_%s}", r.url, role, r.path("nats-"+role), role)
+	api := ""
+	if role == "auditor" {
+		api = ", api_prefix: JS.certpost.API"
+	}
+	return fmt.Sprintf("{url: %q, user: %s, password: {file: %s}, inbox_prefix: _INBOX_%s%s}", r.url, role, r.path("nats-"+role), role, api)
 }
 
 // as runs a command as one of the roles.
@@ -60,7 +65,7 @@ func (r *roles) as(role string, args ...string) said {
 	return command(r.t, nil, append([]string{"-c", r.path(role + ".yaml")}, args...)...)
 }
 
-// withRoles starts a NATS server with the account on the page, and the program as its user certpost.
+// withRoles starts a NATS server with the accounts on the page, and the program as its user certpost.
 func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 	t.Helper()
 	r := openRoles(t)
@@ -70,6 +75,15 @@ func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 
 // openRoles is withRoles before the program is started.
 func openRoles(t *testing.T) *roles {
+	t.Helper()
+	r := &roles{fixture: bareFixture(t)}
+	r.url = lab.NATS(t, lab.FreeAddress(t), accountsOnThePage(t)).ClientURL()
+	r.server = r.section("certpost")
+	return r
+}
+
+// accountsOnThePage is the configuration on the page; each user has the password of its name.
+func accountsOnThePage(t *testing.T) string {
 	t.Helper()
 	page, err := os.ReadFile(permissionsPage)
 	if err != nil {
@@ -81,14 +95,10 @@ func openRoles(t *testing.T) *roles {
 		t.Fatal("the page has no account")
 	}
 	variable := regexp.MustCompile(`user: (\S+), password: \$NATS_[A-Z0-9_]+_PASSWORD`)
-	block = variable.ReplaceAllStringFunc(block, func(login string) string {
+	return variable.ReplaceAllStringFunc(block, func(login string) string {
 		user := variable.FindStringSubmatch(login)[1]
 		return fmt.Sprintf("user: %s, password: %q", user, password(user))
 	})
-	r := &roles{fixture: bareFixture(t)}
-	r.url = lab.NATS(t, lab.FreeAddress(t), block).ClientURL()
-	r.server = r.section("certpost")
-	return r
 }
 
 // Every role of the page does its work on a server that has its account from the page, and nothing
@@ -176,6 +186,99 @@ func TestNATSRoles(t *testing.T) {
 		r.forbidden(role, forbidden.publish, forbidden.subscribe)
 	}
 	r.liveCheck()
+}
+
+// An answer goes to the subject that the request names, and permissions say nothing about that: the server
+// sends it. So an answer must not leave the account of who asked.
+//
+// Fault: a user who may only publish events, or only read, names a subject of a stream for the answer. Result: the answer
+// stays in the user's own account; nothing is stored.
+func TestAnswersStayInTheAccount(t *testing.T) {
+	t.Parallel()
+	spied := regexp.MustCompile(`(?m)^  (CERTPOST\S*) \{((?s:.*?)users: \[\n)`).ReplaceAllString(accountsOnThePage(t), `  $1 {$2      {user: "spy in $1", password: "x"}`+"\n")
+	r := &roles{fixture: bareFixture(t)}
+	r.url = lab.NATS(t, lab.FreeAddress(t), spied).ClientURL()
+	r.server = r.section("certpost")
+	r.furnish("", refuseNobody)
+	cert, _, _ := r.issue("www.example.com")
+	r.as("publisher-web1", "publish", "--cert="+cert, "--as=web1", "--target=nobody").done(t)
+	r.settled()
+	connect := func(user, secret string) *nats.Conn {
+		nc, err := nats.Connect(r.url, nats.UserInfo(user, secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	// What arrives in an account on the subjects of the tricks.
+	tricks := []string{"certpost.audit.trick.x.y", "$KV.CERTPOST_LEDGER.ops.trick", "certpost.delivery.relay.trick", "certpost.dead.SMTP_AUTH.trick.x.y", "certificate.issued.trick",
+		"$JS.API.STREAM.PURGE.TRICK", "_INBOX_certpost.trick"}
+	listen := func(account string, nc *nats.Conn) chan string {
+		heard := make(chan string, 1000)
+		for _, trick := range tricks {
+			if _, err := nc.Subscribe(trick, func(m *nats.Msg) { heard <- account + " " + m.Subject }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return heard
+	}
+	spy := connect("spy in CERTPOST", "x")
+	leaked := listen("CERTPOST", spy)
+	raw, err := r.service.broker.JetStream().Stream(t.Context(), broker.EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event, err := raw.GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := raw.CachedInfo().State.LastSeq
+	for role, requests := range map[string][]string{
+		"publisher-web1": {"certificate.issued.web1", "$SYS.REQ.USER.INFO"},
+		"operator":       {"certpost.dead.list", "certpost.dead.discard", "$SYS.REQ.USER.INFO"},
+		"auditor":        {"certpost.history.list", "JS.certpost.API.STREAM.INFO.CERTPOST_AUDIT", "JS.certpost.API.DIRECT.GET.CERTPOST_AUDIT", "JS.certpost.API.STREAM.MSG.GET.CERTPOST_AUDIT", "$SYS.REQ.USER.INFO"},
+		"dashboard":      {"certpost.deliveries.who", "certpost.dead.list", "$SYS.REQ.USER.INFO"},
+	} {
+		account := "CERTPOST-" + role
+		kept := listen(account, connect("spy in "+account, "x"))
+		nc := connect(role, password(role))
+		for _, request := range requests {
+			for _, trick := range tricks {
+				m := &nats.Msg{Subject: request, Reply: trick, Data: []byte("{}")}
+				if strings.HasPrefix(request, "certificate.") {
+					m.Data, m.Header = event.Data, nats.Header{nats.MsgIdHdr: event.Header[nats.MsgIdHdr]} // a duplicate
+				}
+				if strings.Contains(request, "API.") {
+					m.Data = []byte(`{"seq":1}`)
+				}
+				if err := nc.PublishMsg(m); err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case <-kept:
+				case got := <-leaked:
+					t.Errorf("the answer to %s of %s leaves the account: %s", request, role, got)
+				case <-time.After(20 * time.Second):
+					t.Errorf("no answer to %s of %s on %s", request, role, trick)
+				}
+			}
+		}
+	}
+	// The spy hears what does arrive.
+	if err := spy.Publish(tricks[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-leaked; got != "CERTPOST "+tricks[0] {
+		t.Errorf("in the program's account: %s", got)
+	}
+	info, err := raw.Info(t.Context())
+	if err != nil || info.State.LastSeq != before {
+		t.Errorf("events: %+v, %v", info, err)
+	}
 }
 
 // forbidden tries what a role may not do. The server says no to each before it answers the ping of

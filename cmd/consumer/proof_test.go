@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -17,16 +18,24 @@ import (
 // operators are in an account of their own and import the requests with share: true.
 //
 // Fault: a request over NATS claims a name, or forges the server's header about its sender. Result:
-// every door shows the name as unproved, with the NATS user if the server has proved it.
+// every door shows the name as unproved, with the NATS user or account if the server has proved it.
 func TestNamesInRequestsAreProvedOrNot(t *testing.T) {
 	t.Parallel()
 	for _, trusted := range []bool{true, false} {
 		t.Run(fmt.Sprintf("trust_request_info: %v", trusted), func(t *testing.T) {
 			t.Parallel()
 			o := bareFixture(t)
+			key, err := nkeys.CreateUser()
+			if err != nil {
+				t.Fatal(err)
+			}
+			carol, err := key.PublicKey()
+			if err != nil {
+				t.Fatal(err)
+			}
 			url := lab.NATS(t, lab.FreeAddress(t), `accounts {
 				CERTPOST { jetstream: enabled, users: [{user: certpost, password: x}], exports: [{service: "certpost.dead.*"}, {service: "certpost.history.list"}] }
-				OPS { users: [{user: carol, password: x}], imports: [{service: {account: CERTPOST, subject: "certpost.dead.*"}, share: true}] }
+				OPS { users: [{nkey: `+carol+`}, {user: erin, password: x}], imports: [{service: {account: CERTPOST, subject: "certpost.dead.*"}, share: true}] }
 				QUIET { users: [{user: dave, password: x}], imports: [{service: {account: CERTPOST, subject: "certpost.dead.*"}}] }
 			}`).ClientURL()
 			o.write("x", "x")
@@ -40,7 +49,11 @@ func TestNamesInRequestsAreProvedOrNot(t *testing.T) {
 			acts := []string{"hold", "release", "hold", "release", "hold"}
 			ask := func(user, request string, forged bool) {
 				t.Helper()
-				nc, err := nats.Connect(url, nats.UserInfo(user, "x"))
+				login := nats.UserInfo(user, "x")
+				if user == "carol" {
+					login = nats.Nkey(carol, key.Sign)
+				}
+				nc, err := nats.Connect(url, login)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -49,7 +62,7 @@ func TestNamesInRequestsAreProvedOrNot(t *testing.T) {
 				acts = acts[1:]
 				m.Data = []byte(request)
 				if forged {
-					m.Header.Set("Nats-Request-Info", `{"acc": "OPS", "user": "carol"}`)
+					m.Header.Set("Nats-Request-Info", `{"acc": "OPS", "user": "`+carol+`", "issuer_key": "OPS"}`)
 				}
 				answer, err := nc.RequestMsgWithContext(lab.Patient(t), m)
 				if err != nil || answer.Header.Get("Nats-Service-Error") != "" {
@@ -57,21 +70,24 @@ func TestNamesInRequestsAreProvedOrNot(t *testing.T) {
 				}
 			}
 			ask("carol", `{"numbers": [1], "by": "ada", "reason": "claims a name"}`, false)
-			ask("carol", `{"numbers": [1], "by": "carol", "reason": "says who it is"}`, false)
+			ask("carol", `{"numbers": [1], "by": "`+carol+`", "reason": "says who it is"}`, false)
 			ask("carol", `{"numbers": [1], "reason": "says nothing"}`, false)
 			ask("dave", `{"numbers": [1], "by": "ada", "reason": "forges"}`, true) // the server replaces its header
 			want := map[string]broker.Actor{
-				"claims a name":  {Name: "ada", Proved: broker.Unproved, NATSUser: "OPS/carol"},
-				"says who it is": {Name: "OPS/carol", Proved: broker.Proved, NATSUser: "OPS/carol"},
-				"says nothing":   {Name: "OPS/carol", Proved: broker.Proved, NATSUser: "OPS/carol"},
-				"forges":         {Name: "ada", Proved: broker.Unproved},
+				"claims a name":      {Name: "ada", Proved: broker.Unproved, NATSUser: "OPS/" + carol},
+				"says who it is":     {Name: "OPS/" + carol, Proved: broker.Proved, NATSUser: "OPS/" + carol},
+				"says nothing":       {Name: "OPS/" + carol, Proved: broker.Proved, NATSUser: "OPS/" + carol},
+				"forges":             {Name: "ada", Proved: broker.Unproved, NATSUser: "QUIET"},
+				"claims the account": {Name: "OPS", Proved: broker.Unproved, NATSUser: "OPS"},
 			}
-			shown := "ada, unproved, by NATS user OPS/carol"
-			if !trusted {
+			shown := "ada, unproved, by NATS user OPS/" + carol
+			if trusted {
+				ask("erin", `{"numbers": [1], "by": "OPS", "reason": "claims the account"}`, false)
+			} else {
 				ask("certpost", `{"numbers": [1], "by": "ada", "reason": "forges within the account"}`, true)
 				want = map[string]broker.Actor{
 					"claims a name":             {Name: "ada", Proved: broker.Unproved},
-					"says who it is":            {Name: "carol", Proved: broker.Unproved},
+					"says who it is":            {Name: carol, Proved: broker.Unproved},
 					"says nothing":              {Name: "unnamed NATS client", Proved: broker.Unproved},
 					"forges":                    {Name: "ada", Proved: broker.Unproved},
 					"forges within the account": {Name: "ada", Proved: broker.Unproved},

@@ -90,7 +90,7 @@ type Actor struct {
 	Via     Via    `json:"via,omitempty"`
 	Address string `json:"address,omitempty"` // of the browser or the NATS client
 	// Proved says whether Name was proved, NATSUser which NATS user sent the request, as
-	// ACCOUNT/USER, if the server has proved that.
+	// ACCOUNT/USER with the user's public key, or only as ACCOUNT if the server has proved no more.
 	Proved   Proof  `json:"proved,omitzero"`
 	NATSUser string `json:"nats_user,omitempty"`
 }

@@ -139,7 +139,8 @@ func (a *Auditor) settleAccepted(accepted []AcceptedBreak) {
 	}
 }
 
-// lookForAccepted verifies all again when an operator has accepted a break.
+// lookForAccepted has all verified again, at once, when an operator has accepted a break. A record
+// that claims it without a valid HMAC has no effect.
 func (a *Auditor) lookForAccepted(ctx context.Context) error {
 	a.mu.Lock()
 	broken := len(a.broken) > 0
@@ -147,10 +148,19 @@ func (a *Auditor) lookForAccepted(ctx context.Context) error {
 	if !broken {
 		return nil
 	}
-	last, err := a.b.lastRecord(ctx, string(ActionAccepted)+".>")
-	if err == nil && last != nil && last.Sequence > a.accepted {
-		a.accepted = last.Sequence
-		a.doubt()
+	var keys *AuditKeys
+	if a.b.cfg.AuditKeys != nil {
+		var err error
+		if keys, err = a.b.cfg.AuditKeys(ctx); err != nil {
+			return fmt.Errorf("the audit's key cannot be read: %w", err)
+		}
 	}
-	return err
+	for raw, err := range a.b.read(ctx, AuditStream, auditPrefix+string(ActionAccepted)+".>", a.accepted+1) {
+		if err != nil {
+			return err
+		}
+		a.accepted = raw.Sequence
+		a.urgent = a.urgent || acceptedIn(keys, raw) != nil
+	}
+	return nil
 }

@@ -103,6 +103,7 @@ const longestLine = 96 << 20
 // because what an operator has accepted stands behind it.
 func VerifyExport(in io.ReadSeeker, keys *AuditKeys, anchors ...Anchor) (AuditReport, *ExportEnd, error) {
 	w := newWalk(keys, anchors)
+	w.report.Keyless = keys == nil
 	lines := newExportReader(in)
 	for lines.next() {
 		if raw := lines.line.stored(); strings.HasPrefix(raw.Subject, auditPrefix+string(ActionAccepted)+".") {

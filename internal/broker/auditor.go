@@ -41,6 +41,7 @@ type Auditor struct {
 	closed   time.Time   // when it last looked for records that expire
 	ledger   StreamState // as last seen
 	accepted uint64      // the last record `accepted` that was seen
+	urgent   bool        // an operator has accepted a break: verify all now
 }
 
 // waiter is a receipt that no checkpoint covers yet.
@@ -95,8 +96,9 @@ func (a *Auditor) Run(ctx context.Context) {
 	var due time.Time
 	for ctx.Err() == nil {
 		err := a.seal(ctx)
-		if now := time.Now(); err == nil && (w == nil || a.doubts() && !now.Before(due)) {
+		if now := time.Now(); err == nil && (w == nil || a.urgent || a.doubts() && !now.Before(due)) {
 			if w, err = a.verifyAll(ctx); err == nil {
+				a.urgent = false
 				due = time.Now().Add(max(a.pace.full, a.pace.share*time.Since(now)))
 			}
 		}
@@ -140,6 +142,33 @@ func (b *Broker) AuditProblem() error {
 		return a.Problem()
 	}
 	return nil
+}
+
+// Unsigned says why no record is signed, "" if they are, or if that is not known yet. It is no
+// break: without a key nothing can be signed.
+func (a *Auditor) Unsigned() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.at.IsZero():
+		return ""
+	case a.b.cfg.AuditKeys == nil:
+		return UnsignedWithoutKey
+	case a.report.SignedFrom == 0 && a.report.Break == nil:
+		return "audit and receipts are not signed yet: some running processes do not have the audit's key"
+	}
+	return ""
+}
+
+// UnsignedWithoutKey says what it means that the configuration has no key.
+const UnsignedWithoutKey = "audit.key is not set, so audit and receipts are not signed, and every client that may write to NATS can forge them: store a key (`certpost audit key`) where all processes can read it"
+
+// Unsigned returns what the running Auditor says; "" if none runs.
+func (b *Broker) Unsigned() string {
+	if a := b.auditor.Load(); a != nil {
+		return a.Unsigned()
+	}
+	return ""
 }
 
 // seal records that everything is signed from now on, when every running process has the key.

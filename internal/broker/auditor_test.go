@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -91,5 +93,47 @@ func (a runningAuditor) wants(t *testing.T, kind BreakKind) {
 		case <-timeout:
 			t.Fatalf("the running program did not notice; want %s", kind)
 		}
+	}
+}
+
+// TestRotationIsFollowed: the key is replaced between two looks, or while all is verified.
+//
+// Fault: the key of the audit is replaced while the running program verifies. Result: it reads
+// the new key, and reports no break.
+func TestRotationIsFollowed(t *testing.T) {
+	t.Parallel()
+	for name, rotateAtRead := range map[string]int{"between two looks": 0, "while all is verified": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, keys := newSignedBroker(t)
+			appendRecords(t, b, 2)
+			other := beside(b, keys)
+			rotate := sync.OnceFunc(func() {
+				keys.set(NewAuditKey(), *keys.text.Load())
+				other.ForgetKeys()
+				if changed, err := other.Rotate(t.Context(), operator, "", false); !changed || err != nil {
+					t.Errorf("rotated %v: %v", changed, err)
+				}
+				appendRecords(t, other, 4)
+			})
+			var reads atomic.Int32
+			b.cfg.AuditKeys = func(ctx context.Context) (*AuditKeys, error) {
+				read, err := keys.read(ctx)
+				if n := int(reads.Add(1)); n == rotateAtRead {
+					rotate()
+				}
+				return read, err
+			}
+			running := startAuditor(t, b)
+			rotate()
+			for deadline := time.Now().Add(20 * time.Second); running.State().Report.Head.Sequence < 4; time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("the last record was not verified: %+v", running.State())
+				}
+			}
+			if found := running.State().Findings; len(found) > 0 {
+				t.Errorf("found %+v", found)
+			}
+		})
 	}
 }

@@ -211,24 +211,22 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 }
 
 // apiPrefix is the prefix of JetStream's subjects, with the last dot.
-func (b *Broker) apiPrefix() string {
+func apiPrefix(domain, prefix string) string {
 	switch {
-	case b.cfg.Domain != "":
-		return "$JS." + b.cfg.Domain + ".API."
-	case b.cfg.APIPrefix != "":
-		return strings.TrimSuffix(b.cfg.APIPrefix, ".") + "."
+	case domain != "":
+		return "$JS." + domain + ".API."
+	case prefix != "":
+		return strings.TrimSuffix(prefix, ".") + "."
 	}
 	return jetstream.DefaultAPIPrefix
 }
 
-// ledgerSubject is the subject to publish a ledger entry to. Outside of JetStream's own
-// domain or account the subjects of buckets have its prefix as well.
+func (b *Broker) apiPrefix() string { return apiPrefix(b.cfg.Domain, b.cfg.APIPrefix) }
+
+// ledgerSubject is the subject to publish a ledger entry to.
 func (b *Broker) ledgerSubject(key string) string {
-	subject := "$KV." + LedgerBucket + "." + key
-	if prefix := b.apiPrefix(); prefix != jetstream.DefaultAPIPrefix {
-		return prefix + subject
-	}
-	return subject
+	_, kv := apiSubjects(b.apiPrefix())
+	return kv + LedgerBucket + "." + key
 }
 
 func openJetStream(nc *nats.Conn, prefix string) (jetstream.JetStream, error) {

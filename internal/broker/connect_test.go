@@ -20,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
@@ -119,7 +118,7 @@ func TestForeignStreamIsRefusedAndDifferencesAreNamed(t *testing.T) {
 
 func TestWaysToAuthenticate(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir, o := t.TempDir(), newOperator(t)
 	caFile, certFile, keyFile := writeTLS(t, dir)
 	user, err := nkeys.CreateUser()
 	if err != nil {
@@ -149,8 +148,8 @@ func TestWaysToAuthenticate(t *testing.T) {
 			wrong:  Config{},
 		},
 		"credentials file": {
-			server: operatorMode(t, dir),
-			cfg:    Config{CredentialsFile: filepath.Join(dir, "user.creds")},
+			server: o.config,
+			cfg:    Config{CredentialsFile: o.credentials},
 			wrong:  Config{},
 		},
 		"client certificate": {
@@ -180,49 +179,6 @@ func TestWaysToAuthenticate(t *testing.T) {
 			}
 		})
 	}
-}
-
-// operatorMode writes a user's credentials and returns the configuration of a
-// server that trusts their operator.
-func operatorMode(t *testing.T, dir string) string {
-	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	pair := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
-		kp, err := create()
-		must(err)
-		public, err := kp.PublicKey()
-		must(err)
-		return kp, public
-	}
-	operator, operatorKey := pair(nkeys.CreateOperator)
-	account, accountKey := pair(nkeys.CreateAccount)
-	_, systemKey := pair(nkeys.CreateAccount)
-	user, userKey := pair(nkeys.CreateUser)
-
-	oc := jwt.NewOperatorClaims(operatorKey)
-	oc.SystemAccount = systemKey
-	operatorJWT, err := oc.Encode(operator)
-	must(err)
-	ac := jwt.NewAccountClaims(accountKey)
-	ac.Limits.JetStreamLimits = jwt.JetStreamLimits{DiskStorage: -1, MemoryStorage: -1, Streams: -1, Consumer: -1}
-	accountJWT, err := ac.Encode(operator)
-	must(err)
-	systemJWT, err := jwt.NewAccountClaims(systemKey).Encode(operator)
-	must(err)
-	userJWT, err := jwt.NewUserClaims(userKey).Encode(account)
-	must(err)
-	seed, err := user.Seed()
-	must(err)
-	creds, err := jwt.FormatUserConfig(userJWT, seed)
-	must(err)
-	must(os.WriteFile(filepath.Join(dir, "user.creds"), creds, 0o600))
-	return fmt.Sprintf("operator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: { %s: %s, %s: %s }",
-		operatorJWT, systemKey, accountKey, accountJWT, systemKey, systemJWT)
 }
 
 // An embedded server with a user requires it of other programs and of us.

@@ -75,6 +75,57 @@ type DeadLetter struct {
 	TraceParent   string        `json:"traceparent,omitempty"`
 	RestoredFrom  uint64        `json:"restored_from,omitempty"` // its number when it was discarded
 	Body          []byte        `json:"-"`                       // the event
+
+	origin origin
+}
+
+// origin is the message that a letter is about, as its message id says.
+type origin struct {
+	kind     byte   // 'd': in CERTPOST_DELIVERIES, 'e': in CERTPOST_EVENTS; 0: not known
+	sequence uint64 // there
+}
+
+// originOf reads the id that PublishDeadLetter has given to a letter: the part before /dead
+// begins with the kind, or with restored, and the sequence.
+func originOf(id string) (o origin) {
+	id, _, found := cutLast(id, "/dead")
+	_, part, _ := cutLast(id, "/")
+	number := strings.TrimLeft(part, "abcdefghijklmnopqrstuvwxyz")
+	word := strings.TrimSuffix(part, number)
+	number, _, _ = strings.Cut(number, ".")
+	sequence, err := strconv.ParseUint(number, 10, 64)
+	switch {
+	case !found || err != nil:
+	case word == "d", word == "restored":
+		o = origin{'d', sequence}
+	case word == "e":
+		o = origin{'e', sequence}
+	}
+	return o
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return "", s, false
+}
+
+// Message is a message of CERTPOST_DELIVERIES or CERTPOST_EVENTS.
+type Message struct {
+	Sequence uint64
+	Stored   time.Time
+}
+
+// ofLaterDelivery reports whether the letter is about a delivery that was published after m.
+func (d *DeadLetter) ofLaterDelivery(m Message) bool { return d.later('d', m) }
+
+// OfLaterEvent reports whether the letter is about an event that was published after m.
+func (d *DeadLetter) OfLaterEvent(m Message) bool { return d.later('e', m) }
+
+// later looks at the time as well: in a stream that was made anew the sequences begin again.
+func (d *DeadLetter) later(kind byte, m Message) bool {
+	return d.origin.kind == kind && d.origin.sequence > m.Sequence && d.Time.After(m.Stored)
 }
 
 // LetterSubject returns the subject of a letter, one per delivery and code:
@@ -150,6 +201,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 		},
 		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}
+	d.origin = originOf(h.Get(nats.MsgIdHdr))
 	d.EventSubject = SubjectOfEvent(h)
 	if d.EventSubject == "" && isEventSubject(d.ReplaySubject) {
 		d.EventSubject = d.ReplaySubject
@@ -295,15 +347,37 @@ func (b *Broker) publishOnce(ctx context.Context, m *nats.Msg) (ack *jetstream.P
 	return ack, Explain(err, DeadLettersStream)
 }
 
-// RemoveOlder removes the open letters of a delivery except the one with the subject keep,
-// and records them as replaced. digest is that of the event: a letter about another
-// certificate, published under the same id, stays.
-func (b *Broker) RemoveOlder(ctx context.Context, target, token, digest, keep string) error {
-	for d, err := range b.LettersUnder(ctx, DeadLetterPrefix+"*.*."+target+"."+token) {
+// Settled is a delivery that is settled.
+type Settled struct {
+	Target, Token string
+	Digest        string // of the event
+	Message       Message
+}
+
+// letters yields the open letters that the delivery's outcome makes obsolete. One about another
+// certificate, published under the same id, is not among them, and neither is one of a
+// later delivery: a replay may have failed before this one has looked.
+func (s Settled) letters(ctx context.Context, b *Broker) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		for d, err := range b.LettersUnder(ctx, DeadLetterPrefix+"*.*."+s.Target+"."+s.Token) {
+			if err == nil && (d.IsOfAnother(s.Digest) || d.ofLaterDelivery(s.Message)) {
+				continue
+			}
+			if !yield(d, err) {
+				return
+			}
+		}
+	}
+}
+
+// RemoveOlder removes the open letters of a dead delivery except the one with the subject
+// keep, and records them as replaced.
+func (b *Broker) RemoveOlder(ctx context.Context, s Settled, keep string) error {
+	for d, err := range s.letters(ctx, b) {
 		if err != nil {
 			return err
 		}
-		if d.Subject == keep || d.IsOfAnother(digest) {
+		if d.Subject == keep {
 			continue
 		}
 		if err := b.RemoveLetter(ctx, d.Sequence); err != nil {
@@ -344,15 +418,11 @@ func WithheldBecause(body []byte) string {
 }
 
 // RemoveDeadLetter takes the letters of a delivery that has succeeded off the list. It
-// first records each as delivered, unless an end is already recorded. digest is that of the
-// event: a letter about another certificate, published under the same id, stays.
-func (b *Broker) RemoveDeadLetter(ctx context.Context, target, token, digest string, by Actor) error {
-	for d, err := range b.LettersUnder(ctx, DeadLetterPrefix+"*.*."+target+"."+token) {
+// first records each as delivered, unless an end is already recorded.
+func (b *Broker) RemoveDeadLetter(ctx context.Context, s Settled, by Actor) error {
+	for d, err := range s.letters(ctx, b) {
 		if err != nil {
 			return err
-		}
-		if d.IsOfAnother(digest) {
-			continue
 		}
 		if err := b.Append(ctx, AuditRecord{Action: ActionDelivered, Actor: by, Event: d.Event, Target: d.Target, LetterNumber: d.Sequence}); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -66,12 +67,12 @@ func (b *Broker) Rights(ctx context.Context) (Rights, error) {
 // covers reports whether all subjects of a pattern are allowed.
 func (s SubjectRights) covers(pattern string) bool {
 	allowed := len(s.Allow) == 0 || slices.ContainsFunc(s.Allow, func(a string) bool { return includes(plainSubject(a), pattern) })
-	return allowed && !slices.ContainsFunc(s.Deny, func(d string) bool { return overlap(plainSubject(d), pattern) })
+	return allowed && !slices.ContainsFunc(s.Deny, func(d string) bool { return server.SubjectsCollide(plainSubject(d), pattern) })
 }
 
 // touches reports whether any subject of a pattern is allowed.
 func (s SubjectRights) touches(pattern string) bool {
-	allowed := len(s.Allow) == 0 || slices.ContainsFunc(s.Allow, func(a string) bool { return overlap(plainSubject(a), pattern) })
+	allowed := len(s.Allow) == 0 || slices.ContainsFunc(s.Allow, func(a string) bool { return server.SubjectsCollide(plainSubject(a), pattern) })
 	return allowed && !slices.ContainsFunc(s.Deny, func(d string) bool { return includes(plainSubject(d), pattern) })
 }
 
@@ -82,34 +83,7 @@ func plainSubject(permission string) string {
 }
 
 // includes reports whether pattern a matches all subjects that pattern b matches.
-func includes(a, b string) bool {
-	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i, token := range as {
-		switch {
-		case token == ">":
-			return len(bs) > i
-		case i >= len(bs) || bs[i] == ">":
-			return false
-		case token != "*" && token != bs[i]:
-			return false
-		}
-	}
-	return len(as) == len(bs)
-}
-
-// overlap reports whether there is a subject that both patterns match.
-func overlap(a, b string) bool {
-	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i := 0; i < len(as) && i < len(bs); i++ {
-		if as[i] == ">" || bs[i] == ">" {
-			return true
-		}
-		if as[i] != "*" && bs[i] != "*" && as[i] != bs[i] {
-			return false
-		}
-	}
-	return len(as) == len(bs)
-}
+func includes(a, b string) bool { return server.SubjectMatchesFilter(b, a) }
 
 // Missing returns what a role needs and the rights do not give, as sentences.
 func (r Rights) Missing(role UserRole) (all []string) {
@@ -140,7 +114,7 @@ func (r Rights) Excess(role UserRole) (all []string) {
 	if !r.limited {
 		return []string{"has no permissions, so it may do everything in its account"}
 	}
-	const api = "$JS.API."
+	api, kv := apiSubjects(role.apiPrefix)
 	for _, e := range []excess{
 		{"delete streams", api + "STREAM.DELETE.*", ""},
 		{"empty streams", api + "STREAM.PURGE.*", ""},
@@ -152,7 +126,7 @@ func (r Rights) Excess(role UserRole) (all []string) {
 		{"create streams with other names", api + "STREAM.CREATE.certpost-probe", ""},
 		{"change streams with other names", api + "STREAM.UPDATE.certpost-probe", ""},
 		{"read streams with other names", api + "CONSUMER.CREATE.certpost-probe.>", ""},
-		{"write to buckets with other names", "$KV.certpost-probe.>", ""},
+		{"write to buckets with other names", kv + "certpost-probe.>", ""},
 		{"read events past their stream", "", EventSubject},
 		{"read deliveries past their stream", "", DeliveryPrefix + "*.*"},
 		{"read dead letters past their stream", "", DeadLetterPrefix + "*.*.*.*"},
@@ -161,8 +135,8 @@ func (r Rights) Excess(role UserRole) (all []string) {
 		{"read everything", "", "certpost-probe.certpost-probe"},
 		{"publish anything", "certpost-probe.certpost-probe", ""},
 	} {
-		needed := slices.ContainsFunc(role.Publish, func(p string) bool { return e.publish != "" && overlap(p, e.publish) }) ||
-			slices.ContainsFunc(role.Subscribe, func(p string) bool { return e.subscribe != "" && overlap(p, e.subscribe) })
+		needed := slices.ContainsFunc(role.Publish, func(p string) bool { return e.publish != "" && server.SubjectsCollide(p, e.publish) }) ||
+			slices.ContainsFunc(role.Subscribe, func(p string) bool { return e.subscribe != "" && server.SubjectsCollide(p, e.subscribe) })
 		switch {
 		case needed:
 		case e.publish != "" && r.Publish.touches(e.publish):
@@ -176,7 +150,15 @@ func (r Rights) Excess(role UserRole) (all []string) {
 
 // OwnRole returns the role of Certpost for this connection's settings.
 func (b *Broker) OwnRole(requests []string) UserRole {
-	return CertpostRole(RoleNames{APIPrefix: b.apiPrefix(), Inbox: b.inboxPrefix(), Requests: requests})
+	return CertpostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix, Inbox: b.inboxPrefix(), Requests: requests})
+}
+
+// OwnHostRole is the role of an agent for this connection's settings.
+func (b *Broker) OwnHostRole(host MailHost) UserRole {
+	r := MailHostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix}, host)
+	r.Inbox = b.inboxPrefix()
+	r.Subscribe[0] = r.Inbox + ".>"
+	return r
 }
 
 func (b *Broker) inboxPrefix() string {

@@ -1,10 +1,10 @@
 package broker
 
 import (
-	"cmp"
 	"regexp"
-	"slices"
 	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/events"
 )
@@ -20,16 +20,32 @@ type UserRole struct {
 	// Inbox is the prefix of the subjects on which the user gets answers. Each role has its
 	// own: who may subscribe to the inbox of others reads what they read.
 	Inbox string
+	// APIPrefix is the prefix under which the user's account imports JetStream's subjects from that of
+	// Certpost; "" if it does not. Every account has a $JS.API of its own.
+	APIPrefix string
+	// Imports are the services that the user's account imports from that of Certpost. nil: it is
+	// Certpost's own. Each role has an account of its own, because permissions do not say to which subject
+	// a server sends its answer: in Certpost's account, a user who may only publish events could have
+	// the acknowledgement, or any other answer, stored as an audit record or a ledger entry.
+	Imports []Import
+
+	apiPrefix string // of JetStream, with the last dot
+}
+
+// Import is a service that an account imports from that of Certpost.
+type Import struct {
+	Subject string `json:"subject"`      // in Certpost's account
+	To      string `json:"to,omitempty"` // in the importing account; "" is Subject
 }
 
 // RoleNames says for which setting of a program the roles are.
 type RoleNames struct {
-	APIPrefix string     // of JetStream; "" is $JS.API
-	Inbox     string     // of Certpost itself; "" is _INBOX_certpost
-	Sources   []string   // publishers; "" is one on certificate.issued
-	Hosts     []MailHost // with agents
-	Requests  []string   // all requests of the NATS service
-	Reads     []string   // those of them that change nothing
+	Domain, APIPrefix string     // of JetStream, as in Config; at most one of them
+	Inbox             string     // of Certpost itself; "" is _INBOX_certpost
+	Sources           []string   // publishers; "" is one on certificate.issued
+	Hosts             []MailHost // with agents
+	Requests          []string   // all requests of the NATS service
+	Reads             []string   // those of them that change nothing
 }
 
 // MailHost is a mail host whose process serves nothing but its lane.
@@ -50,7 +66,7 @@ var noName = regexp.MustCompile(`[^A-Za-z0-9-]`)
 // defaultInbox is the prefix of a role's inbox.
 const defaultInbox = "_INBOX_"
 
-// Roles returns the roles of an account that Certpost has for itself.
+// Roles returns all roles, first that of Certpost itself.
 func Roles(n RoleNames) []UserRole {
 	roles := []UserRole{CertpostRole(n)}
 	taken := map[string]bool{}
@@ -69,29 +85,57 @@ func Roles(n RoleNames) []UserRole {
 	for _, host := range n.Hosts {
 		roles = append(roles, MailHostRole(n, host))
 	}
-	api := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".") + "."
+	auditor := role("auditor", "reads letters, deliveries and the audit, and verifies it", requestSubjects(n.Reads)...)
+	auditor.APIPrefix = importedAPI
+	for _, request := range []string{"STREAM.INFO.", "STREAM.MSG.GET.", "DIRECT.GET."} {
+		to := importedAPI + "." + request + AuditStream
+		auditor.Publish = append(auditor.Publish, to)
+		auditor.Imports = append(auditor.Imports, Import{apiPrefix(n.Domain, n.APIPrefix) + request + AuditStream, to})
+	}
 	return append(roles,
 		role("operator", "sends all requests of the NATS service: lists, replays, edits, discards, holds", requestSubjects(n.Requests)...),
-		role("auditor", "reads letters, deliveries and the audit, and verifies it", slices.Concat(requestSubjects(n.Reads), []string{
-			api + "STREAM.INFO." + AuditStream, api + "STREAM.MSG.GET." + AuditStream, api + "DIRECT.GET." + AuditStream,
-		})...),
+		auditor,
 		role("dashboard", "a program that shows dead letters and deliveries, and changes nothing", requestSubjects(n.Reads)...),
 	)
 }
 
+// importedAPI is the prefix of JetStream's subjects in accounts that import some from Certpost's.
+const importedAPI = "JS.certpost.API"
+
 func role(name, about string, publish ...string) UserRole {
-	inbox := defaultInbox + name
-	return UserRole{Name: name, About: about, Publish: append(publish, userInfo), Subscribe: []string{inbox + ".>"}, Inbox: inbox}
+	r := UserRole{Name: name, About: about, Publish: append(publish, userInfo), Inbox: defaultInbox + name}
+	r.Subscribe = []string{r.Inbox + ".>"}
+	for _, subject := range publish {
+		r.Imports = append(r.Imports, Import{Subject: subject})
+	}
+	return r
+}
+
+// AnswersInParts reports whether one request to the service may have many answers.
+func (i Import) AnswersInParts() bool { return strings.Contains(i.Subject, ".DIRECT.GET.") }
+
+func requestSubjects(names []string) []string {
+	var subjects []string
+	for _, name := range names {
+		subjects = append(subjects, servicePrefix+name)
+	}
+	return subjects
+}
+
+// apiSubjects returns the beginnings of JetStream's subjects and of those of buckets, for a prefix.
+func apiSubjects(prefix string) (api, kv string) {
+	const buckets = "$KV."
+	if prefix != jetstream.DefaultAPIPrefix { // clients then publish the subjects of buckets below the prefix, too
+		return prefix, prefix + buckets
+	}
+	return prefix, buckets
 }
 
 // MailHostRole is what `certpost run --mail-host` needs: one lane, the ledger entries of its
-// targets, and to make letters and audit records of them.
+// targets, and to make letters and audit records of them. It is a user of Certpost's own account.
 func MailHostRole(n RoleNames, host MailHost) UserRole {
-	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
-	api, kv, consumer := prefix+".", "$KV.", LaneConsumerPrefix+host.Lane
-	if prefix != "$JS.API" {
-		kv = api + kv
-	}
+	prefix, consumer := apiPrefix(n.Domain, n.APIPrefix), LaneConsumerPrefix+host.Lane
+	api, kv := apiSubjects(prefix)
 	ledger, relays := "KV_"+LedgerBucket, "KV_"+RelaysBucket
 	r := role("mailhost-"+noName.ReplaceAllString(host.Name, "-"), "certpost run --mail-host "+host.Name+": deploys on that host",
 		api+"STREAM.INFO."+DeliveriesStream, api+"CONSUMER.INFO."+DeliveriesStream+"."+consumer, api+"CONSUMER.MSG.NEXT."+DeliveriesStream+"."+consumer,
@@ -104,37 +148,19 @@ func MailHostRole(n RoleNames, host MailHost) UserRole {
 	for _, target := range host.Targets {
 		r.Publish = append(r.Publish, kv+LedgerBucket+"."+target+".*", api+"DIRECT.GET."+ledger+".$KV."+LedgerBucket+"."+target+".*")
 	}
+	r.Imports, r.apiPrefix = nil, prefix
 	r.Subscribe = append(r.Subscribe, hostOrderSubject(host.Lane))
 	r.Answers = true
 	return r
 }
 
-func requestSubjects(names []string) []string {
-	var subjects []string
-	for _, name := range names {
-		subjects = append(subjects, servicePrefix+name)
-	}
-	return subjects
-}
-
-// OwnHostRole is the role of an agent for this connection's settings.
-func (b *Broker) OwnHostRole(host MailHost) UserRole {
-	r := MailHostRole(RoleNames{APIPrefix: b.apiPrefix()}, host)
-	r.Inbox = b.inboxPrefix()
-	r.Subscribe[0] = r.Inbox + ".>"
-	return r
-}
-
 // CertpostRole is what the program itself needs.
 func CertpostRole(n RoleNames) UserRole {
-	prefix := strings.TrimSuffix(cmp.Or(n.APIPrefix, "$JS.API"), ".")
-	api := prefix + "."
 	r := role("certpost", "the program: creates its streams, delivers, answers requests",
 		hostOrderSubject("*"), EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
-	kv := "$KV."
-	if prefix != "$JS.API" { // clients then publish the subjects of buckets below the prefix, too
-		kv = api + kv
-	}
+	r.Imports = nil
+	r.apiPrefix = apiPrefix(n.Domain, n.APIPrefix)
+	api, kv := apiSubjects(r.apiPrefix)
 	for _, bucket := range []string{LedgerBucket, RelaysBucket, DeskBucketName} {
 		r.Publish = append(r.Publish, kv+bucket+".>")
 	}

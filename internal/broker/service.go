@@ -21,7 +21,8 @@ import (
 type Endpoint struct {
 	Name  string
 	About string
-	// Answer gets the request, and the NATS user who sent it; "" if that is not proved.
+	// Answer gets the request, and who sent it as far as the NATS server has proved that:
+	// ACCOUNT/USER with the user's public key, or only ACCOUNT, or "".
 	Answer func(ctx context.Context, sender string, request []byte) ([]byte, error)
 }
 

@@ -82,6 +82,9 @@ type AuditReport struct {
 	SignedFrom uint64 `json:"signed_from,omitempty"`
 	Signed     uint64 `json:"signed"`
 	Unverified uint64 `json:"unverified,omitempty"`
+	// Keyless says that no HMAC was checked, because there was no key: whoever can write to the
+	// stream could have written all of the audit anew.
+	Keyless bool `json:"keyless,omitempty"`
 	// Unchecked are anchors whose records have aged out.
 	Unchecked []Anchor    `json:"unchecked,omitempty"`
 	Break     *AuditBreak `json:"break,omitempty"` // nil: the audit is intact
@@ -112,12 +115,12 @@ func (b *Broker) VerifyAudit(ctx context.Context, anchors ...Anchor) (AuditRepor
 func (b *Broker) verifyAudit(ctx context.Context, anchors []Anchor) (*walk, error) {
 	w := newWalk(nil, anchors)
 	if b.cfg.AuditKeys != nil {
-		var err error
-		if w.keys, err = b.cfg.AuditKeys(ctx); err != nil {
+		w.read = func() (*AuditKeys, error) { return b.cfg.AuditKeys(ctx) }
+		if err := w.readKeys(); err != nil {
 			return w, fmt.Errorf("the audit's key cannot be read: %w", err)
 		}
 	}
-	w.ledger.keys = w.keys
+	w.report.Keyless = w.keys == nil
 	if memory := readMemory(b.cfg.AuditMemory); memory != nil && w.keys != nil {
 		w.remembered = memory
 		w.anchors = append(slices.Clip(anchors), memory.anchors()...)
@@ -155,17 +158,21 @@ type walk struct {
 	anchors    []Anchor
 	accepted   []AcceptedBreak // by operators
 	keys       *AuditKeys      // nil: no HMAC is checked
-	remembered *auditMemory    // nil: nothing is
-	created    time.Time       // of the stream
-	young      bool            // the stream is too young for records to have aged out
-	chained    bool            // a record of the chain was seen
-	inForce    string          // the id of the key in force; "" until a record says so
+	read       func() (*AuditKeys, error)
+	readFor    string       // the id of the key for which they were read again
+	remembered *auditMemory // nil: nothing is
+	created    time.Time    // of the stream
+	young      bool         // the stream is too young for records to have aged out
+	chained    bool         // a record of the chain was seen
+	inForce    string       // the id of the key in force; "" until a record says so
 	strange    strange
 	ledger     ledgerRules
 	// firstPrevious is the hash of the record before the first one, according to that one;
-	// closedTo the last record of which a record says that it expires.
+	// closedTo the last record of which a record says that it expires; due is the newest missing
+	// record of which one says when.
 	firstPrevious string
 	closedTo      uint64
+	due           ClosingDay
 	report        AuditReport
 }
 
@@ -241,11 +248,34 @@ func (w *walk) step(raw *jetstream.RawStreamMsg) {
 	}
 }
 
+// readKeys reads the keys anew.
+func (w *walk) readKeys() error {
+	keys, err := w.read()
+	if err == nil {
+		w.keys, w.ledger.keys = keys, keys
+	}
+	return err
+}
+
+// check checks the HMAC of a record. Its key may have been made after the keys were read: an
+// operator replaces the key while this walk goes on, or between two parts of it.
+func (w *walk) check(raw *jetstream.RawStreamMsg) (result checked, key string) {
+	result, key = w.keys.checkRecord(raw)
+	if result != unknownKey || w.read == nil || key == w.readFor {
+		return result, key
+	}
+	w.readFor = key
+	if w.readKeys() != nil {
+		return result, key // it stays unknown, and the next walk reads them again
+	}
+	return w.keys.checkRecord(raw)
+}
+
 // stepHMAC checks the HMAC of one record. From the record `sealed` on, each has one, made with
 // the key in force.
 func (w *walk) stepHMAC(raw *jetstream.RawStreamMsg, r *AuditRecord) {
 	n, rep := raw.Sequence, &w.report
-	result, key := w.keys.checkRecord(raw)
+	result, key := w.check(raw)
 	if rep.Records == 0 && n > 1 && result == authentic { // the record `sealed` has aged out
 		rep.SignedFrom, w.inForce = n, key
 	}

@@ -43,6 +43,8 @@ func (p Problem) Error() string {
 	switch {
 	case p.Variable != "":
 		b.WriteString(p.Variable + ": ")
+	case p.Line > 0 && p.Column == 0:
+		fmt.Fprintf(&b, "%s:%d: ", p.File, p.Line)
 	case p.Line > 0:
 		fmt.Fprintf(&b, "%s:%d:%d: ", p.File, p.Line, p.Column)
 	case p.File != "":

@@ -21,6 +21,7 @@ type historyView struct {
 	Head     desk.Record // the newest record in the audit: the end of the chain
 	News     historyNews
 	Older    older
+	Unsigned string // why no record is signed; "" if they are
 	Commands []command
 }
 
@@ -98,7 +99,7 @@ func (p *pages) history(r *request) (view, error) {
 	records, next := p.desk.History(q, r.after(), pageSize(r))
 	options := desk.HistoryConditions.Flags(q)
 	all := shellLine(append([]string{"certpost", "audit", "export"}, options...)...)
-	v := historyView{Fields: p.historyFields(q), Chips: desk.HistoryConditions.Chips(q), Path: historyPath, List: historyRows(records), Commands: []command{
+	v := historyView{Fields: p.historyFields(q), Chips: desk.HistoryConditions.Chips(q), Path: historyPath, List: historyRows(records), Unsigned: p.desk.Unsigned(), Commands: []command{
 		{"certpost", shellLine(append([]string{"certpost", "audit", "list"}, options...)...)}, {"certpost", all}, {"nats", "nats stream view " + broker.AuditStream}}}
 	if len(v.Chips) > 0 || next == 0 {
 		v.Older = older{p.desk.Unsearched(q), all}

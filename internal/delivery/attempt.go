@@ -166,7 +166,8 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	msg, err := renderMail(a.target, mailFacts{
 		eventID: a.event.ID, source: a.event.Source, time: a.event.Time, now: now, bundle: a.p.bundle, attachments: attachments,
 		recipients: owed, accepted: a.order.Accepted, others: others, possibleDuplicate: a.order.PossibleDuplicate, warnings: warnings,
-		sealing: sealing, signing: signing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+		passphraseAt: a.p.passphraseAt, sealing: sealing, signing: signing, product: a.opts.Product, messageIDDomain: a.opts.MessageIDDomain,
+		words: a.opts.Words, labels: a.event.Labels,
 	})
 	if err != nil {
 		return nil, asFailure(err)

@@ -71,6 +71,9 @@ func (v *mailView) html() string {
 		w.put("note", v.Name.Note)
 	}
 	w.put("valid", v.Valid)
+	if v.KeyInClear {
+		w.put("danger", keyWarning)
+	}
 	for _, warning := range v.Warnings {
 		w.put("warning", warning)
 	}
@@ -105,6 +108,12 @@ func (v *mailView) html() string {
 			kind = "care"
 		}
 		w.put(kind, i.Text)
+	}
+	if len(v.Tips) > 0 {
+		w.put("tips")
+		for _, one := range v.Tips {
+			w.put("tip", one.Program, one.Command)
+		}
 	}
 	for _, note := range v.Notes {
 		w.put("remark", note)
@@ -143,6 +152,10 @@ func (v *mailView) text() string {
 	lines("A certificate was issued and is attached to this mail.")
 	lines(v.Valid)
 	lines()
+	if v.KeyInClear {
+		lines("DANGER: ", wrap("        ", keyWarning))
+		lines()
+	}
 	for _, warning := range v.Warnings {
 		lines("WARNING: ", wrap("         ", warning))
 		lines()
@@ -171,6 +184,14 @@ func (v *mailView) text() string {
 	for _, i := range v.Instructions {
 		lines()
 		lines(wrap("", i.Text))
+	}
+	if len(v.Tips) > 0 {
+		lines()
+		lines("How to open it")
+	}
+	for _, one := range v.Tips {
+		lines("  ", one.Program, ":")
+		lines("    ", one.Command)
 	}
 	for _, note := range v.Notes {
 		lines()

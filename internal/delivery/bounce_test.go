@@ -118,7 +118,7 @@ func TestKeyToARelayWithoutDSN(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) {
-				target.Payload, target.AllowPlaintextKey, target.PKCS12Passphrase = test.kind, true, secrets.Ref{File: phrase}
+				target.Payload, target.AllowPlaintextKey, target.PKCS12Passphrase = test.kind, true, Passphrase{Ref: secrets.Ref{File: phrase}}
 			})
 			o.withKey()
 			receipt := o.mustDeliver()

@@ -25,6 +25,8 @@ type Options struct {
 	// InvalidDates is refuse (default) or warn, for certificates that have expired
 	// or are not valid yet.
 	InvalidDates string
+	// Words are the templates of targets that have none of their own; nil for the default mail.
+	Words *Words
 	// Product is the name in subjects and bodies; "" is Certpost.
 	Product string
 	// MessageIDDomain is the right side of Message-IDs; "" is the sender's domain.
@@ -156,7 +158,10 @@ func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, k
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	p.key = key
+	p.trial = true
+	if p.key, failure = c.openKey(ctx, t, p, key); failure != nil {
+		return nil, failure
+	}
 	if t.settings(p.vars).Passphrase() != "" {
 		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
 			return nil, failure

@@ -24,7 +24,7 @@ func TestFilesAreSharedAndLetGo(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = relay.Close() })
 	o := newFixture(t, relay.Plain(), RelayLimits{}, func(target *Target) {
-		target.Payload, target.PKCS12Passphrase = payload.PKCS12, secrets.Ref{Value: secrets.New([]byte("correct-horse"))}
+		target.Payload, target.PKCS12Passphrase = payload.PKCS12, Passphrase{Ref: secrets.Ref{Value: secrets.New([]byte("correct-horse"))}}
 	})
 	key := o.withKey()
 

@@ -167,7 +167,7 @@ func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target stri
 	if key == nil {
 		p := newProvisions(t, b)
 		defer p.clear()
-		if key, failure = c.privateKey(ctx, ev, p); failure != nil {
+		if key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
 			return failed("key", failure)
 		}
 		defer clear(key)

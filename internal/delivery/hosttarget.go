@@ -107,7 +107,7 @@ var hostTypes = []string{typePostfix, typeDovecot, typeFile}
 // keysByType are the keys that targets of a type may have: those for all types, those of mails,
 // those of hosts, and for type file also those of the payload.
 var keysByType = func() map[string][]string {
-	shared := []string{"id", "type", "disabled", "match", "host", "strict_chain"}
+	shared := []string{"id", "type", "disabled", "match", "host", "strict_chain", "private_key_passphrase"}
 	ofPayload := []string{"payload", "pkcs12_passphrase", "keystore_password", "pkcs12_encoding", "pkcs12_iterations", "alias"}
 	host := slices.Clone(shared)
 	for _, s := range config.Settings(reflect.TypeFor[HostKeys]()) {
@@ -277,6 +277,7 @@ func (t *Target) validateHost(v *validation) {
 	if t.Type != typeFile && t.CertPath != t.KeyPath {
 		v.warn("key_path", "certificate and key are two files, which cannot be replaced at the same moment: want one file, key_path equal to cert_path (docs/mail-hosts.md)")
 	}
+	v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
 	t.validateHostPayload(v)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -45,6 +46,8 @@ type mailFacts struct {
 	others []mailbox
 	// possibleDuplicate marks a mail whose earlier outcome is unknown.
 	possibleDuplicate bool
+	// passphraseAt is where the passphrase of the file is; only a place in Vault is shown.
+	passphraseAt secrets.Ref
 	// sealing encrypts the mail; nil encrypts nothing.
 	sealing *sealing
 	signing signing
@@ -55,6 +58,10 @@ type mailFacts struct {
 	// messageIDDomain is the right side of the Message-ID; "" is the domain of
 	// the target's from_address.
 	messageIDDomain string
+	// words are the templates for targets without their own; nil for none.
+	words *Words
+	// labels are those of the event.
+	labels map[string]string
 }
 
 // Limits on text from outside, in bytes. Together they keep every header line below
@@ -84,13 +91,15 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		m.messageIDDomain = addresses.from.domain()
 	}
 	id := messageID(m.eventID, t.ID, m.messageIDDomain)
-	view := newMailView(t, m)
-	text, html := view.text(), view.html()
+	words, err := compose(t, m)
+	if err != nil {
+		return nil, err
+	}
 
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
 	msg.SetDateWithValue(m.now.UTC()) // do not reveal the local time zone
-	msg.Subject(encodeWords(subject(t, m)))
+	msg.Subject(encodeWords(words.subject))
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834
 	// Exchange sends automatic replies in spite of Auto-Submitted. Not "All": that
 	// would also suppress bounces.
@@ -100,6 +109,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if m.possibleDuplicate {
 		msg.SetGenHeader("X-Certpost-Possible-Duplicate", "yes")
 	}
+	setHeaders(msg, t, m)
 	msg.SetAddrHeaderFromMailAddress(gomail.HeaderFrom, &mail.Address{Name: fromName(t, m.product), Address: string(addresses.from)})
 	msg.SetAddrHeaderFromMailAddress(gomail.HeaderTo, headerAddresses(addresses.to)...)
 	if len(addresses.cc) > 0 {
@@ -108,9 +118,11 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if addresses.replyTo != "" {
 		msg.SetAddrHeaderFromMailAddress(gomail.HeaderReplyTo, headerAddresses([]mailbox{addresses.replyTo})...)
 	}
-	msg.SetBodyString(gomail.TypeTextPlain, text)
-	msg.AddAlternativeString(gomail.TypeTextHTML, html)
-	size := len(text) + len(html)
+	msg.SetBodyString(gomail.TypeTextPlain, words.text)
+	if words.html != "" {
+		msg.AddAlternativeString(gomail.TypeTextHTML, words.html)
+	}
+	size := len(words.text) + len(words.html)
 	files := make([]string, 0, len(m.attachments))
 	for _, a := range m.attachments {
 		files = append(files, a.Name)
@@ -171,26 +183,6 @@ func fromName(t *Target, product string) string {
 	return name
 }
 
-// subject returns the subject: {prefix} Certpost: certificate for {CN} issued,
-// expires {NotAfter}; with a warning at the end if there is one. That of an encrypted mail
-// tells nothing.
-func subject(t *Target, m mailFacts) string {
-	prefix := legible.Header(t.SubjectPrefix, maxPrefix)
-	if t.encrypts() {
-		return strings.TrimSpace(prefix + " " + m.product + ": encrypted certificate")
-	}
-	s := m.product + ": certificate for " + legible.Header(legible.Name(m.bundle.Name(), maxShownName).Text, maxShownName) +
-		" issued, expires " + m.bundle.Leaf.NotAfter.UTC().Format(time.DateOnly)
-	if prefix != "" {
-		s = prefix + " " + s
-	}
-	if len(m.warnings) > 0 {
-		word, _ := m.bundle.DateProblem(m.now)
-		s += strings.TrimRight(" - WARNING: "+word, ": ")
-	}
-	return s
-}
-
 // encodeWords encodes a header's text, which has single spaces, as RFC 2047
 // requires. It encodes only the words that are not ASCII, in pieces so short that
 // the first one fits on the line of the header's name: go-mail puts longer ones on
@@ -249,15 +241,21 @@ func messageID(eventID, target, domain string) string {
 	const length, most = 20, 60 // 100 bits of the hash
 	sum := sha256.Sum256([]byte(eventID + "\x00" + target))
 	hash := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:length]
-	domain = payload.FileName(strings.Trim(domain, "[]")) // an address literal, also IPv6, is reduced to characters of atoms
-	for len(domain) > most-length-len("<@>") {
+	return "<" + hash + "@" + shortDomain(domain, most-length-len("<@>")) + ">"
+}
+
+// shortDomain returns a domain of at most that length, without its first labels if it is
+// longer. An address literal, also IPv6, is reduced to characters of atoms.
+func shortDomain(domain string, most int) string {
+	domain = payload.FileName(strings.Trim(domain, "[]"))
+	for len(domain) > most {
 		_, rest, ok := strings.Cut(domain, ".")
 		if !ok {
 			rest = "certpost.invalid"
 		}
 		domain = rest
 	}
-	return "<" + hash + "@" + domain + ">"
+	return domain
 }
 
 // envelopeID returns the ENVID of a delivery, which comes back in bounces as their

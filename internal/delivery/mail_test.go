@@ -144,7 +144,7 @@ func goodWire(t testing.TB, m *message) {
 
 // headerNames are the headers that a mail may have.
 var headerNames = []string{
-	"Auto-Submitted", "Cc", "Content-Type", "Date", "From", "Message-Id", "Mime-Version", "Reply-To", "Subject", "To",
+	"Auto-Submitted", "Cc", "Content-Type", "Date", "From", "In-Reply-To", "List-Id", "Message-Id", "Mime-Version", "References", "Reply-To", "Subject", "To",
 	"X-Auto-Response-Suppress", "X-Certpost-Event-Id", "X-Certpost-Possible-Duplicate", "X-Certpost-Target",
 }
 
@@ -239,7 +239,7 @@ func TestGoldenMails(t *testing.T) {
 		}},
 		"pkcs12": {target: func(t *Target) {
 			t.Payload = payload.PKCS12
-			t.PKCS12Passphrase = secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}
+			t.PKCS12Passphrase = Passphrase{Ref: secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: "p12/ops", Key: "passphrase"}}}
 		}},
 		"warned_duplicate": {facts: func(m *mailFacts) {
 			m.possibleDuplicate = true
@@ -264,6 +264,7 @@ func TestGoldenMails(t *testing.T) {
 			}
 			goodWire(t, m)
 			onlyOurHeaders(t, read(t, m.raw))
+			inspectMail(t, m.raw, func(mailPart) {})
 			got := strings.ReplaceAll(string(m.raw), "\r\n", "\n")
 			path := filepath.Join("testdata", "mail_"+name+".golden")
 			if os.Getenv("CERTPOST_UPDATE_GOLDEN") == "1" {
@@ -351,6 +352,8 @@ func TestMailHeaders(t *testing.T) {
 		"X-Certpost-Event-Id":           "01JD3ZX8W4",
 		"X-Certpost-Target":             "ops-archive",
 		"Message-ID":                    m.messageID,
+		"List-Id":                       "<ops-archive.certpost.example.com>",
+		"In-Reply-To":                   got.header.Get("References"),
 		"X-Certpost-Possible-Duplicate": "",
 	} {
 		if got := got.header.Get(name); got != want {
@@ -563,7 +566,7 @@ func TestBodiesSayTheSame(t *testing.T) {
 		t.Error("the names are not cut")
 	}
 	for line := range strings.SplitSeq(got.text, "\n") {
-		if n := utf8.RuneCountInString(line); n > 78 {
+		if n := utf8.RuneCountInString(line); n > 78 && !strings.HasPrefix(line, "    ") { // commands stay whole
 			t.Errorf("a line of %d characters: %s", n, line)
 		}
 	}
@@ -590,7 +593,7 @@ func TestPassphraseInstructions(t *testing.T) {
 		"inline": {secrets.Ref{Value: secrets.New([]byte(passphrase))}, "ask the operators of this service (certs@example.com)"},
 	} {
 		target := testTarget()
-		target.Payload, target.PKCS12Passphrase = payload.PKCS12, c.ref
+		target.Payload, target.PKCS12Passphrase = payload.PKCS12, Passphrase{Ref: c.ref}
 		m, err := renderMail(target, goldenFacts(t, target))
 		if err != nil {
 			t.Fatal(err)
@@ -704,6 +707,7 @@ func hostileMail(t testing.TB, b *payload.Bundle, text string) {
 		t.Fatal(err)
 	}
 	goodWire(t, m)
+	inspectMail(t, m.raw, func(mailPart) {})
 	got := read(t, m.raw)
 	onlyOurHeaders(t, got)
 	if len(m.recipients) != 1 || m.recipients[0] != "ops@example.com" {

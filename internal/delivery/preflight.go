@@ -36,6 +36,7 @@ func (i Inspector) Examine(ctx context.Context, target, subject string, event []
 	if e.bundle != nil {
 		p = newProvisions(e.t, e.bundle)
 	}
+	p.trial = true
 	defer p.clear()
 	if e.bundle != nil && e.keyAndPayload(ctx, p) {
 		e.mail(ctx, p)
@@ -150,7 +151,7 @@ func (e *examination) keyAndPayload(ctx context.Context, p *provisions) bool {
 	if settings.NeedsKey() {
 		what = "key"
 		var failure *verdict.Failure
-		if p.key, failure = e.courier.privateKey(ctx, e.ev, p); failure != nil {
+		if p.key, failure = e.courier.privateKey(ctx, e.t, e.ev, p); failure != nil {
 			e.say("key", verdict.Error, "%s", failure.Error())
 			return false
 		}

@@ -76,7 +76,7 @@ func TestExamine(t *testing.T) {
 	good := func(target *Target) {
 		target.TLSMode, target.CAFile = smtp.TLSStartTLS, ca
 		target.Username, target.Password = Text{Plain: "certs"}, secrets.Ref{File: login}
-		target.Payload, target.PKCS12Passphrase = payload.PKCS12, secrets.Ref{File: opening}
+		target.Payload, target.PKCS12Passphrase = payload.PKCS12, Passphrase{Ref: secrets.Ref{File: opening}}
 		target.Timeout = 20 * time.Second
 	}
 	for name, test := range map[string]struct {
@@ -100,8 +100,8 @@ func TestExamine(t *testing.T) {
 		"another key":                   {event: func(e *events.Event) { e.PrivateKey.File = other }, want: [][2]string{{"error key", "does not match"}, {"ok relay", ""}}},
 		"no key":                        {event: func(e *events.Event) { e.PrivateKey = nil }, want: [][2]string{{"error key", "the event has no private_key"}}},
 		"a key out of bounds":           {event: func(e *events.Event) { e.PrivateKey.File = "/etc/hostname" }, want: [][2]string{{"error key", "SECRET_DENIED"}}},
-		"no passphrase":                 {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: filepath.Join(dir, "gone")} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
-		"a passphrase by name":          {target: func(t *Target) { t.PKCS12Passphrase = secrets.Ref{File: opening} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
+		"no passphrase":                 {target: func(t *Target) { t.PKCS12Passphrase = Passphrase{Ref: secrets.Ref{File: filepath.Join(dir, "gone")}} }, want: [][2]string{{"error secret", "gone"}, {"ok relay", ""}}, not: []string{"ok key"}},
+		"a passphrase by name":          {target: func(t *Target) { t.PKCS12Passphrase = Passphrase{Ref: secrets.Ref{File: opening}} }, want: [][2]string{{"ok secret", ""}, {"ok key", ""}}},
 		"no password":                   {target: func(t *Target) { t.Password = secrets.Ref{File: filepath.Join(dir, "none")} }, want: [][2]string{{"error secret", "none"}, {"warning relay", "not tried"}, {"ok key", ""}}},
 		"wrong password":                {target: func(t *Target) { t.Password = secrets.Ref{File: wrong} }, want: [][2]string{{"error relay", "SMTP_AUTH"}}},
 		"unknown CA":                    {target: func(t *Target) { t.CAFile = "" }, want: [][2]string{{"error relay", "SMTP_TLS"}}},

@@ -61,7 +61,7 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	for _, secret := range []struct {
 		ref   secrets.Ref
 		login bool
-	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase(), false},
+	}{{t.Username.Ref, true}, {t.Password, true}, {t.OAuth2.ClientSecret, true}, {t.passphrase().Ref, false}, {t.keyPassphrase(), false},
 		{t.Sign.SMIME.Certificate, false}, {t.Sign.SMIME.PrivateKey, false}, {t.DKIM.PrivateKey, false}} {
 		if secret.ref.IsZero() || fallback && !secret.login {
 			continue
@@ -69,6 +69,9 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 		findings, readable := c.probeSecret(ctx, secret.ref, p.vars)
 		all = append(all, findings...)
 		canLogIn = canLogIn && (readable || !secret.login)
+	}
+	if t.passphrase().Generates() && !fallback {
+		all = append(all, c.probeGenerated(ctx, t, p.vars)...)
 	}
 	if !canLogIn {
 		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its credentials cannot be read now"}), false

@@ -124,6 +124,12 @@ func (d *Definitions) checkKey(t *Target) string {
 	for _, ref := range t.mailRefs() {
 		parts = append(parts, ref.String())
 	}
+	if made := t.passphrase(); made.Generates() {
+		parts = append(parts, made.String())
+		if slices.Contains(made.Place().Needs(), "target") {
+			parts = append(parts, t.ID)
+		}
+	}
 	if t.encrypts() {
 		parts = append(parts, t.ID) // its keys are those of its own recipients
 	}

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/certpost/certpost/internal/events"
@@ -18,10 +19,14 @@ type provisions struct {
 	bundle     *payload.Bundle
 	key        []byte // PEM, nil if the payload has none
 	passphrase []byte
-	username   string
-	password   secrets.Value
-	vars       secrets.Vars
-	versions   map[string]string // of the secrets, by reference
+	// passphraseAt is where the passphrase is, for the recipient; zero if that is not known.
+	passphraseAt secrets.Ref
+	// trial says that nothing is sent, so that no passphrase is made.
+	trial    bool
+	username string
+	password secrets.Value
+	vars     secrets.Vars
+	versions map[string]string // of the secrets, by reference
 }
 
 func (p *provisions) clear() {
@@ -46,7 +51,7 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 	}
 	p := newProvisions(t, b)
 	if t.onHost() || t.settings(p.vars).NeedsKey() {
-		if p.key, failure = c.privateKey(ctx, ev, p); failure != nil {
+		if p.key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
 			return p, failure
 		}
 	}
@@ -64,11 +69,16 @@ func (c *Courier) ownSecrets(ctx context.Context, t *Target, p *provisions) *ver
 	return c.login(ctx, t, p)
 }
 
-// fetchPassphrase fetches the passphrase of the payload's file.
+// fetchPassphrase fetches the passphrase of the payload's file, or has it made.
 func (c *Courier) fetchPassphrase(ctx context.Context, t *Target, p *provisions) *verdict.Failure {
-	value, failure := c.secret(ctx, t.passphrase(), p)
+	phrase := t.passphrase()
+	if phrase.Generates() {
+		return c.generatePassphrase(ctx, t, p)
+	}
+	value, failure := c.secret(ctx, phrase.Ref, p)
 	if failure == nil {
 		p.passphrase = value.Reveal()
+		p.passphraseAt, _ = phrase.Filled(p.vars)
 	}
 	return failure
 }
@@ -110,9 +120,9 @@ func (p *provisions) remember(ref secrets.Ref, s secrets.Secret) {
 	}
 }
 
-// privateKey fetches the key that the event names, if events may name it. Without a
-// key in the event it returns nil; payload.Build fails if it needs one.
-func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
+// privateKey fetches the key that the event names, if events may name it, and decrypts it.
+// Without a key in the event it returns nil; payload.Build fails if it needs one.
+func (c *Courier) privateKey(ctx context.Context, t *Target, ev *events.Event, p *provisions) ([]byte, *verdict.Failure) {
 	if ev.PrivateKey == nil {
 		return nil, nil
 	}
@@ -121,7 +131,47 @@ func (c *Courier) privateKey(ctx context.Context, ev *events.Event, p *provision
 		return nil, failure
 	}
 	p.remember(ref, s)
-	return s.Value.Reveal(), nil
+	return c.openKey(ctx, t, p, s.Value.Reveal())
+}
+
+// openKey decrypts a private key with the target's private_key_passphrase, and clears the
+// encrypted one. A key that is not encrypted it returns as it is.
+func (c *Courier) openKey(ctx context.Context, t *Target, p *provisions, text []byte) ([]byte, *verdict.Failure) {
+	ref := t.PrivateKeyPassphrase
+	if ref.IsZero() || !payload.KeyIsEncrypted(text) {
+		return text, nil // payload.Build says what is wrong with an encrypted one
+	}
+	defer clear(text)
+	value, failure := c.secret(ctx, ref, p)
+	if failure != nil {
+		return nil, failure
+	}
+	key, err := decrypted(text, value)
+	if errors.Is(err, payload.ErrWrongPassphrase) {
+		// Key and passphrase may have been replaced since the passphrase was cached.
+		fresh, again := c.store.Fresh(ctx, ref, p.vars)
+		if again != nil {
+			return nil, secretFailure(again)
+		}
+		p.remember(ref, fresh)
+		if !fresh.Value.Equal(value) {
+			key, err = decrypted(text, fresh.Value)
+		}
+	}
+	if errors.Is(err, payload.ErrWrongPassphrase) {
+		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload,
+			fmt.Sprintf("the private key cannot be decrypted with private_key_passphrase (%s): %s; store the passphrase of this key there, then replay", ref, err))
+	}
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	return key, nil
+}
+
+func decrypted(text []byte, passphrase secrets.Value) ([]byte, error) {
+	plain := passphrase.Reveal()
+	defer clear(plain)
+	return payload.DecryptKey(text, plain)
 }
 
 // certificate parses the event's certificate, from the event or from its reference.
@@ -137,6 +187,9 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 	b, err := c.bundles.Parse(text, verified)
 	if err != nil {
 		return nil, asFailure(err)
+	}
+	if ev.Certificate.Ref == nil {
+		ev.UseLeaf(b.Leaf)
 	}
 	return b, nil
 }

@@ -219,6 +219,7 @@ type ruleBook struct {
 	hosts   []dnsGlob // of the rules
 	domains []dnsGlob // of the rules; used only if the rule has a domain
 	names   map[string]name
+	shelf   templateShelf
 }
 
 func newRuleBook(r Relays) *ruleBook {
@@ -360,6 +361,7 @@ func (b *ruleBook) relayOptions(t *Target) []relayOption {
 		return []relayOption{{Target: t}}
 	}
 	t.applyPreset()
+	t.words = b.shelf.words(t.Templates)
 	own := t.ownKeys()
 	from, byDomain := b.completed(t, own)
 	all := []relayOption{{Target: t, from: from, byDomain: byDomain}}

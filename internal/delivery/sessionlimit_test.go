@@ -25,10 +25,10 @@ func TestSessionLimits(t *testing.T) {
 		"452 at the dot":              {Moment: lab.AtDot, Reply: "452 4.5.3 messages of this session: limit reached"},
 		"421 at RCPT":                 {Moment: lab.AtRcpt, Reply: "421 4.7.0 too many messages in this connection"},
 	} {
+		limit.Mails = perSession
 		for _, pipelining := range []string{"PIPELINING", "8BITMIME"} {
 			t.Run(name+"/"+pipelining, func(t *testing.T) {
 				t.Parallel()
-				limit.Mails = perSession
 				server := lab.StartRelay(t, lab.RelayScript{Session: limit, Offers: []string{pipelining}})
 				o := newFixture(t, server.Address(), RelayLimits{}, nil)
 				for range mails {

@@ -122,12 +122,17 @@ type Target struct {
 	// and chain, binary, in a zip), pkcs7 (leaf and chain, .p7b), pkcs12_truststore (the
 	// chain as trusted certificates) or zip (the PEM files apart).
 	Payload string `yaml:"payload" enum:"pem,pem_and_key,pkcs12,jks,der,pkcs7,pkcs12_truststore,zip"`
-	// PKCS12Passphrase is the passphrase of the pkcs12 payload, as a secret reference;
-	// ASCII, not empty.
-	PKCS12Passphrase secrets.Ref `yaml:"pkcs12_passphrase"`
-	// KeystorePassword is the password of the jks and pkcs12_truststore payloads, as a
-	// secret reference; ASCII, at least 6 characters.
-	KeystorePassword secrets.Ref `yaml:"keystore_password"`
+	// PKCS12Passphrase is the passphrase of the pkcs12 payload, as a secret reference; ASCII,
+	// not empty. With generate Certpost makes one for each certificate.
+	PKCS12Passphrase Passphrase `yaml:"pkcs12_passphrase"`
+	// KeystorePassword is the password of the jks and pkcs12_truststore payloads, as a secret
+	// reference; ASCII, at least 6 characters. With generate Certpost makes one for each
+	// certificate.
+	KeystorePassword Passphrase `yaml:"keystore_password"`
+	// PrivateKeyPassphrase is the passphrase of private keys that are stored as encrypted
+	// PKCS#8, as a secret reference. Example: {vault: {mount: secret, path: "certs/{cn}", key:
+	// passphrase}}.
+	PrivateKeyPassphrase secrets.Ref `yaml:"private_key_passphrase"`
 	// PKCS12Encoding is the encryption of the pkcs12 and pkcs12_truststore payloads:
 	// modern2023 (AES-256); legacydes for Windows Server 2016, macOS 14, Android 13 and
 	// older; modern2026 (RFC 9579), which few programs read yet.
@@ -177,13 +182,22 @@ type Target struct {
 	// with a warning. Certpost then verifies neither its key nor its signature.
 	AllowUnsupportedCertificate bool `yaml:"allow_unsupported_certificate"`
 
+	// Headers are more headers of the mail, such as {X-Team: web}: Comments, Importance,
+	// Keywords, List-Archive, List-Help, List-Id, List-Owner, List-Unsubscribe, Organization,
+	// Priority, Sensitivity, and others that begin with X-. At most 20, of 200 characters each.
+	// Their text is sent as it is, also with an encrypted mail.
+	Headers map[string]string `yaml:"headers"`
 	// SubjectPrefix is text before the subject, such as [PROD]; at most 100 characters.
 	SubjectPrefix string `yaml:"subject_prefix"`
+	// Templates are files with templates for subject and bodies, instead of the words of the
+	// default mail. They are read again when they change.
+	Templates Templates `yaml:"templates"`
 
 	HostKeys `yaml:",inline"`
 
 	given   map[string]bool // keys that were read; nil for targets made in Go
 	lane    string          // set by Relays.Define
+	words   *Words          // of Templates; set by Relays.Define
 	matcher matcher
 }
 
@@ -291,12 +305,21 @@ func (t *Target) settings(vars secrets.Vars) payload.Settings {
 const maxAlias = 120
 
 // passphrase returns the secret that the payload's file is protected with; zero for none.
-func (t *Target) passphrase() secrets.Ref {
+func (t *Target) passphrase() Passphrase {
 	switch t.settings(nil).Passphrase() {
 	case "pkcs12_passphrase":
 		return t.PKCS12Passphrase
 	case "keystore_password":
 		return t.KeystorePassword
 	}
-	return secrets.Ref{}
+	return Passphrase{}
+}
+
+// keyPassphrase returns the secret that private keys are decrypted with; zero if the payload
+// has none.
+func (t *Target) keyPassphrase() secrets.Ref {
+	if !t.onHost() && !t.settings(nil).NeedsKey() {
+		return secrets.Ref{}
+	}
+	return t.PrivateKeyPassphrase
 }

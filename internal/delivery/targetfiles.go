@@ -101,25 +101,31 @@ func readFile(path string) file {
 }
 
 // digest returns a hash of the content and the errors.
-func (snap snapshot) digest() [sha256.Size]byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "%v\n", snap.err)
+func (snap snapshot) digest() digest {
 	files := snap.files
 	if snap.relays != nil {
 		files = append(slices.Clip(files), *snap.relays)
 	}
+	return digestOf(snap.err, files)
+}
+
+// digestOf returns a hash of the content and the errors of files.
+func digestOf(err error, files []file) digest {
+	h := sha256.New()
+	fmt.Fprintf(h, "%v\n", err)
 	for _, f := range files {
 		fmt.Fprintf(h, "%q %v %d\n", f.path, f.err, len(f.data))
 		h.Write(f.data)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return digest(h.Sum(nil))
 }
 
 // reading is the result of parsing a snapshot.
 type reading struct {
 	definitions *Definitions // nil if one of the problems is an error
 	problems    []config.Problem
-	explicit    bool // there is a key targets, even if its list is empty
+	explicit    bool   // there is a key targets, even if its list is empty
+	templates   []file // those that the targets name, as they were read
 }
 
 // origin is where a target is defined.
@@ -150,6 +156,7 @@ func (s Source) parse(snap snapshot) reading {
 	}
 	book := newRuleBook(relays)
 	options := book.allRelayOptions(targets)
+	r.templates = book.shelf.read
 	r.problems = append(r.problems, relaysDoc.Locate(relays.Validate())...)
 	r.problems = config.Sort(append(r.problems, validateAt(options, origins, relaysDoc)...))
 	if !config.Failed(r.problems) {

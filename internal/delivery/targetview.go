@@ -126,6 +126,9 @@ func versionOf(relays []*Target) string {
 				fmt.Fprintf(hash, "%d %q %q\n", i, setting.key, setting.text)
 			}
 		}
+		if i == 0 && relay.words != nil {
+			fmt.Fprintf(hash, "templates %q\n", relay.words.digest)
+		}
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:4])
 }
@@ -185,6 +188,11 @@ func (r *rows) add(key string, v reflect.Value, given bool) {
 func settingText(v any) (text string, plain bool) {
 	switch v := v.(type) {
 	case secrets.Ref:
+		if v.IsZero() {
+			return "", true
+		}
+		return v.String(), true
+	case Passphrase:
 		if v.IsZero() {
 			return "", true
 		}

@@ -114,6 +114,8 @@ func (t *Target) validate(v *validation) {
 	t.validatePayload(v)
 	t.validateEncryption(v)
 	t.validateSigning(v)
+	t.validateTemplates(v)
+	t.validateHeaders(v)
 	t.validateForRelay(v)
 }
 
@@ -286,9 +288,10 @@ func (t *Target) validatePayload(v *validation) {
 	settings := t.settings(nil)
 	for _, secret := range []struct {
 		key string
-		ref secrets.Ref
+		ref Passphrase
 	}{{"pkcs12_passphrase", t.PKCS12Passphrase}, {"keystore_password", t.KeystorePassword}} {
-		v.ref(secret.key, secret.ref)
+		v.ref(secret.key, secret.ref.Ref)
+		v.generated(secret.key, secret.ref)
 		switch needed := settings.Passphrase() == secret.key; {
 		case needed && secret.ref.IsZero():
 			v.err(secret.key, "is required by payload %s", t.Payload)
@@ -299,6 +302,10 @@ func (t *Target) validatePayload(v *validation) {
 				v.err(secret.key, "%s", problem)
 			}
 		}
+	}
+	v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
+	if !t.PrivateKeyPassphrase.IsZero() && !settings.NeedsKey() {
+		v.warn("private_key_passphrase", "is not used with payload %s, which has no private key", t.Payload)
 	}
 	if problem := settings.FIPSProblem(); problem != "" {
 		v.err("payload", "%s", problem)
@@ -361,6 +368,25 @@ func (v *validation) ref(key string, ref secrets.Ref) {
 	}
 	if warning := ref.Warning(); warning != "" {
 		v.warn(key, "%s", warning)
+	}
+}
+
+// generated checks the place of passphrases that Certpost makes.
+func (v *validation) generated(key string, p Passphrase) {
+	if !p.Generates() {
+		return
+	}
+	at := key + ".generate.vault"
+	if !p.Ref.IsZero() {
+		v.err(key, "has generate and another source: want one of them")
+	}
+	place := p.Place()
+	v.ref(at, place)
+	if place.Vault.Version != 0 {
+		v.err(at+".version", "a version cannot be written: leave it out, and Vault makes a new one")
+	}
+	if !needsCertificate(place) {
+		v.warn(at+".path", "is the same for every certificate, and Vault keeps the last 10 passphrases of a path by default: want {cn} in it, as in %s/{cn}", legible.Clean(place.Vault.Path, 100))
 	}
 }
 
@@ -458,6 +484,10 @@ func visible(s string) bool {
 func (o Options) Validate() []config.Problem {
 	v := &validation{}
 	v.line("product_name", o.Product, maxHeaderText)
+	for _, p := range o.Words.Problems() {
+		p.Path = "templates." + p.Path
+		v.found = append(v.found, p)
+	}
 	for key, name := range map[string]string{"message_id_domain": o.MessageIDDomain, "helo_name": o.HELO} {
 		if message := wrongHost(name); name != "" && message != "" {
 			v.err(key, "%s", message)

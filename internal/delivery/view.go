@@ -12,6 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -25,7 +26,9 @@ type mailView struct {
 	Duplicate    bool
 	Rows         []viewRow
 	Attachments  []viewFile
-	Instructions []viewText // how to open the files, what to take care of
+	KeyInClear   bool       // the first thing to know
+	Instructions []viewText // what to know before opening the files, what to take care of
+	Tips         []tip      // how to open them
 	Notes        []string
 	Target       string
 	EventID      string
@@ -71,7 +74,9 @@ func newMailView(t *Target, m mailFacts) *mailView {
 	for _, a := range m.attachments {
 		v.Attachments = append(v.Attachments, viewFile{a.Name, size(len(a.Data)), a.About})
 	}
-	v.Instructions = instructions(t)
+	v.KeyInClear = t.keyInClear()
+	v.Instructions = instructions(t, m.passphraseAt)
+	v.Tips = howToOpen(t, m.attachments)
 	v.Notes = notes(t, m)
 
 	fingerprint := sha256.Sum256(leaf.Raw)
@@ -166,7 +171,7 @@ func sentence(s string) string {
 }
 
 // instructions returns how to open the attachments, and what to take care of.
-func instructions(t *Target) (all []viewText) {
+func instructions(t *Target, passphraseAt secrets.Ref) (all []viewText) {
 	settings := t.settings(nil)
 	if text := howToDecrypt[t.Encryption]; text != "" {
 		all = append(all, viewText{Text: text})
@@ -175,25 +180,29 @@ func instructions(t *Target) (all []viewText) {
 		all = append(all, viewText{Care: true, Text: "Once decrypted, the private key is not protected any more. Anyone who has the key can impersonate the names above. " +
 			"Store it where only the server can read it, and delete other decrypted copies."})
 	}
-	if t.keyInClear() {
-		all = append(all, viewText{Care: true, Text: "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names above. " +
-			"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."})
-	}
 	if settings.Passphrase() != "" {
-		all = append(all, viewText{Text: passphrasePlace(t)})
+		all = append(all, viewText{Text: passphrasePlace(t, passphraseAt)})
 	}
-	if text := howToOpen[t.Payload]; text != "" {
+	if text := remarks[t.Payload]; text != "" {
 		all = append(all, viewText{Text: text})
 	}
 	return all
 }
 
+// keyWarning is what the recipients of a key in clear have to know first.
+const keyWarning = "This mail contains the private key, not encrypted. Anyone who has the key can impersonate the names below. " +
+	"Install the key, then delete this mail, also from the trash. If this mail reached the wrong person, have the certificate revoked."
+
 // passphrasePlace says where a recipient finds the passphrase. It names the place only if
 // that is Vault: the name of a variable or a file on Certpost's machine is of no use there.
-func passphrasePlace(t *Target) string {
+func passphrasePlace(t *Target, at secrets.Ref) string {
 	const says = "The file requires a passphrase, which is not in this mail"
-	if ref := t.passphrase(); ref.Vault != nil {
-		return says + ". The passphrase is in Vault: " + legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (mount/path#field)."
+	ref := at
+	if ref.IsZero() {
+		ref = t.passphrase().Place()
+	}
+	if ref.Vault != nil {
+		return says + ". The passphrase is in Vault: " + legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (" + shapeOf(ref) + ")."
 	}
 	ask := t.ReplyTo
 	if ask == "" {
@@ -202,21 +211,19 @@ func passphrasePlace(t *Target) string {
 	return says + " and is never sent by mail. If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."
 }
 
+// shapeOf says how to read a place in Vault.
+func shapeOf(ref secrets.Ref) string {
+	if ref.Vault.Version != 0 {
+		return fmt.Sprintf("mount/path#field@version; version %d was made for this certificate", ref.Vault.Version)
+	}
+	return "mount/path#field"
+}
+
 // howToDecrypt has, by kind of encryption, what a recipient has to know.
 var howToDecrypt = map[string]string{
 	encryption.SMIME:   "This mail was encrypted with the S/MIME certificates of its recipients.",
 	encryption.OpenPGP: "This mail was encrypted with the OpenPGP keys of its recipients.",
-	encryption.Age:     "The files were encrypted with the age or SSH keys of the recipients. To decrypt one: age --decrypt -i KEYFILE -o NAME NAME.age. This text was not encrypted.",
-}
-
-// howToOpen has, by kind of payload, one line for each program that a recipient may have.
-var howToOpen = map[string]string{
-	payload.PKCS12:     "To look into the .p12 file: openssl pkcs12 -info -nokeys -in FILE. To import it: double-click it on Windows or macOS; for Java, keytool -list -storetype PKCS12 -keystore FILE.",
-	payload.JKS:        "To look into the .jks file: keytool -list -v -keystore FILE. Key and store have the same password.",
-	payload.DER:        "The archive has binary certificates. To look at one: openssl x509 -inform der -text -in leaf.der. On Windows and macOS, unpack the archive and double-click the certificate.",
-	payload.PKCS7:      "To look into the .p7b file: openssl pkcs7 -inform der -print_certs -in FILE. To import it: double-click it on Windows; for a key in a Java key store, keytool -importcert -alias NAME -keystore STORE -file FILE.",
-	payload.TrustStore: "To look into the trust store: keytool -list -storetype PKCS12 -keystore FILE. To use it in Java: -Djavax.net.ssl.trustStore=FILE -Djavax.net.ssl.trustStoreType=PKCS12.",
-	payload.ZIP:        "The archive has PEM files: cert.pem (the certificate), chain.pem (its issuers) and fullchain.pem (both, for most servers).",
+	encryption.Age:     "The files were encrypted with the age or SSH keys of the recipients. This text was not encrypted.",
 }
 
 // notes returns information that needs no action by a recipient.

@@ -63,24 +63,35 @@ func (b *Book) Watch(ctx context.Context, interval time.Duration, report func(Ch
 // watcher is the state of Watch between two reads.
 type watcher struct {
 	book *Book
-	seen digest // of the latest read
-	used digest // of the latest content that was parsed, valid or not
-	bad  bool   // that content was invalid
+	seen content // of the latest read
+	used content // of the latest one that was parsed, valid or not
+	bad  bool    // that content was invalid
+
+	templates []file // those that it names
 }
+
+// content is what definitions and their templates have in them.
+type content struct{ definitions, templates digest }
 
 type digest = [sha256.Size]byte
 
 // poll reads the source once; it returns nil if there is nothing to report.
 func (w *watcher) poll() *Change {
 	snap := w.book.source.read()
-	now := snap.digest()
+	for i, f := range w.templates {
+		w.templates[i] = readFile(f.path)
+	}
+	now := content{snap.digest(), digestOf(nil, w.templates)}
 	settled := now == w.seen
 	w.seen = now
 	if !settled || now == w.used {
 		return nil
 	}
-	w.used = now
-	return w.use(w.book.source.parse(snap))
+	read := w.book.source.parse(snap)
+	w.templates = read.templates
+	w.used = content{now.definitions, digestOf(nil, w.templates)} // as they were parsed
+	w.seen = w.used
+	return w.use(read)
 }
 
 func (w *watcher) use(r reading) *Change {
@@ -162,6 +173,10 @@ func sameRelays(old, now *Definitions, id string) bool {
 // definitions are behind functions, which reflection cannot compare.
 func same(a, b Target) bool {
 	a.Fallback, b.Fallback, a.given, b.given = nil, nil, nil, nil // fallbacks are compared as relays
+	if a.words.or(nil).digest != b.words.or(nil).digest {
+		return false
+	}
+	a.words, b.words = nil, nil
 	if !maps.EqualFunc(a.RecipientKeys, b.RecipientKeys, sameRef) {
 		return false
 	}
@@ -189,5 +204,5 @@ func (t *Target) refs() []*secrets.Ref {
 
 // mailRefs are those of them that making the mail needs, whatever the relay.
 func (t *Target) mailRefs() []*secrets.Ref {
-	return []*secrets.Ref{&t.PKCS12Passphrase, &t.KeystorePassword, &t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
+	return []*secrets.Ref{&t.PKCS12Passphrase.Ref, &t.KeystorePassword.Ref, &t.PrivateKeyPassphrase, &t.Sign.SMIME.Certificate, &t.Sign.SMIME.PrivateKey, &t.DKIM.PrivateKey}
 }

@@ -187,6 +187,15 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 			if !m.agrees(fresh) {
 				t.Errorf("a new desk says %+v, want %d of %v", fresh.Balance(), m.last, m.status)
 			}
+			// What an ended letter was about is read from the audit and the ledger, after the list.
+			x.until("a new desk knows all letters", func() bool {
+				for n := range m.status {
+					if d, err := fresh.Letter(t.Context(), n); err != nil || d.DeadLetter.Event == "" {
+						return false
+					}
+				}
+				return true
+			})
 			for n, status := range m.status {
 				if d, err := fresh.Letter(t.Context(), n); err != nil || d.Status != status || d.DeadLetter.Event != m.event[n] {
 					t.Errorf("letter %d: %s of %s, %v; want %s of %s", n, d.Status, d.DeadLetter.Event, err, status, m.event[n])

@@ -311,3 +311,6 @@ func (d *Desk) Broken() string {
 	}
 	return ""
 }
+
+// Unsigned says why no record of the audit is signed, "" if they are.
+func (d *Desk) Unsigned() string { return d.b.Unsigned() }

@@ -90,6 +90,8 @@ func TestRunWithCanary(t *testing.T) {
 	}
 	x.until("its end is recorded after its start", func() bool {
 		h, _ := d.History(HistoryQuery{Run: r.ID}, 0, 500)
+		// That a mail was sent is recorded when the ledger says so, maybe after the run's end.
+		h = slices.DeleteFunc(h, func(r Record) bool { return r.Action == broker.ActionSent })
 		return len(h) > n && h[0].Action == broker.ActionDone && h[len(h)-1].Action == broker.ActionStarted
 	})
 }

@@ -37,6 +37,8 @@ type Config struct {
 	MaxMailBytes int64
 	// Discard counts mails and does not keep them.
 	Discard bool
+	// Delay is how long it takes the relay to accept a mail, after its final dot.
+	Delay time.Duration
 }
 
 // Relay is a running relay. Its methods are safe for concurrent use.

@@ -110,6 +110,7 @@ func (s *session) Data(content io.Reader) error {
 	if reply := s.relay.rules.answer(StageData, s.from, s.recipients); reply != nil {
 		return reply
 	}
+	time.Sleep(s.relay.config.Delay)
 	_, secure := s.conn.TLSConnectionState()
 	id := s.relay.mailbox.add(Mail{
 		Received: time.Now(), From: s.from, Recipients: s.recipients,

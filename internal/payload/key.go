@@ -26,7 +26,7 @@ func CheckKey(text []byte, leaf *x509.Certificate) error {
 }
 
 // parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
-// claims) and checks that it is the key of leaf. Certificates in the same text are
+// claims; not encrypted, see DecryptKey) and checks that it is the key of leaf. Certificates in the same text are
 // ignored: HAProxy's files have them. Errors quote nothing of the text.
 func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	if len(text) > maxKey {
@@ -45,8 +45,10 @@ func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
 	var found []pemtext.Block
 	for _, block := range blocks {
 		switch {
-		case block.Kind == "ENCRYPTED PRIVATE KEY" || block.Encrypted:
-			return nil, payloadFailure(nil, "the private key is encrypted; decrypt it (`openssl pkey`) and store it in the secret store, which protects it, then replay")
+		case block.Kind == encryptedKey:
+			return nil, payloadFailure(nil, "the private key is encrypted; set the target's private_key_passphrase, or store the key decrypted (`openssl pkey`) in the secret store, which protects it, then replay")
+		case block.Encrypted:
+			return nil, payloadFailure(nil, "the private key is encrypted in the old form of OpenSSL, with a header in the PEM text, which Certpost does not read; "+convertKey)
 		case block.Kind == "OPENSSH PRIVATE KEY":
 			return nil, payloadFailure(nil, "the private key is in OpenSSH format; convert it with `ssh-keygen -p -m PKCS8`, then replay")
 		case block.Kind == "PRIVATE KEY" || block.Kind == "RSA PRIVATE KEY" || block.Kind == "EC PRIVATE KEY":

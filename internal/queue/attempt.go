@@ -221,11 +221,6 @@ func (j *job) due(ctx context.Context) bool {
 	}
 	j.entry.EventSubject = j.event.Subject
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
-	if j.entry.Certificate == nil {
-		if leaf, err := j.event.Leaf(); err == nil {
-			j.entry.Certificate = verdict.CertificateOf(leaf)
-		}
-	}
 	return true
 }
 
@@ -322,8 +317,14 @@ func (j *job) unclaim() {
 	}
 }
 
-// write stores the entry by compare-and-set and keeps it with its new revision.
+// write stores the entry by compare-and-set and keeps it with its new revision. It adds what
+// the certificate is: by now the attempt has parsed it.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
+	if e.Certificate == nil {
+		if leaf, err := j.event.Leaf(); err == nil {
+			e.Certificate = verdict.CertificateOf(leaf)
+		}
+	}
 	rev, err := j.r.ledger.Put(ctx, j.key, e, j.revision)
 	j.r.progress.note(keepLedger, err)
 	j.r.ledgerAnswered(ctx, j.key, err)

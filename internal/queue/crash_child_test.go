@@ -89,7 +89,7 @@ func crashChild(plan crashPlan) error {
 	}
 	crashEnabled.Store(true)
 	// Writes need no flush to disk: SIGKILL ends the process, not the machine.
-	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: time.Second, Reached: reached}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "none", SyncInterval: "2m", AckWait: 2 * time.Second, ClaimLife: 3 * time.Second, Reached: reached}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
 	}

@@ -462,7 +462,7 @@ func (r *Runner) removeEventLetters(ctx context.Context, f *fanned, known *group
 		return nil
 	}
 	for d, err := range r.LettersUnder(ctx, broker.DeadLetterPrefix+"*."+broker.NoToken+".*."+f.token) {
-		if err == nil && d.IsOfAnother(f.event.Digest()) {
+		if err == nil && (d.IsOfAnother(f.event.Digest()) || d.OfLaterEvent(broker.Message{Sequence: f.seq, Stored: f.stored})) {
 			continue
 		}
 		if err == nil {

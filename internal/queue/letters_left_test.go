@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -244,6 +245,68 @@ func TestRedeliveredEventIsNoReplay(t *testing.T) {
 			}
 			if tried, l := b.fake.tried("ops"), b.letters(); tried != 1 || len(l) != 1 || l[0].Generation != 1 {
 				t.Errorf("tried %d times, letters %+v", tried, l)
+			}
+		})
+	}
+}
+
+// A delivery is settled, but has not looked for the letters that its outcome makes obsolete. Then
+// a replay of it fails, and leaves a letter under another code. Only the first delivery's letters
+// are taken off the list.
+//
+// Fault: a process that has recorded the outcome of a delivery stands still, and a replay fails
+// meanwhile. Result: the letter of the replay stays.
+func TestTheLetterOfALaterDeliveryStays(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		point string
+		codes []verdict.Code // by attempt; "": sent. The last but one stands still.
+	}{
+		"after a failure": {pointDead, []verdict.Code{verdict.SMTPAuth, verdict.SMTPPermanent}},
+		"after a success": {pointRecorded, []verdict.Code{verdict.SMTPAuth, "", verdict.SMTPPermanent}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := newFakeCourier("ops")
+			fake.plan("ops", func(try int, _ verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+				if code := tt.codes[try-1]; code != "" {
+					return nil, fail(code, verdict.PhaseRcpt)
+				}
+				return nil, nil
+			})
+			stands, goes := make(chan struct{}), make(chan struct{})
+			stand := sync.OnceFunc(func() { close(stands); <-goes })
+			b := start(t, fake, func(s *Settings) {
+				s.Reached = func(point string) {
+					if point == tt.point {
+						stand()
+					}
+				}
+			})
+			publish := func() {
+				m := nats.NewMsg(broker.DeliverySubject("relay", "ops"))
+				m.Data = event("e1", "ops").Encode()
+				m.Header.Set(broker.HeaderForce, "true")
+				if _, err := b.broker.JetStream().PublishMsg(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.publish(event("e1", "ops"))
+			if len(tt.codes) > 2 {
+				b.until("a letter", func() bool { return len(b.letters()) == 1 })
+				b.settled()
+				publish()
+			}
+			<-stands
+			publish()
+			b.until("the letter of the replay", func() bool {
+				letters := b.letters()
+				return len(letters) > 0 && letters[len(letters)-1].Code == verdict.SMTPPermanent
+			})
+			close(goes)
+			b.settled()
+			if letters := b.letters(); len(letters) != 1 || letters[0].Code != verdict.SMTPPermanent {
+				t.Errorf("letters: %+v", letters)
 			}
 		})
 	}

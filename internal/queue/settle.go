@@ -200,11 +200,12 @@ func (j *job) mayHaveLetter() bool {
 func (j *job) takeLettersOff(keep string) bool {
 	ctx, cancel := j.r.outlast(deathPatience)
 	defer cancel()
+	settled := broker.Settled{Target: j.target, Token: j.token, Digest: j.event.Digest(), Message: broker.Message{Sequence: j.seq, Stored: j.since}}
 	var err error
 	if keep == "" {
-		err = j.r.RemoveDeadLetter(ctx, j.target, j.token, j.event.Digest(), broker.ProcessActor(j.r.owner))
+		err = j.r.RemoveDeadLetter(ctx, settled, broker.ProcessActor(j.r.owner))
 	} else {
-		err = j.r.RemoveOlder(ctx, j.target, j.token, j.event.Digest(), keep)
+		err = j.r.RemoveOlder(ctx, settled, keep)
 	}
 	if err == nil {
 		return true

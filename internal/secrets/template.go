@@ -59,6 +59,9 @@ func (r Ref) fill(vars Vars) (Ref, error) {
 	return Ref{Vault: &filled}, nil
 }
 
+// Filled returns the reference with the templates of its path replaced, for display.
+func (r Ref) Filled(vars Vars) (Ref, error) { return r.fill(vars) }
+
 // With returns the reference with one template of its path replaced, and leaves the
 // others. It is for values that are known before the secret is read.
 func (r Ref) With(name, value string) (Ref, error) {

@@ -28,34 +28,44 @@ type API struct{ desk *desk.Desk }
 // New returns the API of a desk.
 func New(d *desk.Desk) *API { return &API{d} }
 
+// kind says what a request does: who may only look is given the subjects of those that read.
+type kind bool
+
+const (
+	reads kind = false // changes nothing, and reaches no relay
+	acts  kind = true
+)
+
 // endpoint is one kind of request. Its subject is "certpost." and its name.
 type endpoint struct {
-	name, about string
-	answer      func(ctx context.Context, c *API, sender string, request []byte) (any, error)
+	name   string
+	kind   kind
+	about  string
+	answer func(ctx context.Context, c *API, sender string, request []byte) (any, error)
 }
 
 var endpoints = []endpoint{
-	{"dead.list", "list the open dead letters that match a filter, page by page", answering((*API).list)},
-	{"dead.groups", "list the open dead letters by cause", answering((*API).groups)},
-	{"dead.show", "show one dead letter, open or not, with its history", answering((*API).show)},
-	{"dead.preflight", "check whether a replay would be delivered, without sending", answering((*API).preflight)},
-	{"dead.replay", "replay dead letters: by number, or all that match a filter, as a run", answering((*API).replay)},
-	{"dead.edit", "replay one dead letter for another target or to other recipients, if the configuration allows it", answering((*API).editReplay)},
-	{"dead.discard", "discard dead letters", answering((*API).discard)},
-	{"dead.restore", "restore discarded dead letters", answering((*API).restore)},
-	{"dead.hold", "block replay and discard of dead letters until they are released", answering((*API).hold)},
-	{"dead.release", "release dead letters from a hold", answering((*API).release)},
-	{"replays.list", "list replay runs, newest first", answering((*API).runs)},
-	{"replays.show", "show one replay run and the result of its letters", answering((*API).run)},
-	{"replays.pause", "pause a replay run", answering((*API).pauseRun)},
-	{"replays.resume", "resume a paused replay run", answering((*API).resumeRun)},
-	{"replays.cancel", "cancel a replay run; letters that it has not replayed stay on the list", answering((*API).cancelRun)},
-	{"deliveries.list", "list deliveries, by certificate, recipient, target, state and time", answering((*API).deliveries)},
-	{"deliveries.show", "show one delivery and its history", answering((*API).delivery)},
-	{"deliveries.who", "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
-	{"deliveries.rollback", "put the files back that a deployment has replaced on its mail host", answering((*API).rollBack)},
-	{"deliveries.plan", "say what a deployment onto a mail host would do, without doing it", answering((*API).plan)},
-	{"history.list", "list audit records, newest first", answering((*API).history)},
+	{"dead.list", reads, "list the open dead letters that match a filter, page by page", answering((*API).list)},
+	{"dead.groups", reads, "list the open dead letters by cause", answering((*API).groups)},
+	{"dead.show", reads, "show one dead letter, open or not, with its history", answering((*API).show)},
+	{"dead.preflight", acts, "check whether a replay would be delivered, without sending", answering((*API).preflight)},
+	{"dead.replay", acts, "replay dead letters: by number, or all that match a filter, as a run", answering((*API).replay)},
+	{"dead.edit", acts, "replay one dead letter for another target or to other recipients, if the configuration allows it", answering((*API).editReplay)},
+	{"dead.discard", acts, "discard dead letters", answering((*API).discard)},
+	{"dead.restore", acts, "restore discarded dead letters", answering((*API).restore)},
+	{"dead.hold", acts, "block replay and discard of dead letters until they are released", answering((*API).hold)},
+	{"dead.release", acts, "release dead letters from a hold", answering((*API).release)},
+	{"replays.list", reads, "list replay runs, newest first", answering((*API).runs)},
+	{"replays.show", reads, "show one replay run and the result of its letters", answering((*API).run)},
+	{"replays.pause", acts, "pause a replay run", answering((*API).pauseRun)},
+	{"replays.resume", acts, "resume a paused replay run", answering((*API).resumeRun)},
+	{"replays.cancel", acts, "cancel a replay run; letters that it has not replayed stay on the list", answering((*API).cancelRun)},
+	{"deliveries.list", reads, "list deliveries, by certificate, recipient, target, state and time", answering((*API).deliveries)},
+	{"deliveries.show", reads, "show one delivery and its history", answering((*API).delivery)},
+	{"deliveries.who", reads, "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
+	{"deliveries.rollback", acts, "put the files back that a deployment has replaced on its mail host", answering((*API).rollBack)},
+	{"deliveries.plan", acts, "say what a deployment onto a mail host would do, without doing it", answering((*API).plan)},
+	{"history.list", reads, "list audit records, newest first", answering((*API).history)},
 }
 
 // Names returns the names of all endpoints.
@@ -68,17 +78,16 @@ func Names() (names []string) {
 
 // Reads returns the names of the endpoints that change nothing, and reach no relay.
 func Reads() (names []string) {
-	for _, name := range Names() {
-		switch _, act, _ := strings.Cut(name, "."); act {
-		case "list", "show", "groups":
-			names = append(names, name)
+	for _, e := range endpoints {
+		if e.kind == reads {
+			names = append(names, e.name)
 		}
 	}
 	return names
 }
 
-// Answer answers one request in JSON. sender is the NATS user who sent it, "" if that is not
-// proved. The error is a *Refusal.
+// Answer answers one request in JSON. sender is the NATS user or account who sent it, as
+// broker.Endpoint gets it. The error is a *Refusal.
 func (c *API) Answer(ctx context.Context, name, sender string, request []byte) ([]byte, error) {
 	for _, e := range endpoints {
 		if e.name == name {
@@ -194,7 +203,7 @@ type Caller struct {
 	By  string     `json:"by,omitempty"`
 	Via broker.Via `json:"via,omitempty"` // shell for a command of Certpost
 
-	sender string // the NATS user, ACCOUNT/USER, if the server has proved it
+	sender string // the NATS user or account that the server has proved, as broker.Endpoint gets it
 }
 
 func (a *Caller) sentBy(sender string) { a.sender = sender }
@@ -213,9 +222,8 @@ func (a Caller) check() error {
 
 func (a Caller) actor() broker.Actor {
 	by := broker.Actor{Name: strings.TrimSpace(legible.Clean(a.By, 2*maxBy)), Via: broker.ViaService, Proved: broker.Unproved, NATSUser: a.sender}
-	_, user, _ := strings.Cut(a.sender, "/")
 	switch {
-	case a.sender != "" && (by.Name == "" || by.Name == user || by.Name == a.sender):
+	case broker.SenderProves(a.sender, by.Name):
 		by.Name, by.Proved = a.sender, broker.Proved
 	case by.Name == "":
 		by.Name = "unnamed NATS client"

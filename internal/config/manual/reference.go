@@ -3,6 +3,7 @@ package manual
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/certpost/certpost/internal/config"
@@ -36,8 +37,12 @@ func (r *reference) title(path string) string {
 // section writes the table of one mapping, then those of the mappings in it.
 func (r *reference) section(title string, v reflect.Value, path string) {
 	fmt.Fprintf(&r.out, "### %s\n\n", title)
-	r.table(v)
-	for _, s := range config.Settings(v.Type()) {
+	settings := config.Settings(v.Type())
+	if r.inShared {
+		settings = own(v.Type())
+	}
+	r.table(v, settings)
+	for _, s := range settings {
 		field, at := v.FieldByIndex(s.Index), config.Join(path, s.Name)
 		element := elementOf(field.Type())
 		switch {
@@ -68,10 +73,17 @@ func (r *reference) later() {
 				r.written[inner] = true
 				r.shared = append(r.shared, inner)
 			}
-			continue
+			if len(own(t)) == 0 {
+				continue
+			}
 		}
 		r.section(heading(t), reflect.New(t).Elem(), "")
 	}
+}
+
+// own returns the keys of a struct without those of a struct inlined into it.
+func own(t reflect.Type) []config.Setting {
+	return slices.DeleteFunc(config.Settings(t), func(s config.Setting) bool { return len(s.Index) > 1 })
 }
 
 // inlined returns the first struct that is inlined into another one, nil if there is
@@ -109,9 +121,9 @@ func suffix(t reflect.Type) string {
 	return ""
 }
 
-func (r *reference) table(v reflect.Value) {
+func (r *reference) table(v reflect.Value, settings []config.Setting) {
 	r.out.WriteString("| key | value | default | |\n|---|---|---|---|\n")
-	for _, s := range config.Settings(v.Type()) {
+	for _, s := range settings {
 		field := v.FieldByIndex(s.Index)
 		fmt.Fprintf(&r.out, "| `%s` | %s | %s | %s |\n", s.Name, kind(field.Type(), s.Field.Tag), defaultOf(field, s.Field.Tag),
 			escape.Replace(r.comments.Of(v.Type(), s)))
@@ -162,6 +174,12 @@ func kindOf(t reflect.Type, tag reflect.StructTag) string {
 		bounds = ", at least " + low
 	}
 	switch kind := t.Kind(); {
+	case config.IsScalar(t) && kind == reflect.Struct && inlined(t) != nil && len(own(t)) > 0:
+		var names []string
+		for _, s := range own(t) {
+			names = append(names, "`"+s.Name+"`")
+		}
+		return "secret reference, or " + strings.Join(names, ", ")
 	case config.IsScalar(t) && kind == reflect.Struct && inlined(t) != nil:
 		return "text or secret reference"
 	case config.IsScalar(t) && kind == reflect.Struct && len(config.Settings(t)) > 0:

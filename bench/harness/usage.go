@@ -1,4 +1,4 @@
-package main
+package harness
 
 import (
 	"bufio"
@@ -11,22 +11,24 @@ import (
 	"time"
 )
 
-// usage is what a process and its descendants have used.
-type usage struct {
-	cpu  time.Duration
-	peak int64 // bytes; the sum of the peaks of those that run
+// Usage is what a process and its descendants have used.
+type Usage struct {
+	CPU time.Duration
+	// Resident and Peak are the resident memory now and at its most, in bytes: the sums of
+	// those that run.
+	Resident, Peak int64
 }
 
 // clockTick is the unit of the times in /proc/PID/stat, proc(5): sysconf(_SC_CLK_TCK), which
 // is 100 on every Linux that Go runs on.
 const clockTick = time.Second / 100
 
-// usageOf reads /proc. The times of children that have ended are in their parent's figures
+// UsageOf reads /proc, so only Linux has it. The times of children that have ended are in their parent's figures
 // once it has waited for them.
-func usageOf(root int) (usage, error) {
+func UsageOf(root int) (Usage, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return usage{}, err
+		return Usage{}, err
 	}
 	type process struct {
 		parent int
@@ -43,7 +45,7 @@ func usageOf(root int) (usage, error) {
 		f := strings.Fields(string(text[i+1:]))
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if i < 0 || err != nil || len(f) < 15 {
-			return usage{}, fmt.Errorf("%s is not as proc(5) describes it", path)
+			return Usage{}, fmt.Errorf("%s is not as proc(5) describes it", path)
 		}
 		parent, _ := strconv.Atoi(f[1])
 		ticks := 0
@@ -54,34 +56,42 @@ func usageOf(root int) (usage, error) {
 		all[pid] = process{parent, time.Duration(ticks) * clockTick}
 	}
 	if _, ok := all[root]; !ok {
-		return usage{}, fmt.Errorf("process %d has ended", root)
+		return Usage{}, fmt.Errorf("process %d has ended", root)
 	}
-	var u usage
+	var u Usage
 	for pid, p := range all {
 		at := pid
 		for at != root && at > 1 {
 			at = all[at].parent
 		}
 		if at == root {
-			u.cpu += p.cpu
-			u.peak += peakOf(pid)
+			u.CPU += p.cpu
+			now, peak := memoryOf(pid)
+			u.Resident += now
+			u.Peak += peak
 		}
 	}
 	return u, nil
 }
 
-// peakOf returns the peak of a process's resident memory in bytes, 0 if it has ended.
-func peakOf(pid int) int64 {
+// memoryOf returns the resident memory of a process and its peak in bytes, 0 if it has
+// ended.
+func memoryOf(pid int) (now, peak int64) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer file.Close()
 	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if text, found := strings.CutPrefix(lines.Text(), "VmHWM:"); found {
-			kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 10, 64)
-			return kib << 10
+		name, text, _ := strings.Cut(lines.Text(), ":")
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 10, 64)
+		switch {
+		case err != nil:
+		case name == "VmRSS":
+			now = kib << 10
+		case name == "VmHWM":
+			peak = kib << 10
 		}
 	}
-	return 0
+	return now, peak
 }
