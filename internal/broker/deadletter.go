@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -249,23 +248,11 @@ func HeaderText(s string) string {
 	}, s)
 }
 
-// traceContext is the form of a W3C traceparent. Other values are not passed on, because
-// any publisher can set them.
-var traceContext = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
-
 // SubjectOfEvent returns the subject that the event of a delivery was published on, as the
 // fan-out has noted it in the headers; "" if they do not say.
 func SubjectOfEvent(h nats.Header) string {
 	if subject := h.Get(HeaderEventSubject); isEventSubject(subject) {
 		return subject
-	}
-	return ""
-}
-
-// TraceParent returns the traceparent header if it is well-formed, else "".
-func TraceParent(h nats.Header) string {
-	if v := h.Get("traceparent"); traceContext.MatchString(v) {
-		return v
 	}
 	return ""
 }
