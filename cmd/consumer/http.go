@@ -215,7 +215,7 @@ func plain(w http.ResponseWriter, status int, text string) {
 func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 	for _, c := range h.examine(r.Context()) {
 		switch {
-		case c.Status != unhealthy:
+		case c.Status != unhealthy, slices.Contains(c.Tags, "tls"): // an expired certificate is no reason to send this process no work
 		case h.guard.Trusts(r):
 			plain(w, http.StatusServiceUnavailable, "not ready: "+c.Name+": "+c.Message+"\n")
 			return
@@ -262,6 +262,9 @@ func (h *health) examine(ctx context.Context) []check {
 	}
 	if away, there := h.hosts(ctx); there {
 		h.checks = append(h.checks, verdictOn("mail_hosts", "mail_host", degraded, away))
+	}
+	if c, there := h.s.onHost.health(time.Now()); there {
+		h.checks = append(h.checks, c)
 	}
 	if err := h.s.keys.health(); err != nil {
 		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))

@@ -4,13 +4,20 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/verdict"
@@ -346,4 +353,77 @@ func must[A any](a A, err error) A {
 		panic(err)
 	}
 	return a
+}
+
+// What is served is compared with what was deployed, and expiry is watched, on /healthz and in
+// metrics; neither makes the process unready.
+//
+// Fault: a program on a mail host serves another certificate than was deployed, or one that has
+// expired. Result: a health finding with the tag tls and a metric.
+func TestStillServed(t *testing.T) {
+	t.Parallel()
+	o := &hostFixture{fixture: bareFixture(t), files: filepath.Join(t.TempDir(), "certs")}
+	if err := os.Mkdir(o.files, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(o.files, "web.pem")
+	var served atomic.Value // the path of the file that the program serves from
+	served.Store(file)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(served.Load().(string), served.Load().(string))
+		return &pair, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := &http.Server{ErrorLog: log.New(io.Discard, "", 0)}
+	go program.Serve(listener)
+	t.Cleanup(func() { program.Close() })
+	o.more = func() string {
+		return fmt.Sprintf("  - {id: web, type: file, host: mx1, cert_path: %[1]s, key_path: %[1]s, post_deploy_verify: {endpoint: %[2]q, protocol: tls, backoff: 1ms}}\n", file, listener.Addr())
+	}
+	o.furnish("mail_host: mx1\n")
+	o.issueTo("e1", "web")
+	o.entry("e1", "web", broker.StateSent)
+
+	type state struct {
+		Checks []struct{ Name, Status, Message string }
+	}
+	is := func(status, message string) bool {
+		_, body := get(o.service, "/healthz")
+		for _, c := range read[state](t, body).Checks {
+			if c.Name == "mail_host_certificates" {
+				return c.Status == status && strings.Contains(c.Message, message)
+			}
+		}
+		return false
+	}
+	o.until("healthy after the deployment", func() bool { return is("healthy", "") })
+	where := fmt.Sprintf(`{target="web",where="%s (tls)"}`, listener.Addr())
+	if _, text := get(o.service, "/metrics"); !strings.Contains(text, "certpost_mail_host_served_otherwise"+where+" 0") || !strings.Contains(text, "certpost_mail_host_certificate_expiry_timestamp_seconds"+where+" 1.") {
+		t.Error("the metrics lack the certificate")
+	}
+
+	cert, key, err := o.ca.issue("other.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.write("other.pem", string(cert)+string(key))
+	served.Store(o.path("other.pem"))
+	o.service.onHost.look(t.Context())
+	o.until("degraded", func() bool { return is("degraded", `it serves "other.example.com"`) })
+	if _, text := get(o.service, "/metrics"); !strings.Contains(text, "certpost_mail_host_served_otherwise"+where+" 1") {
+		t.Error("the metric does not say that something else is served")
+	}
+
+	late := delivery.HostCertificate{Target: "web", Where: file, Name: "web", Expires: time.Now().Add(-time.Hour)}
+	o.service.onHost.certificates = func(context.Context) []delivery.HostCertificate { return []delivery.HostCertificate{late} }
+	o.service.onHost.look(t.Context())
+	o.until("unhealthy", func() bool { return is("unhealthy", "expired on") })
+	if status, body := get(o.service, "/readyz"); status != 200 {
+		t.Errorf("an expired certificate makes the process unready: %d %s", status, body)
+	}
+	late.Expires = time.Now().Add(29 * 24 * time.Hour)
+	o.service.onHost.look(t.Context())
+	o.until("degraded before it expires", func() bool { return is("degraded", "expires on") })
 }

@@ -82,6 +82,7 @@ type instance struct {
 	http    *httpServer
 	seen    *visitors
 	keys    *keyWatch
+	onHost  *hostWatch
 	// natsCertificate is the embedded server's; nil without TLS.
 	natsCertificate *serverCertificate
 	ending          atomic.Bool // the shutdown has begun
@@ -110,8 +111,11 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
+	options := cfg.courierOptions()
+	options.Deployed = func() { s.onHost.check() }
+	s.courier = delivery.NewCourier(cfg.Book, s.store, options)
 	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
+	s.onHost = newHostWatch(s.courier.HostCertificates, registry, log)
 	settings := cfg.settings()
 	settings.Host = s.courier
 	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
@@ -168,11 +172,13 @@ func (s *instance) run(ctx context.Context) error {
 	prober := s.courier.Inspector().Prober(s.probed)
 	wg.Go(func() { prober.Run(ctx) })
 	wg.Go(func() { s.keys.run(ctx) })
+	wg.Go(func() { s.onHost.run(ctx) })
 	wg.Go(func() {
 		s.cfg.Book.Watch(ctx, delivery.PollInterval, func(c delivery.Change) {
 			s.reloaded(c)
 			s.unnamed(c)
 			s.keys.check()
+			s.onHost.check()
 			prober.Add(slices.Concat(c.Added, c.Changed)...)
 		})
 	})

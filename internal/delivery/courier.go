@@ -36,6 +36,8 @@ type Options struct {
 	HELO string
 	// HostLane is the lane of the mail host that this process runs on, see HostLane; "" for none.
 	HostLane string
+	// Deployed, when set, is called after files on this mail host were replaced.
+	Deployed func()
 	// Reached, when set, is called at the named points of a deployment; for tests.
 	Reached func(point string)
 	// Readdress are the recipients that a replay may name besides the target's own.

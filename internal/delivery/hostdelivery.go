@@ -37,6 +37,9 @@ func (a *attempt) deploy(ctx context.Context) (*verdict.Receipt, *verdict.Failur
 
 // deployed is the receipt of a deployment.
 func (a *attempt) deployed(result *mailhost.Result) *verdict.Receipt {
+	if a.opts.Deployed != nil && result.State == mailhost.Deployed {
+		a.opts.Deployed()
+	}
 	r := &verdict.Receipt{
 		Host: a.target.Host, State: string(result.State), Steps: result.Done, RollbackAvailable: result.Backup,
 		Definition: a.defs.version(a.target), At: time.Now().UTC().Truncate(time.Millisecond), Payload: payload.PEMAndKey,
