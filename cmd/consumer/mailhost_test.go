@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pavlo-v-chernykh/keystore-go/v4"
+	"software.sslmate.com/src/go-pkcs12"
+
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/desk"
@@ -426,4 +429,50 @@ func TestStillServed(t *testing.T) {
 	late.Expires = time.Now().Add(29 * 24 * time.Hour)
 	o.service.onHost.look(t.Context())
 	o.until("degraded before it expires", func() bool { return is("degraded", "expires on") })
+}
+
+// A target of type file may be a key store for Java or a PKCS#12 file, for Tomcat and others. The
+// same certificate again is unchanged, although the bytes of a new store would be other ones.
+func TestKeyStoresAsFiles(t *testing.T) {
+	t.Parallel()
+	o := &hostFixture{fixture: bareFixture(t), files: filepath.Join(t.TempDir(), "certs")}
+	if err := os.Mkdir(o.files, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.write("passphrase", p12Passphrase)
+	o.more = func() string {
+		target := func(id, kind, key string) string {
+			return fmt.Sprintf("  - {id: %[1]s, type: file, host: mx1, cert_path: %[2]s/%[1]s, payload: %[3]s, %[4]s: {file: %[5]s}, reload_command: [sh, -c, \"echo %[1]s >> %[6]s/reloads\"], post_deploy_verify: {enabled: false}}\n",
+				id, o.files, kind, key, o.path("passphrase"), o.dir)
+		}
+		return target("jks", "jks", "keystore_password") + target("p12", "pkcs12", "pkcs12_passphrase")
+	}
+	o.furnish("mail_host: mx1\n")
+	chain := o.issueTo("e1", "jks", "p12")
+	for _, target := range []string{"jks", "p12"} {
+		r := o.entry("e1", target, broker.StateSent).Receipt
+		if r.State != "deployed" || r.PrivateKey != verdict.KeyEncrypted || len(r.Files) != 1 {
+			t.Errorf("the receipt of %s is %+v", target, r)
+		}
+	}
+	_, leaf, _, err := pkcs12.DecodeChain([]byte(o.content("p12")), p12Passphrase)
+	if err != nil || leaf.Subject.CommonName != "e1.example.com" {
+		t.Errorf("the PKCS#12 file: %v", err)
+	}
+	store := keystore.New()
+	if err := store.Load(strings.NewReader(o.content("jks")), []byte(p12Passphrase)); err != nil || len(store.Aliases()) != 1 {
+		t.Errorf("the key store: %v", err)
+	}
+	again := &events.Event{ID: "e2", Certificate: events.Certificate{PEM: chain}, PrivateKey: &events.Reference{File: o.path("e1.example.com.key")}, Targets: []string{"jks", "p12"}}
+	if _, _, err := o.service.broker.Publish(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"jks", "p12"} {
+		if r := o.entry("e2", target, broker.StateSent).Receipt; r.State != "unchanged" {
+			t.Errorf("the same certificate for %s: %+v", target, r)
+		}
+	}
+	if text, _ := os.ReadFile(o.path("reloads")); strings.Count(string(text), "jks") != 1 || strings.Count(string(text), "p12") != 1 {
+		t.Errorf("reloads: %q", text)
+	}
 }

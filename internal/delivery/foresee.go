@@ -65,7 +65,7 @@ func (c *Courier) foresee(ctx context.Context, t *Target, b *payload.Bundle, ev 
 
 // foreseeHost is foresee for a target on a mail host.
 func (c *Courier) foreseeHost(t *Target, b *payload.Bundle, ev *events.Event) *verdict.Failure {
-	if ev.PrivateKey == nil {
+	if ev.PrivateKey == nil && t.needsKey() {
 		return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, "a mail host needs the private key, but the event has no private_key; publish it with private_key")
 	}
 	d := t.deployment()
@@ -74,6 +74,9 @@ func (c *Courier) foreseeHost(t *Target, b *payload.Bundle, ev *events.Event) *v
 	}
 	if err := mailhost.CheckCertificate(d, b, time.Now()); err != nil {
 		return deployFailure(err)
+	}
+	if ev.PrivateKey == nil {
+		return nil
 	}
 	return c.mayName(ev)
 }

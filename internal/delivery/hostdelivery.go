@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,13 +27,33 @@ func (a *attempt) deploy(ctx context.Context) (*verdict.Receipt, *verdict.Failur
 	if err != nil {
 		return nil, asFailure(err)
 	}
+	material, err := a.target.material(a.p)
+	if err != nil {
+		return nil, asFailure(err)
+	}
+	defer clear(material.File)
 	deployer := mailhost.Deployer{Claim: a.order.Claim, Reached: a.opts.Reached}
-	result, err := deployer.Deploy(ctx, d, mailhost.Material{Bundle: a.p.bundle, Key: a.p.key})
+	result, err := deployer.Deploy(ctx, d, material)
 	if err != nil {
 		return nil, deployFailure(err)
 	}
 	a.warnings = append(warnings, result.Notes...)
 	return a.deployed(result), nil
+}
+
+// material is what the engine deploys.
+func (t *Target) material(p *provisions) (mailhost.Material, error) {
+	m := mailhost.Material{Bundle: p.bundle, Key: p.key}
+	if !t.oneFile() {
+		return m, nil
+	}
+	settings := t.settings(p.vars)
+	files, err := payload.Build(settings, p.bundle, p.key, p.passphrase, time.Now())
+	if err != nil {
+		return m, err
+	}
+	m.File, m.Same = files[0].Data, settings.Same(p.bundle, p.passphrase)
+	return m, nil
 }
 
 // deployed is the receipt of a deployment.
@@ -44,6 +65,9 @@ func (a *attempt) deployed(result *mailhost.Result) *verdict.Receipt {
 		Host: a.target.Host, State: string(result.State), Steps: result.Done, RollbackAvailable: result.Backup,
 		Definition: a.defs.version(a.target), At: time.Now().UTC().Truncate(time.Millisecond), Payload: payload.PEMAndKey,
 		Files: a.target.hostFiles(), PrivateKey: verdict.KeyClear, Certificate: verdict.CertificateOf(a.p.bundle.Leaf), Secrets: a.p.versions, Warnings: a.warnings,
+	}
+	if a.target.oneFile() {
+		r.Payload, r.PrivateKey = a.target.Payload, a.target.keySent()
 	}
 	r.Timings.Secrets, r.Timings.Send, r.Timings.Total = a.fetched.Sub(a.started), time.Since(a.fetched), time.Since(a.started)
 	if len(result.Served) > 0 {
@@ -167,15 +191,22 @@ func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target stri
 	if _, err := c.certificateWarnings(t, b, time.Now()); err != nil {
 		return failed("certificate", asFailure(err))
 	}
-	if key == nil {
-		p := newProvisions(t, b)
-		defer p.clear()
-		if key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
+	p := newProvisions(t, b)
+	defer p.clear()
+	if p.key = bytes.Clone(key); key == nil {
+		if p.key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
 			return failed("key", failure)
 		}
-		defer clear(key)
 	}
-	return c.planned(ctx, t, &mailhost.Material{Bundle: b, Key: key})
+	if failure := c.ownSecrets(ctx, t, p); failure != nil {
+		return failed("secret", failure)
+	}
+	m, err := t.material(p)
+	if err != nil {
+		return failed("certificate", asFailure(err))
+	}
+	defer clear(m.File)
+	return c.planned(ctx, t, &m)
 }
 
 // probeHost checks what a deployment to a target on a mail host needs.

@@ -165,6 +165,9 @@ func (t *Target) completeHost() {
 	}
 	d = d.WithDefaults()
 	setDefault(&t.CertPath, d.CertPath)
+	if t.oneFile() {
+		setDefault(&t.KeyPath, t.CertPath)
+	}
 	setDefault(&t.KeyPath, d.KeyPath)
 	setDefault(&t.CertMode, d.CertMode)
 	setDefault(&t.KeyMode, d.KeyMode)
@@ -265,7 +268,7 @@ func (t *Target) validateHost(v *validation) {
 	switch {
 	case verify.verifies() && len(endpoints) == 0:
 		v.err("post_deploy_verify.endpoint", "is required: where the program serves the certificate, such as 127.0.0.1:25")
-	case !verify.verifies():
+	case !verify.verifies() && verify.Enabled == nil:
 		v.warn("post_deploy_verify", "nothing checks that the certificate is served: set endpoint to an address of the program, such as %s", usualEndpoint(t.Type))
 	}
 	if message := wrongHost(verify.ServerName); verify.ServerName != "" && message != "" {
@@ -277,7 +280,9 @@ func (t *Target) validateHost(v *validation) {
 	if t.Type != typeFile && t.CertPath != t.KeyPath {
 		v.warn("key_path", "certificate and key are two files, which cannot be replaced at the same moment: want one file, key_path equal to cert_path (docs/mail-hosts.md)")
 	}
-	v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
+	if t.Type != typeFile { // else with the payload
+		v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
+	}
 	t.validateHostPayload(v)
 }
 
@@ -308,9 +313,25 @@ func isPort(text string) bool {
 	return err == nil && n > 0 && strings.Trim(text, "0123456789") == ""
 }
 
-// validateHostPayload checks the payload of a target of type file.
+// oneFile reports whether the payload is one file in another format than PEM.
+func (t *Target) oneFile() bool {
+	return t.Type == typeFile && t.Payload != payload.PEM && t.Payload != payload.PEMAndKey
+}
+
+// needsKey reports whether a deployment needs the private key.
+func (t *Target) needsKey() bool { return !t.oneFile() || t.settings(nil).NeedsKey() }
+
+// validateHostPayload checks the payload of a target of type file: its secrets, and that it is one
+// file.
 func (t *Target) validateHostPayload(v *validation) {
-	if t.Type == typeFile && t.Payload != payload.PEM {
-		v.err("payload", "%s cannot be deployed in this version: want pem", t.Payload)
+	if t.Type != typeFile {
+		return
 	}
+	if t.oneFile() && (t.KeyPath != t.CertPath || t.ChainPath != "") {
+		v.err("key_path", "payload %s is one file, at cert_path: leave out key_path and chain_path", t.Payload)
+	}
+	if t.Payload == payload.ZIP || t.Payload == payload.DER {
+		v.err("payload", "%s is an archive, which no program serves: want pem, pkcs12, jks, pkcs7 or pkcs12_truststore", t.Payload)
+	}
+	t.validatePayload(v)
 }

@@ -123,6 +123,16 @@ func TestHostTargetProblems(t *testing.T) {
 	if _, got := hostTarget(t, "id: f", "type: file", "host: mx1"); !strings.Contains(strings.Join(got, "\n"), "targets[0].cert_path: is required") {
 		t.Errorf("a target of type file without paths: %v", got)
 	}
+	file := []string{"id: f", "type: file", "host: mx1", "cert_path: /a/x", "payload: jks", verified}
+	for want, more := range map[string]string{"targets[0].keystore_password: is required by payload jks": "backup_retention: 3",
+		"targets[0].key_path: payload jks is one file": "key_path: /a/y"} {
+		if _, got := hostTarget(t, append(slices.Clone(file), more)...); !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%s: %v, want %s", more, got, want)
+		}
+	}
+	if defs, got := hostTarget(t, append(slices.Clone(file), "keystore_password: {env: X}")...); defs == nil || defs.All()[0].KeyPath != "/a/x" {
+		t.Errorf("a key store: %v", got)
+	}
 	if _, got := hostTarget(t, "id: m", "host: smtp.example.com", "from_address: a@example.com", "to: [b@example.com]", "cert_path: /x"); !strings.Contains(strings.Join(got, "\n"),
 		"targets[0].cert_path: is a key of targets of type postfix, dovecot, file, and this one is of type smtp") {
 		t.Errorf("a mail with cert_path: %v", got)

@@ -117,7 +117,7 @@ type Target struct {
 	// ReplyTo is the address in the Reply-To header.
 	ReplyTo string `yaml:"reply_to"`
 
-	// Payload is the attachment: pem (leaf and chain), pem_and_key (also the private
+	// Payload is the attachment, or for type file what is at cert_path (pem: by its keys): pem (leaf and chain), pem_and_key (also the private
 	// key), pkcs12 or jks (leaf, chain and private key in one encrypted file), der (leaf
 	// and chain, binary, in a zip), pkcs7 (leaf and chain, .p7b), pkcs12_truststore (the
 	// chain as trusted certificates) or zip (the PEM files apart).

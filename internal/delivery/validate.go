@@ -304,7 +304,7 @@ func (t *Target) validatePayload(v *validation) {
 		}
 	}
 	v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
-	if !t.PrivateKeyPassphrase.IsZero() && !settings.NeedsKey() {
+	if !t.PrivateKeyPassphrase.IsZero() && !t.onHost() && !settings.NeedsKey() {
 		v.warn("private_key_passphrase", "is not used with payload %s, which has no private key", t.Payload)
 	}
 	if problem := settings.FIPSProblem(); problem != "" {

@@ -192,7 +192,7 @@ func TestWrongFilesAreNeverServed(t *testing.T) {
 				before := snapshot(t, pathOf(d))
 				bundle, err := payload.ParseBundle(c.cert)
 				if err == nil {
-					_, err = deployer().Deploy(t.Context(), d, Material{bundle, c.key})
+					_, err = deployer().Deploy(t.Context(), d, Material{Bundle: bundle, Key: c.key})
 				}
 				if err == nil {
 					t.Error("deployed")
@@ -208,7 +208,7 @@ func TestWrongFilesAreNeverServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustDeploy(t, deployer(), d, Material{bundle, key}, Deployed)
+		mustDeploy(t, deployer(), d, Material{Bundle: bundle, Key: key}, Deployed)
 		// Files that somebody else has broken are replaced, with the modes that they should have.
 		if err := errors.Join(os.WriteFile(d.CertPath, []byte("garbage"), 0o600), os.Chmod(d.KeyPath, 0o644), os.Remove(d.CertPath+"x"), nil); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
