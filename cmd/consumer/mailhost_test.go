@@ -153,6 +153,12 @@ func TestDeploymentByEvent(t *testing.T) {
 	if len(letters) != 1 || letters[0].Code != verdict.DeployReload || letters[0].Rollback != verdict.RollbackFailed || letters[0].Class != verdict.IOPermanent {
 		t.Errorf("the letters are %+v", letters)
 	}
+	if text := o.certpost("dead-letters", "preflight", "1"); !strings.Contains(text.stdout, "broken is defined: file on mail host mx1") || !strings.Contains(text.stdout, "would be replaced") || strings.Contains(text.stdout, "relay") {
+		t.Errorf("the preflight of a deployment says %+v", text)
+	}
+	cert, _, _ := o.issue("render.example.com")
+	o.refuses("gets no mail: certpost deliveries plan", "render", "--target", "file", "--cert", cert)
+	o.refuses("gets no mail: certpost deliveries plan", "send-test", "--target", "file")
 	o.mailTo("nobody@demo.example", 1)
 	mail := read[desk.DeliveryDetail](t, o.certpost("deliveries", "show", "e3", "nobody", "-o", "json").done(t))
 	if mail.Receipt == nil || mail.Receipt.RollbackAvailable || mail.RollbackRemedy == "" {

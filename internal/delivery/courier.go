@@ -149,6 +149,9 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 // certificate's private key, PEM, or nil.
 func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, key []byte) ([]byte, *verdict.Failure) {
 	t, failure := lookUp(c.book.Current(), target)
+	if failure == nil {
+		failure = t.isMail()
+	}
 	if failure != nil {
 		return nil, failure
 	}

@@ -192,11 +192,15 @@ func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target stri
 		return failed("certificate", asFailure(err))
 	}
 	p := newProvisions(t, b)
+	p.trial = true
 	defer p.clear()
-	if p.key = bytes.Clone(key); key == nil {
-		if p.key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
-			return failed("key", failure)
-		}
+	if key == nil {
+		p.key, failure = c.privateKey(ctx, t, ev, p)
+	} else {
+		p.key, failure = c.openKey(ctx, t, p, bytes.Clone(key))
+	}
+	if failure != nil {
+		return failed("key", failure)
 	}
 	if failure := c.ownSecrets(ctx, t, p); failure != nil {
 		return failed("secret", failure)
@@ -207,6 +211,33 @@ func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target stri
 	}
 	defer clear(m.File)
 	return c.planned(ctx, t, &m)
+}
+
+// isMail returns the refusal to make a mail for a target on a mail host; nil for a mail.
+func (t *Target) isMail() *verdict.Failure {
+	if !t.onHost() {
+		return nil
+	}
+	return verdict.Fail(verdict.TargetInvalid, verdict.PhaseResolve,
+		fmt.Sprintf("target %s is on mail host %s and gets no mail: certpost deliveries plan says what a deployment would do", t.ID, legible.Clean(t.Host, 100)))
+}
+
+// host checks what a replay of a deployment needs: what can be known here, and on the mail host itself
+// everything.
+func (e *examination) host(ctx context.Context) {
+	c, t := e.courier, e.t
+	if e.bundle == nil {
+		return
+	}
+	if failure := c.foreseeHost(t, e.bundle, e.ev); failure != nil {
+		e.say("deployment", verdict.Error, "%s", failure.Error())
+		return
+	}
+	if t.lane == c.opts.HostLane {
+		e.found = append(e.found, c.Plan(ctx, e.ev, t.ID)...)
+		return
+	}
+	e.say("deployment", verdict.OK, "the certificate can be deployed; its key, the files and the program are on mail host %s: certpost deliveries plan looks there", legible.Clean(t.Host, 100))
 }
 
 // probeHost checks what a deployment to a target on a mail host needs.
