@@ -38,6 +38,7 @@ type options struct {
 	size
 	requests int
 	calm     time.Duration // duration of traffic without other load
+	rest     time.Duration // between the reading of a store and the look at the memory
 	keep     bool
 }
 
@@ -50,6 +51,7 @@ func main() {
 	flag.IntVar(&o.deliveries, "deliveries", 1_000_000, "number of ledger entries; the small store has a hundredth")
 	flag.IntVar(&o.requests, "requests", 50, "number of requests for each page and store")
 	flag.DurationVar(&o.calm, "calm", 10*time.Second, "how long to publish events to each store without other load")
+	flag.DurationVar(&o.rest, "rest", 40*time.Second, "how long to wait after the start before looking at the memory")
 	flag.BoolVar(&o.keep, "keep", false, "keep stores and logs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -120,7 +122,7 @@ func report(ctx context.Context, o options, out io.Writer, offices []*office, si
 	fmt.Fprintln(table, "\nstart\tready\tletters listed\tledger indexed\tmemory, MiB (most)\tlive p50 / p99 / worst, ms (events)")
 	var memory []float64
 	for i, f := range offices {
-		u, err := launch(ctx, f, t, sizes[i])
+		u, err := launch(ctx, f, t, sizes[i], o.rest)
 		if err != nil {
 			return errors.Join(err, table.Flush())
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/events"
@@ -31,9 +32,9 @@ type startUp struct {
 	memory, most           float64 // MiB, after everything was read
 }
 
-// launch starts the program on its filled store, and publishes events until the program
-// has read the whole store.
-func launch(ctx context.Context, f *office, t *town, s size) (u startUp, err error) {
+// launch starts the program on its filled store, publishes events until the program
+// has read the whole store, and looks at its memory after a rest.
+func launch(ctx context.Context, f *office, t *town, s size, rest time.Duration) (u startUp, err error) {
 	if err := f.start(f.sync); err != nil {
 		return u, err
 	}
@@ -69,6 +70,8 @@ func launch(ctx context.Context, f *office, t *town, s size) (u startUp, err err
 		})
 	}
 	if err == nil {
+		// The program returns what reading and verifying the ledger have left, some time later.
+		backoff.Sleep(ctx, rest)
 		u.memory, u.most = f.memory()
 	}
 	read()

@@ -25,6 +25,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -70,17 +71,20 @@ func run(ctx context.Context, o options, out io.Writer) error {
 		if o.program, err = road.Program(ctx, o.program, dir); err != nil {
 			return err
 		}
-		few, err := open(ctx, o, dir, "few", o.few)
-		defer few.close()
-		if err != nil {
+		var sites [2]*site
+		var errs [2]error
+		var both sync.WaitGroup
+		for i, depth := range []int{o.few, o.many} {
+			both.Go(func() { sites[i], errs[i] = open(ctx, o, dir, []string{"few", "many"}[i], depth) })
+		}
+		both.Wait()
+		for _, s := range sites {
+			defer s.close()
+		}
+		if err := errors.Join(errs[:]...); err != nil {
 			return err
 		}
-		many, err := open(ctx, o, dir, "many", o.many)
-		defer many.close()
-		if err != nil {
-			return err
-		}
-		return measure(ctx, o, out, few, many)
+		return measure(ctx, o, out, sites[0], sites[1])
 	})
 }
 

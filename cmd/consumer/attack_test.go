@@ -149,7 +149,7 @@ func TestSmuggledRequests(t *testing.T) {
 		"a list of encodings":                  {post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"+hidden), 501},
 		"an encoding with a tab":               {post("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n"+hidden), 400},
 		"an encoding of HTTP/1.0":              {strings.Replace(post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n"+hidden), "HTTP/1.1", "HTTP/1.0", 1), 403},
-		"length and encoding":                  {post("Content-Length: 300\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n", "5\r\nx=123\r\n0\r\n\r\n"+hidden), 403},
+		"length and encoding":                  {post("Content-Length: 300\r\nTransfer-Encoding: chunked\r\n", "5\r\nx=123\r\n0\r\n\r\n"+hidden), 403},
 		"a chunk with a wrong length":          {post("Transfer-Encoding: chunked\r\n", "2\r\nx=123\r\n0\r\n\r\n"+hidden), 400},
 		"a chunk of negative length":           {post("Transfer-Encoding: chunked\r\n", "-1\r\nx\r\n0\r\n\r\n"+hidden), 400},
 		"a chunk length of 17 digits":          {post("Transfer-Encoding: chunked\r\n", "00000000000000005\r\nx=123\r\n0\r\n\r\n"+hidden), 400},
@@ -177,6 +177,12 @@ func TestSmuggledRequests(t *testing.T) {
 		"a form of 300 kB":                     {post(fmt.Sprintf("Content-Length: %d\r\n", 300<<10), strings.Repeat("x", 300<<10)+hidden), 413},
 		"a form of 300 kB in chunks":           {post("Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", 300<<10, strings.Repeat("x", 300<<10))+hidden), 413},
 		"a form that says it has an exabyte":   {post("Content-Length: 1000000000000000000\r\nExpect: 100-continue\r\n", ""), 413},
+		"an exabyte for another address":       {strings.Replace(post("Content-Length: 1000000000000000000\r\n", ""), "/sign-in", "/nowhere", 1), 404},
+		"an exabyte for a page":                {strings.Replace(post("Content-Length: 1000000000000000000\r\n", ""), "/sign-in", "/livez", 1), 405},
+		"an exabyte for another host":          {strings.Replace(post("Content-Length: 1000000000000000000\r\n", ""), "localhost", "evil.example", 1), 421},
+		"an exabyte of another site":           {strings.Replace(post("Content-Length: 1000000000000000000\r\n", ""), "same-origin", "cross-site", 1), 403},
+		"the options of the server":            {get("OPTIONS * HTTP/1.1", host), 404},
+		"the options of another host":          {get("OPTIONS * HTTP/1.1", "Host: evil.example\r\n"), 421},
 		"a form after a length that overflows": {post("Content-Length: 99999999999999999999999\r\n", hidden), 400},
 	} {
 		t.Run(name, func(t *testing.T) {

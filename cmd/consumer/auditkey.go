@@ -42,7 +42,12 @@ func (c *Config) auditKeys(b *broker.Config, store *secrets.Store) {
 			return keys, nil
 		}
 	case there || c.NATS.URL == "":
-		b.AuditKeys = func(context.Context) (*broker.AuditKeys, error) { return readAuditKeys(path) }
+		b.AuditKeys = func(context.Context) (*broker.AuditKeys, error) {
+			if owner := broker.ForeignOwner(path, c.DataDir); owner != "" {
+				return nil, fmt.Errorf("%s belongs to user %s, who may know this key: restore yours, or make the user who runs Certpost its owner", path, owner)
+			}
+			return readAuditKeys(path)
+		}
 	}
 	if there || c.NATS.URL == "" {
 		b.AuditMemory = filepath.Join(c.DataDir, auditMemoryFile)
@@ -113,14 +118,7 @@ func writeAuditKeys(path string, before []byte) error {
 		}
 	}
 	defer clear(text.Bytes())
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("the audit's key cannot be stored: %w", err)
-	}
-	_, err = f.Write(text.Bytes())
-	if err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
+	err := broker.WritePrivate(path, text.Bytes())
 	if err != nil {
 		return fmt.Errorf("the audit's key cannot be stored: %w", err)
 	}

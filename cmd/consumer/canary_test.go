@@ -210,7 +210,7 @@ targets:
 		{"dead-letters", "preflight", "1"}, {"dead-letters", "preflight", "2"}, {"dead-letters", "preflight", "3"}, {"dead-letters", "preflight", "4"}, {"dead-letters", "preflight", "5"},
 		{"dead-letters", "replay", "--all", "--target", "refused", "--yes", "--reason", "test", "--wait"},
 		{"dead-letters", "discard", "--all", "--target", "missing", "--reason", "test", "--yes"}, {"deliveries", "list", "-o", "json"}, {"deliveries", "list", "-o", "csv"},
-		{"deliveries", "show", "good"}, {"check"}, {"check", "--live"}, {"check", "-o", "json"}, {"relays", "list", "-o", "json"},
+		{"deliveries", "show", "good"}, {"check"}, {"check", "--live"}, {"check", "-o", "json"}, {"render", "--output", "json"}, {"relays", "list", "-o", "json"},
 		{"replays", "list"}, {"replays", "list", "-o", "csv"}, {"audit", "list"}, {"audit", "list", "-o", "json"}, {"audit", "export"}, {"audit", "verify"},
 	} {
 		cmd := exec.Command(program, args...)

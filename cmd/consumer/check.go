@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -262,71 +261,4 @@ func targetOf(defs *delivery.Definitions, id string) (*delivery.Target, error) {
 		return nil, usage("--target %s: unknown target", id)
 	}
 	return t, nil
-}
-
-type renderCmd struct {
-	Target string `help:"Target that the mail is for." required:"" placeholder:"ID"`
-	Cert   string `help:"Certificate and chain, PEM." required:"" placeholder:"FILE"`
-	Key    string `help:"Private key, PEM, for payloads that contain it." placeholder:"FILE"`
-	Out    string `help:"File to write the mail to (- for standard output)." short:"o" default:"-" placeholder:"FILE"`
-}
-
-// Run writes the mail that a target would get. The file may contain a private key, so
-// only its owner may read it.
-func (c *renderCmd) Run(a *app) error {
-	cfg, _, err := a.load()
-	if err != nil {
-		return err
-	}
-	if _, err := targetOf(cfg.Book.Current(), c.Target); err != nil {
-		return err
-	}
-	ev, err := eventFromFile(c.Cert)
-	if err != nil {
-		return err
-	}
-	var key []byte
-	if c.Key != "" {
-		if key, err = os.ReadFile(c.Key); err != nil {
-			return usage("--key: %w", err)
-		}
-		defer clear(key)
-	}
-	store, err := secrets.Open(cfg.Vault, a.logger(LogConfig{Level: "error", Format: cfg.Log.Format}))
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	raw, failed := delivery.NewCourier(cfg.Book, store, cfg.courierOptions()).Render(a.ctx, ev, c.Target, key)
-	if failed != nil {
-		return failed
-	}
-	if c.Out == "-" {
-		_, err = a.stdout.Write(raw)
-		return err
-	}
-	return writePrivately(c.Out, raw)
-}
-
-// writePrivately writes a file that only its owner may read, even if the file existed
-// with wider permissions.
-func writePrivately(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Mode().IsRegular() {
-		if err := f.Chmod(0o600); err != nil {
-			return err
-		}
-	}
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	return f.Close()
 }

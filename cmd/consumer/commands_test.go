@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -331,11 +333,14 @@ func TestRender(t *testing.T) {
 	}
 
 	p12 := o.path("p12.eml")
-	o.certpost("render", "--target", "java", "--cert", certFile, "--key", keyFile, "-o", p12).done(t)
+	if said := o.certpost("render", "--target", "java", "--cert", certFile, "--key", keyFile, "-o", p12); said.code != exitDone ||
+		said.stderr != "certpost: the mail for java has the passphrase \"sample-passphrase\" instead of pkcs12_passphrase\n" {
+		t.Errorf("exit %d: %s", said.code, said.stderr)
+	}
 	if raw, err = os.ReadFile(p12); err != nil {
 		t.Fatal(err)
 	}
-	if err := opensPKCS12(attachmentOf(t, raw, "www.example.com.p12"), p12Passphrase); err != nil {
+	if err := opensPKCS12(attachmentOf(t, raw, "www.example.com.p12"), "sample-passphrase"); err != nil {
 		t.Error(err)
 	}
 
@@ -343,6 +348,37 @@ func TestRender(t *testing.T) {
 	if string(attachmentOf(t, []byte(out), "www.example.com.pem")) != chain {
 		t.Error("the mail on standard output does not contain the certificate")
 	}
+	// A sample, the events of a file, and all targets at once.
+	said := o.certpost("render", "--output", "json", "--target", "keys", "--target", "java")
+	views := read[[]verdict.MailView](t, said.done(t))
+	if len(views) != 2 || views[0].Target != "keys" || !strings.Contains(views[0].Subject, "certificate for www.example.com issued") || len(views[0].Files) != 2 ||
+		!slices.Equal(views[1].Instead, []string{"a sample certificate that nobody uses", `the passphrase "sample-passphrase" instead of pkcs12_passphrase`}) || views[1].HTML == "" {
+		t.Errorf("got %+v", views)
+	}
+	event := o.path("event.json")
+	lab.Write(t, event, []byte(`{"id":"e77","certificate":{"vault":{"mount":"secret","path":"certs/x","key":"cert"}},"private_key":{"file":"/nowhere"},"targets":["ops","keys"]}`))
+	mails := t.TempDir()
+	said = o.certpost("render", "--event", event, "-o", mails)
+	if said.code != exitDone || said.stderr != "certpost: the mail for ops has a sample certificate instead of the one that the event refers to\n"+
+		"certpost: the mail for keys has a sample certificate instead of the one that the event refers to\n" {
+		t.Errorf("exit %d: %s", said.code, said.stderr)
+	}
+	for _, name := range []string{"ops.eml", "keys.eml"} {
+		if raw, err = os.ReadFile(filepath.Join(mails, name)); err != nil || !bytes.Contains(raw, []byte("X-Certpost-Event-Id: e77")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o.certpost("render", "--event", event).failed(t, exitUsage, "certpost: 2 mails: give a directory with -o, or one --target\n")
+	o.certpost("render", "--target", "keys", "--key", keyFile).failed(t, exitUsage, "certpost: --key needs --cert or --event: it is the key of a certificate\n")
+	// Without its key, a certificate like it stands in.
+	said = o.certpost("render", "--target", "keys", "--cert", certFile, "-o", mail)
+	if said.code != exitDone || !strings.HasPrefix(said.stderr, "certpost: the mail for keys has a new key that nobody uses, and a certificate like the event's") {
+		t.Errorf("exit %d: %s", said.code, said.stderr)
+	}
+	if raw, err = os.ReadFile(mail); err != nil || string(attachmentOf(t, raw, "www.example.com.pem")) == chain || len(attachmentOf(t, raw, "www.example.com.key.pem")) == 0 {
+		t.Error("the mail has the certificate itself, or no key", err)
+	}
+
 	if n := o.relay.Count(); n != 0 {
 		t.Errorf("render sent %d mails", n)
 	}
@@ -351,7 +387,7 @@ func TestRender(t *testing.T) {
 	o.certpost("render", "--target", "nowhere", "--cert", certFile).failed(t, exitUsage, "certpost: --target nowhere: unknown target\n")
 	o.certpost("render", "--target", "ops", "--cert", "absent").failed(t, exitUsage, "certpost: --cert: open absent: no such file or directory\n")
 	o.certpost("render", "--target", "keys", "--cert", certFile, "--key", "absent").failed(t, exitUsage, "certpost: --key: open absent: no such file or directory\n")
-	for name, args := range map[string][]string{"no key": nil, "another key": {"--key", otherKey}, "no key at all": {"--key", certFile}} {
+	for name, args := range map[string][]string{"another key": {"--key", otherKey}, "no key at all": {"--key", certFile}} {
 		out := filepath.Join(o.dir, "unmade.eml")
 		said := o.certpost(append([]string{"render", "--target", "keys", "--cert", certFile, "-o", out}, args...)...)
 		if said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: SMTP_PAYLOAD in payload: ") {

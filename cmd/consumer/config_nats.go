@@ -57,6 +57,11 @@ type NATSConfig struct {
 	// DuplicateWindow is how long the streams remember message ids, at least 10s. Set it
 	// if the server allows less than 2m. Default: 2m, or what an administrator has set.
 	DuplicateWindow time.Duration `yaml:"duplicate_window"`
+	// LedgerAge is how long the ledger remembers a delivery after its last change, 744h (31
+	// days) to 26280h (three years). An event that is published again after that is mailed
+	// again, and searches do not find the delivery any more. Each remembered delivery costs
+	// the NATS server memory (docs/scaling.md). Default: 9600h (400 days).
+	LedgerAge time.Duration `yaml:"ledger_age"`
 	// MaxAckPending is how many messages of one consumer may wait for their retry or be
 	// in work, 1 to 10000. Set it if the server allows less. Default: 1000 (10000 for
 	// lanes that relays share), or what an administrator has set.
@@ -98,7 +103,7 @@ type StreamSizes struct {
 	DeadLetters Size `yaml:"dead_letters" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
 	// Audit is the limit of CERTPOST_AUDIT: records of three years.
 	Audit Size `yaml:"audit" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
-	// Ledger is the limit of the bucket CERTPOST_LEDGER: 1 to 4 KiB for each delivery of 400 days.
+	// Ledger is the limit of the bucket CERTPOST_LEDGER: 1 to 4 KiB for each delivery of ledger_age.
 	Ledger Size `yaml:"ledger" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
 	// Relays is the limit of the bucket CERTPOST_RELAYS; 10MiB are plenty.
 	Relays Size `yaml:"relays" pattern:"^[0-9]+(KiB|MiB|GiB|TiB)$"`
@@ -199,6 +204,9 @@ func (n *NATSConfig) validate(f *findings) {
 	}
 	if n.DuplicateWindow != 0 && (n.DuplicateWindow < 10*time.Second || n.DuplicateWindow > 24*time.Hour) {
 		f.err("nats.duplicate_window", "want 10s to 24h")
+	}
+	if n.LedgerAge != 0 && (n.LedgerAge < broker.MinLedgerAge || n.LedgerAge > 3*365*24*time.Hour) {
+		f.err("nats.ledger_age", "want 744h (31 days: events are kept for 30) to 26280h (three years)")
 	}
 	if n.MaxAckPending != 0 && (n.MaxAckPending < 1 || n.MaxAckPending > 10_000) {
 		f.err("nats.max_ack_pending", "want 1 to 10000")

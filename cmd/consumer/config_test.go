@@ -98,13 +98,14 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:7:18: nats.sync_interval: want always, or a duration such as 2m`,
 			`c.yaml:8:11: nats.listen: want an address and a port such as 127.0.0.1:8080, or :8080 for all addresses`,
 			`c.yaml:9:14: nats.max_store: want a size such as 500MiB or 10GiB`}},
-		{"nats rules", "nats: {domain: a, api_prefix: b.API, duplicate_window: 1s, max_ack_pending: 20000, inbox_prefix: \"a.>\", max_bytes: {events: 1GB}}\n", nil, []string{
+		{"nats rules", "nats: {domain: a, api_prefix: b.API, duplicate_window: 1s, max_ack_pending: 20000, inbox_prefix: \"a.>\", max_bytes: {events: 1GB}, ledger_age: 720h}\n", nil, []string{
 			`c.yaml:1:7: nats: domain and api_prefix are for a NATS server elsewhere: set nats.url`,
 			`c.yaml:1:7: nats: sets domain and api_prefix: set only one`,
 			`c.yaml:1:56: nats.duplicate_window: want 10s to 24h`,
 			`c.yaml:1:77: nats.max_ack_pending: want 1 to 10000`,
 			`c.yaml:1:98: nats.inbox_prefix: want a prefix of subjects, without wildcards, blanks and a dot at its end`,
-			`c.yaml:1:125: nats.max_bytes.events: want a size such as 500MiB or 10GiB`}},
+			`c.yaml:1:125: nats.max_bytes.events: want a size such as 500MiB or 10GiB`,
+			`c.yaml:1:143: nats.ledger_age: want 744h (31 days: events are kept for 30) to 26280h (three years)`}},
 		{"nats at another port", "nats: {url: \"nats://a:8222,nats://b:820000\"}\n", nil, []string{
 			`c.yaml:1:13: nats.url: has the port 820000: want 1 to 65535`,
 			`c.yaml:1:13: warning: nats.url: has the port 8222, where a NATS server usually has its monitoring page: clients connect to another, usually 4222`}},
@@ -250,12 +251,12 @@ func TestSize(t *testing.T) {
 // The settings for servers with rules reach the broker, and wrong ones are named.
 func TestNATSRules(t *testing.T) {
 	t.Parallel()
-	cfg, problems := load(t, `nats: {url: "nats://127.0.0.1:4222", domain: hub, inbox_prefix: _mine, duplicate_window: 30s, max_ack_pending: 50, max_bytes: {events: 1GiB, ledger: 2MiB}}`)
+	cfg, problems := load(t, `nats: {url: "nats://127.0.0.1:4222", domain: hub, inbox_prefix: _mine, duplicate_window: 30s, ledger_age: 1440h, max_ack_pending: 50, max_bytes: {events: 1GiB, ledger: 2MiB}}`)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
 	b := cfg.brokerConfig(t.Context(), nil)
-	if b.Domain != "hub" || b.InboxPrefix != "_mine" || b.DuplicateWindow != 30*time.Second || b.MaxAckPending != 50 || len(b.MaxBytes) != 2 || b.MaxBytes[broker.EventsStream] != 1<<30 || b.MaxBytes["KV_"+broker.LedgerBucket] != 2<<20 {
+	if b.Domain != "hub" || b.InboxPrefix != "_mine" || b.DuplicateWindow != 30*time.Second || b.LedgerAge != 60*24*time.Hour || b.MaxAckPending != 50 || len(b.MaxBytes) != 2 || b.MaxBytes[broker.EventsStream] != 1<<30 || b.MaxBytes["KV_"+broker.LedgerBucket] != 2<<20 {
 		t.Errorf("%+v", b)
 	}
 }

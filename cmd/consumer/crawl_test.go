@@ -118,7 +118,7 @@ func (c *crawler) send(method string, to *url.URL, form string) {
 			continue
 		}
 		for _, a := range n.Attr {
-			if a.Key == "href" && n.Data != "link" || a.Key == "hx-get" {
+			if a.Key == "href" && n.Data != "link" || a.Key == "hx-get" || a.Key == "src" && n.Data == "iframe" {
 				c.open(a.Val)
 			}
 		}

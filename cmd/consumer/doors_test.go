@@ -227,7 +227,7 @@ var lists = map[string]list{
 		commands:   []string{"deliveries list"},
 		requests:   []string{`deliveries.list {"filter": %s}`, `deliveries.list %s`},
 		wrong: map[string][]wrong{
-			"state":  words("gone", "waiting, sending, sent, dead, discarded", "discarted", "discarded"),
+			"state":  words("gone", "waiting, sending, sent, dead, discarded, skipped", "discarted", "discarded"),
 			"serial": wrongHex, "fingerprint": wrongHex,
 			"since": wrongSpans, "from": wrongMoments, "to": wrongMoments,
 		},

@@ -45,6 +45,7 @@ func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
 	return &httpServer{listener: l, server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		DisableGeneralOptionsHandler: true, // it would answer OPTIONS * without looking at the host
 	}}, nil
 }
 

@@ -47,7 +47,7 @@ type cli struct {
 	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
-	Render       renderCmd       `cmd:"" help:"Write the mail for a target to a file or to standard output, without sending it."`
+	Render       renderCmd       `cmd:"" help:"Write the mails that targets would get, without sending them, without secrets and without a network."`
 	SendTest     sendTestCmd     `cmd:"" name:"send-test" help:"Send a target's mail with a test certificate, without NATS."`
 	Status       statusCmd       `cmd:"" help:"What waits, what ended as dead letters, and which lanes do not deliver."`
 	Targets      targetsCmd      `cmd:"" help:"Targets of the configuration: list, show."`
@@ -248,6 +248,7 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 		b.CAFile, b.CertFile, b.KeyFile = c.NATS.TLS.CAFile, c.NATS.TLS.CertFile, c.NATS.TLS.KeyFile
 	}
 	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
+	b.LedgerAge = c.NATS.LedgerAge
 	b.InboxPrefix, b.Domain, b.APIPrefix, b.TrustRequestInfo = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix, c.NATS.TrustRequestInfo
 	c.auditKeys(&b, store)
 	if !c.NATS.Password.IsZero() {

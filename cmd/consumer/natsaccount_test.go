@@ -43,7 +43,8 @@ func TestNATSAccountOnThePage(t *testing.T) {
 // name.
 type roles struct {
 	*fixture
-	url string
+	url   string
+	keyed bool // commands have the program's audit.key
 }
 
 func password(role string) string { return "canary-of-" + role }
@@ -61,7 +62,11 @@ func (r *roles) section(role string) string {
 // as runs a command as one of the roles.
 func (r *roles) as(role string, args ...string) said {
 	r.t.Helper()
-	r.write(role+".yaml", "data_dir: "+r.dir+"/data\nnats: "+r.section(role)+"\ntargets_file: "+r.dir+"/targets.yaml\n")
+	key := ""
+	if r.keyed {
+		key = "audit: {key: {file: " + r.path("audit.key") + "}}\n"
+	}
+	r.write(role+".yaml", "data_dir: "+r.dir+"/nodata\nnats: "+r.section(role)+"\ntargets_file: "+r.dir+"/targets.yaml\n"+key)
 	return command(r.t, nil, append([]string{"-c", r.path(role + ".yaml")}, args...)...)
 }
 
@@ -69,7 +74,8 @@ func (r *roles) as(role string, args ...string) said {
 func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 	t.Helper()
 	r := openRoles(t)
-	r.furnish("", rules...)
+	r.write("audit.key", broker.NewAuditKey())
+	r.furnish("audit: {key: {file: "+r.path("audit.key")+"}}", rules...)
 	return r
 }
 
@@ -143,14 +149,22 @@ func TestNATSRoles(t *testing.T) {
 	})
 
 	// Auditor and dashboard read.
-	if said := r.as("auditor", "audit", "verify").done(t); !strings.Contains(said, "record") {
+	if said := r.as("auditor", "audit", "verify").done(t); !strings.Contains(said, "No HMAC was checked") {
 		t.Errorf("the auditor's verification says %q", said)
 	}
+	r.keyed = true
+	if said := r.as("auditor", "audit", "verify").done(t); !strings.Contains(said, "signed, all from") || !strings.Contains(said, "covered by checkpoints") {
+		t.Errorf("the auditor's verification with the key says %q", said)
+	}
+	r.as("auditor", "deliveries", "who", "--name=www.example.com", "--key").done(t)
 	r.as("auditor", "audit", "list", "--action=discarded").done(t)
 	for _, role := range []string{"auditor", "dashboard"} {
 		r.as(role, "dead-letters", "groups").done(t)
 		r.as(role, "deliveries", "list").done(t)
 		r.as(role, "replays", "list").done(t)
+	}
+	if said := r.as("certpost", "status").done(t); !strings.Contains(said, "Dead letters") {
+		t.Errorf("status: %s", said)
 	}
 	if said := r.as("certpost", "relays", "list").done(t); !strings.Contains(said, "localhost") {
 		t.Errorf("relays: %s", said)

@@ -27,7 +27,7 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 	var problems []string
 	bundle, err := payload.ParseBundle([]byte(ev.Certificate.PEM))
 	if err == nil {
-		_, err = payload.CheckDates(bundle, time.Now(), cfg.Events.InvalidDates)
+		_, err = payload.CheckDates(bundle, time.Now(), datePolicy(cfg))
 	}
 	if err == nil && c.StoreKey != "" {
 		place, err := c.storePlace(p, bundle.Leaf)
@@ -64,6 +64,15 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 		fmt.Fprintln(a.stderr, "certpost: warning: the chain has certificates that do not belong to it and are left out:", bundle.Strays)
 	}
 	return nil
+}
+
+// datePolicy is that of all events, or warn if a target takes certificates that are out of date:
+// undeliverable then judges each target.
+func datePolicy(cfg *Config) string {
+	if cfg.Book != nil && slices.ContainsFunc(cfg.Book.Current().All(), func(t *delivery.Target) bool { return t.InvalidDates == "warn" }) {
+		return "warn"
+	}
+	return cfg.Events.InvalidDates
 }
 
 // refuse returns an error if there are problems, or, with --force, warns of them.

@@ -56,7 +56,7 @@ func TestWrongUsage(t *testing.T) {
 		"audit verify --key-file k":          "audit verify: --key-file goes with --file",
 		"audit export --signed --lane a":     "audit export: --signed exports all records: a part cannot be verified, so it takes no filter but --from-record",
 		"audit verify --anchor 1":            "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
-		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded`,
+		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded, skipped`,
 		"deliveries list --since 3":          `deliveries list: invalid filter: since: want a duration such as 30m or 24h, not "3"`,
 		"deliveries show":                    `expected "<event>"`,
 		"publish":                            "missing flags: --cert=FILE or --from=CLIENT",
@@ -67,7 +67,7 @@ func TestWrongUsage(t *testing.T) {
 		"publish --cert a --label b":         `--label: expected "<key>=<value>" but got "b"`,
 		"check --target a":                   "check: --target requires --live: without --live all targets are checked",
 		"check -o xml":                       `--output must be one of "text","json" but got "xml"`,
-		"render":                             "missing flags: --cert=FILE, --target=ID",
+		"render --cert a --event b":          "--cert and --event can't be used together",
 		"schema target":                      `<of> must be one of "event","config" but got "target"`,
 	} {
 		// The error leads to the help of the command that was meant.

@@ -20,7 +20,9 @@ func TestWaitingDeliveryIsShown(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "")
 	lane := "localhost-" + port(o.relay.Submission())
-	o.certpost("relays", "suspend", lane, "--reason", "maintenance").done(t)
+	o.until("the lane is suspended", func() bool { // as soon as there is one
+		return o.certpost("relays", "suspend", lane, "--reason", "maintenance").code == exitDone
+	})
 	o.until("the lane stops", func() bool {
 		return strings.Contains(o.certpost("relays", "list", "-o", "json").done(t), "maintenance")
 	})

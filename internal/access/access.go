@@ -163,6 +163,12 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: to}
 	defer a.contain(w, r)
 	a.setHeaders(w.Header())
+	if r.ContentLength > maxBody || len(r.TransferEncoding) > 0 {
+		// A body that is too large is not read, whoever refuses the request: else the answer would wait for it. And
+		// after a body in chunks the connection must end if the request also gave a length (RFC 9112, section 6.1),
+		// which net/http does not tell.
+		w.Header().Set("Connection", "close")
+	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	handler, pattern := a.mux.Handler(r)
 	if pattern != "" {
@@ -202,6 +208,19 @@ const maxBody = 256 << 10
 // inline, no framing in either direction.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+// Frames changes the policy of a page that has a frame with another page of this origin.
+func Frames(h http.Header) {
+	h.Set("Content-Security-Policy", policy+"; frame-src 'self'")
+}
+
+// Framed changes the policy of a document for a frame on a page of this origin. The document
+// is somebody else's: it runs no script, loads nothing, sends nothing, and has an origin of
+// its own, also when it is opened by itself.
+func Framed(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'self'; base-uri 'none'; sandbox")
+	h.Set("X-Frame-Options", "SAMEORIGIN")
+}
 
 // setHeaders sets the headers of every response. A handler of files whose names are
 // hashes of their content replaces Cache-Control.

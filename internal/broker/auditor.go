@@ -231,12 +231,15 @@ func (a *Auditor) verifyAll(ctx context.Context) (*walk, error) {
 	for _, l := range notCovered {
 		a.wait(l)
 	}
-	a.noteBreak(w.report.Break)
+	if a.noteBreak(w.report.Break); w.report.Break == nil {
+		a.forgetLackOfKey()
+	}
 	if receipts != nil {
 		for _, b := range receipts.Breaks {
 			a.note("ledger", b.Kind, b.Revision, entryName(b)+": "+b.What)
 		}
 	}
+	ReturnMemory(ledger.Messages)
 	return w, a.remember(w)
 }
 
@@ -246,10 +249,13 @@ func (a *Auditor) look(ctx context.Context, w *walk) error {
 	if err != nil {
 		return err
 	}
-	if w.report.Break == nil {
+	switch {
+	case w.report.Break == nil:
 		if err := a.lookAtRecords(ctx, w, audit); err != nil {
 			return err
 		}
+	case w.report.Break.Kind == BreakKey:
+		a.doubt()
 	}
 	before := a.ledger
 	a.ledger = ledger
@@ -299,6 +305,14 @@ func (a *Auditor) lookAtRecords(ctx context.Context, w *walk, audit StreamState)
 	a.mu.Unlock()
 	a.noteBreak(w.report.Break)
 	return a.remember(w)
+}
+
+// forgetLackOfKey removes the finding that a key is missing, when it no longer is: it may come to this process later
+// than to the one that signs with it.
+func (a *Auditor) forgetLackOfKey() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.broken, func(_ string, f AuditFinding) bool { return f.Where == "audit" && f.Kind == BreakKey })
 }
 
 // setRules takes a copy of the rules that the walk has learned. The lock is held.

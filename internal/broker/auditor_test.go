@@ -137,3 +137,27 @@ func TestRotationIsFollowed(t *testing.T) {
 		})
 	}
 }
+
+// A key may reach this process later than the one that signs with it. Until then it is what is missing, and no
+// more.
+//
+// Fault: a key is rotated by another process, and reaches the running program later. Result: it lacks the key, and
+// is healthy again when it has it.
+func TestAKeyComesLate(t *testing.T) {
+	t.Parallel()
+	b, ring := newSignedBroker(t)
+	before, next := *ring.text.Load(), NewAuditKey()
+	running := startAuditor(t, b)
+	other := beside(b, newKeyring(next, before))
+	if changed, err := other.Rotate(t.Context(), operator, "yearly", false); err != nil || !changed {
+		t.Fatalf("%v, %v", changed, err)
+	}
+	appendRecords(t, other, 2, 3)
+	running.wants(t, BreakKey)
+	ring.set(next, before)
+	for end := time.Now().Add(20 * time.Second); running.Problem() != nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not healthy: %v", running.Problem())
+		}
+	}
+}

@@ -6,6 +6,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -40,6 +41,9 @@ type Config struct {
 	MaxBytes map[string]int64
 	// DuplicateWindow of the streams; 0: 2 minutes, or what an administrator has set.
 	DuplicateWindow time.Duration
+	// LedgerAge is how long the ledger keeps an entry after its last change, at least
+	// MinLedgerAge; 0: 400 days, or more if an administrator has set more.
+	LedgerAge time.Duration
 	// MaxAckPending of all consumers; 0: 1,000, 10,000 for lanes shared by several relays,
 	// or what an administrator has set.
 	MaxAckPending int
@@ -183,6 +187,7 @@ func Dial(ctx context.Context, cfg Config, log zerolog.Logger, roles ...Role) (*
 		b.Close()
 		return nil, err
 	}
+	b.js = commandJetStream{b.js, b}
 	return b, nil
 }
 
@@ -207,7 +212,7 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 	if cfg.ClaimLife == 0 {
 		cfg.ClaimLife = claimLife
 	}
-	return &Broker{cfg: cfg, log: log, denied: &denials{reads: make(chan struct{})}, receipts: receiptLog{full: make(chan struct{}, 1)}}
+	return &Broker{cfg: cfg, log: log, denied: &denials{inbox: cmp.Or(cfg.InboxPrefix, strings.TrimSuffix(nats.InboxPrefix, "."))}, receipts: receiptLog{full: make(chan struct{}, 1)}}
 }
 
 // apiPrefix is the prefix of JetStream's subjects, with the last dot.

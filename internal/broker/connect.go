@@ -44,20 +44,6 @@ func connect(cfg Config, srv *embedded, denied *denials, log zerolog.Logger) (*n
 // clientName is the program's client name in NATS, followed by "@" and the host's name.
 const clientName = "certpost"
 
-// denials remembers what NATS has denied to this process's user.
-type denials struct {
-	once  sync.Once
-	reads chan struct{} // closed when it may not read events
-}
-
-func (d *denials) add(err error) (known bool) {
-	if !strings.Contains(err.Error(), ".STREAM.MSG.GET."+EventsStream) {
-		return false
-	}
-	d.once.Do(func() { close(d.reads) })
-	return true
-}
-
 // options are those of every connection; credentials says who connects.
 func options(cfg Config, denied *denials, log zerolog.Logger) []nats.Option {
 	host, _ := os.Hostname()
@@ -89,7 +75,7 @@ func options(cfg Config, denied *denials, log zerolog.Logger) []nats.Option {
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				if denied.add(err) {
-					log.Debug().Err(err).Msg("this user may publish events, and not read them")
+					log.Debug().Err(err).Msg("NATS denies a request, and its caller is told")
 					return
 				}
 				advice := "NATS denies this user permission for a subject"

@@ -28,11 +28,14 @@ const (
 	StateSent      State = "sent"      // accepted by the relay
 	StateDead      State = "dead"      // became a dead letter
 	StateDiscarded State = "discarded" // its dead letter was discarded
+	StateSkipped   State = "skipped"   // the target has a newer certificate, and wants only the newest
 )
 
 // Final reports whether the state is an outcome: no message of the delivery has to be in
 // the stream.
-func (s State) Final() bool { return s == StateSent || s == StateDead || s == StateDiscarded }
+func (s State) Final() bool {
+	return s == StateSent || s == StateDead || s == StateDiscarded || s == StateSkipped
+}
 
 // Entry is what the ledger stores of one delivery: the value at key <target>.<event> of the
 // bucket CERTPOST_LEDGER. It holds no secret.

@@ -63,8 +63,7 @@ func substance(ev *events.Event) []byte {
 	return e.Encode()
 }
 
-// compareTimeout bounds the reading of the event that a duplicate is compared with: NATS does not
-// answer a publisher who may not read the stream, and reports that beside the request.
+// compareTimeout bounds the reading of the event that a duplicate is compared with.
 const compareTimeout = 2 * time.Second
 
 // stores reports whether the stream has this event at a sequence. Anybody who
@@ -72,13 +71,6 @@ const compareTimeout = 2 * time.Second
 func (b *Broker) stores(ctx context.Context, sequence uint64, ev *events.Event) bool {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
-	go func() {
-		select {
-		case <-b.denied.reads:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	there, err := b.leaderGet(ctx, EventsStream, getRequest{Seq: sequence})
 	if err != nil || there.Subject != cmp.Or(ev.Subject, EventSubject) {
 		return false

@@ -62,7 +62,7 @@ func (b *Broker) read(ctx context.Context, stream, filter string, from uint64) i
 		for {
 			page, ended, err := b.nextPage(ctx, stream, filter, next, &width)
 			if len(page) == 0 && err != nil {
-				if tries++; ctx.Err() != nil || tries == readTries {
+				if tries++; ctx.Err() != nil || errors.Is(err, errDenied) || tries == readTries {
 					yield(nil, b.readError(ctx, stream, err))
 					return
 				}
@@ -111,6 +111,9 @@ func (b *Broker) readError(ctx context.Context, stream string, err error) error 
 	if ctx.Err() != nil {
 		return fmt.Errorf("read stream %s: %w", stream, ctx.Err())
 	}
+	if errors.Is(err, errDenied) {
+		return fmt.Errorf("read stream %s: %w", stream, err)
+	}
 	if away := b.Disconnected(); away != nil {
 		return fmt.Errorf("read stream %s: %w", stream, away)
 	}
@@ -123,6 +126,9 @@ func (b *Broker) readError(ctx context.Context, stream string, err error) error 
 // page requests one batch. ended says that the answering replica knows of no messages after
 // it. With an error, page holds the messages received before it, without gaps.
 func (b *Broker) page(ctx context.Context, stream string, request getRequest) (page []*jetstream.RawStreamMsg, ended bool, err error) {
+	subject := b.apiPrefix() + "DIRECT.GET." + stream
+	ctx, done := b.denied.watch(ctx, subject)
+	defer done()
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, false, err
@@ -136,7 +142,7 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 		return nil, false, err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := b.nc.PublishRequest(b.apiPrefix()+"DIRECT.GET."+stream, inbox, body); err != nil {
+	if err := b.nc.PublishRequest(subject, inbox, body); err != nil {
 		return nil, false, err
 	}
 	overdue := time.NewTimer(readTimeout)
@@ -145,7 +151,7 @@ func (b *Broker) page(ctx context.Context, stream string, request getRequest) (p
 	for {
 		select {
 		case <-ctx.Done():
-			return page, false, ctx.Err()
+			return page, false, because(ctx, ctx.Err())
 		case <-overdue.C:
 			return page, false, nats.ErrTimeout
 		case answer := <-answers:
@@ -216,9 +222,12 @@ func (b *Broker) leaderGet(ctx context.Context, stream string, request getReques
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var reply *nats.Msg
-	err = b.Persist(ctx, func(ctx context.Context) (err error) {
-		reply, err = b.nc.RequestWithContext(ctx, b.apiPrefix()+"STREAM.MSG.GET."+stream, body)
-		return err
+	subject := b.apiPrefix() + "STREAM.MSG.GET." + stream
+	err = b.watched(ctx, subject, func(ctx context.Context) error {
+		return b.Persist(ctx, func(ctx context.Context) (err error) {
+			reply, err = b.nc.RequestWithContext(ctx, subject, body)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err

@@ -158,3 +158,13 @@ func (b *Broker) OpenSeal(ctx context.Context) (events.Seal, error) {
 
 // ErrWatchEnded says that the server ended the watch of a bucket.
 var ErrWatchEnded = errors.New("the watch has ended")
+
+// ForgetReplica removes the entry of a process that has ended, without a trace: a marker for each process that
+// ever ran would stay for good.
+func (b *Broker) ForgetReplica(ctx context.Context, id string) error {
+	stream, err := b.js.Stream(ctx, "KV_"+RelaysBucket)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", RelaysBucket, err)
+	}
+	return stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+RelaysBucket+"."+ReplicaPrefix+id))
+}

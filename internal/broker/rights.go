@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 // Rights are the permissions of a NATS user, as its server reports them.
@@ -117,7 +116,7 @@ func (r Rights) Excess(role UserRole) (all []string) {
 	api, kv := apiSubjects(role.apiPrefix)
 	for _, e := range []excess{
 		{"delete streams", api + "STREAM.DELETE.*", ""},
-		{"empty streams", api + "STREAM.PURGE.*", ""},
+		{"empty streams", api + "STREAM.PURGE." + DeadLettersStream, ""},
 		{"restore streams", api + "STREAM.RESTORE.*", ""},
 		{"read whole streams as a backup", api + "STREAM.SNAPSHOT.*", ""},
 		{"remove audit records", api + "STREAM.MSG.DELETE." + AuditStream, ""},
@@ -150,20 +149,13 @@ func (r Rights) Excess(role UserRole) (all []string) {
 
 // OwnRole returns the role of Certpost for this connection's settings.
 func (b *Broker) OwnRole(requests []string) UserRole {
-	return CertpostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix, Inbox: b.inboxPrefix(), Requests: requests})
+	return CertpostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix, Inbox: b.denied.inbox, Requests: requests})
 }
 
 // OwnHostRole is the role of an agent for this connection's settings.
 func (b *Broker) OwnHostRole(host MailHost) UserRole {
 	r := MailHostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix}, host)
-	r.Inbox = b.inboxPrefix()
+	r.Inbox = b.denied.inbox
 	r.Subscribe[0] = r.Inbox + ".>"
 	return r
-}
-
-func (b *Broker) inboxPrefix() string {
-	if b.cfg.InboxPrefix != "" {
-		return b.cfg.InboxPrefix
-	}
-	return strings.TrimSuffix(nats.InboxPrefix, ".")
 }

@@ -87,10 +87,12 @@ func Roles(n RoleNames) []UserRole {
 	}
 	auditor := role("auditor", "reads letters, deliveries and the audit, and verifies it", requestSubjects(n.Reads)...)
 	auditor.APIPrefix = importedAPI
-	for _, request := range []string{"STREAM.INFO.", "STREAM.MSG.GET.", "DIRECT.GET."} {
-		to := importedAPI + "." + request + AuditStream
-		auditor.Publish = append(auditor.Publish, to)
-		auditor.Imports = append(auditor.Imports, Import{apiPrefix(n.Domain, n.APIPrefix) + request + AuditStream, to})
+	for _, stream := range []string{AuditStream, "KV_" + LedgerBucket} {
+		for _, request := range []string{"STREAM.INFO.", "STREAM.MSG.GET.", "DIRECT.GET."} {
+			to := importedAPI + "." + request + stream
+			auditor.Publish = append(auditor.Publish, to)
+			auditor.Imports = append(auditor.Imports, Import{apiPrefix(n.Domain, n.APIPrefix) + request + stream, to})
+		}
 	}
 	return append(roles,
 		role("operator", "sends all requests of the NATS service: lists, replays, edits, discards, holds", requestSubjects(n.Requests)...),
@@ -169,6 +171,9 @@ func CertpostRole(n RoleNames) UserRole {
 		r.Publish = append(r.Publish,
 			api+"STREAM.CREATE."+stream, api+"STREAM.UPDATE."+stream, api+"STREAM.INFO."+stream, api+"STREAM.MSG.GET."+stream,
 			api+"DIRECT.GET."+stream, api+"DIRECT.GET."+stream+".>")
+		if stream == "KV_"+RelaysBucket {
+			r.Publish = append(r.Publish, api+"STREAM.PURGE."+stream) // of ended processes
+		}
 		if stream == DeliveriesStream || stream == DeadLettersStream {
 			r.Publish = append(r.Publish, api+"STREAM.MSG.DELETE."+stream)
 		}
@@ -187,6 +192,7 @@ func CertpostRole(n RoleNames) UserRole {
 		r.Subscribe = []string{n.Inbox + ".>"}
 	}
 	r.Answers = true
+	r.Publish = append(r.Publish, requestSubjects(n.Requests)...) // commands with the program's configuration
 	r.Subscribe = append(r.Subscribe, requestSubjects(n.Requests)...)
 	r.Subscribe = append(r.Subscribe, "$SRV.>", hostOrderSubject("*"))
 	return r

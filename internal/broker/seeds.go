@@ -46,6 +46,9 @@ func openSeeds(dataDir string, log zerolog.Logger) (seeds, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir %s: %w", dataDir, err)
 	}
+	if info, err := os.Stat(dataDir); err == nil && runtime.GOOS != "windows" && info.Mode()&(0o002|fs.ModeSticky) == 0o002 {
+		log.Warn().Str("data_dir", dataDir).Msg("every user of this machine can replace the files in data_dir, the seeds and the audit's key included; run chmod o-w on it")
+	}
 	if _, err := keepPrivate(dir, 0o700); err != nil {
 		// A volume that is mounted here may belong to another user. The files are what counts.
 		log.Warn().Err(err).Str("directory", dir).Msg("other users may enter the directory with the seeds of the embedded NATS, and it cannot be changed; make it 0700")
@@ -53,6 +56,9 @@ func openSeeds(dataDir string, log zerolog.Logger) (seeds, error) {
 	s := seeds{}
 	for _, r := range []Role{Administrator, Publisher} {
 		path := SeedFile(dataDir, r)
+		if owner := ForeignOwner(path, dataDir); owner != "" {
+			return nil, fmt.Errorf("seed %s: it belongs to user %s, who may have put it there to log in with it: remove it, and a new one is made; or, if it is yours, make the user who runs Certpost its owner", path, owner)
+		}
 		key, err := readSeed(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			if key, err = makeSeed(path); err == nil {
@@ -128,13 +134,15 @@ func makeSeed(path string) (nkeys.KeyPair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seed %s: %w", path, err)
 	}
-	if err := writeSynced(path, text); err != nil {
+	if err := WritePrivate(path, text); err != nil {
 		return nil, fmt.Errorf("seed %w", err)
 	}
 	return readSeed(path)
 }
 
-func writeSynced(path string, text []byte) error {
+// WritePrivate writes a file that only this user may read, complete or not at all. What stands at the name of its
+// unfinished copy, a link of another user perhaps, is not written to.
+func WritePrivate(path string, text []byte) error {
 	half := path + ".new"
 	if err := os.Remove(half); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a start that was killed
 		return err

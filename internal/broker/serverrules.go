@@ -39,7 +39,8 @@ func (b *Broker) keptStream(have, want jetstream.StreamConfig) jetstream.StreamC
 	if have.Replicas < want.Replicas {
 		out.Replicas = want.Replicas
 	}
-	if want.MaxAge == 0 || have.MaxAge != 0 && have.MaxAge < want.MaxAge {
+	set := b.cfg.LedgerAge != 0 && want.Name == "KV_"+LedgerBucket
+	if set || want.MaxAge == 0 || have.MaxAge != 0 && have.MaxAge < want.MaxAge {
 		out.MaxAge = want.MaxAge
 	}
 	out.Metadata = map[string]string{}

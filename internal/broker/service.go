@@ -161,14 +161,8 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 func (b *Broker) Ask(ctx context.Context, name string, request []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, serviceTimeout, fmt.Errorf("no answer to %s within %s", servicePrefix+name, serviceTimeout))
 	defer cancel()
-	ctx, denied := context.WithCancelCause(ctx)
-	defer denied(nil)
-	watched := make(chan struct{})
-	defer func() { denied(nil); <-watched }()
-	go func() {
-		defer close(watched)
-		b.watchPermission(ctx, servicePrefix+name, denied)
-	}()
+	ctx, done := b.denied.watch(ctx, servicePrefix+name)
+	defer done()
 	answer, err := b.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: servicePrefix + name, Data: request})
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
@@ -183,22 +177,4 @@ func (b *Broker) Ask(ctx context.Context, name string, request []byte) ([]byte, 
 		return nil, &Refused{Status: status, Text: answer.Header.Get(micro.ErrorHeader), Data: answer.Data}
 	}
 	return answer.Data, nil
-}
-
-// watchPermission ends a request that this NATS user may not send: the server reports that
-// on the connection, not in an answer.
-func (b *Broker) watchPermission(ctx context.Context, subject string, denied func(error)) {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := b.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(strings.ToLower(err.Error()), subject) {
-				denied(fmt.Errorf("this NATS user may not send requests to %s: grant it permission to publish there", subject))
-				return
-			}
-		}
-	}
 }

@@ -151,6 +151,9 @@ func (b *Broker) knownLane(ctx context.Context, lane string) error {
 	if err != nil || slices.Contains(names, lane) {
 		return err
 	}
+	if len(names) == 0 {
+		return fmt.Errorf("unknown lane %q: there is none yet; `certpost run` makes the lanes of the configured targets", lane)
+	}
 	return fmt.Errorf("unknown lane %q: want one of %s", lane, strings.Join(names, ", "))
 }
 

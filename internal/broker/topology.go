@@ -49,7 +49,10 @@ const (
 	// ledgerAge is counted from the last change of an entry. It is longer than the
 	// life of a certificate of a public CA (at most 398 days), so that an event
 	// published again within its certificate's life sends no second mail.
-	ledgerAge     = 400 * 24 * time.Hour
+	ledgerAge = 400 * 24 * time.Hour
+	// MinLedgerAge is longer than eventsAge: the manifest, which is as old at most, must not
+	// have deliveries that the ledger has forgotten, because they would count as lost.
+	MinLedgerAge  = eventsAge + 24*time.Hour
 	deadLetterAge = 400 * 24 * time.Hour
 	auditAge      = 3 * 365 * 24 * time.Hour
 )
@@ -120,7 +123,7 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 	// The ledger is a KV bucket. It is created as a stream, because a bucket's
 	// configuration cannot enable atomic batches.
 	ledger := base("KV_"+LedgerBucket, "the state of each delivery", "$KV."+LedgerBucket+".>")
-	ledger.MaxAge = ledgerAge
+	ledger.MaxAge = cmp.Or(b.cfg.LedgerAge, ledgerAge)
 	ledger.MaxMsgsPerSubject = 1
 	ledger.DenyDelete = true
 	ledger.AllowAtomicPublish = true

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -46,9 +47,68 @@ type ReceiptReport struct {
 // mostBreaks is how many breaks a report lists.
 const mostBreaks = 20
 
-func (r *ReceiptReport) setBreaks(all []EntryBreak) {
-	slices.SortFunc(all, func(a, b EntryBreak) int { return cmp.Compare(a.Revision, b.Revision) })
-	r.Broken, r.Breaks = uint64(len(all)), all[:min(len(all), mostBreaks)]
+// ledgerBreaks are the entries that are not what Certpost wrote, by the key's hash. If a key is
+// lost, that is all of them: only the first ones of the reading, which the report is about, are
+// kept with their words.
+type ledgerBreaks struct {
+	all   map[uint64]breakAt
+	words map[uint64]EntryBreak
+}
+
+type breakAt struct {
+	revision uint64
+	kind     BreakKind
+}
+
+// mostWords is how many breaks are kept with their words: more than are listed, because some are
+// found to be right later in the reading, or accepted.
+const mostWords = 50 * mostBreaks
+
+const wordsOfDeleted = "a checkpoint covers this revision, and the ledger has no entry of that delivery any more: it was removed, not by Certpost"
+
+func newLedgerBreaks() ledgerBreaks {
+	return ledgerBreaks{map[uint64]breakAt{}, map[uint64]EntryBreak{}}
+}
+
+// add notes a break; what is called only if its words are kept.
+func (l ledgerBreaks) add(key uint64, entry string, at breakAt, what func() string) {
+	l.all[key] = at
+	if len(l.words) < mostWords {
+		l.words[key] = EntryBreak{strings.Clone(entry), at.revision, at.kind, what()} // of a message's headers
+	}
+}
+
+func (l ledgerBreaks) remove(key uint64) {
+	delete(l.all, key)
+	delete(l.words, key)
+}
+
+// accept removes the breaks that an operator has accepted, and returns how many they are.
+func (l ledgerBreaks) accept(accepted []AcceptedBreak) (n uint64) {
+	for key, at := range l.all {
+		if slices.ContainsFunc(accepted, func(a AcceptedBreak) bool { return a.Revision == at.revision && a.Kind == at.kind }) {
+			l.remove(key)
+			n++
+		}
+	}
+	return n
+}
+
+// first returns the first breaks by revision.
+func (l ledgerBreaks) first() []EntryBreak {
+	keys := slices.SortedFunc(maps.Keys(l.all), func(a, b uint64) int { return cmp.Compare(l.all[a].revision, l.all[b].revision) })
+	var first []EntryBreak
+	for _, key := range keys[:min(len(keys), mostBreaks)] {
+		e, known := l.words[key]
+		if !known {
+			e = EntryBreak{Revision: l.all[key].revision, Kind: l.all[key].kind, What: "one of many: look into those with more words first"}
+			if e.Kind == BreakDeleted {
+				e.What = wordsOfDeleted
+			}
+		}
+		first = append(first, e)
+	}
+	return first
 }
 
 // ledgerRules says which entries of the ledger are right. The audit's records, as they are read
@@ -149,7 +209,7 @@ func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules, accepted 
 	seen := make(map[uint64]struct{}, len(rules.covered))
 	// A replica that lags may return an old value; the newest of the key, which comes later in
 	// the same read, replaces what was found there.
-	broken := map[uint64]EntryBreak{}
+	broken := newLedgerBreaks()
 	for raw, err := range b.read(ctx, "KV_"+LedgerBucket, "", 1) {
 		if err != nil {
 			return nil, nil, err
@@ -161,16 +221,18 @@ func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules, accepted 
 		key, seal := leafKey(c.Key), rules.keys.checkEntry(c.Key, raw.Data)
 		cover, covered := rules.covered[key]
 		seen[key] = struct{}{}
-		delete(broken, key)
+		broken.remove(key)
 		kind, what := rules.judge(seal, raw.Sequence, raw.Time, info.Created)
 		full := leafOf(c.Key, raw.Data, raw.Sequence)
 		switch {
 		case kind != "":
-			broken[key] = EntryBreak{c.Key, raw.Sequence, kind, what}
+			broken.add(key, c.Key, breakAt{raw.Sequence, kind}, func() string { return what })
 		case covered && raw.Sequence == cover.revision && [16]byte(full.hash[:16]) != cover.hash:
-			broken[key] = EntryBreak{c.Key, raw.Sequence, BreakChanged, "it is another one than the checkpoint says: the ledger was recreated"}
+			broken.add(key, c.Key, breakAt{raw.Sequence, BreakChanged}, func() string { return "it is another one than the checkpoint says: the ledger was recreated" })
 		case covered && (raw.Sequence < cover.revision || raw.Sequence > cover.revision && seal.after < cover.revision):
-			broken[key] = EntryBreak{c.Key, raw.Sequence, BreakRolledBack, fmt.Sprintf("it is an old value: a checkpoint covers revision %d, which it does not follow", cover.revision)}
+			broken.add(key, c.Key, breakAt{raw.Sequence, BreakRolledBack}, func() string {
+				return fmt.Sprintf("it is an old value: a checkpoint covers revision %d, which it does not follow", cover.revision)
+			})
 		case seal.result == unsigned:
 			report.Unsigned++
 		case seal.result == unknownKey:
@@ -192,15 +254,9 @@ func (b *Broker) verifyLedger(ctx context.Context, rules *ledgerRules, accepted 
 			report.Expired++
 			continue
 		}
-		broken[key] = EntryBreak{Revision: cover.revision, Kind: BreakDeleted, What: "a checkpoint covers this revision, and the ledger has no entry of that delivery any more: it was removed, not by Certpost"}
+		broken.add(key, "", breakAt{cover.revision, BreakDeleted}, func() string { return wordsOfDeleted })
 	}
-	maps.DeleteFunc(broken, func(_ uint64, e EntryBreak) bool {
-		ok := slices.ContainsFunc(accepted, func(a AcceptedBreak) bool { return a.Revision == e.Revision && a.Kind == e.Kind })
-		if ok {
-			report.Accepted++
-		}
-		return ok
-	})
-	report.setBreaks(slices.Collect(maps.Values(broken)))
+	report.Accepted = broken.accept(accepted)
+	report.Broken, report.Breaks = uint64(len(broken.all)), broken.first()
 	return report, notCovered, nil
 }

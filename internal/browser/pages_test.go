@@ -40,6 +40,7 @@ func testPages(t *testing.T, c *chromium) {
 		{"delivery-dead", "/deliveries/branch-office/branch-gateway", "gateway.branch.example.org", 200},
 		{"targets", "/targets", "Targets", 200},
 		{"target", "/targets/ops-archive", "ops-archive", 200},
+		{"mail", "/targets/ops-archive/mail", "Mail preview", 200},
 		{"relays", "/relays", "Relays", 200},
 		{"audit", "/audit", "Audit", 200},
 		{"audit-filtered", "/audit?action=replayed&target=partner-portal", "Audit", 200},

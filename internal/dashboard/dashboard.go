@@ -61,6 +61,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 		guard.Handle(route.pattern, route.needs, p.serve(route.page))
 	}
 	guard.Handle("GET /events", access.Viewer, p.events)
+	guard.Handle("GET /targets/{id}/mail/body", access.Viewer, p.mailBody)
 	return suffixed(compressed(guard))
 }
 

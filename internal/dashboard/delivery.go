@@ -141,6 +141,8 @@ func recipients(e *broker.Entry) (all []recipient) {
 			one.Kind, one.Word = "open", "not delivered"
 		case broker.StateDiscarded:
 			one.Kind, one.Word = "gone", "discarded"
+		case broker.StateSkipped:
+			one.Kind, one.Word = "gone", "skipped"
 		}
 		if e.Uncertain {
 			one.Kind, one.Word = "half", "may have been sent"
@@ -170,6 +172,8 @@ func stateMark(s broker.State) template.HTML {
 		return mark("open", "dead")
 	case broker.StateDiscarded:
 		return mark("gone", "discarded")
+	case broker.StateSkipped:
+		return mark("gone", "skipped")
 	}
 	return mark("gone", "unknown")
 }

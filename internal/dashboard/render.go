@@ -19,6 +19,7 @@ type view struct {
 	object any    // the response in JSON; nil: there is none
 	table  *table // the response in CSV, and in JSON if object is nil
 
+	frames   bool           // has a frame with another page of ours
 	fragment bool           // the template is rendered without the layout
 	renews   bool           // waits for something: the page asks for itself again every renewEvery
 	hasRows  bool           // has rows to select: only the script renews it, which sees a selection
@@ -56,6 +57,9 @@ func (p *pages) render(w http.ResponseWriter, r *request, v view) {
 	}
 	if v.renews && !v.hasRows {
 		w.Header().Set(access.NotServed, strconv.Itoa(renewEvery))
+	}
+	if v.frames {
+		access.Frames(w.Header())
 	}
 	w.Header().Set("Vary", "Accept, Accept-Encoding, Cookie")
 	switch wants := r.format(); {

@@ -34,6 +34,7 @@ func (p *pages) routes() []route {
 
 		{"GET /targets", access.Viewer, p.targets},
 		{"GET /targets/{id}", access.Viewer, p.target},
+		{"GET /targets/{id}/mail", access.Viewer, p.mail},
 		{"POST /targets/{id}/check", access.Operator, p.checkTarget},
 
 		{"GET /relays", access.Viewer, p.relays},

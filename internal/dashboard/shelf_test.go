@@ -78,7 +78,7 @@ func shelves(text string) map[string]view {
 	entry, records, target, lane := spoil(sampleEntry(), text), spoil(sampleRecords(), text), spoil(sampleTarget(), text), spoil(sampleLane(), text)
 	entry.State = broker.StateSent
 	all := map[string]view{}
-	for _, state := range []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded} {
+	for _, state := range []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded, broker.StateSkipped} {
 		one := entry
 		one.State, one.Uncertain = state, state == broker.StateDead
 		all["delivery, "+string(state)] = view{template: "delivery", title: "Delivery", data: newDelivery(desk.DeliveryDetail{Entry: one, History: records}, []desk.Letter{sample(7)})}
@@ -113,20 +113,25 @@ func shelves(text string) map[string]view {
 		"target":            {template: "target", title: "Target ops", data: newTarget(target)},
 		"target, checked":   {template: "target", title: "Target ops", data: checked},
 		"target, bare":      {template: "target", title: "Target bare", data: newTarget(desk.TargetResult{TargetView: verdict.TargetView{ID: "bare"}})},
-		"relays":            {template: "relays", title: "Relays", data: relaysView{List: []laneRow{newLaneRow(lane), newLaneRow(held), newLaneRow(idle), newLaneRow(fresh)}}},
-		"relays, empty":     {template: "relays", title: "Relays", data: relaysView{}},
-		"relay":             {template: "relay", title: "Lane relay", data: steady},
-		"relay, suspended":  {template: "relay", title: "Lane relay", data: suspended},
-		"relay, idle":       {template: "relay", title: "Lane idle", data: newRelay(idle, nil)},
-		"relay, fresh":      {template: "relay", title: "Lane fresh", data: newRelay(fresh, nil)},
-		"audit":             {template: "audit", title: "Audit", data: audit},
-		"audit, empty":      {template: "audit", title: "Audit", data: historyView{}},
-		"audit, none":       {template: "audit", title: "Audit", data: historyView{Chips: chips}},
-		"audit news":        {template: "audit-news", title: "New", data: audit.News, fragment: true},
-		"sessions":          {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
-		"sessions, none":    {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
-		"settings":          {template: "settings", title: "Settings", data: newSettings("dark", "off")},
-		"keys":              {template: "keys", title: "Keys"},
+		"mail": {template: "mail", title: "Mail of target ops", frames: true, data: newMail(newTargetRow(target), new(spoil(verdict.MailView{
+			Target: "ops", Subject: "certificate", From: "certs@example.com", To: "ops@example.com", CC: "cc@example.com", ReplyTo: "help@example.com", Text: "Hello", HTML: "<p>Hello</p>",
+			Files: []verdict.File{{Name: "www.pem", About: "chain", Bytes: 1}, {Name: "www.key.pem", Bytes: 2}}, Bytes: 12345, Instead: []string{"no signature"}}, text)), nil)},
+		"mail, text":       {template: "mail", title: "Mail of target ops", frames: true, data: newMail(newTargetRow(target), &verdict.MailView{Target: "ops", Text: "Hello"}, nil)},
+		"mail, none":       {template: "mail", title: "Mail of target ops", frames: true, data: newMail(newTargetRow(target), nil, verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve, "disabled"+text))},
+		"relays":           {template: "relays", title: "Relays", data: relaysView{List: []laneRow{newLaneRow(lane), newLaneRow(held), newLaneRow(idle), newLaneRow(fresh)}}},
+		"relays, empty":    {template: "relays", title: "Relays", data: relaysView{}},
+		"relay":            {template: "relay", title: "Lane relay", data: steady},
+		"relay, suspended": {template: "relay", title: "Lane relay", data: suspended},
+		"relay, idle":      {template: "relay", title: "Lane idle", data: newRelay(idle, nil)},
+		"relay, fresh":     {template: "relay", title: "Lane fresh", data: newRelay(fresh, nil)},
+		"audit":            {template: "audit", title: "Audit", data: audit},
+		"audit, empty":     {template: "audit", title: "Audit", data: historyView{}},
+		"audit, none":      {template: "audit", title: "Audit", data: historyView{Chips: chips}},
+		"audit news":       {template: "audit-news", title: "New", data: audit.News, fragment: true},
+		"sessions":         {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
+		"sessions, none":   {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
+		"settings":         {template: "settings", title: "Settings", data: newSettings("dark", "off")},
+		"keys":             {template: "keys", title: "Keys"},
 	})
 	return all
 }
@@ -254,7 +259,7 @@ func TestFilterFields(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", key, f, want)
 		}
 	}
-	if got["since"].Field != "" || !slices.Equal(got["target"].Options, []string{"java", "ops"}) || len(got["state"].Options) != 5 {
+	if got["since"].Field != "" || !slices.Equal(got["target"].Options, []string{"java", "ops"}) || len(got["state"].Options) != 6 {
 		t.Errorf("%+v", got)
 	}
 }

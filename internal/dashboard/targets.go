@@ -26,6 +26,7 @@ type targetRow struct {
 	desk.TargetResult
 	Address    string
 	Lane       string // its page
+	Mail       string // the preview of its mail
 	Deliveries string
 	Letters    string
 	History    string
@@ -35,7 +36,7 @@ func targetAddress(id string) string { return targetsPath + "/" + url.PathEscape
 
 func newTargetRow(t desk.TargetResult) targetRow {
 	q := queryOf("target", t.ID)
-	return targetRow{t, targetAddress(t.ID), laneAddress(t.TargetView.Lane), address(deliveriesPath, q), address(lettersPath, q), address(historyPath, q)}
+	return targetRow{t, targetAddress(t.ID), laneAddress(t.TargetView.Lane), mailAddress(t.ID), address(deliveriesPath, q), address(lettersPath, q), address(historyPath, q)}
 }
 
 func queryOf(key, value string) url.Values { return url.Values{key: {value}} }

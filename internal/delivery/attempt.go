@@ -69,12 +69,18 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	if failure = a.permit(); failure == nil {
 		a.target, failure = lookUp(a.defs, a.order.Target)
 	}
+	if failure == nil {
+		failure = a.checkNewer(ctx)
+	}
 	if failure != nil {
 		a.step(failure.Phase, a.started, failure)
 		return failure
 	}
 	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil && !a.target.onHost() {
 		failure = a.address()
+	}
+	if a.p != nil && a.event.Certificate.Ref == nil && a.order.Parsed != nil {
+		a.order.Parsed(a.p.bundle.Leaf)
 	}
 	a.step(verdict.PhaseSecrets, a.started, failure)
 	a.fetched = time.Now()
@@ -143,6 +149,11 @@ func (a *attempt) render(ctx context.Context) (*message, *verdict.Failure) {
 	if failure != nil {
 		return nil, failure
 	}
+	return a.assemble(now, sealing, signing, owed, others)
+}
+
+// assemble makes payload and mail of what was fetched.
+func (a *attempt) assemble(now time.Time, sealing *sealing, signing signing, owed []string, others []mailbox) (*message, *verdict.Failure) {
 	warnings, err := a.certificateWarnings(a.target, a.p.bundle, now)
 	if err != nil {
 		return nil, asFailure(err)
@@ -193,7 +204,7 @@ func (t *Target) tooLarge(attachments []payload.Attachment) *verdict.Failure {
 
 // certificateWarnings checks the certificate by the policies of configuration and target.
 func (c *Courier) certificateWarnings(t *Target, b *payload.Bundle, now time.Time) ([]string, error) {
-	dates, err := payload.CheckDates(b, now, c.opts.InvalidDates)
+	dates, err := payload.CheckDates(b, now, cmp.Or(t.InvalidDates, c.opts.InvalidDates))
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func (w *htmlWriter) put(name string, values ...string) {
 // html returns the HTML body.
 func (v *mailView) html() string {
 	var w htmlWriter
-	w.Grow(12 << 10)
+	w.Grow(16 << 10)
 	w.put("head", v.Name.Text, v.Name.Text, v.Valid, v.Product, v.Name.Text)
 	if v.Name.Note != "" {
 		w.put("note", v.Name.Note)
@@ -114,6 +114,7 @@ func (v *mailView) html() string {
 		for _, one := range v.Tips {
 			w.put("tip", one.Program, one.Command)
 		}
+		w.put("tips end")
 	}
 	for _, note := range v.Notes {
 		w.put("remark", note)

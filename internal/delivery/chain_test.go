@@ -40,10 +40,11 @@ func TestStrayCertificates(t *testing.T) {
 		if failure != nil || len(receipt.Warnings) != 1 || receipt.Warnings[0] != warning {
 			t.Fatalf("got %+v, %v", receipt, failure)
 		}
-		raw, failure := o.Render(t.Context(), o.event, o.target.ID, nil)
+		shown, failure := o.Preview(o.event, o.target.ID, nil)
 		if failure != nil {
 			t.Fatal(failure)
 		}
+		raw := shown.Raw
 		mail := strings.Join(strings.Fields(string(raw)), " ")
 		if !strings.Contains(mail, "- WARNING") || !strings.Contains(mail, "does not belong to the chain, and was left out") {
 			t.Errorf("no warning in\n%s", raw)
@@ -96,12 +97,12 @@ func TestUnsupportedCertificates(t *testing.T) {
 			if failure != nil || !slices.Contains(receipt.Warnings, reason) || receipt.Certificate.CommonName != "odd.example.com" {
 				t.Fatalf("got %+v, %v", receipt, failure)
 			}
-			raw, failure := o.Render(t.Context(), o.event, o.target.ID, nil)
+			shown, failure := o.Preview(o.event, o.target.ID, nil)
 			if failure != nil {
 				t.Fatal(failure)
 			}
 			attached := base64.StdEncoding.EncodeToString(text)
-			if all := strings.Join(strings.Fields(string(raw)), ""); !strings.Contains(all, attached[:len(attached)-4]) {
+			if all := strings.Join(strings.Fields(string(shown.Raw)), ""); !strings.Contains(all, attached[:len(attached)-4]) {
 				t.Error("the certificate is not attached byte by byte")
 			}
 		})

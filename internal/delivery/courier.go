@@ -144,37 +144,3 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 	return nil, verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
 		fmt.Sprintf("target %q %s, then replay", legible.Clean(id, 80), why))
 }
-
-// Render returns the mail that a target would get for an event. key is the
-// certificate's private key, PEM, or nil.
-func (c *Courier) Render(ctx context.Context, ev *events.Event, target string, key []byte) ([]byte, *verdict.Failure) {
-	t, failure := lookUp(c.book.Current(), target)
-	if failure == nil {
-		failure = t.isMail()
-	}
-	if failure != nil {
-		return nil, failure
-	}
-	b, failure := c.certificate(ctx, ev)
-	if failure != nil {
-		return nil, failure
-	}
-	if t, failure = t.addressed(b, ev); failure != nil {
-		return nil, failure
-	}
-	p := newProvisions(t, b)
-	p.trial = true
-	if p.key, failure = c.openKey(ctx, t, p, key); failure != nil {
-		return nil, failure
-	}
-	if t.settings(p.vars).Passphrase() != "" {
-		if failure := c.fetchPassphrase(ctx, t, p); failure != nil {
-			return nil, failure
-		}
-	}
-	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1}, event: ev, target: t, p: p}).preview(ctx)
-	if failure != nil {
-		return nil, failure
-	}
-	return msg.raw, nil
-}

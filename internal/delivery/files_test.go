@@ -57,7 +57,7 @@ func TestFilesAreSharedAndLetGo(t *testing.T) {
 	}
 	o.isLetGo("two deliveries")
 
-	if _, failure := o.Render(t.Context(), o.event, o.target.ID, bytes.Clone(key)); failure != nil {
+	if _, failure := o.Preview(o.event, o.target.ID, bytes.Clone(key)); failure != nil {
 		t.Error(failure)
 	}
 	o.isLetGo("a rendered mail")

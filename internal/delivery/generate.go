@@ -69,13 +69,15 @@ func artefactOf(b *payload.Bundle) string {
 // probeGenerated checks, without making one, that a passphrase could be made for the target.
 func (c *Courier) probeGenerated(ctx context.Context, t *Target, vars secrets.Vars) (all []verdict.Finding) {
 	place := t.passphrase().Place()
+	example := ""
 	if needsCertificate(place) && vars["cn"] == "" {
 		// Policies are written for all names: any name stands for them.
+		example = " (" + exampleName + " stands for the name of any certificate)"
 		vars = secrets.Vars{"host": vars["host"], "target": vars["target"], "cn": exampleName, "domain": exampleName}
 	}
 	found, err := c.store.CheckGenerate(ctx, place, vars)
 	if err != nil {
-		return []verdict.Finding{{What: "secret", Status: verdict.Error, Message: err.Error()}}
+		return []verdict.Finding{{What: "secret", Status: verdict.Error, Message: err.Error() + example}}
 	}
 	all = append(all, verdict.Finding{What: "secret", Status: verdict.OK, Message: place.String() + ": passphrases can be stored there"})
 	for _, w := range found.Warnings {

@@ -83,7 +83,7 @@ func TestGeneratedPassphrase(t *testing.T) {
 	}
 
 	// Looking at the mail makes none.
-	if _, failure := o.Render(t.Context(), o.event, o.target.ID, bytes.Clone(key)); failure != nil {
+	if _, failure := o.Preview(o.event, o.target.ID, bytes.Clone(key)); failure != nil {
 		t.Fatal(failure)
 	}
 	found := o.Inspector().Examine(t.Context(), o.target.ID, "", o.event.Encode())

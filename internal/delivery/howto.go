@@ -3,6 +3,7 @@ package delivery
 import (
 	"cmp"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/certpost/certpost/internal/encryption"
@@ -81,14 +82,37 @@ func howToOpen(t *Target, files []payload.Attachment) (all []tip) {
 		key = strings.TrimSuffix(files[1].Name, ".age")
 	}
 	name := strings.TrimSuffix(file, path.Ext(file))
-	fill := strings.NewReplacer("FILE", file, "KEY", key, "NAME", name)
 	if t.Encryption == encryption.Age {
 		for _, a := range files {
 			all = append(all, tip{"age", "age --decrypt -i KEYFILE -o " + strings.TrimSuffix(a.Name, ".age") + " " + a.Name})
 		}
 	}
-	for _, one := range tips[cmp.Or(t.Payload, payload.PEM)] {
-		all = append(all, tip{one.Program, fill.Replace(one.Command)})
+	ours := tips[cmp.Or(t.Payload, payload.PEM)]
+	all = slices.Grow(all, len(ours))
+	for _, one := range ours {
+		all = append(all, tip{one.Program, filled(one.Command, file, key, name)})
 	}
 	return all
+}
+
+// filled puts names in the place of the words FILE, KEY and NAME.p12 of a command.
+func filled(command, file, key, name string) string {
+	var b strings.Builder
+	b.Grow(len(command) + len(file) + len(key) + len(name))
+	for word := range strings.SplitSeq(command, " ") {
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		switch word {
+		case "FILE":
+			b.WriteString(file)
+		case "KEY":
+			b.WriteString(key)
+		case "NAME.p12":
+			b.WriteString(name + ".p12")
+		default:
+			b.WriteString(word)
+		}
+	}
+	return b.String()
 }

@@ -29,6 +29,9 @@ type message struct {
 	envelopeID string   // names the delivery in bounces
 	needsUTF8  bool     // an address needs SMTPUTF8 (RFC 6531)
 	files      []string // names of the attachments
+
+	words    composed       // what raw says
+	attached []verdict.File // for previews
 }
 
 // mailFacts is the content of a mail.
@@ -124,8 +127,10 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	}
 	size := len(words.text) + len(words.html)
 	files := make([]string, 0, len(m.attachments))
+	attached := make([]verdict.File, 0, len(m.attachments))
 	for _, a := range m.attachments {
 		files = append(files, a.Name)
+		attached = append(attached, verdict.File{Name: a.Name, About: a.About, Bytes: len(a.Data)})
 		msg.AttachReadSeeker(a.Name, bytes.NewReader(a.Data),
 			gomail.WithFileContentType(gomail.ContentType(a.ContentType)), gomail.WithFileEncoding(gomail.EncodingB64))
 		size += len(a.Data)
@@ -151,7 +156,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: wire,
 		messageID: id, envelopeID: envelopeID(shownEventID(t, m.eventID), t.ID), needsUTF8: addresses.utf8,
-		files: files,
+		files: files, words: words, attached: attached,
 	}, nil
 }
 

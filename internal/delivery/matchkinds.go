@@ -1,13 +1,12 @@
 package delivery
 
 import (
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	"crypto/x509"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // kindMatcher is the part of a compiled Match that says what kind of certificate is wanted,
@@ -25,8 +24,6 @@ var extKeyUsages = map[string]x509.ExtKeyUsage{
 	"code_signing": x509.ExtKeyUsageCodeSigning, "email_protection": x509.ExtKeyUsageEmailProtection,
 	"time_stamping": x509.ExtKeyUsageTimeStamping, "ocsp_signing": x509.ExtKeyUsageOCSPSigning,
 }
-
-var keyTypes = []string{"ecdsa", "ed25519", "rsa"}
 
 func (m *Match) isZero() bool {
 	return len(m.DNSNames)+len(m.Issuers)+len(m.Labels)+len(m.Emails)+len(m.IPAddresses)+len(m.ExtKeyUsages)+len(m.KeyTypes) == 0
@@ -89,17 +86,5 @@ func (k *kindMatcher) fitsUsages(leaf *x509.Certificate) bool {
 }
 
 func (k *kindMatcher) fitsKey(leaf *x509.Certificate) bool {
-	if k.keyTypes == nil {
-		return true
-	}
-	kind := ""
-	switch leaf.PublicKey.(type) {
-	case *rsa.PublicKey:
-		kind = "rsa"
-	case *ecdsa.PublicKey:
-		kind = "ecdsa"
-	case ed25519.PublicKey:
-		kind = "ed25519"
-	}
-	return slices.Contains(k.keyTypes, kind)
+	return k.keyTypes == nil || slices.Contains(k.keyTypes, verdict.KeyType(leaf))
 }

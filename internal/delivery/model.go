@@ -37,7 +37,7 @@ func newModel(t *Target, m mailFacts) *mailtext.Model {
 		Duplicate:       m.possibleDuplicate,
 		EventID:         legible.Clean(m.eventID, maxEventID), Source: legible.Clean(m.source, 200), Time: mailtext.At(m.time),
 	}
-	if ref := t.passphrase(); ref.Vault != nil {
+	if ref := passphraseRef(t, m.passphraseAt); ref.Vault != nil {
 		model.PassphraseVault = legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300)
 	}
 	names := verdict.AlternativeNames(leaf)

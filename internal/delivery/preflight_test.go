@@ -303,7 +303,7 @@ targets:
 		"timeout=50s (from relays.default.timeout)", "fallback[0].host=two.example.net", "fallback[0].port=465", "fallback[0].auth_method=none",
 		"from_address=a@example.com", "to=b@example.com", "cc=c@example.com", "bcc=d@example.com", "all_or_nothing=false (default)",
 		"payload=pkcs12", "pkcs12_passphrase=vault:secret/p12/ops#passphrase", "pkcs12_encoding=modern2023 (default)", "pkcs12_iterations=2048 (default)", "zip_private_key=false (default)",
-		"encryption=none (default)", "smime_oaep=false (default)", "max_attachment_bytes=26214400 (default)", "max_message_bytes=52428800 (default)",
+		"encryption=none (default)", "smime_oaep=false (default)", "max_attachment_bytes=26214400 (default)", "max_message_bytes=52428800 (default)", "superseded=deliver (default)",
 		"strict_chain=false (default)", "allow_unsupported_certificate=false (default)",
 	}
 	if !slices.Equal(got, want) {
@@ -401,6 +401,49 @@ func TestMessageIDsAreKnown(t *testing.T) {
 		}
 		if got := o.Inspector().MessageID("gone", o.event.ID); got != "" {
 			t.Errorf("of an unknown target: %s", got)
+		}
+	}
+}
+
+// What the rules for passphrases refuse is said by the check, too, for every kind that has one, and shows
+// nothing of it.
+//
+// Fault: a passphrase that Java or keytool could not use. Result: refused when targets are loaded or the
+// secret is fetched (SMTP_PAYLOAD); `check --live` and preflight say so before.
+func TestChecksOfPassphrases(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for phrase, says := range map[string]string{
+		"correct-horse-canary": "", "canäry-horse": "is not printable ASCII", "canary\nhorse": "perhaps a line break", "   ": "is empty", "canar": "less than 6 characters",
+	} {
+		for _, kind := range []string{payload.PKCS12, payload.JKS, payload.TrustStore} {
+			want := says
+			if kind == payload.PKCS12 && strings.HasPrefix(says, "less") {
+				want = "" // only keytool makes that rule
+			}
+			file := filepath.Join(dir, fmt.Sprintf("%x", phrase))
+			lab.Write(t, file, []byte(phrase))
+			o := newFixture(t, "127.0.0.1:1", RelayLimits{}, func(target *Target) {
+				target.Payload = kind
+				target.PKCS12Passphrase, target.KeystorePassword = Passphrase{Ref: secrets.Ref{File: file}}, Passphrase{Ref: secrets.Ref{File: file}}
+			})
+			found := o.Inspector().Check(t.Context(), o.target.ID)
+			if bad := finds(found, "error secret", want); bad != (want != "") {
+				t.Errorf("%s with %q: want an error with %q:\n%s", kind, phrase, want, strings.Join(spoken(found), "\n"))
+			}
+			if strings.Contains(strings.Join(spoken(found), "\n"), phrase) && want != "" && strings.TrimSpace(phrase) != "" {
+				t.Error("the passphrase is shown")
+			}
+			o.withKey()
+			if _, failure := o.deliver(t.Context()); want != "" && (failure == nil || failure.Code != verdict.SMTPPayload && failure.Code != verdict.SecretNotFound) {
+				t.Errorf("%s with %q is delivered: %v", kind, phrase, failure)
+			}
+			v, inline := &validation{}, o.target
+			inline.PKCS12Passphrase = Passphrase{Ref: secrets.Ref{Value: secrets.New([]byte(phrase))}}
+			inline.KeystorePassword = inline.PKCS12Passphrase
+			if inline.validatePayload(v); config.Failed(v.found) != (want != "") {
+				t.Errorf("%s with %q in the configuration: %v", kind, phrase, v.found)
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -68,6 +69,9 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 		}
 		findings, readable := c.probeSecret(ctx, secret.ref, p.vars)
 		all = append(all, findings...)
+		if readable && sameRef(secret.ref, t.passphrase().Ref) {
+			all = append(all, c.probePassphrase(ctx, t, p)...)
+		}
 		canLogIn = canLogIn && (readable || !secret.login)
 	}
 	if t.passphrase().Generates() && !fallback {
@@ -97,6 +101,22 @@ func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets
 		all = append(all, verdict.Finding{What: "secret", Status: verdict.Warning, Message: ref.String() + ": " + w})
 	}
 	return all, true
+}
+
+// probePassphrase checks the rules for the passphrase of the payload's file, which a delivery
+// checks when it makes the file.
+func (c *Courier) probePassphrase(ctx context.Context, t *Target, p *provisions) []verdict.Finding {
+	ref := t.passphrase().Ref
+	value, failure := c.secret(ctx, ref, p)
+	if failure != nil {
+		return nil // it could be read a moment ago; a delivery would retry
+	}
+	plain := value.Reveal()
+	defer clear(plain)
+	if problem := payload.CheckPassphrase(t.settings(nil).Passphrase(), plain); problem != "" {
+		return []verdict.Finding{{What: "secret", Status: verdict.Error, Message: ref.String() + ": the passphrase " + problem}}
+	}
+	return nil
 }
 
 func needsCertificate(ref secrets.Ref) bool {

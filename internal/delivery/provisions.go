@@ -188,9 +188,6 @@ func (c *Courier) certificate(ctx context.Context, ev *events.Event) (*payload.B
 	if err != nil {
 		return nil, asFailure(err)
 	}
-	if ev.Certificate.Ref == nil {
-		ev.UseLeaf(b.Leaf)
-	}
 	return b, nil
 }
 

@@ -174,6 +174,15 @@ type Target struct {
 	// MaxMessageBytes limits the whole mail as it is sent, likewise.
 	MaxMessageBytes int `yaml:"max_message_bytes" min:"1" max:"1073741824"`
 
+	// Superseded says what happens to a certificate when the target was already sent one that
+	// becomes valid later, for the same kind of key and at least the same names: deliver,
+	// skip (nothing is sent, and there is no dead letter) or dead_letter (SMTP_VALIDATION). What
+	// was sent before the policy was set is not known. A replay with force is sent in any case.
+	Superseded string `yaml:"superseded" enum:"deliver,skip,dead_letter"`
+	// InvalidDates says what happens to certificates that have expired or are not valid yet:
+	// refuse makes a dead letter (SMTP_PAYLOAD), warn delivers them with a warning. Default:
+	// events.invalid_dates.
+	InvalidDates string `yaml:"invalid_dates" enum:"refuse,warn"`
 	// StrictChain refuses an event with a certificate that does not belong to the chain of
 	// its leaf. Otherwise the certificate is left out, with a warning in mail and log.
 	StrictChain bool `yaml:"strict_chain"`
@@ -213,6 +222,7 @@ func (t *Target) SetDefaults() {
 	setDefault(&t.PKCS12Encoding, payload.Modern2023)
 	setDefault(&t.PKCS12Iterations, payload.MinIterations)
 	setDefault(&t.Encryption, encryption.None)
+	setDefault(&t.Superseded, SupersededDeliver)
 	setDefault(&t.MaxAttachmentBytes, defaultMaxAttachment)
 	setDefault(&t.MaxMessageBytes, defaultMaxMessage)
 }

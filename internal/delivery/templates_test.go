@@ -237,7 +237,7 @@ func TestTemplatesAreReadAgain(t *testing.T) {
 	}
 	write("three\n{{.Nmae}}")
 	problem := func(i int, id string) string {
-		return fmt.Sprintf("%s:2:3: targets[%d].templates.subject: there is no field .Nmae: did you mean Name? (target %s)", file, i, id)
+		return fmt.Sprintf("%s:2:3: targets[%d].templates.subject: there is no field .Nmae: did you mean .Name? (target %s)", file, i, id)
 	}
 	w.says("the new targets are invalid: the old ones stay in force", problem(0, "a"), problem(1, "b"))
 	if subject() != "two *.example.com" {

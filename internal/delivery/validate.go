@@ -17,6 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 const (
@@ -274,7 +275,7 @@ func (m *Match) validateLists(v *validation) {
 		key   string
 		words []string
 		known []string
-	}{{"match.ext_key_usages", m.ExtKeyUsages, slices.Sorted(maps.Keys(extKeyUsages))}, {"match.key_types", m.KeyTypes, keyTypes}} {
+	}{{"match.ext_key_usages", m.ExtKeyUsages, slices.Sorted(maps.Keys(extKeyUsages))}, {"match.key_types", m.KeyTypes, verdict.KeyTypes}} {
 		for i, word := range list.words {
 			if !slices.Contains(list.known, word) {
 				v.err(fmt.Sprintf("%s[%d]", list.key, i), "want one of %s", strings.Join(list.known, ", "))

@@ -197,11 +197,7 @@ const keyWarning = "This mail contains the private key, not encrypted. Anyone wh
 // that is Vault: the name of a variable or a file on Certpost's machine is of no use there.
 func passphrasePlace(t *Target, at secrets.Ref) string {
 	const says = "The file requires a passphrase, which is not in this mail"
-	ref := at
-	if ref.IsZero() {
-		ref = t.passphrase().Place()
-	}
-	if ref.Vault != nil {
+	if ref := passphraseRef(t, at); ref.Vault != nil {
 		return says + ". The passphrase is in Vault: " + legible.Clean(strings.TrimPrefix(ref.String(), "vault:"), 300) + " (" + shapeOf(ref) + ")."
 	}
 	ask := t.ReplyTo
@@ -209,6 +205,15 @@ func passphrasePlace(t *Target, at secrets.Ref) string {
 		ask = t.FromAddress
 	}
 	return says + " and is never sent by mail. If you do not have it, ask the operators of this service (" + legible.Clean(ask, 254) + ")."
+}
+
+// passphraseRef returns where the passphrase of the file is: at, if it was made for this
+// certificate.
+func passphraseRef(t *Target, at secrets.Ref) secrets.Ref {
+	if at.IsZero() {
+		return t.passphrase().Place()
+	}
+	return at
 }
 
 // shapeOf says how to read a place in Vault.

@@ -25,7 +25,7 @@ type deliveries struct {
 	sent       hours
 	throughput throughput
 	lastSent   int64           // Unix seconds
-	newest     map[uint64]fact // target and name, hashed -> the newest certificate sent
+	newest     map[uint64]fact // target, name and kind of key, hashed -> the newest certificate sent
 	next       uint64          // revision to be read next
 	last       uint64          // of the ledger, as far as known
 	entries    uint64          // in the ledger, as far as known
@@ -51,7 +51,8 @@ const (
 	slotSent
 	slotDead
 	slotDiscarded
-	lastState = slotDiscarded
+	slotSkipped
+	lastState = slotSkipped
 )
 
 func slotState(s broker.State) uint8 {
@@ -64,6 +65,8 @@ func slotState(s broker.State) uint8 {
 		return slotDead
 	case broker.StateDiscarded:
 		return slotDiscarded
+	case broker.StateSkipped:
+		return slotSkipped
 	}
 	return slotWaiting
 }
@@ -123,7 +126,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	if s.state == slotSent && cert != nil {
 		f = fact{s.revision, seconds(cert.NotBefore)}
 		for _, name := range namesOf(cert) {
-			pair := x.hash.of(target, name)
+			pair := x.hash.of(target, name, cert.KeyType)
 			if known, ok := x.newest[pair]; !ok || known.notBefore <= f.notBefore {
 				x.newest[pair] = f
 				pairs = append(pairs, pair)

@@ -34,7 +34,7 @@ func TestSearchAgreesWithLookingAtAll(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(5, 6))
 	x := newDeliveries(newHasher(), 1<<20)
-	states := []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded}
+	states := []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded, broker.StateSkipped}
 	plain := map[string]broker.LedgerChange{}
 	for revision := uint64(1); revision < 20_000; revision++ {
 		c := someEntry(r.Uint64N(3000), states[r.IntN(len(states))])
@@ -160,6 +160,7 @@ func BenchmarkMemoryOfDeliveries(b *testing.B) {
 // all of its names.
 func TestSupersededByACertificateForAllNames(t *testing.T) {
 	t.Parallel()
+	rsa := leaf{cn: "mail.example.com", keyType: "rsa", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}
 	old := leaf{cn: "Mail.example.com", names: "mail.example.com IMAP.example.com *.mail.example.com", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}
 	alone := leaf{cn: "mail.example.com", issuer: unique.Make("CN=R11"), notBefore: 1000, notAfter: 9000}
 	for _, c := range []struct {
@@ -179,7 +180,7 @@ func TestSupersededByACertificateForAllNames(t *testing.T) {
 		for _, first := range []string{"letters", "delivery"} {
 			d := dry()
 			letters := func() {
-				for n, l := range map[uint64]*leaf{1: &old, 2: &alone} {
+				for n, l := range map[uint64]*leaf{1: &old, 2: &alone, 3: &rsa} {
 					letter := someLetter(n, rand.New(rand.NewPCG(1, 2)))
 					letter.Target = "ops"
 					d.add(letter, l)
@@ -197,6 +198,9 @@ func TestSupersededByACertificateForAllNames(t *testing.T) {
 			}
 			if got := d.letters.find(2).superseded != nil; got != c.alone {
 				t.Errorf("%v, %s first: the one for one name superseded %v", c.names, first, got)
+			}
+			if d.letters.find(3).superseded != nil {
+				t.Errorf("%v, %s first: one for another kind of key is superseded", c.names, first)
 			}
 		}
 	}

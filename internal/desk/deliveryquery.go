@@ -58,7 +58,7 @@ var DeliveryConditions = Conditions[DeliveryQuery, indexed]{
 				return n, known
 			}, func(e indexed, n uint32) bool { return e.slot.target == n })
 		}),
-	text(Condition{Key: "state", Label: "state", Field: "State", Help: "Only this state: waiting, sending, sent, dead or discarded.", Values: values(states)},
+	text(Condition{Key: "state", Label: "state", Field: "State", Help: "Only this state: waiting, sending, sent, dead, discarded or skipped.", Values: values(states)},
 		func(q *DeliveryQuery) *string { return (*string)(&q.State) }, func(q *DeliveryQuery) func(indexed) bool {
 			state := slotState(q.State)
 			return func(e indexed) bool { return e.state == state }
@@ -88,7 +88,7 @@ var DeliveryConditions = Conditions[DeliveryQuery, indexed]{
 }
 
 // states are the states of a delivery.
-var states = []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded}
+var states = []broker.State{broker.StateWaiting, broker.StateSending, broker.StateSent, broker.StateDead, broker.StateDiscarded, broker.StateSkipped}
 
 func attemptFrom(t time.Time) func(indexed) bool {
 	from := seconds(t)

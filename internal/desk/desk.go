@@ -32,6 +32,11 @@ type MessageIDs interface {
 	MessageID(target, event string) string
 }
 
+// Previewer may be implemented by a Deliverer: the mail of a target for a sample certificate.
+type Previewer interface {
+	Preview(target string) (*verdict.MailView, *verdict.Failure)
+}
+
 // Letter is a dead letter in the index. Event, subject alternative names and texts come from
 // outside: escape them.
 type Letter struct {

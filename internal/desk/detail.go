@@ -187,6 +187,16 @@ func (d *Desk) Check(ctx context.Context, target string) []verdict.Finding {
 	return d.deliverer.Check(ctx, target)
 }
 
+// Preview returns the mail of a target for a sample certificate, or why it cannot be made. It
+// fetches no secret and connects to nothing.
+func (d *Desk) Preview(target string) (*verdict.MailView, *verdict.Failure) {
+	p, ok := d.deliverer.(Previewer)
+	if !ok {
+		return nil, nil
+	}
+	return p.Preview(target)
+}
+
 // lanes returns all lanes, as the heartbeats of their processes describe them. A process that
 // has just started has sent none yet, so for a short time a lane without a process counts as
 // starting, not as unserved.

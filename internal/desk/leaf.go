@@ -19,6 +19,7 @@ import (
 // share it.
 type leaf struct {
 	cn, serial          string
+	keyType             string // one of verdict.KeyTypes
 	names, others       string // DNS names, other names; joined by blanks, which no name contains
 	issuer              unique.Handle[string]
 	fingerprint         [sha256.Size]byte
@@ -40,7 +41,7 @@ func leafOf(body []byte) (unique.Handle[leaf], bool) {
 		return unique.Handle[leaf]{}, false
 	}
 	l := leaf{
-		cn: cut(cert.Subject.CommonName), issuer: unique.Make(cut(cert.Issuer.String())), serial: serialText(cert),
+		cn: cut(cert.Subject.CommonName), issuer: unique.Make(cut(cert.Issuer.String())), serial: serialText(cert), keyType: verdict.KeyType(cert),
 		fingerprint: sha256.Sum256(cert.Raw), notBefore: cert.NotBefore.Unix(), notAfter: cert.NotAfter.Unix(),
 	}
 	all := verdict.AlternativeNames(cert)
@@ -108,8 +109,8 @@ func cut(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)],
 func (l leaf) certificate() *verdict.Certificate {
 	return &verdict.Certificate{
 		CommonName: l.cn, DNSNames: strings.Fields(l.names), OtherNames: strings.Fields(l.others), Issuer: l.issuer.Value(), Serial: l.serial,
-		Fingerprint: hex.EncodeToString(l.fingerprint[:]),
-		NotBefore:   time.Unix(l.notBefore, 0).UTC(), NotAfter: time.Unix(l.notAfter, 0).UTC(),
+		Fingerprint: hex.EncodeToString(l.fingerprint[:]), KeyType: l.keyType,
+		NotBefore: time.Unix(l.notBefore, 0).UTC(), NotAfter: time.Unix(l.notAfter, 0).UTC(),
 	}
 }
 
@@ -127,21 +128,9 @@ func (l leaf) allNames() []string {
 	return []string{strings.ToLower(l.cn)}
 }
 
-// primaryName returns the main name of a certificate, in lower case: its common name, if
-// that is one of its alternative names or it has none, otherwise the first of these.
-func primaryName(cn string, names []string) string {
-	for _, n := range names {
-		if strings.EqualFold(n, cn) {
-			return strings.ToLower(cn)
-		}
-	}
-	if len(names) > 0 {
-		return strings.ToLower(names[0])
-	}
-	return strings.ToLower(cn)
+func (l leaf) primaryName() string {
+	return verdict.PrimaryName(l.cn, strings.Fields(l.names+" "+l.others))
 }
-
-func (l leaf) primaryName() string { return primaryName(l.cn, strings.Fields(l.names+" "+l.others)) }
 
 // hexDigits returns the digits of a serial number or a fingerprint as typed or pasted:
 // without colons, hyphens and blanks, in lower case.

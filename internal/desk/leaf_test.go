@@ -12,6 +12,7 @@ import (
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // The certificate of a letter is found in every form in which an event is stored, and
@@ -72,7 +73,7 @@ func TestLeafOfALetter(t *testing.T) {
 		"only.example":    {"only.example", nil},
 		"":                {"", nil},
 	} {
-		if got := primaryName(c.cn, c.names); got != want {
+		if got := verdict.PrimaryName(c.cn, c.names); got != want {
 			t.Errorf("%v: %q, want %q", c, got, want)
 		}
 	}

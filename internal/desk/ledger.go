@@ -88,6 +88,7 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 		d.mu.Lock()
 		d.deliveries.next = max(d.deliveries.next, last+1)
 		d.mu.Unlock()
+		broker.ReturnMemory(last - from)
 	}
 	d.listeners.notify(Change{Lanes: true, Letters: superseded})
 	return err

@@ -159,14 +159,14 @@ func (x *letters) beyond() int { return x.outcomes.open - x.byNumber.size }
 
 func (x *letters) delivery(l *letter) uint64 { return x.hash.of(l.target.Value(), l.token()) }
 
-// pairOf returns the hash of the target and the primary name for which a newer
+// pairOf returns the hash of the target, the primary name and the kind of key for which a newer
 // certificate would supersede the letter; false if it lacks one of them.
 func (x *letters) pairOf(l *letter) (key uint64, ok bool) {
 	if !l.hasLeaf || l.target.Value() == "" {
 		return 0, false
 	}
 	name := l.leaf.Value().primaryName()
-	return x.hash.of(l.target.Value(), name), name != ""
+	return x.hash.of(l.target.Value(), name, l.leaf.Value().keyType), name != ""
 }
 
 // chosen yields the letters of a query in its order, beginning after the letter with the

@@ -90,6 +90,8 @@ var byPhase = map[occasion]words{
 		"Check from_address of the target, then replay."},
 	{verdict.SMTPValidation, verdict.PhaseRcpt}: {"The relay rejected a recipient address as invalid.",
 		"Check to, cc and bcc of the target; the reply says which address. Then replay."},
+	{verdict.SMTPValidation, verdict.PhaseResolve}: {"The target was already sent a newer certificate for these names, and wants no older one after it.",
+		"Discard the letter. To send it all the same, replay it with force, or set superseded: deliver in the target."},
 	{verdict.SMTPPayload, verdict.PhaseRender}: {"The mail is too large, or could not be written.",
 		"Fix what the reason says. " + afterFix},
 	{verdict.SMTPPayload, verdict.PhaseSettle}: {"A defect in Certpost prevents this delivery.",

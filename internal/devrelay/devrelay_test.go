@@ -309,6 +309,19 @@ func TestTheMailboxIsBounded(t *testing.T) {
 	}
 }
 
+// A relay with a delay has no mail before the delay is over.
+func TestDelay(t *testing.T) {
+	t.Parallel()
+	r := start(t, Config{Delay: 50 * time.Millisecond})
+	began := time.Now()
+	if err := send(client(t, r, r.Plain()), "a@example.com", someMail, "b@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if took := r.Mails()[0].Received.Sub(began); took < 50*time.Millisecond {
+		t.Errorf("the mail was accepted after %v", took)
+	}
+}
+
 func TestWaitFor(t *testing.T) {
 	t.Parallel()
 	r := start(t, Config{})

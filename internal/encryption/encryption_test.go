@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/certpost/certpost/internal/lab"
 )
@@ -250,19 +253,71 @@ func TestHybridKeys(t *testing.T) {
 	}
 }
 
+// pgpKey returns a public key that can be encrypted to.
+func pgpKey(t testing.TB) string {
+	t.Helper()
+	entity, err := openpgp.NewEntity("Ada", "", "ada@example.com", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w, err := armor.Encode(&out, openpgp.PublicKeyType, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := entity.Serialize(w); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// Whatever is given as the key of a recipient, it is refused, or what is encrypted to it is not the
+// content. The seeds are real keys of each kind, because damage to them gets further than words.
 func FuzzParse(f *testing.F) {
+	x25519, err := age.GenerateX25519Identity()
+	if err != nil {
+		f.Fatal(err)
+	}
+	hybrid, err := age.GenerateHybridIdentity()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, kind := range []string{"rsa", "p256", "p521", "ed25519"} {
+		f.Add(SMIME, string(lab.PEM(smimeCertificate(f, kind, "ada@example.com"))))
+	}
+	f.Add(OpenPGP, pgpKey(f))
+	f.Add(Age, x25519.Recipient().String()+"\n# laptop\n"+hybrid.Recipient().String())
+	for _, kind := range []string{"ed25519", "rsa"} {
+		public, err := ssh.NewPublicKey(lab.NewKey(f, kind).Public())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(Age, string(ssh.MarshalAuthorizedKey(public)))
+	}
 	f.Add(SMIME, "-----BEGIN CERTIFICATE-----\n")
 	f.Add(OpenPGP, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDMEZ\n")
 	f.Add(Age, "age1qqq\nssh-ed25519 AAAA")
 	f.Fuzz(func(t *testing.T, kind, text string) {
 		k, err := Parse(kind, []byte(text))
 		if err != nil {
+			if len(text) > 40 && strings.Contains(err.Error(), text) {
+				t.Errorf("the error quotes the text: %v", err)
+			}
 			return
 		}
-		if k.Usable(Options{}, time.Now()) == nil {
-			if _, err := Encrypt([]*Key{k}, []byte(content), Options{}, time.Now()); err != nil {
-				t.Errorf("a usable key: %v", err)
-			}
+		_, _, _ = k.String(), k.Names(), k.Expires()
+		if k.Usable(Options{}, lab.TestNow) != nil {
+			return
+		}
+		sealed, err := Encrypt([]*Key{k}, []byte(content), Options{}, lab.TestNow)
+		if err != nil {
+			t.Errorf("a usable key: %v", err)
+		}
+		if bytes.Contains(sealed, []byte(content)) {
+			t.Error("the content is not encrypted")
 		}
 	})
 }
@@ -277,6 +332,7 @@ func BenchmarkEncrypt(b *testing.B) {
 		"smime-rsa":  {SMIME, string(lab.PEM(smimeCertificate(b, "rsa", "ada@example.com")))},
 		"smime-p256": {SMIME, string(lab.PEM(smimeCertificate(b, "p256", "ada@example.com")))},
 		"age":        {Age, identity.Recipient().String()},
+		"openpgp":    {OpenPGP, pgpKey(b)},
 	} {
 		b.Run(name, func(b *testing.B) {
 			k, err := Parse(c.kind, []byte(c.text))

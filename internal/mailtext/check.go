@@ -104,7 +104,7 @@ func (c *checker) node(n parse.Node, dot reflect.Type) {
 		case c.trees[n.Name] == nil:
 			want := ": each file stands alone, so define it in this one"
 			if near := legible.Nearest(n.Name, sortedNames(c.trees)...); near != "" {
-				want = perhaps(n.Name, sortedNames(c.trees))
+				want = perhaps("", n.Name, sortedNames(c.trees))
 			}
 			c.problem(n, "template %q is not defined%s", legible.Clean(n.Name, 60), want)
 		case slices.Contains(c.stack, n.Name):
@@ -193,12 +193,12 @@ func (c *checker) command(cmd *parse.CommandNode, dot reflect.Type, piped bool) 
 // function returns the type of a function's result.
 func (c *checker) function(id *parse.IdentifierNode, args []reflect.Type) reflect.Type {
 	if !slices.Contains(functionNames, id.Ident) {
-		c.problem(id, "there is no function %s%s", legible.Clean(id.Ident, 60), perhaps(id.Ident, functionNames))
+		c.problem(id, "%s", unknownFunction(id.Ident))
 		return nil
 	}
 	switch id.Ident {
 	case "date":
-		if len(args) < 2 && !c.piped {
+		if text := reflect.TypeFor[string](); len(args) < 2 && !c.piped || len(args) > 0 && args[0] != nil && args[0] != text {
 			c.problem(id, `date wants a layout and a time, such as date "02.01.2006" .NotAfter`)
 		}
 		return reflect.TypeFor[string]()
@@ -292,11 +292,10 @@ func (c *checker) fields(n parse.Node, of reflect.Type, names []string) reflect.
 
 func (c *checker) unknown(n parse.Node, of reflect.Type, name string, known []string) {
 	name = legible.Clean(name, 60)
-	model := fieldNames(reflect.TypeFor[Model]())
 	switch {
 	case of == reflect.TypeFor[Model]():
-		c.problem(n, "there is no field .%s%s", name, perhaps(name, known))
-	case slices.Contains(model, name):
+		c.problem(n, "there is no field .%s%s", name, perhaps(".", name, known))
+	case slices.Contains(modelFields, name):
 		c.problem(n, "there is no field .%s here, where the dot is another value: want $.%s", name, name)
 	case of == reflect.TypeFor[Moment]():
 		c.problem(n, "there is no field .%s: a moment has no fields: it is written with {{.}}, or date", name)
@@ -338,10 +337,13 @@ func fieldNames(of reflect.Type) (names []string) {
 	return names
 }
 
-// perhaps names what was probably meant, else all that there is.
-func perhaps(name string, known []string) string {
+// modelFields are the names of the fields of a Model.
+var modelFields = fieldNames(reflect.TypeFor[Model]())
+
+// perhaps names what was probably meant, else all that there is; dot is put before each.
+func perhaps(dot, name string, known []string) string {
 	if near := legible.Nearest(name, known...); near != "" {
-		return ": did you mean " + near + "?"
+		return ": did you mean " + dot + near + "?"
 	}
-	return ": want one of " + strings.Join(known, ", ")
+	return ": want one of " + dot + strings.Join(known, ", "+dot)
 }

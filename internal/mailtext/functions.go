@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -43,11 +44,17 @@ var functionNames = func() []string {
 // date writes a moment in a layout of package time, such as 02.01.2006; "" for the zero
 // moment.
 func date(layout string, m Moment) (string, error) {
+	if layout == otherTime.Format(layout) {
+		return "", errors.New(`the layout has no part of a date: want 02 for the day, 01 for the month, 2006 for the year, such as "02.01.2006"`)
+	}
 	if m.at.IsZero() {
 		return "", nil
 	}
 	return limited(m.at.UTC().Format(layout))
 }
+
+// otherTime is not written like its layout in any part.
+var otherTime = time.Date(1998, 11, 27, 19, 38, 57, 123_456_789, time.FixedZone("X", 3600))
 
 // join writes the entries of a list with a text between them.
 func join(separator string, list any) (string, error) {

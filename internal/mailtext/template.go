@@ -70,7 +70,11 @@ func Parse(kind Kind, file, source string) (*Template, []*Problem) {
 	trees := map[string]*parse.Tree{}
 	tree := parse.New(root)
 	tree.Mode = parse.SkipFuncCheck // check has better words
-	if _, err := tree.Parse(source, "", "", trees); err != nil {
+	_, err := tree.Parse(source, "", "", trees)
+	if problem := foreign(source, err == nil); problem != nil {
+		return nil, []*Problem{problem}
+	}
+	if err != nil {
 		return nil, []*Problem{located(err, source)}
 	}
 	if trees[root] == nil || parse.IsEmptyTree(trees[root].Root) {
@@ -212,20 +216,18 @@ func located(err error, source string) *Problem {
 	p := &Problem{Message: err.Error()}
 	if m := place.FindStringSubmatch(p.Message); m != nil {
 		p.Line, _ = strconv.Atoi(m[1])
-		p.Column, _ = strconv.Atoi(m[2])
-		p.Column++
+		if n, err := strconv.Atoi(m[2]); err == nil {
+			p.Column = n + 1
+		}
 		p.Message = m[3]
 	}
 	p.Message = executing.ReplaceAllString(p.Message, "$1: ")
 	if at := strings.LastIndex(p.Message, "error calling "+stepName+": "); at >= 0 {
 		p.Line, p.Column, p.Message = 0, 0, p.Message[at+len("error calling "+stepName+": "):]
 	}
-	p.Message = strings.Replace(p.Message, "error calling index: reflect: slice index out of range", "there is no such entry: ask with if or with before", 1)
-	p.Message = strings.Replace(p.Message, "error calling ", "", 1)
 	if p.Message == "unexpected EOF" {
 		p.Line = cmp.Or(p.Line, 1+strings.Count(source, "\n"))
-		p.Message = "ends too early: an {{if}}, {{range}}, {{with}} or {{define}} has no {{end}}"
 	}
-	p.Message = legible.Clean(p.Message, maxErrorLen)
+	p.Message = legible.Clean(plainly(p.Message), maxErrorLen)
 	return p
 }

@@ -143,7 +143,7 @@ func CheckDates(b *Bundle, now time.Time, policy string) (warnings []string, err
 	case policy == "warn":
 		return []string{problem}, nil
 	}
-	return nil, payloadFailure(nil, "%s; to deliver it with a warning, set events.invalid_dates: warn, then replay", problem)
+	return nil, payloadFailure(nil, "%s; to deliver it with a warning, set invalid_dates: warn in the target, or events.invalid_dates: warn for all, then replay", problem)
 }
 
 // The words of DateProblem.

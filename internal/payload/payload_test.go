@@ -12,8 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +19,6 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/certpost/certpost/internal/lab"
-	"github.com/certpost/certpost/internal/verdict"
 )
 
 // passphrase has characters that a shell or a careless parser would misread.
@@ -274,76 +271,6 @@ func TestPKCS12IsReadBack(t *testing.T) {
 						t.Errorf("the file with %d certificates has others", len(b.Chain)+1)
 					}
 				}
-			})
-		}
-	}
-}
-
-// Four independent programs open every PKCS#12 file that Build makes: OpenSSL, Java,
-// GnuTLS and NSS; NSS cannot read Ed25519.
-func TestPKCS12Readers(t *testing.T) {
-	t.Parallel()
-	for _, kind := range []string{"rsa", "p256", "ed25519"} {
-		for _, encoding := range []string{Modern2023, LegacyDES} {
-			t.Run(kind+" "+encoding, func(t *testing.T) {
-				t.Parallel()
-				p := lab.NewPKI(t, kind)
-				b, err := ParseBundle(lab.PEM(p.Leaf, p.Intermediate, p.Root))
-				if err != nil {
-					t.Fatal(err)
-				}
-				files, err := Build(Settings{Kind: PKCS12, PKCS12Encoding: encoding}, b, lab.KeyPEM(t, p.Leaf.Key), []byte(passphrase), lab.TestNow)
-				if err != nil {
-					t.Fatal(err)
-				}
-				dir := t.TempDir()
-				file, secret := filepath.Join(dir, files[0].Name), filepath.Join(dir, "passphrase")
-				lab.Write(t, file, files[0].Data)
-				lab.Write(t, secret, []byte(passphrase+"\n"))
-				serial := verdict.SerialNumber(p.Leaf.Certificate)
-
-				t.Run("openssl", func(t *testing.T) {
-					openssl := lab.Need(t, "openssl")
-					out := lab.Output(t, openssl, "pkcs12", "-in", file, "-passin", "file:"+secret, "-nodes")
-					if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || !strings.Contains(out, "BEGIN PRIVATE KEY") {
-						t.Errorf("openssl finds %d certificates", n)
-					}
-					opened := filepath.Join(dir, "opened.pem")
-					lab.Write(t, opened, []byte(out))
-					if got, want := lab.Output(t, openssl, "pkey", "-in", opened, "-pubout"), lab.Output(t, openssl, "x509", "-in", opened, "-noout", "-pubkey"); got != want {
-						t.Errorf("the first certificate is not that of the key:\n%s%s", got, want)
-					}
-				})
-				t.Run("java", func(t *testing.T) {
-					out := lab.Output(t, lab.Need(t, "keytool"), "-J-Duser.language=en", "-list", "-v", "-storetype", "PKCS12", "-keystore", file, "-storepass:file", secret)
-					if !strings.Contains(out, "PrivateKeyEntry") || !strings.Contains(out, "Certificate chain length: 3") || !strings.Contains(out, serial) {
-						t.Errorf("keytool finds:\n%.1500s", out)
-					}
-				})
-				t.Run("gnutls", func(t *testing.T) {
-					out := lab.Output(t, lab.Need(t, "certtool"), "--p12-info", "--inder", "--infile", file, "--password", passphrase)
-					if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || !regexp.MustCompile(`BEGIN (RSA |EC |)PRIVATE KEY|PKCS #8`).MatchString(out) {
-						t.Errorf("certtool finds %d certificates:\n%.1500s", n, out)
-					}
-				})
-				if kind == "ed25519" {
-					return // NSS cannot read these; the mail says so
-				}
-				t.Run("nss", func(t *testing.T) {
-					pk12util, certutil := lab.Need(t, "pk12util"), lab.Need(t, "certutil")
-					store := filepath.Join(dir, "nss")
-					if err := os.Mkdir(store, 0o700); err != nil {
-						t.Fatal(err)
-					}
-					lab.Output(t, certutil, "-N", "-d", store, "--empty-password")
-					lab.Output(t, pk12util, "-i", file, "-w", secret, "-d", store)
-					if out := lab.Output(t, certutil, "-K", "-d", store); !strings.Contains(out, "< 0>") || !strings.Contains(out, "*.example.com") {
-						t.Errorf("NSS has these keys:\n%s", out)
-					}
-					if out := lab.Output(t, certutil, "-L", "-d", store); !strings.Contains(out, "u,u,u") || !strings.Contains(out, "Test CA 1") || !strings.Contains(out, "Test Root") {
-						t.Errorf("NSS has these certificates:\n%s", out)
-					}
-				})
 			})
 		}
 	}

@@ -61,8 +61,9 @@ func has(t *testing.T, program, out string, texts ...string) {
 	}
 }
 
-// Java reads a key store under both of its names, for every kind of key.
-func TestJKSReaders(t *testing.T) {
+// A Java key store has key, chain and date for every kind of key, and Java reads it under its other
+// name, too.
+func TestJavaKeyStores(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"rsa", "p256", "p384", "p521", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
@@ -71,9 +72,8 @@ func TestJKSReaders(t *testing.T) {
 			if !strings.HasSuffix(b.file, "_wildcard.example.com.jks") {
 				t.Errorf("the file is %s", b.file)
 			}
-			serial := verdict.SerialNumber(b.leaf.Certificate)
-			for _, store := range []string{"JKS", "PKCS12"} {
-				has(t, "keytool as "+store, b.keytool(t, store), "Alias name: web server", "PrivateKeyEntry", "Certificate chain length: 3", serial)
+			if kind == "p256" { // TestReaders has the others
+				has(t, "keytool as PKCS12", b.keytool(t, "PKCS12"), "Alias name: web server", "PrivateKeyEntry", "Certificate chain length: 3", verdict.SerialNumber(b.leaf.Certificate))
 			}
 			// The key is the leaf's, and has the store's password.
 			store := keystore.New()
@@ -104,7 +104,9 @@ func TestAliasReaders(t *testing.T) {
 				t.Parallel()
 				s.Kind, s.Alias = PKCS12, alias
 				b := build(t, kind, s)
-				has(t, "keytool", b.keytool(t, "PKCS12"), "PrivateKeyEntry", "Certificate chain length: 3", "web stra")
+				if kind == "rsa" && s.Iterations == 0 {
+					has(t, "keytool", b.keytool(t, "PKCS12"), "PrivateKeyEntry", "Certificate chain length: 3", "web stra")
+				}
 				out := lab.Output(t, lab.Need(t, "openssl"), "pkcs12", "-in", b.file, "-passin", "file:"+b.secret, "-nodes")
 				has(t, "openssl", out, "friendlyName: Web Stra", "localKeyID", "BEGIN PRIVATE KEY")
 				out = lab.Output(t, lab.Need(t, "certtool"), "--p12-info", "--inder", "--infile", b.file, "--password", passphrase)
@@ -122,19 +124,14 @@ func TestAliasReaders(t *testing.T) {
 	}
 }
 
-// Java, OpenSSL, GnuTLS and NSS read the issuers of a trust store, each under a name of its own.
-func TestTrustStoreReaders(t *testing.T) {
+// A trust store has the issuers, each under a name of its own, or the leaf if there are none. Which
+// programs read it is in TestReaders.
+func TestTrustStores(t *testing.T) {
 	t.Parallel()
 	for _, encoding := range []string{Modern2023, LegacyDES} {
 		t.Run(encoding, func(t *testing.T) {
 			t.Parallel()
 			b := build(t, "p256", Settings{Kind: TrustStore, PKCS12Encoding: encoding})
-			out := b.keytool(t, "PKCS12")
-			has(t, "keytool", out, "Your keystore contains 2 entries", "trustedCertEntry", "Alias name: test ca 1", "Alias name: test root")
-			out = lab.Output(t, lab.Need(t, "openssl"), "pkcs12", "-in", b.file, "-passin", "file:"+b.secret, "-nokeys")
-			if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 2 {
-				t.Errorf("openssl finds %d certificates, want 2", n)
-			}
 			certs, err := pkcs12.DecodeTrustStore(b.data, passphrase)
 			if err != nil || len(certs) != 2 || !certs[1].Equal(b.root.Certificate) {
 				t.Errorf("%d certificates, %v", len(certs), err)
@@ -159,7 +156,8 @@ func TestTrustStoreReaders(t *testing.T) {
 	}
 }
 
-func TestPKCS7Readers(t *testing.T) {
+// The leaf is the first certificate of a PKCS#7 file. Which programs read it is in TestReaders.
+func TestPKCS7(t *testing.T) {
 	t.Parallel()
 	b := build(t, "p256", Settings{Kind: PKCS7})
 	if !strings.HasSuffix(b.file, "_wildcard.example.com.p7b") {
@@ -168,11 +166,6 @@ func TestPKCS7Readers(t *testing.T) {
 	out := lab.Output(t, lab.Need(t, "openssl"), "pkcs7", "-inform", "der", "-in", b.file, "-print_certs")
 	if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 || strings.Index(out, "subject=CN = *.example.com") > strings.Index(out, "subject=CN = Test CA 1") {
 		t.Errorf("openssl finds %d certificates, or the leaf not first:\n%.600s", n, out)
-	}
-	has(t, "keytool", lab.Output(t, lab.Need(t, "keytool"), "-J-Duser.language=en", "-printcert", "-file", b.file), "Certificate[1]:", "Certificate[3]:", "CN=*.example.com")
-	out = lab.Output(t, lab.Need(t, "certtool"), "--p7-info", "--inder", "--infile", b.file)
-	if n := strings.Count(out, "BEGIN CERTIFICATE"); n != 3 {
-		t.Errorf("certtool finds %d certificates:\n%.600s", n, out)
 	}
 }
 

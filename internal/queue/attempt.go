@@ -61,6 +61,9 @@ type job struct {
 	counted  bool         // no longer included in the lane's uncounted
 	claimErr error
 
+	// line is the certificate, if the target's policy depends on which one was sent last.
+	line *verdict.Certificate
+
 	stopKeepAlive func() // no more signs of life for the message; may be called again
 }
 
@@ -93,7 +96,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Limits: j, Override: j.recipients,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
 		r.metrics.attempt(l.label, failure)
@@ -179,6 +182,9 @@ func (j *job) due(ctx context.Context) bool {
 		}
 		j.finish("duplicate", nil)
 		return false
+	case entry.State == broker.StateSkipped && entry.Sequence == j.seq:
+		j.finish("skipped", nil) // the process died before the acknowledgement
+		return false
 	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && entry.Sequence == j.seq:
 		// The process died before the acknowledgement.
 		if entry.DeadLetter != "" && !j.takeLettersOff(entry.DeadLetter) {
@@ -196,7 +202,7 @@ func (j *job) due(ctx context.Context) bool {
 	case entry.State == broker.StateWaiting && entry.Decided():
 		j.dead(verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
 		return false
-	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead or discarded
+	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead, discarded or skipped
 		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
 		if entry.State != "" {
 			// Every replay has its own generation, whether Certpost or another client

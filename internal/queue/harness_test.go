@@ -315,15 +315,22 @@ func (b *fixture) publish(ev *events.Event) {
 	}
 }
 
-func (b *fixture) letters() []broker.DeadLetter {
+// letters returns the dead letters. It asks again where a busy server does not answer in time.
+func (b *fixture) letters() (all []broker.DeadLetter) {
 	b.t.Helper()
-	var all []broker.DeadLetter
-	for d, err := range b.broker.DeadLetters(context.Background(), "") {
-		if err != nil {
-			b.t.Fatal(err)
+	b.until("the dead letters can be read", func() bool {
+		all = nil
+		for d, err := range b.broker.DeadLetters(context.Background(), "") {
+			if broker.Unanswered(err) {
+				return false
+			}
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			all = append(all, d)
 		}
-		all = append(all, d)
-	}
+		return true
+	})
 	return all
 }
 

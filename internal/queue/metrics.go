@@ -35,7 +35,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "certpost_attempts_total", Help: "Delivery attempts by lane and code; the code is ok when the relay accepted the mail.",
 		}, []string{"lane", "code"}),
 		settled: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "certpost_deliveries_settled_total", Help: "Settled deliveries by lane and state: sent, dead, duplicate.",
+			Name: "certpost_deliveries_settled_total", Help: "Settled deliveries by lane and state: sent, dead, duplicate, skipped.",
 		}, []string{"lane", "state"}),
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "certpost_possible_duplicates_total", Help: "Mails sent although the outcome of an earlier attempt was unknown.",

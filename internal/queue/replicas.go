@@ -331,12 +331,8 @@ func (r *Runner) tidy(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.RequestTimeout())
 	defer cancel()
-	stream, err := r.JetStream().Stream(ctx, "KV_"+broker.RelaysBucket)
-	if err != nil {
-		return
-	}
 	for _, id := range r.replicas.takeGone(time.Now()) {
-		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+broker.RelaysBucket+"."+broker.ReplicaPrefix+id)); err != nil {
+		if err := r.ForgetReplica(ctx, id); err != nil {
 			r.log.Debug().Err(err).Str("replica", id).Msg("the entry of an ended process could not be removed")
 		}
 	}

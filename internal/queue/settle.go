@@ -40,6 +40,8 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		j.retry(nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt returned neither a receipt nor a failure"}})
 	case ctx.Err() != nil && receipt == nil:
 		j.interrupted(failure)
+	case failure.Skip && receipt == nil:
+		j.skipped(failure)
 	case failure.Relay && receipt == nil:
 		j.relayFailed(failure)
 	case failure.Untried && receipt == nil:
@@ -107,6 +109,7 @@ func (j *job) sent() {
 	wasDead := e.DeadLetter != ""
 	e.State, e.Failure, e.DeadLetter, e.Consented = broker.StateSent, nil, "", false
 	e.Release()
+	j.noteNewest() // before `sent`: a process that dies in between tries both again
 	if !j.record(e, j.leaseEnd()) {
 		return
 	}

@@ -134,11 +134,7 @@ func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool
 	if err != nil {
 		return false, err
 	}
-	switch entry.State {
-	case broker.StateSent, broker.StateDead, broker.StateDiscarded:
-		return entry.Digest == ev.Digest() && entry.Sequence >= msg.Sequence, nil
-	}
-	return false, nil
+	return entry.State.Final() && entry.Digest == ev.Digest() && entry.Sequence >= msg.Sequence, nil
 }
 
 // republish publishes a copy of a message in a lane, so that it is delivered. The copy's

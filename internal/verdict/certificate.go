@@ -17,28 +17,32 @@ type Certificate struct {
 	DNSNames    []string  `json:"dns_names,omitempty"`
 	OtherNames  []string  `json:"other_names,omitempty"` // IP addresses, mail addresses, URIs
 	Issuer      string    `json:"issuer,omitempty"`
-	Serial      string    `json:"serial"`      // hexadecimal
-	Fingerprint string    `json:"fingerprint"` // SHA-256 of the leaf, hexadecimal
+	Serial      string    `json:"serial"`             // hexadecimal
+	Fingerprint string    `json:"fingerprint"`        // SHA-256 of the leaf, hexadecimal
+	KeyType     string    `json:"key_type,omitempty"` // one of KeyTypes; "" if it is another one, or was not recorded
 	NotBefore   time.Time `json:"not_before"`
 	NotAfter    time.Time `json:"not_after"`
 }
 
+// maxCertificateNames bounds the names that are kept: the ledger has them for every delivery.
+const maxCertificateNames = 100
+
 // CertificateOf returns the facts of a leaf. Texts are cleaned and cut; names
 // beyond the first 100 are dropped.
 func CertificateOf(leaf *x509.Certificate) *Certificate {
-	const maxNames = 100 // the ledger keeps the names for every delivery
 	fingerprint := sha256.Sum256(leaf.Raw)
 	c := &Certificate{
 		CommonName:  legible.Clean(leaf.Subject.CommonName, 200),
 		Issuer:      legible.Clean(leaf.Issuer.String(), 300),
 		Serial:      SerialNumber(leaf),
 		Fingerprint: hex.EncodeToString(fingerprint[:]),
+		KeyType:     KeyType(leaf),
 		NotBefore:   leaf.NotBefore.UTC(),
 		NotAfter:    leaf.NotAfter.UTC(),
 	}
 	for i, n := range AlternativeNames(leaf) {
 		switch n = legible.Clean(n, 255); {
-		case i == maxNames:
+		case i == maxCertificateNames:
 			return c
 		case i < len(leaf.DNSNames):
 			c.DNSNames = append(c.DNSNames, n)

@@ -5,6 +5,8 @@
 package verdict
 
 import (
+	"context"
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"slices"
@@ -216,6 +218,9 @@ type Failure struct {
 	// After is the delay before the next attempt after Relay or Untried; 0 lets the
 	// broker choose it.
 	After time.Duration
+	// Skip is set when nothing is to be sent, by the target's policy, and nobody has to look at
+	// it: the delivery is settled without a mail and without a dead letter.
+	Skip bool
 	// RetryAnyway is set when the target has this otherwise final code retried.
 	RetryAnyway bool
 	// Recipients are the addresses still owed the mail; nil means all of the attempt.
@@ -400,11 +405,19 @@ type Attempt struct {
 	// PossibleDuplicate marks a mail whose earlier outcome is unknown: it gets the
 	// same Message-ID, and a header that says so.
 	PossibleDuplicate bool
+	// Parsed, when not nil, is called with the leaf in the event's text when it was parsed, before
+	// Claim.
+	Parsed func(leaf *x509.Certificate)
 	// Claim is called after the relay has accepted the envelope and before any content
 	// is sent; when it fails, nothing may be sent. until is the time by which the outcome
 	// will be known. It is called again if the relay then refuses and the same attempt
 	// goes on with a new connection.
 	Claim func(until time.Time) error
+	// Newer returns the certificate that supersedes a given one at the target, in a few words; ""
+	// if there is none. Once it was called, the given one is recorded as delivered when it is
+	// sent. It is called only for targets whose policy depends on it; nil means that nothing is
+	// known of others.
+	Newer func(ctx context.Context, c *Certificate) (string, error)
 	// Limits is asked before mail goes to a relay that has limits; nil means that no
 	// limit applies.
 	Limits Limits

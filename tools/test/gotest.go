@@ -23,7 +23,7 @@ type skip struct{ pkg, test, reason string }
 // the packages whose tests mostly wait for real programs, one with the race detector for the
 // others. Without a C compiler there is no race detector, which is an error only in CI.
 func (s *session) runTests(ctx context.Context, o options) error {
-	flags := []string{"test", "-json", "-count=1", "-timeout=20m"}
+	flags := []string{"test", "-json", "-count=1", "-timeout=45m"}
 	if o.short {
 		flags = append(flags, "-short")
 	}

@@ -43,10 +43,14 @@ var needs = []need{
 	{"chromium", []string{"chromium"}, "the dashboard in a browser"},
 	{"/usr/share/fonts/opentype/inter/Inter-Regular.otf", []string{"fonts-inter", "fonts-dejavu-core"}, "the dashboard in the typeface of its pictures"},
 	{"gpg", []string{"gpg", "gpg-agent"}, "reading OpenPGP mails with GnuPG"},
+	{"gpgsm", []string{"gpgsm"}, "reading certificates and keys with gpgsm"},
+	{"/usr/lib/python3/dist-packages/cryptography/__init__.py", []string{"python3-cryptography"}, "reading attachments with Python"},
 	{"age", []string{"age"}, "reading files encrypted with age"},
 	{"opendkim", []string{"opendkim"}, "verifying DKIM signatures with OpenDKIM"},
 	{"/usr/lib/python3/dist-packages/dkim/__init__.py", []string{"python3-dkim", "python3-nacl", "python3-dnspython"}, "verifying DKIM signatures with dkimpy"},
 	{"ssh-keygen", []string{"openssh-client"}, "encrypting to SSH keys with age"},
+	{"unzip", []string{"unzip"}, "the commands in mails that open archives"},
+	{"setsid", []string{"util-linux"}, "the commands in mails, without a terminal"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 
