@@ -26,6 +26,11 @@ func (h *HTTPConfig) inspect(ctx context.Context, now time.Time) []config.Proble
 			f.warn("http.tls.cert_file", unwise.Error())
 		}
 	}
+	if h.Ingest.Enabled && h.Ingest.ClientCAFile != "" {
+		if _, err := (NATSTLSConfig{ClientCAFile: h.Ingest.ClientCAFile}).clientCAs(); err != nil {
+			f.err("http.ingest.client_ca_file", err.Error())
+		}
+	}
 	if h.SignIn.OIDC.CAFile != "" {
 		if _, err := h.SignIn.OIDC.provider(nil); err != nil {
 			f.err("http.sign_in.oidc.ca_file", err.Error())
@@ -90,6 +95,11 @@ func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []f
 	}{{"metrics_token", h.MetricsToken}, {"client_secret", h.SignIn.OIDC.ClientSecret}} {
 		if !secret.ref.IsZero() {
 			found = append(found, secretFindings(ctx, store, "http", secret.what, secret.ref)...)
+		}
+	}
+	for _, s := range h.Ingest.senders() {
+		if h.Ingest.Enabled && !s.secret.IsZero() {
+			found = append(found, secretFindings(ctx, store, "http", "ingest "+s.name, s.secret)...)
 		}
 	}
 	provider, err := h.SignIn.OIDC.provider(store)

@@ -34,6 +34,8 @@ type Config struct {
 	HTTP HTTPConfig `yaml:"http"`
 	// Events says what events may name, and what happens to those without a target.
 	Events EventsConfig `yaml:"events"`
+	// Spool is where `certpost publish` keeps events that it cannot publish at once.
+	Spool SpoolConfig `yaml:"spool"`
 	// Delivery says how deliveries are made and retried.
 	Delivery DeliveryConfig `yaml:"delivery"`
 	// Audit is the protection of the audit and of the receipts (docs/audit.md).
@@ -190,6 +192,7 @@ func defaultConfig() *Config {
 		NATS:    NATSConfig{Replicas: 1, Service: true, Listen: "127.0.0.1:4222", SyncInterval: "always", MaxStore: 10 << 30},
 		HTTP:    defaultHTTP(),
 		Events:  EventsConfig{Unmatched: "dead_letter", InvalidDates: "refuse"},
+		Spool:   defaultSpool(),
 		Delivery: DeliveryConfig{
 			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",

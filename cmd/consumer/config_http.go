@@ -40,6 +40,8 @@ type HTTPConfig struct {
 	TrustedProxies []string `yaml:"trusted_proxies"`
 	// EditAndReplay says what an admin may change in a dead letter before its replay.
 	EditAndReplay EditConfig `yaml:"edit_and_replay"`
+	// Ingest says who may publish events with POST /v1/events.
+	Ingest IngestConfig `yaml:"ingest"`
 
 	file  string                                 // the file that the configuration was read from; "": none
 	again func() (*HTTPConfig, []config.Problem) // reads the section again
@@ -162,6 +164,7 @@ func (h *HTTPConfig) validate(f *findings) {
 		}
 	}
 	h.EditAndReplay.validate(f)
+	h.Ingest.validate(f, h.TLS.on())
 }
 
 // secret checks an optional reference.

@@ -63,6 +63,15 @@ func (h *httpServer) withTLS(c *serverCertificate) {
 	h.server.TLSConfig = &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}
 }
 
+// asksForCertificates asks clients for a certificate of these CAs. Browsers have none, and are
+// served without; the handler of events verifies what it is shown.
+func (h *httpServer) asksForCertificates(caFile string) {
+	h.server.TLSConfig.ClientAuth = tls.RequestClientCert
+	if pool, err := (NATSTLSConfig{ClientCAFile: caFile}).clientCAs(); err == nil { // only a hint for clients with several
+		h.server.TLSConfig.ClientCAs = pool
+	}
+}
+
 // httpLog receives lines of the standard library's log. Errors in handshakes and
 // headers are mostly the client's fault, and are logged at level debug. A panic is a
 // defect of Certpost; its value, in the first line, is left out, because it may quote input.
@@ -162,6 +171,9 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	server.server.ErrorLog = stdlog.New(httpLog{log}, "", 0)
 	if certificate != nil {
 		server.withTLS(certificate)
+		if cfg.Ingest.Enabled && cfg.Ingest.ClientCAFile != "" {
+			server.asksForCertificates(cfg.Ingest.ClientCAFile)
+		}
 	}
 	server.people = newPeopleWatch(cfg, guard, log)
 	return guard, server, nil

@@ -31,6 +31,9 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2 // wrong usage or configuration
+	// exitKept: publish could not publish yet, and keeps the event in the spool. It is the
+	// number of EX_TEMPFAIL in sysexits.h.
+	exitKept = 75
 )
 
 // version is set by the linker (-X main.version=v1.2.3). If it is empty,
@@ -46,6 +49,9 @@ type cli struct {
 	Demo         demoCmd         `cmd:"" help:"Run everything in one process, with a demo relay and an inbox page."`
 	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
+	Issue        issueCmd        `cmd:"" help:"Have Vault's PKI engine issue a certificate, store its key, and publish it."`
+	Watch        watchCmd        `cmd:"" help:"Publish the certificates that appear in directories, and what hooks had to leave in the spool."`
+	Hook         hookCmd         `cmd:"" help:"Hooks of ACME clients: install."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
 	Render       renderCmd       `cmd:"" help:"Write the mails that targets would get, without sending them, without secrets and without a network."`
 	SendTest     sendTestCmd     `cmd:"" name:"send-test" help:"Send a target's mail with a test certificate, without NATS."`

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/spool"
 )
 
 // publishTimeout limits a whole publication, because an ACME client waits for its
@@ -20,7 +19,8 @@ const publishTimeout = 30 * time.Second
 
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
-	From     string            `help:"Read what an ACME client passes to its hook: certbot, lego, acme.sh or dehydrated." placeholder:"CLIENT" xor:"what" required:""`
+	From     string            `help:"Read what a CA's client passes to its hook: certbot, lego, acme.sh, dehydrated or step." placeholder:"CLIENT" xor:"what" required:""`
+	Flush    bool              `help:"Publish only what earlier calls had to keep in the spool." xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is stored: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
 	Key      string            `help:"Private key to store with --store-key (with --from: the client's)." placeholder:"FILE"`
@@ -61,56 +61,57 @@ func (c *publishCmd) Validate() error {
 	return nil
 }
 
-// Run publishes one event. The exit code tells an ACME client whether the event is
-// stored.
+// Run publishes one event. What cannot be published now is kept in the spool.
 func (c *publishCmd) Run(a *app) error {
-	cfg, problems := loadConnection(a.config, a.env)
-	if err := a.usable(problems); err != nil {
-		return err
-	}
-	p, err := c.publication(a)
-	if errors.Is(err, events.ErrNotIssued) {
-		fmt.Fprintln(a.stderr, "certpost: nothing to publish:", events.ErrNotIssued)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := c.check(a, cfg, p); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(a.ctx, publishTimeout)
-	defer cancel()
-	if c.StoreKey != "" {
-		if err := c.storeKey(ctx, a, cfg, p); err != nil {
-			return err
+	var p publication
+	var err error
+	if !c.Flush {
+		// Before anything else: dehydrated calls its hook at every step, and stops if one fails.
+		if p, err = c.publication(a); errors.Is(err, events.ErrNotIssued) {
+			return nil
 		}
 	}
-	ev, err := decoded(p.ev)
+	cfg, problems := loadConnection(a.config, a.env)
+	if err := errors.Join(err, a.usable(problems)); err != nil {
+		return err
+	}
+	if c.Flush {
+		return c.flushSpool(a, cfg)
+	}
+	if p.again {
+		published, err := cfg.spool().Remembers(p.ev.ID)
+		if err != nil {
+			fmt.Fprintln(a.stderr, "certpost: warning: the certificate may be published once more:", err)
+		}
+		if published {
+			return c.flushQuietly(a, cfg)
+		}
+	}
+	entry, err := c.prepare(a, cfg, p)
 	if err != nil {
 		return err
 	}
-	b, done, err := a.dialWith(ctx, cfg, broker.Administrator, broker.Publisher)
+	return c.send(a, cfg, entry)
+}
+
+// prepare returns the entry for the spool. It refuses what could never be delivered, with exit
+// code 2.
+func (c *publishCmd) prepare(a *app, cfg *Config, p publication) (*spool.Entry, error) {
+	err := c.check(a, cfg, p)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer done()
-	if err := c.checkID(ctx, a, b, ev); err != nil {
-		return err
+	entry := &spool.Entry{}
+	if c.StoreKey != "" {
+		if entry.StoreKey, err = c.keyToStore(a, cfg, p); err != nil {
+			return nil, err
+		}
+		p.ev.PrivateKey = nil
 	}
-	sequence, duplicate, err := b.Publish(ctx, ev)
-	if err != nil {
-		return err
+	if entry.Event, err = decoded(p.ev); err != nil {
+		return nil, err
 	}
-	if c.Output == "json" {
-		return a.json(map[string]any{"id": ev.ID, "sequence": sequence, "duplicate": duplicate})
-	}
-	if duplicate {
-		fmt.Fprintf(a.stdout, "event %s was published already\n", ev.ID)
-		return nil
-	}
-	fmt.Fprintf(a.stdout, "event %s published (sequence %d)\n", ev.ID, sequence)
-	return nil
+	return entry, nil
 }
 
 // publication is an event, and what the publisher knows beyond it.
@@ -118,6 +119,9 @@ type publication struct {
 	ev      *events.Event
 	keyFile string // path of the private key's file; "" if not known
 	lineage string // of the ACME client; "" without one
+	again   bool   // the client says that the certificate is not new
+	// passphrase refers to the passphrase of keyFile, if that is a PKCS#12 file.
+	passphrase string
 }
 
 // publication makes the event.
@@ -179,16 +183,22 @@ func eventFromFile(path string) (*events.Event, error) {
 }
 
 func (c *publishCmd) fromHook(a *app) (publication, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
+	host := hostname()
 	issued, err := events.FromHook(c.From, events.Host{Name: host, Env: a.getenv, Args: c.Args, ReadFile: os.ReadFile})
 	if err != nil {
 		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
-	return publication{ev, issued.KeyFile, issued.Lineage}, err
+	return publication{ev: ev, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
+}
+
+// hostname is this machine's name, for sources.
+func hostname() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return host
 }
 
 func (a *app) getenv(name string) string {

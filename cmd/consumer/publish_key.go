@@ -1,68 +1,60 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/spool"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// storeKey writes the key to Vault and references it in the event, with the version that was
-// written: a delivery that waits, or is replayed after the next renewal, then still finds the key of
-// its certificate. It runs before the publication: a published event must never reference a key that
-// does not exist.
-func (c *publishCmd) storeKey(ctx context.Context, a *app, cfg *Config, p publication) error {
+// keyToStore is what --store-key stores before the event is published. It refuses a key that
+// the event could not use. The path is that of the file, not of a link to it: certbot's link
+// leads elsewhere after the next renewal.
+func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.StoreKey, error) {
 	leaf, err := p.ev.Leaf()
 	if err != nil {
-		return usage("the certificate: %w", err)
+		return nil, usage("the certificate: %w", err)
 	}
 	ref, err := c.storePlace(p, leaf)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	named := *p.ev
 	named.PrivateKey = eventReference(ref)
 	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
-		return usage("--store-key: %s; --force stores it all the same", problems[0])
+		return nil, usage("--store-key: %s; --force stores it all the same", problems[0])
 	}
-	text, err := os.ReadFile(p.keyFile)
+	key := &spool.StoreKey{Place: ref.String(), File: p.keyFile, Passphrase: p.passphrase}
+	out := a.outbox(cfg, nil)
+	defer out.close()
+	text, err := out.readKey(a.ctx, key)
 	if err != nil {
-		return usage("the private key: %w", err)
+		return nil, usage("the private key: %w", err)
 	}
 	defer clear(text)
 	if err := payload.CheckKey(text, leaf); err != nil {
 		if !c.Force {
-			return usage("%s: %s; --force stores it all the same", p.keyFile, reasonOf(err))
+			return nil, usage("%s: %s; --force stores it all the same", p.keyFile, reasonOf(err))
 		}
 		fmt.Fprintf(a.stderr, "certpost: warning: %s: %s\n", p.keyFile, reasonOf(err))
+		key.Unchecked = true
 	}
-	store, err := secrets.Open(cfg.Vault, a.logger(LogConfig{Level: "error", Format: cfg.Log.Format}))
-	if err != nil {
-		return err
+	if file, err := filepath.EvalSymlinks(key.File); err == nil {
+		key.File = file
 	}
-	defer store.Close()
-	written, err := store.Put(ctx, ref, secrets.New(text))
-	if err != nil {
-		return fmt.Errorf("store the private key: %w", err)
+	if key.File, err = filepath.Abs(key.File); err != nil {
+		return nil, err
 	}
-	if before := written.Before.Reveal(); before != nil {
-		if payload.CheckKey(before, leaf) != nil {
-			fmt.Fprintln(a.stderr, "certpost: warning:", replacedKey(ref, written.Version))
-		}
-		clear(before)
-	}
-	p.ev.PrivateKey = eventReference(ref)
-	p.ev.PrivateKey.Vault.Version = written.Version
-	return nil
+	return key, nil
 }
 
 // storePlace is where --store-key stores the key of a certificate.

@@ -31,7 +31,7 @@ func TestSources(t *testing.T) {
 
 	// Before the publication, with the rules of the program.
 	running := o.config
-	client := fmt.Sprintf("nats: {url: %q, nkey_file: %s/data/nats/admin.nk}\ntargets_file: %s/targets.yaml\nevents: {sources: {web1: {file_roots: [%q], targets: [ops, keys]}}}\n",
+	client := fmt.Sprintf("data_dir: "+o.dir+"/client\nnats: {url: %q, nkey_file: %s/data/nats/admin.nk}\ntargets_file: %s/targets.yaml\nevents: {sources: {web1: {file_roots: [%q], targets: [ops, keys]}}}\n",
 		o.service.broker.URL(), o.dir, o.dir, o.dir)
 	o.write("publisher.yaml", client)
 	o.config = o.path("publisher.yaml")

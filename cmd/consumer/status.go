@@ -8,6 +8,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/spool"
 )
 
 type statusCmd struct {
@@ -21,6 +22,7 @@ type overview struct {
 	Groups  []desk.Group   `json:"dead_letter_groups"`
 	Lanes   []laneRow      `json:"lanes"`
 	Serving bool           `json:"serving"` // a process serves each lane with waiting deliveries
+	Spool   spool.State    `json:"spool"`   // of publishers with this configuration
 }
 
 // Run prints what waits, what ended, and which lanes do not deliver. It exits with 1 if
@@ -30,12 +32,19 @@ func (c *statusCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	var o overview
+	if o.Spool, err = cfg.spool().State(); err != nil {
+		fmt.Fprintln(a.stderr, "certpost: warning: what waits for publication cannot be read:", err)
+	}
 	client, done, err := a.client()
 	if err != nil {
+		if o.Spool.Waiting > 0 {
+			err = fmt.Errorf("%w; %s has %s", err, o.Spool.Dir, waitingText(o.Spool, time.Now()))
+		}
 		return err
 	}
 	defer done()
-	o := overview{NATS: client.URL(), Serving: true}
+	o.NATS, o.Serving = client.URL(), true
 	if o.Backlog, err = client.Backlog(a.ctx); err != nil {
 		return err
 	}
@@ -70,9 +79,15 @@ func (o overview) print(a *app) error {
 	if n := len(o.Groups); n > 0 {
 		letters += " of " + count(n, "cause")
 	}
-	err := pairs(a.stdout, [2]string{"NATS", o.NATS}, [2]string{"Events", count(int(o.Backlog.Events), "event") + " to resolve"},
-		[2]string{"Deliveries", count(int(o.Backlog.Deliveries), "delivery", "deliveries") + " waiting" + oldest}, [2]string{"Dead letters", letters})
-	if err != nil {
+	fields := [][2]string{{"NATS", o.NATS}, {"Events", count(int(o.Backlog.Events), "event") + " to resolve"},
+		{"Deliveries", count(int(o.Backlog.Deliveries), "delivery", "deliveries") + " waiting" + oldest}, {"Dead letters", letters}}
+	if o.Spool.Waiting > 0 {
+		fields = append(fields, [2]string{"Spool", waitingText(o.Spool, time.Now()) + ", in " + o.Spool.Dir})
+	}
+	if n := len(o.Spool.Refused); n > 0 {
+		fields = append(fields, [2]string{"Set aside", count(n, "event") + " that will not be published: see certpost check"})
+	}
+	if err := pairs(a.stdout, fields...); err != nil {
 		return err
 	}
 	var rows [][]string

@@ -59,7 +59,7 @@ func TestWrongUsage(t *testing.T) {
 		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded, skipped`,
 		"deliveries list --since 3":          `deliveries list: invalid filter: since: want a duration such as 30m or 24h, not "3"`,
 		"deliveries show":                    `expected "<event>"`,
-		"publish":                            "missing flags: --cert=FILE or --from=CLIENT",
+		"publish":                            "missing flags: --cert=FILE or --from=CLIENT or --flush",
 		"publish --cert a --from lego":       "--cert and --from can't be used together",
 		"publish --cert a b":                 "publish: unexpected argument b: arguments are allowed only with --from, from the client's hook",
 		"publish --cert a --no-key":          "publish: --no-key requires --from: without --from the event has no key file",

@@ -14,6 +14,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -70,7 +71,8 @@ type Access struct {
 
 	mux         *http.ServeMux
 	routes      []Route
-	secret      [32]byte // of this process: key of form tokens and sealed cookies
+	bodies      map[string]int64 // limits of bodies by pattern; maxBody for others
+	secret      [32]byte         // of this process: key of form tokens and sealed cookies
 	crossOrigin *http.CrossOriginProtection
 	sessions    *sessions
 	throttle    *throttle
@@ -110,7 +112,7 @@ func New(cfg Config) (*Access, error) {
 	a := &Access{
 		cfg: cfg, exposed: exposed, pages: cfg.Pages.orPlain(),
 		secure: cfg.TLS || cfg.URL != nil && cfg.URL.Scheme == "https",
-		mux:    http.NewServeMux(), crossOrigin: http.NewCrossOriginProtection(),
+		mux:    http.NewServeMux(), bodies: map[string]int64{}, crossOrigin: http.NewCrossOriginProtection(),
 		sessions: newSessions(cfg.Idle, cfg.Max), throttle: newThrottle(),
 	}
 	_, _ = rand.Read(a.secret[:]) // never fails
@@ -163,14 +165,15 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: to}
 	defer a.contain(w, r)
 	a.setHeaders(w.Header())
-	if r.ContentLength > maxBody || len(r.TransferEncoding) > 0 {
+	handler, pattern := a.mux.Handler(r)
+	limit := cmp.Or(a.bodies[pattern], maxBody)
+	if r.ContentLength > limit || len(r.TransferEncoding) > 0 {
 		// A body that is too large is not read, whoever refuses the request: else the answer would wait for it. And
 		// after a body in chunks the connection must end if the request also gave a length (RFC 9112, section 6.1),
 		// which net/http does not tell.
 		w.Header().Set("Connection", "close")
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	handler, pattern := a.mux.Handler(r)
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
 		return

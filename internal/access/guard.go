@@ -43,6 +43,7 @@ const (
 	Page  Kind = "page"  // pages, and the forms on them
 	Files Kind = "files" // style sheets and the like: the same for everyone
 	Probe Kind = "probe" // for monitoring systems
+	API   Kind = "api"   // for programs, which prove themselves who they are
 )
 
 // Handle registers a route: a method, a path, and the role that it requires. It panics
@@ -77,6 +78,14 @@ func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 			plain(w, http.StatusForbidden, "request it at localhost, without a proxy, or send http.metrics_token: Authorization: Bearer ...\n")
 		}
 	})
+}
+
+// HandleAPI registers an address for programs. It is served under any Host header and without
+// a session: the handler itself finds out who sends a request, and must not take cookies for
+// it. At most maxBody bytes of a body are received.
+func (a *Access) HandleAPI(pattern string, maxBody int64, handler http.Handler) {
+	a.add(Route{pattern, Anyone, API}, handler.ServeHTTP)
+	a.bodies[pattern] = maxBody
 }
 
 // Trusts says whether the sender of a probe request may read the names of relays: with a

@@ -95,6 +95,9 @@ func isForwarded(r *http.Request) bool {
 	return slices.ContainsFunc(forwarded, func(name string) bool { return r.Header.Get(name) != "" })
 }
 
+// ClientAddress is the address that a request comes from, also through trusted proxies.
+func (a *Access) ClientAddress(r *http.Request) string { return a.clientAddress(r) }
+
 // clientAddress is the address that a request comes from. X-Forwarded-For is trusted only
 // from configured proxies, and read from the right: the last address that is not a
 // proxy's.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,6 +49,13 @@ func (b *Broker) Publish(ctx context.Context, ev *events.Event) (sequence uint64
 	return ack.Sequence, ack.Duplicate, nil
 }
 
+// Unpublishable reports whether Publish failed because of the event: the same event will
+// fail again.
+func Unpublishable(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, nats.ErrMaxPayload) || errors.As(err, &api) && api.ErrorCode == codeMessageTooLarge
+}
+
 // publicationID is the Nats-Msg-Id of an event: its id, and a hash of what is delivered. With the id alone, the stream would drop the same
 // certificate for other targets, and another certificate under the same id.
 func publicationID(ev *events.Event) string {
@@ -72,11 +80,30 @@ func (b *Broker) stores(ctx context.Context, sequence uint64, ev *events.Event) 
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
 	there, err := b.leaderGet(ctx, EventsStream, getRequest{Seq: sequence})
-	if err != nil || there.Subject != cmp.Or(ev.Subject, EventSubject) {
+	return err == nil && same(there, ev)
+}
+
+// same reports whether a message of the stream is this event, published on its subject.
+func same(there *jetstream.RawStreamMsg, ev *events.Event) bool {
+	if there.Subject != cmp.Or(ev.Subject, EventSubject) {
 		return false
 	}
 	stored, err := events.Decode(there.Header, there.Data)
 	return err == nil && bytes.Equal(substance(stored), substance(ev))
+}
+
+// Known reports whether an event that may have been published earlier, longer ago than the
+// stream's duplicate window, is in the stream. It finds the last event on the subject, and those
+// that the ledger knows. It reports false if that cannot be found out, as by a user who may only
+// publish: the ledger then keeps a second publication from being delivered again.
+func (b *Broker) Known(ctx context.Context, ev *events.Event) bool {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	if last, err := b.leaderGet(ctx, EventsStream, getRequest{Last: cmp.Or(ev.Subject, EventSubject)}); err == nil && same(last, ev) {
+		return true
+	}
+	entries, err := b.Deliveries(ctx, "", ev.ID)
+	return err == nil && slices.ContainsFunc(entries, func(e Entry) bool { return e.EventSequence != 0 && b.stores(ctx, e.EventSequence, ev) })
 }
 
 // Deliveries returns the ledger entries of a target and an event id, newest attempt last;

@@ -88,6 +88,16 @@ func moreSpecific(a, b sourceRule) int {
 	)
 }
 
+// MatchesSource reports whether a source matches a key of events.sources.
+func MatchesSource(pattern, source string) bool {
+	return len(source) <= maxMatched && newGlob(pattern, '.').match(source)
+}
+
+// MatchesTarget reports whether a target's id matches an entry of a list of targets.
+func MatchesTarget(pattern, id string) bool {
+	return len(id) <= maxMatched && newGlob(pattern, 0).match(id)
+}
+
 // literal is the number of bytes of a pattern that are no wildcard.
 func (g glob) literal() (n int) {
 	for _, part := range g.parts {

@@ -36,6 +36,8 @@ type told struct {
 	name, chain, key string
 	lineage          string
 	domains          []string
+	again            bool   // the client says that the certificate is not new
+	scheme           string // of the source; "" is the client
 }
 
 // hooks is the table of clients. A new client needs a row here, a row in
@@ -45,6 +47,7 @@ var hooks = []hook{
 	{"lego", "lego's hook: lego ... --deploy-hook 'certpost publish --from lego' (before version 5: run --run-hook, renew --renew-hook)", fromLego},
 	{"acme.sh", "acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'", fromAcmeSh},
 	{"dehydrated", "dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- \"$@\"", fromDehydrated},
+	{"step", "step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY", fromStep},
 }
 
 // Hooks returns the names of the ACME clients that FromHook supports.
@@ -83,7 +86,8 @@ func FromHook(client string, host Host) (Issued, error) {
 		Chain:   chain,
 		Domains: told.domains,
 		Lineage: cmp.Or(told.lineage, told.name),
-		Source:  (&url.URL{Scheme: client, Host: host.Name, Path: "/" + told.name}).String(),
+		Again:   told.again,
+		Source:  (&url.URL{Scheme: cmp.Or(told.scheme, client), Host: host.Name, Path: "/" + told.name}).String(),
 	}
 	if told.key != "" {
 		// The consumer's working directory differs from the hook's.
@@ -140,18 +144,40 @@ func fromAcmeSh(h Host) (told, error) {
 }
 
 // fromDehydrated reads the arguments of dehydrated's hook, which is called for every
-// step; deploy_cert has DOMAIN KEYFILE CERTFILE FULLCHAINFILE CHAINFILE TIMESTAMP.
+// step; deploy_cert has DOMAIN KEYFILE CERTFILE FULLCHAINFILE CHAINFILE TIMESTAMP, and
+// unchanged_cert the same without the last. After a deploy_cert that failed, dehydrated says
+// only unchanged_cert.
 func fromDehydrated(h Host) (told, error) {
 	if len(h.Args) == 0 {
 		return told{}, nil
 	}
-	if h.Args[0] != "deploy_cert" {
+	step := h.Args[0]
+	if step != "deploy_cert" && step != "unchanged_cert" {
 		return told{}, ErrNotIssued
 	}
 	if len(h.Args) < 5 {
-		return told{}, fmt.Errorf("dehydrated's deploy_cert has %d arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE", len(h.Args)-1)
+		return told{}, fmt.Errorf("dehydrated's %s has %d arguments, expected at least DOMAIN KEYFILE CERTFILE FULLCHAINFILE", step, len(h.Args)-1)
 	}
-	return told{name: h.Args[1], key: h.Args[2], chain: h.Args[4], lineage: directory(h.Args[4])}, nil
+	return told{name: h.Args[1], key: h.Args[2], chain: h.Args[4], lineage: directory(h.Args[4]), again: step == "unchanged_cert"}, nil
+}
+
+// fromStep reads the arguments that are written into step's --exec, because step itself passes
+// none: the file of the certificate, and of the key if events shall reference it. The file's
+// path is the name of the certificate: two of one name may exist in two directories. A watcher,
+// which cannot tell step's files from others, gives them the same name.
+func fromStep(h Host) (told, error) {
+	if len(h.Args) == 0 || len(h.Args) > 2 {
+		return told{}, nil
+	}
+	chain, err := filepath.Abs(h.Args[0])
+	if err != nil {
+		return told{}, fmt.Errorf("find the certificate's file: %w", err)
+	}
+	t := told{scheme: "file", name: strings.Trim(filepath.ToSlash(chain), "/"), chain: chain, lineage: strings.TrimSuffix(filepath.Base(chain), filepath.Ext(chain))}
+	if len(h.Args) == 2 {
+		t.key = h.Args[1]
+	}
+	return t, nil
 }
 
 // directory is the name of the directory of a certificate's file. acme.sh and dehydrated keep the RSA

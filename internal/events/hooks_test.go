@@ -132,6 +132,12 @@ func TestHooks(t *testing.T) {
 			source: "dehydrated://web1/www.example.com", key: h.path("dehydrated/www.example.com/privkey-1769860800.pem"),
 			domains: []string{"www.example.com", "example.com"},
 		},
+		{
+			name: "step", client: "step",
+			args:    []string{h.path("live/www.example.com/fullchain.pem"), h.path("live/www.example.com/privkey.pem")},
+			lineage: "fullchain", source: "file://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
+			domains: []string{"www.example.com", "example.com"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var read []string
@@ -185,7 +191,7 @@ func TestHooksGoneWrong(t *testing.T) {
 		args         []string
 		reason       string
 	}{
-		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated`},
+		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated, step`},
 		{name: "by hand", client: "certbot", reason: `certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'`},
 		{name: "acme.sh after a failure", client: "acme.sh", env: map[string]string{"Le_Domain": "www.example.com"}, reason: `acme.sh passed no certificate: this works only as acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'`},
 		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated passed no certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},
@@ -204,7 +210,7 @@ func TestHooksGoneWrong(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "read the certificate that certbot wrote") {
 		t.Errorf("a missing file: %v", err)
 	}
-	for _, step := range []string{"startup_hook", "deploy_challenge", "unchanged_cert", "exit_hook", "this_hookscript_is_broken__dehydrated_is_working_fine__please_ignore_unknown_hooks_in_your_script"} {
+	for _, step := range []string{"startup_hook", "deploy_challenge", "exit_hook", "this_hookscript_is_broken__dehydrated_is_working_fine__please_ignore_unknown_hooks_in_your_script"} {
 		if _, err := FromHook("dehydrated", h.host(nil, &read, step, "x")); !errors.Is(err, ErrNotIssued) {
 			t.Errorf("%s: %v, want ErrNotIssued", step, err)
 		}

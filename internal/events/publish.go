@@ -66,6 +66,7 @@ type Issued struct {
 	Domains []string // as the client lists them, else the certificate's
 	Source  string   // <client>://<host>/<name of the certificate>
 	Lineage string   // how the client tells its certificates apart: certbot's lineage, acme.sh's directory
+	Again   bool     // the client says that the certificate is not new
 }
 
 // Event makes the event for the certificate, with the key's file as reference. Its id is

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +27,8 @@ type ACME struct {
 	CAFile string
 	// HTTPPort is the port from which the answer to an http-01 challenge is fetched.
 	HTTPPort int
+	// TLSPort is the port that tls-alpn-01 challenges are sent to.
+	TLSPort int
 
 	management string // URL
 	client     *http.Client
@@ -44,6 +47,7 @@ func Pebble(t testing.TB) *ACME {
 		Directory:  "https://" + acmeAddr + "/dir",
 		CAFile:     ca.File,
 		HTTPPort:   freePort(t),
+		TLSPort:    freePort(t),
 		management: "https://" + managementAddr,
 		client: &http.Client{
 			Timeout:   30 * time.Second,
@@ -56,7 +60,7 @@ func Pebble(t testing.TB) *ACME {
 		"certificate":             certFile,
 		"privateKey":              keyFile,
 		"httpPort":                a.HTTPPort,
-		"tlsPort":                 freePort(t),
+		"tlsPort":                 a.TLSPort,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -146,4 +150,46 @@ func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string
 	}
 	t.Logf("certbot: %s", out)
 	return filepath.Join(dir, "config", "live", domains[0])
+}
+
+// Lego runs Debian's lego to get a first certificate for a domain, with a hook. Its files are
+// in dir/certificates. It uses TLSPort, so another client may run at the same time.
+func Lego(t testing.TB, a *ACME, dir, domain, hook string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), Need(t, "lego"), "--server", a.Directory, "--accept-tos", "--email", "ops@lab.test", "--path", dir,
+		"--domains", domain, "--tls", "--tls.port", loopback(a.TLSPort), "run", "--run-hook", hook)
+	cmd.Env = append(os.Environ(), "LEGO_CA_CERTIFICATES="+a.CAFile)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("lego: %v\n%s", err, out)
+	}
+	t.Logf("lego: %s", out)
+}
+
+// Dehydrated runs Debian's dehydrated for a domain, with a hook. Its files are in dir/certs. Run
+// again, it finds that the certificate is still good.
+func Dehydrated(t testing.TB, a *ACME, dir, domain, hook string) {
+	t.Helper()
+	dehydrated := Need(t, "dehydrated")
+	challenges := mkdir(t, dir, "challenges")
+	config := writeFile(t, filepath.Join(dir, "config"), fmt.Sprintf("CA=%q\nBASEDIR=%q\nWELLKNOWN=%q\nCURL_OPTS=\"--cacert %s\"\nHOOK=%q\nKEY_ALGO=prime256v1\nCONTACT_EMAIL=ops@lab.test\n",
+		a.Directory, dir, challenges, a.CAFile, hook), 0o600)
+	l, err := net.Listen("tcp", loopback(a.HTTPPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.StripPrefix("/.well-known/acme-challenge/", http.FileServer(http.Dir(challenges)))}
+	go server.Serve(l)
+	defer server.Close()
+	steps := [][]string{{"--register", "--accept-terms"}, {"--cron", "--domain", domain}}
+	if _, err := os.Stat(filepath.Join(dir, "accounts")); err == nil {
+		steps = steps[1:]
+	}
+	for _, args := range steps {
+		out, err := exec.CommandContext(t.Context(), dehydrated, append([]string{"--config", config}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("dehydrated: %v\n%s", err, out)
+		}
+		t.Logf("dehydrated: %s", out)
+	}
 }

@@ -19,9 +19,9 @@ import (
 // skip is one test that did not run.
 type skip struct{ pkg, test, reason string }
 
-// runTests runs the tests of the main module in two go commands at the same time: one for
-// the packages whose tests mostly wait for real programs, one with the race detector for the
-// others. Without a C compiler there is no race detector, which is an error only in CI.
+// runTests runs the tests of the main module in three go commands, one after the other: the
+// browser's, those of programs that mostly wait for other programs, and with the race detector
+// all others. Without a C compiler there is no race detector, which is an error only in CI.
 func (s *session) runTests(ctx context.Context, o options) error {
 	flags := []string{"test", "-json", "-count=1", "-timeout=45m"}
 	if o.short {
@@ -44,13 +44,17 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("go list: %w", err)
 	}
-	programs, others := split(strings.Fields(string(found)))
+	browser, programs, others := split(strings.Fields(string(found)))
 	// One after the other: on two cores, tests beside a browser wait too long for each other.
-	commands := [][]string{append(append(flags, "-p=1"), programs...), append(race, others...)}
-	if len(others) == 0 {
-		commands = commands[:1]
-	} else if len(programs) == 0 {
-		commands = commands[1:]
+	var commands [][]string
+	for _, group := range []struct{ flags, packages []string }{
+		{append(slices.Clone(flags), "-p=1"), browser},
+		{append(slices.Clone(flags), "-p=3"), programs},
+		{race, others},
+	} {
+		if len(group.packages) > 0 {
+			commands = append(commands, append(group.flags, group.packages...))
+		}
 	}
 
 	results := make([]result, len(commands))
@@ -77,11 +81,11 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	return nil
 }
 
-// split separates the packages whose tests drive programs from outside (a browser,
-// NATS servers, Certpost itself, each a process of its own), where a race detector finds
-// little, and sorts both so that the slowest packages begin first: the last package to
+// split separates the packages whose tests drive a browser, or other programs from outside
+// (NATS servers, Certpost itself, each a process of its own), where a race detector finds
+// little, and sorts all so that the slowest packages begin first: the last package to
 // end is then a short one.
-func split(packages []string) (programs, others []string) {
+func split(packages []string) (browser, programs, others []string) {
 	slowest := []string{"/internal/browser/", "/cmd/consumer/", "/internal/queue/", "/bench/", "/internal/broker/", "/internal/desk/", "/internal/delivery/", "/internal/secrets/"}
 	place := func(pkg string) int {
 		i := slices.IndexFunc(slowest, func(part string) bool { return strings.Contains(pkg+"/", part) })
@@ -89,13 +93,16 @@ func split(packages []string) (programs, others []string) {
 	}
 	slices.SortStableFunc(packages, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
 	for _, p := range packages {
-		if strings.Contains(p, "/bench/") || strings.HasSuffix(p, "/internal/browser") {
+		switch {
+		case strings.HasSuffix(p, "/internal/browser"):
+			browser = append(browser, p)
+		case strings.Contains(p, "/bench/"):
 			programs = append(programs, p)
-		} else {
+		default:
 			others = append(others, p)
 		}
 	}
-	return programs, others
+	return browser, programs, others
 }
 
 // result is what became of one go command.

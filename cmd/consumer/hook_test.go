@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// ran is a process that has ended.
+func ran(t *testing.T, dir string, env []string, program string, args ...string) said {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = dir, &stdout, &stderr, append(os.Environ(), env...)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return said{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// The written hooks are run as the clients run them, in another directory. A label that a shell
+// would take apart arrives as it is.
+func TestInstalledHooks(t *testing.T) {
+	t.Parallel()
+	program := lab.Build(t)
+	addr := lab.FreeAddress(t)
+	lab.NATS(t, addr, "")
+	stream := eventStream(t, "nats://"+addr, -1)
+	p := newPublisher(t, "nats://"+addr, "")
+	p.write("certpost.yaml", "data_dir: ./here\nnats: {url: \"nats://"+addr+"\"}\n")
+	p.issue("www.example.com")
+	cert, key := p.path("www.example.com.pem"), p.path("www.example.com.key")
+	if err := os.MkdirAll(p.path("live/www.example.com"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{cert: "fullchain.pem", key: "privkey.pem"} {
+		if err := os.Symlink(from, p.path("live/www.example.com/"+to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const hostile = "it's \"a\" $HOME `id` \\ team"
+	deploy := []string{"deploy_cert", "www.example.com", key, cert, cert, cert, "1"}
+	for i, c := range []struct {
+		client string
+		env    []string
+		args   []string
+	}{
+		{"certbot", []string{"RENEWED_LINEAGE=" + p.path("live/www.example.com")}, nil},
+		{"lego", []string{"LEGO_CERT_DOMAIN=www.example.com", "LEGO_CERT_PATH=" + cert, "LEGO_CERT_KEY_PATH=" + key}, nil},
+		{"acme.sh", []string{"Le_Domain=www.example.com", "CERT_FULLCHAIN_PATH=" + cert, "CERT_KEY_PATH=" + key}, nil},
+		{"dehydrated", nil, deploy},
+	} {
+		hook := p.path("hooks of/" + c.client)
+		install := []string{"hook", "install", c.client, "--file", hook}
+		if s := ran(t, p.dir, nil, program, append(install, "--", "--label", "team="+hostile)...); s.code != exitUsage || !strings.HasSuffix(s.stderr, "nothing was written: --yes writes it without asking\n") || !strings.Contains(s.stdout, "publish --from "+c.client) {
+			t.Errorf("%+v", s)
+		}
+		s := ran(t, p.dir, nil, program, append(install, "--yes", "--", "--label", "team="+hostile)...)
+		if s.code != exitDone || s.stderr != "" || !strings.Contains(s.stdout, "is written.") {
+			t.Fatalf("%+v", s)
+		}
+		if again := ran(t, p.dir, nil, program, append(install, "--", "--label", "team="+hostile)...); again.stdout != hook+" is there already\n" {
+			t.Errorf("%+v", again)
+		}
+		if s := ran(t, t.TempDir(), c.env, hook, c.args...); s.code != exitDone || s.stderr != "" || !strings.HasSuffix(s.stdout, fmt.Sprintf(" published (sequence %d)\n", i+1)) {
+			t.Fatalf("%s: %+v", c.client, s)
+		}
+		m, err := stream.GetMsg(t.Context(), uint64(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ev, err := events.Decode(nil, m.Data)
+		if err != nil || ev.Labels["team"] != hostile || !strings.HasPrefix(ev.Source, c.client+"://") || ev.PrivateKey == nil {
+			t.Errorf("%s: %s, %v", c.client, m.Data, err)
+		}
+	}
+	if _, err := os.Stat(p.path("here/spool")); err != nil {
+		t.Errorf("the spool is not where the configuration says: %v", err)
+	}
+
+	// Wrong flags, and files of others, are refused while somebody looks.
+	p.write("mine", "#!/bin/sh\necho mine\n")
+	for want, args := range map[string][]string{
+		"flags for the hook: unknown flag --store-kay":                       {"--", "--store-kay", "x"},
+		"flags for the hook: --target is empty":                              {"--", "--target", ""},
+		"flags for the hook: --cert and --from can't be used together":       {"--", "--cert", "x"},
+		p.path("mine") + " exists and is not one of certpost's hooks: --for": {"--file", p.path("mine"), "--yes"},
+	} {
+		s := command(t, nil, append([]string{"-c", p.path("certpost.yaml"), "hook", "install", "certbot"}, args...)...)
+		if s.code != exitUsage || !strings.Contains(s.stderr, want) {
+			t.Errorf("%q: %+v, want %s", args, s, want)
+		}
+	}
+	s := command(t, []string{"CERTPOST_NATS_URL=nats://elsewhere:4222"}, "-c", p.path("certpost.yaml"), "hook", "install", "lego", "--file", p.path("mine"), "--force", "--yes")
+	if s.code != exitDone || !strings.Contains(s.stderr, "warning: CERTPOST_NATS_URL is set here") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// dehydrated calls its hook for each step, stops if one fails, and after a deploy_cert that failed
+// says only unchanged_cert, at each run.
+//
+// Fault: dehydrated's deploy_cert fails, and its next runs say unchanged_cert. Result: the
+// certificate is published then, once; later ones only publish what waits.
+func TestDehydratedSteps(t *testing.T) {
+	t.Parallel()
+	addr := lab.FreeAddress(t)
+	p := newPublisher(t, "nats://"+addr, "")
+	p.write("wrong.yaml", "nats: {ulr: x}\n")
+	for _, name := range []string{"old.example.com", "www.example.com"} {
+		p.issue(name)
+	}
+	files := func(step, name string) []string {
+		cert := p.path(name + ".pem")
+		return []string{"--from", "dehydrated", "--", step, name, p.path(name + ".key"), cert, cert, cert}
+	}
+	for _, step := range []string{"this_hookscript_is_broken__dehydrated_is_fine__please_ignore_unknown_hooks_in_your_script", "startup_hook", "deploy_challenge", "exit_hook", "invalid_challenge"} {
+		s := command(t, nil, "-c", p.path("wrong.yaml"), "publish", "--from", "dehydrated", "--", step, "a", "", "c")
+		s.failed(t, exitDone, "")
+	}
+	// The configuration is wrong: nothing can be kept.
+	if s := command(t, nil, append([]string{"-c", p.path("wrong.yaml"), "publish"}, files("deploy_cert", "www.example.com")...)...); s.code != exitUsage {
+		t.Errorf("%+v", s)
+	}
+	if s := p.publish(nil, files("deploy_cert", "old.example.com")...); s.code != exitDone || !strings.Contains(s.stderr, "it is kept in") {
+		t.Errorf("%+v", s)
+	}
+	if s := p.publish(nil, files("unchanged_cert", "www.example.com")...); s.code != exitDone || !strings.Contains(s.stderr, "it is kept in") {
+		t.Errorf("%+v", s)
+	}
+	if s := p.publish(nil, files("unchanged_cert", "www.example.com")...); s.code != exitDone || !strings.Contains(s.stderr, "what waits in the spool is not published yet: NATS at") || p.state().Waiting != 2 {
+		t.Errorf("%+v", s)
+	}
+
+	lab.NATS(t, addr, "")
+	stream := eventStream(t, "nats://"+addr, -1)
+	for range 3 {
+		p.publish(nil, files("unchanged_cert", "www.example.com")...).failed(t, exitDone, "")
+		p.publish(nil, files("unchanged_cert", "old.example.com")...).failed(t, exitDone, "")
+	}
+	if got := ids(t, stream); len(got) != 2 {
+		t.Errorf("published: %q", got)
+	}
+	p.issue("www.example.com") // a renewal
+	p.publish(nil, files("unchanged_cert", "www.example.com")...).done(t)
+	if got := ids(t, stream); len(got) != 3 || got[2] == got[1] {
+		t.Errorf("published: %q", got)
+	}
+
+	// A memory that cannot be read costs a second event, not the certificate.
+	lab.Write(t, p.path("spool/published.json"), []byte("{"))
+	if s := p.publish(nil, files("unchanged_cert", "www.example.com")...); s.code != exitDone || !strings.Contains(s.stderr, "may be published once more: spool: "+filepath.Join(p.dir, "spool/published.json")+" cannot be read") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// step passes nothing to --exec, so its command line names the files.
+func TestPublishFromStep(t *testing.T) {
+	t.Parallel()
+	addr := lab.FreeAddress(t)
+	lab.NATS(t, addr, "")
+	stream := eventStream(t, "nats://"+addr, -1)
+	p := newPublisher(t, "nats://"+addr, "")
+	p.issue("www.example.com")
+	cert, key := p.path("www.example.com.pem"), p.path("www.example.com.key")
+	first := p.publish(nil, "--from", "step", "--", cert, key).done(t)
+	if again := p.publish(nil, "--from", "step", "--", cert, key).done(t); !strings.Contains(again, "published already") {
+		t.Errorf("%s, then %s", first, again)
+	}
+	p.issue("www.example.com")
+	if next := p.publish(nil, "--from", "step", "--", cert, key).done(t); !strings.Contains(next, "(sequence 2)") {
+		t.Errorf("after a renewal: %s", next)
+	}
+	m, err := stream.GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _ := os.Hostname()
+	ev, err := events.Decode(nil, m.Data)
+	if err != nil || ev.Source != "file://"+host+cert || ev.PrivateKey.File != key {
+		t.Errorf("%s, %v", m.Data, err)
+	}
+	p.publish(nil, "--from", "step").failed(t, exitUsage, "certpost: --from: step passed no certificate: this works only as step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY\n")
+}
